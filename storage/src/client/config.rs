@@ -1,0 +1,167 @@
+//! How a store is reached: endpoint, credentials, and the bounds on waiting.
+//!
+//! A configuration is checked as a whole when a client is built from it; no
+//! credentials are looked for anywhere else.
+
+use std::time::Duration;
+
+use aws_sdk_s3::config::{
+    BehaviorVersion, Builder, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    SharedHttpClient, StalledStreamProtectionConfig, retry::RetryConfig, timeout::TimeoutConfig,
+};
+use aws_smithy_http_client::tls;
+
+use super::{Error, Result};
+use crate::Credentials;
+
+/// How to reach a store. [`StoreConfig::new`] fills in the bounds.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Base URL of the store, `http://` or `https://`; none means AWS.
+    pub endpoint: Option<String>,
+    /// The region that requests are signed for.
+    pub region: String,
+    /// What requests are signed with. None is an error: there is no ambient search.
+    pub credentials: Option<Credentials>,
+    /// Whether the bucket goes into the path instead of the host name.
+    pub path_style: bool,
+    /// Bound on opening a connection.
+    pub connect_timeout: Duration,
+    /// Bound on the time from a request's start to its answer's first byte.
+    pub read_timeout: Duration,
+    /// Bound on one call with all its retries, bodies of answers excluded.
+    pub operation_timeout: Duration,
+    /// How long a body may stand still before the transfer is given up and resumed.
+    pub stall_timeout: Duration,
+    /// How often one call is tried.
+    pub attempts_max: u32,
+    /// The largest object that [`Store::get`](super::Store::get) returns whole, in bytes.
+    pub get_bytes_max: u64,
+}
+
+impl StoreConfig {
+    /// AWS in `region`, or with `endpoint` set later any other store.
+    pub fn new(region: impl Into<String>, credentials: Credentials) -> Self {
+        Self {
+            endpoint: None,
+            region: region.into(),
+            credentials: Some(credentials),
+            path_style: false,
+            connect_timeout: Duration::from_secs(3),
+            read_timeout: Duration::from_secs(20),
+            operation_timeout: Duration::from_secs(90),
+            stall_timeout: Duration::from_secs(10),
+            attempts_max: 6,
+            get_bytes_max: 64 << 20,
+        }
+    }
+
+    /// A store of one's own at `endpoint`: path-style, any region.
+    pub fn at(endpoint: impl Into<String>, credentials: Credentials) -> Self {
+        Self {
+            endpoint: Some(endpoint.into()),
+            path_style: true,
+            ..Self::new(crate::server::REGION, credentials)
+        }
+    }
+
+    /// The SDK's configuration, all mistakes reported together.
+    pub(super) fn build(&self) -> Result<Builder> {
+        let mut mistakes = Vec::new();
+        if self.region.is_empty() {
+            mistakes.push(
+                "region must be set, found none; `us-east-1` suits most stores of one's own".to_owned(),
+            );
+        }
+        if self.credentials.is_none() {
+            mistakes
+                .push("credentials must be set, found none; give an access key and its secret".to_owned());
+        }
+        if self.attempts_max == 0 {
+            mistakes.push("attempts_max must be at least 1, found 0".to_owned());
+        }
+        let scheme = self.endpoint.as_deref().map_or("https", |e| e.split("://").next().unwrap_or(e));
+        if let Some(endpoint) = &self.endpoint
+            && !valid_endpoint(endpoint)
+        {
+            mistakes.push(format!("endpoint must be http://host:port or https://host, found {endpoint:?}"));
+        }
+        let (Some(credentials), true) = (&self.credentials, mistakes.is_empty()) else {
+            return Err(Error::Config(mistakes.join("; ")));
+        };
+        Ok(self.builder(credentials, http_client(scheme)))
+    }
+
+    fn builder(&self, credentials: &Credentials, http: SharedHttpClient) -> Builder {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(self.connect_timeout)
+            .read_timeout(self.read_timeout)
+            .operation_timeout(self.operation_timeout)
+            .build();
+        let stalls = StalledStreamProtectionConfig::enabled().grace_period(self.stall_timeout).build();
+        let keys = aws_sdk_s3::config::Credentials::new(
+            &credentials.access_key,
+            &credentials.secret_key,
+            None,
+            None,
+            "fanfold",
+        );
+        let mut builder = Builder::new();
+        builder.set_endpoint_url(self.endpoint.clone());
+        builder
+            .behavior_version(BehaviorVersion::latest())
+            .http_client(http)
+            .region(Region::new(self.region.clone()))
+            .credentials_provider(keys)
+            .force_path_style(self.path_style)
+            .timeout_config(timeouts)
+            .stalled_stream_protection(stalls)
+            .retry_config(RetryConfig::standard().with_max_attempts(self.attempts_max))
+            // Stores other than AWS often refuse or ignore the newer checksum
+            // headers; bodies are covered by the signature's SHA-256 and by length.
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+    }
+}
+
+fn valid_endpoint(endpoint: &str) -> bool {
+    endpoint.parse::<http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|h| !h.is_empty())
+    })
+}
+
+/// Root certificates are read only when TLS is needed: that takes tens of
+/// milliseconds and a store on loopback never uses them.
+fn http_client(scheme: &str) -> SharedHttpClient {
+    let builder = aws_smithy_http_client::Builder::new();
+    if scheme.eq_ignore_ascii_case("http") {
+        return builder.build_http();
+    }
+    builder.tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring)).build_https()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistakes_are_reported_together() {
+        let mut config = StoreConfig::at("nowhere", Credentials::new("a", "b"));
+        config.credentials = None;
+        config.region = String::new();
+        let text = config.build().unwrap_err().to_string();
+        for word in ["region", "credentials", "endpoint"] {
+            assert!(text.contains(word), "{text}");
+        }
+    }
+
+    #[test]
+    fn endpoints_are_urls_with_a_host() {
+        let check = |text, valid| assert_eq!(valid_endpoint(text), valid, "{text}");
+        check("http://127.0.0.1:7071", true);
+        check("https://s3.example.org", true);
+        check("127.0.0.1:7071", false);
+        check("ftp://example.org", false);
+        check("", false);
+    }
+}

@@ -1,0 +1,230 @@
+//! What can go wrong with a store, in the words of the platform.
+//!
+//! One enum for every call, with a variant wherever a caller acts on it; the
+//! SDK's own errors are turned into it here and nowhere else.
+
+use aws_sdk_s3::{
+    config::http::HttpResponse,
+    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+};
+use fanfold_protocol::{ErrorKind, uri::ObjectUri};
+
+/// The result of a call to the store.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call to the store failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such object.
+    #[error("expected an object at {uri}, found none; check the key")]
+    NotFound {
+        /// The object.
+        uri: String,
+    },
+    /// The object is not the one that was pinned.
+    #[error("{uri} must still have the ETag {expected}, found {}; plan again against the object as it is now",
+        found.as_deref().unwrap_or("another"))]
+    Changed {
+        /// The object.
+        uri: String,
+        /// The ETag of the pin.
+        expected: String,
+        /// The ETag that it has now, when known.
+        found: Option<String>,
+    },
+    /// The store refused the credentials or the permission.
+    #[error("expected access to {target}, found: {detail}; check the credentials and their policy")]
+    AccessDenied {
+        /// The object or bucket.
+        target: String,
+        /// What the store said.
+        detail: String,
+    },
+    /// There is no such bucket.
+    #[error("expected a bucket named {bucket}, found none; create it or check the name")]
+    NoSuchBucket {
+        /// The bucket.
+        bucket: String,
+    },
+    /// A condition of a write did not hold.
+    #[error("the condition on writing {target} must hold, found: {detail}; read it again and decide anew")]
+    Conflict {
+        /// The object or bucket.
+        target: String,
+        /// What the store said.
+        detail: String,
+    },
+    /// The store did not answer in time.
+    #[error("expected an answer about {target} in time, found: {detail}; try again later")]
+    Timeout {
+        /// The object or bucket.
+        target: String,
+        /// What ran out.
+        detail: String,
+    },
+    /// The store could not be reached, or failed on its side.
+    #[error("expected the store to serve {target}, found: {detail}; try again later")]
+    Unavailable {
+        /// The object or bucket.
+        target: String,
+        /// What happened.
+        detail: String,
+    },
+    /// The store's disk is full.
+    #[error("expected room for {target}, found: {detail}; free space in the store")]
+    Full {
+        /// The object or bucket.
+        target: String,
+        /// What the store said.
+        detail: String,
+    },
+    /// The object is larger than the caller takes.
+    #[error("{uri} must be at most {bytes_max} bytes here, found {bytes}; read it by ranges")]
+    TooLarge {
+        /// The object.
+        uri: String,
+        /// Its size.
+        bytes: u64,
+        /// The bound.
+        bytes_max: u64,
+    },
+    /// The configuration of the store is wrong.
+    #[error("{0}")]
+    Config(String),
+    /// The store said something that fits nowhere else.
+    #[error(
+        "expected the store to serve {target}, found {code}: {detail}; see the store's documentation of that code"
+    )]
+    Other {
+        /// The object or bucket.
+        target: String,
+        /// The store's error code, or a word for what is wrong with its answer.
+        code: String,
+        /// What the store said.
+        detail: String,
+    },
+}
+
+impl Error {
+    /// The platform's kind of this error.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotFound { .. } => ErrorKind::ObjectNotFound,
+            Self::Changed { .. } | Self::Conflict { .. } => ErrorKind::ObjectChanged,
+            Self::AccessDenied { .. } => ErrorKind::StoreDenied,
+            Self::NoSuchBucket { .. } => ErrorKind::BucketNotFound,
+            Self::Timeout { .. } => ErrorKind::StoreTimeout,
+            Self::Unavailable { .. } => ErrorKind::StoreUnavailable,
+            Self::Full { .. } => ErrorKind::StorageFull,
+            Self::TooLarge { .. } => ErrorKind::TransferTooLarge,
+            Self::Config(_) | Self::Other { .. } => ErrorKind::Internal,
+        }
+    }
+
+    /// Whether the same call may succeed when made again, unchanged.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Unavailable { .. } | Self::Full { .. })
+    }
+
+    /// A bad answer: the store broke its own protocol.
+    pub(super) fn protocol(target: impl ToString, detail: impl Into<String>) -> Self {
+        Self::Other {
+            target: target.to_string(),
+            code: "a malformed answer".to_owned(),
+            detail: detail.into(),
+        }
+    }
+
+    /// For a pinned read, a failed condition means that the object changed.
+    pub(super) fn changed(self, uri: &ObjectUri, expected: &str) -> Self {
+        match self {
+            Self::Conflict { .. } => {
+                Self::Changed { uri: uri.to_string(), expected: expected.to_owned(), found: None }
+            }
+            other => other,
+        }
+    }
+}
+
+/// What a call was about, for its error.
+#[derive(Clone, Copy)]
+pub(super) enum Target<'a> {
+    /// A bucket, or the whole store when empty.
+    Bucket(&'a str),
+    /// An object.
+    Object(&'a ObjectUri),
+}
+
+impl Target<'_> {
+    fn text(self) -> String {
+        match self {
+            Self::Bucket("") => "the list of buckets".to_owned(),
+            Self::Bucket(name) => format!("s3://{name}/"),
+            Self::Object(uri) => uri.to_string(),
+        }
+    }
+
+    fn bucket(self) -> String {
+        match self {
+            Self::Bucket(name) => name.to_owned(),
+            Self::Object(uri) => uri.bucket().to_owned(),
+        }
+    }
+
+    fn not_found(self) -> Error {
+        match self {
+            Self::Bucket(name) => Error::NoSuchBucket { bucket: name.to_owned() },
+            Self::Object(uri) => Error::NotFound { uri: uri.to_string() },
+        }
+    }
+
+    /// Turns the SDK's error into ours.
+    pub(super) fn error<E>(self, error: SdkError<E, HttpResponse>) -> Error
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        let target = self.text();
+        match &error {
+            SdkError::ServiceError(service) => {
+                let code = service.err().code().unwrap_or_default();
+                let detail = service.err().message().unwrap_or(code);
+                self.refusal(service.raw().status().as_u16(), code, detail)
+            }
+            SdkError::TimeoutError(_) => Error::Timeout { target, detail: chain(&error) },
+            SdkError::DispatchFailure(failure) if failure.is_timeout() => {
+                Error::Timeout { target, detail: chain(&error) }
+            }
+            SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => {
+                Error::Unavailable { target, detail: chain(&error) }
+            }
+            _ => Error::Other {
+                target,
+                code: "a request that cannot be built".to_owned(),
+                detail: chain(&error),
+            },
+        }
+    }
+
+    /// The store answered with an error. HEAD carries no code, only a status.
+    fn refusal(self, status: u16, code: &str, detail: &str) -> Error {
+        let target = self.text();
+        let detail = if detail.is_empty() { format!("HTTP status {status}") } else { detail.to_owned() };
+        match (code, status) {
+            ("NoSuchBucket", _) => Error::NoSuchBucket { bucket: self.bucket() },
+            ("NoSuchKey", _) => self.not_found(),
+            (_, 412) | ("ConditionalRequestConflict" | "OperationAborted", _) => {
+                Error::Conflict { target, detail }
+            }
+            (_, 401 | 403) => Error::AccessDenied { target, detail },
+            ("NoSuchUpload", _) => Error::Other { target, code: code.to_owned(), detail },
+            (_, 404) => self.not_found(),
+            (_, 507) => Error::Full { target, detail },
+            (_, 408 | 429 | 500 | 502..=504) => Error::Unavailable { target, detail },
+            _ => Error::Other { target, code: format!("{code} (HTTP status {status})"), detail },
+        }
+    }
+}
+
+fn chain<E: std::error::Error>(error: &E) -> String {
+    DisplayErrorContext(error).to_string()
+}

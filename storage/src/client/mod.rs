@@ -1,0 +1,104 @@
+//! The one client of object stores: every byte that Fanfold reads or writes
+//! goes through a [`Store`].
+//!
+//! It wraps aws-sdk-s3 and adds what the platform's guarantees need: reads
+//! pinned to an ETag and resumed when a body is cut, writes that win once and
+//! recognise themselves after a lost answer, and a probe of what a store really
+//! supports. It keeps no state about objects: two handles never disagree.
+
+mod bucket;
+mod config;
+mod error;
+mod list;
+mod meter;
+mod multipart;
+mod probe;
+mod read;
+mod write;
+
+use std::sync::Arc;
+
+use aws_sdk_s3::{Client, config::Builder};
+pub use fanfold_protocol::uri::{ObjectUri, Pin, PinnedObject};
+
+pub use self::{
+    bucket::BucketEntry,
+    config::StoreConfig,
+    error::{Error, Result},
+    list::{ListEntry, ListOptions},
+    meter::{Meter, Usage},
+    multipart::MultipartWriter,
+    probe::{Probe, Support},
+    read::{Meta, ReadAhead},
+    write::{PutOptions, PutOutcome},
+};
+
+/// The user metadata (`x-amz-meta-…`) that names an object's writer, so that a
+/// writer whose answer was lost recognises its own object.
+pub const WRITER_METADATA: &str = "fanfold-writer";
+
+/// A handle of a store. Cheap to clone; clones share connections.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+    client: Client,
+    meter: Meter,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: StoreConfig,
+    sdk: Builder,
+}
+
+impl Store {
+    /// A handle of the store that `config` describes. Sends nothing yet: a wrong
+    /// address shows with the first call.
+    pub fn connect(config: StoreConfig) -> Result<Self> {
+        let sdk = config.build()?;
+        let inner = Arc::new(Inner { config, sdk });
+        Ok(Self::metered(inner, Meter::new()))
+    }
+
+    /// The same store, with what is done through the new handle counted by `meter`.
+    #[must_use]
+    pub fn with_meter(&self, meter: Meter) -> Self {
+        Self::metered(Arc::clone(&self.inner), meter)
+    }
+
+    /// The meter of this handle.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// How this store is reached.
+    pub fn config(&self) -> &StoreConfig {
+        &self.inner.config
+    }
+
+    fn metered(inner: Arc<Inner>, meter: Meter) -> Self {
+        let config = inner.sdk.clone().interceptor(meter.clone()).build();
+        Self { inner, client: Client::from_conf(config), meter }
+    }
+}
+
+/// The ETag as pins have it: without the quotes of the header.
+fn bare_etag(etag: &str) -> String {
+    etag.trim_matches('"').to_owned()
+}
+
+/// The ETag as conditions have it.
+fn quoted_etag(etag: &str) -> String {
+    if etag.starts_with("W/") { etag.to_owned() } else { format!("\"{etag}\"") }
+}
+
+/// How long to wait before try `attempt` (from 1): doubling from 50 ms up to
+/// 2 s, less up to half at random, so that writers that collided part.
+async fn back_off(attempt: u32) {
+    let ceiling_ms = 50_u64.saturating_mul(1 << attempt.min(6)).min(2_000);
+    let mut seed = [0_u8; 2];
+    // Without randomness the full delay is used: only the spreading is lost.
+    let share = getrandom::fill(&mut seed).map_or(0, |()| u64::from(u16::from_le_bytes(seed)));
+    let delay_ms = ceiling_ms - ceiling_ms * share / (2 * 65_536);
+    tokio::time::sleep(std::time::Duration::from_millis(delay_ms)).await;
+}

@@ -1,0 +1,150 @@
+//! What a store really supports, found out by doing it.
+//!
+//! Run at start, under `_fanfold/probe/`: racing writers, a changed pin, a
+//! range, an upload in parts. It never fails as a whole; each answer says
+//! supported, not supported (and how that showed), or that it could not be told.
+
+use bytes::Bytes;
+use futures::future::join_all;
+use serde::Serialize;
+
+use super::{Error, ObjectUri, Pin, PutOptions, PutOutcome, Result, Store};
+
+/// Writers that race for one key.
+const RACERS: usize = 12;
+/// Two parts: one of the smallest size that S3 lets go before the last, and a rest.
+const MULTIPART_BYTES: usize = (8 << 20) + 1;
+
+/// Whether a store can do something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Support {
+    /// It can.
+    Supported,
+    /// It cannot: what showed it.
+    Unsupported(String),
+    /// It could not be found out: the error.
+    Unknown(String),
+}
+
+impl Support {
+    /// Whether it is there for certain.
+    pub fn is_supported(&self) -> bool {
+        *self == Self::Supported
+    }
+}
+
+/// What a store can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Probe {
+    /// Of writers racing for an absent key, exactly one wins.
+    pub put_if_absent: Support,
+    /// A read pinned to an ETag fails after the object changed.
+    pub pinned_reads: Support,
+    /// A range returns exactly its bytes.
+    pub ranged_reads: Support,
+    /// An object can be written in parts.
+    pub multipart: Support,
+}
+
+impl Probe {
+    /// Whether the store can do all that the platform builds on.
+    pub fn is_complete(&self) -> bool {
+        [&self.put_if_absent, &self.pinned_reads, &self.ranged_reads, &self.multipart]
+            .into_iter()
+            .all(Support::is_supported)
+    }
+}
+
+impl Store {
+    /// Finds out what the store can do in this bucket. Takes some seconds at
+    /// most on a healthy store and removes what it wrote.
+    pub async fn probe(&self, bucket: &str) -> Probe {
+        let run = uuid::Uuid::new_v4().simple();
+        let place = |name: &str| {
+            ObjectUri::new(bucket, format!("_fanfold/probe/{run}/{name}"))
+                .map_err(|problem| Error::Config(problem.to_string()))
+        };
+        let (absent, pinned, ranged, parts) = tokio::join!(
+            async { self.probe_absent(&place("absent")?).await },
+            async { self.probe_pinned(&place("pinned")?).await },
+            async { self.probe_ranged(&place("ranged")?).await },
+            async { self.probe_multipart(&place("multipart")?).await },
+        );
+        for uri in ["absent", "pinned", "ranged", "multipart"].map(place).into_iter().flatten() {
+            if let Err(error) = self.delete(&uri).await {
+                tracing::warn!(%uri, %error, "an object of the probe could not be removed");
+            }
+        }
+        Probe {
+            put_if_absent: support(absent),
+            pinned_reads: support(pinned),
+            ranged_reads: support(ranged),
+            multipart: support(parts),
+        }
+    }
+
+    async fn probe_absent(&self, uri: &ObjectUri) -> Result<Option<String>> {
+        let writers: Vec<_> = (0..RACERS).map(|n| format!("probe-{n}")).collect();
+        let puts = writers.iter().map(|writer| {
+            let body = Bytes::copy_from_slice(writer.as_bytes());
+            self.put_if_absent(uri, body, writer, PutOptions::default())
+        });
+        let outcomes = join_all(puts).await.into_iter().collect::<Result<Vec<_>>>();
+        let outcomes = match outcomes {
+            Err(Error::Other { code, detail, .. }) => return Ok(Some(format!("{code}: {detail}"))),
+            outcomes => outcomes?,
+        };
+        let winners: Vec<_> = outcomes
+            .iter()
+            .zip(&writers)
+            .filter(|(outcome, _)| matches!(outcome, PutOutcome::Created(_)))
+            .map(|(_, writer)| writer.as_bytes())
+            .collect();
+        let found = self.get(uri, None).await?;
+        Ok((winners != [&found[..]]).then(|| format!("{} of {RACERS} racing writers won", winners.len())))
+    }
+
+    async fn probe_pinned(&self, uri: &ObjectUri) -> Result<Option<String>> {
+        let before = self.put(uri, Bytes::from_static(b"before"), PutOptions::default()).await?;
+        if self.get_range(uri, &before, 0..6).await? != b"before"[..] {
+            return Ok(Some("a pinned read returned other bytes".to_owned()));
+        }
+        self.put(uri, Bytes::from_static(b"after!"), PutOptions::default()).await?;
+        match self.get_range(uri, &before, 0..6).await {
+            Err(Error::Changed { .. }) => Ok(None),
+            Err(error) => Err(error),
+            Ok(_) => Ok(Some("a pinned read returned bytes of a changed object".to_owned())),
+        }
+    }
+
+    async fn probe_ranged(&self, uri: &ObjectUri) -> Result<Option<String>> {
+        let pin = self.put(uri, Bytes::from_static(b"0123456789"), PutOptions::default()).await?;
+        match self.get_range(uri, &pin, 3..7).await {
+            Ok(bytes) if bytes == b"3456"[..] => Ok(None),
+            Ok(_) => Ok(Some("a range returned other bytes".to_owned())),
+            Err(Error::Other { detail, .. }) => Ok(Some(detail)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn probe_multipart(&self, uri: &ObjectUri) -> Result<Option<String>> {
+        let mut writer = self.writer(uri, PutOptions::default());
+        writer.write(Bytes::from(vec![b'x'; MULTIPART_BYTES])).await?;
+        let pin: Pin = match writer.finish().await {
+            Err(Error::Other { code, detail, .. }) => return Ok(Some(format!("{code}: {detail}"))),
+            pin => pin?,
+        };
+        let found = self.head(uri).await?.pin;
+        Ok((found != pin).then(|| format!("the object must be {pin:?}, found {found:?}")))
+    }
+}
+
+/// None: it works. Some: how it showed that it does not.
+fn support(result: Result<Option<String>>) -> Support {
+    match result {
+        Ok(None) => Support::Supported,
+        Ok(Some(how)) => Support::Unsupported(how),
+        Err(error) => Support::Unknown(error.to_string()),
+    }
+}

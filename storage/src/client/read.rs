@@ -1,0 +1,267 @@
+//! Reading objects: what is there, whole ones, ranges, and long ordered streams.
+//!
+//! A read with a pin returns bytes of exactly the pinned state, of exactly the
+//! asked length, or an error: a body that is cut or stalls is taken up again
+//! where it broke off, under the same pin.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use aws_sdk_s3::{operation::get_object::GetObjectOutput, primitives::ByteStream};
+use bytes::{Bytes, BytesMut};
+use fanfold_protocol::time::Timestamp;
+use futures::{Stream, StreamExt, stream};
+
+use super::{Error, ObjectUri, Pin, Result, Store, back_off, bare_etag, error::Target, quoted_etag};
+
+/// How often in a row a body may break off without a single new byte.
+const RESUMES_MAX: u32 = 5;
+
+/// What a store knows about an object besides its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// The state that was seen.
+    pub pin: Pin,
+    /// When it was written, to the second.
+    pub last_modified: Timestamp,
+    /// Its media type.
+    pub content_type: Option<String>,
+    /// Its user metadata (`x-amz-meta-…`), names in lower case.
+    pub user_metadata: BTreeMap<String, String>,
+}
+
+/// How far a [`Store::reader`] runs ahead of its consumer. It holds at most
+/// `chunk_bytes * parallel` bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadAhead {
+    /// Bytes of one ranged read.
+    pub chunk_bytes: u64,
+    /// Reads in flight.
+    pub parallel: usize,
+}
+
+impl Default for ReadAhead {
+    /// 8 MiB, 4 in flight: enough to cover the latency of a remote store.
+    fn default() -> Self {
+        Self { chunk_bytes: 8 << 20, parallel: 4 }
+    }
+}
+
+impl Store {
+    /// What the store knows about an object.
+    pub async fn head(&self, uri: &ObjectUri) -> Result<Meta> {
+        let request = self.client.head_object().bucket(uri.bucket()).key(uri.key());
+        let answer = request.send().await.map_err(|e| Target::Object(uri).error(e))?;
+        let size = length(uri, answer.content_length())?;
+        let etag = answer.e_tag().ok_or_else(|| Error::protocol(uri, "no ETag"))?;
+        Ok(Meta {
+            pin: Pin { etag: bare_etag(etag), size, version_id: version(answer.version_id()) },
+            last_modified: timestamp(answer.last_modified()),
+            content_type: answer.content_type().map(str::to_owned),
+            user_metadata: answer
+                .metadata()
+                .into_iter()
+                .flatten()
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
+        })
+    }
+
+    /// The whole object, in the pinned state or as it is now. Objects above
+    /// `get_bytes_max` of the configuration are refused with [`Error::TooLarge`].
+    pub async fn get(&self, uri: &ObjectUri, pin: Option<&Pin>) -> Result<Bytes> {
+        self.get_with_pin(uri, pin).await.map(|(bytes, _)| bytes)
+    }
+
+    /// Like [`Store::get`], with the pin of the state that was read.
+    pub async fn get_with_pin(&self, uri: &ObjectUri, pin: Option<&Pin>) -> Result<(Bytes, Pin)> {
+        let answer = self.request(uri, pin, None).await?;
+        let size = length(uri, answer.content_length())?;
+        let etag = bare_etag(answer.e_tag().ok_or_else(|| Error::protocol(uri, "no ETag"))?);
+        let seen = Pin { etag, size, version_id: version(answer.version_id()) };
+        if let Some(pin) = pin {
+            same(uri, pin, &seen)?;
+        }
+        let bytes_max = self.inner.config.get_bytes_max;
+        if size > bytes_max {
+            return Err(Error::TooLarge { uri: uri.to_string(), bytes: size, bytes_max });
+        }
+        let mut body = BytesMut::with_capacity(capacity(uri, size)?);
+        if let Err(error) = self.drain(uri, answer.body, size, &mut body).await {
+            self.resume(uri, &seen, 0..size, &mut body, error).await?;
+        }
+        Ok((body.freeze(), seen))
+    }
+
+    /// The bytes `range` of the pinned state: exactly as many as asked for. A
+    /// range beyond the pinned size is an error.
+    pub async fn get_range(&self, uri: &ObjectUri, pin: &Pin, range: Range<u64>) -> Result<Bytes> {
+        if range.start > range.end || range.end > pin.size {
+            let detail = format!("bytes {}..{} of an object of {} bytes", range.start, range.end, pin.size);
+            return Err(Error::Other {
+                target: uri.to_string(),
+                code: "a range outside the object".into(),
+                detail,
+            });
+        }
+        let mut body = BytesMut::with_capacity(capacity(uri, range.end - range.start)?);
+        if let Err(error) = self.read_into(uri, pin, range.clone(), &mut body).await {
+            self.resume(uri, pin, range, &mut body, error).await?;
+        }
+        Ok(body.freeze())
+    }
+
+    /// The bytes `range` of the pinned state in order, read by large ranges, with
+    /// a bounded number of them in flight. Ends after the first error.
+    pub fn reader(
+        &self,
+        uri: &ObjectUri,
+        pin: &Pin,
+        range: Range<u64>,
+        ahead: ReadAhead,
+    ) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
+        let (store, uri, pin) = (self.clone(), uri.clone(), pin.clone());
+        let step = ahead.chunk_bytes.max(1);
+        let starts = std::iter::successors(Some(range.start), move |at| at.checked_add(step));
+        let chunks = starts
+            .take_while(move |at| *at < range.end)
+            .map(move |at| at..at.saturating_add(step).min(range.end));
+        let read = move |chunk| {
+            let (store, uri, pin) = (store.clone(), uri.clone(), pin.clone());
+            async move { store.get_range(&uri, &pin, chunk).await }
+        };
+        let mut failed = false;
+        stream::iter(chunks).map(read).buffered(ahead.parallel.max(1)).take_while(move |item| {
+            let ended = failed;
+            failed |= item.is_err();
+            std::future::ready(!ended)
+        })
+    }
+
+    /// Goes on after `error` from where `body` stands, until `range` is complete.
+    async fn resume(
+        &self,
+        uri: &ObjectUri,
+        pin: &Pin,
+        range: Range<u64>,
+        body: &mut BytesMut,
+        mut error: Error,
+    ) -> Result<()> {
+        let mut attempt = 0;
+        while error.is_transient() && attempt < RESUMES_MAX {
+            attempt += 1;
+            tracing::debug!(%uri, read = body.len(), %error, "resuming a read");
+            back_off(attempt).await;
+            let before = body.len();
+            match self.read_into(uri, pin, range.start + before as u64..range.end, body).await {
+                Ok(()) => return Ok(()),
+                Err(e) => error = e,
+            }
+            if body.len() > before {
+                attempt = 0;
+            }
+        }
+        Err(error)
+    }
+
+    /// One ranged request. What has arrived stays in `body` also on an error.
+    async fn read_into(
+        &self,
+        uri: &ObjectUri,
+        pin: &Pin,
+        range: Range<u64>,
+        body: &mut BytesMut,
+    ) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let answer = self.request(uri, Some(pin), Some(&range)).await?;
+        let expected = format!("bytes {}-{}/{}", range.start, range.end - 1, pin.size);
+        if answer.content_range() != Some(expected.as_str()) {
+            let found = answer.content_range().unwrap_or("none");
+            return Err(Error::protocol(uri, format!("Content-Range must be {expected}, found {found}")));
+        }
+        if answer.e_tag().map(bare_etag).as_ref() != Some(&pin.etag) {
+            let found = answer.e_tag().map(bare_etag);
+            return Err(Error::Changed { uri: uri.to_string(), expected: pin.etag.clone(), found });
+        }
+        self.drain(uri, answer.body, range.end - range.start, body).await
+    }
+
+    async fn request(
+        &self,
+        uri: &ObjectUri,
+        pin: Option<&Pin>,
+        range: Option<&Range<u64>>,
+    ) -> Result<GetObjectOutput> {
+        let request = self
+            .client
+            .get_object()
+            .bucket(uri.bucket())
+            .key(uri.key())
+            .set_if_match(pin.map(|p| quoted_etag(&p.etag)))
+            .set_version_id(pin.and_then(|p| p.version_id.clone()))
+            .set_range(range.map(|r| format!("bytes={}-{}", r.start, r.end - 1)));
+        request.send().await.map_err(|e| {
+            let error = Target::Object(uri).error(e);
+            pin.map_or(error.clone(), |p| error.changed(uri, &p.etag))
+        })
+    }
+
+    /// Appends a body of `length` bytes. Shorter: transient. Longer: an error.
+    async fn drain(
+        &self,
+        uri: &ObjectUri,
+        mut stream: ByteStream,
+        length: u64,
+        body: &mut BytesMut,
+    ) -> Result<()> {
+        let mut left = length;
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk.map_err(|e| Error::Unavailable {
+                target: uri.to_string(),
+                detail: format!("the body broke off {left} bytes before its end: {e}"),
+            })?;
+            let Some(rest) = left.checked_sub(chunk.len() as u64) else {
+                return Err(Error::protocol(uri, format!("a body of more than its {length} bytes")));
+            };
+            left = rest;
+            self.meter.read(chunk.len());
+            body.extend_from_slice(&chunk);
+        }
+        if left == 0 {
+            return Ok(());
+        }
+        let detail = format!("the body ended {left} bytes early");
+        Err(Error::Unavailable { target: uri.to_string(), detail })
+    }
+}
+
+/// Some stores ignore If-Match; the answer's own headers are checked as well.
+fn same(uri: &ObjectUri, pin: &Pin, seen: &Pin) -> Result<()> {
+    if pin.etag == seen.etag && pin.size == seen.size {
+        return Ok(());
+    }
+    Err(Error::Changed { uri: uri.to_string(), expected: pin.etag.clone(), found: Some(seen.etag.clone()) })
+}
+
+fn length(uri: &ObjectUri, length: Option<i64>) -> Result<u64> {
+    let length = length.ok_or_else(|| Error::protocol(uri, "no Content-Length"))?;
+    u64::try_from(length).map_err(|_| Error::protocol(uri, format!("a Content-Length of {length}")))
+}
+
+fn capacity(uri: &ObjectUri, bytes: u64) -> Result<usize> {
+    usize::try_from(bytes).map_err(|_| Error::TooLarge {
+        uri: uri.to_string(),
+        bytes,
+        bytes_max: usize::MAX as u64,
+    })
+}
+
+/// Stores without versions say `null`.
+pub(super) fn version(id: Option<&str>) -> Option<String> {
+    id.filter(|id| !id.is_empty() && *id != "null").map(str::to_owned)
+}
+
+pub(super) fn timestamp(time: Option<&aws_sdk_s3::primitives::DateTime>) -> Timestamp {
+    Timestamp(time.and_then(|t| t.to_millis().ok()).and_then(|ms| u64::try_from(ms).ok()).unwrap_or_default())
+}

@@ -1,0 +1,216 @@
+//! Writing small objects: replace, put-if-absent, delete, copy.
+//!
+//! A put-if-absent has one winner however often its request is sent: the
+//! writer's name lies in the object's metadata, so a writer whose answer was
+//! lost meets its own object and knows that it has won.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_s3::{
+    operation::put_object::{PutObjectOutput, builders::PutObjectFluentBuilder},
+    primitives::ByteStream,
+    types::{Delete, ObjectIdentifier},
+};
+use bytes::Bytes;
+
+use super::{
+    Error, ObjectUri, Pin, Result, Store, WRITER_METADATA, back_off, bare_etag, error::Target, quoted_etag,
+    read::version,
+};
+use crate::encoding::percent_encode;
+
+/// How often a write is tried again that ran into another one at the same moment.
+const CONFLICTS_MAX: u32 = 8;
+/// Keys in one DeleteObjects request, as S3 has it.
+const DELETE_KEYS_MAX: usize = 1_000;
+/// Deletes in flight for keys that DeleteObjects cannot carry.
+const SINGLE_DELETES: usize = 8;
+
+/// What goes with a body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PutOptions {
+    /// Its media type; the store's default when none.
+    pub content_type: Option<String>,
+    /// User metadata; names in lower case.
+    pub metadata: BTreeMap<String, String>,
+    /// Write only over the object with this ETag (without quotes).
+    pub if_match: Option<String>,
+}
+
+impl PutOptions {
+    /// Nothing but a media type.
+    pub fn typed(content_type: impl Into<String>) -> Self {
+        Self { content_type: Some(content_type.into()), ..Self::default() }
+    }
+}
+
+/// How a put-if-absent ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PutOutcome {
+    /// This writer's object is there.
+    Created(Pin),
+    /// Another object was there first; it is untouched.
+    Exists,
+}
+
+impl Store {
+    /// Writes an object, over what was there. With `if_match`, an object in
+    /// another state (or none) makes it [`Error::Conflict`] or [`Error::NotFound`].
+    pub async fn put(&self, uri: &ObjectUri, body: Bytes, options: PutOptions) -> Result<Pin> {
+        let mut attempt = 0;
+        loop {
+            match self.put_request(uri, &body, &options).send().await {
+                Ok(answer) => return self.written(uri, &body, &answer),
+                Err(e) if collided(&e) && attempt < CONFLICTS_MAX => attempt += 1,
+                Err(e) => return Err(Target::Object(uri).error(e)),
+            }
+            back_off(attempt).await;
+        }
+    }
+
+    /// Writes an object unless one is there. `writer` names this attempt and must
+    /// be unique among all that may write this key; `if_match` is ignored.
+    pub async fn put_if_absent(
+        &self,
+        uri: &ObjectUri,
+        body: Bytes,
+        writer: &str,
+        mut options: PutOptions,
+    ) -> Result<PutOutcome> {
+        options.if_match = None;
+        options.metadata.insert(WRITER_METADATA.to_owned(), writer.to_owned());
+        let mut attempt = 0;
+        loop {
+            let request = self.put_request(uri, &body, &options).if_none_match("*");
+            let error = match request.send().await {
+                Ok(answer) => return self.written(uri, &body, &answer).map(PutOutcome::Created),
+                Err(e) if collided(&e) => Target::Object(uri).error(e),
+                Err(e) => match Target::Object(uri).error(e) {
+                    Error::Conflict { target, detail } => match self.recognise(uri, writer).await? {
+                        Some(outcome) => return Ok(outcome),
+                        // Deleted since: the key is free again.
+                        None => Error::Conflict { target, detail },
+                    },
+                    error => return Err(error),
+                },
+            };
+            attempt += 1;
+            if attempt > CONFLICTS_MAX {
+                return Err(error);
+            }
+            back_off(attempt).await;
+        }
+    }
+
+    /// Whose object lies there: this writer's, another's, or none.
+    async fn recognise(&self, uri: &ObjectUri, writer: &str) -> Result<Option<PutOutcome>> {
+        match self.head(uri).await {
+            Ok(meta) if meta.user_metadata.get(WRITER_METADATA).is_some_and(|w| w == writer) => {
+                Ok(Some(PutOutcome::Created(meta.pin)))
+            }
+            Ok(_) => Ok(Some(PutOutcome::Exists)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes an object. One that is not there is no error.
+    pub async fn delete(&self, uri: &ObjectUri) -> Result<()> {
+        let request = self.client.delete_object().bucket(uri.bucket()).key(uri.key());
+        match request.send().await.map_err(|e| Target::Object(uri).error(e)) {
+            Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes objects of one bucket, a thousand in a request. Those that are not
+    /// there are no error; the first that cannot be deleted is, after all others
+    /// of its request have been tried.
+    pub async fn delete_many(&self, bucket: &str, keys: impl IntoIterator<Item = String>) -> Result<()> {
+        let (plain, awkward): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| fits_xml(key));
+        for batch in plain.chunks(DELETE_KEYS_MAX) {
+            self.delete_batch(bucket, batch).await?;
+        }
+        let singly = awkward.into_iter().map(|key| async move {
+            let uri = ObjectUri::new(bucket, key).map_err(|p| Error::Config(p.to_string()))?;
+            self.delete(&uri).await
+        });
+        use futures::{StreamExt, TryStreamExt, stream};
+        stream::iter(singly).buffer_unordered(SINGLE_DELETES).try_collect().await
+    }
+
+    async fn delete_batch(&self, bucket: &str, keys: &[String]) -> Result<()> {
+        let failed =
+            |e: aws_sdk_s3::error::BuildError| Error::protocol(format!("s3://{bucket}/"), e.to_string());
+        let ids = keys.iter().map(|key| ObjectIdentifier::builder().key(key).build());
+        let ids = ids.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let delete = Delete::builder().set_objects(Some(ids)).quiet(true).build().map_err(failed)?;
+        let request = self.client.delete_objects().bucket(bucket).delete(delete);
+        let answer = request.send().await.map_err(|e| Target::Bucket(bucket).error(e))?;
+        let first = answer.errors().iter().find(|e| e.code() != Some("NoSuchKey"));
+        first.map_or(Ok(()), |error| {
+            Err(Error::Other {
+                target: format!("s3://{bucket}/{}", error.key().unwrap_or_default()),
+                code: error.code().unwrap_or("an error without code").to_owned(),
+                detail: error.message().unwrap_or_default().to_owned(),
+            })
+        })
+    }
+
+    /// Copies an object within the store, metadata included, over what was there.
+    /// With `pin`, only from that state. S3 copies at most 5 GiB in one request.
+    pub async fn copy(&self, from: &ObjectUri, pin: Option<&Pin>, to: &ObjectUri) -> Result<Pin> {
+        let mut source = percent_encode(&format!("{}/{}", from.bucket(), from.key()));
+        if let Some(id) = pin.and_then(|p| p.version_id.as_deref()) {
+            source = format!("{source}?versionId={}", percent_encode(id));
+        }
+        let request = self
+            .client
+            .copy_object()
+            .bucket(to.bucket())
+            .key(to.key())
+            .copy_source(source)
+            .set_copy_source_if_match(pin.map(|p| quoted_etag(&p.etag)));
+        let answer = request.send().await.map_err(|e| {
+            let error = Target::Object(from).error(e);
+            pin.map_or(error.clone(), |p| error.changed(from, &p.etag))
+        })?;
+        let etag = answer.copy_object_result().and_then(|r| r.e_tag());
+        let etag = bare_etag(etag.ok_or_else(|| Error::protocol(to, "no ETag"))?);
+        match pin {
+            Some(pin) => Ok(Pin { etag, size: pin.size, version_id: version(answer.version_id()) }),
+            None => self.head(to).await.map(|meta| meta.pin),
+        }
+    }
+
+    fn put_request(&self, uri: &ObjectUri, body: &Bytes, options: &PutOptions) -> PutObjectFluentBuilder {
+        let metadata = options.metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        self.client
+            .put_object()
+            .bucket(uri.bucket())
+            .key(uri.key())
+            .set_content_type(options.content_type.clone())
+            .set_metadata(Some(metadata))
+            .set_if_match(options.if_match.as_deref().map(quoted_etag))
+            .body(ByteStream::from(body.clone()))
+    }
+
+    fn written(&self, uri: &ObjectUri, body: &Bytes, answer: &PutObjectOutput) -> Result<Pin> {
+        self.meter.written(body.len());
+        let etag = answer.e_tag().ok_or_else(|| Error::protocol(uri, "no ETag"))?;
+        Ok(Pin { etag: bare_etag(etag), size: body.len() as u64, version_id: version(answer.version_id()) })
+    }
+}
+
+/// S3 answers 409 when two conditional writes meet; the loser is to try again.
+pub(super) fn collided<E>(
+    error: &aws_sdk_s3::error::SdkError<E, aws_sdk_s3::config::http::HttpResponse>,
+) -> bool {
+    error.raw_response().is_some_and(|r| r.status().as_u16() == 409)
+}
+
+/// DeleteObjects carries keys in XML 1.0, which has no words for most control
+/// characters and reads carriage returns as line feeds.
+fn fits_xml(key: &str) -> bool {
+    key.chars().all(|c| (c >= ' ' || c == '\t' || c == '\n') && !matches!(c, '\u{fffe}' | '\u{ffff}'))
+}
