@@ -1,0 +1,131 @@
+//! What workers and coordinators write down so that it counts.
+//!
+//! A [`Commit`] is put under the key of its lease if nothing is there yet: the
+//! first one decides what the lease's tasks gave, every other attempt's objects
+//! are swept. A [`Manifest`] is the only way to a job's output.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    error::Problem,
+    invocation::{LogLine, Usage},
+    names::FunctionRef,
+    plan::StateRef,
+    uri::ObjectUri,
+};
+
+/// What one attempt at a lease gave: an object in the store, put if absent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Commit {
+    /// The job.
+    pub job: Uuid,
+    /// Stage of the plan.
+    pub stage: u32,
+    /// Group within the stage.
+    pub group: u32,
+    /// Round of the group.
+    pub round: u32,
+    /// The attempt that wrote this, and that named its staged objects.
+    pub attempt: Uuid,
+    /// The worker, for people.
+    pub worker: String,
+    /// Every task of the lease, in order.
+    pub tasks: Vec<TaskCommit>,
+}
+
+/// What one task gave.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskCommit {
+    /// Its place in its stage.
+    pub index: u32,
+    /// The attempt at it, from 1.
+    pub attempt: u32,
+    /// What came of it.
+    pub outcome: TaskOutcome,
+    /// What it took.
+    pub usage: Usage,
+    /// Of failed tasks: what the guest logged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logs: Vec<LogLine>,
+}
+
+/// How an attempt at a task ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskOutcome {
+    /// A table, staged under the attempt's name; `None` when no row was written.
+    Table(Option<OutputObject>),
+    /// A partial state.
+    State(StateRef),
+    /// The job's answer: JSON.
+    Answer(AnswerRef),
+    /// Nothing; the next round or the dead letter decides.
+    Failed(Problem),
+}
+
+/// The answer of an aggregate: within the record, or an object of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnswerRef {
+    /// A small one.
+    Inline(Value),
+    /// A large one, staged under the attempt's name.
+    Object(ObjectUri),
+}
+
+/// Largest answer that travels inside a commit.
+pub const ANSWER_INLINE_BYTES_MAX: usize = 64 << 10;
+
+/// An object of a job's output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputObject {
+    /// Where.
+    pub uri: ObjectUri,
+    /// Bytes.
+    pub size: u64,
+    /// The entity tag, without quotes.
+    pub etag: String,
+    /// Rows.
+    pub rows: u64,
+}
+
+/// Name of the manifest under an output prefix.
+pub const MANIFEST_NAME: &str = "_manifest.json";
+/// Name of the empty object that says that a prefix is complete, as Hadoop has it.
+pub const SUCCESS_NAME: &str = "_SUCCESS";
+/// Name of an aggregate's answer under an output prefix.
+pub const RESULT_NAME: &str = "result.json";
+
+/// What a job's output consists of, written once when all of it is there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The job.
+    pub job: Uuid,
+    /// The function and version that wrote it.
+    pub function: FunctionRef,
+    /// Rows of all objects.
+    pub rows: u64,
+    /// Bytes of all objects.
+    pub bytes: u64,
+    /// The objects, in the order of the tasks that wrote them.
+    pub objects: Vec<OutputObject>,
+}
+
+/// What a worker tells the bus when it has committed: where to look. Never
+/// needed, only faster than looking.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CommitNotice {
+    /// The job.
+    pub job: Uuid,
+    /// Stage of the plan.
+    pub stage: u32,
+    /// Group within the stage.
+    pub group: u32,
+    /// Round of the group.
+    pub round: u32,
+    /// The commit that won, when it is small enough for a message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<Box<Commit>>,
+}

@@ -1,0 +1,143 @@
+//! One run of a handler: what goes to a worker and what comes back.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    digest::Digest,
+    error::Problem,
+    function::{Descriptions, Version},
+    time::Timestamp,
+};
+
+/// A call of a function's handler, on its way to a worker.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// Given by the gateway; version 7, so that ids sort by time.
+    pub id: Uuid,
+    /// What to run.
+    pub version: Arc<Version>,
+    /// How long it may take from the moment a worker has it.
+    pub timeout: Duration,
+    /// JSON for `context.params`; `{}` when the caller gave none.
+    pub params: String,
+    /// The request.
+    pub request: Request,
+}
+
+/// A request as the guest sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// In capitals.
+    pub method: String,
+    /// Without `?`.
+    pub query: String,
+    /// Names in lower case, credentials removed.
+    pub headers: Vec<(String, String)>,
+    /// Whole.
+    pub body: Bytes,
+}
+
+/// The guest's answer.
+#[derive(Clone, Debug, Default)]
+pub struct Response {
+    /// 200 to 599.
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Whole.
+    pub body: Bytes,
+}
+
+/// How a call ended, and what it took.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The answer, or why there is none.
+    pub result: Result<Response, Problem>,
+    /// What the guest logged, in order, within the limits.
+    pub logs: Vec<LogLine>,
+    /// What it took.
+    pub usage: Usage,
+}
+
+/// A component to be compiled and asked what it is, before it is deployed.
+#[derive(Clone, Debug)]
+pub struct Preparation {
+    /// The component, which already lies in the store.
+    pub digest: Digest,
+}
+
+/// The answer to a [`Preparation`].
+pub type Prepared = Result<Descriptions, Problem>;
+
+/// How much a line matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Every step.
+    Trace,
+    /// For the author.
+    Debug,
+    /// Worth knowing.
+    Info,
+    /// Worth a look.
+    Warn,
+    /// It failed.
+    Error,
+}
+
+/// A line of an invocation's log, cut and escaped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When it was written.
+    pub at: Timestamp,
+    /// How much it matters; standard output is `info`, standard error `warn`.
+    pub level: Level,
+    /// One line, control characters escaped.
+    pub message: String,
+}
+
+/// What one run of a sandbox took. Sums are exact sums; `memory_bytes_peak`
+/// of several runs is the largest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// From the start of the sandbox to its end.
+    pub wall_us: u64,
+    /// In the guest and in decoding for it: wall time minus time spent waiting
+    /// in host calls.
+    pub cpu_us: u64,
+    /// From the request for a sandbox until it could run: artifact, slot, instance.
+    pub start_us: u64,
+    /// Most linear memory and tables at one time.
+    pub memory_bytes_peak: u64,
+    /// Rows handed to the guest.
+    pub rows_in: u64,
+    /// Rows that the guest wrote.
+    pub rows_out: u64,
+    /// Bytes read from the store.
+    pub bytes_in: u64,
+    /// Bytes written to the store.
+    pub bytes_out: u64,
+    /// Requests to the store.
+    pub store_requests: u64,
+}
+
+impl Usage {
+    /// Adds what another run took.
+    pub fn add(&mut self, other: &Usage) {
+        self.wall_us += other.wall_us;
+        self.cpu_us += other.cpu_us;
+        self.start_us += other.start_us;
+        self.memory_bytes_peak = self.memory_bytes_peak.max(other.memory_bytes_peak);
+        self.rows_in += other.rows_in;
+        self.rows_out += other.rows_out;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.store_requests += other.store_requests;
+    }
+}
+

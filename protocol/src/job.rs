@@ -1,0 +1,369 @@
+//! A job as its author writes it, and as it is shown while it runs.
+//!
+//! [`JobDocument`] is the contract (TOML file or JSON body, unknown keys are
+//! errors); [`Job`] is the same with every value checked and filled in.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    digest::Digest,
+    error::{ErrorKind, Problem},
+    invocation::Usage,
+    limits,
+    names::FunctionRef,
+    size::{ByteSize, Span},
+    time::Timestamp,
+    uri::ObjectUri,
+};
+
+/// How tables are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Told from the object's name and first bytes.
+    #[default]
+    Auto,
+    /// Apache Parquet.
+    Parquet,
+    /// Comma-separated values, RFC 4180.
+    Csv,
+    /// One JSON object a line.
+    Jsonl,
+    /// Arrow IPC.
+    Arrow,
+    /// Not read as a table: one row for each object, with the columns `uri`,
+    /// `size` and `etag`; the function reads the objects by itself.
+    Bytes,
+}
+
+/// How CSV is read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CsvOptions {
+    /// Between fields; one ASCII character.
+    pub delimiter: char,
+    /// Whether the first record names the columns.
+    pub header: bool,
+    /// Around fields; one ASCII character.
+    pub quote: char,
+    /// Unquoted texts that mean a missing value.
+    pub nulls: Vec<String>,
+}
+
+impl Default for CsvOptions {
+    fn default() -> Self {
+        let nulls = ["", "NA", "N/A", "null", "NaN"].map(str::to_owned).to_vec();
+        Self { delimiter: ',', header: true, quote: '"', nulls }
+    }
+}
+
+/// How input is taken apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SplitOptions {
+    /// Stored bytes that a partition aims at.
+    pub target_bytes: ByteSize,
+}
+
+impl Default for SplitOptions {
+    fn default() -> Self {
+        Self { target_bytes: ByteSize(64 << 20) }
+    }
+}
+
+/// How failed tasks are tried again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryOptions {
+    /// Attempts at a task, the first included.
+    pub attempts: u32,
+    /// Before the second attempt; doubled for each further one.
+    pub backoff: Span,
+}
+
+impl Default for RetryOptions {
+    fn default() -> Self {
+        Self { attempts: limits::ATTEMPTS_DEFAULT, backoff: Span(1_000) }
+    }
+}
+
+/// Bounds of a job, tighter than its function's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JobLimits {
+    /// Memory of a task; the function's when absent.
+    pub memory: Option<ByteSize>,
+    /// Wall time of a task; 5 min when absent.
+    pub task_timeout: Option<Span>,
+    /// Share of the tasks that may fail, such as `0%`.
+    pub tolerated_failures: Option<String>,
+    /// Tasks running at once; 0 for as many as there is room for.
+    pub max_parallel: u32,
+}
+
+/// One URI or several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+/// A job as submitted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobDocument {
+    /// A map, an aggregate, or a component with both.
+    pub function: FunctionRef,
+    /// `s3://` globs, objects, or prefixes that end in `/`.
+    pub input: OneOrMany,
+    /// How the input is stored.
+    #[serde(default)]
+    pub format: Format,
+    /// Columns to read; what the function declares when absent.
+    #[serde(default)]
+    pub columns: Option<Vec<String>>,
+    /// Which rows to read.
+    #[serde(default)]
+    pub filter: Option<String>,
+    /// Prefix of the output, ending in `/`.
+    #[serde(default)]
+    pub output: Option<ObjectUri>,
+    /// How output is stored; Parquet when absent.
+    #[serde(default)]
+    pub output_format: Format,
+    /// Replaces the output of an earlier job.
+    #[serde(default)]
+    pub overwrite: bool,
+    /// For `context.params`: a JSON object.
+    #[serde(default)]
+    pub params: Option<Value>,
+    /// How CSV is read.
+    #[serde(default)]
+    pub csv: CsvOptions,
+    /// How input is taken apart.
+    #[serde(default)]
+    pub split: SplitOptions,
+    /// How failed tasks are tried again.
+    #[serde(default)]
+    pub retry: RetryOptions,
+    /// Bounds.
+    #[serde(default)]
+    pub limits: JobLimits,
+}
+
+impl JobDocument {
+    /// Checks what can be checked without looking at the function or the
+    /// store, and reports all mistakes together.
+    pub fn check(&self) -> Result<(), Problem> {
+        let mut mistakes = Vec::new();
+        let inputs = self.inputs();
+        if inputs.is_empty() || inputs.len() > limits::INPUTS_MAX {
+            mistakes.push(format!("input must name 1 to {} URIs, found {}", limits::INPUTS_MAX, inputs.len()));
+        }
+        mistakes.extend(inputs.iter().filter_map(|i| i.parse::<ObjectUri>().err()).map(|p| p.detail));
+        if self.filter.is_some() {
+            mistakes.push("filter is not evaluated by this version; select the rows in the function".into());
+        }
+        if self.output.as_ref().is_some_and(|o| !o.key().is_empty() && !o.key().ends_with('/')) {
+            mistakes.push("output must be a prefix that ends in '/'".into());
+        }
+        if self.output_format == Format::Bytes {
+            mistakes.push("output_format must be parquet, csv, jsonl or arrow, found bytes".into());
+        }
+        if self.params.as_ref().is_some_and(|p| !p.is_object()) {
+            mistakes.push("params must be a table of names and values".into());
+        }
+        for (name, c) in [("csv.delimiter", self.csv.delimiter), ("csv.quote", self.csv.quote)] {
+            if !c.is_ascii() || matches!(c, '\r' | '\n' | '\0') {
+                mistakes.push(format!("{name} must be one ASCII character, found {c:?}"));
+            }
+        }
+        if self.csv.delimiter == self.csv.quote {
+            mistakes.push("csv.delimiter and csv.quote must differ".into());
+        }
+        if !(1..=limits::ATTEMPTS_MAX).contains(&self.retry.attempts) {
+            mistakes.push(format!(
+                "retry.attempts must be from 1 to {}, found {}",
+                limits::ATTEMPTS_MAX,
+                self.retry.attempts
+            ));
+        }
+        if self.split.target_bytes.0 == 0 {
+            mistakes.push("split.target_bytes must be more than 0".into());
+        }
+        mistakes.extend(self.check_limits());
+        if mistakes.is_empty() { Ok(()) } else { Err(Problem::new(ErrorKind::InvalidJob, mistakes.join("; "))) }
+    }
+
+    fn check_limits(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        if let Some(memory) = self.limits.memory
+            && !(limits::MEMORY_BYTES_MIN..=limits::MEMORY_BYTES_MAX).contains(&memory.0)
+        {
+            mistakes.push(format!("limits.memory must be from 4MiB to 4GiB, found {memory}"));
+        }
+        if let Some(timeout) = self.limits.task_timeout
+            && (timeout.0 == 0 || timeout.as_duration() > limits::TIMEOUT_MAX)
+        {
+            mistakes.push(format!("limits.task_timeout must be from 1ms to 60m, found {timeout}"));
+        }
+        if let Some(tolerated) = &self.limits.tolerated_failures
+            && tolerated != "0%"
+            && tolerated != "0"
+        {
+            mistakes.push(format!("limits.tolerated_failures must be \"0%\" in this version, found {tolerated:?}"));
+        }
+        mistakes
+    }
+
+    /// The inputs as a list.
+    pub fn inputs(&self) -> &[String] {
+        match &self.input {
+            OneOrMany::One(uri) => std::slice::from_ref(uri),
+            OneOrMany::Many(uris) => uris,
+        }
+    }
+}
+
+/// A job as accepted: an object in the store, written once, before 202.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Version 7, so that ids sort by time.
+    pub id: Uuid,
+    /// As submitted.
+    pub document: JobDocument,
+    /// The version that the reference named at submission.
+    pub version: u32,
+    /// Its component.
+    pub digest: Digest,
+    /// When it was accepted.
+    pub submitted_at: Timestamp,
+}
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// Planned; no task has started.
+    Queued,
+    /// Tasks run.
+    Running,
+    /// Done: the manifest and the result are there.
+    Succeeded,
+    /// Ended without a manifest, because tasks failed.
+    Failed,
+    /// Ended without a manifest, because someone asked.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether it will not change any more.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// Tasks by state. Every task of the plan is in exactly one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskCounts {
+    /// All.
+    pub total: u64,
+    /// Not yet given to a worker.
+    pub waiting: u64,
+    /// Given to the queue or a worker.
+    pub running: u64,
+    /// Committed.
+    pub done: u64,
+    /// Given up.
+    pub failed: u64,
+}
+
+/// What a job took, summed over every attempt that was heard of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Sums of the tasks; of memory the peak.
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// Attempts at tasks, the failed ones included.
+    pub attempts: u64,
+    /// From submission to the end.
+    pub elapsed_ms: u64,
+}
+
+/// How a job ended: an object in the store, written once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobOutcome {
+    /// Succeeded, failed or cancelled.
+    pub state: JobState,
+    /// When.
+    pub ended_at: Timestamp,
+    /// Why it did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+    /// The manifest, when there is output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<ObjectUri>,
+    /// The result of an aggregate as an object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_uri: Option<ObjectUri>,
+    /// Tasks by state.
+    pub tasks: TaskCounts,
+    /// What it took.
+    pub receipt: Receipt,
+    /// What the author should know though it succeeded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(json: Value) -> Result<JobDocument, serde_json::Error> {
+        serde_json::from_value(json)
+    }
+
+    #[test]
+    fn the_example_of_the_contract_is_read() {
+        let job = document(serde_json::json!({
+            "function": "credit-score@prod",
+            "input": ["s3://bank/customers/*.parquet"],
+            "format": "auto",
+            "columns": ["id", "income"],
+            "output": "s3://bank/scores/2026-11/",
+            "params": {"threshold": 0.2},
+            "csv": {"delimiter": ",", "header": true, "quote": "\"", "nulls": ["", "NA"]},
+            "split": {"target_bytes": "64MiB"},
+            "retry": {"attempts": 3, "backoff": "1s"},
+            "limits": {"memory": "256MiB", "task_timeout": "5m", "tolerated_failures": "0%", "max_parallel": 0}
+        }))
+        .unwrap();
+        assert_eq!(job.check(), Ok(()));
+        assert_eq!(job.inputs().len(), 1);
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_together() {
+        let job = document(serde_json::json!({
+            "function": "f", "input": "bank/x", "output": "s3://bank/out", "params": [1],
+            "csv": {"delimiter": "\""}, "retry": {"attempts": 0}, "limits": {"memory": "1B"}
+        }))
+        .unwrap();
+        let problem = job.check().unwrap_err();
+        assert_eq!(problem.code, ErrorKind::InvalidJob);
+        for part in ["s3://bucket/key", "ends in '/'", "params", "must differ", "attempts", "limits.memory"] {
+            assert!(problem.detail.contains(part), "{part}: {}", problem.detail);
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_errors() {
+        let job = serde_json::json!({"function": "f", "input": "s3://bank/x", "outptu": "s3://bank/"});
+        assert!(document(job).unwrap_err().to_string().contains("outptu"));
+    }
+}

@@ -1,0 +1,146 @@
+//! Where the platform keeps its own objects, records and messages: pure
+//! functions from identifiers to keys and subjects.
+//!
+//! Objects lie in the system bucket. Identifiers that get here are validated,
+//! so no key needs escaping.
+
+use uuid::Uuid;
+
+use crate::{digest::Digest, names::FunctionName};
+
+/// The bucket of the platform's own objects, unless configured otherwise.
+pub const SYSTEM_BUCKET_DEFAULT: &str = "fanfold";
+
+/// Queue of the leases of jobs' tasks.
+pub const TASK_QUEUE: &str = "tasks";
+
+/// A component, by its content.
+pub fn component(digest: &Digest) -> String {
+    format!("components/{}.wasm", digest.to_hex())
+}
+
+/// A version of a function.
+pub fn version(name: &FunctionName, version: u32) -> String {
+    format!("functions/{name}/versions/{version:08}.json")
+}
+
+/// All versions of a function.
+pub fn versions(name: &FunctionName) -> String {
+    format!("functions/{name}/versions/")
+}
+
+/// A function's aliases, as the store keeps them for the day the backbone is lost.
+pub fn aliases(name: &FunctionName) -> String {
+    format!("functions/{name}/aliases.json")
+}
+
+/// All functions.
+pub fn functions() -> &'static str {
+    "functions/"
+}
+
+/// Record of a function in the backbone.
+pub fn function_record(name: &FunctionName) -> String {
+    format!("functions/{name}")
+}
+
+/// A job's folder.
+pub fn job(id: &Uuid) -> String {
+    format!("jobs/{id}/")
+}
+
+/// All jobs.
+pub fn jobs() -> &'static str {
+    "jobs/"
+}
+
+/// The job as accepted.
+pub fn job_document(id: &Uuid) -> String {
+    format!("jobs/{id}/job.json")
+}
+
+/// The head of its plan.
+pub fn plan(id: &Uuid) -> String {
+    format!("jobs/{id}/plan.json")
+}
+
+/// A shard of its partitions: one JSON document a line.
+pub fn plan_shard(id: &Uuid, shard: u32) -> String {
+    format!("jobs/{id}/plan/{shard:06}.jsonl")
+}
+
+/// All commits of a job.
+pub fn commits(id: &Uuid) -> String {
+    format!("jobs/{id}/commits/")
+}
+
+/// The commit of a lease.
+pub fn commit(id: &Uuid, stage: u32, group: u32, round: u32) -> String {
+    format!("jobs/{id}/commits/{stage:02}/{group:07}/{round:03}.json")
+}
+
+/// Reads stage, group and round back from a key made by [`commit`].
+pub fn parse_commit(id: &Uuid, key: &str) -> Option<(u32, u32, u32)> {
+    let rest = key.strip_prefix(&commits(id))?.strip_suffix(".json")?;
+    let mut parts = rest.split('/').map(|part| part.parse().ok());
+    let parsed = (parts.next()??, parts.next()??, parts.next()??);
+    parts.next().is_none().then_some(parsed)
+}
+
+/// Objects that an attempt stages: states and answers too large for a commit.
+pub fn staged(id: &Uuid, stage: u32, task: u32, attempt: &Uuid, what: &str) -> String {
+    format!("jobs/{id}/staged/{stage:02}/{task:07}-{attempt}.{what}")
+}
+
+/// Where a job that names no output puts its tables.
+pub fn default_output(id: &Uuid) -> String {
+    format!("jobs/{id}/output/")
+}
+
+/// Name of a table that an attempt stages under an output prefix.
+pub fn output_part(task: u32, attempt: &Uuid, extension: &str) -> String {
+    format!("part-{task:07}-{attempt}.{extension}")
+}
+
+/// How a job ended.
+pub fn outcome(id: &Uuid) -> String {
+    format!("jobs/{id}/outcome.json")
+}
+
+/// Record of a job in the backbone.
+pub fn job_record(id: &Uuid) -> String {
+    format!("jobs/{id}")
+}
+
+/// Mark in the backbone that a job is to be stopped.
+pub fn job_cancel(id: &Uuid) -> String {
+    format!("cancels/{id}")
+}
+
+/// Subject on which commits of a job are announced.
+pub fn commit_subject(id: &Uuid) -> String {
+    format!("jobs.{id}.commits")
+}
+
+/// Subject on which a job's cancellation is announced.
+pub fn cancel_subject(id: &Uuid) -> String {
+    format!("jobs.{id}.cancel")
+}
+
+/// Record in the backbone of a request made under an idempotency key.
+pub fn idempotency(scope: &str, key_digest: &Digest) -> String {
+    format!("idempotency/{scope}/{}", key_digest.to_hex())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commit_keys_read_back() {
+        let id = Uuid::from_u128(7);
+        assert_eq!(parse_commit(&id, &commit(&id, 2, 31, 1)), Some((2, 31, 1)));
+        assert_eq!(parse_commit(&id, "jobs/x/commits/00/0000001/000.json"), None);
+        assert_eq!(parse_commit(&id, &format!("{}00/1.json", commits(&id))), None);
+    }
+}

@@ -1,0 +1,135 @@
+//! Every bound of the platform, each with its reason, in one place.
+//!
+//! A `_MAX` is hard; what a deployment or an operator may raise has a
+//! `_DEFAULT` beside it. A refused request says which bound, what was found
+//! and how to raise it.
+
+use std::time::Duration;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Body of a synchronous call: held in memory, copied into the guest.
+pub const BODY_BYTES_DEFAULT: u64 = 6 * MIB;
+/// As far as an operator can raise it; larger data goes through the store.
+pub const BODY_BYTES_MAX: u64 = 32 * MIB;
+/// Payload of an asynchronous call: it travels in one queue message.
+pub const ASYNC_PAYLOAD_BYTES_MAX: u64 = 256 * KIB;
+/// A function's answer: buffered whole before its status is sent.
+pub const RESPONSE_BYTES_MAX: u64 = 6 * MIB;
+/// All request headers together.
+pub const HEADER_BYTES_MAX: u64 = 32 * KIB;
+/// Number of request headers.
+pub const HEADERS_MAX: usize = 100;
+/// Path and query together.
+pub const URL_BYTES_MAX: u64 = 8 * KIB;
+/// JSON of a job, of settings, of an alias: small documents all.
+pub const DOCUMENT_BYTES_MAX: u64 = MIB;
+
+/// All linear memories of an invocation together.
+pub const MEMORY_BYTES_DEFAULT: u64 = 256 * MIB;
+/// What 32-bit addresses can hold.
+pub const MEMORY_BYTES_MAX: u64 = 4 * GIB;
+/// Least memory that a guest with a standard library starts with.
+pub const MEMORY_BYTES_MIN: u64 = 4 * MIB;
+/// Linear memories of a component; the adapter and two languages fit.
+pub const MEMORIES_MAX: u32 = 8;
+/// Tables of a component.
+pub const TABLES_MAX: u32 = 16;
+/// Core instances of a component.
+pub const CORE_INSTANCES_MAX: u32 = 64;
+/// Elements of all tables together: function pointers of a large program.
+pub const TABLE_ELEMENTS_MAX: usize = 20_000;
+/// Stack of WebAssembly code.
+pub const WASM_STACK_BYTES: usize = 512 << 10;
+/// Native stack of an invocation, for the code and the host calls under it.
+pub const ASYNC_STACK_BYTES: usize = 2 << 20;
+/// Resources (open tables, objects, streams) of an invocation.
+pub const HANDLES_MAX: usize = 1_024;
+
+/// Wall time of a synchronous call.
+pub const SYNC_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// Wall time of an asynchronous call or a task.
+pub const TASK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
+/// The longest that anything may run.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+/// How often running guests are interrupted to look at the clock.
+pub const EPOCH_TICK: Duration = Duration::from_millis(10);
+
+/// Log of an invocation; a marker stands where it was cut.
+pub const LOG_BYTES_MAX: usize = 256 << 10;
+/// A line of it.
+pub const LOG_LINE_BYTES_MAX: usize = 8 << 10;
+
+/// A component as uploaded.
+pub const COMPONENT_BYTES_DEFAULT: u64 = 20 * MIB;
+/// As far as an operator can raise it.
+pub const COMPONENT_BYTES_MAX: u64 = 64 * MIB;
+/// CPU time of the process that compiles a component.
+pub const COMPILE_CPU_SECONDS: u64 = 60;
+/// Memory of the process that compiles a component.
+pub const COMPILE_MEMORY_BYTES: u64 = 2 * GIB;
+/// Compilers running at once on a host.
+pub const COMPILES_MAX: usize = 2;
+
+/// Bytes in one call between host and guest, either way.
+pub const TRANSFER_BYTES_MAX: u64 = 16 * MIB;
+/// One Arrow batch as IPC.
+pub const BATCH_BYTES_MAX: u64 = 8 * MIB;
+/// Partial state of an aggregate: two of them fit in one transfer.
+pub const STATE_BYTES_MAX: u64 = 8 * MIB;
+/// Random bytes in one call.
+pub const RANDOM_BYTES_MAX: u32 = 4 << 10;
+/// One ranged read of an object.
+pub const RANGE_BYTES_MAX: u64 = 16 * MIB;
+/// Ranged reads of an invocation at once.
+pub const RANGES_IN_FLIGHT_MAX: usize = 8;
+/// Objects in one answer of a listing.
+pub const LIST_PAGE_MAX: usize = 1_000;
+/// One record of a text table: a row larger than this is a mistake.
+pub const RECORD_BYTES_MAX: u64 = 8 * MIB;
+/// Columns of a table: wider tables make schemas that do not fit a call.
+pub const COLUMNS_MAX: usize = 10_000;
+
+/// Bytes that the host decompresses for one task.
+pub const DECODED_BYTES_MAX: u64 = 16 * GIB;
+/// Decompressed bytes for each stored byte.
+pub const DECODED_RATIO_MAX: u64 = 200;
+/// One decompressed page or block of a table.
+pub const PAGE_BYTES_MAX: u64 = 64 * MIB;
+
+/// Invocations of one function at once.
+pub const FUNCTION_CONCURRENCY_DEFAULT: usize = 50;
+/// Invocations of one tenant at once.
+pub const TENANT_CONCURRENCY_DEFAULT: usize = 200;
+/// As far as an operator can raise it.
+pub const TENANT_CONCURRENCY_MAX: usize = 1_000;
+/// Waiting invocations of a tenant.
+pub const QUEUE_DEPTH_MAX: usize = 10_000;
+
+/// Partitions of a job.
+pub const PARTITIONS_MAX: usize = 1_000_000;
+/// Tasks of a job that are queued or running at once.
+pub const TASKS_OUTSTANDING_MAX: usize = 10_000;
+/// Inputs (URIs, globs, prefixes) of a job.
+pub const INPUTS_MAX: usize = 1_000;
+/// Attempts at a task.
+pub const ATTEMPTS_DEFAULT: u32 = 3;
+/// As far as a job can raise it.
+pub const ATTEMPTS_MAX: u32 = 10;
+/// How long an idempotency key is remembered.
+pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(24 * 3_600);
+/// Bytes of an idempotency key.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+
+/// From accept to the first byte of a request.
+pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(5);
+/// From the first byte to the end of the headers.
+pub const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two pieces of a request's body.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Connections at once; beyond, accepting waits.
+pub const CONNECTIONS_MAX: usize = 20_000;
+/// From the signal to stop until what still runs is dropped.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);

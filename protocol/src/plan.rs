@@ -1,0 +1,336 @@
+//! A job taken apart: partitions, tasks, and who is folded with whom.
+//!
+//! A plan is a pure function of the job and the pinned listing: no clock and no
+//! randomness. It is written once to the store; with the commits beside it, it
+//! is all that is needed to go on with a job.
+//!
+//! Stage 0 holds one task for each partition. Of an aggregate, each further
+//! stage merges [`FOLD_WIDTH`] neighbouring states into one, in order, until
+//! one is left, which is finished. Tasks are leased in groups of neighbours.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    digest::Digest,
+    function::Export,
+    job::{CsvOptions, Format},
+    uri::{ObjectUri, PinnedObject},
+};
+
+/// States merged by one task of a fold.
+pub const FOLD_WIDTH: u32 = 16;
+
+/// Most tasks in one lease, so that a lease stays a small message and a lost
+/// one costs little.
+pub const GROUP_TASKS_MAX: u32 = 64;
+
+/// Stored bytes that a lease aims at; larger partitions are leased alone.
+pub const GROUP_BYTES_TARGET: u64 = 4 << 20;
+
+/// Partitions in one object of a stored plan.
+pub const SHARD_PARTITIONS: usize = 10_000;
+
+/// Bytes to `end`, not including it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ByteRange {
+    /// First byte.
+    pub start: u64,
+    /// The byte after the last.
+    pub end: u64,
+}
+
+/// A part of an object's rows, in one definite state of the object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Slice {
+    /// The object.
+    pub object: PinnedObject,
+    /// Whole records of a text table; `None` for the whole object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<ByteRange>,
+    /// Row groups of a Parquet table; `None` for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row_groups: Option<Vec<u32>>,
+}
+
+/// The input of one task: slices, read in order as one table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Partition {
+    /// In the order in which they are read.
+    pub slices: Vec<Slice>,
+}
+
+impl Partition {
+    /// Stored bytes, all slices together.
+    pub fn bytes(&self) -> u64 {
+        let slice = |s: &Slice| s.bytes.map_or(s.object.pin.size, |r| r.end - r.start);
+        self.slices.iter().map(slice).sum()
+    }
+}
+
+/// What a job does with its partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// Each partition becomes a table.
+    Map,
+    /// All partitions become one answer.
+    Aggregate,
+}
+
+impl Shape {
+    /// The export that stage 0 runs.
+    pub fn export(self) -> Export {
+        match self {
+            Self::Map => Export::Mapper,
+            Self::Aggregate => Export::Aggregator,
+        }
+    }
+}
+
+/// The head of a stored plan; the partitions lie beside it in shards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The job.
+    pub job: Uuid,
+    /// The component.
+    pub digest: Digest,
+    /// What is done with the partitions.
+    pub shape: Shape,
+    /// Number of partitions, which is the number of tasks of stage 0.
+    pub partitions: u32,
+    /// Stored bytes of all partitions.
+    pub bytes: u64,
+    /// Number of shards.
+    pub shards: u32,
+    /// Tasks of each group of stage 0: groups are runs of neighbouring tasks.
+    pub groups: Vec<u32>,
+    /// Tasks of each stage: the first is [`Plan::partitions`].
+    pub stages: Vec<u32>,
+}
+
+impl Plan {
+    /// Lays out the stages and groups for partitions of these sizes in bytes.
+    pub fn lay_out(job: Uuid, digest: Digest, shape: Shape, sizes: &[u64]) -> Self {
+        let partitions = u32::try_from(sizes.len()).unwrap_or(u32::MAX);
+        let mut stages = vec![partitions];
+        if shape == Shape::Aggregate {
+            let mut width = partitions.div_ceil(FOLD_WIDTH).max(1);
+            stages.push(width);
+            while width > 1 {
+                width = width.div_ceil(FOLD_WIDTH);
+                stages.push(width);
+            }
+        }
+        Self {
+            job,
+            digest,
+            shape,
+            partitions,
+            bytes: sizes.iter().sum(),
+            shards: u32::try_from(sizes.len().div_ceil(SHARD_PARTITIONS)).unwrap_or(u32::MAX),
+            groups: group(sizes),
+            stages,
+        }
+    }
+
+    /// Number of tasks in all stages.
+    pub fn tasks(&self) -> u64 {
+        self.stages.iter().map(|n| u64::from(*n)).sum()
+    }
+
+    /// The tasks of each group of a stage, as `(first, count)`.
+    pub fn groups_of(&self, stage: u32) -> Vec<(u32, u32)> {
+        let mut first = 0;
+        let mut run = |count: u32| {
+            let at = first;
+            first += count;
+            (at, count)
+        };
+        if stage == 0 {
+            self.groups.iter().map(|count| run(*count)).collect()
+        } else {
+            (0..self.stages.get(stage as usize).copied().unwrap_or(0)).map(|_| run(1)).collect()
+        }
+    }
+
+    /// The tasks of the stage before whose states a task of a fold merges.
+    pub fn children(&self, stage: u32, task: u32) -> std::ops::Range<u32> {
+        let before = (stage as usize).checked_sub(1).and_then(|s| self.stages.get(s)).copied().unwrap_or(0);
+        let start = task.saturating_mul(FOLD_WIDTH).min(before);
+        start..start.saturating_add(FOLD_WIDTH).min(before)
+    }
+
+    /// Whether this stage's only task gives the job's answer.
+    pub fn finishes(&self, stage: u32) -> bool {
+        self.shape == Shape::Aggregate && stage > 0 && stage as usize == self.stages.len() - 1
+    }
+}
+
+/// Runs of neighbours, each within [`GROUP_TASKS_MAX`] and, unless it is one
+/// large partition, within [`GROUP_BYTES_TARGET`].
+fn group(sizes: &[u64]) -> Vec<u32> {
+    let mut groups: Vec<u32> = Vec::new();
+    let mut bytes = u64::MAX;
+    for size in sizes {
+        bytes = bytes.saturating_add(*size);
+        match groups.last_mut() {
+            Some(count) if *count < GROUP_TASKS_MAX && bytes <= GROUP_BYTES_TARGET => *count += 1,
+            _ => {
+                groups.push(1);
+                bytes = *size;
+            }
+        }
+    }
+    groups
+}
+
+/// A partial state: within the record that carries it, or an object of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StateRef {
+    /// Hexadecimal digits of a small state.
+    Inline(String),
+    /// A large one.
+    Object {
+        /// Where.
+        uri: ObjectUri,
+        /// Bytes.
+        size: u64,
+        /// Compared after reading.
+        digest: Digest,
+    },
+}
+
+/// Largest state that travels inside records and messages.
+pub const STATE_INLINE_BYTES_MAX: usize = 4 << 10;
+
+/// What a task does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Work {
+    /// Runs the mapper over the partition.
+    Map(Partition),
+    /// Runs the aggregator over the partition.
+    Accumulate(Partition),
+    /// Merges states in order; at the root, finishes.
+    Merge {
+        /// In the plan's order.
+        states: Vec<StateRef>,
+        /// Whether to make the answer out of the merged state.
+        finish: bool,
+    },
+}
+
+/// One task of a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Its place in its stage.
+    pub index: u32,
+    /// The attempt that this lease makes, from 1.
+    pub attempt: u32,
+    /// What to do.
+    pub work: Work,
+}
+
+/// The right and the duty to run some neighbouring tasks: one message of the
+/// queue `tasks`, complete in itself. Its commit goes to the key of its stage,
+/// group and round, where the first one wins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The job.
+    pub job: Uuid,
+    /// Stage of the plan.
+    pub stage: u32,
+    /// Group within the stage.
+    pub group: u32,
+    /// 0 for the first lease of the group; each commit that leaves tasks to be
+    /// tried again opens the next round.
+    pub round: u32,
+    /// The function's name and version, to find its settings.
+    pub function: String,
+    /// The version's number.
+    pub version: u32,
+    /// What the tasks have in common.
+    pub common: TaskCommon,
+    /// The tasks.
+    pub tasks: Vec<Task>,
+}
+
+/// What all tasks of a job have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskCommon {
+    /// JSON for `context.params`.
+    pub params: String,
+    /// How the input is stored.
+    pub format: Format,
+    /// Columns asked for by the job.
+    pub columns: Option<Vec<String>>,
+    /// How CSV is read.
+    pub csv: CsvOptions,
+    /// Where tables go; the job's own place in the system bucket when the job
+    /// names none.
+    pub output: ObjectUri,
+    /// How tables are stored.
+    pub output_format: Format,
+    /// Wall time of a task, ms.
+    pub timeout_ms: u64,
+    /// Memory of a task; the function's when absent.
+    pub memory_bytes: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn plan(shape: Shape, sizes: &[u64]) -> Plan {
+        Plan::lay_out(Uuid::nil(), Digest::of(b""), shape, sizes)
+    }
+
+    #[test]
+    fn a_fold_narrows_to_one() {
+        let stages = |n: usize| plan(Shape::Aggregate, &vec![1; n]).stages;
+        assert_eq!(stages(0), [0, 1]);
+        assert_eq!(stages(1), [1, 1]);
+        assert_eq!(stages(16), [16, 1]);
+        assert_eq!(stages(17), [17, 2, 1]);
+        assert_eq!(stages(1_000), [1_000, 63, 4, 1]);
+        assert_eq!(plan(Shape::Map, &[1; 5]).stages, [5]);
+    }
+
+    #[test]
+    fn large_partitions_are_leased_alone() {
+        let large = GROUP_BYTES_TARGET + 1;
+        assert_eq!(group(&[1, 1, large, 1, large, large, 1, 1]), [2, 1, 1, 1, 1, 2]);
+        assert_eq!(group(&[0; 130]), [64, 64, 2]);
+        assert_eq!(group(&[]), [0; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_task_is_in_one_group_and_every_state_has_one_parent(
+            sizes in proptest::collection::vec(0..GROUP_BYTES_TARGET * 2, 0..600)
+        ) {
+            let plan = plan(Shape::Aggregate, &sizes);
+            for stage in 0..plan.stages.len() as u32 {
+                let mut next = 0;
+                for (first, count) in plan.groups_of(stage) {
+                    prop_assert_eq!(first, next);
+                    next = first + count;
+                }
+                prop_assert_eq!(next, plan.stages[stage as usize]);
+                let mut child = 0;
+                if stage > 0 {
+                    for task in 0..plan.stages[stage as usize] {
+                        prop_assert_eq!(plan.children(stage, task).start, child);
+                        child = plan.children(stage, task).end;
+                    }
+                    prop_assert_eq!(child, plan.stages[stage as usize - 1]);
+                }
+            }
+            prop_assert!(plan.finishes(plan.stages.len() as u32 - 1));
+        }
+    }
+}
