@@ -177,9 +177,10 @@ prove() {
 }
 
 finish() {
-    # The sources are big and done with; programs other than the compiler and
-    # its linker are not ours to offer.
+    # The sources are big and done with; links into packages that were not
+    # fetched lead nowhere.
     rm -rf "$work/new/usr/src" "$work/new/usr/lib/rustlib/src"
+    find "$work/new" -xtype l -exec rm -f {} +
     mv "$work/versions" "$work/new/packages"
     printf 'revision %s\n' "$REVISION" >"$work/new/stamp"
     if [ -e "$target" ]; then mv "$target" "$work/old"; fi

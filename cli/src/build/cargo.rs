@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Guest packages and the one cargo run that compiles them.
+//!
+//! Stands between the toolchain and componentising: finds out what a folder
+//! holds, then compiles any number of packages of one workspace together, with
+//! the same settings whatever the author's profile says. Diagnostics go from
+//! cargo straight to the author's stderr.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use serde::Deserialize;
+
+use super::{Error, process, toolchain::Toolchain};
+
+/// How every guest is compiled: small, fast, the same bytes each time.
+const PROFILE: &[(&str, &str)] = &[
+    ("OPT_LEVEL", "3"),
+    ("PANIC", "abort"),
+    ("LTO", "fat"),
+    ("CODEGEN_UNITS", "1"),
+    ("STRIP", "symbols"),
+    ("DEBUG", "false"),
+    ("INCREMENTAL", "false"),
+];
+
+/// A package that can become a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guest {
+    /// Its folder, with its Cargo.toml.
+    pub dir: PathBuf,
+    /// The package's name.
+    pub package: String,
+    /// Cargo's own identifier of the package.
+    pub id: String,
+    /// The root of its workspace; packages that share it are compiled together.
+    pub workspace: PathBuf,
+    /// Where its workspace's output goes.
+    pub target_dir: PathBuf,
+}
+
+/// What `cargo metadata` says, as far as it matters here.
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+    workspace_root: PathBuf,
+    target_directory: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    id: String,
+    name: String,
+    manifest_path: PathBuf,
+    targets: Vec<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    #[serde(default)]
+    crate_types: Vec<String>,
+}
+
+/// A line of `cargo build --message-format=json`.
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    #[serde(default)]
+    package_id: String,
+    target: Option<Target>,
+    #[serde(default)]
+    filenames: Vec<PathBuf>,
+}
+
+impl Target {
+    fn is_cdylib(&self) -> bool {
+        self.crate_types.iter().any(|kind| kind == "cdylib")
+    }
+}
+
+/// Looks at the packages in these folders, in the same order.
+pub fn locate(toolchain: &Toolchain, dirs: &[PathBuf]) -> Result<Vec<Guest>, Error> {
+    // One question to cargo answers for all packages of a workspace.
+    let mut known: Vec<Metadata> = Vec::new();
+    let mut guests = Vec::with_capacity(dirs.len());
+    for dir in dirs {
+        let manifest = dir.join("Cargo.toml");
+        let manifest = std::fs::canonicalize(&manifest).map_err(|cause| match cause.kind() {
+            std::io::ErrorKind::NotFound => Error::NoManifest { dir: dir.clone() },
+            _ => Error::file("read", &manifest, cause),
+        })?;
+        let guest = match known.iter().find_map(|metadata| metadata.guest(&manifest)) {
+            Some(guest) => guest,
+            None => {
+                let metadata = metadata(toolchain, &manifest)?;
+                let guest = metadata.guest(&manifest);
+                let guest = guest
+                    .unwrap_or_else(|| Err(Error::NoPackage { dir: dir.clone(), members: metadata.names() }));
+                known.push(metadata);
+                guest
+            }
+        }?;
+        guests.push(guest);
+    }
+    Ok(guests)
+}
+
+fn metadata(toolchain: &Toolchain, manifest: &Path) -> Result<Metadata, Error> {
+    let mut command = process::command(&toolchain.cargo, folder(manifest));
+    command.env("RUSTC", &toolchain.rustc);
+    command.args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path"]).arg(manifest);
+    let text = process::output(command).map_err(Error::Cargo)?;
+    serde_json::from_str(&text)
+        .map_err(|error| Error::Cargo(format!("expected metadata from cargo, found {error}")))
+}
+
+impl Metadata {
+    /// The package of this manifest; `None` when it is not of this workspace.
+    fn guest(&self, manifest: &Path) -> Option<Result<Guest, Error>> {
+        let package = self.packages.iter().find(|package| package.manifest_path == manifest)?;
+        if !package.targets.iter().any(Target::is_cdylib) {
+            return Some(Err(Error::NotACdylib {
+                package: package.name.clone(),
+                manifest: manifest.to_owned(),
+            }));
+        }
+        Some(Ok(Guest {
+            dir: folder(manifest).to_owned(),
+            package: package.name.clone(),
+            id: package.id.clone(),
+            workspace: self.workspace_root.clone(),
+            target_dir: self.target_directory.clone(),
+        }))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.packages.iter().map(|package| package.name.clone()).collect()
+    }
+}
+
+/// Compiles packages of one workspace in one run of cargo, and gives the file
+/// of each, by the package's id.
+pub fn compile(toolchain: &Toolchain, guests: &[&Guest]) -> Result<BTreeMap<String, PathBuf>, Error> {
+    let Some(first) = guests.first() else {
+        return Ok(BTreeMap::new());
+    };
+    let mut command = command(toolchain, first);
+    for guest in guests {
+        command.args(["--package", &guest.id]);
+    }
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| {
+        Error::Cargo(format!("could not start `{}`: {error}; install Rust", toolchain.cargo.display()))
+    })?;
+    let mut files = BTreeMap::new();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            files.extend(artifact(&line));
+        }
+    }
+    let status = child.wait().map_err(|error| Error::Cargo(format!("could not wait for cargo: {error}")))?;
+    if !status.success() {
+        return Err(Error::Compile { packages: guests.iter().map(|guest| guest.package.clone()).collect() });
+    }
+    Ok(files)
+}
+
+fn command(toolchain: &Toolchain, guest: &Guest) -> Command {
+    let mut command = process::command(&toolchain.cargo, &guest.dir);
+    command.args(["build", "--lib", "--release", "--target", toolchain.target]);
+    command.arg("--message-format=json-render-diagnostics");
+    command.env("RUSTC", &toolchain.rustc);
+    for (key, value) in PROFILE {
+        command.env(format!("CARGO_PROFILE_RELEASE_{key}"), value);
+    }
+    let theirs = theirs(|name| std::env::var(name).ok());
+    let ours = ours(&guest.workspace, cargo_home().as_deref());
+    match theirs {
+        // Variables hide every list in cargo's configuration files, so ours join
+        // the author's variable where there is one, and the configuration where
+        // there is none.
+        Some(theirs) => {
+            let all: Vec<String> = theirs.into_iter().chain(ours).collect();
+            command.env("CARGO_ENCODED_RUSTFLAGS", all.join("\x1f")).env_remove("RUSTFLAGS");
+        }
+        None => {
+            let list = toml::Value::Array(ours.into_iter().map(toml::Value::String).collect());
+            command.arg("--config").arg(format!("target.{}.rustflags={list}", toolchain.target));
+        }
+    }
+    command
+}
+
+/// The author's flags from the environment, as cargo would read them.
+fn theirs(variable: impl Fn(&str) -> Option<String>) -> Option<Vec<String>> {
+    let split = |text: String, at: fn(char) -> bool| {
+        text.split(at).filter(|flag| !flag.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    variable("CARGO_ENCODED_RUSTFLAGS")
+        .map(|text| split(text, |c| c == '\x1f'))
+        .or_else(|| variable("RUSTFLAGS").map(|text| split(text, char::is_whitespace)))
+}
+
+/// The sandbox has SIMD. Folders of this machine are kept out of the messages of
+/// panics: they are nobody's business, and without them the bytes, and so the
+/// digest, do not depend on where the sources lie.
+fn ours(workspace: &Path, cargo_home: Option<&Path>) -> Vec<String> {
+    // A workspace often takes a library from beside it, hence its parent.
+    let sources = workspace.parent().filter(|parent| parent.parent().is_some()).unwrap_or(workspace);
+    let mut flags = vec!["-Ctarget-feature=+simd128".to_owned()];
+    flags.push(format!("--remap-path-prefix={}=/src", sources.display()));
+    if let Some(home) = cargo_home {
+        flags.push(format!("--remap-path-prefix={}=/cargo", home.display()));
+    }
+    flags
+}
+
+fn cargo_home() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("CARGO_HOME").or_else(|| set("HOME").map(|home| home.join(".cargo")))
+}
+
+/// The package and file that a line of cargo's tells of, if it tells of a guest.
+fn artifact(line: &str) -> Option<(String, PathBuf)> {
+    let message: Message = serde_json::from_str(line).ok()?;
+    if message.reason != "compiler-artifact" || !message.target?.is_cdylib() {
+        return None;
+    }
+    let file =
+        message.filenames.into_iter().find(|file| file.extension().is_some_and(|kind| kind == "wasm"))?;
+    Some((message.package_id, file))
+}
+
+fn folder(manifest: &Path) -> &Path {
+    manifest.parent().unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_author_s_flags_are_read_as_cargo_reads_them() {
+        let read = |set: &[(&str, &str)]| {
+            theirs(|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        };
+        assert_eq!(read(&[]), None);
+        assert_eq!(read(&[("RUSTFLAGS", " -D  warnings ")]).unwrap(), ["-D", "warnings"]);
+        let both = [("RUSTFLAGS", "-D"), ("CARGO_ENCODED_RUSTFLAGS", "--cfg\x1fa b")];
+        assert_eq!(read(&both).unwrap(), ["--cfg", "a b"]);
+    }
+
+    #[test]
+    fn folders_of_the_machine_are_renamed() {
+        let flags = ours(Path::new("/home/me/repo/functions"), Some(Path::new("/home/me/.cargo")));
+        assert_eq!(flags[1], "--remap-path-prefix=/home/me/repo=/src");
+        assert_eq!(flags[2], "--remap-path-prefix=/home/me/.cargo=/cargo");
+        assert_eq!(ours(Path::new("/guest"), None)[1], "--remap-path-prefix=/guest=/src");
+    }
+
+    #[test]
+    fn cargo_s_lines_are_understood() {
+        let line = |reason: &str, kind: &str, file: &str| {
+            format!(
+                r#"{{"reason":"{reason}","package_id":"p","target":{{"crate_types":["{kind}"]}},"filenames":["{file}"]}}"#
+            )
+        };
+        let guest = line("compiler-artifact", "cdylib", "/t/a.wasm");
+        assert_eq!(artifact(&guest), Some(("p".to_owned(), "/t/a.wasm".into())));
+        assert_eq!(artifact(&line("compiler-artifact", "proc-macro", "/t/a.so")), None);
+        assert_eq!(artifact(&line("compiler-message", "cdylib", "/t/a.wasm")), None);
+        assert_eq!(artifact(r#"{"reason":"build-finished","success":true}"#), None);
+        assert_eq!(artifact("not json"), None);
+    }
+}

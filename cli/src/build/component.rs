@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From the compiler's output to a component that the platform accepts.
+//!
+//! Stands between cargo and the file that `fanfold deploy` sends. The result
+//! depends on the module's bytes alone: the same module gives the same
+//! component, so its digest names it on every machine.
+
+use wasi_preview1_component_adapter_provider as adapter;
+use wasmparser::Parser;
+use wit_component::ComponentEncoder;
+
+use super::{Error, check};
+
+/// Makes a component of a core module for wasm32-wasip1 or
+/// wasm32-unknown-unknown; hands a component through as it is.
+pub fn componentise(wasm: Vec<u8>) -> Result<Vec<u8>, Error> {
+    if Parser::is_component(&wasm) {
+        return Ok(wasm);
+    }
+    // The adapter translates the old system interface (wasi_snapshot_preview1),
+    // which the standard library of wasip1 speaks, into the one of components;
+    // what the module does not use of it is left out.
+    ComponentEncoder::default()
+        .validate(true)
+        .module(&wasm)
+        .and_then(|encoder| {
+            encoder.adapter(
+                adapter::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME,
+                adapter::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
+            )
+        })
+        .and_then(|mut encoder| encoder.encode())
+        .map_err(|error| Error::NotAFunction { cause: format!("{error:#}") })
+}
+
+/// Makes a component and checks it as the platform will at deployment.
+pub fn finish(wasm: Vec<u8>) -> Result<(Vec<u8>, check::ComponentInfo), Error> {
+    let component = componentise(wasm)?;
+    let info = check::check(&component)?;
+    Ok((component, info))
+}

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From an author's crate to a component: what `fanfold build` does.
+//!
+//! `toolchain` finds a compiler, `cargo` runs it, `component` wraps what it made,
+//! `check` judges it as the platform will, `settings` reads what the author says
+//! of it. Invariant: a file is written only when the platform would accept it,
+//! and whole or not at all.
+
+pub mod cargo;
+pub mod check;
+pub mod component;
+mod process;
+pub mod settings;
+pub mod toolchain;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use fanfold_protocol::function::Export;
+
+use cargo::Guest;
+use settings::FunctionFile;
+use toolchain::{Search, Toolchain};
+
+/// A function that is ready to be deployed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Built {
+    /// The component.
+    pub path: PathBuf,
+    /// Its bytes.
+    pub size_bytes: u64,
+    /// What of `fanfold:function` it exports.
+    pub functions: Vec<Export>,
+    /// Everything that it exports, by name.
+    pub exports: Vec<String>,
+    /// Everything that it imports, by name.
+    pub imports: Vec<String>,
+    /// Its name and settings.
+    pub settings: FunctionFile,
+}
+
+impl fmt::Display for Built {
+    /// A line with the file, then the exports and the imports.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kib = self.size_bytes as f64 / 1024.0;
+        write!(f, "{}: {} ({kib:.1} KiB)", self.settings.name, self.path.display())?;
+        for name in &self.exports {
+            write!(f, "\n  exports {name}")?;
+        }
+        for name in &self.imports {
+            write!(f, "\n  imports {name}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why there is no component.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No route leads to a compiler for WebAssembly.
+    #[error(
+        "expected a Rust toolchain for WebAssembly, found none; run `rustup target add wasm32-wasip2`, or mend one \
+         of these:\n{0}"
+    )]
+    NoToolchain(Search),
+    /// The folder is no package.
+    #[error("expected a Cargo.toml in {}, found none; name a function's folder, or make one with `fanfold new`", .dir.display())]
+    NoManifest {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// The folder is a workspace without a package of its own.
+    #[error("expected a package in {}, found a workspace of {}; name the folder of one of them", .dir.display(), .members.join(", "))]
+    NoPackage {
+        /// The folder.
+        dir: PathBuf,
+        /// The workspace's packages.
+        members: Vec<String>,
+    },
+    /// The package does not say that it is a dynamic library.
+    #[error(
+        "expected {package} to be a cdylib, found none; add this to {}:\n[lib]\ncrate-type = [\"cdylib\", \"rlib\"]",
+        .manifest.display()
+    )]
+    NotACdylib {
+        /// The package.
+        package: String,
+        /// Its Cargo.toml.
+        manifest: PathBuf,
+    },
+    /// Two functions that would overwrite each other.
+    #[error("expected distinct names, found {name} twice; change one of them in function.toml")]
+    SameName {
+        /// The name.
+        name: String,
+    },
+    /// The package's name is no function's name.
+    #[error(
+        "expected a name for the package {package}, found no function.toml, and {cause}; add function.toml with name = \"…\""
+    )]
+    Name {
+        /// The package.
+        package: String,
+        /// What is wrong with its name.
+        cause: String,
+    },
+    /// Mistakes in function.toml.
+    #[error(transparent)]
+    Settings(#[from] settings::Mistakes),
+    /// Cargo could not be asked or run.
+    #[error("{0}")]
+    Cargo(String),
+    /// The compiler has refused; it has said why.
+    #[error("could not compile {}; correct what the compiler says above", .packages.join(", "))]
+    Compile {
+        /// What was being compiled.
+        packages: Vec<String>,
+    },
+    /// A module that cannot become a component.
+    #[error(
+        "expected a module made for fanfold:function, found one that cannot be wrapped ({cause}); use fanfold-sdk, or wit-bindgen with the platform's WIT"
+    )]
+    NotAFunction {
+        /// What wit-component says.
+        cause: String,
+    },
+    /// A component that the platform would refuse.
+    #[error(transparent)]
+    Refused(#[from] check::CheckError),
+    /// A file that cannot be read or written.
+    #[error("could not {action} {}: {cause}", .path.display())]
+    File {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        cause: std::io::Error,
+    },
+}
+
+impl Error {
+    fn file(action: &'static str, path: &Path, cause: std::io::Error) -> Self {
+        Self::File { action, path: path.to_owned(), cause }
+    }
+}
+
+/// A result of this module.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Builds the function in `dir` to `out`, by default `fanfold/NAME.wasm` in the
+/// crate's target folder. May install a toolchain the first time.
+pub fn build(dir: &Path, out: Option<&Path>, progress: &mut dyn FnMut(&str)) -> Result<Built> {
+    let dirs = [dir.to_owned()];
+    let toolchain = ready(dir, progress)?;
+    let guests = described(&toolchain, &dirs)?;
+    let mut built = make(&toolchain, guests, out, progress)?;
+    // One folder in, one function out.
+    built.pop().ok_or_else(|| Error::NoManifest { dir: dir.to_owned() })
+}
+
+/// Builds the functions in these folders, in the same order, each to its default
+/// place. Those of one workspace are compiled together. The first folder decides
+/// which Rust is active.
+pub fn build_all(dirs: &[PathBuf], progress: &mut dyn FnMut(&str)) -> Result<Vec<Built>> {
+    let Some(first) = dirs.first() else {
+        return Ok(Vec::new());
+    };
+    let toolchain = ready(first, progress)?;
+    let guests = described(&toolchain, dirs)?;
+    make(&toolchain, guests, None, progress)
+}
+
+fn ready(dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<Toolchain> {
+    if !dir.join("Cargo.toml").is_file() {
+        return Err(Error::NoManifest { dir: dir.to_owned() });
+    }
+    let search = toolchain::find(dir, true, progress);
+    let Some(chosen) = search.chosen.clone() else {
+        return Err(Error::NoToolchain(search));
+    };
+    progress("guest toolchain:");
+    search.to_string().lines().for_each(progress);
+    Ok(chosen)
+}
+
+/// The guests with their settings: an author's mistakes are told before a long
+/// compilation, not after.
+fn described(toolchain: &Toolchain, dirs: &[PathBuf]) -> Result<Vec<(Guest, FunctionFile)>> {
+    let guests = cargo::locate(toolchain, dirs)?;
+    let mut described = Vec::with_capacity(guests.len());
+    for guest in guests {
+        let settings = settings::read(&guest.dir, &guest.package)?;
+        let same = |(other, file): &&(Guest, FunctionFile)| {
+            other.target_dir == guest.target_dir && file.name == settings.name
+        };
+        if described.iter().find(same).is_some() {
+            return Err(Error::SameName { name: settings.name.to_string() });
+        }
+        described.push((guest, settings));
+    }
+    Ok(described)
+}
+
+fn make(
+    toolchain: &Toolchain,
+    guests: Vec<(Guest, FunctionFile)>,
+    out: Option<&Path>,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Vec<Built>> {
+    let mut workspaces: BTreeMap<&Path, Vec<&Guest>> = BTreeMap::new();
+    for (guest, _) in &guests {
+        workspaces.entry(&guest.workspace).or_default().push(guest);
+    }
+    let mut files = BTreeMap::new();
+    for together in workspaces.into_values() {
+        let names: Vec<&str> = together.iter().map(|guest| guest.package.as_str()).collect();
+        progress(&format!("compiling {} for {}", names.join(", "), toolchain.target));
+        files.extend(cargo::compile(toolchain, &together)?);
+    }
+    let mut built = Vec::with_capacity(guests.len());
+    for (guest, settings) in guests {
+        let wasm = files.get(&guest.id).ok_or_else(|| {
+            Error::Cargo(format!(
+                "expected cargo to name the file of {}, found none; run `cargo clean`",
+                guest.package
+            ))
+        })?;
+        let default = guest.target_dir.join("fanfold").join(format!("{}.wasm", settings.name));
+        built.push(finish(wasm, out.unwrap_or(&default), settings)?);
+    }
+    Ok(built)
+}
+
+fn finish(wasm: &Path, path: &Path, settings: FunctionFile) -> Result<Built> {
+    let module = std::fs::read(wasm).map_err(|cause| Error::file("read", wasm, cause))?;
+    let (component, info) = component::finish(module)?;
+    write_whole(path, &component)?;
+    Ok(Built {
+        path: path.to_owned(),
+        size_bytes: info.size_bytes,
+        functions: info.functions,
+        exports: info.exports,
+        imports: info.imports,
+        settings,
+    })
+}
+
+/// Another process, such as a deployment, never sees half a file.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let failed = |cause| Error::file("write", path, cause);
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let mut part = path.as_os_str().to_owned();
+    part.push(format!(".{}.part", std::process::id()));
+    let part = PathBuf::from(part);
+    let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
+    if written.is_err() {
+        // What is told is why the write failed, whatever becomes of the rest.
+        let _ = std::fs::remove_file(&part);
+    }
+    written.map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_without_a_package_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = build(dir.path(), None, &mut |_| {}).unwrap_err().to_string();
+        assert!(said.starts_with("expected a Cargo.toml in") && said.contains("fanfold new"), "{said}");
+        assert_eq!(build_all(&[], &mut |_| {}).unwrap(), []);
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b.wasm");
+        write_whole(&path, b"one").unwrap();
+        write_whole(&path, b"two").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(std::fs::read_dir(dir.path().join("a")).unwrap().count(), 1);
+        let said = write_whole(dir.path(), b"x").unwrap_err().to_string();
+        assert!(said.starts_with("could not write "), "{said}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
