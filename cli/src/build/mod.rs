@@ -67,13 +67,19 @@ pub enum Error {
     )]
     NoToolchain(Search),
     /// The folder is no package.
-    #[error("expected a Cargo.toml in {}, found none; name a function's folder, or make one with `fanfold new`", .dir.display())]
+    #[error(
+        "expected a Cargo.toml in {}, found none; name a function's folder, or make one with `fanfold new`",
+        .dir.display()
+    )]
     NoManifest {
         /// The folder.
         dir: PathBuf,
     },
     /// The folder is a workspace without a package of its own.
-    #[error("expected a package in {}, found a workspace of {}; name the folder of one of them", .dir.display(), .members.join(", "))]
+    #[error(
+        "expected a package in {}, found a workspace of {}; name the folder of one of them",
+        .dir.display(), .members.join(", ")
+    )]
     NoPackage {
         /// The folder.
         dir: PathBuf,
