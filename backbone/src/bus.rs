@@ -1,0 +1,137 @@
+//! The event bus: best effort fan-out of small notices (progress, cancellations, cache hints).
+//!
+//! Beside the flow of work, never part of it: whatever must not be lost goes through a queue or a key.
+//! Invariant: a publisher never waits for a subscriber; a slow one loses its oldest events and is told so.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::Stream;
+use futures::task::AtomicWaker;
+
+use crate::name::Pattern;
+
+/// Largest payload of an event, in bytes.
+pub const EVENT_BYTES_MAX: usize = crate::kv::VALUE_BYTES_MAX;
+/// Events that may wait for one subscriber before the oldest are dropped.
+pub const EVENTS_PENDING_MAX: usize = 4_096;
+/// Bytes that may wait for one subscriber before the oldest events are dropped.
+pub const EVENT_BYTES_PENDING_MAX: usize = 16 << 20;
+
+/// What a subscriber sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Somebody published this.
+    Published {
+        /// Where it was published.
+        subject: String,
+        /// What was published.
+        payload: Bytes,
+    },
+    /// The subscriber was too slow and this many events are lost to it; read the state anew.
+    Lagged(u64),
+}
+
+/// A stream of events. Ends when the backbone shuts down. Dropping it ends the subscription.
+pub struct Subscription {
+    inbox: Arc<Inbox>,
+}
+
+/// The subscribers of one process.
+#[derive(Default)]
+pub(crate) struct Bus {
+    subscribers: RwLock<Vec<(Pattern, Weak<Inbox>)>>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    pending: Mutex<Pending>,
+    waker: AtomicWaker,
+}
+
+#[derive(Default)]
+struct Pending {
+    events: VecDeque<(String, Bytes)>,
+    bytes: usize,
+    lost: u64,
+    closed: bool,
+}
+
+impl Bus {
+    /// Begins a subscription; events published from now on are seen.
+    pub(crate) fn subscribe(&self, pattern: Pattern) -> Subscription {
+        let inbox = Arc::new(Inbox::default());
+        let mut subscribers = self.subscribers.write().unwrap_or_else(PoisonError::into_inner);
+        subscribers.retain(|(_, inbox)| inbox.strong_count() > 0);
+        subscribers.push((pattern, Arc::downgrade(&inbox)));
+        Subscription { inbox }
+    }
+
+    /// Hands an event to whoever listens.
+    pub(crate) fn publish(&self, subject: &str, payload: &Bytes) {
+        let subscribers = self.subscribers.read().unwrap_or_else(PoisonError::into_inner);
+        for (pattern, inbox) in subscribers.iter() {
+            if pattern.matches(subject)
+                && let Some(inbox) = inbox.upgrade()
+            {
+                inbox.push(subject, payload);
+            }
+        }
+    }
+
+    /// Ends every subscription once it is read to its end.
+    pub(crate) fn close(&self) {
+        let mut subscribers = self.subscribers.write().unwrap_or_else(PoisonError::into_inner);
+        for inbox in subscribers.drain(..).filter_map(|(_, inbox)| inbox.upgrade()) {
+            inbox.pending().closed = true;
+            inbox.waker.wake();
+        }
+    }
+}
+
+impl Inbox {
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, subject: &str, payload: &Bytes) {
+        let mut pending = self.pending();
+        pending.bytes += subject.len() + payload.len();
+        pending.events.push_back((subject.to_owned(), payload.clone()));
+        while pending.events.len() > EVENTS_PENDING_MAX || pending.bytes > EVENT_BYTES_PENDING_MAX {
+            if pending.pop().is_some() {
+                pending.lost += 1;
+            }
+        }
+        drop(pending);
+        self.waker.wake();
+    }
+}
+
+impl Pending {
+    fn pop(&mut self) -> Option<(String, Bytes)> {
+        let (subject, payload) = self.events.pop_front()?;
+        self.bytes -= subject.len() + payload.len();
+        Some((subject, payload))
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Event;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.inbox.waker.register(context.waker());
+        let mut pending = self.inbox.pending();
+        if pending.lost > 0 {
+            return Poll::Ready(Some(Event::Lagged(std::mem::take(&mut pending.lost))));
+        }
+        match pending.pop() {
+            Some((subject, payload)) => Poll::Ready(Some(Event::Published { subject, payload })),
+            None if pending.closed => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Vocabulary of the work queue: messages, deliveries under a lease, depths and dead letters.
+//!
+//! Enqueue → pull (lease) → ack after the work is committed. Invariant: at least once; a message leaves its
+//! queue only by an ack, or as a dead letter that says why. Order is by arrival, as far as redelivery allows.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::embedded::Embedded;
+use crate::error::Result;
+
+/// Largest payload of a message, in bytes.
+pub const PAYLOAD_BYTES_MAX: usize = crate::kv::VALUE_BYTES_MAX;
+/// Longest message id, in bytes.
+pub const ID_BYTES_MAX: usize = 256;
+/// Most bytes of payload in one batch to enqueue.
+pub const BATCH_BYTES_MAX: usize = 32 << 20;
+
+/// Work to be queued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Dropped as a duplicate where the queue has seen it within the dedupe window.
+    pub id: String,
+    /// What the worker gets.
+    pub payload: Bytes,
+    /// Earliest delivery, counted from now.
+    pub delay: Option<Duration>,
+}
+
+impl Message {
+    /// A message to be delivered as soon as possible.
+    pub fn new(id: impl Into<String>, payload: impl Into<Bytes>) -> Self {
+        Message { id: id.into(), payload: payload.into(), delay: None }
+    }
+
+    /// The same message, delivered no earlier than `delay` from its enqueueing.
+    #[must_use]
+    pub fn delayed(mut self, delay: Duration) -> Self {
+        self.delay = Some(delay);
+        self
+    }
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Enqueued {
+    /// Messages taken in.
+    pub accepted: usize,
+    /// Messages dropped since their id was seen within the dedupe window.
+    pub duplicates: usize,
+}
+
+/// What became of an ack, nak, extension or dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It took effect.
+    Done,
+    /// The lease had lapsed and the message is gone or with somebody else; nothing was changed. Best effort:
+    /// an implementation that cannot tell says `Done`.
+    Stale,
+}
+
+/// How full a queue is. Approximate while work is going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Depth {
+    /// Messages that a pull would get now.
+    pub ready: u64,
+    /// Messages under a lease.
+    pub leased: u64,
+    /// Messages that wait for their time.
+    pub delayed: u64,
+    /// Dead letters.
+    pub dead: u64,
+}
+
+/// A message that was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Names the letter within its queue, for replay and discard; grows with time.
+    pub sequence: u64,
+    /// The message's id.
+    pub id: String,
+    /// What the worker got.
+    pub payload: Bytes,
+    /// How often it was delivered.
+    pub attempt: u32,
+    /// Why it was given up.
+    pub reason: String,
+}
+
+/// A message under a lease. Dropping it does nothing: it is delivered again once the lease lapses.
+#[derive(Clone)]
+pub struct Delivery {
+    /// The queue it came from.
+    pub queue: String,
+    /// The message's id.
+    pub id: String,
+    /// What was enqueued.
+    pub payload: Bytes,
+    /// 1 for the first delivery; counted durably before the delivery is handed out.
+    pub attempt: u32,
+    pub(crate) lease: Lease,
+}
+
+/// What a delivery needs to settle itself.
+#[derive(Clone)]
+pub(crate) struct Lease {
+    pub(crate) embedded: Embedded,
+    pub(crate) sequence: u64,
+    pub(crate) token: u64,
+}
+
+impl std::fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Delivery")
+            .field("queue", &self.queue)
+            .field("id", &self.id)
+            .field("attempt", &self.attempt)
+            .field("payload_bytes", &self.payload.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Delivery {
+    /// Removes the message; durable before it answers. A late ack, after the lease has lapsed and even after
+    /// redelivery, is accepted as long as the message is there.
+    ///
+    /// # Errors
+    /// [`crate::Error::StorageFull`], [`crate::Error::Unavailable`], [`crate::Error::Closed`].
+    pub async fn ack(&self) -> Result<Settled> {
+        self.lease.embedded.ack(self).await
+    }
+
+    /// Gives the message back, to be delivered again after `delay`.
+    ///
+    /// # Errors
+    /// As [`Delivery::ack`].
+    pub async fn nak(&self, delay: Duration) -> Result<Settled> {
+        self.lease.embedded.nak(self, delay).await
+    }
+
+    /// Makes the lease end `lease` from now. JetStream knows one lease for a queue; pass what was pulled with.
+    ///
+    /// # Errors
+    /// As [`Delivery::ack`].
+    pub async fn extend(&self, lease: Duration) -> Result<Settled> {
+        self.lease.embedded.extend(self, lease).await
+    }
+
+    /// Gives the message up: it becomes a dead letter with this reason.
+    ///
+    /// # Errors
+    /// As [`Delivery::ack`].
+    pub async fn dead(&self, reason: &str) -> Result<Settled> {
+        self.lease.embedded.dead(self, reason).await
+    }
+}
