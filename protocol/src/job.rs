@@ -119,7 +119,8 @@ pub enum OneOrMany {
 pub struct JobDocument {
     /// A map, an aggregate, or a component with both.
     pub function: FunctionRef,
-    /// `s3://` globs, objects, or prefixes that end in `/`.
+    /// `s3://` globs, objects, or prefixes that end in `/`, or `manifest://`
+    /// with the manifest of another job.
     pub input: OneOrMany,
     /// How the input is stored.
     #[serde(default)]
@@ -165,7 +166,7 @@ impl JobDocument {
         if inputs.is_empty() || inputs.len() > limits::INPUTS_MAX {
             mistakes.push(format!("input must name 1 to {} URIs, found {}", limits::INPUTS_MAX, inputs.len()));
         }
-        mistakes.extend(inputs.iter().filter_map(|i| i.parse::<ObjectUri>().err()).map(|p| p.detail));
+        mistakes.extend(inputs.iter().filter_map(|i| input_uri(i).err()).map(|p| p.detail));
         if self.filter.is_some() {
             mistakes.push("filter is not evaluated by this version; select the rows in the function".into());
         }
@@ -227,6 +228,15 @@ impl JobDocument {
             OneOrMany::One(uri) => std::slice::from_ref(uri),
             OneOrMany::Many(uris) => uris,
         }
+    }
+}
+
+/// The place that an input names: an object, a prefix, a pattern, or after
+/// `manifest://` the object that lists the input.
+pub fn input_uri(text: &str) -> Result<ObjectUri, Problem> {
+    match text.strip_prefix("manifest://") {
+        Some(rest) => format!("s3://{rest}").parse(),
+        None => text.parse(),
     }
 }
 
@@ -359,6 +369,15 @@ mod tests {
         for part in ["s3://bucket/key", "ends in '/'", "params", "must differ", "attempts", "limits.memory"] {
             assert!(problem.detail.contains(part), "{part}: {}", problem.detail);
         }
+    }
+
+    #[test]
+    fn inputs_may_be_manifests() {
+        let check = |text: &str, good: bool| assert_eq!(input_uri(text).is_ok(), good, "{text}");
+        check("manifest://bank/scores/_manifest.json", true);
+        check("s3://bank/*.csv", true);
+        check("manifest://", false);
+        check("bank/x", false);
     }
 
     #[test]

@@ -107,6 +107,34 @@ pub fn outcome(id: &Uuid) -> String {
     format!("jobs/{id}/outcome.json")
 }
 
+/// How a job is to end, decided once, before anything is published or swept:
+/// whoever takes the job over carries out what stands here.
+pub fn ending(id: &Uuid) -> String {
+    format!("jobs/{id}/ending.json")
+}
+
+/// The result of an aggregate, in the platform's own place.
+pub fn result(id: &Uuid) -> String {
+    format!("jobs/{id}/result.json")
+}
+
+/// The manifest that a job with `overwrite` replaces, kept until the objects
+/// that it names are removed.
+pub fn replaced(id: &Uuid) -> String {
+    format!("jobs/{id}/replaced.json")
+}
+
+/// Who coordinates a job: a record in the backbone that lapses.
+pub fn coordinator(id: &Uuid) -> String {
+    format!("coordinators/{id}")
+}
+
+/// Which job writes under an output prefix: a record in the backbone, so that
+/// never two do at the same time.
+pub fn output_claim(prefix_digest: &Digest) -> String {
+    format!("outputs/{}", prefix_digest.to_hex())
+}
+
 /// Record of a job in the backbone.
 pub fn job_record(id: &Uuid) -> String {
     format!("jobs/{id}")

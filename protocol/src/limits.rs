@@ -110,6 +110,11 @@ pub const QUEUE_DEPTH_MAX: usize = 10_000;
 
 /// Partitions of a job.
 pub const PARTITIONS_MAX: usize = 1_000_000;
+/// Keys looked at to find a job's input: a pattern that matches few of many
+/// keys is refused before it has read the whole bucket.
+pub const LISTED_KEYS_MAX: usize = 2_000_000;
+/// Parameters of a job as JSON: they travel in every lease.
+pub const JOB_PARAMS_BYTES_MAX: usize = 256 << 10;
 /// Tasks of a job that are queued or running at once.
 pub const TASKS_OUTSTANDING_MAX: usize = 10_000;
 /// Inputs (URIs, globs, prefixes) of a job.
