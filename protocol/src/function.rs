@@ -259,13 +259,23 @@ pub struct Canary {
     pub percent: u8,
 }
 
-/// A function's moving parts: a small record, changed by compare-and-set.
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// A function's moving parts: a small record, changed by compare-and-set. The
+/// store keeps it under `keys::aliases`, the backbone a copy for speed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionRecord {
     /// The function.
     pub name: FunctionName,
     /// The newest version.
     pub latest: u32,
+    /// The newest version at the time when the function was last removed. Up
+    /// to it there are no versions any more, and numbers are never given again:
+    /// what was remembered of one stays true.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub removed: u32,
     /// Every alias.
     pub aliases: BTreeMap<AliasName, AliasTarget>,
 }
