@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who may ask: bearer tokens (RFC 6750).
+//!
+//! A token is 256 random bits; only its SHA-256 digest is kept, and digests are
+//! compared in constant time. The layer stands before routing, so that without
+//! a token nothing but `/healthz` and `/readyz` can be told from nothing: not
+//! even which paths there are. There is no mode without tokens.
+
+use std::{
+    fs, io,
+    io::Write,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+};
+
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use fanfold_protocol::ErrorKind;
+use http::{HeaderMap, header};
+use sha2::{Digest as _, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::{problem::Refusal, state::AppState};
+
+/// What tokens begin with, so that people and scanners know one when they see it.
+const PREFIX: &str = "ff_";
+/// The paths that need no token: probes of orchestrators carry none.
+const OPEN: [&str; 2] = ["/healthz", "/readyz"];
+
+/// A secret that opens the API. Its text is shown only when asked for.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+impl Token {
+    /// A new one, from the operating system's randomness.
+    ///
+    /// # Errors
+    /// When there is no randomness to be had.
+    pub fn generate() -> io::Result<Self> {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+        Ok(Self(format!("{PREFIX}{}", hex::encode(bytes))))
+    }
+
+    /// The token kept in this file, made (mode 0600) when there is none.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, is open to others, or holds no token.
+    pub fn load_or_create(path: &Path) -> io::Result<Self> {
+        let new = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        match new {
+            Ok(mut file) => {
+                let token = Self::generate()?;
+                file.write_all(token.0.as_bytes())?;
+                file.sync_all()?;
+                Ok(token)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Self::load(path),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn load(path: &Path) -> io::Result<Self> {
+        let mode = fs::metadata(path)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(io::Error::other(format!(
+                "the token in {} must be readable by its owner only, found mode {mode:03o}; \
+                 run chmod 600 on it, or remove it for a new one",
+                path.display()
+            )));
+        }
+        let text = fs::read_to_string(path)?;
+        let digits = text.trim().strip_prefix(PREFIX).unwrap_or_default();
+        if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(io::Error::other(format!(
+                "expected a token ({PREFIX} and 64 hexadecimal digits) in {}, found something else; \
+                 remove the file for a new one",
+                path.display()
+            )));
+        }
+        Ok(Self(text.trim().to_owned()))
+    }
+
+    /// The secret itself, for its owner.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// What a gateway is configured with.
+    pub fn digest(&self) -> TokenDigest {
+        TokenDigest::of(&self.0)
+    }
+}
+
+/// The SHA-256 digest of a token.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenDigest([u8; 32]);
+
+impl TokenDigest {
+    /// The digest of a token's text.
+    pub fn of(token: &str) -> Self {
+        Self(Sha256::digest(token.as_bytes()).into())
+    }
+
+    /// Reads 64 hexadecimal digits, as configuration files have it.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).ok()?;
+        Some(Self(bytes))
+    }
+}
+
+/// Whether the request carries one of the tokens. Looks at all of them,
+/// whatever it finds.
+fn is_authorized(headers: &HeaderMap, tokens: &[TokenDigest]) -> bool {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return false };
+    let Some((scheme, token)) = value.to_str().ok().and_then(|text| text.split_once(' ')) else {
+        return false;
+    };
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return false;
+    }
+    let found = TokenDigest::of(token.trim());
+    tokens.iter().fold(Choice::from(0), |any, token| any | token.0.ct_eq(&found.0)).into()
+}
+
+/// The layer that lets nobody else through.
+pub async fn require(State(app): State<AppState>, request: Request, next: Next) -> Response {
+    if OPEN.contains(&request.uri().path()) || is_authorized(request.headers(), &app.config.tokens) {
+        return next.run(request).await;
+    }
+    let found = if request.headers().contains_key(header::AUTHORIZATION) { "another" } else { "none" };
+    Refusal::new(
+        ErrorKind::Unauthorized,
+        format!(
+            "expected 'Authorization: Bearer' and a token of this service, found {found}; \
+             set --token or FANFOLD_TOKEN to the one that `fanfold dev` or your operator gave you"
+        ),
+    )
+    .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn tokens_are_kept_in_a_file_of_ones_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let token = Token::load_or_create(&path).unwrap();
+        assert_eq!(Token::load_or_create(&path).unwrap(), token);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(token.reveal().len(), 67);
+        assert!(!format!("{token:?}").contains(&token.reveal()[3..]));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(Token::load_or_create(&path).unwrap_err().to_string().contains("mode 644"));
+        fs::write(&path, "secret").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(Token::load_or_create(&path).unwrap_err().to_string().contains("expected a token"));
+    }
+
+    #[test]
+    fn only_the_tokens_are_let_through() {
+        let tokens = [TokenDigest::of("one"), TokenDigest::of("two")];
+        let check = |values: &[&str], expected| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+            }
+            assert_eq!(is_authorized(&headers, &tokens), expected, "{values:?}");
+        };
+        check(&["Bearer one"], true);
+        check(&["bearer two"], true);
+        check(&["Bearer three"], false);
+        check(&["Bearer "], false);
+        check(&["Basic one"], false);
+        check(&["one"], false);
+        check(&[], false);
+        check(&["Bearer one", "Bearer two"], false);
+    }
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What an operator decides about a gateway.
+//!
+//! Checked as a whole before a port is bound; the bounds' defaults and hard
+//! maxima come from `fanfold_protocol::limits`. A gateway serves one tenant:
+//! all its tokens belong to it, and another tenant's functions and jobs, which
+//! live in another system bucket, do not exist here.
+
+use std::time::Duration;
+
+use fanfold_protocol::{ErrorKind, Problem, keys, limits, names::TenantName, uri};
+
+use crate::auth::TokenDigest;
+
+/// How a gateway runs. [`GatewayConfig::new`] fills in the bounds.
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    /// Whom this gateway serves.
+    pub tenant: TenantName,
+    /// Digests of the tokens that are accepted; several, so that they can be rotated.
+    pub tokens: Vec<TokenDigest>,
+    /// The bucket of the platform's own objects.
+    pub system_bucket: String,
+    /// Largest body of an invocation.
+    pub body_bytes_max: u64,
+    /// Largest component.
+    pub component_bytes_max: u64,
+    /// Bodies held in memory at once, all requests together.
+    pub bodies_bytes_max: u64,
+    /// Invocations of one function at once.
+    pub function_concurrency: usize,
+    /// Invocations of the tenant at once.
+    pub tenant_concurrency: usize,
+    /// Requests of any kind in work at once.
+    pub requests_max: usize,
+    /// Open connections; beyond, accepting waits.
+    pub connections_max: usize,
+    /// From accept to the first byte.
+    pub first_byte_timeout: Duration,
+    /// From the first byte to the end of the headers.
+    pub headers_timeout: Duration,
+    /// Between two pieces of a body.
+    pub body_timeout: Duration,
+    /// From the signal to stop until what still runs is dropped.
+    pub drain_timeout: Duration,
+}
+
+/// Least rate at which a body must arrive on the whole, in bytes a second:
+/// slower ones would hold memory for hours, a piece at a time.
+pub(crate) const BODY_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+
+impl GatewayConfig {
+    /// The usual bounds for this tenant and these tokens.
+    pub fn new(tenant: TenantName, tokens: Vec<TokenDigest>) -> Self {
+        Self {
+            tenant,
+            tokens,
+            system_bucket: keys::SYSTEM_BUCKET_DEFAULT.to_owned(),
+            body_bytes_max: limits::BODY_BYTES_DEFAULT,
+            component_bytes_max: limits::COMPONENT_BYTES_DEFAULT,
+            bodies_bytes_max: 512 << 20,
+            function_concurrency: limits::FUNCTION_CONCURRENCY_DEFAULT,
+            tenant_concurrency: limits::TENANT_CONCURRENCY_DEFAULT,
+            requests_max: 4_096,
+            connections_max: limits::CONNECTIONS_MAX,
+            first_byte_timeout: limits::FIRST_BYTE_TIMEOUT,
+            headers_timeout: limits::HEADERS_TIMEOUT,
+            body_timeout: limits::BODY_TIMEOUT,
+            drain_timeout: limits::DRAIN_TIMEOUT,
+        }
+    }
+
+    /// Fails with all mistakes together.
+    pub fn check(&self) -> Result<(), Problem> {
+        let mut mistakes = Vec::new();
+        if self.tokens.is_empty() {
+            mistakes
+                .push("at least one token must be configured, found none; there is no open mode".to_owned());
+        }
+        if let Err(problem) = uri::check_bucket(&self.system_bucket) {
+            mistakes.push(format!("system_bucket: {}", problem.detail));
+        }
+        let ranges = [
+            ("body_bytes_max", self.body_bytes_max, limits::BODY_BYTES_MAX),
+            ("component_bytes_max", self.component_bytes_max, limits::COMPONENT_BYTES_MAX),
+            ("bodies_bytes_max", self.bodies_bytes_max, u64::MAX),
+            ("function_concurrency", self.function_concurrency as u64, limits::TENANT_CONCURRENCY_MAX as u64),
+            ("tenant_concurrency", self.tenant_concurrency as u64, limits::TENANT_CONCURRENCY_MAX as u64),
+            ("requests_max", self.requests_max as u64, limits::CONNECTIONS_MAX as u64),
+            ("connections_max", self.connections_max as u64, limits::CONNECTIONS_MAX as u64),
+        ];
+        for (name, found, max) in ranges {
+            if found == 0 || found > max {
+                mistakes.push(format!("{name} must be from 1 to {max}, found {found}"));
+            }
+        }
+        if self.bodies_bytes_max < self.body_bytes_max.max(self.component_bytes_max) {
+            mistakes.push("bodies_bytes_max must hold at least one body and one component".to_owned());
+        }
+        if mistakes.is_empty() {
+            return Ok(());
+        }
+        Err(Problem::new(ErrorKind::InvalidSettings, mistakes.join("; ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistakes_are_reported_together() {
+        let tenant: TenantName = "default".parse().unwrap();
+        let mut config = GatewayConfig::new(tenant, vec![TokenDigest::of("t")]);
+        assert_eq!(config.check(), Ok(()));
+        config.tokens.clear();
+        config.tenant_concurrency = 5_000;
+        config.system_bucket = "A".to_owned();
+        let detail = config.check().unwrap_err().detail;
+        for part in ["no open mode", "tenant_concurrency must be from 1 to 1000, found 5000", "system_bucket"]
+        {
+            assert!(detail.contains(part), "{detail}");
+        }
+    }
+}

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The functions of a tenant: versions that never change, aliases that move.
+//!
+//! Reading goes through memory; what memory lacks is looked for in the backbone
+//! and then in the store, so that a change made through another gateway is seen
+//! by the first call that needs it. Numbers of versions are given by
+//! put-if-absent, without gaps, and never again after a removal.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fanfold_backbone::{Backbone, Change};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    function::{AliasTarget, FunctionRecord, Version},
+    keys,
+    names::{AliasName, FunctionName, FunctionRef, Qualifier},
+};
+use fanfold_storage::{PutOptions, PutOutcome, Store};
+use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    cache::{Cache, Known},
+    records::{Records, blank, of_entry},
+};
+use crate::problem::{internal, of_backbone, of_store};
+
+/// Before a watch that ended is begun again.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+/// Numbers tried for one deployment: so many others may come between.
+const RACES_MAX: u32 = 256;
+
+/// The handle of a tenant's functions; clones share everything.
+#[derive(Clone)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    records: Records,
+    cache: Cache,
+}
+
+/// A version, and whether it is a new one.
+pub struct Published {
+    /// The version.
+    pub version: Arc<Version>,
+    /// False when the newest version was the same already.
+    pub created: bool,
+}
+
+impl Registry {
+    /// Brings the backbone's records up to the store, reads them, and keeps
+    /// them up to date until `shutdown`.
+    ///
+    /// # Errors
+    /// When the store or the backbone does not answer.
+    pub async fn start(
+        store: Store,
+        bucket: String,
+        backbone: Backbone,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Problem> {
+        let records = Records { store, bucket, backbone };
+        records.rebuild().await?;
+        let inner = Arc::new(Inner { records, cache: Cache::default() });
+        for (_, entry) in inner.records.backbone.list(keys::functions()).await.map_err(of_backbone)? {
+            if let Some(record) = of_entry(&entry) {
+                inner.cache.apply(record, entry.revision);
+            }
+        }
+        let watched = Arc::clone(&inner);
+        tokio::spawn(async move {
+            shutdown.run_until_cancelled(watched.follow()).await;
+        });
+        Ok(Self { inner })
+    }
+
+    /// The version that a reference names. Each call through a weighted alias
+    /// may be given another one.
+    ///
+    /// # Errors
+    /// `function-not-found`, `version-not-found`, `alias-not-found`; or the
+    /// store or backbone does not answer.
+    pub async fn resolve(&self, reference: &FunctionRef) -> Result<Arc<Version>, Problem> {
+        if let Some(known) = self.inner.cache.get(&reference.name)
+            && let Ok(number) = choose(&known, &reference.qualifier)
+        {
+            return self.inner.version(&known, number).await;
+        }
+        let known = self.inner.fresh(&reference.name).await?;
+        let number = choose(&known, &reference.qualifier)?;
+        self.inner.version(&known, number).await
+    }
+
+    /// A function's record.
+    ///
+    /// # Errors
+    /// `function-not-found`; or the backbone does not answer.
+    pub async fn show(&self, name: &FunctionName) -> Result<Arc<FunctionRecord>, Problem> {
+        match self.inner.cache.get(name).filter(Known::exists) {
+            Some(known) => Ok(known.record),
+            None => Ok(self.inner.fresh(name).await?.record),
+        }
+    }
+
+    /// Every function's record, by name.
+    pub fn list(&self) -> Vec<Arc<FunctionRecord>> {
+        self.inner.cache.all().into_iter().map(|known| known.record).collect()
+    }
+
+    /// Every version of a function, oldest first.
+    ///
+    /// # Errors
+    /// As [`Registry::show`], and when the store does not answer.
+    pub async fn versions(&self, name: &FunctionName) -> Result<Vec<Arc<Version>>, Problem> {
+        let known = match self.inner.cache.get(name).filter(Known::exists) {
+            Some(known) => known,
+            None => self.inner.fresh(name).await?,
+        };
+        let mut versions = Vec::new();
+        for number in known.record.removed + 1..=known.record.latest {
+            versions.push(self.inner.version(&known, number).await?);
+        }
+        Ok(versions)
+    }
+
+    /// Gives a deployment its number, unless the newest version has the same
+    /// bytes and settings. The number in `draft` is not looked at.
+    ///
+    /// # Errors
+    /// When the store or the backbone does not answer. The version may then be
+    /// there all the same; publishing again finds it.
+    pub async fn publish(&self, draft: Version) -> Result<Published, Problem> {
+        let found = self.inner.records.read(&draft.name).await?;
+        let record = found.map_or_else(|| blank(&draft.name), |(record, _)| record);
+        if record.latest > record.removed {
+            let newest = self.inner.stored_version(&draft.name, record.latest).await?;
+            if is_same(&newest, &draft) {
+                self.inner.raise(&draft.name, record.latest).await?;
+                return Ok(Published { version: Arc::new(newest), created: false });
+            }
+        }
+        let mut version = draft;
+        for number in record.latest + 1..=record.latest.saturating_add(RACES_MAX) {
+            version.version = number;
+            if self.inner.create(&version).await? {
+                let known = self.inner.raise(&version.name, number).await?;
+                let version = Arc::new(version);
+                known.keep(Arc::clone(&version));
+                return Ok(Published { version, created: true });
+            }
+            // Another gateway was first, or a crash left it without a record.
+            let other = self.inner.stored_version(&version.name, number).await?;
+            if is_same(&other, &version) {
+                self.inner.raise(&version.name, number).await?;
+                return Ok(Published { version: Arc::new(other), created: false });
+            }
+        }
+        Err(internal(format!("no number was free for {} after {}", version.name, record.latest)))
+    }
+
+    /// Points an alias, or removes it with `None`.
+    ///
+    /// # Errors
+    /// `function-not-found`, `version-not-found`, `alias-not-found` (when it is
+    /// to be removed), `invalid-request` for odd weights.
+    pub async fn set_alias(
+        &self,
+        name: &FunctionName,
+        alias: &AliasName,
+        target: Option<AliasTarget>,
+    ) -> Result<Arc<FunctionRecord>, Problem> {
+        let change = |record: Option<&FunctionRecord>| {
+            let mut record =
+                record.filter(|r| r.latest > r.removed).cloned().ok_or_else(|| no_function(name))?;
+            match &target {
+                Some(target) => {
+                    check_target(&record, target)?;
+                    record.aliases.insert(alias.clone(), target.clone());
+                }
+                None => {
+                    record.aliases.remove(alias).ok_or_else(|| no_alias(&record, alias))?;
+                }
+            }
+            Ok(record)
+        };
+        Ok(self.inner.change(name, change).await?.record)
+    }
+
+    /// Removes a function with its aliases. Objects of its versions stay, so
+    /// that jobs that run them end as they began; their numbers are not given again.
+    ///
+    /// # Errors
+    /// `function-not-found`; or the store or backbone does not answer.
+    pub async fn remove(&self, name: &FunctionName) -> Result<(), Problem> {
+        let change = |record: Option<&FunctionRecord>| {
+            let mut record =
+                record.filter(|r| r.latest > r.removed).cloned().ok_or_else(|| no_function(name))?;
+            record.removed = record.latest;
+            record.aliases.clear();
+            Ok(record)
+        };
+        self.inner.change(name, change).await.map(drop)
+    }
+}
+
+impl Inner {
+    /// What the backbone says of a function, for what memory does not know.
+    async fn fresh(&self, name: &FunctionName) -> Result<Known, Problem> {
+        let entry = self.records.backbone.get(&keys::function_record(name)).await.map_err(of_backbone)?;
+        let known =
+            entry.and_then(|entry| of_entry(&entry).map(|record| self.cache.apply(record, entry.revision)));
+        known.filter(Known::exists).ok_or_else(|| no_function(name))
+    }
+
+    async fn version(&self, known: &Known, number: u32) -> Result<Arc<Version>, Problem> {
+        if let Some(version) = known.version(number) {
+            return Ok(version);
+        }
+        let version = Arc::new(self.stored_version(&known.record.name, number).await?);
+        known.keep(Arc::clone(&version));
+        Ok(version)
+    }
+
+    async fn stored_version(&self, name: &FunctionName, number: u32) -> Result<Version, Problem> {
+        let uri = self.records.object(keys::version(name, number))?;
+        let bytes = self.records.store.get(&uri, None).await.map_err(of_store)?;
+        serde_json::from_slice(&bytes).map_err(|error| internal(format!("{uri}: {error}")))
+    }
+
+    /// Writes a version unless its number is taken.
+    async fn create(&self, version: &Version) -> Result<bool, Problem> {
+        let uri = self.records.object(keys::version(&version.name, version.version))?;
+        let body = Bytes::from(serde_json::to_vec(version).map_err(internal)?);
+        let (writer, options) = (Uuid::now_v7().to_string(), PutOptions::typed("application/json"));
+        let outcome =
+            self.records.store.put_if_absent(&uri, body, &writer, options).await.map_err(of_store)?;
+        Ok(matches!(outcome, PutOutcome::Created(_)))
+    }
+
+    /// Makes the record know of a version.
+    async fn raise(&self, name: &FunctionName, number: u32) -> Result<Known, Problem> {
+        self.change(name, |record| {
+            let mut record = record.cloned().unwrap_or_else(|| blank(name));
+            record.latest = record.latest.max(number);
+            Ok(record)
+        })
+        .await
+    }
+
+    async fn change(
+        &self,
+        name: &FunctionName,
+        change: impl Fn(Option<&FunctionRecord>) -> Result<FunctionRecord, Problem>,
+    ) -> Result<Known, Problem> {
+        let (record, revision) = self.records.change(name, change).await?;
+        Ok(self.cache.apply(record, revision))
+    }
+
+    /// Takes over every change in the backbone, for ever.
+    async fn follow(&self) {
+        loop {
+            match self.records.backbone.watch(keys::functions()).await {
+                Ok(mut watch) => {
+                    while let Some(change) = watch.next().await {
+                        self.heard(change);
+                    }
+                    tracing::warn!("the watch of functions ended; it is begun again");
+                }
+                Err(error) => tracing::warn!(%error, "functions cannot be watched; this is tried again"),
+            }
+            tokio::time::sleep(WATCH_PAUSE).await;
+        }
+    }
+
+    fn heard(&self, change: Change) {
+        match change {
+            Change::Put { entry, key } => match of_entry(&entry) {
+                Some(record) => drop(self.cache.apply(record, entry.revision)),
+                None => tracing::warn!(key, "a function's record in the backbone cannot be read"),
+            },
+            Change::Delete { key, revision } => {
+                let name = key.strip_prefix(keys::functions()).and_then(|name| name.parse().ok());
+                if let Some(name) = name {
+                    self.cache.forget(&name, revision);
+                }
+            }
+            Change::Synced => {}
+        }
+    }
+}
+
+/// Same bytes, same settings.
+fn is_same(a: &Version, b: &Version) -> bool {
+    a.digest == b.digest && a.settings == b.settings
+}
+
+fn choose(known: &Known, qualifier: &Qualifier) -> Result<u32, Problem> {
+    let record = &known.record;
+    if !known.exists() {
+        return Err(no_function(&record.name));
+    }
+    match qualifier {
+        Qualifier::Latest => Ok(record.latest),
+        Qualifier::Version(number) if known.has(*number) => Ok(*number),
+        Qualifier::Version(number) => Err(no_version(record, *number)),
+        Qualifier::Alias(alias) => {
+            record.aliases.get(alias).map(|target| known.draw(target)).ok_or_else(|| no_alias(record, alias))
+        }
+    }
+}
+
+fn check_target(record: &FunctionRecord, target: &AliasTarget) -> Result<(), Problem> {
+    let exists = |number: u32| match (record.removed + 1..=record.latest).contains(&number) {
+        true => Ok(()),
+        false => Err(no_version(record, number)),
+    };
+    exists(target.version)?;
+    let Some(canary) = &target.canary else { return Ok(()) };
+    exists(canary.version)?;
+    if !(1..=99).contains(&canary.percent) || canary.version == target.version {
+        return Err(Problem::new(
+            ErrorKind::InvalidRequest,
+            format!(
+                "a canary must be another version with 1 to 99 percent of the calls, found version {} beside version \
+                 {} with {} percent; leave the canary out to point at one version",
+                canary.version, target.version, canary.percent
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn no_function(name: &FunctionName) -> Problem {
+    Problem::new(
+        ErrorKind::FunctionNotFound,
+        format!("expected a function named {name}, found none; deploy it, or see `fanfold functions ls`"),
+    )
+}
+
+fn no_version(record: &FunctionRecord, number: u32) -> Problem {
+    Problem::new(
+        ErrorKind::VersionNotFound,
+        format!(
+            "expected a version of {} from {} to {}, found {number}; see `fanfold functions show {}`",
+            record.name,
+            record.removed + 1,
+            record.latest,
+            record.name
+        ),
+    )
+}
+
+fn no_alias(record: &FunctionRecord, alias: &AliasName) -> Problem {
+    let names: Vec<_> = record.aliases.keys().map(AliasName::as_str).collect();
+    let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    Problem::new(
+        ErrorKind::AliasNotFound,
+        format!(
+            "expected {} to have an alias {alias}, found {found}; set it with `fanfold functions alias`",
+            record.name
+        ),
+    )
+}

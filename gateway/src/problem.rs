@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The one place where what went wrong becomes an answer (RFC 9457).
+//!
+//! Handlers and layers return a [`Refusal`]; it travels as an extension of an
+//! empty response until [`render`], the layer just under the request's id,
+//! writes the body. So every body carries the id, and no other code knows its
+//! shape. Inner detail goes to the log, once, where it is turned into a
+//! `Problem`.
+
+use axum::{
+    extract::Request,
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use fanfold_protocol::{ErrorKind, Problem};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::context::RequestId;
+
+/// A problem on its way out of a handler: `?` turns every error into one.
+#[derive(Debug, Clone)]
+pub struct Refusal(pub Problem);
+
+/// The result of a handler.
+pub type Answer<T> = Result<T, Refusal>;
+
+impl Refusal {
+    /// A refusal of this kind.
+    pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
+        Self(Problem::new(kind, detail))
+    }
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl From<fanfold_storage::Error> for Refusal {
+    fn from(error: fanfold_storage::Error) -> Self {
+        Self(of_store(error))
+    }
+}
+
+impl From<fanfold_backbone::Error> for Refusal {
+    fn from(error: fanfold_backbone::Error) -> Self {
+        Self(of_backbone(error))
+    }
+}
+
+/// A problem with the store met while the platform went about its own
+/// business: what the caller may know of it. The rest is logged here.
+pub fn of_store(error: fanfold_storage::Error) -> Problem {
+    tracing::warn!(%error, "the store failed");
+    let detail = match error.kind() {
+        ErrorKind::StoreTimeout => "expected the object store to answer in time, it did not; try again later",
+        ErrorKind::StoreDenied => {
+            "expected access to the object store, found the platform's credentials refused; tell the operator"
+        }
+        ErrorKind::StorageFull => {
+            "expected room in the object store, found it full; tell the operator, then try again"
+        }
+        ErrorKind::StoreUnavailable => {
+            "expected the object store to answer, found it unavailable; try again later"
+        }
+        _ => {
+            "expected the platform's own objects to be readable and writable; tell the operator the request id"
+        }
+    };
+    // An object or bucket of the platform's own that is missing is no news for the caller.
+    let kind = match error.kind() {
+        kind @ (ErrorKind::StoreTimeout
+        | ErrorKind::StoreDenied
+        | ErrorKind::StorageFull
+        | ErrorKind::StoreUnavailable) => kind,
+        _ => ErrorKind::Internal,
+    };
+    Problem::new(kind, detail)
+}
+
+/// The same for the backbone.
+pub fn of_backbone(error: fanfold_backbone::Error) -> Problem {
+    tracing::warn!(%error, "the backbone failed");
+    error.into()
+}
+
+/// Something that cannot happen happened: logged here, with what it was.
+pub fn internal(what: impl std::fmt::Display) -> Problem {
+    tracing::error!(%what, "internal failure");
+    Problem::new(
+        ErrorKind::Internal,
+        "something inside the platform failed; tell the operator the request id",
+    )
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = status.into_response();
+        response.extensions_mut().insert(Unrendered(self.0));
+        response
+    }
+}
+
+#[derive(Clone)]
+struct Unrendered(Problem);
+
+/// The body of every answer that says no: RFC 9457, `application/problem+json`.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ProblemBody {
+    /// A relative reference to the page about this code.
+    #[schema(example = "/docs/errors/function-not-found")]
+    pub r#type: String,
+    /// The kind in a few words.
+    pub title: &'static str,
+    /// The HTTP status again.
+    pub status: u16,
+    /// What was expected, what was found, what to do.
+    pub detail: String,
+    /// The stable code.
+    #[schema(example = "function-not-found")]
+    pub code: &'static str,
+    /// Whether the same request may succeed when tried again.
+    pub retryable: bool,
+    /// Names this request in the service's log.
+    pub request_id: String,
+    /// The word of the guest's own error, when a guest returned one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_code: Option<String>,
+}
+
+impl ProblemBody {
+    /// The body for this problem.
+    pub fn new(problem: Problem, request_id: &RequestId) -> Self {
+        Self {
+            r#type: format!("/docs/errors/{}", problem.code.code()),
+            title: problem.code.title(),
+            status: problem.code.status(),
+            retryable: problem.retryable(),
+            code: problem.code.code(),
+            request_id: request_id.to_string(),
+            detail: problem.detail,
+            guest_code: problem.guest_code,
+        }
+    }
+}
+
+/// The layer that writes problems' bodies. Answers of axum's own, such as 405,
+/// become problems here too.
+pub async fn render(request: Request, next: Next) -> Response {
+    let id = request.extensions().get::<RequestId>().cloned().unwrap_or_default();
+    let mut response = next.run(request).await;
+    let problem = match response.extensions_mut().remove::<Unrendered>() {
+        Some(Unrendered(problem)) => problem,
+        None => match of_framework(&response) {
+            Some(problem) => problem,
+            None => return response,
+        },
+    };
+    let kept = response.headers().get(header::ALLOW).cloned();
+    let mut response = body(problem, &id);
+    if let Some(allow) = kept {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
+/// The router answers 405 by itself, with an empty body and the methods that are taken.
+fn of_framework(response: &Response) -> Option<Problem> {
+    let allow = response.headers().get(header::ALLOW);
+    let allow = allow.filter(|_| response.status() == StatusCode::METHOD_NOT_ALLOWED)?;
+    Some(Problem::new(
+        ErrorKind::MethodNotAllowed,
+        format!(
+            "expected one of the methods {}; see /v1/openapi.json",
+            allow.to_str().unwrap_or("named there")
+        ),
+    ))
+}
+
+fn body(problem: Problem, id: &RequestId) -> Response {
+    let kind = problem.code;
+    if kind.status() >= 500 {
+        tracing::warn!(request_id = %id, code = kind.code(), detail = %problem.detail, "request failed");
+    }
+    let status = StatusCode::from_u16(kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let json = serde_json::to_vec(&ProblemBody::new(problem, id)).unwrap_or_default();
+    let mut response = (status, json).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if let Some(seconds) = retry_after(kind) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+    }
+    if kind == ErrorKind::Unauthorized {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"fanfold\""));
+    }
+    response
+}
+
+/// Seconds to wait: little where places become free all the time, more where
+/// something must recover first.
+fn retry_after(kind: ErrorKind) -> Option<&'static str> {
+    match kind.status() {
+        429 => Some("1"),
+        503 => Some("5"),
+        _ => None,
+    }
+}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What every handler can reach: handles, all of them cheap to clone.
+//!
+//! Made once when the gateway starts, shared by reference; nothing in it
+//! belongs to one request.
+
+use std::sync::Arc;
+
+use fanfold_backbone::Backbone;
+use fanfold_storage::Store;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Dispatch, GatewayConfig, extract::BodyBudget, functions::Registry};
+
+/// The state that handlers extract with `State<AppState>`.
+pub type AppState = Arc<App>;
+
+/// The parts of a running gateway.
+pub struct App {
+    /// As checked.
+    pub config: GatewayConfig,
+    /// Where the truth lies.
+    pub store: Store,
+    /// What moves it.
+    pub backbone: Backbone,
+    /// The memory that bodies may take.
+    pub bodies: BodyBudget,
+    /// Functions, versions and aliases.
+    pub registry: Registry,
+    /// The ways to a sandbox.
+    pub dispatch: Dispatch,
+    /// Cancelled when the gateway begins to drain: long answers, such as
+    /// streams of events, end then.
+    pub draining: CancellationToken,
+}
