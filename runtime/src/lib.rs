@@ -1,0 +1,3 @@
+//! Sandboxes of Fanfold.
+
+pub mod tables;

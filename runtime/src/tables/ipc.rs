@@ -1,0 +1,277 @@
+//! Arrow IPC as it crosses the border to a guest, both ways.
+//!
+//! [`encode`] and [`encode_schema`] make streams for a guest; [`decode`] takes a
+//! guest's. A message is checked here (frame, declared lengths, row count)
+//! before arrow-ipc, with its validation on, sees it: no length that a guest or
+//! a file declares is ever believed further than the bytes that are there.
+//!
+//! Format: Arrow columnar format 1.5, "Serialization and interprocess
+//! communication", "IPC streaming format".
+
+use arrow::{
+    array::RecordBatch,
+    buffer::Buffer,
+    datatypes::Schema,
+    error::ArrowError,
+    ipc::{self, MessageHeader, reader::StreamDecoder, root_as_message, writer::StreamWriter},
+};
+use fanfold_protocol::{ErrorKind, Problem, limits};
+
+use super::{guard::guard, shape};
+
+/// The four bytes that begin every message of a stream.
+const CONTINUATION: [u8; 4] = [0xff; 4];
+
+/// Bytes before a message's metadata: the continuation and its length.
+pub(super) const PREFIX_BYTES: usize = 8;
+
+/// A message with more rows than this has rows without bytes.
+const ROWS_MAX: i64 = limits::TRANSFER_BYTES_MAX as i64;
+
+/// The batch as an Arrow IPC stream: its schema and one record batch. Refused
+/// when that is larger than a guest takes at once.
+pub fn encode(batch: &RecordBatch) -> Result<Vec<u8>, Problem> {
+    let bytes = write(batch.schema_ref(), Some(batch))?;
+    within_batch_limit(bytes)
+}
+
+/// The schema as an Arrow IPC stream without batches.
+pub fn encode_schema(schema: &Schema) -> Result<Vec<u8>, Problem> {
+    within_batch_limit(write(schema, None)?)
+}
+
+fn within_batch_limit(bytes: Vec<u8>) -> Result<Vec<u8>, Problem> {
+    if bytes.len() as u64 <= limits::BATCH_BYTES_MAX {
+        return Ok(bytes);
+    }
+    Err(Problem::new(
+        ErrorKind::DecodeLimit,
+        format!(
+            "a batch must be at most {} bytes as Arrow IPC, found {}; select fewer columns",
+            limits::BATCH_BYTES_MAX,
+            bytes.len()
+        ),
+    ))
+}
+
+fn write(schema: &Schema, batch: Option<&RecordBatch>) -> Result<Vec<u8>, Problem> {
+    let inner =
+        |e: ArrowError| Problem::new(ErrorKind::Internal, format!("a batch could not be encoded: {e}"));
+    let capacity = batch.map_or(4 << 10, |b| shape::ipc_bytes(b) + (4 << 10));
+    let mut writer = StreamWriter::try_new(Vec::with_capacity(capacity), schema).map_err(inner)?;
+    if let Some(batch) = batch {
+        writer.write(batch).map_err(inner)?;
+    }
+    writer.finish().map_err(inner)?;
+    writer.into_inner().map_err(inner)
+}
+
+/// The batches of a guest's Arrow IPC stream, with dictionaries, views and runs
+/// made plain. A stream without batches gives one batch without rows, so that
+/// its schema is known. Everything about the bytes may be wrong or malicious.
+pub fn decode(bytes: &[u8]) -> Result<Vec<RecordBatch>, Problem> {
+    if bytes.len() as u64 > limits::TRANSFER_BYTES_MAX {
+        let detail = format!(
+            "an Arrow IPC stream must be at most {} bytes a call, found {}; write smaller batches",
+            limits::TRANSFER_BYTES_MAX,
+            bytes.len()
+        );
+        return Err(Problem::new(ErrorKind::TransferTooLarge, detail));
+    }
+    let place = || "the Arrow IPC stream of the function".to_owned();
+    guard(ErrorKind::ArrowCorrupt, place, || {
+        decode_stream(bytes).map_err(|p| p.within("the Arrow IPC stream of the function"))
+    })
+}
+
+fn decode_stream(bytes: &[u8]) -> Result<Vec<RecordBatch>, Problem> {
+    let mut decoder = StreamDecoder::new();
+    let mut batches = Vec::new();
+    let mut room = limits::PAGE_BYTES_MAX as usize;
+    let mut at = 0;
+    while let Some(frame) = Frame::read(&bytes[at..], at as u64)? {
+        let message = bytes.get(at..at + frame.len()).ok_or_else(|| {
+            corrupt(format!(
+                "the message at byte {at} must be {} bytes long, found the end after {}",
+                frame.len(),
+                bytes.len() - at
+            ))
+        })?;
+        check_message(message, frame, Compression::Refused)
+            .map_err(|p| p.within(format!("message at byte {at}")))?;
+        at += frame.len();
+        let mut buffer = Buffer::from(message);
+        if let Some(batch) = decoder.decode(&mut buffer).map_err(malformed)? {
+            let expanded = shape::ipc_bytes(&batch);
+            room = room.checked_sub(expanded).ok_or_else(|| {
+                let detail = format!("dictionaries and views must expand to at most {} bytes a call, found more; write plain or smaller batches", limits::PAGE_BYTES_MAX);
+                Problem::new(ErrorKind::TransferTooLarge, detail)
+            })?;
+            batches.push(shape::plain(&batch)?);
+        }
+    }
+    let schema = decoder.schema().ok_or_else(|| corrupt("expected a schema, found the end".to_owned()))?;
+    if batches.is_empty() {
+        batches.push(shape::plain(&RecordBatch::new_empty(schema))?);
+    }
+    Ok(batches)
+}
+
+fn malformed(error: ArrowError) -> Problem {
+    corrupt(format!("expected valid Arrow IPC, found: {error}"))
+}
+
+fn corrupt(detail: String) -> Problem {
+    Problem::new(ErrorKind::ArrowCorrupt, detail)
+}
+
+/// Where the parts of a message lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frame {
+    /// Bytes of the metadata.
+    pub(super) metadata: usize,
+    /// Bytes of the body.
+    pub(super) body: usize,
+}
+
+impl Frame {
+    /// Bytes of the message, prefix included.
+    pub(super) fn len(self) -> usize {
+        PREFIX_BYTES + self.metadata + self.body
+    }
+
+    /// The frame of the message that `bytes` begins with, at `offset` of the
+    /// whole. `None` at the end of the stream, said or not.
+    pub(super) fn read(bytes: &[u8], offset: u64) -> Result<Option<Self>, Problem> {
+        let Some(metadata) = Self::metadata_bytes(bytes, offset)? else { return Ok(None) };
+        let Some(header) = bytes.get(PREFIX_BYTES..PREFIX_BYTES + metadata) else {
+            return Err(corrupt(format!(
+                "the metadata at byte {offset} must be {metadata} bytes long, found the end"
+            )));
+        };
+        Self::of(header, offset).map(Some)
+    }
+
+    /// Bytes of the metadata of the message that `bytes` begins with.
+    pub(super) fn metadata_bytes(bytes: &[u8], offset: u64) -> Result<Option<usize>, Problem> {
+        let Some((prefix, rest)) = bytes.split_first_chunk::<4>() else {
+            return if bytes.is_empty() {
+                Ok(None)
+            } else {
+                Err(corrupt(format!("expected a message at byte {offset}, found the end")))
+            };
+        };
+        if *prefix != CONTINUATION {
+            // Before version 0.15 there was no continuation, and nobody writes that now.
+            return Err(corrupt(format!(
+                "a message must begin with ff ff ff ff at byte {offset}, found {prefix:02x?}"
+            )));
+        }
+        let length = rest.first_chunk::<4>().map(|b| i32::from_le_bytes(*b));
+        match length {
+            Some(0) => Ok(None),
+            Some(length) if length > 0 && length as u64 <= limits::TRANSFER_BYTES_MAX => {
+                Ok(Some(length as usize))
+            }
+            Some(length) => Err(corrupt(format!(
+                "metadata at byte {offset} must be 1 to {} bytes long, found {length}",
+                limits::TRANSFER_BYTES_MAX
+            ))),
+            None => Err(corrupt(format!("expected a length after byte {offset}, found the end"))),
+        }
+    }
+
+    /// The frame of a message with this metadata.
+    pub(super) fn of(metadata: &[u8], offset: u64) -> Result<Self, Problem> {
+        let message = root_as_message(metadata)
+            .map_err(|e| corrupt(format!("the metadata at byte {offset} is no Arrow message: {e}")))?;
+        let body = message.bodyLength();
+        let body = usize::try_from(body)
+            .map_err(|_| corrupt(format!("the body at byte {offset} must have a length, found {body}")))?;
+        let fits = body.checked_add(PREFIX_BYTES + metadata.len()).is_some();
+        fits.then_some(Self { metadata: metadata.len(), body }).ok_or_else(|| {
+            corrupt(format!("the body at byte {offset} must fit in memory, found {body} bytes"))
+        })
+    }
+}
+
+/// What to think of compressed bodies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compression {
+    /// Guests do not send them.
+    Refused,
+    /// Files may have them, within the caps on decompression.
+    Capped,
+}
+
+/// Checks what a whole message declares before anything is allocated for it.
+/// Returns the bytes that its buffers decompress to.
+pub(super) fn check_message(message: &[u8], frame: Frame, compression: Compression) -> Result<u64, Problem> {
+    let (metadata, body) = message[PREFIX_BYTES..].split_at(frame.metadata);
+    let message =
+        root_as_message(metadata).map_err(|e| corrupt(format!("the metadata is no Arrow message: {e}")))?;
+    let batch = match message.header_type() {
+        MessageHeader::RecordBatch => message.header_as_record_batch(),
+        MessageHeader::DictionaryBatch => message.header_as_dictionary_batch().and_then(|d| d.data()),
+        MessageHeader::Schema => return Ok(0),
+        other => {
+            return Err(corrupt(format!(
+                "expected a schema, a dictionary or a record batch, found {other:?}"
+            )));
+        }
+    };
+    let batch = batch.ok_or_else(|| corrupt("a message must have a header, found none".to_owned()))?;
+    check_rows(&batch, body.len())?;
+    match (batch.compression(), compression) {
+        (None, _) => Ok(body.len() as u64),
+        (Some(_), Compression::Refused) => Err(corrupt(
+            "expected plain buffers, found compressed ones; write without compression".to_owned(),
+        )),
+        (Some(_), Compression::Capped) => decompressed_bytes(&batch, body),
+    }
+}
+
+/// A row costs at least some bytes, except in tables without columns or with
+/// nothing but nulls; those are held to what a transfer could carry.
+fn check_rows(batch: &ipc::RecordBatch<'_>, body: usize) -> Result<(), Problem> {
+    let rows_max = ROWS_MAX.max(i64::try_from(body).unwrap_or(i64::MAX).saturating_mul(8));
+    let nodes = batch.nodes().into_iter().flatten().map(|n| n.length());
+    for length in nodes.chain([batch.length()]) {
+        if !(0..=rows_max).contains(&length) {
+            return Err(corrupt(format!("a batch must have 0 to {rows_max} rows, found {length}")));
+        }
+    }
+    Ok(())
+}
+
+/// The sum of the lengths that the buffers of a compressed batch declare.
+fn decompressed_bytes(batch: &ipc::RecordBatch<'_>, body: &[u8]) -> Result<u64, Problem> {
+    let mut total = 0_u64;
+    for buffer in batch.buffers().into_iter().flatten().filter(|b| b.length() != 0) {
+        let part = usize::try_from(buffer.offset())
+            .ok()
+            .zip(usize::try_from(buffer.length()).ok())
+            .and_then(|(start, length)| body.get(start..start.checked_add(length)?))
+            .and_then(|bytes| {
+                bytes.first_chunk::<8>().map(|prefix| (i64::from_le_bytes(*prefix), bytes.len()))
+            });
+        let Some((declared, stored)) = part else {
+            return Err(corrupt(format!(
+                "a compressed buffer must lie within its body of {} bytes, found another place",
+                body.len()
+            )));
+        };
+        // -1 marks a buffer that is stored as it is.
+        let bytes = if declared == -1 { stored as u64 } else { u64::try_from(declared).unwrap_or(u64::MAX) };
+        total = total.saturating_add(bytes);
+    }
+    let allowed = limits::PAGE_BYTES_MAX.max(limits::DECODED_RATIO_MAX.saturating_mul(body.len() as u64));
+    if total <= allowed {
+        return Ok(total);
+    }
+    let detail = format!(
+        "a body of {} bytes must decompress to at most {allowed} bytes, found {total}; split the table into smaller batches",
+        body.len()
+    );
+    Err(Problem::new(ErrorKind::DecodeLimit, detail))
+}

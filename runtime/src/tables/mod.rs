@@ -1,0 +1,57 @@
+//! Tables on their way between object storage and guests: the host decodes and
+//! encodes, the guest sees Arrow IPC.
+//!
+//! [`TableReader`] turns the slices of a partition into record batches that fit
+//! one host call; [`TableWriter`] turns a guest's batches into one object;
+//! [`encode`] and [`decode`] stand at the border itself. Everything here treats
+//! its input as hostile: a damaged or malicious object or stream ends in a
+//! [`Problem`](fanfold_protocol::Problem) that names the place, never in a panic,
+//! and memory is bounded.
+//!
+//! # Memory
+//!
+//! A reader holds two batches of at most 8 MiB and, by format:
+//! Parquet the selected columns of one row group as stored, and those of the
+//! next one when they are small enough to be read ahead (128 MiB); Arrow files
+//! up to two runs of blocks, 16 MiB each unless one block is larger; text about
+//! four chunks of 4 MiB, and one record (at most 8 MiB). A writer holds one
+//! Parquet row group (64 MiB) or 1 MiB of text, and the parts in flight.
+//!
+//! # Row numbers
+//!
+//! Rows are counted from 1 within their object, a header not being one; lines
+//! and byte offsets of text are those of the decompressed object. In a slice
+//! that begins in the middle of a text object, rows and lines are counted from
+//! there, and the text of the problem says so.
+
+mod guard;
+mod ipc;
+mod shape;
+
+use fanfold_protocol::{
+    function::Column,
+    job::{CsvOptions, Format},
+    plan::Slice,
+};
+
+pub use self::ipc::{decode, encode, encode_schema};
+
+/// What to read: slices that make one table, and what of it is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableSource {
+    /// In the order in which they are read.
+    pub slices: Vec<Slice>,
+    /// How the objects are stored.
+    pub format: Format,
+    /// The columns that the caller wants, in this order; `None` for those that
+    /// the function declares, or else all.
+    pub columns: Option<Vec<String>>,
+    /// What the function declares: values are given to it in these types.
+    pub declared: Option<Vec<Column>>,
+    /// How CSV is read.
+    pub csv: CsvOptions,
+}
+
+/// A batch holds at most this many rows, so that a guest's own columns over it
+/// stay small.
+pub const BATCH_ROWS_MAX: usize = 131_072;
