@@ -15,3 +15,4 @@ pub use client::{
     PutOutcome, ReadAhead, Result, Store, StoreConfig, Support, Usage,
 };
 pub use credentials::{Credentials, CredentialsError};
+pub use server::{Server, ServerConfig};

@@ -1,4 +1,137 @@
-//! The embedded S3 server.
+//! The S3 server that comes with Fanfold, over a local folder.
+//!
+//! It is the store of `fanfold dev` and of the tests, and is reached like any
+//! other store, over HTTP with signed requests. s3s speaks the protocol; small
+//! bodies and everything about objects are in one redb file, larger bodies are
+//! one file each. An answered put is on disk, whole, whatever is killed when;
+//! keys never become paths.
+//!
+//! Request → [`serve`] → [`s3`] → [`object`], [`multipart`], [`bucket`] → bytes
+//! by [`ingest`] into [`blobs`], changes by [`commit`] and [`apply`] into
+//! [`index`]; bytes come back by [`output`].
 
-/// The region that the server says it is in.
+mod apply;
+mod attributes;
+mod blobs;
+mod bucket;
+mod checksum;
+mod commit;
+mod condition;
+mod failure;
+mod index;
+mod ingest;
+mod listing;
+mod multipart;
+mod object;
+mod output;
+mod record;
+mod s3;
+mod serve;
+
+use std::{io, path::PathBuf, sync::Arc, thread};
+
+use s3s::{
+    auth::SimpleAuth,
+    service::{S3Service, S3ServiceBuilder},
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use self::{blobs::Blobs, commit::Committer, failure::Failure, index::Index};
+use crate::Credentials;
+
+/// The region that the server says it is in: the one that S3 clients assume.
 pub const REGION: &str = "us-east-1";
+/// Disk space, in bytes, that is left free so that the index never meets a full
+/// disk: deleting goes on, writing is refused with 507.
+pub const FREE_BYTES_MIN: u64 = 64 << 20;
+
+/// Where a server keeps its data and whom it serves.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// The folder; made when it is not there. One server at a time uses it.
+    pub root: PathBuf,
+    /// What requests must be signed with.
+    pub credentials: Credentials,
+}
+
+/// Why a server could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "expected a usable store in {root}, found: {detail}; check the folder, its owner, and that no other server uses it"
+)]
+pub struct OpenError {
+    /// The folder.
+    pub root: PathBuf,
+    /// What happened.
+    pub detail: String,
+}
+
+/// An S3 server over a folder. Cheap to clone; clones are one server.
+#[derive(Clone)]
+pub struct Server {
+    service: S3Service,
+}
+
+impl Server {
+    /// Opens the folder, or makes a new store in it. Files that a crash left
+    /// over are swept in the background.
+    pub fn open(config: ServerConfig) -> Result<Self, OpenError> {
+        Self::open_reserving(config, FREE_BYTES_MIN)
+    }
+
+    /// Like [`Server::open`], with another reserve of disk space in bytes.
+    pub fn open_reserving(config: ServerConfig, free_bytes_min: u64) -> Result<Self, OpenError> {
+        let root = config.root.clone();
+        let failed = |failure: Failure| OpenError { root, detail: failure.to_string() };
+        let shared = Shared::open(&config, free_bytes_min).map_err(failed)?;
+        let mut builder = S3ServiceBuilder::new(Service(Arc::new(shared)));
+        let Credentials { access_key, secret_key } = config.credentials;
+        builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
+        Ok(Self { service: builder.build() })
+    }
+
+    /// Serves the listener's connections until `shutdown`, then lets requests
+    /// that are under way finish for up to ten seconds.
+    pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) {
+        serve::serve(self.service.clone(), listener, shutdown).await;
+    }
+}
+
+/// What all requests share.
+struct Shared {
+    index: Arc<Index>,
+    blobs: Arc<Blobs>,
+    committer: Committer,
+}
+
+/// The protocol's side of [`Shared`].
+struct Service(Arc<Shared>);
+
+impl Shared {
+    fn open(config: &ServerConfig, free_bytes_min: u64) -> Result<Self, Failure> {
+        std::fs::create_dir_all(&config.root)?;
+        let (index, boot) = Index::open(&config.root.join("index.redb"))?;
+        let index = Arc::new(index);
+        let blobs = Blobs::open(config.root.join("blobs"), boot, free_bytes_min)?;
+        // The names of new files reach the disk with their directories; that of
+        // the index and of the directories themselves is brought there here.
+        std::fs::File::open(&config.root)?.sync_all()?;
+        let committer = Committer::start(Arc::clone(&index), Arc::clone(&blobs))?;
+        sweep(Arc::clone(&index), Arc::clone(&blobs))?;
+        Ok(Self { index, blobs, committer })
+    }
+}
+
+/// Removes what earlier runs left over, while the server already serves.
+fn sweep(index: Arc<Index>, blobs: Arc<Blobs>) -> io::Result<()> {
+    let work = move || -> Result<u64, Failure> { Ok(blobs.sweep(&index.named_blobs()?)?) };
+    thread::Builder::new().name("s3-sweep".to_owned()).spawn(move || match work() {
+        Ok(0) => {}
+        Ok(files) => tracing::info!(files, "swept files that a crash left over"),
+        Err(error) => {
+            tracing::warn!(%error, "the sweep of left-over files stopped; the next start tries again")
+        }
+    })?;
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! What a writer says about its object, from the request to the record and back.
+//!
+//! Nothing that a client asks for is dropped in silence: encryption and other
+//! features that this server does not have are refused.
+
+use http::HeaderMap;
+use s3s::{
+    S3Result,
+    dto::{self, Timestamp, TimestampFormat},
+    s3_error,
+};
+
+use super::record::{Attributes, Sums};
+
+/// User metadata of an object, names and values together, as S3 has it.
+const METADATA_BYTES_MAX: usize = 2_048;
+/// S3's own default.
+const CONTENT_TYPE: &str = "binary/octet-stream";
+/// Headers that ask for what this server does not do.
+const NOT_HERE: [&str; 5] = [
+    "x-amz-server-side-encryption-customer-algorithm",
+    "x-amz-server-side-encryption-aws-kms-key-id",
+    "x-amz-object-lock-mode",
+    "x-amz-object-lock-legal-hold",
+    "x-amz-write-offset-bytes",
+];
+
+/// Refuses what would otherwise look as if it were done.
+pub(super) fn disallow_encryption(headers: &HeaderMap) -> S3Result<()> {
+    if NOT_HERE.iter().any(|name| headers.contains_key(*name)) {
+        return Err(s3_error!(
+            NotImplemented,
+            "this server has no encryption with keys, object lock or appending"
+        ));
+    }
+    Ok(())
+}
+
+macro_rules! attributes_of {
+    ($name:ident, $input:ty) => {
+        /// The attributes in a request, taken out of it.
+        pub(super) fn $name(input: &mut $input) -> S3Result<Self> {
+            let metadata = input.metadata.take().unwrap_or_default().into_iter().collect();
+            Self {
+                content_type: input.content_type.take().map(|t| t.to_string()),
+                content_encoding: input.content_encoding.take().and_then(|e| trim_encoding(&e)),
+                content_language: input.content_language.take(),
+                content_disposition: input.content_disposition.take(),
+                cache_control: input.cache_control.take(),
+                expires: input.expires.take().and_then(|t| http_date(&t)),
+                metadata,
+            }
+            .checked()
+        }
+    };
+}
+
+impl Attributes {
+    attributes_of!(of_put, dto::PutObjectInput);
+    attributes_of!(of_copy, dto::CopyObjectInput);
+    attributes_of!(of_upload, dto::CreateMultipartUploadInput);
+
+    fn checked(mut self) -> S3Result<Self> {
+        let bytes: usize = self.metadata.iter().map(|(k, v)| k.len() + v.len()).sum();
+        if bytes > METADATA_BYTES_MAX {
+            return Err(s3_error!(
+                MetadataTooLarge,
+                "user metadata must be at most {METADATA_BYTES_MAX} bytes"
+            ));
+        }
+        self.content_type.get_or_insert_with(|| CONTENT_TYPE.to_owned());
+        Ok(self)
+    }
+}
+
+impl Sums {
+    /// `COMPOSITE` for a checksum of checksums, which ends in the number of parts.
+    pub(super) fn dto_type(&self) -> Option<dto::ChecksumType> {
+        let first = super::checksum::ALGORITHMS.iter().find_map(|name| self.get(name))?;
+        let name =
+            if first.contains('-') { dto::ChecksumType::COMPOSITE } else { dto::ChecksumType::FULL_OBJECT };
+        Some(dto::ChecksumType::from_static(name))
+    }
+
+    /// The algorithms that there are values of.
+    pub(super) fn algorithms(&self) -> Vec<String> {
+        let present = super::checksum::ALGORITHMS.iter().filter(|name| self.get(name).is_some());
+        present.map(|name| (*name).to_owned()).collect()
+    }
+}
+
+/// A content encoding without `aws-chunked`; none when nothing is left.
+fn trim_encoding(encoding: &str) -> Option<String> {
+    let kept: Vec<_> = encoding
+        .split(',')
+        .map(str::trim)
+        .filter(|e| !e.is_empty() && !e.eq_ignore_ascii_case("aws-chunked"))
+        .collect();
+    (!kept.is_empty()).then(|| kept.join(","))
+}
+
+fn http_date(time: &Timestamp) -> Option<String> {
+    let mut text = Vec::new();
+    time.format(TimestampFormat::HttpDate, &mut text).ok()?;
+    String::from_utf8(text).ok()
+}
+
+/// The time of an HTTP date.
+pub(super) fn parse_http_date(text: &str) -> Option<Timestamp> {
+    Timestamp::parse(TimestampFormat::HttpDate, text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_transfer_s_encoding_is_not_the_object_s() {
+        let check = |text, kept: Option<&str>| assert_eq!(trim_encoding(text).as_deref(), kept);
+        check("aws-chunked", None);
+        check("aws-chunked, gzip", Some("gzip"));
+        check("gzip,AWS-CHUNKED", Some("gzip"));
+        check("gzip, br", Some("gzip,br"));
+    }
+
+    #[test]
+    fn http_dates_survive() {
+        let text = "Sun, 22 Nov 2026 16:51:00 GMT";
+        assert_eq!(http_date(&parse_http_date(text).unwrap()).as_deref(), Some(text));
+    }
+}

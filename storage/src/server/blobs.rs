@@ -1,0 +1,244 @@
+//! Bodies that are too large for the index: one file each, written once.
+//!
+//! A file is on disk, directory included, before the index names it, and goes
+//! only after the index has stopped naming it and the last reader has let go. A
+//! crash in between leaves a file that nobody names; the next start sweeps it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{failure::Failure, record::Segment};
+
+/// Directories that files are spread over.
+const FAN_OUT: u64 = 256;
+
+/// The name of a file: the start of the server that wrote it (`boot`) and a
+/// number within it. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) struct BlobId {
+    boot: u64,
+    number: u64,
+}
+
+/// All files under one directory. Cheap to share by `Arc`.
+#[derive(Debug)]
+pub(super) struct Blobs {
+    dir: PathBuf,
+    boot: u64,
+    next: AtomicU64,
+    free_bytes_min: u64,
+    readers: Mutex<Readers>,
+    reaper: mpsc::Sender<BlobId>,
+}
+
+/// Who reads what, and what is to go once nobody reads it.
+#[derive(Debug, Default)]
+struct Readers {
+    held: HashMap<BlobId, usize>,
+    doomed: HashSet<BlobId>,
+    /// Grows with each retirement, so that a reader notices one that came
+    /// between its look into the index and its hold.
+    epoch: u64,
+}
+
+impl Blobs {
+    /// Opens the directory and starts the thread that removes files. `boot` is
+    /// larger than at every earlier start.
+    pub(super) fn open(dir: PathBuf, boot: u64, free_bytes_min: u64) -> io::Result<Arc<Self>> {
+        for n in 0..FAN_OUT {
+            fs::create_dir_all(dir.join(format!("{n:02x}")))?;
+        }
+        sync_dir(&dir)?;
+        let (reaper, doomed) = mpsc::channel();
+        let root = dir.clone();
+        thread::Builder::new().name("s3-reaper".to_owned()).spawn(move || reap(&root, &doomed))?;
+        Ok(Arc::new(Self {
+            dir,
+            boot,
+            next: AtomicU64::new(0),
+            free_bytes_min,
+            readers: Mutex::default(),
+            reaper,
+        }))
+    }
+
+    /// Refuses when writing `bytes` would leave less than the reserve free.
+    pub(super) fn check_room(&self, bytes: u64) -> Result<(), Failure> {
+        let stat = rustix::fs::statvfs(&self.dir).map_err(io::Error::from)?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let needed = self.free_bytes_min.saturating_add(bytes);
+        if free < needed { Err(Failure::Full { free, needed }) } else { Ok(()) }
+    }
+
+    /// A new file, removed again unless it is kept.
+    pub(super) fn draft(self: &Arc<Self>) -> io::Result<Draft> {
+        let id = BlobId { boot: self.boot, number: self.next.fetch_add(1, Ordering::Relaxed) };
+        let file = File::options().write(true).create_new(true).open(path(&self.dir, id))?;
+        Ok(Draft { blobs: Arc::clone(self), id, file: Some(file) })
+    }
+
+    /// A file for reading.
+    pub(super) fn read(&self, id: BlobId) -> io::Result<File> {
+        File::open(path(&self.dir, id))
+    }
+
+    /// Where retirements stand, to be given to [`Blobs::hold`].
+    pub(super) fn epoch(&self) -> u64 {
+        self.lock().epoch
+    }
+
+    /// Keeps these files from going until the hold is dropped. None when some
+    /// file was retired since `epoch`: look into the index again.
+    pub(super) fn hold(self: &Arc<Self>, segments: &[Segment], epoch: u64) -> Option<Hold> {
+        let mut readers = self.lock();
+        if readers.epoch != epoch {
+            return None;
+        }
+        let ids: Vec<_> = segments.iter().map(|s| s.blob).collect();
+        for id in &ids {
+            *readers.held.entry(*id).or_default() += 1;
+        }
+        Some(Hold { blobs: Arc::clone(self), ids })
+    }
+
+    /// Removes files that the index no longer names, each after its last reader.
+    pub(super) fn retire(&self, ids: impl IntoIterator<Item = BlobId>) {
+        let mut readers = self.lock();
+        for id in ids {
+            readers.epoch += 1;
+            if readers.held.contains_key(&id) {
+                readers.doomed.insert(id);
+            } else {
+                self.remove(id);
+            }
+        }
+    }
+
+    /// Removes the files of earlier starts that are not among `named`.
+    pub(super) fn sweep(&self, named: &HashSet<BlobId>) -> io::Result<u64> {
+        let mut swept = 0;
+        for fan in fs::read_dir(&self.dir)? {
+            for entry in fs::read_dir(fan?.path())? {
+                let id = entry?.file_name().to_str().and_then(parse_name);
+                if let Some(id) = id.filter(|id| id.boot < self.boot && !named.contains(id)) {
+                    self.remove(id);
+                    swept += 1;
+                }
+            }
+        }
+        Ok(swept)
+    }
+
+    fn remove(&self, id: BlobId) {
+        if self.reaper.send(id).is_err() {
+            tracing::warn!(?id, "a file is left for the next start to sweep");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Readers> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Unlinking a large file takes long on some file systems: it has its own thread.
+fn reap(dir: &Path, doomed: &mpsc::Receiver<BlobId>) {
+    for id in doomed {
+        if let Err(error) = fs::remove_file(path(dir, id))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(?id, %error, "a file could not be removed; the next start tries again");
+        }
+    }
+}
+
+fn path(dir: &Path, id: BlobId) -> PathBuf {
+    dir.join(format!("{:02x}", id.number % FAN_OUT)).join(format!("{:x}-{:x}", id.boot, id.number))
+}
+
+fn parse_name(name: &str) -> Option<BlobId> {
+    let (boot, number) = name.split_once('-')?;
+    Some(BlobId { boot: u64::from_str_radix(boot, 16).ok()?, number: u64::from_str_radix(number, 16).ok()? })
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// A file that is being written. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Draft {
+    blobs: Arc<Blobs>,
+    id: BlobId,
+    file: Option<File>,
+}
+
+impl Draft {
+    /// The file.
+    pub(super) fn file(&mut self) -> io::Result<&mut File> {
+        self.file.as_mut().ok_or_else(|| io::Error::other("the file is closed"))
+    }
+
+    /// Brings bytes and directory entry to the disk and closes the file.
+    pub(super) fn sync(&mut self) -> io::Result<BlobId> {
+        if let Some(file) = self.file.take() {
+            file.sync_all()?;
+            let path = path(&self.blobs.dir, self.id);
+            path.parent().map_or(Ok(()), sync_dir)?;
+        }
+        Ok(self.id)
+    }
+
+    /// Keeps the file: the index names it, or may do so.
+    pub(super) fn keep(self) {
+        let mut this = self;
+        this.file = None;
+        // `Drop` removes what is not marked as kept.
+        this.id.boot = KEPT;
+    }
+}
+
+/// No start of a server has this number.
+const KEPT: u64 = u64::MAX;
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if self.id.boot != KEPT {
+            self.blobs.remove(self.id);
+        }
+    }
+}
+
+/// Keeps files alive for a reader.
+#[derive(Debug)]
+pub(super) struct Hold {
+    blobs: Arc<Blobs>,
+    ids: Vec<BlobId>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut readers = self.blobs.lock();
+        for id in &self.ids {
+            let Some(count) = readers.held.get_mut(id) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                readers.held.remove(id);
+                if readers.doomed.remove(id) {
+                    self.blobs.remove(*id);
+                }
+            }
+        }
+    }
+}

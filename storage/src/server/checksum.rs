@@ -1,0 +1,125 @@
+//! The checksums that S3 clients send along: which, where, and whether they agree.
+//!
+//! A value is kept as it is sent, in base 64; only algorithms that a request
+//! names are worked out.
+
+use http::HeaderMap;
+use s3s::dto;
+
+use super::record::Sums;
+
+/// Header names begin so; the algorithm follows in lower case.
+const PREFIX: &str = "x-amz-checksum-";
+/// The algorithms that are known, as the headers have them.
+pub(super) const ALGORITHMS: [&str; 5] = ["crc32", "crc32c", "crc64nvme", "sha1", "sha256"];
+
+impl Sums {
+    /// Those among headers or trailers.
+    pub(super) fn from_headers(headers: &HeaderMap) -> Self {
+        let get = |name: &str| {
+            headers.get(format!("{PREFIX}{name}")).and_then(|v| v.to_str().ok()).map(|v| v.trim().to_owned())
+        };
+        Self {
+            crc32: get("crc32"),
+            crc32c: get("crc32c"),
+            crc64nvme: get("crc64nvme"),
+            sha1: get("sha1"),
+            sha256: get("sha256"),
+        }
+    }
+
+    /// By the name of the algorithm.
+    pub(super) fn get(&self, algorithm: &str) -> Option<&str> {
+        match algorithm {
+            "crc32" => self.crc32.as_deref(),
+            "crc32c" => self.crc32c.as_deref(),
+            "crc64nvme" => self.crc64nvme.as_deref(),
+            "sha1" => self.sha1.as_deref(),
+            "sha256" => self.sha256.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Sets one by the name of its algorithm.
+    pub(super) fn set(&mut self, algorithm: &str, value: String) {
+        let slot = match algorithm {
+            "crc32" => &mut self.crc32,
+            "crc32c" => &mut self.crc32c,
+            "crc64nvme" => &mut self.crc64nvme,
+            "sha1" => &mut self.sha1,
+            "sha256" => &mut self.sha256,
+            _ => return,
+        };
+        *slot = Some(value);
+    }
+
+    /// Whether every value that `claimed` has is the one here.
+    pub(super) fn agrees(&self, claimed: &Sums) -> bool {
+        ALGORITHMS.iter().all(|name| claimed.get(name).is_none_or(|value| self.get(name) == Some(value)))
+    }
+}
+
+impl From<dto::Checksum> for Sums {
+    fn from(sums: dto::Checksum) -> Self {
+        Self {
+            crc32: sums.checksum_crc32,
+            crc32c: sums.checksum_crc32c,
+            crc64nvme: sums.checksum_crc64nvme,
+            sha1: sums.checksum_sha1,
+            sha256: sums.checksum_sha256,
+        }
+    }
+}
+
+/// The algorithms that a request's headers name: by a value, by a trailer that
+/// is announced, or by the SDK's own header.
+pub(super) fn algorithms(headers: &HeaderMap) -> Vec<String> {
+    let trailers = headers.get_all("x-amz-trailer").into_iter().filter_map(|v| v.to_str().ok());
+    let announced = trailers.flat_map(|v| v.split(',')).map(|v| v.trim().to_ascii_lowercase());
+    let named = headers
+        .get("x-amz-sdk-checksum-algorithm")
+        .and_then(|v| v.to_str().ok())
+        .map(|v| format!("{PREFIX}{}", v.to_ascii_lowercase()));
+    let sent = headers.keys().map(|k| k.as_str().to_owned());
+    let mut found: Vec<String> = announced
+        .chain(named)
+        .chain(sent)
+        .filter_map(|name| name.strip_prefix(PREFIX).map(str::to_owned))
+        .filter(|name| ALGORITHMS.contains(&name.as_str()))
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn algorithms_are_found_wherever_a_client_names_them() {
+        let headers = [
+            ("x-amz-trailer", "x-amz-checksum-crc32"),
+            ("x-amz-sdk-checksum-algorithm", "SHA256"),
+            ("x-amz-checksum-crc64nvme", "AAAA"),
+            ("x-amz-checksum-type", "COMPOSITE"),
+        ];
+        let headers = headers
+            .into_iter()
+            .map(|(k, v)| (http::HeaderName::from_static(k), http::HeaderValue::from_static(v)))
+            .collect();
+        assert_eq!(algorithms(&headers), ["crc32", "crc64nvme", "sha256"]);
+    }
+
+    #[test]
+    fn only_what_was_claimed_is_compared() {
+        let mut here = Sums::default();
+        here.set("crc32", "x".into());
+        let mut claimed = Sums::default();
+        assert!(here.agrees(&claimed));
+        claimed.set("crc32", "x".into());
+        assert!(here.agrees(&claimed));
+        claimed.set("sha1", "y".into());
+        assert!(!here.agrees(&claimed));
+    }
+}

@@ -1,0 +1,91 @@
+//! Preconditions of requests, by RFC 9110 section 13 and S3's documentation.
+//!
+//! For reads they are decided here; for writes they are only translated, and
+//! decided where changes are made one after another.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use s3s::{
+    S3Error, S3ErrorCode, S3Result,
+    dto::{ETag, ETagCondition, Timestamp},
+    s3_error,
+};
+
+use super::{commit::Condition, record::ObjectRecord};
+
+/// The four conditions that a read can carry.
+pub(super) struct ReadConditions<'a> {
+    pub(super) if_match: Option<&'a ETagCondition>,
+    pub(super) if_none_match: Option<&'a ETagCondition>,
+    pub(super) if_modified_since: Option<&'a Timestamp>,
+    pub(super) if_unmodified_since: Option<&'a Timestamp>,
+}
+
+impl ReadConditions<'_> {
+    /// Lets a read of `record` through, or says 412 or 304. The dates count only
+    /// where the ETags are not asked about.
+    pub(super) fn check(&self, record: &ObjectRecord) -> S3Result<()> {
+        let modified = http_time(record.modified_ms);
+        let kept = match (self.if_match, self.if_unmodified_since) {
+            (Some(condition), _) => matches(condition, &record.etag),
+            (None, Some(since)) => modified <= *since,
+            (None, None) => true,
+        };
+        if !kept {
+            return Err(s3_error!(PreconditionFailed, "at least one of the preconditions did not hold"));
+        }
+        let fresh = match (self.if_none_match, self.if_modified_since) {
+            (Some(condition), _) => !matches(condition, &record.etag),
+            (None, Some(since)) => modified > *since,
+            (None, None) => true,
+        };
+        if fresh { Ok(()) } else { Err(not_modified(record)) }
+    }
+
+    /// For the source of a copy there is no 304: what does not hold is 412.
+    pub(super) fn check_source(&self, record: &ObjectRecord) -> S3Result<()> {
+        self.check(record).map_err(|_| {
+            s3_error!(PreconditionFailed, "the source of the copy does not meet the preconditions")
+        })
+    }
+}
+
+fn matches(condition: &ETagCondition, etag: &str) -> bool {
+    condition.as_etag().is_none_or(|wanted| wanted.value() == etag)
+}
+
+fn not_modified(record: &ObjectRecord) -> S3Error {
+    let mut error = S3Error::new(S3ErrorCode::NotModified);
+    if let Ok(etag) = ETag::Strong(record.etag.clone()).to_http_header() {
+        error.set_headers([(http::header::ETAG, etag)].into_iter().collect());
+    }
+    error
+}
+
+/// The conditions of a write. S3 knows `If-None-Match: *` and `If-Match` with an ETag.
+pub(super) fn of_write(
+    if_match: Option<&ETagCondition>,
+    if_none_match: Option<&ETagCondition>,
+) -> S3Result<Condition> {
+    match (if_match, if_none_match) {
+        (None, None) => Ok(Condition::Always),
+        (None, Some(condition)) if condition.is_any() => Ok(Condition::Absent),
+        (Some(condition), None) => Ok(condition
+            .as_etag()
+            .map_or(Condition::Present, |etag| Condition::Match(etag.value().to_owned()))),
+        _ => Err(s3_error!(
+            NotImplemented,
+            "a write takes If-None-Match: * or If-Match with an ETag, not both"
+        )),
+    }
+}
+
+/// A time as HTTP dates have it: whole seconds.
+pub(super) fn http_time(ms: u64) -> Timestamp {
+    Timestamp::from(UNIX_EPOCH + Duration::from_secs(ms / 1_000))
+}
+
+/// A time as XML answers have it: milliseconds.
+pub(super) fn xml_time(ms: u64) -> Timestamp {
+    Timestamp::from(UNIX_EPOCH + Duration::from_millis(ms))
+}

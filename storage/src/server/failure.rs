@@ -1,0 +1,112 @@
+//! Why the server says no, and how that is said in S3's words.
+//!
+//! A full disk is a refusal (507, retried by nobody blindly), never half an
+//! object; whatever else the disk says is an internal error, logged here once.
+
+use std::io;
+
+use s3s::{S3Error, S3ErrorCode};
+
+/// What goes wrong below the protocol.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// A file could not be read or written.
+    #[error("a file of the store: {0}")]
+    Io(#[from] io::Error),
+    /// The index could not be read or written.
+    #[error("the index of the store: {0}")]
+    Index(Box<redb::Error>),
+    /// A record is not what was written.
+    #[error("a record of the index: {0}")]
+    Record(#[from] serde_json::Error),
+    /// There must be more room than there is.
+    #[error("{free} bytes are free, {needed} are needed")]
+    Full {
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that must be free for the request.
+        needed: u64,
+    },
+    /// The client's body ended or broke.
+    #[error("the body of the request: {0}")]
+    Body(String),
+    /// A thread of the server is gone.
+    #[error("the server is stopping")]
+    Stopping,
+    /// The request is refused for what it asks.
+    #[error("{code:?}: {message}")]
+    Refused {
+        /// S3's word for it.
+        code: S3ErrorCode,
+        /// In a few words.
+        message: &'static str,
+    },
+}
+
+macro_rules! from_redb {
+    ($($error:ident)*) => { $(
+        impl From<redb::$error> for Failure {
+            fn from(error: redb::$error) -> Self {
+                Self::Index(Box::new(error.into()))
+            }
+        }
+    )* };
+}
+from_redb!(DatabaseError TransactionError TableError StorageError CommitError SetDurabilityError);
+
+impl Failure {
+    /// A refusal in S3's words.
+    pub(super) fn refused(code: S3ErrorCode, message: &'static str) -> Self {
+        Self::Refused { code, message }
+    }
+
+    /// Whether the disk had no room left.
+    pub(super) fn is_full(&self) -> bool {
+        let full =
+            |e: &io::Error| matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        match self {
+            Self::Full { .. } => true,
+            Self::Io(e) => full(e),
+            Self::Index(e) => matches!(&**e, redb::Error::Io(e) if full(e)),
+            _ => false,
+        }
+    }
+}
+
+impl From<Failure> for S3Error {
+    fn from(failure: Failure) -> Self {
+        if failure.is_full() {
+            tracing::warn!(%failure, "refused for want of disk space");
+            return insufficient_storage();
+        }
+        match failure {
+            Failure::Refused { code, message } => {
+                let mut error = S3Error::with_message(code, message);
+                if error.status_code().is_none() {
+                    error.set_status_code(http::StatusCode::BAD_REQUEST);
+                }
+                error
+            }
+            Failure::Body(detail) => S3Error::with_message(S3ErrorCode::IncompleteBody, detail),
+            Failure::Stopping => S3Error::with_message(S3ErrorCode::ServiceUnavailable, failure.to_string()),
+            failure => {
+                tracing::error!(%failure, "the store failed");
+                S3Error::with_message(S3ErrorCode::InternalError, "the server failed; see its log")
+            }
+        }
+    }
+}
+
+/// S3 has no word for a full disk; 507 is WebDAV's (RFC 4918), and what S3
+/// servers on local disks commonly answer.
+fn insufficient_storage() -> S3Error {
+    named("InsufficientStorage", http::StatusCode::INSUFFICIENT_STORAGE, "the disk under the server is full")
+}
+
+/// An error whose code s3s does not know.
+pub(super) fn named(code: &str, status: http::StatusCode, message: &'static str) -> S3Error {
+    let code = S3ErrorCode::from_bytes(code.as_bytes()).unwrap_or(S3ErrorCode::InvalidRequest);
+    let mut error = S3Error::with_message(code, message);
+    error.set_status_code(status);
+    error
+}

@@ -1,0 +1,431 @@
+//! Objects in parts: begin, upload, copy, complete, abort, list.
+//!
+//! A part is a file of its own and stays one: completing an upload writes only
+//! a record that names the parts' files in order, whatever their size.
+
+use std::ops::Bound;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use fanfold_protocol::time::now;
+use futures::StreamExt;
+use http::HeaderMap;
+use md5::{Digest, Md5};
+use s3s::{
+    S3Result, TrailingHeaders,
+    checksum::ChecksumHasher,
+    dto::{self, ETag},
+    s3_error,
+};
+
+use super::{
+    Shared,
+    apply::PART_BYTES_MIN,
+    attributes::disallow_encryption,
+    checksum::ALGORITHMS,
+    commit::{Change, Complete, Done, PutPart},
+    condition::{self, ReadConditions, xml_time},
+    index::{UPLOADS, key_of, place},
+    ingest::{Body, Claims, Taken, hasher},
+    listing::successor,
+    object::{as_i64, source_of},
+    record::{Attributes, ObjectRecord, PartRecord, Segment, Sums, UploadRecord},
+};
+
+/// Part numbers go from 1 to this, as S3 has it.
+const PART_NUMBER_MAX: i32 = 10_000;
+/// Parts or uploads in one page.
+const PAGE_MAX: i32 = 1_000;
+
+/// One upload of a listing.
+pub(super) struct OpenUpload {
+    pub(super) key: String,
+    pub(super) id: String,
+    pub(super) record: UploadRecord,
+}
+
+impl Shared {
+    pub(super) async fn create_upload(
+        &self,
+        mut input: dto::CreateMultipartUploadInput,
+        headers: &HeaderMap,
+    ) -> S3Result<dto::CreateMultipartUploadOutput> {
+        disallow_encryption(headers)?;
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let record = UploadRecord {
+            begun_ms: now().0,
+            attributes: Attributes::of_upload(&mut input)?,
+            checksum_algorithm: input.checksum_algorithm.as_ref().map(|a| a.as_str().to_owned()),
+            checksum_type: input.checksum_type.as_ref().map(|t| t.as_str().to_owned()),
+        };
+        let (bucket, key) = (input.bucket.clone(), input.key.clone());
+        self.committer.commit(Change::CreateUpload { bucket, key, id: id.clone(), record }).await?;
+        Ok(dto::CreateMultipartUploadOutput {
+            bucket: Some(input.bucket),
+            key: Some(input.key),
+            upload_id: Some(id),
+            checksum_algorithm: input.checksum_algorithm,
+            checksum_type: input.checksum_type,
+            ..Default::default()
+        })
+    }
+
+    pub(super) async fn put_part(
+        &self,
+        mut input: dto::UploadPartInput,
+        headers: &HeaderMap,
+        trailers: Option<TrailingHeaders>,
+    ) -> S3Result<dto::UploadPartOutput> {
+        disallow_encryption(headers)?;
+        let number = part_number(input.part_number)?;
+        let upload = self.require_upload(&input.bucket, &input.key, &input.upload_id)?;
+        let mut claims = Claims::of(headers, input.content_md5.take(), input.content_length, trailers)?;
+        claims.as_file = true;
+        claims.algorithms.extend(upload.checksum_algorithm.iter().map(|a| a.to_ascii_lowercase()));
+        let taken = self.take(input.body.take(), &claims).await?;
+        let part = self.store_part(&input.bucket, &input.key, &input.upload_id, number, taken).await?;
+        Ok(dto::UploadPartOutput {
+            e_tag: Some(ETag::Strong(part.etag)),
+            checksum_crc32: part.sums.crc32,
+            checksum_crc32c: part.sums.crc32c,
+            checksum_crc64nvme: part.sums.crc64nvme,
+            checksum_sha1: part.sums.sha1,
+            checksum_sha256: part.sums.sha256,
+            ..Default::default()
+        })
+    }
+
+    pub(super) async fn copy_part(
+        &self,
+        input: dto::UploadPartCopyInput,
+    ) -> S3Result<dto::UploadPartCopyOutput> {
+        let number = part_number(input.part_number)?;
+        let upload = self.require_upload(&input.bucket, &input.key, &input.upload_id)?;
+        let conditions = ReadConditions {
+            if_match: input.copy_source_if_match.as_ref(),
+            if_none_match: input.copy_source_if_none_match.as_ref(),
+            if_modified_since: input.copy_source_if_modified_since.as_ref(),
+            if_unmodified_since: input.copy_source_if_unmodified_since.as_ref(),
+        };
+        let (bucket, key) = source_of(&input.copy_source)?;
+        let (found, mut range) = self.find_source(bucket, key, &conditions)?;
+        if let Some(text) = &input.copy_source_range {
+            let asked = dto::Range::parse(text).ok().and_then(|r| r.check(found.record.size).ok());
+            range = asked.ok_or_else(|| s3_error!(InvalidRange, "the range has no byte of the source"))?;
+        }
+        let mut claims = Claims { length: Some(range.end - range.start), as_file: true, ..Claims::default() };
+        claims.algorithms.extend(upload.checksum_algorithm.iter().map(|a| a.to_ascii_lowercase()));
+        let taken = self.take(Some(found.into_body(self, range)), &claims).await?;
+        let part = self.store_part(&input.bucket, &input.key, &input.upload_id, number, taken).await?;
+        let result = dto::CopyPartResult {
+            e_tag: Some(ETag::Strong(part.etag)),
+            last_modified: Some(xml_time(now().0)),
+            ..Default::default()
+        };
+        Ok(dto::UploadPartCopyOutput { copy_part_result: Some(result), ..Default::default() })
+    }
+
+    async fn store_part(
+        &self,
+        bucket: &str,
+        key: &str,
+        id: &str,
+        number: u32,
+        taken: Taken,
+    ) -> S3Result<PartRecord> {
+        let etag = taken.etag();
+        let Body::File(draft, blob) = taken.body else {
+            return Err(s3_error!(InternalError, "a part must be in a file"));
+        };
+        let segment = Segment { blob, size: taken.size };
+        let record = PartRecord { etag, modified_ms: 0, segment, sums: taken.sums };
+        let put = PutPart {
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+            id: id.to_owned(),
+            number,
+            record: record.clone(),
+            draft,
+        };
+        self.committer.commit(Change::PutPart(Box::new(put))).await?;
+        Ok(record)
+    }
+
+    pub(super) async fn complete(
+        &self,
+        input: dto::CompleteMultipartUploadInput,
+    ) -> S3Result<dto::CompleteMultipartUploadOutput> {
+        let condition = condition::of_write(input.if_match.as_ref(), input.if_none_match.as_ref())?;
+        let listed = listed_parts(&input)?;
+        let Some(upload) = self.index.upload(&input.bucket, &input.key, &input.upload_id)? else {
+            return self.completed_before(&input);
+        };
+        let stored = self.index.parts(&input.upload_id, 0, usize::MAX)?;
+        let parts = chosen(&listed, &stored)?;
+        let sums = self.sums_of(&upload, &parts, &input).await?;
+        let record = ObjectRecord {
+            etag: etag_of(&parts)?,
+            size: parts.iter().map(|p| p.segment.size).sum(),
+            modified_ms: 0,
+            attributes: upload.attributes,
+            sums,
+            upload_id: Some(input.upload_id.clone()),
+            segments: parts.iter().map(|p| p.segment.clone()).collect(),
+        };
+        if input.mpu_object_size.is_some_and(|size| size != as_i64(record.size)) {
+            return Err(s3_error!(InvalidRequest, "the parts do not add up to x-amz-mp-object-size"));
+        }
+        let (bucket, key, id) = (input.bucket.clone(), input.key.clone(), input.upload_id.clone());
+        let complete = Complete { bucket, key, id, parts: listed, record, condition };
+        match self.committer.commit(Change::Complete(Box::new(complete))).await? {
+            Done::Object(record) => Ok(completed(&input, *record)),
+            _ => Err(s3_error!(InternalError, "the writer of the index answered something else")),
+        }
+    }
+
+    /// A completion that is sent again after its answer was lost succeeds again,
+    /// as long as its object is there.
+    fn completed_before(
+        &self,
+        input: &dto::CompleteMultipartUploadInput,
+    ) -> S3Result<dto::CompleteMultipartUploadOutput> {
+        let found = self.index.object(&input.bucket, &input.key, false)?;
+        let found = found.ok_or_else(|| s3_error!(NoSuchBucket, "the bucket does not exist"))?;
+        match found {
+            Some((record, _)) if record.upload_id.as_ref() == Some(&input.upload_id) => {
+                Ok(completed(input, record))
+            }
+            _ => Err(s3_error!(NoSuchUpload, "the upload does not exist")),
+        }
+    }
+
+    /// The checksum of the whole object: of the parts' checksums, or, when the
+    /// client wants `FULL_OBJECT`, of all bytes, which are read for it.
+    async fn sums_of(
+        &self,
+        upload: &UploadRecord,
+        parts: &[PartRecord],
+        input: &dto::CompleteMultipartUploadInput,
+    ) -> S3Result<Sums> {
+        let Some(algorithm) = upload.checksum_algorithm.as_deref().map(str::to_ascii_lowercase) else {
+            return Ok(Sums::default());
+        };
+        let full = upload.checksum_type.as_deref() == Some(dto::ChecksumType::FULL_OBJECT)
+            || algorithm == "crc64nvme";
+        let mut hasher = hasher(std::slice::from_ref(&algorithm));
+        if full {
+            self.hash_all(parts, &mut hasher).await?;
+        } else {
+            for part in parts {
+                let sum = part.sums.get(&algorithm).and_then(|s| BASE64_STANDARD.decode(s).ok());
+                hasher.update(
+                    &sum.ok_or_else(|| {
+                        s3_error!(InvalidPart, "a part has no checksum of the upload's kind")
+                    })?,
+                );
+            }
+        }
+        let mut sums = Sums::from(hasher.finalize());
+        if let (false, Some(sum)) = (full, sums.get(&algorithm)) {
+            let composite = format!("{sum}-{}", parts.len());
+            sums.set(&algorithm, composite);
+        }
+        if sums.agrees(&claimed_sums(input)) {
+            Ok(sums)
+        } else {
+            Err(s3_error!(BadDigest, "the object does not have the checksum that was sent"))
+        }
+    }
+
+    async fn hash_all(&self, parts: &[PartRecord], hasher: &mut ChecksumHasher) -> S3Result<()> {
+        let segments: Vec<_> = parts.iter().map(|p| p.segment.clone()).collect();
+        let hold = self.blobs.hold(&segments, self.blobs.epoch());
+        let hold =
+            hold.ok_or_else(|| s3_error!(OperationAborted, "the upload changed meanwhile; try again"))?;
+        let size = segments.iter().map(|s| s.size).sum();
+        let mut bytes = super::output::stream(&self.blobs, &segments, 0..size, hold);
+        while let Some(chunk) = bytes.next().await {
+            hasher.update(&chunk.map_err(|e| s3_error!(InternalError, "a part cannot be read: {e}"))?);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn abort(&self, bucket: String, key: String, id: String) -> S3Result<()> {
+        self.committer.commit(Change::Abort { bucket, key, id }).await?;
+        Ok(())
+    }
+
+    fn require_upload(&self, bucket: &str, key: &str, id: &str) -> S3Result<UploadRecord> {
+        if !self.index.has_bucket(bucket)? {
+            return Err(s3_error!(NoSuchBucket, "the bucket does not exist"));
+        }
+        let found = self.index.upload(bucket, key, id)?;
+        found.ok_or_else(|| s3_error!(NoSuchUpload, "the upload does not exist"))
+    }
+
+    pub(super) fn list_parts(&self, input: dto::ListPartsInput) -> S3Result<dto::ListPartsOutput> {
+        let upload = self.require_upload(&input.bucket, &input.key, &input.upload_id)?;
+        let max = page_size(input.max_parts)?;
+        let marker = input.part_number_marker.unwrap_or_default();
+        let mut parts = self.index.parts(&input.upload_id, u32::try_from(marker).unwrap_or_default(), max)?;
+        let truncated = parts.len() > max;
+        parts.truncate(max);
+        let last = parts.last().and_then(|(number, _)| i32::try_from(*number).ok());
+        let parts = parts.into_iter().map(|(number, part)| dto::Part {
+            part_number: i32::try_from(number).ok(),
+            e_tag: Some(ETag::Strong(part.etag)),
+            size: Some(as_i64(part.segment.size)),
+            last_modified: Some(xml_time(part.modified_ms)),
+            checksum_crc32: part.sums.crc32,
+            checksum_crc32c: part.sums.crc32c,
+            checksum_crc64nvme: part.sums.crc64nvme,
+            checksum_sha1: part.sums.sha1,
+            checksum_sha256: part.sums.sha256,
+        });
+        Ok(dto::ListPartsOutput {
+            bucket: Some(input.bucket),
+            key: Some(input.key),
+            upload_id: Some(input.upload_id),
+            max_parts: i32::try_from(max).ok(),
+            part_number_marker: Some(marker),
+            next_part_number_marker: last.filter(|_| truncated),
+            is_truncated: Some(truncated),
+            parts: Some(parts.collect()),
+            checksum_algorithm: upload.checksum_algorithm.map(dto::ChecksumAlgorithm::from),
+            storage_class: Some(dto::StorageClass::from_static(dto::StorageClass::STANDARD)),
+            ..Default::default()
+        })
+    }
+
+    /// Open uploads by key and then id, after the markers; one more than `max`.
+    pub(super) fn open_uploads(
+        &self,
+        input: &dto::ListMultipartUploadsInput,
+        max: usize,
+    ) -> S3Result<Vec<OpenUpload>> {
+        let prefix = place(&input.bucket, input.prefix.as_deref().unwrap_or_default());
+        let marker =
+            input.key_marker.as_deref().map(|key| place(&input.bucket, key)).filter(|m| *m >= prefix);
+        let id_marker = input.upload_id_marker.as_deref().filter(|_| marker.is_some());
+        let end = successor(&prefix).unwrap_or_default();
+        Ok(self.index.read(|tx| {
+            let table = tx.open_table(UPLOADS)?;
+            let first = marker.clone().unwrap_or_else(|| prefix.clone());
+            let from = match (&marker, id_marker) {
+                (Some(_), Some(id)) => Bound::Excluded((&first[..], id)),
+                // Ids are hexadecimal, so this lies behind all of the key's uploads.
+                (Some(_), None) => Bound::Excluded((&first[..], "~")),
+                (None, _) => Bound::Included((&first[..], "")),
+            };
+            let range = table.range::<(&[u8], &str)>((from, Bound::Excluded((&end[..], ""))))?;
+            let uploads = range.take(max + 1).map(|entry| {
+                let (key, value) = entry?;
+                let (at, id) = key.value();
+                let record = serde_json::from_slice(value.value())?;
+                Ok(OpenUpload { key: key_of(at), id: id.to_owned(), record })
+            });
+            uploads.collect()
+        })?)
+    }
+}
+
+/// The size of a page that a client asks for.
+pub(super) fn page_size(asked: Option<i32>) -> S3Result<usize> {
+    let asked = asked.unwrap_or(PAGE_MAX);
+    usize::try_from(asked.min(PAGE_MAX))
+        .map_err(|_| s3_error!(InvalidArgument, "a page size must not be negative"))
+}
+
+fn part_number(number: i32) -> S3Result<u32> {
+    match u32::try_from(number) {
+        Ok(n) if (1..=PART_NUMBER_MAX).contains(&number) => Ok(n),
+        _ => Err(s3_error!(InvalidArgument, "a part number must be 1 to {PART_NUMBER_MAX}, found {number}")),
+    }
+}
+
+/// The parts that the client wants, in the order that S3 demands.
+fn listed_parts(input: &dto::CompleteMultipartUploadInput) -> S3Result<Vec<(u32, String)>> {
+    let parts = input.multipart_upload.as_ref().and_then(|u| u.parts.as_deref()).unwrap_or_default();
+    if parts.is_empty() {
+        return Err(s3_error!(MalformedXML, "an upload must be completed with at least one part"));
+    }
+    let mut listed: Vec<(u32, String)> = Vec::with_capacity(parts.len());
+    for part in parts {
+        let number = part_number(part.part_number.unwrap_or_default())?;
+        if listed.last().is_some_and(|(last, _)| *last >= number) {
+            return Err(s3_error!(InvalidPartOrder, "parts must be listed in ascending order"));
+        }
+        let etag =
+            part.e_tag.as_ref().ok_or_else(|| s3_error!(MalformedXML, "each part must have its ETag"))?;
+        listed.push((number, etag.value().to_owned()));
+    }
+    Ok(listed)
+}
+
+/// The stored parts that are listed. All but the last must have the minimum size.
+fn chosen(listed: &[(u32, String)], stored: &[(u32, PartRecord)]) -> S3Result<Vec<PartRecord>> {
+    let mut parts = Vec::with_capacity(listed.len());
+    for (number, etag) in listed {
+        let found = stored.binary_search_by_key(number, |(n, _)| *n).ok().and_then(|at| stored.get(at));
+        match found {
+            Some((_, part)) if part.etag == *etag => parts.push(part.clone()),
+            _ => return Err(s3_error!(InvalidPart, "part {number} was not uploaded, or has another ETag")),
+        }
+    }
+    let small = parts.iter().rev().skip(1).any(|part| part.segment.size < PART_BYTES_MIN);
+    if small {
+        return Err(s3_error!(
+            EntityTooSmall,
+            "every part but the last must be at least {PART_BYTES_MIN} bytes"
+        ));
+    }
+    Ok(parts)
+}
+
+/// MD5 over the parts' MD5s, and their number.
+fn etag_of(parts: &[PartRecord]) -> S3Result<String> {
+    let mut md5 = Md5::new();
+    for part in parts {
+        md5.update(hex::decode(&part.etag).map_err(|e| s3_error!(InternalError, "a part's ETag: {e}"))?);
+    }
+    Ok(format!("{}-{}", hex::encode(md5.finalize()), parts.len()))
+}
+
+/// Checksums of the whole that the client sends with the completion. Those of a
+/// composite kind come with or without the number of parts.
+fn claimed_sums(input: &dto::CompleteMultipartUploadInput) -> Sums {
+    let composite = input.checksum_type.as_ref().is_none_or(|t| t.as_str() == dto::ChecksumType::COMPOSITE);
+    let parts = input.multipart_upload.as_ref().and_then(|u| u.parts.as_ref()).map_or(0, Vec::len);
+    let all = [
+        &input.checksum_crc32,
+        &input.checksum_crc32c,
+        &input.checksum_crc64nvme,
+        &input.checksum_sha1,
+        &input.checksum_sha256,
+    ];
+    let mut sums = Sums::default();
+    for (name, value) in ALGORITHMS.iter().zip(all) {
+        let Some(value) = value else { continue };
+        let whole = *name == "crc64nvme" || !composite || value.contains('-');
+        sums.set(name, if whole { value.clone() } else { format!("{value}-{parts}") });
+    }
+    sums
+}
+
+fn completed(
+    input: &dto::CompleteMultipartUploadInput,
+    record: ObjectRecord,
+) -> dto::CompleteMultipartUploadOutput {
+    dto::CompleteMultipartUploadOutput {
+        bucket: Some(input.bucket.clone()),
+        key: Some(input.key.clone()),
+        location: Some(format!("/{}/{}", input.bucket, crate::encoding::percent_encode(&input.key))),
+        e_tag: Some(ETag::Strong(record.etag)),
+        checksum_type: record.sums.dto_type(),
+        checksum_crc32: record.sums.crc32,
+        checksum_crc32c: record.sums.crc32c,
+        checksum_crc64nvme: record.sums.crc64nvme,
+        checksum_sha1: record.sums.sha1,
+        checksum_sha256: record.sums.sha256,
+        ..Default::default()
+    }
+}

@@ -1,0 +1,380 @@
+//! What S3 does with objects: put, get, head, delete, copy.
+//!
+//! Each function takes a request's input and returns its output; the protocol
+//! around them is in [`s3`](super::s3).
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use s3s::{
+    S3ErrorCode, S3Result, TrailingHeaders,
+    dto::{self, ETag, StreamingBlob},
+    s3_error,
+};
+
+use super::{
+    Shared,
+    attributes::{disallow_encryption, parse_http_date},
+    blobs::Hold,
+    checksum,
+    commit::{Change, Condition, Done, Put, Victim},
+    condition::{self, ReadConditions, http_time, xml_time},
+    failure::{self, Failure},
+    ingest::{Claims, Taken, ingest},
+    output,
+    record::{Attributes, ObjectRecord, Sums},
+};
+
+/// An object that was found, with its files held.
+pub(super) struct Found {
+    pub(super) record: ObjectRecord,
+    pub(super) inline: Option<Bytes>,
+    pub(super) hold: Hold,
+}
+
+impl Found {
+    /// The bytes `range` of the body.
+    pub(super) fn into_body(self, shared: &Shared, range: Range<u64>) -> StreamingBlob {
+        if !self.record.segments.is_empty() {
+            return output::stream(&shared.blobs, &self.record.segments, range, self.hold);
+        }
+        let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+        let bytes = self.inline.map(|b| b.slice(place(range.start)..place(range.end))).unwrap_or_default();
+        StreamingBlob::from(s3s::Body::from(bytes))
+    }
+}
+
+impl Shared {
+    /// An object with its files held, so that they stay while it is read.
+    pub(super) fn find(&self, bucket: &str, key: &str, with_body: bool) -> S3Result<Found> {
+        loop {
+            let epoch = self.blobs.epoch();
+            let found = self.index.object(bucket, key, with_body)?;
+            let found = found.ok_or_else(|| s3_error!(NoSuchBucket, "the bucket does not exist"))?;
+            let (record, inline) = found.ok_or_else(|| s3_error!(NoSuchKey, "the key does not exist"))?;
+            if let Some(hold) = self.blobs.hold(&record.segments, epoch) {
+                return Ok(Found { record, inline, hold });
+            }
+        }
+    }
+
+    pub(super) fn get(&self, input: &dto::GetObjectInput) -> S3Result<dto::GetObjectOutput> {
+        let head = Head::of_get(input);
+        let found = self.find(&input.bucket, &input.key, true)?;
+        let (range, content_range) = head.select(&found.record)?;
+        let record = &found.record;
+        let whole = content_range.is_none();
+        let sums = if whole && head.with_checksum { record.sums.clone() } else { Sums::default() };
+        let attributes = record.attributes.clone();
+        Ok(dto::GetObjectOutput {
+            accept_ranges: Some("bytes".to_owned()),
+            cache_control: attributes.cache_control,
+            checksum_type: sums.dto_type(),
+            checksum_crc32: sums.crc32,
+            checksum_crc32c: sums.crc32c,
+            checksum_crc64nvme: sums.crc64nvme,
+            checksum_sha1: sums.sha1,
+            checksum_sha256: sums.sha256,
+            content_disposition: attributes.content_disposition,
+            content_encoding: attributes.content_encoding,
+            content_language: attributes.content_language,
+            content_length: Some(as_i64(range.end - range.start)),
+            content_range,
+            content_type: attributes.content_type,
+            e_tag: Some(ETag::Strong(record.etag.clone())),
+            expires: attributes.expires.as_deref().and_then(parse_http_date),
+            last_modified: Some(http_time(record.modified_ms)),
+            metadata: Some(attributes.metadata.into_iter().collect()),
+            parts_count: head.part_number.and_then(|_| record.parts_count()),
+            body: Some(found.into_body(self, range)),
+            ..Default::default()
+        })
+    }
+
+    pub(super) fn head(&self, input: &dto::HeadObjectInput) -> S3Result<dto::HeadObjectOutput> {
+        let head = Head::of_head(input);
+        let found = self.find(&input.bucket, &input.key, false)?;
+        let (range, content_range) = head.select(&found.record)?;
+        let record = found.record;
+        let sums = if head.with_checksum { record.sums.clone() } else { Sums::default() };
+        let parts_count = head.part_number.and_then(|_| record.parts_count());
+        let attributes = record.attributes;
+        Ok(dto::HeadObjectOutput {
+            accept_ranges: Some("bytes".to_owned()),
+            cache_control: attributes.cache_control,
+            checksum_type: sums.dto_type(),
+            checksum_crc32: sums.crc32,
+            checksum_crc32c: sums.crc32c,
+            checksum_crc64nvme: sums.crc64nvme,
+            checksum_sha1: sums.sha1,
+            checksum_sha256: sums.sha256,
+            content_disposition: attributes.content_disposition,
+            content_encoding: attributes.content_encoding,
+            content_language: attributes.content_language,
+            content_length: Some(as_i64(range.end - range.start)),
+            content_range,
+            content_type: attributes.content_type,
+            e_tag: Some(ETag::Strong(record.etag)),
+            expires: attributes.expires.as_deref().and_then(parse_http_date),
+            last_modified: Some(http_time(record.modified_ms)),
+            metadata: Some(attributes.metadata.into_iter().collect()),
+            parts_count,
+            ..Default::default()
+        })
+    }
+
+    /// Takes the body in before the condition is decided: a client that is still
+    /// sending would not see an early answer.
+    pub(super) async fn put(
+        &self,
+        mut input: dto::PutObjectInput,
+        headers: &HeaderMap,
+        trailers: Option<TrailingHeaders>,
+    ) -> S3Result<dto::PutObjectOutput> {
+        disallow_encryption(headers)?;
+        let attributes = Attributes::of_put(&mut input)?;
+        let condition = condition::of_write(input.if_match.as_ref(), input.if_none_match.as_ref())?;
+        if !self.index.has_bucket(&input.bucket)? {
+            return Err(s3_error!(NoSuchBucket, "the bucket does not exist"));
+        }
+        let claims = Claims::of(headers, input.content_md5.take(), input.content_length, trailers)?;
+        let taken = self.take(input.body.take(), &claims).await?;
+        let sums = taken.sums.clone();
+        let etag = taken.etag();
+        self.store(&input.bucket, &input.key, taken, attributes, condition).await?;
+        Ok(dto::PutObjectOutput {
+            checksum_type: sums.dto_type(),
+            checksum_crc32: sums.crc32,
+            checksum_crc32c: sums.crc32c,
+            checksum_crc64nvme: sums.crc64nvme,
+            checksum_sha1: sums.sha1,
+            checksum_sha256: sums.sha256,
+            e_tag: Some(ETag::Strong(etag)),
+            ..Default::default()
+        })
+    }
+
+    /// Takes a request's body in.
+    pub(super) async fn take(&self, body: Option<StreamingBlob>, claims: &Claims) -> Result<Taken, Failure> {
+        match body {
+            Some(body) => ingest(&self.blobs, body, claims).await,
+            None => ingest(&self.blobs, futures::stream::empty(), claims).await,
+        }
+    }
+
+    async fn store(
+        &self,
+        bucket: &str,
+        key: &str,
+        taken: Taken,
+        attributes: Attributes,
+        condition: Condition,
+    ) -> S3Result<ObjectRecord> {
+        let (etag, size, sums) = (taken.etag(), taken.size, taken.sums.clone());
+        let (segments, inline, draft) = taken.body.into_parts(size);
+        let record = ObjectRecord { etag, size, modified_ms: 0, attributes, sums, upload_id: None, segments };
+        let (bucket, key) = (bucket.to_owned(), key.to_owned());
+        let put = Put { bucket, key, record, inline, draft, condition };
+        match self.committer.commit(Change::Put(Box::new(put))).await? {
+            Done::Object(record) => Ok(*record),
+            _ => Err(s3_error!(InternalError, "the writer of the index answered something else")),
+        }
+    }
+
+    pub(super) async fn delete(
+        &self,
+        bucket: String,
+        victims: Vec<Victim>,
+    ) -> S3Result<Vec<Result<(), S3ErrorCode>>> {
+        match self.committer.commit(Change::Delete { bucket, victims }).await? {
+            Done::Deleted(results) => Ok(results),
+            _ => Err(s3_error!(InternalError, "the writer of the index answered something else")),
+        }
+    }
+
+    pub(super) async fn copy(
+        &self,
+        mut input: dto::CopyObjectInput,
+        headers: &HeaderMap,
+    ) -> S3Result<dto::CopyObjectOutput> {
+        disallow_encryption(headers)?;
+        let (bucket, key) = source_of(&input.copy_source)?;
+        let (found, body_range) = self.find_source(bucket, key, &source_conditions(&input))?;
+        let replaced = input.metadata_directive.as_ref().is_some_and(|d| d.as_str() == "REPLACE");
+        if (bucket, key) == (&*input.bucket, &*input.key) && !replaced {
+            return Err(s3_error!(InvalidRequest, "a copy of an object to itself must replace its metadata"));
+        }
+        let attributes =
+            if replaced { Attributes::of_copy(&mut input)? } else { found.record.attributes.clone() };
+        let mut claims = Claims { length: Some(found.record.size), ..Claims::default() };
+        claims.algorithms = found.record.sums.algorithms();
+        claims.algorithms.extend(input.checksum_algorithm.iter().map(|a| a.as_str().to_ascii_lowercase()));
+        let taken = self.take(Some(found.into_body(self, body_range)), &claims).await?;
+        let record = self.store(&input.bucket, &input.key, taken, attributes, Condition::Always).await?;
+        let result = dto::CopyObjectResult {
+            e_tag: Some(ETag::Strong(record.etag)),
+            last_modified: Some(xml_time(record.modified_ms)),
+            checksum_crc32: record.sums.crc32,
+            checksum_crc32c: record.sums.crc32c,
+            checksum_crc64nvme: record.sums.crc64nvme,
+            checksum_sha1: record.sums.sha1,
+            checksum_sha256: record.sums.sha256,
+            ..Default::default()
+        };
+        Ok(dto::CopyObjectOutput { copy_object_result: Some(result), ..Default::default() })
+    }
+
+    /// The source of a copy, which meets the conditions, and the range of all of it.
+    pub(super) fn find_source(
+        &self,
+        bucket: &str,
+        key: &str,
+        conditions: &ReadConditions<'_>,
+    ) -> S3Result<(Found, Range<u64>)> {
+        let found = self.find(bucket, key, true)?;
+        conditions.check_source(&found.record)?;
+        let all = 0..found.record.size;
+        Ok((found, all))
+    }
+}
+
+/// The bucket and the key that a copy reads.
+pub(super) fn source_of(source: &dto::CopySource) -> S3Result<(&str, &str)> {
+    match source {
+        dto::CopySource::Bucket { bucket, key, version_id } => match version_id.as_deref() {
+            None | Some("null") => Ok((bucket, key)),
+            Some(_) => Err(s3_error!(NoSuchVersion, "this server keeps no versions")),
+        },
+        _ => Err(s3_error!(NotImplemented, "a copy reads from a bucket, not from an access point")),
+    }
+}
+
+fn source_conditions(input: &dto::CopyObjectInput) -> ReadConditions<'_> {
+    ReadConditions {
+        if_match: input.copy_source_if_match.as_ref(),
+        if_none_match: input.copy_source_if_none_match.as_ref(),
+        if_modified_since: input.copy_source_if_modified_since.as_ref(),
+        if_unmodified_since: input.copy_source_if_unmodified_since.as_ref(),
+    }
+}
+
+/// What GET and HEAD ask alike.
+struct Head<'a> {
+    conditions: ReadConditions<'a>,
+    range: Option<dto::Range>,
+    part_number: Option<i32>,
+    version_id: Option<&'a str>,
+    with_checksum: bool,
+}
+
+impl<'a> Head<'a> {
+    fn of_get(input: &'a dto::GetObjectInput) -> Self {
+        Self {
+            conditions: ReadConditions {
+                if_match: input.if_match.as_ref(),
+                if_none_match: input.if_none_match.as_ref(),
+                if_modified_since: input.if_modified_since.as_ref(),
+                if_unmodified_since: input.if_unmodified_since.as_ref(),
+            },
+            range: input.range,
+            part_number: input.part_number,
+            version_id: input.version_id.as_deref(),
+            with_checksum: input.checksum_mode.is_some(),
+        }
+    }
+
+    fn of_head(input: &'a dto::HeadObjectInput) -> Self {
+        Self {
+            conditions: ReadConditions {
+                if_match: input.if_match.as_ref(),
+                if_none_match: input.if_none_match.as_ref(),
+                if_modified_since: input.if_modified_since.as_ref(),
+                if_unmodified_since: input.if_unmodified_since.as_ref(),
+            },
+            range: input.range,
+            part_number: input.part_number,
+            version_id: input.version_id.as_deref(),
+            with_checksum: input.checksum_mode.is_some(),
+        }
+    }
+
+    /// The bytes that are asked for, and Content-Range when they are a part.
+    fn select(&self, record: &ObjectRecord) -> S3Result<(Range<u64>, Option<String>)> {
+        if self.version_id.is_some_and(|id| id != "null") {
+            return Err(s3_error!(NoSuchVersion, "this server keeps no versions"));
+        }
+        self.conditions.check(record)?;
+        let range = match (self.part_number, self.range) {
+            (Some(_), Some(_)) => {
+                return Err(s3_error!(InvalidRequest, "Range and partNumber must not be given together"));
+            }
+            (Some(number), None) => record.part_range(number)?,
+            (None, Some(range)) => satisfy(range, record.size)?,
+            (None, None) => return Ok((0..record.size, None)),
+        };
+        let header = match range.end.checked_sub(1) {
+            Some(last) if !range.is_empty() => Some(format!("bytes {}-{last}/{}", range.start, record.size)),
+            _ => None,
+        };
+        Ok((range, header))
+    }
+}
+
+/// The bytes of a range header. A suffix of nothing, or of an empty object, has none.
+fn satisfy(range: dto::Range, size: u64) -> S3Result<Range<u64>> {
+    let found = range.check(size).ok().filter(|r| !r.is_empty());
+    found.ok_or_else(|| {
+        let mut error = s3_error!(InvalidRange, "the range has no byte of the object");
+        if let Ok(value) = format!("bytes */{size}").parse() {
+            error.set_headers([(http::header::CONTENT_RANGE, value)].into_iter().collect());
+        }
+        error
+    })
+}
+
+impl ObjectRecord {
+    fn parts_count(&self) -> Option<i32> {
+        self.etag.contains('-').then(|| i32::try_from(self.segments.len()).unwrap_or(i32::MAX))
+    }
+
+    /// The bytes of a part, from 1. An object that was put whole has one part.
+    fn part_range(&self, number: i32) -> S3Result<Range<u64>> {
+        if number == 1 && self.segments.len() <= 1 {
+            return Ok(0..self.size);
+        }
+        let mut start = 0;
+        for (segment, at) in self.segments.iter().zip(1..) {
+            if at == number {
+                return Ok(start..start + segment.size);
+            }
+            start += segment.size;
+        }
+        let status = http::StatusCode::RANGE_NOT_SATISFIABLE;
+        Err(failure::named("InvalidPartNumber", status, "the object has no part of that number"))
+    }
+}
+
+impl Claims {
+    /// What the headers of a request with a body say.
+    pub(super) fn of(
+        headers: &HeaderMap,
+        md5: Option<String>,
+        content_length: Option<i64>,
+        trailers: Option<TrailingHeaders>,
+    ) -> S3Result<Self> {
+        let decoded = headers.get("x-amz-decoded-content-length").and_then(|v| v.to_str().ok());
+        let decoded = decoded.and_then(|v| v.trim().parse::<u64>().ok());
+        let length = decoded.or(content_length.and_then(|n| u64::try_from(n).ok()));
+        if length.is_none() {
+            return Err(s3_error!(MissingContentLength, "a request with a body must say its length"));
+        }
+        let sums = Sums::from_headers(headers);
+        Ok(Self { length, md5, sums, algorithms: checksum::algorithms(headers), trailers, as_file: false })
+    }
+}
+
+/// Sizes fit: files are shorter than 2^63 bytes.
+pub(super) fn as_i64(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
