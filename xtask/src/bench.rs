@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask bench` and `data`: the set-up, then the project's own programs.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{
+    process::{binary, run},
+    setup,
+};
+
+/// Measures; arguments go to the benchmark's own command line.
+pub fn run_bench(arguments: &[String]) -> Result<()> {
+    setup::binaries()?;
+    setup::functions()?;
+    run(Command::new(binary("fanfold-bench")).args(arguments))
+}
+
+/// Makes customers.
+pub fn data(arguments: &[String]) -> Result<()> {
+    setup::binaries()?;
+    run(Command::new(binary("fanfold-data")).args(arguments))
+}

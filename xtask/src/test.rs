@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask test` and `chaos`: the set-up, then cargo's own test runner.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{
+    process::{self, binary, cargo, step},
+    setup,
+};
+
+/// Sets up and runs every test: those of the host crates, and the functions'
+/// own, natively. Filters go to cargo's test runner as they are.
+pub fn run(filters: &[String]) -> Result<()> {
+    setup::all()?;
+    let host = step("run the tests of the host crates", || {
+        let mut command = cargo();
+        command.args(["test", "--workspace", "--no-fail-fast"]).args(filters);
+        process::run(command.env("FANFOLD_TEST_VENV", setup::python_home()))
+    });
+    let functions = step("run the functions' own tests natively", || {
+        let mut command = cargo();
+        command.args(["test", "--workspace", "--manifest-path", "functions/Cargo.toml"]).args(filters);
+        process::run(&mut command)
+    });
+    host.and(functions)
+}
+
+/// Kills the service at random under load, for as long as asked.
+pub fn chaos(arguments: &[String]) -> Result<()> {
+    setup::binaries()?;
+    setup::functions()?;
+    process::run(Command::new(binary("fanfold-chaos")).args(arguments))
+}
