@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Write Fanfold functions in Rust.
+//!
+//! This crate is all that an author's crate depends on, besides `serde`. It
+//! owns the author's side of the contract in `protocol/wit`: the three kinds of
+//! function, their arguments and results, rows, summaries, and native tests.
+//! Invariant: an author writes no `unsafe`, and a crate with nothing but a
+//! handler links neither Arrow nor the sketches.
+//!
+//! # The three kinds
+//!
+//! A *handler* answers requests, a *map* turns the rows of a table into the
+//! rows of another, an *aggregate* folds rows into one answer. A component has
+//! at most one of each.
+//!
+//! ```
+#![doc = include_str!("example.rs")]
+//! ```
+//!
+//! The crate is a `cdylib`, compiled by `fanfold build`. Natively, everything
+//! above is ordinary code: see [`testing`] for running it in unit tests, on
+//! rows or on a local file.
+//!
+//! # Features
+//!
+//! - `tables` (default): rows, maps, aggregates and tables, over Arrow.
+//! - `stats` (default): mergeable summaries, see `stats`.
+//! - `parquet`: Parquet files in [`testing`], natively only.
+//!
+//! A crate with nothing but a handler says `default-features = false` and
+//! compiles in a fraction of the time.
+
+// Lets the macros name this crate in its own tests and documentation.
+extern crate self as fanfold_sdk;
+
+#[cfg(feature = "tables")]
+pub mod aggregate;
+mod context;
+mod error;
+pub mod handler;
+mod host;
+mod json;
+#[cfg(feature = "tables")]
+pub mod map;
+pub mod objects;
+mod params;
+pub mod prelude;
+mod request;
+mod response;
+#[cfg(feature = "tables")]
+pub mod row;
+
+#[cfg(feature = "tables")]
+pub mod table;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
+#[cfg(target_family = "wasm")]
+mod wasm;
+
+#[cfg(feature = "tables")]
+pub use aggregate::Aggregate;
+#[cfg(feature = "tables")]
+pub use arrow;
+pub use context::{Context, Invocation, Level};
+pub use error::{Error, Result};
+pub use fanfold_sdk_macros::handler;
+#[cfg(feature = "tables")]
+pub use fanfold_sdk_macros::{Row, aggregate, map};
+pub use params::Params;
+pub use request::{Bytes, FromRequest, Json, Query, Request};
+#[cfg(feature = "tables")]
+pub use row::Row;
+pub use response::{IntoResponse, Response};
+pub use serde;
+pub use serde_json;
+
+/// What the macros' code names; not for authors.
+#[doc(hidden)]
+pub mod __private;

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Reading JSON so that a mistake can be found.
+//!
+//! Bodies and parameters come through here. Invariant: the text of a refusal
+//! starts with the path of the member at fault, empty for the whole.
+
+use serde::de::DeserializeOwned;
+
+/// Reads `T` from JSON; on failure, `.path[0].to: what was wrong`.
+pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        match path.as_str() {
+            "." => format!(": {}", error.inner()),
+            path if path.starts_with('[') => format!("{path}: {}", error.inner()),
+            path => format!(".{path}: {}", error.inner()),
+        }
+    })?;
+    reader.end().map_err(|error| format!(": {error}"))?;
+    Ok(value)
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The map kind of function: rows in, rows out.
+//!
+//! It owns the loop between a table being read and one being written, around
+//! the author's function. `#[fanfold::map]` implements [`Mapper`] on a type of
+//! the function's own name, in terms of [`map_rows`] or [`map_batches`].
+//! Invariant: output follows the order of the input, and holds at least one
+//! batch, so that a table without rows still has columns.
+
+use arrow::array::RecordBatch;
+
+use crate::row::{OwnedRow, Row, RowBuffer};
+use crate::table::{BatchSink, BatchSource, Description};
+use crate::{Error, Result};
+
+/// A function that maps tables; made by `#[fanfold::map]`.
+#[diagnostic::on_unimplemented(message = "`{Self}` is no map", note = "write `#[fanfold::map]` above `fn {Self}`")]
+pub trait Mapper {
+    /// What it reads and writes.
+    fn describe() -> Description;
+
+    /// Reads all of `input` and writes what comes of it to `output`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the input, of the output, and the function's own.
+    fn map(input: &mut dyn BatchSource, output: &mut dyn BatchSink) -> Result<()>;
+}
+
+/// What a map may return for a row: a row, an `Option` or a `Vec` of rows, or a
+/// `Result` of one of them; a map of batches returns a batch, or a `Result` of
+/// one.
+#[diagnostic::on_unimplemented(
+    message = "a map cannot return `{Self}`",
+    label = "not the output of a map",
+    note = "return a row (a struct with `#[derive(Row)]`), an `Option` or a `Vec` of rows, or a `RecordBatch`, each with or without `Result`"
+)]
+pub trait MapOutput {
+    /// Where it is gathered.
+    #[doc(hidden)]
+    type Gathered: Gathered;
+
+    /// The columns it has, if they are known.
+    #[doc(hidden)]
+    fn writes() -> Option<&'static [crate::row::Column]>;
+
+    /// Adds it to what was gathered.
+    #[doc(hidden)]
+    fn gather(self, gathered: &mut Self::Gathered) -> Result<()>;
+}
+
+/// Output on its way into a table.
+#[doc(hidden)]
+pub trait Gathered: Default {
+    /// Writes what should not wait.
+    fn flush_full(&mut self, output: &mut dyn BatchSink) -> Result<()>;
+    /// Writes all that is left.
+    fn finish(&mut self, output: &mut dyn BatchSink) -> Result<()>;
+}
+
+/// Rows, gathered into batches.
+#[doc(hidden)]
+pub struct GatheredRows<R: Row>(RowBuffer<R>);
+
+/// A batch, written at once.
+#[doc(hidden)]
+#[derive(Default)]
+pub struct GatheredBatch(Option<RecordBatch>);
+
+impl<R: Row> Default for GatheredRows<R> {
+    fn default() -> Self {
+        Self(RowBuffer::default())
+    }
+}
+
+impl<R: Row> Gathered for GatheredRows<R> {
+    fn flush_full(&mut self, output: &mut dyn BatchSink) -> Result<()> {
+        self.0.flush_full(output)
+    }
+
+    fn finish(&mut self, output: &mut dyn BatchSink) -> Result<()> {
+        self.0.finish(output)
+    }
+}
+
+impl Gathered for GatheredBatch {
+    fn flush_full(&mut self, output: &mut dyn BatchSink) -> Result<()> {
+        self.0.take().map_or(Ok(()), |batch| output.write(&batch))
+    }
+
+    fn finish(&mut self, output: &mut dyn BatchSink) -> Result<()> {
+        self.flush_full(output)
+    }
+}
+
+impl<R: OwnedRow> MapOutput for R {
+    type Gathered = GatheredRows<R>;
+
+    fn writes() -> Option<&'static [crate::row::Column]> {
+        Some(R::columns())
+    }
+
+    #[inline]
+    fn gather(self, gathered: &mut Self::Gathered) -> Result<()> {
+        gathered.0.push(self);
+        Ok(())
+    }
+}
+
+impl<R: OwnedRow> MapOutput for Option<R> {
+    type Gathered = GatheredRows<R>;
+
+    fn writes() -> Option<&'static [crate::row::Column]> {
+        Some(R::columns())
+    }
+
+    #[inline]
+    fn gather(self, gathered: &mut Self::Gathered) -> Result<()> {
+        self.into_iter().for_each(|row| gathered.0.push(row));
+        Ok(())
+    }
+}
+
+impl<R: OwnedRow> MapOutput for Vec<R> {
+    type Gathered = GatheredRows<R>;
+
+    fn writes() -> Option<&'static [crate::row::Column]> {
+        Some(R::columns())
+    }
+
+    #[inline]
+    fn gather(self, gathered: &mut Self::Gathered) -> Result<()> {
+        self.into_iter().for_each(|row| gathered.0.push(row));
+        Ok(())
+    }
+}
+
+impl MapOutput for RecordBatch {
+    type Gathered = GatheredBatch;
+
+    fn writes() -> Option<&'static [crate::row::Column]> {
+        None
+    }
+
+    fn gather(self, gathered: &mut Self::Gathered) -> Result<()> {
+        gathered.0 = Some(self);
+        Ok(())
+    }
+}
+
+impl<T: MapOutput, E: Into<Error>> MapOutput for std::result::Result<T, E> {
+    type Gathered = T::Gathered;
+
+    fn writes() -> Option<&'static [crate::row::Column]> {
+        T::writes()
+    }
+
+    #[inline]
+    fn gather(self, gathered: &mut Self::Gathered) -> Result<()> {
+        self.map_err(Into::into)?.gather(gathered)
+    }
+}
+
+/// The description of a map of rows `R` that returns `O`.
+#[doc(hidden)]
+pub fn describe_rows<R: Row, O: MapOutput>() -> Description {
+    Description { reads: Some(R::columns()), writes: O::writes() }
+}
+
+/// The description of a map of batches, as far as the author told.
+#[doc(hidden)]
+pub fn describe_batches(
+    reads: Option<&'static [crate::row::Column]>,
+    writes: Option<&'static [crate::row::Column]>,
+) -> Description {
+    Description { reads, writes }
+}
+
+/// Runs `function` on each row.
+#[doc(hidden)]
+pub fn map_rows<R: Row, O: MapOutput>(
+    input: &mut dyn BatchSource,
+    output: &mut dyn BatchSink,
+    mut function: impl for<'batch> FnMut(R::View<'batch>) -> O,
+) -> Result<()> {
+    let mut gathered = O::Gathered::default();
+    let mut read = 0;
+    while let Some(batch) = input.next()? {
+        let columns = R::bind(&batch, read)?;
+        for row in 0..batch.num_rows() {
+            function(R::view(&columns, row)).gather(&mut gathered)?;
+            gathered.flush_full(output)?;
+        }
+        read += batch.num_rows() as u64;
+    }
+    gathered.finish(output)
+}
+
+/// Runs `function` on each batch.
+#[doc(hidden)]
+pub fn map_batches<O: MapOutput>(
+    input: &mut dyn BatchSource,
+    output: &mut dyn BatchSink,
+    mut function: impl FnMut(RecordBatch) -> O,
+) -> Result<()> {
+    let mut gathered = O::Gathered::default();
+    while let Some(batch) = input.next()? {
+        function(batch).gather(&mut gathered)?;
+        gathered.flush_full(output)?;
+    }
+    gathered.finish(output)
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Files and in-memory objects as tables, for native tests.
+//!
+//! It owns a small stand-in for the host's decoding and encoding of formats.
+//! Invariant: a text that does not fit a column's type is an error, never a
+//! silent null.
+
+use std::io::{Cursor, Seek};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use crate::table::{CsvOptions, Format, ReadOptions};
+use crate::{Error, Result};
+
+/// The format a table of this name is stored in.
+pub(crate) fn resolve(format: Format, name: &str) -> Format {
+    let by_name = |ending: &str| match ending {
+        "csv" | "tsv" => Format::Csv,
+        "jsonl" | "ndjson" => Format::Jsonl,
+        "parquet" => Format::Parquet,
+        "arrow" | "feather" | "ipc" | "arrows" => Format::Arrow,
+        _ if cfg!(feature = "parquet") => Format::Parquet,
+        _ => Format::Arrow,
+    };
+    match format {
+        Format::Automatic => by_name(name.rsplit('.').next().unwrap_or_default()),
+        chosen => chosen,
+    }
+}
+
+/// Reads a table out of `content`, which is called `name`.
+pub(crate) fn read(content: Vec<u8>, name: &str, options: &ReadOptions) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let (schema, batches) = match resolve(options.format, name) {
+        Format::Csv => read_csv(&content, &options.csv.clone().unwrap_or_default())?,
+        Format::Jsonl => read_jsonl(content)?,
+        Format::Parquet => read_parquet(content)?,
+        Format::Arrow | Format::Automatic => read_arrow(content)?,
+    };
+    let Some(chosen) = &options.columns else { return Ok((schema, batches)) };
+    let indexes = chosen.iter().map(|name| schema.index_of(name)).collect::<Result<Vec<_>, _>>()?;
+    let projected = batches.iter().map(|batch| batch.project(&indexes)).collect::<Result<_, _>>()?;
+    Ok((schema.project(&indexes)?.into(), projected))
+}
+
+fn read_csv(content: &[u8], options: &CsvOptions) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let ascii = |what: &str, sign: char| {
+        u8::try_from(sign)
+            .map_err(|_| Error::new("invalid-csv", format!("{what} must be one ASCII character, found `{sign}`")))
+    };
+    let format = arrow::csv::reader::Format::default()
+        .with_header(options.header)
+        .with_delimiter(ascii("delimiter", options.delimiter)?)
+        .with_quote(ascii("quote", options.quote)?);
+    let (inferred, _) = format.infer_schema(content, Some(1))?;
+    let text = |field: &Arc<Field>| Field::new(field.name(), DataType::Utf8, true);
+    let schema: SchemaRef = Schema::new(inferred.fields().iter().map(text).collect::<Vec<_>>()).into();
+    let reader = arrow::csv::ReaderBuilder::new(schema.clone()).with_format(format).build(Cursor::new(content))?;
+    let batches = reader.collect::<Result<Vec<_>, _>>()?;
+    let whole = arrow::compute::concat_batches(&schema, &batches)?;
+    let arrays: Vec<ArrayRef> = whole.columns().iter().map(|texts| typed(texts, &options.nulls)).collect();
+    let named = |(field, array): (&Arc<Field>, &ArrayRef)| Field::new(field.name(), array.data_type().clone(), true);
+    let typed: SchemaRef = Schema::new(schema.fields().iter().zip(&arrays).map(named).collect::<Vec<_>>()).into();
+    Ok((typed.clone(), vec![RecordBatch::try_new(typed, arrays)?]))
+}
+
+/// The first type that fits every text of a column.
+fn typed(texts: &ArrayRef, nulls: &[String]) -> ArrayRef {
+    let is_null = |text: &str| nulls.iter().any(|null| null == text);
+    let texts: ArrayRef =
+        Arc::new(texts.as_string::<i32>().iter().map(|text| text.filter(|t| !is_null(t))).collect::<StringArray>());
+    if texts.null_count() == texts.len() {
+        return texts;
+    }
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    [DataType::Int64, DataType::Float64, DataType::Boolean, DataType::Date32]
+        .into_iter()
+        .find_map(|data_type| cast_with_options(&texts, &data_type, &strict).ok())
+        .unwrap_or(texts)
+}
+
+fn read_jsonl(content: Vec<u8>) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let mut content = Cursor::new(content);
+    let (schema, _) = arrow::json::reader::infer_json_schema(&mut content, None)?;
+    content.rewind()?;
+    let schema: SchemaRef = schema.into();
+    let reader = arrow::json::ReaderBuilder::new(schema.clone()).build(content)?;
+    Ok((schema, reader.collect::<Result<_, _>>()?))
+}
+
+fn read_arrow(content: Vec<u8>) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    if content.starts_with(b"ARROW1") {
+        let reader = arrow::ipc::reader::FileReader::try_new(Cursor::new(content), None)?;
+        return Ok((reader.schema(), reader.collect::<Result<_, _>>()?));
+    }
+    let reader = arrow::ipc::reader::StreamReader::try_new(Cursor::new(content), None)?;
+    Ok((reader.schema(), reader.collect::<Result<_, _>>()?))
+}
+
+#[cfg(feature = "parquet")]
+fn read_parquet(content: Vec<u8>) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let builder =
+        parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(content))?;
+    let schema = builder.schema().clone();
+    Ok((schema, builder.build()?.collect::<Result<_, _>>()?))
+}
+
+#[cfg(not(feature = "parquet"))]
+fn read_parquet(_: Vec<u8>) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    Err(no_parquet())
+}
+
+/// The bytes of a table.
+pub(crate) fn write(batches: &[RecordBatch], format: Format) -> Result<Vec<u8>> {
+    let schema = batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
+    let mut content = Vec::new();
+    match format {
+        Format::Csv => {
+            let mut writer = arrow::csv::Writer::new(&mut content);
+            batches.iter().try_for_each(|batch| writer.write(batch))?;
+        }
+        Format::Jsonl => {
+            let mut writer = arrow::json::LineDelimitedWriter::new(&mut content);
+            batches.iter().try_for_each(|batch| writer.write(batch))?;
+            writer.finish()?;
+        }
+        Format::Parquet => write_parquet(batches, schema, &mut content)?,
+        Format::Arrow | Format::Automatic => {
+            let mut writer = arrow::ipc::writer::FileWriter::try_new(&mut content, &schema)?;
+            batches.iter().try_for_each(|batch| writer.write(batch))?;
+            writer.finish()?;
+        }
+    }
+    Ok(content)
+}
+
+#[cfg(feature = "parquet")]
+fn write_parquet(batches: &[RecordBatch], schema: SchemaRef, content: &mut Vec<u8>) -> Result<()> {
+    let mut writer = parquet::arrow::ArrowWriter::try_new(content, schema, None)?;
+    batches.iter().try_for_each(|batch| writer.write(batch))?;
+    writer.close()?;
+    Ok(())
+}
+
+#[cfg(not(feature = "parquet"))]
+fn write_parquet(_: &[RecordBatch], _: SchemaRef, _: &mut Vec<u8>) -> Result<()> {
+    Err(no_parquet())
+}
+
+#[cfg(not(feature = "parquet"))]
+fn no_parquet() -> Error {
+    Error::new(
+        "no-parquet",
+        "expected the feature `parquet` of fanfold-sdk, found it off; \
+         turn it on under [dev-dependencies], or name another format",
+    )
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Maps and aggregates, run natively over rows or a local file.
+//!
+//! It owns the table that stands for a job's input or output, and the folding
+//! of an aggregate over partitions in the way a job does it. Invariant: what
+//! the function declares to read is what it gets: columns are chosen and cast
+//! as the platform does.
+
+use std::path::Path;
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::compute::{CastOptions, cast_with_options, concat_batches};
+use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Env, files};
+use crate::aggregate::{self, Aggregate};
+use crate::host::Reader;
+use crate::map::Mapper;
+use crate::row::{Column, OwnedRow};
+use crate::table::{BatchSink, CsvOptions, Format, ReadOptions};
+use crate::{Error, Result};
+
+/// States merged at a time, as a job's plan does it.
+const FOLD_WIDTH: usize = 8;
+
+/// Runs a map on a table: rows, batches, or what [`Table::read`] read.
+///
+/// # Errors
+///
+/// Those of the map.
+pub fn map<M: Mapper>(input: impl IntoTable, params: impl Serialize) -> Result<Table> {
+    Env::new().params(params).map::<M>(input)
+}
+
+/// Runs an aggregate on a table as a job would that split it into `partitions`
+/// parts: each is folded, the states are merged up a tree, the last one is
+/// finished. The answer is JSON.
+///
+/// # Errors
+///
+/// Those of the aggregate.
+pub fn aggregate<A: Aggregate>(input: impl IntoTable, params: impl Serialize, partitions: usize) -> Result<Value> {
+    Env::new().params(params).aggregate::<A>(input, partitions)
+}
+
+impl Env {
+    /// Runs a map; see [`map`].
+    ///
+    /// # Errors
+    ///
+    /// Those of the map.
+    pub fn map<M: Mapper>(&mut self, input: impl IntoTable) -> Result<Table> {
+        let input = input.into_table()?.fit(M::describe().reads)?;
+        let mut output = Table { schema: Schema::empty().into(), batches: Vec::new() };
+        self.run(|| M::map(&mut Reader::new(input.schema, input.batches), &mut output))?;
+        Ok(output)
+    }
+
+    /// Runs an aggregate; see [`aggregate`].
+    ///
+    /// # Errors
+    ///
+    /// Those of the aggregate.
+    pub fn aggregate<A: Aggregate>(&mut self, input: impl IntoTable, partitions: usize) -> Result<Value> {
+        let input = input.into_table()?.fit(A::describe().reads)?;
+        let parts = input.split(partitions)?;
+        self.run(|| {
+            let mut states = Vec::with_capacity(parts.len());
+            for part in parts {
+                states.push(aggregate::accumulate::<A>(&mut Reader::new(part.schema, part.batches))?);
+            }
+            while states.len() != 1 {
+                let groups = if states.is_empty() { vec![Vec::new()] } else { grouped(states) };
+                states = groups.iter().map(|group| aggregate::merge::<A>(group)).collect::<Result<_>>()?;
+            }
+            let last = states.pop().unwrap_or_default();
+            Ok(serde_json::from_str(&aggregate::finish::<A>(&last)?)?)
+        })
+    }
+}
+
+fn grouped(states: Vec<Vec<u8>>) -> Vec<Vec<Vec<u8>>> {
+    states.chunks(FOLD_WIDTH).map(<[_]>::to_vec).collect()
+}
+
+/// A table in memory: what a map or an aggregate is given, or what a map wrote.
+#[derive(Debug, Clone)]
+pub struct Table {
+    schema: SchemaRef,
+    batches: Vec<RecordBatch>,
+}
+
+impl Table {
+    /// Reads a local file: CSV (`.csv`), JSON Lines (`.jsonl`, `.ndjson`), Arrow
+    /// (`.arrow`, `.feather`, `.ipc`), and with the feature `parquet` also
+    /// Parquet (`.parquet`).
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, or is no such table.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        Self::read_with(path, &ReadOptions::default())
+    }
+
+    /// Reads a local file of CSV as told.
+    ///
+    /// # Errors
+    ///
+    /// As [`Table::read`].
+    pub fn read_csv(path: impl AsRef<Path>, csv: CsvOptions) -> Result<Self> {
+        Self::read_with(path, &ReadOptions { format: Format::Csv, columns: None, csv: Some(csv) })
+    }
+
+    fn read_with(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Self> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let content = std::fs::read(path).map_err(|error| Error::from(error).context(&name))?;
+        let (schema, batches) = files::read(content, &name, options).map_err(|error| error.context(&name))?;
+        Ok(Self { schema, batches })
+    }
+
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.batches.iter().map(RecordBatch::num_rows).sum()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The columns' names and types.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The batches as they were read or written.
+    pub fn batches(&self) -> &[RecordBatch] {
+        &self.batches
+    }
+
+    /// The rows, cast to the fields' types.
+    ///
+    /// # Errors
+    ///
+    /// When a column is missing, cannot be cast, or holds a null where none
+    /// may be.
+    pub fn rows<R: OwnedRow>(&self) -> Result<Vec<R>> {
+        let fitted = self.clone().fit(Some(R::columns()))?;
+        let mut rows = Vec::with_capacity(self.len());
+        for batch in &fitted.batches {
+            let columns = R::bind(batch, rows.len() as u64)?;
+            rows.extend((0..batch.num_rows()).map(|row| R::view(&columns, row)));
+        }
+        Ok(rows)
+    }
+
+    /// Chooses and casts columns as the platform does before a function runs.
+    fn fit(self, reads: Option<&[Column]>) -> Result<Self> {
+        let Some(reads) = reads else { return Ok(self) };
+        let fields: Vec<_> = reads.iter().map(|c| ArrowField::new(c.name, c.arrow_type(), true)).collect();
+        let schema: SchemaRef = Schema::new(fields).into();
+        let mut first_row = 0;
+        let mut batches = Vec::with_capacity(self.batches.len());
+        for batch in &self.batches {
+            batches.push(fit_batch(batch, reads, &schema, first_row)?);
+            first_row += batch.num_rows() as u64;
+        }
+        Ok(Self { schema, batches })
+    }
+
+    /// Cuts the table into parts of as equal a number of rows as can be.
+    fn split(&self, parts: usize) -> Result<Vec<Self>> {
+        if self.batches.is_empty() {
+            return Ok(Vec::new());
+        }
+        let whole = concat_batches(&self.schema, &self.batches)?;
+        let parts = parts.max(1);
+        let bound = |part: usize| whole.num_rows() * part / parts;
+        let part = |index| {
+            let (start, end) = (bound(index), bound(index + 1));
+            Self { schema: self.schema.clone(), batches: vec![whole.slice(start, end - start)] }
+        };
+        Ok((0..parts).map(part).collect())
+    }
+}
+
+fn fit_batch(batch: &RecordBatch, reads: &[Column], schema: &SchemaRef, first_row: u64) -> Result<RecordBatch> {
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    let mut arrays = Vec::with_capacity(reads.len());
+    for column in reads {
+        crate::row::locate(batch, column, first_row)?;
+        // `locate` found it by the same name.
+        let array = batch.column_by_name(column.name).cloned().unwrap_or_else(|| batch.column(0).clone());
+        let fitted = cast_with_options(&array, &column.arrow_type(), &strict).map_err(|error| {
+            Error::new("column-type", format!("column `{}` must be {}: {error}", column.name, column.data_type))
+        })?;
+        arrays.push(fitted);
+    }
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(schema.clone(), arrays, &rows)?)
+}
+
+impl BatchSink for Table {
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        if self.batches.is_empty() {
+            self.schema = batch.schema();
+        }
+        if batch.schema() != self.schema {
+            return Err(Error::new(
+                "schema-changed",
+                format!("all batches of a table must have the schema {}, found {}", self.schema, batch.schema()),
+            ));
+        }
+        self.batches.push(batch.clone());
+        Ok(())
+    }
+}
+
+/// What a map or an aggregate may be given.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no table",
+    note = "give a `Vec` of rows, a `RecordBatch`, a `Vec<RecordBatch>` or a `testing::Table`"
+)]
+pub trait IntoTable {
+    /// Makes the table.
+    ///
+    /// # Errors
+    ///
+    /// When the batches differ in their schemas.
+    fn into_table(self) -> Result<Table>;
+}
+
+impl IntoTable for Table {
+    fn into_table(self) -> Result<Table> {
+        Ok(self)
+    }
+}
+
+impl IntoTable for &Table {
+    fn into_table(self) -> Result<Table> {
+        Ok(self.clone())
+    }
+}
+
+impl<R: OwnedRow> IntoTable for Vec<R> {
+    fn into_table(self) -> Result<Table> {
+        R::batch(self)?.into_table()
+    }
+}
+
+impl IntoTable for RecordBatch {
+    fn into_table(self) -> Result<Table> {
+        vec![self].into_table()
+    }
+}
+
+impl IntoTable for Vec<RecordBatch> {
+    fn into_table(self) -> Result<Table> {
+        let mut table = Table { schema: Schema::empty().into(), batches: Vec::new() };
+        self.iter().try_for_each(|batch| table.write(batch))?;
+        Ok(table)
+    }
+}

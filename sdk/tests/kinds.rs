@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The three kinds of function as an author writes them, run natively.
+//!
+//! It owns the behaviour of the attributes' code: arguments, results, errors
+//! and folds. Invariant: everything here uses the prelude and `testing` only.
+
+#![allow(clippy::unwrap_used)]
+
+use fanfold_sdk::prelude::*;
+use fanfold_sdk::testing::{self, Env, Table};
+
+mod handlers {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Page {
+        page: u32,
+    }
+
+    #[derive(Deserialize)]
+    struct Settings {
+        greeting: String,
+    }
+
+    #[fanfold::handler]
+    fn everything(
+        request: Request,
+        query: Query<Page>,
+        params: &Params<Settings>,
+        context: &Context,
+    ) -> Result<Response> {
+        fanfold::info!("page {}", query.page);
+        let text = format!("{} {} {}", params.greeting, request.query, context.attempt());
+        Ok(Response::new(text).with_status(201))
+    }
+
+    #[test]
+    fn a_whole_request_leaves_the_query_to_others() {
+        let mut env = Env::new().params(json!({"greeting": "hi"})).attempt(2);
+        let answer = env.call::<everything>(Request::new("").with_query("page=7")).unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (201, "hi page=7 2"));
+        assert_eq!(env.logs(), ["info: page 7"]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_before_the_function_runs() {
+        let code = |env: &mut Env, query: &str| {
+            env.call::<everything>(Request::new("").with_query(query)).unwrap_err().code().to_owned()
+        };
+        assert_eq!(code(&mut Env::new().params(json!({"greeting": "hi"})), "page=x"), "invalid-query");
+        assert_eq!(code(&mut Env::new(), "page=7"), "invalid-params");
+    }
+}
+
+mod plain_handlers {
+    use super::*;
+
+    #[fanfold::handler]
+    fn count(body: Vec<u8>) -> Json<usize> {
+        Json(body.len())
+    }
+
+    #[test]
+    fn values_need_no_result() {
+        assert_eq!(testing::call::<count>("four").unwrap().text(), "4");
+    }
+}
+
+mod tables {
+    use super::*;
+
+    #[fanfold::handler]
+    fn copy(body: Json<[String; 2]>, context: &Context) -> Result<Json<u64>> {
+        let mut writer = context.tables().create(&body[1], Format::Automatic)?;
+        let rows = context.tables().open(&body[0])?.rows::<Pair>().collect::<Result<Vec<_>>>()?;
+        writer.write_rows(rows)?;
+        Ok(Json(writer.finish()?.rows))
+    }
+
+    #[derive(Row)]
+    struct Pair {
+        name: String,
+        count: i64,
+    }
+
+    #[test]
+    fn tables_are_copied_between_formats() {
+        let mut env = Env::new().object("s3://b/in.csv", "name,count\na,1\nb,2\n");
+        assert_eq!(env.call::<copy>(Json(["s3://b/in.csv", "s3://b/out.jsonl"])).unwrap().text(), "2");
+        let written = String::from_utf8(env.content("s3://b/out.jsonl").unwrap().to_vec()).unwrap();
+        assert_eq!(written, "{\"name\":\"a\",\"count\":1}\n{\"name\":\"b\",\"count\":2}\n");
+        let error = env.call::<copy>(Json(["s3://b/none.csv", "s3://b/x.csv"])).unwrap_err();
+        assert_eq!(error.code(), "object-not-found");
+    }
+
+    #[test]
+    fn objects_are_listed_in_order() {
+        let mut env = (0..2500).fold(Env::new(), |env, n| env.object(&format!("s3://b/{n:04}"), "x"));
+        let uris: Vec<_> = env.run(|| {
+            let listed = Context::default().objects().list("s3://b/");
+            listed.map(|info| info.unwrap().uri).collect()
+        });
+        assert_eq!(uris.len(), 2500);
+        assert!(uris.is_sorted());
+    }
+}
+
+#[derive(Row, Debug, Clone, PartialEq)]
+struct Customer {
+    id: u64,
+    income: Option<f64>,
+    #[row(rename = "home region")]
+    region: String,
+}
+
+#[derive(Row, Debug, Clone, PartialEq)]
+struct Score {
+    id: u64,
+    pd: f64,
+}
+
+#[derive(Deserialize)]
+struct Weights {
+    slope: f64,
+}
+
+fn customers(count: u64) -> Vec<Customer> {
+    let customer = |id| Customer {
+        id,
+        income: (id % 3 != 0).then_some(id as f64),
+        region: if id % 2 == 0 { "north" } else { "south" }.to_owned(),
+    };
+    (0..count).map(customer).collect()
+}
+
+mod map_of_rows {
+    use super::*;
+
+    #[fanfold::map]
+    fn score(c: Customer, p: &Params<Weights>) -> Result<Score> {
+        let income = c.income.ok_or_else(|| Error::new("no-income", format!("customer {} has none", c.id)))?;
+        Ok(Score { id: c.id, pd: income * p.slope })
+    }
+
+    #[test]
+    fn rows_are_mapped() {
+        let rows: Vec<_> = customers(10).into_iter().filter(|c| c.income.is_some()).collect();
+        let scores = testing::map::<score>(rows, json!({"slope": 2.0})).unwrap();
+        let scores = scores.rows::<Score>().unwrap();
+        assert_eq!(scores[..2], [Score { id: 1, pd: 2.0 }, Score { id: 2, pd: 4.0 }]);
+    }
+
+    #[test]
+    fn a_functions_error_is_the_maps() {
+        assert_eq!(testing::map::<score>(customers(4), json!({"slope": 2.0})).unwrap_err().code(), "no-income");
+        assert_eq!(testing::map::<score>(customers(4), json!({"slope": "x"})).unwrap_err().code(), "invalid-params");
+    }
+
+    #[test]
+    fn a_missing_value_is_refused_with_its_row() {
+        #[derive(Row)]
+        struct Loose {
+            id: Option<u64>,
+            income: f64,
+            #[row(rename = "home region")]
+            region: String,
+        }
+        let loose = |id| Loose { id, income: 1.0, region: "north".into() };
+        let error = testing::map::<score>(vec![loose(Some(1)), loose(None)], json!({"slope": 1.0})).unwrap_err();
+        assert_eq!(error.code(), "null-value");
+        assert!(error.message().contains("column `id`") && error.message().contains("row 1"), "{error}");
+    }
+}
+
+mod map_of_borrowed_rows {
+    use super::*;
+
+    #[derive(Row)]
+    struct Word<'a> {
+        text: &'a str,
+        note: Option<&'a str>,
+    }
+
+    #[derive(Row, Debug, PartialEq)]
+    struct Length {
+        length: u32,
+    }
+
+    #[fanfold::map]
+    fn lengths(word: Word<'_>, context: &Context) -> Vec<Length> {
+        context.progress(1, None);
+        let length = |text: &str| Length { length: text.len() as u32 };
+        word.note.into_iter().map(length).chain([length(word.text)]).collect()
+    }
+
+    #[test]
+    fn strings_are_borrowed_from_the_batch() {
+        let words = [("one", None), ("three", Some("five"))].map(|(text, note)| Word { text, note });
+        let batch = Word::batch(words).unwrap();
+        let lengths = testing::map::<lengths>(batch, ()).unwrap().rows::<Length>().unwrap();
+        assert_eq!(lengths.iter().map(|l| l.length).collect::<Vec<_>>(), [3, 4, 5]);
+    }
+}
+
+mod map_to_options {
+    use super::*;
+
+    #[fanfold::map]
+    fn northern(c: Customer) -> Option<Score> {
+        (c.region == "north").then_some(Score { id: c.id, pd: 0.0 })
+    }
+
+    #[test]
+    fn order_is_kept_over_many_batches() {
+        let scores = testing::map::<northern>(customers(100_000), ()).unwrap();
+        assert_eq!(scores.batches().len(), 2);
+        let ids: Vec<_> = scores.rows::<Score>().unwrap().iter().map(|s| s.id).collect();
+        assert_eq!(ids, (0..100_000).step_by(2).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_table_without_rows_has_columns() {
+        let none = testing::map::<northern>(Vec::<Customer>::new(), ()).unwrap();
+        assert!(none.is_empty());
+        assert_eq!(none.schema().fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(), ["id", "pd"]);
+    }
+}
+
+mod map_of_batches {
+    use super::*;
+    use fanfold_sdk::map::Mapper;
+
+    #[fanfold::map(reads = Score, writes = Score)]
+    fn same(batch: &RecordBatch, _p: &Params<Value>, _c: &Context) -> Result<RecordBatch> {
+        Ok(batch.clone())
+    }
+
+    #[test]
+    fn columns_are_chosen_and_cast() {
+        let csv = tempfile::Builder::new().suffix(".csv").tempfile().unwrap();
+        std::fs::write(csv.path(), "pd,other,id\n1,x,7\n2,y,8\n").unwrap();
+        let table = testing::map::<same>(Table::read(csv.path()).unwrap(), ()).unwrap();
+        assert_eq!(table.schema().field(0).name(), "id");
+        assert_eq!(table.rows::<Score>().unwrap()[1], Score { id: 8, pd: 2.0 });
+        std::fs::write(csv.path(), "pd,other,id\n1,x,7\nNA,y,8\n").unwrap();
+        let error = testing::map::<same>(Table::read(csv.path()).unwrap(), ()).unwrap_err();
+        assert_eq!(error.code(), "null-value");
+        assert_eq!(same::describe().writes.unwrap()[1].data_type, "Float64");
+    }
+}
+
+mod aggregates {
+    use super::*;
+
+    #[derive(Serialize, Deserialize, Debug, PartialEq)]
+    struct Stats {
+        rows: u64,
+        income: f64,
+        order: Vec<u64>,
+    }
+
+    #[derive(Serialize)]
+    struct Report {
+        rows: u64,
+        mean: f64,
+        ordered: bool,
+    }
+
+    #[fanfold::aggregate]
+    impl Aggregate for Stats {
+        type Row = Customer;
+        type Output = Report;
+
+        fn new(p: &Params<Weights>) -> Self {
+            Self { rows: 0, income: p.slope * 0.0, order: Vec::new() }
+        }
+
+        fn add(&mut self, row: Self::Row, _p: &Params<Weights>) -> Result<()> {
+            self.rows += 1;
+            self.income += row.income.unwrap_or(0.0);
+            self.order.push(row.id);
+            Ok(())
+        }
+
+        fn merge(&mut self, other: Self) {
+            self.rows += other.rows;
+            self.income += other.income;
+            self.order.extend(other.order);
+        }
+
+        fn finish(self, p: &Params<Weights>, context: &Context) -> Result<Self::Output> {
+            context.info("done");
+            Ok(Report { rows: self.rows, mean: self.income * p.slope, ordered: self.order.is_sorted() })
+        }
+    }
+
+    #[test]
+    fn every_number_of_partitions_gives_the_same() {
+        let whole = testing::aggregate::<Stats>(customers(1000), json!({"slope": 2.0}), 1).unwrap();
+        assert_eq!(whole, json!({"rows": 1000, "mean": 665_334.0, "ordered": true}));
+        for partitions in [2, 3, 7, 64, 1001] {
+            let parts = testing::aggregate::<Stats>(customers(1000), json!({"slope": 2.0}), partitions).unwrap();
+            assert_eq!(parts, whole);
+        }
+    }
+
+    #[test]
+    fn no_rows_are_an_answer_too() {
+        let none = testing::aggregate::<Stats>(Vec::<RecordBatch>::new(), json!({"slope": 2.0}), 3).unwrap();
+        assert_eq!(none["rows"], 0);
+    }
+
+    #[test]
+    fn methods_are_called_as_they_are_written() {
+        let params = Params(Weights { slope: 1.0 });
+        let mut stats = Stats::new(&params);
+        stats.add(customers(1).remove(0), &params).unwrap();
+        stats.merge(Stats::new(&params));
+        assert_eq!(stats.rows, 1);
+        assert_eq!(Stats::describe().reads.unwrap().len(), 3);
+    }
+}
+
+mod aggregates_of_batches {
+    use super::*;
+
+    #[derive(Serialize, Deserialize, Default)]
+    struct Cells(u64);
+
+    #[fanfold::aggregate]
+    impl Aggregate for Cells {
+        type Output = u64;
+
+        fn add_batch(&mut self, batch: &RecordBatch) {
+            self.0 += (batch.num_rows() * batch.num_columns()) as u64;
+        }
+
+        fn merge(&mut self, other: Self) {
+            self.0 += other.0;
+        }
+
+        fn finish(self) -> u64 {
+            self.0
+        }
+    }
+
+    #[test]
+    fn batches_come_with_every_column() {
+        assert_eq!(testing::aggregate::<Cells>(customers(10), (), 4).unwrap(), 30);
+    }
+}
