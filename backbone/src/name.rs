@@ -120,7 +120,9 @@ mod tests {
         for good in ["a", "a/b/c", "jobs/018f-7a.json", "A_=.-9", &"k".repeat(KEY_BYTES_MAX)] {
             assert_eq!(check_key(good), Ok(()), "{good}");
         }
-        for bad in ["", "/", "a/", "/a", "a//b", "a b", "a*", "a>", "ä", "a\0", &"k".repeat(KEY_BYTES_MAX + 1)] {
+        for bad in
+            ["", "/", "a/", "/a", "a//b", "a b", "a*", "a>", "ä", "a\0", &"k".repeat(KEY_BYTES_MAX + 1)]
+        {
             assert!(check_key(bad).is_err(), "{bad}");
         }
     }
@@ -155,6 +157,8 @@ mod tests {
         for bad in ["", ".", "a.", ">.a", "a.>.b", "a b", "a.**", "a>"] {
             assert!(Pattern::parse(bad).is_err(), "{bad}");
         }
-        assert!(check_subject("a.*").is_err() && check_subject("a.>").is_err() && check_subject("a.b").is_ok());
+        assert!(
+            check_subject("a.*").is_err() && check_subject("a.>").is_err() && check_subject("a.b").is_ok()
+        );
     }
 }

@@ -121,11 +121,7 @@ impl Grant {
                 id: leased.id,
                 payload: leased.payload,
                 attempt: leased.attempt,
-                lease: Lease {
-                    embedded: embedded.clone(),
-                    sequence: leased.sequence,
-                    token: leased.token,
-                },
+                lease: Lease { embedded: embedded.clone(), sequence: leased.sequence, token: leased.token },
             })
             .collect()
     }

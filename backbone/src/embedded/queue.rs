@@ -20,7 +20,10 @@ pub(crate) enum Place {
     /// Until the store's clock shows this many milliseconds.
     Delayed(u64),
     /// With whoever holds the token, until then.
-    Leased { token: u64, until: Instant },
+    Leased {
+        token: u64,
+        until: Instant,
+    },
 }
 
 /// A queued message.

@@ -218,14 +218,17 @@ fn open_file(path: &Path, cache_bytes: usize, space: &Arc<Space>) -> DbResult<Da
             .set_check_integrity_on_open(verify)
             .create_with_backend(backend)
     }))
-    .unwrap_or_else(|_| Err(redb::StorageError::Corrupted("its pages contradict each other".to_owned()).into()))
+    .unwrap_or_else(|_| {
+        Err(redb::StorageError::Corrupted("its pages contradict each other".to_owned()).into())
+    })
     .map_err(redb::Error::from)
 }
 
 /// Makes the tables where they are missing, checks the format, and reads clock and sequence.
 fn prepare(db: &Database, path: &Path) -> Result<(u64, u64)> {
     let found = commit(db, false, |tables| {
-        let read = |tables: &Tables<'_>, name| DbResult::Ok(tables.meta.get(name)?.map(|value| value.value()));
+        let read =
+            |tables: &Tables<'_>, name| DbResult::Ok(tables.meta.get(name)?.map(|value| value.value()));
         let format = read(tables, "format")?;
         if format.is_none() {
             tables.meta.insert("format", FORMAT)?;

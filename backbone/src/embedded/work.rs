@@ -95,12 +95,7 @@ impl Work<'_, '_> {
     }
 
     /// Leases ready messages to whoever waits.
-    pub(crate) fn grant(
-        &mut self,
-        pull: &Pull,
-        now: Instant,
-        tokens: &mut u64,
-    ) -> DbResult<Vec<Leased>> {
+    pub(crate) fn grant(&mut self, pull: &Pull, now: Instant, tokens: &mut u64) -> DbResult<Vec<Leased>> {
         let (name, mut leased, mut bytes) = (pull.queue.as_str(), Vec::new(), 0);
         while leased.len() < pull.max && bytes < GRANT_BYTES {
             let Some(queue) = self.queues.get_mut(name) else { break };

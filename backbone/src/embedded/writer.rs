@@ -116,7 +116,11 @@ impl Writer {
                     let queue = self.queues.entry(pull.queue.clone()).or_default();
                     queue.waiters.push_back(Waiter { pull, reply });
                 }
-                Request { op: Op::Settle { queue, sequence, token, verb: Verb::Extend(lease) }, reply, .. } => {
+                Request {
+                    op: Op::Settle { queue, sequence, token, verb: Verb::Extend(lease) },
+                    reply,
+                    ..
+                } => {
                     let settled = self.extend(&queue, sequence, token, lease);
                     let _ = reply.send(Ok(Reply::Settled(settled)));
                 }
@@ -380,7 +384,8 @@ impl Writer {
         let mut next = now + IDLE;
         let clock = &self.store.clock;
         if let Some(expiry) = self.next_expiry {
-            let until = clock.instant(expiry.saturating_add(PURGE_SLACK_MS)).min(self.clock_saved + CLOCK_EVERY);
+            let until =
+                clock.instant(expiry.saturating_add(PURGE_SLACK_MS)).min(self.clock_saved + CLOCK_EVERY);
             next = next.min(until);
         }
         for queue in self.queues.values() {

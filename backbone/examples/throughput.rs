@@ -1,0 +1,88 @@
+//! Prints how many small operations a second the embedded backbone takes at several degrees of concurrency.
+//!
+//! Run it with `cargo run -p fanfold-backbone --example throughput [FOLDER]`; the folder chooses the disk that is
+//! measured. It reports and asserts nothing about time.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use fanfold_backbone::{Backbone, EmbeddedConfig, Message, Result};
+
+const PAYLOAD_BYTES: usize = 512;
+const RUN: Duration = Duration::from_secs(2);
+
+#[tokio::main]
+async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let folder = match std::env::args().nth(1) {
+        Some(folder) => tempfile::tempdir_in(folder)?,
+        None => tempfile::tempdir()?,
+    };
+    let b = Backbone::embedded(EmbeddedConfig::new(folder.path().join("b.redb"))).await?;
+    println!("{:>7}  {:<28} {:>10} {:>12}", "clients", "operation", "ops/s", "mean");
+    for clients in [1, 16, 128] {
+        measure(
+            &b,
+            clients,
+            "put",
+            |b, key| async move { b.put(&key, vec![0; PAYLOAD_BYTES]).await.map(|_| 1) },
+        )
+        .await?;
+        measure(&b, clients, "get", |b, key| async move { b.get(&key).await.map(|_| 1) }).await?;
+        measure(&b, clients, "enqueue", |b, id| async move {
+            let message = Message::new(id, vec![0; PAYLOAD_BYTES]);
+            b.enqueue("q", vec![message]).await.map(|outcome| outcome.accepted)
+        })
+        .await?;
+        measure(&b, clients, "pull 1, ack", |b, _| work(b, 1)).await?;
+        measure(&b, clients, "pull 32, ack together", |b, _| work(b, 32)).await?;
+        measure(&b, clients, "enqueue, pull 1, ack", |b, id| async move {
+            b.enqueue("q", vec![Message::new(id, vec![0; PAYLOAD_BYTES])]).await?;
+            work(b, 1).await
+        })
+        .await?;
+    }
+    b.close().await;
+    let begun = Instant::now();
+    let b = Backbone::embedded(EmbeddedConfig::new(folder.path().join("b.redb"))).await?;
+    println!("opened again in {:?}", begun.elapsed());
+    b.close().await;
+    Ok(())
+}
+
+/// Pulls up to `max` and acks them; answers how many.
+async fn work(b: Backbone, max: usize) -> Result<usize> {
+    let pulled = b.pull("q", max, Duration::from_millis(100), Duration::from_secs(30)).await?;
+    futures::future::try_join_all(pulled.iter().map(|delivery| delivery.ack())).await?;
+    Ok(pulled.len())
+}
+
+/// Runs `operation` from `clients` tasks for a while and prints what came of it.
+async fn measure<F, Fut>(b: &Backbone, clients: usize, name: &str, operation: F) -> Result<()>
+where
+    F: Fn(Backbone, String) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = Result<usize>> + Send,
+{
+    let begun = Instant::now();
+    let tasks = (0..clients).map(|client| {
+        let (b, operation, label) = (b.clone(), operation.clone(), name.len());
+        tokio::spawn(async move {
+            let (mut calls, mut done) = (0u64, 0usize);
+            while begun.elapsed() < RUN {
+                done += operation(b.clone(), format!("{label}-{clients}-{client}-{calls}")).await?;
+                calls += 1;
+            }
+            Result::Ok((calls, done))
+        })
+    });
+    let (mut calls, mut done) = (0, 0);
+    for outcome in futures::future::join_all(tasks).await {
+        let (more_calls, more_done) = outcome
+            .map_err(|failure| fanfold_backbone::Error::Unavailable { detail: failure.to_string() })??;
+        calls += more_calls;
+        done += more_done;
+    }
+    let took = begun.elapsed();
+    let mean = took.mul_f64(clients as f64 / calls.max(1) as f64);
+    println!("{clients:>7}  {name:<28} {:>10.0} {mean:>12.1?}", done as f64 / took.as_secs_f64());
+    Ok(())
+}
