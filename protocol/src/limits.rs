@@ -45,6 +45,9 @@ pub const TABLE_ELEMENTS_MAX: usize = 20_000;
 pub const WASM_STACK_BYTES: usize = 512 << 10;
 /// Native stack of an invocation, for the code and the host calls under it.
 pub const ASYNC_STACK_BYTES: usize = 2 << 20;
+/// Sandboxes alive at once in a process: its pool of memory is sized to it, so
+/// it is more than any tenant may run at once.
+pub const SANDBOXES_MAX: usize = 256;
 /// Resources (open tables, objects, streams) of an invocation.
 pub const HANDLES_MAX: usize = 1_024;
 
