@@ -1,0 +1,199 @@
+//! Compiled components on disk, taken back only when this platform wrote them.
+//!
+//! Between the compiler and the cache of loaded components. Each file is a MAC
+//! and the artifact; the MAC (HMAC-SHA256, RFC 2104) covers the component's
+//! digest, the engine's compatibility digest and the artifact. Invariant:
+//! nothing becomes executable code here that does not bear that MAC or come
+//! straight from our compiler. This is the only module with `unsafe`.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use fanfold_protocol::digest::Digest;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use wasmtime::{Engine, component::Component};
+
+/// Bytes of a MAC.
+const MAC_BYTES: usize = 32;
+/// Bytes of the key: a block of SHA-256.
+const KEY_BYTES: usize = 64;
+/// File of the key within the cache folder.
+const KEY_FILE: &str = "key";
+
+/// The folder of compiled components.
+pub(crate) struct Artifacts {
+    folder: PathBuf,
+    key: [u8; KEY_BYTES],
+    compatibility: [u8; 32],
+    refused: AtomicU64,
+}
+
+/// Machine code that our compiler made: fresh from it, or with a MAC that says so.
+pub(crate) struct Artifact(Vec<u8>);
+
+impl Artifact {
+    /// What the compiler's child process has just written for us.
+    pub(crate) fn from_compiler(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// Turns it into code that can run.
+    #[allow(unsafe_code, reason = "the one place where compiled artifacts are loaded")]
+    pub(crate) fn load(&self, engine: &Engine) -> wasmtime::Result<Component> {
+        // SAFETY: `deserialize` asks that the bytes come from wasmtime's own compiler, unaltered. An
+        // `Artifact` is made in two places only: from the output of the compiler's child process, or from
+        // a file whose MAC under this installation's key has just been verified over exactly these bytes
+        // in memory, so that a later change of the file does not matter. wasmtime itself refuses
+        // artifacts of another version or configuration.
+        unsafe { Component::deserialize(engine, &self.0) }
+    }
+}
+
+impl Artifacts {
+    /// Opens the folder; makes it and its key when they are not there.
+    pub(crate) fn open(folder: &Path, compatibility: [u8; 32]) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let key = read_or_make_key(folder)?;
+        Ok(Self { folder: folder.to_owned(), key, compatibility, refused: AtomicU64::new(0) })
+    }
+
+    /// How many files were refused because their MAC did not fit.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
+    /// The artifact of a component, if there is one that we wrote. A file that
+    /// we did not write as it is counts as refused and is removed.
+    pub(crate) fn read(&self, digest: &Digest) -> Option<Artifact> {
+        let path = self.path(digest);
+        let mut bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a compiled component cannot be read");
+                return None;
+            }
+        };
+        let sound = bytes
+            .split_first_chunk::<MAC_BYTES>()
+            .is_some_and(|(tag, artifact)| self.mac(digest, artifact).verify(&(*tag).into()).is_ok());
+        if sound {
+            return Some(Artifact(bytes.split_off(MAC_BYTES)));
+        }
+        self.refused.fetch_add(1, Relaxed);
+        tracing::warn!(path = %path.display(), "a compiled component was altered or is foreign; it is compiled again");
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "the altered file cannot be removed");
+        }
+        None
+    }
+
+    /// Keeps an artifact. Readers see the whole file or none.
+    pub(crate) fn write(&self, digest: &Digest, artifact: &Artifact) -> io::Result<()> {
+        let tag = self.mac(digest, &artifact.0).finalize().into_bytes();
+        let mut name = [0_u8; 8];
+        getrandom::fill(&mut name).map_err(io::Error::other)?;
+        let temporary = self.folder.join(format!("{}.tmp", hex::encode(name)));
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let written = file
+            .write_all(&tag)
+            .and_then(|()| file.write_all(&artifact.0))
+            .and_then(|()| fs::rename(&temporary, self.path(digest)));
+        if written.is_err() {
+            // The first error is the one to report.
+            let _ = fs::remove_file(&temporary);
+        }
+        written
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        let engine = hex::encode(&self.compatibility[..8]);
+        self.folder.join(format!("{}-{engine}.bin", digest.to_hex()))
+    }
+
+    fn mac(&self, digest: &Digest, artifact: &[u8]) -> Hmac<Sha256> {
+        Hmac::<Sha256>::new(&self.key.into())
+            .chain_update(digest.as_bytes())
+            .chain_update(self.compatibility)
+            .chain_update(artifact)
+    }
+}
+
+/// The key of this installation: random bytes, readable by its owner only.
+fn read_or_make_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
+    let path = folder.join(KEY_FILE);
+    let mut key = [0; KEY_BYTES];
+    match fs::File::open(&path) {
+        Ok(mut file) => {
+            file.read_exact(&mut key)?;
+            return Ok(key);
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    getrandom::fill(&mut key).map_err(io::Error::other)?;
+    let temporary = folder.join(format!("{KEY_FILE}.{}", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&key)?;
+    file.sync_all()?;
+    // The first process to link its key wins; the others take that one.
+    let linked = fs::hard_link(&temporary, &path);
+    fs::remove_file(&temporary)?;
+    match linked {
+        Ok(()) => Ok(key),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read_or_make_key(folder),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn open(folder: &Path) -> Artifacts {
+        Artifacts::open(folder, [7; 32]).unwrap()
+    }
+
+    #[test]
+    fn an_artifact_survives_a_restart_and_nothing_else_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
+        open(folder.path()).write(&one, &Artifact(b"code".to_vec())).unwrap();
+        let artifacts = open(folder.path());
+        assert_eq!(artifacts.read(&one).unwrap().0, b"code");
+        // Swapped: another component's file.
+        fs::copy(artifacts.path(&one), artifacts.path(&two)).unwrap();
+        assert!(artifacts.read(&two).is_none());
+        // Altered by one bit, cut, or from another engine.
+        let whole = fs::read(artifacts.path(&one)).unwrap();
+        let mut flipped = whole.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        for bytes in [&flipped[..], &whole[..10], b""] {
+            fs::write(artifacts.path(&one), bytes).unwrap();
+            assert!(artifacts.read(&one).is_none());
+            assert!(!artifacts.path(&one).exists());
+        }
+        let other = Artifacts::open(folder.path(), [8; 32]).unwrap();
+        fs::write(other.path(&one), &whole).unwrap();
+        assert!(other.read(&one).is_none());
+        assert_eq!((artifacts.refused(), other.refused()), (4, 1));
+    }
+
+    #[test]
+    fn the_key_is_private_and_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = open(folder.path()).key;
+        assert_eq!(open(folder.path()).key, key);
+        let mode = fs::metadata(folder.path().join(KEY_FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_ne!(open(tempfile::tempdir().unwrap().path()).key, key);
+    }
+}

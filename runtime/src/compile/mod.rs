@@ -1,0 +1,123 @@
+//! Compiling components in a child process with limits of its own.
+//!
+//! A guest's bytes are never parsed or compiled in a process that serves
+//! others: the child reads the component from standard input and writes the
+//! compiled artifact to standard output, or a [`Problem`] as JSON to standard
+//! error. Invariant: at most [`limits::COMPILES_MAX`] children at once, and
+//! none outlives its request.
+
+mod child;
+
+use std::{ffi::OsString, path::PathBuf, process::Stdio, time::Duration};
+
+use bytes::Bytes;
+pub use child::compile_child;
+use fanfold_protocol::{ErrorKind, Problem, limits, size::ByteSize};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    process::{Child, Command},
+    sync::Semaphore,
+};
+
+/// Wall time of a child: its CPU time, and as much again on a busy host.
+const WALL_TIME_MAX: Duration = Duration::from_secs(2 * limits::COMPILE_CPU_SECONDS);
+/// Largest artifact, far beyond what the largest component gives.
+const ARTIFACT_BYTES_MAX: u64 = 1 << 30;
+/// What is read of a child's standard error.
+const STDERR_BYTES_MAX: u64 = 64 << 10;
+/// Threads of a child; more only take memory from its allowance.
+const THREADS: &str = "2";
+
+static CHILDREN: Semaphore = Semaphore::const_new(limits::COMPILES_MAX);
+
+/// How to start a process that calls [`compile_child`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompilerCommand {
+    /// The program's path.
+    pub program: PathBuf,
+    /// What it is to be told, such as the hidden subcommand of `fanfold`.
+    pub args: Vec<OsString>,
+}
+
+/// Compiles a component. Dropping the future kills the child.
+pub(crate) async fn compile(command: &CompilerCommand, component: Bytes) -> Result<Vec<u8>, Problem> {
+    let _turn = CHILDREN.acquire().await.map_err(|_| broken("the queue of compilers is closed"))?;
+    let child = Command::new(&command.program)
+        .args(&command.args)
+        .env_clear()
+        .env("RAYON_NUM_THREADS", THREADS)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| broken(format!("{} did not start: {error}", command.program.display())))?;
+    match tokio::time::timeout(WALL_TIME_MAX, converse(child, component)).await {
+        Ok(ended) => ended,
+        Err(_) => Err(over_limit("it did not end in time")),
+    }
+}
+
+async fn converse(mut child: Child, component: Bytes) -> Result<Vec<u8>, Problem> {
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (Some(mut stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
+        return Err(broken("the compiler has no pipes"));
+    };
+    let send = async move {
+        // A child that ends early closes the pipe; its exit says why.
+        let _ = stdin.write_all(&component).await;
+    };
+    let read = |error| broken(format!("reading from the compiler failed: {error}"));
+    let ((), artifact, said, status) = tokio::join!(
+        send,
+        read_all(stdout, ARTIFACT_BYTES_MAX),
+        read_all(stderr, STDERR_BYTES_MAX),
+        child.wait()
+    );
+    let (artifact, said, status) = (artifact.map_err(read)?, said.map_err(read)?, status.map_err(read)?);
+    if status.success() && !artifact.is_empty() {
+        return Ok(artifact);
+    }
+    if let Ok(problem) = serde_json::from_slice::<Problem>(&said) {
+        return Err(problem);
+    }
+    tracing::warn!(%status, said = %String::from_utf8_lossy(&said), "a compiler ended without an answer");
+    match status.code() {
+        // A panic: the compiler met what it does not know.
+        Some(101) => Err(Problem::new(
+            ErrorKind::CompileFailed,
+            "expected a component that can be compiled, found one that stops the compiler; \
+             build it with another version of its toolchain",
+        )),
+        Some(code) => Err(broken(format!("the compiler ended with code {code}"))),
+        None => Err(over_limit("it was stopped")),
+    }
+}
+
+/// Reads to the end, also beyond what is kept, so that the writer never blocks.
+async fn read_all(mut from: impl AsyncRead + Unpin, bytes_max: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    (&mut from).take(bytes_max).read_to_end(&mut bytes).await?;
+    tokio::io::copy(&mut from, &mut tokio::io::sink()).await?;
+    Ok(bytes)
+}
+
+fn over_limit(how: &str) -> Problem {
+    Problem::new(
+        ErrorKind::CompileLimit,
+        format!(
+            "expected the component to compile within {} s of CPU time and {} of memory, found that {how}; \
+             make its functions smaller or leave out what it does not need",
+            limits::COMPILE_CPU_SECONDS,
+            ByteSize(limits::COMPILE_MEMORY_BYTES)
+        ),
+    )
+}
+
+fn broken(what: impl std::fmt::Display) -> Problem {
+    tracing::error!(%what, "the compiler is broken");
+    Problem::new(
+        ErrorKind::Internal,
+        "expected the compiler to run, found it broken; the operator finds the cause in the log",
+    )
+}

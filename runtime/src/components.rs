@@ -1,0 +1,217 @@
+//! Components ready to run: fetched, compiled, checked and linked once each.
+//!
+//! Whoever needs a component by its digest comes here; the first one makes it
+//! (store, compiler, artifact cache), the others wait for the same flight.
+//! Invariant: a sandbox starts from a pre-linked component, never from a
+//! linker, and a component's bytes have the digest that was asked for.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use fanfold_protocol::{ErrorKind, Problem, digest::Digest, keys, limits, uri::ObjectUri};
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
+use wasmtime::{
+    Engine,
+    component::{Component, Linker},
+};
+
+use crate::{
+    artifacts::{Artifact, Artifacts},
+    bindings::{aggregator::AggregateFunctionPre, handler::HandlerFunctionPre, mapper::MapFunctionPre},
+    compile::{self, CompilerCommand},
+    host::{Data, Host, store_problem},
+    link,
+};
+
+/// Components kept ready; each holds its machine code in memory.
+const READY_MAX: usize = 128;
+
+/// A component that can be instantiated at once, by what it exports.
+pub(crate) struct Loaded {
+    pub(crate) handler: Option<HandlerFunctionPre<Host>>,
+    pub(crate) mapper: Option<MapFunctionPre<Host>>,
+    pub(crate) aggregator: Option<AggregateFunctionPre<Host>>,
+}
+
+type Flight = Shared<BoxFuture<'static, Result<Arc<Loaded>, Problem>>>;
+
+struct Ready {
+    loaded: Arc<Loaded>,
+    used: AtomicU64,
+}
+
+/// The components of this process.
+pub(crate) struct Components {
+    engine: Engine,
+    linker: Linker<Host>,
+    artifacts: Artifacts,
+    compiler: CompilerCommand,
+    data: Data,
+    ready: RwLock<HashMap<Digest, Ready>>,
+    flights: Mutex<HashMap<Digest, Flight>>,
+    uses: AtomicU64,
+    compiled: AtomicU64,
+}
+
+impl Components {
+    pub(crate) fn new(
+        engine: &Engine,
+        artifacts: Artifacts,
+        compiler: CompilerCommand,
+        data: Data,
+    ) -> wasmtime::Result<Self> {
+        Ok(Self {
+            engine: engine.clone(),
+            linker: link::linker(engine)?,
+            artifacts,
+            compiler,
+            data,
+            ready: RwLock::default(),
+            flights: Mutex::default(),
+            uses: AtomicU64::new(0),
+            compiled: AtomicU64::new(0),
+        })
+    }
+
+    /// How many components were compiled, and how many artifacts were refused.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.compiled.load(Relaxed), self.artifacts.refused())
+    }
+
+    /// The component, at once if it is ready.
+    pub(crate) fn ready(&self, digest: &Digest) -> Option<Arc<Loaded>> {
+        let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
+        let entry = ready.get(digest)?;
+        entry.used.store(self.uses.fetch_add(1, Relaxed), Relaxed);
+        Some(Arc::clone(&entry.loaded))
+    }
+
+    /// The component, made ready if need be. Work that has begun goes on for
+    /// the others when one of those who wait goes away.
+    pub(crate) async fn get(self: &Arc<Self>, digest: Digest) -> Result<Arc<Loaded>, Problem> {
+        if let Some(loaded) = self.ready(&digest) {
+            return Ok(loaded);
+        }
+        let flight = {
+            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+            flights.entry(digest).or_insert_with(|| self.take_off(digest)).clone()
+        };
+        flight.await
+    }
+
+    fn take_off(self: &Arc<Self>, digest: Digest) -> Flight {
+        let components = Arc::clone(self);
+        let task = self.data.threads.spawn(async move {
+            let loaded = components.make(digest).await;
+            if let Ok(loaded) = &loaded {
+                components.keep(digest, Arc::clone(loaded));
+            }
+            components.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
+            loaded
+        });
+        async move { crate::host::joined(task.await)? }.boxed().shared()
+    }
+
+    fn keep(&self, digest: Digest, loaded: Arc<Loaded>) {
+        let used = AtomicU64::new(self.uses.fetch_add(1, Relaxed));
+        let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
+        ready.insert(digest, Ready { loaded, used });
+        while ready.len() > READY_MAX {
+            let oldest = ready.iter().min_by_key(|(_, entry)| entry.used.load(Relaxed)).map(|(digest, _)| *digest);
+            let Some(oldest) = oldest else { break };
+            ready.remove(&oldest);
+        }
+    }
+
+    async fn make(self: &Arc<Self>, digest: Digest) -> Result<Arc<Loaded>, Problem> {
+        let this = Arc::clone(self);
+        let cached = blocking(move || {
+            let artifact = this.artifacts.read(&digest)?;
+            // Refused by wasmtime all the same: compiled again.
+            this.link(&artifact).inspect_err(|problem| tracing::warn!(%problem, "an artifact does not load")).ok()
+        });
+        if let Some(loaded) = cached.await? {
+            return Ok(loaded);
+        }
+        let component = self.fetch(&digest).await?;
+        let artifact = Artifact::from_compiler(compile::compile(&self.compiler, component).await?);
+        self.compiled.fetch_add(1, Relaxed);
+        let this = Arc::clone(self);
+        blocking(move || {
+            let loaded = this.link(&artifact)?;
+            if let Err(error) = this.artifacts.write(&digest, &artifact) {
+                tracing::warn!(%error, %digest, "a compiled component cannot be kept; it will be compiled again");
+            }
+            Ok(loaded)
+        })
+        .await?
+    }
+
+    async fn fetch(&self, digest: &Digest) -> Result<bytes::Bytes, Problem> {
+        let uri = ObjectUri::new(&*self.data.system_bucket, keys::component(digest))?;
+        let bytes = self.data.store.get(&uri, None).await.map_err(|error| {
+            store_problem(&error).within(format_args!("fetching the component {digest}"))
+        })?;
+        if bytes.len() as u64 > limits::COMPONENT_BYTES_MAX {
+            return Err(Problem::new(
+                ErrorKind::ComponentTooLarge,
+                format!("a component must be at most {} bytes, found {}", limits::COMPONENT_BYTES_MAX, bytes.len()),
+            ));
+        }
+        let (found, bytes) = blocking(move || (Digest::of(&bytes), bytes)).await?;
+        if found == *digest {
+            return Ok(bytes);
+        }
+        Err(Problem::new(
+            ErrorKind::Internal,
+            format!("expected the component {digest} in the store, found bytes with the digest {found}; deploy it again"),
+        ))
+    }
+
+    fn link(&self, artifact: &Artifact) -> Result<Arc<Loaded>, Problem> {
+        let component = artifact.load(&self.engine).map_err(|error| too_demanding(&error))?;
+        link::check_imports(&self.engine, &component)?;
+        self.pre(&component).map(Arc::new)
+    }
+
+    fn pre(&self, component: &Component) -> Result<Loaded, Problem> {
+        let pre = self.linker.instantiate_pre(component).map_err(|error| link::import_problem(&error))?;
+        let [handler, mapper, aggregator] = link::EXPORTS.map(|name| component.get_export_index(None, name).is_some());
+        if !(handler || mapper || aggregator) {
+            return Err(link::no_export(&self.engine, component));
+        }
+        let wrong = |error: wasmtime::Error| link::export_problem(&error);
+        Ok(Loaded {
+            handler: handler.then(|| HandlerFunctionPre::new(pre.clone())).transpose().map_err(wrong)?,
+            mapper: mapper.then(|| MapFunctionPre::new(pre.clone())).transpose().map_err(wrong)?,
+            aggregator: aggregator.then(|| AggregateFunctionPre::new(pre)).transpose().map_err(wrong)?,
+        })
+    }
+}
+
+/// It compiled, but asks for more than a sandbox has: instances, memories,
+/// tables or their sizes.
+fn too_demanding(error: &wasmtime::Error) -> Problem {
+    Problem::new(
+        ErrorKind::ComponentTooLarge,
+        format!(
+            "a component must do with {} core instances, {} memories and {} tables, found: {error:#}; \
+             build it from fewer modules",
+            limits::CORE_INSTANCES_MAX,
+            limits::MEMORIES_MAX,
+            limits::TABLES_MAX
+        ),
+    )
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    crate::host::joined(tokio::task::spawn_blocking(work).await)
+}

@@ -1,0 +1,303 @@
+//! One call of a handler, and the questions asked of a component before it is
+//! deployed.
+//!
+//! Gateway's end of the runtime: an invocation becomes an outcome. This is the
+//! path whose cost every request pays, so it allocates little, formats nothing
+//! and waits for nothing when the component is ready. Invariant: every outcome
+//! carries a receipt, whatever the guest did.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    digest::Digest,
+    function::{Column, Description, Descriptions, Export, Settings, Version},
+    invocation::{Invocation, Outcome, Request, Response, Usage},
+    limits,
+    size::ByteSize,
+    time,
+};
+use uuid::Uuid;
+use wasmtime::Store;
+
+use crate::{
+    Platform,
+    bindings::handler::{
+        HandlerFunctionPre,
+        exports::fanfold::function::handler,
+        fanfold::function::types,
+    },
+    components::Loaded,
+    engine::Slot,
+    host::{Call, Host, Work},
+    sandbox::{self, Clock, Ended, Stop},
+};
+
+/// Time for a component to say what it is.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Calls a handler on the thread that polls this.
+pub(crate) async fn invoke(platform: &Platform, invocation: Invocation) -> Outcome {
+    let asked = Instant::now();
+    match answer(platform, invocation, asked).await {
+        Ok(Ended { result, logs, usage }) => Outcome { result, logs, usage },
+        Err(problem) => Outcome { result: Err(problem), logs: Vec::new(), usage: Usage::default() },
+    }
+}
+
+async fn answer(platform: &Platform, invocation: Invocation, asked: Instant) -> Result<Ended<Response>, Problem> {
+    let Invocation { id, version, timeout, params, request } = invocation;
+    let loaded = platform.component(version.digest).await?;
+    let Some(pre) = &loaded.handler else { return Err(missing(&version, Export::Handler)) };
+    let timeout = timeout.min(limits::TIMEOUT_MAX);
+    let _slot = slot(platform, Instant::now() + timeout).await?;
+    let memory_bytes_max = version.settings.memory.0;
+    let deadline = Instant::now() + timeout;
+    let call = Call { id, version, attempt: 1, params, deadline, memory_bytes_max };
+    Ok(handle(platform, pre, call, request, asked).await)
+}
+
+async fn handle(
+    platform: &Platform,
+    pre: &HandlerFunctionPre<Host>,
+    call: Call,
+    request: Request,
+    asked: Instant,
+) -> Ended<Response> {
+    let mut run = Run::new(platform, call, asked);
+    let Request { method, query, headers, body } = request;
+    let request = handler::Request { method, query, headers, body: body.into() };
+    let Run { store, work, clock, deadline } = &mut run;
+    let call = async {
+        let instance = pre.instantiate_async(&mut *store).await?;
+        clock.started = Instant::now();
+        instance.fanfold_function_handler().call_handle(store, &request).await
+    };
+    let returned = sandbox::bounded(*deadline, None, work, call).await;
+    let result = run.settle(returned).and_then(response);
+    run.close(result)
+}
+
+/// Asks a component's mapper and aggregator what they read and write.
+pub(crate) async fn describe(platform: &Platform, digest: Digest) -> Result<Descriptions, Problem> {
+    let loaded = platform.component(digest).await?;
+    let mut descriptions = Descriptions::default();
+    if loaded.mapper.is_some() {
+        let described = describe_export(platform, digest, &loaded, Export::Mapper).await;
+        descriptions.mapper = Some(described.map_err(|p| p.within("the mapper's describe"))?);
+    }
+    if loaded.aggregator.is_some() {
+        let described = describe_export(platform, digest, &loaded, Export::Aggregator).await;
+        descriptions.aggregator = Some(described.map_err(|p| p.within("the aggregator's describe"))?);
+    }
+    Ok(descriptions)
+}
+
+async fn describe_export(
+    platform: &Platform,
+    digest: Digest,
+    loaded: &Loaded,
+    export: Export,
+) -> Result<Description, Problem> {
+    let asked = Instant::now();
+    let _slot = slot(platform, asked + DESCRIBE_TIMEOUT).await?;
+    let call = Call {
+        id: Uuid::nil(),
+        version: Arc::new(undeployed(digest)?),
+        attempt: 1,
+        params: "{}".to_owned(),
+        deadline: Instant::now() + DESCRIBE_TIMEOUT,
+        memory_bytes_max: limits::MEMORY_BYTES_DEFAULT,
+    };
+    let mut run = Run::new(platform, call, asked);
+    let Run { store, work, clock, deadline } = &mut run;
+    let call = async {
+        clock.started = Instant::now();
+        match (export, &loaded.mapper, &loaded.aggregator) {
+            (Export::Mapper, Some(pre), _) => {
+                let instance = pre.instantiate_async(&mut *store).await?;
+                instance.fanfold_function_mapper().call_describe(store).await.map(Some)
+            }
+            (Export::Aggregator, _, Some(pre)) => {
+                let instance = pre.instantiate_async(&mut *store).await?;
+                instance.fanfold_function_aggregator().call_describe(store).await.map(Some)
+            }
+            _ => Ok(None),
+        }
+    };
+    let returned = sandbox::bounded(*deadline, None, work, call).await;
+    let described = returned.map_err(|stop| sandbox::problem(&stop, run.store.data(), run.clock.started))?;
+    let described = described.ok_or_else(|| Problem::new(ErrorKind::ExportMissing, "the export has gone"))?;
+    Ok(Description { reads: columns(described.reads)?, writes: columns(described.writes)? })
+}
+
+/// A component that is no function yet, for `context.current`.
+fn undeployed(digest: Digest) -> Result<Version, Problem> {
+    Ok(Version {
+        name: "undeployed".parse()?,
+        version: 0,
+        digest,
+        size_bytes: 0,
+        exports: Vec::new(),
+        settings: Settings::default(),
+        describes: Descriptions::default(),
+        created_at: time::now(),
+    })
+}
+
+fn columns(columns: Option<Vec<types::Column>>) -> Result<Option<Vec<Column>>, Problem> {
+    let Some(columns) = columns else { return Ok(None) };
+    if columns.len() > limits::COLUMNS_MAX {
+        return Err(invalid(format!("expected at most {} columns, found {}", limits::COLUMNS_MAX, columns.len())));
+    }
+    let checked = columns.into_iter().map(|types::Column { name, data_type, nullable }| {
+        if name.is_empty() {
+            return Err(invalid("expected a name for every column, found an empty one"));
+        }
+        data_type.parse::<arrow::datatypes::DataType>().map_err(|_| {
+            invalid(format!("expected an Arrow type such as Int64 or Utf8 for the column {name:?}, found {data_type:?}"))
+        })?;
+        Ok(Column { name, data_type, nullable })
+    });
+    checked.collect::<Result<_, _>>().map(Some)
+}
+
+/// The slot of a sandbox; waits no longer than until `deadline`.
+pub(crate) async fn slot(platform: &Platform, deadline: Instant) -> Result<Slot, Problem> {
+    let slot = tokio::time::timeout_at(deadline.into(), platform.shared.slot()).await;
+    slot.ok().flatten().ok_or_else(|| {
+        Problem::new(
+            ErrorKind::ConcurrencyLimit,
+            format!(
+                "expected room for one more of {} sandboxes within the call's time, found none; try again later",
+                limits::SANDBOXES_MAX
+            ),
+        )
+    })
+}
+
+pub(crate) fn missing(version: &Version, export: Export) -> Problem {
+    version.require(export).err().unwrap_or_else(|| {
+        Problem::new(
+            ErrorKind::ExportMissing,
+            format!("expected the component to export a {}, found that it does not; deploy it again", export.as_str()),
+        )
+    })
+}
+
+/// A sandbox with its times.
+pub(crate) struct Run {
+    pub(crate) store: Store<Host>,
+    pub(crate) work: Arc<Work>,
+    pub(crate) clock: Clock,
+    pub(crate) deadline: Instant,
+}
+
+impl Run {
+    pub(crate) fn new(platform: &Platform, call: Call, asked: Instant) -> Self {
+        let deadline = call.deadline;
+        let store = sandbox::open(&platform.shared.engine, call, platform.data.clone());
+        let work = Arc::clone(store.data().work());
+        Self { store, work, clock: Clock { asked, started: Instant::now() }, deadline }
+    }
+
+    /// What a call gave, or the problem that it ended in.
+    pub(crate) fn settle<T>(&self, returned: Result<Result<T, types::Error>, Stop>) -> Result<T, Problem> {
+        match returned {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(sandbox::guest_problem(&error, self.store.data())),
+            Err(stop) => Err(sandbox::problem(&stop, self.store.data(), self.clock.started)),
+        }
+    }
+
+    /// Ends the sandbox.
+    pub(crate) fn close<T>(self, result: Result<T, Problem>) -> Ended<T> {
+        sandbox::close(&self.store, self.clock, result)
+    }
+}
+
+/// The guest's answer, checked: what goes into an HTTP answer must fit there.
+fn response(response: handler::Response) -> Result<Response, Problem> {
+    let handler::Response { status, headers, body } = response;
+    if !(200..=599).contains(&status) {
+        return Err(invalid(format!("expected a status from 200 to 599, found {status}")));
+    }
+    if body.len() as u64 > limits::RESPONSE_BYTES_MAX {
+        return Err(Problem::new(
+            ErrorKind::ResponseTooLarge,
+            format!(
+                "expected a body of at most {}, found {} bytes; write it to an object and answer with its place",
+                ByteSize(limits::RESPONSE_BYTES_MAX),
+                body.len()
+            ),
+        ));
+    }
+    check_headers(&headers)?;
+    Ok(Response { status, headers, body: Bytes::from(body) })
+}
+
+/// Names are tokens in lower case and values visible text (RFC 9110, section
+/// 5.5), so that no header can begin another.
+fn check_headers(headers: &[(String, String)]) -> Result<(), Problem> {
+    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if headers.len() > limits::HEADERS_MAX || bytes as u64 > limits::HEADER_BYTES_MAX {
+        return Err(Problem::new(
+            ErrorKind::ResponseTooLarge,
+            format!(
+                "expected at most {} headers of {} together, found {} of {bytes} bytes",
+                limits::HEADERS_MAX,
+                ByteSize(limits::HEADER_BYTES_MAX),
+                headers.len()
+            ),
+        ));
+    }
+    let token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let visible = |b: u8| b == b'\t' || (b' '..=b'~').contains(&b) || b >= 0x80;
+    for (name, value) in headers {
+        if name.is_empty() || !name.bytes().all(token) {
+            return Err(invalid(format!("expected a header's name in lower case, found {:?}", shown(name))));
+        }
+        if !value.bytes().all(visible) {
+            return Err(invalid(format!("expected visible text in the header {name}, found {:?}", shown(value))));
+        }
+    }
+    Ok(())
+}
+
+fn invalid(detail: impl Into<String>) -> Problem {
+    Problem::new(ErrorKind::ResponseInvalid, detail)
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(status: u16, name: &str, value: &str) -> Option<ErrorKind> {
+        let headers = vec![(name.to_owned(), value.to_owned())];
+        response(handler::Response { status, headers, body: Vec::new() }).err().map(|p| p.code)
+    }
+
+    #[test]
+    fn answers_are_checked() {
+        assert_eq!(check(200, "content-type", "text/plain"), None);
+        assert_eq!(check(599, "x-a", "\u{e4}\t"), None);
+        for status in [0, 101, 199, 600, 999] {
+            assert_eq!(check(status, "a", ""), Some(ErrorKind::ResponseInvalid), "{status}");
+        }
+        for (name, value) in [("", ""), ("A", ""), ("a b", ""), ("a:", ""), ("a", "b\r\nc: d"), ("a", "\0")] {
+            assert_eq!(check(200, name, value), Some(ErrorKind::ResponseInvalid), "{name:?}: {value:?}");
+        }
+        assert_eq!(check(200, "a", &"x".repeat(40_000)), Some(ErrorKind::ResponseTooLarge));
+        let body = vec![0; 1 + limits::RESPONSE_BYTES_MAX as usize];
+        let large = handler::Response { status: 200, headers: Vec::new(), body };
+        assert_eq!(response(large).map(drop).unwrap_err().code, ErrorKind::ResponseTooLarge);
+    }
+}

@@ -1,0 +1,127 @@
+//! What a component may import, and what it must export.
+//!
+//! Between the compiler and the sandbox. Invariant: the linker offers exactly
+//! the contract's imports and the parts of WASI 0.2 without files and network;
+//! anything else is refused by name before the component ever runs.
+
+use fanfold_protocol::{ErrorKind, Problem, WIT_PACKAGE};
+use wasmtime::{
+    Engine,
+    component::{Component, HasSelf, Linker},
+};
+
+use crate::{bindings::handler::HandlerFunction, host::{Host, wasi}};
+
+/// Names of the exports: handler, mapper, aggregator.
+pub(crate) const EXPORTS: [&str; 3] =
+    ["fanfold:function/handler@0.1.0", "fanfold:function/mapper@0.1.0", "fanfold:function/aggregator@0.1.0"];
+
+/// Interfaces that are offered, by package; versions are compared by wasmtime.
+const OFFERED: &[(&str, &[&str])] = &[
+    ("fanfold:function", &["types", "context", "tables", "objects"]),
+    ("wasi:io", &["error", "poll", "streams"]),
+    (
+        "wasi:cli",
+        &[
+            "environment",
+            "exit",
+            "stdin",
+            "stdout",
+            "stderr",
+            "terminal-input",
+            "terminal-output",
+            "terminal-stdin",
+            "terminal-stdout",
+            "terminal-stderr",
+        ],
+    ),
+    ("wasi:clocks", &["monotonic-clock", "wall-clock"]),
+    ("wasi:filesystem", &["types", "preopens"]),
+    ("wasi:random", &["random", "insecure", "insecure-seed"]),
+];
+
+/// The linker of all sandboxes.
+pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
+    let mut linker = Linker::new(engine);
+    HandlerFunction::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    wasi::link(&mut linker)?;
+    Ok(linker)
+}
+
+/// Fails when the component imports what is not offered, and names all of it.
+pub(crate) fn check_imports(engine: &Engine, component: &Component) -> Result<(), Problem> {
+    let component = component.component_type();
+    let unknown: Vec<_> = component.imports(engine).map(|(name, _)| name).filter(|name| !is_offered(name)).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    Err(Problem::new(
+        ErrorKind::ImportUnknown,
+        format!(
+            "expected imports of {WIT_PACKAGE} and of WASI 0.2 io, cli, clocks, filesystem and random only, \
+             found {}; leave out what needs them (there is no network; read and write objects instead)",
+            listed(&unknown)
+        ),
+    ))
+}
+
+fn is_offered(import: &str) -> bool {
+    let name = import.split_once('@').map_or(import, |(name, _)| name);
+    let Some((package, interface)) = name.split_once('/') else { return false };
+    OFFERED.iter().any(|(offered, interfaces)| *offered == package && interfaces.contains(&interface))
+}
+
+/// An import that is offered in another version or with other types.
+pub(crate) fn import_problem(error: &wasmtime::Error) -> Problem {
+    Problem::new(
+        ErrorKind::ImportUnknown,
+        format!("expected imports as in {WIT_PACKAGE} and WASI 0.2, found: {error:#}; build it against those"),
+    )
+}
+
+/// An export that has the right name and the wrong types.
+pub(crate) fn export_problem(error: &wasmtime::Error) -> Problem {
+    Problem::new(
+        ErrorKind::ExportMissing,
+        format!("expected exports as in {WIT_PACKAGE}, found: {error:#}; build it against that package"),
+    )
+}
+
+/// None of the three exports is there.
+pub(crate) fn no_export(engine: &Engine, component: &Component) -> Problem {
+    let component = component.component_type();
+    let exports: Vec<_> = component.exports(engine).map(|(name, _)| name).collect();
+    let found = if exports.is_empty() { "no exports".to_owned() } else { listed(&exports) };
+    Problem::new(
+        ErrorKind::ExportMissing,
+        format!("expected an export of {}, found {found}; build it against {WIT_PACKAGE}", EXPORTS.join(" or ")),
+    )
+}
+
+/// At most ten names, each cut.
+fn listed(names: &[&str]) -> String {
+    let shown: Vec<String> = names.iter().take(10).map(|name| name.chars().take(100).collect()).collect();
+    let more = names.len().saturating_sub(10);
+    if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_listed_is_offered() {
+        for name in ["fanfold:function/context@0.1.0", "wasi:cli/stdout@0.2.9", "wasi:io/poll@0.2.0"] {
+            assert!(is_offered(name), "{name}");
+        }
+        for name in ["wasi:sockets/tcp@0.2.0", "wasi:http/types@0.2.0", "wasi:cli/run@0.2.0", "env", "a/b"] {
+            assert!(!is_offered(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn lists_are_cut() {
+        let names: Vec<_> = (0..12).map(|_| "x").collect();
+        assert_eq!(listed(&names), "x, x, x, x, x, x, x, x, x, x and 2 more");
+    }
+}

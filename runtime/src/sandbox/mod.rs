@@ -1,0 +1,140 @@
+//! A sandbox: a fresh store for each invocation, its bounds, and its end.
+//!
+//! [`open`] makes one, [`bounded`] runs a call in it, [`Ended`] says what came
+//! of it. Invariant: nothing of a sandbox is used again; it is dropped after
+//! its one call, however that ended.
+
+mod end;
+mod limiter;
+mod log;
+
+use std::{
+    future::Future,
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
+
+use fanfold_protocol::{Problem, invocation::{LogLine, Usage}, limits};
+use tokio_util::sync::CancellationToken;
+use wasmtime::{Engine, Store, UpdateDeadline};
+
+pub(crate) use self::{
+    end::{guest_problem, problem},
+    limiter::Limiter,
+    log::{Log, Source},
+};
+use crate::host::{Call, Data, Host, Work};
+
+/// Names and options that travel beside the 16 MiB of a host call.
+const HOSTCALL_SLACK_BYTES: u64 = 64 << 10;
+
+/// A sandbox for one call.
+pub(crate) fn open(engine: &Engine, call: Call, data: Data) -> Store<Host> {
+    let deadline = call.deadline;
+    let mut store = Store::new(engine, Host::new(call, data));
+    store.limiter(|host| &mut host.limiter);
+    let fuel = limits::TRANSFER_BYTES_MAX + HOSTCALL_SLACK_BYTES;
+    store.set_hostcall_fuel(usize::try_from(fuel).unwrap_or(usize::MAX));
+    store.set_max_component_handles(limits::HANDLES_MAX);
+    store.set_epoch_deadline(1);
+    // Each tick gives the thread to the next guest.
+    store.epoch_deadline_callback(move |_| {
+        if Instant::now() < deadline { Ok(UpdateDeadline::Yield(1)) } else { Err(DeadlineReached.into()) }
+    });
+    store
+}
+
+/// The guest still ran when its time was over.
+#[derive(Debug, thiserror::Error)]
+#[error("the deadline was reached")]
+pub(crate) struct DeadlineReached;
+
+/// Why a call did not return.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Its time was over.
+    Deadline,
+    /// Someone asked.
+    Cancelled,
+    /// It trapped, or a host call ended it.
+    Failed(wasmtime::Error),
+}
+
+/// Runs a call until it returns, its deadline passes or it is cancelled; the
+/// time for which it keeps a thread is added to `work`.
+pub(crate) async fn bounded<T>(
+    deadline: Instant,
+    cancel: Option<&CancellationToken>,
+    work: &Work,
+    call: impl Future<Output = wasmtime::Result<T>>,
+) -> Result<T, Stop> {
+    let cancelled = async {
+        match cancel {
+            Some(token) => token.cancelled().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        result = timed(call, work) => result.map_err(|error| {
+            if error.is::<DeadlineReached>() { Stop::Deadline } else { Stop::Failed(error) }
+        }),
+        () = cancelled => Err(Stop::Cancelled),
+        () = tokio::time::sleep_until(deadline.into()) => Err(Stop::Deadline),
+    }
+}
+
+/// How a sandbox ended.
+pub(crate) struct Ended<T> {
+    /// What it gave.
+    pub(crate) result: Result<T, Problem>,
+    /// What it logged.
+    pub(crate) logs: Vec<LogLine>,
+    /// What it took.
+    pub(crate) usage: Usage,
+}
+
+/// Times of a sandbox's life.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    /// When the sandbox was asked for.
+    pub(crate) asked: Instant,
+    /// When it could run.
+    pub(crate) started: Instant,
+}
+
+/// Collects what a sandbox leaves behind, and drops it.
+pub(crate) fn close<T>(store: &Store<Host>, clock: Clock, result: Result<T, Problem>) -> Ended<T> {
+    let host = store.data();
+    let (work, used) = (host.work(), host.store_usage());
+    let usage = Usage {
+        wall_us: micros(clock.started.elapsed()),
+        cpu_us: work.busy_ns.load(Relaxed) / 1_000,
+        start_us: micros(clock.started - clock.asked),
+        memory_bytes_peak: host.limiter.peak_bytes(),
+        rows_in: work.rows_in.load(Relaxed),
+        rows_out: work.rows_out.load(Relaxed),
+        bytes_in: used.bytes_read,
+        bytes_out: used.bytes_written,
+        store_requests: used.requests,
+    };
+    Ended { result, logs: host.log.take(), usage }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Adds up the time that a future spends being polled: what it costs a thread,
+/// waiting left out.
+pub(crate) async fn timed<F: Future>(future: F, work: &Work) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|context| {
+        let began = Instant::now();
+        let polled = future.as_mut().poll(context);
+        let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        work.busy_ns.fetch_add(nanos, Relaxed);
+        polled
+    })
+    .await
+}

@@ -1,0 +1,84 @@
+//! The moment at which work counts: one small object, put if absent.
+//!
+//! Invariant: of all attempts at a lease, one commit stands, and the objects
+//! that the others staged are removed; whoever lost reports the winner.
+
+use bytes::Bytes;
+use fanfold_backbone::Backbone;
+use fanfold_protocol::{
+    Problem,
+    commit::{Commit, CommitNotice, TaskCommit},
+    keys, limits,
+    plan::Lease,
+    uri::ObjectUri,
+};
+use fanfold_storage::{PutOptions, PutOutcome};
+use uuid::Uuid;
+
+use super::states::staged;
+use crate::host::{Data, store_problem};
+
+/// The key of a lease's commit.
+fn place(data: &Data, lease: &Lease) -> Result<ObjectUri, Problem> {
+    ObjectUri::new(&*data.system_bucket, keys::commit(&lease.job, lease.stage, lease.group, lease.round))
+}
+
+/// The commit of a lease, if an attempt at it has already won.
+pub(super) async fn winner(data: &Data, lease: &Lease) -> Result<Option<Bytes>, Problem> {
+    match data.store.get(&place(data, lease)?, None).await {
+        Ok(commit) => Ok(Some(commit)),
+        Err(fanfold_storage::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(store_problem(&error)),
+    }
+}
+
+/// Commits; when another attempt was first, removes what this one staged.
+/// Returns the commit that stands, as JSON.
+pub(super) async fn put(
+    data: &Data,
+    worker: &str,
+    lease: &Lease,
+    attempt: Uuid,
+    tasks: Vec<TaskCommit>,
+) -> Result<Bytes, Problem> {
+    let Lease { job, stage, group, round, .. } = *lease;
+    let commit = Commit { job, stage, group, round, attempt, worker: worker.to_owned(), tasks };
+    let body = serde_json::to_vec(&commit).map(Bytes::from);
+    let body = body.map_err(|error| crate::internal(format!("a commit cannot be written as JSON: {error}")))?;
+    let (place, writer) = (place(data, lease)?, attempt.to_string());
+    let options = PutOptions::typed("application/json");
+    let outcome = data.store.put_if_absent(&place, body.clone(), &writer, options).await;
+    match outcome.map_err(|error| store_problem(&error))? {
+        PutOutcome::Created(_) => Ok(body),
+        PutOutcome::Exists => {
+            tracing::info!(%job, stage, group, round, "another attempt has committed first");
+            remove(data, &commit.tasks).await;
+            let winner = winner(data, lease).await?;
+            winner.ok_or_else(|| crate::internal("expected the commit that won, found none"))
+        }
+    }
+}
+
+/// Removes what tasks staged. What cannot be removed now, the job's sweep finds.
+pub(super) async fn remove(data: &Data, tasks: &[TaskCommit]) {
+    for uri in tasks.iter().filter_map(|task| staged(&task.outcome)) {
+        if let Err(error) = data.store.delete(uri).await {
+            tracing::warn!(%error, %uri, "a staged object cannot be removed; it is left to the sweep");
+        }
+    }
+}
+
+/// Tells whoever waits for the job. Best effort: the store has the truth.
+pub(super) async fn announce(backbone: &Backbone, lease: &Lease, commit: &Bytes) {
+    let Lease { job, stage, group, round, .. } = *lease;
+    let small = commit.len() as u64 <= limits::ASYNC_PAYLOAD_BYTES_MAX;
+    let inline = if small { serde_json::from_slice(commit).ok() } else { None };
+    let notice = CommitNotice { job, stage, group, round, commit: inline };
+    let payload = match serde_json::to_vec(&notice) {
+        Ok(payload) => payload,
+        Err(error) => return tracing::warn!(%error, %job, "a commit cannot be announced"),
+    };
+    if let Err(error) = backbone.publish(&keys::commit_subject(&job), payload).await {
+        tracing::debug!(%error, %job, "a commit is not announced");
+    }
+}

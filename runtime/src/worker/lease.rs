@@ -1,0 +1,250 @@
+//! One lease from its delivery to its end.
+//!
+//! Read, check, run task after task, commit, announce, acknowledge. Failures
+//! of functions and data are results and are committed; failures of the
+//! platform are not, and the lease is given back, up to
+//! [`DELIVERIES_MAX`] times. Invariant: nothing staged outlives an attempt that
+//! does not commit, as far as the store can be reached.
+
+use std::{sync::Arc, time::Duration};
+
+use fanfold_backbone::Delivery;
+use fanfold_protocol::{
+    Fault, Problem,
+    commit::{TaskCommit, TaskOutcome},
+    invocation::Usage,
+    plan::{Lease, Task, Work},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use uuid::Uuid;
+
+use super::{LEASE, Shop, commit, states};
+use crate::{
+    host::joined,
+    task::{self, Attempt, Product, TaskEnd},
+};
+
+/// Deliveries after which a lease's failure is recorded instead of tried again.
+const DELIVERIES_MAX: u32 = 8;
+/// Before a lease that the platform failed is tried again, at first and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// Why an attempt ends without a commit.
+enum Ending {
+    /// The job is cancelled.
+    Cancelled,
+    /// The worker stops.
+    Drained,
+    /// The platform failed.
+    Failed(Problem),
+}
+
+/// Works on a delivery and settles it.
+pub(super) async fn work(shop: &Arc<Shop>, delivery: &Delivery) -> fanfold_backbone::Result<()> {
+    let lease: Lease = match serde_json::from_slice(&delivery.payload) {
+        Ok(lease) => lease,
+        Err(error) => {
+            let reason = format!("expected a lease as JSON, found: {error}");
+            return delivery.dead(&reason).await.map(drop);
+        }
+    };
+    let registration = shop.cancels.register(lease.job);
+    if shop.cancels.check(lease.job).await? {
+        return delivery.ack().await.map(drop);
+    }
+    let job = lease.job;
+    let working = attempt(shop, delivery, lease, &registration.token);
+    let ended = tokio::select! {
+        ended = working => ended,
+        () = heartbeat(shop, delivery, job) => return Ok(()),
+    };
+    match ended {
+        Ok(()) | Err(Ending::Cancelled) => delivery.ack().await?,
+        Err(Ending::Drained) => delivery.nak(Duration::ZERO).await?,
+        Err(Ending::Failed(problem)) => {
+            let delay = backoff(delivery.attempt);
+            tracing::warn!(%problem, id = delivery.id, ?delay, "a lease is given back");
+            delivery.nak(delay).await?
+        }
+    };
+    Ok(())
+}
+
+/// Doubles with each delivery.
+fn backoff(delivery: u32) -> Duration {
+    BACKOFF.0.saturating_mul(1 << delivery.saturating_sub(1).min(10)).min(BACKOFF.1)
+}
+
+/// Keeps the lease for as long as it is worked on; ends with the backbone.
+async fn heartbeat(shop: &Shop, delivery: &Delivery, job: Uuid) {
+    loop {
+        tokio::time::sleep(LEASE / 3).await;
+        match delivery.extend(LEASE).await {
+            Ok(_) => {}
+            Err(fanfold_backbone::Error::Closed) => return,
+            Err(error) => tracing::warn!(%error, id = delivery.id, "a lease cannot be extended"),
+        }
+        if let Err(error) = shop.cancels.check(job).await {
+            tracing::warn!(%error, %job, "a job's cancellation cannot be looked up");
+        }
+    }
+}
+
+async fn attempt(
+    shop: &Arc<Shop>,
+    delivery: &Delivery,
+    lease: Lease,
+    cancelled: &CancellationToken,
+) -> Result<(), Ending> {
+    let data = &shop.worker.platform.data;
+    // A commit without an acknowledgement: the worker before stopped between.
+    if delivery.attempt > 1
+        && let Some(winner) = commit::winner(data, &lease).await.map_err(Ending::Failed)?
+    {
+        commit::announce(&shop.worker.backbone, &lease, &winner).await;
+        return Ok(());
+    }
+    let last = delivery.attempt >= DELIVERIES_MAX;
+    let version = match shop.version(&lease.function, lease.version).await {
+        Ok(version) => version,
+        Err(problem) if problem.code.fault() == Fault::Platform && !last => return Err(Ending::Failed(problem)),
+        Err(problem) => return give_up(shop, lease, &problem).await,
+    };
+    if delivery.attempt > DELIVERIES_MAX {
+        let problem = crate::internal(format!(
+            "expected the lease to end within {DELIVERIES_MAX} deliveries, found that none of them did; \
+             its function or its input may stop workers"
+        ));
+        return give_up(shop, lease, &problem).await;
+    }
+    let stop = cancelled.child_token();
+    let attempt = Arc::new(Attempt { lease, version, id: Uuid::new_v4(), stop: stop.clone() });
+    let mut done = Vec::with_capacity(attempt.lease.tasks.len());
+    let drained = &shop.drained;
+    let ran = tokio::select! {
+        ran = run_tasks(shop, &attempt, last, &mut done) => ran,
+        () = drained.cancelled() => Err(Ending::Drained),
+    };
+    stop.cancel();
+    if let Err(ending) = ran {
+        commit::remove(data, &done).await;
+        return Err(ending);
+    }
+    commit_all(shop, &attempt, done).await
+}
+
+async fn commit_all(shop: &Shop, attempt: &Attempt, tasks: Vec<TaskCommit>) -> Result<(), Ending> {
+    let data = &shop.worker.platform.data;
+    let committed = commit::put(data, &shop.worker.name, &attempt.lease, attempt.id, tasks).await.map_err(Ending::Failed)?;
+    commit::announce(&shop.worker.backbone, &attempt.lease, &committed).await;
+    Ok(())
+}
+
+/// Commits the same failure for every task of a lease that cannot be run.
+async fn give_up(shop: &Shop, lease: Lease, problem: &Problem) -> Result<(), Ending> {
+    let failed = |task: &Task| TaskCommit {
+        index: task.index,
+        attempt: task.attempt,
+        outcome: TaskOutcome::Failed(problem.clone()),
+        usage: Usage::default(),
+        logs: Vec::new(),
+    };
+    let tasks = lease.tasks.iter().map(failed).collect();
+    let data = &shop.worker.platform.data;
+    let committed = commit::put(data, &shop.worker.name, &lease, Uuid::new_v4(), tasks).await.map_err(Ending::Failed)?;
+    commit::announce(&shop.worker.backbone, &lease, &committed).await;
+    Ok(())
+}
+
+/// Runs the tasks one after the other; `done` holds what came of them so far.
+async fn run_tasks(
+    shop: &Arc<Shop>,
+    attempt: &Arc<Attempt>,
+    last: bool,
+    done: &mut Vec<TaskCommit>,
+) -> Result<(), Ending> {
+    for place in 0..attempt.lease.tasks.len() {
+        if attempt.stop.is_cancelled() {
+            return Err(Ending::Cancelled);
+        }
+        done.push(run_task(shop, attempt, place, last).await?);
+    }
+    Ok(())
+}
+
+async fn run_task(
+    shop: &Arc<Shop>,
+    attempt: &Arc<Attempt>,
+    place: usize,
+    last: bool,
+) -> Result<TaskCommit, Ending> {
+    let data = &shop.worker.platform.data;
+    let task = &attempt.lease.tasks[place];
+    let mut staging = Usage::default();
+    let end = match &task.work {
+        Work::Merge { states, .. } => match states::read(data, states, &mut staging).await {
+            Ok(states) => in_sandbox(shop, attempt, place, states).await,
+            Err(problem) => Err(problem),
+        },
+        Work::Map(_) | Work::Accumulate(_) => in_sandbox(shop, attempt, place, Vec::new()).await,
+    };
+    if attempt.stop.is_cancelled() {
+        discard(shop, task, end).await;
+        return Err(Ending::Cancelled);
+    }
+    let (result, logs, mut usage, platform_failed) = match end {
+        Ok(TaskEnd { ended, platform_failed }) => (ended.result, ended.logs, ended.usage, platform_failed),
+        Err(problem) => {
+            let platform_failed = problem.code.fault() == Fault::Platform;
+            (Err(problem), Vec::new(), Usage::default(), platform_failed)
+        }
+    };
+    let staged = match result {
+        Ok(product) => states::stage(data, attempt, task, product, &mut staging).await.map_err(|p| (p, true)),
+        Err(problem) => Err((problem, platform_failed)),
+    };
+    usage.add(&staging);
+    let (outcome, logs) = match staged {
+        Ok(outcome) => (outcome, Vec::new()),
+        Err((problem, true)) if !last => return Err(Ending::Failed(problem)),
+        Err((problem, _)) => (TaskOutcome::Failed(problem), logs),
+    };
+    Ok(TaskCommit { index: task.index, attempt: task.attempt, outcome, usage, logs })
+}
+
+/// Runs a task on a guest thread; it stops when this is dropped.
+async fn in_sandbox(
+    shop: &Shop,
+    attempt: &Arc<Attempt>,
+    place: usize,
+    states: Vec<bytes::Bytes>,
+) -> Result<TaskEnd, Problem> {
+    let (platform, attempt) = (Arc::clone(&shop.worker.platform), Arc::clone(attempt));
+    let run = async move { task::run(&platform, &attempt, &attempt.lease.tasks[place], states).await };
+    joined(AbortOnDropHandle::new(shop.worker.guests.spawn(run)).await)
+}
+
+/// Removes the table of a task that ended just as its job was cancelled.
+async fn discard(shop: &Shop, task: &Task, end: Result<TaskEnd, Problem>) {
+    if let Ok(TaskEnd { ended, .. }) = end
+        && let Ok(Product::Table(table)) = ended.result
+    {
+        let outcome = TaskOutcome::Table(table);
+        let usage = Usage::default();
+        let task = TaskCommit { index: task.index, attempt: task.attempt, outcome, usage, logs: Vec::new() };
+        commit::remove(&shop.worker.platform.data, &[task]).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_up_to_its_bound() {
+        assert_eq!(backoff(1), Duration::from_millis(500));
+        assert_eq!(backoff(3), Duration::from_secs(2));
+        assert_eq!(backoff(7), Duration::from_secs(30));
+        assert_eq!(backoff(u32::MAX), Duration::from_secs(30));
+    }
+}

@@ -1,0 +1,115 @@
+//! Partial states and answers on their way between tasks: small ones inside
+//! records, large ones as staged objects.
+//!
+//! Invariant: what is read back is what was written, byte for byte, or the
+//! merge does not happen.
+
+use bytes::Bytes;
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    commit::{ANSWER_INLINE_BYTES_MAX, AnswerRef, TaskOutcome},
+    digest::Digest,
+    invocation::Usage,
+    keys, limits,
+    plan::{STATE_INLINE_BYTES_MAX, StateRef, Task},
+    uri::ObjectUri,
+};
+use fanfold_storage::PutOptions;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::{
+    host::{Data, store_problem},
+    task::{Attempt, Product},
+};
+
+/// Reads the states of a merge, in order.
+pub(super) async fn read(data: &Data, states: &[StateRef], usage: &mut Usage) -> Result<Vec<Bytes>, Problem> {
+    let mut reads = Vec::with_capacity(states.len());
+    for state in states {
+        reads.push(read_one(data, state));
+    }
+    let read: Vec<Bytes> = stream::iter(reads).buffered(limits::RANGES_IN_FLIGHT_MAX).try_collect().await?;
+    for (state, bytes) in states.iter().zip(&read) {
+        if matches!(state, StateRef::Object { .. }) {
+            usage.bytes_in += bytes.len() as u64;
+            usage.store_requests += 1;
+        }
+    }
+    Ok(read)
+}
+
+async fn read_one(data: &Data, state: &StateRef) -> Result<Bytes, Problem> {
+    match state {
+        StateRef::Inline(digits) => hex::decode(digits).map(Bytes::from).map_err(|error| {
+            crate::internal(format!("expected a partial state in hexadecimal digits, found: {error}"))
+        }),
+        StateRef::Object { uri, digest, .. } => {
+            let bytes = data.store.get(uri, None).await.map_err(|error| store_problem(&error))?;
+            let found = Digest::of(&bytes);
+            if found == *digest {
+                return Ok(bytes);
+            }
+            Err(Problem::new(
+                ErrorKind::ObjectChanged,
+                format!("expected the partial state {uri} with the digest {digest}, found {found}; run the job again"),
+            ))
+        }
+    }
+}
+
+/// Puts what a task gave where its commit can name it.
+pub(super) async fn stage(
+    data: &Data,
+    attempt: &Attempt,
+    task: &Task,
+    product: Product,
+    usage: &mut Usage,
+) -> Result<TaskOutcome, Problem> {
+    match product {
+        Product::Table(table) => Ok(TaskOutcome::Table(table)),
+        Product::State(state) if state.len() <= STATE_INLINE_BYTES_MAX => {
+            Ok(TaskOutcome::State(StateRef::Inline(hex::encode(state))))
+        }
+        Product::State(state) => {
+            let (size, digest) = (state.len() as u64, Digest::of(&state));
+            let uri = put(data, attempt, task, "state", state, usage).await?;
+            Ok(TaskOutcome::State(StateRef::Object { uri, size, digest }))
+        }
+        Product::Answer(text, value) if text.len() <= ANSWER_INLINE_BYTES_MAX => {
+            Ok(TaskOutcome::Answer(AnswerRef::Inline(value)))
+        }
+        Product::Answer(text, _) => {
+            let uri = put(data, attempt, task, "json", text.into(), usage).await?;
+            Ok(TaskOutcome::Answer(AnswerRef::Object(uri)))
+        }
+    }
+}
+
+async fn put(
+    data: &Data,
+    attempt: &Attempt,
+    task: &Task,
+    what: &str,
+    body: Bytes,
+    usage: &mut Usage,
+) -> Result<ObjectUri, Problem> {
+    let lease = &attempt.lease;
+    let key = keys::staged(&lease.job, lease.stage, task.index, &attempt.id, what);
+    let uri = ObjectUri::new(&*data.system_bucket, key)?;
+    usage.bytes_out += body.len() as u64;
+    usage.store_requests += 1;
+    let content_type = if what == "json" { "application/json" } else { "application/octet-stream" };
+    data.store.put(&uri, body, PutOptions::typed(content_type)).await.map_err(|error| store_problem(&error))?;
+    Ok(uri)
+}
+
+/// The objects that an outcome names.
+pub(super) fn staged(outcome: &TaskOutcome) -> Option<&ObjectUri> {
+    match outcome {
+        TaskOutcome::Table(table) => table.as_ref().map(|object| &object.uri),
+        TaskOutcome::State(StateRef::Object { uri, .. }) | TaskOutcome::Answer(AnswerRef::Object(uri)) => Some(uri),
+        TaskOutcome::State(StateRef::Inline(_)) | TaskOutcome::Answer(AnswerRef::Inline(_)) | TaskOutcome::Failed(_) => {
+            None
+        }
+    }
+}
