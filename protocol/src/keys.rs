@@ -160,6 +160,16 @@ pub fn idempotency(scope: &str, key_digest: &Digest) -> String {
     format!("idempotency/{scope}/{}", key_digest.to_hex())
 }
 
+/// Bodies of remembered answers that are too large for their records.
+pub fn idempotency_bodies() -> &'static str {
+    "idempotency/"
+}
+
+/// The body of the remembered answer of an invocation.
+pub fn idempotency_body(invocation: &Uuid) -> String {
+    format!("idempotency/{invocation}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
