@@ -56,17 +56,18 @@ impl Token {
     /// # Errors
     /// When the file cannot be read or written, is open to others, or holds no token.
     pub fn load_or_create(path: &Path) -> io::Result<Self> {
-        let new = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        match new {
-            Ok(mut file) => {
-                let token = Self::generate()?;
-                file.write_all(token.0.as_bytes())?;
-                file.sync_all()?;
-                Ok(token)
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Self::load(path),
-            Err(error) => Err(error),
+        if path.try_exists()? {
+            return Self::load(path);
         }
+        let token = Self::generate()?;
+        // Whole or not at all: a crash must not leave a file without a token.
+        let draft = path.with_extension("new");
+        let _ = fs::remove_file(&draft);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(token.0.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&draft, path)?;
+        Ok(token)
     }
 
     fn load(path: &Path) -> io::Result<Self> {
@@ -134,9 +135,14 @@ fn is_authorized(headers: &HeaderMap, tokens: &[TokenDigest]) -> bool {
     tokens.iter().fold(Choice::from(0), |any, token| any | token.0.ct_eq(&found.0)).into()
 }
 
+/// Whether a path needs no token.
+pub(crate) fn is_open(path: &str) -> bool {
+    OPEN.contains(&path)
+}
+
 /// The layer that lets nobody else through.
 pub async fn require(State(app): State<AppState>, request: Request, next: Next) -> Response {
-    if OPEN.contains(&request.uri().path()) || is_authorized(request.headers(), &app.config.tokens) {
+    if is_open(request.uri().path()) || is_authorized(request.headers(), &app.config.tokens) {
         return next.run(request).await;
     }
     let found = if request.headers().contains_key(header::AUTHORIZATION) { "another" } else { "none" };

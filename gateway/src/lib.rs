@@ -10,17 +10,32 @@
 
 pub mod auth;
 pub mod config;
+mod connection;
 pub mod context;
+mod docs;
 pub mod extract;
 pub mod functions;
+pub mod health;
+pub mod invoke;
+pub mod metrics;
+pub mod openapi;
 pub mod problem;
+mod router;
+mod server;
 pub mod state;
 
+use std::sync::Arc;
+
+use fanfold_backbone::Backbone;
 use fanfold_protocol::{
     Problem,
     function::Descriptions,
     invocation::{Invocation, Outcome, Preparation},
+    limits,
 };
+use fanfold_storage::Store;
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
 use tower::util::BoxCloneSyncService;
 
 pub use auth::{Token, TokenDigest};
@@ -38,4 +53,75 @@ pub struct Dispatch {
     pub invoke: BoxCloneSyncService<Invocation, Outcome, Problem>,
     /// Compiles a component, in a process of its own, and asks what it is.
     pub prepare: BoxCloneSyncService<Preparation, Descriptions, Problem>,
+}
+
+/// A gateway that is ready to serve.
+pub struct Gateway {
+    app: AppState,
+    /// Stops what runs beside the requests, once they have been drained.
+    tasks: CancellationToken,
+}
+
+impl Gateway {
+    /// Checks the configuration, makes the system bucket if it is missing, and
+    /// reads the functions.
+    ///
+    /// # Errors
+    /// All mistakes of the configuration together; or the store or the backbone
+    /// does not answer.
+    pub async fn new(
+        config: GatewayConfig,
+        store: Store,
+        backbone: Backbone,
+        dispatch: Dispatch,
+    ) -> Result<Self, Problem> {
+        config.check()?;
+        let bucket = config.system_bucket.clone();
+        store.ensure_bucket(&bucket).await.map_err(problem::of_store)?;
+        let tasks = CancellationToken::new();
+        let (registry, health) = tokio::join!(
+            functions::Registry::start(store.clone(), bucket.clone(), backbone.clone(), tasks.clone()),
+            health::Health::start(store.clone(), bucket.clone(), backbone.clone(), tasks.clone()),
+        );
+        let registry = registry?;
+        let app = Arc::new(App {
+            bodies: extract::BodyBudget::new(config.bodies_bytes_max),
+            deploys: Semaphore::new(2 * limits::COMPILES_MAX),
+            admission: invoke::admission::Admission::new(
+                config.function_concurrency,
+                config.tenant_concurrency,
+            ),
+            records: invoke::records::Records::default(),
+            metrics: metrics::Metrics::new(),
+            draining: CancellationToken::new(),
+            config,
+            store,
+            backbone,
+            registry,
+            health,
+            dispatch,
+        });
+        let sweeping = invoke::idempotency::sweep(Arc::clone(&app));
+        let stop = tasks.clone();
+        tokio::spawn(async move { stop.run_until_cancelled(sweeping).await });
+        Ok(Self { app, tasks })
+    }
+
+    /// What the gateway is made of.
+    pub fn app(&self) -> &AppState {
+        &self.app
+    }
+
+    /// Serves on this listener until `shutdown`, then drains, and stops.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
+        let router = router::stack(Arc::clone(&self.app));
+        server::run(listener, router, &self.app.config, self.app.draining.clone(), shutdown).await;
+        self.tasks.cancel();
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.tasks.cancel();
+    }
 }

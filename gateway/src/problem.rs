@@ -7,6 +7,8 @@
 //! shape. Inner detail goes to the log, once, where it is turned into a
 //! `Problem`.
 
+use std::any::Any;
+
 use axum::{
     extract::Request,
     middleware::Next,
@@ -96,6 +98,13 @@ pub fn internal(what: impl std::fmt::Display) -> Problem {
     )
 }
 
+/// What a panic in a handler becomes.
+pub(crate) fn of_panic(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    Refusal(internal(format!("a handler panicked: {}", text.unwrap_or_default()))).into_response()
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -160,10 +169,14 @@ pub async fn render(request: Request, next: Next) -> Response {
             None => return response,
         },
     };
-    let kept = response.headers().get(header::ALLOW).cloned();
+    // What a handler said beside, such as the id of an invocation, stays.
+    let mut said = std::mem::take(response.headers_mut());
+    said.remove(header::CONTENT_LENGTH);
     let mut response = body(problem, &id);
-    if let Some(allow) = kept {
-        response.headers_mut().insert(header::ALLOW, allow);
+    for (name, value) in std::mem::replace(response.headers_mut(), said) {
+        if let Some(name) = name {
+            response.headers_mut().insert(name, value);
+        }
     }
     response
 }

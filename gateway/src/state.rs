@@ -8,9 +8,17 @@ use std::sync::Arc;
 
 use fanfold_backbone::Backbone;
 use fanfold_storage::Store;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Dispatch, GatewayConfig, extract::BodyBudget, functions::Registry};
+use crate::{
+    Dispatch, GatewayConfig,
+    extract::BodyBudget,
+    functions::Registry,
+    health::Health,
+    invoke::{admission::Admission, records::Records},
+    metrics::Metrics,
+};
 
 /// The state that handlers extract with `State<AppState>`.
 pub type AppState = Arc<App>;
@@ -25,8 +33,18 @@ pub struct App {
     pub backbone: Backbone,
     /// The memory that bodies may take.
     pub bodies: BodyBudget,
+    /// Turns at checking and compiling components.
+    pub deploys: Semaphore,
     /// Functions, versions and aliases.
     pub registry: Registry,
+    /// How many invocations run at once.
+    pub admission: Admission,
+    /// The last invocations.
+    pub records: Records,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Whether the gateway can serve.
+    pub health: Health,
     /// The ways to a sandbox.
     pub dispatch: Dispatch,
     /// Cancelled when the gateway begins to drain: long answers, such as

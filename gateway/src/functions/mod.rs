@@ -7,7 +7,11 @@
 
 mod cache;
 pub mod component;
+pub(crate) mod deploy;
 mod records;
 mod registry;
+mod routes;
+pub mod views;
 
 pub use registry::{Published, Registry};
+pub(crate) use routes::routes;

@@ -17,7 +17,7 @@ use fanfold_protocol::{
     names::{AliasName, FunctionName, FunctionRef, Qualifier},
 };
 use fanfold_storage::{PutOptions, PutOutcome, Store};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -29,6 +29,8 @@ use crate::problem::{internal, of_backbone, of_store};
 
 /// Before a watch that ended is begun again.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
+/// Versions read at once for a list.
+const READS_AT_ONCE: usize = 16;
 /// Numbers tried for one deployment: so many others may come between.
 const RACES_MAX: u32 = 256;
 
@@ -111,20 +113,36 @@ impl Registry {
         self.inner.cache.all().into_iter().map(|known| known.record).collect()
     }
 
-    /// Every version of a function, oldest first.
+    /// The newest `count` versions of a function, newest first.
     ///
     /// # Errors
     /// As [`Registry::show`], and when the store does not answer.
-    pub async fn versions(&self, name: &FunctionName) -> Result<Vec<Arc<Version>>, Problem> {
+    pub async fn versions(&self, name: &FunctionName, count: usize) -> Result<Vec<Arc<Version>>, Problem> {
         let known = match self.inner.cache.get(name).filter(Known::exists) {
             Some(known) => known,
             None => self.inner.fresh(name).await?,
         };
-        let mut versions = Vec::new();
-        for number in known.record.removed + 1..=known.record.latest {
-            versions.push(self.inner.version(&known, number).await?);
+        let numbers = (known.record.removed + 1..=known.record.latest).rev().take(count);
+        let inner = &self.inner;
+        let known = &known;
+        stream::iter(numbers)
+            .map(|number| inner.version(known, number))
+            .buffered(READS_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    /// The newest version, if the function exists.
+    ///
+    /// # Errors
+    /// When the store or the backbone does not answer.
+    pub async fn newest(&self, name: &FunctionName) -> Result<Option<Arc<Version>>, Problem> {
+        let reference = FunctionRef { name: name.clone(), qualifier: Qualifier::Latest };
+        match self.resolve(&reference).await {
+            Ok(version) => Ok(Some(version)),
+            Err(problem) if problem.code == ErrorKind::FunctionNotFound => Ok(None),
+            Err(problem) => Err(problem),
         }
-        Ok(versions)
     }
 
     /// Gives a deployment its number, unless the newest version has the same

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One connection, HTTP/1.1 or HTTP/2 (told by its first bytes), and the
+//! bounds that keep it from costing more than it is worth.
+//!
+//! Who is silent is gone after the first-byte timeout, who dribbles headers
+//! after the headers timeout, whatever the protocol. An HTTP/2 peer that resets
+//! most of what it asks for (CVE-2023-44487) is told to go away; CONTINUATION
+//! floods end at the header list's bound. The outer bounds here are somewhat
+//! wider than those of the router, so that most offenders get a proper problem
+//! and only gross ones a bare status.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, body::Body};
+use fanfold_protocol::limits;
+use http::{Request, Response};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use tokio::{net::TcpStream, sync::Notify};
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+use crate::GatewayConfig;
+
+/// Headers that hyper reads at most: the router refuses fewer, politely.
+const RAW_HEADERS_MAX: usize = 2 * limits::HEADERS_MAX;
+/// Bytes of a head that hyper reads at most.
+const RAW_HEAD_BYTES_MAX: u32 = 2 * (limits::HEADER_BYTES_MAX as u32 + limits::URL_BYTES_MAX as u32);
+/// Requests at once on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 128;
+/// Resets of requests not yet taken up, and of our own for errors.
+const RESETS_MAX: usize = 64;
+/// Requests that a peer may abandon while they run, beyond those it lets finish.
+const ABANDONED_MAX: u32 = 128;
+/// What one HTTP/2 stream and one connection may send before we have read it.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// Buffered towards one HTTP/2 stream.
+const SEND_BUFFER_BYTES: usize = 256 << 10;
+/// How a dead HTTP/2 peer is found out.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a connection is held to.
+#[derive(Clone, Copy)]
+pub(crate) struct Bounds {
+    first_byte: Duration,
+    headers: Duration,
+}
+
+impl Bounds {
+    pub(crate) fn of(config: &GatewayConfig) -> Self {
+        Self { first_byte: config.first_byte_timeout, headers: config.headers_timeout }
+    }
+}
+
+/// How a peer behaves.
+#[derive(Default)]
+struct Tally {
+    started: AtomicU32,
+    finished: AtomicU32,
+    abandoned: AtomicU32,
+    abusive: Notify,
+}
+
+/// Counts a request as abandoned unless it is told that it finished.
+struct Running(Option<Arc<Tally>>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(tally) = self.0.take() else { return };
+        let abandoned = tally.abandoned.fetch_add(1, Ordering::Relaxed) + 1;
+        if abandoned > ABANDONED_MAX.saturating_add(tally.finished.load(Ordering::Relaxed)) {
+            tally.abusive.notify_one();
+        }
+    }
+}
+
+/// Serves a connection to its end, or until it breaks one of the bounds.
+pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, draining: CancellationToken) {
+    // Answers are written whole: waiting for more to send only delays them.
+    let _ = stream.set_nodelay(true);
+    let first = tokio::time::timeout(bounds.first_byte, stream.peek(&mut [0])).await;
+    if !matches!(first, Ok(Ok(1))) {
+        return;
+    }
+    let tally = Arc::new(Tally::default());
+    let counted = Arc::clone(&tally);
+    let service = service_fn(move |request| answer(router.clone(), Arc::clone(&counted), request));
+    let builder = builder(bounds);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut headers_due = pin!(tokio::time::sleep(bounds.headers));
+    let (mut waiting, mut leaving) = (true, false);
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection failed");
+                }
+                return;
+            }
+            () = headers_due.as_mut(), if waiting => {
+                if tally.started.load(Ordering::Relaxed) == 0 {
+                    return;
+                }
+                waiting = false;
+            }
+            () = left(&draining, &tally), if !leaving => {
+                leaving = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+async fn left(draining: &CancellationToken, tally: &Tally) {
+    tokio::select! {
+        () = draining.cancelled() => {}
+        () = tally.abusive.notified() => tracing::debug!("a peer abandons most requests; it is told to go away"),
+    }
+}
+
+fn answer(
+    mut router: Router,
+    tally: Arc<Tally>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Body>, Infallible>> {
+    tally.started.fetch_add(1, Ordering::Relaxed);
+    let mut running = Running(Some(tally));
+    let response = router.call(request.map(Body::new));
+    async move {
+        let response = response.await;
+        if let Some(tally) = running.0.take() {
+            tally.finished.fetch_add(1, Ordering::Relaxed);
+        }
+        response
+    }
+}
+
+fn builder(bounds: Bounds) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(bounds.headers)
+        .max_headers(RAW_HEADERS_MAX)
+        .max_buf_size(RAW_HEAD_BYTES_MAX as usize);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(RAW_HEAD_BYTES_MAX)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_local_error_reset_streams(RESETS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Deploying: from bytes and settings to a version.
+//!
+//! The component is checked here, stored by its content, compiled and asked
+//! what it is behind the dispatch seam, and only then gets a number. Whatever
+//! fails on the way leaves at most an object that no version names.
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, StatusCode},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    digest::Digest,
+    function::{AliasTarget, Descriptions, Settings, SettingsDocument, Version},
+    invocation::Preparation,
+    keys,
+    names::{AliasName, FunctionName, Qualifier},
+    size::ByteSize,
+    time,
+    uri::ObjectUri,
+};
+use fanfold_storage::PutOptions;
+use serde::Deserialize;
+use tower::ServiceExt;
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+use super::{component, component::ComponentInfo, registry::Published, views::VersionView};
+use crate::{
+    extract::{self, Path, Query, require_media_type},
+    problem::{Answer, ProblemBody, internal, of_store},
+    state::{App, AppState},
+};
+
+const SETTINGS: HeaderName = HeaderName::from_static("x-fanfold-settings");
+
+/// What may stand in the query of a deployment.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct DeployQuery {
+    /// All settings as one JSON document, as in the header `X-Fanfold-Settings`.
+    settings: Option<String>,
+    /// Memory of an invocation, such as `256MiB`; over what the document says.
+    memory: Option<String>,
+    /// Wall time of an invocation, such as `30s`; over what the document says.
+    timeout: Option<String>,
+    /// What a person should know of the function.
+    description: Option<String>,
+    /// An alias to point at the version.
+    alias: Option<String>,
+}
+
+/// Deploys a component as the next version of a function. The same bytes and
+/// settings as the newest version's give that version again.
+#[utoipa::path(
+    post, path = "/v1/functions/{name}/versions", tag = "functions",
+    params(
+        ("name" = String, Path, description = "The function", example = "credit-score"),
+        ("X-Fanfold-Settings" = Option<String>, Header, description = "Settings as JSON, as in function.toml"),
+        DeployQuery
+    ),
+    request_body(content = Vec<u8>, content_type = "application/wasm", description = "A component"),
+    responses(
+        (status = 201, description = "A new version", body = VersionView),
+        (status = 200, description = "The newest version is the same already", body = VersionView),
+        (status = 400, description = "A name or the settings are not valid", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "The component is too large", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "The component is refused", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn deploy(
+    State(app): State<AppState>,
+    Path(name): Path<String>,
+    Query(query): Query<DeployQuery>,
+    request: Request,
+) -> Answer<Response> {
+    let name: FunctionName = name.parse()?;
+    let alias = query.alias.as_deref().map(alias_name).transpose()?;
+    let (parts, body) = request.into_parts();
+    let settings = settings(&parts.headers, query)?;
+    require_media_type(
+        &parts.headers,
+        |kind| kind == "application/wasm" || kind == "application/octet-stream",
+        "application/wasm",
+    )?;
+    let bytes_max = app.config.component_bytes_max;
+    let held =
+        extract::read(&app, &parts.headers, body, bytes_max, "a component").await.map_err(as_component)?;
+    // Checking and compiling are work for the processor: a few at a time.
+    let _turn = app.deploys.acquire().await.map_err(internal)?;
+    let draft = draft(&app, name, held.bytes.clone(), settings).await?;
+    let published = publish(&app, draft, held.bytes.clone()).await?;
+    if let Some(alias) = alias {
+        let target = AliasTarget { version: published.version.version, canary: None };
+        app.registry.set_alias(&published.version.name, &alias, Some(target)).await?;
+    }
+    let status = if published.created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, axum::Json(VersionView::from(&*published.version))).into_response())
+}
+
+/// Checks the component; the version's number and descriptions are still open.
+async fn draft(app: &App, name: FunctionName, bytes: Bytes, settings: Settings) -> Result<Version, Problem> {
+    let bytes_max = app.config.component_bytes_max;
+    let checked = tokio::task::spawn_blocking(move || -> Result<(Digest, ComponentInfo), Problem> {
+        Ok((Digest::of(&bytes), component::check_within(&bytes, bytes_max)?))
+    });
+    let (digest, info) = checked.await.map_err(internal)??;
+    Ok(Version {
+        name,
+        version: 0,
+        digest,
+        size_bytes: info.size_bytes,
+        exports: info.functions,
+        settings,
+        describes: Descriptions::default(),
+        created_at: time::now(),
+    })
+}
+
+async fn publish(app: &App, mut draft: Version, bytes: Bytes) -> Result<Published, Problem> {
+    let newest = app.registry.newest(&draft.name).await?.filter(|newest| newest.digest == draft.digest);
+    draft.describes = match newest {
+        // The same component has been through all this.
+        Some(newest) => newest.describes.clone(),
+        None => prepare(app, draft.digest, bytes).await?,
+    };
+    app.registry.publish(draft).await
+}
+
+async fn prepare(app: &App, digest: Digest, bytes: Bytes) -> Result<Descriptions, Problem> {
+    let uri = ObjectUri::new(app.config.system_bucket.clone(), keys::component(&digest))?;
+    let (writer, options) = (Uuid::now_v7().to_string(), PutOptions::typed("application/wasm"));
+    app.store.put_if_absent(&uri, bytes, &writer, options).await.map_err(of_store)?;
+    app.dispatch.prepare.clone().oneshot(Preparation { digest }).await
+}
+
+/// An alias as written in a path or a query. `latest` always means the newest version.
+pub(super) fn alias_name(text: &str) -> Result<AliasName, Problem> {
+    if matches!(text.parse(), Ok(Qualifier::Latest)) {
+        return Err(Problem::new(
+            ErrorKind::InvalidName,
+            format!(
+                "an alias must have a name of its own, found {text:?}, which always means the newest version"
+            ),
+        ));
+    }
+    text.parse()
+}
+
+/// The settings from the header or the query, each value from where it is said most closely.
+fn settings(headers: &HeaderMap, query: DeployQuery) -> Result<Settings, Problem> {
+    let invalid = |detail: String| Problem::new(ErrorKind::InvalidSettings, detail);
+    let header =
+        match headers.get(SETTINGS) {
+            Some(value) => Some(std::str::from_utf8(value.as_bytes()).map_err(|error| {
+                invalid(format!("X-Fanfold-Settings must be JSON in UTF-8, found: {error}"))
+            })?),
+            None => None,
+        };
+    let text = match (header, query.settings.as_deref()) {
+        (Some(_), Some(_)) => {
+            return Err(invalid(
+                "settings must be in X-Fanfold-Settings or in the query, found both".to_owned(),
+            ));
+        }
+        (header, query) => header.or(query).unwrap_or("{}"),
+    };
+    let mut document: SettingsDocument = serde_json::from_str(text).map_err(|error| {
+        invalid(format!("settings must be a JSON object of the keys of function.toml, found: {error}"))
+    })?;
+    let within = |name: &'static str| move |p: Problem| invalid(format!("{name}: {}", p.detail));
+    if let Some(memory) = &query.memory {
+        document.memory = Some(memory.parse::<ByteSize>().map_err(within("memory"))?);
+    }
+    if let Some(timeout) = &query.timeout {
+        document.timeout = Some(timeout.parse().map_err(within("timeout"))?);
+    }
+    document.description = query.description.or(document.description);
+    document.try_into()
+}
+
+/// Too large a body is, here, too large a component.
+fn as_component(mut problem: Problem) -> Problem {
+    if problem.code == ErrorKind::PayloadTooLarge {
+        problem.code = ErrorKind::ComponentTooLarge;
+    }
+    problem
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn read(header: Option<&str>, query: DeployQuery) -> Result<Settings, Problem> {
+        let mut headers = HeaderMap::new();
+        if let Some(text) = header {
+            headers.insert(SETTINGS, HeaderValue::from_bytes(text.as_bytes()).unwrap());
+        }
+        settings(&headers, query)
+    }
+
+    #[test]
+    fn the_closest_word_counts() {
+        let query = DeployQuery { memory: Some("64MiB".to_owned()), ..DeployQuery::default() };
+        let found =
+            read(Some(r#"{"memory": "128MiB", "timeout": "5s", "description": "zählt"}"#), query).unwrap();
+        assert_eq!(found.memory, ByteSize(64 << 20));
+        assert_eq!(found.timeout.unwrap().to_string(), "5s");
+        assert_eq!(found.description.as_deref(), Some("zählt"));
+    }
+
+    #[test]
+    fn mistakes_in_settings_have_a_code_of_their_own() {
+        let query = || DeployQuery { settings: Some("{}".to_owned()), ..DeployQuery::default() };
+        let slow = DeployQuery { timeout: Some("5".to_owned()), ..DeployQuery::default() };
+        for result in [read(Some("{"), DeployQuery::default()), read(Some("{}"), query()), read(None, slow)] {
+            assert_eq!(result.unwrap_err().code, ErrorKind::InvalidSettings);
+        }
+    }
+
+    #[test]
+    fn latest_is_no_alias() {
+        assert!(alias_name("latest").is_err() && alias_name("").is_err() && alias_name("3").is_err());
+        assert!(alias_name("prod").is_ok());
+    }
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Listing, showing, removing functions, and pointing their aliases.
+//!
+//! Thin: names are parsed, the registry is asked, views are answered.
+
+use axum::{Json, extract::State, http::StatusCode};
+use fanfold_protocol::names::{FunctionName, FunctionRef, Qualifier};
+use futures::{StreamExt, TryStreamExt, stream};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    deploy,
+    views::{AliasView, FunctionDetail, FunctionList, FunctionView, VersionView},
+};
+use crate::{
+    extract,
+    extract::Path,
+    problem::{Answer, ProblemBody},
+    state::AppState,
+};
+
+/// Versions shown with a function; older ones are asked for by number.
+const VERSIONS_SHOWN: usize = 100;
+/// Versions read at once for a list.
+const READS_AT_ONCE: usize = 16;
+
+/// The routes of functions.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(deploy::deploy))
+        .routes(routes!(list))
+        .routes(routes!(show, remove))
+        .routes(routes!(version))
+        .routes(routes!(set_alias, remove_alias))
+}
+
+/// Every function, by name.
+#[utoipa::path(
+    get, path = "/v1/functions", tag = "functions",
+    responses((status = 200, description = "By name", body = FunctionList))
+)]
+pub(crate) async fn list(State(app): State<AppState>) -> Answer<Json<FunctionList>> {
+    let functions = stream::iter(app.registry.list())
+        .map(|record| {
+            let registry = app.registry.clone();
+            async move {
+                let newest =
+                    FunctionRef { name: record.name.clone(), qualifier: Qualifier::Version(record.latest) };
+                let version = registry.resolve(&newest).await?;
+                Ok::<_, fanfold_protocol::Problem>(FunctionView::new(&record, &version))
+            }
+        })
+        .buffered(READS_AT_ONCE)
+        .try_collect()
+        .await?;
+    Ok(Json(FunctionList { functions }))
+}
+
+/// One function: its aliases and its newest versions.
+#[utoipa::path(
+    get, path = "/v1/functions/{name}", tag = "functions",
+    params(("name" = String, Path, description = "The function")),
+    responses(
+        (status = 200, description = "The function", body = FunctionDetail),
+        (status = 404, description = "No such function", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn show(
+    State(app): State<AppState>,
+    Path(name): Path<String>,
+) -> Answer<Json<FunctionDetail>> {
+    let name: FunctionName = name.parse()?;
+    let record = app.registry.show(&name).await?;
+    let versions = app.registry.versions(&name, VERSIONS_SHOWN).await?;
+    let newest =
+        app.registry.resolve(&FunctionRef { name, qualifier: Qualifier::Version(record.latest) }).await?;
+    Ok(Json(FunctionDetail {
+        function: FunctionView::new(&record, &newest),
+        versions: versions.iter().map(|version| VersionView::from(&**version)).collect(),
+    }))
+}
+
+/// Removes a function and its aliases. Jobs that run it end as they began; the
+/// numbers of its versions are not given again.
+#[utoipa::path(
+    delete, path = "/v1/functions/{name}", tag = "functions",
+    params(("name" = String, Path, description = "The function")),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 404, description = "No such function", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn remove(State(app): State<AppState>, Path(name): Path<String>) -> Answer<StatusCode> {
+    app.registry.remove(&name.parse()?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// One version of a function, by its number or through an alias.
+#[utoipa::path(
+    get, path = "/v1/functions/{name}/versions/{version}", tag = "functions",
+    params(
+        ("name" = String, Path, description = "The function"),
+        ("version" = String, Path, description = "A number, an alias or `latest`", example = "3")
+    ),
+    responses(
+        (status = 200, description = "The version", body = VersionView),
+        (status = 404, description = "No such function or version", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn version(
+    State(app): State<AppState>,
+    Path((name, version)): Path<(String, String)>,
+) -> Answer<Json<VersionView>> {
+    let reference = FunctionRef { name: name.parse()?, qualifier: version.parse()? };
+    Ok(Json(VersionView::from(&*app.registry.resolve(&reference).await?)))
+}
+
+/// Points an alias at a version, or at two with a share of the calls each.
+#[utoipa::path(
+    put, path = "/v1/functions/{name}/aliases/{alias}", tag = "functions",
+    params(
+        ("name" = String, Path, description = "The function"),
+        ("alias" = String, Path, description = "The alias", example = "prod")
+    ),
+    request_body = AliasView,
+    responses(
+        (status = 200, description = "Where the alias points now", body = AliasView),
+        (status = 400, description = "Odd weights", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such function or version", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn set_alias(
+    State(app): State<AppState>,
+    Path((name, alias)): Path<(String, String)>,
+    extract::Json(target): extract::Json<AliasView>,
+) -> Answer<Json<AliasView>> {
+    let alias = deploy::alias_name(&alias)?;
+    app.registry.set_alias(&name.parse()?, &alias, Some(target.clone().into())).await?;
+    Ok(Json(target))
+}
+
+/// Removes an alias.
+#[utoipa::path(
+    delete, path = "/v1/functions/{name}/aliases/{alias}", tag = "functions",
+    params(
+        ("name" = String, Path, description = "The function"),
+        ("alias" = String, Path, description = "The alias", example = "prod")
+    ),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 404, description = "No such function or alias", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn remove_alias(
+    State(app): State<AppState>,
+    Path((name, alias)): Path<(String, String)>,
+) -> Answer<StatusCode> {
+    app.registry.set_alias(&name.parse()?, &alias.parse()?, None).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whether the gateway lives, whether it can serve, and how it fares.
+//!
+//! Readiness is looked at by a task, now and then, never by a request: a store
+//! in trouble is not helped by being asked more often. The store's abilities are
+//! probed once, at the start, and again as long as that could not be told.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use fanfold_backbone::Backbone;
+use fanfold_protocol::keys;
+use fanfold_storage::{Probe, Store, Support};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    problem::{Answer, ProblemBody, internal},
+    state::AppState,
+};
+
+/// Between two looks at the dependencies.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// A dependency that takes longer to answer is not ready.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The routes of this module.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(healthz)).routes(routes!(readyz)).routes(routes!(show_metrics))
+}
+
+/// How a dependency is.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Dependency {
+    /// Whether it can be worked with.
+    pub ready: bool,
+    /// What is wrong, in a few words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// What the store can do, by what it did when it was tried.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Abilities {
+    /// Of writers racing for an absent key, exactly one wins.
+    pub put_if_absent: &'static str,
+    /// A read pinned to an ETag fails after the object changed.
+    pub pinned_reads: &'static str,
+    /// A range returns exactly its bytes.
+    pub ranged_reads: &'static str,
+    /// An object can be written in parts.
+    pub multipart: &'static str,
+}
+
+/// Whether the gateway can serve.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Readiness {
+    /// Whether everything below is ready.
+    pub ready: bool,
+    /// The object store.
+    pub store: Dependency,
+    /// What the store can do; absent until it has been tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store_abilities: Option<Abilities>,
+    /// Key-value, queue and bus.
+    pub backbone: Dependency,
+}
+
+/// The last look; clones share it.
+#[derive(Clone)]
+pub struct Health(Arc<RwLock<Readiness>>);
+
+impl Health {
+    /// Looks once, then every few seconds until `shutdown`; the store's
+    /// abilities are tried meanwhile.
+    pub(crate) async fn start(
+        store: Store,
+        bucket: String,
+        backbone: Backbone,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let waiting = Dependency { ready: false, detail: Some("not looked at yet".to_owned()) };
+        let readiness =
+            Readiness { ready: false, store: waiting.clone(), store_abilities: None, backbone: waiting };
+        let health = Self(Arc::new(RwLock::new(readiness)));
+        health.look(&store, &bucket, &backbone).await;
+        let watched = health.clone();
+        tokio::spawn(async move {
+            shutdown.run_until_cancelled(watched.watch(store, bucket, backbone)).await;
+        });
+        health
+    }
+
+    /// The last look.
+    pub fn readiness(&self) -> Readiness {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn watch(self, store: Store, bucket: String, backbone: Backbone) {
+        let mut told = false;
+        loop {
+            if !told {
+                let probe = store.probe(&bucket).await;
+                told = ![&probe.put_if_absent, &probe.pinned_reads, &probe.ranged_reads, &probe.multipart]
+                    .iter()
+                    .any(|support| matches!(support, Support::Unknown(_)));
+                if !probe.is_complete() {
+                    tracing::warn!(?probe, "the store lacks something that the platform builds on");
+                }
+                self.0.write().unwrap_or_else(PoisonError::into_inner).store_abilities =
+                    Some(abilities(&probe));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            self.look(&store, &bucket, &backbone).await;
+        }
+    }
+
+    async fn look(&self, store: &Store, bucket: &str, backbone: &Backbone) {
+        let store = async {
+            match tokio::time::timeout(LOOK_TIMEOUT, store.bucket_exists(bucket)).await {
+                Ok(Ok(true)) => None,
+                Ok(Ok(false)) => Some("its system bucket is missing".to_owned()),
+                Ok(Err(error)) => Some(error.kind().title().to_lowercase()),
+                Err(_) => Some("it does not answer in time".to_owned()),
+            }
+        };
+        let backbone = async {
+            match tokio::time::timeout(LOOK_TIMEOUT, backbone.ping()).await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.kind().title().to_lowercase()),
+                Err(_) => Some("it does not answer in time".to_owned()),
+            }
+        };
+        let (store, backbone) = tokio::join!(store, backbone);
+        let mut readiness = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        readiness.store = Dependency { ready: store.is_none(), detail: store };
+        readiness.backbone = Dependency { ready: backbone.is_none(), detail: backbone };
+        let ready = readiness.store.ready && readiness.backbone.ready;
+        if ready != readiness.ready {
+            tracing::info!(ready, store = ?readiness.store.detail, backbone = ?readiness.backbone.detail, "readiness");
+        }
+        readiness.ready = ready;
+    }
+}
+
+fn abilities(probe: &Probe) -> Abilities {
+    let word = |support: &Support| match support {
+        Support::Supported => "supported",
+        Support::Unsupported(_) => "unsupported",
+        Support::Unknown(_) => "unknown",
+    };
+    Abilities {
+        put_if_absent: word(&probe.put_if_absent),
+        pinned_reads: word(&probe.pinned_reads),
+        ranged_reads: word(&probe.ranged_reads),
+        multipart: word(&probe.multipart),
+    }
+}
+
+/// Whether the process lives. Needs no token.
+#[utoipa::path(
+    get, path = "/healthz", tag = "service", security(()),
+    responses((status = 200, description = "It lives", body = String, content_type = "text/plain"))
+)]
+pub(crate) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Whether the gateway can serve, with the state of each dependency. Needs no token.
+#[utoipa::path(
+    get, path = "/readyz", tag = "service", security(()),
+    responses(
+        (status = 200, description = "It can serve", body = Readiness),
+        (status = 503, description = "It cannot, or it is stopping", body = Readiness)
+    )
+)]
+pub(crate) async fn readyz(State(app): State<AppState>) -> (StatusCode, Json<Readiness>) {
+    let mut readiness = app.health.readiness();
+    readiness.ready &= !app.draining.is_cancelled();
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(readiness))
+}
+
+/// Counters and histograms in Prometheus' text format.
+#[utoipa::path(
+    get, path = "/metrics", tag = "service",
+    responses(
+        (status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text"),
+        (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn show_metrics(State(app): State<AppState>) -> Answer<Response> {
+    // Without the backbone the last depth stands; the rest is wanted then most of all.
+    if let Ok(depth) = app.backbone.depth(keys::TASK_QUEUE).await {
+        let states = [
+            ("ready", depth.ready),
+            ("leased", depth.leased),
+            ("delayed", depth.delayed),
+            ("dead", depth.dead),
+        ];
+        app.metrics.queue(keys::TASK_QUEUE, &states);
+    }
+    let text = app.metrics.encode().map_err(internal)?;
+    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The path of a synchronous call: admitted, run, recorded, answered.
+//!
+//! Nothing here is spawned: when the caller goes away, the future is dropped,
+//! and with it the place, the sandbox and the wait. The record of the call is
+//! written all the same, by a guard.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    http::{HeaderMap, HeaderName, HeaderValue},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    digest::Digest,
+    function::Version,
+    invocation::{self, Invocation, LogLine, Outcome, Usage},
+    time::{self, Timestamp},
+};
+use serde::{Deserialize, Serialize};
+use tower::ServiceExt;
+use uuid::Uuid;
+
+use super::{
+    headers,
+    records::{BODY_BYTES_MAX, KeptBody, Record},
+};
+use crate::{problem::Refusal, state::App};
+
+const INVOCATION_ID: HeaderName = HeaderName::from_static("x-fanfold-invocation-id");
+const VERSION: HeaderName = HeaderName::from_static("x-fanfold-version");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// The sandbox ends at the deadline by itself; this is for when it does not.
+const OVERDUE: Duration = Duration::from_secs(5);
+
+/// A call, checked and ready to run.
+pub(crate) struct Call {
+    pub(crate) version: Arc<Version>,
+    pub(crate) timeout: Duration,
+    pub(crate) params: String,
+    pub(crate) request: invocation::Request,
+}
+
+/// Milliseconds of a call, for `Server-Timing`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Timing {
+    queue_us: u64,
+    start_us: u64,
+    run_us: u64,
+}
+
+/// What a call gave, the function's failure included.
+pub(crate) struct Reply {
+    pub(crate) id: Uuid,
+    pub(crate) version: u32,
+    pub(crate) timing: Timing,
+    pub(crate) result: Result<invocation::Response, Problem>,
+}
+
+impl Call {
+    /// Says whether two calls ask for the same: function, request and parameters.
+    /// Headers, which retries may change, are left out, but for the body's type.
+    pub(crate) fn fingerprint(&self, reference: &str) -> Digest {
+        let kind = self.request.headers.iter().find(|(name, _)| name == "content-type");
+        let kind = kind.map_or("", |(_, value)| value.as_str());
+        let body = Digest::of(&self.request.body).to_string();
+        let parts = [reference, &self.request.query, &self.params, kind, &body];
+        let mut text = String::new();
+        for part in parts {
+            text.push_str(&format!("{}:{part}", part.len()));
+        }
+        Digest::of(text.as_bytes())
+    }
+}
+
+/// Runs a call. Dropping the future stops it.
+///
+/// # Errors
+/// When it was not run at all: no place, or nobody to run it.
+pub(crate) async fn run(app: &App, call: Call) -> Result<Reply, Problem> {
+    let arrived = Instant::now();
+    let place = app.admission.admit(&call.version.name).await?;
+    let queued = arrived.elapsed();
+    let id = Uuid::now_v7();
+    let mut ending = Ending::new(app, id, Arc::clone(&call.version), queued);
+    let Call { version, timeout, params, request } = call;
+    let number = version.version;
+    let invocation = Invocation { id, version, timeout, params, request };
+    let running = app.dispatch.invoke.clone().oneshot(invocation);
+    let outcome = match tokio::time::timeout(timeout + OVERDUE, running).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(problem)) => failed(problem),
+        Err(_) => failed(Problem::new(
+            ErrorKind::DeadlineExceeded,
+            format!(
+                "expected an answer within {} s, found none; make the function faster, or raise its timeout",
+                timeout.as_secs()
+            ),
+        )),
+    };
+    drop(place);
+    let (start_us, wall_us) = (outcome.usage.start_us, outcome.usage.wall_us);
+    let queue_us = u64::try_from(queued.as_micros()).unwrap_or(u64::MAX);
+    let timing = Timing { queue_us, start_us, run_us: wall_us.saturating_sub(start_us) };
+    let result = ending.note(outcome);
+    Ok(Reply { id, version: number, timing, result })
+}
+
+fn failed(problem: Problem) -> Outcome {
+    Outcome { result: Err(problem), logs: Vec::new(), usage: Usage::default() }
+}
+
+/// Writes the record when it is dropped: as cancelled, unless it was told more.
+struct Ending<'a> {
+    app: &'a App,
+    id: Uuid,
+    version: Arc<Version>,
+    queued: Duration,
+    started_at: Timestamp,
+    result: Option<Result<KeptBody, Problem>>,
+    logs: Vec<LogLine>,
+    usage: Usage,
+}
+
+impl<'a> Ending<'a> {
+    fn new(app: &'a App, id: Uuid, version: Arc<Version>, queued: Duration) -> Self {
+        let (logs, usage) = (Vec::new(), Usage::default());
+        Self { app, id, version, queued, started_at: time::now(), result: None, logs, usage }
+    }
+
+    fn note(&mut self, outcome: Outcome) -> Result<invocation::Response, Problem> {
+        self.logs = outcome.logs;
+        self.usage = outcome.usage;
+        self.result = Some(outcome.result.as_ref().map(kept).map_err(Problem::clone));
+        outcome.result
+    }
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let cancelled =
+            || Err(Problem::new(ErrorKind::Cancelled, "the caller went away before the function answered"));
+        let result = self.result.take().unwrap_or_else(cancelled);
+        let outcome = result.as_ref().err().map_or("ok", |problem| problem.code.code());
+        self.app.metrics.invocation(&self.version.name, outcome, self.queued, &self.usage);
+        self.app.records.keep(Record {
+            id: self.id,
+            function: self.version.name.clone(),
+            version: self.version.version,
+            started_at: self.started_at,
+            ended_at: time::now(),
+            queue_us: u64::try_from(self.queued.as_micros()).unwrap_or(u64::MAX),
+            result,
+            logs: std::mem::take(&mut self.logs),
+            usage: self.usage,
+        });
+    }
+}
+
+fn kept(response: &invocation::Response) -> KeptBody {
+    let kind = response.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+    let small = response.body.len() <= BODY_BYTES_MAX;
+    KeptBody {
+        status: response.status,
+        content_type: kind.map(|(_, value)| value.clone()),
+        body: small.then(|| owned(&response.body)),
+        bytes: response.body.len() as u64,
+    }
+}
+
+/// A small body may be a slice of something large, which must not be kept with it.
+fn owned(body: &Bytes) -> Bytes {
+    if body.is_unique() { body.clone() } else { Bytes::copy_from_slice(body) }
+}
+
+impl IntoResponse for Reply {
+    fn into_response(self) -> Response {
+        let answer = self.result.and_then(headers::from_guest);
+        let mut response = answer.unwrap_or_else(|problem| Refusal(problem).into_response());
+        let headers = response.headers_mut();
+        let mut buffer = Uuid::encode_buffer();
+        insert(headers, INVOCATION_ID, self.id.hyphenated().encode_lower(&mut buffer));
+        headers.insert(VERSION, HeaderValue::from(self.version));
+        let ms = |us: u64| us as f64 / 1_000.0;
+        let Timing { queue_us, start_us, run_us } = self.timing;
+        let timing = format!(
+            "queue;dur={:.3}, start;dur={:.3}, run;dur={:.3}",
+            ms(queue_us),
+            ms(start_us),
+            ms(run_us)
+        );
+        insert(headers, SERVER_TIMING, &timing);
+        response
+    }
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+    if let Ok(value) = HeaderValue::from_str(text) {
+        headers.insert(name, value);
+    }
+}

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Synchronous calls: from a request to the function's own answer.
+//!
+//! A call is read and checked here, then run by [`call`] within the places of
+//! [`admission`], under an idempotency key by way of [`idempotency`]. What it
+//! left behind is kept by [`records`] and shown by [`show`].
+
+pub mod admission;
+mod call;
+mod headers;
+pub(crate) mod idempotency;
+pub mod records;
+pub mod show;
+
+use std::time::Duration;
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue},
+    response::{IntoResponse, Response},
+};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    function::{Export, Version},
+    invocation, limits,
+    names::FunctionRef,
+    size::Span,
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use self::call::Call;
+use crate::{
+    extract::{self, Path},
+    problem::{Answer, ProblemBody},
+    state::AppState,
+};
+
+const PARAMS: HeaderName = HeaderName::from_static("x-fanfold-params");
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const REPLAYED: HeaderName = HeaderName::from_static("x-fanfold-replayed");
+
+/// The routes of invocations.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(invoke))
+        .routes(routes!(show::show))
+        .routes(routes!(show::result))
+        .routes(routes!(show::logs))
+        .routes(routes!(show::function_logs))
+}
+
+/// The names in a call's query that are the platform's; the function sees the rest.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct InvokeQuery {
+    /// A version's number, an alias or `latest`.
+    qualifier: Option<String>,
+    /// Less time than the function's settings give, such as `5s`.
+    timeout: Option<String>,
+    /// Parameters for `context.params`, as JSON.
+    params: Option<String>,
+}
+
+/// Calls a function and answers as it answers.
+#[utoipa::path(
+    post, path = "/v1/functions/{name}/invoke", tag = "invocations",
+    params(
+        ("name" = String, Path, description = "The function"),
+        InvokeQuery,
+        ("X-Fanfold-Params" = Option<String>, Header, description = "Parameters for `context.params`, as JSON"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key gives the same answer for 24 h")
+    ),
+    request_body(content = Vec<u8>, content_type = "*/*", description = "Whatever the function takes"),
+    responses(
+        (status = 200, description = "The function's own answer, whatever its status", body = Vec<u8>, content_type = "*/*", headers(
+            ("X-Fanfold-Invocation-Id" = String, description = "Names the invocation"),
+            ("X-Fanfold-Version" = u32, description = "The version that ran"),
+            ("Server-Timing" = String, description = "Milliseconds of queue, start and run"),
+            ("X-Fanfold-Replayed" = String, description = "`true` when the answer was remembered under the key")
+        )),
+        (status = 404, description = "No such function, version or alias", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "No handler, or the key was used for another request", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Too much runs already", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 500, description = "The function failed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 501, description = "`Prefer: respond-async`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 504, description = "The function ran into its deadline", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn invoke(
+    State(app): State<AppState>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Answer<Response> {
+    let (parts, body) = request.into_parts();
+    refuse_async(&parts.headers)?;
+    let (asked, query) = split_query(parts.uri.query().unwrap_or_default());
+    let qualifier = asked.qualifier.as_deref().unwrap_or_default().parse()?;
+    let reference = FunctionRef { name: name.parse()?, qualifier };
+    let key = idempotency::key(&parts.headers)?;
+    let params = params(&parts.headers, asked.params)?;
+    let version = app.registry.resolve(&reference).await?;
+    version.require(Export::Handler)?;
+    let timeout = timeout(&version, asked.timeout.as_deref())?;
+    let held =
+        extract::read(&app, &parts.headers, body, app.config.body_bytes_max, "the body of a call").await?;
+    let request = invocation::Request {
+        method: parts.method.as_str().to_owned(),
+        query,
+        headers: headers::for_guest(&parts.headers),
+        body: held.bytes.clone(),
+    };
+    let call = Call { version, timeout, params, request };
+    let Some(key) = key else { return Ok(call::run(&app, call).await?.into_response()) };
+    let (reply, replayed) = idempotency::once(app, &key, &reference.to_string(), call).await?;
+    let mut response = reply.into_response();
+    if replayed {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// RFC 7240's `respond-async`, which is a preference: but who asks for it
+/// would not expect to wait for the answer.
+fn refuse_async(headers: &HeaderMap) -> Result<(), Problem> {
+    let preferences = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
+    let mut wanted = preferences.flat_map(|value| value.split([',', ';']));
+    if !wanted.any(|preference| preference.trim().eq_ignore_ascii_case("respond-async")) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        ErrorKind::NotSupported,
+        "asynchronous calls are not part of this release; leave 'Prefer: respond-async' out to call synchronously, \
+         or run a job",
+    ))
+}
+
+/// Takes the platform's names out of a query; the rest stays as it was written.
+fn split_query(query: &str) -> (InvokeQuery, String) {
+    let mut asked = InvokeQuery::default();
+    let mut rest = String::with_capacity(query.len());
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let slot = match name {
+            "qualifier" => &mut asked.qualifier,
+            "timeout" => &mut asked.timeout,
+            "params" => &mut asked.params,
+            _ => {
+                if !rest.is_empty() {
+                    rest.push('&');
+                }
+                rest.push_str(pair);
+                continue;
+            }
+        };
+        *slot = Some(percent_decode(value));
+    }
+    (asked, rest)
+}
+
+/// The text of a value in `application/x-www-form-urlencoded`. What is no
+/// UTF-8 is replaced: it fits none of the names here.
+fn percent_decode(value: &str) -> String {
+    let bytes = value.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = bytes.get(at + 1..at + 3).and_then(|two| std::str::from_utf8(two).ok());
+        match (bytes[at], hex.and_then(|two| u8::from_str_radix(two, 16).ok())) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                at += 3;
+                continue;
+            }
+            (b'+', _) => out.push(b' '),
+            (byte, _) => out.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Parameters of a call: a JSON object, from the header or the query.
+fn params(headers: &HeaderMap, query: Option<String>) -> Result<String, Problem> {
+    let invalid = |found: &str| {
+        Problem::new(
+            ErrorKind::InvalidRequest,
+            format!("parameters must be one JSON object in X-Fanfold-Params or ?params=, found {found}"),
+        )
+    };
+    let header = headers.get(PARAMS).map(|value| String::from_utf8(value.as_bytes().to_vec()));
+    let header = header.transpose().map_err(|_| invalid("what is not UTF-8"))?;
+    let text = match (header, query) {
+        (Some(_), Some(_)) => return Err(invalid("both")),
+        (None, None) => return Ok("{}".to_owned()),
+        (header, query) => header.or(query).unwrap_or_default(),
+    };
+    match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(invalid(&error.to_string())),
+    }
+}
+
+/// The time of a call: its function's, or less.
+fn timeout(version: &Version, asked: Option<&str>) -> Result<Duration, Problem> {
+    let most = version.settings.timeout_or(limits::SYNC_TIMEOUT_DEFAULT);
+    let Some(text) = asked else { return Ok(most) };
+    let asked = text.parse::<Span>().map_err(|problem| problem.within("timeout"))?.as_duration();
+    if asked.is_zero() || asked > most {
+        let most = Span(u64::try_from(most.as_millis()).unwrap_or(u64::MAX));
+        return Err(Problem::new(
+            ErrorKind::InvalidRequest,
+            format!(
+                "timeout must be from 1ms to the function's {most}, found {text}; raise timeout in function.toml"
+            ),
+        ));
+    }
+    Ok(asked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_platforms_names_are_taken_out_of_the_query() {
+        let (asked, rest) = split_query("a=1&qualifier=prod&b=%20x&params=%7B%22a%22%3A+1%7D&&c");
+        assert_eq!(asked.qualifier.as_deref(), Some("prod"));
+        assert_eq!(asked.params.as_deref(), Some(r#"{"a": 1}"#));
+        assert_eq!(rest, "a=1&b=%20x&c");
+        assert_eq!(percent_decode("%zz%4"), "%zz%4");
+    }
+
+    #[test]
+    fn params_are_one_object() {
+        let headers = |text: &'static str| HeaderMap::from_iter([(PARAMS, HeaderValue::from_static(text))]);
+        assert_eq!(params(&HeaderMap::new(), None).unwrap(), "{}");
+        assert_eq!(params(&headers(r#"{"a":1}"#), None).unwrap(), r#"{"a":1}"#);
+        for bad in ["[1]", "1", "{", ""] {
+            assert_eq!(params(&headers(bad), None).unwrap_err().code, ErrorKind::InvalidRequest, "{bad}");
+        }
+        assert!(params(&headers("{}"), Some("{}".to_owned())).is_err());
+    }
+
+    #[test]
+    fn asynchronous_calls_are_refused() {
+        let headers = |text: &'static str| HeaderMap::from_iter([(PREFER, HeaderValue::from_static(text))]);
+        assert_eq!(
+            refuse_async(&headers("wait=10, Respond-Async")).unwrap_err().code,
+            ErrorKind::NotSupported
+        );
+        assert!(refuse_async(&headers("wait=10")).is_ok());
+    }
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What became of invocations, and what functions log.
+//!
+//! Answers from the records that this process keeps; see [`super::records`]
+//! for how many and how long.
+
+use std::{collections::HashSet, convert::Infallible, sync::Arc};
+
+use axum::{
+    Json,
+    extract::State,
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use fanfold_protocol::{ErrorKind, Problem, invocation, invocation::LogLine, names::FunctionName};
+use futures::{Stream, StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{headers, records::Record};
+use crate::{
+    extract::{Path, Query},
+    problem::{Answer, ProblemBody, Refusal},
+    state::AppState,
+};
+
+/// Lines shown when the caller does not say how many.
+const LINES_DEFAULT: usize = 1_000;
+
+/// What became of an invocation.
+#[derive(Serialize, ToSchema)]
+pub struct InvocationView {
+    /// As in `X-Fanfold-Invocation-Id`.
+    pub id: String,
+    /// The function.
+    pub function: String,
+    /// The version that ran.
+    pub version: u32,
+    /// `succeeded`, `failed` or `cancelled`.
+    pub state: &'static str,
+    /// Milliseconds since 1970.
+    pub started_at: u64,
+    /// Milliseconds since 1970.
+    pub ended_at: u64,
+    /// Microseconds that it waited for admission.
+    pub queue_us: u64,
+    /// The receipt: time, memory, rows and bytes.
+    #[schema(value_type = Object)]
+    pub usage: Value,
+    /// What it returned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<ResponseView>,
+    /// Why it returned nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub problem: Option<Value>,
+    /// Log lines kept.
+    pub log_lines: usize,
+}
+
+/// What an invocation returned.
+#[derive(Serialize, ToSchema)]
+pub struct ResponseView {
+    /// Its HTTP status.
+    pub status: u16,
+    /// The type of its body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// Bytes of its body.
+    pub bytes: u64,
+}
+
+impl From<&Record> for InvocationView {
+    fn from(record: &Record) -> Self {
+        let state = match &record.result {
+            Ok(_) => "succeeded",
+            Err(problem) if problem.code == ErrorKind::Cancelled => "cancelled",
+            Err(_) => "failed",
+        };
+        Self {
+            id: record.id.to_string(),
+            function: record.function.to_string(),
+            version: record.version,
+            state,
+            started_at: record.started_at.0,
+            ended_at: record.ended_at.0,
+            queue_us: record.queue_us,
+            usage: serde_json::to_value(record.usage).unwrap_or_default(),
+            response: record.result.as_ref().ok().map(|kept| ResponseView {
+                status: kept.status,
+                content_type: kept.content_type.clone(),
+                bytes: kept.bytes,
+            }),
+            problem: record.result.as_ref().err().and_then(|problem| serde_json::to_value(problem).ok()),
+            log_lines: record.logs.len(),
+        }
+    }
+}
+
+/// A line that a function logged.
+#[derive(Clone, Serialize, ToSchema)]
+pub struct LineView {
+    /// The invocation that logged it.
+    pub invocation: String,
+    /// The version that ran.
+    pub version: u32,
+    /// Milliseconds since 1970.
+    pub at: u64,
+    /// The same in RFC 3339.
+    pub time: String,
+    /// `trace`, `debug`, `info`, `warn` or `error`.
+    #[schema(value_type = String)]
+    pub level: invocation::Level,
+    /// One line, control characters escaped.
+    pub message: String,
+}
+
+/// Log lines, oldest first.
+#[derive(Serialize, ToSchema)]
+pub struct LogView {
+    /// Oldest first.
+    pub lines: Vec<LineView>,
+}
+
+fn lines(record: &Record) -> impl Iterator<Item = LineView> {
+    let view = |line: &LogLine| LineView {
+        invocation: record.id.to_string(),
+        version: record.version,
+        at: line.at.0,
+        time: line.at.to_string(),
+        level: line.level,
+        message: line.message.clone(),
+    };
+    record.logs.iter().map(view)
+}
+
+/// What became of an invocation that ended not long ago.
+#[utoipa::path(
+    get, path = "/v1/invocations/{id}", tag = "invocations",
+    params(("id" = String, Path, description = "From `X-Fanfold-Invocation-Id`")),
+    responses(
+        (status = 200, description = "State and receipt", body = InvocationView),
+        (status = 404, description = "Not among the last ones", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn show(
+    State(app): State<AppState>,
+    Path(id): Path<String>,
+) -> Answer<Json<InvocationView>> {
+    Ok(Json(InvocationView::from(&*app.records.get(&id)?)))
+}
+
+/// What an invocation returned: its status and body, or the problem that it ended with.
+#[utoipa::path(
+    get, path = "/v1/invocations/{id}/result", tag = "invocations",
+    params(("id" = String, Path, description = "From `X-Fanfold-Invocation-Id`")),
+    responses(
+        (status = 200, description = "The body, under the status and type of the function's own answer", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 404, description = "Not among the last ones, or too large to be kept", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn result(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Response> {
+    let record = app.records.get(&id)?;
+    let kept = record.result.as_ref().map_err(|problem| Refusal(problem.clone()))?;
+    let Some(body) = kept.body.clone() else {
+        return Err(Refusal(Problem::new(
+            ErrorKind::InvocationNotFound,
+            format!(
+                "a result is kept when it is small, found one of {} bytes; write large results to an object",
+                kept.bytes
+            ),
+        )));
+    };
+    let kind = kept.content_type.iter().map(|kind| ("content-type".to_owned(), kind.clone())).collect();
+    let response = invocation::Response { status: kept.status, headers: kind, body };
+    Ok(headers::from_guest(response)?.into_response())
+}
+
+/// What an invocation logged.
+#[utoipa::path(
+    get, path = "/v1/invocations/{id}/logs", tag = "invocations",
+    params(("id" = String, Path, description = "From `X-Fanfold-Invocation-Id`")),
+    responses(
+        (status = 200, description = "Oldest first", body = LogView),
+        (status = 404, description = "Not among the last ones", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn logs(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Json<LogView>> {
+    Ok(Json(LogView { lines: lines(&*app.records.get(&id)?).collect() }))
+}
+
+/// How a function's log is read.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct LogQuery {
+    /// Goes on with new lines as server-sent events named `log`.
+    #[serde(default)]
+    follow: bool,
+    /// Lines of the past, the newest ones; 1,000 when absent.
+    limit: Option<usize>,
+}
+
+/// What a function logged in its last invocations, and with `follow` what it logs from now on.
+#[utoipa::path(
+    get, path = "/v1/functions/{name}/logs", tag = "functions",
+    params(("name" = String, Path, description = "The function"), LogQuery),
+    responses(
+        (status = 200, description = "Oldest first; with `follow` a stream of events, each a line", content(
+            (LogView = "application/json"), (LineView = "text/event-stream")
+        )),
+        (status = 404, description = "No such function", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn function_logs(
+    State(app): State<AppState>,
+    Path(name): Path<String>,
+    Query(query): Query<LogQuery>,
+) -> Answer<Response> {
+    let name: FunctionName = name.parse()?;
+    app.registry.show(&name).await?;
+    // Listen first, then look back: nothing falls between.
+    let news = query.follow.then(|| app.records.follow());
+    let past = app.records.of_function(&name);
+    let mut kept: Vec<LineView> = past.iter().flat_map(|record| lines(record)).collect();
+    let cut = kept.len().saturating_sub(query.limit.unwrap_or(LINES_DEFAULT));
+    kept.drain(..cut);
+    let Some(news) = news else { return Ok(Json(LogView { lines: kept }).into_response()) };
+    let seen: HashSet<_> = past.iter().map(|record| record.id).collect();
+    let news = BroadcastStream::new(news).filter_map(move |record| {
+        let fresh = |record: &Arc<Record>| record.function == name && !seen.contains(&record.id);
+        std::future::ready(match record {
+            Ok(record) => fresh(&record).then(|| lines(&record).map(event).collect()),
+            Err(BroadcastStreamRecvError::Lagged(count)) => {
+                Some(vec![Event::default().comment(format!("{count} invocations were skipped"))])
+            }
+        })
+    });
+    let events = stream::iter(kept).map(event).chain(news.flat_map(stream::iter));
+    let events = events.take_until(app.draining.clone().cancelled_owned());
+    Ok(sse(events).into_response())
+}
+
+fn event(line: LineView) -> Event {
+    Event::default().event("log").json_data(line).unwrap_or_default()
+}
+
+fn sse(
+    events: impl Stream<Item = Event> + Send + 'static,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    Sse::new(events.map(Ok)).keep_alive(KeepAlive::default())
+}

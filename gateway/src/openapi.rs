@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The description of the API (OpenAPI 3.1), generated from the handlers.
+//!
+//! A route without a description cannot be added: both are one macro. The
+//! document is made once and served as it is.
+
+use std::sync::OnceLock;
+
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use utoipa::openapi::{
+    ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder,
+    security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    problem::{Answer, internal},
+    router,
+    state::AppState,
+};
+
+/// The head of the document: what all routes share.
+pub(crate) fn empty() -> OpenApiRouter<AppState> {
+    let bearer =
+        HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("A token of the service"));
+    let info = InfoBuilder::new()
+        .title("Fanfold")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(
+            "A serverless function platform for analytics. Every answer of 400 and above is an RFC 9457 problem; \
+             its `type` is the path of a page about its `code`.",
+        ))
+        .build();
+    let document = OpenApiBuilder::new()
+        .info(info)
+        .components(Some(
+            ComponentsBuilder::new().security_scheme("token", SecurityScheme::Http(bearer.build())).build(),
+        ))
+        .security(Some([SecurityRequirement::new("token", Vec::<String>::new())]))
+        .build();
+    OpenApiRouter::with_openapi(document)
+}
+
+/// The routes of this module.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(show))
+}
+
+/// The whole document.
+pub fn document() -> OpenApi {
+    router::routes().to_openapi()
+}
+
+/// This document.
+#[utoipa::path(
+    get, path = "/v1/openapi.json", tag = "service",
+    responses((status = 200, description = "OpenAPI 3.1", body = Object))
+)]
+pub(crate) async fn show() -> Answer<Response> {
+    static DOCUMENT: OnceLock<Bytes> = OnceLock::new();
+    let json = match DOCUMENT.get() {
+        Some(json) => json.clone(),
+        None => {
+            let json = Bytes::from(document().to_json().map_err(internal)?);
+            DOCUMENT.get_or_init(|| json).clone()
+        }
+    };
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response())
+}
