@@ -24,7 +24,7 @@
 //! # Features
 //!
 //! - `tables` (default): rows, maps, aggregates and tables, over Arrow.
-//! - `stats` (default): mergeable summaries, see `stats`.
+//! - `stats` (default): mergeable summaries, see [`stats`].
 //! - `parquet`: Parquet files in [`testing`], natively only.
 //!
 //! A crate with nothing but a handler says `default-features = false` and
@@ -50,6 +50,8 @@ mod response;
 #[cfg(feature = "tables")]
 pub mod row;
 
+#[cfg(feature = "stats")]
+pub mod stats;
 #[cfg(feature = "tables")]
 pub mod table;
 #[cfg(not(target_family = "wasm"))]
