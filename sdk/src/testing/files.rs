@@ -32,7 +32,11 @@ pub(crate) fn resolve(format: Format, name: &str) -> Format {
 }
 
 /// Reads a table out of `content`, which is called `name`.
-pub(crate) fn read(content: Vec<u8>, name: &str, options: &ReadOptions) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+pub(crate) fn read(
+    content: Vec<u8>,
+    name: &str,
+    options: &ReadOptions,
+) -> Result<(SchemaRef, Vec<RecordBatch>)> {
     let (schema, batches) = match resolve(options.format, name) {
         Format::Csv => read_csv(&content, &options.csv.clone().unwrap_or_default())?,
         Format::Jsonl => read_jsonl(content)?,
@@ -47,8 +51,9 @@ pub(crate) fn read(content: Vec<u8>, name: &str, options: &ReadOptions) -> Resul
 
 fn read_csv(content: &[u8], options: &CsvOptions) -> Result<(SchemaRef, Vec<RecordBatch>)> {
     let ascii = |what: &str, sign: char| {
-        u8::try_from(sign)
-            .map_err(|_| Error::new("invalid-csv", format!("{what} must be one ASCII character, found `{sign}`")))
+        u8::try_from(sign).map_err(|_| {
+            Error::new("invalid-csv", format!("{what} must be one ASCII character, found `{sign}`"))
+        })
     };
     let format = arrow::csv::reader::Format::default()
         .with_header(options.header)
@@ -57,26 +62,34 @@ fn read_csv(content: &[u8], options: &CsvOptions) -> Result<(SchemaRef, Vec<Reco
     let (inferred, _) = format.infer_schema(content, Some(1))?;
     let text = |field: &Arc<Field>| Field::new(field.name(), DataType::Utf8, true);
     let schema: SchemaRef = Schema::new(inferred.fields().iter().map(text).collect::<Vec<_>>()).into();
-    let reader = arrow::csv::ReaderBuilder::new(schema.clone()).with_format(format).build(Cursor::new(content))?;
+    let reader =
+        arrow::csv::ReaderBuilder::new(schema.clone()).with_format(format).build(Cursor::new(content))?;
     let batches = reader.collect::<Result<Vec<_>, _>>()?;
     let whole = arrow::compute::concat_batches(&schema, &batches)?;
     let arrays: Vec<ArrayRef> = whole.columns().iter().map(|texts| typed(texts, &options.nulls)).collect();
-    let named = |(field, array): (&Arc<Field>, &ArrayRef)| Field::new(field.name(), array.data_type().clone(), true);
-    let typed: SchemaRef = Schema::new(schema.fields().iter().zip(&arrays).map(named).collect::<Vec<_>>()).into();
+    let named =
+        |(field, array): (&Arc<Field>, &ArrayRef)| Field::new(field.name(), array.data_type().clone(), true);
+    let typed: SchemaRef =
+        Schema::new(schema.fields().iter().zip(&arrays).map(named).collect::<Vec<_>>()).into();
     Ok((typed.clone(), vec![RecordBatch::try_new(typed, arrays)?]))
 }
 
 /// The first type that fits every text of a column.
 fn typed(texts: &ArrayRef, nulls: &[String]) -> ArrayRef {
     let is_null = |text: &str| nulls.iter().any(|null| null == text);
-    let texts: ArrayRef =
-        Arc::new(texts.as_string::<i32>().iter().map(|text| text.filter(|t| !is_null(t))).collect::<StringArray>());
+    let texts: ArrayRef = Arc::new(
+        texts.as_string::<i32>().iter().map(|text| text.filter(|t| !is_null(t))).collect::<StringArray>(),
+    );
     if texts.null_count() == texts.len() {
         return texts;
     }
     let strict = CastOptions { safe: false, ..CastOptions::default() };
+    // As on the platform, only `true` and `false` are truth values; the cast takes `yes` too.
+    let truth = |text: &str| text.eq_ignore_ascii_case("true") || text.eq_ignore_ascii_case("false");
+    let truths = texts.as_string::<i32>().iter().flatten().all(truth);
     [DataType::Int64, DataType::Float64, DataType::Boolean, DataType::Date32]
         .into_iter()
+        .filter(|data_type| truths || *data_type != DataType::Boolean)
         .find_map(|data_type| cast_with_options(&texts, &data_type, &strict).ok())
         .unwrap_or(texts)
 }

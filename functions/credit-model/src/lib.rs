@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The model that `credit-train` fits and `credit-score` applies: a logistic
+//! regression over numbers and one-hot categories.
+//!
+//! A model names every column and every category that it knows, so that a table
+//! that does not fit it is refused and never scored wrongly.
+
+use fanfold_sdk::{
+    arrow::{
+        array::{Array, ArrayRef, AsArray, Float64Array, StringArray},
+        compute::cast,
+        datatypes::{DataType, Float64Type},
+    },
+    prelude::*,
+};
+
+/// Name of the term that every row has.
+pub const INTERCEPT: &str = "(intercept)";
+
+/// A logistic regression.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// The column to be predicted.
+    pub target: String,
+    /// Its value whose probability is predicted.
+    pub positive: String,
+    /// The columns to predict from.
+    pub features: Vec<Feature>,
+    /// The intercept, the numeric columns and the categories, in the order of
+    /// the features; of each category column the first level has no term.
+    pub terms: Vec<String>,
+    /// One for each term, on the scale of log-odds.
+    pub coefficients: Vec<f64>,
+    /// Rounds of fitting so far.
+    pub round: u32,
+}
+
+/// A column to predict from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Feature {
+    /// The column.
+    pub name: String,
+    /// How it enters the model.
+    #[serde(flatten)]
+    pub kind: Kind,
+}
+
+/// How a column enters a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Kind {
+    /// As it is.
+    Numeric,
+    /// As an indicator for each level but the first.
+    Category {
+        /// Sorted by their bytes.
+        levels: Vec<String>,
+    },
+}
+
+impl Model {
+    /// A model that knows nothing yet: all coefficients are zero.
+    pub fn new(target: String, positive: String, features: Vec<Feature>) -> Self {
+        let mut terms = vec![INTERCEPT.to_owned()];
+        for feature in &features {
+            match &feature.kind {
+                Kind::Numeric => terms.push(feature.name.clone()),
+                Kind::Category { levels } => {
+                    terms.extend(levels.iter().skip(1).map(|level| format!("{}={level}", feature.name)));
+                }
+            }
+        }
+        let coefficients = vec![0.0; terms.len()];
+        Self { target, positive, features, terms, coefficients, round: 0 }
+    }
+
+    /// The model's view of a batch.
+    pub fn bind(&self, batch: &RecordBatch) -> Result<Design> {
+        let mut term = 1;
+        let mut columns = Vec::with_capacity(self.features.len());
+        for feature in &self.features {
+            let array = column(batch, &feature.name)?;
+            let (values, width) = match &feature.kind {
+                Kind::Numeric => (Values::Numeric(numbers(&feature.name, array)?), 1),
+                Kind::Category { levels } => {
+                    let texts = texts(&feature.name, array)?;
+                    (Values::Category(texts, levels.clone()), levels.len().saturating_sub(1))
+                }
+            };
+            columns.push(Column { name: feature.name.clone(), term, values });
+            term += width;
+        }
+        if term != self.coefficients.len() {
+            return Err(Error::new(
+                "invalid-params",
+                format!(
+                    "expected {term} coefficients for the model's features, found {}; pass the model as credit-train gave it",
+                    self.coefficients.len()
+                ),
+            ));
+        }
+        Ok(Design { columns })
+    }
+
+    /// Which rows of the target hold the positive value.
+    pub fn outcomes(&self, batch: &RecordBatch) -> Result<Vec<bool>> {
+        let texts = texts(&self.target, column(batch, &self.target)?)?;
+        no_null(&self.target, &texts)?;
+        Ok(texts.iter().map(|text| text == Some(self.positive.as_str())).collect())
+    }
+}
+
+/// A batch as a model sees it: each row is a sparse vector over the terms.
+pub struct Design {
+    columns: Vec<Column>,
+}
+
+struct Column {
+    name: String,
+    term: usize,
+    values: Values,
+}
+
+enum Values {
+    Numeric(Float64Array),
+    Category(StringArray, Vec<String>),
+}
+
+impl Design {
+    /// Writes the terms of a row that are not zero, the intercept included, in
+    /// the order of the terms.
+    pub fn row(&self, row: usize, terms: &mut Vec<(usize, f64)>) -> Result<()> {
+        terms.clear();
+        terms.push((0, 1.0));
+        for Column { name, term, values } in &self.columns {
+            match values {
+                Values::Numeric(numbers) => terms.push((*term, numbers.value(row))),
+                Values::Category(texts, levels) => {
+                    let level = texts.value(row);
+                    match levels.iter().position(|known| known == level) {
+                        Some(0) => {}
+                        Some(n) => terms.push((term + n - 1, 1.0)),
+                        None => return Err(unknown(name, level, levels)),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The log-odds of every row, given a coefficient for each term.
+    pub fn log_odds(&self, rows: usize, coefficients: &[f64]) -> Result<Vec<f64>> {
+        let mut sums = vec![coefficients.first().copied().unwrap_or(0.0); rows];
+        for Column { name, term, values } in &self.columns {
+            match values {
+                Values::Numeric(numbers) => {
+                    let weight = coefficients[*term];
+                    sums.iter_mut().zip(numbers.values()).for_each(|(sum, x)| *sum += weight * x);
+                }
+                Values::Category(texts, levels) => {
+                    let weights = &coefficients[*term..term + levels.len().saturating_sub(1)];
+                    let mut last = 0;
+                    for (row, sum) in sums.iter_mut().enumerate() {
+                        let level = texts.value(row);
+                        if levels.get(last).map(String::as_str) != Some(level) {
+                            let found = levels.iter().position(|known| known == level);
+                            last = found.ok_or_else(|| unknown(name, level, levels))?;
+                        }
+                        if last > 0 {
+                            *sum += weights[last - 1];
+                        }
+                    }
+                }
+            }
+        }
+        Ok(sums)
+    }
+}
+
+/// The logistic function: log-odds to probability.
+pub fn probability(log_odds: f64) -> f64 {
+    1.0 / (1.0 + (-log_odds).exp())
+}
+
+/// A column of a batch by its name.
+pub fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
+    batch.column_by_name(name).ok_or_else(|| {
+        let schema = batch.schema();
+        let found: Vec<_> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+        Error::new("column-not-found", format!("expected a column {name:?}, found {}", found.join(", ")))
+    })
+}
+
+/// A column's values as numbers; none may be missing.
+pub fn numbers(name: &str, array: &ArrayRef) -> Result<Float64Array> {
+    let numeric = array.data_type().is_numeric();
+    let numbers = numeric.then(|| cast(array, &DataType::Float64)).transpose()?.ok_or_else(|| {
+        Error::new(
+            "value-mismatch",
+            format!("expected numbers in the column {name:?}, found {}", array.data_type()),
+        )
+    })?;
+    no_null(name, &numbers)?;
+    Ok(numbers.as_primitive::<Float64Type>().clone())
+}
+
+/// A column's values as texts; none may be missing.
+pub fn texts(name: &str, array: &ArrayRef) -> Result<StringArray> {
+    let texts = cast(array, &DataType::Utf8)?;
+    no_null(name, &texts)?;
+    Ok(texts.as_string::<i32>().clone())
+}
+
+fn no_null(name: &str, array: &dyn Array) -> Result<()> {
+    match (0..array.len()).find(|row| array.is_null(*row)) {
+        None => Ok(()),
+        Some(row) => Err(Error::new(
+            "null-value",
+            format!(
+                "expected a value in every row of the column {name:?}, found none in row {} of a batch; \
+                 fill or drop such rows first",
+                row + 1
+            ),
+        )),
+    }
+}
+
+fn unknown(name: &str, level: &str, levels: &[String]) -> Error {
+    Error::new(
+        "unknown-category",
+        format!(
+            "expected one of {} in the column {name:?}, found {level:?}; fit the model on data that has it",
+            levels.join(", ")
+        ),
+    )
+}

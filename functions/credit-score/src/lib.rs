@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Gives each row its probability of default and a grade.
+//!
+//! Params: `model` as `credit-train` answers it, and `keep`, the columns to carry
+//! over. Each row of the input gives one row: the kept columns, `pd` (the
+//! probability of the model's positive outcome) and `grade`.
+
+use std::sync::Arc;
+
+use credit_model::{Model, column, probability};
+use fanfold_sdk::{
+    arrow::{
+        array::{ArrayRef, Float64Array, StringArray},
+        datatypes::{DataType, Field, Schema},
+    },
+    prelude::*,
+};
+
+/// Grades and the probability of default below which each is given; F has no bound.
+const GRADES: [(&str, f64); 5] = [("A", 0.05), ("B", 0.1), ("C", 0.2), ("D", 0.35), ("E", 0.5)];
+/// The grade of all others.
+const LAST: &str = "F";
+
+/// What the job is asked.
+#[derive(Deserialize)]
+struct Options {
+    model: Model,
+    #[serde(default)]
+    keep: Vec<String>,
+}
+
+#[fanfold::map]
+fn credit_score(rows: &RecordBatch, options: &Params<Options>) -> Result<RecordBatch> {
+    let design = options.model.bind(rows)?;
+    let mut pd = design.log_odds(rows.num_rows(), &options.model.coefficients)?;
+    pd.iter_mut().for_each(|p| *p = probability(*p));
+    let grades = StringArray::from_iter_values(pd.iter().map(|p| grade(*p)));
+
+    let (mut fields, mut columns): (Vec<_>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
+    let schema = rows.schema();
+    for name in &options.keep {
+        columns.push(Arc::clone(column(rows, name)?));
+        fields.push(Arc::clone(&schema.fields()[schema.index_of(name)?]));
+    }
+    fields.push(Arc::new(Field::new("pd", DataType::Float64, false)));
+    columns.push(Arc::new(Float64Array::from(pd)));
+    fields.push(Arc::new(Field::new("grade", DataType::Utf8, false)));
+    columns.push(Arc::new(grades));
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+}
+
+fn grade(pd: f64) -> &'static str {
+    GRADES.iter().find(|(_, bound)| pd < *bound).map_or(LAST, |(grade, _)| grade)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fanfold_sdk::testing;
+
+    #[derive(Row)]
+    struct Customer {
+        id: u64,
+        debt: f64,
+        home: String,
+    }
+
+    #[derive(Row, Debug, PartialEq)]
+    struct Score {
+        id: u64,
+        pd: f64,
+        grade: String,
+    }
+
+    fn model() -> Value {
+        json!({
+            "target": "outcome", "positive": "bad", "round": 5,
+            "features": [
+                { "name": "debt", "kind": "numeric" },
+                { "name": "home", "kind": "category", "levels": ["own", "rent"] }
+            ],
+            "terms": ["(intercept)", "debt", "home=rent"],
+            "coefficients": [-3.0, 0.5, 1.0]
+        })
+    }
+
+    fn score(debt: f64, home: &str) -> Result<Vec<Score>> {
+        let rows = vec![Customer { id: 7, debt, home: home.to_owned() }];
+        testing::map::<credit_score>(rows, json!({ "model": model(), "keep": ["id"] }))?.rows()
+    }
+
+    #[test]
+    fn scores_follow_the_model() -> Result<()> {
+        let check = |debt: f64, home: &str, log_odds: f64, grade: &str| -> Result<()> {
+            let expected = Score { id: 7, pd: 1.0 / (1.0 + (-log_odds).exp()), grade: grade.to_owned() };
+            assert_eq!(score(debt, home)?, [expected]);
+            Ok(())
+        };
+        check(0.0, "own", -3.0, "A")?;
+        check(0.0, "rent", -2.0, "C")?;
+        check(6.0, "own", 0.0, "F")
+    }
+
+    #[test]
+    fn what_the_model_does_not_know_is_refused() {
+        assert_eq!(
+            score(0.0, "boat").map(drop).map_err(|e| e.code().to_owned()),
+            Err("unknown-category".to_owned())
+        );
+    }
+
+    #[test]
+    fn grades_have_sharp_bounds() {
+        for (pd, expected) in
+            [(0.0, "A"), (0.05, "B"), (0.1, "C"), (0.2, "D"), (0.35, "E"), (0.5, "F"), (1.0, "F")]
+        {
+            assert_eq!(grade(pd), expected, "{pd}");
+        }
+    }
+}

@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Fits a logistic regression, one round a job.
+//!
+//! The first round, without a model in the params, learns the columns and their
+//! categories. Each further round is one step of Newton's method, which for this
+//! likelihood is iteratively reweighted least squares: with the probabilities p
+//! of the last coefficients and W = diag(p(1-p)), partitions sum XᵀWX and the
+//! gradient Xᵀ(y-p), and the new coefficients are the old ones plus the solution
+//! of XᵀWX·d = Xᵀ(y-p). That is the weighted least-squares solution
+//! (XᵀWX)⁻¹XᵀWz with z = Xβ + W⁻¹(y-p), with less rounding (McCullagh and
+//! Nelder, Generalized Linear Models, 2nd edition, section 2.5).
+//!
+//! Params: `target`, `positive`, `exclude`, and `model` from the last round.
+//! Answer: `model`, `rows`, `step` (null after the first round) and
+//! `log_likelihood` (of the model that came in). The fit stands when `step` is
+//! tiny: below 1e-8, a further round changes nothing that matters.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use credit_model::{Feature, Kind, Model, column, probability, texts};
+use fanfold_sdk::{arrow::datatypes::DataType, prelude::*};
+
+/// More categories than this in a column are a mistake: it is an identifier.
+const LEVELS_MAX: usize = 1_000;
+/// Terms of a model, so that its state, half a matrix of numbers, stays small.
+const TERMS_MAX: usize = 1_000;
+/// A pivot of the scaled matrix below this means that terms depend on each other.
+const PIVOT_MIN: f64 = 1e-12;
+
+/// What the job is asked.
+#[derive(Deserialize)]
+struct Options {
+    target: String,
+    positive: String,
+    #[serde(default)]
+    exclude: Vec<String>,
+    #[serde(default)]
+    model: Option<Model>,
+}
+
+/// What the job answers.
+#[derive(Serialize)]
+struct Fit {
+    model: Model,
+    rows: u64,
+    /// Largest change of a coefficient, in units of 1/√(XᵀWX)ᵢᵢ, which is about
+    /// its standard error.
+    step: Option<f64>,
+    log_likelihood: Option<f64>,
+}
+
+/// The rows seen so far.
+#[derive(Serialize, Deserialize)]
+enum Training {
+    /// Of the first round: columns in their order, with their levels if they hold text.
+    Learning { rows: u64, order: Vec<String>, columns: BTreeMap<String, Option<BTreeSet<String>>> },
+    /// Of the others: sums over the terms; of the matrix the lower triangle, by rows.
+    Fitting { rows: u64, positives: u64, matrix: Vec<f64>, gradient: Vec<f64>, log_likelihood: f64 },
+}
+
+#[fanfold::aggregate]
+impl Aggregate for Training {
+    type Output = Fit;
+
+    fn new(options: &Params<Options>) -> Result<Self> {
+        let Some(model) = &options.model else {
+            return Ok(Self::Learning { rows: 0, order: Vec::new(), columns: BTreeMap::new() });
+        };
+        let terms = model.coefficients.len();
+        if terms > TERMS_MAX {
+            return Err(Error::new(
+                "too-many-terms",
+                format!("expected at most {TERMS_MAX} terms, found {terms}"),
+            ));
+        }
+        let matrix = vec![0.0; terms * (terms + 1) / 2];
+        Ok(Self::Fitting { rows: 0, positives: 0, matrix, gradient: vec![0.0; terms], log_likelihood: 0.0 })
+    }
+
+    fn add_batch(&mut self, batch: &RecordBatch, options: &Params<Options>) -> Result<()> {
+        match (self, &options.model) {
+            (Self::Learning { rows, order, columns }, _) => {
+                *rows += batch.num_rows() as u64;
+                learn(batch, options, order, columns)
+            }
+            (Self::Fitting { rows, positives, matrix, gradient, log_likelihood }, Some(model)) => {
+                let (positive, likelihood) = accumulate(batch, model, matrix, gradient)?;
+                *rows += batch.num_rows() as u64;
+                *positives += positive;
+                *log_likelihood += likelihood;
+                Ok(())
+            }
+            (Self::Fitting { .. }, None) => Err(mixed()),
+        }
+    }
+
+    fn merge(&mut self, other: Self) -> Result<()> {
+        match (self, other) {
+            (
+                Self::Learning { rows, order, columns },
+                Self::Learning { rows: more, order: later, columns: others },
+            ) => {
+                *rows += more;
+                for name in later {
+                    let levels = others.get(&name).cloned().flatten();
+                    note(&name, levels, order, columns)?;
+                }
+                Ok(())
+            }
+            (
+                Self::Fitting { rows, positives, matrix, gradient, log_likelihood },
+                Self::Fitting { rows: more, positives: also, matrix: m, gradient: g, log_likelihood: l },
+            ) => {
+                *rows += more;
+                *positives += also;
+                *log_likelihood += l;
+                matrix.iter_mut().zip(m).for_each(|(sum, x)| *sum += x);
+                gradient.iter_mut().zip(g).for_each(|(sum, x)| *sum += x);
+                Ok(())
+            }
+            _ => Err(mixed()),
+        }
+    }
+
+    fn finish(self, options: &Params<Options>) -> Result<Fit> {
+        match (self, &options.model) {
+            (Self::Learning { rows, order, mut columns }, _) => {
+                if rows == 0 {
+                    return Err(Error::new("input-empty", "expected rows to learn from, found none"));
+                }
+                let features = order.into_iter().map(|name| {
+                    let kind = match columns.remove(&name).flatten() {
+                        None => Kind::Numeric,
+                        Some(levels) => Kind::Category { levels: levels.into_iter().collect() },
+                    };
+                    Feature { name, kind }
+                });
+                let model = Model::new(options.target.clone(), options.positive.clone(), features.collect());
+                Ok(Fit { model, rows, step: None, log_likelihood: None })
+            }
+            (Self::Fitting { rows, positives, matrix, gradient, log_likelihood }, Some(model)) => {
+                if positives == 0 || positives == rows {
+                    return Err(Error::new(
+                        "one-outcome",
+                        format!(
+                            "expected rows with {:?} in the column {:?} and rows without, found {positives} of {rows}",
+                            model.positive, model.target
+                        ),
+                    ));
+                }
+                let (change, step) = newton(&model.terms, &matrix, &gradient)?;
+                let mut model = model.clone();
+                model.coefficients.iter_mut().zip(&change).for_each(|(c, d)| *c += d);
+                model.round += 1;
+                Ok(Fit { model, rows, step: Some(step), log_likelihood: Some(log_likelihood) })
+            }
+            (Self::Fitting { .. }, None) => Err(mixed()),
+        }
+    }
+}
+
+type Columns = BTreeMap<String, Option<BTreeSet<String>>>;
+
+/// Takes down the columns of a batch and the levels of those that hold text.
+fn learn(
+    batch: &RecordBatch,
+    options: &Options,
+    order: &mut Vec<String>,
+    columns: &mut Columns,
+) -> Result<()> {
+    column(batch, &options.target)?;
+    for (field, array) in batch.schema().fields().iter().zip(batch.columns()) {
+        let name = field.name();
+        if *name == options.target || options.exclude.contains(name) {
+            continue;
+        }
+        let levels = match field.data_type() {
+            kind if kind.is_numeric() => None,
+            DataType::Utf8 | DataType::Boolean => {
+                let texts = texts(name, array)?;
+                let mut levels = BTreeSet::new();
+                for text in texts.iter().flatten() {
+                    if !levels.contains(text) {
+                        levels.insert(text.to_owned());
+                    }
+                }
+                Some(levels)
+            }
+            other => {
+                return Err(Error::new(
+                    "value-mismatch",
+                    format!(
+                        "expected numbers or text in the column {name:?}, found {other}; put it into exclude"
+                    ),
+                ));
+            }
+        };
+        note(name, levels, order, columns)?;
+    }
+    Ok(())
+}
+
+fn note(
+    name: &str,
+    levels: Option<BTreeSet<String>>,
+    order: &mut Vec<String>,
+    columns: &mut Columns,
+) -> Result<()> {
+    match (columns.get_mut(name), levels) {
+        (None, levels) => {
+            order.push(name.to_owned());
+            columns.insert(name.to_owned(), levels);
+        }
+        (Some(None), None) => {}
+        (Some(Some(known)), Some(levels)) => known.extend(levels),
+        (Some(_), _) => {
+            return Err(Error::new(
+                "schema-mismatch",
+                format!(
+                    "expected one type in the column {name:?}, found numbers in one part and text in another"
+                ),
+            ));
+        }
+    }
+    match columns.get(name) {
+        Some(Some(levels)) if levels.len() > LEVELS_MAX => Err(Error::new(
+            "too-many-categories",
+            format!(
+                "expected at most {LEVELS_MAX} categories in the column {name:?}, found more; put it into exclude"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Adds a batch to the sums; gives the positive rows and the log-likelihood.
+fn accumulate(
+    batch: &RecordBatch,
+    model: &Model,
+    matrix: &mut [f64],
+    gradient: &mut [f64],
+) -> Result<(u64, f64)> {
+    let outcomes = model.outcomes(batch)?;
+    let design = model.bind(batch)?;
+    let (mut positives, mut log_likelihood) = (0, 0.0);
+    let mut terms = Vec::with_capacity(model.features.len() + 1);
+    for (row, positive) in outcomes.into_iter().enumerate() {
+        design.row(row, &mut terms)?;
+        let log_odds: f64 = terms.iter().map(|(term, x)| model.coefficients[*term] * x).sum();
+        let p = probability(log_odds);
+        let weight = p * (1.0 - p);
+        let residual = f64::from(u8::from(positive)) - p;
+        for (n, (i, x)) in terms.iter().enumerate() {
+            gradient[*i] += residual * x;
+            let start = i * (i + 1) / 2;
+            for (j, y) in &terms[..=n] {
+                matrix[start + j] += weight * x * y;
+            }
+        }
+        positives += u64::from(positive);
+        // log p of what happened, without the loss of 1 - p for p near 1.
+        let margin = if positive { log_odds } else { -log_odds };
+        log_likelihood -= (-margin.abs()).exp().ln_1p() + (-margin).max(0.0);
+    }
+    Ok((positives, log_likelihood))
+}
+
+/// Solves for the step by Cholesky's decomposition of the matrix scaled to a
+/// unit diagonal; gives the step and its largest part in units of the scale.
+fn newton(terms: &[String], matrix: &[f64], gradient: &[f64]) -> Result<(Vec<f64>, f64)> {
+    let n = gradient.len();
+    let at = |i: usize, j: usize| i * (i + 1) / 2 + j;
+    let scale: Vec<f64> = (0..n).map(|i| matrix[at(i, i)].sqrt()).collect();
+    if let Some(i) = scale.iter().position(|s| !s.is_finite() || *s == 0.0) {
+        return Err(dependent(&terms[i]));
+    }
+    let mut factor = vec![0.0; matrix.len()];
+    for i in 0..n {
+        for j in 0..=i {
+            let scaled = matrix[at(i, j)] / (scale[i] * scale[j]);
+            let rest = scaled - (0..j).map(|k| factor[at(i, k)] * factor[at(j, k)]).sum::<f64>();
+            factor[at(i, j)] = match (i == j, rest > PIVOT_MIN) {
+                (true, true) => rest.sqrt(),
+                (true, false) => return Err(dependent(&terms[i])),
+                (false, _) => rest / factor[at(j, j)],
+            };
+        }
+    }
+    let mut step: Vec<f64> = (0..n).map(|i| gradient[i] / scale[i]).collect();
+    for i in 0..n {
+        let known: f64 = (0..i).map(|k| factor[at(i, k)] * step[k]).sum();
+        step[i] = (step[i] - known) / factor[at(i, i)];
+    }
+    for i in (0..n).rev() {
+        let known: f64 = (i + 1..n).map(|k| factor[at(k, i)] * step[k]).sum();
+        step[i] = (step[i] - known) / factor[at(i, i)];
+    }
+    let largest = step.iter().fold(0.0, |most: f64, s| most.max(s.abs()));
+    Ok((step.iter().zip(&scale).map(|(step, scale)| step / scale).collect(), largest))
+}
+
+fn dependent(term: &str) -> Error {
+    Error::new(
+        "dependent-terms",
+        format!(
+            "expected terms that do not follow from each other, found that {term:?} does; put its column into exclude"
+        ),
+    )
+}
+
+fn mixed() -> Error {
+    Error::new(
+        "mixed-rounds",
+        "expected states of one round, found two kinds; run the job again from its start",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fanfold_sdk::testing::{self, Table};
+
+    const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/german_credit.csv");
+
+    fn fit(partitions: usize) -> (Value, usize) {
+        let mut params = json!({ "target": "creditability", "positive": "bad" });
+        for round in 0..12 {
+            let fit = testing::aggregate::<Training>(Table::read(DATA).unwrap(), params.clone(), partitions)
+                .unwrap();
+            params["model"] = fit["model"].clone();
+            if fit["step"].as_f64().is_some_and(|step| step < 1e-8) {
+                return (fit, round);
+            }
+        }
+        panic!("expected the fit to converge");
+    }
+
+    #[test]
+    fn it_finds_the_coefficients_of_the_reference() {
+        let reference: Value = serde_json::from_str(include_str!("../testdata/reference.json")).unwrap();
+        let (fit, rounds) = fit(5);
+        assert!(rounds <= 8, "{rounds}");
+        assert_eq!(fit["model"]["terms"], reference["terms"]);
+        let numbers =
+            |v: &Value| -> Vec<f64> { v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect() };
+        let pairs =
+            numbers(&fit["model"]["coefficients"]).into_iter().zip(numbers(&reference["coefficients"]));
+        for (n, (found, expected)) in pairs.enumerate() {
+            assert!((found - expected).abs() < 1e-6, "{}: {found} {expected}", reference["terms"][n]);
+        }
+        let likelihood = |v: &Value| v["log_likelihood"].as_f64().unwrap();
+        assert!((likelihood(&fit) - likelihood(&reference)).abs() < 1e-6);
+    }
+
+    #[derive(Row)]
+    struct Loan {
+        amount: f64,
+        twice: f64,
+        outcome: String,
+    }
+
+    fn loans(outcomes: &[&str]) -> Vec<Loan> {
+        let loan = |(n, outcome): (usize, &&str)| Loan {
+            amount: n as f64,
+            twice: 2.0 * n as f64,
+            outcome: (*outcome).to_owned(),
+        };
+        outcomes.iter().enumerate().map(loan).collect()
+    }
+
+    fn failure(outcomes: &[&str]) -> String {
+        let mut params = json!({ "target": "outcome", "positive": "bad" });
+        let learned = testing::aggregate::<Training>(loans(outcomes), params.clone(), 1).unwrap();
+        params["model"] = learned["model"].clone();
+        testing::aggregate::<Training>(loans(outcomes), params, 1).unwrap_err().code().to_owned()
+    }
+
+    #[test]
+    fn what_cannot_be_fitted_is_named() {
+        assert_eq!(failure(&["bad", "good", "bad"]), "dependent-terms");
+        assert_eq!(failure(&["good", "good"]), "one-outcome");
+        let missing =
+            testing::aggregate::<Training>(loans(&["bad"]), json!({ "target": "x", "positive": "y" }), 1);
+        assert_eq!(missing.unwrap_err().code(), "column-not-found");
+    }
+}

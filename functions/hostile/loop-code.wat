@@ -1,0 +1,7 @@
+;; G1: loops forever
+;; expect: deadline-exceeded
+;; detail: within 300ms
+;; timeout: 300ms
+(func (export "fanfold:function/handler@0.1.0#handle") (type $handle)
+  (loop $forever (br $forever))
+  (unreachable))
