@@ -33,6 +33,7 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             b.enqueue("q", vec![message]).await.map(|outcome| outcome.accepted)
         })
         .await?;
+        fill(&b, clients).await?;
         measure(&b, clients, "pull 1, ack", |b, _| work(b, 1)).await?;
         measure(&b, clients, "pull 32, ack together", |b, _| work(b, 32)).await?;
         measure(&b, clients, "enqueue, pull 1, ack", |b, id| async move {
@@ -46,6 +47,15 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let b = Backbone::embedded(EmbeddedConfig::new(folder.path().join("b.redb"))).await?;
     println!("opened again in {:?}", begun.elapsed());
     b.close().await;
+    Ok(())
+}
+
+/// Queues enough that the pulls which follow do not run dry.
+async fn fill(b: &Backbone, clients: usize) -> Result<()> {
+    for batch in 0..40 {
+        let message = |n| Message::new(format!("fill-{clients}-{batch}-{n}"), vec![0; PAYLOAD_BYTES]);
+        b.enqueue("q", (0..1_000).map(message).collect()).await?;
+    }
     Ok(())
 }
 

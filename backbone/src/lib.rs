@@ -184,7 +184,7 @@ impl Backbone {
         each!(self, b => b.enqueue(queue, messages).await)
     }
 
-    /// Leases up to `max` messages for `lease`, waiting up to `wait` for the first. Empty when none came.
+    /// Leases up to `max` (at least one) messages for `lease`, waiting up to `wait` for the first. Empty when none came.
     /// Pull with the same lease all over a queue: JetStream keeps one for each.
     ///
     /// # Errors

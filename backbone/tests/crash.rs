@@ -4,6 +4,8 @@
 //! opens within 2 s and holds exactly that: nothing acknowledged is lost, nothing settled comes back. The seed is
 //! printed; set `FANFOLD_SEED` to replay the kill times.
 
+#![allow(clippy::unwrap_used, reason = "tests, helpers included")]
+
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -132,7 +134,7 @@ fn run_and_kill(folder: &Path, round: u64, after: Duration, ledger: &mut Ledger)
 fn keeps_what_it_acknowledged_through_kills() {
     let mut seed: u64 = match std::env::var("FANFOLD_SEED") {
         Ok(seed) => seed.parse().unwrap(),
-        Err(_) => u64::from(std::process::id()) << 16 | u64::from(Instant::now().elapsed().subsec_nanos()),
+        Err(_) => fanfold_protocol::time::now().0,
     };
     println!("FANFOLD_SEED={seed}");
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -1,6 +1,8 @@
 //! The embedded backbone: the conformance suite, and what only a restart, a second process, a damaged file or a
 //! full disk shows.
 
+#![allow(clippy::unwrap_used, reason = "tests, helpers included")]
+
 mod conformance;
 
 use std::collections::HashSet;
@@ -38,7 +40,7 @@ async fn finds_everything_again() {
     b.put_with_ttl("long", "x", LONG).await.unwrap();
     let ids = ["acked", "leased", "nakked", "dead", "ready"];
     b.enqueue("q", ids.map(|id| Message::new(id, id)).to_vec()).await.unwrap();
-    let late = Message::new("late", "late").delayed(Duration::from_millis(600));
+    let late = Message::new("late", "late").delayed(Duration::from_millis(1_500));
     b.enqueue("q", vec![late]).await.unwrap();
     let pulled = b.pull("q", 4, LONG, LONG).await.unwrap();
     pulled[0].ack().await.unwrap();

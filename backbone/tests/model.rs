@@ -1,5 +1,7 @@
 //! Random interleavings of operations and restarts, compared step by step with a model of a few lines.
 
+#![allow(clippy::unwrap_used, reason = "tests, helpers included")]
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
@@ -140,6 +142,20 @@ impl Model {
         }
     }
 
+    async fn replay_step(&mut self, b: &Backbone, pick: u8) {
+        self.dead.sort_unstable();
+        let letters = b.dead_letters("q", 0, 1_000).await.unwrap();
+        let found: Vec<_> = letters.iter().map(|letter| &letter.id).collect();
+        assert_eq!(found, self.dead.iter().map(|number| &self.ids[number]).collect::<Vec<_>>());
+        if !letters.is_empty() {
+            let at = usize::from(pick) % letters.len();
+            assert_eq!(b.replay("q", vec![letters[at].sequence]).await.unwrap(), 1);
+            let number = self.dead.remove(at);
+            self.attempts.remove(&number);
+            self.ready.insert(number);
+        }
+    }
+
     async fn work_step(&mut self, b: &Backbone, step: &Step) {
         match step {
             Step::Enqueue(ids) => {
@@ -195,19 +211,7 @@ impl Model {
                 assert_eq!(settled, Settled::Done);
                 self.stale.push((number, delivery));
             }
-            Step::Replay(pick) => {
-                self.dead.sort_unstable();
-                let letters = b.dead_letters("q", 0, 1_000).await.unwrap();
-                let found: Vec<_> = letters.iter().map(|letter| &letter.id).collect();
-                assert_eq!(found, self.dead.iter().map(|number| &self.ids[number]).collect::<Vec<_>>());
-                if !letters.is_empty() {
-                    let at = usize::from(*pick) % letters.len();
-                    assert_eq!(b.replay("q", vec![letters[at].sequence]).await.unwrap(), 1);
-                    let number = self.dead.remove(at);
-                    self.attempts.remove(&number);
-                    self.ready.insert(number);
-                }
-            }
+            Step::Replay(pick) => self.replay_step(b, *pick).await,
             _ => {
                 let depth = b.depth("q").await.unwrap();
                 let expected = (self.ready.len() as u64, self.leased.len() as u64, self.dead.len() as u64);
@@ -218,7 +222,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn agrees_with_the_model(steps in prop::collection::vec(step(), 10..80)) {

@@ -52,7 +52,8 @@ pub struct EmbeddedConfig {
     /// Memory for cached pages, in bytes.
     pub cache_bytes: usize,
     /// Bound on the file's size, in bytes; beyond it writes answer [`Error::StorageFull`]. The file grows by
-    /// doubling, so the bound takes effect at the last doubling below it.
+    /// doubling, at most 4 GiB at a time, and takes the disk's blocks when it does: bound and full disk take
+    /// effect at the last step that fits.
     pub size_bytes_max: Option<u64>,
 }
 
@@ -215,7 +216,7 @@ impl Embedded {
         check_key(queue)?;
         let pull = Pull {
             queue: queue.to_owned(),
-            max,
+            max: max.max(1),
             until: Instant::now() + wait.min(DURATION_MAX),
             lease: lease.min(DURATION_MAX),
             back: self.shared.writer.clone(),

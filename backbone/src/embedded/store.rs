@@ -36,7 +36,7 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
 const FORMAT: u64 = 1;
 /// Beyond this, commits save the allocator's state, so that opening after a crash need not walk the file.
-const QUICK_REPAIR_BYTES: u64 = 128 << 20;
+const QUICK_REPAIR_BYTES: u64 = 256 << 20;
 /// Up to this, every page's checksum is verified when the file is opened.
 const VERIFY_BYTES_MAX: u64 = 64 << 20;
 

@@ -69,13 +69,7 @@ impl Work<'_, '_> {
                 queue.place(sequence, item.attempt, Place::Delayed(due));
                 self.reschedule(name, sequence, item.attempt, due)?;
             }
-            Verb::Dead(reason) => {
-                queue.remove(sequence);
-                queue.dead += 1;
-                let row = self.tables.schedule.remove((name, sequence))?.map(|row| row.value().2.to_owned());
-                let id = row.unwrap_or_default();
-                self.tables.dead.insert((name, sequence), (item.attempt, id.as_str(), reason.as_str()))?;
-            }
+            Verb::Dead(reason) => self.bury(name, sequence, item.attempt, reason)?,
             Verb::Ack | Verb::Extend(_) => {}
         }
         Ok(Settled::Done)
@@ -105,7 +99,12 @@ impl Work<'_, '_> {
             queue.place(sequence, attempt, Place::Leased { token: *tokens, until: now + pull.lease });
             let id = self.reschedule(name, sequence, attempt, 0)?;
             let payload = self.tables.messages.get((name, sequence))?;
-            let payload = payload.map(|row| Bytes::copy_from_slice(row.value())).unwrap_or_default();
+            let payload = payload.map(|row| Bytes::copy_from_slice(row.value()));
+            let (Some(id), Some(payload)) = (id, payload) else {
+                tracing::error!(queue = name, sequence, "a message is not whole and becomes a dead letter");
+                self.bury(name, sequence, attempt, "its payload is missing from the store")?;
+                continue;
+            };
             bytes += payload.len();
             leased.push(Leased { sequence, token: *tokens, id, attempt, payload });
         }
@@ -141,10 +140,22 @@ impl Work<'_, '_> {
         Ok(count)
     }
 
-    fn reschedule(&mut self, name: &str, sequence: u64, attempt: u32, due: u64) -> DbResult<String> {
+    fn bury(&mut self, name: &str, sequence: u64, attempt: u32, reason: &str) -> DbResult<()> {
+        let id = self.tables.schedule.remove((name, sequence))?.map(|row| row.value().2.to_owned());
+        self.tables.dead.insert((name, sequence), (attempt, id.unwrap_or_default().as_str(), reason))?;
+        if let Some(queue) = self.queues.get_mut(name) {
+            queue.remove(sequence);
+            queue.dead += 1;
+        }
+        Ok(())
+    }
+
+    /// Notes attempts and due time of a queued message; answers its id, or none where it is not queued.
+    fn reschedule(&mut self, name: &str, sequence: u64, attempt: u32, due: u64) -> DbResult<Option<String>> {
         let id = self.tables.schedule.get((name, sequence))?.map(|row| row.value().2.to_owned());
-        let id = id.unwrap_or_default();
-        self.tables.schedule.insert((name, sequence), (attempt, due, id.as_str()))?;
+        if let Some(id) = &id {
+            self.tables.schedule.insert((name, sequence), (attempt, due, id.as_str()))?;
+        }
         Ok(id)
     }
 }

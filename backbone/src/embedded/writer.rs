@@ -44,6 +44,8 @@ pub(crate) struct Writer {
     /// After a failed commit: until when growth and deliveries rest, and why.
     stalled: Option<(Instant, Error)>,
     clock_saved: Instant,
+    /// The queues in memory may differ from the file, which could not be read when they should have been loaded.
+    adrift: bool,
 }
 
 /// What a transaction leaves to be done once it is on disk.
@@ -77,6 +79,7 @@ impl Writer {
             next_expiry: Some(0),
             stalled: None,
             clock_saved: Instant::now(),
+            adrift: false,
         })
     }
 
@@ -167,6 +170,12 @@ impl Writer {
             self.put_back(waiters);
             return Ok(());
         }
+        if self.adrift
+            && let Err(failure) = self.reload()
+        {
+            self.put_back(waiters);
+            return Err(failure);
+        }
         let store = Arc::clone(&self.store);
         match store.write(|tables| self.apply(tables, durable, &waiters)) {
             Ok(effects) => {
@@ -174,7 +183,9 @@ impl Writer {
                 Ok(())
             }
             Err(failure) => {
-                self.reload();
+                if let Err(reading) = self.reload() {
+                    tracing::error!(%reading, "the queues cannot be read after a failed commit");
+                }
                 self.put_back(waiters);
                 Err(failure)
             }
@@ -313,13 +324,10 @@ impl Writer {
     }
 
     /// Loads the queues anew after a failed transaction. Leases that the file agrees with go on.
-    fn reload(&mut self) {
-        let now_ms = self.store.clock.now_ms();
-        let window = self.dedupe_window;
-        let Ok(mut loaded) = self.store.read(|txn| work::load(txn, now_ms, window)) else {
-            // Nothing can be read; what is in memory stays until something can.
-            return;
-        };
+    fn reload(&mut self) -> Result<()> {
+        self.adrift = true;
+        let (now_ms, window) = (self.store.clock.now_ms(), self.dedupe_window);
+        let mut loaded = self.store.read(|txn| work::load(txn, now_ms, window))?;
         for (name, old) in &mut self.queues {
             let queue = loaded.entry(name.clone()).or_default();
             queue.waiters = mem::take(&mut old.waiters);
@@ -330,6 +338,8 @@ impl Writer {
             }
         }
         self.queues = loaded;
+        self.adrift = false;
+        Ok(())
     }
 
     fn tick(&mut self) {

@@ -107,8 +107,8 @@ pub(crate) async fn lists_scopes_in_pages(b: &Backbone) {
 pub(crate) async fn forgets_after_the_time_to_live(b: &Backbone) {
     let root = fresh("ttl");
     let (short, kept) = (format!("{root}/short"), format!("{root}/kept"));
-    let first = b.create_with_ttl(&short, "x", Duration::from_millis(150)).await.unwrap().revision().unwrap();
-    b.put_with_ttl(&kept, "x", Duration::from_millis(150)).await.unwrap();
+    let first = b.create_with_ttl(&short, "x", Duration::from_millis(600)).await.unwrap().revision().unwrap();
+    b.put_with_ttl(&kept, "x", Duration::from_millis(600)).await.unwrap();
     b.put(&kept, "y").await.unwrap();
     assert!(b.get(&short).await.unwrap().is_some());
     timeout(SOON, async {
@@ -121,17 +121,17 @@ pub(crate) async fn forgets_after_the_time_to_live(b: &Backbone) {
     assert_eq!(b.list(&format!("{root}/")).await.unwrap().len(), 1);
     assert!(!b.update(&short, "x", first).await.unwrap().is_stored());
     assert!(b.create(&short, "again").await.unwrap().is_stored());
-    sleep(Duration::from_millis(400)).await;
+    sleep(Duration::from_millis(700)).await;
     assert_eq!(b.get(&short).await.unwrap().unwrap().value, "again");
     assert_eq!(b.get(&kept).await.unwrap().unwrap().value, "y");
 }
 
 pub(crate) async fn renews_a_lease(b: &Backbone) {
     let key = fresh("lease");
-    let ttl = Duration::from_millis(400);
+    let ttl = Duration::from_millis(1_500);
     let mut held = b.create_with_ttl(&key, "me", ttl).await.unwrap().revision().unwrap();
-    for _ in 0..6 {
-        sleep(Duration::from_millis(100)).await;
+    for _ in 0..7 {
+        sleep(Duration::from_millis(250)).await;
         held = b.update_with_ttl(&key, "me", held, ttl).await.unwrap().revision().unwrap();
         assert!(!b.create_with_ttl(&key, "you", ttl).await.unwrap().is_stored());
     }

@@ -43,6 +43,7 @@ macro_rules! conformance_suite {
     };
 }
 
+/// The tests of one list of cases; called by [`conformance_suite`].
 #[macro_export]
 macro_rules! conformance_cases {
     ($open:path; $($area:ident: $($case:ident),* $(,)?;)*) => {

@@ -15,7 +15,7 @@ use super::fresh;
 const WAIT: Duration = Duration::from_secs(20);
 const NO_WAIT: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(60);
-const SHORT: Duration = Duration::from_millis(150);
+const SHORT: Duration = Duration::from_millis(500);
 
 fn messages(ids: impl IntoIterator<Item = impl ToString>) -> Vec<Message> {
     ids.into_iter().map(|id| Message::new(id.to_string(), format!("payload {}", id.to_string()))).collect()
@@ -89,9 +89,9 @@ pub(crate) async fn delivers_again_when_the_lease_lapses(b: &Backbone) {
 pub(crate) async fn keeps_an_extended_lease(b: &Backbone) {
     let queue = fresh("extend");
     b.enqueue(&queue, messages(["a"])).await.unwrap();
-    let lease = Duration::from_millis(600);
+    let lease = Duration::from_millis(1_500);
     let delivery = pull_one(b, &queue, lease).await;
-    for _ in 0..6 {
+    for _ in 0..8 {
         sleep(Duration::from_millis(200)).await;
         assert_eq!(delivery.extend(lease).await.unwrap(), Settled::Done);
         assert!(b.pull(&queue, 1, Duration::ZERO, lease).await.unwrap().is_empty());
