@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line as the contract has it, and nothing more.
+//! Parsing only: every value is checked where it is used.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use fanfold_protocol::{
+    job::Format,
+    names::{AliasName, FunctionName, FunctionRef},
+    size::Span,
+};
+use uuid::Uuid;
+
+/// Serverless functions for analytics.
+#[derive(Debug, Parser)]
+#[command(name = "fanfold", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// Where the gateway listens
+    #[arg(long, global = true, env = "FANFOLD_ENDPOINT", value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// Token for the gateway; `fanfold dev` keeps its own where this program finds it
+    #[arg(long, global = true, env = "FANFOLD_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<String>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum View {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// `--output` of every command that prints data.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Shown {
+    /// How to print
+    #[arg(long = "output", value_name = "VIEW", default_value = "table")]
+    pub view: View,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run everything in one process on this machine, for development
+    Dev(Dev),
+    /// Start a function in a new folder
+    New(New),
+    /// Compile a function to a WebAssembly component
+    Build(Build),
+    /// Deploy a function: a folder with Cargo.toml, or a .wasm file
+    Deploy(Deploy),
+    /// List, show and remove functions, and point their aliases
+    Functions {
+        #[command(subcommand)]
+        command: Functions,
+    },
+    /// Call a function
+    Invoke(Invoke),
+    /// Run and follow jobs
+    Job {
+        #[command(subcommand)]
+        command: Job,
+    },
+    /// Print or save the result of a job
+    Result(ResultOf),
+    /// Print the log lines of an invocation, or of a function's latest ones
+    Logs(Logs),
+    /// List, copy and remove objects of the configured store
+    S3 {
+        #[command(subcommand)]
+        command: S3,
+    },
+    /// Say what is wrong here and how to mend it
+    Doctor(Doctor),
+}
+
+#[derive(Debug, Args)]
+pub struct Dev {
+    /// Where everything is kept
+    #[arg(long, value_name = "DIR", default_value = ".fanfold")]
+    pub data: PathBuf,
+    /// Address of the gateway; loopback only
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
+    pub listen: SocketAddr,
+    /// Address of the S3 server; loopback only
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071")]
+    pub s3_listen: SocketAddr,
+    /// Threads that run functions; one for each core when absent
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Template {
+    /// Answers calls
+    Handler,
+    /// Turns tables into tables
+    Map,
+    /// Folds tables into an answer
+    Aggregate,
+}
+
+#[derive(Debug, Args)]
+pub struct New {
+    /// Folder and name of the function
+    pub name: String,
+    /// What kind of function
+    #[arg(long, default_value = "handler")]
+    pub template: Template,
+}
+
+#[derive(Debug, Args)]
+pub struct Build {
+    /// Folder with the function's Cargo.toml
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// Where to put the component
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+#[derive(Debug, Args)]
+pub struct Deploy {
+    /// A folder with Cargo.toml, which is built first, or a .wasm file
+    pub source: PathBuf,
+    /// Name; that of function.toml, of the crate or of the file when absent
+    #[arg(long)]
+    pub name: Option<FunctionName>,
+    /// Point this alias at the new version
+    #[arg(long)]
+    pub alias: Option<AliasName>,
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Functions {
+    /// List all functions
+    Ls(Shown),
+    /// Show a function's versions and aliases
+    Show {
+        /// Name
+        name: FunctionName,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Remove a function with all its versions
+    Rm {
+        /// Name
+        name: FunctionName,
+    },
+    /// Point an alias at a version
+    Alias {
+        /// Name
+        name: FunctionName,
+        /// Alias
+        alias: AliasName,
+        /// Version
+        version: u32,
+        /// A second version that gets a part of the calls
+        #[arg(long, value_name = "VERSION", requires = "percent")]
+        canary: Option<u32>,
+        /// That part, in hundredths
+        #[arg(long, value_name = "1-99", requires = "canary")]
+        percent: Option<u8>,
+    },
+    /// Point an alias at the version before the one it points at
+    Rollback {
+        /// Name
+        name: FunctionName,
+        /// Alias
+        #[arg(long, default_value = "prod")]
+        alias: AliasName,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Invoke {
+    /// NAME or NAME@QUALIFIER: a version's number or an alias
+    pub function: FunctionRef,
+    /// The body: JSON text, @FILE, or @- for standard input
+    #[arg(short, long, value_name = "JSON|@FILE|@-")]
+    pub data: Option<String>,
+    /// For the function's params: a JSON object
+    #[arg(long, value_name = "JSON")]
+    pub params: Option<String>,
+    /// Do not wait for the answer
+    #[arg(long = "async")]
+    pub asynchronous: bool,
+    /// How long it may take; what its function.toml says when absent, and 30s otherwise
+    #[arg(long, value_name = "TIME")]
+    pub timeout: Option<Span>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Job {
+    /// Submit a job
+    Run(Box<JobRun>),
+    /// List jobs, the newest first
+    Ls {
+        /// Only those in this state
+        #[arg(long)]
+        state: Option<String>,
+        /// Only those of this function
+        #[arg(long)]
+        function: Option<FunctionName>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value = "50")]
+        limit: usize,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Show a job
+    Show {
+        /// Id
+        id: Uuid,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Follow a job until it ends
+    Watch {
+        /// Id
+        id: Uuid,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// List a job's tasks, failed ones first
+    Tasks {
+        /// Id
+        id: Uuid,
+        /// Only those in this state
+        #[arg(long)]
+        state: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value = "50")]
+        limit: usize,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Stop a job
+    Cancel {
+        /// Id
+        id: Uuid,
+    },
+    /// Run again what failed
+    Retry {
+        /// Id
+        id: Uuid,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct JobRun {
+    /// The job as TOML
+    #[arg(value_name = "FILE.toml", required_unless_present = "function", conflicts_with = "function")]
+    pub file: Option<PathBuf>,
+    /// The function, in place of a file
+    #[arg(long, requires = "input")]
+    pub function: Option<FunctionRef>,
+    /// s3:// objects, globs, or prefixes that end in '/'
+    #[arg(long, num_args = 1.., value_name = "URI")]
+    pub input: Vec<String>,
+    /// Prefix for the output, ending in '/'
+    #[arg(long = "output", value_name = "URI")]
+    pub output: Option<String>,
+    /// For the function's params: a JSON object, or @FILE
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub params: Option<String>,
+    /// How the input is stored: auto, parquet, csv, jsonl, arrow or bytes
+    #[arg(long, value_parser = format)]
+    pub format: Option<Format>,
+    /// Replace the output of an earlier job
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Wait until it ends
+    #[arg(long)]
+    pub wait: bool,
+    /// Print JSON in place of a table (`--output` is the job's prefix here)
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ResultOf {
+    /// Id of the job
+    pub id: Uuid,
+    /// Save it here
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// As a page with the charts drawn
+    #[arg(long)]
+    pub html: bool,
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Id of an invocation, or the name of a function
+    pub of: String,
+    /// Go on as lines come
+    #[arg(short, long)]
+    pub follow: bool,
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum S3 {
+    /// List buckets, or what lies under a prefix
+    Ls {
+        /// s3://bucket/prefix
+        uri: Option<String>,
+        /// All keys, not one level
+        #[arg(short, long)]
+        recursive: bool,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Copy a file to the store, an object to a file (`-`: standard streams), or an object to another
+    Cp {
+        /// File or s3://bucket/key
+        from: String,
+        /// File or s3://bucket/key; ending in '/' keeps the name
+        to: String,
+        /// A folder, or all under a prefix
+        #[arg(short, long)]
+        recursive: bool,
+    },
+    /// Remove an object, or with --recursive all under a prefix
+    Rm {
+        /// s3://bucket/key
+        uri: String,
+        /// All under the prefix
+        #[arg(short, long)]
+        recursive: bool,
+    },
+    /// Make a bucket
+    Mb {
+        /// s3://bucket
+        uri: String,
+    },
+    /// Print how other S3 clients reach the store
+    Env,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned()))
+        .map_err(|_| format!("expected auto, parquet, csv, jsonl, arrow or bytes, found {text:?}"))
+}

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The API as the commands see it: one client, bearer token, problems decoded.
+//!
+//! Every request of every command goes through [`Client`]; what the service
+//! refuses becomes an [`Error`] here and nowhere else. Invariant: a token goes
+//! to the endpoint it was given for, and is never printed.
+
+mod events;
+mod model;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fanfold_protocol::names::FunctionName;
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+pub use self::{
+    events::{Event, Events},
+    model::{
+        Deployed, FailureView, FunctionList, FunctionView, JobList, JobView, LogPage, ProgressView, ReceiptView,
+        TaskPage, TaskView, Told,
+    },
+};
+use crate::{
+    error::{Error, Result},
+    profile::{self, ENDPOINT_DEFAULT, Profile},
+    similar,
+};
+
+/// On opening a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// On an answer that needs no function to run.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// On a deployment: two compilations may be waited for, of two minutes each.
+const DEPLOY_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A connection to a service.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    endpoint: Url,
+    token: Option<String>,
+    profile: Option<Profile>,
+}
+
+/// A problem as the service writes it (RFC 9457).
+#[derive(Deserialize)]
+struct ProblemBody {
+    code: String,
+    detail: String,
+    #[serde(default)]
+    request_id: Option<String>,
+    #[serde(default)]
+    guest_code: Option<String>,
+}
+
+impl Client {
+    /// The service that the flags name, or the default one; the token from the
+    /// flags, or the one that `fanfold dev` left.
+    pub fn open(endpoint: Option<&str>, token: Option<&str>) -> Result<Self> {
+        let text = endpoint.unwrap_or(ENDPOINT_DEFAULT).trim_end_matches('/');
+        let url = parse_endpoint(text)?;
+        let profile = profile::find(text)?;
+        let token = token.map(str::to_owned).or_else(|| profile.as_ref().map(|p| p.token.clone()));
+        Ok(Self { http: http_client(&url)?, endpoint: url, token, profile })
+    }
+
+    /// Where the service is.
+    pub fn endpoint(&self) -> &str {
+        self.endpoint.as_str().trim_end_matches('/')
+    }
+
+    /// What is known of the service besides its address.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
+    }
+
+    /// A document.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T> {
+        let request = self.request(Method::GET, path).query(query).timeout(ANSWER_TIMEOUT);
+        self.document(request).await
+    }
+
+    /// Sends a document, reads one.
+    pub async fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: &impl Serialize) -> Result<T> {
+        self.document(self.request(method, path).json(body).timeout(ANSWER_TIMEOUT)).await
+    }
+
+    /// Does something that needs no body; whatever is answered is not looked at.
+    pub async fn act(&self, method: Method, path: &str) -> Result<()> {
+        self.answer(self.request(method, path).timeout(ANSWER_TIMEOUT)).await.map(drop)
+    }
+
+    /// Uploads a component; `progress` is told of each piece that went out.
+    pub async fn deploy(
+        &self,
+        name: &FunctionName,
+        settings: &str,
+        component: Bytes,
+        progress: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Result<Deployed> {
+        let length = component.len();
+        let pieces = (0..length).step_by(PIECE_BYTES).map(move |start| {
+            let piece = component.slice(start..(start + PIECE_BYTES).min(length));
+            progress(piece.len() as u64);
+            Ok::<_, std::io::Error>(piece)
+        });
+        let request = self
+            .request(Method::POST, &format!("/v1/functions/{name}/versions"))
+            .header(header::CONTENT_TYPE, "application/wasm")
+            .header(header::CONTENT_LENGTH, length)
+            .header("x-fanfold-settings", settings)
+            .timeout(DEPLOY_TIMEOUT)
+            .body(reqwest::Body::wrap_stream(futures::stream::iter(pieces)));
+        self.document(request).await
+    }
+
+    /// A request to a path of the API.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.endpoint()));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    /// The answer, when it is not a refusal.
+    pub async fn answer(&self, request: RequestBuilder) -> Result<Response> {
+        let response = self.any_answer(request).await?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+    }
+
+    /// The answer, whatever its status.
+    pub async fn any_answer(&self, request: RequestBuilder) -> Result<Response> {
+        request.send().await.map_err(|error| self.unreachable(&error))
+    }
+
+    /// What a refusal says.
+    pub async fn refusal(&self, response: Response) -> Error {
+        let status = response.status();
+        let body = response.bytes().await.unwrap_or_default();
+        let Ok(problem) = serde_json::from_slice::<ProblemBody>(&body) else {
+            return Error::service(format!(
+                "expected an answer of fanfold from {}, found HTTP status {status}",
+                self.endpoint()
+            ))
+            .help("check --endpoint: something else may listen there");
+        };
+        let detail = match &problem.guest_code {
+            Some(code) => format!("{code}: {}", problem.detail),
+            None => problem.detail,
+        };
+        let error = Error::from_answer(&problem.code, &detail, problem.request_id.as_deref());
+        match (status, &self.token) {
+            (StatusCode::UNAUTHORIZED, None) => error.help(format!(
+                "no token is known for {}; give it by --token or FANFOLD_TOKEN, or start the service with \
+                 `fanfold dev`, which leaves it where this program finds it",
+                self.endpoint()
+            )),
+            (StatusCode::UNAUTHORIZED, Some(_)) => error.help(
+                "the token is another service's; with `fanfold dev` it is in the file `token` under --data",
+            ),
+            _ => error,
+        }
+    }
+
+    /// An error about a function that is not there, with the names that it may
+    /// have been meant for.
+    pub async fn suggest(&self, error: Error, name: &FunctionName) -> Error {
+        if error.code() != Some("function-not-found") {
+            return error;
+        }
+        let Ok(list) = self.get::<FunctionList>("/v1/functions", &[]).await else { return error };
+        let names: Vec<_> = list.functions.iter().map(|function| function.name.as_str()).collect();
+        match similar::closest(name.as_str(), &names) {
+            Some(close) => error.help(format!("did you mean {close}?")),
+            None if names.is_empty() => error.help("nothing is deployed yet; begin with `fanfold deploy DIR`"),
+            None => error,
+        }
+    }
+
+    async fn document<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
+        let response = self.answer(request).await?;
+        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Error {
+        let endpoint = self.endpoint();
+        if error.is_timeout() && !error.is_connect() {
+            return Error::service(format!("expected an answer from {endpoint} in time, found none"))
+                .help("see `fanfold doctor`; the service may be busy");
+        }
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        Error::service(format!("expected a service at {endpoint}, found none that answers: {cause}"))
+            .help("start it with `fanfold dev`, or say where it is by --endpoint or FANFOLD_ENDPOINT")
+    }
+}
+
+/// A piece of an upload: small enough for a bar that moves.
+const PIECE_BYTES: usize = 64 << 10;
+
+fn parse_endpoint(text: &str) -> Result<Url> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    url.ok_or_else(|| {
+        Error::usage(format!("expected an endpoint such as {ENDPOINT_DEFAULT}, found {text:?}"))
+            .help("write it with http:// or https://")
+    })
+}
+
+fn http_client(endpoint: &Url) -> Result<reqwest::Client> {
+    // An error says that a provider is installed already, and then that one serves.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("fanfold/", env!("CARGO_PKG_VERSION")));
+    if endpoint.scheme() == "http" {
+        // Root certificates take tens of milliseconds to load and are not needed.
+        builder = builder.tls_certs_only([]);
+    }
+    if endpoint.host_str().is_some_and(is_local) {
+        builder = builder.no_proxy();
+    }
+    builder.build().map_err(|error| Error::failed(format!("the HTTP client could not be made: {error}")))
+}
+
+fn is_local(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_urls() {
+        let check = |text: &str, good: bool| assert_eq!(parse_endpoint(text).is_ok(), good, "{text}");
+        check("http://127.0.0.1:7070", true);
+        check("https://fanfold.example.org", true);
+        check("127.0.0.1:7070", false);
+        check("localhost:7070", false);
+        check("ftp://x", false);
+        check("", false);
+        assert!(is_local("127.0.0.1") && is_local("[::1]") && is_local("localhost") && !is_local("10.0.0.1"));
+    }
+}

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The service's documents, as far as the commands look into them.
+//!
+//! What is printed as JSON is what the service wrote, whole; these types are
+//! for tables and decisions. Members that are not known are left alone, so that
+//! an older program reads a newer service.
+
+use std::collections::BTreeMap;
+
+use fanfold_protocol::{
+    function::{AliasTarget, Export},
+    invocation::LogLine,
+    job::{JobState, TaskCounts},
+    names::{AliasName, FunctionName},
+    time::Timestamp,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+/// The answer to a deployment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Deployed {
+    /// The function.
+    pub name: FunctionName,
+    /// Its new version, or the old one when nothing had changed.
+    pub version: u32,
+    /// The component's digest.
+    pub digest: String,
+    /// What it exports.
+    pub exports: Vec<Export>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, Value>,
+}
+
+/// All functions.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FunctionList {
+    /// By name.
+    pub functions: Vec<FunctionView>,
+}
+
+/// A function.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FunctionView {
+    /// The function.
+    pub name: FunctionName,
+    /// Its newest version.
+    #[serde(default)]
+    pub latest: u32,
+    /// Every alias.
+    #[serde(default)]
+    pub aliases: BTreeMap<AliasName, AliasTarget>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, Value>,
+}
+
+/// A page of jobs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobList {
+    /// The newest first.
+    pub jobs: Vec<JobView>,
+    /// For the page after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobView {
+    /// The job.
+    pub id: Uuid,
+    /// The function as the caller named it.
+    pub function: String,
+    /// The version that it named at submission.
+    pub version: u32,
+    /// `map` or `aggregate`.
+    #[serde(default)]
+    pub shape: String,
+    /// Where it stands.
+    pub state: JobState,
+    /// When it was accepted.
+    pub submitted_at: Timestamp,
+    /// Tasks by state.
+    #[serde(default)]
+    pub tasks: TaskCounts,
+    /// What it took.
+    #[serde(default)]
+    pub receipt: ReceiptView,
+    /// Estimated time to the end, ms.
+    #[serde(default)]
+    pub eta_ms: Option<u64>,
+    /// Why it did not succeed.
+    #[serde(default)]
+    pub problem: Option<Told>,
+    /// The manifest of its output.
+    #[serde(default)]
+    pub manifest: Option<String>,
+    /// Where its output goes.
+    #[serde(default)]
+    pub output: Option<String>,
+    /// The result as an object.
+    #[serde(default)]
+    pub result_uri: Option<String>,
+    /// What the author should know.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// What a job took, all attempts together.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReceiptView {
+    /// Attempts at tasks.
+    pub attempts: u64,
+    /// From submission to the end or to now, ms.
+    pub elapsed_ms: u64,
+    /// Time in the guests and in decoding for them, ms.
+    pub cpu_ms: u64,
+    /// Most memory of one task.
+    pub memory_bytes_peak: u64,
+    /// Rows handed to guests.
+    pub rows_in: u64,
+    /// Rows that guests wrote.
+    pub rows_out: u64,
+    /// Bytes read from the store.
+    pub bytes_in: u64,
+    /// Bytes written to the store.
+    pub bytes_out: u64,
+}
+
+/// What an event named `progress` carries.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ProgressView {
+    /// Tasks by state.
+    pub tasks: TaskCounts,
+    /// Estimated time to the end, ms.
+    pub eta_ms: Option<u64>,
+    /// What it took so far.
+    pub receipt: ReceiptView,
+}
+
+/// An attempt that failed: what an event named `task-failed` carries.
+#[derive(Clone, Debug, Deserialize)]
+pub struct FailureView {
+    /// Stage of the plan.
+    pub stage: u32,
+    /// The task within its stage.
+    pub task: u32,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// Whether the task was given up.
+    #[serde(default)]
+    pub given_up: bool,
+    /// Why.
+    pub problem: Told,
+}
+
+/// Why something failed, as far as it is shown. The code may be one of a later
+/// version.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Told {
+    /// The stable code.
+    pub code: String,
+    /// Expected, found, what to do.
+    pub detail: String,
+}
+
+/// A page of tasks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskPage {
+    /// Failed ones first.
+    pub tasks: Vec<Value>,
+    /// For the page after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A task of a job.
+#[derive(Clone, Debug, Deserialize)]
+pub struct TaskView {
+    /// Stage of the plan.
+    pub stage: u32,
+    /// Its place in its stage.
+    pub task: u32,
+    /// Where it stands.
+    pub state: String,
+    /// Attempts that have ended.
+    #[serde(default)]
+    pub attempts: u32,
+    /// The objects that it reads.
+    #[serde(default)]
+    pub input: Vec<String>,
+    /// Wall time of the last attempt, ms.
+    #[serde(default)]
+    pub wall_ms: u64,
+    /// Rows handed to the guest by the last attempt.
+    #[serde(default)]
+    pub rows_in: u64,
+    /// Rows that it wrote.
+    #[serde(default)]
+    pub rows_out: u64,
+    /// Why the last attempt failed.
+    #[serde(default)]
+    pub problem: Option<Told>,
+}
+
+/// Log lines.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LogPage {
+    /// In order.
+    pub lines: Vec<LogLine>,
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `fanfold deploy`: a folder or a component becomes a version.
+//!
+//! A folder is built first. What the component is, the gateway judges; this
+//! command adds the name and the settings of `function.toml`.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use fanfold_protocol::{
+    function::{AliasTarget, SettingsDocument},
+    limits,
+    names::FunctionName,
+    size::ByteSize,
+};
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::{
+    args::Deploy,
+    build::settings,
+    client::{Client, Deployed},
+    error::{Error, Result},
+    output,
+};
+
+/// What is sent.
+struct Package {
+    name: FunctionName,
+    settings: SettingsDocument,
+    component: Bytes,
+}
+
+/// Builds if need be, uploads, points the alias.
+pub async fn run(client: &Client, args: Deploy) -> Result<()> {
+    let package = if args.source.is_dir() {
+        of_folder(args.source, args.name).await?
+    } else {
+        of_file(&args.source, args.name)?
+    };
+    let name = package.name.clone();
+    let deployed = upload(client, package).await?;
+    if let Some(alias) = &args.alias {
+        let target = AliasTarget { version: deployed.version, canary: None };
+        let _: Value = client.send(Method::PUT, &format!("/v1/functions/{name}/aliases/{alias}"), &target).await?;
+    }
+    output::shown(args.shown.view, &deployed, |deployed| {
+        let exports: Vec<_> = deployed.exports.iter().map(|export| export.as_str()).collect();
+        output::pairs(&[
+            ("function", deployed.name.to_string()),
+            ("version", deployed.version.to_string()),
+            ("alias", args.alias.as_ref().map(ToString::to_string).unwrap_or_default()),
+            ("digest", deployed.digest.clone()),
+            ("exports", exports.join(", ")),
+        ])
+    })
+}
+
+async fn of_folder(folder: PathBuf, name: Option<FunctionName>) -> Result<Package> {
+    let built = super::build::build(folder, None).await?;
+    let component = read(&built.path)?;
+    Ok(Package { name: name.unwrap_or(built.settings.name), settings: built.settings.settings, component })
+}
+
+fn of_file(path: &Path, name: Option<FunctionName>) -> Result<Package> {
+    let component = read(path)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let beside = folder.join(settings::FILE_NAME).is_file();
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    if beside {
+        let file = settings::read(folder, &stem)?;
+        return Ok(Package { name: name.unwrap_or(file.name), settings: file.settings, component });
+    }
+    let named = name.map_or_else(
+        || stem.replace('_', "-").parse::<FunctionName>().map_err(|problem| Error::from(problem).help("give one by --name")),
+        Ok,
+    )?;
+    Ok(Package { name: named, settings: SettingsDocument::default(), component })
+}
+
+fn read(path: &Path) -> Result<Bytes> {
+    let failed = |cause: std::io::Error| {
+        Error::usage(format!("expected a folder with Cargo.toml or a .wasm file at {}, found: {cause}", path.display()))
+            .help("make one with `fanfold new`")
+    };
+    let size_bytes = std::fs::metadata(path).map_err(failed)?.len();
+    if size_bytes > limits::COMPONENT_BYTES_MAX {
+        return Err(Error::usage(format!(
+            "a component must be at most {}, found {} in {}",
+            ByteSize(limits::COMPONENT_BYTES_MAX),
+            output::bytes(size_bytes),
+            path.display()
+        )));
+    }
+    Ok(std::fs::read(path).map_err(failed)?.into())
+}
+
+async fn upload(client: &Client, package: Package) -> Result<Deployed> {
+    let bar = output::bytes_bar("uploading", package.component.len() as u64);
+    let moved = bar.clone();
+    let settings = ascii_json(&package.settings)?;
+    let progress = move |bytes| {
+        moved.inc(bytes);
+        if moved.length() == Some(moved.position()) {
+            moved.set_message("compiling");
+        }
+    };
+    let deployed = client.deploy(&package.name, &settings, package.component, progress).await;
+    bar.finish_and_clear();
+    deployed
+}
+
+/// JSON that fits a header: nothing but visible ASCII and blanks.
+fn ascii_json(settings: &SettingsDocument) -> Result<String> {
+    let text = serde_json::to_string(settings)?;
+    let mut ascii = String::with_capacity(text.len());
+    for unit in text.chars() {
+        match unit {
+            ' '..='~' => ascii.push(unit),
+            _ => {
+                let mut pair = [0; 2];
+                unit.encode_utf16(&mut pair).iter().for_each(|half| ascii.push_str(&format!("\\u{half:04x}")));
+            }
+        }
+    }
+    Ok(ascii)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Exit;
+
+    #[test]
+    fn settings_fit_a_header_and_mean_the_same() {
+        let settings = SettingsDocument { description: Some("für \u{7f}🦀\n\"x\"".into()), ..Default::default() };
+        let text = ascii_json(&settings).unwrap();
+        assert!(text.bytes().all(|b| (b' '..=b'~').contains(&b)), "{text}");
+        assert_eq!(serde_json::from_str::<SettingsDocument>(&text).unwrap(), settings);
+    }
+
+    #[test]
+    fn a_file_is_called_as_settings_or_file_say() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("credit_score.wasm");
+        std::fs::write(&path, b"\0asm").unwrap();
+        let name = |given: Option<&str>| of_file(&path, given.map(|n| n.parse().unwrap())).map(|p| p.name.to_string());
+        assert_eq!(name(None).unwrap(), "credit-score");
+        assert_eq!(name(Some("other")).unwrap(), "other");
+        std::fs::write(dir.path().join("function.toml"), "name = \"named\"\nmemory = \"8MiB\"").unwrap();
+        assert_eq!(name(None).unwrap(), "named");
+        assert_eq!(of_file(&path, None).unwrap().settings.memory, Some(ByteSize(8 << 20)));
+        let missing = of_file(&dir.path().join("x.wasm"), None).err().unwrap();
+        assert_eq!(missing.exit(), Exit::Usage);
+    }
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `fanfold functions`: what is deployed, and where its aliases point.
+
+use std::collections::BTreeMap;
+
+use fanfold_protocol::{
+    function::{AliasTarget, Canary},
+    names::{AliasName, FunctionName},
+    time::Timestamp,
+};
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::{
+    args::Functions,
+    client::{Client, FunctionList, FunctionView},
+    error::{Error, Result},
+    output::{self, Table},
+    similar,
+};
+
+/// Runs the subcommand.
+pub async fn run(client: &Client, command: Functions) -> Result<()> {
+    match command {
+        Functions::Ls(shown) => {
+            let list: Value = client.get("/v1/functions", &[]).await?;
+            let functions = serde_json::from_value::<FunctionList>(list.clone())?.functions;
+            if functions.is_empty() {
+                output::note("nothing is deployed yet; begin with `fanfold new`");
+            }
+            output::shown(shown.view, &list, |_| table(&functions))
+        }
+        Functions::Show { name, shown } => {
+            let detail = show(client, &name).await?;
+            let view: FunctionView = serde_json::from_value(detail.clone())?;
+            output::shown(shown.view, &detail, |detail| page(&view, detail))
+        }
+        Functions::Rm { name } => {
+            let removed = client.act(Method::DELETE, &format!("/v1/functions/{name}")).await;
+            told(client, &name, removed).await?;
+            output::note(format!("removed {name}"));
+            Ok(())
+        }
+        Functions::Alias { name, alias, version, canary, percent } => {
+            let canary = canary.zip(percent).map(|(version, percent)| Canary { version, percent });
+            point(client, &name, &alias, AliasTarget { version, canary }).await
+        }
+        Functions::Rollback { name, alias } => rollback(client, &name, &alias).await,
+    }
+}
+
+async fn show(client: &Client, name: &FunctionName) -> Result<Value> {
+    let shown = client.get(&format!("/v1/functions/{name}"), &[]).await;
+    told(client, name, shown).await
+}
+
+async fn told<T>(client: &Client, name: &FunctionName, result: Result<T>) -> Result<T> {
+    match result {
+        Ok(value) => Ok(value),
+        Err(error) => Err(client.suggest(error, name).await),
+    }
+}
+
+async fn point(client: &Client, name: &FunctionName, alias: &AliasName, target: AliasTarget) -> Result<()> {
+    let path = format!("/v1/functions/{name}/aliases/{alias}");
+    let sent = client.send::<Value>(Method::PUT, &path, &target).await;
+    told(client, name, sent).await?;
+    output::note(format!("{name}@{alias} -> {}", target_text(&target)));
+    Ok(())
+}
+
+async fn rollback(client: &Client, name: &FunctionName, alias: &AliasName) -> Result<()> {
+    let detail = show(client, name).await?;
+    let view: FunctionView = serde_json::from_value(detail.clone())?;
+    let versions: Vec<u32> = versions(&detail).iter().filter_map(|v| v["version"].as_u64()?.try_into().ok()).collect();
+    let version = before(&view.aliases, alias, &versions)?;
+    point(client, name, alias, AliasTarget { version, canary: None }).await
+}
+
+/// The version before the one that the alias points at.
+fn before(aliases: &BTreeMap<AliasName, AliasTarget>, alias: &AliasName, versions: &[u32]) -> Result<u32> {
+    let Some(target) = aliases.get(alias) else {
+        let names: Vec<_> = aliases.keys().map(AliasName::as_str).collect();
+        let error = Error::usage(format!("expected an alias {alias}, found {}", list(&names)));
+        return Err(match similar::closest(alias.as_str(), &names) {
+            Some(close) => error.help(format!("did you mean --alias {close}?")),
+            None => error.help("name one of them by --alias, or make it with `fanfold functions alias`"),
+        });
+    };
+    versions.iter().copied().filter(|version| *version < target.version).max().ok_or_else(|| {
+        Error::usage(format!("expected a version before {}, found none; it is the oldest", target.version))
+    })
+}
+
+fn list(names: &[&str]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn target_text(target: &AliasTarget) -> String {
+    match &target.canary {
+        Some(canary) => format!("{} ({}% to {})", target.version, canary.percent, canary.version),
+        None => target.version.to_string(),
+    }
+}
+
+fn aliases_text(aliases: &BTreeMap<AliasName, AliasTarget>) -> String {
+    aliases.iter().map(|(name, target)| format!("{name} -> {}", target_text(target))).collect::<Vec<_>>().join(", ")
+}
+
+fn table(functions: &[FunctionView]) -> String {
+    let mut table = Table::new(&["name", ">latest", "exports", ">size", "updated", "aliases", "description"]);
+    for function in functions {
+        table.row([
+            function.name.to_string(),
+            function.latest.to_string(),
+            words(function.rest.get("exports")),
+            size(function.rest.get("size_bytes")),
+            moment(function.rest.get("updated_at")),
+            aliases_text(&function.aliases),
+            function.rest.get("description").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        ]);
+    }
+    table.text()
+}
+
+fn page(view: &FunctionView, detail: &Value) -> String {
+    let description = view.rest.get("description").and_then(Value::as_str).unwrap_or_default();
+    let head = output::pairs(&[
+        ("function", view.name.to_string()),
+        ("description", description.to_owned()),
+        ("latest", view.latest.to_string()),
+        ("aliases", aliases_text(&view.aliases)),
+    ]);
+    let mut table = Table::new(&[">version", "exports", ">size", ">memory", "created", "digest"]);
+    for version in versions(detail) {
+        let text = |member: &Value| member.as_str().unwrap_or_default().to_owned();
+        table.row([
+            version["version"].to_string(),
+            words(version.get("exports")),
+            size(version.get("size_bytes")),
+            text(&version["settings"]["memory"]),
+            moment(version.get("created_at")),
+            text(&version["digest"]).chars().take("sha256:".len() + 12).collect(),
+        ]);
+    }
+    format!("{head}\n{}", table.text())
+}
+
+fn versions(detail: &Value) -> &[Value] {
+    detail["versions"].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn words(list: Option<&Value>) -> String {
+    let items = list.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn size(bytes: Option<&Value>) -> String {
+    bytes.and_then(Value::as_u64).map(output::bytes).unwrap_or_default()
+}
+
+fn moment(at: Option<&Value>) -> String {
+    at.and_then(Value::as_u64).map(|ms| output::moment(Timestamp(ms))).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn detail() -> Value {
+        json!({
+            "name": "hello", "latest": 4, "exports": ["handler"], "aliases": {"prod": {"version": 4}},
+            "versions": [
+                {"version": 2, "exports": ["handler"], "size_bytes": 2048, "created_at": 0,
+                 "settings": {"memory": "64MiB"}, "digest": "sha256:0123456789abcdef"},
+                {"version": 4, "exports": ["handler"], "size_bytes": 2048, "created_at": 0, "digest": "sha256:ff"}
+            ]
+        })
+    }
+
+    #[test]
+    fn a_rollback_goes_to_the_version_before() {
+        let view: FunctionView = serde_json::from_value(detail()).unwrap();
+        let prod: AliasName = "prod".parse().unwrap();
+        assert_eq!(before(&view.aliases, &prod, &[2, 4]).unwrap(), 2);
+        assert!(before(&view.aliases, &prod, &[4]).unwrap_err().to_string().contains("oldest"));
+        let error = before(&view.aliases, &"prd".parse().unwrap(), &[2, 4]).unwrap_err();
+        assert!(error.to_string().contains("found prod"), "{error}");
+    }
+
+    #[test]
+    fn a_page_shows_versions() {
+        let detail = detail();
+        let page = page(&serde_json::from_value(detail.clone()).unwrap(), &detail);
+        for part in ["prod -> 4", "2.00 KiB", "64MiB", "sha256:0123456789ab", "1970-01-01 00:00:00"] {
+            assert!(page.contains(part), "{page}");
+        }
+        assert!(!page.contains("abcdef"));
+    }
+}

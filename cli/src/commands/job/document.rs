@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A job from a TOML file, or from flags.
+//!
+//! Everything that can be checked here is, with the platform's own rules, so
+//! that a typing mistake costs no round trip and shows its line.
+
+use std::path::Path;
+
+use fanfold_protocol::{
+    job::{Format, JobDocument, OneOrMany},
+    names::FunctionRef,
+};
+use serde_json::Value;
+
+use crate::{
+    args::JobRun,
+    error::{Error, Result},
+    json_text,
+};
+
+/// The document that the arguments describe. Flags go over the file.
+pub fn read(args: &JobRun) -> Result<JobDocument> {
+    let mut document = match (&args.file, &args.function) {
+        (Some(file), _) => of_file(file)?,
+        (None, Some(function)) => of_flags(function.clone(), args),
+        (None, None) => return Err(Error::usage("expected a job as FILE.toml or by --function, found neither")),
+    };
+    if args.file.is_some() && !args.input.is_empty() {
+        document.input = OneOrMany::Many(args.input.clone());
+    }
+    if let Some(output) = &args.output {
+        document.output = Some(output.parse()?);
+    }
+    if let Some(params) = &args.params {
+        document.params = Some(params_of(params)?);
+    }
+    document.format = args.format.unwrap_or(document.format);
+    document.overwrite |= args.overwrite;
+    document.check()?;
+    Ok(document)
+}
+
+fn of_file(path: &Path) -> Result<JobDocument> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|cause| Error::usage(format!("expected a job as TOML in {}, found: {cause}", path.display())))?;
+    json_text::toml(&path.display().to_string(), &text)
+}
+
+fn of_flags(function: FunctionRef, args: &JobRun) -> JobDocument {
+    JobDocument {
+        function,
+        input: OneOrMany::Many(args.input.clone()),
+        format: Format::default(),
+        columns: None,
+        filter: None,
+        output: None,
+        output_format: Format::default(),
+        overwrite: false,
+        params: None,
+        csv: Default::default(),
+        split: Default::default(),
+        retry: Default::default(),
+        limits: Default::default(),
+    }
+}
+
+fn params_of(text: &str) -> Result<Value> {
+    let Some(path) = text.strip_prefix('@') else { return json_text::object("--params", text) };
+    let content = std::fs::read_to_string(path)
+        .map_err(|cause| Error::usage(format!("expected parameters as JSON in {path}, found: {cause}")))?;
+    json_text::object(path, &content)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command, Job};
+
+    fn parse(words: &[&str]) -> Result<JobDocument> {
+        let cli = Cli::try_parse_from([&["fanfold", "job", "run"], words].concat()).unwrap();
+        let Command::Job { command: Job::Run(args) } = cli.command else { unreachable!() };
+        read(&args)
+    }
+
+    #[test]
+    fn flags_make_a_document() {
+        let job = parse(&[
+            "--function", "score@prod", "--input", "s3://bank/a", "s3://bank/b", "--output", "s3://bank/out/",
+            "--params", r#"{"threshold": 0.2}"#, "--format", "csv", "--overwrite",
+        ])
+        .unwrap();
+        assert_eq!(job.inputs(), ["s3://bank/a", "s3://bank/b"]);
+        assert_eq!((job.format, job.overwrite), (Format::Csv, true));
+        assert_eq!(job.params.unwrap()["threshold"], 0.2);
+        assert_eq!(job.output.unwrap().to_string(), "s3://bank/out/");
+        let error = parse(&["--function", "f", "--input", "bank/a", "--output", "s3://bank/x"]).unwrap_err();
+        assert!(error.to_string().contains("s3://bucket/key") && error.to_string().contains("ends in '/'"), "{error}");
+    }
+
+    #[test]
+    fn flags_go_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("job.toml");
+        std::fs::write(&path, "function = \"f\"\ninput = \"s3://bank/a\"\nparams = { a = 1 }\n").unwrap();
+        let file = path.to_str().unwrap();
+        let job = parse(&[file, "--input", "s3://bank/b", "--params", "{\"a\":2}"]).unwrap();
+        assert_eq!((job.inputs(), job.params.as_ref().unwrap()["a"].as_u64()), (&["s3://bank/b".to_owned()][..], Some(2)));
+        std::fs::write(&path, "function = \"f\"\ninput = \"s3://bank/a\"\n[limit]\nmemory = \"1MiB\"\n").unwrap();
+        let error = parse(&[file]).unwrap_err().to_string();
+        assert!(error.contains("job.toml:3: unknown field `limit`"), "{error}");
+        assert!(parse(&["no-such.toml"]).is_err());
+    }
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Waiting for a job: a bar on a terminal, lines elsewhere.
+//!
+//! The events are a convenience; whether the job has ended, its state says. A
+//! stream that breaks is resumed, so that a restart of the service is no more
+//! than a pause.
+
+use std::{io::IsTerminal, time::Duration};
+
+use indicatif::ProgressBar;
+use reqwest::Method;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    client::{Client, Event, Events, FailureView, JobView, ProgressView},
+    error::{Error, Exit, Result},
+    output,
+};
+
+/// Before a broken stream is resumed.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How often a service that does not answer is tried: about half a minute.
+const TRIES: u32 = 60;
+/// Failures told one by one; a job may have a million.
+const FAILURES_TOLD: u32 = 20;
+
+/// Follows a job to its end, and gives it as the service shows it.
+pub async fn follow(client: &Client, id: Uuid) -> Result<Value> {
+    let mut told = Telling::new();
+    let mut last_id: Option<String> = None;
+    let mut tries = 0;
+    loop {
+        match events(client, id, last_id.as_deref()).await {
+            Ok(mut events) => {
+                while let Some(event) = events.next().await {
+                    tries = 0;
+                    told.tell(&event);
+                    last_id = event.id.or(last_id);
+                    if event.name == "done" {
+                        told.end();
+                        return Ok(serde_json::from_str(&event.data)?);
+                    }
+                }
+            }
+            Err(error) if !may_pass(&error) || tries >= TRIES => return Err(error),
+            Err(_) => {}
+        }
+        tries += 1;
+        if let Ok(job) = client.get::<Value>(&format!("/v1/jobs/{id}"), &[]).await
+            && serde_json::from_value::<JobView>(job.clone())?.state.is_terminal()
+        {
+            told.end();
+            return Ok(job);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn events(client: &Client, id: Uuid, last_id: Option<&str>) -> Result<Events> {
+    let mut request = client.request(Method::GET, &format!("/v1/jobs/{id}/events"));
+    if let Some(last_id) = last_id {
+        request = request.header("last-event-id", last_id);
+    }
+    Ok(Events::new(client.answer(request).await?))
+}
+
+/// A service that cannot be reached now may be restarting.
+fn may_pass(error: &Error) -> bool {
+    error.exit() == Exit::Service && matches!(error.code(), None | Some("shutting-down" | "backbone-unavailable"))
+}
+
+/// Tells a person how far the job is.
+struct Telling {
+    bar: Option<ProgressBar>,
+    failures: u32,
+    line: String,
+}
+
+impl Telling {
+    fn new() -> Self {
+        let template = "{spinner} {wide_bar} {pos}/{len} tasks {msg}";
+        let bar = std::io::stderr().is_terminal().then(|| output::bar(0, template));
+        Self { bar, failures: 0, line: String::new() }
+    }
+
+    fn tell(&mut self, event: &Event) {
+        match event.name.as_str() {
+            "progress" => {
+                if let Ok(progress) = serde_json::from_str(&event.data) {
+                    self.progress(&progress);
+                }
+            }
+            "task-failed" => {
+                if let Ok(failure) = serde_json::from_str(&event.data) {
+                    self.failure(&failure);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn progress(&mut self, progress: &ProgressView) {
+        let text = text(progress);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(progress.tasks.total);
+                bar.set_position(progress.tasks.done);
+                bar.set_message(text);
+            }
+            None => {
+                let line = format!("{}/{} tasks {text}", progress.tasks.done, progress.tasks.total);
+                if line != self.line {
+                    output::note(&line);
+                    self.line = line;
+                }
+            }
+        }
+    }
+
+    fn failure(&mut self, failure: &FailureView) {
+        self.failures += 1;
+        let text = match self.failures.cmp(&FAILURES_TOLD) {
+            std::cmp::Ordering::Less => failure_text(failure),
+            std::cmp::Ordering::Equal => "more attempts failed; see `fanfold job tasks`".to_owned(),
+            std::cmp::Ordering::Greater => return,
+        };
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => output::note(text),
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn text(progress: &ProgressView) -> String {
+    let rows = progress.receipt.rows_in;
+    let mut text = if rows == 0 { String::new() } else { format!("{} rows", output::count(rows)) };
+    if progress.tasks.failed > 0 {
+        text.push_str(&format!(" {} failed", progress.tasks.failed));
+    }
+    if let Some(eta_ms) = progress.eta_ms {
+        text.push_str(&format!(" {} left", output::span_ms(eta_ms)));
+    }
+    text.trim_start().to_owned()
+}
+
+fn failure_text(failure: &FailureView) -> String {
+    let FailureView { stage, task, attempt, given_up, problem } = failure;
+    let then = if *given_up { "given up" } else { "it is tried again" };
+    format!("task {stage}/{task}, attempt {attempt}: {}: {} ({then})", problem.code, problem.detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_and_failures_are_told() {
+        let progress = serde_json::json!({
+            "tasks": {"total": 32, "waiting": 2, "running": 2, "done": 27, "failed": 1},
+            "eta_ms": 4_000, "receipt": {"attempts": 28, "rows_in": 1_234_567, "wall_ms": 1}
+        });
+        let progress: ProgressView = serde_json::from_value(progress).unwrap();
+        assert_eq!(text(&progress), "1,234,567 rows 1 failed 4.00 s left");
+        assert_eq!(text(&ProgressView::default()), "");
+        let failure = serde_json::json!({
+            "number": 1, "stage": 0, "task": 7, "attempt": 1, "given_up": false,
+            "problem": {"code": "guest-panicked", "title": "t", "detail": "at x", "type": "/x", "retryable": true}
+        });
+        let failure: FailureView = serde_json::from_value(failure).unwrap();
+        assert_eq!(failure_text(&failure), "task 0/7, attempt 1: guest-panicked: at x (it is tried again)");
+    }
+
+    #[test]
+    fn only_a_service_that_may_come_back_is_waited_for() {
+        assert!(may_pass(&Error::service("connection refused")));
+        assert!(may_pass(&Error::from_answer("shutting-down", "", None)));
+        assert!(!may_pass(&Error::from_answer("job-not-found", "", None)));
+        assert!(!may_pass(&Error::from_answer("unauthorized", "", None)));
+    }
+}

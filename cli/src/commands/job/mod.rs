@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `fanfold job`: submit, follow, look into, stop.
+//!
+//! [`document`] makes the job from a file or flags, [`follow`] waits for it,
+//! [`show`] prints it. Whether a job that was waited for has failed, the exit
+//! code says.
+
+mod document;
+mod follow;
+mod show;
+
+use fanfold_protocol::job::JobState;
+use reqwest::Method;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    args::{Job, JobRun, View},
+    client::{Client, JobList, JobView, TaskPage},
+    error::{Error, Result},
+    output,
+};
+
+/// Most lines that the service gives at once.
+const PAGE_MAX: usize = 1_000;
+
+/// Runs the subcommand.
+pub async fn run(client: &Client, command: Job) -> Result<()> {
+    match command {
+        Job::Run(args) => submit(client, &args).await,
+        Job::Ls { state, function, limit, shown } => {
+            let function = function.map(|name| name.to_string());
+            let query = [("state", state.as_deref()), ("function", function.as_deref())];
+            let jobs = pages(client, "/v1/jobs", "jobs", &query, limit).await?;
+            let list: JobList = serde_json::from_value(serde_json::json!({ "jobs": jobs }))?;
+            output::shown(shown.view, &serde_json::json!({ "jobs": jobs }), |_| show::list(&list.jobs))
+        }
+        Job::Show { id, shown } => {
+            let job: Value = client.get(&format!("/v1/jobs/{id}"), &[]).await?;
+            let view: JobView = serde_json::from_value(job.clone())?;
+            output::shown(shown.view, &job, |_| show::page(&view))
+        }
+        Job::Watch { id, shown } => finish(&follow::follow(client, id).await?, shown.view),
+        Job::Tasks { id, state, limit, shown } => {
+            let tasks = pages(client, &format!("/v1/jobs/{id}/tasks"), "tasks", &[("state", state.as_deref())], limit).await?;
+            let views = tasks.iter().cloned().map(serde_json::from_value).collect::<Result<Vec<_>, _>>()?;
+            output::shown(shown.view, &TaskPage { tasks, next: None }, |_| show::tasks(&views))
+        }
+        Job::Cancel { id } => {
+            client.act(Method::POST, &format!("/v1/jobs/{id}/cancel")).await?;
+            output::note(format!("job {id} is cancelled"));
+            Ok(())
+        }
+        Job::Retry { id } => client.act(Method::POST, &format!("/v1/jobs/{id}/retry")).await,
+    }
+}
+
+async fn submit(client: &Client, args: &JobRun) -> Result<()> {
+    let document = document::read(args)?;
+    let submitted = client.send::<Value>(Method::POST, "/v1/jobs", &document).await;
+    let job = match submitted {
+        Ok(job) => job,
+        Err(error) => return Err(client.suggest(error, &document.function.name).await),
+    };
+    let view: JobView = serde_json::from_value(job.clone())?;
+    for warning in &view.warnings {
+        output::note(format!("warning: {warning}"));
+    }
+    if !args.wait {
+        output::note(format!("submitted; follow it with `fanfold job watch {}`", view.id));
+        return if args.json { output::json(&job) } else { output::data(&view.id.to_string()) };
+    }
+    output::note(format!("job {}", view.id));
+    let job = follow::follow(client, view.id).await?;
+    let view: JobView = serde_json::from_value(job.clone())?;
+    if !args.json && view.state == JobState::Succeeded && view.shape == "aggregate" {
+        summary(&view);
+        return super::result::print(client, view.id, View::Table).await;
+    }
+    finish(&job, if args.json { View::Json } else { View::Table })
+}
+
+/// Prints a job that has ended; one that did not succeed is an error.
+fn finish(job: &Value, shown: View) -> Result<()> {
+    let view: JobView = serde_json::from_value(job.clone())?;
+    output::shown(shown, job, |_| show::page(&view))?;
+    ended(&view)
+}
+
+fn ended(view: &JobView) -> Result<()> {
+    if view.state == JobState::Succeeded {
+        return Ok(());
+    }
+    let (code, why) = match &view.problem {
+        Some(problem) => (problem.code.as_str(), problem.detail.as_str()),
+        None => ("task-failed", "it says no reason"),
+    };
+    let word = show::state(view.state);
+    Err(Error::failed(format!("job {} {word}: {why}", view.id))
+        .with_code(code)
+        .help(format!("its tasks, failed ones first: fanfold job tasks {}", view.id)))
+}
+
+fn summary(view: &JobView) {
+    let took = output::span_ms(view.receipt.elapsed_ms);
+    output::note(format!("{} rows in {took}, {} tasks", output::count(view.receipt.rows_in), output::count(view.tasks.total)));
+}
+
+/// The items of as many pages as it takes for `limit` of them.
+async fn pages(
+    client: &Client,
+    path: &str,
+    member: &str,
+    query: &[(&str, Option<&str>)],
+    limit: usize,
+) -> Result<Vec<Value>> {
+    let mut items: Vec<Value> = Vec::new();
+    let mut page: Option<String> = None;
+    loop {
+        let size = (limit - items.len().min(limit)).clamp(1, PAGE_MAX).to_string();
+        let mut asked: Vec<(&str, &str)> = query.iter().filter_map(|(name, value)| Some((*name, (*value)?))).collect();
+        asked.push(("limit", &size));
+        asked.extend(page.as_deref().map(|page| ("page", page)));
+        let mut answer: Value = client.get(path, &asked).await?;
+        match answer[member].take() {
+            Value::Array(more) => items.extend(more),
+            _ => return Err(Error::service(format!("expected a list of {member} at {path}, found none"))),
+        }
+        page = answer["next"].as_str().map(str::to_owned);
+        if page.is_none() || items.len() >= limit {
+            items.truncate(limit);
+            return Ok(items);
+        }
+    }
+}
+
+/// A job as it is now.
+pub async fn state(client: &Client, id: Uuid) -> Result<JobView> {
+    client.get(&format!("/v1/jobs/{id}"), &[]).await
+}
+
+/// Fails unless the job has succeeded.
+pub fn require_success(view: &JobView) -> Result<()> {
+    if view.state.is_terminal() {
+        return ended(view);
+    }
+    Err(Error::service(format!("expected job {} to have ended, found it {}", view.id, show::state(view.state)))
+        .help(format!("wait for it with `fanfold job watch {}`", view.id)))
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Jobs and tasks as tables. Pure.
+
+use fanfold_protocol::job::JobState;
+
+use crate::{
+    client::{JobView, TaskView},
+    output::{self, Table},
+};
+
+/// The word for a state.
+pub fn state(state: JobState) -> &'static str {
+    match state {
+        JobState::Queued => "queued",
+        JobState::Running => "running",
+        JobState::Succeeded => "succeeded",
+        JobState::Failed => "failed",
+        JobState::Cancelled => "cancelled",
+    }
+}
+
+/// Jobs, one a line.
+pub fn list(jobs: &[JobView]) -> String {
+    let mut table = Table::new(&["id", "function", "state", ">tasks", ">rows", ">time", "submitted"]);
+    for job in jobs {
+        table.row([
+            job.id.to_string(),
+            format!("{} (version {})", job.function, job.version),
+            state(job.state).to_owned(),
+            format!("{}/{}", job.tasks.done, job.tasks.total),
+            output::count(job.receipt.rows_in),
+            output::span_ms(job.receipt.elapsed_ms),
+            output::moment(job.submitted_at),
+        ]);
+    }
+    table.text()
+}
+
+/// A job with its receipt.
+pub fn page(job: &JobView) -> String {
+    let (tasks, receipt) = (&job.tasks, &job.receipt);
+    let some = |number: u64, text: String| if number == 0 { String::new() } else { text };
+    let problem = job.problem.as_ref().map(|p| format!("{}: {}", p.code, p.detail)).unwrap_or_default();
+    output::pairs(&[
+        ("job", job.id.to_string()),
+        ("function", format!("{} (version {})", job.function, job.version)),
+        ("state", state(job.state).to_owned()),
+        ("problem", problem),
+        ("warnings", job.warnings.join("; ")),
+        ("submitted", output::moment(job.submitted_at)),
+        (
+            "tasks",
+            format!("{} of {} done, {} running, {} failed", tasks.done, tasks.total, tasks.running, tasks.failed),
+        ),
+        ("time left", job.eta_ms.map(output::span_ms).unwrap_or_default()),
+        ("elapsed", output::span_ms(receipt.elapsed_ms)),
+        ("processor", some(receipt.attempts, format!("{} in {} attempts", output::span_ms(receipt.cpu_ms), receipt.attempts))),
+        ("memory", some(receipt.memory_bytes_peak, format!("{} at most", output::bytes(receipt.memory_bytes_peak)))),
+        ("rows", format!("{} in, {} out", output::count(receipt.rows_in), output::count(receipt.rows_out))),
+        ("bytes", format!("{} in, {} out", output::bytes(receipt.bytes_in), output::bytes(receipt.bytes_out))),
+        ("output", job.output.clone().unwrap_or_default()),
+        ("manifest", job.manifest.clone().unwrap_or_default()),
+        ("result", job.result_uri.clone().unwrap_or_default()),
+    ])
+}
+
+/// Tasks, one a line, with what they failed of under it.
+pub fn tasks(tasks: &[TaskView]) -> String {
+    let mut table = Table::new(&["task", "state", ">attempts", ">time", ">rows in", ">rows out", "input", "problem"]);
+    for task in tasks {
+        let input = match task.input.as_slice() {
+            [] => String::new(),
+            [one] => one.clone(),
+            [first, rest @ ..] => format!("{first} and {} more", rest.len()),
+        };
+        table.row([
+            format!("{}/{}", task.stage, task.task),
+            task.state.clone(),
+            task.attempts.to_string(),
+            output::span_ms(task.wall_ms),
+            output::count(task.rows_in),
+            output::count(task.rows_out),
+            input,
+            task.problem.as_ref().map(|p| format!("{}: {}", p.code, p.detail)).unwrap_or_default(),
+        ]);
+    }
+    table.text()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_shown_with_its_receipt() {
+        let job = serde_json::json!({
+            "id": "019ab4c2-7c1e-7bb0-9c5e-2f6f6d1b9d10", "function": "score@prod", "version": 3, "digest": "sha256:x",
+            "shape": "map", "state": "failed", "submitted_at": 0, "submitted": "…",
+            "tasks": {"total": 4, "waiting": 0, "running": 0, "done": 3, "failed": 1}, "partitions": 4,
+            "input_bytes": 5, "output": "s3://bank/out/", "warnings": [], "failures": 3,
+            "receipt": {"attempts": 6, "elapsed_ms": 1500, "wall_ms": 1, "cpu_ms": 1200, "memory_bytes_peak": 1048576,
+                "rows_in": 10_000, "rows_out": 9, "bytes_in": 1, "bytes_out": 2, "store_requests": 3},
+            "problem": {"code": "task-failed", "title": "t", "detail": "tasks failed", "type": "/x", "retryable": false}
+        });
+        let job: JobView = serde_json::from_value(job).unwrap();
+        let page = page(&job);
+        for part in ["score@prod (version 3)", "task-failed: tasks failed", "3 of 4 done", "10,000 in, 9 out", "1.50 s"] {
+            assert!(page.contains(part), "{page}");
+        }
+        assert!(!page.contains("manifest"), "{page}");
+        assert!(list(&[job]).lines().nth(1).unwrap().contains("failed"));
+    }
+}

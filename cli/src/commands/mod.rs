@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What each command does, one file each.
+//!
+//! A command turns its arguments into calls of the client or the store and
+//! prints what comes back. Invariant: data on standard output, all else on
+//! standard error; nothing here prints errors or decides exit codes.
+
+mod build;
+mod deploy;
+mod doctor;
+mod functions;
+mod invoke;
+mod job;
+mod logs;
+mod new;
+mod result;
+mod s3;
+mod store;
+
+use crate::{
+    args::{Cli, Command},
+    client::Client,
+    dev,
+    error::Result,
+};
+
+pub use s3::content_type;
+
+/// Runs the command.
+pub async fn run(cli: Cli) -> Result<()> {
+    let Cli { endpoint, token, command } = cli;
+    let client = || Client::open(endpoint.as_deref(), token.as_deref());
+    match command {
+        Command::Dev(args) => dev::run(args).await,
+        Command::New(args) => new::run(&args),
+        Command::Build(args) => build::run(args).await,
+        Command::Deploy(args) => deploy::run(&client()?, args).await,
+        Command::Functions { command } => functions::run(&client()?, command).await,
+        Command::Invoke(args) => invoke::run(&client()?, &args).await,
+        Command::Job { command } => job::run(&client()?, command).await,
+        Command::Result(args) => result::run(&client()?, &args).await,
+        Command::Logs(args) => logs::run(&client()?, &args).await,
+        Command::S3 { command } => s3::run(endpoint.as_deref(), command).await,
+        Command::Doctor(args) => doctor::run(endpoint.as_deref(), token.as_deref(), args).await,
+    }
+}

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `fanfold s3 cp`: files into the store and back.
+//!
+//! Bytes stream through; large objects go in parts. Invariant: a file or an
+//! object appears whole or not at all.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use bytes::{Bytes, BytesMut};
+use fanfold_protocol::uri::ObjectUri;
+use fanfold_storage::{ListEntry, ListOptions, PutOptions, ReadAhead, Store};
+use futures::{StreamExt, TryStreamExt, stream};
+use indicatif::ProgressBar;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::place::{Side, content_type, object, side, target_file, target_object, under};
+use crate::{
+    error::{Error, Result},
+    output,
+};
+
+/// Bytes read from a file at once.
+const PIECE_BYTES: usize = 1 << 20;
+/// Files or objects on their way at once.
+const FILES_AT_ONCE: usize = 4;
+
+/// Copies.
+pub async fn run(store: &Store, from: &str, to: &str, recursive: bool) -> Result<()> {
+    match (side(from)?, side(to)?, recursive) {
+        (Side::File(from), Side::Object(to), true) => put_folder(store, &from, &to).await,
+        (Side::Object(from), Side::File(to), true) => get_prefix(store, &from, &to).await,
+        (_, _, true) => Err(Error::usage("--recursive copies a folder to a prefix, or a prefix to a folder")),
+        (Side::File(from), Side::Object(to), false) => put_file(store, &from, &to).await,
+        (Side::Stream, Side::Object(to), false) => put_stream(store, &to).await,
+        (Side::Object(_), Side::File(to), false) => get_file(store, &object(from)?, &to).await,
+        (Side::Object(_), Side::Stream, false) => get_stream(store, &object(from)?).await,
+        (Side::Object(_), Side::Object(to), false) => {
+            let from = object(from)?;
+            let name = from.key().rsplit('/').next().unwrap_or_default().to_owned();
+            store.copy(&from, None, &target_object(&to, &name)?).await?;
+            Ok(())
+        }
+        _ => Err(Error::usage(format!("expected s3:// on at least one side, found {from} and {to}"))),
+    }
+}
+
+async fn put_file(store: &Store, from: &Path, to: &ObjectUri) -> Result<()> {
+    let size_bytes = file_size(from)?;
+    let to = target_object(to, &file_name(from)?)?;
+    let bar = output::bytes_bar("uploading", size_bytes);
+    upload(store, from, &to, &bar).await?;
+    bar.finish_and_clear();
+    output::note(format!("{} -> {to} ({})", from.display(), output::bytes(size_bytes)));
+    Ok(())
+}
+
+async fn put_stream(store: &Store, to: &ObjectUri) -> Result<()> {
+    let to = object(&to.to_string())?;
+    let bar = output::spinner("uploading");
+    send(store, tokio::io::stdin(), &to, &bar).await?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+async fn put_folder(store: &Store, from: &Path, to: &ObjectUri) -> Result<()> {
+    let mut files = Vec::new();
+    walk(from, "", &mut files)?;
+    let total = files.iter().map(|(_, _, size)| size).sum();
+    let prefix = if to.key().is_empty() || to.key().ends_with('/') { to.clone() } else { to.join("/")? };
+    let bar = output::bytes_bar("uploading", total);
+    let uploads = files.iter().map(|(path, name, _)| {
+        let (prefix, bar) = (&prefix, &bar);
+        async move { upload(store, path, &prefix.join(name)?, bar).await }
+    });
+    stream::iter(uploads).buffer_unordered(FILES_AT_ONCE).try_collect::<()>().await?;
+    bar.finish_and_clear();
+    output::note(format!("{} files -> {prefix} ({})", output::count(files.len() as u64), output::bytes(total)));
+    Ok(())
+}
+
+async fn get_file(store: &Store, from: &ObjectUri, to: &Path) -> Result<()> {
+    let path = target_file(to, from)?;
+    let bar = output::bytes_bar("downloading", 0);
+    let size_bytes = download(store, from, &path, &bar).await?;
+    bar.finish_and_clear();
+    output::note(format!("{from} -> {} ({})", path.display(), output::bytes(size_bytes)));
+    Ok(())
+}
+
+async fn get_stream(store: &Store, from: &ObjectUri) -> Result<()> {
+    let mut out = tokio::io::stdout();
+    receive(store, from, &mut out, &ProgressBar::hidden()).await?;
+    Ok(())
+}
+
+async fn get_prefix(store: &Store, from: &ObjectUri, to: &Path) -> Result<()> {
+    let mut objects = Vec::new();
+    let mut listing = store.list(from.bucket(), from.key(), ListOptions::default());
+    // Keys are taken relative to the last `/` of the prefix, as names are to a folder.
+    let base = from.key().rfind('/').map_or(0, |slash| slash + 1);
+    while let Some(entry) = listing.try_next().await? {
+        if let ListEntry::Object { key, .. } = entry {
+            let path = under(to, key.get(base..).unwrap_or_default(), &key)?;
+            objects.push((ObjectUri::new(from.bucket(), key)?, path));
+        }
+    }
+    let bar = output::bytes_bar("downloading", 0);
+    let downloads = objects.iter().map(|(uri, path)| download(store, uri, path, &bar));
+    let sizes: Vec<u64> = stream::iter(downloads).buffer_unordered(FILES_AT_ONCE).try_collect().await?;
+    bar.finish_and_clear();
+    let (number, total) = (output::count(sizes.len() as u64), output::bytes(sizes.iter().sum()));
+    output::note(format!("{number} objects -> {} ({total})", to.display()));
+    Ok(())
+}
+
+async fn upload(store: &Store, from: &Path, to: &ObjectUri, bar: &ProgressBar) -> Result<()> {
+    let file = tokio::fs::File::open(from).await.map_err(|cause| unreadable(from, &cause))?;
+    send(store, file, to, bar).await
+}
+
+async fn send(store: &Store, mut from: impl AsyncRead + Unpin, to: &ObjectUri, bar: &ProgressBar) -> Result<()> {
+    let mut options = PutOptions::default();
+    options.content_type = content_type(to.key()).map(str::to_owned);
+    let mut writer = store.writer(to, options);
+    let mut buffer = BytesMut::with_capacity(PIECE_BYTES);
+    loop {
+        buffer.reserve(PIECE_BYTES);
+        let read = (&mut from).take(PIECE_BYTES as u64).read_buf(&mut buffer).await?;
+        if read == 0 {
+            break;
+        }
+        let piece: Bytes = buffer.split().freeze();
+        writer.write(piece).await?;
+        bar.inc(read as u64);
+    }
+    writer.finish().await?;
+    Ok(())
+}
+
+async fn download(store: &Store, from: &ObjectUri, path: &Path, bar: &ProgressBar) -> Result<u64> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let draft = tempfile::NamedTempFile::new_in(folder)?;
+    let mut file = tokio::fs::File::create(draft.path()).await?;
+    let size_bytes = receive(store, from, &mut file, bar).await?;
+    draft.persist(path).map_err(|error| error.error)?;
+    // A temporary file is private; what is kept is as open as any new file.
+    fs::set_permissions(path, permissions(folder)?)?;
+    Ok(size_bytes)
+}
+
+async fn receive(
+    store: &Store,
+    from: &ObjectUri,
+    to: &mut (impl AsyncWrite + Unpin),
+    bar: &ProgressBar,
+) -> Result<u64> {
+    let pin = store.head(from).await?.pin;
+    bar.inc_length(pin.size);
+    let mut body = Box::pin(store.reader(from, &pin, 0..pin.size, ReadAhead::default()));
+    while let Some(piece) = body.next().await {
+        let piece = piece?;
+        to.write_all(&piece).await?;
+        bar.inc(piece.len() as u64);
+    }
+    to.flush().await?;
+    Ok(pin.size)
+}
+
+/// The mode that a new file gets here, under the process's mask.
+fn permissions(folder: &Path) -> std::io::Result<fs::Permissions> {
+    let probe = tempfile::Builder::new().make_in(folder, |path| fs::File::create_new(path))?;
+    Ok(probe.as_file().metadata()?.permissions())
+}
+
+/// Every file below a folder: its path, its name with `/`, its size.
+fn walk(folder: &Path, name: &str, files: &mut Vec<(PathBuf, String, u64)>) -> Result<()> {
+    let entries = fs::read_dir(folder).map_err(|cause| unreadable(folder, &cause))?;
+    let mut entries = entries.collect::<std::io::Result<Vec<_>>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let part = file_name(&entry.path())?;
+        let name = if name.is_empty() { part } else { format!("{name}/{part}") };
+        if entry.file_type()?.is_dir() {
+            walk(&entry.path(), &name, files)?;
+            continue;
+        }
+        // Links to files are followed, links to folders could lead round in a circle.
+        let metadata = fs::metadata(entry.path())?;
+        if metadata.is_file() {
+            files.push((entry.path(), name, metadata.len()));
+        }
+    }
+    Ok(())
+}
+
+fn file_size(path: &Path) -> Result<u64> {
+    let metadata = fs::metadata(path).map_err(|cause| unreadable(path, &cause))?;
+    if metadata.is_dir() {
+        return Err(Error::usage(format!("expected a file, found the folder {}", path.display()))
+            .help("say --recursive for a folder"));
+    }
+    Ok(metadata.len())
+}
+
+fn file_name(path: &Path) -> Result<String> {
+    let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+    name.ok_or_else(|| Error::usage(format!("expected a file with a name in UTF-8, found {}", path.display())))
+}
+
+fn unreadable(path: &Path, cause: &std::io::Error) -> Error {
+    Error::usage(format!("expected to read {}, found: {cause}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_walked_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("b")).unwrap();
+        for name in ["c", "b/2", "b/1", "a"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        let mut files = Vec::new();
+        walk(dir.path(), "", &mut files).unwrap();
+        let names: Vec<_> = files.iter().map(|(_, name, size)| (name.as_str(), *size)).collect();
+        assert_eq!(names, [("a", 1), ("b/1", 3), ("b/2", 3), ("c", 1)]);
+    }
+
+    #[test]
+    fn a_missing_file_is_wrong_use() {
+        assert_eq!(file_size(Path::new("no such file")).unwrap_err().exit(), crate::error::Exit::Usage);
+        assert!(file_size(Path::new("/")).unwrap_err().to_string().contains("folder"));
+    }
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `fanfold s3`: enough of an S3 client that a newcomer needs no other.
+//!
+//! All of it goes through the platform's one storage client. Keys are bytes:
+//! one that could leave a folder is never written to a file.
+
+mod copy;
+mod list;
+mod place;
+
+use fanfold_storage::{ListOptions, Store};
+use futures::TryStreamExt;
+
+pub use self::place::content_type;
+use self::place::{object, prefix};
+use super::store;
+use crate::{
+    args::S3,
+    dev,
+    error::{Error, Result},
+    output,
+};
+
+/// Keys removed by one request.
+const REMOVED_AT_ONCE: usize = 1_000;
+
+/// Runs the subcommand.
+pub async fn run(endpoint: Option<&str>, command: S3) -> Result<()> {
+    if let S3::Env = command {
+        return output::data(&dev::exports(&store::profile(endpoint)?));
+    }
+    let store = store::connect(endpoint)?;
+    match command {
+        S3::Ls { uri, recursive, shown } => list::run(&store, uri.as_deref(), recursive, shown.view).await,
+        S3::Cp { from, to, recursive } => copy::run(&store, &from, &to, recursive).await,
+        S3::Rm { uri, recursive } => remove(&store, &uri, recursive).await,
+        S3::Mb { uri } => make_bucket(&store, &uri).await,
+        S3::Env => Ok(()),
+    }
+}
+
+async fn make_bucket(store: &Store, uri: &str) -> Result<()> {
+    // A bare name is what people type.
+    let text = if uri.starts_with("s3://") { uri.to_owned() } else { format!("s3://{uri}") };
+    let place = prefix(&text)?;
+    if !place.key().is_empty() {
+        return Err(Error::usage(format!("expected a bucket such as s3://{}, found {uri}", place.bucket())));
+    }
+    store.ensure_bucket(place.bucket()).await?;
+    Ok(())
+}
+
+async fn remove(store: &Store, uri: &str, recursive: bool) -> Result<()> {
+    if !recursive {
+        let uri = object(uri)?;
+        // Removing what is not there is no error of S3's; here it is a typing mistake.
+        store.head(&uri).await?;
+        store.delete(&uri).await?;
+        return Ok(());
+    }
+    let place = prefix(uri)?;
+    let bar = output::spinner("removing");
+    let mut removed = 0;
+    let mut keys = Vec::new();
+    let mut listing = store.list(place.bucket(), place.key(), ListOptions::default());
+    while let Some(entry) = listing.try_next().await? {
+        keys.push(entry.name().to_owned());
+        if keys.len() == REMOVED_AT_ONCE {
+            removed += keys.len();
+            store.delete_many(place.bucket(), std::mem::take(&mut keys)).await?;
+            bar.set_message(format!("removed {removed}"));
+        }
+    }
+    removed += keys.len();
+    store.delete_many(place.bucket(), keys).await?;
+    bar.finish_and_clear();
+    output::note(format!("removed {} under {place}", if removed == 1 { "1 object".into() } else { format!("{} objects", output::count(removed as u64)) }));
+    Ok(())
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which store the `s3` commands and `doctor` talk to.
+//!
+//! `FANFOLD_S3_ENDPOINT` decides when it is set; else the store of the service
+//! that the flags name; else what the usual `AWS_*` variables say. Pure but for
+//! the last step, which reads the environment.
+
+use fanfold_storage::{Credentials, Store, StoreConfig, server};
+
+use crate::{
+    error::{Error, Result},
+    profile::{self, ENDPOINT_DEFAULT, Profile, StoreProfile},
+};
+
+/// Connects to the store that the environment and the profile say.
+pub fn connect(endpoint: Option<&str>) -> Result<Store> {
+    let profile = profile::find(endpoint.unwrap_or(ENDPOINT_DEFAULT))?;
+    let config = choose(profile.as_ref(), |name| std::env::var(name).ok().filter(|value| !value.is_empty()))?;
+    Ok(Store::connect(config)?)
+}
+
+/// The store's address and keys, for other clients.
+pub fn profile(endpoint: Option<&str>) -> Result<StoreProfile> {
+    let store = connect(endpoint)?;
+    let config = store.config();
+    let Some(credentials) = &config.credentials else { return Err(nothing_known()) };
+    Ok(StoreProfile {
+        endpoint: config.endpoint.clone().unwrap_or_default(),
+        region: config.region.clone(),
+        access_key: credentials.access_key.clone(),
+        secret_key: credentials.secret_key.clone(),
+    })
+}
+
+fn choose(profile: Option<&Profile>, variable: impl Fn(&str) -> Option<String>) -> Result<StoreConfig> {
+    let own = variable("FANFOLD_S3_ENDPOINT");
+    if let (None, Some(profile)) = (&own, profile) {
+        return Ok(profile.s3.config());
+    }
+    let endpoint = own.or_else(|| variable("AWS_ENDPOINT_URL_S3")).or_else(|| variable("AWS_ENDPOINT_URL"));
+    let keys = variable("AWS_ACCESS_KEY_ID").zip(variable("AWS_SECRET_ACCESS_KEY"));
+    let region = variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION"));
+    let Some((access_key, secret_key)) = keys else {
+        return Err(match endpoint {
+            Some(endpoint) => Error::usage(format!(
+                "expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY beside the store {endpoint}, found not both"
+            )),
+            None => nothing_known(),
+        });
+    };
+    let credentials = Credentials::new(access_key, secret_key);
+    let mut config = match endpoint {
+        Some(endpoint) => StoreConfig::at(endpoint, credentials),
+        None => StoreConfig::new(server::REGION, credentials),
+    };
+    config.region = region.unwrap_or(config.region);
+    Ok(config)
+}
+
+fn nothing_known() -> Error {
+    Error::service("expected to know a store, found none").help(
+        "start one with `fanfold dev`, or set FANFOLD_S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile() -> Profile {
+        let s3 = StoreProfile {
+            endpoint: "http://127.0.0.1:7071".into(),
+            region: "us-east-1".into(),
+            access_key: "a".into(),
+            secret_key: "b".into(),
+        };
+        Profile { token: "t".into(), s3, data: None }
+    }
+
+    fn check(profile: Option<Profile>, set: &[(&str, &str)], expected: Option<(Option<&str>, &str)>) {
+        let variable = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
+        let found = choose(profile.as_ref(), variable);
+        let found = found.as_ref().ok().map(|c| (c.endpoint.as_deref(), c.region.as_str()));
+        assert_eq!(found, expected, "{set:?}");
+    }
+
+    #[test]
+    fn the_store_is_chosen_in_order() {
+        let keys = [("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")];
+        let with = |more: &[(&'static str, &'static str)]| [&keys[..], more].concat();
+        check(Some(profile()), &[], Some((Some("http://127.0.0.1:7071"), "us-east-1")));
+        check(Some(profile()), &with(&[("AWS_ENDPOINT_URL", "http://x")]), Some((Some("http://127.0.0.1:7071"), "us-east-1")));
+        check(Some(profile()), &with(&[("FANFOLD_S3_ENDPOINT", "http://o")]), Some((Some("http://o"), "us-east-1")));
+        check(None, &with(&[("AWS_ENDPOINT_URL", "http://x"), ("AWS_REGION", "eu")]), Some((Some("http://x"), "eu")));
+        check(None, &with(&[]), Some((None, "us-east-1")));
+        check(None, &[], None);
+        check(None, &[("FANFOLD_S3_ENDPOINT", "http://o")], None);
+    }
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `fanfold dev`: store, backbone, sandboxes and gateway in one process.
+//!
+//! It wires the parts and decides nothing about them. Requests reach it by two
+//! loopback ports only; what it keeps lies under one folder. Invariant: whoever
+//! reads the announcement finds every part answering.
+
+mod data;
+mod listen;
+mod parts;
+mod welcome;
+
+pub use welcome::exports;
+
+use fanfold_storage::StoreConfig;
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::{data::Data, listen::Listeners, parts::Parts};
+use crate::{
+    args::Dev,
+    error::{Error, Result},
+    output,
+    profile::{self, Profile, StoreProfile},
+};
+
+/// The hidden word that makes this program the compiler's child process.
+pub const COMPILE_WORD: &str = "__compile";
+
+/// Runs the service until it is told to stop.
+pub async fn run(args: Dev) -> Result<()> {
+    listen::check(&args)?;
+    listen::raise_open_files();
+    let data = Data::open(&args.data)?;
+    let listeners = Listeners::bind(&args).await?;
+    let (gateway, store) = (listeners.gateway_address, listeners.store_address);
+    // Asked for before the service is announced: from then on it may be told to stop.
+    let mut stop = Stop::listen()?;
+    let parts = Parts::start(&data, listeners, args.workers).await?;
+    keep_profile(&data, gateway, store);
+    data.announce(gateway, store)?;
+    output::data(&welcome::text(&data, gateway, store))?;
+    let ended = parts.run_until(stop.told()).await;
+    data.retract();
+    ended
+}
+
+/// Lets commands in other folders find the service. Without it they need flags,
+/// which is no reason not to serve.
+fn keep_profile(data: &Data, gateway: std::net::SocketAddr, store: std::net::SocketAddr) {
+    let profile = Profile {
+        token: data.token.reveal().to_owned(),
+        s3: StoreProfile {
+            endpoint: format!("http://{store}"),
+            region: fanfold_storage::server::REGION.to_owned(),
+            access_key: data.credentials.access_key.clone(),
+            secret_key: data.credentials.secret_key.clone(),
+        },
+        data: Some(data.folder().to_owned()),
+    };
+    if let Err(error) = profile::save(&format!("http://{gateway}"), &profile) {
+        output::note(format!("warning: other commands need --token and --endpoint, because {error}"));
+    }
+}
+
+/// The store as this process reaches it: over loopback, like any other.
+fn store_config(data: &Data, address: std::net::SocketAddr) -> StoreConfig {
+    StoreConfig::at(format!("http://{address}"), data.credentials.clone())
+}
+
+/// SIGINT and SIGTERM.
+struct Stop {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Self> {
+        let listen = |kind| {
+            signal(kind).map_err(|cause| Error::failed(format!("signals cannot be listened to: {cause}")))
+        };
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    /// Comes back when the process is told to stop. A second signal ends it at once.
+    async fn told(&mut self) {
+        self.one().await;
+        output::note("stopping; once more to stop at once");
+        let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+        if let (Ok(interrupt), Ok(terminate)) = (interrupt, terminate) {
+            let mut again = Stop { interrupt, terminate };
+            tokio::spawn(async move {
+                again.one().await;
+                std::process::exit(130);
+            });
+        }
+    }
+
+    async fn one(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

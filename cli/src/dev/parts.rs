@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The parts of the service: started in the order in which they need each
+//! other, stopped in the other.
+//!
+//! Invariant: the store and the backbone are the first to come and the last to
+//! go, so that whatever still runs can write down what it did.
+
+use std::{future::Future, net::SocketAddr};
+
+use fanfold_backbone::{Backbone, EmbeddedConfig};
+use fanfold_gateway::{Dispatch, Gateway, GatewayConfig};
+use fanfold_protocol::keys::SYSTEM_BUCKET_DEFAULT;
+use fanfold_runtime::{CompilerCommand, Runtime, RuntimeConfig};
+use fanfold_storage::{
+    Store,
+    server::{Server, ServerConfig},
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{COMPILE_WORD, data::Data, listen::Listeners, store_config};
+use crate::error::{Error, Result};
+
+/// Whom the gateway of a developer serves.
+const TENANT: &str = "dev";
+
+/// A running service.
+pub struct Parts {
+    store: Part,
+    gateway: Part,
+    tasks: Part,
+    backbone: Backbone,
+    runtime: Runtime,
+}
+
+/// A part that runs until it is told to stop.
+struct Part {
+    name: &'static str,
+    stop: CancellationToken,
+    running: JoinHandle<Result<()>>,
+}
+
+impl Part {
+    fn start<F>(name: &'static str, run: impl FnOnce(CancellationToken) -> F) -> Self
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(run(stop.clone()));
+        Self { name, stop, running }
+    }
+
+    /// Waits for a part that should not end by itself.
+    async fn ended(&mut self) -> Error {
+        let name = self.name;
+        match (&mut self.running).await {
+            Ok(Ok(())) => Error::failed(format!("the {name} ended by itself")),
+            Ok(Err(error)) => error,
+            Err(error) => Error::failed(format!("the {name} broke: {error}")),
+        }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        if self.running.is_finished() {
+            return;
+        }
+        if let Err(error) = self.running.await {
+            tracing::error!(part = self.name, %error, "it broke while it was stopped");
+        }
+    }
+}
+
+impl Parts {
+    /// Starts everything; when this comes back, requests are answered.
+    pub async fn start(data: &Data, listeners: Listeners, workers: Option<usize>) -> Result<Self> {
+        let Listeners { gateway, store, store_address, .. } = listeners;
+        let (server, backbone) = tokio::try_join!(open_store(data), open_backbone(data))?;
+        let serving = Part::start("store", |stop| async move {
+            server.serve(store, stop).await;
+            Ok(())
+        });
+        let client = connect(data, store_address).await?;
+        let runtime = start_runtime(data, &client, &backbone, workers)?;
+        let dispatch = Dispatch { invoke: runtime.invoker(), prepare: runtime.preparer() };
+        let built = Gateway::new(gateway_config(data)?, client, backbone.clone(), dispatch).await?;
+        let gateway = Part::start("gateway", |stop| async move {
+            built.serve(gateway, stop).await;
+            Ok(())
+        });
+        let worker = runtime.clone();
+        let tasks = Part::start("worker", |stop| async move { Ok(worker.run_tasks(stop).await?) });
+        Ok(Self { store: serving, gateway, tasks, backbone, runtime })
+    }
+
+    /// Serves until `stop` comes back, then drains. An error when a part ended
+    /// on its own.
+    pub async fn run_until(mut self, stop: impl Future<Output = ()>) -> Result<()> {
+        let ended = tokio::select! {
+            () = stop => Ok(()),
+            error = self.gateway.ended() => Err(error),
+            error = self.tasks.ended() => Err(error),
+            error = self.store.ended() => Err(error),
+        };
+        self.gateway.stop().await;
+        self.tasks.stop().await;
+        drop(self.runtime);
+        self.backbone.close().await;
+        self.store.stop().await;
+        ended
+    }
+}
+
+async fn open_store(data: &Data) -> Result<Server> {
+    let config = ServerConfig { root: data.store(), credentials: data.credentials.clone() };
+    let opened = tokio::task::spawn_blocking(move || Server::open(config)).await;
+    let opened = opened.map_err(|error| Error::failed(format!("the store broke while it was opened: {error}")))?;
+    opened.map_err(|error| Error::failed(error.to_string()))
+}
+
+async fn open_backbone(data: &Data) -> Result<Backbone> {
+    let opened = Backbone::embedded(EmbeddedConfig::new(data.backbone())).await;
+    opened.map_err(|error| Error::failed(format!("{}: {error}", data.backbone().display())))
+}
+
+async fn connect(data: &Data, address: SocketAddr) -> Result<Store> {
+    let store = Store::connect(store_config(data, address))?;
+    store.ensure_bucket(SYSTEM_BUCKET_DEFAULT).await?;
+    Ok(store)
+}
+
+fn start_runtime(data: &Data, store: &Store, backbone: &Backbone, workers: Option<usize>) -> Result<Runtime> {
+    let program = std::env::current_exe()
+        .map_err(|cause| Error::failed(format!("expected to know this program's own path, found: {cause}")))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let config = RuntimeConfig {
+        name: format!("dev-{}", std::process::id()),
+        workers: workers.unwrap_or(cores),
+        cache_dir: data.cache(),
+        compiler: CompilerCommand { program, args: vec![COMPILE_WORD.into()] },
+    };
+    Runtime::start(config, store.clone(), SYSTEM_BUCKET_DEFAULT.to_owned(), backbone.clone())
+        .map_err(|error| Error::failed(error.to_string()))
+}
+
+fn gateway_config(data: &Data) -> Result<GatewayConfig> {
+    let config = GatewayConfig::new(TENANT.parse()?, vec![data.token.digest()]);
+    config.check()?;
+    Ok(config)
+}

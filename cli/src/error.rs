@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How a command fails: a message, help, and an exit code that says whose move
+//! it is. Printed in one place, on standard error.
+
+use std::{fmt, process::ExitCode};
+
+use fanfold_protocol::error::{ErrorKind, Fault, Problem};
+
+/// A command's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub struct Error {
+    exit: Exit,
+    code: Option<String>,
+    message: String,
+    help: Option<String>,
+    excerpt: Option<Box<Excerpt>>,
+}
+
+/// The place in a text that a message is about.
+#[derive(Clone, Debug)]
+pub struct Excerpt {
+    /// The file, or the flag that the text came from.
+    pub name: String,
+    /// The whole text.
+    pub text: String,
+    /// Byte offset of the place.
+    pub offset: usize,
+    /// What is there, in a few words.
+    pub label: String,
+}
+
+/// Exit codes, as the contract has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The function or the job failed.
+    Failed = 1,
+    /// Wrong use.
+    Usage = 2,
+    /// The service refused or could not be reached.
+    Service = 3,
+}
+
+impl Error {
+    /// The function or the job failed, or a local step did.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Failed, code: None, message: message.into(), help: None, excerpt: None }
+    }
+
+    /// The command was used wrongly.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Usage, ..Self::failed(message) }
+    }
+
+    /// The service refused or could not be reached.
+    pub fn service(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Service, ..Self::failed(message) }
+    }
+
+    /// The same error with a sentence on what to do, put before others.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        let help = help.into();
+        self.help = Some(match self.help {
+            Some(earlier) => format!("{help}\n{earlier}"),
+            None => help,
+        });
+        self
+    }
+
+    /// The same error with a stable code.
+    #[must_use]
+    pub fn with_code(mut self, code: &str) -> Self {
+        self.code = Some(code.to_owned());
+        self
+    }
+
+    /// The same error beside the text that it is about.
+    #[must_use]
+    pub fn excerpt(mut self, excerpt: Excerpt) -> Self {
+        self.excerpt = Some(Box::new(excerpt));
+        self
+    }
+
+    /// The stable code of what the service answered.
+    pub fn code(&self) -> Option<&str> {
+        self.code.as_deref()
+    }
+
+    /// Whose move it is.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// What the service answered; what a function did is the function's failure.
+    pub fn from_answer(code: &str, detail: &str, request_id: Option<&str>) -> Self {
+        let kind = ErrorKind::ALL.iter().find(|kind| kind.code() == code);
+        let exit = match kind {
+            Some(kind) if kind.fault() == Fault::Guest => Exit::Failed,
+            Some(ErrorKind::DeadlineExceeded | ErrorKind::MemoryExceeded | ErrorKind::ResponseTooLarge) => Exit::Failed,
+            Some(ErrorKind::TaskFailed | ErrorKind::Cancelled) => Exit::Failed,
+            _ => Exit::Service,
+        };
+        let help = request_id.map(|id| format!("request {id}; docs/errors/{code}.md explains {code}"));
+        Self { exit, code: Some(code.to_owned()), message: detail.to_owned(), help, excerpt: None }
+    }
+
+    /// Prints the error and gives the exit code.
+    pub fn report(&self) -> ExitCode {
+        // Lines are not folded: what they name is to be searched for and pasted.
+        let hook = || miette::MietteHandlerOpts::new().wrap_lines(false).break_words(false).build();
+        // Fails only when a hook is set already, and then that one prints.
+        let _ = miette::set_hook(Box::new(move |_| Box::new(hook())));
+        eprintln!("{:?}", miette::Report::new_boxed(Box::new(Diagnostic::from(self))));
+        ExitCode::from(self.exit as u8)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Problem> for Error {
+    /// A problem found before the service was asked: wrong use.
+    fn from(problem: Problem) -> Self {
+        Self { exit: Exit::Usage, code: Some(problem.code.code().to_owned()), message: problem.detail, help: None, excerpt: None }
+    }
+}
+
+impl From<crate::build::Error> for Error {
+    fn from(error: crate::build::Error) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+impl From<fanfold_storage::Error> for Error {
+    fn from(error: fanfold_storage::Error) -> Self {
+        let code = error.kind().code().to_owned();
+        Self { exit: Exit::Service, code: Some(code), message: error.to_string(), help: None, excerpt: None }
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Self::service(format!("expected JSON of the documented shape from the service: {error}"))
+    }
+}
+
+/// The printed form.
+#[derive(Debug)]
+struct Diagnostic {
+    code: Option<String>,
+    message: String,
+    help: Option<String>,
+    source: Option<(miette::NamedSource<String>, miette::LabeledSpan)>,
+}
+
+impl From<&Error> for Diagnostic {
+    fn from(error: &Error) -> Self {
+        let source = error.excerpt.as_deref().map(|excerpt| {
+            let named = miette::NamedSource::new(&excerpt.name, excerpt.text.clone());
+            let at = excerpt.offset.min(excerpt.text.len());
+            (named, miette::LabeledSpan::at_offset(at, excerpt.label.clone()))
+        });
+        Self { code: error.code.clone(), message: error.message.clone(), help: error.help.clone(), source }
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Diagnostic {}
+
+impl miette::Diagnostic for Diagnostic {
+    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.code.as_ref().map(|code| Box::new(code) as Box<dyn fmt::Display>)
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
+        self.source.as_ref().map(|(text, _)| text as &dyn miette::SourceCode)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = miette::LabeledSpan> + '_>> {
+        self.source.as_ref().map(|(_, label)| Box::new(std::iter::once(label.clone())) as Box<dyn Iterator<Item = _>>)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_says_whose_move_it_is() {
+        let check = |code: &str, exit| assert_eq!(Error::from_answer(code, "", None).exit(), exit, "{code}");
+        check("function-error", Exit::Failed);
+        check("guest-panicked", Exit::Failed);
+        check("deadline-exceeded", Exit::Failed);
+        check("task-failed", Exit::Failed);
+        check("function-not-found", Exit::Service);
+        check("unauthorized", Exit::Service);
+        check("a-code-of-a-later-version", Exit::Service);
+        assert_eq!(Error::from(Problem::new(ErrorKind::InvalidName, "x")).exit(), Exit::Usage);
+    }
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//! JSON and TOML that people type, checked before anything is sent.
+//!
+//! A mistake is shown in its line. Pure.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error::{Error, Excerpt, Result};
+
+/// Reads JSON; `name` is the flag or the file that it came from.
+pub fn json(name: &str, text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|error| {
+        let what = error.to_string();
+        let what = what.split(" at line ").next().unwrap_or(&what).to_owned();
+        let place = format!("line {}, column {}", error.line(), error.column());
+        let offset = offset(text, error.line(), error.column());
+        let excerpt = Excerpt { name: name.to_owned(), text: text.to_owned(), offset, label: what.clone() };
+        Error::usage(format!("expected JSON in {name}, found at {place}: {what}"))
+            .excerpt(excerpt)
+            .help(r#"text needs quotes of its own in JSON: -d '"Ada"', -d '{"name": "Ada"}'"#)
+    })
+}
+
+/// Reads a JSON object.
+pub fn object(name: &str, text: &str) -> Result<Value> {
+    let value = json(name, text)?;
+    if value.is_object() {
+        return Ok(value);
+    }
+    Err(Error::usage(format!("expected a JSON object in {name}, such as {{\"threshold\": 0.2}}, found {}", kind(&value))))
+}
+
+/// Reads TOML into its type.
+pub fn toml<T: DeserializeOwned>(name: &str, text: &str) -> Result<T> {
+    ::toml::from_str(text).map_err(|error: ::toml::de::Error| {
+        let offset = error.span().map_or(0, |span| span.start);
+        let before = text.get(..offset).unwrap_or(text);
+        let line = before.matches('\n').count() + 1;
+        let what = error.message().to_owned();
+        let excerpt = Excerpt { name: name.to_owned(), text: text.to_owned(), offset, label: what.clone() };
+        Error::usage(format!("{name}:{line}: {what}")).excerpt(excerpt)
+    })
+}
+
+/// Byte offset of a line and column, both from 1, as serde_json counts them.
+fn offset(text: &str, line: usize, column: usize) -> usize {
+    let start: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+    (start + column.saturating_sub(1)).min(text.len())
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfold_protocol::job::JobDocument;
+
+    use super::*;
+
+    #[test]
+    fn mistakes_in_json_have_a_place() {
+        let check = |text: &str, part: &str| {
+            let error = json("-d", text).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        };
+        check("{\"a\": }", "-d, found at line 1, column 7: expected value");
+        check("Ada", "line 1, column 1");
+        check("{\n  \"a\" 1\n}", "line 2, column 7");
+        check("", "EOF");
+        assert_eq!(json("-d", " 1 ").unwrap(), 1);
+        assert_eq!(offset("ab\ncd", 2, 2), 4);
+        assert_eq!(offset("ab", 9, 9), 2);
+        assert!(object("--params", "[1]").unwrap_err().to_string().contains("found a list"));
+    }
+
+    #[test]
+    fn mistakes_in_toml_have_a_line() {
+        let error = toml::<JobDocument>("job.toml", "function = \"f\"\noutptu = \"s3://a/\"\n").unwrap_err();
+        assert!(error.to_string().starts_with("job.toml:2: unknown field `outptu`, expected one of"), "{error}");
+        let error = toml::<JobDocument>("job.toml", "function = \n").unwrap_err();
+        assert!(error.to_string().starts_with("job.toml:1: "), "{error}");
+    }
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What commands print: data on standard output, news on standard error.
+//!
+//! Used by every command. Tables are plain columns that also `awk` can read,
+//! numbers have their units, and progress is drawn on terminals only.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, presets};
+use fanfold_protocol::time::Timestamp;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::{args::View, error::Result};
+
+/// Writes data and a newline to standard output.
+pub fn data(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| match text.ends_with('\n') || text.is_empty() {
+        true => out.flush(),
+        false => out.write_all(b"\n").and_then(|()| out.flush()),
+    });
+    forgive(written)
+}
+
+/// Writes bytes to standard output as they are.
+pub fn raw(bytes: &[u8]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    forgive(out.write_all(bytes).and_then(|()| out.flush()))
+}
+
+/// A reader that has seen enough, such as `head`, is no error.
+fn forgive(written: io::Result<()>) -> Result<()> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Tells the person at the terminal something.
+pub fn note(text: impl std::fmt::Display) {
+    // There is nobody to tell when standard error is gone.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Prints a value as JSON, or what `table` makes of it.
+pub fn shown<T: Serialize>(view: View, value: &T, table: impl FnOnce(&T) -> String) -> Result<()> {
+    match view {
+        View::Json => json(value),
+        View::Table => data(&table(value)),
+    }
+}
+
+/// Prints JSON, indented for people when they look.
+pub fn json(value: &impl Serialize) -> Result<()> {
+    let text = if io::stdout().is_terminal() {
+        serde_json::to_string_pretty(value)?
+    } else {
+        serde_json::to_string(value)?
+    };
+    data(&text)
+}
+
+/// Columns with a head.
+pub struct Table {
+    inner: comfy_table::Table,
+}
+
+impl Table {
+    /// An empty table; a head that begins with `>` stands over numbers, which
+    /// are set flush right.
+    pub fn new(heads: &[&str]) -> Self {
+        let mut inner = comfy_table::Table::new();
+        inner.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        if !io::stdout().is_terminal() {
+            inner.set_content_arrangement(ContentArrangement::Disabled);
+        }
+        inner.set_header(heads.iter().map(|head| head.trim_start_matches('>').to_uppercase()));
+        for (index, head) in heads.iter().enumerate() {
+            if let Some(column) = inner.column_mut(index) {
+                column.set_padding((0, 2));
+                if head.starts_with('>') {
+                    column.set_cell_alignment(CellAlignment::Right);
+                }
+            }
+        }
+        Self { inner }
+    }
+
+    /// Adds a row.
+    pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
+        self.inner.add_row(cells.into_iter().map(|cell| Cell::new(cell.into())));
+    }
+
+    /// The table as text, without blanks at the ends of lines.
+    pub fn text(&self) -> String {
+        self.inner.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Names and values, one pair a line; pairs without a value are left out.
+pub fn pairs(pairs: &[(&str, String)]) -> String {
+    let shown: Vec<_> = pairs.iter().filter(|(_, value)| !value.is_empty()).collect();
+    let width = shown.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    shown.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
+}
+
+/// A bar that counts bytes; it shows on terminals only.
+pub fn bytes_bar(what: &str, total: u64) -> ProgressBar {
+    bar(total, "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}").with_message(what.to_owned())
+}
+
+/// A bar that counts things; it shows on terminals only.
+pub fn bar(total: u64, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style.progress_chars("━╸ "))
+}
+
+/// A sign of life for work whose length is not known; on terminals only.
+pub fn spinner(what: &str) -> ProgressBar {
+    let spinner = ProgressBar::new_spinner().with_message(what.to_owned());
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}
+
+/// Bytes with a unit, three digits.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1_024 {
+        return format!("{bytes} B");
+    }
+    let mut amount = bytes as f64 / 1_024.0;
+    let mut unit = 0;
+    while amount >= 999.5 && unit + 1 < UNITS.len() {
+        amount /= 1_024.0;
+        unit += 1;
+    }
+    let digits = if amount < 9.995 { 2 } else if amount < 99.95 { 1 } else { 0 };
+    format!("{amount:.digits$} {}", UNITS[unit])
+}
+
+/// A number with its thousands set apart.
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A length of time in the unit that suits it.
+pub fn span_us(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        1_000_000..60_000_000 => format!("{:.2} s", us as f64 / 1e6),
+        _ => format!("{}m {:02}s", us / 60_000_000, us / 1_000_000 % 60),
+    }
+}
+
+/// A length of time given in milliseconds.
+pub fn span_ms(ms: u64) -> String {
+    span_us(ms.saturating_mul(1_000))
+}
+
+/// A moment, to the second, in UTC.
+pub fn moment(at: Timestamp) -> String {
+    let text = at.to_string();
+    format!("{} {}", text.get(..10).unwrap_or_default(), text.get(11..19).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_have_units() {
+        let check = |amount, text: &str| assert_eq!(bytes(amount), text);
+        check(0, "0 B");
+        check(1_023, "1023 B");
+        check(1_024, "1.00 KiB");
+        check(10_240, "10.0 KiB");
+        check(1_023 << 10, "1.00 MiB");
+        check(3 << 40, "3.00 TiB");
+        assert_eq!(count(7), "7");
+        assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(span_us(950), "950 µs");
+        assert_eq!(span_us(1_500), "1.5 ms");
+        assert_eq!(span_ms(61_000), "1m 01s");
+        assert_eq!(moment(Timestamp(951_782_400_000)), "2000-02-29 00:00:00");
+    }
+
+    #[test]
+    fn tables_are_plain_columns() {
+        let mut table = Table::new(&["name", ">rows"]);
+        table.row(["a", "1"]);
+        table.row(["bcd", "1,000"]);
+        assert_eq!(table.text(), "NAME   ROWS\na         1\nbcd   1,000");
+        assert_eq!(pairs(&[("id", "7".into()), ("problem", String::new())]), "id  7\n");
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What this user may reach: endpoints with their tokens and stores.
+//!
+//! `fanfold dev` writes its own entry, so that commands in other folders find
+//! the token and the store; flags and environment go over it. The file is
+//! readable by its owner only and is replaced atomically.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use fanfold_storage::Credentials;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Where the gateway is when nothing else is said.
+pub const ENDPOINT_DEFAULT: &str = "http://127.0.0.1:7070";
+
+/// One service that this user may reach.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Profile {
+    /// Token for the gateway.
+    pub token: String,
+    /// Its store.
+    pub s3: StoreProfile,
+    /// Where `fanfold dev` keeps it; one folder has one entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
+}
+
+/// A store and how to reach it.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct StoreProfile {
+    /// Base URL.
+    pub endpoint: String,
+    /// Region that requests are signed for.
+    pub region: String,
+    /// Access key.
+    pub access_key: String,
+    /// Secret key.
+    pub secret_key: String,
+}
+
+impl StoreProfile {
+    /// What the storage client takes.
+    pub fn config(&self) -> fanfold_storage::StoreConfig {
+        let credentials = Credentials::new(self.access_key.clone(), self.secret_key.clone());
+        let mut config = fanfold_storage::StoreConfig::at(self.endpoint.clone(), credentials);
+        config.region.clone_from(&self.region);
+        config
+    }
+}
+
+type Profiles = BTreeMap<String, Profile>;
+
+/// The entry for an endpoint, if there is one.
+pub fn find(endpoint: &str) -> Result<Option<Profile>> {
+    Ok(load(&path()?)?.remove(endpoint.trim_end_matches('/')))
+}
+
+/// Writes the entry for an endpoint. One for the same folder at another
+/// address, which an earlier start left, goes.
+pub fn save(endpoint: &str, profile: &Profile) -> Result<()> {
+    save_in(&path()?, endpoint, profile)
+}
+
+fn save_in(path: &Path, endpoint: &str, profile: &Profile) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let unwritable = |cause: std::io::Error| {
+        Error::failed(format!("the profiles in {} could not be written: {cause}", path.display()))
+            .help("set FANFOLD_CONFIG_DIR to a folder that you can write to")
+    };
+    std::fs::create_dir_all(folder).map_err(unwritable)?;
+    // Two services that start together keep both entries.
+    let lock = File::create(folder.join("profiles.lock")).map_err(unwritable)?;
+    flock(&lock, FlockOperation::LockExclusive).map_err(|e| unwritable(e.into()))?;
+    let mut profiles = load(path)?;
+    profiles.retain(|_, known| profile.data.is_none() || known.data != profile.data);
+    profiles.insert(endpoint.trim_end_matches('/').to_owned(), profile.clone());
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(unwritable)?;
+    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(unwritable)?;
+    let text = serde_json::to_string_pretty(&profiles).map_err(|e| unwritable(e.into()))?;
+    file.write_all(text.as_bytes()).map_err(unwritable)?;
+    file.persist(path).map_err(|e| unwritable(e.error))?;
+    Ok(())
+}
+
+fn path() -> Result<PathBuf> {
+    let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let folder = from("FANFOLD_CONFIG_DIR")
+        .or_else(|| from("XDG_CONFIG_HOME").map(|d| d.join("fanfold")))
+        .or_else(|| from("HOME").map(|d| d.join(".config/fanfold")))
+        .ok_or_else(|| Error::usage("expected HOME or FANFOLD_CONFIG_DIR in the environment, found neither"))?;
+    Ok(folder.join("profiles.json"))
+}
+
+fn load(path: &Path) -> Result<Profiles> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|cause| {
+            Error::failed(format!("expected profiles as JSON in {}, found: {cause}", path.display()))
+                .help("remove the file; `fanfold dev` writes it anew")
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Profiles::new()),
+        Err(error) => Err(Error::failed(format!("{} could not be read: {error}", path.display()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile(token: &str, data: &str) -> Profile {
+        let s3 = StoreProfile {
+            endpoint: "http://127.0.0.1:7071".into(),
+            region: "us-east-1".into(),
+            access_key: "a".into(),
+            secret_key: "b".into(),
+        };
+        Profile { token: token.into(), s3, data: Some(data.into()) }
+    }
+
+    #[test]
+    fn one_folder_has_one_entry() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/profiles.json");
+        save_in(&path, "http://127.0.0.1:1/", &profile("one", "/a")).unwrap();
+        save_in(&path, "http://127.0.0.1:2", &profile("two", "/b")).unwrap();
+        save_in(&path, "http://127.0.0.1:3", &profile("three", "/a")).unwrap();
+        let found: Vec<_> = load(&path).unwrap().into_iter().map(|(at, p)| (at, p.token)).collect();
+        let expected = [("http://127.0.0.1:2", "two"), ("http://127.0.0.1:3", "three")];
+        assert_eq!(found, expected.map(|(at, token)| (at.to_owned(), token.to_owned())));
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_damaged_file_says_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("profiles.json");
+        std::fs::write(&path, "{").unwrap();
+        assert!(load(&path).err().unwrap().to_string().contains("profiles.json"));
+    }
+}
