@@ -14,6 +14,11 @@ use aws_smithy_http_client::tls;
 use super::{Error, Result};
 use crate::Credentials;
 
+/// The SDK waits a random share of this before its first retry, and of twice as
+/// much before each further one, up to the second bound.
+const BACK_OFF_FIRST: Duration = Duration::from_millis(200);
+const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+
 /// How to reach a store. [`StoreConfig::new`] fills in the bounds.
 #[derive(Clone, Debug)]
 pub struct StoreConfig {
@@ -106,6 +111,10 @@ impl StoreConfig {
             None,
             "fanfold",
         );
+        let retries = RetryConfig::standard()
+            .with_max_attempts(self.attempts_max)
+            .with_initial_backoff(BACK_OFF_FIRST)
+            .with_max_backoff(BACK_OFF_MAX);
         let mut builder = Builder::new();
         builder.set_endpoint_url(self.endpoint.clone());
         builder
@@ -116,7 +125,7 @@ impl StoreConfig {
             .force_path_style(self.path_style)
             .timeout_config(timeouts)
             .stalled_stream_protection(stalls)
-            .retry_config(RetryConfig::standard().with_max_attempts(self.attempts_max))
+            .retry_config(retries)
             // Stores other than AWS often refuse or ignore the newer checksum
             // headers; bodies are covered by the signature's SHA-256 and by length.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)

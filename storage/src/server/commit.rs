@@ -48,7 +48,7 @@ pub(super) enum Change {
     DeleteBucket { bucket: String },
     Put(Box<Put>),
     Delete { bucket: String, victims: Vec<Victim> },
-    CreateUpload { bucket: String, key: String, id: String, record: UploadRecord },
+    CreateUpload { bucket: String, key: String, id: String, record: Box<UploadRecord> },
     PutPart(Box<PutPart>),
     Complete(Box<Complete>),
     Abort { bucket: String, key: String, id: String },
@@ -122,11 +122,22 @@ struct Job {
     answer: oneshot::Sender<Answer>,
 }
 
-/// The way to the writer. Cheap to clone; the writer ends with the last of them.
-#[derive(Clone)]
+/// The way to the writer, which ends with it: dropping waits until the writer
+/// has let go of the index.
 pub(super) struct Committer {
-    jobs: mpsc::Sender<Job>,
+    /// None only while being dropped.
+    jobs: Option<mpsc::Sender<Job>>,
+    writer: Option<thread::JoinHandle<()>>,
     blobs: Arc<Blobs>,
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if self.writer.take().is_some_and(|writer| writer.join().is_err()) {
+            tracing::error!("the writer of the index had panicked");
+        }
+    }
 }
 
 impl Committer {
@@ -134,8 +145,9 @@ impl Committer {
     pub(super) fn start(index: Arc<Index>, blobs: Arc<Blobs>) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let shared = Arc::clone(&blobs);
-        thread::Builder::new().name("s3-commit".to_owned()).spawn(move || run(&index, &shared, queue))?;
-        Ok(Self { jobs, blobs })
+        let thread = thread::Builder::new().name("s3-commit".to_owned());
+        let writer = thread.spawn(move || run(&index, &shared, queue))?;
+        Ok(Self { jobs: Some(jobs), writer: Some(writer), blobs })
     }
 
     /// Makes a change and waits until it is on disk. Once handed over it is made
@@ -145,7 +157,8 @@ impl Committer {
             self.blobs.check_room(CHANGE_BYTES)?;
         }
         let (answer, done) = oneshot::channel();
-        self.jobs.send(Job { change, answer }).await.map_err(|_| Failure::Stopping)?;
+        let jobs = self.jobs.as_ref().ok_or(Failure::Stopping)?;
+        jobs.send(Job { change, answer }).await.map_err(|_| Failure::Stopping)?;
         done.await.map_err(|_| Failure::Stopping)?
     }
 }

@@ -137,7 +137,7 @@ where
 /// and its errors come as text only.
 fn body_failure(error: StdError) -> Failure {
     let text = error.to_string();
-    if text.contains("ChecksumMismatch") || text.contains("checksum mismatch") {
+    if text.contains("Sha256Mismatch") {
         let message = "the body does not have the SHA-256 that x-amz-content-sha256 says";
         let code = S3ErrorCode::from_bytes(b"XAmzContentSHA256Mismatch").unwrap_or(S3ErrorCode::BadDigest);
         return Failure::refused(code, message);

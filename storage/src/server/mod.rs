@@ -103,6 +103,16 @@ struct Shared {
     index: Arc<Index>,
     blobs: Arc<Blobs>,
     committer: Committer,
+    sweeper: Option<thread::JoinHandle<()>>,
+}
+
+/// The folder can be opened again as soon as the last handle of a server is gone.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if self.sweeper.take().is_some_and(|sweeper| sweeper.join().is_err()) {
+            tracing::error!("the sweep of left-over files had panicked");
+        }
+    }
 }
 
 /// The protocol's side of [`Shared`].
@@ -118,20 +128,19 @@ impl Shared {
         // the index and of the directories themselves is brought there here.
         std::fs::File::open(&config.root)?.sync_all()?;
         let committer = Committer::start(Arc::clone(&index), Arc::clone(&blobs))?;
-        sweep(Arc::clone(&index), Arc::clone(&blobs))?;
-        Ok(Self { index, blobs, committer })
+        let sweeper = Some(sweep(Arc::clone(&index), Arc::clone(&blobs))?);
+        Ok(Self { index, blobs, committer, sweeper })
     }
 }
 
 /// Removes what earlier runs left over, while the server already serves.
-fn sweep(index: Arc<Index>, blobs: Arc<Blobs>) -> io::Result<()> {
+fn sweep(index: Arc<Index>, blobs: Arc<Blobs>) -> io::Result<thread::JoinHandle<()>> {
     let work = move || -> Result<u64, Failure> { Ok(blobs.sweep(&index.named_blobs()?)?) };
     thread::Builder::new().name("s3-sweep".to_owned()).spawn(move || match work() {
         Ok(0) => {}
         Ok(files) => tracing::info!(files, "swept files that a crash left over"),
         Err(error) => {
-            tracing::warn!(%error, "the sweep of left-over files stopped; the next start tries again")
+            tracing::warn!(%error, "the sweep of left-over files stopped; the next start tries again");
         }
-    })?;
-    Ok(())
+    })
 }

@@ -51,12 +51,12 @@ impl Shared {
     ) -> S3Result<dto::CreateMultipartUploadOutput> {
         disallow_encryption(headers)?;
         let id = uuid::Uuid::new_v4().simple().to_string();
-        let record = UploadRecord {
+        let record = Box::new(UploadRecord {
             begun_ms: now().0,
             attributes: Attributes::of_upload(&mut input)?,
             checksum_algorithm: input.checksum_algorithm.as_ref().map(|a| a.as_str().to_owned()),
             checksum_type: input.checksum_type.as_ref().map(|t| t.as_str().to_owned()),
-        };
+        });
         let (bucket, key) = (input.bucket.clone(), input.key.clone());
         self.committer.commit(Change::CreateUpload { bucket, key, id: id.clone(), record }).await?;
         Ok(dto::CreateMultipartUploadOutput {

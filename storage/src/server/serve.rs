@@ -16,6 +16,7 @@ use s3s::{Body, service::S3Service};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
+    task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -37,9 +38,11 @@ pub(super) async fn serve(service: S3Service, listener: TcpListener, shutdown: C
     let builder = Arc::new(builder);
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
             accepted = accept(&listener, &room) => accepted,
         };
         let (stream, permit) = match accepted {
@@ -54,7 +57,7 @@ pub(super) async fn serve(service: S3Service, listener: TcpListener, shutdown: C
         let handler = hyper::service::service_fn(move |request| handle(service.clone(), request));
         let connection = builder.serve_connection(TokioIo::new(stream), handler).into_owned();
         let connection = graceful.watch(connection);
-        tokio::spawn(async move {
+        connections.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(error, "a connection ended early");
             }
@@ -65,6 +68,7 @@ pub(super) async fn serve(service: S3Service, listener: TcpListener, shutdown: C
     if timeout(GRACE, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were cut off at the end of the grace period");
     }
+    connections.shutdown().await;
 }
 
 async fn accept(

@@ -1,0 +1,126 @@
+//! The suite against the embedded server, and what only that server promises.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use fanfold_storage::{Credentials, Error, PutOptions, ReadAhead, Server, ServerConfig, Store};
+use futures::{StreamExt, TryStreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{
+    suite,
+    support::{Embedded, pattern, uri},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_server_passes_the_suite() {
+    let server = Embedded::start().await;
+    suite::run(&server.store(), &[]).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_there_after_a_restart() {
+    let server = Embedded::start().await;
+    let store = server.store();
+    store.create_bucket("kept").await.unwrap();
+    let small = store.put(&uri("kept", "small"), "small".into(), PutOptions::default()).await.unwrap();
+    let large =
+        store.put(&uri("kept", "large"), pattern(3 << 20).into(), PutOptions::default()).await.unwrap();
+    let mut writer = store.writer(&uri("kept", "parts"), PutOptions::default());
+    writer.write(pattern(10 << 20).into()).await.unwrap();
+    let parts = writer.finish().await.unwrap();
+    let server = Embedded::start_in(server.stop().await, 0).await;
+    let store = server.store();
+    assert_eq!(store.get(&uri("kept", "small"), Some(&small)).await.unwrap(), "small");
+    assert_eq!(store.get(&uri("kept", "large"), Some(&large)).await.unwrap(), pattern(3 << 20));
+    assert_eq!(store.get(&uri("kept", "parts"), Some(&parts)).await.unwrap(), pattern(10 << 20));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_has_begun_gets_the_object_that_it_began() {
+    let server = Embedded::start().await;
+    let store = server.store();
+    store.create_bucket("held").await.unwrap();
+    let at = uri("held", "x");
+    let body = pattern(40 << 20);
+    let mut writer = store.writer(&at, PutOptions::default());
+    writer.write(body.clone().into()).await.unwrap();
+    let pin = writer.finish().await.unwrap();
+    // One request for all of it: the socket's buffers cannot hold that much.
+    let ahead = ReadAhead { chunk_bytes: pin.size, parallel: 1 };
+    let mut reader = store.reader(&at, &pin, 0..pin.size, ahead).boxed();
+    let replace = async {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        store.put(&at, "other".into(), PutOptions::default()).await.unwrap();
+    };
+    let (read, ()) = tokio::join!(reader.next(), replace);
+    match read.unwrap() {
+        Ok(bytes) => assert_eq!(bytes, body),
+        // The put may have come first; mixed bytes never come.
+        Err(error) => assert!(matches!(error, Error::Changed { .. }), "{error}"),
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_signed_requests_with_the_right_key_are_served() {
+    let server = Embedded::start().await;
+    let right = server.store();
+    right.create_bucket("mine").await.unwrap();
+    let mut wrong_secret = server.credentials.clone();
+    wrong_secret.secret_key.push('x');
+    for credentials in [wrong_secret, Credentials::random().unwrap()] {
+        let mut config = server.config();
+        config.credentials = Some(credentials);
+        let store = Store::connect(config).unwrap();
+        let found = store.put(&uri("mine", "x"), Bytes::from_static(b"x"), PutOptions::default()).await;
+        assert!(matches!(found, Err(Error::AccessDenied { .. })), "{found:?}");
+    }
+    for request in ["GET / HTTP/1.1", "GET /mine/x HTTP/1.1", "PUT /mine/x HTTP/1.1", "DELETE /mine HTTP/1.1"]
+    {
+        let answer = raw(&server, &format!("{request}\r\nhost: x\r\ncontent-length: 0\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{request}: {answer}");
+    }
+    assert!(matches!(right.head(&uri("mine", "x")).await, Err(Error::NotFound { .. })));
+    server.stop().await;
+}
+
+/// Sends text and returns the beginning of the answer.
+async fn raw(server: &Embedded, text: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4_096];
+    let length = stream.read(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer[..length]).into_owned()
+}
+
+#[test]
+fn one_folder_has_one_server() {
+    let root = tempfile::tempdir().unwrap();
+    let config = ServerConfig { root: root.path().to_owned(), credentials: Credentials::random().unwrap() };
+    let first = Server::open(config.clone()).unwrap();
+    let second = Server::open(config).err().unwrap().to_string();
+    assert!(second.contains("no other server"), "{second}");
+    drop(first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_of_many_objects_is_ready_at_once() {
+    let server = Embedded::start().await;
+    let store = server.store();
+    store.create_bucket("many").await.unwrap();
+    let puts = (0..3_000).map(|n| {
+        let store = store.clone();
+        async move { store.put(&uri("many", &format!("k/{n:06}")), "x".into(), PutOptions::default()).await }
+    });
+    futures::stream::iter(puts).buffer_unordered(64).try_collect::<Vec<_>>().await.unwrap();
+    let root = server.stop().await;
+    let begun = Instant::now();
+    let server = Embedded::start_in(root, 0).await;
+    let listed: Vec<_> = server.store().list("many", "", Default::default()).try_collect().await.unwrap();
+    assert_eq!(listed.len(), 3_000);
+    assert!(begun.elapsed().as_secs_f32() < 2.0, "{:?}", begun.elapsed());
+    server.stop().await;
+}

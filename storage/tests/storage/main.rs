@@ -1,0 +1,17 @@
+//! Tests of the storage crate against real servers.
+//!
+//! One binary, so that the SDK is linked once. [`suite`] is the conformance
+//! suite of the client; [`embedded`] and [`seaweed`] run it, each against a
+//! server of its own on ephemeral loopback ports. The other modules test what
+//! only the embedded server promises.
+
+mod boto;
+mod crash;
+mod embedded;
+mod faults;
+mod full;
+mod keys;
+mod proxy;
+mod seaweed;
+mod suite;
+mod support;

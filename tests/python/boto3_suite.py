@@ -1,0 +1,392 @@
+"""The embedded S3 server as boto3 meets it.
+
+Reads S3_ENDPOINT and the usual AWS_* variables, runs every function whose name
+begins with `test_` on a bucket of its own, and exits with 1 when one fails.
+Covers what the Rust client does not send: aws-chunked bodies with checksums in
+trailers, presigned URLs, listings of version 1, part copies, part listings.
+"""
+
+import base64
+import concurrent.futures
+import hashlib
+import io
+import os
+import sys
+import traceback
+import urllib.error
+import urllib.request
+import zlib
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+MIB = 1 << 20
+
+
+def client(**config):
+    settings = {"s3": {"addressing_style": "path"}, "retries": {"max_attempts": 1}, "max_pool_connections": 64}
+    settings.update(config)
+    return boto3.client("s3", endpoint_url=os.environ["S3_ENDPOINT"], config=Config(**settings))
+
+
+S3 = client()
+
+
+def code_of(call, **arguments):
+    """The error code and HTTP status of a call that must fail."""
+    try:
+        call(**arguments)
+    except ClientError as error:
+        return error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
+    raise AssertionError("the call must fail, it passed")
+
+
+def body_of(bucket, key, **arguments):
+    return S3.get_object(Bucket=bucket, Key=key, **arguments)["Body"].read()
+
+
+def crc32(data):
+    return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+
+
+def test_put_and_get_keep_everything(bucket):
+    data = os.urandom(100_000)
+    put = S3.put_object(
+        Bucket=bucket, Key="k", Body=data, ContentType="text/csv", CacheControl="max-age=3",
+        ContentDisposition='attachment; filename="x.csv"', ContentLanguage="de", ContentEncoding="gzip",
+        Metadata={"a": "1", "long-name": "two words"},
+    )
+    assert put["ETag"] == f'"{hashlib.md5(data).hexdigest()}"', put
+    assert put["ChecksumCRC32"] == crc32(data), put
+    for answer in (S3.head_object(Bucket=bucket, Key="k"), S3.get_object(Bucket=bucket, Key="k")):
+        assert answer["ContentType"] == "text/csv" and answer["CacheControl"] == "max-age=3", answer
+        assert answer["ContentEncoding"] == "gzip" and answer["ContentLanguage"] == "de", answer
+        assert answer["ContentDisposition"].endswith('"x.csv"') and answer["ContentLength"] == len(data), answer
+        assert answer["Metadata"] == {"a": "1", "long-name": "two words"}, answer
+        assert answer["AcceptRanges"] == "bytes", answer
+    assert body_of(bucket, "k") == data
+    S3.put_object(Bucket=bucket, Key="plain", Body=b"x")
+    assert S3.head_object(Bucket=bucket, Key="plain")["ContentType"] == "binary/octet-stream"
+
+
+def test_checksums_of_every_kind_are_checked(bucket):
+    data = os.urandom(70_000)
+    for algorithm in ("CRC32", "SHA1", "SHA256"):
+        put = S3.put_object(Bucket=bucket, Key=algorithm, Body=data, ChecksumAlgorithm=algorithm)
+        got = S3.get_object(Bucket=bucket, Key=algorithm, ChecksumMode="ENABLED")
+        assert got[f"Checksum{algorithm}"] == put[f"Checksum{algorithm}"], (put, got)
+        assert got["Body"].read() == data
+        part = S3.get_object(Bucket=bucket, Key=algorithm, ChecksumMode="ENABLED", Range="bytes=1-5")
+        assert f"Checksum{algorithm}" not in part and part["Body"].read() == data[1:6]
+    wrong = base64.b64encode(bytes(16)).decode()
+    assert code_of(S3.put_object, Bucket=bucket, Key="bad", Body=data, ContentMD5=wrong) == ("BadDigest", 400)
+    assert code_of(S3.put_object, Bucket=bucket, Key="bad", Body=data, ContentMD5="x")[0] == "InvalidDigest"
+    assert code_of(S3.put_object, Bucket=bucket, Key="bad", Body=data, ChecksumCRC32="AAAAAA==") == ("BadDigest", 400)
+    right = base64.b64encode(hashlib.md5(data).digest()).decode()
+    S3.put_object(Bucket=bucket, Key="good", Body=data, ContentMD5=right)
+    assert code_of(S3.head_object, Bucket=bucket, Key="bad") == ("404", 404)
+
+
+def test_ranges(bucket):
+    data = os.urandom(10_000)
+    S3.put_object(Bucket=bucket, Key="k", Body=data)
+    for header, wanted in [
+        ("bytes=0-0", data[:1]), ("bytes=5-9", data[5:10]), ("bytes=9990-", data[9990:]),
+        ("bytes=-7", data[-7:]), ("bytes=9999-20000", data[9999:]), ("bytes=-20000", data),
+    ]:
+        got = S3.get_object(Bucket=bucket, Key="k", Range=header)
+        assert got["ResponseMetadata"]["HTTPStatusCode"] == 206, (header, got)
+        assert got["Body"].read() == wanted and got["ContentLength"] == len(wanted), header
+        first = len(data) - len(wanted) if header.startswith("bytes=-") else int(header[6:].split("-")[0])
+        assert got["ContentRange"] == f"bytes {first}-{first + len(wanted) - 1}/10000", (header, got)
+        head = S3.head_object(Bucket=bucket, Key="k", Range=header)
+        assert head["ResponseMetadata"]["HTTPStatusCode"] == 206 and head["ContentLength"] == len(wanted), head
+    assert code_of(S3.get_object, Bucket=bucket, Key="k", Range="bytes=10000-") == ("InvalidRange", 416)
+    assert code_of(S3.get_object, Bucket=bucket, Key="k", Range="bytes=-0") == ("InvalidRange", 416)
+    S3.put_object(Bucket=bucket, Key="empty", Body=b"")
+    assert code_of(S3.get_object, Bucket=bucket, Key="empty", Range="bytes=0-") == ("InvalidRange", 416)
+    assert code_of(S3.get_object, Bucket=bucket, Key="empty", Range="bytes=-5") == ("InvalidRange", 416)
+
+
+def test_conditions_of_reads(bucket):
+    put = S3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    etag, when = put["ETag"], S3.head_object(Bucket=bucket, Key="k")["LastModified"]
+    for call in (S3.get_object, S3.head_object):
+        at = {"Bucket": bucket, "Key": "k"}
+        call(**at, IfMatch=etag)
+        call(**at, IfNoneMatch='"other"')
+        call(**at, IfUnmodifiedSince=when)
+        call(**at, IfMatch=etag, IfUnmodifiedSince="Thu, 01 Jan 2015 00:00:00 GMT")
+        call(**at, IfModifiedSince="Thu, 01 Jan 2015 00:00:00 GMT")
+        assert code_of(call, **at, IfMatch='"other"')[1] == 412
+        assert code_of(call, **at, IfNoneMatch=etag)[1] == 304
+        assert code_of(call, **at, IfNoneMatch="*")[1] == 304
+        assert code_of(call, **at, IfModifiedSince=when)[1] == 304
+        assert code_of(call, **at, IfUnmodifiedSince="Thu, 01 Jan 2015 00:00:00 GMT")[1] == 412
+
+
+def test_conditions_of_writes(bucket):
+    at = {"Bucket": bucket, "Key": "k"}
+    assert code_of(S3.put_object, **at, Body=b"x", IfMatch='"none"') == ("NoSuchKey", 404)
+    etag = S3.put_object(**at, Body=b"one", IfNoneMatch="*")["ETag"]
+    assert code_of(S3.put_object, **at, Body=b"two", IfNoneMatch="*") == ("PreconditionFailed", 412)
+    assert code_of(S3.put_object, **at, Body=b"two", IfMatch='"other"') == ("PreconditionFailed", 412)
+    S3.put_object(**at, Body=b"two", IfMatch=etag)
+    assert body_of(bucket, "k") == b"two"
+    large = os.urandom(3 * MIB)
+    assert code_of(S3.put_object, **at, Body=large, IfNoneMatch="*") == ("PreconditionFailed", 412)
+    assert body_of(bucket, "k") == b"two"
+
+
+def test_one_of_many_racing_writers_wins(bucket):
+    def race(n):
+        try:
+            S3.put_object(Bucket=bucket, Key="k", Body=str(n).encode(), IfNoneMatch="*")
+            return n
+        except ClientError as error:
+            assert error.response["Error"]["Code"] == "PreconditionFailed", error
+            return None
+
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        winners = [n for n in pool.map(race, range(100)) if n is not None]
+    assert len(winners) == 1, winners
+    assert body_of(bucket, "k") == str(winners[0]).encode()
+
+
+def upload(bucket, key, parts, **begin):
+    begun = S3.create_multipart_upload(Bucket=bucket, Key=key, **begin)
+    at = {"Bucket": bucket, "Key": key, "UploadId": begun["UploadId"]}
+    done = []
+    for number, data in parts:
+        answer = S3.upload_part(**at, PartNumber=number, Body=data)
+        done.append({"PartNumber": number, **{k: v for k, v in answer.items() if k == "ETag" or k.startswith("Checksum")}})
+    return at, done
+
+
+def etag_of(parts):
+    joined = b"".join(hashlib.md5(data).digest() for _, data in parts)
+    return f'"{hashlib.md5(joined).hexdigest()}-{len(parts)}"'
+
+
+def test_uploads_in_parts(bucket):
+    parts = [(2, os.urandom(5 * MIB)), (5, os.urandom(5 * MIB + 1)), (9, os.urandom(10))]
+    at, done = upload(bucket, "k", parts, ContentType="text/csv", Metadata={"a": "b"})
+    listed = S3.list_parts(**at, MaxParts=2)
+    assert [p["PartNumber"] for p in listed["Parts"]] == [2, 5] and listed["IsTruncated"], listed
+    rest = S3.list_parts(**at, PartNumberMarker=listed["NextPartNumberMarker"])
+    assert [p["Size"] for p in rest["Parts"]] == [10] and not rest["IsTruncated"], rest
+    open_now = S3.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert [u["Key"] for u in open_now] == ["k"] and open_now[0]["UploadId"] == at["UploadId"], open_now
+    assert code_of(S3.head_object, Bucket=bucket, Key="k")[1] == 404
+    answer = S3.complete_multipart_upload(**at, MultipartUpload={"Parts": done})
+    assert answer["ETag"] == etag_of(parts), answer
+    again = S3.complete_multipart_upload(**at, MultipartUpload={"Parts": done})
+    assert again["ETag"] == answer["ETag"], again
+    whole = b"".join(data for _, data in parts)
+    got = S3.get_object(Bucket=bucket, Key="k")
+    assert got["Body"].read() == whole and got["ContentType"] == "text/csv" and got["Metadata"] == {"a": "b"}
+    second = S3.get_object(Bucket=bucket, Key="k", PartNumber=2)
+    assert second["PartsCount"] == 3 and second["Body"].read() == parts[1][1]
+    assert "Uploads" not in S3.list_multipart_uploads(Bucket=bucket)
+
+
+def test_refused_completions(bucket):
+    parts = [(1, os.urandom(5 * MIB)), (2, os.urandom(100)), (3, os.urandom(100))]
+    at, done = upload(bucket, "k", parts)
+    complete = lambda chosen: code_of(S3.complete_multipart_upload, **at, MultipartUpload={"Parts": chosen})
+    assert complete(done) == ("EntityTooSmall", 400)
+    assert complete([done[1], done[0]]) == ("InvalidPartOrder", 400)
+    assert complete([{**done[0], "ETag": '"00"'}]) == ("InvalidPart", 400)
+    assert complete([{**done[0], "PartNumber": 7}]) == ("InvalidPart", 400)
+    assert complete([])[0] == "MalformedXML"
+    S3.put_object(Bucket=bucket, Key="k", Body=b"there")
+    absent = code_of(S3.complete_multipart_upload, **at, MultipartUpload={"Parts": done[:2]}, IfNoneMatch="*")
+    assert absent == ("PreconditionFailed", 412)
+    assert body_of(bucket, "k") == b"there"
+    S3.complete_multipart_upload(**at, MultipartUpload={"Parts": done[:2]})
+    assert body_of(bucket, "k") == parts[0][1] + parts[1][1]
+    assert code_of(S3.upload_part, **at, PartNumber=1, Body=b"x") == ("NoSuchUpload", 404)
+    at, done = upload(bucket, "gone", parts[:1])
+    S3.abort_multipart_upload(**at)
+    assert code_of(S3.abort_multipart_upload, **at) == ("NoSuchUpload", 404)
+    assert code_of(S3.complete_multipart_upload, **at, MultipartUpload={"Parts": done}) == ("NoSuchUpload", 404)
+    assert code_of(S3.upload_part, **at, PartNumber=0, Body=b"x")[1] == 400
+
+
+def test_checksums_of_uploads_in_parts(bucket):
+    parts = [(1, os.urandom(5 * MIB)), (2, os.urandom(1000))]
+    for kind, chosen in [("COMPOSITE", "CRC32"), ("FULL_OBJECT", "CRC32"), ("COMPOSITE", "SHA256")]:
+        at, done = upload(bucket, kind, parts, ChecksumAlgorithm=chosen, ChecksumType=kind)
+        answer = S3.complete_multipart_upload(**at, MultipartUpload={"Parts": done}, ChecksumType=kind)
+        assert answer["ChecksumType"] == kind, answer
+        found = answer[f"Checksum{chosen}"]
+        if (kind, chosen) == ("FULL_OBJECT", "CRC32"):
+            assert found == crc32(parts[0][1] + parts[1][1]), found
+        elif chosen == "CRC32":
+            joined = b"".join(zlib.crc32(data).to_bytes(4, "big") for _, data in parts)
+            assert found == crc32(joined) + "-2", found
+        else:
+            assert found.endswith("-2"), found
+        assert body_of(bucket, kind, ChecksumMode="ENABLED") == parts[0][1] + parts[1][1]
+
+
+def test_managed_transfers(bucket):
+    data = os.urandom(21 * MIB + 3)
+    config = TransferConfig(multipart_threshold=8 * MIB, multipart_chunksize=8 * MIB)
+    S3.upload_fileobj(io.BytesIO(data), bucket, "k", Config=config, ExtraArgs={"Metadata": {"x": "y"}})
+    assert S3.head_object(Bucket=bucket, Key="k")["ETag"].endswith('-3"')
+    out = io.BytesIO()
+    S3.download_fileobj(bucket, "k", out, Config=config)
+    assert out.getvalue() == data
+    S3.copy({"Bucket": bucket, "Key": "k"}, bucket, "copied", Config=config)
+    assert body_of(bucket, "copied") == data
+    assert S3.head_object(Bucket=bucket, Key="copied")["Metadata"] == {"x": "y"}
+
+
+def test_part_copies(bucket):
+    data = os.urandom(12 * MIB)
+    S3.put_object(Bucket=bucket, Key="source +%", Body=data)
+    at, _ = upload(bucket, "k", [])
+    done = []
+    for number, (first, last) in enumerate([(0, 6 * MIB - 1), (6 * MIB, 12 * MIB - 1)], start=1):
+        answer = S3.upload_part_copy(
+            **at, PartNumber=number, CopySource={"Bucket": bucket, "Key": "source +%"},
+            CopySourceRange=f"bytes={first}-{last}",
+        )
+        done.append({"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]})
+    S3.complete_multipart_upload(**at, MultipartUpload={"Parts": done})
+    assert body_of(bucket, "k") == data
+
+
+def test_copies(bucket):
+    put = S3.put_object(Bucket=bucket, Key="a", Body=b"x" * 9000, Metadata={"m": "1"}, ContentType="text/plain")
+    source = {"Bucket": bucket, "Key": "a"}
+    copied = S3.copy_object(Bucket=bucket, Key="b", CopySource=source, CopySourceIfMatch=put["ETag"])
+    assert copied["CopyObjectResult"]["ETag"] == put["ETag"], copied
+    assert S3.head_object(Bucket=bucket, Key="b")["Metadata"] == {"m": "1"}
+    S3.copy_object(Bucket=bucket, Key="c", CopySource=source, MetadataDirective="REPLACE", Metadata={"n": "2"})
+    assert S3.head_object(Bucket=bucket, Key="c")["Metadata"] == {"n": "2"}
+    assert code_of(S3.copy_object, Bucket=bucket, Key="a", CopySource=source) == ("InvalidRequest", 400)
+    refused = code_of(S3.copy_object, Bucket=bucket, Key="d", CopySource=source, CopySourceIfMatch='"other"')
+    assert refused == ("PreconditionFailed", 412)
+    missing = {"Bucket": bucket, "Key": "missing"}
+    assert code_of(S3.copy_object, Bucket=bucket, Key="d", CopySource=missing) == ("NoSuchKey", 404)
+
+
+KEYS = ["a", "a/", "a/b", "a//c", "../x", "b c", "b+c", "ü/日", "%41", "<&>", "\x01\x02", "z/1", "z/2", "\r\n"]
+
+
+def test_listings(bucket):
+    for key in KEYS:
+        S3.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    in_order = sorted(KEYS, key=str.encode)
+    for name in ("list_objects_v2", "list_objects"):
+        pages = S3.get_paginator(name).paginate(Bucket=bucket, PaginationConfig={"PageSize": 3})
+        assert [o["Key"] for page in pages for o in page.get("Contents", [])] == in_order, name
+        pages = list(S3.get_paginator(name).paginate(Bucket=bucket, Delimiter="/", PaginationConfig={"PageSize": 2}))
+        prefixes = [p["Prefix"] for page in pages for p in page.get("CommonPrefixes", [])]
+        assert prefixes == ["../", "a/", "z/", "ü/"], prefixes
+        keys = [o["Key"] for page in pages for o in page.get("Contents", [])]
+        assert keys == [k for k in in_order if "/" not in k], keys
+    page = S3.list_objects_v2(Bucket=bucket, Prefix="z/", StartAfter="z/1", FetchOwner=True)
+    assert [o["Key"] for o in page["Contents"]] == ["z/2"] and page["KeyCount"] == 1, page
+    assert page["Contents"][0]["Owner"]["ID"] and page["Contents"][0]["StorageClass"] == "STANDARD", page
+    none = S3.list_objects_v2(Bucket=bucket, MaxKeys=0)
+    assert none["KeyCount"] == 0 and not none["IsTruncated"], none
+    assert code_of(S3.list_objects_v2, Bucket=bucket, ContinuationToken="%%%")[0] == "InvalidArgument"
+    assert code_of(S3.list_objects_v2, Bucket=bucket, MaxKeys=-1)[0] == "InvalidArgument"
+
+
+def test_deletes(bucket):
+    for n in range(20):
+        S3.put_object(Bucket=bucket, Key=f"k{n}", Body=b"x")
+    S3.delete_object(Bucket=bucket, Key="k0")
+    S3.delete_object(Bucket=bucket, Key="k0")
+    wanted = {"Objects": [{"Key": f"k{n}"} for n in range(15)]}
+    answer = S3.delete_objects(Bucket=bucket, Delete=wanted)
+    assert len(answer["Deleted"]) == 15 and "Errors" not in answer, answer
+    answer = S3.delete_objects(Bucket=bucket, Delete={**wanted, "Quiet": True})
+    assert "Deleted" not in answer, answer
+    left = [o["Key"] for o in S3.list_objects_v2(Bucket=bucket)["Contents"]]
+    assert left == sorted(f"k{n}" for n in range(15, 20)), left
+
+
+def test_keys_have_a_bound(bucket):
+    longest = "k" * 1024
+    S3.put_object(Bucket=bucket, Key=longest, Body=b"x")
+    assert body_of(bucket, longest) == b"x"
+    assert code_of(S3.put_object, Bucket=bucket, Key=longest + "k", Body=b"x") == ("KeyTooLongError", 400)
+    large = {"m": "x" * 2100}
+    assert code_of(S3.put_object, Bucket=bucket, Key="k", Body=b"x", Metadata=large) == ("MetadataTooLarge", 400)
+
+
+def test_buckets(bucket):
+    own = bucket + "-own"
+    S3.create_bucket(Bucket=own)
+    assert code_of(S3.create_bucket, Bucket=own) == ("BucketAlreadyOwnedByYou", 409)
+    assert own in [b["Name"] for b in S3.list_buckets()["Buckets"]]
+    assert S3.get_bucket_location(Bucket=own)["LocationConstraint"] is None
+    assert "Status" not in S3.get_bucket_versioning(Bucket=own)
+    S3.put_object(Bucket=own, Key="k", Body=b"x")
+    assert code_of(S3.delete_bucket, Bucket=own) == ("BucketNotEmpty", 409)
+    S3.delete_object(Bucket=own, Key="k")
+    upload(own, "open", [(1, b"x")])
+    S3.delete_bucket(Bucket=own)
+    assert code_of(S3.head_bucket, Bucket=own) == ("404", 404)
+    assert code_of(S3.delete_bucket, Bucket=own) == ("NoSuchBucket", 404)
+    assert code_of(S3.put_object, Bucket=own, Key="k", Body=b"x") == ("NoSuchBucket", 404)
+    assert code_of(S3.list_objects_v2, Bucket=own) == ("NoSuchBucket", 404)
+    assert code_of(S3.create_multipart_upload, Bucket=own, Key="k") == ("NoSuchBucket", 404)
+
+
+def fetch(method, url, data=None):
+    request = urllib.request.Request(url, data=data, method=method)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def test_presigned_urls(bucket):
+    presigning = client(signature_version="s3v4")
+    at = {"Bucket": bucket, "Key": "dir/k ü+%"}
+    put = presigning.generate_presigned_url("put_object", Params=at, ExpiresIn=60)
+    assert fetch("PUT", put, b"presigned")[0] == 200
+    get = presigning.generate_presigned_url("get_object", Params=at, ExpiresIn=60)
+    assert fetch("GET", get) == (200, b"presigned")
+    assert fetch("PUT", get, b"x")[0] == 403
+    head, signature = get.rsplit("Signature=", 1)
+    assert fetch("GET", f"{head}Signature={'0' * 63 + '1'}{signature[64:]}")[0] == 403
+    plain = f"{os.environ['S3_ENDPOINT']}/{bucket}/k"
+    assert fetch("GET", plain)[0] == 403 and fetch("PUT", plain, b"x")[0] == 403
+
+
+def test_what_is_not_here_is_refused(bucket):
+    key = base64.b64encode(bytes(32)).decode()
+    refused = code_of(S3.put_object, Bucket=bucket, Key="k", Body=b"x", SSECustomerAlgorithm="AES256", SSECustomerKey=key)
+    assert refused == ("NotImplemented", 501)
+    kms = code_of(S3.put_object, Bucket=bucket, Key="k", Body=b"x", ServerSideEncryption="aws:kms", SSEKMSKeyId="x")
+    assert kms == ("NotImplemented", 501)
+    assert code_of(S3.get_bucket_lifecycle_configuration, Bucket=bucket)[1] == 501
+
+
+def main():
+    failed = 0
+    tests = [(name, test) for name, test in globals().items() if name.startswith("test_")]
+    for number, (name, test) in enumerate(tests):
+        bucket = f"boto-{number}"
+        S3.create_bucket(Bucket=bucket)
+        try:
+            test(bucket)
+            print(f"pass: {name}")
+        except Exception:
+            failed += 1
+            print(f"FAIL: {name}\n{traceback.format_exc()}")
+    print(f"{len(tests) - failed} of {len(tests)} passed")
+    sys.exit(1 if failed else 0)
+
+
+main()
