@@ -1,1 +1,16 @@
-fn main() {}
+// SPDX-License-Identifier: Apache-2.0
+//! The platform as a user meets it: the real program, real functions, the real
+//! store, from outside.
+//!
+//! Every flow starts a service of its own on ephemeral ports. The functions are
+//! those that `cargo xtask test` has built.
+
+mod analysis;
+mod bad_components;
+mod bad_data;
+mod bad_guests;
+mod contract;
+mod edges;
+mod first_hour;
+mod restart;
+mod support;

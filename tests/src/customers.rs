@@ -52,7 +52,8 @@ pub fn applicants() -> Result<RecordBatch> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../functions/data/german_credit.csv");
     let open = || File::open(&path).with_context(|| format!("open {}", path.display()));
     let (schema, _) = Format::default().with_header(true).infer_schema(open()?, None)?;
-    let mut reader = ReaderBuilder::new(Arc::new(schema)).with_header(true).with_batch_size(2_048).build(open()?)?;
+    let mut reader =
+        ReaderBuilder::new(Arc::new(schema)).with_header(true).with_batch_size(2_048).build(open()?)?;
     reader.next().context("expected the applicants, found no row")?.context("read the applicants")
 }
 
@@ -92,7 +93,11 @@ fn schema(applicants: &RecordBatch) -> Arc<Schema> {
     Arc::new(Schema::new([vec![id], rest].concat()))
 }
 
-fn resample(applicants: &RecordBatch, ids: std::ops::Range<u64>, random: &mut ChaCha8Rng) -> Result<RecordBatch> {
+fn resample(
+    applicants: &RecordBatch,
+    ids: std::ops::Range<u64>,
+    random: &mut ChaCha8Rng,
+) -> Result<RecordBatch> {
     let count = u32::try_from(applicants.num_rows()).context("count the applicants")?;
     let rows: UInt32Array = ids.clone().map(|_| random.random_range(0..count)).collect();
     let drawn = take_record_batch(applicants, &rows)?;

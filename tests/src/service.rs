@@ -35,7 +35,8 @@ pub fn program() -> PathBuf {
         return path.into();
     }
     // Test binaries lie in `deps`, one level below the programs.
-    let mut folder = std::env::current_exe().map(|p| p.parent().map(Path::to_owned)).ok().flatten().unwrap_or_default();
+    let mut folder =
+        std::env::current_exe().map(|p| p.parent().map(Path::to_owned)).ok().flatten().unwrap_or_default();
     if folder.ends_with("deps") {
         folder.pop();
     }
@@ -44,7 +45,8 @@ pub fn program() -> PathBuf {
 
 /// The component that `cargo xtask` built of an example function.
 pub fn component(function: &str) -> Result<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../functions/target/fanfold/{function}.wasm"));
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../functions/target/fanfold/{function}.wasm"));
     ensure!(path.is_file(), "expected {}, found nothing; run `cargo xtask setup`", path.display());
     Ok(path)
 }
@@ -79,16 +81,23 @@ impl Service {
                 break found;
             }
             if let Some(status) = child.try_wait()? {
-                bail!("fanfold dev ended with {status}: {}", std::fs::read_to_string(folder.join("dev.log"))?);
+                bail!(
+                    "fanfold dev ended with {status}: {}",
+                    std::fs::read_to_string(folder.join("dev.log"))?
+                );
             }
             if start.elapsed() > Duration::from_secs(30) {
                 let _ = child.kill();
-                bail!("fanfold dev was not ready within 30 s: {}", std::fs::read_to_string(folder.join("dev.log"))?);
+                bail!(
+                    "fanfold dev was not ready within 30 s: {}",
+                    std::fs::read_to_string(folder.join("dev.log"))?
+                );
             }
             std::thread::sleep(Duration::from_millis(5));
         };
         let started_in = start.elapsed();
-        let text = |name: &str| found[name].as_str().map(str::to_owned).with_context(|| format!("expected {name}"));
+        let text =
+            |name: &str| found[name].as_str().map(str::to_owned).with_context(|| format!("expected {name}"));
         let endpoint = text("endpoint")?;
         let profiles = std::fs::read(folder.join("config/profiles.json")).context("read the profile")?;
         let profiles: Value = serde_json::from_slice(&profiles)?;
@@ -99,7 +108,10 @@ impl Service {
             folder: folder.to_owned(),
             s3_endpoint: text("s3_endpoint")?,
             token: of(&profile["token"])?,
-            credentials: Credentials::new(of(&profile["s3"]["access_key"])?, of(&profile["s3"]["secret_key"])?),
+            credentials: Credentials::new(
+                of(&profile["s3"]["access_key"])?,
+                of(&profile["s3"]["secret_key"])?,
+            ),
             endpoint,
             started_in,
         })
@@ -143,7 +155,12 @@ impl Service {
     pub fn ok(&self, arguments: &[&str]) -> Result<String> {
         let output = self.run(arguments)?;
         let error = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "fanfold {} ended with {}: {error}", arguments.join(" "), output.status);
+        ensure!(
+            output.status.success(),
+            "fanfold {} ended with {}: {error}",
+            arguments.join(" "),
+            output.status
+        );
         Ok(String::from_utf8(output.stdout)?)
     }
 
@@ -153,7 +170,11 @@ impl Service {
         let component = component(function)?;
         let component = component.to_string_lossy();
         // Settings come from the function's folder, the bytes from its last build.
-        ensure!(folder.join("function.toml").is_file(), "expected an example function in {}", folder.display());
+        ensure!(
+            folder.join("function.toml").is_file(),
+            "expected an example function in {}",
+            folder.display()
+        );
         self.ok(&["deploy", &component, "--name", function]).map(drop)
     }
 
@@ -175,21 +196,22 @@ impl Service {
     pub fn resident_bytes(&self) -> Result<u64> {
         status_kib(self.pid(), "VmRSS")
     }
+}
 
-    /// CPU time used so far by the process, user and system.
-    pub fn cpu_time(&self) -> Result<Duration> {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        let after = text.rsplit_once(')').map(|(_, rest)| rest).context("expected a process's name")?;
-        let fields: Vec<&str> = after.split_whitespace().collect();
-        let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).context("expected CPU times");
-        // Linux counts them in hundredths of a second (proc(5), USER_HZ).
-        Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
-    }
+/// CPU time used so far by a process, user and system.
+pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after = text.rsplit_once(')').map(|(_, rest)| rest).context("expected a process's name")?;
+    let fields: Vec<&str> = after.split_whitespace().collect();
+    let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).context("expected CPU times");
+    // Linux counts them in hundredths of a second (proc(5), USER_HZ).
+    Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
 }
 
 fn status_kib(pid: u32, name: &str) -> Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find(|line| line.starts_with(name)).with_context(|| format!("expected {name}"))?;
+    let line =
+        text.lines().find(|line| line.starts_with(name)).with_context(|| format!("expected {name}"))?;
     let kib: u64 = line.split_whitespace().nth(1).context("expected a number")?.parse()?;
     Ok(kib << 10)
 }

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The main job on the real applicants: statistics, normalising, training to
+//! convergence, scores and the report, through the whole platform.
+
+use fanfold_tests::service::Service;
+use serde_json::{Value, json};
+
+use crate::support::Client;
+
+async fn run(client: &Client<'_>, document: Value) -> Value {
+    let job = client.job(document).await.body;
+    assert_eq!(job["state"], "succeeded", "{job}");
+    job
+}
+
+/// The applicants as four objects.
+async fn upload(service: &Service) {
+    let text = include_str!("../../functions/data/german_credit.csv");
+    let (header, records) = text.split_once('\n').unwrap();
+    let records: Vec<&str> = records.lines().collect();
+    for (part, lines) in records.chunks(250).enumerate() {
+        let content = format!("{header}\n{}\n", lines.join("\n"));
+        service.put(&format!("s3://bank/applicants/{part}.csv"), content).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_credit_risk_of_the_applicants_is_assessed() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let client = Client::new(&service);
+    for function in ["column-stats", "normalize", "credit-train", "credit-score", "credit-report"] {
+        service.deploy(function).unwrap();
+    }
+    upload(&service).await;
+
+    let stats = run(&client, json!({ "function": "column-stats", "input": "s3://bank/applicants/*.csv" })).await;
+    let stats = &stats["result"];
+    assert_eq!(stats["rows"], 1_000);
+    let amount = stats["columns"].as_array().unwrap().iter().find(|c| c["name"] == "credit_amount").unwrap();
+    assert_eq!((&amount["min"], &amount["max"]), (&json!(250.0), &json!(18424.0)));
+    assert!((amount["mean"].as_f64().unwrap() - 3_271.258).abs() < 1e-9, "{amount}");
+
+    let normalise = run(
+        &client,
+        json!({
+            "function": "normalize", "input": "s3://bank/applicants/*.csv", "output": "s3://bank/normalised/",
+            "params": { "method": "zscore", "stats": stats, "keep": ["credit_amount"] }
+        }),
+    );
+    assert_eq!(normalise.await["receipt"]["rows_out"], 1_000);
+
+    // On the columns as they are, so that the coefficients can be compared.
+    let mut params = json!({ "target": "creditability", "positive": "bad" });
+    let mut rounds = 0;
+    let model = loop {
+        let fit = run(
+            &client,
+            json!({ "function": "credit-train", "input": "s3://bank/applicants/*.csv", "params": params.clone() }),
+        );
+        let fit = fit.await["result"].clone();
+        params["model"] = fit["model"].clone();
+        if fit["step"].as_f64().is_some_and(|step| step < 1e-8) {
+            break fit["model"].clone();
+        }
+        rounds += 1;
+        assert!(rounds <= 8, "{fit}");
+    };
+    let reference: Value =
+        serde_json::from_str(include_str!("../../functions/credit-train/testdata/reference.json")).unwrap();
+    assert_eq!(model["terms"], reference["terms"]);
+    for (n, expected) in reference["coefficients"].as_array().unwrap().iter().enumerate() {
+        let found = model["coefficients"][n].as_f64().unwrap();
+        assert!((found - expected.as_f64().unwrap()).abs() < 1e-6, "{}: {found} {expected}", model["terms"][n]);
+    }
+
+    let keep = ["purpose", "credit_amount", "creditability"];
+    let scored = run(
+        &client,
+        json!({
+            "function": "credit-score", "input": "s3://bank/applicants/*.csv", "output": "s3://bank/scores/",
+            "params": { "model": model, "keep": keep }
+        }),
+    );
+    assert_eq!(scored.await["receipt"]["rows_out"], 1_000);
+    let report = run(
+        &client,
+        json!({
+            "function": "credit-report", "input": "s3://bank/scores/", "output": "s3://bank/report/",
+            "params": { "amount": "credit_amount", "by": "purpose", "outcome": "creditability", "positive": "bad" }
+        }),
+    );
+    let report = report.await["result"].clone();
+    let auc = report["outcome"]["auc"].as_f64().unwrap();
+    assert!((auc - 0.831).abs() < 0.001, "{auc}");
+    // At the maximum of the likelihood, predicted and observed bad rows balance.
+    assert!((report["mean_pd"].as_f64().unwrap() - 0.3).abs() < 1e-6, "{report}");
+    let page = folder.path().join("report.html");
+    let id = service.ok(&["job", "ls", "--function", "credit-report", "--output", "json"]).unwrap();
+    let id: Value = serde_json::from_str(&id).unwrap();
+    let id = id[0]["id"].as_str().or_else(|| id["jobs"][0]["id"].as_str()).unwrap().to_owned();
+    service.ok(&["result", &id, "--html", "--out", &page.to_string_lossy()]).unwrap();
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("<svg") && page.contains("expected loss by purpose"), "{}", &page[..page.len().min(400)]);
+    assert!(!page.contains("http://") || page.contains("w3.org"), "the page must not load anything");
+}
+
+#[tokio::test]
+async fn results_do_not_depend_on_the_number_of_workers() {
+    let mut answers = Vec::new();
+    for workers in ["1", "3"] {
+        let folder = tempfile::tempdir().unwrap();
+        let service = Service::start_with(folder.path(), &["--workers", workers]).unwrap();
+        let client = Client::new(&service);
+        service.deploy("column-stats").unwrap();
+        for n in 0..40 {
+            let rows: String = (0..50).map(|i| format!("{}\n", f64::from(n * 50 + i).sqrt())).collect();
+            service.put(&format!("s3://bank/in/{n:02}.csv"), format!("x\n{rows}")).await.unwrap();
+        }
+        let job = run(&client, json!({ "function": "column-stats", "input": "s3://bank/in/" })).await;
+        answers.push(job["result"].to_string());
+    }
+    assert_eq!(answers[0], answers[1]);
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Data that is not what it should be: the job fails with a sentence that names
+//! the object and the place in it, and nothing partial is visible.
+
+use fanfold_tests::{
+    customers::{Order, Stored, write},
+    service::Service,
+};
+use serde_json::{Value, json};
+
+use crate::support::{Client, problem};
+
+struct Case {
+    name: &'static str,
+    content: Vec<u8>,
+    code: &'static str,
+    named: &'static [&'static str],
+}
+
+fn cases() -> Vec<Case> {
+    let case = |name, content: &[u8], code, named| Case { name, content: content.to_vec(), code, named };
+    let folder = tempfile::tempdir().unwrap();
+    let order = Order { rows: 2_000, objects: 1, seed: 1, format: Stored::Parquet };
+    let parquet = std::fs::read(&write(folder.path(), &order).unwrap()[0]).unwrap();
+    let (middle, mut flipped) = (parquet.len() / 2, parquet.clone());
+    flipped[middle] ^= 0x40;
+    let truncated = &parquet[..parquet.len() - 100];
+    vec![
+        case("fields.csv", b"a,b\n1,2\n3\n", "csv-field-count", &["2", "record"]),
+        case("utf8.csv", b"a,b\n1,\xff\xfe\n", "invalid-utf8", &[]),
+        case("quote.csv", b"a,b\n1,\"open\n", "csv-malformed", &[]),
+        case("empty.csv", b"", "empty-object", &[]),
+        case("empty.parquet", b"", "empty-object", &[]),
+        case("cut.parquet", truncated, "parquet-corrupt", &[]),
+        case("flipped.parquet", &flipped, "parquet-corrupt", &[]),
+        case("lines.jsonl", b"{\"a\":1}\n{\"a\":\n", "json-malformed", &["2"]),
+        case("noise.arrow", b"ARROW1\0\0nonsense", "arrow-corrupt", &[]),
+        case("noise.xyz", &[0, 159, 146, 150, 0, 0, 0, 0], "format-unknown", &[]),
+    ]
+}
+
+async fn stats(client: &Client<'_>, input: &str) -> Value {
+    client.job(json!({ "function": "column-stats", "input": input, "output": "s3://bank/out/" })).await.body
+}
+
+#[tokio::test]
+async fn damaged_tables_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let client = Client::new(&service);
+    service.deploy("column-stats").unwrap();
+    for Case { name, content, code, named } in cases() {
+        let uri = format!("s3://bank/{name}");
+        service.put(&uri, content).await.unwrap();
+        let job = stats(&client, &uri).await;
+        assert_eq!(job["state"], "failed", "{name}: {job}");
+        problem(&job["problem"], "task-failed", &[&uri, code]);
+        problem(&job["problem"], "task-failed", named);
+        assert_eq!(service.ok(&["s3", "ls", "s3://bank/out/", "-r"]).unwrap().trim(), "", "{name}");
+    }
+    service.put("s3://bank/good.csv", "a,b\n1,x\n2,y\n").await.unwrap();
+    let job = stats(&client, "s3://bank/good.csv").await;
+    assert_eq!((&job["state"], &job["result"]["rows"]), (&json!("succeeded"), &json!(2)), "{job}");
+}
+
+#[tokio::test]
+async fn inputs_and_params_that_do_not_fit_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let client = Client::new(&service);
+    for function in ["column-stats", "credit-train"] {
+        service.deploy(function).unwrap();
+    }
+    service.put("s3://bank/a.csv", "x,y\n1,2\n").await.unwrap();
+    let job = |input: &str, more: Value| {
+        let mut document = json!({ "function": "column-stats", "input": input });
+        document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        client.job(document)
+    };
+    job("s3://nobucket/a.csv", json!({})).await.refused("bucket-not-found", &["nobucket"]);
+    job("s3://bank/none.csv", json!({})).await.refused("object-not-found", &["s3://bank/none.csv"]);
+    job("s3://bank/none/*.csv", json!({})).await.refused("input-empty", &["s3://bank/none/*.csv"]);
+    job("bank/a.csv", json!({})).await.refused("invalid-job", &["s3://bucket/key"]);
+    job("s3://bank/a.csv", json!({ "params": 7 })).await.refused("invalid-job", &["params"]);
+    job("s3://bank/", json!({ "output": "s3://bank/out/" })).await.refused("overlapping-prefixes", &["s3://bank/"]);
+    let job_of = |body: Value| problem(&body["problem"], "task-failed", &["s3://bank/a.csv"]);
+    let missing = job("s3://bank/a.csv", json!({ "columns": ["x", "z"] })).await.body;
+    problem(&missing["problem"], "task-failed", &["column-not-found", "\"z\"", "x"]);
+    job_of(missing);
+    let wrong = json!({ "function": "credit-train", "input": "s3://bank/a.csv", "params": { "target": 7 } });
+    let wrong = client.job(wrong).await.body;
+    problem(&wrong["problem"], "task-failed", &["invalid-params", "target"]);
+}

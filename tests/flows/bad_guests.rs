@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Guests that panic, trap, loop, allocate, flood, or simply fail: each ends
+//! with its own code, and the next call is served.
+
+use std::time::{Duration, Instant};
+
+use fanfold_tests::service::Service;
+use serde_json::json;
+
+use crate::support::{Client, problem};
+
+#[tokio::test]
+async fn a_misbehaving_handler_ends_with_its_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let client = Client::new(&service);
+    client.deploy_folder("hostile/misbehave").await;
+    service.put("s3://granted/x", "x").await.unwrap();
+    let cases: &[(&str, &str, &[&str])] = &[
+        ("panic", "guest-panicked", &["on purpose"]),
+        ("abort", "guest-trapped", &[]),
+        ("allocate", "memory-exceeded", &["64MiB", "function.toml"]),
+        ("recurse", "stack-overflow", &[]),
+        ("error", "function-error", &["expected a tame request", "ask nicely"]),
+        ("read", "access-denied", &["s3://secret/x", "read", "function.toml"]),
+        ("write", "access-denied", &["s3://granted/elsewhere", "write"]),
+        ("open-missing", "object-not-found", &["s3://granted/missing"]),
+    ];
+    for (how, code, named) in cases {
+        client.invoke("misbehave", &json!(how)).await.refused(code, named);
+        assert_eq!(client.invoke("misbehave", &json!("well")).await.status, 200, "after {how}");
+    }
+    let busy = client.invoke("misbehave", &json!("error-retryable")).await;
+    assert_eq!((&busy.body["retryable"], &busy.body["guest_code"]), (&json!(true), &json!("busy")), "{busy:?}");
+    // The deadline is 2 s by the function's settings.
+    let start = Instant::now();
+    client.invoke("misbehave", &json!("loop")).await.refused("deadline-exceeded", &["2s"]);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    client.invoke("misbehave", &json!(7)).await.refused("function-error", &[]);
+}
+
+#[tokio::test]
+async fn a_flood_of_log_lines_is_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let client = Client::new(&service);
+    client.deploy_folder("hostile/misbehave").await;
+    let answer = client.invoke("misbehave", &json!("flood")).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let id = answer.headers["x-fanfold-invocation-id"].to_str().unwrap().to_owned();
+    let logs = service.ok(&["logs", &id, "--output", "json"]).unwrap();
+    assert!(logs.len() < 3 << 20, "{} bytes", logs.len());
+    assert!(logs.contains("line 0 with an escape"), "{}", &logs[..logs.len().min(300)]);
+    assert!(!logs.contains('\u{1b}'));
+}
+
+#[tokio::test]
+async fn a_misbehaving_map_fails_its_job_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let client = Client::new(&service);
+    client.deploy_folder("hostile/misbehave").await;
+    for n in 0..3 {
+        service.put(&format!("s3://bank/in/{n}.csv"), format!("n\n{n}\n")).await.unwrap();
+    }
+    for (how, code) in [("panic", "guest-panicked"), ("allocate", "memory-exceeded"), ("error", "function-error")] {
+        // Only the second object's row misbehaves; the others do their work.
+        let job = json!({
+            "function": "misbehave", "input": "s3://bank/in/*.csv", "output": "s3://bank/out/",
+            "params": { "how": how, "row": 1 }
+        });
+        let job = client.job(job).await;
+        assert_eq!(job.body["state"], "failed", "{job:?}");
+        problem(&job.body["problem"], "task-failed", &["s3://bank/in/1.csv", code]);
+        assert_eq!(service.ok(&["s3", "ls", "s3://bank/out/", "-r"]).unwrap().trim(), "", "{how}");
+    }
+    let job = client.job(json!({ "function": "misbehave", "input": "s3://bank/in/", "output": "s3://bank/out/" })).await;
+    assert_eq!(job.body["state"], "succeeded", "{job:?}");
+    let listed = service.ok(&["s3", "ls", "s3://bank/out/", "-r"]).unwrap();
+    assert!(listed.contains("_manifest.json") && listed.contains("_SUCCESS"), "{listed}");
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `column-stats` over 2,000,000 rows from the embedded store: as a job, in
+//! WebAssembly, and the same Rust code natively over the same batches.
+//!
+//! The host decodes in both; what is compared is what the guest does: it takes
+//! Arrow IPC apart and runs `add_batch`. The job's receipt says how long its
+//! guests were busy.
+
+// The very source of the function, compiled for this machine.
+#[path = "../../../../functions/column-stats/src/lib.rs"]
+#[allow(missing_docs, dead_code, unreachable_pub, clippy::unwrap_used, reason = "the function's own source")]
+mod column_stats;
+
+use std::{
+    io::Cursor,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use arrow::ipc::reader::StreamReader;
+use column_stats::ColumnStats;
+use fanfold_protocol::{
+    job::{CsvOptions, Format},
+    plan::Slice,
+    uri::PinnedObject,
+};
+use fanfold_runtime::tables::{TableReader, TableSource, encode};
+use fanfold_storage::Store;
+use fanfold_tests::{
+    customers::{Order, Stored, write},
+    service::Service,
+};
+use futures::TryStreamExt;
+use serde_json::Value;
+
+use crate::{Goal, Measurement};
+
+const ROWS: u64 = 2_000_000;
+const OBJECTS: u32 = 32;
+const ROUNDS: usize = 3;
+
+/// Runs both in turns.
+pub fn measure() -> Result<Vec<Measurement>> {
+    let folder = tempfile::tempdir()?;
+    let files = write(
+        &folder.path().join("input"),
+        &Order { rows: ROWS, objects: OBJECTS, seed: 1, format: Stored::Parquet },
+    )?;
+    let service = Service::start(folder.path())?;
+    service.deploy("column-stats")?;
+    service.ok(&["s3", "mb", "s3://bench"])?;
+    for file in &files {
+        service.ok(&["s3", "cp", &file.to_string_lossy(), "s3://bench/customers/"])?;
+    }
+    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let (mut elapsed, mut rate, mut ratio) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut wasm, mut native) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        let guest = job(&service)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let same = threads.block_on(natively(&service.store()?))?;
+        elapsed.push(seconds);
+        rate.push(ROWS as f64 / seconds);
+        wasm.push(guest.as_secs_f64());
+        native.push(same.as_secs_f64());
+        ratio.push(guest.as_secs_f64() / same.as_secs_f64());
+    }
+    Ok(vec![
+        Measurement::of("column_stats_job", "s", elapsed),
+        Measurement::of("column_stats_job_rows", "1/s", rate),
+        Measurement::of("column_stats_wasm_busy", "s", wasm),
+        Measurement::of("column_stats_native_busy", "s", native),
+        Measurement::of("column_stats_wasm_over_native", "ratio", ratio).goal(Goal::AtMost(1.4)),
+        Measurement::of("dev_resident_peak", "MiB", vec![(service.resident_bytes_peak()? >> 20) as f64])
+            .goal(Goal::AtMost(1_024.0)),
+    ])
+}
+
+/// Runs the job; gives the time that its guests were busy.
+fn job(service: &Service) -> Result<Duration> {
+    let input = "s3://bench/customers/*.parquet";
+    let printed = service.ok(&["job", "run", "--function", "column-stats", "--input", input, "--wait", "--json"])?;
+    let job: Value = serde_json::from_str(&printed)?;
+    let receipt = &job["receipt"];
+    ensure!(receipt["rows_in"] == ROWS, "expected {ROWS} rows in the receipt, found {receipt}");
+    Ok(Duration::from_micros(receipt["guest_us"].as_u64().context("expected guest_us in the receipt")?))
+}
+
+/// Takes the same batches apart and adds them up here; gives the time that took.
+async fn natively(store: &Store) -> Result<Duration> {
+    let objects: Vec<_> = store.list("bench", "customers/", Default::default()).try_collect().await?;
+    let mut busy = Duration::ZERO;
+    for entry in objects {
+        let uri = format!("s3://bench/{}", entry.name()).parse()?;
+        let pin = store.head(&uri).await?.pin;
+        let slices = vec![Slice { object: PinnedObject { uri, pin }, bytes: None, row_groups: None }];
+        let source =
+            TableSource { slices, format: Format::Parquet, columns: None, declared: None, csv: CsvOptions::default() };
+        let mut reader = TableReader::open(store.clone(), source).await?;
+        let mut stats = ColumnStats::default();
+        while let Some(batch) = reader.next().await? {
+            let bytes = encode(&batch)?;
+            let began = Instant::now();
+            for batch in StreamReader::try_new(Cursor::new(bytes), None)? {
+                stats.add_batch(&batch?).map_err(|error| anyhow::anyhow!("{error}"))?;
+            }
+            busy += began.elapsed();
+        }
+    }
+    Ok(busy)
+}
