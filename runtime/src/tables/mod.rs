@@ -24,17 +24,34 @@
 //! that begins in the middle of a text object, rows and lines are counted from
 //! there, and the text of the problem says so.
 
+mod arrow_ipc;
+mod csv;
+mod format;
 mod guard;
 mod ipc;
+mod jsonl;
+mod objects;
+mod parquet;
+mod ranges;
+mod reader;
+mod select;
 mod shape;
+mod text;
+mod value;
+mod writer;
 
 use fanfold_protocol::{
+    Problem,
     function::Column,
     job::{CsvOptions, Format},
     plan::Slice,
 };
 
-pub use self::ipc::{decode, encode, encode_schema};
+pub use self::{
+    ipc::{decode, encode, encode_schema},
+    reader::TableReader,
+    writer::TableWriter,
+};
 
 /// What to read: slices that make one table, and what of it is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,3 +72,7 @@ pub struct TableSource {
 /// A batch holds at most this many rows, so that a guest's own columns over it
 /// stay small.
 pub const BATCH_ROWS_MAX: usize = 131_072;
+
+fn store_problem(error: fanfold_storage::Error) -> Problem {
+    Problem::new(error.kind(), error.to_string())
+}

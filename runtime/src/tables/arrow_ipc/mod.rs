@@ -1,0 +1,28 @@
+//! Arrow IPC objects as batches, files and streams.
+//!
+//! Both are taken message by message; each message is checked as a guest's would
+//! be ([`super::ipc`]), compression allowed within its caps, before arrow-ipc
+//! decodes it with validation on.
+
+mod file;
+mod stream;
+
+use fanfold_protocol::{ErrorKind, Problem};
+
+pub(super) use self::{file::FileReader, stream::StreamReader};
+
+/// One message is held in memory whole.
+const MESSAGE_BYTES_MAX: u64 = 1 << 30;
+
+fn corrupt(place: &str, found: &str) -> Problem {
+    let detail =
+        format!("{place} must be sound Arrow IPC, found: {found}; write the object again from its source");
+    Problem::new(ErrorKind::ArrowCorrupt, detail)
+}
+
+fn too_large(place: &str, bytes: u64) -> Problem {
+    let detail = format!(
+        "{place} must be a message of at most {MESSAGE_BYTES_MAX} bytes, found {bytes}; write smaller batches"
+    );
+    Problem::new(ErrorKind::DecodeLimit, detail)
+}

@@ -1,0 +1,110 @@
+//! Arrow IPC streams: messages one after the other.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::RecordBatch,
+    buffer::Buffer,
+    datatypes::{Schema, SchemaRef},
+    ipc::reader::StreamDecoder,
+};
+use bytes::Bytes;
+use fanfold_protocol::{ErrorKind, Problem, plan::Slice};
+use fanfold_storage::Store;
+
+use super::{MESSAGE_BYTES_MAX, corrupt, too_large};
+use crate::tables::{
+    guard::guard,
+    ipc::{Compression, Frame, PREFIX_BYTES, check_message},
+    select::{Decoded, First, Wanted},
+    text::Text,
+};
+
+/// A stream object being read.
+pub(in crate::tables) struct StreamReader {
+    uri: String,
+    text: Text,
+    decoder: StreamDecoder,
+    order: Vec<usize>,
+    schema: SchemaRef,
+    rows: u64,
+}
+
+impl StreamReader {
+    pub(in crate::tables) async fn open(
+        store: &Store,
+        slice: &Slice,
+        head: &Bytes,
+        wanted: &Wanted,
+        first: Option<&First>,
+    ) -> Result<Self, Problem> {
+        let uri = slice.object.uri.to_string();
+        let text = Text::open(store, slice, head, ErrorKind::ArrowCorrupt)?;
+        let schema = Arc::new(Schema::empty());
+        let mut reader = Self {
+            uri,
+            text,
+            decoder: StreamDecoder::new(),
+            order: Vec::new(),
+            schema: Arc::clone(&schema),
+            rows: 0,
+        };
+        let batch = reader.message().await?;
+        let stored = reader.decoder.schema().filter(|_| matches!(batch, Some(None)));
+        let stored = stored.ok_or_else(|| corrupt(&reader.uri, "no schema as its first message"))?;
+        let names: Vec<&str> = stored.fields().iter().map(|f| f.name().as_str()).collect();
+        reader.order = wanted.resolve(&reader.uri, &names, first)?;
+        reader.schema =
+            Arc::new(stored.project(&reader.order).map_err(|e| corrupt(&reader.uri, &e.to_string()))?);
+        Ok(reader)
+    }
+
+    /// The wanted columns as they are stored.
+    pub(in crate::tables) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The next rows, `None` after the last.
+    pub(in crate::tables) async fn next(&mut self) -> Result<Option<Decoded>, Problem> {
+        while let Some(batch) = self.message().await? {
+            let Some(batch) = batch.filter(|b| b.num_rows() > 0) else { continue };
+            let first_row = self.rows + 1;
+            self.rows += batch.num_rows() as u64;
+            let batch = batch.project(&self.order).map_err(|e| corrupt(&self.uri, &e.to_string()))?;
+            return Ok(Some(Decoded { batch, first_row, counted_from: None }));
+        }
+        Ok(None)
+    }
+
+    /// Decodes the next message, which may be no batch; `None` at the end.
+    async fn message(&mut self) -> Result<Option<Option<RecordBatch>>, Problem> {
+        let at = self.text.offset();
+        let place = || format!("{}, byte {at}", self.uri);
+        self.text.fill_to(PREFIX_BYTES).await?;
+        let prefix = &self.text.data()[..self.text.data().len().min(PREFIX_BYTES)];
+        let Some(metadata) = Frame::metadata_bytes(prefix, at).map_err(|p| p.within(&self.uri))? else {
+            return Ok(None);
+        };
+        self.text.fill_to(PREFIX_BYTES + metadata).await?;
+        let header = self.text.data().get(PREFIX_BYTES..PREFIX_BYTES + metadata);
+        let header = header.ok_or_else(|| corrupt(&place(), "the end within a message"))?;
+        let frame = Frame::of(header, at).map_err(|p| p.within(&self.uri))?;
+        if frame.len() as u64 > MESSAGE_BYTES_MAX {
+            return Err(too_large(&place(), frame.len() as u64));
+        }
+        self.text.fill_to(frame.len()).await?;
+        let message = self
+            .text
+            .data()
+            .get(..frame.len())
+            .ok_or_else(|| corrupt(&place(), "the end within a message"))?;
+        let decoder = &mut self.decoder;
+        let batch = guard(ErrorKind::ArrowCorrupt, place, || {
+            check_message(message, frame, Compression::Capped).map_err(|p| p.within(place()))?;
+            let mut buffer = Buffer::from(message);
+            decoder.decode(&mut buffer).map_err(|e| corrupt(&place(), &e.to_string()))
+        })?;
+        self.text.consume(frame.len());
+        Ok(Some(batch))
+    }
+}

@@ -1,0 +1,256 @@
+//! One column of CSV on its way into an Arrow array.
+//!
+//! A [`Column`] takes the fields of its column, a block of records at a time,
+//! and parses them in one loop. It never sees another column.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, ArrowPrimitiveType, BooleanBuilder, PrimitiveBuilder, StringBuilder},
+    datatypes::{
+        DataType, Date32Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit,
+        TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+        UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    },
+};
+
+use super::scan::Field;
+use crate::tables::value;
+
+/// Unquoted texts that mean a missing value.
+#[derive(Clone, Debug)]
+pub(super) struct Nulls {
+    texts: Vec<Vec<u8>>,
+    empty: bool,
+    longest: usize,
+}
+
+impl Nulls {
+    pub(super) fn new(texts: &[String]) -> Self {
+        let texts: Vec<Vec<u8>> = texts.iter().map(|t| t.clone().into_bytes()).collect();
+        let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
+        Self { empty: texts.iter().any(Vec::is_empty), texts, longest }
+    }
+
+    /// Whether this field is a missing value.
+    pub(super) fn means(&self, field: Field, text: &[u8]) -> bool {
+        if field.quoted || text.len() > self.longest {
+            return false;
+        }
+        if text.is_empty() { self.empty } else { self.texts.iter().any(|t| t == text) }
+    }
+}
+
+/// A block of records: their text, and the fields of all columns.
+#[derive(Clone, Copy)]
+pub(super) struct Cells<'a> {
+    pub(super) text: &'a str,
+    pub(super) fields: &'a [Field],
+    pub(super) width: usize,
+    pub(super) nulls: &'a Nulls,
+    pub(super) quote: u8,
+}
+
+impl<'a> Cells<'a> {
+    fn column(self, index: usize) -> impl Iterator<Item = (Field, &'a str)> {
+        let cells = self.fields.iter().skip(index).step_by(self.width);
+        cells.map(move |f| (*f, self.text.get(f.range()).unwrap_or_default()))
+    }
+}
+
+/// The field's text with doubled quotes made single.
+pub(super) fn unescape(text: &str, quote: u8) -> String {
+    let quote = char::from(quote);
+    text.replace(&format!("{quote}{quote}"), &quote.to_string())
+}
+
+/// The values of a column so far.
+pub(super) struct Column {
+    index: usize,
+    values: Values,
+}
+
+macro_rules! values {
+    ($($variant:ident($builder:ty),)*) => {
+        enum Values { $($variant($builder),)* }
+
+        impl Values {
+            fn finish(&mut self) -> ArrayRef {
+                match self { $(Self::$variant(b) => Arc::new(b.finish()),)* }
+            }
+        }
+    };
+}
+
+values! {
+    Bool(BooleanBuilder),
+    I8(PrimitiveBuilder<Int8Type>),
+    I16(PrimitiveBuilder<Int16Type>),
+    I32(PrimitiveBuilder<Int32Type>),
+    I64(PrimitiveBuilder<Int64Type>),
+    U8(PrimitiveBuilder<UInt8Type>),
+    U16(PrimitiveBuilder<UInt16Type>),
+    U32(PrimitiveBuilder<UInt32Type>),
+    U64(PrimitiveBuilder<UInt64Type>),
+    F32(PrimitiveBuilder<Float32Type>),
+    F64(PrimitiveBuilder<Float64Type>),
+    Date(PrimitiveBuilder<Date32Type>),
+    Seconds(PrimitiveBuilder<TimestampSecondType>),
+    Millis(PrimitiveBuilder<TimestampMillisecondType>),
+    Micros(PrimitiveBuilder<TimestampMicrosecondType>),
+    Nanos(PrimitiveBuilder<TimestampNanosecondType>),
+    Text(StringBuilder),
+}
+
+/// The type in which fields are read that are wanted as `wanted`; other types
+/// are read as text and cast afterwards.
+pub(super) fn read_type(wanted: &DataType) -> DataType {
+    use DataType::{
+        Boolean, Date32, Float32, Float64, Int8, Int16, Int32, Int64, Timestamp, UInt8, UInt16, UInt32,
+        UInt64,
+    };
+    match wanted {
+        Boolean
+        | Int8
+        | Int16
+        | Int32
+        | Int64
+        | UInt8
+        | UInt16
+        | UInt32
+        | UInt64
+        | Float32
+        | Float64
+        | Date32
+        | Timestamp(_, _) => wanted.clone(),
+        _ => DataType::Utf8,
+    }
+}
+
+impl Column {
+    /// The column at this place among all, read in a type from [`read_type`].
+    pub(super) fn new(index: usize, data_type: &DataType) -> Self {
+        use DataType as T;
+        let values = match data_type {
+            T::Boolean => Values::Bool(BooleanBuilder::new()),
+            T::Int8 => Values::I8(PrimitiveBuilder::new()),
+            T::Int16 => Values::I16(PrimitiveBuilder::new()),
+            T::Int32 => Values::I32(PrimitiveBuilder::new()),
+            T::Int64 => Values::I64(PrimitiveBuilder::new()),
+            T::UInt8 => Values::U8(PrimitiveBuilder::new()),
+            T::UInt16 => Values::U16(PrimitiveBuilder::new()),
+            T::UInt32 => Values::U32(PrimitiveBuilder::new()),
+            T::UInt64 => Values::U64(PrimitiveBuilder::new()),
+            T::Float32 => Values::F32(PrimitiveBuilder::new()),
+            T::Float64 => Values::F64(PrimitiveBuilder::new()),
+            T::Date32 => Values::Date(PrimitiveBuilder::new()),
+            T::Timestamp(unit, _) => {
+                let typed = data_type.clone();
+                match unit {
+                    TimeUnit::Second => Values::Seconds(PrimitiveBuilder::new().with_data_type(typed)),
+                    TimeUnit::Millisecond => Values::Millis(PrimitiveBuilder::new().with_data_type(typed)),
+                    TimeUnit::Microsecond => Values::Micros(PrimitiveBuilder::new().with_data_type(typed)),
+                    TimeUnit::Nanosecond => Values::Nanos(PrimitiveBuilder::new().with_data_type(typed)),
+                }
+            }
+            _ => Values::Text(StringBuilder::new()),
+        };
+        Self { index, values }
+    }
+
+    /// Its place among all columns.
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Takes the column's fields of a block. The record of the first field that
+    /// is no such value is the error.
+    pub(super) fn append(&mut self, cells: Cells<'_>) -> Result<(), usize> {
+        let at = self.index;
+        match &mut self.values {
+            Values::Bool(b) => truths(b, cells, at),
+            Values::I8(b) => small(b, cells, at),
+            Values::I16(b) => small(b, cells, at),
+            Values::I32(b) => small(b, cells, at),
+            Values::I64(b) => parsed(b, cells, at, value::integer),
+            Values::U8(b) => small(b, cells, at),
+            Values::U16(b) => small(b, cells, at),
+            Values::U32(b) => small(b, cells, at),
+            Values::U64(b) => parsed(b, cells, at, value::unsigned),
+            Values::F32(b) => parsed(b, cells, at, |t| str::from_utf8(t.trim_ascii()).ok()?.parse().ok()),
+            Values::F64(b) => parsed(b, cells, at, value::float),
+            Values::Date(b) => parsed(b, cells, at, value::date),
+            Values::Seconds(b) => parsed(b, cells, at, |t| ticks(t, 1)),
+            Values::Millis(b) => parsed(b, cells, at, |t| ticks(t, 1_000)),
+            Values::Micros(b) => parsed(b, cells, at, |t| ticks(t, 1_000_000)),
+            Values::Nanos(b) => parsed(b, cells, at, |t| ticks(t, 1_000_000_000)),
+            Values::Text(b) => {
+                texts(b, cells, at);
+                Ok(())
+            }
+        }
+    }
+
+    /// The array of what was taken since the last one.
+    pub(super) fn finish(&mut self) -> ArrayRef {
+        self.values.finish()
+    }
+}
+
+/// A moment in ticks of which there are `rate` in a second.
+fn ticks(text: &[u8], rate: i64) -> Option<i64> {
+    let moment = value::moment(text)?;
+    let fraction = i64::from(moment.nanos) / (1_000_000_000 / rate);
+    moment.seconds.checked_mul(rate)?.checked_add(fraction)
+}
+
+fn parsed<T: ArrowPrimitiveType>(
+    builder: &mut PrimitiveBuilder<T>,
+    cells: Cells<'_>,
+    index: usize,
+    parse: impl Fn(&[u8]) -> Option<T::Native>,
+) -> Result<(), usize> {
+    for (record, (field, text)) in cells.column(index).enumerate() {
+        match parse(text.as_bytes()) {
+            // Few texts are both a number and a null, but `0` may be made one.
+            Some(value) if !cells.nulls.means(field, text.as_bytes()) => builder.append_value(value),
+            _ if cells.nulls.means(field, text.as_bytes()) => builder.append_null(),
+            _ => return Err(record),
+        }
+    }
+    Ok(())
+}
+
+fn small<T: ArrowPrimitiveType>(
+    builder: &mut PrimitiveBuilder<T>,
+    cells: Cells<'_>,
+    index: usize,
+) -> Result<(), usize>
+where
+    T::Native: TryFrom<i64>,
+{
+    parsed(builder, cells, index, |text| T::Native::try_from(value::integer(text)?).ok())
+}
+
+fn truths(builder: &mut BooleanBuilder, cells: Cells<'_>, index: usize) -> Result<(), usize> {
+    for (record, (field, text)) in cells.column(index).enumerate() {
+        if cells.nulls.means(field, text.as_bytes()) {
+            builder.append_null();
+        } else {
+            builder.append_value(value::truth(text.as_bytes()).ok_or(record)?);
+        }
+    }
+    Ok(())
+}
+
+fn texts(builder: &mut StringBuilder, cells: Cells<'_>, index: usize) {
+    for (field, text) in cells.column(index) {
+        if cells.nulls.means(field, text.as_bytes()) {
+            builder.append_null();
+        } else if field.escaped {
+            builder.append_value(unescape(text, cells.quote));
+        } else {
+            builder.append_value(text);
+        }
+    }
+}

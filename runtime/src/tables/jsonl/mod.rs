@@ -1,0 +1,316 @@
+//! JSON Lines objects as batches: one JSON object a line, one row an object.
+//!
+//! Lines are found first (a line feed never stands within a JSON text), so that
+//! every problem names its line. Whole lines then go to arrow-json; when it
+//! refuses, the lines are tried one by one for the one that is to blame.
+
+mod infer;
+mod integer;
+
+use std::sync::Arc;
+
+use arrow::{
+    array::RecordBatch,
+    datatypes::{DataType, Field, Schema, SchemaRef},
+    error::ArrowError,
+    json::ReaderBuilder,
+};
+use bytes::Bytes;
+use fanfold_protocol::{ErrorKind, Problem, limits, plan::Slice};
+use fanfold_storage::Store;
+use serde_json::{Value, value::RawValue};
+
+use self::{infer::Shape, integer::StrictIntegers};
+use super::{
+    BATCH_ROWS_MAX,
+    csv::SAMPLE_BYTES,
+    guard::{guard, quote},
+    select::{Decoded, First, Wanted},
+    store_problem,
+    text::{Compressed, Text},
+};
+
+/// Text that is decoded at once.
+const BLOCK_BYTES: usize = 4 << 20;
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// A slice of a JSON Lines object being read.
+pub(super) struct JsonReader {
+    uri: String,
+    text: Text,
+    schema: SchemaRef,
+    rows: u64,
+    lines: u64,
+    counted_from: Option<u64>,
+}
+
+impl JsonReader {
+    pub(super) async fn open(
+        store: &Store,
+        slice: &Slice,
+        head: &Bytes,
+        wanted: &Wanted,
+        first: Option<&First>,
+    ) -> Result<Self, Problem> {
+        let uri = slice.object.uri.to_string();
+        let mut text = Text::open(store, slice, head, ErrorKind::JsonMalformed)?;
+        let start = text.offset();
+        let members = if start == 0 {
+            text.fill_to(SAMPLE_BYTES).await?;
+            if !text.data().contains(&b'\n') {
+                text.fill_to(limits::RECORD_BYTES_MAX as usize + 1).await?;
+            }
+            sample(&uri, text.data(), text.ended())?
+        } else {
+            sample(&uri, &long_head(store, slice, head).await?, false)?
+        };
+        if text.data().starts_with(BOM) && start == 0 {
+            text.consume(BOM.len());
+        }
+        let schema = settle(&uri, &members, wanted, first)?;
+        Ok(Self {
+            uri,
+            text,
+            schema: Arc::new(schema),
+            rows: 0,
+            lines: 0,
+            counted_from: (start > 0).then_some(start),
+        })
+    }
+
+    /// The wanted columns as they are read.
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The next rows, `None` after the last.
+    pub(super) async fn next(&mut self) -> Result<Option<Decoded>, Problem> {
+        loop {
+            let data = self.text.data();
+            let (bytes, lines) = whole_lines(data, self.text.ended());
+            if bytes > 0 {
+                let batch = self.decode(&data[..bytes])?;
+                let first_row = self.rows + 1;
+                self.rows += batch.num_rows() as u64;
+                self.lines += lines;
+                self.text.consume(bytes);
+                if batch.num_rows() > 0 {
+                    return Ok(Some(Decoded { batch, first_row, counted_from: self.counted_from }));
+                }
+            } else if self.text.ended() {
+                return Ok(None);
+            } else if data.len() as u64 > limits::RECORD_BYTES_MAX {
+                let detail = format!(
+                    "{} must be at most {} bytes long, found more; is it one JSON object a line?",
+                    self.place(0, 0),
+                    limits::RECORD_BYTES_MAX
+                );
+                return Err(Problem::new(ErrorKind::DecodeLimit, detail));
+            } else {
+                self.text.fill().await?;
+            }
+        }
+    }
+
+    fn decode(&self, block: &[u8]) -> Result<RecordBatch, Problem> {
+        let text = str::from_utf8(block).map_err(|e| {
+            let at = e.valid_up_to();
+            let line = block[..at].iter().filter(|b| **b == b'\n').count() as u64;
+            let detail = format!(
+                "{} must be UTF-8, found the byte {:02x}; convert the object to UTF-8",
+                self.place(line, at),
+                block[at]
+            );
+            Problem::new(ErrorKind::InvalidUtf8, detail)
+        })?;
+        let rows = text.split('\n').filter(|line| !is_blank(line)).count();
+        guard(
+            ErrorKind::JsonMalformed,
+            || self.place(0, 0),
+            || match decode(&self.schema, block, rows) {
+                Ok(batch) if batch.num_rows() == rows => Ok(batch),
+                Ok(_) => Err(self.blame(text, "expected one JSON object a line")),
+                Err(error) => Err(self.blame(text, &error.to_string())),
+            },
+        )
+    }
+
+    /// The problem with the first line that is not one row.
+    fn blame(&self, block: &str, cause: &str) -> Problem {
+        let mut at = 0;
+        for (number, line) in block.split('\n').enumerate() {
+            let good =
+                is_blank(line) || decode(&self.schema, line.as_bytes(), 2).is_ok_and(|b| b.num_rows() == 1);
+            if !good {
+                return self.blame_line(line, &self.place(number as u64, at));
+            }
+            at += line.len() + 1;
+        }
+        Problem::new(ErrorKind::JsonMalformed, format!("{}: {cause}", self.place(0, 0)))
+    }
+
+    fn blame_line(&self, line: &str, place: &str) -> Problem {
+        let malformed = |found: String| {
+            Problem::new(ErrorKind::JsonMalformed, format!("{place} must be one JSON object, found {found}"))
+        };
+        match serde_json::from_str::<Value>(line) {
+            Err(error) => malformed(format!("{}: {error}", quote(line.trim()))),
+            Ok(Value::Object(_)) => {
+                let fits = |f: &&Arc<Field>| {
+                    let alone = Arc::new(Schema::new(vec![Field::clone(f)]));
+                    decode(&alone, line.as_bytes(), 2).is_err()
+                };
+                let Some(field) = self.schema.fields().iter().find(fits) else {
+                    return malformed(quote(line.trim()));
+                };
+                let members: Result<std::collections::BTreeMap<String, &RawValue>, _> =
+                    serde_json::from_str(line);
+                let found = members.ok().and_then(|m| m.get(field.name()).map(|v| v.get().to_owned()));
+                let detail = format!(
+                    "column {} of {place} must be {}, found {}; mend the value, or declare another type in the \
+                     function",
+                    quote(field.name()),
+                    field.data_type(),
+                    found.map_or("none".to_owned(), |text| quote(&text))
+                );
+                Problem::new(ErrorKind::ValueMismatch, detail)
+            }
+            Ok(_) => malformed(quote(line.trim())),
+        }
+    }
+
+    /// Words for the line `line` further on, at byte `at` of the window.
+    fn place(&self, line: u64, at: usize) -> String {
+        let from = self.counted_from.map_or(String::new(), |byte| format!(" from byte {byte}"));
+        format!(
+            "{}, line {}{from} (byte {})",
+            self.uri,
+            self.lines + line + 1,
+            self.text.offset() + at as u64
+        )
+    }
+}
+
+fn decode(schema: &SchemaRef, block: &[u8], rows: usize) -> Result<RecordBatch, ArrowError> {
+    let mut decoder = ReaderBuilder::new(Arc::clone(schema))
+        .with_batch_size(rows + 1)
+        .with_coerce_primitive(true)
+        .with_decoder_factory(Arc::new(StrictIntegers))
+        .build_decoder()?;
+    decoder.decode(block)?;
+    let batch = decoder.flush()?;
+    Ok(batch.unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(schema))))
+}
+
+/// Bytes of the whole lines that are decoded next, and their number.
+fn whole_lines(data: &[u8], ended: bool) -> (usize, u64) {
+    let (mut bytes, mut lines) = (0, 0);
+    for line in data.split_inclusive(|b| *b == b'\n') {
+        let whole = line.ends_with(b"\n") || ended;
+        if !whole || bytes >= BLOCK_BYTES || lines >= BATCH_ROWS_MAX as u64 {
+            break;
+        }
+        bytes += line.len();
+        lines += 1;
+    }
+    (bytes, lines)
+}
+
+/// What JSON takes as white space.
+fn is_blank(line: &str) -> bool {
+    line.bytes().all(|b| matches!(b, b' ' | b'\t' | b'\r' | b'\n'))
+}
+
+/// The start of the slice's object, with one whole line if there is one.
+async fn long_head(store: &Store, slice: &Slice, head: &Bytes) -> Result<Bytes, Problem> {
+    if Compressed::of(head) != Compressed::No || head.contains(&b'\n') {
+        return Ok(head.clone());
+    }
+    let end = slice.object.pin.size.min(limits::RECORD_BYTES_MAX + 1);
+    store.get_range(&slice.object.uri, &slice.object.pin, 0..end).await.map_err(store_problem)
+}
+
+/// The members of the objects in the sample's lines. Lines that are malformed
+/// are met again, and told, when they are read.
+fn sample(uri: &str, data: &[u8], ended: bool) -> Result<Vec<(String, Shape)>, Problem> {
+    let data = data.strip_prefix(BOM).unwrap_or(data);
+    let cut = data.len().min(SAMPLE_BYTES);
+    // A first line that is longer than the sample is looked at all the same.
+    let first_end = data.iter().position(|b| *b == b'\n').map_or(data.len(), |at| at + 1);
+    let end = cut.max(first_end);
+    let mut joined = Shape::Object(Vec::new());
+    let mut any = false;
+    for line in data[..end].split_inclusive(|b| *b == b'\n') {
+        let whole = line.ends_with(b"\n") || (ended && end == data.len());
+        any |= !line.trim_ascii().is_empty();
+        if let Some(shape) = whole.then(|| serde_json::from_slice::<Shape>(line).ok()).flatten()
+            && matches!(shape, Shape::Object(_))
+        {
+            joined = joined.join(shape);
+        }
+    }
+    if !any {
+        let detail = format!("{uri} must hold a table, found no line; leave it out of the input");
+        return Err(Problem::new(ErrorKind::EmptyObject, detail));
+    }
+    let Shape::Object(members) = joined else { return Ok(Vec::new()) };
+    if members.len() <= limits::COLUMNS_MAX {
+        return Ok(members);
+    }
+    let detail = format!("{uri} must have at most {} columns, found {}", limits::COLUMNS_MAX, members.len());
+    Err(Problem::new(ErrorKind::DecodeLimit, detail))
+}
+
+/// The schema in which the wanted columns are read. A declared column that may
+/// be missing need not be in the sample: objects leave out what they lack.
+fn settle(
+    uri: &str,
+    members: &[(String, Shape)],
+    wanted: &Wanted,
+    first: Option<&First>,
+) -> Result<Schema, Problem> {
+    let mut names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
+    for name in wanted.names().into_iter().flatten() {
+        let optional = wanted.declared(name).is_some_and(|d| d.nullable);
+        let known = first.is_some_and(|f| f.stored.column_with_name(name).is_some());
+        if (optional || known) && !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    // Without a choice of columns, the first object's are read of all.
+    if let (None, Some(first)) = (wanted.names(), first) {
+        let absent = first.stored.fields().iter().map(|f| f.name().as_str()).filter(|n| !names.contains(n));
+        let absent: Vec<&str> = absent.collect();
+        names.extend(absent);
+    }
+    let indices = wanted.resolve(uri, &names, first)?;
+    let field = |(place, index): (usize, &usize)| {
+        let name = names[*index];
+        let settled = first.map(|f| f.stored.field(place).data_type().clone());
+        let declared = wanted.declared(name).map(|d| readable(&d.data_type));
+        let data_type = match declared.or(settled) {
+            Some(data_type) => Some(data_type),
+            None => members.get(*index).and_then(|(_, shape)| shape.data_type()),
+        };
+        let data_type = data_type.ok_or_else(|| {
+            let detail = format!(
+                "column {} of {uri} must hold values of one form, found arrays or objects beside others; declare \
+                 its type in the function",
+                quote(name)
+            );
+            Problem::new(ErrorKind::SchemaMismatch, detail)
+        })?;
+        Ok(Field::new(name, data_type, true))
+    };
+    let fields = indices.iter().enumerate().map(field).collect::<Result<Vec<_>, Problem>>()?;
+    Ok(Schema::new(fields))
+}
+
+/// The type in which a value declared as `declared` is read: itself where
+/// arrow-json knows it, text that is cast afterwards where it does not.
+fn readable(declared: &DataType) -> DataType {
+    match super::shape::plain_type(declared) {
+        DataType::Interval(_) | DataType::Union(_, _) => DataType::Utf8,
+        plain => plain,
+    }
+}

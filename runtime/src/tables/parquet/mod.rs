@@ -1,0 +1,378 @@
+//! Parquet objects as batches: footer, then row group by row group.
+//!
+//! Of a row group only the wanted columns are fetched, in few large ranges; the
+//! next group's are fetched meanwhile when they are small. Page headers are
+//! checked ([`pages`]), then arrow-rs decodes from memory. Strings are decoded as
+//! views, so that a dictionary is never expanded by more than a batch. Bytes are
+//! those of the pinned state or the read fails.
+
+mod pages;
+
+use std::{collections::VecDeque, ops::Range, sync::Arc};
+
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use bytes::Bytes;
+use fanfold_protocol::{ErrorKind, Problem, limits, plan::Slice};
+use fanfold_storage::Store;
+use parquet::{
+    arrow::{
+        ProjectionMask,
+        arrow_reader::{
+            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+            ParquetRecordBatchReaderBuilder,
+        },
+    },
+    basic::Type,
+    file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData},
+};
+
+use self::pages::{Budget, Chunk};
+use super::{
+    BATCH_ROWS_MAX,
+    guard::{guard, quote},
+    ranges::{Ahead, Sparse, fetch},
+    select::{Decoded, First, Wanted},
+    store_problem,
+};
+
+/// Objects up to this size are read whole, with one request.
+const WHOLE_BYTES: u64 = 1 << 20;
+/// Read at the end of an object, in the hope that its footer is within.
+const TAIL_BYTES: u64 = 64 << 10;
+/// The footer's length and the magic behind it.
+const TRAILER_BYTES: usize = 8;
+/// Wanted columns of one row group, as stored: they are held in memory.
+const GROUP_BYTES_MAX: u64 = 1 << 30;
+/// Row groups up to this size are fetched while the one before is decoded.
+const AHEAD_BYTES_MAX: u64 = 128 << 20;
+/// What a decoded batch should weigh.
+const BATCH_BYTES_TARGET: u64 = 7 << 20;
+
+/// A slice of a Parquet object being read.
+pub(super) struct ParquetReader {
+    store: Store,
+    slice: Slice,
+    uri: String,
+    metadata: ArrowReaderMetadata,
+    mask: ProjectionMask,
+    /// Where the wanted columns are among those decoded.
+    order: Vec<usize>,
+    schema: SchemaRef,
+    /// Groups that are still to be read.
+    groups: VecDeque<usize>,
+    whole: Option<Sparse>,
+    ahead: Option<Ahead>,
+    current: Option<Group>,
+    budget: Budget,
+}
+
+/// A row group being decoded.
+struct Group {
+    index: usize,
+    reader: ParquetRecordBatchReader,
+    /// Rows before the group, and rows of it that were given out.
+    before: u64,
+    given: u64,
+    rows: u64,
+}
+
+impl ParquetReader {
+    pub(super) async fn open(
+        store: &Store,
+        slice: &Slice,
+        wanted: &Wanted,
+        first: Option<&First>,
+    ) -> Result<Self, Problem> {
+        let uri = slice.object.uri.to_string();
+        let (footer, whole) = read_footer(store, slice, &uri).await?;
+        let place = || format!("the footer of {uri}");
+        let metadata = guard(ErrorKind::ParquetCorrupt, place, || parse(&uri, &footer))?;
+        let fields = metadata.schema().fields();
+        let names: Vec<&str> = fields.iter().map(|f| f.name().as_str()).collect();
+        let indices = wanted.resolve(&uri, &names, first)?;
+        let mut sorted = indices.clone();
+        sorted.sort_unstable();
+        let order = indices.iter().map(|i| sorted.binary_search(i).unwrap_or(0)).collect();
+        let schema =
+            Arc::new(Schema::new(indices.iter().map(|i| Arc::clone(&fields[*i])).collect::<Vec<_>>()));
+        let mask = ProjectionMask::roots(metadata.parquet_schema(), sorted);
+        let groups = groups(&uri, slice, metadata.metadata())?;
+        Ok(Self {
+            store: store.clone(),
+            slice: slice.clone(),
+            uri,
+            mask,
+            order,
+            schema,
+            groups,
+            whole,
+            ahead: None,
+            current: None,
+            budget: Budget::default(),
+            metadata,
+        })
+    }
+
+    /// The wanted columns as they are decoded.
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The next rows, `None` after the last.
+    pub(super) async fn next(&mut self) -> Result<Option<Decoded>, Problem> {
+        loop {
+            if let Some(decoded) = self.decode()? {
+                return Ok(Some(decoded));
+            }
+            let Some(index) = self.groups.pop_front() else { return Ok(None) };
+            let data = self.fetch(index).await?;
+            self.current = Some(self.start(index, data)?);
+        }
+    }
+
+    /// The next batch of the current group; ends the group when there is none.
+    fn decode(&mut self) -> Result<Option<Decoded>, Problem> {
+        let Some(group) = &mut self.current else { return Ok(None) };
+        let row = group.before + group.given + 1;
+        let place = || format!("row group {} of {}, at row {row}", group.index, self.uri);
+        let reader = &mut group.reader;
+        let batch = guard(ErrorKind::ParquetCorrupt, place, || {
+            let batch = reader.next().transpose().map_err(|e| corrupt(&place(), &e.to_string()))?;
+            batch.map(|b| b.project(&self.order)).transpose().map_err(|e| corrupt(&place(), &e.to_string()))
+        })?;
+        match batch {
+            Some(batch) => {
+                group.given += batch.num_rows() as u64;
+                Ok(Some(Decoded { batch, first_row: row, counted_from: None }))
+            }
+            None if group.given == group.rows => {
+                self.current = None;
+                Ok(None)
+            }
+            None => Err(corrupt(&place(), &format!("{} rows instead of {}", group.given, group.rows))),
+        }
+    }
+
+    /// The wanted columns of a group; starts fetching the group after it.
+    async fn fetch(&mut self, index: usize) -> Result<Sparse, Problem> {
+        if let Some(whole) = &self.whole {
+            return Ok(whole.clone());
+        }
+        let data = match self.ahead.take() {
+            Some(ahead) => ahead.finish().await?,
+            None => fetch(&self.store, &self.slice, self.ranges(index)?).await?,
+        };
+        if let Some(next) = self.groups.front() {
+            let ranges = self.ranges(*next)?;
+            if total(&ranges) <= AHEAD_BYTES_MAX {
+                self.ahead = Some(Ahead::start(&self.store, &self.slice, ranges));
+            }
+        }
+        Ok(data)
+    }
+
+    fn group(&self, index: usize) -> &RowGroupMetaData {
+        self.metadata.metadata().row_group(index)
+    }
+
+    /// The wanted column chunks of a group, by leaf.
+    fn chunks(&self, index: usize) -> impl Iterator<Item = &ColumnChunkMetaData> {
+        let columns = self.group(index).columns().iter().enumerate();
+        columns.filter(|(leaf, _)| self.mask.leaf_included(*leaf)).map(|(_, chunk)| chunk)
+    }
+
+    /// Where the wanted columns of a group lie.
+    fn ranges(&self, index: usize) -> Result<Vec<Range<u64>>, Problem> {
+        let ranges =
+            self.chunks(index).map(|chunk| self.range(index, chunk)).collect::<Result<Vec<_>, _>>()?;
+        let bytes = total(&ranges);
+        if bytes <= GROUP_BYTES_MAX {
+            return Ok(ranges);
+        }
+        let detail = format!(
+            "the wanted columns of row group {index} of {} must be at most {GROUP_BYTES_MAX} bytes, found {bytes}; \
+             select fewer columns or write smaller row groups",
+            self.uri
+        );
+        Err(Problem::new(ErrorKind::DecodeLimit, detail))
+    }
+
+    fn range(&self, index: usize, chunk: &ColumnChunkMetaData) -> Result<Range<u64>, Problem> {
+        let place = || {
+            format!("column {} of row group {index} of {}", quote(&chunk.column_path().string()), self.uri)
+        };
+        let (start, length) = guard(ErrorKind::ParquetCorrupt, place, || Ok(chunk.byte_range()))?;
+        let size = self.slice.object.pin.size;
+        match start.checked_add(length) {
+            Some(end) if end <= size => Ok(start..end),
+            _ => Err(corrupt(
+                &place(),
+                &format!("{length} bytes at {start} of an object of {size}; it may be truncated"),
+            )),
+        }
+    }
+
+    /// Checks a group's pages and makes its decoder.
+    fn start(&mut self, index: usize, data: Sparse) -> Result<Group, Problem> {
+        let mut budget = self.budget;
+        for chunk in self.chunks(index) {
+            let range = self.range(index, chunk)?;
+            let name = chunk.column_path().string();
+            let place =
+                |at: u64| format!("column {} of row group {index} of {}, byte {at}", quote(&name), self.uri);
+            let bytes = data
+                .get(range.clone())
+                .ok_or_else(|| Problem::new(ErrorKind::Internal, "a column chunk was not fetched"))?;
+            let repeated = chunk.column_descr().max_rep_level() > 0;
+            let pages = Chunk { place: &place, offset: range.start, bytes: &bytes, repeated };
+            budget.check(&pages)?;
+        }
+        self.budget = budget;
+        let rows = u64::try_from(self.group(index).num_rows()).unwrap_or(0);
+        let before = self.metadata.metadata().row_groups()[..index].iter();
+        let before = before.map(|g| u64::try_from(g.num_rows()).unwrap_or(0)).fold(0, u64::saturating_add);
+        let batch_rows = self.batch_rows(index)?;
+        let place = || format!("row group {index} of {}", self.uri);
+        let reader = guard(ErrorKind::ParquetCorrupt, place, || {
+            ParquetRecordBatchReaderBuilder::new_with_metadata(data, self.metadata.clone())
+                .with_row_groups(vec![index])
+                .with_projection(self.mask.clone())
+                .with_batch_size(batch_rows)
+                .build()
+                .map_err(|e| corrupt(&place(), &e.to_string()))
+        })?;
+        Ok(Group { index, reader, before, given: 0, rows })
+    }
+
+    /// Rows of a batch of good size.
+    fn batch_rows(&self, index: usize) -> Result<usize, Problem> {
+        let rows = u64::try_from(self.group(index).num_rows()).unwrap_or(0).max(1);
+        let width: u64 = self.chunks(index).map(|chunk| value_bytes(chunk, rows)).sum();
+        if width > limits::BATCH_BYTES_MAX && rows > 1 {
+            let detail = format!(
+                "a row of {} must take at most {} bytes, found about {width} in row group {index}; select fewer columns",
+                self.uri,
+                limits::BATCH_BYTES_MAX
+            );
+            return Err(Problem::new(ErrorKind::DecodeLimit, detail));
+        }
+        let fit = usize::try_from(BATCH_BYTES_TARGET / width.max(1)).unwrap_or(BATCH_ROWS_MAX);
+        Ok(fit.clamp(1, BATCH_ROWS_MAX))
+    }
+}
+
+fn corrupt(place: &str, found: &str) -> Problem {
+    let detail =
+        format!("{place} must be sound Parquet, found: {found}; write the object again from its source");
+    Problem::new(ErrorKind::ParquetCorrupt, detail)
+}
+
+fn total(ranges: &[Range<u64>]) -> u64 {
+    ranges.iter().map(|r| r.end - r.start).fold(0, u64::saturating_add)
+}
+
+/// About how many bytes a row takes in this column.
+fn value_bytes(chunk: &ColumnChunkMetaData, rows: u64) -> u64 {
+    let descriptor = chunk.column_descr();
+    let stored = u64::try_from(chunk.uncompressed_size()).unwrap_or(0) / rows;
+    let fixed = match descriptor.physical_type() {
+        Type::BOOLEAN => 1,
+        Type::INT32 | Type::FLOAT => 4,
+        Type::INT64 | Type::DOUBLE => 8,
+        Type::INT96 => 12,
+        Type::BYTE_ARRAY => stored + 4,
+        Type::FIXED_LEN_BYTE_ARRAY => u64::try_from(descriptor.type_length()).unwrap_or(0),
+    };
+    if descriptor.max_rep_level() > 0 { fixed.max(stored) + 8 } else { fixed }
+}
+
+/// The footer's bytes, and the whole object when it is small.
+async fn read_footer(store: &Store, slice: &Slice, uri: &str) -> Result<(Bytes, Option<Sparse>), Problem> {
+    let object = &slice.object;
+    let size = object.pin.size;
+    let start = if size <= WHOLE_BYTES { 0 } else { size - TAIL_BYTES };
+    let tail = store.get_range(&object.uri, &object.pin, start..size).await.map_err(store_problem)?;
+    let length = footer_length(uri, &tail, size)?;
+    let whole = (start == 0).then(|| Sparse::of(size, 0, tail.clone()));
+    if length + TRAILER_BYTES <= tail.len() {
+        let from = tail.len() - TRAILER_BYTES - length;
+        return Ok((tail.slice(from..tail.len() - TRAILER_BYTES), whole));
+    }
+    let end = size - TRAILER_BYTES as u64;
+    let range = end - length as u64..end;
+    let footer = store.get_range(&object.uri, &object.pin, range).await.map_err(store_problem)?;
+    Ok((footer, None))
+}
+
+fn footer_length(uri: &str, tail: &[u8], size: u64) -> Result<usize, Problem> {
+    let Some((_, [l0, l1, l2, l3, magic @ ..])) = tail.split_last_chunk::<TRAILER_BYTES>() else {
+        return Err(corrupt(uri, &format!("only {} bytes", tail.len())));
+    };
+    match magic {
+        b"PAR1" => {}
+        b"PARE" => return Err(corrupt(uri, "an encrypted footer, which is not read here")),
+        found => {
+            return Err(corrupt(
+                uri,
+                &format!("{found:02x?} instead of PAR1 at its end (byte {}); it may be truncated", size - 4),
+            ));
+        }
+    }
+    let length = u32::from_le_bytes([*l0, *l1, *l2, *l3]);
+    let room = (size - TRAILER_BYTES as u64).min(limits::PAGE_BYTES_MAX);
+    if u64::from(length) <= room {
+        return Ok(length as usize);
+    }
+    Err(corrupt(uri, &format!("a footer of {length} bytes where at most {room} can be")))
+}
+
+/// The footer, with strings to be read as views.
+fn parse(uri: &str, footer: &[u8]) -> Result<ArrowReaderMetadata, Problem> {
+    let failed = |e: parquet::errors::ParquetError| corrupt(&format!("the footer of {uri}"), &e.to_string());
+    let metadata = Arc::new(ParquetMetaDataReader::decode_metadata(footer).map_err(failed)?);
+    let stored =
+        ArrowReaderMetadata::try_new(Arc::clone(&metadata), ArrowReaderOptions::new()).map_err(failed)?;
+    let columns = stored.schema().fields().len();
+    if columns > limits::COLUMNS_MAX {
+        let detail = format!("{uri} must have at most {} columns, found {columns}", limits::COLUMNS_MAX);
+        return Err(Problem::new(ErrorKind::DecodeLimit, detail));
+    }
+    let fields: Vec<FieldRef> = stored.schema().fields().iter().map(with_views).collect();
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
+    ArrowReaderMetadata::try_new(metadata, options).map_err(failed)
+}
+
+fn with_views(field: &FieldRef) -> FieldRef {
+    Arc::new(Field::clone(field).with_data_type(view_type(field.data_type())))
+}
+
+fn view_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
+        DataType::Binary | DataType::LargeBinary => DataType::BinaryView,
+        DataType::Dictionary(_, values) => view_type(values),
+        DataType::List(f) => DataType::List(with_views(f)),
+        DataType::LargeList(f) => DataType::LargeList(with_views(f)),
+        DataType::FixedSizeList(f, size) => DataType::FixedSizeList(with_views(f), *size),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(with_views).collect()),
+        DataType::Map(f, sorted) => DataType::Map(with_views(f), *sorted),
+        other => other.clone(),
+    }
+}
+
+/// The row groups of the slice, all of which must be there.
+fn groups(uri: &str, slice: &Slice, metadata: &ParquetMetaData) -> Result<VecDeque<usize>, Problem> {
+    let count = metadata.num_row_groups();
+    if let Some(bad) = metadata.row_groups().iter().position(|g| g.num_rows() < 0) {
+        return Err(corrupt(&format!("row group {bad} of {uri}"), "a negative number of rows"));
+    }
+    let Some(chosen) = &slice.row_groups else { return Ok((0..count).collect()) };
+    match chosen.iter().find(|g| **g as usize >= count) {
+        Some(bad) => {
+            let detail =
+                format!("a slice must choose among the {count} row groups of {uri}, found row group {bad}");
+            Err(Problem::new(ErrorKind::InvalidJob, detail))
+        }
+        None => Ok(chosen.iter().map(|g| *g as usize).collect()),
+    }
+}

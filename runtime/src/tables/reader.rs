@@ -1,0 +1,316 @@
+//! A table being read: slices one after the other, decoded, shaped and gathered
+//! into batches of good size.
+//!
+//! A reader belongs to one invocation and is used by one task. What it gives is
+//! a function of its source alone: the same slices give the same rows in the
+//! same batches.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use arrow::{
+    array::RecordBatch,
+    compute::concat_batches,
+    datatypes::{Schema, SchemaRef},
+};
+use bytes::Bytes;
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    job::{CsvOptions, Format},
+    limits,
+    plan::Slice,
+};
+use fanfold_storage::Store;
+
+use super::{
+    BATCH_ROWS_MAX, TableSource,
+    arrow_ipc::{FileReader, StreamReader},
+    csv::{CsvReader, SAMPLE_BYTES},
+    format::{self, Stored},
+    jsonl::JsonReader,
+    objects::ObjectRow,
+    parquet::ParquetReader,
+    select::{Decoded, First, Wanted},
+    shape, store_problem,
+    text::{Compressed, Text},
+};
+
+/// A batch of at least this weight is given out as it is.
+const ENOUGH_BYTES: usize = 4 << 20;
+
+/// A table being read. Dropped, it stops reading ahead.
+pub struct TableReader {
+    store: Store,
+    slices: VecDeque<Slice>,
+    format: Format,
+    csv: CsvOptions,
+    wanted: Wanted,
+    first: First,
+    schema: SchemaRef,
+    current: Option<Current>,
+    /// Shaped pieces, to be gathered.
+    pieces: VecDeque<RecordBatch>,
+    gathered: Gathered,
+    rows: u64,
+    decoded_bytes: u64,
+}
+
+/// The slice being read.
+struct Current {
+    uri: String,
+    decoder: Decoder,
+}
+
+enum Decoder {
+    Objects(ObjectRow),
+    Parquet(Box<ParquetReader>),
+    Csv(Box<CsvReader>),
+    Jsonl(Box<JsonReader>),
+    ArrowFile(Box<FileReader>),
+    ArrowStream(Box<StreamReader>),
+}
+
+/// Small pieces that become one batch.
+#[derive(Default)]
+struct Gathered {
+    pieces: Vec<RecordBatch>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl std::fmt::Debug for TableReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TableReader")
+            .field("schema", &self.schema)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TableReader {
+    /// Opens the first slice's object and settles the schema of the table.
+    pub async fn open(store: Store, source: TableSource) -> Result<Self, Problem> {
+        let wanted = Wanted::new(&source)?;
+        let mut slices = VecDeque::from(source.slices);
+        let Some(slice) = slices.pop_front() else {
+            return Err(Problem::new(
+                ErrorKind::InputEmpty,
+                "a table must consist of one slice at least, found none",
+            ));
+        };
+        let uri = slice.object.uri.to_string();
+        let decoder = Decoder::open(&store, &slice, source.format, &source.csv, &wanted, None).await?;
+        let schema = wanted.schema(&uri, decoder.schema())?;
+        let plain = |f: &Arc<arrow::datatypes::Field>| {
+            arrow::datatypes::Field::new(f.name(), shape::plain_type(f.data_type()), true)
+        };
+        let stored = Arc::new(Schema::new(decoder.schema().fields().iter().map(plain).collect::<Vec<_>>()));
+        Ok(Self {
+            store,
+            slices,
+            format: source.format,
+            csv: source.csv,
+            wanted,
+            first: First { uri: uri.clone(), stored },
+            schema,
+            current: Some(Current { uri, decoder }),
+            pieces: VecDeque::new(),
+            gathered: Gathered::default(),
+            rows: 0,
+            decoded_bytes: 0,
+        })
+    }
+
+    /// The schema of every batch: plain types, columns in the wanted order.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// Rows given out so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// The next batch: at most [`limits::BATCH_BYTES_MAX`] as Arrow IPC and
+    /// [`BATCH_ROWS_MAX`] rows, and not much smaller than 4 MiB unless the table
+    /// ends. `None` after the last; after an error there is no next one. Not
+    /// cancellation safe.
+    pub async fn next(&mut self) -> Result<Option<RecordBatch>, Problem> {
+        tokio::task::yield_now().await;
+        loop {
+            while let Some(piece) = self.pieces.pop_front() {
+                if let Some(batch) = self.gathered.add(piece, &self.schema)? {
+                    return Ok(Some(self.give(batch)));
+                }
+            }
+            if !self.decode().await? {
+                let rest = self.gathered.take(&self.schema)?;
+                return Ok(rest.map(|batch| self.give(batch)));
+            }
+        }
+    }
+
+    fn give(&mut self, batch: RecordBatch) -> RecordBatch {
+        self.rows += batch.num_rows() as u64;
+        batch
+    }
+
+    /// Decodes on into pieces; false at the end of the table.
+    async fn decode(&mut self) -> Result<bool, Problem> {
+        loop {
+            if let Some(current) = &mut self.current {
+                if let Some(decoded) = current.decoder.next().await? {
+                    let uri = current.uri.clone();
+                    self.shape(&uri, &decoded)?;
+                    return Ok(true);
+                }
+                self.current = None;
+            }
+            let Some(slice) = self.slices.pop_front() else { return Ok(false) };
+            let uri = slice.object.uri.to_string();
+            let first = Some(&self.first);
+            let decoder =
+                Decoder::open(&self.store, &slice, self.format, &self.csv, &self.wanted, first).await?;
+            self.wanted.check_same(&uri, decoder.schema(), &self.first)?;
+            self.wanted.schema(&uri, decoder.schema())?;
+            self.current = Some(Current { uri, decoder });
+        }
+    }
+
+    fn shape(&mut self, uri: &str, decoded: &Decoded) -> Result<(), Problem> {
+        let mut cut = Vec::new();
+        shape::cut(decoded.batch.clone(), &mut cut).map_err(|p| p.within(uri))?;
+        let mut index = 0;
+        for piece in cut {
+            let rows = piece.num_rows();
+            let fitted = self.wanted.fit(uri, &self.schema, decoded, index, &piece)?;
+            index += rows;
+            let mut pieces = Vec::new();
+            // A wider declared type may have made it larger than a batch again.
+            shape::cut(fitted, &mut pieces).map_err(|p| p.within(uri))?;
+            for piece in pieces {
+                self.decoded_bytes += shape::ipc_bytes(&piece) as u64;
+                self.pieces.push_back(piece);
+            }
+        }
+        if self.decoded_bytes <= limits::DECODED_BYTES_MAX {
+            return Ok(());
+        }
+        let detail = format!(
+            "a table must decode to at most {} bytes a task, found more in {uri}; split the input into more objects",
+            limits::DECODED_BYTES_MAX
+        );
+        Err(Problem::new(ErrorKind::DecodeLimit, detail))
+    }
+}
+
+impl Gathered {
+    /// Adds a piece; gives a batch when there is enough for one.
+    fn add(&mut self, piece: RecordBatch, schema: &SchemaRef) -> Result<Option<RecordBatch>, Problem> {
+        let (rows, bytes) = (piece.num_rows(), shape::ipc_bytes(&piece));
+        let fits =
+            self.rows + rows <= BATCH_ROWS_MAX && (self.bytes + bytes) as u64 <= limits::BATCH_BYTES_MAX;
+        let full = if fits { None } else { self.take(schema)? };
+        self.rows += rows;
+        self.bytes += bytes;
+        self.pieces.push(piece);
+        if full.is_none() && (self.bytes >= ENOUGH_BYTES || self.rows == BATCH_ROWS_MAX) {
+            return self.take(schema);
+        }
+        Ok(full)
+    }
+
+    fn take(&mut self, schema: &SchemaRef) -> Result<Option<RecordBatch>, Problem> {
+        let Self { mut pieces, .. } = std::mem::take(self);
+        if pieces.len() <= 1 {
+            return Ok(pieces.pop());
+        }
+        let joined = concat_batches(schema, &pieces);
+        joined
+            .map(Some)
+            .map_err(|e| Problem::new(ErrorKind::Internal, format!("batches could not be joined: {e}")))
+    }
+}
+
+impl Decoder {
+    async fn open(
+        store: &Store,
+        slice: &Slice,
+        asked: Format,
+        csv: &CsvOptions,
+        wanted: &Wanted,
+        first: Option<&First>,
+    ) -> Result<Self, Problem> {
+        if asked == Format::Bytes {
+            return Ok(Self::Objects(ObjectRow::open(slice, wanted, first)?));
+        }
+        if slice.object.pin.size == 0 {
+            let detail = format!(
+                "{} must hold a table, found an empty object; leave it out of the input",
+                slice.object.uri
+            );
+            return Err(Problem::new(ErrorKind::EmptyObject, detail));
+        }
+        let by_name = format::by_name(slice.object.uri.key());
+        if asked == Format::Parquet || (asked == Format::Auto && by_name == Some(Stored::Parquet)) {
+            return Ok(Self::Parquet(Box::new(ParquetReader::open(store, slice, wanted, first).await?)));
+        }
+        let head = head(store, slice).await?;
+        let text = beginning(store, slice, asked, &head).await?;
+        Ok(match format::tell(slice, asked, &head, &text, csv)? {
+            Stored::Parquet => {
+                Self::Parquet(Box::new(ParquetReader::open(store, slice, wanted, first).await?))
+            }
+            Stored::Csv => {
+                Self::Csv(Box::new(CsvReader::open(store, slice, &head, csv, wanted, first).await?))
+            }
+            Stored::Jsonl => {
+                Self::Jsonl(Box::new(JsonReader::open(store, slice, &head, wanted, first).await?))
+            }
+            Stored::ArrowFile => {
+                Self::ArrowFile(Box::new(FileReader::open(store, slice, wanted, first).await?))
+            }
+            Stored::ArrowStream => {
+                Self::ArrowStream(Box::new(StreamReader::open(store, slice, &head, wanted, first).await?))
+            }
+        })
+    }
+
+    fn schema(&self) -> &SchemaRef {
+        match self {
+            Self::Objects(r) => r.schema(),
+            Self::Parquet(r) => r.schema(),
+            Self::Csv(r) => r.schema(),
+            Self::Jsonl(r) => r.schema(),
+            Self::ArrowFile(r) => r.schema(),
+            Self::ArrowStream(r) => r.schema(),
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Decoded>, Problem> {
+        match self {
+            Self::Objects(r) => Ok(r.next()),
+            Self::Parquet(r) => r.next().await,
+            Self::Csv(r) => r.next().await,
+            Self::Jsonl(r) => r.next().await,
+            Self::ArrowFile(r) => r.next().await,
+            Self::ArrowStream(r) => r.next().await,
+        }
+    }
+}
+
+/// The first bytes of the slice's object: enough for its format and types.
+async fn head(store: &Store, slice: &Slice) -> Result<Bytes, Problem> {
+    let object = &slice.object;
+    let end = object.pin.size.min(SAMPLE_BYTES as u64);
+    store.get_range(&object.uri, &object.pin, 0..end).await.map_err(store_problem)
+}
+
+/// The first bytes of the object's text, where the format hangs on them.
+async fn beginning(store: &Store, slice: &Slice, asked: Format, head: &Bytes) -> Result<Bytes, Problem> {
+    if asked != Format::Auto || Compressed::of(head) == Compressed::No {
+        return Ok(head.clone());
+    }
+    let mut text = Text::open(store, slice, head, ErrorKind::FormatUnknown)?;
+    text.fill().await?;
+    Ok(Bytes::copy_from_slice(text.data()))
+}

@@ -1,0 +1,321 @@
+//! Which columns are wanted, in which types, and whether what is found fits.
+//!
+//! The job's `columns` choose and order; what the function declares gives types
+//! and says where values may be missing. A column that is not declared keeps the
+//! plain form of its stored type and may have missing values. A [`Wanted`] never
+//! changes while its table is read.
+
+use std::{collections::BTreeMap, str::FromStr, sync::Arc};
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array},
+    compute::{CastOptions, can_cast_types, cast_with_options, kernels::boolean},
+    datatypes::{DataType, Field, Float32Type, Float64Type, Schema, SchemaRef},
+    util::display::array_value_to_string,
+};
+use fanfold_protocol::{ErrorKind, Problem};
+
+use super::{TableSource, guard::quote, shape};
+
+/// Names listed in a message, at most.
+const NAMES_SHOWN: usize = 20;
+
+/// A type that the function declares for a column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Declared {
+    pub(super) data_type: DataType,
+    pub(super) nullable: bool,
+}
+
+/// The columns that are wanted of every slice.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    names: Option<Vec<String>>,
+    declared: BTreeMap<String, Declared>,
+}
+
+/// What the first object of a table settled for the others.
+#[derive(Debug)]
+pub(super) struct First {
+    /// The object.
+    pub(super) uri: String,
+    /// Its wanted columns, in plain types.
+    pub(super) stored: SchemaRef,
+}
+
+/// Rows as a decoder gave them, and where they came from.
+pub(super) struct Decoded {
+    /// Columns in the wanted order.
+    pub(super) batch: RecordBatch,
+    /// The number of the first row, from 1.
+    pub(super) first_row: u64,
+    /// Where numbers count from, when not from the start of the object.
+    pub(super) counted_from: Option<u64>,
+}
+
+impl Decoded {
+    fn row(&self, index: usize) -> String {
+        let row = self.first_row + index as u64;
+        match self.counted_from {
+            None => format!("row {row}"),
+            Some(byte) => format!("row {row} from byte {byte}"),
+        }
+    }
+}
+
+impl Wanted {
+    pub(super) fn new(source: &TableSource) -> Result<Self, Problem> {
+        let mut declared = BTreeMap::new();
+        for column in source.declared.iter().flatten() {
+            let data_type = DataType::from_str(&column.data_type).map_err(|_| {
+                let detail = format!(
+                    "the type that the function declares for column {} must be an Arrow type such as Int64, found {}",
+                    quote(&column.name),
+                    quote(&column.data_type)
+                );
+                Problem::new(ErrorKind::SchemaMismatch, detail)
+            })?;
+            declared.insert(column.name.clone(), Declared { data_type, nullable: column.nullable });
+        }
+        let of_function = || source.declared.as_ref().map(|d| d.iter().map(|c| c.name.clone()).collect());
+        let names: Option<Vec<String>> = source.columns.clone().or_else(of_function);
+        if let Some(names) = &names {
+            check_names(names, &declared)?;
+        }
+        Ok(Self { names, declared })
+    }
+
+    /// The declared type of a column.
+    pub(super) fn declared(&self, name: &str) -> Option<&Declared> {
+        self.declared.get(name)
+    }
+
+    /// The wanted columns by name; `None` for all.
+    pub(super) fn names(&self) -> Option<&[String]> {
+        self.names.as_deref()
+    }
+
+    /// Where the wanted columns are among those that an object has, in the
+    /// wanted order.
+    pub(super) fn resolve(
+        &self,
+        uri: &str,
+        available: &[&str],
+        first: Option<&First>,
+    ) -> Result<Vec<usize>, Problem> {
+        let position = |name: &str| available.iter().position(|a| *a == name);
+        match (&self.names, first) {
+            (Some(names), _) => names
+                .iter()
+                .map(|name| position(name).ok_or_else(|| not_found(uri, name, available)))
+                .collect(),
+            (None, None) => {
+                let mut sorted = available.to_vec();
+                sorted.sort_unstable();
+                match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+                    Some(pair) => Err(Problem::new(
+                        ErrorKind::SchemaMismatch,
+                        format!("{uri} must name each column once, found column {} twice", quote(pair[0])),
+                    )),
+                    None => Ok((0..available.len()).collect()),
+                }
+            }
+            (None, Some(first)) => {
+                let expected = first.stored.fields();
+                if let Some(extra) =
+                    available.iter().find(|name| first.stored.column_with_name(name).is_none())
+                {
+                    return Err(mismatch(uri, extra, &first.uri, "which has no such column"));
+                }
+                let place = |f: &Arc<Field>| {
+                    position(f.name())
+                        .ok_or_else(|| mismatch(uri, f.name(), &first.uri, "which has this column"))
+                };
+                expected.iter().map(place).collect()
+            }
+        }
+    }
+
+    /// The schema in which guests get columns that are stored like this.
+    pub(super) fn schema(&self, uri: &str, stored: &Schema) -> Result<SchemaRef, Problem> {
+        let field = |field: &Arc<Field>| {
+            let plain = shape::plain_type(field.data_type());
+            let Some(declared) = self.declared.get(field.name()) else {
+                return Ok(Field::new(field.name(), plain, true));
+            };
+            if !can_cast_types(&plain, &declared.data_type) {
+                let detail = format!(
+                    "column {} of {uri} must be readable as {} as the function declares, found {plain}; convert the \
+                     table or change the function",
+                    quote(field.name()),
+                    declared.data_type
+                );
+                return Err(Problem::new(ErrorKind::SchemaMismatch, detail));
+            }
+            Ok(Field::new(field.name(), declared.data_type.clone(), declared.nullable))
+        };
+        let fields = stored.fields().iter().map(field).collect::<Result<Vec<_>, _>>()?;
+        Ok(Arc::new(Schema::new(fields)))
+    }
+
+    /// Checks that another object's columns have the types of the first one's,
+    /// where the function does not say what they are to be.
+    pub(super) fn check_same(&self, uri: &str, stored: &Schema, first: &First) -> Result<(), Problem> {
+        for (found, expected) in stored.fields().iter().zip(first.stored.fields()) {
+            let plain = shape::plain_type(found.data_type());
+            let declared = self.declared.contains_key(found.name());
+            if !declared && plain != *expected.data_type() {
+                let detail = format!(
+                    "column {} of {uri} must be {} as in {}, found {plain}; read the objects separately or declare \
+                     the column's type in the function",
+                    quote(found.name()),
+                    expected.data_type(),
+                    first.uri
+                );
+                return Err(Problem::new(ErrorKind::SchemaMismatch, detail));
+            }
+        }
+        Ok(())
+    }
+
+    /// One piece of a decoded batch in the guest's schema. `index` is the place
+    /// of its first row in the batch.
+    pub(super) fn fit(
+        &self,
+        uri: &str,
+        schema: &SchemaRef,
+        decoded: &Decoded,
+        index: usize,
+        piece: &RecordBatch,
+    ) -> Result<RecordBatch, Problem> {
+        let piece = shape::plain(piece).map_err(|p| p.within(uri))?;
+        let place = |column: &str, row: usize| {
+            format!("column {} of {uri}, {}", quote(column), decoded.row(index + row))
+        };
+        let mut columns = Vec::with_capacity(schema.fields().len());
+        for (column, field) in piece.columns().iter().zip(schema.fields()) {
+            let fitted = convert(column, field.data_type())
+                .map_err(|miss| miss.problem(field.data_type(), |row| place(field.name(), row)))?;
+            if !field.is_nullable()
+                && fitted.null_count() > 0
+                && let Some(row) = (0..fitted.len()).find(|row| fitted.is_null(*row))
+            {
+                let detail = format!(
+                    "{} must have a value, as the function declares the column without missing values, found none; \
+                     mend the row or accept missing values",
+                    place(field.name(), row)
+                );
+                return Err(Problem::new(ErrorKind::NullValue, detail));
+            }
+            columns.push(fitted);
+        }
+        shape::assemble(Arc::clone(schema), columns, piece.num_rows()).map_err(|p| p.within(uri))
+    }
+}
+
+fn check_names(names: &[String], declared: &BTreeMap<String, Declared>) -> Result<(), Problem> {
+    let mut sorted: Vec<&str> = names.iter().map(String::as_str).collect();
+    sorted.sort_unstable();
+    if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        let detail = format!("columns must name each column once, found {} twice", quote(pair[0]));
+        return Err(Problem::new(ErrorKind::SchemaMismatch, detail));
+    }
+    match declared.keys().find(|name| sorted.binary_search(&name.as_str()).is_err()) {
+        Some(name) => Err(Problem::new(
+            ErrorKind::ColumnNotFound,
+            format!(
+                "columns must hold all that the function reads, found no {}; add it to the job's columns: {}",
+                quote(name),
+                listed(&sorted)
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn not_found(uri: &str, name: &str, available: &[&str]) -> Problem {
+    let detail = format!("{uri} must have a column {}, found these: {}", quote(name), listed(available));
+    Problem::new(ErrorKind::ColumnNotFound, detail)
+}
+
+fn listed(names: &[&str]) -> String {
+    let shown: Vec<String> = names.iter().take(NAMES_SHOWN).map(|n| quote(n)).collect();
+    let more = names.len().saturating_sub(NAMES_SHOWN);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{rest}", shown.join(", "))
+}
+
+fn mismatch(uri: &str, column: &str, first: &str, how: &str) -> Problem {
+    let detail = format!(
+        "all objects of a table must have the same columns, found column {} in only one of {uri} and {first}, {how}; \
+         select the columns that both have",
+        quote(column)
+    );
+    Problem::new(ErrorKind::SchemaMismatch, detail)
+}
+
+/// A value that has no place in the wanted type.
+struct Miss {
+    /// Its row and its text, when one value is to blame.
+    value: Option<(usize, String)>,
+    cause: String,
+}
+
+impl Miss {
+    fn problem(self, expected: &DataType, place: impl Fn(usize) -> String) -> Problem {
+        let detail = match self.value {
+            Some((row, text)) => {
+                format!(
+                    "{} must be {expected}, found {}; mend the value or change the type",
+                    place(row),
+                    quote(&text)
+                )
+            }
+            None => format!("{} must be {expected}, found: {}", place(0), self.cause),
+        };
+        Problem::new(ErrorKind::ValueMismatch, detail)
+    }
+}
+
+/// Casts strictly: no value is lost, and no fraction either where whole numbers
+/// are wanted.
+fn convert(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, Miss> {
+    if column.data_type() == to {
+        return Ok(Arc::clone(column));
+    }
+    if *column.data_type() == DataType::Null {
+        return Ok(new_null_array(to, column.len()));
+    }
+    if let Some(row) = first_fraction(column, to) {
+        return Err(Miss { value: Some((row, text(column, row))), cause: String::new() });
+    }
+    shape::cast(column, to).map_err(|e| {
+        let lenient = cast_with_options(column, to, &CastOptions { safe: true, ..CastOptions::default() });
+        let lost =
+            |cast: &ArrayRef| (0..column.len()).find(|row| cast.is_null(*row) && !column.is_null(*row));
+        let row = lenient.ok().as_ref().and_then(lost);
+        Miss { value: row.map(|row| (row, text(column, row))), cause: e.to_string() }
+    })
+}
+
+fn text(column: &ArrayRef, row: usize) -> String {
+    array_value_to_string(column, row).unwrap_or_default()
+}
+
+/// Arrow's cast drops the fraction of a number on its way to an integer.
+fn first_fraction(column: &ArrayRef, to: &DataType) -> Option<usize> {
+    if !to.is_integer() {
+        return None;
+    }
+    let fractions = match column.data_type() {
+        DataType::Float64 => {
+            BooleanArray::from_unary(column.as_primitive::<Float64Type>(), |v| v.fract() != 0.0)
+        }
+        DataType::Float32 => {
+            BooleanArray::from_unary(column.as_primitive::<Float32Type>(), |v| v.fract() != 0.0)
+        }
+        _ => return None,
+    };
+    let known = boolean::and(&fractions, &boolean::is_not_null(column).ok()?).ok()?;
+    known.values().set_indices().next()
+}

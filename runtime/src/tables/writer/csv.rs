@@ -1,0 +1,120 @@
+//! Batches as CSV: RFC 4180 with a header, UTF-8, lines ended by CR LF.
+//!
+//! A missing value is an empty field, and `null` where it would be an empty
+//! line. Texts that a reader would take for a missing value are quoted, so that
+//! what is written reads back; NaN, which CSV has no word for, becomes missing.
+
+use std::fmt::Write;
+
+use arrow::{
+    array::{Array, AsArray, RecordBatch, StringArray},
+    datatypes::{DataType, Schema},
+    util::display::{ArrayFormatter, FormatOptions},
+};
+use fanfold_protocol::{ErrorKind, Problem, job::CsvOptions};
+
+use crate::tables::guard::quote;
+
+pub(super) struct CsvEncoder {
+    pub(super) out: Vec<u8>,
+    nulls: Vec<String>,
+}
+
+/// A column on its way out.
+enum Cells<'a> {
+    Text(&'a StringArray),
+    Other(&'a dyn Array, ArrayFormatter<'a>),
+}
+
+impl CsvEncoder {
+    /// Writes the header. Columns of lists or structs are refused.
+    pub(super) fn create(schema: &Schema) -> Result<Self, Problem> {
+        if let Some(field) = schema.fields().iter().find(|f| f.data_type().is_nested()) {
+            let detail = format!(
+                "column {} must hold plain values to be written as CSV, found {}; choose another format",
+                quote(field.name()),
+                field.data_type()
+            );
+            return Err(Problem::new(ErrorKind::SchemaMismatch, detail));
+        }
+        let mut encoder = Self { out: Vec::new(), nulls: CsvOptions::default().nulls };
+        for (place, field) in schema.fields().iter().enumerate() {
+            if place > 0 {
+                encoder.out.push(b',');
+            }
+            // An empty name alone would be an empty line.
+            push(&mut encoder.out, field.name(), field.name().is_empty());
+        }
+        encoder.out.extend_from_slice(b"\r\n");
+        Ok(encoder)
+    }
+
+    pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<(), Problem> {
+        let options = FormatOptions::new();
+        let mut columns = Vec::with_capacity(batch.num_columns());
+        for array in batch.columns() {
+            columns.push(match array.data_type() {
+                DataType::Utf8 => Cells::Text(array.as_string::<i32>()),
+                _ => Cells::Other(array, ArrayFormatter::try_new(array, &options).map_err(unprintable)?),
+            });
+        }
+        let mut scratch = String::new();
+        for row in 0..batch.num_rows() {
+            for (place, column) in columns.iter().enumerate() {
+                if place > 0 {
+                    self.out.push(b',');
+                }
+                self.cell(column, row, columns.len() == 1, &mut scratch)?;
+            }
+            self.out.extend_from_slice(b"\r\n");
+        }
+        Ok(())
+    }
+
+    fn cell(
+        &mut self,
+        column: &Cells<'_>,
+        row: usize,
+        alone: bool,
+        scratch: &mut String,
+    ) -> Result<(), Problem> {
+        let missing: &[u8] = if alone { b"null" } else { b"" };
+        match column {
+            Cells::Text(array) if array.is_null(row) => self.out.extend_from_slice(missing),
+            Cells::Text(array) => {
+                let text = array.value(row);
+                let reserved = self.nulls.iter().any(|n| n == text);
+                push(&mut self.out, text, reserved);
+            }
+            Cells::Other(array, _) if array.is_null(row) => self.out.extend_from_slice(missing),
+            Cells::Other(_, formatter) => {
+                scratch.clear();
+                write!(scratch, "{}", formatter.value(row)).map_err(|_| {
+                    Problem::new(ErrorKind::Internal, format!("row {row} could not be printed"))
+                })?;
+                push(&mut self.out, scratch, false);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unprintable(error: arrow::error::ArrowError) -> Problem {
+    Problem::new(ErrorKind::SchemaMismatch, format!("a column must be printable as CSV, found: {error}"))
+}
+
+/// Appends a field, quoted where it must be.
+fn push(out: &mut Vec<u8>, text: &str, quoted: bool) {
+    if !quoted && !text.bytes().any(|b| matches!(b, b',' | b'"' | b'\r' | b'\n')) {
+        out.extend_from_slice(text.as_bytes());
+        return;
+    }
+    out.push(b'"');
+    for (place, part) in text.split('"').enumerate() {
+        if place > 0 {
+            out.extend_from_slice(b"\"\"");
+        }
+        out.extend_from_slice(part.as_bytes());
+    }
+    out.push(b'"');
+}

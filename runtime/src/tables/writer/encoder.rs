@@ -1,0 +1,112 @@
+//! One encoder for each format: batches in, bytes out as they come to be.
+//!
+//! Parquet is written with the settings below and no others, so that equal
+//! tables are equal bytes whatever wrote them.
+
+use arrow::{
+    array::RecordBatch,
+    datatypes::SchemaRef,
+    error::ArrowError,
+    ipc::writer::FileWriter,
+    json::{WriterBuilder, writer::LineDelimited},
+};
+use fanfold_protocol::{ErrorKind, Problem, job::Format};
+use parquet::{
+    arrow::ArrowWriter,
+    basic::{Compression, ZstdLevel},
+    errors::ParquetError,
+    file::properties::WriterProperties,
+};
+
+use super::csv::CsvEncoder;
+
+/// Rows of a Parquet row group, at most.
+const GROUP_ROWS: usize = 1 << 20;
+/// Bytes of a Parquet row group, at most; also what the writer holds.
+const GROUP_BYTES: usize = 64 << 20;
+
+type JsonWriter = arrow::json::Writer<Vec<u8>, LineDelimited>;
+
+pub(super) enum Encoder {
+    Parquet(Box<ArrowWriter<Vec<u8>>>),
+    Csv(CsvEncoder),
+    Jsonl(Box<JsonWriter>),
+    Arrow(Box<FileWriter<Vec<u8>>>),
+}
+
+impl Encoder {
+    pub(super) fn create(format: Format, schema: &SchemaRef) -> Result<Self, Problem> {
+        Ok(match format {
+            Format::Csv => Self::Csv(CsvEncoder::create(schema)?),
+            Format::Jsonl => {
+                let builder = WriterBuilder::new().with_explicit_nulls(true);
+                Self::Jsonl(Box::new(builder.build(Vec::new())))
+            }
+            Format::Arrow => Self::Arrow(Box::new(FileWriter::try_new(Vec::new(), schema).map_err(refused)?)),
+            Format::Auto | Format::Parquet | Format::Bytes => {
+                let writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties()?));
+                Self::Parquet(Box::new(writer.map_err(refused_parquet)?))
+            }
+        })
+    }
+
+    pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<(), Problem> {
+        match self {
+            Self::Parquet(writer) => writer.write(batch).map_err(refused_parquet),
+            Self::Csv(encoder) => encoder.write(batch),
+            Self::Jsonl(writer) => writer.write(batch).map_err(refused),
+            Self::Arrow(writer) => writer.write(batch).map_err(refused),
+        }
+    }
+
+    /// Bytes that [`Encoder::take`] would give.
+    pub(super) fn pending(&mut self) -> usize {
+        self.buffer().len()
+    }
+
+    /// Takes the bytes that are there.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        std::mem::take(self.buffer())
+    }
+
+    /// Ends the table and gives its last bytes.
+    pub(super) fn finish(mut self) -> Result<Vec<u8>, Problem> {
+        match &mut self {
+            Self::Parquet(writer) => _ = writer.finish().map_err(refused_parquet)?,
+            Self::Csv(_) => {}
+            Self::Jsonl(writer) => writer.finish().map_err(refused)?,
+            Self::Arrow(writer) => writer.finish().map_err(refused)?,
+        }
+        Ok(self.take())
+    }
+
+    fn buffer(&mut self) -> &mut Vec<u8> {
+        match self {
+            Self::Parquet(writer) => writer.inner_mut(),
+            Self::Csv(encoder) => &mut encoder.out,
+            Self::Jsonl(writer) => writer.get_mut(),
+            Self::Arrow(writer) => writer.get_mut(),
+        }
+    }
+}
+
+fn properties() -> Result<WriterProperties, Problem> {
+    let level = ZstdLevel::try_new(1).map_err(refused_parquet)?;
+    Ok(WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_created_by("fanfold".to_owned())
+        .set_max_row_group_row_count(Some(GROUP_ROWS))
+        .set_max_row_group_bytes(Some(GROUP_BYTES))
+        .build())
+}
+
+fn refused(error: ArrowError) -> Problem {
+    let detail = format!(
+        "the table must have columns that its format can hold, found: {error}; choose another format"
+    );
+    Problem::new(ErrorKind::SchemaMismatch, detail)
+}
+
+fn refused_parquet(error: ParquetError) -> Problem {
+    refused(ArrowError::ExternalError(Box::new(error)))
+}

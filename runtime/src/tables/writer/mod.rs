@@ -1,0 +1,184 @@
+//! A table being written: batches in, one object out.
+//!
+//! Encoded bytes go to the store's multipart writer as they come to be, so that
+//! memory is bounded; the object is visible when [`TableWriter::finish`] returns
+//! and never before. Equal batches give equal bytes: no time, no randomness, no
+//! metadata of the guest's goes in.
+
+mod csv;
+mod encoder;
+
+use std::sync::Arc;
+
+use arrow::{
+    array::RecordBatch,
+    datatypes::{Field, Schema, SchemaRef},
+};
+use bytes::Bytes;
+use fanfold_protocol::{ErrorKind, Problem, commit::OutputObject, job::Format, uri::ObjectUri};
+use fanfold_storage::{MultipartWriter, PutOptions, Store, client::WRITER_METADATA};
+
+use self::encoder::Encoder;
+use super::{
+    guard::{guard, quote},
+    shape, store_problem,
+};
+
+/// Encoded bytes that are gathered before they go to the store.
+const FLUSH_BYTES: usize = 1 << 20;
+
+/// A table being written. Dropped unfinished, it leaves nothing.
+pub struct TableWriter {
+    uri: ObjectUri,
+    format: Format,
+    sink: MultipartWriter,
+    /// Made with the first batch, whose schema is the table's.
+    table: Option<Table>,
+    rows: u64,
+}
+
+struct Table {
+    schema: SchemaRef,
+    encoder: Encoder,
+}
+
+impl std::fmt::Debug for TableWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TableWriter")
+            .field("uri", &self.uri)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TableWriter {
+    /// A writer of the object at `uri`. `Auto` is Parquet. `writer_id` names the
+    /// attempt in the object's metadata. Sends nothing yet.
+    pub fn create(store: Store, uri: ObjectUri, format: Format, writer_id: &str) -> Result<Self, Problem> {
+        if format == Format::Bytes {
+            let detail = "a table must be written as parquet, csv, jsonl or arrow, found bytes";
+            return Err(Problem::new(ErrorKind::InvalidRequest, detail));
+        }
+        let mut options = PutOptions::typed(content_type(format));
+        options.metadata.insert(WRITER_METADATA.to_owned(), writer_id.to_owned());
+        let sink = store.writer(&uri, options);
+        Ok(Self { uri, format, sink, table: None, rows: 0 })
+    }
+
+    /// Appends the rows of a batch. A batch without rows settles the schema.
+    pub async fn write(&mut self, batch: &RecordBatch) -> Result<(), Problem> {
+        let batch = shape::plain(batch)?;
+        let table = match &mut self.table {
+            Some(table) => table,
+            None => self.table.insert(Table::create(&self.uri, self.format, &batch.schema())?),
+        };
+        let batch = table.conform(&self.uri, &batch)?;
+        let (encoder, uri) = (&mut table.encoder, &self.uri);
+        guard(
+            ErrorKind::Internal,
+            || format!("writing {uri}"),
+            || encoder.write(&batch).map_err(|p| p.within(uri)),
+        )?;
+        self.rows += batch.num_rows() as u64;
+        if encoder.pending() >= FLUSH_BYTES {
+            let bytes = encoder.take();
+            self.sink.write(Bytes::from(bytes)).await.map_err(store_problem)?;
+        }
+        Ok(())
+    }
+
+    /// Rows written so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Ends the table and makes it visible. `None`, and no object, when nothing
+    /// was ever written, and for JSON Lines, which cannot say that a table has
+    /// columns, when no row was.
+    pub async fn finish(mut self) -> Result<Option<OutputObject>, Problem> {
+        let lines = self.format == Format::Jsonl;
+        let Some(table) = self.table.take().filter(|_| self.rows > 0 || !lines) else {
+            return Ok(None);
+        };
+        let uri = self.uri;
+        let bytes = guard(
+            ErrorKind::Internal,
+            || format!("writing {uri}"),
+            || table.encoder.finish().map_err(|p| p.within(&uri)),
+        )?;
+        self.sink.write(Bytes::from(bytes)).await.map_err(store_problem)?;
+        let pin = self.sink.finish().await.map_err(store_problem)?;
+        Ok(Some(OutputObject { uri, size: pin.size, etag: pin.etag, rows: self.rows }))
+    }
+
+    /// Gives the table up. What cannot be removed now is removed with the
+    /// uploads that the store finds abandoned.
+    pub async fn abort(self) {
+        if let Err(error) = self.sink.abort().await {
+            tracing::warn!(uri = %self.uri, %error, "an upload could not be removed");
+        }
+    }
+
+    /// The suffix of objects in this format, without a dot.
+    pub fn extension(format: Format) -> &'static str {
+        match format {
+            Format::Auto | Format::Parquet => "parquet",
+            Format::Csv => "csv",
+            Format::Jsonl => "jsonl",
+            Format::Arrow => "arrow",
+            Format::Bytes => "bin",
+        }
+    }
+}
+
+impl Table {
+    fn create(uri: &ObjectUri, format: Format, schema: &Schema) -> Result<Self, Problem> {
+        let bare = |f: &Arc<Field>| Field::new(f.name(), f.data_type().clone(), f.is_nullable());
+        let mut names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+        names.sort_unstable();
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            let detail = format!("{uri} must name each column once, found {} twice", quote(pair[0]));
+            return Err(Problem::new(ErrorKind::SchemaMismatch, detail));
+        }
+        let schema = Arc::new(Schema::new(schema.fields().iter().map(bare).collect::<Vec<_>>()));
+        let encoder = Encoder::create(format, &schema).map_err(|p| p.within(uri))?;
+        Ok(Self { schema, encoder })
+    }
+
+    /// The batch in the table's schema.
+    fn conform(&self, uri: &ObjectUri, batch: &RecordBatch) -> Result<RecordBatch, Problem> {
+        let found = batch.schema();
+        let same =
+            |(a, b): (&Arc<Field>, &Arc<Field>)| a.name() == b.name() && a.data_type() == b.data_type();
+        let differs = found.fields().len() != self.schema.fields().len();
+        let place = found.fields().iter().zip(self.schema.fields()).position(|pair| !same(pair));
+        if differs || place.is_some() {
+            let place = place.unwrap_or(found.fields().len().min(self.schema.fields().len()));
+            let words = |schema: &Schema| {
+                schema
+                    .fields()
+                    .get(place)
+                    .map_or("none".to_owned(), |f| format!("{} {}", quote(f.name()), f.data_type()))
+            };
+            let detail = format!(
+                "all batches of {uri} must have the columns of the first one, found column {} {} where {} was",
+                place + 1,
+                words(&found),
+                words(&self.schema)
+            );
+            return Err(Problem::new(ErrorKind::SchemaMismatch, detail));
+        }
+        shape::assemble(Arc::clone(&self.schema), batch.columns().to_vec(), batch.num_rows())
+            .map_err(|p| p.within(uri))
+    }
+}
+
+fn content_type(format: Format) -> &'static str {
+    match format {
+        Format::Auto | Format::Parquet => "application/vnd.apache.parquet",
+        Format::Csv => "text/csv; charset=utf-8; header=present",
+        Format::Jsonl => "application/x-ndjson",
+        Format::Arrow => "application/vnd.apache.arrow.file",
+        Format::Bytes => "application/octet-stream",
+    }
+}
