@@ -89,6 +89,11 @@ impl Error {
         self.code.as_deref()
     }
 
+    /// What to do, in one line.
+    pub fn advice(&self) -> String {
+        self.help.as_deref().and_then(|help| help.lines().next()).unwrap_or("see the message").to_owned()
+    }
+
     /// Whose move it is.
     pub fn exit(&self) -> Exit {
         self.exit
@@ -99,7 +104,9 @@ impl Error {
         let kind = ErrorKind::ALL.iter().find(|kind| kind.code() == code);
         let exit = match kind {
             Some(kind) if kind.fault() == Fault::Guest => Exit::Failed,
-            Some(ErrorKind::DeadlineExceeded | ErrorKind::MemoryExceeded | ErrorKind::ResponseTooLarge) => Exit::Failed,
+            Some(ErrorKind::DeadlineExceeded | ErrorKind::MemoryExceeded | ErrorKind::ResponseTooLarge) => {
+                Exit::Failed
+            }
             Some(ErrorKind::TaskFailed | ErrorKind::Cancelled) => Exit::Failed,
             _ => Exit::Service,
         };
@@ -129,7 +136,13 @@ impl std::error::Error for Error {}
 impl From<Problem> for Error {
     /// A problem found before the service was asked: wrong use.
     fn from(problem: Problem) -> Self {
-        Self { exit: Exit::Usage, code: Some(problem.code.code().to_owned()), message: problem.detail, help: None, excerpt: None }
+        Self {
+            exit: Exit::Usage,
+            code: Some(problem.code.code().to_owned()),
+            message: problem.detail,
+            help: None,
+            excerpt: None,
+        }
     }
 }
 
@@ -200,7 +213,9 @@ impl miette::Diagnostic for Diagnostic {
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = miette::LabeledSpan> + '_>> {
-        self.source.as_ref().map(|(_, label)| Box::new(std::iter::once(label.clone())) as Box<dyn Iterator<Item = _>>)
+        self.source
+            .as_ref()
+            .map(|(_, label)| Box::new(std::iter::once(label.clone())) as Box<dyn Iterator<Item = _>>)
     }
 }
 

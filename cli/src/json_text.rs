@@ -28,7 +28,10 @@ pub fn object(name: &str, text: &str) -> Result<Value> {
     if value.is_object() {
         return Ok(value);
     }
-    Err(Error::usage(format!("expected a JSON object in {name}, such as {{\"threshold\": 0.2}}, found {}", kind(&value))))
+    Err(Error::usage(format!(
+        "expected a JSON object in {name}, such as {{\"threshold\": 0.2}}, found {}",
+        kind(&value)
+    )))
 }
 
 /// Reads TOML into its type.
@@ -85,7 +88,10 @@ mod tests {
     #[test]
     fn mistakes_in_toml_have_a_line() {
         let error = toml::<JobDocument>("job.toml", "function = \"f\"\noutptu = \"s3://a/\"\n").unwrap_err();
-        assert!(error.to_string().starts_with("job.toml:2: unknown field `outptu`, expected one of"), "{error}");
+        assert!(
+            error.to_string().starts_with("job.toml:2: unknown field `outptu`, expected one of"),
+            "{error}"
+        );
         let error = toml::<JobDocument>("job.toml", "function = \n").unwrap_err();
         assert!(error.to_string().starts_with("job.toml:1: "), "{error}");
     }

@@ -19,10 +19,11 @@ use crate::{args::View, error::Result};
 /// Writes data and a newline to standard output.
 pub fn data(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| match text.ends_with('\n') || text.is_empty() {
-        true => out.flush(),
-        false => out.write_all(b"\n").and_then(|()| out.flush()),
-    });
+    let written =
+        out.write_all(text.as_bytes()).and_then(|()| match text.ends_with('\n') || text.is_empty() {
+            true => out.flush(),
+            false => out.write_all(b"\n").and_then(|()| out.flush()),
+        });
     forgive(written)
 }
 
@@ -138,7 +139,13 @@ pub fn bytes(bytes: u64) -> String {
         amount /= 1_024.0;
         unit += 1;
     }
-    let digits = if amount < 9.995 { 2 } else if amount < 99.95 { 1 } else { 0 };
+    let digits = if amount < 9.995 {
+        2
+    } else if amount < 99.95 {
+        1
+    } else {
+        0
+    };
     format!("{amount:.digits$} {}", UNITS[unit])
 }
 

@@ -96,7 +96,9 @@ fn path() -> Result<PathBuf> {
     let folder = from("FANFOLD_CONFIG_DIR")
         .or_else(|| from("XDG_CONFIG_HOME").map(|d| d.join("fanfold")))
         .or_else(|| from("HOME").map(|d| d.join(".config/fanfold")))
-        .ok_or_else(|| Error::usage("expected HOME or FANFOLD_CONFIG_DIR in the environment, found neither"))?;
+        .ok_or_else(|| {
+            Error::usage("expected HOME or FANFOLD_CONFIG_DIR in the environment, found neither")
+        })?;
     Ok(folder.join("profiles.json"))
 }
 

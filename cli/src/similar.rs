@@ -11,7 +11,8 @@ pub fn closest<'a>(typed: &str, known: &[&'a str]) -> Option<&'a str> {
     let near = known.iter().map(|name| (distance(typed, name), *name)).min();
     let near = near.filter(|(edits, _)| *edits <= allowed).map(|(_, name)| name);
     near.or_else(|| {
-        let begins = |name: &&&str| typed.len() >= 3 && (name.starts_with(typed) || typed.starts_with(**name));
+        let begins =
+            |name: &&&str| typed.len() >= 3 && (name.starts_with(typed) || typed.starts_with(**name));
         known.iter().find(begins).copied()
     })
 }
@@ -41,7 +42,8 @@ mod tests {
     #[test]
     fn close_names_are_found() {
         let known = ["credit-score", "credit-train", "hello", "normalize"];
-        let check = |typed: &str, expected: Option<&str>| assert_eq!(closest(typed, &known), expected, "{typed}");
+        let check =
+            |typed: &str, expected: Option<&str>| assert_eq!(closest(typed, &known), expected, "{typed}");
         check("helo", Some("hello"));
         check("hlelo", Some("hello"));
         check("credit-scroe", Some("credit-score"));

@@ -50,7 +50,9 @@ impl Events {
     }
 }
 
-async fn next_piece(body: &mut (impl Stream<Item = reqwest::Result<bytes::Bytes>> + Unpin)) -> Option<bytes::Bytes> {
+async fn next_piece(
+    body: &mut (impl Stream<Item = reqwest::Result<bytes::Bytes>> + Unpin),
+) -> Option<bytes::Bytes> {
     body.next().await?.ok()
 }
 
@@ -119,7 +121,8 @@ mod tests {
         for cut in [1, 3, text.len().max(1)] {
             let mut parser = Parser::default();
             text.as_bytes().chunks(cut).for_each(|piece| assert!(parser.feed(piece)));
-            let found: Vec<_> = parser.ready.iter().map(|e| (e.name.as_str(), e.id.as_deref(), e.data.as_str())).collect();
+            let found: Vec<_> =
+                parser.ready.iter().map(|e| (e.name.as_str(), e.id.as_deref(), e.data.as_str())).collect();
             assert_eq!(found, expected, "{text:?} cut after {cut}");
         }
     }

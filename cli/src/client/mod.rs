@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub use self::{
     events::{Event, Events},
     model::{
-        Deployed, FailureView, FunctionList, FunctionView, JobList, JobView, LogPage, ProgressView, ReceiptView,
-        TaskPage, TaskView, Told,
+        Deployed, FailureView, FunctionList, FunctionView, JobList, JobView, LogPage, ProgressView,
+        ReceiptView, TaskPage, TaskView, Told,
     },
 };
 use crate::{
@@ -83,7 +83,12 @@ impl Client {
     }
 
     /// Sends a document, reads one.
-    pub async fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: &impl Serialize) -> Result<T> {
+    pub async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T> {
         self.document(self.request(method, path).json(body).timeout(ANSWER_TIMEOUT)).await
     }
 
@@ -175,7 +180,9 @@ impl Client {
         let names: Vec<_> = list.functions.iter().map(|function| function.name.as_str()).collect();
         match similar::closest(name.as_str(), &names) {
             Some(close) => error.help(format!("did you mean {close}?")),
-            None if names.is_empty() => error.help("nothing is deployed yet; begin with `fanfold deploy DIR`"),
+            None if names.is_empty() => {
+                error.help("nothing is deployed yet; begin with `fanfold deploy DIR`")
+            }
             None => error,
         }
     }

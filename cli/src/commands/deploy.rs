@@ -42,7 +42,8 @@ pub async fn run(client: &Client, args: Deploy) -> Result<()> {
     let deployed = upload(client, package).await?;
     if let Some(alias) = &args.alias {
         let target = AliasTarget { version: deployed.version, canary: None };
-        let _: Value = client.send(Method::PUT, &format!("/v1/functions/{name}/aliases/{alias}"), &target).await?;
+        let _: Value =
+            client.send(Method::PUT, &format!("/v1/functions/{name}/aliases/{alias}"), &target).await?;
     }
     output::shown(args.shown.view, &deployed, |deployed| {
         let exports: Vec<_> = deployed.exports.iter().map(|export| export.as_str()).collect();
@@ -72,7 +73,11 @@ fn of_file(path: &Path, name: Option<FunctionName>) -> Result<Package> {
         return Ok(Package { name: name.unwrap_or(file.name), settings: file.settings, component });
     }
     let named = name.map_or_else(
-        || stem.replace('_', "-").parse::<FunctionName>().map_err(|problem| Error::from(problem).help("give one by --name")),
+        || {
+            stem.replace('_', "-")
+                .parse::<FunctionName>()
+                .map_err(|problem| Error::from(problem).help("give one by --name"))
+        },
         Ok,
     )?;
     Ok(Package { name: named, settings: SettingsDocument::default(), component })
@@ -80,8 +85,11 @@ fn of_file(path: &Path, name: Option<FunctionName>) -> Result<Package> {
 
 fn read(path: &Path) -> Result<Bytes> {
     let failed = |cause: std::io::Error| {
-        Error::usage(format!("expected a folder with Cargo.toml or a .wasm file at {}, found: {cause}", path.display()))
-            .help("make one with `fanfold new`")
+        Error::usage(format!(
+            "expected a folder with Cargo.toml or a .wasm file at {}, found: {cause}",
+            path.display()
+        ))
+        .help("make one with `fanfold new`")
     };
     let size_bytes = std::fs::metadata(path).map_err(failed)?.len();
     if size_bytes > limits::COMPONENT_BYTES_MAX {
@@ -119,7 +127,9 @@ fn ascii_json(settings: &SettingsDocument) -> Result<String> {
             ' '..='~' => ascii.push(unit),
             _ => {
                 let mut pair = [0; 2];
-                unit.encode_utf16(&mut pair).iter().for_each(|half| ascii.push_str(&format!("\\u{half:04x}")));
+                unit.encode_utf16(&mut pair)
+                    .iter()
+                    .for_each(|half| ascii.push_str(&format!("\\u{half:04x}")));
             }
         }
     }
@@ -133,7 +143,8 @@ mod tests {
 
     #[test]
     fn settings_fit_a_header_and_mean_the_same() {
-        let settings = SettingsDocument { description: Some("für \u{7f}🦀\n\"x\"".into()), ..Default::default() };
+        let settings =
+            SettingsDocument { description: Some("für \u{7f}🦀\n\"x\"".into()), ..Default::default() };
         let text = ascii_json(&settings).unwrap();
         assert!(text.bytes().all(|b| (b' '..=b'~').contains(&b)), "{text}");
         assert_eq!(serde_json::from_str::<SettingsDocument>(&text).unwrap(), settings);
@@ -144,7 +155,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("credit_score.wasm");
         std::fs::write(&path, b"\0asm").unwrap();
-        let name = |given: Option<&str>| of_file(&path, given.map(|n| n.parse().unwrap())).map(|p| p.name.to_string());
+        let name = |given: Option<&str>| {
+            of_file(&path, given.map(|n| n.parse().unwrap())).map(|p| p.name.to_string())
+        };
         assert_eq!(name(None).unwrap(), "credit-score");
         assert_eq!(name(Some("other")).unwrap(), "other");
         std::fs::write(dir.path().join("function.toml"), "name = \"named\"\nmemory = \"8MiB\"").unwrap();

@@ -72,7 +72,8 @@ async fn point(client: &Client, name: &FunctionName, alias: &AliasName, target: 
 async fn rollback(client: &Client, name: &FunctionName, alias: &AliasName) -> Result<()> {
     let detail = show(client, name).await?;
     let view: FunctionView = serde_json::from_value(detail.clone())?;
-    let versions: Vec<u32> = versions(&detail).iter().filter_map(|v| v["version"].as_u64()?.try_into().ok()).collect();
+    let versions: Vec<u32> =
+        versions(&detail).iter().filter_map(|v| v["version"].as_u64()?.try_into().ok()).collect();
     let version = before(&view.aliases, alias, &versions)?;
     point(client, name, alias, AliasTarget { version, canary: None }).await
 }
@@ -104,7 +105,11 @@ fn target_text(target: &AliasTarget) -> String {
 }
 
 fn aliases_text(aliases: &BTreeMap<AliasName, AliasTarget>) -> String {
-    aliases.iter().map(|(name, target)| format!("{name} -> {}", target_text(target))).collect::<Vec<_>>().join(", ")
+    aliases
+        .iter()
+        .map(|(name, target)| format!("{name} -> {}", target_text(target)))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn table(functions: &[FunctionView]) -> String {

@@ -64,7 +64,8 @@ pub async fn run(client: &Client, args: &Invoke) -> Result<()> {
 
 /// Prints the id of a call that goes on by itself.
 fn accepted(response: &Response) -> Result<()> {
-    let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let location =
+        response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     output::data(location.rsplit('/').next().unwrap_or_default())
 }
 
@@ -75,7 +76,9 @@ fn is_refusal(response: &Response) -> bool {
 }
 
 async fn answered(client: &Client, function: &str, response: Response) -> Result<()> {
-    let text = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let text = |name: &str| {
+        response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+    };
     let (id, version) = (text("x-fanfold-invocation-id"), text("x-fanfold-version"));
     let (kind, timing) = (text("content-type"), text("server-timing"));
     let status = response.status();
@@ -101,8 +104,11 @@ fn show(body: &[u8], is_json: bool) -> Result<()> {
         Ok(value) if is_json => output::json(&value),
         _ => match std::str::from_utf8(body) {
             Ok(text) => output::data(text),
-            Err(_) => Err(Error::usage(format!("the answer is {} of binary data, which a terminal does not show", output::bytes(body.len() as u64)))
-                .help("send it to a file: fanfold invoke … > FILE")),
+            Err(_) => Err(Error::usage(format!(
+                "the answer is {} of binary data, which a terminal does not show",
+                output::bytes(body.len() as u64)
+            ))
+            .help("send it to a file: fanfold invoke … > FILE")),
         },
     }
 }
@@ -148,11 +154,13 @@ fn body(data: Option<&str>) -> Result<Body> {
 }
 
 fn of_file(path: &str) -> Result<Body> {
-    let bytes = std::fs::read(path).map_err(|cause| Error::usage(format!("expected to read {path}, found: {cause}")))?;
+    let bytes = std::fs::read(path)
+        .map_err(|cause| Error::usage(format!("expected to read {path}, found: {cause}")))?;
     let content_type = super::content_type(path).unwrap_or("application/octet-stream");
     if content_type == "application/json" {
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|error| Error::usage(format!("expected JSON in {path}, found what is not UTF-8: {error}")))?;
+        let text = std::str::from_utf8(&bytes).map_err(|error| {
+            Error::usage(format!("expected JSON in {path}, found what is not UTF-8: {error}"))
+        })?;
         json_text::json(path, text)?;
     }
     Ok(Body { bytes, content_type: Some(content_type) })

@@ -27,10 +27,17 @@ pub async fn run(client: &Client, args: &Logs) -> Result<()> {
         return show(client, &format!("/v1/invocations/{id}/logs"), args.shown.view).await;
     }
     let name: FunctionName = args.of.parse().map_err(|_| {
-        Error::usage(format!("expected the id of an invocation or the name of a function, found {:?}", args.of))
+        Error::usage(format!(
+            "expected the id of an invocation or the name of a function, found {:?}",
+            args.of
+        ))
     })?;
     let path = format!("/v1/functions/{name}/logs");
-    let shown = if args.follow { follow(client, &path, args.shown.view).await } else { show(client, &path, args.shown.view).await };
+    let shown = if args.follow {
+        follow(client, &path, args.shown.view).await
+    } else {
+        show(client, &path, args.shown.view).await
+    };
     match shown {
         Ok(()) => Ok(()),
         Err(error) => Err(client.suggest(error, &name).await),

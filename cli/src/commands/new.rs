@@ -27,10 +27,10 @@ const RESERVED: [&str; 8] = ["alloc", "core", "proc-macro", "std", "test", "fanf
 /// Keywords (Rust reference, edition 2024) that are allowed names of functions.
 const KEYWORDS: &[&str] = &[
     "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn",
-    "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop", "macro",
-    "match", "mod", "move", "mut", "override", "priv", "pub", "ref", "return", "self", "static", "struct",
-    "super", "trait", "true", "try", "type", "typeof", "unsafe", "unsized", "use", "virtual", "where", "while",
-    "yield",
+    "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop",
+    "macro", "match", "mod", "move", "mut", "override", "priv", "pub", "ref", "return", "self", "static",
+    "struct", "super", "trait", "true", "try", "type", "typeof", "unsafe", "unsized", "use", "virtual",
+    "where", "while", "yield",
 ];
 
 macro_rules! template {
@@ -44,8 +44,11 @@ pub fn run(args: &New) -> Result<()> {
     let folder = PathBuf::from(&args.name);
     let name = name_of(&folder)?;
     if folder.exists() {
-        return Err(Error::usage(format!("expected nothing at {}, found something there already", folder.display()))
-            .help("choose another name, or remove what is there"));
+        return Err(Error::usage(format!(
+            "expected nothing at {}, found something there already",
+            folder.display()
+        ))
+        .help("choose another name, or remove what is there"));
     }
     let checkout = Path::new(CHECKOUT_SDK).canonicalize().ok().filter(|sdk| sdk.join("Cargo.toml").is_file());
     write(&folder, &files(args.template, &name, checkout.as_deref()))?;
@@ -69,7 +72,9 @@ fn name_of(folder: &Path) -> Result<FunctionName> {
 /// Every file of the folder with its text.
 fn files(template: Template, name: &FunctionName, sdk: Option<&Path>) -> Vec<(&'static str, String)> {
     let (source, readme, description) = match template {
-        Template::Handler => (template!("handler/lib.rs"), template!("handler/README.md"), "greets whoever calls"),
+        Template::Handler => {
+            (template!("handler/lib.rs"), template!("handler/README.md"), "greets whoever calls")
+        }
         Template::Map => (template!("map/lib.rs"), template!("map/README.md"), "puts orders into bands"),
         Template::Aggregate => {
             (template!("aggregate/lib.rs"), template!("aggregate/README.md"), "totals of orders by country")
@@ -123,14 +128,17 @@ fn note(sdk: Option<&Path>) -> String {
 }
 
 fn write(folder: &Path, files: &[(&str, String)]) -> Result<()> {
-    let failed = |cause: std::io::Error| Error::failed(format!("{} could not be made: {cause}", folder.display()));
+    let failed =
+        |cause: std::io::Error| Error::failed(format!("{} could not be made: {cause}", folder.display()));
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(failed)?;
     let draft = tempfile::Builder::new().prefix(".fanfold-new-").tempdir_in(parent).map_err(failed)?;
     let inner = draft.path().join("function");
     for (name, text) in files {
         let path = inner.join(name);
-        fs::create_dir_all(path.parent().unwrap_or(&inner)).and_then(|()| fs::write(&path, text)).map_err(failed)?;
+        fs::create_dir_all(path.parent().unwrap_or(&inner))
+            .and_then(|()| fs::write(&path, text))
+            .map_err(failed)?;
     }
     fs::rename(&inner, folder).map_err(failed)
 }
@@ -144,7 +152,10 @@ mod tests {
         for template in [Template::Handler, Template::Map, Template::Aggregate] {
             for sdk in [None, Some(Path::new("/some where/sdk"))] {
                 for (file, text) in files(template, &"my-fn".parse().unwrap(), sdk) {
-                    assert!(!text.contains("{{") || file == "src/lib.rs" && !text.contains("{{n"), "{file}: {text}");
+                    assert!(
+                        !text.contains("{{") || file == "src/lib.rs" && !text.contains("{{n"),
+                        "{file}: {text}"
+                    );
                     assert!(text.ends_with('\n'), "{file}");
                 }
             }
@@ -156,12 +167,14 @@ mod tests {
         let name: FunctionName = "my-fn".parse().unwrap();
         for template in [Template::Handler, Template::Map, Template::Aggregate] {
             let files = files(template, &name, Some(Path::new("/some \"where\"/sdk")));
-            let text = |wanted: &str| files.iter().find(|(file, _)| *file == wanted).map(|(_, text)| text.as_str());
+            let text =
+                |wanted: &str| files.iter().find(|(file, _)| *file == wanted).map(|(_, text)| text.as_str());
             let manifest: toml::Table = text("Cargo.toml").unwrap().parse().unwrap();
             let sdk = &manifest["dependencies"]["fanfold-sdk"];
             assert_eq!(sdk["path"].as_str(), Some("/some \"where\"/sdk"));
             assert_eq!(sdk.get("default-features").is_some(), template == Template::Handler);
-            let settings = crate::build::settings::parse("function.toml", text("function.toml").unwrap()).unwrap();
+            let settings =
+                crate::build::settings::parse("function.toml", text("function.toml").unwrap()).unwrap();
             assert_eq!(settings.name, name);
             if let Some(job) = text("job.toml") {
                 let job: fanfold_protocol::job::JobDocument = toml::from_str(job).unwrap();

@@ -78,7 +78,8 @@ mod tests {
     }
 
     fn check(profile: Option<Profile>, set: &[(&str, &str)], expected: Option<(Option<&str>, &str)>) {
-        let variable = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
+        let variable =
+            |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
         let found = choose(profile.as_ref(), variable);
         let found = found.as_ref().ok().map(|c| (c.endpoint.as_deref(), c.region.as_str()));
         assert_eq!(found, expected, "{set:?}");
@@ -89,9 +90,21 @@ mod tests {
         let keys = [("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")];
         let with = |more: &[(&'static str, &'static str)]| [&keys[..], more].concat();
         check(Some(profile()), &[], Some((Some("http://127.0.0.1:7071"), "us-east-1")));
-        check(Some(profile()), &with(&[("AWS_ENDPOINT_URL", "http://x")]), Some((Some("http://127.0.0.1:7071"), "us-east-1")));
-        check(Some(profile()), &with(&[("FANFOLD_S3_ENDPOINT", "http://o")]), Some((Some("http://o"), "us-east-1")));
-        check(None, &with(&[("AWS_ENDPOINT_URL", "http://x"), ("AWS_REGION", "eu")]), Some((Some("http://x"), "eu")));
+        check(
+            Some(profile()),
+            &with(&[("AWS_ENDPOINT_URL", "http://x")]),
+            Some((Some("http://127.0.0.1:7071"), "us-east-1")),
+        );
+        check(
+            Some(profile()),
+            &with(&[("FANFOLD_S3_ENDPOINT", "http://o")]),
+            Some((Some("http://o"), "us-east-1")),
+        );
+        check(
+            None,
+            &with(&[("AWS_ENDPOINT_URL", "http://x"), ("AWS_REGION", "eu")]),
+            Some((Some("http://x"), "eu")),
+        );
         check(None, &with(&[]), Some((None, "us-east-1")));
         check(None, &[], None);
         check(None, &[("FANFOLD_S3_ENDPOINT", "http://o")], None);

@@ -53,8 +53,11 @@ impl Data {
     /// Opens the folder, or makes it with new secrets.
     pub fn open(folder: &Path) -> Result<Self> {
         let unusable = |what: &str, cause: &dyn std::fmt::Display| {
-            Error::failed(format!("expected a usable folder {}, found that {what}: {cause}", folder.display()))
-                .help("give another one by --data DIR")
+            Error::failed(format!(
+                "expected a usable folder {}, found that {what}: {cause}",
+                folder.display()
+            ))
+            .help("give another one by --data DIR")
         };
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(|cause| unusable("it cannot be made", &cause))?;
@@ -63,7 +66,8 @@ impl Data {
         let stale = fs::remove_file(folder.join(ANNOUNCEMENT));
         drop(stale.or_else(ignore_missing).map_err(|cause| unusable("it cannot be written to", &cause))?);
         ignore_in_git(&folder).map_err(|cause| unusable("it cannot be written to", &cause))?;
-        let token = Token::load_or_create(&folder.join("token")).map_err(|cause| unusable("its token fails", &cause))?;
+        let token = Token::load_or_create(&folder.join("token"))
+            .map_err(|cause| unusable("its token fails", &cause))?;
         let credentials = Credentials::load_or_create(&folder.join("s3-credentials.json"))
             .map_err(|cause| unusable("its credentials fail", &cause))?;
         Ok(Self { folder, token, credentials, _lock: lock })
@@ -114,14 +118,19 @@ impl Data {
 
 fn lock(folder: &Path) -> Result<File> {
     let path = folder.join("gateway.lock");
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut pid = String::new();
         // Only for the message; the process may be about to write it.
         let _ = file.read_to_string(&mut pid);
-        let who = if pid.is_empty() { "another process".to_owned() } else { format!("process {}", pid.trim()) };
-        return Err(Error::failed(format!("expected {} to be free, found {who} at work in it", folder.display()))
-            .help("use that service, stop it, or give this one another folder by --data DIR"));
+        let who =
+            if pid.is_empty() { "another process".to_owned() } else { format!("process {}", pid.trim()) };
+        return Err(Error::failed(format!(
+            "expected {} to be free, found {who} at work in it",
+            folder.display()
+        ))
+        .help("use that service, stop it, or give this one another folder by --data DIR"));
     }
     file.set_len(0)?;
     file.write_all(std::process::id().to_string().as_bytes())?;

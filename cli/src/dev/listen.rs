@@ -33,12 +33,17 @@ pub struct Listeners {
 pub fn check(args: &Dev) -> Result<()> {
     for (flag, address) in [("--listen", args.listen), ("--s3-listen", args.s3_listen)] {
         if !address.ip().is_loopback() {
-            return Err(Error::usage(format!("{flag} must be a loopback address such as 127.0.0.1:7070, found {address}"))
-                .help("`fanfold dev` is for one person on one machine; for others run `fanfold gateway`"));
+            return Err(Error::usage(format!(
+                "{flag} must be a loopback address such as 127.0.0.1:7070, found {address}"
+            ))
+            .help("`fanfold dev` is for one person on one machine; for others run `fanfold gateway`"));
         }
     }
     if args.listen == args.s3_listen && args.listen.port() != 0 {
-        return Err(Error::usage(format!("--listen and --s3-listen must differ, found {} for both", args.listen)));
+        return Err(Error::usage(format!(
+            "--listen and --s3-listen must differ, found {} for both",
+            args.listen
+        )));
     }
     if args.workers == Some(0) {
         return Err(Error::usage("--workers must be at least 1, found 0"));
@@ -77,7 +82,8 @@ pub fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.map_or(OPEN_FILES_WANTED, |hard| hard.min(OPEN_FILES_WANTED));
     if limit.current.is_some_and(|soft| soft < wanted)
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum })
+        && let Err(error) =
+            setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum })
     {
         tracing::warn!(%error, "the limit on open files could not be raised");
     }
@@ -89,7 +95,12 @@ mod tests {
     use crate::error::Exit;
 
     fn args(listen: &str, s3_listen: &str, workers: Option<usize>) -> Dev {
-        Dev { data: ".".into(), listen: listen.parse().unwrap(), s3_listen: s3_listen.parse().unwrap(), workers }
+        Dev {
+            data: ".".into(),
+            listen: listen.parse().unwrap(),
+            s3_listen: s3_listen.parse().unwrap(),
+            workers,
+        }
     }
 
     #[test]

@@ -114,7 +114,8 @@ impl Parts {
 async fn open_store(data: &Data) -> Result<Server> {
     let config = ServerConfig { root: data.store(), credentials: data.credentials.clone() };
     let opened = tokio::task::spawn_blocking(move || Server::open(config)).await;
-    let opened = opened.map_err(|error| Error::failed(format!("the store broke while it was opened: {error}")))?;
+    let opened =
+        opened.map_err(|error| Error::failed(format!("the store broke while it was opened: {error}")))?;
     opened.map_err(|error| Error::failed(error.to_string()))
 }
 
@@ -130,8 +131,9 @@ async fn connect(data: &Data, address: SocketAddr) -> Result<Store> {
 }
 
 fn start_runtime(data: &Data, store: &Store, backbone: &Backbone, workers: Option<usize>) -> Result<Runtime> {
-    let program = std::env::current_exe()
-        .map_err(|cause| Error::failed(format!("expected to know this program's own path, found: {cause}")))?;
+    let program = std::env::current_exe().map_err(|cause| {
+        Error::failed(format!("expected to know this program's own path, found: {cause}"))
+    })?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let config = RuntimeConfig {
         name: format!("dev-{}", std::process::id()),

@@ -23,7 +23,9 @@ pub fn read(args: &JobRun) -> Result<JobDocument> {
     let mut document = match (&args.file, &args.function) {
         (Some(file), _) => of_file(file)?,
         (None, Some(function)) => of_flags(function.clone(), args),
-        (None, None) => return Err(Error::usage("expected a job as FILE.toml or by --function, found neither")),
+        (None, None) => {
+            return Err(Error::usage("expected a job as FILE.toml or by --function, found neither"));
+        }
     };
     if args.file.is_some() && !args.input.is_empty() {
         document.input = OneOrMany::Many(args.input.clone());
@@ -41,8 +43,9 @@ pub fn read(args: &JobRun) -> Result<JobDocument> {
 }
 
 fn of_file(path: &Path) -> Result<JobDocument> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|cause| Error::usage(format!("expected a job as TOML in {}, found: {cause}", path.display())))?;
+    let text = std::fs::read_to_string(path).map_err(|cause| {
+        Error::usage(format!("expected a job as TOML in {}, found: {cause}", path.display()))
+    })?;
     json_text::toml(&path.display().to_string(), &text)
 }
 
@@ -87,8 +90,18 @@ mod tests {
     #[test]
     fn flags_make_a_document() {
         let job = parse(&[
-            "--function", "score@prod", "--input", "s3://bank/a", "s3://bank/b", "--output", "s3://bank/out/",
-            "--params", r#"{"threshold": 0.2}"#, "--format", "csv", "--overwrite",
+            "--function",
+            "score@prod",
+            "--input",
+            "s3://bank/a",
+            "s3://bank/b",
+            "--output",
+            "s3://bank/out/",
+            "--params",
+            r#"{"threshold": 0.2}"#,
+            "--format",
+            "csv",
+            "--overwrite",
         ])
         .unwrap();
         assert_eq!(job.inputs(), ["s3://bank/a", "s3://bank/b"]);
@@ -96,7 +109,10 @@ mod tests {
         assert_eq!(job.params.unwrap()["threshold"], 0.2);
         assert_eq!(job.output.unwrap().to_string(), "s3://bank/out/");
         let error = parse(&["--function", "f", "--input", "bank/a", "--output", "s3://bank/x"]).unwrap_err();
-        assert!(error.to_string().contains("s3://bucket/key") && error.to_string().contains("ends in '/'"), "{error}");
+        assert!(
+            error.to_string().contains("s3://bucket/key") && error.to_string().contains("ends in '/'"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -106,8 +122,12 @@ mod tests {
         std::fs::write(&path, "function = \"f\"\ninput = \"s3://bank/a\"\nparams = { a = 1 }\n").unwrap();
         let file = path.to_str().unwrap();
         let job = parse(&[file, "--input", "s3://bank/b", "--params", "{\"a\":2}"]).unwrap();
-        assert_eq!((job.inputs(), job.params.as_ref().unwrap()["a"].as_u64()), (&["s3://bank/b".to_owned()][..], Some(2)));
-        std::fs::write(&path, "function = \"f\"\ninput = \"s3://bank/a\"\n[limit]\nmemory = \"1MiB\"\n").unwrap();
+        assert_eq!(
+            (job.inputs(), job.params.as_ref().unwrap()["a"].as_u64()),
+            (&["s3://bank/b".to_owned()][..], Some(2))
+        );
+        std::fs::write(&path, "function = \"f\"\ninput = \"s3://bank/a\"\n[limit]\nmemory = \"1MiB\"\n")
+            .unwrap();
         let error = parse(&[file]).unwrap_err().to_string();
         assert!(error.contains("job.toml:3: unknown field `limit`"), "{error}");
         assert!(parse(&["no-such.toml"]).is_err());

@@ -67,7 +67,8 @@ async fn events(client: &Client, id: Uuid, last_id: Option<&str>) -> Result<Even
 
 /// A service that cannot be reached now may be restarting.
 fn may_pass(error: &Error) -> bool {
-    error.exit() == Exit::Service && matches!(error.code(), None | Some("shutting-down" | "backbone-unavailable"))
+    error.exit() == Exit::Service
+        && matches!(error.code(), None | Some("shutting-down" | "backbone-unavailable"))
 }
 
 /// Tells a person how far the job is.

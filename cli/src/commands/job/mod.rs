@@ -42,7 +42,14 @@ pub async fn run(client: &Client, command: Job) -> Result<()> {
         }
         Job::Watch { id, shown } => finish(&follow::follow(client, id).await?, shown.view),
         Job::Tasks { id, state, limit, shown } => {
-            let tasks = pages(client, &format!("/v1/jobs/{id}/tasks"), "tasks", &[("state", state.as_deref())], limit).await?;
+            let tasks = pages(
+                client,
+                &format!("/v1/jobs/{id}/tasks"),
+                "tasks",
+                &[("state", state.as_deref())],
+                limit,
+            )
+            .await?;
             let views = tasks.iter().cloned().map(serde_json::from_value).collect::<Result<Vec<_>, _>>()?;
             output::shown(shown.view, &TaskPage { tasks, next: None }, |_| show::tasks(&views))
         }
@@ -103,7 +110,11 @@ fn ended(view: &JobView) -> Result<()> {
 
 fn summary(view: &JobView) {
     let took = output::span_ms(view.receipt.elapsed_ms);
-    output::note(format!("{} rows in {took}, {} tasks", output::count(view.receipt.rows_in), output::count(view.tasks.total)));
+    output::note(format!(
+        "{} rows in {took}, {} tasks",
+        output::count(view.receipt.rows_in),
+        output::count(view.tasks.total)
+    ));
 }
 
 /// The items of as many pages as it takes for `limit` of them.
@@ -118,7 +129,8 @@ async fn pages(
     let mut page: Option<String> = None;
     loop {
         let size = (limit - items.len().min(limit)).clamp(1, PAGE_MAX).to_string();
-        let mut asked: Vec<(&str, &str)> = query.iter().filter_map(|(name, value)| Some((*name, (*value)?))).collect();
+        let mut asked: Vec<(&str, &str)> =
+            query.iter().filter_map(|(name, value)| Some((*name, (*value)?))).collect();
         asked.push(("limit", &size));
         asked.extend(page.as_deref().map(|page| ("page", page)));
         let mut answer: Value = client.get(path, &asked).await?;
@@ -144,6 +156,10 @@ pub fn require_success(view: &JobView) -> Result<()> {
     if view.state.is_terminal() {
         return ended(view);
     }
-    Err(Error::service(format!("expected job {} to have ended, found it {}", view.id, show::state(view.state)))
-        .help(format!("wait for it with `fanfold job watch {}`", view.id)))
+    Err(Error::service(format!(
+        "expected job {} to have ended, found it {}",
+        view.id,
+        show::state(view.state)
+    ))
+    .help(format!("wait for it with `fanfold job watch {}`", view.id)))
 }

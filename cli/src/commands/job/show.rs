@@ -50,14 +50,29 @@ pub fn page(job: &JobView) -> String {
         ("submitted", output::moment(job.submitted_at)),
         (
             "tasks",
-            format!("{} of {} done, {} running, {} failed", tasks.done, tasks.total, tasks.running, tasks.failed),
+            format!(
+                "{} of {} done, {} running, {} failed",
+                tasks.done, tasks.total, tasks.running, tasks.failed
+            ),
         ),
         ("time left", job.eta_ms.map(output::span_ms).unwrap_or_default()),
         ("elapsed", output::span_ms(receipt.elapsed_ms)),
-        ("processor", some(receipt.attempts, format!("{} in {} attempts", output::span_ms(receipt.cpu_ms), receipt.attempts))),
-        ("memory", some(receipt.memory_bytes_peak, format!("{} at most", output::bytes(receipt.memory_bytes_peak)))),
+        (
+            "processor",
+            some(
+                receipt.attempts,
+                format!("{} in {} attempts", output::span_ms(receipt.cpu_ms), receipt.attempts),
+            ),
+        ),
+        (
+            "memory",
+            some(receipt.memory_bytes_peak, format!("{} at most", output::bytes(receipt.memory_bytes_peak))),
+        ),
         ("rows", format!("{} in, {} out", output::count(receipt.rows_in), output::count(receipt.rows_out))),
-        ("bytes", format!("{} in, {} out", output::bytes(receipt.bytes_in), output::bytes(receipt.bytes_out))),
+        (
+            "bytes",
+            format!("{} in, {} out", output::bytes(receipt.bytes_in), output::bytes(receipt.bytes_out)),
+        ),
         ("output", job.output.clone().unwrap_or_default()),
         ("manifest", job.manifest.clone().unwrap_or_default()),
         ("result", job.result_uri.clone().unwrap_or_default()),
@@ -66,7 +81,8 @@ pub fn page(job: &JobView) -> String {
 
 /// Tasks, one a line, with what they failed of under it.
 pub fn tasks(tasks: &[TaskView]) -> String {
-    let mut table = Table::new(&["task", "state", ">attempts", ">time", ">rows in", ">rows out", "input", "problem"]);
+    let mut table =
+        Table::new(&["task", "state", ">attempts", ">time", ">rows in", ">rows out", "input", "problem"]);
     for task in tasks {
         let input = match task.input.as_slice() {
             [] => String::new(),
@@ -104,7 +120,13 @@ mod tests {
         });
         let job: JobView = serde_json::from_value(job).unwrap();
         let page = page(&job);
-        for part in ["score@prod (version 3)", "task-failed: tasks failed", "3 of 4 done", "10,000 in, 9 out", "1.50 s"] {
+        for part in [
+            "score@prod (version 3)",
+            "task-failed: tasks failed",
+            "3 of 4 done",
+            "10,000 in, 9 out",
+            "1.50 s",
+        ] {
             assert!(page.contains(part), "{page}");
         }
         assert!(!page.contains("manifest"), "{page}");

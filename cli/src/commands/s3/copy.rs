@@ -77,7 +77,11 @@ async fn put_folder(store: &Store, from: &Path, to: &ObjectUri) -> Result<()> {
     });
     stream::iter(uploads).buffer_unordered(FILES_AT_ONCE).try_collect::<()>().await?;
     bar.finish_and_clear();
-    output::note(format!("{} files -> {prefix} ({})", output::count(files.len() as u64), output::bytes(total)));
+    output::note(format!(
+        "{} files -> {prefix} ({})",
+        output::count(files.len() as u64),
+        output::bytes(total)
+    ));
     Ok(())
 }
 
@@ -121,7 +125,12 @@ async fn upload(store: &Store, from: &Path, to: &ObjectUri, bar: &ProgressBar) -
     send(store, file, to, bar).await
 }
 
-async fn send(store: &Store, mut from: impl AsyncRead + Unpin, to: &ObjectUri, bar: &ProgressBar) -> Result<()> {
+async fn send(
+    store: &Store,
+    mut from: impl AsyncRead + Unpin,
+    to: &ObjectUri,
+    bar: &ProgressBar,
+) -> Result<()> {
     let mut options = PutOptions::default();
     options.content_type = content_type(to.key()).map(str::to_owned);
     let mut writer = store.writer(to, options);
@@ -208,7 +217,9 @@ fn file_size(path: &Path) -> Result<u64> {
 
 fn file_name(path: &Path) -> Result<String> {
     let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-    name.ok_or_else(|| Error::usage(format!("expected a file with a name in UTF-8, found {}", path.display())))
+    name.ok_or_else(|| {
+        Error::usage(format!("expected a file with a name in UTF-8, found {}", path.display()))
+    })
 }
 
 fn unreadable(path: &Path, cause: &std::io::Error) -> Error {

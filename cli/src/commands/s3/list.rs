@@ -29,10 +29,13 @@ pub async fn run(store: &Store, uri: Option<&str>, recursive: bool, view: View) 
 
 async fn buckets(store: &Store, view: View) -> Result<()> {
     let buckets = store.list_buckets().await?;
-    let shown: Vec<_> = buckets.iter().map(|b| json!({ "bucket": b.name, "created": b.created.to_string() })).collect();
+    let shown: Vec<_> =
+        buckets.iter().map(|b| json!({ "bucket": b.name, "created": b.created.to_string() })).collect();
     output::shown(view, &shown, |_| {
         let mut table = Table::new(&["created", "bucket"]);
-        buckets.iter().for_each(|bucket| table.row([output::moment(bucket.created), format!("s3://{}/", bucket.name)]));
+        buckets
+            .iter()
+            .for_each(|bucket| table.row([output::moment(bucket.created), format!("s3://{}/", bucket.name)]));
         table.text()
     })
 }

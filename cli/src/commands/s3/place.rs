@@ -38,8 +38,11 @@ pub fn prefix(text: &str) -> Result<ObjectUri> {
 pub fn object(text: &str) -> Result<ObjectUri> {
     let uri = prefix(text)?;
     if uri.key().is_empty() || uri.key().ends_with('/') {
-        return Err(Error::usage(format!("expected an object such as s3://{}/key, found {text}", uri.bucket()))
-            .help("say --recursive for all under a prefix"));
+        return Err(Error::usage(format!(
+            "expected an object such as s3://{}/key, found {text}",
+            uri.bucket()
+        ))
+        .help("say --recursive for all under a prefix"));
     }
     Ok(uri)
 }
@@ -104,12 +107,15 @@ mod tests {
         assert_eq!(side("s3://bank/a").unwrap(), Side::Object(uri("s3://bank/a")));
         assert_eq!(side("a/b.csv").unwrap(), Side::File("a/b.csv".into()));
         assert!(side("s3://B/a").is_err());
-        assert!(object("s3://bank/").is_err() && object("s3://bank/a/").is_err() && object("s3://bank/a").is_ok());
+        assert!(
+            object("s3://bank/").is_err() && object("s3://bank/a/").is_err() && object("s3://bank/a").is_ok()
+        );
     }
 
     #[test]
     fn folders_keep_names() {
-        let check = |to: &str, expected: &str| assert_eq!(target_object(&uri(to), "x.csv").unwrap(), uri(expected));
+        let check =
+            |to: &str, expected: &str| assert_eq!(target_object(&uri(to), "x.csv").unwrap(), uri(expected));
         check("s3://bank", "s3://bank/x.csv");
         check("s3://bank/a/", "s3://bank/a/x.csv");
         check("s3://bank/a", "s3://bank/a");
@@ -123,7 +129,8 @@ mod tests {
 
     #[test]
     fn keys_stay_in_their_folder() {
-        let check = |key: &str, good: bool| assert_eq!(under(Path::new("d"), key, key).is_ok(), good, "{key}");
+        let check =
+            |key: &str, good: bool| assert_eq!(under(Path::new("d"), key, key).is_ok(), good, "{key}");
         check("a/b.csv", true);
         check("a b/ä", true);
         for key in ["../x", "a/../../x", "/etc/passwd", "a//b", "a/", "", ".", "a\0b"] {

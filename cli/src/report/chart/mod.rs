@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Vega-Lite charts as SVG, drawn without a browser and without a network.
+//!
+//! [`spec`] reads a specification, [`plot`] lays it out on [`scale`]s, [`draw`]
+//! and [`axis`] write it by [`svg`]. A specification that asks for more than is
+//! drawn here is told as such; nothing is guessed.
+
+mod axis;
+mod color;
+mod draw;
+mod plot;
+pub mod scale;
+pub mod spec;
+pub mod svg;
+
+use serde_json::Value;
+
+pub use spec::Unsupported;
+
+/// Draws a specification.
+///
+/// # Errors
+/// What it asks for and is not drawn here.
+pub fn render(spec: &Value) -> Result<String, Unsupported> {
+    let chart = spec::read(spec)?;
+    let plot = plot::lay_out(&chart)?;
+    let margins = axis::margins(&plot);
+    let mut svg = svg::Svg::default();
+    svg.group(margins.left, margins.top);
+    axis::draw(&mut svg, &plot);
+    chart.layers.iter().for_each(|layer| draw::layer(&mut svg, &plot, layer));
+    svg.end_group();
+    let (width, height) =
+        (margins.left + plot.width + margins.right, margins.top + plot.height + margins.bottom);
+    Ok(svg.finish(width, height, chart.title.as_deref().unwrap_or("chart")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn count(svg: &str, tag: &str) -> usize {
+        svg.matches(&format!("<{tag} ")).count()
+    }
+
+    fn draw(mark: Value, encoding: Value) -> String {
+        let values = json!([
+            {"g": "car", "s": "good", "a": 10, "b": 20, "n": 3.5, "t": "2026-01-01"},
+            {"g": "tv", "s": "bad", "a": 20, "b": 30, "n": 7, "t": "2026-02-01"},
+            {"g": "car", "s": "bad", "a": 30, "b": 40, "n": null, "t": "2026-03-01"}
+        ]);
+        render(&json!({"title": "T & <t>", "mark": mark, "data": {"values": values}, "encoding": encoding}))
+            .unwrap()
+    }
+
+    #[test]
+    fn every_mark_is_drawn() {
+        let n = json!({"field": "n", "type": "quantitative"});
+        let g = json!({"field": "g", "type": "nominal"});
+        let bars = draw(json!("bar"), json!({"x": g, "y": n}));
+        assert_eq!(count(&bars, "rect"), 2);
+        assert!(
+            bars.contains("T &amp; &lt;t&gt;") && bars.contains("<title>g: car\nn: 3.5</title>"),
+            "{bars}"
+        );
+        let series = json!({"field": "s", "type": "nominal"});
+        let histogram =
+            draw(json!("bar"), json!({"x": {"field": "a", "bin": "binned"}, "x2": {"field": "b"}, "y": n}));
+        assert_eq!(count(&histogram, "rect"), 2);
+        let time = json!({"field": "t", "type": "temporal"});
+        let lines = draw(json!({"type": "line", "point": true}), json!({"x": time, "y": n, "color": series}));
+        assert_eq!((count(&lines, "path"), count(&lines, "circle"), count(&lines, "rect")), (2, 2, 2));
+        let heat = draw(json!("rect"), json!({"x": g, "y": series, "color": n}));
+        assert_eq!(count(&heat, "rect"), 3 + 20);
+        let points = draw(json!("point"), json!({"x": {"field": "a", "type": "quantitative"}, "y": n}));
+        assert_eq!(count(&points, "circle"), 2);
+        assert_eq!(count(&draw(json!("area"), json!({"x": time, "y": n})), "path"), 1);
+        assert!(draw(json!("text"), json!({"x": g, "y": n, "text": {"field": "s"}})).contains(">good<"));
+        assert!(draw(json!("tick"), json!({"x": n})).contains("stroke-width"));
+        assert!(draw(json!("rule"), json!({"y": {"datum": 5}})).contains("stroke-width"));
+    }
+
+    #[test]
+    fn no_place_is_not_a_number() {
+        let empty = json!({"mark": "bar", "data": {"values": []}, "encoding": {
+            "x": {"field": "a", "type": "nominal"}, "y": {"field": "b", "type": "quantitative"}}});
+        let same = json!({"mark": "line", "data": {"values": [{"a": 1, "b": 1}, {"a": 1, "b": 1}]}, "encoding": {
+            "x": {"field": "a", "type": "quantitative"}, "y": {"field": "b", "type": "quantitative", "scale": {"type": "log"}}}});
+        for spec in [empty, same] {
+            let svg = render(&spec).unwrap();
+            assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        }
+    }
+}

@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Laying out a chart: which values there are, and the scales that hold them.
+//!
+//! Layers share their scales. Pure; [`super::draw`] and [`super::axis`] use what
+//! is decided here.
+
+use serde_json::Value;
+
+use super::{
+    color::{self, Colors},
+    scale::{Bands, Line, Scale, Wish, name, number},
+    spec::{Channel, Chart, Kind, Layer, Mark, Row, Sort, Source, Unsupported},
+};
+
+/// Widths and heights of plots whose author gave none.
+const LINE_WIDTH: f64 = 420.0;
+const LINE_HEIGHT: f64 = 240.0;
+const BAND_WIDTH: f64 = 34.0;
+const BAND_HEIGHT: f64 = 22.0;
+/// More names than this make no picture.
+const NAMES_MAX: usize = 400;
+/// More marks than this make a file that no browser likes.
+const ROWS_MAX: usize = 20_000;
+
+/// The two directions of a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis {
+    /// To the right.
+    X,
+    /// Upwards.
+    Y,
+}
+
+/// A chart with its scales.
+pub struct Plot<'a> {
+    /// What is drawn.
+    pub chart: &'a Chart,
+    /// Pixels.
+    pub width: f64,
+    /// Pixels.
+    pub height: f64,
+    /// Along x; none when no layer has one.
+    pub x: Option<Scale>,
+    /// Along y.
+    pub y: Option<Scale>,
+    /// The channel that colours are for, and the colours.
+    pub series: Option<(&'a Channel, Colors)>,
+    /// The names of bars that stand side by side.
+    pub offsets: Vec<String>,
+}
+
+impl Layer {
+    /// The channels of an axis.
+    pub fn channels(&self, axis: Axis) -> (Option<&Channel>, Option<&Channel>) {
+        match axis {
+            Axis::X => (self.x.as_ref(), self.x2.as_ref()),
+            Axis::Y => (self.y.as_ref(), self.y2.as_ref()),
+        }
+    }
+
+    /// The axis along which bars and areas measure.
+    pub fn measure(&self) -> Axis {
+        let discrete = |channel: &Option<Channel>| channel.as_ref().is_none_or(|c| c.kind == Kind::Discrete);
+        let binned = self.y.as_ref().is_some_and(|y| y.binned);
+        if (discrete(&self.y) || binned) && !discrete(&self.x) { Axis::X } else { Axis::Y }
+    }
+
+    /// From where to where each row's bar or area reaches, along its measure.
+    pub fn spans(&self) -> Vec<Option<(f64, f64)>> {
+        let measure = self.measure();
+        let across = if measure == Axis::X { Axis::Y } else { Axis::X };
+        let (Some(from), to) = self.channels(measure) else { return vec![None; self.rows.len()] };
+        let amount = |channel: &Channel, row: &Row| channel.of(row).and_then(|value| number(value, false));
+        let stacked =
+            to.is_none() && self.series.is_some() && self.offset.is_none() && from.stack != Some(false);
+        let mut piles: std::collections::HashMap<(String, bool), f64> = std::collections::HashMap::new();
+        let span = |row: &Row| {
+            let value = amount(from, row)?;
+            if let Some(to) = to {
+                return Some((value, amount(to, row)?));
+            }
+            if !stacked {
+                return Some((0.0, value));
+            }
+            let place =
+                self.channels(across).0.and_then(|channel| channel.of(row)).map(name).unwrap_or_default();
+            let pile = piles.entry((place, value < 0.0)).or_default();
+            let below = *pile;
+            *pile += value;
+            Some((below, *pile))
+        };
+        self.rows.iter().map(span).collect()
+    }
+}
+
+/// Lays out a chart.
+pub fn lay_out(chart: &Chart) -> Result<Plot<'_>, Unsupported> {
+    let rows: usize = chart.layers.iter().map(|layer| layer.rows.len()).sum();
+    if rows > ROWS_MAX {
+        return Err(Unsupported(format!("a chart of {rows} rows is not drawn here, at most {ROWS_MAX} are")));
+    }
+    let offsets = match chart.layers.iter().find_map(|layer| layer.offset.as_ref()) {
+        Some(channel) => names(chart, channel, |layer| layer.offset.as_ref(), None),
+        None => Vec::new(),
+    };
+    let (x, width) = scale(chart, Axis::X, chart.width, offsets.len())?;
+    let (y, height) = scale(chart, Axis::Y, chart.height, 0)?;
+    let series = chart.layers.iter().find_map(|layer| layer.series.as_ref()).map(|channel| {
+        let all = values(chart, |layer| layer.series.as_ref());
+        let names = names(chart, channel, |layer| layer.series.as_ref(), None);
+        (channel, color::colors(channel, &all, names))
+    });
+    Ok(Plot { chart, width, height, x, y, series, offsets })
+}
+
+fn scale(
+    chart: &Chart,
+    axis: Axis,
+    size: Option<f64>,
+    groups: usize,
+) -> Result<(Option<Scale>, f64), Unsupported> {
+    let first = chart.layers.iter().find_map(|layer| layer.channels(axis).0);
+    let Some(first) = first else {
+        return Ok((None, size.unwrap_or(if axis == Axis::X { 60.0 } else { 40.0 })));
+    };
+    if first.kind == Kind::Discrete {
+        let mixed = |layer: &Layer| layer.channels(axis).0.is_some_and(|c| c.kind != Kind::Discrete);
+        if chart.layers.iter().any(mixed) {
+            return Err(Unsupported(
+                "layers with names and amounts on one axis are not drawn here".to_owned(),
+            ));
+        }
+        let names = names(chart, first, |layer| layer.channels(axis).0, Some(axis));
+        if names.len() > NAMES_MAX {
+            return Err(Unsupported(format!(
+                "an axis of {} names is not drawn here, at most {NAMES_MAX} are",
+                names.len()
+            )));
+        }
+        let count = names.len().max(1) as f64;
+        let length = size.unwrap_or(match axis {
+            Axis::X => (count * BAND_WIDTH.max(groups as f64 * 16.0)).clamp(160.0, 960.0),
+            Axis::Y => count * BAND_HEIGHT,
+        });
+        return Ok((Some(Scale::Bands(Bands::new(names, length))), length));
+    }
+    let length = size.unwrap_or(if axis == Axis::X { LINE_WIDTH } else { LINE_HEIGHT });
+    Ok((Some(Scale::Line(line(chart, axis, first, length))), length))
+}
+
+fn line(chart: &Chart, axis: Axis, first: &Channel, length: f64) -> Line {
+    let moments = first.kind == Kind::Temporal;
+    let ends = |values: &mut dyn Iterator<Item = f64>| {
+        values
+            .filter(|v| v.is_finite())
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)))
+    };
+    let flipped = axis == Axis::Y;
+    let given =
+        first.domain.as_ref().map(|domain| ends(&mut domain.iter().filter_map(|v| number(v, moments))));
+    if let Some((low, high)) = given.filter(|(low, high)| low < high) {
+        return Line::new(
+            low,
+            high,
+            length,
+            Wish { exact: true, log: first.log, moments, flipped, zero: false },
+        );
+    }
+    let mut all = Vec::new();
+    let mut measured = false;
+    for layer in &chart.layers {
+        if matches!(layer.mark, Mark::Bar | Mark::Area) && layer.measure() == axis {
+            measured = true;
+            all.extend(layer.spans().into_iter().flatten().flat_map(|(low, high)| [low, high]));
+            continue;
+        }
+        let (one, two) = layer.channels(axis);
+        let channels = one.into_iter().chain(two);
+        all.extend(
+            channels.flat_map(|c| {
+                layer.rows.iter().filter_map(|row| c.of(row)).filter_map(|v| number(v, moments))
+            }),
+        );
+    }
+    let (low, high) = ends(&mut all.into_iter());
+    let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
+    let zero = first.zero.unwrap_or(!moments && (measured || !first.binned));
+    Line::new(low, high, length, Wish { zero, exact: first.binned, log: first.log, moments, flipped })
+}
+
+fn values<'a>(chart: &'a Chart, channel: impl Fn(&'a Layer) -> Option<&'a Channel>) -> Vec<&'a Value> {
+    let of_layer = |layer: &'a Layer| {
+        let channel = channel(layer);
+        layer.rows.iter().filter_map(move |row| channel?.of(row))
+    };
+    chart.layers.iter().flat_map(of_layer).collect()
+}
+
+/// The names of a channel in their order.
+fn names<'a>(
+    chart: &'a Chart,
+    first: &'a Channel,
+    channel: impl Fn(&'a Layer) -> Option<&'a Channel>,
+    axis: Option<Axis>,
+) -> Vec<String> {
+    let mut found: Vec<&Value> = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    for value in values(chart, channel) {
+        if seen.insert(name(value)) {
+            found.push(value);
+        }
+    }
+    if let Some(domain) = &first.domain {
+        return domain.iter().map(name).collect();
+    }
+    match &first.sort {
+        Sort::Data => {}
+        Sort::Ascending => found.sort_by(|a, b| compare(a, b)),
+        Sort::Descending => found.sort_by(|a, b| compare(b, a)),
+        Sort::Given(order) => {
+            let rank = |value: &&Value| order.iter().position(|known| known == *value).unwrap_or(order.len());
+            found.sort_by_key(rank);
+        }
+        Sort::ByOther(descending) => sort_by_other(chart, first, axis, *descending, &mut found),
+    }
+    found.into_iter().map(name).collect()
+}
+
+fn sort_by_other(chart: &Chart, first: &Channel, axis: Option<Axis>, descending: bool, found: &mut [&Value]) {
+    let other = if axis == Some(Axis::Y) { Axis::X } else { Axis::Y };
+    let Source::Field(_) = first.source else { return };
+    let mut sums: std::collections::HashMap<String, f64> = std::collections::HashMap::new();
+    for layer in &chart.layers {
+        let Some(amounts) = layer.channels(other).0 else { continue };
+        for row in &layer.rows {
+            if let (Some(key), Some(amount)) =
+                (first.of(row), amounts.of(row).and_then(|value| number(value, false)))
+            {
+                *sums.entry(name(key)).or_default() += amount;
+            }
+        }
+    }
+    let sum = |value: &Value| sums.get(&name(value)).copied().unwrap_or_default();
+    found.sort_by(|a, b| if descending { sum(b).total_cmp(&sum(a)) } else { sum(a).total_cmp(&sum(b)) });
+}
+
+/// Numbers by size, everything else by name.
+fn compare(a: &Value, b: &Value) -> std::cmp::Ordering {
+    match (a.as_f64(), b.as_f64()) {
+        (Some(a), Some(b)) => a.total_cmp(&b),
+        _ => name(a).cmp(&name(b)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::report::chart::spec::read;
+
+    fn chart(mark: &str, encoding: Value) -> Chart {
+        let values = json!([
+            {"g": "b", "s": "u", "n": 2}, {"g": "a", "s": "u", "n": 5}, {"g": "b", "s": "v", "n": 4}, {"g": "b", "s": "w", "n": -1}
+        ]);
+        read(&json!({"mark": mark, "data": {"values": values}, "encoding": encoding})).unwrap()
+    }
+
+    fn names_of(chart: &Chart) -> Vec<String> {
+        match lay_out(chart).unwrap().x {
+            Some(Scale::Bands(bands)) => bands.names().to_vec(),
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn names_stand_in_the_order_asked_for() {
+        let check = |sort: Value, expected: &[&str]| {
+            let encoding = json!({"x": {"field": "g", "type": "nominal", "sort": sort}, "y": {"field": "n", "type": "quantitative"}});
+            assert_eq!(names_of(&chart("bar", encoding)), expected, "{sort}");
+        };
+        check(json!("ascending"), &["a", "b"]);
+        check(json!("descending"), &["b", "a"]);
+        check(Value::Null, &["b", "a"]);
+        check(json!(["b"]), &["b", "a"]);
+        check(json!("-y"), &["a", "b"]);
+        check(json!("y"), &["a", "b"]);
+    }
+
+    #[test]
+    fn bars_of_one_place_are_stacked_by_colour() {
+        let stacked = chart(
+            "bar",
+            json!({
+                "x": {"field": "g", "type": "nominal"}, "y": {"field": "n", "type": "quantitative"}, "color": {"field": "s", "type": "nominal"}
+            }),
+        );
+        let spans: Vec<_> = stacked.layers[0].spans().into_iter().flatten().collect();
+        assert_eq!(spans, [(0.0, 2.0), (0.0, 5.0), (2.0, 6.0), (0.0, -1.0)]);
+        let plain = chart(
+            "bar",
+            json!({"y": {"field": "g", "type": "nominal"}, "x": {"field": "n", "type": "quantitative"}}),
+        );
+        assert_eq!(plain.layers[0].measure(), Axis::X);
+        assert_eq!(plain.layers[0].spans()[2], Some((0.0, 4.0)));
+    }
+
+    #[test]
+    fn charts_that_are_too_large_are_told() {
+        let values: Vec<_> = (0..=NAMES_MAX).map(|n| json!({"g": format!("{n}"), "n": 1})).collect();
+        let spec = json!({"mark": "bar", "data": {"values": values}, "encoding": {"x": {"field": "g", "type": "nominal"}}});
+        let chart = read(&spec).unwrap();
+        assert!(lay_out(&chart).err().unwrap().to_string().contains("401 names"));
+    }
+}

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From values to places: amounts along a line, names in bands.
+//!
+//! Pure. Ticks are multiples of 1, 2 or 5 times a power of ten, and the ends of
+//! a scale are ticks unless its author set them.
+
+use fanfold_protocol::time::Timestamp;
+use serde_json::Value;
+
+/// Ticks aimed at.
+const TICKS: f64 = 6.0;
+/// Share of a band that is left between two of them.
+const GAP: f64 = 0.15;
+
+/// How values of an axis are laid out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scale {
+    /// Amounts or moments.
+    Line(Line),
+    /// Names, each with a band.
+    Bands(Bands),
+}
+
+/// Amounts along a line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line {
+    from: f64,
+    to: f64,
+    ticks: Vec<f64>,
+    log: bool,
+    moments: bool,
+    length: f64,
+    flipped: bool,
+}
+
+/// Names in bands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bands {
+    names: Vec<String>,
+    length: f64,
+}
+
+/// What a line must hold.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish {
+    /// Zero is on it.
+    pub zero: bool,
+    /// The ends are given: no rounding.
+    pub exact: bool,
+    /// Logarithmic.
+    pub log: bool,
+    /// Values are milliseconds since 1970.
+    pub moments: bool,
+    /// Large values come first: the y axis of a picture.
+    pub flipped: bool,
+}
+
+impl Line {
+    /// A line that holds values from `low` to `high`.
+    pub fn new(low: f64, high: f64, length: f64, wish: Wish) -> Self {
+        let log = wish.log && low > 0.0;
+        let (mut low, mut high) = match wish.zero && !log && !wish.exact {
+            true => (low.min(0.0), high.max(0.0)),
+            false => (low, high),
+        };
+        if low >= high {
+            // One value: some room on both sides of it.
+            let room = if low == 0.0 { 1.0 } else { low.abs() * 0.5 };
+            (low, high) = if log { (low / 10.0, low * 10.0) } else { (low - room, high + room) };
+        }
+        let ticks = if log { log_ticks(low, high) } else { ticks(low, high, wish.moments) };
+        let (mut from, mut to) = (low, high);
+        if !wish.exact && !wish.moments && !log {
+            let step = step(low, high);
+            (from, to) = ((low / step).floor() * step, (high / step).ceil() * step);
+        }
+        let ticks = if log || wish.moments { ticks } else { self::ticks(from, to, false) };
+        Self { from, to, ticks, log, moments: wish.moments, length, flipped: wish.flipped }
+    }
+
+    /// The place of an amount.
+    pub fn at(&self, value: f64) -> f64 {
+        let share = match self.log {
+            true => (value.max(f64::MIN_POSITIVE) / self.from).ln() / (self.to / self.from).ln(),
+            false => (value - self.from) / (self.to - self.from),
+        };
+        self.length * if self.flipped { 1.0 - share } else { share }
+    }
+
+    /// Where bars begin: zero, or the end nearest to it.
+    pub fn base(&self) -> f64 {
+        self.at(if self.log { self.from } else { 0.0_f64.clamp(self.from, self.to) })
+    }
+
+    /// Places of ticks with what they say.
+    pub fn labels(&self, format: Option<&str>) -> Vec<(f64, String)> {
+        let step = self.ticks.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min);
+        let days = self.moments && self.to - self.from >= 2.0 * DAY_MS;
+        let text = |tick: f64| match (self.moments, format) {
+            (true, _) => moment(tick, days),
+            (false, Some(format)) => formatted(tick, format),
+            (false, None) => plain(tick, step),
+        };
+        self.ticks.iter().map(|tick| (self.at(*tick), text(*tick))).collect()
+    }
+}
+
+impl Bands {
+    /// A band for each name.
+    pub fn new(names: Vec<String>, length: f64) -> Self {
+        Self { names, length }
+    }
+
+    /// The names in order.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The start of a name's band, without the gap, and its width.
+    pub fn band(&self, name: &str) -> Option<(f64, f64)> {
+        let index = self.names.iter().position(|known| known == name)?;
+        let step = self.length / self.names.len() as f64;
+        Some((step * (index as f64 + GAP / 2.0), step * (1.0 - GAP)))
+    }
+
+    /// The start of a name's band and its width, up to the next one.
+    pub fn cell(&self, name: &str) -> Option<(f64, f64)> {
+        let index = self.names.iter().position(|known| known == name)?;
+        let step = self.length / self.names.len() as f64;
+        Some((step * index as f64, step))
+    }
+}
+
+impl Scale {
+    /// The middle of the place of a value.
+    pub fn center(&self, value: &Value) -> Option<f64> {
+        match self {
+            Self::Line(line) => number(value, line.moments).map(|number| line.at(number)),
+            Self::Bands(bands) => bands.cell(&name(value)).map(|(start, width)| start + width / 2.0),
+        }
+    }
+}
+
+/// A value as an amount; a moment as milliseconds since 1970.
+pub fn number(value: &Value, moment: bool) -> Option<f64> {
+    match value {
+        Value::Number(number) => number.as_f64(),
+        Value::Bool(flag) => Some(f64::from(u8::from(*flag))),
+        Value::String(text) if moment => parse_moment(text),
+        _ => None,
+    }
+}
+
+/// A value as a name.
+pub fn name(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => match number.as_f64() {
+            Some(float) if number.is_f64() => plain(float, 0.0),
+            _ => number.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
+
+const DAY_MS: f64 = 86_400_000.0;
+
+/// Dates and times of ISO 8601, as UTC.
+fn parse_moment(text: &str) -> Option<f64> {
+    let (date, time) = text.split_once(['T', ' ']).unwrap_or((text, ""));
+    let mut parts = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
+    let (year, month) = (parts.next()??, parts.next().unwrap_or(Some(1))?);
+    let day = parts.next().unwrap_or(Some(1))?;
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || !(0..=9_999).contains(&year) {
+        return None;
+    }
+    let time = time.trim_end_matches('Z');
+    let mut seconds = 0.0;
+    for (part, weight) in time.split(':').filter(|part| !part.is_empty()).zip([3_600.0, 60.0, 1.0]) {
+        seconds += part.parse::<f64>().ok()? * weight;
+    }
+    Some(days_from_civil(year, month, day) as f64 * DAY_MS + seconds * 1_000.0)
+}
+
+/// Days since 1970-01-01, by Howard Hinnant's algorithm of that name.
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year - era * 400;
+    let shifted = (month + 9) % 12;
+    let day_of_year = (153 * shifted + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
+fn moment(ms: f64, days: bool) -> String {
+    if ms < 0.0 {
+        return plain(ms, 0.0);
+    }
+    let text = Timestamp(ms as u64).to_string();
+    let cut = if days { text.get(..10) } else { text.get(5..16) };
+    cut.unwrap_or_default().replace('T', " ")
+}
+
+fn step(low: f64, high: f64) -> f64 {
+    let raw = (high - low) / TICKS;
+    let power = 10_f64.powf(raw.log10().floor());
+    let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= raw * 0.999).unwrap_or(10.0);
+    factor * power
+}
+
+fn ticks(low: f64, high: f64, moments: bool) -> Vec<f64> {
+    let step = if moments { moment_step(low, high) } else { step(low, high) };
+    if !step.is_finite() || step <= 0.0 {
+        return vec![low, high];
+    }
+    let (first, last) = ((low / step - 1e-9).ceil() as i64, (high / step + 1e-9).floor() as i64);
+    (first..=last).map(|n| n as f64 * step).collect()
+}
+
+fn moment_step(low: f64, high: f64) -> f64 {
+    const HOUR_MS: f64 = DAY_MS / 24.0;
+    let steps = [
+        HOUR_MS / 60.0,
+        HOUR_MS / 12.0,
+        HOUR_MS / 2.0,
+        HOUR_MS,
+        6.0 * HOUR_MS,
+        DAY_MS,
+        7.0 * DAY_MS,
+        30.0 * DAY_MS,
+        90.0 * DAY_MS,
+        365.25 * DAY_MS,
+    ];
+    let span = high - low;
+    steps.into_iter().find(|step| span / step <= TICKS + 1.0).unwrap_or_else(|| step(low, high))
+}
+
+fn log_ticks(low: f64, high: f64) -> Vec<f64> {
+    let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
+    let all = (first..=last).map(|power| 10_f64.powi(power));
+    let inside: Vec<f64> = all.filter(|tick| (low * 0.999..=high * 1.001).contains(tick)).collect();
+    if inside.len() >= 2 { inside } else { ticks(low, high, false) }
+}
+
+/// A number with as many digits as the step between neighbours needs.
+pub fn plain(value: f64, step: f64) -> String {
+    if value == 0.0 {
+        return "0".to_owned();
+    }
+    if value.abs() >= 1e6 || value.abs() < 1e-4 {
+        let text = format!("{value:.2e}");
+        let (digits, power) = text.split_once('e').unwrap_or((&text, "0"));
+        let digits =
+            if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits };
+        return match power.parse::<i32>() {
+            Ok(6..=8) if value.abs() < 1e9 => format!("{}M", trimmed(value / 1e6, 2)),
+            Ok(9..=11) => format!("{}G", trimmed(value / 1e9, 2)),
+            _ => format!("{digits}e{power}"),
+        };
+    }
+    let digits = match step {
+        step if step > 0.0 && step.is_finite() => (-step.log10().floor()).clamp(0.0, 6.0) as usize,
+        _ => 4,
+    };
+    trimmed(value, digits)
+}
+
+fn trimmed(value: f64, digits: usize) -> String {
+    let text = format!("{value:.digits$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+/// The part of d3's number formats that charts of results use: `%`, `f`, `s`,
+/// `d` and `e` with a precision.
+fn formatted(value: f64, format: &str) -> String {
+    let kind = format.chars().last().unwrap_or_default();
+    let precision: Option<usize> = format
+        .split_once('.')
+        .and_then(|(_, rest)| rest.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok())
+        .filter(|precision| *precision <= 12);
+    match kind {
+        '%' | 'p' => format!("{:.*}%", precision.unwrap_or(0), value * 100.0),
+        'f' => format!("{value:.*}", precision.unwrap_or(2)),
+        'd' => format!("{value:.0}"),
+        'e' => format!("{value:.*e}", precision.unwrap_or(2)),
+        _ => plain(value, 0.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ticks_are_round() {
+        let check = |low, high, expected: &[&str]| {
+            let line = Line::new(low, high, 100.0, Wish { zero: true, ..Wish::default() });
+            let found: Vec<_> = line.labels(None).into_iter().map(|(_, text)| text).collect();
+            assert_eq!(found, expected, "{low} to {high}");
+        };
+        check(0.0, 1.0, &["0", "0.2", "0.4", "0.6", "0.8", "1"]);
+        check(3.0, 97.0, &["0", "20", "40", "60", "80", "100"]);
+        check(-5.0, 7.0, &["-6", "-4", "-2", "0", "2", "4", "6", "8"]);
+        check(0.0, 2_000_000.0, &["0", "500000", "1M", "1.5M", "2M"]);
+        check(0.0, 0.00003, &["0", "5e-6", "1e-5", "1.5e-5", "2e-5", "2.5e-5", "3e-5"]);
+    }
+
+    #[test]
+    fn places_are_within_the_plot() {
+        let line = Line::new(0.0, 10.0, 200.0, Wish { flipped: true, ..Wish::default() });
+        assert_eq!((line.at(0.0), line.at(10.0), line.base()), (200.0, 0.0, 200.0));
+        let log = Line::new(1.0, 100.0, 100.0, Wish { log: true, ..Wish::default() });
+        assert!((log.at(10.0) - 50.0).abs() < 1e-9);
+        let one = Line::new(5.0, 5.0, 100.0, Wish::default());
+        assert!((0.0..=100.0).contains(&one.at(5.0)));
+        let bands = Bands::new(vec!["a".into(), "b".into()], 100.0);
+        assert_eq!(bands.cell("b"), Some((50.0, 50.0)));
+        assert_eq!(bands.band("c"), None);
+    }
+
+    #[test]
+    fn moments_are_read() {
+        let at = |text: &str| parse_moment(text);
+        assert_eq!(at("1970-01-02"), Some(DAY_MS));
+        assert_eq!(at("2000-02-29T12:00:00Z"), Some(951_825_600_000.0));
+        assert_eq!(at("2026"), at("2026-01-01"));
+        assert_eq!(at("2026-13-01"), None);
+        assert_eq!(at("soon"), None);
+        let line = Line::new(0.0, 10.0 * DAY_MS, 100.0, Wish { moments: true, ..Wish::default() });
+        assert_eq!(line.labels(None)[0].1, "1970-01-01");
+    }
+
+    #[test]
+    fn numbers_are_written_short() {
+        assert_eq!(formatted(0.256, ".1%"), "25.6%");
+        assert_eq!(formatted(1.0, "%"), "100%");
+        assert_eq!(formatted(2.5, ".2f"), "2.50");
+        assert_eq!(name(&json!(3)), "3");
+        assert_eq!(name(&json!(0.25)), "0.25");
+        assert_eq!(name(&json!("x")), "x");
+        assert_eq!(plain(1_234.5678, 0.0), "1234.5678");
+    }
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A result as a page: charts drawn, tables under them, everything in one file.
+//!
+//! Each chart carries its specification, so that another program can draw it
+//! anew. Invariant: nothing of the result can become markup or script.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::{
+    chart,
+    chart::svg::escape,
+    outline::{Body, CHARTS, Cell, sections},
+};
+
+const STYLE: &str = include_str!("page.css");
+/// Rows of a table on the page; a browser gets slow beyond.
+const ROWS_SHOWN: usize = 5_000;
+
+/// What the page says of the job itself.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Over everything.
+    pub title: String,
+    /// Names and values under it.
+    pub pairs: Vec<(String, String)>,
+}
+
+/// The page.
+pub fn html(facts: &Facts, result: &Value) -> String {
+    let title = escape(&facts.title);
+    let mut page = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<header>\n<h1>{title}</h1>\n<dl>\n"
+    );
+    for (name, value) in facts.pairs.iter().filter(|(_, value)| !value.is_empty()) {
+        // Writing to a string does not fail.
+        let _ = writeln!(page, "<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(value));
+    }
+    page.push_str("</dl>\n</header>\n");
+    let charts = result.get(CHARTS).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if !charts.is_empty() {
+        page.push_str("<section class=\"charts\">\n");
+        charts.iter().for_each(|spec| figure(&mut page, spec));
+        page.push_str("</section>\n");
+    }
+    for section in sections(result) {
+        page.push_str("<section>\n");
+        if !section.title.is_empty() {
+            let _ = writeln!(page, "<h2>{}</h2>", escape(&section.title));
+        }
+        body(&mut page, &section.body);
+        page.push_str("</section>\n");
+    }
+    page.push_str("</main>\n</body>\n</html>\n");
+    page
+}
+
+fn figure(page: &mut String, spec: &Value) {
+    page.push_str("<figure>\n");
+    match chart::render(spec) {
+        Ok(svg) => page.push_str(&svg),
+        Err(unsupported) => not_drawn(page, spec, &unsupported),
+    }
+    let description = spec.get("description").and_then(Value::as_str).unwrap_or_default();
+    if !description.is_empty() {
+        let _ = write!(page, "\n<figcaption>{}</figcaption>", escape(description));
+    }
+    // In a script element only `<` could end the text; JSON can do without it.
+    let _ = write!(page, "\n<script type=\"application/json\" class=\"vega-lite\">{}</script>", json(spec));
+    page.push_str("\n</figure>\n");
+}
+
+fn json(spec: &Value) -> String {
+    spec.to_string().replace('<', "\\u003c")
+}
+
+/// The data of a chart that asks for more than is drawn here.
+fn not_drawn(page: &mut String, spec: &Value, why: &chart::Unsupported) {
+    let title = match spec.get("title") {
+        Some(Value::String(title)) => title.clone(),
+        Some(Value::Object(title)) => {
+            title.get("text").and_then(Value::as_str).unwrap_or_default().to_owned()
+        }
+        _ => String::new(),
+    };
+    let _ = write!(
+        page,
+        "<h2>{}</h2>\n<p class=\"why\">Its data, because {}.</p>\n",
+        escape(&title),
+        escape(&why.to_string())
+    );
+    if let Some(values) = spec.pointer("/data/values") {
+        sections(values).iter().for_each(|section| body(page, &section.body));
+    }
+}
+
+fn body(page: &mut String, body: &Body) {
+    match body {
+        Body::Pairs(pairs) => {
+            page.push_str("<table class=\"pairs\">\n<tbody>\n");
+            for (name, cell) in pairs {
+                let _ = writeln!(page, "<tr><th scope=\"row\">{}</th>{}</tr>", escape(name), data(cell));
+            }
+            page.push_str("</tbody>\n</table>\n");
+        }
+        Body::Table { heads, rows } => table(page, heads, rows),
+    }
+}
+
+fn table(page: &mut String, heads: &[String], rows: &[Vec<Cell>]) {
+    page.push_str("<div class=\"wide\"><table>\n<thead><tr>");
+    for (index, head) in heads.iter().enumerate() {
+        let number = rows.iter().any(|row| row.get(index).is_some_and(|cell| cell.number));
+        let _ = write!(
+            page,
+            "<th scope=\"col\"{}>{}</th>",
+            if number { " class=\"n\"" } else { "" },
+            escape(head)
+        );
+    }
+    page.push_str("</tr></thead>\n<tbody>\n");
+    for row in rows.iter().take(ROWS_SHOWN) {
+        let _ = writeln!(page, "<tr>{}</tr>", row.iter().map(data).collect::<String>());
+    }
+    page.push_str("</tbody>\n</table></div>\n");
+    if let Some(more) = rows.len().checked_sub(ROWS_SHOWN).filter(|more| *more > 0) {
+        let _ = writeln!(page, "<p class=\"why\">And {more} more rows.</p>");
+    }
+}
+
+fn data(cell: &Cell) -> String {
+    format!("<td{}>{}</td>", if cell.number { " class=\"n\"" } else { "" }, escape(&cell.text))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_page_holds_charts_and_tables_and_no_network() {
+        let bar = json!({"title": "Loss", "mark": "bar", "description": "by purpose",
+            "data": {"values": [{"purpose": "</script><b>", "loss": 3}]},
+            "encoding": {"x": {"field": "purpose", "type": "nominal"}, "y": {"field": "loss", "type": "quantitative"}}});
+        let map = json!({"title": "Map", "mark": "geoshape", "data": {"values": [{"where": "north"}]}});
+        let facts = Facts {
+            title: "Credit <report>".into(),
+            pairs: vec![("job".into(), "7".into()), ("x".into(), String::new())],
+        };
+        let page = html(&facts, &json!({"auc": 0.831, "charts": [bar, map]}));
+        assert!(page.contains("<svg ") && page.contains("<figcaption>by purpose</figcaption>"));
+        assert!(
+            page.contains("<title>Credit &lt;report&gt;</title>")
+                && page.contains("<td class=\"n\">0.831</td>")
+        );
+        assert!(
+            page.contains("the mark &quot;geoshape&quot; is not drawn here")
+                && page.contains("<td>north</td>")
+        );
+        let specification = page
+            .split("class=\"vega-lite\">")
+            .nth(1)
+            .and_then(|rest| rest.split("</script>").next())
+            .unwrap();
+        assert_eq!(serde_json::from_str::<Value>(specification).unwrap()["mark"], "bar");
+        assert_eq!(page.matches("<script").count(), 2);
+        for outside in ["http://", "https://", "src=", "@import"] {
+            assert!(!page.replace("http://www.w3.org/2000/svg", "").contains(outside), "{outside}");
+        }
+    }
+}

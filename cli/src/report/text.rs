@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A result in a terminal: its sections as tables, one under the other.
+
+use serde_json::Value;
+
+use super::outline::{Body, CHARTS, Cell, sections};
+use crate::output::{Table, pairs};
+
+/// Rows of a table that are shown; the rest is counted.
+const ROWS_SHOWN: usize = 200;
+
+/// The text, and what it does not show.
+pub fn text(result: &Value) -> String {
+    let mut parts: Vec<String> = sections(result)
+        .into_iter()
+        .map(|section| {
+            let body = body(&section.body);
+            if section.title.is_empty() { body } else { format!("{}\n{body}", safe(&section.title)) }
+        })
+        .collect();
+    if let Some(charts) = result.get(CHARTS).and_then(Value::as_array).filter(|charts| !charts.is_empty()) {
+        parts.push(format!("{} charts: draw them with --html", charts.len()));
+    }
+    parts.iter().map(|part| part.trim_end()).collect::<Vec<_>>().join("\n\n")
+}
+
+fn body(body: &Body) -> String {
+    match body {
+        Body::Pairs(all) => {
+            let named: Vec<_> = all.iter().map(|(name, cell)| (safe(name), safe(&cell.text))).collect();
+            if let [(name, value)] = named.as_slice()
+                && name.is_empty()
+            {
+                return value.clone();
+            }
+            pairs(&named.iter().map(|(name, value)| (name.as_str(), value.clone())).collect::<Vec<_>>())
+        }
+        Body::Table { heads, rows } => table(heads, rows),
+    }
+}
+
+fn table(heads: &[String], rows: &[Vec<Cell>]) -> String {
+    let number = |index: usize| rows.iter().any(|row| row.get(index).is_some_and(|cell| cell.number));
+    let heads: Vec<String> = heads
+        .iter()
+        .enumerate()
+        .map(|(index, head)| format!("{}{}", if number(index) { ">" } else { "" }, safe(head)))
+        .collect();
+    let mut table = Table::new(&heads.iter().map(String::as_str).collect::<Vec<_>>());
+    rows.iter().take(ROWS_SHOWN).for_each(|row| table.row(row.iter().map(|cell| safe(&cell.text))));
+    match rows.len().saturating_sub(ROWS_SHOWN) {
+        0 => table.text(),
+        more => format!("{}\nand {more} more rows; see them with --output json", table.text()),
+    }
+}
+
+/// Text of a function's, without what would steer a terminal.
+fn safe(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_result_is_readable() {
+        let result = json!({"rows": 1000, "note": "a\u{1b}[2J", "grades": [{"grade": "A", "n": 2}], "charts": [{}, {}]});
+        assert_eq!(
+            text(&result),
+            "note  a\u{fffd}[2J\nrows  1,000\n\ngrades\nGRADE  N\nA      2\n\n2 charts: draw them with --html"
+        );
+        assert_eq!(text(&json!("ok")), "ok");
+    }
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The program as a person meets it, as far as it needs no service: exit codes,
+//! what goes to which stream, and the folders of `fanfold new`.
+
+use std::{
+    net::TcpListener,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+struct Here {
+    folder: tempfile::TempDir,
+}
+
+impl Here {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The program with nothing of this machine's user in its environment.
+    fn run(&self, words: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_fanfold"))
+            .args(words)
+            .current_dir(self.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.path())
+            .env("XDG_CONFIG_HOME", self.path().join("config"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// Runs and expects an exit code, and a word of what is said.
+    #[track_caller]
+    fn check(&self, words: &[&str], code: i32, said: &str) {
+        let output = self.run(words);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {text}");
+        assert!(text.contains(said), "{words:?}: expected {said:?} in {text}");
+        assert!(output.stdout.is_empty(), "{words:?}: errors do not belong to standard output");
+    }
+}
+
+/// A port on which nothing listens.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn wrong_use_is_told_apart() {
+    let here = Here::new();
+    here.check(&["frobnicate"], 2, "frobnicate");
+    here.check(&["invoke", "Not_A_Name"], 2, "function name");
+    here.check(&["invoke", "f", "-d", "{\"a\": }"], 2, "line 1, column 7");
+    here.check(&["invoke", "f", "-d", "@no-such-file"], 2, "no-such-file");
+    here.check(&["invoke", "f", "--params", "[1]"], 2, "JSON object");
+    here.check(&["invoke", "f", "--endpoint", "127.0.0.1:7070"], 2, "http://");
+    here.check(&["job", "run", "no-such.toml"], 2, "no-such.toml");
+    here.check(&["job", "run", "--function", "f", "--input", "bank/a"], 2, "s3://bucket/key");
+    here.check(&["job", "run"], 2, "FILE.toml");
+    here.check(&["job", "show", "seven"], 2, "seven");
+    here.check(&["deploy", "no-such-folder"], 2, "no-such-folder");
+    here.check(&["s3", "cp", "a", "b"], 2, "s3://");
+    here.check(&["s3", "ls", "s3://Bad_Bucket/"], 3, "fanfold dev");
+    here.check(&["dev", "--listen", "0.0.0.0:0"], 2, "loopback");
+    here.check(&["dev", "--workers", "0"], 2, "--workers");
+    here.check(&["logs", "Not A Name"], 2, "Not A Name");
+}
+
+#[test]
+fn mistakes_in_a_job_file_have_a_line() {
+    let here = Here::new();
+    std::fs::write(
+        here.path().join("job.toml"),
+        "function = \"f\"\ninput = \"s3://bank/a\"\nouptut = \"x\"\n",
+    )
+    .unwrap();
+    here.check(&["job", "run", "job.toml"], 2, "job.toml:3: unknown field `ouptut`");
+}
+
+#[test]
+fn a_service_that_is_not_there_is_told_apart() {
+    let here = Here::new();
+    let endpoint = format!("http://127.0.0.1:{}", free_port());
+    let id = "019ab4c2-7c1e-7bb0-9c5e-2f6f6d1b9d10";
+    for words in [
+        &["functions", "ls"][..],
+        &["functions", "rollback", "f"],
+        &["invoke", "f"],
+        &["logs", "f"],
+        &["job", "ls"],
+        &["job", "run", "--function", "f", "--input", "s3://bank/a"],
+        &["result", id],
+    ] {
+        let words = [words, &["--endpoint", &endpoint]].concat();
+        here.check(&words, 3, "fanfold dev");
+    }
+    here.check(&["s3", "ls"], 3, "fanfold dev");
+}
+
+#[test]
+fn doctor_says_what_is_wrong() {
+    let here = Here::new();
+    let endpoint = format!("http://127.0.0.1:{}", free_port());
+    let output = here.run(&["doctor", "--output", "json", "--endpoint", &endpoint]);
+    assert_eq!(output.status.code(), Some(1));
+    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let gateway = findings.as_array().unwrap().iter().find(|finding| finding["what"] == "gateway").unwrap();
+    assert_eq!(gateway["state"], "bad");
+    assert!(gateway["mend"].as_str().unwrap().contains("fanfold dev"), "{gateway}");
+}
+
+#[test]
+fn new_makes_a_folder_once() {
+    let here = Here::new();
+    for template in ["handler", "map", "aggregate"] {
+        let name = format!("my-{template}");
+        let output = here.run(&["new", &name, "--template", template]);
+        assert!(output.status.success() && output.stdout.is_empty());
+        let folder = here.path().join(&name);
+        for file in ["Cargo.toml", "src/lib.rs", "function.toml", "README.md", ".gitignore"] {
+            let text = std::fs::read_to_string(folder.join(file)).unwrap();
+            assert!(!text.contains("{{name}}"), "{file}");
+        }
+        assert!(std::fs::read_to_string(folder.join("function.toml")).unwrap().contains(&name));
+        assert_eq!(folder.join("job.toml").is_file(), template != "handler");
+    }
+    here.check(&["new", "my-handler"], 2, "something there already");
+    here.check(&["new", "Bad Name"], 2, "function name");
+    here.check(&["new", "match"], 2, "my-match");
+    here.check(&["new", "x", "--template", "y"], 2, "handler");
+    assert!(here.run(&["new", "deep/er/one"]).status.success());
+    assert!(here.path().join("deep/er/one/Cargo.toml").is_file());
+    let left: Vec<_> =
+        std::fs::read_dir(here.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with(".fanfold")), "{left:?}");
+}
+
+#[test]
+fn a_taken_port_and_a_taken_folder_are_told() {
+    let here = Here::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    here.check(&["dev", "--listen", &address, "--s3-listen", "127.0.0.1:0"], 1, "--listen 127.0.0.1:PORT");
+    here.check(&["dev", "--listen", "127.0.0.1:0", "--s3-listen", &address], 1, "--s3-listen");
+}
+
+#[test]
+fn help_and_version_are_data() {
+    let here = Here::new();
+    for words in [&["--help"][..], &["--version"], &["job", "run", "--help"], &["s3", "cp", "--help"]] {
+        let output = here.run(words);
+        assert!(
+            output.status.success() && !output.stdout.is_empty() && output.stderr.is_empty(),
+            "{words:?}"
+        );
+    }
+}
