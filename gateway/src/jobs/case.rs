@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is written down of one job, read together.
+//!
+//! Where every coordinator begins, the first one and each that takes over. A
+//! job without a plan's head was never accepted, and is no case.
+
+use std::sync::Arc;
+
+use fanfold_backbone::{Backbone, CasOutcome};
+use fanfold_protocol::{
+    commit::Commit,
+    function::Version,
+    job::{Job, JobOutcome},
+    keys,
+    plan::Plan,
+    uri::ObjectUri,
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use uuid::Uuid;
+
+use super::{
+    Jobs,
+    error::{Error, Result},
+    finish::{self, Ending},
+    record::JobRecord,
+    vault::Vault,
+};
+
+/// Commits read at once.
+const READS_AT_ONCE: usize = 32;
+
+/// A job with all that is known of it but its commits.
+pub struct Case {
+    /// As accepted.
+    pub job: Job,
+    /// The head of its plan.
+    pub plan: Plan,
+    /// The function's version.
+    pub version: Arc<Version>,
+    /// Where its output goes.
+    pub output: ObjectUri,
+    /// How it is to end, when that is decided.
+    pub ending: Option<Ending>,
+    /// How it ended.
+    pub outcome: Option<JobOutcome>,
+    /// What is shown of it.
+    pub record: JobRecord,
+    /// The revision of the record in the backbone.
+    revision: Option<u64>,
+}
+
+impl Case {
+    /// Reads a job; none when there is no such job.
+    pub async fn open(jobs: &Jobs, id: &Uuid) -> Result<Option<Self>> {
+        let (vault, backbone) = (&jobs.inner.vault, &jobs.inner.backbone);
+        let (document, plan, ending, outcome) =
+            (keys::job_document(id), keys::plan(id), keys::ending(id), keys::outcome(id));
+        let entry = async { Ok::<_, Error>(backbone.get(&keys::job_record(id)).await?) };
+        let (job, plan, ending, outcome, entry) = tokio::try_join!(
+            vault.read::<Job>(&document),
+            vault.read::<Plan>(&plan),
+            vault.read::<Ending>(&ending),
+            vault.read::<JobOutcome>(&outcome),
+            entry,
+        )?;
+        let (Some(job), Some(plan)) = (job, plan) else { return Ok(None) };
+        let version = jobs.version_of(&job).await?;
+        let output = jobs.output_of(&job.document, id)?;
+        let revision = entry.as_ref().map(|entry| entry.revision);
+        let shown = entry.and_then(|entry| serde_json::from_slice(&entry.value).ok());
+        let record = match shown {
+            Some(record) => record,
+            None => restored(vault, &job, &plan, output.clone(), outcome.as_ref()).await?,
+        };
+        Ok(Some(Self { job, plan, version, output, ending, outcome, record, revision }))
+    }
+
+    /// Shows the record. Another coordinator's record of a job that has ended
+    /// stays.
+    pub async fn write_record(&mut self, backbone: &Backbone) -> Result<()> {
+        let key = keys::job_record(&self.job.id);
+        let value = serde_json::to_vec(&self.record).map_err(|e| Error::damaged(&key, e))?;
+        loop {
+            let written = match self.revision {
+                Some(revision) => backbone.update(&key, value.clone(), revision).await?,
+                None => backbone.create(&key, value.clone()).await?,
+            };
+            match written {
+                CasOutcome::Stored(revision) => {
+                    self.revision = Some(revision);
+                    return Ok(());
+                }
+                CasOutcome::Conflict(None) => self.revision = None,
+                CasOutcome::Conflict(Some(entry)) => {
+                    self.revision = Some(entry.revision);
+                    let found: Option<JobRecord> = serde_json::from_slice(&entry.value).ok();
+                    if found.is_some_and(|found| found.state.is_terminal()) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The record of a job of which the backbone has none.
+pub async fn restore(jobs: &Jobs, id: &Uuid) -> Result<Option<JobRecord>> {
+    let vault = &jobs.inner.vault;
+    let (document, plan, outcome) = (keys::job_document(id), keys::plan(id), keys::outcome(id));
+    let (job, plan, outcome) = tokio::try_join!(
+        vault.read::<Job>(&document),
+        vault.read::<Plan>(&plan),
+        vault.read::<JobOutcome>(&outcome)
+    )?;
+    let (Some(job), Some(plan)) = (job, plan) else { return Ok(None) };
+    let output = jobs.output_of(&job.document, id)?;
+    restored(vault, &job, &plan, output, outcome.as_ref()).await.map(Some)
+}
+
+async fn restored(
+    vault: &Vault,
+    job: &Job,
+    plan: &Plan,
+    output: ObjectUri,
+    outcome: Option<&JobOutcome>,
+) -> Result<JobRecord> {
+    let mut record = JobRecord::new(job, plan, output, Vec::new());
+    if let Some(outcome) = outcome {
+        let result =
+            if outcome.result_uri.is_some() { finish::small_result(vault, &job.id).await? } else { None };
+        record.end(outcome, result);
+    }
+    Ok(record)
+}
+
+/// Reads commits, in no particular order.
+pub async fn read_commits(vault: &Vault, keys: Vec<String>) -> Result<Vec<Commit>> {
+    let read = |key: String| async move { vault.expect::<Commit>(&key).await };
+    stream::iter(keys.into_iter().map(read)).buffer_unordered(READS_AT_ONCE).try_collect().await
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One writer for each output prefix, and one job for each idempotency key.
+//!
+//! Both are records in the backbone under compare-and-set. A claim is made
+//! before planning, so that what lies under a prefix and in no manifest can be
+//! swept without asking whose it is; losing the backbone loses no guarantee,
+//! since manifests are put if absent.
+
+use std::time::Duration;
+
+use fanfold_backbone::{Backbone, CasOutcome, Entry};
+use fanfold_protocol::{ErrorKind, Problem, digest::Digest, job::JobDocument, keys, limits, uri::ObjectUri};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    error::{Error, Result},
+    record::JobRecord,
+};
+
+/// A claim of a job that is still being planned; renewed before it is accepted.
+const PLANNING: Duration = Duration::from_secs(60);
+/// How often and after which pause a prefix is asked for again that is taken:
+/// whoever sweeps after a job has it for a moment.
+const TRIES: u32 = 6;
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Who writes under a prefix.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Holder {
+    job: Uuid,
+    /// The idempotency key that the job was submitted under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<Digest>,
+}
+
+/// The right to write under a prefix.
+pub struct Claim {
+    backbone: Backbone,
+    key: String,
+    holder: Holder,
+    revision: u64,
+}
+
+impl Claim {
+    /// Claims a prefix for a job that is about to be planned.
+    ///
+    /// # Errors
+    /// `output-exists` when another job is writing there.
+    pub async fn take(
+        backbone: &Backbone,
+        output: &ObjectUri,
+        job: Uuid,
+        key: Option<Digest>,
+    ) -> Result<Self> {
+        let holder = Holder { job, key };
+        let name = name(output);
+        let mut tries = 0;
+        loop {
+            let other = match backbone.create_with_ttl(&name, json(&holder)?, PLANNING).await? {
+                CasOutcome::Stored(revision) => {
+                    return Ok(Self { backbone: backbone.clone(), key: name, holder, revision });
+                }
+                CasOutcome::Conflict(None) => continue,
+                CasOutcome::Conflict(Some(entry)) => entry,
+            };
+            let found: Option<Holder> = serde_json::from_slice(&other.value).ok();
+            if may_pass(backbone, found.as_ref(), &holder).await?
+                && let CasOutcome::Stored(revision) =
+                    backbone.update_with_ttl(&name, json(&holder)?, other.revision, PLANNING).await?
+            {
+                return Ok(Self { backbone: backbone.clone(), key: name, holder, revision });
+            }
+            tries += 1;
+            if tries == TRIES {
+                return Err(taken(output, found.map(|f| f.job)).into());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Holds the prefix for another while of planning; fails when it was lost.
+    pub async fn renew(&mut self, output: &ObjectUri) -> Result<()> {
+        let value = json(&self.holder)?;
+        match self.backbone.update_with_ttl(&self.key, value, self.revision, PLANNING).await? {
+            CasOutcome::Stored(revision) => self.revision = revision,
+            CasOutcome::Conflict(_) => return Err(taken(output, None).into()),
+        }
+        Ok(())
+    }
+
+    /// Holds the prefix until the job ends. Should this fail, the coordinator
+    /// makes up for it.
+    pub async fn keep(self) {
+        let kept = match json(&self.holder) {
+            Ok(value) => self.backbone.update(&self.key, value, self.revision).await.map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(job = %self.holder.job, %error, "the claim of an accepted job is not kept yet");
+        }
+    }
+
+    /// Gives the prefix back before the job was accepted.
+    pub async fn drop_now(self) {
+        if let Err(error) = self.backbone.delete(&self.key, Some(self.revision)).await {
+            tracing::debug!(%error, "a claim lapses by itself");
+        }
+    }
+}
+
+/// Makes sure that an accepted job holds its prefix, as far as it is free;
+/// answers whether it does.
+pub async fn ensure(backbone: &Backbone, output: &ObjectUri, job: Uuid) -> Result<bool> {
+    let holder = Holder { job, key: None };
+    Ok(match backbone.create(&name(output), json(&holder)?).await? {
+        CasOutcome::Stored(_) => true,
+        CasOutcome::Conflict(entry) => entry.is_some_and(|entry| holds(&entry, job)),
+    })
+}
+
+/// Gives back what a job held.
+pub async fn release(backbone: &Backbone, output: &ObjectUri, job: Uuid) -> Result<()> {
+    let name = name(output);
+    if let Some(entry) = backbone.get(&name).await?
+        && holds(&entry, job)
+    {
+        backbone.delete(&name, Some(entry.revision)).await?;
+    }
+    Ok(())
+}
+
+fn holds(entry: &Entry, job: Uuid) -> bool {
+    serde_json::from_slice::<Holder>(&entry.value).is_ok_and(|holder| holder.job == job)
+}
+
+/// Whether a claim may be taken over: it cannot be read, belongs to an earlier
+/// try of the same request, or to a job that has ended.
+async fn may_pass(backbone: &Backbone, found: Option<&Holder>, own: &Holder) -> Result<bool> {
+    let Some(found) = found else { return Ok(true) };
+    if found.job == own.job || (found.key.is_some() && found.key == own.key) {
+        return Ok(true);
+    }
+    let entry = backbone.get(&keys::job_record(&found.job)).await?;
+    let record: Option<JobRecord> = entry.and_then(|entry| serde_json::from_slice(&entry.value).ok());
+    Ok(record.is_some_and(|record| record.state.is_terminal()))
+}
+
+fn name(output: &ObjectUri) -> String {
+    keys::output_claim(&Digest::of(output.to_string().as_bytes()))
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| Error::damaged("a record", e))
+}
+
+fn taken(output: &ObjectUri, job: Option<Uuid>) -> Problem {
+    let job = job.map_or("another job".to_owned(), |job| format!("job {job}"));
+    Problem::new(
+        ErrorKind::OutputExists,
+        format!(
+            "expected {output} to be free, found {job} writing there; wait for it, or choose another output prefix"
+        ),
+    )
+}
+
+/// An idempotency key and the request that came with it.
+pub struct Key {
+    /// Of the key's text.
+    pub digest: Digest,
+    request: Digest,
+}
+
+/// What is remembered of a request made under a key.
+#[derive(Serialize, Deserialize)]
+struct Remembered {
+    job: Uuid,
+    request: Digest,
+}
+
+impl Key {
+    /// Reads a key: 1 to 255 visible ASCII characters.
+    pub fn new(text: &str, document: &JobDocument) -> Result<Self, Problem> {
+        let length_max = limits::IDEMPOTENCY_KEY_BYTES_MAX;
+        if text.is_empty() || text.len() > length_max || !text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+            return Err(Problem::new(
+                ErrorKind::InvalidRequest,
+                format!("an Idempotency-Key must be 1 to {length_max} visible ASCII characters; shorten it"),
+            ));
+        }
+        let request = serde_json::to_vec(document).map_err(|e| Error::damaged("the job", e))?;
+        Ok(Self { digest: Digest::of(text.as_bytes()), request: Digest::of(&request) })
+    }
+
+    /// The job that was submitted under the key within the last 24 hours.
+    ///
+    /// # Errors
+    /// `idempotency-conflict` when it was another request.
+    pub async fn find(&self, backbone: &Backbone) -> Result<Option<Uuid>> {
+        let Some(entry) = backbone.get(&self.name()).await? else { return Ok(None) };
+        self.same(&entry).map(Some)
+    }
+
+    /// Gives the key to a job that is planned and not yet accepted; answers the
+    /// job that has it, which may be another one.
+    pub async fn give(&self, backbone: &Backbone, job: Uuid) -> Result<Uuid> {
+        let value = json(&Remembered { job, request: self.request })?;
+        loop {
+            match backbone.create_with_ttl(&self.name(), value.clone(), limits::IDEMPOTENCY_WINDOW).await? {
+                CasOutcome::Stored(_) => return Ok(job),
+                CasOutcome::Conflict(Some(entry)) => return self.same(&entry),
+                CasOutcome::Conflict(None) => {}
+            }
+        }
+    }
+
+    fn same(&self, entry: &Entry) -> Result<Uuid> {
+        let name = self.name();
+        let found: Remembered = serde_json::from_slice(&entry.value).map_err(|e| Error::damaged(&name, e))?;
+        if found.request == self.request {
+            return Ok(found.job);
+        }
+        Err(Error::Refused(Problem::new(
+            ErrorKind::IdempotencyConflict,
+            format!(
+                "expected the request that this Idempotency-Key was first used for, which became job {}, found another \
+                 one; use a new key",
+                found.job
+            ),
+        )))
+    }
+
+    fn name(&self) -> String {
+        keys::idempotency("jobs", &self.digest)
+    }
+}

@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One running job: hears of commits, queues what follows, ends it.
+//!
+//! Runs under a [`Tenure`], one task a job. It can be killed anywhere: the next
+//! one begins from the plan and the commits in the store. Notices on the bus
+//! only make it faster; every commit is found by looking as well.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use fanfold_backbone::{Event, Subscription};
+use fanfold_protocol::{
+    Problem,
+    commit::{Commit, CommitNotice},
+    job::JobState,
+    keys, time,
+};
+use futures::{Stream, StreamExt, stream};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::{
+    Jobs,
+    case::{self, Case},
+    error::Result,
+    finish::{self, Closing, Ending, Products},
+    lease::Leases,
+    plan::Shards,
+    progress::{FailedAttempt, GivenUp, LeaseSpec, Policy, Progress},
+    tenure::Tenure,
+    vault::Vault,
+};
+
+/// Events taken at once, so that what follows from them is queued together.
+const EVENTS_AT_ONCE: usize = 512;
+/// Looks in vain, with an empty queue, before leases count as lost.
+const VAIN_LOOKS_MAX: u32 = 2;
+/// The longest time between two looks.
+const QUIET_MAX: Duration = Duration::from_secs(15);
+
+/// A running job, as far as others in this process may see it.
+pub struct Live {
+    progress: Mutex<Progress>,
+}
+
+impl Live {
+    /// A job's progress, to be shared.
+    pub fn new(progress: Progress) -> Self {
+        Self { progress: Mutex::new(progress) }
+    }
+
+    /// The progress as it stands. Never held across an await.
+    pub fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The coordinator of one job.
+pub struct Coordinator {
+    jobs: Jobs,
+    case: Case,
+    live: Arc<Live>,
+    leases: Leases,
+    alone: bool,
+    /// Someone says that the job is to end.
+    called: bool,
+    heard: Instant,
+    quiet: Duration,
+    vain_looks: u32,
+    /// How often leases were queued again.
+    again: u32,
+    /// Whether there is anything to show.
+    dirty: bool,
+}
+
+impl Coordinator {
+    /// Prepares to work on a job.
+    pub async fn new(jobs: Jobs, case: Case) -> Result<Self> {
+        let backbone = jobs.inner.backbone.clone();
+        let alone = case.job.document.output.is_none()
+            || super::claim::ensure(&backbone, &case.output, case.job.id).await?;
+        let shards = Shards::new(jobs.inner.vault.clone(), case.job.id);
+        let leases = Leases::new(case.job.clone(), &case.version, case.output.clone(), shards, backbone)?;
+        let progress = Progress::new(case.plan.clone(), policy(&case));
+        let quiet = jobs.inner.config.watchdog;
+        Ok(Self {
+            jobs,
+            live: Arc::new(Live::new(progress)),
+            leases,
+            alone,
+            called: case.ending.is_some(),
+            heard: Instant::now(),
+            quiet,
+            vain_looks: 0,
+            again: 0,
+            dirty: true,
+            case,
+        })
+    }
+
+    /// Works on the job until it has ended.
+    pub async fn run(mut self, tenure: &Tenure) -> Result<()> {
+        let backbone = &self.jobs.inner.backbone;
+        let id = self.case.job.id;
+        // Listening begins before looking, so that nothing falls in between.
+        let commits = backbone.subscribe(&keys::commit_subject(&id)).await?;
+        let cancels = backbone.subscribe(&keys::cancel_subject(&id)).await?;
+        let events = merged(commits, cancels);
+        let mut events = std::pin::pin!(events.ready_chunks(EVENTS_AT_ONCE));
+        self.look().await?;
+        self.jobs.publish_live(id, Arc::clone(&self.live));
+        let mut flush = interval(self.jobs.inner.config.flush);
+        let mut watch = interval(self.jobs.inner.config.watchdog);
+        for timer in [&mut flush, &mut watch] {
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            timer.reset();
+        }
+        if !self.called {
+            self.queue_ready().await?;
+            self.begin().await?;
+        }
+        loop {
+            if let Some(ending) = self.ending().await? {
+                return self.end(ending).await;
+            }
+            tokio::select! {
+                chunk = events.next() => match chunk {
+                    Some(chunk) => self.hear(chunk).await?,
+                    None => return Err(fanfold_backbone::Error::Closed.into()),
+                },
+                _ = flush.tick() => self.flush().await?,
+                _ = watch.tick() => self.watch().await?,
+                () = tenure.forgotten.notified() => self.queue_again().await?,
+            }
+        }
+    }
+
+    /// How the job ends, once that can be said.
+    async fn ending(&mut self) -> Result<Option<Ending>> {
+        let (vault, id) = (&self.jobs.inner.vault, &self.case.job.id);
+        if std::mem::take(&mut self.called)
+            && let Some(ending) = vault.read(&keys::ending(id)).await?
+        {
+            return Ok(Some(ending));
+        }
+        let (given_up, complete) = {
+            let progress = self.live.progress();
+            (progress.given_up().cloned(), progress.is_complete())
+        };
+        if let Some(given_up) = given_up {
+            let problem = self.explain(given_up).await?;
+            return finish::decide(vault, id, JobState::Failed, Some(problem)).await.map(Some);
+        }
+        if complete {
+            return finish::decide(vault, id, JobState::Succeeded, None).await.map(Some);
+        }
+        Ok(None)
+    }
+
+    /// The problem of a task, with the words that find it.
+    async fn explain(&self, given_up: GivenUp) -> Result<Problem> {
+        let GivenUp { stage, task, attempts, problem } = given_up;
+        let place = if stage == 0 {
+            let mut shards = Shards::new(self.jobs.inner.vault.clone(), self.case.job.id);
+            let partition = shards.partition(task).await?;
+            let objects: Vec<_> = partition.slices.iter().map(|s| s.object.uri.to_string()).collect();
+            format!("task {task} over {}", objects.join(" and "))
+        } else {
+            format!("task {task} of fold {stage}")
+        };
+        let attempts = if attempts == 1 { "1 attempt".to_owned() } else { format!("{attempts} attempts") };
+        let code = problem.code;
+        Ok(problem.within(format!("{place} failed after {attempts} with {code}")))
+    }
+
+    async fn end(mut self, ending: Ending) -> Result<()> {
+        let inner = Arc::clone(&self.jobs.inner);
+        let products = Products::of(&self.case.job, &self.live.progress());
+        let closing = Closing {
+            vault: &inner.vault,
+            backbone: &inner.backbone,
+            job: &self.case.job,
+            output: &self.case.output,
+            alone: self.alone,
+        };
+        let outcome = closing.carry_out(ending, &products, &self.case.record.warnings).await?;
+        let succeeded = outcome.state == JobState::Succeeded;
+        let result = products.small_answer().filter(|_| succeeded);
+        self.case.record.end(&outcome, result);
+        self.case.write_record(&inner.backbone).await?;
+        if self.case.job.document.output.is_some() {
+            super::claim::release(&inner.backbone, &self.case.output, self.case.job.id).await?;
+        }
+        if !succeeded {
+            self.jobs.sweep_later(self.case.job, self.case.output);
+        }
+        Ok(())
+    }
+
+    /// Takes in what the bus brought, and queues what follows.
+    async fn hear(&mut self, events: Vec<Heard>) -> Result<()> {
+        let (mut commits, mut unread, mut lagged) = (Vec::new(), Vec::new(), false);
+        for event in events {
+            match event {
+                Heard::Commit(notice) => {
+                    let known = self.live.progress().knows(notice.stage, notice.group, notice.round);
+                    match notice.commit {
+                        _ if known => {}
+                        Some(commit) => commits.push(*commit),
+                        None => {
+                            unread.push(keys::commit(&notice.job, notice.stage, notice.group, notice.round))
+                        }
+                    }
+                }
+                Heard::Cancelled => self.called = true,
+                Heard::Lagged => lagged = true,
+            }
+        }
+        commits.extend(case::read_commits(&self.jobs.inner.vault, unread).await?);
+        self.take(commits);
+        if lagged {
+            self.look().await?;
+        }
+        self.queue_ready().await
+    }
+
+    /// Finds commits that nobody told of; answers their number.
+    async fn look(&mut self) -> Result<usize> {
+        let id = self.case.job.id;
+        let mut keys = self.jobs.inner.vault.keys(&keys::commits(&id)).await?;
+        {
+            let progress = self.live.progress();
+            keys.retain(|key| {
+                keys::parse_commit(&id, key)
+                    .is_some_and(|(stage, group, round)| !progress.knows(stage, group, round))
+            });
+        }
+        let commits = case::read_commits(&self.jobs.inner.vault, keys).await?;
+        let count = commits.len();
+        self.take(commits);
+        Ok(count)
+    }
+
+    fn take(&mut self, commits: Vec<Commit>) {
+        let id = self.case.job.id;
+        for commit in commits.into_iter().filter(|commit| commit.job == id) {
+            let failures = self.live.progress().absorb(commit);
+            for failure in failures {
+                let FailedAttempt { stage, task, attempt, given_up, problem } = failure;
+                tracing::debug!(job = %id, stage, task, attempt, given_up, %problem, "a task failed");
+                self.case.record.note_failure(stage, task, attempt, given_up, problem);
+            }
+            self.heard = Instant::now();
+            self.quiet = self.jobs.inner.config.watchdog;
+            self.vain_looks = 0;
+            self.dirty = true;
+        }
+    }
+
+    async fn queue_ready(&mut self) -> Result<()> {
+        let specs = self.live.progress().release();
+        self.queue(specs).await
+    }
+
+    async fn queue(&mut self, specs: Vec<LeaseSpec>) -> Result<()> {
+        if specs.is_empty() {
+            return Ok(());
+        }
+        self.leases.queue(&self.case.plan, specs, self.again).await
+    }
+
+    /// The queue has lost its messages: those that are not committed go again,
+    /// under new ids, as it may remember the old ones.
+    async fn queue_again(&mut self) -> Result<()> {
+        self.look().await?;
+        let specs = self.live.progress().leased();
+        tracing::warn!(job = %self.case.job.id, leases = specs.len(), "queueing leases again");
+        self.again += 1;
+        self.vain_looks = 0;
+        self.queue(specs).await?;
+        self.queue_ready().await
+    }
+
+    /// Looks after a job that has been quiet: for a cancellation, for commits
+    /// that nobody told of, and for leases that the queue has lost.
+    async fn watch(&mut self) -> Result<()> {
+        let backbone = &self.jobs.inner.backbone;
+        self.called |= backbone.get(&keys::job_cancel(&self.case.job.id)).await?.is_some();
+        if self.heard.elapsed() < self.quiet {
+            return Ok(());
+        }
+        let depth = backbone.depth(keys::TASK_QUEUE).await?;
+        let found = self.look().await?;
+        if found > 0 {
+            return self.queue_ready().await;
+        }
+        self.heard = Instant::now();
+        self.quiet = (self.quiet * 2).min(QUIET_MAX);
+        let empty = depth.ready + depth.leased + depth.delayed == 0;
+        self.vain_looks = if empty { self.vain_looks + 1 } else { 0 };
+        if self.vain_looks >= VAIN_LOOKS_MAX { self.queue_again().await } else { Ok(()) }
+    }
+
+    /// Says that the job runs.
+    async fn begin(&mut self) -> Result<()> {
+        self.case.record.state = JobState::Running;
+        self.case.record.started_at.get_or_insert_with(time::now);
+        self.flush().await
+    }
+
+    /// Brings the record up to the progress, where it has changed.
+    async fn flush(&mut self) -> Result<()> {
+        if !std::mem::take(&mut self.dirty) {
+            return Ok(());
+        }
+        let (counts, (usage, attempts)) = {
+            let progress = self.live.progress();
+            (progress.counts(), progress.usage())
+        };
+        let record = &mut self.case.record;
+        record.tasks = counts;
+        (record.receipt.usage, record.receipt.attempts) = (usage, attempts);
+        let now = time::now();
+        let ms = |since: time::Timestamp| u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
+        record.receipt.elapsed_ms = ms(record.submitted_at);
+        let running = ms(record.started_at.unwrap_or(now));
+        let left = counts.total - counts.done.min(counts.total);
+        record.eta_ms = running.saturating_mul(left).checked_div(counts.done);
+        self.case.write_record(&self.jobs.inner.backbone).await
+    }
+}
+
+/// What the bus says of a job.
+enum Heard {
+    Commit(CommitNotice),
+    Cancelled,
+    Lagged,
+}
+
+fn merged(commits: Subscription, cancels: Subscription) -> impl Stream<Item = Heard> + Send {
+    let commits = commits.filter_map(|event| {
+        std::future::ready(match event {
+            // What cannot be read is found by looking.
+            Event::Published { payload, .. } => serde_json::from_slice(&payload).ok().map(Heard::Commit),
+            Event::Lagged(_) => Some(Heard::Lagged),
+        })
+    });
+    stream::select(commits, cancels.map(|_| Heard::Cancelled))
+}
+
+fn policy(case: &Case) -> Policy {
+    let outstanding_max = u32::try_from(fanfold_protocol::limits::TASKS_OUTSTANDING_MAX).unwrap_or(u32::MAX);
+    let width = case.job.document.limits.max_parallel;
+    let width = if width == 0 { outstanding_max } else { width.min(outstanding_max) };
+    Policy { attempts: case.job.document.retry.attempts, outstanding_max: width }
+}
+
+/// A job's progress as the store has it, for whoever only looks.
+pub async fn read_progress(vault: &Vault, case: Case) -> Result<Live> {
+    let id = case.job.id;
+    let policy = policy(&case);
+    let mut progress = Progress::new(case.plan, policy);
+    for commit in case::read_commits(vault, vault.keys(&keys::commits(&id)).await?).await? {
+        progress.absorb(commit);
+    }
+    Ok(Live::new(progress))
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Why the job engine could not go on.
+//!
+//! Stands between the store and the backbone below and the routes above. A
+//! transient error never ends a job: the coordinator begins anew from what is
+//! written down.
+
+use fanfold_protocol::{ErrorKind, Problem};
+
+use crate::problem;
+
+/// The result of a step of the job engine.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a step of the job engine failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store failed at the platform's own objects.
+    #[error(transparent)]
+    Store(#[from] fanfold_storage::Error),
+    /// The backbone failed.
+    #[error(transparent)]
+    Backbone(#[from] fanfold_backbone::Error),
+    /// The caller is told why.
+    #[error(transparent)]
+    Refused(#[from] Problem),
+    /// An object or record of the platform's own does not read back.
+    #[error("expected {what} to be whole, found: {found}; restore it from a backup or submit the job again")]
+    Damaged {
+        /// Its key.
+        what: String,
+        /// What is wrong with it.
+        found: String,
+    },
+}
+
+impl Error {
+    /// Something of the platform's own that does not read back.
+    pub fn damaged(what: impl Into<String>, found: impl ToString) -> Self {
+        Self::Damaged { what: what.into(), found: found.to_string() }
+    }
+
+    /// Whether the same step may succeed later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_transient(),
+            Self::Backbone(error) => error.is_retryable(),
+            Self::Refused(problem) => problem.retryable(),
+            Self::Damaged { .. } => false,
+        }
+    }
+
+    /// Whether the backbone was closed under us: the process is ending.
+    pub fn is_closing(&self) -> bool {
+        matches!(self, Self::Backbone(fanfold_backbone::Error::Closed))
+    }
+}
+
+impl From<Error> for Problem {
+    /// What a person may know; the rest is logged where this is called.
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Store(error) => problem::of_store(error),
+            Error::Backbone(error) => problem::of_backbone(error),
+            Error::Refused(problem) => problem,
+            damaged @ Error::Damaged { .. } => problem::internal(damaged),
+        }
+    }
+}
+
+/// An error about an object or bucket that the caller named: the store's own
+/// words are for the caller then, in the kinds that the caller can mend.
+pub fn about_input(error: fanfold_storage::Error) -> Error {
+    match error.kind() {
+        kind @ (ErrorKind::ObjectNotFound | ErrorKind::BucketNotFound | ErrorKind::ObjectChanged) => {
+            Error::Refused(Problem::new(kind, error.to_string()))
+        }
+        ErrorKind::TransferTooLarge => {
+            Error::Refused(Problem::new(ErrorKind::TransferTooLarge, error.to_string()))
+        }
+        ErrorKind::StoreDenied => Error::Refused(Problem::new(
+            ErrorKind::AccessDenied,
+            format!("expected the platform to have access there, found: {error}"),
+        )),
+        _ => Error::Store(error),
+    }
+}

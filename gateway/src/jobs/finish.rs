@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The end of a job: decided once, then carried out, then written down.
+//!
+//! First an ending is put if absent: success, failure or cancellation, whichever
+//! comes first. Then its effects follow, each of which may be done twice:
+//! publishing through one manifest, or sweeping what was staged. The outcome
+//! comes last, so that a job with an outcome needs nothing any more.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use fanfold_backbone::Backbone;
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    commit::{ANSWER_INLINE_BYTES_MAX, AnswerRef, MANIFEST_NAME, Manifest, RESULT_NAME, SUCCESS_NAME},
+    job::{Job, JobOutcome, JobState, Receipt, TaskCounts},
+    keys, limits,
+    names::{FunctionRef, Qualifier},
+    time::{self, Timestamp},
+    uri::{ObjectUri, Pin},
+};
+use fanfold_storage::{PutOptions, PutOutcome};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{
+    error::{Error, Result},
+    progress::Progress,
+    sweep,
+    vault::Vault,
+};
+
+/// How often a manifest is looked at again that others change meanwhile.
+const TRIES_MAX: u32 = 16;
+
+/// How a job is to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// Succeeded, failed or cancelled.
+    pub state: JobState,
+    /// When it was decided.
+    pub ended_at: Timestamp,
+    /// Why it did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+}
+
+/// Decides how a job ends, unless that is decided; answers the decision.
+pub async fn decide(vault: &Vault, id: &Uuid, state: JobState, problem: Option<Problem>) -> Result<Ending> {
+    let ending = Ending { state, ended_at: time::now(), problem };
+    if vault.write_once(&keys::ending(id), &ending).await? {
+        return Ok(ending);
+    }
+    vault.expect(&keys::ending(id)).await
+}
+
+/// Tells workers that nothing of a job is wanted any more: those that run its
+/// tasks, and those that will be given its leases.
+pub async fn stop_tasks(backbone: &Backbone, id: &Uuid) -> Result<()> {
+    let mark = id.to_string().into_bytes();
+    backbone.put_with_ttl(&keys::job_cancel(id), mark.clone(), limits::IDEMPOTENCY_WINDOW).await?;
+    Ok(backbone.publish(&keys::cancel_subject(id), mark).await?)
+}
+
+/// What a job's tasks have given, when nothing more will come.
+pub struct Products {
+    manifest: Manifest,
+    answer: Option<AnswerRef>,
+    tasks: TaskCounts,
+    receipt: Receipt,
+}
+
+impl Products {
+    /// The products of a job as they stand.
+    pub fn of(job: &Job, progress: &Progress) -> Self {
+        let objects: Vec<_> = progress.tables().cloned().collect();
+        let qualifier = Qualifier::Version(job.version);
+        let manifest = Manifest {
+            job: job.id,
+            function: FunctionRef { name: job.document.function.name.clone(), qualifier },
+            rows: objects.iter().map(|object| object.rows).sum(),
+            bytes: objects.iter().map(|object| object.size).sum(),
+            objects,
+        };
+        let mut tasks = progress.counts();
+        // What runs when a job ends was not finished by it.
+        tasks.waiting += std::mem::take(&mut tasks.running);
+        let (usage, attempts) = progress.usage();
+        let receipt = Receipt { usage, attempts, elapsed_ms: 0 };
+        Self { manifest, answer: progress.answer().cloned(), tasks, receipt }
+    }
+
+    /// The answer, when it is small.
+    pub fn small_answer(&self) -> Option<Value> {
+        match &self.answer {
+            Some(AnswerRef::Inline(value)) => Some(value.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// Carries out the ending of one job.
+pub struct Closing<'a> {
+    /// The platform's own objects.
+    pub vault: &'a Vault,
+    /// For telling workers.
+    pub backbone: &'a Backbone,
+    /// The job.
+    pub job: &'a Job,
+    /// Where its output goes.
+    pub output: &'a ObjectUri,
+    /// Whether it holds the output prefix for itself.
+    pub alone: bool,
+}
+
+impl Closing<'_> {
+    /// Does what an ending asks for and writes the outcome. The outcome that is
+    /// there first counts, and is answered.
+    pub async fn carry_out(
+        &self,
+        ending: Ending,
+        products: &Products,
+        warnings: &[String],
+    ) -> Result<JobOutcome> {
+        let mut outcome = JobOutcome {
+            state: ending.state,
+            ended_at: ending.ended_at,
+            problem: ending.problem,
+            manifest: None,
+            result_uri: None,
+            tasks: products.tasks,
+            receipt: products.receipt,
+            warnings: warnings.to_vec(),
+        };
+        let elapsed = ending.ended_at.since(self.job.submitted_at);
+        outcome.receipt.elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        if outcome.state == JobState::Succeeded {
+            match self.publish(products).await {
+                Ok(()) => {
+                    outcome.manifest = Some(self.output.join(MANIFEST_NAME)?);
+                    outcome.result_uri =
+                        products.answer.as_ref().map(|_| self.output.join(RESULT_NAME)).transpose()?;
+                }
+                Err(Error::Refused(problem)) if !problem.retryable() => {
+                    outcome.state = JobState::Failed;
+                    outcome.problem = Some(problem);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let published = outcome.state == JobState::Succeeded;
+        if !published {
+            stop_tasks(self.backbone, &self.job.id).await?;
+        }
+        self.sweep(products, published).await;
+        let key = keys::outcome(&self.job.id);
+        if self.vault.write_once(&key, &outcome).await? { Ok(outcome) } else { self.vault.expect(&key).await }
+    }
+
+    /// Makes the output visible: the answer first, then the manifest that says
+    /// that all is there, then the mark for readers of Hadoop's kind.
+    async fn publish(&self, products: &Products) -> Result<()> {
+        let store = self.vault.store();
+        let uri = self.output.join(MANIFEST_NAME)?;
+        let body = serde_json::to_vec(&products.manifest).map_err(|e| Error::damaged(uri.to_string(), e))?;
+        let body = Bytes::from(body);
+        let mut tries = 0;
+        while !self.publish_once(&uri, &body, products).await? {
+            tries += 1;
+            if tries == TRIES_MAX {
+                return Err(occupied(&uri, None).into());
+            }
+        }
+        store.put(&self.output.join(SUCCESS_NAME)?, Bytes::new(), PutOptions::default()).await?;
+        self.remove_replaced(products).await
+    }
+
+    /// One try; false when another writer came between.
+    async fn publish_once(&self, uri: &ObjectUri, body: &Bytes, products: &Products) -> Result<bool> {
+        let store = self.vault.store();
+        let found = self.found(uri).await?;
+        match &found {
+            Some((Some(manifest), _)) if manifest.job == self.job.id => return Ok(true),
+            Some((manifest, _)) if !self.job.document.overwrite => {
+                return Err(occupied(uri, manifest.as_ref().map(|m| m.job)).into());
+            }
+            _ => {}
+        }
+        self.store_answer(products, found.is_some()).await?;
+        let options = PutOptions::typed("application/json");
+        let Some((manifest, pin)) = found else {
+            let writer = self.job.id.to_string();
+            let outcome = store.put_if_absent(uri, body.clone(), &writer, options).await?;
+            return Ok(matches!(outcome, PutOutcome::Created(_)));
+        };
+        if let Some(manifest) = manifest {
+            // What it names is removed only after the new one is in its place.
+            let old = serde_json::to_vec(&manifest).map_err(|e| Error::damaged(uri.to_string(), e))?;
+            let kept = self.vault.uri(&keys::replaced(&self.job.id))?;
+            store.put(&kept, old.into(), PutOptions::typed("application/json")).await?;
+        }
+        let options = PutOptions { if_match: Some(pin.etag), ..options };
+        match store.put(uri, body.clone(), options).await {
+            Ok(_) => Ok(true),
+            Err(fanfold_storage::Error::Conflict { .. } | fanfold_storage::Error::NotFound { .. }) => {
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The manifest that is there, read as far as it can be, and its state.
+    async fn found(&self, uri: &ObjectUri) -> Result<Option<(Option<Manifest>, Pin)>> {
+        match self.vault.store().get_with_pin(uri, None).await {
+            Ok((bytes, pin)) => Ok(Some((serde_json::from_slice(&bytes).ok(), pin))),
+            Err(fanfold_storage::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(super::error::about_input(error)),
+        }
+    }
+
+    /// Stores the answer in the platform's own place and beside the manifest.
+    async fn store_answer(&self, products: &Products, replacing: bool) -> Result<()> {
+        let store = self.vault.store();
+        let beside = self.output.join(RESULT_NAME)?;
+        let own = self.vault.uri(&keys::result(&self.job.id))?;
+        match &products.answer {
+            Some(AnswerRef::Inline(value)) => {
+                let body: Bytes =
+                    serde_json::to_vec(value).map_err(|e| Error::damaged(own.to_string(), e))?.into();
+                let options = PutOptions::typed("application/json");
+                store.put(&own, body.clone(), options.clone()).await?;
+                store.put(&beside, body, options).await?;
+            }
+            Some(AnswerRef::Object(staged)) => {
+                store.copy(staged, None, &own).await?;
+                store.copy(staged, None, &beside).await?;
+            }
+            None if replacing => store.delete(&beside).await?,
+            None => {}
+        }
+        Ok(())
+    }
+
+    async fn remove_replaced(&self, products: &Products) -> Result<()> {
+        if !self.job.document.overwrite {
+            return Ok(());
+        }
+        let Some(old) = self.vault.read::<Manifest>(&keys::replaced(&self.job.id)).await? else {
+            return Ok(());
+        };
+        let kept = keys_of(&products.manifest, self.output);
+        let gone = keys_of(&old, self.output).into_iter().filter(|key| !kept.contains(key));
+        Ok(self.vault.store().delete_many(self.output.bucket(), gone).await?)
+    }
+
+    /// Removes what losers staged. What stays behind is not visible to anybody,
+    /// so that a failure here does not keep a job from ending.
+    async fn sweep(&self, products: &Products, published: bool) {
+        let keep = if published { keys_of(&products.manifest, self.output) } else { HashSet::new() };
+        let swept = async {
+            let mut count = sweep::staged(self.vault, &self.job.id).await?;
+            if self.alone {
+                count += sweep::losers(self.vault, self.output, &keep, self.job.submitted_at).await?;
+            }
+            Ok::<_, Error>(count)
+        };
+        match swept.await {
+            Ok(count) => tracing::debug!(job = %self.job.id, count, "swept what was staged"),
+            Err(error) => tracing::warn!(job = %self.job.id, %error, "what losers staged stays behind"),
+        }
+    }
+}
+
+/// Keys of a manifest's objects that lie under the output.
+fn keys_of(manifest: &Manifest, output: &ObjectUri) -> HashSet<String> {
+    let under = manifest.objects.iter().filter(|object| object.uri.is_under(output));
+    under.map(|object| object.uri.key().to_owned()).collect()
+}
+
+fn occupied(uri: &ObjectUri, job: Option<Uuid>) -> Problem {
+    let job = job.map_or(String::new(), |job| format!(" of job {job}"));
+    Problem::new(
+        ErrorKind::OutputExists,
+        format!(
+            "expected no manifest at {uri}, found one{job} when the job was done; submit it with another output prefix"
+        ),
+    )
+}
+
+/// The result of a job that has ended, when it is small enough for a record.
+pub async fn small_result(vault: &Vault, id: &Uuid) -> Result<Option<Value>> {
+    let uri = vault.uri(&keys::result(id))?;
+    match vault.store().head(&uri).await {
+        Ok(meta) if meta.pin.size <= ANSWER_INLINE_BYTES_MAX as u64 => vault.read(&keys::result(id)).await,
+        Ok(_) | Err(fanfold_storage::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which jobs there are: a small copy of all records, newest last.
+//!
+//! Fed by a watch on the backbone, so that lists are served from memory and
+//! jobs without a coordinator are noticed. It holds a few words a job, never
+//! a record.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use fanfold_protocol::{job::JobState, names::FunctionName};
+use uuid::Uuid;
+
+use super::record::JobRecord;
+
+/// What a list is narrowed by.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Jobs in this state only.
+    pub state: Option<JobState>,
+    /// Jobs of this function only.
+    pub function: Option<FunctionName>,
+}
+
+/// The jobs that there are.
+#[derive(Debug, Default)]
+pub struct Index {
+    jobs: Mutex<BTreeMap<Uuid, Line>>,
+}
+
+#[derive(Debug)]
+struct Line {
+    state: JobState,
+    function: FunctionName,
+}
+
+impl Index {
+    fn jobs(&self) -> MutexGuard<'_, BTreeMap<Uuid, Line>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in a record.
+    pub fn note(&self, record: &JobRecord) {
+        let line = Line { state: record.state, function: record.function.name.clone() };
+        self.jobs().insert(record.id, line);
+    }
+
+    /// Forgets a job.
+    pub fn forget(&self, id: &Uuid) {
+        self.jobs().remove(id);
+    }
+
+    /// Whether the job is known.
+    pub fn contains(&self, id: &Uuid) -> bool {
+        self.jobs().contains_key(id)
+    }
+
+    /// Jobs that have not ended.
+    pub fn active(&self) -> Vec<Uuid> {
+        self.jobs().iter().filter(|(_, line)| !line.state.is_terminal()).map(|(id, _)| *id).collect()
+    }
+
+    /// At most `limit` jobs, newest first, from before `before`; and whether
+    /// there are more.
+    pub fn page(&self, filter: &Filter, before: Option<Uuid>, limit: usize) -> (Vec<Uuid>, bool) {
+        let jobs = self.jobs();
+        let fits = |line: &Line| {
+            filter.state.is_none_or(|state| state == line.state)
+                && filter.function.as_ref().is_none_or(|function| *function == line.function)
+        };
+        let older = jobs.range(..before.unwrap_or(Uuid::max())).rev().filter(|(_, line)| fits(line));
+        let mut ids: Vec<Uuid> = older.map(|(id, _)| *id).take(limit + 1).collect();
+        let more = ids.len() > limit;
+        ids.truncate(limit);
+        (ids, more)
+    }
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Leases as messages of the queue.
+//!
+//! Turns what the progress makes possible into messages that are complete in
+//! themselves, and queues them in batches. A message's id names its commit, so
+//! that queueing it twice does no harm and mostly has no effect.
+
+use std::time::Duration;
+
+use fanfold_backbone::{Backbone, queue};
+use fanfold_protocol::{
+    function::Version,
+    job::{Format, Job},
+    keys, limits,
+    plan::{Lease, Plan, Shape, Task, TaskCommon, Work},
+    uri::ObjectUri,
+};
+
+use super::{
+    error::{Error, Result},
+    plan::Shards,
+    progress::LeaseSpec,
+};
+
+/// Bytes of leases in one call: well under what a batch may hold.
+const BATCH_BYTES: usize = queue::BATCH_BYTES_MAX / 4;
+/// The longest wait before another attempt.
+const BACKOFF_MAX: Duration = Duration::from_secs(300);
+
+/// Makes and queues the leases of one job.
+pub struct Leases {
+    job: Job,
+    function: String,
+    common: TaskCommon,
+    shards: Shards,
+    backbone: Backbone,
+}
+
+impl Leases {
+    /// The leases of this job.
+    pub fn new(
+        job: Job,
+        version: &Version,
+        output: ObjectUri,
+        shards: Shards,
+        backbone: Backbone,
+    ) -> Result<Self> {
+        let common = common(&job, version, output)?;
+        Ok(Self { function: job.document.function.name.to_string(), common, job, shards, backbone })
+    }
+
+    /// Queues these leases in as few calls as they fit in. `again` counts how
+    /// often the queue has lost them.
+    pub async fn queue(&mut self, plan: &Plan, specs: Vec<LeaseSpec>, again: u32) -> Result<()> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        for spec in specs {
+            let message = self.message(plan, spec, again).await?;
+            bytes += message.payload.len();
+            batch.push(message);
+            if bytes >= BATCH_BYTES {
+                self.backbone.enqueue(keys::TASK_QUEUE, std::mem::take(&mut batch)).await?;
+                bytes = 0;
+            }
+        }
+        if !batch.is_empty() {
+            self.backbone.enqueue(keys::TASK_QUEUE, batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn message(&mut self, plan: &Plan, spec: LeaseSpec, again: u32) -> Result<queue::Message> {
+        let (stage, group, round) = (spec.stage, spec.group, spec.round);
+        let delay = backoff(self.job.document.retry.backoff.as_duration(), &id(&self.job, &spec, 0), round);
+        let id = id(&self.job, &spec, again);
+        let mut tasks = Vec::with_capacity(spec.tasks.len());
+        for index in spec.tasks {
+            let work = if stage == 0 {
+                let partition = self.shards.partition(index).await?;
+                match plan.shape {
+                    Shape::Map => Work::Map(partition),
+                    Shape::Aggregate => Work::Accumulate(partition),
+                }
+            } else {
+                Work::Merge { states: spec.states.clone(), finish: plan.finishes(stage) }
+            };
+            tasks.push(Task { index, attempt: round + 1, work });
+        }
+        let lease = Lease {
+            job: self.job.id,
+            stage,
+            group,
+            round,
+            function: self.function.clone(),
+            version: self.job.version,
+            common: self.common.clone(),
+            tasks,
+        };
+        let payload = serde_json::to_vec(&lease).map_err(|e| Error::damaged(&id, e))?;
+        let message = queue::Message::new(id, payload);
+        Ok(if delay.is_zero() { message } else { message.delayed(delay) })
+    }
+}
+
+fn id(job: &Job, spec: &LeaseSpec, again: u32) -> String {
+    let id = format!("{}/{}/{}/{}", job.id, spec.stage, spec.group, spec.round);
+    if again == 0 { id } else { format!("{id}/again-{again}") }
+}
+
+/// What all tasks of a job have in common.
+fn common(job: &Job, version: &Version, output: ObjectUri) -> Result<TaskCommon> {
+    let document = &job.document;
+    let params = document.params.as_ref().map_or(Ok("{}".to_owned()), serde_json::to_string);
+    let timeout = match document.limits.task_timeout {
+        Some(timeout) => timeout.as_duration(),
+        None => version.settings.timeout_or(limits::TASK_TIMEOUT_DEFAULT),
+    };
+    Ok(TaskCommon {
+        params: params.map_err(|e| Error::damaged(keys::job_document(&job.id), e))?,
+        format: document.format,
+        columns: document.columns.clone(),
+        csv: document.csv.clone(),
+        output,
+        output_format: match document.output_format {
+            Format::Auto => Format::Parquet,
+            format => format,
+        },
+        timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        memory_bytes: document.limits.memory.map(|memory| memory.0),
+    })
+}
+
+/// How long a round waits: none for the first, then the job's backoff, doubled
+/// for each further one, less up to half. The spreading follows from the
+/// lease's name, so that leases that failed together do not come back together.
+fn backoff(first: Duration, id: &str, round: u32) -> Duration {
+    let Some(doublings) = round.checked_sub(1) else { return Duration::ZERO };
+    let full = first.saturating_mul(1 << doublings.min(16)).min(BACKOFF_MAX);
+    let digest = fanfold_protocol::digest::Digest::of(id.as_bytes());
+    let share = u32::from(digest.as_bytes()[0]);
+    full - full * share / (2 * 256)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_doubles_and_spreads() {
+        let second = Duration::from_secs(1);
+        assert_eq!(backoff(second, "a", 0), Duration::ZERO);
+        for round in 1..20 {
+            let full = second.saturating_mul(1 << (round - 1).min(16)).min(BACKOFF_MAX);
+            let delay = backoff(second, "a", round);
+            assert!(delay > full / 2 - Duration::from_millis(1) && delay <= full, "{round} {delay:?}");
+        }
+        assert_ne!(backoff(second, "a", 1), backoff(second, "b", 1));
+    }
+}

@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Jobs: from a document to tables and answers, whatever is killed meanwhile.
+//!
+//! ```text
+//! submit ─> input ─> plan ─> coordinator ─> lease ─> queue ~> workers
+//!                                ^  progress                     │
+//!                                └────────── commits <───────────┘
+//!                            finish ─> manifest, result, outcome
+//! ```
+//!
+//! The truth of a job is its plan and its commits in the store. Everything in
+//! the backbone and in memory here is made from them and can be made again.
+
+mod case;
+mod claim;
+mod coordinator;
+mod error;
+mod events;
+mod finish;
+mod index;
+mod input;
+mod lease;
+mod pattern;
+mod plan;
+mod progress;
+mod record;
+mod recover;
+mod routes;
+mod slots;
+mod submit;
+mod sweep;
+mod tasks;
+mod tenure;
+mod vault;
+mod view;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fanfold_backbone::{Backbone, CasOutcome};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    commit::Manifest,
+    job::{Job, JobState},
+    keys,
+    uri::ObjectUri,
+};
+use fanfold_storage::Store;
+use futures::StreamExt;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+pub use index::Filter;
+pub use record::{JobRecord, TaskFailure};
+pub use routes::routes;
+pub use tasks::{TaskPage, TaskState, TaskView};
+
+use self::{
+    coordinator::Live,
+    error::{Error, Result},
+    index::Index,
+    vault::Vault,
+};
+use crate::functions::Registry;
+
+/// How jobs are looked after. The defaults suit production; tests are hastier.
+#[derive(Clone, Debug)]
+pub struct JobsConfig {
+    /// How long a job stays with a coordinator that does not renew.
+    pub tenure: Duration,
+    /// Between two looks for jobs that nobody coordinates.
+    pub scan: Duration,
+    /// Between two changes of a running job's record.
+    pub flush: Duration,
+    /// How long a job may be quiet before its commits are looked for.
+    pub watchdog: Duration,
+    /// After a job was stopped, until what its tasks staged meanwhile is swept.
+    pub late_sweep: Duration,
+}
+
+impl Default for JobsConfig {
+    fn default() -> Self {
+        Self {
+            tenure: Duration::from_secs(4),
+            scan: Duration::from_millis(500),
+            flush: Duration::from_millis(500),
+            watchdog: Duration::from_secs(2),
+            late_sweep: Duration::from_secs(3),
+        }
+    }
+}
+
+/// The handle of the job engine; clones share everything.
+#[derive(Clone)]
+pub struct Jobs {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    vault: Vault,
+    backbone: Backbone,
+    registry: Registry,
+    config: JobsConfig,
+    shutdown: CancellationToken,
+    /// Names this engine in tenures.
+    holder: String,
+    index: Index,
+    key_locks: submit::KeyLocks,
+    /// Jobs coordinated here; without a progress while it is being read.
+    running: Mutex<HashMap<Uuid, Option<Arc<Live>>>>,
+    tables: tasks::Cache,
+    tracker: TaskTracker,
+}
+
+impl Jobs {
+    /// Starts the engine: reads the records, then looks after unfinished jobs
+    /// until `shutdown`.
+    ///
+    /// # Errors
+    /// When the backbone does not answer.
+    pub async fn start(
+        store: Store,
+        system_bucket: String,
+        backbone: Backbone,
+        registry: Registry,
+        config: JobsConfig,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Problem> {
+        let inner = Arc::new(Inner {
+            vault: Vault::new(store, system_bucket),
+            backbone,
+            registry,
+            config,
+            shutdown,
+            holder: Uuid::now_v7().to_string(),
+            index: Index::default(),
+            key_locks: submit::key_locks(),
+            running: Mutex::default(),
+            tables: tasks::Cache::default(),
+            tracker: TaskTracker::new(),
+        });
+        let jobs = Self { inner };
+        jobs.load_index().await.map_err(Problem::from)?;
+        jobs.spawn(jobs.clone().follow());
+        jobs.spawn(jobs.clone().look_after());
+        jobs.spawn(jobs.clone().bury());
+        Ok(jobs)
+    }
+
+    /// Waits until everything that was running here has stopped, after `shutdown`.
+    pub async fn stopped(&self) {
+        self.inner.tracker.close();
+        self.inner.tracker.wait().await;
+    }
+
+    /// What is known of a job.
+    ///
+    /// # Errors
+    /// `job-not-found`; or the store or backbone does not answer.
+    pub async fn get(&self, id: &Uuid) -> Result<JobRecord, Problem> {
+        self.find(id).await?.ok_or_else(|| unknown(id))
+    }
+
+    /// At most `limit` jobs, newest first, from before `before`; and whether
+    /// there are more.
+    ///
+    /// # Errors
+    /// When the store or the backbone does not answer.
+    pub async fn list(
+        &self,
+        filter: &Filter,
+        before: Option<Uuid>,
+        limit: usize,
+    ) -> Result<(Vec<JobRecord>, bool), Problem> {
+        let (ids, more) = self.inner.index.page(filter, before, limit);
+        let mut records = Vec::with_capacity(ids.len());
+        for id in ids {
+            records.extend(self.find(&id).await?);
+        }
+        Ok((records, more))
+    }
+
+    /// Asks that a job ends now. Answers its record as it is soon after: ended,
+    /// unless the store is slow.
+    ///
+    /// # Errors
+    /// `job-not-found`; `job-finished` when it has ended otherwise, or is about to.
+    pub async fn cancel(&self, id: &Uuid) -> Result<JobRecord, Problem> {
+        let record = self.get(id).await?;
+        let decided = match record.state {
+            JobState::Queued | JobState::Running => {
+                let why = Problem::new(
+                    ErrorKind::Cancelled,
+                    "the job was cancelled on request; submit it again to run it",
+                );
+                finish::decide(&self.inner.vault, id, JobState::Cancelled, Some(why)).await?.state
+            }
+            ended => ended,
+        };
+        if decided != JobState::Cancelled || record.state.is_terminal() {
+            let state = view::state_word(decided);
+            return Err(Problem::new(
+                ErrorKind::JobFinished,
+                format!(
+                    "expected job {id} to be queued or running, found that it has {state}; there is nothing to cancel"
+                ),
+            ));
+        }
+        let mut watch = self.inner.backbone.watch(&keys::job_record(id)).await.map_err(Error::from)?;
+        finish::stop_tasks(&self.inner.backbone, id).await?;
+        let ended = async {
+            while let Some(change) = watch.next().await {
+                if let Some(record) = recover::of_change(&change)
+                    && record.state.is_terminal()
+                {
+                    return Some(record);
+                }
+            }
+            None
+        };
+        match tokio::time::timeout(CANCEL_WAIT, ended).await {
+            Ok(Some(record)) => Ok(record),
+            Ok(None) | Err(_) => self.get(id).await,
+        }
+    }
+
+    /// The result of an aggregate that succeeded: JSON.
+    ///
+    /// # Errors
+    /// `job-not-found`; `object-not-found` for a map, which has none;
+    /// `job-not-finished`; `job-finished` when it did not succeed.
+    pub async fn result(&self, id: &Uuid) -> Result<Bytes, Problem> {
+        let record = self.succeeded(id).await?;
+        if record.result_uri.is_none() {
+            return Err(Problem::new(
+                ErrorKind::ObjectNotFound,
+                format!(
+                    "expected job {id} to be an aggregate, found a map, which has tables; see /v1/jobs/{id}/manifest"
+                ),
+            ));
+        }
+        let key = keys::result(id);
+        let bytes = self.inner.vault.bytes(&key).await?;
+        Ok(bytes.ok_or_else(|| Error::damaged(key, "no such object"))?)
+    }
+
+    /// The manifest of a job that succeeded.
+    ///
+    /// # Errors
+    /// `job-not-found`; `job-not-finished`; `job-finished` when it did not
+    /// succeed; `object-not-found` when the manifest was removed or replaced.
+    pub async fn manifest(&self, id: &Uuid) -> Result<Manifest, Problem> {
+        let record = self.succeeded(id).await?;
+        let uri = record
+            .manifest
+            .ok_or_else(|| crate::problem::internal("a job that succeeded without a manifest"))?;
+        let bytes = self.inner.vault.store().get(&uri, None).await.map_err(error::about_input)?;
+        match serde_json::from_slice::<Manifest>(&bytes) {
+            Ok(manifest) if manifest.job == *id => Ok(manifest),
+            _ => Err(Problem::new(
+                ErrorKind::ObjectNotFound,
+                format!(
+                    "expected the manifest of job {id} at {uri}, found that it was replaced; run the job again"
+                ),
+            )),
+        }
+    }
+
+    async fn succeeded(&self, id: &Uuid) -> Result<JobRecord, Problem> {
+        let record = self.get(id).await?;
+        match record.state {
+            JobState::Succeeded => Ok(record),
+            JobState::Queued | JobState::Running => Err(Problem::new(
+                ErrorKind::JobNotFinished,
+                format!(
+                    "expected job {id} to have ended, found it {}; wait for it",
+                    view::state_word(record.state)
+                ),
+            )),
+            JobState::Failed | JobState::Cancelled => {
+                let why = record
+                    .problem
+                    .map_or(String::new(), |problem| format!(": {}: {}", problem.code, problem.detail));
+                Err(Problem::new(
+                    ErrorKind::JobFinished,
+                    format!(
+                        "expected job {id} to have succeeded, found it {}{why}",
+                        view::state_word(record.state)
+                    ),
+                ))
+            }
+        }
+    }
+
+    /// The record of a job, from the backbone or made from the store.
+    async fn find(&self, id: &Uuid) -> Result<Option<JobRecord>> {
+        if let Some(entry) = self.inner.backbone.get(&keys::job_record(id)).await?
+            && let Ok(record) = serde_json::from_slice(&entry.value)
+        {
+            return Ok(Some(record));
+        }
+        case::restore(self, id).await
+    }
+
+    /// Shows a job of which the backbone has no record.
+    async fn note_new(&self, record: &JobRecord) -> Result<()> {
+        let key = keys::job_record(&record.id);
+        let value = serde_json::to_vec(record).map_err(|e| Error::damaged(&key, e))?;
+        if let CasOutcome::Stored(_) = self.inner.backbone.create(&key, value).await? {
+            self.inner.index.note(record);
+        }
+        Ok(())
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<Uuid, Option<Arc<Live>>>> {
+        self.inner.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets others in this process see a running job's progress.
+    fn publish_live(&self, id: Uuid, live: Arc<Live>) {
+        self.running().insert(id, Some(live));
+    }
+
+    /// Sweeps once more after a job that was stopped, for what its tasks staged
+    /// before they heard of it.
+    fn sweep_later(&self, job: Job, output: ObjectUri) {
+        let jobs = self.clone();
+        self.spawn(async move {
+            tokio::time::sleep(jobs.inner.config.late_sweep).await;
+            if let Err(error) = jobs.sweep_again(&job, &output).await {
+                tracing::warn!(job = %job.id, %error, "what was staged late stays behind");
+            }
+        });
+    }
+
+    async fn sweep_again(&self, job: &Job, output: &ObjectUri) -> Result<()> {
+        let inner = &self.inner;
+        sweep::staged(&inner.vault, &job.id).await?;
+        let none = std::collections::HashSet::new();
+        if job.document.output.is_none() {
+            sweep::losers(&inner.vault, output, &none, job.submitted_at).await?;
+        } else if claim::ensure(&inner.backbone, output, job.id).await? {
+            let swept = self.sweep_claimed(job, output).await;
+            claim::release(&inner.backbone, output, job.id).await?;
+            swept?;
+        }
+        Ok(())
+    }
+
+    /// Under the claim nobody else is writing; a manifest that came meanwhile
+    /// makes its objects another job's.
+    async fn sweep_claimed(&self, job: &Job, output: &ObjectUri) -> Result<()> {
+        let manifest = output.join(fanfold_protocol::commit::MANIFEST_NAME)?;
+        let keep = match self.inner.vault.store().get(&manifest, None).await {
+            Ok(bytes) => {
+                let manifest: Manifest =
+                    serde_json::from_slice(&bytes).map_err(|e| Error::damaged(manifest.to_string(), e))?;
+                manifest.objects.into_iter().map(|object| object.uri.key().to_owned()).collect()
+            }
+            Err(fanfold_storage::Error::NotFound { .. }) => std::collections::HashSet::new(),
+            Err(error) => return Err(error.into()),
+        };
+        sweep::losers(&self.inner.vault, output, &keep, job.submitted_at).await.map(|_| ())
+    }
+
+    /// Runs until it is done or the engine stops.
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.inner.shutdown.clone();
+        self.inner.tracker.spawn(async move {
+            shutdown.run_until_cancelled(work).await;
+        });
+    }
+}
+
+/// How long a cancellation waits for the job to end.
+const CANCEL_WAIT: Duration = Duration::from_secs(2);
+
+fn unknown(id: &Uuid) -> Problem {
+    Problem::new(
+        ErrorKind::JobNotFound,
+        format!("expected a job with the id {id}, found none; see GET /v1/jobs"),
+    )
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The words of a job's `input`: objects, prefixes, globs and manifests.
+//!
+//! Pure text, used by [`super::input`]. Keys are matched as they are, byte for
+//! byte; `/` is matched by `**` only.
+
+use fanfold_protocol::{ErrorKind, Problem, job::input_uri, uri::ObjectUri};
+use globset::{GlobBuilder, GlobMatcher};
+
+/// Characters that make a key a pattern.
+const META: [char; 5] = ['*', '?', '[', '{', '\\'];
+
+/// What one input names.
+#[derive(Debug)]
+pub enum Source {
+    /// One object.
+    Object(ObjectUri),
+    /// Everything under a prefix that ends in `/`, or in a whole bucket.
+    Prefix(ObjectUri),
+    /// What a glob matches.
+    Pattern(Pattern),
+    /// What the manifest of another job names.
+    Manifest(ObjectUri),
+}
+
+impl Source {
+    /// Reads an input: `s3://bucket/key`, `s3://bucket/prefix/`, a key with any
+    /// of `* ** ? [..] {a,b}`, or `manifest://bucket/key`.
+    pub fn parse(text: &str) -> Result<Self, Problem> {
+        let uri = input_uri(text)?;
+        if text.starts_with("manifest://") {
+            return Ok(Self::Manifest(uri));
+        }
+        if uri.key().contains(META) {
+            return Pattern::parse(text, &uri).map(Self::Pattern);
+        }
+        let prefix = uri.key().is_empty() || uri.key().ends_with('/');
+        Ok(if prefix { Self::Prefix(uri) } else { Self::Object(uri) })
+    }
+
+    /// What it can name at most, as a prefix.
+    pub fn scope(&self) -> ObjectUri {
+        match self {
+            Self::Object(uri) | Self::Prefix(uri) | Self::Manifest(uri) => uri.clone(),
+            Self::Pattern(pattern) => pattern.scope.clone(),
+        }
+    }
+}
+
+/// A glob over the keys of a bucket.
+#[derive(Debug)]
+pub struct Pattern {
+    /// The bucket and the text before the first special character.
+    scope: ObjectUri,
+    /// `None` matches everything in scope.
+    matcher: Option<GlobMatcher>,
+    /// Whether the pattern itself asks for hidden names.
+    hidden: bool,
+}
+
+impl Pattern {
+    /// Everything under a prefix.
+    pub fn everything(prefix: &ObjectUri) -> Self {
+        Self { scope: prefix.clone(), matcher: None, hidden: false }
+    }
+
+    fn parse(text: &str, uri: &ObjectUri) -> Result<Self, Problem> {
+        let glob = GlobBuilder::new(uri.key()).literal_separator(true).backslash_escape(true).build();
+        let glob = glob.map_err(|error| {
+            Problem::new(
+                ErrorKind::InvalidJob,
+                format!("expected a pattern of * ** ? [..] {{a,b}} in {text}, found: {}", error.kind()),
+            )
+        })?;
+        let literal = uri.key().split(META).next().unwrap_or_default();
+        let last = uri.key().rsplit('/').next().unwrap_or_default();
+        Ok(Self {
+            scope: ObjectUri::new(uri.bucket(), literal)?,
+            matcher: Some(glob.compile_matcher()),
+            hidden: last.starts_with(['_', '.']),
+        })
+    }
+
+    /// The bucket.
+    pub fn bucket(&self) -> &str {
+        self.scope.bucket()
+    }
+
+    /// What all matching keys begin with.
+    pub fn literal(&self) -> &str {
+        self.scope.key()
+    }
+
+    /// The folder in which all matching keys lie.
+    pub fn folder(&self) -> ObjectUri {
+        let literal = self.literal();
+        let folder = literal.rfind('/').map_or("", |slash| &literal[..=slash]);
+        // A part of a valid key is a valid key.
+        ObjectUri::new(self.bucket(), folder).unwrap_or_else(|_| self.scope.clone())
+    }
+
+    /// Whether the object's key fits.
+    pub fn matches(&self, uri: &ObjectUri) -> bool {
+        uri.is_under(&self.scope) && self.matcher.as_ref().is_none_or(|glob| glob.is_match(uri.key()))
+    }
+
+    /// Whether a listed object is input: it fits, is no mark of a folder, and is
+    /// not hidden, as Hadoop's readers have it, by `_` or `.` before its name.
+    pub fn shows(&self, uri: &ObjectUri) -> bool {
+        let name = uri.key().rsplit('/').next().unwrap_or_default();
+        !name.is_empty() && (self.hidden || !name.starts_with(['_', '.'])) && self.matches(uri)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(input: &str, key: &str, expected: bool) {
+        let uri = ObjectUri::new("bank", key).unwrap();
+        let shown = match Source::parse(input).unwrap() {
+            Source::Pattern(pattern) => pattern.shows(&uri),
+            Source::Prefix(prefix) => Pattern::everything(&prefix).shows(&uri),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(shown, expected, "{input} {key}");
+    }
+
+    #[test]
+    fn globs_match_keys_as_they_are() {
+        check("s3://bank/a/*.csv", "a/x.csv", true);
+        check("s3://bank/a/*.csv", "a/b/x.csv", false);
+        check("s3://bank/a/**/*.csv", "a/b/c/x.csv", true);
+        check("s3://bank/a/**/*.csv", "a/x.csv", true);
+        check("s3://bank/a/?.csv", "a/xy.csv", false);
+        check("s3://bank/a/[ab].csv", "a/b.csv", true);
+        check("s3://bank/{a,b}/x", "b/x", true);
+        check("s3://bank/*/x", "a/../x", false);
+        check("s3://bank/**", "a//x", true);
+    }
+
+    #[test]
+    fn hidden_names_and_marks_are_no_input() {
+        check("s3://bank/a/", "a/x", true);
+        check("s3://bank/a/", "a/_SUCCESS", false);
+        check("s3://bank/a/", "a/.x.crc", false);
+        check("s3://bank/a/", "a/b/", false);
+        check("s3://bank/a/*", "a/_manifest.json", false);
+        check("s3://bank/a/_*.csv", "a/_x.csv", true);
+        check("s3://bank/", "x", true);
+    }
+
+    #[test]
+    fn inputs_are_told_apart() {
+        assert!(matches!(Source::parse("s3://bank/a.csv"), Ok(Source::Object(_))));
+        assert!(matches!(Source::parse("s3://bank/a/"), Ok(Source::Prefix(_))));
+        assert!(matches!(Source::parse("s3://bank"), Ok(Source::Prefix(_))));
+        assert!(matches!(Source::parse("manifest://bank/a/_manifest.json"), Ok(Source::Manifest(_))));
+        assert_eq!(Source::parse("s3://bank/[a").unwrap_err().code, ErrorKind::InvalidJob);
+        let Ok(Source::Pattern(pattern)) = Source::parse("s3://bank/a/b*/c") else { panic!() };
+        assert_eq!((pattern.literal(), pattern.folder().key()), ("a/b", "a/"));
+    }
+}

@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How far a job is: a state machine fed by commits, without I/O and clock.
+//!
+//! The coordinator takes in every commit that it hears of or finds, in any order
+//! and any number of times, and queues the leases that this makes possible. Invariant: who is merged
+//! with whom, and in which order, follows from the plan alone; the state after
+//! a set of commits does not depend on the order in which they came.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    commit::{AnswerRef, Commit, OutputObject, TaskCommit, TaskOutcome},
+    error::Fault,
+    invocation::Usage,
+    job::TaskCounts,
+    plan::{FOLD_WIDTH, Plan, StateRef},
+};
+
+use super::slots::{Group, Phase, Stage, TaskState};
+
+/// What the job's author decided about trying again and about width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Attempts at a task, the first included.
+    pub attempts: u32,
+    /// Tasks queued or running at once.
+    pub outstanding_max: u32,
+}
+
+/// An attempt at a task that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedAttempt {
+    /// Stage of the plan.
+    pub stage: u32,
+    /// The task.
+    pub task: u32,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// Whether it was the last one.
+    pub given_up: bool,
+    /// Why.
+    pub problem: Problem,
+}
+
+/// A lease to be queued, as far as the plan and the commits decide it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseSpec {
+    /// Stage of the plan.
+    pub stage: u32,
+    /// Group within the stage.
+    pub group: u32,
+    /// Round of the group.
+    pub round: u32,
+    /// The tasks.
+    pub tasks: Vec<u32>,
+    /// Of a fold: the states to merge, in the plan's order.
+    pub states: Vec<StateRef>,
+}
+
+/// The task that ended the job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Stage of the plan.
+    pub stage: u32,
+    /// The task.
+    pub task: u32,
+    /// Attempts made.
+    pub attempts: u32,
+    /// Why the last one failed.
+    pub problem: Problem,
+}
+
+/// A job's progress.
+#[derive(Debug)]
+pub struct Progress {
+    plan: Plan,
+    policy: Policy,
+    stages: Vec<Stage>,
+    /// Groups that may be leased before the next ones of stage 0: folds, which
+    /// free memory, and further rounds.
+    ready: VecDeque<(u32, u32)>,
+    /// The first group of stage 0 that was never leased here.
+    next_group: u32,
+    /// Tasks leased and not committed.
+    outstanding: u32,
+    /// Commits that came before the round that they belong to.
+    early: BTreeMap<(u32, u32, u32), Commit>,
+    usage: Usage,
+    attempts: u64,
+    done: u64,
+    failed: u64,
+    given_up: Option<GivenUp>,
+}
+
+impl Progress {
+    /// Nothing is done yet.
+    pub fn new(plan: Plan, policy: Policy) -> Self {
+        let stages = (0..plan.stages.len() as u32).map(|stage| Stage::new(&plan, stage)).collect();
+        Self {
+            plan,
+            policy,
+            stages,
+            ready: VecDeque::new(),
+            next_group: 0,
+            outstanding: 0,
+            early: BTreeMap::new(),
+            usage: Usage::default(),
+            attempts: 0,
+            done: 0,
+            failed: 0,
+            given_up: None,
+        }
+    }
+
+    /// Takes a commit into account and answers the failures that it reports.
+    /// What it makes possible is leased by [`Progress::release`].
+    pub fn absorb(&mut self, commit: Commit) -> Vec<FailedAttempt> {
+        let mut failures = Vec::new();
+        let mut next = Some(commit);
+        while let Some(commit) = next {
+            let key = (commit.stage, commit.group, commit.round);
+            let Some(open) = self.group(key.0, key.1).map(|g| (g.phase, g.round)) else { return failures };
+            if open.0 == Phase::Done || key.2 < open.1 {
+                return failures;
+            }
+            if key.2 > open.1 {
+                self.early.insert(key, commit);
+                return failures;
+            }
+            self.settle(commit, &mut failures);
+            next = self.early.remove(&(key.0, key.1, key.2 + 1));
+        }
+        failures
+    }
+
+    /// The leases that may be queued now, within the bound on outstanding
+    /// tasks. Those of a rebuilt state may be queued already; their ids say so.
+    pub fn release(&mut self) -> Vec<LeaseSpec> {
+        let mut specs = Vec::new();
+        while self.given_up.is_none() {
+            let Some((stage, group)) = self.next_ready() else { break };
+            let tasks = self.stages[stage as usize].open_tasks(group);
+            let count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+            if self.outstanding > 0 && self.outstanding.saturating_add(count) > self.policy.outstanding_max {
+                break;
+            }
+            if self.ready.front() == Some(&(stage, group)) {
+                self.ready.pop_front();
+            } else {
+                self.next_group = group + 1;
+            }
+            self.outstanding += count;
+            self.stages[stage as usize].lease(group, &tasks);
+            specs.push(self.spec(stage, group, tasks));
+        }
+        specs
+    }
+
+    /// The leases that were given out and not committed: for a queue that lost them.
+    pub fn leased(&self) -> Vec<LeaseSpec> {
+        let mut specs = Vec::new();
+        for (stage, content) in (0..).zip(&self.stages) {
+            let groups = (0..).zip(&content.groups).filter(|(_, group)| group.phase == Phase::Leased);
+            specs.extend(groups.map(|(group, _)| self.spec(stage, group, content.open_tasks(group))));
+        }
+        specs
+    }
+
+    /// Whether this commit would change nothing.
+    pub fn knows(&self, stage: u32, group: u32, round: u32) -> bool {
+        self.group(stage, group).is_none_or(|g| g.phase == Phase::Done || round < g.round)
+            || self.early.contains_key(&(stage, group, round))
+    }
+
+    /// Whether every task is done.
+    pub fn is_complete(&self) -> bool {
+        self.done == self.plan.tasks()
+    }
+
+    /// The task that cannot succeed any more, if there is one.
+    pub fn given_up(&self) -> Option<&GivenUp> {
+        self.given_up.as_ref()
+    }
+
+    /// Tasks by state.
+    pub fn counts(&self) -> TaskCounts {
+        let total = self.plan.tasks();
+        let running = u64::from(self.outstanding);
+        let waiting = total.saturating_sub(self.done + self.failed + running);
+        TaskCounts { total, waiting, running, done: self.done, failed: self.failed }
+    }
+
+    /// What all attempts heard of took together, and their number.
+    pub fn usage(&self) -> (Usage, u64) {
+        (self.usage, self.attempts)
+    }
+
+    /// Tables of the map's tasks, in the plan's order.
+    pub fn tables(&self) -> impl Iterator<Item = &OutputObject> {
+        self.stages.iter().take(1).flat_map(|stage| &stage.tasks).filter_map(|slot| {
+            match slot.product.as_deref() {
+                Some(TaskOutcome::Table(table)) => table.as_ref(),
+                _ => None,
+            }
+        })
+    }
+
+    /// The aggregate's answer, once it is there.
+    pub fn answer(&self) -> Option<&AnswerRef> {
+        match self.stages.last()?.tasks.first()?.product.as_deref() {
+            Some(TaskOutcome::Answer(answer)) => Some(answer),
+            _ => None,
+        }
+    }
+
+    /// The stages, for whoever shows tasks.
+    pub(super) fn stages(&self) -> &[Stage] {
+        &self.stages
+    }
+
+    fn group(&self, stage: u32, group: u32) -> Option<&Group> {
+        self.stages.get(stage as usize)?.groups.get(group as usize)
+    }
+
+    /// The next group to lease, which stays where it is.
+    fn next_ready(&mut self) -> Option<(u32, u32)> {
+        while let Some((stage, group)) = self.ready.front().copied() {
+            if self.group(stage, group).is_some_and(|g| g.phase == Phase::Waiting) {
+                return Some((stage, group));
+            }
+            self.ready.pop_front();
+        }
+        // A group in a later round is in `ready`; one that is done needs nothing.
+        while let Some(group) = self.group(0, self.next_group) {
+            if group.phase == Phase::Waiting && group.round == 0 {
+                return Some((0, self.next_group));
+            }
+            self.next_group += 1;
+        }
+        None
+    }
+
+    fn spec(&self, stage: u32, group: u32, tasks: Vec<u32>) -> LeaseSpec {
+        let round = self.group(stage, group).map_or(0, |g| g.round);
+        let states = if stage == 0 { Vec::new() } else { self.states_for(stage, group) };
+        LeaseSpec { stage, group, round, tasks, states }
+    }
+
+    fn states_for(&self, stage: u32, task: u32) -> Vec<StateRef> {
+        let children = self.plan.children(stage, task);
+        let slots = &self.stages[stage as usize - 1].tasks[children.start as usize..children.end as usize];
+        let state = |product: Option<&TaskOutcome>| match product {
+            Some(TaskOutcome::State(state)) => Some(state.clone()),
+            _ => None,
+        };
+        slots.iter().filter_map(|slot| state(slot.product.as_deref())).collect()
+    }
+
+    /// A commit of the open round of a group that is not done.
+    fn settle(&mut self, commit: Commit, failures: &mut Vec<FailedAttempt>) {
+        let (stage, group) = (commit.stage, commit.group);
+        let open = self.stages[stage as usize].open_tasks(group);
+        if self.stages[stage as usize].groups[group as usize].phase == Phase::Leased {
+            self.outstanding -= u32::try_from(open.len()).unwrap_or(u32::MAX).min(self.outstanding);
+        }
+        let mut given: BTreeMap<u32, TaskCommit> = commit.tasks.into_iter().map(|t| (t.index, t)).collect();
+        let mut again = Vec::new();
+        for task in open {
+            let committed = given.remove(&task).unwrap_or_else(|| absent(task, commit.round + 1));
+            if self.settle_task(stage, committed, failures) {
+                again.push(task);
+            }
+        }
+        let state = &mut self.stages[stage as usize].groups[group as usize];
+        state.round = commit.round + 1;
+        state.phase = if again.is_empty() { Phase::Done } else { Phase::Waiting };
+        if again.is_empty() {
+            self.early.retain(|key, _| (key.0, key.1) != (stage, group));
+            self.finish_group(stage, group);
+        } else {
+            state.again = again;
+            self.ready.push_back((stage, group));
+        }
+    }
+
+    /// Takes what came of one task; true when it is to be tried again.
+    fn settle_task(&mut self, stage: u32, committed: TaskCommit, failures: &mut Vec<FailedAttempt>) -> bool {
+        let TaskCommit { index, attempt, outcome, usage, .. } = committed;
+        self.usage.add(&usage);
+        self.attempts += 1;
+        let problem = match self.accepts(stage, outcome) {
+            Ok(outcome) => {
+                let slot = &mut self.stages[stage as usize].tasks[index as usize];
+                slot.done(attempt, outcome, &usage);
+                self.done += 1;
+                return false;
+            }
+            Err(problem) => problem,
+        };
+        let given_up = attempt >= self.policy.attempts || !may_help(&problem);
+        let state = if given_up { TaskState::Failed } else { TaskState::Waiting };
+        self.stages[stage as usize].tasks[index as usize].failed(state, attempt, problem.clone(), &usage);
+        if given_up {
+            self.failed += 1;
+            let found = GivenUp { stage, task: index, attempts: attempt, problem: problem.clone() };
+            // Of several the first in the plan is named, whichever came first.
+            if self.given_up.as_ref().is_none_or(|g| (stage, index) < (g.stage, g.task)) {
+                self.given_up = Some(found);
+            }
+        }
+        failures.push(FailedAttempt { stage, task: index, attempt, given_up, problem });
+        !given_up
+    }
+
+    /// A product of the kind that the stage makes, or why there is none.
+    fn accepts(&self, stage: u32, outcome: TaskOutcome) -> Result<TaskOutcome, Problem> {
+        use fanfold_protocol::plan::Shape::{Aggregate, Map};
+        match (&outcome, self.plan.shape, self.plan.finishes(stage)) {
+            (TaskOutcome::Failed(problem), ..) => Err(problem.clone()),
+            (TaskOutcome::Table(_), Map, _)
+            | (TaskOutcome::State(_), Aggregate, false)
+            | (TaskOutcome::Answer(_), Aggregate, true) => Ok(outcome),
+            _ => Err(Problem::new(
+                ErrorKind::Internal,
+                format!(
+                    "expected the product of stage {stage}, found one of another kind; upgrade the worker"
+                ),
+            )),
+        }
+    }
+
+    /// A group is done: its states go to their parents, and the states that it
+    /// merged itself are of no more use.
+    fn finish_group(&mut self, stage: u32, group: u32) {
+        let (first, count) = self.stages[stage as usize].range(group);
+        if stage > 0 {
+            let children = self.plan.children(stage, group);
+            for slot in
+                &mut self.stages[stage as usize - 1].tasks[children.start as usize..children.end as usize]
+            {
+                slot.product = None;
+            }
+        }
+        let any_failed = (first..first + count)
+            .any(|task| self.stages[stage as usize].tasks[task as usize].state != TaskState::Done);
+        let Some(next) = self.stages.get_mut(stage as usize + 1).filter(|_| !any_failed) else { return };
+        let mut complete = Vec::new();
+        for task in first..first + count {
+            let parent = task / FOLD_WIDTH;
+            let missing = &mut next.missing[parent as usize];
+            *missing = missing.saturating_sub(1);
+            if *missing == 0 && next.groups[parent as usize].phase == Phase::Waiting {
+                complete.push((stage + 1, parent));
+            }
+        }
+        for fold in complete.into_iter().rev() {
+            self.ready.push_front(fold);
+        }
+    }
+}
+
+/// Whether another attempt may end otherwise. Data that a caller must mend will
+/// not mend itself: the input is pinned. A guest may say so of its own errors.
+fn may_help(problem: &Problem) -> bool {
+    match (problem.guest_retryable, problem.code.fault()) {
+        (Some(retryable), _) => retryable,
+        (None, Fault::Caller) => problem.code.retryable(),
+        (None, Fault::Guest | Fault::Limit | Fault::Platform) => true,
+    }
+}
+
+/// A task that its lease's commit does not name.
+fn absent(task: u32, attempt: u32) -> TaskCommit {
+    let problem = Problem::new(
+        ErrorKind::Internal,
+        "expected the commit to name the task, it did not; upgrade the worker",
+    );
+    let outcome = TaskOutcome::Failed(problem);
+    TaskCommit { index: task, attempt, outcome, usage: Usage::default(), logs: Vec::new() }
+}
+
+#[cfg(test)]
+#[path = "progress_tests.rs"]
+mod tests;

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Any order, any number of copies, any retries: one fold.
+//!
+//! A worker is played by a function of the lease; schedules come from proptest.
+
+use std::collections::BTreeMap;
+
+use fanfold_protocol::{
+    commit::AnswerRef,
+    digest::Digest,
+    plan::{GROUP_BYTES_TARGET, Shape},
+    uri::ObjectUri,
+};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+
+const POLICY: Policy = Policy { attempts: 3, outstanding_max: 10_000 };
+
+fn plan(shape: Shape, sizes: &[u64]) -> Plan {
+    Plan::lay_out(Uuid::nil(), Digest::of(b""), shape, sizes)
+}
+
+/// A state says who was merged, in which order.
+fn merged(spec: &LeaseSpec) -> String {
+    let parts: Vec<_> = spec
+        .states
+        .iter()
+        .map(|state| match state {
+            StateRef::Inline(text) => text.clone(),
+            StateRef::Object { .. } => panic!("an object"),
+        })
+        .collect();
+    format!("({})", parts.join(" "))
+}
+
+fn table(task: u32) -> OutputObject {
+    let uri = ObjectUri::new("bank", format!("out/part-{task}")).unwrap();
+    OutputObject { uri, size: 1, etag: "e".into(), rows: u64::from(task) }
+}
+
+/// The commit of a lease, with the tasks that `fails` names failed.
+fn commit(plan: &Plan, spec: &LeaseSpec, fails: impl Fn(u32, u32) -> Option<Problem>) -> Commit {
+    let outcome = |task: u32| match (fails(task, spec.round), plan.shape) {
+        (Some(problem), _) => TaskOutcome::Failed(problem),
+        (None, Shape::Map) => TaskOutcome::Table(Some(table(task))),
+        (None, Shape::Aggregate) if spec.stage == 0 => TaskOutcome::State(StateRef::Inline(task.to_string())),
+        (None, Shape::Aggregate) if plan.finishes(spec.stage) => {
+            TaskOutcome::Answer(AnswerRef::Inline(merged(spec).into()))
+        }
+        (None, Shape::Aggregate) => TaskOutcome::State(StateRef::Inline(merged(spec))),
+    };
+    let usage = Usage { rows_in: 1, ..Usage::default() };
+    let task = |task: &u32| TaskCommit {
+        index: *task,
+        attempt: spec.round + 1,
+        outcome: outcome(*task),
+        usage,
+        logs: Vec::new(),
+    };
+    Commit {
+        job: plan.job,
+        stage: spec.stage,
+        group: spec.group,
+        round: spec.round,
+        attempt: Uuid::nil(),
+        worker: "test".into(),
+        tasks: spec.tasks.iter().map(task).collect(),
+    }
+}
+
+/// What follows from a commit.
+#[derive(Debug)]
+enum Action {
+    Lease(LeaseSpec),
+    Failed(FailedAttempt),
+}
+
+fn apply(progress: &mut Progress, commit: Commit) -> Vec<Action> {
+    let failures: Vec<_> = progress.absorb(commit).into_iter().map(Action::Failed).collect();
+    failures.into_iter().chain(progress.release().into_iter().map(Action::Lease)).collect()
+}
+
+fn crash(kind: ErrorKind) -> Problem {
+    Problem::new(kind, "test")
+}
+
+/// Runs a job to its end: leases are committed in the order that `pick` says,
+/// each told `copies` times. Answers what is left to compare.
+fn run(plan: &Plan, seed: &[usize], copies: usize, fails: impl Fn(u32, u32) -> Option<Problem>) -> Progress {
+    let mut progress = Progress::new(plan.clone(), POLICY);
+    let mut leased = progress.release();
+    let mut told = Vec::new();
+    let mut step = 0;
+    while !leased.is_empty() {
+        let pick = seed.get(step % seed.len().max(1)).copied().unwrap_or(0) % leased.len();
+        let spec = leased.swap_remove(pick);
+        let commit = commit(plan, &spec, &fails);
+        for _ in 0..copies {
+            for action in apply(&mut progress, commit.clone()) {
+                if let Action::Lease(spec) = action {
+                    leased.push(spec);
+                }
+            }
+        }
+        told.push(commit);
+        // An old notice comes again.
+        let old = told[seed.get((step + 1) % seed.len().max(1)).copied().unwrap_or(0) % told.len()].clone();
+        assert!(apply(&mut progress, old).is_empty());
+        step += 1;
+    }
+    progress
+}
+
+fn answer(progress: &Progress) -> String {
+    match progress.answer() {
+        Some(AnswerRef::Inline(value)) => value.as_str().unwrap().to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_map_is_done_when_its_tasks_are() {
+    let plan = plan(Shape::Map, &[1; 100]);
+    let progress = run(&plan, &[3, 1], 1, |_, _| None);
+    assert!(progress.is_complete() && progress.given_up().is_none());
+    assert_eq!(progress.tables().count(), 100);
+    assert!(progress.tables().zip(0..).all(|(table, task)| table.rows == task));
+    assert_eq!(progress.counts().done, 100);
+    assert_eq!(progress.usage().1, 100);
+}
+
+#[test]
+fn folds_merge_neighbours_in_order() {
+    let plan = plan(Shape::Aggregate, &[1; 18]);
+    let progress = run(&plan, &[0], 1, |_, _| None);
+    assert_eq!(answer(&progress), "((0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15) (16 17))");
+}
+
+#[test]
+fn a_fold_begins_before_its_stage_is_complete() {
+    let plan = plan(Shape::Aggregate, &vec![GROUP_BYTES_TARGET; 32]);
+    let mut progress = Progress::new(plan.clone(), POLICY);
+    let leased = progress.release();
+    let mut folds = Vec::new();
+    for spec in &leased[..16] {
+        folds.extend(apply(&mut progress, commit(&plan, spec, |_, _| None)));
+    }
+    assert!(matches!(&folds[..], [Action::Lease(LeaseSpec { stage: 1, group: 0, .. })]), "{folds:?}");
+}
+
+#[test]
+fn only_what_failed_is_tried_again() {
+    let plan = plan(Shape::Map, &[1; 10]);
+    let mut progress = Progress::new(plan.clone(), POLICY);
+    let leased = progress.release();
+    let fails = |task, round| (task % 5 == 0 && round == 0).then(|| crash(ErrorKind::GuestTrapped));
+    let actions = apply(&mut progress, commit(&plan, &leased[0], fails));
+    let Some(Action::Lease(again)) = actions.last() else { panic!("{actions:?}") };
+    assert_eq!((again.round, &again.tasks[..]), (1, &[0, 5][..]));
+    assert_eq!(progress.counts().running, 2);
+    apply(&mut progress, commit(&plan, again, fails));
+    assert!(progress.is_complete());
+    assert_eq!(progress.usage().1, 12);
+}
+
+#[test]
+fn a_task_is_given_up_after_its_attempts_or_when_trying_cannot_help() {
+    let check = |kind, guest_retryable, attempts: Option<u32>| {
+        let plan = plan(Shape::Map, &[1; 3]);
+        let problem = Problem { guest_retryable, ..crash(kind) };
+        let progress = run(&plan, &[0], 2, |task, _| (task == 1).then(|| problem.clone()));
+        let found = progress.given_up().map(|given_up| (given_up.task, given_up.attempts));
+        assert_eq!(found, attempts.map(|attempts| (1, attempts)), "{kind}");
+        assert_eq!((progress.counts().failed, progress.is_complete()), (1, false));
+    };
+    check(ErrorKind::GuestPanicked, None, Some(3));
+    check(ErrorKind::StoreTimeout, None, Some(3));
+    check(ErrorKind::FunctionError, Some(true), Some(3));
+    check(ErrorKind::FunctionError, Some(false), Some(1));
+    check(ErrorKind::CsvFieldCount, None, Some(1));
+    check(ErrorKind::ObjectChanged, None, Some(1));
+}
+
+#[test]
+fn no_more_is_leased_than_the_job_allows() {
+    let plan = plan(Shape::Map, &vec![GROUP_BYTES_TARGET; 20]);
+    let mut progress = Progress::new(plan.clone(), Policy { attempts: 3, outstanding_max: 4 });
+    let mut leased = progress.release();
+    let mut done = 0;
+    while let Some(spec) = leased.pop() {
+        assert!(leased.len() < 4 && progress.counts().running <= 4);
+        for action in apply(&mut progress, commit(&plan, &spec, |_, _| None)) {
+            let Action::Lease(spec) = action else { panic!() };
+            leased.push(spec);
+        }
+        done += 1;
+    }
+    assert_eq!(done, 20);
+}
+
+#[test]
+fn a_product_of_the_wrong_kind_is_a_failure() {
+    let (map, fold) = (plan(Shape::Map, &[1]), plan(Shape::Aggregate, &[1]));
+    let mut progress = Progress::new(fold.clone(), POLICY);
+    let leased = progress.release();
+    let mut wrong = commit(&map, &leased[0], |_, _| None);
+    let actions = apply(&mut progress, wrong.clone());
+    assert!(
+        matches!(&actions[..], [Action::Failed(FailedAttempt { given_up: false, .. }), Action::Lease(_)]),
+        "{actions:?}"
+    );
+    (wrong.round, wrong.stage) = (1, 9);
+    assert!(apply(&mut progress, wrong.clone()).is_empty());
+    (wrong.stage, wrong.tasks) = (0, Vec::new());
+    assert_eq!(apply(&mut progress, wrong).len(), 2);
+}
+
+/// Every commit of a job that some coordinator saw to its end.
+fn history(plan: &Plan, fails: impl Fn(u32, u32) -> Option<Problem>) -> Vec<Commit> {
+    let mut progress = Progress::new(plan.clone(), POLICY);
+    let (mut leased, mut all) = (progress.release(), Vec::new());
+    while let Some(spec) = leased.pop() {
+        let commit = commit(plan, &spec, &fails);
+        all.push(commit.clone());
+        leased.extend(apply(&mut progress, commit).into_iter().filter_map(|action| match action {
+            Action::Lease(spec) => Some(spec),
+            Action::Failed(_) => None,
+        }));
+    }
+    all
+}
+
+proptest! {
+    #[test]
+    fn the_fold_does_not_depend_on_the_schedule(
+        tasks in 1..400usize,
+        large in proptest::collection::vec(0..8usize, 0..40),
+        seed in proptest::collection::vec(0..1_000usize, 1..50),
+        copies in 1..4usize,
+        bad in proptest::collection::vec((0..400u32, 0..2u32), 0..30),
+    ) {
+        let mut sizes = vec![1; tasks];
+        for at in large {
+            let len = sizes.len();
+            sizes[at * 7 % len] = GROUP_BYTES_TARGET;
+        }
+        let plan = plan(Shape::Aggregate, &sizes);
+        let plain = run(&plan, &[0], 1, |_, _| None);
+        let fails = |task, round| bad.contains(&(task, round)).then(|| crash(ErrorKind::GuestTrapped));
+        let wild = run(&plan, &seed, copies, fails);
+        prop_assert!(wild.is_complete());
+        prop_assert_eq!(answer(&plain), answer(&wild));
+        prop_assert_eq!(plain.counts(), wild.counts());
+    }
+
+    #[test]
+    fn a_rebuilt_state_goes_on_where_the_other_was(
+        tasks in 1..300usize,
+        order in proptest::collection::vec(0..10_000usize, 1..60),
+        kept in 0..100usize,
+        bad in proptest::collection::vec((0..300u32, 0..2u32), 0..20),
+    ) {
+        let plan = plan(Shape::Aggregate, &vec![GROUP_BYTES_TARGET / 3; tasks]);
+        let fails = |task, round| bad.contains(&(task, round)).then(|| crash(ErrorKind::StoreTimeout));
+        let mut commits = history(&plan, fails);
+        let whole = run(&plan, &[0], 1, fails);
+        // What had been committed when the coordinator died, in any order.
+        commits.truncate((commits.len() * kept).div_ceil(100));
+        let mut seen = BTreeMap::new();
+        for (at, pick) in order.iter().enumerate() {
+            let len = commits.len().max(1);
+            if let Some(commit) = commits.get(pick % len) {
+                seen.insert((at, pick), commit.clone());
+            }
+        }
+        let mut progress = Progress::new(plan.clone(), POLICY);
+        for commit in seen.into_values().chain(commits) {
+            progress.absorb(commit);
+        }
+        let mut leased = progress.release();
+        while let Some(spec) = leased.pop() {
+            for action in apply(&mut progress, commit(&plan, &spec, fails)) {
+                if let Action::Lease(spec) = action {
+                    leased.push(spec);
+                }
+            }
+        }
+        prop_assert!(progress.is_complete());
+        prop_assert_eq!(answer(&progress), answer(&whole));
+        prop_assert_eq!(progress.usage(), whole.usage());
+    }
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A job's record in the backbone: what lists, pages and event streams show.
+//!
+//! Written by whoever coordinates the job, at most twice a second; read by
+//! everyone. It decides nothing: the truth is the plan and the commits, and a
+//! record that is lost is made anew from them.
+
+use fanfold_protocol::{
+    Problem,
+    digest::Digest,
+    job::{Job, JobOutcome, JobState, Receipt, TaskCounts},
+    names::FunctionRef,
+    plan::{Plan, Shape},
+    time::Timestamp,
+    uri::ObjectUri,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+/// Failures that a record keeps, newest last; all of them are in the commits.
+const FAILURES_KEPT: usize = 8;
+
+/// A job as it is shown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// The job.
+    pub id: Uuid,
+    /// The function as the caller named it.
+    pub function: FunctionRef,
+    /// The version that it named at submission.
+    pub version: u32,
+    /// The version's component.
+    pub digest: Digest,
+    /// What is done with the input.
+    pub shape: Shape,
+    /// Where it stands.
+    pub state: JobState,
+    /// When it was accepted.
+    pub submitted_at: Timestamp,
+    /// When its first task was queued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// Tasks by state, all stages together.
+    pub tasks: TaskCounts,
+    /// Partitions, which are the tasks of the first stage.
+    pub partitions: u32,
+    /// Stored bytes of the input.
+    pub input_bytes: u64,
+    /// What it took so far.
+    pub receipt: Receipt,
+    /// Estimated time to the end, ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta_ms: Option<u64>,
+    /// Where its output goes.
+    pub output: ObjectUri,
+    /// Why it did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+    /// The way to its output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<ObjectUri>,
+    /// The result as an object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_uri: Option<ObjectUri>,
+    /// The result, when it is small.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Value>,
+    /// What the author should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Attempts that failed so far.
+    #[serde(default)]
+    pub failures: u64,
+    /// The last of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_failures: Vec<TaskFailure>,
+}
+
+/// An attempt at a task that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskFailure {
+    /// Counts the job's failures, from 1.
+    pub number: u64,
+    /// Stage of the plan.
+    pub stage: u32,
+    /// The task within its stage.
+    pub task: u32,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// Whether the task was given up.
+    pub given_up: bool,
+    /// Why.
+    pub problem: Problem,
+}
+
+impl JobRecord {
+    /// The record of a job that has just been planned.
+    pub fn new(job: &Job, plan: &Plan, output: ObjectUri, warnings: Vec<String>) -> Self {
+        Self {
+            id: job.id,
+            function: job.document.function.clone(),
+            version: job.version,
+            digest: job.digest,
+            shape: plan.shape,
+            state: JobState::Queued,
+            submitted_at: job.submitted_at,
+            started_at: None,
+            ended_at: None,
+            tasks: TaskCounts { total: plan.tasks(), waiting: plan.tasks(), ..TaskCounts::default() },
+            partitions: plan.partitions,
+            input_bytes: plan.bytes,
+            receipt: Receipt::default(),
+            eta_ms: None,
+            output,
+            problem: None,
+            manifest: None,
+            result_uri: None,
+            result: None,
+            warnings,
+            failures: 0,
+            last_failures: Vec::new(),
+        }
+    }
+
+    /// Notes a failed attempt.
+    pub fn note_failure(&mut self, stage: u32, task: u32, attempt: u32, given_up: bool, problem: Problem) {
+        self.failures += 1;
+        self.last_failures.push(TaskFailure {
+            number: self.failures,
+            stage,
+            task,
+            attempt,
+            given_up,
+            problem,
+        });
+        let excess = self.last_failures.len().saturating_sub(FAILURES_KEPT);
+        self.last_failures.drain(..excess);
+    }
+
+    /// The record of a job that ended so.
+    pub fn end(&mut self, outcome: &JobOutcome, result: Option<Value>) {
+        self.state = outcome.state;
+        self.ended_at = Some(outcome.ended_at);
+        self.tasks = outcome.tasks;
+        self.receipt = outcome.receipt;
+        self.eta_ms = None;
+        self.problem.clone_from(&outcome.problem);
+        self.manifest.clone_from(&outcome.manifest);
+        self.result_uri.clone_from(&outcome.result_uri);
+        self.warnings.clone_from(&outcome.warnings);
+        self.result = result;
+    }
+}

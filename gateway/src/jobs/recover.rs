@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Looking after jobs that nobody looks after.
+//!
+//! Follows the records, takes over jobs whose coordinator is gone, makes
+//! records anew that the backbone has lost, and turns leases that the queue
+//! gave up into commits that say so. Invariant: a job whose plan has a head and
+//! that has no outcome is taken up by some gateway, sooner or later.
+
+use std::{sync::Arc, time::Duration};
+
+use fanfold_backbone::{Change, DeadLetter};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    commit::{Commit, CommitNotice, TaskCommit, TaskOutcome},
+    invocation::Usage,
+    job::{Job, JobState, TaskCounts},
+    keys,
+    plan::Lease,
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use uuid::Uuid;
+
+use super::{
+    Jobs,
+    case::{self, Case},
+    coordinator::Coordinator,
+    error::{Error, Result},
+    finish,
+    record::JobRecord,
+    tenure::Tenure,
+};
+
+/// Before a step is tried again that failed.
+const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How often a job may fail at something that does not pass by itself.
+const STRIKES_MAX: u32 = 5;
+/// Between two looks at the dead letters.
+const BURIALS: Duration = Duration::from_secs(2);
+/// Dead letters taken at once.
+const LETTERS: usize = 64;
+/// Jobs restored at once.
+const RESTORED_AT_ONCE: usize = 8;
+
+/// The record that a change brought.
+pub fn of_change(change: &Change) -> Option<JobRecord> {
+    match change {
+        Change::Put { entry, .. } => serde_json::from_slice(&entry.value).ok(),
+        Change::Delete { .. } | Change::Synced => None,
+    }
+}
+
+impl Jobs {
+    /// Reads every record.
+    pub(super) async fn load_index(&self) -> Result<()> {
+        for (_, entry) in self.inner.backbone.list(keys::jobs()).await? {
+            if let Ok(record) = serde_json::from_slice(&entry.value) {
+                self.inner.index.note(&record);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the index up to date.
+    pub(super) async fn follow(self) {
+        loop {
+            match self.inner.backbone.watch(keys::jobs()).await {
+                Ok(mut watch) => {
+                    while let Some(change) = watch.next().await {
+                        self.note_change(&change);
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "the records of jobs are not followed"),
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    fn note_change(&self, change: &Change) {
+        if let Some(record) = of_change(change) {
+            self.inner.index.note(&record);
+        } else if let Change::Delete { key, .. } = change
+            && let Some(id) = key.strip_prefix(keys::jobs()).and_then(|id| id.parse().ok())
+        {
+            self.inner.index.forget(&id);
+        }
+    }
+
+    /// Takes over what has no coordinator, again and again; first makes the
+    /// records that are missing.
+    pub(super) async fn look_after(self) {
+        self.spawn(self.clone().restore_records());
+        let mut scan = interval(self.inner.config.scan);
+        scan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            scan.tick().await;
+            for id in self.inner.index.active() {
+                self.adopt(id).await;
+            }
+        }
+    }
+
+    /// Begins to coordinate a job, if nobody does.
+    pub(super) async fn adopt(&self, id: Uuid) {
+        if self.running().contains_key(&id) {
+            return;
+        }
+        self.running().insert(id, None);
+        let inner = &self.inner;
+        match Tenure::take(&inner.backbone, &id, &inner.holder, inner.config.tenure).await {
+            Ok(Some(tenure)) => {
+                let jobs = self.clone();
+                inner.tracker.spawn(async move { jobs.coordinate(id, tenure).await });
+                return;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(job = %id, %error, "a job was not taken over"),
+        }
+        self.running().remove(&id);
+    }
+
+    async fn coordinate(self, id: Uuid, tenure: Tenure) {
+        tokio::select! {
+            () = self.persist(id, &tenure) => {}
+            () = tenure.lost.cancelled() => tracing::warn!(job = %id, "another gateway may coordinate the job now"),
+            () = self.inner.shutdown.cancelled() => {}
+        }
+        self.running().remove(&id);
+        tenure.release().await;
+    }
+
+    /// Works on a job until it has ended, beginning anew after each failure.
+    async fn persist(&self, id: Uuid, tenure: &Tenure) {
+        let (mut pause, mut strikes) = (PAUSE, 0);
+        loop {
+            let error = match self.work(id, tenure).await {
+                Ok(()) => return,
+                Err(error) => error,
+            };
+            if error.is_closing() {
+                return;
+            }
+            tracing::warn!(job = %id, %error, "coordinating a job failed; it begins anew from what is written down");
+            if !error.is_transient() {
+                strikes += 1;
+                if strikes >= STRIKES_MAX && self.give_up(id, error).await {
+                    return;
+                }
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn work(&self, id: Uuid, tenure: &Tenure) -> Result<()> {
+        let Some(mut case) = Case::open(self, &id).await? else {
+            return Err(Error::damaged(keys::plan(&id), "no such object"));
+        };
+        if let Some(outcome) = &case.outcome {
+            let result = match outcome.result_uri {
+                Some(_) => finish::small_result(&self.inner.vault, &id).await?,
+                None => None,
+            };
+            case.record.end(outcome, result);
+            return case.write_record(&self.inner.backbone).await;
+        }
+        Coordinator::new(self.clone(), case).await?.run(tenure).await
+    }
+
+    /// Ends a job that cannot be coordinated: its plan is damaged, its function
+    /// is gone, the store refuses. True when it has ended.
+    async fn give_up(&self, id: Uuid, error: Error) -> bool {
+        let problem = Problem::from(error).within("the job could not be carried on");
+        let ended = async {
+            let inner = &self.inner;
+            let ending = finish::decide(&inner.vault, &id, JobState::Failed, Some(problem.clone())).await?;
+            finish::stop_tasks(&inner.backbone, &id).await?;
+            let Some(mut record) = self.find(&id).await? else { return Ok(()) };
+            let waiting = record.tasks.waiting + record.tasks.running;
+            let tasks = TaskCounts { waiting, running: 0, ..record.tasks };
+            let outcome = fanfold_protocol::job::JobOutcome {
+                state: JobState::Failed,
+                ended_at: ending.ended_at,
+                problem: ending.problem.or(Some(problem)),
+                manifest: None,
+                result_uri: None,
+                tasks,
+                receipt: record.receipt,
+                warnings: record.warnings.clone(),
+            };
+            let key = keys::outcome(&id);
+            let outcome = match inner.vault.write_once(&key, &outcome).await? {
+                true => outcome,
+                false => inner.vault.expect(&key).await?,
+            };
+            record.end(&outcome, None);
+            let value = serde_json::to_vec(&record).map_err(|e| Error::damaged(&key, e))?;
+            inner.backbone.put(&keys::job_record(&id), value).await?;
+            if let Some(job) = inner.vault.read::<Job>(&keys::job_document(&id)).await? {
+                super::claim::release(&inner.backbone, &record.output, id).await?;
+                self.sweep_later(job, record.output);
+            }
+            Ok::<_, Error>(())
+        };
+        match ended.await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(job = %id, %error, "a job can neither go on nor end");
+                false
+            }
+        }
+    }
+
+    /// Makes a record for every job that the store knows and the backbone does
+    /// not: all of them after the backbone was lost, none as a rule.
+    async fn restore_records(self) {
+        let mut pause = PAUSE;
+        while let Err(error) = self.restore_missing().await {
+            tracing::warn!(%error, "jobs in the store were not looked through");
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn restore_missing(&self) -> Result<()> {
+        let folders = self.inner.vault.folders(keys::jobs()).await?;
+        let id = |folder: &String| folder.strip_prefix(keys::jobs())?.strip_suffix('/')?.parse::<Uuid>().ok();
+        let missing = folders.iter().filter_map(id).filter(|id| !self.inner.index.contains(id));
+        stream::iter(missing.map(|id| async move {
+            match case::restore(self, &id).await? {
+                Some(record) => {
+                    tracing::info!(job = %id, state = ?record.state, "restored a job from the store");
+                    self.note_new(&record).await
+                }
+                None => Ok(()),
+            }
+        }))
+        .buffer_unordered(RESTORED_AT_ONCE)
+        .try_collect()
+        .await
+    }
+
+    /// Turns leases that the queue gave up into failed attempts.
+    pub(super) async fn bury(self) {
+        let mut unreadable = 0;
+        loop {
+            sleep(BURIALS).await;
+            if let Err(error) = self.bury_once(&mut unreadable).await {
+                tracing::warn!(%error, "dead letters were not looked through");
+            }
+        }
+    }
+
+    async fn bury_once(&self, after: &mut u64) -> Result<()> {
+        let backbone = &self.inner.backbone;
+        if backbone.depth(keys::TASK_QUEUE).await?.dead == 0 {
+            *after = 0;
+            return Ok(());
+        }
+        for letter in backbone.dead_letters(keys::TASK_QUEUE, *after, LETTERS).await? {
+            match serde_json::from_slice::<Lease>(&letter.payload) {
+                Ok(lease) => {
+                    self.bury_lease(&lease, &letter).await?;
+                    backbone.discard(keys::TASK_QUEUE, vec![letter.sequence]).await?;
+                }
+                Err(error) => {
+                    // It stays where it is, for a person to look at.
+                    tracing::error!(id = letter.id, %error, "a dead letter is no lease");
+                    *after = letter.sequence;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn bury_lease(&self, lease: &Lease, letter: &DeadLetter) -> Result<()> {
+        tracing::warn!(job = %lease.job, id = letter.id, reason = letter.reason, "a lease was given up");
+        let problem = Problem::new(
+            ErrorKind::Internal,
+            format!(
+                "expected a worker to commit the lease, found it given up after {} deliveries: {}; see the workers' logs",
+                letter.attempt, letter.reason
+            ),
+        );
+        let failed = |task: &fanfold_protocol::plan::Task| TaskCommit {
+            index: task.index,
+            attempt: task.attempt,
+            outcome: TaskOutcome::Failed(problem.clone()),
+            usage: Usage::default(),
+            logs: Vec::new(),
+        };
+        let commit = Commit {
+            job: lease.job,
+            stage: lease.stage,
+            group: lease.group,
+            round: lease.round,
+            attempt: Uuid::now_v7(),
+            worker: format!("gateway {}", self.inner.holder),
+            tasks: lease.tasks.iter().map(failed).collect(),
+        };
+        let key = keys::commit(&lease.job, lease.stage, lease.group, lease.round);
+        self.inner.vault.write_once(&key, &commit).await?;
+        let notice = CommitNotice {
+            job: lease.job,
+            stage: lease.stage,
+            group: lease.group,
+            round: lease.round,
+            commit: None,
+        };
+        let notice = serde_json::to_vec(&notice).map_err(|e| Error::damaged(&key, e))?;
+        Ok(self.inner.backbone.publish(&keys::commit_subject(&lease.job), notice).await?)
+    }
+}
+
+/// The progress of a job, if it is coordinated here.
+pub fn live(jobs: &Jobs, id: &Uuid) -> Option<Arc<super::coordinator::Live>> {
+    jobs.running().get(id).cloned().flatten()
+}

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Submitting, watching and ending jobs over HTTP.
+//!
+//! Thin: documents are read, the engine is asked, views are answered.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    Json,
+    extract::{Request, State},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use fanfold_protocol::{ErrorKind, Problem, commit::Manifest, job::JobDocument, job::JobState, limits};
+use futures::StreamExt;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+use super::{
+    index::Filter,
+    tasks::{TaskPage, TaskState},
+    view::{JobList, JobView, state_of, state_word},
+};
+use crate::{
+    extract::{self, Path, Query},
+    problem::{Answer, ProblemBody, Refusal},
+    state::AppState,
+};
+
+/// Lines of a page, unless asked otherwise.
+const PAGE_DEFAULT: usize = 50;
+/// Most lines of a page.
+const PAGE_MAX: usize = 1_000;
+/// Between signs of life of a stream of events.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// The routes of jobs.
+pub fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(submit, list))
+        .routes(routes!(show))
+        .routes(routes!(result))
+        .routes(routes!(manifest))
+        .routes(routes!(events))
+        .routes(routes!(tasks))
+        .routes(routes!(cancel))
+        .routes(routes!(retry))
+}
+
+/// How jobs are listed.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
+    state: Option<String>,
+    /// Jobs of this function only.
+    function: Option<String>,
+    /// `next` of the page before.
+    page: Option<String>,
+    /// Jobs on a page, at most 1,000; 50 when absent.
+    limit: Option<usize>,
+}
+
+/// How tasks are listed.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct TaskQuery {
+    /// `failed`, `running`, `waiting` or `done`.
+    #[param(value_type = Option<String>)]
+    state: Option<TaskState>,
+    /// `next` of the page before.
+    page: Option<String>,
+    /// Tasks on a page, at most 1,000; 50 when absent.
+    limit: Option<usize>,
+}
+
+/// Submits a job. It is accepted once its plan is stored, and then comes to an end whatever is restarted.
+#[utoipa::path(
+    post, path = "/v1/jobs", tag = "jobs",
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key answers the same job for 24 h")),
+    request_body(content(
+        (Object = "application/json"), (String = "application/toml")
+    ), description = "The job document: function, input, output, params and more; unknown keys are refused"),
+    responses(
+        (status = 202, description = "Accepted", body = JobView, headers(("Location" = String, description = "The job"))),
+        (status = 400, description = "The document is not valid", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such function, bucket or object", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "The output prefix holds or awaits another job's output", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "No input, too many partitions, overlapping prefixes, or the key was used for another request", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn submit(State(app): State<AppState>, request: Request) -> Answer<Response> {
+    let (parts, body) = request.into_parts();
+    extract::require_media_type(
+        &parts.headers,
+        |kind| kind == "application/toml" || kind == "application/json" || kind.ends_with("+json"),
+        "application/json or application/toml",
+    )?;
+    let held =
+        extract::read(&app, &parts.headers, body, limits::DOCUMENT_BYTES_MAX, "a job document").await?;
+    let document = document(&parts.headers, &held.bytes)?;
+    let key = parts.headers.get("idempotency-key").map(text).transpose()?;
+    let record = app.jobs.submit(document, key).await?;
+    let location =
+        HeaderValue::from_str(&format!("/v1/jobs/{}", record.id)).map_err(crate::problem::internal)?;
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::from(record))).into_response())
+}
+
+/// The jobs, newest first.
+#[utoipa::path(
+    get, path = "/v1/jobs", tag = "jobs", params(ListQuery),
+    responses(
+        (status = 200, description = "Newest first", body = JobList),
+        (status = 400, description = "No such state", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn list(
+    State(app): State<AppState>,
+    Query(query): Query<ListQuery>,
+) -> Answer<Json<JobList>> {
+    let filter = Filter {
+        state: query.state.as_deref().map(job_state).transpose()?,
+        function: query.function.map(|name| name.parse()).transpose()?,
+    };
+    let before = query.page.as_deref().map(job_page).transpose()?;
+    let (records, more) = app.jobs.list(&filter, before, page_size(query.limit)?).await?;
+    let next = records.last().filter(|_| more).map(|record| record.id.to_string());
+    Ok(Json(JobList { jobs: records.into_iter().map(JobView::from).collect(), next }))
+}
+
+/// A job: state, counts, time left, receipt, result and manifest.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job")),
+    responses(
+        (status = 200, description = "The job", body = JobView),
+        (status = 404, description = "No such job", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn show(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Json<JobView>> {
+    Ok(Json(app.jobs.get(&job_id(&id)?).await?.into()))
+}
+
+/// The result of an aggregate: JSON as the function made it.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}/result", tag = "jobs", params(("id" = String, Path, description = "The job")),
+    responses(
+        (status = 200, description = "The result", body = Object),
+        (status = 404, description = "No such job, or a map, which has a manifest instead", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "The job has not ended, or not well", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn result(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Response> {
+    let bytes = app.jobs.result(&job_id(&id)?).await?;
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], bytes).into_response())
+}
+
+/// The manifest of a job: the objects of its output.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}/manifest", tag = "jobs", params(("id" = String, Path, description = "The job")),
+    responses(
+        (status = 200, description = "The manifest", body = Object),
+        (status = 404, description = "No such job", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "The job has not ended, or not well", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn manifest(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Json<Manifest>> {
+    Ok(Json(app.jobs.manifest(&job_id(&id)?).await?))
+}
+
+/// A job as server-sent events: `state`, `progress` (at most two a second), `task-failed`, and `done` at the end.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}/events", tag = "jobs",
+    params(
+        ("id" = String, Path, description = "The job"),
+        ("Last-Event-ID" = Option<String>, Header, description = "Goes on after this event")
+    ),
+    responses(
+        (status = 200, description = "The events; each one's data is JSON, that of `done` the whole job", body = JobView, content_type = "text/event-stream"),
+        (status = 404, description = "No such job", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn events(
+    State(app): State<AppState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    let events = app.jobs.events(&job_id(&id)?, last).await?;
+    let draining = app.draining.clone();
+    let events = events
+        .map(|event| Ok::<_, Infallible>(Event::default().event(event.name).id(event.id).data(event.data)))
+        .take_until(async move { draining.cancelled().await });
+    let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
+    // Proxies that gather answers would hold events back.
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// The tasks of a job, failed ones first.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}/tasks", tag = "jobs",
+    params(("id" = String, Path, description = "The job"), TaskQuery),
+    responses(
+        (status = 200, description = "Failed first", body = TaskPage),
+        (status = 404, description = "No such job", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn tasks(
+    State(app): State<AppState>,
+    Path(id): Path<String>,
+    Query(query): Query<TaskQuery>,
+) -> Answer<Json<TaskPage>> {
+    let skip = query.page.as_deref().map(task_page).transpose()?.unwrap_or(0);
+    Ok(Json(app.jobs.tasks(&job_id(&id)?, query.state, skip, page_size(query.limit)?).await?))
+}
+
+/// Ends a job: running tasks are stopped, nothing of its output becomes visible.
+#[utoipa::path(
+    post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(("id" = String, Path, description = "The job")),
+    responses(
+        (status = 202, description = "It ends, or has ended already", body = JobView),
+        (status = 404, description = "No such job", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "It had ended before", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn cancel(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Response> {
+    let record = app.jobs.cancel(&job_id(&id)?).await?;
+    Ok((StatusCode::ACCEPTED, Json(JobView::from(record))).into_response())
+}
+
+/// Runs what failed again. Not available in this version.
+#[utoipa::path(
+    post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = String, Path, description = "The job")),
+    responses(
+        (status = 404, description = "No such job", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "The job has not ended, or ended well", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 501, description = "Not available in this version", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn retry(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Response> {
+    let record = app.jobs.get(&job_id(&id)?).await?;
+    let kind = match record.state {
+        JobState::Failed | JobState::Cancelled => {
+            return Err(Refusal::new(
+                ErrorKind::NotSupported,
+                "running only the failed tasks of a job again is not available in this version; submit the job again",
+            ));
+        }
+        JobState::Succeeded => ErrorKind::JobFinished,
+        JobState::Queued | JobState::Running => ErrorKind::JobNotFinished,
+    };
+    let found = state_word(record.state);
+    Err(Refusal::new(
+        kind,
+        format!("expected job {id} to be failed or cancelled, found it {found}; there is nothing to retry"),
+    ))
+}
+
+/// Reads a document as its type says; JSON when there is none.
+fn document(headers: &HeaderMap, bytes: &[u8]) -> Result<JobDocument, Problem> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !kind.trim_start().to_ascii_lowercase().starts_with("application/toml") {
+        return serde_json::from_slice(bytes).map_err(unreadable);
+    }
+    let text = std::str::from_utf8(bytes).map_err(unreadable)?;
+    toml::from_str(text).map_err(|error| unreadable(error.to_string().trim_end().replace('\n', " ")))
+}
+
+fn unreadable(error: impl std::fmt::Display) -> Problem {
+    Problem::new(
+        ErrorKind::InvalidJob,
+        format!(
+            "expected a job document with function, input and what else it needs, found: {error}; see /v1/openapi.json"
+        ),
+    )
+}
+
+fn text(value: &HeaderValue) -> Result<&str, Problem> {
+    value.to_str().map_err(|_| {
+        Problem::new(
+            ErrorKind::InvalidRequest,
+            "an Idempotency-Key must be visible ASCII characters; choose another",
+        )
+    })
+}
+
+fn job_id(text: &str) -> Result<Uuid, Problem> {
+    text.parse().map_err(|_| {
+        let found: String = text.chars().take(80).collect();
+        Problem::new(
+            ErrorKind::JobNotFound,
+            format!("expected the id of a job, a UUID, found {found:?}; see GET /v1/jobs"),
+        )
+    })
+}
+
+fn job_page(text: &str) -> Result<Uuid, Problem> {
+    text.parse().map_err(|_| bad_page(text))
+}
+
+fn task_page(text: &str) -> Result<usize, Problem> {
+    text.parse().map_err(|_| bad_page(text))
+}
+
+fn bad_page(text: &str) -> Problem {
+    let found: String = text.chars().take(80).collect();
+    Problem::new(
+        ErrorKind::InvalidRequest,
+        format!("page must be `next` of an earlier answer, found {found:?}"),
+    )
+}
+
+fn page_size(limit: Option<usize>) -> Result<usize, Problem> {
+    match limit.unwrap_or(PAGE_DEFAULT) {
+        size @ 1..=PAGE_MAX => Ok(size),
+        found => Err(Problem::new(
+            ErrorKind::InvalidRequest,
+            format!("limit must be from 1 to {PAGE_MAX}, found {found}; use page for more"),
+        )),
+    }
+}
+
+fn job_state(word: &str) -> Result<JobState, Problem> {
+    state_of(word).ok_or_else(|| {
+        let found: String = word.chars().take(80).collect();
+        Problem::new(
+            ErrorKind::InvalidRequest,
+            format!("state must be queued, running, succeeded, failed or cancelled, found {found:?}"),
+        )
+    })
+}

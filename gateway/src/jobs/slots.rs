@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is known of each task and each group of tasks of a job.
+//!
+//! The plain state under [`super::progress`], kept small: a job may have a
+//! million tasks. It makes no decisions.
+
+use fanfold_protocol::{Problem, commit::TaskOutcome, invocation::Usage, plan::Plan};
+
+/// Where a task stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskState {
+    /// Not yet given to a worker, or to be tried again.
+    Waiting,
+    /// Given to the queue or a worker.
+    Leased,
+    /// Committed.
+    Done,
+    /// Given up.
+    Failed,
+}
+
+/// A task.
+#[derive(Debug)]
+pub struct Slot {
+    /// Where it stands.
+    pub state: TaskState,
+    /// Attempts that were heard of.
+    pub attempts: u32,
+    /// What it gave, until nobody needs it any more.
+    pub product: Option<Box<TaskOutcome>>,
+    /// Why the last attempt failed.
+    pub problem: Option<Box<Problem>>,
+    /// Wall time of the last attempt, µs.
+    pub wall_us: u64,
+    /// Rows handed to the guest by the last attempt.
+    pub rows_in: u64,
+    /// Rows that it wrote.
+    pub rows_out: u64,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self {
+            state: TaskState::Waiting,
+            attempts: 0,
+            product: None,
+            problem: None,
+            wall_us: 0,
+            rows_in: 0,
+            rows_out: 0,
+        }
+    }
+
+    /// The task gave this.
+    pub fn done(&mut self, attempt: u32, product: TaskOutcome, usage: &Usage) {
+        self.note(TaskState::Done, attempt, usage);
+        self.product = Some(Box::new(product));
+        self.problem = None;
+    }
+
+    /// An attempt at the task failed.
+    pub fn failed(&mut self, state: TaskState, attempt: u32, problem: Problem, usage: &Usage) {
+        self.note(state, attempt, usage);
+        self.problem = Some(Box::new(problem));
+    }
+
+    fn note(&mut self, state: TaskState, attempt: u32, usage: &Usage) {
+        self.state = state;
+        self.attempts = attempt;
+        (self.wall_us, self.rows_in, self.rows_out) = (usage.wall_us, usage.rows_in, usage.rows_out);
+    }
+}
+
+/// Where a group of tasks stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// To be leased: now, or when what it merges is there.
+    Waiting,
+    /// Leased.
+    Leased,
+    /// Nothing is left to do.
+    Done,
+}
+
+/// A group of neighbouring tasks, which are leased together.
+#[derive(Debug)]
+pub struct Group {
+    /// Its first task.
+    pub first: u32,
+    /// The round that is open.
+    pub round: u32,
+    /// Where it stands.
+    pub phase: Phase,
+    /// The tasks of a round after the first.
+    pub again: Vec<u32>,
+}
+
+/// A stage of the plan.
+#[derive(Debug)]
+pub struct Stage {
+    /// Its groups, in order.
+    pub groups: Vec<Group>,
+    /// Its tasks, in order.
+    pub tasks: Vec<Slot>,
+    /// Of a fold: for each task, the states that are still missing.
+    pub missing: Vec<u32>,
+}
+
+impl Stage {
+    /// A stage of which nothing is done.
+    pub fn new(plan: &Plan, stage: u32) -> Self {
+        let count = plan.stages.get(stage as usize).copied().unwrap_or(0);
+        let group = |(first, _)| Group { first, round: 0, phase: Phase::Waiting, again: Vec::new() };
+        let missing = |task| u32::try_from(plan.children(stage, task).len()).unwrap_or(u32::MAX);
+        Self {
+            groups: plan.groups_of(stage).into_iter().map(group).collect(),
+            tasks: (0..count).map(|_| Slot::new()).collect(),
+            missing: if stage == 0 { Vec::new() } else { (0..count).map(missing).collect() },
+        }
+    }
+
+    /// The first task of a group and their number.
+    pub fn range(&self, group: u32) -> (u32, u32) {
+        let first = self.groups[group as usize].first;
+        let end = self.groups.get(group as usize + 1).map_or(self.tasks.len() as u32, |next| next.first);
+        (first, end - first)
+    }
+
+    /// The tasks that the open round of a group leases.
+    pub fn open_tasks(&self, group: u32) -> Vec<u32> {
+        let state = &self.groups[group as usize];
+        if state.round > 0 {
+            return state.again.clone();
+        }
+        let (first, count) = self.range(group);
+        (first..first + count).collect()
+    }
+
+    /// Marks a group and its open tasks as leased.
+    pub fn lease(&mut self, group: u32, tasks: &[u32]) {
+        self.groups[group as usize].phase = Phase::Leased;
+        for task in tasks {
+            self.tasks[*task as usize].state = TaskState::Leased;
+        }
+    }
+}

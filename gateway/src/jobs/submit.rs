@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From a document to an accepted job.
+//!
+//! Checks, resolves, plans and writes down; nothing is queued before the plan's
+//! head is in the store, and nothing is answered either. Invariant: whatever
+//! dies in between, a request under an idempotency key becomes one job.
+
+use std::sync::Arc;
+
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    commit::MANIFEST_NAME,
+    digest::Digest,
+    function::{Export, Version},
+    job::{Job, JobDocument},
+    keys, limits,
+    names::{FunctionRef, Qualifier},
+    plan::{Plan, Shape},
+    time,
+    uri::ObjectUri,
+};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::{
+    Jobs,
+    claim::{Claim, Key},
+    error::{Error, Result, about_input},
+    input::Finder,
+    plan,
+    record::JobRecord,
+};
+
+/// Requests under the same idempotency key wait for each other, by its first byte.
+pub(super) type KeyLocks = Vec<Mutex<()>>;
+
+/// Locks for all keys.
+pub(super) fn key_locks() -> KeyLocks {
+    (0..=u8::MAX).map(|_| Mutex::new(())).collect()
+}
+
+/// What a job is before it has a plan.
+struct Draft {
+    job: Job,
+    shape: Shape,
+    output: ObjectUri,
+    warnings: Vec<String>,
+}
+
+impl Jobs {
+    /// Accepts a job: when this answers, its plan is in the store and it will
+    /// come to an end. A key used before answers the job that it was used for.
+    ///
+    /// # Errors
+    /// What is wrong with the document, its function, its input or its output.
+    pub async fn submit(&self, document: JobDocument, key: Option<&str>) -> Result<JobRecord, Problem> {
+        document.check()?;
+        check_params(&document)?;
+        let key = key.map(|text| Key::new(text, &document)).transpose()?;
+        // Dropping this future half-way must not strand what it has written.
+        let jobs = self.clone();
+        let submitted = tokio::spawn(async move { jobs.accept(document, key).await });
+        match submitted.await {
+            Ok(result) => result.map_err(Problem::from),
+            Err(error) => Err(crate::problem::internal(error)),
+        }
+    }
+
+    async fn accept(&self, document: JobDocument, key: Option<Key>) -> Result<JobRecord> {
+        let _turn = match &key {
+            Some(key) => Some(self.inner.key_locks[usize::from(key.digest.as_bytes()[0])].lock().await),
+            None => None,
+        };
+        if let Some(key) = &key
+            && let Some(job) = key.find(&self.inner.backbone).await?
+        {
+            return self.complete(job).await;
+        }
+        let draft = self.draft(document).await?;
+        let claim = self.claim(&draft, key.as_ref().map(|key| key.digest)).await?;
+        self.lay_down(&draft, claim, key.as_ref()).await
+    }
+
+    async fn draft(&self, document: JobDocument) -> Result<Draft> {
+        let version = self.inner.registry.resolve(&document.function).await?;
+        let (shape, warnings) = shape_of(&version, &document)?;
+        let id = Uuid::now_v7();
+        let output = self.output_of(&document, &id)?;
+        let job =
+            Job { id, version: version.version, digest: version.digest, submitted_at: time::now(), document };
+        self.check_output(&job, &output).await?;
+        Ok(Draft { job, shape, output, warnings })
+    }
+
+    /// Where a job's output goes.
+    pub(super) fn output_of(&self, document: &JobDocument, id: &Uuid) -> Result<ObjectUri> {
+        match &document.output {
+            Some(output) => Ok(output.clone()),
+            None => self.inner.vault.uri(&keys::default_output(id)),
+        }
+    }
+
+    async fn check_output(&self, job: &Job, output: &ObjectUri) -> Result<(), Error> {
+        if job.document.output.is_none() {
+            return Ok(());
+        }
+        if output.bucket() == self.inner.vault.bucket() {
+            return Err(Error::Refused(Problem::new(
+                ErrorKind::AccessDenied,
+                format!(
+                    "output must lie outside the platform's own bucket, found {output}; choose another bucket"
+                ),
+            )));
+        }
+        let manifest = output.join(MANIFEST_NAME)?;
+        match self.inner.vault.store().get(&manifest, None).await {
+            Err(fanfold_storage::Error::NotFound { .. }) => Ok(()),
+            Err(error) if !matches!(error, fanfold_storage::Error::TooLarge { .. }) => {
+                Err(about_input(error))
+            }
+            _ if job.document.overwrite => Ok(()),
+            _ => Err(Error::Refused(Problem::new(
+                ErrorKind::OutputExists,
+                format!(
+                    "expected no manifest under {output}, found one; choose another prefix, or set overwrite = true to \
+                     replace what is there"
+                ),
+            ))),
+        }
+    }
+
+    /// The platform's own place needs no claim: its name is the job's.
+    async fn claim(&self, draft: &Draft, key: Option<Digest>) -> Result<Option<Claim>> {
+        if draft.job.document.output.is_none() {
+            return Ok(None);
+        }
+        Claim::take(&self.inner.backbone, &draft.output, draft.job.id, key).await.map(Some)
+    }
+
+    async fn lay_down(
+        &self,
+        draft: &Draft,
+        mut claim: Option<Claim>,
+        key: Option<&Key>,
+    ) -> Result<JobRecord> {
+        let planned = match self.lay_down_parts(draft).await {
+            Ok(plan) => self.win(draft, claim.as_mut(), key).await.map(|winner| (plan, winner)),
+            Err(error) => {
+                self.clear(&draft.job.id).await;
+                Err(error)
+            }
+        };
+        let plan = match planned {
+            Ok((plan, winner)) if winner == draft.job.id => plan,
+            refused_or_second => {
+                if let Some(claim) = claim {
+                    claim.drop_now().await;
+                }
+                let (_, winner) = refused_or_second?;
+                // Another gateway was first with this key; its job is the answer.
+                self.clear(&draft.job.id).await;
+                return self.complete(winner).await;
+            }
+        };
+        plan::write_head(&self.inner.vault, &plan).await?;
+        if let Some(claim) = claim {
+            claim.keep().await;
+        }
+        let record = JobRecord::new(&draft.job, &plan, draft.output.clone(), draft.warnings.clone());
+        self.register(&record).await;
+        Ok(record)
+    }
+
+    async fn lay_down_parts(&self, draft: &Draft) -> Result<Plan> {
+        let vault = &self.inner.vault;
+        let finder = Finder { store: vault.store(), system_bucket: vault.bucket(), output: &draft.output };
+        let partitions = plan::partitions(finder.find(draft.job.document.inputs()).await?);
+        let plan = plan::lay_out(&draft.job, draft.shape, &partitions);
+        plan::write_parts(vault, &draft.job, &partitions).await?;
+        Ok(plan)
+    }
+
+    /// The job that this request becomes. From here on nothing of the plan is
+    /// removed when a step fails: the key may have been given all the same.
+    async fn win(&self, draft: &Draft, claim: Option<&mut Claim>, key: Option<&Key>) -> Result<Uuid> {
+        if let Some(claim) = claim {
+            claim.renew(&draft.output).await?;
+        }
+        match key {
+            Some(key) => key.give(&self.inner.backbone, draft.job.id).await,
+            None => Ok(draft.job.id),
+        }
+    }
+
+    async fn clear(&self, id: &Uuid) {
+        if let Err(error) = self.inner.vault.clear(&keys::job(id)).await {
+            tracing::warn!(job = %id, %error, "the parts of a plan that was given up stay behind");
+        }
+    }
+
+    /// The job that an idempotency key was given to, its plan's head written if
+    /// that is what whoever was first did not get to.
+    async fn complete(&self, id: Uuid) -> Result<JobRecord> {
+        if let Some(record) = self.find(&id).await? {
+            return Ok(record);
+        }
+        let vault = &self.inner.vault;
+        let job: Job = vault.expect(&keys::job_document(&id)).await?;
+        let version = self.version_of(&job).await?;
+        let (shape, warnings) = shape_of(&version, &job.document)?;
+        let partitions = plan::read_partitions(vault, &id).await?;
+        let plan = plan::lay_out(&job, shape, &partitions);
+        plan::write_head(vault, &plan).await?;
+        let output = self.output_of(&job.document, &id)?;
+        let record = JobRecord::new(&job, &plan, output, warnings);
+        self.register(&record).await;
+        Ok(record)
+    }
+
+    /// The version that a job was accepted with.
+    pub(super) async fn version_of(&self, job: &Job) -> Result<Arc<Version>> {
+        let name = job.document.function.name.clone();
+        let reference = FunctionRef { name, qualifier: Qualifier::Version(job.version) };
+        Ok(self.inner.registry.resolve(&reference).await?)
+    }
+
+    /// Shows an accepted job and begins to work on it. The job exists whether
+    /// or not this succeeds now: what is missing is made up for at the next look.
+    async fn register(&self, record: &JobRecord) {
+        if let Err(error) = self.note_new(record).await {
+            tracing::warn!(job = %record.id, %error, "an accepted job has no record yet");
+        }
+        self.adopt(record.id).await;
+    }
+}
+
+/// What a function does as a job. One with both halves is a map when the job
+/// says where its tables go, and an aggregate when it wants no more than an answer.
+fn shape_of(version: &Version, document: &JobDocument) -> Result<(Shape, Vec<String>), Problem> {
+    let has = |export| version.exports.contains(&export);
+    match (has(Export::Mapper), has(Export::Aggregator)) {
+        (true, true) if document.output.is_some() => {
+            Ok((Shape::Map, vec![both("map, since the job has an output")]))
+        }
+        (true, true) => Ok((Shape::Aggregate, vec![both("aggregate, since the job has no output")])),
+        (false, true) => Ok((Shape::Aggregate, Vec::new())),
+        (true, false) => Ok((Shape::Map, Vec::new())),
+        (false, false) => Err(Problem::new(
+            ErrorKind::ExportMissing,
+            format!(
+                "expected {}@{} to export a mapper or an aggregator, found neither; call it with fanfold invoke",
+                version.name, version.version
+            ),
+        )),
+    }
+}
+
+fn both(ran: &str) -> String {
+    format!(
+        "the function has a map and an aggregate; this version runs one of them in a job and ran the {ran}"
+    )
+}
+
+fn check_params(document: &JobDocument) -> Result<(), Problem> {
+    let bytes = document.params.as_ref().map_or(0, |params| params.to_string().len());
+    if bytes <= limits::JOB_PARAMS_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Problem::new(
+        ErrorKind::InvalidJob,
+        format!(
+            "params must be at most {} bytes of JSON, since every lease carries them, found {bytes}; put large values \
+             into an object and pass its URI",
+            limits::JOB_PARAMS_BYTES_MAX
+        ),
+    ))
+}

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The tasks of a job, a page at a time, failed ones first.
+//!
+//! Served from the progress of the coordinator when it is in this process, and
+//! otherwise from the plan and the commits, of which the last few read are
+//! kept.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use fanfold_protocol::{Problem, commit::TaskOutcome};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{
+    Jobs,
+    case::Case,
+    coordinator::{self, Live},
+    error::Result,
+    plan::Shards,
+    progress::Progress,
+    recover, slots, unknown,
+    view::TaskProblem,
+};
+
+/// Jobs whose tasks are kept.
+const HELD: usize = 4;
+/// How long the tasks of a job that runs elsewhere are kept.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// Where a task stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskState {
+    /// Given up.
+    Failed,
+    /// Given to the queue or a worker.
+    Running,
+    /// Not yet, or to be tried again.
+    Waiting,
+    /// Committed.
+    Done,
+}
+
+impl From<slots::TaskState> for TaskState {
+    fn from(state: slots::TaskState) -> Self {
+        match state {
+            slots::TaskState::Waiting => Self::Waiting,
+            slots::TaskState::Leased => Self::Running,
+            slots::TaskState::Done => Self::Done,
+            slots::TaskState::Failed => Self::Failed,
+        }
+    }
+}
+
+/// A task.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct TaskView {
+    /// Stage of the plan; 0 reads the input, further ones fold.
+    pub stage: u32,
+    /// The task within its stage.
+    pub task: u32,
+    /// Where it stands.
+    pub state: TaskState,
+    /// Attempts that have ended.
+    pub attempts: u32,
+    /// The objects that it reads.
+    pub input: Vec<String>,
+    /// The table that it wrote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// Wall time of the last attempt, ms.
+    pub wall_ms: u64,
+    /// Rows handed to the guest by the last attempt.
+    pub rows_in: u64,
+    /// Rows that it wrote.
+    pub rows_out: u64,
+    /// Why the last attempt failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<TaskProblem>,
+}
+
+/// A page of tasks.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TaskPage {
+    /// Failed ones first, then those that run, those that failed before, and
+    /// the rest in the order of the plan.
+    pub tasks: Vec<TaskView>,
+    /// For `page`, to get the next ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// The last jobs whose tasks were read from the store.
+#[derive(Default)]
+pub struct Cache {
+    held: Mutex<VecDeque<Held>>,
+}
+
+struct Held {
+    job: Uuid,
+    live: Arc<Live>,
+    /// When it is to be read again; never for a job that has ended.
+    stale: Option<Instant>,
+}
+
+impl Cache {
+    fn get(&self, job: &Uuid) -> Option<Arc<Live>> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|held| held.stale.is_none_or(|stale| stale > Instant::now()));
+        held.iter().find(|held| held.job == *job).map(|held| Arc::clone(&held.live))
+    }
+
+    fn put(&self, job: Uuid, live: Arc<Live>, ended: bool) {
+        let stale = (!ended).then(|| Instant::now() + FRESH);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.push_front(Held { job, live, stale });
+        held.truncate(HELD);
+    }
+}
+
+impl Jobs {
+    /// At most `limit` tasks of a job, after the first `skip` of those in `state`.
+    ///
+    /// # Errors
+    /// `job-not-found`; or the store or backbone does not answer.
+    pub async fn tasks(
+        &self,
+        id: &Uuid,
+        state: Option<TaskState>,
+        skip: usize,
+        limit: usize,
+    ) -> Result<TaskPage, Problem> {
+        let live = self.progress_of(id).await?.ok_or_else(|| unknown(id))?;
+        let mut tasks = page(&live.progress(), state, skip, limit.saturating_add(1));
+        let next = (tasks.len() > limit).then(|| (skip + limit).to_string());
+        tasks.truncate(limit);
+        let mut shards = Shards::new(self.inner.vault.clone(), *id);
+        for task in tasks.iter_mut().filter(|task| task.stage == 0) {
+            let partition = shards.partition(task.task).await?;
+            task.input = partition.slices.iter().map(|slice| slice.object.uri.to_string()).collect();
+        }
+        Ok(TaskPage { tasks, next })
+    }
+
+    async fn progress_of(&self, id: &Uuid) -> Result<Option<Arc<Live>>> {
+        if let Some(live) = recover::live(self, id).or_else(|| self.inner.tables.get(id)) {
+            return Ok(Some(live));
+        }
+        let Some(case) = Case::open(self, id).await? else { return Ok(None) };
+        let ended = case.outcome.is_some();
+        let live = Arc::new(coordinator::read_progress(&self.inner.vault, case).await?);
+        self.inner.tables.put(*id, Arc::clone(&live), ended);
+        Ok(Some(live))
+    }
+}
+
+/// The order of a page: what needs attention comes first.
+fn rank(slot: &slots::Slot) -> usize {
+    match slot.state {
+        slots::TaskState::Failed => 0,
+        slots::TaskState::Leased => 1,
+        slots::TaskState::Waiting if slot.problem.is_some() => 2,
+        slots::TaskState::Waiting | slots::TaskState::Done => 3,
+    }
+}
+
+fn page(progress: &Progress, state: Option<TaskState>, skip: usize, limit: usize) -> Vec<TaskView> {
+    let all = || {
+        (0..).zip(progress.stages()).flat_map(|(stage, content)| {
+            (0..).zip(&content.tasks).map(move |(task, slot)| (stage, task, slot))
+        })
+    };
+    let of_rank = |wanted| {
+        all().filter(move |(_, _, slot)| {
+            rank(slot) == wanted && state.is_none_or(|state| state == TaskState::from(slot.state))
+        })
+    };
+    let ranked = (0..4).flat_map(of_rank).skip(skip).take(limit);
+    ranked.map(|(stage, task, slot)| view(stage, task, slot)).collect()
+}
+
+fn view(stage: u32, task: u32, slot: &slots::Slot) -> TaskView {
+    let output = match slot.product.as_deref() {
+        Some(TaskOutcome::Table(Some(table))) => Some(table.uri.to_string()),
+        _ => None,
+    };
+    TaskView {
+        stage,
+        task,
+        state: slot.state.into(),
+        attempts: slot.attempts,
+        input: Vec::new(),
+        output,
+        wall_ms: slot.wall_us / 1_000,
+        rows_in: slot.rows_in,
+        rows_out: slot.rows_out,
+        problem: slot.problem.as_deref().map(TaskProblem::from),
+    }
+}

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Jobs as the HTTP interface shows them.
+//!
+//! Plain documents made from records; names here are the contract. Times are
+//! milliseconds since 1970, with the same in words beside them where a person
+//! looks.
+
+use fanfold_protocol::{Problem, job::JobState, plan::Shape};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::record::{JobRecord, TaskFailure};
+
+/// A job.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct JobView {
+    /// Its id.
+    #[schema(example = "019ab4c2-7c1e-7bb0-9c5e-2f6f6d1b9d10")]
+    pub id: String,
+    /// The function as it was named.
+    #[schema(example = "credit-score@prod")]
+    pub function: String,
+    /// The version that it named at submission.
+    pub version: u32,
+    /// The version's component.
+    pub digest: String,
+    /// `map` or `aggregate`.
+    pub shape: &'static str,
+    /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
+    pub state: &'static str,
+    /// When it was accepted, ms since 1970.
+    pub submitted_at: u64,
+    /// The same in RFC 3339.
+    pub submitted: String,
+    /// When its first task was queued, ms since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<u64>,
+    /// When it ended, ms since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<u64>,
+    /// Tasks by state.
+    pub tasks: CountsView,
+    /// Partitions of the input.
+    pub partitions: u32,
+    /// Stored bytes of the input.
+    pub input_bytes: u64,
+    /// Estimated time to the end, ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta_ms: Option<u64>,
+    /// What it took so far.
+    pub receipt: ReceiptView,
+    /// Where its output goes.
+    #[schema(example = "s3://bank/scores/2026-11/")]
+    pub output: String,
+    /// The manifest, once there is output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
+    /// The result of an aggregate as an object.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result_uri: Option<String>,
+    /// The result of an aggregate, when it is small.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<Value>,
+    /// Why it did not succeed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<TaskProblem>,
+    /// What the author should know.
+    pub warnings: Vec<String>,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// The last of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub last_failures: Vec<FailureView>,
+}
+
+/// Tasks by state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct CountsView {
+    /// All.
+    pub total: u64,
+    /// Not yet given to a worker.
+    pub waiting: u64,
+    /// Given to the queue or a worker.
+    pub running: u64,
+    /// Committed.
+    pub done: u64,
+    /// Given up.
+    pub failed: u64,
+}
+
+/// What a job took, all attempts together.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub struct ReceiptView {
+    /// Attempts at tasks.
+    pub attempts: u64,
+    /// From submission to the end or to now, ms.
+    pub elapsed_ms: u64,
+    /// Wall time of sandboxes, ms.
+    pub wall_ms: u64,
+    /// Time in the guests and in decoding for them, ms.
+    pub cpu_ms: u64,
+    /// Most memory of one task.
+    pub memory_bytes_peak: u64,
+    /// Rows handed to guests.
+    pub rows_in: u64,
+    /// Rows that guests wrote.
+    pub rows_out: u64,
+    /// Bytes read from the store.
+    pub bytes_in: u64,
+    /// Bytes written to the store.
+    pub bytes_out: u64,
+    /// Requests to the store.
+    pub store_requests: u64,
+}
+
+/// Why a task or a job failed.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct TaskProblem {
+    /// The stable code.
+    #[schema(example = "csv-field-count")]
+    pub code: &'static str,
+    /// The kind in a few words.
+    pub title: &'static str,
+    /// What was expected, what was found, what to do.
+    pub detail: String,
+    /// The page about the code.
+    pub r#type: String,
+    /// Whether the same may succeed when tried again.
+    pub retryable: bool,
+    /// The word of the guest's own error, when a guest returned one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_code: Option<String>,
+}
+
+/// An attempt that failed.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct FailureView {
+    /// Counts the job's failures, from 1.
+    pub number: u64,
+    /// Stage of the plan; 0 reads the input.
+    pub stage: u32,
+    /// The task within its stage.
+    pub task: u32,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// Whether the task was given up.
+    pub given_up: bool,
+    /// Why.
+    pub problem: TaskProblem,
+}
+
+/// A page of jobs.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobList {
+    /// Newest first.
+    pub jobs: Vec<JobView>,
+    /// For `page`, to get the next ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// What an event named `progress` carries.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ProgressView {
+    /// Tasks by state.
+    pub tasks: CountsView,
+    /// Estimated time to the end, ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta_ms: Option<u64>,
+    /// What it took so far.
+    pub receipt: ReceiptView,
+}
+
+/// What an event named `state` carries.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StateView {
+    /// The job.
+    pub id: String,
+    /// Its state.
+    pub state: &'static str,
+}
+
+/// The word for a state.
+pub fn state_word(state: JobState) -> &'static str {
+    match state {
+        JobState::Queued => "queued",
+        JobState::Running => "running",
+        JobState::Succeeded => "succeeded",
+        JobState::Failed => "failed",
+        JobState::Cancelled => "cancelled",
+    }
+}
+
+/// The state of a word.
+pub fn state_of(word: &str) -> Option<JobState> {
+    use JobState::{Cancelled, Failed, Queued, Running, Succeeded};
+    [Queued, Running, Succeeded, Failed, Cancelled].into_iter().find(|state| state_word(*state) == word)
+}
+
+impl From<&Problem> for TaskProblem {
+    fn from(problem: &Problem) -> Self {
+        Self {
+            code: problem.code.code(),
+            title: problem.code.title(),
+            detail: problem.detail.clone(),
+            r#type: format!("/docs/errors/{}", problem.code.code()),
+            retryable: problem.retryable(),
+            guest_code: problem.guest_code.clone(),
+        }
+    }
+}
+
+impl From<&TaskFailure> for FailureView {
+    fn from(failure: &TaskFailure) -> Self {
+        Self {
+            number: failure.number,
+            stage: failure.stage,
+            task: failure.task,
+            attempt: failure.attempt,
+            given_up: failure.given_up,
+            problem: TaskProblem::from(&failure.problem),
+        }
+    }
+}
+
+impl From<&JobRecord> for ProgressView {
+    fn from(record: &JobRecord) -> Self {
+        let (tasks, receipt) = (record.tasks, &record.receipt);
+        let usage = &receipt.usage;
+        Self {
+            tasks: CountsView {
+                total: tasks.total,
+                waiting: tasks.waiting,
+                running: tasks.running,
+                done: tasks.done,
+                failed: tasks.failed,
+            },
+            eta_ms: record.eta_ms,
+            receipt: ReceiptView {
+                attempts: receipt.attempts,
+                elapsed_ms: receipt.elapsed_ms,
+                wall_ms: usage.wall_us / 1_000,
+                cpu_ms: usage.cpu_us / 1_000,
+                memory_bytes_peak: usage.memory_bytes_peak,
+                rows_in: usage.rows_in,
+                rows_out: usage.rows_out,
+                bytes_in: usage.bytes_in,
+                bytes_out: usage.bytes_out,
+                store_requests: usage.store_requests,
+            },
+        }
+    }
+}
+
+impl From<JobRecord> for JobView {
+    fn from(record: JobRecord) -> Self {
+        let ProgressView { tasks, eta_ms, receipt } = ProgressView::from(&record);
+        Self {
+            id: record.id.to_string(),
+            function: record.function.to_string(),
+            version: record.version,
+            digest: record.digest.to_string(),
+            shape: match record.shape {
+                Shape::Map => "map",
+                Shape::Aggregate => "aggregate",
+            },
+            state: state_word(record.state),
+            submitted_at: record.submitted_at.0,
+            submitted: record.submitted_at.to_string(),
+            started_at: record.started_at.map(|at| at.0),
+            ended_at: record.ended_at.map(|at| at.0),
+            tasks,
+            partitions: record.partitions,
+            input_bytes: record.input_bytes,
+            eta_ms,
+            receipt,
+            output: record.output.to_string(),
+            manifest: record.manifest.map(|uri| uri.to_string()),
+            result_uri: record.result_uri.map(|uri| uri.to_string()),
+            problem: record.problem.as_ref().map(TaskProblem::from),
+            warnings: record.warnings,
+            failures: record.failures,
+            last_failures: record.last_failures.iter().map(FailureView::from).collect(),
+            result: record.result,
+        }
+    }
+}
