@@ -15,7 +15,16 @@ use crate::{
 };
 
 /// What SeaweedFS 4.48 does otherwise than S3.
-const DIFFERENCES: &[Difference] = &[];
+const DIFFERENCES: &[Difference] = &[
+    // A put into a bucket that is not there makes it.
+    Difference { case: "a_put_makes_no_bucket", says: "put without a bucket: Ok" },
+    // Keys lie in a tree of folders: `p/` comes before `p.txt`, and pages are cut there.
+    Difference { case: "listings_are_in_order", says: "out of order" },
+    // Keys that are no clean paths are refused or folded together.
+    Difference { case: "keys_are_no_paths", says: "put \"../a\"" },
+    // Its default is to delete a bucket with all that is in it.
+    Difference { case: "a_bucket_with_objects_stays", says: "deleted with an object in it: Ok" },
+];
 
 struct Seaweed {
     child: Child,

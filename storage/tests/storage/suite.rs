@@ -35,6 +35,7 @@ const CASES: &[Case] = cases! {
     objects_come_back_with_what_was_said_about_them
     an_empty_object_is_an_object
     what_is_missing_is_said_by_name
+    a_put_makes_no_bucket
     a_pin_holds_or_the_read_fails
     ranges_are_exact
     a_reader_keeps_the_order
@@ -46,10 +47,13 @@ const CASES: &[Case] = cases! {
     small_objects_go_whole
     an_abandoned_writer_leaves_nothing
     deleting_twice_is_fine
-    listings_are_in_order_and_complete
-    keys_are_bytes
+    listings_are_complete
+    listings_are_in_order
+    keys_are_kept
+    keys_are_no_paths
     a_copy_is_an_object_of_its_own
     buckets_come_and_go
+    a_bucket_with_objects_stays
     a_probe_finds_everything
     use_is_metered
     a_whole_read_is_bounded
@@ -135,11 +139,16 @@ async fn what_is_missing_is_said_by_name(store: Store, bucket: String) -> Outcom
     let nowhere = uri("no-such-bucket-here", "x");
     let found = store.get(&nowhere, None).await;
     ensure!(matches!(found, Err(Error::NoSuchBucket { .. })), "get without a bucket: {found:?}");
-    let found = store.put(&nowhere, Bytes::new(), PutOptions::default()).await;
-    ensure!(matches!(found, Err(Error::NoSuchBucket { .. })), "put without a bucket: {found:?}");
     let found = names(&store, "no-such-bucket-here", "", ListOptions::default()).await;
     ensure!(found.is_err(), "list without a bucket: {found:?}");
     ensure!(!store.bucket_exists("no-such-bucket-here").await.map_err(text)?, "a bucket that is not there");
+    Ok(())
+}
+
+async fn a_put_makes_no_bucket(store: Store, bucket: String) -> Outcome {
+    let nowhere = uri(&format!("{bucket}-nowhere"), "x");
+    let found = store.put(&nowhere, Bytes::new(), PutOptions::default()).await;
+    ensure!(matches!(found, Err(Error::NoSuchBucket { .. })), "put without a bucket: {found:?}");
     Ok(())
 }
 
@@ -319,30 +328,44 @@ async fn deleting_twice_is_fine(store: Store, bucket: String) -> Outcome {
     Ok(())
 }
 
-async fn listings_are_in_order_and_complete(store: Store, bucket: String) -> Outcome {
+/// Keys on three levels, and a listing of them by pages of seven.
+async fn tree(store: &Store, bucket: &str) -> Result<Vec<String>, String> {
     let mut keys: Vec<String> = (0..23).map(|n| format!("p/{n:02}/part")).collect();
     keys.extend(["p/00/zeta", "p.txt", "p/readme", "q", "o"].map(str::to_owned));
     keys.sort();
     for key in &keys {
-        put(&store, &uri(&bucket, key), key.as_bytes()).await?;
+        put(store, &uri(bucket, key), key.as_bytes()).await?;
     }
-    let paged = |delimiter: Option<&str>, start_after: Option<&str>| ListOptions {
+    Ok(keys)
+}
+
+fn paged(delimiter: Option<&str>, start_after: Option<&str>) -> ListOptions {
+    ListOptions {
         delimiter: delimiter.map(str::to_owned),
         start_after: start_after.map(str::to_owned),
         page_keys: Some(7),
-    };
-    let all = names(&store, &bucket, "", paged(None, None)).await?;
+    }
+}
+
+fn sorted(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names
+}
+
+async fn listings_are_complete(store: Store, bucket: String) -> Outcome {
+    let keys = tree(&store, &bucket).await?;
+    let all = sorted(names(&store, &bucket, "", paged(None, None)).await?);
     ensure!(all == keys, "all: {all:?}");
     let under: Vec<_> = keys.iter().filter(|k| k.starts_with("p/")).cloned().collect();
-    let found = names(&store, &bucket, "p/", paged(None, None)).await?;
+    let found = sorted(names(&store, &bucket, "p/", paged(None, None)).await?);
     ensure!(found == under, "under p/: {found:?}");
-    let found = names(&store, &bucket, "", paged(Some("/"), None)).await?;
+    let found = sorted(names(&store, &bucket, "", paged(Some("/"), None)).await?);
     ensure!(found == ["o", "p.txt", "p/", "q"], "one level: {found:?}");
-    let found = names(&store, &bucket, "p/", paged(Some("/"), None)).await?;
+    let found = sorted(names(&store, &bucket, "p/", paged(Some("/"), None)).await?);
     let mut level: Vec<String> = (0..23).map(|n| format!("p/{n:02}/")).collect();
     level.push("p/readme".into());
     ensure!(found == level, "one level of p/: {found:?}");
-    let found = names(&store, &bucket, "p/", paged(None, Some("p/20/part"))).await?;
+    let found = sorted(names(&store, &bucket, "p/", paged(None, Some("p/20/part"))).await?);
     ensure!(found == ["p/21/part", "p/22/part", "p/readme"], "after a key: {found:?}");
     let entries: Vec<ListEntry> =
         store.list(&bucket, "q", ListOptions::default()).try_collect().await.map_err(text)?;
@@ -352,53 +375,57 @@ async fn listings_are_in_order_and_complete(store: Store, bucket: String) -> Out
     Ok(())
 }
 
-/// Keys that trip servers which think of files or forget to encode.
-pub const AWKWARD: [&str; 20] = [
-    "a",
-    "a/",
-    "a/b",
-    "a//b",
-    "/a",
-    "//",
-    "../a",
-    "a/../b",
-    "./a",
-    "a/.",
-    "a b",
-    "a+b",
-    "a%2Fb",
-    "a%",
-    "ä/ö€",
-    "日本",
-    "a&b<c>\"d'",
-    "a?b=c#d",
-    "a\\b",
-    "~a!b*c(d)",
-];
+async fn listings_are_in_order(store: Store, bucket: String) -> Outcome {
+    let keys = tree(&store, &bucket).await?;
+    for delimiter in [None, Some("/")] {
+        let found = names(&store, &bucket, "", paged(delimiter, None)).await?;
+        ensure!(found.is_sorted(), "out of order: {found:?}");
+        ensure!(delimiter.is_some() || found == keys, "all: {found:?}");
+    }
+    Ok(())
+}
 
-async fn keys_are_bytes(store: Store, bucket: String) -> Outcome {
-    let mut keys: Vec<String> = AWKWARD.map(str::to_owned).to_vec();
+/// Keys that trip servers which forget to encode.
+const ODD: [&str; 13] =
+    ["a", "a b", "a+b", "a%2Fb", "a%", "ä/ö€", "日本", "a&b<c>\"d'", "a?b=c#d", "~a!b*c(d)", ".a", "a.", "A"];
+
+/// Keys that trip servers which think of files.
+const PATHS: [&str; 11] = ["a", "a/", "a/b", "a//b", "/a", "//", "../a", "a/../b", "./a", "a/.", "a\\b"];
+
+async fn keys_are_kept(store: Store, bucket: String) -> Outcome {
+    let mut keys = ODD.map(str::to_owned).to_vec();
+    keys.push("k".repeat(250));
+    round_trip(&store, &bucket, keys).await
+}
+
+async fn keys_are_no_paths(store: Store, bucket: String) -> Outcome {
+    let mut keys = PATHS.map(str::to_owned).to_vec();
     keys.push("k".repeat(1_024));
+    round_trip(&store, &bucket, keys).await
+}
+
+/// Puts, reads, lists and deletes objects of these keys, and says all that went wrong.
+async fn round_trip(store: &Store, bucket: &str, keys: Vec<String>) -> Outcome {
     let mut wrong = Vec::new();
     for key in &keys {
-        if let Err(e) = put(&store, &uri(&bucket, key), key.as_bytes()).await {
+        if let Err(e) = put(store, &uri(bucket, key), key.as_bytes()).await {
             wrong.push(format!("put {key:?}: {e}"));
         }
     }
     for key in &keys {
-        match store.get(&uri(&bucket, key), None).await {
+        match store.get(&uri(bucket, key), None).await {
             Ok(found) if found == key.as_bytes() => {}
             other => wrong.push(format!("get {key:?}: {other:?}")),
         }
     }
-    let mut sorted = keys.clone();
-    sorted.sort();
-    let found = names(&store, &bucket, "", ListOptions::default()).await?;
-    if found != sorted {
+    let found = sorted(names(store, bucket, "", ListOptions::default()).await?);
+    if found != sorted(keys.clone()) {
         wrong.push(format!("listed: {found:?}"));
     }
-    store.delete_many(&bucket, keys).await.map_err(text)?;
-    let left = names(&store, &bucket, "", ListOptions::default()).await?;
+    if let Err(e) = store.delete_many(bucket, keys).await {
+        wrong.push(format!("delete: {e}"));
+    }
+    let left = names(store, bucket, "", ListOptions::default()).await?;
     if !left.is_empty() {
         wrong.push(format!("left: {left:?}"));
     }
@@ -434,14 +461,18 @@ async fn buckets_come_and_go(store: Store, bucket: String) -> Outcome {
     ensure!(matches!(again, Err(Error::Conflict { .. })), "made twice: {again:?}");
     let listed = store.list_buckets().await.map_err(text)?;
     ensure!(listed.iter().any(|b| b.name == own), "listed: {listed:?}");
-    let at = uri(&own, "x");
-    put(&store, &at, b"x").await?;
-    let full = store.delete_bucket(&own).await;
-    ensure!(matches!(full, Err(Error::Conflict { .. })), "deleted with an object in it: {full:?}");
-    store.delete(&at).await.map_err(text)?;
     store.delete_bucket(&own).await.map_err(text)?;
     store.delete_bucket(&own).await.map_err(text)?;
     ensure!(!store.bucket_exists(&own).await.map_err(text)?, "there after it was deleted");
+    Ok(())
+}
+
+async fn a_bucket_with_objects_stays(store: Store, bucket: String) -> Outcome {
+    let at = uri(&bucket, "x");
+    put(&store, &at, b"x").await?;
+    let full = store.delete_bucket(&bucket).await;
+    ensure!(matches!(full, Err(Error::Conflict { .. })), "deleted with an object in it: {full:?}");
+    ensure!(store.get(&at, None).await.map_err(text)? == "x", "the object");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! How fast the embedded server and the client are on this machine, over
 //! loopback: small puts by parallel writers, large puts and ranged reads.
 //!
-//! Run with `cargo run -p fanfold-storage --example throughput [FOLDER]`. It
+//! Run with `cargo run -p fanfold-storage --example s3_throughput [FOLDER]`. It
 //! prints figures and judges none: a disk's sync decides the first, the cores
 //! the others.
 
