@@ -33,10 +33,13 @@ fn channel<'a>(plot: &'a Plot<'_>, axis: Axis) -> Option<&'a Channel> {
     plot.chart.layers.iter().find_map(|layer| layer.channels(axis).0)
 }
 
-/// The titles of all layers' channels, each once.
+/// The titles of all layers' channels, each once; columns' names only when no
+/// layer gives a title.
 fn title(plot: &Plot<'_>, axis: Axis) -> String {
+    let channels = || plot.chart.layers.iter().filter_map(|layer| layer.channels(axis).0);
+    let given = channels().any(|channel| channel.title.is_some());
     let mut titles: Vec<&str> = Vec::new();
-    for label in plot.chart.layers.iter().filter_map(|layer| layer.channels(axis).0?.label()) {
+    for label in channels().filter(|channel| !given || channel.title.is_some()).filter_map(Channel::label) {
         if !titles.contains(&label) {
             titles.push(label);
         }
@@ -44,10 +47,17 @@ fn title(plot: &Plot<'_>, axis: Axis) -> String {
     titles.join(", ")
 }
 
+/// How the axis writes numbers, if a layer says.
+fn format<'a>(plot: &'a Plot<'_>, axis: Axis) -> Option<&'a str> {
+    plot.chart.layers.iter().find_map(|layer| layer.channels(axis).0?.format.as_deref())
+}
+
 fn labels(plot: &Plot<'_>, axis: Axis) -> Vec<(f64, String)> {
-    let Some(channel) = channel(plot, axis).filter(|channel| channel.shown) else { return Vec::new() };
+    if !channel(plot, axis).is_some_and(|channel| channel.shown) {
+        return Vec::new();
+    }
     match if axis == Axis::X { &plot.x } else { &plot.y } {
-        Some(Scale::Line(line)) => line.labels(channel.format.as_deref()),
+        Some(Scale::Line(line)) => line.labels(format(plot, axis)),
         Some(Scale::Bands(bands)) => {
             let center =
                 |name: &String| bands.cell(name).map(|(start, width)| (start + width / 2.0, cut(name)));
@@ -87,7 +97,9 @@ pub fn margins(plot: &Plot<'_>) -> Margins {
     let titled = |axis| if title(plot, axis).is_empty() { 0.0 } else { 20.0 };
     Margins {
         left: widest(&y) + 12.0 + titled(Axis::Y),
-        right: legend_width(plot),
+        // The last word of x stands half beyond the plot.
+        right: legend_width(plot)
+            .max(x.last().map_or(0.0, |last| widest(std::slice::from_ref(last)) / 2.0 + 4.0)),
         top: if plot.chart.title.is_some() { 30.0 } else { 10.0 },
         bottom: words + titled(Axis::X) + 4.0,
     }

@@ -261,7 +261,7 @@ mod tests {
 
     fn chart(mark: &str, encoding: Value) -> Chart {
         let values = json!([
-            {"g": "b", "s": "u", "n": 2}, {"g": "a", "s": "u", "n": 5}, {"g": "b", "s": "v", "n": 4}, {"g": "b", "s": "w", "n": -1}
+            {"g": "b", "s": "u", "n": 2}, {"g": "a", "s": "u", "n": 6}, {"g": "b", "s": "v", "n": 4}, {"g": "b", "s": "w", "n": -1}
         ]);
         read(&json!({"mark": mark, "data": {"values": values}, "encoding": encoding})).unwrap()
     }
@@ -284,7 +284,7 @@ mod tests {
         check(Value::Null, &["b", "a"]);
         check(json!(["b"]), &["b", "a"]);
         check(json!("-y"), &["a", "b"]);
-        check(json!("y"), &["a", "b"]);
+        check(json!("y"), &["b", "a"]);
     }
 
     #[test]
@@ -296,7 +296,7 @@ mod tests {
             }),
         );
         let spans: Vec<_> = stacked.layers[0].spans().into_iter().flatten().collect();
-        assert_eq!(spans, [(0.0, 2.0), (0.0, 5.0), (2.0, 6.0), (0.0, -1.0)]);
+        assert_eq!(spans, [(0.0, 2.0), (0.0, 6.0), (2.0, 6.0), (0.0, -1.0)]);
         let plain = chart(
             "bar",
             json!({"y": {"field": "g", "type": "nominal"}, "x": {"field": "n", "type": "quantitative"}}),

@@ -68,13 +68,12 @@ impl Line {
             let room = if low == 0.0 { 1.0 } else { low.abs() * 0.5 };
             (low, high) = if log { (low / 10.0, low * 10.0) } else { (low - room, high + room) };
         }
-        let ticks = if log { log_ticks(low, high) } else { ticks(low, high, wish.moments) };
+        let step = if wish.moments { moment_step(low, high) } else { step(low, high) };
         let (mut from, mut to) = (low, high);
         if !wish.exact && !wish.moments && !log {
-            let step = step(low, high);
-            (from, to) = ((low / step).floor() * step, (high / step).ceil() * step);
+            (from, to) = ((low / step + 1e-9).floor() * step, (high / step - 1e-9).ceil() * step);
         }
-        let ticks = if log || wish.moments { ticks } else { self::ticks(from, to, false) };
+        let ticks = if log { log_ticks(low, high) } else { ticks(from, to, step) };
         Self { from, to, ticks, log, moments: wish.moments, length, flipped: wish.flipped }
     }
 
@@ -99,7 +98,7 @@ impl Line {
         let text = |tick: f64| match (self.moments, format) {
             (true, _) => moment(tick, days),
             (false, Some(format)) => formatted(tick, format),
-            (false, None) => plain(tick, step),
+            (false, None) => grouped(plain(tick, step)),
         };
         self.ticks.iter().map(|tick| (self.at(*tick), text(*tick))).collect()
     }
@@ -208,8 +207,7 @@ fn step(low: f64, high: f64) -> f64 {
     factor * power
 }
 
-fn ticks(low: f64, high: f64, moments: bool) -> Vec<f64> {
-    let step = if moments { moment_step(low, high) } else { step(low, high) };
+fn ticks(low: f64, high: f64, step: f64) -> Vec<f64> {
     if !step.is_finite() || step <= 0.0 {
         return vec![low, high];
     }
@@ -239,7 +237,7 @@ fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
     let all = (first..=last).map(|power| 10_f64.powi(power));
     let inside: Vec<f64> = all.filter(|tick| (low * 0.999..=high * 1.001).contains(tick)).collect();
-    if inside.len() >= 2 { inside } else { ticks(low, high, false) }
+    if inside.len() >= 2 { inside } else { ticks(low, high, step(low, high)) }
 }
 
 /// A number with as many digits as the step between neighbours needs.
@@ -263,6 +261,17 @@ pub fn plain(value: f64, step: f64) -> String {
         _ => 4,
     };
     trimmed(value, digits)
+}
+
+/// Whole numbers of five digits and more get their thousands set apart.
+fn grouped(text: String) -> String {
+    let digits = text.trim_start_matches('-');
+    match digits.parse::<u64>() {
+        Ok(number) if number >= 10_000 => {
+            format!("{}{}", &text[..text.len() - digits.len()], crate::output::count(number))
+        }
+        _ => text,
+    }
 }
 
 fn trimmed(value: f64, digits: usize) -> String {
@@ -303,7 +312,7 @@ mod tests {
         check(0.0, 1.0, &["0", "0.2", "0.4", "0.6", "0.8", "1"]);
         check(3.0, 97.0, &["0", "20", "40", "60", "80", "100"]);
         check(-5.0, 7.0, &["-6", "-4", "-2", "0", "2", "4", "6", "8"]);
-        check(0.0, 2_000_000.0, &["0", "500000", "1M", "1.5M", "2M"]);
+        check(0.0, 2_000_000.0, &["0", "500,000", "1M", "1.5M", "2M"]);
         check(0.0, 0.00003, &["0", "5e-6", "1e-5", "1.5e-5", "2e-5", "2.5e-5", "3e-5"]);
     }
 
