@@ -15,8 +15,14 @@ use std::{
 use fanfold_tests::service::program;
 
 /// Words that stand for something of the reader's own, and what stands for them here.
-const PLACEHOLDERS: &[(&str, &str)] =
-    &[("ID", "00000000-0000-0000-0000-000000000000"), ("NAME", "name"), ("N", "1"), ("URI", "s3://bucket/")];
+const PLACEHOLDERS: &[(&str, &str)] = &[
+    ("ID", "00000000-0000-0000-0000-000000000000"),
+    ("NAME", "name"),
+    ("ALIAS", "alias"),
+    ("VERSION", "1"),
+    ("N", "1"),
+    ("URI", "s3://bucket/"),
+];
 
 /// A place in a document.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +47,10 @@ struct Document {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap_or_else(|e| panic!("the root: {e}"))
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .canonicalize()
+        .unwrap_or_else(|e| panic!("the root: {e}"))
 }
 
 fn read(path: &Path) -> String {
@@ -57,7 +66,8 @@ fn documents() -> Vec<PathBuf> {
         .collect();
     let mut folders = vec![PathBuf::from("docs")];
     while let Some(folder) = folders.pop() {
-        let entries = std::fs::read_dir(root().join(&folder)).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        let entries =
+            std::fs::read_dir(root().join(&folder)).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         for entry in entries.flatten() {
             let path = folder.join(entry.file_name());
             if root().join(&path).is_dir() {
@@ -140,7 +150,8 @@ fn commands(line: &str) -> Vec<Vec<String>> {
     }
     all.last_mut().into_iter().for_each(|command| command.extend(word.take()));
     let is_variable = |word: &String| {
-        word.split_once('=').is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
+        word.split_once('=')
+            .is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
     };
     for command in &mut all {
         let variables = command.iter().take_while(|word| is_variable(word)).count();
@@ -158,7 +169,10 @@ fn commands(line: &str) -> Vec<Vec<String>> {
 fn in_prose(paragraph: &str) -> Vec<Vec<String>> {
     let code = paragraph.split('`').skip(1).step_by(2);
     let whole = code.filter(|code| !code.contains(['…', '[', '|', '<', '{']));
-    whole.filter(|code| code.starts_with("fanfold ") || code.starts_with("cargo xtask ")).flat_map(commands).collect()
+    whole
+        .filter(|code| code.starts_with("fanfold ") || code.starts_with("cargo xtask "))
+        .flat_map(commands)
+        .collect()
 }
 
 /// Every command of `fanfold` and of `cargo xtask`, with where it stands.
@@ -238,10 +252,16 @@ fn commands_are_those_of_the_programs() {
 
 /// Names of a document's headings as links have them.
 fn anchors(text: &str) -> BTreeSet<String> {
-    let headings = text.lines().filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')));
+    let headings = text
+        .lines()
+        .filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')));
     headings
         .map(|heading| {
-            let kept = heading.to_lowercase().chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_')).collect::<String>();
+            let kept = heading
+                .to_lowercase()
+                .chars()
+                .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+                .collect::<String>();
             kept.trim().replace(' ', "-")
         })
         .collect()
@@ -284,7 +304,9 @@ fn links_lead_somewhere() {
 fn decisions_are_numbered_without_gaps_and_listed() {
     let folder = root().join("docs/decisions");
     let index = read(&folder.join("README.md"));
-    let all = documents().into_iter().filter(|file| file.starts_with("docs/decisions") && !file.ends_with("README.md"));
+    let all = documents()
+        .into_iter()
+        .filter(|file| file.starts_with("docs/decisions") && !file.ends_with("README.md"));
     let mut count = 0;
     for (number, file) in (1..).zip(all) {
         count += 1;
@@ -292,17 +314,24 @@ fn decisions_are_numbered_without_gaps_and_listed() {
         assert!(name.starts_with(&format!("{number:04}-")), "expected decision {number:04}, found {name}");
         let text = read(&root().join(&file));
         assert!(text.starts_with(&format!("# {number:04}: ")), "{name} must begin with its number");
-        for section in ["\n## Context\n", "\n## Decision\n", "\n## Consequences\n", "\n## What else was considered\n"] {
+        for section in
+            ["\n## Context\n", "\n## Decision\n", "\n## Consequences\n", "\n## What else was considered\n"]
+        {
             assert!(text.contains(section), "{name} has no section {}", section.trim());
         }
-        assert!(index.contains(&format!("[{number:04}]({name})")), "docs/decisions/README.md does not list {name}");
+        assert!(
+            index.contains(&format!("[{number:04}]({name})")),
+            "docs/decisions/README.md does not list {name}"
+        );
     }
     assert!(count >= 12, "expected the decisions, found {count}");
 }
 
 /// Whether a word stands for an entry, in any of its forms.
 fn is_form(word: &str, entries: &BTreeSet<String>) -> bool {
-    ["", "s", "es", "d", "'s"].iter().any(|end| word.strip_suffix(end).is_some_and(|stem| entries.contains(stem)))
+    ["", "s", "es", "d", "'s"]
+        .iter()
+        .any(|end| word.strip_suffix(end).is_some_and(|stem| entries.contains(stem)))
 }
 
 #[test]
@@ -310,12 +339,20 @@ fn words_of_the_glossary_have_entries() {
     let text = read(&root().join("docs/glossary.md"));
     let body: String = text.split("\n## ").skip(1).collect();
     let entries: BTreeSet<String> = body.split("**").skip(1).step_by(2).map(str::to_owned).collect();
-    let defined = body.lines().filter_map(|line| line.strip_prefix("- **")?.split("**").next()).collect::<Vec<_>>();
-    assert_eq!(defined.len(), defined.iter().collect::<BTreeSet<_>>().len(), "an entry stands twice: {defined:?}");
+    let defined =
+        body.lines().filter_map(|line| line.strip_prefix("- **")?.split("**").next()).collect::<Vec<_>>();
+    assert_eq!(
+        defined.len(),
+        defined.iter().collect::<BTreeSet<_>>().len(),
+        "an entry stands twice: {defined:?}"
+    );
     let without_code: String = body.split('`').step_by(2).collect();
     let plain: String = without_code.split("**").step_by(2).collect();
     let used = plain.split('*').skip(1).step_by(2);
-    let unknown: Vec<_> = used.map(|word| word.split_whitespace().collect::<Vec<_>>().join(" ")).filter(|word| !is_form(word, &entries)).collect();
+    let unknown: Vec<_> = used
+        .map(|word| word.split_whitespace().collect::<Vec<_>>().join(" "))
+        .filter(|word| !is_form(word, &entries))
+        .collect();
     assert!(unknown.is_empty(), "words without an entry: {unknown:?}");
     assert!(defined.len() > 40, "{defined:?}");
 }
@@ -324,7 +361,10 @@ fn words_of_the_glossary_have_entries() {
 fn shell_lines_are_read() {
     let check = |line: &str, expected: &[&[&str]]| assert_eq!(commands(line), expected, "{line}");
     check("fanfold new x && cd x # and go on", &[&["fanfold", "new", "x"], &["cd", "x"]]);
-    check(r#"A=1 fanfold invoke f -d '{"a": "b c"}' > out"#, &[&["fanfold", "invoke", "f", "-d", r#"{"a": "b c"}"#]]);
+    check(
+        r#"A=1 fanfold invoke f -d '{"a": "b c"}' > out"#,
+        &[&["fanfold", "invoke", "f", "-d", r#"{"a": "b c"}"#]],
+    );
     check("export PATH=\"$PWD/x:$PATH\"", &[&["export", "PATH=$PWD/x:$PATH"]]);
     let document = parse("a `fanfold doctor`\nb\n\n```console\n$ fanfold \\\n  dev\nsaid\n```\n");
     assert_eq!(document.typed, [(5, "fanfold   dev".to_owned())]);
