@@ -132,12 +132,16 @@ impl TryFrom<SettingsDocument> for Settings {
         for name in document.env.keys() {
             let shaped = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
             if name.is_empty() || name.len() > 128 || !shaped {
-                mistakes.push(format!("a variable's name must be 1 to 128 of A-Z, a-z, 0-9 and '_', found {name:?}"));
+                mistakes.push(format!(
+                    "a variable's name must be 1 to 128 of A-Z, a-z, 0-9 and '_', found {name:?}"
+                ));
             }
         }
         let env_bytes: usize = document.env.iter().map(|(name, value)| name.len() + value.len()).sum();
         if env_bytes > 64 << 10 {
-            mistakes.push(format!("env must hold at most 64 KiB, found {env_bytes} bytes; keep data in an object"));
+            mistakes.push(format!(
+                "env must hold at most 64 KiB, found {env_bytes} bytes; keep data in an object"
+            ));
         }
         if !mistakes.is_empty() {
             return Err(Problem::new(
@@ -286,9 +290,10 @@ mod tests {
 
     #[test]
     fn settings_report_all_mistakes_together() {
-        let document: SettingsDocument =
-            serde_json::from_value(serde_json::json!({"memory": "6TiB", "timeout": "2d", "env": {"a b": "1"}}))
-                .unwrap();
+        let document: SettingsDocument = serde_json::from_value(
+            serde_json::json!({"memory": "6TiB", "timeout": "2d", "env": {"a b": "1"}}),
+        )
+        .unwrap();
         let problem = Settings::try_from(document).unwrap_err();
         for part in ["memory must be from 4MiB to 4GiB, found 6TiB", "timeout must be", "\"a b\""] {
             assert!(problem.detail.contains(part), "{}", problem.detail);
@@ -297,7 +302,8 @@ mod tests {
 
     #[test]
     fn unknown_settings_are_errors() {
-        let error = serde_json::from_value::<SettingsDocument>(serde_json::json!({"memroy": "1MiB"})).unwrap_err();
+        let error =
+            serde_json::from_value::<SettingsDocument>(serde_json::json!({"memroy": "1MiB"})).unwrap_err();
         assert!(error.to_string().contains("memroy"), "{error}");
     }
 
@@ -306,7 +312,9 @@ mod tests {
         let uri = |text: &str| text.parse::<ObjectUri>().unwrap();
         let grants = Grants { read: vec![uri("s3://bank/a/")], write: vec![uri("s3://bank/out/")] };
         assert!(grants.may_read(&uri("s3://bank/a/x")));
-        for no in ["s3://bank/ab/x", "s3://bank/out/x", "s3://bank/./a/x", "s3://bank/%61/x", "s3://bank2/a/x"] {
+        for no in
+            ["s3://bank/ab/x", "s3://bank/out/x", "s3://bank/./a/x", "s3://bank/%61/x", "s3://bank2/a/x"]
+        {
             assert!(!grants.may_read(&uri(no)), "{no}");
         }
         assert!(grants.may_write(&uri("s3://bank/out/x")));

@@ -110,6 +110,8 @@ pub struct Usage {
     /// In the guest and in decoding for it: wall time minus time spent waiting
     /// in host calls.
     pub cpu_us: u64,
+    /// Of that, in the guest's own code and in carrying values to and from it.
+    pub guest_us: u64,
     /// From the request for a sandbox until it could run: artifact, slot, instance.
     pub start_us: u64,
     /// Most linear memory and tables at one time.
@@ -131,6 +133,7 @@ impl Usage {
     pub fn add(&mut self, other: &Usage) {
         self.wall_us += other.wall_us;
         self.cpu_us += other.cpu_us;
+        self.guest_us += other.guest_us;
         self.start_us += other.start_us;
         self.memory_bytes_peak = self.memory_bytes_peak.max(other.memory_bytes_peak);
         self.rows_in += other.rows_in;
@@ -140,4 +143,3 @@ impl Usage {
         self.store_requests += other.store_requests;
     }
 }
-

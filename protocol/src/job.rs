@@ -164,7 +164,11 @@ impl JobDocument {
         let mut mistakes = Vec::new();
         let inputs = self.inputs();
         if inputs.is_empty() || inputs.len() > limits::INPUTS_MAX {
-            mistakes.push(format!("input must name 1 to {} URIs, found {}", limits::INPUTS_MAX, inputs.len()));
+            mistakes.push(format!(
+                "input must name 1 to {} URIs, found {}",
+                limits::INPUTS_MAX,
+                inputs.len()
+            ));
         }
         mistakes.extend(inputs.iter().filter_map(|i| input_uri(i).err()).map(|p| p.detail));
         if self.filter.is_some() {
@@ -198,7 +202,11 @@ impl JobDocument {
             mistakes.push("split.target_bytes must be more than 0".into());
         }
         mistakes.extend(self.check_limits());
-        if mistakes.is_empty() { Ok(()) } else { Err(Problem::new(ErrorKind::InvalidJob, mistakes.join("; "))) }
+        if mistakes.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::new(ErrorKind::InvalidJob, mistakes.join("; ")))
+        }
     }
 
     fn check_limits(&self) -> Vec<String> {
@@ -217,7 +225,9 @@ impl JobDocument {
             && tolerated != "0%"
             && tolerated != "0"
         {
-            mistakes.push(format!("limits.tolerated_failures must be \"0%\" in this version, found {tolerated:?}"));
+            mistakes.push(format!(
+                "limits.tolerated_failures must be \"0%\" in this version, found {tolerated:?}"
+            ));
         }
         mistakes
     }

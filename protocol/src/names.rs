@@ -55,15 +55,15 @@ macro_rules! name {
 
 name! {
     /// The name of a function within its tenant.
-    FunctionName, "function name", 63
+    FunctionName, "a function name", 63
 }
 name! {
     /// The name of an alias of a function, such as `prod`.
-    AliasName, "alias", 63
+    AliasName, "an alias", 63
 }
 name! {
     /// Who owns functions, jobs and data.
-    TenantName, "tenant name", 63
+    TenantName, "a tenant name", 63
 }
 
 fn check(what: &str, text: &str, length_max: usize) -> Result<(), Problem> {
@@ -76,7 +76,7 @@ fn check(what: &str, text: &str, length_max: usize) -> Result<(), Problem> {
     Err(Problem::new(
         ErrorKind::InvalidName,
         format!(
-            "a {what} must be 1 to {length_max} lower-case letters, digits and '-', start with a letter \
+            "{what} must be 1 to {length_max} lower-case letters, digits and '-', start with a letter \
              and not end with '-', found {found:?}"
         ),
     ))

@@ -38,7 +38,8 @@ const BYTE_UNITS: &[(&str, u64)] = &[
     ("GB", 1_000_000_000),
 ];
 
-const TIME_UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const TIME_UNITS: &[(&str, u64)] =
+    &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 fn amount(text: &str, units: &[(&str, u64)], example: &str) -> Result<u64, Problem> {
     let text = text.trim();
@@ -50,7 +51,10 @@ fn amount(text: &str, units: &[(&str, u64)], example: &str) -> Result<u64, Probl
             let names: Vec<_> = units.iter().map(|(name, _)| *name).collect();
             Problem::new(
                 ErrorKind::InvalidRequest,
-                format!("expected a whole number and a unit ({}) such as {example:?}, found {text:?}", names.join(", ")),
+                format!(
+                    "expected a whole number and a unit ({}) such as {example:?}, found {text:?}",
+                    names.join(", ")
+                ),
             )
         },
     )

@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn uris_are_read_and_printed() {
-        for text in ["s3://bank/a/b.csv", "s3://bank/", "s3://bank/../x", "s3://bank//a//", "s3://b-1.x/ä ?#%2e"]
+        for text in
+            ["s3://bank/a/b.csv", "s3://bank/", "s3://bank/../x", "s3://bank//a//", "s3://b-1.x/ä ?#%2e"]
         {
             assert_eq!(text.parse::<ObjectUri>().unwrap().to_string(), text);
         }

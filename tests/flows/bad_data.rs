@@ -54,8 +54,8 @@ async fn damaged_tables_are_named() {
         service.put(&uri, content).await.unwrap();
         let job = stats(&client, &uri).await;
         assert_eq!(job["state"], "failed", "{name}: {job}");
-        problem(&job["problem"], "task-failed", &[&uri, code]);
-        problem(&job["problem"], "task-failed", named);
+        problem(&job["problem"], code, &[&uri]);
+        problem(&job["problem"], code, named);
         assert_eq!(service.ok(&["s3", "ls", "s3://bank/out/", "-r"]).unwrap().trim(), "", "{name}");
     }
     service.put("s3://bank/good.csv", "a,b\n1,x\n2,y\n").await.unwrap();
@@ -83,11 +83,9 @@ async fn inputs_and_params_that_do_not_fit_are_named() {
     job("bank/a.csv", json!({})).await.refused("invalid-job", &["s3://bucket/key"]);
     job("s3://bank/a.csv", json!({ "params": 7 })).await.refused("invalid-job", &["params"]);
     job("s3://bank/", json!({ "output": "s3://bank/out/" })).await.refused("overlapping-prefixes", &["s3://bank/"]);
-    let job_of = |body: Value| problem(&body["problem"], "task-failed", &["s3://bank/a.csv"]);
     let missing = job("s3://bank/a.csv", json!({ "columns": ["x", "z"] })).await.body;
-    problem(&missing["problem"], "task-failed", &["column-not-found", "\"z\"", "x"]);
-    job_of(missing);
+    problem(&missing["problem"], "column-not-found", &["s3://bank/a.csv", "\"z\"", "x"]);
     let wrong = json!({ "function": "credit-train", "input": "s3://bank/a.csv", "params": { "target": 7 } });
     let wrong = client.job(wrong).await.body;
-    problem(&wrong["problem"], "task-failed", &["invalid-params", "target"]);
+    problem(&wrong["problem"], "function-error", &["target"]);
 }

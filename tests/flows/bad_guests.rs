@@ -71,7 +71,7 @@ async fn a_misbehaving_map_fails_its_job_and_leaves_nothing() {
         });
         let job = client.job(job).await;
         assert_eq!(job.body["state"], "failed", "{job:?}");
-        problem(&job.body["problem"], "task-failed", &["s3://bank/in/1.csv", code]);
+        problem(&job.body["problem"], code, &["s3://bank/in/1.csv"]);
         assert_eq!(service.ok(&["s3", "ls", "s3://bank/out/", "-r"]).unwrap().trim(), "", "{how}");
     }
     let job = client.job(json!({ "function": "misbehave", "input": "s3://bank/in/", "output": "s3://bank/out/" })).await;

@@ -10,6 +10,7 @@ mod bad_components;
 mod bad_data;
 mod bad_guests;
 mod contract;
+mod docs;
 mod edges;
 mod first_hour;
 mod restart;

@@ -360,6 +360,8 @@ def test_presigned_urls(bucket):
     assert fetch("PUT", get, b"x")[0] == 403
     head, signature = get.rsplit("Signature=", 1)
     assert fetch("GET", f"{head}Signature={'0' * 63 + '1'}{signature[64:]}")[0] == 403
+    old = client(signature_version="s3").generate_presigned_url("get_object", Params=at, ExpiresIn=60)
+    assert fetch("GET", old)[0] == 403, "a signature of version 2"
     plain = f"{os.environ['S3_ENDPOINT']}/{bucket}/k"
     assert fetch("GET", plain)[0] == 403 and fetch("PUT", plain, b"x")[0] == 403
 
