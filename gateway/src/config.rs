@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fanfold_protocol::{ErrorKind, Problem, keys, limits, names::TenantName, uri};
 
-use crate::auth::TokenDigest;
+use crate::{auth::TokenDigest, jobs::JobsConfig};
 
 /// How a gateway runs. [`GatewayConfig::new`] fills in the bounds.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub struct GatewayConfig {
     pub requests_max: usize,
     /// Open connections; beyond, accepting waits.
     pub connections_max: usize,
+    /// How jobs are looked after.
+    pub jobs: JobsConfig,
     /// From accept to the first byte.
     pub first_byte_timeout: Duration,
     /// From the first byte to the end of the headers.
@@ -63,6 +65,7 @@ impl GatewayConfig {
             tenant_concurrency: limits::TENANT_CONCURRENCY_DEFAULT,
             requests_max: 4_096,
             connections_max: limits::CONNECTIONS_MAX,
+            jobs: JobsConfig::default(),
             first_byte_timeout: limits::FIRST_BYTE_TIMEOUT,
             headers_timeout: limits::HEADERS_TIMEOUT,
             body_timeout: limits::BODY_TIMEOUT,

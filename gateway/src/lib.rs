@@ -17,6 +17,7 @@ pub mod extract;
 pub mod functions;
 pub mod health;
 pub mod invoke;
+pub mod jobs;
 pub mod metrics;
 pub mod openapi;
 pub mod problem;
@@ -84,6 +85,15 @@ impl Gateway {
             health::Health::start(store.clone(), bucket.clone(), backbone.clone(), tasks.clone()),
         );
         let registry = registry?;
+        let jobs = jobs::Jobs::start(
+            store.clone(),
+            bucket,
+            backbone.clone(),
+            registry.clone(),
+            config.jobs.clone(),
+            tasks.clone(),
+        )
+        .await?;
         let app = Arc::new(App {
             bodies: extract::BodyBudget::new(config.bodies_bytes_max),
             deploys: Semaphore::new(2 * limits::COMPILES_MAX),
@@ -98,6 +108,7 @@ impl Gateway {
             store,
             backbone,
             registry,
+            jobs,
             health,
             dispatch,
         });
@@ -117,6 +128,7 @@ impl Gateway {
         let router = router::stack(Arc::clone(&self.app));
         server::run(listener, router, &self.app.config, self.app.draining.clone(), shutdown).await;
         self.tasks.cancel();
+        self.app.jobs.stopped().await;
     }
 }
 

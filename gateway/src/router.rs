@@ -17,7 +17,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
-    auth, context, docs, functions, health, invoke, metrics, openapi,
+    auth, context, docs, functions, health, invoke, jobs, metrics, openapi,
     problem::{self, Refusal},
     state::AppState,
 };
@@ -30,6 +30,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .merge(docs::routes())
         .merge(functions::routes())
         .merge(invoke::routes())
+        .merge(jobs::routes())
 }
 
 /// The routes under their layers.

@@ -17,6 +17,7 @@ use crate::{
     functions::Registry,
     health::Health,
     invoke::{admission::Admission, records::Records},
+    jobs::Jobs,
     metrics::Metrics,
 };
 
@@ -37,6 +38,8 @@ pub struct App {
     pub deploys: Semaphore,
     /// Functions, versions and aliases.
     pub registry: Registry,
+    /// Planning and coordination of jobs.
+    pub jobs: Jobs,
     /// How many invocations run at once.
     pub admission: Admission,
     /// The last invocations.

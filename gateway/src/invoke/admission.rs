@@ -129,7 +129,7 @@ fn refused(rule: &str) -> Problem {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn places_are_bounded_and_given_back() {
         let admission = Admission::new(2, 3);
         let (f, g): (FunctionName, FunctionName) = ("f".parse().unwrap(), "g".parse().unwrap());
@@ -143,7 +143,7 @@ mod tests {
         assert!(admission.admit(&f).await.is_ok());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_short_burst_waits_and_a_long_one_is_refused_at_once() {
         let admission = Admission::new(1, 10);
         let f: FunctionName = "f".parse().unwrap();
@@ -155,7 +155,7 @@ mod tests {
         tokio::task::yield_now().await;
         let begun = tokio::time::Instant::now();
         assert!(admission.admit(&f).await.is_err());
-        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert!(begun.elapsed() < WAIT_MAX / 2);
         drop(held);
         assert!(waiting.await.unwrap());
     }
