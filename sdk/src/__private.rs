@@ -33,11 +33,24 @@ pub fn context() -> Context {
     Context::current()
 }
 
+/// Uses a handler, so that native builds do not take it for dead code.
+pub const fn used_handler<H: Handler>() {}
+
+/// Uses a map, so that native builds do not take it for dead code.
+#[cfg(feature = "tables")]
+pub const fn used_map<M: Mapper>() {}
+
+/// Uses an aggregate, so that native builds do not take it for dead code.
+#[cfg(feature = "tables")]
+pub const fn used_aggregate<A: Aggregate>() {}
+
 /// Exports a handler from the component that the author's crate becomes.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export_handler {
     ($function:ident) => {
+        const _: () = $crate::__private::used_handler::<$function>();
+
         #[cfg(target_family = "wasm")]
         const _: () = {
             struct Component;
@@ -65,6 +78,8 @@ macro_rules! __export_handler {
 #[macro_export]
 macro_rules! __export_map {
     ($function:ident) => {
+        const _: () = $crate::__private::used_map::<$function>();
+
         #[cfg(target_family = "wasm")]
         const _: () = {
             struct Component;
@@ -94,6 +109,8 @@ macro_rules! __export_map {
 #[macro_export]
 macro_rules! __export_aggregate {
     ($state:ident) => {
+        const _: () = $crate::__private::used_aggregate::<$state>();
+
         #[cfg(target_family = "wasm")]
         const _: () = {
             struct Component;
@@ -107,19 +124,22 @@ macro_rules! __export_aggregate {
 
                 fn accumulate(
                     input: &$crate::__private::export::WireReader,
-                ) -> ::core::result::Result<::std::vec::Vec<u8>, $crate::__private::export::WireError> {
+                ) -> ::core::result::Result<::std::vec::Vec<u8>, $crate::__private::export::WireError>
+                {
                     $crate::__private::export::accumulate::<$state>(input)
                 }
 
                 fn merge(
                     states: ::std::vec::Vec<::std::vec::Vec<u8>>,
-                ) -> ::core::result::Result<::std::vec::Vec<u8>, $crate::__private::export::WireError> {
+                ) -> ::core::result::Result<::std::vec::Vec<u8>, $crate::__private::export::WireError>
+                {
                     $crate::__private::export::merge::<$state>(states)
                 }
 
                 fn finish(
                     state: ::std::vec::Vec<u8>,
-                ) -> ::core::result::Result<::std::string::String, $crate::__private::export::WireError> {
+                ) -> ::core::result::Result<::std::string::String, $crate::__private::export::WireError>
+                {
                     $crate::__private::export::finish::<$state>(state)
                 }
             }

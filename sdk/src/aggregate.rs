@@ -171,7 +171,9 @@ fn decode<A: Aggregate>(bytes: &[u8]) -> Result<A> {
     let unfit = |detail: String| {
         Error::new(
             "invalid-state",
-            format!("expected a state of this version of the function: {detail}; use no skipped or flattened fields"),
+            format!(
+                "expected a state of this version of the function: {detail}; use no skipped or flattened fields"
+            ),
         )
     };
     let (state, rest) = postcard::take_from_bytes(bytes).map_err(|error| unfit(error.to_string()))?;

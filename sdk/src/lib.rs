@@ -70,9 +70,9 @@ pub use fanfold_sdk_macros::handler;
 pub use fanfold_sdk_macros::{Row, aggregate, map};
 pub use params::Params;
 pub use request::{Bytes, FromRequest, Json, Query, Request};
+pub use response::{IntoResponse, Response};
 #[cfg(feature = "tables")]
 pub use row::Row;
-pub use response::{IntoResponse, Response};
 pub use serde;
 pub use serde_json;
 

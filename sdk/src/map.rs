@@ -14,7 +14,10 @@ use crate::table::{BatchSink, BatchSource, Description};
 use crate::{Error, Result};
 
 /// A function that maps tables; made by `#[fanfold::map]`.
-#[diagnostic::on_unimplemented(message = "`{Self}` is no map", note = "write `#[fanfold::map]` above `fn {Self}`")]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no map",
+    note = "write `#[fanfold::map]` above `fn {Self}`"
+)]
 pub trait Mapper {
     /// What it reads and writes.
     fn describe() -> Description;

@@ -87,7 +87,10 @@ mod tests {
             assert_eq!(error.code(), "invalid-params");
             assert!(error.message().contains(expected), "{}", error.message());
         };
-        check(r#"{"inner": [{"limit": 1}, {"limit": 300}]}"#, "params.inner[1].limit: invalid value: integer `300`");
+        check(
+            r#"{"inner": [{"limit": 1}, {"limit": 300}]}"#,
+            "params.inner[1].limit: invalid value: integer `300`",
+        );
         check("{}", "params: missing field `inner`");
         check("[", "params: ");
     }

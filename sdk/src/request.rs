@@ -65,7 +65,10 @@ impl Request {
 
     /// The first header of this name, in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// The body read as JSON.
@@ -204,7 +207,11 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        check::<Json<String>>(Request::new("5"), "invalid-body", "invalid type: integer `5`, expected a string");
+        check::<Json<String>>(
+            Request::new("5"),
+            "invalid-body",
+            "invalid type: integer `5`, expected a string",
+        );
         check::<Json<String>>(Request::new(""), "invalid-body", "found an empty body");
         check::<Json<Page>>(Request::new(r#"{"page": "x"}"#), "invalid-body", "body.page: ");
         check::<Json<u8>>(Request::new("1 2"), "invalid-body", "trailing characters");

@@ -41,8 +41,9 @@ impl Response {
     /// `invalid-response` when `value` has no JSON form, such as a map whose
     /// keys are no strings.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
-        let body = serde_json::to_vec(value)
-            .map_err(|error| Error::new("invalid-response", format!("the answer has no JSON form: {error}")))?;
+        let body = serde_json::to_vec(value).map_err(|error| {
+            Error::new("invalid-response", format!("the answer has no JSON form: {error}"))
+        })?;
         Ok(Self::new(body).with_header("content-type", "application/json"))
     }
 
@@ -62,7 +63,10 @@ impl Response {
 
     /// The first header of this name, in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// The body as text, with what is no UTF-8 replaced.

@@ -138,7 +138,8 @@ mod map_of_rows {
 
     #[fanfold::map]
     fn score(c: Customer, p: &Params<Weights>) -> Result<Score> {
-        let income = c.income.ok_or_else(|| Error::new("no-income", format!("customer {} has none", c.id)))?;
+        let income =
+            c.income.ok_or_else(|| Error::new("no-income", format!("customer {} has none", c.id)))?;
         Ok(Score { id: c.id, pd: income * p.slope })
     }
 
@@ -152,8 +153,14 @@ mod map_of_rows {
 
     #[test]
     fn a_functions_error_is_the_maps() {
-        assert_eq!(testing::map::<score>(customers(4), json!({"slope": 2.0})).unwrap_err().code(), "no-income");
-        assert_eq!(testing::map::<score>(customers(4), json!({"slope": "x"})).unwrap_err().code(), "invalid-params");
+        assert_eq!(
+            testing::map::<score>(customers(4), json!({"slope": 2.0})).unwrap_err().code(),
+            "no-income"
+        );
+        assert_eq!(
+            testing::map::<score>(customers(4), json!({"slope": "x"})).unwrap_err().code(),
+            "invalid-params"
+        );
     }
 
     #[test]
@@ -166,7 +173,8 @@ mod map_of_rows {
             region: String,
         }
         let loose = |id| Loose { id, income: 1.0, region: "north".into() };
-        let error = testing::map::<score>(vec![loose(Some(1)), loose(None)], json!({"slope": 1.0})).unwrap_err();
+        let error =
+            testing::map::<score>(vec![loose(Some(1)), loose(None)], json!({"slope": 1.0})).unwrap_err();
         assert_eq!(error.code(), "null-value");
         assert!(error.message().contains("column `id`") && error.message().contains("row 1"), "{error}");
     }
@@ -222,7 +230,10 @@ mod map_to_options {
     fn a_table_without_rows_has_columns() {
         let none = testing::map::<northern>(Vec::<Customer>::new(), ()).unwrap();
         assert!(none.is_empty());
-        assert_eq!(none.schema().fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(), ["id", "pd"]);
+        assert_eq!(
+            none.schema().fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(),
+            ["id", "pd"]
+        );
     }
 }
 
@@ -299,7 +310,8 @@ mod aggregates {
         let whole = testing::aggregate::<Stats>(customers(1000), json!({"slope": 2.0}), 1).unwrap();
         assert_eq!(whole, json!({"rows": 1000, "mean": 665_334.0, "ordered": true}));
         for partitions in [2, 3, 7, 64, 1001] {
-            let parts = testing::aggregate::<Stats>(customers(1000), json!({"slope": 2.0}), partitions).unwrap();
+            let parts =
+                testing::aggregate::<Stats>(customers(1000), json!({"slope": 2.0}), partitions).unwrap();
             assert_eq!(parts, whole);
         }
     }

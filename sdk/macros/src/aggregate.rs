@@ -12,11 +12,13 @@ use syn::spanned::Spanned;
 use syn::{Error, FnArg, ImplItem, ImplItemFn, ItemImpl, Result, Type};
 
 use crate::arguments::{
-    Extra, Mistakes, check_no_attribute, extra, last_name, only_one, output_span, referred, types, with_static,
+    Extra, Mistakes, check_no_attribute, extra, last_name, only_one, output_span, referred, types,
+    with_static,
 };
 
 const PLACE: &str = "`#[fanfold::aggregate]` goes above `impl Aggregate for YourState { … }`";
-const EXTRAS: &str = "besides its rows, a method of an aggregate takes `&Params<T>` and `&Context`, and nothing else";
+const EXTRAS: &str =
+    "besides its rows, a method of an aggregate takes `&Params<T>` and `&Context`, and nothing else";
 
 /// What the impl holds, by name.
 #[derive(Default)]
@@ -77,7 +79,10 @@ fn check_head(input: &ItemImpl, mistakes: &mut Mistakes) {
     }
     let plain = matches!(input.self_ty.as_ref(), Type::Path(path) if path.path.get_ident().is_some());
     if !plain && input.generics.params.is_empty() {
-        mistakes.add(&input.self_ty, "the state must be a type of this module's without arguments, such as `Stats`");
+        mistakes.add(
+            &input.self_ty,
+            "the state must be a type of this module's without arguments, such as `Stats`",
+        );
     }
 }
 
@@ -88,7 +93,10 @@ fn parts<'a>(input: &'a ItemImpl, mistakes: &mut Mistakes) -> Parts<'a> {
             ImplItem::Type(item) if item.ident == "Row" => parts.row = Some(&item.ty),
             ImplItem::Type(item) if item.ident == "Output" => parts.output = Some(&item.ty),
             ImplItem::Type(item) => {
-                mistakes.add(&item.ident, "an aggregate has the types `Row` and `Output`; parameters are arguments: `&Params<T>`");
+                mistakes.add(
+                    &item.ident,
+                    "an aggregate has the types `Row` and `Output`; parameters are arguments: `&Params<T>`",
+                );
             }
             ImplItem::Fn(method) => match method.sig.ident.to_string().as_str() {
                 "new" => parts.new = Some(method),
@@ -104,7 +112,9 @@ fn parts<'a>(input: &'a ItemImpl, mistakes: &mut Mistakes) -> Parts<'a> {
                     ),
                 ),
             },
-            other => mistakes.add(other, "an aggregate holds types and methods only; move this out of the `impl`"),
+            other => {
+                mistakes.add(other, "an aggregate holds types and methods only; move this out of the `impl`")
+            }
         }
     }
     parts
@@ -113,7 +123,10 @@ fn parts<'a>(input: &'a ItemImpl, mistakes: &mut Mistakes) -> Parts<'a> {
 fn check_complete(input: &ItemImpl, parts: &Parts<'_>, mistakes: &mut Mistakes) {
     let place = input.self_ty.span();
     if parts.output.is_none() {
-        mistakes.add_at(place, "missing `type Output`: write what `finish` returns, such as `type Output = Report;`");
+        mistakes.add_at(
+            place,
+            "missing `type Output`: write what `finish` returns, such as `type Output = Report;`",
+        );
     }
     if parts.add.is_none() && parts.add_batch.is_none() {
         mistakes.add_at(
@@ -123,10 +136,16 @@ fn check_complete(input: &ItemImpl, parts: &Parts<'_>, mistakes: &mut Mistakes) 
         );
     }
     if parts.row.is_none() && parts.add.is_some() {
-        mistakes.add_at(place, "missing `type Row`: write the struct that `add` takes, such as `type Row = Customer;`");
+        mistakes.add_at(
+            place,
+            "missing `type Row`: write the struct that `add` takes, such as `type Row = Customer;`",
+        );
     }
     if parts.merge.is_none() {
-        mistakes.add_at(place, "missing `merge`: write `fn merge(&mut self, other: Self)`, where `other` holds later rows");
+        mistakes.add_at(
+            place,
+            "missing `merge`: write `fn merge(&mut self, other: Self)`, where `other` holds later rows",
+        );
     }
     if parts.finish.is_none() {
         mistakes.add_at(place, "missing `finish`: write `fn finish(self) -> Result<Self::Output>`");
@@ -171,7 +190,10 @@ impl Calls {
         let combine = parts.merge.map(|method| {
             check_receiver(method, "&mut self", mistakes);
             if types(&method.sig).count() != 1 {
-                mistakes.add(&method.sig.inputs, "merge takes another state and nothing else: `&mut self, other: Self`");
+                mistakes.add(
+                    &method.sig.inputs,
+                    "merge takes another state and nothing else: `&mut self, other: Self`",
+                );
             }
             returning(method, quote!(()), quote!(Self::merge(self, later)))
         });
@@ -184,7 +206,12 @@ impl Calls {
     }
 }
 
-fn fold_by_row(method: &ImplItemFn, parts: &Parts<'_>, asked: &mut Asked, mistakes: &mut Mistakes) -> TokenStream {
+fn fold_by_row(
+    method: &ImplItemFn,
+    parts: &Parts<'_>,
+    asked: &mut Asked,
+    mistakes: &mut Mistakes,
+) -> TokenStream {
     check_receiver(method, "&mut self", mistakes);
     let Some(row) = types(&method.sig).next() else {
         mistakes.add(&method.sig.inputs, "add takes a row: write `fn add(&mut self, row: YourRow)`");
@@ -204,7 +231,10 @@ fn fold_by_row(method: &ImplItemFn, parts: &Parts<'_>, asked: &mut Asked, mistak
 fn check_receiver(method: &ImplItemFn, wanted: &str, mistakes: &mut Mistakes) {
     let name = &method.sig.ident;
     if let Some(token) = &method.sig.asyncness {
-        mistakes.add(token, format!("{name} cannot be async: calls to the platform wait by themselves; write `fn`"));
+        mistakes.add(
+            token,
+            format!("{name} cannot be async: calls to the platform wait by themselves; write `fn`"),
+        );
     }
     for parameter in &method.sig.generics.params {
         if !matches!(parameter, syn::GenericParam::Lifetime(_)) {
@@ -228,7 +258,10 @@ fn check_receiver(method: &ImplItemFn, wanted: &str, mistakes: &mut Mistakes) {
 fn check_batch(method: &ImplItemFn, mistakes: &mut Mistakes) {
     let batch = types(&method.sig).next().and_then(referred).and_then(last_name);
     if batch.as_deref() != Some("RecordBatch") {
-        mistakes.add(&method.sig.ident, "add_batch takes a batch: write `fn add_batch(&mut self, batch: &RecordBatch)`");
+        mistakes.add(
+            &method.sig.ident,
+            "add_batch takes a batch: write `fn add_batch(&mut self, batch: &RecordBatch)`",
+        );
     }
 }
 
@@ -243,7 +276,10 @@ fn arguments(method: &ImplItemFn, skipped: usize, asked: &mut Asked, mistakes: &
                 match &asked.params {
                     Some(known) if known != params => mistakes.add(
                         params,
-                        format!("all methods must take the same parameters, found `{}` before", known.to_token_stream()),
+                        format!(
+                            "all methods must take the same parameters, found `{}` before",
+                            known.to_token_stream()
+                        ),
                     ),
                     _ => asked.params = Some(params.clone()),
                 }
@@ -340,7 +376,9 @@ fn with_types(tokens: TokenStream, parts: &Parts<'_>) -> TokenStream {
 }
 
 fn stands_for<'a>(tokens: &[TokenTree], parts: &Parts<'a>) -> Option<&'a Type> {
-    let [TokenTree::Ident(head), TokenTree::Punct(a), TokenTree::Punct(b), TokenTree::Ident(tail), ..] = tokens else {
+    let [TokenTree::Ident(head), TokenTree::Punct(a), TokenTree::Punct(b), TokenTree::Ident(tail), ..] =
+        tokens
+    else {
         return None;
     };
     if head != "Self" || a.as_char() != ':' || b.as_char() != ':' {

@@ -42,7 +42,10 @@ impl Mistakes {
 /// Refuses what no kind of function can be.
 pub(crate) fn check_signature(signature: &Signature, kind: &str, mistakes: &mut Mistakes) {
     if let Some(token) = &signature.asyncness {
-        mistakes.add(token, format!("a {kind} cannot be async: calls to the platform wait by themselves; write `fn`"));
+        mistakes.add(
+            token,
+            format!("a {kind} cannot be async: calls to the platform wait by themselves; write `fn`"),
+        );
     }
     if let Some(token) = &signature.unsafety {
         mistakes.add(token, format!("a {kind} cannot be unsafe; write `fn`"));
@@ -52,7 +55,8 @@ pub(crate) fn check_signature(signature: &Signature, kind: &str, mistakes: &mut 
     }
     for parameter in &signature.generics.params {
         if !matches!(parameter, GenericParam::Lifetime(_)) {
-            mistakes.add(parameter, format!("a {kind} cannot be generic: name the type, as in `Json<Order>`"));
+            mistakes
+                .add(parameter, format!("a {kind} cannot be generic: name the type, as in `Json<Order>`"));
         }
     }
     if let Some(receiver) = signature.receiver() {
@@ -72,7 +76,8 @@ pub(crate) fn check_signature(signature: &Signature, kind: &str, mistakes: &mut 
 /// Refuses arguments of an attribute that takes none.
 pub(crate) fn check_no_attribute(attribute: TokenStream, name: &str, mistakes: &mut Mistakes) {
     if !attribute.is_empty() {
-        mistakes.add(attribute, format!("`#[fanfold::{name}]` takes no arguments; write it without parentheses"));
+        mistakes
+            .add(attribute, format!("`#[fanfold::{name}]` takes no arguments; write it without parentheses"));
     }
 }
 
@@ -131,7 +136,10 @@ pub(crate) enum Extra<'a> {
 pub(crate) fn extra<'a>(ty: &'a Type, wanted: &str, mistakes: &mut Mistakes) -> Option<Extra<'a>> {
     let taken = last_name(ty);
     if matches!(taken.as_deref(), Some("Params" | "Context")) {
-        mistakes.add(ty, format!("take it by reference: `&{}`", ty.to_token_stream().to_string().replace(' ', "")));
+        mistakes.add(
+            ty,
+            format!("take it by reference: `&{}`", ty.to_token_stream().to_string().replace(' ', "")),
+        );
         return None;
     }
     let inner = referred(ty);

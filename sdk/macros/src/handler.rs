@@ -11,7 +11,8 @@ use syn::spanned::Spanned;
 use syn::{Error, ItemFn, Result, Type};
 
 use crate::arguments::{
-    Mistakes, check_no_attribute, check_signature, last_name, named_type, only_one, output_span, referred, types,
+    Mistakes, check_no_attribute, check_signature, last_name, named_type, only_one, output_span, referred,
+    types,
 };
 
 const PLACE: &str = "`#[fanfold::handler]` goes above a function, such as \
@@ -93,7 +94,11 @@ fn arguments(function: &ItemFn) -> (Vec<TokenStream>, Vec<TokenStream>) {
         let statement = quote_spanned! {taken.span()=>
             let #argument = <#taken as ::fanfold_sdk::__private::FromRequest>::from_request(&mut request)?;
         };
-        if is_body(ty) { last.push(statement) } else { first.push(statement) }
+        if is_body(ty) {
+            last.push(statement)
+        } else {
+            first.push(statement)
+        }
         passed.push(if referred(ty).is_some() { quote!(&#argument) } else { quote!(#argument) });
     }
     first.extend(last);

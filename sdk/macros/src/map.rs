@@ -15,7 +15,8 @@ use crate::arguments::{
     Extra, Mistakes, check_signature, extra, last_name, named_type, only_one, referred, types, with_static,
 };
 
-const PLACE: &str = "`#[fanfold::map]` goes above a function, such as `fn score(c: Customer) -> Result<Score> { … }`";
+const PLACE: &str =
+    "`#[fanfold::map]` goes above a function, such as `fn score(c: Customer) -> Result<Score> { … }`";
 const EXTRAS: &str = "after its row or batch, a map takes `&Params<T>` and `&Context`, and nothing else";
 
 /// What stands in the attribute's parentheses.
@@ -29,7 +30,8 @@ impl Parse for Columns {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         let mut columns = Self::default();
         while !input.is_empty() {
-            let wanted = "expected `reads = RowType` or `writes = RowType`, where RowType has `#[derive(Row)]`";
+            let wanted =
+                "expected `reads = RowType` or `writes = RowType`, where RowType has `#[derive(Row)]`";
             let key: Ident = input.parse().map_err(|error| Error::new(error.span(), wanted))?;
             let side = match key.to_string().as_str() {
                 "reads" => &mut columns.reads,
@@ -73,7 +75,9 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
     let extras = extras(&function, &mut mistakes);
     mistakes.end()?;
     let output = output.map(|output| quote!(#output)).unwrap_or_default();
-    let body = if of_batches { over_batches(&function, input, &output, &columns, &extras) } else {
+    let body = if of_batches {
+        over_batches(&function, input, &output, &columns, &extras)
+    } else {
         over_rows(&function, input, &output, &extras)
     };
     let (name, named, only) = (&function.sig.ident, named_type(&function), only_one("map"));
@@ -95,12 +99,16 @@ fn check_input(input: &Type, columns: &Columns, mistakes: &mut Mistakes) -> bool
         return true;
     }
     if matches!(last_name(taken).as_deref(), Some("Params" | "Context")) {
-        mistakes.add(input, "a map takes its row or batch first: write `fn score(c: Customer, p: &Params<T>)`");
+        mistakes
+            .add(input, "a map takes its row or batch first: write `fn score(c: Customer, p: &Params<T>)`");
     } else if matches!(input, Type::Reference(_)) {
         mistakes.add(input, "a map takes its row by value: write it without `&`");
     }
     if let Some(ty) = columns.reads.as_ref().or(columns.writes.as_ref()) {
-        mistakes.add(ty, "`reads` and `writes` are for a map of `RecordBatch`; a map of rows tells them by its types");
+        mistakes.add(
+            ty,
+            "`reads` and `writes` are for a map of `RecordBatch`; a map of rows tells them by its types",
+        );
     }
     false
 }

@@ -58,9 +58,11 @@ fn lifetimes(input: &DeriveInput, mistakes: &mut Mistakes) -> usize {
         match parameter {
             GenericParam::Lifetime(_) if lifetimes == 0 => lifetimes = 1,
             GenericParam::Lifetime(lifetime) => {
-                mistakes.add(lifetime, "a row borrows from one batch: write one lifetime for all of its fields");
+                mistakes
+                    .add(lifetime, "a row borrows from one batch: write one lifetime for all of its fields");
             }
-            other => mistakes.add(other, "a row cannot be generic: columns have fixed types; write the type itself"),
+            other => mistakes
+                .add(other, "a row cannot be generic: columns have fixed types; write the type itself"),
         }
     }
     lifetimes
@@ -88,7 +90,8 @@ fn fields(input: &DeriveInput, mistakes: &mut Mistakes) -> Vec<Field> {
         let Some(name) = field.ident.clone() else { continue };
         let column = column(field, &name, mistakes);
         if fields.iter().any(|known| known.column.value() == column.value()) {
-            mistakes.add(&column, format!("two fields stand for the column `{}`; rename one", column.value()));
+            mistakes
+                .add(&column, format!("two fields stand for the column `{}`; rename one", column.value()));
         }
         if matches!(&field.ty, Type::Reference(reference) if reference.mutability.is_some()) {
             mistakes.add(&field.ty, "a row cannot borrow mutably; write `&'a str`, or `String`");
@@ -109,7 +112,10 @@ fn column(field: &syn::Field, name: &Ident, mistakes: &mut Mistakes) -> LitStr {
             }
             column = meta.value()?.parse()?;
             if column.value().is_empty() {
-                return Err(Error::new_spanned(&column, "a column's name cannot be empty; write the column's name"));
+                return Err(Error::new_spanned(
+                    &column,
+                    "a column's name cannot be empty; write the column's name",
+                ));
             }
             Ok(())
         });
@@ -138,9 +144,9 @@ fn types(fields: &[Field]) -> TokenStream {
 }
 
 fn reading(name: &Ident, fields: &[Field]) -> TokenStream {
-    let described = fields.iter().map(|Field { column, ty, span, .. }| {
-        quote_spanned!(*span=> Column::of::<#ty>(#column))
-    });
+    let described = fields
+        .iter()
+        .map(|Field { column, ty, span, .. }| quote_spanned!(*span=> Column::of::<#ty>(#column)));
     let bound = fields.iter().enumerate().map(|(index, Field { ty, span, .. })| {
         quote_spanned! {*span=>
             <#ty as ::fanfold_sdk::__private::Field>::bind(locate(batch, &columns[#index], first_row)?, &columns[#index])?

@@ -125,7 +125,10 @@ fn info(uri: &str, content: &[u8]) -> ObjectInfo {
 /// The whole of an object in memory.
 pub(crate) fn content(uri: &str) -> Result<Vec<u8>> {
     with_memory(|memory| memory.objects.get(uri).cloned()).ok_or_else(|| {
-        Error::new("object-not-found", format!("expected an object `{uri}`, found none; add it to the test's Env"))
+        Error::new(
+            "object-not-found",
+            format!("expected an object `{uri}`, found none; add it to the test's Env"),
+        )
     })
 }
 

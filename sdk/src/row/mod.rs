@@ -140,7 +140,11 @@ pub fn finish_columns<R: Row>(builders: R::Builders) -> Result<RecordBatch> {
 
 /// Finds a column by name, and refuses nulls where none may be.
 #[doc(hidden)]
-pub fn locate<'batch>(batch: &'batch RecordBatch, column: &Column, first_row: u64) -> Result<&'batch dyn Array> {
+pub fn locate<'batch>(
+    batch: &'batch RecordBatch,
+    column: &Column,
+    first_row: u64,
+) -> Result<&'batch dyn Array> {
     let Some(array) = batch.column_by_name(column.name) else {
         return Err(missing(batch, column));
     };

@@ -47,7 +47,9 @@ impl Histogram {
         if !(low < high && (high - low).is_finite()) || bins == 0 || bins > BINS_MAX {
             return Err(Error::new(
                 "invalid-histogram",
-                format!("a histogram needs low < high and 1 to {BINS_MAX} bins, found {low}, {high} and {bins} bins"),
+                format!(
+                    "a histogram needs low < high and 1 to {BINS_MAX} bins, found {low}, {high} and {bins} bins"
+                ),
             ));
         }
         Ok(Self { low, high, counts: vec![0; bins], below: 0, above: 0 })
@@ -154,7 +156,9 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for (low, high, bins) in [(1.0, 1.0, 3), (2.0, 1.0, 3), (0.0, f64::INFINITY, 3), (0.0, 1.0, 0), (f64::NAN, 1.0, 1)] {
+        for (low, high, bins) in
+            [(1.0, 1.0, 3), (2.0, 1.0, 3), (0.0, f64::INFINITY, 3), (0.0, 1.0, 0), (f64::NAN, 1.0, 1)]
+        {
             assert_eq!(Histogram::new(low, high, bins).unwrap_err().code(), "invalid-histogram");
         }
         let mut histogram = Histogram::new(0.0, 1.0, 2).unwrap();

@@ -39,7 +39,9 @@ impl MinMax {
     /// Adds what `later` stands for; parts may be merged in any order.
     pub fn merge(&mut self, later: &Self) {
         self.0 = match (self.0, later.0) {
-            (Some((min, max)), Some((later_min, later_max))) => Some((min.min(later_min), max.max(later_max))),
+            (Some((min, max)), Some((later_min, later_max))) => {
+                Some((min.min(later_min), max.max(later_max)))
+            }
             (known, None) | (None, known) => known,
         };
     }

@@ -2,7 +2,7 @@
 //! Count, mean, variance, skewness and kurtosis in one pass.
 //!
 //! It owns the central moments up to the fourth. Values are summed in chunks
-//! (two passes over a chunk that is in cache, eight sums side by side, so that
+//! (two passes over a chunk that is in cache, several sums side by side, so that
 //! it becomes SIMD), and chunks are merged as parts are. Sources: Chan, Golub
 //! and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
 //! variances", 1979, for the merge; Pébay, "Formulas for robust, one-pass
@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::numeric;
 
-/// Sums kept side by side.
-const LANES: usize = 8;
+/// Sums kept side by side: two SIMD registers of 128 bits for each power, which
+/// leaves room for all four in the sixteen there are.
+const LANES: usize = 4;
 
 /// Count, mean, variance, skewness and kurtosis.
 ///
@@ -124,15 +125,10 @@ impl Moments {
 
     fn of_chunk(chunk: &[f64]) -> Self {
         let count = chunk.len() as f64;
-        let mean = sum(chunk, |value| [value])[0] / count;
-        let powers = sum(chunk, |value| {
-            let distance = value - mean;
-            let square = distance * distance;
-            [distance, square, square * distance, square * square]
-        });
+        let mean = sum(chunk) / count;
         // The distances sum to what rounding left out of the mean (Chan and
         // others, equation 1.7).
-        let [left, m2, m3, m4] = powers;
+        let [left, m2, m3, m4] = powers(chunk, mean);
         let shift = left / count;
         Self {
             count: chunk.len() as u64,
@@ -144,26 +140,40 @@ impl Moments {
     }
 }
 
-/// Sums of `N` functions of each value: eight partial sums each, then those in
-/// order.
-#[inline(always)]
-fn sum<const N: usize>(values: &[f64], of: impl Fn(f64) -> [f64; N]) -> [f64; N] {
-    let mut lanes = [[0.0; LANES]; N];
+/// The sum of the values: partial sums side by side, then those in order.
+fn sum(values: &[f64]) -> f64 {
+    let mut sums = [0.0; LANES];
     let (whole, rest) = values.as_chunks::<LANES>();
-    for eight in whole {
+    for lanes in whole {
         for lane in 0..LANES {
-            let terms = of(eight[lane]);
-            for (sums, term) in lanes.iter_mut().zip(terms) {
-                sums[lane] += term;
-            }
+            sums[lane] += lanes[lane];
         }
     }
-    for (lane, value) in rest.iter().enumerate() {
-        for (sums, term) in lanes.iter_mut().zip(of(*value)) {
-            sums[lane] += term;
+    rest.iter().zip(&mut sums).for_each(|(value, sum)| *sum += value);
+    sums.iter().sum()
+}
+
+/// Sums of the first to fourth powers of the distances to `mean`.
+fn powers(values: &[f64], mean: f64) -> [f64; 4] {
+    // Four arrays rather than an array of four, and a remainder filled up with
+    // distances of zero, so that all sums stay in registers.
+    let (mut s1, mut s2, mut s3, mut s4) = ([0.0; LANES], [0.0; LANES], [0.0; LANES], [0.0; LANES]);
+    let mut add = |lanes: &[f64; LANES]| {
+        for lane in 0..LANES {
+            let distance = lanes[lane] - mean;
+            let square = distance * distance;
+            s1[lane] += distance;
+            s2[lane] += square;
+            s3[lane] += square * distance;
+            s4[lane] += square * square;
         }
-    }
-    lanes.map(|sums| sums.iter().sum())
+    };
+    let (whole, rest) = values.as_chunks::<LANES>();
+    whole.iter().for_each(&mut add);
+    let mut last = [mean; LANES];
+    last[..rest.len()].copy_from_slice(rest);
+    add(&last);
+    [s1, s2, s3, s4].map(|sums| sums.iter().sum())
 }
 
 #[cfg(all(test, feature = "tables"))]

@@ -71,8 +71,54 @@ impl Quantiles {
     }
 
     fn add_present(&mut self, chunk: &[f64]) {
-        chunk.iter().for_each(|&value| self.0.update(value));
+        if chunk.len() < SORTED_MIN {
+            return chunk.iter().for_each(|&value| self.0.update(value));
+        }
+        // The digest sorts what it holds whenever it is full. Its sort finds
+        // runs, and a run is far cheaper made here, without comparisons.
+        sorted(chunk, |value| self.0.update(value));
     }
+}
+
+/// Below this many values, sorting them by digits is not worth its tables.
+const SORTED_MIN: usize = 128;
+
+/// Gives `take` the values in ascending order.
+///
+/// Source: radix sort from the lowest digit, Knuth, "The Art of Computer
+/// Programming" 3, 5.2.5; the order of a float's bits as IEEE 754, 5.10.
+fn sorted(values: &[f64], mut take: impl FnMut(f64)) {
+    // A negative number's bits fall as it grows: turn all of them, or else only
+    // the sign, so that they grow with it.
+    let key = |value: &f64| {
+        let bits = value.to_bits();
+        bits ^ (((bits as i64 >> 63) as u64) | 1 << 63)
+    };
+    let value = |key: u64| f64::from_bits(key ^ (((!key as i64 >> 63) as u64) | 1 << 63));
+    let mut keys: Vec<u64> = values.iter().map(key).collect();
+    let mut spare = vec![0; keys.len()];
+    let mut counts = [[0u32; 256]; 8];
+    for key in &keys {
+        for (digit, byte) in key.to_le_bytes().into_iter().enumerate() {
+            counts[digit][usize::from(byte)] += 1;
+        }
+    }
+    for (digit, counts) in counts.iter_mut().enumerate() {
+        if counts.iter().any(|&count| count as usize == keys.len()) {
+            continue;
+        }
+        let mut next = 0;
+        for count in counts.iter_mut() {
+            (*count, next) = (next, next + *count);
+        }
+        for key in &keys {
+            let place = &mut counts[usize::from((key >> (8 * digit)) as u8)];
+            spare[*place as usize] = *key;
+            *place += 1;
+        }
+        std::mem::swap(&mut keys, &mut spare);
+    }
+    keys.into_iter().for_each(|key| take(value(key)));
 }
 
 impl From<Quantiles> for Vec<u8> {
@@ -124,6 +170,16 @@ mod tests {
         fn the_same_parts_give_the_same_bytes(values in values(), cut in 0..3000usize) {
             let digest = || Vec::from(merged(&values, cut, Quantiles::extend, Quantiles::merge));
             prop_assert_eq!(digest(), digest());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn sorting_sorts(mut values in prop::collection::vec(prop::num::f64::ANY, 0..300)) {
+            let mut found = Vec::new();
+            sorted(&values, |value| found.push(value.to_bits()));
+            values.sort_by(f64::total_cmp);
+            prop_assert_eq!(found, values.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
         }
     }
 

@@ -18,7 +18,8 @@ use crate::{Error, Result};
 ///
 /// The host sends one batch at a time; more are taken as well.
 pub(crate) fn decode(stream: Vec<u8>) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-    let broken = |detail: String| Error::new("invalid-stream", format!("expected an Arrow IPC stream: {detail}"));
+    let broken =
+        |detail: String| Error::new("invalid-stream", format!("expected an Arrow IPC stream: {detail}"));
     let mut buffer = Buffer::from_vec(stream);
     let mut decoder = StreamDecoder::new();
     let mut batches = Vec::with_capacity(1);
@@ -26,7 +27,8 @@ pub(crate) fn decode(stream: Vec<u8>) -> Result<(SchemaRef, Vec<RecordBatch>)> {
         batches.push(batch);
     }
     decoder.finish().map_err(|error| broken(error.to_string()))?;
-    let schema = decoder.schema().ok_or_else(|| broken("found no schema; this is a fault of the platform".into()))?;
+    let schema =
+        decoder.schema().ok_or_else(|| broken("found no schema; this is a fault of the platform".into()))?;
     Ok((schema, batches))
 }
 
@@ -37,7 +39,11 @@ pub(crate) fn encode(batch: &RecordBatch, send: &mut dyn FnMut(&[u8]) -> Result<
     encode_within(batch, crate::objects::TRANSFER_BYTES_MAX, send)
 }
 
-fn encode_within(batch: &RecordBatch, bytes_max: usize, send: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+fn encode_within(
+    batch: &RecordBatch,
+    bytes_max: usize,
+    send: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
     let mut writer = StreamWriter::try_new(Vec::new(), batch.schema_ref())?;
     writer.write(batch)?;
     let stream = writer.into_inner()?;
@@ -48,7 +54,10 @@ fn encode_within(batch: &RecordBatch, bytes_max: usize, send: &mut dyn FnMut(&[u
     if rows < 2 {
         return Err(Error::new(
             "row-too-large",
-            format!("a row must take at most {bytes_max} bytes, found {}; write it to an object instead", stream.len()),
+            format!(
+                "a row must take at most {bytes_max} bytes, found {}; write it to an object instead",
+                stream.len()
+            ),
         ));
     }
     drop(stream);

@@ -10,11 +10,13 @@
 #[cfg(any(test, target_family = "wasm"))]
 pub(crate) mod ipc;
 mod tables;
+mod values;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 pub use tables::{CsvOptions, Format, ReadOptions, TableReader, TableWriter, Tables, Written};
+pub use values::{is_number, numbers, texts};
 
 use crate::Result;
 use crate::row::Column;

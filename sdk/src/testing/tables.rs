@@ -41,7 +41,11 @@ pub fn map<M: Mapper>(input: impl IntoTable, params: impl Serialize) -> Result<T
 /// # Errors
 ///
 /// Those of the aggregate.
-pub fn aggregate<A: Aggregate>(input: impl IntoTable, params: impl Serialize, partitions: usize) -> Result<Value> {
+pub fn aggregate<A: Aggregate>(
+    input: impl IntoTable,
+    params: impl Serialize,
+    partitions: usize,
+) -> Result<Value> {
     Env::new().params(params).aggregate::<A>(input, partitions)
 }
 
@@ -187,7 +191,12 @@ impl Table {
     }
 }
 
-fn fit_batch(batch: &RecordBatch, reads: &[Column], schema: &SchemaRef, first_row: u64) -> Result<RecordBatch> {
+fn fit_batch(
+    batch: &RecordBatch,
+    reads: &[Column],
+    schema: &SchemaRef,
+    first_row: u64,
+) -> Result<RecordBatch> {
     let strict = CastOptions { safe: false, ..CastOptions::default() };
     let mut arrays = Vec::with_capacity(reads.len());
     for column in reads {
@@ -195,7 +204,10 @@ fn fit_batch(batch: &RecordBatch, reads: &[Column], schema: &SchemaRef, first_ro
         // `locate` found it by the same name.
         let array = batch.column_by_name(column.name).cloned().unwrap_or_else(|| batch.column(0).clone());
         let fitted = cast_with_options(&array, &column.arrow_type(), &strict).map_err(|error| {
-            Error::new("column-type", format!("column `{}` must be {}: {error}", column.name, column.data_type))
+            Error::new(
+                "column-type",
+                format!("column `{}` must be {}: {error}", column.name, column.data_type),
+            )
         })?;
         arrays.push(fitted);
     }
@@ -211,7 +223,11 @@ impl BatchSink for Table {
         if batch.schema() != self.schema {
             return Err(Error::new(
                 "schema-changed",
-                format!("all batches of a table must have the schema {}, found {}", self.schema, batch.schema()),
+                format!(
+                    "all batches of a table must have the schema {}, found {}",
+                    self.schema,
+                    batch.schema()
+                ),
             ));
         }
         self.batches.push(batch.clone());

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whole columns as numbers or as text, whatever type they are stored in.
+//!
+//! For functions over tables that they do not know. Arrow's own `cast` can do
+//! this and far more, at the price of several megabytes of component.
+
+use arrow::array::{Array, AsArray, Float64Array, StringArray};
+use arrow::datatypes::{
+    DataType, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type,
+    UInt16Type, UInt32Type, UInt64Type,
+};
+
+/// Whether [`numbers`] takes columns of this type.
+pub fn is_number(data_type: &DataType) -> bool {
+    data_type.is_integer()
+        || matches!(data_type, DataType::Float32 | DataType::Float64 | DataType::Decimal128(_, _))
+}
+
+/// A column of numbers as `f64`; nulls stay null. `None` for other types.
+/// Integers beyond 2⁵³ are rounded to the nearest `f64`.
+///
+/// # Example
+///
+/// ```
+/// use fanfold_sdk::{arrow::array::Int32Array, table::numbers};
+///
+/// let column = numbers(&Int32Array::from(vec![Some(1), None])).unwrap();
+/// assert_eq!(column.iter().collect::<Vec<_>>(), [Some(1.0), None]);
+/// ```
+pub fn numbers(array: &dyn Array) -> Option<Float64Array> {
+    macro_rules! widen {
+        ($type:ty) => {
+            array.as_primitive::<$type>().unary(|value| value as f64)
+        };
+    }
+    Some(match array.data_type() {
+        DataType::Float64 => array.as_primitive::<Float64Type>().clone(),
+        DataType::Float32 => widen!(Float32Type),
+        DataType::Int64 => widen!(Int64Type),
+        DataType::Int32 => widen!(Int32Type),
+        DataType::Int16 => widen!(Int16Type),
+        DataType::Int8 => widen!(Int8Type),
+        DataType::UInt64 => widen!(UInt64Type),
+        DataType::UInt32 => widen!(UInt32Type),
+        DataType::UInt16 => widen!(UInt16Type),
+        DataType::UInt8 => widen!(UInt8Type),
+        DataType::Decimal128(_, scale) => {
+            let unit = 10_f64.powi(i32::from(*scale));
+            array.as_primitive::<Decimal128Type>().unary(|value| value as f64 / unit)
+        }
+        _ => return None,
+    })
+}
+
+/// A column of text or of truth values as text; nulls stay null. `None` for
+/// other types.
+pub fn texts(array: &dyn Array) -> Option<StringArray> {
+    match array.data_type() {
+        DataType::Utf8 => Some(array.as_string::<i32>().clone()),
+        DataType::Boolean => {
+            let words = array.as_boolean().iter().map(|truth| truth.map(|t| if t { "true" } else { "false" }));
+            Some(words.collect())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, BooleanArray, Date32Array, Decimal128Array, UInt8Array};
+
+    use super::*;
+
+    #[test]
+    fn numbers_of_every_kind_are_widened() {
+        let decimal = Decimal128Array::from(vec![Some(12_345), None]).with_precision_and_scale(10, 2);
+        let arrays: [(ArrayRef, Option<f64>); 3] = [
+            (Arc::new(UInt8Array::from(vec![Some(7), None])), Some(7.0)),
+            (Arc::new(decimal.unwrap()), Some(123.45)),
+            (Arc::new(Float64Array::from(vec![Some(0.5), None])), Some(0.5)),
+        ];
+        for (array, first) in arrays {
+            assert!(is_number(array.data_type()));
+            let column = numbers(&array).unwrap();
+            assert_eq!(column.iter().collect::<Vec<_>>(), [first, None]);
+        }
+        assert!(numbers(&Date32Array::from(vec![1])).is_none());
+    }
+
+    #[test]
+    fn truth_reads_as_text() {
+        let column = texts(&BooleanArray::from(vec![Some(true), None, Some(false)])).unwrap();
+        assert_eq!(column.iter().collect::<Vec<_>>(), [Some("true"), None, Some("false")]);
+        assert!(texts(&Date32Array::from(vec![1])).is_none());
+    }
+}
