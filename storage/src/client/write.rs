@@ -12,6 +12,7 @@ use aws_sdk_s3::{
     types::{Delete, ObjectIdentifier},
 };
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
     Error, ObjectUri, Pin, Result, Store, WRITER_METADATA, back_off, bare_etag, error::Target, quoted_etag,
@@ -135,7 +136,6 @@ impl Store {
             let uri = ObjectUri::new(bucket, key).map_err(|p| Error::Config(p.to_string()))?;
             self.delete(&uri).await
         });
-        use futures::{StreamExt, TryStreamExt, stream};
         stream::iter(singly).buffer_unordered(SINGLE_DELETES).try_collect().await
     }
 

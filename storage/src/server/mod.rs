@@ -12,6 +12,7 @@
 
 mod apply;
 mod attributes;
+mod auth;
 mod blobs;
 mod bucket;
 mod checksum;
@@ -31,13 +32,19 @@ mod serve;
 use std::{io, path::PathBuf, sync::Arc, thread};
 
 use s3s::{
-    auth::SimpleAuth,
+    config::StaticConfigProvider,
     service::{S3Service, S3ServiceBuilder},
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::{blobs::Blobs, commit::Committer, failure::Failure, index::Index};
+use self::{
+    auth::{OneKey, SignedV4},
+    blobs::Blobs,
+    commit::Committer,
+    failure::Failure,
+    index::Index,
+};
 use crate::Credentials;
 
 /// The region that the server says it is in: the one that S3 clients assume.
@@ -86,8 +93,9 @@ impl Server {
         let failed = |failure: Failure| OpenError { root, detail: failure.to_string() };
         let shared = Shared::open(&config, free_bytes_min).map_err(failed)?;
         let mut builder = S3ServiceBuilder::new(Service(Arc::new(shared)));
-        let Credentials { access_key, secret_key } = config.credentials;
-        builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
+        builder.set_auth(OneKey(config.credentials));
+        builder.set_access(SignedV4);
+        builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(auth::bounds()))));
         Ok(Self { service: builder.build() })
     }
 
