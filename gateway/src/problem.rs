@@ -157,18 +157,11 @@ impl ProblemBody {
     }
 }
 
-/// The layer that writes problems' bodies. Answers of axum's own, such as 405,
-/// become problems here too.
+/// The layer that writes problems' bodies.
 pub async fn render(request: Request, next: Next) -> Response {
     let id = request.extensions().get::<RequestId>().cloned().unwrap_or_default();
     let mut response = next.run(request).await;
-    let problem = match response.extensions_mut().remove::<Unrendered>() {
-        Some(Unrendered(problem)) => problem,
-        None => match of_framework(&response) {
-            Some(problem) => problem,
-            None => return response,
-        },
-    };
+    let Some(Unrendered(problem)) = response.extensions_mut().remove::<Unrendered>() else { return response };
     // What a handler said beside, such as the id of an invocation, stays.
     let mut said = std::mem::take(response.headers_mut());
     said.remove(header::CONTENT_LENGTH);
@@ -179,19 +172,6 @@ pub async fn render(request: Request, next: Next) -> Response {
         }
     }
     response
-}
-
-/// The router answers 405 by itself, with an empty body and the methods that are taken.
-fn of_framework(response: &Response) -> Option<Problem> {
-    let allow = response.headers().get(header::ALLOW);
-    let allow = allow.filter(|_| response.status() == StatusCode::METHOD_NOT_ALLOWED)?;
-    Some(Problem::new(
-        ErrorKind::MethodNotAllowed,
-        format!(
-            "expected one of the methods {}; see /v1/openapi.json",
-            allow.to_str().unwrap_or("named there")
-        ),
-    ))
 }
 
 fn body(problem: Problem, id: &RequestId) -> Response {

@@ -51,13 +51,22 @@ pub(crate) fn stack(app: AppState) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), auth::require))
         // Refuses at once when too much is in work.
         .layer(middleware::from_fn_with_state(app.clone(), shed));
-    routes.fallback(nothing_here).layer(layers).with_state(app)
+    routes.fallback(nothing_here).method_not_allowed_fallback(other_method).layer(layers).with_state(app)
 }
 
 /// The answer at paths that are not there.
 async fn nothing_here(request: Request) -> Refusal {
     let path: String = request.uri().path().chars().take(200).collect();
     Refusal::new(ErrorKind::RouteNotFound, format!("expected a path of /v1/openapi.json, found {path:?}"))
+}
+
+/// The answer to methods that a path does not take; the framework adds `Allow`.
+async fn other_method(request: Request) -> Refusal {
+    let method: String = request.method().as_str().chars().take(20).collect();
+    Refusal::new(
+        ErrorKind::MethodNotAllowed,
+        format!("expected one of the methods in the header Allow, found {method}; see /v1/openapi.json"),
+    )
 }
 
 async fn bound_head(request: Request, next: Next) -> Response {

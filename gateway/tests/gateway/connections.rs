@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Peers that are silent, slow, gross or abusive cost little and not for long.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::harness::{Service, start, start_with};
+
+const SOON: Duration = Duration::from_millis(300);
+
+async fn hasty() -> Service {
+    start_with(|config| {
+        config.first_byte_timeout = SOON;
+        config.headers_timeout = SOON;
+    })
+    .await
+}
+
+/// How long until the service closes after `sent`, and what it said.
+async fn until_closed(service: &Service, sent: &[u8]) -> (Duration, String) {
+    let mut stream = TcpStream::connect(service.address).await.unwrap();
+    stream.write_all(sent).await.unwrap();
+    let begun = Instant::now();
+    let mut said = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut said)).await.unwrap();
+    (begun.elapsed(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[tokio::test]
+async fn silent_and_dribbling_peers_are_let_go() {
+    let service = hasty().await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for sent in [&b""[..], b"G", b"GET / HTTP/1.1\r\nhost: t\r\nx-", b"PRI * HT", preface] {
+        let (elapsed, _) = until_closed(&service, sent).await;
+        assert!(elapsed < Duration::from_secs(5), "{:?} took {elapsed:?}", String::from_utf8_lossy(sent));
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_does_not_excuse_slow_headers() {
+    let service = hasty().await;
+    let sent = b"GET /healthz HTTP/1.1\r\nhost: t\r\n\r\nGET /healthz HTTP/1.1\r\nx-slow";
+    let (elapsed, said) = until_closed(&service, sent).await;
+    assert!(said.starts_with("HTTP/1.1 200") && elapsed < Duration::from_secs(5), "{said}");
+}
+
+#[tokio::test]
+async fn gross_heads_are_refused_by_the_parser() {
+    let service = start().await;
+    let many: String = (0..1_000).map(|n| format!("x-{n}: 1\r\n")).collect();
+    let (_, said) = until_closed(&service, format!("GET / HTTP/1.1\r\n{many}\r\n").as_bytes()).await;
+    assert!(said.starts_with("HTTP/1.1 431"), "{said}");
+    let long = format!("GET /{} HTTP/1.1\r\nhost: t\r\n\r\n", "x".repeat(200 << 10));
+    let (_, said) = until_closed(&service, long.as_bytes()).await;
+    assert!(said.starts_with("HTTP/1.1 414") || said.starts_with("HTTP/1.1 431"), "{said}");
+    let (_, said) = until_closed(&service, b"NONSENSE\r\n\r\n").await;
+    assert!(said.starts_with("HTTP/1.1 400"), "{said}");
+}
+
+#[tokio::test]
+async fn silent_peers_do_not_hinder_others() {
+    let service = start().await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(service.address).await.unwrap());
+    }
+    let begun = Instant::now();
+    assert_eq!(service.bare_request(http::Method::GET, "/healthz", &[], "").await.status, 200);
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn connections_beyond_the_bound_wait() {
+    let service = Arc::new(start_with(|config| config.connections_max = 2).await);
+    let held: Vec<_> = futures::future::join_all((0..2).map(|_| TcpStream::connect(service.address))).await;
+    let waiting = tokio::spawn({
+        let service = Arc::clone(&service);
+        async move { service.bare_request(http::Method::GET, "/healthz", &[], "").await.status }
+    });
+    tokio::task::yield_now().await;
+    drop(held);
+    assert_eq!(waiting.await.unwrap(), 200);
+}
+
+#[tokio::test]
+async fn rapid_resets_end_the_connection() {
+    let service = start_with(|config| config.function_concurrency = 1_000).await;
+    service.deploy("f", "1").await;
+    let stream = TcpStream::connect(service.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let ended = tokio::spawn(connection);
+    let token = format!("Bearer {}", service.token);
+    let mut sent = 0;
+    while !ended.is_finished() && sent < 20_000 {
+        let request = Request::post(format!("http://{}/v1/functions/f/invoke", service.address))
+            .header("authorization", &token)
+            .body(Full::new(Bytes::from_static(b"sleep 20000")))
+            .unwrap();
+        if sender.ready().await.is_err() {
+            break;
+        }
+        let answer = tokio::spawn(sender.send_request(request));
+        let calls = service.workers.calls.load(Ordering::SeqCst);
+        // Reset once the call has been taken up, or soon.
+        for _ in 0..200 {
+            if service.workers.calls.load(Ordering::SeqCst) > calls {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        answer.abort();
+        let _ = answer.await;
+        sent += 1;
+    }
+    drop(sender);
+    assert!(sent < 20_000, "the connection was never ended");
+    assert_eq!(service.bare_request(http::Method::GET, "/healthz", &[], "").await.status, 200);
+}
+
+#[tokio::test]
+async fn http_2_is_served() {
+    let service = start().await;
+    let stream = TcpStream::connect(service.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request =
+        Request::get(format!("http://{}/healthz", service.address)).body(Full::<Bytes>::default()).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn stopping_finishes_what_runs() {
+    let service = Arc::new(start().await);
+    service.deploy("f", "1").await;
+    let running = tokio::spawn({
+        let service = Arc::clone(&service);
+        async move { service.invoke("f/invoke", "sleep 500").await.status }
+    });
+    while service.workers.calls.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    service.shutdown.cancel();
+    assert_eq!(running.await.unwrap(), 200);
+    let closed = async {
+        while TcpStream::connect(service.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), closed).await.unwrap();
+}

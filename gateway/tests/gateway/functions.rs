@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Deploying, versions and aliases.
+
+use std::sync::Arc;
+
+use fanfold_protocol::{ErrorKind, Problem, keys};
+use http::Method;
+use serde_json::json;
+
+use crate::harness::{AGGREGATOR, Base, HANDLER, component, start, start_with};
+
+#[tokio::test]
+async fn a_deployment_is_answered_with_its_version() {
+    let service = start().await;
+    let settings = r#"{"memory": "64MiB", "timeout": "5s", "env": {"A": "b"}}"#;
+    let bytes = component(&["wasi:io/streams@0.2.6"], &[HANDLER, AGGREGATOR], "1");
+    let headers = [("content-type", "application/wasm"), ("x-fanfold-settings", settings)];
+    let reply =
+        service.request(Method::POST, "/v1/functions/f/versions?alias=prod", &headers, bytes.clone()).await;
+    assert_eq!(reply.status, 201, "{reply:?}");
+    let body = reply.json();
+    assert_eq!((&body["name"], &body["version"]), (&json!("f"), &json!(1)));
+    assert_eq!(body["digest"], fanfold_protocol::digest::Digest::of(&bytes).to_string());
+    assert_eq!(body["exports"], json!(["handler", "aggregator"]));
+    assert_eq!(body["settings"]["memory"], "64MiB");
+    assert_eq!(service.get("/v1/functions/f/versions/prod").await.json(), body);
+    let shown = service.get("/v1/functions/f").await.json();
+    assert_eq!((&shown["latest"], &shown["aliases"]), (&json!(1), &json!({"prod": {"version": 1}})));
+    assert_eq!(shown["versions"], json!([body]));
+    let list = service.get("/v1/functions").await.json();
+    assert_eq!(list["functions"][0]["name"], "f");
+}
+
+#[tokio::test]
+async fn the_same_again_is_the_same_version() {
+    let service = start().await;
+    let first = service.deploy("f", "1").await;
+    let again = service.deploy("f", "1").await;
+    assert_eq!((first.status.as_u16(), again.status.as_u16()), (201, 200));
+    assert_eq!(first.json(), again.json());
+    let other = service.deploy("f", "2").await;
+    assert_eq!((other.status.as_u16(), &other.json()["version"]), (201, &json!(2)));
+    let path = "/v1/functions/f/versions?timeout=5s";
+    let settings = service.request(Method::POST, path, &[], component(&[], &[HANDLER], "2")).await;
+    assert_eq!((settings.status.as_u16(), &settings.json()["version"]), (201, &json!(3)));
+}
+
+#[tokio::test]
+async fn racing_deployments_get_numbers_without_gaps() {
+    let base = Base::new().await;
+    let services = [Arc::new(base.serve(|_| {}).await), Arc::new(base.serve(|_| {}).await)];
+    let racing = (0..12).map(|n| {
+        let service = Arc::clone(&services[n % 2]);
+        // Six different components, each sent to both gateways.
+        tokio::spawn(async move { service.deploy("f", &(n / 2).to_string()).await })
+    });
+    let mut created = Vec::new();
+    for reply in futures::future::join_all(racing).await {
+        let reply = reply.unwrap();
+        assert!(reply.status.is_success(), "{reply:?}");
+        if reply.status == 201 {
+            created.push(reply.json()["version"].as_u64().unwrap());
+        }
+    }
+    created.sort_unstable();
+    assert_eq!(created, (1..=created.len() as u64).collect::<Vec<_>>());
+    assert!(created.len() >= 6);
+    for service in services {
+        assert_eq!(service.get("/v1/functions/f").await.json()["latest"], created.len());
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_function_is_refused() {
+    let service = start_with(|config| config.component_bytes_max = 2_000).await;
+    let post =
+        async |bytes: Vec<u8>| service.request(Method::POST, "/v1/functions/f/versions", &[], bytes).await;
+    post(b"\0asm\x01\0\0\0".to_vec()).await.is_problem(ErrorKind::NotAComponent);
+    post(Vec::new()).await.is_problem(ErrorKind::NotAComponent);
+    post(component(&[], &[], "")).await.is_problem(ErrorKind::ExportMissing);
+    let body = post(component(&["wasi:sockets/tcp@0.2.6"], &[HANDLER], ""))
+        .await
+        .is_problem(ErrorKind::ImportUnknown);
+    assert!(body["detail"].as_str().unwrap().contains("wasi:sockets/tcp@0.2.6"), "{body}");
+    post(vec![0; 2_001]).await.is_problem(ErrorKind::ComponentTooLarge);
+    let path = "/v1/functions/f/versions?memory=1TiB";
+    let reply = service.request(Method::POST, path, &[], component(&[], &[HANDLER], "")).await;
+    reply.is_problem(ErrorKind::InvalidSettings);
+    let headers = [("content-type", "text/plain")];
+    let reply = service.request(Method::POST, "/v1/functions/f/versions", &headers, "x").await;
+    reply.is_problem(ErrorKind::UnsupportedMediaType);
+    *service.workers.refuse_preparation.lock().unwrap() =
+        Some(Problem::new(ErrorKind::CompileLimit, "it took too long"));
+    post(component(&[], &[HANDLER], "")).await.is_problem(ErrorKind::CompileLimit);
+    service.get("/v1/functions/f").await.is_problem(ErrorKind::FunctionNotFound);
+}
+
+#[tokio::test]
+async fn aliases_are_pointed_weighted_and_removed() {
+    let service = start().await;
+    for salt in ["1", "2"] {
+        service.deploy("f", salt).await;
+    }
+    let path = "/v1/functions/f/aliases/prod";
+    service.invoke("f/invoke?qualifier=prod", "").await.is_problem(ErrorKind::AliasNotFound);
+    assert_eq!(service.put_json(path, json!({"version": 1})).await.json(), json!({"version": 1}));
+    assert_eq!(service.invoke("f/invoke?qualifier=prod", "").await.header("x-fanfold-version"), "1");
+    let weighted = json!({"version": 1, "canary": {"version": 2, "percent": 20}});
+    assert_eq!(service.put_json(path, weighted.clone()).await.json(), weighted);
+    let mut canaries = 0;
+    for _ in 0..100 {
+        let reply = service.invoke("f/invoke?qualifier=prod", "").await;
+        canaries += usize::from(reply.header("x-fanfold-version") == "2");
+    }
+    assert_eq!(canaries, 20);
+    service.put_json(path, json!({"version": 3})).await.is_problem(ErrorKind::VersionNotFound);
+    for percent in [0, 100] {
+        let odd = json!({"version": 1, "canary": {"version": 2, "percent": percent}});
+        service.put_json(path, odd).await.is_problem(ErrorKind::InvalidRequest);
+    }
+    service
+        .put_json("/v1/functions/g/aliases/prod", json!({"version": 1}))
+        .await
+        .is_problem(ErrorKind::FunctionNotFound);
+    assert_eq!(service.delete(path).await.status, 204);
+    service.delete(path).await.is_problem(ErrorKind::AliasNotFound);
+}
+
+#[tokio::test]
+async fn a_removed_function_is_gone_and_its_numbers_are_not_given_again() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    service.put_json("/v1/functions/f/aliases/prod", json!({"version": 1})).await;
+    assert_eq!(service.delete("/v1/functions/f").await.status, 204);
+    for path in ["/v1/functions/f", "/v1/functions/f/versions/1", "/v1/functions/f/versions/prod"] {
+        service.get(path).await.is_problem(ErrorKind::FunctionNotFound);
+    }
+    service.delete("/v1/functions/f").await.is_problem(ErrorKind::FunctionNotFound);
+    assert_eq!(service.get("/v1/functions").await.json(), json!({"functions": []}));
+    let again = service.deploy("f", "1").await;
+    assert_eq!((again.status.as_u16(), &again.json()["version"]), (201, &json!(2)));
+    service.get("/v1/functions/f/versions/1").await.is_problem(ErrorKind::VersionNotFound);
+    assert_eq!(service.get("/v1/functions/f").await.json()["aliases"], json!({}));
+}
+
+#[tokio::test]
+async fn functions_outlive_the_backbone() {
+    let service = start().await;
+    for salt in ["1", "2"] {
+        service.deploy("f", salt).await;
+    }
+    service.put_json("/v1/functions/f/aliases/prod", json!({"version": 1})).await;
+    service.deploy("gone", "1").await;
+    service.delete("/v1/functions/gone").await;
+    let before = service.get("/v1/functions/f").await.json();
+    let mut base = service.stop().await;
+    base.backbone = Base::open_backbone(&base.folder.path().join("another.redb")).await;
+    let service = base.serve(|_| {}).await;
+    assert_eq!(service.get("/v1/functions/f").await.json(), before);
+    service.get("/v1/functions/gone").await.is_problem(ErrorKind::FunctionNotFound);
+}
+
+#[tokio::test]
+async fn a_version_that_a_crash_left_without_a_record_is_found() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    // As if a gateway had died between version 2 and the record.
+    let bucket = service.app.config.system_bucket.clone();
+    let name = "f".parse().unwrap();
+    let object =
+        |number| fanfold_protocol::uri::ObjectUri::new(bucket.clone(), keys::version(&name, number)).unwrap();
+    let bytes = service.base.store.get(&object(1), None).await.unwrap();
+    let mut version: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    version["version"] = json!(2);
+    version["digest"] =
+        json!(fanfold_protocol::digest::Digest::of(&component(&[], &[HANDLER], "2")).to_string());
+    let body = bytes::Bytes::from(version.to_string());
+    service.base.store.put(&object(2), body, Default::default()).await.unwrap();
+    let again = service.deploy("f", "2").await;
+    assert_eq!((again.status.as_u16(), &again.json()["version"]), (200, &json!(2)));
+    assert_eq!(service.get("/v1/functions/f").await.json()["latest"], 2);
+}
+
+#[tokio::test]
+async fn another_gateway_sees_a_change_at_once() {
+    let base = Base::new().await;
+    let (one, two) = (base.serve(|_| {}).await, base.serve(|_| {}).await);
+    one.deploy("f", "1").await;
+    assert_eq!(two.invoke("f/invoke", "").await.status, 200);
+    one.deploy("f", "2").await;
+    assert_eq!(two.invoke("f/invoke?qualifier=2", "").await.status, 200);
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The same key, the same answer, one run.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use fanfold_protocol::ErrorKind;
+use http::Method;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use crate::harness::{Reply, Service, start};
+
+async fn call(service: &Service, key: &str, body: &str) -> Reply {
+    let headers = [("idempotency-key", key)];
+    service.request(Method::POST, "/v1/functions/f/invoke", &headers, body.to_owned()).await
+}
+
+fn runs(service: &Service) -> usize {
+    service.workers.calls.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn the_same_key_gives_the_same_answer() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let first = call(&service, "k1", "echo").await;
+    let again = call(&service, "k1", "echo").await;
+    assert_eq!((first.status, &first.body), (again.status, &again.body));
+    assert_eq!(first.header("x-fanfold-invocation-id"), again.header("x-fanfold-invocation-id"));
+    assert_eq!(again.header("x-fanfold-replayed"), "true");
+    assert!(!first.headers.contains_key("x-fanfold-replayed"));
+    assert_eq!(runs(&service), 1);
+    call(&service, "k1", "echo other").await.is_problem(ErrorKind::IdempotencyConflict);
+    assert_eq!(call(&service, "k2", "echo other").await.status, 200);
+    assert_eq!(runs(&service), 2);
+    call(&service, &"k".repeat(256), "echo").await.is_problem(ErrorKind::InvalidRequest);
+}
+
+#[tokio::test]
+async fn large_answers_are_remembered_too() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let first = call(&service, "k", "large 2000000").await;
+    let again = call(&service, "k", "large 2000000").await;
+    assert_eq!(first.body.len(), 2_000_000);
+    assert_eq!(first.body, again.body);
+    assert_eq!(runs(&service), 1);
+}
+
+#[tokio::test]
+async fn failures_are_remembered_unless_a_retry_may_better_them() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    for _ in 0..2 {
+        call(&service, "k1", "fail guest-trapped").await.is_problem(ErrorKind::GuestTrapped);
+    }
+    assert_eq!(runs(&service), 1);
+    for _ in 0..2 {
+        call(&service, "k2", "fail store-unavailable").await.is_problem(ErrorKind::StoreUnavailable);
+    }
+    assert_eq!(runs(&service), 3);
+}
+
+#[tokio::test]
+async fn calls_at_the_same_moment_run_once() {
+    let service = Arc::new(start().await);
+    service.deploy("f", "1").await;
+    let calls = (0..8).map(|_| {
+        let service = Arc::clone(&service);
+        tokio::spawn(async move { call(&service, "k", "sleep 300").await })
+    });
+    for reply in futures::future::join_all(calls).await {
+        assert_eq!(reply.unwrap().status, 200);
+    }
+    assert_eq!(runs(&service), 1);
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_can_fetch_its_answer_later() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let mut stream = TcpStream::connect(service.address).await.unwrap();
+    let body = "sleep 300";
+    let request = format!(
+        "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {}\r\nidempotency-key: k\r\n\
+         content-length: {}\r\n\r\n{body}",
+        service.token,
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    while runs(&service) == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(stream);
+    let reply = call(&service, "k", body).await;
+    assert_eq!((reply.status.as_u16(), reply.header("x-fanfold-replayed")), (200, "true"));
+    assert_eq!(runs(&service), 1);
+}
+
+#[tokio::test]
+async fn a_new_gateway_remembers() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let first = call(&service, "k", "echo").await;
+    let service = service.stop().await.serve(|_| {}).await;
+    let again = call(&service, "k", "echo").await;
+    assert_eq!(first.body, again.body);
+    assert_eq!(runs(&service), 0);
+}
+
+#[tokio::test]
+async fn a_key_held_by_a_dead_gateway_is_freed() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    // A record of a call that nobody runs any more, with the rest of its lease.
+    let first = call(&service, "k1", "echo").await;
+    assert_eq!(first.status, 200);
+    let digest = |key: &str| fanfold_protocol::digest::Digest::of(key.as_bytes());
+    let record = |key: &str| fanfold_protocol::keys::idempotency("invoke", &digest(key));
+    let entry = service.base.backbone.get(&record("k1")).await.unwrap().unwrap();
+    let head = entry.value.split(|b| *b == b'\n').next().unwrap();
+    let mut stored: serde_json::Value = serde_json::from_slice(head).unwrap();
+    stored["answer"] = serde_json::Value::Null;
+    let held = format!("{stored}\n");
+    service.base.backbone.put_with_ttl(&record("k2"), held, Duration::from_millis(500)).await.unwrap();
+    assert_eq!(call(&service, "k2", "echo").await.status, 200);
+    assert_eq!(runs(&service), 2);
+}

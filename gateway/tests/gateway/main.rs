@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The gateway over HTTP, on the real embedded store and backbone.
+//!
+//! Only what lies behind the dispatch seam is a stand-in: see [`harness`].
+
+mod auth;
+mod connections;
+mod functions;
+mod harness;
+mod idempotency;
+mod invocations;
+mod problems;
+mod service;

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whatever is wrong with a request, the answer is a problem of its own kind.
+
+use fanfold_protocol::ErrorKind;
+use http::Method;
+use serde_json::json;
+
+use crate::harness::start;
+
+#[tokio::test]
+async fn unknown_paths_and_methods() {
+    let service = start().await;
+    service.get("/v2/functions").await.is_problem(ErrorKind::RouteNotFound);
+    let reply = service.delete("/v1/functions").await;
+    reply.is_problem(ErrorKind::MethodNotAllowed);
+    assert!(reply.header("allow").contains("GET"), "{:?}", reply.headers);
+    service.get("/v1/functions/f/invoke").await.is_problem(ErrorKind::MethodNotAllowed);
+    service.get("/docs/errors/no-such-code").await.is_problem(ErrorKind::RouteNotFound);
+}
+
+#[tokio::test]
+async fn bad_documents() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let path = "/v1/functions/f/aliases/prod";
+    let put = async |kind: &str, body: &str| {
+        service.request(Method::PUT, path, &[("content-type", kind)], body.to_owned()).await
+    };
+    let body =
+        put("application/json", "{\"version\": 1, \"canry\": 1}").await.is_problem(ErrorKind::InvalidRequest);
+    assert!(body["detail"].as_str().unwrap().contains("canry"), "{body}");
+    put("application/json", "{").await.is_problem(ErrorKind::InvalidRequest);
+    put("application/json", "[]").await.is_problem(ErrorKind::InvalidRequest);
+    put("text/plain", "{\"version\": 1}").await.is_problem(ErrorKind::UnsupportedMediaType);
+    let large = format!("{{\"version\": 1{}}}", " ".repeat(1 << 20));
+    put("application/json", &large).await.is_problem(ErrorKind::PayloadTooLarge);
+    assert_eq!(put("application/merge-patch+json", "{\"version\": 1}").await.status, 200);
+}
+
+#[tokio::test]
+async fn bad_names_and_queries() {
+    let service = start().await;
+    service.get("/v1/functions/Bad_Name").await.is_problem(ErrorKind::InvalidName);
+    service.get("/v1/functions/%ff").await.is_problem(ErrorKind::InvalidRequest);
+    service.invoke("f/invoke?qualifier=0", "").await.is_problem(ErrorKind::InvalidName);
+    service.invoke("f/invoke?params=1", "").await.is_problem(ErrorKind::InvalidRequest);
+    service.get("/v1/functions/f/logs?folow=true").await.is_problem(ErrorKind::InvalidRequest);
+    service.get("/v1/functions/f").await.is_problem(ErrorKind::FunctionNotFound);
+    let reply = service.put_json("/v1/functions/f/aliases/latest", json!({"version": 1})).await;
+    reply.is_problem(ErrorKind::InvalidName);
+}
+
+#[tokio::test]
+async fn long_urls_and_many_headers() {
+    let service = start().await;
+    let path = format!("/v1/functions?x={}", "y".repeat(8 << 10));
+    service.get(&path).await.is_problem(ErrorKind::UriTooLong);
+    let value = "v".repeat(33 << 10);
+    let reply = service.request(Method::GET, "/v1/functions", &[("x-large", &value)], "").await;
+    reply.is_problem(ErrorKind::HeadersTooLarge);
+    let names: Vec<_> = (0..120).map(|n| format!("x-{n}")).collect();
+    let many: Vec<_> = names.iter().map(|name| (name.as_str(), "1")).collect();
+    service.request(Method::GET, "/v1/functions", &many, "").await.is_problem(ErrorKind::HeadersTooLarge);
+}
+
+#[tokio::test]
+async fn a_panic_is_a_problem_and_the_service_goes_on() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let body = service.invoke("f/invoke", "panic").await.is_problem(ErrorKind::Internal);
+    assert!(!body.to_string().contains("as asked"), "inner details stay inside: {body}");
+    assert_eq!(service.invoke("f/invoke", "echo").await.status, 200);
+}
+
+#[tokio::test]
+async fn request_ids_are_kept_or_made() {
+    let service = start().await;
+    let reply = service.request(Method::GET, "/v1/functions", &[("x-request-id", "order-7")], "").await;
+    assert_eq!(reply.header("x-request-id"), "order-7");
+    let reply = service.request(Method::GET, "/v1/functions", &[("x-request-id", "a b\"")], "").await;
+    assert_eq!(reply.header("x-request-id").len(), 36);
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Health, metrics, the description of the API, and the pages about errors.
+
+use std::time::Duration;
+
+use fanfold_protocol::ErrorKind;
+use http::Method;
+use serde_json::json;
+
+use crate::harness::start;
+
+#[tokio::test]
+async fn health_and_readiness() {
+    let service = start().await;
+    assert_eq!(service.bare_request(Method::GET, "/healthz", &[], "").await.body, "ok\n");
+    let probed = async {
+        loop {
+            let ready = service.bare_request(Method::GET, "/readyz", &[], "").await;
+            if ready.json()["store_abilities"].is_object() {
+                return ready;
+            }
+        }
+    };
+    let ready = tokio::time::timeout(Duration::from_secs(20), probed).await.unwrap();
+    let body = ready.json();
+    assert_eq!((ready.status.as_u16(), &body["ready"]), (200, &json!(true)));
+    assert_eq!((&body["store"], &body["backbone"]), (&json!({"ready": true}), &json!({"ready": true})));
+    assert_eq!(body["store_abilities"]["put_if_absent"], "supported");
+}
+
+#[tokio::test]
+async fn metrics_are_named_as_prometheus_has_it() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    service.invoke("f/invoke", "echo").await;
+    service.get("/v1/functions/other-name").await;
+    let reply = service.get("/metrics").await;
+    assert!(reply.header("content-type").starts_with("application/openmetrics-text"));
+    let text = String::from_utf8(reply.body.to_vec()).unwrap();
+    for line in [
+        r#"fanfold_http_requests_total{route="/v1/functions/{name}/invoke",method="POST",status="200"} 1"#,
+        r#"fanfold_http_requests_total{route="/v1/functions/{name}",method="GET",status="404"} 1"#,
+        r#"fanfold_http_request_duration_seconds_count{route="/v1/functions/{name}/invoke"} 1"#,
+        r#"fanfold_invocations_total{function="f",outcome="ok"} 1"#,
+        "fanfold_sandbox_start_seconds_count 1",
+        r#"fanfold_queue_messages{queue="tasks",state="ready"} 0"#,
+        "fanfold_build_info{version=",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("other-name"));
+}
+
+#[tokio::test]
+async fn the_document_describes_the_whole_contract() {
+    let service = start().await;
+    let document = service.get("/v1/openapi.json").await.json();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3."));
+    let contract = [
+        ("get", "/healthz"),
+        ("get", "/readyz"),
+        ("get", "/metrics"),
+        ("get", "/v1/openapi.json"),
+        ("get", "/docs/errors/{code}"),
+        ("post", "/v1/functions/{name}/versions"),
+        ("get", "/v1/functions/{name}/versions/{version}"),
+        ("get", "/v1/functions"),
+        ("get", "/v1/functions/{name}"),
+        ("delete", "/v1/functions/{name}"),
+        ("put", "/v1/functions/{name}/aliases/{alias}"),
+        ("delete", "/v1/functions/{name}/aliases/{alias}"),
+        ("get", "/v1/functions/{name}/logs"),
+        ("post", "/v1/functions/{name}/invoke"),
+        ("get", "/v1/invocations/{id}"),
+        ("get", "/v1/invocations/{id}/result"),
+        ("get", "/v1/invocations/{id}/logs"),
+        ("post", "/v1/jobs"),
+        ("get", "/v1/jobs"),
+        ("get", "/v1/jobs/{id}"),
+        ("get", "/v1/jobs/{id}/events"),
+        ("get", "/v1/jobs/{id}/tasks"),
+        ("post", "/v1/jobs/{id}/cancel"),
+    ];
+    for (method, path) in contract {
+        assert!(document["paths"][path][method].is_object(), "{method} {path} is not described");
+    }
+    // Every schema that is referred to is there.
+    let text = document.to_string();
+    for reference in text.split("\"#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(document["components"]["schemas"][name].is_object(), "{name} is not described");
+    }
+}
+
+#[tokio::test]
+async fn every_route_of_the_document_is_there() {
+    let service = start().await;
+    let document = serde_json::to_value(fanfold_gateway::openapi::document()).unwrap();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        let concrete = path.replace("{id}", "0192d3a4-6c1e-7b52-9a41-3f0c5d2e8a10").replace(['{', '}'], "");
+        for method in operations.as_object().unwrap().keys().filter(|key| *key != "parameters") {
+            let reply = service.request(method.to_uppercase().parse().unwrap(), &concrete, &[], "").await;
+            if reply.status.is_client_error() {
+                let code = reply.json()["code"].as_str().unwrap().to_owned();
+                let unknown = code == "route-not-found" && !path.starts_with("/docs");
+                assert!(!unknown && code != "method-not-allowed", "{method} {path}: {code}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn pages_about_errors_are_served() {
+    let service = start().await;
+    for kind in ErrorKind::ALL {
+        let reply = service.get(&format!("/docs/errors/{}", kind.code())).await;
+        assert_eq!(reply.header("content-type"), "text/markdown; charset=utf-8");
+        assert!(reply.body.starts_with(format!("# {}", kind.title()).as_bytes()));
+    }
+}
