@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use fanfold_protocol::{ErrorKind, Problem, digest::Digest, keys, limits, uri::ObjectUri};
+use fanfold_protocol::{ErrorKind, Problem, digest::Digest, keys, limits, size::ByteSize, uri::ObjectUri};
 use futures::{
     FutureExt as _,
     future::{BoxFuture, Shared},
@@ -54,7 +54,7 @@ pub(crate) struct Components {
     linker: Linker<Host>,
     artifacts: Artifacts,
     compiler: CompilerCommand,
-    data: Data,
+    data: Arc<Data>,
     ready: RwLock<HashMap<Digest, Ready>>,
     flights: Mutex<HashMap<Digest, Flight>>,
     uses: AtomicU64,
@@ -66,7 +66,7 @@ impl Components {
         engine: &Engine,
         artifacts: Artifacts,
         compiler: CompilerCommand,
-        data: Data,
+        data: Arc<Data>,
     ) -> wasmtime::Result<Self> {
         Ok(Self {
             engine: engine.clone(),
@@ -125,7 +125,8 @@ impl Components {
         let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
         ready.insert(digest, Ready { loaded, used });
         while ready.len() > READY_MAX {
-            let oldest = ready.iter().min_by_key(|(_, entry)| entry.used.load(Relaxed)).map(|(digest, _)| *digest);
+            let oldest =
+                ready.iter().min_by_key(|(_, entry)| entry.used.load(Relaxed)).map(|(digest, _)| *digest);
             let Some(oldest) = oldest else { break };
             ready.remove(&oldest);
         }
@@ -136,7 +137,9 @@ impl Components {
         let cached = blocking(move || {
             let artifact = this.artifacts.read(&digest)?;
             // Refused by wasmtime all the same: compiled again.
-            this.link(&artifact).inspect_err(|problem| tracing::warn!(%problem, "an artifact does not load")).ok()
+            this.link(&artifact)
+                .inspect_err(|problem| tracing::warn!(%problem, "an artifact does not load"))
+                .ok()
         });
         if let Some(loaded) = cached.await? {
             return Ok(loaded);
@@ -156,15 +159,13 @@ impl Components {
     }
 
     async fn fetch(&self, digest: &Digest) -> Result<bytes::Bytes, Problem> {
-        let uri = ObjectUri::new(&*self.data.system_bucket, keys::component(digest))?;
-        let bytes = self.data.store.get(&uri, None).await.map_err(|error| {
-            store_problem(&error).within(format_args!("fetching the component {digest}"))
+        let uri = ObjectUri::new(&self.data.system_bucket, keys::component(digest))?;
+        let bytes = self.data.store.get(&uri, None).await.map_err(|error| match error {
+            fanfold_storage::Error::TooLarge { bytes, .. } => too_large(bytes),
+            error => store_problem(&error).within(format_args!("fetching the component {digest}")),
         })?;
         if bytes.len() as u64 > limits::COMPONENT_BYTES_MAX {
-            return Err(Problem::new(
-                ErrorKind::ComponentTooLarge,
-                format!("a component must be at most {} bytes, found {}", limits::COMPONENT_BYTES_MAX, bytes.len()),
-            ));
+            return Err(too_large(bytes.len() as u64));
         }
         let (found, bytes) = blocking(move || (Digest::of(&bytes), bytes)).await?;
         if found == *digest {
@@ -172,7 +173,9 @@ impl Components {
         }
         Err(Problem::new(
             ErrorKind::Internal,
-            format!("expected the component {digest} in the store, found bytes with the digest {found}; deploy it again"),
+            format!(
+                "expected the component {digest} in the store, found bytes with the digest {found}; deploy it again"
+            ),
         ))
     }
 
@@ -184,7 +187,8 @@ impl Components {
 
     fn pre(&self, component: &Component) -> Result<Loaded, Problem> {
         let pre = self.linker.instantiate_pre(component).map_err(|error| link::import_problem(&error))?;
-        let [handler, mapper, aggregator] = link::EXPORTS.map(|name| component.get_export_index(None, name).is_some());
+        let [handler, mapper, aggregator] =
+            link::EXPORTS.map(|name| component.get_export_index(None, name).is_some());
         if !(handler || mapper || aggregator) {
             return Err(link::no_export(&self.engine, component));
         }
@@ -195,6 +199,14 @@ impl Components {
             aggregator: aggregator.then(|| AggregateFunctionPre::new(pre)).transpose().map_err(wrong)?,
         })
     }
+}
+
+fn too_large(bytes: u64) -> Problem {
+    let bytes_max = ByteSize(limits::COMPONENT_BYTES_MAX);
+    Problem::new(
+        ErrorKind::ComponentTooLarge,
+        format!("a component must be at most {bytes_max}, found {bytes} bytes; strip it"),
+    )
 }
 
 /// It compiled, but asks for more than a sandbox has: instances, memories,

@@ -44,7 +44,11 @@ impl Shared {
         let engine = Engine::new(config().allocation_strategy(pool()))?;
         tick(&engine)?;
         let compatibility = compatibility(&engine);
-        Ok(SHARED.get_or_init(|| Shared { engine, compatibility, slots: Semaphore::new(limits::SANDBOXES_MAX) }))
+        Ok(SHARED.get_or_init(|| Shared {
+            engine,
+            compatibility,
+            slots: Semaphore::new(limits::SANDBOXES_MAX),
+        }))
     }
 
     /// Waits for room for one more sandbox.

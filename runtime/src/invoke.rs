@@ -26,11 +26,7 @@ use wasmtime::Store;
 
 use crate::{
     Platform,
-    bindings::handler::{
-        HandlerFunctionPre,
-        exports::fanfold::function::handler,
-        fanfold::function::types,
-    },
+    bindings::handler::{HandlerFunctionPre, exports::fanfold::function::handler, fanfold::function::types},
     components::Loaded,
     engine::Slot,
     host::{Call, Host, Work},
@@ -49,7 +45,11 @@ pub(crate) async fn invoke(platform: &Platform, invocation: Invocation) -> Outco
     }
 }
 
-async fn answer(platform: &Platform, invocation: Invocation, asked: Instant) -> Result<Ended<Response>, Problem> {
+async fn answer(
+    platform: &Platform,
+    invocation: Invocation,
+    asked: Instant,
+) -> Result<Ended<Response>, Problem> {
     let Invocation { id, version, timeout, params, request } = invocation;
     let loaded = platform.component(version.digest).await?;
     let Some(pre) = &loaded.handler else { return Err(missing(&version, Export::Handler)) };
@@ -152,14 +152,20 @@ fn undeployed(digest: Digest) -> Result<Version, Problem> {
 fn columns(columns: Option<Vec<types::Column>>) -> Result<Option<Vec<Column>>, Problem> {
     let Some(columns) = columns else { return Ok(None) };
     if columns.len() > limits::COLUMNS_MAX {
-        return Err(invalid(format!("expected at most {} columns, found {}", limits::COLUMNS_MAX, columns.len())));
+        return Err(invalid(format!(
+            "expected at most {} columns, found {}",
+            limits::COLUMNS_MAX,
+            columns.len()
+        )));
     }
     let checked = columns.into_iter().map(|types::Column { name, data_type, nullable }| {
         if name.is_empty() {
             return Err(invalid("expected a name for every column, found an empty one"));
         }
         data_type.parse::<arrow::datatypes::DataType>().map_err(|_| {
-            invalid(format!("expected an Arrow type such as Int64 or Utf8 for the column {name:?}, found {data_type:?}"))
+            invalid(format!(
+                "expected an Arrow type such as Int64 or Utf8 for the column {name:?}, found {data_type:?}"
+            ))
         })?;
         Ok(Column { name, data_type, nullable })
     });
@@ -184,7 +190,10 @@ pub(crate) fn missing(version: &Version, export: Export) -> Problem {
     version.require(export).err().unwrap_or_else(|| {
         Problem::new(
             ErrorKind::ExportMissing,
-            format!("expected the component to export a {}, found that it does not; deploy it again", export.as_str()),
+            format!(
+                "expected the component to export a {}, found that it does not; deploy it again",
+                export.as_str()
+            ),
         )
     })
 }
@@ -262,7 +271,10 @@ fn check_headers(headers: &[(String, String)]) -> Result<(), Problem> {
             return Err(invalid(format!("expected a header's name in lower case, found {:?}", shown(name))));
         }
         if !value.bytes().all(visible) {
-            return Err(invalid(format!("expected visible text in the header {name}, found {:?}", shown(value))));
+            return Err(invalid(format!(
+                "expected visible text in the header {name}, found {:?}",
+                shown(value)
+            )));
         }
     }
     Ok(())

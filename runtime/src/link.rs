@@ -10,7 +10,10 @@ use wasmtime::{
     component::{Component, HasSelf, Linker},
 };
 
-use crate::{bindings::handler::HandlerFunction, host::{Host, wasi}};
+use crate::{
+    bindings::handler::HandlerFunction,
+    host::{Host, wasi},
+};
 
 /// Names of the exports: handler, mapper, aggregator.
 pub(crate) const EXPORTS: [&str; 3] =
@@ -51,7 +54,8 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
 /// Fails when the component imports what is not offered, and names all of it.
 pub(crate) fn check_imports(engine: &Engine, component: &Component) -> Result<(), Problem> {
     let component = component.component_type();
-    let unknown: Vec<_> = component.imports(engine).map(|(name, _)| name).filter(|name| !is_offered(name)).collect();
+    let unknown: Vec<_> =
+        component.imports(engine).map(|(name, _)| name).filter(|name| !is_offered(name)).collect();
     if unknown.is_empty() {
         return Ok(());
     }
@@ -75,7 +79,9 @@ fn is_offered(import: &str) -> bool {
 pub(crate) fn import_problem(error: &wasmtime::Error) -> Problem {
     Problem::new(
         ErrorKind::ImportUnknown,
-        format!("expected imports as in {WIT_PACKAGE} and WASI 0.2, found: {error:#}; build it against those"),
+        format!(
+            "expected imports as in {WIT_PACKAGE} and WASI 0.2, found: {error:#}; build it against those"
+        ),
     )
 }
 
@@ -94,7 +100,10 @@ pub(crate) fn no_export(engine: &Engine, component: &Component) -> Problem {
     let found = if exports.is_empty() { "no exports".to_owned() } else { listed(&exports) };
     Problem::new(
         ErrorKind::ExportMissing,
-        format!("expected an export of {}, found {found}; build it against {WIT_PACKAGE}", EXPORTS.join(" or ")),
+        format!(
+            "expected an export of {}, found {found}; build it against {WIT_PACKAGE}",
+            EXPORTS.join(" or ")
+        ),
     )
 }
 

@@ -37,7 +37,7 @@ use crate::{
     },
     invoke::{Run, missing, slot},
     sandbox::{self, Ended},
-    tables_stub::{TableWriter, extension}, tables::TableSource,
+    tables::{TableSource, TableWriter},
 };
 
 /// What the tasks of a lease have in common while one attempt runs them.
@@ -141,10 +141,12 @@ async fn map(
             Ok(writer) => store.data_mut().table.push(writer)?,
             Err(problem) => return Ok(Err(problem.into())),
         };
-        let (lent_input, lent_output) = (Resource::new_borrow(input.rep()), Resource::new_borrow(output.rep()));
+        let (lent_input, lent_output) =
+            (Resource::new_borrow(input.rep()), Resource::new_borrow(output.rep()));
         let instance = pre.instantiate_async(&mut *store).await?;
         clock.started = Instant::now();
-        let mapped = instance.fanfold_function_mapper().call_map(&mut *store, lent_input, lent_output).await?;
+        let mapped =
+            instance.fanfold_function_mapper().call_map(&mut *store, lent_input, lent_output).await?;
         let table = &mut store.data_mut().table;
         let (input, output) = (table.delete(input)?, table.delete(output)?);
         Ok(match mapped.map_err(Fail::Guest).and_then(|()| Ok(input.check()?)) {
@@ -271,10 +273,10 @@ async fn open_input(store: &mut wasmtime::Store<Host>, source: TableSource) -> R
 
 fn create_output(host: &mut Host, attempt: &Attempt, task: &Task) -> Result<Writer, Problem> {
     let common = &attempt.lease.common;
-    let name = keys::output_part(task.index, &attempt.id, extension(common.output_format));
+    let name = keys::output_part(task.index, &attempt.id, TableWriter::extension(common.output_format));
     let uri = common.output.join(&name)?;
     let metered = host.store();
-    let writer = TableWriter::create(&metered, uri, common.output_format, &attempt.id.to_string())?;
+    let writer = TableWriter::create(metered, uri, common.output_format, &attempt.id.to_string())?;
     Ok(Writer::lend(&host.data, writer))
 }
 
@@ -297,7 +299,9 @@ fn checked_answer(text: String) -> Result<Product, Problem> {
         Ok(value) => Ok(Product::Answer(text, value)),
         Err(error) => Err(Problem::new(
             ErrorKind::ResponseInvalid,
-            format!("expected the aggregator's answer to be JSON, found: {error}; serialise it with a JSON library"),
+            format!(
+                "expected the aggregator's answer to be JSON, found: {error}; serialise it with a JSON library"
+            ),
         )),
     }
 }
@@ -314,7 +318,8 @@ fn end<T>(
         Ok(Err(Fail::Host(problem))) => Err(problem),
         Err(stop) => Err(sandbox::problem(&stop, host, run.clock.started)),
     };
-    let by_platform = |problem: &Problem| problem.code.fault() == Fault::Platform || host.has_issued_platform();
+    let by_platform =
+        |problem: &Problem| problem.code.fault() == Fault::Platform || host.has_issued_platform();
     let platform_failed = result.as_ref().err().is_some_and(by_platform);
     TaskEnd { ended: run.close(result), platform_failed }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use fanfold_protocol::{ErrorKind, Problem, limits, size::ByteSize};
-use rustix::process::{Resource, Rlimit, nice, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
 use wasmtime::Engine;
 
 use crate::engine;
@@ -56,8 +56,10 @@ fn run() -> Result<(), Problem> {
 }
 
 fn limit_self() -> rustix::io::Result<()> {
+    // Never more than whoever started the process allowed.
     let set = |resource, soft: u64, hard: u64| {
-        setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) })
+        let allowed = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+        setrlimit(resource, Rlimit { current: Some(soft.min(allowed)), maximum: Some(hard.min(allowed)) })
     };
     set(Resource::Core, 0, 0)?;
     set(Resource::Cpu, limits::COMPILE_CPU_SECONDS, limits::COMPILE_CPU_SECONDS + 1)?;

@@ -12,19 +12,11 @@ pub(crate) mod wasi;
 
 use std::{
     future::Future,
-    sync::{
-        Arc,
-        atomic::AtomicU64,
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Instant,
 };
 
-use fanfold_protocol::{
-    ErrorKind, Fault, Problem,
-    function::Version,
-    limits,
-    uri::ObjectUri,
-};
+use fanfold_protocol::{ErrorKind, Fault, Problem, function::Version, limits, uri::ObjectUri};
 use fanfold_storage::{Meter, Store};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
@@ -58,20 +50,19 @@ pub(crate) struct Call {
 }
 
 /// The store, and the threads that work with it.
-#[derive(Clone)]
 pub(crate) struct Data {
     /// Connections of this store live on the data threads.
     pub(crate) store: Store,
     /// The data threads.
     pub(crate) threads: Handle,
     /// Where functions never write by themselves.
-    pub(crate) system_bucket: Arc<str>,
+    pub(crate) system_bucket: String,
 }
 
 /// The state of one sandbox.
 pub(crate) struct Host {
     pub(crate) call: Call,
-    pub(crate) data: Data,
+    pub(crate) data: Arc<Data>,
     pub(crate) limiter: Limiter,
     pub(crate) log: Log,
     pub(crate) table: ResourceTable,
@@ -85,14 +76,16 @@ pub(crate) struct Host {
 /// What was done for one invocation, inside its sandbox and out.
 #[derive(Debug, Default)]
 pub(crate) struct Work {
-    /// Time that it kept threads busy, waiting left out.
-    pub(crate) busy_ns: AtomicU64,
+    /// Time that the guest kept a thread busy, waiting left out.
+    pub(crate) guest_ns: AtomicU64,
+    /// Time that work on the data threads kept one busy, waiting left out.
+    pub(crate) data_ns: AtomicU64,
     pub(crate) rows_in: AtomicU64,
     pub(crate) rows_out: AtomicU64,
 }
 
 impl Host {
-    pub(crate) fn new(call: Call, data: Data) -> Self {
+    pub(crate) fn new(call: Call, data: Arc<Data>) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits::HANDLES_MAX);
         Self {
@@ -169,7 +162,7 @@ impl Host {
     }
 
     fn check_write(&self, uri: &ObjectUri) -> Result<(), Problem> {
-        let platform = uri.bucket() == &*self.data.system_bucket;
+        let platform = uri.bucket() == self.data.system_bucket;
         if self.call.version.settings.grants.may_write(uri) && !platform {
             return Ok(());
         }
@@ -196,7 +189,7 @@ pub(crate) fn start<T: Send + 'static>(
     future: impl Future<Output = T> + Send + 'static,
 ) -> AbortOnDropHandle<T> {
     let work = Arc::clone(work);
-    AbortOnDropHandle::new(threads.spawn(async move { timed(future, &work).await }))
+    AbortOnDropHandle::new(threads.spawn(async move { timed(future, &work.data_ns).await }))
 }
 
 /// Decoders meet hostile files: a panic of theirs is an answer, not an end.
@@ -224,7 +217,9 @@ pub(crate) fn store_problem(error: &fanfold_storage::Error) -> Problem {
             "expected the object store to accept the platform's credentials, found that it refuses them; \
              the operator checks their policy"
         }
-        ErrorKind::StorageFull => "expected room in the object store, found it full; the operator frees space",
+        ErrorKind::StorageFull => {
+            "expected room in the object store, found it full; the operator frees space"
+        }
         _ => "expected the object store to answer, found that it does not; try again later",
     };
     Problem::new(kind, detail)

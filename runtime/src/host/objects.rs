@@ -60,9 +60,11 @@ impl objects::Host for Host {
         self.check_write(&uri)?;
         check_transfer(content.len() as u64, limits::TRANSFER_BYTES_MAX)?;
         check_content_type(&content_type)?;
-        let options = if content_type.is_empty() { PutOptions::default() } else { PutOptions::typed(content_type) };
+        let options =
+            if content_type.is_empty() { PutOptions::default() } else { PutOptions::typed(content_type) };
         let store = self.store();
-        let put = async move { store.put(&uri, content.into(), options).await.map_err(|e| store_problem(&e)) };
+        let put =
+            async move { store.put(&uri, content.into(), options).await.map_err(|e| store_problem(&e)) };
         self.run(put).await?;
         Ok(())
     }

@@ -21,7 +21,7 @@ use wasmtime::component::Resource;
 use super::{Data, Host, Refusal, Work, joined, start, store_problem};
 use crate::{
     bindings::handler::fanfold::function::tables,
-    tables_stub::{TableReader, TableWriter}, tables::{TableSource, decode, encode, encode_schema},
+    tables::{TableReader, TableSource, TableWriter, decode, encode, encode_schema},
 };
 
 /// What comes back from the data threads: the reader for the next turn.
@@ -50,9 +50,14 @@ enum Reading {
 
 impl Reader {
     /// Opens a table and starts on its first batch.
-    pub(crate) async fn open(data: &Data, work: &Arc<Work>, store: Store, source: TableSource) -> Result<Self, Problem> {
+    pub(crate) async fn open(
+        data: &Data,
+        work: &Arc<Work>,
+        store: Store,
+        source: TableSource,
+    ) -> Result<Self, Problem> {
         let opening = start(&data.threads, work, async move {
-            let reader = Box::new(TableReader::open(&store, source).await?);
+            let reader = Box::new(TableReader::open(store, source).await?);
             let schema = encode_schema(&reader.schema())?;
             Ok::<_, Problem>((reader, schema))
         });
@@ -191,7 +196,9 @@ impl tables::HostWriter for Host {
     async fn finish(&mut self, writer: Resource<Writer>) -> Result<tables::Written, Refusal> {
         let entry = self.table.get_mut(&writer)?;
         if entry.lent {
-            return Err(refused("the output of a mapper is finished by the host; return from map instead").into());
+            return Err(
+                refused("the output of a mapper is finished by the host; return from map instead").into()
+            );
         }
         let inner = entry.take()?;
         let written = self.run(async move { inner.finish().await }).await?;
@@ -239,7 +246,7 @@ impl tables::Host for Host {
     async fn create(&mut self, uri: String, stored_as: tables::Format) -> Result<Resource<Writer>, Refusal> {
         let uri: ObjectUri = uri.parse()?;
         self.check_write(&uri)?;
-        let inner = TableWriter::create(&self.store(), uri, format(stored_as), &self.call.id.to_string())?;
+        let inner = TableWriter::create(self.store(), uri, format(stored_as), &self.call.id.to_string())?;
         let threads = self.data.threads.clone();
         Ok(self.table.push(Writer { inner: Some(Box::new(inner)), threads, lent: false, failed: None })?)
     }
@@ -262,7 +269,10 @@ fn csv_options(options: tables::CsvOptions) -> Result<CsvOptions, Problem> {
         }
     }
     if options.delimiter == options.quote {
-        return Err(refused(format!("a CSV delimiter and quote must differ, found {:?} for both", options.quote)));
+        return Err(refused(format!(
+            "a CSV delimiter and quote must differ, found {:?} for both",
+            options.quote
+        )));
     }
     let tables::CsvOptions { delimiter, header, quote, nulls } = options;
     Ok(CsvOptions { delimiter, header, quote, nulls })

@@ -6,7 +6,10 @@
 
 use std::time::Instant;
 
-use fanfold_protocol::{ErrorKind, Problem, limits, size::{ByteSize, Span}};
+use fanfold_protocol::{
+    ErrorKind, Problem, limits,
+    size::{ByteSize, Span},
+};
 use wasmtime::{Trap, WasmBacktrace, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
 
@@ -107,7 +110,10 @@ fn memory(host: &Host) -> Option<Problem> {
         )
     } else {
         let elements = limiter.refused_elements()?;
-        format!("expected at most {} table elements, found a request that makes it {elements}", limits::TABLE_ELEMENTS_MAX)
+        format!(
+            "expected at most {} table elements, found a request that makes it {elements}",
+            limits::TABLE_ELEMENTS_MAX
+        )
     };
     Some(Problem::new(ErrorKind::MemoryExceeded, detail))
 }
@@ -152,7 +158,9 @@ fn with_progress(host: &Host, mut problem: Problem) -> Problem {
 /// in this invocation keeps its kind when the guest passes its code on.
 pub(crate) fn guest_problem(error: &types::Error, host: &Host) -> Problem {
     let message = match cut(&error.message, TEXT_BYTES_MAX) {
-        message if message.is_empty() => format!("the function returned the error {:?} without a message", error.code),
+        message if message.is_empty() => {
+            format!("the function returned the error {:?} without a message", error.code)
+        }
         message => message,
     };
     let hosts = ErrorKind::ALL.iter().find(|kind| kind.code() == error.code && host.has_issued(**kind));

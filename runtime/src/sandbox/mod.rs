@@ -10,11 +10,18 @@ mod log;
 
 use std::{
     future::Future,
-    sync::atomic::Ordering::Relaxed,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
-use fanfold_protocol::{Problem, invocation::{LogLine, Usage}, limits};
+use fanfold_protocol::{
+    Problem,
+    invocation::{LogLine, Usage},
+    limits,
+};
 use tokio_util::sync::CancellationToken;
 use wasmtime::{Engine, Store, UpdateDeadline};
 
@@ -29,7 +36,7 @@ use crate::host::{Call, Data, Host, Work};
 const HOSTCALL_SLACK_BYTES: u64 = 64 << 10;
 
 /// A sandbox for one call.
-pub(crate) fn open(engine: &Engine, call: Call, data: Data) -> Store<Host> {
+pub(crate) fn open(engine: &Engine, call: Call, data: Arc<Data>) -> Store<Host> {
     let deadline = call.deadline;
     let mut store = Store::new(engine, Host::new(call, data));
     store.limiter(|host| &mut host.limiter);
@@ -76,7 +83,7 @@ pub(crate) async fn bounded<T>(
     };
     tokio::select! {
         biased;
-        result = timed(call, work) => result.map_err(|error| {
+        result = timed(call, &work.guest_ns) => result.map_err(|error| {
             if error.is::<DeadlineReached>() { Stop::Deadline } else { Stop::Failed(error) }
         }),
         () = cancelled => Err(Stop::Cancelled),
@@ -109,7 +116,8 @@ pub(crate) fn close<T>(store: &Store<Host>, clock: Clock, result: Result<T, Prob
     let (work, used) = (host.work(), host.store_usage());
     let usage = Usage {
         wall_us: micros(clock.started.elapsed()),
-        cpu_us: work.busy_ns.load(Relaxed) / 1_000,
+        cpu_us: (work.guest_ns.load(Relaxed) + work.data_ns.load(Relaxed)) / 1_000,
+        guest_us: work.guest_ns.load(Relaxed) / 1_000,
         start_us: micros(clock.started - clock.asked),
         memory_bytes_peak: host.limiter.peak_bytes(),
         rows_in: work.rows_in.load(Relaxed),
@@ -127,13 +135,13 @@ fn micros(time: Duration) -> u64 {
 
 /// Adds up the time that a future spends being polled: what it costs a thread,
 /// waiting left out.
-pub(crate) async fn timed<F: Future>(future: F, work: &Work) -> F::Output {
+pub(crate) async fn timed<F: Future>(future: F, busy_ns: &AtomicU64) -> F::Output {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|context| {
         let began = Instant::now();
         let polled = future.as_mut().poll(context);
         let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        work.busy_ns.fetch_add(nanos, Relaxed);
+        busy_ns.fetch_add(nanos, Relaxed);
         polled
     })
     .await

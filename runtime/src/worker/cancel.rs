@@ -53,7 +53,8 @@ impl Cancels {
     /// Notes that a lease of this job runs.
     pub(crate) fn register(&self, job: Uuid) -> Registration<'_> {
         let mut running = self.running();
-        let entry = running.entry(job).or_insert_with(|| Running { token: CancellationToken::new(), leases: 0 });
+        let entry =
+            running.entry(job).or_insert_with(|| Running { token: CancellationToken::new(), leases: 0 });
         entry.leases += 1;
         Registration { cancels: self, job, token: entry.token.clone() }
     }

@@ -20,7 +20,7 @@ use crate::host::{Data, store_problem};
 
 /// The key of a lease's commit.
 fn place(data: &Data, lease: &Lease) -> Result<ObjectUri, Problem> {
-    ObjectUri::new(&*data.system_bucket, keys::commit(&lease.job, lease.stage, lease.group, lease.round))
+    ObjectUri::new(&data.system_bucket, keys::commit(&lease.job, lease.stage, lease.group, lease.round))
 }
 
 /// The commit of a lease, if an attempt at it has already won.
@@ -44,7 +44,8 @@ pub(super) async fn put(
     let Lease { job, stage, group, round, .. } = *lease;
     let commit = Commit { job, stage, group, round, attempt, worker: worker.to_owned(), tasks };
     let body = serde_json::to_vec(&commit).map(Bytes::from);
-    let body = body.map_err(|error| crate::internal(format!("a commit cannot be written as JSON: {error}")))?;
+    let body =
+        body.map_err(|error| crate::internal(format!("a commit cannot be written as JSON: {error}")))?;
     let (place, writer) = (place(data, lease)?, attempt.to_string());
     let options = PutOptions::typed("application/json");
     let outcome = data.store.put_if_absent(&place, body.clone(), &writer, options).await;

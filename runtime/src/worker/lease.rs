@@ -107,7 +107,9 @@ async fn attempt(
     let last = delivery.attempt >= DELIVERIES_MAX;
     let version = match shop.version(&lease.function, lease.version).await {
         Ok(version) => version,
-        Err(problem) if problem.code.fault() == Fault::Platform && !last => return Err(Ending::Failed(problem)),
+        Err(problem) if problem.code.fault() == Fault::Platform && !last => {
+            return Err(Ending::Failed(problem));
+        }
         Err(problem) => return give_up(shop, lease, &problem).await,
     };
     if delivery.attempt > DELIVERIES_MAX {
@@ -135,7 +137,9 @@ async fn attempt(
 
 async fn commit_all(shop: &Shop, attempt: &Attempt, tasks: Vec<TaskCommit>) -> Result<(), Ending> {
     let data = &shop.worker.platform.data;
-    let committed = commit::put(data, &shop.worker.name, &attempt.lease, attempt.id, tasks).await.map_err(Ending::Failed)?;
+    let committed = commit::put(data, &shop.worker.name, &attempt.lease, attempt.id, tasks)
+        .await
+        .map_err(Ending::Failed)?;
     commit::announce(&shop.worker.backbone, &attempt.lease, &committed).await;
     Ok(())
 }
@@ -151,7 +155,8 @@ async fn give_up(shop: &Shop, lease: Lease, problem: &Problem) -> Result<(), End
     };
     let tasks = lease.tasks.iter().map(failed).collect();
     let data = &shop.worker.platform.data;
-    let committed = commit::put(data, &shop.worker.name, &lease, Uuid::new_v4(), tasks).await.map_err(Ending::Failed)?;
+    let committed =
+        commit::put(data, &shop.worker.name, &lease, Uuid::new_v4(), tasks).await.map_err(Ending::Failed)?;
     commit::announce(&shop.worker.backbone, &lease, &committed).await;
     Ok(())
 }

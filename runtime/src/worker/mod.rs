@@ -18,11 +18,7 @@ use std::{
 
 use fanfold_backbone::{Backbone, Delivery};
 use fanfold_protocol::{
-    ErrorKind, Problem,
-    function::Version,
-    keys, limits,
-    names::FunctionName,
-    uri::ObjectUri,
+    ErrorKind, Problem, function::Version, keys, limits, names::FunctionName, uri::ObjectUri,
 };
 use tokio::{runtime::Handle, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -90,7 +86,10 @@ pub(crate) async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(
     if shutdown.is_cancelled() {
         return Ok(());
     }
-    Err(Problem::new(ErrorKind::ShuttingDown, "expected an open backbone to take work from, found it shut down"))
+    Err(Problem::new(
+        ErrorKind::ShuttingDown,
+        "expected an open backbone to take work from, found it shut down",
+    ))
 }
 
 /// One loop. Ends with `shutdown` or with the backbone.
@@ -140,7 +139,7 @@ impl Shop {
             return Ok(Arc::clone(version));
         }
         let data = &self.worker.platform.data;
-        let uri = ObjectUri::new(&*data.system_bucket, keys::version(&key.0, number))?;
+        let uri = ObjectUri::new(&data.system_bucket, keys::version(&key.0, number))?;
         let bytes = data.store.get(&uri, None).await.map_err(|error| match error {
             fanfold_storage::Error::NotFound { .. } => Problem::new(
                 ErrorKind::VersionNotFound,

@@ -51,7 +51,9 @@ async fn read_one(data: &Data, state: &StateRef) -> Result<Bytes, Problem> {
             }
             Err(Problem::new(
                 ErrorKind::ObjectChanged,
-                format!("expected the partial state {uri} with the digest {digest}, found {found}; run the job again"),
+                format!(
+                    "expected the partial state {uri} with the digest {digest}, found {found}; run the job again"
+                ),
             ))
         }
     }
@@ -95,11 +97,14 @@ async fn put(
 ) -> Result<ObjectUri, Problem> {
     let lease = &attempt.lease;
     let key = keys::staged(&lease.job, lease.stage, task.index, &attempt.id, what);
-    let uri = ObjectUri::new(&*data.system_bucket, key)?;
+    let uri = ObjectUri::new(&data.system_bucket, key)?;
     usage.bytes_out += body.len() as u64;
     usage.store_requests += 1;
     let content_type = if what == "json" { "application/json" } else { "application/octet-stream" };
-    data.store.put(&uri, body, PutOptions::typed(content_type)).await.map_err(|error| store_problem(&error))?;
+    data.store
+        .put(&uri, body, PutOptions::typed(content_type))
+        .await
+        .map_err(|error| store_problem(&error))?;
     Ok(uri)
 }
 
@@ -107,9 +112,11 @@ async fn put(
 pub(super) fn staged(outcome: &TaskOutcome) -> Option<&ObjectUri> {
     match outcome {
         TaskOutcome::Table(table) => table.as_ref().map(|object| &object.uri),
-        TaskOutcome::State(StateRef::Object { uri, .. }) | TaskOutcome::Answer(AnswerRef::Object(uri)) => Some(uri),
-        TaskOutcome::State(StateRef::Inline(_)) | TaskOutcome::Answer(AnswerRef::Inline(_)) | TaskOutcome::Failed(_) => {
-            None
+        TaskOutcome::State(StateRef::Object { uri, .. }) | TaskOutcome::Answer(AnswerRef::Object(uri)) => {
+            Some(uri)
         }
+        TaskOutcome::State(StateRef::Inline(_))
+        | TaskOutcome::Answer(AnswerRef::Inline(_))
+        | TaskOutcome::Failed(_) => None,
     }
 }

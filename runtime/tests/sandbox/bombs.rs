@@ -1,0 +1,102 @@
+//! G8: components that cost the compiler more than they should.
+//!
+//! The child is given less CPU time than in production, so that the tests end
+//! soon; it never takes more than it was given.
+
+use std::{fmt::Write as _, time::Duration};
+
+use fanfold_protocol::{ErrorKind, function::Settings};
+use fanfold_runtime::CompilerCommand;
+
+use crate::support::{Platform, compiler, component, echo, resident_bytes};
+
+const HANDLE: &str = "(memory (export \"memory\") 1)
+(func (export \"cabi_realloc\") (param i32 i32 i32 i32) (result i32) (unreachable))
+(func (export \"fanfold:function/handler@0.1.0#handle\") (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+  (unreachable))";
+
+/// A compiler that may use a second of CPU time.
+fn short_of_time() -> CompilerCommand {
+    let program = compiler().program.display().to_string();
+    CompilerCommand {
+        program: "/bin/sh".into(),
+        args: vec!["-c".into(), format!("ulimit -t 1; exec {program}").into()],
+    }
+}
+
+/// Functions that take long to compile: many values that live at once.
+fn slow(functions: usize) -> Vec<u8> {
+    let mut body = String::from(HANDLE);
+    for f in 0..functions {
+        write!(body, "(func (param i64) (result i64) ").unwrap();
+        for n in 0..400 {
+            write!(body, "(i64.mul (i64.xor (local.get 0) (i64.const {})) ", f * 1_000 + n).unwrap();
+        }
+        write!(body, "(local.get 0){})", ")".repeat(400)).unwrap();
+    }
+    component("handler", &body)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compiler_out_of_time_is_stopped_and_others_are_served() {
+    let platform = Platform::start_with(short_of_time()).await;
+    let resident = resident_bytes();
+    let digest = platform.upload(slow(6_000)).await;
+    let (bomb, quick) = tokio::join!(platform.prepare(digest), platform.deploy(echo(), Settings::default()));
+    let problem = bomb.unwrap_err();
+    assert_eq!(problem.code, ErrorKind::CompileLimit, "{problem}");
+    let outcome = platform.invoke(&quick.unwrap(), b"served", Duration::from_secs(5)).await;
+    assert_eq!(outcome.result.unwrap().body, "served");
+    let grown = resident_bytes().saturating_sub(resident);
+    assert!(grown < 200 << 20, "resident memory grew by {grown} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shapes_that_hurt_compilers_end_one_way_or_the_other() {
+    let platform = Platform::start_with(short_of_time()).await;
+    let locals = format!("{HANDLE}(func (local {}))", "i64 ".repeat(49_000));
+    let targets = "0 ".repeat(200_000);
+    let table = format!("{HANDLE}(func (param i32) (block (br_table {targets} (local.get 0))))");
+    let nested = format!("{HANDLE}(func {}{})", "(block ".repeat(5_000), ")".repeat(5_000));
+    for bomb in [locals, table, nested] {
+        let digest = platform.upload(component("handler", &bomb)).await;
+        if let Err(problem) = platform.prepare(digest).await {
+            let expected = [ErrorKind::CompileLimit, ErrorKind::CompileFailed, ErrorKind::ComponentTooLarge];
+            assert!(expected.contains(&problem.code), "{problem}");
+        }
+    }
+    assert!(platform.deploy(echo(), Settings::default()).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_component_of_50_mib_is_measured_before_it_is_compiled() {
+    let platform = Platform::start_with(short_of_time()).await;
+    let mut large = echo();
+    // A custom section of 50 MiB: nothing to compile, much to carry.
+    let name = b"\x04junk";
+    let size = name.len() + (50 << 20);
+    large.push(0);
+    let mut rest = size;
+    while rest >= 0x80 {
+        large.push((rest & 0x7f) as u8 | 0x80);
+        rest >>= 7;
+    }
+    large.push(rest as u8);
+    large.extend_from_slice(name);
+    large.resize(large.len() + (50 << 20), 0);
+    let digest = platform.upload(large).await;
+    assert_eq!(platform.prepare(digest).await.map(drop), Ok(()));
+    let digest = platform.upload(vec![0; 65 << 20]).await;
+    let problem = platform.prepare(digest).await.unwrap_err();
+    assert_eq!(problem.code, ErrorKind::ComponentTooLarge, "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compiler_that_is_not_there_is_the_platforms_fault() {
+    let missing = CompilerCommand { program: "/nonexistent/compiler".into(), args: Vec::new() };
+    let platform = Platform::start_with(missing).await;
+    let digest = platform.upload(echo()).await;
+    let problem = platform.prepare(digest).await.unwrap_err();
+    assert_eq!(problem.code, ErrorKind::Internal);
+    assert!(!problem.detail.contains("nonexistent"), "{problem}");
+}

@@ -1,0 +1,116 @@
+//! T1, T2: every verb against every place, granted and not.
+
+use std::time::Duration;
+
+use fanfold_protocol::{ErrorKind, function::Settings};
+
+use crate::support::{Platform, grants, handler};
+
+/// The first byte of the body says what to do, the rest with which place.
+const PROBE: &str = r#"
+(import "fanfold:function/objects@0.1.0" "open" (func $open (param i32 i32 i32)))
+(import "fanfold:function/objects@0.1.0" "write" (func $write (param i32 i32 i32 i32 i32 i32 i32)))
+(import "fanfold:function/objects@0.1.0" "list-objects" (func $list (param i32 i32 i32 i32 i32 i32)))
+(import "fanfold:function/objects@0.1.0" "remove" (func $remove (param i32 i32 i32)))
+(import "fanfold:function/tables@0.1.0" "open" (func $table (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
+(import "fanfold:function/tables@0.1.0" "create" (func $create (param i32 i32 i32 i32)))
+(func (export "fanfold:function/handler@0.1.0#handle") (type $handle)
+  (local $verb i32) (local $at i32) (local $n i32)
+  (local.set $verb (i32.load8_u (local.get $body)))
+  (local.set $at (i32.add (local.get $body) (i32.const 1)))
+  (local.set $n (i32.sub (local.get $body_bytes) (i32.const 1)))
+  (if (i32.eq (local.get $verb) (i32.const 0x6f)) (then (call $open (local.get $at) (local.get $n) (i32.const 16))))
+  (if (i32.eq (local.get $verb) (i32.const 0x77)) (then
+    (call $write (local.get $at) (local.get $n) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 3) (i32.const 16))))
+  (if (i32.eq (local.get $verb) (i32.const 0x6c)) (then
+    (call $list (local.get $at) (local.get $n) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 16))))
+  (if (i32.eq (local.get $verb) (i32.const 0x72)) (then (call $remove (local.get $at) (local.get $n) (i32.const 16))))
+  (if (i32.eq (local.get $verb) (i32.const 0x74)) (then
+    (call $table (local.get $at) (local.get $n) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+      (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 16))))
+  (if (i32.eq (local.get $verb) (i32.const 0x63)) (then
+    (call $create (local.get $at) (local.get $n) (i32.const 1) (i32.const 16))))
+  (if (i32.load8_u (i32.const 16)) (then (return (i32.const 16))))
+  (call $ok (i32.const 0) (i32.const 0)))
+"#;
+
+const READS: [char; 3] = ['o', 'l', 't'];
+const WRITES: [char; 3] = ['w', 'r', 'c'];
+
+async fn probe(platform: &Platform, settings: Settings, verb: char, uri: &str) -> Result<(), ErrorKind> {
+    let version = platform.deploy(handler(PROBE), settings).await.unwrap();
+    let outcome = platform.invoke(&version, format!("{verb}{uri}").as_bytes(), Duration::from_secs(10)).await;
+    outcome.result.map(drop).map_err(|problem| problem.code)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_verb_needs_its_own_grant() {
+    let platform = Platform::start().await;
+    platform.put("bank", "a/table.csv", "x\n1\n").await;
+    platform.put("bank", "ab/table.csv", "x\n1\n").await;
+    platform.put("bank", "out/table.csv", "x\n1\n").await;
+    let granted = Settings { grants: grants(&["s3://bank/a/"], &["s3://bank/out/"]), ..Settings::default() };
+    let check = async |verb: char, uri: &str, allowed: bool| {
+        let found = probe(&platform, granted.clone(), verb, uri).await;
+        assert_eq!(found != Err(ErrorKind::AccessDenied), allowed, "{verb} {uri}: {found:?}");
+        if allowed {
+            assert_eq!(found, Ok(()), "{verb} {uri}");
+        }
+    };
+    for uri in [
+        "s3://bank/a/table.csv",
+        "s3://bank/ab/table.csv",
+        "s3://bank/out/table.csv",
+        "s3://fanfold/a/table.csv",
+    ] {
+        for verb in READS {
+            check(verb, uri, uri == "s3://bank/a/table.csv").await;
+        }
+        for verb in WRITES {
+            check(verb, uri, uri == "s3://bank/out/table.csv").await;
+        }
+    }
+    for verb in READS.iter().chain(&WRITES) {
+        let nothing = probe(&platform, Settings::default(), *verb, "s3://bank/a/table.csv").await;
+        assert_eq!(nothing, Err(ErrorKind::AccessDenied), "{verb}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prefixes_are_bytes() {
+    let platform = Platform::start().await;
+    let settings = Settings { grants: grants(&["s3://bank/a/"], &[]), ..Settings::default() };
+    for uri in [
+        "s3://bank/./a/x",
+        "s3://bank//a/x",
+        "s3://bank/%61/x",
+        "s3://bank/b/../a/x",
+        "s3://bank/A/x",
+        "s3://bank/a",
+        "s3://bank2/a/x",
+    ] {
+        assert_eq!(probe(&platform, settings.clone(), 'o', uri).await, Err(ErrorKind::AccessDenied), "{uri}");
+    }
+    // These lie under the prefix, as keys of their own; there is no such object.
+    for uri in ["s3://bank/a/../secret", "s3://bank/a//x", "s3://bank/a/%2e%2e/x"] {
+        assert_eq!(
+            probe(&platform, settings.clone(), 'o', uri).await,
+            Err(ErrorKind::ObjectNotFound),
+            "{uri}"
+        );
+    }
+    for uri in ["bank/a/x", "s3://", "file:///etc/passwd", "s3://BANK/a/x"] {
+        let found = probe(&platform, settings.clone(), 'o', uri).await.unwrap_err();
+        assert!([ErrorKind::InvalidRequest, ErrorKind::InvalidName].contains(&found), "{uri}: {found}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn functions_never_write_where_the_platform_keeps_its_own() {
+    let platform = Platform::start().await;
+    let settings = Settings { grants: grants(&["s3://fanfold/"], &["s3://fanfold/"]), ..Settings::default() };
+    for verb in WRITES {
+        let found = probe(&platform, settings.clone(), verb, "s3://fanfold/components/x.wasm").await;
+        assert_eq!(found, Err(ErrorKind::AccessDenied), "{verb}");
+    }
+}

@@ -1,0 +1,186 @@
+//! A platform in this process, and components made from text.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fanfold_backbone::{Backbone, EmbeddedConfig};
+use fanfold_protocol::{
+    Problem,
+    digest::Digest,
+    function::{Descriptions, Export, Grants, Settings, Version},
+    invocation::{Invocation, Outcome, Preparation, Request},
+    keys,
+    size::ByteSize,
+    time,
+    uri::ObjectUri,
+};
+use fanfold_runtime::{CompilerCommand, Runtime, RuntimeConfig};
+use fanfold_storage::{Credentials, PutOptions, Server, ServerConfig, Store, StoreConfig};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tower::ServiceExt as _;
+use uuid::Uuid;
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
+
+pub const SYSTEM: &str = "fanfold";
+
+/// The fixtures' folder.
+pub fn hostile() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../functions/hostile")
+}
+
+pub fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(path.as_ref()).unwrap_or_else(|e| panic!("{}: {e}", path.as_ref().display()))
+}
+
+/// A component out of the text of a core module's body; imports first.
+pub fn component(world: &str, body: &str) -> Vec<u8> {
+    let (imports, rest): (Vec<_>, Vec<_>) = body.lines().partition(|line| line.starts_with("(import"));
+    let text = format!("(module\n{}\n{}\n)", imports.join("\n"), rest.join("\n"));
+    let mut module = wat::parse_str(&text).unwrap_or_else(|e| panic!("{e}"));
+    let mut resolve = Resolve::default();
+    resolve.push_str("function.wit", fanfold_protocol::WIT).unwrap();
+    let fixtures = resolve.push_str("worlds.wit", &read(hostile().join("lib/worlds.wit"))).unwrap();
+    let world = resolve.select_world(&[fixtures], Some(world)).unwrap();
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+    ComponentEncoder::default().validate(true).module(&module).unwrap().encode().unwrap()
+}
+
+/// A handler out of its functions' text.
+pub fn handler(body: &str) -> Vec<u8> {
+    component("handler", &format!("{}\n{body}", read(hostile().join("lib/handler.wat"))))
+}
+
+/// A handler that answers with the body that it was given.
+pub fn echo() -> Vec<u8> {
+    handler(
+        "(func (export \"fanfold:function/handler@0.1.0#handle\") (type $handle)
+           (call $ok (local.get $body) (local.get $body_bytes)))",
+    )
+}
+
+/// Everything that a worker needs, on ephemeral ports and in folders of its own.
+pub struct Platform {
+    pub runtime: Runtime,
+    pub store: Store,
+    pub backbone: Backbone,
+    pub folder: TempDir,
+    _server: DropGuard,
+}
+
+impl Platform {
+    pub async fn start() -> Self {
+        Self::start_with(compiler()).await
+    }
+
+    pub async fn start_with(compiler: CompilerCommand) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, server) = store(folder.path()).await;
+        store.ensure_bucket(SYSTEM).await.unwrap();
+        store.ensure_bucket("bank").await.unwrap();
+        let backbone =
+            Backbone::embedded(EmbeddedConfig::new(folder.path().join("backbone.redb"))).await.unwrap();
+        let runtime = runtime(folder.path(), &store, &backbone, compiler);
+        Self { runtime, store, backbone, folder, _server: server }
+    }
+
+    /// The same platform with another runtime, as after a restart.
+    pub fn restart(&mut self) {
+        self.runtime = runtime(self.folder.path(), &self.store, &self.backbone, compiler());
+    }
+
+    pub fn cache(&self) -> PathBuf {
+        self.folder.path().join("cache")
+    }
+
+    pub async fn upload(&self, component: Vec<u8>) -> Digest {
+        let digest = Digest::of(&component);
+        self.put(SYSTEM, &keys::component(&digest), component).await;
+        digest
+    }
+
+    pub async fn put(&self, bucket: &str, key: &str, body: impl Into<Bytes>) -> fanfold_storage::Pin {
+        let uri = ObjectUri::new(bucket, key).unwrap();
+        self.store.put(&uri, body.into(), PutOptions::default()).await.unwrap()
+    }
+
+    pub async fn get(&self, uri: &str) -> Bytes {
+        self.store.get(&uri.parse().unwrap(), None).await.unwrap_or_else(|e| panic!("{uri}: {e}"))
+    }
+
+    pub async fn prepare(&self, digest: Digest) -> Result<Descriptions, Problem> {
+        self.runtime.preparer().oneshot(Preparation { digest }).await
+    }
+
+    /// Uploads and prepares a component and makes a version of it.
+    pub async fn deploy(&self, component: Vec<u8>, settings: Settings) -> Result<Arc<Version>, Problem> {
+        let size_bytes = component.len() as u64;
+        let digest = self.upload(component).await;
+        let describes = self.prepare(digest).await?;
+        let version = Version {
+            name: "fixture".parse().unwrap(),
+            version: 1,
+            digest,
+            size_bytes,
+            exports: vec![Export::Handler],
+            settings,
+            describes,
+            created_at: time::now(),
+        };
+        let key = keys::version(&version.name, version.version);
+        self.put(SYSTEM, &key, serde_json::to_vec(&version).unwrap()).await;
+        Ok(Arc::new(version))
+    }
+
+    pub async fn invoke(&self, version: &Arc<Version>, body: &[u8], timeout: Duration) -> Outcome {
+        self.runtime.invoker().oneshot(invocation(version, body, timeout)).await.unwrap()
+    }
+}
+
+pub fn invocation(version: &Arc<Version>, body: &[u8], timeout: Duration) -> Invocation {
+    let request = Request { method: "POST".into(), body: Bytes::copy_from_slice(body), ..Request::default() };
+    Invocation { id: Uuid::now_v7(), version: Arc::clone(version), timeout, params: "{}".into(), request }
+}
+
+pub fn settings(memory: ByteSize) -> Settings {
+    Settings { memory, env: BTreeMap::from([("colour".into(), "blue".into())]), ..Settings::default() }
+}
+
+pub fn grants(read: &[&str], write: &[&str]) -> Grants {
+    let uris = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    Grants { read: uris(read), write: uris(write) }
+}
+
+pub fn compiler() -> CompilerCommand {
+    CompilerCommand { program: env!("CARGO_BIN_EXE_fanfold-compiler").into(), args: Vec::new() }
+}
+
+fn runtime(folder: &Path, store: &Store, backbone: &Backbone, compiler: CompilerCommand) -> Runtime {
+    let config = RuntimeConfig { name: "test".into(), workers: 2, cache_dir: folder.join("cache"), compiler };
+    Runtime::start(config, store.clone(), SYSTEM.into(), backbone.clone()).unwrap()
+}
+
+async fn store(folder: &Path) -> (Store, DropGuard) {
+    let credentials = Credentials::random().unwrap();
+    let config = ServerConfig { root: folder.join("store"), credentials: credentials.clone() };
+    let server = Server::open(config).unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let shutdown = CancellationToken::new();
+    let token = shutdown.clone();
+    tokio::spawn(async move { server.serve(listener, token).await });
+    (Store::connect(StoreConfig::at(endpoint, credentials)).unwrap(), shutdown.drop_guard())
+}
+
+/// Resident memory of this process, in bytes.
+pub fn resident_bytes() -> u64 {
+    let status = read("/proc/self/statm");
+    status.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}

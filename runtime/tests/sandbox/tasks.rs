@@ -1,0 +1,391 @@
+//! The worker's loop: leases in, commits out.
+
+use std::{sync::Arc, time::Duration};
+
+use fanfold_backbone::{Event, Message};
+use fanfold_protocol::{
+    ErrorKind,
+    commit::{AnswerRef, Commit, CommitNotice, TaskCommit, TaskOutcome},
+    function::{Settings, Version},
+    job::{CsvOptions, Format},
+    keys,
+    plan::{Lease, Partition, Slice, StateRef, Task, TaskCommon, Work},
+    uri::{ObjectUri, PinnedObject},
+};
+use fanfold_storage::{ListEntry, ListOptions};
+use futures::{StreamExt as _, TryStreamExt as _};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::support::{Platform, component};
+
+/// A mapper that copies its input, and an aggregator whose state is text: `b`
+/// for each batch, and brackets around what was merged together. `{pause}` is
+/// done before a partition is read, `{pad}` bytes are added to each state.
+const TABLES: &str = r#"
+(import "fanfold:function/tables@0.1.0" "[method]reader.next" (func $next (param i32 i32)))
+(import "fanfold:function/tables@0.1.0" "[method]writer.write" (func $write (param i32 i32 i32 i32)))
+(import "fanfold:function/tables@0.1.0" "[resource-drop]reader" (func $drop_reader (param i32)))
+(import "fanfold:function/tables@0.1.0" "[resource-drop]writer" (func $drop_writer (param i32)))
+(import "fanfold:function/context@0.1.0" "log" (func $log (param i32 i32 i32)))
+(memory (export "memory") 16)
+(global $heap (mut i32) (i32.const 65536))
+(data (i32.const 1024) "about to read")
+(func $allocate (export "cabi_realloc") (param $old i32) (param $old_bytes i32) (param $align i32) (param $bytes i32) (result i32)
+  (local $at i32)
+  (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8)))
+  (global.set $heap (i32.add (local.get $at) (local.get $bytes)))
+  (block $fits
+    (br_if $fits (i32.le_u (global.get $heap) (i32.mul (memory.size) (i32.const 65536))))
+    (br_if $fits (i32.ne (i32.const -1)
+      (memory.grow (i32.add (i32.shr_u (local.get $bytes) (i32.const 16)) (i32.const 1)))))
+    (unreachable))
+  (local.get $at))
+(func $describe (export "fanfold:function/mapper@0.1.0#describe") (result i32) (i32.const 256))
+(export "fanfold:function/aggregator@0.1.0#describe" (func $describe))
+(func $pause {pause})
+(func (export "fanfold:function/mapper@0.1.0#map") (param $in i32) (param $out i32) (result i32)
+  (local $result i32)
+  (call $log (i32.const 2) (i32.const 1024) (i32.const 13))
+  (call $pause)
+  (local.set $result (i32.const 16))
+  (i32.store8 (i32.const 16) (i32.const 0))
+  (block $done
+    (loop $more
+      (global.set $heap (i32.const 65536))
+      (call $next (local.get $in) (i32.const 64))
+      (if (i32.load8_u (i32.const 64)) (then (local.set $result (i32.const 64)) (br $done)))
+      (br_if $done (i32.eqz (i32.load8_u (i32.const 68))))
+      (call $write (local.get $out) (i32.load (i32.const 72)) (i32.load (i32.const 76)) (i32.const 96))
+      (if (i32.load8_u (i32.const 96)) (then (local.set $result (i32.const 96)) (br $done)))
+      (br $more)))
+  (call $drop_reader (local.get $in))
+  (call $drop_writer (local.get $out))
+  (local.get $result))
+(func $state (param $at i32) (param $bytes i32) (result i32)
+  (i32.store8 (i32.const 16) (i32.const 0))
+  (i32.store (i32.const 20) (local.get $at))
+  (i32.store (i32.const 24) (local.get $bytes))
+  (i32.const 16))
+(func (export "fanfold:function/aggregator@0.1.0#accumulate") (param $in i32) (result i32)
+  (local $n i32) (local $failed i32)
+  (call $pause)
+  (memory.fill (i32.const 4096) (i32.const 98) (i32.const 20000))
+  (block $done
+    (loop $more
+      (global.set $heap (i32.const 65536))
+      (call $next (local.get $in) (i32.const 64))
+      (if (i32.load8_u (i32.const 64)) (then (local.set $failed (i32.const 1)) (br $done)))
+      (br_if $done (i32.eqz (i32.load8_u (i32.const 68))))
+      (local.set $n (i32.add (local.get $n) (i32.const 1)))
+      (br $more)))
+  (call $drop_reader (local.get $in))
+  (if (local.get $failed) (then (return (i32.const 64))))
+  (call $state (i32.const 4096) (i32.add (local.get $n) (i32.const {pad}))))
+(func (export "fanfold:function/aggregator@0.1.0#merge") (param $states i32) (param $count i32) (result i32)
+  (local $to i32) (local $at i32) (local $n i32) (local $i i32)
+  (local.set $at (call $allocate (i32.const 0) (i32.const 0) (i32.const 8) (i32.const 400000)))
+  (local.set $to (i32.add (local.get $at) (i32.const 1)))
+  (i32.store8 (local.get $at) (i32.const 91))
+  (block $done
+    (loop $more
+      (br_if $done (i32.ge_u (local.get $i) (local.get $count)))
+      (local.set $n (i32.load offset=4 (i32.add (local.get $states) (i32.mul (local.get $i) (i32.const 8)))))
+      (memory.copy (local.get $to) (i32.load (i32.add (local.get $states) (i32.mul (local.get $i) (i32.const 8)))) (local.get $n))
+      (local.set $to (i32.add (local.get $to) (local.get $n)))
+      (local.set $i (i32.add (local.get $i) (i32.const 1)))
+      (br $more)))
+  (i32.store8 (local.get $to) (i32.const 93))
+  (call $state (local.get $at) (i32.sub (i32.add (local.get $to) (i32.const 1)) (local.get $at))))
+(func (export "fanfold:function/aggregator@0.1.0#finish") (param $from i32) (param $bytes i32) (result i32)
+  (local $at i32)
+  (local.set $at (call $allocate (i32.const 0) (i32.const 0) (i32.const 8) (i32.add (local.get $bytes) (i32.const 2))))
+  (i32.store8 (local.get $at) (i32.const {quote}))
+  (memory.copy (i32.add (local.get $at) (i32.const 1)) (local.get $from) (local.get $bytes))
+  (i32.store8 (i32.add (i32.add (local.get $at) (i32.const 1)) (local.get $bytes)) (i32.const {quote}))
+  (call $state (local.get $at) (i32.add (local.get $bytes) (i32.const 2))))
+"#;
+
+fn tables(pause: &str, pad: u32, quote: char) -> Vec<u8> {
+    let text = TABLES.replace("{pause}", pause).replace("{pad}", &pad.to_string());
+    component("tables", &text.replace("{quote}", &u32::from(quote).to_string()))
+}
+
+/// A platform with a deployed function and a worker at work.
+struct Works {
+    platform: Arc<Platform>,
+    shutdown: CancellationToken,
+    worker: tokio::task::JoinHandle<()>,
+    job: Uuid,
+}
+
+impl Works {
+    async fn start(component: Vec<u8>) -> Self {
+        let platform = Arc::new(Platform::start().await);
+        let _: Arc<Version> = platform.deploy(component, Settings::default()).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let (runtime, stop) = (platform.runtime.clone(), shutdown.clone());
+        let worker = tokio::spawn(async move { runtime.run_tasks(stop).await.unwrap() });
+        Self { platform, shutdown, worker, job: Uuid::now_v7() }
+    }
+
+    async fn partition(&self, key: &str, body: &str) -> Partition {
+        let pin = self.platform.put("bank", key, body.to_owned()).await;
+        let object = PinnedObject { uri: ObjectUri::new("bank", key).unwrap(), pin };
+        Partition { slices: vec![Slice { object, bytes: None, row_groups: None }] }
+    }
+
+    fn lease(&self, stage: u32, group: u32, works: Vec<Work>) -> Lease {
+        let tasks = works.into_iter().zip(group * 10..).map(|(work, index)| Task { index, attempt: 1, work });
+        Lease {
+            job: self.job,
+            stage,
+            group,
+            round: 0,
+            function: "fixture".into(),
+            version: 1,
+            common: TaskCommon {
+                params: "{}".into(),
+                format: Format::Csv,
+                columns: None,
+                csv: CsvOptions::default(),
+                output: "s3://bank/out/".parse().unwrap(),
+                output_format: Format::Parquet,
+                timeout_ms: 20_000,
+                memory_bytes: None,
+            },
+            tasks: tasks.collect(),
+        }
+    }
+
+    /// Queues a lease so many times, and waits for as many announcements.
+    async fn run(&self, lease: &Lease, copies: usize) -> Vec<Commit> {
+        let mut commits = self.platform.backbone.subscribe(&keys::commit_subject(&self.job)).await.unwrap();
+        self.enqueue(lease, copies).await;
+        let mut found = Vec::new();
+        while found.len() < copies {
+            let event = tokio::time::timeout(Duration::from_secs(60), commits.next())
+                .await
+                .expect("a commit in time");
+            let Some(Event::Published { payload, .. }) = event else { panic!("{event:?}") };
+            let notice: CommitNotice = serde_json::from_slice(&payload).unwrap();
+            found.push(*notice.commit.expect("a small commit"));
+        }
+        found
+    }
+
+    async fn enqueue(&self, lease: &Lease, copies: usize) {
+        let payload = serde_json::to_vec(lease).unwrap();
+        let messages =
+            (0..copies).map(|_| Message::new(Uuid::new_v4().to_string(), payload.clone())).collect();
+        self.platform.backbone.enqueue(keys::TASK_QUEUE, messages).await.unwrap();
+    }
+
+    async fn tasks(&self, stage: u32, group: u32, works: Vec<Work>) -> Vec<TaskCommit> {
+        let lease = self.lease(stage, group, works);
+        let commit = self.run(&lease, 1).await.remove(0);
+        let key = keys::commit(&self.job, stage, group, 0);
+        let stored: Commit =
+            serde_json::from_slice(&self.platform.get(&format!("s3://fanfold/{key}")).await).unwrap();
+        assert_eq!(stored, commit);
+        commit.tasks
+    }
+
+    async fn keys(&self, bucket: &str, prefix: &str) -> Vec<String> {
+        let listed = self.platform.store.list(bucket, prefix, ListOptions::default());
+        let entries: Vec<ListEntry> = listed.try_collect().await.unwrap();
+        entries.iter().map(|entry| entry.name().to_owned()).collect()
+    }
+
+    /// Waits until nothing is queued or leased.
+    async fn settled(&self) {
+        let settle = async {
+            loop {
+                let depth = self.platform.backbone.depth(keys::TASK_QUEUE).await.unwrap();
+                if depth.ready + depth.leased + depth.delayed == 0 {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), settle).await.expect("an empty queue");
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.worker.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_map_leaves_a_table_and_a_commit() {
+    let works = Works::start(tables("", 0, '"')).await;
+    let rows = works.partition("in/1.csv", "id,name\n1,a\n2,b\n3,c\n").await;
+    let empty = works.partition("in/2.csv", "id,name\n").await;
+    let tasks = works.tasks(0, 0, vec![Work::Map(rows), Work::Map(empty)]).await;
+    let TaskOutcome::Table(Some(table)) = &tasks[0].outcome else { panic!("{:?}", tasks[0]) };
+    assert_eq!((table.rows, tasks[0].usage.rows_in, tasks[0].usage.rows_out), (3, 3, 3));
+    assert!(tasks[0].usage.bytes_in > 0 && tasks[0].usage.bytes_out == table.size, "{:?}", tasks[0].usage);
+    assert!(tasks[0].usage.cpu_us > 0 && tasks[0].usage.memory_bytes_peak >= 1 << 20);
+    assert_eq!(works.platform.get(&table.uri.to_string()).await.len() as u64, table.size);
+    assert_eq!(tasks[1].outcome, TaskOutcome::Table(None));
+    assert_eq!(works.keys("bank", "out/").await, [table.uri.key()]);
+    works.settled().await;
+    works.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_aggregate_is_folded_in_order() {
+    let works = Works::start(tables("", 0, '"')).await;
+    let mut accumulates = Vec::new();
+    for n in 0..3 {
+        let partition = works.partition(&format!("in/{n}.csv"), "id\n1\n").await;
+        accumulates.push(Work::Accumulate(partition));
+    }
+    let tasks = works.tasks(0, 0, accumulates).await;
+    let states: Vec<_> = tasks
+        .into_iter()
+        .map(|task| match task.outcome {
+            TaskOutcome::State(state) => state,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(states[0], StateRef::Inline(hex::encode("b")));
+    let merged = works.tasks(1, 0, vec![Work::Merge { states: states.clone(), finish: false }]).await;
+    assert_eq!(merged[0].outcome, TaskOutcome::State(StateRef::Inline(hex::encode("[bbb]"))));
+    let TaskOutcome::State(left) = merged[0].outcome.clone() else { panic!() };
+    let works_now = vec![
+        Work::Merge { states: vec![left, states[0].clone()], finish: true },
+        Work::Merge { states: Vec::new(), finish: true },
+    ];
+    let finished = works.tasks(2, 0, works_now).await;
+    let answer = |text: &str| TaskOutcome::Answer(AnswerRef::Inline(serde_json::json!(text)));
+    assert_eq!(finished[0].outcome, answer("[[bbb]b]"));
+    assert_eq!(finished[1].outcome, answer("[]"));
+    works.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_states_and_answers_are_staged() {
+    let works = Works::start(tables("", 9_999, '"')).await;
+    let mut accumulates = Vec::new();
+    for n in 0..2 {
+        accumulates.push(Work::Accumulate(works.partition(&format!("in/{n}.csv"), "id\n1\n").await));
+    }
+    let tasks = works.tasks(0, 0, accumulates).await;
+    let state = |task: &TaskCommit| match &task.outcome {
+        TaskOutcome::State(state @ StateRef::Object { size: 10_000, .. }) => state.clone(),
+        other => panic!("{other:?}"),
+    };
+    let states: Vec<_> = (0..10).map(|n| state(&tasks[n % 2])).collect();
+    let finished = works.tasks(1, 0, vec![Work::Merge { states, finish: true }]).await;
+    let TaskOutcome::Answer(AnswerRef::Object(uri)) = &finished[0].outcome else {
+        panic!("{:?}", finished[0])
+    };
+    assert_eq!(works.platform.get(&uri.to_string()).await.len(), 10 * 10_000 + 4);
+    assert!(finished[0].usage.bytes_in >= 100_000 && finished[0].usage.bytes_out == 100_004);
+    works.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_of_data_and_functions_are_results() {
+    let works = Works::start(tables("", 0, 'x')).await;
+    let good = works.partition("in/good.csv", "id\n1\n").await;
+    let ragged = works.partition("in/ragged.csv", "id,b\n1,2\n3\n").await;
+    let changed = works.partition("in/changed.csv", "id\n1\n").await;
+    works.partition("in/changed.csv", "id\n1\n2\n").await;
+    let gone = works.partition("in/gone.csv", "id\n1\n").await;
+    works.platform.store.delete(&"s3://bank/in/gone.csv".parse().unwrap()).await.unwrap();
+    let maps = [good, ragged, changed, gone].map(Work::Map).to_vec();
+    let tasks = works.tasks(0, 0, maps).await;
+    let kinds: Vec<_> = tasks
+        .iter()
+        .map(|task| match &task.outcome {
+            TaskOutcome::Failed(problem) => Some(problem.code),
+            _ => None,
+        })
+        .collect();
+    let gone =
+        if kinds[3] == Some(ErrorKind::ObjectNotFound) { kinds[3] } else { Some(ErrorKind::ObjectChanged) };
+    assert_eq!(kinds, [None, Some(ErrorKind::CsvFieldCount), Some(ErrorKind::ObjectChanged), gone]);
+    assert_eq!(works.keys("bank", "out/").await.len(), 1, "failed tasks leave nothing");
+    // Of a failed task the log is kept.
+    assert_eq!(tasks[0].logs.len(), 0);
+    assert!(tasks[1].logs.iter().any(|line| line.message == "about to read"), "{:?}", tasks[1].logs);
+    let merged = works.tasks(1, 0, vec![Work::Merge { states: Vec::new(), finish: true }]).await;
+    let TaskOutcome::Failed(problem) = &merged[0].outcome else { panic!("{:?}", merged[0]) };
+    assert_eq!(problem.code, ErrorKind::ResponseInvalid);
+    works.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_attempts_one_counts_and_the_other_leaves_nothing() {
+    let works = Works::start(tables("", 0, '"')).await;
+    let maps = vec![Work::Map(works.partition("in/1.csv", "id\n1\n").await)];
+    let commits = works.run(&works.lease(0, 0, maps), 4).await;
+    assert!(commits.iter().all(|commit| *commit == commits[0]), "all announce the winner");
+    works.settled().await;
+    let TaskOutcome::Table(Some(table)) = &commits[0].tasks[0].outcome else { panic!() };
+    assert_eq!(works.keys("bank", "out/").await, [table.uri.key()]);
+    works.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_job_stops_within_a_second() {
+    let works = Works::start(tables("(loop $forever (br $forever))", 0, '"')).await;
+    let maps = vec![Work::Map(works.partition("in/1.csv", "id\n1\n").await)];
+    works.enqueue(&works.lease(0, 0, maps.clone()), 2).await;
+    let leased = async {
+        while works.platform.backbone.depth(keys::TASK_QUEUE).await.unwrap().leased < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), leased).await.expect("the worker has room for two");
+    works.platform.backbone.put(&keys::job_cancel(&works.job), "x").await.unwrap();
+    works.platform.backbone.publish(&keys::cancel_subject(&works.job), "x").await.unwrap();
+    tokio::time::timeout(Duration::from_secs(1), works.settled()).await.expect("stopped within a second");
+    // What comes later is not begun.
+    works.enqueue(&works.lease(0, 1, maps), 1).await;
+    works.settled().await;
+    assert_eq!(works.keys("fanfold", &keys::commits(&works.job)).await, [""; 0]);
+    assert_eq!(works.keys("bank", "out/").await, [""; 0]);
+    works.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_stops_finishes_what_it_has() {
+    let works = Works::start(tables("", 0, '"')).await;
+    let mut maps = Vec::new();
+    for n in 0..20 {
+        maps.push(Work::Map(works.partition(&format!("in/{n}.csv"), "id\n1\n").await));
+    }
+    works.enqueue(&works.lease(0, 0, maps), 1).await;
+    let leased = async {
+        while works.platform.backbone.depth(keys::TASK_QUEUE).await.unwrap().leased < 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), leased).await.expect("a lease");
+    let (platform, job) = (works.platform.clone(), works.job);
+    works.stop().await;
+    let commit = platform.get(&format!("s3://fanfold/{}", keys::commit(&job, 0, 0, 0))).await;
+    let commit: Commit = serde_json::from_slice(&commit).unwrap();
+    assert_eq!(commit.tasks.len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_cannot_be_run_fails_or_is_a_dead_letter() {
+    let works = Works::start(tables("", 0, '"')).await;
+    let maps = vec![Work::Map(works.partition("in/1.csv", "id\n1\n").await)];
+    let lease = Lease { version: 9, ..works.lease(0, 0, maps) };
+    let commit = works.run(&lease, 1).await.remove(0);
+    let TaskOutcome::Failed(problem) = &commit.tasks[0].outcome else { panic!("{commit:?}") };
+    assert_eq!(problem.code, ErrorKind::VersionNotFound);
+    let garbage = Message::new("garbage", "{");
+    works.platform.backbone.enqueue(keys::TASK_QUEUE, vec![garbage]).await.unwrap();
+    works.settled().await;
+    let dead = works.platform.backbone.dead_letters(keys::TASK_QUEUE, 0, 10).await.unwrap();
+    assert_eq!(dead.len(), 1);
+    assert!(dead[0].reason.contains("expected a lease as JSON"), "{}", dead[0].reason);
+    works.stop().await;
+}

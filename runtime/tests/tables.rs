@@ -1,0 +1,17 @@
+//! Tables against the embedded S3 server: what is read is what was written,
+//! and what is damaged, hostile or wrong is told.
+
+#[path = "tables/arrow.rs"]
+mod arrow_ipc;
+#[path = "tables/csv.rs"]
+mod csv_text;
+#[path = "tables/jsonl.rs"]
+mod jsonl;
+#[path = "tables/parquet.rs"]
+mod parquet_files;
+#[path = "tables/selection.rs"]
+mod selection;
+#[path = "tables/support.rs"]
+mod support;
+#[path = "tables/writing.rs"]
+mod writing;

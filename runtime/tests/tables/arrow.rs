@@ -1,0 +1,240 @@
+//! Arrow IPC: objects, and what crosses the border to guests.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{
+        Array, ArrayRef, AsArray, DictionaryArray, Int32Array, Int64Array, LargeStringArray, NullArray,
+        RecordBatch, RunArray, StringArray, StringViewArray,
+    },
+    datatypes::{DataType, Field, Int32Type, Schema},
+    ipc::{
+        CompressionType,
+        writer::{FileWriter, IpcWriteOptions, StreamWriter},
+    },
+};
+use fanfold_protocol::{ErrorKind, limits};
+use fanfold_runtime::tables::{decode, encode, encode_schema};
+use proptest::prelude::*;
+
+use crate::{parquet_files::mixed, support::*};
+
+fn file(batches: &[RecordBatch], compression: Option<CompressionType>) -> Vec<u8> {
+    let options = IpcWriteOptions::default().try_with_compression(compression).unwrap();
+    let mut writer = FileWriter::try_new_with_options(Vec::new(), batches[0].schema_ref(), options).unwrap();
+    batches.iter().for_each(|b| writer.write(b).unwrap());
+    writer.into_inner().unwrap()
+}
+
+fn stream(batches: &[RecordBatch], compression: Option<CompressionType>) -> Vec<u8> {
+    let options = IpcWriteOptions::default().try_with_compression(compression).unwrap();
+    let mut writer =
+        StreamWriter::try_new_with_options(Vec::new(), batches[0].schema_ref(), options).unwrap();
+    batches.iter().for_each(|b| writer.write(b).unwrap());
+    writer.into_inner().unwrap()
+}
+
+fn with_dictionary(rows: usize, value: &str) -> RecordBatch {
+    let values: ArrayRef = Arc::new(StringArray::from(vec![value, "y"]));
+    let keys = Int32Array::from_iter((0..rows).map(|n| (n % 5 != 4).then_some((n % 2) as i32)));
+    let runs = RunArray::<Int32Type>::try_new(
+        &Int32Array::from(vec![rows as i32 - 1, rows as i32]),
+        &Int64Array::from(vec![7, 8]),
+    );
+    RecordBatch::try_from_iter([
+        ("dictionary", Arc::new(DictionaryArray::new(keys, values)) as ArrayRef),
+        (
+            "view",
+            Arc::new(StringViewArray::from_iter_values((0..rows).map(|n| format!("a rather long text {n}")))),
+        ),
+        ("large", Arc::new(LargeStringArray::from_iter_values((0..rows).map(|n| n.to_string())))),
+        ("runs", Arc::new(runs.unwrap())),
+    ])
+    .unwrap()
+}
+
+#[tokio::test]
+async fn files_and_streams_are_read_as_written() {
+    let store = store();
+    let table = mixed(30_000);
+    let parts: Vec<_> = (0..30).map(|n| table.slice(n * 1_000, 1_000)).collect();
+    for compression in [None, Some(CompressionType::LZ4_FRAME), Some(CompressionType::ZSTD)] {
+        for content in [file(&parts, compression), stream(&parts, compression)] {
+            let slice = put(&store, "x", content).await;
+            let (_, found) = batches(&store, source(std::slice::from_ref(&slice))).await.unwrap();
+            assert_eq!(found, [nullable(&table)], "{compression:?}");
+            let mut narrow = source(&[slice]);
+            narrow.columns = names(&["text", "id"]);
+            let narrow = read(&store, narrow).await.unwrap();
+            assert_eq!(narrow, nullable(&table.project(&[4, 0]).unwrap()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn large_files_stream() {
+    let store = store();
+    let table = mixed(200_000);
+    let parts: Vec<_> = (0..8).map(|n| table.slice(n * 25_000, 25_000)).collect();
+    for content in [file(&parts, None), stream(&parts, None), file(std::slice::from_ref(&table), None)] {
+        assert!(content.len() > 16 << 20, "{}", content.len());
+        let slice = put(&store, "x", content).await;
+        assert_eq!(read(&store, source(&[slice])).await.unwrap(), nullable(&table));
+    }
+}
+
+#[tokio::test]
+async fn types_are_made_plain() {
+    let expected = ["dictionary Utf8", "view Utf8", "large Utf8", "runs Int64"];
+    let table = with_dictionary(6, "x");
+    for content in [file(std::slice::from_ref(&table), None), stream(std::slice::from_ref(&table), None)] {
+        let found = read_content("x", content).await.unwrap();
+        assert_eq!(types(&found), expected);
+        assert_eq!(
+            rows(&found)[3..],
+            ["y|a rather long text 3|3|7", "∅|a rather long text 4|4|7", "y|a rather long text 5|5|8"]
+        );
+    }
+}
+
+#[tokio::test]
+async fn dictionaries_do_not_expand_in_files() {
+    let store = store();
+    let table = with_dictionary(100_000, &"x".repeat(1 << 20));
+    let slice = put(&store, "x", file(&[table], None)).await;
+    let mut reader = fanfold_runtime::tables::TableReader::open(store, source(&[slice])).await.unwrap();
+    for _ in 0..10 {
+        assert!(reader.next().await.unwrap().unwrap().num_rows() < 40);
+    }
+}
+
+#[tokio::test]
+async fn damage_is_told() {
+    let table = mixed(100);
+    let content = file(std::slice::from_ref(&table), None);
+    problem("x", content[..content.len() - 1].to_vec(), ErrorKind::ArrowCorrupt, &["ARROW1", "truncated"])
+        .await;
+    let content = stream(std::slice::from_ref(&table), None);
+    problem("x", content[..content.len() - 600].to_vec(), ErrorKind::ArrowCorrupt, &["byte"]).await;
+    // A compressed buffer that claims to be 2^62 bytes.
+    let zeros: ArrayRef = Arc::new(Int64Array::from(vec![0; 10_000]));
+    let zeros = RecordBatch::try_from_iter([("zeros", zeros)]).unwrap();
+    let mut content = stream(&[zeros], Some(CompressionType::ZSTD));
+    let at = content.windows(8).position(|w| w == 80_000_u64.to_le_bytes()).unwrap();
+    content[at + 7] = 0x40;
+    problem("x", content, ErrorKind::DecodeLimit, &["decompress"]).await;
+}
+
+#[tokio::test]
+async fn flipped_bits_are_survived() {
+    let store = store();
+    let table = mixed(60);
+    let both = [table.slice(0, 30), table.slice(30, 30)];
+    let dictionary = with_dictionary(30, "x");
+    let contents = [
+        file(&both, None),
+        stream(&both, None),
+        file(&both, Some(CompressionType::LZ4_FRAME)),
+        stream(&both, Some(CompressionType::ZSTD)),
+        file(std::slice::from_ref(&dictionary), None),
+        stream(std::slice::from_ref(&dictionary), None),
+    ];
+    for content in contents {
+        let mut told = 0;
+        for (round, at) in (8..content.len()).step_by(11).enumerate() {
+            let mut flipped = content.clone();
+            flipped[at] ^= 1 << (round % 8);
+            let slice = put(&store, "x.arrow", flipped).await;
+            if let Err(problem) = read(&store, source(&[slice])).await {
+                assert!(problem.detail.contains("s3://tables/"), "{problem:?}");
+                told += 1;
+            }
+        }
+        assert!(told > 20, "{told}");
+    }
+}
+
+#[test]
+fn batches_cross_the_border() {
+    let table = mixed(1_000);
+    let bytes = encode(&table).unwrap();
+    assert_eq!(decode(&bytes).unwrap(), [table.clone()]);
+    let schema = encode_schema(table.schema_ref()).unwrap();
+    assert_eq!(decode(&schema).unwrap(), [RecordBatch::new_empty(table.schema())]);
+    let several = stream(&[table.slice(0, 400), table.slice(400, 600)], None);
+    assert_eq!(decode(&several).unwrap(), [table.slice(0, 400), table.slice(400, 600)]);
+    let plain = decode(&stream(&[with_dictionary(6, "x")], None)).unwrap();
+    assert_eq!(types(&plain[0]), ["dictionary Utf8", "view Utf8", "large Utf8", "runs Int64"]);
+}
+
+#[test]
+fn hostile_streams_are_refused() {
+    check_problem(decode(&[]), ErrorKind::ArrowCorrupt, &["schema"]);
+    check_problem(decode(b"hello, world"), ErrorKind::ArrowCorrupt, &["ff ff ff ff"]);
+    check_problem(decode(&[0xff; 12]), ErrorKind::ArrowCorrupt, &["found -1"]);
+    let table = mixed(100);
+    let bytes = stream(std::slice::from_ref(&table), None);
+    check_problem(decode(&bytes[..bytes.len() - 500]), ErrorKind::ArrowCorrupt, &["the end after"]);
+    check_problem(
+        decode(&stream(std::slice::from_ref(&table), Some(CompressionType::ZSTD))),
+        ErrorKind::ArrowCorrupt,
+        &["without compression"],
+    );
+    check_problem(decode(&vec![0; 17 << 20]), ErrorKind::TransferTooLarge, &["16777216"]);
+    let bomb = stream(&[with_dictionary(10_000, &"x".repeat(1 << 20))], None);
+    check_problem(decode(&bomb), ErrorKind::TransferTooLarge, &["dictionaries"]);
+    let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Null, true)]));
+    let nothing = RecordBatch::try_new(schema, vec![Arc::new(NullArray::new(1 << 40))]).unwrap();
+    check_problem(decode(&stream(&[nothing], None)), ErrorKind::ArrowCorrupt, &["rows", "1099511627776"]);
+    let large: ArrayRef = Arc::new(Int64Array::from(vec![0; 2 << 20]));
+    let large = RecordBatch::try_from_iter([("n", large)]).unwrap();
+    check_problem(encode(&large), ErrorKind::DecodeLimit, &[&limits::BATCH_BYTES_MAX.to_string()]);
+}
+
+#[test]
+fn views_that_share_text_do_not_expand() {
+    let text = "x".repeat(1 << 20);
+    let mut builder = arrow::array::StringViewBuilder::new();
+    let block = builder.append_block(text.as_bytes().to_vec().into());
+    (0..1_000).for_each(|_| builder.try_append_view(block, 0, 1 << 20).unwrap());
+    let views = RecordBatch::try_from_iter([("v", Arc::new(builder.finish()) as ArrayRef)]).unwrap();
+    check_problem(decode(&stream(&[views], None)), ErrorKind::TransferTooLarge, &["views"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    /// Whatever bytes a guest changes: batches that are sound, or a problem.
+    #[test]
+    fn any_stream_is_survived(
+        dictionary: bool,
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut in proptest::option::weighted(0.1, any::<prop::sample::Index>()),
+    ) {
+        let table = if dictionary { with_dictionary(20, "x") } else { mixed(20) };
+        let mut bytes = stream(&[table.slice(0, 8), table.slice(8, 12)], None);
+        for (index, value) in changes {
+            let at = index.index(bytes.len());
+            bytes[at] = value;
+        }
+        if let Some(index) = cut {
+            bytes.truncate(index.index(bytes.len()));
+        }
+        if let Ok(batches) = decode(&bytes) {
+            for batch in batches {
+                // What was let through can be used: every value is touched.
+                for column in batch.columns() {
+                    column.to_data().validate_full().unwrap();
+                }
+                if let Some(text) = batch.column_by_name("text").filter(|t| *t.data_type() == DataType::Utf8) {
+                    prop_assert!(text.as_string::<i32>().iter().flatten().all(|t| t.chars().count() <= t.len()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = decode(&[&[0xff; 4], bytes.as_slice()].concat());
+    }
+}

@@ -1,0 +1,344 @@
+//! CSV: types, quoting, streaming, slices, compression, mistakes.
+
+use std::io::Write;
+
+use arrow::{
+    array::{Array, AsArray, RecordBatch},
+    datatypes::Int64Type,
+};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    job::{CsvOptions, Format},
+};
+use flate2::{Compression, write::GzEncoder};
+use proptest::prelude::*;
+
+use crate::support::*;
+
+async fn check(content: &str, types_expected: &[&str], rows_expected: &[&str]) {
+    let batch = read_content("x.csv", content.as_bytes().to_vec()).await.unwrap();
+    assert_eq!(types(&batch), types_expected, "{content:?}");
+    assert_eq!(rows(&batch), rows_expected, "{content:?}");
+}
+
+async fn with_options(content: &[u8], change: impl FnOnce(&mut CsvOptions)) -> Result<RecordBatch, Problem> {
+    let store = store();
+    let slice = put(&store, "x.csv", content.to_vec()).await;
+    let mut source = source(&[slice]);
+    change(&mut source.csv);
+    read(&store, source).await
+}
+
+#[tokio::test]
+async fn types_are_inferred() {
+    check(
+        "b,i,f,d,t,z,s,n\ntrue,1,1.5,2024-01-31,2024-01-31 10:00:00,2024-01-31T10:00:00+01:00,x,\n\
+         FALSE,-2,3,2024-02-29,2024-02-29T10:00:00.25,2024-01-31T10:00:00Z,007,NA\n",
+        &[
+            "b Boolean",
+            "i Int64",
+            "f Float64",
+            "d Date32",
+            "t Timestamp(µs)",
+            "z Timestamp(µs, \"UTC\")",
+            "s Utf8",
+            "n Utf8",
+        ],
+        &[
+            "true|1|1.5|2024-01-31|2024-01-31T10:00:00|2024-01-31T09:00:00Z|x|∅",
+            "false|-2|3.0|2024-02-29|2024-02-29T10:00:00.250|2024-01-31T10:00:00Z|007|∅",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn text_is_taken_as_it_is_written() {
+    check("\u{feff}a,b\r\n\"x,\"\"y\"\"\r\n\",é", &["a Utf8", "b Utf8"], &["x,\"y\"\r\n|é"]).await;
+    check("a\n1\n\n2", &["a Int64"], &["1", "2"]).await;
+    check("a,b\n", &["a Utf8", "b Utf8"], &[]).await;
+    check("\"a \"\"b\"\"\",c\n\"\",\n\"NA\",NA\n", &["a \"b\" Utf8", "c Utf8"], &["|∅", "NA|∅"]).await;
+    check("a,b\n 1 ,x\n2, y \n", &["a Int64", "b Utf8"], &["1|x", "2| y "]).await;
+}
+
+#[tokio::test]
+async fn options_are_honoured() {
+    let batch = with_options(b"a;'b;''c'\n-;1\n", |o| {
+        (o.delimiter, o.quote, o.nulls) = (';', '\'', vec!["-".into()])
+    });
+    let batch = batch.await.unwrap();
+    assert_eq!(
+        (types(&batch), rows(&batch)),
+        (vec!["a Utf8".into(), "b;'c Int64".into()], vec!["∅|1".into()])
+    );
+    let batch = with_options(b"1,x\n2,y\n", |o| o.header = false).await.unwrap();
+    assert_eq!(types(&batch), ["column_1 Int64", "column_2 Utf8"]);
+    assert_eq!(rows(&batch), ["1|x", "2|y"]);
+    check_problem(
+        with_options(b"a,b\n", |o| o.delimiter = 'é').await,
+        ErrorKind::InvalidRequest,
+        &["delimiter"],
+    );
+}
+
+#[tokio::test]
+async fn mistakes_are_placed() {
+    let csv = |content: &'static str, kind, words: &'static [&'static str]| {
+        problem("x.csv", content.as_bytes(), kind, words)
+    };
+    csv("a,b\n1,2\n3\n", ErrorKind::CsvFieldCount, &["row 2", "line 3", "byte 8", "2 fields", "found 1"])
+        .await;
+    csv("a,b\n\"1\n\",2\n3,4,5\n", ErrorKind::CsvFieldCount, &["row 2", "line 4", "byte 10", "found 3"])
+        .await;
+    csv("a,b\n1,\"2\n3,4\n", ErrorKind::CsvMalformed, &["row 1", "line 2", "byte 6", "closed"]).await;
+    csv("a,b\n1,\"2\"x\n", ErrorKind::CsvMalformed, &["row 1", "line 2", "byte 9", "closing quote"]).await;
+    csv("a,a\n1,2\n", ErrorKind::CsvMalformed, &["\"a\" twice"]).await;
+    csv("a,\"b", ErrorKind::CsvMalformed, &["byte 2"]).await;
+    csv("", ErrorKind::EmptyObject, &["empty object"]).await;
+    csv("\n\r\n\n", ErrorKind::EmptyObject, &["no record"]).await;
+    problem(
+        "x.csv",
+        &b"a,b\n1,x\n2,\xff\n"[..],
+        ErrorKind::InvalidUtf8,
+        &["row 2", "line 3", "byte 10", "ff"],
+    )
+    .await;
+    problem("x.csv", &b"a,\xff\n"[..], ErrorKind::InvalidUtf8, &["header", "byte 2"]).await;
+}
+
+#[tokio::test]
+async fn values_that_do_not_fit_are_placed() {
+    let store = store();
+    let mut content = "a,b\n".to_owned();
+    (0..400_000).for_each(|n| content += &format!("{n},x\n"));
+    content += "1.5,x\n";
+    let slice = put(&store, "x.csv", content).await;
+    check_problem(
+        read(&store, source(&[slice])).await,
+        ErrorKind::ValueMismatch,
+        &["column \"a\"", "row 400001", "line 400002", "\"1.5\"", "Int64"],
+    );
+    let slice = put(&store, "x.csv", "a,b\n1,x\nNA,y\nz,z\n").await;
+    let declared = |columns| {
+        let mut source = source(std::slice::from_ref(&slice));
+        source.declared = declare(columns);
+        read(&store, source)
+    };
+    check_problem(
+        declared(&[("a", "Int8", true)]).await,
+        ErrorKind::ValueMismatch,
+        &["column \"a\"", "row 3", "line 4", "byte 13", "\"z\"", "Int8"],
+    );
+    check_problem(declared(&[("a", "Utf8", false)]).await, ErrorKind::NullValue, &["column \"a\"", "row 2"]);
+    let decimals = declared(&[("a", "Decimal128(9, 2)", true)]).await;
+    check_problem(decimals, ErrorKind::ValueMismatch, &["column \"a\"", "row 3", "\"z\""]);
+}
+
+#[tokio::test]
+async fn declared_types_are_read() {
+    let store = store();
+    let slice = put(
+        &store,
+        "x.csv",
+        "i,u,f,d,t,s,c,b\n-1,18446744073709551615,1,2024-01-31,2024-01-31,007,1.25,true\n",
+    )
+    .await;
+    let mut source = source(&[slice]);
+    source.declared = declare(&[
+        ("s", "Utf8", false),
+        ("i", "Int16", false),
+        ("u", "UInt64", true),
+        ("f", "Float32", false),
+        ("d", "Date32", true),
+        ("t", "Timestamp(Millisecond, None)", true),
+        ("c", "Decimal128(9, 2)", true),
+        ("b", "Boolean", true),
+    ]);
+    let batch = read(&store, source).await.unwrap();
+    assert_eq!(rows(&batch), ["007|-1|18446744073709551615|1.0|2024-01-31|2024-01-31T00:00:00|1.25|true"]);
+    assert_eq!(types(&batch)[5..7], ["t Timestamp(ms)", "c Decimal128(9, 2)"]);
+    assert!(!batch.schema().field(0).is_nullable());
+}
+
+#[tokio::test]
+async fn the_sample_of_german_credit_is_read() {
+    let batch =
+        read_content("german.csv", &include_bytes!("../data/german_credit_20.csv")[..]).await.unwrap();
+    assert_eq!((batch.num_rows(), batch.num_columns()), (20, 21));
+    let telephone = batch.column_by_name("telephone").unwrap().as_string::<i32>();
+    assert_eq!(telephone.value(0), "yes, registered under the customers name");
+    let amounts = batch.column_by_name("credit_amount").unwrap().as_primitive::<Int64Type>();
+    assert_eq!(amounts.value(1), 5_951);
+}
+
+/// Rows of different lengths, with quoted line feeds, over several chunks.
+fn long_table(records: usize) -> (Vec<u8>, Vec<u64>) {
+    let mut content = b"id,text,value\n".to_vec();
+    let mut starts = Vec::new();
+    for n in 0..records {
+        starts.push(content.len() as u64);
+        let text = "x\n\"\"".repeat(n % 17);
+        writeln!(content, "{n},\"{text}\",{}.25", n * 7).unwrap();
+    }
+    (content, starts)
+}
+
+#[tokio::test]
+async fn large_objects_stream_and_slices_make_up_the_whole() {
+    let store = store();
+    let (content, starts) = long_table(400_000);
+    let size = content.len() as u64;
+    assert!(size > 16 << 20);
+    let slice = put(&store, "x.csv", content).await;
+    let (_, whole) = batches(&store, source(std::slice::from_ref(&slice))).await.unwrap();
+    assert!(whole.len() < 10, "{}", whole.len());
+    let whole = arrow::compute::concat_batches(&whole[0].schema(), &whole).unwrap();
+    assert_eq!(whole.num_rows(), 400_000);
+    let ids = whole.column(0).as_primitive::<Int64Type>();
+    assert!(ids.values().iter().enumerate().all(|(n, id)| n as i64 == *id));
+    let cuts = [0, starts[1], starts[7], starts[100_000], starts[100_001], starts[399_999], size];
+    let parts: Vec<_> = cuts.windows(2).map(|pair| range(&slice, pair[0], pair[1])).collect();
+    assert_eq!(read(&store, source(&parts)).await.unwrap(), whole);
+    // Each part alone has the same types, and only its own rows.
+    let part = read(&store, source(&parts[4..5])).await.unwrap();
+    assert_eq!(part, whole.slice(100_001, 299_998));
+}
+
+#[tokio::test]
+async fn mistakes_in_slices_are_counted_from_their_start() {
+    let store = store();
+    let slice = put(&store, "x.csv", "a,b\n1,2\n3,4\n5\n").await;
+    let found = read(&store, source(&[range(&slice, 8, 14)])).await;
+    check_problem(found, ErrorKind::CsvFieldCount, &["row 2", "line 2 from byte 8", "byte 12"]);
+    let found = read(&store, source(&[range(&slice, 8, 99)])).await;
+    check_problem(found, ErrorKind::InvalidJob, &["bytes 8..99"]);
+}
+
+#[tokio::test]
+async fn records_beyond_the_limit_are_refused() {
+    let mut content = b"a,b\n1,\"".to_vec();
+    content.resize(20 << 20, b'x');
+    problem("x.csv", content, ErrorKind::DecodeLimit, &["row 1", "line 2", "8388608", "quote"]).await;
+    let mut header = b"\"".to_vec();
+    header.resize(20 << 20, b'x');
+    problem("x.csv", header, ErrorKind::DecodeLimit, &["first record"]).await;
+    // A record of 7 MiB is none of these, and makes a batch of its own.
+    let long = "x".repeat(7 << 20);
+    let batch = read_content("x.csv", format!("a,b\n1,{long}\n2,{long}\n")).await.unwrap();
+    assert_eq!(batch.num_rows(), 2);
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstd(content: &[u8]) -> Vec<u8> {
+    zstd::stream::encode_all(content, 1).unwrap()
+}
+
+#[tokio::test]
+async fn compressed_text_is_told_by_its_content() {
+    let (content, _) = long_table(150_000);
+    let plain = read_content("x.csv", content.clone()).await.unwrap();
+    let (first, second) = content.split_at(1_000_000);
+    assert_eq!(read_content("x.csv.gz", gzip(&content)).await.unwrap(), plain);
+    assert_eq!(read_content("x", [gzip(first), gzip(second)].concat()).await.unwrap(), plain);
+    assert_eq!(read_content("x.csv.zst", zstd(&content)).await.unwrap(), plain);
+    assert_eq!(read_content("x.csv", [zstd(first), zstd(second)].concat()).await.unwrap(), plain);
+    let cut = |mut bytes: Vec<u8>| {
+        bytes.truncate(bytes.len() - 9);
+        bytes
+    };
+    problem("x.csv.gz", cut(gzip(&content)), ErrorKind::CsvMalformed, &["gzip"]).await;
+    problem("x.csv.zst", cut(zstd(&content)), ErrorKind::CsvMalformed, &["Zstandard"]).await;
+    let mut flipped = gzip(&content);
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 0x55;
+    assert!(read_content("x.csv.gz", flipped).await.is_err());
+}
+
+#[tokio::test]
+async fn bombs_are_defused() {
+    let mut content = b"a,b\n".to_vec();
+    content.extend(b"1,2\n".repeat(75 << 20 >> 2));
+    problem("x.csv.gz", gzip(&content), ErrorKind::DecodeLimit, &["200"]).await;
+    problem("x.csv.zst", zstd(&content), ErrorKind::DecodeLimit, &["200"]).await;
+}
+
+#[tokio::test]
+async fn compressed_text_has_no_slices() {
+    let store = store();
+    let slice = put(&store, "x.csv.gz", gzip(b"a,b\n1,2\n")).await;
+    let found = read(&store, source(&[range(&slice, 4, slice.object.pin.size)])).await;
+    check_problem(found, ErrorKind::InvalidJob, &["compressed"]);
+}
+
+#[tokio::test]
+async fn wide_tables_are_read() {
+    let header: Vec<String> = (0..5_000).map(|n| format!("c{n}")).collect();
+    let row: Vec<String> = (0..5_000).map(|n| n.to_string()).collect();
+    let content = format!("{}\n{}", header.join(","), format!("{}\n", row.join(",")).repeat(200));
+    let batch = read_content("x.csv", content).await.unwrap();
+    assert_eq!((batch.num_rows(), batch.num_columns()), (200, 5_000));
+    assert_eq!(batch.column(4_999).as_primitive::<Int64Type>().value(199), 4_999);
+    let header: Vec<String> = (0..10_001).map(|n| format!("c{n}")).collect();
+    problem("x.csv", format!("{}\n", header.join(",")), ErrorKind::DecodeLimit, &["10000"]).await;
+}
+
+#[tokio::test]
+async fn several_objects_are_one_table() {
+    let store = store();
+    let first = put(&store, "x.csv", "a,b\n1,x\n").await;
+    let turned = put(&store, "y.csv", "b,a\ny,2\n").await;
+    let batch = read(&store, source(&[first.clone(), turned])).await.unwrap();
+    assert_eq!(rows(&batch), ["1|x", "2|y"]);
+    let other = put(&store, "z.csv", "a,c\n1,x\n").await;
+    let name = other.object.uri.to_string();
+    let found = read(&store, source(&[first.clone(), other])).await;
+    check_problem(found, ErrorKind::SchemaMismatch, &[name.as_str(), "\"c\""]);
+    let floats = put(&store, "f.csv", "a,b\n1.5,x\n").await;
+    let found = read(&store, source(&[first, floats])).await;
+    check_problem(found, ErrorKind::ValueMismatch, &["row 1", "\"1.5\"", "Int64"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// What the crate `csv` writes and reads, is read the same here.
+    #[test]
+    fn text_is_read_as_the_csv_crate_reads_it(
+        table in (1_usize..5).prop_flat_map(|width| {
+            let field = prop_oneof!["[a-z0-9]{0,6}", "[ ,\"\r\néx]{0,8}", "[0-9]{0,3}"];
+            proptest::collection::vec(proptest::collection::vec(field, width), 1..60)
+        }),
+        crlf: bool,
+        always: bool,
+    ) {
+        let terminator = if crlf { csv::Terminator::CRLF } else { csv::Terminator::Any(b'\n') };
+        let style = if always { csv::QuoteStyle::Always } else { csv::QuoteStyle::Necessary };
+        let mut writer = csv::WriterBuilder::new().terminator(terminator).quote_style(style).from_writer(Vec::new());
+        table.iter().for_each(|record| writer.write_record(record).unwrap());
+        let content = writer.into_inner().unwrap();
+        let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(content.as_slice());
+        let expected: Vec<Vec<String>> =
+            reader.records().map(|r| r.unwrap().iter().map(str::to_owned).collect()).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let batch = runtime.block_on(async {
+            let store = store();
+            let slice = put(&store, "x.csv", content).await;
+            let mut source = source(&[slice]);
+            source.format = Format::Csv;
+            source.csv = CsvOptions { header: false, nulls: Vec::new(), ..CsvOptions::default() };
+            let names: Vec<String> = (1..=table[0].len()).map(|n| format!("column_{n}")).collect();
+            let columns: Vec<_> = names.iter().map(|n| (n.as_str(), "Utf8", false)).collect();
+            source.declared = declare(&columns);
+            read(&store, source).await.unwrap()
+        });
+        let found: Vec<Vec<String>> = (0..batch.num_rows())
+            .map(|row| batch.columns().iter().map(|c| c.as_string::<i32>().value(row).to_owned()).collect())
+            .collect();
+        prop_assert_eq!(found, expected);
+    }
+}

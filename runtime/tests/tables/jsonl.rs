@@ -1,0 +1,96 @@
+//! JSON Lines: types, order, lines, mistakes.
+
+use std::fmt::Write;
+
+use arrow::{array::AsArray, datatypes::Int64Type};
+use fanfold_protocol::ErrorKind;
+
+use crate::support::*;
+
+async fn check(content: &str, types_expected: &[&str], rows_expected: &[&str]) {
+    let batch = read_content("x.jsonl", content.as_bytes().to_vec()).await.unwrap();
+    assert_eq!(types(&batch), types_expected, "{content:?}");
+    assert_eq!(rows(&batch), rows_expected, "{content:?}");
+}
+
+#[tokio::test]
+async fn lines_are_rows() {
+    check("{\"b\":1,\"a\":\"x\"}\r\n\n{\"a\":null,\"b\":2}", &["b Int64", "a Utf8"], &["1|x", "2|∅"]).await;
+    check("{\"a\":1}\n{\"a\":1.5,\"b\":true}\n", &["a Float64", "b Boolean"], &["1.0|∅", "1.5|true"]).await;
+    check("{\"a\":1}\n{\"a\":\"x\"}\n", &["a Utf8"], &["1", "x"]).await;
+    check(
+        "\u{feff}{\"a\":[1,2],\"b\":{\"c\":\"é\\n\"}}\n",
+        &["a List(Int64)", "b Struct(\"c\": Utf8)"],
+        &["[1, 2]|{c: é\n}"],
+    )
+    .await;
+    check("{}\n{\"a\":1}\n", &["a Int64"], &["∅", "1"]).await;
+}
+
+#[tokio::test]
+async fn mistakes_are_placed() {
+    let json = |content: &'static str, kind, words: &'static [&'static str]| {
+        problem("x.jsonl", content.as_bytes(), kind, words)
+    };
+    json("{\"a\":1}\n{\"a\":\n", ErrorKind::JsonMalformed, &["line 2", "byte 8"]).await;
+    json("{\"a\":1}\n[1]\n", ErrorKind::JsonMalformed, &["line 2", "[1]"]).await;
+    json("{\"a\":1}\n{\"a\":1}{\"a\":2}\n", ErrorKind::JsonMalformed, &["line 2"]).await;
+    json("{\"a\":\n1}\n", ErrorKind::JsonMalformed, &["line 1"]).await;
+    json("\n\n", ErrorKind::EmptyObject, &["no line"]).await;
+    json("{\"a\":1}\n{\"a\":[1]}\n", ErrorKind::SchemaMismatch, &["\"a\""]).await;
+    problem(
+        "x.jsonl",
+        &b"{\"a\":1}\n{\"a\":\"\xff\"}\n"[..],
+        ErrorKind::InvalidUtf8,
+        &["line 2", "byte 14", "ff"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn values_that_do_not_fit_are_placed() {
+    let mut content = String::new();
+    (0..200_000).for_each(|n| writeln!(content, "{{\"id\":{n},\"x\":0.5}}").unwrap());
+    let good = read_content("x.jsonl", content.clone()).await.unwrap();
+    assert_eq!(good.column(0).as_primitive::<Int64Type>().value(199_999), 199_999);
+    let words = ["line 200001", "column \"id\"", "1.5", "Int64"];
+    problem("x.jsonl", content + "{\"id\":1.5,\"x\":1}\n", ErrorKind::ValueMismatch, &words).await;
+}
+
+#[tokio::test]
+async fn declared_columns_may_be_left_out() {
+    let store = store();
+    let slice = put(&store, "x.jsonl", "{\"a\":1,\"t\":\"2024-01-31T00:00:00Z\"}\n{\"a\":2}\n").await;
+    let reading = |columns| {
+        let mut source = source(std::slice::from_ref(&slice));
+        source.declared = declare(columns);
+        read(&store, source)
+    };
+    let batch =
+        reading(&[("b", "Float64", true), ("a", "UInt8", false), ("t", "Timestamp(Second, None)", true)]);
+    assert_eq!(rows(&batch.await.unwrap()), ["∅|1|2024-01-31T00:00:00", "∅|2|∅"]);
+    check_problem(
+        reading(&[("b", "Float64", false)]).await,
+        ErrorKind::ColumnNotFound,
+        &["\"b\"", "\"a\", \"t\""],
+    );
+    let found = reading(&[("t", "Utf8", false)]).await;
+    check_problem(found, ErrorKind::NullValue, &["\"t\"", "row 2"]);
+}
+
+#[tokio::test]
+async fn slices_make_up_the_whole() {
+    let store = store();
+    let line = "{\"a\":1,\"b\":\"x\"}\n";
+    let slice = put(&store, "x.jsonl", line.repeat(1_000)).await;
+    let whole = read(&store, source(std::slice::from_ref(&slice))).await.unwrap();
+    let (size, middle) = (slice.object.pin.size, line.len() as u64 * 333);
+    let parts = [range(&slice, 0, middle), range(&slice, middle, size)];
+    assert_eq!(read(&store, source(&parts)).await.unwrap(), whole);
+}
+
+#[tokio::test]
+async fn a_line_has_a_limit() {
+    let content = format!("{{\"a\":\"{}", "x".repeat(20 << 20));
+    problem("x.jsonl", content, ErrorKind::DecodeLimit, &["line 1", "8388608"]).await;
+}

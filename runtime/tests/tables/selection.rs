@@ -1,0 +1,117 @@
+//! Which columns come, what format an object has, and objects that are not as
+//! they were.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{Float64Array, RecordBatch},
+    datatypes::{DataType, Field, Schema},
+};
+use fanfold_protocol::{ErrorKind, job::Format};
+use fanfold_runtime::tables::TableReader;
+use fanfold_storage::PutOptions;
+
+use crate::support::*;
+
+#[tokio::test]
+async fn columns_come_in_the_wanted_order() {
+    let store = store();
+    let slice = put(&store, "x.csv", "a,b,c\n1,x,true\n").await;
+    let reading = |columns, declared| {
+        let mut source = source(std::slice::from_ref(&slice));
+        (source.columns, source.declared) = (columns, declared);
+        read(&store, source)
+    };
+    let check = |batch: RecordBatch, expected: &[&str]| assert_eq!(types(&batch), expected);
+    check(reading(None, None).await.unwrap(), &["a Int64", "b Utf8", "c Boolean"]);
+    check(reading(names(&["c", "a"]), None).await.unwrap(), &["c Boolean", "a Int64"]);
+    let declared = declare(&[("b", "Utf8", true), ("a", "Float64", true)]);
+    check(reading(None, declared.clone()).await.unwrap(), &["b Utf8", "a Float64"]);
+    check(
+        reading(names(&["a", "c", "b"]), declared.clone()).await.unwrap(),
+        &["a Float64", "c Boolean", "b Utf8"],
+    );
+    check_problem(reading(names(&["a"]), declared).await, ErrorKind::ColumnNotFound, &["\"b\""]);
+    check_problem(
+        reading(names(&["a", "x"]), None).await,
+        ErrorKind::ColumnNotFound,
+        &["\"x\"", "\"a\", \"b\", \"c\""],
+    );
+    check_problem(reading(names(&["a", "a"]), None).await, ErrorKind::SchemaMismatch, &["\"a\" twice"]);
+    check_problem(
+        reading(None, declare(&[("a", "Number", true)])).await,
+        ErrorKind::SchemaMismatch,
+        &["\"Number\""],
+    );
+    let none = reading(names(&[]), None).await.unwrap();
+    assert_eq!((none.num_rows(), none.num_columns()), (1, 0));
+}
+
+#[tokio::test]
+async fn many_columns_are_cut_in_a_message() {
+    let header: Vec<String> = (0..50).map(|n| format!("c{n}")).collect();
+    let store = store();
+    let slice = put(&store, "x.csv", header.join(",")).await;
+    let mut source = source(&[slice]);
+    source.columns = names(&["x"]);
+    check_problem(read(&store, source).await, ErrorKind::ColumnNotFound, &["\"c19\" and 30 more"]);
+}
+
+#[tokio::test]
+async fn casts_lose_nothing() {
+    let store = store();
+    let schema = Arc::new(Schema::new(vec![Field::new("f", DataType::Float64, false)]));
+    let floats =
+        RecordBatch::try_new(schema, vec![Arc::new(Float64Array::from(vec![1.0, 2.0, 2.5]))]).unwrap();
+    let slice = put(&store, "x.parquet", crate::parquet_files::encode_parquet(&floats, 2)).await;
+    let reading = |data_type| {
+        let mut source = source(std::slice::from_ref(&slice));
+        source.declared = declare(&[("f", data_type, true)]);
+        read(&store, source)
+    };
+    check_problem(reading("Int32").await, ErrorKind::ValueMismatch, &["\"f\"", "row 3", "\"2.5\"", "Int32"]);
+    check_problem(reading("List(Int32)").await, ErrorKind::SchemaMismatch, &["\"f\"", "Float64"]);
+    assert_eq!(rows(&reading("Utf8").await.unwrap()), ["1.0", "2.0", "2.5"]);
+}
+
+#[tokio::test]
+async fn formats_are_told() {
+    for (name, content) in [("x", "a,b\n1,2\n"), ("x.txt", "{\"a\":1,\"b\":2}\n"), ("x.csv", "a,b\n1,2\n")] {
+        assert_eq!(rows(&read_content(name, content).await.unwrap()), ["1|2"], "{name}");
+    }
+    problem("x", "just words", ErrorKind::FormatUnknown, &["6a 75 73 74"]).await;
+    problem("x.bin", vec![0, 1, 2], ErrorKind::FormatUnknown, &["00 01 02"]).await;
+    problem("x.parquet", "a,b\n1,2\n", ErrorKind::ParquetCorrupt, &["PAR1"]).await;
+    problem("x.arrow", "a,b\n1,2\n", ErrorKind::ArrowCorrupt, &[]).await;
+    problem("x.parquet", "", ErrorKind::EmptyObject, &[]).await;
+}
+
+#[tokio::test]
+async fn objects_that_are_not_read_are_rows() {
+    let store = store();
+    let slices = [put(&store, "x", "abc").await, put(&store, "y", "").await];
+    let mut whole = source(&slices);
+    whole.format = Format::Bytes;
+    let batch = read(&store, whole.clone()).await.unwrap();
+    assert_eq!(types(&batch), ["uri Utf8", "size UInt64", "etag Utf8"]);
+    let row = |n: usize| format!("{}|{}|{}", slices[n].object.uri, [3, 0][n], slices[n].object.pin.etag);
+    assert_eq!(rows(&batch), [row(0), row(1)]);
+    whole.columns = names(&["size"]);
+    assert_eq!(rows(&read(&store, whole).await.unwrap()), ["3", "0"]);
+}
+
+#[tokio::test]
+async fn an_object_must_be_as_it_was() {
+    let store = store();
+    check_problem(read(&store, source(&[])).await, ErrorKind::InputEmpty, &[]);
+    for name in ["x.csv", "x.parquet", "x.arrow"] {
+        let slice = put(&store, name, "a,b\n1,2\n").await;
+        store.put(&slice.object.uri, "a,b\n3,4\n".into(), PutOptions::default()).await.unwrap();
+        let uri = slice.object.uri.to_string();
+        let found = TableReader::open(store.clone(), source(std::slice::from_ref(&slice))).await;
+        check_problem(found, ErrorKind::ObjectChanged, &[&uri]);
+        store.delete(&slice.object.uri).await.unwrap();
+        let found = TableReader::open(store.clone(), source(&[slice])).await;
+        check_problem(found, ErrorKind::ObjectNotFound, &[&uri]);
+    }
+}

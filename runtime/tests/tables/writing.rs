@@ -1,0 +1,171 @@
+//! Writers: what is written reads back, and nothing shows before its time.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray},
+    datatypes::Schema,
+};
+use fanfold_protocol::{ErrorKind, commit::OutputObject, job::Format, plan::Slice, uri::PinnedObject};
+use fanfold_runtime::tables::TableWriter;
+use fanfold_storage::{Error, Store};
+
+use crate::{parquet_files::mixed, support::*};
+
+const FORMATS: [Format; 4] = [Format::Parquet, Format::Csv, Format::Jsonl, Format::Arrow];
+
+async fn write(store: &Store, format: Format, batches: &[RecordBatch]) -> Option<OutputObject> {
+    let uri = uri(&format!("x.{}", TableWriter::extension(format)));
+    let mut writer = TableWriter::create(store.clone(), uri.clone(), format, "attempt-1").unwrap();
+    for batch in batches {
+        writer.write(batch).await.unwrap();
+        assert!(matches!(store.head(&uri).await, Err(Error::NotFound { .. })));
+    }
+    let object = writer.finish().await.unwrap();
+    if let Some(object) = &object {
+        let meta = store.head(&uri).await.unwrap();
+        assert_eq!((&object.uri, object.size, &object.etag), (&uri, meta.pin.size, &meta.pin.etag));
+        assert_eq!(object.rows, batches.iter().map(|b| b.num_rows() as u64).sum::<u64>());
+    }
+    object
+}
+
+async fn slice(store: &Store, object: &OutputObject) -> Slice {
+    let pin = store.head(&object.uri).await.unwrap().pin;
+    Slice { object: PinnedObject { uri: object.uri.clone(), pin }, bytes: None, row_groups: None }
+}
+
+/// The columns that the format can hold.
+fn table(format: Format, rows: usize) -> RecordBatch {
+    let all = mixed(rows);
+    if format == Format::Csv { all.project(&[0, 1, 2, 3, 4, 5, 6, 7]).unwrap() } else { all }
+}
+
+#[tokio::test]
+async fn what_is_written_reads_back() {
+    let store = store();
+    for format in FORMATS {
+        let table = table(format, 5_000);
+        let parts = [table.slice(0, 1_234), table.slice(1_234, 3_766)];
+        let object = write(&store, format, &parts).await.unwrap();
+        let mut source = source(&[slice(&store, &object).await]);
+        let columns: Vec<_> = table
+            .schema()
+            .fields()
+            .iter()
+            .map(|f| (f.name().clone(), f.data_type().to_string(), f.is_nullable()))
+            .collect();
+        let columns: Vec<_> = columns.iter().map(|(n, t, null)| (n.as_str(), t.as_str(), *null)).collect();
+        source.declared = declare(&columns);
+        assert_eq!(read(&store, source).await.unwrap(), table, "{format:?}");
+    }
+}
+
+#[tokio::test]
+async fn equal_tables_are_equal_bytes() {
+    let store = store();
+    for format in FORMATS {
+        let table = table(format, 3_000);
+        // A guest's own metadata, which has no order, stays outside.
+        let marked = Schema::clone(&table.schema())
+            .with_metadata((0..9).map(|n| (n.to_string(), "x".into())).collect());
+        let marked = RecordBatch::try_new(Arc::new(marked), table.columns().to_vec()).unwrap();
+        let first = write(&store, format, &[table]).await.unwrap();
+        let second = write(&store, format, &[marked]).await.unwrap();
+        let content = store.get(&first.uri, None).await.unwrap();
+        assert_eq!(content, store.get(&second.uri, None).await.unwrap(), "{format:?}");
+        assert_eq!(first.etag, second.etag);
+    }
+}
+
+#[tokio::test]
+async fn tables_without_rows_and_no_tables() {
+    let store = store();
+    for format in FORMATS {
+        assert_eq!(write(&store, format, &[]).await, None);
+        let empty = table(format, 1).slice(0, 0);
+        match write(&store, format, std::slice::from_ref(&empty)).await {
+            Some(object) => {
+                let found = read(&store, source(&[slice(&store, &object).await])).await.unwrap();
+                assert_eq!((found.num_rows(), found.num_columns()), (0, empty.num_columns()));
+            }
+            None => assert_eq!(format, Format::Jsonl),
+        }
+    }
+}
+
+#[tokio::test]
+async fn csv_is_written_as_the_rfc_has_it() {
+    let store = store();
+    let table = RecordBatch::try_from_iter([
+        (
+            "a,b",
+            Arc::new(StringArray::from(vec![Some("x,\"y\"\r\n"), Some(""), Some("NA"), None])) as ArrayRef,
+        ),
+        ("n", Arc::new(Float64Array::from(vec![Some(1.5), Some(-2.0), Some(1e300), None]))),
+    ]);
+    let table = table.unwrap();
+    let object = write(&store, Format::Csv, std::slice::from_ref(&table)).await.unwrap();
+    let content = store.get(&object.uri, None).await.unwrap();
+    assert_eq!(
+        content,
+        "\"a,b\",n\r\n\"x,\"\"y\"\"\r\n\",1.5\r\n\"\",-2.0\r\n\"NA\",1e300\r\n,\r\n".as_bytes()
+    );
+    assert_eq!(read(&store, source(&[slice(&store, &object).await])).await.unwrap(), nullable(&table));
+    let single = RecordBatch::try_from_iter([(
+        "s",
+        Arc::new(StringArray::from(vec![None, Some("null")])) as ArrayRef,
+    )]);
+    let single = single.unwrap();
+    let object = write(&store, Format::Csv, std::slice::from_ref(&single)).await.unwrap();
+    assert_eq!(read(&store, source(&[slice(&store, &object).await])).await.unwrap(), single);
+}
+
+#[tokio::test]
+async fn large_tables_go_up_in_parts() {
+    let store = store();
+    for format in FORMATS {
+        let parts: Vec<_> = (0..20).map(|_| table(format, 40_000)).collect();
+        let object = write(&store, format, &parts).await.unwrap();
+        let (_, found) = batches(&store, source(&[slice(&store, &object).await])).await.unwrap();
+        assert_eq!(found.iter().map(RecordBatch::num_rows).sum::<usize>(), 800_000, "{format:?}");
+        assert!(object.size > 8 << 20 || format == Format::Parquet, "{format:?} {}", object.size);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_is_told() {
+    let store = store();
+    let writer = |format| TableWriter::create(store.clone(), uri("x"), format, "attempt-1");
+    check_problem(writer(Format::Bytes), ErrorKind::InvalidRequest, &["bytes"]);
+    let found = writer(Format::Csv).unwrap().write(&mixed(1)).await;
+    check_problem(found, ErrorKind::SchemaMismatch, &["\"list\"", "CSV"]);
+    let numbers =
+        |name| RecordBatch::try_from_iter([(name, Arc::new(Int64Array::from(vec![1])) as ArrayRef)]).unwrap();
+    let mut writing = writer(Format::Parquet).unwrap();
+    writing.write(&numbers("a")).await.unwrap();
+    check_problem(
+        writing.write(&numbers("b")).await,
+        ErrorKind::SchemaMismatch,
+        &["column 1", "\"b\"", "\"a\""],
+    );
+    check_problem(writing.write(&mixed(1)).await, ErrorKind::SchemaMismatch, &["\"id\""]);
+}
+
+#[tokio::test]
+async fn an_aborted_table_leaves_nothing() {
+    let store = store();
+    for drop_only in [false, true] {
+        let uri = uri("x.csv");
+        let mut writer = TableWriter::create(store.clone(), uri.clone(), Format::Csv, "attempt-1").unwrap();
+        for _ in 0..10 {
+            writer.write(&table(Format::Csv, 40_000)).await.unwrap();
+        }
+        if drop_only {
+            drop(writer)
+        } else {
+            writer.abort().await
+        }
+        assert!(matches!(store.head(&uri).await, Err(Error::NotFound { .. })));
+    }
+}
