@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The program that people type: the service's processes and the author's commands.
+//!
+//! It stands above all other crates and wires them; it decides nothing about
+//! functions, jobs or data. Data goes to standard output, everything else to
+//! standard error, and the exit code says whose move it is.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use error::Error;
+
+mod args;
+pub mod build;
+mod client;
+mod commands;
+mod dev;
+mod error;
+mod json_text;
+mod output;
+mod profile;
+mod report;
+mod similar;
+
+/// Reads the command line, runs what it asks for and says how that went.
+pub fn main() -> ExitCode {
+    // The compiler's child process comes before anything that costs memory or threads.
+    if std::env::args_os().nth(1).is_some_and(|word| word == dev::COMPILE_WORD) {
+        return fanfold_runtime::compile_child();
+    }
+    let cli = args::Cli::parse();
+    log_to_stderr();
+    match threads(&cli.command) {
+        Ok(runtime) => match runtime.block_on(commands::run(cli)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => error.report(),
+        },
+        Err(cause) => Error::failed(format!("the program's threads could not be started: {cause}")).report(),
+    }
+}
+
+/// The service gets a thread for each core, a command does with one.
+fn threads(command: &args::Command) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match command {
+        args::Command::Dev(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    builder.thread_name("fanfold").enable_all().build()
+}
+
+/// Standard output is for data.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -15,12 +15,12 @@ use std::collections::HashMap;
 
 use fanfold_sdk::{
     arrow::{
-        array::{Array, ArrayRef, AsArray, Float64Array},
-        compute::cast,
-        datatypes::{DataType, Float64Type},
+        array::{Array, ArrayRef, AsArray},
+        datatypes::DataType,
     },
     prelude::*,
     stats::{Distinct, MinMax, Moments, Quantiles, TopK},
+    table::{is_number, numbers},
 };
 
 /// Bins of a histogram.
@@ -105,7 +105,7 @@ impl Aggregate for ColumnStats {
             if name != field.name() || *kind != field.data_type().to_string() {
                 return Err(differs(name, kind, field.name(), &field.data_type().to_string()));
             }
-            summary.add(array)?;
+            summary.add(array);
         }
         self.rows += batch.num_rows() as u64;
         Ok(())
@@ -139,7 +139,7 @@ impl Aggregate for ColumnStats {
 impl Summary {
     fn of(kind: &DataType) -> Self {
         match kind {
-            kind if kind.is_numeric() => Self::Numeric {
+            kind if is_number(kind) => Self::Numeric {
                 nulls: 0,
                 moments: Moments::default(),
                 extremes: MinMax::default(),
@@ -152,16 +152,16 @@ impl Summary {
         }
     }
 
-    fn add(&mut self, array: &ArrayRef) -> Result<()> {
+    /// Adds a column's part; it is of the type that this was made for.
+    fn add(&mut self, array: &ArrayRef) {
         let (values, missing) = ((array.len() - array.null_count()) as u64, array.null_count() as u64);
         match self {
             Self::Numeric { nulls, moments, extremes, quantiles } => {
-                let numbers = cast(array, &DataType::Float64)?;
-                let numbers: &Float64Array = numbers.as_primitive::<Float64Type>();
+                let Some(numbers) = numbers(array) else { return };
                 let before = moments.count();
-                moments.extend_from_array(numbers);
-                extremes.extend_from_array(numbers);
-                quantiles.extend_from_array(numbers);
+                moments.extend_from_array(&numbers);
+                extremes.extend_from_array(&numbers);
+                quantiles.extend_from_array(&numbers);
                 *nulls += numbers.len() as u64 - (moments.count() - before);
             }
             Self::Text { count, nulls, distinct, top } => {
@@ -184,7 +184,6 @@ impl Summary {
                 *nulls += missing;
             }
         }
-        Ok(())
     }
 
     /// Merges what later rows gave; both are of one column and so of one kind.

@@ -6,12 +6,9 @@
 //! that does not fit it is refused and never scored wrongly.
 
 use fanfold_sdk::{
-    arrow::{
-        array::{Array, ArrayRef, AsArray, Float64Array, StringArray},
-        compute::cast,
-        datatypes::{DataType, Float64Type},
-    },
+    arrow::array::{Array, ArrayRef, Float64Array, StringArray},
     prelude::*,
+    table,
 };
 
 /// Name of the term that every row has.
@@ -193,22 +190,21 @@ pub fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
 
 /// A column's values as numbers; none may be missing.
 pub fn numbers(name: &str, array: &ArrayRef) -> Result<Float64Array> {
-    let numeric = array.data_type().is_numeric();
-    let numbers = numeric.then(|| cast(array, &DataType::Float64)).transpose()?.ok_or_else(|| {
-        Error::new(
-            "value-mismatch",
-            format!("expected numbers in the column {name:?}, found {}", array.data_type()),
-        )
-    })?;
+    let numbers = table::numbers(array).ok_or_else(|| wrong_type("numbers", name, array))?;
     no_null(name, &numbers)?;
-    Ok(numbers.as_primitive::<Float64Type>().clone())
+    Ok(numbers)
 }
 
 /// A column's values as texts; none may be missing.
 pub fn texts(name: &str, array: &ArrayRef) -> Result<StringArray> {
-    let texts = cast(array, &DataType::Utf8)?;
+    let texts = table::texts(array).ok_or_else(|| wrong_type("text", name, array))?;
     no_null(name, &texts)?;
-    Ok(texts.as_string::<i32>().clone())
+    Ok(texts)
+}
+
+fn wrong_type(wanted: &str, name: &str, array: &ArrayRef) -> Error {
+    let found = array.data_type();
+    Error::new("value-mismatch", format!("expected {wanted} in the column {name:?}, found {found}; put it into exclude"))
 }
 
 fn no_null(name: &str, array: &dyn Array) -> Result<()> {

@@ -15,12 +15,9 @@
 use std::collections::BTreeMap;
 
 use fanfold_sdk::{
-    arrow::{
-        array::{ArrayRef, AsArray, Float64Array, StringArray},
-        compute::cast,
-        datatypes::{DataType, Float64Type},
-    },
+    arrow::array::{Array, ArrayRef, Float64Array, StringArray},
     prelude::*,
+    table,
 };
 
 const BINS: usize = 10_000;
@@ -379,15 +376,22 @@ fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
 }
 
 fn numbers(batch: &RecordBatch, name: &str) -> Result<Float64Array> {
-    let numbers = cast(column(batch, name)?, &DataType::Float64)?;
+    let array = column(batch, name)?;
+    let numbers = table::numbers(array).ok_or_else(|| wrong_type("numbers", name, array))?;
     whole(name, numbers.null_count())?;
-    Ok(numbers.as_primitive::<Float64Type>().clone())
+    Ok(numbers)
 }
 
 fn texts(batch: &RecordBatch, name: &str) -> Result<StringArray> {
-    let texts = cast(column(batch, name)?, &DataType::Utf8)?;
+    let array = column(batch, name)?;
+    let texts = table::texts(array).ok_or_else(|| wrong_type("text", name, array))?;
     whole(name, texts.null_count())?;
-    Ok(texts.as_string::<i32>().clone())
+    Ok(texts)
+}
+
+fn wrong_type(wanted: &str, name: &str, array: &ArrayRef) -> Error {
+    let found = array.data_type();
+    Error::new("value-mismatch", format!("expected {wanted} in the column {name:?}, found {found}"))
 }
 
 fn whole(name: &str, nulls: usize) -> Result<()> {

@@ -18,7 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use credit_model::{Feature, Kind, Model, column, probability, texts};
-use fanfold_sdk::{arrow::datatypes::DataType, prelude::*};
+use fanfold_sdk::{prelude::*, table::is_number};
 
 /// More categories than this in a column are a mistake: it is an identifier.
 const LEVELS_MAX: usize = 1_000;
@@ -175,8 +175,8 @@ fn learn(
             continue;
         }
         let levels = match field.data_type() {
-            kind if kind.is_numeric() => None,
-            DataType::Utf8 | DataType::Boolean => {
+            kind if is_number(kind) => None,
+            _ => {
                 let texts = texts(name, array)?;
                 let mut levels = BTreeSet::new();
                 for text in texts.iter().flatten() {
@@ -185,14 +185,6 @@ fn learn(
                     }
                 }
                 Some(levels)
-            }
-            other => {
-                return Err(Error::new(
-                    "value-mismatch",
-                    format!(
-                        "expected numbers or text in the column {name:?}, found {other}; put it into exclude"
-                    ),
-                ));
             }
         };
         note(name, levels, order, columns)?;

@@ -33,6 +33,3 @@
   (i32.store (i32.const 32) (local.get $message_bytes))
   (i32.store8 (i32.const 36) (i32.const 0))
   (i32.const 16))
-
-(type $handle (func (param $method i32) (param $method_bytes i32) (param $query i32) (param $query_bytes i32)
-  (param $headers i32) (param $header_count i32) (param $body i32) (param $body_bytes i32) (result i32)))

@@ -12,11 +12,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use fanfold_sdk::{
     arrow::{
-        array::{ArrayRef, AsArray, Float64Array},
-        compute::cast,
-        datatypes::{DataType, Field, Float64Type, Schema},
+        array::{ArrayRef, Float64Array},
+        datatypes::{DataType, Field, Schema},
     },
     prelude::*,
+    table::numbers,
 };
 
 /// What the job is asked.
@@ -65,17 +65,15 @@ fn normalize(rows: &RecordBatch, options: &Params<Options>) -> Result<RecordBatc
     let known: HashMap<&str, &Column> = options.stats.columns.iter().map(|c| (c.name.as_str(), c)).collect();
     let (mut fields, mut columns): (Vec<Arc<Field>>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
     for (field, array) in rows.schema().fields().iter().zip(rows.columns()) {
-        if !field.data_type().is_numeric() || options.keep.contains(field.name()) {
+        let numbers = numbers(array).filter(|_| !options.keep.contains(field.name()));
+        let Some(numbers) = numbers else {
             fields.push(Arc::clone(field));
             columns.push(Arc::clone(array));
             continue;
-        }
+        };
         let scale = known.get(field.name().as_str()).and_then(|c| c.scale(options.method));
         let (offset, divisor) = scale.ok_or_else(|| unknown(field.name()))?;
-        let numbers = cast(array, &DataType::Float64)?;
-        let scaled: Float64Array = numbers
-            .as_primitive::<Float64Type>()
-            .unary(|x| if divisor > 0.0 { (x - offset) / divisor } else { 0.0 });
+        let scaled: Float64Array = numbers.unary(|x| if divisor > 0.0 { (x - offset) / divisor } else { 0.0 });
         fields.push(Arc::new(Field::new(field.name(), DataType::Float64, field.is_nullable())));
         columns.push(Arc::new(scaled));
     }
