@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The gateway: turns outside events into work, and outcomes into answers.
 //!
-//! A connection is accepted by [`server`], a request goes down the layers of
-//! [`router`] to a handler in [`functions`], [`invoke`] or [`jobs`], and what
+//! A connection is accepted by `server`, a request goes down the layers of
+//! `router` to a handler in [`functions`], [`invoke`] or [`jobs`], and what
 //! fails becomes an answer in [`problem`]. Sandboxes are reached through the
 //! two services of [`Dispatch`] only: this crate never links a wasm engine, and
 //! a guest's bytes are never compiled in the process that holds users' sockets

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Synchronous calls: from a request to the function's own answer.
 //!
-//! A call is read and checked here, then run by [`call`] within the places of
-//! [`admission`], under an idempotency key by way of [`idempotency`]. What it
+//! A call is read and checked here, then run by `call` within the places of
+//! [`admission`], under an idempotency key by way of `idempotency`. What it
 //! left behind is kept by [`records`] and shown by [`show`].
 
 pub mod admission;
