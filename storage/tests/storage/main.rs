@@ -5,6 +5,8 @@
 //! server of its own on ephemeral loopback ports. The other modules test what
 //! only the embedded server promises.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, and so may what helps it")]
+
 mod boto;
 mod crash;
 mod embedded;
