@@ -4,12 +4,9 @@
 //! Where every coordinator begins, the first one and each that takes over. A
 //! job without a plan's head was never accepted, and is no case.
 
-use std::sync::Arc;
-
 use fanfold_backbone::{Backbone, CasOutcome};
 use fanfold_protocol::{
     commit::Commit,
-    function::Version,
     job::{Job, JobOutcome},
     keys,
     plan::Plan,
@@ -35,8 +32,6 @@ pub struct Case {
     pub job: Job,
     /// The head of its plan.
     pub plan: Plan,
-    /// The function's version.
-    pub version: Arc<Version>,
     /// Where its output goes.
     pub output: ObjectUri,
     /// How it is to end, when that is decided.
@@ -64,7 +59,6 @@ impl Case {
             entry,
         )?;
         let (Some(job), Some(plan)) = (job, plan) else { return Ok(None) };
-        let version = jobs.version_of(&job).await?;
         let output = jobs.output_of(&job.document, id)?;
         let revision = entry.as_ref().map(|entry| entry.revision);
         let shown = entry.and_then(|entry| serde_json::from_slice(&entry.value).ok());
@@ -72,7 +66,7 @@ impl Case {
             Some(record) => record,
             None => restored(vault, &job, &plan, output.clone(), outcome.as_ref()).await?,
         };
-        Ok(Some(Self { job, plan, version, output, ending, outcome, record, revision }))
+        Ok(Some(Self { job, plan, output, ending, outcome, record, revision }))
     }
 
     /// Shows the record. Another coordinator's record of a job that has ended

@@ -115,8 +115,17 @@ pub async fn ensure(backbone: &Backbone, output: &ObjectUri, job: Uuid) -> Resul
     let holder = Holder { job, key: None };
     Ok(match backbone.create(&name(output), json(&holder)?).await? {
         CasOutcome::Stored(_) => true,
-        CasOutcome::Conflict(entry) => entry.is_some_and(|entry| holds(&entry, job)),
+        // It may be the claim of the planning still, which would lapse.
+        CasOutcome::Conflict(Some(entry)) if holds(&entry, job) => {
+            backbone.update(&name(output), json(&holder)?, entry.revision).await?.is_stored()
+        }
+        CasOutcome::Conflict(_) => false,
     })
+}
+
+/// Whether a job holds its prefix at this moment.
+pub async fn held(backbone: &Backbone, output: &ObjectUri, job: Uuid) -> Result<bool> {
+    Ok(backbone.get(&name(output)).await?.is_some_and(|entry| holds(&entry, job)))
 }
 
 /// Gives back what a job held.

@@ -23,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::{
     Jobs,
     case::{self, Case},
+    claim,
     error::Result,
     finish::{self, Closing, Ending, Products},
     lease::Leases,
@@ -62,7 +63,6 @@ pub struct Coordinator {
     case: Case,
     live: Arc<Live>,
     leases: Leases,
-    alone: bool,
     /// Someone says that the job is to end.
     called: bool,
     heard: Instant,
@@ -78,17 +78,18 @@ impl Coordinator {
     /// Prepares to work on a job.
     pub async fn new(jobs: Jobs, case: Case) -> Result<Self> {
         let backbone = jobs.inner.backbone.clone();
-        let alone = case.job.document.output.is_none()
-            || super::claim::ensure(&backbone, &case.output, case.job.id).await?;
+        if case.job.document.output.is_some() {
+            claim::ensure(&backbone, &case.output, case.job.id).await?;
+        }
         let shards = Shards::new(jobs.inner.vault.clone(), case.job.id);
-        let leases = Leases::new(case.job.clone(), &case.version, case.output.clone(), shards, backbone)?;
+        let version = jobs.version_of(&case.job).await?;
+        let leases = Leases::new(case.job.clone(), &version, case.output.clone(), shards, backbone)?;
         let progress = Progress::new(case.plan.clone(), policy(&case));
         let quiet = jobs.inner.config.watchdog;
         Ok(Self {
             jobs,
             live: Arc::new(Live::new(progress)),
             leases,
-            alone,
             called: case.ending.is_some(),
             heard: Instant::now(),
             quiet,
@@ -182,7 +183,6 @@ impl Coordinator {
             backbone: &inner.backbone,
             job: &self.case.job,
             output: &self.case.output,
-            alone: self.alone,
         };
         let outcome = closing.carry_out(ending, &products, &self.case.record.warnings).await?;
         let succeeded = outcome.state == JobState::Succeeded;
@@ -190,7 +190,7 @@ impl Coordinator {
         self.case.record.end(&outcome, result);
         self.case.write_record(&inner.backbone).await?;
         if self.case.job.document.output.is_some() {
-            super::claim::release(&inner.backbone, &self.case.output, self.case.job.id).await?;
+            claim::release(&inner.backbone, &self.case.output, self.case.job.id).await?;
         }
         if !succeeded {
             self.jobs.sweep_later(self.case.job, self.case.output);

@@ -27,7 +27,7 @@ use uuid::Uuid;
 use super::{
     error::{Error, Result},
     progress::Progress,
-    sweep,
+    sweep::{self, Sweep},
     vault::Vault,
 };
 
@@ -110,8 +110,6 @@ pub struct Closing<'a> {
     pub job: &'a Job,
     /// Where its output goes.
     pub output: &'a ObjectUri,
-    /// Whether it holds the output prefix for itself.
-    pub alone: bool,
 }
 
 impl Closing<'_> {
@@ -260,9 +258,8 @@ impl Closing<'_> {
         let keep = if published { keys_of(&products.manifest, self.output) } else { HashSet::new() };
         let swept = async {
             let mut count = sweep::staged(self.vault, &self.job.id).await?;
-            if self.alone {
-                count += sweep::losers(self.vault, self.output, &keep, self.job.submitted_at).await?;
-            }
+            let sweep = Sweep { output: self.output, job: self.job, keep: &keep };
+            count += sweep.losers(self.vault, self.backbone).await?;
             Ok::<_, Error>(count)
         };
         match swept.await {

@@ -35,7 +35,7 @@ mod vault;
 mod view;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -44,7 +44,7 @@ use bytes::Bytes;
 use fanfold_backbone::{Backbone, CasOutcome};
 use fanfold_protocol::{
     ErrorKind, Problem,
-    commit::Manifest,
+    commit::{MANIFEST_NAME, Manifest},
     job::{Job, JobState},
     keys,
     uri::ObjectUri,
@@ -63,6 +63,7 @@ use self::{
     coordinator::Live,
     error::{Error, Result},
     index::Index,
+    sweep::Sweep,
     vault::Vault,
 };
 use crate::functions::Registry;
@@ -340,31 +341,31 @@ impl Jobs {
     async fn sweep_again(&self, job: &Job, output: &ObjectUri) -> Result<()> {
         let inner = &self.inner;
         sweep::staged(&inner.vault, &job.id).await?;
-        let none = std::collections::HashSet::new();
-        if job.document.output.is_none() {
-            sweep::losers(&inner.vault, output, &none, job.submitted_at).await?;
-        } else if claim::ensure(&inner.backbone, output, job.id).await? {
-            let swept = self.sweep_claimed(job, output).await;
-            claim::release(&inner.backbone, output, job.id).await?;
-            swept?;
+        let claimed = job.document.output.is_some();
+        if claimed && !claim::ensure(&inner.backbone, output, job.id).await? {
+            return Ok(());
         }
-        Ok(())
+        let swept = self.sweep_around_manifest(job, output).await;
+        if claimed {
+            claim::release(&inner.backbone, output, job.id).await?;
+        }
+        swept
     }
 
-    /// Under the claim nobody else is writing; a manifest that came meanwhile
-    /// makes its objects another job's.
-    async fn sweep_claimed(&self, job: &Job, output: &ObjectUri) -> Result<()> {
-        let manifest = output.join(fanfold_protocol::commit::MANIFEST_NAME)?;
+    /// A manifest that came meanwhile makes its objects another job's.
+    async fn sweep_around_manifest(&self, job: &Job, output: &ObjectUri) -> Result<()> {
+        let manifest = output.join(MANIFEST_NAME)?;
         let keep = match self.inner.vault.store().get(&manifest, None).await {
             Ok(bytes) => {
                 let manifest: Manifest =
                     serde_json::from_slice(&bytes).map_err(|e| Error::damaged(manifest.to_string(), e))?;
                 manifest.objects.into_iter().map(|object| object.uri.key().to_owned()).collect()
             }
-            Err(fanfold_storage::Error::NotFound { .. }) => std::collections::HashSet::new(),
+            Err(fanfold_storage::Error::NotFound { .. }) => HashSet::new(),
             Err(error) => return Err(error.into()),
         };
-        sweep::losers(&self.inner.vault, output, &keep, job.submitted_at).await.map(|_| ())
+        let sweep = Sweep { output, job, keep: &keep };
+        sweep.losers(&self.inner.vault, &self.inner.backbone).await.map(|_| ())
     }
 
     /// Runs until it is done or the engine stops.

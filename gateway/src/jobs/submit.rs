@@ -217,11 +217,18 @@ impl Jobs {
         Ok(record)
     }
 
-    /// The version that a job was accepted with.
+    /// The version that a job was accepted with, also when the function was
+    /// removed since: jobs end as they began.
     pub(super) async fn version_of(&self, job: &Job) -> Result<Arc<Version>> {
         let name = job.document.function.name.clone();
         let reference = FunctionRef { name, qualifier: Qualifier::Version(job.version) };
-        Ok(self.inner.registry.resolve(&reference).await?)
+        match self.inner.registry.resolve(&reference).await {
+            Err(problem) if !problem.retryable() => {
+                let key = keys::version(&reference.name, job.version);
+                Ok(Arc::new(self.inner.vault.read(&key).await?.ok_or(problem)?))
+            }
+            found => Ok(found?),
+        }
     }
 
     /// Shows an accepted job and begins to work on it. The job exists whether

@@ -7,12 +7,13 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use fanfold_protocol::{keys, time::Timestamp, uri::ObjectUri};
+use fanfold_backbone::Backbone;
+use fanfold_protocol::{job::Job, keys, time::Timestamp, uri::ObjectUri};
 use fanfold_storage::{ListEntry, ListOptions};
 use futures::TryStreamExt;
 use uuid::Uuid;
 
-use super::{error::Result, vault::Vault};
+use super::{claim, error::Result, vault::Vault};
 
 /// How far the store's clock may be behind ours.
 const SKEW_MAX: Duration = Duration::from_secs(3_600);
@@ -22,31 +23,51 @@ pub async fn staged(vault: &Vault, id: &Uuid) -> Result<usize> {
     vault.clear(&format!("{}staged/", keys::job(id))).await
 }
 
-/// Removes the tables under `output` that attempts staged since `submitted`,
-/// except those of the manifest.
-pub async fn losers(
-    vault: &Vault,
-    output: &ObjectUri,
-    keep: &HashSet<String>,
-    submitted: Timestamp,
-) -> Result<usize> {
-    let oldest = Timestamp(submitted.0.saturating_sub(u64::try_from(SKEW_MAX.as_millis()).unwrap_or(0)));
-    let listing =
-        vault.store().list(output.bucket(), &format!("{}part-", output.key()), ListOptions::default());
-    let mut listing = std::pin::pin!(listing);
-    let mut losers = Vec::new();
-    while let Some(entry) = listing.try_next().await? {
-        let ListEntry::Object { key, last_modified, .. } = entry else { continue };
-        let name = &key[output.key().len().min(key.len())..];
-        if is_part(name) && last_modified >= oldest && !keep.contains(&key) {
-            losers.push(key);
+/// The prefix of a job's output, and what of it is to stay.
+pub struct Sweep<'a> {
+    /// Where the output goes.
+    pub output: &'a ObjectUri,
+    /// The job.
+    pub job: &'a Job,
+    /// Keys of the manifest's objects.
+    pub keep: &'a HashSet<String>,
+}
+
+impl Sweep<'_> {
+    /// Removes the tables that attempts of the job staged and no manifest names.
+    ///
+    /// Between looking and removing the claim is looked at: while it is held, no
+    /// other job has begun to write there, so that what was seen is this job's.
+    pub async fn losers(&self, vault: &Vault, backbone: &Backbone) -> Result<usize> {
+        let losers = self.find(vault).await?;
+        let count = losers.len();
+        if count == 0 {
+            return Ok(0);
         }
+        if self.job.document.output.is_some() && !claim::held(backbone, self.output, self.job.id).await? {
+            tracing::debug!(job = %self.job.id, "the output prefix has another writer; nothing is swept there");
+            return Ok(0);
+        }
+        vault.store().delete_many(self.output.bucket(), losers).await?;
+        Ok(count)
     }
-    let count = losers.len();
-    if count > 0 {
-        vault.store().delete_many(output.bucket(), losers).await?;
+
+    async fn find(&self, vault: &Vault) -> Result<Vec<String>> {
+        let skew_ms = u64::try_from(SKEW_MAX.as_millis()).unwrap_or(u64::MAX);
+        let oldest = Timestamp(self.job.submitted_at.0.saturating_sub(skew_ms));
+        let prefix = format!("{}part-", self.output.key());
+        let listing = vault.store().list(self.output.bucket(), &prefix, ListOptions::default());
+        let mut listing = std::pin::pin!(listing);
+        let mut losers = Vec::new();
+        while let Some(entry) = listing.try_next().await? {
+            let ListEntry::Object { key, last_modified, .. } = entry else { continue };
+            let name = key.strip_prefix(self.output.key()).unwrap_or_default();
+            if is_part(name) && last_modified >= oldest && !self.keep.contains(&key) {
+                losers.push(key);
+            }
+        }
+        Ok(losers)
     }
-    Ok(count)
 }
 
 /// Whether a name is one that [`keys::output_part`] makes.
