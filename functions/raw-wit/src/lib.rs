@@ -16,6 +16,7 @@ wit_bindgen::generate!({
         }
     ",
     world: "fanfold-example:raw-wit/guest",
+    generate_all,
 });
 
 use exports::fanfold::function::{

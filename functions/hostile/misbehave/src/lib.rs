@@ -15,7 +15,7 @@ struct Options {
 #[fanfold::handler]
 fn answer(how: Json<String>, context: &Context) -> Result<Response> {
     misbehave(&how.0, context)?;
-    Ok("well".to_owned().into_response())
+    "well".to_owned().into_response()
 }
 
 #[derive(Row)]
