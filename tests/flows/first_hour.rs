@@ -10,7 +10,10 @@ fn first_hour(template: &str, name: &str) {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start(folder.path()).unwrap();
     let run = |at: &Path, arguments: &[&str]| {
-        let output = service.command(arguments).current_dir(at).output().unwrap();
+        // Shared with the examples, so that Arrow is not compiled for each template.
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../functions/target");
+        let mut command = service.command(arguments);
+        let output = command.current_dir(at).env("CARGO_TARGET_DIR", target).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "fanfold {arguments:?}: {error}");
         String::from_utf8(output.stdout).unwrap()

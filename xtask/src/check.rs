@@ -15,7 +15,9 @@ pub fn run() -> Result<()> {
         process::run(cargo().args(["fmt", "--all", "--check"]))?;
         process::run(cargo().args(["fmt", "--all", "--check", "--manifest-path", "functions/Cargo.toml"]))
     })?;
-    step("lint", || process::run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])))?;
+    step("lint", || {
+        process::run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    })?;
     step("build the documentation", || {
         process::run(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
     })?;

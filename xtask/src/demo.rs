@@ -77,11 +77,21 @@ fn customers(folder: &Path, rows: u64) -> Result<PathBuf> {
     if mark.is_file() {
         return Ok(input);
     }
-    step(&format!("resample {rows} customers from the German credit data into {CUSTOMER_OBJECTS} objects"), || {
-        let (rows, objects) = (rows.to_string(), CUSTOMER_OBJECTS.to_string());
-        let mut data = Command::new(binary("fanfold-data"));
-        process::run(data.arg(input.join("customers")).args(["--rows", &rows, "--objects", &objects, "--seed", "1"]))
-    })?;
+    step(
+        &format!("resample {rows} customers from the German credit data into {CUSTOMER_OBJECTS} objects"),
+        || {
+            let (rows, objects) = (rows.to_string(), CUSTOMER_OBJECTS.to_string());
+            let mut data = Command::new(binary("fanfold-data"));
+            process::run(data.arg(input.join("customers")).args([
+                "--rows",
+                &rows,
+                "--objects",
+                &objects,
+                "--seed",
+                "1",
+            ]))
+        },
+    )?;
     applicants(&input.join("applicants"))?;
     fs::write(&mark, "")?;
     Ok(input)
@@ -95,7 +105,10 @@ fn applicants(folder: &Path) -> Result<()> {
     let (header, records) = text.split_once('\n').context("expected a header and records")?;
     let records: Vec<&str> = records.lines().collect();
     for (part, lines) in records.chunks(records.len().div_ceil(4)).enumerate() {
-        fs::write(folder.join(format!("applicants-{part}.csv")), format!("{header}\n{}\n", lines.join("\n")))?;
+        fs::write(
+            folder.join(format!("applicants-{part}.csv")),
+            format!("{header}\n{}\n", lines.join("\n")),
+        )?;
     }
     Ok(())
 }
@@ -129,7 +142,8 @@ impl Fanfold {
         let announced = data.join("dev.json");
         let deadline = Instant::now() + Duration::from_secs(30);
         let found: Value = loop {
-            if let Some(found) = fs::read(&announced).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+            if let Some(found) = fs::read(&announced).ok().and_then(|text| serde_json::from_slice(&text).ok())
+            {
                 break found;
             }
             let ended = process.0.try_wait()?.is_some();
@@ -160,7 +174,10 @@ impl Fanfold {
                 files.sort_by_key(fs::DirEntry::file_name);
                 for file in files {
                     let to = format!("s3://bank/{kind}/{}", file.file_name().to_string_lossy());
-                    process::run(self.command(&["s3", "cp", &file.path().to_string_lossy(), &to]).stderr(Stdio::null()))?;
+                    process::run(
+                        self.command(&["s3", "cp", &file.path().to_string_lossy(), &to])
+                            .stderr(Stdio::null()),
+                    )?;
                 }
             }
             Ok(())
@@ -171,7 +188,10 @@ impl Fanfold {
         step("deploy the functions", || {
             for function in FUNCTIONS {
                 let component = root().join("functions/target/fanfold").join(format!("{function}.wasm"));
-                process::run(self.command(&["deploy", &component.to_string_lossy(), "--name", function]).stdout(std::io::stderr()))?;
+                process::run(
+                    self.command(&["deploy", &component.to_string_lossy(), "--name", function])
+                        .stdout(std::io::stderr()),
+                )?;
             }
             Ok(())
         })
@@ -182,8 +202,18 @@ impl Fanfold {
         let file = self.folder.join("params.json");
         fs::write(&file, params.to_string())?;
         let file = format!("@{}", file.display());
-        let mut arguments =
-            vec!["job", "run", "--function", function, "--input", input, "--params", &file, "--wait", "--json"];
+        let mut arguments = vec![
+            "job",
+            "run",
+            "--function",
+            function,
+            "--input",
+            input,
+            "--params",
+            &file,
+            "--wait",
+            "--json",
+        ];
         if let Some(output) = output {
             arguments.extend(["--output", output]);
         }
@@ -203,13 +233,20 @@ impl Fanfold {
         let stats = step("column-stats: what the customers look like", || {
             self.answer("column-stats", "s3://bank/customers/*.parquet", &json!({}))
         })?;
-        let normalise = json!({ "method": "zscore", "stats": stats, "keep": ["customer_id", "credit_amount"] });
+        let normalise =
+            json!({ "method": "zscore", "stats": stats, "keep": ["customer_id", "credit_amount"] });
         step("normalize: the numeric columns of customers and applicants to z-scores", || {
             let customers = "s3://bank/normalised/customers/";
             self.job("normalize", "s3://bank/customers/*.parquet", Some(customers), &normalise)?;
-            self.job("normalize", "s3://bank/applicants/*.csv", Some("s3://bank/normalised/applicants/"), &normalise)
+            self.job(
+                "normalize",
+                "s3://bank/applicants/*.csv",
+                Some("s3://bank/normalised/applicants/"),
+                &normalise,
+            )
         })?;
-        let model = step("credit-train: logistic regression on the applicants, a round a job", || self.train())?;
+        let model =
+            step("credit-train: logistic regression on the applicants, a round a job", || self.train())?;
         step("credit-score: each customer's probability of default and grade", || {
             let params = json!({ "model": model, "keep": ["customer_id", "purpose", "credit_amount", "creditability"] });
             self.job("credit-score", "s3://bank/normalised/customers/", Some("s3://bank/scores/"), &params)
@@ -247,7 +284,11 @@ impl Fanfold {
         let resident = resident_peak(self.process.0.id())?;
         ensure!(resident > 0, "expected the service to hold memory");
         eprintln!();
-        eprintln!("{rows} customers analysed in {:.1} s; the service held at most {} MiB", elapsed.as_secs_f64(), resident >> 20);
+        eprintln!(
+            "{rows} customers analysed in {:.1} s; the service held at most {} MiB",
+            elapsed.as_secs_f64(),
+            resident >> 20
+        );
         eprintln!("  report as a page   {page}");
         eprintln!("  report as JSON     s3://bank/report/result.json");
         eprintln!("  scores             s3://bank/scores/ (Parquet, listed in _manifest.json)");
@@ -257,8 +298,15 @@ impl Fanfold {
 
     fn keep(mut self) -> Result<()> {
         eprintln!();
-        eprintln!("the service goes on at {} until Ctrl-C; to reach it from another terminal:", self.endpoint);
-        eprintln!("  export FANFOLD_ENDPOINT={} FANFOLD_CONFIG_DIR={}", self.endpoint, self.folder.join("config").display());
+        eprintln!(
+            "the service goes on at {} until Ctrl-C; to reach it from another terminal:",
+            self.endpoint
+        );
+        eprintln!(
+            "  export FANFOLD_ENDPOINT={} FANFOLD_CONFIG_DIR={}",
+            self.endpoint,
+            self.folder.join("config").display()
+        );
         eprintln!("  {} functions ls", binary("fanfold").display());
         let status = self.process.0.wait()?;
         ensure!(status.success(), "fanfold dev ended with {status}");
@@ -268,7 +316,10 @@ impl Fanfold {
 
 fn resident_peak(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM")).context("expected the peak of resident memory")?;
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .context("expected the peak of resident memory")?;
     let kib: u64 = line.split_whitespace().nth(1).context("expected a number")?.parse()?;
     Ok(kib << 10)
 }

@@ -25,8 +25,6 @@ usage: cargo xtask COMMAND
   bench [--json FILE] [NAME…]  measure, print a table, and write it as JSON if asked
   data DIR [--rows N] [--objects N] [--seed N] [--format parquet|csv]
                                make customers resampled from the German credit data
-  chaos [--minutes N] [--seed N]
-                               kill the service at random under load and compare histories
   setup                        only the set-up: binaries, guest toolchain, functions, test servers
 ";
 
@@ -49,7 +47,6 @@ fn run(arguments: &[String]) -> Result<()> {
         "check" => check::run(),
         "bench" => bench::run_bench(rest),
         "data" => bench::data(rest),
-        "chaos" => test::chaos(rest),
         "setup" => setup::all(),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

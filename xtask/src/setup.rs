@@ -7,6 +7,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Instant,
 };
 
 use anyhow::{Context, Result, bail};
@@ -23,8 +24,20 @@ pub fn all() -> Result<()> {
     test_servers()
 }
 
-/// Compiles the workspace's programs.
+/// Compiles the workspace's programs. How long that took from nothing is kept
+/// beside them, for the bench to say.
 pub fn binaries() -> Result<()> {
+    let clean = !binary("fanfold").exists();
+    let start = Instant::now();
+    compile()?;
+    if clean {
+        let seconds = format!("{:.0}", start.elapsed().as_secs_f64());
+        fs::write(target().join("debug/clean-build-seconds"), seconds).context("write down the time of the build")?;
+    }
+    Ok(())
+}
+
+fn compile() -> Result<()> {
     step("compile the host crates (about 12 minutes on 2 cores the first time)", || {
         run(cargo().args(["build", "--workspace", "--bins"]))
     })
@@ -40,13 +53,15 @@ pub fn functions() -> Result<()> {
     })
 }
 
-/// The folders of the example functions.
+/// The folders of the example functions and of the fixtures.
 pub fn function_folders() -> Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
-    for entry in fs::read_dir(root().join("functions")).context("list functions/")? {
-        let path = entry?.path();
-        if path.join("function.toml").is_file() {
-            folders.push(path);
+    for parent in ["functions", "functions/hostile"] {
+        for entry in fs::read_dir(root().join(parent)).with_context(|| format!("list {parent}/"))? {
+            let path = entry?.path();
+            if path.join("function.toml").is_file() {
+                folders.push(path);
+            }
         }
     }
     folders.sort();
@@ -65,7 +80,9 @@ pub fn test_servers() -> Result<()> {
     step("install SeaweedFS and boto3 into a private virtual environment", || {
         python_environment(&folder.join("venv"))?;
         let pip = folder.join("venv/bin/pip");
-        run(Command::new(pip).args(["install", "--quiet", "--disable-pip-version-check"]).args(PYTHON_PACKAGES))?;
+        run(Command::new(pip)
+            .args(["install", "--quiet", "--disable-pip-version-check"])
+            .args(PYTHON_PACKAGES))?;
         fs::write(&mark, &wanted).with_context(|| format!("write {}", mark.display()))
     })
 }
@@ -91,7 +108,11 @@ fn python_environment(folder: &Path) -> Result<()> {
 fn install_debian(packages: &[&str]) -> Result<()> {
     let root_user = read(Command::new("id").arg("-u"))?.trim() == "0";
     if !root_user {
-        bail!("expected {} on this machine; install with: apt-get install {}", packages.join(" and "), packages.join(" "));
+        bail!(
+            "expected {} on this machine; install with: apt-get install {}",
+            packages.join(" and "),
+            packages.join(" ")
+        );
     }
     run(Command::new("apt-get").args(["update", "--quiet"]).stdout(std::io::stderr()))?;
     run(Command::new("apt-get")

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask test` and `chaos`: the set-up, then cargo's own test runner.
-
-use std::process::Command;
+//! `cargo xtask test`: the set-up, then cargo's own test runner.
 
 use anyhow::Result;
 
 use crate::{
-    process::{self, binary, cargo, step},
+    process::{self, cargo, step},
     setup,
 };
 
@@ -25,11 +23,4 @@ pub fn run(filters: &[String]) -> Result<()> {
         process::run(&mut command)
     });
     host.and(functions)
-}
-
-/// Kills the service at random under load, for as long as asked.
-pub fn chaos(arguments: &[String]) -> Result<()> {
-    setup::binaries()?;
-    setup::functions()?;
-    process::run(Command::new(binary("fanfold-chaos")).args(arguments))
 }
