@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use arrow::{
-    array::{Array, AsArray, RecordBatch},
+    array::{AsArray, RecordBatch},
     datatypes::Int64Type,
 };
 use fanfold_protocol::{

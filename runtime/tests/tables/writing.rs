@@ -1,6 +1,6 @@
 //! Writers: what is written reads back, and nothing shows before its time.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray},
@@ -68,7 +68,7 @@ async fn equal_tables_are_equal_bytes() {
         let table = table(format, 3_000);
         // A guest's own metadata, which has no order, stays outside.
         let marked = Schema::clone(&table.schema())
-            .with_metadata((0..9).map(|n| (n.to_string(), "x".into())).collect());
+            .with_metadata((0..9).map(|n| (n.to_string(), "x".to_owned())).collect::<HashMap<_, _>>());
         let marked = RecordBatch::try_new(Arc::new(marked), table.columns().to_vec()).unwrap();
         let first = write(&store, format, &[table]).await.unwrap();
         let second = write(&store, format, &[marked]).await.unwrap();
