@@ -174,7 +174,7 @@ pub fn span_us(us: u64) -> String {
 
 /// A length of time given in milliseconds.
 pub fn span_ms(ms: u64) -> String {
-    span_us(ms.saturating_mul(1_000))
+    if ms < 1_000 { format!("{ms} ms") } else { span_us(ms.saturating_mul(1_000)) }
 }
 
 /// A moment, to the second, in UTC.
@@ -201,6 +201,7 @@ mod tests {
         assert_eq!(span_us(950), "950 µs");
         assert_eq!(span_us(1_500), "1.5 ms");
         assert_eq!(span_ms(61_000), "1m 01s");
+        assert_eq!((span_ms(0).as_str(), span_ms(999).as_str()), ("0 ms", "999 ms"));
         assert_eq!(moment(Timestamp(951_782_400_000)), "2000-02-29 00:00:00");
     }
 

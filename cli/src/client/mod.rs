@@ -18,13 +18,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub use self::{
     events::{Event, Events},
     model::{
-        Deployed, FailureView, FunctionList, FunctionView, JobList, JobView, LogPage, ProgressView,
-        ReceiptView, TaskPage, TaskView, Told,
+        Deployed, FailureView, FunctionList, FunctionView, JobList, JobView, LogPage, ProgressView, TaskPage,
+        TaskView,
     },
 };
 use crate::{
     error::{Error, Result},
-    profile::{self, ENDPOINT_DEFAULT, Profile},
+    profile::{self, ENDPOINT_DEFAULT},
     similar,
 };
 
@@ -41,7 +41,6 @@ pub struct Client {
     http: reqwest::Client,
     endpoint: Url,
     token: Option<String>,
-    profile: Option<Profile>,
 }
 
 /// A problem as the service writes it (RFC 9457).
@@ -62,18 +61,13 @@ impl Client {
         let text = endpoint.unwrap_or(ENDPOINT_DEFAULT).trim_end_matches('/');
         let url = parse_endpoint(text)?;
         let profile = profile::find(text)?;
-        let token = token.map(str::to_owned).or_else(|| profile.as_ref().map(|p| p.token.clone()));
-        Ok(Self { http: http_client(&url)?, endpoint: url, token, profile })
+        let token = token.map(str::to_owned).or_else(|| profile.map(|profile| profile.token));
+        Ok(Self { http: http_client(&url)?, endpoint: url, token })
     }
 
     /// Where the service is.
     pub fn endpoint(&self) -> &str {
         self.endpoint.as_str().trim_end_matches('/')
-    }
-
-    /// What is known of the service besides its address.
-    pub fn profile(&self) -> Option<&Profile> {
-        self.profile.as_ref()
     }
 
     /// A document.
@@ -145,7 +139,12 @@ impl Client {
     pub async fn refusal(&self, response: Response) -> Error {
         let status = response.status();
         let body = response.bytes().await.unwrap_or_default();
-        let Ok(problem) = serde_json::from_slice::<ProblemBody>(&body) else {
+        self.refusal_of(status, &body)
+    }
+
+    /// What the body of a refusal says.
+    pub fn refusal_of(&self, status: StatusCode, body: &[u8]) -> Error {
+        let Ok(problem) = serde_json::from_slice::<ProblemBody>(body) else {
             return Error::service(format!(
                 "expected an answer of fanfold from {}, found HTTP status {status}",
                 self.endpoint()

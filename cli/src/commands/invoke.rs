@@ -10,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use fanfold_protocol::names::Qualifier;
+use bytes::Bytes;
+use fanfold_protocol::names::{FunctionRef, Qualifier};
 use reqwest::{Method, Response, StatusCode, header};
 use serde_json::Value;
 
@@ -55,11 +56,11 @@ pub async fn run(client: &Client, args: &Invoke) -> Result<()> {
     if response.status() == StatusCode::ACCEPTED && args.asynchronous {
         return accepted(&response);
     }
-    if is_refusal(&response) {
-        let refusal = client.refusal(response).await;
-        return Err(client.suggest(refusal, name).await);
+    let answer = Answer::read(client, &args.function, response).await?;
+    if answer.is_refusal() {
+        return Err(client.suggest(client.refusal_of(answer.status, &answer.body), name).await);
     }
-    answered(client, &args.function.to_string(), response).await
+    answer.print(&args.function)
 }
 
 /// Prints the id of a call that goes on by itself.
@@ -69,31 +70,51 @@ fn accepted(response: &Response) -> Result<()> {
     output::data(location.rsplit('/').next().unwrap_or_default())
 }
 
-/// Whether the service speaks, not the function.
-fn is_refusal(response: &Response) -> bool {
-    let headers = response.headers();
-    !response.status().is_success() && !headers.contains_key("x-fanfold-version")
+/// An answer, whole.
+struct Answer {
+    status: StatusCode,
+    headers: header::HeaderMap,
+    body: Bytes,
 }
 
-async fn answered(client: &Client, function: &str, response: Response) -> Result<()> {
-    let text = |name: &str| {
-        response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
-    };
-    let (id, version) = (text("x-fanfold-invocation-id"), text("x-fanfold-version"));
-    let (kind, timing) = (text("content-type"), text("server-timing"));
-    let status = response.status();
-    let body = response.bytes().await.map_err(|error| {
-        Error::service(format!("the answer of {function} from {} broke off: {error}", client.endpoint()))
-    })?;
-    show(&body, is_json(&kind))?;
-    if std::io::stderr().is_terminal() {
-        output::note(format!("version {version}, invocation {id}{}", duration(&timing)));
+impl Answer {
+    async fn read(client: &Client, function: &FunctionRef, response: Response) -> Result<Self> {
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = response.bytes().await.map_err(|error| {
+            Error::service(format!("the answer of {function} from {} broke off: {error}", client.endpoint()))
+        })?;
+        Ok(Self { status, headers, body })
     }
-    if status.is_success() || status.is_redirection() {
-        return Ok(());
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
-    Err(Error::failed(format!("{function} answered with HTTP status {status}"))
-        .help(format!("its log: fanfold logs {id}")))
+
+    /// Whether the service speaks, not the function: only the service knows the
+    /// id that it gave the request.
+    fn is_refusal(&self) -> bool {
+        if self.status.is_success() || self.status.is_redirection() {
+            return false;
+        }
+        let named = serde_json::from_slice::<Value>(&self.body).ok();
+        let named = named.as_ref().and_then(|problem| problem["request_id"].as_str());
+        let ours = named.is_some_and(|id| id == self.header("x-request-id"));
+        ours || self.header("x-fanfold-version").is_empty()
+    }
+
+    fn print(&self, function: &FunctionRef) -> Result<()> {
+        show(&self.body, is_json(self.header("content-type")))?;
+        let (id, version) = (self.header("x-fanfold-invocation-id"), self.header("x-fanfold-version"));
+        if std::io::stderr().is_terminal() {
+            let took = duration(self.header("server-timing"));
+            output::note(format!("version {version}, invocation {id}{took}"));
+        }
+        if self.status.is_success() || self.status.is_redirection() {
+            return Ok(());
+        }
+        Err(Error::failed(format!("{function} answered with HTTP status {}", self.status))
+            .help(format!("its log: fanfold logs {id}")))
+    }
 }
 
 fn show(body: &[u8], is_json: bool) -> Result<()> {
@@ -187,6 +208,27 @@ mod tests {
         assert_eq!(file("a.csv", b"a,b").unwrap().content_type, Some("text/csv"));
         assert_eq!(file("a.bin", b"\xff").unwrap().bytes, b"\xff");
         assert_eq!(file("a.json", b"{").err().unwrap().exit(), Exit::Usage);
+    }
+
+    #[test]
+    fn the_service_is_told_from_the_function() {
+        let check = |status: u16, headers: &[(&'static str, &'static str)], body: &str, expected: bool| {
+            let pairs = headers.iter().map(|(name, value)| {
+                (header::HeaderName::from_static(name), header::HeaderValue::from_static(value))
+            });
+            let answer = Answer {
+                status: StatusCode::from_u16(status).unwrap(),
+                headers: pairs.collect(),
+                body: Bytes::copy_from_slice(body.as_bytes()),
+            };
+            assert_eq!(answer.is_refusal(), expected, "{status} {body}");
+        };
+        let ran = [("x-fanfold-version", "1"), ("x-request-id", "r-1")];
+        check(500, &ran, r#"{"code": "guest-panicked", "detail": "x", "request_id": "r-1"}"#, true);
+        check(422, &ran, r#"{"code": "mine", "detail": "x", "request_id": "other"}"#, false);
+        check(404, &ran, "no such thing", false);
+        check(404, &[("x-request-id", "r-1")], r#"{"code": "function-not-found"}"#, true);
+        check(200, &ran, r#"{"request_id": "r-1"}"#, false);
     }
 
     #[test]

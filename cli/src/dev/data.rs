@@ -64,7 +64,7 @@ impl Data {
         let folder = fs::canonicalize(folder).map_err(|cause| unusable("it cannot be resolved", &cause))?;
         let lock = lock(&folder)?;
         let stale = fs::remove_file(folder.join(ANNOUNCEMENT));
-        drop(stale.or_else(ignore_missing).map_err(|cause| unusable("it cannot be written to", &cause))?);
+        stale.or_else(ignore_missing).map_err(|cause| unusable("it cannot be written to", &cause))?;
         ignore_in_git(&folder).map_err(|cause| unusable("it cannot be written to", &cause))?;
         let token = Token::load_or_create(&folder.join("token"))
             .map_err(|cause| unusable("its token fails", &cause))?;

@@ -127,6 +127,12 @@ fn table(records: &[(Option<&str>, &Map<String, Value>)]) -> Body {
             }
         }
     }
+    // What is nested in every row does not fit into cells.
+    heads.retain(|head| {
+        let mut values =
+            records.iter().filter_map(|(_, record)| record.get(*head)).filter(|value| !value.is_null());
+        values.clone().next().is_none() || values.any(is_plain)
+    });
     // What a row is called comes before what it amounts to.
     let words =
         |head: &&str| !records.iter().any(|(_, record)| record.get(*head).is_some_and(Value::is_string));
@@ -229,6 +235,10 @@ mod tests {
         check(
             json!({"columns": {"age": {"mean": 35.5, "nulls": 0}, "sex": {"nulls": 2}}}),
             json!([["columns", [["", "mean", "nulls"], ["age", "35.5", "0"], ["sex", "", "2"]]]]),
+        );
+        check(
+            json!([{"n": 1, "bins": {"a": [1]}}, {"n": 2, "bins": null}]),
+            json!([["", [["n"], ["1"], ["2"]]]]),
         );
         check(json!([[1, 2], [3]]), json!([["", [["1", "2"], ["1", "2"], ["3", ""]]]]));
         check(json!({"a": {"b": {"c": 1}}, "d": []}), json!([["", [["d", ""]]], ["a · b", [["c", "1"]]]]));

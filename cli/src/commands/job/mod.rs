@@ -50,7 +50,11 @@ pub async fn run(client: &Client, command: Job) -> Result<()> {
                 limit,
             )
             .await?;
-            let views = tasks.iter().cloned().map(serde_json::from_value).collect::<std::result::Result<Vec<_>, _>>()?;
+            let views = tasks
+                .iter()
+                .cloned()
+                .map(serde_json::from_value)
+                .collect::<std::result::Result<Vec<_>, _>>()?;
             output::shown(shown.view, &TaskPage { tasks, next: None }, |_| show::tasks(&views))
         }
         Job::Cancel { id } => {

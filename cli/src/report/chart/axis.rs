@@ -143,7 +143,7 @@ fn legend_width(plot: &Plot<'_>) -> f64 {
         Colors::Names(names) => {
             names.iter().take(LEGEND_MAX).map(|name| cut(name).chars().count()).max().unwrap_or(0)
         }
-        Colors::Ramp(..) | Colors::One(_) => 8,
+        Colors::Ramp(..) => 8,
     };
     title.max(names + 3) as f64 * LETTER + 28.0
 }
@@ -194,6 +194,5 @@ fn legend(svg: &mut Svg, plot: &Plot<'_>) {
                 &plain(*from, (to - from) / 100.0),
             );
         }
-        Colors::One(_) => {}
     }
 }

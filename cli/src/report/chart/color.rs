@@ -20,8 +20,6 @@ const RAMP: [[f64; 3]; 3] = [[222.0, 235.0, 247.0], [94.0, 155.0, 206.0], [16.0,
 /// How a layer's colours are chosen.
 #[derive(Clone, Debug)]
 pub enum Colors {
-    /// The same for all marks.
-    One(String),
     /// One for each name, in order.
     Names(Vec<String>),
     /// A ramp between two amounts.
@@ -32,7 +30,6 @@ impl Colors {
     /// The colour of a mark with this value.
     pub fn of(&self, value: Option<&Value>) -> String {
         match (self, value) {
-            (Self::One(color), _) => color.clone(),
             (Self::Names(names), Some(value)) => {
                 let value = name(value);
                 let index = names.iter().position(|known| *known == value).unwrap_or_default();
