@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whole columns as numbers or as text, whatever type they are stored in.
 //!
-//! For functions over tables that they do not know. Arrow's own `cast` can do
-//! this and far more, at the price of several megabytes of component.
+//! It owns the widening of columns for functions over tables that they do not
+//! know, after the batch was decoded and before a summary takes it. Arrow's own
+//! `cast` can do this and far more, at the price of several megabytes of
+//! component. Invariant: nulls stay null, and nothing else becomes one.
 
 use arrow::array::{Array, AsArray, Float64Array, StringArray};
 use arrow::datatypes::{
