@@ -66,7 +66,8 @@ fn wrong_use_is_told_apart() {
     here.check(&["job", "show", "seven"], 2, "seven");
     here.check(&["deploy", "no-such-folder"], 2, "no-such-folder");
     here.check(&["s3", "cp", "a", "b"], 2, "s3://");
-    here.check(&["s3", "ls", "s3://Bad_Bucket/"], 3, "fanfold dev");
+    here.check(&["s3", "ls", "s3://Bad_Bucket/"], 2, "bucket name");
+    here.check(&["s3", "rm", "s3://bank/a/"], 2, "--recursive");
     here.check(&["dev", "--listen", "0.0.0.0:0"], 2, "loopback");
     here.check(&["dev", "--workers", "0"], 2, "--workers");
     here.check(&["logs", "Not A Name"], 2, "Not A Name");

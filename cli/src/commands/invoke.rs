@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn the_service_is_told_from_the_function() {
         let check = |status: u16, headers: &[(&'static str, &'static str)], body: &str, expected: bool| {
-            let pairs = headers.iter().map(|(name, value)| {
+            let pairs = headers.iter().map(|&(name, value)| {
                 (header::HeaderName::from_static(name), header::HeaderValue::from_static(value))
             });
             let answer = Answer {

@@ -123,7 +123,7 @@ mod tests {
     fn maps_show_their_manifest() {
         let manifest = json!({"rows": 3_000, "bytes": 2_048, "objects": [{"uri": "s3://b/p", "rows": 3_000, "size": 2_048, "etag": "e"}]});
         let text = table(&found("map", manifest.clone()));
-        assert!(text.contains("s3://b/p   3,000  2.00 KiB"), "{text}");
+        assert!(text.contains("s3://b/p  3,000  2.00 KiB"), "{text}");
         assert!(page(&found("map", manifest)).contains("s3://b/p"));
     }
 

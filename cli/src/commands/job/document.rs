@@ -82,7 +82,7 @@ mod tests {
     use crate::args::{Cli, Command, Job};
 
     fn parse(words: &[&str]) -> Result<JobDocument> {
-        let cli = Cli::try_parse_from([&["fanfold", "job", "run"], words].concat()).unwrap();
+        let cli = Cli::try_parse_from([&["fanfold", "job", "run"][..], words].concat()).unwrap();
         let Command::Job { command: Job::Run(args) } = cli.command else { unreachable!() };
         read(&args)
     }

@@ -27,23 +27,32 @@ const PIECE_BYTES: usize = 1 << 20;
 /// Files or objects on their way at once.
 const FILES_AT_ONCE: usize = 4;
 
-/// Copies.
+/// Refuses what cannot be copied, before anything is done.
+pub fn check(from: &str, to: &str, recursive: bool) -> Result<()> {
+    match (side(from)?, side(to)?, recursive) {
+        (Side::File(_), Side::Object(_), _) | (Side::Object(_), Side::File(_), true) => Ok(()),
+        (_, _, true) => Err(Error::usage("--recursive copies a folder to a prefix, or a prefix to a folder")),
+        (Side::Object(_), _, false) => object(from).map(drop),
+        (Side::Stream, Side::Object(_), false) => object(to).map(drop),
+        _ => Err(Error::usage(format!("expected s3:// on at least one side, found {from} and {to}"))),
+    }
+}
+
+/// Copies what [`check`] has let pass.
 pub async fn run(store: &Store, from: &str, to: &str, recursive: bool) -> Result<()> {
     match (side(from)?, side(to)?, recursive) {
         (Side::File(from), Side::Object(to), true) => put_folder(store, &from, &to).await,
         (Side::Object(from), Side::File(to), true) => get_prefix(store, &from, &to).await,
-        (_, _, true) => Err(Error::usage("--recursive copies a folder to a prefix, or a prefix to a folder")),
         (Side::File(from), Side::Object(to), false) => put_file(store, &from, &to).await,
         (Side::Stream, Side::Object(to), false) => put_stream(store, &to).await,
-        (Side::Object(_), Side::File(to), false) => get_file(store, &object(from)?, &to).await,
-        (Side::Object(_), Side::Stream, false) => get_stream(store, &object(from)?).await,
-        (Side::Object(_), Side::Object(to), false) => {
-            let from = object(from)?;
-            let name = from.key().rsplit('/').next().unwrap_or_default().to_owned();
-            store.copy(&from, None, &target_object(&to, &name)?).await?;
+        (Side::Object(from), Side::File(to), false) => get_file(store, &from, &to).await,
+        (Side::Object(from), Side::Stream, false) => get_stream(store, &from).await,
+        (Side::Object(from), Side::Object(to), false) => {
+            let name = from.key().rsplit('/').next().unwrap_or_default();
+            store.copy(&from, None, &target_object(&to, name)?).await?;
             Ok(())
         }
-        _ => Err(Error::usage(format!("expected s3:// on at least one side, found {from} and {to}"))),
+        _ => check(from, to, recursive),
     }
 }
 
@@ -58,9 +67,8 @@ async fn put_file(store: &Store, from: &Path, to: &ObjectUri) -> Result<()> {
 }
 
 async fn put_stream(store: &Store, to: &ObjectUri) -> Result<()> {
-    let to = object(&to.to_string())?;
     let bar = output::spinner("uploading");
-    send(store, tokio::io::stdin(), &to, &bar).await?;
+    send(store, tokio::io::stdin(), to, &bar).await?;
     bar.finish_and_clear();
     Ok(())
 }
@@ -241,6 +249,24 @@ mod tests {
         walk(dir.path(), "", &mut files).unwrap();
         let names: Vec<_> = files.iter().map(|(_, name, size)| (name.as_str(), *size)).collect();
         assert_eq!(names, [("a", 1), ("b/1", 3), ("b/2", 3), ("c", 1)]);
+    }
+
+    #[test]
+    fn what_cannot_be_copied_is_refused_at_once() {
+        let good = |from: &str, to: &str, all| assert!(check(from, to, all).is_ok(), "{from} {to}");
+        good("a", "s3://bank/", false);
+        good("a", "s3://bank/x/", true);
+        good("-", "s3://bank/a", false);
+        good("s3://bank/a", "-", false);
+        good("s3://bank/", "a", true);
+        good("s3://bank/a", "s3://bank/b/", false);
+        let bad = |from: &str, to: &str, all| assert!(check(from, to, all).is_err(), "{from} {to}");
+        bad("a", "b", false);
+        bad("-", "-", false);
+        bad("-", "s3://bank/", false);
+        bad("s3://bank/", "a", false);
+        bad("s3://bank/a", "s3://bank/b", true);
+        bad("s3://B/a", "a", false);
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub async fn run(endpoint: Option<&str>, command: S3) -> Result<()> {
     if let S3::Env = command {
         return output::data(&dev::exports(&store::profile(endpoint)?));
     }
+    check(&command)?;
     let store = store::connect(endpoint)?;
     match command {
         S3::Ls { uri, recursive, shown } => list::run(&store, uri.as_deref(), recursive, shown.view).await,
@@ -36,6 +37,17 @@ pub async fn run(endpoint: Option<&str>, command: S3) -> Result<()> {
         S3::Rm { uri, recursive } => remove(&store, &uri, recursive).await,
         S3::Mb { uri } => make_bucket(&store, &uri).await,
         S3::Env => Ok(()),
+    }
+}
+
+/// Tells typing mistakes before a store is looked for.
+fn check(command: &S3) -> Result<()> {
+    match command {
+        S3::Ls { uri: Some(uri), .. } if uri != "s3://" => prefix(uri).map(drop),
+        S3::Cp { from, to, recursive } => copy::check(from, to, *recursive),
+        S3::Rm { uri, recursive: true } => prefix(uri).map(drop),
+        S3::Rm { uri, recursive: false } => object(uri).map(drop),
+        S3::Ls { .. } | S3::Mb { .. } | S3::Env => Ok(()),
     }
 }
 
