@@ -56,8 +56,7 @@ async fn answer(
     let timeout = timeout.min(limits::TIMEOUT_MAX);
     let _slot = slot(platform, Instant::now() + timeout).await?;
     let memory_bytes_max = version.settings.memory.0;
-    let deadline = Instant::now() + timeout;
-    let call = Call { id, version, attempt: 1, params, deadline, memory_bytes_max };
+    let call = Call { id, version, attempt: 1, params, timeout, memory_bytes_max };
     Ok(handle(platform, pre, call, request, asked).await)
 }
 
@@ -110,7 +109,7 @@ async fn describe_export(
         version: Arc::new(undeployed(digest)?),
         attempt: 1,
         params: "{}".to_owned(),
-        deadline: Instant::now() + DESCRIBE_TIMEOUT,
+        timeout: DESCRIBE_TIMEOUT,
         memory_bytes_max: limits::MEMORY_BYTES_DEFAULT,
     };
     let mut run = Run::new(platform, call, asked);
@@ -130,7 +129,7 @@ async fn describe_export(
         }
     };
     let returned = sandbox::bounded(*deadline, None, work, call).await;
-    let described = returned.map_err(|stop| sandbox::problem(&stop, run.store.data(), run.clock.started))?;
+    let described = returned.map_err(|stop| sandbox::problem(&stop, run.store.data()))?;
     let described = described.ok_or_else(|| Problem::new(ErrorKind::ExportMissing, "the export has gone"))?;
     Ok(Description { reads: columns(described.reads)?, writes: columns(described.writes)? })
 }
@@ -208,9 +207,8 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn new(platform: &Platform, call: Call, asked: Instant) -> Self {
-        let deadline = call.deadline;
         let store = sandbox::open(&platform.shared.engine, call, platform.data.clone());
-        let work = Arc::clone(store.data().work());
+        let (work, deadline) = (Arc::clone(store.data().work()), store.data().deadline);
         Self { store, work, clock: Clock { asked, started: Instant::now() }, deadline }
     }
 
@@ -219,7 +217,7 @@ impl Run {
         match returned {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(sandbox::guest_problem(&error, self.store.data())),
-            Err(stop) => Err(sandbox::problem(&stop, self.store.data(), self.clock.started)),
+            Err(stop) => Err(sandbox::problem(&stop, self.store.data())),
         }
     }
 

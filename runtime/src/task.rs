@@ -108,7 +108,7 @@ async fn started(
         version: Arc::clone(version),
         attempt: task.attempt,
         params: lease.common.params.clone(),
-        deadline: Instant::now() + timeout,
+        timeout,
         memory_bytes_max: lease.common.memory_bytes.unwrap_or(version.settings.memory.0),
     };
     let run = Run::new(platform, call, asked);
@@ -316,7 +316,7 @@ fn end<T>(
         Ok(Ok(value)) => Ok(product(value)),
         Ok(Err(Fail::Guest(error))) => Err(sandbox::guest_problem(&error, host)),
         Ok(Err(Fail::Host(problem))) => Err(problem),
-        Err(stop) => Err(sandbox::problem(&stop, host, run.clock.started)),
+        Err(stop) => Err(sandbox::problem(&stop, host)),
     };
     let by_platform =
         |problem: &Problem| problem.code.fault() == Fault::Platform || host.has_issued_platform();

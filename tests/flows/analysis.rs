@@ -34,7 +34,8 @@ async fn the_credit_risk_of_the_applicants_is_assessed() {
     }
     upload(&service).await;
 
-    let stats = run(&client, json!({ "function": "column-stats", "input": "s3://bank/applicants/*.csv" })).await;
+    let stats =
+        run(&client, json!({ "function": "column-stats", "input": "s3://bank/applicants/*.csv" })).await;
     let stats = &stats["result"];
     assert_eq!(stats["rows"], 1_000);
     let amount = stats["columns"].as_array().unwrap().iter().find(|c| c["name"] == "credit_amount").unwrap();
@@ -71,7 +72,11 @@ async fn the_credit_risk_of_the_applicants_is_assessed() {
     assert_eq!(model["terms"], reference["terms"]);
     for (n, expected) in reference["coefficients"].as_array().unwrap().iter().enumerate() {
         let found = model["coefficients"][n].as_f64().unwrap();
-        assert!((found - expected.as_f64().unwrap()).abs() < 1e-6, "{}: {found} {expected}", model["terms"][n]);
+        assert!(
+            (found - expected.as_f64().unwrap()).abs() < 1e-6,
+            "{}: {found} {expected}",
+            model["terms"][n]
+        );
     }
 
     let keep = ["purpose", "credit_amount", "creditability"];
@@ -101,7 +106,11 @@ async fn the_credit_risk_of_the_applicants_is_assessed() {
     let id = id[0]["id"].as_str().or_else(|| id["jobs"][0]["id"].as_str()).unwrap().to_owned();
     service.ok(&["result", &id, "--html", "--out", &page.to_string_lossy()]).unwrap();
     let page = std::fs::read_to_string(page).unwrap();
-    assert!(page.contains("<svg") && page.contains("expected loss by purpose"), "{}", &page[..page.len().min(400)]);
+    assert!(
+        page.contains("<svg") && page.contains("expected loss by purpose"),
+        "{}",
+        &page[..page.len().min(400)]
+    );
     assert!(!page.contains("http://") || page.contains("w3.org"), "the page must not load anything");
 }
 

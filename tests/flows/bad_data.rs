@@ -26,7 +26,7 @@ fn cases() -> Vec<Case> {
     flipped[middle] ^= 0x40;
     let truncated = &parquet[..parquet.len() - 100];
     vec![
-        case("fields.csv", b"a,b\n1,2\n3\n", "csv-field-count", &["2", "record"]),
+        case("fields.csv", b"a,b\n1,2\n3\n", "csv-field-count", &["row 2", "line 3"]),
         case("utf8.csv", b"a,b\n1,\xff\xfe\n", "invalid-utf8", &[]),
         case("quote.csv", b"a,b\n1,\"open\n", "csv-malformed", &[]),
         case("empty.csv", b"", "empty-object", &[]),
@@ -77,12 +77,14 @@ async fn inputs_and_params_that_do_not_fit_are_named() {
         document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         client.job(document)
     };
-    job("s3://nobucket/a.csv", json!({})).await.refused("bucket-not-found", &["nobucket"]);
+    job("s3://nobucket/*.csv", json!({})).await.refused("bucket-not-found", &["nobucket"]);
     job("s3://bank/none.csv", json!({})).await.refused("object-not-found", &["s3://bank/none.csv"]);
     job("s3://bank/none/*.csv", json!({})).await.refused("input-empty", &["s3://bank/none/*.csv"]);
     job("bank/a.csv", json!({})).await.refused("invalid-job", &["s3://bucket/key"]);
     job("s3://bank/a.csv", json!({ "params": 7 })).await.refused("invalid-job", &["params"]);
-    job("s3://bank/", json!({ "output": "s3://bank/out/" })).await.refused("overlapping-prefixes", &["s3://bank/"]);
+    job("s3://bank/", json!({ "output": "s3://bank/out/" }))
+        .await
+        .refused("overlapping-prefixes", &["s3://bank/"]);
     let missing = job("s3://bank/a.csv", json!({ "columns": ["x", "z"] })).await.body;
     problem(&missing["problem"], "column-not-found", &["s3://bank/a.csv", "\"z\"", "x"]);
     let wrong = json!({ "function": "credit-train", "input": "s3://bank/a.csv", "params": { "target": 7 } });

@@ -31,7 +31,11 @@ async fn a_misbehaving_handler_ends_with_its_code() {
         assert_eq!(client.invoke("misbehave", &json!("well")).await.status, 200, "after {how}");
     }
     let busy = client.invoke("misbehave", &json!("error-retryable")).await;
-    assert_eq!((&busy.body["retryable"], &busy.body["guest_code"]), (&json!(true), &json!("busy")), "{busy:?}");
+    assert_eq!(
+        (&busy.body["retryable"], &busy.body["guest_code"]),
+        (&json!(true), &json!("busy")),
+        "{busy:?}"
+    );
     // The deadline is 2 s by the function's settings.
     let start = Instant::now();
     client.invoke("misbehave", &json!("loop")).await.refused("deadline-exceeded", &["2s"]);
@@ -63,7 +67,9 @@ async fn a_misbehaving_map_fails_its_job_and_leaves_nothing() {
     for n in 0..3 {
         service.put(&format!("s3://bank/in/{n}.csv"), format!("n\n{n}\n")).await.unwrap();
     }
-    for (how, code) in [("panic", "guest-panicked"), ("allocate", "memory-exceeded"), ("error", "function-error")] {
+    for (how, code) in
+        [("panic", "guest-panicked"), ("allocate", "memory-exceeded"), ("error", "function-error")]
+    {
         // Only the second object's row misbehaves; the others do their work.
         let job = json!({
             "function": "misbehave", "input": "s3://bank/in/*.csv", "output": "s3://bank/out/",
@@ -74,7 +80,9 @@ async fn a_misbehaving_map_fails_its_job_and_leaves_nothing() {
         problem(&job.body["problem"], code, &["s3://bank/in/1.csv"]);
         assert_eq!(service.ok(&["s3", "ls", "s3://bank/out/", "-r"]).unwrap().trim(), "", "{how}");
     }
-    let job = client.job(json!({ "function": "misbehave", "input": "s3://bank/in/", "output": "s3://bank/out/" })).await;
+    let job = client
+        .job(json!({ "function": "misbehave", "input": "s3://bank/in/", "output": "s3://bank/out/" }))
+        .await;
     assert_eq!(job.body["state"], "succeeded", "{job:?}");
     let listed = service.ok(&["s3", "ls", "s3://bank/out/", "-r"]).unwrap();
     assert!(listed.contains("_manifest.json") && listed.contains("_SUCCESS"), "{listed}");

@@ -11,7 +11,11 @@ fn the_package_changes_only_with_a_version_and_a_line() {
     let changelog = include_str!("../../protocol/wit/CHANGELOG.md");
     let version = WIT_PACKAGE.rsplit_once('@').unwrap().1;
     assert!(WIT.contains(&format!("package {WIT_PACKAGE};")), "protocol::WIT_PACKAGE names another package");
-    let last = changelog.lines().filter(|line| line.starts_with("| 0") || line.starts_with("| 1")).next_back().unwrap();
+    let last = changelog
+        .lines()
+        .filter(|line| line.starts_with("| 0") || line.starts_with("| 1"))
+        .next_back()
+        .unwrap();
     let digest = Digest::of(WIT.as_bytes()).to_hex();
     assert!(
         last.contains(&format!("| {version} |")) && last.contains(&digest),
@@ -24,7 +28,9 @@ fn every_item_is_documented() {
     let mut before = "";
     let mut bare = Vec::new();
     for line in WIT.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let item = ["package ", "interface ", "world ", "record ", "enum ", "resource "].iter().any(|k| line.starts_with(k))
+        let item = ["package ", "interface ", "world ", "record ", "enum ", "resource "]
+            .iter()
+            .any(|k| line.starts_with(k))
             || line.contains(": func(");
         if item && !before.starts_with("///") {
             bare.push(line);
@@ -42,7 +48,8 @@ async fn a_function_written_from_the_package_alone_works() {
     assert_eq!(service.ok(&["invoke", "raw-wit", "-d", "\"abc\""]).unwrap().trim(), "\"cba\"");
     service.put("s3://raw/a.csv", "x\n1\n2\n").await.unwrap();
     service.put("s3://raw/b.csv", "x\n3\n").await.unwrap();
-    let answer = service.ok(&["job", "run", "--function", "raw-wit", "--input", "s3://raw/*.csv", "--wait", "--json"]);
+    let answer =
+        service.ok(&["job", "run", "--function", "raw-wit", "--input", "s3://raw/*.csv", "--wait", "--json"]);
     let job: serde_json::Value = serde_json::from_str(&answer.unwrap()).unwrap();
     assert_eq!(job["result"]["batches"], 2, "{job}");
 }

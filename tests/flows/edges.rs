@@ -13,7 +13,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("fanfold-backbone", &["fanfold-protocol"]),
     ("fanfold-runtime", &["fanfold-protocol", "fanfold-storage", "fanfold-backbone"]),
     ("fanfold-gateway", &["fanfold-protocol", "fanfold-storage", "fanfold-backbone"]),
-    ("fanfold", &["fanfold-protocol", "fanfold-storage", "fanfold-backbone", "fanfold-runtime", "fanfold-gateway"]),
+    (
+        "fanfold",
+        &["fanfold-protocol", "fanfold-storage", "fanfold-backbone", "fanfold-runtime", "fanfold-gateway"],
+    ),
     ("fanfold-sdk", &["fanfold-protocol", "fanfold-sdk-macros"]),
     ("fanfold-sdk-macros", &[]),
     ("xtask", &[]),
@@ -36,7 +39,8 @@ fn crates_depend_only_downwards() {
             continue;
         };
         for dependency in &package.dependencies {
-            let own = dependency.name == package.name.as_str() && dependency.kind == DependencyKind::Development;
+            let own =
+                dependency.name == package.name.as_str() && dependency.kind == DependencyKind::Development;
             if members.contains(&dependency.name) && !edges.contains(dependency.name.as_str()) && !own {
                 wrong.push(format!("{} must not depend on {}", package.name, dependency.name));
             }
@@ -52,18 +56,24 @@ fn crates_depend_only_downwards() {
 fn the_gateway_has_no_wasm_engine() {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
     let metadata = MetadataCommand::new().manifest_path(manifest).exec().unwrap();
-    let resolve = metadata.resolve.unwrap();
+    let resolve = metadata.resolve.as_ref().unwrap();
     let name = |id: &cargo_metadata::PackageId| metadata[id].name.to_string();
     let mut reached = BTreeSet::new();
-    let mut next: Vec<_> = resolve.nodes.iter().filter(|n| name(&n.id) == "fanfold-gateway").map(|n| &n.id).collect();
+    let mut next: Vec<_> =
+        resolve.nodes.iter().filter(|n| name(&n.id) == "fanfold-gateway").map(|n| &n.id).collect();
     while let Some(id) = next.pop() {
         if reached.insert(id.clone()) {
             let node = resolve.nodes.iter().find(|n| n.id == *id).unwrap();
-            let linked = node.deps.iter().filter(|d| d.dep_kinds.iter().any(|k| k.kind == DependencyKind::Normal));
+            let linked =
+                node.deps.iter().filter(|d| d.dep_kinds.iter().any(|k| k.kind == DependencyKind::Normal));
             next.extend(linked.map(|d| &d.pkg));
         }
     }
     assert!(reached.len() > 10, "the walk did not start");
-    let engines: Vec<_> = reached.iter().map(name).filter(|n| n.starts_with("wasmtime") || n.starts_with("cranelift")).collect();
+    let engines: Vec<_> = reached
+        .iter()
+        .map(name)
+        .filter(|n| n.starts_with("wasmtime") || n.starts_with("cranelift"))
+        .collect();
     assert!(engines.is_empty(), "the gateway links {engines:?}");
 }

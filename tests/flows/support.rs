@@ -88,8 +88,10 @@ impl<'a> Client<'a> {
         settings.as_object_mut().unwrap().remove("name");
         let component = std::fs::read(component(&name).unwrap()).unwrap();
         let url = format!("{}/v1/functions/{name}/versions", self.service.endpoint);
-        let request = self.http.post(url).bearer_auth(&self.service.token).header("content-type", "application/wasm");
-        let response = request.header("x-fanfold-settings", settings.to_string()).body(component).send().await.unwrap();
+        let request =
+            self.http.post(url).bearer_auth(&self.service.token).header("content-type", "application/wasm");
+        let response =
+            request.header("x-fanfold-settings", settings.to_string()).body(component).send().await.unwrap();
         assert_eq!(response.status(), 201, "{}", response.text().await.unwrap());
     }
 

@@ -32,7 +32,8 @@ pub fn binaries() -> Result<()> {
     compile()?;
     if clean {
         let seconds = format!("{:.0}", start.elapsed().as_secs_f64());
-        fs::write(target().join("debug/clean-build-seconds"), seconds).context("write down the time of the build")?;
+        fs::write(target().join("debug/clean-build-seconds"), seconds)
+            .context("write down the time of the build")?;
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ impl context::Host for Host {
     }
 
     fn remaining_ms(&mut self) -> wasmtime::Result<u64> {
-        let left = self.call.deadline.saturating_duration_since(Instant::now());
+        let left = self.deadline.saturating_duration_since(Instant::now());
         Ok(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
     }
 

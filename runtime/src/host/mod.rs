@@ -13,7 +13,7 @@ pub(crate) mod wasi;
 use std::{
     future::Future,
     sync::{Arc, atomic::AtomicU64},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use fanfold_protocol::{ErrorKind, Fault, Problem, function::Version, limits, uri::ObjectUri};
@@ -43,8 +43,8 @@ pub(crate) struct Call {
     pub(crate) attempt: u32,
     /// JSON.
     pub(crate) params: String,
-    /// When it is stopped.
-    pub(crate) deadline: Instant,
+    /// How long it may take.
+    pub(crate) timeout: Duration,
     /// All memories and tables together.
     pub(crate) memory_bytes_max: u64,
 }
@@ -62,6 +62,8 @@ pub(crate) struct Data {
 /// The state of one sandbox.
 pub(crate) struct Host {
     pub(crate) call: Call,
+    /// When it is stopped.
+    pub(crate) deadline: Instant,
     pub(crate) data: Arc<Data>,
     pub(crate) limiter: Limiter,
     pub(crate) log: Log,
@@ -90,6 +92,7 @@ impl Host {
         table.set_max_capacity(limits::HANDLES_MAX);
         Self {
             limiter: Limiter::new(call.memory_bytes_max),
+            deadline: Instant::now() + call.timeout,
             call,
             data,
             log: Log::default(),

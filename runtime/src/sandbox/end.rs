@@ -4,8 +4,6 @@
 //! Invariant: what a guest says is quoted, cut and escaped, and never decides
 //! more than its own fate.
 
-use std::time::Instant;
-
 use fanfold_protocol::{
     ErrorKind, Problem, limits,
     size::{ByteSize, Span},
@@ -24,9 +22,9 @@ const CODE_BYTES_MAX: usize = 64;
 const FRAMES_MAX: usize = 5;
 
 /// The problem of a call that did not return.
-pub(crate) fn problem(stop: &Stop, host: &Host, started: Instant) -> Problem {
+pub(crate) fn problem(stop: &Stop, host: &Host) -> Problem {
     match stop {
-        Stop::Deadline => deadline(host, started),
+        Stop::Deadline => deadline(host),
         Stop::Cancelled => Problem::new(
             ErrorKind::Cancelled,
             "expected the function to finish, found that its work was cancelled; start it again if it is still wanted",
@@ -35,9 +33,8 @@ pub(crate) fn problem(stop: &Stop, host: &Host, started: Instant) -> Problem {
     }
 }
 
-fn deadline(host: &Host, started: Instant) -> Problem {
-    let allowed = host.call.deadline.saturating_duration_since(started);
-    let allowed = Span(u64::try_from(allowed.as_millis()).unwrap_or(u64::MAX));
+fn deadline(host: &Host) -> Problem {
+    let allowed = Span(u64::try_from(host.call.timeout.as_millis()).unwrap_or(u64::MAX));
     with_progress(
         host,
         Problem::new(

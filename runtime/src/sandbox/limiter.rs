@@ -80,13 +80,14 @@ impl ResourceLimiter for Limiter {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if maximum.is_some_and(|maximum| desired > maximum) {
-            return Ok(false);
-        }
         let more = desired.saturating_sub(current) as u64;
         let elements = self.elements.saturating_add(more);
+        // The pool's own bound shows as the table's maximum, so ours comes first.
         if elements > limits::TABLE_ELEMENTS_MAX as u64 {
             self.refused_elements = self.refused_elements.max(Some(elements));
+            return Ok(false);
+        }
+        if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
         let taken = self.take(more.saturating_mul(ELEMENT_BYTES));

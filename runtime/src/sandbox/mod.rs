@@ -37,8 +37,8 @@ const HOSTCALL_SLACK_BYTES: u64 = 64 << 10;
 
 /// A sandbox for one call.
 pub(crate) fn open(engine: &Engine, call: Call, data: Arc<Data>) -> Store<Host> {
-    let deadline = call.deadline;
     let mut store = Store::new(engine, Host::new(call, data));
+    let deadline = store.data().deadline;
     store.limiter(|host| &mut host.limiter);
     let fuel = limits::TRANSFER_BYTES_MAX + HOSTCALL_SLACK_BYTES;
     store.set_hostcall_fuel(usize::try_from(fuel).unwrap_or(usize::MAX));

@@ -73,7 +73,9 @@ async fn many_callers_share_one_compilation() {
 async fn a_component_with_other_bytes_than_its_digest_is_not_run() {
     let platform = Platform::start().await;
     let digest = platform.upload(echo()).await;
-    platform.put("fanfold", &fanfold_protocol::keys::component(&digest), handler("(func)")).await;
+    platform
+        .put("fanfold", &fanfold_protocol::keys::component(&digest), [echo(), vec![0, 1, 0]].concat())
+        .await;
     let problem = platform.prepare(digest).await.unwrap_err();
     assert_eq!(problem.code, fanfold_protocol::ErrorKind::Internal);
     assert!(problem.detail.contains("found bytes with the digest"), "{problem}");

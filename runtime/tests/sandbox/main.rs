@@ -1,6 +1,8 @@
 //! Sandboxes as the rest of the platform meets them: real components, a real
 //! store, a real backbone, and guests that mean harm.
 
+#![allow(clippy::unwrap_used, reason = "tests say what is wrong by panicking")]
+
 mod artifacts;
 mod bench;
 mod bombs;

@@ -22,7 +22,10 @@ use fanfold_protocol::{
 use fanfold_runtime::{CompilerCommand, Runtime, RuntimeConfig};
 use fanfold_storage::{Credentials, PutOptions, Server, ServerConfig, Store, StoreConfig};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt as _;
 use uuid::Uuid;
@@ -53,8 +56,14 @@ pub fn component(world: &str, body: &str) -> Vec<u8> {
     ComponentEncoder::default().validate(true).module(&module).unwrap().encode().unwrap()
 }
 
+/// What stands for `(type $handle)`, with names for the parameters.
+const HANDLE: &str =
+    "(param $method i32) (param $method_bytes i32) (param $query i32) (param $query_bytes i32)
+  (param $headers i32) (param $header_count i32) (param $body i32) (param $body_bytes i32) (result i32)";
+
 /// A handler out of its functions' text.
 pub fn handler(body: &str) -> Vec<u8> {
+    let body = body.replace("(type $handle)", HANDLE);
     component("handler", &format!("{}\n{body}", read(hostile().join("lib/handler.wat"))))
 }
 
@@ -73,6 +82,15 @@ pub struct Platform {
     pub backbone: Backbone,
     pub folder: TempDir,
     _server: DropGuard,
+    _turn: Turn,
+}
+
+/// Tests that measure the memory of this process run alone, the others together.
+static TURNS: RwLock<()> = RwLock::const_new(());
+
+enum Turn {
+    Together(#[allow(dead_code, reason = "held, not read")] RwLockReadGuard<'static, ()>),
+    Alone(#[allow(dead_code, reason = "held, not read")] RwLockWriteGuard<'static, ()>),
 }
 
 impl Platform {
@@ -81,6 +99,15 @@ impl Platform {
     }
 
     pub async fn start_with(compiler: CompilerCommand) -> Self {
+        Self::start_in_turn(compiler, Turn::Together(TURNS.read().await)).await
+    }
+
+    /// As [`Platform::start`], with no other test beside.
+    pub async fn start_alone() -> Self {
+        Self::start_in_turn(compiler(), Turn::Alone(TURNS.write().await)).await
+    }
+
+    async fn start_in_turn(compiler: CompilerCommand, turn: Turn) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (store, server) = store(folder.path()).await;
         store.ensure_bucket(SYSTEM).await.unwrap();
@@ -88,7 +115,7 @@ impl Platform {
         let backbone =
             Backbone::embedded(EmbeddedConfig::new(folder.path().join("backbone.redb"))).await.unwrap();
         let runtime = runtime(folder.path(), &store, &backbone, compiler);
-        Self { runtime, store, backbone, folder, _server: server }
+        Self { runtime, store, backbone, folder, _server: server, _turn: turn }
     }
 
     /// The same platform with another runtime, as after a restart.

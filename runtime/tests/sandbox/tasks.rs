@@ -360,12 +360,8 @@ async fn a_worker_that_stops_finishes_what_it_has() {
         maps.push(Work::Map(works.partition(&format!("in/{n}.csv"), "id\n1\n").await));
     }
     works.enqueue(&works.lease(0, 0, maps), 1).await;
-    let leased = async {
-        while works.platform.backbone.depth(keys::TASK_QUEUE).await.unwrap().leased < 1 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), leased).await.expect("a lease");
+    let begun = async { while works.keys("bank", "out/").await.is_empty() {} };
+    tokio::time::timeout(Duration::from_secs(20), begun).await.expect("a first table");
     let (platform, job) = (works.platform.clone(), works.job);
     works.stop().await;
     let commit = platform.get(&format!("s3://fanfold/{}", keys::commit(&job, 0, 0, 0))).await;

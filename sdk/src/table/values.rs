@@ -60,7 +60,8 @@ pub fn texts(array: &dyn Array) -> Option<StringArray> {
     match array.data_type() {
         DataType::Utf8 => Some(array.as_string::<i32>().clone()),
         DataType::Boolean => {
-            let words = array.as_boolean().iter().map(|truth| truth.map(|t| if t { "true" } else { "false" }));
+            let words =
+                array.as_boolean().iter().map(|truth| truth.map(|t| if t { "true" } else { "false" }));
             Some(words.collect())
         }
         _ => None,

@@ -8,7 +8,12 @@
 use fanfold_sdk::prelude::*;
 
 #[fanfold::handler]
-fn front(query: Query<Page>, Json(names): Json<Vec<String>>, params: &Params<Page>, _: &Context) -> (u16, String) {
+fn front(
+    query: Query<Page>,
+    Json(names): Json<Vec<String>>,
+    params: &Params<Page>,
+    _: &Context,
+) -> (u16, String) {
     (201, format!("{} {} {}", query.page, names.len(), params.page))
 }
 

@@ -81,7 +81,8 @@ pub fn measure() -> Result<Vec<Measurement>> {
 /// Runs the job; gives the time that its guests were busy.
 fn job(service: &Service) -> Result<Duration> {
     let input = "s3://bench/customers/*.parquet";
-    let printed = service.ok(&["job", "run", "--function", "column-stats", "--input", input, "--wait", "--json"])?;
+    let printed =
+        service.ok(&["job", "run", "--function", "column-stats", "--input", input, "--wait", "--json"])?;
     let job: Value = serde_json::from_str(&printed)?;
     let receipt = &job["receipt"];
     ensure!(receipt["rows_in"] == ROWS, "expected {ROWS} rows in the receipt, found {receipt}");
@@ -96,8 +97,13 @@ async fn natively(store: &Store) -> Result<Duration> {
         let uri = format!("s3://bench/{}", entry.name()).parse()?;
         let pin = store.head(&uri).await?.pin;
         let slices = vec![Slice { object: PinnedObject { uri, pin }, bytes: None, row_groups: None }];
-        let source =
-            TableSource { slices, format: Format::Parquet, columns: None, declared: None, csv: CsvOptions::default() };
+        let source = TableSource {
+            slices,
+            format: Format::Parquet,
+            columns: None,
+            declared: None,
+            csv: CsvOptions::default(),
+        };
         let mut reader = TableReader::open(store.clone(), source).await?;
         let mut streams = Vec::new();
         while let Some(batch) = reader.next().await? {
@@ -110,7 +116,8 @@ async fn natively(store: &Store) -> Result<Duration> {
                 batches.push(batch?);
             }
         }
-        let answer = testing::aggregate::<ColumnStats>(batches, (), 1).map_err(|error| anyhow::anyhow!("{error}"))?;
+        let answer =
+            testing::aggregate::<ColumnStats>(batches, (), 1).map_err(|error| anyhow::anyhow!("{error}"))?;
         busy += began.elapsed();
         ensure!(answer["rows"].as_u64().is_some(), "expected an answer, found {answer}");
     }

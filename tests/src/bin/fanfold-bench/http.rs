@@ -27,7 +27,8 @@ pub fn serve_bare() -> Result<()> {
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         println!("{}", listener.local_addr()?);
-        let hello = |axum::Json(name): axum::Json<String>| async move { axum::Json(format!("hello, {name}")) };
+        let hello =
+            |axum::Json(name): axum::Json<String>| async move { axum::Json(format!("hello, {name}")) };
         axum::serve(listener, axum::Router::new().route("/hello", axum::routing::post(hello))).await?;
         Ok(())
     })
@@ -40,7 +41,11 @@ pub fn measure() -> Result<Vec<Measurement>> {
     service.deploy("hello")?;
     let bare = Bare::start()?;
     let address = service.endpoint.trim_start_matches("http://").to_owned();
-    let ours = request(&address, "/v1/functions/hello/invoke", &format!("authorization: Bearer {}\r\n", service.token));
+    let ours = request(
+        &address,
+        "/v1/functions/hello/invoke",
+        &format!("authorization: Bearer {}\r\n", service.token),
+    );
     let theirs = request(&bare.address, "/hello", "");
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut all = Vec::new();

@@ -95,8 +95,11 @@ impl Ours {
         let task = tokio::spawn(async move {
             let start = Instant::now();
             for _ in 0..calls {
-                let request =
-                    Request { method: "POST".to_owned(), body: Bytes::from_static(b"\"world\""), ..Request::default() };
+                let request = Request {
+                    method: "POST".to_owned(),
+                    body: Bytes::from_static(b"\"world\""),
+                    ..Request::default()
+                };
                 let invocation = Invocation {
                     id: Uuid::now_v7(),
                     version: Arc::clone(&version),
@@ -105,7 +108,11 @@ impl Ours {
                     request,
                 };
                 let response = runtime.invoke_inline(invocation).await.result?;
-                ensure!(response.body == "\"hello, world\"", "expected a greeting, found {:?}", response.body);
+                ensure!(
+                    response.body == "\"hello, world\"",
+                    "expected a greeting, found {:?}",
+                    response.body
+                );
             }
             Ok(start.elapsed().as_secs_f64() * 1e6 / f64::from(calls))
         });

@@ -62,7 +62,8 @@ async fn job(service: &Service) -> Result<Duration> {
     let id = accepted["id"].as_str().context("expected the job's id")?;
     let url = format!("{}/v1/jobs/{id}", service.endpoint);
     loop {
-        let shown: Value = client.get(&url).bearer_auth(&service.token).send().await?.error_for_status()?.json().await?;
+        let shown: Value =
+            client.get(&url).bearer_auth(&service.token).send().await?.error_for_status()?.json().await?;
         match shown["state"].as_str() {
             Some("succeeded") => return Ok(start.elapsed()),
             Some("queued" | "running") => tokio::time::sleep(Duration::from_millis(5)).await,

@@ -34,8 +34,12 @@ pub async fn run(address: &str, request: &str, connections: usize, time: Duratio
     let tasks: Vec<_> = (0..connections)
         .map(|_| tokio::spawn(connection(address.to_owned(), Arc::clone(&request), end)))
         .collect();
-    let mut load =
-        Load { answers: 0, failures: 0, elapsed: Duration::ZERO, latency_us: Histogram::new_with_bounds(1, 60_000_000, 3)? };
+    let mut load = Load {
+        answers: 0,
+        failures: 0,
+        elapsed: Duration::ZERO,
+        latency_us: Histogram::new_with_bounds(1, 60_000_000, 3)?,
+    };
     for task in tasks {
         let (answers, failures, latency_us) = task.await.context("a connection's task")??;
         load.answers += answers;

@@ -66,7 +66,15 @@ impl Measurement {
         runs.sort_by(f64::total_cmp);
         let at = |n: usize| runs.get(n).copied().unwrap_or(f64::NAN);
         let last = runs.len().saturating_sub(1);
-        Self { name: name.into(), value: at(last / 2), unit, runs: runs.len(), min: at(0), max: at(last), goal: None }
+        Self {
+            name: name.into(),
+            value: at(last / 2),
+            unit,
+            runs: runs.len(),
+            min: at(0),
+            max: at(last),
+            goal: None,
+        }
     }
 
     /// The same with a promise.
@@ -121,7 +129,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     all.extend(against_instance(&all));
     print(&all);
     if let Some(path) = &arguments.json {
-        std::fs::write(path, serde_json::to_vec_pretty(&all)?).with_context(|| format!("write {}", path.display()))?;
+        std::fs::write(path, serde_json::to_vec_pretty(&all)?)
+            .with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
 }
@@ -137,8 +146,12 @@ fn print(all: &[Measurement]) {
     println!("{:<44} {:>12} {:<6} {:>25} {:>5}  goal", "name", "median", "unit", "least … most", "runs");
     for m in all {
         let goal = match (m.goal, m.holds()) {
-            (Some(Goal::AtMost(bound)), Some(holds)) => format!("at most {bound}: {}", if holds { "holds" } else { "MISSED" }),
-            (Some(Goal::AtLeast(bound)), Some(holds)) => format!("at least {bound}: {}", if holds { "holds" } else { "MISSED" }),
+            (Some(Goal::AtMost(bound)), Some(holds)) => {
+                format!("at most {bound}: {}", if holds { "holds" } else { "MISSED" })
+            }
+            (Some(Goal::AtLeast(bound)), Some(holds)) => {
+                format!("at least {bound}: {}", if holds { "holds" } else { "MISSED" })
+            }
             _ => String::new(),
         };
         let spread = format!("{:.2} … {:.2}", m.min, m.max);

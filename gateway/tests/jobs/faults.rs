@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whatever is lost, sent twice or killed: one outcome, the same output.
+
+use std::{collections::HashSet, sync::Mutex, time::Duration};
+
+use fanfold_protocol::{ErrorKind, Problem, job::JobState, keys, plan::Lease};
+use serde_json::{Value, json};
+
+use crate::world::{Mishap, Play, World, document, succeeded};
+
+/// The fold of 40 inputs as it is when nothing goes wrong.
+fn fold(count: usize) -> Value {
+    let leaf =
+        |from: usize| (from..(from + 16).min(count)).map(|n| format!("{n:03}")).collect::<Vec<_>>().join(" ");
+    let parts: Vec<_> = (0..count).step_by(16).map(|from| format!("({})", leaf(from))).collect();
+    json!({"fold": format!("({})", parts.join(" "))})
+}
+
+/// Something that happens to each lease the first time.
+fn once(mishap: Mishap) -> Box<dyn Fn(&Lease) -> Option<Mishap> + Send + Sync> {
+    let seen = Mutex::new(HashSet::new());
+    Box::new(move |lease| {
+        seen.lock().unwrap().insert((lease.stage, lease.group, lease.round)).then_some(mishap)
+    })
+}
+
+async fn check(play: Play) {
+    let world = World::new().await;
+    world.inputs(40).await;
+    let engine = world.engine().await;
+    let _worker = world.work(play);
+    let record = engine.run("folder", json!({})).await;
+    succeeded(&record);
+    assert_eq!(record.result, Some(fold(40)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn notices_may_be_lost() {
+    check(Play { notices: 0, ..Play::default() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn notices_may_come_often_and_backwards() {
+    check(Play { notices: 5, reorder: true, ..Play::default() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queue_may_lose_leases() {
+    check(Play { mishap: once(Mishap::Vanish), ..Play::default() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_that_are_given_up_are_tried_again() {
+    let first = once(Mishap::Dead);
+    check(Play {
+        mishap: Box::new(move |lease| first(lease).filter(|_| lease.round == 0)),
+        ..Play::default()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_ends_its_job() {
+    let world = World::new().await;
+    world.inputs(1).await;
+    let engine = world.engine().await;
+    let _worker = world.work(Play { mishap: Box::new(|_| Some(Mishap::Dead)), ..Play::default() });
+    let record = engine.run("mapper", json!({})).await;
+    assert_eq!((record.state, record.failures), (JobState::Failed, 3));
+    let problem = record.problem.unwrap();
+    assert!(problem.detail.contains("died three times"), "{}", problem.detail);
+    assert_eq!(world.backbone().depth(keys::TASK_QUEUE).await.unwrap().dead, 0);
+}
+
+/// A job of which a part is done; the engine that began it is gone.
+async fn half_done(world: &World) -> uuid::Uuid {
+    let engine = world.engine().await;
+    let _worker = world.work(Play {
+        mishap: Box::new(|lease| (lease.stage > 0).then_some(Mishap::Vanish)),
+        fails: Box::new(|lease, task| {
+            (task.index == 7 && lease.round == 0).then(|| Problem::new(ErrorKind::StoreTimeout, "late"))
+        }),
+        ..Play::default()
+    });
+    let id = engine.submit("folder", json!({"output": "s3://bank/out/"})).await.unwrap().id;
+    engine.until(&id, |record| record.tasks.done >= 40).await;
+    id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_engine_takes_over_when_the_tenure_lapses() {
+    let world = World::new().await;
+    world.inputs(40).await;
+    let id = half_done(&world).await;
+    // A coordinator that was killed leaves its tenure behind.
+    let key = keys::coordinator(&id);
+    while !world
+        .backbone()
+        .create_with_ttl(&key, "dead", Duration::from_millis(600))
+        .await
+        .unwrap()
+        .is_stored()
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let _worker = world.work(Play::default());
+    let engine = world.engine().await;
+    let record = engine.ended(&id).await;
+    succeeded(&record);
+    assert_eq!((record.result, record.receipt.attempts), (Some(fold(40)), 40 + 1 + 3 + 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_rebuilt_from_the_store_alone() {
+    let world = World::new().await;
+    world.inputs(40).await;
+    let ended = {
+        let engine = world.engine().await;
+        let _worker = world.work(Play::default());
+        engine.run("folder", json!({})).await
+    };
+    let id = half_done(&world).await;
+    let world = world.with_fresh_backbone().await;
+    let engine = world.engine().await;
+    let _worker = world.work(Play::default());
+    let record = engine.ended(&id).await;
+    succeeded(&record);
+    assert_eq!((&record.result, record.receipt.attempts), (&Some(fold(40)), 45));
+    assert_eq!(world.json("s3://bank/out/result.json").await, fold(40));
+    let restored = engine.ended(&ended.id).await;
+    assert_eq!((restored.state, restored.result, restored.tasks), (ended.state, ended.result, ended.tasks));
+    let (listed, _) = engine.jobs.list(&fanfold_gateway::jobs::Filter::default(), None, 10).await.unwrap();
+    assert_eq!(listed.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_outlives_its_coordinator() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let id = {
+        let engine = world.engine().await;
+        engine.submit("mapper", json!({"output": "s3://bank/out/"})).await.unwrap().id
+    };
+    // Decided, and the one who decided it is gone before anything came of it.
+    let ending = json!({"state": "cancelled", "ended_at": 1, "problem": null});
+    world.put(&format!("s3://fanfold/{}", keys::ending(&id)), &ending.to_string()).await;
+    let engine = world.engine().await;
+    let _worker = world.work(Play::default());
+    assert_eq!(engine.ended(&id).await.state, JobState::Cancelled);
+    assert_eq!(world.keys("bank", "out/").await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_given_before_a_crash_still_means_its_job() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let job = || document("mapper", json!({"output": "s3://bank/out/"}));
+    let id = {
+        let engine = world.engine().await;
+        engine.jobs.submit(job(), Some("key")).await.unwrap().id
+    };
+    // As if it had died just before the plan's head was written.
+    world.store().delete(&format!("s3://fanfold/{}", keys::plan(&id)).parse().unwrap()).await.unwrap();
+    for key in [keys::job_record(&id), keys::coordinator(&id)] {
+        world.backbone().delete(&key, None).await.unwrap();
+    }
+    let engine = world.engine().await;
+    assert_eq!(engine.jobs.get(&id).await.unwrap_err().code, ErrorKind::JobNotFound);
+    assert_eq!(engine.jobs.submit(job(), Some("key")).await.unwrap().id, id);
+    let _worker = world.work(Play::default());
+    succeeded(&engine.ended(&id).await);
+}

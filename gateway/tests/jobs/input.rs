@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What inputs name, and what is refused before anything is queued.
+
+use fanfold_protocol::{ErrorKind, keys, plan::Partition};
+use serde_json::{Value, json};
+
+use crate::world::{Engine, Play, World, succeeded};
+
+/// The keys that a job over `input` reads.
+async fn reads(world: &World, engine: &Engine, input: Value) -> Vec<String> {
+    let id = engine.submit("folder", json!({"input": input})).await.unwrap().id;
+    let shard = format!("s3://fanfold/{}", keys::plan_shard(&id, 0)).parse().unwrap();
+    let lines = world.store().get(&shard, None).await.unwrap();
+    let lines = std::str::from_utf8(&lines).unwrap().lines();
+    let partition = |line: &str| serde_json::from_str::<Partition>(line).unwrap();
+    lines.map(|line| partition(line).slices[0].object.uri.key().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inputs_name_objects_in_byte_order() {
+    let world = World::new().await;
+    for key in ["a/2.csv", "a/1.csv", "a/b/3.csv", "a/_x.csv", "a/.y.csv", "a/b/", "a/4.txt", "c/1.csv"] {
+        world.put(&format!("s3://bank/{key}"), "x").await;
+    }
+    let engine = world.engine().await;
+    let check = async |input: Value, keys: &[&str]| assert_eq!(reads(&world, &engine, input).await, keys);
+    check(json!("s3://bank/a/"), &["a/1.csv", "a/2.csv", "a/4.txt", "a/b/3.csv"]).await;
+    check(json!("s3://bank/a/*.csv"), &["a/1.csv", "a/2.csv"]).await;
+    check(json!("s3://bank/a/**/*.csv"), &["a/1.csv", "a/2.csv", "a/b/3.csv"]).await;
+    check(json!("s3://bank/{a,c}/[1].csv"), &["a/1.csv", "c/1.csv"]).await;
+    check(
+        json!(["s3://bank/c/1.csv", "s3://bank/a/?.csv", "s3://bank/a/2.csv"]),
+        &["a/1.csv", "a/2.csv", "c/1.csv"],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_a_manifest_is_read_through_it() {
+    let world = World::new().await;
+    world.inputs(2).await;
+    let engine = world.engine().await;
+    let _worker = world.work(Play::default());
+    let record = engine.run("mapper", json!({"output": "s3://bank/out/day/"})).await;
+    succeeded(&record);
+    world.put("s3://bank/out/day/part-stray.parquet", "x").await;
+    world.put("s3://bank/out/other.csv", "x").await;
+    let parts: Vec<_> = world.keys("bank", "out/day/part-0").await;
+    assert_eq!(reads(&world, &engine, json!("s3://bank/out/day/")).await, parts);
+    assert_eq!(reads(&world, &engine, json!("s3://bank/out/day/*.parquet")).await, parts);
+    assert_eq!(reads(&world, &engine, json!("manifest://bank/out/day/_manifest.json")).await, parts);
+    let all = reads(&world, &engine, json!("s3://bank/out/")).await;
+    assert_eq!(all, [&parts[..], &["out/other.csv".to_owned()]].concat());
+    let own = engine.run("mapper", json!({})).await;
+    assert_eq!(reads(&world, &engine, json!(own.output.to_string())).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_inputs_and_outputs_are_refused_before_anything_is_queued() {
+    let world = World::new().await;
+    world.inputs(1).await;
+    world.put("s3://bank/odd/_manifest.json", "no manifest").await;
+    let engine = world.engine().await;
+    let check = async |more: Value, kind: ErrorKind, words: &[&str]| {
+        let problem = engine.submit("mapper", more.clone()).await.expect_err(&more.to_string());
+        assert_eq!(problem.code, kind, "{more} {}", problem.detail);
+        for word in words {
+            assert!(problem.detail.contains(word), "{word}: {}", problem.detail);
+        }
+    };
+    check(json!({"input": "s3://bank/none/"}), ErrorKind::InputEmpty, &["s3://bank/none/", "0 keys"]).await;
+    check(json!({"input": "s3://bank/in/*.parquet"}), ErrorKind::InputEmpty, &["*.parquet", "1 keys"]).await;
+    check(json!({"input": "s3://bank/in/9.csv"}), ErrorKind::ObjectNotFound, &["s3://bank/in/9.csv"]).await;
+    check(json!({"input": "s3://nobucket/in/"}), ErrorKind::BucketNotFound, &["nobucket"]).await;
+    check(json!({"input": "manifest://bank/odd/m.json"}), ErrorKind::ObjectNotFound, &["odd/m.json"]).await;
+    check(json!({"input": "s3://bank/odd/"}), ErrorKind::InvalidJob, &["odd/_manifest.json"]).await;
+    check(json!({"input": "s3://bank/[x"}), ErrorKind::InvalidJob, &["s3://bank/[x"]).await;
+    check(json!({"input": "s3://fanfold/components/"}), ErrorKind::AccessDenied, &["components"]).await;
+    check(json!({"output": "s3://fanfold/x/"}), ErrorKind::AccessDenied, &["s3://fanfold/x/"]).await;
+    check(json!({"output": "s3://nobucket/x/"}), ErrorKind::BucketNotFound, &["nobucket"]).await;
+    for (input, output) in [
+        ("s3://bank/in/", "s3://bank/in/"),
+        ("s3://bank/in/", "s3://bank/in/out/"),
+        ("s3://bank/in/", "s3://bank/"),
+        ("s3://bank/in/000.csv", "s3://bank/in/"),
+        ("s3://bank/**", "s3://bank/out/"),
+    ] {
+        check(json!({"input": input, "output": output}), ErrorKind::OverlappingPrefixes, &[input, output])
+            .await;
+    }
+    let large = "x".repeat(300 << 10);
+    check(json!({"params": {"large": large}}), ErrorKind::InvalidJob, &["params"]).await;
+    assert_eq!(engine.submit("nobody", json!({})).await.unwrap_err().code, ErrorKind::FunctionNotFound);
+    assert_eq!(engine.submit("mapper@7", json!({})).await.unwrap_err().code, ErrorKind::VersionNotFound);
+    assert_eq!(world.keys("fanfold", "jobs/").await, [""; 0]);
+    assert_eq!(world.backbone().list("outputs/").await.unwrap().len(), 0);
+    let depth = world.backbone().depth(keys::TASK_QUEUE).await.unwrap();
+    assert_eq!(depth.ready + depth.delayed + depth.leased, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_has_one_writer() {
+    let world = World::new().await;
+    world.inputs(1).await;
+    let engine = world.engine().await;
+    let first = engine.submit("mapper", json!({"output": "s3://bank/out/"})).await.unwrap();
+    let refused = engine.submit("mapper", json!({"output": "s3://bank/out/"})).await.unwrap_err();
+    assert_eq!(refused.code, ErrorKind::OutputExists);
+    assert!(refused.detail.contains(&first.id.to_string()), "{}", refused.detail);
+}

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The job engine on the real embedded store and backbone.
+//!
+//! Only the worker is a stand-in: see [`world`]. It takes real leases from the
+//! real queue and writes real commits.
+
+#[allow(dead_code, reason = "shared with the tests of the gateway")]
+#[path = "../gateway/harness.rs"]
+mod harness;
+
+mod faults;
+mod flows;
+mod input;
+mod routes;
+mod world;

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A store, a backbone, engines that come and go, and a worker that plays.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fanfold_backbone::{Backbone, Delivery};
+use fanfold_gateway::{
+    functions::Registry,
+    jobs::{JobRecord, Jobs, JobsConfig},
+};
+use fanfold_protocol::{
+    Problem,
+    commit::{AnswerRef, Commit, CommitNotice, OutputObject, TaskCommit, TaskOutcome},
+    digest::Digest,
+    function::{Descriptions, Export, Settings, Version},
+    invocation::Usage,
+    job::{JobDocument, JobState},
+    keys,
+    plan::{Lease, StateRef, Task, Work},
+    time,
+    uri::ObjectUri,
+};
+use fanfold_storage::{ListEntry, ListOptions, PutOptions, Store};
+use futures::{StreamExt, TryStreamExt};
+use serde_json::{Value, json};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+use crate::harness::Base;
+
+pub const BUCKET: &str = "fanfold";
+/// Long enough for a busy machine; nothing waits for it when all is well.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a worker does with leases.
+pub struct Play {
+    /// Why a task fails, if it does.
+    pub fails: Box<dyn Fn(&Lease, &Task) -> Option<Problem> + Send + Sync>,
+    /// Notices sent of each commit.
+    pub notices: usize,
+    /// Sends notices only every so often, and backwards.
+    pub reorder: bool,
+    /// What becomes of a lease instead of work.
+    pub mishap: Box<dyn Fn(&Lease) -> Option<Mishap> + Send + Sync>,
+    /// Sees each lease as it is taken.
+    pub sees: Box<dyn Fn(&Lease) + Send + Sync>,
+}
+
+/// What can become of a lease.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mishap {
+    /// It vanishes from the queue and nothing is committed.
+    Vanish,
+    /// It is given up.
+    Dead,
+    /// It is kept and nothing happens.
+    Hang,
+}
+
+impl Default for Play {
+    fn default() -> Self {
+        Self {
+            fails: Box::new(|_, _| None),
+            notices: 1,
+            reorder: false,
+            mishap: Box::new(|_| None),
+            sees: Box::new(|_| ()),
+        }
+    }
+}
+
+pub struct World {
+    pub base: Base,
+}
+
+/// An engine, until it is dropped.
+pub struct Engine {
+    pub jobs: Jobs,
+    _stop: DropGuard,
+}
+
+impl World {
+    pub async fn new() -> Self {
+        let base = Base::new().await;
+        for bucket in [BUCKET, "bank"] {
+            base.store.ensure_bucket(bucket).await.unwrap();
+        }
+        Self { base }
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.base.store
+    }
+
+    pub fn backbone(&self) -> &Backbone {
+        &self.base.backbone
+    }
+
+    /// The same store with a backbone that knows nothing.
+    pub async fn with_fresh_backbone(mut self) -> Self {
+        let path = self.base.folder.path().join(format!("{}.redb", Uuid::new_v4()));
+        self.base.backbone = Base::open_backbone(&path).await;
+        self
+    }
+
+    pub async fn engine(&self) -> Engine {
+        let stop = CancellationToken::new();
+        let registry =
+            Registry::start(self.store().clone(), BUCKET.into(), self.backbone().clone(), stop.clone())
+                .await
+                .unwrap();
+        for (name, exports) in [
+            ("mapper", vec![Export::Mapper]),
+            ("folder", vec![Export::Aggregator]),
+            ("both", vec![Export::Mapper, Export::Aggregator]),
+            ("handler", vec![Export::Handler]),
+        ] {
+            registry.publish(version(name, exports)).await.unwrap();
+        }
+        let config = JobsConfig {
+            tenure: Duration::from_millis(800),
+            scan: Duration::from_millis(50),
+            flush: Duration::from_millis(50),
+            watchdog: Duration::from_millis(150),
+            late_sweep: Duration::from_millis(100),
+        };
+        let (store, backbone) = (self.store().clone(), self.backbone().clone());
+        let jobs = Jobs::start(store, BUCKET.into(), backbone, registry, config, stop.clone()).await.unwrap();
+        Engine { jobs, _stop: stop.drop_guard() }
+    }
+
+    pub fn work(&self, play: Play) -> DropGuard {
+        let stop = CancellationToken::new();
+        let worker =
+            Worker { store: self.store().clone(), backbone: self.backbone().clone(), play: Arc::new(play) };
+        let stopped = stop.clone();
+        tokio::spawn(async move { stopped.run_until_cancelled(worker.run()).await });
+        stop.drop_guard()
+    }
+
+    pub async fn put(&self, uri: &str, body: &str) {
+        let uri: ObjectUri = uri.parse().unwrap();
+        self.store().put(&uri, Bytes::from(body.to_owned()), PutOptions::default()).await.unwrap();
+    }
+
+    /// Objects `s3://bank/in/000.csv` and so on.
+    pub async fn inputs(&self, count: usize) {
+        let put = |n: usize| async move { self.put(&format!("s3://bank/in/{n:03}.csv"), "a\n1\n").await };
+        futures::stream::iter((0..count).map(put)).buffer_unordered(16).collect::<Vec<()>>().await;
+    }
+
+    /// The keys under a prefix of the bucket `bank`.
+    pub async fn keys(&self, bucket: &str, prefix: &str) -> Vec<String> {
+        let list = self.store().list(bucket, prefix, ListOptions::default());
+        list.map_ok(|entry: ListEntry| entry.name().to_owned()).try_collect().await.unwrap()
+    }
+
+    pub async fn json(&self, uri: &str) -> Value {
+        let bytes = self.store().get(&uri.parse().unwrap(), None).await.unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+}
+
+/// A job over the inputs, with what `more` adds or replaces.
+pub fn document(function: &str, more: Value) -> JobDocument {
+    let mut document =
+        json!({"function": function, "input": "s3://bank/in/", "retry": {"attempts": 3, "backoff": "10ms"}});
+    document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    serde_json::from_value(document).unwrap()
+}
+
+impl Engine {
+    pub async fn submit(&self, function: &str, more: Value) -> Result<JobRecord, Problem> {
+        self.jobs.submit(document(function, more), None).await
+    }
+
+    /// Submits and waits for the end.
+    pub async fn run(&self, function: &str, more: Value) -> JobRecord {
+        let id = self.submit(function, more).await.unwrap().id;
+        self.ended(&id).await
+    }
+
+    pub async fn ended(&self, id: &Uuid) -> JobRecord {
+        self.until(id, |record| record.state.is_terminal()).await
+    }
+
+    /// The job's record, once it fits.
+    pub async fn until(&self, id: &Uuid, fits: impl Fn(&JobRecord) -> bool) -> JobRecord {
+        let wait = async {
+            loop {
+                match self.jobs.get(id).await {
+                    Ok(record) if fits(&record) => return record,
+                    _ => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        match tokio::time::timeout(PATIENCE, wait).await {
+            Ok(record) => record,
+            Err(_) => panic!("still {:?}", self.jobs.get(id).await),
+        }
+    }
+}
+
+pub fn succeeded(record: &JobRecord) {
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+}
+
+pub fn version(name: &str, exports: Vec<Export>) -> Version {
+    Version {
+        name: name.parse().unwrap(),
+        version: 1,
+        digest: Digest::of(name.as_bytes()),
+        size_bytes: 1,
+        exports,
+        settings: Settings::default(),
+        describes: Descriptions::default(),
+        created_at: time::now(),
+    }
+}
+
+struct Worker {
+    store: Store,
+    backbone: Backbone,
+    play: Arc<Play>,
+}
+
+impl Worker {
+    async fn run(self) {
+        let mut held = Vec::new();
+        loop {
+            let wait = Duration::from_millis(if held.is_empty() { 500 } else { 20 });
+            let deliveries = self.backbone.pull(keys::TASK_QUEUE, 8, wait, Duration::from_secs(30)).await;
+            let Ok(deliveries) = deliveries else { return };
+            if deliveries.is_empty() {
+                self.tell(&mut held).await;
+            }
+            let taken = deliveries.iter().map(|delivery| self.take(delivery));
+            for notice in futures::future::join_all(taken).await.into_iter().flatten() {
+                held.extend(std::iter::repeat_n(notice, self.play.notices));
+            }
+            if !self.play.reorder {
+                self.tell(&mut held).await;
+            }
+        }
+    }
+
+    async fn tell(&self, held: &mut Vec<CommitNotice>) {
+        while let Some(notice) = held.pop() {
+            let body = serde_json::to_vec(&notice).unwrap();
+            self.backbone.publish(&keys::commit_subject(&notice.job), body).await.unwrap();
+        }
+    }
+
+    async fn take(&self, delivery: &Delivery) -> Option<CommitNotice> {
+        let lease: Lease = serde_json::from_slice(&delivery.payload).unwrap();
+        (self.play.sees)(&lease);
+        if self.backbone.get(&keys::job_cancel(&lease.job)).await.unwrap().is_some() {
+            delivery.ack().await.unwrap();
+            return None;
+        }
+        match (self.play.mishap)(&lease) {
+            Some(Mishap::Vanish) => drop(delivery.ack().await),
+            Some(Mishap::Dead) => drop(delivery.dead("the worker died three times").await),
+            Some(Mishap::Hang) => {}
+            None => {
+                let notice = self.commit(&lease).await;
+                delivery.ack().await.unwrap();
+                return Some(notice);
+            }
+        }
+        None
+    }
+
+    async fn commit(&self, lease: &Lease) -> CommitNotice {
+        let attempt = Uuid::new_v4();
+        let tasks = lease.tasks.iter().map(|task| self.task(lease, task, &attempt));
+        let commit = Commit {
+            job: lease.job,
+            stage: lease.stage,
+            group: lease.group,
+            round: lease.round,
+            attempt,
+            worker: "test".into(),
+            tasks: futures::future::join_all(tasks).await,
+        };
+        let key = keys::commit(&lease.job, lease.stage, lease.group, lease.round);
+        let uri = ObjectUri::new(BUCKET, key).unwrap();
+        let body = serde_json::to_vec(&commit).unwrap();
+        self.store
+            .put_if_absent(&uri, body.into(), &attempt.to_string(), PutOptions::default())
+            .await
+            .unwrap();
+        // The commit travels with every other notice only.
+        let commit = lease.group.is_multiple_of(2).then(|| Box::new(commit));
+        CommitNotice { job: lease.job, stage: lease.stage, group: lease.group, round: lease.round, commit }
+    }
+
+    async fn task(&self, lease: &Lease, task: &Task, attempt: &Uuid) -> TaskCommit {
+        let outcome = match ((self.play.fails)(lease, task), &task.work) {
+            (Some(problem), Work::Map(_)) => {
+                // It had written something already.
+                self.table(lease, task, &Uuid::new_v4()).await;
+                TaskOutcome::Failed(problem)
+            }
+            (Some(problem), _) => TaskOutcome::Failed(problem),
+            (None, Work::Map(_)) => TaskOutcome::Table(Some(self.table(lease, task, attempt).await)),
+            (None, Work::Accumulate(partition)) => {
+                let name = partition.slices[0].object.uri.key().rsplit('/').next().unwrap().to_owned();
+                TaskOutcome::State(StateRef::Inline(name.trim_end_matches(".csv").to_owned()))
+            }
+            (None, Work::Merge { states, finish }) => {
+                let parts: Vec<_> = states
+                    .iter()
+                    .map(|state| match state {
+                        StateRef::Inline(text) => text.clone(),
+                        StateRef::Object { .. } => panic!("an object"),
+                    })
+                    .collect();
+                let merged = format!("({})", parts.join(" "));
+                match finish {
+                    true => TaskOutcome::Answer(AnswerRef::Inline(json!({"fold": merged}))),
+                    false => TaskOutcome::State(StateRef::Inline(merged)),
+                }
+            }
+        };
+        let usage =
+            Usage { rows_in: 1, cpu_us: 10, memory_bytes_peak: u64::from(task.index), ..Usage::default() };
+        TaskCommit { index: task.index, attempt: task.attempt, outcome, usage, logs: Vec::new() }
+    }
+
+    async fn table(&self, lease: &Lease, task: &Task, attempt: &Uuid) -> OutputObject {
+        let uri = lease.common.output.join(&keys::output_part(task.index, attempt, "parquet")).unwrap();
+        let pin = self.store.put(&uri, Bytes::from_static(b"rows"), PutOptions::default()).await.unwrap();
+        OutputObject { uri, size: pin.size, etag: pin.etag, rows: 1 }
+    }
+}
