@@ -69,7 +69,7 @@ impl Case {
                 self.check_problem(problem);
                 if problem.code == ErrorKind::DeadlineExceeded {
                     let late = took.saturating_sub(self.timeout());
-                    assert!(late < Duration::from_millis(100), "{}: {late:?} too late", self.name);
+                    assert!(late < Duration::from_secs(1), "{}: {late:?} too late", self.name);
                 }
             }
         }
