@@ -1,10 +1,10 @@
 //! T1, T2: every verb against every place, granted and not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fanfold_protocol::{ErrorKind, function::Settings};
 
-use crate::support::{Platform, grants, handler};
+use crate::support::{Passage, Platform, grants, handler};
 
 /// The first byte of the body says what to do, the rest with which place.
 const PROBE: &str = r#"
@@ -36,6 +36,30 @@ const PROBE: &str = r#"
 
 const READS: [char; 3] = ['o', 'l', 't'];
 const WRITES: [char; 3] = ['w', 'r', 'c'];
+
+/// G2: a guest that waits for the store is ended like any other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_stalls_holds_nobody_beyond_the_deadline() {
+    let platform = Platform::start().await;
+    platform.put("bank", "a/x", "x").await;
+    let settings = Settings { grants: grants(&["s3://bank/a/"], &[]), ..Settings::default() };
+    let version = platform.deploy(handler(PROBE), settings).await.unwrap();
+    let call = async |timeout: u64| {
+        let outcome = platform.invoke(&version, b"os3://bank/a/x", Duration::from_millis(timeout)).await;
+        outcome.result.map(drop).map_err(|problem| problem.code)
+    };
+    assert_eq!(call(10_000).await, Ok(()));
+    platform.gate.set(Passage::Stalled);
+    let began = Instant::now();
+    // More callers than sandboxes, so that slots must be given back.
+    let calls = futures::future::join_all((0..300).map(|_| call(300))).await;
+    assert!(calls.iter().all(
+        |ended| *ended == Err(ErrorKind::DeadlineExceeded) || *ended == Err(ErrorKind::ConcurrencyLimit)
+    ));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    platform.gate.set(Passage::Open);
+    assert_eq!(call(10_000).await, Ok(()));
+}
 
 async fn probe(platform: &Platform, settings: Settings, verb: char, uri: &str) -> Result<(), ErrorKind> {
     let version = platform.deploy(handler(PROBE), settings).await.unwrap();

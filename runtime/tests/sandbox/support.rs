@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -23,8 +24,9 @@ use fanfold_runtime::{CompilerCommand, Runtime, RuntimeConfig};
 use fanfold_storage::{Credentials, PutOptions, Server, ServerConfig, Store, StoreConfig};
 use tempfile::TempDir;
 use tokio::{
-    net::TcpListener,
-    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt as _;
@@ -81,6 +83,8 @@ pub struct Platform {
     pub store: Store,
     pub backbone: Backbone,
     pub folder: TempDir,
+    /// Between the runtime and the store.
+    pub gate: Gate,
     _server: DropGuard,
     _turn: Turn,
 }
@@ -114,13 +118,14 @@ impl Platform {
         store.ensure_bucket("bank").await.unwrap();
         let backbone =
             Backbone::embedded(EmbeddedConfig::new(folder.path().join("backbone.redb"))).await.unwrap();
-        let runtime = runtime(folder.path(), &store, &backbone, compiler);
-        Self { runtime, store, backbone, folder, _server: server, _turn: turn }
+        let gate = Gate::before(store.config().endpoint.clone().unwrap()).await;
+        let runtime = runtime(folder.path(), &gate.store(&store), &backbone, compiler);
+        Self { runtime, store, backbone, folder, gate, _server: server, _turn: turn }
     }
 
     /// The same platform with another runtime, as after a restart.
     pub fn restart(&mut self) {
-        self.runtime = runtime(self.folder.path(), &self.store, &self.backbone, compiler());
+        self.runtime = runtime(self.folder.path(), &self.gate.store(&self.store), &self.backbone, compiler());
     }
 
     pub fn cache(&self) -> PathBuf {
@@ -204,6 +209,69 @@ async fn store(folder: &Path) -> (Store, DropGuard) {
     let token = shutdown.clone();
     tokio::spawn(async move { server.serve(listener, token).await });
     (Store::connect(StoreConfig::at(endpoint, credentials)).unwrap(), shutdown.drop_guard())
+}
+
+/// How a [`Gate`] treats what comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passage {
+    /// Through.
+    Open,
+    /// Taken and held.
+    Stalled,
+    /// Cut off.
+    Closed,
+}
+
+/// A TCP proxy before the store that can be told to stall or to close.
+pub struct Gate {
+    address: SocketAddr,
+    passage: watch::Sender<Passage>,
+}
+
+impl Gate {
+    async fn before(endpoint: String) -> Self {
+        let target = endpoint.trim_start_matches("http://").to_owned();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let (address, (passage, seen)) = (listener.local_addr().unwrap(), watch::channel(Passage::Open));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(carry(client, target.clone(), seen.clone()));
+            }
+        });
+        Self { address, passage }
+    }
+
+    pub fn set(&self, passage: Passage) {
+        self.passage.send_replace(passage);
+    }
+
+    /// The same store through the gate, without retries.
+    fn store(&self, store: &Store) -> Store {
+        let endpoint = Some(format!("http://{}", self.address));
+        Store::connect(StoreConfig { endpoint, attempts_max: 1, ..store.config().clone() }).unwrap()
+    }
+}
+
+async fn carry(client: TcpStream, target: String, mut passage: watch::Receiver<Passage>) {
+    let server = TcpStream::connect(target).await.unwrap();
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let upward = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+    let mut closed = passage.clone();
+    let downward = async move {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(length @ 1..) = from_server.read(&mut buffer).await {
+            let open = passage.wait_for(|passage| *passage == Passage::Open).await.is_ok();
+            if !open || to_client.write_all(&buffer[..length]).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        () = downward => {}
+        _ = closed.wait_for(|passage| *passage == Passage::Closed) => {}
+    }
+    upward.abort();
 }
 
 /// Resident memory of this process, in bytes.

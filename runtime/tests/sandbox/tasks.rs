@@ -17,7 +17,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::support::{Platform, component};
+use crate::support::{Passage, Platform, component};
 
 /// A mapper that copies its input, and an aggregator whose state is text: `b`
 /// for each batch, and brackets around what was merged together. `{pause}` is
@@ -327,6 +327,30 @@ async fn of_two_attempts_one_counts_and_the_other_leaves_nothing() {
     works.settled().await;
     let TaskOutcome::Table(Some(table)) = &commits[0].tasks[0].outcome else { panic!() };
     assert_eq!(works.keys("bank", "out/").await, [table.uri.key()]);
+    works.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_given_back_when_the_store_fails() {
+    let works = Works::start(tables("", 0, '"')).await;
+    let warm = works.partition("in/1.csv", "id\n1\n").await;
+    works.tasks(0, 0, vec![Work::Map(warm.clone())]).await;
+    works.platform.gate.set(Passage::Closed);
+    let lease = works.lease(0, 1, vec![Work::Map(warm)]);
+    works.enqueue(&lease, 1).await;
+    let given_back = async {
+        while works.platform.backbone.depth(keys::TASK_QUEUE).await.unwrap().delayed < 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), given_back).await.expect("given back");
+    let key = keys::commit(&works.job, 0, 1, 0);
+    assert_eq!(works.keys("fanfold", &key).await, [""; 0], "no verdict while the platform fails");
+    works.platform.gate.set(Passage::Open);
+    works.settled().await;
+    let commit: Commit =
+        serde_json::from_slice(&works.platform.get(&format!("s3://fanfold/{key}")).await).unwrap();
+    assert!(matches!(commit.tasks[0].outcome, TaskOutcome::Table(Some(_))), "{commit:?}");
     works.stop().await;
 }
 
