@@ -77,7 +77,9 @@ async fn inputs_and_params_that_do_not_fit_are_named() {
         document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         client.job(document)
     };
-    job("s3://nobucket/*.csv", json!({})).await.refused("bucket-not-found", &["nobucket"]);
+    for input in ["s3://nobucket/*.csv", "s3://nobucket/a.csv"] {
+        job(input, json!({})).await.refused("bucket-not-found", &["nobucket"]);
+    }
     job("s3://bank/none.csv", json!({})).await.refused("object-not-found", &["s3://bank/none.csv"]);
     job("s3://bank/none/*.csv", json!({})).await.refused("input-empty", &["s3://bank/none/*.csv"]);
     job("bank/a.csv", json!({})).await.refused("invalid-job", &["s3://bucket/key"]);

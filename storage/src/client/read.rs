@@ -50,7 +50,14 @@ impl Store {
     /// What the store knows about an object.
     pub async fn head(&self, uri: &ObjectUri) -> Result<Meta> {
         let request = self.client.head_object().bucket(uri.bucket()).key(uri.key());
-        let answer = request.send().await.map_err(|e| Target::Object(uri).error(e))?;
+        let answer = match request.send().await.map_err(|e| Target::Object(uri).error(e)) {
+            Ok(answer) => answer,
+            // An answer to HEAD has no body to say which of the two is missing.
+            Err(Error::NotFound { .. }) if matches!(self.bucket_exists(uri.bucket()).await, Ok(false)) => {
+                return Err(Error::NoSuchBucket { bucket: uri.bucket().to_owned() });
+            }
+            Err(error) => return Err(error),
+        };
         let size = length(uri, answer.content_length())?;
         let etag = answer.e_tag().ok_or_else(|| Error::protocol(uri, "no ETag"))?;
         Ok(Meta {

@@ -139,6 +139,8 @@ async fn what_is_missing_is_said_by_name(store: Store, bucket: String) -> Outcom
     let nowhere = uri("no-such-bucket-here", "x");
     let found = store.get(&nowhere, None).await;
     ensure!(matches!(found, Err(Error::NoSuchBucket { .. })), "get without a bucket: {found:?}");
+    let found = store.head(&nowhere).await;
+    ensure!(matches!(found, Err(Error::NoSuchBucket { .. })), "head without a bucket: {found:?}");
     let found = names(&store, "no-such-bucket-here", "", ListOptions::default()).await;
     ensure!(found.is_err(), "list without a bucket: {found:?}");
     ensure!(!store.bucket_exists("no-such-bucket-here").await.map_err(text)?, "a bucket that is not there");
