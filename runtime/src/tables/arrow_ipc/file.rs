@@ -170,8 +170,9 @@ impl FileReader {
             .ok_or_else(|| Problem::new(ErrorKind::Internal, "a block was not fetched"))?;
         let frame = Frame::read(&bytes, range.start)
             .map_err(|p| p.within(&self.uri))?
-            .filter(|frame| frame.len() <= bytes.len())
-            .ok_or_else(|| corrupt(&self.place(block), "a block that is shorter than its message"))?;
+            // The decoder takes the body from where the block says, so the two must agree.
+            .filter(|frame| frame.len() == bytes.len() && frame.body as i64 == block.bodyLength())
+            .ok_or_else(|| corrupt(&self.place(block), "a block of other lengths than its message"))?;
         check_message(&bytes[..frame.len()], frame, Compression::Capped)
             .map_err(|p| p.within(self.place(block)))?;
         Ok(Buffer::from(&bytes[..]))

@@ -23,13 +23,17 @@ pub(super) struct Nulls {
     texts: Vec<Vec<u8>>,
     empty: bool,
     longest: usize,
+    /// Which bytes the texts begin with: most fields are told apart by that.
+    first: [bool; 256],
 }
 
 impl Nulls {
     pub(super) fn new(texts: &[String]) -> Self {
         let texts: Vec<Vec<u8>> = texts.iter().map(|t| t.clone().into_bytes()).collect();
         let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
-        Self { empty: texts.iter().any(Vec::is_empty), texts, longest }
+        let mut first = [false; 256];
+        texts.iter().filter_map(|t| t.first()).for_each(|b| first[usize::from(*b)] = true);
+        Self { empty: texts.iter().any(Vec::is_empty), texts, longest, first }
     }
 
     /// Whether this field is a missing value.
@@ -37,7 +41,10 @@ impl Nulls {
         if field.quoted || text.len() > self.longest {
             return false;
         }
-        if text.is_empty() { self.empty } else { self.texts.iter().any(|t| t == text) }
+        match text.first() {
+            None => self.empty,
+            Some(b) => self.first[usize::from(*b)] && self.texts.iter().any(|t| t == text),
+        }
     }
 }
 

@@ -6,7 +6,9 @@
 //! views, so that a dictionary is never expanded by more than a batch. Bytes are
 //! those of the pinned state or the read fails.
 
+mod delta;
 mod pages;
+mod thrift;
 
 use std::{collections::VecDeque, ops::Range, sync::Arc};
 
@@ -26,7 +28,7 @@ use parquet::{
     file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData},
 };
 
-use self::pages::{Budget, Chunk};
+use self::pages::{Budget, Chunk, Need};
 use super::{
     BATCH_ROWS_MAX,
     guard::{guard, quote},
@@ -215,23 +217,11 @@ impl ParquetReader {
     /// Checks a group's pages and makes its decoder.
     fn start(&mut self, index: usize, data: Sparse) -> Result<Group, Problem> {
         let mut budget = self.budget;
-        for chunk in self.chunks(index) {
-            let range = self.range(index, chunk)?;
-            let name = chunk.column_path().string();
-            let place =
-                |at: u64| format!("column {} of row group {index} of {}, byte {at}", quote(&name), self.uri);
-            let bytes = data
-                .get(range.clone())
-                .ok_or_else(|| Problem::new(ErrorKind::Internal, "a column chunk was not fetched"))?;
-            let repeated = chunk.column_descr().max_rep_level() > 0;
-            let pages = Chunk { place: &place, offset: range.start, bytes: &bytes, repeated };
-            budget.check(&pages)?;
-        }
+        let need = self.check_pages(index, &data, &mut budget)?;
         self.budget = budget;
-        let rows = u64::try_from(self.group(index).num_rows()).unwrap_or(0);
-        let before = self.metadata.metadata().row_groups()[..index].iter();
-        let before = before.map(|g| u64::try_from(g.num_rows()).unwrap_or(0)).fold(0, u64::saturating_add);
-        let batch_rows = self.batch_rows(index)?;
+        let rows = self.rows(index);
+        let before = (0..index).map(|g| self.rows(g)).fold(0, u64::saturating_add);
+        let batch_rows = self.batch_rows(index, need)?;
         let place = || format!("row group {index} of {}", self.uri);
         let reader = guard(ErrorKind::ParquetCorrupt, place, || {
             ParquetRecordBatchReaderBuilder::new_with_metadata(data, self.metadata.clone())
@@ -244,9 +234,44 @@ impl ParquetReader {
         Ok(Group { index, reader, before, given: 0, rows })
     }
 
+    fn rows(&self, index: usize) -> u64 {
+        u64::try_from(self.group(index).num_rows()).unwrap_or(0)
+    }
+
+    /// Checks the pages of all wanted columns: what decoding them needs.
+    fn check_pages(&self, index: usize, data: &Sparse, budget: &mut Budget) -> Result<Need, Problem> {
+        let mut need = Need::default();
+        for chunk in self.chunks(index) {
+            let range = self.range(index, chunk)?;
+            let name = chunk.column_path().string();
+            let place =
+                |at: u64| format!("column {} of row group {index} of {}, byte {at}", quote(&name), self.uri);
+            let bytes = data
+                .get(range.clone())
+                .ok_or_else(|| Problem::new(ErrorKind::Internal, "a column chunk was not fetched"))?;
+            let repeated = chunk.column_descr().max_rep_level() > 0;
+            let mut of_chunk =
+                budget.check(&Chunk { place: &place, offset: range.start, bytes: &bytes, repeated })?;
+            if of_chunk.delta {
+                let rows = usize::try_from(self.rows(index)).unwrap_or(usize::MAX);
+                let longest = guard(
+                    ErrorKind::ParquetCorrupt,
+                    || place(range.start),
+                    || {
+                        delta::longest(Arc::new(data.clone()), chunk, rows)
+                            .map_err(|e| corrupt(&place(range.start), &e.to_string()))
+                    },
+                )?;
+                of_chunk.value_bytes_max = of_chunk.value_bytes_max.max(longest);
+            }
+            need.add(of_chunk, || format!("row group {index} of {}", self.uri))?;
+        }
+        Ok(need)
+    }
+
     /// Rows of a batch of good size.
-    fn batch_rows(&self, index: usize) -> Result<usize, Problem> {
-        let rows = u64::try_from(self.group(index).num_rows()).unwrap_or(0).max(1);
+    fn batch_rows(&self, index: usize, need: Need) -> Result<usize, Problem> {
+        let rows = self.rows(index).max(1);
         let width: u64 = self.chunks(index).map(|chunk| value_bytes(chunk, rows)).sum();
         if width > limits::BATCH_BYTES_MAX && rows > 1 {
             let detail = format!(
@@ -256,7 +281,8 @@ impl ParquetReader {
             );
             return Err(Problem::new(ErrorKind::DecodeLimit, detail));
         }
-        let fit = usize::try_from(BATCH_BYTES_TARGET / width.max(1)).unwrap_or(BATCH_ROWS_MAX);
+        let by_pages = limits::PAGE_BYTES_MAX / need.value_bytes_max.max(1);
+        let fit = usize::try_from(by_pages.min(BATCH_BYTES_TARGET / width.max(1))).unwrap_or(BATCH_ROWS_MAX);
         Ok(fit.clamp(1, BATCH_ROWS_MAX))
     }
 }
