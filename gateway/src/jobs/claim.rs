@@ -79,14 +79,15 @@ impl Claim {
         }
     }
 
-    /// Holds the prefix for another while of planning; fails when it was lost.
-    pub async fn renew(&mut self, output: &ObjectUri) -> Result<()> {
+    /// Holds the prefix for another while of planning; answers whether it was
+    /// still held.
+    pub async fn renew(&mut self) -> Result<bool> {
         let value = json(&self.holder)?;
         match self.backbone.update_with_ttl(&self.key, value, self.revision, PLANNING).await? {
             CasOutcome::Stored(revision) => self.revision = revision,
-            CasOutcome::Conflict(_) => return Err(taken(output, None).into()),
+            CasOutcome::Conflict(_) => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Holds the prefix until the job ends. Should this fail, the coordinator
@@ -144,15 +145,16 @@ fn holds(entry: &Entry, job: Uuid) -> bool {
 }
 
 /// Whether a claim may be taken over: it cannot be read, belongs to an earlier
-/// try of the same request, or to a job that has ended.
+/// try of the same request that was not accepted, or to a job that has ended.
 async fn may_pass(backbone: &Backbone, found: Option<&Holder>, own: &Holder) -> Result<bool> {
     let Some(found) = found else { return Ok(true) };
-    if found.job == own.job || (found.key.is_some() && found.key == own.key) {
+    if found.job == own.job {
         return Ok(true);
     }
     let entry = backbone.get(&keys::job_record(&found.job)).await?;
     let record: Option<JobRecord> = entry.and_then(|entry| serde_json::from_slice(&entry.value).ok());
-    Ok(record.is_some_and(|record| record.state.is_terminal()))
+    let same_request = found.key.is_some() && found.key == own.key;
+    Ok(record.map_or(same_request, |record| record.state.is_terminal()))
 }
 
 fn name(output: &ObjectUri) -> String {
@@ -163,7 +165,7 @@ fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| Error::damaged("a record", e))
 }
 
-fn taken(output: &ObjectUri, job: Option<Uuid>) -> Problem {
+pub(super) fn taken(output: &ObjectUri, job: Option<Uuid>) -> Problem {
     let job = job.map_or("another job".to_owned(), |job| format!("job {job}"));
     Problem::new(
         ErrorKind::OutputExists,
@@ -220,6 +222,18 @@ impl Key {
                 CasOutcome::Conflict(Some(entry)) => return self.same(&entry),
                 CasOutcome::Conflict(None) => {}
             }
+        }
+    }
+
+    /// The job that has the key, once it is given.
+    pub async fn wait(&self, backbone: &Backbone) -> Result<Option<Uuid>> {
+        let deadline = tokio::time::Instant::now() + PLANNING;
+        loop {
+            let found = self.find(backbone).await?;
+            if found.is_some() || tokio::time::Instant::now() > deadline {
+                return Ok(found);
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 

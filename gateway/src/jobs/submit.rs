@@ -10,7 +10,6 @@ use std::sync::Arc;
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::MANIFEST_NAME,
-    digest::Digest,
     function::{Export, Version},
     job::{Job, JobDocument},
     keys, limits,
@@ -24,7 +23,7 @@ use uuid::Uuid;
 
 use super::{
     Jobs,
-    claim::{Claim, Key},
+    claim::{self, Claim, Key},
     error::{Error, Result, about_input},
     input::Finder,
     plan,
@@ -71,14 +70,25 @@ impl Jobs {
             Some(key) => Some(self.inner.key_locks[usize::from(key.digest.as_bytes()[0])].lock().await),
             None => None,
         };
-        if let Some(key) = &key
-            && let Some(job) = key.find(&self.inner.backbone).await?
-        {
+        if let Some(job) = self.given(key.as_ref()).await? {
             return self.complete(job).await;
         }
-        let draft = self.draft(document).await?;
-        let claim = self.claim(&draft, key.as_ref().map(|key| key.digest)).await?;
-        self.lay_down(&draft, claim, key.as_ref()).await
+        match self.claim(document, key.as_ref()).await {
+            Ok((draft, claim)) => self.lay_down(&draft, claim, key.as_ref()).await,
+            // What is in the way may be this very request, accepted meanwhile by another gateway.
+            Err(refused) => match self.given(key.as_ref()).await? {
+                Some(job) => self.complete(job).await,
+                None => Err(refused),
+            },
+        }
+    }
+
+    /// The job that was submitted under this key before.
+    async fn given(&self, key: Option<&Key>) -> Result<Option<Uuid>> {
+        match key {
+            Some(key) => key.find(&self.inner.backbone).await,
+            None => Ok(None),
+        }
     }
 
     async fn draft(&self, document: JobDocument) -> Result<Draft> {
@@ -129,12 +139,16 @@ impl Jobs {
         }
     }
 
-    /// The platform's own place needs no claim: its name is the job's.
-    async fn claim(&self, draft: &Draft, key: Option<Digest>) -> Result<Option<Claim>> {
+    /// Drafts a job and claims its output. The platform's own place needs no
+    /// claim: its name is the job's.
+    async fn claim(&self, document: JobDocument, key: Option<&Key>) -> Result<(Draft, Option<Claim>)> {
+        let draft = self.draft(document).await?;
         if draft.job.document.output.is_none() {
-            return Ok(None);
+            return Ok((draft, None));
         }
-        Claim::take(&self.inner.backbone, &draft.output, draft.job.id, key).await.map(Some)
+        let key = key.map(|key| key.digest);
+        let claim = Claim::take(&self.inner.backbone, &draft.output, draft.job.id, key).await?;
+        Ok((draft, Some(claim)))
     }
 
     async fn lay_down(
@@ -183,8 +197,13 @@ impl Jobs {
     /// The job that this request becomes. From here on nothing of the plan is
     /// removed when a step fails: the key may have been given all the same.
     async fn win(&self, draft: &Draft, claim: Option<&mut Claim>, key: Option<&Key>) -> Result<Uuid> {
-        if let Some(claim) = claim {
-            claim.renew(&draft.output).await?;
+        if let Some(claim) = claim
+            && !claim.renew().await?
+        {
+            let taken = claim::taken(&draft.output, None);
+            let Some(key) = key else { return Err(taken.into()) };
+            // Whoever took it over was asked for the same, and will have the key.
+            return key.wait(&self.inner.backbone).await?.ok_or_else(|| taken.into());
         }
         match key {
             Some(key) => key.give(&self.inner.backbone, draft.job.id).await,

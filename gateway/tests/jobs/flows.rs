@@ -135,9 +135,11 @@ async fn one_key_makes_one_job() {
     let engine = world.engine().await;
     let other = world.engine().await;
     let job = || document("mapper", json!({"output": "s3://bank/out/"}));
-    let one = engine.jobs.submit(job(), Some("monday")).await;
-    let two = engine.jobs.submit(job(), Some("monday")).await;
-    let three = other.jobs.submit(job(), Some("monday")).await;
+    let (one, two, three) = tokio::join!(
+        engine.jobs.submit(job(), Some("monday")),
+        engine.jobs.submit(job(), Some("monday")),
+        other.jobs.submit(job(), Some("monday")),
+    );
     let ids = [one.unwrap().id, two.unwrap().id, three.unwrap().id];
     assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
     let conflict = engine.jobs.submit(document("folder", json!({})), Some("monday")).await.unwrap_err();
