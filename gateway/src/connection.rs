@@ -32,7 +32,7 @@ use tokio::{net::TcpStream, sync::Notify};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use crate::GatewayConfig;
+use crate::{GatewayConfig, linger::Lingering};
 
 /// Headers that hyper reads at most: the router refuses fewer, politely.
 const RAW_HEADERS_MAX: usize = 2 * limits::HEADERS_MAX;
@@ -139,7 +139,9 @@ fn answer(
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> {
     tally.started.fetch_add(1, Ordering::Relaxed);
     let mut running = Running(Some(tally));
-    let response = router.call(request.map(Body::new));
+    let (head, body) = request.into_parts();
+    let body = Lingering::new(head.version, &head.headers, body);
+    let response = router.call(Request::from_parts(head, body));
     async move {
         let response = response.await;
         if let Some(tally) = running.0.take() {

@@ -18,6 +18,7 @@ pub mod functions;
 pub mod health;
 pub mod invoke;
 pub mod jobs;
+mod linger;
 pub mod metrics;
 pub mod openapi;
 pub mod problem;

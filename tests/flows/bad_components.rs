@@ -29,6 +29,8 @@ async fn files_that_are_no_function_are_refused() {
     let mut cut = std::fs::read(component("hello").unwrap()).unwrap();
     cut.truncate(cut.len() / 2);
     client.deploy("f", cut).await.refused("not-a-component", &[]);
+    let large = vec![0; (20 << 20) + 1];
+    client.deploy("f", large).await.refused("component-too-large", &["20"]);
     let component = std::fs::read(component("hello").unwrap()).unwrap();
     for name in ["F", "a_b", "-f", &"f".repeat(64)] {
         client.deploy(name, Vec::new()).await.refused("invalid-name", &["lower-case"]);
@@ -58,6 +60,8 @@ async fn what_is_not_there_is_named() {
     // A handler is no map.
     let document = json!({ "function": "hello", "input": "s3://bank/x/" });
     client.job(document).await.refused("export-missing", &["fanfold invoke"]);
+    let large = vec![b'x'; (6 << 20) + 1];
+    client.send("POST", &at(""), "application/json", large).await.refused("payload-too-large", &["6"]);
     assert_eq!(client.invoke("hello", &json!("Ada")).await.body, json!("hello, Ada"));
 }
 

@@ -129,6 +129,35 @@ async fn rapid_resets_end_the_connection() {
     assert_eq!(service.bare_request(http::Method::GET, "/healthz", &[], "").await.status, 200);
 }
 
+/// A refusal reaches clients that send all of a large body before they read.
+#[tokio::test]
+async fn what_is_refused_unread_is_still_answered() {
+    let service = start().await;
+    let mut stream = TcpStream::connect(service.address).await.unwrap();
+    let body = vec![b'x'; 32 << 20];
+    let head = format!("POST /v1/jobs HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n\r\n", body.len());
+    for _ in 0..2 {
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        let mut said = [0; 12];
+        stream.read_exact(&mut said).await.unwrap();
+        assert_eq!(&said, b"HTTP/1.1 401");
+        // The rest of the answer, so that the connection can be used again.
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"}") {
+            seen.push(stream.read_u8().await.unwrap());
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_waits_to_be_asked_is_answered_at_once() {
+    let service = start().await;
+    let sent = b"POST /v1/jobs HTTP/1.1\r\nhost: t\r\nexpect: 100-continue\r\ncontent-length: 99999\r\n\r\n";
+    let (elapsed, said) = until_closed(&service, sent).await;
+    assert!(said.starts_with("HTTP/1.1 401") && elapsed < Duration::from_secs(5), "{said} {elapsed:?}");
+}
+
 #[tokio::test]
 async fn http_2_is_served() {
     let service = start().await;

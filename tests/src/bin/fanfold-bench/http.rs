@@ -50,7 +50,7 @@ pub fn measure() -> Result<Vec<Measurement>> {
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut all = Vec::new();
     for connections in CONNECTIONS {
-        let mut run = |address: &str, request: &str, pid: u32| -> Result<(Load, f64)> {
+        let run = |address: &str, request: &str, pid: u32| -> Result<(Load, f64)> {
             let before = cpu_time(pid)?;
             let load = threads.block_on(load::run(address, request, connections, ROUND))?;
             ensure!(load.failures == 0, "expected answers with status 200, found {} others", load.failures);

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Bodies that are answered before they are read.
+//!
+//! Most HTTP/1.1 clients send their whole request before they look at the
+//! answer. Were the connection closed on them, a refusal would reach them as a
+//! broken pipe; so what a handler leaves unread is read and thrown away in the
+//! background, within bounds, while the answer is on its way. HTTP/2 can say
+//! "stop" by itself, and who asked `Expect: 100-continue` has sent nothing yet.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::body::Bytes;
+use http::{HeaderMap, Version, header};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+/// What is thrown away at most, and how long that may take.
+const BYTES_MAX: u64 = 256 << 20;
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Whoever sends nothing for so long has noticed.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// A request's body whose rest is thrown away when it is dropped.
+pub(crate) struct Lingering(Option<Incoming>);
+
+impl Lingering {
+    pub(crate) fn new(version: Version, headers: &HeaderMap, body: Incoming) -> axum::body::Body {
+        let sends_whole = version < Version::HTTP_2 && !headers.contains_key(header::EXPECT);
+        if sends_whole && !body.is_end_stream() {
+            axum::body::Body::new(Self(Some(body)))
+        } else {
+            axum::body::Body::new(body)
+        }
+    }
+}
+
+impl Body for Lingering {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
+        let frame = Pin::new(body).poll_frame(cx);
+        if let Poll::Ready(None | Some(Err(_))) = frame {
+            self.0 = None;
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(SizeHint::default, Incoming::size_hint)
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        if let Some(body) = self.0.take().filter(|body| !body.is_end_stream())
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(tokio::time::timeout(TIMEOUT, throw_away(body)));
+        }
+    }
+}
+
+async fn throw_away(mut body: Incoming) {
+    let mut bytes = 0;
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(SILENCE, body.frame()).await {
+        bytes += frame.data_ref().map_or(0, |piece| piece.len() as u64);
+        if bytes > BYTES_MAX {
+            return;
+        }
+    }
+}
