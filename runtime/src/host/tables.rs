@@ -126,7 +126,12 @@ impl Writer {
         Self { inner: Some(Box::new(inner)), threads: data.threads.clone(), lent: true, failed: None }
     }
 
-    /// Makes the table visible; `None` when no row was written.
+    /// Whether no row was written so far.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| inner.rows() == 0)
+    }
+
+    /// Makes the table visible; `None` when nothing was written.
     pub(crate) async fn end(mut self, work: &Arc<Work>) -> Result<Option<OutputObject>, Problem> {
         let inner = self.take()?;
         joined(start(&self.threads, work, async move { inner.finish().await }).await)?
