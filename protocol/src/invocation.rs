@@ -107,8 +107,8 @@ pub struct LogLine {
 pub struct Usage {
     /// From the start of the sandbox to its end.
     pub wall_us: u64,
-    /// In the guest and in decoding for it: wall time minus time spent waiting
-    /// in host calls.
+    /// CPU time in the guest and in decoding and encoding for it, without what
+    /// is spent waiting in host calls.
     pub cpu_us: u64,
     /// Of that, in the guest's own code and in carrying values to and from it.
     pub guest_us: u64,

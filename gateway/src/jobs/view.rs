@@ -100,6 +100,8 @@ pub struct ReceiptView {
     pub wall_ms: u64,
     /// Time in the guests and in decoding for them, ms.
     pub cpu_ms: u64,
+    /// Of that, in the guests' own code and in carrying values to and from it, ms.
+    pub guest_ms: u64,
     /// Most memory of one task.
     pub memory_bytes_peak: u64,
     /// Rows handed to guests.
@@ -242,6 +244,7 @@ impl From<&JobRecord> for ProgressView {
                 elapsed_ms: receipt.elapsed_ms,
                 wall_ms: usage.wall_us / 1_000,
                 cpu_ms: usage.cpu_us / 1_000,
+                guest_ms: usage.guest_us / 1_000,
                 memory_bytes_peak: usage.memory_bytes_peak,
                 rows_in: usage.rows_in,
                 rows_out: usage.rows_out,

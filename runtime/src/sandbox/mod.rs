@@ -133,15 +133,20 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Adds up the time that a future spends being polled: what it costs a thread,
-/// waiting left out.
+/// What this thread has cost so far.
+fn thread_cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
+/// Adds up the CPU time that a future's polls cost their threads: waiting, and
+/// whatever else the machine does meanwhile, is left out.
 pub(crate) async fn timed<F: Future>(future: F, busy_ns: &AtomicU64) -> F::Output {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|context| {
-        let began = Instant::now();
+        let began = thread_cpu_ns();
         let polled = future.as_mut().poll(context);
-        let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        busy_ns.fetch_add(nanos, Relaxed);
+        busy_ns.fetch_add(thread_cpu_ns().saturating_sub(began), Relaxed);
         polled
     })
     .await
