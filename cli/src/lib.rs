@@ -48,10 +48,11 @@ fn threads(command: &args::Command) -> std::io::Result<tokio::runtime::Runtime> 
     builder.thread_name("fanfold").enable_all().build()
 }
 
-/// Standard output is for data.
+/// Standard output is for data. What the S3 server refuses its clients is told
+/// to them; the library would log each as an error.
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,s3s=off"));
     let colors = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colors).with_writer(std::io::stderr).init();
 }
