@@ -15,6 +15,7 @@ pub mod limits;
 pub mod names;
 pub mod plan;
 pub mod size;
+pub mod stored;
 pub mod time;
 pub mod uri;
 

@@ -92,6 +92,8 @@ pub const RANGES_IN_FLIGHT_MAX: usize = 8;
 pub const LIST_PAGE_MAX: usize = 1_000;
 /// One record of a text table: a row larger than this is a mistake.
 pub const RECORD_BYTES_MAX: u64 = 8 * MIB;
+/// Row groups of one Parquet object: Parquet's own ordinals go to 32,767.
+pub const ROW_GROUPS_MAX: usize = 1 << 15;
 /// Columns of a table: wider tables make schemas that do not fit a call.
 pub const COLUMNS_MAX: usize = 10_000;
 

@@ -26,7 +26,6 @@
 
 mod arrow_ipc;
 mod csv;
-mod format;
 mod guard;
 mod ipc;
 mod jsonl;

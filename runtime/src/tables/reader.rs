@@ -18,20 +18,20 @@ use fanfold_protocol::{
     job::{CsvOptions, Format},
     limits,
     plan::Slice,
+    stored::{self, Compressed, SAMPLE_BYTES, Stored},
 };
 use fanfold_storage::Store;
 
 use super::{
     BATCH_ROWS_MAX, TableSource,
     arrow_ipc::{FileReader, StreamReader},
-    csv::{CsvReader, SAMPLE_BYTES},
-    format::{self, Stored},
+    csv::CsvReader,
     jsonl::JsonReader,
     objects::ObjectRow,
     parquet::ParquetReader,
     select::{Decoded, First, Wanted},
     shape, store_problem,
-    text::{Compressed, Text},
+    text::Text,
 };
 
 /// A batch of at least this weight is given out as it is.
@@ -250,13 +250,13 @@ impl Decoder {
             );
             return Err(Problem::new(ErrorKind::EmptyObject, detail));
         }
-        let by_name = format::by_name(slice.object.uri.key());
+        let by_name = stored::by_name(slice.object.uri.key());
         if asked == Format::Parquet || (asked == Format::Auto && by_name == Some(Stored::Parquet)) {
             return Ok(Self::Parquet(Box::new(ParquetReader::open(store, slice, wanted, first).await?)));
         }
         let head = head(store, slice).await?;
         let text = beginning(store, slice, asked, &head).await?;
-        Ok(match format::tell(slice, asked, &head, &text, csv)? {
+        Ok(match stored::tell(&slice.object.uri, asked, &head, &text, csv)? {
             Stored::Parquet => {
                 Self::Parquet(Box::new(ParquetReader::open(store, slice, wanted, first).await?))
             }

@@ -8,7 +8,7 @@
 use std::{io::Write, ops::Range};
 
 use bytes::Bytes;
-use fanfold_protocol::{ErrorKind, Problem, limits, plan::Slice};
+use fanfold_protocol::{ErrorKind, Problem, limits, plan::Slice, stored::Compressed};
 use fanfold_storage::{ReadAhead, Store};
 use flate2::write::MultiGzDecoder;
 use futures::StreamExt;
@@ -56,26 +56,6 @@ enum Inflate {
         frame_open: bool,
         more: bool,
     },
-}
-
-/// How the object is compressed, told from its first bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Compressed {
-    No,
-    Gzip,
-    Zstd,
-}
-
-impl Compressed {
-    pub(super) fn of(head: &[u8]) -> Self {
-        if head.starts_with(&[0x1f, 0x8b, 0x08]) {
-            Self::Gzip
-        } else if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-            Self::Zstd
-        } else {
-            Self::No
-        }
-    }
 }
 
 impl Text {

@@ -14,8 +14,8 @@ use arrow::{
     },
 };
 
-use super::scan::Field;
 use crate::tables::value;
+use fanfold_protocol::stored::csv::Field;
 
 /// Unquoted texts that mean a missing value.
 #[derive(Clone, Debug)]

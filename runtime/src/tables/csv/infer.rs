@@ -18,9 +18,6 @@ use arrow::datatypes::{DataType, TimeUnit};
 
 use crate::tables::value;
 
-/// Bytes at an object's start that decide.
-pub(in crate::tables) const SAMPLE_BYTES: usize = 1 << 20;
-
 /// What the values of a column have in common so far.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Guess {

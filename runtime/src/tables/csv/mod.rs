@@ -7,30 +7,35 @@
 
 mod column;
 mod infer;
-mod scan;
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef};
 use bytes::Bytes;
-use fanfold_protocol::{ErrorKind, Problem, job::CsvOptions, limits, plan::Slice};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    job::CsvOptions,
+    limits,
+    plan::Slice,
+    stored::{
+        BOM, Compressed, SAMPLE_BYTES,
+        csv::{Fault, Field, Scanner, Step},
+    },
+};
 use fanfold_storage::Store;
 
-pub(super) use self::infer::SAMPLE_BYTES;
 use self::{
     column::{Cells, Column, Nulls, read_type, unescape},
     infer::Guess,
-    scan::{Fault, Field, Scanner, Step},
 };
 use super::{
     BATCH_ROWS_MAX,
     guard::quote,
     select::{Decoded, First, Wanted},
     shape, store_problem,
-    text::{Compressed, Text},
+    text::Text,
 };
 
-const BOM: &[u8] = b"\xef\xbb\xbf";
 /// Text that is scanned before it is parsed: it stays in the processor's cache.
 const BLOCK_BYTES: usize = 256 << 10;
 const BLOCK_RECORDS: usize = 4 << 10;
@@ -259,23 +264,7 @@ struct Dialect<'a> {
 
 impl<'a> Dialect<'a> {
     fn new(uri: &'a str, options: &CsvOptions) -> Result<Self, Problem> {
-        let ascii = |name: &str, c: char| {
-            u8::try_from(c).ok().filter(|b| b.is_ascii() && !matches!(b, b'\r' | b'\n' | 0)).ok_or_else(
-                || {
-                    let detail = format!("the {name} of CSV must be one ASCII character, found {c:?}");
-                    Problem::new(ErrorKind::InvalidRequest, detail)
-                },
-            )
-        };
-        let scanner = Scanner {
-            delimiter: ascii("delimiter", options.delimiter)?,
-            quote: ascii("quote", options.quote)?,
-        };
-        if scanner.delimiter == scanner.quote {
-            let detail =
-                format!("the delimiter and the quote of CSV must differ, found {:?} twice", options.quote);
-            return Err(Problem::new(ErrorKind::InvalidRequest, detail));
-        }
+        let scanner = Scanner::new(options)?;
         Ok(Self { uri, scanner, nulls: Nulls::new(&options.nulls), header: options.header })
     }
 

@@ -16,23 +16,25 @@ use arrow::{
     json::ReaderBuilder,
 };
 use bytes::Bytes;
-use fanfold_protocol::{ErrorKind, Problem, limits, plan::Slice};
+use fanfold_protocol::{
+    ErrorKind, Problem, limits,
+    plan::Slice,
+    stored::{BOM, Compressed, SAMPLE_BYTES},
+};
 use fanfold_storage::Store;
 use serde_json::{Value, value::RawValue};
 
 use self::{infer::Shape, integer::StrictIntegers};
 use super::{
     BATCH_ROWS_MAX,
-    csv::SAMPLE_BYTES,
     guard::{guard, quote},
     select::{Decoded, First, Wanted},
     store_problem,
-    text::{Compressed, Text},
+    text::Text,
 };
 
 /// Text that is decoded at once.
 const BLOCK_BYTES: usize = 4 << 20;
-const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// A slice of a JSON Lines object being read.
 pub(super) struct JsonReader {

@@ -7,14 +7,18 @@
 //! those of the pinned state or the read fails.
 
 mod delta;
+mod header;
 mod pages;
-mod thrift;
 
 use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use bytes::Bytes;
-use fanfold_protocol::{ErrorKind, Problem, limits, plan::Slice};
+use fanfold_protocol::{
+    ErrorKind, Problem, limits,
+    plan::Slice,
+    stored::parquet::{TAIL_BYTES, TRAILER_BYTES, corrupt, footer_length},
+};
 use fanfold_storage::Store;
 use parquet::{
     arrow::{
@@ -39,10 +43,6 @@ use super::{
 
 /// Objects up to this size are read whole, with one request.
 const WHOLE_BYTES: u64 = 1 << 20;
-/// Read at the end of an object, in the hope that its footer is within.
-const TAIL_BYTES: u64 = 64 << 10;
-/// The footer's length and the magic behind it.
-const TRAILER_BYTES: usize = 8;
 /// Wanted columns of one row group, as stored: they are held in memory.
 const GROUP_BYTES_MAX: u64 = 1 << 30;
 /// Row groups up to this size are fetched while the one before is decoded.
@@ -287,12 +287,6 @@ impl ParquetReader {
     }
 }
 
-fn corrupt(place: &str, found: &str) -> Problem {
-    let detail =
-        format!("{place} must be sound Parquet, found: {found}; write the object again from its source");
-    Problem::new(ErrorKind::ParquetCorrupt, detail)
-}
-
 fn total(ranges: &[Range<u64>]) -> u64 {
     ranges.iter().map(|r| r.end - r.start).fold(0, u64::saturating_add)
 }
@@ -328,28 +322,6 @@ async fn read_footer(store: &Store, slice: &Slice, uri: &str) -> Result<(Bytes, 
     let range = end - length as u64..end;
     let footer = store.get_range(&object.uri, &object.pin, range).await.map_err(store_problem)?;
     Ok((footer, None))
-}
-
-fn footer_length(uri: &str, tail: &[u8], size: u64) -> Result<usize, Problem> {
-    let Some((_, [l0, l1, l2, l3, magic @ ..])) = tail.split_last_chunk::<TRAILER_BYTES>() else {
-        return Err(corrupt(uri, &format!("only {} bytes", tail.len())));
-    };
-    match magic {
-        b"PAR1" => {}
-        b"PARE" => return Err(corrupt(uri, "an encrypted footer, which is not read here")),
-        found => {
-            return Err(corrupt(
-                uri,
-                &format!("{found:02x?} instead of PAR1 at its end (byte {}); it may be truncated", size - 4),
-            ));
-        }
-    }
-    let length = u32::from_le_bytes([*l0, *l1, *l2, *l3]);
-    let room = (size - TRAILER_BYTES as u64).min(limits::PAGE_BYTES_MAX);
-    if u64::from(length) <= room {
-        return Ok(length as usize);
-    }
-    Err(corrupt(uri, &format!("a footer of {length} bytes where at most {room} can be")))
 }
 
 /// The footer, with strings to be read as views.

@@ -7,7 +7,7 @@
 
 use fanfold_protocol::{ErrorKind, Problem, limits};
 
-use super::thrift::PageHeader;
+use super::header::PageHeader;
 
 /// Items of a column of lists in one row group: its pages may repeat an item
 /// without spending bytes on it.

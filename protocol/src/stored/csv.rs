@@ -5,66 +5,123 @@
 //! or without a carriage return before it; the last one may go without. Empty
 //! lines are no records. A quote inside an unquoted field is text, as most
 //! writers have it, but text after a closing quote is a mistake.
+//!
+//! Whoever reads CSV and whoever cuts it uses this one scanner, so that a cut is
+//! never made where the reader sees no end of a record.
+
+use crate::{
+    error::{ErrorKind, Problem},
+    job::CsvOptions,
+};
 
 /// A field's text within the scanned bytes, quotes left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Field {
-    pub(super) start: u32,
-    pub(super) end: u32,
+pub struct Field {
+    /// Its first byte.
+    pub start: u32,
+    /// The byte after its last.
+    pub end: u32,
     /// Whether it stood in quotes.
-    pub(super) quoted: bool,
+    pub quoted: bool,
     /// Whether doubled quotes are in it.
-    pub(super) escaped: bool,
+    pub escaped: bool,
 }
 
 impl Field {
-    pub(super) fn range(self) -> std::ops::Range<usize> {
+    /// Where it lies within the scanned bytes.
+    pub fn range(self) -> std::ops::Range<usize> {
         self.start as usize..self.end as usize
     }
 }
 
 /// What stands at some place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// A record of so many fields; the next thing begins at `next`.
-    Record { next: usize, fields: usize },
+pub enum Step {
+    /// A record.
+    Record {
+        /// Where the next thing begins.
+        next: usize,
+        /// Its fields.
+        fields: usize,
+    },
     /// An empty line.
-    Blank { next: usize },
+    Blank {
+        /// Where the next thing begins.
+        next: usize,
+    },
     /// The beginning of a record whose end is not here yet.
     Incomplete,
 }
 
 /// What is wrong, and at which byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub enum Fault {
     /// A closing quote is followed by text.
-    AfterQuote { at: usize },
-    /// A quote opened here is not closed before the end.
-    Unclosed { at: usize },
-    /// A record has so many fields.
-    FieldCount { at: usize, found: usize },
+    AfterQuote {
+        /// Of the text.
+        at: usize,
+    },
+    /// A quote is not closed before the end.
+    Unclosed {
+        /// Of the quote.
+        at: usize,
+    },
+    /// A record has another number of fields.
+    FieldCount {
+        /// Of the record.
+        at: usize,
+        /// Its fields.
+        found: usize,
+    },
 }
 
 /// Records that were found, and a fault behind them if there is one.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Block {
+pub struct Block {
     /// Bytes of whole records.
-    pub(super) bytes: usize,
-    pub(super) records: usize,
-    pub(super) fault: Option<Fault>,
+    pub bytes: usize,
+    /// Their number.
+    pub records: usize,
+    /// What follows them and is none.
+    pub fault: Option<Fault>,
 }
 
 /// The two characters that make CSV.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Scanner {
-    pub(super) delimiter: u8,
-    pub(super) quote: u8,
+pub struct Scanner {
+    /// Between fields.
+    pub delimiter: u8,
+    /// Around fields.
+    pub quote: u8,
 }
 
 impl Scanner {
+    /// The scanner for a dialect.
+    ///
+    /// # Errors
+    /// `invalid-request` when its characters are not two different ones of ASCII.
+    pub fn new(options: &CsvOptions) -> Result<Self, Problem> {
+        let ascii = |name: &str, c: char| {
+            u8::try_from(c).ok().filter(|b| b.is_ascii() && !matches!(b, b'\r' | b'\n' | 0)).ok_or_else(
+                || {
+                    let detail = format!("the {name} of CSV must be one ASCII character, found {c:?}");
+                    Problem::new(ErrorKind::InvalidRequest, detail)
+                },
+            )
+        };
+        let scanner =
+            Self { delimiter: ascii("delimiter", options.delimiter)?, quote: ascii("quote", options.quote)? };
+        if scanner.delimiter != scanner.quote {
+            return Ok(scanner);
+        }
+        let detail =
+            format!("the delimiter and the quote of CSV must differ, found {:?} twice", options.quote);
+        Err(Problem::new(ErrorKind::InvalidRequest, detail))
+    }
+
     /// Scans whole records of `width` fields, up to a number of records or bytes
     /// (one record at least), and appends their fields.
-    pub(super) fn block(
+    pub fn block(
         self,
         data: &[u8],
         ended: bool,
@@ -97,7 +154,7 @@ impl Scanner {
 
     /// Scans the record at `at` and appends its fields, `keep` at most. When the
     /// text has `ended`, the last record needs no line feed.
-    pub(super) fn record(
+    pub fn record(
         self,
         data: &[u8],
         mut at: usize,

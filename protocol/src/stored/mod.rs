@@ -1,22 +1,73 @@
-//! How an object is stored: by its first bytes, then its name, then its text.
+//! How tables lie in objects: what the planner, which cuts them, and the readers
+//! of the parts must see alike.
+//!
+//! Pure functions over bytes that someone else has fetched. An object's format is
+//! told by its first bytes, then its name, then its text. Everything here takes
+//! its input as hostile: it ends in a [`Problem`], and nothing is allocated
+//! because bytes say so.
 
-use bytes::Bytes;
-use fanfold_protocol::{
-    ErrorKind, Problem,
+pub mod csv;
+pub mod cut;
+pub mod parquet;
+pub mod thrift;
+
+use crate::{
+    error::{ErrorKind, Problem},
     job::{CsvOptions, Format},
-    plan::Slice,
+    uri::ObjectUri,
 };
 
-use super::text::Compressed;
+/// Bytes at an object's start that tell its format and the types of its columns.
+pub const SAMPLE_BYTES: usize = 1 << 20;
+/// The mark of UTF-8 before a text.
+pub const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// A format that is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stored {
+pub enum Stored {
+    /// Apache Parquet.
     Parquet,
+    /// Comma-separated values.
     Csv,
+    /// One JSON object a line.
     Jsonl,
+    /// An Arrow IPC file.
     ArrowFile,
+    /// An Arrow IPC stream.
     ArrowStream,
+}
+
+/// How an object is compressed as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compressed {
+    /// It is not.
+    No,
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+}
+
+impl Compressed {
+    /// Told from an object's first bytes.
+    pub fn of(head: &[u8]) -> Self {
+        if head.starts_with(&[0x1f, 0x8b, 0x08]) {
+            Self::Gzip
+        } else if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+            Self::Zstd
+        } else {
+            Self::No
+        }
+    }
+}
+
+/// What ends the names of compressed objects.
+const COMPRESSED_SUFFIXES: [&str; 2] = [".gz", ".zst"];
+
+/// Whether the object's name says that it is compressed as a whole.
+pub fn compressed_by_name(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    COMPRESSED_SUFFIXES.iter().any(|suffix| key.ends_with(suffix))
 }
 
 /// The first bytes of an Arrow file, as of a Parquet one `PAR1`.
@@ -26,9 +77,9 @@ const PARQUET: &[u8] = b"PAR1";
 const MESSAGE: &[u8] = &[0xff; 4];
 
 /// What the object's name says, compression's suffix aside.
-pub(super) fn by_name(key: &str) -> Option<Stored> {
+pub fn by_name(key: &str) -> Option<Stored> {
     let key = key.to_ascii_lowercase();
-    let bare = [".gz", ".zst"].iter().find_map(|suffix| key.strip_suffix(suffix)).unwrap_or(&key);
+    let bare = COMPRESSED_SUFFIXES.iter().find_map(|suffix| key.strip_suffix(suffix)).unwrap_or(&key);
     let name = bare.rsplit('/').next().unwrap_or_default();
     match name.rsplit_once('.')?.1 {
         "parquet" | "pq" => Some(Stored::Parquet),
@@ -40,12 +91,15 @@ pub(super) fn by_name(key: &str) -> Option<Stored> {
     }
 }
 
-/// The format of a slice's object that begins with `head`; `text` is the
-/// beginning of its text when it is compressed.
-pub(super) fn tell(
-    slice: &Slice,
+/// The format of an object that begins with `head`; `text` is the beginning of
+/// its text, decompressed when it is compressed.
+///
+/// # Errors
+/// `format-unknown`.
+pub fn tell(
+    uri: &ObjectUri,
     asked: Format,
-    head: &Bytes,
+    head: &[u8],
     text: &[u8],
     csv: &CsvOptions,
 ) -> Result<Stored, Problem> {
@@ -56,16 +110,14 @@ pub(super) fn tell(
         Format::Arrow if head.starts_with(MESSAGE) => Stored::ArrowStream,
         Format::Arrow => Stored::ArrowFile,
         Format::Auto | Format::Bytes => {
-            let told =
-                by_magic(head).or_else(|| by_name(slice.object.uri.key())).or_else(|| by_text(text, csv));
-            told.ok_or_else(|| unknown(slice, head))?
+            let told = by_magic(head).or_else(|| by_name(uri.key())).or_else(|| by_text(text, csv));
+            told.ok_or_else(|| unknown(uri, head))?
         }
     };
     let binary = !matches!(stored, Stored::Csv | Stored::Jsonl);
     if binary && Compressed::of(head) != Compressed::No {
         let detail = format!(
-            "{} must not be compressed as a whole to be read as {}, found compressed data; decompress it",
-            slice.object.uri,
+            "{uri} must not be compressed as a whole to be read as {}, found compressed data; decompress it",
             if stored == Stored::Parquet { "Parquet" } else { "Arrow" }
         );
         return Err(Problem::new(ErrorKind::FormatUnknown, detail));
@@ -87,7 +139,7 @@ fn by_magic(head: &[u8]) -> Option<Stored> {
 
 /// Text whose first line is a JSON object, or holds the delimiter.
 fn by_text(text: &[u8], csv: &CsvOptions) -> Option<Stored> {
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text).trim_ascii_start();
+    let text = text.strip_prefix(BOM).unwrap_or(text).trim_ascii_start();
     let line = text.split(|b| *b == b'\n').next()?;
     let line = str::from_utf8(line).ok().filter(|l| !l.contains('\0'))?;
     if line.starts_with('{') && serde_json::from_str::<serde::de::IgnoredAny>(line).is_ok() {
@@ -99,12 +151,11 @@ fn by_text(text: &[u8], csv: &CsvOptions) -> Option<Stored> {
     }
 }
 
-fn unknown(slice: &Slice, head: &[u8]) -> Problem {
+fn unknown(uri: &ObjectUri, head: &[u8]) -> Problem {
     let shown: Vec<String> = head.iter().take(8).map(|b| format!("{b:02x}")).collect();
     let detail = format!(
-        "{} must be Parquet, CSV, JSON Lines or Arrow by its content or name, found the first bytes {}; say which \
+        "{uri} must be Parquet, CSV, JSON Lines or Arrow by its content or name, found the first bytes {}; say which \
          with format",
-        slice.object.uri,
         shown.join(" ")
     );
     Problem::new(ErrorKind::FormatUnknown, detail)
