@@ -64,6 +64,11 @@ pub fn plan(id: &Uuid) -> String {
     format!("jobs/{id}/plan.json")
 }
 
+/// Its plan before the job is accepted: what its head will be.
+pub fn plan_draft(id: &Uuid) -> String {
+    format!("jobs/{id}/draft.json")
+}
+
 /// A shard of its partitions: one JSON document a line.
 pub fn plan_shard(id: &Uuid, shard: u32) -> String {
     format!("jobs/{id}/plan/{shard:06}.jsonl")

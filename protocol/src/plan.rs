@@ -28,8 +28,19 @@ pub const GROUP_TASKS_MAX: u32 = 64;
 /// Stored bytes that a lease aims at; larger partitions are leased alone.
 pub const GROUP_BYTES_TARGET: u64 = 4 << 20;
 
+/// Bytes of JSON of the partitions in one lease, unless it holds only one:
+/// besides them it carries the job's parameters, in a message of 1 MiB at most.
+pub const GROUP_DOCUMENT_BYTES_MAX: u64 = 512 << 10;
+
+/// Bytes of JSON of one partition that is packed out of several slices. This
+/// also bounds how many small objects one task reads one after the other.
+pub const PARTITION_DOCUMENT_BYTES_MAX: u64 = 64 << 10;
+
 /// Partitions in one object of a stored plan.
-pub const SHARD_PARTITIONS: usize = 10_000;
+pub const SHARD_PARTITIONS: u32 = 10_000;
+
+/// Bytes of JSON in one object of a stored plan, up to one partition more.
+pub const SHARD_BYTES_TARGET: u64 = 8 << 20;
 
 /// Bytes to `end`, not including it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -53,6 +64,18 @@ pub struct Slice {
     pub row_groups: Option<Vec<u32>>,
 }
 
+impl Slice {
+    /// All of an object.
+    pub fn whole(object: PinnedObject) -> Self {
+        Self { object, bytes: None, row_groups: None }
+    }
+
+    /// Whether it takes in all bytes of its object.
+    pub fn is_whole(&self) -> bool {
+        self.bytes.is_none_or(|range| range == ByteRange { start: 0, end: self.object.pin.size })
+    }
+}
+
 /// The input of one task: slices, read in order as one table.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Partition {
@@ -60,12 +83,13 @@ pub struct Partition {
     pub slices: Vec<Slice>,
 }
 
-impl Partition {
+/// What a partition weighs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weight {
     /// Stored bytes, all slices together.
-    pub fn bytes(&self) -> u64 {
-        let slice = |s: &Slice| s.bytes.map_or(s.object.pin.size, |r| r.end - r.start);
-        self.slices.iter().map(slice).sum()
-    }
+    pub bytes: u64,
+    /// Bytes of its JSON: it travels in a lease.
+    pub document: u64,
 }
 
 /// What a job does with its partitions.
@@ -101,18 +125,24 @@ pub struct Plan {
     pub partitions: u32,
     /// Stored bytes of all partitions.
     pub bytes: u64,
-    /// Number of shards.
-    pub shards: u32,
+    /// Partitions of each shard.
+    pub shards: Vec<u32>,
     /// Tasks of each group of stage 0: groups are runs of neighbouring tasks.
     pub groups: Vec<u32>,
     /// Tasks of each stage: the first is [`Plan::partitions`].
     pub stages: Vec<u32>,
+    /// The object that settles the types of columns that are not declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub like: Option<PinnedObject>,
+    /// What the author should know of how the job was taken apart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl Plan {
-    /// Lays out the stages and groups for partitions of these sizes in bytes.
-    pub fn lay_out(job: Uuid, digest: Digest, shape: Shape, sizes: &[u64]) -> Self {
-        let partitions = u32::try_from(sizes.len()).unwrap_or(u32::MAX);
+    /// Lays out the stages and groups for partitions of these weights.
+    pub fn lay_out(job: Uuid, digest: Digest, shape: Shape, weights: &[Weight]) -> Self {
+        let partitions = u32::try_from(weights.len()).unwrap_or(u32::MAX);
         let mut stages = vec![partitions];
         if shape == Shape::Aggregate {
             let mut width = partitions.div_ceil(FOLD_WIDTH).max(1);
@@ -127,10 +157,12 @@ impl Plan {
             digest,
             shape,
             partitions,
-            bytes: sizes.iter().sum(),
-            shards: u32::try_from(sizes.len().div_ceil(SHARD_PARTITIONS)).unwrap_or(u32::MAX),
-            groups: group(sizes),
+            bytes: weights.iter().map(|weight| weight.bytes).sum(),
+            shards: Vec::new(),
+            groups: group(weights),
             stages,
+            like: None,
+            warnings: Vec::new(),
         }
     }
 
@@ -168,17 +200,19 @@ impl Plan {
 }
 
 /// Runs of neighbours, each within [`GROUP_TASKS_MAX`] and, unless it is one
-/// large partition, within [`GROUP_BYTES_TARGET`].
-fn group(sizes: &[u64]) -> Vec<u32> {
+/// large partition, within [`GROUP_BYTES_TARGET`] and [`GROUP_DOCUMENT_BYTES_MAX`].
+fn group(weights: &[Weight]) -> Vec<u32> {
     let mut groups: Vec<u32> = Vec::new();
-    let mut bytes = u64::MAX;
-    for size in sizes {
-        bytes = bytes.saturating_add(*size);
+    let mut run = Weight::default();
+    for weight in weights {
+        run.bytes = run.bytes.saturating_add(weight.bytes);
+        run.document = run.document.saturating_add(weight.document);
+        let fits = run.bytes <= GROUP_BYTES_TARGET && run.document <= GROUP_DOCUMENT_BYTES_MAX;
         match groups.last_mut() {
-            Some(count) if *count < GROUP_TASKS_MAX && bytes <= GROUP_BYTES_TARGET => *count += 1,
+            Some(count) if *count < GROUP_TASKS_MAX && fits => *count += 1,
             _ => {
                 groups.push(1);
-                bytes = *size;
+                run = *weight;
             }
         }
     }
@@ -268,6 +302,9 @@ pub struct TaskCommon {
     pub columns: Option<Vec<String>>,
     /// How CSV is read.
     pub csv: CsvOptions,
+    /// The object that settles the types of columns that are not declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub like: Option<PinnedObject>,
     /// Where tables go; the job's own place in the system bucket when the job
     /// names none.
     pub output: ObjectUri,
@@ -285,8 +322,12 @@ mod tests {
 
     use super::*;
 
+    fn weights(sizes: &[u64]) -> Vec<Weight> {
+        sizes.iter().map(|bytes| Weight { bytes: *bytes, document: 200 }).collect()
+    }
+
     fn plan(shape: Shape, sizes: &[u64]) -> Plan {
-        Plan::lay_out(Uuid::nil(), Digest::of(b""), shape, sizes)
+        Plan::lay_out(Uuid::nil(), Digest::of(b""), shape, &weights(sizes))
     }
 
     #[test]
@@ -303,9 +344,15 @@ mod tests {
     #[test]
     fn large_partitions_are_leased_alone() {
         let large = GROUP_BYTES_TARGET + 1;
-        assert_eq!(group(&[1, 1, large, 1, large, large, 1, 1]), [2, 1, 1, 1, 1, 2]);
-        assert_eq!(group(&[0; 130]), [64, 64, 2]);
+        assert_eq!(group(&weights(&[1, 1, large, 1, large, large, 1, 1])), [2, 1, 1, 1, 1, 2]);
+        assert_eq!(group(&weights(&[0; 130])), [64, 64, 2]);
         assert_eq!(group(&[]), [0; 0]);
+    }
+
+    #[test]
+    fn a_lease_stays_a_small_message() {
+        let weight = Weight { bytes: 1, document: PARTITION_DOCUMENT_BYTES_MAX };
+        assert_eq!(group(&[weight; 17]), [8, 8, 1]);
     }
 
     proptest! {

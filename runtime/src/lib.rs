@@ -138,7 +138,7 @@ impl Runtime {
         // no guest and no request of the gateway can hold up.
         let store = Store::connect(store.config().clone())?;
         let threads = data.handle();
-        let data_end = Arc::new(Data { store, threads, system_bucket });
+        let data_end = Arc::new(Data { store, threads, system_bucket, settled: Arc::default() });
         let components =
             Components::new(&shared.engine, artifacts, config.compiler.clone(), Arc::clone(&data_end))
                 .map_err(|error| Error::Engine(format!("{error:#}")))?;

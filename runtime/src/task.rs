@@ -130,9 +130,8 @@ async fn map(
 ) -> TaskEnd {
     let Run { store, work, clock, deadline } = &mut run;
     let declared = attempt.version.describes.mapper.as_ref().and_then(|d| d.reads.clone());
-    let source = source(attempt, partition, declared);
     let call = async {
-        let opened = open_input(store, source).await;
+        let opened = open_input(store, attempt, partition, declared).await;
         let input = match opened {
             Ok(reader) => store.data_mut().table.push(reader)?,
             Err(problem) => return Ok(Err(problem.into())),
@@ -168,9 +167,8 @@ async fn accumulate(
 ) -> TaskEnd {
     let Run { store, work, clock, deadline } = &mut run;
     let declared = attempt.version.describes.aggregator.as_ref().and_then(|d| d.reads.clone());
-    let source = source(attempt, partition, declared);
     let call = async {
-        let opened = open_input(store, source).await;
+        let opened = open_input(store, attempt, partition, declared).await;
         let input = match opened {
             Ok(reader) => store.data_mut().table.push(reader)?,
             Err(problem) => return Ok(Err(problem.into())),
@@ -256,21 +254,23 @@ fn fitting(held: usize, states: &[Bytes], holds: bool) -> usize {
     states.iter().take_while(fits).count().max(least).min(states.len())
 }
 
-fn source(attempt: &Attempt, partition: &Partition, declared: Option<Vec<Column>>) -> TableSource {
+async fn open_input(
+    store: &mut wasmtime::Store<Host>,
+    attempt: &Attempt,
+    partition: &Partition,
+    declared: Option<Vec<Column>>,
+) -> Result<Reader, Problem> {
     let common = &attempt.lease.common;
-    TableSource {
+    let source = TableSource {
         slices: partition.slices.clone(),
         format: common.format,
         columns: common.columns.clone(),
         declared,
         csv: common.csv.clone(),
-    }
-}
-
-async fn open_input(store: &mut wasmtime::Store<Host>, source: TableSource) -> Result<Reader, Problem> {
+    };
     let host = store.data_mut();
     let metered = host.store();
-    Reader::open(&host.data, host.work(), metered, source).await
+    Reader::open(&host.data, host.work(), metered, source, common.like.clone()).await
 }
 
 fn create_output(host: &mut Host, attempt: &Attempt, task: &Task) -> Result<Writer, Problem> {

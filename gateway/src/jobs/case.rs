@@ -118,7 +118,7 @@ async fn restored(
     output: ObjectUri,
     outcome: Option<&JobOutcome>,
 ) -> Result<JobRecord> {
-    let mut record = JobRecord::new(job, plan, output, Vec::new());
+    let mut record = JobRecord::new(job, plan, output);
     if let Some(outcome) = outcome {
         let result =
             if outcome.result_uri.is_some() { finish::small_result(vault, &job.id).await? } else { None };

@@ -81,9 +81,10 @@ impl Coordinator {
         if case.job.document.output.is_some() {
             claim::ensure(&backbone, &case.output, case.job.id).await?;
         }
-        let shards = Shards::new(jobs.inner.vault.clone(), case.job.id);
+        let shards = Shards::new(jobs.inner.vault.clone(), &case.plan);
         let version = jobs.version_of(&case.job).await?;
-        let leases = Leases::new(case.job.clone(), &version, case.output.clone(), shards, backbone)?;
+        let leases =
+            Leases::new(case.job.clone(), &case.plan, &version, case.output.clone(), shards, backbone)?;
         let progress = Progress::new(case.plan.clone(), policy(&case));
         let quiet = jobs.inner.config.watchdog;
         Ok(Self {
@@ -163,7 +164,7 @@ impl Coordinator {
     async fn explain(&self, given_up: GivenUp) -> Result<Problem> {
         let GivenUp { stage, task, attempts, problem } = given_up;
         let place = if stage == 0 {
-            let mut shards = Shards::new(self.jobs.inner.vault.clone(), self.case.job.id);
+            let mut shards = Shards::new(self.jobs.inner.vault.clone(), &self.case.plan);
             let partition = shards.partition(task).await?;
             let objects: Vec<_> = partition.slices.iter().map(|s| s.object.uri.to_string()).collect();
             format!("task {task} over {}", objects.join(" and "))

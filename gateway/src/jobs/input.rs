@@ -6,7 +6,7 @@
 //! by the bytes of bucket and key, each object once. A folder that holds a
 //! manifest is read through the manifest and in no other way.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeSet, sync::Arc};
 
 use fanfold_protocol::{
     ErrorKind, Problem,
@@ -15,12 +15,17 @@ use fanfold_protocol::{
     uri::{ObjectUri, Pin, PinnedObject},
 };
 use fanfold_storage::{ListEntry, ListOptions, Store};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
     error::{Error, Result, about_input},
+    listing::{self, Document, Inventory, Listed},
     pattern::{Pattern, Source},
+    plan::Few,
 };
+
+/// Objects of a list that are asked for at once.
+const HEADS_AT_ONCE: usize = 32;
 
 /// Where inputs are looked for.
 pub struct Finder<'a> {
@@ -30,85 +35,147 @@ pub struct Finder<'a> {
     pub system_bucket: &'a str,
     /// Where the job's own output goes.
     pub output: &'a ObjectUri,
+    /// Whether objects are read as tables.
+    pub tables: bool,
 }
 
-/// What was found so far.
+/// What a job's inputs name.
 #[derive(Default)]
-struct Found {
-    objects: BTreeMap<ObjectUri, Pin>,
+pub struct Found {
+    /// The objects, in byte order, each once.
+    pub objects: Vec<PinnedObject>,
+    /// Objects without bytes that were listed and are left out.
+    pub empty: Few,
+}
+
+/// What was looked at so far.
+#[derive(Default)]
+struct Look {
     listed: usize,
+    /// Whether there was a list that says that there is nothing.
+    hollow: bool,
 }
 
 impl Finder<'_> {
-    /// Every object that the inputs name, pinned, in byte order, each once.
+    /// Every object that the inputs name, pinned. Objects without bytes hold no
+    /// table: only those that are named one by one are kept, for their reader to
+    /// complain of.
     ///
     /// # Errors
     /// `input-empty` when an input names nothing, `partition-limit`,
     /// `overlapping-prefixes`, `object-not-found`, `bucket-not-found`,
-    /// `access-denied`, `invalid-job` for a pattern that cannot be read.
-    pub async fn find(&self, inputs: &[String]) -> Result<Vec<PinnedObject>> {
+    /// `access-denied`, `invalid-job` for a pattern or a list that cannot be read.
+    pub async fn find(&self, inputs: &[String]) -> Result<Found> {
         let sources = inputs.iter().map(|text| Source::parse(text)).collect::<Result<Vec<_>, _>>()?;
         for (text, source) in inputs.iter().zip(&sources) {
             self.allow(text, source)?;
         }
-        let mut found = Found::default();
+        let (mut look, mut all, mut named) = (Look::default(), Vec::new(), BTreeSet::new());
         for (text, source) in inputs.iter().zip(&sources) {
-            let before = found.listed;
-            let objects = self.source(source, &mut found).await?;
-            if objects.is_empty() {
-                return Err(nothing(text, found.listed - before).into());
+            let before = look.listed;
+            look.hollow = false;
+            let mut objects = self.source(source, &mut look, all.len()).await?;
+            if objects.is_empty() && !look.hollow {
+                return Err(nothing(text, look.listed - before).into());
             }
-            for object in objects {
-                if object.uri.is_under(self.output) {
-                    return Err(overlap(text, self.output).into());
-                }
-                found.objects.insert(object.uri, object.pin);
+            if objects.iter().any(|object| object.uri.is_under(self.output)) {
+                return Err(overlap(text, self.output).into());
             }
-            bounded(found.objects.len(), found.listed)?;
+            if let Source::Object(uri) = source {
+                named.insert(uri.clone());
+            }
+            all.append(&mut objects);
+            bounded(all.len(), look.listed)?;
         }
-        Ok(found.objects.into_iter().map(|(uri, pin)| PinnedObject { uri, pin }).collect())
+        all.sort_by(|a, b| a.uri.cmp(&b.uri));
+        all.dedup_by(|a, b| a.uri == b.uri);
+        let mut empty = Few::default();
+        all.retain(|object| {
+            let kept = object.pin.size > 0 || !self.tables || named.contains(&object.uri);
+            if !kept {
+                empty.note(&object.uri);
+            }
+            kept
+        });
+        Ok(Found { objects: all, empty })
     }
 
-    async fn source(&self, source: &Source, found: &mut Found) -> Result<Vec<PinnedObject>> {
+    async fn source(&self, source: &Source, look: &mut Look, held: usize) -> Result<Vec<PinnedObject>> {
         match source {
             Source::Object(uri) => {
                 let pin = self.store.head(uri).await.map_err(about_input)?.pin;
                 Ok(vec![PinnedObject { uri: uri.clone(), pin }])
             }
-            Source::Manifest(uri) => {
-                let manifest = self.manifest(uri).await?;
-                let missing = || fanfold_storage::Error::NotFound { uri: uri.to_string() };
-                self.named(manifest.ok_or_else(missing).map_err(about_input)?)
-            }
-            Source::Prefix(uri) => self.pattern(&Pattern::everything(uri), found).await,
-            Source::Pattern(pattern) => self.pattern(pattern, found).await,
+            Source::Manifest(uri) => self.listed(uri, look).await,
+            Source::Prefix(uri) => self.pattern(&Pattern::everything(uri), look, held).await,
+            Source::Pattern(pattern) => self.pattern(pattern, look, held).await,
         }
     }
 
+    /// The objects of a document that lists them.
+    async fn listed(&self, uri: &ObjectUri, look: &mut Look) -> Result<Vec<PinnedObject>> {
+        let bytes = self.store.get(uri, None).await.map_err(about_input)?;
+        let (at, text) = (uri.clone(), bytes);
+        let objects = match blocking(move || listing::read(&at, &text)).await? {
+            Document::Job(manifest) => return self.named(manifest, look),
+            Document::List(objects) => objects,
+            Document::Inventory(inventory) => self.inventory(inventory).await?,
+        };
+        look.hollow |= objects.is_empty();
+        for object in &objects {
+            self.allow_bucket(&object.uri)?;
+        }
+        let pinned = |Listed { uri, pin }| async move {
+            let pin = match pin {
+                Some(pin) => pin,
+                None => self.store.head(&uri).await.map_err(about_input)?.pin,
+            };
+            Ok::<_, Error>(PinnedObject { uri, pin })
+        };
+        stream::iter(objects).map(pinned).buffered(HEADS_AT_ONCE).try_collect().await
+    }
+
+    async fn inventory(&self, inventory: Inventory) -> Result<Vec<Listed>> {
+        let (inventory, mut objects) = (Arc::new(inventory), Vec::new());
+        for file in inventory.files()? {
+            let bytes = self.store.get(&file, None).await.map_err(about_input)?;
+            let inventory = Arc::clone(&inventory);
+            objects.extend(blocking(move || inventory.objects(&file, &bytes)).await?);
+            bounded(objects.len(), 0)?;
+        }
+        Ok(objects)
+    }
+
     /// The objects that a pattern matches, through manifests where there are any.
-    async fn pattern(&self, pattern: &Pattern, found: &mut Found) -> Result<Vec<PinnedObject>> {
+    async fn pattern(&self, pattern: &Pattern, look: &mut Look, held: usize) -> Result<Vec<PinnedObject>> {
         let folder = pattern.folder();
         if let Some(manifest) = self.manifest(&folder.join(MANIFEST_NAME)?).await? {
-            return Ok(self.named(manifest)?.into_iter().filter(|o| pattern.matches(&o.uri)).collect());
+            return Ok(self.named(manifest, look)?.into_iter().filter(|o| pattern.matches(&o.uri)).collect());
         }
-        let (mut objects, folders) = self.list(pattern, found).await?;
+        let (mut objects, folders) = self.list(pattern, look, held).await?;
         for folder in outermost(folders) {
             objects.retain(|object| !object.uri.key().starts_with(&folder));
             let uri = ObjectUri::new(pattern.bucket(), format!("{folder}{MANIFEST_NAME}"))?;
-            let manifest = self.manifest(&uri).await?.map(|m| self.named(m)).transpose()?.unwrap_or_default();
+            let manifest =
+                self.manifest(&uri).await?.map(|m| self.named(m, look)).transpose()?.unwrap_or_default();
             objects.extend(manifest.into_iter().filter(|object| pattern.matches(&object.uri)));
         }
         Ok(objects)
     }
 
     /// The objects that a listing shows, and the folders in which it shows manifests.
-    async fn list(&self, pattern: &Pattern, found: &mut Found) -> Result<(Vec<PinnedObject>, Vec<String>)> {
+    async fn list(
+        &self,
+        pattern: &Pattern,
+        look: &mut Look,
+        held: usize,
+    ) -> Result<(Vec<PinnedObject>, Vec<String>)> {
         let (mut objects, mut folders) = (Vec::new(), Vec::new());
         let listing = self.store.list(pattern.bucket(), pattern.literal(), ListOptions::default());
         let mut listing = std::pin::pin!(listing);
         while let Some(entry) = listing.try_next().await.map_err(about_input)? {
             let ListEntry::Object { key, pin, .. } = entry else { continue };
-            found.listed += 1;
+            look.listed += 1;
             if let Some(folder) = key.strip_suffix(MANIFEST_NAME).filter(|f| f.is_empty() || f.ends_with('/'))
             {
                 folders.push(folder.to_owned());
@@ -117,7 +184,7 @@ impl Finder<'_> {
             if pattern.shows(&uri) {
                 objects.push(PinnedObject { uri, pin });
             }
-            bounded(found.objects.len() + objects.len(), found.listed)?;
+            bounded(held + objects.len(), look.listed)?;
         }
         Ok((objects, folders))
     }
@@ -139,7 +206,8 @@ impl Finder<'_> {
     }
 
     /// The objects of a manifest, pinned to the state that its job wrote.
-    fn named(&self, manifest: Manifest) -> Result<Vec<PinnedObject>> {
+    fn named(&self, manifest: Manifest, look: &mut Look) -> Result<Vec<PinnedObject>> {
+        look.hollow |= manifest.objects.is_empty();
         bounded(manifest.objects.len(), 0)?;
         let pinned = |object: fanfold_protocol::commit::OutputObject| {
             self.allow_bucket(&object.uri)?;
@@ -182,6 +250,14 @@ impl Finder<'_> {
     }
 }
 
+/// Reads a document on a thread of its own: a large one takes its time.
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T> {
+    let read = tokio::task::spawn_blocking(read).await;
+    Ok(read.map_err(crate::problem::internal).flatten()?)
+}
+
 /// Folders that lie in none of the others.
 fn outermost(mut folders: Vec<String>) -> Vec<String> {
     folders.sort();
@@ -199,7 +275,7 @@ fn bounded(objects: usize, listed: usize) -> Result<(), Problem> {
         return Err(Problem::new(
             ErrorKind::PartitionLimit,
             format!(
-                "a job must have at most {} partitions, found more objects than that; split the job by prefix",
+                "a job must read at most {} objects, found more; split the job by prefix",
                 limits::PARTITIONS_MAX
             ),
         ));

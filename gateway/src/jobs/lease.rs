@@ -13,7 +13,7 @@ use fanfold_protocol::{
     job::{Format, Job},
     keys, limits,
     plan::{Lease, Plan, Shape, Task, TaskCommon, Work},
-    uri::ObjectUri,
+    uri::{ObjectUri, PinnedObject},
 };
 
 use super::{
@@ -40,12 +40,13 @@ impl Leases {
     /// The leases of this job.
     pub fn new(
         job: Job,
+        plan: &Plan,
         version: &Version,
         output: ObjectUri,
         shards: Shards,
         backbone: Backbone,
     ) -> Result<Self> {
-        let common = common(&job, version, output)?;
+        let common = common(&job, version, output, plan.like.clone())?;
         Ok(Self { function: job.document.function.name.to_string(), common, job, shards, backbone })
     }
 
@@ -107,7 +108,7 @@ fn id(job: &Job, spec: &LeaseSpec, again: u32) -> String {
 }
 
 /// What all tasks of a job have in common.
-fn common(job: &Job, version: &Version, output: ObjectUri) -> Result<TaskCommon> {
+fn common(job: &Job, version: &Version, output: ObjectUri, like: Option<PinnedObject>) -> Result<TaskCommon> {
     let document = &job.document;
     let params = document.params.as_ref().map_or(Ok("{}".to_owned()), serde_json::to_string);
     let timeout = match document.limits.task_timeout {
@@ -126,6 +127,7 @@ fn common(job: &Job, version: &Version, output: ObjectUri) -> Result<TaskCommon>
         },
         timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
         memory_bytes: document.limits.memory.map(|memory| memory.0),
+        like,
     })
 }
 

@@ -2,10 +2,10 @@
 //! Jobs: from a document to tables and answers, whatever is killed meanwhile.
 //!
 //! ```text
-//! submit ─> input ─> plan ─> coordinator ─> lease ─> queue ~> workers
-//!                                ^  progress                     │
-//!                                └────────── commits <───────────┘
-//!                            finish ─> manifest, result, outcome
+//! submit ─> input ─> split ─> pack ─> plan ─> coordinator ─> lease ─> queue ~> workers
+//!                                                 ^  progress                     │
+//!                                                 └────────── commits <───────────┘
+//!                                             finish ─> manifest, result, outcome
 //! ```
 //!
 //! The truth of a job is its plan and its commits in the store. Everything in
@@ -20,6 +20,8 @@ mod finish;
 mod index;
 mod input;
 mod lease;
+mod listing;
+mod pack;
 mod pattern;
 mod plan;
 mod progress;
@@ -27,6 +29,7 @@ mod record;
 mod recover;
 mod routes;
 mod slots;
+mod split;
 mod submit;
 mod sweep;
 mod tasks;
@@ -53,6 +56,8 @@ use fanfold_storage::Store;
 use futures::StreamExt;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
+
+use self::split::Splitter;
 
 pub use index::Filter;
 pub use record::{JobRecord, TaskFailure};
@@ -114,6 +119,7 @@ struct Inner {
     /// Jobs coordinated here; without a progress while it is being read.
     running: Mutex<HashMap<Uuid, Option<Arc<Live>>>>,
     tables: tasks::Cache,
+    splitter: Splitter,
     tracker: TaskTracker,
 }
 
@@ -132,6 +138,7 @@ impl Jobs {
         shutdown: CancellationToken,
     ) -> Result<Self, Problem> {
         let inner = Arc::new(Inner {
+            splitter: Splitter::new(store.clone()),
             vault: Vault::new(store, system_bucket),
             backbone,
             registry,

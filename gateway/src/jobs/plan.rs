@@ -1,24 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Laying out a job and keeping its plan.
 //!
-//! Second half of planning, after [`super::input`]. Partitions go into shards
-//! of one JSON document a line, the head is written last and at most once: a
-//! job exists from the moment its head is there. No clock, no randomness.
+//! From pinned objects to partitions, which go into shards of one JSON document
+//! a line as they are made: what is held of a job is its listing and a few
+//! numbers for each partition. The head is written last and at most once: a job
+//! exists from the moment its head is there. No clock, no randomness.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use fanfold_protocol::{
-    job::Job,
-    keys,
-    plan::{Partition, Plan, SHARD_PARTITIONS, Shape, Slice},
-    uri::PinnedObject,
+    ErrorKind, Problem,
+    job::{Format, Job},
+    keys, limits,
+    plan::{Partition, Plan, SHARD_BYTES_TARGET, SHARD_PARTITIONS, Shape, Weight},
+    uri::{ObjectUri, PinnedObject},
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use uuid::Uuid;
+use tokio::task::JoinSet;
 
 use super::{
     error::{Error, Result},
+    input::Found,
+    pack::Packer,
+    split::{Cutting, Splitter},
     vault::Vault,
 };
 
@@ -26,18 +31,70 @@ use super::{
 const SHARDS_IN_FLIGHT: usize = 4;
 /// Shards held by a reader: leases ask for neighbours.
 const SHARDS_HELD: usize = 2;
+/// Objects of one job that are looked at at once.
+const SPLITS_AT_ONCE: usize = 4;
 
-/// One partition for each object.
-pub fn partitions(objects: Vec<PinnedObject>) -> Vec<Partition> {
-    let whole = |object| Partition { slices: vec![Slice { object, bytes: None, row_groups: None }] };
-    objects.into_iter().map(whole).collect()
+/// Takes the objects apart and writes the job, the partitions and what the head
+/// will be, under an id that nobody else plans under.
+///
+/// # Errors
+/// What is wrong with an object that was looked at; `partition-limit`.
+pub async fn lay_down(
+    vault: &Vault,
+    splitter: &Splitter,
+    job: &Job,
+    shape: Shape,
+    found: Found,
+    warnings: Vec<String>,
+) -> Result<Plan> {
+    vault.write_once(&keys::job_document(&job.id), job).await?;
+    let like = like(job, &found.objects);
+    let cutting = Cutting::new(&job.document);
+    let mut writer = Writer::new(vault, job);
+    let compressed = take_apart(splitter, &cutting, found.objects, &mut writer).await;
+    // Also after a failure: what is under way must not arrive after it was cleared.
+    writer.settle().await?;
+    let compressed = compressed?;
+    let mut plan = lay_out(job, shape, &writer.weights);
+    plan.warnings = warnings;
+    plan.warnings.extend(said(&compressed, &found.empty, writer.weights.is_empty()));
+    (plan.shards, plan.like) = (writer.shards, like);
+    vault.write_once(&keys::plan_draft(&job.id), &plan).await?;
+    Ok(plan)
+}
+
+/// Takes the objects apart and gathers the parts; answers which are compressed.
+async fn take_apart(
+    splitter: &Splitter,
+    cutting: &Cutting,
+    objects: Vec<PinnedObject>,
+    writer: &mut Writer<'_>,
+) -> Result<Few> {
+    let mut packer = Packer::new(cutting.target());
+    let mut compressed = Few::default();
+    let split = |object: PinnedObject| async {
+        let parts = splitter.split(&object, cutting).await?;
+        Ok::<_, Error>((object, parts))
+    };
+    let mut objects = std::pin::pin!(stream::iter(objects).map(split).buffered(SPLITS_AT_ONCE));
+    while let Some((object, parts)) = objects.try_next().await? {
+        if parts.compressed {
+            compressed.note(&object.uri);
+        }
+        for (slice, bytes) in parts.slices(&object) {
+            let full = packer.add(slice, bytes, parts.compressed);
+            writer.take(full.map_err(|e| Error::damaged(object.uri.to_string(), e))?).await?;
+        }
+    }
+    writer.take(packer.finish()).await?;
+    writer.close_shard().await?;
+    Ok(compressed)
 }
 
 /// Lays out a job over its partitions, in leases that are no wider than the
 /// job may run.
-pub fn lay_out(job: &Job, shape: Shape, partitions: &[Partition]) -> Plan {
-    let sizes: Vec<u64> = partitions.iter().map(Partition::bytes).collect();
-    let mut plan = Plan::lay_out(job.id, job.digest, shape, &sizes);
+fn lay_out(job: &Job, shape: Shape, weights: &[Weight]) -> Plan {
+    let mut plan = Plan::lay_out(job.id, job.digest, shape, weights);
     let width = job.document.limits.max_parallel;
     if width > 0 {
         plan.groups = plan.groups.into_iter().flat_map(|count| split(count, width)).collect();
@@ -50,47 +107,141 @@ fn split(count: u32, width: u32) -> impl Iterator<Item = u32> {
     (0..count.div_ceil(width)).map(move |part| width.min(count - part * width))
 }
 
-/// Writes the job and the partitions under an id that nobody else plans under.
-pub async fn write_parts(vault: &Vault, job: &Job, partitions: &[Partition]) -> Result<()> {
-    vault.write_once(&keys::job_document(&job.id), job).await?;
-    let mut shards = Vec::new();
-    for (number, shard) in (0..).zip(partitions.chunks(SHARD_PARTITIONS)) {
-        let key = keys::plan_shard(&job.id, number);
-        let body = lines(shard).map_err(|e| Error::damaged(&key, e))?;
-        shards.push(write_shard(vault.clone(), key, body));
+/// The object that settles types: the largest, which has most to tell, and of
+/// equal ones the first.
+fn like(job: &Job, objects: &[PinnedObject]) -> Option<PinnedObject> {
+    if job.document.format == Format::Bytes {
+        return None;
     }
-    stream::iter(shards)
-        .buffer_unordered(SHARDS_IN_FLIGHT)
-        .try_for_each(|()| std::future::ready(Ok(())))
-        .await
+    let larger = |a: &&PinnedObject, b: &&PinnedObject| a.pin.size.cmp(&b.pin.size).then(b.uri.cmp(&a.uri));
+    objects.iter().max_by(larger).cloned()
+}
+
+/// Some objects, of which a warning names the first.
+#[derive(Default)]
+pub struct Few {
+    count: usize,
+    first: Option<ObjectUri>,
+}
+
+impl Few {
+    /// One more.
+    pub fn note(&mut self, uri: &ObjectUri) {
+        self.count += 1;
+        self.first.get_or_insert_with(|| uri.clone());
+    }
+
+    fn say(&self, what: impl Fn(&str) -> String) -> Option<String> {
+        let first = self.first.as_ref()?;
+        Some(match self.count {
+            1 => what(&format!("1 object ({first})")),
+            count => what(&format!("{count} objects ({first} is the first)")),
+        })
+    }
+}
+
+/// What the author should know of how the job was taken apart.
+fn said(compressed: &Few, empty: &Few, nothing: bool) -> Vec<String> {
+    let whole = compressed.say(|objects| {
+        format!(
+            "{objects} compressed as a whole: each is one partition, however large; store them uncompressed, or as \
+             Parquet, to have them split"
+        )
+    });
+    let empty =
+        empty.say(|objects| format!("{objects} of 0 bytes: passed over, since there are no rows in them"));
+    let nothing = nothing.then(|| "the input holds nothing, so no task reads anything".to_owned());
+    [whole, empty, nothing].into_iter().flatten().collect()
+}
+
+/// Writes partitions into shards as they come.
+struct Writer<'a> {
+    vault: &'a Vault,
+    job: &'a Job,
+    body: Vec<u8>,
+    /// Partitions in the open shard.
+    count: u32,
+    weights: Vec<Weight>,
+    shards: Vec<u32>,
+    writes: JoinSet<Result<bool>>,
+}
+
+impl<'a> Writer<'a> {
+    fn new(vault: &'a Vault, job: &'a Job) -> Self {
+        let (weights, shards) = (Vec::new(), Vec::new());
+        Self { vault, job, body: Vec::new(), count: 0, weights, shards, writes: JoinSet::new() }
+    }
+
+    async fn take(&mut self, partition: Option<(Partition, Weight)>) -> Result<()> {
+        let Some((partition, weight)) = partition else { return Ok(()) };
+        if self.weights.len() == limits::PARTITIONS_MAX {
+            return Err(Error::Refused(too_many()));
+        }
+        serde_json::to_writer(&mut self.body, &partition)
+            .map_err(|e| Error::damaged(keys::plan(&self.job.id), e))?;
+        self.body.push(b'\n');
+        self.count += 1;
+        self.weights.push(weight);
+        if self.count == SHARD_PARTITIONS || self.body.len() as u64 >= SHARD_BYTES_TARGET {
+            self.close_shard().await?;
+        }
+        Ok(())
+    }
+
+    async fn close_shard(&mut self) -> Result<()> {
+        if self.count == 0 {
+            return Ok(());
+        }
+        let number = u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
+        let (vault, key) = (self.vault.clone(), keys::plan_shard(&self.job.id, number));
+        let body = Bytes::from(std::mem::take(&mut self.body));
+        self.shards.push(std::mem::take(&mut self.count));
+        self.writes.spawn(async move { vault.write_bytes_once(&key, body, "application/jsonl").await });
+        while self.writes.len() >= SHARDS_IN_FLIGHT {
+            self.written().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for one write; false when there is none.
+    async fn written(&mut self) -> Result<bool> {
+        match self.writes.join_next().await {
+            Some(written) => {
+                written.map_err(|e| Error::Refused(crate::problem::internal(e)))??;
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Waits for all writes; the first failure counts.
+    async fn settle(&mut self) -> Result<()> {
+        let mut result = Ok(());
+        loop {
+            match self.written().await {
+                Ok(true) => {}
+                Ok(false) => return result,
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+    }
+}
+
+fn too_many() -> Problem {
+    Problem::new(
+        ErrorKind::PartitionLimit,
+        format!(
+            "a job must have at most {} partitions, found that its input makes more; raise split.target_bytes or \
+             split the job by prefix",
+            limits::PARTITIONS_MAX
+        ),
+    )
 }
 
 /// Writes the head, from which on the job exists. Whoever was first wrote the
 /// same: it follows from the parts.
 pub async fn write_head(vault: &Vault, plan: &Plan) -> Result<()> {
     vault.write_once(&keys::plan(&plan.job), plan).await.map(|_| ())
-}
-
-/// Every partition, for whoever must make the head anew.
-pub async fn read_partitions(vault: &Vault, id: &Uuid) -> Result<Vec<Partition>> {
-    let mut all = Vec::new();
-    for key in vault.keys(&format!("{}plan/", keys::job(id))).await? {
-        all.extend(read_shard(vault, &key).await?);
-    }
-    Ok(all)
-}
-
-async fn write_shard(vault: Vault, key: String, body: Bytes) -> Result<()> {
-    vault.write_bytes_once(&key, body, "application/jsonl").await.map(|_| ())
-}
-
-fn lines(partitions: &[Partition]) -> serde_json::Result<Bytes> {
-    let mut body = Vec::with_capacity(partitions.len() * 200);
-    for partition in partitions {
-        serde_json::to_writer(&mut body, partition)?;
-        body.push(b'\n');
-    }
-    Ok(body.into())
 }
 
 async fn read_shard(vault: &Vault, key: &str) -> Result<Vec<Partition>> {
@@ -102,31 +253,42 @@ async fn read_shard(vault: &Vault, key: &str) -> Result<Vec<Partition>> {
 /// Reads partitions of a stored plan, a shard at a time.
 pub struct Shards {
     vault: Vault,
-    job: Uuid,
-    held: VecDeque<(u32, Arc<Vec<Partition>>)>,
+    plan: String,
+    job: uuid::Uuid,
+    /// The number behind the last partition of each shard.
+    ends: Vec<u32>,
+    held: VecDeque<(usize, Arc<Vec<Partition>>)>,
 }
 
 impl Shards {
-    /// The shards of this job.
-    pub fn new(vault: Vault, job: Uuid) -> Self {
-        Self { vault, job, held: VecDeque::new() }
+    /// The shards of this plan.
+    pub fn new(vault: Vault, plan: &Plan) -> Self {
+        let mut end = 0;
+        let mut add = |count: &u32| {
+            end += count;
+            end
+        };
+        let ends = plan.shards.iter().map(&mut add).collect();
+        Self { vault, plan: keys::plan(&plan.job), job: plan.job, ends, held: VecDeque::new() }
     }
 
     /// One partition.
     pub async fn partition(&mut self, index: u32) -> Result<Partition> {
-        let number = index / SHARD_PARTITIONS as u32;
-        let shard = self.shard(number).await?;
-        let found = shard.get(index as usize % SHARD_PARTITIONS).cloned();
-        found.ok_or_else(|| {
-            Error::damaged(keys::plan_shard(&self.job, number), format!("no partition {index} in it"))
-        })
+        let number = self.ends.partition_point(|end| *end <= index);
+        let first = number.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let found = match number < self.ends.len() {
+            true => self.shard(number).await?.get((index - first) as usize).cloned(),
+            false => None,
+        };
+        found.ok_or_else(|| Error::damaged(&self.plan, format!("no partition {index} in its shards")))
     }
 
-    async fn shard(&mut self, number: u32) -> Result<Arc<Vec<Partition>>> {
+    async fn shard(&mut self, number: usize) -> Result<Arc<Vec<Partition>>> {
         if let Some((_, shard)) = self.held.iter().find(|(held, _)| *held == number) {
             return Ok(Arc::clone(shard));
         }
-        let shard = Arc::new(read_shard(&self.vault, &keys::plan_shard(&self.job, number)).await?);
+        let key = keys::plan_shard(&self.job, u32::try_from(number).unwrap_or(u32::MAX));
+        let shard = Arc::new(read_shard(&self.vault, &key).await?);
         self.held.truncate(SHARDS_HELD - 1);
         self.held.push_front((number, Arc::clone(&shard)));
         Ok(shard)
@@ -144,5 +306,16 @@ mod tests {
         check(10, 4, &[4, 4, 2]);
         check(3, 64, &[3]);
         check(1, 1, &[1]);
+    }
+
+    #[test]
+    fn warnings_name_the_first_object() {
+        let mut few = Few::default();
+        assert_eq!(said(&few, &few, false), [""; 0]);
+        few.note(&"s3://bank/a.csv.gz".parse().unwrap());
+        few.note(&"s3://bank/b.csv.gz".parse().unwrap());
+        let said = said(&few, &Few::default(), true);
+        assert!(said[0].starts_with("2 objects (s3://bank/a.csv.gz is the first) compressed"), "{said:?}");
+        assert!(said[1].contains("holds nothing"), "{said:?}");
     }
 }

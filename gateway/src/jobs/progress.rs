@@ -96,12 +96,15 @@ pub struct Progress {
 impl Progress {
     /// Nothing is done yet.
     pub fn new(plan: Plan, policy: Policy) -> Self {
-        let stages = (0..plan.stages.len() as u32).map(|stage| Stage::new(&plan, stage)).collect();
+        let stages: Vec<_> = (0..plan.stages.len() as u32).map(|stage| Stage::new(&plan, stage)).collect();
+        // Of no partitions there is no commit to wait for: the answer is that of no state.
+        let ready = (0..).zip(&stages).skip(1).filter(|(_, stage): &(u32, &Stage)| stage.missing == [0]);
+        let ready = ready.map(|(stage, _)| (stage, 0)).collect();
         Self {
             plan,
             policy,
             stages,
-            ready: VecDeque::new(),
+            ready,
             next_group: 0,
             outstanding: 0,
             early: BTreeMap::new(),
@@ -212,6 +215,11 @@ impl Progress {
             Some(TaskOutcome::Answer(answer)) => Some(answer),
             _ => None,
         }
+    }
+
+    /// The plan that is followed.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// The stages, for whoever shows tasks.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use fanfold_protocol::{
     commit::AnswerRef,
     digest::Digest,
-    plan::{GROUP_BYTES_TARGET, Shape},
+    plan::{GROUP_BYTES_TARGET, Shape, Weight},
     uri::ObjectUri,
 };
 use proptest::prelude::*;
@@ -19,7 +19,8 @@ use super::*;
 const POLICY: Policy = Policy { attempts: 3, outstanding_max: 10_000 };
 
 fn plan(shape: Shape, sizes: &[u64]) -> Plan {
-    Plan::lay_out(Uuid::nil(), Digest::of(b""), shape, sizes)
+    let weights: Vec<_> = sizes.iter().map(|bytes| Weight { bytes: *bytes, document: 200 }).collect();
+    Plan::lay_out(Uuid::nil(), Digest::of(b""), shape, &weights)
 }
 
 /// A state says who was merged, in which order.

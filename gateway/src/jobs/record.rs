@@ -99,7 +99,7 @@ pub struct TaskFailure {
 
 impl JobRecord {
     /// The record of a job that has just been planned.
-    pub fn new(job: &Job, plan: &Plan, output: ObjectUri, warnings: Vec<String>) -> Self {
+    pub fn new(job: &Job, plan: &Plan, output: ObjectUri) -> Self {
         Self {
             id: job.id,
             function: job.document.function.clone(),
@@ -120,7 +120,7 @@ impl JobRecord {
             manifest: None,
             result_uri: None,
             result: None,
-            warnings,
+            warnings: plan.warnings.clone(),
             failures: 0,
             last_failures: Vec::new(),
         }

@@ -11,7 +11,7 @@ use fanfold_protocol::{
     ErrorKind, Problem,
     commit::MANIFEST_NAME,
     function::{Export, Version},
-    job::{Job, JobDocument},
+    job::{Format, Job, JobDocument},
     keys, limits,
     names::{FunctionRef, Qualifier},
     plan::{Plan, Shape},
@@ -180,18 +180,18 @@ impl Jobs {
         if let Some(claim) = claim {
             claim.keep().await;
         }
-        let record = JobRecord::new(&draft.job, &plan, draft.output.clone(), draft.warnings.clone());
+        let record = JobRecord::new(&draft.job, &plan, draft.output.clone());
         self.register(&record).await;
         Ok(record)
     }
 
     async fn lay_down_parts(&self, draft: &Draft) -> Result<Plan> {
         let vault = &self.inner.vault;
-        let finder = Finder { store: vault.store(), system_bucket: vault.bucket(), output: &draft.output };
-        let partitions = plan::partitions(finder.find(draft.job.document.inputs()).await?);
-        let plan = plan::lay_out(&draft.job, draft.shape, &partitions);
-        plan::write_parts(vault, &draft.job, &partitions).await?;
-        Ok(plan)
+        let Draft { job, shape, output, warnings } = draft;
+        let tables = job.document.format != Format::Bytes;
+        let finder = Finder { store: vault.store(), system_bucket: vault.bucket(), output, tables };
+        let found = finder.find(job.document.inputs()).await?;
+        plan::lay_down(vault, &self.inner.splitter, job, *shape, found, warnings.clone()).await
     }
 
     /// The job that this request becomes. From here on nothing of the plan is
@@ -225,13 +225,10 @@ impl Jobs {
         }
         let vault = &self.inner.vault;
         let job: Job = vault.expect(&keys::job_document(&id)).await?;
-        let version = self.version_of(&job).await?;
-        let (shape, warnings) = shape_of(&version, &job.document)?;
-        let partitions = plan::read_partitions(vault, &id).await?;
-        let plan = plan::lay_out(&job, shape, &partitions);
+        let plan: Plan = vault.expect(&keys::plan_draft(&id)).await?;
         plan::write_head(vault, &plan).await?;
         let output = self.output_of(&job.document, &id)?;
-        let record = JobRecord::new(&job, &plan, output, warnings);
+        let record = JobRecord::new(&job, &plan, output);
         self.register(&record).await;
         Ok(record)
     }

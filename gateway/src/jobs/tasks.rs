@@ -140,7 +140,7 @@ impl Jobs {
         let mut tasks = page(&live.progress(), state, skip, limit.saturating_add(1));
         let next = (tasks.len() > limit).then(|| (skip + limit).to_string());
         tasks.truncate(limit);
-        let mut shards = Shards::new(self.inner.vault.clone(), *id);
+        let mut shards = Shards::new(self.inner.vault.clone(), live.progress().plan());
         for task in tasks.iter_mut().filter(|task| task.stage == 0) {
             let partition = shards.partition(task.task).await?;
             task.input = partition.slices.iter().map(|slice| slice.object.uri.to_string()).collect();

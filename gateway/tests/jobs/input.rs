@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What inputs name, and what is refused before anything is queued.
 
-use fanfold_protocol::{ErrorKind, keys, plan::Partition};
+use fanfold_protocol::{ErrorKind, keys};
 use serde_json::{Value, json};
 
 use crate::world::{Engine, Play, World, succeeded};
@@ -9,11 +9,8 @@ use crate::world::{Engine, Play, World, succeeded};
 /// The keys that a job over `input` reads.
 async fn reads(world: &World, engine: &Engine, input: Value) -> Vec<String> {
     let id = engine.submit("folder", json!({"input": input})).await.unwrap().id;
-    let shard = format!("s3://fanfold/{}", keys::plan_shard(&id, 0)).parse().unwrap();
-    let lines = world.store().get(&shard, None).await.unwrap();
-    let lines = std::str::from_utf8(&lines).unwrap().lines();
-    let partition = |line: &str| serde_json::from_str::<Partition>(line).unwrap();
-    lines.map(|line| partition(line).slices[0].object.uri.key().to_owned()).collect()
+    let slices = world.partitions(&id).await.into_iter().flat_map(|partition| partition.slices);
+    slices.map(|slice| slice.object.uri.key().to_owned()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,4 +12,5 @@ mod faults;
 mod flows;
 mod input;
 mod routes;
+mod split;
 mod world;

@@ -26,7 +26,8 @@ async fn post(service: &Service, body: impl Into<String>, kind: &str) -> harness
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_submitted_watched_and_read() {
     let (world, service) = service().await;
-    let job = "function = \"folder\"\ninput = [\"s3://bank/in/*.csv\"]\n[retry]\nbackoff = \"10ms\"\n";
+    let job = "function = \"folder\"\ninput = [\"s3://bank/in/*.csv\"]\n\
+               [split]\ntarget_bytes = \"4B\"\n[retry]\nbackoff = \"10ms\"\n";
     let accepted = post(&service, job, "application/toml").await;
     assert_eq!(accepted.status, StatusCode::ACCEPTED);
     let id = accepted.json()["id"].as_str().unwrap().to_owned();

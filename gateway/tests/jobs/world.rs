@@ -17,7 +17,7 @@ use fanfold_protocol::{
     invocation::Usage,
     job::{JobDocument, JobState},
     keys,
-    plan::{Lease, StateRef, Task, Work},
+    plan::{Lease, Partition, StateRef, Task, Work},
     time,
     uri::ObjectUri,
 };
@@ -30,6 +30,8 @@ use uuid::Uuid;
 use crate::harness::Base;
 
 pub const BUCKET: &str = "fanfold";
+/// What an input holds.
+pub const INPUT: &str = "a\n1\n";
 /// Long enough for a busy machine; nothing waits for it when all is well.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -146,7 +148,7 @@ impl World {
 
     /// Objects `s3://bank/in/000.csv` and so on.
     pub async fn inputs(&self, count: usize) {
-        let put = |n: usize| async move { self.put(&format!("s3://bank/in/{n:03}.csv"), "a\n1\n").await };
+        let put = |n: usize| async move { self.put(&format!("s3://bank/in/{n:03}.csv"), INPUT).await };
         futures::stream::iter((0..count).map(put)).buffer_unordered(16).collect::<Vec<()>>().await;
     }
 
@@ -156,16 +158,31 @@ impl World {
         list.map_ok(|entry: ListEntry| entry.name().to_owned()).try_collect().await.unwrap()
     }
 
+    /// The partitions of a job, in order.
+    pub async fn partitions(&self, id: &Uuid) -> Vec<Partition> {
+        let mut partitions = Vec::new();
+        for key in self.keys(BUCKET, &format!("{}plan/", keys::job(id))).await {
+            let lines = self.store().get(&ObjectUri::new(BUCKET, key).unwrap(), None).await.unwrap();
+            let lines = std::str::from_utf8(&lines).unwrap().lines();
+            partitions.extend(lines.map(|line| serde_json::from_str::<Partition>(line).unwrap()));
+        }
+        partitions
+    }
+
     pub async fn json(&self, uri: &str) -> Value {
         let bytes = self.store().get(&uri.parse().unwrap(), None).await.unwrap();
         serde_json::from_slice(&bytes).unwrap()
     }
 }
 
-/// A job over the inputs, with what `more` adds or replaces.
+/// A job over the inputs, one partition each, with what `more` adds or replaces.
 pub fn document(function: &str, more: Value) -> JobDocument {
-    let mut document =
-        json!({"function": function, "input": "s3://bank/in/", "retry": {"attempts": 3, "backoff": "10ms"}});
+    let mut document = json!({
+        "function": function,
+        "input": "s3://bank/in/",
+        "split": {"target_bytes": format!("{}B", INPUT.len())},
+        "retry": {"attempts": 3, "backoff": "10ms"},
+    });
     document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     serde_json::from_value(document).unwrap()
 }

@@ -27,6 +27,7 @@ use wasmtime_wasi::WasiCtx;
 use crate::{
     bindings::handler::fanfold::function::types,
     sandbox::{Limiter, Log, timed},
+    tables::Settled,
 };
 
 /// How many of the host's own refusals are remembered for one invocation.
@@ -57,6 +58,8 @@ pub(crate) struct Data {
     pub(crate) threads: Handle,
     /// Where functions never write by themselves.
     pub(crate) system_bucket: String,
+    /// What is known of the types in the tables of jobs.
+    pub(crate) settled: Arc<Settled>,
 }
 
 /// The state of one sandbox.

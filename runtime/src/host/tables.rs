@@ -21,7 +21,7 @@ use wasmtime::component::Resource;
 use super::{Data, Host, Refusal, Work, joined, start, store_problem};
 use crate::{
     bindings::handler::fanfold::function::tables,
-    tables::{TableReader, TableSource, TableWriter, decode, encode, encode_schema},
+    tables::{Like, TableReader, TableSource, TableWriter, decode, encode, encode_schema},
 };
 
 /// What comes back from the data threads: the reader for the next turn.
@@ -49,15 +49,17 @@ enum Reading {
 }
 
 impl Reader {
-    /// Opens a table and starts on its first batch.
+    /// Opens a table, typed like another object, and starts on its first batch.
     pub(crate) async fn open(
         data: &Data,
         work: &Arc<Work>,
         store: Store,
         source: TableSource,
+        like: Option<PinnedObject>,
     ) -> Result<Self, Problem> {
+        let like = like.map(|object| Like { object, settled: Arc::clone(&data.settled) });
         let opening = start(&data.threads, work, async move {
-            let reader = Box::new(TableReader::open(store, source).await?);
+            let reader = Box::new(TableReader::open_like(store, source, like).await?);
             let schema = encode_schema(&reader.schema())?;
             Ok::<_, Problem>((reader, schema))
         });
@@ -236,15 +238,14 @@ impl tables::Host for Host {
             let pin = head.head(&uri).await.map_err(|e| store_problem(&e))?.pin;
             Ok(PinnedObject { uri, pin })
         });
-        let slice = Slice { object: pinned.await?, bytes: None, row_groups: None };
         let source = TableSource {
-            slices: vec![slice],
+            slices: vec![Slice::whole(pinned.await?)],
             format: format(options.format),
             columns: options.columns,
             declared: None,
             csv,
         };
-        let reader = Reader::open(&self.data, self.work(), store, source).await?;
+        let reader = Reader::open(&self.data, self.work(), store, source, None).await?;
         Ok(self.table.push(reader)?)
     }
 

@@ -34,6 +34,7 @@ mod parquet;
 mod ranges;
 mod reader;
 mod select;
+mod settled;
 mod shape;
 mod text;
 mod value;
@@ -49,6 +50,7 @@ use fanfold_protocol::{
 pub use self::{
     ipc::{decode, encode, encode_schema},
     reader::TableReader,
+    settled::{Like, Settled},
     writer::TableWriter,
 };
 

@@ -10,7 +10,7 @@ use std::{collections::VecDeque, sync::Arc};
 use arrow::{
     array::RecordBatch,
     compute::concat_batches,
-    datatypes::{Schema, SchemaRef},
+    datatypes::{Field, Schema, SchemaRef},
 };
 use bytes::Bytes;
 use fanfold_protocol::{
@@ -30,6 +30,7 @@ use super::{
     objects::ObjectRow,
     parquet::ParquetReader,
     select::{Decoded, First, Wanted},
+    settled::{self, Like},
     shape, store_problem,
     text::Text,
 };
@@ -89,7 +90,17 @@ impl std::fmt::Debug for TableReader {
 impl TableReader {
     /// Opens the first slice's object and settles the schema of the table.
     pub async fn open(store: Store, source: TableSource) -> Result<Self, Problem> {
+        Self::open_like(store, source, None).await
+    }
+
+    /// Opens the first slice's object as a part of a table of which another
+    /// object has settled the schema.
+    pub async fn open_like(store: Store, source: TableSource, like: Option<Like>) -> Result<Self, Problem> {
         let wanted = Wanted::new(&source)?;
+        let like = match like {
+            Some(like) => settle(&store, &source, &wanted, &like).await?,
+            None => None,
+        };
         let mut slices = VecDeque::from(source.slices);
         let Some(slice) = slices.pop_front() else {
             return Err(Problem::new(
@@ -98,19 +109,23 @@ impl TableReader {
             ));
         };
         let uri = slice.object.uri.to_string();
-        let decoder = Decoder::open(&store, &slice, source.format, &source.csv, &wanted, None).await?;
+        let decoder =
+            Decoder::open(&store, &slice, source.format, &source.csv, &wanted, like.as_ref()).await?;
         let schema = wanted.schema(&uri, decoder.schema())?;
-        let plain = |f: &Arc<arrow::datatypes::Field>| {
-            arrow::datatypes::Field::new(f.name(), shape::plain_type(f.data_type()), true)
+        let first = match like {
+            Some(like) => {
+                wanted.check_same(&uri, decoder.schema(), &like)?;
+                like
+            }
+            None => First { uri: uri.clone(), stored: plain(decoder.schema()) },
         };
-        let stored = Arc::new(Schema::new(decoder.schema().fields().iter().map(plain).collect::<Vec<_>>()));
         Ok(Self {
             store,
             slices,
             format: source.format,
             csv: source.csv,
             wanted,
-            first: First { uri: uri.clone(), stored },
+            first,
             schema,
             current: Some(Current { uri, decoder }),
             pieces: VecDeque::new(),
@@ -296,6 +311,34 @@ impl Decoder {
             Self::ArrowStream(r) => r.next().await,
         }
     }
+}
+
+fn plain(schema: &Schema) -> SchemaRef {
+    let field = |f: &Arc<Field>| Field::new(f.name(), shape::plain_type(f.data_type()), true);
+    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
+}
+
+/// What the object settles, unless the function declares all that is wanted or
+/// the first slice is of this object.
+async fn settle(
+    store: &Store,
+    source: &TableSource,
+    wanted: &Wanted,
+    Like { object, settled }: &Like,
+) -> Result<Option<First>, Problem> {
+    let own = source.slices.first().is_some_and(|slice| slice.object == *object);
+    if own || source.format == Format::Bytes || wanted.is_declared() {
+        return Ok(None);
+    }
+    let (uri, key) = (object.uri.to_string(), settled::Key::new(object, source));
+    if let Some(stored) = settled.get(&key) {
+        return Ok(Some(First { uri, stored }));
+    }
+    let slice = Slice::whole(object.clone());
+    let decoder = Decoder::open(store, &slice, source.format, &source.csv, wanted, None).await?;
+    let stored = plain(decoder.schema());
+    settled.put(key, Arc::clone(&stored));
+    Ok(Some(First { uri, stored }))
 }
 
 /// The first bytes of the slice's object: enough for its format and types.

@@ -90,6 +90,11 @@ impl Wanted {
         self.declared.get(name)
     }
 
+    /// Whether the function declares the type of every wanted column.
+    pub(super) fn is_declared(&self) -> bool {
+        self.names.as_ref().is_some_and(|names| names.iter().all(|name| self.declared.contains_key(name)))
+    }
+
     /// The wanted columns by name; `None` for all.
     pub(super) fn names(&self) -> Option<&[String]> {
         self.names.as_deref()

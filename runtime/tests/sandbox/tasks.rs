@@ -153,6 +153,7 @@ impl Works {
                 output_format: Format::Parquet,
                 timeout_ms: 20_000,
                 memory_bytes: None,
+                like: None,
             },
             tasks: tasks.collect(),
         }

@@ -81,12 +81,14 @@ impl CsvReader {
         let mut text = Text::open(store, slice, head, ErrorKind::CsvMalformed)?;
         let start = text.offset();
         let dialect = Dialect::new(&uri, options)?;
-        let header = if start == 0 {
+        let header = if slice.is_whole() {
             dialect.read_from(&mut text).await?
         } else {
+            // A part may end before the sample does: its object is looked at.
             dialect.read_head(store, slice, head).await?
         };
         if start == 0 {
+            text.fill_to(header.bytes).await?;
             text.consume(header.bytes);
         }
         let names: Vec<&str> = header.names.iter().map(String::as_str).collect();

@@ -57,17 +57,22 @@ impl JsonReader {
         let uri = slice.object.uri.to_string();
         let mut text = Text::open(store, slice, head, ErrorKind::JsonMalformed)?;
         let start = text.offset();
-        let members = if start == 0 {
+        let members = if slice.is_whole() {
             text.fill_to(SAMPLE_BYTES).await?;
             if !text.data().contains(&b'\n') {
                 text.fill_to(limits::RECORD_BYTES_MAX as usize + 1).await?;
             }
             sample(&uri, text.data(), text.ended())?
         } else {
-            sample(&uri, &long_head(store, slice, head).await?, false)?
+            // A part may end before the sample does: its object is looked at.
+            let head = long_head(store, slice, head).await?;
+            sample(&uri, &head, head.len() as u64 == slice.object.pin.size)?
         };
-        if text.data().starts_with(BOM) && start == 0 {
-            text.consume(BOM.len());
+        if start == 0 {
+            text.fill_to(BOM.len()).await?;
+            if text.data().starts_with(BOM) {
+                text.consume(BOM.len());
+            }
         }
         let schema = settle(&uri, &members, wanted, first)?;
         Ok(Self {

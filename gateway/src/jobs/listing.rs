@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Documents that list a job's input: what `manifest://` names.
+//!
+//! The manifest of another job; a list of objects as JSON or CSV; or an
+//! inventory of S3. Pure functions over bytes that [`super::input`] has read.
+//! What a document says of an object's state pins it; an object of which it says
+//! too little is asked for by whoever uses the list.
+//!
+//! Formats: Amazon S3 User Guide, "Amazon S3 Inventory list" and its manifest;
+//! a CSV without names of columns is S3's form of bucket and key.
+
+use std::{borrow::Cow, io::Read};
+
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    commit::Manifest,
+    job::CsvOptions,
+    limits,
+    stored::{
+        BOM, Compressed,
+        csv::{Field, Scanner, Step},
+    },
+    uri::{ObjectUri, Pin},
+};
+use flate2::read::MultiGzDecoder;
+use serde::Deserialize;
+
+/// Read of a list at once.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Columns of a list: an inventory has about twenty.
+const COLUMNS_MAX: usize = 64;
+
+/// What a document is.
+#[derive(Debug)]
+pub enum Document {
+    /// What a job has written.
+    Job(Manifest),
+    /// Objects.
+    List(Vec<Listed>),
+    /// Lists of objects, in files of their own.
+    Inventory(Inventory),
+}
+
+/// An object in a list, and its state if the list says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Where it lies.
+    pub uri: ObjectUri,
+    /// Which state of it is meant; that of now when absent.
+    pub pin: Option<Pin>,
+}
+
+/// The manifest of an inventory of S3.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inventory {
+    destination_bucket: String,
+    file_format: String,
+    file_schema: String,
+    files: Vec<InventoryFile>,
+}
+
+#[derive(Debug, Deserialize)]
+struct InventoryFile {
+    key: String,
+}
+
+/// An object as JSON names it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Uri(String),
+    Object(Row),
+}
+
+/// What a list may say of an object.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    uri: Option<String>,
+    bucket: Option<String>,
+    key: Option<String>,
+    size: Option<u64>,
+    etag: Option<String>,
+    version_id: Option<String>,
+}
+
+/// Reads the document at `uri`, by its content: `{` begins a manifest, `[` a
+/// list as JSON, anything else is CSV.
+///
+/// # Errors
+/// `invalid-job` with the place; `partition-limit` for too many objects.
+pub fn read(uri: &ObjectUri, bytes: &[u8]) -> Result<Document, Problem> {
+    let text = bytes.strip_prefix(BOM).unwrap_or(bytes);
+    match text.trim_ascii_start().first() {
+        Some(b'{') => match serde_json::from_slice(text) {
+            Ok(inventory) => Ok(Document::Inventory(inventory)),
+            Err(_) => serde_json::from_slice(text).map(Document::Job).map_err(|error| {
+                wrong(uri, &format!("neither the manifest of a job nor one of an inventory ({error})"))
+            }),
+        },
+        Some(b'[') => json(uri, text).map(Document::List),
+        _ => table(uri, bytes, None).map(Document::List),
+    }
+}
+
+impl Inventory {
+    /// Its files, as lists of objects in CSV.
+    ///
+    /// # Errors
+    /// `not-supported` for files in another format.
+    pub fn files(&self) -> Result<Vec<ObjectUri>, Problem> {
+        if !self.file_format.eq_ignore_ascii_case("csv") {
+            return Err(Problem::new(
+                ErrorKind::NotSupported,
+                format!(
+                    "an inventory must be written as CSV, found {:?}; configure its output format",
+                    self.file_format
+                ),
+            ));
+        }
+        let bucket = self.destination_bucket.rsplit(':').next().unwrap_or_default();
+        self.files.iter().map(|file| ObjectUri::new(bucket, file.key.clone())).collect()
+    }
+
+    /// The objects that one of its files lists: the latest versions.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn objects(&self, uri: &ObjectUri, bytes: &[u8]) -> Result<Vec<Listed>, Problem> {
+        table(uri, bytes, Some(&self.file_schema))
+    }
+}
+
+fn json(uri: &ObjectUri, text: &[u8]) -> Result<Vec<Listed>, Problem> {
+    let entries: Vec<Entry> = serde_json::from_slice(text).map_err(|error| {
+        wrong(uri, &format!("{error}; each entry is a URI or has uri, or bucket and key, and may have size, etag and version_id"))
+    })?;
+    bounded(entries.len())?;
+    let listed = |(number, entry)| {
+        let row = match entry {
+            Entry::Uri(uri) => Row { uri: Some(uri), ..Row::default() },
+            Entry::Object(row) => row,
+        };
+        row.listed().map_err(|p| p.within(format!("entry {number} of {uri}")))
+    };
+    (1..).zip(entries).map(listed).collect()
+}
+
+impl Row {
+    fn listed(self) -> Result<Listed, Problem> {
+        let uri: ObjectUri = match (self.uri, self.bucket, self.key) {
+            (Some(uri), None, None) => uri.parse(),
+            (None, Some(bucket), Some(key)) => ObjectUri::new(bucket, key),
+            _ => Err(invalid("an object must be named by uri, or by bucket and key")),
+        }
+        .map_err(|problem: Problem| invalid(&problem.detail))?;
+        if uri.key().is_empty() || uri.key().ends_with('/') {
+            return Err(invalid(&format!("a list must name objects, found {uri}")));
+        }
+        let version_id = self.version_id.filter(|id| !id.is_empty() && id != "null");
+        let etag = self.etag.map(|etag| etag.trim_matches('"').to_owned()).filter(|etag| !etag.is_empty());
+        let pin = match (etag, self.size) {
+            (Some(etag), Some(size)) => Some(Pin { etag, size, version_id }),
+            _ if version_id.is_some() => {
+                return Err(invalid("an object that is named with a version needs its size and etag too"));
+            }
+            _ => None,
+        };
+        Ok(Listed { uri, pin })
+    }
+}
+
+/// A column of a CSV list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Column {
+    Uri,
+    Bucket,
+    Key,
+    Size,
+    Etag,
+    VersionId,
+    IsLatest,
+    IsDeleteMarker,
+    /// Of no interest here.
+    Other,
+}
+
+impl Column {
+    fn named(name: &str) -> Self {
+        let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+        match plain.to_ascii_lowercase().as_str() {
+            "uri" | "url" => Self::Uri,
+            "bucket" => Self::Bucket,
+            "key" => Self::Key,
+            "size" => Self::Size,
+            "etag" => Self::Etag,
+            "versionid" => Self::VersionId,
+            "islatest" => Self::IsLatest,
+            "isdeletemarker" => Self::IsDeleteMarker,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// How the rows of a CSV list are to be understood.
+struct Shape {
+    columns: Vec<Column>,
+    /// Whether keys are percent-encoded, as S3 writes them.
+    encoded: bool,
+}
+
+impl Shape {
+    /// Told by the first row, which may name the columns: true then.
+    fn told(uri: &ObjectUri, first: &[Cow<'_, str>]) -> Result<(Self, bool), Problem> {
+        let columns: Vec<Column> = first.iter().map(|name| Column::named(name)).collect();
+        let has = |column| columns.contains(&column);
+        if has(Column::Uri) || (has(Column::Bucket) && has(Column::Key)) {
+            return Ok((Self { columns, encoded: false }, true));
+        }
+        match first {
+            [only] if only.starts_with("s3://") => {
+                Ok((Self { columns: vec![Column::Uri], encoded: false }, false))
+            }
+            [bucket, _] if !bucket.starts_with("s3://") => {
+                Ok((Self { columns: vec![Column::Bucket, Column::Key], encoded: true }, false))
+            }
+            _ => Err(wrong(
+                uri,
+                &format!(
+                    "{} columns without names; begin it with a line that names them (uri, or bucket and key, and size, etag, \
+                     version_id), or name the manifest.json of an inventory",
+                    first.len()
+                ),
+            )),
+        }
+    }
+
+    /// The row's object; none when it is not the latest version.
+    fn listed(&self, row: &[Cow<'_, str>]) -> Result<Option<Listed>, Problem> {
+        if row.len() != self.columns.len() {
+            let (expected, found) = (self.columns.len(), row.len());
+            return Err(invalid(&format!("a row must have {expected} fields, found {found}")));
+        }
+        let mut said = Row::default();
+        for (column, text) in self.columns.iter().zip(row).filter(|(_, text)| !text.is_empty()) {
+            match column {
+                Column::Uri => said.uri = Some(text.to_string()),
+                Column::Bucket => said.bucket = Some(text.to_string()),
+                Column::Key if self.encoded => said.key = Some(decoded(text)?),
+                Column::Key => said.key = Some(text.to_string()),
+                Column::Size => {
+                    let size = text.parse().map_err(|_| {
+                        invalid(&format!("a size must be a number of bytes, found {:?}", shown(text)))
+                    })?;
+                    said.size = Some(size);
+                }
+                Column::Etag => said.etag = Some(text.to_string()),
+                Column::VersionId => said.version_id = Some(text.to_string()),
+                Column::IsLatest if text.eq_ignore_ascii_case("false") => return Ok(None),
+                Column::IsDeleteMarker if text.eq_ignore_ascii_case("true") => return Ok(None),
+                Column::IsLatest | Column::IsDeleteMarker | Column::Other => {}
+            }
+        }
+        said.listed().map(Some)
+    }
+}
+
+/// Reads a CSV list, gzip or not, a chunk at a time. An inventory's `schema`
+/// says what the columns are; else the first row does.
+fn table(uri: &ObjectUri, bytes: &[u8], schema: Option<&str>) -> Result<Vec<Listed>, Problem> {
+    let mut shape = schema.map(|schema| Shape {
+        columns: schema.split(',').map(|name| Column::named(name.trim())).collect(),
+        encoded: true,
+    });
+    let (mut listed, mut number) = (Vec::new(), 0_u64);
+    let take = |row: &[Cow<'_, str>]| {
+        number += 1;
+        let mut names = false;
+        let shape = match &mut shape {
+            Some(shape) => shape,
+            None => {
+                let told = Shape::told(uri, row)?;
+                names = told.1;
+                shape.insert(told.0)
+            }
+        };
+        if !names {
+            let object = shape.listed(row).map_err(|p| p.within(format!("row {number} of {uri}")))?;
+            listed.extend(object);
+        }
+        bounded(listed.len())
+    };
+    match Compressed::of(bytes) {
+        Compressed::Gzip => rows(uri, MultiGzDecoder::new(bytes), take)?,
+        Compressed::No | Compressed::Zstd => rows(uri, bytes, take)?,
+    }
+    Ok(listed)
+}
+
+/// Gives every record of a CSV to `take`.
+fn rows(
+    uri: &ObjectUri,
+    mut text: impl Read,
+    mut take: impl FnMut(&[Cow<'_, str>]) -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    let scanner = Scanner::new(&CsvOptions::default())?;
+    let (mut window, mut fields, mut begun, mut ended) = (Vec::new(), Vec::new(), false, false);
+    while !ended {
+        let before = window.len();
+        let read = text.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut window);
+        read.map_err(|error| wrong(uri, &format!("damaged gzip data ({error})")))?;
+        ended = window.len() == before;
+        let mut at = if !begun && window.starts_with(BOM) { BOM.len() } else { 0 };
+        begun = true;
+        loop {
+            fields.clear();
+            match scanner.record(&window, at, ended, COLUMNS_MAX, &mut fields) {
+                Ok(Step::Record { next, .. }) => {
+                    take(&texts(uri, &window, &fields)?)?;
+                    at = next;
+                }
+                Ok(Step::Blank { next }) => at = next,
+                Ok(Step::Incomplete) => break,
+                Err(_) => return Err(wrong(uri, "a quote that is not closed, or text after one")),
+            }
+        }
+        window.drain(..at);
+        if window.len() as u64 > limits::RECORD_BYTES_MAX {
+            return Err(wrong(uri, &format!("a row of more than {} bytes", limits::RECORD_BYTES_MAX)));
+        }
+    }
+    Ok(())
+}
+
+fn texts<'a>(uri: &ObjectUri, window: &'a [u8], fields: &[Field]) -> Result<Vec<Cow<'a, str>>, Problem> {
+    let text = |field: &Field| {
+        let text =
+            str::from_utf8(&window[field.range()]).map_err(|_| wrong(uri, "text that is not UTF-8"))?;
+        Ok(if field.escaped { text.replace("\"\"", "\"").into() } else { text.into() })
+    };
+    fields.iter().map(text).collect()
+}
+
+/// A key as S3 writes it into CSV: percent-encoded, a space as `+`.
+fn decoded(text: &str) -> Result<String, Problem> {
+    let bad = || invalid(&format!("a key must be percent-encoded UTF-8, found {:?}", shown(text)));
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        match first {
+            b'%' => {
+                let (digits, after) = rest.split_at_checked(2).ok_or_else(bad)?;
+                bytes.extend(hex::decode(digits).map_err(|_| bad())?);
+                rest = after;
+            }
+            b'+' => bytes.push(b' '),
+            byte => bytes.push(*byte),
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| bad())
+}
+
+fn bounded(objects: usize) -> Result<(), Problem> {
+    if objects <= limits::PARTITIONS_MAX {
+        return Ok(());
+    }
+    Err(Problem::new(
+        ErrorKind::PartitionLimit,
+        format!(
+            "a list must name at most {} objects, found more; split it into several jobs",
+            limits::PARTITIONS_MAX
+        ),
+    ))
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+fn invalid(detail: &str) -> Problem {
+    Problem::new(ErrorKind::InvalidJob, detail)
+}
+
+fn wrong(uri: &ObjectUri, found: &str) -> Problem {
+    invalid(&format!("expected {uri} to list objects as JSON or CSV, found {found}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::{Compression, write::GzEncoder};
+
+    use super::*;
+
+    fn uri() -> ObjectUri {
+        "s3://bank/list".parse().unwrap()
+    }
+
+    fn list(text: &str) -> Result<Vec<Listed>, Problem> {
+        match read(&uri(), text.as_bytes())? {
+            Document::List(listed) => Ok(listed),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn words(listed: &[Listed]) -> Vec<String> {
+        let pin =
+            |pin: &Pin| format!(" {} {} {}", pin.etag, pin.size, pin.version_id.as_deref().unwrap_or("-"));
+        listed.iter().map(|l| format!("{}{}", l.uri, l.pin.as_ref().map_or(String::new(), pin))).collect()
+    }
+
+    fn check(text: &str, expected: &[&str]) {
+        assert_eq!(words(&list(text).unwrap()), expected, "{text}");
+    }
+
+    #[test]
+    fn lists_are_json_or_csv() {
+        let plain = ["s3://bank/a", "s3://bank/b c"];
+        check(r#"["s3://bank/a", "s3://bank/b c"]"#, &plain);
+        check(r#" [{"uri": "s3://bank/a"}, {"bucket": "bank", "key": "b c"}]"#, &plain);
+        check("s3://bank/a\ns3://bank/b c", &plain);
+        check("\u{feff}uri\r\ns3://bank/a\r\n\r\ns3://bank/b c\r\n", &plain);
+        check("Bucket,Key\nbank,a\n\"bank\",\"b c\"\n", &plain);
+        // S3's own form has no names of columns, and encodes keys.
+        check("bank,a\nbank,b%20c\n", &plain);
+        check("bank,b+c%2B%c3%a4\n", &["s3://bank/b c+ä"]);
+        check("", &[]);
+        check("[]", &[]);
+    }
+
+    #[test]
+    fn lists_may_pin() {
+        let pinned = ["s3://bank/a e 7 v", "s3://bank/b f 8 -"];
+        check(
+            r#"[{"uri": "s3://bank/a", "size": 7, "etag": "\"e\"", "version_id": "v"},
+                {"uri": "s3://bank/b", "size": 8, "etag": "f", "version_id": "null"}]"#,
+            &pinned,
+        );
+        check("uri,size,etag,version_id\ns3://bank/a,7,e,v\ns3://bank/b,8,f,\n", &pinned);
+        check("key,bucket,ETag,Size,VersionId,Owner\na,bank,e,7,v,x\nb,bank,f,8,null,y\n", &pinned);
+    }
+
+    fn refused(text: &str, word: &str) {
+        let problem = list(text).unwrap_err();
+        assert_eq!(problem.code, ErrorKind::InvalidJob, "{text}: {problem}");
+        assert!(problem.detail.contains(word), "{text}: {problem}");
+    }
+
+    #[test]
+    fn bad_lists_are_refused_with_the_place() {
+        refused(r#"["s3://bank/a", 7]"#, "s3://bank/list");
+        refused(r#"[{"url": "s3://bank/a"}]"#, "each entry");
+        refused(r#"["s3://bank/a", {"key": "b"}]"#, "entry 2 of s3://bank/list");
+        refused(r#"["s3://bank/a/"]"#, "entry 1");
+        refused(r#"[{"uri": "s3://bank/a", "version_id": "v"}]"#, "version");
+        refused("uri\ns3://bank/a\nbank/b\n", "row 3 of s3://bank/list");
+        refused("uri,size\ns3://bank/a,x\n", "row 2");
+        refused("bank,a,b,c\n", "4 columns without names");
+        refused("bank,%zz\n", "percent-encoded");
+        refused("bank,a\nbank\n", "2 fields, found 1");
+        refused("\"bank,a\n", "quote");
+        refused("word\n", "1 columns");
+        assert_eq!(read(&uri(), b"{}").unwrap_err().code, ErrorKind::InvalidJob);
+    }
+
+    fn inventory(format: &str) -> Inventory {
+        let text = serde_json::json!({
+            "sourceBucket": "bank", "destinationBucket": "arn:aws:s3:::lists", "version": "2016-11-30",
+            "creationTimestamp": "1514944800000", "fileFormat": format,
+            "fileSchema": "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag",
+            "files": [{"key": "bank/x.csv.gz", "size": 10, "MD5checksum": "f11166069f1990abeb9c97ace9cdfabc"}]
+        });
+        match read(&uri(), text.to_string().as_bytes()).unwrap() {
+            Document::Inventory(inventory) => inventory,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn inventories_name_the_latest_versions() {
+        let inventory_csv = inventory("CSV");
+        let files = inventory_csv.files().unwrap();
+        assert_eq!(files, ["s3://lists/bank/x.csv.gz".parse().unwrap()]);
+        let rows = "\"bank\",\"a%2Bb\",\"v1\",\"true\",\"false\",\"7\",\"2026-01-01T00:00:00.000Z\",\"e\"\n\
+                    \"bank\",\"old\",\"v0\",\"false\",\"false\",\"7\",\"\",\"e\"\n\
+                    \"bank\",\"gone\",\"v2\",\"true\",\"true\",\"\",\"\",\"\"\n";
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(rows.as_bytes()).unwrap();
+        let gzip = gzip.finish().unwrap();
+        for bytes in [rows.as_bytes(), &gzip] {
+            assert_eq!(words(&inventory_csv.objects(&files[0], bytes).unwrap()), ["s3://bank/a+b e 7 v1"]);
+        }
+        let cut = inventory_csv.objects(&files[0], &gzip[..gzip.len() - 9]).unwrap_err();
+        assert!(cut.detail.contains("gzip"), "{cut}");
+        assert_eq!(inventory("ORC").files().unwrap_err().code, ErrorKind::NotSupported);
+    }
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Slices gathered into partitions: neighbours, in order, up to the target.
+//!
+//! Pure; last step of planning before the plan is written. A partition's rows
+//! are those of its slices one after the other, so packing changes how many
+//! tasks there are and never the order of rows.
+
+use fanfold_protocol::plan::{PARTITION_DOCUMENT_BYTES_MAX, Partition, Slice, Weight};
+
+/// Gathers slices that come one by one.
+pub struct Packer {
+    target: u64,
+    open: Vec<Slice>,
+    weight: Weight,
+    /// Whether nothing may be added to the open partition.
+    closed: bool,
+}
+
+impl Packer {
+    /// A packer of partitions of about `target` stored bytes.
+    pub fn new(target: u64) -> Self {
+        Self { target, open: Vec::new(), weight: Weight::default(), closed: false }
+    }
+
+    /// Takes the next slice with its stored bytes; `alone` when it shares its
+    /// partition with no other. Answers the partition that is full without it.
+    ///
+    /// # Errors
+    /// When the slice does not become JSON.
+    pub fn add(
+        &mut self,
+        slice: Slice,
+        bytes: u64,
+        alone: bool,
+    ) -> serde_json::Result<Option<(Partition, Weight)>> {
+        let document = serde_json::to_vec(&slice)?.len() as u64 + 1;
+        let fits = self.weight.bytes.saturating_add(bytes) <= self.target
+            && self.weight.document + document <= PARTITION_DOCUMENT_BYTES_MAX;
+        let full = if fits && !alone && !self.closed { None } else { self.finish() };
+        self.weight.bytes = self.weight.bytes.saturating_add(bytes);
+        self.weight.document += document;
+        self.closed = alone;
+        self.open.push(slice);
+        Ok(full)
+    }
+
+    /// The partition that is left.
+    pub fn finish(&mut self) -> Option<(Partition, Weight)> {
+        self.closed = false;
+        let (slices, weight) = (std::mem::take(&mut self.open), std::mem::take(&mut self.weight));
+        (!slices.is_empty()).then_some((Partition { slices }, weight))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfold_protocol::uri::{ObjectUri, Pin, PinnedObject};
+
+    use super::*;
+
+    fn slice(number: usize, size: u64, key_bytes: usize) -> Slice {
+        let uri = ObjectUri::new("bank", format!("{number:0key_bytes$}")).unwrap();
+        Slice::whole(PinnedObject { uri, pin: Pin { etag: "e".into(), size, version_id: None } })
+    }
+
+    fn pack(target: u64, slices: &[(u64, bool)], key_bytes: usize) -> Vec<(Partition, Weight)> {
+        let (mut packer, mut all) = (Packer::new(target), Vec::new());
+        for (number, (size, alone)) in slices.iter().enumerate() {
+            all.extend(packer.add(slice(number, *size, key_bytes), *size, *alone).unwrap());
+        }
+        all.extend(packer.finish());
+        all
+    }
+
+    fn check(target: u64, slices: &[(u64, bool)], expected: &[&[usize]]) {
+        let number = |slice: &Slice| slice.object.uri.key().parse::<usize>().unwrap();
+        let found: Vec<Vec<usize>> =
+            pack(target, slices, 4).iter().map(|(p, _)| p.slices.iter().map(number).collect()).collect();
+        assert_eq!(found, expected, "{slices:?} by {target}");
+    }
+
+    #[test]
+    fn neighbours_share_a_partition_up_to_the_target() {
+        let small = |size| (size, false);
+        check(10, &[], &[]);
+        check(10, &[small(5), small(5), small(1)], &[&[0, 1], &[2]]);
+        check(10, &[small(1), small(30), small(1), small(1)], &[&[0], &[1], &[2, 3]]);
+        check(10, &[small(0), small(0)], &[&[0, 1]]);
+        check(10, &[small(1), (1, true), small(1), small(1)], &[&[0], &[1], &[2, 3]]);
+        check(10, &[(1, true), (1, true)], &[&[0], &[1]]);
+    }
+
+    #[test]
+    fn a_partition_stays_a_small_document() {
+        let all = pack(u64::MAX, &[(1, false); 1_000], 1_000);
+        assert!(all.len() > 10, "{}", all.len());
+        for (partition, weight) in all {
+            let document = serde_json::to_vec(&partition).unwrap().len() as u64;
+            assert!(document <= PARTITION_DOCUMENT_BYTES_MAX + 20, "{document}");
+            assert!(document.abs_diff(weight.document) < 20);
+            assert_eq!(weight.bytes, partition.slices.len() as u64);
+        }
+    }
+}

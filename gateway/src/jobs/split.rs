@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Objects taken apart: where each may be cut into parts of whole records.
+//!
+//! Third step of planning, between [`super::input`] and [`super::pack`]. Objects
+//! within the target are not looked at. Of larger ones Parquet costs a footer,
+//! JSON Lines a short read at each cut, and CSV is read once from end to end,
+//! because only that tells which line feeds stand within quotes. The parts of an
+//! object follow from its pinned bytes and the job's document alone.
+
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::{Bytes, BytesMut};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    job::{CsvOptions, Format, JobDocument},
+    limits,
+    plan::{ByteRange, Slice},
+    stored::{
+        self, Compressed, SAMPLE_BYTES, Stored,
+        csv::Scanner,
+        cut::{CsvCuts, line_end, next_aim, ranges},
+        parquet::{TAIL_BYTES, TRAILER_BYTES, footer_length, row_group_bytes},
+    },
+    uri::PinnedObject,
+};
+use fanfold_storage::{ReadAhead, Store};
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::Semaphore;
+
+use super::error::{Error, Result, about_input};
+
+/// Objects looked at at once, over all jobs: each holds some chunks.
+const OBJECTS_AT_ONCE: usize = 8;
+/// How CSV is read from end to end.
+const SCAN: ReadAhead = ReadAhead { chunk_bytes: 4 << 20, parallel: 2 };
+/// Read where a line's end is looked for.
+const LOOK_BYTES: u64 = 64 << 10;
+/// Such reads at once in one object.
+const LOOKS_AT_ONCE: usize = 8;
+/// Row groups in one slice: their numbers travel in a lease.
+const SLICE_ROW_GROUPS_MAX: usize = 4_096;
+/// Parts of objects that are remembered, together.
+const KNOWN_PARTS: usize = 200_000;
+
+/// What decides how an object is taken apart, besides its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cutting {
+    format: Format,
+    csv: CsvOptions,
+    target: u64,
+}
+
+impl Cutting {
+    /// As the job's document has it.
+    pub fn new(document: &JobDocument) -> Self {
+        let target = document.split.target_bytes.0;
+        Self { format: document.format, csv: document.csv.clone(), target }
+    }
+
+    /// Stored bytes that a partition aims at.
+    pub fn target(&self) -> u64 {
+        self.target
+    }
+}
+
+/// A part of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Part {
+    bytes: Option<ByteRange>,
+    row_groups: Option<Range<u32>>,
+    weight: u64,
+}
+
+/// The parts of an object, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parts {
+    parts: Vec<Part>,
+    /// Whether it is compressed as a whole, and so is neither cut nor packed.
+    pub compressed: bool,
+}
+
+impl Parts {
+    fn whole(size: u64, compressed: bool) -> Self {
+        Self { parts: vec![Part { bytes: None, row_groups: None, weight: size }], compressed }
+    }
+
+    /// The parts as slices of the object, each with its stored bytes.
+    pub fn slices(&self, object: &PinnedObject) -> impl Iterator<Item = (Slice, u64)> {
+        self.parts.iter().map(|part| {
+            let row_groups = part.row_groups.clone().map(|groups| groups.collect());
+            (Slice { object: object.clone(), bytes: part.bytes, row_groups }, part.weight)
+        })
+    }
+}
+
+/// Takes objects apart and remembers the parts of those that it had to look at:
+/// pinned bytes do not change.
+pub struct Splitter {
+    store: Store,
+    room: Semaphore,
+    known: Mutex<VecDeque<(PinnedObject, Cutting, Arc<Parts>)>>,
+}
+
+impl Splitter {
+    /// A splitter of this store's objects.
+    pub fn new(store: Store) -> Self {
+        Self { store, room: Semaphore::new(OBJECTS_AT_ONCE), known: Mutex::default() }
+    }
+
+    /// The parts of an object.
+    ///
+    /// # Errors
+    /// What is wrong with its head or footer, or why it cannot be read; and
+    /// `partition-limit` when the target is far too small for it.
+    pub async fn split(&self, object: &PinnedObject, cutting: &Cutting) -> Result<Arc<Parts>> {
+        let size = object.pin.size;
+        if size <= cutting.target {
+            return Ok(Arc::new(small(object, cutting)));
+        }
+        if matches!(cutting.format, Format::Bytes | Format::Arrow) {
+            return Ok(Arc::new(Parts::whole(size, false)));
+        }
+        if let Some(parts) = self.recall(object, cutting) {
+            return Ok(parts);
+        }
+        let _room = self.room.acquire().await.map_err(|e| Error::Refused(crate::problem::internal(e)))?;
+        let parts = Arc::new(self.look(object, cutting).await?);
+        self.remember(object, cutting, &parts);
+        Ok(parts)
+    }
+
+    async fn look(&self, object: &PinnedObject, cutting: &Cutting) -> Result<Parts> {
+        let (uri, size) = (&object.uri, object.pin.size);
+        let parquet = cutting.format == Format::Auto && stored::by_name(uri.key()) == Some(Stored::Parquet);
+        if parquet || cutting.format == Format::Parquet {
+            return self.row_groups(object, cutting.target).await;
+        }
+        let head = self.read(object, 0..size.min(SAMPLE_BYTES as u64)).await?;
+        if Compressed::of(&head) != Compressed::No {
+            return Ok(Parts::whole(size, true));
+        }
+        let cuts = match stored::tell(uri, cutting.format, &head, &head, &cutting.csv)? {
+            Stored::Parquet => return self.row_groups(object, cutting.target).await,
+            Stored::ArrowFile | Stored::ArrowStream => return Ok(Parts::whole(size, false)),
+            Stored::Csv => {
+                bounded(object, cutting.target)?;
+                self.csv(object, cutting).await?
+            }
+            Stored::Jsonl => {
+                bounded(object, cutting.target)?;
+                self.lines(object, cutting.target).await?
+            }
+        };
+        if cuts.is_empty() {
+            return Ok(Parts::whole(size, false));
+        }
+        let part =
+            |range: ByteRange| Part { bytes: Some(range), row_groups: None, weight: range.end - range.start };
+        Ok(Parts { parts: ranges(size, &cuts).into_iter().map(part).collect(), compressed: false })
+    }
+
+    /// The cuts of a CSV object, all of which is read in order.
+    async fn csv(&self, object: &PinnedObject, cutting: &Cutting) -> Result<Vec<u64>> {
+        let size = object.pin.size;
+        let mut cuts = CsvCuts::new(Scanner::new(&cutting.csv)?, cutting.csv.header, cutting.target);
+        let mut chunks = std::pin::pin!(self.store.reader(&object.uri, &object.pin, 0..size, SCAN));
+        while let Some(chunk) = chunks.try_next().await.map_err(about_input)? {
+            // A chunk keeps a core busy for milliseconds: not a thread of the gateway's own.
+            let scan = tokio::task::spawn_blocking(move || {
+                cuts.feed(&chunk);
+                cuts
+            });
+            cuts = scan.await.map_err(|e| Error::Refused(crate::problem::internal(e)))?;
+            if cuts.is_faulty() {
+                break;
+            }
+        }
+        Ok(cuts.finish(size))
+    }
+
+    /// The cuts of JSON Lines: each is looked for where it is due, and those
+    /// that are due within one look together.
+    async fn lines(&self, object: &PinnedObject, target: u64) -> Result<Vec<u64>> {
+        let size = object.pin.size;
+        let step = target * (LOOK_BYTES / target).max(1);
+        let first = next_aim(0, target);
+        let due = std::iter::successors(Some(first), move |aim| aim.checked_add(step));
+        let looks = due.take_while(|aim| *aim < size).map(|aim| {
+            let aims = aim..aim.saturating_add(step).min(size);
+            self.line_cuts(object, aims, target)
+        });
+        let found: Vec<Vec<u64>> = stream::iter(looks).buffered(LOOKS_AT_ONCE).try_collect().await?;
+        let mut cuts = found.concat();
+        cuts.dedup();
+        cuts.retain(|cut| *cut < size);
+        Ok(cuts)
+    }
+
+    /// The cuts that are due within this range, which begins with one.
+    async fn line_cuts(&self, object: &PinnedObject, aims: Range<u64>, target: u64) -> Result<Vec<u64>> {
+        let (size, mut cuts) = (object.pin.size, Vec::new());
+        let (mut aim, mut offset) = (aims.start, aims.start - 1);
+        let mut window = BytesMut::new();
+        while aim < aims.end {
+            if let Some(cut) = line_end(&window, offset, aim) {
+                cuts.push(cut);
+                aim = next_aim(cut, target);
+                continue;
+            }
+            let end = offset + window.len() as u64;
+            if end - aim.min(end) > limits::RECORD_BYTES_MAX || end >= size {
+                // The rest is one part; its reader tells what is wrong with the line, if anything.
+                break;
+            }
+            if end < aim {
+                (window, offset) = (BytesMut::new(), aim - 1);
+            }
+            // Twice as far each time, so that a long line is not looked through again and again.
+            let (from, more) = (offset + window.len() as u64, LOOK_BYTES.max(window.len() as u64));
+            window.extend_from_slice(&self.read(object, from..size.min(from + more)).await?);
+        }
+        Ok(cuts)
+    }
+
+    /// Runs of neighbouring row groups of a Parquet object.
+    async fn row_groups(&self, object: &PinnedObject, target: u64) -> Result<Parts> {
+        let (uri, size) = (object.uri.to_string(), object.pin.size);
+        let start = size.saturating_sub(TAIL_BYTES);
+        let tail = self.read(object, start..size).await?;
+        let length = footer_length(&uri, &tail, size)?;
+        let footer = match tail.len().checked_sub(TRAILER_BYTES + length) {
+            Some(from) => tail.slice(from..from + length),
+            None => {
+                let end = size - TRAILER_BYTES as u64;
+                self.read(object, end - length as u64..end).await?
+            }
+        };
+        let weights = row_group_bytes(&uri, &footer)?;
+        let runs = runs(&weights, target);
+        if runs.len() <= 1 {
+            return Ok(Parts::whole(size, false));
+        }
+        let part =
+            |(groups, weight): (Range<u32>, u64)| Part { bytes: None, row_groups: Some(groups), weight };
+        Ok(Parts { parts: runs.into_iter().map(part).collect(), compressed: false })
+    }
+
+    async fn read(&self, object: &PinnedObject, range: Range<u64>) -> Result<Bytes> {
+        self.store.get_range(&object.uri, &object.pin, range).await.map_err(about_input)
+    }
+
+    fn recall(&self, object: &PinnedObject, cutting: &Cutting) -> Option<Arc<Parts>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.iter().find(|(o, c, _)| o == object && c == cutting);
+        found.map(|(_, _, parts)| Arc::clone(parts))
+    }
+
+    fn remember(&self, object: &PinnedObject, cutting: &Cutting, parts: &Arc<Parts>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.push_front((object.clone(), cutting.clone(), Arc::clone(parts)));
+        let mut room = KNOWN_PARTS;
+        let fits = |(_, _, parts): &&(PinnedObject, Cutting, Arc<Parts>)| {
+            room = room.saturating_sub(parts.parts.len() + 1);
+            room > 0
+        };
+        let kept = known.iter().take_while(fits).count();
+        known.truncate(kept);
+    }
+}
+
+/// An object within the target: its name is all that is asked.
+fn small(object: &PinnedObject, cutting: &Cutting) -> Parts {
+    let text = matches!(cutting.format, Format::Auto | Format::Csv | Format::Jsonl);
+    Parts::whole(object.pin.size, text && stored::compressed_by_name(object.uri.key()))
+}
+
+/// Neighbouring row groups of at most `target` bytes together, one at least.
+fn runs(weights: &[u64], target: u64) -> Vec<(Range<u32>, u64)> {
+    let mut runs: Vec<(Range<u32>, u64)> = Vec::new();
+    for (group, weight) in (0..).zip(weights) {
+        match runs.last_mut() {
+            Some((groups, sum))
+                if sum.saturating_add(*weight) <= target && groups.len() < SLICE_ROW_GROUPS_MAX =>
+            {
+                (groups.end, *sum) = (group + 1, *sum + weight);
+            }
+            _ => runs.push((group..group + 1, *weight)),
+        }
+    }
+    runs
+}
+
+/// Refuses, before it is looked at, an object that alone exceeds the partitions of a job.
+fn bounded(object: &PinnedObject, target: u64) -> Result<(), Problem> {
+    let parts = object.pin.size / target;
+    if parts <= limits::PARTITIONS_MAX as u64 {
+        return Ok(());
+    }
+    Err(Problem::new(
+        ErrorKind::PartitionLimit,
+        format!(
+            "a job must have at most {} partitions, found about {parts} in {} alone; raise split.target_bytes",
+            limits::PARTITIONS_MAX,
+            object.uri
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn row_groups_run_up_to_the_target() {
+        let check = |weights: &[u64], target, expected: &[(Range<u32>, u64)]| {
+            assert_eq!(runs(weights, target), expected, "{weights:?} by {target}");
+        };
+        check(&[], 10, &[]);
+        check(&[4, 4, 4, 20, 1, 1], 10, &[(0..2, 8), (2..3, 4), (3..4, 20), (4..6, 2)]);
+        check(&[0, 0], 1, &[(0..2, 0)]);
+        check(&[u64::MAX, u64::MAX], 10, &[(0..1, u64::MAX), (1..2, u64::MAX)]);
+        assert_eq!(runs(&vec![0; SLICE_ROW_GROUPS_MAX + 1], 1).len(), 2);
+    }
+}
