@@ -11,6 +11,8 @@ mod jsonl;
 mod parquet_files;
 #[path = "tables/selection.rs"]
 mod selection;
+#[path = "tables/splits.rs"]
+mod splits;
 #[path = "tables/support.rs"]
 mod support;
 #[path = "tables/writing.rs"]

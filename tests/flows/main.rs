@@ -14,4 +14,5 @@ mod docs;
 mod edges;
 mod first_hour;
 mod restart;
+mod splits;
 mod support;
