@@ -120,7 +120,8 @@ pub struct JobDocument {
     /// A map, an aggregate, or a component with both.
     pub function: FunctionRef,
     /// `s3://` globs, objects, or prefixes that end in `/`, or `manifest://`
-    /// with the manifest of another job.
+    /// with the manifest of another job, a list of objects as JSON or CSV, or
+    /// the manifest of an S3 Inventory.
     pub input: OneOrMany,
     /// How the input is stored.
     #[serde(default)]

@@ -138,6 +138,7 @@ impl Finder<'_> {
     async fn inventory(&self, inventory: Inventory) -> Result<Vec<Listed>> {
         let (inventory, mut objects) = (Arc::new(inventory), Vec::new());
         for file in inventory.files()? {
+            self.allow_bucket(&file)?;
             let bytes = self.store.get(&file, None).await.map_err(about_input)?;
             let inventory = Arc::clone(&inventory);
             objects.extend(blocking(move || inventory.objects(&file, &bytes)).await?);

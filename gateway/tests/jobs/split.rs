@@ -5,8 +5,8 @@ use std::io::Write;
 
 use fanfold_gateway::jobs::JobRecord;
 use fanfold_protocol::{
-    ErrorKind,
-    plan::{ByteRange, Partition},
+    ErrorKind, keys,
+    plan::{ByteRange, PARTITION_DOCUMENT_BYTES_MAX, Partition},
     stored::cut::{line_end, next_aim, ranges},
 };
 use flate2::{Compression, write::GzEncoder};
@@ -278,6 +278,12 @@ async fn lists_name_the_input() {
     check("s3://fanfold/components/x\n", ErrorKind::AccessDenied, "components").await;
     check("[1]", ErrorKind::InvalidJob, "s3://bank/lists/bad").await;
     check("{\"files\": 1}", ErrorKind::InvalidJob, "inventory").await;
+    // No way around what may be read leads through an inventory.
+    let own = json!({
+        "destinationBucket": "arn:aws:s3:::fanfold", "fileFormat": "CSV", "fileSchema": "Bucket, Key",
+        "files": [{"key": "functions/mapper/versions/00000001.json"}]
+    });
+    check(&own.to_string(), ErrorKind::AccessDenied, "functions/mapper").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,4 +301,48 @@ async fn what_cannot_be_taken_apart_is_refused_before_anything_is_queued() {
     check("s3://bank/t/many.csv", ErrorKind::PartitionLimit, "split.target_bytes").await;
     check("s3://bank/t/odd.xyz", ErrorKind::FormatUnknown, "01 02 03 04").await;
     assert_eq!(world.keys(BUCKET, "jobs/").await, [""; 0]);
+}
+
+/// Objects of the list below, half of them small.
+const MANY: usize = 60_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_objects_are_planned_in_shards() {
+    let world = World::new().await;
+    let engine = world.engine().await;
+    let mut list = GzEncoder::new(b"".to_vec(), Compression::fast());
+    writeln!(list, "uri,size,etag").unwrap();
+    // Backwards: the planner puts them in order.
+    for n in (0..MANY).rev() {
+        let size = if n < MANY / 2 { 1_000_000 } else { 1 };
+        writeln!(list, "s3://bank/many/{n:07}.csv,{size},9b2cf535f27731c974343645a3985328").unwrap();
+    }
+    let uri = "s3://bank/lists/many.csv.gz".parse().unwrap();
+    world.store().put(&uri, list.finish().unwrap().into(), Default::default()).await.unwrap();
+    let more = json!({
+        "input": "manifest://bank/lists/many.csv.gz", "split": {"target_bytes": "1MB"}, "limits": {"max_parallel": 1}
+    });
+    let (record, partitions) = plan(&world, &engine, more).await;
+    let named: Vec<&str> =
+        partitions.iter().flat_map(|p| &p.slices).map(|slice| slice.object.uri.key()).collect();
+    assert!(named.len() == MANY && named.is_sorted(), "{}", named.len());
+    // Large ones alone; of the small ones as many together as a lease carries.
+    assert!(partitions[..MANY / 2].iter().all(|p| p.slices.len() == 1));
+    let packed = &partitions[MANY / 2..];
+    assert!((30..200).contains(&packed.len()), "{}", packed.len());
+    let longest = packed.iter().map(|p| serde_json::to_vec(p).unwrap().len() as u64).max().unwrap();
+    assert!(longest <= PARTITION_DOCUMENT_BYTES_MAX + 20, "{longest}");
+    let head = world.json(&format!("s3://{BUCKET}/{}", keys::plan(&record.id))).await;
+    let shards = head["shards"].as_array().unwrap();
+    assert!(shards.len() > 3, "{shards:?}");
+    assert_eq!(head["like"]["uri"], "s3://bank/many/0000000.csv");
+    // Each task finds its partition across the shards.
+    for skip in [0, 9_999, 10_000, 29_999, 30_000, partitions.len() - 1] {
+        // The first task is leased, and so comes first anyway.
+        let page = engine.jobs.tasks(&record.id, None, skip, 1).await.unwrap();
+        let task = &page.tasks[0];
+        let expected: Vec<_> =
+            partitions[task.task as usize].slices.iter().map(|s| s.object.uri.to_string()).collect();
+        assert_eq!((task.task as usize, &task.input), (skip, &expected));
+    }
 }
