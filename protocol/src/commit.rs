@@ -40,7 +40,7 @@ pub struct Commit {
 pub struct TaskCommit {
     /// Its place in its stage.
     pub index: u32,
-    /// The attempt at it, from 1.
+    /// The attempt at it, from 1; 0 when it was taken over from an earlier job.
     pub attempt: u32,
     /// What came of it.
     pub outcome: TaskOutcome,
@@ -111,6 +111,24 @@ pub struct Manifest {
     pub bytes: u64,
     /// The objects, in the order of the tasks that wrote them.
     pub objects: Vec<OutputObject>,
+    /// The tasks that failed for good and were tolerated: what is missing here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<DeadLetter>,
+}
+
+/// A task that failed for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Stage of the plan; 0 reads the input.
+    pub stage: u32,
+    /// The task within its stage.
+    pub task: u32,
+    /// The objects that it reads.
+    pub input: Vec<ObjectUri>,
+    /// Attempts made.
+    pub attempts: u32,
+    /// Why the last one failed.
+    pub problem: Problem,
 }
 
 /// What a worker tells the bus when it has committed: where to look. Never
@@ -128,4 +146,23 @@ pub struct CommitNotice {
     /// The commit that won, when it is small enough for a message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<Box<Commit>>,
+}
+
+/// What a worker tells the bus of a lease that it has been working on for a
+/// while, again and again. Never needed: without it a lease that takes long is
+/// not begun a second time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningNotice {
+    /// The job.
+    pub job: Uuid,
+    /// Stage of the plan.
+    pub stage: u32,
+    /// Group within the stage.
+    pub group: u32,
+    /// Round of the group.
+    pub round: u32,
+    /// The worker, for people.
+    pub worker: String,
+    /// For how long it has been working on it.
+    pub running_ms: u64,
 }

@@ -15,6 +15,7 @@ use crate::{
     names::FunctionRef,
     size::{ByteSize, Span},
     time::Timestamp,
+    tolerance::Tolerance,
     uri::ObjectUri,
 };
 
@@ -81,11 +82,14 @@ pub struct RetryOptions {
     pub attempts: u32,
     /// Before the second attempt; doubled for each further one.
     pub backoff: Span,
+    /// Whether tasks that take much longer than the others of their stage are
+    /// begun a second time beside the first.
+    pub speculation: bool,
 }
 
 impl Default for RetryOptions {
     fn default() -> Self {
-        Self { attempts: limits::ATTEMPTS_DEFAULT, backoff: Span(1_000) }
+        Self { attempts: limits::ATTEMPTS_DEFAULT, backoff: Span(1_000), speculation: true }
     }
 }
 
@@ -97,8 +101,8 @@ pub struct JobLimits {
     pub memory: Option<ByteSize>,
     /// Wall time of a task; 5 min when absent.
     pub task_timeout: Option<Span>,
-    /// Share of the tasks that may fail, such as `0%`.
-    pub tolerated_failures: Option<String>,
+    /// Partitions that may fail without failing the job, such as `3` or `5%`.
+    pub tolerated_failures: Tolerance,
     /// Tasks running at once; 0 for as many as there is room for.
     pub max_parallel: u32,
 }
@@ -222,14 +226,6 @@ impl JobDocument {
         {
             mistakes.push(format!("limits.task_timeout must be from 1ms to 60m, found {timeout}"));
         }
-        if let Some(tolerated) = &self.limits.tolerated_failures
-            && tolerated != "0%"
-            && tolerated != "0"
-        {
-            mistakes.push(format!(
-                "limits.tolerated_failures must be \"0%\" in this version, found {tolerated:?}"
-            ));
-        }
         mistakes
     }
 
@@ -264,6 +260,48 @@ pub struct Job {
     pub digest: Digest,
     /// When it was accepted.
     pub submitted_at: Timestamp,
+    /// What it takes over, when it runs another job again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryOf>,
+}
+
+/// Which job a job runs again, and what its input has become since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryOf {
+    /// The earlier job.
+    pub job: Uuid,
+    /// What is the same and what is not.
+    pub difference: Difference,
+}
+
+/// How a job's input stands to that of an earlier run of it: partitions, and
+/// objects that are gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Done before over the same input: taken over, not run.
+    pub unchanged: u64,
+    /// Failed before.
+    pub failed: u64,
+    /// Not done before, or what they gave is not kept any more.
+    pub unfinished: u64,
+    /// Over objects that have changed since, or that are cut otherwise now.
+    pub changed: u64,
+    /// Over objects that were not there.
+    pub added: u64,
+    /// Objects that were there and are gone.
+    pub vanished: u64,
+}
+
+impl Difference {
+    /// Partitions that run.
+    pub fn run(&self) -> u64 {
+        self.failed + self.unfinished + self.changed + self.added
+    }
+
+    /// Whether the output would be what it is.
+    pub fn is_nothing(&self) -> bool {
+        self.run() + self.vanished == 0
+    }
 }
 
 /// Where a job stands.
@@ -312,6 +350,9 @@ pub struct Receipt {
     pub usage: Usage,
     /// Attempts at tasks, the failed ones included.
     pub attempts: u64,
+    /// Leases that were begun a second time because the first attempt took long.
+    #[serde(default)]
+    pub second_attempts: u64,
     /// From submission to the end.
     pub elapsed_ms: u64,
 }

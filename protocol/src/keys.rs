@@ -97,6 +97,26 @@ pub fn staged(id: &Uuid, stage: u32, task: u32, attempt: &Uuid, what: &str) -> S
     format!("jobs/{id}/staged/{stage:02}/{task:07}-{attempt}.{what}")
 }
 
+/// All objects that attempts at a job's tasks staged here.
+pub fn all_staged(id: &Uuid) -> String {
+    format!("jobs/{id}/staged/")
+}
+
+/// Tables of a job that ended without output, kept for the job that runs it again.
+pub fn all_kept(id: &Uuid) -> String {
+    format!("jobs/{id}/kept/")
+}
+
+/// One of them, by the name that it had under the output prefix.
+pub fn kept(id: &Uuid, name: &str) -> String {
+    format!("jobs/{id}/kept/{name}")
+}
+
+/// The tasks of a job that failed for good: one JSON document a line.
+pub fn dead_letters(id: &Uuid) -> String {
+    format!("jobs/{id}/dead-letters.jsonl")
+}
+
 /// Where a job that names no output puts its tables.
 pub fn default_output(id: &Uuid) -> String {
     format!("jobs/{id}/output/")
@@ -153,6 +173,11 @@ pub fn job_cancel(id: &Uuid) -> String {
 /// Subject on which commits of a job are announced.
 pub fn commit_subject(id: &Uuid) -> String {
     format!("jobs.{id}.commits")
+}
+
+/// Subject on which leases of a job that take a while are announced.
+pub fn running_subject(id: &Uuid) -> String {
+    format!("jobs.{id}.running")
 }
 
 /// Subject on which a job's cancellation is announced.

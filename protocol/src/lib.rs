@@ -17,6 +17,7 @@ pub mod plan;
 pub mod size;
 pub mod stored;
 pub mod time;
+pub mod tolerance;
 pub mod uri;
 
 pub use error::{ErrorKind, Fault, Problem};

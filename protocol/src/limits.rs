@@ -128,6 +128,14 @@ pub const INPUTS_MAX: usize = 1_000;
 pub const ATTEMPTS_DEFAULT: u32 = 3;
 /// As far as a job can raise it.
 pub const ATTEMPTS_MAX: u32 = 10;
+/// Tables of a job without output that are kept for its retry: copying more of
+/// them would hold up its end.
+pub const KEPT_TABLES_MAX: usize = 10_000;
+/// Least time after which a task may be begun a second time beside the first:
+/// below it a second sandbox costs more than it saves.
+pub const SPECULATION_AFTER_MIN: Duration = Duration::from_secs(1);
+/// Differences told one by one when a job is run again.
+pub const DIFFERENCES_TOLD_MAX: usize = 1_000;
 /// How long an idempotency key is remembered.
 pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(24 * 3_600);
 /// Bytes of an idempotency key.

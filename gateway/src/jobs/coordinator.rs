@@ -13,7 +13,7 @@ use std::{
 use fanfold_backbone::{Event, Subscription};
 use fanfold_protocol::{
     Problem,
-    commit::{Commit, CommitNotice},
+    commit::{Commit, CommitNotice, DeadLetter, RunningNotice},
     job::JobState,
     keys, time,
 };
@@ -26,9 +26,11 @@ use super::{
     claim,
     error::Result,
     finish::{self, Closing, Ending, Products},
-    lease::Leases,
+    lease::{Leases, Turn},
     plan::Shards,
     progress::{FailedAttempt, GivenUp, LeaseSpec, Policy, Progress},
+    retry,
+    stragglers::Stragglers,
     tenure::Tenure,
     vault::Vault,
 };
@@ -43,17 +45,23 @@ const QUIET_MAX: Duration = Duration::from_secs(15);
 /// A running job, as far as others in this process may see it.
 pub struct Live {
     progress: Mutex<Progress>,
+    stragglers: Mutex<Stragglers>,
 }
 
 impl Live {
     /// A job's progress, to be shared.
-    pub fn new(progress: Progress) -> Self {
-        Self { progress: Mutex::new(progress) }
+    pub fn new(progress: Progress, stragglers: Stragglers) -> Self {
+        Self { progress: Mutex::new(progress), stragglers: Mutex::new(stragglers) }
     }
 
     /// The progress as it stands. Never held across an await.
     pub fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The leases that take a while. Locked after the progress, if both are.
+    pub fn stragglers(&self) -> MutexGuard<'_, Stragglers> {
+        self.stragglers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -87,9 +95,10 @@ impl Coordinator {
             Leases::new(case.job.clone(), &case.plan, &version, case.output.clone(), shards, backbone)?;
         let progress = Progress::new(case.plan.clone(), policy(&case));
         let quiet = jobs.inner.config.watchdog;
+        let stragglers = Stragglers::new(jobs.inner.config.straggle);
         Ok(Self {
             jobs,
-            live: Arc::new(Live::new(progress)),
+            live: Arc::new(Live::new(progress, stragglers)),
             leases,
             called: case.ending.is_some(),
             heard: Instant::now(),
@@ -108,8 +117,12 @@ impl Coordinator {
         // Listening begins before looking, so that nothing falls in between.
         let commits = backbone.subscribe(&keys::commit_subject(&id)).await?;
         let cancels = backbone.subscribe(&keys::cancel_subject(&id)).await?;
-        let events = merged(commits, cancels);
+        let running = backbone.subscribe(&keys::running_subject(&id)).await?;
+        let events = merged(commits, cancels, running);
         let mut events = std::pin::pin!(events.ready_chunks(EVENTS_AT_ONCE));
+        if !self.called {
+            retry::take_over(&self.jobs.inner.vault, &self.case).await?;
+        }
         self.look().await?;
         self.jobs.publish_live(id, Arc::clone(&self.live));
         let mut flush = interval(self.jobs.inner.config.flush);
@@ -131,7 +144,10 @@ impl Coordinator {
                     Some(chunk) => self.hear(chunk).await?,
                     None => return Err(fanfold_backbone::Error::Closed.into()),
                 },
-                _ = flush.tick() => self.flush().await?,
+                _ = flush.tick() => {
+                    self.overtake().await?;
+                    self.flush().await?;
+                }
                 _ = watch.tick() => self.watch().await?,
                 () = tenure.forgotten.notified() => self.queue_again().await?,
             }
@@ -148,7 +164,7 @@ impl Coordinator {
         }
         let (given_up, complete) = {
             let progress = self.live.progress();
-            (progress.given_up().cloned(), progress.is_complete())
+            (progress.given_up(), progress.is_complete())
         };
         if let Some(given_up) = given_up {
             let problem = self.explain(given_up).await?;
@@ -173,12 +189,31 @@ impl Coordinator {
         };
         let attempts = if attempts == 1 { "1 attempt".to_owned() } else { format!("{attempts} attempts") };
         let code = problem.code;
-        Ok(problem.within(format!("{place} failed after {attempts} with {code}")))
+        let mut problem = problem.within(format!("{place} failed after {attempts} with {code}"));
+        let (failed, tolerated) = self.live.progress().failures();
+        if tolerated > 0 {
+            problem.detail.push_str(&format!("; {failed} tasks failed, of which {tolerated} are tolerated"));
+        }
+        Ok(problem)
+    }
+
+    /// What is written down of the tasks that were given up.
+    async fn dead_letters(&self) -> Result<Vec<DeadLetter>> {
+        let dead: Vec<_> = self.live.progress().dead().collect();
+        let mut shards = Shards::new(self.jobs.inner.vault.clone(), &self.case.plan);
+        let mut letters = Vec::with_capacity(dead.len());
+        for GivenUp { stage, task, attempts, problem } in dead {
+            let slices = if stage == 0 { shards.partition(task).await?.slices } else { Vec::new() };
+            let input = slices.into_iter().map(|slice| slice.object.uri).collect();
+            letters.push(DeadLetter { stage, task, input, attempts, problem });
+        }
+        Ok(letters)
     }
 
     async fn end(mut self, ending: Ending) -> Result<()> {
         let inner = Arc::clone(&self.jobs.inner);
-        let products = Products::of(&self.case.job, &self.live.progress());
+        let letters = self.dead_letters().await?;
+        let products = Products::of(&self.case.job, &self.live.progress(), letters);
         let closing = Closing {
             vault: &inner.vault,
             backbone: &inner.backbone,
@@ -187,13 +222,18 @@ impl Coordinator {
         };
         let outcome = closing.carry_out(ending, &products, &self.case.record.warnings).await?;
         let succeeded = outcome.state == JobState::Succeeded;
+        let overtaken = self.live.progress().second_attempts() > 0;
+        if overtaken && succeeded {
+            // Attempts that were overtaken may still run.
+            finish::stop_tasks(&inner.backbone, &self.case.job.id).await?;
+        }
         let result = products.small_answer().filter(|_| succeeded);
         self.case.record.end(&outcome, result);
         self.case.write_record(&inner.backbone).await?;
         if self.case.job.document.output.is_some() {
             claim::release(&inner.backbone, &self.case.output, self.case.job.id).await?;
         }
-        if !succeeded {
+        if overtaken || !succeeded {
             self.jobs.sweep_later(self.case.job, self.case.output);
         }
         Ok(())
@@ -214,6 +254,7 @@ impl Coordinator {
                         }
                     }
                 }
+                Heard::Running(notice) => self.live.stragglers().note(notice, Instant::now().into_std()),
                 Heard::Cancelled => self.called = true,
                 Heard::Lagged => lagged = true,
             }
@@ -268,7 +309,26 @@ impl Coordinator {
         if specs.is_empty() {
             return Ok(());
         }
-        self.leases.queue(&self.case.plan, specs, self.again).await
+        self.leases.queue(&self.case.plan, specs, Turn::Again(self.again)).await
+    }
+
+    /// Begins leases a second time that take much longer than the others.
+    async fn overtake(&mut self) -> Result<()> {
+        if !self.case.job.document.retry.speculation {
+            return Ok(());
+        }
+        let specs = {
+            let mut progress = self.live.progress();
+            self.live.stragglers().overdue(&mut progress, Instant::now().into_std())
+        };
+        if specs.is_empty() {
+            return Ok(());
+        }
+        self.dirty = true;
+        for LeaseSpec { stage, group, round, .. } in &specs {
+            tracing::info!(job = %self.case.job.id, stage, group, round, "a lease takes long; beginning it a second time");
+        }
+        self.leases.queue(&self.case.plan, specs, Turn::Second).await
     }
 
     /// The queue has lost its messages: those that are not committed go again,
@@ -315,13 +375,14 @@ impl Coordinator {
         if !std::mem::take(&mut self.dirty) {
             return Ok(());
         }
-        let (counts, (usage, attempts)) = {
+        let (counts, (usage, attempts), second_attempts) = {
             let progress = self.live.progress();
-            (progress.counts(), progress.usage())
+            (progress.counts(), progress.usage(), progress.second_attempts())
         };
         let record = &mut self.case.record;
         record.tasks = counts;
         (record.receipt.usage, record.receipt.attempts) = (usage, attempts);
+        record.receipt.second_attempts = second_attempts;
         let now = time::now();
         let ms = |since: time::Timestamp| u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
         record.receipt.elapsed_ms = ms(record.submitted_at);
@@ -335,11 +396,16 @@ impl Coordinator {
 /// What the bus says of a job.
 enum Heard {
     Commit(CommitNotice),
+    Running(RunningNotice),
     Cancelled,
     Lagged,
 }
 
-fn merged(commits: Subscription, cancels: Subscription) -> impl Stream<Item = Heard> + Send {
+fn merged(
+    commits: Subscription,
+    cancels: Subscription,
+    running: Subscription,
+) -> impl Stream<Item = Heard> + Send {
     let commits = commits.filter_map(|event| {
         std::future::ready(match event {
             // What cannot be read is found by looking.
@@ -347,14 +413,22 @@ fn merged(commits: Subscription, cancels: Subscription) -> impl Stream<Item = He
             Event::Lagged(_) => Some(Heard::Lagged),
         })
     });
-    stream::select(commits, cancels.map(|_| Heard::Cancelled))
+    let running = running.filter_map(|event| {
+        std::future::ready(match event {
+            Event::Published { payload, .. } => serde_json::from_slice(&payload).ok().map(Heard::Running),
+            Event::Lagged(_) => None,
+        })
+    });
+    stream::select(stream::select(commits, cancels.map(|_| Heard::Cancelled)), running)
 }
 
 fn policy(case: &Case) -> Policy {
     let outstanding_max = u32::try_from(fanfold_protocol::limits::TASKS_OUTSTANDING_MAX).unwrap_or(u32::MAX);
     let width = case.job.document.limits.max_parallel;
     let width = if width == 0 { outstanding_max } else { width.min(outstanding_max) };
-    Policy { attempts: case.job.document.retry.attempts, outstanding_max: width }
+    let document = &case.job.document;
+    let tolerated = document.limits.tolerated_failures.of(u64::from(case.plan.partitions));
+    Policy { attempts: document.retry.attempts, outstanding_max: width, tolerated }
 }
 
 /// A job's progress as the store has it, for whoever only looks.
@@ -365,5 +439,5 @@ pub async fn read_progress(vault: &Vault, case: Case) -> Result<Live> {
     for commit in case::read_commits(vault, vault.keys(&keys::commits(&id)).await?).await? {
         progress.absorb(commit);
     }
-    Ok(Live::new(progress))
+    Ok(Live::new(progress, Stragglers::new(Duration::MAX)))
 }

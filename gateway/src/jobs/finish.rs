@@ -12,7 +12,9 @@ use bytes::Bytes;
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{
     ErrorKind, Problem,
-    commit::{ANSWER_INLINE_BYTES_MAX, AnswerRef, MANIFEST_NAME, Manifest, RESULT_NAME, SUCCESS_NAME},
+    commit::{
+        ANSWER_INLINE_BYTES_MAX, AnswerRef, DeadLetter, MANIFEST_NAME, Manifest, RESULT_NAME, SUCCESS_NAME,
+    },
     job::{Job, JobOutcome, JobState, Receipt, TaskCounts},
     keys, limits,
     names::{FunctionRef, Qualifier},
@@ -26,6 +28,7 @@ use uuid::Uuid;
 
 use super::{
     error::{Error, Result},
+    kept,
     progress::Progress,
     sweep::{self, Sweep},
     vault::Vault,
@@ -67,13 +70,15 @@ pub async fn stop_tasks(backbone: &Backbone, id: &Uuid) -> Result<()> {
 pub struct Products {
     manifest: Manifest,
     answer: Option<AnswerRef>,
+    dead_letters: Vec<DeadLetter>,
+    partitions: usize,
     tasks: TaskCounts,
     receipt: Receipt,
 }
 
 impl Products {
-    /// The products of a job as they stand.
-    pub fn of(job: &Job, progress: &Progress) -> Self {
+    /// The products of a job as they stand, and the tasks that gave none.
+    pub fn of(job: &Job, progress: &Progress, dead_letters: Vec<DeadLetter>) -> Self {
         let objects: Vec<_> = progress.tables().cloned().collect();
         let qualifier = Qualifier::Version(job.version);
         let manifest = Manifest {
@@ -82,13 +87,15 @@ impl Products {
             rows: objects.iter().map(|object| object.rows).sum(),
             bytes: objects.iter().map(|object| object.size).sum(),
             objects,
+            failed: dead_letters.clone(),
         };
         let mut tasks = progress.counts();
         // What runs when a job ends was not finished by it.
         tasks.waiting += std::mem::take(&mut tasks.running);
         let (usage, attempts) = progress.usage();
-        let receipt = Receipt { usage, attempts, elapsed_ms: 0 };
-        Self { manifest, answer: progress.answer().cloned(), tasks, receipt }
+        let receipt = Receipt { usage, attempts, second_attempts: progress.second_attempts(), elapsed_ms: 0 };
+        let partitions = progress.stages().first().map_or(0, |stage| stage.tasks.len());
+        Self { manifest, answer: progress.answer().cloned(), dead_letters, partitions, tasks, receipt }
     }
 
     /// The answer, when it is small.
@@ -131,11 +138,13 @@ impl Closing<'_> {
             receipt: products.receipt,
             warnings: warnings.to_vec(),
         };
+        self.bury(&products.dead_letters).await?;
         let elapsed = ending.ended_at.since(self.job.submitted_at);
         outcome.receipt.elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         if outcome.state == JobState::Succeeded {
             match self.publish(products).await {
                 Ok(()) => {
+                    outcome.warnings.extend(missing(products));
                     outcome.manifest = Some(self.output.join(MANIFEST_NAME)?);
                     outcome.result_uri =
                         products.answer.as_ref().map(|_| self.output.join(RESULT_NAME)).transpose()?;
@@ -150,10 +159,25 @@ impl Closing<'_> {
         let published = outcome.state == JobState::Succeeded;
         if !published {
             stop_tasks(self.backbone, &self.job.id).await?;
+            kept::keep(self.vault, &self.job.id, &products.manifest.objects).await;
         }
-        self.sweep(products, published).await;
+        self.sweep(published).await;
         let key = keys::outcome(&self.job.id);
         if self.vault.write_once(&key, &outcome).await? { Ok(outcome) } else { self.vault.expect(&key).await }
+    }
+
+    /// Writes down the tasks that failed for good.
+    async fn bury(&self, letters: &[DeadLetter]) -> Result<()> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let key = keys::dead_letters(&self.job.id);
+        let mut body = Vec::new();
+        for letter in letters {
+            serde_json::to_writer(&mut body, letter).map_err(|e| Error::damaged(&key, e))?;
+            body.push(b'\n');
+        }
+        self.vault.write_bytes_once(&key, body.into(), "application/jsonl").await.map(|_| ())
     }
 
     /// Makes the output visible: the answer first, then the manifest that says
@@ -254,11 +278,14 @@ impl Closing<'_> {
 
     /// Removes what losers staged. What stays behind is not visible to anybody,
     /// so that a failure here does not keep a job from ending.
-    async fn sweep(&self, products: &Products, published: bool) {
-        let keep = if published { keys_of(&products.manifest, self.output) } else { HashSet::new() };
+    async fn sweep(&self, published: bool) {
         let swept = async {
-            let mut count = sweep::staged(self.vault, &self.job.id).await?;
-            let sweep = Sweep { output: self.output, job: self.job, keep: &keep };
+            let mut count = 0;
+            if published {
+                count += sweep::staged(self.vault, &self.job.id).await?;
+                count += kept::forget(self.vault, self.job).await?;
+            }
+            let sweep = Sweep { output: self.output, job: self.job };
             count += sweep.losers(self.vault, self.backbone).await?;
             Ok::<_, Error>(count)
         };
@@ -267,6 +294,21 @@ impl Closing<'_> {
             Err(error) => tracing::warn!(job = %self.job.id, %error, "what losers staged stays behind"),
         }
     }
+}
+
+/// What the author must know of an output in which something is missing.
+fn missing(products: &Products) -> Option<String> {
+    let first = products.dead_letters.first()?;
+    let count = products.dead_letters.len();
+    let objects: Vec<_> = first.input.iter().map(ToString::to_string).collect();
+    Some(format!(
+        "{count} of {} partitions failed and are missing in the output, which tolerates that: the first is task {} over \
+         {} ({}); the manifest names them all, and fanfold job retry runs them again",
+        products.partitions,
+        first.task,
+        objects.join(" and "),
+        first.problem.code
+    ))
 }
 
 /// Keys of a manifest's objects that lie under the output.

@@ -27,6 +27,17 @@ const BATCH_BYTES: usize = queue::BATCH_BYTES_MAX / 4;
 /// The longest wait before another attempt.
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
 
+/// Why leases are queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It is their turn.
+    First,
+    /// The queue has lost them, so often.
+    Again(u32),
+    /// The first attempt takes long.
+    Second,
+}
+
 /// Makes and queues the leases of one job.
 pub struct Leases {
     job: Job,
@@ -50,12 +61,11 @@ impl Leases {
         Ok(Self { function: job.document.function.name.to_string(), common, job, shards, backbone })
     }
 
-    /// Queues these leases in as few calls as they fit in. `again` counts how
-    /// often the queue has lost them.
-    pub async fn queue(&mut self, plan: &Plan, specs: Vec<LeaseSpec>, again: u32) -> Result<()> {
+    /// Queues these leases in as few calls as they fit in.
+    pub async fn queue(&mut self, plan: &Plan, specs: Vec<LeaseSpec>, turn: Turn) -> Result<()> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         for spec in specs {
-            let message = self.message(plan, spec, again).await?;
+            let message = self.message(plan, spec, turn).await?;
             bytes += message.payload.len();
             batch.push(message);
             if bytes >= BATCH_BYTES {
@@ -69,10 +79,16 @@ impl Leases {
         Ok(())
     }
 
-    async fn message(&mut self, plan: &Plan, spec: LeaseSpec, again: u32) -> Result<queue::Message> {
+    async fn message(&mut self, plan: &Plan, spec: LeaseSpec, turn: Turn) -> Result<queue::Message> {
         let (stage, group, round) = (spec.stage, spec.group, spec.round);
-        let delay = backoff(self.job.document.retry.backoff.as_duration(), &id(&self.job, &spec, 0), round);
-        let id = id(&self.job, &spec, again);
+        let first = id(&self.job, &spec, Turn::First);
+        let delay = match turn {
+            Turn::First | Turn::Again(_) => {
+                backoff(self.job.document.retry.backoff.as_duration(), &first, round)
+            }
+            Turn::Second => Duration::ZERO,
+        };
+        let id = id(&self.job, &spec, turn);
         let mut tasks = Vec::with_capacity(spec.tasks.len());
         for index in spec.tasks {
             let work = if stage == 0 {
@@ -102,9 +118,13 @@ impl Leases {
     }
 }
 
-fn id(job: &Job, spec: &LeaseSpec, again: u32) -> String {
+fn id(job: &Job, spec: &LeaseSpec, turn: Turn) -> String {
     let id = format!("{}/{}/{}/{}", job.id, spec.stage, spec.group, spec.round);
-    if again == 0 { id } else { format!("{id}/again-{again}") }
+    match turn {
+        Turn::First | Turn::Again(0) => id,
+        Turn::Again(times) => format!("{id}/again-{times}"),
+        Turn::Second => format!("{id}/second"),
+    }
 }
 
 /// What all tasks of a job have in common.

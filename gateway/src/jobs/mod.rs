@@ -19,6 +19,7 @@ mod events;
 mod finish;
 mod index;
 mod input;
+mod kept;
 mod lease;
 mod listing;
 mod pack;
@@ -27,9 +28,11 @@ mod plan;
 mod progress;
 mod record;
 mod recover;
+mod retry;
 mod routes;
 mod slots;
 mod split;
+mod stragglers;
 mod submit;
 mod sweep;
 mod tasks;
@@ -38,7 +41,7 @@ mod vault;
 mod view;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -47,9 +50,9 @@ use bytes::Bytes;
 use fanfold_backbone::{Backbone, CasOutcome};
 use fanfold_protocol::{
     ErrorKind, Problem,
-    commit::{MANIFEST_NAME, Manifest},
+    commit::Manifest,
     job::{Job, JobState},
-    keys,
+    keys, limits,
     uri::ObjectUri,
 };
 use fanfold_storage::Store;
@@ -61,6 +64,7 @@ use self::split::Splitter;
 
 pub use index::Filter;
 pub use record::{JobRecord, TaskFailure};
+pub use retry::{Change, Comparison, Differing};
 pub use routes::routes;
 pub use tasks::{TaskPage, TaskState, TaskView};
 
@@ -84,6 +88,8 @@ pub struct JobsConfig {
     pub flush: Duration,
     /// How long a job may be quiet before its commits are looked for.
     pub watchdog: Duration,
+    /// How long a lease may take in any case before it is begun a second time.
+    pub straggle: Duration,
     /// After a job was stopped, until what its tasks staged meanwhile is swept.
     pub late_sweep: Duration,
 }
@@ -95,6 +101,7 @@ impl Default for JobsConfig {
             scan: Duration::from_millis(500),
             flush: Duration::from_millis(500),
             watchdog: Duration::from_secs(2),
+            straggle: limits::SPECULATION_AFTER_MIN,
             late_sweep: Duration::from_secs(3),
         }
     }
@@ -347,32 +354,15 @@ impl Jobs {
 
     async fn sweep_again(&self, job: &Job, output: &ObjectUri) -> Result<()> {
         let inner = &self.inner;
-        sweep::staged(&inner.vault, &job.id).await?;
         let claimed = job.document.output.is_some();
         if claimed && !claim::ensure(&inner.backbone, output, job.id).await? {
             return Ok(());
         }
-        let swept = self.sweep_around_manifest(job, output).await;
+        let swept = Sweep { output, job }.losers(&inner.vault, &inner.backbone).await;
         if claimed {
             claim::release(&inner.backbone, output, job.id).await?;
         }
-        swept
-    }
-
-    /// A manifest that came meanwhile makes its objects another job's.
-    async fn sweep_around_manifest(&self, job: &Job, output: &ObjectUri) -> Result<()> {
-        let manifest = output.join(MANIFEST_NAME)?;
-        let keep = match self.inner.vault.store().get(&manifest, None).await {
-            Ok(bytes) => {
-                let manifest: Manifest =
-                    serde_json::from_slice(&bytes).map_err(|e| Error::damaged(manifest.to_string(), e))?;
-                manifest.objects.into_iter().map(|object| object.uri.key().to_owned()).collect()
-            }
-            Err(fanfold_storage::Error::NotFound { .. }) => HashSet::new(),
-            Err(error) => return Err(error.into()),
-        };
-        let sweep = Sweep { output, job, keep: &keep };
-        sweep.losers(&self.inner.vault, &self.inner.backbone).await.map(|_| ())
+        swept.map(|_| ())
     }
 
     /// Runs until it is done or the engine stops.

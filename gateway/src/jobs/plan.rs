@@ -11,7 +11,7 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem,
-    job::{Format, Job},
+    job::{Format, Job, JobDocument},
     keys, limits,
     plan::{Partition, Plan, SHARD_BYTES_TARGET, SHARD_PARTITIONS, Shape, Weight},
     uri::{ObjectUri, PinnedObject},
@@ -23,6 +23,7 @@ use super::{
     error::{Error, Result},
     input::Found,
     pack::Packer,
+    retry::Earlier,
     split::{Cutting, Splitter},
     vault::Vault,
 };
@@ -34,8 +35,9 @@ const SHARDS_HELD: usize = 2;
 /// Objects of one job that are looked at at once.
 const SPLITS_AT_ONCE: usize = 4;
 
-/// Takes the objects apart and writes the job, the partitions and what the head
-/// will be, under an id that nobody else plans under.
+/// Takes the objects apart and writes the partitions, the job and what the head
+/// will be, under an id that nobody else plans under. What is done already of an
+/// `earlier` job is taken over.
 ///
 /// # Errors
 /// What is wrong with an object that was looked at; `partition-limit`.
@@ -45,31 +47,87 @@ pub async fn lay_down(
     job: &Job,
     shape: Shape,
     found: Found,
-    warnings: Vec<String>,
-) -> Result<Plan> {
-    vault.write_once(&keys::job_document(&job.id), job).await?;
-    let like = like(job, &found.objects);
-    let cutting = Cutting::new(&job.document);
-    let mut writer = Writer::new(vault, job);
-    let compressed = take_apart(splitter, &cutting, found.objects, &mut writer).await;
+    warnings: &[String],
+    earlier: Option<&Earlier>,
+) -> Result<(Job, Plan)> {
+    let like = like(&job.document, &found.objects);
+    let mut sink = Sink::Store(Writer::new(vault, job));
+    let compressed = take_apart(splitter, &job.document, found.objects, &mut sink).await;
+    let Sink::Store(mut writer) = sink else { return Err(Error::damaged("a plan", "it was not written")) };
     // Also after a failure: what is under way must not arrive after it was cleared.
     writer.settle().await?;
     let compressed = compressed?;
     let mut plan = lay_out(job, shape, &writer.weights);
-    plan.warnings = warnings;
+    plan.warnings = warnings.to_vec();
     plan.warnings.extend(said(&compressed, &found.empty, writer.weights.is_empty()));
     (plan.shards, plan.like) = (writer.shards, like);
+    let mut job = job.clone();
+    if let Some(earlier) = earlier {
+        let now = read_partitions(vault, &plan).await?;
+        job.retry = Some(earlier.take_over(&now, &mut plan)?);
+    }
+    vault.write_once(&keys::job_document(&job.id), &job).await?;
     vault.write_once(&keys::plan_draft(&job.id), &plan).await?;
-    Ok(plan)
+    Ok((job, plan))
+}
+
+/// What a job over these objects would be parted into, and the object that
+/// would settle its types. Writes nothing.
+///
+/// # Errors
+/// As of [`lay_down`].
+pub async fn partitions(
+    splitter: &Splitter,
+    document: &JobDocument,
+    found: Found,
+) -> Result<(Vec<Partition>, Option<PinnedObject>)> {
+    let like = like(document, &found.objects);
+    let mut partitions = Vec::new();
+    take_apart(splitter, document, found.objects, &mut Sink::Hold(&mut partitions)).await?;
+    Ok((partitions, like))
+}
+
+/// Where partitions go.
+enum Sink<'a> {
+    Store(Writer<'a>),
+    Hold(&'a mut Vec<Partition>),
+}
+
+impl Sink<'_> {
+    async fn take(&mut self, partition: Option<(Partition, Weight)>) -> Result<()> {
+        let Some((partition, weight)) = partition else { return Ok(()) };
+        let count = match self {
+            Self::Store(writer) => writer.weights.len(),
+            Self::Hold(partitions) => partitions.len(),
+        };
+        if count == limits::PARTITIONS_MAX {
+            return Err(Error::Refused(too_many()));
+        }
+        match self {
+            Self::Store(writer) => writer.take(&partition, weight).await,
+            Self::Hold(partitions) => {
+                partitions.push(partition);
+                Ok(())
+            }
+        }
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        match self {
+            Self::Store(writer) => writer.close_shard().await,
+            Self::Hold(_) => Ok(()),
+        }
+    }
 }
 
 /// Takes the objects apart and gathers the parts; answers which are compressed.
 async fn take_apart(
     splitter: &Splitter,
-    cutting: &Cutting,
+    document: &JobDocument,
     objects: Vec<PinnedObject>,
-    writer: &mut Writer<'_>,
+    sink: &mut Sink<'_>,
 ) -> Result<Few> {
+    let cutting = &Cutting::new(document);
     let mut packer = Packer::new(cutting.target());
     let mut compressed = Few::default();
     let split = |object: PinnedObject| async {
@@ -83,11 +141,11 @@ async fn take_apart(
         }
         for (slice, bytes) in parts.slices(&object) {
             let full = packer.add(slice, bytes, parts.compressed);
-            writer.take(full.map_err(|e| Error::damaged(object.uri.to_string(), e))?).await?;
+            sink.take(full.map_err(|e| Error::damaged(object.uri.to_string(), e))?).await?;
         }
     }
-    writer.take(packer.finish()).await?;
-    writer.close_shard().await?;
+    sink.take(packer.finish()).await?;
+    sink.close().await?;
     Ok(compressed)
 }
 
@@ -109,8 +167,8 @@ fn split(count: u32, width: u32) -> impl Iterator<Item = u32> {
 
 /// The object that settles types: the largest, which has most to tell, and of
 /// equal ones the first.
-fn like(job: &Job, objects: &[PinnedObject]) -> Option<PinnedObject> {
-    if job.document.format == Format::Bytes {
+fn like(document: &JobDocument, objects: &[PinnedObject]) -> Option<PinnedObject> {
+    if document.format == Format::Bytes {
         return None;
     }
     let larger = |a: &&PinnedObject, b: &&PinnedObject| a.pin.size.cmp(&b.pin.size).then(b.uri.cmp(&a.uri));
@@ -172,12 +230,8 @@ impl<'a> Writer<'a> {
         Self { vault, job, body: Vec::new(), count: 0, weights, shards, writes: JoinSet::new() }
     }
 
-    async fn take(&mut self, partition: Option<(Partition, Weight)>) -> Result<()> {
-        let Some((partition, weight)) = partition else { return Ok(()) };
-        if self.weights.len() == limits::PARTITIONS_MAX {
-            return Err(Error::Refused(too_many()));
-        }
-        serde_json::to_writer(&mut self.body, &partition)
+    async fn take(&mut self, partition: &Partition, weight: Weight) -> Result<()> {
+        serde_json::to_writer(&mut self.body, partition)
             .map_err(|e| Error::damaged(keys::plan(&self.job.id), e))?;
         self.body.push(b'\n');
         self.count += 1;
@@ -242,6 +296,18 @@ fn too_many() -> Problem {
 /// same: it follows from the parts.
 pub async fn write_head(vault: &Vault, plan: &Plan) -> Result<()> {
     vault.write_once(&keys::plan(&plan.job), plan).await.map(|_| ())
+}
+
+/// Every partition of a plan.
+pub async fn read_partitions(vault: &Vault, plan: &Plan) -> Result<Vec<Partition>> {
+    let shards = (0..).zip(&plan.shards).map(|(number, _)| keys::plan_shard(&plan.job, number));
+    let read = |key: String| async move { read_shard(vault, &key).await };
+    let mut shards = std::pin::pin!(stream::iter(shards).map(read).buffered(SHARDS_IN_FLIGHT));
+    let mut all = Vec::with_capacity(plan.partitions as usize);
+    while let Some(shard) = shards.try_next().await? {
+        all.extend(shard);
+    }
+    Ok(all)
 }
 
 async fn read_shard(vault: &Vault, key: &str) -> Result<Vec<Partition>> {

@@ -6,7 +6,10 @@
 //! with whom, and in which order, follows from the plan alone; the state after
 //! a set of commits does not depend on the order in which they came.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use fanfold_protocol::{
     ErrorKind, Problem,
@@ -26,6 +29,8 @@ pub struct Policy {
     pub attempts: u32,
     /// Tasks queued or running at once.
     pub outstanding_max: u32,
+    /// Tasks of the first stage that may be given up.
+    pub tolerated: u64,
 }
 
 /// An attempt at a task that failed.
@@ -58,7 +63,7 @@ pub struct LeaseSpec {
     pub states: Vec<StateRef>,
 }
 
-/// The task that ended the job.
+/// A task that was given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GivenUp {
     /// Stage of the plan.
@@ -84,13 +89,16 @@ pub struct Progress {
     next_group: u32,
     /// Tasks leased and not committed.
     outstanding: u32,
+    /// Those of them that were begun a second time.
+    seconds: u32,
+    second_attempts: u64,
     /// Commits that came before the round that they belong to.
     early: BTreeMap<(u32, u32, u32), Commit>,
     usage: Usage,
     attempts: u64,
     done: u64,
-    failed: u64,
-    given_up: Option<GivenUp>,
+    /// Tasks given up: of the first stage, and of folds.
+    failed: [u64; 2],
 }
 
 impl Progress {
@@ -107,12 +115,13 @@ impl Progress {
             ready,
             next_group: 0,
             outstanding: 0,
+            seconds: 0,
+            second_attempts: 0,
             early: BTreeMap::new(),
             usage: Usage::default(),
             attempts: 0,
             done: 0,
-            failed: 0,
-            given_up: None,
+            failed: [0; 2],
         }
     }
 
@@ -141,11 +150,11 @@ impl Progress {
     /// tasks. Those of a rebuilt state may be queued already; their ids say so.
     pub fn release(&mut self) -> Vec<LeaseSpec> {
         let mut specs = Vec::new();
-        while self.given_up.is_none() {
+        while !self.is_hopeless() {
             let Some((stage, group)) = self.next_ready() else { break };
             let tasks = self.stages[stage as usize].open_tasks(group);
             let count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
-            if self.outstanding > 0 && self.outstanding.saturating_add(count) > self.policy.outstanding_max {
+            if self.outstanding > 0 && !self.has_room(count) {
                 break;
             }
             if self.ready.front() == Some(&(stage, group)) {
@@ -170,28 +179,114 @@ impl Progress {
         specs
     }
 
+    /// Begins a leased group a second time beside the first attempt, whose
+    /// commit it may come before; once a round, and if the job may be so wide.
+    pub fn begin_second(&mut self, stage: u32, group: u32, round: u32) -> Option<LeaseSpec> {
+        let open = self.group(stage, group)?;
+        if open.phase != Phase::Leased || open.round != round || open.second {
+            return None;
+        }
+        let tasks = self.stages[stage as usize].open_tasks(group);
+        let count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+        if !self.has_room(count) {
+            return None;
+        }
+        self.stages[stage as usize].groups[group as usize].second = true;
+        self.seconds += count;
+        self.second_attempts += 1;
+        Some(self.spec(stage, group, tasks))
+    }
+
+    /// Groups that were begun a second time.
+    pub fn second_attempts(&self) -> u64 {
+        self.second_attempts
+    }
+
+    /// The time within which three quarters of the tasks that a stage runs were
+    /// done, each counted from its own beginning; none while fewer are done.
+    pub fn typical(&self, stage: u32) -> Option<Duration> {
+        let slots = &self.stages.get(stage as usize)?.tasks;
+        let (done, open): (Vec<_>, Vec<_>) = slots.iter().partition(|slot| slot.state == TaskState::Done);
+        let mut walls: Vec<u64> =
+            done.iter().filter(|slot| slot.attempts > 0).map(|slot| slot.wall_us).collect();
+        let wanted = ((walls.len() + open.len()) * 3).div_ceil(4).checked_sub(1)?;
+        if wanted >= walls.len() {
+            return None;
+        }
+        Some(Duration::from_micros(*walls.select_nth_unstable(wanted).1))
+    }
+
+    /// How many tasks a group that is leased runs in this round.
+    pub fn leased_tasks(&self, stage: u32, group: u32, round: u32) -> Option<usize> {
+        let open = self.group(stage, group)?;
+        let leased = open.phase == Phase::Leased && open.round == round;
+        leased.then(|| self.stages[stage as usize].open_tasks(group).len())
+    }
+
+    /// The group and round in which a task is leased, and whether that was begun a
+    /// second time.
+    pub fn lease_of(&self, stage: u32, task: u32) -> Option<(u32, u32, bool)> {
+        let groups = &self.stages.get(stage as usize)?.groups;
+        let group = groups.partition_point(|group| group.first <= task).checked_sub(1)?;
+        let open = groups.get(group).filter(|group| group.phase == Phase::Leased)?;
+        Some((u32::try_from(group).ok()?, open.round, open.second))
+    }
+
     /// Whether this commit would change nothing.
     pub fn knows(&self, stage: u32, group: u32, round: u32) -> bool {
         self.group(stage, group).is_none_or(|g| g.phase == Phase::Done || round < g.round)
             || self.early.contains_key(&(stage, group, round))
     }
 
-    /// Whether every task is done.
+    /// Whether every task is done, or given up and tolerated.
     pub fn is_complete(&self) -> bool {
-        self.done == self.plan.tasks()
+        !self.is_hopeless() && self.done + self.failed() == self.plan.tasks()
     }
 
-    /// The task that cannot succeed any more, if there is one.
-    pub fn given_up(&self) -> Option<&GivenUp> {
-        self.given_up.as_ref()
+    /// Whether more has failed than is tolerated. A fold that failed always is:
+    /// without it there is no answer.
+    fn is_hopeless(&self) -> bool {
+        self.failed[0] > self.policy.tolerated || self.failed[1] > 0
+    }
+
+    /// The task that ends the job, if there is one: of several the first in the
+    /// plan, whichever came first.
+    pub fn given_up(&self) -> Option<GivenUp> {
+        if !self.is_hopeless() {
+            return None;
+        }
+        let tolerated = self.failed[0] <= self.policy.tolerated;
+        self.dead().find(|given_up| given_up.stage > 0 || !tolerated)
+    }
+
+    /// Every task that was given up, in the plan's order.
+    pub fn dead(&self) -> impl Iterator<Item = GivenUp> {
+        (0..).zip(&self.stages).flat_map(|(stage, content)| {
+            (0..).zip(&content.tasks).filter(|(_, slot)| slot.state == TaskState::Failed).filter_map(
+                move |(task, slot)| {
+                    let problem = slot.problem.as_deref()?.clone();
+                    Some(GivenUp { stage, task, attempts: slot.attempts, problem })
+                },
+            )
+        })
+    }
+
+    /// Tasks given up, and how many are tolerated.
+    pub fn failures(&self) -> (u64, u64) {
+        (self.failed(), self.policy.tolerated)
+    }
+
+    fn failed(&self) -> u64 {
+        self.failed.iter().sum()
     }
 
     /// Tasks by state.
     pub fn counts(&self) -> TaskCounts {
         let total = self.plan.tasks();
         let running = u64::from(self.outstanding);
-        let waiting = total.saturating_sub(self.done + self.failed + running);
-        TaskCounts { total, waiting, running, done: self.done, failed: self.failed }
+        let failed = self.failed();
+        let waiting = total.saturating_sub(self.done + failed + running);
+        TaskCounts { total, waiting, running, done: self.done, failed }
     }
 
     /// What all attempts heard of took together, and their number.
@@ -225,6 +320,11 @@ impl Progress {
     /// The stages, for whoever shows tasks.
     pub(super) fn stages(&self) -> &[Stage] {
         &self.stages
+    }
+
+    fn has_room(&self, tasks: u32) -> bool {
+        let running = self.outstanding.saturating_add(self.seconds);
+        running.saturating_add(tasks) <= self.policy.outstanding_max
     }
 
     fn group(&self, stage: u32, group: u32) -> Option<&Group> {
@@ -269,8 +369,11 @@ impl Progress {
     fn settle(&mut self, commit: Commit, failures: &mut Vec<FailedAttempt>) {
         let (stage, group) = (commit.stage, commit.group);
         let open = self.stages[stage as usize].open_tasks(group);
-        if self.stages[stage as usize].groups[group as usize].phase == Phase::Leased {
-            self.outstanding -= u32::try_from(open.len()).unwrap_or(u32::MAX).min(self.outstanding);
+        let count = u32::try_from(open.len()).unwrap_or(u32::MAX);
+        let leased = &self.stages[stage as usize].groups[group as usize];
+        if leased.phase == Phase::Leased {
+            self.outstanding -= count.min(self.outstanding);
+            self.seconds -= if leased.second { count.min(self.seconds) } else { 0 };
         }
         let mut given: BTreeMap<u32, TaskCommit> = commit.tasks.into_iter().map(|t| (t.index, t)).collect();
         let mut again = Vec::new();
@@ -282,6 +385,7 @@ impl Progress {
         }
         let state = &mut self.stages[stage as usize].groups[group as usize];
         state.round = commit.round + 1;
+        state.second = false;
         state.phase = if again.is_empty() { Phase::Done } else { Phase::Waiting };
         if again.is_empty() {
             self.early.retain(|key, _| (key.0, key.1) != (stage, group));
@@ -296,7 +400,7 @@ impl Progress {
     fn settle_task(&mut self, stage: u32, committed: TaskCommit, failures: &mut Vec<FailedAttempt>) -> bool {
         let TaskCommit { index, attempt, outcome, usage, .. } = committed;
         self.usage.add(&usage);
-        self.attempts += 1;
+        self.attempts += u64::from(attempt > 0);
         let problem = match self.accepts(stage, outcome) {
             Ok(outcome) => {
                 let slot = &mut self.stages[stage as usize].tasks[index as usize];
@@ -310,12 +414,7 @@ impl Progress {
         let state = if given_up { TaskState::Failed } else { TaskState::Waiting };
         self.stages[stage as usize].tasks[index as usize].failed(state, attempt, problem.clone(), &usage);
         if given_up {
-            self.failed += 1;
-            let found = GivenUp { stage, task: index, attempts: attempt, problem: problem.clone() };
-            // Of several the first in the plan is named, whichever came first.
-            if self.given_up.as_ref().is_none_or(|g| (stage, index) < (g.stage, g.task)) {
-                self.given_up = Some(found);
-            }
+            self.failed[usize::from(stage > 0)] += 1;
         }
         failures.push(FailedAttempt { stage, task: index, attempt, given_up, problem });
         !given_up
@@ -350,9 +449,9 @@ impl Progress {
                 slot.product = None;
             }
         }
-        let any_failed = (first..first + count)
-            .any(|task| self.stages[stage as usize].tasks[task as usize].state != TaskState::Done);
-        let Some(next) = self.stages.get_mut(stage as usize + 1).filter(|_| !any_failed) else { return };
+        // A task that was given up gives no state; what it is merged into counts
+        // it all the same, and is leased only while that is tolerated.
+        let Some(next) = self.stages.get_mut(stage as usize + 1) else { return };
         let mut complete = Vec::new();
         for task in first..first + count {
             let parent = task / FOLD_WIDTH;

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::*;
 
-const POLICY: Policy = Policy { attempts: 3, outstanding_max: 10_000 };
+const POLICY: Policy = Policy { attempts: 3, outstanding_max: 10_000, tolerated: 0 };
 
 fn plan(shape: Shape, sizes: &[u64]) -> Plan {
     let weights: Vec<_> = sizes.iter().map(|bytes| Weight { bytes: *bytes, document: 200 }).collect();
@@ -184,10 +184,64 @@ fn a_task_is_given_up_after_its_attempts_or_when_trying_cannot_help() {
     check(ErrorKind::ObjectChanged, None, Some(1));
 }
 
+/// A job of 20 tasks of which those before `bad` fail for good.
+fn tolerating(shape: Shape, tolerated: u64, bad: u32) -> Progress {
+    let plan = plan(shape, &[1; 20]);
+    let mut progress = Progress::new(plan.clone(), Policy { tolerated, ..POLICY });
+    let mut leased = progress.release();
+    while let Some(spec) = leased.pop() {
+        let fails = |task, _| (spec.stage == 0 && task < bad).then(|| crash(ErrorKind::CsvMalformed));
+        for action in apply(&mut progress, commit(&plan, &spec, fails)) {
+            if let Action::Lease(spec) = action {
+                leased.push(spec);
+            }
+        }
+    }
+    progress
+}
+
+#[test]
+fn failures_are_tolerated_up_to_their_bound() {
+    let check = |shape, tolerated, bad| {
+        let progress = tolerating(shape, tolerated, bad);
+        let fits = u64::from(bad) <= tolerated;
+        assert_eq!(
+            (progress.is_complete(), progress.given_up().is_none()),
+            (fits, fits),
+            "{tolerated} {bad}"
+        );
+        let dead: Vec<_> = progress.dead().map(|given_up| given_up.task).collect();
+        assert_eq!(dead, (0..bad).collect::<Vec<_>>());
+        progress
+    };
+    check(Shape::Map, 0, 0);
+    check(Shape::Map, 0, 1);
+    assert_eq!(check(Shape::Map, 2, 2).tables().count(), 18);
+    assert_eq!(check(Shape::Map, 2, 3).given_up().unwrap().task, 0);
+    check(Shape::Map, 20, 20);
+    let fold = "((2 3 4 5 6 7 8 9 10 11 12 13 14 15) (16 17 18 19))";
+    assert_eq!(answer(&check(Shape::Aggregate, 2, 2)), fold);
+    // Nothing is left of the first fold, which gives an empty state.
+    assert_eq!(answer(&check(Shape::Aggregate, 16, 16)), "(() (16 17 18 19))");
+}
+
+#[test]
+fn a_fold_that_fails_is_not_tolerated() {
+    let plan = plan(Shape::Aggregate, &[1; 3]);
+    let mut progress = Progress::new(plan.clone(), Policy { tolerated: 3, ..POLICY });
+    let fails = |task, _| (task == 0).then(|| crash(ErrorKind::CsvMalformed));
+    let leased = progress.release();
+    let actions = apply(&mut progress, commit(&plan, &leased[0], fails));
+    let Some(Action::Lease(fold)) = actions.last() else { panic!("{actions:?}") };
+    apply(&mut progress, commit(&plan, fold, fails));
+    let given_up = progress.given_up().unwrap();
+    assert_eq!((given_up.stage, given_up.task, progress.is_complete()), (1, 0, false));
+}
+
 #[test]
 fn no_more_is_leased_than_the_job_allows() {
     let plan = plan(Shape::Map, &vec![GROUP_BYTES_TARGET; 20]);
-    let mut progress = Progress::new(plan.clone(), Policy { attempts: 3, outstanding_max: 4 });
+    let mut progress = Progress::new(plan.clone(), Policy { outstanding_max: 4, ..POLICY });
     let mut leased = progress.release();
     let mut done = 0;
     while let Some(spec) = leased.pop() {

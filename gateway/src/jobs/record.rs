@@ -8,7 +8,7 @@
 use fanfold_protocol::{
     Problem,
     digest::Digest,
-    job::{Job, JobOutcome, JobState, Receipt, TaskCounts},
+    job::{Job, JobOutcome, JobState, Receipt, RetryOf, TaskCounts},
     names::FunctionRef,
     plan::{Plan, Shape},
     time::Timestamp,
@@ -44,6 +44,9 @@ pub struct JobRecord {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
+    /// The job that it runs again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryOf>,
     /// Tasks by state, all stages together.
     pub tasks: TaskCounts,
     /// Partitions, which are the tasks of the first stage.
@@ -110,6 +113,7 @@ impl JobRecord {
             submitted_at: job.submitted_at,
             started_at: None,
             ended_at: None,
+            retry: job.retry,
             tasks: TaskCounts { total: plan.tasks(), waiting: plan.tasks(), ..TaskCounts::default() },
             partitions: plan.partitions,
             input_bytes: plan.bytes,

@@ -23,12 +23,13 @@ use uuid::Uuid;
 
 use super::{
     index::Filter,
+    record::JobRecord,
     tasks::{TaskPage, TaskState},
-    view::{JobList, JobView, state_of, state_word},
+    view::{ComparisonView, JobList, JobView, state_of},
 };
 use crate::{
     extract::{self, Path, Query},
-    problem::{Answer, ProblemBody, Refusal},
+    problem::{Answer, ProblemBody},
     state::AppState,
 };
 
@@ -81,6 +82,16 @@ pub struct TaskQuery {
     limit: Option<usize>,
 }
 
+/// How a job is run again.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct RetryQuery {
+    /// Only say what would run.
+    #[serde(default)]
+    dry_run: bool,
+}
+
 /// Submits a job. It is accepted once its plan is stored, and then comes to an end whatever is restarted.
 #[utoipa::path(
     post, path = "/v1/jobs", tag = "jobs",
@@ -107,10 +118,7 @@ pub(crate) async fn submit(State(app): State<AppState>, request: Request) -> Ans
         extract::read(&app, &parts.headers, body, limits::DOCUMENT_BYTES_MAX, "a job document").await?;
     let document = document(&parts.headers, &held.bytes)?;
     let key = parts.headers.get("idempotency-key").map(text).transpose()?;
-    let record = app.jobs.submit(document, key).await?;
-    let location =
-        HeaderValue::from_str(&format!("/v1/jobs/{}", record.id)).map_err(crate::problem::internal)?;
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::from(record))).into_response())
+    accepted(app.jobs.submit(document, key).await?)
 }
 
 /// The jobs, newest first.
@@ -235,32 +243,35 @@ pub(crate) async fn cancel(State(app): State<AppState>, Path(id): Path<String>) 
     Ok((StatusCode::ACCEPTED, Json(JobView::from(record))).into_response())
 }
 
-/// Runs what failed again. Not available in this version.
+/// Runs a job again that has ended, as a new job: only what failed, and what has changed, was added or is gone since.
 #[utoipa::path(
-    post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = String, Path, description = "The job")),
+    post, path = "/v1/jobs/{id}/retry", tag = "jobs",
+    params(("id" = String, Path, description = "The job"), RetryQuery),
     responses(
-        (status = 404, description = "No such job", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "The job has not ended, or ended well", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 501, description = "Not available in this version", body = ProblemBody, content_type = "application/problem+json")
+        (status = 200, description = "With `dry_run`: what would run", body = ComparisonView),
+        (status = 202, description = "Accepted: the new job", body = JobView, headers(("Location" = String, description = "The new job"))),
+        (status = 404, description = "No such job, bucket or object", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "The job has not ended, or there is nothing to run, or the output prefix is taken", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "No input any more", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
-pub(crate) async fn retry(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Response> {
-    let record = app.jobs.get(&job_id(&id)?).await?;
-    let kind = match record.state {
-        JobState::Failed | JobState::Cancelled => {
-            return Err(Refusal::new(
-                ErrorKind::NotSupported,
-                "running only the failed tasks of a job again is not available in this version; submit the job again",
-            ));
-        }
-        JobState::Succeeded => ErrorKind::JobFinished,
-        JobState::Queued | JobState::Running => ErrorKind::JobNotFinished,
-    };
-    let found = state_word(record.state);
-    Err(Refusal::new(
-        kind,
-        format!("expected job {id} to be failed or cancelled, found it {found}; there is nothing to retry"),
-    ))
+pub(crate) async fn retry(
+    State(app): State<AppState>,
+    Path(id): Path<String>,
+    Query(query): Query<RetryQuery>,
+) -> Answer<Response> {
+    let id = job_id(&id)?;
+    if query.dry_run {
+        return Ok(Json(ComparisonView::new(id, &app.jobs.compare(&id).await?)).into_response());
+    }
+    accepted(app.jobs.retry(&id).await?)
+}
+
+/// 202 with the way to an accepted job.
+fn accepted(record: JobRecord) -> Answer<Response> {
+    let location =
+        HeaderValue::from_str(&format!("/v1/jobs/{}", record.id)).map_err(crate::problem::internal)?;
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::from(record))).into_response())
 }
 
 /// Reads a document as its type says; JSON when there is none.

@@ -91,6 +91,8 @@ pub struct Group {
     pub round: u32,
     /// Where it stands.
     pub phase: Phase,
+    /// Whether the open round was begun a second time.
+    pub second: bool,
     /// The tasks of a round after the first.
     pub again: Vec<u32>,
 }
@@ -110,7 +112,8 @@ impl Stage {
     /// A stage of which nothing is done.
     pub fn new(plan: &Plan, stage: u32) -> Self {
         let count = plan.stages.get(stage as usize).copied().unwrap_or(0);
-        let group = |(first, _)| Group { first, round: 0, phase: Phase::Waiting, again: Vec::new() };
+        let group =
+            |(first, _)| Group { first, round: 0, phase: Phase::Waiting, second: false, again: Vec::new() };
         let missing = |task| u32::try_from(plan.children(stage, task).len()).unwrap_or(u32::MAX);
         Self {
             groups: plan.groups_of(stage).into_iter().map(group).collect(),

@@ -25,9 +25,10 @@ use super::{
     Jobs,
     claim::{self, Claim, Key},
     error::{Error, Result, about_input},
-    input::Finder,
+    input::{Finder, Found},
     plan,
     record::JobRecord,
+    retry::Earlier,
 };
 
 /// Requests under the same idempotency key wait for each other, by its first byte.
@@ -44,6 +45,8 @@ struct Draft {
     shape: Shape,
     output: ObjectUri,
     warnings: Vec<String>,
+    /// The job that it runs again.
+    earlier: Option<Earlier>,
 }
 
 impl Jobs {
@@ -73,7 +76,7 @@ impl Jobs {
         if let Some(job) = self.given(key.as_ref()).await? {
             return self.complete(job).await;
         }
-        match self.claim(document, key.as_ref()).await {
+        match self.draft_and_claim(document, key.as_ref()).await {
             Ok((draft, claim)) => self.lay_down(&draft, claim, key.as_ref()).await,
             // What is in the way may be this very request, accepted meanwhile by another gateway.
             Err(refused) => match self.given(key.as_ref()).await? {
@@ -96,10 +99,22 @@ impl Jobs {
         let (shape, warnings) = shape_of(&version, &document)?;
         let id = Uuid::now_v7();
         let output = self.output_of(&document, &id)?;
-        let job =
-            Job { id, version: version.version, digest: version.digest, submitted_at: time::now(), document };
+        let (version, digest) = (version.version, version.digest);
+        let job = Job { id, version, digest, submitted_at: time::now(), document, retry: None };
         self.check_output(&job, &output).await?;
-        Ok(Draft { job, shape, output, warnings })
+        Ok(Draft { job, shape, output, warnings, earlier: None })
+    }
+
+    /// Accepts a job that runs an earlier one again, with the version that it ran.
+    pub(super) async fn accept_retry(&self, document: JobDocument, earlier: Earlier) -> Result<JobRecord> {
+        let Job { version, digest, .. } = earlier.job;
+        let (id, shape) = (Uuid::now_v7(), earlier.shape);
+        let output = self.output_of(&document, &id)?;
+        let job = Job { id, version, digest, submitted_at: time::now(), document, retry: None };
+        self.check_output(&job, &output).await?;
+        let draft = Draft { job, shape, output, warnings: Vec::new(), earlier: Some(earlier) };
+        let claim = self.claim(&draft, None).await?;
+        self.lay_down(&draft, claim, None).await
     }
 
     /// Where a job's output goes.
@@ -139,16 +154,24 @@ impl Jobs {
         }
     }
 
-    /// Drafts a job and claims its output. The platform's own place needs no
-    /// claim: its name is the job's.
-    async fn claim(&self, document: JobDocument, key: Option<&Key>) -> Result<(Draft, Option<Claim>)> {
+    async fn draft_and_claim(
+        &self,
+        document: JobDocument,
+        key: Option<&Key>,
+    ) -> Result<(Draft, Option<Claim>)> {
         let draft = self.draft(document).await?;
+        let claim = self.claim(&draft, key).await?;
+        Ok((draft, claim))
+    }
+
+    /// Claims the output of a job. The platform's own place needs no claim: its
+    /// name is the job's.
+    async fn claim(&self, draft: &Draft, key: Option<&Key>) -> Result<Option<Claim>> {
         if draft.job.document.output.is_none() {
-            return Ok((draft, None));
+            return Ok(None);
         }
         let key = key.map(|key| key.digest);
-        let claim = Claim::take(&self.inner.backbone, &draft.output, draft.job.id, key).await?;
-        Ok((draft, Some(claim)))
+        Claim::take(&self.inner.backbone, &draft.output, draft.job.id, key).await.map(Some)
     }
 
     async fn lay_down(
@@ -158,14 +181,14 @@ impl Jobs {
         key: Option<&Key>,
     ) -> Result<JobRecord> {
         let planned = match self.lay_down_parts(draft).await {
-            Ok(plan) => self.win(draft, claim.as_mut(), key).await.map(|winner| (plan, winner)),
+            Ok(planned) => self.win(draft, claim.as_mut(), key).await.map(|winner| (planned, winner)),
             Err(error) => {
                 self.clear(&draft.job.id).await;
                 Err(error)
             }
         };
-        let plan = match planned {
-            Ok((plan, winner)) if winner == draft.job.id => plan,
+        let (job, plan) = match planned {
+            Ok((planned, winner)) if winner == draft.job.id => planned,
             refused_or_second => {
                 if let Some(claim) = claim {
                     claim.drop_now().await;
@@ -180,18 +203,24 @@ impl Jobs {
         if let Some(claim) = claim {
             claim.keep().await;
         }
-        let record = JobRecord::new(&draft.job, &plan, draft.output.clone());
+        let record = JobRecord::new(&job, &plan, draft.output.clone());
         self.register(&record).await;
         Ok(record)
     }
 
-    async fn lay_down_parts(&self, draft: &Draft) -> Result<Plan> {
+    async fn lay_down_parts(&self, draft: &Draft) -> Result<(Job, Plan)> {
+        let found = self.look(&draft.job.document, &draft.output).await?;
+        let Draft { job, shape, warnings, earlier, .. } = draft;
         let vault = &self.inner.vault;
-        let Draft { job, shape, output, warnings } = draft;
-        let tables = job.document.format != Format::Bytes;
+        plan::lay_down(vault, &self.inner.splitter, job, *shape, found, warnings, earlier.as_ref()).await
+    }
+
+    /// The objects that a document names, as they are now.
+    pub(super) async fn look(&self, document: &JobDocument, output: &ObjectUri) -> Result<Found> {
+        let vault = &self.inner.vault;
+        let tables = document.format != Format::Bytes;
         let finder = Finder { store: vault.store(), system_bucket: vault.bucket(), output, tables };
-        let found = finder.find(job.document.inputs()).await?;
-        plan::lay_down(vault, &self.inner.splitter, job, *shape, found, warnings.clone()).await
+        finder.find(document.inputs()).await
     }
 
     /// The job that this request becomes. From here on nothing of the plan is

@@ -2,35 +2,44 @@
 //! Removing what attempts staged and no manifest names.
 //!
 //! Runs when a job ends, under the job's claim on its output prefix: parts there
-//! that are in no manifest belong to losers. Only names that an attempt gives
-//! are touched, and only objects that are not older than the job.
+//! that the manifest does not name belong to losers; without one, all of them
+//! do. Only names that an attempt gives are touched, and only objects that are
+//! not older than the job.
 
 use std::{collections::HashSet, time::Duration};
 
 use fanfold_backbone::Backbone;
-use fanfold_protocol::{job::Job, keys, time::Timestamp, uri::ObjectUri};
+use fanfold_protocol::{
+    commit::{MANIFEST_NAME, Manifest},
+    job::Job,
+    keys,
+    time::Timestamp,
+    uri::ObjectUri,
+};
 use fanfold_storage::{ListEntry, ListOptions};
 use futures::TryStreamExt;
 use uuid::Uuid;
 
-use super::{claim, error::Result, vault::Vault};
+use super::{
+    claim,
+    error::{Error, Result},
+    vault::Vault,
+};
 
 /// How far the store's clock may be behind ours.
 const SKEW_MAX: Duration = Duration::from_secs(3_600);
 
 /// Removes the states and answers that attempts staged.
 pub async fn staged(vault: &Vault, id: &Uuid) -> Result<usize> {
-    vault.clear(&format!("{}staged/", keys::job(id))).await
+    vault.clear(&keys::all_staged(id)).await
 }
 
-/// The prefix of a job's output, and what of it is to stay.
+/// The prefix of a job's output.
 pub struct Sweep<'a> {
     /// Where the output goes.
     pub output: &'a ObjectUri,
     /// The job.
     pub job: &'a Job,
-    /// Keys of the manifest's objects.
-    pub keep: &'a HashSet<String>,
 }
 
 impl Sweep<'_> {
@@ -52,7 +61,21 @@ impl Sweep<'_> {
         Ok(count)
     }
 
+    /// Keys that a manifest names: of this job, or of the one that it was to replace.
+    async fn named(&self, vault: &Vault) -> Result<HashSet<String>> {
+        let uri = self.output.join(MANIFEST_NAME)?;
+        let bytes = match vault.store().get(&uri, None).await {
+            Ok(bytes) => bytes,
+            Err(fanfold_storage::Error::NotFound { .. }) => return Ok(HashSet::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let manifest: Manifest =
+            serde_json::from_slice(&bytes).map_err(|e| Error::damaged(uri.to_string(), e))?;
+        Ok(manifest.objects.into_iter().map(|object| object.uri.key().to_owned()).collect())
+    }
+
     async fn find(&self, vault: &Vault) -> Result<Vec<String>> {
+        let keep = self.named(vault).await?;
         let skew_ms = u64::try_from(SKEW_MAX.as_millis()).unwrap_or(u64::MAX);
         let oldest = Timestamp(self.job.submitted_at.0.saturating_sub(skew_ms));
         let prefix = format!("{}part-", self.output.key());
@@ -62,7 +85,7 @@ impl Sweep<'_> {
         while let Some(entry) = listing.try_next().await? {
             let ListEntry::Object { key, last_modified, .. } = entry else { continue };
             let name = key.strip_prefix(self.output.key()).unwrap_or_default();
-            if is_part(name) && last_modified >= oldest && !self.keep.contains(&key) {
+            if is_part(name) && last_modified >= oldest && !keep.contains(&key) {
                 losers.push(key);
             }
         }

@@ -24,7 +24,9 @@ use super::{
     error::Result,
     plan::Shards,
     progress::Progress,
-    recover, slots, unknown,
+    recover, slots,
+    stragglers::Stragglers,
+    unknown,
     view::TaskProblem,
 };
 
@@ -76,6 +78,15 @@ pub struct TaskView {
     pub output: Option<String>,
     /// Wall time of the last attempt, ms.
     pub wall_ms: u64,
+    /// Of a task whose lease takes a while: for how long, ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub running_ms: Option<u64>,
+    /// Who works on that lease.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
+    /// Whether a second attempt runs beside the first.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub second_attempt: bool,
     /// Rows handed to the guest by the last attempt.
     pub rows_in: u64,
     /// Rows that it wrote.
@@ -137,7 +148,15 @@ impl Jobs {
         limit: usize,
     ) -> Result<TaskPage, Problem> {
         let live = self.progress_of(id).await?.ok_or_else(|| unknown(id))?;
-        let mut tasks = page(&live.progress(), state, skip, limit.saturating_add(1));
+        let mut tasks = {
+            let progress = live.progress();
+            let mut tasks = page(&progress, state, skip, limit.saturating_add(1));
+            let (stragglers, now) = (live.stragglers(), Instant::now().into_std());
+            for task in tasks.iter_mut().filter(|task| task.state == TaskState::Running) {
+                watched(task, &progress, &stragglers, now);
+            }
+            tasks
+        };
         let next = (tasks.len() > limit).then(|| (skip + limit).to_string());
         tasks.truncate(limit);
         let mut shards = Shards::new(self.inner.vault.clone(), live.progress().plan());
@@ -185,6 +204,17 @@ fn page(progress: &Progress, state: Option<TaskState>, skip: usize, limit: usize
     ranked.map(|(stage, task, slot)| view(stage, task, slot)).collect()
 }
 
+/// Adds what is known of a task that a worker is working on.
+fn watched(task: &mut TaskView, progress: &Progress, stragglers: &Stragglers, now: std::time::Instant) {
+    let Some((group, round, second)) = progress.lease_of(task.stage, task.task) else { return };
+    task.second_attempt = second;
+    if let Some(running) = stragglers.on(task.stage, group, round) {
+        let ms = now.saturating_duration_since(running.since).as_millis();
+        task.running_ms = u64::try_from(ms).ok();
+        task.worker = Some(running.worker.clone());
+    }
+}
+
 fn view(stage: u32, task: u32, slot: &slots::Slot) -> TaskView {
     let output = match slot.product.as_deref() {
         Some(TaskOutcome::Table(Some(table))) => Some(table.uri.to_string()),
@@ -198,6 +228,9 @@ fn view(stage: u32, task: u32, slot: &slots::Slot) -> TaskView {
         input: Vec::new(),
         output,
         wall_ms: slot.wall_us / 1_000,
+        running_ms: None,
+        worker: None,
+        second_attempt: false,
         rows_in: slot.rows_in,
         rows_out: slot.rows_out,
         problem: slot.problem.as_deref().map(TaskProblem::from),

@@ -5,12 +5,20 @@
 //! milliseconds since 1970, with the same in words beside them where a person
 //! looks.
 
-use fanfold_protocol::{Problem, job::JobState, plan::Shape};
+use fanfold_protocol::{
+    Problem,
+    job::{Difference, JobState, RetryOf},
+    plan::Shape,
+};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
-use super::record::{JobRecord, TaskFailure};
+use super::{
+    record::{JobRecord, TaskFailure},
+    retry::{Change, Comparison, Differing},
+};
 
 /// A job.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -39,6 +47,9 @@ pub struct JobView {
     /// When it ended, ms since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<u64>,
+    /// The job that it runs again, and what its input has become since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryView>,
     /// Tasks by state.
     pub tasks: CountsView,
     /// Partitions of the input.
@@ -94,6 +105,8 @@ pub struct CountsView {
 pub struct ReceiptView {
     /// Attempts at tasks.
     pub attempts: u64,
+    /// Leases that were begun a second time because the first attempt took long.
+    pub second_attempts: u64,
     /// From submission to the end or to now, ms.
     pub elapsed_ms: u64,
     /// Wall time of sandboxes, ms.
@@ -162,6 +175,60 @@ pub struct JobList {
     pub next: Option<String>,
 }
 
+/// What a job runs again, and what it takes over.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct RetryView {
+    /// The earlier job.
+    pub of: String,
+    /// In partitions, and objects that are gone.
+    #[serde(flatten)]
+    pub difference: DifferenceView,
+}
+
+/// How a job's input stands to that of an earlier run of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct DifferenceView {
+    /// Partitions done before over the same input: taken over.
+    pub unchanged: u64,
+    /// Partitions that run.
+    pub run: u64,
+    /// Of them: failed before.
+    pub failed: u64,
+    /// Not done before, or what they gave is not kept any more.
+    pub unfinished: u64,
+    /// Over objects that have changed since, or that are cut otherwise now.
+    pub changed: u64,
+    /// Over objects that were not there.
+    pub added: u64,
+    /// Objects that are gone.
+    pub vanished: u64,
+}
+
+/// What running a job again would do.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ComparisonView {
+    /// The earlier job, and the difference in numbers.
+    #[serde(flatten)]
+    pub retry: RetryView,
+    /// One by one, at most 1,000: failed ones first.
+    pub differences: Vec<DifferingView>,
+}
+
+/// One difference.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DifferingView {
+    /// `failed`, `unfinished`, `changed`, `added` or `vanished`.
+    pub change: &'static str,
+    /// The task that would run; none for an object that is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<u32>,
+    /// The objects.
+    pub input: Vec<String>,
+    /// Why it failed before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<TaskProblem>,
+}
+
 /// What an event named `progress` carries.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ProgressView {
@@ -198,6 +265,37 @@ pub fn state_word(state: JobState) -> &'static str {
 pub fn state_of(word: &str) -> Option<JobState> {
     use JobState::{Cancelled, Failed, Queued, Running, Succeeded};
     [Queued, Running, Succeeded, Failed, Cancelled].into_iter().find(|state| state_word(*state) == word)
+}
+
+impl From<&RetryOf> for RetryView {
+    fn from(retry: &RetryOf) -> Self {
+        let Difference { unchanged, failed, unfinished, changed, added, vanished } = retry.difference;
+        let run = retry.difference.run();
+        let difference = DifferenceView { unchanged, run, failed, unfinished, changed, added, vanished };
+        Self { of: retry.job.to_string(), difference }
+    }
+}
+
+impl ComparisonView {
+    /// What running this job again would do.
+    pub fn new(job: Uuid, comparison: &Comparison) -> Self {
+        let differing = |differing: &Differing| DifferingView {
+            change: match differing.change {
+                Change::Failed => "failed",
+                Change::Unfinished => "unfinished",
+                Change::Changed => "changed",
+                Change::Added => "added",
+                Change::Vanished => "vanished",
+            },
+            task: differing.task,
+            input: differing.input.iter().map(ToString::to_string).collect(),
+            problem: differing.problem.as_ref().map(TaskProblem::from),
+        };
+        Self {
+            retry: RetryView::from(&RetryOf { job, difference: comparison.difference }),
+            differences: comparison.differing.iter().map(differing).collect(),
+        }
+    }
 }
 
 impl From<&Problem> for TaskProblem {
@@ -241,6 +339,7 @@ impl From<&JobRecord> for ProgressView {
             eta_ms: record.eta_ms,
             receipt: ReceiptView {
                 attempts: receipt.attempts,
+                second_attempts: receipt.second_attempts,
                 elapsed_ms: receipt.elapsed_ms,
                 wall_ms: usage.wall_us / 1_000,
                 cpu_ms: usage.cpu_us / 1_000,
@@ -273,6 +372,7 @@ impl From<JobRecord> for JobView {
             submitted: record.submitted_at.to_string(),
             started_at: record.started_at.map(|at| at.0),
             ended_at: record.ended_at.map(|at| at.0),
+            retry: record.retry.as_ref().map(RetryView::from),
             tasks,
             partitions: record.partitions,
             input_bytes: record.input_bytes,

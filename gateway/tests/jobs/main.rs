@@ -8,9 +8,11 @@
 #[path = "../gateway/harness.rs"]
 mod harness;
 
+mod failures;
 mod faults;
 mod flows;
 mod input;
+mod retry;
 mod routes;
 mod split;
 mod world;

@@ -66,17 +66,42 @@ async fn a_job_is_submitted_watched_and_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_is_cancelled_and_not_retried() {
-    let (_world, service) = service().await;
+async fn a_cancelled_job_is_run_again() {
+    let (world, service) = service().await;
     let job = json!({"function": "mapper", "input": "s3://bank/in/", "output": "s3://bank/out/"});
     let id =
         post(&service, job.to_string(), "application/json").await.json()["id"].as_str().unwrap().to_owned();
     let cancelled = service.request(Method::POST, &format!("/v1/jobs/{id}/cancel"), &[], "").await;
     assert_eq!((cancelled.status, &cancelled.json()["state"]), (StatusCode::ACCEPTED, &json!("cancelled")));
+    let retry = format!("/v1/jobs/{id}/retry");
+    let compared = service.request(Method::POST, &format!("{retry}?dry_run=true"), &[], "").await;
+    assert_eq!(compared.status, StatusCode::OK);
+    let compared = compared.json();
+    assert_eq!(
+        (&compared["of"], &compared["unfinished"], &compared["run"]),
+        (&json!(id), &json!(4), &json!(4))
+    );
+    assert_eq!(
+        compared["differences"][3],
+        json!({"change": "unfinished", "task": 3, "input": ["s3://bank/in/003.csv"]})
+    );
     service
-        .request(Method::POST, &format!("/v1/jobs/{id}/retry"), &[], "")
+        .request(Method::POST, &format!("{retry}?dry=1"), &[], "")
         .await
-        .is_problem(ErrorKind::NotSupported);
+        .is_problem(ErrorKind::InvalidRequest);
+    let accepted = service.request(Method::POST, &retry, &[], "").await;
+    assert_eq!(accepted.status, StatusCode::ACCEPTED);
+    let again = accepted.json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(accepted.header("location"), format!("/v1/jobs/{again}"));
+    assert_eq!(accepted.json()["retry"]["of"], json!(id));
+    service
+        .request(Method::POST, &format!("/v1/jobs/{again}/retry"), &[], "")
+        .await
+        .is_problem(ErrorKind::JobNotFinished);
+    let _worker = world.work(Play::default());
+    let events = service.get(&format!("/v1/jobs/{again}/events")).await;
+    let text = String::from_utf8(events.body.to_vec()).unwrap();
+    assert!(text.contains("\"state\":\"succeeded\""), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

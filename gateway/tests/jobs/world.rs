@@ -11,7 +11,7 @@ use fanfold_gateway::{
 };
 use fanfold_protocol::{
     Problem,
-    commit::{AnswerRef, Commit, CommitNotice, OutputObject, TaskCommit, TaskOutcome},
+    commit::{AnswerRef, Commit, CommitNotice, OutputObject, RunningNotice, TaskCommit, TaskOutcome},
     digest::Digest,
     function::{Descriptions, Export, Settings, Version},
     invocation::Usage,
@@ -58,6 +58,10 @@ pub enum Mishap {
     Dead,
     /// It is kept and nothing happens.
     Hang,
+    /// It is told to run for an hour already, and nothing else happens.
+    Straggle,
+    /// The same, and it is committed after all once another attempt has been.
+    Late,
 }
 
 impl Default for Play {
@@ -125,6 +129,7 @@ impl World {
             scan: Duration::from_millis(50),
             flush: Duration::from_millis(50),
             watchdog: Duration::from_millis(150),
+            straggle: Duration::from_millis(50),
             late_sweep: Duration::from_millis(100),
         };
         let (store, backbone) = (self.store().clone(), self.backbone().clone());
@@ -236,6 +241,7 @@ pub fn version(name: &str, exports: Vec<Export>) -> Version {
     }
 }
 
+#[derive(Clone)]
 struct Worker {
     store: Store,
     backbone: Backbone,
@@ -280,6 +286,12 @@ impl Worker {
             Some(Mishap::Vanish) => drop(delivery.ack().await),
             Some(Mishap::Dead) => drop(delivery.dead("the worker died three times").await),
             Some(Mishap::Hang) => {}
+            Some(Mishap::Straggle) => self.tell_running(&lease).await,
+            Some(Mishap::Late) => {
+                self.tell_running(&lease).await;
+                let late = self.clone();
+                tokio::spawn(async move { late.commit_late(&lease).await });
+            }
             None => {
                 let notice = self.commit(&lease).await;
                 delivery.ack().await.unwrap();
@@ -287,6 +299,27 @@ impl Worker {
             }
         }
         None
+    }
+
+    async fn tell_running(&self, lease: &Lease) {
+        let Lease { job, stage, group, round, .. } = *lease;
+        let worker = "slow".to_owned();
+        let notice = RunningNotice { job, stage, group, round, worker, running_ms: 3_600_000 };
+        let body = serde_json::to_vec(&notice).unwrap();
+        self.backbone.publish(&keys::running_subject(&job), body).await.unwrap();
+    }
+
+    async fn commit_late(&self, lease: &Lease) {
+        let key = keys::commit(&lease.job, lease.stage, lease.group, lease.round);
+        let uri = ObjectUri::new(BUCKET, key).unwrap();
+        while self.store.head(&uri).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let winner = self.store.get(&uri, None).await.unwrap();
+        self.commit(lease).await;
+        assert_eq!(self.store.get(&uri, None).await.unwrap(), winner);
+        let mark = ObjectUri::new("bank", "late").unwrap();
+        self.store.put(&mark, winner, PutOptions::default()).await.unwrap();
     }
 
     async fn commit(&self, lease: &Lease) -> CommitNotice {

@@ -3,11 +3,13 @@
 //! Invariant: of all attempts at a lease, one commit stands, and the objects
 //! that the others staged are removed; whoever lost reports the winner.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{
     Problem,
-    commit::{Commit, CommitNotice, TaskCommit},
+    commit::{Commit, CommitNotice, RunningNotice, TaskCommit},
     keys, limits,
     plan::Lease,
     uri::ObjectUri,
@@ -18,14 +20,30 @@ use uuid::Uuid;
 use super::states::staged;
 use crate::host::{Data, store_problem};
 
+/// What a lease is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) job: Uuid,
+    pub(super) stage: u32,
+    pub(super) group: u32,
+    pub(super) round: u32,
+}
+
+impl From<&Lease> for Place {
+    fn from(lease: &Lease) -> Self {
+        let Lease { job, stage, group, round, .. } = *lease;
+        Self { job, stage, group, round }
+    }
+}
+
 /// The key of a lease's commit.
-fn place(data: &Data, lease: &Lease) -> Result<ObjectUri, Problem> {
-    ObjectUri::new(&data.system_bucket, keys::commit(&lease.job, lease.stage, lease.group, lease.round))
+fn place(data: &Data, at: Place) -> Result<ObjectUri, Problem> {
+    ObjectUri::new(&data.system_bucket, keys::commit(&at.job, at.stage, at.group, at.round))
 }
 
 /// The commit of a lease, if an attempt at it has already won.
-pub(super) async fn winner(data: &Data, lease: &Lease) -> Result<Option<Bytes>, Problem> {
-    match data.store.get(&place(data, lease)?, None).await {
+pub(super) async fn winner(data: &Data, at: Place) -> Result<Option<Bytes>, Problem> {
+    match data.store.get(&place(data, at)?, None).await {
         Ok(commit) => Ok(Some(commit)),
         Err(fanfold_storage::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(store_problem(&error)),
@@ -46,7 +64,7 @@ pub(super) async fn put(
     let body = serde_json::to_vec(&commit).map(Bytes::from);
     let body =
         body.map_err(|error| crate::internal(format!("a commit cannot be written as JSON: {error}")))?;
-    let (place, writer) = (place(data, lease)?, attempt.to_string());
+    let (place, writer) = (place(data, lease.into())?, attempt.to_string());
     let options = PutOptions::typed("application/json");
     let outcome = data.store.put_if_absent(&place, body.clone(), &writer, options).await;
     match outcome.map_err(|error| store_problem(&error))? {
@@ -54,7 +72,7 @@ pub(super) async fn put(
         PutOutcome::Exists => {
             tracing::info!(%job, stage, group, round, "another attempt has committed first");
             remove(data, &commit.tasks).await;
-            let winner = winner(data, lease).await?;
+            let winner = winner(data, lease.into()).await?;
             winner.ok_or_else(|| crate::internal("expected the commit that won, found none"))
         }
     }
@@ -81,5 +99,19 @@ pub(super) async fn announce(backbone: &Backbone, lease: &Lease, commit: &Bytes)
     };
     if let Err(error) = backbone.publish(&keys::commit_subject(&job), payload).await {
         tracing::debug!(%error, %job, "a commit is not announced");
+    }
+}
+
+/// Tells that a lease takes a while. Best effort: nothing depends on it.
+pub(super) async fn announce_running(backbone: &Backbone, worker: &str, at: Place, running: Duration) {
+    let Place { job, stage, group, round } = at;
+    let running_ms = u64::try_from(running.as_millis()).unwrap_or(u64::MAX);
+    let notice = RunningNotice { job, stage, group, round, worker: worker.to_owned(), running_ms };
+    let payload = match serde_json::to_vec(&notice) {
+        Ok(payload) => payload,
+        Err(error) => return tracing::warn!(%error, %job, "a running lease cannot be announced"),
+    };
+    if let Err(error) = backbone.publish(&keys::running_subject(&job), payload).await {
+        tracing::debug!(%error, %job, "a running lease is not announced");
     }
 }

@@ -6,7 +6,10 @@
 //! [`DELIVERIES_MAX`] times. Invariant: nothing staged outlives an attempt that
 //! does not commit, as far as the store can be reached.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use fanfold_backbone::Delivery;
 use fanfold_protocol::{
@@ -18,7 +21,11 @@ use fanfold_protocol::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
-use super::{LEASE, Shop, commit, states};
+use super::{
+    LEASE, Shop,
+    commit::{self, Place},
+    states,
+};
 use crate::{
     host::joined,
     task::{self, Attempt, Product, TaskEnd},
@@ -29,9 +36,15 @@ const DELIVERIES_MAX: u32 = 8;
 /// Before a lease that the platform failed is tried again, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
+/// How long a lease runs before it is told of.
+const TELL_AFTER: Duration = Duration::from_millis(500);
+/// Between two times that it is told of, and that another attempt's commit is
+/// looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
 /// Why an attempt ends without a commit.
 enum Ending {
-    /// The job is cancelled.
+    /// The job is cancelled, or another attempt has committed.
     Cancelled,
     /// The worker stops.
     Drained,
@@ -52,11 +65,13 @@ pub(super) async fn work(shop: &Arc<Shop>, delivery: &Delivery) -> fanfold_backb
     if shop.cancels.check(lease.job).await? {
         return delivery.ack().await.map(drop);
     }
-    let job = lease.job;
-    let working = attempt(shop, delivery, lease, &registration.token);
+    let place = Place::from(&lease);
+    let stop = registration.token.child_token();
+    let working = attempt(shop, delivery, lease, &stop);
     let ended = tokio::select! {
         ended = working => ended,
-        () = heartbeat(shop, delivery, job) => return Ok(()),
+        () = heartbeat(shop, delivery, place.job) => return Ok(()),
+        () = watch(shop, place, &stop) => return Ok(()),
     };
     match ended {
         Ok(()) | Err(Ending::Cancelled) => delivery.ack().await?,
@@ -90,16 +105,32 @@ async fn heartbeat(shop: &Shop, delivery: &Delivery, job: Uuid) {
     }
 }
 
+/// Tells of a lease that takes a while, and stops the attempt once another one
+/// has committed, whose turn it took; never ends by itself.
+async fn watch(shop: &Shop, place: Place, stop: &CancellationToken) {
+    let (begun, worker) = (Instant::now(), &shop.worker);
+    tokio::time::sleep(TELL_AFTER).await;
+    loop {
+        commit::announce_running(&worker.backbone, &worker.name, place, begun.elapsed()).await;
+        tokio::time::sleep(LOOK_EVERY).await;
+        match commit::winner(&worker.platform.data, place).await {
+            Ok(Some(_)) => stop.cancel(),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, job = %place.job, "a lease's commit cannot be looked for"),
+        }
+    }
+}
+
 async fn attempt(
     shop: &Arc<Shop>,
     delivery: &Delivery,
     lease: Lease,
-    cancelled: &CancellationToken,
+    stopped: &CancellationToken,
 ) -> Result<(), Ending> {
     let data = &shop.worker.platform.data;
     // A commit without an acknowledgement: the worker before stopped between.
     if delivery.attempt > 1
-        && let Some(winner) = commit::winner(data, &lease).await.map_err(Ending::Failed)?
+        && let Some(winner) = commit::winner(data, (&lease).into()).await.map_err(Ending::Failed)?
     {
         commit::announce(&shop.worker.backbone, &lease, &winner).await;
         return Ok(());
@@ -119,7 +150,7 @@ async fn attempt(
         ));
         return give_up(shop, lease, &problem).await;
     }
-    let stop = cancelled.child_token();
+    let stop = stopped.child_token();
     let attempt = Arc::new(Attempt { lease, version, id: Uuid::new_v4(), stop: stop.clone() });
     let mut done = Vec::with_capacity(attempt.lease.tasks.len());
     let drained = &shop.drained;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use fanfold_backbone::{Event, Message};
 use fanfold_protocol::{
     ErrorKind,
-    commit::{AnswerRef, Commit, CommitNotice, TaskCommit, TaskOutcome},
+    commit::{AnswerRef, Commit, CommitNotice, RunningNotice, TaskCommit, TaskOutcome},
     function::{Settings, Version},
     job::{CsvOptions, Format},
     keys,
@@ -373,6 +373,29 @@ async fn a_cancelled_job_stops_within_a_second() {
     works.enqueue(&works.lease(0, 1, maps), 1).await;
     works.settled().await;
     assert_eq!(works.keys("fanfold", &keys::commits(&works.job)).await, [""; 0]);
+    assert_eq!(works.keys("bank", "out/").await, [""; 0]);
+    works.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_that_was_overtaken_tells_of_itself_and_stops() {
+    let works = Works::start(tables("(loop $forever (br $forever))", 0, '"')).await;
+    let maps = vec![Work::Map(works.partition("in/1.csv", "id\n1\n").await)];
+    let lease = works.lease(0, 0, maps);
+    let mut running = works.platform.backbone.subscribe(&keys::running_subject(&works.job)).await.unwrap();
+    works.enqueue(&lease, 1).await;
+    let told = tokio::time::timeout(Duration::from_secs(30), running.next()).await.expect("told in time");
+    let Some(Event::Published { payload, .. }) = told else { panic!("{told:?}") };
+    let told: RunningNotice = serde_json::from_slice(&payload).unwrap();
+    assert_eq!((told.job, told.stage, told.group, told.round), (works.job, 0, 0, 0));
+    assert!(told.running_ms >= 500, "{told:?}");
+    // Another attempt commits; this one would run into its deadline and say so.
+    let key = keys::commit(&works.job, 0, 0, 0);
+    works.platform.put("fanfold", &key, "the winner".to_owned()).await;
+    tokio::time::timeout(Duration::from_secs(15), works.settled())
+        .await
+        .expect("stopped before its deadline");
+    assert_eq!(works.platform.get(&format!("s3://fanfold/{key}")).await, "the winner");
     assert_eq!(works.keys("bank", "out/").await, [""; 0]);
     works.stop().await;
 }

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a job that ended without output keeps for the job that runs it again.
+//!
+//! Tables leave the output prefix, where nothing may be seen of such a job, for
+//! the platform's own bucket; partial states are there already. Keeping is a
+//! saving and no promise: what is not there any more is computed again.
+
+use std::collections::{HashMap, HashSet};
+
+use fanfold_protocol::{
+    Problem,
+    commit::{Commit, MANIFEST_NAME, Manifest, OutputObject, TaskOutcome},
+    job::Job,
+    keys, limits,
+    plan::StateRef,
+    uri::{ObjectUri, Pin},
+};
+use fanfold_storage::{ListEntry, ListOptions};
+use futures::{StreamExt, TryStreamExt, stream};
+use uuid::Uuid;
+
+use super::{case, error::Result, vault::Vault};
+
+/// Objects copied at once.
+pub const COPIES_AT_ONCE: usize = 16;
+
+/// Copies tables of a job out of its output prefix, as many as may be kept.
+pub async fn keep(vault: &Vault, id: &Uuid, tables: &[OutputObject]) {
+    let copy = |table: &OutputObject| {
+        let table = table.clone();
+        async move {
+            let to = vault.uri(&keys::kept(id, name(&table.uri)))?;
+            match vault.store().copy(&table.uri, Some(&pin(&table)), &to).await {
+                // Kept already, by a coordinator that did not get further.
+                Ok(_) | Err(fanfold_storage::Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(super::error::Error::from(error)),
+            }
+        }
+    };
+    let copies: Vec<_> = tables.iter().take(limits::KEPT_TABLES_MAX).map(copy).collect();
+    let mut copies = stream::iter(copies).buffer_unordered(COPIES_AT_ONCE);
+    while let Some(copied) = copies.next().await {
+        if let Err(error) = copied {
+            tracing::warn!(job = %id, %error, "a table is not kept; a retry writes it again");
+        }
+    }
+}
+
+/// Removes what the jobs kept that this one has run again.
+pub async fn forget(vault: &Vault, job: &Job) -> Result<usize> {
+    let (mut count, mut retry) = (0, job.retry);
+    while let Some(earlier) = retry {
+        count += vault.clear(&keys::all_kept(&earlier.job)).await?;
+        count += vault.clear(&keys::all_staged(&earlier.job)).await?;
+        let job: Option<Job> = vault.read(&keys::job_document(&earlier.job)).await?;
+        retry = job.and_then(|job| job.retry);
+    }
+    Ok(count)
+}
+
+/// What is left of the first stage of a job that has ended.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// What tasks gave, by their number, at the place where it lies now.
+    pub products: HashMap<u32, TaskOutcome>,
+    /// Why tasks failed that gave nothing.
+    pub problems: HashMap<u32, Problem>,
+}
+
+impl Left {
+    /// Reads the commits of a job and looks for what they name.
+    pub async fn read(vault: &Vault, id: &Uuid, output: &ObjectUri) -> Result<Self> {
+        let mut keys = vault.keys(&keys::commits(id)).await?;
+        keys.retain(|key| keys::parse_commit(id, key).is_some_and(|(stage, ..)| stage == 0));
+        let mut commits = case::read_commits(vault, keys).await?;
+        commits.sort_by_key(|commit| commit.round);
+        let places = Places::look(vault, id, output).await?;
+        let mut left = Self::default();
+        for commit in commits {
+            left.take(commit, &places);
+        }
+        Ok(left)
+    }
+
+    /// Takes in a commit; those of later rounds come later.
+    fn take(&mut self, commit: Commit, places: &Places) {
+        for task in commit.tasks {
+            match task.outcome {
+                TaskOutcome::Failed(problem) => drop(self.problems.insert(task.index, problem)),
+                outcome => {
+                    self.problems.remove(&task.index);
+                    self.products.extend(places.find(outcome).map(|found| (task.index, found)));
+                }
+            }
+        }
+    }
+}
+
+/// Where products of a job may lie.
+struct Places {
+    /// Objects that the platform keeps, by key.
+    kept: HashMap<String, Pin>,
+    /// Objects of the job's own manifest.
+    published: HashSet<ObjectUri>,
+    job: Uuid,
+    vault: Vault,
+}
+
+impl Places {
+    async fn look(vault: &Vault, id: &Uuid, output: &ObjectUri) -> Result<Self> {
+        let mut kept = HashMap::new();
+        for prefix in [keys::all_kept(id), keys::all_staged(id)] {
+            let listing = vault.store().list(vault.bucket(), &prefix, ListOptions::default());
+            let mut listing = std::pin::pin!(listing);
+            while let Some(entry) = listing.try_next().await? {
+                if let ListEntry::Object { key, pin, .. } = entry {
+                    kept.insert(key, pin);
+                }
+            }
+        }
+        let published = manifest(vault, output).await?.filter(|manifest| manifest.job == *id);
+        let published = published.into_iter().flat_map(|manifest| manifest.objects);
+        let published = published.map(|object| object.uri).collect();
+        Ok(Self { kept, published, job: *id, vault: vault.clone() })
+    }
+
+    /// The product at the place where it lies now; none when it is gone.
+    fn find(&self, outcome: TaskOutcome) -> Option<TaskOutcome> {
+        match outcome {
+            TaskOutcome::Table(None) | TaskOutcome::State(StateRef::Inline(_)) => Some(outcome),
+            TaskOutcome::Table(Some(table)) => self.table(table).map(|table| TaskOutcome::Table(Some(table))),
+            TaskOutcome::State(StateRef::Object { ref uri, size, .. }) => {
+                self.kept.get(uri.key()).is_some_and(|pin| pin.size == size).then_some(outcome)
+            }
+            TaskOutcome::Answer(_) | TaskOutcome::Failed(_) => None,
+        }
+    }
+
+    fn table(&self, table: OutputObject) -> Option<OutputObject> {
+        if self.published.contains(&table.uri) {
+            return Some(table);
+        }
+        let key = keys::kept(&self.job, name(&table.uri));
+        let pin = self.kept.get(&key).filter(|pin| pin.size == table.size)?;
+        Some(OutputObject { uri: self.vault.uri(&key).ok()?, etag: pin.etag.clone(), ..table })
+    }
+}
+
+/// The manifest under an output prefix, if there is one that can be read.
+pub async fn manifest(vault: &Vault, output: &ObjectUri) -> Result<Option<Manifest>> {
+    match vault.store().get(&output.join(MANIFEST_NAME)?, None).await {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Err(fanfold_storage::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(super::error::about_input(error)),
+    }
+}
+
+/// The state of a table as its task wrote it.
+pub fn pin(table: &OutputObject) -> Pin {
+    Pin { etag: table.etag.clone(), size: table.size, version_id: None }
+}
+
+/// The last part of an object's key.
+pub fn name(uri: &ObjectUri) -> &str {
+    uri.key().rsplit('/').next().unwrap_or_default()
+}

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Running a job again, without what was done before over the same input.
+//!
+//! A retry is a job of its own over the same document and version, so that a job
+//! keeps its one end. Its input is listed anew and compared with the plan of the
+//! earlier job; partitions that are the same and done are taken over: their
+//! tables and states are copied and committed on behalf of the new job's tasks
+//! before the first lease is queued. Folds run again.
+
+use std::collections::{HashMap, HashSet};
+
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    commit::{Commit, OutputObject, TaskCommit, TaskOutcome},
+    invocation::Usage,
+    job::{Difference, Job, JobDocument, JobState, RetryOf},
+    keys, limits,
+    plan::{Partition, Plan, Shape, StateRef},
+    uri::{ObjectUri, PinnedObject},
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use uuid::Uuid;
+
+use super::{
+    Jobs,
+    case::Case,
+    error::{Error, Result},
+    kept::{self, COPIES_AT_ONCE, Left},
+    plan,
+    record::JobRecord,
+    unknown,
+    vault::Vault,
+    view::state_word,
+};
+
+/// How a partition, or an object that is gone, stands to the earlier job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// It failed before.
+    Failed,
+    /// It was not done before, or what it gave is gone.
+    Unfinished,
+    /// Its objects have changed, or are cut otherwise.
+    Changed,
+    /// Its objects were not there.
+    Added,
+    /// The object is gone.
+    Vanished,
+}
+
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Differing {
+    /// Which.
+    pub change: Change,
+    /// The partition in the new plan; none when it is gone.
+    pub task: Option<u32>,
+    /// Its objects.
+    pub input: Vec<ObjectUri>,
+    /// Why it failed before.
+    pub problem: Option<Problem>,
+}
+
+/// What running a job again would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// In numbers.
+    pub difference: Difference,
+    /// One by one, up to [`limits::DIFFERENCES_TOLD_MAX`].
+    pub differing: Vec<Differing>,
+    /// For each partition of the new plan, whether it is taken over.
+    pub taken: Vec<bool>,
+}
+
+/// A job that has ended, as far as another one may take it over.
+pub struct Earlier {
+    /// The job.
+    pub job: Job,
+    /// What it did with its input.
+    pub shape: Shape,
+    state: JobState,
+    like: Option<PinnedObject>,
+    partitions: Vec<Partition>,
+    left: Left,
+}
+
+impl Earlier {
+    /// Compares the input as it was with the input as it is. Where another object
+    /// settles its types now, what was done before may be of other types.
+    fn compare(&self, now: &[Partition], like: Option<&PinnedObject>) -> Comparison {
+        match like == self.like.as_ref() {
+            true => compare(&self.partitions, &self.left, now),
+            false => compare(&self.partitions, &Left::default(), now),
+        }
+    }
+
+    /// What the new job takes over, and its groups: those of `plan`, parted where
+    /// partitions that are taken over meet others.
+    ///
+    /// # Errors
+    /// `job-finished` when the earlier job succeeded and nothing is different.
+    pub fn take_over(&self, now: &[Partition], plan: &mut Plan) -> Result<RetryOf, Problem> {
+        let Comparison { difference, taken, .. } = self.compare(now, plan.like.as_ref());
+        if self.state == JobState::Succeeded && difference.is_nothing() {
+            return Err(Problem::new(
+                ErrorKind::JobFinished,
+                format!(
+                    "expected job {} to have failed, or its input to have changed since, found that it has succeeded and \
+                     all of its {} partitions are unchanged; there is nothing to retry",
+                    self.job.id, difference.unchanged
+                ),
+            ));
+        }
+        plan.groups = regroup(&plan.groups, &taken);
+        Ok(RetryOf { job: self.job.id, difference })
+    }
+}
+
+impl Jobs {
+    /// What [`Jobs::retry`] would run. Changes nothing.
+    ///
+    /// # Errors
+    /// `job-not-found`; `job-not-finished`; what is wrong with the input now.
+    pub async fn compare(&self, id: &Uuid) -> Result<Comparison, Problem> {
+        let earlier = self.earlier(id).await?;
+        let output = self.output_of(&earlier.job.document, &Uuid::nil())?;
+        let found = self.look(&earlier.job.document, &output).await?;
+        let (now, like) = plan::partitions(&self.inner.splitter, &earlier.job.document, found).await?;
+        Ok(earlier.compare(&now, like.as_ref()))
+    }
+
+    /// Runs a job again that has ended, as a new job that takes over what was
+    /// done before over the same input.
+    ///
+    /// # Errors
+    /// `job-not-found`; `job-not-finished`; `job-finished` when there is nothing
+    /// to run; what is wrong with the input now; `output-exists`.
+    pub async fn retry(&self, id: &Uuid) -> Result<JobRecord, Problem> {
+        let (jobs, id) = (self.clone(), *id);
+        // Dropping this future half-way must not strand what it has written.
+        let retried = tokio::spawn(async move {
+            let earlier = jobs.earlier(&id).await?;
+            let document = jobs.again(&earlier).await?;
+            jobs.accept_retry(document, earlier).await
+        });
+        match retried.await {
+            Ok(result) => result.map_err(Problem::from),
+            Err(error) => Err(crate::problem::internal(error)),
+        }
+    }
+
+    async fn earlier(&self, id: &Uuid) -> Result<Earlier> {
+        let case = Case::open(self, id).await?.ok_or_else(|| unknown(id))?;
+        let Some(outcome) = case.outcome else {
+            return Err(Error::Refused(Problem::new(
+                ErrorKind::JobNotFinished,
+                format!(
+                    "expected job {id} to have ended, found it {}; wait for it, or cancel it",
+                    state_word(case.record.state)
+                ),
+            )));
+        };
+        let vault = &self.inner.vault;
+        let (partitions, left) =
+            tokio::try_join!(plan::read_partitions(vault, &case.plan), Left::read(vault, id, &case.output))?;
+        let Plan { shape, like, .. } = case.plan;
+        Ok(Earlier { job: case.job, shape, state: outcome.state, like, partitions, left })
+    }
+
+    /// The document of the new job: the same, which may replace the output of
+    /// the earlier job and no other's.
+    async fn again(&self, earlier: &Earlier) -> Result<JobDocument> {
+        let mut document = earlier.job.document.clone();
+        if let Some(output) = &document.output {
+            let found = kept::manifest(&self.inner.vault, output).await?;
+            document.overwrite |= found.is_some_and(|manifest| manifest.job == earlier.job.id);
+        }
+        Ok(document)
+    }
+}
+
+fn compare(before: &[Partition], left: &Left, now: &[Partition]) -> Comparison {
+    let places: HashMap<&Partition, u32> = before.iter().zip(0..).collect();
+    let known: HashSet<&ObjectUri> = uris(before).collect();
+    let mut comparison = Comparison::default();
+    for (task, partition) in (0..).zip(now) {
+        let place = places.get(partition);
+        let taken = place.is_some_and(|place| left.products.contains_key(place));
+        comparison.taken.push(taken);
+        if taken {
+            comparison.difference.unchanged += 1;
+            continue;
+        }
+        let problem = place.and_then(|place| left.problems.get(place)).cloned();
+        let change = match (place, &problem) {
+            (Some(_), Some(_)) => Change::Failed,
+            (Some(_), None) => Change::Unfinished,
+            (None, _) if uris(std::slice::from_ref(partition)).any(|uri| known.contains(uri)) => {
+                Change::Changed
+            }
+            (None, _) => Change::Added,
+        };
+        let input = uris(std::slice::from_ref(partition)).cloned().collect();
+        comparison.note(Differing { change, task: Some(task), input, problem });
+    }
+    let present: HashSet<&ObjectUri> = uris(now).collect();
+    let mut told = HashSet::new();
+    for uri in uris(before).filter(|uri| !present.contains(uri)) {
+        if told.insert(uri) {
+            let input = vec![uri.clone()];
+            comparison.note(Differing { change: Change::Vanished, task: None, input, problem: None });
+        }
+    }
+    comparison.differing.sort_by_key(|differing| differing.change);
+    comparison
+}
+
+impl Comparison {
+    fn note(&mut self, differing: Differing) {
+        let difference = &mut self.difference;
+        *match differing.change {
+            Change::Failed => &mut difference.failed,
+            Change::Unfinished => &mut difference.unfinished,
+            Change::Changed => &mut difference.changed,
+            Change::Added => &mut difference.added,
+            Change::Vanished => &mut difference.vanished,
+        } += 1;
+        if self.differing.len() < limits::DIFFERENCES_TOLD_MAX {
+            self.differing.push(differing);
+        }
+    }
+}
+
+fn uris(partitions: &[Partition]) -> impl Iterator<Item = &ObjectUri> {
+    partitions.iter().flat_map(|partition| partition.slices.iter().map(|slice| &slice.object.uri))
+}
+
+/// Groups parted so that each is taken over whole or not at all.
+fn regroup(groups: &[u32], taken: &[bool]) -> Vec<u32> {
+    let (mut parted, mut rest) = (Vec::new(), taken);
+    for count in groups {
+        let (group, later) = rest.split_at((*count as usize).min(rest.len()));
+        rest = later;
+        parted.extend(group.chunk_by(|a, b| a == b).map(|run| u32::try_from(run.len()).unwrap_or(u32::MAX)));
+    }
+    parted
+}
+
+/// Commits on behalf of the tasks that a job takes over, as far as that is not
+/// done. What cannot be copied any more is run.
+pub async fn take_over(vault: &Vault, case: &Case) -> Result<()> {
+    let Some(retry) = case.job.retry else { return Ok(()) };
+    let id = &case.job.id;
+    let (earlier, plan) = tokio::try_join!(
+        vault.read::<Job>(&keys::job_document(&retry.job)),
+        vault.read::<Plan>(&keys::plan(&retry.job)),
+    )?;
+    let Some((earlier, plan)) = earlier.zip(plan) else { return Ok(()) };
+    if plan.like != case.plan.like {
+        return Ok(());
+    }
+    let output = match &earlier.document.output {
+        Some(output) => output.clone(),
+        None => vault.uri(&keys::default_output(&retry.job))?,
+    };
+    let commits = keys::commits(id);
+    let (before, now, left, committed) = tokio::try_join!(
+        plan::read_partitions(vault, &plan),
+        plan::read_partitions(vault, &case.plan),
+        Left::read(vault, &retry.job, &output),
+        vault.keys(&commits),
+    )?;
+    let committed: HashSet<String> = committed.into_iter().collect();
+    let places: HashMap<&Partition, u32> = before.iter().zip(0..).collect();
+    let product = |task: u32| left.products.get(places.get(now.get(task as usize)?)?);
+    let groups = (0..).zip(case.plan.groups_of(0)).filter_map(|(group, (first, count))| {
+        if committed.contains(&keys::commit(id, 0, group, 0)) {
+            return None;
+        }
+        let products: Option<Vec<_>> =
+            (first..first + count).map(|task| Some((task, product(task)?))).collect();
+        products.map(|products| take_group(vault, case, retry.job, group, products))
+    });
+    stream::iter(groups.collect::<Vec<_>>())
+        .buffer_unordered(COPIES_AT_ONCE)
+        .try_for_each(|()| std::future::ready(Ok(())))
+        .await
+}
+
+async fn take_group(
+    vault: &Vault,
+    case: &Case,
+    earlier: Uuid,
+    group: u32,
+    products: Vec<(u32, &TaskOutcome)>,
+) -> Result<()> {
+    let (job, attempt) = (case.job.id, Uuid::new_v4());
+    let mut tasks = Vec::with_capacity(products.len());
+    for (index, product) in products {
+        let outcome = match copied(vault, case, &attempt, index, product).await {
+            Ok(outcome) => outcome,
+            Err(Error::Store(
+                error @ (fanfold_storage::Error::NotFound { .. } | fanfold_storage::Error::Changed { .. }),
+            )) => {
+                tracing::warn!(%job, group, %error, "a group is run again, since what it gave is gone");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        tasks.push(TaskCommit { index, attempt: 0, outcome, usage: Usage::default(), logs: Vec::new() });
+    }
+    let worker = format!("none: taken over from job {earlier}");
+    let commit = Commit { job, stage: 0, group, round: 0, attempt, worker, tasks };
+    vault.write_once(&keys::commit(&job, 0, group, 0), &commit).await.map(|_| ())
+}
+
+/// A product at a place of the new job's own.
+async fn copied(
+    vault: &Vault,
+    case: &Case,
+    attempt: &Uuid,
+    task: u32,
+    product: &TaskOutcome,
+) -> Result<TaskOutcome> {
+    Ok(match product {
+        TaskOutcome::Table(Some(table)) => {
+            let extension = kept::name(&table.uri).split_once('.').map_or("", |(_, extension)| extension);
+            let uri = case.output.join(&keys::output_part(task, attempt, extension))?;
+            let pin = vault.store().copy(&table.uri, Some(&kept::pin(table)), &uri).await?;
+            TaskOutcome::Table(Some(OutputObject { uri, size: pin.size, etag: pin.etag, rows: table.rows }))
+        }
+        TaskOutcome::State(StateRef::Object { uri: from, size, digest }) => {
+            let uri = vault.uri(&keys::staged(&case.job.id, 0, task, attempt, "state"))?;
+            vault.store().copy(from, None, &uri).await?;
+            TaskOutcome::State(StateRef::Object { uri, size: *size, digest: *digest })
+        }
+        other => other.clone(),
+    })
+}
+
+#[cfg(test)]
+#[path = "retry_tests.rs"]
+mod tests;

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Leases that take much longer than the others of their stage.
+//!
+//! Workers tell of leases that take a while; what is told is compared with the
+//! time within which three quarters of the stage were done. Only a matter of
+//! speed: of two attempts the first commit wins, and a notice that is lost
+//! means one attempt.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use fanfold_protocol::commit::RunningNotice;
+
+use super::progress::{LeaseSpec, Progress};
+
+/// How much longer than the others a task runs before it is begun a second time.
+const FACTOR: u32 = 2;
+
+/// Stage, group and round.
+type Place = (u32, u32, u32);
+
+/// A lease that is being worked on.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// Since when, on this process's clock.
+    pub since: Instant,
+    /// By whom.
+    pub worker: String,
+}
+
+/// The leases of one job that take a while.
+#[derive(Debug)]
+pub struct Stragglers {
+    running: BTreeMap<Place, Running>,
+    /// What nothing is overdue before.
+    least: Duration,
+}
+
+impl Stragglers {
+    /// Nothing was told yet.
+    pub fn new(least: Duration) -> Self {
+        Self { running: BTreeMap::new(), least }
+    }
+
+    /// Takes in what a worker tells. Of two attempts the older one counts.
+    pub fn note(&mut self, notice: RunningNotice, now: Instant) {
+        let running_for = Duration::from_millis(notice.running_ms);
+        let since = now.checked_sub(running_for).unwrap_or(now);
+        let place = (notice.stage, notice.group, notice.round);
+        let known = self.running.entry(place).or_insert(Running { since, worker: notice.worker });
+        known.since = known.since.min(since);
+    }
+
+    /// Who works on a group, as far as it was told.
+    pub fn on(&self, stage: u32, group: u32, round: u32) -> Option<&Running> {
+        self.running.get(&(stage, group, round))
+    }
+
+    /// The leases that are to be begun a second time now.
+    pub fn overdue(&mut self, progress: &mut Progress, now: Instant) -> Vec<LeaseSpec> {
+        self.running.retain(|(stage, group, round), _| !progress.knows(*stage, *group, *round));
+        let mut typical: BTreeMap<u32, Option<Duration>> = BTreeMap::new();
+        let mut specs = Vec::new();
+        for ((stage, group, round), running) in &self.running {
+            let took = now.saturating_duration_since(running.since);
+            if took <= self.least {
+                continue;
+            }
+            let typical = *typical.entry(*stage).or_insert_with(|| progress.typical(*stage));
+            let tasks = progress.leased_tasks(*stage, *group, *round);
+            let Some((typical, tasks)) = typical.zip(tasks) else { continue };
+            let tasks = u32::try_from(tasks).unwrap_or(u32::MAX);
+            if took > typical.saturating_mul(FACTOR).saturating_mul(tasks) {
+                specs.extend(progress.begin_second(*stage, *group, *round));
+            }
+        }
+        specs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfold_protocol::{
+        commit::{Commit, TaskCommit, TaskOutcome},
+        digest::Digest,
+        invocation::Usage,
+        plan::{GROUP_BYTES_TARGET, Plan, Shape},
+    };
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::jobs::progress::Policy;
+
+    const LEAST: Duration = Duration::from_millis(100);
+    const WALL: Duration = Duration::from_secs(10);
+
+    /// Eight leases of one task each, of which `done` took [`WALL`].
+    fn progress(done: u32, width: u32) -> Progress {
+        let plan = Plan::lay_out(Uuid::nil(), Digest::of(b""), Shape::Map, &[GROUP_BYTES_TARGET; 8]);
+        let policy = Policy { attempts: 3, outstanding_max: width, tolerated: 0 };
+        let mut progress = Progress::new(plan, policy);
+        progress.release();
+        for group in 0..done {
+            let usage = Usage { wall_us: 10_000_000, ..Usage::default() };
+            let outcome = TaskOutcome::Table(None);
+            let task = TaskCommit { index: group, attempt: 1, outcome, usage, logs: Vec::new() };
+            progress.absorb(Commit {
+                job: Uuid::nil(),
+                stage: 0,
+                group,
+                round: 0,
+                attempt: Uuid::nil(),
+                worker: "test".into(),
+                tasks: vec![task],
+            });
+            progress.release();
+        }
+        progress
+    }
+
+    fn overdue(progress: &mut Progress, running: Duration, at: (u32, u32)) -> Vec<u32> {
+        let (now, mut stragglers) = (Instant::now(), Stragglers::new(LEAST));
+        let begun = now + Duration::from_secs(3_600);
+        let (job, worker) = (Uuid::nil(), "slow".to_owned());
+        let (group, round) = at;
+        stragglers.note(RunningNotice { job, stage: 0, group, round, worker, running_ms: 0 }, begun);
+        stragglers.overdue(progress, begun + running).into_iter().map(|spec| spec.group).collect()
+    }
+
+    #[test]
+    fn twice_the_time_of_three_quarters_is_too_long() {
+        let check = |done, running, at, expected: &[u32]| {
+            assert_eq!(overdue(&mut progress(done, 8), running, at), expected, "{done} {running:?}");
+        };
+        let long = 2 * WALL + Duration::from_millis(1);
+        check(6, long, (7, 0), &[7]);
+        check(6, 2 * WALL, (7, 0), &[]);
+        // Three quarters are not done yet.
+        check(5, long, (7, 0), &[]);
+        // Done already, and a round that is not open.
+        check(6, long, (0, 0), &[]);
+        check(6, long, (7, 1), &[]);
+    }
+
+    #[test]
+    fn a_lease_is_begun_a_second_time_once_and_within_the_width() {
+        let long = 3 * WALL;
+        let mut narrow = progress(6, 2);
+        assert_eq!(overdue(&mut narrow, long, (7, 0)), [0; 0]);
+        let mut wide = progress(6, 3);
+        assert_eq!(overdue(&mut wide, long, (7, 0)), [7]);
+        assert_eq!(overdue(&mut wide, long, (7, 0)), [0; 0]);
+        assert_eq!(overdue(&mut wide, long, (6, 0)), [0; 0]);
+        assert_eq!((wide.second_attempts(), wide.counts().running), (1, 2));
+    }
+
+    #[test]
+    fn of_two_attempts_the_older_one_counts() {
+        let (now, mut stragglers) = (Instant::now() + WALL, Stragglers::new(LEAST));
+        for running_ms in [200, 9_000, 100] {
+            let (job, worker) = (Uuid::nil(), "slow".to_owned());
+            let notice = RunningNotice { job, stage: 0, group: 7, round: 0, worker, running_ms };
+            stragglers.note(notice, now);
+        }
+        let running = stragglers.on(0, 7, 0).unwrap();
+        assert_eq!(now - running.since, Duration::from_secs(9));
+    }
+}

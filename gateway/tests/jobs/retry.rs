@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Jobs that are run again, and what they take over.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+
+use fanfold_gateway::jobs::{Change, Filter, JobRecord};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    job::{Difference, JobState},
+    keys,
+};
+use serde_json::{Value, json};
+use tokio_util::sync::DropGuard;
+use uuid::Uuid;
+
+use crate::world::{Engine, Mishap, Play, World, succeeded};
+
+/// A worker on which a task fails while it is broken; it says what it has run.
+struct Bench {
+    broken: Arc<AtomicBool>,
+    ran: Arc<Mutex<Vec<(u32, u32)>>>,
+    _worker: DropGuard,
+}
+
+impl Bench {
+    fn new(world: &World, bad: u32) -> Self {
+        let (broken, ran) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::new(Vec::new())));
+        let (fails, sees) = (Arc::clone(&broken), Arc::clone(&ran));
+        let worker = world.work(Play {
+            fails: Box::new(move |lease, task| {
+                let bad = lease.stage == 0 && task.index == bad && fails.load(Ordering::SeqCst);
+                bad.then(|| Problem::new(ErrorKind::GuestPanicked, "expected a number, found a pear"))
+            }),
+            sees: Box::new(move |lease| {
+                sees.lock().unwrap().extend(lease.tasks.iter().map(|task| (lease.stage, task.index)));
+            }),
+            ..Play::default()
+        });
+        Self { broken, ran, _worker: worker }
+    }
+
+    fn mend(&self) {
+        self.broken.store(false, Ordering::SeqCst);
+        self.ran.lock().unwrap().clear();
+    }
+
+    /// The tasks of the first stage that were run since it was mended.
+    fn ran(&self) -> Vec<u32> {
+        let ran = self.ran.lock().unwrap();
+        ran.iter().filter(|(stage, _)| *stage == 0).map(|(_, task)| *task).collect()
+    }
+}
+
+async fn retried(engine: &Engine, id: &Uuid) -> JobRecord {
+    let again = engine.jobs.retry(id).await.unwrap();
+    assert_eq!((again.retry.unwrap().job, again.state.is_terminal()), (*id, false));
+    engine.ended(&again.id).await
+}
+
+fn difference(record: &JobRecord) -> Difference {
+    record.retry.unwrap().difference
+}
+
+/// The names and contents of a job's tables, in the manifest's order.
+async fn rows(engine: &Engine, id: &Uuid) -> (u64, usize) {
+    let manifest = engine.jobs.manifest(id).await.unwrap();
+    let names: Vec<_> = manifest.objects.iter().map(|object| object.uri.key().to_owned()).collect();
+    assert!(names.is_sorted(), "{names:?}");
+    (manifest.rows, names.len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_failed_is_run_again() {
+    let world = World::new().await;
+    world.inputs(70).await;
+    let engine = world.engine().await;
+    let bench = Bench::new(&world, 2);
+    let failed = engine.run("mapper", json!({"output": "s3://bank/out/"})).await;
+    assert_eq!(failed.state, JobState::Failed);
+    assert_eq!(world.keys("bank", "out/").await, [""; 0]);
+    bench.mend();
+    // The second lease may not have been done when the job was ended.
+    let done = failed.tasks.done;
+    let compared = engine.jobs.compare(&failed.id).await.unwrap();
+    let expected = Difference { unchanged: done, failed: 1, unfinished: 69 - done, ..Difference::default() };
+    assert_eq!(compared.difference, expected);
+    let first = &compared.differing[0];
+    assert_eq!((first.change, first.task), (Change::Failed, Some(2)));
+    assert_eq!(first.problem.as_ref().unwrap().code, ErrorKind::GuestPanicked);
+    let record = retried(&engine, &failed.id).await;
+    succeeded(&record);
+    assert_eq!(difference(&record), expected);
+    let ran = bench.ran();
+    assert!(ran.contains(&2) && ran.len() as u64 == 70 - done, "{ran:?}");
+    assert_eq!((record.receipt.attempts, record.tasks.done), (70 - done, 70));
+    assert_eq!(rows(&engine, &record.id).await, (70, 70));
+    // Nothing but the output is left of either job.
+    assert_eq!(world.keys("bank", "out/part-").await.len(), 70);
+    assert_eq!(world.keys("fanfold", &keys::all_kept(&failed.id)).await, [""; 0]);
+    let manifest = engine.jobs.manifest(&record.id).await.unwrap();
+    for object in manifest.objects {
+        let found = world.store().head(&object.uri).await.unwrap().pin;
+        assert_eq!((found.size, found.etag), (object.size, object.etag));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn states_are_taken_over_and_folded_as_if_they_were_new() {
+    let world = World::new().await;
+    world.inputs(40).await;
+    let engine = world.engine().await;
+    let bench = Bench::new(&world, 7);
+    let failed = engine.run("folder", json!({})).await;
+    assert_eq!(failed.state, JobState::Failed);
+    bench.mend();
+    let plain = engine.run("folder", json!({})).await;
+    bench.mend();
+    let record = retried(&engine, &failed.id).await;
+    succeeded(&record);
+    assert_eq!((record.result, bench.ran()), (plain.result, vec![7]));
+    // Its three folds and their root run again.
+    assert_eq!(record.receipt.attempts, 1 + 3 + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_fails_is_retried_in_its_turn() {
+    let world = World::new().await;
+    world.inputs(5).await;
+    let engine = world.engine().await;
+    let bench = Bench::new(&world, 2);
+    let first = engine.run("mapper", json!({"output": "s3://bank/out/"})).await;
+    let second = retried(&engine, &first.id).await;
+    assert_eq!((second.state, second.receipt.attempts), (JobState::Failed, 3));
+    bench.mend();
+    let third = retried(&engine, &second.id).await;
+    succeeded(&third);
+    assert_eq!((rows(&engine, &third.id).await, bench.ran()), ((5, 5), vec![2]));
+    for id in [first.id, second.id] {
+        assert_eq!(world.keys("fanfold", &keys::all_kept(&id)).await, [""; 0]);
+    }
+}
+
+/// Changes one object, adds one, and removes one.
+async fn change_inputs(world: &World) {
+    world.put("s3://bank/in/001.csv", "a\n1\n2\n").await;
+    world.put("s3://bank/in/0005.csv", "a\n1\n").await;
+    world.store().delete(&"s3://bank/in/003.csv".parse().unwrap()).await.unwrap();
+}
+
+const CHANGED: Difference =
+    Difference { unchanged: 2, failed: 0, unfinished: 0, changed: 1, added: 1, vanished: 1 };
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_tells_the_difference_and_changes_nothing() {
+    let world = World::new().await;
+    world.inputs(4).await;
+    let engine = world.engine().await;
+    let _worker = world.work(Play::default());
+    let record = engine.run("mapper", json!({"output": "s3://bank/out/"})).await;
+    change_inputs(&world).await;
+    let objects = async || (world.keys("bank", "").await, world.keys("fanfold", "").await);
+    let before = objects().await;
+    let compared = engine.jobs.compare(&record.id).await.unwrap();
+    assert_eq!(compared.difference, CHANGED);
+    let told: Vec<_> =
+        compared.differing.iter().map(|d| (d.change, d.input[0].key().to_owned(), d.task)).collect();
+    assert_eq!(
+        told,
+        [
+            (Change::Changed, "in/001.csv".to_owned(), Some(2)),
+            (Change::Added, "in/0005.csv".to_owned(), Some(1)),
+            (Change::Vanished, "in/003.csv".to_owned(), None),
+        ]
+    );
+    assert_eq!(objects().await, before);
+    assert_eq!(engine.jobs.list(&Filter::default(), None, 9).await.unwrap().0.len(), 1);
+    assert_eq!(world.backbone().list("outputs/").await.unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_was_added_or_vanished_is_brought_up_to_date() {
+    let world = World::new().await;
+    world.inputs(4).await;
+    let engine = world.engine().await;
+    let bench = Bench::new(&world, 99);
+    let check = async |function: &str, more: Value| {
+        world.inputs(4).await;
+        world.store().delete(&"s3://bank/in/0005.csv".parse().unwrap()).await.unwrap();
+        let record = engine.run(function, more.clone()).await;
+        succeeded(&record);
+        let nothing = engine.jobs.retry(&record.id).await.unwrap_err();
+        assert_eq!(nothing.code, ErrorKind::JobFinished, "{}", nothing.detail);
+        change_inputs(&world).await;
+        bench.mend();
+        let again = retried(&engine, &record.id).await;
+        succeeded(&again);
+        assert_eq!(difference(&again), CHANGED);
+        assert_eq!(bench.ran(), [1, 2]);
+        again
+    };
+    let map = check("mapper", json!({"output": "s3://bank/out/"})).await;
+    assert_eq!(rows(&engine, &map.id).await, (4, 4));
+    assert_eq!(world.keys("bank", "out/part-").await.len(), 4);
+    let own = check("mapper", json!({})).await;
+    assert_eq!(rows(&engine, &own.id).await, (4, 4));
+    let fold = check("folder", json!({})).await;
+    assert_eq!(fold.result, Some(json!({"fold": "(000 0005 001 002)"})));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_job_goes_on_where_it_was() {
+    let world = World::new().await;
+    world.inputs(130).await;
+    let engine = world.engine().await;
+    let id = {
+        let hang = |lease: &fanfold_protocol::plan::Lease| (lease.group == 2).then_some(Mishap::Hang);
+        let _worker = world.work(Play { mishap: Box::new(hang), ..Play::default() });
+        let id = engine.submit("mapper", json!({"output": "s3://bank/out/"})).await.unwrap().id;
+        engine.until(&id, |record| record.tasks.done == 128).await;
+        engine.jobs.cancel(&id).await.unwrap();
+        engine.ended(&id).await.id
+    };
+    let bench = Bench::new(&world, 999);
+    let record = retried(&engine, &id).await;
+    succeeded(&record);
+    assert_eq!((bench.ran(), rows(&engine, &record.id).await), (vec![128, 129], (130, 130)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_kept_any_more_is_run_again() {
+    let world = World::new().await;
+    world.inputs(5).await;
+    let engine = world.engine().await;
+    let bench = Bench::new(&world, 2);
+    let failed = engine.run("mapper", json!({"output": "s3://bank/out/"})).await;
+    let kept = world.keys("fanfold", &keys::all_kept(&failed.id)).await;
+    assert_eq!(kept.len(), 4);
+    world.store().delete(&format!("s3://fanfold/{}", kept[0]).parse().unwrap()).await.unwrap();
+    bench.mend();
+    let record = retried(&engine, &failed.id).await;
+    succeeded(&record);
+    let expected = Difference { unchanged: 3, failed: 1, unfinished: 1, ..Difference::default() };
+    assert_eq!((difference(&record), bench.ran()), (expected, vec![0, 2]));
+    assert_eq!(rows(&engine, &record.id).await, (5, 5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_outlives_its_coordinator_and_the_backbone() {
+    let world = World::new().await;
+    world.inputs(40).await;
+    let (failed, again) = {
+        let engine = world.engine().await;
+        let bench = Bench::new(&world, 7);
+        let failed = engine.run("mapper", json!({"output": "s3://bank/out/"})).await;
+        drop(bench);
+        let again = engine.jobs.retry(&failed.id).await.unwrap();
+        (failed, again)
+    };
+    let world = world.with_fresh_backbone().await;
+    let engine = world.engine().await;
+    let bench = Bench::new(&world, 99);
+    let record = engine.ended(&again.id).await;
+    succeeded(&record);
+    assert_eq!((record.retry, bench.ran()), (again.retry, vec![7]));
+    assert_eq!((record.retry.unwrap().job, rows(&engine, &record.id).await), (failed.id, (40, 40)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_is_refused_where_it_cannot_be() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let engine = world.engine().await;
+    let unknown = engine.jobs.retry(&Uuid::from_u128(7)).await.unwrap_err();
+    assert_eq!(unknown.code, ErrorKind::JobNotFound);
+    let running = engine.submit("mapper", json!({"output": "s3://bank/out/"})).await.unwrap().id;
+    for refused in
+        [engine.jobs.retry(&running).await.map(|_| ()), engine.jobs.compare(&running).await.map(|_| ())]
+    {
+        assert_eq!(refused.unwrap_err().code, ErrorKind::JobNotFinished);
+    }
+    engine.jobs.cancel(&running).await.unwrap();
+    engine.ended(&running).await;
+    // Another job's output lies there by now.
+    let _worker = world.work(Play::default());
+    succeeded(&engine.run("mapper", json!({"output": "s3://bank/out/"})).await);
+    let taken = engine.jobs.retry(&running).await.unwrap_err();
+    assert_eq!(taken.code, ErrorKind::OutputExists, "{}", taken.detail);
+    for name in ["000", "001", "002"] {
+        world.store().delete(&format!("s3://bank/in/{name}.csv").parse().unwrap()).await.unwrap();
+    }
+    assert_eq!(engine.jobs.compare(&running).await.unwrap_err().code, ErrorKind::InputEmpty);
+}
