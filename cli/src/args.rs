@@ -249,10 +249,18 @@ pub enum Job {
         /// Id
         id: Uuid,
     },
-    /// Run again what failed
+    /// Run a job again: what failed, and what has changed, was added or is gone since
     Retry {
         /// Id
         id: Uuid,
+        /// Only say what would run
+        #[arg(long)]
+        dry_run: bool,
+        /// Wait until the new job ends
+        #[arg(long, conflicts_with = "dry_run")]
+        wait: bool,
+        #[command(flatten)]
+        shown: Shown,
     },
 }
 

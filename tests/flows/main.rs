@@ -12,6 +12,7 @@ mod bad_guests;
 mod contract;
 mod docs;
 mod edges;
+mod failures;
 mod first_hour;
 mod restart;
 mod splits;

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub use self::{
     events::{Event, Events},
     model::{
-        Deployed, FailureView, FunctionList, FunctionView, JobList, JobView, LogPage, ProgressView, TaskPage,
-        TaskView,
+        ComparisonView, Deployed, FailureView, FunctionList, FunctionView, JobList, JobView, LogPage,
+        ProgressView, RetryOf, TaskPage, TaskView,
     },
 };
 use crate::{
@@ -89,6 +89,16 @@ impl Client {
     /// Does something that needs no body; whatever is answered is not looked at.
     pub async fn act(&self, method: Method, path: &str) -> Result<()> {
         self.answer(self.request(method, path).timeout(ANSWER_TIMEOUT)).await.map(drop)
+    }
+
+    /// Does something that needs no body, and reads the document that is answered.
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T> {
+        self.document(self.request(method, path).query(query).timeout(ANSWER_TIMEOUT)).await
     }
 
     /// Uploads a component; `progress` is told of each piece that went out.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use fanfold_protocol::{
     function::{AliasTarget, Export},
     invocation::LogLine,
-    job::{JobState, TaskCounts},
+    job::{Difference, JobState, TaskCounts},
     names::{AliasName, FunctionName},
     time::Timestamp,
 };
@@ -107,6 +107,43 @@ pub struct JobView {
     /// What the author should know.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// The job that it runs again.
+    #[serde(default)]
+    pub retry: Option<RetryOf>,
+}
+
+/// The job that a job runs again, and what its input has become since.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RetryOf {
+    /// The earlier job.
+    pub of: Uuid,
+    /// In partitions, and objects that are gone.
+    #[serde(flatten)]
+    pub difference: Difference,
+}
+
+/// What running a job again would do.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ComparisonView {
+    /// In partitions, and objects that are gone.
+    #[serde(flatten)]
+    pub difference: Difference,
+    /// One by one, failed ones first; not always all.
+    #[serde(default)]
+    pub differences: Vec<DifferingView>,
+}
+
+/// One difference.
+#[derive(Clone, Debug, Deserialize)]
+pub struct DifferingView {
+    /// The word for it.
+    pub change: String,
+    /// The objects.
+    #[serde(default)]
+    pub input: Vec<String>,
+    /// Why it failed before.
+    #[serde(default)]
+    pub problem: Option<Told>,
 }
 
 /// What a job took, all attempts together.

@@ -52,6 +52,9 @@ pub async fn print(client: &Client, id: Uuid, view: View) -> Result<()> {
 async fn find(client: &Client, id: Uuid) -> Result<Found> {
     let job = job::state(client, id).await?;
     job::require_success(&job)?;
+    for warning in &job.warnings {
+        output::note(format!("warning: {warning}"));
+    }
     let what = if job.shape == "map" { "manifest" } else { "result" };
     let value = client.get(&format!("/v1/jobs/{id}/{what}"), &[]).await?;
     Ok(Found { job, value })

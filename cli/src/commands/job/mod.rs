@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     args::{Job, JobRun, View},
-    client::{Client, JobList, JobView, TaskPage},
+    client::{Client, ComparisonView, JobList, JobView, TaskPage},
     error::{Error, Result},
     output,
 };
@@ -62,7 +62,7 @@ pub async fn run(client: &Client, command: Job) -> Result<()> {
             output::note(format!("job {id} is cancelled"));
             Ok(())
         }
-        Job::Retry { id } => client.act(Method::POST, &format!("/v1/jobs/{id}/retry")).await,
+        Job::Retry { id, dry_run, wait, shown } => retry(client, id, dry_run, wait, shown.view).await,
     }
 }
 
@@ -89,6 +89,28 @@ async fn submit(client: &Client, args: &JobRun) -> Result<()> {
         return super::result::print(client, view.id, View::Table).await;
     }
     finish(&job, if args.json { View::Json } else { View::Table })
+}
+
+/// Says what is different from the job as it ran, and runs that.
+async fn retry(client: &Client, id: Uuid, dry_run: bool, wait: bool, shown: View) -> Result<()> {
+    let path = format!("/v1/jobs/{id}/retry");
+    let compared: Value = client.ask(Method::POST, &path, &[("dry_run", "true")]).await?;
+    let comparison: ComparisonView = serde_json::from_value(compared.clone())?;
+    if dry_run {
+        return output::shown(shown, &compared, |_| show::comparison(&comparison));
+    }
+    output::note(show::comparison(&comparison).trim_end());
+    let job: Value = client.ask(Method::POST, &path, &[]).await?;
+    let view: JobView = serde_json::from_value(job.clone())?;
+    if wait {
+        output::note(format!("job {}", view.id));
+        return finish(&follow::follow(client, view.id).await?, shown);
+    }
+    output::note(format!("job {id} runs again; follow it with `fanfold job watch {}`", view.id));
+    match shown {
+        View::Json => output::json(&job),
+        View::Table => output::data(&view.id.to_string()),
+    }
 }
 
 /// Prints a job that has ended; one that did not succeed is an error.

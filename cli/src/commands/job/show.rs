@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Jobs and tasks as tables. Pure.
 
-use fanfold_protocol::job::JobState;
+use fanfold_protocol::job::{Difference, JobState};
 
 use crate::{
-    client::{JobView, TaskView},
+    client::{ComparisonView, JobView, RetryOf, TaskView},
     output::{self, Table},
 };
 
@@ -48,6 +48,7 @@ pub fn page(job: &JobView) -> String {
         ("problem", problem),
         ("warnings", job.warnings.join("; ")),
         ("submitted", output::moment(job.submitted_at)),
+        ("retry of", job.retry.as_ref().map(retry_of).unwrap_or_default()),
         (
             "tasks",
             format!(
@@ -79,16 +80,17 @@ pub fn page(job: &JobView) -> String {
     ])
 }
 
+fn retry_of(retry: &RetryOf) -> String {
+    let Difference { unchanged, vanished, .. } = retry.difference;
+    let run = retry.difference.run();
+    format!("{}: {unchanged} partitions taken over, {run} run, {vanished} objects vanished", retry.of)
+}
+
 /// Tasks, one a line, with what they failed of under it.
 pub fn tasks(tasks: &[TaskView]) -> String {
     let mut table =
         Table::new(&["task", "state", ">attempts", ">time", ">rows in", ">rows out", "input", "problem"]);
     for task in tasks {
-        let input = match task.input.as_slice() {
-            [] => String::new(),
-            [one] => one.clone(),
-            [first, rest @ ..] => format!("{first} and {} more", rest.len()),
-        };
         table.row([
             format!("{}/{}", task.stage, task.task),
             task.state.clone(),
@@ -96,11 +98,48 @@ pub fn tasks(tasks: &[TaskView]) -> String {
             output::span_ms(task.wall_ms),
             output::count(task.rows_in),
             output::count(task.rows_out),
-            input,
+            input(&task.input),
             task.problem.as_ref().map(|p| format!("{}: {}", p.code, p.detail)).unwrap_or_default(),
         ]);
     }
     table.text()
+}
+
+/// What running a job again would do: the numbers, then what they are made of.
+pub fn comparison(comparison: &ComparisonView) -> String {
+    let difference = &comparison.difference;
+    let mut text = output::pairs(&[
+        ("unchanged", format!("{} partitions, taken over", output::count(difference.unchanged))),
+        ("failed", output::count(difference.failed)),
+        ("unfinished", output::count(difference.unfinished)),
+        ("changed", output::count(difference.changed)),
+        ("added", output::count(difference.added)),
+        ("vanished", output::count(difference.vanished)),
+        ("to run", format!("{} partitions", output::count(difference.run()))),
+    ]);
+    if comparison.differences.is_empty() {
+        return text;
+    }
+    let mut table = Table::new(&["change", "input", "problem"]);
+    for differing in &comparison.differences {
+        let problem = differing.problem.as_ref();
+        table.row([
+            differing.change.clone(),
+            input(&differing.input),
+            problem.map(|p| format!("{}: {}", p.code, p.detail)).unwrap_or_default(),
+        ]);
+    }
+    text.push('\n');
+    text.push_str(&table.text());
+    text
+}
+
+fn input(objects: &[String]) -> String {
+    match objects {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first, rest @ ..] => format!("{first} and {} more", rest.len()),
+    }
 }
 
 #[cfg(test)]

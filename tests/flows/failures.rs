@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Jobs whose tasks fail or never end: cancelled, tolerated, run again.
+
+use std::time::{Duration, Instant};
+
+use fanfold_tests::service::{Service, cpu_time};
+use serde_json::{Value, json};
+
+use crate::support::Client;
+
+/// Waits until a document of the gateway fits.
+async fn until(client: &Client<'_>, path: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let found = client.get(path).await.body;
+        if fits(&found) {
+            return found;
+        }
+        assert!(Instant::now() < end, "{found}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_cancellation_stops_what_runs_within_a_second() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let client = Client::new(&service);
+    client.deploy_folder("hostile/misbehave").await;
+    service.put("s3://bank/in/0.csv", "n\n0\n").await.unwrap();
+    let job = json!({
+        "function": "misbehave", "input": "s3://bank/in/", "output": "s3://bank/out/",
+        "params": { "how": "loop" }, "limits": { "task_timeout": "10m" }
+    });
+    let id = client.post("/v1/jobs", &job).await.body["id"].as_str().unwrap().to_owned();
+    // A worker says so once the loop has run for a moment.
+    let tasks = format!("/v1/jobs/{id}/tasks");
+    let running = until(&client, &tasks, |page| page["tasks"][0]["running_ms"].is_u64()).await;
+    assert!(running["tasks"][0]["worker"].is_string(), "{running}");
+    let asked = Instant::now();
+    let cancelled = client.post(&format!("/v1/jobs/{id}/cancel"), &json!({})).await;
+    assert_eq!((cancelled.status, &cancelled.body["state"]), (202, &json!("cancelled")));
+    // The loop took all of a processor; once it is stopped the service is idle.
+    let window = Duration::from_millis(200);
+    loop {
+        let before = cpu_time(service.pid()).unwrap();
+        tokio::time::sleep(window).await;
+        if cpu_time(service.pid()).unwrap() - before < window / 4 {
+            break;
+        }
+        assert!(asked.elapsed() < Duration::from_secs(1), "still running after {:?}", asked.elapsed());
+    }
+    assert_eq!(service.ok(&["s3", "ls", "s3://bank/out/", "-r"]).unwrap().trim(), "");
+}
+
+#[tokio::test]
+async fn a_job_is_mended_and_only_the_rest_is_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let client = Client::new(&service);
+    client.deploy_folder("hostile/misbehave").await;
+    for n in 0..3 {
+        service.put(&format!("s3://bank/in/{n}.csv"), format!("n\n{n}\n")).await.unwrap();
+    }
+    let job = json!({
+        "function": "misbehave", "input": "s3://bank/in/*.csv", "output": "s3://bank/out/",
+        "params": { "how": "error", "row": 1 }
+    });
+    let failed = client.job(job).await.body;
+    let id = failed["id"].as_str().unwrap();
+    assert_eq!((&failed["state"], &failed["tasks"]["failed"]), (&json!("failed"), &json!(1)), "{failed}");
+    let told = service.ok(&["job", "retry", id, "--dry-run"]).unwrap();
+    for words in ["2 partitions, taken over", "s3://bank/in/1.csv", "function-error", "1 partitions"] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    service.put("s3://bank/in/1.csv", "n\n11\n").await.unwrap();
+    let told = service.ok(&["job", "retry", id, "--dry-run", "--output", "json"]).unwrap();
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["unchanged"], &told["failed"], &told["changed"]), (&json!(2), &json!(0), &json!(1)));
+    let ended = service.ok(&["job", "retry", id, "--wait", "--output", "json"]).unwrap();
+    let ended: Value = serde_json::from_str(&ended).unwrap();
+    assert_eq!((&ended["state"], &ended["retry"]["of"]), (&json!("succeeded"), &json!(id)), "{ended}");
+    assert_eq!(ended["receipt"]["attempts"], 1, "{ended}");
+    let manifest = client.get(&format!("/v1/jobs/{}/manifest", ended["id"].as_str().unwrap())).await.body;
+    assert_eq!((&manifest["rows"], manifest["objects"].as_array().unwrap().len()), (&json!(3), 3));
+    let nothing = service.run(&["job", "retry", ended["id"].as_str().unwrap()]).unwrap();
+    assert_eq!(nothing.status.code(), Some(3), "{nothing:?}");
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("nothing to retry"), "{nothing:?}");
+}
+
+#[tokio::test]
+async fn a_report_over_tolerated_failures_says_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let client = Client::new(&service);
+    service.deploy("column-stats").unwrap();
+    for n in 0..17 {
+        service.put(&format!("s3://bank/in/{n:02}.csv"), format!("a,b\n{n},1\n")).await.unwrap();
+    }
+    let job = json!({
+        "function": "column-stats", "input": "s3://bank/in/", "limits": { "tolerated_failures": "95%" }
+    });
+    // The whole first fold merges nothing.
+    for n in 0..16 {
+        service.put(&format!("s3://bank/in/{n:02}.csv"), "a,b\n1,2,3\n").await.unwrap();
+    }
+    let job = client.job(job).await.body;
+    assert_eq!((&job["state"], &job["tasks"]["failed"]), (&json!("succeeded"), &json!(16)), "{job}");
+    let printed = service.run(&["result", job["id"].as_str().unwrap(), "--output", "json"]).unwrap();
+    assert!(printed.status.success(), "{printed:?}");
+    let told = String::from_utf8_lossy(&printed.stderr);
+    assert!(told.contains("16 of 17 partitions failed") && told.contains("s3://bank/in/00.csv"), "{told}");
+}
