@@ -22,12 +22,14 @@ pub enum Tolerance {
     Share(u32),
 }
 
-/// How a bound may stand in TOML or JSON: text, or a bare count.
+/// How a bound may stand in TOML or JSON: text, a bare count, or null, as jobs
+/// without a bound were written down before there was one.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Written {
     Text(String),
     Number(u64),
+    Nothing(()),
 }
 
 impl Default for Tolerance {
@@ -89,6 +91,7 @@ impl TryFrom<Written> for Tolerance {
         match written {
             Written::Text(text) => text.parse(),
             Written::Number(count) => Ok(Self::Tasks(count)),
+            Written::Nothing(()) => Ok(Self::default()),
         }
     }
 }
@@ -132,6 +135,7 @@ mod tests {
         let read = |json: &str| serde_json::from_str::<Tolerance>(json);
         assert_eq!(read("7").unwrap(), Tolerance::Tasks(7));
         assert_eq!(read("\"7%\"").unwrap(), Tolerance::Share(700));
+        assert_eq!(read("null").unwrap(), Tolerance::default());
         assert!(read("1.5").is_err() && read("-1").is_err());
     }
 

@@ -19,7 +19,7 @@ pub use self::{
     events::{Event, Events},
     model::{
         ComparisonView, Deployed, FailureView, FunctionList, FunctionView, JobList, JobView, LogPage,
-        ProgressView, RetryOf, TaskPage, TaskView,
+        ProgressView, RetryOf, SlowView, TaskPage, TaskView,
     },
 };
 use crate::{

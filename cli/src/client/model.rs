@@ -92,6 +92,12 @@ pub struct JobView {
     /// Estimated time to the end, ms.
     #[serde(default)]
     pub eta_ms: Option<u64>,
+    /// Between which it mostly lies, ms.
+    #[serde(default)]
+    pub eta_range_ms: Option<(u64, u64)>,
+    /// The leases that have been worked on the longest.
+    #[serde(default)]
+    pub slowest: Vec<SlowView>,
     /// Why it did not succeed.
     #[serde(default)]
     pub problem: Option<Told>,
@@ -146,6 +152,21 @@ pub struct DifferingView {
     pub problem: Option<Told>,
 }
 
+/// A lease that takes a while.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SlowView {
+    /// Stage of the plan.
+    pub stage: u32,
+    /// Its first task.
+    pub task: u32,
+    /// Who works on it.
+    pub worker: String,
+    /// For how long, ms.
+    pub running_ms: u64,
+    /// What sets it apart.
+    pub why: String,
+}
+
 /// What a job took, all attempts together.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -176,6 +197,8 @@ pub struct ProgressView {
     pub tasks: TaskCounts,
     /// Estimated time to the end, ms.
     pub eta_ms: Option<u64>,
+    /// Between which it mostly lies, ms.
+    pub eta_range_ms: Option<(u64, u64)>,
     /// What it took so far.
     pub receipt: ReceiptView,
 }

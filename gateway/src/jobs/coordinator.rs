@@ -28,9 +28,10 @@ use super::{
     finish::{self, Closing, Ending, Products},
     lease::{Leases, Turn},
     plan::Shards,
-    progress::{FailedAttempt, GivenUp, LeaseSpec, Policy, Progress},
+    progress::{FailedAttempt, GivenUp, LeaseSpec, Leased, Policy, Progress},
+    record::SlowLease,
     retry,
-    stragglers::Stragglers,
+    stragglers::{self, Stragglers},
     tenure::Tenure,
     vault::Vault,
 };
@@ -39,6 +40,8 @@ use super::{
 const EVENTS_AT_ONCE: usize = 512;
 /// Looks in vain, with an empty queue, before leases count as lost.
 const VAIN_LOOKS_MAX: u32 = 2;
+/// Leases shown of those that have been worked on the longest.
+const SLOWEST_TOLD: usize = 3;
 /// The longest time between two looks.
 const QUIET_MAX: Duration = Duration::from_secs(15);
 
@@ -254,7 +257,10 @@ impl Coordinator {
                         }
                     }
                 }
-                Heard::Running(notice) => self.live.stragglers().note(notice, Instant::now().into_std()),
+                Heard::Running(notice) => {
+                    self.live.stragglers().note(notice, Instant::now().into_std());
+                    self.dirty = true;
+                }
                 Heard::Cancelled => self.called = true,
                 Heard::Lagged => lagged = true,
             }
@@ -314,12 +320,13 @@ impl Coordinator {
 
     /// Begins leases a second time that take much longer than the others.
     async fn overtake(&mut self) -> Result<()> {
-        if !self.case.job.document.retry.speculation {
-            return Ok(());
-        }
         let specs = {
-            let mut progress = self.live.progress();
-            self.live.stragglers().overdue(&mut progress, Instant::now().into_std())
+            let (mut progress, mut stragglers) = (self.live.progress(), self.live.stragglers());
+            stragglers.forget_done(&progress);
+            match self.case.job.document.retry.speculation {
+                true => stragglers.overdue(&mut progress, Instant::now().into_std()),
+                false => Vec::new(),
+            }
         };
         if specs.is_empty() {
             return Ok(());
@@ -346,6 +353,8 @@ impl Coordinator {
     /// Looks after a job that has been quiet: for a cancellation, for commits
     /// that nobody told of, and for leases that the queue has lost.
     async fn watch(&mut self) -> Result<()> {
+        // Those that run the longest are shown with their time.
+        self.dirty |= !self.case.record.slowest.is_empty();
         let backbone = &self.jobs.inner.backbone;
         self.called |= backbone.get(&keys::job_cancel(&self.case.job.id)).await?.is_some();
         if self.heard.elapsed() < self.quiet {
@@ -363,6 +372,27 @@ impl Coordinator {
         if self.vain_looks >= VAIN_LOOKS_MAX { self.queue_again().await } else { Ok(()) }
     }
 
+    /// The leases that have been worked on the longest, and what sets them apart.
+    async fn slowest(&mut self) -> Result<Vec<SlowLease>> {
+        let slowest = self.live.stragglers().slowest(SLOWEST_TOLD);
+        let mut told = Vec::with_capacity(slowest.len());
+        for ((stage, group, round), running) in slowest {
+            let leased = self.live.progress().lease(stage, group, round);
+            let Some(Leased { spec, second, failed }) = leased else { continue };
+            let bytes = if stage == 0 { self.leases.bytes(&spec.tasks).await? } else { 0 };
+            let mean = self.case.plan.bytes / u64::from(self.case.plan.partitions).max(1);
+            told.push(SlowLease {
+                stage,
+                task: spec.tasks.first().copied().unwrap_or_default(),
+                tasks: u32::try_from(spec.tasks.len()).unwrap_or(u32::MAX),
+                worker: running.worker,
+                running_ms: ms(running.since.elapsed()),
+                why: stragglers::why(&spec, bytes, mean, failed.as_ref(), second),
+            });
+        }
+        Ok(told)
+    }
+
     /// Says that the job runs.
     async fn begin(&mut self) -> Result<()> {
         self.case.record.state = JobState::Running;
@@ -375,22 +405,27 @@ impl Coordinator {
         if !std::mem::take(&mut self.dirty) {
             return Ok(());
         }
-        let (counts, (usage, attempts), second_attempts) = {
+        let now = time::now();
+        let running = now.since(self.case.record.started_at.unwrap_or(now));
+        let (counts, (usage, attempts), second_attempts, eta) = {
             let progress = self.live.progress();
-            (progress.counts(), progress.usage(), progress.second_attempts())
+            (progress.counts(), progress.usage(), progress.second_attempts(), progress.eta(running))
         };
+        let slowest = self.slowest().await?;
         let record = &mut self.case.record;
         record.tasks = counts;
         (record.receipt.usage, record.receipt.attempts) = (usage, attempts);
         record.receipt.second_attempts = second_attempts;
-        let now = time::now();
-        let ms = |since: time::Timestamp| u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
-        record.receipt.elapsed_ms = ms(record.submitted_at);
-        let running = ms(record.started_at.unwrap_or(now));
-        let left = counts.total - counts.done.min(counts.total);
-        record.eta_ms = running.saturating_mul(left).checked_div(counts.done);
+        record.receipt.elapsed_ms = ms(now.since(record.submitted_at));
+        record.eta_ms = eta.map(|eta| ms(eta.expected));
+        record.eta_range_ms = eta.and_then(|eta| eta.range).map(|(low, high)| (ms(low), ms(high)));
+        record.slowest = slowest;
         self.case.write_record(&self.jobs.inner.backbone).await
     }
+}
+
+fn ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What the bus says of a job.

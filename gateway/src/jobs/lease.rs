@@ -79,6 +79,15 @@ impl Leases {
         Ok(())
     }
 
+    /// Stored bytes that these tasks of the first stage read.
+    pub async fn bytes(&mut self, tasks: &[u32]) -> Result<u64> {
+        let mut bytes = 0;
+        for task in tasks {
+            bytes += self.shards.partition(*task).await?.bytes();
+        }
+        Ok(bytes)
+    }
+
     async fn message(&mut self, plan: &Plan, spec: LeaseSpec, turn: Turn) -> Result<queue::Message> {
         let (stage, group, round) = (spec.stage, spec.group, spec.round);
         let first = id(&self.job, &spec, Turn::First);

@@ -15,6 +15,7 @@ mod case;
 mod claim;
 mod coordinator;
 mod error;
+mod eta;
 mod events;
 mod finish;
 mod index;

@@ -20,7 +20,10 @@ use fanfold_protocol::{
     plan::{FOLD_WIDTH, Plan, StateRef},
 };
 
-use super::slots::{Group, Phase, Stage, TaskState};
+use super::{
+    eta::{Eta, Pace},
+    slots::{Group, Phase, Stage, TaskState},
+};
 
 /// What the job's author decided about trying again and about width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +66,17 @@ pub struct LeaseSpec {
     pub states: Vec<StateRef>,
 }
 
+/// A lease that was given out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leased {
+    /// What was.
+    pub spec: LeaseSpec,
+    /// Whether it was begun a second time.
+    pub second: bool,
+    /// Why the attempt before at its first task failed.
+    pub failed: Option<Problem>,
+}
+
 /// A task that was given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GivenUp {
@@ -96,6 +110,7 @@ pub struct Progress {
     early: BTreeMap<(u32, u32, u32), Commit>,
     usage: Usage,
     attempts: u64,
+    pace: Pace,
     done: u64,
     /// Tasks given up: of the first stage, and of folds.
     failed: [u64; 2],
@@ -120,6 +135,7 @@ impl Progress {
             early: BTreeMap::new(),
             usage: Usage::default(),
             attempts: 0,
+            pace: Pace::default(),
             done: 0,
             failed: [0; 2],
         }
@@ -208,7 +224,7 @@ impl Progress {
         let slots = &self.stages.get(stage as usize)?.tasks;
         let (done, open): (Vec<_>, Vec<_>) = slots.iter().partition(|slot| slot.state == TaskState::Done);
         let mut walls: Vec<u64> =
-            done.iter().filter(|slot| slot.attempts > 0).map(|slot| slot.wall_us).collect();
+            done.iter().filter(|slot| slot.attempts > 0).map(|slot| slot.usage.wall_us).collect();
         let wanted = ((walls.len() + open.len()) * 3).div_ceil(4).checked_sub(1)?;
         if wanted >= walls.len() {
             return None;
@@ -216,11 +232,16 @@ impl Progress {
         Some(Duration::from_micros(*walls.select_nth_unstable(wanted).1))
     }
 
-    /// How many tasks a group that is leased runs in this round.
-    pub fn leased_tasks(&self, stage: u32, group: u32, round: u32) -> Option<usize> {
+    /// What a group runs in this round, if it is leased.
+    pub fn lease(&self, stage: u32, group: u32, round: u32) -> Option<Leased> {
         let open = self.group(stage, group)?;
-        let leased = open.phase == Phase::Leased && open.round == round;
-        leased.then(|| self.stages[stage as usize].open_tasks(group).len())
+        if open.phase != Phase::Leased || open.round != round {
+            return None;
+        }
+        let tasks = self.stages[stage as usize].open_tasks(group);
+        let first = tasks.first().and_then(|task| self.stages[stage as usize].tasks.get(*task as usize));
+        let failed = first.and_then(|slot| slot.problem.as_deref().cloned());
+        Some(Leased { spec: self.spec(stage, group, tasks), second: open.second, failed })
     }
 
     /// The group and round in which a task is leased, and whether that was begun a
@@ -292,6 +313,11 @@ impl Progress {
     /// What all attempts heard of took together, and their number.
     pub fn usage(&self) -> (Usage, u64) {
         (self.usage, self.attempts)
+    }
+
+    /// The time that is left, as far as it can be told after `running`.
+    pub fn eta(&self, running: Duration) -> Option<Eta> {
+        self.pace.eta(running, self.plan.tasks().saturating_sub(self.done + self.failed()))
     }
 
     /// Tables of the map's tasks, in the plan's order.
@@ -406,6 +432,9 @@ impl Progress {
                 let slot = &mut self.stages[stage as usize].tasks[index as usize];
                 slot.done(attempt, outcome, &usage);
                 self.done += 1;
+                if attempt > 0 {
+                    self.pace.note(usage.wall_us);
+                }
                 return false;
             }
             Err(problem) => problem,

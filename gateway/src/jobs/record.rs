@@ -58,6 +58,12 @@ pub struct JobRecord {
     /// Estimated time to the end, ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta_ms: Option<u64>,
+    /// Between which it mostly lies, ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta_range_ms: Option<(u64, u64)>,
+    /// The leases that have been worked on the longest, longest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slowest: Vec<SlowLease>,
     /// Where its output goes.
     pub output: ObjectUri,
     /// Why it did not succeed.
@@ -81,6 +87,23 @@ pub struct JobRecord {
     /// The last of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last_failures: Vec<TaskFailure>,
+}
+
+/// A lease that takes a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlowLease {
+    /// Stage of the plan.
+    pub stage: u32,
+    /// Its first task.
+    pub task: u32,
+    /// Its tasks.
+    pub tasks: u32,
+    /// Who works on it.
+    pub worker: String,
+    /// For how long, ms.
+    pub running_ms: u64,
+    /// What sets it apart.
+    pub why: String,
 }
 
 /// An attempt at a task that failed.
@@ -119,6 +142,8 @@ impl JobRecord {
             input_bytes: plan.bytes,
             receipt: Receipt::default(),
             eta_ms: None,
+            eta_range_ms: None,
+            slowest: Vec::new(),
             output,
             problem: None,
             manifest: None,
@@ -151,7 +176,8 @@ impl JobRecord {
         self.ended_at = Some(outcome.ended_at);
         self.tasks = outcome.tasks;
         self.receipt = outcome.receipt;
-        self.eta_ms = None;
+        (self.eta_ms, self.eta_range_ms) = (None, None);
+        self.slowest.clear();
         self.problem.clone_from(&outcome.problem);
         self.manifest.clone_from(&outcome.manifest);
         self.result_uri.clone_from(&outcome.result_uri);

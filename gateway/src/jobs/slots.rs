@@ -30,25 +30,13 @@ pub struct Slot {
     pub product: Option<Box<TaskOutcome>>,
     /// Why the last attempt failed.
     pub problem: Option<Box<Problem>>,
-    /// Wall time of the last attempt, µs.
-    pub wall_us: u64,
-    /// Rows handed to the guest by the last attempt.
-    pub rows_in: u64,
-    /// Rows that it wrote.
-    pub rows_out: u64,
+    /// What the last attempt took.
+    pub usage: Usage,
 }
 
 impl Slot {
     fn new() -> Self {
-        Self {
-            state: TaskState::Waiting,
-            attempts: 0,
-            product: None,
-            problem: None,
-            wall_us: 0,
-            rows_in: 0,
-            rows_out: 0,
-        }
+        Self { state: TaskState::Waiting, attempts: 0, product: None, problem: None, usage: Usage::default() }
     }
 
     /// The task gave this.
@@ -67,7 +55,7 @@ impl Slot {
     fn note(&mut self, state: TaskState, attempt: u32, usage: &Usage) {
         self.state = state;
         self.attempts = attempt;
-        (self.wall_us, self.rows_in, self.rows_out) = (usage.wall_us, usage.rows_in, usage.rows_out);
+        self.usage = *usage;
     }
 }
 

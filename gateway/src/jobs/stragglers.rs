@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanfold_protocol::commit::RunningNotice;
+use fanfold_protocol::{Problem, commit::RunningNotice};
 
 use super::progress::{LeaseSpec, Progress};
 
@@ -19,7 +19,7 @@ use super::progress::{LeaseSpec, Progress};
 const FACTOR: u32 = 2;
 
 /// Stage, group and round.
-type Place = (u32, u32, u32);
+pub type Place = (u32, u32, u32);
 
 /// A lease that is being worked on.
 #[derive(Clone, Debug)]
@@ -58,9 +58,21 @@ impl Stragglers {
         self.running.get(&(stage, group, round))
     }
 
-    /// The leases that are to be begun a second time now.
-    pub fn overdue(&mut self, progress: &mut Progress, now: Instant) -> Vec<LeaseSpec> {
+    /// The leases that have been worked on the longest, longest first.
+    pub fn slowest(&self, count: usize) -> Vec<(Place, Running)> {
+        let mut all: Vec<_> = self.running.iter().map(|(place, running)| (*place, running.clone())).collect();
+        all.sort_by_key(|(place, running)| (running.since, *place));
+        all.truncate(count);
+        all
+    }
+
+    /// Forgets the leases that are committed.
+    pub fn forget_done(&mut self, progress: &Progress) {
         self.running.retain(|(stage, group, round), _| !progress.knows(*stage, *group, *round));
+    }
+
+    /// The leases that are to be begun a second time now.
+    pub fn overdue(&self, progress: &mut Progress, now: Instant) -> Vec<LeaseSpec> {
         let mut typical: BTreeMap<u32, Option<Duration>> = BTreeMap::new();
         let mut specs = Vec::new();
         for ((stage, group, round), running) in &self.running {
@@ -69,15 +81,41 @@ impl Stragglers {
                 continue;
             }
             let typical = *typical.entry(*stage).or_insert_with(|| progress.typical(*stage));
-            let tasks = progress.leased_tasks(*stage, *group, *round);
-            let Some((typical, tasks)) = typical.zip(tasks) else { continue };
-            let tasks = u32::try_from(tasks).unwrap_or(u32::MAX);
+            let leased = progress.lease(*stage, *group, *round);
+            let Some((typical, leased)) = typical.zip(leased) else { continue };
+            let tasks = u32::try_from(leased.spec.tasks.len()).unwrap_or(u32::MAX);
             if took > typical.saturating_mul(FACTOR).saturating_mul(tasks) {
                 specs.extend(progress.begin_second(*stage, *group, *round));
             }
         }
         specs
     }
+}
+
+/// What sets a lease apart that takes a while: `bytes` of input where others
+/// have `mean` for each task, and why the attempt before failed, if it did.
+pub fn why(spec: &LeaseSpec, bytes: u64, mean: u64, failed: Option<&Problem>, second: bool) -> String {
+    let mut reasons = Vec::new();
+    if spec.tasks.len() > 1 {
+        reasons.push(format!("{} tasks one after the other", spec.tasks.len()));
+    }
+    let usual = mean.saturating_mul(spec.tasks.len() as u64).max(1);
+    if bytes / usual >= u64::from(FACTOR) {
+        reasons.push(format!("{} times the input of others", bytes / usual));
+    }
+    if !spec.states.is_empty() {
+        reasons.push(format!("merges {} states", spec.states.len()));
+    }
+    if let Some(problem) = failed {
+        reasons.push(format!("attempt {}, after {}", spec.round + 1, problem.code));
+    }
+    if second {
+        reasons.push("a second attempt runs beside it".to_owned());
+    }
+    if reasons.is_empty() {
+        reasons.push("no more input than others".to_owned());
+    }
+    reasons.join("; ")
 }
 
 #[cfg(test)]
@@ -154,6 +192,24 @@ mod tests {
         assert_eq!(overdue(&mut wide, long, (7, 0)), [0; 0]);
         assert_eq!(overdue(&mut wide, long, (6, 0)), [0; 0]);
         assert_eq!((wide.second_attempts(), wide.counts().running), (1, 2));
+    }
+
+    #[test]
+    fn what_sets_a_lease_apart_is_said() {
+        let spec = |tasks: &[u32], round| LeaseSpec {
+            stage: 0,
+            group: 0,
+            round,
+            tasks: tasks.to_vec(),
+            states: Vec::new(),
+        };
+        assert_eq!(why(&spec(&[1], 0), 150, 100, None, false), "no more input than others");
+        assert_eq!(why(&spec(&[1, 2], 0), 300, 100, None, false), "2 tasks one after the other");
+        let problem = Problem::new(fanfold_protocol::ErrorKind::GuestTrapped, "test");
+        assert_eq!(
+            why(&spec(&[1], 1), 730, 100, Some(&problem), true),
+            "7 times the input of others; attempt 2, after guest-trapped; a second attempt runs beside it"
+        );
     }
 
     #[test]

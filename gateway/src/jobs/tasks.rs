@@ -78,6 +78,10 @@ pub struct TaskView {
     pub output: Option<String>,
     /// Wall time of the last attempt, ms.
     pub wall_ms: u64,
+    /// Of it, in the guest and in decoding for it, ms.
+    pub cpu_ms: u64,
+    /// Most memory of the last attempt.
+    pub memory_bytes_peak: u64,
     /// Of a task whose lease takes a while: for how long, ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub running_ms: Option<u64>,
@@ -91,6 +95,10 @@ pub struct TaskView {
     pub rows_in: u64,
     /// Rows that it wrote.
     pub rows_out: u64,
+    /// Bytes that it read from the store.
+    pub bytes_in: u64,
+    /// Bytes that it wrote to the store.
+    pub bytes_out: u64,
     /// Why the last attempt failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<TaskProblem>,
@@ -220,6 +228,7 @@ fn view(stage: u32, task: u32, slot: &slots::Slot) -> TaskView {
         Some(TaskOutcome::Table(Some(table))) => Some(table.uri.to_string()),
         _ => None,
     };
+    let usage = &slot.usage;
     TaskView {
         stage,
         task,
@@ -227,12 +236,16 @@ fn view(stage: u32, task: u32, slot: &slots::Slot) -> TaskView {
         attempts: slot.attempts,
         input: Vec::new(),
         output,
-        wall_ms: slot.wall_us / 1_000,
+        wall_ms: usage.wall_us / 1_000,
+        cpu_ms: usage.cpu_us / 1_000,
+        memory_bytes_peak: usage.memory_bytes_peak,
         running_ms: None,
         worker: None,
         second_attempt: false,
-        rows_in: slot.rows_in,
-        rows_out: slot.rows_out,
+        rows_in: usage.rows_in,
+        rows_out: usage.rows_out,
+        bytes_in: usage.bytes_in,
+        bytes_out: usage.bytes_out,
         problem: slot.problem.as_deref().map(TaskProblem::from),
     }
 }

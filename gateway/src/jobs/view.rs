@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    record::{JobRecord, TaskFailure},
+    record::{JobRecord, SlowLease, TaskFailure},
     retry::{Change, Comparison, Differing},
 };
 
@@ -59,6 +59,12 @@ pub struct JobView {
     /// Estimated time to the end, ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta_ms: Option<u64>,
+    /// Between which it mostly lies, ms: from, to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta_range_ms: Option<(u64, u64)>,
+    /// The leases that have been worked on the longest, longest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slowest: Vec<SlowView>,
     /// What it took so far.
     pub receipt: ReceiptView,
     /// Where its output goes.
@@ -98,6 +104,23 @@ pub struct CountsView {
     pub done: u64,
     /// Given up.
     pub failed: u64,
+}
+
+/// A lease that takes a while.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct SlowView {
+    /// Stage of the plan; 0 reads the input.
+    pub stage: u32,
+    /// Its first task.
+    pub task: u32,
+    /// Its tasks.
+    pub tasks: u32,
+    /// Who works on it.
+    pub worker: String,
+    /// For how long, ms.
+    pub running_ms: u64,
+    /// What sets it apart.
+    pub why: String,
 }
 
 /// What a job took, all attempts together.
@@ -237,6 +260,12 @@ pub struct ProgressView {
     /// Estimated time to the end, ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta_ms: Option<u64>,
+    /// Between which it mostly lies, ms: from, to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta_range_ms: Option<(u64, u64)>,
+    /// The leases that have been worked on the longest, longest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slowest: Vec<SlowView>,
     /// What it took so far.
     pub receipt: ReceiptView,
 }
@@ -298,6 +327,13 @@ impl ComparisonView {
     }
 }
 
+impl From<&SlowLease> for SlowView {
+    fn from(slow: &SlowLease) -> Self {
+        let SlowLease { stage, task, tasks, worker, running_ms, why } = slow.clone();
+        Self { stage, task, tasks, worker, running_ms, why }
+    }
+}
+
 impl From<&Problem> for TaskProblem {
     fn from(problem: &Problem) -> Self {
         Self {
@@ -337,6 +373,8 @@ impl From<&JobRecord> for ProgressView {
                 failed: tasks.failed,
             },
             eta_ms: record.eta_ms,
+            eta_range_ms: record.eta_range_ms,
+            slowest: record.slowest.iter().map(SlowView::from).collect(),
             receipt: ReceiptView {
                 attempts: receipt.attempts,
                 second_attempts: receipt.second_attempts,
@@ -357,7 +395,7 @@ impl From<&JobRecord> for ProgressView {
 
 impl From<JobRecord> for JobView {
     fn from(record: JobRecord) -> Self {
-        let ProgressView { tasks, eta_ms, receipt } = ProgressView::from(&record);
+        let ProgressView { tasks, eta_ms, eta_range_ms, slowest, receipt } = ProgressView::from(&record);
         Self {
             id: record.id.to_string(),
             function: record.function.to_string(),
@@ -377,6 +415,8 @@ impl From<JobRecord> for JobView {
             partitions: record.partitions,
             input_bytes: record.input_bytes,
             eta_ms,
+            eta_range_ms,
+            slowest,
             receipt,
             output: record.output.to_string(),
             manifest: record.manifest.map(|uri| uri.to_string()),

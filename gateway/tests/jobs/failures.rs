@@ -115,6 +115,12 @@ async fn a_straggler_is_shown_and_left_alone_when_the_job_says_so() {
     let running = running.await.unwrap();
     assert_eq!((running.worker.as_deref(), running.second_attempt), (Some("slow"), false));
     assert!(running.running_ms.unwrap() >= 3_600_000, "{running:?}");
+    let record = engine.until(&id, |record| !record.slowest.is_empty()).await;
+    let slow = &record.slowest[0];
+    assert_eq!((slow.stage, slow.task, slow.tasks, &slow.worker[..]), (0, 256, 44, "slow"));
+    assert_eq!(slow.why, "44 tasks one after the other");
+    let (expected, (low, high)) = (record.eta_ms.unwrap(), record.eta_range_ms.unwrap());
+    assert!(low <= expected && expected <= high, "{low} {expected} {high}");
     engine.jobs.cancel(&id).await.unwrap();
     assert_eq!(engine.jobs.get(&id).await.unwrap().receipt.second_attempts, 0);
     assert_eq!(taken.load(Ordering::SeqCst), 1);

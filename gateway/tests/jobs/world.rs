@@ -374,8 +374,13 @@ impl Worker {
                 }
             }
         };
-        let usage =
-            Usage { rows_in: 1, cpu_us: 10, memory_bytes_peak: u64::from(task.index), ..Usage::default() };
+        let usage = Usage {
+            rows_in: 1,
+            wall_us: 20 + u64::from(task.index),
+            cpu_us: 10,
+            memory_bytes_peak: u64::from(task.index),
+            ..Usage::default()
+        };
         TaskCommit { index: task.index, attempt: task.attempt, outcome, usage, logs: Vec::new() }
     }
 

@@ -12,6 +12,7 @@ use reqwest::Method;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::show;
 use crate::{
     client::{Client, Event, Events, FailureView, JobView, ProgressView},
     error::{Error, Exit, Result},
@@ -146,7 +147,7 @@ fn text(progress: &ProgressView) -> String {
         text.push_str(&format!(" {} failed", progress.tasks.failed));
     }
     if let Some(eta_ms) = progress.eta_ms {
-        text.push_str(&format!(" {} left", output::span_ms(eta_ms)));
+        text.push_str(&format!(" {} left", show::left(eta_ms, progress.eta_range_ms)));
     }
     text.trim_start().to_owned()
 }
@@ -165,10 +166,10 @@ mod tests {
     fn progress_and_failures_are_told() {
         let progress = serde_json::json!({
             "tasks": {"total": 32, "waiting": 2, "running": 2, "done": 27, "failed": 1},
-            "eta_ms": 4_000, "receipt": {"attempts": 28, "rows_in": 1_234_567, "wall_ms": 1}
+            "eta_ms": 4_000, "eta_range_ms": [3_000, 5_000], "receipt": {"attempts": 28, "rows_in": 1_234_567, "wall_ms": 1}
         });
         let progress: ProgressView = serde_json::from_value(progress).unwrap();
-        assert_eq!(text(&progress), "1,234,567 rows 1 failed 4.00 s left");
+        assert_eq!(text(&progress), "1,234,567 rows 1 failed 4.00 s (3.00 s to 5.00 s) left");
         assert_eq!(text(&ProgressView::default()), "");
         let failure = serde_json::json!({
             "number": 1, "stage": 0, "task": 7, "attempt": 1, "given_up": false,

@@ -4,7 +4,7 @@
 use fanfold_protocol::job::{Difference, JobState};
 
 use crate::{
-    client::{ComparisonView, JobView, RetryOf, TaskView},
+    client::{ComparisonView, JobView, RetryOf, SlowView, TaskView},
     output::{self, Table},
 };
 
@@ -56,7 +56,8 @@ pub fn page(job: &JobView) -> String {
                 tasks.done, tasks.total, tasks.running, tasks.failed
             ),
         ),
-        ("time left", job.eta_ms.map(output::span_ms).unwrap_or_default()),
+        ("time left", job.eta_ms.map(|eta_ms| left(eta_ms, job.eta_range_ms)).unwrap_or_default()),
+        ("slowest", job.slowest.iter().map(slow).collect::<Vec<_>>().join("; ")),
         ("elapsed", output::span_ms(receipt.elapsed_ms)),
         (
             "processor",
@@ -78,6 +79,20 @@ pub fn page(job: &JobView) -> String {
         ("manifest", job.manifest.clone().unwrap_or_default()),
         ("result", job.result_uri.clone().unwrap_or_default()),
     ])
+}
+
+/// The time that is left, with its range.
+pub fn left(eta_ms: u64, range: Option<(u64, u64)>) -> String {
+    let eta = output::span_ms(eta_ms);
+    match range {
+        Some((low, high)) => format!("{eta} ({} to {})", output::span_ms(low), output::span_ms(high)),
+        None => eta,
+    }
+}
+
+fn slow(slow: &SlowView) -> String {
+    let SlowView { stage, task, worker, running_ms, why } = slow;
+    format!("task {stage}/{task} on {worker} for {}: {why}", output::span_ms(*running_ms))
 }
 
 fn retry_of(retry: &RetryOf) -> String {
