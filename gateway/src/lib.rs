@@ -95,6 +95,8 @@ impl Gateway {
             tasks.clone(),
         )
         .await?;
+        let metrics = metrics::Metrics::new();
+        metrics.register(|registry| jobs.counters().describe(registry));
         let app = Arc::new(App {
             bodies: extract::BodyBudget::new(config.bodies_bytes_max),
             deploys: Semaphore::new(2 * limits::COMPILES_MAX),
@@ -103,7 +105,7 @@ impl Gateway {
                 config.tenant_concurrency,
             ),
             records: invoke::records::Records::default(),
-            metrics: metrics::Metrics::new(),
+            metrics,
             draining: CancellationToken::new(),
             config,
             store,

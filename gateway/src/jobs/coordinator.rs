@@ -123,6 +123,8 @@ impl Coordinator {
         let running = backbone.subscribe(&keys::running_subject(&id)).await?;
         let events = merged(commits, cancels, running);
         let mut events = std::pin::pin!(events.ready_chunks(EVENTS_AT_ONCE));
+        // A cancellation that was told of before anybody listened left its mark.
+        self.called |= backbone.get(&keys::job_cancel(&id)).await?.is_some();
         if !self.called {
             retry::take_over(&self.jobs.inner.vault, &self.case).await?;
         }
@@ -232,6 +234,7 @@ impl Coordinator {
         }
         let result = products.small_answer().filter(|_| succeeded);
         self.case.record.end(&outcome, result);
+        inner.counters.note(&outcome);
         self.case.write_record(&inner.backbone).await?;
         if self.case.job.document.output.is_some() {
             claim::release(&inner.backbone, &self.case.output, self.case.job.id).await?;

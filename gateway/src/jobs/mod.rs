@@ -14,6 +14,7 @@
 mod case;
 mod claim;
 mod coordinator;
+mod counters;
 mod error;
 mod eta;
 mod events;
@@ -63,6 +64,7 @@ use uuid::Uuid;
 
 use self::split::Splitter;
 
+pub use counters::Counters;
 pub use index::Filter;
 pub use record::{JobRecord, TaskFailure};
 pub use retry::{Change, Comparison, Differing};
@@ -128,6 +130,7 @@ struct Inner {
     running: Mutex<HashMap<Uuid, Option<Arc<Live>>>>,
     tables: tasks::Cache,
     splitter: Splitter,
+    counters: Counters,
     tracker: TaskTracker,
 }
 
@@ -157,6 +160,7 @@ impl Jobs {
             key_locks: submit::key_locks(),
             running: Mutex::default(),
             tables: tasks::Cache::default(),
+            counters: Counters::default(),
             tracker: TaskTracker::new(),
         });
         let jobs = Self { inner };
@@ -171,6 +175,11 @@ impl Jobs {
     pub async fn stopped(&self) {
         self.inner.tracker.close();
         self.inner.tracker.wait().await;
+    }
+
+    /// What is counted of the jobs coordinated here.
+    pub fn counters(&self) -> &Counters {
+        &self.inner.counters
     }
 
     /// What is known of a job.

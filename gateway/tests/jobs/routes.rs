@@ -73,6 +73,10 @@ async fn a_cancelled_job_is_run_again() {
         post(&service, job.to_string(), "application/json").await.json()["id"].as_str().unwrap().to_owned();
     let cancelled = service.request(Method::POST, &format!("/v1/jobs/{id}/cancel"), &[], "").await;
     assert_eq!((cancelled.status, &cancelled.json()["state"]), (StatusCode::ACCEPTED, &json!("cancelled")));
+    let metrics = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
+    for line in ["fanfold_jobs_ended_total{state=\"cancelled\"} 1", "fanfold_job_dead_letters_total 0"] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
     let retry = format!("/v1/jobs/{id}/retry");
     let compared = service.request(Method::POST, &format!("{retry}?dry_run=true"), &[], "").await;
     assert_eq!(compared.status, StatusCode::OK);
