@@ -44,9 +44,11 @@ async fn a_running_job_goes_on_after_a_kill() {
         service.put(&format!("s3://bank/in/{n}.csv"), format!("x\n{n}\n")).await.unwrap();
     }
     let client = Client::new(&service);
-    let accepted =
-        client.post("/v1/jobs", &json!({ "function": "column-stats", "input": "s3://bank/in/" })).await;
-    assert_eq!(accepted.status, 202, "{accepted:?}");
+    // A task for each object.
+    let split = json!({ "target_bytes": "6B" });
+    let job = json!({ "function": "column-stats", "input": "s3://bank/in/", "split": split });
+    let accepted = client.post("/v1/jobs", &job).await;
+    assert_eq!((accepted.status, &accepted.body["partitions"]), (202, &json!(OBJECTS)), "{accepted:?}");
     let path = format!("/v1/jobs/{}", accepted.body["id"].as_str().unwrap());
     drop(client);
     service.kill().unwrap();

@@ -14,6 +14,8 @@ use crate::{Goal, Measurement};
 
 const TASKS: usize = 1_000;
 const ROUNDS: usize = 5;
+/// Of each object: as long as a partition may be, so that each is a task.
+const CONTENT: &[u8] = b"a\n1\n";
 
 /// Runs the job a few times over the same input.
 pub fn measure() -> Result<Vec<Measurement>> {
@@ -44,7 +46,7 @@ async fn upload(service: &Service) -> Result<()> {
         let store = store.clone();
         async move {
             let uri = format!("s3://bench/in/{n:05}.csv").parse()?;
-            store.put(&uri, Bytes::from_static(b"a\n1\n"), Default::default()).await?;
+            store.put(&uri, Bytes::from_static(CONTENT), Default::default()).await?;
             anyhow::Ok(())
         }
     };
@@ -55,7 +57,8 @@ async fn upload(service: &Service) -> Result<()> {
 async fn job(service: &Service) -> Result<Duration> {
     let client = client();
     let start = Instant::now();
-    let body = json!({ "function": "no-op", "input": "s3://bench/in/" });
+    let split = json!({ "target_bytes": format!("{}B", CONTENT.len()) });
+    let body = json!({ "function": "no-op", "input": "s3://bench/in/", "split": split });
     let url = format!("{}/v1/jobs", service.endpoint);
     let answer = client.post(url).bearer_auth(&service.token).json(&body).send().await?;
     let accepted: Value = answer.error_for_status()?.json().await?;
@@ -65,9 +68,9 @@ async fn job(service: &Service) -> Result<Duration> {
         let shown: Value =
             client.get(&url).bearer_auth(&service.token).send().await?.error_for_status()?.json().await?;
         match shown["state"].as_str() {
-            Some("succeeded") => return Ok(start.elapsed()),
+            Some("succeeded") if shown["partitions"] == TASKS => return Ok(start.elapsed()),
             Some("queued" | "running") => tokio::time::sleep(Duration::from_millis(5)).await,
-            other => bail!("expected the job to succeed, found {other:?}: {shown}"),
+            other => bail!("expected the job to succeed with {TASKS} tasks, found {other:?}: {shown}"),
         }
     }
 }
