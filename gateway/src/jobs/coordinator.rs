@@ -382,8 +382,8 @@ impl Coordinator {
         for ((stage, group, round), running) in slowest {
             let leased = self.live.progress().lease(stage, group, round);
             let Some(Leased { spec, second, failed }) = leased else { continue };
-            let bytes = if stage == 0 { self.leases.bytes(&spec.tasks).await? } else { 0 };
             let mean = self.case.plan.bytes / u64::from(self.case.plan.partitions).max(1);
+            let bytes = if stage == 0 { self.leases.bytes(&spec.tasks).await? } else { Some(0) };
             told.push(SlowLease {
                 stage,
                 task: spec.tasks.first().copied().unwrap_or_default(),

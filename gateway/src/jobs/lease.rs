@@ -79,11 +79,15 @@ impl Leases {
         Ok(())
     }
 
-    /// Stored bytes that these tasks of the first stage read.
-    pub async fn bytes(&mut self, tasks: &[u32]) -> Result<u64> {
-        let mut bytes = 0;
+    /// Stored bytes that these tasks of the first stage read; `None` where they
+    /// read row groups, whose sizes are not in the plan.
+    pub async fn bytes(&mut self, tasks: &[u32]) -> Result<Option<u64>> {
+        let mut bytes = Some(0);
         for task in tasks {
-            bytes += self.shards.partition(*task).await?.bytes();
+            for slice in self.shards.partition(*task).await?.slices {
+                let size = slice.bytes.map_or(slice.object.pin.size, |range| range.end - range.start);
+                bytes = bytes.filter(|_| slice.row_groups.is_none()).map(|bytes| bytes + size);
+            }
         }
         Ok(bytes)
     }

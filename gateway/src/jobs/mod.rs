@@ -62,8 +62,6 @@ use futures::StreamExt;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-use self::split::Splitter;
-
 pub use counters::Counters;
 pub use index::Filter;
 pub use record::{JobRecord, TaskFailure};
@@ -75,6 +73,7 @@ use self::{
     coordinator::Live,
     error::{Error, Result},
     index::Index,
+    split::Splitter,
     sweep::Sweep,
     vault::Vault,
 };

@@ -300,7 +300,8 @@ pub async fn write_head(vault: &Vault, plan: &Plan) -> Result<()> {
 
 /// Every partition of a plan.
 pub async fn read_partitions(vault: &Vault, plan: &Plan) -> Result<Vec<Partition>> {
-    let shards = (0..).zip(&plan.shards).map(|(number, _)| keys::plan_shard(&plan.job, number));
+    let count = u32::try_from(plan.shards.len()).unwrap_or(u32::MAX);
+    let shards: Vec<_> = (0..count).map(|number| keys::plan_shard(&plan.job, number)).collect();
     let read = |key: String| async move { read_shard(vault, &key).await };
     let mut shards = std::pin::pin!(stream::iter(shards).map(read).buffered(SHARDS_IN_FLIGHT));
     let mut all = Vec::with_capacity(plan.partitions as usize);

@@ -251,10 +251,8 @@ fn regroup(groups: &[u32], taken: &[bool]) -> Vec<u32> {
 pub async fn take_over(vault: &Vault, case: &Case) -> Result<()> {
     let Some(retry) = case.job.retry else { return Ok(()) };
     let id = &case.job.id;
-    let (earlier, plan) = tokio::try_join!(
-        vault.read::<Job>(&keys::job_document(&retry.job)),
-        vault.read::<Plan>(&keys::plan(&retry.job)),
-    )?;
+    let (document, head) = (keys::job_document(&retry.job), keys::plan(&retry.job));
+    let (earlier, plan) = tokio::try_join!(vault.read::<Job>(&document), vault.read::<Plan>(&head))?;
     let Some((earlier, plan)) = earlier.zip(plan) else { return Ok(()) };
     if plan.like != case.plan.like {
         return Ok(());

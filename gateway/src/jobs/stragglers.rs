@@ -94,14 +94,20 @@ impl Stragglers {
 
 /// What sets a lease apart that takes a while: `bytes` of input where others
 /// have `mean` for each task, and why the attempt before failed, if it did.
-pub fn why(spec: &LeaseSpec, bytes: u64, mean: u64, failed: Option<&Problem>, second: bool) -> String {
+pub fn why(
+    spec: &LeaseSpec,
+    bytes: Option<u64>,
+    mean: u64,
+    failed: Option<&Problem>,
+    second: bool,
+) -> String {
     let mut reasons = Vec::new();
     if spec.tasks.len() > 1 {
         reasons.push(format!("{} tasks one after the other", spec.tasks.len()));
     }
     let usual = mean.saturating_mul(spec.tasks.len() as u64).max(1);
-    if bytes / usual >= u64::from(FACTOR) {
-        reasons.push(format!("{} times the input of others", bytes / usual));
+    if let Some(times) = bytes.map(|bytes| bytes / usual).filter(|times| *times >= u64::from(FACTOR)) {
+        reasons.push(format!("{times} times the input of others"));
     }
     if !spec.states.is_empty() {
         reasons.push(format!("merges {} states", spec.states.len()));
@@ -113,7 +119,8 @@ pub fn why(spec: &LeaseSpec, bytes: u64, mean: u64, failed: Option<&Problem>, se
         reasons.push("a second attempt runs beside it".to_owned());
     }
     if reasons.is_empty() {
-        reasons.push("no more input than others".to_owned());
+        let known = if bytes.is_some() { "no more input than others" } else { "no reason that is known" };
+        reasons.push(known.to_owned());
     }
     reasons.join("; ")
 }
@@ -124,7 +131,7 @@ mod tests {
         commit::{Commit, TaskCommit, TaskOutcome},
         digest::Digest,
         invocation::Usage,
-        plan::{GROUP_BYTES_TARGET, Plan, Shape},
+        plan::{GROUP_BYTES_TARGET, Plan, Shape, Weight},
     };
     use uuid::Uuid;
 
@@ -136,7 +143,12 @@ mod tests {
 
     /// Eight leases of one task each, of which `done` took [`WALL`].
     fn progress(done: u32, width: u32) -> Progress {
-        let plan = Plan::lay_out(Uuid::nil(), Digest::of(b""), Shape::Map, &[GROUP_BYTES_TARGET; 8]);
+        let plan = Plan::lay_out(
+            Uuid::nil(),
+            Digest::of(b""),
+            Shape::Map,
+            &[Weight { bytes: GROUP_BYTES_TARGET, document: 0 }; 8],
+        );
         let policy = Policy { attempts: 3, outstanding_max: width, tolerated: 0 };
         let mut progress = Progress::new(plan, policy);
         progress.release();
@@ -203,11 +215,12 @@ mod tests {
             tasks: tasks.to_vec(),
             states: Vec::new(),
         };
-        assert_eq!(why(&spec(&[1], 0), 150, 100, None, false), "no more input than others");
-        assert_eq!(why(&spec(&[1, 2], 0), 300, 100, None, false), "2 tasks one after the other");
+        assert_eq!(why(&spec(&[1], 0), Some(150), 100, None, false), "no more input than others");
+        assert_eq!(why(&spec(&[1], 0), None, 100, None, false), "no reason that is known");
+        assert_eq!(why(&spec(&[1, 2], 0), Some(300), 100, None, false), "2 tasks one after the other");
         let problem = Problem::new(fanfold_protocol::ErrorKind::GuestTrapped, "test");
         assert_eq!(
-            why(&spec(&[1], 1), 730, 100, Some(&problem), true),
+            why(&spec(&[1], 1), Some(730), 100, Some(&problem), true),
             "7 times the input of others; attempt 2, after guest-trapped; a second attempt runs beside it"
         );
     }
