@@ -48,8 +48,11 @@ async fn a_function_written_from_the_package_alone_works() {
     assert_eq!(service.ok(&["invoke", "raw-wit", "-d", "\"abc\""]).unwrap().trim(), "\"cba\"");
     service.put("s3://raw/a.csv", "x\n1\n2\n").await.unwrap();
     service.put("s3://raw/b.csv", "x\n3\n").await.unwrap();
-    let answer =
-        service.ok(&["job", "run", "--function", "raw-wit", "--input", "s3://raw/*.csv", "--wait", "--json"]);
+    // A state for each object, so that there is something to merge.
+    let file = folder.path().join("job.toml");
+    let job = "function = \"raw-wit\"\ninput = \"s3://raw/*.csv\"\nsplit = { target_bytes = \"6B\" }\n";
+    std::fs::write(&file, job).unwrap();
+    let answer = service.ok(&["job", "run", &file.to_string_lossy(), "--wait", "--json"]);
     let job: serde_json::Value = serde_json::from_str(&answer.unwrap()).unwrap();
     assert_eq!(job["result"]["batches"], 2, "{job}");
 }

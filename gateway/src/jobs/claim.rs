@@ -18,8 +18,11 @@ use super::{
     record::JobRecord,
 };
 
-/// A claim of a job that is still being planned; renewed before it is accepted.
+/// A claim of a job that is still being planned; renewed meanwhile, and before
+/// the job is accepted.
 const PLANNING: Duration = Duration::from_secs(60);
+/// How often a claim is renewed while planning goes on.
+pub const RENEWAL: Duration = Duration::from_secs(20);
 /// How often and after which pause a prefix is asked for again that is taken:
 /// whoever sweeps after a job has it for a moment.
 const TRIES: u32 = 6;

@@ -5,7 +5,7 @@
 //! head is in the store, and nothing is answered either. Invariant: whatever
 //! dies in between, a request under an idempotency key becomes one job.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use fanfold_protocol::{
     ErrorKind, Problem,
@@ -180,7 +180,7 @@ impl Jobs {
         mut claim: Option<Claim>,
         key: Option<&Key>,
     ) -> Result<JobRecord> {
-        let planned = match self.lay_down_parts(draft).await {
+        let planned = match self.plan(draft, claim.as_mut()).await {
             Ok(planned) => self.win(draft, claim.as_mut(), key).await.map(|winner| (planned, winner)),
             Err(error) => {
                 self.clear(&draft.job.id).await;
@@ -206,6 +206,24 @@ impl Jobs {
         let record = JobRecord::new(&job, &plan, draft.output.clone());
         self.register(&record).await;
         Ok(record)
+    }
+
+    /// Plans, and keeps the claim meanwhile: large text takes its time. A claim
+    /// that was lost all the same is noticed before the job is accepted.
+    async fn plan(&self, draft: &Draft, mut claim: Option<&mut Claim>) -> Result<(Job, Plan)> {
+        let mut planned = pin!(self.lay_down_parts(draft));
+        loop {
+            tokio::select! {
+                planned = &mut planned => return planned,
+                () = tokio::time::sleep(claim::RENEWAL) => {
+                    if let Some(claim) = claim.as_deref_mut()
+                        && let Err(error) = claim.renew().await
+                    {
+                        tracing::warn!(job = %draft.job.id, %error, "the claim of a job being planned is not renewed");
+                    }
+                }
+            }
+        }
     }
 
     async fn lay_down_parts(&self, draft: &Draft) -> Result<(Job, Plan)> {

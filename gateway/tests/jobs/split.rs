@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How a job's input becomes partitions, and what is said of it.
 
-use std::io::Write;
+use std::{
+    io::Write,
+    sync::{Arc, Mutex},
+};
 
 use fanfold_gateway::jobs::JobRecord;
 use fanfold_protocol::{
@@ -301,6 +304,31 @@ async fn what_cannot_be_taken_apart_is_refused_before_anything_is_queued() {
     check("s3://bank/t/many.csv", ErrorKind::PartitionLimit, "split.target_bytes").await;
     check("s3://bank/t/odd.xyz", ErrorKind::FormatUnknown, "01 02 03 04").await;
     assert_eq!(world.keys(BUCKET, "jobs/").await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_task_is_told_which_object_settles_the_types() {
+    let world = World::new().await;
+    for (name, text) in [("a", "n\n1\n"), ("b", "n\n1\n2.5\n"), ("c", "n\n7\n2.5\n")] {
+        world.put(&format!("s3://bank/l/{name}.csv"), text).await;
+    }
+    let engine = world.engine().await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sees = Arc::clone(&seen);
+    let _worker = world.work(Play {
+        sees: Box::new(move |lease| {
+            let like = lease.common.like.as_ref().map(|like| like.uri.key().to_owned());
+            sees.lock().unwrap().extend(lease.tasks.iter().map(|_| like.clone()));
+        }),
+        ..Play::default()
+    });
+    for (format, expected) in [("auto", Some("l/b.csv".to_owned())), ("bytes", None)] {
+        succeeded(&engine.run("mapper", json!({"input": "s3://bank/l/", "format": format})).await);
+        // Of two largest the first; b and c are cut after their first record.
+        let seen = std::mem::take(&mut *seen.lock().unwrap());
+        let tasks = if expected.is_some() { 5 } else { 3 };
+        assert_eq!(seen, vec![expected; tasks], "{format}");
+    }
 }
 
 /// Objects of the list below, half of them small.
