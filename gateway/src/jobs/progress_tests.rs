@@ -240,7 +240,7 @@ fn a_fold_that_fails_is_not_tolerated() {
 
 #[test]
 fn no_more_is_leased_than_the_job_allows() {
-    let plan = plan(Shape::Map, &vec![GROUP_BYTES_TARGET; 20]);
+    let plan = plan(Shape::Map, &[GROUP_BYTES_TARGET; 20]);
     let mut progress = Progress::new(plan.clone(), Policy { outstanding_max: 4, ..POLICY });
     let mut leased = progress.release();
     let mut done = 0;

@@ -297,10 +297,9 @@ async fn take_group(
     for (index, product) in products {
         let outcome = match copied(vault, case, &attempt, index, product).await {
             Ok(outcome) => outcome,
-            Err(Error::Store(
-                error @ (fanfold_storage::Error::NotFound { .. } | fanfold_storage::Error::Changed { .. }),
-            )) => {
-                tracing::warn!(%job, group, %error, "a group is run again, since what it gave is gone");
+            // It is gone, has changed, or is more than can be copied.
+            Err(Error::Store(error)) if !error.is_transient() => {
+                tracing::warn!(%job, group, %error, "a group is run again, since it cannot be taken over");
                 return Ok(());
             }
             Err(error) => return Err(error),

@@ -69,7 +69,7 @@ pub struct TaskView {
     pub task: u32,
     /// Where it stands.
     pub state: TaskState,
-    /// Attempts that have ended.
+    /// Attempts that have ended; 0 of a task that is done and was taken over.
     pub attempts: u32,
     /// The objects that it reads.
     pub input: Vec<String>,

@@ -222,6 +222,6 @@ async fn a_job_that_fails_to_replace_an_output_leaves_it() {
     let bad = Problem::new(ErrorKind::CsvMalformed, "bad");
     let _worker = world.work(Play { fails: failing(&[1], bad), ..Play::default() });
     let record = engine.run("mapper", json!({"output": "s3://bank/out/", "overwrite": true})).await;
-    assert_eq!(record.state, JobState::Failed);
+    assert_eq!((record.state, before.len()), (JobState::Failed, 3 + 2));
     assert_eq!(world.keys("bank", "out/").await, before);
 }

@@ -3,6 +3,7 @@
 //!
 //! Only the worker is a stand-in: see [`world`]. It takes real leases from the
 //! real queue and writes real commits.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[allow(dead_code, reason = "shared with the tests of the gateway")]
 #[path = "../gateway/harness.rs"]
