@@ -251,9 +251,12 @@ pub struct TaskView {
     /// Attempts that have ended.
     #[serde(default)]
     pub attempts: u32,
-    /// The objects that it reads.
+    /// The objects that it reads, the first of them.
     #[serde(default)]
     pub input: Vec<String>,
+    /// How many objects, or parts of one, it reads.
+    #[serde(default)]
+    pub input_slices: usize,
     /// Wall time of the last attempt, ms.
     #[serde(default)]
     pub wall_ms: u64,

@@ -32,6 +32,7 @@ use super::{
     record::SlowLease,
     retry,
     stragglers::{self, Stragglers},
+    tasks::INPUTS_NAMED,
     tenure::Tenure,
     vault::Vault,
 };
@@ -187,7 +188,11 @@ impl Coordinator {
         let place = if stage == 0 {
             let mut shards = Shards::new(self.jobs.inner.vault.clone(), &self.case.plan);
             let partition = shards.partition(task).await?;
-            let objects: Vec<_> = partition.slices.iter().map(|s| s.object.uri.to_string()).collect();
+            let named = partition.slices.iter().take(INPUTS_NAMED);
+            let mut objects: Vec<_> = named.map(|s| s.object.uri.to_string()).collect();
+            if let Some(more) = partition.slices.len().checked_sub(INPUTS_NAMED + 1) {
+                objects.push(format!("{} more", more + 1));
+            }
             format!("task {task} over {}", objects.join(" and "))
         } else {
             format!("task {task} of fold {stage}")

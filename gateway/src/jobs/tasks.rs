@@ -35,6 +35,9 @@ const HELD: usize = 4;
 /// How long the tasks of a job that runs elsewhere are kept.
 const FRESH: Duration = Duration::from_secs(2);
 
+/// Objects that are named of a task.
+pub const INPUTS_NAMED: usize = 8;
+
 /// Where a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -71,8 +74,10 @@ pub struct TaskView {
     pub state: TaskState,
     /// Attempts that have ended; 0 of a task that is done and was taken over.
     pub attempts: u32,
-    /// The objects that it reads.
+    /// The objects that it reads: the first of them, since there may be hundreds.
     pub input: Vec<String>,
+    /// How many objects, or parts of one, it reads.
+    pub input_slices: usize,
     /// The table that it wrote.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
@@ -170,7 +175,9 @@ impl Jobs {
         let mut shards = Shards::new(self.inner.vault.clone(), live.progress().plan());
         for task in tasks.iter_mut().filter(|task| task.stage == 0) {
             let partition = shards.partition(task.task).await?;
-            task.input = partition.slices.iter().map(|slice| slice.object.uri.to_string()).collect();
+            task.input_slices = partition.slices.len();
+            let named = partition.slices.iter().take(INPUTS_NAMED);
+            task.input = named.map(|slice| slice.object.uri.to_string()).collect();
         }
         Ok(TaskPage { tasks, next })
     }
@@ -235,6 +242,7 @@ fn view(stage: u32, task: u32, slot: &slots::Slot) -> TaskView {
         state: slot.state.into(),
         attempts: slot.attempts,
         input: Vec::new(),
+        input_slices: 0,
         output,
         wall_ms: usage.wall_us / 1_000,
         cpu_ms: usage.cpu_us / 1_000,

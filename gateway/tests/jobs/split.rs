@@ -8,7 +8,7 @@ use std::{
 
 use fanfold_gateway::jobs::JobRecord;
 use fanfold_protocol::{
-    ErrorKind, keys,
+    ErrorKind, Problem, keys,
     plan::{ByteRange, PARTITION_DOCUMENT_BYTES_MAX, Partition},
     stored::cut::{line_end, next_aim, ranges},
 };
@@ -331,6 +331,22 @@ async fn every_task_is_told_which_object_settles_the_types() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_task_names_the_first_of_its_objects() {
+    let world = World::new().await;
+    world.inputs(12).await;
+    let engine = world.engine().await;
+    let _worker = world.work(Play {
+        fails: Box::new(|_, _| Some(Problem::new(ErrorKind::CsvMalformed, "s3://bank/in/011.csv, row 1"))),
+        ..Play::default()
+    });
+    let record = engine.run("mapper", json!({"split": {"target_bytes": "1MiB"}})).await;
+    let detail = record.problem.unwrap().detail;
+    for words in ["s3://bank/in/000.csv and", "s3://bank/in/007.csv and 4 more failed", "in/011.csv, row 1"] {
+        assert!(detail.contains(words), "{words}: {detail}");
+    }
+}
+
 /// Objects of the list below, half of them small.
 const MANY: usize = 60_000;
 
@@ -369,8 +385,8 @@ async fn many_objects_are_planned_in_shards() {
         // The first task is leased, and so comes first anyway.
         let page = engine.jobs.tasks(&record.id, None, skip, 1).await.unwrap();
         let task = &page.tasks[0];
-        let expected: Vec<_> =
-            partitions[task.task as usize].slices.iter().map(|s| s.object.uri.to_string()).collect();
-        assert_eq!((task.task as usize, &task.input), (skip, &expected));
+        let slices = &partitions[skip].slices;
+        let named: Vec<_> = slices.iter().take(8).map(|s| s.object.uri.to_string()).collect();
+        assert_eq!((task.task as usize, task.input_slices, &task.input), (skip, slices.len(), &named));
     }
 }

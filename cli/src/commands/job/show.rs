@@ -113,7 +113,7 @@ pub fn tasks(tasks: &[TaskView]) -> String {
             output::span_ms(task.wall_ms),
             output::count(task.rows_in),
             output::count(task.rows_out),
-            input(&task.input),
+            input(&task.input, task.input_slices),
             task.problem.as_ref().map(|p| format!("{}: {}", p.code, p.detail)).unwrap_or_default(),
         ]);
     }
@@ -140,7 +140,7 @@ pub fn comparison(comparison: &ComparisonView) -> String {
         let problem = differing.problem.as_ref();
         table.row([
             differing.change.clone(),
-            input(&differing.input),
+            input(&differing.input, differing.input.len()),
             problem.map(|p| format!("{}: {}", p.code, p.detail)).unwrap_or_default(),
         ]);
     }
@@ -149,11 +149,11 @@ pub fn comparison(comparison: &ComparisonView) -> String {
     text
 }
 
-fn input(objects: &[String]) -> String {
-    match objects {
-        [] => String::new(),
-        [one] => one.clone(),
-        [first, rest @ ..] => format!("{first} and {} more", rest.len()),
+fn input(objects: &[String], count: usize) -> String {
+    match (objects.first(), count.max(objects.len())) {
+        (None, _) => String::new(),
+        (Some(one), 1) => one.clone(),
+        (Some(first), count) => format!("{first} and {} more", count - 1),
     }
 }
 
