@@ -221,15 +221,7 @@ impl Progress {
     /// The time within which three quarters of the tasks that a stage runs were
     /// done, each counted from its own beginning; none while fewer are done.
     pub fn typical(&self, stage: u32) -> Option<Duration> {
-        let slots = &self.stages.get(stage as usize)?.tasks;
-        let (done, open): (Vec<_>, Vec<_>) = slots.iter().partition(|slot| slot.state == TaskState::Done);
-        let mut walls: Vec<u64> =
-            done.iter().filter(|slot| slot.attempts > 0).map(|slot| slot.usage.wall_us).collect();
-        let wanted = ((walls.len() + open.len()) * 3).div_ceil(4).checked_sub(1)?;
-        if wanted >= walls.len() {
-            return None;
-        }
-        Some(Duration::from_micros(*walls.select_nth_unstable(wanted).1))
+        self.stages.get(stage as usize)?.typical()
     }
 
     /// What a group runs in this round, if it is leased.
@@ -239,7 +231,7 @@ impl Progress {
             return None;
         }
         let tasks = self.stages[stage as usize].open_tasks(group);
-        let first = tasks.first().and_then(|task| self.stages[stage as usize].tasks.get(*task as usize));
+        let first = tasks.first().map(|task| &self.stages[stage as usize].tasks[*task as usize]);
         let failed = first.and_then(|slot| slot.problem.as_deref().cloned());
         Some(Leased { spec: self.spec(stage, group, tasks), second: open.second, failed })
     }
@@ -247,10 +239,9 @@ impl Progress {
     /// The group and round in which a task is leased, and whether that was begun a
     /// second time.
     pub fn lease_of(&self, stage: u32, task: u32) -> Option<(u32, u32, bool)> {
-        let groups = &self.stages.get(stage as usize)?.groups;
-        let group = groups.partition_point(|group| group.first <= task).checked_sub(1)?;
-        let open = groups.get(group).filter(|group| group.phase == Phase::Leased)?;
-        Some((u32::try_from(group).ok()?, open.round, open.second))
+        let group = self.stages.get(stage as usize)?.group_of(task)?;
+        let open = self.group(stage, group).filter(|open| open.phase == Phase::Leased)?;
+        Some((group, open.round, open.second))
     }
 
     /// Whether this commit would change nothing.
@@ -261,7 +252,7 @@ impl Progress {
 
     /// Whether every task is done, or given up and tolerated.
     pub fn is_complete(&self) -> bool {
-        !self.is_hopeless() && self.done + self.failed() == self.plan.tasks()
+        !self.is_hopeless() && self.done + self.failures().0 == self.plan.tasks()
     }
 
     /// Whether more has failed than is tolerated. A fold that failed always is:
@@ -294,18 +285,14 @@ impl Progress {
 
     /// Tasks given up, and how many are tolerated.
     pub fn failures(&self) -> (u64, u64) {
-        (self.failed(), self.policy.tolerated)
-    }
-
-    fn failed(&self) -> u64 {
-        self.failed.iter().sum()
+        (self.failed.iter().sum(), self.policy.tolerated)
     }
 
     /// Tasks by state.
     pub fn counts(&self) -> TaskCounts {
         let total = self.plan.tasks();
         let running = u64::from(self.outstanding);
-        let failed = self.failed();
+        let failed = self.failures().0;
         let waiting = total.saturating_sub(self.done + failed + running);
         TaskCounts { total, waiting, running, done: self.done, failed }
     }
@@ -317,7 +304,7 @@ impl Progress {
 
     /// The time that is left, as far as it can be told after `running`.
     pub fn eta(&self, running: Duration) -> Option<Eta> {
-        self.pace.eta(running, self.plan.tasks().saturating_sub(self.done + self.failed()))
+        self.pace.eta(running, self.plan.tasks().saturating_sub(self.done + self.failures().0))
     }
 
     /// Tables of the map's tasks, in the plan's order.

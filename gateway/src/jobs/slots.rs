@@ -4,6 +4,8 @@
 //! The plain state under [`super::progress`], kept small: a job may have a
 //! million tasks. It makes no decisions.
 
+use std::time::Duration;
+
 use fanfold_protocol::{Problem, commit::TaskOutcome, invocation::Usage, plan::Plan};
 
 /// Where a task stands.
@@ -108,6 +110,27 @@ impl Stage {
             tasks: (0..count).map(|_| Slot::new()).collect(),
             missing: if stage == 0 { Vec::new() } else { (0..count).map(missing).collect() },
         }
+    }
+
+    /// The wall time within which three quarters of the tasks that it runs were
+    /// done; none while fewer are.
+    pub fn typical(&self) -> Option<Duration> {
+        let (done, open): (Vec<_>, Vec<_>) =
+            self.tasks.iter().partition(|slot| slot.state == TaskState::Done);
+        // A task that was taken over ran elsewhere.
+        let ran = done.iter().filter(|slot| slot.attempts > 0);
+        let mut walls: Vec<u64> = ran.map(|slot| slot.usage.wall_us).collect();
+        let wanted = ((walls.len() + open.len()) * 3).div_ceil(4).checked_sub(1)?;
+        if wanted >= walls.len() {
+            return None;
+        }
+        Some(Duration::from_micros(*walls.select_nth_unstable(wanted).1))
+    }
+
+    /// The group of a task.
+    pub fn group_of(&self, task: u32) -> Option<u32> {
+        let group = self.groups.partition_point(|group| group.first <= task).checked_sub(1)?;
+        u32::try_from(group).ok()
     }
 
     /// The first task of a group and their number.
