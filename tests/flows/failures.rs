@@ -64,7 +64,7 @@ async fn a_job_is_mended_and_only_the_rest_is_run() {
     }
     let job = json!({
         "function": "misbehave", "input": "s3://bank/in/*.csv", "output": "s3://bank/out/",
-        "params": { "how": "error", "row": 1 }
+        "params": { "how": "error", "row": 1 }, "split": { "target_bytes": "5B" }
     });
     let failed = client.job(job).await.body;
     let id = failed["id"].as_str().unwrap();
@@ -98,7 +98,8 @@ async fn a_report_over_tolerated_failures_says_what_is_missing() {
         service.put(&format!("s3://bank/in/{n:02}.csv"), format!("a,b\n{n},1\n")).await.unwrap();
     }
     let job = json!({
-        "function": "column-stats", "input": "s3://bank/in/", "limits": { "tolerated_failures": "95%" }
+        "function": "column-stats", "input": "s3://bank/in/", "limits": { "tolerated_failures": "95%" },
+        "split": { "target_bytes": "8B" }
     });
     // The whole first fold merges nothing.
     for n in 0..16 {

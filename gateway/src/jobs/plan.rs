@@ -50,7 +50,7 @@ pub async fn lay_down(
     warnings: &[String],
     earlier: Option<&Earlier>,
 ) -> Result<(Job, Plan)> {
-    let like = like(&job.document, &found.objects);
+    let like = like(&job.document, &found.objects, earlier);
     let mut sink = Sink::Store(Writer::new(vault, job));
     let compressed = take_apart(splitter, &job.document, found.objects, &mut sink).await;
     let Sink::Store(mut writer) = sink else { return Err(Error::damaged("a plan", "it was not written")) };
@@ -71,17 +71,18 @@ pub async fn lay_down(
     Ok((job, plan))
 }
 
-/// What a job over these objects would be parted into, and the object that
+/// What a job that runs this one again would be parted into, and the object that
 /// would settle its types. Writes nothing.
 ///
 /// # Errors
 /// As of [`lay_down`].
 pub async fn partitions(
     splitter: &Splitter,
-    document: &JobDocument,
+    earlier: &Earlier,
     found: Found,
 ) -> Result<(Vec<Partition>, Option<PinnedObject>)> {
-    let like = like(document, &found.objects);
+    let document = &earlier.job.document;
+    let like = like(document, &found.objects, Some(earlier));
     let mut partitions = Vec::new();
     take_apart(splitter, document, found.objects, &mut Sink::Hold(&mut partitions)).await?;
     Ok((partitions, like))
@@ -166,10 +167,14 @@ fn split(count: u32, width: u32) -> impl Iterator<Item = u32> {
 }
 
 /// The object that settles types: the largest, which has most to tell, and of
-/// equal ones the first.
-fn like(document: &JobDocument, objects: &[PinnedObject]) -> Option<PinnedObject> {
+/// equal ones the first. A retry goes on with that of the earlier job while it is there.
+fn like(document: &JobDocument, objects: &[PinnedObject], earlier: Option<&Earlier>) -> Option<PinnedObject> {
     if document.format == Format::Bytes {
         return None;
+    }
+    let same = earlier.and_then(|earlier| earlier.like.as_ref()).filter(|like| objects.contains(like));
+    if let Some(like) = same {
+        return Some(like.clone());
     }
     let larger = |a: &&PinnedObject, b: &&PinnedObject| a.pin.size.cmp(&b.pin.size).then(b.uri.cmp(&a.uri));
     objects.iter().max_by(larger).cloned()

@@ -79,7 +79,8 @@ pub struct Earlier {
     /// What it did with its input.
     pub shape: Shape,
     state: JobState,
-    like: Option<PinnedObject>,
+    /// The object that settled its types.
+    pub like: Option<PinnedObject>,
     partitions: Vec<Partition>,
     left: Left,
 }
@@ -125,7 +126,7 @@ impl Jobs {
         let earlier = self.earlier(id).await?;
         let output = self.output_of(&earlier.job.document, &Uuid::nil())?;
         let found = self.look(&earlier.job.document, &output).await?;
-        let (now, like) = plan::partitions(&self.inner.splitter, &earlier.job.document, found).await?;
+        let (now, like) = plan::partitions(&self.inner.splitter, &earlier, found).await?;
         Ok(earlier.compare(&now, like.as_ref()))
     }
 

@@ -68,7 +68,10 @@ async fn a_job_is_submitted_watched_and_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_job_is_run_again() {
     let (world, service) = service().await;
-    let job = json!({"function": "mapper", "input": "s3://bank/in/", "output": "s3://bank/out/"});
+    let job = json!({
+        "function": "mapper", "input": "s3://bank/in/", "output": "s3://bank/out/",
+        "split": {"target_bytes": "4B"}
+    });
     let id =
         post(&service, job.to_string(), "application/json").await.json()["id"].as_str().unwrap().to_owned();
     let cancelled = service.request(Method::POST, &format!("/v1/jobs/{id}/cancel"), &[], "").await;

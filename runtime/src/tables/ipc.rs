@@ -11,7 +11,7 @@
 use arrow::{
     array::RecordBatch,
     buffer::Buffer,
-    datatypes::Schema,
+    datatypes::{Schema, SchemaRef},
     error::ArrowError,
     ipc::{self, MessageHeader, reader::StreamDecoder, root_as_message, writer::StreamWriter},
 };
@@ -84,8 +84,47 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<RecordBatch>, Problem> {
     })
 }
 
+/// The messages of a stream, decoded one by one.
+///
+/// arrow-ipc's decoder takes in a message without a body, such as a schema, when
+/// the first byte of the next one comes; so that one's continuation is given to it
+/// ahead.
+#[derive(Debug)]
+pub(super) struct Messages {
+    decoder: StreamDecoder,
+    /// Whether the next message's continuation was given already.
+    ahead: bool,
+}
+
+impl Messages {
+    pub(super) fn new() -> Self {
+        Self { decoder: StreamDecoder::new(), ahead: false }
+    }
+
+    /// The schema, once its message was taken.
+    pub(super) fn schema(&self) -> Option<SchemaRef> {
+        self.decoder.schema()
+    }
+
+    /// Takes a whole message, which may be a batch.
+    pub(super) fn take(&mut self, message: &[u8]) -> Result<Option<RecordBatch>, ArrowError> {
+        let mut buffer = Buffer::from(message);
+        if self.ahead {
+            buffer.advance(CONTINUATION.len());
+        }
+        if let Some(batch) = self.decoder.decode(&mut buffer)? {
+            self.ahead = false;
+            return Ok(Some(batch));
+        }
+        let mut continuation = Buffer::from(&CONTINUATION[..]);
+        let batch = self.decoder.decode(&mut continuation)?;
+        self.ahead = continuation.is_empty();
+        Ok(batch)
+    }
+}
+
 fn decode_stream(bytes: &[u8]) -> Result<Vec<RecordBatch>, Problem> {
-    let mut decoder = StreamDecoder::new();
+    let mut messages = Messages::new();
     let mut batches = Vec::new();
     let mut room = limits::PAGE_BYTES_MAX as usize;
     let mut at = 0;
@@ -100,8 +139,7 @@ fn decode_stream(bytes: &[u8]) -> Result<Vec<RecordBatch>, Problem> {
         check_message(message, frame, Compression::Refused)
             .map_err(|p| p.within(format!("message at byte {at}")))?;
         at += frame.len();
-        let mut buffer = Buffer::from(message);
-        if let Some(batch) = decoder.decode(&mut buffer).map_err(malformed)? {
+        if let Some(batch) = messages.take(message).map_err(malformed)? {
             let expanded = shape::ipc_bytes(&batch);
             room = room.checked_sub(expanded).ok_or_else(|| {
                 let detail = format!("dictionaries and views must expand to at most {} bytes a call, found more; write plain or smaller batches", limits::PAGE_BYTES_MAX);
@@ -110,7 +148,7 @@ fn decode_stream(bytes: &[u8]) -> Result<Vec<RecordBatch>, Problem> {
             batches.push(shape::plain(&batch)?);
         }
     }
-    let schema = decoder.schema().ok_or_else(|| corrupt("expected a schema, found the end".to_owned()))?;
+    let schema = messages.schema().ok_or_else(|| corrupt("expected a schema, found the end".to_owned()))?;
     if batches.is_empty() {
         batches.push(shape::plain(&RecordBatch::new_empty(schema))?);
     }

@@ -48,6 +48,7 @@ pub struct TableReader {
     first: First,
     schema: SchemaRef,
     current: Option<Current>,
+    cut: Option<Cut>,
     /// Shaped pieces, to be gathered.
     pieces: VecDeque<RecordBatch>,
     gathered: Gathered,
@@ -59,6 +60,15 @@ pub struct TableReader {
 struct Current {
     uri: String,
     decoder: Decoder,
+}
+
+/// A decoded batch, of which some pieces are still to be made plain.
+struct Cut {
+    uri: String,
+    decoded: Decoded,
+    rest: VecDeque<RecordBatch>,
+    /// The row of the batch that the rest begins with.
+    index: usize,
 }
 
 enum Decoder {
@@ -128,6 +138,7 @@ impl TableReader {
             first,
             schema,
             current: Some(Current { uri, decoder }),
+            cut: None,
             pieces: VecDeque::new(),
             gathered: Gathered::default(),
             rows: 0,
@@ -172,11 +183,20 @@ impl TableReader {
     /// Decodes on into pieces; false at the end of the table.
     async fn decode(&mut self) -> Result<bool, Problem> {
         loop {
+            if let Some(mut cut) = self.cut.take()
+                && let Some(piece) = cut.rest.pop_front()
+            {
+                self.shape(&mut cut, &piece)?;
+                self.cut = Some(cut);
+                return Ok(true);
+            }
             if let Some(current) = &mut self.current {
                 if let Some(decoded) = current.decoder.next().await? {
                     let uri = current.uri.clone();
-                    self.shape(&uri, &decoded)?;
-                    return Ok(true);
+                    let mut rest = Vec::new();
+                    shape::cut(decoded.batch.clone(), &mut rest).map_err(|p| p.within(&uri))?;
+                    self.cut = Some(Cut { uri, decoded, rest: rest.into(), index: 0 });
+                    continue;
                 }
                 self.current = None;
             }
@@ -191,21 +211,18 @@ impl TableReader {
         }
     }
 
-    fn shape(&mut self, uri: &str, decoded: &Decoded) -> Result<(), Problem> {
-        let mut cut = Vec::new();
-        shape::cut(decoded.batch.clone(), &mut cut).map_err(|p| p.within(uri))?;
-        let mut index = 0;
-        for piece in cut {
-            let rows = piece.num_rows();
-            let fitted = self.wanted.fit(uri, &self.schema, decoded, index, &piece)?;
-            index += rows;
-            let mut pieces = Vec::new();
-            // A wider declared type may have made it larger than a batch again.
-            shape::cut(fitted, &mut pieces).map_err(|p| p.within(uri))?;
-            for piece in pieces {
-                self.decoded_bytes += shape::ipc_bytes(&piece) as u64;
-                self.pieces.push_back(piece);
-            }
+    /// Makes one piece of a decoded batch plain: what dictionaries and views expand
+    /// to is never there as a whole.
+    fn shape(&mut self, cut: &mut Cut, piece: &RecordBatch) -> Result<(), Problem> {
+        let Cut { uri, decoded, index, .. } = cut;
+        let fitted = self.wanted.fit(uri, &self.schema, decoded, *index, piece)?;
+        *index += piece.num_rows();
+        let mut pieces = Vec::new();
+        // A wider declared type may have made it larger than a batch again.
+        shape::cut(fitted, &mut pieces).map_err(|p| p.within(&*uri))?;
+        for piece in pieces {
+            self.decoded_bytes += shape::ipc_bytes(&piece) as u64;
+            self.pieces.push_back(piece);
         }
         if self.decoded_bytes <= limits::DECODED_BYTES_MAX {
             return Ok(());

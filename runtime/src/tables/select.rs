@@ -148,7 +148,9 @@ impl Wanted {
             let Some(declared) = self.declared.get(field.name()) else {
                 return Ok(Field::new(field.name(), plain, true));
             };
-            if !can_cast_types(&plain, &declared.data_type) {
+            // Arrow would make lists of plain values.
+            let nests = declared.data_type.is_nested() && !plain.is_nested();
+            if nests || !can_cast_types(&plain, &declared.data_type) {
                 let detail = format!(
                     "column {} of {uri} must be readable as {} as the function declares, found {plain}; convert the \
                      table or change the function",

@@ -74,10 +74,10 @@ async fn files_and_streams_are_read_as_written() {
 #[tokio::test]
 async fn large_files_stream() {
     let store = store();
-    let table = mixed(200_000);
-    let parts: Vec<_> = (0..8).map(|n| table.slice(n * 25_000, 25_000)).collect();
+    let table = mixed(240_000);
+    let parts: Vec<_> = (0..8).map(|n| table.slice(n * 30_000, 30_000)).collect();
     for content in [file(&parts, None), stream(&parts, None), file(std::slice::from_ref(&table), None)] {
-        assert!(content.len() > 16 << 20, "{}", content.len());
+        assert!(content.len() as u64 > limits::RANGE_BYTES_MAX, "{}", content.len());
         let slice = put(&store, "x", content).await;
         assert_eq!(read(&store, source(&[slice])).await.unwrap(), nullable(&table));
     }

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use arrow::{
     array::RecordBatch,
-    buffer::Buffer,
     datatypes::{Schema, SchemaRef},
-    ipc::reader::StreamDecoder,
 };
 use bytes::Bytes;
 use fanfold_protocol::{ErrorKind, Problem, plan::Slice};
@@ -15,7 +13,7 @@ use fanfold_storage::Store;
 use super::{MESSAGE_BYTES_MAX, corrupt, too_large};
 use crate::tables::{
     guard::guard,
-    ipc::{Compression, Frame, PREFIX_BYTES, check_message},
+    ipc::{Compression, Frame, Messages, PREFIX_BYTES, check_message},
     select::{Decoded, First, Wanted},
     text::Text,
 };
@@ -24,7 +22,7 @@ use crate::tables::{
 pub(in crate::tables) struct StreamReader {
     uri: String,
     text: Text,
-    decoder: StreamDecoder,
+    messages: Messages,
     order: Vec<usize>,
     schema: SchemaRef,
     rows: u64,
@@ -44,13 +42,13 @@ impl StreamReader {
         let mut reader = Self {
             uri,
             text,
-            decoder: StreamDecoder::new(),
+            messages: Messages::new(),
             order: Vec::new(),
             schema: Arc::clone(&schema),
             rows: 0,
         };
         let batch = reader.message().await?;
-        let stored = reader.decoder.schema().filter(|_| matches!(batch, Some(None)));
+        let stored = reader.messages.schema().filter(|_| matches!(batch, Some(None)));
         let stored = stored.ok_or_else(|| corrupt(&reader.uri, "no schema as its first message"))?;
         let names: Vec<&str> = stored.fields().iter().map(|f| f.name().as_str()).collect();
         reader.order = wanted.resolve(&reader.uri, &names, first)?;
@@ -98,11 +96,10 @@ impl StreamReader {
             .data()
             .get(..frame.len())
             .ok_or_else(|| corrupt(&place(), "the end within a message"))?;
-        let decoder = &mut self.decoder;
+        let messages = &mut self.messages;
         let batch = guard(ErrorKind::ArrowCorrupt, place, || {
             check_message(message, frame, Compression::Capped).map_err(|p| p.within(place()))?;
-            let mut buffer = Buffer::from(message);
-            decoder.decode(&mut buffer).map_err(|e| corrupt(&place(), &e.to_string()))
+            messages.take(message).map_err(|e| corrupt(&place(), &e.to_string()))
         })?;
         self.text.consume(frame.len());
         Ok(Some(batch))
