@@ -63,7 +63,7 @@ fn main() -> Result<()> {
     assert_eq!(answer.text(), "\"hello, Ada\"");
 
     let rows = vec![Customer { id: 7, income: Some(900.0) }, Customer { id: 8, income: None }];
-    let scores: Vec<Score> = testing::map::<score, _>(rows.clone(), json!({ "threshold": 500.0 }))?;
+    let scores: Vec<Score> = testing::map::<score>(rows.clone(), json!({ "threshold": 500.0 }))?.rows()?;
     assert_eq!((scores[0].id, scores[0].pd, scores[1].pd), (7, 0.01, 0.2));
 
     let answer = testing::aggregate::<Stats>(rows, json!({}), 2)?;
