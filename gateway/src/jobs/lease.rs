@@ -19,7 +19,7 @@ use fanfold_protocol::{
 use super::{
     error::{Error, Result},
     plan::Shards,
-    progress::LeaseSpec,
+    slots::LeaseSpec,
 };
 
 /// Bytes of leases in one call: well under what a batch may hold.

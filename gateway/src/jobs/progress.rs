@@ -2,9 +2,10 @@
 //! How far a job is: a state machine fed by commits, without I/O and clock.
 //!
 //! The coordinator takes in every commit that it hears of or finds, in any order
-//! and any number of times, and queues the leases that this makes possible. Invariant: who is merged
-//! with whom, and in which order, follows from the plan alone; the state after
-//! a set of commits does not depend on the order in which they came.
+//! and any number of times, and queues the leases that this makes possible.
+//! Invariant: who is merged with whom, and in which order, follows from the plan
+//! alone; the state after a set of commits does not depend on the order in which
+//! they came.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,7 +23,7 @@ use fanfold_protocol::{
 
 use super::{
     eta::{Eta, Pace},
-    slots::{Group, Phase, Stage, TaskState},
+    slots::{FailedAttempt, GivenUp, Group, LeaseSpec, Leased, Phase, Stage, TaskState},
 };
 
 /// What the job's author decided about trying again and about width.
@@ -34,60 +35,6 @@ pub struct Policy {
     pub outstanding_max: u32,
     /// Tasks of the first stage that may be given up.
     pub tolerated: u64,
-}
-
-/// An attempt at a task that failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FailedAttempt {
-    /// Stage of the plan.
-    pub stage: u32,
-    /// The task.
-    pub task: u32,
-    /// The attempt, from 1.
-    pub attempt: u32,
-    /// Whether it was the last one.
-    pub given_up: bool,
-    /// Why.
-    pub problem: Problem,
-}
-
-/// A lease to be queued, as far as the plan and the commits decide it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeaseSpec {
-    /// Stage of the plan.
-    pub stage: u32,
-    /// Group within the stage.
-    pub group: u32,
-    /// Round of the group.
-    pub round: u32,
-    /// The tasks.
-    pub tasks: Vec<u32>,
-    /// Of a fold: the states to merge, in the plan's order.
-    pub states: Vec<StateRef>,
-}
-
-/// A lease that was given out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Leased {
-    /// What was.
-    pub spec: LeaseSpec,
-    /// Whether it was begun a second time.
-    pub second: bool,
-    /// Why the attempt before at its first task failed.
-    pub failed: Option<Problem>,
-}
-
-/// A task that was given up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GivenUp {
-    /// Stage of the plan.
-    pub stage: u32,
-    /// The task.
-    pub task: u32,
-    /// Attempts made.
-    pub attempts: u32,
-    /// Why the last one failed.
-    pub problem: Problem,
 }
 
 /// A job's progress.

@@ -1,12 +1,71 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is known of each task and each group of tasks of a job.
+//! What is known of each task and each group of tasks of a job, and how it is told.
 //!
 //! The plain state under [`super::progress`], kept small: a job may have a
 //! million tasks. It makes no decisions.
 
 use std::time::Duration;
 
-use fanfold_protocol::{Problem, commit::TaskOutcome, invocation::Usage, plan::Plan};
+use fanfold_protocol::{
+    Problem,
+    commit::TaskOutcome,
+    invocation::Usage,
+    plan::{Plan, StateRef},
+};
+
+/// An attempt at a task that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedAttempt {
+    /// Stage of the plan.
+    pub stage: u32,
+    /// The task.
+    pub task: u32,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// Whether it was the last one.
+    pub given_up: bool,
+    /// Why.
+    pub problem: Problem,
+}
+
+/// A lease to be queued, as far as the plan and the commits decide it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseSpec {
+    /// Stage of the plan.
+    pub stage: u32,
+    /// Group within the stage.
+    pub group: u32,
+    /// Round of the group.
+    pub round: u32,
+    /// The tasks.
+    pub tasks: Vec<u32>,
+    /// Of a fold: the states to merge, in the plan's order.
+    pub states: Vec<StateRef>,
+}
+
+/// A lease that was given out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leased {
+    /// What was.
+    pub spec: LeaseSpec,
+    /// Whether it was begun a second time.
+    pub second: bool,
+    /// Why the attempt before at its first task failed.
+    pub failed: Option<Problem>,
+}
+
+/// A task that was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Stage of the plan.
+    pub stage: u32,
+    /// The task.
+    pub task: u32,
+    /// Attempts made.
+    pub attempts: u32,
+    /// Why the last one failed.
+    pub problem: Problem,
+}
 
 /// Where a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use std::{
 
 use fanfold_protocol::{Problem, commit::RunningNotice};
 
-use super::progress::{LeaseSpec, Progress};
+use super::{progress::Progress, slots::LeaseSpec};
 
 /// How much longer than the others a task runs before it is begun a second time.
 const FACTOR: u32 = 2;
