@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The program as a person meets it, as far as it needs no service: exit codes,
 //! what goes to which stream, and the folders of `fanfold new`.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     net::TcpListener,

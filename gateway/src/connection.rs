@@ -140,7 +140,7 @@ fn answer(
     tally.started.fetch_add(1, Ordering::Relaxed);
     let mut running = Running(Some(tally));
     let (head, body) = request.into_parts();
-    let body = Lingering::new(head.version, &head.headers, body);
+    let body = Lingering::wrap(head.version, &head.headers, body);
     let response = router.call(Request::from_parts(head, body));
     async move {
         let response = response.await;

@@ -28,7 +28,7 @@ const SILENCE: Duration = Duration::from_secs(2);
 pub(crate) struct Lingering(Option<Incoming>);
 
 impl Lingering {
-    pub(crate) fn new(version: Version, headers: &HeaderMap, body: Incoming) -> axum::body::Body {
+    pub(crate) fn wrap(version: Version, headers: &HeaderMap, body: Incoming) -> axum::body::Body {
         let sends_whole = version < Version::HTTP_2 && !headers.contains_key(header::EXPECT);
         if sends_whole && !body.is_end_stream() {
             axum::body::Body::new(Self(Some(body)))

@@ -1,5 +1,6 @@
 //! Tables against the embedded S3 server: what is read is what was written,
 //! and what is damaged, hostile or wrong is told.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[path = "tables/arrow.rs"]
 mod arrow_ipc;

@@ -24,6 +24,38 @@ async fn upload(service: &Service) {
     }
 }
 
+/// Trains on the columns as they are, so that the coefficients can be compared
+/// with those of a fit by another program.
+async fn trained(client: &Client<'_>) -> Value {
+    let mut params = json!({ "target": "creditability", "positive": "bad" });
+    let mut rounds = 0;
+    let model = loop {
+        let fit = run(
+            client,
+            json!({ "function": "credit-train", "input": "s3://bank/applicants/*.csv", "params": params.clone() }),
+        );
+        let fit = fit.await["result"].clone();
+        params["model"] = fit["model"].clone();
+        if fit["step"].as_f64().is_some_and(|step| step < 1e-8) {
+            break fit["model"].clone();
+        }
+        rounds += 1;
+        assert!(rounds <= 8, "{fit}");
+    };
+    let reference: Value =
+        serde_json::from_str(include_str!("../../functions/credit-train/testdata/reference.json")).unwrap();
+    assert_eq!(model["terms"], reference["terms"]);
+    for (n, expected) in reference["coefficients"].as_array().unwrap().iter().enumerate() {
+        let found = model["coefficients"][n].as_f64().unwrap();
+        assert!(
+            (found - expected.as_f64().unwrap()).abs() < 1e-6,
+            "{}: {found} {expected}",
+            model["terms"][n]
+        );
+    }
+    model
+}
+
 #[tokio::test]
 async fn the_credit_risk_of_the_applicants_is_assessed() {
     let folder = tempfile::tempdir().unwrap();
@@ -51,34 +83,7 @@ async fn the_credit_risk_of_the_applicants_is_assessed() {
     );
     assert_eq!(normalise.await["receipt"]["rows_out"], 1_000);
 
-    // On the columns as they are, so that the coefficients can be compared.
-    let mut params = json!({ "target": "creditability", "positive": "bad" });
-    let mut rounds = 0;
-    let model = loop {
-        let fit = run(
-            &client,
-            json!({ "function": "credit-train", "input": "s3://bank/applicants/*.csv", "params": params.clone() }),
-        );
-        let fit = fit.await["result"].clone();
-        params["model"] = fit["model"].clone();
-        if fit["step"].as_f64().is_some_and(|step| step < 1e-8) {
-            break fit["model"].clone();
-        }
-        rounds += 1;
-        assert!(rounds <= 8, "{fit}");
-    };
-    let reference: Value =
-        serde_json::from_str(include_str!("../../functions/credit-train/testdata/reference.json")).unwrap();
-    assert_eq!(model["terms"], reference["terms"]);
-    for (n, expected) in reference["coefficients"].as_array().unwrap().iter().enumerate() {
-        let found = model["coefficients"][n].as_f64().unwrap();
-        assert!(
-            (found - expected.as_f64().unwrap()).abs() < 1e-6,
-            "{}: {found} {expected}",
-            model["terms"][n]
-        );
-    }
-
+    let model = trained(&client).await;
     let keep = ["purpose", "credit_amount", "creditability"];
     let scored = run(
         &client,

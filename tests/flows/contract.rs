@@ -11,11 +11,7 @@ fn the_package_changes_only_with_a_version_and_a_line() {
     let changelog = include_str!("../../protocol/wit/CHANGELOG.md");
     let version = WIT_PACKAGE.rsplit_once('@').unwrap().1;
     assert!(WIT.contains(&format!("package {WIT_PACKAGE};")), "protocol::WIT_PACKAGE names another package");
-    let last = changelog
-        .lines()
-        .filter(|line| line.starts_with("| 0") || line.starts_with("| 1"))
-        .next_back()
-        .unwrap();
+    let last = changelog.lines().rfind(|line| line.starts_with("| 0") || line.starts_with("| 1")).unwrap();
     let digest = Digest::of(WIT.as_bytes()).to_hex();
     assert!(
         last.contains(&format!("| {version} |")) && last.contains(&digest),

@@ -4,6 +4,7 @@
 //!
 //! Every flow starts a service of its own on ephemeral ports. The functions are
 //! those that `cargo xtask test` has built.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod analysis;
 mod bad_components;

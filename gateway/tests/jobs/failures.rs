@@ -15,14 +15,13 @@ use fanfold_protocol::{
     commit::{Commit, DeadLetter},
     job::JobState,
     keys,
-    plan::{Lease, Task},
 };
 use serde_json::{Value, json};
 
-use crate::world::{Mishap, PATIENCE, Play, World, succeeded};
+use crate::world::{Fails, Happens, Mishap, PATIENCE, Play, World, succeeded};
 
 /// What happens to the lease of this group of the first stage the first time.
-fn once(group: u32, mishap: Mishap) -> Box<dyn Fn(&Lease) -> Option<Mishap> + Send + Sync> {
+fn once(group: u32, mishap: Mishap) -> Happens {
     let seen = Mutex::new(HashSet::new());
     Box::new(move |lease| {
         let hit = (lease.stage, lease.group, lease.round) == (0, group, 0);
@@ -31,10 +30,7 @@ fn once(group: u32, mishap: Mishap) -> Box<dyn Fn(&Lease) -> Option<Mishap> + Se
 }
 
 /// Fails these tasks of the first stage, each time in the same way.
-fn failing(
-    tasks: &'static [u32],
-    problem: Problem,
-) -> Box<dyn Fn(&Lease, &Task) -> Option<Problem> + Send + Sync> {
+fn failing(tasks: &'static [u32], problem: Problem) -> Fails {
     Box::new(move |lease, task| (lease.stage == 0 && tasks.contains(&task.index)).then(|| problem.clone()))
 }
 

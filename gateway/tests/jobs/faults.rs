@@ -3,10 +3,10 @@
 
 use std::{collections::HashSet, sync::Mutex, time::Duration};
 
-use fanfold_protocol::{ErrorKind, Problem, job::JobState, keys, plan::Lease};
+use fanfold_protocol::{ErrorKind, Problem, job::JobState, keys};
 use serde_json::{Value, json};
 
-use crate::world::{Mishap, Play, World, document, succeeded};
+use crate::world::{Happens, Mishap, Play, World, document, succeeded};
 
 /// The fold of 40 inputs as it is when nothing goes wrong.
 fn fold(count: usize) -> Value {
@@ -17,7 +17,7 @@ fn fold(count: usize) -> Value {
 }
 
 /// Something that happens to each lease the first time.
-fn once(mishap: Mishap) -> Box<dyn Fn(&Lease) -> Option<Mishap> + Send + Sync> {
+fn once(mishap: Mishap) -> Happens {
     let seen = Mutex::new(HashSet::new());
     Box::new(move |lease| {
         seen.lock().unwrap().insert((lease.stage, lease.group, lease.round)).then_some(mishap)

@@ -35,16 +35,21 @@ pub const INPUT: &str = "a\n1\n";
 /// Long enough for a busy machine; nothing waits for it when all is well.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Whether and why a task of a lease fails.
+pub type Fails = Box<dyn Fn(&Lease, &Task) -> Option<Problem> + Send + Sync>;
+/// Whether and what happens to a lease.
+pub type Happens = Box<dyn Fn(&Lease) -> Option<Mishap> + Send + Sync>;
+
 /// What a worker does with leases.
 pub struct Play {
     /// Why a task fails, if it does.
-    pub fails: Box<dyn Fn(&Lease, &Task) -> Option<Problem> + Send + Sync>,
+    pub fails: Fails,
     /// Notices sent of each commit.
     pub notices: usize,
     /// Sends notices only every so often, and backwards.
     pub reorder: bool,
     /// What becomes of a lease instead of work.
-    pub mishap: Box<dyn Fn(&Lease) -> Option<Mishap> + Send + Sync>,
+    pub mishap: Happens,
     /// Sees each lease as it is taken.
     pub sees: Box<dyn Fn(&Lease) + Send + Sync>,
 }

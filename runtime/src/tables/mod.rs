@@ -5,7 +5,7 @@
 //! one host call; [`TableWriter`] turns a guest's batches into one object;
 //! [`encode`] and [`decode`] stand at the border itself. Everything here treats
 //! its input as hostile: a damaged or malicious object or stream ends in a
-//! [`Problem`](fanfold_protocol::Problem) that names the place, never in a panic,
+//! [`Problem`] that names the place, never in a panic,
 //! and memory is bounded.
 //!
 //! # Memory

@@ -177,6 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init, reason = "one range is what is meant")]
     fn neighbours_are_read_together() {
         let far = 100 << 20;
         assert_eq!(coalesce(vec![10..20, 0..10, 30..40, far..far + 1, 5..5]), [0..40, far..far + 1]);

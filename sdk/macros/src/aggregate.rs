@@ -71,7 +71,7 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
 
 fn check_head(input: &ItemImpl, mistakes: &mut Mistakes) {
     let named = input.trait_.as_ref().and_then(|(_, path, _)| path.segments.last());
-    if !named.is_some_and(|segment| segment.ident == "Aggregate") {
+    if named.is_none_or(|segment| segment.ident != "Aggregate") {
         mistakes.add(&input.self_ty, PLACE);
     }
     if let Some(parameter) = input.generics.params.first() {

@@ -117,6 +117,7 @@ use numeric;
 
 // States travel as postcard, which `tables` brings.
 #[cfg(all(test, feature = "tables"))]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 pub(crate) mod checks {
     //! What the property tests of all summaries share.
 

@@ -62,7 +62,7 @@ impl Env {
         Ok(output)
     }
 
-    /// Runs an aggregate; see [`aggregate`].
+    /// Runs an aggregate; see [`aggregate`](fn@aggregate).
     ///
     /// # Errors
     ///

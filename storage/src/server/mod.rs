@@ -6,9 +6,9 @@
 //! one file each. An answered put is on disk, whole, whatever is killed when;
 //! keys never become paths.
 //!
-//! Request → [`serve`] → [`s3`] → [`object`], [`multipart`], [`bucket`] → bytes
-//! by [`ingest`] into [`blobs`], changes by [`commit`] and [`apply`] into
-//! [`index`]; bytes come back by [`output`].
+//! Request → `serve` → `s3` → `object`, `multipart`, `bucket` → bytes
+//! by `ingest` into `blobs`, changes by `commit` and `apply` into
+//! `index`; bytes come back by `output`.
 
 mod apply;
 mod attributes;

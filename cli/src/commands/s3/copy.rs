@@ -139,8 +139,8 @@ async fn send(
     to: &ObjectUri,
     bar: &ProgressBar,
 ) -> Result<()> {
-    let mut options = PutOptions::default();
-    options.content_type = content_type(to.key()).map(str::to_owned);
+    let content_type = content_type(to.key()).map(str::to_owned);
+    let options = PutOptions { content_type, ..PutOptions::default() };
     let mut writer = store.writer(to, options);
     let mut buffer = BytesMut::with_capacity(PIECE_BYTES);
     loop {

@@ -349,6 +349,6 @@ mod tests {
         assert_eq!(name(&json!(3)), "3");
         assert_eq!(name(&json!(0.25)), "0.25");
         assert_eq!(name(&json!("x")), "x");
-        assert_eq!(plain(1_234.5678, 0.0), "1234.5678");
+        assert_eq!(plain(1234.5678, 0.0), "1234.5678");
     }
 }
