@@ -287,6 +287,9 @@ pub struct JobRun {
     /// Replace the output of an earlier job
     #[arg(long)]
     pub overwrite: bool,
+    /// Run every task, also those that an earlier job has run over the same input
+    #[arg(long)]
+    pub no_cache: bool,
     /// Wait until it ends
     #[arg(long)]
     pub wait: bool,

@@ -46,6 +46,10 @@ pub struct TaskCommit {
     pub outcome: TaskOutcome,
     /// What it took.
     pub usage: Usage,
+    /// Whether its function looked at more than its input and parameters, such as
+    /// the clock or other objects: what it gave is for this job alone then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub looked_outside: bool,
     /// Of failed tasks: what the guest logged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub logs: Vec<LogLine>,

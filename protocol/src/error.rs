@@ -129,6 +129,7 @@ kinds! {
     MemoryExceeded "memory-exceeded" 500 Limit false "The function asked for more memory than it is given";
     ResponseTooLarge "response-too-large" 500 Limit false "The function returned more than allowed";
     ResponseInvalid "response-invalid" 500 Guest false "The function returned what is no answer";
+    BudgetSpent "budget-spent" 422 Limit false "The job has spent its budget";
     TaskFailed "task-failed" 422 Caller false "Tasks of the job failed";
     Cancelled "cancelled" 409 Caller false "The work was cancelled";
 

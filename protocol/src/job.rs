@@ -107,6 +107,28 @@ pub struct JobLimits {
     pub max_parallel: u32,
 }
 
+/// What a job may take before it is stopped; without bounds when absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budget {
+    /// CPU time of all attempts together, in seconds.
+    pub cpu_seconds: Option<u64>,
+    /// Bytes read from and written to the store by all attempts together.
+    pub bytes: Option<ByteSize>,
+}
+
+impl Budget {
+    /// What of it is spent, in words, once something is.
+    pub fn spent(&self, usage: &Usage) -> Option<String> {
+        let (cpu, bytes) = (usage.cpu_us / 1_000_000, usage.bytes_in.saturating_add(usage.bytes_out));
+        if let Some(most) = self.cpu_seconds.filter(|most| cpu >= *most) {
+            return Some(format!("cpu_seconds of at most {most}, found {cpu} spent"));
+        }
+        let most = self.bytes.filter(|most| bytes >= most.0)?;
+        Some(format!("bytes of at most {most}, found {} moved", ByteSize(bytes)))
+    }
+}
+
 /// One URI or several.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -160,6 +182,21 @@ pub struct JobDocument {
     /// Bounds.
     #[serde(default)]
     pub limits: JobLimits,
+    /// What it may take.
+    #[serde(default)]
+    pub budget: Budget,
+    /// Whether tasks may be served from what earlier jobs committed over the
+    /// same input, by the same component with the same settings and parameters.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub cache: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(flag: &bool) -> bool {
+    *flag
 }
 
 impl JobDocument {
@@ -202,6 +239,11 @@ impl JobDocument {
                 limits::ATTEMPTS_MAX,
                 self.retry.attempts
             ));
+        }
+        if self.budget.cpu_seconds == Some(0) || self.budget.bytes == Some(ByteSize(0)) {
+            mistakes.push(
+                "budget.cpu_seconds and budget.bytes must be more than 0; leave out what has no bound".into(),
+            );
         }
         if self.split.target_bytes.0 == 0 {
             mistakes.push("split.target_bytes must be more than 0".into());
@@ -263,6 +305,20 @@ pub struct Job {
     /// What it takes over, when it runs another job again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryOf>,
+    /// How it stands to jobs that do the same with the same partitions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheUse>,
+}
+
+/// Which tasks of other jobs a job may be served from, and may serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheUse {
+    /// What tasks do, the partition left out: jobs under the same key give the
+    /// same for the same partition.
+    pub key: Digest,
+    /// The jobs that it is served from, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<Uuid>,
 }
 
 /// Which job a job runs again, and what its input has become since.
@@ -353,6 +409,9 @@ pub struct Receipt {
     /// Leases that were begun a second time because the first attempt took long.
     #[serde(default)]
     pub second_attempts: u64,
+    /// Tasks that were not run, but served from what an earlier job committed.
+    #[serde(default)]
+    pub cache_hits: u64,
     /// From submission to the end.
     pub elapsed_ms: u64,
 }
@@ -402,7 +461,8 @@ mod tests {
             "csv": {"delimiter": ",", "header": true, "quote": "\"", "nulls": ["", "NA"]},
             "split": {"target_bytes": "64MiB"},
             "retry": {"attempts": 3, "backoff": "1s"},
-            "limits": {"memory": "256MiB", "task_timeout": "5m", "tolerated_failures": "0%", "max_parallel": 0}
+            "limits": {"memory": "256MiB", "task_timeout": "5m", "tolerated_failures": "0%", "max_parallel": 0},
+            "budget": {"cpu_seconds": 600, "bytes": "10GiB"}, "cache": false
         }))
         .unwrap();
         assert_eq!(job.check(), Ok(()));
@@ -421,6 +481,16 @@ mod tests {
         for part in ["s3://bucket/key", "ends in '/'", "params", "must differ", "attempts", "limits.memory"] {
             assert!(problem.detail.contains(part), "{part}: {}", problem.detail);
         }
+    }
+
+    #[test]
+    fn a_budget_is_spent_by_time_or_bytes() {
+        let usage = |cpu_us, bytes_in| Usage { cpu_us, bytes_in, bytes_out: 1, ..Usage::default() };
+        let budget = Budget { cpu_seconds: Some(2), bytes: Some(ByteSize(100)) };
+        assert_eq!(budget.spent(&usage(1_999_999, 98)), None);
+        assert!(budget.spent(&usage(2_000_000, 0)).unwrap().starts_with("cpu_seconds of at most 2, found 2"));
+        assert!(budget.spent(&usage(0, 99)).unwrap().starts_with("bytes of at most 100B, found 100B"));
+        assert_eq!(Budget::default().spent(&usage(u64::MAX, u64::MAX)), None);
     }
 
     #[test]

@@ -97,6 +97,11 @@ pub fn staged(id: &Uuid, stage: u32, task: u32, attempt: &Uuid, what: &str) -> S
     format!("jobs/{id}/staged/{stage:02}/{task:07}-{attempt}.{what}")
 }
 
+/// All objects that attempts at the tasks of a stage staged here.
+pub fn staged_in(id: &Uuid, stage: u32) -> String {
+    format!("jobs/{id}/staged/{stage:02}/")
+}
+
 /// All objects that attempts at a job's tasks staged here.
 pub fn all_staged(id: &Uuid) -> String {
     format!("jobs/{id}/staged/")
@@ -147,6 +152,21 @@ pub fn result(id: &Uuid) -> String {
 /// that it names are removed.
 pub fn replaced(id: &Uuid) -> String {
     format!("jobs/{id}/replaced.json")
+}
+
+/// All marks of jobs that may serve the tasks of others.
+pub fn caches() -> &'static str {
+    "cache/"
+}
+
+/// The marks of the jobs under one key.
+pub fn cache(key: &Digest) -> String {
+    format!("cache/{}/", key.to_hex())
+}
+
+/// The mark of one of them: an empty object.
+pub fn cached(key: &Digest, job: &Uuid) -> String {
+    format!("cache/{}/{job}", key.to_hex())
 }
 
 /// Who coordinates a job: a record in the backbone that lapses.

@@ -134,6 +134,13 @@ pub const KEPT_TABLES_MAX: usize = 10_000;
 /// Least time after which a task may be begun a second time beside the first:
 /// below it a second sandbox costs more than it saves.
 pub const SPECULATION_AFTER_MIN: Duration = Duration::from_secs(1);
+/// Earlier jobs that a job's tasks may be served from: each costs a look at its
+/// plan and its commits.
+pub const CACHE_JOBS_MAX: usize = 3;
+/// How long a job may serve others after it has ended.
+pub const CACHE_WINDOW: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// Bytes of partial states, of one job together, that are kept to serve others.
+pub const CACHE_STATES_BYTES_MAX: u64 = GIB;
 /// Differences told one by one when a job is run again.
 pub const DIFFERENCES_TOLD_MAX: usize = 1_000;
 /// How long an idempotency key is remembered.

@@ -66,6 +66,19 @@ pub(crate) struct TaskEnd {
     pub(crate) ended: Ended<Product>,
     /// Whether the platform had a part in a failure: it is no verdict then.
     pub(crate) platform_failed: bool,
+    /// Whether the guest looked at more than its input and parameters.
+    pub(crate) looked_outside: bool,
+}
+
+impl TaskEnd {
+    /// The end of a task whose function was not reached.
+    pub(crate) fn failed(problem: Problem) -> Self {
+        Self {
+            platform_failed: problem.code.fault() == Fault::Platform,
+            looked_outside: false,
+            ended: Ended { result: Err(problem), logs: Vec::new(), usage: Default::default() },
+        }
+    }
 }
 
 /// Why a call into a guest gave nothing, short of a trap.
@@ -83,13 +96,7 @@ impl From<Problem> for Fail {
 /// Runs a task. `states` are those that a merge takes, in order.
 pub(crate) async fn run(platform: &Platform, attempt: &Attempt, task: &Task, states: Vec<Bytes>) -> TaskEnd {
     let asked = Instant::now();
-    match started(platform, attempt, task, states, asked).await {
-        Ok(end) => end,
-        Err(problem) => TaskEnd {
-            platform_failed: problem.code.fault() == Fault::Platform,
-            ended: Ended { result: Err(problem), logs: Vec::new(), usage: Default::default() },
-        },
-    }
+    started(platform, attempt, task, states, asked).await.unwrap_or_else(TaskEnd::failed)
 }
 
 async fn started(
@@ -323,7 +330,8 @@ fn end<T>(
     let by_platform =
         |problem: &Problem| problem.code.fault() == Fault::Platform || host.has_issued_platform();
     let platform_failed = result.as_ref().err().is_some_and(by_platform);
-    TaskEnd { ended: run.close(result), platform_failed }
+    let looked_outside = host.work().looked_outside();
+    TaskEnd { ended: run.close(result), platform_failed, looked_outside }
 }
 
 #[cfg(test)]

@@ -173,6 +173,8 @@ pub struct SlowView {
 pub struct ReceiptView {
     /// Attempts at tasks.
     pub attempts: u64,
+    /// Tasks served from what an earlier job committed.
+    pub cache_hits: u64,
     /// From submission to the end or to now, ms.
     pub elapsed_ms: u64,
     /// Time in the guests and in decoding for them, ms.

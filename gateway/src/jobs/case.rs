@@ -59,7 +59,7 @@ impl Case {
             entry,
         )?;
         let (Some(job), Some(plan)) = (job, plan) else { return Ok(None) };
-        let output = jobs.output_of(&job.document, id)?;
+        let output = vault.output_of(&job.document, id)?;
         let revision = entry.as_ref().map(|entry| entry.revision);
         let shown = entry.and_then(|entry| serde_json::from_slice(&entry.value).ok());
         let record = match shown {
@@ -107,7 +107,7 @@ pub async fn restore(jobs: &Jobs, id: &Uuid) -> Result<Option<JobRecord>> {
         vault.read::<JobOutcome>(&outcome)
     )?;
     let (Some(job), Some(plan)) = (job, plan) else { return Ok(None) };
-    let output = jobs.output_of(&job.document, id)?;
+    let output = vault.output_of(&job.document, id)?;
     restored(vault, &job, &plan, output, outcome.as_ref()).await.map(Some)
 }
 

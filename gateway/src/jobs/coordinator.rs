@@ -12,7 +12,7 @@ use std::{
 
 use fanfold_backbone::{Event, Subscription};
 use fanfold_protocol::{
-    Problem,
+    ErrorKind, Problem,
     commit::{Commit, CommitNotice, DeadLetter, RunningNotice},
     job::JobState,
     keys, time,
@@ -169,9 +169,9 @@ impl Coordinator {
         {
             return Ok(Some(ending));
         }
-        let (given_up, complete) = {
+        let (given_up, complete, (usage, _)) = {
             let progress = self.live.progress();
-            (progress.given_up(), progress.is_complete())
+            (progress.given_up(), progress.is_complete(), progress.usage())
         };
         if let Some(given_up) = given_up {
             let problem = self.explain(given_up).await?;
@@ -179,6 +179,14 @@ impl Coordinator {
         }
         if complete {
             return finish::decide(vault, id, JobState::Succeeded, None).await.map(Some);
+        }
+        if let Some(spent) = self.case.job.document.budget.spent(&usage) {
+            let detail = format!(
+                "expected the job to end within its budget of {spent}; raise budget and submit it again, or go on with \
+                 fanfold job retry: what is done is kept"
+            );
+            let problem = Problem::new(ErrorKind::BudgetSpent, detail);
+            return finish::decide(vault, id, JobState::Failed, Some(problem)).await.map(Some);
         }
         Ok(None)
     }
@@ -416,15 +424,16 @@ impl Coordinator {
         }
         let now = time::now();
         let running = now.since(self.case.record.started_at.unwrap_or(now));
-        let (counts, (usage, attempts), second_attempts, eta) = {
+        let (counts, (usage, attempts), (second_attempts, taken_over), eta) = {
             let progress = self.live.progress();
-            (progress.counts(), progress.usage(), progress.second_attempts(), progress.eta(running))
+            let apart = (progress.second_attempts(), progress.taken_over());
+            (progress.counts(), progress.usage(), apart, progress.eta(running))
         };
         let slowest = self.slowest().await?;
         let record = &mut self.case.record;
         record.tasks = counts;
         (record.receipt.usage, record.receipt.attempts) = (usage, attempts);
-        record.receipt.second_attempts = second_attempts;
+        (record.receipt.second_attempts, record.receipt.cache_hits) = (second_attempts, taken_over);
         record.receipt.elapsed_ms = ms(now.since(record.submitted_at));
         record.eta_ms = eta.map(|eta| ms(eta.expected));
         record.eta_range_ms = eta.and_then(|eta| eta.range).map(|(low, high)| (ms(low), ms(high)));

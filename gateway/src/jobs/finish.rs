@@ -27,6 +27,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
+    cache,
     error::{Error, Result},
     kept,
     progress::Progress,
@@ -93,7 +94,8 @@ impl Products {
         // What runs when a job ends was not finished by it.
         tasks.waiting += std::mem::take(&mut tasks.running);
         let (usage, attempts) = progress.usage();
-        let receipt = Receipt { usage, attempts, second_attempts: progress.second_attempts(), elapsed_ms: 0 };
+        let (second_attempts, cache_hits) = (progress.second_attempts(), progress.taken_over());
+        let receipt = Receipt { usage, attempts, second_attempts, cache_hits, elapsed_ms: 0 };
         let partitions = progress.stages().first().map_or(0, |stage| stage.tasks.len());
         Self { manifest, answer: progress.answer().cloned(), dead_letters, partitions, tasks, receipt }
     }
@@ -162,6 +164,9 @@ impl Closing<'_> {
             kept::keep(self.vault, &self.job.id, &products.manifest.objects).await;
         }
         self.sweep(published).await;
+        if let Err(error) = cache::mark(self.vault, self.job).await {
+            tracing::warn!(job = %self.job.id, %error, "the job serves no others");
+        }
         let key = keys::outcome(&self.job.id);
         if self.vault.write_once(&key, &outcome).await? { Ok(outcome) } else { self.vault.expect(&key).await }
     }
@@ -282,7 +287,7 @@ impl Closing<'_> {
         let swept = async {
             let mut count = 0;
             if published {
-                count += sweep::staged(self.vault, &self.job.id).await?;
+                count += sweep::staged(self.vault, self.job).await?;
                 count += kept::forget(self.vault, self.job).await?;
             }
             let sweep = Sweep { output: self.output, job: self.job };

@@ -65,6 +65,8 @@ pub struct Left {
     pub products: HashMap<u32, TaskOutcome>,
     /// Why tasks failed that gave nothing.
     pub problems: HashMap<u32, Problem>,
+    /// Tasks whose function looked at more than its input.
+    pub looked_outside: HashSet<u32>,
 }
 
 impl Left {
@@ -85,6 +87,9 @@ impl Left {
     /// Takes in a commit; those of later rounds come later.
     fn take(&mut self, commit: Commit, places: &Places) {
         for task in commit.tasks {
+            if task.looked_outside {
+                self.looked_outside.insert(task.index);
+            }
             match task.outcome {
                 TaskOutcome::Failed(problem) => drop(self.problems.insert(task.index, problem)),
                 outcome => {

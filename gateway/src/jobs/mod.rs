@@ -11,6 +11,7 @@
 //! The truth of a job is its plan and its commits in the store. Everything in
 //! the backbone and in memory here is made from them and can be made again.
 
+mod cache;
 mod case;
 mod claim;
 mod coordinator;
@@ -94,6 +95,8 @@ pub struct JobsConfig {
     pub straggle: Duration,
     /// After a job was stopped, until what its tasks staged meanwhile is swept.
     pub late_sweep: Duration,
+    /// How long a job may serve the tasks of others after it has ended.
+    pub cache_window: Duration,
 }
 
 impl Default for JobsConfig {
@@ -105,6 +108,7 @@ impl Default for JobsConfig {
             watchdog: Duration::from_secs(2),
             straggle: limits::SPECULATION_AFTER_MIN,
             late_sweep: Duration::from_secs(3),
+            cache_window: limits::CACHE_WINDOW,
         }
     }
 }
@@ -167,6 +171,7 @@ impl Jobs {
         jobs.spawn(jobs.clone().follow());
         jobs.spawn(jobs.clone().look_after());
         jobs.spawn(jobs.clone().bury());
+        jobs.spawn(jobs.clone().expire_caches());
         Ok(jobs)
     }
 
@@ -374,6 +379,19 @@ impl Jobs {
         swept.map(|_| ())
     }
 
+    /// Forgets what served other jobs long enough, again and again.
+    async fn expire_caches(self) {
+        let window = self.inner.config.cache_window;
+        let mut looks = tokio::time::interval((window / CACHE_LOOKS).max(PAUSE_MIN));
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            if let Err(error) = cache::expire(&self.inner.vault, window).await {
+                tracing::warn!(%error, "what is kept to serve other jobs was not looked through");
+            }
+        }
+    }
+
     /// Runs until it is done or the engine stops.
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let shutdown = self.inner.shutdown.clone();
@@ -383,6 +401,10 @@ impl Jobs {
     }
 }
 
+/// Looks for what has served other jobs long enough, in that time; and the least
+/// pause between two.
+const CACHE_LOOKS: u32 = 7 * 24;
+const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// How long a cancellation waits for the job to end.
 const CANCEL_WAIT: Duration = Duration::from_secs(2);
 

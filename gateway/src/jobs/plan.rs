@@ -20,11 +20,13 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::task::JoinSet;
 
 use super::{
+    cache,
     error::{Error, Result},
     input::Found,
     pack::Packer,
     retry::Earlier,
     split::{Cutting, Splitter},
+    submit::Draft,
     vault::Vault,
 };
 
@@ -37,19 +39,17 @@ const SPLITS_AT_ONCE: usize = 4;
 
 /// Takes the objects apart and writes the partitions, the job and what the head
 /// will be, under an id that nobody else plans under. What is done already of an
-/// `earlier` job is taken over.
+/// earlier job is taken over.
 ///
 /// # Errors
 /// What is wrong with an object that was looked at; `partition-limit`.
 pub async fn lay_down(
     vault: &Vault,
     splitter: &Splitter,
-    job: &Job,
-    shape: Shape,
+    draft: &Draft,
     found: Found,
-    warnings: &[String],
-    earlier: Option<&Earlier>,
 ) -> Result<(Job, Plan)> {
+    let (job, earlier) = (&draft.job, draft.earlier.as_ref());
     let like = like(&job.document, &found.objects, earlier);
     let mut sink = Sink::Store(Writer::new(vault, job));
     let compressed = take_apart(splitter, &job.document, found.objects, &mut sink).await;
@@ -57,14 +57,17 @@ pub async fn lay_down(
     // Also after a failure: what is under way must not arrive after it was cleared.
     writer.settle().await?;
     let compressed = compressed?;
-    let mut plan = lay_out(job, shape, &writer.weights);
-    plan.warnings = warnings.to_vec();
+    let mut plan = lay_out(job, draft.shape, &writer.weights);
+    plan.warnings.clone_from(&draft.warnings);
     plan.warnings.extend(said(&compressed, &found.empty, writer.weights.is_empty()));
     (plan.shards, plan.like) = (writer.shards, like);
     let mut job = job.clone();
     if let Some(earlier) = earlier {
         let now = read_partitions(vault, &plan).await?;
         job.retry = Some(earlier.take_over(&now, &mut plan)?);
+    }
+    if job.document.cache {
+        job.cache = Some(cache::find(vault, &job, &draft.settings, &mut plan).await?);
     }
     vault.write_once(&keys::job_document(&job.id), &job).await?;
     vault.write_once(&keys::plan_draft(&job.id), &plan).await?;

@@ -57,6 +57,7 @@ pub struct Progress {
     early: BTreeMap<(u32, u32, u32), Commit>,
     usage: Usage,
     attempts: u64,
+    taken_over: u64,
     pace: Pace,
     done: u64,
     /// Tasks given up: of the first stage, and of folds.
@@ -82,6 +83,7 @@ impl Progress {
             early: BTreeMap::new(),
             usage: Usage::default(),
             attempts: 0,
+            taken_over: 0,
             pace: Pace::default(),
             done: 0,
             failed: [0; 2],
@@ -249,6 +251,11 @@ impl Progress {
         (self.usage, self.attempts)
     }
 
+    /// Tasks that were not run, but taken over from an earlier job.
+    pub fn taken_over(&self) -> u64 {
+        self.taken_over
+    }
+
     /// The time that is left, as far as it can be told after `running`.
     pub fn eta(&self, running: Duration) -> Option<Eta> {
         self.pace.eta(running, self.plan.tasks().saturating_sub(self.done + self.failures().0))
@@ -361,6 +368,7 @@ impl Progress {
         let TaskCommit { index, attempt, outcome, usage, .. } = committed;
         self.usage.add(&usage);
         self.attempts += u64::from(attempt > 0);
+        self.taken_over += u64::from(attempt == 0);
         let problem = match self.accepts(stage, outcome) {
             Ok(outcome) => {
                 let slot = &mut self.stages[stage as usize].tasks[index as usize];
@@ -447,7 +455,14 @@ fn absent(task: u32, attempt: u32) -> TaskCommit {
         "expected the commit to name the task, it did not; upgrade the worker",
     );
     let outcome = TaskOutcome::Failed(problem);
-    TaskCommit { index: task, attempt, outcome, usage: Usage::default(), logs: Vec::new() }
+    TaskCommit {
+        index: task,
+        attempt,
+        outcome,
+        usage: Usage::default(),
+        looked_outside: false,
+        logs: Vec::new(),
+    }
 }
 
 #[cfg(test)]

@@ -58,6 +58,7 @@ fn commit(plan: &Plan, spec: &LeaseSpec, fails: impl Fn(u32, u32) -> Option<Prob
         attempt: spec.round + 1,
         outcome: outcome(*task),
         usage,
+        looked_outside: false,
         logs: Vec::new(),
     };
     Commit {

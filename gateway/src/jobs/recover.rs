@@ -288,6 +288,7 @@ impl Jobs {
             attempt: task.attempt,
             outcome: TaskOutcome::Failed(problem.clone()),
             usage: Usage::default(),
+            looked_outside: false,
             logs: Vec::new(),
         };
         let commit = Commit {

@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use super::{
     Jobs,
+    cache::{Given, Which},
     case::Case,
     error::{Error, Result},
     kept::{self, COPIES_AT_ONCE, Left},
@@ -124,7 +125,7 @@ impl Jobs {
     /// `job-not-found`; `job-not-finished`; what is wrong with the input now.
     pub async fn compare(&self, id: &Uuid) -> Result<Comparison, Problem> {
         let earlier = self.earlier(id).await?;
-        let output = self.output_of(&earlier.job.document, &Uuid::nil())?;
+        let output = self.inner.vault.output_of(&earlier.job.document, &Uuid::nil())?;
         let found = self.look(&earlier.job.document, &output).await?;
         let (now, like) = plan::partitions(&self.inner.splitter, &earlier, found).await?;
         Ok(earlier.compare(&now, like.as_ref()))
@@ -237,7 +238,7 @@ fn uris(partitions: &[Partition]) -> impl Iterator<Item = &ObjectUri> {
 }
 
 /// Groups parted so that each is taken over whole or not at all.
-fn regroup(groups: &[u32], taken: &[bool]) -> Vec<u32> {
+pub fn regroup(groups: &[u32], taken: &[bool]) -> Vec<u32> {
     let (mut parted, mut rest) = (Vec::new(), taken);
     for count in groups {
         let (group, later) = rest.split_at((*count as usize).min(rest.len()));
@@ -247,38 +248,30 @@ fn regroup(groups: &[u32], taken: &[bool]) -> Vec<u32> {
     parted
 }
 
-/// Commits on behalf of the tasks that a job takes over, as far as that is not
-/// done. What cannot be copied any more is run.
+/// Commits on behalf of the tasks that a job takes over, or is served from the
+/// cache, as far as that is not done. What cannot be copied any more is run.
 pub async fn take_over(vault: &Vault, case: &Case) -> Result<()> {
-    let Some(retry) = case.job.retry else { return Ok(()) };
-    let id = &case.job.id;
-    let (document, head) = (keys::job_document(&retry.job), keys::plan(&retry.job));
-    let (earlier, plan) = tokio::try_join!(vault.read::<Job>(&document), vault.read::<Plan>(&head))?;
-    let Some((earlier, plan)) = earlier.zip(plan) else { return Ok(()) };
-    if plan.like != case.plan.like {
-        return Ok(());
-    }
-    let output = match &earlier.document.output {
-        Some(output) => output.clone(),
-        None => vault.uri(&keys::default_output(&retry.job))?,
+    let (id, like) = (&case.job.id, case.plan.like.as_ref());
+    let (jobs, which) = match (&case.job.retry, &case.job.cache) {
+        (Some(retry), _) => (vec![retry.job], Which::Done),
+        (None, Some(cache)) if !cache.jobs.is_empty() => (cache.jobs.clone(), Which::Reproducible),
+        _ => return Ok(()),
     };
     let commits = keys::commits(id);
-    let (before, now, left, committed) = tokio::try_join!(
-        plan::read_partitions(vault, &plan),
+    let (now, given, committed) = tokio::try_join!(
         plan::read_partitions(vault, &case.plan),
-        Left::read(vault, &retry.job, &output),
+        Given::read(vault, &jobs, like, which),
         vault.keys(&commits),
     )?;
     let committed: HashSet<String> = committed.into_iter().collect();
-    let places: HashMap<&Partition, u32> = before.iter().zip(0..).collect();
-    let product = |task: u32| left.products.get(places.get(now.get(task as usize)?)?);
+    let product = |task: u32| given.find(now.get(task as usize)?);
     let groups = (0..).zip(case.plan.groups_of(0)).filter_map(|(group, (first, count))| {
         if committed.contains(&keys::commit(id, 0, group, 0)) {
             return None;
         }
         let products: Option<Vec<_>> =
             (first..first + count).map(|task| Some((task, product(task)?))).collect();
-        products.map(|products| take_group(vault, case, retry.job, group, products))
+        products.map(|products| take_group(vault, case, group, products))
     });
     stream::iter(groups.collect::<Vec<_>>())
         .buffer_unordered(COPIES_AT_ONCE)
@@ -289,13 +282,14 @@ pub async fn take_over(vault: &Vault, case: &Case) -> Result<()> {
 async fn take_group(
     vault: &Vault,
     case: &Case,
-    earlier: Uuid,
     group: u32,
-    products: Vec<(u32, &TaskOutcome)>,
+    products: Vec<(u32, &(Uuid, TaskOutcome))>,
 ) -> Result<()> {
     let (job, attempt) = (case.job.id, Uuid::new_v4());
+    let Some((_, (earlier, _))) = products.first() else { return Ok(()) };
+    let worker = format!("none: taken over from job {earlier}");
     let mut tasks = Vec::with_capacity(products.len());
-    for (index, product) in products {
+    for (index, (_, product)) in products {
         let outcome = match copied(vault, case, &attempt, index, product).await {
             Ok(outcome) => outcome,
             // It is gone, has changed, or is more than can be copied.
@@ -305,9 +299,9 @@ async fn take_group(
             }
             Err(error) => return Err(error),
         };
-        tasks.push(TaskCommit { index, attempt: 0, outcome, usage: Usage::default(), logs: Vec::new() });
+        let usage = Usage::default();
+        tasks.push(TaskCommit { index, attempt: 0, outcome, usage, looked_outside: false, logs: Vec::new() });
     }
-    let worker = format!("none: taken over from job {earlier}");
     let commit = Commit { job, stage: 0, group, round: 0, attempt, worker, tasks };
     vault.write_once(&keys::commit(&job, 0, group, 0), &commit).await.map(|_| ())
 }

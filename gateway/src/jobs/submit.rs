@@ -10,7 +10,7 @@ use std::{pin::pin, sync::Arc};
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::MANIFEST_NAME,
-    function::{Export, Version},
+    function::{Export, Settings, Version},
     job::{Format, Job, JobDocument},
     keys, limits,
     names::{FunctionRef, Qualifier},
@@ -40,13 +40,24 @@ pub(super) fn key_locks() -> KeyLocks {
 }
 
 /// What a job is before it has a plan.
-struct Draft {
-    job: Job,
-    shape: Shape,
-    output: ObjectUri,
-    warnings: Vec<String>,
+pub(super) struct Draft {
+    /// As far as it is known.
+    pub job: Job,
+    /// The settings of its version.
+    pub settings: Settings,
+    /// What is done with the partitions.
+    pub shape: Shape,
+    /// Where its output goes.
+    pub output: ObjectUri,
+    /// What the author should know already.
+    pub warnings: Vec<String>,
     /// The job that it runs again.
-    earlier: Option<Earlier>,
+    pub earlier: Option<Earlier>,
+}
+
+fn job_of(id: Uuid, version: &Version, document: JobDocument) -> Job {
+    let (version, digest) = (version.version, version.digest);
+    Job { id, document, version, digest, submitted_at: time::now(), retry: None, cache: None }
 }
 
 impl Jobs {
@@ -98,31 +109,23 @@ impl Jobs {
         let version = self.inner.registry.resolve(&document.function).await?;
         let (shape, warnings) = shape_of(&version, &document)?;
         let id = Uuid::now_v7();
-        let output = self.output_of(&document, &id)?;
-        let (version, digest) = (version.version, version.digest);
-        let job = Job { id, version, digest, submitted_at: time::now(), document, retry: None };
+        let output = self.inner.vault.output_of(&document, &id)?;
+        let job = job_of(id, &version, document);
         self.check_output(&job, &output).await?;
-        Ok(Draft { job, shape, output, warnings, earlier: None })
+        let settings = version.settings.clone();
+        Ok(Draft { job, settings, shape, output, warnings, earlier: None })
     }
 
     /// Accepts a job that runs an earlier one again, with the version that it ran.
     pub(super) async fn accept_retry(&self, document: JobDocument, earlier: Earlier) -> Result<JobRecord> {
-        let Job { version, digest, .. } = earlier.job;
-        let (id, shape) = (Uuid::now_v7(), earlier.shape);
-        let output = self.output_of(&document, &id)?;
-        let job = Job { id, version, digest, submitted_at: time::now(), document, retry: None };
+        let version = self.version_of(&earlier.job).await?;
+        let (id, shape, settings) = (Uuid::now_v7(), earlier.shape, version.settings.clone());
+        let output = self.inner.vault.output_of(&document, &id)?;
+        let job = job_of(id, &version, document);
         self.check_output(&job, &output).await?;
-        let draft = Draft { job, shape, output, warnings: Vec::new(), earlier: Some(earlier) };
+        let draft = Draft { job, settings, shape, output, warnings: Vec::new(), earlier: Some(earlier) };
         let claim = self.claim(&draft, None).await?;
         self.lay_down(&draft, claim, None).await
-    }
-
-    /// Where a job's output goes.
-    pub(super) fn output_of(&self, document: &JobDocument, id: &Uuid) -> Result<ObjectUri> {
-        match &document.output {
-            Some(output) => Ok(output.clone()),
-            None => self.inner.vault.uri(&keys::default_output(id)),
-        }
     }
 
     async fn check_output(&self, job: &Job, output: &ObjectUri) -> Result<(), Error> {
@@ -228,9 +231,7 @@ impl Jobs {
 
     async fn lay_down_parts(&self, draft: &Draft) -> Result<(Job, Plan)> {
         let found = self.look(&draft.job.document, &draft.output).await?;
-        let Draft { job, shape, warnings, earlier, .. } = draft;
-        let vault = &self.inner.vault;
-        plan::lay_down(vault, &self.inner.splitter, job, *shape, found, warnings, earlier.as_ref()).await
+        plan::lay_down(&self.inner.vault, &self.inner.splitter, draft, found).await
     }
 
     /// The objects that a document names, as they are now.
@@ -274,7 +275,7 @@ impl Jobs {
         let job: Job = vault.expect(&keys::job_document(&id)).await?;
         let plan: Plan = vault.expect(&keys::plan_draft(&id)).await?;
         plan::write_head(vault, &plan).await?;
-        let output = self.output_of(&job.document, &id)?;
+        let output = vault.output_of(&job.document, &id)?;
         let record = JobRecord::new(&job, &plan, output);
         self.register(&record).await;
         Ok(record)

@@ -12,7 +12,7 @@ use fanfold_backbone::Backbone;
 use fanfold_protocol::{
     commit::{MANIFEST_NAME, Manifest},
     job::Job,
-    keys,
+    keys, limits,
     time::Timestamp,
     uri::ObjectUri,
 };
@@ -29,9 +29,33 @@ use super::{
 /// How far the store's clock may be behind ours.
 const SKEW_MAX: Duration = Duration::from_secs(3_600);
 
-/// Removes the states and answers that attempts staged.
-pub async fn staged(vault: &Vault, id: &Uuid) -> Result<usize> {
-    vault.clear(&keys::all_staged(id)).await
+/// Removes the states and answers that attempts staged, but for the states of the
+/// first stage when they may serve other jobs and are not too much for that.
+pub async fn staged(vault: &Vault, job: &Job) -> Result<usize> {
+    if job.cache.is_none() {
+        return vault.clear(&keys::all_staged(&job.id)).await;
+    }
+    let (mut gone, mut states, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let first = keys::staged_in(&job.id, 0);
+    let all = keys::all_staged(&job.id);
+    let mut listing = std::pin::pin!(vault.store().list(vault.bucket(), &all, ListOptions::default()));
+    while let Some(entry) = listing.try_next().await? {
+        let ListEntry::Object { key, pin, .. } = entry else { continue };
+        if key.starts_with(&first) {
+            bytes += pin.size;
+            states.push(key);
+        } else {
+            gone.push(key);
+        }
+    }
+    if bytes > limits::CACHE_STATES_BYTES_MAX {
+        gone.append(&mut states);
+    }
+    let count = gone.len();
+    if count > 0 {
+        vault.store().delete_many(vault.bucket(), gone).await?;
+    }
+    Ok(count)
 }
 
 /// The prefix of a job's output.

@@ -5,7 +5,7 @@
 //! here are written once; the first writer wins and the others read it.
 
 use bytes::Bytes;
-use fanfold_protocol::uri::ObjectUri;
+use fanfold_protocol::{job::JobDocument, keys, uri::ObjectUri};
 use fanfold_storage::{ListEntry, ListOptions, PutOptions, PutOutcome, Store};
 use futures::{StreamExt, TryStreamExt};
 use serde::{Serialize, de::DeserializeOwned};
@@ -24,6 +24,14 @@ impl Vault {
     /// The objects of this bucket.
     pub fn new(store: Store, bucket: String) -> Self {
         Self { store, bucket }
+    }
+
+    /// Where a job's output goes.
+    pub fn output_of(&self, document: &JobDocument, id: &Uuid) -> Result<ObjectUri> {
+        match &document.output {
+            Some(output) => Ok(output.clone()),
+            None => self.uri(&keys::default_output(id)),
+        }
     }
 
     /// The store under it, for objects of users.

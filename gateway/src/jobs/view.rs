@@ -130,6 +130,8 @@ pub struct ReceiptView {
     pub attempts: u64,
     /// Leases that were begun a second time because the first attempt took long.
     pub second_attempts: u64,
+    /// Tasks that were not run, but served from what an earlier job committed.
+    pub cache_hits: u64,
     /// From submission to the end or to now, ms.
     pub elapsed_ms: u64,
     /// Wall time of sandboxes, ms.
@@ -378,6 +380,7 @@ impl From<&JobRecord> for ProgressView {
             receipt: ReceiptView {
                 attempts: receipt.attempts,
                 second_attempts: receipt.second_attempts,
+                cache_hits: receipt.cache_hits,
                 elapsed_ms: receipt.elapsed_ms,
                 wall_ms: usage.wall_us / 1_000,
                 cpu_ms: usage.cpu_us / 1_000,

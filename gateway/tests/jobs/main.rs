@@ -9,6 +9,7 @@
 #[path = "../gateway/harness.rs"]
 mod harness;
 
+mod cache;
 mod failures;
 mod faults;
 mod flows;

@@ -50,6 +50,10 @@ pub struct Play {
     pub reorder: bool,
     /// What becomes of a lease instead of work.
     pub mishap: Happens,
+    /// What a task takes, µs of CPU time.
+    pub cpu_us: u64,
+    /// Whether functions look at more than their input.
+    pub looks_outside: bool,
     /// Sees each lease as it is taken.
     pub sees: Box<dyn Fn(&Lease) + Send + Sync>,
 }
@@ -76,6 +80,8 @@ impl Default for Play {
             notices: 1,
             reorder: false,
             mishap: Box::new(|_| None),
+            cpu_us: 10,
+            looks_outside: false,
             sees: Box::new(|_| ()),
         }
     }
@@ -116,6 +122,11 @@ impl World {
     }
 
     pub async fn engine(&self) -> Engine {
+        self.engine_that_serves(Duration::from_secs(3_600)).await
+    }
+
+    /// An engine whose jobs serve others for so long.
+    pub async fn engine_that_serves(&self, cache_window: Duration) -> Engine {
         let stop = CancellationToken::new();
         let registry =
             Registry::start(self.store().clone(), BUCKET.into(), self.backbone().clone(), stop.clone())
@@ -136,6 +147,7 @@ impl World {
             watchdog: Duration::from_millis(150),
             straggle: Duration::from_millis(50),
             late_sweep: Duration::from_millis(100),
+            cache_window,
         };
         let (store, backbone) = (self.store().clone(), self.backbone().clone());
         let jobs = Jobs::start(store, BUCKET.into(), backbone, registry, config, stop.clone()).await.unwrap();
@@ -185,13 +197,15 @@ impl World {
     }
 }
 
-/// A job over the inputs, one partition each, with what `more` adds or replaces.
+/// A job over the inputs, one partition each, that runs every task, with what
+/// `more` adds or replaces.
 pub fn document(function: &str, more: Value) -> JobDocument {
     let mut document = json!({
         "function": function,
         "input": "s3://bank/in/",
         "split": {"target_bytes": format!("{}B", INPUT.len())},
         "retry": {"attempts": 3, "backoff": "10ms"},
+        "cache": false,
     });
     document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     serde_json::from_value(document).unwrap()
@@ -382,11 +396,19 @@ impl Worker {
         let usage = Usage {
             rows_in: 1,
             wall_us: 20 + u64::from(task.index),
-            cpu_us: 10,
+            cpu_us: self.play.cpu_us,
             memory_bytes_peak: u64::from(task.index),
             ..Usage::default()
         };
-        TaskCommit { index: task.index, attempt: task.attempt, outcome, usage, logs: Vec::new() }
+        let looked_outside = self.play.looks_outside;
+        TaskCommit {
+            index: task.index,
+            attempt: task.attempt,
+            outcome,
+            usage,
+            looked_outside,
+            logs: Vec::new(),
+        }
     }
 
     async fn table(&self, lease: &Lease, task: &Task, attempt: &Uuid) -> OutputObject {

@@ -12,6 +12,7 @@ use crate::bindings::handler::fanfold::function::context;
 
 impl context::Host for Host {
     fn current(&mut self) -> wasmtime::Result<context::Invocation> {
+        self.work().look_outside();
         Ok(context::Invocation {
             id: self.call.id.to_string(),
             function: self.call.version.name.to_string(),
@@ -29,16 +30,19 @@ impl context::Host for Host {
     }
 
     fn remaining_ms(&mut self) -> wasmtime::Result<u64> {
+        self.work().look_outside();
         let left = self.deadline.saturating_duration_since(Instant::now());
         Ok(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
     }
 
     fn now_ms(&mut self) -> wasmtime::Result<u64> {
+        self.work().look_outside();
         let step = u64::try_from(limits::EPOCH_TICK.as_millis()).unwrap_or(1);
         Ok(time::now().0 / step * step)
     }
 
     fn random(&mut self, length: u32) -> wasmtime::Result<Vec<u8>> {
+        self.work().look_outside();
         if length > limits::RANDOM_BYTES_MAX {
             return Err(wasmtime::Error::msg(format!(
                 "context.random gives at most {} bytes a call, found a request for {length}",

@@ -12,7 +12,10 @@ pub(crate) mod wasi;
 
 use std::{
     future::Future,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -87,6 +90,22 @@ pub(crate) struct Work {
     pub(crate) data_ns: AtomicU64,
     pub(crate) rows_in: AtomicU64,
     pub(crate) rows_out: AtomicU64,
+    /// Whether the guest looked at what is not its input, its parameters or its
+    /// settings: what it gives may be another thing the next time. Seeds of hash
+    /// maps, which every program draws, do not count.
+    outside: AtomicBool,
+}
+
+impl Work {
+    /// Notes that the guest looks outside.
+    pub(crate) fn look_outside(&self) {
+        self.outside.store(true, Relaxed);
+    }
+
+    /// Whether the guest looked outside.
+    pub(crate) fn looked_outside(&self) -> bool {
+        self.outside.load(Relaxed)
+    }
 }
 
 impl Host {
@@ -161,6 +180,7 @@ impl Host {
     }
 
     fn check_read(&self, uri: &ObjectUri) -> Result<(), Problem> {
+        self.work.look_outside();
         if self.call.version.settings.grants.may_read(uri) {
             return Ok(());
         }
@@ -168,6 +188,7 @@ impl Host {
     }
 
     fn check_write(&self, uri: &ObjectUri) -> Result<(), Problem> {
+        self.work.look_outside();
         let platform = uri.bucket() == self.data.system_bucket;
         if self.call.version.settings.grants.may_write(uri) && !platform {
             return Ok(());

@@ -7,6 +7,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -24,7 +25,7 @@ use wasmtime_wasi::{
     random::{WasiRandom, WasiRandomView as _},
 };
 
-use super::Host;
+use super::{Host, Work};
 use crate::sandbox::{Log, Source};
 
 /// What a stream takes in one write.
@@ -63,25 +64,25 @@ impl HasData for Io {
 
 impl WasiView for Host {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let log = &self.log;
-        let ctx = self.wasi.get_or_insert_with(|| Box::new(context(log)));
+        let (log, work) = (&self.log, &self.work);
+        let ctx = self.wasi.get_or_insert_with(|| Box::new(context(log, work)));
         WasiCtxView { ctx, table: &mut self.table }
     }
 }
 
-fn context(log: &Log) -> WasiCtx {
+fn context(log: &Log, work: &Arc<Work>) -> WasiCtx {
     let mut builder = WasiCtx::builder();
     builder
         .stdout(Stdio { log: log.clone(), source: Source::Out })
         .stderr(Stdio { log: log.clone(), source: Source::Err })
         .max_random_size(u64::from(limits::RANDOM_BYTES_MAX))
-        .wall_clock(CoarseWall)
+        .wall_clock(CoarseWall(Arc::clone(work)))
         .monotonic_clock(CoarseMonotonic(Instant::now()));
     builder.build()
 }
 
 /// The wall clock in steps of an epoch.
-struct CoarseWall;
+struct CoarseWall(Arc<Work>);
 
 impl HostWallClock for CoarseWall {
     fn resolution(&self) -> Duration {
@@ -89,6 +90,7 @@ impl HostWallClock for CoarseWall {
     }
 
     fn now(&self) -> Duration {
+        self.0.look_outside();
         step(Duration::from_millis(time::now().0))
     }
 }

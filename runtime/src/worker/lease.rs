@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     host::joined,
+    sandbox::Ended,
     task::{self, Attempt, Product, TaskEnd},
 };
 
@@ -182,6 +183,7 @@ async fn give_up(shop: &Shop, lease: Lease, problem: &Problem) -> Result<(), End
         attempt: task.attempt,
         outcome: TaskOutcome::Failed(problem.clone()),
         usage: Usage::default(),
+        looked_outside: false,
         logs: Vec::new(),
     };
     let tasks = lease.tasks.iter().map(failed).collect();
@@ -228,13 +230,8 @@ async fn run_task(
         discard(shop, task, end).await;
         return Err(Ending::Cancelled);
     }
-    let (result, logs, mut usage, platform_failed) = match end {
-        Ok(TaskEnd { ended, platform_failed }) => (ended.result, ended.logs, ended.usage, platform_failed),
-        Err(problem) => {
-            let platform_failed = problem.code.fault() == Fault::Platform;
-            (Err(problem), Vec::new(), Usage::default(), platform_failed)
-        }
-    };
+    let TaskEnd { ended, platform_failed, looked_outside } = end.unwrap_or_else(TaskEnd::failed);
+    let Ended { result, logs, mut usage } = ended;
     let staged = match result {
         Ok(product) => states::stage(data, attempt, task, product, &mut staging).await.map_err(|p| (p, true)),
         Err(problem) => Err((problem, platform_failed)),
@@ -245,7 +242,7 @@ async fn run_task(
         Err((problem, true)) if !last => return Err(Ending::Failed(problem)),
         Err((problem, _)) => (TaskOutcome::Failed(problem), logs),
     };
-    Ok(TaskCommit { index: task.index, attempt: task.attempt, outcome, usage, logs })
+    Ok(TaskCommit { index: task.index, attempt: task.attempt, outcome, usage, looked_outside, logs })
 }
 
 /// Runs a task on a guest thread; it stops when this is dropped.
@@ -266,8 +263,14 @@ async fn discard(shop: &Shop, task: &Task, end: Result<TaskEnd, Problem>) {
         && let Ok(Product::Table(table)) = ended.result
     {
         let outcome = TaskOutcome::Table(table);
-        let usage = Usage::default();
-        let task = TaskCommit { index: task.index, attempt: task.attempt, outcome, usage, logs: Vec::new() };
+        let task = TaskCommit {
+            index: task.index,
+            attempt: task.attempt,
+            outcome,
+            usage: Usage::default(),
+            looked_outside: false,
+            logs: Vec::new(),
+        };
         commit::remove(&shop.worker.platform.data, &[task]).await;
     }
 }

@@ -38,6 +38,7 @@ pub fn read(args: &JobRun) -> Result<JobDocument> {
     }
     document.format = args.format.unwrap_or(document.format);
     document.overwrite |= args.overwrite;
+    document.cache &= !args.no_cache;
     document.check()?;
     Ok(document)
 }
@@ -64,6 +65,8 @@ fn of_flags(function: FunctionRef, args: &JobRun) -> JobDocument {
         split: Default::default(),
         retry: Default::default(),
         limits: Default::default(),
+        budget: Default::default(),
+        cache: true,
     }
 }
 

@@ -56,6 +56,7 @@ pub fn page(job: &JobView) -> String {
                 tasks.done, tasks.total, tasks.running, tasks.failed
             ),
         ),
+        ("cached", some(receipt.cache_hits, format!("{} tasks", output::count(receipt.cache_hits)))),
         ("time left", job.eta_ms.map(|eta_ms| left(eta_ms, job.eta_range_ms)).unwrap_or_default()),
         ("slowest", job.slowest.iter().map(slow).collect::<Vec<_>>().join("; ")),
         ("elapsed", output::span_ms(receipt.elapsed_ms)),

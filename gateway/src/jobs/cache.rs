@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Serving tasks from what earlier jobs committed.
+//!
+//! What a task gives follows from its component, settings and parameters and
+//! from its pinned input, unless its function looked at anything else, which its
+//! commit says. Jobs that do the same leave a mark under a common key; a new one
+//! looks for the newest marks and takes over what those jobs gave for the same
+//! partitions, in the way of a retry. What is not there any more is run.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fanfold_protocol::{
+    commit::TaskOutcome,
+    digest::Digest,
+    function::Settings,
+    job::{CacheUse, Job, JobDocument, JobLimits, OneOrMany},
+    keys, limits,
+    plan::{Partition, Plan, Shape},
+    time,
+    uri::PinnedObject,
+};
+use fanfold_storage::{ListEntry, ListOptions, PutOptions};
+use futures::TryStreamExt;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{
+    error::{Error, Result},
+    kept::Left,
+    plan,
+    retry::regroup,
+    vault::Vault,
+};
+
+/// What tasks do, the partition left out.
+#[derive(Serialize)]
+struct Doing<'a> {
+    component: &'a Digest,
+    settings: &'a Settings,
+    shape: Shape,
+    like: Option<&'a PinnedObject>,
+    /// Without what says where input and output lie, how the input is taken
+    /// apart and how hard to try: none of it changes what a task gives.
+    document: &'a JobDocument,
+}
+
+/// The key of a job's tasks.
+fn key(job: &Job, settings: &Settings, plan: &Plan) -> Result<Digest> {
+    let asked = &job.document;
+    let document = JobDocument {
+        input: OneOrMany::Many(Vec::new()),
+        output: None,
+        overwrite: false,
+        split: Default::default(),
+        retry: Default::default(),
+        limits: JobLimits { memory: asked.limits.memory, ..JobLimits::default() },
+        budget: Default::default(),
+        ..asked.clone()
+    };
+    let (shape, like) = (plan.shape, plan.like.as_ref());
+    let doing = Doing { component: &job.digest, settings, shape, like, document: &document };
+    let text = serde_json::to_vec(&doing).map_err(|e| Error::damaged(keys::job_document(&job.id), e))?;
+    Ok(Digest::of(&text))
+}
+
+/// Which jobs serve the tasks of a new one; none those of a retry, which goes on
+/// with one of its own. The groups of the plan are parted where tasks that are
+/// served meet others.
+pub async fn find(vault: &Vault, job: &Job, settings: &Settings, plan: &mut Plan) -> Result<CacheUse> {
+    let key = key(job, settings, plan)?;
+    let jobs = if job.retry.is_some() { Vec::new() } else { newest(vault, &key).await? };
+    if jobs.is_empty() {
+        return Ok(CacheUse { key, jobs });
+    }
+    let earlier = Given::read(vault, &jobs, plan.like.as_ref(), Which::Reproducible).await?;
+    let partitions = plan::read_partitions(vault, plan).await?;
+    let served: Vec<bool> = partitions.iter().map(|partition| earlier.find(partition).is_some()).collect();
+    plan.groups = regroup(&plan.groups, &served);
+    let jobs = if served.contains(&true) { jobs } else { Vec::new() };
+    Ok(CacheUse { key, jobs })
+}
+
+/// The newest jobs with a mark; their ids sort by time.
+async fn newest(vault: &Vault, key: &Digest) -> Result<Vec<Uuid>> {
+    let marks = vault.keys(&keys::cache(key)).await?;
+    let id = |mark: &String| mark.rsplit('/').next()?.parse::<Uuid>().ok();
+    let mut jobs: Vec<Uuid> = marks.iter().filter_map(id).collect();
+    jobs.sort_unstable_by(|a, b| b.cmp(a));
+    jobs.truncate(limits::CACHE_JOBS_MAX);
+    Ok(jobs)
+}
+
+/// Marks a job that has ended, so that others find it.
+pub async fn mark(vault: &Vault, job: &Job) -> Result<()> {
+    let Some(cache) = &job.cache else { return Ok(()) };
+    let mark = vault.uri(&keys::cached(&cache.key, &job.id))?;
+    vault.store().put(&mark, Bytes::new(), PutOptions::default()).await?;
+    Ok(())
+}
+
+/// Removes the marks that are older than `window`, with the partial states that
+/// were kept for it; answers their number.
+pub async fn expire(vault: &Vault, window: Duration) -> Result<usize> {
+    let listing = vault.store().list(vault.bucket(), keys::caches(), ListOptions::default());
+    let (mut listing, now, mut count) = (std::pin::pin!(listing), time::now(), 0);
+    while let Some(entry) = listing.try_next().await? {
+        let ListEntry::Object { key, last_modified, .. } = entry else { continue };
+        if now.since(last_modified) < window {
+            continue;
+        }
+        if let Some(job) = key.rsplit('/').next().and_then(|id| id.parse::<Uuid>().ok()) {
+            vault.clear(&keys::all_staged(&job)).await?;
+        }
+        vault.store().delete(&vault.uri(&key)?).await?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Which of the tasks of earlier jobs count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// All that are done.
+    Done,
+    /// Those that would give the same again.
+    Reproducible,
+}
+
+/// What earlier jobs gave for partitions, at the place where it lies now.
+pub struct Given {
+    products: HashMap<Partition, (Uuid, TaskOutcome)>,
+}
+
+impl Given {
+    /// Reads what is left of these jobs; of several that gave the same, the one
+    /// named first counts. Jobs whose types another object settled do not.
+    pub async fn read(
+        vault: &Vault,
+        jobs: &[Uuid],
+        like: Option<&PinnedObject>,
+        which: Which,
+    ) -> Result<Self> {
+        let mut products = HashMap::new();
+        for id in jobs {
+            let (document, head) = (keys::job_document(id), keys::plan(id));
+            let (job, plan) = tokio::try_join!(vault.read::<Job>(&document), vault.read::<Plan>(&head))?;
+            let Some((job, plan)) = job.zip(plan).filter(|(_, plan)| plan.like.as_ref() == like) else {
+                continue;
+            };
+            let output = vault.output_of(&job.document, id)?;
+            let (partitions, mut left) =
+                tokio::try_join!(plan::read_partitions(vault, &plan), Left::read(vault, id, &output))?;
+            if which == Which::Reproducible {
+                let outside: HashSet<u32> = std::mem::take(&mut left.looked_outside);
+                left.products.retain(|task, _| !outside.contains(task));
+            }
+            for (partition, task) in partitions.into_iter().zip(0..) {
+                if let Some(product) = left.products.remove(&task) {
+                    products.entry(partition).or_insert((*id, product));
+                }
+            }
+        }
+        Ok(Self { products })
+    }
+
+    /// What was given for a partition, and by which job.
+    pub fn find(&self, partition: &Partition) -> Option<&(Uuid, TaskOutcome)> {
+        self.products.get(partition)
+    }
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Jobs that are served from what earlier ones committed, and budgets.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use fanfold_gateway::jobs::JobRecord;
+use fanfold_protocol::{ErrorKind, commit::Manifest, job::JobState, keys};
+use serde_json::{Value, json};
+use tokio_util::sync::DropGuard;
+
+use crate::world::{BUCKET, Play, World, succeeded};
+
+const INPUTS: usize = 40;
+
+/// A worker that says which tasks of the first stage it has run.
+struct Seen {
+    tasks: Arc<Mutex<Vec<u32>>>,
+    _worker: DropGuard,
+}
+
+impl Seen {
+    fn new(world: &World, play: Play) -> Self {
+        let tasks = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&tasks);
+        let sees = Box::new(move |lease: &fanfold_protocol::plan::Lease| {
+            if lease.stage == 0 {
+                seen.lock().unwrap().extend(lease.tasks.iter().map(|task| task.index));
+            }
+        });
+        Self { tasks, _worker: world.work(Play { sees, ..play }) }
+    }
+
+    /// The tasks since the last time, in order.
+    fn take(&self) -> Vec<u32> {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap());
+        tasks.sort_unstable();
+        tasks
+    }
+}
+
+fn cached(more: Value) -> Value {
+    let mut document = json!({"cache": true});
+    document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    document
+}
+
+fn all() -> Vec<u32> {
+    (0..INPUTS as u32).collect()
+}
+
+async fn manifest(world: &World, record: &JobRecord) -> Manifest {
+    let uri = record.manifest.as_ref().unwrap().to_string();
+    serde_json::from_value(world.json(&uri).await).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_again_is_not_run() {
+    let world = World::new().await;
+    world.inputs(INPUTS).await;
+    let engine = world.engine().await;
+    let seen = Seen::new(&world, Play::default());
+    let first = engine.run("folder", cached(json!({}))).await;
+    succeeded(&first);
+    assert_eq!((first.receipt.cache_hits, seen.take()), (0, all()));
+
+    let second = engine.run("folder", cached(json!({}))).await;
+    succeeded(&second);
+    assert_eq!((second.receipt.cache_hits, seen.take()), (INPUTS as u64, vec![]));
+    assert_eq!(second.result, first.result);
+    assert_eq!(second.receipt.usage.cpu_us, 10 * 4, "the folds alone");
+
+    // One object is another one now: its partition is run, and only that.
+    world.put("s3://bank/in/017.csv", "a\n2\n").await;
+    let third = engine.run("folder", cached(json!({}))).await;
+    assert_eq!((third.receipt.cache_hits, seen.take()), (INPUTS as u64 - 1, vec![17]));
+    assert_eq!(third.result, first.result);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_be_another_task_is_run() {
+    let world = World::new().await;
+    world.inputs(INPUTS).await;
+    let engine = world.engine().await;
+    let seen = Seen::new(&world, Play::default());
+    succeeded(&engine.run("folder", cached(json!({}))).await);
+    assert_eq!(seen.take(), all());
+    for other in [
+        json!({"params": {"threshold": 1}}),
+        json!({"columns": ["a"]}),
+        json!({"csv": {"delimiter": ";"}}),
+        json!({"limits": {"memory": "64MiB"}}),
+        json!({"cache": false}),
+    ] {
+        let record = engine.run("folder", cached(other.clone())).await;
+        assert_eq!((record.receipt.cache_hits, seen.take()), (0, all()), "{other}");
+    }
+    // How hard to try changes nothing of what comes out.
+    let same =
+        json!({"retry": {"attempts": 7}, "limits": {"task_timeout": "1m"}, "budget": {"cpu_seconds": 9}});
+    assert_eq!(engine.run("folder", cached(same)).await.receipt.cache_hits, INPUTS as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_copied_and_checked() {
+    let world = World::new().await;
+    world.inputs(INPUTS).await;
+    let engine = world.engine().await;
+    let seen = Seen::new(&world, Play::default());
+    let first = engine.run("mapper", cached(json!({"output": "s3://bank/one/"}))).await;
+    succeeded(&first);
+    assert_eq!(seen.take(), all());
+    // What someone has removed or written over is no output any more.
+    let objects = manifest(&world, &first).await.objects;
+    world.store().delete(&objects[3].uri).await.unwrap();
+    world.put(&objects[5].uri.to_string(), "other").await;
+    let second = engine.run("mapper", cached(json!({"output": "s3://bank/two/"}))).await;
+    succeeded(&second);
+    let (ran, hits) = (seen.take(), second.receipt.cache_hits);
+    assert!(ran.contains(&3) && ran.contains(&5), "{ran:?}");
+    assert_eq!(ran.len() as u64 + hits, INPUTS as u64);
+    let objects = manifest(&world, &second).await.objects;
+    assert_eq!(objects.len(), INPUTS);
+    for object in objects {
+        assert!(object.uri.to_string().starts_with("s3://bank/two/part-"), "{}", object.uri);
+        assert_eq!(world.store().get(&object.uri, None).await.unwrap(), "rows");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_looked_outside_serves_nobody() {
+    let world = World::new().await;
+    world.inputs(INPUTS).await;
+    let engine = world.engine().await;
+    let seen = Seen::new(&world, Play { looks_outside: true, ..Play::default() });
+    for _ in 0..2 {
+        let record = engine.run("folder", cached(json!({}))).await;
+        assert_eq!((record.receipt.cache_hits, seen.take()), (0, all()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn marks_are_removed_in_the_end() {
+    let world = World::new().await;
+    world.inputs(INPUTS).await;
+    let engine = world.engine_that_serves(Duration::from_millis(10)).await;
+    let seen = Seen::new(&world, Play::default());
+    let marks = Arc::new(AtomicUsize::new(usize::MAX));
+    succeeded(&engine.run("folder", cached(json!({}))).await);
+    assert_eq!(seen.take(), all());
+    let gone = async {
+        while marks.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            marks.store(world.keys(BUCKET, keys::caches()).await.len(), Ordering::SeqCst);
+        }
+    };
+    tokio::time::timeout(crate::world::PATIENCE, gone).await.unwrap();
+    assert_eq!(engine.run("folder", cached(json!({}))).await.receipt.cache_hits, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spent_budget_ends_the_job_and_a_retry_goes_on() {
+    let world = World::new().await;
+    world.inputs(INPUTS).await;
+    let engine = world.engine().await;
+    // Two tasks at a time, half a second each.
+    let seen = Seen::new(&world, Play { cpu_us: 500_000, ..Play::default() });
+    let job = json!({"budget": {"cpu_seconds": 10}, "limits": {"max_parallel": 2}});
+    let record = engine.run("folder", job).await;
+    let problem = record.problem.as_ref().unwrap();
+    assert_eq!((record.state, problem.code), (JobState::Failed, ErrorKind::BudgetSpent), "{record:?}");
+    assert!(problem.detail.contains("cpu_seconds of at most 10, found 10 spent"), "{}", problem.detail);
+    let ran = seen.take();
+    assert!((20..=24).contains(&ran.len()), "{ran:?}");
+    let again = engine.jobs.retry(&record.id).await.unwrap();
+    let again = engine.ended(&again.id).await;
+    assert_eq!(again.receipt.cache_hits, again.retry.unwrap().difference.unchanged);
+    assert!(again.receipt.cache_hits >= 20, "{again:?}");
+}
