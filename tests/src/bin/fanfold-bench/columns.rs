@@ -81,8 +81,17 @@ pub fn measure() -> Result<Vec<Measurement>> {
 /// Runs the job; gives the CPU time of its guests.
 fn job(service: &Service) -> Result<Duration> {
     let input = "s3://bench/customers/*.parquet";
-    let printed =
-        service.ok(&["job", "run", "--function", "column-stats", "--input", input, "--wait", "--json"])?;
+    let printed = service.ok(&[
+        "job",
+        "run",
+        "--function",
+        "column-stats",
+        "--input",
+        input,
+        "--no-cache",
+        "--wait",
+        "--json",
+    ])?;
     let job: Value = serde_json::from_str(&printed)?;
     let receipt = &job["receipt"];
     ensure!(receipt["rows_in"] == ROWS, "expected {ROWS} rows in the receipt, found {receipt}");

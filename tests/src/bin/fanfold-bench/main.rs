@@ -21,7 +21,7 @@ mod service;
 /// Measures Fanfold on this machine.
 #[derive(Parser)]
 struct Arguments {
-    /// Parts to measure: instance, http, jobs, columns, service; all when none is named
+    /// Parts to measure: service, instance, http, jobs, million, columns; all when none is named
     parts: Vec<String>,
     /// Write the measurements as JSON
     #[arg(long, value_name = "FILE")]
@@ -115,11 +115,12 @@ fn run(arguments: &Arguments) -> Result<()> {
     let wanted = |part: &str| arguments.parts.is_empty() || arguments.parts.iter().any(|p| p == part);
     let mut all = Vec::new();
     type Part = fn() -> Result<Vec<Measurement>>;
-    let parts: [(&str, Part); 5] = [
+    let parts: [(&str, Part); 6] = [
         ("service", service::measure),
         ("instance", instance::measure),
         ("http", http::measure),
         ("jobs", jobs::measure),
+        ("million", jobs::measure_many),
         ("columns", columns::measure),
     ];
     for (name, measure) in parts.into_iter().filter(|(name, _)| wanted(name)) {
