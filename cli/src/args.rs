@@ -244,6 +244,17 @@ pub enum Job {
         #[command(flatten)]
         shown: Shown,
     },
+    /// Run a sample of a job's partitions, and tell what all of them would take
+    Estimate {
+        #[command(flatten)]
+        job: JobSource,
+        /// Partitions to run
+        #[arg(long, value_name = "N", default_value = "8")]
+        sample: u32,
+        /// Print JSON in place of a table
+        #[arg(long)]
+        json: bool,
+    },
     /// Stop a job
     Cancel {
         /// Id
@@ -266,6 +277,25 @@ pub enum Job {
 
 #[derive(Debug, Args)]
 pub struct JobRun {
+    #[command(flatten)]
+    pub job: JobSource,
+    /// Replace the output of an earlier job
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Run every task, also those that an earlier job has run over the same input
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Wait until it ends
+    #[arg(long)]
+    pub wait: bool,
+    /// Print JSON in place of a table (`--output` is the job's prefix here)
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A job, from a file or from flags.
+#[derive(Debug, Args)]
+pub struct JobSource {
     /// The job as TOML
     #[arg(value_name = "FILE.toml", required_unless_present = "function", conflicts_with = "function")]
     pub file: Option<PathBuf>,
@@ -284,18 +314,6 @@ pub struct JobRun {
     /// How the input is stored: auto, parquet, csv, jsonl, arrow or bytes
     #[arg(long, value_parser = format)]
     pub format: Option<Format>,
-    /// Replace the output of an earlier job
-    #[arg(long)]
-    pub overwrite: bool,
-    /// Run every task, also those that an earlier job has run over the same input
-    #[arg(long)]
-    pub no_cache: bool,
-    /// Wait until it ends
-    #[arg(long)]
-    pub wait: bool,
-    /// Print JSON in place of a table (`--output` is the job's prefix here)
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -308,6 +308,65 @@ pub struct Job {
     /// How it stands to jobs that do the same with the same partitions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<CacheUse>,
+    /// The whole that it is a sample of, when it only tells what that will take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<Sample>,
+}
+
+/// A sample of a job's partitions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The whole.
+    pub of: SampleOf,
+    /// Stored bytes of each partition of the sample.
+    pub weights: Vec<u64>,
+}
+
+/// The whole that a sample was drawn from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampleOf {
+    /// Partitions.
+    pub partitions: u32,
+    /// Their stored bytes.
+    pub bytes: u64,
+}
+
+/// What a job will take, told from a sample of its partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// Partitions that were run.
+    pub sampled: u32,
+    /// The whole.
+    pub of: SampleOf,
+    /// From submission to the end, with as many tasks at once as the sample had, ms.
+    pub elapsed_ms: Range,
+    /// Time in the guests and in decoding for them, ms.
+    pub cpu_ms: Range,
+    /// Bytes read from the store.
+    pub bytes_in: Range,
+    /// Bytes written to the store.
+    pub bytes_out: Range,
+    /// Most memory of one task.
+    pub memory_bytes_peak: Range,
+}
+
+/// A figure that is not known exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// It will hardly be less.
+    pub low: u64,
+    /// What is expected.
+    pub expected: u64,
+    /// It will hardly be more.
+    pub high: u64,
+}
+
+impl Range {
+    /// The same in another unit.
+    #[must_use]
+    pub fn map(self, unit: impl Fn(u64) -> u64) -> Self {
+        Self { low: unit(self.low), expected: unit(self.expected), high: unit(self.high) }
+    }
 }
 
 /// Which tasks of other jobs a job may be served from, and may serve.
@@ -436,6 +495,9 @@ pub struct JobOutcome {
     pub tasks: TaskCounts,
     /// What it took.
     pub receipt: Receipt,
+    /// Of a sample: what the whole will take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
     /// What the author should know though it succeeded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

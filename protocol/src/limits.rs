@@ -141,6 +141,10 @@ pub const CACHE_JOBS_MAX: usize = 3;
 pub const CACHE_WINDOW: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// Bytes of partial states, of one job together, that are kept to serve others.
 pub const CACHE_STATES_BYTES_MAX: u64 = GIB;
+/// Partitions that are run to tell what a job will take.
+pub const SAMPLE_PARTITIONS_DEFAULT: usize = 8;
+/// As far as that can be raised: beyond, it is a job.
+pub const SAMPLE_PARTITIONS_MAX: usize = 1_000;
 /// Differences told one by one when a job is run again.
 pub const DIFFERENCES_TOLD_MAX: usize = 1_000;
 /// How long an idempotency key is remembered.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use fanfold_protocol::{
     function::{AliasTarget, Export},
     invocation::LogLine,
-    job::{Difference, JobState, TaskCounts},
+    job::{Difference, Estimate, JobState, TaskCounts},
     names::{AliasName, FunctionName},
     time::Timestamp,
 };
@@ -110,6 +110,9 @@ pub struct JobView {
     /// The result as an object.
     #[serde(default)]
     pub result_uri: Option<String>,
+    /// Of an estimate: what the whole job will take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
     /// What the author should know.
     #[serde(default)]
     pub warnings: Vec<String>,

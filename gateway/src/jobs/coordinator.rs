@@ -14,7 +14,7 @@ use fanfold_backbone::{Event, Subscription};
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::{Commit, CommitNotice, DeadLetter, RunningNotice},
-    job::JobState,
+    job::{Estimate, JobState},
     keys, time,
 };
 use futures::{Stream, StreamExt, stream};
@@ -25,6 +25,7 @@ use super::{
     case::{self, Case},
     claim,
     error::Result,
+    estimate,
     finish::{self, Closing, Ending, Products},
     lease::{Leases, Turn},
     plan::Shards,
@@ -232,7 +233,8 @@ impl Coordinator {
     async fn end(mut self, ending: Ending) -> Result<()> {
         let inner = Arc::clone(&self.jobs.inner);
         let letters = self.dead_letters().await?;
-        let products = Products::of(&self.case.job, &self.live.progress(), letters);
+        let estimate = self.estimate(&ending);
+        let products = Products::of(&self.case.job, &self.live.progress(), letters, estimate);
         let closing = Closing {
             vault: &inner.vault,
             backbone: &inner.backbone,
@@ -257,6 +259,15 @@ impl Coordinator {
             self.jobs.sweep_later(self.case.job, self.case.output);
         }
         Ok(())
+    }
+
+    /// Of a sample: what the whole will take.
+    fn estimate(&self, ending: &Ending) -> Option<Estimate> {
+        let sample = self.case.job.sample.as_ref()?;
+        let started = self.case.record.started_at.unwrap_or(ending.ended_at);
+        let (planned, ran) = (started.since(self.case.record.submitted_at), ending.ended_at.since(started));
+        let took: Vec<_> = sample.weights.iter().copied().zip(self.live.progress().took()).collect();
+        Some(estimate::estimate(&sample.of, &took, planned, ran))
     }
 
     /// Takes in what the bus brought, and queues what follows.

@@ -15,7 +15,7 @@ use fanfold_protocol::{
     commit::{
         ANSWER_INLINE_BYTES_MAX, AnswerRef, DeadLetter, MANIFEST_NAME, Manifest, RESULT_NAME, SUCCESS_NAME,
     },
-    job::{Job, JobOutcome, JobState, Receipt, TaskCounts},
+    job::{Estimate, Job, JobOutcome, JobState, Receipt, TaskCounts},
     keys, limits,
     names::{FunctionRef, Qualifier},
     time::{self, Timestamp},
@@ -75,11 +75,18 @@ pub struct Products {
     partitions: usize,
     tasks: TaskCounts,
     receipt: Receipt,
+    /// Of a sample, of which nothing is published.
+    estimate: Option<Estimate>,
 }
 
 impl Products {
     /// The products of a job as they stand, and the tasks that gave none.
-    pub fn of(job: &Job, progress: &Progress, dead_letters: Vec<DeadLetter>) -> Self {
+    pub fn of(
+        job: &Job,
+        progress: &Progress,
+        dead_letters: Vec<DeadLetter>,
+        estimate: Option<Estimate>,
+    ) -> Self {
         let objects: Vec<_> = progress.tables().cloned().collect();
         let qualifier = Qualifier::Version(job.version);
         let manifest = Manifest {
@@ -97,7 +104,8 @@ impl Products {
         let (second_attempts, cache_hits) = (progress.second_attempts(), progress.taken_over());
         let receipt = Receipt { usage, attempts, second_attempts, cache_hits, elapsed_ms: 0 };
         let partitions = progress.stages().first().map_or(0, |stage| stage.tasks.len());
-        Self { manifest, answer: progress.answer().cloned(), dead_letters, partitions, tasks, receipt }
+        let answer = progress.answer().cloned();
+        Self { manifest, answer, dead_letters, partitions, tasks, receipt, estimate }
     }
 
     /// The answer, when it is small.
@@ -138,12 +146,15 @@ impl Closing<'_> {
             result_uri: None,
             tasks: products.tasks,
             receipt: products.receipt,
+            estimate: None,
             warnings: warnings.to_vec(),
         };
         self.bury(&products.dead_letters).await?;
         let elapsed = ending.ended_at.since(self.job.submitted_at);
         outcome.receipt.elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        if outcome.state == JobState::Succeeded {
+        if outcome.state == JobState::Succeeded && products.estimate.is_some() {
+            outcome.estimate = products.estimate;
+        } else if outcome.state == JobState::Succeeded {
             match self.publish(products).await {
                 Ok(()) => {
                     outcome.warnings.extend(missing(products));
@@ -158,12 +169,14 @@ impl Closing<'_> {
                 Err(error) => return Err(error),
             }
         }
-        let published = outcome.state == JobState::Succeeded;
-        if !published {
+        let succeeded = outcome.state == JobState::Succeeded;
+        if !succeeded {
             stop_tasks(self.backbone, &self.job.id).await?;
+        }
+        if !succeeded && products.estimate.is_none() {
             kept::keep(self.vault, &self.job.id, &products.manifest.objects).await;
         }
-        self.sweep(published).await;
+        self.sweep(succeeded).await;
         if let Err(error) = cache::mark(self.vault, self.job).await {
             tracing::warn!(job = %self.job.id, %error, "the job serves no others");
         }
@@ -283,10 +296,10 @@ impl Closing<'_> {
 
     /// Removes what losers staged. What stays behind is not visible to anybody,
     /// so that a failure here does not keep a job from ending.
-    async fn sweep(&self, published: bool) {
+    async fn sweep(&self, succeeded: bool) {
         let swept = async {
             let mut count = 0;
-            if published {
+            if succeeded {
                 count += sweep::staged(self.vault, self.job).await?;
                 count += kept::forget(self.vault, self.job).await?;
             }

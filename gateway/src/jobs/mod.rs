@@ -17,6 +17,7 @@ mod claim;
 mod coordinator;
 mod counters;
 mod error;
+mod estimate;
 mod eta;
 mod events;
 mod finish;
@@ -263,7 +264,7 @@ impl Jobs {
     /// `job-not-found`; `object-not-found` for a map, which has none;
     /// `job-not-finished`; `job-finished` when it did not succeed.
     pub async fn result(&self, id: &Uuid) -> Result<Bytes, Problem> {
-        let record = self.succeeded(id).await?;
+        let record = self.published(id).await?;
         if record.result_uri.is_none() {
             return Err(Problem::new(
                 ErrorKind::ObjectNotFound,
@@ -283,7 +284,7 @@ impl Jobs {
     /// `job-not-found`; `job-not-finished`; `job-finished` when it did not
     /// succeed; `object-not-found` when the manifest was removed or replaced.
     pub async fn manifest(&self, id: &Uuid) -> Result<Manifest, Problem> {
-        let record = self.succeeded(id).await?;
+        let record = self.published(id).await?;
         let uri = record
             .manifest
             .ok_or_else(|| crate::problem::internal("a job that succeeded without a manifest"))?;
@@ -297,6 +298,21 @@ impl Jobs {
                 ),
             )),
         }
+    }
+
+    /// The record of a job that has output.
+    async fn published(&self, id: &Uuid) -> Result<JobRecord, Problem> {
+        let record = self.succeeded(id).await?;
+        if record.estimate.is_none() {
+            return Ok(record);
+        }
+        Err(Problem::new(
+            ErrorKind::ObjectNotFound,
+            format!(
+                "expected job {id} to have output, found an estimate, whose output is thrown away; submit the job \
+                 itself"
+            ),
+        ))
     }
 
     async fn succeeded(&self, id: &Uuid) -> Result<JobRecord, Problem> {

@@ -11,7 +11,7 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem,
-    job::{Format, Job, JobDocument},
+    job::{Format, Job, JobDocument, Sample, SampleOf},
     keys, limits,
     plan::{Partition, Plan, SHARD_BYTES_TARGET, SHARD_PARTITIONS, Shape, Weight},
     uri::{ObjectUri, PinnedObject},
@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use super::{
     cache,
     error::{Error, Result},
+    estimate,
     input::Found,
     pack::Packer,
     retry::Earlier,
@@ -49,19 +50,29 @@ pub async fn lay_down(
     draft: &Draft,
     found: Found,
 ) -> Result<(Job, Plan)> {
-    let (job, earlier) = (&draft.job, draft.earlier.as_ref());
+    let (mut job, earlier) = (draft.job.clone(), draft.earlier.as_ref());
     let like = like(&job.document, &found.objects, earlier);
-    let mut sink = Sink::Store(Writer::new(vault, job));
-    let compressed = take_apart(splitter, &job.document, found.objects, &mut sink).await;
-    let Sink::Store(mut writer) = sink else { return Err(Error::damaged("a plan", "it was not written")) };
+    let mut writer = Writer::new(vault, &draft.job);
+    let compressed = match draft.sample {
+        None => take_apart(splitter, &job.document, found.objects, &mut Sink::Store(&mut writer)).await,
+        Some(count) => {
+            let mut all = Vec::new();
+            let compressed =
+                take_apart(splitter, &job.document, found.objects, &mut Sink::Hold(&mut all)).await?;
+            let sample = writer.sample(&all, count).await;
+            sample.map(|weights| {
+                job.sample = Some(Sample { of: sample_of(&all), weights });
+                compressed
+            })
+        }
+    };
     // Also after a failure: what is under way must not arrive after it was cleared.
     writer.settle().await?;
     let compressed = compressed?;
-    let mut plan = lay_out(job, draft.shape, &writer.weights);
+    let mut plan = lay_out(&job, draft.shape, &writer.weights);
     plan.warnings.clone_from(&draft.warnings);
     plan.warnings.extend(said(&compressed, &found.empty, writer.weights.is_empty()));
     (plan.shards, plan.like) = (writer.shards, like);
-    let mut job = job.clone();
     if let Some(earlier) = earlier {
         let now = read_partitions(vault, &plan).await?;
         job.retry = Some(earlier.take_over(&now, &mut plan)?);
@@ -88,16 +99,16 @@ pub async fn partitions(
     let like = like(document, &found.objects, Some(earlier));
     let mut partitions = Vec::new();
     take_apart(splitter, document, found.objects, &mut Sink::Hold(&mut partitions)).await?;
-    Ok((partitions, like))
+    Ok((partitions.into_iter().map(|(partition, _)| partition).collect(), like))
 }
 
 /// Where partitions go.
-enum Sink<'a> {
-    Store(Writer<'a>),
-    Hold(&'a mut Vec<Partition>),
+enum Sink<'a, 'w> {
+    Store(&'a mut Writer<'w>),
+    Hold(&'a mut Vec<(Partition, Weight)>),
 }
 
-impl Sink<'_> {
+impl Sink<'_, '_> {
     async fn take(&mut self, partition: Option<(Partition, Weight)>) -> Result<()> {
         let Some((partition, weight)) = partition else { return Ok(()) };
         let count = match self {
@@ -110,7 +121,7 @@ impl Sink<'_> {
         match self {
             Self::Store(writer) => writer.take(&partition, weight).await,
             Self::Hold(partitions) => {
-                partitions.push(partition);
+                partitions.push((partition, weight));
                 Ok(())
             }
         }
@@ -129,7 +140,7 @@ async fn take_apart(
     splitter: &Splitter,
     document: &JobDocument,
     objects: Vec<PinnedObject>,
-    sink: &mut Sink<'_>,
+    sink: &mut Sink<'_, '_>,
 ) -> Result<Few> {
     let cutting = &Cutting::new(document);
     let mut packer = Packer::new(cutting.target());
@@ -151,6 +162,12 @@ async fn take_apart(
     sink.take(packer.finish()).await?;
     sink.close().await?;
     Ok(compressed)
+}
+
+/// The whole that a sample is drawn from.
+fn sample_of(all: &[(Partition, Weight)]) -> SampleOf {
+    let partitions = u32::try_from(all.len()).unwrap_or(u32::MAX);
+    SampleOf { partitions, bytes: all.iter().map(|(_, weight)| weight.bytes).sum() }
 }
 
 /// Lays out a job over its partitions, in leases that are no wider than the
@@ -248,6 +265,15 @@ impl<'a> Writer<'a> {
             self.close_shard().await?;
         }
         Ok(())
+    }
+
+    /// Takes a sample of the partitions; answers the bytes of each.
+    async fn sample(&mut self, all: &[(Partition, Weight)], count: usize) -> Result<Vec<u64>> {
+        for (partition, weight) in estimate::places(all.len(), count).into_iter().map(|place| &all[place]) {
+            self.take(partition, *weight).await?;
+        }
+        self.close_shard().await?;
+        Ok(self.weights.iter().map(|weight| weight.bytes).collect())
     }
 
     async fn close_shard(&mut self) -> Result<()> {

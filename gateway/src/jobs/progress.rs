@@ -271,6 +271,11 @@ impl Progress {
         })
     }
 
+    /// What the last attempt at each task of the first stage took.
+    pub fn took(&self) -> impl Iterator<Item = Usage> {
+        self.stages.iter().take(1).flat_map(|stage| &stage.tasks).map(|slot| slot.usage)
+    }
+
     /// The aggregate's answer, once it is there.
     pub fn answer(&self) -> Option<&AnswerRef> {
         match self.stages.last()?.tasks.first()?.product.as_deref() {

@@ -8,7 +8,7 @@
 use fanfold_protocol::{
     Problem,
     digest::Digest,
-    job::{Job, JobOutcome, JobState, Receipt, RetryOf, TaskCounts},
+    job::{Estimate, Job, JobOutcome, JobState, Receipt, RetryOf, TaskCounts},
     names::FunctionRef,
     plan::{Plan, Shape},
     time::Timestamp,
@@ -78,6 +78,9 @@ pub struct JobRecord {
     /// The result, when it is small.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
+    /// Of a sample: what the whole will take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
     /// What the author should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -149,6 +152,7 @@ impl JobRecord {
             manifest: None,
             result_uri: None,
             result: None,
+            estimate: None,
             warnings: plan.warnings.clone(),
             failures: 0,
             last_failures: Vec::new(),
@@ -181,6 +185,7 @@ impl JobRecord {
         self.problem.clone_from(&outcome.problem);
         self.manifest.clone_from(&outcome.manifest);
         self.result_uri.clone_from(&outcome.result_uri);
+        self.estimate = outcome.estimate;
         self.warnings.clone_from(&outcome.warnings);
         self.result = result;
     }

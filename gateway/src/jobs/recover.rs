@@ -187,6 +187,7 @@ impl Jobs {
                 result_uri: None,
                 tasks,
                 receipt: record.receipt,
+                estimate: None,
                 warnings: record.warnings.clone(),
             };
             let key = keys::outcome(&id);

@@ -162,6 +162,12 @@ impl Jobs {
                 ),
             )));
         };
+        if case.job.sample.is_some() {
+            return Err(Error::Refused(Problem::new(
+                ErrorKind::JobFinished,
+                format!("expected a job to run again, found that {id} is an estimate; submit the job itself"),
+            )));
+        }
         let vault = &self.inner.vault;
         let (partitions, left) =
             tokio::try_join!(plan::read_partitions(vault, &case.plan), Left::read(vault, id, &case.output))?;

@@ -22,6 +22,7 @@ fn left(done: &[u32], failed: &[u32]) -> Left {
     Left {
         products: done.iter().map(|task| (*task, TaskOutcome::Table(None))).collect(),
         problems: failed.iter().map(|task| (*task, problem.clone())).collect(),
+        ..Left::default()
     }
 }
 

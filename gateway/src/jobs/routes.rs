@@ -44,6 +44,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 pub fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(submit, list))
+        .routes(routes!(estimate))
         .routes(routes!(show))
         .routes(routes!(result))
         .routes(routes!(manifest))
@@ -82,6 +83,15 @@ pub struct TaskQuery {
     limit: Option<usize>,
 }
 
+/// How much of a job is run to tell what all of it takes.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct EstimateQuery {
+    /// Partitions to run, at most 1,000; 8 when absent.
+    sample: Option<usize>,
+}
+
 /// How a job is run again.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -108,17 +118,45 @@ pub struct RetryQuery {
     )
 )]
 pub(crate) async fn submit(State(app): State<AppState>, request: Request) -> Answer<Response> {
+    let (document, headers) = read_document(&app, request).await?;
+    let key = headers.get("idempotency-key").map(text).transpose()?;
+    accepted(app.jobs.submit(document, key).await?)
+}
+
+async fn read_document(app: &AppState, request: Request) -> Answer<(JobDocument, HeaderMap)> {
     let (parts, body) = request.into_parts();
     extract::require_media_type(
         &parts.headers,
         |kind| kind == "application/toml" || kind == "application/json" || kind.ends_with("+json"),
         "application/json or application/toml",
     )?;
-    let held =
-        extract::read(&app, &parts.headers, body, limits::DOCUMENT_BYTES_MAX, "a job document").await?;
-    let document = document(&parts.headers, &held.bytes)?;
-    let key = parts.headers.get("idempotency-key").map(text).transpose()?;
-    accepted(app.jobs.submit(document, key).await?)
+    let held = extract::read(app, &parts.headers, body, limits::DOCUMENT_BYTES_MAX, "a job document").await?;
+    Ok((document(&parts.headers, &held.bytes)?, parts.headers))
+}
+
+/// Runs a sample of the job's partitions and tells from them what all of them would take.
+///
+/// What is accepted is a job that leaves no output; once it has succeeded, its `estimate` says time, CPU time, bytes and peak memory, each with a range.
+#[utoipa::path(
+    post, path = "/v1/jobs/estimate", tag = "jobs", params(EstimateQuery),
+    request_body(content(
+        (Object = "application/json"), (String = "application/toml")
+    ), description = "The job document, as for submitting it"),
+    responses(
+        (status = 202, description = "Accepted", body = JobView, headers(("Location" = String, description = "The job"))),
+        (status = 400, description = "The document or the sample is not valid", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such function, bucket or object", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "No input, or too many partitions", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn estimate(
+    State(app): State<AppState>,
+    Query(query): Query<EstimateQuery>,
+    request: Request,
+) -> Answer<Response> {
+    let (document, _) = read_document(&app, request).await?;
+    let sample = query.sample.unwrap_or(limits::SAMPLE_PARTITIONS_DEFAULT);
+    accepted(app.jobs.estimate(document, sample).await?)
 }
 
 /// The jobs, newest first.

@@ -53,11 +53,13 @@ pub(super) struct Draft {
     pub warnings: Vec<String>,
     /// The job that it runs again.
     pub earlier: Option<Earlier>,
+    /// How many of its partitions to run, when it only tells what all will take.
+    pub sample: Option<usize>,
 }
 
 fn job_of(id: Uuid, version: &Version, document: JobDocument) -> Job {
     let (version, digest) = (version.version, version.digest);
-    Job { id, document, version, digest, submitted_at: time::now(), retry: None, cache: None }
+    Job { id, document, version, digest, submitted_at: time::now(), retry: None, cache: None, sample: None }
 }
 
 impl Jobs {
@@ -74,6 +76,37 @@ impl Jobs {
         let jobs = self.clone();
         let submitted = tokio::spawn(async move { jobs.accept(document, key).await });
         match submitted.await {
+            Ok(result) => result.map_err(Problem::from),
+            Err(error) => Err(crate::problem::internal(error)),
+        }
+    }
+
+    /// Runs `sample` partitions of what this job would be and tells from them what
+    /// it would take. A job of its own, which leaves no output.
+    ///
+    /// # Errors
+    /// What is wrong with the document, its function or its input; `invalid-request`
+    /// when the sample is too small or too large.
+    pub async fn estimate(&self, mut document: JobDocument, sample: usize) -> Result<JobRecord, Problem> {
+        if !(1..=limits::SAMPLE_PARTITIONS_MAX).contains(&sample) {
+            return Err(Problem::new(
+                ErrorKind::InvalidRequest,
+                format!(
+                    "sample must be from 1 to {} partitions, found {sample}",
+                    limits::SAMPLE_PARTITIONS_MAX
+                ),
+            ));
+        }
+        document.check()?;
+        check_params(&document)?;
+        // What it gives is thrown away, and what was done before tells nothing.
+        (document.output, document.overwrite, document.cache) = (None, false, false);
+        let jobs = self.clone();
+        let estimated = tokio::spawn(async move {
+            let draft = jobs.draft(document).await?;
+            jobs.lay_down(&Draft { sample: Some(sample), ..draft }, None, None).await
+        });
+        match estimated.await {
             Ok(result) => result.map_err(Problem::from),
             Err(error) => Err(crate::problem::internal(error)),
         }
@@ -113,7 +146,7 @@ impl Jobs {
         let job = job_of(id, &version, document);
         self.check_output(&job, &output).await?;
         let settings = version.settings.clone();
-        Ok(Draft { job, settings, shape, output, warnings, earlier: None })
+        Ok(Draft { job, settings, shape, output, warnings, earlier: None, sample: None })
     }
 
     /// Accepts a job that runs an earlier one again, with the version that it ran.
@@ -123,7 +156,15 @@ impl Jobs {
         let output = self.inner.vault.output_of(&document, &id)?;
         let job = job_of(id, &version, document);
         self.check_output(&job, &output).await?;
-        let draft = Draft { job, settings, shape, output, warnings: Vec::new(), earlier: Some(earlier) };
+        let draft = Draft {
+            job,
+            settings,
+            shape,
+            output,
+            warnings: Vec::new(),
+            earlier: Some(earlier),
+            sample: None,
+        };
         let claim = self.claim(&draft, None).await?;
         self.lay_down(&draft, claim, None).await
     }

@@ -7,7 +7,7 @@
 
 use fanfold_protocol::{
     Problem,
-    job::{Difference, JobState, RetryOf},
+    job::{Difference, Estimate, JobState, RetryOf},
     plan::Shape,
 };
 use serde::Serialize;
@@ -79,6 +79,11 @@ pub struct JobView {
     /// The result of an aggregate, when it is small.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
+    /// Of an estimate: what the whole job will take, each figure as `low`,
+    /// `expected` and `high`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub estimate: Option<Estimate>,
     /// Why it did not succeed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<TaskProblem>,
@@ -424,6 +429,7 @@ impl From<JobRecord> for JobView {
             output: record.output.to_string(),
             manifest: record.manifest.map(|uri| uri.to_string()),
             result_uri: record.result_uri.map(|uri| uri.to_string()),
+            estimate: record.estimate,
             problem: record.problem.as_ref().map(TaskProblem::from),
             warnings: record.warnings,
             failures: record.failures,

@@ -10,6 +10,7 @@
 mod harness;
 
 mod cache;
+mod estimate;
 mod failures;
 mod faults;
 mod flows;

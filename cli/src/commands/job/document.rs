@@ -13,13 +13,13 @@ use fanfold_protocol::{
 use serde_json::Value;
 
 use crate::{
-    args::JobRun,
+    args::{JobRun, JobSource},
     error::{Error, Result},
     json_text,
 };
 
 /// The document that the arguments describe. Flags go over the file.
-pub fn read(args: &JobRun) -> Result<JobDocument> {
+pub fn read(args: &JobSource) -> Result<JobDocument> {
     let mut document = match (&args.file, &args.function) {
         (Some(file), _) => of_file(file)?,
         (None, Some(function)) => of_flags(function.clone(), args),
@@ -37,9 +37,15 @@ pub fn read(args: &JobRun) -> Result<JobDocument> {
         document.params = Some(params_of(params)?);
     }
     document.format = args.format.unwrap_or(document.format);
+    document.check()?;
+    Ok(document)
+}
+
+/// The document of a job that is to be run.
+pub fn to_run(args: &JobRun) -> Result<JobDocument> {
+    let mut document = read(&args.job)?;
     document.overwrite |= args.overwrite;
     document.cache &= !args.no_cache;
-    document.check()?;
     Ok(document)
 }
 
@@ -50,7 +56,7 @@ fn of_file(path: &Path) -> Result<JobDocument> {
     json_text::toml(&path.display().to_string(), &text)
 }
 
-fn of_flags(function: FunctionRef, args: &JobRun) -> JobDocument {
+fn of_flags(function: FunctionRef, args: &JobSource) -> JobDocument {
     JobDocument {
         function,
         input: OneOrMany::Many(args.input.clone()),
@@ -87,7 +93,7 @@ mod tests {
     fn parse(words: &[&str]) -> Result<JobDocument> {
         let cli = Cli::try_parse_from([&["fanfold", "job", "run"][..], words].concat()).unwrap();
         let Command::Job { command: Job::Run(args) } = cli.command else { unreachable!() };
-        read(&args)
+        to_run(&args)
     }
 
     #[test]

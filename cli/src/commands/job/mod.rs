@@ -15,7 +15,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
-    args::{Job, JobRun, View},
+    args::{Job, JobRun, JobSource, View},
     client::{Client, ComparisonView, JobList, JobView, TaskPage},
     error::{Error, Result},
     output,
@@ -57,6 +57,7 @@ pub async fn run(client: &Client, command: Job) -> Result<()> {
                 .collect::<std::result::Result<Vec<_>, _>>()?;
             output::shown(shown.view, &TaskPage { tasks, next: None }, |_| show::tasks(&views))
         }
+        Job::Estimate { job, sample, json } => estimate(client, &job, sample, json).await,
         Job::Cancel { id } => {
             client.act(Method::POST, &format!("/v1/jobs/{id}/cancel")).await?;
             output::note(format!("job {id} is cancelled"));
@@ -67,7 +68,7 @@ pub async fn run(client: &Client, command: Job) -> Result<()> {
 }
 
 async fn submit(client: &Client, args: &JobRun) -> Result<()> {
-    let document = document::read(args)?;
+    let document = document::to_run(args)?;
     let submitted = client.send::<Value>(Method::POST, "/v1/jobs", &document).await;
     let job = match submitted {
         Ok(job) => job,
@@ -89,6 +90,26 @@ async fn submit(client: &Client, args: &JobRun) -> Result<()> {
         return super::result::print(client, view.id, View::Table).await;
     }
     finish(&job, if args.json { View::Json } else { View::Table })
+}
+
+/// Runs a sample and prints what the whole would take.
+async fn estimate(client: &Client, source: &JobSource, sample: u32, json: bool) -> Result<()> {
+    let document = document::read(source)?;
+    let path = format!("/v1/jobs/estimate?sample={sample}");
+    let submitted = client.send::<Value>(Method::POST, &path, &document).await;
+    let job = match submitted {
+        Ok(job) => job,
+        Err(error) => return Err(client.suggest(error, &document.function.name).await),
+    };
+    let id = serde_json::from_value::<JobView>(job)?.id;
+    output::note(format!("job {id} runs a sample"));
+    let job = follow::follow(client, id).await?;
+    let view: JobView = serde_json::from_value(job.clone())?;
+    match &view.estimate {
+        Some(estimate) if json => output::json(estimate),
+        Some(estimate) => output::data(&show::estimate(estimate)),
+        None => ended(&view),
+    }
 }
 
 /// Says what is different from the job as it ran, and runs that.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Jobs and tasks as tables. Pure.
 
-use fanfold_protocol::job::{Difference, JobState};
+use fanfold_protocol::job::{Difference, Estimate, JobState};
 
 use crate::{
     client::{ComparisonView, JobView, RetryOf, SlowView, TaskView},
@@ -80,6 +80,23 @@ pub fn page(job: &JobView) -> String {
         ("manifest", job.manifest.clone().unwrap_or_default()),
         ("result", job.result_uri.clone().unwrap_or_default()),
     ])
+}
+
+/// What a job will take.
+pub fn estimate(estimate: &Estimate) -> String {
+    let Estimate { sampled, of, elapsed_ms, cpu_ms, bytes_in, bytes_out, memory_bytes_peak } = estimate;
+    let mut table = Table::new(&["", ">expected", ">from", ">to"]);
+    for (name, range, unit) in [
+        ("elapsed", elapsed_ms, output::span_ms as fn(u64) -> String),
+        ("processor", cpu_ms, output::span_ms),
+        ("bytes read", bytes_in, output::bytes),
+        ("bytes written", bytes_out, output::bytes),
+        ("memory of a task", memory_bytes_peak, output::bytes),
+    ] {
+        table.row([name.to_owned(), unit(range.expected), unit(range.low), unit(range.high)]);
+    }
+    let (partitions, bytes) = (output::count(u64::from(of.partitions)), output::bytes(of.bytes));
+    format!("{}\n\ntold from {sampled} of {partitions} partitions ({bytes})", table.text().trim_end())
 }
 
 /// The time that is left, with its range.
@@ -161,6 +178,19 @@ fn input(objects: &[String], count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_estimate_is_shown_with_its_ranges() {
+        let range = serde_json::json!({"low": 900, "expected": 61_000, "high": 120_000});
+        let told = serde_json::json!({
+            "sampled": 8, "of": {"partitions": 10_000, "bytes": 1 << 30}, "elapsed_ms": range, "cpu_ms": range,
+            "bytes_in": range, "bytes_out": range, "memory_bytes_peak": range
+        });
+        let text = estimate(&serde_json::from_value(told).unwrap());
+        for part in ["EXPECTED", "1m 01s", "900 ms", "told from 8 of 10,000 partitions (1.00 GiB)"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
 
     #[test]
     fn a_job_is_shown_with_its_receipt() {
