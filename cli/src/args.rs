@@ -90,6 +90,10 @@ pub struct Dev {
     /// Address of the S3 server; loopback only
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071")]
     pub s3_listen: SocketAddr,
+    /// Base URL by which the service itself reaches its store, for tests that put
+    /// something between
+    #[arg(long, value_name = "URL", hide = true)]
+    pub store_endpoint: Option<String>,
     /// Threads that run functions; one for each core when absent
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,

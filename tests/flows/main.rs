@@ -10,6 +10,7 @@ mod analysis;
 mod bad_components;
 mod bad_data;
 mod bad_guests;
+mod chaos;
 mod contract;
 mod docs;
 mod edges;

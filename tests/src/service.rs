@@ -65,8 +65,9 @@ impl Service {
         let _ = std::fs::remove_file(&announced);
         let start = Instant::now();
         let mut child = Command::new(program())
-            .args(["dev", "--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--data"])
+            .args(["dev", "--listen", "127.0.0.1:0", "--data"])
             .arg(&data)
+            .args(if arguments.contains(&"--s3-listen") { &[][..] } else { &["--s3-listen", "127.0.0.1:0"] })
             .args(arguments)
             .env("FANFOLD_CONFIG_DIR", folder.join("config"))
             .stdin(Stdio::null())

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask bench` and `data`: the set-up, then the project's own programs.
+//! `cargo xtask bench`, `chaos` and `data`: the set-up, then the project's own programs.
 
 use std::process::Command;
 
@@ -15,6 +15,13 @@ pub fn run_bench(arguments: &[String]) -> Result<()> {
     setup::binaries()?;
     setup::functions()?;
     run(Command::new(binary("fanfold-bench")).args(arguments))
+}
+
+/// Troubles the service for a while; arguments go to the program's own command line.
+pub fn chaos(arguments: &[String]) -> Result<()> {
+    setup::binaries()?;
+    setup::functions()?;
+    run(Command::new(binary("fanfold-chaos")).args(arguments))
 }
 
 /// Makes customers.

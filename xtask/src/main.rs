@@ -23,6 +23,8 @@ usage: cargo xtask COMMAND
   test [FILTER…]               set up and run every test; filters go to cargo test
   check                        what CI runs beside the tests: format, lints, docs, guests
   bench [--json FILE] [NAME…]  measure, print a table, and write it as JSON if asked
+  chaos [--minutes N] [--seed N] [--jobs N] [--kills N]
+                               trouble the store and kill the service while jobs run, and check what comes of them
   data DIR [--rows N] [--objects N] [--seed N] [--format parquet|csv]
                                make customers resampled from the German credit data
   setup                        only the set-up: binaries, guest toolchain, functions, test servers
@@ -46,6 +48,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "test" => test::run(rest),
         "check" => check::run(),
         "bench" => bench::run_bench(rest),
+        "chaos" => bench::chaos(rest),
         "data" => bench::data(rest),
         "setup" => setup::all(),
         "help" | "--help" | "-h" => {

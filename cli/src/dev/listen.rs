@@ -99,6 +99,7 @@ mod tests {
             data: ".".into(),
             listen: listen.parse().unwrap(),
             s3_listen: s3_listen.parse().unwrap(),
+            store_endpoint: None,
             workers,
         }
     }

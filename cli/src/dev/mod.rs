@@ -35,7 +35,7 @@ pub async fn run(args: Dev) -> Result<()> {
     let (gateway, store) = (listeners.gateway_address, listeners.store_address);
     // Asked for before the service is announced: from then on it may be told to stop.
     let mut stop = Stop::listen()?;
-    let parts = Parts::start(&data, listeners, args.workers).await?;
+    let parts = Parts::start(&data, listeners, &args).await?;
     keep_profile(&data, gateway, store);
     data.announce(gateway, store)?;
     output::data(&welcome::text(&data, gateway, store))?;
@@ -63,8 +63,9 @@ fn keep_profile(data: &Data, gateway: std::net::SocketAddr, store: std::net::Soc
 }
 
 /// The store as this process reaches it: over loopback, like any other.
-fn store_config(data: &Data, address: std::net::SocketAddr) -> StoreConfig {
-    StoreConfig::at(format!("http://{address}"), data.credentials.clone())
+fn store_config(data: &Data, address: std::net::SocketAddr, args: &Dev) -> StoreConfig {
+    let endpoint = args.store_endpoint.clone().unwrap_or_else(|| format!("http://{address}"));
+    StoreConfig::at(endpoint, data.credentials.clone())
 }
 
 /// SIGINT and SIGTERM.

@@ -19,7 +19,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{COMPILE_WORD, data::Data, listen::Listeners, store_config};
-use crate::error::{Error, Result};
+use crate::{
+    args::Dev,
+    error::{Error, Result},
+};
 
 /// Whom the gateway of a developer serves.
 const TENANT: &str = "dev";
@@ -73,15 +76,15 @@ impl Part {
 
 impl Parts {
     /// Starts everything; when this comes back, requests are answered.
-    pub async fn start(data: &Data, listeners: Listeners, workers: Option<usize>) -> Result<Self> {
+    pub async fn start(data: &Data, listeners: Listeners, args: &Dev) -> Result<Self> {
         let Listeners { gateway, store, store_address, .. } = listeners;
         let (server, backbone) = tokio::try_join!(open_store(data), open_backbone(data))?;
         let serving = Part::start("store", |stop| async move {
             server.serve(store, stop).await;
             Ok(())
         });
-        let client = connect(data, store_address).await?;
-        let runtime = start_runtime(data, &client, &backbone, workers)?;
+        let client = connect(data, store_address, args).await?;
+        let runtime = start_runtime(data, &client, &backbone, args.workers)?;
         let dispatch = Dispatch { invoke: runtime.invoker(), prepare: runtime.preparer() };
         let built = Gateway::new(gateway_config(data)?, client, backbone.clone(), dispatch).await?;
         let gateway = Part::start("gateway", |stop| async move {
@@ -124,8 +127,8 @@ async fn open_backbone(data: &Data) -> Result<Backbone> {
     opened.map_err(|error| Error::failed(format!("{}: {error}", data.backbone().display())))
 }
 
-async fn connect(data: &Data, address: SocketAddr) -> Result<Store> {
-    let store = Store::connect(store_config(data, address))?;
+async fn connect(data: &Data, address: SocketAddr, args: &Dev) -> Result<Store> {
+    let store = Store::connect(store_config(data, address, args))?;
     store.ensure_bucket(SYSTEM_BUCKET_DEFAULT).await?;
     Ok(store)
 }
