@@ -191,7 +191,7 @@ impl Runtime {
     fn worker(&self) -> worker::Worker {
         worker::Worker {
             name: self.0.config.name.clone(),
-            leases_max: self.0.config.workers,
+            running_max: self.0.config.workers,
             backbone: self.0.backbone.clone(),
             platform: Arc::clone(&self.0.platform),
             guests: self.0.guests.handle(),

@@ -75,5 +75,5 @@ pub struct TableSource {
 pub const BATCH_ROWS_MAX: usize = 131_072;
 
 fn store_problem(error: fanfold_storage::Error) -> Problem {
-    Problem::new(error.kind(), error.to_string())
+    crate::host::store_problem(&error)
 }

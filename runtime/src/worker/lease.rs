@@ -156,7 +156,7 @@ async fn attempt(
     let mut done = Vec::with_capacity(attempt.lease.tasks.len());
     let drained = &shop.drained;
     let ran = tokio::select! {
-        ran = run_tasks(shop, &attempt, last, &mut done) => ran,
+        ran = in_turn(shop, run_tasks(shop, &attempt, last, &mut done)) => ran,
         () = drained.cancelled() => Err(Ending::Drained),
     };
     stop.cancel();
@@ -192,6 +192,13 @@ async fn give_up(shop: &Shop, lease: Lease, problem: &Problem) -> Result<(), End
         commit::put(data, &shop.worker.name, &lease, Uuid::new_v4(), tasks).await.map_err(Ending::Failed)?;
     commit::announce(&shop.worker.backbone, &lease, &committed).await;
     Ok(())
+}
+
+/// Waits for a turn, which is over before anything is committed.
+async fn in_turn<T>(shop: &Shop, running: impl Future<Output = T>) -> T {
+    // It is never closed.
+    let _turn = shop.turns.acquire().await;
+    running.await
 }
 
 /// Runs the tasks one after the other; `done` holds what came of them so far.

@@ -1,8 +1,8 @@
 //! The worker's loop: leases of jobs' tasks, from the queue to their commit.
 //!
-//! As many loops as there is room for leases, each of which pulls one, works
-//! on it and pulls the next: a worker never holds work that it does not work
-//! on. Invariant: a lease is acknowledged only after its commit is in the
+//! Loops, each of which pulls a lease, works on it and pulls the next. Twice as
+//! many as may run tasks at once: while some run, the others commit or fetch what
+//! runs next, so that neither disks nor processors wait for each other. Invariant: a lease is acknowledged only after its commit is in the
 //! store, or when its job is cancelled.
 
 mod cancel;
@@ -20,7 +20,7 @@ use fanfold_backbone::{Backbone, Delivery};
 use fanfold_protocol::{
     ErrorKind, Problem, function::Version, keys, limits, names::FunctionName, uri::ObjectUri,
 };
-use tokio::{runtime::Handle, task::JoinSet};
+use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::cancel::Cancels;
@@ -40,7 +40,8 @@ const VERSIONS_MAX: usize = 1_024;
 /// What the loops share.
 pub(crate) struct Worker {
     pub(crate) name: String,
-    pub(crate) leases_max: usize,
+    /// Leases whose tasks run at once.
+    pub(crate) running_max: usize,
     pub(crate) backbone: Backbone,
     pub(crate) platform: Arc<Platform>,
     pub(crate) guests: Handle,
@@ -52,6 +53,8 @@ pub(crate) struct Shop {
     pub(crate) cancels: Cancels,
     /// Set when what still runs is to be given back.
     pub(crate) drained: CancellationToken,
+    /// Turns to run tasks.
+    pub(crate) turns: Semaphore,
     versions: Mutex<HashMap<(FunctionName, u32), Arc<Version>>>,
 }
 
@@ -59,9 +62,10 @@ pub(crate) struct Shop {
 /// may take, and gives back the rest.
 pub(crate) async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(), Problem> {
     let threads = worker.platform.data.threads.clone();
-    let loops = worker.leases_max;
+    let loops = 2 * worker.running_max;
     let shop = Arc::new(Shop {
         cancels: Cancels::new(worker.backbone.clone()),
+        turns: Semaphore::new(worker.running_max),
         worker,
         drained: CancellationToken::new(),
         versions: Mutex::default(),
