@@ -14,7 +14,7 @@ use fanfold_protocol::{
     uri::{ObjectUri, PinnedObject},
 };
 use fanfold_storage::Store;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::oneshot};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::Resource;
 
@@ -58,14 +58,30 @@ impl Reader {
         like: Option<PinnedObject>,
     ) -> Result<Self, Problem> {
         let like = like.map(|object| Like { object, settled: Arc::clone(&data.settled) });
-        let opening = start(&data.threads, work, async move {
-            let reader = Box::new(TableReader::open_like(store, source, like).await?);
-            let schema = encode_schema(&reader.schema())?;
-            Ok::<_, Problem>((reader, schema))
+        let (opened, opening) = oneshot::channel();
+        // Goes on to the first batch by itself: one way to another thread less.
+        let ahead = start(&data.threads, work, async move {
+            let reader = match open_first(store, source, like).await {
+                Ok((reader, schema)) => {
+                    // Whoever has gone needs no batch either.
+                    opened.send(Ok(schema)).map_err(|_| crate::internal("nobody reads the table"))?;
+                    reader
+                }
+                Err(problem) => {
+                    let _ = opened.send(Err(problem.clone()));
+                    return Err(problem);
+                }
+            };
+            next_batch(reader).await
         });
-        let (reader, schema) = joined(opening.await)??;
-        let state = Reading::Ahead(turn(&data.threads, work, reader));
-        Ok(Self { schema, work: Arc::clone(work), threads: data.threads.clone(), state })
+        match opening.await {
+            Ok(schema) => {
+                let state = Reading::Ahead(ahead);
+                Ok(Self { schema: schema?, work: Arc::clone(work), threads: data.threads.clone(), state })
+            }
+            // It panicked before it was open.
+            Err(_) => Err(joined(ahead.await).and_then(|turn| turn).err().unwrap_or_else(unusable)),
+        }
     }
 
     /// Fails when reading has failed, whether or not the guest cared.
@@ -102,13 +118,25 @@ impl Reader {
 fn turn(
     threads: &Handle,
     work: &Arc<Work>,
-    mut reader: Box<TableReader>,
+    reader: Box<TableReader>,
 ) -> AbortOnDropHandle<Result<Turn, Problem>> {
-    start(threads, work, async move {
-        let Some(batch) = reader.next().await? else { return Ok((reader, None)) };
-        let ipc = encode(&batch)?;
-        Ok((reader, Some(Batch { rows: batch.num_rows() as u64, ipc })))
-    })
+    start(threads, work, next_batch(reader))
+}
+
+async fn open_first(
+    store: Store,
+    source: TableSource,
+    like: Option<Like>,
+) -> Result<(Box<TableReader>, Vec<u8>), Problem> {
+    let reader = Box::new(TableReader::open_like(store, source, like).await?);
+    let schema = encode_schema(&reader.schema())?;
+    Ok((reader, schema))
+}
+
+async fn next_batch(mut reader: Box<TableReader>) -> Result<Turn, Problem> {
+    let Some(batch) = reader.next().await? else { return Ok((reader, None)) };
+    let ipc = encode(&batch)?;
+    Ok((reader, Some(Batch { rows: batch.num_rows() as u64, ipc })))
 }
 
 /// A table that a guest writes.
@@ -152,7 +180,9 @@ impl Writer {
     }
 
     fn give_up(&mut self) {
-        if let Some(inner) = self.inner.take() {
+        if let Some(inner) = self.inner.take()
+            && inner.has_begun()
+        {
             self.threads.spawn(async move { inner.abort().await });
         }
     }

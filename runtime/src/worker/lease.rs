@@ -7,7 +7,7 @@
 //! does not commit, as far as the store can be reached.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -153,19 +153,23 @@ async fn attempt(
     }
     let stop = stopped.child_token();
     let attempt = Arc::new(Attempt { lease, version, id: Uuid::new_v4(), stop: stop.clone() });
-    let mut done = Vec::with_capacity(attempt.lease.tasks.len());
+    let done = Arc::new(Mutex::new(Vec::with_capacity(attempt.lease.tasks.len())));
     let drained = &shop.drained;
     let ran = tokio::select! {
-        ran = in_turn(shop, run_tasks(shop, &attempt, last, &mut done)) => ran,
+        ran = in_turn(shop, on_guest_thread(shop, &attempt, last, &done)) => ran,
         () = drained.cancelled() => Err(Ending::Drained),
     };
     stop.cancel();
+    let done = std::mem::take(&mut *done.lock().unwrap_or_else(PoisonError::into_inner));
     if let Err(ending) = ran {
         commit::remove(data, &done).await;
         return Err(ending);
     }
     commit_all(shop, &attempt, done).await
 }
+
+/// What came of the tasks of a lease so far.
+type Done = Arc<Mutex<Vec<TaskCommit>>>;
 
 async fn commit_all(shop: &Shop, attempt: &Attempt, tasks: Vec<TaskCommit>) -> Result<(), Ending> {
     let data = &shop.worker.platform.data;
@@ -201,43 +205,47 @@ async fn in_turn<T>(shop: &Shop, running: impl Future<Output = T>) -> T {
     running.await
 }
 
-/// Runs the tasks one after the other; `done` holds what came of them so far.
-async fn run_tasks(
+/// Runs the tasks on a guest thread, one after the other; they stop when this is
+/// dropped. The way there and back is paid once a lease.
+async fn on_guest_thread(
     shop: &Arc<Shop>,
     attempt: &Arc<Attempt>,
     last: bool,
-    done: &mut Vec<TaskCommit>,
+    done: &Done,
 ) -> Result<(), Ending> {
-    for place in 0..attempt.lease.tasks.len() {
-        if attempt.stop.is_cancelled() {
-            return Err(Ending::Cancelled);
+    let run = {
+        let (shop, attempt, done) = (Arc::clone(shop), Arc::clone(attempt), Arc::clone(done));
+        async move {
+            for task in &attempt.lease.tasks {
+                if attempt.stop.is_cancelled() {
+                    return Err(Ending::Cancelled);
+                }
+                let committed = run_task(&shop, &attempt, task, last).await?;
+                done.lock().unwrap_or_else(PoisonError::into_inner).push(committed);
+            }
+            Ok(())
         }
-        done.push(run_task(shop, attempt, place, last).await?);
-    }
-    Ok(())
+    };
+    joined(AbortOnDropHandle::new(shop.worker.guests.spawn(run)).await).map_err(Ending::Failed)?
 }
 
-async fn run_task(
-    shop: &Arc<Shop>,
-    attempt: &Arc<Attempt>,
-    place: usize,
-    last: bool,
-) -> Result<TaskCommit, Ending> {
-    let data = &shop.worker.platform.data;
-    let task = &attempt.lease.tasks[place];
+async fn run_task(shop: &Shop, attempt: &Attempt, task: &Task, last: bool) -> Result<TaskCommit, Ending> {
+    let platform = &shop.worker.platform;
+    let data = &platform.data;
     let mut staging = Usage::default();
-    let end = match &task.work {
-        Work::Merge { states, .. } => match states::read(data, states, &mut staging).await {
-            Ok(states) => in_sandbox(shop, attempt, place, states).await,
-            Err(problem) => Err(problem),
-        },
-        Work::Map(_) | Work::Accumulate(_) => in_sandbox(shop, attempt, place, Vec::new()).await,
+    let states = match &task.work {
+        Work::Merge { states, .. } => states::read(data, states, &mut staging).await,
+        Work::Map(_) | Work::Accumulate(_) => Ok(Vec::new()),
+    };
+    let end = match states {
+        Ok(states) => task::run(platform, attempt, task, states).await,
+        Err(problem) => TaskEnd::failed(problem),
     };
     if attempt.stop.is_cancelled() {
         discard(shop, task, end).await;
         return Err(Ending::Cancelled);
     }
-    let TaskEnd { ended, platform_failed, looked_outside } = end.unwrap_or_else(TaskEnd::failed);
+    let TaskEnd { ended, platform_failed, looked_outside } = end;
     let Ended { result, logs, mut usage } = ended;
     let staged = match result {
         Ok(product) => states::stage(data, attempt, task, product, &mut staging).await.map_err(|p| (p, true)),
@@ -252,23 +260,9 @@ async fn run_task(
     Ok(TaskCommit { index: task.index, attempt: task.attempt, outcome, usage, looked_outside, logs })
 }
 
-/// Runs a task on a guest thread; it stops when this is dropped.
-async fn in_sandbox(
-    shop: &Shop,
-    attempt: &Arc<Attempt>,
-    place: usize,
-    states: Vec<bytes::Bytes>,
-) -> Result<TaskEnd, Problem> {
-    let (platform, attempt) = (Arc::clone(&shop.worker.platform), Arc::clone(attempt));
-    let run = async move { task::run(&platform, &attempt, &attempt.lease.tasks[place], states).await };
-    joined(AbortOnDropHandle::new(shop.worker.guests.spawn(run)).await)
-}
-
 /// Removes the table of a task that ended just as its job was cancelled.
-async fn discard(shop: &Shop, task: &Task, end: Result<TaskEnd, Problem>) {
-    if let Ok(TaskEnd { ended, .. }) = end
-        && let Ok(Product::Table(table)) = ended.result
-    {
+async fn discard(shop: &Shop, task: &Task, end: TaskEnd) {
+    if let Ok(Product::Table(table)) = end.ended.result {
         let outcome = TaskOutcome::Table(table);
         let task = TaskCommit {
             index: task.index,

@@ -16,9 +16,10 @@ use fanfold_protocol::{
 };
 use fanfold_storage::PutOptions;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    host::{Data, store_problem},
+    host::{Data, joined, store_problem},
     task::{Attempt, Product},
 };
 
@@ -44,7 +45,8 @@ async fn read_one(data: &Data, state: &StateRef) -> Result<Bytes, Problem> {
             crate::internal(format!("expected a partial state in hexadecimal digits, found: {error}"))
         }),
         StateRef::Object { uri, digest, .. } => {
-            let bytes = data.store.get(uri, None).await.map_err(|error| store_problem(&error))?;
+            let (store, from) = (data.store.clone(), uri.clone());
+            let bytes = on_data_thread(data, async move { store.get(&from, None).await }).await?;
             let found = Digest::of(&bytes);
             if found == *digest {
                 return Ok(bytes);
@@ -101,11 +103,18 @@ async fn put(
     usage.bytes_out += body.len() as u64;
     usage.store_requests += 1;
     let content_type = if what == "json" { "application/json" } else { "application/octet-stream" };
-    data.store
-        .put(&uri, body, PutOptions::typed(content_type))
-        .await
-        .map_err(|error| store_problem(&error))?;
+    let (store, to) = (data.store.clone(), uri.clone());
+    on_data_thread(data, async move { store.put(&to, body, PutOptions::typed(content_type)).await }).await?;
     Ok(uri)
+}
+
+/// Talks to the store where its connections live.
+async fn on_data_thread<T: Send + 'static>(
+    data: &Data,
+    talk: impl Future<Output = fanfold_storage::Result<T>> + Send + 'static,
+) -> Result<T, Problem> {
+    let talked = AbortOnDropHandle::new(data.threads.spawn(talk)).await;
+    joined(talked)?.map_err(|error| store_problem(&error))
 }
 
 /// The objects that an outcome names.

@@ -20,7 +20,7 @@ pub struct BucketEntry {
 impl Store {
     /// The buckets that the credentials may see.
     pub async fn list_buckets(&self) -> Result<Vec<BucketEntry>> {
-        let mut pages = self.client.list_buckets().into_paginator().send();
+        let mut pages = self.client().list_buckets().into_paginator().send();
         let mut all = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|e| Target::Bucket("").error(e))?;
@@ -34,7 +34,7 @@ impl Store {
 
     /// Whether there is a bucket of this name that the credentials may use.
     pub async fn bucket_exists(&self, bucket: &str) -> Result<bool> {
-        match self.client.head_bucket().bucket(bucket).send().await {
+        match self.client().head_bucket().bucket(bucket).send().await {
             Ok(_) => Ok(true),
             Err(e) => match Target::Bucket(bucket).error(e) {
                 Error::NoSuchBucket { .. } => Ok(false),
@@ -52,7 +52,7 @@ impl Store {
                 .location_constraint(BucketLocationConstraint::from(config.region.as_str()))
                 .build()
         });
-        let request = self.client.create_bucket().bucket(bucket).set_create_bucket_configuration(place);
+        let request = self.client().create_bucket().bucket(bucket).set_create_bucket_configuration(place);
         match request.send().await {
             Ok(_) => Ok(()),
             Err(e) if e.raw_response().is_some_and(|r| r.status().as_u16() == 409) => Err(Error::Conflict {
@@ -83,7 +83,7 @@ impl Store {
 
     /// Deletes an empty bucket. One that is not there is no error.
     pub async fn delete_bucket(&self, bucket: &str) -> Result<()> {
-        match self.client.delete_bucket().bucket(bucket).send().await {
+        match self.client().delete_bucket().bucket(bucket).send().await {
             Ok(_) => Ok(()),
             Err(e) if e.raw_response().is_some_and(|r| r.status().as_u16() == 409) => Err(Error::Conflict {
                 target: format!("s3://{bucket}/"),

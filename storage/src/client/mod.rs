@@ -16,7 +16,7 @@ mod probe;
 mod read;
 mod write;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aws_sdk_s3::{Client, config::Builder};
 pub use fanfold_protocol::uri::{ObjectUri, Pin, PinnedObject};
@@ -41,7 +41,8 @@ pub const WRITER_METADATA: &str = "fanfold-writer";
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<Inner>,
-    client: Client,
+    /// Made with the first request: whoever sends none does not pay for it.
+    client: Arc<OnceLock<Client>>,
     meter: Meter,
 }
 
@@ -77,8 +78,15 @@ impl Store {
     }
 
     fn metered(inner: Arc<Inner>, meter: Meter) -> Self {
-        let config = inner.sdk.clone().interceptor(meter.clone()).build();
-        Self { inner, client: Client::from_conf(config), meter }
+        Self { inner, client: Arc::default(), meter }
+    }
+
+    /// The client whose requests this handle's meter counts.
+    fn client(&self) -> &Client {
+        self.client.get_or_init(|| {
+            let config = self.inner.sdk.clone().interceptor(self.meter.clone()).build();
+            Client::from_conf(config)
+        })
     }
 }
 

@@ -79,6 +79,11 @@ impl MultipartWriter {
         self.size
     }
 
+    /// Whether there is anything in the store that giving it up would remove.
+    pub fn has_begun(&self) -> bool {
+        self.upload.is_some()
+    }
+
     /// Makes the object visible and returns its pin.
     pub async fn finish(mut self) -> Result<Pin> {
         if self.upload.is_none() {
@@ -138,7 +143,7 @@ impl MultipartWriter {
         metadata.insert(WRITER_METADATA.to_owned(), self.writer.clone());
         let request = self
             .store
-            .client
+            .client()
             .create_multipart_upload()
             .bucket(self.uri.bucket())
             .key(self.uri.key())
@@ -154,7 +159,7 @@ impl MultipartWriter {
         let parts = CompletedMultipartUpload::builder().set_parts(Some(self.parts.clone())).build();
         let request = self
             .store
-            .client
+            .client()
             .complete_multipart_upload()
             .bucket(self.uri.bucket())
             .key(self.uri.key())
@@ -206,7 +211,7 @@ async fn upload_part(
 ) -> Result<CompletedPart> {
     let length = body.len();
     let request = store
-        .client
+        .client()
         .upload_part()
         .bucket(uri.bucket())
         .key(uri.key())
@@ -220,7 +225,7 @@ async fn upload_part(
 }
 
 async fn abort(store: &Store, uri: &ObjectUri, id: &str) -> Result<()> {
-    let request = store.client.abort_multipart_upload().bucket(uri.bucket()).key(uri.key()).upload_id(id);
+    let request = store.client().abort_multipart_upload().bucket(uri.bucket()).key(uri.key()).upload_id(id);
     match request.send().await.map_err(|e| Target::Object(uri).error(e)) {
         Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
         Err(Error::Other { code, .. }) if code == "NoSuchUpload" => Ok(()),

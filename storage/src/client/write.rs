@@ -117,7 +117,7 @@ impl Store {
 
     /// Deletes an object. One that is not there is no error.
     pub async fn delete(&self, uri: &ObjectUri) -> Result<()> {
-        let request = self.client.delete_object().bucket(uri.bucket()).key(uri.key());
+        let request = self.client().delete_object().bucket(uri.bucket()).key(uri.key());
         match request.send().await.map_err(|e| Target::Object(uri).error(e)) {
             Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -145,7 +145,7 @@ impl Store {
         let ids = keys.iter().map(|key| ObjectIdentifier::builder().key(key).build());
         let ids = ids.collect::<Result<Vec<_>, _>>().map_err(failed)?;
         let delete = Delete::builder().set_objects(Some(ids)).quiet(true).build().map_err(failed)?;
-        let request = self.client.delete_objects().bucket(bucket).delete(delete);
+        let request = self.client().delete_objects().bucket(bucket).delete(delete);
         let answer = request.send().await.map_err(|e| Target::Bucket(bucket).error(e))?;
         let first = answer.errors().iter().find(|e| e.code() != Some("NoSuchKey"));
         first.map_or(Ok(()), |error| {
@@ -165,7 +165,7 @@ impl Store {
             source = format!("{source}?versionId={}", percent_encode(id));
         }
         let request = self
-            .client
+            .client()
             .copy_object()
             .bucket(to.bucket())
             .key(to.key())
@@ -185,7 +185,7 @@ impl Store {
 
     fn put_request(&self, uri: &ObjectUri, body: &Bytes, options: &PutOptions) -> PutObjectFluentBuilder {
         let metadata = options.metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-        self.client
+        self.client()
             .put_object()
             .bucket(uri.bucket())
             .key(uri.key())

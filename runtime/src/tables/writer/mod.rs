@@ -111,6 +111,11 @@ impl TableWriter {
         Ok(Some(OutputObject { uri, size: pin.size, etag: pin.etag, rows: self.rows }))
     }
 
+    /// Whether there is anything in the store that giving it up would remove.
+    pub fn has_begun(&self) -> bool {
+        self.sink.has_begun()
+    }
+
     /// Gives the table up. What cannot be removed now is removed with the
     /// uploads that the store finds abandoned.
     pub async fn abort(self) {
