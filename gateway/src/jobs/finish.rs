@@ -269,12 +269,13 @@ impl Closing<'_> {
                 let body: Bytes =
                     serde_json::to_vec(value).map_err(|e| Error::damaged(own.to_string(), e))?.into();
                 let options = PutOptions::typed("application/json");
-                store.put(&own, body.clone(), options.clone()).await?;
-                store.put(&beside, body, options).await?;
+                tokio::try_join!(
+                    store.put(&own, body.clone(), options.clone()),
+                    store.put(&beside, body, options)
+                )?;
             }
             Some(AnswerRef::Object(staged)) => {
-                store.copy(staged, None, &own).await?;
-                store.copy(staged, None, &beside).await?;
+                tokio::try_join!(store.copy(staged, None, &own), store.copy(staged, None, &beside))?;
             }
             None if replacing => store.delete(&beside).await?,
             None => {}
@@ -298,14 +299,18 @@ impl Closing<'_> {
     /// so that a failure here does not keep a job from ending.
     async fn sweep(&self, succeeded: bool) {
         let swept = async {
-            let mut count = 0;
-            if succeeded {
-                count += sweep::staged(self.vault, self.job).await?;
-                count += kept::forget(self.vault, self.job).await?;
-            }
+            let staged = async {
+                match succeeded {
+                    true => Ok::<_, Error>(
+                        sweep::staged(self.vault, self.job).await?
+                            + kept::forget(self.vault, self.job).await?,
+                    ),
+                    false => Ok(0),
+                }
+            };
             let sweep = Sweep { output: self.output, job: self.job };
-            count += sweep.losers(self.vault, self.backbone).await?;
-            Ok::<_, Error>(count)
+            let (staged, losers) = tokio::try_join!(staged, sweep.losers(self.vault, self.backbone))?;
+            Ok::<_, Error>(staged + losers)
         };
         match swept.await {
             Ok(count) => tracing::debug!(job = %self.job.id, count, "swept what was staged"),

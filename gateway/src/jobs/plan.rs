@@ -80,8 +80,8 @@ pub async fn lay_down(
     if job.document.cache {
         job.cache = Some(cache::find(vault, &job, &draft.settings, &mut plan).await?);
     }
-    vault.write_once(&keys::job_document(&job.id), &job).await?;
-    vault.write_once(&keys::plan_draft(&job.id), &plan).await?;
+    let (document, head) = (keys::job_document(&job.id), keys::plan_draft(&job.id));
+    tokio::try_join!(vault.write_once(&document, &job), vault.write_once(&head, &plan))?;
     Ok((job, plan))
 }
 
