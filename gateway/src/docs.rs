@@ -84,6 +84,7 @@ pages! {
     "memory-exceeded",
     "response-too-large",
     "response-invalid",
+    "budget-spent",
     "task-failed",
     "cancelled",
     "concurrency-limit",
