@@ -13,7 +13,6 @@ use uuid::Uuid;
 
 use crate::{
     digest::Digest,
-    function::Export,
     job::{CsvOptions, Format},
     uri::{ObjectUri, PinnedObject},
 };
@@ -100,15 +99,24 @@ pub enum Shape {
     Map,
     /// All partitions become one answer.
     Aggregate,
+    /// Each partition becomes a table, and all these tables one answer.
+    #[serde(rename = "map-aggregate")]
+    MapAggregate,
 }
 
 impl Shape {
-    /// The export that stage 0 runs.
-    pub fn export(self) -> Export {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::Map => Export::Mapper,
-            Self::Aggregate => Export::Aggregator,
+            Self::Map => "map",
+            Self::Aggregate => "aggregate",
+            Self::MapAggregate => "map-aggregate",
         }
+    }
+
+    /// Whether partial states are folded into one answer.
+    pub fn folds(self) -> bool {
+        matches!(self, Self::Aggregate | Self::MapAggregate)
     }
 }
 
@@ -144,7 +152,7 @@ impl Plan {
     pub fn lay_out(job: Uuid, digest: Digest, shape: Shape, weights: &[Weight]) -> Self {
         let partitions = u32::try_from(weights.len()).unwrap_or(u32::MAX);
         let mut stages = vec![partitions];
-        if shape == Shape::Aggregate {
+        if shape.folds() {
             let mut width = partitions.div_ceil(FOLD_WIDTH).max(1);
             stages.push(width);
             while width > 1 {
@@ -195,7 +203,7 @@ impl Plan {
 
     /// Whether this stage's only task gives the job's answer.
     pub fn finishes(&self, stage: u32) -> bool {
-        self.shape == Shape::Aggregate && stage > 0 && stage as usize == self.stages.len() - 1
+        self.shape.folds() && stage > 0 && stage as usize == self.stages.len() - 1
     }
 }
 
@@ -247,6 +255,14 @@ pub enum Work {
     Map(Partition),
     /// Runs the aggregator over the partition.
     Accumulate(Partition),
+    /// Runs the mapper over the partition, and the aggregator over what it writes.
+    #[serde(rename = "map-accumulate")]
+    MapAccumulate {
+        /// What the mapper reads.
+        partition: Partition,
+        /// Whether its table is staged besides.
+        keep: bool,
+    },
     /// Merges states in order; at the root, finishes.
     Merge {
         /// In the plan's order.
@@ -339,6 +355,7 @@ mod tests {
         assert_eq!(stages(17), [17, 2, 1]);
         assert_eq!(stages(1_000), [1_000, 63, 4, 1]);
         assert_eq!(plan(Shape::Map, &[1; 5]).stages, [5]);
+        assert_eq!(plan(Shape::MapAggregate, &[1; 17]).stages, [17, 2, 1]);
     }
 
     #[test]

@@ -173,12 +173,17 @@ fn columns(columns: Option<Vec<types::Column>>) -> Result<Option<Vec<Column>>, P
 
 /// The slot of a sandbox; waits no longer than until `deadline`.
 pub(crate) async fn slot(platform: &Platform, deadline: Instant) -> Result<Slot, Problem> {
-    let slot = tokio::time::timeout_at(deadline.into(), platform.shared.slot()).await;
-    slot.ok().flatten().ok_or_else(|| {
+    slots(platform, 1, deadline).await
+}
+
+/// The slots of sandboxes that run together.
+pub(crate) async fn slots(platform: &Platform, count: u32, deadline: Instant) -> Result<Slot, Problem> {
+    let slots = tokio::time::timeout_at(deadline.into(), platform.shared.slots(count)).await;
+    slots.ok().flatten().ok_or_else(|| {
         Problem::new(
             ErrorKind::ConcurrencyLimit,
             format!(
-                "expected room for one more of {} sandboxes within the call's time, found none; try again later",
+                "expected room for {count} more of {} sandboxes within the call's time, found none; try again later",
                 limits::SANDBOXES_MAX
             ),
         )

@@ -32,12 +32,12 @@ use crate::{
         mapper::MapFunctionPre,
     },
     host::{
-        Call, Host,
-        tables::{Reader, Writer},
+        Call, Host, Work,
+        tables::{Reader, Sink, Writer},
     },
-    invoke::{Run, missing, slot},
-    sandbox::{self, Ended},
-    tables::{TableSource, TableWriter},
+    invoke::{Run, missing, slots},
+    sandbox::{self, Clock, Ended, Stop},
+    tables::{TableSource, TableWriter, pipe},
 };
 
 /// What the tasks of a lease have in common while one attempt runs them.
@@ -57,6 +57,8 @@ pub(crate) enum Product {
     Table(Option<OutputObject>),
     /// A partial state.
     State(Bytes),
+    /// A table and the partial state of its rows.
+    Mapped(Option<OutputObject>, Bytes),
     /// The job's answer, as written and as read.
     Answer(String, Value),
 }
@@ -68,10 +70,11 @@ pub(crate) struct TaskEnd {
     pub(crate) platform_failed: bool,
 }
 
-/// Why a call into a guest gave nothing, short of a trap.
+/// Why a call into a guest gave nothing.
 enum Fail {
     Guest(types::Error),
     Host(Problem),
+    Stopped(Stop),
 }
 
 impl From<Problem> for Fail {
@@ -102,7 +105,8 @@ async fn started(
     let Attempt { lease, version, .. } = attempt;
     let loaded = platform.component(version.digest).await?;
     let timeout = Duration::from_millis(lease.common.timeout_ms).min(limits::TIMEOUT_MAX);
-    let _slot = slot(platform, asked + limits::TIMEOUT_MAX).await?;
+    let sandboxes = if matches!(task.work, TaskWork::MapAccumulate { .. }) { 2 } else { 1 };
+    let _slots = slots(platform, sandboxes, asked + limits::TIMEOUT_MAX).await?;
     let call = Call {
         id: lease.job,
         version: Arc::clone(version),
@@ -111,12 +115,18 @@ async fn started(
         timeout,
         memory_bytes_max: lease.common.memory_bytes.unwrap_or(version.settings.memory.0),
     };
-    let run = Run::new(platform, call, asked);
+    let run = Run::new(platform, call.clone(), asked);
     Ok(match (&task.work, &loaded.mapper, &loaded.aggregator) {
         (TaskWork::Map(partition), Some(pre), _) => map(run, pre, attempt, task, partition).await,
         (TaskWork::Accumulate(partition), _, Some(pre)) => accumulate(run, pre, attempt, partition).await,
+        (TaskWork::MapAccumulate { partition, keep }, Some(mapper), Some(aggregator)) => {
+            let runs = (run, Run::new(platform, call, asked));
+            map_accumulate(runs, (mapper, aggregator), attempt, task, (partition, *keep)).await
+        }
         (TaskWork::Merge { finish, .. }, _, Some(pre)) => merge(run, pre, attempt, states, *finish).await,
-        (TaskWork::Map(_), None, _) => return Err(missing(version, Export::Mapper)),
+        (TaskWork::Map(_) | TaskWork::MapAccumulate { .. }, None, _) => {
+            return Err(missing(version, Export::Mapper));
+        }
         _ => return Err(missing(version, Export::Aggregator)),
     })
 }
@@ -129,34 +139,15 @@ async fn map(
     partition: &Partition,
 ) -> TaskEnd {
     let Run { store, work, clock, deadline } = &mut run;
-    let declared = attempt.version.describes.mapper.as_ref().and_then(|d| d.reads.clone());
     let call = async {
-        let opened = open_input(store, attempt, partition, declared).await;
-        let input = match opened {
-            Ok(reader) => store.data_mut().table.push(reader)?,
-            Err(problem) => return Ok(Err(problem.into())),
-        };
-        let output = match create_output(store.data_mut(), attempt, task) {
-            Ok(writer) => store.data_mut().table.push(writer)?,
-            Err(problem) => return Ok(Err(problem.into())),
-        };
-        let (lent_input, lent_output) =
-            (Resource::new_borrow(input.rep()), Resource::new_borrow(output.rep()));
-        let instance = pre.instantiate_async(&mut *store).await?;
-        clock.started = Instant::now();
-        let mapped =
-            instance.fanfold_function_mapper().call_map(&mut *store, lent_input, lent_output).await?;
-        let table = &mut store.data_mut().table;
-        let (input, output) = (table.delete(input)?, table.delete(output)?);
-        Ok(match mapped.map_err(Fail::Guest).and_then(|()| Ok(input.check()?)) {
-            // A table needs its columns once: the first task's part shows them without rows too.
-            Ok(()) if task.index > 0 && output.is_empty() => Ok(None),
-            Ok(()) => output.end(work).await.map_err(Fail::Host),
+        let sink = create_output(store.data_mut(), attempt, task).map(Sink::from);
+        Ok(match call_map(store, clock, pre, attempt, partition, sink).await? {
+            Ok(output) => finished(output, task, work).await.map_err(Fail::Host),
             Err(fail) => Err(fail),
         })
     };
     let returned = sandbox::bounded(*deadline, Some(&attempt.stop), work, call).await;
-    end(run, returned, Product::Table)
+    end(run, flat(returned), Product::Table)
 }
 
 async fn accumulate(
@@ -168,23 +159,147 @@ async fn accumulate(
     let Run { store, work, clock, deadline } = &mut run;
     let declared = attempt.version.describes.aggregator.as_ref().and_then(|d| d.reads.clone());
     let call = async {
-        let opened = open_input(store, attempt, partition, declared).await;
-        let input = match opened {
-            Ok(reader) => store.data_mut().table.push(reader)?,
-            Err(problem) => return Ok(Err(problem.into())),
-        };
-        let lent = Resource::new_borrow(input.rep());
-        let instance = pre.instantiate_async(&mut *store).await?;
-        clock.started = Instant::now();
-        let state = instance.fanfold_function_aggregator().call_accumulate(&mut *store, lent).await?;
-        let input = store.data_mut().table.delete(input)?;
-        Ok(state.map_err(Fail::Guest).and_then(|state| {
-            input.check()?;
-            Ok(checked_state(state)?)
-        }))
+        let input = open_input(store, attempt, partition, declared).await;
+        call_accumulate(store, clock, pre, input).await
     };
     let returned = sandbox::bounded(*deadline, Some(&attempt.stop), work, call).await;
-    end(run, returned, Product::State)
+    end(run, flat(returned), Product::State)
+}
+
+/// Which of two sandboxes.
+enum Half {
+    Map,
+    Fold,
+}
+
+/// Runs the mapper and, over what it writes, the aggregator, each in a sandbox
+/// of its own and both at once. The first that fails ends both. Its table is
+/// finished when both are done, so that a fold that fails leaves none.
+async fn map_accumulate(
+    (mut mapping, mut folding): (Run, Run),
+    (mapper, aggregator): (&MapFunctionPre<Host>, &AggregateFunctionPre<Host>),
+    attempt: &Attempt,
+    task: &Task,
+    (partition, keep): (&Partition, bool),
+) -> TaskEnd {
+    let stop = Some(&attempt.stop);
+    let (writer, reader) = pipe();
+    let Run { store, work, clock, deadline } = &mut mapping;
+    let mapped = async {
+        let table = keep.then(|| create_output(store.data_mut(), attempt, task)).transpose();
+        let sink = table.map(|table| Sink { table, pipe: Some(writer), rows: 0 });
+        let mut called = call_map(store, clock, mapper, attempt, partition, sink).await?;
+        if let Ok(output) = &mut called {
+            output.end_pipe().await;
+        }
+        Ok(called)
+    };
+    let mapped =
+        async { flat(sandbox::bounded(*deadline, stop, work, mapped).await).map_err(|f| (Half::Map, f)) };
+    let Run { store: fold_store, work: fold_work, clock: fold_clock, deadline: fold_deadline } = &mut folding;
+    let declared = attempt.version.describes.aggregator.as_ref().and_then(|d| d.reads.clone());
+    let folded = async {
+        let host = fold_store.data();
+        let input = Reader::open_pipe(&host.data, host.work(), reader, declared).await;
+        call_accumulate(fold_store, fold_clock, aggregator, input).await
+    };
+    let folded = async {
+        flat(sandbox::bounded(*fold_deadline, stop, fold_work, folded).await).map_err(|f| (Half::Fold, f))
+    };
+    let both = match futures::future::try_join(mapped, folded).await {
+        Ok((output, state)) => {
+            let finish = async { Ok(finished(output, task, work).await.map_err(Fail::Host)) };
+            let table = flat(sandbox::bounded(*deadline, stop, work, finish).await);
+            table.map(|table| (table, state)).map_err(|fail| (Half::Map, fail))
+        }
+        Err(failed) => Err(failed),
+    };
+    let product = |(table, state)| if keep { Product::Mapped(table, state) } else { Product::State(state) };
+    match both {
+        Err((Half::Fold, fail)) => together(end(folding, Err(fail), product), mapping, Half::Fold),
+        Err((Half::Map, fail)) => together(end(mapping, Err(fail), product), folding, Half::Map),
+        Ok(both) => together(end(mapping, Ok(both), product), folding, Half::Map),
+    }
+}
+
+/// Adds what the other half took. The two ran at the same time; rows are those
+/// that came in from the store and those that the map wrote.
+fn together(mut end: TaskEnd, other: Run, half: Half) -> TaskEnd {
+    let other = other.close(Ok(())).usage;
+    let usage = &mut end.ended.usage;
+    let rows = match half {
+        Half::Map => (usage.rows_in, usage.rows_out),
+        Half::Fold => (other.rows_in, other.rows_out),
+    };
+    let (wall_us, start_us) = (usage.wall_us.max(other.wall_us), usage.start_us.min(other.start_us));
+    let memory_bytes_peak = usage.memory_bytes_peak + other.memory_bytes_peak;
+    usage.add(&other);
+    (usage.rows_in, usage.rows_out) = rows;
+    (usage.wall_us, usage.start_us, usage.memory_bytes_peak) = (wall_us, start_us, memory_bytes_peak);
+    end
+}
+
+/// Calls a mapper; gives back the table that it wrote, not finished.
+async fn call_map(
+    store: &mut wasmtime::Store<Host>,
+    clock: &mut Clock,
+    pre: &MapFunctionPre<Host>,
+    attempt: &Attempt,
+    partition: &Partition,
+    sink: Result<Sink, Problem>,
+) -> wasmtime::Result<Result<Writer, Fail>> {
+    let declared = attempt.version.describes.mapper.as_ref().and_then(|d| d.reads.clone());
+    let sink = match sink {
+        Ok(sink) => sink,
+        Err(problem) => return Ok(Err(problem.into())),
+    };
+    let output = Writer::lend(&store.data().data, sink);
+    let output = store.data_mut().table.push(output)?;
+    let input = match open_input(store, attempt, partition, declared).await {
+        Ok(reader) => store.data_mut().table.push(reader)?,
+        Err(problem) => return Ok(Err(problem.into())),
+    };
+    let (lent_input, lent_output) = (Resource::new_borrow(input.rep()), Resource::new_borrow(output.rep()));
+    let instance = pre.instantiate_async(&mut *store).await?;
+    clock.started = Instant::now();
+    let mapped = instance.fanfold_function_mapper().call_map(&mut *store, lent_input, lent_output).await?;
+    let table = &mut store.data_mut().table;
+    let (input, output) = (table.delete(input)?, table.delete(output)?);
+    Ok(mapped.map_err(Fail::Guest).and_then(|()| {
+        input.check()?;
+        Ok(output)
+    }))
+}
+
+/// Calls an aggregator over a table that could be opened.
+async fn call_accumulate(
+    store: &mut wasmtime::Store<Host>,
+    clock: &mut Clock,
+    pre: &AggregateFunctionPre<Host>,
+    input: Result<Reader, Problem>,
+) -> wasmtime::Result<Result<Bytes, Fail>> {
+    let input = match input {
+        Ok(reader) => store.data_mut().table.push(reader)?,
+        Err(problem) => return Ok(Err(problem.into())),
+    };
+    let lent = Resource::new_borrow(input.rep());
+    let instance = pre.instantiate_async(&mut *store).await?;
+    clock.started = Instant::now();
+    let state = instance.fanfold_function_aggregator().call_accumulate(&mut *store, lent).await?;
+    let input = store.data_mut().table.delete(input)?;
+    Ok(state.map_err(Fail::Guest).and_then(|state| {
+        input.check()?;
+        Ok(checked_state(state)?)
+    }))
+}
+
+/// The table that a mapper wrote, made visible.
+async fn finished(output: Writer, task: &Task, work: &Arc<Work>) -> Result<Option<OutputObject>, Problem> {
+    // A table needs its columns once: the first task's part shows them without rows too.
+    if task.index > 0 && output.is_empty() {
+        return Ok(None);
+    }
+    output.end(work).await
 }
 
 async fn merge(
@@ -209,7 +324,7 @@ async fn merge(
         Ok(answer.map_err(Fail::Guest).and_then(|text| Ok(checked_answer(text)?)))
     };
     let returned = sandbox::bounded(*deadline, Some(&attempt.stop), work, call).await;
-    end(run, returned, |product| product)
+    end(run, flat(returned), |product| product)
 }
 
 /// Folds states from the left, as many at a time as one host call moves. The
@@ -273,13 +388,12 @@ async fn open_input(
     Reader::open(&host.data, host.work(), metered, source, common.like.clone()).await
 }
 
-fn create_output(host: &mut Host, attempt: &Attempt, task: &Task) -> Result<Writer, Problem> {
+fn create_output(host: &mut Host, attempt: &Attempt, task: &Task) -> Result<TableWriter, Problem> {
     let common = &attempt.lease.common;
     let name = keys::output_part(task.index, &attempt.id, TableWriter::extension(common.output_format));
     let uri = common.output.join(&name)?;
     let metered = host.store();
-    let writer = TableWriter::create(metered, uri, common.output_format, &attempt.id.to_string())?;
-    Ok(Writer::lend(&host.data, writer))
+    TableWriter::create(metered, uri, common.output_format, &attempt.id.to_string())
 }
 
 fn checked_state(state: Vec<u8>) -> Result<Bytes, Problem> {
@@ -308,17 +422,17 @@ fn checked_answer(text: String) -> Result<Product, Problem> {
     }
 }
 
-fn end<T>(
-    run: Run,
-    returned: Result<Result<T, Fail>, sandbox::Stop>,
-    product: impl FnOnce(T) -> Product,
-) -> TaskEnd {
+fn flat<T>(returned: Result<Result<T, Fail>, Stop>) -> Result<T, Fail> {
+    returned.map_err(Fail::Stopped)?
+}
+
+fn end<T>(run: Run, returned: Result<T, Fail>, product: impl FnOnce(T) -> Product) -> TaskEnd {
     let host = run.store.data();
     let result = match returned {
-        Ok(Ok(value)) => Ok(product(value)),
-        Ok(Err(Fail::Guest(error))) => Err(sandbox::guest_problem(&error, host)),
-        Ok(Err(Fail::Host(problem))) => Err(problem),
-        Err(stop) => Err(sandbox::problem(&stop, host)),
+        Ok(value) => Ok(product(value)),
+        Err(Fail::Guest(error)) => Err(sandbox::guest_problem(&error, host)),
+        Err(Fail::Host(problem)) => Err(problem),
+        Err(Fail::Stopped(stop)) => Err(sandbox::problem(&stop, host)),
     };
     let by_platform =
         |problem: &Problem| problem.code.fault() == Fault::Platform || host.has_issued_platform();

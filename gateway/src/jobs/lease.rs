@@ -109,6 +109,9 @@ impl Leases {
                 match plan.shape {
                     Shape::Map => Work::Map(partition),
                     Shape::Aggregate => Work::Accumulate(partition),
+                    Shape::MapAggregate => {
+                        Work::MapAccumulate { partition, keep: self.job.document.output.is_some() }
+                    }
                 }
             } else {
                 Work::Merge { states: spec.states.clone(), finish: plan.finishes(stage) }

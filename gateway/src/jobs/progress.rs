@@ -256,12 +256,11 @@ impl Progress {
 
     /// Tables of the map's tasks, in the plan's order.
     pub fn tables(&self) -> impl Iterator<Item = &OutputObject> {
-        self.stages.iter().take(1).flat_map(|stage| &stage.tasks).filter_map(|slot| {
-            match slot.product.as_deref() {
-                Some(TaskOutcome::Table(table)) => table.as_ref(),
-                _ => None,
-            }
-        })
+        self.stages
+            .iter()
+            .take(1)
+            .flat_map(|stage| &stage.tasks)
+            .filter_map(|slot| slot.product.as_deref().and_then(TaskOutcome::table))
     }
 
     /// The aggregate's answer, once it is there.
@@ -318,11 +317,7 @@ impl Progress {
     fn states_for(&self, stage: u32, task: u32) -> Vec<StateRef> {
         let children = self.plan.children(stage, task);
         let slots = &self.stages[stage as usize - 1].tasks[children.start as usize..children.end as usize];
-        let state = |product: Option<&TaskOutcome>| match product {
-            Some(TaskOutcome::State(state)) => Some(state.clone()),
-            _ => None,
-        };
-        slots.iter().filter_map(|slot| state(slot.product.as_deref())).collect()
+        slots.iter().filter_map(|slot| slot.product.as_deref()?.state().cloned()).collect()
     }
 
     /// A commit of the open round of a group that is not done.
@@ -385,12 +380,13 @@ impl Progress {
 
     /// A product of the kind that the stage makes, or why there is none.
     fn accepts(&self, stage: u32, outcome: TaskOutcome) -> Result<TaskOutcome, Problem> {
-        use fanfold_protocol::plan::Shape::{Aggregate, Map};
+        use fanfold_protocol::plan::Shape::{Aggregate, Map, MapAggregate};
         match (&outcome, self.plan.shape, self.plan.finishes(stage)) {
             (TaskOutcome::Failed(problem), ..) => Err(problem.clone()),
             (TaskOutcome::Table(_), Map, _)
-            | (TaskOutcome::State(_), Aggregate, false)
-            | (TaskOutcome::Answer(_), Aggregate, true) => Ok(outcome),
+            | (TaskOutcome::State(_), Aggregate | MapAggregate, false)
+            | (TaskOutcome::Answer(_), Aggregate | MapAggregate, true) => Ok(outcome),
+            (TaskOutcome::Mapped { .. }, MapAggregate, _) if stage == 0 => Ok(outcome),
             _ => Err(Problem::new(
                 ErrorKind::Internal,
                 format!(
@@ -409,7 +405,10 @@ impl Progress {
             for slot in
                 &mut self.stages[stage as usize - 1].tasks[children.start as usize..children.end as usize]
             {
-                slot.product = None;
+                // Of a table the place is still needed, for the manifest.
+                let product = slot.product.take();
+                let table = product.as_deref().and_then(TaskOutcome::table).cloned();
+                slot.product = table.map(|table| Box::new(TaskOutcome::Table(Some(table))));
             }
         }
         // A task that was given up gives no state; what it is merged into counts

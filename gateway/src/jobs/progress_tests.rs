@@ -46,11 +46,14 @@ fn commit(plan: &Plan, spec: &LeaseSpec, fails: impl Fn(u32, u32) -> Option<Prob
     let outcome = |task: u32| match (fails(task, spec.round), plan.shape) {
         (Some(problem), _) => TaskOutcome::Failed(problem),
         (None, Shape::Map) => TaskOutcome::Table(Some(table(task))),
+        (None, Shape::MapAggregate) if spec.stage == 0 => {
+            TaskOutcome::Mapped { table: Some(table(task)), state: StateRef::Inline(task.to_string()) }
+        }
         (None, Shape::Aggregate) if spec.stage == 0 => TaskOutcome::State(StateRef::Inline(task.to_string())),
-        (None, Shape::Aggregate) if plan.finishes(spec.stage) => {
+        (None, Shape::Aggregate | Shape::MapAggregate) if plan.finishes(spec.stage) => {
             TaskOutcome::Answer(AnswerRef::Inline(merged(spec).into()))
         }
-        (None, Shape::Aggregate) => TaskOutcome::State(StateRef::Inline(merged(spec))),
+        (None, Shape::Aggregate | Shape::MapAggregate) => TaskOutcome::State(StateRef::Inline(merged(spec))),
     };
     let usage = Usage { rows_in: 1, ..Usage::default() };
     let task = |task: &u32| TaskCommit {
@@ -219,6 +222,8 @@ fn failures_are_tolerated_up_to_their_bound() {
     assert_eq!(check(Shape::Map, 2, 2).tables().count(), 18);
     assert_eq!(check(Shape::Map, 2, 3).given_up().unwrap().task, 0);
     check(Shape::Map, 20, 20);
+    let both = check(Shape::MapAggregate, 2, 2);
+    assert_eq!((answer(&both), both.tables().count()), (answer(&check(Shape::Aggregate, 2, 2)), 18));
     let fold = "((2 3 4 5 6 7 8 9 10 11 12 13 14 15) (16 17 18 19))";
     assert_eq!(answer(&check(Shape::Aggregate, 2, 2)), fold);
     // Nothing is left of the first fold, which gives an empty state.

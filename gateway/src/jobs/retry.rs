@@ -320,17 +320,29 @@ async fn copied(
     task: u32,
     product: &TaskOutcome,
 ) -> Result<TaskOutcome> {
-    Ok(match product {
-        TaskOutcome::Table(Some(table)) => {
-            let extension = kept::name(&table.uri).split_once('.').map_or("", |(_, extension)| extension);
-            let uri = case.output.join(&keys::output_part(task, attempt, extension))?;
-            let pin = vault.store().copy(&table.uri, Some(&kept::pin(table)), &uri).await?;
-            TaskOutcome::Table(Some(OutputObject { uri, size: pin.size, etag: pin.etag, rows: table.rows }))
-        }
-        TaskOutcome::State(StateRef::Object { uri: from, size, digest }) => {
+    let table = async |table: &OutputObject| {
+        let extension = kept::name(&table.uri).split_once('.').map_or("", |(_, extension)| extension);
+        let uri = case.output.join(&keys::output_part(task, attempt, extension))?;
+        let pin = vault.store().copy(&table.uri, Some(&kept::pin(table)), &uri).await?;
+        Ok::<_, Error>(Some(OutputObject { uri, size: pin.size, etag: pin.etag, rows: table.rows }))
+    };
+    let state = async |state: &StateRef| match state {
+        StateRef::Inline(_) => Ok(state.clone()),
+        StateRef::Object { uri: from, size, digest } => {
             let uri = vault.uri(&keys::staged(&case.job.id, 0, task, attempt, "state"))?;
             vault.store().copy(from, None, &uri).await?;
-            TaskOutcome::State(StateRef::Object { uri, size: *size, digest: *digest })
+            Ok::<_, Error>(StateRef::Object { uri, size: *size, digest: *digest })
+        }
+    };
+    Ok(match product {
+        TaskOutcome::Table(Some(kept)) => TaskOutcome::Table(table(kept).await?),
+        TaskOutcome::State(kept) => TaskOutcome::State(state(kept).await?),
+        TaskOutcome::Mapped { table: kept, state: folded } => {
+            let kept = match kept {
+                Some(kept) => table(kept).await?,
+                None => None,
+            };
+            TaskOutcome::Mapped { table: kept, state: state(folded).await? }
         }
         other => other.clone(),
     })

@@ -6,9 +6,11 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
+use arrow::array::RecordBatch;
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::OutputObject,
+    function::Column,
     job::{CsvOptions, Format},
     plan::Slice,
     uri::{ObjectUri, PinnedObject},
@@ -21,7 +23,9 @@ use wasmtime::component::Resource;
 use super::{Data, Host, Refusal, Work, joined, start, store_problem};
 use crate::{
     bindings::handler::fanfold::function::tables,
-    tables::{Like, TableReader, TableSource, TableWriter, decode, encode, encode_schema},
+    tables::{
+        Like, PipeReader, PipeWriter, TableReader, TableSource, TableWriter, decode, encode, encode_schema,
+    },
 };
 
 /// What comes back from the data threads: the reader for the next turn.
@@ -58,8 +62,26 @@ impl Reader {
         like: Option<PinnedObject>,
     ) -> Result<Self, Problem> {
         let like = like.map(|object| Like { object, settled: Arc::clone(&data.settled) });
+        Self::begin(data, work, TableReader::open_like(store, source, like)).await
+    }
+
+    /// Opens what another sandbox writes.
+    pub(crate) async fn open_pipe(
+        data: &Data,
+        work: &Arc<Work>,
+        pipe: PipeReader,
+        declared: Option<Vec<Column>>,
+    ) -> Result<Self, Problem> {
+        Self::begin(data, work, TableReader::open_pipe(pipe, declared)).await
+    }
+
+    async fn begin(
+        data: &Data,
+        work: &Arc<Work>,
+        opened: impl Future<Output = Result<TableReader, Problem>> + Send + 'static,
+    ) -> Result<Self, Problem> {
         let opening = start(&data.threads, work, async move {
-            let reader = Box::new(TableReader::open_like(store, source, like).await?);
+            let reader = Box::new(opened.await?);
             let schema = encode_schema(&reader.schema())?;
             Ok::<_, Problem>((reader, schema))
         });
@@ -111,10 +133,51 @@ fn turn(
     })
 }
 
+/// Where a guest's batches go.
+pub(crate) struct Sink {
+    /// Into an object.
+    pub(crate) table: Option<TableWriter>,
+    /// To another sandbox.
+    pub(crate) pipe: Option<PipeWriter>,
+    pub(crate) rows: u64,
+}
+
+impl Sink {
+    async fn write(&mut self, batch: &RecordBatch) -> Result<(), Problem> {
+        if let Some(table) = &mut self.table {
+            table.write(batch).await?;
+        }
+        if let Some(pipe) = &mut self.pipe {
+            pipe.write(batch).await?;
+        }
+        self.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    async fn finish(self) -> Result<Option<OutputObject>, Problem> {
+        match self.table {
+            Some(table) => table.finish().await,
+            None => Ok(None),
+        }
+    }
+
+    async fn abort(self) {
+        if let Some(table) = self.table {
+            table.abort().await;
+        }
+    }
+}
+
+impl From<TableWriter> for Sink {
+    fn from(table: TableWriter) -> Self {
+        Self { table: Some(table), pipe: None, rows: 0 }
+    }
+}
+
 /// A table that a guest writes.
 pub struct Writer {
     /// Away while a call works with it; gone when finished or failed.
-    inner: Option<Box<TableWriter>>,
+    inner: Option<Box<Sink>>,
     threads: Handle,
     /// Whether the host finishes it.
     lent: bool,
@@ -124,13 +187,20 @@ pub struct Writer {
 
 impl Writer {
     /// A writer that the host finishes with [`Writer::end`].
-    pub(crate) fn lend(data: &Data, inner: TableWriter) -> Self {
+    pub(crate) fn lend(data: &Data, inner: Sink) -> Self {
         Self { inner: Some(Box::new(inner)), threads: data.threads.clone(), lent: true, failed: None }
     }
 
     /// Whether no row was written so far.
     pub(crate) fn is_empty(&self) -> bool {
-        self.inner.as_ref().is_some_and(|inner| inner.rows() == 0)
+        self.inner.as_ref().is_some_and(|inner| inner.rows == 0)
+    }
+
+    /// Tells whoever reads along that all rows are written.
+    pub(crate) async fn end_pipe(&mut self) {
+        if let Some(pipe) = self.inner.as_mut().and_then(|inner| inner.pipe.take()) {
+            pipe.finish().await;
+        }
     }
 
     /// Makes the table visible; `None` when nothing was written.
@@ -141,7 +211,7 @@ impl Writer {
 }
 
 impl Writer {
-    fn take(&mut self) -> Result<Box<TableWriter>, Problem> {
+    fn take(&mut self) -> Result<Box<Sink>, Problem> {
         self.inner.take().ok_or_else(|| self.failed.clone().unwrap_or_else(unusable))
     }
 
@@ -219,7 +289,7 @@ impl tables::HostWriter for Host {
     }
 }
 
-async fn write(inner: &mut TableWriter, batches: &[u8], work: &Work) -> Result<(), Problem> {
+async fn write(inner: &mut Sink, batches: &[u8], work: &Work) -> Result<(), Problem> {
     for batch in decode(batches)? {
         inner.write(&batch).await?;
         work.rows_out.fetch_add(batch.num_rows() as u64, Relaxed);
@@ -254,7 +324,8 @@ impl tables::Host for Host {
         self.check_write(&uri)?;
         let inner = TableWriter::create(self.store(), uri, format(stored_as), &self.call.id.to_string())?;
         let threads = self.data.threads.clone();
-        Ok(self.table.push(Writer { inner: Some(Box::new(inner)), threads, lent: false, failed: None })?)
+        let inner = Some(Box::new(Sink::from(inner)));
+        Ok(self.table.push(Writer { inner, threads, lent: false, failed: None })?)
     }
 }
 

@@ -29,8 +29,10 @@ mod csv;
 mod guard;
 mod ipc;
 mod jsonl;
+mod layout;
 mod objects;
 mod parquet;
+mod pipe;
 mod ranges;
 mod reader;
 mod select;
@@ -47,6 +49,7 @@ use fanfold_protocol::{
     plan::Slice,
 };
 
+pub(crate) use self::pipe::{PipeReader, PipeWriter, pipe};
 pub use self::{
     ipc::{decode, encode, encode_schema},
     reader::TableReader,

@@ -222,7 +222,9 @@ async fn run_task(
             Ok(states) => in_sandbox(shop, attempt, place, states).await,
             Err(problem) => Err(problem),
         },
-        Work::Map(_) | Work::Accumulate(_) => in_sandbox(shop, attempt, place, Vec::new()).await,
+        Work::Map(_) | Work::Accumulate(_) | Work::MapAccumulate { .. } => {
+            in_sandbox(shop, attempt, place, Vec::new()).await
+        }
     };
     if attempt.stop.is_cancelled() {
         discard(shop, task, end).await;
@@ -263,7 +265,7 @@ async fn in_sandbox(
 /// Removes the table of a task that ended just as its job was cancelled.
 async fn discard(shop: &Shop, task: &Task, end: Result<TaskEnd, Problem>) {
     if let Ok(TaskEnd { ended, .. }) = end
-        && let Ok(Product::Table(table)) = ended.result
+        && let Ok(Product::Table(table) | Product::Mapped(table, _)) = ended.result
     {
         let outcome = TaskOutcome::Table(table);
         let usage = Usage::default();

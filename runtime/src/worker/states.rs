@@ -69,13 +69,10 @@ pub(super) async fn stage(
 ) -> Result<TaskOutcome, Problem> {
     match product {
         Product::Table(table) => Ok(TaskOutcome::Table(table)),
-        Product::State(state) if state.len() <= STATE_INLINE_BYTES_MAX => {
-            Ok(TaskOutcome::State(StateRef::Inline(hex::encode(state))))
-        }
-        Product::State(state) => {
-            let (size, digest) = (state.len() as u64, Digest::of(&state));
-            let uri = put(data, attempt, task, "state", state, usage).await?;
-            Ok(TaskOutcome::State(StateRef::Object { uri, size, digest }))
+        Product::State(state) => stage_state(data, attempt, task, state, usage).await.map(TaskOutcome::State),
+        Product::Mapped(table, state) => {
+            let state = stage_state(data, attempt, task, state, usage).await?;
+            Ok(TaskOutcome::Mapped { table, state })
         }
         Product::Answer(text, value) if text.len() <= ANSWER_INLINE_BYTES_MAX => {
             Ok(TaskOutcome::Answer(AnswerRef::Inline(value)))
@@ -85,6 +82,21 @@ pub(super) async fn stage(
             Ok(TaskOutcome::Answer(AnswerRef::Object(uri)))
         }
     }
+}
+
+async fn stage_state(
+    data: &Data,
+    attempt: &Attempt,
+    task: &Task,
+    state: Bytes,
+    usage: &mut Usage,
+) -> Result<StateRef, Problem> {
+    if state.len() <= STATE_INLINE_BYTES_MAX {
+        return Ok(StateRef::Inline(hex::encode(state)));
+    }
+    let (size, digest) = (state.len() as u64, Digest::of(&state));
+    let uri = put(data, attempt, task, "state", state, usage).await?;
+    Ok(StateRef::Object { uri, size, digest })
 }
 
 async fn put(
@@ -109,14 +121,15 @@ async fn put(
 }
 
 /// The objects that an outcome names.
-pub(super) fn staged(outcome: &TaskOutcome) -> Option<&ObjectUri> {
-    match outcome {
-        TaskOutcome::Table(table) => table.as_ref().map(|object| &object.uri),
-        TaskOutcome::State(StateRef::Object { uri, .. }) | TaskOutcome::Answer(AnswerRef::Object(uri)) => {
-            Some(uri)
-        }
-        TaskOutcome::State(StateRef::Inline(_))
-        | TaskOutcome::Answer(AnswerRef::Inline(_))
-        | TaskOutcome::Failed(_) => None,
-    }
+pub(super) fn staged(outcome: &TaskOutcome) -> impl Iterator<Item = &ObjectUri> {
+    let table = outcome.table().map(|table| &table.uri);
+    let state = match outcome.state() {
+        Some(StateRef::Object { uri, .. }) => Some(uri),
+        Some(StateRef::Inline(_)) | None => None,
+    };
+    let answer = match outcome {
+        TaskOutcome::Answer(AnswerRef::Object(uri)) => Some(uri),
+        _ => None,
+    };
+    [table, state, answer].into_iter().flatten()
 }
