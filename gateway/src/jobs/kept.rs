@@ -144,12 +144,12 @@ impl Places {
 
     /// Whether a state is still there.
     fn has(&self, state: &StateRef) -> bool {
-        match state {
-            StateRef::Inline(_) => true,
-            StateRef::Object { uri, size, .. } => {
-                self.kept.get(uri.key()).is_some_and(|pin| pin.size == *size)
-            }
-        }
+        let (uri, size) = match state {
+            StateRef::Inline(_) => return true,
+            StateRef::Object { uri, size, .. } => (uri, *size),
+            StateRef::Runs { uri, pin, .. } => (uri, pin.size),
+        };
+        self.kept.get(uri.key()).is_some_and(|pin| pin.size == size)
     }
 
     fn table(&self, table: OutputObject) -> Option<OutputObject> {

@@ -81,6 +81,8 @@ pub struct Earlier {
     state: JobState,
     /// The object that settled its types.
     pub like: Option<PinnedObject>,
+    /// Its reducers: what was shuffled to so many is of use to as many only.
+    pub reducers: u32,
     partitions: Vec<Partition>,
     left: Left,
 }
@@ -164,8 +166,9 @@ impl Jobs {
         let vault = &self.inner.vault;
         let (partitions, left) =
             tokio::try_join!(plan::read_partitions(vault, &case.plan), Left::read(vault, id, &case.output))?;
+        let reducers = case.plan.reducers();
         let Plan { shape, like, .. } = case.plan;
-        Ok(Earlier { job: case.job, shape, state: outcome.state, like, partitions, left })
+        Ok(Earlier { job: case.job, shape, state: outcome.state, like, reducers, partitions, left })
     }
 
     /// The document of the new job: the same, which may replace the output of
@@ -332,6 +335,11 @@ async fn copied(
             let uri = vault.uri(&keys::staged(&case.job.id, 0, task, attempt, "state"))?;
             vault.store().copy(from, None, &uri).await?;
             Ok::<_, Error>(StateRef::Object { uri, size: *size, digest: *digest })
+        }
+        StateRef::Runs { uri: from, pin, runs } => {
+            let uri = vault.uri(&keys::staged(&case.job.id, 0, task, attempt, "runs"))?;
+            let pin = vault.store().copy(from, Some(pin), &uri).await?;
+            Ok(StateRef::Runs { uri, pin, runs: *runs })
         }
     };
     Ok(match product {

@@ -310,22 +310,48 @@ impl Jobs {
 /// What a function does as a job. One with both halves folds what it maps.
 fn shape_of(version: &Version, document: &JobDocument) -> Result<(Shape, Vec<String>), Problem> {
     let has = |export| version.exports.contains(&export);
-    match (has(Export::Mapper), has(Export::Aggregator)) {
-        (true, true) => {
-            check_halves(version)?;
-            let dropped = document.output.is_none().then(|| NOT_KEPT.to_owned());
-            Ok((Shape::MapAggregate, dropped.into_iter().collect()))
+    let shape = match (has(Export::Mapper), has(Export::Aggregator), has(Export::Grouper)) {
+        (_, true, true) => {
+            return Err(Problem::new(
+                ErrorKind::InvalidJob,
+                format!(
+                    "expected {}@{} to have one aggregate, with a key or without, found both; deploy them as functions of \
+                     their own",
+                    version.name, version.version
+                ),
+            ));
         }
-        (false, true) => Ok((Shape::Aggregate, Vec::new())),
-        (true, false) => Ok((Shape::Map, Vec::new())),
-        (false, false) => Err(Problem::new(
-            ErrorKind::ExportMissing,
+        (true, true, _) => Shape::MapAggregate,
+        (true, _, true) => Shape::MapGroup,
+        (true, ..) => Shape::Map,
+        (_, true, _) => Shape::Aggregate,
+        (_, _, true) => Shape::Group,
+        (false, false, false) => {
+            return Err(Problem::new(
+                ErrorKind::ExportMissing,
+                format!(
+                    "expected {}@{} to export a mapper, an aggregator or a grouper, found none of them; call it with \
+                     fanfold invoke",
+                    version.name, version.version
+                ),
+            ));
+        }
+    };
+    if let Some(reducers) = document.reducers
+        && !shape.groups()
+    {
+        return Err(Problem::new(
+            ErrorKind::InvalidJob,
             format!(
-                "expected {}@{} to export a mapper or an aggregator, found neither; call it with fanfold invoke",
+                "reducers must be left out unless the function's aggregate has a key, found {reducers} for {}@{}, whose \
+                 aggregate has none",
                 version.name, version.version
             ),
-        )),
+        ));
     }
+    check_halves(version)?;
+    let dropped = shape == Shape::MapAggregate && document.output.is_none();
+    Ok((shape, dropped.then(|| NOT_KEPT.to_owned()).into_iter().collect()))
 }
 
 /// What the author of a job without output should know.
@@ -337,7 +363,9 @@ const NOT_KEPT: &str =
 fn check_halves(version: &Version) -> Result<(), Problem> {
     let describes = &version.describes;
     let writes = describes.mapper.as_ref().and_then(|mapper| mapper.writes.as_ref());
-    let reads = describes.aggregator.as_ref().and_then(|aggregator| aggregator.reads.as_ref());
+    let of_aggregator = describes.aggregator.as_ref().and_then(|aggregator| aggregator.reads.as_ref());
+    let of_grouper = describes.grouper.as_ref().and_then(|grouper| grouper.reads.as_ref());
+    let reads = of_aggregator.or(of_grouper);
     let Some((writes, reads)) = writes.zip(reads) else { return Ok(()) };
     let Some(absent) = reads.iter().find(|read| writes.iter().all(|write| write.name != read.name)) else {
         return Ok(());

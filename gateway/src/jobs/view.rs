@@ -32,7 +32,7 @@ pub struct JobView {
     pub version: u32,
     /// The version's component.
     pub digest: String,
-    /// `map`, `aggregate` or `map-aggregate`.
+    /// `map`, `aggregate`, `map-aggregate`, `group` or `map-group`.
     pub shape: &'static str,
     /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
     pub state: &'static str,

@@ -149,6 +149,22 @@ async fn tables_and_states_are_taken_over_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_shuffled_is_taken_over_for_as_many_reducers() {
+    let world = World::new().await;
+    world.inputs(20).await;
+    let engine = world.engine().await;
+    let bench = Bench::new(&world, 7);
+    let failed = engine.run("grouper", json!({"output": "s3://bank/out/", "reducers": 3})).await;
+    assert_eq!((failed.state, failed.tasks.total), (JobState::Failed, 20 + 3));
+    bench.mend();
+    let record = retried(&engine, &failed.id).await;
+    succeeded(&record);
+    assert_eq!((record.tasks.done, record.receipt.attempts, bench.ran()), (20 + 3, 1 + 3, vec![7]));
+    assert_eq!(rows(&engine, &record.id).await, (3, 3));
+    assert_eq!(world.keys("bank", "out/part-").await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_retry_that_fails_is_retried_in_its_turn() {
     let world = World::new().await;
     world.inputs(5).await;

@@ -120,6 +120,7 @@ impl World {
             ("mapper", vec![Export::Mapper]),
             ("folder", vec![Export::Aggregator]),
             ("both", vec![Export::Mapper, Export::Aggregator]),
+            ("grouper", vec![Export::Grouper]),
             ("handler", vec![Export::Handler]),
         ] {
             registry.publish(version(name, exports)).await.unwrap();
@@ -348,16 +349,21 @@ impl Worker {
 
     async fn task(&self, lease: &Lease, task: &Task, attempt: &Uuid) -> TaskCommit {
         let outcome = match ((self.play.fails)(lease, task), &task.work) {
-            (Some(problem), Work::Map(_) | Work::MapAccumulate { keep: true, .. }) => {
+            (Some(problem), Work::Map(_) | Work::MapAccumulate { keep: true, .. } | Work::Reduce { .. }) => {
                 // It had written something already.
                 self.table(lease, task, &Uuid::new_v4()).await;
                 TaskOutcome::Failed(problem)
             }
             (Some(problem), _) => TaskOutcome::Failed(problem),
-            (None, Work::Map(_)) => TaskOutcome::Table(Some(self.table(lease, task, attempt).await)),
-            (None, Work::Accumulate(partition) | Work::MapAccumulate { partition, keep: false }) => {
-                TaskOutcome::State(state(partition))
+            (None, Work::Map(_) | Work::Reduce { .. }) => {
+                TaskOutcome::Table(Some(self.table(lease, task, attempt).await))
             }
+            (
+                None,
+                Work::Accumulate(partition)
+                | Work::MapAccumulate { partition, keep: false }
+                | Work::Group { partition, .. },
+            ) => TaskOutcome::State(state(partition)),
             (None, Work::MapAccumulate { partition, keep: true }) => TaskOutcome::Mapped {
                 table: Some(self.table(lease, task, attempt).await),
                 state: state(partition),
@@ -367,7 +373,7 @@ impl Worker {
                     .iter()
                     .map(|state| match state {
                         StateRef::Inline(text) => text.clone(),
-                        StateRef::Object { .. } => panic!("an object"),
+                        other => panic!("{other:?}"),
                     })
                     .collect();
                 let merged = format!("({})", parts.join(" "));

@@ -12,10 +12,12 @@ use fanfold_protocol::{
     commit::OutputObject,
     function::Column,
     job::{CsvOptions, Format},
-    plan::Slice,
+    limits,
+    plan::{Slice, StateRef},
     uri::{ObjectUri, PinnedObject},
 };
 use fanfold_storage::Store;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::Resource;
@@ -24,7 +26,8 @@ use super::{Data, Host, Refusal, Work, joined, start, store_problem};
 use crate::{
     bindings::handler::fanfold::function::tables,
     tables::{
-        Like, PipeReader, PipeWriter, TableReader, TableSource, TableWriter, decode, encode, encode_schema,
+        Keys, Like, PipeReader, PipeWriter, ShuffleWriter, TableReader, TableSource, TableWriter, decode,
+        encode, encode_schema, merge, parts,
     },
 };
 
@@ -35,6 +38,18 @@ type Turn = (Box<TableReader>, Option<Batch>);
 struct Batch {
     rows: u64,
     ipc: Vec<u8>,
+}
+
+/// What a reducer reads.
+pub(crate) struct Share {
+    /// What the tasks before gave, in order.
+    pub(crate) states: Vec<StateRef>,
+    pub(crate) keys: Keys,
+    /// Which of the reducers.
+    pub(crate) reducer: u32,
+    pub(crate) reducers: u32,
+    /// Where it may put runs that it merges on the way.
+    pub(crate) scratch: ObjectUri,
 }
 
 /// A table that a guest reads.
@@ -73,6 +88,24 @@ impl Reader {
         declared: Option<Vec<Column>>,
     ) -> Result<Self, Problem> {
         Self::begin(data, work, TableReader::open_pipe(pipe, declared)).await
+    }
+
+    /// Opens one reducer's share of what tasks wrote by key.
+    pub(crate) async fn open_share(
+        data: &Data,
+        work: &Arc<Work>,
+        store: Store,
+        share: Share,
+    ) -> Result<Self, Problem> {
+        let opened = async move {
+            let Share { states, keys, reducer, reducers, scratch } = share;
+            let read = states.iter().map(|state| parts(&store, state, reducer, reducers));
+            let read = stream::iter(read.collect::<Vec<_>>()).buffered(limits::RANGES_IN_FLIGHT_MAX);
+            let parts: Vec<_> = read.try_collect().await?;
+            let merged = merge(&store, keys, parts.concat(), &scratch).await?;
+            TableReader::open_merged(merged)
+        };
+        Self::begin(data, work, opened).await
     }
 
     async fn begin(
@@ -139,6 +172,8 @@ pub(crate) struct Sink {
     pub(crate) table: Option<TableWriter>,
     /// To another sandbox.
     pub(crate) pipe: Option<PipeWriter>,
+    /// To the reducers of their keys.
+    pub(crate) shuffle: Option<ShuffleWriter>,
     pub(crate) rows: u64,
 }
 
@@ -149,6 +184,9 @@ impl Sink {
         }
         if let Some(pipe) = &mut self.pipe {
             pipe.write(batch).await?;
+        }
+        if let Some(shuffle) = &mut self.shuffle {
+            shuffle.write(batch).await?;
         }
         self.rows += batch.num_rows() as u64;
         Ok(())
@@ -165,12 +203,15 @@ impl Sink {
         if let Some(table) = self.table {
             table.abort().await;
         }
+        if let Some(shuffle) = self.shuffle {
+            shuffle.abort().await;
+        }
     }
 }
 
 impl From<TableWriter> for Sink {
     fn from(table: TableWriter) -> Self {
-        Self { table: Some(table), pipe: None, rows: 0 }
+        Self { table: Some(table), pipe: None, shuffle: None, rows: 0 }
     }
 }
 
@@ -201,6 +242,13 @@ impl Writer {
         if let Some(pipe) = self.inner.as_mut().and_then(|inner| inner.pipe.take()) {
             pipe.finish().await;
         }
+    }
+
+    /// Ends what was shuffled.
+    pub(crate) async fn end_shuffle(mut self, work: &Arc<Work>) -> Result<StateRef, Problem> {
+        let shuffle =
+            self.take()?.shuffle.ok_or_else(|| crate::internal("expected states by key, found none"))?;
+        joined(start(&self.threads, work, shuffle.finish()).await)?
     }
 
     /// Makes the table visible; `None` when nothing was written.

@@ -5,7 +5,7 @@
 //! one host call; [`TableWriter`] turns a guest's batches into one object;
 //! [`encode`] and [`decode`] stand at the border itself. Everything here treats
 //! its input as hostile: a damaged or malicious object or stream ends in a
-//! [`Problem`](fanfold_protocol::Problem) that names the place, never in a panic,
+//! [`Problem`] that names the place, never in a panic,
 //! and memory is bounded.
 //!
 //! # Memory
@@ -38,6 +38,7 @@ mod reader;
 mod select;
 mod settled;
 mod shape;
+mod shuffle;
 mod text;
 mod value;
 mod writer;
@@ -49,12 +50,15 @@ use fanfold_protocol::{
     plan::Slice,
 };
 
-pub(crate) use self::pipe::{PipeReader, PipeWriter, pipe};
 pub use self::{
     ipc::{decode, encode, encode_schema},
     reader::TableReader,
     settled::{Like, Settled},
     writer::TableWriter,
+};
+pub(crate) use self::{
+    pipe::{PipeReader, PipeWriter, pipe},
+    shuffle::{Keys, ShuffleWriter, merge, parts},
 };
 
 /// What to read: slices that make one table, and what of it is wanted.

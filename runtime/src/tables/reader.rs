@@ -33,7 +33,9 @@ use super::{
     pipe::{PipeReader, PipedRows},
     select::{Decoded, First, Wanted},
     settled::{self, Like},
-    shape, store_problem,
+    shape,
+    shuffle::MergedRows,
+    store_problem,
     text::Text,
 };
 
@@ -82,6 +84,7 @@ struct Cut {
 enum Decoder {
     Objects(ObjectRow),
     Piped(Box<PipedRows>),
+    Merged(Box<MergedRows>),
     Parquet(Box<ParquetReader>),
     Csv(Box<CsvReader>),
     Jsonl(Box<JsonReader>),
@@ -146,6 +149,13 @@ impl TableReader {
         let uri = PipedRows::place();
         let first = First { uri: uri.clone(), stored: plain(decoder.schema()) };
         Self::begin(uri, decoder, None, wanted, first)
+    }
+
+    /// Opens sorted keys and states.
+    pub(crate) fn open_merged(rows: MergedRows) -> Result<Self, Problem> {
+        let (uri, decoder) = (MergedRows::place(), Decoder::Merged(Box::new(rows)));
+        let first = First { uri: uri.clone(), stored: plain(decoder.schema()) };
+        Self::begin(uri, decoder, None, Wanted::declared_by(None)?, first)
     }
 
     fn begin(
@@ -336,6 +346,7 @@ impl Decoder {
         match self {
             Self::Objects(r) => r.schema(),
             Self::Piped(r) => r.schema(),
+            Self::Merged(r) => r.schema(),
             Self::Parquet(r) => r.schema(),
             Self::Csv(r) => r.schema(),
             Self::Jsonl(r) => r.schema(),
@@ -348,6 +359,7 @@ impl Decoder {
         match self {
             Self::Objects(r) => Ok(r.next()),
             Self::Piped(r) => r.next().await,
+            Self::Merged(r) => r.next().await,
             Self::Parquet(r) => r.next().await,
             Self::Csv(r) => r.next().await,
             Self::Jsonl(r) => r.next().await,

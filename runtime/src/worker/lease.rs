@@ -222,9 +222,11 @@ async fn run_task(
             Ok(states) => in_sandbox(shop, attempt, place, states).await,
             Err(problem) => Err(problem),
         },
-        Work::Map(_) | Work::Accumulate(_) | Work::MapAccumulate { .. } => {
-            in_sandbox(shop, attempt, place, Vec::new()).await
-        }
+        Work::Map(_)
+        | Work::Accumulate(_)
+        | Work::MapAccumulate { .. }
+        | Work::Group { .. }
+        | Work::Reduce { .. } => in_sandbox(shop, attempt, place, Vec::new()).await,
     };
     if attempt.stop.is_cancelled() {
         discard(shop, task, end).await;
@@ -262,12 +264,16 @@ async fn in_sandbox(
     joined(AbortOnDropHandle::new(shop.worker.guests.spawn(run)).await)
 }
 
-/// Removes the table of a task that ended just as its job was cancelled.
+/// Removes what a task wrote that ended just as its job was cancelled.
 async fn discard(shop: &Shop, task: &Task, end: Result<TaskEnd, Problem>) {
     if let Ok(TaskEnd { ended, .. }) = end
-        && let Ok(Product::Table(table) | Product::Mapped(table, _)) = ended.result
+        && let Ok(product) = ended.result
     {
-        let outcome = TaskOutcome::Table(table);
+        let outcome = match product {
+            Product::Table(table) | Product::Mapped(table, _) => TaskOutcome::Table(table),
+            Product::Runs(runs) => TaskOutcome::State(runs),
+            Product::State(_) | Product::Answer(..) => return,
+        };
         let usage = Usage::default();
         let task = TaskCommit { index: task.index, attempt: task.attempt, outcome, usage, logs: Vec::new() };
         commit::remove(&shop.worker.platform.data, &[task]).await;

@@ -43,6 +43,9 @@ async fn read_one(data: &Data, state: &StateRef) -> Result<Bytes, Problem> {
         StateRef::Inline(digits) => hex::decode(digits).map(Bytes::from).map_err(|error| {
             crate::internal(format!("expected a partial state in hexadecimal digits, found: {error}"))
         }),
+        StateRef::Runs { uri, .. } => {
+            Err(crate::internal(format!("expected a partial state to merge, found states by key in {uri}")))
+        }
         StateRef::Object { uri, digest, .. } => {
             let bytes = data.store.get(uri, None).await.map_err(|error| store_problem(&error))?;
             let found = Digest::of(&bytes);
@@ -69,6 +72,7 @@ pub(super) async fn stage(
 ) -> Result<TaskOutcome, Problem> {
     match product {
         Product::Table(table) => Ok(TaskOutcome::Table(table)),
+        Product::Runs(runs) => Ok(TaskOutcome::State(runs)),
         Product::State(state) => stage_state(data, attempt, task, state, usage).await.map(TaskOutcome::State),
         Product::Mapped(table, state) => {
             let state = stage_state(data, attempt, task, state, usage).await?;
@@ -124,7 +128,7 @@ async fn put(
 pub(super) fn staged(outcome: &TaskOutcome) -> impl Iterator<Item = &ObjectUri> {
     let table = outcome.table().map(|table| &table.uri);
     let state = match outcome.state() {
-        Some(StateRef::Object { uri, .. }) => Some(uri),
+        Some(StateRef::Object { uri, .. } | StateRef::Runs { uri, .. }) => Some(uri),
         Some(StateRef::Inline(_)) | None => None,
     };
     let answer = match outcome {

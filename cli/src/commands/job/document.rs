@@ -62,6 +62,7 @@ fn of_flags(function: FunctionRef, args: &JobRun) -> JobDocument {
         params: None,
         csv: Default::default(),
         split: Default::default(),
+        reducers: None,
         retry: Default::default(),
         limits: Default::default(),
     }

@@ -5,6 +5,9 @@
 //! Invariant: a task whose input could not be read to the end, or whose output
 //! could not be written, fails, whatever its function makes of it.
 
+mod both;
+mod keyed;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -16,7 +19,7 @@ use fanfold_protocol::{
     commit::OutputObject,
     function::{Column, Export, Version},
     keys, limits,
-    plan::{Lease, Partition, Task, Work as TaskWork},
+    plan::{Lease, Partition, StateRef, Task, Work as TaskWork},
     size::ByteSize,
 };
 use serde_json::Value;
@@ -24,10 +27,15 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wasmtime::component::Resource;
 
+use self::{
+    both::map_accumulate,
+    keyed::{create_shuffle, reduce},
+};
 use crate::{
     Platform,
     bindings::{
         aggregator::{AggregateFunction, AggregateFunctionPre},
+        grouper::GroupFunctionPre,
         handler::fanfold::function::types,
         mapper::MapFunctionPre,
     },
@@ -37,7 +45,7 @@ use crate::{
     },
     invoke::{Run, missing, slots},
     sandbox::{self, Clock, Ended, Stop},
-    tables::{TableSource, TableWriter, pipe},
+    tables::{TableSource, TableWriter},
 };
 
 /// What the tasks of a lease have in common while one attempt runs them.
@@ -57,6 +65,8 @@ pub(crate) enum Product {
     Table(Option<OutputObject>),
     /// A partial state.
     State(Bytes),
+    /// Partial states by key.
+    Runs(StateRef),
     /// A table and the partial state of its rows.
     Mapped(Option<OutputObject>, Bytes),
     /// The job's answer, as written and as read.
@@ -105,7 +115,8 @@ async fn started(
     let Attempt { lease, version, .. } = attempt;
     let loaded = platform.component(version.digest).await?;
     let timeout = Duration::from_millis(lease.common.timeout_ms).min(limits::TIMEOUT_MAX);
-    let sandboxes = if matches!(task.work, TaskWork::MapAccumulate { .. }) { 2 } else { 1 };
+    let two = matches!(task.work, TaskWork::MapAccumulate { .. } | TaskWork::Group { mapped: true, .. });
+    let sandboxes = if two { 2 } else { 1 };
     let _slots = slots(platform, sandboxes, asked + limits::TIMEOUT_MAX).await?;
     let call = Call {
         id: lease.job,
@@ -116,15 +127,31 @@ async fn started(
         memory_bytes_max: lease.common.memory_bytes.unwrap_or(version.settings.memory.0),
     };
     let run = Run::new(platform, call.clone(), asked);
-    Ok(match (&task.work, &loaded.mapper, &loaded.aggregator) {
-        (TaskWork::Map(partition), Some(pre), _) => map(run, pre, attempt, task, partition).await,
-        (TaskWork::Accumulate(partition), _, Some(pre)) => accumulate(run, pre, attempt, partition).await,
-        (TaskWork::MapAccumulate { partition, keep }, Some(mapper), Some(aggregator)) => {
-            let runs = (run, Run::new(platform, call, asked));
-            map_accumulate(runs, (mapper, aggregator), attempt, task, (partition, *keep)).await
+    let runs = |run| (run, Run::new(platform, call, asked));
+    Ok(match (&task.work, &loaded.mapper, &loaded.aggregator, &loaded.grouper) {
+        (TaskWork::Map(partition), Some(pre), ..) => map(run, pre, attempt, task, partition).await,
+        (TaskWork::Accumulate(partition), _, Some(pre), _) => {
+            accumulate(run, Folder::Aggregator(pre), attempt, task, partition).await
         }
-        (TaskWork::Merge { finish, .. }, _, Some(pre)) => merge(run, pre, attempt, states, *finish).await,
-        (TaskWork::Map(_) | TaskWork::MapAccumulate { .. }, None, _) => {
+        (TaskWork::MapAccumulate { partition, keep }, Some(mapper), Some(aggregator), _) => {
+            let halves = (mapper, Folder::Aggregator(aggregator));
+            map_accumulate(runs(run), halves, attempt, task, (partition, *keep)).await
+        }
+        (TaskWork::Merge { finish, .. }, _, Some(pre), _) => merge(run, pre, attempt, states, *finish).await,
+        (TaskWork::Group { partition, mapped: false, reducers }, _, _, Some(pre)) => {
+            accumulate(run, Folder::Grouper(pre, *reducers), attempt, task, partition).await
+        }
+        (TaskWork::Group { partition, reducers, .. }, Some(mapper), _, Some(pre)) => {
+            let halves = (mapper, Folder::Grouper(pre, *reducers));
+            map_accumulate(runs(run), halves, attempt, task, (partition, false)).await
+        }
+        (TaskWork::Reduce { states, reducers }, _, _, Some(pre)) => {
+            reduce(run, pre, attempt, task, (states, *reducers)).await
+        }
+        (TaskWork::Group { .. } | TaskWork::Reduce { .. }, _, _, None) => {
+            return Err(missing(version, Export::Grouper));
+        }
+        (TaskWork::Map(_) | TaskWork::MapAccumulate { .. } | TaskWork::Group { .. }, None, ..) => {
             return Err(missing(version, Export::Mapper));
         }
         _ => return Err(missing(version, Export::Aggregator)),
@@ -150,93 +177,50 @@ async fn map(
     end(run, flat(returned), Product::Table)
 }
 
-async fn accumulate(
-    mut run: Run,
-    pre: &AggregateFunctionPre<Host>,
-    attempt: &Attempt,
-    partition: &Partition,
-) -> TaskEnd {
-    let Run { store, work, clock, deadline } = &mut run;
-    let declared = attempt.version.describes.aggregator.as_ref().and_then(|d| d.reads.clone());
-    let call = async {
-        let input = open_input(store, attempt, partition, declared).await;
-        call_accumulate(store, clock, pre, input).await
-    };
-    let returned = sandbox::bounded(*deadline, Some(&attempt.stop), work, call).await;
-    end(run, flat(returned), Product::State)
+/// What folds rows into partial states.
+#[derive(Clone, Copy)]
+enum Folder<'a> {
+    /// Into one.
+    Aggregator(&'a AggregateFunctionPre<Host>),
+    /// Into one for each key, shuffled to so many reducers.
+    Grouper(&'a GroupFunctionPre<Host>, u32),
 }
 
-/// Which of two sandboxes.
-enum Half {
-    Map,
-    Fold,
+/// What a fold gave.
+enum Folded {
+    State(Bytes),
+    /// States by key, not finished.
+    Shuffled(Writer),
 }
 
-/// Runs the mapper and, over what it writes, the aggregator, each in a sandbox
-/// of its own and both at once. The first that fails ends both. Its table is
-/// finished when both are done, so that a fold that fails leaves none.
-async fn map_accumulate(
-    (mut mapping, mut folding): (Run, Run),
-    (mapper, aggregator): (&MapFunctionPre<Host>, &AggregateFunctionPre<Host>),
-    attempt: &Attempt,
-    task: &Task,
-    (partition, keep): (&Partition, bool),
-) -> TaskEnd {
-    let stop = Some(&attempt.stop);
-    let (writer, reader) = pipe();
-    let Run { store, work, clock, deadline } = &mut mapping;
-    let mapped = async {
-        let table = keep.then(|| create_output(store.data_mut(), attempt, task)).transpose();
-        let sink = table.map(|table| Sink { table, pipe: Some(writer), rows: 0 });
-        let mut called = call_map(store, clock, mapper, attempt, partition, sink).await?;
-        if let Ok(output) = &mut called {
-            output.end_pipe().await;
+impl Folder<'_> {
+    /// The columns that it reads.
+    fn declared(self, version: &Version) -> Option<Vec<Column>> {
+        let describes = &version.describes;
+        match self {
+            Self::Aggregator(_) => describes.aggregator.as_ref()?.reads.clone(),
+            Self::Grouper(..) => describes.grouper.as_ref()?.reads.clone(),
         }
-        Ok(called)
-    };
-    let mapped =
-        async { flat(sandbox::bounded(*deadline, stop, work, mapped).await).map_err(|f| (Half::Map, f)) };
-    let Run { store: fold_store, work: fold_work, clock: fold_clock, deadline: fold_deadline } = &mut folding;
-    let declared = attempt.version.describes.aggregator.as_ref().and_then(|d| d.reads.clone());
-    let folded = async {
-        let host = fold_store.data();
-        let input = Reader::open_pipe(&host.data, host.work(), reader, declared).await;
-        call_accumulate(fold_store, fold_clock, aggregator, input).await
-    };
-    let folded = async {
-        flat(sandbox::bounded(*fold_deadline, stop, fold_work, folded).await).map_err(|f| (Half::Fold, f))
-    };
-    let both = match futures::future::try_join(mapped, folded).await {
-        Ok((output, state)) => {
-            let finish = async { Ok(finished(output, task, work).await.map_err(Fail::Host)) };
-            let table = flat(sandbox::bounded(*deadline, stop, work, finish).await);
-            table.map(|table| (table, state)).map_err(|fail| (Half::Map, fail))
-        }
-        Err(failed) => Err(failed),
-    };
-    let product = |(table, state)| if keep { Product::Mapped(table, state) } else { Product::State(state) };
-    match both {
-        Err((Half::Fold, fail)) => together(end(folding, Err(fail), product), mapping, Half::Fold),
-        Err((Half::Map, fail)) => together(end(mapping, Err(fail), product), folding, Half::Map),
-        Ok(both) => together(end(mapping, Ok(both), product), folding, Half::Map),
     }
 }
 
-/// Adds what the other half took. The two ran at the same time; rows are those
-/// that came in from the store and those that the map wrote.
-fn together(mut end: TaskEnd, other: Run, half: Half) -> TaskEnd {
-    let other = other.close(Ok(())).usage;
-    let usage = &mut end.ended.usage;
-    let rows = match half {
-        Half::Map => (usage.rows_in, usage.rows_out),
-        Half::Fold => (other.rows_in, other.rows_out),
+async fn accumulate(
+    mut run: Run,
+    folder: Folder<'_>,
+    attempt: &Attempt,
+    task: &Task,
+    partition: &Partition,
+) -> TaskEnd {
+    let Run { store, work, clock, deadline } = &mut run;
+    let call = async {
+        let input = open_input(store, attempt, partition, folder.declared(&attempt.version)).await;
+        Ok(match call_fold(store, clock, folder, attempt, task, input).await? {
+            Ok(folded) => folded_product(folded, work).await.map_err(Fail::Host),
+            Err(fail) => Err(fail),
+        })
     };
-    let (wall_us, start_us) = (usage.wall_us.max(other.wall_us), usage.start_us.min(other.start_us));
-    let memory_bytes_peak = usage.memory_bytes_peak + other.memory_bytes_peak;
-    usage.add(&other);
-    (usage.rows_in, usage.rows_out) = rows;
-    (usage.wall_us, usage.start_us, usage.memory_bytes_peak) = (wall_us, start_us, memory_bytes_peak);
-    end
+    let returned = sandbox::bounded(*deadline, Some(&attempt.stop), work, call).await;
+    end(run, flat(returned), |product| product)
 }
 
 /// Calls a mapper; gives back the table that it wrote, not finished.
@@ -271,26 +255,52 @@ async fn call_map(
     }))
 }
 
-/// Calls an aggregator over a table that could be opened.
-async fn call_accumulate(
+/// Calls an aggregator or a grouper over a table that could be opened.
+async fn call_fold(
     store: &mut wasmtime::Store<Host>,
     clock: &mut Clock,
-    pre: &AggregateFunctionPre<Host>,
+    folder: Folder<'_>,
+    attempt: &Attempt,
+    task: &Task,
     input: Result<Reader, Problem>,
-) -> wasmtime::Result<Result<Bytes, Fail>> {
+) -> wasmtime::Result<Result<Folded, Fail>> {
     let input = match input {
         Ok(reader) => store.data_mut().table.push(reader)?,
         Err(problem) => return Ok(Err(problem.into())),
     };
     let lent = Resource::new_borrow(input.rep());
-    let instance = pre.instantiate_async(&mut *store).await?;
-    clock.started = Instant::now();
-    let state = instance.fanfold_function_aggregator().call_accumulate(&mut *store, lent).await?;
+    let folded = match folder {
+        Folder::Aggregator(pre) => {
+            let instance = pre.instantiate_async(&mut *store).await?;
+            clock.started = Instant::now();
+            let state = instance.fanfold_function_aggregator().call_accumulate(&mut *store, lent).await?;
+            state.map_err(Fail::Guest).and_then(|state| Ok(Folded::State(checked_state(state)?)))
+        }
+        Folder::Grouper(pre, reducers) => {
+            let output = match create_shuffle(store.data_mut(), attempt, task, reducers) {
+                Ok(writer) => store.data_mut().table.push(writer)?,
+                Err(problem) => return Ok(Err(problem.into())),
+            };
+            let into = Resource::new_borrow(output.rep());
+            let instance = pre.instantiate_async(&mut *store).await?;
+            clock.started = Instant::now();
+            let done = instance.fanfold_function_grouper().call_accumulate(&mut *store, lent, into).await?;
+            let output = store.data_mut().table.delete(output)?;
+            done.map_err(Fail::Guest).map(|()| Folded::Shuffled(output))
+        }
+    };
     let input = store.data_mut().table.delete(input)?;
-    Ok(state.map_err(Fail::Guest).and_then(|state| {
+    Ok(folded.and_then(|folded| {
         input.check()?;
-        Ok(checked_state(state)?)
+        Ok(folded)
     }))
+}
+
+async fn folded_product(folded: Folded, work: &Arc<Work>) -> Result<Product, Problem> {
+    Ok(match folded {
+        Folded::State(state) => Product::State(state),
+        Folded::Shuffled(output) => Product::Runs(output.end_shuffle(work).await?),
+    })
 }
 
 /// The table that a mapper wrote, made visible.
