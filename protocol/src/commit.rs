@@ -63,10 +63,35 @@ pub enum TaskOutcome {
     Table(Option<OutputObject>),
     /// A partial state.
     State(StateRef),
+    /// A table and the partial state of its rows.
+    Mapped {
+        /// As of [`TaskOutcome::Table`].
+        table: Option<OutputObject>,
+        /// As of [`TaskOutcome::State`].
+        state: StateRef,
+    },
     /// The job's answer: JSON.
     Answer(AnswerRef),
     /// Nothing; the next round or the dead letter decides.
     Failed(Problem),
+}
+
+impl TaskOutcome {
+    /// The table that was written, when one was.
+    pub fn table(&self) -> Option<&OutputObject> {
+        match self {
+            Self::Table(table) | Self::Mapped { table, .. } => table.as_ref(),
+            Self::State(_) | Self::Answer(_) | Self::Failed(_) => None,
+        }
+    }
+
+    /// The partial state.
+    pub fn state(&self) -> Option<&StateRef> {
+        match self {
+            Self::State(state) | Self::Mapped { state, .. } => Some(state),
+            Self::Table(_) | Self::Answer(_) | Self::Failed(_) => None,
+        }
+    }
 }
 
 /// The answer of an aggregate: within the record, or an object of its own.

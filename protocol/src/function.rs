@@ -26,15 +26,21 @@ pub enum Export {
     Mapper,
     /// Aggregates tables.
     Aggregator,
+    /// Aggregates tables by key.
+    Grouper,
 }
 
 impl Export {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 4] = [Self::Handler, Self::Mapper, Self::Aggregator, Self::Grouper];
+
     /// The interface's name in the WIT package, and in messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Handler => "handler",
             Self::Mapper => "mapper",
             Self::Aggregator => "aggregator",
+            Self::Grouper => "grouper",
         }
     }
 }
@@ -186,6 +192,17 @@ pub struct Description {
     pub writes: Option<Vec<Column>>,
 }
 
+/// What a grouper says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Grouping {
+    /// Columns read; `None` for all.
+    pub reads: Option<Vec<Column>>,
+    /// Columns of the key.
+    pub keys: Vec<Column>,
+    /// Columns of the result, the key's first; `None` when it depends on the input.
+    pub writes: Option<Vec<Column>>,
+}
+
 /// What the platform learned of a component when it prepared it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Descriptions {
@@ -195,6 +212,9 @@ pub struct Descriptions {
     /// The aggregator's own words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aggregator: Option<Description>,
+    /// The grouper's own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grouper: Option<Grouping>,
 }
 
 /// One version of a function: an object in the store, written once.
@@ -208,7 +228,7 @@ pub struct Version {
     pub digest: Digest,
     /// Their number.
     pub size_bytes: u64,
-    /// What the component exports, in the order handler, mapper, aggregator.
+    /// What the component exports, in the order of [`Export::ALL`].
     pub exports: Vec<Export>,
     /// Settings, whole.
     pub settings: Settings,

@@ -176,6 +176,10 @@ pub struct JobDocument {
     /// How input is taken apart.
     #[serde(default)]
     pub split: SplitOptions,
+    /// Parts of the result of a keyed aggregate, each with its share of the keys;
+    /// by the size of the input when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reducers: Option<u32>,
     /// How failed tasks are tried again.
     #[serde(default)]
     pub retry: RetryOptions,
@@ -244,6 +248,11 @@ impl JobDocument {
             mistakes.push(
                 "budget.cpu_seconds and budget.bytes must be more than 0; leave out what has no bound".into(),
             );
+        }
+        if let Some(reducers) = self.reducers
+            && !(1..=limits::REDUCERS_MAX).contains(&reducers)
+        {
+            mistakes.push(format!("reducers must be from 1 to {}, found {reducers}", limits::REDUCERS_MAX));
         }
         if self.split.target_bytes.0 == 0 {
             mistakes.push("split.target_bytes must be more than 0".into());
@@ -535,12 +544,20 @@ mod tests {
     fn all_mistakes_are_reported_together() {
         let job = document(serde_json::json!({
             "function": "f", "input": "bank/x", "output": "s3://bank/out", "params": [1],
-            "csv": {"delimiter": "\""}, "retry": {"attempts": 0}, "limits": {"memory": "1B"}
+            "csv": {"delimiter": "\""}, "retry": {"attempts": 0}, "limits": {"memory": "1B"}, "reducers": 0
         }))
         .unwrap();
         let problem = job.check().unwrap_err();
         assert_eq!(problem.code, ErrorKind::InvalidJob);
-        for part in ["s3://bucket/key", "ends in '/'", "params", "must differ", "attempts", "limits.memory"] {
+        for part in [
+            "reducers must",
+            "s3://bucket/key",
+            "ends in '/'",
+            "params",
+            "must differ",
+            "attempts",
+            "limits.memory",
+        ] {
             assert!(problem.detail.contains(part), "{part}: {}", problem.detail);
         }
     }

@@ -120,6 +120,27 @@ pub const PARTITIONS_MAX: usize = 1_000_000;
 pub const LISTED_KEYS_MAX: usize = 2_000_000;
 /// Parameters of a job as JSON: they travel in every lease.
 pub const JOB_PARAMS_BYTES_MAX: usize = 256 << 10;
+/// Reducers of a keyed aggregate: each task of the first stage writes a part for
+/// each of them, and small parts cost more requests than they hold data.
+pub const REDUCERS_MAX: u32 = 256;
+/// Stored bytes of input for each reducer, unless the job says how many it wants.
+pub const REDUCER_INPUT_BYTES_TARGET: u64 = 256 * MIB;
+/// Partitions of a keyed aggregate: the lease of a reducer names what each of
+/// them wrote, in a message of 1 MiB at most.
+pub const GROUP_PARTITIONS_MAX: u32 = 2_000;
+/// Columns of a key.
+pub const KEY_COLUMNS_MAX: usize = 16;
+/// A key as it is compared: a longer text is no key.
+pub const KEY_BYTES_MAX: usize = 64 << 10;
+/// Partial state of one key: many of them are merged at once.
+pub const KEY_STATE_BYTES_MAX: usize = 1 << 20;
+/// Keys and states that are sorted at once before they are written as a run.
+pub const RUN_BYTES_TARGET: usize = 32 << 20;
+/// A piece of a run: what a merge holds of each run that it reads.
+pub const RUN_CHUNK_BYTES_TARGET: usize = 128 << 10;
+/// Runs merged at once; more are merged in passes. With what is read ahead of
+/// each, it keeps a merge within 32 MiB.
+pub const RUNS_MERGED_MAX: usize = 64;
 /// Tasks of a job that are queued or running at once.
 pub const TASKS_OUTSTANDING_MAX: usize = 10_000;
 /// Inputs (URIs, globs, prefixes) of a job.

@@ -6,16 +6,18 @@
 //!
 //! Stage 0 holds one task for each partition. Of an aggregate, each further
 //! stage merges [`FOLD_WIDTH`] neighbouring states into one, in order, until
-//! one is left, which is finished. Tasks are leased in groups of neighbours.
+//! one is left, which is finished. Of a keyed aggregate, stage 1 has a task for
+//! each reducer, which merges its share of what all tasks of stage 0 wrote. Tasks
+//! are leased in groups of neighbours.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
     digest::Digest,
-    function::Export,
     job::{CsvOptions, Format},
-    uri::{ObjectUri, PinnedObject},
+    limits,
+    uri::{ObjectUri, Pin, PinnedObject},
 };
 
 /// States merged by one task of a fold.
@@ -100,15 +102,36 @@ pub enum Shape {
     Map,
     /// All partitions become one answer.
     Aggregate,
+    /// Each partition becomes a table, and all these tables one answer.
+    #[serde(rename = "map-aggregate")]
+    MapAggregate,
+    /// All partitions become one table with a row for each key.
+    Group,
+    /// The same over what each partition is mapped to.
+    #[serde(rename = "map-group")]
+    MapGroup,
 }
 
 impl Shape {
-    /// The export that stage 0 runs.
-    pub fn export(self) -> Export {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::Map => Export::Mapper,
-            Self::Aggregate => Export::Aggregator,
+            Self::Map => "map",
+            Self::Aggregate => "aggregate",
+            Self::MapAggregate => "map-aggregate",
+            Self::Group => "group",
+            Self::MapGroup => "map-group",
         }
+    }
+
+    /// Whether partial states are folded into one answer.
+    pub fn folds(self) -> bool {
+        matches!(self, Self::Aggregate | Self::MapAggregate)
+    }
+
+    /// Whether partial states are shuffled by their keys to reducers.
+    pub fn groups(self) -> bool {
+        matches!(self, Self::Group | Self::MapGroup)
     }
 }
 
@@ -144,7 +167,7 @@ impl Plan {
     pub fn lay_out(job: Uuid, digest: Digest, shape: Shape, weights: &[Weight]) -> Self {
         let partitions = u32::try_from(weights.len()).unwrap_or(u32::MAX);
         let mut stages = vec![partitions];
-        if shape == Shape::Aggregate {
+        if shape.folds() {
             let mut width = partitions.div_ceil(FOLD_WIDTH).max(1);
             stages.push(width);
             while width > 1 {
@@ -152,12 +175,16 @@ impl Plan {
                 stages.push(width);
             }
         }
+        let bytes: u64 = weights.iter().map(|weight| weight.bytes).sum();
+        if shape.groups() {
+            stages.push(reducers(bytes));
+        }
         Self {
             job,
             digest,
             shape,
             partitions,
-            bytes: weights.iter().map(|weight| weight.bytes).sum(),
+            bytes,
             shards: Vec::new(),
             groups: group(weights),
             stages,
@@ -189,14 +216,44 @@ impl Plan {
     /// The tasks of the stage before whose states a task of a fold merges.
     pub fn children(&self, stage: u32, task: u32) -> std::ops::Range<u32> {
         let before = (stage as usize).checked_sub(1).and_then(|s| self.stages.get(s)).copied().unwrap_or(0);
+        if self.shape.groups() {
+            return 0..before;
+        }
         let start = task.saturating_mul(FOLD_WIDTH).min(before);
         start..start.saturating_add(FOLD_WIDTH).min(before)
     }
 
+    /// The tasks of the next stage that merge what a task of this one gives.
+    pub fn parents(&self, stage: u32, task: u32) -> std::ops::Range<u32> {
+        let after = self.stages.get(stage as usize + 1).copied().unwrap_or(0);
+        match self.shape.groups() {
+            true => 0..after,
+            false => task / FOLD_WIDTH..(task / FOLD_WIDTH).saturating_add(1).min(after),
+        }
+    }
+
+    /// Reducers of a keyed aggregate; 0 of everything else.
+    pub fn reducers(&self) -> u32 {
+        if self.shape.groups() { self.stages.get(1).copied().unwrap_or(0) } else { 0 }
+    }
+
+    /// Shuffles a keyed aggregate to so many reducers instead of the usual number.
+    pub fn reduce_into(&mut self, reducers: u32) {
+        if self.shape.groups() {
+            self.stages = vec![self.partitions, reducers];
+        }
+    }
+
     /// Whether this stage's only task gives the job's answer.
     pub fn finishes(&self, stage: u32) -> bool {
-        self.shape == Shape::Aggregate && stage > 0 && stage as usize == self.stages.len() - 1
+        self.shape.folds() && stage > 0 && stage as usize == self.stages.len() - 1
     }
+}
+
+/// As many reducers as the input suggests.
+fn reducers(bytes: u64) -> u32 {
+    let wanted = u32::try_from(bytes.div_ceil(limits::REDUCER_INPUT_BYTES_TARGET)).unwrap_or(u32::MAX);
+    wanted.clamp(1, limits::REDUCERS_MAX)
 }
 
 /// Runs of neighbours, each within [`GROUP_TASKS_MAX`] and, unless it is one
@@ -234,6 +291,16 @@ pub enum StateRef {
         /// Compared after reading.
         digest: Digest,
     },
+    /// States by key, in sorted runs with a part for each reducer.
+    Runs {
+        /// Where.
+        uri: ObjectUri,
+        /// The state of the object.
+        pin: Pin,
+        /// Number of runs; where the parts of each begin stands at the end of the
+        /// object.
+        runs: u32,
+    },
 }
 
 /// Largest state that travels inside records and messages.
@@ -247,6 +314,31 @@ pub enum Work {
     Map(Partition),
     /// Runs the aggregator over the partition.
     Accumulate(Partition),
+    /// Runs the mapper over the partition, and the aggregator over what it writes.
+    #[serde(rename = "map-accumulate")]
+    MapAccumulate {
+        /// What the mapper reads.
+        partition: Partition,
+        /// Whether its table is staged besides.
+        keep: bool,
+    },
+    /// Runs the grouper over the partition and shuffles its states.
+    Group {
+        /// What is read.
+        partition: Partition,
+        /// Whether the mapper reads it, and the grouper what that writes.
+        mapped: bool,
+        /// Reducers of the job.
+        reducers: u32,
+    },
+    /// Merges the states of one reducer's keys into a table: the one whose number
+    /// is the task's.
+    Reduce {
+        /// What the tasks of stage 0 gave, in their order.
+        states: Vec<StateRef>,
+        /// Reducers of the job.
+        reducers: u32,
+    },
     /// Merges states in order; at the root, finishes.
     Merge {
         /// In the plan's order.
@@ -339,6 +431,10 @@ mod tests {
         assert_eq!(stages(17), [17, 2, 1]);
         assert_eq!(stages(1_000), [1_000, 63, 4, 1]);
         assert_eq!(plan(Shape::Map, &[1; 5]).stages, [5]);
+        assert_eq!(plan(Shape::Group, &[1; 5]).stages, [5, 1]);
+        assert_eq!(plan(Shape::MapGroup, &[limits::REDUCER_INPUT_BYTES_TARGET; 3]).stages, [3, 3]);
+        assert_eq!(plan(Shape::Group, &[u64::MAX >> 8; 2]).stages, [2, limits::REDUCERS_MAX]);
+        assert_eq!(plan(Shape::MapAggregate, &[1; 17]).stages, [17, 2, 1]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The WIT contract as Rust, generated; nothing else is in here.
 //!
-//! `handler-function` is generated whole, the other two worlds share its
+//! `handler-function` is generated whole, the other worlds share its
 //! imports. Invariant: the only description of the contract is the WIT file.
 
 #![allow(missing_docs, clippy::all, unreachable_pub, reason = "generated code")]
@@ -46,6 +46,22 @@ pub(crate) mod aggregator {
     wasmtime::component::bindgen!({
         path: "../protocol/wit",
         world: "aggregate-function",
+        imports: { default: async | trappable },
+        exports: { default: async },
+        with: {
+            "fanfold:function/types": super::handler::fanfold::function::types,
+            "fanfold:function/context": super::handler::fanfold::function::context,
+            "fanfold:function/tables": super::handler::fanfold::function::tables,
+            "fanfold:function/objects": super::handler::fanfold::function::objects,
+        },
+    });
+}
+
+/// The grouper.
+pub(crate) mod grouper {
+    wasmtime::component::bindgen!({
+        path: "../protocol/wit",
+        world: "group-function",
         imports: { default: async | trappable },
         exports: { default: async },
         with: {

@@ -25,7 +25,10 @@ use wasmtime::{
 
 use crate::{
     artifacts::{Artifact, Artifacts},
-    bindings::{aggregator::AggregateFunctionPre, handler::HandlerFunctionPre, mapper::MapFunctionPre},
+    bindings::{
+        aggregator::AggregateFunctionPre, grouper::GroupFunctionPre, handler::HandlerFunctionPre,
+        mapper::MapFunctionPre,
+    },
     compile::{self, CompilerCommand},
     host::{Data, Host, store_problem},
     link,
@@ -39,6 +42,7 @@ pub(crate) struct Loaded {
     pub(crate) handler: Option<HandlerFunctionPre<Host>>,
     pub(crate) mapper: Option<MapFunctionPre<Host>>,
     pub(crate) aggregator: Option<AggregateFunctionPre<Host>>,
+    pub(crate) grouper: Option<GroupFunctionPre<Host>>,
 }
 
 type Flight = Shared<BoxFuture<'static, Result<Arc<Loaded>, Problem>>>;
@@ -187,16 +191,20 @@ impl Components {
 
     fn pre(&self, component: &Component) -> Result<Loaded, Problem> {
         let pre = self.linker.instantiate_pre(component).map_err(|error| link::import_problem(&error))?;
-        let [handler, mapper, aggregator] =
+        let [handler, mapper, aggregator, grouper] =
             link::EXPORTS.map(|name| component.get_export_index(None, name).is_some());
-        if !(handler || mapper || aggregator) {
+        if !(handler || mapper || aggregator || grouper) {
             return Err(link::no_export(&self.engine, component));
         }
         let wrong = |error: wasmtime::Error| link::export_problem(&error);
         Ok(Loaded {
             handler: handler.then(|| HandlerFunctionPre::new(pre.clone())).transpose().map_err(wrong)?,
             mapper: mapper.then(|| MapFunctionPre::new(pre.clone())).transpose().map_err(wrong)?,
-            aggregator: aggregator.then(|| AggregateFunctionPre::new(pre)).transpose().map_err(wrong)?,
+            aggregator: aggregator
+                .then(|| AggregateFunctionPre::new(pre.clone()))
+                .transpose()
+                .map_err(wrong)?,
+            grouper: grouper.then(|| GroupFunctionPre::new(pre)).transpose().map_err(wrong)?,
         })
     }
 }

@@ -25,7 +25,7 @@ const KEEP_RESIDENT_BYTES: usize = 256 << 10;
 /// Slots that stay bound to the last component that ran in them.
 const WARM_SLOTS_MAX: u32 = 64;
 
-/// The right to have a sandbox, given back when dropped.
+/// The right to have a sandbox, or several, given back when dropped.
 pub(crate) type Slot = SemaphorePermit<'static>;
 
 /// The engine with what belongs to it.
@@ -55,11 +55,12 @@ impl Shared {
         }))
     }
 
-    /// Waits for room for one more sandbox.
-    pub(crate) async fn slot(&'static self) -> Option<Slot> {
-        match self.slots.try_acquire() {
-            Ok(slot) => Some(slot),
-            Err(_) => self.slots.acquire().await.ok(),
+    /// Waits for room for so many more sandboxes, which are given at once: two
+    /// tasks that each had one of two would wait for each other.
+    pub(crate) async fn slots(&'static self, count: u32) -> Option<Slot> {
+        match self.slots.try_acquire_many(count) {
+            Ok(slots) => Some(slots),
+            Err(_) => self.slots.acquire_many(count).await.ok(),
         }
     }
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem,
     digest::Digest,
-    function::{Column, Description, Descriptions, Export, Settings, Version},
+    function::{Column, Description, Descriptions, Export, Grouping, Settings, Version},
     invocation::{Invocation, Outcome, Request, Response, Usage},
     limits,
     size::ByteSize,
@@ -26,11 +26,15 @@ use wasmtime::Store;
 
 use crate::{
     Platform,
-    bindings::handler::{HandlerFunctionPre, exports::fanfold::function::handler, fanfold::function::types},
+    bindings::{
+        grouper::exports::fanfold::function::grouper,
+        handler::{HandlerFunctionPre, exports::fanfold::function::handler, fanfold::function::types},
+    },
     components::Loaded,
     engine::Slot,
     host::{Call, Host, Work},
     sandbox::{self, Clock, Ended, Stop},
+    tables::Keys,
 };
 
 /// Time for a component to say what it is.
@@ -81,7 +85,7 @@ async fn handle(
     run.close(result)
 }
 
-/// Asks a component's mapper and aggregator what they read and write.
+/// Asks a component's mapper, aggregator and grouper what they read and write.
 pub(crate) async fn describe(platform: &Platform, digest: Digest) -> Result<Descriptions, Problem> {
     let loaded = platform.component(digest).await?;
     let mut descriptions = Descriptions::default();
@@ -93,7 +97,43 @@ pub(crate) async fn describe(platform: &Platform, digest: Digest) -> Result<Desc
         let described = describe_export(platform, digest, &loaded, Export::Aggregator).await;
         descriptions.aggregator = Some(described.map_err(|p| p.within("the aggregator's describe"))?);
     }
+    if loaded.grouper.is_some() {
+        let described = describe_grouper(platform, digest, &loaded).await;
+        descriptions.grouper = Some(described.map_err(|p| p.within("the grouper's describe"))?);
+    }
     Ok(descriptions)
+}
+
+async fn describe_grouper(platform: &Platform, digest: Digest, loaded: &Loaded) -> Result<Grouping, Problem> {
+    let Some(pre) = &loaded.grouper else { return Err(gone()) };
+    let asked = Instant::now();
+    let _slot = slot(platform, asked + DESCRIBE_TIMEOUT).await?;
+    let mut run = Run::new(platform, describing(digest)?, asked);
+    let Run { store, work, clock, deadline } = &mut run;
+    let call = async {
+        clock.started = Instant::now();
+        let instance = pre.instantiate_async(&mut *store).await?;
+        instance.fanfold_function_grouper().call_describe(store).await
+    };
+    let returned = sandbox::bounded(*deadline, None, work, call).await;
+    let described = returned.map_err(|stop| sandbox::problem(&stop, run.store.data()))?;
+    grouping(described)
+}
+
+/// What a grouper says of itself, checked.
+fn grouping(described: grouper::Grouping) -> Result<Grouping, Problem> {
+    let (reads, writes) = (columns(described.reads)?, columns(described.writes)?);
+    let keys = columns(Some(described.keys))?.unwrap_or_default();
+    Keys::new(&keys)?;
+    if let Some(reads) = &reads
+        && let Some(key) = keys.iter().find(|key| reads.iter().all(|read| read.name != key.name))
+    {
+        return Err(invalid(format!(
+            "expected the columns of the key among those that are read, found no {:?} there; add it to the row",
+            key.name
+        )));
+    }
+    Ok(Grouping { reads, keys, writes })
 }
 
 async fn describe_export(
@@ -104,15 +144,7 @@ async fn describe_export(
 ) -> Result<Description, Problem> {
     let asked = Instant::now();
     let _slot = slot(platform, asked + DESCRIBE_TIMEOUT).await?;
-    let call = Call {
-        id: Uuid::nil(),
-        version: Arc::new(undeployed(digest)?),
-        attempt: 1,
-        params: "{}".to_owned(),
-        timeout: DESCRIBE_TIMEOUT,
-        memory_bytes_max: limits::MEMORY_BYTES_DEFAULT,
-    };
-    let mut run = Run::new(platform, call, asked);
+    let mut run = Run::new(platform, describing(digest)?, asked);
     let Run { store, work, clock, deadline } = &mut run;
     let call = async {
         clock.started = Instant::now();
@@ -130,8 +162,24 @@ async fn describe_export(
     };
     let returned = sandbox::bounded(*deadline, None, work, call).await;
     let described = returned.map_err(|stop| sandbox::problem(&stop, run.store.data()))?;
-    let described = described.ok_or_else(|| Problem::new(ErrorKind::ExportMissing, "the export has gone"))?;
+    let described = described.ok_or_else(gone)?;
     Ok(Description { reads: columns(described.reads)?, writes: columns(described.writes)? })
+}
+
+fn gone() -> Problem {
+    Problem::new(ErrorKind::ExportMissing, "the export has gone")
+}
+
+/// The call in which a component says what it is.
+fn describing(digest: Digest) -> Result<Call, Problem> {
+    Ok(Call {
+        id: Uuid::nil(),
+        version: Arc::new(undeployed(digest)?),
+        attempt: 1,
+        params: "{}".to_owned(),
+        timeout: DESCRIBE_TIMEOUT,
+        memory_bytes_max: limits::MEMORY_BYTES_DEFAULT,
+    })
 }
 
 /// A component that is no function yet, for `context.current`.
@@ -173,12 +221,17 @@ fn columns(columns: Option<Vec<types::Column>>) -> Result<Option<Vec<Column>>, P
 
 /// The slot of a sandbox; waits no longer than until `deadline`.
 pub(crate) async fn slot(platform: &Platform, deadline: Instant) -> Result<Slot, Problem> {
-    let slot = tokio::time::timeout_at(deadline.into(), platform.shared.slot()).await;
-    slot.ok().flatten().ok_or_else(|| {
+    slots(platform, 1, deadline).await
+}
+
+/// The slots of sandboxes that run together.
+pub(crate) async fn slots(platform: &Platform, count: u32, deadline: Instant) -> Result<Slot, Problem> {
+    let slots = tokio::time::timeout_at(deadline.into(), platform.shared.slots(count)).await;
+    slots.ok().flatten().ok_or_else(|| {
         Problem::new(
             ErrorKind::ConcurrencyLimit,
             format!(
-                "expected room for one more of {} sandboxes within the call's time, found none; try again later",
+                "expected room for {count} more of {} sandboxes within the call's time, found none; try again later",
                 limits::SANDBOXES_MAX
             ),
         )
@@ -293,6 +346,28 @@ mod tests {
     fn check(status: u16, name: &str, value: &str) -> Option<ErrorKind> {
         let headers = vec![(name.to_owned(), value.to_owned())];
         response(handler::Response { status, headers, body: Vec::new() }).err().map(|p| p.code)
+    }
+
+    #[test]
+    fn a_key_is_among_the_columns_that_are_read() {
+        let column = |name: &str, data_type: &str| types::Column {
+            name: name.to_owned(),
+            data_type: data_type.to_owned(),
+            nullable: true,
+        };
+        let check = |key: &str, data_type: &str| {
+            let reads = Some(vec![column("region", "Utf8"), column("rate", "Float64")]);
+            grouping(grouper::Grouping { reads, keys: vec![column(key, data_type)], writes: None })
+        };
+        assert_eq!(check("region", "Utf8").unwrap().keys.len(), 1);
+        for (key, data_type, part) in [
+            ("customer", "Utf8", "\"customer\""),
+            ("rate", "Float64", "boolean"),
+            ("region", "text", "Arrow type"),
+        ] {
+            let problem = check(key, data_type).unwrap_err();
+            assert!(problem.code == ErrorKind::ResponseInvalid && problem.detail.contains(part), "{problem}");
+        }
     }
 
     #[test]

@@ -15,9 +15,13 @@ use crate::{
     host::{Host, wasi},
 };
 
-/// Names of the exports: handler, mapper, aggregator.
-pub(crate) const EXPORTS: [&str; 3] =
-    ["fanfold:function/handler@0.1.0", "fanfold:function/mapper@0.1.0", "fanfold:function/aggregator@0.1.0"];
+/// Names of the exports: handler, mapper, aggregator, grouper.
+pub(crate) const EXPORTS: [&str; 4] = [
+    "fanfold:function/handler@0.1.0",
+    "fanfold:function/mapper@0.1.0",
+    "fanfold:function/aggregator@0.1.0",
+    "fanfold:function/grouper@0.1.0",
+];
 
 /// Interfaces that are offered, by package; versions are compared by wasmtime.
 const OFFERED: &[(&str, &[&str])] = &[
@@ -93,7 +97,7 @@ pub(crate) fn export_problem(error: &wasmtime::Error) -> Problem {
     )
 }
 
-/// None of the three exports is there.
+/// None of the exports is there.
 pub(crate) fn no_export(engine: &Engine, component: &Component) -> Problem {
     let component = component.component_type();
     let exports: Vec<_> = component.exports(engine).map(|(name, _)| name).collect();

@@ -13,6 +13,7 @@ pub use crate::{Context, Error, FromRequest, IntoResponse, Params, Request, Resp
 #[cfg(feature = "tables")]
 pub use crate::{
     aggregate::{Aggregate, NoParams, Scope, fold_rows},
+    group::{Grouped, Groups, fold_keyed_rows},
     map::{MapOutput, Mapper, describe_batches, describe_rows, map_batches, map_rows},
     row::{Column, Field, Row, finish_columns, locate},
     table::{BatchSink, BatchSource, Description},
@@ -43,6 +44,10 @@ pub const fn used_map<M: Mapper>() {}
 /// Uses an aggregate, so that native builds do not take it for dead code.
 #[cfg(feature = "tables")]
 pub const fn used_aggregate<A: Aggregate>() {}
+
+/// Uses a keyed aggregate, so that native builds do not take it for dead code.
+#[cfg(feature = "tables")]
+pub const fn used_grouped<G: Grouped>() {}
 
 /// Exports a handler from the component that the author's crate becomes.
 #[doc(hidden)]
@@ -146,6 +151,44 @@ macro_rules! __export_aggregate {
 
             $crate::__private::bindings::aggregate::export!(
                 Component with_types_in $crate::__private::bindings::aggregate
+            );
+        };
+    };
+}
+
+/// Exports a keyed aggregate from the component that the author's crate becomes.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_grouped {
+    ($state:ident) => {
+        const _: () = $crate::__private::used_grouped::<$state>();
+
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            struct Component;
+
+            impl $crate::__private::bindings::group::exports::fanfold::function::grouper::Guest for Component {
+                fn describe() -> $crate::__private::export::WireGrouping {
+                    $crate::__private::export::describe_grouped::<$state>()
+                }
+
+                fn accumulate(
+                    input: &$crate::__private::export::WireReader,
+                    output: &$crate::__private::export::WireWriter,
+                ) -> ::core::result::Result<(), $crate::__private::export::WireError> {
+                    $crate::__private::export::accumulate_grouped::<$state>(input, output)
+                }
+
+                fn merge(
+                    input: &$crate::__private::export::WireReader,
+                    output: &$crate::__private::export::WireWriter,
+                ) -> ::core::result::Result<(), $crate::__private::export::WireError> {
+                    $crate::__private::export::merge_grouped::<$state>(input, output)
+                }
+            }
+
+            $crate::__private::bindings::group::export!(
+                Component with_types_in $crate::__private::bindings::group
             );
         };
     };

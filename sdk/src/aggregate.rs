@@ -36,6 +36,9 @@ pub const STATE_BYTES_MAX: usize = 8 << 20;
 /// written. The state must serialise alike wherever it was made: use `BTreeMap`,
 /// not `HashMap`, whose order is random.
 ///
+/// `#[fanfold::aggregate(key = "region")]`, or `key = ["region", "grade"]`, makes one row
+/// for each key instead of one answer; see [`crate::group::Grouped`].
+///
 /// ```
 /// use fanfold_sdk::prelude::*;
 ///
@@ -104,7 +107,7 @@ pub struct Scope<P> {
 }
 
 impl<P: DeserializeOwned> Scope<P> {
-    fn current() -> Result<Self> {
+    pub(crate) fn current() -> Result<Self> {
         Ok(Self { params: Params::current()?, context: Context::current() })
     }
 }
@@ -129,19 +132,19 @@ pub(crate) fn accumulate<A: Aggregate>(input: &mut dyn BatchSource) -> Result<Ve
         state.fold(&batch, read, &scope)?;
         read += batch.num_rows() as u64;
     }
-    encode(&state)
+    encode(&state, STATE_BYTES_MAX)
 }
 
 /// Merges the bytes of states in the order given.
 pub(crate) fn merge<A: Aggregate>(states: &[Vec<u8>]) -> Result<Vec<u8>> {
     let Some((first, later)) = states.split_first() else {
-        return encode(&A::begin(&Scope::current()?)?);
+        return encode(&A::begin(&Scope::current()?)?, STATE_BYTES_MAX);
     };
     let mut state = decode::<A>(first)?;
     for bytes in later {
         state.combine(decode::<A>(bytes)?)?;
     }
-    encode(&state)
+    encode(&state, STATE_BYTES_MAX)
 }
 
 /// Turns the bytes of the last state into the answer, as JSON.
@@ -151,23 +154,26 @@ pub(crate) fn finish<A: Aggregate>(state: &[u8]) -> Result<String> {
         .map_err(|error| Error::new("invalid-output", format!("the answer has no JSON form: {error}")))
 }
 
-fn encode<A: Aggregate>(state: &A) -> Result<Vec<u8>> {
+/// The bytes of a state.
+pub(crate) fn encode(state: &impl Serialize, bytes_max: usize) -> Result<Vec<u8>> {
     let bytes = postcard::to_allocvec(state)
         .map_err(|error| Error::new("invalid-state", format!("the state cannot be serialised: {error}")))?;
-    if bytes.len() <= STATE_BYTES_MAX {
+    if bytes.len() <= bytes_max {
         return Ok(bytes);
     }
     Err(Error::new(
         "state-too-large",
         format!(
-            "a partial state must take at most 8 MiB, found {} bytes; keep a summary instead of the rows, \
+            "a partial state must take at most {} MiB, found {} bytes; keep a summary instead of the rows, \
              such as the sketches in fanfold_sdk::stats",
+            bytes_max >> 20,
             bytes.len()
         ),
     ))
 }
 
-fn decode<A: Aggregate>(bytes: &[u8]) -> Result<A> {
+/// The state of some bytes.
+pub(crate) fn decode<A: DeserializeOwned>(bytes: &[u8]) -> Result<A> {
     let unfit = |detail: String| {
         Error::new(
             "invalid-state",

@@ -108,6 +108,8 @@ extern crate self as fanfold_sdk;
 pub mod aggregate;
 mod context;
 mod error;
+#[cfg(feature = "tables")]
+pub mod group;
 pub mod handler;
 mod host;
 mod json;

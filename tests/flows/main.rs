@@ -16,6 +16,7 @@ mod docs;
 mod edges;
 mod failures;
 mod first_hour;
+mod grouping;
 mod restart;
 mod splits;
 mod support;

@@ -67,6 +67,13 @@ pub struct JobList {
     pub next: Option<String>,
 }
 
+impl JobView {
+    /// Whether it gives tables under a manifest and no answer.
+    pub fn gives_tables(&self) -> bool {
+        matches!(self.shape.as_str(), "map" | "group" | "map-group")
+    }
+}
+
 /// A job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct JobView {
@@ -76,7 +83,7 @@ pub struct JobView {
     pub function: String,
     /// The version that it named at submission.
     pub version: u32,
-    /// `map` or `aggregate`.
+    /// `map`, `aggregate`, `map-aggregate`, `group` or `map-group`.
     #[serde(default)]
     pub shape: String,
     /// Where it stands.

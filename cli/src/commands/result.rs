@@ -55,13 +55,13 @@ async fn find(client: &Client, id: Uuid) -> Result<Found> {
     for warning in &job.warnings {
         output::note(format!("warning: {warning}"));
     }
-    let what = if job.shape == "map" { "manifest" } else { "result" };
+    let what = if job.gives_tables() { "manifest" } else { "result" };
     let value = client.get(&format!("/v1/jobs/{id}/{what}"), &[]).await?;
     Ok(Found { job, value })
 }
 
 fn table(found: &Found) -> String {
-    if found.job.shape != "map" {
+    if !found.job.gives_tables() {
         return report::text(&found.value);
     }
     let manifest = &found.value;
@@ -93,9 +93,9 @@ fn page(found: &Found) -> String {
             ("Result".to_owned(), job.result_uri.clone().or(job.manifest.clone()).unwrap_or_default()),
         ],
     };
-    match job.shape.as_str() {
-        "map" => report::html(&facts, &json!({ "objects": found.value["objects"] })),
-        _ => report::html(&facts, &found.value),
+    match job.gives_tables() {
+        true => report::html(&facts, &json!({ "objects": found.value["objects"] })),
+        false => report::html(&facts, &found.value),
     }
 }
 

@@ -113,7 +113,7 @@ pub fn check_within(bytes: &[u8], bytes_max: u64) -> Result<ComponentInfo, Check
     if !refused.is_empty() {
         return Err(CheckError::ForbiddenImports { refused });
     }
-    let functions: Vec<Export> = [Export::Handler, Export::Mapper, Export::Aggregator]
+    let functions: Vec<Export> = Export::ALL
         .into_iter()
         .filter(|export| surface.instances.iter().any(|name| is_function(name, *export)))
         .collect();

@@ -42,6 +42,10 @@ struct Doing<'a> {
     component: &'a Digest,
     settings: &'a Settings,
     shape: Shape,
+    /// Of a map with an aggregate: whether its tables are output.
+    tables: bool,
+    /// Of keyed aggregates: how many reducers states are sorted for.
+    reducers: Option<u32>,
     like: Option<&'a PinnedObject>,
     /// Without what says where input and output lie, how the input is taken
     /// apart and how hard to try: none of it changes what a task gives.
@@ -61,8 +65,15 @@ fn key(job: &Job, settings: &Settings, plan: &Plan) -> Result<Digest> {
         budget: Default::default(),
         ..asked.clone()
     };
-    let (shape, like) = (plan.shape, plan.like.as_ref());
-    let doing = Doing { component: &job.digest, settings, shape, like, document: &document };
+    let doing = Doing {
+        component: &job.digest,
+        settings,
+        shape: plan.shape,
+        tables: plan.shape == Shape::MapAggregate && asked.output.is_some(),
+        reducers: plan.shape.groups().then(|| plan.reducers()),
+        like: plan.like.as_ref(),
+        document: &document,
+    };
     let text = serde_json::to_vec(&doing).map_err(|e| Error::damaged(keys::job_document(&job.id), e))?;
     Ok(Digest::of(&text))
 }

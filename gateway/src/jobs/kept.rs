@@ -132,13 +132,29 @@ impl Places {
     /// The product at the place where it lies now; none when it is gone.
     fn find(&self, outcome: TaskOutcome) -> Option<TaskOutcome> {
         match outcome {
-            TaskOutcome::Table(None) | TaskOutcome::State(StateRef::Inline(_)) => Some(outcome),
+            TaskOutcome::Table(None) => Some(outcome),
             TaskOutcome::Table(Some(table)) => self.table(table).map(|table| TaskOutcome::Table(Some(table))),
-            TaskOutcome::State(StateRef::Object { ref uri, size, .. }) => {
-                self.kept.get(uri.key()).is_some_and(|pin| pin.size == size).then_some(outcome)
+            TaskOutcome::State(ref state) => self.has(state).then_some(outcome),
+            TaskOutcome::Mapped { table, state } if self.has(&state) => {
+                let table = match table {
+                    Some(table) => Some(self.table(table)?),
+                    None => None,
+                };
+                Some(TaskOutcome::Mapped { table, state })
             }
+            TaskOutcome::Mapped { .. } => None,
             TaskOutcome::Answer(_) | TaskOutcome::Failed(_) => None,
         }
+    }
+
+    /// Whether a state is still there.
+    fn has(&self, state: &StateRef) -> bool {
+        let (uri, size) = match state {
+            StateRef::Inline(_) => return true,
+            StateRef::Object { uri, size, .. } => (uri, *size),
+            StateRef::Runs { uri, pin, .. } => (uri, pin.size),
+        };
+        self.kept.get(uri.key()).is_some_and(|pin| pin.size == size)
     }
 
     fn table(&self, table: OutputObject) -> Option<OutputObject> {

@@ -109,7 +109,17 @@ impl Leases {
                 match plan.shape {
                     Shape::Map => Work::Map(partition),
                     Shape::Aggregate => Work::Accumulate(partition),
+                    Shape::Group | Shape::MapGroup => Work::Group {
+                        partition,
+                        mapped: plan.shape == Shape::MapGroup,
+                        reducers: plan.reducers(),
+                    },
+                    Shape::MapAggregate => {
+                        Work::MapAccumulate { partition, keep: self.job.document.output.is_some() }
+                    }
                 }
+            } else if plan.shape.groups() {
+                Work::Reduce { states: spec.states.clone(), reducers: plan.reducers() }
             } else {
                 Work::Merge { states: spec.states.clone(), finish: plan.finishes(stage) }
             };

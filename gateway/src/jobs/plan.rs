@@ -70,6 +70,12 @@ pub async fn lay_down(
     writer.settle().await?;
     let compressed = compressed?;
     let mut plan = lay_out(&job, draft.shape, &writer.weights);
+    if let Some(reducers) = earlier.map(|earlier| earlier.reducers).or(job.document.reducers) {
+        plan.reduce_into(reducers);
+    }
+    if draft.shape.groups() && plan.partitions > limits::GROUP_PARTITIONS_MAX {
+        return Err(Error::Refused(too_many_to_group(plan.partitions)));
+    }
     plan.warnings.clone_from(&draft.warnings);
     plan.warnings.extend(said(&compressed, &found.empty, writer.weights.is_empty()));
     (plan.shards, plan.like) = (writer.shards, like);
@@ -313,6 +319,17 @@ impl<'a> Writer<'a> {
             }
         }
     }
+}
+
+fn too_many_to_group(partitions: u32) -> Problem {
+    Problem::new(
+        ErrorKind::PartitionLimit,
+        format!(
+            "a keyed aggregate must have at most {} partitions, since each of its reducers reads from all of them, found \
+             {partitions}; raise split.target_bytes",
+            limits::GROUP_PARTITIONS_MAX
+        ),
+    )
 }
 
 fn too_many() -> Problem {

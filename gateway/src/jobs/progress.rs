@@ -18,7 +18,7 @@ use fanfold_protocol::{
     error::Fault,
     invocation::Usage,
     job::TaskCounts,
-    plan::{FOLD_WIDTH, Plan, StateRef},
+    plan::{Plan, StateRef},
 };
 
 use super::{
@@ -69,8 +69,11 @@ impl Progress {
     pub fn new(plan: Plan, policy: Policy) -> Self {
         let stages: Vec<_> = (0..plan.stages.len() as u32).map(|stage| Stage::new(&plan, stage)).collect();
         // Of no partitions there is no commit to wait for: the answer is that of no state.
-        let ready = (0..).zip(&stages).skip(1).filter(|(_, stage): &(u32, &Stage)| stage.missing == [0]);
-        let ready = ready.map(|(stage, _)| (stage, 0)).collect();
+        let waits_for_none = |stage: &&Stage| stage.missing.iter().all(|missing| *missing == 0);
+        let ready = (1..).zip(stages.iter().skip(1)).filter(|(_, stage)| waits_for_none(stage));
+        let ready =
+            ready.flat_map(|(stage, content)| (0..).zip(&content.tasks).map(move |(task, _)| (stage, task)));
+        let ready = ready.collect();
         Self {
             plan,
             policy,
@@ -261,14 +264,11 @@ impl Progress {
         self.pace.eta(running, self.plan.tasks().saturating_sub(self.done + self.failures().0))
     }
 
-    /// Tables of the map's tasks, in the plan's order.
+    /// Tables of the tasks that write any, in the plan's order: those of a map, or
+    /// of the reducers.
     pub fn tables(&self) -> impl Iterator<Item = &OutputObject> {
-        self.stages.iter().take(1).flat_map(|stage| &stage.tasks).filter_map(|slot| {
-            match slot.product.as_deref() {
-                Some(TaskOutcome::Table(table)) => table.as_ref(),
-                _ => None,
-            }
-        })
+        let tasks = self.stages.iter().flat_map(|stage| &stage.tasks);
+        tasks.filter_map(|slot| slot.product.as_deref()?.table())
     }
 
     /// What the last attempt at each task of the first stage took.
@@ -330,11 +330,7 @@ impl Progress {
     fn states_for(&self, stage: u32, task: u32) -> Vec<StateRef> {
         let children = self.plan.children(stage, task);
         let slots = &self.stages[stage as usize - 1].tasks[children.start as usize..children.end as usize];
-        let state = |product: Option<&TaskOutcome>| match product {
-            Some(TaskOutcome::State(state)) => Some(state.clone()),
-            _ => None,
-        };
-        slots.iter().filter_map(|slot| state(slot.product.as_deref())).collect()
+        slots.iter().filter_map(|slot| slot.product.as_deref()?.state().cloned()).collect()
     }
 
     /// A commit of the open round of a group that is not done.
@@ -398,12 +394,15 @@ impl Progress {
 
     /// A product of the kind that the stage makes, or why there is none.
     fn accepts(&self, stage: u32, outcome: TaskOutcome) -> Result<TaskOutcome, Problem> {
-        use fanfold_protocol::plan::Shape::{Aggregate, Map};
+        use fanfold_protocol::plan::Shape::{Aggregate, Group, Map, MapAggregate, MapGroup};
         match (&outcome, self.plan.shape, self.plan.finishes(stage)) {
             (TaskOutcome::Failed(problem), ..) => Err(problem.clone()),
             (TaskOutcome::Table(_), Map, _)
-            | (TaskOutcome::State(_), Aggregate, false)
-            | (TaskOutcome::Answer(_), Aggregate, true) => Ok(outcome),
+            | (TaskOutcome::State(_), Aggregate | MapAggregate, false)
+            | (TaskOutcome::Answer(_), Aggregate | MapAggregate, true) => Ok(outcome),
+            (TaskOutcome::Mapped { .. }, MapAggregate, _) if stage == 0 => Ok(outcome),
+            (TaskOutcome::State(_), Group | MapGroup, _) if stage == 0 => Ok(outcome),
+            (TaskOutcome::Table(_), Group | MapGroup, _) if stage > 0 => Ok(outcome),
             _ => Err(Problem::new(
                 ErrorKind::Internal,
                 format!(
@@ -417,12 +416,16 @@ impl Progress {
     /// merged itself are of no more use.
     fn finish_group(&mut self, stage: u32, group: u32) {
         let (first, count) = self.stages[stage as usize].range(group);
-        if stage > 0 {
+        // What reducers read they read together.
+        if stage > 0 && self.plan.shape.folds() {
             let children = self.plan.children(stage, group);
             for slot in
                 &mut self.stages[stage as usize - 1].tasks[children.start as usize..children.end as usize]
             {
-                slot.product = None;
+                // Of a table the place is still needed, for the manifest.
+                let product = slot.product.take();
+                let table = product.as_deref().and_then(TaskOutcome::table).cloned();
+                slot.product = table.map(|table| Box::new(TaskOutcome::Table(Some(table))));
             }
         }
         // A task that was given up gives no state; what it is merged into counts
@@ -430,11 +433,12 @@ impl Progress {
         let Some(next) = self.stages.get_mut(stage as usize + 1) else { return };
         let mut complete = Vec::new();
         for task in first..first + count {
-            let parent = task / FOLD_WIDTH;
-            let missing = &mut next.missing[parent as usize];
-            *missing = missing.saturating_sub(1);
-            if *missing == 0 && next.groups[parent as usize].phase == Phase::Waiting {
-                complete.push((stage + 1, parent));
+            for parent in self.plan.parents(stage, task) {
+                let missing = &mut next.missing[parent as usize];
+                *missing = missing.saturating_sub(1);
+                if *missing == 0 && next.groups[parent as usize].phase == Phase::Waiting {
+                    complete.push((stage + 1, parent));
+                }
             }
         }
         for fold in complete.into_iter().rev() {

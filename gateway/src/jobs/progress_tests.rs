@@ -30,7 +30,7 @@ fn merged(spec: &LeaseSpec) -> String {
         .iter()
         .map(|state| match state {
             StateRef::Inline(text) => text.clone(),
-            StateRef::Object { .. } => panic!("an object"),
+            other => panic!("{other:?}"),
         })
         .collect();
     format!("({})", parts.join(" "))
@@ -46,11 +46,17 @@ fn commit(plan: &Plan, spec: &LeaseSpec, fails: impl Fn(u32, u32) -> Option<Prob
     let outcome = |task: u32| match (fails(task, spec.round), plan.shape) {
         (Some(problem), _) => TaskOutcome::Failed(problem),
         (None, Shape::Map) => TaskOutcome::Table(Some(table(task))),
-        (None, Shape::Aggregate) if spec.stage == 0 => TaskOutcome::State(StateRef::Inline(task.to_string())),
-        (None, Shape::Aggregate) if plan.finishes(spec.stage) => {
+        (None, Shape::MapAggregate) if spec.stage == 0 => {
+            TaskOutcome::Mapped { table: Some(table(task)), state: StateRef::Inline(task.to_string()) }
+        }
+        (None, Shape::Group | Shape::MapGroup) if spec.stage > 0 => TaskOutcome::Table(Some(table(task))),
+        (None, Shape::Aggregate | Shape::Group | Shape::MapGroup) if spec.stage == 0 => {
+            TaskOutcome::State(StateRef::Inline(task.to_string()))
+        }
+        (None, Shape::Aggregate | Shape::MapAggregate) if plan.finishes(spec.stage) => {
             TaskOutcome::Answer(AnswerRef::Inline(merged(spec).into()))
         }
-        (None, Shape::Aggregate) => TaskOutcome::State(StateRef::Inline(merged(spec))),
+        (None, _) => TaskOutcome::State(StateRef::Inline(merged(spec))),
     };
     let usage = Usage { rows_in: 1, ..Usage::default() };
     let task = |task: &u32| TaskCommit {
@@ -220,6 +226,8 @@ fn failures_are_tolerated_up_to_their_bound() {
     assert_eq!(check(Shape::Map, 2, 2).tables().count(), 18);
     assert_eq!(check(Shape::Map, 2, 3).given_up().unwrap().task, 0);
     check(Shape::Map, 20, 20);
+    let both = check(Shape::MapAggregate, 2, 2);
+    assert_eq!((answer(&both), both.tables().count()), (answer(&check(Shape::Aggregate, 2, 2)), 18));
     let fold = "((2 3 4 5 6 7 8 9 10 11 12 13 14 15) (16 17 18 19))";
     assert_eq!(answer(&check(Shape::Aggregate, 2, 2)), fold);
     // Nothing is left of the first fold, which gives an empty state.
@@ -286,6 +294,28 @@ fn history(plan: &Plan, fails: impl Fn(u32, u32) -> Option<Problem>) -> Vec<Comm
         }));
     }
     all
+}
+
+#[test]
+fn reducers_read_of_every_task_in_order_whoever_was_first() {
+    for seed in [&[0][..], &[3, 1, 2], &[7, 5, 0, 2]] {
+        let mut plan = plan(Shape::Group, &[GROUP_BYTES_TARGET; 20]);
+        plan.reduce_into(3);
+        let progress = run(&plan, seed, 2, |task, round| {
+            (task == 2 && round == 0).then(|| crash(ErrorKind::GuestTrapped))
+        });
+        assert!(progress.is_complete() && progress.answer().is_none());
+        assert_eq!(progress.tables().map(|table| table.rows).collect::<Vec<_>>(), [0, 1, 2]);
+        for reducer in 0..3 {
+            let expected: Vec<_> = (0..20).map(|n: u32| StateRef::Inline(n.to_string())).collect();
+            assert_eq!(progress.states_for(1, reducer), expected);
+        }
+    }
+    // Without partitions every reducer has its turn at once.
+    let mut plan = plan(Shape::MapGroup, &[]);
+    plan.reduce_into(2);
+    let progress = run(&plan, &[1], 1, |_, _| None);
+    assert!(progress.is_complete() && progress.tables().count() == 2);
 }
 
 proptest! {

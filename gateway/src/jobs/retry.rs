@@ -82,6 +82,8 @@ pub struct Earlier {
     state: JobState,
     /// The object that settled its types.
     pub like: Option<PinnedObject>,
+    /// Its reducers: what was shuffled to so many is of use to as many only.
+    pub reducers: u32,
     partitions: Vec<Partition>,
     left: Left,
 }
@@ -171,8 +173,9 @@ impl Jobs {
         let vault = &self.inner.vault;
         let (partitions, left) =
             tokio::try_join!(plan::read_partitions(vault, &case.plan), Left::read(vault, id, &case.output))?;
+        let reducers = case.plan.reducers();
         let Plan { shape, like, .. } = case.plan;
-        Ok(Earlier { job: case.job, shape, state: outcome.state, like, partitions, left })
+        Ok(Earlier { job: case.job, shape, state: outcome.state, like, reducers, partitions, left })
     }
 
     /// The document of the new job: the same, which may replace the output of
@@ -320,17 +323,34 @@ async fn copied(
     task: u32,
     product: &TaskOutcome,
 ) -> Result<TaskOutcome> {
-    Ok(match product {
-        TaskOutcome::Table(Some(table)) => {
-            let extension = kept::name(&table.uri).split_once('.').map_or("", |(_, extension)| extension);
-            let uri = case.output.join(&keys::output_part(task, attempt, extension))?;
-            let pin = vault.store().copy(&table.uri, Some(&kept::pin(table)), &uri).await?;
-            TaskOutcome::Table(Some(OutputObject { uri, size: pin.size, etag: pin.etag, rows: table.rows }))
-        }
-        TaskOutcome::State(StateRef::Object { uri: from, size, digest }) => {
+    let table = async |table: &OutputObject| {
+        let extension = kept::name(&table.uri).split_once('.').map_or("", |(_, extension)| extension);
+        let uri = case.output.join(&keys::output_part(task, attempt, extension))?;
+        let pin = vault.store().copy(&table.uri, Some(&kept::pin(table)), &uri).await?;
+        Ok::<_, Error>(Some(OutputObject { uri, size: pin.size, etag: pin.etag, rows: table.rows }))
+    };
+    let state = async |state: &StateRef| match state {
+        StateRef::Inline(_) => Ok(state.clone()),
+        StateRef::Object { uri: from, size, digest } => {
             let uri = vault.uri(&keys::staged(&case.job.id, 0, task, attempt, "state"))?;
             vault.store().copy(from, None, &uri).await?;
-            TaskOutcome::State(StateRef::Object { uri, size: *size, digest: *digest })
+            Ok::<_, Error>(StateRef::Object { uri, size: *size, digest: *digest })
+        }
+        StateRef::Runs { uri: from, pin, runs } => {
+            let uri = vault.uri(&keys::staged(&case.job.id, 0, task, attempt, "runs"))?;
+            let pin = vault.store().copy(from, Some(pin), &uri).await?;
+            Ok(StateRef::Runs { uri, pin, runs: *runs })
+        }
+    };
+    Ok(match product {
+        TaskOutcome::Table(Some(kept)) => TaskOutcome::Table(table(kept).await?),
+        TaskOutcome::State(kept) => TaskOutcome::State(state(kept).await?),
+        TaskOutcome::Mapped { table: kept, state: folded } => {
+            let kept = match kept {
+                Some(kept) => table(kept).await?,
+                None => None,
+            };
+            TaskOutcome::Mapped { table: kept, state: state(folded).await? }
         }
         other => other.clone(),
     })

@@ -39,6 +39,9 @@ pub(super) fn key_locks() -> KeyLocks {
     (0..=u8::MAX).map(|_| Mutex::new(())).collect()
 }
 
+/// Columns named in a refusal.
+const COLUMNS_SHOWN: usize = 20;
+
 /// What a job is before it has a plan.
 pub(super) struct Draft {
     /// As far as it is known.
@@ -346,31 +349,81 @@ impl Jobs {
     }
 }
 
-/// What a function does as a job. One with both halves is a map when the job
-/// says where its tables go, and an aggregate when it wants no more than an answer.
+/// What a function does as a job. One with both halves folds what it maps.
 fn shape_of(version: &Version, document: &JobDocument) -> Result<(Shape, Vec<String>), Problem> {
     let has = |export| version.exports.contains(&export);
-    match (has(Export::Mapper), has(Export::Aggregator)) {
-        (true, true) if document.output.is_some() => {
-            Ok((Shape::Map, vec![both("map, since the job has an output")]))
+    let shape = match (has(Export::Mapper), has(Export::Aggregator), has(Export::Grouper)) {
+        (_, true, true) => {
+            return Err(Problem::new(
+                ErrorKind::InvalidJob,
+                format!(
+                    "expected {}@{} to have one aggregate, with a key or without, found both; deploy them as functions of \
+                     their own",
+                    version.name, version.version
+                ),
+            ));
         }
-        (true, true) => Ok((Shape::Aggregate, vec![both("aggregate, since the job has no output")])),
-        (false, true) => Ok((Shape::Aggregate, Vec::new())),
-        (true, false) => Ok((Shape::Map, Vec::new())),
-        (false, false) => Err(Problem::new(
-            ErrorKind::ExportMissing,
+        (true, true, _) => Shape::MapAggregate,
+        (true, _, true) => Shape::MapGroup,
+        (true, ..) => Shape::Map,
+        (_, true, _) => Shape::Aggregate,
+        (_, _, true) => Shape::Group,
+        (false, false, false) => {
+            return Err(Problem::new(
+                ErrorKind::ExportMissing,
+                format!(
+                    "expected {}@{} to export a mapper, an aggregator or a grouper, found none of them; call it with \
+                     fanfold invoke",
+                    version.name, version.version
+                ),
+            ));
+        }
+    };
+    if let Some(reducers) = document.reducers
+        && !shape.groups()
+    {
+        return Err(Problem::new(
+            ErrorKind::InvalidJob,
             format!(
-                "expected {}@{} to export a mapper or an aggregator, found neither; call it with fanfold invoke",
+                "reducers must be left out unless the function's aggregate has a key, found {reducers} for {}@{}, whose \
+                 aggregate has none",
                 version.name, version.version
             ),
-        )),
+        ));
     }
+    check_halves(version)?;
+    let dropped = shape == Shape::MapAggregate && document.output.is_none();
+    Ok((shape, dropped.then(|| NOT_KEPT.to_owned()).into_iter().collect()))
 }
 
-fn both(ran: &str) -> String {
-    format!(
-        "the function has a map and an aggregate; this version runs one of them in a job and ran the {ran}"
-    )
+/// What the author of a job without output should know.
+const NOT_KEPT: &str =
+    "what the map wrote went to the aggregate and was not kept, since the job names no output";
+
+/// The aggregate must find what it reads among what the map writes, as far as
+/// both say so; what they do not say is seen when the tasks run.
+fn check_halves(version: &Version) -> Result<(), Problem> {
+    let describes = &version.describes;
+    let writes = describes.mapper.as_ref().and_then(|mapper| mapper.writes.as_ref());
+    let of_aggregator = describes.aggregator.as_ref().and_then(|aggregator| aggregator.reads.as_ref());
+    let of_grouper = describes.grouper.as_ref().and_then(|grouper| grouper.reads.as_ref());
+    let reads = of_aggregator.or(of_grouper);
+    let Some((writes, reads)) = writes.zip(reads) else { return Ok(()) };
+    let Some(absent) = reads.iter().find(|read| writes.iter().all(|write| write.name != read.name)) else {
+        return Ok(());
+    };
+    let shown = writes.iter().take(COLUMNS_SHOWN).map(|column| format!("{:?}", column.name));
+    Err(Problem::new(
+        ErrorKind::ColumnNotFound,
+        format!(
+            "expected the map of {}@{} to write the column {:?}, which its aggregate reads, found that it writes {}; \
+             add the column to the rows of the map, or deploy the two as functions of their own",
+            version.name,
+            version.version,
+            absent.name,
+            shown.collect::<Vec<_>>().join(", ")
+        ),
+    ))
 }
 
 fn check_params(document: &JobDocument) -> Result<(), Problem> {

@@ -231,10 +231,8 @@ fn watched(task: &mut TaskView, progress: &Progress, stragglers: &Stragglers, no
 }
 
 fn view(stage: u32, task: u32, slot: &slots::Slot) -> TaskView {
-    let output = match slot.product.as_deref() {
-        Some(TaskOutcome::Table(Some(table))) => Some(table.uri.to_string()),
-        _ => None,
-    };
+    let table = slot.product.as_deref().and_then(TaskOutcome::table);
+    let output = table.map(|table| table.uri.to_string());
     let usage = &slot.usage;
     TaskView {
         stage,

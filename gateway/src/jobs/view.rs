@@ -8,7 +8,6 @@
 use fanfold_protocol::{
     Problem,
     job::{Difference, Estimate, JobState, RetryOf},
-    plan::Shape,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -33,7 +32,7 @@ pub struct JobView {
     pub version: u32,
     /// The version's component.
     pub digest: String,
-    /// `map` or `aggregate`.
+    /// `map`, `aggregate`, `map-aggregate`, `group` or `map-group`.
     pub shape: &'static str,
     /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
     pub state: &'static str,
@@ -409,10 +408,7 @@ impl From<JobRecord> for JobView {
             function: record.function.to_string(),
             version: record.version,
             digest: record.digest.to_string(),
-            shape: match record.shape {
-                Shape::Map => "map",
-                Shape::Aggregate => "aggregate",
-            },
+            shape: record.shape.as_str(),
             state: state_word(record.state),
             submitted_at: record.submitted_at.0,
             submitted: record.submitted_at.to_string(),

@@ -3,14 +3,14 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use fanfold_gateway::jobs::{Filter, TaskState};
-use fanfold_protocol::{ErrorKind, Problem, job::JobState, keys};
+use fanfold_protocol::{ErrorKind, Problem, commit::Manifest, job::JobState, keys, plan::Work};
 use serde_json::json;
 
 use crate::world::{Mishap, Play, World, document, succeeded};
@@ -65,15 +65,74 @@ async fn an_aggregate_is_folded_in_the_order_of_its_input() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_function_with_both_halves_runs_what_the_job_asks_for() {
+async fn reducers_begin_when_all_is_shuffled_and_write_the_table() {
     let world = World::new().await;
-    world.inputs(2).await;
+    world.inputs(20).await;
+    let engine = world.engine().await;
+    let (tasks, seen) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+    let (fails, sees) = (Arc::clone(&tasks), Arc::clone(&seen));
+    let _worker = world.work(Play {
+        // The first attempt of a reducer fails after it has written something.
+        fails: Box::new(move |lease, task| {
+            fails.lock().unwrap().push((lease.stage, task.index));
+            let first = lease.stage == 1 && task.index == 2 && lease.round == 0;
+            first.then(|| Problem::new(ErrorKind::GuestTrapped, "trap"))
+        }),
+        sees: Box::new(move |lease| {
+            for task in &lease.tasks {
+                if let Work::Reduce { states, reducers } = &task.work {
+                    sees.lock().unwrap().push((states.len(), *reducers));
+                }
+            }
+        }),
+        ..Play::default()
+    });
+    let record = engine.run("grouper", json!({"output": "s3://bank/out/", "reducers": 4})).await;
+    succeeded(&record);
+    assert_eq!((record.tasks.total, record.receipt.attempts, record.failures), (20 + 4, 20 + 4 + 1, 1));
+    assert_eq!(*seen.lock().unwrap(), [(20, 4); 5], "every reducer reads of every task");
+    let stages: Vec<u32> = tasks.lock().unwrap().iter().map(|(stage, _)| *stage).collect();
+    assert!(stages.is_sorted(), "{stages:?}");
+    let manifest = engine.jobs.manifest(&record.id).await.unwrap();
+    let names: Vec<_> = manifest.objects.iter().map(|object| object.uri.key().to_owned()).collect();
+    assert!(names.len() == 4 && names.is_sorted(), "{names:?}");
+    assert_eq!(world.keys("bank", "out/part-").await, names);
+    assert_eq!(record.result, None);
+    // By itself the job has one reducer for so little.
+    assert_eq!(engine.run("grouper", json!({})).await.tasks.total, 20 + 1);
+    let refused = engine.submit("folder", json!({"reducers": 2})).await.unwrap_err();
+    assert!(refused.code == ErrorKind::InvalidJob && refused.detail.contains("found 2"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_with_both_halves_gives_what_two_jobs_give() {
+    let world = World::new().await;
+    world.inputs(18).await;
     let engine = world.engine().await;
     let _worker = world.work(Play::default());
-    let map = engine.run("both", json!({"output": "s3://bank/out/"})).await;
-    let fold = engine.run("both", json!({})).await;
-    assert!(map.result.is_none() && fold.result.is_some());
-    assert!(map.warnings[0].contains("map") && fold.warnings[0].contains("aggregate"));
+    let map = engine.run("mapper", json!({"output": "s3://bank/map/"})).await;
+    let fold = engine.run("folder", json!({})).await;
+    let both = engine.run("both", json!({"output": "s3://bank/out/"})).await;
+    for record in [&map, &fold, &both] {
+        succeeded(record);
+    }
+    assert_eq!((&both.result, both.tasks.total, both.receipt.attempts), (&fold.result, 18 + 2 + 1, 21));
+    let names = |manifest: Manifest| {
+        let parts = manifest
+            .objects
+            .iter()
+            .map(|object| object.uri.key().rsplit('/').next().unwrap()[..12].to_owned());
+        (manifest.rows, parts.collect::<Vec<_>>())
+    };
+    let manifests =
+        (engine.jobs.manifest(&map.id).await.unwrap(), engine.jobs.manifest(&both.id).await.unwrap());
+    assert_eq!(names(manifests.0), names(manifests.1));
+    assert_eq!(both.result, Some(world.json("s3://bank/out/result.json").await));
+    // Without an output the tables are nowhere, and the author is told.
+    let answer = engine.run("both", json!({})).await;
+    assert_eq!(answer.result, fold.result);
+    assert!(answer.warnings[0].contains("not kept") && both.warnings.is_empty(), "{:?}", answer.warnings);
+    assert_eq!(world.keys("fanfold", &format!("{}part-", keys::default_output(&answer.id))).await, [""; 0]);
     let refused = engine.submit("handler", json!({})).await.unwrap_err();
     assert_eq!(refused.code, ErrorKind::ExportMissing);
 }

@@ -126,6 +126,45 @@ async fn states_are_taken_over_and_folded_as_if_they_were_new() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tables_and_states_are_taken_over_together() {
+    let world = World::new().await;
+    world.inputs(40).await;
+    let engine = world.engine().await;
+    let bench = Bench::new(&world, 7);
+    let failed = engine.run("both", json!({"output": "s3://bank/out/"})).await;
+    assert_eq!(failed.state, JobState::Failed);
+    assert_eq!(world.keys("bank", "out/").await, [""; 0]);
+    // Of one task the table is gone, so that its state is of no use either.
+    let kept = world.keys("fanfold", &keys::all_kept(&failed.id)).await;
+    assert_eq!(kept.len(), 39);
+    world.store().delete(&format!("s3://fanfold/{}", kept[0]).parse().unwrap()).await.unwrap();
+    bench.mend();
+    let plain = engine.run("folder", json!({})).await;
+    bench.mend();
+    let record = retried(&engine, &failed.id).await;
+    succeeded(&record);
+    assert_eq!((&record.result, bench.ran()), (&plain.result, vec![0, 7]));
+    assert_eq!(rows(&engine, &record.id).await, (40, 40));
+    assert_eq!(world.keys("bank", "out/part-").await.len(), 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_shuffled_is_taken_over_for_as_many_reducers() {
+    let world = World::new().await;
+    world.inputs(20).await;
+    let engine = world.engine().await;
+    let bench = Bench::new(&world, 7);
+    let failed = engine.run("grouper", json!({"output": "s3://bank/out/", "reducers": 3})).await;
+    assert_eq!((failed.state, failed.tasks.total), (JobState::Failed, 20 + 3));
+    bench.mend();
+    let record = retried(&engine, &failed.id).await;
+    succeeded(&record);
+    assert_eq!((record.tasks.done, record.receipt.attempts, bench.ran()), (20 + 3, 1 + 3, vec![7]));
+    assert_eq!(rows(&engine, &record.id).await, (3, 3));
+    assert_eq!(world.keys("bank", "out/part-").await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_retry_that_fails_is_retried_in_its_turn() {
     let world = World::new().await;
     world.inputs(5).await;

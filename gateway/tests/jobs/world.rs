@@ -136,6 +136,7 @@ impl World {
             ("mapper", vec![Export::Mapper]),
             ("folder", vec![Export::Aggregator]),
             ("both", vec![Export::Mapper, Export::Aggregator]),
+            ("grouper", vec![Export::Grouper]),
             ("handler", vec![Export::Handler]),
         ] {
             registry.publish(version(name, exports)).await.unwrap();
@@ -367,23 +368,31 @@ impl Worker {
 
     async fn task(&self, lease: &Lease, task: &Task, attempt: &Uuid) -> TaskCommit {
         let outcome = match ((self.play.fails)(lease, task), &task.work) {
-            (Some(problem), Work::Map(_)) => {
+            (Some(problem), Work::Map(_) | Work::MapAccumulate { keep: true, .. } | Work::Reduce { .. }) => {
                 // It had written something already.
                 self.table(lease, task, &Uuid::new_v4()).await;
                 TaskOutcome::Failed(problem)
             }
             (Some(problem), _) => TaskOutcome::Failed(problem),
-            (None, Work::Map(_)) => TaskOutcome::Table(Some(self.table(lease, task, attempt).await)),
-            (None, Work::Accumulate(partition)) => {
-                let name = partition.slices[0].object.uri.key().rsplit('/').next().unwrap().to_owned();
-                TaskOutcome::State(StateRef::Inline(name.trim_end_matches(".csv").to_owned()))
+            (None, Work::Map(_) | Work::Reduce { .. }) => {
+                TaskOutcome::Table(Some(self.table(lease, task, attempt).await))
             }
+            (
+                None,
+                Work::Accumulate(partition)
+                | Work::MapAccumulate { partition, keep: false }
+                | Work::Group { partition, .. },
+            ) => TaskOutcome::State(state(partition)),
+            (None, Work::MapAccumulate { partition, keep: true }) => TaskOutcome::Mapped {
+                table: Some(self.table(lease, task, attempt).await),
+                state: state(partition),
+            },
             (None, Work::Merge { states, finish }) => {
                 let parts: Vec<_> = states
                     .iter()
                     .map(|state| match state {
                         StateRef::Inline(text) => text.clone(),
-                        StateRef::Object { .. } => panic!("an object"),
+                        other => panic!("{other:?}"),
                     })
                     .collect();
                 let merged = format!("({})", parts.join(" "));
@@ -416,4 +425,10 @@ impl Worker {
         let pin = self.store.put(&uri, Bytes::from_static(b"rows"), PutOptions::default()).await.unwrap();
         OutputObject { uri, size: pin.size, etag: pin.etag, rows: 1 }
     }
+}
+
+/// The name of what a partition reads, as its state.
+fn state(partition: &Partition) -> StateRef {
+    let name = partition.slices[0].object.uri.key().rsplit('/').next().unwrap();
+    StateRef::Inline(name.trim_end_matches(".csv").to_owned())
 }

@@ -6,14 +6,18 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
+use arrow::array::RecordBatch;
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::OutputObject,
+    function::Column,
     job::{CsvOptions, Format},
-    plan::Slice,
+    limits,
+    plan::{Slice, StateRef},
     uri::{ObjectUri, PinnedObject},
 };
 use fanfold_storage::Store;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::{runtime::Handle, sync::oneshot};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::Resource;
@@ -21,7 +25,10 @@ use wasmtime::component::Resource;
 use super::{Data, Host, Refusal, Work, joined, start, store_problem};
 use crate::{
     bindings::handler::fanfold::function::tables,
-    tables::{Like, TableReader, TableSource, TableWriter, decode, encode, encode_schema},
+    tables::{
+        Keys, Like, PipeReader, PipeWriter, ShuffleWriter, TableReader, TableSource, TableWriter, decode,
+        encode, encode_schema, merge, parts,
+    },
 };
 
 /// What comes back from the data threads: the reader for the next turn.
@@ -31,6 +38,18 @@ type Turn = (Box<TableReader>, Option<Batch>);
 struct Batch {
     rows: u64,
     ipc: Vec<u8>,
+}
+
+/// What a reducer reads.
+pub(crate) struct Share {
+    /// What the tasks before gave, in order.
+    pub(crate) states: Vec<StateRef>,
+    pub(crate) keys: Keys,
+    /// Which of the reducers.
+    pub(crate) reducer: u32,
+    pub(crate) reducers: u32,
+    /// Where it may put runs that it merges on the way.
+    pub(crate) scratch: ObjectUri,
 }
 
 /// A table that a guest reads.
@@ -58,17 +77,53 @@ impl Reader {
         like: Option<PinnedObject>,
     ) -> Result<Self, Problem> {
         let like = like.map(|object| Like { object, settled: Arc::clone(&data.settled) });
-        let (opened, opening) = oneshot::channel();
+        Self::begin(data, work, TableReader::open_like(store, source, like)).await
+    }
+
+    /// Opens what another sandbox writes.
+    pub(crate) async fn open_pipe(
+        data: &Data,
+        work: &Arc<Work>,
+        pipe: PipeReader,
+        declared: Option<Vec<Column>>,
+    ) -> Result<Self, Problem> {
+        Self::begin(data, work, TableReader::open_pipe(pipe, declared)).await
+    }
+
+    /// Opens one reducer's share of what tasks wrote by key.
+    pub(crate) async fn open_share(
+        data: &Data,
+        work: &Arc<Work>,
+        store: Store,
+        share: Share,
+    ) -> Result<Self, Problem> {
+        let opened = async move {
+            let Share { states, keys, reducer, reducers, scratch } = share;
+            let read = states.iter().map(|state| parts(&store, state, reducer, reducers));
+            let read = stream::iter(read.collect::<Vec<_>>()).buffered(limits::RANGES_IN_FLIGHT_MAX);
+            let parts: Vec<_> = read.try_collect().await?;
+            let merged = merge(&store, keys, parts.concat(), &scratch).await?;
+            TableReader::open_merged(merged)
+        };
+        Self::begin(data, work, opened).await
+    }
+
+    async fn begin(
+        data: &Data,
+        work: &Arc<Work>,
+        opened: impl Future<Output = Result<TableReader, Problem>> + Send + 'static,
+    ) -> Result<Self, Problem> {
+        let (told, opening) = oneshot::channel();
         // Goes on to the first batch by itself: one way to another thread less.
         let ahead = start(&data.threads, work, async move {
-            let reader = match open_first(store, source, like).await {
+            let reader = match open_first(opened).await {
                 Ok((reader, schema)) => {
                     // Whoever has gone needs no batch either.
-                    opened.send(Ok(schema)).map_err(|_| crate::internal("nobody reads the table"))?;
+                    told.send(Ok(schema)).map_err(|_| crate::internal("nobody reads the table"))?;
                     reader
                 }
                 Err(problem) => {
-                    let _ = opened.send(Err(problem.clone()));
+                    let _ = told.send(Err(problem.clone()));
                     return Err(problem);
                 }
             };
@@ -124,11 +179,9 @@ fn turn(
 }
 
 async fn open_first(
-    store: Store,
-    source: TableSource,
-    like: Option<Like>,
+    opened: impl Future<Output = Result<TableReader, Problem>>,
 ) -> Result<(Box<TableReader>, Vec<u8>), Problem> {
-    let reader = Box::new(TableReader::open_like(store, source, like).await?);
+    let reader = Box::new(opened.await?);
     let schema = encode_schema(&reader.schema())?;
     Ok((reader, schema))
 }
@@ -139,10 +192,65 @@ async fn next_batch(mut reader: Box<TableReader>) -> Result<Turn, Problem> {
     Ok((reader, Some(Batch { rows: batch.num_rows() as u64, ipc })))
 }
 
+/// Where a guest's batches go.
+pub(crate) struct Sink {
+    /// Into an object.
+    pub(crate) table: Option<TableWriter>,
+    /// To another sandbox.
+    pub(crate) pipe: Option<PipeWriter>,
+    /// To the reducers of their keys.
+    pub(crate) shuffle: Option<ShuffleWriter>,
+    pub(crate) rows: u64,
+}
+
+impl Sink {
+    async fn write(&mut self, batch: &RecordBatch) -> Result<(), Problem> {
+        if let Some(table) = &mut self.table {
+            table.write(batch).await?;
+        }
+        if let Some(pipe) = &mut self.pipe {
+            pipe.write(batch).await?;
+        }
+        if let Some(shuffle) = &mut self.shuffle {
+            shuffle.write(batch).await?;
+        }
+        self.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    async fn finish(self) -> Result<Option<OutputObject>, Problem> {
+        match self.table {
+            Some(table) => table.finish().await,
+            None => Ok(None),
+        }
+    }
+
+    /// Whether there is anything in the store that giving it up would remove.
+    fn has_begun(&self) -> bool {
+        self.table.as_ref().is_some_and(TableWriter::has_begun)
+            || self.shuffle.as_ref().is_some_and(ShuffleWriter::has_begun)
+    }
+
+    async fn abort(self) {
+        if let Some(table) = self.table {
+            table.abort().await;
+        }
+        if let Some(shuffle) = self.shuffle {
+            shuffle.abort().await;
+        }
+    }
+}
+
+impl From<TableWriter> for Sink {
+    fn from(table: TableWriter) -> Self {
+        Self { table: Some(table), pipe: None, shuffle: None, rows: 0 }
+    }
+}
+
 /// A table that a guest writes.
 pub struct Writer {
     /// Away while a call works with it; gone when finished or failed.
-    inner: Option<Box<TableWriter>>,
+    inner: Option<Box<Sink>>,
     threads: Handle,
     /// Whether the host finishes it.
     lent: bool,
@@ -152,13 +260,27 @@ pub struct Writer {
 
 impl Writer {
     /// A writer that the host finishes with [`Writer::end`].
-    pub(crate) fn lend(data: &Data, inner: TableWriter) -> Self {
+    pub(crate) fn lend(data: &Data, inner: Sink) -> Self {
         Self { inner: Some(Box::new(inner)), threads: data.threads.clone(), lent: true, failed: None }
     }
 
     /// Whether no row was written so far.
     pub(crate) fn is_empty(&self) -> bool {
-        self.inner.as_ref().is_some_and(|inner| inner.rows() == 0)
+        self.inner.as_ref().is_some_and(|inner| inner.rows == 0)
+    }
+
+    /// Tells whoever reads along that all rows are written.
+    pub(crate) async fn end_pipe(&mut self) {
+        if let Some(pipe) = self.inner.as_mut().and_then(|inner| inner.pipe.take()) {
+            pipe.finish().await;
+        }
+    }
+
+    /// Ends what was shuffled.
+    pub(crate) async fn end_shuffle(mut self, work: &Arc<Work>) -> Result<StateRef, Problem> {
+        let shuffle =
+            self.take()?.shuffle.ok_or_else(|| crate::internal("expected states by key, found none"))?;
+        joined(start(&self.threads, work, shuffle.finish()).await)?
     }
 
     /// Makes the table visible; `None` when nothing was written.
@@ -169,7 +291,7 @@ impl Writer {
 }
 
 impl Writer {
-    fn take(&mut self) -> Result<Box<TableWriter>, Problem> {
+    fn take(&mut self) -> Result<Box<Sink>, Problem> {
         self.inner.take().ok_or_else(|| self.failed.clone().unwrap_or_else(unusable))
     }
 
@@ -249,7 +371,7 @@ impl tables::HostWriter for Host {
     }
 }
 
-async fn write(inner: &mut TableWriter, batches: &[u8], work: &Work) -> Result<(), Problem> {
+async fn write(inner: &mut Sink, batches: &[u8], work: &Work) -> Result<(), Problem> {
     for batch in decode(batches)? {
         inner.write(&batch).await?;
         work.rows_out.fetch_add(batch.num_rows() as u64, Relaxed);
@@ -284,7 +406,8 @@ impl tables::Host for Host {
         self.check_write(&uri)?;
         let inner = TableWriter::create(self.store(), uri, format(stored_as), &self.call.id.to_string())?;
         let threads = self.data.threads.clone();
-        Ok(self.table.push(Writer { inner: Some(Box::new(inner)), threads, lent: false, failed: None })?)
+        let inner = Some(Box::new(Sink::from(inner)));
+        Ok(self.table.push(Writer { inner, threads, lent: false, failed: None })?)
     }
 }
 

@@ -29,13 +29,16 @@ mod csv;
 mod guard;
 mod ipc;
 mod jsonl;
+mod layout;
 mod objects;
 mod parquet;
+mod pipe;
 mod ranges;
 mod reader;
 mod select;
 mod settled;
 mod shape;
+mod shuffle;
 mod text;
 mod value;
 mod writer;
@@ -52,6 +55,10 @@ pub use self::{
     reader::TableReader,
     settled::{Like, Settled},
     writer::TableWriter,
+};
+pub(crate) use self::{
+    pipe::{PipeReader, PipeWriter, pipe},
+    shuffle::{Keys, ShuffleWriter, merge, parts},
 };
 
 /// What to read: slices that make one table, and what of it is wanted.

@@ -15,6 +15,7 @@ use arrow::{
 use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem,
+    function::Column,
     job::{CsvOptions, Format},
     limits,
     plan::Slice,
@@ -29,9 +30,12 @@ use super::{
     jsonl::JsonReader,
     objects::ObjectRow,
     parquet::ParquetReader,
+    pipe::{PipeReader, PipedRows},
     select::{Decoded, First, Wanted},
     settled::{self, Like},
-    shape, store_problem,
+    shape,
+    shuffle::MergedRows,
+    store_problem,
     text::Text,
 };
 
@@ -40,10 +44,8 @@ const ENOUGH_BYTES: usize = 4 << 20;
 
 /// A table being read. Dropped, it stops reading ahead.
 pub struct TableReader {
-    store: Store,
-    slices: VecDeque<Slice>,
-    format: Format,
-    csv: CsvOptions,
+    /// What follows on the slice being read; none of a table that lies nowhere.
+    rest: Option<Rest>,
     wanted: Wanted,
     first: First,
     schema: SchemaRef,
@@ -54,6 +56,14 @@ pub struct TableReader {
     gathered: Gathered,
     rows: u64,
     decoded_bytes: u64,
+}
+
+/// The slices that are not opened yet, and how.
+struct Rest {
+    store: Store,
+    slices: VecDeque<Slice>,
+    format: Format,
+    csv: CsvOptions,
 }
 
 /// The slice being read.
@@ -73,6 +83,8 @@ struct Cut {
 
 enum Decoder {
     Objects(ObjectRow),
+    Piped(Box<PipedRows>),
+    Merged(Box<MergedRows>),
     Parquet(Box<ParquetReader>),
     Csv(Box<CsvReader>),
     Jsonl(Box<JsonReader>),
@@ -121,19 +133,41 @@ impl TableReader {
         let uri = slice.object.uri.to_string();
         let decoder =
             Decoder::open(&store, &slice, source.format, &source.csv, &wanted, like.as_ref()).await?;
+        if let Some(like) = &like {
+            wanted.check_same(&uri, decoder.schema(), like)?;
+        }
+        let first = like.unwrap_or_else(|| First { uri: uri.clone(), stored: plain(decoder.schema()) });
+        let rest = Rest { store, slices, format: source.format, csv: source.csv };
+        Self::begin(uri, decoder, Some(rest), wanted, first)
+    }
+
+    /// Opens what another sandbox writes, as columns of these types; waits for
+    /// its first batch.
+    pub(crate) async fn open_pipe(pipe: PipeReader, declared: Option<Vec<Column>>) -> Result<Self, Problem> {
+        let wanted = Wanted::declared_by(declared)?;
+        let decoder = Decoder::Piped(Box::new(PipedRows::open(pipe, &wanted).await?));
+        let uri = PipedRows::place();
+        let first = First { uri: uri.clone(), stored: plain(decoder.schema()) };
+        Self::begin(uri, decoder, None, wanted, first)
+    }
+
+    /// Opens sorted keys and states.
+    pub(crate) fn open_merged(rows: MergedRows) -> Result<Self, Problem> {
+        let (uri, decoder) = (MergedRows::place(), Decoder::Merged(Box::new(rows)));
+        let first = First { uri: uri.clone(), stored: plain(decoder.schema()) };
+        Self::begin(uri, decoder, None, Wanted::declared_by(None)?, first)
+    }
+
+    fn begin(
+        uri: String,
+        decoder: Decoder,
+        rest: Option<Rest>,
+        wanted: Wanted,
+        first: First,
+    ) -> Result<Self, Problem> {
         let schema = wanted.schema(&uri, decoder.schema())?;
-        let first = match like {
-            Some(like) => {
-                wanted.check_same(&uri, decoder.schema(), &like)?;
-                like
-            }
-            None => First { uri: uri.clone(), stored: plain(decoder.schema()) },
-        };
         Ok(Self {
-            store,
-            slices,
-            format: source.format,
-            csv: source.csv,
+            rest,
             wanted,
             first,
             schema,
@@ -200,11 +234,12 @@ impl TableReader {
                 }
                 self.current = None;
             }
-            let Some(slice) = self.slices.pop_front() else { return Ok(false) };
+            let Some(rest) = &mut self.rest else { return Ok(false) };
+            let Some(slice) = rest.slices.pop_front() else { return Ok(false) };
             let uri = slice.object.uri.to_string();
             let first = Some(&self.first);
             let decoder =
-                Decoder::open(&self.store, &slice, self.format, &self.csv, &self.wanted, first).await?;
+                Decoder::open(&rest.store, &slice, rest.format, &rest.csv, &self.wanted, first).await?;
             self.wanted.check_same(&uri, decoder.schema(), &self.first)?;
             self.wanted.schema(&uri, decoder.schema())?;
             self.current = Some(Current { uri, decoder });
@@ -310,6 +345,8 @@ impl Decoder {
     fn schema(&self) -> &SchemaRef {
         match self {
             Self::Objects(r) => r.schema(),
+            Self::Piped(r) => r.schema(),
+            Self::Merged(r) => r.schema(),
             Self::Parquet(r) => r.schema(),
             Self::Csv(r) => r.schema(),
             Self::Jsonl(r) => r.schema(),
@@ -321,6 +358,8 @@ impl Decoder {
     async fn next(&mut self) -> Result<Option<Decoded>, Problem> {
         match self {
             Self::Objects(r) => Ok(r.next()),
+            Self::Piped(r) => r.next().await,
+            Self::Merged(r) => r.next().await,
             Self::Parquet(r) => r.next().await,
             Self::Csv(r) => r.next().await,
             Self::Jsonl(r) => r.next().await,

@@ -13,7 +13,7 @@ use arrow::{
     datatypes::{DataType, Field, Float32Type, Float64Type, Schema, SchemaRef},
     util::display::array_value_to_string,
 };
-use fanfold_protocol::{ErrorKind, Problem};
+use fanfold_protocol::{ErrorKind, Problem, function::Column};
 
 use super::{TableSource, guard::quote, shape};
 
@@ -65,8 +65,17 @@ impl Decoded {
 
 impl Wanted {
     pub(super) fn new(source: &TableSource) -> Result<Self, Problem> {
+        Self::of(source.columns.clone(), source.declared.as_deref())
+    }
+
+    /// What a function declares, and nothing else; all when it declares nothing.
+    pub(super) fn declared_by(declared: Option<Vec<Column>>) -> Result<Self, Problem> {
+        Self::of(None, declared.as_deref())
+    }
+
+    fn of(chosen: Option<Vec<String>>, by_function: Option<&[Column]>) -> Result<Self, Problem> {
         let mut declared = BTreeMap::new();
-        for column in source.declared.iter().flatten() {
+        for column in by_function.into_iter().flatten() {
             let data_type = DataType::from_str(&column.data_type).map_err(|_| {
                 let detail = format!(
                     "the type that the function declares for column {} must be an Arrow type such as Int64, found {}",
@@ -77,8 +86,8 @@ impl Wanted {
             })?;
             declared.insert(column.name.clone(), Declared { data_type, nullable: column.nullable });
         }
-        let of_function = || source.declared.as_ref().map(|d| d.iter().map(|c| c.name.clone()).collect());
-        let names: Option<Vec<String>> = source.columns.clone().or_else(of_function);
+        let of_function = || by_function.map(|d| d.iter().map(|c| c.name.clone()).collect());
+        let names: Option<Vec<String>> = chosen.or_else(of_function);
         if let Some(names) = &names {
             check_names(names, &declared)?;
         }
@@ -88,6 +97,15 @@ impl Wanted {
     /// The declared type of a column.
     pub(super) fn declared(&self, name: &str) -> Option<&Declared> {
         self.declared.get(name)
+    }
+
+    /// The wanted columns as the function declares them, where it does.
+    pub(super) fn declared_schema(&self) -> Schema {
+        let field = |name: &String| {
+            let declared = self.declared.get(name)?;
+            Some(Field::new(name, declared.data_type.clone(), declared.nullable))
+        };
+        Schema::new(self.names.iter().flatten().filter_map(field).collect::<Vec<_>>())
     }
 
     /// Whether the function declares the type of every wanted column.

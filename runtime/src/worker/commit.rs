@@ -80,7 +80,7 @@ pub(super) async fn put(
 
 /// Removes what tasks staged. What cannot be removed now, the job's sweep finds.
 pub(super) async fn remove(data: &Data, tasks: &[TaskCommit]) {
-    for uri in tasks.iter().filter_map(|task| staged(&task.outcome)) {
+    for uri in tasks.iter().flat_map(|task| staged(&task.outcome)) {
         if let Err(error) = data.store.delete(uri).await {
             tracing::warn!(%error, %uri, "a staged object cannot be removed; it is left to the sweep");
         }

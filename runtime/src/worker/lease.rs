@@ -235,7 +235,11 @@ async fn run_task(shop: &Shop, attempt: &Attempt, task: &Task, last: bool) -> Re
     let mut staging = Usage::default();
     let states = match &task.work {
         Work::Merge { states, .. } => states::read(data, states, &mut staging).await,
-        Work::Map(_) | Work::Accumulate(_) => Ok(Vec::new()),
+        Work::Map(_)
+        | Work::Accumulate(_)
+        | Work::MapAccumulate { .. }
+        | Work::Group { .. }
+        | Work::Reduce { .. } => Ok(Vec::new()),
     };
     let end = match states {
         Ok(states) => task::run(platform, attempt, task, states).await,
@@ -260,10 +264,14 @@ async fn run_task(shop: &Shop, attempt: &Attempt, task: &Task, last: bool) -> Re
     Ok(TaskCommit { index: task.index, attempt: task.attempt, outcome, usage, looked_outside, logs })
 }
 
-/// Removes the table of a task that ended just as its job was cancelled.
+/// Removes what a task wrote that ended just as its job was cancelled.
 async fn discard(shop: &Shop, task: &Task, end: TaskEnd) {
-    if let Ok(Product::Table(table)) = end.ended.result {
-        let outcome = TaskOutcome::Table(table);
+    if let Ok(product) = end.ended.result {
+        let outcome = match product {
+            Product::Table(table) | Product::Mapped(table, _) => TaskOutcome::Table(table),
+            Product::Runs(runs) => TaskOutcome::State(runs),
+            Product::State(_) | Product::Answer(..) => return,
+        };
         let task = TaskCommit {
             index: task.index,
             attempt: task.attempt,

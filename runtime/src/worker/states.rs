@@ -44,6 +44,9 @@ async fn read_one(data: &Data, state: &StateRef) -> Result<Bytes, Problem> {
         StateRef::Inline(digits) => hex::decode(digits).map(Bytes::from).map_err(|error| {
             crate::internal(format!("expected a partial state in hexadecimal digits, found: {error}"))
         }),
+        StateRef::Runs { uri, .. } => {
+            Err(crate::internal(format!("expected a partial state to merge, found states by key in {uri}")))
+        }
         StateRef::Object { uri, digest, .. } => {
             let (store, from) = (data.store.clone(), uri.clone());
             let bytes = on_data_thread(data, async move { store.get(&from, None).await }).await?;
@@ -71,13 +74,11 @@ pub(super) async fn stage(
 ) -> Result<TaskOutcome, Problem> {
     match product {
         Product::Table(table) => Ok(TaskOutcome::Table(table)),
-        Product::State(state) if state.len() <= STATE_INLINE_BYTES_MAX => {
-            Ok(TaskOutcome::State(StateRef::Inline(hex::encode(state))))
-        }
-        Product::State(state) => {
-            let (size, digest) = (state.len() as u64, Digest::of(&state));
-            let uri = put(data, attempt, task, "state", state, usage).await?;
-            Ok(TaskOutcome::State(StateRef::Object { uri, size, digest }))
+        Product::Runs(runs) => Ok(TaskOutcome::State(runs)),
+        Product::State(state) => stage_state(data, attempt, task, state, usage).await.map(TaskOutcome::State),
+        Product::Mapped(table, state) => {
+            let state = stage_state(data, attempt, task, state, usage).await?;
+            Ok(TaskOutcome::Mapped { table, state })
         }
         Product::Answer(text, value) if text.len() <= ANSWER_INLINE_BYTES_MAX => {
             Ok(TaskOutcome::Answer(AnswerRef::Inline(value)))
@@ -87,6 +88,21 @@ pub(super) async fn stage(
             Ok(TaskOutcome::Answer(AnswerRef::Object(uri)))
         }
     }
+}
+
+async fn stage_state(
+    data: &Data,
+    attempt: &Attempt,
+    task: &Task,
+    state: Bytes,
+    usage: &mut Usage,
+) -> Result<StateRef, Problem> {
+    if state.len() <= STATE_INLINE_BYTES_MAX {
+        return Ok(StateRef::Inline(hex::encode(state)));
+    }
+    let (size, digest) = (state.len() as u64, Digest::of(&state));
+    let uri = put(data, attempt, task, "state", state, usage).await?;
+    Ok(StateRef::Object { uri, size, digest })
 }
 
 async fn put(
@@ -118,14 +134,15 @@ async fn on_data_thread<T: Send + 'static>(
 }
 
 /// The objects that an outcome names.
-pub(super) fn staged(outcome: &TaskOutcome) -> Option<&ObjectUri> {
-    match outcome {
-        TaskOutcome::Table(table) => table.as_ref().map(|object| &object.uri),
-        TaskOutcome::State(StateRef::Object { uri, .. }) | TaskOutcome::Answer(AnswerRef::Object(uri)) => {
-            Some(uri)
-        }
-        TaskOutcome::State(StateRef::Inline(_))
-        | TaskOutcome::Answer(AnswerRef::Inline(_))
-        | TaskOutcome::Failed(_) => None,
-    }
+pub(super) fn staged(outcome: &TaskOutcome) -> impl Iterator<Item = &ObjectUri> {
+    let table = outcome.table().map(|table| &table.uri);
+    let state = match outcome.state() {
+        Some(StateRef::Object { uri, .. } | StateRef::Runs { uri, .. }) => Some(uri),
+        Some(StateRef::Inline(_)) | None => None,
+    };
+    let answer = match outcome {
+        TaskOutcome::Answer(AnswerRef::Object(uri)) => Some(uri),
+        _ => None,
+    };
+    [table, state, answer].into_iter().flatten()
 }

@@ -267,6 +267,78 @@ async fn an_aggregate_is_folded_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_map_and_its_fold_are_one_task() {
+    let works = Works::start(tables("", 0, '"')).await;
+    let rows = works.partition("in/1.csv", "id,name\n1,a\n2,b\n3,c\n").await;
+    let empty = works.partition("in/2.csv", "id,name\n").await;
+    let both = |partition: &Partition, keep| Work::MapAccumulate { partition: partition.clone(), keep };
+    let tasks = works.tasks(0, 0, vec![both(&rows, true), both(&rows, false), both(&empty, true)]).await;
+    let state = |text: &str| StateRef::Inline(hex::encode(text));
+    let TaskOutcome::Mapped { table: Some(table), state: folded } = &tasks[0].outcome else {
+        panic!("{:?}", tasks[0])
+    };
+    assert_eq!((folded, table.rows), (&state("b"), 3));
+    assert_eq!(tasks[1].outcome, TaskOutcome::State(state("b")));
+    assert_eq!(tasks[2].outcome, TaskOutcome::Mapped { table: None, state: state("") });
+    for task in &tasks[..2] {
+        assert_eq!((task.usage.rows_in, task.usage.rows_out), (3, 3), "{:?}", task.usage);
+        assert!(task.usage.memory_bytes_peak >= 2 << 20, "two sandboxes: {:?}", task.usage);
+    }
+    // What one job writes in two steps, byte for byte.
+    let alone = works.tasks(0, 1, vec![Work::Map(rows)]).await;
+    let TaskOutcome::Table(Some(alone)) = &alone[0].outcome else { panic!("{alone:?}") };
+    let bytes = async |uri: &ObjectUri| works.platform.get(&uri.to_string()).await;
+    assert_eq!(bytes(&table.uri).await, bytes(&alone.uri).await);
+    assert_eq!(works.keys("bank", "out/").await.len(), 2);
+    works.settled().await;
+    works.stop().await;
+}
+
+/// As [`tables`], with another beginning of `accumulate`.
+fn folding(begin: &str) -> Vec<u8> {
+    let text = TABLES.replace(
+        "(local $n i32) (local $failed i32)\n  (call $pause)",
+        &format!("(local $n i32) (local $failed i32)\n  {begin}"),
+    );
+    assert_ne!(text, TABLES);
+    let text = text.replace("{pause}", "").replace("{pad}", "0").replace("{quote}", "34");
+    component("tables", &text)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_map_and_its_fold_the_first_failure_ends_both() {
+    let check = async |component: Vec<u8>, body: &str, timeout_ms: u64, expected: ErrorKind| {
+        let works = Works::start(component).await;
+        let partition = works.partition("in/1.csv", body).await;
+        let mut lease = works.lease(0, 0, vec![Work::MapAccumulate { partition, keep: true }]);
+        lease.common.timeout_ms = timeout_ms;
+        let commit = works.run(&lease, 1).await.remove(0);
+        let TaskOutcome::Failed(problem) = &commit.tasks[0].outcome else { panic!("{commit:?}") };
+        assert_eq!(problem.code, expected, "{problem}");
+        assert_eq!(works.keys("bank", "out/").await, [""; 0], "nothing is left");
+        works.stop().await;
+    };
+    let rows = "id,b\n1,2\n";
+    check(folding("(unreachable)"), rows, 20_000, ErrorKind::GuestTrapped).await;
+    check(folding("(loop $forever (br $forever))"), rows, 1_000, ErrorKind::DeadlineExceeded).await;
+    check(tables("", 0, '"'), "id,b\n1,2\n3\n", 20_000, ErrorKind::CsvFieldCount).await;
+    check(tables("(unreachable)", 0, '"'), rows, 20_000, ErrorKind::GuestTrapped).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fold_that_has_enough_does_not_hold_up_its_map() {
+    // More than the pipe holds, none of which is read.
+    let body = format!("id\n{}", "1\n".repeat(600_000));
+    let text = "(call $drop_reader (local.get $in)) (return (call $state (i32.const 4096) (i32.const 0)))";
+    let works = Works::start(folding(text)).await;
+    let partition = works.partition("in/1.csv", &body).await;
+    let tasks = works.tasks(0, 0, vec![Work::MapAccumulate { partition, keep: true }]).await;
+    let TaskOutcome::Mapped { table: Some(table), state } = &tasks[0].outcome else { panic!("{tasks:?}") };
+    assert_eq!((table.rows, state), (600_000, &StateRef::Inline(String::new())));
+    works.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_states_and_answers_are_staged() {
     let works = Works::start(tables("", 9_999, '"')).await;
     let mut accumulates = Vec::new();

@@ -8,12 +8,12 @@
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
+use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
-use syn::{Error, FnArg, ImplItem, ImplItemFn, ItemImpl, Result, Type};
+use syn::{Error, FnArg, Ident, ImplItem, ImplItemFn, ItemImpl, LitStr, Result, Token, Type, bracketed};
 
 use crate::arguments::{
-    Extra, Mistakes, check_no_attribute, extra, last_name, only_one, output_span, referred, types,
-    with_static,
+    Extra, Mistakes, extra, last_name, only_one, output_span, referred, types, with_static,
 };
 
 const PLACE: &str = "`#[fanfold::aggregate]` goes above `impl Aggregate for YourState { … }`";
@@ -41,19 +41,30 @@ struct Asked {
 pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let input: ItemImpl = syn::parse2(item).map_err(|_| Error::new(Span::call_site(), PLACE))?;
     let mut mistakes = Mistakes::default();
-    check_no_attribute(attribute, "aggregate", &mut mistakes);
+    let keys = keys(attribute)?;
     check_head(&input, &mut mistakes);
     let parts = parts(&input, &mut mistakes);
     check_complete(&input, &parts, &mut mistakes);
     let mut asked = Asked::default();
-    let calls = Calls::new(&parts, &mut asked, &mut mistakes);
+    if let (Some(_), Some(method)) = (&keys, parts.add_batch) {
+        mistakes.add(
+            &method.sig.ident,
+            "an aggregate with a key takes its rows one by one: write `fn add(&mut self, row: YourRow)`",
+        );
+    }
+    let calls = Calls::new(&parts, keys.is_some(), &mut asked, &mut mistakes);
     mistakes.end()?;
 
     let state = &input.self_ty;
     let attributes = &input.attrs;
     let methods = [parts.new, parts.add, parts.add_batch, parts.merge, parts.finish].into_iter().flatten();
     let methods = methods.map(|method| with_types(method.to_token_stream(), &parts));
-    let implementation = implementation(&parts, &asked, &calls);
+    let (implementation, kind, export) = match &keys {
+        Some(keys) => {
+            (keyed_implementation(&parts, keys, &asked, &calls), quote!(Grouped), quote!(__export_grouped))
+        }
+        None => (implementation(&parts, &asked, &calls), quote!(Aggregate), quote!(__export_aggregate)),
+    };
     let only = only_one("aggregate");
     Ok(quote! {
         #(#attributes)*
@@ -61,11 +72,11 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
         impl #state {
             #(#methods)*
         }
-        impl ::fanfold_sdk::__private::Aggregate for #state {
+        impl ::fanfold_sdk::__private::#kind for #state {
             #implementation
         }
         #only
-        ::fanfold_sdk::__export_aggregate!(#state);
+        ::fanfold_sdk::#export!(#state);
     })
 }
 
@@ -162,7 +173,7 @@ struct Calls {
 }
 
 impl Calls {
-    fn new(parts: &Parts<'_>, asked: &mut Asked, mistakes: &mut Mistakes) -> Self {
+    fn new(parts: &Parts<'_>, keyed: bool, asked: &mut Asked, mistakes: &mut Mistakes) -> Self {
         let begin = match parts.new {
             Some(method) => {
                 check_receiver(method, "", mistakes);
@@ -180,7 +191,7 @@ impl Calls {
                 let arguments = arguments(method, 1, asked, mistakes);
                 returning(method, quote!(()), quote!(Self::add_batch(self, batch, #arguments)))
             }
-            (None, Some(method)) => fold_by_row(method, parts, asked, mistakes),
+            (None, Some(method)) => fold_by_row(method, parts, keyed, asked, mistakes),
             (None, None) => quote!(),
         };
         if let (Some(_), Some(method)) = (parts.add_batch, parts.add) {
@@ -209,6 +220,7 @@ impl Calls {
 fn fold_by_row(
     method: &ImplItemFn,
     parts: &Parts<'_>,
+    keyed: bool,
     asked: &mut Asked,
     mistakes: &mut Mistakes,
 ) -> TokenStream {
@@ -222,6 +234,15 @@ fn fold_by_row(
     }
     let arguments = arguments(method, 1, asked, mistakes);
     let stated = with_static(parts.row.map_or_else(TokenStream::new, ToTokens::to_token_stream));
+    if keyed {
+        let call = returning(method, quote!(()), quote!(Self::add(state, row, #arguments)));
+        return quote_spanned! {row.span()=>
+            ::fanfold_sdk::__private::fold_keyed_rows::<#stated>(batch, first_row, |index, row| {
+                let state = groups.at(index, scope)?;
+                #call
+            })
+        };
+    }
     let call = returning(method, quote!(()), quote!(Self::add(self, row, #arguments)));
     quote_spanned! {row.span()=>
         ::fanfold_sdk::__private::fold_rows::<#stated>(batch, first_row, |row| #call)
@@ -300,10 +321,7 @@ fn returning(method: &ImplItemFn, value: TokenStream, call: TokenStream) -> Toke
 fn implementation(parts: &Parts<'_>, asked: &Asked, calls: &Calls) -> TokenStream {
     let Calls { begin, fold, combine, conclude } = calls;
     let output = parts.output;
-    let params = match &asked.params {
-        Some(params) => params.to_token_stream(),
-        None => quote!(::fanfold_sdk::__private::NoParams),
-    };
+    let params = params(asked);
     let reads = match parts.row {
         Some(row) => {
             let stated = with_static(row.to_token_stream());
@@ -347,6 +365,90 @@ fn implementation(parts: &Parts<'_>, asked: &Asked, calls: &Calls) -> TokenStrea
         ) -> ::fanfold_sdk::__private::Result<Self::Output> {
             #conclude
         }
+    }
+}
+
+fn keyed_implementation(parts: &Parts<'_>, keys: &[LitStr], asked: &Asked, calls: &Calls) -> TokenStream {
+    let Calls { begin, fold, combine, conclude } = calls;
+    let output = parts.output;
+    let params = params(asked);
+    let stated = with_static(parts.row.map_or_else(TokenStream::new, ToTokens::to_token_stream));
+    let reads = quote_spanned! {parts.row.span()=>
+        <#stated as ::fanfold_sdk::__private::Row>::columns()
+    };
+    quote! {
+        type Output = #output;
+        type Params = #params;
+        const KEYS: &'static [&'static str] = &[#(#keys),*];
+
+        fn reads() -> &'static [::fanfold_sdk::__private::Column] {
+            #reads
+        }
+
+        #[allow(unused_variables)]
+        fn begin(scope: &::fanfold_sdk::__private::Scope<Self::Params>) -> ::fanfold_sdk::__private::Result<Self> {
+            #begin
+        }
+
+        fn fold(
+            groups: &mut ::fanfold_sdk::__private::Groups<'_, Self>,
+            batch: &::fanfold_sdk::__private::RecordBatch,
+            first_row: u64,
+            scope: &::fanfold_sdk::__private::Scope<Self::Params>,
+        ) -> ::fanfold_sdk::__private::Result<()> {
+            #fold
+        }
+
+        fn combine(&mut self, later: Self) -> ::fanfold_sdk::__private::Result<()> {
+            #combine
+        }
+
+        #[allow(unused_variables)]
+        fn conclude(
+            self,
+            scope: &::fanfold_sdk::__private::Scope<Self::Params>,
+        ) -> ::fanfold_sdk::__private::Result<Self::Output> {
+            #conclude
+        }
+    }
+}
+
+fn params(asked: &Asked) -> TokenStream {
+    match &asked.params {
+        Some(params) => params.to_token_stream(),
+        None => quote!(::fanfold_sdk::__private::NoParams),
+    }
+}
+
+/// The columns of the key, if the attribute names any.
+fn keys(attribute: TokenStream) -> Result<Option<Vec<LitStr>>> {
+    if attribute.is_empty() {
+        return Ok(None);
+    }
+    const WANTED: &str = "`#[fanfold::aggregate]` takes a key or nothing: `key = \"region\"`, or `key = [\"region\", \"grade\"]`";
+    let keys: Keys = syn::parse2(attribute.clone()).map_err(|error| Error::new(error.span(), WANTED))?;
+    if keys.0.is_empty() {
+        return Err(Error::new_spanned(attribute, WANTED));
+    }
+    Ok(Some(keys.0))
+}
+
+/// `key = …`.
+struct Keys(Vec<LitStr>);
+
+impl Parse for Keys {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let name: Ident = input.parse()?;
+        if name != "key" {
+            return Err(Error::new(name.span(), "expected `key`"));
+        }
+        input.parse::<Token![=]>()?;
+        if input.peek(LitStr) {
+            return Ok(Self(vec![input.parse()?]));
+        }
+        let list;
+        bracketed!(list in input);
+        Ok(Self(list.parse_terminated(<LitStr as Parse>::parse, Token![,])?.into_iter().collect()))
     }
 }
 

@@ -44,7 +44,8 @@ pub fn map(attribute: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// Goes above `impl Aggregate for YourState`; the trait's documentation says
 /// what belongs in it. An aggregate of batches may say which columns it reads by
-/// `type Row`. A component has one aggregate.
+/// `type Row`. With `key = "region"` or `key = ["region", "grade"]` there is one state for
+/// each key, and the result is a table. A component has one aggregate.
 #[proc_macro_attribute]
 pub fn aggregate(attribute: TokenStream, item: TokenStream) -> TokenStream {
     told(aggregate::expand(attribute.into(), item.clone().into()), item)

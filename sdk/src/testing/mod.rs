@@ -36,7 +36,7 @@ use crate::host::{self, Memory};
 use crate::{Json, Request, Response, Result};
 
 #[cfg(feature = "tables")]
-pub use tables::{IntoTable, Table, aggregate, map};
+pub use tables::{IntoTable, Table, aggregate, group, map};
 
 /// Calls a handler with a body: `Json(value)`, text, bytes, or a whole
 /// [`Request`].

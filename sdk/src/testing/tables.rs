@@ -8,14 +8,16 @@
 
 use std::path::Path;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::compute::{CastOptions, cast_with_options, concat_batches};
+use arrow::array::{RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{CastOptions, cast_with_options, concat_batches, take_record_batch};
 use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
+use arrow::row::{RowConverter, SortField};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{Env, files};
 use crate::aggregate::{self, Aggregate};
+use crate::group::{self, Grouped};
 use crate::host::Reader;
 use crate::map::Mapper;
 use crate::row::{Column, OwnedRow};
@@ -49,6 +51,17 @@ pub fn aggregate<A: Aggregate>(
     Env::new().params(params).aggregate::<A>(input, partitions)
 }
 
+/// Runs a keyed aggregate on a table as a job would that split it into
+/// `partitions` parts: each is folded by key, the states are sorted and merged. What
+/// comes out is one table, sorted by key.
+///
+/// # Errors
+///
+/// Those of the aggregate; a key that is no column of its rows.
+pub fn group<G: Grouped>(input: impl IntoTable, params: impl Serialize, partitions: usize) -> Result<Table> {
+    Env::new().params(params).group::<G>(input, partitions)
+}
+
 impl Env {
     /// Runs a map; see [`map`].
     ///
@@ -57,12 +70,32 @@ impl Env {
     /// Those of the map.
     pub fn map<M: Mapper>(&mut self, input: impl IntoTable) -> Result<Table> {
         let input = input.into_table()?.fit(M::describe().reads)?;
-        let mut output = Table { schema: Schema::empty().into(), batches: Vec::new() };
+        let mut output = Table::empty();
         self.run(|| M::map(&mut Reader::new(input.schema, input.batches), &mut output))?;
         Ok(output)
     }
 
-    /// Runs an aggregate; see [`aggregate`](fn@aggregate).
+    /// Runs a keyed aggregate; see [`group()`].
+    ///
+    /// # Errors
+    ///
+    /// Those of the aggregate; a key that is no column of its rows.
+    pub fn group<G: Grouped>(&mut self, input: impl IntoTable, partitions: usize) -> Result<Table> {
+        let input = input.into_table()?.fit(Some(G::reads()))?;
+        let parts = input.split(partitions)?;
+        let keys = group::keys::<G>();
+        let (mut states, mut output) = (Table::empty(), Table::empty());
+        self.run(|| {
+            for part in parts {
+                group::accumulate::<G>(&mut Reader::new(part.schema, part.batches), &mut states)?;
+            }
+            let states = sorted(&states, &keys)?;
+            group::merge::<G>(&mut Reader::new(states.schema, states.batches), &mut output)
+        })?;
+        Ok(output)
+    }
+
+    /// Runs an aggregate; see [`aggregate()`].
     ///
     /// # Errors
     ///
@@ -85,6 +118,20 @@ impl Env {
     }
 }
 
+/// Keys and states in the order of the keys, those of one key as they were.
+fn sorted(states: &Table, keys: &[Column]) -> Result<Table> {
+    if states.is_empty() {
+        return Ok(states.clone());
+    }
+    let whole = concat_batches(&states.schema, &states.batches)?;
+    let fields = keys.iter().map(|key| SortField::new(key.arrow_type())).collect();
+    let rows = RowConverter::new(fields)?.convert_columns(&whole.columns()[..keys.len()])?;
+    let mut order: Vec<u32> = (0..whole.num_rows() as u32).collect();
+    order.sort_by(|a, b| rows.row(*a as usize).cmp(&rows.row(*b as usize)));
+    let batch = take_record_batch(&whole, &UInt32Array::from(order))?;
+    Ok(Table { schema: states.schema.clone(), batches: vec![batch] })
+}
+
 fn grouped(states: Vec<Vec<u8>>) -> Vec<Vec<Vec<u8>>> {
     states.chunks(FOLD_WIDTH).map(<[_]>::to_vec).collect()
 }
@@ -97,6 +144,10 @@ pub struct Table {
 }
 
 impl Table {
+    fn empty() -> Self {
+        Self { schema: Schema::empty().into(), batches: Vec::new() }
+    }
+
     /// Reads a local file: CSV (`.csv`), JSON Lines (`.jsonl`, `.ndjson`), Arrow
     /// (`.arrow`, `.feather`, `.ipc`), and with the feature `parquet` also
     /// Parquet (`.parquet`).
@@ -275,7 +326,7 @@ impl IntoTable for RecordBatch {
 
 impl IntoTable for Vec<RecordBatch> {
     fn into_table(self) -> Result<Table> {
-        let mut table = Table { schema: Schema::empty().into(), batches: Vec::new() };
+        let mut table = Table::empty();
         self.iter().try_for_each(|batch| table.write(batch))?;
         Ok(table)
     }

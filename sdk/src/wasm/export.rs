@@ -47,12 +47,14 @@ pub use over_tables::*;
 mod over_tables {
     use super::{WireError, report_panics, types};
     use crate::aggregate::{self, Aggregate};
+    use crate::group::{self, Grouped};
     use crate::host::{BorrowedReader, BorrowedWriter};
     use crate::map::Mapper;
-    use crate::row::Column;
+    use crate::row::{Column, Row};
     use crate::table::Description;
     use crate::wasm::bindings::handler::fanfold::function::tables;
 
+    pub use crate::wasm::bindings::group::exports::fanfold::function::grouper::Grouping as WireGrouping;
     pub use tables::{Reader as WireReader, Writer as WireWriter};
     pub use types::Description as WireDescription;
 
@@ -85,6 +87,27 @@ mod over_tables {
     pub fn describe_aggregate<A: Aggregate>() -> WireDescription {
         report_panics();
         describe(A::describe())
+    }
+
+    /// Describes a keyed aggregate.
+    pub fn describe_grouped<G: Grouped>() -> WireGrouping {
+        report_panics();
+        let keys = group::keys::<G>();
+        let writes = [&keys, G::Output::columns()].concat();
+        let some = |found: &[Column]| columns(Some(found));
+        WireGrouping { reads: some(G::reads()), keys: some(&keys).unwrap_or_default(), writes: some(&writes) }
+    }
+
+    /// Folds a table into states by key.
+    pub fn accumulate_grouped<G: Grouped>(input: &WireReader, output: &WireWriter) -> Result<(), WireError> {
+        report_panics();
+        Ok(group::accumulate::<G>(&mut BorrowedReader::new(input), &mut BorrowedWriter(output))?)
+    }
+
+    /// Merges states by key into rows.
+    pub fn merge_grouped<G: Grouped>(input: &WireReader, output: &WireWriter) -> Result<(), WireError> {
+        report_panics();
+        Ok(group::merge::<G>(&mut BorrowedReader::new(input), &mut BorrowedWriter(output))?)
     }
 
     /// Folds a table into a state.

@@ -69,6 +69,7 @@ fn of_flags(function: FunctionRef, args: &JobSource) -> JobDocument {
         params: None,
         csv: Default::default(),
         split: Default::default(),
+        reducers: None,
         retry: Default::default(),
         limits: Default::default(),
         budget: Default::default(),

@@ -85,7 +85,7 @@ async fn submit(client: &Client, args: &JobRun) -> Result<()> {
     output::note(format!("job {}", view.id));
     let job = follow::follow(client, view.id).await?;
     let view: JobView = serde_json::from_value(job.clone())?;
-    if !args.json && view.state == JobState::Succeeded && view.shape == "aggregate" {
+    if !args.json && view.state == JobState::Succeeded && !view.gives_tables() {
         summary(&view);
         return super::result::print(client, view.id, View::Table).await;
     }

@@ -8,21 +8,13 @@
 mod csv;
 mod encoder;
 
-use std::sync::Arc;
-
-use arrow::{
-    array::RecordBatch,
-    datatypes::{Field, Schema, SchemaRef},
-};
+use arrow::{array::RecordBatch, datatypes::Schema};
 use bytes::Bytes;
 use fanfold_protocol::{ErrorKind, Problem, commit::OutputObject, job::Format, uri::ObjectUri};
 use fanfold_storage::{MultipartWriter, PutOptions, Store, client::WRITER_METADATA};
 
 use self::encoder::Encoder;
-use super::{
-    guard::{guard, quote},
-    shape, store_problem,
-};
+use super::{guard::guard, layout::Layout, shape, store_problem};
 
 /// Encoded bytes that are gathered before they go to the store.
 const FLUSH_BYTES: usize = 1 << 20;
@@ -38,7 +30,7 @@ pub struct TableWriter {
 }
 
 struct Table {
-    schema: SchemaRef,
+    layout: Layout,
     encoder: Encoder,
 }
 
@@ -72,7 +64,7 @@ impl TableWriter {
             Some(table) => table,
             None => self.table.insert(Table::create(&self.uri, self.format, &batch.schema())?),
         };
-        let batch = table.conform(&self.uri, &batch)?;
+        let batch = table.layout.conform(&self.uri, &batch)?;
         let (encoder, uri) = (&mut table.encoder, &self.uri);
         guard(
             ErrorKind::Internal,
@@ -138,43 +130,9 @@ impl TableWriter {
 
 impl Table {
     fn create(uri: &ObjectUri, format: Format, schema: &Schema) -> Result<Self, Problem> {
-        let bare = |f: &Arc<Field>| Field::new(f.name(), f.data_type().clone(), f.is_nullable());
-        let mut names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-        names.sort_unstable();
-        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            let detail = format!("{uri} must name each column once, found {} twice", quote(pair[0]));
-            return Err(Problem::new(ErrorKind::SchemaMismatch, detail));
-        }
-        let schema = Arc::new(Schema::new(schema.fields().iter().map(bare).collect::<Vec<_>>()));
-        let encoder = Encoder::create(format, &schema).map_err(|p| p.within(uri))?;
-        Ok(Self { schema, encoder })
-    }
-
-    /// The batch in the table's schema.
-    fn conform(&self, uri: &ObjectUri, batch: &RecordBatch) -> Result<RecordBatch, Problem> {
-        let found = batch.schema();
-        let same =
-            |(a, b): (&Arc<Field>, &Arc<Field>)| a.name() == b.name() && a.data_type() == b.data_type();
-        let differs = found.fields().len() != self.schema.fields().len();
-        let place = found.fields().iter().zip(self.schema.fields()).position(|pair| !same(pair));
-        if differs || place.is_some() {
-            let place = place.unwrap_or(found.fields().len().min(self.schema.fields().len()));
-            let words = |schema: &Schema| {
-                schema
-                    .fields()
-                    .get(place)
-                    .map_or("none".to_owned(), |f| format!("{} {}", quote(f.name()), f.data_type()))
-            };
-            let detail = format!(
-                "all batches of {uri} must have the columns of the first one, found column {} {} where {} was",
-                place + 1,
-                words(&found),
-                words(&self.schema)
-            );
-            return Err(Problem::new(ErrorKind::SchemaMismatch, detail));
-        }
-        shape::assemble(Arc::clone(&self.schema), batch.columns().to_vec(), batch.num_rows())
-            .map_err(|p| p.within(uri))
+        let layout = Layout::new(uri, schema)?;
+        let encoder = Encoder::create(format, &layout.schema).map_err(|p| p.within(uri))?;
+        Ok(Self { layout, encoder })
     }
 }
 

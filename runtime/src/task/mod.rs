@@ -5,6 +5,9 @@
 //! Invariant: a task whose input could not be read to the end, or whose output
 //! could not be written, fails, whatever its function makes of it.
 
+mod both;
+mod keyed;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -16,7 +19,7 @@ use fanfold_protocol::{
     commit::OutputObject,
     function::{Column, Export, Version},
     keys, limits,
-    plan::{Lease, Partition, Task, Work as TaskWork},
+    plan::{Lease, Partition, StateRef, Task, Work as TaskWork},
     size::ByteSize,
 };
 use serde_json::Value;
@@ -24,19 +27,24 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wasmtime::component::Resource;
 
+use self::{
+    both::map_accumulate,
+    keyed::{create_shuffle, reduce},
+};
 use crate::{
     Platform,
     bindings::{
         aggregator::{AggregateFunction, AggregateFunctionPre},
+        grouper::GroupFunctionPre,
         handler::fanfold::function::types,
         mapper::MapFunctionPre,
     },
     host::{
-        Call, Host,
-        tables::{Reader, Writer},
+        Call, Host, Work,
+        tables::{Reader, Sink, Writer},
     },
-    invoke::{Run, missing, slot},
-    sandbox::{self, Ended},
+    invoke::{Run, missing, slots},
+    sandbox::{self, Clock, Ended, Stop},
     tables::{TableSource, TableWriter},
 };
 
@@ -57,6 +65,10 @@ pub(crate) enum Product {
     Table(Option<OutputObject>),
     /// A partial state.
     State(Bytes),
+    /// Partial states by key.
+    Runs(StateRef),
+    /// A table and the partial state of its rows.
+    Mapped(Option<OutputObject>, Bytes),
     /// The job's answer, as written and as read.
     Answer(String, Value),
 }
@@ -81,10 +93,11 @@ impl TaskEnd {
     }
 }
 
-/// Why a call into a guest gave nothing, short of a trap.
+/// Why a call into a guest gave nothing.
 enum Fail {
     Guest(types::Error),
     Host(Problem),
+    Stopped(Stop),
 }
 
 impl From<Problem> for Fail {
@@ -109,7 +122,9 @@ async fn started(
     let Attempt { lease, version, .. } = attempt;
     let loaded = platform.component(version.digest).await?;
     let timeout = Duration::from_millis(lease.common.timeout_ms).min(limits::TIMEOUT_MAX);
-    let _slot = slot(platform, asked + limits::TIMEOUT_MAX).await?;
+    let two = matches!(task.work, TaskWork::MapAccumulate { .. } | TaskWork::Group { mapped: true, .. });
+    let sandboxes = if two { 2 } else { 1 };
+    let _slots = slots(platform, sandboxes, asked + limits::TIMEOUT_MAX).await?;
     let call = Call {
         id: lease.job,
         version: Arc::clone(version),
@@ -118,12 +133,34 @@ async fn started(
         timeout,
         memory_bytes_max: lease.common.memory_bytes.unwrap_or(version.settings.memory.0),
     };
-    let run = Run::new(platform, call, asked);
-    Ok(match (&task.work, &loaded.mapper, &loaded.aggregator) {
-        (TaskWork::Map(partition), Some(pre), _) => map(run, pre, attempt, task, partition).await,
-        (TaskWork::Accumulate(partition), _, Some(pre)) => accumulate(run, pre, attempt, partition).await,
-        (TaskWork::Merge { finish, .. }, _, Some(pre)) => merge(run, pre, attempt, states, *finish).await,
-        (TaskWork::Map(_), None, _) => return Err(missing(version, Export::Mapper)),
+    let run = Run::new(platform, call.clone(), asked);
+    let runs = |run| (run, Run::new(platform, call, asked));
+    Ok(match (&task.work, &loaded.mapper, &loaded.aggregator, &loaded.grouper) {
+        (TaskWork::Map(partition), Some(pre), ..) => map(run, pre, attempt, task, partition).await,
+        (TaskWork::Accumulate(partition), _, Some(pre), _) => {
+            accumulate(run, Folder::Aggregator(pre), attempt, task, partition).await
+        }
+        (TaskWork::MapAccumulate { partition, keep }, Some(mapper), Some(aggregator), _) => {
+            let halves = (mapper, Folder::Aggregator(aggregator));
+            map_accumulate(runs(run), halves, attempt, task, (partition, *keep)).await
+        }
+        (TaskWork::Merge { finish, .. }, _, Some(pre), _) => merge(run, pre, attempt, states, *finish).await,
+        (TaskWork::Group { partition, mapped: false, reducers }, _, _, Some(pre)) => {
+            accumulate(run, Folder::Grouper(pre, *reducers), attempt, task, partition).await
+        }
+        (TaskWork::Group { partition, reducers, .. }, Some(mapper), _, Some(pre)) => {
+            let halves = (mapper, Folder::Grouper(pre, *reducers));
+            map_accumulate(runs(run), halves, attempt, task, (partition, false)).await
+        }
+        (TaskWork::Reduce { states, reducers }, _, _, Some(pre)) => {
+            reduce(run, pre, attempt, task, (states, *reducers)).await
+        }
+        (TaskWork::Group { .. } | TaskWork::Reduce { .. }, _, _, None) => {
+            return Err(missing(version, Export::Grouper));
+        }
+        (TaskWork::Map(_) | TaskWork::MapAccumulate { .. } | TaskWork::Group { .. }, None, ..) => {
+            return Err(missing(version, Export::Mapper));
+        }
         _ => return Err(missing(version, Export::Aggregator)),
     })
 }
@@ -136,62 +173,150 @@ async fn map(
     partition: &Partition,
 ) -> TaskEnd {
     let Run { store, work, clock, deadline } = &mut run;
-    let declared = attempt.version.describes.mapper.as_ref().and_then(|d| d.reads.clone());
     let call = async {
-        let opened = open_input(store, attempt, partition, declared).await;
-        let input = match opened {
-            Ok(reader) => store.data_mut().table.push(reader)?,
-            Err(problem) => return Ok(Err(problem.into())),
-        };
-        let output = match create_output(store.data_mut(), attempt, task) {
-            Ok(writer) => store.data_mut().table.push(writer)?,
-            Err(problem) => return Ok(Err(problem.into())),
-        };
-        let (lent_input, lent_output) =
-            (Resource::new_borrow(input.rep()), Resource::new_borrow(output.rep()));
-        let instance = pre.instantiate_async(&mut *store).await?;
-        clock.started = Instant::now();
-        let mapped =
-            instance.fanfold_function_mapper().call_map(&mut *store, lent_input, lent_output).await?;
-        let table = &mut store.data_mut().table;
-        let (input, output) = (table.delete(input)?, table.delete(output)?);
-        Ok(match mapped.map_err(Fail::Guest).and_then(|()| Ok(input.check()?)) {
-            // A table needs its columns once: the first task's part shows them without rows too.
-            Ok(()) if task.index > 0 && output.is_empty() => Ok(None),
-            Ok(()) => output.end(work).await.map_err(Fail::Host),
+        let sink = create_output(store.data_mut(), attempt, task).map(Sink::from);
+        Ok(match call_map(store, clock, pre, attempt, partition, sink).await? {
+            Ok(output) => finished(output, task, work).await.map_err(Fail::Host),
             Err(fail) => Err(fail),
         })
     };
     let returned = sandbox::bounded(*deadline, Some(&attempt.stop), work, call).await;
-    end(run, returned, Product::Table)
+    end(run, flat(returned), Product::Table)
+}
+
+/// What folds rows into partial states.
+#[derive(Clone, Copy)]
+enum Folder<'a> {
+    /// Into one.
+    Aggregator(&'a AggregateFunctionPre<Host>),
+    /// Into one for each key, shuffled to so many reducers.
+    Grouper(&'a GroupFunctionPre<Host>, u32),
+}
+
+/// What a fold gave.
+enum Folded {
+    State(Bytes),
+    /// States by key, not finished.
+    Shuffled(Writer),
+}
+
+impl Folder<'_> {
+    /// The columns that it reads.
+    fn declared(self, version: &Version) -> Option<Vec<Column>> {
+        let describes = &version.describes;
+        match self {
+            Self::Aggregator(_) => describes.aggregator.as_ref()?.reads.clone(),
+            Self::Grouper(..) => describes.grouper.as_ref()?.reads.clone(),
+        }
+    }
 }
 
 async fn accumulate(
     mut run: Run,
-    pre: &AggregateFunctionPre<Host>,
+    folder: Folder<'_>,
     attempt: &Attempt,
+    task: &Task,
     partition: &Partition,
 ) -> TaskEnd {
     let Run { store, work, clock, deadline } = &mut run;
-    let declared = attempt.version.describes.aggregator.as_ref().and_then(|d| d.reads.clone());
     let call = async {
-        let opened = open_input(store, attempt, partition, declared).await;
-        let input = match opened {
-            Ok(reader) => store.data_mut().table.push(reader)?,
-            Err(problem) => return Ok(Err(problem.into())),
-        };
-        let lent = Resource::new_borrow(input.rep());
-        let instance = pre.instantiate_async(&mut *store).await?;
-        clock.started = Instant::now();
-        let state = instance.fanfold_function_aggregator().call_accumulate(&mut *store, lent).await?;
-        let input = store.data_mut().table.delete(input)?;
-        Ok(state.map_err(Fail::Guest).and_then(|state| {
-            input.check()?;
-            Ok(checked_state(state)?)
-        }))
+        let input = open_input(store, attempt, partition, folder.declared(&attempt.version)).await;
+        Ok(match call_fold(store, clock, folder, attempt, task, input).await? {
+            Ok(folded) => folded_product(folded, work).await.map_err(Fail::Host),
+            Err(fail) => Err(fail),
+        })
     };
     let returned = sandbox::bounded(*deadline, Some(&attempt.stop), work, call).await;
-    end(run, returned, Product::State)
+    end(run, flat(returned), |product| product)
+}
+
+/// Calls a mapper; gives back the table that it wrote, not finished.
+async fn call_map(
+    store: &mut wasmtime::Store<Host>,
+    clock: &mut Clock,
+    pre: &MapFunctionPre<Host>,
+    attempt: &Attempt,
+    partition: &Partition,
+    sink: Result<Sink, Problem>,
+) -> wasmtime::Result<Result<Writer, Fail>> {
+    let declared = attempt.version.describes.mapper.as_ref().and_then(|d| d.reads.clone());
+    let sink = match sink {
+        Ok(sink) => sink,
+        Err(problem) => return Ok(Err(problem.into())),
+    };
+    let output = Writer::lend(&store.data().data, sink);
+    let output = store.data_mut().table.push(output)?;
+    let input = match open_input(store, attempt, partition, declared).await {
+        Ok(reader) => store.data_mut().table.push(reader)?,
+        Err(problem) => return Ok(Err(problem.into())),
+    };
+    let (lent_input, lent_output) = (Resource::new_borrow(input.rep()), Resource::new_borrow(output.rep()));
+    let instance = pre.instantiate_async(&mut *store).await?;
+    clock.started = Instant::now();
+    let mapped = instance.fanfold_function_mapper().call_map(&mut *store, lent_input, lent_output).await?;
+    let table = &mut store.data_mut().table;
+    let (input, output) = (table.delete(input)?, table.delete(output)?);
+    Ok(mapped.map_err(Fail::Guest).and_then(|()| {
+        input.check()?;
+        Ok(output)
+    }))
+}
+
+/// Calls an aggregator or a grouper over a table that could be opened.
+async fn call_fold(
+    store: &mut wasmtime::Store<Host>,
+    clock: &mut Clock,
+    folder: Folder<'_>,
+    attempt: &Attempt,
+    task: &Task,
+    input: Result<Reader, Problem>,
+) -> wasmtime::Result<Result<Folded, Fail>> {
+    let input = match input {
+        Ok(reader) => store.data_mut().table.push(reader)?,
+        Err(problem) => return Ok(Err(problem.into())),
+    };
+    let lent = Resource::new_borrow(input.rep());
+    let folded = match folder {
+        Folder::Aggregator(pre) => {
+            let instance = pre.instantiate_async(&mut *store).await?;
+            clock.started = Instant::now();
+            let state = instance.fanfold_function_aggregator().call_accumulate(&mut *store, lent).await?;
+            state.map_err(Fail::Guest).and_then(|state| Ok(Folded::State(checked_state(state)?)))
+        }
+        Folder::Grouper(pre, reducers) => {
+            let output = match create_shuffle(store.data_mut(), attempt, task, reducers) {
+                Ok(writer) => store.data_mut().table.push(writer)?,
+                Err(problem) => return Ok(Err(problem.into())),
+            };
+            let into = Resource::new_borrow(output.rep());
+            let instance = pre.instantiate_async(&mut *store).await?;
+            clock.started = Instant::now();
+            let done = instance.fanfold_function_grouper().call_accumulate(&mut *store, lent, into).await?;
+            let output = store.data_mut().table.delete(output)?;
+            done.map_err(Fail::Guest).map(|()| Folded::Shuffled(output))
+        }
+    };
+    let input = store.data_mut().table.delete(input)?;
+    Ok(folded.and_then(|folded| {
+        input.check()?;
+        Ok(folded)
+    }))
+}
+
+async fn folded_product(folded: Folded, work: &Arc<Work>) -> Result<Product, Problem> {
+    Ok(match folded {
+        Folded::State(state) => Product::State(state),
+        Folded::Shuffled(output) => Product::Runs(output.end_shuffle(work).await?),
+    })
+}
+
+/// The table that a mapper wrote, made visible.
+async fn finished(output: Writer, task: &Task, work: &Arc<Work>) -> Result<Option<OutputObject>, Problem> {
+    // A table needs its columns once: the first task's part shows them without rows too.
+    if task.index > 0 && output.is_empty() {
+        return Ok(None);
+    }
+    output.end(work).await
 }
 
 async fn merge(
@@ -216,7 +341,7 @@ async fn merge(
         Ok(answer.map_err(Fail::Guest).and_then(|text| Ok(checked_answer(text)?)))
     };
     let returned = sandbox::bounded(*deadline, Some(&attempt.stop), work, call).await;
-    end(run, returned, |product| product)
+    end(run, flat(returned), |product| product)
 }
 
 /// Folds states from the left, as many at a time as one host call moves. The
@@ -280,13 +405,12 @@ async fn open_input(
     Reader::open(&host.data, host.work(), metered, source, common.like.clone()).await
 }
 
-fn create_output(host: &mut Host, attempt: &Attempt, task: &Task) -> Result<Writer, Problem> {
+fn create_output(host: &mut Host, attempt: &Attempt, task: &Task) -> Result<TableWriter, Problem> {
     let common = &attempt.lease.common;
     let name = keys::output_part(task.index, &attempt.id, TableWriter::extension(common.output_format));
     let uri = common.output.join(&name)?;
     let metered = host.store();
-    let writer = TableWriter::create(metered, uri, common.output_format, &attempt.id.to_string())?;
-    Ok(Writer::lend(&host.data, writer))
+    TableWriter::create(metered, uri, common.output_format, &attempt.id.to_string())
 }
 
 fn checked_state(state: Vec<u8>) -> Result<Bytes, Problem> {
@@ -315,17 +439,17 @@ fn checked_answer(text: String) -> Result<Product, Problem> {
     }
 }
 
-fn end<T>(
-    run: Run,
-    returned: Result<Result<T, Fail>, sandbox::Stop>,
-    product: impl FnOnce(T) -> Product,
-) -> TaskEnd {
+fn flat<T>(returned: Result<Result<T, Fail>, Stop>) -> Result<T, Fail> {
+    returned.map_err(Fail::Stopped)?
+}
+
+fn end<T>(run: Run, returned: Result<T, Fail>, product: impl FnOnce(T) -> Product) -> TaskEnd {
     let host = run.store.data();
     let result = match returned {
-        Ok(Ok(value)) => Ok(product(value)),
-        Ok(Err(Fail::Guest(error))) => Err(sandbox::guest_problem(&error, host)),
-        Ok(Err(Fail::Host(problem))) => Err(problem),
-        Err(stop) => Err(sandbox::problem(&stop, host)),
+        Ok(value) => Ok(product(value)),
+        Err(Fail::Guest(error)) => Err(sandbox::guest_problem(&error, host)),
+        Err(Fail::Host(problem)) => Err(problem),
+        Err(Fail::Stopped(stop)) => Err(sandbox::problem(&stop, host)),
     };
     let by_platform =
         |problem: &Problem| problem.code.fault() == Fault::Platform || host.has_issued_platform();

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The keyed aggregate: rows in, one row for each key out.
+//!
+//! It owns the states of the keys that are held, their way out when there are too
+//! many of them, and the merging of states that come back sorted by key.
+//! `#[fanfold::aggregate(key = "…")]` implements [`Grouped`]. Invariant: states of
+//! one key are written, and merged, in the order of the rows that they stand for.
+
+use std::collections::HashMap;
+
+use arrow::array::{ArrayRef, AsArray, BinaryBuilder, RecordBatch};
+use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef};
+use arrow::row::{RowConverter, Rows, SortField};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::aggregate::{Scope, decode, encode};
+use crate::row::{Column, OwnedRow, Row};
+use crate::table::{BatchSink, BatchSource};
+use crate::{Error, Result};
+
+/// The most bytes the partial state of one key may take: 1 MiB.
+pub const KEY_STATE_BYTES_MAX: usize = 1 << 20;
+
+/// Estimated bytes of keys and states that are held before they are written.
+const HELD_BYTES: usize = 16 << 20;
+/// By how much the memory may have grown meanwhile: what states hold besides
+/// cannot be estimated.
+const GROWTH_BYTES: usize = 32 << 20;
+/// What an entry of the map costs besides its key and state.
+const ENTRY_BYTES: usize = 64;
+/// Keys that are held at least: writing fewer at a time would cost more than it saves.
+const HELD_KEYS_MIN: usize = 256;
+/// Rows of a batch that is written.
+const BATCH_ROWS: usize = 32_768;
+/// Bytes of states in a batch that is written.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// A state that rows of one key are folded into.
+///
+/// Made by `#[fanfold::aggregate(key = "…")]` above `impl Aggregate for YourState`;
+/// [`crate::Aggregate`] says what belongs in it. `Row` has the columns of the key
+/// and `Output` those that the result has besides. Rows are added one by one, by
+/// `add`.
+///
+/// ```
+/// use fanfold_sdk::prelude::*;
+///
+/// #[derive(Row)]
+/// struct Sale { region: Option<String>, amount: f64 }
+///
+/// #[derive(Row)]
+/// struct Sum { sum: f64, sales: u64 }
+///
+/// #[derive(Serialize, Deserialize, Default)]
+/// struct Sales { sum: f64, count: u64 }
+///
+/// #[fanfold::aggregate(key = "region")]
+/// impl Aggregate for Sales {
+///     type Row = Sale;
+///     type Output = Sum;
+///     fn add(&mut self, sale: Sale) { self.sum += sale.amount; self.count += 1; }
+///     fn merge(&mut self, other: Self) { self.sum += other.sum; self.count += other.count; }
+///     fn finish(self) -> Sum { Sum { sum: self.sum, sales: self.count } }
+/// }
+///
+/// #[derive(Row, PartialEq, Debug)]
+/// struct Line { region: Option<String>, sum: f64, sales: u64 }
+///
+/// let sale = |region: Option<&str>, amount| Sale { region: region.map(str::to_owned), amount };
+/// let sales = vec![sale(Some("south"), 1.0), sale(None, 2.0), sale(Some("north"), 3.0), sale(Some("south"), 4.0)];
+/// let lines: Vec<Line> = fanfold_sdk::testing::group::<Sales>(sales, (), 2)?.rows()?;
+/// let line = |region: Option<&str>, sum, sales| Line { region: region.map(str::to_owned), sum, sales };
+/// assert_eq!(lines, [line(None, 2.0, 1), line(Some("north"), 3.0, 1), line(Some("south"), 5.0, 2)]);
+/// # Ok::<(), Error>(())
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no keyed aggregate",
+    note = "write `#[fanfold::aggregate(key = \"…\")]` above `impl Aggregate for {Self}`"
+)]
+pub trait Grouped: Sized + Serialize + DeserializeOwned {
+    /// The columns of the result behind those of the key.
+    type Output: OwnedRow;
+    /// The parameters its methods take.
+    #[doc(hidden)]
+    type Params: DeserializeOwned;
+    /// The columns of the key.
+    #[doc(hidden)]
+    const KEYS: &'static [&'static str];
+
+    /// What it reads.
+    #[doc(hidden)]
+    fn reads() -> &'static [Column];
+
+    /// The state of no rows.
+    #[doc(hidden)]
+    fn begin(scope: &Scope<Self::Params>) -> Result<Self>;
+
+    /// Adds each row of a batch to the state of its key.
+    #[doc(hidden)]
+    fn fold(
+        groups: &mut Groups<'_, Self>,
+        batch: &RecordBatch,
+        first_row: u64,
+        scope: &Scope<Self::Params>,
+    ) -> Result<()>;
+
+    /// Adds the rows that `later` stands for.
+    #[doc(hidden)]
+    fn combine(&mut self, later: Self) -> Result<()>;
+
+    /// What the result says of the key.
+    #[doc(hidden)]
+    fn conclude(self, scope: &Scope<Self::Params>) -> Result<Self::Output>;
+}
+
+/// The columns of the key. One that is no column of the rows is named all the
+/// same: the host refuses it, and says why.
+pub(crate) fn keys<G: Grouped>() -> Vec<Column> {
+    let key = |name: &&'static str| {
+        let found = G::reads().iter().find(|column| column.name == *name).copied();
+        found.unwrap_or_else(|| Column::of::<String>(name))
+    };
+    G::KEYS.iter().map(key).collect()
+}
+
+/// The columns of a key.
+struct Keys {
+    columns: Vec<Column>,
+    converter: RowConverter,
+}
+
+impl Keys {
+    fn new(columns: Vec<Column>) -> Result<Self> {
+        let converter = RowConverter::new(columns.iter().map(|c| SortField::new(c.arrow_type())).collect())?;
+        Ok(Self { columns, converter })
+    }
+
+    /// The keys of a batch, in a form that compares.
+    fn of(&self, batch: &RecordBatch, first_row: u64) -> Result<Rows> {
+        let mut arrays = Vec::with_capacity(self.columns.len());
+        for column in &self.columns {
+            crate::row::locate(batch, column, first_row)?;
+            arrays.extend(batch.column_by_name(column.name).cloned());
+        }
+        Ok(self.converter.convert_columns(&arrays)?)
+    }
+
+    /// The columns that some keys were made from.
+    fn arrays<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>> {
+        let parser = self.converter.parser();
+        Ok(self.converter.convert_rows(keys.map(|key| parser.parse(key)))?)
+    }
+
+    /// The columns of keys and what stands behind them.
+    fn schema(&self, rest: impl IntoIterator<Item = ArrowField>) -> SchemaRef {
+        let key = |c: &Column| ArrowField::new(c.name, c.arrow_type(), c.nullable);
+        Schema::new(self.columns.iter().map(key).chain(rest).collect::<Vec<_>>()).into()
+    }
+}
+
+/// The states of the keys that are held.
+#[doc(hidden)]
+pub struct Groups<'a, G> {
+    keys: Keys,
+    output: &'a mut dyn BatchSink,
+    states: HashMap<Box<[u8]>, G>,
+    held_bytes: usize,
+    /// Keys that may be held: as many as were when memory ran short.
+    held_max: usize,
+    /// Bytes of memory before the first row.
+    base_bytes: usize,
+    /// The keys of the batch that is being added.
+    rows: Option<Rows>,
+}
+
+impl<'a, G: Grouped> Groups<'a, G> {
+    fn new(output: &'a mut dyn BatchSink) -> Result<Self> {
+        Ok(Self {
+            keys: Keys::new(keys::<G>())?,
+            output,
+            states: HashMap::new(),
+            held_bytes: 0,
+            held_max: usize::MAX,
+            base_bytes: memory_bytes(),
+            rows: None,
+        })
+    }
+
+    /// The state of a row's key. Where this is a new one and enough are held,
+    /// those are written first.
+    #[doc(hidden)]
+    pub fn at(&mut self, row: usize, scope: &Scope<G::Params>) -> Result<&mut G> {
+        let Some(key) = self.rows.as_ref().map(|rows| rows.row(row).as_ref().into()) else {
+            return Err(Error::new("invalid-state", "expected the keys of a batch, found none"));
+        };
+        let key: Box<[u8]> = key;
+        if !self.states.contains_key(&key) {
+            if self.is_full() {
+                self.write()?;
+            }
+            self.held_bytes += key.len() + size_of::<G>() + ENTRY_BYTES;
+            self.states.insert(key.clone(), G::begin(scope)?);
+        }
+        self.states
+            .get_mut(&key)
+            .ok_or_else(|| Error::new("invalid-state", "expected the state of a key, found none"))
+    }
+
+    fn is_full(&mut self) -> bool {
+        let held = self.states.len();
+        if held >= HELD_KEYS_MIN && memory_bytes().saturating_sub(self.base_bytes) >= GROWTH_BYTES {
+            // Memory is never given back: from now on this is how many fit.
+            self.base_bytes = memory_bytes();
+            self.held_max = held;
+        }
+        self.held_bytes >= HELD_BYTES || held >= self.held_max
+    }
+
+    /// Writes all states, sorted by key, and holds none.
+    fn write(&mut self) -> Result<()> {
+        let mut states: Vec<_> = std::mem::take(&mut self.states).into_iter().collect();
+        self.held_bytes = 0;
+        states.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let (mut begin, mut builder, mut bytes) = (0, BinaryBuilder::new(), 0);
+        for (at, (_, state)) in states.iter().enumerate() {
+            let state = encode(state, KEY_STATE_BYTES_MAX)?;
+            bytes += state.len();
+            builder.append_value(state);
+            if bytes >= BATCH_BYTES || at + 1 - begin == BATCH_ROWS {
+                self.write_batch(&states[begin..=at], &mut builder)?;
+                (begin, bytes) = (at + 1, 0);
+            }
+        }
+        self.write_batch(&states[begin..], &mut builder)
+    }
+
+    fn write_batch(&mut self, states: &[(Box<[u8]>, G)], builder: &mut BinaryBuilder) -> Result<()> {
+        let mut columns = self.keys.arrays(states.iter().map(|(key, _)| key.as_ref()))?;
+        columns.push(std::sync::Arc::new(builder.finish()));
+        let schema = self.keys.schema([ArrowField::new("state", DataType::Binary, false)]);
+        self.output.write(&RecordBatch::try_new(schema, columns)?)
+    }
+}
+
+/// Bytes of the guest's memory; it never shrinks.
+fn memory_bytes() -> usize {
+    #[cfg(target_family = "wasm")]
+    return core::arch::wasm32::memory_size::<0>() << 16;
+    #[cfg(not(target_family = "wasm"))]
+    0
+}
+
+/// Gives `add` each row of a batch with its number.
+#[doc(hidden)]
+pub fn fold_keyed_rows<R: Row>(
+    batch: &RecordBatch,
+    first_row: u64,
+    mut add: impl for<'batch> FnMut(usize, R::View<'batch>) -> Result<()>,
+) -> Result<()> {
+    let columns = R::bind(batch, first_row)?;
+    (0..batch.num_rows()).try_for_each(|row| add(row, R::view(&columns, row)))
+}
+
+/// Folds a table into states by key.
+pub(crate) fn accumulate<G: Grouped>(input: &mut dyn BatchSource, output: &mut dyn BatchSink) -> Result<()> {
+    let scope = Scope::current()?;
+    let mut groups = Groups::<G>::new(output)?;
+    let mut read = 0;
+    while let Some(batch) = input.next()? {
+        groups.rows = Some(groups.keys.of(&batch, read)?);
+        G::fold(&mut groups, &batch, read, &scope)?;
+        read += batch.num_rows() as u64;
+    }
+    groups.write()
+}
+
+/// Turns states that are sorted by key into the rows of the result.
+pub(crate) fn merge<G: Grouped>(input: &mut dyn BatchSource, output: &mut dyn BatchSink) -> Result<()> {
+    let scope = Scope::current()?;
+    let mut result = Finished::<G>::new(output)?;
+    let mut current: Option<(Box<[u8]>, G)> = None;
+    let mut read = 0;
+    while let Some(batch) = input.next()? {
+        let rows = result.keys.of(&batch, read)?;
+        let last = batch.columns().last().and_then(|states| states.as_binary_opt::<i32>());
+        let states =
+            last.ok_or_else(|| Error::new("invalid-state", "expected states behind the key, found none"))?;
+        for row in 0..batch.num_rows() {
+            let (key, later) = (rows.row(row), decode::<G>(states.value(row))?);
+            match &mut current {
+                Some((held, state)) if **held == *key.as_ref() => state.combine(later)?,
+                _ => {
+                    let next = (key.as_ref().into(), later);
+                    if let Some((key, state)) = current.replace(next) {
+                        result.push(key, state.conclude(&scope)?)?;
+                    }
+                }
+            }
+        }
+        read += batch.num_rows() as u64;
+    }
+    if let Some((key, state)) = current {
+        result.push(key, state.conclude(&scope)?)?;
+    }
+    result.finish()
+}
+
+/// Rows of the result on their way out.
+struct Finished<'a, G: Grouped> {
+    keys: Keys,
+    output: &'a mut dyn BatchSink,
+    held: Vec<Box<[u8]>>,
+    builders: Option<<G::Output as Row>::Builders>,
+    written: bool,
+}
+
+impl<'a, G: Grouped> Finished<'a, G> {
+    fn new(output: &'a mut dyn BatchSink) -> Result<Self> {
+        let keys = Keys::new(keys::<G>())?;
+        Ok(Self { keys, output, held: Vec::new(), builders: None, written: false })
+    }
+
+    fn push(&mut self, key: Box<[u8]>, row: G::Output) -> Result<()> {
+        self.held.push(key);
+        let builders = self.builders.get_or_insert_with(|| G::Output::builders(1024));
+        G::Output::append(builders, row);
+        if self.held.len() < BATCH_ROWS { Ok(()) } else { self.write() }
+    }
+
+    /// Writes what is left; at least a batch without rows, which has the columns.
+    fn finish(mut self) -> Result<()> {
+        if self.held.is_empty() && self.written { Ok(()) } else { self.write() }
+    }
+
+    fn write(&mut self) -> Result<()> {
+        let held = std::mem::take(&mut self.held);
+        let mut columns = self.keys.arrays(held.iter().map(AsRef::as_ref))?;
+        let builders = self.builders.take().unwrap_or_else(|| G::Output::builders(0));
+        columns.extend(G::Output::finish(builders));
+        let field = |c: &Column| ArrowField::new(c.name, c.arrow_type(), c.nullable);
+        let schema = self.keys.schema(G::Output::columns().iter().map(field));
+        self.written = true;
+        self.output.write(&RecordBatch::try_new(schema, columns)?)
+    }
+}
