@@ -161,7 +161,7 @@ pub const CACHE_JOBS_MAX: usize = 3;
 /// How long a job may serve others after it has ended.
 pub const CACHE_WINDOW: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// Bytes of partial states, of one job together, that are kept to serve others.
-pub const CACHE_STATES_BYTES_MAX: u64 = GIB;
+pub const CACHE_STATES_BYTES_MAX: u64 = 256 * MIB;
 /// Partitions that are run to tell what a job will take.
 pub const SAMPLE_PARTITIONS_DEFAULT: usize = 8;
 /// As far as that can be raised: beyond, it is a job.

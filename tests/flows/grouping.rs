@@ -128,7 +128,7 @@ async fn groups_are_the_same_for_every_schedule() {
                     "function": "spread", "input": "s3://numbers/in/", "output": "s3://numbers/out/",
                     "output_format": "csv", "overwrite": true, "reducers": reducers,
                     "params": { "keys": 3_000, "fails_before": fails_before },
-                    "split": { "target_bytes": target }, "retry": { "attempts": 3, "backoff": "10ms" },
+                    "cache": false, "split": { "target_bytes": target }, "retry": { "attempts": 3, "backoff": "10ms" },
                 });
                 let job = run(&client, job).await;
                 assert_eq!(job["shape"], "map-group");
@@ -159,7 +159,7 @@ async fn what_was_shuffled_before_is_taken_over_by_a_retry() {
     service.put("s3://numbers/in/3.csv", bad).await.unwrap();
     let job = json!({
         "function": "spread", "input": "s3://numbers/in/", "output": "s3://numbers/out/",
-        "output_format": "csv", "reducers": 2, "params": { "keys": 300 },
+        "output_format": "csv", "reducers": 2, "params": { "keys": 300 }, "cache": false,
         "split": { "target_bytes": "300B" },
     });
     let failed = client.job(job).await.body;
