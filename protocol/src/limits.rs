@@ -120,6 +120,13 @@ pub const PARTITIONS_MAX: usize = 1_000_000;
 pub const LISTED_KEYS_MAX: usize = 2_000_000;
 /// Parameters of a job as JSON: they travel in every lease.
 pub const JOB_PARAMS_BYTES_MAX: usize = 256 << 10;
+/// A job's filter: it travels in every lease.
+pub const FILTER_BYTES_MAX: usize = 64 << 10;
+/// Operators in it: each may nest what stands before it one deeper while it is
+/// parsed.
+pub const FILTER_OPERATORS_MAX: usize = 1_024;
+/// Conditions and calculations within each other: they are walked by recursion.
+pub const FILTER_DEPTH_MAX: usize = 64;
 /// Tasks of a job that are queued or running at once.
 pub const TASKS_OUTSTANDING_MAX: usize = 10_000;
 /// Inputs (URIs, globs, prefixes) of a job.

@@ -302,6 +302,9 @@ pub struct TaskCommon {
     pub columns: Option<Vec<String>>,
     /// How CSV is read.
     pub csv: CsvOptions,
+    /// Which rows to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
     /// The object that settles the types of columns that are not declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub like: Option<PinnedObject>,

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use super::{
     cache,
     error::{Error, Result},
-    estimate,
+    estimate, filter,
     input::Found,
     pack::Packer,
     retry::Earlier,
@@ -52,6 +52,7 @@ pub async fn lay_down(
 ) -> Result<(Job, Plan)> {
     let (mut job, earlier) = (draft.job.clone(), draft.earlier.as_ref());
     let like = like(&job.document, &found.objects, earlier);
+    filter::check_columns(vault.store(), &job.document, draft.reads.as_deref(), like.as_ref()).await?;
     let mut writer = Writer::new(vault, &draft.job);
     let compressed = match draft.sample {
         None => take_apart(splitter, &job.document, found.objects, &mut Sink::Store(&mut writer)).await,

@@ -104,8 +104,11 @@ fn turn(
     work: &Arc<Work>,
     mut reader: Box<TableReader>,
 ) -> AbortOnDropHandle<Result<Turn, Problem>> {
+    let noted = Arc::clone(work);
     start(threads, work, async move {
-        let Some(batch) = reader.next().await? else { return Ok((reader, None)) };
+        let batch = reader.next().await;
+        noted.skip(reader.take_skipped());
+        let Some(batch) = batch? else { return Ok((reader, None)) };
         let ipc = encode(&batch)?;
         Ok((reader, Some(Batch { rows: batch.num_rows() as u64, ipc })))
     })
@@ -244,6 +247,7 @@ impl tables::Host for Host {
             columns: options.columns,
             declared: None,
             csv,
+            filter: None,
         };
         let reader = Reader::open(&self.data, self.work(), store, source, None).await?;
         Ok(self.table.push(reader)?)

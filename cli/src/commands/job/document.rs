@@ -36,6 +36,9 @@ pub fn read(args: &JobSource) -> Result<JobDocument> {
     if let Some(params) = &args.params {
         document.params = Some(params_of(params)?);
     }
+    if let Some(filter) = &args.filter {
+        document.filter = Some(filter.clone());
+    }
     document.format = args.format.unwrap_or(document.format);
     document.check()?;
     Ok(document)

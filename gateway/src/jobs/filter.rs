@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A job's filter, looked at before the job is accepted.
+//!
+//! Its columns and their types are those that the function declares, or else those
+//! of the object that settles types, as far as they can be told without decoding
+//! it: the names of CSV and JSON Lines, names and types of Parquet. What cannot be
+//! told here is told by the first task, in the same words.
+
+use bytes::Bytes;
+use fanfold_protocol::{
+    Problem,
+    filter::{Filter, Kind},
+    function::{Column, Version},
+    job::{CsvOptions, Format, JobDocument},
+    plan::Shape,
+    stored::{
+        self, BOM, Compressed, SAMPLE_BYTES, Stored,
+        csv::{Scanner, Step},
+        footer::{self, FooterColumn},
+        parquet::{TAIL_BYTES, TRAILER_BYTES, footer_length},
+    },
+    uri::PinnedObject,
+};
+use fanfold_storage::Store;
+use serde::de::IgnoredAny;
+
+use super::error::{Result, about_input};
+
+/// A column as far as it is known.
+struct Known {
+    name: String,
+    /// What it holds.
+    kind: Option<Kind>,
+    /// What it may hold instead.
+    instead: Option<Kind>,
+}
+
+impl Known {
+    fn name(name: impl Into<String>) -> Self {
+        Self { name: name.into(), kind: None, instead: None }
+    }
+}
+
+/// What the part of a function that a job runs declares to read.
+pub fn reads(version: &Version, shape: Shape) -> Option<Vec<Column>> {
+    let described = match shape {
+        Shape::Map => &version.describes.mapper,
+        Shape::Aggregate => &version.describes.aggregator,
+    };
+    described.as_ref()?.reads.clone()
+}
+
+/// Checks what can be checked of the filter by itself.
+///
+/// # Errors
+/// `filter-invalid`, with the place.
+pub fn check(document: &JobDocument) -> Result<(), Problem> {
+    document.filter.as_deref().map_or(Ok(()), |text| Filter::parse(text).map(|_| ()))
+}
+
+/// Checks the filter against the columns of the job's table.
+///
+/// # Errors
+/// `column-not-found` and `filter-invalid`, with the place; what is wrong with the
+/// object's footer, or why it cannot be read.
+pub async fn check_columns(
+    store: &Store,
+    document: &JobDocument,
+    reads: Option<&[Column]>,
+    like: Option<&PinnedObject>,
+) -> Result<()> {
+    let Some(text) = &document.filter else { return Ok(()) };
+    let filter = Filter::parse(text)?;
+    let mut known: Vec<Known> = Vec::new();
+    for column in reads.into_iter().flatten() {
+        let kind = Kind::of_arrow(&column.data_type);
+        known.push(Known { name: column.name.clone(), kind, instead: None });
+    }
+    if filter.columns().any(|name| known.iter().all(|column| column.name != name)) {
+        let Some(stored) = of_table(store, document, like).await? else { return Ok(()) };
+        let others: Vec<_> = stored.into_iter().filter(|c| known.iter().all(|k| k.name != c.name)).collect();
+        known.extend(others);
+    }
+    bind(&filter, &known).map_err(Into::into)
+}
+
+fn bind(filter: &Filter, known: &[Known]) -> Result<(), Problem> {
+    let names: Vec<&str> = known.iter().map(|column| column.name.as_str()).collect();
+    filter.check_columns(&names)?;
+    let all = |choose: fn(&Known) -> Option<&Kind>| -> Option<Vec<(&str, Kind)>> {
+        let read = filter.columns().filter_map(|name| known.iter().find(|column| column.name == name));
+        read.map(|column| Some((column.name.as_str(), choose(column)?.clone()))).collect()
+    };
+    let Some(kinds) = all(|column| column.kind.as_ref()) else { return Ok(()) };
+    let Err(problem) = filter.bind(&kinds) else { return Ok(()) };
+    let others = all(|column| column.instead.as_ref().or(column.kind.as_ref())).unwrap_or_default();
+    match filter.bind(&others) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(problem),
+    }
+}
+
+/// The columns of the job's table; `None` where they are not told without decoding.
+async fn of_table(
+    store: &Store,
+    document: &JobDocument,
+    like: Option<&PinnedObject>,
+) -> Result<Option<Vec<Known>>> {
+    if document.format == Format::Bytes {
+        let text = |name: &str| Known { name: name.into(), kind: Some(Kind::Text), instead: None };
+        let size = Known { name: "size".into(), kind: Some(Kind::UNSIGNED), instead: None };
+        return Ok(Some(vec![text("uri"), size, text("etag")]));
+    }
+    let Some(object) = like.filter(|object| object.pin.size > 0) else { return Ok(None) };
+    let (uri, size) = (&object.uri, object.pin.size);
+    let by_name = document.format == Format::Auto && stored::by_name(uri.key()) == Some(Stored::Parquet);
+    if by_name || document.format == Format::Parquet {
+        return Ok(of_footer(store, object).await?);
+    }
+    let range = 0..size.min(SAMPLE_BYTES as u64);
+    let head = store.get_range(uri, &object.pin, range).await.map_err(about_input)?;
+    if Compressed::of(&head) != Compressed::No {
+        return Ok(None);
+    }
+    let ended = head.len() as u64 == size;
+    Ok(match stored::tell(uri, document.format, &head, &head, &document.csv)? {
+        Stored::Parquet => of_footer(store, object).await?,
+        Stored::Csv => of_header(&head, &document.csv, ended)?,
+        Stored::Jsonl => of_lines(&head, ended),
+        Stored::ArrowFile | Stored::ArrowStream => None,
+    })
+}
+
+/// The footer of a Parquet object.
+pub async fn read_footer(store: &Store, object: &PinnedObject) -> Result<Bytes> {
+    let (uri, size) = (object.uri.to_string(), object.pin.size);
+    let read = |range| store.get_range(&object.uri, &object.pin, range);
+    let start = size.saturating_sub(TAIL_BYTES);
+    let tail = read(start..size).await.map_err(about_input)?;
+    let length = footer_length(&uri, &tail, size)?;
+    match tail.len().checked_sub(TRAILER_BYTES + length) {
+        Some(from) => Ok(tail.slice(from..from + length)),
+        None => {
+            let end = size - TRAILER_BYTES as u64;
+            Ok(read(end - length as u64..end).await.map_err(about_input)?)
+        }
+    }
+}
+
+async fn of_footer(store: &Store, object: &PinnedObject) -> Result<Option<Vec<Known>>> {
+    let footer = read_footer(store, object).await?;
+    let known = |FooterColumn { name, kind, instead, .. }| Known { name, kind: Some(kind), instead };
+    Ok(footer::columns(&footer).map(|columns| columns.into_iter().map(known).collect()))
+}
+
+/// The names in the header of CSV.
+fn of_header(head: &[u8], csv: &CsvOptions, ended: bool) -> Result<Option<Vec<Known>>, Problem> {
+    if !csv.header {
+        return Ok(None);
+    }
+    let (text, scanner) = (head.strip_prefix(BOM).unwrap_or(head), Scanner::new(csv)?);
+    let (mut at, mut fields) = (0, Vec::new());
+    loop {
+        match scanner.record(text, at, ended, usize::MAX, &mut fields) {
+            Ok(Step::Blank { next }) => at = next,
+            Ok(Step::Record { .. }) => break,
+            Ok(Step::Incomplete) | Err(_) => return Ok(None),
+        }
+    }
+    // A quote within a name is for the reader to take apart.
+    if fields.iter().any(|field| field.escaped) {
+        return Ok(None);
+    }
+    let name = |field: &stored::csv::Field| Some(Known::name(str::from_utf8(&text[field.range()]).ok()?));
+    Ok(fields.iter().map(name).collect())
+}
+
+/// The names in the first lines of JSON.
+fn of_lines(head: &[u8], ended: bool) -> Option<Vec<Known>> {
+    let text = head.strip_prefix(BOM).unwrap_or(head);
+    let whole = if ended { text.len() } else { text.iter().rposition(|b| *b == b'\n')? };
+    let mut names = std::collections::BTreeSet::new();
+    for line in text[..whole].split(|b| *b == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+        let members: std::collections::BTreeMap<String, IgnoredAny> = serde_json::from_slice(line).ok()?;
+        names.extend(members.into_keys());
+    }
+    Some(names.into_iter().map(Known::name).collect())
+}
