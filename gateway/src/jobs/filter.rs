@@ -41,6 +41,45 @@ impl Known {
     }
 }
 
+/// What decides which row groups may pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pruning {
+    filter: Filter,
+    reads: Option<Vec<Column>>,
+}
+
+impl Pruning {
+    /// That of a job; none without a filter.
+    ///
+    /// # Errors
+    /// `filter-invalid`.
+    pub fn new(document: &JobDocument, reads: Option<&[Column]>) -> Result<Option<Self>, Problem> {
+        let reads = reads.map(<[Column]>::to_vec);
+        let filter = document.filter.as_deref().map(Filter::parse).transpose()?;
+        Ok(filter.map(|filter| Self { filter, reads }))
+    }
+
+    /// For each row group, whether rows of it may pass; `None` where that is not
+    /// told. Nothing is concluded from a column that the function reads as another
+    /// kind than it is stored as.
+    pub fn may_pass(&self, footer: &[u8]) -> Option<Vec<bool>> {
+        let columns = footer::columns(footer)?;
+        let kind = |column: &FooterColumn| {
+            let declared = self.reads.iter().flatten().find(|declared| declared.name == column.name);
+            let kind = match declared {
+                Some(declared) => Kind::of_arrow(&declared.data_type)?,
+                None => column.kind.clone(),
+            };
+            Some((column.name.clone(), kind))
+        };
+        let kinds: Vec<(String, Kind)> = columns.iter().filter_map(kind).collect();
+        let kinds: Vec<(&str, Kind)> =
+            kinds.iter().map(|(name, kind)| (name.as_str(), kind.clone())).collect();
+        // What does not fit is for the reader to complain of.
+        footer::may_pass(footer, &self.filter.bind(&kinds).ok()?)
+    }
+}
+
 /// What the part of a function that a job runs declares to read.
 pub fn reads(version: &Version, shape: Shape) -> Option<Vec<Column>> {
     let described = match shape {

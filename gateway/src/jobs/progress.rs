@@ -71,6 +71,11 @@ impl Progress {
         // Of no partitions there is no commit to wait for: the answer is that of no state.
         let ready = (0..).zip(&stages).skip(1).filter(|(_, stage): &(u32, &Stage)| stage.missing == [0]);
         let ready = ready.map(|(stage, _)| (stage, 0)).collect();
+        let usage = Usage {
+            row_groups_pruned: plan.pruned.row_groups,
+            bytes_pruned: plan.pruned.bytes,
+            ..Usage::default()
+        };
         Self {
             plan,
             policy,
@@ -81,7 +86,7 @@ impl Progress {
             seconds: 0,
             second_attempts: 0,
             early: BTreeMap::new(),
-            usage: Usage::default(),
+            usage,
             attempts: 0,
             taken_over: 0,
             pace: Pace::default(),

@@ -289,7 +289,7 @@ fn operand(expr: &Expr, columns: &Columns) -> Result<Operand, Problem> {
                 true => INTEGERS,
                 false => Domain::Float,
             };
-            let kind = if domain == INTEGERS { Kind::INTEGER } else { Kind::Float };
+            let kind = if domain == INTEGERS { Kind::INTEGER } else { Kind::FLOAT };
             let [left, right] = operands;
             let (left, right) = (left.within(domain)?, right.within(domain)?);
             (Some(kind), Raw::Calculated(Box::new(Arithmetic { what: *what, domain, left, right })))
@@ -302,7 +302,7 @@ fn operand(expr: &Expr, columns: &Columns) -> Result<Operand, Problem> {
 /// A number as it is written, without the zeros at its end.
 fn number(digits: &str, at: Position) -> Result<(Option<Kind>, Raw), Problem> {
     let float = || match digits.parse::<f64>() {
-        Ok(number) if number.is_finite() => Ok((Some(Kind::Float), Raw::Float(number))),
+        Ok(number) if number.is_finite() => Ok((Some(Kind::FLOAT), Raw::Float(number))),
         _ => Err(invalid(at, "a number", &quote(digits))),
     };
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
@@ -347,7 +347,7 @@ fn meet(operands: &[Operand], ordered: bool) -> Result<Domain, Problem> {
     };
     let fits = |operand: &Operand, other: &Kind| match kind {
         Kind::Boolean | Kind::Text => kind == other,
-        Kind::Exact { .. } | Kind::Float => other.is_number(),
+        Kind::Exact { .. } | Kind::Float { .. } => other.is_number(),
         _ => other.is_time() || operand.is_text(other),
     };
     if let Some((other, _)) = known().find(|(operand, other)| !fits(operand, other)) {
@@ -358,7 +358,7 @@ fn meet(operands: &[Operand], ordered: bool) -> Result<Domain, Problem> {
         Kind::Boolean if ordered => Err(invalid(first.at, "what has an order, or = and <>", &first.words())),
         Kind::Boolean => Ok(Domain::Boolean),
         Kind::Text => Ok(Domain::Text),
-        Kind::Exact { .. } | Kind::Float => Ok(numbers(operands)),
+        Kind::Exact { .. } | Kind::Float { .. } => Ok(numbers(operands)),
         _ => times(operands),
     }
 }

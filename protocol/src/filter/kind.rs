@@ -14,8 +14,11 @@ pub enum Kind {
         /// Digits behind the point.
         scale: u8,
     },
-    /// 64-bit floating point, or what widens to it.
-    Float,
+    /// Floating point.
+    Float {
+        /// Of a number.
+        bits: u8,
+    },
     /// UTF-8.
     Text,
     /// Days.
@@ -32,6 +35,8 @@ pub enum Kind {
 impl Kind {
     /// Integers of at most 64 bits with a sign.
     pub const INTEGER: Self = Self::Exact { precision: 19, scale: 0 };
+    /// 64-bit floating point.
+    pub const FLOAT: Self = Self::Float { bits: 64 };
     /// Unsigned 64-bit integers.
     pub const UNSIGNED: Self = Self::Exact { precision: 20, scale: 0 };
 
@@ -51,7 +56,9 @@ impl Kind {
             "Boolean" => Some(Self::Boolean),
             "Int8" | "Int16" | "Int32" | "Int64" | "UInt8" | "UInt16" | "UInt32" => Some(Self::INTEGER),
             "UInt64" => Some(Self::UNSIGNED),
-            "Float16" | "Float32" | "Float64" => Some(Self::Float),
+            "Float16" => Some(Self::Float { bits: 16 }),
+            "Float32" => Some(Self::Float { bits: 32 }),
+            "Float64" => Some(Self::FLOAT),
             "Utf8" | "LargeUtf8" | "Utf8View" => Some(Self::Text),
             "Date32" => Some(Self::Date),
             _ => None,
@@ -59,7 +66,7 @@ impl Kind {
     }
 
     pub(super) fn is_number(&self) -> bool {
-        matches!(self, Self::Exact { .. } | Self::Float)
+        matches!(self, Self::Exact { .. } | Self::Float { .. })
     }
 
     pub(super) fn is_time(&self) -> bool {
@@ -71,7 +78,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Boolean => f.write_str("a truth value"),
-            Self::Exact { .. } | Self::Float => f.write_str("a number"),
+            Self::Exact { .. } | Self::Float { .. } => f.write_str("a number"),
             Self::Text => f.write_str("a text"),
             Self::Date => f.write_str("a date"),
             Self::Instant { .. } => f.write_str("a timestamp"),

@@ -5,7 +5,7 @@
 //! written, and their number bounds how deep it goes.
 
 use sqlparser::{
-    ast::{self, BinaryOperator, Spanned, UnaryOperator},
+    ast::{self, BinaryOperator, UnaryOperator},
     dialect::Dialect,
     keywords::Keyword,
     parser::{Parser, ParserError},
@@ -66,7 +66,7 @@ pub(super) fn parse(text: &str) -> Result<Expr, Problem> {
         let at = position(rest.span.start).unwrap_or(end);
         return Err(invalid(at, "an operator or the end", &quote(&rest.token.to_string())));
     }
-    lower(&parsed, end, limits::FILTER_DEPTH_MAX)
+    lower(&parsed, Position { line: 1, column: 1 }, limits::FILTER_DEPTH_MAX)
 }
 
 /// Refuses what a filter may not hold.
@@ -150,7 +150,7 @@ fn failed(said: &str, end: Position) -> Problem {
 /// The tree in our own terms. `room` is how deep it may still become; `near` is
 /// where it begins, should it not say.
 fn lower(expr: &ast::Expr, near: Position, room: usize) -> Result<Expr, Problem> {
-    let at = position(expr.span().start).unwrap_or(near);
+    let at = start(expr).and_then(position).unwrap_or(near);
     let Some(room) = room.checked_sub(1) else {
         let expected =
             format!("at most {} calculations or conditions within each other", limits::FILTER_DEPTH_MAX);
@@ -199,6 +199,34 @@ fn lower(expr: &ast::Expr, near: Position, room: usize) -> Result<Expr, Problem>
         other => return Err(invalid(at, UNDERSTOOD, &quote(&other.to_string()))),
     };
     Ok(Expr { at, node })
+}
+
+/// Where an expression begins, parentheses and signs aside. The parser's own way
+/// of telling goes as deep as the longest chain of operators.
+fn start(mut expr: &ast::Expr) -> Option<Location> {
+    loop {
+        expr = match expr {
+            ast::Expr::Identifier(name) => return Some(name.span.start),
+            ast::Expr::Value(literal) => return Some(literal.span.start),
+            ast::Expr::TypedString(typed) => return Some(typed.value.span.start),
+            ast::Expr::BinaryOp { left, .. } => left,
+            ast::Expr::Between { expr, .. }
+            | ast::Expr::InList { expr, .. }
+            | ast::Expr::Like { expr, .. }
+            | ast::Expr::ILike { expr, .. }
+            | ast::Expr::UnaryOp { expr, .. }
+            | ast::Expr::Nested(expr)
+            | ast::Expr::IsNull(expr)
+            | ast::Expr::IsNotNull(expr)
+            | ast::Expr::IsUnknown(expr)
+            | ast::Expr::IsNotUnknown(expr)
+            | ast::Expr::IsTrue(expr)
+            | ast::Expr::IsNotTrue(expr)
+            | ast::Expr::IsFalse(expr)
+            | ast::Expr::IsNotFalse(expr) => expr,
+            _ => return None,
+        }
+    }
 }
 
 /// The terms of `a and b and c`, which the parser nests to the left.

@@ -233,7 +233,9 @@ impl Element<'_> {
             (Some(BOOLEAN), None) => Kind::Boolean,
             (Some(INT64), Some(Logical::Integer { width: 64, unsigned: true })) => Kind::UNSIGNED,
             (Some(INT32 | INT64), None | Some(Logical::Integer { .. })) => Kind::INTEGER,
-            (Some(FLOAT | DOUBLE), None) | (Some(FIXED), Some(Logical::Half)) => Kind::Float,
+            (Some(FIXED), Some(Logical::Half)) => Kind::Float { bits: 16 },
+            (Some(FLOAT), None) => Kind::Float { bits: 32 },
+            (Some(DOUBLE), None) => Kind::FLOAT,
             (Some(BYTES), Some(Logical::Text)) => Kind::Text,
             (Some(INT32), Some(Logical::Date)) => Kind::Date,
             (Some(INT64), Some(Logical::Instant(scale))) => Kind::Instant { scale },
@@ -383,7 +385,7 @@ impl Told<'_> {
 fn bounds(column: &FooterColumn, least: &[u8], greatest: &[u8]) -> Option<Bounds> {
     let found = match column.kind {
         Kind::Text => Bounds::Text(least.to_vec(), greatest.to_vec()),
-        Kind::Float => Bounds::Float(float(column, least)?, float(column, greatest)?),
+        Kind::Float { .. } => Bounds::Float(float(column, least)?, float(column, greatest)?),
         Kind::Exact { .. } | Kind::Date | Kind::Instant { .. } => {
             Bounds::Exact(exact(column, least)?, exact(column, greatest)?)
         }
