@@ -9,16 +9,10 @@ use super::{
     expr::{Calculation, Comparison, Expr, Node, Position},
     invalid,
     kind::Kind,
+    literal::{DIGITS_MAX, as_float, moment, number, rescale},
     missing, quote,
 };
-use crate::{Problem, stored::value};
-
-/// Digits of the widest exact numbers.
-const DIGITS_MAX: u8 = 38;
-/// Nanoseconds.
-const INSTANT_SCALE_MAX: u8 = 9;
-/// Seconds of a day.
-pub const DAY_SECONDS: i128 = 86_400;
+use crate::Problem;
 
 /// A filter over columns of known kinds.
 #[derive(Clone, Debug, PartialEq)]
@@ -170,7 +164,7 @@ struct Operand {
     raw: Raw,
 }
 
-enum Raw {
+pub(super) enum Raw {
     Column(usize),
     Null,
     Boolean(bool),
@@ -297,41 +291,6 @@ fn operand(expr: &Expr, columns: &Columns) -> Result<Operand, Problem> {
         _ => return Err(invalid(at, "a value", "a condition")),
     };
     Ok(Operand { at, kind, raw })
-}
-
-/// A number as it is written, without the zeros at its end.
-fn number(digits: &str, at: Position) -> Result<(Option<Kind>, Raw), Problem> {
-    let float = || match digits.parse::<f64>() {
-        Ok(number) if number.is_finite() => Ok((Some(Kind::FLOAT), Raw::Float(number))),
-        _ => Err(invalid(at, "a number", &quote(digits))),
-    };
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let fraction = fraction.trim_end_matches('0');
-    let (Ok(units), Ok(scale)) = (format!("{whole}{fraction}").parse::<i128>(), u8::try_from(fraction.len()))
-    else {
-        return float();
-    };
-    let precision = units.unsigned_abs().checked_ilog10().map_or(1, |log| log as u8 + 1).max(scale);
-    if precision > DIGITS_MAX {
-        return float();
-    }
-    Ok((Some(Kind::Exact { precision, scale }), Raw::Exact(units)))
-}
-
-/// A date, or a moment in the coarsest units that hold it.
-fn moment(text: &str, at: Position) -> Result<(Option<Kind>, Raw), Problem> {
-    if let Some(days) = value::date(text.as_bytes()) {
-        return Ok((Some(Kind::Date), Raw::Exact(i128::from(days))));
-    }
-    let Some(moment) = value::moment(text.as_bytes()) else {
-        return Err(invalid(at, "a date YYYY-MM-DD or a timestamp YYYY-MM-DD hh:mm:ss", &quote(text)));
-    };
-    let (mut units, mut scale) =
-        (i128::from(moment.seconds) * 1_000_000_000 + i128::from(moment.nanos), INSTANT_SCALE_MAX);
-    while scale >= 3 && units % 1_000 == 0 {
-        (units, scale) = (units / 1_000, scale - 3);
-    }
-    Ok((Some(Kind::Instant { scale }), Raw::Exact(units)))
 }
 
 /// The domain in which these meet. Texts that are written beside dates and
@@ -464,26 +423,6 @@ impl Operand {
         };
         Ok(value)
     }
-}
-
-/// Units of a kind as those of a domain.
-pub(super) fn rescale(units: i128, kind: Option<&Kind>, unit: Unit, scale: u8) -> Option<i128> {
-    let (own, units) = match kind {
-        Some(Kind::Exact { scale, .. } | Kind::Instant { scale }) => (*scale, units),
-        Some(Kind::Date) if unit == Unit::Second => (0, units.checked_mul(DAY_SECONDS)?),
-        _ => (0, units),
-    };
-    units.checked_mul(10_i128.checked_pow(u32::from(scale.checked_sub(own)?))?)
-}
-
-/// The nearest 64-bit number to an exact literal.
-fn as_float(units: i128, kind: Option<&Kind>) -> f64 {
-    let scale = match kind {
-        Some(Kind::Exact { scale, .. }) => *scale,
-        _ => 0,
-    };
-    // The standard library rounds the decimal text once.
-    format!("{units}e-{scale}").parse().unwrap_or(units as f64)
 }
 
 impl Value {

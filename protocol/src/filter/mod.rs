@@ -12,6 +12,7 @@
 mod bind;
 mod expr;
 mod kind;
+mod literal;
 mod parse;
 mod prune;
 
@@ -19,9 +20,10 @@ use crate::{ErrorKind, Problem};
 
 use self::expr::Expr;
 pub use self::{
-    bind::{Arithmetic, Bound, DAY_SECONDS, Domain, Test, Unit, Value},
+    bind::{Arithmetic, Bound, Domain, Test, Unit, Value},
     expr::{Calculation, Comparison, Position},
     kind::Kind,
+    literal::DAY_SECONDS,
     prune::{Bounds, Statistics},
 };
 

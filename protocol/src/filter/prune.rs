@@ -8,9 +8,10 @@
 use std::cmp::Ordering;
 
 use super::{
-    bind::{Bound, Domain, Test, Value, rescale},
+    bind::{Bound, Domain, Test, Value},
     expr::Comparison,
     kind::Kind,
+    literal::rescale,
 };
 
 /// What is known of a column over some rows.

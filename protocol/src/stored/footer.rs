@@ -422,3 +422,94 @@ fn exact(column: &FooterColumn, bytes: &[u8]) -> Option<i128> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::filter::Filter;
+
+    /// A footer of one column `a` of 64-bit integers and of one row group, in which it
+    /// has ten values from `least` to `greatest`, five of them missing.
+    fn footer(least: i64, greatest: i64, ordered: bool) -> Vec<u8> {
+        let mut footer = vec![0x15, 2];
+        // Schema: a root with one child, then the column, optional.
+        footer.extend([0x19, 0x2c, 0x48, 1, b'r', 0x15, 2, 0]);
+        footer.extend([0x15, 4, 0x25, 2, 0x18, 1, b'a', 0]);
+        footer.extend([0x16, 20]);
+        // Row groups: columns: meta data: number of values, statistics.
+        footer.extend([0x19, 0x1c, 0x19, 0x1c, 0x3c, 0x56, 20, 0x7c, 0x36, 10]);
+        footer.extend([&[0x28, 8][..], &greatest.to_le_bytes(), &[0x18, 8], &least.to_le_bytes()].concat());
+        footer.extend([0, 0, 0, 0]);
+        if ordered {
+            footer.extend([0x39, 0x1c, 0x1c, 0, 0]);
+        }
+        footer.push(0);
+        footer
+    }
+
+    fn bound(filter: &str) -> Bound {
+        Filter::parse(filter).unwrap().bind(&[("a", Kind::INTEGER)]).unwrap()
+    }
+
+    #[test]
+    fn columns_are_told() {
+        let columns = columns(&footer(1, 2, true)).unwrap();
+        assert_eq!(
+            columns.iter().map(|c| (c.name.as_str(), &c.kind)).collect::<Vec<_>>(),
+            [("a", &Kind::INTEGER)]
+        );
+    }
+
+    #[test]
+    fn statistics_decide() {
+        let check = |filter: &str, expected: bool| {
+            assert_eq!(may_pass(&footer(-3, 7, true), &bound(filter)), Some(vec![expected]), "{filter}");
+        };
+        for filter in
+            ["a = 7", "a > 6", "a >= 7", "a < -2", "a <> 0", "a is null", "not a > 6", "a between 7 and 9"]
+        {
+            check(filter, true);
+        }
+        for filter in
+            ["a = 8", "a > 7", "a < -3", "not a <= 7", "a in (8, null)", "a between 8 and 9", "a = null"]
+        {
+            check(filter, false);
+        }
+        check("a = 8 or a + 1 = 9", true);
+        check("(a > 7) is not true", true);
+        check("(a > 7) is unknown", true);
+        check("7.5 < a", false);
+        assert_eq!(may_pass(&footer(5, 5, true), &bound("a <> 5")), Some(vec![false]));
+    }
+
+    #[test]
+    fn nothing_follows_from_what_cannot_be_relied_on() {
+        // Without an order; with bounds the wrong way round.
+        assert_eq!(may_pass(&footer(-3, 7, false), &bound("a = 8")), None);
+        assert_eq!(may_pass(&footer(7, -3, true), &bound("a = 8")), Some(vec![true]));
+        // Of another kind than the filter was bound to.
+        let texts = Filter::parse("a = '8'").unwrap().bind(&[("a", Kind::Text)]).unwrap();
+        assert_eq!(may_pass(&footer(-3, 7, true), &texts), Some(vec![true]));
+        let whole = footer(-3, 7, true);
+        for length in 0..whole.len() {
+            assert_eq!(may_pass(&whole[..length], &bound("a = 8")), None, "{length}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(
+            bytes in proptest::collection::vec(any::<u8>(), 0..300),
+            places in proptest::collection::vec((0_usize..90, any::<u8>()), 0..4),
+        ) {
+            let mut damaged = footer(-3, 7, true);
+            let length = damaged.len();
+            places.iter().for_each(|(place, byte)| damaged[place % length] = *byte);
+            for footer in [bytes, damaged] {
+                let _ = (columns(&footer), may_pass(&footer, &bound("a = 8")));
+            }
+        }
+    }
+}
