@@ -26,6 +26,9 @@ use serde::de::IgnoredAny;
 
 use super::error::{Result, about_input};
 
+/// Columns of which two kinds are tried.
+const DOUBTFUL_MAX: usize = 6;
+
 /// A column as far as it is known.
 struct Known {
     name: String,
@@ -123,19 +126,34 @@ pub async fn check_columns(
     bind(&filter, &known).map_err(Into::into)
 }
 
+/// Binds the filter to what is known; where a column may be of two kinds, any
+/// choice will do.
 fn bind(filter: &Filter, known: &[Known]) -> Result<(), Problem> {
     let names: Vec<&str> = known.iter().map(|column| column.name.as_str()).collect();
     filter.check_columns(&names)?;
-    let all = |choose: fn(&Known) -> Option<&Kind>| -> Option<Vec<(&str, Kind)>> {
-        let read = filter.columns().filter_map(|name| known.iter().find(|column| column.name == name));
-        read.map(|column| Some((column.name.as_str(), choose(column)?.clone()))).collect()
+    let read = filter.columns().filter_map(|name| known.iter().find(|column| column.name == name));
+    let kind = |column: &Known| Some((column.name.clone(), column.kind.clone()?, column.instead.clone()));
+    let Some(read) = read.map(kind).collect::<Option<Vec<_>>>() else { return Ok(()) };
+    let doubtful = read.iter().filter(|(_, _, instead)| instead.is_some()).count();
+    if doubtful > DOUBTFUL_MAX {
+        return Ok(());
+    }
+    let bound = |choice: u32| {
+        let mut doubt = 0;
+        let mut choose = |kind: &Kind, instead: &Option<Kind>| match instead {
+            None => kind.clone(),
+            Some(instead) => {
+                doubt += 1;
+                if choice & 1 << (doubt - 1) == 0 { kind.clone() } else { instead.clone() }
+            }
+        };
+        let kinds: Vec<_> =
+            read.iter().map(|(name, kind, instead)| (name.as_str(), choose(kind, instead))).collect();
+        filter.bind(&kinds).map(|_| ())
     };
-    let Some(kinds) = all(|column| column.kind.as_ref()) else { return Ok(()) };
-    let Err(problem) = filter.bind(&kinds) else { return Ok(()) };
-    let others = all(|column| column.instead.as_ref().or(column.kind.as_ref())).unwrap_or_default();
-    match filter.bind(&others) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(problem),
+    match bound(0) {
+        Err(problem) if (1..1 << doubtful).all(|choice| bound(choice).is_err()) => Err(problem),
+        _ => Ok(()),
     }
 }
 

@@ -427,7 +427,7 @@ impl Operand {
 
 impl Value {
     /// The order of literals of one domain.
-    pub fn order(&self, other: &Self) -> std::cmp::Ordering {
+    fn order(&self, other: &Self) -> std::cmp::Ordering {
         match (self, other) {
             (Self::Boolean(a), Self::Boolean(b)) => a.cmp(b),
             (Self::Exact(a), Self::Exact(b)) => a.cmp(b),

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::Problem;
+
 /// A place in a filter, both counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -20,6 +22,30 @@ impl fmt::Display for Position {
             1 => write!(f, "column {}", self.column),
             line => write!(f, "line {line}, column {}", self.column),
         }
+    }
+}
+
+impl Position {
+    /// The place that a problem of a filter names.
+    pub fn named_by(problem: &Problem) -> Option<Self> {
+        let (_, place) = problem.detail.rsplit_once(" at ")?;
+        let (line, column) = match place.strip_prefix("line ") {
+            Some(place) => place.split_once(", column ")?,
+            None => ("1", place.strip_prefix("column ")?),
+        };
+        Some(Self { line: line.parse().ok()?, column: column.parse().ok()? })
+    }
+
+    /// The byte of the text that is at this place.
+    pub fn offset(self, text: &str) -> usize {
+        let (mut line, mut column) = (1, 1);
+        for (offset, c) in text.char_indices() {
+            if (line, column) == (self.line, self.column) {
+                return offset;
+            }
+            (line, column) = if c == '\n' { (line + 1, 1) } else { (line, column + 1) };
+        }
+        text.len()
     }
 }
 

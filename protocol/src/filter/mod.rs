@@ -184,6 +184,17 @@ mod tests {
     }
 
     #[test]
+    fn places_are_found_again() {
+        let check = |text: &str, expected: &str| {
+            let at = Position::named_by(&bound(text).unwrap_err()).unwrap();
+            assert_eq!(&text[at.offset(text)..], expected, "{text}");
+        };
+        check("region = 'süd' and regoin = 'x'", "regoin = 'x'");
+        check("age = 1\n  or upper(region)", "(region)");
+        check("age =", "");
+    }
+
+    #[test]
     fn size_is_bounded() {
         // Less stack than any thread that meets filters has.
         let small = std::thread::Builder::new().stack_size(1 << 20);

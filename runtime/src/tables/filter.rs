@@ -5,7 +5,7 @@
 //! mean to each other was settled when the filter was bound; here arrow's kernels
 //! do it, and our own where SQL differs: NaN, overflow, division by zero.
 
-use std::sync::Arc;
+use std::{cmp::Ordering, sync::Arc};
 
 use arrow::{
     array::{
@@ -160,8 +160,8 @@ impl Batch<'_> {
             Test::In { domain, value, list, null } => {
                 let value = self.value(value, *domain)?;
                 let found = |row| {
-                    let held = literal(&value, value.at(row)?, *domain);
-                    let found = list.binary_search_by(|item| item.order(&held)).is_ok() && !is_nan(&held);
+                    let at = value.at(row)?;
+                    let found = list.binary_search_by(|item| order(item, &value.values, at)).is_ok();
                     (found || !null).then_some(found)
                 };
                 Ok((0..self.rows).map(found).collect())
@@ -362,20 +362,18 @@ fn units(column: &ArrayRef) -> Found<Decimal128Array> {
     })
 }
 
-/// One value as a literal.
-fn literal(operand: &Operand, at: usize, domain: Domain) -> Value {
-    let values = &operand.values;
-    match domain {
-        Domain::Boolean => Value::Boolean(values.as_boolean().value(at)),
-        Domain::Float => Value::Float(values.as_primitive::<Float64Type>().value(at)),
-        Domain::Text => Value::Text(values.as_string::<i32>().value(at).to_owned()),
-        Domain::Exact { wide: false, .. } => {
-            Value::Exact(values.as_primitive::<Int64Type>().value(at).into())
+/// How a literal stands to one value. It equals no NaN.
+fn order(item: &Value, values: &ArrayRef, at: usize) -> Ordering {
+    match item {
+        Value::Boolean(truth) => truth.cmp(&values.as_boolean().value(at)),
+        Value::Text(text) => text.as_bytes().cmp(values.as_string::<i32>().value(at).as_bytes()),
+        Value::Float(number) => {
+            number.partial_cmp(&values.as_primitive::<Float64Type>().value(at)).unwrap_or(Ordering::Less)
         }
-        Domain::Exact { wide: true, .. } => Value::Exact(values.as_primitive::<Decimal128Type>().value(at)),
+        Value::Exact(units) if *values.data_type() == DataType::Int64 => {
+            units.cmp(&values.as_primitive::<Int64Type>().value(at).into())
+        }
+        Value::Exact(units) => units.cmp(&values.as_primitive::<Decimal128Type>().value(at)),
+        Value::Column(_) | Value::Null | Value::Calculated(_) => Ordering::Less,
     }
-}
-
-fn is_nan(value: &Value) -> bool {
-    matches!(value, Value::Float(number) if number.is_nan())
 }

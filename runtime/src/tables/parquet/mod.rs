@@ -104,7 +104,8 @@ impl ParquetReader {
             Arc::new(Schema::new(indices.iter().map(|i| Arc::clone(&fields[*i])).collect::<Vec<_>>()));
         let mask = ProjectionMask::roots(metadata.parquet_schema(), sorted);
         let all = groups(&uri, slice, metadata.metadata())?;
-        let filter = wanted.filter(wanted.schema(&uri, &schema)?.as_ref())?;
+        // A column of another type than the other objects have is complained of as such.
+        let filter = wanted.schema(&uri, &schema).and_then(|schema| wanted.filter(&schema)).unwrap_or(None);
         let (groups, pruned) = match filter {
             Some(filter) => prune(&footer, &filter, all, metadata.metadata()),
             None => (all, Skipped::default()),
