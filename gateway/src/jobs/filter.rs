@@ -172,7 +172,7 @@ async fn of_table(
     let (uri, size) = (&object.uri, object.pin.size);
     let by_name = document.format == Format::Auto && stored::by_name(uri.key()) == Some(Stored::Parquet);
     if by_name || document.format == Format::Parquet {
-        return Ok(of_footer(store, object).await?);
+        return of_footer(store, object).await;
     }
     let range = 0..size.min(SAMPLE_BYTES as u64);
     let head = store.get_range(uri, &object.pin, range).await.map_err(about_input)?;

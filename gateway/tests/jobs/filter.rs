@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampSecondArray};
 use fanfold_protocol::{
     ErrorKind,
     function::{Column, Description, Descriptions, Export, Version},
@@ -26,6 +26,8 @@ fn table() -> Vec<u8> {
             "region",
             Arc::new(StringArray::from_iter_values(ids.map(|id| ["north", "south"][usize::from(id >= 500)]))),
         ),
+        // Parquet has no unit of seconds: only Arrow's own schema tells that these are no numbers.
+        ("at", Arc::new(TimestampSecondArray::from_iter_values(0..1_000))),
     ];
     let batch = RecordBatch::try_from_iter(columns).unwrap();
     let properties = WriterProperties::builder().set_max_row_group_row_count(Some(100)).build();
@@ -62,6 +64,9 @@ async fn filters_are_checked_before_a_job_is_accepted() {
             assert!(problem.detail.contains(place), "{place}: {}", problem.detail);
         }
     }
+    submit("p", "id > 5 and at > '1970-01-01'").await.unwrap();
+    let problem = submit("p", "id > 5 and at > 'noon'").await.unwrap_err();
+    assert_eq!(problem.code, ErrorKind::FilterInvalid, "{}", problem.detail);
     let problem = submit("p", "region > 5").await.unwrap_err();
     assert_eq!(problem.code, ErrorKind::FilterInvalid);
     assert!(problem.detail.contains("a text to compare with") && problem.detail.ends_with("column 10"));
