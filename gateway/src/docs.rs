@@ -62,6 +62,7 @@ pages! {
     "access-denied",
     "input-empty",
     "column-not-found",
+    "filter-invalid",
     "schema-mismatch",
     "value-mismatch",
     "null-value",

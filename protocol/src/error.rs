@@ -105,6 +105,7 @@ kinds! {
     AccessDenied "access-denied" 403 Caller false "The function has no grant for this object";
     InputEmpty "input-empty" 422 Caller false "The input names no object";
     ColumnNotFound "column-not-found" 422 Caller false "The table has no such column";
+    FilterInvalid "filter-invalid" 422 Caller false "The filter cannot be evaluated";
     SchemaMismatch "schema-mismatch" 422 Caller false "The tables do not have one schema";
     ValueMismatch "value-mismatch" 422 Caller false "A value does not fit the type of its column";
     NullValue "null-value" 422 Caller false "A value is missing where one is required";

@@ -118,6 +118,14 @@ pub struct Usage {
     pub memory_bytes_peak: u64,
     /// Rows handed to the guest.
     pub rows_in: u64,
+    /// Rows that were decoded and did not pass the job's filter. Those of row groups
+    /// that were pruned are not among them.
+    pub rows_filtered: u64,
+    /// Row groups that were not read, since by their statistics no row of them passes
+    /// the job's filter.
+    pub row_groups_pruned: u64,
+    /// Stored bytes of these, all columns together.
+    pub bytes_pruned: u64,
     /// Rows that the guest wrote.
     pub rows_out: u64,
     /// Bytes read from the store.
@@ -137,6 +145,9 @@ impl Usage {
         self.start_us += other.start_us;
         self.memory_bytes_peak = self.memory_bytes_peak.max(other.memory_bytes_peak);
         self.rows_in += other.rows_in;
+        self.rows_filtered += other.rows_filtered;
+        self.row_groups_pruned += other.row_groups_pruned;
+        self.bytes_pruned += other.bytes_pruned;
         self.rows_out += other.rows_out;
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;

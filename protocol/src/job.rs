@@ -217,9 +217,6 @@ impl JobDocument {
             ));
         }
         mistakes.extend(inputs.iter().filter_map(|i| input_uri(i).err()).map(|p| p.detail));
-        if self.filter.is_some() {
-            mistakes.push("filter is not evaluated by this version; select the rows in the function".into());
-        }
         if self.output.as_ref().is_some_and(|o| !o.key().is_empty() && !o.key().ends_with('/')) {
             mistakes.push("output must be a prefix that ends in '/'".into());
         }

@@ -7,6 +7,8 @@
 pub mod commit;
 pub mod digest;
 pub mod error;
+#[cfg(feature = "filter")]
+pub mod filter;
 pub mod function;
 pub mod invocation;
 pub mod job;

@@ -141,6 +141,13 @@ pub const RUN_CHUNK_BYTES_TARGET: usize = 128 << 10;
 /// Runs merged at once; more are merged in passes. With what is read ahead of
 /// each, it keeps a merge within 32 MiB.
 pub const RUNS_MERGED_MAX: usize = 64;
+/// A job's filter: it travels in every lease.
+pub const FILTER_BYTES_MAX: usize = 64 << 10;
+/// Operators in it: each may nest what stands before it one deeper while it is
+/// parsed.
+pub const FILTER_OPERATORS_MAX: usize = 1_024;
+/// Conditions and calculations within each other: they are walked by recursion.
+pub const FILTER_DEPTH_MAX: usize = 64;
 /// Tasks of a job that are queued or running at once.
 pub const TASKS_OUTSTANDING_MAX: usize = 10_000;
 /// Inputs (URIs, globs, prefixes) of a job.

@@ -135,6 +135,29 @@ impl Shape {
     }
 }
 
+/// Row groups that a plan leaves out, since by their statistics no row of them
+/// passes the job's filter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// How many.
+    pub row_groups: u64,
+    /// Their stored bytes.
+    pub bytes: u64,
+}
+
+impl Pruned {
+    /// Whether nothing was left out.
+    pub fn is_nothing(&self) -> bool {
+        self.row_groups == 0
+    }
+
+    /// Adds what was left out of another object.
+    pub fn add(&mut self, other: Self) {
+        self.row_groups += other.row_groups;
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
+
 /// The head of a stored plan; the partitions lie beside it in shards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -157,6 +180,9 @@ pub struct Plan {
     /// The object that settles the types of columns that are not declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub like: Option<PinnedObject>,
+    /// What its partitions do not hold.
+    #[serde(default, skip_serializing_if = "Pruned::is_nothing")]
+    pub pruned: Pruned,
     /// What the author should know of how the job was taken apart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -189,6 +215,7 @@ impl Plan {
             groups: group(weights),
             stages,
             like: None,
+            pruned: Pruned::default(),
             warnings: Vec::new(),
         }
     }
@@ -394,6 +421,9 @@ pub struct TaskCommon {
     pub columns: Option<Vec<String>>,
     /// How CSV is read.
     pub csv: CsvOptions,
+    /// Which rows to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
     /// The object that settles the types of columns that are not declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub like: Option<PinnedObject>,

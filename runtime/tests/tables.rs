@@ -6,6 +6,8 @@
 mod arrow_ipc;
 #[path = "tables/csv.rs"]
 mod csv_text;
+#[path = "tables/filter.rs"]
+mod filter;
 #[path = "tables/jsonl.rs"]
 mod jsonl;
 #[path = "tables/parquet.rs"]

@@ -114,3 +114,51 @@ async fn the_parts_of_an_input_do_not_show_in_what_comes_of_it() {
         assert!(partitions[0] > 8 && partitions[3] == 1, "{format}: {partitions:?}");
     }
 }
+
+#[tokio::test]
+async fn functions_see_the_rows_that_pass_the_filter() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let client = Client::new(&service);
+    for function in ["column-stats", "normalize"] {
+        service.deploy(function).unwrap();
+    }
+    let all = rows(0, 500);
+    let passing: Vec<_> =
+        all.iter().filter(|(id, text)| *id >= 400 && text.starts_with("two")).cloned().collect();
+    let filter = "id >= 400 and text like 'two%'";
+    type Writer = fn(&[(i64, String)]) -> Vec<u8>;
+    for (format, write) in [("csv", csv as Writer), ("jsonl", jsonl), ("parquet", parquet)] {
+        let input = format!("s3://bank/f/{format}/");
+        service.put(&format!("{input}all.{format}"), write(&all)).await.unwrap();
+        for target in ["1KiB", "64MiB"] {
+            let split = json!({ "target_bytes": target });
+            let stats = run(
+                &client,
+                json!({ "function": "column-stats", "input": input, "split": split, "filter": filter }),
+            )
+            .await;
+            assert_eq!(stats["result"]["rows"], passing.len(), "{format} by {target}: {stats}");
+            let receipt = &stats["receipt"];
+            let (read, pruned) =
+                (receipt["rows_in"].as_u64().unwrap(), receipt["row_groups_pruned"].as_u64().unwrap());
+            // Thirteen row groups of 40 rows, of which ten end before 400.
+            assert_eq!(pruned, if format == "parquet" { 10 } else { 0 }, "{format} by {target}: {receipt}");
+            assert_eq!(read + receipt["rows_filtered"].as_u64().unwrap() + pruned * 40, 500, "{receipt}");
+            let prefix = format!("s3://bank/out/f/{format}/{target}/");
+            run(
+                &client,
+                json!({
+                    "function": "normalize", "input": input, "split": split, "output": prefix, "filter": filter,
+                    "output_format": "jsonl",
+                    "params": { "method": "minmax", "stats": stats["result"], "keep": ["id"] }
+                }),
+            )
+            .await;
+            let expected = String::from_utf8(jsonl(&passing)).unwrap();
+            assert_eq!(output(&service, &prefix).await, expected, "{format} by {target}");
+        }
+        let wrong = json!({ "function": "column-stats", "input": input, "filter": "id > 1 and tetx = 'x'" });
+        client.post("/v1/jobs", &wrong).await.refused("column-not-found", &["\"tetx\" at column 12"]);
+    }
+}

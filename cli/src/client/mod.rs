@@ -19,7 +19,7 @@ pub use self::{
     events::{Event, Events},
     model::{
         ComparisonView, Deployed, FailureView, FunctionList, FunctionView, JobList, JobView, LogPage,
-        ProgressView, RetryOf, SlowView, TaskPage, TaskView,
+        ProgressView, ReceiptView, RetryOf, SlowView, TaskPage, TaskView,
     },
 };
 use crate::{

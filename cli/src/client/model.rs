@@ -191,8 +191,14 @@ pub struct ReceiptView {
     pub cpu_ms: u64,
     /// Most memory of one task.
     pub memory_bytes_peak: u64,
-    /// Rows handed to guests.
+    /// Rows handed to guests: those that pass the filter.
     pub rows_in: u64,
+    /// Rows that did not pass it.
+    pub rows_filtered: u64,
+    /// Row groups that were not read because of it.
+    pub row_groups_pruned: u64,
+    /// Stored bytes of these.
+    pub bytes_pruned: u64,
     /// Rows that guests wrote.
     pub rows_out: u64,
     /// Bytes read from the store.

@@ -163,6 +163,7 @@ fn common(job: &Job, version: &Version, output: ObjectUri, like: Option<PinnedOb
         format: document.format,
         columns: document.columns.clone(),
         csv: document.csv.clone(),
+        filter: document.filter.clone(),
         output,
         output_format: match document.output_format {
             Format::Auto => Format::Parquet,

@@ -20,6 +20,7 @@ mod error;
 mod estimate;
 mod eta;
 mod events;
+mod filter;
 mod finish;
 mod index;
 mod input;

@@ -11,9 +11,10 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem,
+    function::Column,
     job::{Format, Job, JobDocument, Sample, SampleOf},
     keys, limits,
-    plan::{Partition, Plan, SHARD_BYTES_TARGET, SHARD_PARTITIONS, Shape, Weight},
+    plan::{Partition, Plan, Pruned, SHARD_BYTES_TARGET, SHARD_PARTITIONS, Shape, Slice, Weight},
     uri::{ObjectUri, PinnedObject},
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -22,7 +23,7 @@ use tokio::task::JoinSet;
 use super::{
     cache,
     error::{Error, Result},
-    estimate,
+    estimate, filter,
     input::Found,
     pack::Packer,
     retry::Earlier,
@@ -52,23 +53,24 @@ pub async fn lay_down(
 ) -> Result<(Job, Plan)> {
     let (mut job, earlier) = (draft.job.clone(), draft.earlier.as_ref());
     let like = like(&job.document, &found.objects, earlier);
+    filter::check_columns(vault.store(), &job.document, draft.reads.as_deref(), like.as_ref()).await?;
     let mut writer = Writer::new(vault, &draft.job);
-    let compressed = match draft.sample {
-        None => take_apart(splitter, &job.document, found.objects, &mut Sink::Store(&mut writer)).await,
+    let cutting = Cutting::new(&job.document, draft.reads.as_deref())?;
+    let taken = match draft.sample {
+        None => take_apart(splitter, &cutting, found.objects, &mut Sink::Store(&mut writer)).await,
         Some(count) => {
             let mut all = Vec::new();
-            let compressed =
-                take_apart(splitter, &job.document, found.objects, &mut Sink::Hold(&mut all)).await?;
+            let taken = take_apart(splitter, &cutting, found.objects, &mut Sink::Hold(&mut all)).await?;
             let sample = writer.sample(&all, count).await;
             sample.map(|weights| {
                 job.sample = Some(Sample { of: sample_of(&all), weights });
-                compressed
+                taken
             })
         }
     };
     // Also after a failure: what is under way must not arrive after it was cleared.
     writer.settle().await?;
-    let compressed = compressed?;
+    let (compressed, pruned) = taken?;
     let mut plan = lay_out(&job, draft.shape, &writer.weights);
     if let Some(reducers) = earlier.map(|earlier| earlier.reducers).or(job.document.reducers) {
         plan.reduce_into(reducers);
@@ -78,7 +80,7 @@ pub async fn lay_down(
     }
     plan.warnings.clone_from(&draft.warnings);
     plan.warnings.extend(said(&compressed, &found.empty, writer.weights.is_empty()));
-    (plan.shards, plan.like) = (writer.shards, like);
+    (plan.shards, plan.like, plan.pruned) = (writer.shards, like, pruned);
     if let Some(earlier) = earlier {
         let now = read_partitions(vault, &plan).await?;
         job.retry = Some(earlier.take_over(&now, &mut plan)?);
@@ -99,12 +101,14 @@ pub async fn lay_down(
 pub async fn partitions(
     splitter: &Splitter,
     earlier: &Earlier,
+    reads: Option<&[Column]>,
     found: Found,
 ) -> Result<(Vec<Partition>, Option<PinnedObject>)> {
     let document = &earlier.job.document;
     let like = like(document, &found.objects, Some(earlier));
     let mut partitions = Vec::new();
-    take_apart(splitter, document, found.objects, &mut Sink::Hold(&mut partitions)).await?;
+    let cutting = Cutting::new(document, reads)?;
+    take_apart(splitter, &cutting, found.objects, &mut Sink::Hold(&mut partitions)).await?;
     Ok((partitions.into_iter().map(|(partition, _)| partition).collect(), like))
 }
 
@@ -141,16 +145,17 @@ impl Sink<'_, '_> {
     }
 }
 
-/// Takes the objects apart and gathers the parts; answers which are compressed.
+/// Takes the objects apart and gathers the parts; answers which are compressed,
+/// and what the filter leaves out. When that is all of the first object, a slice
+/// without rows stays: its task shows the columns of the output.
 async fn take_apart(
     splitter: &Splitter,
-    document: &JobDocument,
+    cutting: &Cutting,
     objects: Vec<PinnedObject>,
     sink: &mut Sink<'_, '_>,
-) -> Result<Few> {
-    let cutting = &Cutting::new(document);
+) -> Result<(Few, Pruned)> {
     let mut packer = Packer::new(cutting.target());
-    let mut compressed = Few::default();
+    let (mut compressed, mut pruned, mut first) = (Few::default(), Pruned::default(), true);
     let split = |object: PinnedObject| async {
         let parts = splitter.split(&object, cutting).await?;
         Ok::<_, Error>((object, parts))
@@ -160,14 +165,17 @@ async fn take_apart(
         if parts.compressed {
             compressed.note(&object.uri);
         }
-        for (slice, bytes) in parts.slices(&object) {
+        pruned.add(parts.pruned);
+        let nothing = (std::mem::take(&mut first) && parts.is_empty())
+            .then(|| (Slice { row_groups: Some(Vec::new()), ..Slice::whole(object.clone()) }, 0));
+        for (slice, bytes) in parts.slices(&object).chain(nothing) {
             let full = packer.add(slice, bytes, parts.compressed);
             sink.take(full.map_err(|e| Error::damaged(object.uri.to_string(), e))?).await?;
         }
     }
     sink.take(packer.finish()).await?;
     sink.close().await?;
-    Ok(compressed)
+    Ok((compressed, pruned))
 }
 
 /// The whole that a sample is drawn from.

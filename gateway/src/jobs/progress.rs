@@ -74,6 +74,11 @@ impl Progress {
         let ready =
             ready.flat_map(|(stage, content)| (0..).zip(&content.tasks).map(move |(task, _)| (stage, task)));
         let ready = ready.collect();
+        let usage = Usage {
+            row_groups_pruned: plan.pruned.row_groups,
+            bytes_pruned: plan.pruned.bytes,
+            ..Usage::default()
+        };
         Self {
             plan,
             policy,
@@ -84,7 +89,7 @@ impl Progress {
             seconds: 0,
             second_attempts: 0,
             early: BTreeMap::new(),
-            usage: Usage::default(),
+            usage,
             attempts: 0,
             taken_over: 0,
             pace: Pace::default(),

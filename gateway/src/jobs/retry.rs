@@ -26,6 +26,7 @@ use super::{
     cache::{Given, Which},
     case::Case,
     error::{Error, Result},
+    filter,
     kept::{self, COPIES_AT_ONCE, Left},
     plan,
     record::JobRecord,
@@ -129,7 +130,8 @@ impl Jobs {
         let earlier = self.earlier(id).await?;
         let output = self.inner.vault.output_of(&earlier.job.document, &Uuid::nil())?;
         let found = self.look(&earlier.job.document, &output).await?;
-        let (now, like) = plan::partitions(&self.inner.splitter, &earlier, found).await?;
+        let reads = filter::reads(self.version_of(&earlier.job).await?.as_ref(), earlier.shape);
+        let (now, like) = plan::partitions(&self.inner.splitter, &earlier, reads.as_deref(), found).await?;
         Ok(earlier.compare(&now, like.as_ref()))
     }
 

@@ -16,14 +16,15 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use fanfold_protocol::{
     ErrorKind, Problem,
+    function::Column,
     job::{CsvOptions, Format, JobDocument},
     limits,
-    plan::{ByteRange, Slice},
+    plan::{ByteRange, Pruned, Slice},
     stored::{
         self, Compressed, SAMPLE_BYTES, Stored,
         csv::Scanner,
         cut::{CsvCuts, line_end, next_aim, ranges},
-        parquet::{TAIL_BYTES, TRAILER_BYTES, footer_length, row_group_bytes},
+        parquet::row_group_bytes,
     },
     uri::PinnedObject,
 };
@@ -31,7 +32,10 @@ use fanfold_storage::{ReadAhead, Store};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 
-use super::error::{Error, Result, about_input};
+use super::{
+    error::{Error, Result, about_input},
+    filter::{Pruning, read_footer},
+};
 
 /// Objects looked at at once, over all jobs: each holds some chunks.
 const OBJECTS_AT_ONCE: usize = 8;
@@ -52,13 +56,18 @@ pub struct Cutting {
     format: Format,
     csv: CsvOptions,
     target: u64,
+    pruning: Option<Pruning>,
 }
 
 impl Cutting {
-    /// As the job's document has it.
-    pub fn new(document: &JobDocument) -> Self {
+    /// As the job's document has it, for a function that declares to read this.
+    ///
+    /// # Errors
+    /// `filter-invalid`.
+    pub fn new(document: &JobDocument, reads: Option<&[Column]>) -> Result<Self, Problem> {
         let target = document.split.target_bytes.0;
-        Self { format: document.format, csv: document.csv.clone(), target }
+        let pruning = Pruning::new(document, reads)?;
+        Ok(Self { format: document.format, csv: document.csv.clone(), target, pruning })
     }
 
     /// Stored bytes that a partition aims at.
@@ -71,7 +80,7 @@ impl Cutting {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Part {
     bytes: Option<ByteRange>,
-    row_groups: Option<Range<u32>>,
+    row_groups: Option<Vec<u32>>,
     weight: u64,
 }
 
@@ -81,17 +90,25 @@ pub struct Parts {
     parts: Vec<Part>,
     /// Whether it is compressed as a whole, and so is neither cut nor packed.
     pub compressed: bool,
+    /// What the filter leaves out.
+    pub pruned: Pruned,
 }
 
 impl Parts {
     fn whole(size: u64, compressed: bool) -> Self {
-        Self { parts: vec![Part { bytes: None, row_groups: None, weight: size }], compressed }
+        let parts = vec![Part { bytes: None, row_groups: None, weight: size }];
+        Self { parts, compressed, pruned: Pruned::default() }
+    }
+
+    /// Whether the filter leaves out all of the object.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
     }
 
     /// The parts as slices of the object, each with its stored bytes.
     pub fn slices(&self, object: &PinnedObject) -> impl Iterator<Item = (Slice, u64)> {
         self.parts.iter().map(|part| {
-            let row_groups = part.row_groups.clone().map(|groups| groups.collect());
+            let row_groups = part.row_groups.clone();
             (Slice { object: object.clone(), bytes: part.bytes, row_groups }, part.weight)
         })
     }
@@ -137,14 +154,14 @@ impl Splitter {
         let (uri, size) = (&object.uri, object.pin.size);
         let parquet = cutting.format == Format::Auto && stored::by_name(uri.key()) == Some(Stored::Parquet);
         if parquet || cutting.format == Format::Parquet {
-            return self.row_groups(object, cutting.target).await;
+            return self.row_groups(object, cutting).await;
         }
         let head = self.read(object, 0..size.min(SAMPLE_BYTES as u64)).await?;
         if Compressed::of(&head) != Compressed::No {
             return Ok(Parts::whole(size, true));
         }
         let cuts = match stored::tell(uri, cutting.format, &head, &head, &cutting.csv)? {
-            Stored::Parquet => return self.row_groups(object, cutting.target).await,
+            Stored::Parquet => return self.row_groups(object, cutting).await,
             Stored::ArrowFile | Stored::ArrowStream => return Ok(Parts::whole(size, false)),
             Stored::Csv => {
                 bounded(object, cutting.target)?;
@@ -160,7 +177,8 @@ impl Splitter {
         }
         let part =
             |range: ByteRange| Part { bytes: Some(range), row_groups: None, weight: range.end - range.start };
-        Ok(Parts { parts: ranges(size, &cuts).into_iter().map(part).collect(), compressed: false })
+        let parts = ranges(size, &cuts).into_iter().map(part).collect();
+        Ok(Parts { parts, compressed: false, pruned: Pruned::default() })
     }
 
     /// The cuts of a CSV object, all of which is read in order.
@@ -226,27 +244,26 @@ impl Splitter {
         Ok(cuts)
     }
 
-    /// Runs of neighbouring row groups of a Parquet object.
-    async fn row_groups(&self, object: &PinnedObject, target: u64) -> Result<Parts> {
+    /// Runs of neighbouring row groups of a Parquet object, without those that the
+    /// filter leaves out.
+    async fn row_groups(&self, object: &PinnedObject, cutting: &Cutting) -> Result<Parts> {
         let (uri, size) = (object.uri.to_string(), object.pin.size);
-        let start = size.saturating_sub(TAIL_BYTES);
-        let tail = self.read(object, start..size).await?;
-        let length = footer_length(&uri, &tail, size)?;
-        let footer = match tail.len().checked_sub(TRAILER_BYTES + length) {
-            Some(from) => tail.slice(from..from + length),
-            None => {
-                let end = size - TRAILER_BYTES as u64;
-                self.read(object, end - length as u64..end).await?
-            }
-        };
+        let footer = read_footer(&self.store, object).await?;
         let weights = row_group_bytes(&uri, &footer)?;
-        let runs = runs(&weights, target);
-        if runs.len() <= 1 {
+        let passing = cutting.pruning.as_ref().and_then(|pruning| pruning.may_pass(&footer));
+        let passing = passing.unwrap_or_default();
+        let (kept, left_out): (Vec<_>, Vec<_>) = (0..)
+            .zip(&weights)
+            .map(|(group, weight)| (group, *weight))
+            .partition(|(group, _)| passing.get(*group as usize).copied().unwrap_or(true));
+        let bytes = left_out.iter().fold(0, |sum: u64, (_, weight)| sum.saturating_add(*weight));
+        let pruned = Pruned { row_groups: left_out.len() as u64, bytes };
+        let runs = runs(&kept, cutting.target);
+        if runs.len() <= 1 && pruned.is_nothing() {
             return Ok(Parts::whole(size, false));
         }
-        let part =
-            |(groups, weight): (Range<u32>, u64)| Part { bytes: None, row_groups: Some(groups), weight };
-        Ok(Parts { parts: runs.into_iter().map(part).collect(), compressed: false })
+        let part = |(groups, weight)| Part { bytes: None, row_groups: Some(groups), weight };
+        Ok(Parts { parts: runs.into_iter().map(part).collect(), compressed: false, pruned })
     }
 
     async fn read(&self, object: &PinnedObject, range: Range<u64>) -> Result<Bytes> {
@@ -278,17 +295,16 @@ fn small(object: &PinnedObject, cutting: &Cutting) -> Parts {
     Parts::whole(object.pin.size, text && stored::compressed_by_name(object.uri.key()))
 }
 
-/// Neighbouring row groups of at most `target` bytes together, one at least.
-fn runs(weights: &[u64], target: u64) -> Vec<(Range<u32>, u64)> {
-    let mut runs: Vec<(Range<u32>, u64)> = Vec::new();
-    for (group, weight) in (0..).zip(weights) {
+/// Runs of these row groups of at most `target` bytes together, one at least.
+fn runs(groups: &[(u32, u64)], target: u64) -> Vec<(Vec<u32>, u64)> {
+    let mut runs: Vec<(Vec<u32>, u64)> = Vec::new();
+    for (group, weight) in groups {
         match runs.last_mut() {
-            Some((groups, sum))
-                if sum.saturating_add(*weight) <= target && groups.len() < SLICE_ROW_GROUPS_MAX =>
-            {
-                (groups.end, *sum) = (group + 1, *sum + weight);
+            Some((run, sum)) if sum.saturating_add(*weight) <= target && run.len() < SLICE_ROW_GROUPS_MAX => {
+                run.push(*group);
+                *sum += weight;
             }
-            _ => runs.push((group..group + 1, *weight)),
+            _ => runs.push((vec![*group], *weight)),
         }
     }
     runs
@@ -316,13 +332,17 @@ mod tests {
 
     #[test]
     fn row_groups_run_up_to_the_target() {
-        let check = |weights: &[u64], target, expected: &[(Range<u32>, u64)]| {
-            assert_eq!(runs(weights, target), expected, "{weights:?} by {target}");
+        let check = |weights: &[u64], target, expected: &[(&[u32], u64)]| {
+            let groups: Vec<_> = (0..).zip(weights.iter().copied()).collect();
+            let found = runs(&groups, target);
+            let found: Vec<_> = found.iter().map(|(groups, weight)| (groups.as_slice(), *weight)).collect();
+            assert_eq!(found, expected, "{weights:?} by {target}");
         };
         check(&[], 10, &[]);
-        check(&[4, 4, 4, 20, 1, 1], 10, &[(0..2, 8), (2..3, 4), (3..4, 20), (4..6, 2)]);
-        check(&[0, 0], 1, &[(0..2, 0)]);
-        check(&[u64::MAX, u64::MAX], 10, &[(0..1, u64::MAX), (1..2, u64::MAX)]);
-        assert_eq!(runs(&vec![0; SLICE_ROW_GROUPS_MAX + 1], 1).len(), 2);
+        check(&[4, 4, 4, 20, 1, 1], 10, &[(&[0, 1], 8), (&[2], 4), (&[3], 20), (&[4, 5], 2)]);
+        check(&[0, 0], 1, &[(&[0, 1], 0)]);
+        check(&[u64::MAX, u64::MAX], 10, &[(&[0], u64::MAX), (&[1], u64::MAX)]);
+        assert_eq!(runs(&[(1, 4), (7, 4), (8, 4)], 8), [(vec![1, 7], 8), (vec![8], 4)]);
+        assert_eq!(runs(&vec![(0, 0); SLICE_ROW_GROUPS_MAX + 1], 1).len(), 2);
     }
 }

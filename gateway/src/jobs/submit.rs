@@ -10,7 +10,7 @@ use std::{pin::pin, sync::Arc};
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::MANIFEST_NAME,
-    function::{Export, Settings, Version},
+    function::{Column, Export, Settings, Version},
     job::{Format, Job, JobDocument},
     keys, limits,
     names::{FunctionRef, Qualifier},
@@ -25,6 +25,7 @@ use super::{
     Jobs,
     claim::{self, Claim, Key},
     error::{Error, Result, about_input},
+    filter,
     input::{Finder, Found},
     plan,
     record::JobRecord,
@@ -56,6 +57,8 @@ pub(super) struct Draft {
     pub warnings: Vec<String>,
     /// The job that it runs again.
     pub earlier: Option<Earlier>,
+    /// What its function declares to read.
+    pub reads: Option<Vec<Column>>,
     /// How many of its partitions to run, when it only tells what all will take.
     pub sample: Option<usize>,
 }
@@ -74,6 +77,7 @@ impl Jobs {
     pub async fn submit(&self, document: JobDocument, key: Option<&str>) -> Result<JobRecord, Problem> {
         document.check()?;
         check_params(&document)?;
+        filter::check(&document)?;
         let key = key.map(|text| Key::new(text, &document)).transpose()?;
         // Dropping this future half-way must not strand what it has written.
         let jobs = self.clone();
@@ -102,6 +106,7 @@ impl Jobs {
         }
         document.check()?;
         check_params(&document)?;
+        filter::check(&document)?;
         // What it gives is thrown away, and what was done before tells nothing.
         (document.output, document.overwrite, document.cache) = (None, false, false);
         let jobs = self.clone();
@@ -149,7 +154,8 @@ impl Jobs {
         let job = job_of(id, &version, document);
         self.check_output(&job, &output).await?;
         let settings = version.settings.clone();
-        Ok(Draft { job, settings, shape, output, warnings, earlier: None, sample: None })
+        let reads = filter::reads(&version, shape);
+        Ok(Draft { job, settings, shape, output, warnings, earlier: None, reads, sample: None })
     }
 
     /// Accepts a job that runs an earlier one again, with the version that it ran.
@@ -166,6 +172,7 @@ impl Jobs {
             output,
             warnings: Vec::new(),
             earlier: Some(earlier),
+            reads: filter::reads(&version, shape),
             sample: None,
         };
         let claim = self.claim(&draft, None).await?;

@@ -146,8 +146,15 @@ pub struct ReceiptView {
     pub guest_ms: u64,
     /// Most memory of one task.
     pub memory_bytes_peak: u64,
-    /// Rows handed to guests.
+    /// Rows handed to guests: those that pass the filter.
     pub rows_in: u64,
+    /// Rows that were decoded and did not pass the filter.
+    pub rows_filtered: u64,
+    /// Row groups that were not read, since by their statistics none of their rows
+    /// pass the filter.
+    pub row_groups_pruned: u64,
+    /// Stored bytes of these row groups.
+    pub bytes_pruned: u64,
     /// Rows that guests wrote.
     pub rows_out: u64,
     /// Bytes read from the store.
@@ -391,6 +398,9 @@ impl From<&JobRecord> for ProgressView {
                 guest_ms: usage.guest_us / 1_000,
                 memory_bytes_peak: usage.memory_bytes_peak,
                 rows_in: usage.rows_in,
+                rows_filtered: usage.rows_filtered,
+                row_groups_pruned: usage.row_groups_pruned,
+                bytes_pruned: usage.bytes_pruned,
                 rows_out: usage.rows_out,
                 bytes_in: usage.bytes_in,
                 bytes_out: usage.bytes_out,

@@ -13,6 +13,7 @@ mod cache;
 mod estimate;
 mod failures;
 mod faults;
+mod filter;
 mod flows;
 mod input;
 mod retry;

@@ -94,6 +94,7 @@ pub struct World {
 /// An engine, until it is dropped.
 pub struct Engine {
     pub jobs: Jobs,
+    pub registry: Registry,
     _stop: DropGuard,
 }
 
@@ -151,8 +152,10 @@ impl World {
             cache_window,
         };
         let (store, backbone) = (self.store().clone(), self.backbone().clone());
-        let jobs = Jobs::start(store, BUCKET.into(), backbone, registry, config, stop.clone()).await.unwrap();
-        Engine { jobs, _stop: stop.drop_guard() }
+        let jobs = Jobs::start(store, BUCKET.into(), backbone, registry.clone(), config, stop.clone())
+            .await
+            .unwrap();
+        Engine { jobs, registry, _stop: stop.drop_guard() }
     }
 
     pub fn work(&self, play: Play) -> DropGuard {

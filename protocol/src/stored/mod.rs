@@ -8,8 +8,11 @@
 
 pub mod csv;
 pub mod cut;
+#[cfg(feature = "filter")]
+pub mod footer;
 pub mod parquet;
 pub mod thrift;
+pub mod value;
 
 use crate::{
     error::{ErrorKind, Problem},

@@ -35,7 +35,8 @@ impl<'a> Thrift<'a> {
         self.at
     }
 
-    fn byte(&mut self) -> Option<u8> {
+    /// A byte.
+    pub fn byte(&mut self) -> Option<u8> {
         let byte = *self.bytes.get(self.at)?;
         self.at += 1;
         Some(byte)
@@ -51,6 +52,14 @@ impl<'a> Thrift<'a> {
             }
         }
         None
+    }
+
+    /// A text or other bytes.
+    pub fn binary(&mut self) -> Option<&'a [u8]> {
+        let length = usize::try_from(self.varint()?).ok()?;
+        let found = self.bytes.get(self.at..self.at.checked_add(length)?)?;
+        self.at += length;
+        Some(found)
     }
 
     /// An integer of any width.

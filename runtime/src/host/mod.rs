@@ -30,7 +30,7 @@ use wasmtime_wasi::WasiCtx;
 use crate::{
     bindings::handler::fanfold::function::types,
     sandbox::{Limiter, Log, timed},
-    tables::Settled,
+    tables::{Settled, Skipped},
 };
 
 /// How many of the host's own refusals are remembered for one invocation.
@@ -89,6 +89,9 @@ pub(crate) struct Work {
     /// Time that work on the data threads kept one busy, waiting left out.
     pub(crate) data_ns: AtomicU64,
     pub(crate) rows_in: AtomicU64,
+    pub(crate) rows_filtered: AtomicU64,
+    pub(crate) row_groups_pruned: AtomicU64,
+    pub(crate) bytes_pruned: AtomicU64,
     pub(crate) rows_out: AtomicU64,
     /// Whether the guest looked at what is not its input, its parameters or its
     /// settings: what it gives may be another thing the next time. Seeds of hash
@@ -97,6 +100,13 @@ pub(crate) struct Work {
 }
 
 impl Work {
+    /// Notes what a filter left out.
+    pub(crate) fn skip(&self, skipped: Skipped) {
+        self.rows_filtered.fetch_add(skipped.rows, Relaxed);
+        self.row_groups_pruned.fetch_add(skipped.row_groups, Relaxed);
+        self.bytes_pruned.fetch_add(skipped.bytes, Relaxed);
+    }
+
     /// Notes that the guest looks outside.
     pub(crate) fn look_outside(&self) {
         self.outside.store(true, Relaxed);

@@ -113,7 +113,7 @@ impl Reader {
         work: &Arc<Work>,
         opened: impl Future<Output = Result<TableReader, Problem>> + Send + 'static,
     ) -> Result<Self, Problem> {
-        let (told, opening) = oneshot::channel();
+        let ((told, opening), noted) = (oneshot::channel(), Arc::clone(work));
         // Goes on to the first batch by itself: one way to another thread less.
         let ahead = start(&data.threads, work, async move {
             let reader = match open_first(opened).await {
@@ -127,7 +127,7 @@ impl Reader {
                     return Err(problem);
                 }
             };
-            next_batch(reader).await
+            next_batch(reader, &noted).await
         });
         match opening.await {
             Ok(schema) => {
@@ -175,7 +175,8 @@ fn turn(
     work: &Arc<Work>,
     reader: Box<TableReader>,
 ) -> AbortOnDropHandle<Result<Turn, Problem>> {
-    start(threads, work, next_batch(reader))
+    let noted = Arc::clone(work);
+    start(threads, work, async move { next_batch(reader, &noted).await })
 }
 
 async fn open_first(
@@ -186,8 +187,10 @@ async fn open_first(
     Ok((reader, schema))
 }
 
-async fn next_batch(mut reader: Box<TableReader>) -> Result<Turn, Problem> {
-    let Some(batch) = reader.next().await? else { return Ok((reader, None)) };
+async fn next_batch(mut reader: Box<TableReader>, work: &Work) -> Result<Turn, Problem> {
+    let batch = reader.next().await;
+    work.skip(reader.take_skipped());
+    let Some(batch) = batch? else { return Ok((reader, None)) };
     let ipc = encode(&batch)?;
     Ok((reader, Some(Batch { rows: batch.num_rows() as u64, ipc })))
 }
@@ -396,6 +399,7 @@ impl tables::Host for Host {
             columns: options.columns,
             declared: None,
             csv,
+            filter: None,
         };
         let reader = Reader::open(&self.data, self.work(), store, source, None).await?;
         Ok(self.table.push(reader)?)

@@ -26,6 +26,7 @@
 
 mod arrow_ipc;
 mod csv;
+mod filter;
 mod guard;
 mod ipc;
 mod jsonl;
@@ -40,7 +41,6 @@ mod settled;
 mod shape;
 mod shuffle;
 mod text;
-mod value;
 mod writer;
 
 use fanfold_protocol::{
@@ -75,6 +75,27 @@ pub struct TableSource {
     pub declared: Option<Vec<Column>>,
     /// How CSV is read.
     pub csv: CsvOptions,
+    /// Which rows the caller wants; all when absent.
+    pub filter: Option<String>,
+}
+
+/// What a filter left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// Rows that were decoded and did not pass.
+    pub rows: u64,
+    /// Row groups that were not read, by their statistics.
+    pub row_groups: u64,
+    /// Stored bytes of these.
+    pub bytes: u64,
+}
+
+impl Skipped {
+    fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.row_groups += other.row_groups;
+        self.bytes += other.bytes;
+    }
 }
 
 /// A batch holds at most this many rows, so that a guest's own columns over it

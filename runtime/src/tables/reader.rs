@@ -24,9 +24,10 @@ use fanfold_protocol::{
 use fanfold_storage::Store;
 
 use super::{
-    BATCH_ROWS_MAX, TableSource,
+    BATCH_ROWS_MAX, Skipped, TableSource,
     arrow_ipc::{FileReader, StreamReader},
     csv::CsvReader,
+    filter::RowFilter,
     jsonl::JsonReader,
     objects::ObjectRow,
     parquet::ParquetReader,
@@ -48,6 +49,9 @@ pub struct TableReader {
     rest: Option<Rest>,
     wanted: Wanted,
     first: First,
+    filter: Option<RowFilter>,
+    /// All wanted columns, those that only the filter reads included.
+    wide: SchemaRef,
     schema: SchemaRef,
     current: Option<Current>,
     cut: Option<Cut>,
@@ -55,6 +59,7 @@ pub struct TableReader {
     pieces: VecDeque<RecordBatch>,
     gathered: Gathered,
     rows: u64,
+    skipped: Skipped,
     decoded_bytes: u64,
 }
 
@@ -165,17 +170,22 @@ impl TableReader {
         wanted: Wanted,
         first: First,
     ) -> Result<Self, Problem> {
-        let schema = wanted.schema(&uri, decoder.schema())?;
+        let wide = wanted.schema(&uri, decoder.schema())?;
+        let (filter, schema) = (wanted.filter(&wide)?, wanted.shown(&wide));
+        let skipped = decoder.pruned();
         Ok(Self {
             rest,
             wanted,
             first,
+            filter,
+            wide,
             schema,
             current: Some(Current { uri, decoder }),
             cut: None,
             pieces: VecDeque::new(),
             gathered: Gathered::default(),
             rows: 0,
+            skipped,
             decoded_bytes: 0,
         })
     }
@@ -188,6 +198,11 @@ impl TableReader {
     /// Rows given out so far.
     pub fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// What the filter has left out since this was last asked.
+    pub fn take_skipped(&mut self) -> Skipped {
+        std::mem::take(&mut self.skipped)
     }
 
     /// The next batch: at most [`limits::BATCH_BYTES_MAX`] as Arrow IPC and
@@ -205,6 +220,10 @@ impl TableReader {
             if !self.decode().await? {
                 let rest = self.gathered.take(&self.schema)?;
                 return Ok(rest.map(|batch| self.give(batch)));
+            }
+            if self.pieces.is_empty() {
+                // A filter that nothing passes must not hold the thread.
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -242,6 +261,7 @@ impl TableReader {
                 Decoder::open(&rest.store, &slice, rest.format, &rest.csv, &self.wanted, first).await?;
             self.wanted.check_same(&uri, decoder.schema(), &self.first)?;
             self.wanted.schema(&uri, decoder.schema())?;
+            self.skipped.add(decoder.pruned());
             self.current = Some(Current { uri, decoder });
         }
     }
@@ -250,14 +270,16 @@ impl TableReader {
     /// to is never there as a whole.
     fn shape(&mut self, cut: &mut Cut, piece: &RecordBatch) -> Result<(), Problem> {
         let Cut { uri, decoded, index, .. } = cut;
-        let fitted = self.wanted.fit(uri, &self.schema, decoded, *index, piece)?;
+        let fitted = self.wanted.fit(uri, &self.wide, self.filter.as_ref(), decoded, *index, piece)?;
         *index += piece.num_rows();
-        let mut pieces = Vec::new();
-        // A wider declared type may have made it larger than a batch again.
-        shape::cut(fitted, &mut pieces).map_err(|p| p.within(&*uri))?;
-        for piece in pieces {
-            self.decoded_bytes += shape::ipc_bytes(&piece) as u64;
-            self.pieces.push_back(piece);
+        self.skipped.rows += (piece.num_rows() - fitted.num_rows()) as u64;
+        // What the filter leaves out was decoded all the same.
+        self.decoded_bytes += shape::ipc_bytes(if self.filter.is_some() { piece } else { &fitted }) as u64;
+        if fitted.num_rows() > 0 {
+            let mut pieces = Vec::new();
+            // A wider declared type may have made it larger than a batch again.
+            shape::cut(fitted, &mut pieces).map_err(|p| p.within(&*uri))?;
+            self.pieces.extend(pieces);
         }
         if self.decoded_bytes <= limits::DECODED_BYTES_MAX {
             return Ok(());
@@ -340,6 +362,14 @@ impl Decoder {
                 Self::ArrowStream(Box::new(StreamReader::open(store, slice, &head, wanted, first).await?))
             }
         })
+    }
+
+    /// What was left out when it was opened.
+    fn pruned(&self) -> Skipped {
+        match self {
+            Self::Parquet(reader) => reader.pruned(),
+            _ => Skipped::default(),
+        }
     }
 
     fn schema(&self) -> &SchemaRef {

@@ -9,13 +9,13 @@ use std::{collections::BTreeMap, str::FromStr, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array},
-    compute::{CastOptions, can_cast_types, cast_with_options, kernels::boolean},
+    compute::{CastOptions, can_cast_types, cast_with_options, filter_record_batch, kernels::boolean},
     datatypes::{DataType, Field, Float32Type, Float64Type, Schema, SchemaRef},
     util::display::array_value_to_string,
 };
-use fanfold_protocol::{ErrorKind, Problem, function::Column};
+use fanfold_protocol::{ErrorKind, Problem, filter::Filter, function::Column};
 
-use super::{TableSource, guard::quote, shape};
+use super::{TableSource, filter::RowFilter, guard::quote, shape};
 
 /// Names listed in a message, at most.
 const NAMES_SHOWN: usize = 20;
@@ -30,7 +30,11 @@ pub(super) struct Declared {
 /// The columns that are wanted of every slice.
 #[derive(Debug)]
 pub(super) struct Wanted {
+    /// Those that the caller gets, and behind them those that only the filter reads.
     names: Option<Vec<String>>,
+    /// How many of them the caller gets.
+    shown: Option<usize>,
+    filter: Option<Filter>,
     declared: BTreeMap<String, Declared>,
 }
 
@@ -65,15 +69,20 @@ impl Decoded {
 
 impl Wanted {
     pub(super) fn new(source: &TableSource) -> Result<Self, Problem> {
-        Self::of(source.columns.clone(), source.declared.as_deref())
+        let filter = source.filter.as_deref().map(Filter::parse).transpose()?;
+        Self::of(source.columns.clone(), source.declared.as_deref(), filter)
     }
 
     /// What a function declares, and nothing else; all when it declares nothing.
     pub(super) fn declared_by(declared: Option<Vec<Column>>) -> Result<Self, Problem> {
-        Self::of(None, declared.as_deref())
+        Self::of(None, declared.as_deref(), None)
     }
 
-    fn of(chosen: Option<Vec<String>>, by_function: Option<&[Column]>) -> Result<Self, Problem> {
+    fn of(
+        chosen: Option<Vec<String>>,
+        by_function: Option<&[Column]>,
+        filter: Option<Filter>,
+    ) -> Result<Self, Problem> {
         let mut declared = BTreeMap::new();
         for column in by_function.into_iter().flatten() {
             let data_type = DataType::from_str(&column.data_type).map_err(|_| {
@@ -87,11 +96,31 @@ impl Wanted {
             declared.insert(column.name.clone(), Declared { data_type, nullable: column.nullable });
         }
         let of_function = || by_function.map(|d| d.iter().map(|c| c.name.clone()).collect());
-        let names: Option<Vec<String>> = chosen.or_else(of_function);
-        if let Some(names) = &names {
+        let mut names: Option<Vec<String>> = chosen.or_else(of_function);
+        let shown = names.as_ref().map(Vec::len);
+        if let Some(names) = &mut names {
             check_names(names, &declared)?;
+            let filtered = filter.iter().flat_map(Filter::columns);
+            let hidden: Vec<_> =
+                filtered.filter(|name| names.iter().all(|n| n != name)).map(str::to_owned).collect();
+            names.extend(hidden);
         }
-        Ok(Self { names, declared })
+        Ok(Self { names, shown, filter, declared })
+    }
+
+    /// The filter over columns that are stored like this.
+    pub(super) fn filter(&self, schema: &Schema) -> Result<Option<RowFilter>, Problem> {
+        self.filter.as_ref().map(|filter| RowFilter::new(filter, schema)).transpose()
+    }
+
+    /// The columns of a schema that the caller gets.
+    pub(super) fn shown(&self, schema: &SchemaRef) -> SchemaRef {
+        match self.shown {
+            Some(shown) if shown < schema.fields().len() => {
+                Arc::new(Schema::new(schema.fields().iter().take(shown).cloned().collect::<Vec<_>>()))
+            }
+            _ => Arc::clone(schema),
+        }
     }
 
     /// The declared type of a column.
@@ -126,6 +155,9 @@ impl Wanted {
         available: &[&str],
         first: Option<&First>,
     ) -> Result<Vec<usize>, Problem> {
+        if let Some(filter) = &self.filter {
+            filter.check_columns(available).map_err(|problem| problem.within(uri))?;
+        }
         let position = |name: &str| available.iter().position(|a| *a == name);
         match (&self.names, first) {
             (Some(names), _) => names
@@ -203,24 +235,44 @@ impl Wanted {
         Ok(())
     }
 
-    /// One piece of a decoded batch in the guest's schema. `index` is the place
-    /// of its first row in the batch.
+    /// The rows of one piece of a decoded batch that pass the filter, as the caller
+    /// gets them. `schema` has all wanted columns; `index` is the place of the
+    /// piece's first row in the batch.
     pub(super) fn fit(
         &self,
         uri: &str,
         schema: &SchemaRef,
+        filter: Option<&RowFilter>,
         decoded: &Decoded,
         index: usize,
         piece: &RecordBatch,
     ) -> Result<RecordBatch, Problem> {
-        let piece = shape::plain(piece).map_err(|p| p.within(uri))?;
-        let place = |column: &str, row: usize| {
+        let mut piece = shape::plain(piece).map_err(|p| p.within(uri))?;
+        // Where the rows that are left stood in the piece; `None` while all are there.
+        let mut kept: Option<Vec<usize>> = None;
+        let place = |kept: &Option<Vec<usize>>, column: &str, row: usize| {
+            let row = kept.as_ref().and_then(|kept| kept.get(row)).copied().unwrap_or(row);
             format!("column {} of {uri}, {}", quote(column), decoded.row(index + row))
         };
-        let mut columns = Vec::with_capacity(schema.fields().len());
-        for (column, field) in piece.columns().iter().zip(schema.fields()) {
-            let fitted = convert(column, field.data_type())
-                .map_err(|miss| miss.problem(field.data_type(), |row| place(field.name(), row)))?;
+        let fit = |column: &ArrayRef, field: &Field, kept: &Option<Vec<usize>>| {
+            convert(column, field.data_type())
+                .map_err(|miss| miss.problem(field.data_type(), |row| place(kept, field.name(), row)))
+        };
+        if let Some(filter) = filter {
+            let read = |at: &usize| fit(piece.column(*at), schema.field(*at), &kept);
+            let columns = filter.columns().iter().map(read).collect::<Result<Vec<_>, _>>()?;
+            let passing = filter.passing(&columns, piece.num_rows())?;
+            if passing.true_count() < piece.num_rows() {
+                piece = filter_record_batch(&piece, &passing).map_err(|e| {
+                    Problem::new(ErrorKind::Internal, format!("rows could not be selected: {e}"))
+                })?;
+                kept = Some(passing.values().set_indices().collect());
+            }
+        }
+        let shown = self.shown(schema);
+        let mut columns = Vec::with_capacity(shown.fields().len());
+        for (column, field) in piece.columns().iter().zip(shown.fields()) {
+            let fitted = fit(column, field, &kept)?;
             if !field.is_nullable()
                 && fitted.null_count() > 0
                 && let Some(row) = (0..fitted.len()).find(|row| fitted.is_null(*row))
@@ -228,13 +280,13 @@ impl Wanted {
                 let detail = format!(
                     "{} must have a value, as the function declares the column without missing values, found none; \
                      mend the row or accept missing values",
-                    place(field.name(), row)
+                    place(&kept, field.name(), row)
                 );
                 return Err(Problem::new(ErrorKind::NullValue, detail));
             }
             columns.push(fitted);
         }
-        shape::assemble(Arc::clone(schema), columns, piece.num_rows()).map_err(|p| p.within(uri))
+        shape::assemble(shown, columns, piece.num_rows()).map_err(|p| p.within(uri))
     }
 }
 

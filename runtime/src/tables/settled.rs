@@ -41,6 +41,7 @@ pub(super) struct Key {
     columns: Option<Vec<String>>,
     declared: Option<Vec<Column>>,
     csv: CsvOptions,
+    filter: Option<String>,
 }
 
 impl Key {
@@ -51,6 +52,7 @@ impl Key {
             columns: source.columns.clone(),
             declared: source.declared.clone(),
             csv: source.csv.clone(),
+            filter: source.filter.clone(),
         }
     }
 }

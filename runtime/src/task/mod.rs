@@ -399,6 +399,7 @@ async fn open_input(
         columns: common.columns.clone(),
         declared,
         csv: common.csv.clone(),
+        filter: common.filter.clone(),
     };
     let host = store.data_mut();
     let metered = host.store();

@@ -90,6 +90,7 @@ pub fn source(slices: &[Slice]) -> TableSource {
         columns: None,
         declared: None,
         csv: CsvOptions::default(),
+        filter: None,
     }
 }
 

@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use fanfold_protocol::{
+    filter::{Filter, Position},
     job::{Format, JobDocument, OneOrMany},
     names::FunctionRef,
 };
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     args::{JobRun, JobSource},
-    error::{Error, Result},
+    error::{Error, Excerpt, Result},
     json_text,
 };
 
@@ -36,9 +37,29 @@ pub fn read(args: &JobSource) -> Result<JobDocument> {
     if let Some(params) = &args.params {
         document.params = Some(params_of(params)?);
     }
+    if let Some(filter) = &args.filter {
+        document.filter = Some(filter.clone());
+    }
     document.format = args.format.unwrap_or(document.format);
     document.check()?;
+    document.filter.as_deref().map_or(Ok(()), check_filter)?;
     Ok(document)
+}
+
+/// Shows the place in the filter where it goes wrong.
+fn check_filter(text: &str) -> Result<()> {
+    let Err(problem) = Filter::parse(text) else { return Ok(()) };
+    let place = Position::named_by(&problem);
+    let error = Error::from(problem);
+    Err(match place {
+        Some(place) => error.excerpt(Excerpt {
+            name: "filter".to_owned(),
+            text: text.to_owned(),
+            offset: place.offset(text),
+            label: "here".to_owned(),
+        }),
+        None => error,
+    })
 }
 
 /// The document of a job that is to be run.
@@ -123,6 +144,14 @@ mod tests {
             error.to_string().contains("s3://bucket/key") && error.to_string().contains("ends in '/'"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn filters_are_checked_here() {
+        let filter = |text| parse(&["--function", "f", "--input", "s3://bank/a", "--filter", text]);
+        assert_eq!(filter("a > 5 and b = 'x'").unwrap().filter.as_deref(), Some("a > 5 and b = 'x'"));
+        let error = filter("a > 5 b").unwrap_err();
+        assert!(error.to_string().contains("\"b\" at column 7"), "{error}");
     }
 
     #[test]

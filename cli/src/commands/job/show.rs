@@ -4,7 +4,7 @@
 use fanfold_protocol::job::{Difference, Estimate, JobState};
 
 use crate::{
-    client::{ComparisonView, JobView, RetryOf, SlowView, TaskView},
+    client::{ComparisonView, JobView, ReceiptView, RetryOf, SlowView, TaskView},
     output::{self, Table},
 };
 
@@ -34,6 +34,22 @@ pub fn list(jobs: &[JobView]) -> String {
         ]);
     }
     table.text()
+}
+
+/// What the filter left out, when there is something.
+fn filtered(receipt: &ReceiptView) -> String {
+    let rows = format!("{} rows", output::count(receipt.rows_filtered));
+    let pruned = format!(
+        "{} row groups of {}, not read",
+        output::count(receipt.row_groups_pruned),
+        output::bytes(receipt.bytes_pruned)
+    );
+    match (receipt.rows_filtered, receipt.row_groups_pruned) {
+        (0, 0) => String::new(),
+        (_, 0) => rows,
+        (0, _) => pruned,
+        _ => format!("{rows}; {pruned}"),
+    }
 }
 
 /// A job with its receipt.
@@ -72,6 +88,7 @@ pub fn page(job: &JobView) -> String {
             some(receipt.memory_bytes_peak, format!("{} at most", output::bytes(receipt.memory_bytes_peak))),
         ),
         ("rows", format!("{} in, {} out", output::count(receipt.rows_in), output::count(receipt.rows_out))),
+        ("filtered", filtered(receipt)),
         (
             "bytes",
             format!("{} in, {} out", output::bytes(receipt.bytes_in), output::bytes(receipt.bytes_out)),

@@ -14,8 +14,8 @@ use arrow::{
     },
 };
 
-use crate::tables::value;
 use fanfold_protocol::stored::csv::Field;
+use fanfold_protocol::stored::value;
 
 /// Unquoted texts that mean a missing value.
 #[derive(Clone, Debug)]

@@ -16,7 +16,7 @@
 
 use arrow::datatypes::{DataType, TimeUnit};
 
-use crate::tables::value;
+use fanfold_protocol::stored::value;
 
 /// What the values of a column have in common so far.
 #[derive(Clone, Copy, Debug)]

@@ -15,7 +15,7 @@ use arrow::{
     json::reader::{ArrayDecoder, DecoderContext, DecoderFactory, Tape, TapeElement},
 };
 
-use crate::tables::value;
+use fanfold_protocol::stored::value;
 
 /// Makes decoders of integers; leaves other types to arrow-json.
 #[derive(Debug)]

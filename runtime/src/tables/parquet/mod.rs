@@ -17,7 +17,10 @@ use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem, limits,
     plan::Slice,
-    stored::parquet::{TAIL_BYTES, TRAILER_BYTES, corrupt, footer_length},
+    stored::{
+        footer::may_pass,
+        parquet::{TAIL_BYTES, TRAILER_BYTES, corrupt, footer_length},
+    },
 };
 use fanfold_storage::Store;
 use parquet::{
@@ -34,7 +37,8 @@ use parquet::{
 
 use self::pages::{Budget, Chunk, Need};
 use super::{
-    BATCH_ROWS_MAX,
+    BATCH_ROWS_MAX, Skipped,
+    filter::RowFilter,
     guard::{guard, quote},
     ranges::{Ahead, Sparse, fetch},
     select::{Decoded, First, Wanted},
@@ -62,6 +66,7 @@ pub(super) struct ParquetReader {
     schema: SchemaRef,
     /// Groups that are still to be read.
     groups: VecDeque<usize>,
+    pruned: Skipped,
     whole: Option<Sparse>,
     ahead: Option<Ahead>,
     current: Option<Group>,
@@ -98,7 +103,13 @@ impl ParquetReader {
         let schema =
             Arc::new(Schema::new(indices.iter().map(|i| Arc::clone(&fields[*i])).collect::<Vec<_>>()));
         let mask = ProjectionMask::roots(metadata.parquet_schema(), sorted);
-        let groups = groups(&uri, slice, metadata.metadata())?;
+        let all = groups(&uri, slice, metadata.metadata())?;
+        // A column of another type than the other objects have is complained of as such.
+        let filter = wanted.schema(&uri, &schema).and_then(|schema| wanted.filter(&schema)).unwrap_or(None);
+        let (groups, pruned) = match filter {
+            Some(filter) => prune(&footer, &filter, all, metadata.metadata()),
+            None => (all, Skipped::default()),
+        };
         Ok(Self {
             store: store.clone(),
             slice: slice.clone(),
@@ -107,12 +118,18 @@ impl ParquetReader {
             order,
             schema,
             groups,
+            pruned,
             whole,
             ahead: None,
             current: None,
             budget: Budget::default(),
             metadata,
         })
+    }
+
+    /// What the filter left out by the footer's statistics.
+    pub(super) fn pruned(&self) -> Skipped {
+        self.pruned
     }
 
     /// The wanted columns as they are decoded.
@@ -373,4 +390,19 @@ fn groups(uri: &str, slice: &Slice, metadata: &ParquetMetaData) -> Result<VecDeq
         }
         None => Ok(chosen.iter().map(|g| *g as usize).collect()),
     }
+}
+
+/// The row groups that the filter may pass, and what that leaves out.
+fn prune(
+    footer: &[u8],
+    filter: &RowFilter,
+    groups: VecDeque<usize>,
+    metadata: &ParquetMetaData,
+) -> (VecDeque<usize>, Skipped) {
+    let Some(passing) = may_pass(footer, filter.bound()) else { return (groups, Skipped::default()) };
+    let (kept, pruned): (VecDeque<usize>, VecDeque<usize>) =
+        groups.into_iter().partition(|group| passing.get(*group).copied().unwrap_or(true));
+    let bytes = pruned.iter().map(|group| metadata.row_group(*group).compressed_size());
+    let bytes = bytes.filter_map(|bytes| u64::try_from(bytes).ok()).fold(0, u64::saturating_add);
+    (kept, Skipped { rows: 0, row_groups: pruned.len() as u64, bytes })
 }

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A job's filter, looked at before the job is accepted.
+//!
+//! Its columns and their types are those that the function declares, or else those
+//! of the object that settles types, as far as they can be told without decoding
+//! it: the names of CSV and JSON Lines, names and types of Parquet. What cannot be
+//! told here is told by the first task, in the same words.
+
+use bytes::Bytes;
+use fanfold_protocol::{
+    Problem,
+    filter::{Filter, Kind},
+    function::{Column, Version},
+    job::{CsvOptions, Format, JobDocument},
+    plan::Shape,
+    stored::{
+        self, BOM, Compressed, SAMPLE_BYTES, Stored,
+        csv::{Scanner, Step},
+        footer::{self, FooterColumn},
+        parquet::{TAIL_BYTES, TRAILER_BYTES, footer_length},
+    },
+    uri::PinnedObject,
+};
+use fanfold_storage::Store;
+use serde::de::IgnoredAny;
+
+use super::error::{Result, about_input};
+
+/// Columns of which two kinds are tried.
+const DOUBTFUL_MAX: usize = 6;
+
+/// A column as far as it is known.
+struct Known {
+    name: String,
+    /// What it holds.
+    kind: Option<Kind>,
+    /// What it may hold instead.
+    instead: Option<Kind>,
+}
+
+impl Known {
+    fn name(name: impl Into<String>) -> Self {
+        Self { name: name.into(), kind: None, instead: None }
+    }
+}
+
+/// What decides which row groups may pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pruning {
+    filter: Filter,
+    reads: Option<Vec<Column>>,
+}
+
+impl Pruning {
+    /// That of a job; none without a filter.
+    ///
+    /// # Errors
+    /// `filter-invalid`.
+    pub fn new(document: &JobDocument, reads: Option<&[Column]>) -> Result<Option<Self>, Problem> {
+        let reads = reads.map(<[Column]>::to_vec);
+        let filter = document.filter.as_deref().map(Filter::parse).transpose()?;
+        Ok(filter.map(|filter| Self { filter, reads }))
+    }
+
+    /// For each row group, whether rows of it may pass; `None` where that is not
+    /// told. Nothing is concluded from a column that the function reads as another
+    /// kind than it is stored as.
+    pub fn may_pass(&self, footer: &[u8]) -> Option<Vec<bool>> {
+        let columns = footer::columns(footer)?;
+        let kind = |column: &FooterColumn| {
+            let declared = self.reads.iter().flatten().find(|declared| declared.name == column.name);
+            let kind = match declared {
+                Some(declared) => Kind::of_arrow(&declared.data_type)?,
+                None => column.kind.clone(),
+            };
+            Some((column.name.clone(), kind))
+        };
+        let kinds: Vec<(String, Kind)> = columns.iter().filter_map(kind).collect();
+        let kinds: Vec<(&str, Kind)> =
+            kinds.iter().map(|(name, kind)| (name.as_str(), kind.clone())).collect();
+        // What does not fit is for the reader to complain of.
+        footer::may_pass(footer, &self.filter.bind(&kinds).ok()?)
+    }
+}
+
+/// What the part of a function that a job runs declares to read.
+pub fn reads(version: &Version, shape: Shape) -> Option<Vec<Column>> {
+    let describes = &version.describes;
+    match shape {
+        Shape::Map | Shape::MapAggregate | Shape::MapGroup => describes.mapper.as_ref()?.reads.clone(),
+        Shape::Aggregate => describes.aggregator.as_ref()?.reads.clone(),
+        Shape::Group => describes.grouper.as_ref()?.reads.clone(),
+    }
+}
+
+/// Checks what can be checked of the filter by itself.
+///
+/// # Errors
+/// `filter-invalid`, with the place.
+pub fn check(document: &JobDocument) -> Result<(), Problem> {
+    document.filter.as_deref().map_or(Ok(()), |text| Filter::parse(text).map(|_| ()))
+}
+
+/// Checks the filter against the columns of the job's table.
+///
+/// # Errors
+/// `column-not-found` and `filter-invalid`, with the place; what is wrong with the
+/// object's footer, or why it cannot be read.
+pub async fn check_columns(
+    store: &Store,
+    document: &JobDocument,
+    reads: Option<&[Column]>,
+    like: Option<&PinnedObject>,
+) -> Result<()> {
+    let Some(text) = &document.filter else { return Ok(()) };
+    let filter = Filter::parse(text)?;
+    let mut known: Vec<Known> = Vec::new();
+    for column in reads.into_iter().flatten() {
+        let kind = Kind::of_arrow(&column.data_type);
+        known.push(Known { name: column.name.clone(), kind, instead: None });
+    }
+    if filter.columns().any(|name| known.iter().all(|column| column.name != name)) {
+        let Some(stored) = of_table(store, document, like).await? else { return Ok(()) };
+        let others: Vec<_> = stored.into_iter().filter(|c| known.iter().all(|k| k.name != c.name)).collect();
+        known.extend(others);
+    }
+    bind(&filter, &known).map_err(Into::into)
+}
+
+/// Binds the filter to what is known; where a column may be of two kinds, any
+/// choice will do.
+fn bind(filter: &Filter, known: &[Known]) -> Result<(), Problem> {
+    let names: Vec<&str> = known.iter().map(|column| column.name.as_str()).collect();
+    filter.check_columns(&names)?;
+    let read = filter.columns().filter_map(|name| known.iter().find(|column| column.name == name));
+    let kind = |column: &Known| Some((column.name.clone(), column.kind.clone()?, column.instead.clone()));
+    let Some(read) = read.map(kind).collect::<Option<Vec<_>>>() else { return Ok(()) };
+    let doubtful = read.iter().filter(|(_, _, instead)| instead.is_some()).count();
+    if doubtful > DOUBTFUL_MAX {
+        return Ok(());
+    }
+    let bound = |choice: u32| {
+        let mut doubt = 0;
+        let mut choose = |kind: &Kind, instead: &Option<Kind>| match instead {
+            None => kind.clone(),
+            Some(instead) => {
+                doubt += 1;
+                if choice & 1 << (doubt - 1) == 0 { kind.clone() } else { instead.clone() }
+            }
+        };
+        let kinds: Vec<_> =
+            read.iter().map(|(name, kind, instead)| (name.as_str(), choose(kind, instead))).collect();
+        filter.bind(&kinds).map(|_| ())
+    };
+    match bound(0) {
+        Err(problem) if (1..1 << doubtful).all(|choice| bound(choice).is_err()) => Err(problem),
+        _ => Ok(()),
+    }
+}
+
+/// The columns of the job's table; `None` where they are not told without decoding.
+async fn of_table(
+    store: &Store,
+    document: &JobDocument,
+    like: Option<&PinnedObject>,
+) -> Result<Option<Vec<Known>>> {
+    if document.format == Format::Bytes {
+        let text = |name: &str| Known { name: name.into(), kind: Some(Kind::Text), instead: None };
+        let size = Known { name: "size".into(), kind: Some(Kind::UNSIGNED), instead: None };
+        return Ok(Some(vec![text("uri"), size, text("etag")]));
+    }
+    let Some(object) = like.filter(|object| object.pin.size > 0) else { return Ok(None) };
+    let (uri, size) = (&object.uri, object.pin.size);
+    let by_name = document.format == Format::Auto && stored::by_name(uri.key()) == Some(Stored::Parquet);
+    if by_name || document.format == Format::Parquet {
+        return of_footer(store, object).await;
+    }
+    let range = 0..size.min(SAMPLE_BYTES as u64);
+    let head = store.get_range(uri, &object.pin, range).await.map_err(about_input)?;
+    if Compressed::of(&head) != Compressed::No {
+        return Ok(None);
+    }
+    let ended = head.len() as u64 == size;
+    Ok(match stored::tell(uri, document.format, &head, &head, &document.csv)? {
+        Stored::Parquet => of_footer(store, object).await?,
+        Stored::Csv => of_header(&head, &document.csv, ended)?,
+        Stored::Jsonl => of_lines(&head, ended),
+        Stored::ArrowFile | Stored::ArrowStream => None,
+    })
+}
+
+/// The footer of a Parquet object.
+pub async fn read_footer(store: &Store, object: &PinnedObject) -> Result<Bytes> {
+    let (uri, size) = (object.uri.to_string(), object.pin.size);
+    let read = |range| store.get_range(&object.uri, &object.pin, range);
+    let start = size.saturating_sub(TAIL_BYTES);
+    let tail = read(start..size).await.map_err(about_input)?;
+    let length = footer_length(&uri, &tail, size)?;
+    match tail.len().checked_sub(TRAILER_BYTES + length) {
+        Some(from) => Ok(tail.slice(from..from + length)),
+        None => {
+            let end = size - TRAILER_BYTES as u64;
+            Ok(read(end - length as u64..end).await.map_err(about_input)?)
+        }
+    }
+}
+
+async fn of_footer(store: &Store, object: &PinnedObject) -> Result<Option<Vec<Known>>> {
+    let footer = read_footer(store, object).await?;
+    let known = |FooterColumn { name, kind, instead, .. }| Known { name, kind: Some(kind), instead };
+    Ok(footer::columns(&footer).map(|columns| columns.into_iter().map(known).collect()))
+}
+
+/// The names in the header of CSV.
+fn of_header(head: &[u8], csv: &CsvOptions, ended: bool) -> Result<Option<Vec<Known>>, Problem> {
+    if !csv.header {
+        return Ok(None);
+    }
+    let (text, scanner) = (head.strip_prefix(BOM).unwrap_or(head), Scanner::new(csv)?);
+    let (mut at, mut fields) = (0, Vec::new());
+    loop {
+        match scanner.record(text, at, ended, usize::MAX, &mut fields) {
+            Ok(Step::Blank { next }) => at = next,
+            Ok(Step::Record { .. }) => break,
+            Ok(Step::Incomplete) | Err(_) => return Ok(None),
+        }
+    }
+    // A quote within a name is for the reader to take apart.
+    if fields.iter().any(|field| field.escaped) {
+        return Ok(None);
+    }
+    let name = |field: &stored::csv::Field| Some(Known::name(str::from_utf8(&text[field.range()]).ok()?));
+    Ok(fields.iter().map(name).collect())
+}
+
+/// The names in the first lines of JSON.
+fn of_lines(head: &[u8], ended: bool) -> Option<Vec<Known>> {
+    let text = head.strip_prefix(BOM).unwrap_or(head);
+    let whole = if ended { text.len() } else { text.iter().rposition(|b| *b == b'\n')? };
+    let mut names = std::collections::BTreeSet::new();
+    for line in text[..whole].split(|b| *b == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+        let members: std::collections::BTreeMap<String, IgnoredAny> = serde_json::from_slice(line).ok()?;
+        names.extend(members.into_keys());
+    }
+    Some(names.into_iter().map(Known::name).collect())
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Filters before a job is accepted: what is refused, and what is not planned.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampSecondArray};
+use fanfold_protocol::{
+    ErrorKind,
+    function::{Column, Description, Descriptions, Export, Version},
+    keys,
+    plan::Plan,
+    uri::ObjectUri,
+};
+use fanfold_storage::PutOptions;
+use parquet::{arrow::ArrowWriter, file::properties::WriterProperties};
+use serde_json::{Value, json};
+
+use crate::world::{Engine, Play, World, succeeded, version};
+
+/// Ten row groups of a hundred rows each, `id` from 0 up.
+fn table() -> Vec<u8> {
+    let ids = 0..1_000_i64;
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(Int64Array::from_iter_values(ids.clone()))),
+        (
+            "region",
+            Arc::new(StringArray::from_iter_values(ids.map(|id| ["north", "south"][usize::from(id >= 500)]))),
+        ),
+        // Parquet has no unit of seconds: only Arrow's own schema tells that these are no numbers.
+        ("at", Arc::new(TimestampSecondArray::from_iter_values(0..1_000))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(100)).build();
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.into_inner().unwrap()
+}
+
+async fn put(world: &World, uri: &str, body: Vec<u8>) {
+    let uri: ObjectUri = uri.parse().unwrap();
+    world.store().put(&uri, body.into(), PutOptions::default()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_are_checked_before_a_job_is_accepted() {
+    let world = World::new().await;
+    put(&world, "s3://bank/p/t.parquet", table()).await;
+    world.put("s3://bank/c/t.csv", "id,region\n1,north\n").await;
+    world.put("s3://bank/l/t.jsonl", "{\"id\":1}\n{\"region\":\"x\"}\n").await;
+    let engine = world.engine().await;
+    let submit = async |format: &str, filter: &str| {
+        engine.submit("mapper", json!({"input": format!("s3://bank/{format}/"), "filter": filter})).await
+    };
+    for format in ["p", "c", "l"] {
+        submit(format, "id > 5 and region is not null").await.unwrap();
+        for (filter, kind, place) in [
+            ("id >", ErrorKind::FilterInvalid, "the end at column 5"),
+            ("lower(region) = 'x'", ErrorKind::FilterInvalid, "a call of \"lower\" at column 6"),
+            ("id > 5 and regoin = 'x'", ErrorKind::ColumnNotFound, "\"regoin\" at column 12"),
+            ("id > 5 and regoin = 'x'", ErrorKind::ColumnNotFound, "columns \"id\", \"region\""),
+        ] {
+            let problem = submit(format, filter).await.unwrap_err();
+            assert_eq!(problem.code, kind, "{filter}: {}", problem.detail);
+            assert!(problem.detail.contains(place), "{place}: {}", problem.detail);
+        }
+    }
+    submit("p", "id > 5 and at > '1970-01-01'").await.unwrap();
+    let problem = submit("p", "id > 5 and at > 'noon'").await.unwrap_err();
+    assert_eq!(problem.code, ErrorKind::FilterInvalid, "{}", problem.detail);
+    let problem = submit("p", "region > 5").await.unwrap_err();
+    assert_eq!(problem.code, ErrorKind::FilterInvalid);
+    assert!(problem.detail.contains("a text to compare with") && problem.detail.ends_with("column 10"));
+    let problem = submit("p", "id = 'north'").await.unwrap_err();
+    assert_eq!(problem.code, ErrorKind::FilterInvalid, "{}", problem.detail);
+    assert_eq!(world.backbone().list("outputs/").await.unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_function_declares_goes_first() {
+    let world = World::new().await;
+    put(&world, "s3://bank/p/t.parquet", table()).await;
+    let engine = world.engine().await;
+    let column = |name: &str, data_type: &str| Column {
+        name: name.into(),
+        data_type: data_type.into(),
+        nullable: true,
+    };
+    let reads = Some(vec![column("id", "Utf8")]);
+    let mapper = Some(Description { reads, writes: None });
+    let describes = Descriptions { mapper, ..Descriptions::default() };
+    engine.registry.publish(Version { describes, ..version("texts", vec![Export::Mapper]) }).await.unwrap();
+    let submit = async |filter: &str| {
+        engine
+            .submit(
+                "texts",
+                json!({"input": "s3://bank/p/", "filter": filter, "split": {"target_bytes": "1B"}}),
+            )
+            .await
+    };
+    assert_eq!(submit("id > 5").await.unwrap_err().code, ErrorKind::FilterInvalid);
+    // The statistics are of numbers: nothing follows from them for texts.
+    let record = submit("id > '5'").await.unwrap();
+    assert_eq!(record.partitions, 10);
+    assert_eq!(submit("id > '5' and region = 'south'").await.unwrap().partitions, 5);
+}
+
+/// Row groups of each partition.
+async fn groups(world: &World, engine: &Engine, more: Value) -> (Vec<Vec<u32>>, Plan) {
+    let mut document = json!({"input": "s3://bank/p/", "split": {"target_bytes": "1B"}});
+    document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let id = engine.submit("mapper", document).await.unwrap().id;
+    let slices = world.partitions(&id).await.into_iter().flat_map(|partition| partition.slices);
+    let plan =
+        serde_json::from_value(world.json(&format!("s3://fanfold/{}", keys::plan(&id))).await).unwrap();
+    (slices.map(|slice| slice.row_groups.unwrap()).collect(), plan)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_groups_that_cannot_pass_are_not_planned() {
+    let world = World::new().await;
+    put(&world, "s3://bank/p/t.parquet", table()).await;
+    let engine = world.engine().await;
+    let check = async |filter: &str, expected: &[u32], pruned: u64| {
+        let (found, plan) = groups(&world, &engine, json!({"filter": filter})).await;
+        assert_eq!(found.concat(), expected, "{filter}");
+        assert_eq!((plan.pruned.row_groups, plan.pruned.bytes > 0), (pruned, pruned > 0), "{filter}");
+    };
+    check("id >= 0", &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], 0).await;
+    check("id < 150 or id in (350, 351)", &[0, 1, 3], 7).await;
+    check("region = 'south' and id % 2 = 0", &[5, 6, 7, 8, 9], 5).await;
+    check("region <> 'north'", &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], 0).await;
+    // The columns of the output are shown by a task without rows.
+    let (none, plan) = groups(&world, &engine, json!({"filter": "id > 5000"})).await;
+    assert_eq!((none, plan.pruned.row_groups), (vec![vec![]], 10));
+    let (two, _) =
+        groups(&world, &engine, json!({"filter": "id < 150 or id = 950", "split": {"target_bytes": "1kB"}}))
+            .await;
+    assert_eq!(two.concat(), [0, 1, 9]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_out_is_in_the_receipt() {
+    let world = World::new().await;
+    put(&world, "s3://bank/p/t.parquet", table()).await;
+    let engine = world.engine().await;
+    let _worker = world.work(Play::default());
+    let more = json!({"input": "s3://bank/p/", "split": {"target_bytes": "1B"}, "filter": "id >= 900"});
+    let record = engine.run("folder", more.clone()).await;
+    succeeded(&record);
+    assert_eq!((record.partitions, record.receipt.usage.row_groups_pruned), (1, 9));
+    assert!(record.receipt.usage.bytes_pruned > 0);
+    // A retry sees the same partitions; another filter is another job.
+    let refused = engine.jobs.retry(&record.id).await.unwrap_err();
+    assert_eq!(refused.code, ErrorKind::JobFinished, "{}", refused.detail);
+    let cached = |filter: &str| json!({"input": "s3://bank/p/", "filter": filter, "cache": true});
+    let first = engine.run("folder", cached("id >= 900")).await;
+    let (same, other) =
+        (engine.run("folder", cached("id >= 900")).await, engine.run("folder", cached("id >= 901")).await);
+    let hits = [&first, &same, &other].map(|record| record.receipt.cache_hits);
+    assert_eq!(hits, [0, 1, 0]);
+}

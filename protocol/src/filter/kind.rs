@@ -1,0 +1,88 @@
+//! What values are to a filter.
+
+use std::fmt;
+
+/// What a column holds, as far as comparing goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Truth values.
+    Boolean,
+    /// Numbers that are whole multiples of 10^-`scale`: integers, decimals.
+    Exact {
+        /// Digits, at most.
+        precision: u8,
+        /// Digits behind the point.
+        scale: u8,
+    },
+    /// Floating point.
+    Float {
+        /// Of a number.
+        bits: u8,
+    },
+    /// UTF-8.
+    Text,
+    /// Days.
+    Date,
+    /// Moments, in units of 10^-`scale` seconds.
+    Instant {
+        /// 0 for seconds, to 9 for nanoseconds.
+        scale: u8,
+    },
+    /// What is not compared, by the name of its type.
+    Other(String),
+}
+
+impl Kind {
+    /// Integers of at most 64 bits with a sign.
+    pub const INTEGER: Self = Self::Exact { precision: 19, scale: 0 };
+    /// 64-bit floating point.
+    pub const FLOAT: Self = Self::Float { bits: 64 };
+    /// Unsigned 64-bit integers.
+    pub const UNSIGNED: Self = Self::Exact { precision: 20, scale: 0 };
+
+    /// What a column of an Arrow type is, by the name of the type; `None` for a name
+    /// that is not known here.
+    pub fn of_arrow(name: &str) -> Option<Self> {
+        if let Some(inner) = name.strip_prefix("Timestamp(") {
+            return match inner.split([',', ')']).next()?.trim() {
+                "s" | "Second" => Some(Self::Instant { scale: 0 }),
+                "ms" | "Millisecond" => Some(Self::Instant { scale: 3 }),
+                "µs" | "Microsecond" => Some(Self::Instant { scale: 6 }),
+                "ns" | "Nanosecond" => Some(Self::Instant { scale: 9 }),
+                _ => None,
+            };
+        }
+        match name {
+            "Boolean" => Some(Self::Boolean),
+            "Int8" | "Int16" | "Int32" | "Int64" | "UInt8" | "UInt16" | "UInt32" => Some(Self::INTEGER),
+            "UInt64" => Some(Self::UNSIGNED),
+            "Float16" => Some(Self::Float { bits: 16 }),
+            "Float32" => Some(Self::Float { bits: 32 }),
+            "Float64" => Some(Self::FLOAT),
+            "Utf8" | "LargeUtf8" | "Utf8View" => Some(Self::Text),
+            "Date32" => Some(Self::Date),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_number(&self) -> bool {
+        matches!(self, Self::Exact { .. } | Self::Float { .. })
+    }
+
+    pub(super) fn is_time(&self) -> bool {
+        matches!(self, Self::Date | Self::Instant { .. })
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Boolean => f.write_str("a truth value"),
+            Self::Exact { .. } | Self::Float { .. } => f.write_str("a number"),
+            Self::Text => f.write_str("a text"),
+            Self::Date => f.write_str("a date"),
+            Self::Instant { .. } => f.write_str("a timestamp"),
+            Self::Other(name) => write!(f, "of type {name}"),
+        }
+    }
+}
