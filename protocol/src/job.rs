@@ -39,6 +39,25 @@ pub enum Format {
     Bytes,
 }
 
+/// Which objects make one table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SchemaRule {
+    /// Those with the same columns in the same types.
+    #[default]
+    Same,
+    /// Any: a row has all columns that the objects have together, each in the
+    /// narrowest type that holds its values, and none where its object lacks it.
+    Union,
+}
+
+impl SchemaRule {
+    /// Whether it is the one that goes without saying.
+    pub fn is_same(&self) -> bool {
+        *self == Self::Same
+    }
+}
+
 /// How CSV is read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -152,6 +171,9 @@ pub struct JobDocument {
     /// How the input is stored.
     #[serde(default)]
     pub format: Format,
+    /// Which objects make one table.
+    #[serde(default, skip_serializing_if = "SchemaRule::is_same")]
+    pub schema: SchemaRule,
     /// Columns to read; what the function declares when absent.
     #[serde(default)]
     pub columns: Option<Vec<String>>,

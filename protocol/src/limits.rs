@@ -120,6 +120,12 @@ pub const PARTITIONS_MAX: usize = 1_000_000;
 pub const LISTED_KEYS_MAX: usize = 2_000_000;
 /// Parameters of a job as JSON: they travel in every lease.
 pub const JOB_PARAMS_BYTES_MAX: usize = 256 << 10;
+/// Objects whose heads are read to unite their columns: the submission waits for
+/// them.
+pub const UNION_OBJECTS_MAX: usize = 20_000;
+/// Objects that together have all columns and types of a union: they travel in
+/// every lease, and every worker reads their heads.
+pub const UNION_HEADS_MAX: usize = 64;
 /// Reducers of a keyed aggregate: each task of the first stage writes a part for
 /// each of them, and small parts cost more requests than they hold data.
 pub const REDUCERS_MAX: u32 = 256;

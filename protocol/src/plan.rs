@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     digest::Digest,
-    job::{CsvOptions, Format},
+    job::{CsvOptions, Format, SchemaRule},
     limits,
     uri::{ObjectUri, Pin, PinnedObject},
 };
@@ -158,6 +158,25 @@ impl Pruned {
     }
 }
 
+/// The objects that settle the types of columns that are not declared.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Like {
+    /// The one whose columns come first.
+    #[serde(flatten)]
+    pub object: PinnedObject,
+    /// Of a table that unites different objects, those that have columns or types
+    /// that the ones before them do not have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<PinnedObject>,
+}
+
+impl Like {
+    /// All of them.
+    pub fn objects(&self) -> impl Iterator<Item = &PinnedObject> {
+        std::iter::once(&self.object).chain(&self.others)
+    }
+}
+
 /// The head of a stored plan; the partitions lie beside it in shards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -177,9 +196,9 @@ pub struct Plan {
     pub groups: Vec<u32>,
     /// Tasks of each stage: the first is [`Plan::partitions`].
     pub stages: Vec<u32>,
-    /// The object that settles the types of columns that are not declared.
+    /// What settles the types of columns that are not declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub like: Option<PinnedObject>,
+    pub like: Option<Like>,
     /// What its partitions do not hold.
     #[serde(default, skip_serializing_if = "Pruned::is_nothing")]
     pub pruned: Pruned,
@@ -424,9 +443,12 @@ pub struct TaskCommon {
     /// Which rows to read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
-    /// The object that settles the types of columns that are not declared.
+    /// Which objects make one table.
+    #[serde(default, skip_serializing_if = "SchemaRule::is_same")]
+    pub schema: SchemaRule,
+    /// What settles the types of columns that are not declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub like: Option<PinnedObject>,
+    pub like: Option<Like>,
     /// Where tables go; the job's own place in the system bucket when the job
     /// names none.
     pub output: ObjectUri,

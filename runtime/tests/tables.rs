@@ -18,5 +18,7 @@ mod selection;
 mod splits;
 #[path = "tables/support.rs"]
 mod support;
+#[path = "tables/union.rs"]
+mod union;
 #[path = "tables/writing.rs"]
 mod writing;

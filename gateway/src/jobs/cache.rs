@@ -19,9 +19,8 @@ use fanfold_protocol::{
     function::Settings,
     job::{CacheUse, Job, JobDocument, JobLimits, OneOrMany},
     keys, limits,
-    plan::{Partition, Plan, Shape},
+    plan::{Like, Partition, Plan, Shape},
     time,
-    uri::PinnedObject,
 };
 use fanfold_storage::{ListEntry, ListOptions, PutOptions};
 use futures::TryStreamExt;
@@ -46,7 +45,7 @@ struct Doing<'a> {
     tables: bool,
     /// Of keyed aggregates: how many reducers states are sorted for.
     reducers: Option<u32>,
-    like: Option<&'a PinnedObject>,
+    like: Option<&'a Like>,
     /// Without what says where input and output lie, how the input is taken
     /// apart and how hard to try: none of it changes what a task gives.
     document: &'a JobDocument,
@@ -152,7 +151,7 @@ impl Given {
     pub async fn read(
         vault: &Vault,
         jobs: &[Uuid],
-        like: Option<&PinnedObject>,
+        like: Option<&Like>,
         which: Which,
     ) -> Result<Self> {
         let mut products = HashMap::new();

@@ -12,7 +12,7 @@ use fanfold_protocol::{
     filter::{Filter, Kind},
     function::{Column, Version},
     job::{CsvOptions, Format, JobDocument},
-    plan::Shape,
+    plan::{Like, Shape},
     stored::{
         self, BOM, Compressed, SAMPLE_BYTES, Stored,
         csv::{Scanner, Step},
@@ -110,7 +110,7 @@ pub async fn check_columns(
     store: &Store,
     document: &JobDocument,
     reads: Option<&[Column]>,
-    like: Option<&PinnedObject>,
+    like: Option<&Like>,
 ) -> Result<()> {
     let Some(text) = &document.filter else { return Ok(()) };
     let filter = Filter::parse(text)?;
@@ -120,7 +120,7 @@ pub async fn check_columns(
         known.push(Known { name: column.name.clone(), kind, instead: None });
     }
     if filter.columns().any(|name| known.iter().all(|column| column.name != name)) {
-        let Some(stored) = of_table(store, document, like).await? else { return Ok(()) };
+        let Some(stored) = of_tables(store, document, like).await? else { return Ok(()) };
         let others: Vec<_> = stored.into_iter().filter(|c| known.iter().all(|k| k.name != c.name)).collect();
         known.extend(others);
     }
@@ -159,6 +159,28 @@ fn bind(filter: &Filter, known: &[Known]) -> Result<(), Problem> {
 }
 
 /// The columns of the job's table; `None` where they are not told without decoding.
+async fn of_tables(
+    store: &Store,
+    document: &JobDocument,
+    like: Option<&Like>,
+) -> Result<Option<Vec<Known>>> {
+    let mut all: Vec<Known> = Vec::new();
+    let Some(like) = like else { return of_table(store, document, None).await };
+    for object in like.objects() {
+        let Some(columns) = of_table(store, document, Some(object)).await? else { return Ok(None) };
+        for column in columns {
+            match all.iter_mut().find(|known| known.name == column.name) {
+                // What unites them is for the reader to say.
+                Some(known) if known.kind != column.kind => known.kind = None,
+                Some(_) => {}
+                None => all.push(column),
+            }
+        }
+    }
+    Ok(Some(all))
+}
+
+/// The columns of one object.
 async fn of_table(
     store: &Store,
     document: &JobDocument,

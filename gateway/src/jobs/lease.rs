@@ -12,8 +12,8 @@ use fanfold_protocol::{
     function::Version,
     job::{Format, Job},
     keys, limits,
-    plan::{Lease, Plan, Shape, Task, TaskCommon, Work},
-    uri::{ObjectUri, PinnedObject},
+    plan::{Lease, Like, Plan, Shape, Task, TaskCommon, Work},
+    uri::ObjectUri,
 };
 
 use super::{
@@ -151,7 +151,7 @@ fn id(job: &Job, spec: &LeaseSpec, turn: Turn) -> String {
 }
 
 /// What all tasks of a job have in common.
-fn common(job: &Job, version: &Version, output: ObjectUri, like: Option<PinnedObject>) -> Result<TaskCommon> {
+fn common(job: &Job, version: &Version, output: ObjectUri, like: Option<Like>) -> Result<TaskCommon> {
     let document = &job.document;
     let params = document.params.as_ref().map_or(Ok("{}".to_owned()), serde_json::to_string);
     let timeout = match document.limits.task_timeout {
@@ -163,6 +163,7 @@ fn common(job: &Job, version: &Version, output: ObjectUri, like: Option<PinnedOb
         format: document.format,
         columns: document.columns.clone(),
         csv: document.csv.clone(),
+        schema: document.schema,
         filter: document.filter.clone(),
         output,
         output_format: match document.output_format {

@@ -42,6 +42,7 @@ mod submit;
 mod sweep;
 mod tasks;
 mod tenure;
+mod union;
 mod vault;
 mod view;
 

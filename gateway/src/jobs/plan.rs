@@ -12,11 +12,12 @@ use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem,
     function::Column,
-    job::{Format, Job, JobDocument, Sample, SampleOf},
+    job::{Job, Sample, SampleOf},
     keys, limits,
-    plan::{Partition, Plan, Pruned, SHARD_BYTES_TARGET, SHARD_PARTITIONS, Shape, Slice, Weight},
+    plan::{Like, Partition, Plan, Pruned, SHARD_BYTES_TARGET, SHARD_PARTITIONS, Shape, Slice, Weight},
     uri::{ObjectUri, PinnedObject},
 };
+use fanfold_storage::Store;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::task::JoinSet;
 
@@ -29,6 +30,7 @@ use super::{
     retry::Earlier,
     split::{Cutting, Splitter},
     submit::Draft,
+    union,
     vault::Vault,
 };
 
@@ -52,7 +54,9 @@ pub async fn lay_down(
     found: Found,
 ) -> Result<(Job, Plan)> {
     let (mut job, earlier) = (draft.job.clone(), draft.earlier.as_ref());
-    let like = like(&job.document, &found.objects, earlier);
+    let reads = draft.reads.as_deref();
+    let (store, held) = (vault.store(), earlier.and_then(|earlier| earlier.like.as_ref()));
+    let like = union::like(store, &job.document, reads, &found.objects, held).await?;
     filter::check_columns(vault.store(), &job.document, draft.reads.as_deref(), like.as_ref()).await?;
     let mut writer = Writer::new(vault, &draft.job);
     let cutting = Cutting::new(&job.document, draft.reads.as_deref())?;
@@ -93,19 +97,20 @@ pub async fn lay_down(
     Ok((job, plan))
 }
 
-/// What a job that runs this one again would be parted into, and the object that
-/// would settle its types. Writes nothing.
+/// What a job that runs this one again would be parted into, and what would settle
+/// its types. Writes nothing.
 ///
 /// # Errors
 /// As of [`lay_down`].
 pub async fn partitions(
+    store: &Store,
     splitter: &Splitter,
     earlier: &Earlier,
     reads: Option<&[Column]>,
     found: Found,
-) -> Result<(Vec<Partition>, Option<PinnedObject>)> {
+) -> Result<(Vec<Partition>, Option<Like>)> {
     let document = &earlier.job.document;
-    let like = like(document, &found.objects, Some(earlier));
+    let like = union::like(store, document, reads, &found.objects, earlier.like.as_ref()).await?;
     let mut partitions = Vec::new();
     let cutting = Cutting::new(document, reads)?;
     take_apart(splitter, &cutting, found.objects, &mut Sink::Hold(&mut partitions)).await?;
@@ -198,20 +203,6 @@ fn lay_out(job: &Job, shape: Shape, weights: &[Weight]) -> Plan {
 /// A count in parts of at most `width`.
 fn split(count: u32, width: u32) -> impl Iterator<Item = u32> {
     (0..count.div_ceil(width)).map(move |part| width.min(count - part * width))
-}
-
-/// The object that settles types: the largest, which has most to tell, and of
-/// equal ones the first. A retry goes on with that of the earlier job while it is there.
-fn like(document: &JobDocument, objects: &[PinnedObject], earlier: Option<&Earlier>) -> Option<PinnedObject> {
-    if document.format == Format::Bytes {
-        return None;
-    }
-    let same = earlier.and_then(|earlier| earlier.like.as_ref()).filter(|like| objects.contains(like));
-    if let Some(like) = same {
-        return Some(like.clone());
-    }
-    let larger = |a: &&PinnedObject, b: &&PinnedObject| a.pin.size.cmp(&b.pin.size).then(b.uri.cmp(&a.uri));
-    objects.iter().max_by(larger).cloned()
 }
 
 /// Some objects, of which a warning names the first.

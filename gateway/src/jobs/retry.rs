@@ -15,8 +15,8 @@ use fanfold_protocol::{
     invocation::Usage,
     job::{Difference, Job, JobDocument, JobState, RetryOf},
     keys, limits,
-    plan::{Partition, Plan, Shape, StateRef},
-    uri::{ObjectUri, PinnedObject},
+    plan::{Like, Partition, Plan, Shape, StateRef},
+    uri::ObjectUri,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
@@ -81,8 +81,8 @@ pub struct Earlier {
     /// What it did with its input.
     pub shape: Shape,
     state: JobState,
-    /// The object that settled its types.
-    pub like: Option<PinnedObject>,
+    /// What settled its types.
+    pub like: Option<Like>,
     /// Its reducers: what was shuffled to so many is of use to as many only.
     pub reducers: u32,
     partitions: Vec<Partition>,
@@ -92,7 +92,7 @@ pub struct Earlier {
 impl Earlier {
     /// Compares the input as it was with the input as it is. Where another object
     /// settles its types now, what was done before may be of other types.
-    fn compare(&self, now: &[Partition], like: Option<&PinnedObject>) -> Comparison {
+    fn compare(&self, now: &[Partition], like: Option<&Like>) -> Comparison {
         match like == self.like.as_ref() {
             true => compare(&self.partitions, &self.left, now),
             false => compare(&self.partitions, &Left::default(), now),
@@ -131,7 +131,13 @@ impl Jobs {
         let output = self.inner.vault.output_of(&earlier.job.document, &Uuid::nil())?;
         let found = self.look(&earlier.job.document, &output).await?;
         let reads = filter::reads(self.version_of(&earlier.job).await?.as_ref(), earlier.shape);
-        let (now, like) = plan::partitions(&self.inner.splitter, &earlier, reads.as_deref(), found).await?;
+        let (now, like) = plan::partitions(
+            self.inner.vault.store(),
+            &self.inner.splitter,
+            &earlier,
+            reads.as_deref(),
+            found,
+        ).await?;
         Ok(earlier.compare(&now, like.as_ref()))
     }
 

@@ -19,4 +19,5 @@ mod input;
 mod retry;
 mod routes;
 mod split;
+mod union;
 mod world;

@@ -9,6 +9,8 @@
 //!
 //! Format: parquet-format 2.x, `parquet.thrift`, FileMetaData.
 
+use std::ops::Range;
+
 use super::thrift::{I32, I64, LIST, STRUCT, Thrift};
 use crate::{
     filter::{Bound, Bounds, Kind, Statistics},
@@ -34,6 +36,8 @@ pub struct FooterColumn {
     physical: i64,
     unsigned: bool,
     required: bool,
+    /// Where the footer says all this, and what it holds.
+    pub said: Range<usize>,
 }
 
 /// The columns of a table; `None` where the footer is malformed.
@@ -92,6 +96,7 @@ fn schema(thrift: &mut Thrift<'_>) -> Option<Vec<FooterColumn>> {
     let (STRUCT, count) = thrift.list()? else { return None };
     let (mut columns, mut leaves, mut within) = (Vec::new(), 0, 0_u64);
     for number in 0..count {
+        let start = thrift.at();
         let element = element(thrift)?;
         if number == 0 {
             continue;
@@ -104,8 +109,9 @@ fn schema(thrift: &mut Thrift<'_>) -> Option<Vec<FooterColumn>> {
             if columns.len() == limits::COLUMNS_MAX {
                 return None;
             }
-            columns.push(element.column(leaf)?);
+            columns.push(element.column(leaf, start)?);
         }
+        columns.last_mut()?.said.end = thrift.at();
     }
     Some(columns)
 }
@@ -207,7 +213,7 @@ fn integer(thrift: &mut Thrift<'_>) -> Option<Logical> {
 }
 
 impl Element<'_> {
-    fn column(&self, leaf: Option<usize>) -> Option<FooterColumn> {
+    fn column(&self, leaf: Option<usize>, start: usize) -> Option<FooterColumn> {
         let annotation = self.logical.or_else(|| self.converted.map(converted));
         let unsigned = matches!(annotation, Some(Logical::Integer { unsigned: true, .. }));
         let kind = match (leaf, self.repetition) {
@@ -224,6 +230,7 @@ impl Element<'_> {
             physical: self.physical.unwrap_or(-1),
             unsigned,
             required: self.repetition == 0,
+            said: start..start,
         })
     }
 

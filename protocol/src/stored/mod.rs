@@ -10,6 +10,8 @@ pub mod csv;
 pub mod cut;
 #[cfg(feature = "filter")]
 pub mod footer;
+pub mod guess;
+pub mod jsonl;
 pub mod parquet;
 pub mod thrift;
 pub mod value;

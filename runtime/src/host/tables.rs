@@ -11,9 +11,9 @@ use fanfold_protocol::{
     ErrorKind, Problem,
     commit::OutputObject,
     function::Column,
-    job::{CsvOptions, Format},
+    job::{CsvOptions, Format, SchemaRule},
     limits,
-    plan::{Slice, StateRef},
+    plan::{self, Slice, StateRef},
     uri::{ObjectUri, PinnedObject},
 };
 use fanfold_storage::Store;
@@ -74,9 +74,9 @@ impl Reader {
         work: &Arc<Work>,
         store: Store,
         source: TableSource,
-        like: Option<PinnedObject>,
+        like: Option<plan::Like>,
     ) -> Result<Self, Problem> {
-        let like = like.map(|object| Like { object, settled: Arc::clone(&data.settled) });
+        let like = like.map(|of| Like { of, settled: Arc::clone(&data.settled) });
         Self::begin(data, work, TableReader::open_like(store, source, like)).await
     }
 
@@ -399,6 +399,7 @@ impl tables::Host for Host {
             columns: options.columns,
             declared: None,
             csv,
+            schema: SchemaRule::Same,
             filter: None,
         };
         let reader = Reader::open(&self.data, self.work(), store, source, None).await?;

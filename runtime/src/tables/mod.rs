@@ -41,12 +41,13 @@ mod settled;
 mod shape;
 mod shuffle;
 mod text;
+mod union;
 mod writer;
 
 use fanfold_protocol::{
     Problem,
     function::Column,
-    job::{CsvOptions, Format},
+    job::{CsvOptions, Format, SchemaRule},
     plan::Slice,
 };
 
@@ -75,6 +76,8 @@ pub struct TableSource {
     pub declared: Option<Vec<Column>>,
     /// How CSV is read.
     pub csv: CsvOptions,
+    /// Which objects make one table.
+    pub schema: SchemaRule,
     /// Which rows the caller wants; all when absent.
     pub filter: Option<String>,
 }

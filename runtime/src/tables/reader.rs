@@ -18,8 +18,9 @@ use fanfold_protocol::{
     function::Column,
     job::{CsvOptions, Format},
     limits,
-    plan::Slice,
+    plan::{self, Slice},
     stored::{self, Compressed, SAMPLE_BYTES, Stored},
+    uri::PinnedObject,
 };
 use fanfold_storage::Store;
 
@@ -38,6 +39,7 @@ use super::{
     shuffle::MergedRows,
     store_problem,
     text::Text,
+    union::Union,
 };
 
 /// A batch of at least this weight is given out as it is.
@@ -124,10 +126,7 @@ impl TableReader {
     /// object has settled the schema.
     pub async fn open_like(store: Store, source: TableSource, like: Option<Like>) -> Result<Self, Problem> {
         let wanted = Wanted::new(&source)?;
-        let like = match like {
-            Some(like) => settle(&store, &source, &wanted, &like).await?,
-            None => None,
-        };
+        let like = settle(&store, &source, &wanted, like.as_ref()).await?;
         let mut slices = VecDeque::from(source.slices);
         let Some(slice) = slices.pop_front() else {
             return Err(Problem::new(
@@ -170,7 +169,7 @@ impl TableReader {
         wanted: Wanted,
         first: First,
     ) -> Result<Self, Problem> {
-        let wide = wanted.schema(&uri, decoder.schema())?;
+        let wide = wanted.table(&uri, decoder.schema(), Some(&first))?;
         let (filter, schema) = (wanted.filter(&wide)?, wanted.shown(&wide));
         let skipped = decoder.pruned();
         Ok(Self {
@@ -364,6 +363,11 @@ impl Decoder {
         })
     }
 
+    /// Whether the types of its columns are guessed from text.
+    fn is_guessed(&self) -> bool {
+        matches!(self, Self::Csv(_) | Self::Jsonl(_))
+    }
+
     /// What was left out when it was opened.
     fn pruned(&self) -> Skipped {
         match self {
@@ -404,27 +408,68 @@ fn plain(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
 }
 
-/// What the object settles, unless the function declares all that is wanted or
-/// the first slice is of this object.
+/// What is settled before the first slice is read: nothing when the function
+/// declares all that is wanted or the first slice is of the object that settles
+/// it, and everything where objects may lack columns.
 async fn settle(
     store: &Store,
     source: &TableSource,
     wanted: &Wanted,
-    Like { object, settled }: &Like,
+    like: Option<&Like>,
 ) -> Result<Option<First>, Problem> {
-    let own = source.slices.first().is_some_and(|slice| slice.object == *object);
-    if own || source.format == Format::Bytes || wanted.is_declared() {
-        return Ok(None);
+    let Some(own) = source.slices.first().map(|slice| &slice.object) else { return Ok(None) };
+    if !wanted.unites() {
+        let Some(Like { of, settled }) = like else { return Ok(None) };
+        if *own == of.object || source.format == Format::Bytes || wanted.is_declared() {
+            return Ok(None);
+        }
+        let key = settled::Key::new(of, source);
+        let stored = match settled.get(&key) {
+            Some(stored) => stored,
+            None => {
+                let slice = Slice::whole(of.object.clone());
+                let decoder =
+                    Decoder::open(store, &slice, source.format, &source.csv, wanted, None).await?;
+                let stored = plain(decoder.schema());
+                settled.put(key, Arc::clone(&stored));
+                stored
+            }
+        };
+        return Ok(Some(First { uri: of.object.uri.to_string(), stored }));
     }
-    let (uri, key) = (object.uri.to_string(), settled::Key::new(object, source));
-    if let Some(stored) = settled.get(&key) {
-        return Ok(Some(First { uri, stored }));
+    unite(store, source, wanted, own, like).await.map(Some)
+}
+
+/// The table of objects that may lack columns of it.
+async fn unite(
+    store: &Store,
+    source: &TableSource,
+    wanted: &Wanted,
+    own: &PinnedObject,
+    like: Option<&Like>,
+) -> Result<First, Problem> {
+    let alone = plan::Like { object: own.clone(), others: Vec::new() };
+    let of = like.map_or(&alone, |like| &like.of);
+    let (uri, key) = (of.object.uri.to_string(), settled::Key::new(of, source));
+    if wanted.is_declared() {
+        let stored = wanted.complete(&uri, Vec::new())?;
+        return Ok(First { uri, stored });
     }
-    let slice = Slice::whole(object.clone());
-    let decoder = Decoder::open(store, &slice, source.format, &source.csv, wanted, None).await?;
-    let stored = plain(decoder.schema());
-    settled.put(key, Arc::clone(&stored));
-    Ok(Some(First { uri, stored }))
+    if let Some(stored) = like.and_then(|like| like.settled.get(&key)) {
+        return Ok(First { uri, stored });
+    }
+    let mut union = Union::default();
+    for object in of.objects() {
+        let slice = Slice::whole(object.clone());
+        let decoder = Decoder::open(store, &slice, source.format, &source.csv, wanted, None).await?;
+        let undeclared = decoder.schema().fields().iter().filter(|f| wanted.declared(f.name()).is_none());
+        union.add(&object.uri.to_string(), undeclared, decoder.is_guessed())?;
+    }
+    let stored = wanted.complete(&uri, union.fields())?;
+    if let Some(like) = like {
+        like.settled.put(key, Arc::clone(&stored));
+    }
+    Ok(First { uri, stored })
 }
 
 /// The first bytes of the slice's object: enough for its format and types.

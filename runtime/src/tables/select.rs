@@ -13,9 +13,9 @@ use arrow::{
     datatypes::{DataType, Field, Float32Type, Float64Type, Schema, SchemaRef},
     util::display::array_value_to_string,
 };
-use fanfold_protocol::{ErrorKind, Problem, filter::Filter, function::Column};
+use fanfold_protocol::{ErrorKind, Problem, filter::Filter, function::Column, job::SchemaRule};
 
-use super::{TableSource, filter::RowFilter, guard::quote, shape};
+use super::{TableSource, filter::RowFilter, guard::quote, shape, union};
 
 /// Names listed in a message, at most.
 const NAMES_SHOWN: usize = 20;
@@ -36,15 +36,23 @@ pub(super) struct Wanted {
     shown: Option<usize>,
     filter: Option<Filter>,
     declared: BTreeMap<String, Declared>,
+    schema: SchemaRule,
 }
 
-/// What the first object of a table settled for the others.
+/// What the first object of a table settled for the others, or several together.
 #[derive(Debug)]
 pub(super) struct First {
     /// The object.
     pub(super) uri: String,
-    /// Its wanted columns, in plain types.
+    /// The wanted columns, in plain types.
     pub(super) stored: SchemaRef,
+}
+
+impl First {
+    /// The type of a column.
+    pub(super) fn data_type(&self, name: &str) -> Option<&DataType> {
+        self.stored.column_with_name(name).map(|(_, field)| field.data_type())
+    }
 }
 
 /// Rows as a decoder gave them, and where they came from.
@@ -70,7 +78,8 @@ impl Decoded {
 impl Wanted {
     pub(super) fn new(source: &TableSource) -> Result<Self, Problem> {
         let filter = source.filter.as_deref().map(Filter::parse).transpose()?;
-        Self::of(source.columns.clone(), source.declared.as_deref(), filter)
+        let wanted = Self::of(source.columns.clone(), source.declared.as_deref(), filter)?;
+        Ok(Self { schema: source.schema, ..wanted })
     }
 
     /// What a function declares, and nothing else; all when it declares nothing.
@@ -105,7 +114,7 @@ impl Wanted {
                 filtered.filter(|name| names.iter().all(|n| n != name)).map(str::to_owned).collect();
             names.extend(hidden);
         }
-        Ok(Self { names, shown, filter, declared })
+        Ok(Self { names, shown, filter, declared, schema: SchemaRule::Same })
     }
 
     /// The filter over columns that are stored like this.
@@ -121,6 +130,11 @@ impl Wanted {
             }
             _ => Arc::clone(schema),
         }
+    }
+
+    /// Whether objects may lack columns of the table.
+    pub(super) fn unites(&self) -> bool {
+        self.schema == SchemaRule::Union
     }
 
     /// The declared type of a column.
@@ -155,6 +169,9 @@ impl Wanted {
         available: &[&str],
         first: Option<&First>,
     ) -> Result<Vec<usize>, Problem> {
+        if self.unites() {
+            return self.resolve_some(uri, available, first);
+        }
         if let Some(filter) = &self.filter {
             filter.check_columns(available).map_err(|problem| problem.within(uri))?;
         }
@@ -165,15 +182,8 @@ impl Wanted {
                 .map(|name| position(name).ok_or_else(|| not_found(uri, name, available)))
                 .collect(),
             (None, None) => {
-                let mut sorted = available.to_vec();
-                sorted.sort_unstable();
-                match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-                    Some(pair) => Err(Problem::new(
-                        ErrorKind::SchemaMismatch,
-                        format!("{uri} must name each column once, found column {} twice", quote(pair[0])),
-                    )),
-                    None => Ok((0..available.len()).collect()),
-                }
+                check_once(uri, available)?;
+                Ok((0..available.len()).collect())
             }
             (None, Some(first)) => {
                 let expected = first.stored.fields();
@@ -188,6 +198,68 @@ impl Wanted {
                 };
                 expected.iter().map(place).collect()
             }
+        }
+    }
+
+    /// The same where objects may lack columns that need no value.
+    fn resolve_some(
+        &self,
+        uri: &str,
+        available: &[&str],
+        first: Option<&First>,
+    ) -> Result<Vec<usize>, Problem> {
+        check_once(uri, available)?;
+        let names: Vec<&str> = match (&self.names, first) {
+            (Some(names), _) => names.iter().map(String::as_str).collect(),
+            (None, Some(first)) => {
+                if let Some(extra) = available.iter().find(|name| first.data_type(name).is_none()) {
+                    let detail = format!(
+                        "column {} of {uri} must be met in the beginning of an object, found it in none; name the \
+                         columns to read",
+                        quote(extra)
+                    );
+                    return Err(Problem::new(ErrorKind::SchemaMismatch, detail));
+                }
+                first.stored.fields().iter().map(|f| f.name().as_str()).collect()
+            }
+            (None, None) => available.to_vec(),
+        };
+        let needed = |name: &&&str| self.declared.get(**name).is_some_and(|declared| !declared.nullable);
+        match names.iter().filter(needed).find(|name| !available.contains(name)) {
+            Some(name) => Err(not_found(uri, name, available)),
+            None => Ok(names.iter().filter_map(|name| available.iter().position(|a| a == name)).collect()),
+        }
+    }
+
+    /// The columns of a table of objects that may lack some, from those that were
+    /// found together.
+    pub(super) fn complete(&self, uri: &str, found: Vec<Field>) -> Result<SchemaRef, Problem> {
+        let Some(names) = &self.names else { return Ok(Arc::new(Schema::new(found))) };
+        let field = |name: &String| match found.iter().find(|field| field.name() == name) {
+            Some(field) => Ok(field.clone()),
+            None => match self.declared.get(name) {
+                Some(declared) => Ok(Field::new(name, shape::plain_type(&declared.data_type), true)),
+                None => {
+                    let available: Vec<&str> = found.iter().map(|f| f.name().as_str()).collect();
+                    Err(not_found(uri, name, &available))
+                }
+            },
+        };
+        let fields = names.iter().map(field).collect::<Result<Vec<_>, _>>()?;
+        Ok(Arc::new(Schema::new(fields)))
+    }
+
+    /// The schema of the table as far as one of its objects tells: all of it,
+    /// unless objects may lack columns.
+    pub(super) fn table(
+        &self,
+        uri: &str,
+        stored: &Schema,
+        first: Option<&First>,
+    ) -> Result<SchemaRef, Problem> {
+        match first {
+            Some(first) if self.unites() => self.schema(&first.uri, &first.stored),
+            _ => self.schema(uri, stored),
         }
     }
 
@@ -218,15 +290,18 @@ impl Wanted {
     /// Checks that another object's columns have the types of the first one's,
     /// where the function does not say what they are to be.
     pub(super) fn check_same(&self, uri: &str, stored: &Schema, first: &First) -> Result<(), Problem> {
-        for (found, expected) in stored.fields().iter().zip(first.stored.fields()) {
+        for found in stored.fields() {
+            let Some(expected) = first.data_type(found.name()) else { continue };
             let plain = shape::plain_type(found.data_type());
-            let declared = self.declared.contains_key(found.name());
-            if !declared && plain != *expected.data_type() {
+            let fits = match self.schema {
+                SchemaRule::Same => plain == *expected,
+                SchemaRule::Union => union::common(&plain, expected, false).as_ref() == Some(expected),
+            };
+            if !fits && !self.declared.contains_key(found.name()) {
                 let detail = format!(
-                    "column {} of {uri} must be {} as in {}, found {plain}; read the objects separately or declare \
-                     the column's type in the function",
+                    "column {} of {uri} must be {expected} as in {}, found {plain}; read the objects separately or \
+                     declare the column's type in the function",
                     quote(found.name()),
-                    expected.data_type(),
                     first.uri
                 );
                 return Err(Problem::new(ErrorKind::SchemaMismatch, detail));
@@ -248,6 +323,9 @@ impl Wanted {
         piece: &RecordBatch,
     ) -> Result<RecordBatch, Problem> {
         let mut piece = shape::plain(piece).map_err(|p| p.within(uri))?;
+        if self.unites() {
+            piece = union::fill(&piece, schema).map_err(|p| p.within(uri))?;
+        }
         // Where the rows that are left stood in the piece; `None` while all are there.
         let mut kept: Option<Vec<usize>> = None;
         let place = |kept: &Option<Vec<usize>>, column: &str, row: usize| {
@@ -290,6 +368,18 @@ impl Wanted {
     }
 }
 
+fn check_once(uri: &str, available: &[&str]) -> Result<(), Problem> {
+    let mut sorted = available.to_vec();
+    sorted.sort_unstable();
+    match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(Problem::new(
+            ErrorKind::SchemaMismatch,
+            format!("{uri} must name each column once, found column {} twice", quote(pair[0])),
+        )),
+        None => Ok(()),
+    }
+}
+
 fn check_names(names: &[String], declared: &BTreeMap<String, Declared>) -> Result<(), Problem> {
     let mut sorted: Vec<&str> = names.iter().map(String::as_str).collect();
     sorted.sort_unstable();
@@ -325,7 +415,7 @@ fn listed(names: &[&str]) -> String {
 fn mismatch(uri: &str, column: &str, first: &str, how: &str) -> Problem {
     let detail = format!(
         "all objects of a table must have the same columns, found column {} in only one of {uri} and {first}, {how}; \
-         select the columns that both have",
+         select the columns that both have, or set schema to union",
         quote(column)
     );
     Problem::new(ErrorKind::SchemaMismatch, detail)

@@ -14,8 +14,8 @@ use std::{
 use arrow::datatypes::SchemaRef;
 use fanfold_protocol::{
     function::Column,
-    job::{CsvOptions, Format},
-    uri::PinnedObject,
+    job::{CsvOptions, Format, SchemaRule},
+    plan,
 };
 
 use super::TableSource;
@@ -23,12 +23,12 @@ use super::TableSource;
 /// Schemas that are kept: a few for each job that runs.
 const KEPT: usize = 64;
 
-/// The object that settles the types of columns that are not declared, and where
-/// what it holds may be known already.
+/// What settles the types of columns that are not declared, and where what it
+/// holds may be known already.
 #[derive(Clone, Debug)]
 pub struct Like {
-    /// The object.
-    pub object: PinnedObject,
+    /// The objects.
+    pub of: plan::Like,
     /// What is known.
     pub settled: Arc<Settled>,
 }
@@ -36,7 +36,8 @@ pub struct Like {
 /// What decides about the schema that is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Key {
-    like: PinnedObject,
+    like: plan::Like,
+    schema: SchemaRule,
     format: Format,
     columns: Option<Vec<String>>,
     declared: Option<Vec<Column>>,
@@ -45,9 +46,10 @@ pub(super) struct Key {
 }
 
 impl Key {
-    pub(super) fn new(like: &PinnedObject, source: &TableSource) -> Self {
+    pub(super) fn new(like: &plan::Like, source: &TableSource) -> Self {
         Self {
             like: like.clone(),
+            schema: source.schema,
             format: source.format,
             columns: source.columns.clone(),
             declared: source.declared.clone(),

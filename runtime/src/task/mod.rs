@@ -399,6 +399,7 @@ async fn open_input(
         columns: common.columns.clone(),
         declared,
         csv: common.csv.clone(),
+        schema: common.schema,
         filter: common.filter.clone(),
     };
     let host = store.data_mut();

@@ -149,6 +149,7 @@ impl Works {
                 format: Format::Csv,
                 columns: None,
                 csv: CsvOptions::default(),
+                schema: Default::default(),
                 filter: None,
                 output: "s3://bank/out/".parse().unwrap(),
                 output_format: Format::Parquet,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind,
     job::CsvOptions,
-    plan::Slice,
+    plan::{self, Slice},
     stored::{
         BOM,
         csv::Scanner,
@@ -192,7 +192,8 @@ async fn another_object_settles_the_types() {
     let store = store();
     let settled = Arc::default();
     let open = async |slice: &Slice, like: &Slice, declared| {
-        let like = Like { object: like.object.clone(), settled: Arc::clone(&settled) };
+        let of = plan::Like { object: like.object.clone(), others: Vec::new() };
+        let like = Like { of, settled: Arc::clone(&settled) };
         let source = TableSource { declared, ..source(std::slice::from_ref(slice)) };
         TableReader::open_like(store.clone(), source, Some(like)).await
     };

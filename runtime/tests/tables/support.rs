@@ -18,7 +18,7 @@ use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem,
     function::Column,
-    job::{CsvOptions, Format},
+    job::{CsvOptions, Format, SchemaRule},
     limits,
     plan::{ByteRange, Slice},
     uri::{ObjectUri, PinnedObject},
@@ -90,6 +90,7 @@ pub fn source(slices: &[Slice]) -> TableSource {
         columns: None,
         declared: None,
         csv: CsvOptions::default(),
+        schema: SchemaRule::Same,
         filter: None,
     }
 }

@@ -1,6 +1,6 @@
 //! CSV objects as batches: scanned, typed and parsed as they stream in.
 //!
-//! The object's head (see [`infer`]) gives names and types, whichever slice of
+//! The object's head (see [`Guess`]) gives names and types, whichever slice of
 //! the object is read; then blocks of whole records are parsed column by column.
 //! Every problem names the record, its line and its byte; where a slice begins
 //! within the object, records and lines are counted from there.
@@ -20,13 +20,14 @@ use fanfold_protocol::{
     stored::{
         BOM, Compressed, SAMPLE_BYTES,
         csv::{Fault, Field, Scanner, Step},
+        guess::{Guess, Guessed},
     },
 };
 use fanfold_storage::Store;
 
 use self::{
     column::{Cells, Column, Nulls, read_type, unescape},
-    infer::Guess,
+    infer::data_type,
 };
 use super::{
     BATCH_ROWS_MAX,
@@ -62,7 +63,7 @@ pub(super) struct CsvReader {
 /// What the head of an object says.
 struct Header {
     names: Vec<String>,
-    types: Vec<DataType>,
+    guesses: Vec<Guessed>,
     /// Bytes before the first record of values.
     bytes: usize,
     lines: u64,
@@ -93,17 +94,25 @@ impl CsvReader {
         }
         let names: Vec<&str> = header.names.iter().map(String::as_str).collect();
         let indices = wanted.resolve(&uri, &names, first)?;
-        let data_type = |place: usize, index: usize| {
-            let settled = first.map(|f| f.stored.field(place).data_type());
-            let declared = wanted.declared(&header.names[index]).map(|d| &d.data_type);
-            read_type(declared.or(settled).unwrap_or(&header.types[index]))
+        let field = |index: &usize| {
+            let name = &header.names[*index];
+            let settled = first.and_then(|first| first.data_type(name));
+            let guessed = data_type(header.guesses[*index]);
+            let known = wanted.declared(name).map(|d| &d.data_type).or(settled).or(guessed.as_ref());
+            let data_type = match known {
+                Some(known) => read_type(known),
+                // Another object may tell what it is.
+                None if wanted.unites() => DataType::Null,
+                None => DataType::Utf8,
+            };
+            ArrowField::new(name, data_type, true)
         };
-        let types = indices.iter().enumerate().map(|(place, index)| (*index, data_type(place, *index)));
-        let types: Vec<(usize, DataType)> = types.collect();
-        let field = |(index, t): &(usize, DataType)| ArrowField::new(&header.names[*index], t.clone(), true);
-        let schema = Arc::new(Schema::new(types.iter().map(field).collect::<Vec<_>>()));
+        let fields: Vec<ArrowField> = indices.iter().map(field).collect();
+        let columns = indices.iter().zip(&fields);
+        let columns = columns.map(|(index, field)| Column::new(*index, field.data_type())).collect();
+        let schema = Arc::new(Schema::new(fields));
         Ok(Self {
-            columns: types.iter().map(|(index, t)| Column::new(*index, t)).collect(),
+            columns,
             scanner: dialect.scanner,
             nulls: dialect.nulls,
             names: header.names,
@@ -330,11 +339,11 @@ impl<'a> Dialect<'a> {
         };
         let values = if self.header { next } else { at };
         let end = data.len().min(SAMPLE_BYTES.max(next));
-        let types = self.types(&data[values..end], names.len(), ended && end == data.len());
-        Ok(Some(Header { names, types, bytes: values, lines: count_lines(&data[..values]) }))
+        let guesses = self.guesses(&data[values..end], names.len(), ended && end == data.len());
+        Ok(Some(Header { names, guesses, bytes: values, lines: count_lines(&data[..values]) }))
     }
 
-    fn types(&self, sample: &[u8], width: usize, ended: bool) -> Vec<DataType> {
+    fn guesses(&self, sample: &[u8], width: usize, ended: bool) -> Vec<Guessed> {
         let mut guesses = vec![Guess::default(); width];
         let mut fields = Vec::new();
         // Faults are met again, and told, when the records are read.
@@ -347,7 +356,7 @@ impl<'a> Dialect<'a> {
                 }
             }
         }
-        guesses.into_iter().map(Guess::data_type).collect()
+        guesses.into_iter().map(Guess::found).collect()
     }
 
     fn name(&self, data: &[u8], field: Field) -> Result<String, Problem> {

@@ -19,12 +19,15 @@ use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem, limits,
     plan::Slice,
-    stored::{BOM, Compressed, SAMPLE_BYTES},
+    stored::{
+        BOM, Compressed, SAMPLE_BYTES,
+        jsonl::{Shape, members},
+    },
 };
 use fanfold_storage::Store;
 use serde_json::{Value, value::RawValue};
 
-use self::{infer::Shape, integer::StrictIntegers};
+use self::{infer::data_type, integer::StrictIntegers};
 use super::{
     BATCH_ROWS_MAX,
     guard::{guard, quote},
@@ -62,11 +65,11 @@ impl JsonReader {
             if !text.data().contains(&b'\n') {
                 text.fill_to(limits::RECORD_BYTES_MAX as usize + 1).await?;
             }
-            sample(&uri, text.data(), text.ended())?
+            members(&uri, text.data(), text.ended())?
         } else {
             // A part may end before the sample does: its object is looked at.
             let head = long_head(store, slice, head).await?;
-            sample(&uri, &head, head.len() as u64 == slice.object.pin.size)?
+            members(&uri, &head, head.len() as u64 == slice.object.pin.size)?
         };
         if start == 0 {
             text.fill_to(BOM.len()).await?;
@@ -237,37 +240,6 @@ async fn long_head(store: &Store, slice: &Slice, head: &Bytes) -> Result<Bytes, 
     store.get_range(&slice.object.uri, &slice.object.pin, 0..end).await.map_err(store_problem)
 }
 
-/// The members of the objects in the sample's lines. Lines that are malformed
-/// are met again, and told, when they are read.
-fn sample(uri: &str, data: &[u8], ended: bool) -> Result<Vec<(String, Shape)>, Problem> {
-    let data = data.strip_prefix(BOM).unwrap_or(data);
-    let cut = data.len().min(SAMPLE_BYTES);
-    // A first line that is longer than the sample is looked at all the same.
-    let first_end = data.iter().position(|b| *b == b'\n').map_or(data.len(), |at| at + 1);
-    let end = cut.max(first_end);
-    let mut joined = Shape::Object(Vec::new());
-    let mut any = false;
-    for line in data[..end].split_inclusive(|b| *b == b'\n') {
-        let whole = line.ends_with(b"\n") || (ended && end == data.len());
-        any |= !line.trim_ascii().is_empty();
-        if let Some(shape) = whole.then(|| serde_json::from_slice::<Shape>(line).ok()).flatten()
-            && matches!(shape, Shape::Object(_))
-        {
-            joined = joined.join(shape);
-        }
-    }
-    if !any {
-        let detail = format!("{uri} must hold a table, found no line; leave it out of the input");
-        return Err(Problem::new(ErrorKind::EmptyObject, detail));
-    }
-    let Shape::Object(members) = joined else { return Ok(Vec::new()) };
-    if members.len() <= limits::COLUMNS_MAX {
-        return Ok(members);
-    }
-    let detail = format!("{uri} must have at most {} columns, found {}", limits::COLUMNS_MAX, members.len());
-    Err(Problem::new(ErrorKind::DecodeLimit, detail))
-}
-
 /// The schema in which the wanted columns are read. A declared column that may
 /// be missing need not be in the sample: objects leave out what they lack.
 fn settle(
@@ -291,13 +263,17 @@ fn settle(
         names.extend(absent);
     }
     let indices = wanted.resolve(uri, &names, first)?;
-    let field = |(place, index): (usize, &usize)| {
+    let field = |index: &usize| {
         let name = names[*index];
-        let settled = first.map(|f| f.stored.field(place).data_type().clone());
+        let settled = first.and_then(|first| first.data_type(name)).cloned();
         let declared = wanted.declared(name).map(|d| readable(&d.data_type));
         let data_type = match declared.or(settled) {
             Some(data_type) => Some(data_type),
-            None => members.get(*index).and_then(|(_, shape)| shape.data_type()),
+            None => members.get(*index).and_then(|(_, shape)| match shape {
+                // Another object may tell what it is.
+                Shape::Null if wanted.unites() => Some(DataType::Null),
+                shape => data_type(shape),
+            }),
         };
         let data_type = data_type.ok_or_else(|| {
             let detail = format!(
@@ -309,7 +285,7 @@ fn settle(
         })?;
         Ok(Field::new(name, data_type, true))
     };
-    let fields = indices.iter().enumerate().map(field).collect::<Result<Vec<_>, Problem>>()?;
+    let fields = indices.iter().map(field).collect::<Result<Vec<_>, Problem>>()?;
     Ok(Schema::new(fields))
 }
 

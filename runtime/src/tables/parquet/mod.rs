@@ -105,7 +105,8 @@ impl ParquetReader {
         let mask = ProjectionMask::roots(metadata.parquet_schema(), sorted);
         let all = groups(&uri, slice, metadata.metadata())?;
         // A column of another type than the other objects have is complained of as such.
-        let filter = wanted.schema(&uri, &schema).and_then(|schema| wanted.filter(&schema)).unwrap_or(None);
+        let table = wanted.table(&uri, &schema, first);
+        let filter = table.and_then(|table| wanted.filter(&table)).unwrap_or(None);
         let (groups, pruned) = match filter {
             Some(filter) => prune(&footer, &filter, all, metadata.metadata()),
             None => (all, Skipped::default()),

@@ -118,6 +118,7 @@ async fn natively(store: &Store) -> Result<Duration> {
             columns: None,
             declared: None,
             csv: CsvOptions::default(),
+            schema: SchemaRule::Same,
             filter: None,
         };
         let mut reader = TableReader::open(store.clone(), source).await?;
