@@ -148,12 +148,7 @@ pub struct Given {
 impl Given {
     /// Reads what is left of these jobs; of several that gave the same, the one
     /// named first counts. Jobs whose types another object settled do not.
-    pub async fn read(
-        vault: &Vault,
-        jobs: &[Uuid],
-        like: Option<&Like>,
-        which: Which,
-    ) -> Result<Self> {
+    pub async fn read(vault: &Vault, jobs: &[Uuid], like: Option<&Like>, which: Which) -> Result<Self> {
         let mut products = HashMap::new();
         for id in jobs {
             let (document, head) = (keys::job_document(id), keys::plan(id));

@@ -159,11 +159,7 @@ fn bind(filter: &Filter, known: &[Known]) -> Result<(), Problem> {
 }
 
 /// The columns of the job's table; `None` where they are not told without decoding.
-async fn of_tables(
-    store: &Store,
-    document: &JobDocument,
-    like: Option<&Like>,
-) -> Result<Option<Vec<Known>>> {
+async fn of_tables(store: &Store, document: &JobDocument, like: Option<&Like>) -> Result<Option<Vec<Known>>> {
     let mut all: Vec<Known> = Vec::new();
     let Some(like) = like else { return of_table(store, document, None).await };
     for object in like.objects() {

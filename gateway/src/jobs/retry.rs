@@ -137,7 +137,8 @@ impl Jobs {
             &earlier,
             reads.as_deref(),
             found,
-        ).await?;
+        )
+        .await?;
         Ok(earlier.compare(&now, like.as_ref()))
     }
 

@@ -76,13 +76,14 @@ pub async fn like(
     if objects.len() > limits::UNION_OBJECTS_MAX {
         return Err(Error::Refused(too_many("objects", limits::UNION_OBJECTS_MAX, objects.len())));
     }
-    let mut ordered: Vec<&PinnedObject> = objects.iter().collect();
-    ordered.sort_by(order);
-    let looks = ordered.into_iter().map(|object| async {
-        let seen = look(store, document, object.clone()).await?;
-        Ok::<_, Error>((object.clone(), seen))
-    });
-    let (mut looks, mut known) = (pin!(stream::iter(looks).buffered(HEADS_AT_ONCE)), HashSet::new());
+    let mut ordered = objects.to_vec();
+    ordered.sort_by(|a, b| order(&a, &b));
+    let look = |object: PinnedObject| async {
+        let seen = look(store, document, &object).await?;
+        Ok::<_, Error>((object, seen))
+    };
+    let mut looks = pin!(stream::iter(ordered).map(look).buffered(HEADS_AT_ONCE));
+    let mut known = HashSet::new();
     while let Some((object, seen)) = looks.try_next().await? {
         let mut new = false;
         for (name, data_type) in seen.unwrap_or_else(|| vec![(object.uri.to_string(), String::new())]) {
@@ -116,7 +117,8 @@ struct Asked {
 
 impl Asked {
     fn new(document: &JobDocument, reads: Option<&[Column]>) -> Result<Self, Problem> {
-        let declared: HashSet<String> = reads.into_iter().flatten().map(|column| column.name.clone()).collect();
+        let declared: HashSet<String> =
+            reads.into_iter().flatten().map(|column| column.name.clone()).collect();
         let names = document.columns.clone().or_else(|| reads.map(|_| declared.iter().cloned().collect()));
         let filter = document.filter.as_deref().map(Filter::parse).transpose()?;
         let names = names.map(|names: Vec<String>| {
@@ -135,20 +137,21 @@ impl Asked {
 }
 
 /// The columns of an object; `None` where its head does not tell.
-async fn look(store: &Store, document: &JobDocument, object: PinnedObject) -> Result<Option<Vec<Seen>>> {
+async fn look(store: &Store, document: &JobDocument, object: &PinnedObject) -> Result<Option<Vec<Seen>>> {
     let (uri, size) = (&object.uri, object.pin.size);
     let by_name = document.format == Format::Auto && stored::by_name(uri.key()) == Some(Stored::Parquet);
     if by_name || document.format == Format::Parquet {
-        return Ok(of_footer(&read_footer(store, &object).await?));
+        return Ok(of_footer(&read_footer(store, object).await?));
     }
-    let head = store.get_range(uri, &object.pin, 0..size.min(SAMPLE_BYTES as u64)).await.map_err(about_input)?;
+    let head =
+        store.get_range(uri, &object.pin, 0..size.min(SAMPLE_BYTES as u64)).await.map_err(about_input)?;
     if Compressed::of(&head) != Compressed::No {
         return Ok(None);
     }
     let ended = head.len() as u64 == size;
     let stored = stored::tell(uri, document.format, &head, &head, &document.csv)?;
     if stored == Stored::Parquet {
-        return Ok(of_footer(&read_footer(store, &object).await?));
+        return Ok(of_footer(&read_footer(store, object).await?));
     }
     let (uri, csv) = (uri.to_string(), document.csv.clone());
     // A sample keeps a core busy for milliseconds: not a thread of the gateway's own.
@@ -203,13 +206,18 @@ fn of_csv(head: &[u8], csv: &CsvOptions, ended: bool) -> Option<Vec<Seen>> {
             return Some(format!("column_{}", number + 1));
         }
         let name = str::from_utf8(&text[field.range()]).ok()?;
-        Some(if field.escaped { name.replace(&format!("{quote}{quote}"), &quote.to_string()) } else { name.into() })
+        Some(if field.escaped {
+            name.replace(&format!("{quote}{quote}"), &quote.to_string())
+        } else {
+            name.into()
+        })
     };
     let names = fields.iter().enumerate().map(name).collect::<Option<Vec<String>>>()?;
     if names.is_empty() {
         return None;
     }
-    let (values, mut guesses) = (&text[if csv.header { next } else { at }..], vec![Guess::default(); names.len()]);
+    let (values, mut guesses) =
+        (&text[if csv.header { next } else { at }..], vec![Guess::default(); names.len()]);
     let mut cells = Vec::new();
     scanner.block(values, ended, names.len(), (usize::MAX, usize::MAX), &mut cells);
     for record in cells.chunks_exact(names.len()) {

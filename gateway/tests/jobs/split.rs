@@ -317,7 +317,7 @@ async fn every_task_is_told_which_object_settles_the_types() {
     let sees = Arc::clone(&seen);
     let _worker = world.work(Play {
         sees: Box::new(move |lease| {
-            let like = lease.common.like.as_ref().map(|like| like.uri.key().to_owned());
+            let like = lease.common.like.as_ref().map(|like| like.object.uri.key().to_owned());
             sees.lock().unwrap().extend(lease.tasks.iter().map(|_| like.clone()));
         }),
         ..Play::default()

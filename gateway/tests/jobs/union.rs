@@ -59,13 +59,17 @@ async fn few_objects_stand_for_all() {
     // What the function declares needs no object.
     let column = |name: &str| Column { name: name.into(), data_type: "Float64".into(), nullable: true };
     let mapper = Some(Description { reads: Some(vec![column("v"), column("id")]), writes: None });
-    let describes = Descriptions { mapper, aggregator: None };
+    let describes = Descriptions { mapper, ..Descriptions::default() };
     engine.registry.publish(Version { describes, ..version("floats", vec![Export::Mapper]) }).await.unwrap();
     assert_eq!(settled(&world, &engine, "floats", json!({})).await, "a.csv");
     assert_eq!(settled(&world, &engine, "floats", json!({"filter": "w = 1"})).await, "a.csv d.csv");
     // One that is compressed tells nothing before it is read.
     let gzip = [0x1f, 0x8b, 0x08, 0, 0, 0, 0, 0].to_vec();
-    world.store().put(&"s3://bank/u/z.csv.gz".parse().unwrap(), gzip.into(), Default::default()).await.unwrap();
+    world
+        .store()
+        .put(&"s3://bank/u/z.csv.gz".parse().unwrap(), gzip.into(), Default::default())
+        .await
+        .unwrap();
     assert_eq!(settled(&world, &engine, "mapper", json!({"columns": ["v"]})).await, "a.csv c.csv z.csv.gz");
 }
 

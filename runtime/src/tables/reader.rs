@@ -428,8 +428,7 @@ async fn settle(
             Some(stored) => stored,
             None => {
                 let slice = Slice::whole(of.object.clone());
-                let decoder =
-                    Decoder::open(store, &slice, source.format, &source.csv, wanted, None).await?;
+                let decoder = Decoder::open(store, &slice, source.format, &source.csv, wanted, None).await?;
                 let stored = plain(decoder.schema());
                 settled.put(key, Arc::clone(&stored));
                 stored

@@ -50,11 +50,23 @@ async fn part(
 async fn check(store: &Store, source: TableSource, schema: &[&str], expected: &[&[&str]]) {
     let settlers = source.slices.clone();
     let (found, all, _) = part(store, source.clone(), &settlers).await.unwrap();
-    assert_eq!((found, all), (schema.iter().map(|s| s.to_string()).collect(), expected.concat().iter().map(|s| s.to_string()).collect()));
+    assert_eq!(
+        (found, all),
+        (
+            schema.iter().map(|s| s.to_string()).collect(),
+            expected.concat().iter().map(|s| s.to_string()).collect()
+        )
+    );
     for (slice, expected) in settlers.iter().zip(expected) {
         let alone = TableSource { slices: vec![slice.clone()], ..source.clone() };
         let (found, rows, _) = part(store, alone, &settlers).await.unwrap();
-        assert_eq!((found.as_slice(), rows.as_slice()), (&schema.iter().map(|s| s.to_string()).collect::<Vec<_>>()[..], &expected.iter().map(|s| s.to_string()).collect::<Vec<_>>()[..]));
+        assert_eq!(
+            (found.as_slice(), rows.as_slice()),
+            (
+                &schema.iter().map(|s| s.to_string()).collect::<Vec<_>>()[..],
+                &expected.iter().map(|s| s.to_string()).collect::<Vec<_>>()[..]
+            )
+        );
     }
 }
 
@@ -107,13 +119,17 @@ async fn text_is_guessed_from_all_objects() {
 #[tokio::test]
 async fn what_is_declared_needs_no_object() {
     let store = store();
-    let slices =
-        [put(&store, "a.csv", "id,x\n1,5\n").await, put(&store, "b.csv", "x\n6\n").await];
+    let slices = [put(&store, "a.csv", "id,x\n1,5\n").await, put(&store, "b.csv", "x\n6\n").await];
     let declared = declare(&[("x", "Float64", false), ("id", "Int64", true)]);
-    let gone = Slice { object: fanfold_protocol::uri::PinnedObject { uri: uri("gone"), ..slices[0].object.clone() }, ..slices[0].clone() };
-    let (types, rows, _) =
-        part(&store, TableSource { declared, ..united(&slices) }, &[gone]).await.unwrap();
-    assert_eq!((types, rows), (vec!["x Float64".into(), "id Int64".into()], vec!["5.0|1".into(), "6.0|∅".to_string()]));
+    let gone = Slice {
+        object: fanfold_protocol::uri::PinnedObject { uri: uri("gone"), ..slices[0].object.clone() },
+        ..slices[0].clone()
+    };
+    let (types, rows, _) = part(&store, TableSource { declared, ..united(&slices) }, &[gone]).await.unwrap();
+    assert_eq!(
+        (types, rows),
+        (vec!["x Float64".into(), "id Int64".into()], vec!["5.0|1".into(), "6.0|∅".to_string()])
+    );
     // What the function needs, every object must have.
     let declared = declare(&[("x", "Float64", false), ("id", "Int64", false)]);
     let uri = slices[1].object.uri.to_string();
@@ -154,7 +170,12 @@ async fn filters_see_what_is_missing() {
     let store = store();
     let content = |columns| encode_parquet(&table(columns), 2);
     let slices = [
-        put(&store, "a.parquet", content(vec![("id", numbers(&[1, 2, 3, 4])), ("a", numbers(&[1, 2, 3, 4]))])).await,
+        put(
+            &store,
+            "a.parquet",
+            content(vec![("id", numbers(&[1, 2, 3, 4])), ("a", numbers(&[1, 2, 3, 4]))]),
+        )
+        .await,
         put(&store, "b.parquet", content(vec![("id", numbers(&[5, 6]))])).await,
     ];
     let pass = async |filter: &str, columns: &[&str]| {

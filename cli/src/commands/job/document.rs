@@ -82,6 +82,7 @@ fn of_flags(function: FunctionRef, args: &JobSource) -> JobDocument {
         function,
         input: OneOrMany::Many(args.input.clone()),
         format: Format::default(),
+        schema: Default::default(),
         columns: None,
         filter: None,
         output: None,

@@ -20,7 +20,7 @@ use anyhow::{Context, Result, ensure};
 use arrow::ipc::reader::StreamReader;
 use column_stats::ColumnStats;
 use fanfold_protocol::{
-    job::{CsvOptions, Format},
+    job::{CsvOptions, Format, SchemaRule},
     plan::Slice,
     uri::PinnedObject,
 };
