@@ -162,3 +162,33 @@ async fn functions_see_the_rows_that_pass_the_filter() {
         client.post("/v1/jobs", &wrong).await.refused("column-not-found", &["\"tetx\" at column 12"]);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_that_differ_are_one_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let client = Client::new(&service);
+    service.deploy("column-stats").unwrap();
+    let input = "s3://bank/u/";
+    let put = async |name: &str, body: Vec<u8>| service.put(&format!("{input}{name}"), body).await.unwrap();
+    put("all.parquet", parquet(&rows(0, 500))).await;
+    put("late.csv", "id,late\n500,\n501,2\n502,2.5\n".into()).await;
+    put("lines.jsonl", "{\"late\":7}\n{\"text\":\"x\",\"late\":null}\n".into()).await;
+    let expected = json!([["id", "Int64", 503, 2], ["text", "Utf8", 501, 4], ["late", "Float64", 3, 502],]);
+    for target in ["1KiB", "64MiB"] {
+        let document = json!({
+            "function": "column-stats", "input": input, "schema": "union", "split": { "target_bytes": target }
+        });
+        let answer = run(&client, document.clone()).await["result"].clone();
+        let columns = answer["columns"].as_array().unwrap().iter();
+        let columns: Vec<Value> =
+            columns.map(|c| ["name", "type", "count", "nulls"].map(|name| c[name].clone()).into()).collect();
+        assert_eq!(Value::from(columns), expected, "{target}");
+        let mut filtered = document;
+        filtered["filter"] = json!("late > 2");
+        let receipt = run(&client, filtered).await["receipt"].clone();
+        assert_eq!((&receipt["rows_in"], &receipt["rows_filtered"]), (&json!(2), &json!(503)), "{receipt}");
+    }
+    let same = client.job(json!({ "function": "column-stats", "input": input })).await.body;
+    assert_eq!(same["problem"]["code"], "schema-mismatch", "{same}");
+}

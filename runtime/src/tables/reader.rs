@@ -451,7 +451,7 @@ async fn unite(
     let of = like.map_or(&alone, |like| &like.of);
     let (uri, key) = (of.object.uri.to_string(), settled::Key::new(of, source));
     if wanted.is_declared() {
-        let stored = wanted.complete(&uri, Vec::new())?;
+        let stored = wanted.complete(Vec::new())?;
         return Ok(First { uri, stored });
     }
     if let Some(stored) = like.and_then(|like| like.settled.get(&key)) {
@@ -464,7 +464,7 @@ async fn unite(
         let undeclared = decoder.schema().fields().iter().filter(|f| wanted.declared(f.name()).is_none());
         union.add(&object.uri.to_string(), undeclared, decoder.is_guessed())?;
     }
-    let stored = wanted.complete(&uri, union.fields())?;
+    let stored = wanted.complete(union.fields())?;
     if let Some(like) = like {
         like.settled.put(key, Arc::clone(&stored));
     }

@@ -233,15 +233,19 @@ impl Wanted {
 
     /// The columns of a table of objects that may lack some, from those that were
     /// found together.
-    pub(super) fn complete(&self, uri: &str, found: Vec<Field>) -> Result<SchemaRef, Problem> {
+    pub(super) fn complete(&self, found: Vec<Field>) -> Result<SchemaRef, Problem> {
         let Some(names) = &self.names else { return Ok(Arc::new(Schema::new(found))) };
         let field = |name: &String| match found.iter().find(|field| field.name() == name) {
             Some(field) => Ok(field.clone()),
             None => match self.declared.get(name) {
                 Some(declared) => Ok(Field::new(name, shape::plain_type(&declared.data_type), true)),
                 None => {
-                    let available: Vec<&str> = found.iter().map(|f| f.name().as_str()).collect();
-                    Err(not_found(uri, name, &available))
+                    let detail = format!(
+                        "one object at least must have a column {}, found it in none; choose among the columns that \
+                         objects have",
+                        quote(name)
+                    );
+                    Err(Problem::new(ErrorKind::ColumnNotFound, detail))
                 }
             },
         };
