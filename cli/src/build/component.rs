@@ -5,11 +5,12 @@
 //! depends on the module's bytes alone: the same module gives the same
 //! component, so its digest names it on every machine.
 
+use fanfold_gateway::component::{ComponentInfo, check};
 use wasi_preview1_component_adapter_provider as adapter;
 use wasmparser::Parser;
 use wit_component::ComponentEncoder;
 
-use super::{Error, check};
+use super::Error;
 
 /// Makes a component of a core module for wasm32-wasip1 or
 /// wasm32-unknown-unknown; hands a component through as it is.
@@ -34,8 +35,8 @@ pub fn componentise(wasm: Vec<u8>) -> Result<Vec<u8>, Error> {
 }
 
 /// Makes a component and checks it as the platform will at deployment.
-pub fn finish(wasm: Vec<u8>) -> Result<(Vec<u8>, check::ComponentInfo), Error> {
+pub fn finish(wasm: Vec<u8>) -> Result<(Vec<u8>, ComponentInfo), Error> {
     let component = componentise(wasm)?;
-    let info = check::check(&component)?;
+    let info = check(&component)?;
     Ok((component, info))
 }

@@ -2,12 +2,11 @@
 //! From an author's crate to a component: what `fanfold build` does.
 //!
 //! `toolchain` finds a compiler, `cargo` runs it, `component` wraps what it made,
-//! `check` judges it as the platform will, `settings` reads what the author says
+//! the gateway's own check judges it, `settings` reads what the author says
 //! of it. Invariant: a file is written only when the platform would accept it,
 //! and whole or not at all.
 
 pub mod cargo;
-pub mod check;
 pub mod component;
 mod process;
 pub mod settings;
@@ -135,7 +134,7 @@ pub enum Error {
     },
     /// A component that the platform would refuse.
     #[error(transparent)]
-    Refused(#[from] check::CheckError),
+    Refused(#[from] fanfold_gateway::component::CheckError),
     /// A file that cannot be read or written.
     #[error("could not {action} {}: {cause}", .path.display())]
     File {
