@@ -168,7 +168,8 @@ fn logical(thrift: &mut Thrift<'_>) -> Option<Logical> {
             _ => {
                 thrift.skip(kind)?;
                 match id {
-                    1 => Logical::Text,
+                    // Texts, and JSON.
+                    1 | 12 => Logical::Text,
                     5 => Logical::Decimal,
                     6 => Logical::Date,
                     15 => Logical::Half,
@@ -218,10 +219,13 @@ impl Element<'_> {
         let unsigned = matches!(annotation, Some(Logical::Integer { unsigned: true, .. }));
         let kind = match (leaf, self.repetition) {
             (Some(_), 0 | 1) => self.kind(annotation),
-            _ => Kind::Other("a list or a struct".to_owned()),
+            _ => Kind::Other("list or struct".to_owned()),
         };
-        let instead =
-            (self.physical == Some(INT64) && annotation.is_none()).then_some(Kind::Instant { scale: 0 });
+        let instead = match (self.physical, annotation) {
+            (Some(INT64), None) => Some(Kind::Instant { scale: 0 }),
+            (Some(BYTES), None) => Some(Kind::Text),
+            _ => None,
+        };
         Some(FooterColumn {
             name: str::from_utf8(self.name).ok()?.to_owned(),
             kind,
@@ -235,7 +239,7 @@ impl Element<'_> {
     }
 
     fn kind(&self, annotation: Option<Logical>) -> Kind {
-        let other = || Kind::Other("of another type".to_owned());
+        let other = || Kind::Other("bytes, time or the like".to_owned());
         match (self.physical, annotation) {
             (Some(BOOLEAN), None) => Kind::Boolean,
             (Some(INT64), Some(Logical::Integer { width: 64, unsigned: true })) => Kind::UNSIGNED,
@@ -272,7 +276,7 @@ const FIXED: i64 = 7;
 /// ConvertedType, which came before LogicalType.
 fn converted(value: i64) -> Logical {
     match value {
-        0 => Logical::Text,
+        0 | 19 => Logical::Text,
         5 => Logical::Decimal,
         6 => Logical::Date,
         9 => Logical::Instant(3),
@@ -467,6 +471,36 @@ mod tests {
             columns.iter().map(|c| (c.name.as_str(), &c.kind)).collect::<Vec<_>>(),
             [("a", &Kind::INTEGER)]
         );
+    }
+
+    /// The one column of a footer whose schema has this element.
+    fn column(element: &[u8], more: &[u8]) -> FooterColumn {
+        let schema = [0x15, 2, 0x19, 0x2c, 0x48, 1, b'r', 0x15, 2, 0];
+        let mut columns = columns(&[&schema, element, more, &[0]].concat()).unwrap();
+        assert_eq!(columns.len(), 1);
+        columns.remove(0)
+    }
+
+    #[test]
+    fn texts_are_told_from_bytes() {
+        // Binary, optional, `a`; then what it is annotated with.
+        let check = |annotation: &[u8], text: bool| {
+            let element = [&[0x15, 12, 0x25, 2, 0x18, 1, b'a'], annotation, &[0]].concat();
+            let found = column(&element, &[]);
+            assert_eq!((found.kind == Kind::Text, found.instead), (text, None), "{annotation:?}");
+        };
+        // ConvertedType: UTF8, JSON, ENUM. LogicalType: STRING, JSON, ENUM.
+        check(&[0x25, 0], true);
+        check(&[0x25, 38], true);
+        check(&[0x25, 8], false);
+        check(&[0x6c, 0x1c, 0, 0], true);
+        check(&[0x6c, 0xcc, 0, 0], true);
+        check(&[0x6c, 0x4c, 0, 0], false);
+        check(&[], false);
+        // Arrow's own schema may say that bytes are text.
+        let arrow = [&[0x39, 0x1c, 0x18, 12], ARROW_SCHEMA, &[0]].concat();
+        let found = column(&[0x15, 12, 0x25, 2, 0x18, 1, b'a', 0], &arrow);
+        assert_eq!((found.kind == Kind::Text, found.instead), (false, Some(Kind::Text)));
     }
 
     #[test]

@@ -158,7 +158,7 @@ async fn what_would_lose_values_is_refused() {
     }
     // An object that no one looked at.
     let b = put(&store, "b.csv", "n,m\n1,2\n").await;
-    let found = part(&store, united(std::slice::from_ref(&b)), &[a.clone()]).await;
+    let found = part(&store, united(std::slice::from_ref(&b)), std::slice::from_ref(&a)).await;
     check_problem(found, ErrorKind::SchemaMismatch, &["\"m\"", &b.object.uri.to_string()]);
     // Without the rule, the way out is told.
     let found = read(&store, source(&[put(&store, "c.csv", "n\n1\n").await, b])).await;
