@@ -91,11 +91,11 @@ fn groups(parts: &[Bytes]) -> Groups {
         let mut last = None;
         for record in csv::Reader::from_reader(&part[..]).deserialize() {
             let (name, key, count, mixed, sum): (Option<String>, u64, u64, u64, f64) = record.unwrap();
-            let place = Some((name, key));
-            assert!(last < place, "{last:?} before {place:?}");
-            last = place.clone();
+            let place = (name, key);
+            assert!(last.as_ref() < Some(&place), "{last:?} before {place:?}");
+            last = Some(place.clone());
             let summary = Summary { count, mixed, sum };
-            assert!(groups.insert(place.unwrap(), summary).is_none(), "{last:?} twice");
+            assert!(groups.insert(place, summary).is_none(), "{last:?} twice");
         }
     }
     groups
