@@ -66,11 +66,13 @@ async fn start() -> Seaweed {
     let [master, volume, filer, s3] = free_ports();
     let data = dir.path().join("data");
     std::fs::create_dir(&data).unwrap();
-    // Each bucket takes several volumes at once, so they are kept small.
+    // Each bucket takes seven volumes at once. Their number must be given: by itself the server
+    // divides the free space of the disk by their size, and a fuller disk has room for few buckets.
     let child = Command::new(program("weed"))
         .args(["-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"])
         .arg(format!("-dir={}", data.display()))
-        .args(["-master.volumeSizeLimitMB=64", "-volume.max=0", "-filer", "-s3"])
+        .args(["-master.volumeSizeLimitMB=64", "-volume.max=1000", "-filer", "-s3"])
+        .arg("-volume.minFreeSpace=64MiB")
         .args(["-s3.port.iceberg=0", "-s3.port.lance=0"])
         .arg(format!("-s3.config={}", config.display()))
         .arg(format!("-master.port={master}"))
