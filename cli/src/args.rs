@@ -318,6 +318,9 @@ pub struct JobSource {
     /// How the input is stored: auto, parquet, csv, jsonl, arrow or bytes
     #[arg(long, value_parser = format)]
     pub format: Option<Format>,
+    /// Which columns to read, with commas between (all that the function declares, if not given)
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub columns: Option<Vec<String>>,
     /// Which rows to read, such as "region = 'north' and income > 0"
     #[arg(long, value_name = "CONDITION")]
     pub filter: Option<String>,

@@ -14,6 +14,11 @@ use fanfold_sdk::{
 /// Name of the term that every row has.
 pub const INTERCEPT: &str = "(intercept)";
 
+/// The grades, best first.
+pub const GRADES: [&str; 6] = ["A", "B", "C", "D", "E", "F"];
+/// The probability of default below which each grade is given; the last has no bound.
+const BOUNDS: [f64; 5] = [0.05, 0.1, 0.2, 0.35, 0.5];
+
 /// A logistic regression.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Model {
@@ -179,6 +184,11 @@ pub fn probability(log_odds: f64) -> f64 {
     1.0 / (1.0 + (-log_odds).exp())
 }
 
+/// The place among [`GRADES`] of a probability of default.
+pub fn grade(pd: f64) -> usize {
+    BOUNDS.iter().filter(|bound| pd >= **bound).count()
+}
+
 /// A column of a batch by its name.
 pub fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
     batch.column_by_name(name).ok_or_else(|| {
@@ -204,11 +214,15 @@ pub fn texts(name: &str, array: &ArrayRef) -> Result<StringArray> {
 
 fn wrong_type(wanted: &str, name: &str, array: &ArrayRef) -> Error {
     let found = array.data_type();
-    Error::new("value-mismatch", format!("expected {wanted} in the column {name:?}, found {found}; put it into exclude"))
+    Error::new(
+        "value-mismatch",
+        format!("expected {wanted} in the column {name:?}, found {found}; put it into exclude"),
+    )
 }
 
 fn no_null(name: &str, array: &dyn Array) -> Result<()> {
-    match (0..array.len()).find(|row| array.is_null(*row)) {
+    let missing = (array.null_count() > 0).then(|| (0..array.len()).find(|row| array.is_null(*row)));
+    match missing.flatten() {
         None => Ok(()),
         Some(row) => Err(Error::new(
             "null-value",
@@ -229,4 +243,18 @@ fn unknown(name: &str, level: &str, levels: &[String]) -> Error {
             levels.join(", ")
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grades_have_sharp_bounds() {
+        for (pd, expected) in
+            [(0.0, "A"), (0.05, "B"), (0.1, "C"), (0.2, "D"), (0.35, "E"), (0.5, "F"), (1.0, "F")]
+        {
+            assert_eq!(GRADES[grade(pd)], expected, "{pd}");
+        }
+    }
 }

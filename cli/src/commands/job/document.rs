@@ -37,6 +37,9 @@ pub fn read(args: &JobSource) -> Result<JobDocument> {
     if let Some(params) = &args.params {
         document.params = Some(params_of(params)?);
     }
+    if let Some(columns) = &args.columns {
+        document.columns = Some(columns.clone());
+    }
     if let Some(filter) = &args.filter {
         document.filter = Some(filter.clone());
     }
@@ -133,10 +136,13 @@ mod tests {
             r#"{"threshold": 0.2}"#,
             "--format",
             "csv",
+            "--columns",
+            "id,pay day",
             "--overwrite",
         ])
         .unwrap();
         assert_eq!(job.inputs(), ["s3://bank/a", "s3://bank/b"]);
+        assert_eq!(job.columns, Some(vec!["id".to_owned(), "pay day".to_owned()]));
         assert_eq!((job.format, job.overwrite), (Format::Csv, true));
         assert_eq!(job.params.unwrap()["threshold"], 0.2);
         assert_eq!(job.output.unwrap().to_string(), "s3://bank/out/");
