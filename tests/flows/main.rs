@@ -16,6 +16,7 @@ mod docs;
 mod edges;
 mod failures;
 mod first_hour;
+mod full_disk;
 mod grouping;
 mod restart;
 mod splits;
