@@ -103,7 +103,7 @@ kinds! {
     ObjectNotFound "object-not-found" 404 Caller false "There is no such object";
     ObjectChanged "object-changed" 409 Caller false "The object changed after it was planned or opened";
     AccessDenied "access-denied" 403 Caller false "The function has no grant for this object";
-    InputEmpty "input-empty" 422 Caller false "The input names no object";
+    InputEmpty "input-empty" 422 Caller false "The table names no object";
     ColumnNotFound "column-not-found" 422 Caller false "The table has no such column";
     FilterInvalid "filter-invalid" 422 Caller false "The filter cannot be evaluated";
     SchemaMismatch "schema-mismatch" 422 Caller false "The tables do not have one schema";
