@@ -306,6 +306,24 @@ async fn what_waits_and_what_runs_can_be_cancelled() {
         service.get(&format!("{}/{early}", path(&queued))).await.is_problem(ErrorKind::InvocationNotFinished);
     }
 
+    let listed = async |query: &str| {
+        let list = service.get(&format!("/v1/invocations?{query}")).await.json();
+        let found = list["invocations"].as_array().unwrap_or_else(|| panic!("{list}")).clone();
+        (
+            found.into_iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>(),
+            list["next"].clone(),
+        )
+    };
+    assert_eq!(listed("").await.0, [running.clone(), queued.clone()]);
+    assert_eq!(listed("state=queued&function=f").await.0, [queued.clone()]);
+    assert!(listed("function=g").await.0.is_empty());
+    let (first, next) = listed("limit=1").await;
+    let rest = listed(&format!("limit=1&page={}", next.as_str().unwrap())).await.0;
+    assert_eq!((&first[..], &rest[..]), (&[running.clone()][..], &[queued.clone()][..]));
+    for bad in ["state=failed", "page=x", "limit=0", "limit=101"] {
+        service.get(&format!("/v1/invocations?{bad}")).await.is_problem(ErrorKind::InvalidRequest);
+    }
+
     let cancelled = service.delete(&path(&queued)).await;
     assert_eq!((cancelled.status.as_u16(), &cancelled.json()["state"]), (200, &json!("cancelled")));
     let begun = std::time::Instant::now();

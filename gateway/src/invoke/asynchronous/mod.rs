@@ -215,6 +215,39 @@ impl Invocations {
         Ok(self.outcome(id).await?.map(Standing::Ended))
     }
 
+    /// At most `limit` invocations that wait or run and that `fits` lets pass, in
+    /// the order of their ids, from behind one; and the last one looked at, when
+    /// there may be more.
+    ///
+    /// # Errors
+    /// The backbone does not answer.
+    pub(crate) async fn list(
+        &self,
+        after: Option<Uuid>,
+        limit: usize,
+        fits: impl Fn(&Live) -> bool,
+    ) -> Result<(Vec<(Uuid, Live)>, Option<Uuid>), Problem> {
+        let mut after = after.map(|id| keys::invocation_record(&id));
+        let mut found = Vec::new();
+        loop {
+            let page = self.inner.backbone.list_page(keys::invocation_records(), after.as_deref(), limit);
+            let page = page.await.map_err(of_backbone)?;
+            for (key, entry) in page.entries {
+                let id = key.strip_prefix(keys::invocation_records()).and_then(|id| id.parse::<Uuid>().ok());
+                let live = serde_json::from_slice::<Live>(&entry.value).ok();
+                let Some((id, live)) = id.zip(live).filter(|(_, live)| fits(live)) else { continue };
+                found.push((id, live));
+                if found.len() == limit {
+                    return Ok((found, Some(id)));
+                }
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok((found, None));
+            }
+        }
+    }
+
     /// How an asynchronous invocation ended; none while it has not.
     ///
     /// # Errors

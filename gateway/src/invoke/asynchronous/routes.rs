@@ -9,13 +9,13 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use fanfold_protocol::{ErrorKind, Problem};
+use fanfold_protocol::{ErrorKind, Problem, names::FunctionName};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    AsyncCall, Origin,
+    AsyncCall, Live, Origin,
     dead::{Letter, Letters, Replayed},
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 /// Seconds after which asking for the state is worth while.
 const ASK_AGAIN: HeaderValue = HeaderValue::from_static("1");
-/// Dead letters on a page.
+/// Lines of a page, unless asked otherwise, and at most.
 const PAGE_DEFAULT: usize = 50;
 const PAGE_MAX: usize = 100;
 
@@ -65,6 +65,75 @@ pub(crate) async fn respond(app: &App, key: Option<&str>, mut call: AsyncCall) -
         headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
+}
+
+/// How asynchronous invocations are listed.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct LiveQuery {
+    /// `queued` or `running`.
+    state: Option<String>,
+    /// Invocations of this function only.
+    function: Option<String>,
+    /// `next` of the page before.
+    page: Option<String>,
+    /// Invocations on a page, at most 100; 50 when absent.
+    limit: Option<usize>,
+}
+
+/// A page of asynchronous invocations.
+#[derive(Serialize, ToSchema)]
+pub struct LiveList {
+    /// In the order of their ids, which for calls is that of their acceptance.
+    invocations: Vec<InvocationView>,
+    /// For the page after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// Asynchronous invocations that wait or run.
+#[utoipa::path(
+    get, path = "/v1/invocations", tag = "invocations", params(LiveQuery),
+    responses(
+        (status = 200, description = "Those that have not ended", body = LiveList),
+        (status = 400, description = "No such state or page", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn list(
+    State(app): State<AppState>,
+    Query(query): Query<LiveQuery>,
+) -> Answer<Json<LiveList>> {
+    let state = query.state.as_deref();
+    if let Some(found) = state.filter(|state| !["queued", "running"].contains(state)) {
+        let found: String = found.chars().take(80).collect();
+        let detail =
+            format!("state must be queued or running, found {found:?}; those that ended are known by id");
+        return Err(Problem::new(ErrorKind::InvalidRequest, detail).into());
+    }
+    let function: Option<FunctionName> = query.function.map(|name| name.parse()).transpose()?;
+    let after = query.page.as_deref().map(str::parse).transpose().map_err(|_| bad_page())?;
+    let fits = |live: &Live| {
+        state.is_none_or(|state| live.state() == state)
+            && function.as_ref().is_none_or(|name| live.function == *name)
+    };
+    let (found, next) = app.invocations.list(after, page_size(query.limit)?, fits).await?;
+    let invocations = found.iter().map(|(id, live)| InvocationView::of_live(id, live)).collect();
+    Ok(Json(LiveList { invocations, next: next.map(|id| id.to_string()) }))
+}
+
+fn bad_page() -> Problem {
+    Problem::new(ErrorKind::InvalidRequest, "page must be `next` of an earlier answer, found another text")
+}
+
+fn page_size(limit: Option<usize>) -> Result<usize, Problem> {
+    match limit.unwrap_or(PAGE_DEFAULT) {
+        size @ 1..=PAGE_MAX => Ok(size),
+        found => Err(Problem::new(
+            ErrorKind::InvalidRequest,
+            format!("limit must be from 1 to {PAGE_MAX}, found {found}; use page for more"),
+        )),
+    }
 }
 
 /// Ends an asynchronous invocation that waits or runs.
@@ -161,19 +230,8 @@ pub(crate) async fn letters(
     State(app): State<AppState>,
     Query(query): Query<LetterQuery>,
 ) -> Answer<Json<LetterList>> {
-    let after = query.page.as_deref().map_or(Ok(0), str::parse).map_err(|_| {
-        Problem::new(
-            ErrorKind::InvalidRequest,
-            "page must be `next` of an earlier answer, found another text",
-        )
-    })?;
-    let limit = match query.limit.unwrap_or(PAGE_DEFAULT) {
-        limit @ 1..=PAGE_MAX => limit,
-        found => {
-            let detail = format!("limit must be from 1 to {PAGE_MAX}, found {found}; use page for more");
-            return Err(Problem::new(ErrorKind::InvalidRequest, detail).into());
-        }
-    };
+    let after = query.page.as_deref().map_or(Ok(0), str::parse).map_err(|_| bad_page())?;
+    let limit = page_size(query.limit)?;
     let mut letters = app.invocations.dead_letters(after, limit + 1).await?;
     let more = letters.len() > limit;
     letters.truncate(limit);
