@@ -386,10 +386,15 @@ async fn a_key_stands_for_one_invocation_on_every_gateway() {
     first.ended(&id).await;
     let second = base.serve(hasty).await;
     assert_eq!(self::id(&second.promise("f", &key, "echo").await), id);
+    // A call that was refused leaves its key to another one.
+    let other = [("idempotency-key", "other")];
+    second.promise("g", &other, "echo").await.is_problem(ErrorKind::FunctionNotFound);
+    let answered = self::id(&second.promise("f", &other, "echo").await);
+    assert_eq!(second.ended(&answered).await["state"], "succeeded");
     // Even when the function has gone, what was promised is known.
     second.delete("/v1/functions/f").await;
     assert_eq!(self::id(&second.promise("f", &key, "echo").await), id);
-    assert_eq!(runs(&first) + runs(&second), 1);
+    assert_eq!(runs(&first) + runs(&second), 2);
 }
 
 #[tokio::test]

@@ -146,7 +146,7 @@ impl Inner {
             message.live().create(&self.backbone, &id).await?;
             self.counters.accepted.inc();
         }
-        self.push(id, message.encode()?).await.map(drop)
+        self.enqueue(id, message.encode()?).await.map(drop)
     }
 
     async fn remove(&self, letter: &Letter) -> Result<(), Problem> {

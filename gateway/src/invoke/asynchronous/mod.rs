@@ -24,6 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use fanfold_backbone::{Backbone, queue};
 use fanfold_protocol::{
     ErrorKind, Problem,
@@ -195,7 +196,7 @@ impl Invocations {
                 // Whoever made the record may not have got as far as queueing it.
                 Some((live, _)) => {
                     let version = self.inner.registry.pinned(&live.function, live.version).await?;
-                    self.inner.enqueue(id, &live, &version, &call).await?;
+                    self.inner.enqueue(id, payload(id, &live, &version, &call)?).await?;
                     return Ok(id);
                 }
                 None if self.inner.begin(id, &call).await? => return Ok(id),
@@ -331,14 +332,15 @@ impl Inner {
     async fn begin(&self, id: Uuid, call: &AsyncCall) -> Result<bool, Problem> {
         let version = self.registry.resolve(&call.function).await?;
         version.require(Export::Handler)?;
-        super::timeout(attempt_time(&version), call.timeout)?;
-        self.take_room().await?;
         let (name, origin) = (version.name.clone(), call.origin.clone());
         let live = Live::new(name, version.version, time::now(), call.depth, origin);
+        let payload = payload(id, &live, &version, call)?;
+        self.take_room().await?;
+        // From here on only the backbone can fail.
         if live.create(&self.backbone, &id).await?.is_none() {
             return Ok(false);
         }
-        let is_new = self.enqueue(id, &live, &version, call).await?;
+        let is_new = self.enqueue(id, payload).await?;
         self.counters.accepted.inc();
         // The queue remembers ids for a while: the message may have come and gone
         // before the record was made.
@@ -348,34 +350,8 @@ impl Inner {
         Ok(true)
     }
 
-    /// Queues a call; false when the queue has seen its id of late.
-    async fn enqueue(
-        &self,
-        id: Uuid,
-        live: &Live,
-        version: &Version,
-        call: &AsyncCall,
-    ) -> Result<bool, Problem> {
-        let timeout = super::timeout(attempt_time(version), call.timeout)?;
-        let request = call.request.clone();
-        let head = Head {
-            id,
-            function: live.function.clone(),
-            version: live.version,
-            timeout_ms: u64::try_from(timeout.as_millis()).map_err(internal)?,
-            params: call.params.clone(),
-            method: request.method,
-            query: request.query,
-            headers: request.headers,
-            accepted_at: live.accepted_at,
-            depth: live.depth,
-            origin: live.origin.clone(),
-        };
-        let payload = Message { head, body: request.body }.encode()?;
-        self.push(id, payload).await
-    }
-
-    async fn push(&self, id: Uuid, payload: bytes::Bytes) -> Result<bool, Problem> {
+    /// Queues a message; false when the queue has seen its id of late.
+    async fn enqueue(&self, id: Uuid, payload: Bytes) -> Result<bool, Problem> {
         let messages = vec![queue::Message::new(id.to_string(), payload)];
         let taken = self.backbone.enqueue(keys::INVOCATION_QUEUE, messages).await.map_err(of_backbone)?;
         Ok(taken.accepted > 0)
@@ -412,6 +388,37 @@ impl Inner {
             tracing::warn!(%id, %error, "a cancellation was not announced");
         }
     }
+}
+
+/// The message of a call.
+fn payload(id: Uuid, live: &Live, version: &Version, call: &AsyncCall) -> Result<Bytes, Problem> {
+    let timeout = super::timeout(attempt_time(version), call.timeout)?;
+    let request = call.request.clone();
+    let head = Head {
+        id,
+        function: live.function.clone(),
+        version: live.version,
+        timeout_ms: u64::try_from(timeout.as_millis()).map_err(internal)?,
+        params: call.params.clone(),
+        method: request.method,
+        query: request.query,
+        headers: request.headers,
+        accepted_at: live.accepted_at,
+        depth: live.depth,
+        origin: live.origin.clone(),
+    };
+    let payload = Message { head, body: request.body }.encode()?;
+    let (found, most) = (payload.len(), queue::PAYLOAD_BYTES_MAX);
+    if found <= most {
+        return Ok(payload);
+    }
+    Err(Problem::new(
+        ErrorKind::PayloadTooLarge,
+        format!(
+            "an asynchronous call with its params and headers must be at most {most} bytes, found {found}; put large \
+             data into the store and pass its s3:// URI"
+        ),
+    ))
 }
 
 /// What an attempt is given: what the function's author says, or five minutes.

@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use fanfold_protocol::{ErrorKind, Problem, names::FunctionName};
+use fanfold_protocol::{ErrorKind, Fault, Problem, names::FunctionName};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -21,7 +21,8 @@ use super::{
 use crate::{
     extract::{self, Path, Query},
     invoke::{
-        REPLAYED, call, idempotency,
+        REPLAYED, call,
+        idempotency::Promise,
         show::{InvocationView, invocation_id, not_found},
     },
     problem::{Answer, ProblemBody, internal},
@@ -46,14 +47,11 @@ pub struct Accepted {
 }
 
 /// Accepts a call, under the id that its idempotency key stands for.
-pub(crate) async fn respond(app: &App, key: Option<&str>, mut call: AsyncCall) -> Result<Response, Problem> {
-    let mut replayed = false;
-    if let Some(key) = key {
-        let fingerprint = call::fingerprint(&call.function, &call.params, &call.request);
-        let (id, known) = idempotency::async_id(app, key, fingerprint).await?;
-        (call.id, replayed) = (Some(id), known);
-    }
-    let id = app.invocations.accept(call).await?;
+pub(crate) async fn respond(app: &App, key: Option<&str>, call: AsyncCall) -> Result<Response, Problem> {
+    let (id, replayed) = match key {
+        None => (app.invocations.accept(call).await?, false),
+        Some(key) => accept_under(app, key, call).await?,
+    };
     let location = HeaderValue::from_str(&format!("/v1/invocations/{id}")).map_err(internal)?;
     let body = Json(Accepted { id, state: "queued" });
     let mut response = (StatusCode::ACCEPTED, body).into_response();
@@ -65,6 +63,23 @@ pub(crate) async fn respond(app: &App, key: Option<&str>, mut call: AsyncCall) -
         headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
+}
+
+/// The invocation that a key stands for, and whether it did before.
+async fn accept_under(app: &App, key: &str, mut call: AsyncCall) -> Result<(Uuid, bool), Problem> {
+    let fingerprint = call::fingerprint(&call.function, &call.params, &call.request);
+    let promise = Promise::under(app, key, fingerprint).await?;
+    call.id = Some(promise.id);
+    match app.invocations.accept(call).await {
+        Ok(id) => Ok((id, promise.is_kept())),
+        Err(problem) => {
+            // Otherwise another call under the key may have been, or will be, accepted.
+            if problem.code.fault() != Fault::Platform && !problem.retryable() {
+                promise.withdraw(app).await;
+            }
+            Err(problem)
+        }
+    }
 }
 
 /// How asynchronous invocations are listed.
