@@ -315,7 +315,7 @@ async fn what_waits_and_what_runs_can_be_cancelled() {
         )
     };
     assert_eq!(listed("").await.0, [running.clone(), queued.clone()]);
-    assert_eq!(listed("state=queued&function=f").await.0, [queued.clone()]);
+    assert_eq!(listed("state=queued&function=f").await.0, std::slice::from_ref(&queued));
     assert!(listed("function=g").await.0.is_empty());
     let (first, next) = listed("limit=1").await;
     let rest = listed(&format!("limit=1&page={}", next.as_str().unwrap())).await.0;
@@ -563,4 +563,35 @@ async fn large_answers_are_kept_and_ends_are_swept() {
     tokio::time::timeout(Duration::from_secs(10), swept).await.unwrap();
     let metrics = String::from_utf8(second.get("/metrics").await.body.to_vec()).unwrap();
     assert!(metrics.contains("fanfold_async_invocation_dead_letters_expired_total 1"), "{metrics}");
+}
+
+#[tokio::test]
+async fn the_newest_dead_letters_are_kept() {
+    let base = Base::new().await;
+    let first = base.serve(hasty).await;
+    first.deploy("f", "1").await;
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        let id = id(&first.promise("f", &[], "fail guest-trapped").await);
+        first.ended(&id).await;
+        ids.push(id);
+    }
+    until_dead_letters(&first, 5).await;
+    first.stop().await;
+    let second = base.serve(|config| config.invocations.dead_letters_max = 2).await;
+    let trimmed = async {
+        loop {
+            let letters = dead_letters(&second).await;
+            if letters.len() <= 2 {
+                return letters;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let letters = tokio::time::timeout(Duration::from_secs(10), trimmed).await.unwrap();
+    let kept: Vec<_> = letters.iter().map(|letter| letter["id"].as_str().unwrap()).collect();
+    assert_eq!(kept, &ids[3..]);
+    let metrics = String::from_utf8(second.get("/metrics").await.body.to_vec()).unwrap();
+    assert!(metrics.contains("fanfold_async_invocation_dead_letters_expired_total 3"), "{metrics}");
+    assert_eq!(second.get(&format!("/v1/invocations/{}", ids[0])).await.json()["state"], "failed");
 }

@@ -58,8 +58,9 @@ use crate::{
     state::AppState,
 };
 
-/// Between two rounds of removing what is old.
+/// Between two rounds of removing what is old, and what is too much.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
+const TRIM_EVERY: Duration = Duration::from_secs(60);
 /// How long a reading of the queue's depth serves.
 const DEPTH_READING: Duration = Duration::from_millis(200);
 
@@ -73,8 +74,10 @@ pub struct InvocationsConfig {
     pub backoff: Duration,
     /// From acceptance until an invocation is given up.
     pub age_max: Duration,
-    /// How long an end is kept.
+    /// How long ends and dead letters are kept.
     pub window: Duration,
+    /// Dead letters that are kept, the newest ones.
+    pub dead_letters_max: usize,
 }
 
 impl Default for InvocationsConfig {
@@ -84,6 +87,7 @@ impl Default for InvocationsConfig {
             backoff: Duration::from_secs(1),
             age_max: limits::EVENT_AGE_MAX,
             window: limits::INVOCATION_RECORD_WINDOW,
+            dead_letters_max: limits::DEAD_LETTERS_MAX,
         }
     }
 }
@@ -293,8 +297,12 @@ impl Invocations {
         }
     }
 
-    /// Removes what is older than it is kept, now and every hour, for ever.
+    /// Removes what is older or more than is kept, for ever.
     pub(crate) async fn sweep(&self) {
+        tokio::join!(self.sweep_old(), self.sweep_many());
+    }
+
+    async fn sweep_old(&self) {
         loop {
             if let Err(error) = self.inner.ends.sweep(self.inner.config.window).await {
                 tracing::warn!(%error, "ends of invocations could not be swept; this is tried again in an hour");
@@ -303,6 +311,15 @@ impl Invocations {
                 tracing::warn!(detail = %problem.detail, "dead letters could not be swept; this is tried again in an hour");
             }
             tokio::time::sleep(SWEEP_EVERY).await;
+        }
+    }
+
+    async fn sweep_many(&self) {
+        loop {
+            if let Err(problem) = self.inner.trim_letters().await {
+                tracing::warn!(detail = %problem.detail, "dead letters could not be trimmed; this is tried again in a minute");
+            }
+            tokio::time::sleep(TRIM_EVERY).await;
         }
     }
 

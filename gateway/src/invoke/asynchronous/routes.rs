@@ -151,7 +151,7 @@ fn page_size(limit: Option<usize>) -> Result<usize, Problem> {
     }
 }
 
-/// Ends an asynchronous invocation that waits or runs.
+/// Ends an asynchronous invocation that waits or runs. A synchronous one ends when its caller closes the connection.
 #[utoipa::path(
     delete, path = "/v1/invocations/{id}", tag = "invocations",
     params(("id" = String, Path, description = "From the `Location` of the acceptance")),
