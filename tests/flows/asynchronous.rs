@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Asynchronous calls from outside: by the commands, and with a service that is
-//! killed again and again.
+//! killed again and again, over a store that misbehaves.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use fanfold_storage::{ListEntry, ListOptions};
-use fanfold_tests::service::Service;
+use fanfold_tests::{
+    proxy::{Proxy, Troubles},
+    service::Service,
+};
 use futures::TryStreamExt;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -21,7 +25,6 @@ use crate::support::Client;
 /// Clients that call at the same time, and calls of each while one service lives.
 const CLIENTS: usize = 4;
 const CALLS: usize = 60;
-const KILLS: usize = 4;
 /// From the last start until everything has ended: what is tried again waits a
 /// second, then two.
 const SETTLED_MAX: Duration = Duration::from_secs(60);
@@ -40,7 +43,8 @@ fn how(number: usize) -> &'static str {
 /// What a client was promised: the id for each key.
 type Promises = Arc<Mutex<BTreeMap<String, String>>>;
 
-/// Calls under keys until the service is gone; false when it was not.
+/// Calls under keys until the service is gone; false when it was not. What the
+/// store's trouble refuses is called again.
 async fn call(
     endpoint: String,
     token: String,
@@ -49,14 +53,18 @@ async fn call(
 ) -> bool {
     let http = reqwest::Client::new();
     for (key, how) in keys {
-        let request = http.post(format!("{endpoint}/v1/functions/misbehave/invoke")).bearer_auth(&token);
-        let request = request.header("prefer", "respond-async").header("idempotency-key", &key);
-        let request = request.header("content-type", "application/json").body(json!(how).to_string());
-        let Ok(response) = request.send().await else { return true };
-        let status = response.status();
-        let Ok(body) = response.json::<Value>().await else { return true };
-        assert_eq!(status, 202, "{body}");
-        let id = body["id"].as_str().unwrap().to_owned();
+        let id = loop {
+            let request = http.post(format!("{endpoint}/v1/functions/misbehave/invoke")).bearer_auth(&token);
+            let request = request.header("prefer", "respond-async").header("idempotency-key", &key);
+            let request = request.header("content-type", "application/json").body(json!(how).to_string());
+            let Ok(response) = request.send().await else { return true };
+            let status = response.status().as_u16();
+            let Ok(body) = response.json::<Value>().await else { return true };
+            if status == 202 {
+                break body["id"].as_str().unwrap().to_owned();
+            }
+            assert!(matches!(status, 503 | 504) && body["retryable"] == true, "{body}");
+        };
         if let Some(before) = promises.lock().await.insert(key.clone(), id.clone()) {
             assert_eq!(before, id, "{key} stands for two invocations");
         }
@@ -64,21 +72,52 @@ async fn call(
     false
 }
 
-#[tokio::test]
-async fn what_was_promised_ends_once_whatever_is_killed() {
-    let seed: u64 = std::env::var("FANFOLD_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0xa51c);
-    println!("seed {seed}");
+/// A service, and the trouble between it and its store.
+struct World {
+    folder: tempfile::TempDir,
+    store: SocketAddr,
+    proxy: Proxy,
+}
+
+impl World {
+    async fn new(troubles: Troubles, seed: u64) -> Self {
+        // Free until the store takes it.
+        let store = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let proxy = Proxy::start(store, troubles, seed).await.unwrap();
+        Self { folder: tempfile::tempdir().unwrap(), store, proxy }
+    }
+
+    /// Starts the service in calm.
+    fn start(&self) -> Service {
+        self.proxy.calm();
+        let (store, proxy) = (self.store.to_string(), self.proxy.endpoint());
+        let arguments = ["--s3-listen", &store, "--store-endpoint", &proxy];
+        let service = Service::start_with(self.folder.path(), &arguments).unwrap();
+        assert!(service.started_in < Duration::from_secs(5), "{:?}", service.started_in);
+        service
+    }
+}
+
+/// Calls, kills and calls again; then every promise has one end, and nothing else has.
+/// Gives the number of requests to the store that met with trouble.
+async fn promises_are_kept(kills: usize, troubles: Troubles) -> u64 {
+    let seed = match std::env::var("FANFOLD_CHAOS_SEED") {
+        Ok(text) => text.parse().unwrap(),
+        Err(_) => rand::random_range(0..u64::from(u32::MAX)),
+    };
+    eprintln!("FANFOLD_CHAOS_SEED={seed}");
     let mut draw = ChaCha8Rng::seed_from_u64(seed);
-    let folder = tempfile::tempdir().unwrap();
-    let mut service = Service::start(folder.path()).unwrap();
+    let world = World::new(troubles, draw.random()).await;
+    let mut service = world.start();
     Client::new(&service).deploy_folder("hostile/misbehave").await;
     let promises = Promises::default();
     let keys = |client: usize| (0..CALLS).map(move |n| (format!("key-{client}-{n}"), how(client + n)));
-    for kill in 0..KILLS {
+    for kill in 0..kills {
+        world.proxy.troubled();
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| {
                 // Those from before are called again, and must be what they were.
-                let keys: Vec<_> = keys(client).take((kill + 1) * CALLS / KILLS).collect();
+                let keys: Vec<_> = keys(client).take((kill + 1) * CALLS / kills).collect();
                 tokio::spawn(call(
                     service.endpoint.clone(),
                     service.token.clone(),
@@ -92,26 +131,54 @@ async fn what_was_promised_ends_once_whatever_is_killed() {
         for client in clients {
             client.await.unwrap();
         }
-        service = Service::start(folder.path()).unwrap();
-        assert!(service.started_in < Duration::from_secs(5), "{:?}", service.started_in);
+        service = world.start();
     }
-    for client in 0..CLIENTS {
-        let (endpoint, token) = (service.endpoint.clone(), service.token.clone());
-        assert!(!call(endpoint, token, keys(client).collect(), Arc::clone(&promises)).await);
+    world.proxy.troubled();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let (endpoint, token) = (service.endpoint.clone(), service.token.clone());
+            tokio::spawn(call(endpoint, token, keys(client).collect(), Arc::clone(&promises)))
+        })
+        .collect();
+    for client in clients {
+        assert!(!client.await.unwrap());
     }
+    world.proxy.calm();
     let promises = promises.lock().await;
     assert_eq!(promises.len(), CLIENTS * CALLS);
     let failed = settled(&service, &promises).await;
     let ids: BTreeSet<&String> = promises.values().collect();
     assert_eq!(ids.len(), promises.len(), "an invocation stands for two keys");
     assert_eq!(ends(&service).await.iter().collect::<BTreeSet<_>>(), ids);
-    let letters =
-        service.ok(&["invocations", "dead-letters", "--limit", "1000", "--output", "json"]).unwrap();
-    let letters: Value = serde_json::from_str(&letters).unwrap();
-    let letters: Vec<_> =
-        letters["dead_letters"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
+    let letters = until_letters(&service, failed.len()).await;
     assert_eq!(letters.len(), failed.len(), "{letters:?} {failed:?}");
-    assert_eq!(letters.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), failed);
+    assert_eq!(letters.into_iter().collect::<BTreeSet<_>>(), failed);
+    world.proxy.counts().1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_promised_ends_once_whatever_is_killed() {
+    promises_are_kept(4, Troubles::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_promised_ends_once_over_a_store_that_misbehaves() {
+    let met = promises_are_kept(2, Troubles { busy: 15, slow: 5, cut: 3, stalled: 0, lost: 5 }).await;
+    assert!(met > 20, "{met}");
+}
+
+/// The ids of all dead letters, once there are so many: they follow the ends.
+async fn until_letters(service: &Service, count: usize) -> Vec<String> {
+    let begun = Instant::now();
+    loop {
+        let list = ["invocations", "dead-letters", "--limit", "1000", "--output", "json"];
+        let list: Value = serde_json::from_str(&service.ok(&list).unwrap()).unwrap();
+        let letters = list["dead_letters"].as_array().unwrap();
+        if letters.len() >= count || begun.elapsed() > SETTLED_MAX {
+            return letters.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Waits until everything has ended, checks each end, and gives the ids of those that failed.
