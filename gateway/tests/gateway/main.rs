@@ -8,6 +8,7 @@
 mod asynchronous;
 mod auth;
 mod connections;
+mod dead_letters;
 mod functions;
 mod harness;
 mod idempotency;
