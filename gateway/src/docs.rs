@@ -43,6 +43,8 @@ pages! {
     "alias-not-found",
     "job-not-found",
     "invocation-not-found",
+    "invocation-not-finished",
+    "invocation-finished",
     "job-not-finished",
     "job-finished",
     "alias-in-use",

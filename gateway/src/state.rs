@@ -16,7 +16,7 @@ use crate::{
     extract::BodyBudget,
     functions::Registry,
     health::Health,
-    invoke::{admission::Admission, records::Records},
+    invoke::{admission::Admission, asynchronous::Invocations, records::Records},
     jobs::Jobs,
     metrics::Metrics,
 };
@@ -40,6 +40,8 @@ pub struct App {
     pub registry: Registry,
     /// Planning and coordination of jobs.
     pub jobs: Jobs,
+    /// Asynchronous invocations.
+    pub invocations: Invocations,
     /// How many invocations run at once.
     pub admission: Admission,
     /// The last invocations.

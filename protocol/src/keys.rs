@@ -14,6 +14,9 @@ pub const SYSTEM_BUCKET_DEFAULT: &str = "fanfold";
 /// Queue of the leases of jobs' tasks.
 pub const TASK_QUEUE: &str = "tasks";
 
+/// Queue of asynchronous invocations.
+pub const INVOCATION_QUEUE: &str = "invocations";
+
 /// A component, by its content.
 pub fn component(digest: &Digest) -> String {
     format!("components/{}.wasm", digest.to_hex())
@@ -203,6 +206,42 @@ pub fn running_subject(id: &Uuid) -> String {
 /// Subject on which a job's cancellation is announced.
 pub fn cancel_subject(id: &Uuid) -> String {
     format!("jobs.{id}.cancel")
+}
+
+/// Record in the backbone of an asynchronous invocation that has not ended.
+pub fn invocation_record(id: &Uuid) -> String {
+    format!("invocations/{id}")
+}
+
+/// All of them.
+pub fn invocation_records() -> &'static str {
+    "invocations/"
+}
+
+/// How an asynchronous invocation ended.
+pub fn invocation_end(id: &Uuid) -> String {
+    format!("invocations/ends/{id}")
+}
+
+/// All of them.
+pub fn invocation_ends() -> &'static str {
+    "invocations/ends/"
+}
+
+/// What an attempt at an asynchronous invocation returned, when it is too large
+/// to be written down with the end.
+pub fn invocation_body(attempt: &Uuid) -> String {
+    format!("invocations/bodies/{attempt}")
+}
+
+/// All of them.
+pub fn invocation_bodies() -> &'static str {
+    "invocations/bodies/"
+}
+
+/// Subject on which the cancellation of an asynchronous invocation is announced.
+pub fn invocation_cancel_subject(id: &Uuid) -> String {
+    format!("invocations.{id}.cancel")
 }
 
 /// Record in the backbone of a request made under an idempotency key.
