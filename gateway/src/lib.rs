@@ -25,6 +25,7 @@ pub mod problem;
 mod router;
 mod server;
 pub mod state;
+pub mod triggers;
 
 use std::sync::Arc;
 
