@@ -2,7 +2,7 @@
 //! The gateway: turns outside events into work, and outcomes into answers.
 //!
 //! A connection is accepted by `server`, a request goes down the layers of
-//! `router` to a handler in [`functions`], [`invoke`] or [`jobs`], and what
+//! `router` to a handler in [`functions`], [`invoke`], [`jobs`] or [`triggers`], and what
 //! fails becomes an answer in [`problem`]. Sandboxes are reached through the
 //! two services of [`Dispatch`] only: this crate never links a wasm engine, and
 //! a guest's bytes are never compiled in the process that holds users' sockets
@@ -87,6 +87,8 @@ impl Gateway {
             health::Health::start(store.clone(), bucket.clone(), backbone.clone(), tasks.clone()),
         );
         let registry = registry?;
+        let triggers =
+            triggers::Triggers::start(store.clone(), bucket.clone(), backbone.clone(), tasks.clone()).await?;
         let jobs = jobs::Jobs::start(
             store.clone(),
             bucket,
@@ -98,6 +100,7 @@ impl Gateway {
         .await?;
         let metrics = metrics::Metrics::new();
         metrics.register(|registry| jobs.counters().describe(registry));
+        metrics.register(|registry| triggers.counters().describe(registry));
         let app = Arc::new(App {
             bodies: extract::BodyBudget::new(config.bodies_bytes_max),
             deploys: Semaphore::new(2 * limits::COMPILES_MAX),
@@ -113,6 +116,7 @@ impl Gateway {
             backbone,
             registry,
             jobs,
+            triggers,
             health,
             dispatch,
         });
