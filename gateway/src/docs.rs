@@ -46,6 +46,8 @@ pages! {
     "invocation-not-found",
     "trigger-not-found",
     "trigger-loop",
+    "invocation-not-finished",
+    "invocation-finished",
     "job-not-finished",
     "job-finished",
     "alias-in-use",

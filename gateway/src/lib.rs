@@ -98,9 +98,18 @@ impl Gateway {
             tasks.clone(),
         )
         .await?;
+        let invocations = invoke::asynchronous::Invocations::new(
+            store.clone(),
+            config.system_bucket.clone(),
+            backbone.clone(),
+            registry.clone(),
+            config.invocations.clone(),
+            tasks.clone(),
+        );
         let metrics = metrics::Metrics::new();
         metrics.register(|registry| jobs.counters().describe(registry));
         metrics.register(|registry| triggers.counters().describe(registry));
+        metrics.register(|registry| invocations.counters().describe(registry));
         let app = Arc::new(App {
             bodies: extract::BodyBudget::new(config.bodies_bytes_max),
             deploys: Semaphore::new(2 * limits::COMPILES_MAX),
@@ -117,12 +126,17 @@ impl Gateway {
             registry,
             jobs,
             triggers,
+            invocations,
             health,
             dispatch,
         });
         let sweeping = invoke::idempotency::sweep(Arc::clone(&app));
         let stop = tasks.clone();
         tokio::spawn(async move { stop.run_until_cancelled(sweeping).await });
+        let (invocations, stop) = (app.invocations.clone(), tasks.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(invocations.sweep()).await });
+        app.invocations.start(Arc::clone(&app));
+        triggers::start(&app, &tasks);
         Ok(Self { app, tasks })
     }
 
@@ -134,9 +148,14 @@ impl Gateway {
     /// Serves on this listener until `shutdown`, then drains, and stops.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
         let router = router::stack(Arc::clone(&self.app));
-        server::run(listener, router, &self.app.config, self.app.draining.clone(), shutdown).await;
+        let (app, draining) = (&self.app, self.app.draining.clone());
+        let serving = server::run(listener, router, &app.config, draining.clone(), shutdown);
+        // What nobody waits for may end as well.
+        let ending = app.invocations.drained(&draining, app.config.drain_timeout);
+        tokio::join!(serving, ending);
         self.tasks.cancel();
-        self.app.jobs.stopped().await;
+        app.invocations.stopped().await;
+        app.jobs.stopped().await;
     }
 }
 

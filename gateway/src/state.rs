@@ -16,7 +16,7 @@ use crate::{
     extract::BodyBudget,
     functions::Registry,
     health::Health,
-    invoke::{admission::Admission, records::Records},
+    invoke::{admission::Admission, asynchronous::Invocations, records::Records},
     jobs::Jobs,
     metrics::Metrics,
     triggers::Triggers,
@@ -43,6 +43,8 @@ pub struct App {
     pub jobs: Jobs,
     /// What objects start.
     pub triggers: Triggers,
+    /// Asynchronous invocations.
+    pub invocations: Invocations,
     /// How many invocations run at once.
     pub admission: Admission,
     /// The last invocations.

@@ -85,6 +85,8 @@ kinds! {
     InvocationNotFound "invocation-not-found" 404 Caller false "There is no such invocation";
     TriggerNotFound "trigger-not-found" 404 Caller false "There is no such trigger";
     TriggerLoop "trigger-loop" 422 Caller false "The trigger would start itself";
+    InvocationNotFinished "invocation-not-finished" 409 Caller true "The invocation has no result yet";
+    InvocationFinished "invocation-finished" 409 Caller false "The invocation has already ended";
     JobNotFinished "job-not-finished" 409 Caller true "The job has no result yet";
     JobFinished "job-finished" 409 Caller false "The job has already ended";
     AliasInUse "alias-in-use" 409 Caller false "The version is still in use";

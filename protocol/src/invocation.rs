@@ -18,6 +18,8 @@ use crate::{
 pub struct Invocation {
     /// Given by the gateway; version 7, so that ids sort by time.
     pub id: Uuid,
+    /// From 1; above only for asynchronous calls, which are tried again.
+    pub attempt: u32,
     /// What to run.
     pub version: Arc<Version>,
     /// How long it may take from the moment a worker has it.

@@ -17,6 +17,9 @@ pub const SYSTEM_BUCKET_DEFAULT: &str = "fanfold";
 /// Queue of the leases of jobs' tasks.
 pub const TASK_QUEUE: &str = "tasks";
 
+/// Queue of asynchronous invocations.
+pub const INVOCATION_QUEUE: &str = "invocations";
+
 /// A component, by its content.
 pub fn component(digest: &Digest) -> String {
     format!("components/{}.wasm", digest.to_hex())
@@ -246,6 +249,37 @@ pub fn packed_outcomes(trigger: &Uuid) -> String {
 /// The last event seen of a key, by its sequencer.
 pub fn last_event(trigger: &Uuid, key_digest: &Digest) -> String {
     format!("sequences/{trigger}/{}", key_digest.to_hex())
+}
+
+/// Record in the backbone of an asynchronous invocation that has not ended.
+pub fn invocation_record(id: &Uuid) -> String {
+    format!("invocations/{id}")
+}
+
+/// How an asynchronous invocation ended.
+pub fn invocation_end(id: &Uuid) -> String {
+    format!("invocations/ends/{id}")
+}
+
+/// All of them.
+pub fn invocation_ends() -> &'static str {
+    "invocations/ends/"
+}
+
+/// What an attempt at an asynchronous invocation returned, when it is too large
+/// to be written down with the end.
+pub fn invocation_body(attempt: &Uuid) -> String {
+    format!("invocations/bodies/{attempt}")
+}
+
+/// All of them.
+pub fn invocation_bodies() -> &'static str {
+    "invocations/bodies/"
+}
+
+/// Subject on which the cancellation of an asynchronous invocation is announced.
+pub fn invocation_cancel_subject(id: &Uuid) -> String {
+    format!("invocations.{id}.cancel")
 }
 
 /// Record in the backbone of a request made under an idempotency key.

@@ -23,8 +23,10 @@ pub enum Fate {
     Duplicate,
     /// The object is not there any more.
     Gone,
-    /// The object is another one than the event tells of.
+    /// The object was written again since it was removed.
     Changed,
+    /// It started what it was to start, of another object than it tells of.
+    StartedChanged,
     /// A later event of the same key was seen before.
     Stale,
     /// It does not pass the filter by the key that the object really has.
@@ -45,6 +47,7 @@ impl Fate {
             Self::Duplicate => "duplicate",
             Self::Gone => "gone",
             Self::Changed => "changed",
+            Self::StartedChanged => "started-changed",
             Self::Stale => "stale",
             Self::Filtered => "filtered",
             Self::Retried => "retried",

@@ -13,7 +13,12 @@ use std::{
 };
 
 use fanfold_backbone::{Backbone, Message};
-use fanfold_protocol::{ErrorKind, Problem, event::Notice, keys, limits};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    event::Notice,
+    keys, limits,
+    time::{self, Timestamp},
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -45,6 +50,8 @@ pub struct Receipt {
 pub struct Waiting {
     /// The event.
     pub notice: Notice,
+    /// When it was taken in.
+    pub at: Timestamp,
     /// Started again although it has an outcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<Uuid>,
@@ -116,7 +123,7 @@ pub async fn take_in(
         ignored: envelope.other,
         ..Receipt::default()
     };
-    let mut known = envelope.notices.is_empty();
+    let (now, mut known) = (time::now(), envelope.notices.is_empty());
     let mut queues: BTreeMap<Uuid, (Arc<Trigger>, Vec<Waiting>)> = BTreeMap::new();
     let found = envelope.notices.first().map(|notice| notice.bucket.clone()).unwrap_or_default();
     for notice in envelope.notices {
@@ -131,7 +138,7 @@ pub async fn take_in(
         receipt.ignored += usize::from(matching.is_empty());
         for trigger in matching {
             let (_, waiting) = queues.entry(trigger.record.id).or_insert_with(|| (trigger, Vec::new()));
-            waiting.push(Waiting { notice: notice.clone(), replay: None });
+            waiting.push(Waiting { notice: notice.clone(), at: now, replay: None });
         }
     }
     triggers.counters().unmatched(receipt.ignored as u64);

@@ -13,15 +13,20 @@
 //! it once.
 
 mod counters;
+mod dispatch;
 pub mod envelope;
 mod intake;
 mod loops;
+mod outcome;
 mod record;
 mod registry;
 mod routes;
+mod runner;
 pub(crate) mod sender;
+mod target;
 mod views;
 
 pub use counters::Counters;
 pub use registry::Triggers;
 pub(crate) use routes::routes;
+pub(crate) use runner::start;

@@ -129,6 +129,17 @@ impl Triggers {
         known.values().map(|known| Arc::clone(&known.trigger)).filter(|t| !t.record.removed).collect()
     }
 
+    /// Every record that there ever was, those of removed triggers included.
+    pub(super) fn records(&self) -> Vec<Arc<Trigger>> {
+        let known = self.inner.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.values().map(|known| Arc::clone(&known.trigger)).collect()
+    }
+
+    /// A trigger by its id, unless it was removed.
+    pub(super) fn by_id(&self, id: &Uuid) -> Option<Arc<Trigger>> {
+        self.records().into_iter().find(|trigger| trigger.record.id == *id && !trigger.record.removed)
+    }
+
     /// The triggers that act on an event, and whether any knows its bucket.
     pub fn matching(&self, notice: &Notice) -> (Vec<Arc<Trigger>>, bool) {
         let all = self.list();

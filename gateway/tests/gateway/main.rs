@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod asynchronous;
 mod auth;
 mod connections;
 mod functions;
@@ -13,3 +14,4 @@ mod idempotency;
 mod invocations;
 mod problems;
 mod service;
+mod triggers;
