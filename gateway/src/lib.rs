@@ -145,6 +145,12 @@ impl Gateway {
         &self.app
     }
 
+    /// Takes in what happens to objects of a store in this process.
+    pub fn follow(&self, events: fanfold_storage::server::Events) {
+        let (app, stop) = (Arc::clone(&self.app), self.tasks.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(triggers::embedded::follow(&app, events)).await });
+    }
+
     /// Serves on this listener until `shutdown`, then drains, and stops.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
         let router = router::stack(Arc::clone(&self.app));

@@ -246,6 +246,11 @@ pub fn packed_outcomes(trigger: &Uuid) -> String {
     format!("settled/{trigger}")
 }
 
+/// Who looked last for objects whose events were lost: a record that lapses.
+pub fn last_look(trigger: &Uuid) -> String {
+    format!("looks/{trigger}")
+}
+
 /// The last event seen of a key, by its sequencer.
 pub fn last_event(trigger: &Uuid, key_digest: &Digest) -> String {
     format!("sequences/{trigger}/{}", key_digest.to_hex())

@@ -14,10 +14,12 @@
 
 mod counters;
 mod dispatch;
+pub(crate) mod embedded;
 pub mod envelope;
 mod intake;
 mod loops;
 mod outcome;
+mod reconcile;
 mod record;
 mod registry;
 mod routes;

@@ -49,6 +49,8 @@ struct Inner {
     changed: watch::Sender<u64>,
     counters: Counters,
     rooms: Rooms,
+    /// Wakes whoever looks for objects whose events were lost.
+    look: watch::Sender<u64>,
 }
 
 #[derive(Clone)]
@@ -70,10 +72,11 @@ impl Triggers {
         backbone: Backbone,
         shutdown: CancellationToken,
     ) -> Result<Self, Problem> {
-        let (changed, _) = watch::channel(0);
+        let ((changed, _), (look, _)) = (watch::channel(0), watch::channel(0));
         let (known, counters, rooms) = (RwLock::default(), Counters::default(), Rooms::default());
-        let triggers =
-            Self { inner: Arc::new(Inner { store, bucket, backbone, known, changed, counters, rooms }) };
+        let triggers = Self {
+            inner: Arc::new(Inner { store, bucket, backbone, known, changed, counters, rooms, look }),
+        };
         triggers.rebuild().await?;
         let following = triggers.clone();
         tokio::spawn(async move { shutdown.run_until_cancelled(following.follow()).await });
@@ -150,6 +153,16 @@ impl Triggers {
     /// Tells of every change of a trigger.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changed.subscribe()
+    }
+
+    /// Makes every reconciler look now.
+    pub(super) fn look_now(&self) {
+        self.inner.look.send_modify(|count| *count += 1);
+    }
+
+    /// Tells when every reconciler is to look.
+    pub(super) fn looks(&self) -> watch::Receiver<u64> {
+        self.inner.look.subscribe()
     }
 
     /// Changes a trigger's record: `change` makes the new one out of what is

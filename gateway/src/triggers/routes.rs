@@ -9,10 +9,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use fanfold_protocol::{
-    ErrorKind, Problem, keys, limits, names::TriggerName, time, trigger::TriggerDocument,
+    ErrorKind, Problem, keys, limits,
+    names::TriggerName,
+    time::{self, Timestamp},
+    trigger::TriggerDocument,
 };
 use serde::Deserialize;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
@@ -20,6 +23,7 @@ use super::{
     envelope,
     intake::{self, Receipt},
     loops,
+    reconcile::{self, Found, Scope},
     record::{Secret, Trigger, TriggerRecord},
     sender,
     views::{TriggerList, TriggerView},
@@ -31,6 +35,9 @@ use crate::{
     state::{App, AppState},
 };
 
+/// Dead letters queued again at once.
+const LETTERS_AT_ONCE: usize = 1_000;
+
 /// The routes of triggers.
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -38,6 +45,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(put, show, remove))
         .routes(routes!(pause))
         .routes(routes!(resume))
+        .routes(routes!(replay))
         .routes(routes!(notify_any))
         .routes(routes!(notify, probe))
 }
@@ -205,6 +213,92 @@ pub(crate) async fn pause(State(app): State<AppState>, Path(name): Path<String>)
 pub(crate) async fn resume(State(app): State<AppState>, Path(name): Path<String>) -> Answer<StatusCode> {
     alter(&app, &name, |record| record.paused = false).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// What is started of a trigger's objects that was not yet, or again.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReplayRequest {
+    /// Only what was given up, whatever objects there are.
+    dead_letters: bool,
+    /// Only keys that begin like this.
+    prefix: String,
+    /// Only objects written at this time or later (RFC 3339).
+    #[schema(example = "2026-11-22T00:00:00Z")]
+    since: Option<String>,
+    /// Only objects written before this time (RFC 3339).
+    until: Option<String>,
+    /// Also what was started before: each object starts anew.
+    again: bool,
+}
+
+/// Feeds a trigger with the objects that are there and have started nothing yet, with dead letters, or with all again.
+///
+/// Answered once everything is queued.
+#[utoipa::path(
+    post, path = "/v1/triggers/{name}/replay", tag = "triggers",
+    params(("name" = String, Path, description = "The trigger")),
+    request_body = ReplayRequest,
+    responses(
+        (status = 200, description = "Queued", body = Found),
+        (status = 400, description = "Dead letters with a prefix or a time, or no time", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such trigger or bucket", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn replay(
+    State(app): State<AppState>,
+    Path(name): Path<String>,
+    extract::Json(request): extract::Json<ReplayRequest>,
+) -> Answer<Json<Found>> {
+    let trigger = app.triggers.show(&name.parse()?).await?;
+    let scope = Scope {
+        since: request.since.as_deref().map(|text| moment("since", text)).transpose()?,
+        until: request.until.as_deref().map(|text| moment("until", text)).transpose()?,
+        again: request.again.then(Uuid::now_v7),
+        prefix: request.prefix,
+    };
+    if !request.dead_letters {
+        return Ok(Json(reconcile::replay(&app, trigger, scope).await?));
+    }
+    if !scope.prefix.is_empty() || scope.since.is_some() || scope.until.is_some() || scope.again.is_some() {
+        return Err(Refusal::new(
+            ErrorKind::InvalidRequest,
+            "dead_letters must stand alone, found it with prefix, since, until or again; leave them out",
+        ));
+    }
+    let queued = revive(&app, &trigger).await?;
+    Ok(Json(Found { listed: 0, queued }))
+}
+
+/// Queues all dead letters again: as many as there are now, since some may come back.
+async fn revive(app: &App, trigger: &Trigger) -> Result<u64, Problem> {
+    let queue = keys::event_queue(&trigger.record.id);
+    let dead = app.backbone.depth(&queue).await.map_err(of_backbone)?.dead;
+    let mut queued = 0;
+    while queued < dead {
+        let letters = app.backbone.dead_letters(&queue, 0, LETTERS_AT_ONCE).await.map_err(of_backbone)?;
+        let sequences: Vec<u64> = letters.iter().map(|letter| letter.sequence).collect();
+        let revived = app.backbone.replay(&queue, sequences).await.map_err(of_backbone)?;
+        if revived == 0 {
+            break;
+        }
+        queued += revived as u64;
+    }
+    Ok(queued)
+}
+
+fn moment(name: &str, text: &str) -> Result<Timestamp, Problem> {
+    let parsed = humantime::parse_rfc3339_weak(text).ok();
+    let since = parsed.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    since.and_then(|since| u64::try_from(since.as_millis()).ok()).map(Timestamp).ok_or_else(|| {
+        Problem::new(
+            ErrorKind::InvalidRequest,
+            format!(
+                "{name} must be a time such as 2026-11-22T00:00:00Z, found {:?}",
+                text.chars().take(40).collect::<String>()
+            ),
+        )
+    })
 }
 
 async fn alter(app: &App, name: &str, alter: impl Fn(&mut TriggerRecord)) -> Result<(), Problem> {

@@ -18,7 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{counters::Fate, dispatch, intake::Waiting, record::Trigger};
+use super::{counters::Fate, dispatch, intake::Waiting, reconcile, record::Trigger};
 use crate::state::AppState;
 
 /// How long an event stays with who pulled it, and how often that is extended.
@@ -35,9 +35,11 @@ const DROPPED_AT_ONCE: usize = 1_000;
 
 /// Works through events until `stop`, for triggers that are there and that come.
 pub(crate) fn start(app: &AppState, stop: &CancellationToken) {
-    let (app, token) = (Arc::clone(app), stop.clone());
-    let managing = manage(app, stop.clone());
+    let token = stop.clone();
+    let managing = manage(Arc::clone(app), stop.clone());
     tokio::spawn(async move { token.run_until_cancelled(managing).await });
+    let (looking, token) = (reconcile::run(Arc::clone(app)), stop.clone());
+    tokio::spawn(async move { token.run_until_cancelled(looking).await });
 }
 
 /// Keeps a runner for every trigger; once one is removed, drops what waits for it.

@@ -297,3 +297,86 @@ async fn stale_events_of_ordered_triggers_are_dropped() {
     assert_eq!(send("0055AED6DCD90281E6").await.status, 200);
     service.until("duplicate", 1).await;
 }
+
+async fn replay(service: &Service, request: Value) -> crate::harness::Reply {
+    service.request(Method::POST, "/v1/triggers/t/replay", &[JSON], request.to_string()).await
+}
+
+#[tokio::test]
+async fn objects_whose_events_were_lost_are_found() {
+    let mut document = document();
+    document["reconcile"] = json!("10s");
+    let service = start().await;
+    service.deploy("f", "1").await;
+    service.object("bank", "in/before.csv", "1").await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(service.put_json("/v1/triggers/t", document).await.status, 201);
+    service.object("bank", "in/told.csv", "1").await;
+    assert_eq!(service.send(&put_of("in/told.csv")).await.status, 200);
+    service.until("started", 1).await;
+    service.object("bank", "in/lost.csv", "1").await;
+    service.object("bank", "out/lost.csv", "1").await;
+    // A gateway that starts looks for what happened while there was none.
+    let service = service.stop().await.serve(|_| {}).await;
+    service.until("started", 1).await;
+    service.until("kept", 1).await;
+    let again = service.stop().await.serve(|_| {}).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(again.fate("kept").await, 0);
+}
+
+#[tokio::test]
+async fn what_was_there_before_is_fed_on_request_and_again_when_asked() {
+    let (service, _) = with_trigger(document()).await;
+    for key in ["in/1.csv", "in/2.csv", "in/x/3.csv", "in/4.json"] {
+        service.object("bank", key, key).await;
+    }
+    assert_eq!(replay(&service, json!({"prefix": "in/x/"})).await.json(), json!({"listed": 1, "queued": 1}));
+    service.until("started", 1).await;
+    assert_eq!(replay(&service, json!({})).await.json(), json!({"listed": 4, "queued": 2}));
+    service.until("started", 3).await;
+    assert_eq!(replay(&service, json!({})).await.json(), json!({"listed": 4, "queued": 0}));
+    let later = json!({"since": "2100-01-01T00:00:00Z", "again": true});
+    assert_eq!(replay(&service, later).await.json()["queued"], 0);
+    assert_eq!(replay(&service, json!({"again": true})).await.json()["queued"], 3);
+    service.until("started", 6).await;
+    wait_for_calls(&service, 6).await;
+    replay(&service, json!({"since": "yesterday"})).await.is_problem(ErrorKind::InvalidRequest);
+    let both = json!({"dead_letters": true, "prefix": "in/"});
+    replay(&service, both).await.is_problem(ErrorKind::InvalidRequest);
+}
+
+#[tokio::test]
+async fn dead_letters_are_tried_again_on_request() {
+    let mut document = document();
+    document["retry"] = json!({"attempts": 1});
+    let (service, _) = with_trigger(document).await;
+    service.object("bank", "in/a.csv", "1").await;
+    assert_eq!(service.delete("/v1/functions/f").await.status, 204);
+    assert_eq!(service.send(&put_of("in/a.csv")).await.status, 200);
+    service.until("dead", 1).await;
+    assert_eq!(service.deploy("f", "2").await.status, 201);
+    assert_eq!(replay(&service, json!({"dead_letters": true})).await.json()["queued"], 1);
+    service.until("started", 1).await;
+    assert_eq!(service.get("/v1/triggers/t").await.json()["events"]["dead"], 0);
+}
+
+#[tokio::test]
+async fn a_lost_backbone_is_no_reason_to_start_all_again() {
+    let mut document = document();
+    document["reconcile"] = json!("10s");
+    let (service, _) = with_trigger(document).await;
+    for n in 0..20 {
+        service.object("bank", &format!("in/{n}.csv"), "1").await;
+    }
+    assert_eq!(replay(&service, json!({})).await.json()["queued"], 20);
+    service.until("started", 20).await;
+    assert_eq!(replay(&service, json!({})).await.json()["queued"], 0);
+    let mut base = service.stop().await;
+    base.backbone.close().await;
+    base.backbone = Base::open_backbone(&base.folder.path().join("other.redb")).await;
+    let service = base.serve(|_| {}).await;
+    assert_eq!(replay(&service, json!({})).await.json(), json!({"listed": 20, "queued": 0}));
+    service.object("bank", "in/new.csv", "1").await;
+    assert_eq!(replay(&service, json!({})).await.json()["queued"], 1);
+}
