@@ -20,3 +20,4 @@ mod grouping;
 mod restart;
 mod splits;
 mod support;
+mod triggers;

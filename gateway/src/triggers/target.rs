@@ -67,7 +67,8 @@ async fn submit(app: &App, template: &Value, event: &ObjectEvent) -> Result<Opti
     if event.key.ends_with('/') {
         return Ok(None);
     }
-    let document = job_of(template, event)?;
+    let mut document = job_of(template, event)?;
+    document.depth = event.depth + 1;
     let key = format!("trigger-{}", event.id);
     match app.jobs.submit(document, Some(&key)).await {
         Ok(record) => Ok(Some(Started::Job { id: record.id })),
