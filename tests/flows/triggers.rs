@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanfold_storage::ObjectUri;
+use fanfold_protocol::uri::ObjectUri;
 use fanfold_tests::service::Service;
 use serde_json::{Value, json};
 
@@ -134,23 +134,31 @@ async fn an_object_starts_a_job_of_its_own() {
     let service = Service::start(folder.path()).unwrap();
     let (client, store) = (Client::new(&service), service.store().unwrap());
     store.ensure_bucket("bank").await.unwrap();
-    client.deploy_folder("normalize").await;
+    client.deploy_folder("column-stats").await;
     let document = json!({"bucket": "bank", "prefix": "in/", "job": {
-        "function": "normalize", "input": "s3://{bucket}/{key}", "output": "s3://bank/out/{etag}/"}});
+        "function": "column-stats", "input": "s3://{bucket}/{key}", "output": "s3://bank/out/{etag}/"}});
     let made = client.send("PUT", "/v1/triggers/t", "application/json", document.to_string()).await;
     assert_eq!(made.status, 201, "{made:?}");
     let key = "in/a [b]*.csv";
     service.put(&format!("s3://bank/{key}"), "x,y\n1.0,2.0\n3.0,4.0\n").await.unwrap();
     service.put("s3://bank/in/a b.csv", "x,y\n1.0,2.0\n").await.unwrap();
     let etag = store.head(&ObjectUri::new("bank", key).unwrap()).await.unwrap().pin.etag;
-    let manifest = ObjectUri::new("bank", format!("out/{etag}/_manifest.json")).unwrap();
-    let found = until("the manifest", async || store.get(&manifest, None).await.ok()).await;
-    let manifest: Value = serde_json::from_slice(&found).unwrap();
-    assert_eq!(manifest["function"].as_str().map(|name| name.starts_with("normalize")), Some(true));
-    let jobs = until("both jobs", async || {
-        let jobs = client.get("/v1/jobs").await.body["jobs"].as_array().unwrap().clone();
+    let result = ObjectUri::new("bank", format!("out/{etag}/result.json")).unwrap();
+    let jobs = async || client.get("/v1/jobs").await.body;
+    let begun = Instant::now();
+    let found = loop {
+        if let Ok(found) = store.get(&result, None).await {
+            break found;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", jobs().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let result: Value = serde_json::from_slice(&found).unwrap();
+    assert_eq!(result["rows"], 2, "{result}");
+    let all = until("both jobs", async || {
+        let jobs = jobs().await["jobs"].as_array().unwrap().clone();
         (jobs.len() == 2).then_some(jobs)
     })
     .await;
-    assert_eq!(jobs.len(), 2);
+    assert_eq!(all.len(), 2);
 }

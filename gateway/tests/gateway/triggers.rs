@@ -380,3 +380,47 @@ async fn a_lost_backbone_is_no_reason_to_start_all_again() {
     service.object("bank", "in/new.csv", "1").await;
     assert_eq!(replay(&service, json!({})).await.json()["queued"], 1);
 }
+
+/// The value of a metric of the trigger `t`.
+async fn metric(service: &Service, name: &str) -> u64 {
+    let text = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
+    let start = format!("fanfold_{name}_total{{trigger=\"t\"}} ");
+    text.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok()).unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_is_kept_whole_and_a_look_costs_a_request_for_a_thousand_objects() {
+    const OBJECTS: usize = 2_500;
+    let mut document = document();
+    document["concurrency"] = json!(50);
+    let (service, _) = with_trigger(document).await;
+    let put = |n: usize| {
+        let uri = ObjectUri::new("bank", format!("in/{n}.csv")).unwrap();
+        let store = &service.base.store;
+        async move { store.put(&uri, Bytes::from_static(b"x"), PutOptions::typed("text/csv")).await.unwrap() }
+    };
+    service.base.store.ensure_bucket("bank").await.unwrap();
+    for chunk in (0..OBJECTS).collect::<Vec<_>>().chunks(50) {
+        futures::future::join_all(chunk.iter().map(|n| put(*n))).await;
+    }
+    // Each object is told of twice, in notifications of a hundred records.
+    for round in ["01", "02"] {
+        for chunk in (0..OBJECTS).collect::<Vec<_>>().chunks(100) {
+            let records: Vec<Value> =
+                chunk.iter().map(|n| record("bank", &format!("in/{n}.csv"), round)).collect();
+            let reply = service.send(&json!({"Records": records})).await;
+            assert_eq!(reply.json()["kept"], 100, "{reply:?}");
+        }
+    }
+    let begun = Instant::now();
+    while service.fate("started").await + service.fate("duplicate").await < 2 * OBJECTS as u64 {
+        assert!(begun.elapsed() < Duration::from_secs(120), "{}", service.fate("started").await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(service.fate("kept").await, 2 * OBJECTS as u64);
+    assert_eq!(service.fate("dead").await, 0);
+    assert_eq!(replay(&service, json!({})).await.json(), json!({"listed": OBJECTS, "queued": 0}));
+    // Three pages, the packed outcomes read and written.
+    assert!(metric(&service, "reconciler_store_requests").await <= 5);
+    assert_eq!(metric(&service, "reconciler_objects_listed").await, OBJECTS as u64);
+}
