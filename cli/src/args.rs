@@ -61,6 +61,11 @@ pub enum Command {
     },
     /// Call a function
     Invoke(Invoke),
+    /// Look at asynchronous calls, cancel them, and replay those that were given up
+    Invocations {
+        #[command(subcommand)]
+        command: Invocations,
+    },
     /// Run and follow jobs
     Job {
         #[command(subcommand)]
@@ -200,12 +205,82 @@ pub struct Invoke {
     /// For the function's params: a JSON object
     #[arg(long, value_name = "JSON")]
     pub params: Option<String>,
-    /// Do not wait for the answer
+    /// Do not wait for the answer: print the id of the invocation
     #[arg(long = "async")]
     pub asynchronous: bool,
-    /// How long it may take; what its function.toml says when absent, and 30s otherwise
+    /// How to print what is answered to an asynchronous call
+    #[arg(long = "output", value_name = "VIEW", requires = "asynchronous")]
+    pub view: Option<View>,
+    /// How long it may take; what its function.toml says when absent, and 30s otherwise, or 5m with --async
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<Span>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Invocations {
+    /// List those that wait or run
+    Ls {
+        /// Only those in this state: queued or running
+        #[arg(long)]
+        state: Option<String>,
+        /// Only those of this function
+        #[arg(long)]
+        function: Option<FunctionName>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value = "50")]
+        limit: usize,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Show where an invocation stands
+    Show {
+        /// Id
+        id: Uuid,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Print what an invocation returned
+    Result {
+        /// Id
+        id: Uuid,
+    },
+    /// Stop an invocation
+    Cancel {
+        /// Id
+        id: Uuid,
+    },
+    /// List those that were given up
+    DeadLetters {
+        /// At most so many
+        #[arg(long, value_name = "N", default_value = "50")]
+        limit: usize,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Run again what was given up, as new invocations
+    Replay {
+        #[command(flatten)]
+        letters: Letters,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Forget what was given up
+    Discard {
+        #[command(flatten)]
+        letters: Letters,
+    },
+}
+
+/// Which dead letters are meant.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Letters {
+    /// Ids of the invocations
+    #[arg(value_name = "ID")]
+    pub ids: Vec<Uuid>,
+    /// All there are
+    #[arg(long)]
+    pub all: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -261,6 +261,11 @@ pub fn invocation_record(id: &Uuid) -> String {
     format!("invocations/{id}")
 }
 
+/// All of them.
+pub fn invocation_records() -> &'static str {
+    "invocations/"
+}
+
 /// How an asynchronous invocation ended.
 pub fn invocation_end(id: &Uuid) -> String {
     format!("invocations/ends/{id}")

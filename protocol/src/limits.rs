@@ -117,6 +117,9 @@ pub const QUEUE_DEPTH_MAX: usize = 10_000;
 pub const EVENT_AGE_MAX: Duration = Duration::from_secs(6 * 3_600);
 /// Invocations that caused each other, one after the other: a loop ends here.
 pub const CHAIN_DEPTH_MAX: u32 = 16;
+/// Dead letters of invocations: they carry whole calls, and are for people, who
+/// do not read more.
+pub const DEAD_LETTERS_MAX: usize = 10_000;
 /// How long is known how an asynchronous invocation ended.
 pub const INVOCATION_RECORD_WINDOW: Duration = Duration::from_secs(7 * 24 * 3_600);
 

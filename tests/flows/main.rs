@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod analysis;
+mod asynchronous;
 mod bad_components;
 mod bad_data;
 mod bad_guests;

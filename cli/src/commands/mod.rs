@@ -9,6 +9,7 @@ mod build;
 mod deploy;
 mod doctor;
 mod functions;
+mod invocations;
 mod invoke;
 mod job;
 mod logs;
@@ -38,6 +39,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Deploy(args) => deploy::run(&client()?, args).await,
         Command::Functions { command } => functions::run(&client()?, command).await,
         Command::Invoke(args) => invoke::run(&client()?, &args).await,
+        Command::Invocations { command } => invocations::run(&client()?, command).await,
         Command::Job { command } => job::run(&client()?, command).await,
         Command::Result(args) => result::run(&client()?, &args).await,
         Command::Logs(args) => logs::run(&client()?, &args).await,

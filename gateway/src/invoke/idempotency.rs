@@ -132,25 +132,53 @@ pub(crate) async fn once(
     Ok((owner.await.map_err(internal)??, false))
 }
 
-/// The id of the asynchronous call that a key stands for, and whether the key
-/// was used before. Whoever got as far as this and no further has promised
-/// nothing: accepting a call under the same id again makes up for it.
-///
-/// # Errors
-/// `idempotency-conflict`; or the backbone does not answer.
-pub(crate) async fn async_id(app: &App, key: &str, fingerprint: Digest) -> Result<(Uuid, bool), Problem> {
-    let record = keys::idempotency(ASYNC_SCOPE, &Digest::of(key.as_bytes()));
-    let promised = Promised { fingerprint, id: Uuid::now_v7() };
-    let value = serde_json::to_vec(&promised).map_err(internal)?;
-    loop {
-        let window = limits::IDEMPOTENCY_WINDOW;
-        match app.backbone.create_with_ttl(&record, value.clone(), window).await.map_err(of_backbone)? {
-            CasOutcome::Stored(_) => return Ok((promised.id, false)),
-            CasOutcome::Conflict(Some(entry)) => {
-                let found: Promised = serde_json::from_slice(&entry.value).map_err(internal)?;
-                return if found.fingerprint == fingerprint { Ok((found.id, true)) } else { Err(conflict()) };
+/// What the key of an asynchronous call stands for.
+pub(crate) struct Promise {
+    /// The invocation.
+    pub(crate) id: Uuid,
+    record: String,
+    /// Of the record, when the key is used for the first time.
+    revision: Option<u64>,
+}
+
+impl Promise {
+    /// Finds or makes what a key stands for. Whoever got as far as this and no
+    /// further has promised nothing: accepting a call under the same id again
+    /// makes up for it.
+    ///
+    /// # Errors
+    /// `idempotency-conflict`; or the backbone does not answer.
+    pub(crate) async fn under(app: &App, key: &str, fingerprint: Digest) -> Result<Self, Problem> {
+        let record = keys::idempotency(ASYNC_SCOPE, &Digest::of(key.as_bytes()));
+        let id = Uuid::now_v7();
+        let value = serde_json::to_vec(&Promised { fingerprint, id }).map_err(internal)?;
+        loop {
+            let window = limits::IDEMPOTENCY_WINDOW;
+            let created = app.backbone.create_with_ttl(&record, value.clone(), window).await;
+            match created.map_err(of_backbone)? {
+                CasOutcome::Stored(revision) => return Ok(Self { id, record, revision: Some(revision) }),
+                CasOutcome::Conflict(Some(entry)) => {
+                    let found: Promised = serde_json::from_slice(&entry.value).map_err(internal)?;
+                    if found.fingerprint != fingerprint {
+                        return Err(conflict());
+                    }
+                    return Ok(Self { id: found.id, record, revision: None });
+                }
+                CasOutcome::Conflict(None) => {}
             }
-            CasOutcome::Conflict(None) => {}
+        }
+    }
+
+    /// Whether the key was used before.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.revision.is_none()
+    }
+
+    /// Frees the key of a call that was refused, unless it was used before.
+    pub(crate) async fn withdraw(self, app: &App) {
+        let Some(revision) = self.revision else { return };
+        if let Err(error) = app.backbone.delete(&self.record, Some(revision)).await {
+            tracing::warn!(%error, record = self.record, "an idempotency key was not freed");
         }
     }
 }

@@ -47,6 +47,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("x-fanfold-replayed");
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(invoke))
+        .routes(routes!(asynchronous::routes::list))
         .routes(routes!(asynchronous::routes::letters, asynchronous::routes::discard))
         .routes(routes!(asynchronous::routes::replay))
         .routes(routes!(show::show, asynchronous::routes::cancel))

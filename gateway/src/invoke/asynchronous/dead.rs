@@ -6,6 +6,8 @@
 //! from the letter, so that a replay that is repeated after a crash accepts
 //! nothing twice.
 
+use std::collections::HashSet;
+
 use fanfold_backbone::DeadLetter;
 use fanfold_protocol::{ErrorKind, Problem, digest::Digest, keys, time};
 use serde::Serialize;
@@ -54,10 +56,6 @@ impl Letter {
         Self { letter, message }
     }
 
-    fn is_among(&self, ids: &[Uuid]) -> bool {
-        self.letter.id.parse().is_ok_and(|id| ids.contains(&id))
-    }
-
     /// The id of its replay. Letters of one invocation have one replay.
     fn replay_id(&self) -> Uuid {
         let digest = Digest::of(format!("replay {}", self.letter.id).as_bytes());
@@ -73,7 +71,8 @@ impl Invocations {
         self.inner.letters(after, limit).await
     }
 
-    /// Accepts dead letters once more, with attempts counted anew, and removes them.
+    /// Accepts dead letters once more, with attempts counted anew, and removes
+    /// them. Of all of them, those that cannot be read stay.
     ///
     /// # Errors
     /// `invocation-not-found` when one of the ids has no dead letter, before
@@ -81,7 +80,8 @@ impl Invocations {
     /// read; or the backbone does not answer. What was replayed before stays so.
     pub async fn replay(&self, which: &Letters) -> Result<Vec<Replayed>, Problem> {
         let mut replayed = Vec::new();
-        for letter in self.inner.choose(which).await? {
+        for sequence in self.inner.choose(which).await? {
+            let Some(letter) = self.inner.letter(sequence).await? else { continue };
             let Some(message) = &letter.message else {
                 if *which == Letters::All {
                     continue;
@@ -90,7 +90,7 @@ impl Invocations {
             };
             let (of, id) = (message.head.id, letter.replay_id());
             self.inner.accept_again(id, message).await?;
-            self.inner.remove(&letter).await?;
+            self.inner.remove(vec![sequence]).await?;
             replayed.push(Replayed { of, id });
         }
         Ok(replayed)
@@ -102,10 +102,7 @@ impl Invocations {
     /// `invocation-not-found` as for a replay; or the backbone does not answer.
     pub async fn discard(&self, which: &Letters) -> Result<usize, Problem> {
         let chosen = self.inner.choose(which).await?;
-        for letter in &chosen {
-            self.inner.remove(letter).await?;
-        }
-        Ok(chosen.len())
+        self.inner.remove(chosen).await
     }
 }
 
@@ -115,20 +112,34 @@ impl Inner {
         Ok(letters.map_err(of_backbone)?.into_iter().map(Letter::read).collect())
     }
 
-    /// The letters that are meant, without bodies being held longer than needed.
-    async fn choose(&self, which: &Letters) -> Result<Vec<Letter>, Problem> {
-        let (mut chosen, mut after) = (Vec::new(), 0);
+    /// One letter, if it is there still.
+    async fn letter(&self, sequence: u64) -> Result<Option<Letter>, Problem> {
+        let found = self.letters(sequence.saturating_sub(1), 1).await?;
+        Ok(found.into_iter().find(|letter| letter.letter.sequence == sequence))
+    }
+
+    /// The sequences of the letters that are meant: bodies would be too much to
+    /// be held all at once.
+    async fn choose(&self, which: &Letters) -> Result<Vec<u64>, Problem> {
+        let (mut chosen, mut seen, mut after) = (Vec::new(), HashSet::new(), 0);
         loop {
             let page = self.letters(after, PAGE).await?;
             let Some(last) = page.last() else { break };
             after = last.letter.sequence;
-            chosen.extend(page.into_iter().filter(|letter| match which {
-                Letters::All => true,
-                Letters::Of(ids) => letter.is_among(ids),
-            }));
+            for Letter { letter, .. } in page {
+                let id = letter.id.parse::<Uuid>().ok();
+                let meant = match which {
+                    Letters::All => true,
+                    Letters::Of(ids) => id.is_some_and(|id| ids.contains(&id)),
+                };
+                if meant {
+                    chosen.push(letter.sequence);
+                    seen.extend(id);
+                }
+            }
         }
         let Letters::Of(ids) = which else { return Ok(chosen) };
-        match ids.iter().find(|id| !chosen.iter().any(|letter| letter.is_among(&[**id]))) {
+        match ids.iter().find(|id| !seen.contains(*id)) {
             Some(missing) => Err(no_letter(missing)),
             None => Ok(chosen),
         }
@@ -146,30 +157,54 @@ impl Inner {
             message.live().create(&self.backbone, &id).await?;
             self.counters.accepted.inc();
         }
-        self.push(id, message.encode()?).await.map(drop)
+        self.enqueue(id, message.encode()?).await.map(drop)
     }
 
-    async fn remove(&self, letter: &Letter) -> Result<(), Problem> {
-        let sequences = vec![letter.letter.sequence];
-        self.backbone.discard(keys::INVOCATION_QUEUE, sequences).await.map(drop).map_err(of_backbone)
+    async fn remove(&self, sequences: Vec<u64>) -> Result<usize, Problem> {
+        self.backbone.discard(keys::INVOCATION_QUEUE, sequences).await.map_err(of_backbone)
     }
 
     /// Removes the letters that nobody has replayed in time. Those that cannot
     /// be read, whose time is not known either, are left to people.
     pub(super) async fn expire_letters(&self) -> Result<(), Problem> {
         let (now, mut after) = (time::now(), 0);
+        let is_old = |letter: &&Letter| {
+            let age = letter.message.as_ref().map(|message| now.since(message.head.accepted_at));
+            age.is_some_and(|age| age >= self.config.window)
+        };
         loop {
             let page = self.letters(after, PAGE).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = last.letter.sequence;
-            for letter in &page {
-                let age = letter.message.as_ref().map(|message| now.since(message.head.accepted_at));
-                if age.is_some_and(|age| age >= self.config.window) {
-                    self.remove(letter).await?;
-                    self.counters.expired.inc();
-                }
-            }
+            self.drop_letters(page.iter().filter(is_old).map(|old| old.letter.sequence).collect()).await?;
         }
+    }
+
+    /// Removes the oldest letters when there are too many: a function that
+    /// always fails must not fill the disk. How their invocations ended stays known.
+    pub(super) async fn trim_letters(&self) -> Result<(), Problem> {
+        let depth = self.backbone.depth(keys::INVOCATION_QUEUE).await.map_err(of_backbone)?;
+        let mut over =
+            usize::try_from(depth.dead).unwrap_or(usize::MAX).saturating_sub(self.config.dead_letters_max);
+        while over > 0 {
+            let page = self.letters(0, over.min(PAGE)).await?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            over -= page.len();
+            self.drop_letters(page.iter().map(|old| old.letter.sequence).collect()).await?;
+        }
+        Ok(())
+    }
+
+    async fn drop_letters(&self, sequences: Vec<u64>) -> Result<(), Problem> {
+        if sequences.is_empty() {
+            return Ok(());
+        }
+        let count = self.remove(sequences).await?;
+        self.counters.expired.inc_by(count as u64);
+        tracing::warn!(count, "dead letters of invocations were removed that nobody has replayed");
+        Ok(())
     }
 }
 

@@ -24,6 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use fanfold_backbone::{Backbone, queue};
 use fanfold_protocol::{
     ErrorKind, Problem,
@@ -57,8 +58,9 @@ use crate::{
     state::AppState,
 };
 
-/// Between two rounds of removing what is old.
+/// Between two rounds of removing what is old, and what is too much.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
+const TRIM_EVERY: Duration = Duration::from_secs(60);
 /// How long a reading of the queue's depth serves.
 const DEPTH_READING: Duration = Duration::from_millis(200);
 
@@ -72,8 +74,10 @@ pub struct InvocationsConfig {
     pub backoff: Duration,
     /// From acceptance until an invocation is given up.
     pub age_max: Duration,
-    /// How long an end is kept.
+    /// How long ends and dead letters are kept.
     pub window: Duration,
+    /// Dead letters that are kept, the newest ones.
+    pub dead_letters_max: usize,
 }
 
 impl Default for InvocationsConfig {
@@ -83,6 +87,7 @@ impl Default for InvocationsConfig {
             backoff: Duration::from_secs(1),
             age_max: limits::EVENT_AGE_MAX,
             window: limits::INVOCATION_RECORD_WINDOW,
+            dead_letters_max: limits::DEAD_LETTERS_MAX,
         }
     }
 }
@@ -195,7 +200,7 @@ impl Invocations {
                 // Whoever made the record may not have got as far as queueing it.
                 Some((live, _)) => {
                     let version = self.inner.registry.pinned(&live.function, live.version).await?;
-                    self.inner.enqueue(id, &live, &version, &call).await?;
+                    self.inner.enqueue(id, payload(id, &live, &version, &call)?).await?;
                     return Ok(id);
                 }
                 None if self.inner.begin(id, &call).await? => return Ok(id),
@@ -213,6 +218,39 @@ impl Invocations {
             return Ok(Some(Standing::Live(live)));
         }
         Ok(self.outcome(id).await?.map(Standing::Ended))
+    }
+
+    /// At most `limit` invocations that wait or run and that `fits` lets pass, in
+    /// the order of their ids, from behind one; and the last one looked at, when
+    /// there may be more.
+    ///
+    /// # Errors
+    /// The backbone does not answer.
+    pub(crate) async fn list(
+        &self,
+        after: Option<Uuid>,
+        limit: usize,
+        fits: impl Fn(&Live) -> bool,
+    ) -> Result<(Vec<(Uuid, Live)>, Option<Uuid>), Problem> {
+        let mut after = after.map(|id| keys::invocation_record(&id));
+        let mut found = Vec::new();
+        loop {
+            let page = self.inner.backbone.list_page(keys::invocation_records(), after.as_deref(), limit);
+            let page = page.await.map_err(of_backbone)?;
+            for (key, entry) in page.entries {
+                let id = key.strip_prefix(keys::invocation_records()).and_then(|id| id.parse::<Uuid>().ok());
+                let live = serde_json::from_slice::<Live>(&entry.value).ok();
+                let Some((id, live)) = id.zip(live).filter(|(_, live)| fits(live)) else { continue };
+                found.push((id, live));
+                if found.len() == limit {
+                    return Ok((found, Some(id)));
+                }
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok((found, None));
+            }
+        }
     }
 
     /// How an asynchronous invocation ended; none while it has not.
@@ -259,8 +297,12 @@ impl Invocations {
         }
     }
 
-    /// Removes what is older than it is kept, now and every hour, for ever.
+    /// Removes what is older or more than is kept, for ever.
     pub(crate) async fn sweep(&self) {
+        tokio::join!(self.sweep_old(), self.sweep_many());
+    }
+
+    async fn sweep_old(&self) {
         loop {
             if let Err(error) = self.inner.ends.sweep(self.inner.config.window).await {
                 tracing::warn!(%error, "ends of invocations could not be swept; this is tried again in an hour");
@@ -269,6 +311,15 @@ impl Invocations {
                 tracing::warn!(detail = %problem.detail, "dead letters could not be swept; this is tried again in an hour");
             }
             tokio::time::sleep(SWEEP_EVERY).await;
+        }
+    }
+
+    async fn sweep_many(&self) {
+        loop {
+            if let Err(problem) = self.inner.trim_letters().await {
+                tracing::warn!(detail = %problem.detail, "dead letters could not be trimmed; this is tried again in a minute");
+            }
+            tokio::time::sleep(TRIM_EVERY).await;
         }
     }
 
@@ -298,14 +349,15 @@ impl Inner {
     async fn begin(&self, id: Uuid, call: &AsyncCall) -> Result<bool, Problem> {
         let version = self.registry.resolve(&call.function).await?;
         version.require(Export::Handler)?;
-        super::timeout(attempt_time(&version), call.timeout)?;
-        self.take_room().await?;
         let (name, origin) = (version.name.clone(), call.origin.clone());
         let live = Live::new(name, version.version, time::now(), call.depth, origin);
+        let payload = payload(id, &live, &version, call)?;
+        self.take_room().await?;
+        // From here on only the backbone can fail.
         if live.create(&self.backbone, &id).await?.is_none() {
             return Ok(false);
         }
-        let is_new = self.enqueue(id, &live, &version, call).await?;
+        let is_new = self.enqueue(id, payload).await?;
         self.counters.accepted.inc();
         // The queue remembers ids for a while: the message may have come and gone
         // before the record was made.
@@ -315,34 +367,8 @@ impl Inner {
         Ok(true)
     }
 
-    /// Queues a call; false when the queue has seen its id of late.
-    async fn enqueue(
-        &self,
-        id: Uuid,
-        live: &Live,
-        version: &Version,
-        call: &AsyncCall,
-    ) -> Result<bool, Problem> {
-        let timeout = super::timeout(attempt_time(version), call.timeout)?;
-        let request = call.request.clone();
-        let head = Head {
-            id,
-            function: live.function.clone(),
-            version: live.version,
-            timeout_ms: u64::try_from(timeout.as_millis()).map_err(internal)?,
-            params: call.params.clone(),
-            method: request.method,
-            query: request.query,
-            headers: request.headers,
-            accepted_at: live.accepted_at,
-            depth: live.depth,
-            origin: live.origin.clone(),
-        };
-        let payload = Message { head, body: request.body }.encode()?;
-        self.push(id, payload).await
-    }
-
-    async fn push(&self, id: Uuid, payload: bytes::Bytes) -> Result<bool, Problem> {
+    /// Queues a message; false when the queue has seen its id of late.
+    async fn enqueue(&self, id: Uuid, payload: Bytes) -> Result<bool, Problem> {
         let messages = vec![queue::Message::new(id.to_string(), payload)];
         let taken = self.backbone.enqueue(keys::INVOCATION_QUEUE, messages).await.map_err(of_backbone)?;
         Ok(taken.accepted > 0)
@@ -379,6 +405,37 @@ impl Inner {
             tracing::warn!(%id, %error, "a cancellation was not announced");
         }
     }
+}
+
+/// The message of a call.
+fn payload(id: Uuid, live: &Live, version: &Version, call: &AsyncCall) -> Result<Bytes, Problem> {
+    let timeout = super::timeout(attempt_time(version), call.timeout)?;
+    let request = call.request.clone();
+    let head = Head {
+        id,
+        function: live.function.clone(),
+        version: live.version,
+        timeout_ms: u64::try_from(timeout.as_millis()).map_err(internal)?,
+        params: call.params.clone(),
+        method: request.method,
+        query: request.query,
+        headers: request.headers,
+        accepted_at: live.accepted_at,
+        depth: live.depth,
+        origin: live.origin.clone(),
+    };
+    let payload = Message { head, body: request.body }.encode()?;
+    let (found, most) = (payload.len(), queue::PAYLOAD_BYTES_MAX);
+    if found <= most {
+        return Ok(payload);
+    }
+    Err(Problem::new(
+        ErrorKind::PayloadTooLarge,
+        format!(
+            "an asynchronous call with its params and headers must be at most {most} bytes, found {found}; put large \
+             data into the store and pass its s3:// URI"
+        ),
+    ))
 }
 
 /// What an attempt is given: what the function's author says, or five minutes.

@@ -9,19 +9,20 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use fanfold_protocol::{ErrorKind, Problem};
+use fanfold_protocol::{ErrorKind, Fault, Problem, names::FunctionName};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    AsyncCall, Origin,
+    AsyncCall, Live, Origin,
     dead::{Letter, Letters, Replayed},
 };
 use crate::{
     extract::{self, Path, Query},
     invoke::{
-        REPLAYED, call, idempotency,
+        REPLAYED, call,
+        idempotency::Promise,
         show::{InvocationView, invocation_id, not_found},
     },
     problem::{Answer, ProblemBody, internal},
@@ -31,7 +32,7 @@ use crate::{
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 /// Seconds after which asking for the state is worth while.
 const ASK_AGAIN: HeaderValue = HeaderValue::from_static("1");
-/// Dead letters on a page.
+/// Lines of a page, unless asked otherwise, and at most.
 const PAGE_DEFAULT: usize = 50;
 const PAGE_MAX: usize = 100;
 
@@ -46,14 +47,11 @@ pub struct Accepted {
 }
 
 /// Accepts a call, under the id that its idempotency key stands for.
-pub(crate) async fn respond(app: &App, key: Option<&str>, mut call: AsyncCall) -> Result<Response, Problem> {
-    let mut replayed = false;
-    if let Some(key) = key {
-        let fingerprint = call::fingerprint(&call.function, &call.params, &call.request);
-        let (id, known) = idempotency::async_id(app, key, fingerprint).await?;
-        (call.id, replayed) = (Some(id), known);
-    }
-    let id = app.invocations.accept(call).await?;
+pub(crate) async fn respond(app: &App, key: Option<&str>, call: AsyncCall) -> Result<Response, Problem> {
+    let (id, replayed) = match key {
+        None => (app.invocations.accept(call).await?, false),
+        Some(key) => accept_under(app, key, call).await?,
+    };
     let location = HeaderValue::from_str(&format!("/v1/invocations/{id}")).map_err(internal)?;
     let body = Json(Accepted { id, state: "queued" });
     let mut response = (StatusCode::ACCEPTED, body).into_response();
@@ -67,7 +65,93 @@ pub(crate) async fn respond(app: &App, key: Option<&str>, mut call: AsyncCall) -
     Ok(response)
 }
 
-/// Ends an asynchronous invocation that waits or runs.
+/// The invocation that a key stands for, and whether it did before.
+async fn accept_under(app: &App, key: &str, mut call: AsyncCall) -> Result<(Uuid, bool), Problem> {
+    let fingerprint = call::fingerprint(&call.function, &call.params, &call.request);
+    let promise = Promise::under(app, key, fingerprint).await?;
+    call.id = Some(promise.id);
+    match app.invocations.accept(call).await {
+        Ok(id) => Ok((id, promise.is_kept())),
+        Err(problem) => {
+            // Otherwise another call under the key may have been, or will be, accepted.
+            if problem.code.fault() != Fault::Platform && !problem.retryable() {
+                promise.withdraw(app).await;
+            }
+            Err(problem)
+        }
+    }
+}
+
+/// How asynchronous invocations are listed.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct LiveQuery {
+    /// `queued` or `running`.
+    state: Option<String>,
+    /// Invocations of this function only.
+    function: Option<String>,
+    /// `next` of the page before.
+    page: Option<String>,
+    /// Invocations on a page, at most 100; 50 when absent.
+    limit: Option<usize>,
+}
+
+/// A page of asynchronous invocations.
+#[derive(Serialize, ToSchema)]
+pub struct LiveList {
+    /// In the order of their ids, which for calls is that of their acceptance.
+    invocations: Vec<InvocationView>,
+    /// For the page after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// Asynchronous invocations that wait or run.
+#[utoipa::path(
+    get, path = "/v1/invocations", tag = "invocations", params(LiveQuery),
+    responses(
+        (status = 200, description = "Those that have not ended", body = LiveList),
+        (status = 400, description = "No such state or page", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn list(
+    State(app): State<AppState>,
+    Query(query): Query<LiveQuery>,
+) -> Answer<Json<LiveList>> {
+    let state = query.state.as_deref();
+    if let Some(found) = state.filter(|state| !["queued", "running"].contains(state)) {
+        let found: String = found.chars().take(80).collect();
+        let detail =
+            format!("state must be queued or running, found {found:?}; those that ended are known by id");
+        return Err(Problem::new(ErrorKind::InvalidRequest, detail).into());
+    }
+    let function: Option<FunctionName> = query.function.map(|name| name.parse()).transpose()?;
+    let after = query.page.as_deref().map(str::parse).transpose().map_err(|_| bad_page())?;
+    let fits = |live: &Live| {
+        state.is_none_or(|state| live.state() == state)
+            && function.as_ref().is_none_or(|name| live.function == *name)
+    };
+    let (found, next) = app.invocations.list(after, page_size(query.limit)?, fits).await?;
+    let invocations = found.iter().map(|(id, live)| InvocationView::of_live(id, live)).collect();
+    Ok(Json(LiveList { invocations, next: next.map(|id| id.to_string()) }))
+}
+
+fn bad_page() -> Problem {
+    Problem::new(ErrorKind::InvalidRequest, "page must be `next` of an earlier answer, found another text")
+}
+
+fn page_size(limit: Option<usize>) -> Result<usize, Problem> {
+    match limit.unwrap_or(PAGE_DEFAULT) {
+        size @ 1..=PAGE_MAX => Ok(size),
+        found => Err(Problem::new(
+            ErrorKind::InvalidRequest,
+            format!("limit must be from 1 to {PAGE_MAX}, found {found}; use page for more"),
+        )),
+    }
+}
+
+/// Ends an asynchronous invocation that waits or runs. A synchronous one ends when its caller closes the connection.
 #[utoipa::path(
     delete, path = "/v1/invocations/{id}", tag = "invocations",
     params(("id" = String, Path, description = "From the `Location` of the acceptance")),
@@ -161,19 +245,8 @@ pub(crate) async fn letters(
     State(app): State<AppState>,
     Query(query): Query<LetterQuery>,
 ) -> Answer<Json<LetterList>> {
-    let after = query.page.as_deref().map_or(Ok(0), str::parse).map_err(|_| {
-        Problem::new(
-            ErrorKind::InvalidRequest,
-            "page must be `next` of an earlier answer, found another text",
-        )
-    })?;
-    let limit = match query.limit.unwrap_or(PAGE_DEFAULT) {
-        limit @ 1..=PAGE_MAX => limit,
-        found => {
-            let detail = format!("limit must be from 1 to {PAGE_MAX}, found {found}; use page for more");
-            return Err(Problem::new(ErrorKind::InvalidRequest, detail).into());
-        }
-    };
+    let after = query.page.as_deref().map_or(Ok(0), str::parse).map_err(|_| bad_page())?;
+    let limit = page_size(query.limit)?;
     let mut letters = app.invocations.dead_letters(after, limit + 1).await?;
     let more = letters.len() > limit;
     letters.truncate(limit);

@@ -64,7 +64,7 @@ enum Settle {
 enum Attempt {
     /// By itself.
     Ran(Outcome),
-    /// The invocation was cancelled; its end is written.
+    /// The invocation has ended elsewhere, mostly by being cancelled.
     Cancelled,
     /// The gateway stops.
     Stopped,
@@ -242,7 +242,10 @@ impl Work<'_> {
             return Ok(Settle::Again(Duration::ZERO));
         };
         match self.run(&version, &live, place).await {
-            Attempt::Cancelled => Ok(Settle::Ack),
+            Attempt::Cancelled => match self.inner.ends.get(&self.message.head.id).await? {
+                Some((ended, _)) => self.inner.settled(&ended).await,
+                None => Ok(Settle::Again(Duration::ZERO)),
+            },
             Attempt::Stopped => {
                 live.undo();
                 live.update(&self.inner.backbone, &self.message.head.id, revision).await?;
@@ -292,12 +295,15 @@ impl Work<'_> {
     }
 
     /// Holds the delivery for another while, and looks whether the invocation
-    /// has ended elsewhere: only then its record is gone.
+    /// has ended elsewhere. A record that is gone alone proves nothing.
     async fn extend(&self) {
         if let Err(error) = self.delivery.extend(LEASE).await {
             tracing::warn!(id = self.delivery.id, %error, "a lease was not extended");
         }
-        if let Ok(None) = Live::get(&self.inner.backbone, &self.message.head.id).await {
+        let id = &self.message.head.id;
+        if let Ok(None) = Live::get(&self.inner.backbone, id).await
+            && let Ok(Some(_)) = self.inner.ends.get(id).await
+        {
             self.seat.cancelled.cancel();
         }
     }
