@@ -162,3 +162,34 @@ async fn an_object_starts_a_job_of_its_own() {
     .await;
     assert_eq!(all.len(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loop_that_was_allowed_ends_after_sixteen() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let (client, store) = (Client::new(&service), service.store().unwrap());
+    store.ensure_bucket("bank").await.unwrap();
+    let place = "s3://bank/in/";
+    let settings = json!({"grants": {"read": [place], "write": [place]}, "env": {"OUTPUT": place}});
+    client.deploy_with("csv-to-parquet", &settings).await;
+    let mut document = json!({"bucket": "bank", "prefix": "in/", "function": "csv-to-parquet"});
+    client
+        .send("PUT", "/v1/triggers/t", "application/json", document.to_string())
+        .await
+        .refused("trigger-loop", &[place, "allow_loops"]);
+    document["allow_loops"] = json!(true);
+    let made = client.send("PUT", "/v1/triggers/t", "application/json", document.to_string()).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    service.put("s3://bank/in/x.csv", "id\n1\n").await.unwrap();
+    until("the dead letter", async || {
+        let shown = client.get("/v1/triggers/t").await.body;
+        (shown["events"]["dead"] == 1).then_some(())
+    })
+    .await;
+    let listed: Vec<_> = {
+        use futures::TryStreamExt;
+        store.list("bank", "in/", fanfold_storage::ListOptions::default()).try_collect().await.unwrap()
+    };
+    // What was put, and what sixteen invocations wrote.
+    assert_eq!(listed.len(), 17, "{listed:?}");
+}

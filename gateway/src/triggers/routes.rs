@@ -376,13 +376,14 @@ pub(crate) async fn notify(
     challenged(counted(&app, taken.await).map(Json))
 }
 
-/// Says whether a sender would be heard. MinIO asks before it sends.
+/// Says whether a sender would be heard, to HEAD as well: MinIO asks before it sends.
 #[utoipa::path(
-    head, path = "/v1/events/s3/{trigger}", tag = "triggers",
+    get, path = "/v1/events/s3/{trigger}", tag = "triggers",
     params(("trigger" = String, Path, description = "The trigger")),
     responses(
         (status = 200, description = "It would"),
-        (status = 401, description = "Neither token nor signature")
+        (status = 401, description = "Neither token nor signature", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such trigger", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn probe(

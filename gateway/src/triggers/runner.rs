@@ -185,9 +185,18 @@ async fn drop_rest(app: &AppState, id: &Uuid) {
         loop {
             let letters = app.backbone.dead_letters(&queue, 0, DROPPED_AT_ONCE).await?;
             if letters.is_empty() {
-                return Ok::<_, fanfold_backbone::Error>(());
+                break;
             }
             app.backbone.discard(&queue, letters.iter().map(|letter| letter.sequence).collect()).await?;
+        }
+        loop {
+            let page = app.backbone.list_page(&keys::outcomes(id), None, DROPPED_AT_ONCE).await?;
+            if page.entries.is_empty() {
+                return Ok::<_, fanfold_backbone::Error>(());
+            }
+            for (key, _) in page.entries {
+                app.backbone.delete(&key, None).await?;
+            }
         }
     };
     if let Err(error) = dropped.await {
