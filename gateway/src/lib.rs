@@ -2,7 +2,7 @@
 //! The gateway: turns outside events into work, and outcomes into answers.
 //!
 //! A connection is accepted by `server`, a request goes down the layers of
-//! `router` to a handler in [`functions`], [`invoke`] or [`jobs`], and what
+//! `router` to a handler in [`functions`], [`invoke`], [`jobs`] or [`triggers`], and what
 //! fails becomes an answer in [`problem`]. Sandboxes are reached through the
 //! two services of [`Dispatch`] only: this crate never links a wasm engine, and
 //! a guest's bytes are never compiled in the process that holds users' sockets
@@ -25,6 +25,7 @@ pub mod problem;
 mod router;
 mod server;
 pub mod state;
+pub mod triggers;
 
 use std::sync::Arc;
 
@@ -86,6 +87,8 @@ impl Gateway {
             health::Health::start(store.clone(), bucket.clone(), backbone.clone(), tasks.clone()),
         );
         let registry = registry?;
+        let triggers =
+            triggers::Triggers::start(store.clone(), bucket.clone(), backbone.clone(), tasks.clone()).await?;
         let jobs = jobs::Jobs::start(
             store.clone(),
             bucket,
@@ -105,6 +108,7 @@ impl Gateway {
         );
         let metrics = metrics::Metrics::new();
         metrics.register(|registry| jobs.counters().describe(registry));
+        metrics.register(|registry| triggers.counters().describe(registry));
         metrics.register(|registry| invocations.counters().describe(registry));
         let app = Arc::new(App {
             bodies: extract::BodyBudget::new(config.bodies_bytes_max),
@@ -121,6 +125,7 @@ impl Gateway {
             backbone,
             registry,
             jobs,
+            triggers,
             invocations,
             health,
             dispatch,
@@ -131,12 +136,19 @@ impl Gateway {
         let (invocations, stop) = (app.invocations.clone(), tasks.clone());
         tokio::spawn(async move { stop.run_until_cancelled(invocations.sweep()).await });
         app.invocations.start(Arc::clone(&app));
+        triggers::start(&app, &tasks);
         Ok(Self { app, tasks })
     }
 
     /// What the gateway is made of.
     pub fn app(&self) -> &AppState {
         &self.app
+    }
+
+    /// Takes in what happens to objects of a store in this process.
+    pub fn follow(&self, events: fanfold_storage::server::Events) {
+        let (app, stop) = (Arc::clone(&self.app), self.tasks.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(triggers::embedded::follow(&app, events)).await });
     }
 
     /// Serves on this listener until `shutdown`, then drains, and stops.

@@ -19,6 +19,7 @@ use crate::{
     invoke::{admission::Admission, asynchronous::Invocations, records::Records},
     jobs::Jobs,
     metrics::Metrics,
+    triggers::Triggers,
 };
 
 /// The state that handlers extract with `State<AppState>`.
@@ -40,6 +41,8 @@ pub struct App {
     pub registry: Registry,
     /// Planning and coordination of jobs.
     pub jobs: Jobs,
+    /// What objects start.
+    pub triggers: Triggers,
     /// Asynchronous invocations.
     pub invocations: Invocations,
     /// How many invocations run at once.

@@ -20,6 +20,8 @@ pub struct Invocation {
     pub id: Uuid,
     /// From 1; above only for asynchronous calls, which are tried again.
     pub attempt: u32,
+    /// Triggers in the chain that led here; what it writes is marked with it.
+    pub depth: u32,
     /// What to run.
     pub version: Arc<Version>,
     /// How long it may take from the moment a worker has it.

@@ -206,3 +206,22 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 pub const CONNECTIONS_MAX: usize = 20_000;
 /// From the signal to stop until what still runs is dropped.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A notification of a store: a hundred records of AWS are a tenth of it.
+pub const NOTIFICATION_BYTES_MAX: u64 = MIB;
+/// Events in one notification: more are a mistake or an attack.
+pub const NOTIFICATION_EVENTS_MAX: usize = 10_000;
+/// Envelopes within each other: SNS within SQS within a CloudEvent.
+pub const ENVELOPES_MAX: u32 = 3;
+/// How far the clocks of senders and gateways may be apart.
+pub const SIGNATURE_AGE_MAX: Duration = Duration::from_secs(300);
+/// Triggers of a tenant: each event is held against all of them.
+pub const TRIGGERS_MAX: usize = 1_000;
+/// Events that wait for one trigger; more are refused until it has caught up.
+pub const EVENTS_WAITING_MAX: u64 = 500_000;
+/// Events of one trigger in work at once.
+pub const TRIGGER_CONCURRENCY_MAX: u32 = 1_000;
+/// Between two looks for objects whose events were lost.
+pub const RECONCILE_INTERVAL_DEFAULT: Duration = Duration::from_secs(3_600);
+/// More often a listing costs more than it finds.
+pub const RECONCILE_INTERVAL_MIN: Duration = Duration::from_secs(10);

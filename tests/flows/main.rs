@@ -22,3 +22,4 @@ mod grouping;
 mod restart;
 mod splits;
 mod support;
+mod triggers;

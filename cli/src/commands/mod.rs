@@ -17,6 +17,7 @@ mod new;
 mod result;
 mod s3;
 mod store;
+mod trigger;
 
 use crate::{
     args::{Cli, Command},
@@ -42,6 +43,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Job { command } => job::run(&client()?, command).await,
         Command::Result(args) => result::run(&client()?, &args).await,
         Command::Logs(args) => logs::run(&client()?, &args).await,
+        Command::Trigger { command } => trigger::run(&client()?, command).await,
         Command::S3 { command } => s3::run(endpoint.as_deref(), command).await,
         Command::Doctor(args) => doctor::run(endpoint.as_deref(), token.as_deref(), args).await,
     }

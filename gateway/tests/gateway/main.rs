@@ -15,3 +15,4 @@ mod idempotency;
 mod invocations;
 mod problems;
 mod service;
+mod triggers;

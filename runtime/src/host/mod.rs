@@ -45,6 +45,8 @@ pub(crate) struct Call {
     pub(crate) version: Arc<Version>,
     /// The attempt, from 1.
     pub(crate) attempt: u32,
+    /// Triggers in the chain that led here.
+    pub(crate) depth: u32,
     /// JSON.
     pub(crate) params: String,
     /// How long it may take.

@@ -409,7 +409,8 @@ impl tables::Host for Host {
     async fn create(&mut self, uri: String, stored_as: tables::Format) -> Result<Resource<Writer>, Refusal> {
         let uri: ObjectUri = uri.parse()?;
         self.check_write(&uri)?;
-        let inner = TableWriter::create(self.store(), uri, format(stored_as), &self.call.id.to_string())?;
+        let (id, depth) = (self.call.id.to_string(), self.call.depth);
+        let inner = TableWriter::create(self.store(), uri, format(stored_as), &id, depth)?;
         let threads = self.data.threads.clone();
         let inner = Some(Box::new(Sink::from(inner)));
         Ok(self.table.push(Writer { inner, threads, lent: false, failed: None })?)

@@ -91,6 +91,7 @@ fn of_flags(function: FunctionRef, args: &JobSource) -> JobDocument {
         output: None,
         output_format: Format::default(),
         overwrite: false,
+        depth: 0,
         params: None,
         csv: Default::default(),
         split: Default::default(),

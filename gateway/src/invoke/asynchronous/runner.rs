@@ -260,6 +260,7 @@ impl Work<'_> {
         let invocation = Invocation {
             id: self.message.head.id,
             attempt: live.attempts,
+            depth: live.depth,
             version: Arc::clone(version),
             timeout: self.message.timeout(),
             params: self.message.head.params.clone(),
