@@ -164,6 +164,34 @@ async fn an_object_starts_a_job_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn statistics_of_a_folder_follow_what_comes_and_goes() {
+    const TABLES: u64 = 24;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let (client, store) = (Client::new(&service), service.store().unwrap());
+    store.ensure_bucket("bank").await.unwrap();
+    client.deploy_folder("thumbnail-stats").await;
+    let document = json!({"bucket": "bank", "glob": "in/**/*.csv", "function": "thumbnail-stats",
+        "events": ["ObjectCreated:*", "ObjectRemoved:*"]});
+    let made = client.send("PUT", "/v1/triggers/t", "application/json", document.to_string()).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    // All at once, so that several events of the folder are handled together.
+    let service = &service;
+    let put = async |n: u64| service.put(&format!("s3://bank/in/{n}.csv"), format!("x\n{n}\n")).await;
+    futures::future::try_join_all((0..TABLES).map(put)).await.unwrap();
+    let stats = ObjectUri::new("bank", "thumbnails/in/stats.json").unwrap();
+    let read =
+        async || -> Option<Value> { serde_json::from_slice(&store.get(&stats, None).await.ok()?).ok() };
+    let all = until("the statistics of all", async || read().await.filter(|s| s["tables"] == TABLES)).await;
+    assert_eq!((&all["rows"], &all["columns"][0]["max"]), (&json!(TABLES), &json!((TABLES - 1) as f64)));
+    store.delete(&ObjectUri::new("bank", format!("in/{}.csv", TABLES - 1)).unwrap()).await.unwrap();
+    let rest =
+        until("the statistics of the rest", async || read().await.filter(|s| s["tables"] == TABLES - 1))
+            .await;
+    assert_eq!(rest["columns"][0]["max"], (TABLES - 2) as f64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_loop_that_was_allowed_ends_after_sixteen() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start(folder.path()).unwrap();
