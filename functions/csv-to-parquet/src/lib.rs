@@ -9,7 +9,10 @@ use fanfold_sdk::prelude::*;
 #[fanfold::handler]
 fn csv_to_parquet(event: ObjectEvent, context: &Context) -> Result<Json<Value>> {
     let output = context.variable("OUTPUT").ok_or_else(|| {
-        Error::new("no-output", "expected a variable OUTPUT such as s3://bank/parquet/; set it in function.toml")
+        Error::new(
+            "no-output",
+            "expected a variable OUTPUT such as s3://bank/parquet/; set it in function.toml",
+        )
     })?;
     let stem = event.key.strip_suffix(".csv").unwrap_or(&event.key);
     let to = format!("{output}{stem}.parquet");
@@ -28,7 +31,9 @@ mod tests {
     use fanfold_sdk::{serde_json, testing::Env};
 
     fn event() -> Json<Value> {
-        Json(json!({"trigger": "t", "id": "1", "kind": "created", "bucket": "bank", "key": "in/a b.csv", "at": 0}))
+        Json(
+            json!({"trigger": "t", "id": "1", "kind": "created", "bucket": "bank", "key": "in/a b.csv", "at": 0}),
+        )
     }
 
     #[test]
@@ -38,7 +43,10 @@ mod tests {
             .object("s3://bank/in/a b.csv", "id,name\n1,Ada\n2,Grace\n");
         let answer = env.call::<csv_to_parquet>(event())?;
         let answer: Value = serde_json::from_str(&answer.text())?;
-        assert_eq!((&answer["uri"], &answer["rows"]), (&json!("s3://bank/parquet/in/a b.parquet"), &json!(2)));
+        assert_eq!(
+            (&answer["uri"], &answer["rows"]),
+            (&json!("s3://bank/parquet/in/a b.parquet"), &json!(2))
+        );
         let first = env.content("s3://bank/parquet/in/a b.parquet").map(|content| &content[..4]);
         assert_eq!(first, Some(&b"PAR1"[..]));
         Ok(())
