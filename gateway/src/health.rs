@@ -60,6 +60,8 @@ pub struct Abilities {
     pub ranged_reads: &'static str,
     /// An object can be written in parts.
     pub multipart: &'static str,
+    /// An object keeps its metadata, by which loops of triggers are known.
+    pub user_metadata: &'static str,
 }
 
 /// Whether the gateway can serve.
@@ -104,6 +106,12 @@ impl Health {
     /// The last look.
     pub fn readiness(&self) -> Readiness {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// False once the store was seen to drop metadata.
+    pub(crate) fn store_keeps_metadata(&self) -> bool {
+        let readiness = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        readiness.store_abilities.as_ref().is_none_or(|abilities| abilities.user_metadata != "unsupported")
     }
 
     async fn watch(self, store: Store, bucket: String, backbone: Backbone) {
@@ -164,6 +172,7 @@ fn abilities(probe: &Probe) -> Abilities {
         pinned_reads: word(&probe.pinned_reads),
         ranged_reads: word(&probe.ranged_reads),
         multipart: word(&probe.multipart),
+        user_metadata: word(&probe.user_metadata),
     }
 }
 

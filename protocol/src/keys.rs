@@ -251,7 +251,22 @@ pub fn last_look(trigger: &Uuid) -> String {
     format!("looks/{trigger}")
 }
 
-/// The last event seen of a key, by its sequencer.
+/// Batches of a trigger's events that are being started.
+pub fn batches(trigger: &Uuid) -> String {
+    format!("batches/{trigger}/")
+}
+
+/// One of them.
+pub fn batch(trigger: &Uuid, id: &Uuid) -> String {
+    format!("batches/{trigger}/{id}")
+}
+
+/// What is known of the events of a trigger's keys, where they are taken in order.
+pub fn last_events(trigger: &Uuid) -> String {
+    format!("sequences/{trigger}/")
+}
+
+/// The same of one key.
 pub fn last_event(trigger: &Uuid, key_digest: &Digest) -> String {
     format!("sequences/{trigger}/{}", key_digest.to_hex())
 }

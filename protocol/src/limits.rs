@@ -219,6 +219,15 @@ pub const SIGNATURE_AGE_MAX: Duration = Duration::from_secs(300);
 pub const TRIGGERS_MAX: usize = 1_000;
 /// Events that wait for one trigger; more are refused until it has caught up.
 pub const EVENTS_WAITING_MAX: u64 = 500_000;
+/// Events that start one thing together.
+pub const TRIGGER_BATCH_MAX: u32 = 1_000;
+/// The bytes that events of a batch take as JSON: with its head it must fit a message.
+pub const TRIGGER_BATCH_BYTES_MAX: usize = 192 << 10;
+/// The longest that an event waits for others of its batch.
+pub const TRIGGER_WINDOW_MAX: Duration = Duration::from_secs(300);
+/// Starts a minute above which a trigger pauses itself that could start itself
+/// unseen: one whose author allowed loops, or whose store drops the mark of depth.
+pub const TRIGGER_STARTS_UNSEEN_MAX: u32 = 600;
 /// Events of one trigger in work at once.
 pub const TRIGGER_CONCURRENCY_MAX: u32 = 1_000;
 /// Between two looks for objects whose events were lost.

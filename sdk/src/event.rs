@@ -108,6 +108,23 @@ impl FromRequest for ObjectEvent {
     }
 }
 
+/// The events of a batch, for a trigger that puts several together.
+///
+/// ```
+/// use fanfold_sdk::prelude::*;
+///
+/// #[fanfold::handler]
+/// fn on_objects(events: Vec<ObjectEvent>) -> Result<String> {
+///     Ok(events.iter().map(ObjectEvent::uri).collect::<Vec<_>>().join("\n"))
+/// }
+/// # fn main() {}
+/// ```
+impl FromRequest for Vec<ObjectEvent> {
+    fn from_request(request: &mut Request) -> Result<Self> {
+        request.json()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

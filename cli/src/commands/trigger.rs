@@ -25,6 +25,8 @@ use crate::{
 struct TriggerView {
     name: String,
     paused: bool,
+    #[serde(default)]
+    paused_because: Option<String>,
     created_at: String,
     address: String,
     document: TriggerDocument,
@@ -178,6 +180,7 @@ fn page(client: &Client, trigger: &TriggerView) -> String {
         ("delayed", events.delayed.to_string()),
         ("dead letters", events.dead.to_string()),
     ];
+    pairs.extend(trigger.paused_because.clone().map(|because| ("paused because", because)));
     pairs.extend(trigger.secret.clone().map(|secret| ("secret", secret)));
     output::pairs(&pairs)
 }
@@ -196,10 +199,17 @@ fn objects(document: &TriggerDocument) -> String {
 
 fn starts(document: &TriggerDocument) -> String {
     match (&document.function, &document.job) {
-        (Some(function), _) => function.to_string(),
-        (None, Some(job)) => format!("job of {}", job["function"].as_str().unwrap_or("?")),
+        (Some(function), _) => format!("{function}{}", together(document)),
+        (None, Some(job)) => {
+            format!("job of {}{}", job["function"].as_str().unwrap_or("?"), together(document))
+        }
         (None, None) => "nothing".to_owned(),
     }
+}
+
+fn together(document: &TriggerDocument) -> String {
+    let batch = document.batch.as_ref();
+    batch.map(|batch| format!(", up to {} at once", batch.size)).unwrap_or_default()
 }
 
 #[cfg(test)]

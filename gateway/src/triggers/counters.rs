@@ -31,6 +31,8 @@ pub enum Fate {
     Stale,
     /// It does not pass the filter by the key that the object really has.
     Filtered,
+    /// It waits for what an earlier event of its key has started.
+    Waited,
     /// It is tried again later.
     Retried,
     /// It was given up.
@@ -50,6 +52,7 @@ impl Fate {
             Self::StartedChanged => "started-changed",
             Self::Stale => "stale",
             Self::Filtered => "filtered",
+            Self::Waited => "waited",
             Self::Retried => "retried",
             Self::Dead => "dead",
             Self::Loop => "loop",
@@ -79,6 +82,7 @@ pub struct Counters {
     events: Family<EventLabels, Counter>,
     refused: Family<CodeLabels, Counter>,
     unmatched: Counter,
+    tripped: Family<TriggerLabels, Counter>,
     listed: Family<TriggerLabels, Counter>,
     found: Family<TriggerLabels, Counter>,
     requests: Family<TriggerLabels, Counter>,
@@ -94,6 +98,8 @@ impl Counters {
         );
         registry.register("notifications_refused", "Notifications refused, by code", self.refused.clone());
         registry.register("events_unmatched", "Events that no trigger acts on", self.unmatched.clone());
+        let help = "Times that triggers paused themselves because they started too much";
+        registry.register("trigger_breaker_trips", help, self.tripped.clone());
         let help = "Objects that reconcilers listed";
         registry.register("reconciler_objects_listed", help, self.listed.clone());
         let help = "Objects that reconcilers found without an outcome";
@@ -121,6 +127,11 @@ impl Counters {
     /// Counts events that no trigger acts on.
     pub fn unmatched(&self, events: u64) {
         self.unmatched.inc_by(events);
+    }
+
+    /// Counts a trigger that paused itself.
+    pub fn tripped(&self, trigger: &TriggerName) {
+        self.tripped.get_or_create(&TriggerLabels { trigger: trigger.to_string() }).inc();
     }
 
     /// Counts what a look at a prefix took and found.

@@ -7,30 +7,25 @@
 //! leaves here with a fate that is counted, or an error that says whose fault
 //! it is.
 
-use fanfold_backbone::CasOutcome;
 use fanfold_protocol::{
     ErrorKind, Problem,
     digest::Digest,
-    event::{EventKind, Notice, ObjectEvent, compare_sequencers, derived_id, state_identity},
-    keys, limits, time,
+    event::{EventKind, Notice, ObjectEvent, derived_id, state_identity},
+    limits, time,
     uri::ObjectUri,
 };
 use fanfold_storage::{Error as StoreError, Meta, client::DEPTH_METADATA};
+use uuid::Uuid;
 
 use super::{
     counters::Fate,
     intake::Waiting,
-    outcome::{self, Outcome},
+    order,
+    outcome::{self, Outcome, Started},
     record::Trigger,
     target,
 };
-use crate::{
-    problem::{of_backbone, of_store},
-    state::App,
-};
-
-/// How often the last event of a key is noted while others note theirs.
-const TRIES_MAX: u32 = 16;
+use crate::{problem::of_store, state::App};
 
 /// What the store says of an event's object.
 enum Found {
@@ -40,27 +35,57 @@ enum Found {
     Nothing,
 }
 
-/// Does with an event what is to be done.
+/// An event that is to start something.
+#[derive(Debug)]
+pub struct Candidate {
+    /// Names the state that its outcome belongs to.
+    pub identity: Digest,
+    /// What is told of it.
+    pub event: ObjectEvent,
+    /// Whether the notification told of another object.
+    differs: bool,
+}
+
+impl Candidate {
+    /// What became of it, once it has started something.
+    pub fn fate(&self) -> Fate {
+        if self.differs { Fate::StartedChanged } else { Fate::Started }
+    }
+}
+
+/// What is to be done with an event.
+pub enum Next {
+    /// It is to start something.
+    Start(Box<Candidate>),
+    /// It belongs to this batch, which may not have been ended.
+    Begun(Uuid),
+    /// It has to wait for its turn.
+    Wait,
+    /// It is settled.
+    Settled(Fate),
+}
+
+/// Finds out what is to be done with an event.
 ///
 /// # Errors
-/// `trigger-loop`; what is wrong with what it starts; or the store or the
-/// backbone does not answer. It may then have been started all the same;
-/// doing this again finds it.
-pub async fn act(app: &App, trigger: &Trigger, waiting: &Waiting) -> Result<Fate, Problem> {
+/// `trigger-loop`; or the store or the backbone does not answer.
+pub async fn examine(app: &App, trigger: &Trigger, waiting: &Waiting) -> Result<Next, Problem> {
     let (record, notice) = (&trigger.record, &waiting.notice);
-    if record.document.ordered && waiting.replay.is_none() && is_stale(app, trigger, notice).await? {
-        return Ok(Fate::Stale);
+    if record.document.ordered && waiting.replay.is_none() && order::is_stale(app, trigger, notice).await? {
+        return Ok(Next::Settled(Fate::Stale));
     }
     let found = look(app, notice).await?;
     let (key, meta) = match (notice.kind, found) {
         (EventKind::Created, Found::There(key, meta)) => (key, Some(meta)),
-        (EventKind::Created, Found::Nothing) => return Ok(Fate::Gone),
+        (EventKind::Created, Found::Nothing) => return Ok(Next::Settled(Fate::Gone)),
         (EventKind::Removed, Found::Nothing) => (notice.key.clone(), None),
         // It was written again since; that has an event of its own.
-        (EventKind::Removed, Found::There(..)) => return Ok(Fate::Changed),
+        (EventKind::Removed, Found::There(..)) => return Ok(Next::Settled(Fate::Changed)),
     };
-    if !trigger.admits_key(&notice.name, &key) {
-        return Ok(Fate::Filtered);
+    // A key that ends in `/` marks a folder: as the input of a job it would mean everything in it.
+    let marks_folder = record.document.job.is_some() && key.ends_with('/');
+    if marks_folder || !trigger.admits_key(&notice.name, &key) {
+        return Ok(Next::Settled(Fate::Filtered));
     }
     let mut identity = match &meta {
         Some(meta) => state_identity(&notice.bucket, &key, &meta.pin, meta.last_modified),
@@ -69,8 +94,10 @@ pub async fn act(app: &App, trigger: &Trigger, waiting: &Waiting) -> Result<Fate
     if let Some(replay) = waiting.replay {
         identity = Digest::of(format!("{}-{replay}", identity.to_hex()).as_bytes());
     }
-    if outcome::exists(&app.backbone, &record.id, &identity).await? {
-        return Ok(Fate::Duplicate);
+    match outcome::get(&app.backbone, &record.id, &identity).await? {
+        Some(Outcome { started: Started::Batch { id }, .. }) => return Ok(Next::Begun(id)),
+        Some(_) => return Ok(Next::Settled(Fate::Duplicate)),
+        None => {}
     }
     let event = ObjectEvent {
         trigger: record.name.clone(),
@@ -86,13 +113,28 @@ pub async fn act(app: &App, trigger: &Trigger, waiting: &Waiting) -> Result<Fate
     if event.depth >= limits::CHAIN_DEPTH_MAX {
         return Err(too_deep(&event));
     }
-    let Some(started) = target::start(app, &record.document, &event).await? else {
-        return Ok(Fate::Filtered);
-    };
-    let outcome = Outcome { started, at: time::now() };
-    outcome::put_once(&app.backbone, &record.id, &identity, &outcome).await?;
+    if record.document.ordered && !order::take_turn(app, trigger, &event).await? {
+        return Ok(Next::Wait);
+    }
     let other = |pin: &fanfold_protocol::uri::Pin| notice.etag.as_ref().is_some_and(|etag| *etag != pin.etag);
-    Ok(if event.object.as_ref().is_some_and(other) { Fate::StartedChanged } else { Fate::Started })
+    let differs = event.object.as_ref().is_some_and(other);
+    Ok(Next::Start(Box::new(Candidate { identity, event, differs })))
+}
+
+/// Starts something for one event.
+///
+/// # Errors
+/// What is wrong with what it starts; or the store or the backbone does not
+/// answer. It may then have been started all the same; doing this again finds it.
+pub async fn start(app: &App, trigger: &Trigger, candidate: &Candidate) -> Result<Fate, Problem> {
+    let (record, event) = (&trigger.record, &candidate.event);
+    let started = target::start(app, record, std::slice::from_ref(event), event.id, false).await;
+    if record.document.ordered {
+        order::note(app, trigger, event, started.as_ref().ok().and_then(Option::as_ref)).await?;
+    }
+    let Some(started) = started? else { return Ok(Fate::Duplicate) };
+    outcome::put_once(&app.backbone, &record.id, &candidate.identity, started).await?;
+    Ok(candidate.fate())
 }
 
 /// Asks the store for the object, under either reading of its key.
@@ -115,35 +157,6 @@ async fn look(app: &App, notice: &Notice) -> Result<Found, Problem> {
 /// metadata make it zero; then the rate of the trigger must end a loop.
 fn depth(meta: &Meta) -> u32 {
     meta.user_metadata.get(DEPTH_METADATA).and_then(|depth| depth.parse().ok()).unwrap_or(0)
-}
-
-/// Whether a later event of the same key was seen before; notes this one if not.
-async fn is_stale(app: &App, trigger: &Trigger, notice: &Notice) -> Result<bool, Problem> {
-    let Some(sequencer) = &notice.sequencer else { return Ok(false) };
-    let key = keys::last_event(&trigger.record.id, &Digest::of(notice.key.as_bytes()));
-    for _ in 0..TRIES_MAX {
-        let entry = app.backbone.get(&key).await.map_err(of_backbone)?;
-        let (value, window) = (sequencer.clone().into_bytes(), limits::IDEMPOTENCY_WINDOW);
-        let noted = match entry {
-            Some(entry) => {
-                let last = String::from_utf8_lossy(&entry.value);
-                match compare_sequencers(sequencer, &last) {
-                    std::cmp::Ordering::Less => return Ok(true),
-                    std::cmp::Ordering::Equal => return Ok(false),
-                    std::cmp::Ordering::Greater => {}
-                }
-                app.backbone.update_with_ttl(&key, value, entry.revision, window).await
-            }
-            None => app.backbone.create_with_ttl(&key, value, window).await,
-        };
-        if let CasOutcome::Stored(_) = noted.map_err(of_backbone)? {
-            return Ok(false);
-        }
-    }
-    Err(Problem::new(
-        ErrorKind::BackboneUnavailable,
-        "expected to note the last event of a key, found others noting theirs all the time; try again",
-    ))
 }
 
 fn too_deep(event: &ObjectEvent) -> Problem {

@@ -55,13 +55,23 @@ pub struct Waiting {
     /// Started again although it has an outcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<Uuid>,
+    /// How often it waited for its turn.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub turns: u32,
+}
+
+fn is_first(turns: &u32) -> bool {
+    *turns == 0
 }
 
 impl Waiting {
     /// The message that carries it: copies of an event have one id.
     pub fn message(&self) -> Result<Message, Problem> {
         let identity = self.notice.identity().to_hex();
-        let id = self.replay.map_or_else(|| identity.clone(), |replay| format!("{identity}-{replay}"));
+        let mut id = self.replay.map_or_else(|| identity.clone(), |replay| format!("{identity}-{replay}"));
+        if self.turns > 0 {
+            id = format!("{id}-{}", self.turns);
+        }
         Ok(Message::new(id, serde_json::to_vec(self).map_err(internal)?))
     }
 }
@@ -138,7 +148,7 @@ pub async fn take_in(
         receipt.ignored += usize::from(matching.is_empty());
         for trigger in matching {
             let (_, waiting) = queues.entry(trigger.record.id).or_insert_with(|| (trigger, Vec::new()));
-            waiting.push(Waiting { notice: notice.clone(), at: now, replay: None });
+            waiting.push(Waiting { notice: notice.clone(), at: now, replay: None, turns: 0 });
         }
     }
     triggers.counters().unmatched(receipt.ignored as u64);

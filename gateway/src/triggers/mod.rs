@@ -12,12 +12,15 @@
 //! of the object, so that copies, replays and listings of the same state start
 //! it once.
 
+mod batch;
+mod breaker;
 mod counters;
 mod dispatch;
 pub(crate) mod embedded;
 pub mod envelope;
 mod intake;
 mod loops;
+mod order;
 mod outcome;
 mod reconcile;
 mod record;
@@ -27,6 +30,7 @@ mod runner;
 pub(crate) mod sender;
 mod target;
 mod views;
+mod work;
 
 pub use counters::Counters;
 pub use registry::Triggers;

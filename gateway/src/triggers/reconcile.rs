@@ -210,6 +210,7 @@ async fn feed(
             notice: notice(document.bucket.clone(), key, &name, &pin),
             at: time::now(),
             replay: scope.again,
+            turns: 0,
         });
         if batch.len() == BATCH {
             found.queued += queue(app, trigger, &mut batch).await?;

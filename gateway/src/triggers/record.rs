@@ -29,6 +29,9 @@ pub struct TriggerRecord {
     pub document: TriggerDocument,
     /// Whether its events wait.
     pub paused: bool,
+    /// Why, when it paused itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_because: Option<String>,
     /// What senders are checked with.
     pub secret: Secret,
     /// When it was made.
@@ -162,6 +165,7 @@ pub(super) mod tests {
             name: name.parse().unwrap(),
             document: serde_json::from_value(document).unwrap(),
             paused: false,
+            paused_because: None,
             secret: Secret::of(&token, SenderAuth::Token),
             created_at: Timestamp(0),
             removed: false,

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
+    breaker::Breaker,
     counters::Counters,
     intake::Rooms,
     record::{Trigger, TriggerRecord},
@@ -49,6 +50,7 @@ struct Inner {
     changed: watch::Sender<u64>,
     counters: Counters,
     rooms: Rooms,
+    breaker: Breaker,
     /// Wakes whoever looks for objects whose events were lost.
     look: watch::Sender<u64>,
 }
@@ -73,9 +75,18 @@ impl Triggers {
         shutdown: CancellationToken,
     ) -> Result<Self, Problem> {
         let ((changed, _), (look, _)) = (watch::channel(0), watch::channel(0));
-        let (known, counters, rooms) = (RwLock::default(), Counters::default(), Rooms::default());
         let triggers = Self {
-            inner: Arc::new(Inner { store, bucket, backbone, known, changed, counters, rooms, look }),
+            inner: Arc::new(Inner {
+                store,
+                bucket,
+                backbone,
+                known: RwLock::default(),
+                changed,
+                counters: Counters::default(),
+                rooms: Rooms::default(),
+                breaker: Breaker::default(),
+                look,
+            }),
         };
         triggers.rebuild().await?;
         let following = triggers.clone();
@@ -98,6 +109,25 @@ impl Triggers {
         &self.inner.rooms
     }
 
+    /// How much they start.
+    pub(super) fn breaker(&self) -> &Breaker {
+        &self.inner.breaker
+    }
+
+    /// Pauses a trigger that may not go on, and says why.
+    ///
+    /// # Errors
+    /// `trigger-not-found`; or the store or the backbone does not answer.
+    pub(super) async fn pause_itself(&self, record: &TriggerRecord, because: String) -> Result<(), Problem> {
+        let paused = self.change(&record.name, |found| {
+            let found = found.filter(|found| found.id == record.id && !found.removed);
+            let mut record = found.cloned().ok_or_else(|| not_found(&record.name))?;
+            (record.paused, record.paused_because) = (true, Some(because.clone()));
+            Ok(record)
+        });
+        paused.await.map(drop)
+    }
+
     /// A trigger, unless it was removed.
     ///
     /// # Errors
@@ -112,12 +142,7 @@ impl Triggers {
         {
             self.take(&entry);
         }
-        self.get(name).ok_or_else(|| {
-            Problem::new(
-                ErrorKind::TriggerNotFound,
-                format!("expected a trigger named {name}, found none; see `fanfold trigger ls`"),
-            )
-        })
+        self.get(name).ok_or_else(|| not_found(name))
     }
 
     /// A trigger as far as this process knows it.
@@ -321,6 +346,13 @@ impl Triggers {
         drop(known);
         self.inner.changed.send_modify(|count| *count += 1);
     }
+}
+
+pub(super) fn not_found(name: &TriggerName) -> Problem {
+    Problem::new(
+        ErrorKind::TriggerNotFound,
+        format!("expected a trigger named {name}, found none; see `fanfold trigger ls`"),
+    )
 }
 
 fn contended(name: &TriggerName) -> Problem {

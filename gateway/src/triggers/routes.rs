@@ -97,6 +97,7 @@ pub(crate) async fn put(
                 name: name.clone(),
                 document: document.clone(),
                 paused: false,
+                paused_because: None,
                 secret: Secret::of(&token, document.auth),
                 created_at: now,
                 removed: false,
@@ -211,7 +212,7 @@ pub(crate) async fn pause(State(app): State<AppState>, Path(name): Path<String>)
     )
 )]
 pub(crate) async fn resume(State(app): State<AppState>, Path(name): Path<String>) -> Answer<StatusCode> {
-    alter(&app, &name, |record| record.paused = false).await?;
+    alter(&app, &name, |record| (record.paused, record.paused_because) = (false, None)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

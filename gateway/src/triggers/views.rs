@@ -18,6 +18,9 @@ pub struct TriggerView {
     pub id: String,
     /// Whether its events wait.
     pub paused: bool,
+    /// Why, when it paused itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused_because: Option<String>,
     /// When it was made.
     pub created_at: String,
     /// Where its senders send to.
@@ -60,6 +63,7 @@ impl TriggerView {
             name: record.name.to_string(),
             id: record.id.to_string(),
             paused: record.paused,
+            paused_because: record.paused_because.clone(),
             created_at: record.created_at.to_string(),
             address: format!("/v1/events/s3/{}", record.name),
             document: serde_json::to_value(&record.document).unwrap_or_default(),

@@ -40,6 +40,10 @@ pub const AGGREGATOR: &str = "fanfold:function/aggregator@0.1.0";
 pub struct Workers {
     pub calls: AtomicUsize,
     pub dropped: AtomicUsize,
+    /// At once now, and at most until now.
+    pub running: (AtomicUsize, AtomicUsize),
+    /// What they were called with.
+    pub bodies: Mutex<Vec<String>>,
     pub refuse_preparation: Mutex<Option<Problem>>,
 }
 
@@ -116,8 +120,12 @@ fn dispatch(workers: &Arc<Workers>) -> Dispatch {
         let workers = Arc::clone(&invoking);
         async move {
             workers.calls.fetch_add(1, Ordering::SeqCst);
+            workers.bodies.lock().unwrap().push(String::from_utf8_lossy(&invocation.request.body).into());
             let guard = Dropped(Some(&workers.dropped));
+            let running = workers.running.0.fetch_add(1, Ordering::SeqCst) + 1;
+            workers.running.1.fetch_max(running, Ordering::SeqCst);
             let outcome = act(invocation).await;
+            workers.running.0.fetch_sub(1, Ordering::SeqCst);
             guard.forget();
             Ok::<_, Problem>(outcome)
         }
@@ -180,6 +188,11 @@ async fn act(invocation: Invocation) -> Outcome {
             Ok(response)
         }
         "sink" => Ok(response),
+        // An event of an object that takes long.
+        _ if body.contains("/slow") => {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            Ok(response)
+        }
         "panic" => panic!("as asked"),
         _ => {
             response.headers.push(("content-type".to_owned(), "application/json".to_owned()));

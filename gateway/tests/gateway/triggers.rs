@@ -298,6 +298,127 @@ async fn stale_events_of_ordered_triggers_are_dropped() {
     service.until("duplicate", 1).await;
 }
 
+#[tokio::test]
+async fn what_a_key_starts_runs_one_after_the_other() {
+    let mut document = document();
+    document["ordered"] = json!(true);
+    let (service, _) = with_trigger(document).await;
+    for n in 1..3 {
+        service.object("bank", "in/slow.csv", &format!("state {n}")).await;
+        let body = json!({"Records": [record("bank", "in/slow.csv", &format!("0{n}"))]});
+        assert_eq!(service.send(&body).await.status, 200);
+        service.until("started", 1).await;
+    }
+    service.until("started", 2).await;
+    wait_for_calls(&service, 2).await;
+    assert_eq!(service.workers.running.1.load(Ordering::SeqCst), 1);
+    assert!(service.fate("waited").await > 0);
+    // Another key does not wait.
+    service.object("bank", "in/slow-too.csv", "1").await;
+    assert_eq!(service.send(&put_of("in/slow-too.csv")).await.status, 200);
+    service.until("started", 3).await;
+}
+
+/// Sends an event for each of these objects, which are written before.
+async fn send_objects(service: &Service, keys: impl IntoIterator<Item = String>) {
+    let mut records = Vec::new();
+    for key in keys {
+        service.object("bank", &key, &key).await;
+        records.push(record("bank", &key, "01"));
+    }
+    assert_eq!(service.send(&json!({"Records": records})).await.status, 200);
+}
+
+/// The keys that each call was given, sorted.
+fn batches(service: &Service) -> Vec<Vec<String>> {
+    let bodies = service.workers.bodies.lock().unwrap();
+    let keys = |body: &String| {
+        let events: Vec<Value> = serde_json::from_str(body).unwrap();
+        let mut keys: Vec<String> =
+            events.iter().map(|event| event["key"].as_str().unwrap().to_owned()).collect();
+        keys.sort();
+        keys
+    };
+    bodies.iter().map(keys).collect()
+}
+
+#[tokio::test]
+async fn events_are_batched_by_number_and_by_time_and_each_is_in_one_batch() {
+    let mut document = document();
+    document["batch"] = json!({"size": 4, "window": "400ms"});
+    let (service, _) = with_trigger(document).await;
+    let keys = |range: std::ops::Range<u32>| range.map(|n| format!("in/{n:02}.csv"));
+    send_objects(&service, keys(0..10)).await;
+    service.until("started", 10).await;
+    wait_for_calls(&service, 3).await;
+    let mut found = batches(&service);
+    assert!(found.iter().all(|batch| batch.len() <= 4), "{found:?}");
+    // Copies, and others of the same states, start nothing.
+    send_objects(&service, keys(10..11)).await;
+    let copies: Vec<Value> = keys(0..11).map(|key| record("bank", &key, "02")).collect();
+    assert_eq!(service.send(&json!({"Records": copies})).await.status, 200);
+    service.until("duplicate", 11).await;
+    wait_for_calls(&service, 4).await;
+    found = batches(&service);
+    let mut all: Vec<String> = found.concat();
+    all.sort();
+    assert_eq!(all, keys(0..11).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_batch_that_was_left_halfway_is_ended_once() {
+    let mut document = document();
+    document["batch"] = json!({"size": 3, "window": "300ms"});
+    document["retry"] = json!({"attempts": 10, "backoff": "50ms"});
+    let (service, _) = with_trigger(document).await;
+    // Claimed, but not started: the function is not there.
+    assert_eq!(service.delete("/v1/functions/f").await.status, 204);
+    send_objects(&service, (0..3).map(|n| format!("in/{n}.csv"))).await;
+    let begun = Instant::now();
+    while service.fate("retried").await < 3 {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let base: Base = service.stop().await;
+    let service = base.serve(|_| {}).await;
+    assert_eq!(service.deploy("f", "2").await.status, 201);
+    // Whatever batches the events come in now, they start the one that they belong to.
+    wait_for_calls(&service, 1).await;
+    let view = async || service.get("/v1/triggers/t").await.json()["events"].clone();
+    let begun = Instant::now();
+    while view().await != json!({"waiting": 0, "running": 0, "delayed": 0, "dead": 0}) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", view().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    wait_for_calls(&service, 1).await;
+    assert_eq!(batches(&service), [["in/0.csv", "in/1.csv", "in/2.csv"]]);
+}
+
+#[tokio::test]
+async fn a_trigger_that_starts_too_much_pauses_itself() {
+    let mut document = document();
+    document["starts_per_minute"] = json!(3);
+    let (service, _) = with_trigger(document).await;
+    send_objects(&service, (0..5).map(|n| format!("in/{n}.csv"))).await;
+    service.until("started", 3).await;
+    let begun = Instant::now();
+    let view = loop {
+        let view = service.get("/v1/triggers/t").await.json();
+        if view["paused"] == json!(true) {
+            break view;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{view}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(view["paused_because"].as_str().unwrap().contains("more than 3 times"), "{view}");
+    assert!(metric(&service, "trigger_breaker_trips").await >= 1);
+    // Nothing is lost: whoever has looked lets it go on.
+    assert_eq!(service.request(Method::POST, "/v1/triggers/t/resume", &[], "").await.status, 204);
+    service.until("started", 5).await;
+    let view = service.get("/v1/triggers/t").await.json();
+    assert_eq!((&view["paused"], &view["paused_because"]), (&json!(false), &Value::Null));
+}
+
 async fn replay(service: &Service, request: Value) -> crate::harness::Reply {
     service.request(Method::POST, "/v1/triggers/t/replay", &[JSON], request.to_string()).await
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use serde::Serialize;
 
-use super::{Error, ObjectUri, Pin, PutOptions, PutOutcome, Result, Store};
+use super::{DEPTH_METADATA, Error, ObjectUri, Pin, PutOptions, PutOutcome, Result, Store};
 
 /// Writers that race for one key.
 const RACERS: usize = 12;
@@ -45,6 +45,9 @@ pub struct Probe {
     pub ranged_reads: Support,
     /// An object can be written in parts.
     pub multipart: Support,
+    /// An object keeps the metadata that it was written with. Without it the depth
+    /// of chains of triggers goes unseen; nothing else builds on it.
+    pub user_metadata: Support,
 }
 
 impl Probe {
@@ -65,13 +68,14 @@ impl Store {
             ObjectUri::new(bucket, format!("_fanfold/probe/{run}/{name}"))
                 .map_err(|problem| Error::Config(problem.to_string()))
         };
-        let (absent, pinned, ranged, parts) = tokio::join!(
+        let (absent, pinned, ranged, parts, metadata) = tokio::join!(
             async { self.probe_absent(&place("absent")?).await },
             async { self.probe_pinned(&place("pinned")?).await },
             async { self.probe_ranged(&place("ranged")?).await },
             async { self.probe_multipart(&place("multipart")?).await },
+            async { self.probe_metadata(&place("metadata")?).await },
         );
-        for uri in ["absent", "pinned", "ranged", "multipart"].map(place).into_iter().flatten() {
+        for uri in ["absent", "pinned", "ranged", "multipart", "metadata"].map(place).into_iter().flatten() {
             if let Err(error) = self.delete(&uri).await {
                 tracing::warn!(%uri, %error, "an object of the probe could not be removed");
             }
@@ -81,6 +85,7 @@ impl Store {
             pinned_reads: support(pinned),
             ranged_reads: support(ranged),
             multipart: support(parts),
+            user_metadata: support(metadata),
         }
     }
 
@@ -137,6 +142,15 @@ impl Store {
         };
         let found = self.head(uri).await?.pin;
         Ok((found != pin).then(|| format!("the object must be {pin:?}, found {found:?}")))
+    }
+
+    async fn probe_metadata(&self, uri: &ObjectUri) -> Result<Option<String>> {
+        let mut options = PutOptions::default();
+        options.mark_depth(1);
+        self.put(uri, Bytes::from_static(b"x"), options).await?;
+        let found = self.head(uri).await?.user_metadata;
+        Ok((found.get(DEPTH_METADATA).map(String::as_str) != Some("1"))
+            .then(|| format!("metadata {DEPTH_METADATA} = 1 must be kept, found {found:?}")))
     }
 }
 

@@ -2,16 +2,16 @@
 //! they start.
 //!
 //! [`TriggerDocument`] is the contract (TOML file or JSON body, unknown keys
-//! are errors). Templates are filled in here, since what an author wrote is
-//! checked by filling it in.
+//! are errors). Templates of jobs are checked by filling them in.
+
+mod template;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::template::job_of;
 use crate::{
     error::{ErrorKind, Problem},
-    event::ObjectEvent,
-    job::JobDocument,
     limits,
     names::FunctionRef,
     size::Span,
@@ -39,17 +39,25 @@ pub struct TriggerDocument {
     /// The handler to invoke with each event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub function: Option<FunctionRef>,
-    /// The job to submit for each event: a job document whose texts may hold
-    /// `{bucket}`, `{key}`, `{etag}` and `{date}`.
+    /// The job to submit for each event or batch: a job document whose texts may
+    /// hold `{bucket}`, `{key}`, `{etag}`, `{date}` and `{id}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<Value>,
     /// Events in work at once, in each gateway.
     #[serde(default = "concurrency")]
     pub concurrency: u32,
-    /// Whether an event is dropped when a later one of the same key has been
-    /// seen, by their sequencers.
+    /// Whether events of one key are taken one after the other: none while what an
+    /// earlier one started still runs, and none after a later one by their
+    /// sequencers.
     #[serde(default)]
     pub ordered: bool,
+    /// How many events start one thing together; absent, each starts its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Batch>,
+    /// Starts a minute, in each gateway, above which the trigger pauses itself; 0
+    /// for no bound. Absent, it is bounded only where a loop could go unseen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_per_minute: Option<u32>,
     /// How an event is tried again that could not be delivered.
     #[serde(default)]
     pub retry: TriggerRetry,
@@ -62,6 +70,21 @@ pub struct TriggerDocument {
     /// Takes the trigger although what it starts may write what it acts on.
     #[serde(default)]
     pub allow_loops: bool,
+}
+
+/// How events are put together: whichever bound is met first ends a batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Batch {
+    /// Most events.
+    pub size: u32,
+    /// Longest wait for more, from the first.
+    #[serde(default = "window")]
+    pub window: Span,
+}
+
+fn window() -> Span {
+    Span(5_000)
 }
 
 /// How an event is tried again.
@@ -135,6 +158,7 @@ impl TriggerDocument {
                 self.concurrency
             ));
         }
+        mistakes.extend(self.batch.iter().flat_map(Batch::mistakes));
         if !(1..=limits::ATTEMPTS_MAX).contains(&self.retry.attempts) {
             mistakes.push(format!(
                 "retry.attempts must be from 1 to {}, found {}",
@@ -159,7 +183,9 @@ impl TriggerDocument {
     fn check_target(&self) -> Vec<String> {
         match (&self.function, &self.job) {
             (Some(_), None) => Vec::new(),
-            (None, Some(template)) => check_template(template, &self.bucket).err().into_iter().collect(),
+            (None, Some(template)) => {
+                template::check(template, &self.bucket, self.batch.is_some()).err().into_iter().collect()
+            }
             _ => vec!["exactly one of function and job must be given".to_owned()],
         }
     }
@@ -198,128 +224,54 @@ fn names(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Fills a template with an example, and says what is wrong with what comes out.
-fn check_template(template: &Value, bucket: &str) -> Result<(), String> {
-    let document = fill(template, &Filling { bucket, key: "example", etag: "0", date: "2000-01-01" })
-        .map_err(|problem| problem.detail)?;
-    let distinct = ["{key}", "{etag}"];
-    let output = template["output"].as_str();
-    if output.is_some_and(|text| !distinct.iter().any(|part| text.contains(part))) && !document.overwrite {
-        return Err("job.output must hold {key} or {etag}, so that each event has a place of its own, or \
-                    job.overwrite must be true"
-            .to_owned());
-    }
-    document.check().map_err(|problem| format!("job: {}", problem.detail))
-}
-
-/// What stands for the names in a template.
-struct Filling<'a> {
-    bucket: &'a str,
-    key: &'a str,
-    etag: &'a str,
-    date: &'a str,
-}
-
-/// The job of an event.
-///
-/// # Errors
-/// `invalid-trigger` when what comes out is no job document.
-pub fn job_of(template: &Value, event: &ObjectEvent) -> Result<JobDocument, Problem> {
-    let at = event.at.to_string();
-    let etag = event.object.as_ref().map(|pin| pin.etag.as_str()).unwrap_or_default();
-    let date = at.get(..10).unwrap_or_default();
-    fill(template, &Filling { bucket: &event.bucket, key: &event.key, etag, date })
-}
-
-fn fill(template: &Value, filling: &Filling<'_>) -> Result<JobDocument, Problem> {
-    let mut document = template.clone();
-    if let Value::Object(members) = &mut document {
-        for (name, value) in members {
-            fill_value(value, filling, name == "input");
+impl Batch {
+    fn mistakes(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        if !(1..=limits::TRIGGER_BATCH_MAX).contains(&self.size) {
+            mistakes.push(format!(
+                "batch.size must be from 1 to {}, found {}",
+                limits::TRIGGER_BATCH_MAX,
+                self.size
+            ));
         }
-    }
-    serde_json::from_value(document).map_err(|error| {
-        Problem::new(ErrorKind::InvalidTrigger, format!("job must be a job document, found: {error}"))
-    })
-}
-
-fn fill_value(value: &mut Value, filling: &Filling<'_>, pattern: bool) {
-    match value {
-        Value::String(text) => *text = fill_text(text, filling, pattern),
-        Value::Array(items) => items.iter_mut().for_each(|item| fill_value(item, filling, pattern)),
-        Value::Object(members) => {
-            members.values_mut().for_each(|member| fill_value(member, filling, pattern));
+        if self.window.0 == 0 || self.window.as_duration() > limits::TRIGGER_WINDOW_MAX {
+            mistakes.push(format!(
+                "batch.window must be more than 0s and at most {} s, found {}",
+                limits::TRIGGER_WINDOW_MAX.as_secs(),
+                self.window
+            ));
         }
-        _ => {}
+        mistakes
     }
-}
-
-/// Every name is replaced once: a key that looks like a name stays a key. In a
-/// pattern the key's own special characters stand for themselves.
-fn fill_text(text: &str, filling: &Filling<'_>, pattern: bool) -> String {
-    let mut out = String::with_capacity(text.len() + filling.key.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('{') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let names = [
-            ("{bucket}", filling.bucket),
-            ("{key}", filling.key),
-            ("{etag}", filling.etag),
-            ("{date}", filling.date),
-        ];
-        let Some((name, value)) = names.iter().find(|(name, _)| rest.starts_with(name)) else {
-            out.push('{');
-            rest = &rest[1..];
-            continue;
-        };
-        for c in value.chars() {
-            if pattern && matches!(c, '*' | '?' | '[' | ']' | '{' | '}' | '\\') {
-                out.push('\\');
-            }
-            out.push(c);
-        }
-        rest = &rest[name.len()..];
-    }
-    out.push_str(rest);
-    out
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use uuid::Uuid;
 
     use super::*;
-    use crate::{event::EventKind, job::OneOrMany, time::Timestamp, uri::Pin};
 
     fn document(value: Value) -> TriggerDocument {
         serde_json::from_value(value).unwrap()
-    }
-
-    fn event(key: &str) -> ObjectEvent {
-        ObjectEvent {
-            trigger: "t".parse().unwrap(),
-            id: Uuid::from_u128(1),
-            kind: EventKind::Created,
-            bucket: "bank".into(),
-            key: key.into(),
-            object: Some(Pin { etag: "abc-2".into(), size: 3, version_id: None }),
-            content_type: None,
-            at: Timestamp(951_782_400_000),
-            depth: 0,
-        }
     }
 
     #[test]
     fn mistakes_are_reported_together() {
         let wrong = document(json!({
             "bucket": "B", "events": ["ObjectMade:*"], "concurrency": 0, "retry": {"attempts": 0},
-            "reconcile": "1s",
+            "reconcile": "1s", "batch": {"size": 0, "window": "1h"},
         }));
         let detail = wrong.check().unwrap_err().detail;
-        for part in ["bucket name", "ObjectMade", "concurrency", "retry.attempts", "reconcile", "exactly one"]
-        {
+        for part in [
+            "bucket name",
+            "ObjectMade",
+            "concurrency",
+            "retry.attempts",
+            "reconcile",
+            "batch.size",
+            "batch.window",
+            "exactly one",
+        ] {
             assert!(detail.contains(part), "{part}: {detail}");
         }
         assert!(serde_json::from_value::<TriggerDocument>(json!({"bucket": "bank", "sufix": "x"})).is_err());
@@ -341,29 +293,5 @@ mod tests {
         check("ObjectRemoved:DeleteMarkerCreated", "in/a.csv", false);
         check("ObjectCreated:Put", "out/a.csv", false);
         check("ObjectCreated:Put", "in/a.json", false);
-    }
-
-    #[test]
-    fn templates_are_filled_once_and_keys_stand_for_themselves() {
-        let template = json!({
-            "function": "f", "input": "s3://{bucket}/{key}", "output": "s3://out/{date}/{etag}/",
-            "params": {"key": "{key}", "other": "{x}"},
-        });
-        let job = job_of(&template, &event("in/{etag}*.csv")).unwrap();
-        assert_eq!(job.input, OneOrMany::One(r"s3://bank/in/\{etag\}\*.csv".into()));
-        assert_eq!(job.output.unwrap().to_string(), "s3://out/2000-02-29/abc-2/");
-        assert_eq!(job.params.unwrap(), json!({"key": "in/{etag}*.csv", "other": "{x}"}));
-    }
-
-    #[test]
-    fn a_jobs_output_must_be_its_own() {
-        let trigger = |output: &str, overwrite: bool| {
-            let job = json!({"function": "f", "input": "s3://{bucket}/{key}", "output": output, "overwrite": overwrite});
-            document(json!({"bucket": "bank", "job": job})).check()
-        };
-        assert_eq!(trigger("s3://out/{etag}/", false), Ok(()));
-        assert_eq!(trigger("s3://out/all/", true), Ok(()));
-        assert!(trigger("s3://out/all/", false).unwrap_err().detail.contains("job.output"));
-        assert!(trigger("s3://out/{key}", false).unwrap_err().detail.contains("ends in '/'"));
     }
 }

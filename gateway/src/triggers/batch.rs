@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Several events that start one thing together, once.
+//!
+//! ```text
+//! record of the batch ─> claim each event's outcome ─> start what it won ─> drop the record
+//! ```
+//!
+//! The record comes first, so that whoever finds a claim finds what it belongs
+//! to. Which events a batch has won is settled once all of its claims have been
+//! tried, and is the same for everyone who tries them again: so a batch that a
+//! gateway left halfway is ended by the next that meets one of its events.
+
+use std::collections::HashSet;
+
+use fanfold_protocol::{Problem, digest::Digest, event::ObjectEvent, keys, limits};
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    dispatch::Candidate,
+    order,
+    outcome::{self, Started},
+    record::Trigger,
+    target,
+};
+use crate::{
+    problem::{internal, of_backbone},
+    state::App,
+};
+
+/// Claims tried at once.
+const CLAIMS_AT_ONCE: usize = 32;
+
+/// What is written down of a batch.
+#[derive(Debug, Serialize, Deserialize)]
+struct Batch {
+    members: Vec<Member>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Member {
+    identity: Digest,
+    event: ObjectEvent,
+}
+
+/// Events in batches that fit a message each, in their order.
+pub fn divided(candidates: Vec<Candidate>) -> Result<Vec<Vec<Candidate>>, Problem> {
+    let mut batches: Vec<Vec<Candidate>> = Vec::new();
+    let mut room = 0;
+    for candidate in candidates {
+        let bytes = serde_json::to_vec(&candidate.event).map_err(internal)?.len();
+        match batches.last_mut().filter(|_| bytes <= room) {
+            Some(batch) => batch.push(candidate),
+            None => {
+                room = limits::TRIGGER_BATCH_BYTES_MAX;
+                batches.push(vec![candidate]);
+            }
+        }
+        room = room.saturating_sub(bytes);
+    }
+    Ok(batches)
+}
+
+/// Starts something for these events together; answers which of them it was
+/// started for. The others have an outcome already.
+///
+/// # Errors
+/// What is wrong with what it starts; or the store or the backbone does not
+/// answer. The events then stay with this batch, for [`finish`].
+pub async fn start(
+    app: &App,
+    trigger: &Trigger,
+    candidates: &[Candidate],
+) -> Result<HashSet<Digest>, Problem> {
+    let member =
+        |candidate: &Candidate| Member { identity: candidate.identity, event: candidate.event.clone() };
+    let batch = Batch { members: candidates.iter().map(member).collect() };
+    let id = Uuid::now_v7();
+    let value = serde_json::to_vec(&batch).map_err(internal)?;
+    app.backbone.put(&keys::batch(&trigger.record.id, &id), value).await.map_err(of_backbone)?;
+    end(app, trigger, &id, batch).await
+}
+
+/// Ends a batch that was begun: none when that was done before.
+///
+/// # Errors
+/// As [`start`].
+pub async fn finish(app: &App, trigger: &Trigger, id: &Uuid) -> Result<Option<HashSet<Digest>>, Problem> {
+    let key = keys::batch(&trigger.record.id, id);
+    let Some(entry) = app.backbone.get(&key).await.map_err(of_backbone)? else { return Ok(None) };
+    let batch: Batch = serde_json::from_slice(&entry.value).map_err(internal)?;
+    end(app, trigger, id, batch).await.map(Some)
+}
+
+async fn end(app: &App, trigger: &Trigger, id: &Uuid, batch: Batch) -> Result<HashSet<Digest>, Problem> {
+    let record = &trigger.record;
+    let claim = |member: Member| async move {
+        let claim = Started::Batch { id: *id };
+        let won = outcome::put_once(&app.backbone, &record.id, &member.identity, claim).await?;
+        Ok::<_, Problem>(won.then_some(member))
+    };
+    let won: Vec<Option<Member>> =
+        stream::iter(batch.members).map(claim).buffered(CLAIMS_AT_ONCE).try_collect().await?;
+    let (identities, events): (HashSet<Digest>, Vec<ObjectEvent>) =
+        won.into_iter().flatten().map(|member| (member.identity, member.event)).unzip();
+    if !events.is_empty() {
+        let started = target::start(app, record, &events, *id, true).await;
+        if record.document.ordered {
+            let noted = started.as_ref().ok().and_then(Option::as_ref);
+            for event in &events {
+                order::note(app, trigger, event, noted).await?;
+            }
+        }
+        started?;
+    }
+    app.backbone.delete(&keys::batch(&record.id, id), None).await.map_err(of_backbone)?;
+    Ok(identities)
+}

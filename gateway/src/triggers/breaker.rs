@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ends a trigger that starts too much.
+//!
+//! A chain is known by the depth in its objects' metadata. Where that can be
+//! missing, because a store drops it or an author allowed loops, a circle is
+//! known by its rate alone: above a bound the trigger pauses itself, with its
+//! events kept, until somebody has looked.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use fanfold_protocol::{limits, trigger::TriggerDocument};
+use uuid::Uuid;
+
+/// The time that starts are counted over.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What each trigger has started within its present minute.
+#[derive(Default)]
+pub struct Breaker(Mutex<HashMap<Uuid, (Instant, u32)>>);
+
+impl Breaker {
+    /// Counts a start; false when there were as many already as there may be.
+    pub fn admits(&self, trigger: &Uuid, most: Option<u32>, now: Instant) -> bool {
+        let Some(most) = most else { return true };
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, count) = counts.entry(*trigger).or_insert((now, 0));
+        if now.duration_since(*since) >= MINUTE {
+            (*since, *count) = (now, 0);
+        }
+        let admits = *count < most;
+        *count += u32::from(admits);
+        admits
+    }
+
+    /// Counts anew: whoever lets a trigger go on has looked.
+    pub fn forget(&self, trigger: &Uuid) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(trigger);
+    }
+}
+
+/// How many starts a minute a trigger may have; none is no bound.
+pub fn most(document: &TriggerDocument, keeps_metadata: bool) -> Option<u32> {
+    match document.starts_per_minute {
+        Some(0) => None,
+        Some(most) => Some(most),
+        None if document.allow_loops || !keeps_metadata => Some(limits::TRIGGER_STARTS_UNSEEN_MAX),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn starts_are_counted_by_the_minute() {
+        let (breaker, id, now) = (Breaker::default(), Uuid::from_u128(1), Instant::now());
+        let admits = |seconds: u64| breaker.admits(&id, Some(2), now + Duration::from_secs(seconds));
+        assert!(admits(0) && admits(10) && !admits(20) && !admits(59));
+        assert!(admits(60) && admits(61) && !admits(119));
+        breaker.forget(&id);
+        assert!(admits(119) && admits(120) && !admits(178) && admits(179));
+        assert!((0..10_000).all(|_| breaker.admits(&id, None, now)));
+    }
+
+    #[test]
+    fn triggers_are_bounded_where_loops_go_unseen() {
+        let most = |more: serde_json::Value, keeps_metadata| {
+            let mut document = json!({"bucket": "bank", "function": "f"});
+            document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            super::most(&serde_json::from_value(document).unwrap(), keeps_metadata)
+        };
+        assert_eq!(most(json!({}), true), None);
+        assert_eq!(most(json!({}), false), Some(limits::TRIGGER_STARTS_UNSEEN_MAX));
+        assert_eq!(most(json!({"allow_loops": true}), true), Some(limits::TRIGGER_STARTS_UNSEEN_MAX));
+        assert_eq!(most(json!({"starts_per_minute": 5}), true), Some(5));
+        assert_eq!(most(json!({"allow_loops": true, "starts_per_minute": 0}), false), None);
+    }
+}

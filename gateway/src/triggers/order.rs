@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Events of one key, one after the other.
+//!
+//! A record for each key holds the last sequencer seen and what the last event
+//! started. An event that is older than that is stale; one that comes while the
+//! other's invocation or job runs waits for its turn. Invariant: who has the
+//! turn is decided by compare-and-set, before anything is started.
+
+use std::{cmp::Ordering, time::Duration};
+
+use fanfold_backbone::CasOutcome;
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    digest::Digest,
+    event::{Notice, ObjectEvent, compare_sequencers},
+    keys, limits,
+    time::{self, Timestamp},
+};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{outcome::Started, record::Trigger, target};
+use crate::{
+    problem::{internal, of_backbone},
+    state::App,
+};
+
+/// How often a record is changed while others change it.
+const TRIES_MAX: u32 = 16;
+/// A turn that led to nothing for so long was lost with its gateway.
+const TURN_MAX: Duration = Duration::from_secs(600);
+
+/// What is known of the events of a key.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Last {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sequencer: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    turn: Option<Turn>,
+}
+
+/// Whose turn it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Turn {
+    /// The id of the event.
+    event: Uuid,
+    /// When it was taken.
+    at: Timestamp,
+    /// What came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    started: Option<Started>,
+}
+
+/// Whether a later event of the same key was seen before; notes this one if not.
+///
+/// # Errors
+/// The backbone does not answer.
+pub async fn is_stale(app: &App, trigger: &Trigger, notice: &Notice) -> Result<bool, Problem> {
+    let Some(sequencer) = &notice.sequencer else { return Ok(false) };
+    change(app, trigger, &notice.key, |last| {
+        let order = last.sequencer.as_ref().map(|seen| compare_sequencers(sequencer, seen));
+        if order.is_none_or(Ordering::is_gt) {
+            last.sequencer = Some(sequencer.clone());
+        }
+        order == Some(Ordering::Less)
+    })
+    .await
+}
+
+/// Takes the turn of a key. False while what an earlier event started runs.
+///
+/// # Errors
+/// The store or the backbone does not answer.
+pub async fn take_turn(app: &App, trigger: &Trigger, event: &ObjectEvent) -> Result<bool, Problem> {
+    let mut ended = None;
+    loop {
+        let now = time::now();
+        let held = change(app, trigger, &event.key, |last| {
+            let held =
+                last.turn.clone().filter(|turn| turn.event != event.id && Some(turn) != ended.as_ref());
+            if held.is_none() {
+                last.turn = Some(Turn { event: event.id, at: now, started: None });
+            }
+            held
+        });
+        let Some(turn) = held.await? else { return Ok(true) };
+        let over = match &turn.started {
+            Some(started) => target::has_ended(app, started).await?,
+            None => now.since(turn.at) > TURN_MAX,
+        };
+        if !over {
+            return Ok(false);
+        }
+        ended = Some(turn);
+    }
+}
+
+/// Notes what an event started whose turn it is; nothing gives the turn back.
+///
+/// # Errors
+/// The backbone does not answer.
+pub async fn note(
+    app: &App,
+    trigger: &Trigger,
+    event: &ObjectEvent,
+    started: Option<&Started>,
+) -> Result<(), Problem> {
+    change(app, trigger, &event.key, |last| {
+        let ours = last.turn.as_mut().filter(|turn| turn.event == event.id);
+        match (ours, started) {
+            (Some(turn), Some(started)) => turn.started = Some(started.clone()),
+            (Some(_), None) => last.turn = None,
+            (None, _) => {}
+        }
+    })
+    .await
+}
+
+/// Changes what is known of a key, by compare-and-set.
+async fn change<T>(
+    app: &App,
+    trigger: &Trigger,
+    key: &str,
+    change: impl Fn(&mut Last) -> T,
+) -> Result<T, Problem> {
+    let key = keys::last_event(&trigger.record.id, &Digest::of(key.as_bytes()));
+    for _ in 0..TRIES_MAX {
+        let entry = app.backbone.get(&key).await.map_err(of_backbone)?;
+        let found: Last = match &entry {
+            Some(entry) => serde_json::from_slice(&entry.value).map_err(internal)?,
+            None => Last::default(),
+        };
+        let mut last = found.clone();
+        let answer = change(&mut last);
+        if last == found {
+            return Ok(answer);
+        }
+        let value = serde_json::to_vec(&last).map_err(internal)?;
+        let stored = match entry {
+            Some(entry) => {
+                app.backbone.update_with_ttl(&key, value, entry.revision, limits::IDEMPOTENCY_WINDOW).await
+            }
+            None => app.backbone.create_with_ttl(&key, value, limits::IDEMPOTENCY_WINDOW).await,
+        };
+        if let CasOutcome::Stored(_) = stored.map_err(of_backbone)? {
+            return Ok(answer);
+        }
+    }
+    Err(Problem::new(
+        ErrorKind::BackboneUnavailable,
+        "expected to note the last event of a key, found others noting theirs all the time; try again",
+    ))
+}

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One event, or one batch, from its delivery to its end.
+//!
+//! What cannot be delivered is given back with a growing pause, and becomes a
+//! dead letter after its attempts; what the platform or a bound is to blame for
+//! is tried for hours, since the event is not at fault. Invariant: each delivery
+//! is settled with a fate that is counted, or comes again.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use fanfold_backbone::Delivery;
+use fanfold_protocol::{ErrorKind, Fault, Problem, digest::Digest, keys, limits, time};
+use futures::{StreamExt, stream};
+use uuid::Uuid;
+
+use super::{
+    batch, breaker,
+    counters::Fate,
+    dispatch::{self, Candidate, Next},
+    intake::Waiting,
+    record::Trigger,
+    runner::LEASE,
+};
+use crate::state::AppState;
+
+/// How often a lease is extended.
+pub const EXTEND_EVERY: Duration = Duration::from_secs(10);
+/// Before an event looks again whether it is its turn; doubled a few times.
+const TURN_PAUSE: Duration = Duration::from_millis(200);
+/// Events of a batch that are looked at side by side.
+const EXAMINED_AT_ONCE: usize = 16;
+/// After a trigger that could not be paused.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between two attempts.
+const BACKOFF_MAX: Duration = Duration::from_secs(300);
+
+/// Handles an event or a batch, which stays ours meanwhile.
+pub async fn handle(app: AppState, trigger: Arc<Trigger>, deliveries: Vec<Delivery>) {
+    let mut acting = std::pin::pin!(act(&app, &trigger, &deliveries));
+    let first = tokio::time::Instant::now() + EXTEND_EVERY;
+    let mut ticks = tokio::time::interval_at(first, EXTEND_EVERY);
+    loop {
+        tokio::select! {
+            () = &mut acting => return,
+            _ = ticks.tick() => extend(&deliveries).await,
+        }
+    }
+}
+
+/// An event in work.
+struct Item {
+    delivery: Delivery,
+    waiting: Waiting,
+}
+
+async fn act(app: &AppState, trigger: &Trigger, deliveries: &[Delivery]) {
+    let examine = |delivery: Delivery| async move {
+        let item = read(app, trigger, delivery).await?;
+        let next = dispatch::examine(app, trigger, &item.waiting).await;
+        Some((item, next))
+    };
+    let examined = stream::iter(deliveries.to_vec()).map(examine).buffered(EXAMINED_AT_ONCE);
+    let examined: Vec<_> = examined.filter_map(std::future::ready).collect().await;
+    let (mut candidates, mut items) = (Vec::new(), HashMap::new());
+    let mut begun: BTreeMap<Uuid, Vec<Item>> = BTreeMap::new();
+    for (item, next) in examined {
+        match next {
+            // Of one state there is one candidate; what else tells of it comes after.
+            Ok(Next::Start(candidate)) if items.contains_key(&candidate.identity) => {
+                wait(app, trigger, item).await;
+            }
+            Ok(Next::Start(candidate)) => {
+                items.insert(candidate.identity, item);
+                candidates.push(*candidate);
+            }
+            Ok(Next::Begun(id)) => begun.entry(id).or_default().push(item),
+            Ok(Next::Wait) => wait(app, trigger, item).await,
+            Ok(Next::Settled(fate)) => done(app, trigger, &item, fate).await,
+            Err(problem) => failed(app, trigger, &item, &problem).await,
+        }
+    }
+    for (id, items) in begun {
+        let finished = batch::finish(app, trigger, &id).await;
+        for item in items {
+            match &finished {
+                Ok(_) => done(app, trigger, &item, Fate::Duplicate).await,
+                Err(problem) => failed(app, trigger, &item, problem).await,
+            }
+        }
+    }
+    start_all(app, trigger, candidates, items).await;
+}
+
+/// Starts something for these events, or something for all of them together.
+async fn start_all(
+    app: &AppState,
+    trigger: &Trigger,
+    candidates: Vec<Candidate>,
+    mut items: HashMap<Digest, Item>,
+) {
+    let batches = match batch::divided(candidates) {
+        Ok(batches) => batches,
+        Err(problem) => {
+            for item in items.into_values() {
+                failed(app, trigger, &item, &problem).await;
+            }
+            return;
+        }
+    };
+    for batch in batches {
+        if !within_rate(app, trigger).await {
+            for candidate in batch {
+                if let Some(item) = items.remove(&candidate.identity) {
+                    settle(item.delivery.nak(Duration::ZERO).await);
+                }
+            }
+            continue;
+        }
+        let started = match &batch[..] {
+            [one] if trigger.record.document.batch.is_none() => {
+                dispatch::start(app, trigger, one).await.map(|fate| HashMap::from([(one.identity, fate)]))
+            }
+            all => batch::start(app, trigger, all).await.map(|won| {
+                let fate =
+                    |one: &Candidate| if won.contains(&one.identity) { one.fate() } else { Fate::Duplicate };
+                all.iter().map(|one| (one.identity, fate(one))).collect()
+            }),
+        };
+        for candidate in &batch {
+            let Some(item) = items.remove(&candidate.identity) else { continue };
+            match &started {
+                Ok(fates) => {
+                    let fate = fates.get(&candidate.identity).copied().unwrap_or(Fate::Duplicate);
+                    done(app, trigger, &item, fate).await;
+                }
+                Err(problem) => failed(app, trigger, &item, problem).await,
+            }
+        }
+    }
+}
+
+/// Counts a start, unless the trigger is paused; pauses it when there are more than
+/// there may be.
+async fn within_rate(app: &AppState, trigger: &Trigger) -> bool {
+    let record = &trigger.record;
+    if app.triggers.by_id(&record.id).is_none_or(|now| now.record.paused) {
+        return false;
+    }
+    let most = breaker::most(&record.document, app.health.store_keeps_metadata());
+    if app.triggers.breaker().admits(&record.id, most, Instant::now()) {
+        return true;
+    }
+    let most = most.unwrap_or_default();
+    app.triggers.counters().tripped(&record.name);
+    tracing::error!(trigger = %record.name, most, "a trigger paused itself: it starts more a minute than it may");
+    let because =
+        format!("it started more than {most} times within a minute, as a loop would; look, then resume it");
+    let paused = app.triggers.pause_itself(record, because).await;
+    if let Err(problem) = paused {
+        tracing::warn!(trigger = %record.name, detail = %problem.detail, "the trigger was not paused");
+        tokio::time::sleep(PAUSE).await;
+    }
+    false
+}
+
+/// What a delivery carries; none when it was given up because that cannot be told.
+async fn read(app: &AppState, trigger: &Trigger, delivery: Delivery) -> Option<Item> {
+    match serde_json::from_slice(&delivery.payload) {
+        Ok(waiting) => Some(Item { delivery, waiting }),
+        Err(_) => {
+            app.triggers.counters().event(&trigger.record.name, Fate::Dead);
+            let reason = "expected an event of this version of the platform, found something else";
+            settle(delivery.dead(reason).await);
+            None
+        }
+    }
+}
+
+async fn done(app: &AppState, trigger: &Trigger, item: &Item, fate: Fate) {
+    app.triggers.counters().event(&trigger.record.name, fate);
+    settle(item.delivery.ack().await);
+}
+
+/// Queues an event anew, for later: to wait is no failed attempt.
+async fn wait(app: &AppState, trigger: &Trigger, item: Item) {
+    app.triggers.counters().event(&trigger.record.name, Fate::Waited);
+    let pause = TURN_PAUSE * (1 << item.waiting.turns.min(4));
+    let waiting = Waiting { turns: item.waiting.turns.saturating_add(1), ..item.waiting };
+    let queued = match waiting.message() {
+        Ok(message) => {
+            let queue = keys::event_queue(&trigger.record.id);
+            app.backbone.enqueue(&queue, vec![message.delayed(pause)]).await.is_ok()
+        }
+        Err(_) => false,
+    };
+    settle(if queued { item.delivery.ack().await } else { item.delivery.nak(pause).await });
+}
+
+/// Tries an event again later, or gives it up.
+async fn failed(app: &AppState, trigger: &Trigger, item: &Item, problem: &Problem) {
+    let (name, counters) = (&trigger.record.name, app.triggers.counters());
+    let (delivery, notice) = (&item.delivery, &item.waiting.notice);
+    let (bucket, key) = (&notice.bucket, &notice.key);
+    let age = time::now().since(item.waiting.at);
+    let Some(pause) = pause(trigger, problem, delivery.attempt, age) else {
+        let fate = if problem.code == ErrorKind::TriggerLoop { Fate::Loop } else { Fate::Dead };
+        counters.event(name, fate);
+        tracing::warn!(trigger = %name, bucket, key, code = problem.code.code(), detail = %problem.detail, "an event was given up");
+        settle(delivery.dead(&format!("{}: {}", problem.code, problem.detail)).await);
+        return;
+    };
+    counters.event(name, Fate::Retried);
+    tracing::debug!(trigger = %name, bucket, key, code = problem.code.code(), "an event is tried again");
+    settle(delivery.nak(pause).await);
+}
+
+/// How long to wait before the next attempt; none when there is to be none.
+fn pause(trigger: &Trigger, problem: &Problem, attempt: u32, age: Duration) -> Option<Duration> {
+    let retry = &trigger.record.document.retry;
+    let blameless = problem.retryable() && matches!(problem.code.fault(), Fault::Platform | Fault::Limit);
+    let again = match problem.code {
+        ErrorKind::TriggerLoop => false,
+        _ if blameless => age < limits::EVENT_AGE_MAX,
+        _ => attempt < retry.attempts,
+    };
+    let doubled = 1_u32 << attempt.saturating_sub(1).min(16);
+    again.then(|| retry.backoff.as_duration().saturating_mul(doubled).min(BACKOFF_MAX))
+}
+
+/// Keeps deliveries for another lease.
+pub async fn extend(deliveries: &[Delivery]) {
+    for delivery in deliveries {
+        settle(delivery.extend(LEASE).await);
+    }
+}
+
+/// An event that could not be settled is delivered again once its lease lapses.
+pub fn settle(settled: fanfold_backbone::Result<fanfold_backbone::Settled>) {
+    if let Err(error) = settled {
+        tracing::warn!(%error, "an event was not settled; it is delivered again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{super::record::tests::trigger, *};
+
+    #[test]
+    fn attempts_are_counted_for_what_is_the_events_own_fault() {
+        let trigger = trigger(
+            "t",
+            json!({"bucket": "bank", "function": "f", "retry": {"attempts": 3, "backoff": "1s"}}),
+        );
+        let pause = |kind: ErrorKind, attempt: u32, hours: u64| {
+            pause(&trigger, &Problem::new(kind, "x"), attempt, Duration::from_secs(hours * 3_600))
+        };
+        assert_eq!(pause(ErrorKind::FunctionNotFound, 1, 0), Some(Duration::from_secs(1)));
+        assert_eq!(pause(ErrorKind::FunctionNotFound, 2, 0), Some(Duration::from_secs(2)));
+        assert_eq!(pause(ErrorKind::FunctionNotFound, 3, 0), None);
+        assert_eq!(pause(ErrorKind::StoreUnavailable, 50, 5), Some(BACKOFF_MAX));
+        assert_eq!(pause(ErrorKind::QueueFull, 4, 0), Some(Duration::from_secs(8)));
+        assert_eq!(pause(ErrorKind::StoreUnavailable, 2, 7), None);
+        assert_eq!(pause(ErrorKind::TriggerLoop, 1, 0), None);
+    }
+}

@@ -1,0 +1,221 @@
+//! Job documents of triggers: texts with names in braces, filled in with events.
+//!
+//! Every name is replaced once, so that a key that looks like a name stays a
+//! key. Invariant: of a batch every object becomes an input of its own, and
+//! nothing else in the document depends on a single one of them.
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    error::{ErrorKind, Problem},
+    event::ObjectEvent,
+    job::JobDocument,
+};
+
+/// What stands for the names in a template.
+struct Filling<'a> {
+    bucket: &'a str,
+    /// Names what is started.
+    id: &'a str,
+    date: &'a str,
+    /// Key and ETag of each object.
+    objects: Vec<(&'a str, &'a str)>,
+}
+
+/// Names that mean a single object.
+const OF_ONE: [&str; 2] = ["{key}", "{etag}"];
+
+/// Fills a template with an example, and says what is wrong with what comes out.
+pub(super) fn check(template: &Value, bucket: &str, batched: bool) -> Result<(), String> {
+    let holds = |text: &str, names: &[&str]| names.iter().any(|name| text.contains(name));
+    if batched && elsewhere(template, &|text| holds(text, &OF_ONE)) {
+        return Err(
+            "job may hold {key} and {etag} in input only, since a batch has several of each; use {id}, \
+                    which names the batch"
+                .to_owned(),
+        );
+    }
+    let filling = Filling { bucket, id: "example", date: "2000-01-01", objects: vec![("example", "0")] };
+    let document = fill(template, &filling).map_err(|problem| problem.detail)?;
+    let distinct = ["{key}", "{etag}", "{id}"];
+    if template["output"].as_str().is_some_and(|text| !holds(text, &distinct)) && !document.overwrite {
+        let names = if batched { "{id}" } else { "{key}, {etag} or {id}" };
+        return Err(format!(
+            "job.output must hold {names}, so that each start has a place of its own, or job.overwrite must be true"
+        ));
+    }
+    document.check().map_err(|problem| format!("job: {}", problem.detail))
+}
+
+/// Whether any text of the document but those of `input` is such a one.
+fn elsewhere(template: &Value, is: &dyn Fn(&str) -> bool) -> bool {
+    match template {
+        Value::String(text) => is(text),
+        Value::Array(items) => items.iter().any(|item| elsewhere(item, is)),
+        Value::Object(members) => members.iter().any(|(name, value)| name != "input" && elsewhere(value, is)),
+        _ => false,
+    }
+}
+
+/// The job that some events start together under an id.
+///
+/// # Errors
+/// `invalid-trigger` when what comes out is no job document.
+pub fn job_of(template: &Value, events: &[ObjectEvent], id: &Uuid) -> Result<JobDocument, Problem> {
+    let last = events.iter().map(|event| event.at).max().map(|at| at.to_string()).unwrap_or_default();
+    let etag = |event: &'_ ObjectEvent| event.object.as_ref().map(|pin| pin.etag.clone()).unwrap_or_default();
+    let etags: Vec<String> = events.iter().map(etag).collect();
+    let filling = Filling {
+        bucket: events.first().map(|event| event.bucket.as_str()).unwrap_or_default(),
+        id: &id.to_string(),
+        date: last.get(..10).unwrap_or_default(),
+        objects: events
+            .iter()
+            .map(|event| event.key.as_str())
+            .zip(etags.iter().map(String::as_str))
+            .collect(),
+    };
+    fill(template, &filling)
+}
+
+fn fill(template: &Value, filling: &Filling<'_>) -> Result<JobDocument, Problem> {
+    let mut document = template.clone();
+    if let Value::Object(members) = &mut document {
+        for (name, value) in members {
+            match name.as_str() {
+                "input" => *value = fill_input(value, filling),
+                _ => fill_value(value, filling),
+            }
+        }
+    }
+    serde_json::from_value(document).map_err(|error| {
+        Problem::new(ErrorKind::InvalidTrigger, format!("job must be a job document, found: {error}"))
+    })
+}
+
+/// One text or several, each once for every object that it tells of.
+fn fill_input(value: &Value, filling: &Filling<'_>) -> Value {
+    let of_text = |text: &str| -> Vec<Value> {
+        let objects =
+            if OF_ONE.iter().any(|name| text.contains(name)) { &filling.objects[..] } else { &[("", "")] };
+        objects.iter().map(|object| fill_text(text, filling, *object, true).into()).collect()
+    };
+    match value {
+        Value::String(text) => match &of_text(text)[..] {
+            [one] => one.clone(),
+            many => many.into(),
+        },
+        Value::Array(items) => {
+            items.iter().flat_map(|item| item.as_str().map_or_else(|| vec![item.clone()], of_text)).collect()
+        }
+        other => other.clone(),
+    }
+}
+
+fn fill_value(value: &mut Value, filling: &Filling<'_>) {
+    match value {
+        Value::String(text) => {
+            let object = filling.objects.first().copied().unwrap_or_default();
+            *text = fill_text(text, filling, object, false);
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| fill_value(item, filling)),
+        Value::Object(members) => members.values_mut().for_each(|member| fill_value(member, filling)),
+        _ => {}
+    }
+}
+
+/// In a pattern the values' own special characters stand for themselves.
+fn fill_text(text: &str, filling: &Filling<'_>, (key, etag): (&str, &str), pattern: bool) -> String {
+    let names = [
+        ("{bucket}", filling.bucket),
+        ("{key}", key),
+        ("{etag}", etag),
+        ("{date}", filling.date),
+        ("{id}", filling.id),
+    ];
+    let mut out = String::with_capacity(text.len() + key.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('{') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let Some((name, value)) = names.iter().find(|(name, _)| rest.starts_with(name)) else {
+            out.push('{');
+            rest = &rest[1..];
+            continue;
+        };
+        for c in value.chars() {
+            if pattern && matches!(c, '*' | '?' | '[' | ']' | '{' | '}' | '\\') {
+                out.push('\\');
+            }
+            out.push(c);
+        }
+        rest = &rest[name.len()..];
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{event::EventKind, job::OneOrMany, time::Timestamp, uri::Pin};
+
+    const ID: Uuid = Uuid::from_u128(7);
+
+    fn event(key: &str, at: u64) -> ObjectEvent {
+        ObjectEvent {
+            trigger: "t".parse().unwrap(),
+            id: Uuid::from_u128(1),
+            kind: EventKind::Created,
+            bucket: "bank".into(),
+            key: key.into(),
+            object: Some(Pin { etag: "abc-2".into(), size: 3, version_id: None }),
+            content_type: None,
+            at: Timestamp(at),
+            depth: 0,
+        }
+    }
+
+    #[test]
+    fn templates_are_filled_once_and_keys_stand_for_themselves() {
+        let template = json!({
+            "function": "f", "input": "s3://{bucket}/{key}", "output": "s3://out/{date}/{etag}/",
+            "params": {"key": "{key}", "other": "{x}"},
+        });
+        let job = job_of(&template, &[event("in/{etag}*.csv", 951_782_400_000)], &ID).unwrap();
+        assert_eq!(job.input, OneOrMany::One(r"s3://bank/in/\{etag\}\*.csv".into()));
+        assert_eq!(job.output.unwrap().to_string(), "s3://out/2000-02-29/abc-2/");
+        assert_eq!(job.params.unwrap(), json!({"key": "in/{etag}*.csv", "other": "{x}"}));
+    }
+
+    #[test]
+    fn every_object_of_a_batch_is_an_input() {
+        let template = json!({
+            "function": "f", "input": ["s3://{bucket}/{key}", "s3://other/all.csv"], "output": "s3://out/{date}/{id}/",
+        });
+        assert_eq!(check(&template, "bank", true), Ok(()));
+        let events = [event("b?.csv", 951_782_400_000), event("a.csv", 951_868_800_000)];
+        let job = job_of(&template, &events, &ID).unwrap();
+        let expected = [r"s3://bank/b\?.csv", "s3://bank/a.csv", "s3://other/all.csv"].map(str::to_owned);
+        assert_eq!(job.input, OneOrMany::Many(expected.to_vec()));
+        assert_eq!(job.output.unwrap().to_string(), format!("s3://out/2000-03-01/{ID}/"));
+    }
+
+    #[test]
+    fn a_jobs_output_must_be_its_own() {
+        let found = |output: &str, overwrite: bool, batched: bool| {
+            let job = json!({"function": "f", "input": "s3://{bucket}/{key}", "output": output, "overwrite": overwrite});
+            check(&job, "bank", batched)
+        };
+        assert_eq!(found("s3://out/{etag}/", false, false), Ok(()));
+        assert_eq!(found("s3://out/{id}/", false, true), Ok(()));
+        assert_eq!(found("s3://out/all/", true, true), Ok(()));
+        assert!(found("s3://out/all/", false, false).unwrap_err().contains("job.output"));
+        assert!(found("s3://out/all/", false, true).unwrap_err().contains("{id}"));
+        assert!(found("s3://out/{etag}/", false, true).unwrap_err().contains("input only"));
+        assert!(found("s3://out/{key}", false, false).unwrap_err().contains("ends in '/'"));
+    }
+}
