@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use error::Error;
 
+mod arbiter;
 mod args;
 pub mod build;
 mod client;

@@ -20,6 +20,17 @@ pub const TASK_QUEUE: &str = "tasks";
 /// Queue of asynchronous invocations.
 pub const INVOCATION_QUEUE: &str = "invocations";
 
+/// Records in the backbone of what the store cannot do.
+pub const STORE_RECORDS: &str = "store/";
+
+/// There once the store was seen to fail at conditional writes.
+pub const ARBITRATED: &str = "store/arbitrated";
+
+/// Record in the backbone of who writes, where the store cannot decide.
+pub fn contest(contest: &str) -> String {
+    format!("contests/{contest}")
+}
+
 /// A component, by its content.
 pub fn component(digest: &Digest) -> String {
     format!("components/{}.wasm", digest.to_hex())

@@ -136,7 +136,7 @@ impl Runtime {
         let data = Threads::start("data", workers)?;
         // Connections of its own: they are driven by the data threads, which
         // no guest and no request of the gateway can hold up.
-        let store = Store::connect(store.config().clone())?;
+        let store = store.reconnected()?;
         let threads = data.handle();
         let data_end = Arc::new(Data { store, threads, system_bucket, settled: Arc::default() });
         let components =

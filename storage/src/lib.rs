@@ -11,8 +11,8 @@ mod encoding;
 pub mod server;
 
 pub use client::{
-    BucketEntry, Error, ListEntry, ListOptions, Meta, Meter, MultipartWriter, Pin, Probe, PutOptions,
-    PutOutcome, ReadAhead, Result, Store, StoreConfig, Support, Usage,
+    Arbiter, BucketEntry, Error, ListEntry, ListOptions, Meta, Meter, MultipartWriter, Pin, Probe,
+    PutOptions, PutOutcome, ReadAhead, Result, Store, StoreConfig, Support, Usage,
 };
 pub use credentials::{Credentials, CredentialsError};
 pub use server::{Server, ServerConfig};

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{COMPILE_WORD, data::Data, listen::Listeners, store_config};
 use crate::{
+    arbiter::arbitrated,
     args::Dev,
     error::{Error, Result},
 };
@@ -84,7 +85,10 @@ impl Parts {
             server.serve(store, stop).await;
             Ok(())
         });
-        let client = connect(data, store_address, args).await?;
+        let mut client = connect(data, store_address, args).await?;
+        if args.store_endpoint.is_some() {
+            client = arbitrated(&client, &backbone, SYSTEM_BUCKET_DEFAULT).await?;
+        }
         let runtime = start_runtime(data, &client, &backbone, args.workers)?;
         let dispatch = Dispatch { invoke: runtime.invoker(), prepare: runtime.preparer() };
         let built = Gateway::new(gateway_config(data)?, client, backbone.clone(), dispatch).await?;

@@ -6,6 +6,7 @@
 //! recognise themselves after a lost answer, and a probe of what a store really
 //! supports. It keeps no state about objects: two handles never disagree.
 
+mod arbitrate;
 mod bucket;
 mod config;
 mod error;
@@ -22,6 +23,7 @@ use aws_sdk_s3::{Client, config::Builder};
 pub use fanfold_protocol::uri::{ObjectUri, Pin, PinnedObject};
 
 pub use self::{
+    arbitrate::Arbiter,
     bucket::BucketEntry,
     config::StoreConfig,
     error::{Error, Result},
@@ -54,6 +56,7 @@ pub struct Store {
 struct Inner {
     config: StoreConfig,
     sdk: Builder,
+    arbitration: Option<arbitrate::Arbitration>,
 }
 
 impl Store {
@@ -61,8 +64,20 @@ impl Store {
     /// address shows with the first call.
     pub fn connect(config: StoreConfig) -> Result<Self> {
         let sdk = config.build()?;
-        let inner = Arc::new(Inner { config, sdk });
+        let inner = Arc::new(Inner { config, sdk, arbitration: None });
         Ok(Self::metered(inner, Meter::new()))
+    }
+
+    /// The same store with connections of its own.
+    pub fn reconnected(&self) -> Result<Self> {
+        let (config, arbitration) = (self.inner.config.clone(), self.inner.arbitration.clone());
+        let sdk = config.build()?;
+        Ok(Self::metered(Arc::new(Inner { config, sdk, arbitration }), Meter::new()))
+    }
+
+    fn with_arbitration(&self, arbitration: Option<arbitrate::Arbitration>) -> Self {
+        let (config, sdk) = (self.inner.config.clone(), self.inner.sdk.clone());
+        Self::metered(Arc::new(Inner { config, sdk, arbitration }), self.meter.clone())
     }
 
     /// The same store, with what is done through the new handle counted by `meter`.

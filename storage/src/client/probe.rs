@@ -89,11 +89,25 @@ impl Store {
         }
     }
 
+    /// Finds out only who decides on conditional writes.
+    pub async fn probe_put_if_absent(&self, bucket: &str) -> Support {
+        let run = uuid::Uuid::new_v4().simple();
+        let uri = match ObjectUri::new(bucket, format!("_fanfold/probe/{run}/absent")) {
+            Ok(uri) => uri,
+            Err(problem) => return Support::Unknown(problem.to_string()),
+        };
+        let found = self.probe_absent(&uri).await;
+        if let Err(error) = self.delete(&uri).await {
+            tracing::warn!(%uri, %error, "an object of the probe could not be removed");
+        }
+        support(found)
+    }
+
     async fn probe_absent(&self, uri: &ObjectUri) -> Result<Option<String>> {
         let writers: Vec<_> = (0..RACERS).map(|n| format!("probe-{n}")).collect();
         let puts = writers.iter().map(|writer| {
             let body = Bytes::copy_from_slice(writer.as_bytes());
-            self.put_if_absent(uri, body, writer, PutOptions::default())
+            self.put_unmatched(uri, body, writer, PutOptions::default())
         });
         let outcomes = join_all(puts).await.into_iter().collect::<Result<Vec<_>>>();
         let outcomes = match outcomes {

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    DEPTH_METADATA, Error, ObjectUri, Pin, Result, Store, WRITER_METADATA, back_off, bare_etag,
-    error::Target, quoted_etag, read::version,
+    DEPTH_METADATA, Error, ObjectUri, Pin, Result, Store, WRITER_METADATA, arbitrate::Written, back_off,
+    bare_etag, error::Target, quoted_etag, read::version,
 };
 use crate::encoding::percent_encode;
 
@@ -65,6 +65,20 @@ impl Store {
     /// Writes an object, over what was there. With `if_match`, an object in
     /// another state (or none) makes it [`Error::Conflict`] or [`Error::NotFound`].
     pub async fn put(&self, uri: &ObjectUri, body: Bytes, options: PutOptions) -> Result<Pin> {
+        if let (Some(arbitration), Some(expected)) = (self.arbitration(), options.if_match.clone()) {
+            let writer = uuid::Uuid::new_v4().to_string();
+            let written =
+                Box::pin(self.put_arbitrated(arbitration, uri, Some(&expected), body, &writer, options))
+                    .await?;
+            return match written {
+                Written::Ours(pin) => Ok(pin),
+                Written::Otherwise(None) => Err(Error::NotFound { uri: uri.to_string() }),
+                Written::Otherwise(Some(found)) => Err(Error::Conflict {
+                    target: uri.to_string(),
+                    detail: format!("the ETag {}", found.etag),
+                }),
+            };
+        }
         let mut attempt = 0;
         loop {
             match self.put_request(uri, &body, &options).send().await {
@@ -79,6 +93,23 @@ impl Store {
     /// Writes an object unless one is there. `writer` names this attempt and must
     /// be unique among all that may write this key; `if_match` is ignored.
     pub async fn put_if_absent(
+        &self,
+        uri: &ObjectUri,
+        body: Bytes,
+        writer: &str,
+        options: PutOptions,
+    ) -> Result<PutOutcome> {
+        let Some(arbitration) = self.arbitration() else {
+            return self.put_unmatched(uri, body, writer, options).await;
+        };
+        match self.put_arbitrated(arbitration, uri, None, body, writer, options).await? {
+            Written::Ours(pin) => Ok(PutOutcome::Created(pin)),
+            Written::Otherwise(_) => Ok(PutOutcome::Exists),
+        }
+    }
+
+    /// The same, as the store decides.
+    pub(super) async fn put_unmatched(
         &self,
         uri: &ObjectUri,
         body: Bytes,

@@ -12,6 +12,7 @@ mod crash;
 mod embedded;
 mod events;
 mod faults;
+mod forgetful;
 mod full;
 mod keys;
 mod proxy;

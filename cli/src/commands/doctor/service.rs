@@ -111,6 +111,7 @@ async fn object_store(store: &Store) -> Finding {
     Finding::bad(
         "store",
         format!("{at}\n{}", lacking.join("\n")),
-        "use a store that has these, or a newer version of it",
+        "use a store that has these, or a newer version of it; where it cannot put if absent, the backbone decides \
+         instead, which takes more requests",
     )
 }
