@@ -38,6 +38,11 @@ fn misbehave(how: &str, context: &Context) -> Result<()> {
         "loop" => loop {
             std::hint::black_box(());
         },
+        // No misdeed, but work: some milliseconds of it.
+        "work" => {
+            (0..8_000_000_u32).for_each(|n| drop(std::hint::black_box(n)));
+            Ok(())
+        }
         "allocate" => {
             let mut blocks: Vec<Vec<u8>> = Vec::new();
             loop {

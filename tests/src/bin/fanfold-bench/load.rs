@@ -50,16 +50,34 @@ pub async fn run(address: &str, request: &str, connections: usize, time: Duratio
     Ok(load)
 }
 
+/// A connection that is kept.
+pub struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    /// Connects.
+    pub async fn open(address: &str) -> Result<Self> {
+        let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, buffer: vec![0; 64 << 10] })
+    }
+
+    /// Sends a request and gives the status of its answer.
+    pub async fn call(&mut self, request: &[u8]) -> Result<u16> {
+        self.stream.write_all(request).await?;
+        answer(&mut self.stream, &mut self.buffer).await
+    }
+}
+
 async fn connection(address: String, request: Arc<[u8]>, end: Instant) -> Result<(u64, u64, Histogram<u64>)> {
-    let mut stream = TcpStream::connect(&address).await.with_context(|| format!("connect to {address}"))?;
-    stream.set_nodelay(true)?;
+    let mut connection = Connection::open(&address).await?;
     let (mut answers, mut failures) = (0, 0);
     let mut latency_us = Histogram::new_with_bounds(1, 60_000_000, 3)?;
-    let mut buffer = vec![0; 64 << 10];
     while Instant::now() < end {
         let sent = Instant::now();
-        stream.write_all(&request).await?;
-        let status = answer(&mut stream, &mut buffer).await?;
+        let status = connection.call(&request).await?;
         latency_us.saturating_record(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
         if status == 200 { answers += 1 } else { failures += 1 }
     }

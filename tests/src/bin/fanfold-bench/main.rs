@@ -17,12 +17,13 @@ mod http;
 mod instance;
 mod jobs;
 mod load;
+mod overload;
 mod service;
 
 /// Measures Fanfold on this machine.
 #[derive(Parser)]
 struct Arguments {
-    /// Parts to measure: service, instance, http, jobs, million, columns, bank; all when none is named
+    /// Parts to measure: service, instance, http, overload, jobs, million, columns, bank; all when none is named
     parts: Vec<String>,
     /// Write the measurements as JSON
     #[arg(long, value_name = "FILE")]
@@ -119,10 +120,11 @@ fn run(arguments: &Arguments) -> Result<()> {
     let wanted = |part: &str| arguments.parts.is_empty() || arguments.parts.iter().any(|p| p == part);
     let mut all = Vec::new();
     type Part = fn(bool) -> Result<Vec<Measurement>>;
-    let parts: [(&str, Part); 7] = [
+    let parts: [(&str, Part); 8] = [
         ("service", |_| service::measure()),
         ("instance", |_| instance::measure()),
         ("http", |_| http::measure()),
+        ("overload", |_| overload::measure()),
         ("jobs", |_| jobs::measure()),
         ("million", |_| jobs::measure_many()),
         ("columns", |_| columns::measure()),
