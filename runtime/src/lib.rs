@@ -199,6 +199,18 @@ impl Runtime {
     }
 }
 
+/// How much guests and their data give way to the threads that answer people.
+const NICE: i32 = 5;
+
+/// Makes the thread that calls this run after others, where processors are scarce:
+/// what is refused, cancelled or asked for is not to wait for guests.
+fn give_way() {
+    // On Linux a priority is a thread's own (setpriority(2), «C library/kernel differences»).
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "threads of guests do not give way to others");
+    }
+}
+
 /// A pool of threads that may be dropped anywhere, also within another one.
 struct Threads(Option<tokio::runtime::Runtime>, tokio::runtime::Handle);
 
@@ -207,6 +219,7 @@ impl Threads {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name(format!("fanfold-{what}"))
+            .on_thread_start(give_way)
             .enable_all()
             .build()
             .map_err(|source| Error::Threads { what, source })?;
