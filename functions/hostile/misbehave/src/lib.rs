@@ -38,9 +38,9 @@ fn misbehave(how: &str, context: &Context) -> Result<()> {
         "loop" => loop {
             std::hint::black_box(());
         },
-        // No misdeed, but work: some milliseconds of it.
+        // No misdeed, but work: about twenty milliseconds of it.
         "work" => {
-            (0..8_000_000_u32).for_each(|n| drop(std::hint::black_box(n)));
+            (0..60_000_000_u32).for_each(|n| drop(std::hint::black_box(n)));
             Ok(())
         }
         "allocate" => {

@@ -19,7 +19,8 @@ use crate::{
     load::{self, Connection},
 };
 
-/// Some milliseconds of a guest's work.
+/// About twenty milliseconds of a guest's work: clients share the processors here, and what they cost
+/// to be refused is not the guest's.
 const BODY: &str = "\"work\"";
 const ROUNDS: usize = 3;
 const PEAK: Duration = Duration::from_secs(5);
