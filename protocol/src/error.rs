@@ -149,6 +149,8 @@ kinds! {
     StoreDenied "store-denied" 502 Platform false "The object store refuses the platform's credentials";
     StorageFull "storage-full" 507 Platform true "The disk is full";
     BackboneUnavailable "backbone-unavailable" 503 Platform true "The backbone does not answer";
+    WorkerUnavailable "worker-unavailable" 503 Platform true "No worker is there to take the work";
+    WorkerLost "worker-lost" 502 Platform true "The worker went away with the work";
     ShuttingDown "shutting-down" 503 Platform true "The service is stopping";
     Internal "internal" 500 Platform true "Something inside the platform failed";
 }

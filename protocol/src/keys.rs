@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     digest::Digest,
-    names::{FunctionName, TriggerName},
+    names::{FunctionName, TriggerName, WorkerName},
 };
 
 /// The bucket of the platform's own objects, unless configured otherwise.
@@ -19,6 +19,14 @@ pub const TASK_QUEUE: &str = "tasks";
 
 /// Queue of asynchronous invocations.
 pub const INVOCATION_QUEUE: &str = "invocations";
+
+/// Records in the backbone of workers that are there.
+pub const MEMBERS: &str = "workers/";
+
+/// A worker's own.
+pub fn member(name: &WorkerName) -> String {
+    format!("workers/{name}")
+}
 
 /// Records in the backbone of what the store cannot do.
 pub const STORE_RECORDS: &str = "store/";

@@ -23,6 +23,7 @@ pub mod time;
 pub mod tolerance;
 pub mod trigger;
 pub mod uri;
+pub mod worker;
 
 pub use error::{ErrorKind, Fault, Problem};
 

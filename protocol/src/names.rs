@@ -70,6 +70,11 @@ name! {
     TenantName, "a tenant name", 63
 }
 
+name! {
+    /// The name of a worker among those of one deployment.
+    WorkerName, "a worker name", 63
+}
+
 fn check(what: &str, text: &str, length_max: usize) -> Result<(), Problem> {
     let first = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
     let rest = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');

@@ -15,6 +15,7 @@ mod engine;
 mod host;
 mod invoke;
 mod link;
+pub mod remote;
 mod sandbox;
 pub mod tables;
 mod task;

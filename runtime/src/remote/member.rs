@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A worker's place among the others: a record that lapses unless it is renewed.
+//!
+//! Whoever holds the record of a name is the worker of that name. Invariant: a
+//! record is changed by its own instance only, by compare-and-set; a worker that
+//! was cut off for longer than its lease comes back as soon as it can, unless
+//! another has taken its name.
+
+use std::time::Duration;
+
+use fanfold_backbone::{Backbone, CasOutcome, Entry};
+use fanfold_protocol::{
+    ErrorKind, Problem, keys,
+    worker::{MEMBER_LEASE, MEMBER_RENEWAL, Member},
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Between two looks whether a name has become free.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// A worker's own record.
+pub struct Membership {
+    backbone: Backbone,
+    key: String,
+    member: Member,
+    revision: u64,
+}
+
+/// Takes the name of a worker. A record that an earlier start left behind is
+/// waited for until it lapses.
+///
+/// # Errors
+/// `invalid-settings` when another worker of this name renews its record; or the
+/// backbone does not answer.
+pub async fn join(backbone: &Backbone, member: Member) -> Result<Membership, Problem> {
+    let key = keys::member(&member.name);
+    let patience = Instant::now() + MEMBER_LEASE + MEMBER_RENEWAL;
+    loop {
+        let made =
+            backbone.create_with_ttl(&key, encode(&member)?, MEMBER_LEASE).await.map_err(unanswered)?;
+        match made {
+            CasOutcome::Stored(revision) => {
+                return Ok(Membership { backbone: backbone.clone(), key, member, revision });
+            }
+            CasOutcome::Conflict(found) if Instant::now() >= patience => {
+                return Err(Problem::new(ErrorKind::InvalidSettings, taken(&member, found.as_ref())));
+            }
+            CasOutcome::Conflict(_) => tokio::time::sleep(LOOK_EVERY).await,
+        }
+    }
+}
+
+impl Membership {
+    /// Renews the record. With `draining`, says that nothing new is taken; after
+    /// `gone`, removes it.
+    pub async fn keep(mut self, draining: CancellationToken, gone: CancellationToken) {
+        let mut ticks = tokio::time::interval(MEMBER_RENEWAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = gone.cancelled() => break,
+                () = draining.cancelled(), if !self.member.draining => self.member.draining = true,
+                _ = ticks.tick() => {}
+            }
+            if let Err(problem) = self.renew().await {
+                tracing::warn!(worker = %self.member.name, detail = %problem.detail, "the worker's record is not renewed; this is tried again");
+            }
+        }
+        if let Err(error) = self.backbone.delete(&self.key, Some(self.revision)).await {
+            tracing::debug!(%error, "the worker's record stays until it lapses");
+        }
+    }
+
+    async fn renew(&mut self) -> Result<(), Problem> {
+        let value = encode(&self.member)?;
+        let renewed = self.backbone.update_with_ttl(&self.key, value.clone(), self.revision, MEMBER_LEASE);
+        let found = match renewed.await.map_err(unanswered)? {
+            CasOutcome::Stored(revision) => {
+                self.revision = revision;
+                return Ok(());
+            }
+            CasOutcome::Conflict(found) => found,
+        };
+        match found {
+            // Its answer was lost.
+            Some(entry) if instance(&entry) == Some(self.member.instance) => {
+                self.revision = entry.revision;
+                Ok(())
+            }
+            Some(entry) => Err(Problem::new(ErrorKind::InvalidSettings, taken(&self.member, Some(&entry)))),
+            None => {
+                let made = self.backbone.create_with_ttl(&self.key, value, MEMBER_LEASE);
+                if let CasOutcome::Stored(revision) = made.await.map_err(unanswered)? {
+                    tracing::info!(worker = %self.member.name, "the worker was not heard of for longer than its lease, and is back");
+                    self.revision = revision;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn encode(member: &Member) -> Result<Vec<u8>, Problem> {
+    serde_json::to_vec(member).map_err(|error| crate::internal(error.to_string()))
+}
+
+fn instance(entry: &Entry) -> Option<uuid::Uuid> {
+    serde_json::from_slice::<Member>(&entry.value).ok().map(|member| member.instance)
+}
+
+fn taken(member: &Member, found: Option<&Entry>) -> String {
+    let other = found.and_then(|entry| serde_json::from_slice::<Member>(&entry.value).ok());
+    let at = other.map_or_else(|| "elsewhere".to_owned(), |other| format!("at {}", other.address));
+    format!(
+        "expected the name {} to be free, found a worker of that name {at}; give each worker a name of its own",
+        member.name
+    )
+}
+
+fn unanswered(error: fanfold_backbone::Error) -> Problem {
+    Problem::new(error.kind(), error.to_string())
+}

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The side of a worker that gateways call: HTTP/2 over TLS, certificates on
+//! both sides.
+//!
+//! A call takes one of the worker's slots or is refused at once, so that nothing
+//! waits here; the gateway tries another worker. Invariant: an answer with
+//! [`NOT_STARTED`] is given only while nothing of the call has run. A stream that
+//! is reset drops its call, which stops the sandbox.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    function::Descriptions,
+    invocation::{Invocation, Outcome, Preparation},
+    limits,
+    worker::{
+        FRAME_TYPE, HEAD_BYTES_MAX, INVOKE_PATH, NOT_STARTED, PREPARE_PATH, PrepareHead, WIRE_HEADER,
+        WIRE_VERSION, decode, decode_call, encode, encode_outcome,
+    },
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+};
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
+use tokio_util::sync::CancellationToken;
+use tower::{ServiceExt, util::BoxCloneSyncService};
+
+/// From accept to the end of the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the whole of a call's frame.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections of gateways at once.
+const CONNECTIONS_MAX: usize = 1_024;
+/// After an accept that failed, as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Windows that a body of the usual size fits into.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// How often a silent gateway is asked whether it is there, and how long it may take.
+const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
+
+/// What gateways may ask for.
+#[derive(Clone)]
+pub struct Calls {
+    /// Runs a handler; dropping the future stops it.
+    pub invoke: BoxCloneSyncService<Invocation, Outcome, Problem>,
+    /// Compiles a component and asks what it is.
+    pub prepare: BoxCloneSyncService<Preparation, Descriptions, Problem>,
+    /// Calls at once; more are refused.
+    pub slots: usize,
+}
+
+struct Desk {
+    calls: Calls,
+    slots: Semaphore,
+    draining: CancellationToken,
+}
+
+/// Takes calls until `draining`, then ends what runs, for as long as draining
+/// may take.
+pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, calls: Calls, draining: CancellationToken) {
+    let acceptor = TlsAcceptor::from(tls);
+    let slots = Semaphore::new(calls.slots);
+    let desk = Arc::new(Desk { calls, slots, draining: draining.clone() });
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut open = JoinSet::new();
+    loop {
+        while open.try_join_next().is_some() {}
+        let accepted = tokio::select! {
+            () = draining.cancelled() => break,
+            accepted = accept(&listener, &connections) => accepted,
+        };
+        let Some((stream, peer, place)) = accepted else { continue };
+        let (acceptor, desk) = (acceptor.clone(), Arc::clone(&desk));
+        open.spawn(async move {
+            connection(acceptor, desk, stream, peer).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    let ended = async { while open.join_next().await.is_some() {} };
+    if tokio::time::timeout(limits::DRAIN_TIMEOUT, ended).await.is_err() {
+        tracing::warn!("calls were still running when the time to drain was over");
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    connections: &Arc<Semaphore>,
+) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+    let place = Arc::clone(connections).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, peer)) => Some((stream, peer, place)),
+        Err(error) => {
+            tracing::warn!(%error, "a gateway's connection was not accepted");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+async fn connection(acceptor: TlsAcceptor, desk: Arc<Desk>, stream: TcpStream, peer: SocketAddr) {
+    let _ = stream.set_nodelay(true);
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::warn!(%peer, %error, "a gateway was refused: its certificate or its TLS does not fit");
+            return;
+        }
+        Err(_) => {
+            tracing::warn!(%peer, "a gateway was refused: its TLS handshake took too long");
+            return;
+        }
+    };
+    let draining = desk.draining.clone();
+    let streams = u32::try_from(desk.calls.slots.saturating_mul(2)).unwrap_or(u32::MAX).max(16);
+    let service = service_fn(move |request| {
+        let desk = Arc::clone(&desk);
+        async move { Ok::<_, Infallible>(desk.answer(request).await) }
+    });
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(streams)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(16 << 10)
+        .keep_alive_interval(PING.0)
+        .keep_alive_timeout(PING.1);
+    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = &mut serving => ended,
+        () = draining.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "a gateway's connection ended");
+    }
+}
+
+impl Desk {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let answer = match self.admit(&request) {
+            // The slot is held until the answer is there.
+            Ok(_slot) => self.run(request).await,
+            Err(problem) => Err((problem, true)),
+        };
+        answer.map_or_else(
+            |(problem, unstarted)| refusal(&problem, unstarted),
+            |frame| {
+                let mut response = Response::new(Full::new(frame));
+                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(FRAME_TYPE));
+                response
+            },
+        )
+    }
+
+    fn admit(&self, request: &Request<Incoming>) -> Result<tokio::sync::SemaphorePermit<'_>, Problem> {
+        let known = [INVOKE_PATH, PREPARE_PATH].contains(&request.uri().path());
+        if request.method() != Method::POST || !known {
+            return Err(Problem::new(
+                ErrorKind::RouteNotFound,
+                "expected a call of a gateway, found another request",
+            ));
+        }
+        check_wire(request.headers())?;
+        if self.draining.is_cancelled() {
+            return Err(Problem::new(
+                ErrorKind::ShuttingDown,
+                "expected a worker that takes work, found it stopping",
+            ));
+        }
+        self.slots.try_acquire().map_err(|_| {
+            let rule = format!("a worker runs at most {} calls at once, found as many", self.calls.slots);
+            Problem::new(ErrorKind::ConcurrencyLimit, rule)
+        })
+    }
+
+    /// The answer as a frame, or what is wrong and whether nothing was started.
+    async fn run(&self, request: Request<Incoming>) -> Result<Bytes, (Problem, bool)> {
+        let path = request.uri().path().to_owned();
+        let bytes_max = limits::BODY_BYTES_MAX as usize + HEAD_BYTES_MAX;
+        let reading = Limited::new(request.into_body(), bytes_max).collect();
+        let frame = match tokio::time::timeout(FRAME_TIMEOUT, reading).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) => {
+                let found = format!("expected a frame of at most {bytes_max} bytes, found: {error}");
+                return Err((Problem::new(ErrorKind::InvalidRequest, found), true));
+            }
+            Err(_) => {
+                let found =
+                    format!("expected a frame within {} s, found part of one", FRAME_TIMEOUT.as_secs());
+                return Err((Problem::new(ErrorKind::RequestTimeout, found), true));
+            }
+        };
+        if path == PREPARE_PATH {
+            let (PrepareHead { digest }, _) = decode(frame).map_err(|problem| (problem, true))?;
+            let described = self.calls.prepare.clone().oneshot(Preparation { digest }).await;
+            return described
+                .and_then(|described| encode(&described, &[]))
+                .map_err(|problem| (problem, false));
+        }
+        let invocation = decode_call(frame).map_err(|problem| (problem, true))?;
+        let outcome = self.calls.invoke.clone().oneshot(invocation).await;
+        outcome.and_then(encode_outcome).map_err(|problem| (problem, false))
+    }
+}
+
+fn check_wire(headers: &HeaderMap) -> Result<(), Problem> {
+    let found = headers.get(WIRE_HEADER).and_then(|value| value.to_str().ok()).unwrap_or("none");
+    if found == WIRE_VERSION.to_string() {
+        return Ok(());
+    }
+    let found: String = found.chars().take(20).collect();
+    let detail = format!(
+        "expected version {WIRE_VERSION} of what passes between gateways and workers, found {found}; run releases that \
+         are next to each other"
+    );
+    tracing::warn!(found, "a gateway was refused: it speaks another version");
+    Err(Problem::new(ErrorKind::InvalidRequest, detail))
+}
+
+fn refusal(problem: &Problem, unstarted: bool) -> Response<Full<Bytes>> {
+    let body = serde_json::to_vec(problem).unwrap_or_default();
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() =
+        StatusCode::from_u16(problem.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if unstarted {
+        headers.insert(NOT_STARTED, HeaderValue::from_static("1"));
+    }
+    response
+}
