@@ -25,6 +25,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
+    dispatch::Pool,
     problem::{Answer, ProblemBody, internal},
     state::AppState,
 };
@@ -76,11 +77,22 @@ pub struct Readiness {
     pub store_abilities: Option<Abilities>,
     /// Key-value, queue and bus.
     pub backbone: Dependency,
+    /// Workers that take calls, where they are other processes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<Dependency>,
 }
 
 /// The last look; clones share it.
 #[derive(Clone)]
 pub struct Health(Arc<RwLock<Readiness>>);
+
+/// What is looked at.
+struct Dependencies {
+    store: Store,
+    bucket: String,
+    backbone: Backbone,
+    workers: Option<Pool>,
+}
 
 impl Health {
     /// Looks once, then every few seconds until `shutdown`; the store's
@@ -89,16 +101,23 @@ impl Health {
         store: Store,
         bucket: String,
         backbone: Backbone,
+        workers: Option<Pool>,
         shutdown: CancellationToken,
     ) -> Self {
         let waiting = Dependency { ready: false, detail: Some("not looked at yet".to_owned()) };
-        let readiness =
-            Readiness { ready: false, store: waiting.clone(), store_abilities: None, backbone: waiting };
+        let readiness = Readiness {
+            ready: false,
+            store: waiting.clone(),
+            store_abilities: None,
+            backbone: waiting,
+            workers: None,
+        };
         let health = Self(Arc::new(RwLock::new(readiness)));
-        health.look(&store, &bucket, &backbone).await;
+        let dependencies = Dependencies { store, bucket, backbone, workers };
+        health.look(&dependencies).await;
         let watched = health.clone();
         tokio::spawn(async move {
-            shutdown.run_until_cancelled(watched.watch(store, bucket, backbone)).await;
+            shutdown.run_until_cancelled(watched.watch(dependencies)).await;
         });
         health
     }
@@ -114,11 +133,11 @@ impl Health {
         readiness.store_abilities.as_ref().is_none_or(|abilities| abilities.user_metadata != "unsupported")
     }
 
-    async fn watch(self, store: Store, bucket: String, backbone: Backbone) {
+    async fn watch(self, dependencies: Dependencies) {
         let mut told = false;
         loop {
             if !told {
-                let probe = store.probe(&bucket).await;
+                let probe = dependencies.store.probe(&dependencies.bucket).await;
                 told = ![&probe.put_if_absent, &probe.pinned_reads, &probe.ranged_reads, &probe.multipart]
                     .iter()
                     .any(|support| matches!(support, Support::Unknown(_)));
@@ -129,11 +148,11 @@ impl Health {
                     Some(abilities(&probe));
             }
             tokio::time::sleep(LOOK_EVERY).await;
-            self.look(&store, &bucket, &backbone).await;
+            self.look(&dependencies).await;
         }
     }
 
-    async fn look(&self, store: &Store, bucket: &str, backbone: &Backbone) {
+    async fn look(&self, Dependencies { store, bucket, backbone, workers }: &Dependencies) {
         let store = async {
             match tokio::time::timeout(LOOK_TIMEOUT, store.bucket_exists(bucket)).await {
                 Ok(Ok(true)) => None,
@@ -150,10 +169,16 @@ impl Health {
             }
         };
         let (store, backbone) = tokio::join!(store, backbone);
+        let workers = workers.as_ref().map(|workers| {
+            let ready = workers.live() > 0;
+            Dependency { ready, detail: (!ready).then(|| "no worker is there".to_owned()) }
+        });
         let mut readiness = self.0.write().unwrap_or_else(PoisonError::into_inner);
         readiness.store = Dependency { ready: store.is_none(), detail: store };
         readiness.backbone = Dependency { ready: backbone.is_none(), detail: backbone };
-        let ready = readiness.store.ready && readiness.backbone.ready;
+        let staffed = workers.as_ref().is_none_or(|workers| workers.ready);
+        readiness.workers = workers;
+        let ready = readiness.store.ready && readiness.backbone.ready && staffed;
         if ready != readiness.ready {
             tracing::info!(ready, store = ?readiness.store.detail, backbone = ?readiness.backbone.detail, "readiness");
         }

@@ -12,6 +12,7 @@ pub mod auth;
 pub mod config;
 mod connection;
 pub mod context;
+pub mod dispatch;
 mod docs;
 pub mod extract;
 pub mod functions;
@@ -30,33 +31,16 @@ pub mod triggers;
 use std::sync::Arc;
 
 use fanfold_backbone::Backbone;
-use fanfold_protocol::{
-    Problem,
-    function::Descriptions,
-    invocation::{Invocation, Outcome, Preparation},
-    limits,
-};
+use fanfold_protocol::{Problem, limits};
 use fanfold_storage::Store;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
-use tower::util::BoxCloneSyncService;
 
 pub use auth::{Token, TokenDigest};
 pub use config::GatewayConfig;
+pub use dispatch::Dispatch;
 pub use functions::component;
 pub use state::{App, AppState};
-
-/// The two ways to a sandbox.
-///
-/// Both are backed by the runtime of the same process in `fanfold dev`, and by
-/// remote workers elsewhere; the gateway cannot tell.
-#[derive(Clone)]
-pub struct Dispatch {
-    /// Runs a handler once. Dropping the future stops the sandbox.
-    pub invoke: BoxCloneSyncService<Invocation, Outcome, Problem>,
-    /// Compiles a component, in a process of its own, and asks what it is.
-    pub prepare: BoxCloneSyncService<Preparation, Descriptions, Problem>,
-}
 
 /// A gateway that is ready to serve.
 pub struct Gateway {
@@ -84,7 +68,13 @@ impl Gateway {
         let tasks = CancellationToken::new();
         let (registry, health) = tokio::join!(
             functions::Registry::start(store.clone(), bucket.clone(), backbone.clone(), tasks.clone()),
-            health::Health::start(store.clone(), bucket.clone(), backbone.clone(), tasks.clone()),
+            health::Health::start(
+                store.clone(),
+                bucket.clone(),
+                backbone.clone(),
+                dispatch.workers.clone(),
+                tasks.clone()
+            ),
         );
         let registry = registry?;
         let triggers =
@@ -110,6 +100,9 @@ impl Gateway {
         metrics.register(|registry| jobs.counters().describe(registry));
         metrics.register(|registry| triggers.counters().describe(registry));
         metrics.register(|registry| invocations.counters().describe(registry));
+        if let Some(workers) = &dispatch.workers {
+            metrics.register(|registry| workers.counters().describe(registry));
+        }
         let app = Arc::new(App {
             bodies: extract::BodyBudget::new(config.bodies_bytes_max),
             deploys: Semaphore::new(2 * limits::COMPILES_MAX),

@@ -134,7 +134,7 @@ fn dispatch(workers: &Arc<Workers>) -> Dispatch {
         let refused = preparing.refuse_preparation.lock().unwrap().clone();
         async move { refused.map_or(Ok(Descriptions::default()), Err) }
     });
-    Dispatch { invoke: BoxCloneSyncService::new(invoke), prepare: BoxCloneSyncService::new(prepare) }
+    Dispatch::local(BoxCloneSyncService::new(invoke), BoxCloneSyncService::new(prepare))
 }
 
 struct Dropped<'a>(Option<&'a AtomicUsize>);

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which worker takes a call: the better of two that were picked at random.
+//!
+//! Pure, with time and chance handed in, so that a simulation of a thousand
+//! workers runs the very same code. A worker's load is what a call there may
+//! cost: the peak of its answers' times, which fades, times the calls in work
+//! («Peak EWMA», as Finagle has it; «The power of two choices in randomized load
+//! balancing», Mitzenmacher 2001).
+
+use std::time::{Duration, Instant};
+
+/// How fast a peak fades: to a third within this.
+const FADING: Duration = Duration::from_secs(10);
+/// What an answer of a worker is taken to cost that has given none yet.
+const UNKNOWN: Duration = Duration::from_millis(1);
+
+/// What a worker's answers have taken of late.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    peak_s: f64,
+    at: Instant,
+}
+
+impl Load {
+    /// Of a worker that has not answered yet.
+    pub fn new(now: Instant) -> Self {
+        Self { peak_s: UNKNOWN.as_secs_f64(), at: now }
+    }
+
+    /// Notes an answer: a slower one counts at once, a faster one little by little.
+    pub fn note(&mut self, took: Duration, now: Instant) {
+        let (found, faded) = (took.as_secs_f64(), self.faded(now));
+        self.peak_s = if found >= self.peak_s { found } else { found + (self.peak_s - found) * faded };
+        self.at = now;
+    }
+
+    /// What one more call costs beside those in work.
+    pub fn cost(&self, in_work: usize, now: Instant) -> f64 {
+        let least = UNKNOWN.as_secs_f64() / 100.0;
+        (self.peak_s * self.faded(now)).max(least) * (in_work + 1) as f64
+    }
+
+    fn faded(&self, now: Instant) -> f64 {
+        let age = now.saturating_duration_since(self.at).as_secs_f64();
+        (-age / FADING.as_secs_f64()).exp()
+    }
+}
+
+/// The better of two candidates that have room; of all, when neither has. `cost`
+/// is none for one without room; `random` gives a number below another.
+pub fn choose<'a, T>(
+    candidates: &'a [T],
+    cost: impl Fn(&T) -> Option<f64>,
+    mut random: impl FnMut(usize) -> usize,
+) -> Option<&'a T> {
+    let better = |a: Option<(&'a T, f64)>, b: Option<(&'a T, f64)>| match (a, b) {
+        (Some(a), Some(b)) => Some(if b.1 < a.1 { b } else { a }),
+        (a, b) => a.or(b),
+    };
+    let priced = |candidate: &'a T| cost(candidate).map(|cost| (candidate, cost));
+    let count = candidates.len();
+    if count > 2 {
+        let first = random(count);
+        // Another one, each with the same chance.
+        let second = (first + 1 + random(count - 1)) % count;
+        let found = better(priced(&candidates[first]), priced(&candidates[second]));
+        if let Some((candidate, _)) = found {
+            return Some(candidate);
+        }
+    }
+    let found = candidates.iter().map(priced).fold(None, better);
+    found.map(|(candidate, _)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    #[test]
+    fn peaks_count_at_once_and_fade() {
+        let begun = Instant::now();
+        let at = |s: u64| begun + Duration::from_secs(s);
+        let mut load = Load::new(begun);
+        load.note(Duration::from_millis(100), at(1));
+        assert!((load.cost(0, at(1)) - 0.1).abs() < 1e-9);
+        assert!((load.cost(3, at(1)) - 0.4).abs() < 1e-9);
+        assert!(load.cost(0, at(11)) < 0.04);
+        load.note(Duration::from_millis(10), at(2));
+        let cost = load.cost(0, at(2));
+        assert!(cost > 0.01 && cost < 0.1, "{cost}");
+        (3..100).for_each(|s| load.note(Duration::from_millis(10), at(s)));
+        assert!((load.cost(0, at(99)) - 0.01).abs() < 1e-3);
+    }
+
+    #[test]
+    fn who_has_room_is_found_and_nobody_is_nobody() {
+        let mut random = ChaCha8Rng::seed_from_u64(7);
+        let candidates: Vec<usize> = (0..100).collect();
+        for wanted in [0, 50, 99] {
+            let cost = |n: &usize| (*n == wanted).then_some(1.0);
+            assert_eq!(choose(&candidates, cost, |n| random.random_range(0..n)), Some(&wanted));
+        }
+        assert_eq!(choose(&candidates, |_| None, |n| random.random_range(0..n)), None);
+        assert_eq!(choose(&[], |_: &u8| Some(1.0), |_| 0), None);
+        assert_eq!(choose(&[3.0, 2.0], |n: &f64| Some(*n), |_| 0), Some(&2.0));
+    }
+}

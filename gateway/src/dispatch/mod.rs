@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The ways to a sandbox: in this process, or on workers elsewhere.
+//!
+//! ```text
+//! call ─> choose of two ─> slot of that worker ─> frame over HTTP/2 ─> outcome
+//!            ^                                        │
+//!         members, watched              never started: another worker
+//! ```
+//!
+//! The gateway cannot tell which it has. Invariant: a call is sent to a second
+//! worker only when the first has certainly not begun it.
+
+mod choice;
+mod counters;
+mod endpoint;
+mod pool;
+
+use std::sync::Arc;
+
+use fanfold_backbone::Backbone;
+use fanfold_protocol::{
+    Problem,
+    function::Descriptions,
+    invocation::{Invocation, Outcome, Preparation},
+};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_util::sync::CancellationToken;
+use tower::{service_fn, util::BoxCloneSyncService};
+
+pub use self::{
+    choice::{Load, choose},
+    counters::Counters,
+    pool::Pool,
+};
+
+/// The two ways to a sandbox.
+///
+/// Both are backed by the runtime of the same process in `fanfold dev`, and by
+/// remote workers elsewhere; the gateway cannot tell.
+#[derive(Clone)]
+pub struct Dispatch {
+    /// Runs a handler once. Dropping the future stops the sandbox.
+    pub invoke: BoxCloneSyncService<Invocation, Outcome, Problem>,
+    /// Compiles a component, in a process of its own, and asks what it is.
+    pub prepare: BoxCloneSyncService<Preparation, Descriptions, Problem>,
+    /// The workers, where they are elsewhere.
+    pub workers: Option<Pool>,
+}
+
+impl Dispatch {
+    /// To sandboxes of this process.
+    pub fn local(
+        invoke: BoxCloneSyncService<Invocation, Outcome, Problem>,
+        prepare: BoxCloneSyncService<Preparation, Descriptions, Problem>,
+    ) -> Self {
+        Self { invoke, prepare, workers: None }
+    }
+
+    /// To workers that the backbone knows, until `stop`. `tls` says who this
+    /// gateway is, and whom it believes.
+    pub fn remote(backbone: &Backbone, tls: Arc<ClientConfig>, stop: CancellationToken) -> Self {
+        let pool = Pool::start(backbone.clone(), tls, stop);
+        let (invoking, preparing) = (pool.clone(), pool.clone());
+        let invoke = service_fn(move |invocation: Invocation| {
+            let pool = invoking.clone();
+            async move { pool.invoke(&invocation).await }
+        });
+        let prepare = service_fn(move |preparation: Preparation| {
+            let pool = preparing.clone();
+            async move { pool.prepare(preparation).await }
+        });
+        Self {
+            invoke: BoxCloneSyncService::new(invoke),
+            prepare: BoxCloneSyncService::new(prepare),
+            workers: Some(pool),
+        }
+    }
+}

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The workers that there are, and the sending of calls to them.
+//!
+//! Their records are watched: who lapses or drains gets nothing more, and who
+//! comes back is there at once. Retries have a budget, so that a deployment in
+//! trouble is not asked twice for everything.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use fanfold_backbone::{Backbone, Change, Entry};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    function::Descriptions,
+    invocation::{Invocation, Outcome, Preparation},
+    keys,
+    worker::{
+        INVOKE_PATH, MEMBER_LEASE, Member, PREPARE_PATH, PrepareHead, WIRE_VERSION, decode, decode_outcome,
+        encode, encode_call,
+    },
+};
+use futures::StreamExt;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    choice::choose,
+    counters::Counters,
+    endpoint::{Endpoint, Failure},
+};
+
+/// Workers that a call is sent to, one after the other, at most.
+const TRIES_MAX: u32 = 3;
+/// What a call adds to the budget and a retry takes from it: one retry for five calls.
+const DEPOSIT: i64 = 1;
+const WITHDRAWAL: i64 = 5;
+/// The most that may be saved up, which is also there at the start.
+const SAVED_MAX: i64 = 100 * WITHDRAWAL;
+/// Before a watch that ended is begun again.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+
+/// The workers of a gateway; clones share them.
+#[derive(Clone)]
+pub struct Pool(Arc<Inner>);
+
+struct Inner {
+    tls: Arc<ClientConfig>,
+    /// By name; what calls choose from is a copy that is made anew with each change.
+    known: RwLock<BTreeMap<String, Arc<Endpoint>>>,
+    endpoints: RwLock<Arc<[Arc<Endpoint>]>>,
+    counters: Counters,
+    chance: AtomicU64,
+    saved: AtomicI64,
+}
+
+impl Pool {
+    /// Watches the workers until `stop`.
+    pub(super) fn start(backbone: Backbone, tls: Arc<ClientConfig>, stop: CancellationToken) -> Self {
+        let mut seed = [0; 8];
+        // Without randomness all gateways pick alike at first, which does no harm for long.
+        let _ = getrandom::fill(&mut seed);
+        let pool = Self(Arc::new(Inner {
+            tls,
+            known: RwLock::default(),
+            endpoints: RwLock::new(Arc::from(Vec::new())),
+            counters: Counters::default(),
+            chance: AtomicU64::new(u64::from_le_bytes(seed)),
+            saved: AtomicI64::new(SAVED_MAX),
+        }));
+        let watching = pool.clone();
+        tokio::spawn(async move { stop.run_until_cancelled(watching.watch(backbone)).await });
+        pool
+    }
+
+    /// What is counted.
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    /// Workers that take calls, as far as is known.
+    pub fn live(&self) -> usize {
+        let now = Instant::now();
+        self.endpoints().iter().filter(|endpoint| endpoint.is_live(now)).count()
+    }
+
+    /// Runs a handler on a worker. Dropping the future stops it there.
+    ///
+    /// # Errors
+    /// `worker-unavailable`, `concurrency-limit`, `worker-lost`; or what the
+    /// worker says.
+    pub async fn invoke(&self, invocation: &Invocation) -> Result<Outcome, Problem> {
+        let frame = encode_call(invocation)?;
+        decode_outcome(self.send(INVOKE_PATH, frame).await?)
+    }
+
+    /// Has a component compiled and described.
+    ///
+    /// # Errors
+    /// As [`Pool::invoke`].
+    pub async fn prepare(&self, preparation: Preparation) -> Result<Descriptions, Problem> {
+        let frame = encode(&PrepareHead { digest: preparation.digest }, &[])?;
+        let (descriptions, _) = decode(self.send(PREPARE_PATH, frame).await?)?;
+        Ok(descriptions)
+    }
+
+    async fn send(&self, path: &str, frame: Bytes) -> Result<Bytes, Problem> {
+        self.deposit();
+        let counters = &self.0.counters;
+        let mut tried: Vec<Arc<Endpoint>> = Vec::new();
+        let mut failure = None;
+        while tried.len() < TRIES_MAX as usize {
+            let Some((endpoint, slot)) = self.take(&tried) else { break };
+            if failure.is_some() {
+                if !self.withdraw() {
+                    break;
+                }
+                counters.retried();
+            }
+            let answer = endpoint.call(path, frame.clone()).await;
+            drop(slot);
+            match answer {
+                Ok(frame) => {
+                    counters.sent("answered");
+                    return Ok(frame);
+                }
+                Err(Failure::Lost(problem)) => {
+                    counters.sent("lost");
+                    return Err(problem);
+                }
+                Err(Failure::NotStarted(problem)) => {
+                    counters.sent("not-started");
+                    if !is_another_workers_matter(&problem) {
+                        return Err(problem);
+                    }
+                    tried.push(endpoint);
+                    failure = Some(problem);
+                }
+            }
+        }
+        Err(self.nobody(failure))
+    }
+
+    /// A worker and one of its slots, none of those that were tried.
+    fn take(&self, tried: &[Arc<Endpoint>]) -> Option<(Arc<Endpoint>, tokio::sync::OwnedSemaphorePermit)> {
+        let (endpoints, now) = (self.endpoints(), Instant::now());
+        // Another call may take the slot between the choice and here.
+        for _ in 0..=endpoints.len() {
+            let cost = |endpoint: &Arc<Endpoint>| {
+                let fresh = !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint));
+                if fresh { endpoint.cost(now) } else { None }
+            };
+            let endpoint = choose(&endpoints, cost, |n| self.random(n))?;
+            if let Some(slot) = endpoint.slot() {
+                return Some((Arc::clone(endpoint), slot));
+            }
+        }
+        None
+    }
+
+    /// Why nobody took a call.
+    fn nobody(&self, failure: Option<Problem>) -> Problem {
+        let saturated = |problem: &Problem| problem.code == ErrorKind::ConcurrencyLimit;
+        match failure {
+            Some(problem) if !saturated(&problem) => problem,
+            None if self.live() == 0 => Problem::new(
+                ErrorKind::WorkerUnavailable,
+                "expected at least one worker to be there, found none; start one, or look at why they are gone",
+            ),
+            _ => Problem::new(
+                ErrorKind::ConcurrencyLimit,
+                "expected a worker with a free slot, found all slots taken; try again in a moment, or ask the operator for \
+                 more workers",
+            ),
+        }
+    }
+
+    fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
+        Arc::clone(&self.0.endpoints.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A number below `n` («splitmix64», Steele, Lea and Flood 2014).
+    fn random(&self, n: usize) -> usize {
+        let mut z = self.0.chance.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        ((u128::from(z) * n as u128) >> 64) as usize
+    }
+
+    fn deposit(&self) {
+        let add = |saved: i64| (saved < SAVED_MAX).then(|| saved + DEPOSIT);
+        let _ = self.0.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    }
+
+    fn withdraw(&self) -> bool {
+        let take = |saved: i64| (saved >= WITHDRAWAL).then(|| saved - WITHDRAWAL);
+        self.0.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    /// Follows the workers' records, for ever.
+    async fn watch(&self, backbone: Backbone) {
+        loop {
+            match backbone.watch(keys::MEMBERS).await {
+                Ok(mut watch) => {
+                    while let Some(change) = watch.next().await {
+                        self.follow(change);
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "workers are not watched; this is tried again"),
+            }
+            tokio::time::sleep(WATCH_PAUSE).await;
+        }
+    }
+
+    fn follow(&self, change: Change) {
+        let mut known = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
+        match change {
+            Change::Put { key, entry } => self.put(&mut known, key, &entry),
+            Change::Delete { key, .. } => {
+                if known.remove(&key).is_some() {
+                    tracing::info!(worker = key, "a worker is gone");
+                }
+            }
+            // The whole state has just been seen: who was not in it has lapsed meanwhile.
+            Change::Synced => known.retain(|_, endpoint| endpoint.heard_within(2 * MEMBER_LEASE)),
+        }
+        let endpoints: Arc<[Arc<Endpoint>]> = known.values().cloned().collect();
+        drop(known);
+        self.0.counters.live(endpoints.len());
+        *self.0.endpoints.write().unwrap_or_else(PoisonError::into_inner) = endpoints;
+    }
+
+    fn put(&self, known: &mut BTreeMap<String, Arc<Endpoint>>, key: String, entry: &Entry) {
+        let member: Member = match serde_json::from_slice(&entry.value) {
+            Ok(member) => member,
+            Err(error) => {
+                tracing::warn!(worker = key, %error, "a worker was refused: its record cannot be read");
+                self.0.counters.refused();
+                known.remove(&key);
+                return;
+            }
+        };
+        if let Some(endpoint) = known.get(&key).filter(|endpoint| endpoint.member.instance == member.instance)
+        {
+            endpoint.hear(&member);
+            return;
+        }
+        if member.wire != WIRE_VERSION {
+            tracing::warn!(
+                worker = key,
+                found = member.wire,
+                expected = WIRE_VERSION,
+                "a worker was refused: it speaks another version"
+            );
+            self.0.counters.refused();
+            known.remove(&key);
+            return;
+        }
+        tracing::info!(
+            worker = key,
+            address = member.address,
+            slots = member.slots,
+            version = member.version,
+            "a worker is there"
+        );
+        known.insert(key, Arc::new(Endpoint::new(member, Arc::clone(&self.0.tls))));
+    }
+}
+
+/// Whether another worker may take what this one did not.
+fn is_another_workers_matter(problem: &Problem) -> bool {
+    matches!(
+        problem.code,
+        ErrorKind::ConcurrencyLimit
+            | ErrorKind::ShuttingDown
+            | ErrorKind::WorkerUnavailable
+            | ErrorKind::WorkerLost
+    )
+}
