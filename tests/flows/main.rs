@@ -23,3 +23,4 @@ mod restart;
 mod splits;
 mod support;
 mod triggers;
+mod workers;

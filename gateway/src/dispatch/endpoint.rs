@@ -57,7 +57,6 @@ pub enum Failure {
     Lost(Problem),
 }
 
-
 /// A worker.
 pub struct Endpoint {
     /// As it says of itself; another instance is another endpoint.

@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Gateways and remote workers: found, balanced, refused, lost, drained.
+//!
+//! Workers and dispatch run in this process, over real TLS on loopback and a
+//! real backbone; a guest's place is taken by a service that counts.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use fanfold_backbone::{Backbone, EmbeddedConfig};
+use fanfold_gateway::Dispatch;
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    function::Version,
+    invocation::{Invocation, Outcome, Preparation, Request, Response, Usage},
+    worker::{Member, NOT_STARTED, WIRE_HEADER, WIRE_VERSION},
+};
+use fanfold_runtime::remote::{Calls, join, serve};
+use futures::future::join_all;
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer},
+    server::WebPkiClientVerifier,
+};
+use serde_json::json;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
+use uuid::Uuid;
+
+/// A certificate authority and what it signs.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        Self { issuer: Issuer::new(params, key), certificate }
+    }
+
+    fn leaf(
+        &self,
+        purpose: ExtendedKeyUsagePurpose,
+    ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        params.extended_key_usages = vec![purpose];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        (vec![certificate], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        roots
+    }
+
+    fn worker(&self) -> Arc<ServerConfig> {
+        let verifier = WebPkiClientVerifier::builder(Arc::new(self.roots())).build().unwrap();
+        let (chain, key) = self.leaf(ExtendedKeyUsagePurpose::ServerAuth);
+        let mut config =
+            ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Arc::new(config)
+    }
+
+    fn gateway(&self) -> Arc<ClientConfig> {
+        let (chain, key) = self.leaf(ExtendedKeyUsagePurpose::ClientAuth);
+        let mut config = ClientConfig::builder()
+            .with_root_certificates(self.roots())
+            .with_client_auth_cert(chain, key)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Arc::new(config)
+    }
+}
+
+/// What stands in for guests.
+#[derive(Default)]
+struct Guests {
+    started: AtomicUsize,
+    running: AtomicUsize,
+    ended: AtomicUsize,
+}
+
+/// A worker of this process.
+struct Worker {
+    guests: Arc<Guests>,
+    address: SocketAddr,
+    draining: CancellationToken,
+    gone: CancellationToken,
+    serving: JoinHandle<()>,
+    keeping: JoinHandle<()>,
+}
+
+impl Worker {
+    async fn start(backbone: &Backbone, authority: &Authority, name: &str, slots: u32) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let membership = join(backbone, member(name, address, slots)).await.unwrap();
+        let guests = Arc::new(Guests::default());
+        let (draining, gone) = (CancellationToken::new(), CancellationToken::new());
+        let calls = calls(&guests, slots);
+        let serving = tokio::spawn(serve(listener, authority.worker(), calls, draining.clone()));
+        let keeping = tokio::spawn(membership.keep(draining.clone(), gone.clone()));
+        Self { guests, address, draining, gone, serving, keeping }
+    }
+
+    /// Ends it as `kill -9` does: connections break, its record is left to lapse.
+    fn kill(&self) {
+        self.serving.abort();
+        self.keeping.abort();
+    }
+
+    fn started(&self) -> usize {
+        self.guests.started.load(SeqCst)
+    }
+}
+
+fn member(name: &str, address: SocketAddr, slots: u32) -> Member {
+    Member {
+        name: name.parse().unwrap(),
+        instance: Uuid::new_v4(),
+        address: address.to_string(),
+        wire: WIRE_VERSION,
+        version: "0.1.0".to_owned(),
+        engine: "e".to_owned(),
+        slots,
+        memory_bytes: 1 << 30,
+        zone: None,
+        draining: false,
+    }
+}
+
+/// Waits for as many milliseconds as the body says, and answers with it.
+fn calls(guests: &Arc<Guests>, slots: u32) -> Calls {
+    let counted = Arc::clone(guests);
+    let invoke = service_fn(move |invocation: Invocation| {
+        let guests = Arc::clone(&counted);
+        async move {
+            guests.started.fetch_add(1, SeqCst);
+            guests.running.fetch_add(1, SeqCst);
+            let running = Running(Arc::clone(&guests));
+            let text = String::from_utf8(invocation.request.body.to_vec()).unwrap();
+            tokio::time::sleep(Duration::from_millis(text.parse().unwrap())).await;
+            guests.ended.fetch_add(1, SeqCst);
+            drop(running);
+            let response = Response { status: 200, headers: Vec::new(), body: invocation.request.body };
+            Ok::<_, Problem>(Outcome { result: Ok(response), logs: Vec::new(), usage: Usage::default() })
+        }
+    });
+    let prepare = service_fn(|_: Preparation| async { Ok::<_, Problem>(Default::default()) });
+    Calls {
+        invoke: BoxCloneSyncService::new(invoke),
+        prepare: BoxCloneSyncService::new(prepare),
+        slots: slots as usize,
+    }
+}
+
+struct Running(Arc<Guests>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, SeqCst);
+    }
+}
+
+/// The backbone of a deployment, and a gateway's way to its workers.
+struct Deployment {
+    backbone: Backbone,
+    authority: Authority,
+    _folder: tempfile::TempDir,
+    _stop: tokio_util::sync::DropGuard,
+    dispatch: Dispatch,
+}
+
+impl Deployment {
+    async fn new() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let backbone = Backbone::embedded(EmbeddedConfig::new(folder.path().join("b.redb"))).await.unwrap();
+        let (authority, stop) = (Authority::new(), CancellationToken::new());
+        let dispatch = Dispatch::remote(&backbone, authority.gateway(), stop.clone());
+        Self { backbone, authority, _folder: folder, _stop: stop.drop_guard(), dispatch }
+    }
+
+    async fn worker(&self, name: &str, slots: u32) -> Worker {
+        let worker = Worker::start(&self.backbone, &self.authority, name, slots).await;
+        let before = self.live();
+        self.until("a worker comes", |live| live > before || before > 0 && live >= before).await;
+        worker
+    }
+
+    fn live(&self) -> usize {
+        self.dispatch.workers.as_ref().unwrap().live()
+    }
+
+    async fn until(&self, what: &str, fits: impl Fn(usize) -> bool) -> Duration {
+        let begun = Instant::now();
+        while !fits(self.live()) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{what}: {} workers", self.live());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        begun.elapsed()
+    }
+
+    /// A call that takes so many milliseconds.
+    async fn call(&self, ms: u64) -> Result<Bytes, Problem> {
+        let outcome = self.dispatch.invoke.clone().oneshot(invocation(ms)).await?;
+        outcome.result.map(|response| response.body)
+    }
+}
+
+fn invocation(ms: u64) -> Invocation {
+    let version: Version = serde_json::from_value(json!({
+        "name": "f", "version": 1, "digest": fanfold_protocol::digest::Digest::of(b"x"), "size_bytes": 1,
+        "exports": ["handler"], "settings": fanfold_protocol::function::Settings::default(), "describes": fanfold_protocol::function::Descriptions::default(),
+        "created_at": 0,
+    }))
+    .unwrap();
+    Invocation {
+        id: Uuid::now_v7(),
+        attempt: 1,
+        depth: 0,
+        version: Arc::new(version),
+        timeout: Duration::from_secs(30),
+        params: "{}".to_owned(),
+        request: Request { body: ms.to_string().into(), ..Request::default() },
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_shared_and_each_is_answered_once() {
+    let deployment = Deployment::new().await;
+    assert_eq!(deployment.call(0).await.unwrap_err().code, ErrorKind::WorkerUnavailable);
+    let (a, b) = (deployment.worker("a", 8).await, deployment.worker("b", 8).await);
+    deployment.until("both are there", |live| live == 2).await;
+    for _ in 0..20 {
+        let answers = join_all((0..10).map(|n| deployment.call(5 + n % 3))).await;
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    }
+    let (a, b) = (a.started(), b.started());
+    assert_eq!(a + b, 200);
+    assert!(a.abs_diff(b) < 100, "{a} and {b}");
+    let described = deployment.dispatch.prepare.clone();
+    let digest = fanfold_protocol::digest::Digest::of(b"x");
+    assert!(described.oneshot(Preparation { digest }).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_much_is_refused_at_once() {
+    let deployment = Deployment::new().await;
+    let worker = deployment.worker("a", 2).await;
+    let busy = join_all((0..2).map(|_| deployment.call(1_500)));
+    let refused = async {
+        while worker.guests.running.load(SeqCst) < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let begun = Instant::now();
+        let refused = join_all((0..50).map(|_| deployment.call(0))).await;
+        // The promise is 10 ms for each; the machines of CI are slow and shared.
+        assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+        assert!(
+            refused.iter().all(|answer| answer.as_ref().unwrap_err().code == ErrorKind::ConcurrencyLimit)
+        );
+    };
+    let (answers, ()) = tokio::join!(busy, refused);
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    assert_eq!(worker.started(), 2);
+    // Another gateway takes all slots: the worker itself refuses, and nothing has run.
+    let other =
+        Dispatch::remote(&deployment.backbone, deployment.authority.gateway(), CancellationToken::new());
+    while other.workers.as_ref().unwrap().live() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let theirs = join_all((0..2).map(|_| other.invoke.clone().oneshot(invocation(800))));
+    let ours = async {
+        while worker.guests.running.load(SeqCst) < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        deployment.call(0).await
+    };
+    let (theirs, ours) = tokio::join!(theirs, ours);
+    assert!(theirs.iter().all(Result::is_ok), "{theirs:?}");
+    assert_eq!(ours.unwrap_err().code, ErrorKind::ConcurrencyLimit);
+    assert_eq!(worker.started(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_loses_what_it_had_and_gets_nothing_more() {
+    let deployment = Deployment::new().await;
+    let a = deployment.worker("a", 8).await;
+    let running = deployment.call(10_000);
+    let killing = async {
+        while a.started() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        a.kill();
+    };
+    let (lost, ()) = tokio::join!(running, killing);
+    let problem = lost.unwrap_err();
+    assert_eq!((problem.code, problem.retryable()), (ErrorKind::WorkerLost, true), "{problem}");
+    // It was not sent to another: it may have run.
+    let b = Worker::start(&deployment.backbone, &deployment.authority, "b", 8).await;
+    deployment.until("b is there", |live| live >= 1).await;
+    let begun = Instant::now();
+    for _ in 0..40 {
+        // Whatever is tried with the dead one first is sent to the other.
+        deployment.call(1).await.unwrap();
+    }
+    assert_eq!((a.started(), b.started()), (1, 40));
+    let gone = deployment.until("a lapses", |live| live == 1).await + begun.elapsed();
+    assert!(gone < Duration::from_secs(5), "{gone:?}");
+    // It comes back under its name, as another instance.
+    let again = Worker::start(&deployment.backbone, &deployment.authority, "a", 8).await;
+    assert!(deployment.until("a is back", |live| live == 2).await < Duration::from_secs(2));
+    for _ in 0..40 {
+        deployment.call(1).await.unwrap();
+    }
+    assert!(again.started() > 0, "{}", again.address);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_goes_away_stops_the_sandbox() {
+    let deployment = Deployment::new().await;
+    let worker = deployment.worker("a", 1).await;
+    let waiting = tokio::time::timeout(Duration::from_millis(300), deployment.call(20_000)).await;
+    assert!(waiting.is_err());
+    let begun = Instant::now();
+    while worker.guests.running.load(SeqCst) > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Its slot is free again, here and there.
+    assert_eq!(deployment.call(7).await.unwrap(), "7");
+    assert_eq!((worker.started(), worker.guests.ended.load(SeqCst)), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_drains_ends_what_it_has() {
+    let deployment = Deployment::new().await;
+    let (a, b) = (deployment.worker("a", 4).await, deployment.worker("b", 4).await);
+    deployment.until("both are there", |live| live == 2).await;
+    let running = join_all((0..6).map(|_| deployment.call(1_000)));
+    let draining = async {
+        while a.started() + b.started() < 6 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let before = a.started();
+        a.draining.cancel();
+        deployment.until("a drains", |live| live == 1).await;
+        for _ in 0..2 {
+            deployment.call(1).await.unwrap();
+        }
+        assert_eq!(a.started(), before);
+    };
+    let (answers, ()) = tokio::join!(running, draining);
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    tokio::time::timeout(Duration::from_secs(5), a.serving).await.unwrap().unwrap();
+    a.gone.cancel();
+    a.keeping.await.unwrap();
+    b.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_refused_on_both_sides() {
+    let deployment = Deployment::new().await;
+    let worker = deployment.worker("a", 4).await;
+    // A gateway of another authority, and one without a certificate.
+    let stranger = Authority::new();
+    let mut bare =
+        ClientConfig::builder().with_root_certificates(deployment.authority.roots()).with_no_client_auth();
+    bare.alpn_protocols = vec![b"h2".to_vec()];
+    for tls in [stranger.gateway(), Arc::new(bare)] {
+        let dispatch = Dispatch::remote(&deployment.backbone, tls, CancellationToken::new());
+        while dispatch.workers.as_ref().unwrap().live() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let refused = dispatch.invoke.clone().oneshot(invocation(0)).await.unwrap_err();
+        assert!(matches!(refused.code, ErrorKind::WorkerUnavailable | ErrorKind::WorkerLost), "{refused}");
+    }
+    assert_eq!(worker.started(), 0);
+    // A worker of another authority under another name: our gateway does not believe it.
+    let other = Worker::start(&deployment.backbone, &stranger, "other", 4).await;
+    deployment.until("it is known", |live| live == 2).await;
+    for _ in 0..20 {
+        deployment.call(1).await.unwrap();
+    }
+    assert_eq!((worker.started(), other.started()), (20, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_one_workers_and_a_version_is_both_sides() {
+    let deployment = Deployment::new().await;
+    let worker = deployment.worker("a", 4).await;
+    let twin = join(&deployment.backbone, member("a", worker.address, 4)).await;
+    let problem = twin.err().unwrap();
+    assert_eq!(problem.code, ErrorKind::InvalidSettings);
+    assert!(problem.detail.contains(&worker.address.to_string()), "{problem}");
+    // A worker of another version is not called.
+    let old = Member { wire: WIRE_VERSION + 1, ..member("old", worker.address, 4) };
+    let _membership = join(&deployment.backbone, old).await.unwrap();
+    for _ in 0..10 {
+        deployment.call(1).await.unwrap();
+    }
+    assert_eq!((deployment.live(), worker.started()), (1, 10));
+    // A gateway of another version is not answered.
+    let connector = tokio_rustls::TlsConnector::from(deployment.authority.gateway());
+    let stream = tokio::net::TcpStream::connect(worker.address).await.unwrap();
+    let stream = connector.connect("127.0.0.1".try_into().unwrap(), stream).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let request = hyper::Request::post("https://worker/invoke")
+        .header(WIRE_HEADER, "999")
+        .body(http_body_util::Full::new(Bytes::new()))
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status().as_u16(), 400);
+    assert!(response.headers().contains_key(NOT_STARTED));
+    assert_eq!(worker.started(), 10);
+}
