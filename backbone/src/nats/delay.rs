@@ -1,0 +1,84 @@
+//! The clock of delayed messages: one loop for each shard in every process.
+//!
+//! A delayed message waits under a subject of its own, so that it holds up nothing. Its first delivery here tells
+//! the server the delay, the second finds that it has passed and moves the message to its queue, once, however
+//! many processes try. The delay runs on the server's clock of redeliveries, which no wall clock moves. A process
+//! that dies between the first delivery and telling the delay makes that one message come after [`UNTOLD`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::message::{AckKind, Message};
+use futures::future::join_all;
+use tokio::time::sleep;
+
+use super::Core;
+use super::fault::{failed_publish, unavailable};
+use super::intake::{Intake, REQUEST_MAX};
+use super::pull::{durable, find_or_make};
+use super::queue::About;
+use crate::error::Result;
+
+/// When a message comes again whose delay nobody told.
+const UNTOLD: Duration = Duration::from_secs(30);
+/// Messages of one request.
+const BATCH: usize = 256;
+/// Before a lost consumer is looked up anew, at first and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+impl Core {
+    /// The consumer of one shard's delayed messages.
+    pub(super) async fn delayed(&self, shard: usize) -> Result<PullConsumer> {
+        let config = durable("delayed".to_owned(), self.names.delayed_all(shard), UNTOLD);
+        find_or_make(&self.work[shard], config).await
+    }
+
+    /// Moves what is due, until the backbone closes.
+    pub(super) async fn move_due(self: Arc<Self>, shard: usize) {
+        let moving = async {
+            let mut backoff = BACKOFF.0;
+            loop {
+                match self.move_batch(shard).await {
+                    Ok(()) => backoff = BACKOFF.0,
+                    Err(error) => {
+                        tracing::debug!(%error, shard, "delayed messages cannot be moved yet");
+                        sleep(backoff).await;
+                        backoff = (backoff * 2).min(BACKOFF.1);
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = self.closed.cancelled() => {}
+            () = moving => {}
+        }
+    }
+
+    async fn move_batch(&self, shard: usize) -> Result<()> {
+        let mut intake = Intake::open(&self.jetstream, self.delayed(shard).await?).await?;
+        loop {
+            let (messages, _) = intake.batch(BATCH, REQUEST_MAX).await?;
+            let moves = messages.iter().map(|message| self.move_one(shard, message));
+            for moved in join_all(moves).await {
+                moved?;
+            }
+        }
+    }
+
+    async fn move_one(&self, shard: usize, message: &Message) -> Result<()> {
+        let info = message.info().map_err(unavailable)?;
+        let mut about = About::read(message.headers.as_ref());
+        let delay = Duration::from_millis(about.delay_ms.take().unwrap_or_default());
+        if info.delivered == 1 && !delay.is_zero() {
+            return message.double_ack_with(AckKind::Nak(Some(delay))).await.map_err(unavailable);
+        }
+        if let Some(subject) = self.names.ready_from_delayed(shard, &message.subject) {
+            let moved = about.message(message.payload.clone(), &format!("due {}", info.stream_sequence))?;
+            let sent = self.jetstream.send_publish(subject, moved).await;
+            let ack = sent.map_err(|failure| failed_publish(&failure))?;
+            ack.await.map_err(|failure| failed_publish(&failure))?;
+        }
+        message.double_ack().await.map_err(unavailable)
+    }
+}
