@@ -10,6 +10,7 @@ use fanfold_backbone::{Backbone, NatsConfig};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
+/// How long servers may take to come up.
 const UP: Duration = Duration::from_secs(30);
 
 /// Which server.
@@ -130,15 +131,9 @@ impl Servers {
             if child.is_none() {
                 continue;
             }
-            loop {
-                if let Ok(client) = async_nats::connect(self.url(at)).await {
-                    let jetstream = async_nats::jetstream::new(client);
-                    if jetstream.query_account().await.is_ok() {
-                        break;
-                    }
-                }
-                let log = || fs::read_to_string(self.folder.path().join(format!("{at}.log")));
-                assert!(begun.elapsed() < UP, "server {at} does not come up: {:?}", log());
+            while let Err(error) = answers(&self.url(at)).await {
+                let log = fs::read_to_string(self.folder.path().join(format!("{at}.log")));
+                assert!(begun.elapsed() < UP, "server {at} does not come up: {error}: {log:?}");
                 sleep(Duration::from_millis(50)).await;
             }
         }
@@ -191,6 +186,16 @@ impl Drop for Servers {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+/// Asks a server's JetStream for a stream that there is not.
+async fn answers(url: &str) -> Result<(), String> {
+    let client = async_nats::connect(url).await.map_err(|error| error.to_string())?;
+    match async_nats::jetstream::new(client).get_stream("none").await {
+        Ok(_) => Ok(()),
+        Err(error) if error.to_string().contains("not found") => Ok(()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
