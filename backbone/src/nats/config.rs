@@ -77,10 +77,9 @@ impl NatsConfig {
             let bare = address.as_ref().is_ok_and(|a| a.username().is_none() && a.password().is_none());
             // The text itself may hold a password, so it is named by its place.
             let problem = match address {
-                Ok(_) => format!(
-                    "expected NATS URL {} without credentials, found some; use `credentials`",
-                    at + 1
-                ),
+                Ok(_) => {
+                    format!("expected NATS URL {} without credentials, found some; use `credentials`", at + 1)
+                }
                 Err(_) => format!(
                     "expected NATS URL {} as nats://HOST:PORT or tls://HOST:PORT, found another form; correct it",
                     at + 1
@@ -128,7 +127,10 @@ impl NatsConfig {
         for path in self.files() {
             check(
                 path.is_file(),
-                format!("expected the file {}, found none; correct the path or make the file", path.display()),
+                format!(
+                    "expected the file {}, found none; correct the path or make the file",
+                    path.display()
+                ),
             );
         }
         problems
@@ -143,9 +145,9 @@ impl NatsConfig {
             .ping_interval(Duration::from_secs(5))
             // A server that is away is asked again soon, so that a failover takes no longer than it must.
             .reconnect_delay_callback(|attempt| {
-                Duration::from_millis(50).saturating_mul(u32::try_from(attempt).unwrap_or(u32::MAX)).min(
-                    Duration::from_secs(1),
-                )
+                Duration::from_millis(50)
+                    .saturating_mul(u32::try_from(attempt).unwrap_or(u32::MAX))
+                    .min(Duration::from_secs(1))
             });
         options = match &self.credentials {
             NatsCredentials::None => options,

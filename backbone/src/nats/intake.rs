@@ -6,9 +6,9 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{Context, Message};
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::BatchConfig;
+use async_nats::jetstream::{Context, Message};
 use async_nats::{StatusCode, Subject, Subscriber};
 use futures::StreamExt;
 use tokio::time::{Instant, timeout_at};
@@ -41,7 +41,9 @@ pub(super) struct Intake {
 pub(super) enum Heard {
     Message(Box<Message>),
     /// The request is over. `is_drained`: the consumer had nothing more to give.
-    End { is_drained: bool },
+    End {
+        is_drained: bool,
+    },
 }
 
 impl Intake {
@@ -49,7 +51,14 @@ impl Intake {
         let client = jetstream.client();
         let inbox = Subject::from(client.new_inbox());
         let subscriber = client.subscribe(inbox.clone()).await.map_err(unavailable)?;
-        Ok(Intake { jetstream: jetstream.clone(), consumer, inbox, subscriber, left: 0, until: Instant::now() })
+        Ok(Intake {
+            jetstream: jetstream.clone(),
+            consumer,
+            inbox,
+            subscriber,
+            left: 0,
+            until: Instant::now(),
+        })
     }
 
     /// Asks for up to `max` messages: what is there now, or, where there is none, the first that comes within

@@ -1,7 +1,9 @@
 //! The key-value half: reads from the stream's leader, writes that expect a revision, listings and watches.
 //!
-//! Compare-and-set reads what the key holds, so that a conflict can be told and a lapsed value counts as none, and
-//! then lets the server compare: `Nats-Expected-Last-Subject-Sequence` decides every race.
+//! Every write reads what the key holds, so that a conflict can be told and a lapsed value counts as none, and then
+//! lets the server compare. The expected sequence alone does not decide a race: a cluster of 2.9 compares it only
+//! when a message comes in, not when it is stored, and lets several racers win. So the message also carries an id
+//! made of the key and the revision that it follows, of which each copy stores the first alone.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use super::Core;
 use super::fault::{Refusal, unavailable};
 use super::feed::{Feed, State};
 use super::lapses::Lapse;
+use super::names;
 use super::record::{self, Record};
 use crate::bounds::check_size;
 use crate::error::Result;
@@ -46,10 +49,14 @@ impl Core {
     pub(super) async fn put(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<u64> {
         check_key(key)?;
         check_size("a value", VALUE_BYTES_MAX, value.len())?;
-        match self.store(key, Some(value), ttl, None).await {
-            Ok(revision) => Ok(revision),
-            Err(Refusal::Failed(error)) => Err(error),
-            Err(Refusal::Outdated) => Err(unavailable("an expectation was refused that was not sent")),
+        loop {
+            // A write that expects nothing could slip in between another's comparison and its storing.
+            let revision = self.last(key).await?.map_or(0, |last| last.revision);
+            match self.store(key, Some(value.clone()), ttl, revision).await {
+                Ok(revision) => return Ok(revision),
+                Err(Refusal::Failed(error)) => return Err(error),
+                Err(Refusal::Outdated) => {}
+            }
         }
     }
 
@@ -71,7 +78,7 @@ impl Core {
                 (Expected::Revision(expected), Some(held)) if held.revision == *expected => {}
                 (_, held) => return Ok(CasOutcome::Conflict(held)),
             }
-            match self.store(key, Some(value.clone()), ttl, Some(revision)).await {
+            match self.store(key, Some(value.clone()), ttl, revision).await {
                 Ok(revision) => return Ok(CasOutcome::Stored(revision)),
                 Err(Refusal::Failed(error)) => return Err(error),
                 // Somebody was faster; what they wrote is the conflict to tell.
@@ -88,7 +95,7 @@ impl Core {
             if expected.is_some_and(|expected| expected != held.revision) {
                 return Ok(DeleteOutcome::Conflict(held));
             }
-            match self.store(key, None, None, Some(held.revision)).await {
+            match self.store(key, None, None, held.revision).await {
                 Ok(revision) => return Ok(DeleteOutcome::Deleted(revision)),
                 Err(Refusal::Failed(error)) => return Err(error),
                 Err(Refusal::Outdated) => {}
@@ -124,21 +131,25 @@ impl Core {
         record.value.filter(|_| lasts).map(|value| Entry { value, revision })
     }
 
-    /// Stores a record, with `expected` only behind that revision (0: behind none).
+    /// Stores a record where the key's last one is `expected` (0: where there is none).
     async fn store(
         &self,
         key: &str,
         value: Option<Bytes>,
         ttl: Option<Duration>,
-        expected: Option<u64>,
+        expected: u64,
     ) -> std::result::Result<u64, Refusal> {
         // Counted from before the server can know of it: nobody else takes it for lapsed earlier.
         let begun = Instant::now();
-        let mut message = record::message(value.clone(), ttl);
-        if let Some(revision) = expected {
-            message = message.expected_last_subject_sequence(revision);
+        let mut message = record::message(value.clone(), ttl).expected_last_subject_sequence(expected);
+        // That there is none is compared when it is stored as well, and holds more than once in the life of a key.
+        if expected > 0 {
+            message = message.message_id(names::successor_id(key, expected));
         }
         let ack = self.jetstream.send_publish(self.names.key(key), message).await?.await?;
+        if ack.duplicate {
+            return Err(Refusal::Outdated);
+        }
         let record = Record { revision: ack.sequence, value: value.map(|_| Bytes::new()), ttl };
         self.lapses.note(key, &record, begun);
         Ok(ack.sequence)
@@ -195,7 +206,7 @@ impl Core {
             drop(self.keys.delete_message(lapse.revision).await);
             Ok(0)
         } else {
-            self.store(&key, None, None, Some(lapse.revision)).await
+            self.store(&key, None, None, lapse.revision).await
         };
         if let Err(Refusal::Failed(error)) = swept {
             tracing::debug!(%error, key, "a key that has lapsed cannot be removed yet");

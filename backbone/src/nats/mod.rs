@@ -276,9 +276,9 @@ async fn connect(config: &NatsConfig) -> Result<(Client, watch::Receiver<u64>)> 
         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
             refused("expected credentials that NATS accepts, found them refused; correct them".to_owned())
         }
-        ConnectErrorKind::Tls => {
-            refused(format!("expected TLS to be agreed with NATS, found: {failure}; correct the certificates"))
-        }
+        ConnectErrorKind::Tls => refused(format!(
+            "expected TLS to be agreed with NATS, found: {failure}; correct the certificates"
+        )),
         _ => refused(format!(
             "expected NATS at {}, found it out of reach ({failure}); start it or correct `urls`",
             config.urls.join(", ")

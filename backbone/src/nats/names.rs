@@ -115,6 +115,11 @@ pub(super) fn message_id(queue: &str, id: &str) -> String {
     digest(&[queue, id])
 }
 
+/// By what the server recognises a second write that follows the same revision of a key.
+pub(super) fn successor_id(key: &str, revision: u64) -> String {
+    digest(&[key, &revision.to_string()])
+}
+
 fn digest(parts: &[&str]) -> String {
     let mut hasher = Sha256::new();
     for part in parts {

@@ -65,9 +65,10 @@ impl Core {
         let (ready, delayed) = (self.names.ready(queue), self.names.delayed(queue));
         let mut acks = Vec::with_capacity(messages.len());
         for message in messages {
-            let delay_ms = message.delay.filter(|delay| !delay.is_zero()).map(|delay| {
-                u64::try_from(delay.min(DURATION_MAX).as_millis()).unwrap_or(u64::MAX)
-            });
+            let delay_ms = message
+                .delay
+                .filter(|delay| !delay.is_zero())
+                .map(|delay| u64::try_from(delay.min(DURATION_MAX).as_millis()).unwrap_or(u64::MAX));
             let subject = if delay_ms.is_some() { &delayed } else { &ready };
             let copy_id = names::message_id(queue, &message.id);
             let about = About { id: message.id, delay_ms, ..About::default() };
@@ -156,13 +157,7 @@ impl Core {
     }
 
     /// Stores a dead letter, once for each place that a message lay in.
-    pub(super) async fn bury(
-        &self,
-        queue: &str,
-        sequence: u64,
-        about: &About,
-        payload: Bytes,
-    ) -> Result<()> {
+    pub(super) async fn bury(&self, queue: &str, sequence: u64, about: &About, payload: Bytes) -> Result<()> {
         let place = format!("{} {sequence}", self.names.work_stream(self.names.shard(queue)));
         let message = about.message(payload, &place)?;
         let sent = self.jetstream.send_publish(self.names.dead(queue), message).await;

@@ -4,6 +4,7 @@
 //! reported setting by setting and never changed, since a change can lose data.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
@@ -11,6 +12,9 @@ use async_nats::jetstream::{Context, ErrorCode};
 
 use super::config::NatsConfig;
 use super::names::Names;
+
+/// How long the first successor of a revision is known: longer than a write can be under way.
+const SUCCESSORS_KNOWN: Duration = Duration::from_secs(60);
 
 /// Makes or checks every stream; answers what is wrong, all of it.
 pub(super) async fn prepare(jetstream: &Context, names: &Names, config: &NatsConfig) -> Vec<String> {
@@ -33,7 +37,11 @@ fn wanted(names: &Names, config: &NatsConfig) -> Vec<Config> {
         ..Config::default()
     };
     let mut all = vec![
-        Config { max_messages_per_subject: 1, ..common(names.keys_stream(), names.keys_all(), config.keys_bytes_max) },
+        Config {
+            max_messages_per_subject: 1,
+            duplicate_window: SUCCESSORS_KNOWN,
+            ..common(names.keys_stream(), names.keys_all(), config.keys_bytes_max)
+        },
         common(names.dead_stream(), names.dead_all(), config.dead_bytes_max),
     ];
     all.extend((0..names.shards()).map(|shard| Config {

@@ -1,4 +1,5 @@
-//! The backbone over NATS: the conformance suite on both releases, single and as a cluster of three.
+//! The backbone over NATS: the conformance suite on both releases, single and as a cluster of three, and what only
+//! lost servers, connections and consumers show.
 
 #![allow(clippy::unwrap_used, reason = "tests, helpers included")]
 
@@ -6,40 +7,46 @@
 mod conformance;
 mod server;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use conformance::Fixture;
+use conformance::{Fixture, fresh};
 use server::{Release, Servers};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::Mutex;
 
-/// A server or cluster of its own for each case: what one leaves behind is no excuse for the next.
-async fn open(release: Release, count: usize) -> Fixture {
-    let turn = turn(count).await;
-    let servers = Servers::start(release, count).await;
-    let backbone = servers.open("suite").await;
-    Fixture { backbone, _keep: Box::new((servers, turn)) }
-}
+/// Servers that the cases of a suite share while one of them runs.
+type Shared = Mutex<Weak<Servers>>;
 
-/// One cluster at a time: three servers that vote need the machine's attention.
-async fn turn(count: usize) -> Option<OwnedMutexGuard<()>> {
-    static TURN: std::sync::LazyLock<Arc<Mutex<()>>> = std::sync::LazyLock::new(Arc::default);
-    if count > 1 { Some(Arc::clone(&TURN).lock_owned().await) } else { None }
+/// A deployment of its own on shared servers.
+async fn open(shared: &Shared, release: Release, count: usize) -> Fixture {
+    let mut running = shared.lock().await;
+    let servers = match running.upgrade() {
+        Some(servers) => servers,
+        None => Arc::new(Servers::start(release, count).await),
+    };
+    *running = Arc::downgrade(&servers);
+    drop(running);
+    let backbone = servers.open(&fresh("suite")).await;
+    Fixture { backbone, _keep: Box::new(servers) }
 }
 
 async fn debian() -> Fixture {
-    open(Release::Debian, 1).await
+    static SHARED: Shared = Mutex::const_new(Weak::new());
+    open(&SHARED, Release::Debian, 1).await
 }
 
 async fn current() -> Fixture {
-    open(Release::Current, 1).await
+    static SHARED: Shared = Mutex::const_new(Weak::new());
+    open(&SHARED, Release::Current, 1).await
 }
 
 async fn debian_cluster() -> Fixture {
-    open(Release::Debian, 3).await
+    static SHARED: Shared = Mutex::const_new(Weak::new());
+    open(&SHARED, Release::Debian, 3).await
 }
 
 async fn current_cluster() -> Fixture {
-    open(Release::Current, 3).await
+    static SHARED: Shared = Mutex::const_new(Weak::new());
+    open(&SHARED, Release::Current, 3).await
 }
 
 mod suite_2_9 {

@@ -96,7 +96,8 @@ impl Servers {
     /// Starts one server again over its data.
     pub(crate) fn run(&mut self, at: usize) {
         let folder = self.folder.path();
-        let log = fs::File::options().create(true).append(true).open(folder.join(format!("{at}.log"))).unwrap();
+        let log =
+            fs::File::options().create(true).append(true).open(folder.join(format!("{at}.log"))).unwrap();
         let child = Command::new(self.release.program())
             .arg("-c")
             .arg(folder.join(format!("{at}.conf")))
