@@ -68,10 +68,11 @@ impl Core {
 
     async fn move_one(&self, shard: usize, message: &Message) -> Result<()> {
         let info = message.info().map_err(unavailable)?;
+        let reply = message.reply.as_ref().ok_or_else(|| unavailable("a message cannot be acknowledged"))?;
         let mut about = About::read(message.headers.as_ref());
         let delay = Duration::from_millis(about.delay_ms.take().unwrap_or_default());
         if info.delivered == 1 && !delay.is_zero() {
-            return message.double_ack_with(AckKind::Nak(Some(delay))).await.map_err(unavailable);
+            return self.settle(reply, AckKind::Nak(Some(delay))).await;
         }
         if let Some(subject) = self.names.ready_from_delayed(shard, &message.subject) {
             let moved = about.message(message.payload.clone(), &format!("due {}", info.stream_sequence))?;
@@ -79,6 +80,6 @@ impl Core {
             let ack = sent.map_err(|failure| failed_publish(&failure))?;
             ack.await.map_err(|failure| failed_publish(&failure))?;
         }
-        message.double_ack().await.map_err(unavailable)
+        self.settle(reply, AckKind::Ack).await
     }
 }

@@ -71,7 +71,7 @@ impl Feed {
         }
         match self.intake.next().await? {
             Heard::Message(message) => self.read(core, &message),
-            Heard::End { .. } => Ok(None),
+            Heard::End => Ok(None),
         }
     }
 

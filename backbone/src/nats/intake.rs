@@ -22,6 +22,8 @@ pub(super) const REQUEST_MAX: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(2);
 /// How long the rest of a batch may keep those waiting that are there.
 const REST_GRACE: Duration = Duration::from_millis(500);
+/// The header with which the server says how many messages of a request it did not send.
+const UNSENT: &str = "Nats-Pending-Messages";
 /// Bytes after which the server ends a request.
 const REQUEST_BYTES: usize = 16 << 20;
 
@@ -33,6 +35,8 @@ pub(super) struct Intake {
     subscriber: Subscriber,
     /// What the running request may still give; none where there is no request.
     left: usize,
+    /// True where the last request ended since the consumer had nothing more to give.
+    is_drained: bool,
     /// Until when the running request must have said something.
     until: Instant,
 }
@@ -41,9 +45,7 @@ pub(super) struct Intake {
 pub(super) enum Heard {
     Message(Box<Message>),
     /// The request is over. `is_drained`: the consumer had nothing more to give.
-    End {
-        is_drained: bool,
-    },
+    End,
 }
 
 impl Intake {
@@ -57,6 +59,7 @@ impl Intake {
             inbox,
             subscriber,
             left: 0,
+            is_drained: false,
             until: Instant::now(),
         })
     }
@@ -87,7 +90,7 @@ impl Intake {
     }
 
     async fn send(&mut self, batch: BatchConfig, wait: Duration) -> Result<()> {
-        (self.left, self.until) = (batch.batch, Instant::now() + wait + GRACE);
+        (self.left, self.is_drained, self.until) = (batch.batch, false, Instant::now() + wait + GRACE);
         self.consumer.request_batch(batch, self.inbox.clone()).await.map_err(unavailable)
     }
 
@@ -112,35 +115,42 @@ impl Intake {
                 return Ok(Heard::Message(Box::new(Message { message, context: self.jetstream.clone() })));
             };
             let description = message.description.as_deref().unwrap_or_default();
+            let is_full = description.contains("MaxBytes") || description.contains("Batch Completed");
             match status {
                 StatusCode::IDLE_HEARTBEAT => {}
-                StatusCode::NOT_FOUND | StatusCode::TIMEOUT => {
-                    self.left = 0;
-                    return Ok(Heard::End { is_drained: true });
-                }
-                _ if description.contains("MaxBytes") => {
-                    self.left = 0;
-                    return Ok(Heard::End { is_drained: false });
-                }
+                StatusCode::NOT_FOUND | StatusCode::TIMEOUT => self.end(&message, true),
+                _ if is_full => self.end(&message, false),
                 _ => return Err(unavailable(format!("a consumer is gone ({status} {description})"))),
+            }
+            if self.left == 0 {
+                return Ok(Heard::End);
             }
         }
     }
 
-    /// Everything of one request.
+    /// Notes that the server ended the request. In a cluster the end may overtake messages that wait to be
+    /// replicated, so what counts is how many it says it did not send.
+    fn end(&mut self, message: &async_nats::Message, is_drained: bool) {
+        let unsent = message.headers.as_ref().and_then(|headers| headers.get(UNSENT));
+        let unsent = unsent.and_then(|count| count.as_str().parse().ok()).unwrap_or(self.left);
+        self.left = self.left.saturating_sub(unsent);
+        self.is_drained = is_drained;
+    }
+
+    /// Everything of one request, and whether the consumer had nothing more to give.
     pub(super) async fn batch(&mut self, max: usize, wait: Duration) -> Result<(Vec<Message>, bool)> {
         self.request(max, wait).await?;
         let mut messages = Vec::new();
         while self.is_asking() {
             match self.next().await {
                 Ok(Heard::Message(message)) => messages.push(*message),
-                Ok(Heard::End { is_drained }) => return Ok((messages, is_drained)),
+                Ok(Heard::End) => {}
                 // What came is under lease already and has to be handed on.
                 Err(_) if !messages.is_empty() => return Ok((messages, false)),
                 Err(error) => return Err(error),
             }
             self.until = Instant::now() + REST_GRACE;
         }
-        Ok((messages, false))
+        Ok((messages, self.is_drained))
     }
 }

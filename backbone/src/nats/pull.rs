@@ -8,9 +8,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_nats::Subject;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
-use async_nats::jetstream::message::{AckKind, Acker, Message};
+use async_nats::jetstream::message::{AckKind, Message};
 use async_nats::jetstream::stream::DeleteMessageErrorKind;
 use tokio::sync::oneshot;
 
@@ -36,7 +37,8 @@ const BACKOFF: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub(crate) struct Hold {
     nats: Nats,
-    acker: Arc<Acker>,
+    /// Where the server hears what becomes of the message.
+    reply: Subject,
     sequence: u64,
     until: Arc<Mutex<Instant>>,
 }
@@ -126,14 +128,14 @@ impl Nats {
         let info = message.info().map_err(unavailable)?;
         let (attempt, sequence) = (u32::try_from(info.delivered).unwrap_or(u32::MAX), info.stream_sequence);
         let about = About::read(message.headers.as_ref());
-        let (message, acker) = message.split();
+        let reply = message.reply.clone().ok_or_else(|| unavailable("a message cannot be acknowledged"))?;
         if lease != self.core().lease {
-            acker.ack_with(AckKind::Nak(Some(lease))).await.map_err(unavailable)?;
+            message.ack_with(AckKind::Nak(Some(lease))).await.map_err(unavailable)?;
         }
         let until = Arc::new(Mutex::new(begun + lease));
-        let hold = Hold { nats: self.clone(), acker: Arc::new(acker), sequence, until };
+        let hold = Hold { nats: self.clone(), reply, sequence, until };
         let (queue, lease) = (queue.to_owned(), Lease::Nats(hold));
-        Ok(Delivery { queue, id: about.id, payload: message.payload, attempt, lease })
+        Ok(Delivery { queue, id: about.id, payload: message.message.payload, attempt, lease })
     }
 }
 
@@ -188,7 +190,7 @@ impl Hold {
     /// which is all that the consumer would have done.
     async fn ack_at_server(&self, delivery: &Delivery) -> Result<Settled> {
         let core = self.nats.core();
-        let is_gone = match self.acker.double_ack().await {
+        let is_gone = match core.settle(&self.reply, AckKind::Ack).await {
             Ok(()) => return Ok(Settled::Done),
             Err(error) => error,
         };
@@ -196,13 +198,13 @@ impl Hold {
             Ok(_) => Ok(Settled::Done),
             Err(error) => match error.kind() {
                 DeleteMessageErrorKind::JetStream(_) => Ok(Settled::Stale),
-                _ => Err(unavailable(is_gone)),
+                _ => Err(is_gone),
             },
         }
     }
 
     async fn tell(&self, what: AckKind) -> Result<()> {
-        self.nats.within(async { self.acker.double_ack_with(what).await.map_err(unavailable) }).await
+        self.nats.within(self.nats.core().settle(&self.reply, what)).await
     }
 
     fn is_held(&self) -> bool {
@@ -216,6 +218,12 @@ impl Hold {
 
 /// Consumers.
 impl Core {
+    /// Says what becomes of a message and waits until the consumer has taken note.
+    pub(super) async fn settle(&self, reply: &Subject, what: AckKind) -> Result<()> {
+        // The client's own way of waiting takes the answer that nobody is there for a confirmation.
+        self.jetstream.client().request(reply.clone(), what.into()).await.map(drop).map_err(unavailable)
+    }
+
     /// The consumer of a queue, made where it is missing and checked where it is not.
     async fn consumer(&self, queue: &str) -> Result<PullConsumer> {
         if let Some(consumer) = self.consumers().get(queue) {
