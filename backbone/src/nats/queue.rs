@@ -5,6 +5,7 @@
 //! between the two leaves one letter.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::DeliverPolicy;
@@ -13,11 +14,12 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{DeleteMessageErrorKind, RawMessageErrorKind};
 use bytes::Bytes;
 use futures::TryStreamExt;
-use futures::future::try_join_all;
+use futures::future::join_all;
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 use super::Core;
-use super::fault::{failed_publish, unavailable};
+use super::fault::{failed_publish, is_in_process, unavailable};
 use super::feed::reader;
 use super::intake::Intake;
 use super::names;
@@ -27,6 +29,8 @@ use crate::name::check_key;
 use crate::queue::{DeadLetter, Depth, Enqueued, Message, check_batch};
 
 const ABOUT: &str = "Fanfold-Message";
+/// Before a message is sent again of which another copy was being stored.
+const IN_PROCESS: Duration = Duration::from_millis(10);
 /// Dead letters of one request.
 const LETTERS: usize = 256;
 
@@ -63,7 +67,7 @@ impl Core {
     pub(super) async fn enqueue(&self, queue: &str, messages: Vec<Message>) -> Result<Enqueued> {
         check_batch(queue, &messages)?;
         let (ready, delayed) = (self.names.ready(queue), self.names.delayed(queue));
-        let mut acks = Vec::with_capacity(messages.len());
+        let mut batch = Vec::with_capacity(messages.len());
         for message in messages {
             let delay_ms = message
                 .delay
@@ -72,13 +76,43 @@ impl Core {
             let subject = if delay_ms.is_some() { &delayed } else { &ready };
             let copy_id = names::message_id(queue, &message.id);
             let about = About { id: message.id, delay_ms, ..About::default() };
-            let sent = about.message(message.payload, &copy_id)?;
-            let ack = self.jetstream.send_publish(subject.clone(), sent).await;
+            batch.push((subject.clone(), about.message(message.payload, &copy_id)?));
+        }
+        let begun = Instant::now();
+        let mut outcome = Enqueued::default();
+        while !batch.is_empty() {
+            batch = self.send(batch, &mut outcome, begun).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Sends a batch; answers what has to be sent again, since another copy of it is being stored.
+    async fn send(
+        &self,
+        batch: Vec<(String, PublishMessage)>,
+        outcome: &mut Enqueued,
+        begun: Instant,
+    ) -> Result<Vec<(String, PublishMessage)>> {
+        let mut acks = Vec::with_capacity(batch.len());
+        for (subject, message) in &batch {
+            let ack = self.jetstream.send_publish(subject.clone(), message.clone()).await;
             acks.push(ack.map_err(|failure| failed_publish(&failure))?.into_future());
         }
-        let acks = try_join_all(acks).await.map_err(|failure| failed_publish(&failure))?;
-        let duplicates = acks.iter().filter(|ack| ack.duplicate).count();
-        Ok(Enqueued { accepted: acks.len() - duplicates, duplicates })
+        let mut again = Vec::new();
+        for (ack, sent) in join_all(acks).await.into_iter().zip(batch) {
+            match ack {
+                Ok(ack) if ack.duplicate => outcome.duplicates += 1,
+                Ok(_) => outcome.accepted += 1,
+                Err(failure) if is_in_process(&failure) && begun.elapsed() < self.operation_timeout => {
+                    again.push(sent);
+                }
+                Err(failure) => return Err(failed_publish(&failure)),
+            }
+        }
+        if !again.is_empty() {
+            sleep(IN_PROCESS).await;
+        }
+        Ok(again)
     }
 
     pub(super) async fn depth(&self, queue: &str) -> Result<Depth> {
@@ -116,7 +150,7 @@ impl Core {
         let mut letters = Vec::new();
         while letters.len() < limit {
             let wanted = LETTERS.min(limit - letters.len());
-            let (messages, is_drained) = intake.batch(wanted, std::time::Duration::ZERO).await?;
+            let (messages, is_drained) = intake.batch(wanted, Duration::ZERO).await?;
             for message in messages {
                 let sequence = message.info().map_err(unavailable)?.stream_sequence;
                 letters.push(letter(sequence, message.headers.as_ref(), message.payload.clone()));
