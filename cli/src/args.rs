@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fanfold_protocol::{
     job::Format,
-    names::{AliasName, FunctionName, FunctionRef},
+    names::{AliasName, FunctionName, FunctionRef, TriggerName},
     size::Span,
 };
 use uuid::Uuid;
@@ -61,6 +61,11 @@ pub enum Command {
     },
     /// Call a function
     Invoke(Invoke),
+    /// Look at asynchronous calls, cancel them, and replay those that were given up
+    Invocations {
+        #[command(subcommand)]
+        command: Invocations,
+    },
     /// Run and follow jobs
     Job {
         #[command(subcommand)]
@@ -70,6 +75,11 @@ pub enum Command {
     Result(ResultOf),
     /// Print the log lines of an invocation, or of a function's latest ones
     Logs(Logs),
+    /// Start functions and jobs by what happens to objects
+    Trigger {
+        #[command(subcommand)]
+        command: Trigger,
+    },
     /// List, copy and remove objects of the configured store
     S3 {
         #[command(subcommand)]
@@ -195,12 +205,82 @@ pub struct Invoke {
     /// For the function's params: a JSON object
     #[arg(long, value_name = "JSON")]
     pub params: Option<String>,
-    /// Do not wait for the answer
+    /// Do not wait for the answer: print the id of the invocation
     #[arg(long = "async")]
     pub asynchronous: bool,
-    /// How long it may take; what its function.toml says when absent, and 30s otherwise
+    /// How to print what is answered to an asynchronous call
+    #[arg(long = "output", value_name = "VIEW", requires = "asynchronous")]
+    pub view: Option<View>,
+    /// How long it may take; what its function.toml says when absent, and 30s otherwise, or 5m with --async
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<Span>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Invocations {
+    /// List those that wait or run
+    Ls {
+        /// Only those in this state: queued or running
+        #[arg(long)]
+        state: Option<String>,
+        /// Only those of this function
+        #[arg(long)]
+        function: Option<FunctionName>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value = "50")]
+        limit: usize,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Show where an invocation stands
+    Show {
+        /// Id
+        id: Uuid,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Print what an invocation returned
+    Result {
+        /// Id
+        id: Uuid,
+    },
+    /// Stop an invocation
+    Cancel {
+        /// Id
+        id: Uuid,
+    },
+    /// List those that were given up
+    DeadLetters {
+        /// At most so many
+        #[arg(long, value_name = "N", default_value = "50")]
+        limit: usize,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Run again what was given up, as new invocations
+    Replay {
+        #[command(flatten)]
+        letters: Letters,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Forget what was given up
+    Discard {
+        #[command(flatten)]
+        letters: Letters,
+    },
+}
+
+/// Which dead letters are meant.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Letters {
+    /// Ids of the invocations
+    #[arg(value_name = "ID")]
+    pub ids: Vec<Uuid>,
+    /// All there are
+    #[arg(long)]
+    pub all: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -318,6 +398,9 @@ pub struct JobSource {
     /// How the input is stored: auto, parquet, csv, jsonl, arrow or bytes
     #[arg(long, value_parser = format)]
     pub format: Option<Format>,
+    /// Which columns to read, with commas between (all that the function declares, if not given)
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub columns: Option<Vec<String>>,
     /// Which rows to read, such as "region = 'north' and income > 0"
     #[arg(long, value_name = "CONDITION")]
     pub filter: Option<String>,
@@ -344,6 +427,93 @@ pub struct Logs {
     /// Go on as lines come
     #[arg(short, long)]
     pub follow: bool,
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Trigger {
+    /// Make a trigger, or change it
+    Add(Box<TriggerAdd>),
+    /// List all triggers
+    Ls(Shown),
+    /// Show a trigger
+    Show {
+        /// Name
+        name: TriggerName,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Remove a trigger
+    Rm {
+        /// Name
+        name: TriggerName,
+    },
+    /// Let a trigger's events wait
+    Pause {
+        /// Name
+        name: TriggerName,
+    },
+    /// Go on with a paused trigger's events
+    Resume {
+        /// Name
+        name: TriggerName,
+    },
+    /// Feed a trigger with objects that are there, or with its dead letters
+    Replay(TriggerReplay),
+}
+
+#[derive(Debug, Args)]
+pub struct TriggerAdd {
+    /// Name
+    pub name: TriggerName,
+    /// The trigger as TOML
+    #[arg(value_name = "FILE.toml", required_unless_present = "bucket", conflicts_with_all = ["bucket", "function"])]
+    pub file: Option<PathBuf>,
+    /// Bucket, in place of a file
+    #[arg(long, requires = "function")]
+    pub bucket: Option<String>,
+    /// What keys begin with
+    #[arg(long, requires = "bucket", value_name = "TEXT")]
+    pub prefix: Option<String>,
+    /// What keys end with
+    #[arg(long, requires = "bucket", value_name = "TEXT")]
+    pub suffix: Option<String>,
+    /// What whole keys match, such as "in/**/*.csv"
+    #[arg(long, requires = "bucket", value_name = "PATTERN")]
+    pub glob: Option<String>,
+    /// The handler to invoke
+    #[arg(long)]
+    pub function: Option<FunctionRef>,
+    /// Feed it with the objects that are there already
+    #[arg(long)]
+    pub backfill: bool,
+    /// Make a new secret; the old one ends at once
+    #[arg(long)]
+    pub rotate: bool,
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+#[derive(Debug, Args)]
+pub struct TriggerReplay {
+    /// Name
+    pub name: TriggerName,
+    /// Only what was given up
+    #[arg(long, conflicts_with_all = ["prefix", "since", "until", "again"])]
+    pub dead_letters: bool,
+    /// Only keys that begin with this
+    #[arg(long, value_name = "TEXT")]
+    pub prefix: Option<String>,
+    /// Only objects written at this time or later, such as 2026-11-22T00:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only objects written before this time
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Also what was started before
+    #[arg(long)]
+    pub again: bool,
     #[command(flatten)]
     pub shown: Shown,
 }

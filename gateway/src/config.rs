@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fanfold_protocol::{ErrorKind, Problem, keys, limits, names::TenantName, uri};
 
-use crate::{auth::TokenDigest, jobs::JobsConfig};
+use crate::{auth::TokenDigest, invoke::asynchronous::InvocationsConfig, jobs::JobsConfig};
 
 /// How a gateway runs. [`GatewayConfig::new`] fills in the bounds.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub struct GatewayConfig {
     pub connections_max: usize,
     /// How jobs are looked after.
     pub jobs: JobsConfig,
+    /// How asynchronous invocations are looked after.
+    pub invocations: InvocationsConfig,
     /// From accept to the first byte.
     pub first_byte_timeout: Duration,
     /// From the first byte to the end of the headers.
@@ -66,6 +68,7 @@ impl GatewayConfig {
             requests_max: 4_096,
             connections_max: limits::CONNECTIONS_MAX,
             jobs: JobsConfig::default(),
+            invocations: InvocationsConfig::default(),
             first_byte_timeout: limits::FIRST_BYTE_TIMEOUT,
             headers_timeout: limits::HEADERS_TIMEOUT,
             body_timeout: limits::BODY_TIMEOUT,

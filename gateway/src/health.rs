@@ -201,14 +201,15 @@ pub(crate) async fn readyz(State(app): State<AppState>) -> (StatusCode, Json<Rea
 )]
 pub(crate) async fn show_metrics(State(app): State<AppState>) -> Answer<Response> {
     // Without the backbone the last depth stands; the rest is wanted then most of all.
-    if let Ok(depth) = app.backbone.depth(keys::TASK_QUEUE).await {
+    for queue in [keys::TASK_QUEUE, keys::INVOCATION_QUEUE] {
+        let Ok(depth) = app.backbone.depth(queue).await else { continue };
         let states = [
             ("ready", depth.ready),
             ("leased", depth.leased),
             ("delayed", depth.delayed),
             ("dead", depth.dead),
         ];
-        app.metrics.queue(keys::TASK_QUEUE, &states);
+        app.metrics.queue(queue, &states);
     }
     let text = app.metrics.encode().map_err(internal)?;
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");

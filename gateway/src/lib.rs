@@ -2,7 +2,7 @@
 //! The gateway: turns outside events into work, and outcomes into answers.
 //!
 //! A connection is accepted by `server`, a request goes down the layers of
-//! `router` to a handler in [`functions`], [`invoke`] or [`jobs`], and what
+//! `router` to a handler in [`functions`], [`invoke`], [`jobs`] or [`triggers`], and what
 //! fails becomes an answer in [`problem`]. Sandboxes are reached through the
 //! two services of [`Dispatch`] only: this crate never links a wasm engine, and
 //! a guest's bytes are never compiled in the process that holds users' sockets
@@ -25,6 +25,7 @@ pub mod problem;
 mod router;
 mod server;
 pub mod state;
+pub mod triggers;
 
 use std::sync::Arc;
 
@@ -86,6 +87,8 @@ impl Gateway {
             health::Health::start(store.clone(), bucket.clone(), backbone.clone(), tasks.clone()),
         );
         let registry = registry?;
+        let triggers =
+            triggers::Triggers::start(store.clone(), bucket.clone(), backbone.clone(), tasks.clone()).await?;
         let jobs = jobs::Jobs::start(
             store.clone(),
             bucket,
@@ -95,8 +98,18 @@ impl Gateway {
             tasks.clone(),
         )
         .await?;
+        let invocations = invoke::asynchronous::Invocations::new(
+            store.clone(),
+            config.system_bucket.clone(),
+            backbone.clone(),
+            registry.clone(),
+            config.invocations.clone(),
+            tasks.clone(),
+        );
         let metrics = metrics::Metrics::new();
         metrics.register(|registry| jobs.counters().describe(registry));
+        metrics.register(|registry| triggers.counters().describe(registry));
+        metrics.register(|registry| invocations.counters().describe(registry));
         let app = Arc::new(App {
             bodies: extract::BodyBudget::new(config.bodies_bytes_max),
             deploys: Semaphore::new(2 * limits::COMPILES_MAX),
@@ -112,12 +125,18 @@ impl Gateway {
             backbone,
             registry,
             jobs,
+            triggers,
+            invocations,
             health,
             dispatch,
         });
         let sweeping = invoke::idempotency::sweep(Arc::clone(&app));
         let stop = tasks.clone();
         tokio::spawn(async move { stop.run_until_cancelled(sweeping).await });
+        let (invocations, stop) = (app.invocations.clone(), tasks.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(invocations.sweep()).await });
+        app.invocations.start(Arc::clone(&app));
+        triggers::start(&app, &tasks);
         Ok(Self { app, tasks })
     }
 
@@ -126,12 +145,23 @@ impl Gateway {
         &self.app
     }
 
+    /// Takes in what happens to objects of a store in this process.
+    pub fn follow(&self, events: fanfold_storage::server::Events) {
+        let (app, stop) = (Arc::clone(&self.app), self.tasks.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(triggers::embedded::follow(&app, events)).await });
+    }
+
     /// Serves on this listener until `shutdown`, then drains, and stops.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
         let router = router::stack(Arc::clone(&self.app));
-        server::run(listener, router, &self.app.config, self.app.draining.clone(), shutdown).await;
+        let (app, draining) = (&self.app, self.app.draining.clone());
+        let serving = server::run(listener, router, &app.config, draining.clone(), shutdown);
+        // What nobody waits for may end as well.
+        let ending = app.invocations.drained(&draining, app.config.drain_timeout);
+        tokio::join!(serving, ending);
         self.tasks.cancel();
-        self.app.jobs.stopped().await;
+        app.invocations.stopped().await;
+        app.jobs.stopped().await;
     }
 }
 

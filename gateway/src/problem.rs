@@ -165,9 +165,11 @@ pub async fn render(request: Request, next: Next) -> Response {
     // What a handler said beside, such as the id of an invocation, stays.
     let mut said = std::mem::take(response.headers_mut());
     said.remove(header::CONTENT_LENGTH);
+    let challenged = said.contains_key(header::WWW_AUTHENTICATE);
     let mut response = body(problem, &id);
     for (name, value) in std::mem::replace(response.headers_mut(), said) {
-        if let Some(name) = name {
+        // A handler knows better which credentials will do.
+        if let Some(name) = name.filter(|name| name != header::WWW_AUTHENTICATE || !challenged) {
             response.headers_mut().insert(name, value);
         }
     }

@@ -3,7 +3,8 @@
 //!
 //! Read [`stack`] from top to bottom: that is the order in which a request goes
 //! in; its answer comes out the other way. Only `/healthz` and `/readyz` can be
-//! asked without a token; every other path, known or not, answers 401.
+//! asked without a token; every other path, known or not, answers 401. Addresses of
+//! triggers have tokens of their own.
 
 use axum::{
     Router,
@@ -20,6 +21,7 @@ use crate::{
     auth, context, docs, functions, health, invoke, jobs, metrics, openapi,
     problem::{self, Refusal},
     state::AppState,
+    triggers,
 };
 
 /// Every route, with its description.
@@ -31,6 +33,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .merge(functions::routes())
         .merge(invoke::routes())
         .merge(jobs::routes())
+        .merge(triggers::routes())
 }
 
 /// The routes under their layers.

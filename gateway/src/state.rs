@@ -16,9 +16,10 @@ use crate::{
     extract::BodyBudget,
     functions::Registry,
     health::Health,
-    invoke::{admission::Admission, records::Records},
+    invoke::{admission::Admission, asynchronous::Invocations, records::Records},
     jobs::Jobs,
     metrics::Metrics,
+    triggers::Triggers,
 };
 
 /// The state that handlers extract with `State<AppState>`.
@@ -40,6 +41,10 @@ pub struct App {
     pub registry: Registry,
     /// Planning and coordination of jobs.
     pub jobs: Jobs,
+    /// What objects start.
+    pub triggers: Triggers,
+    /// Asynchronous invocations.
+    pub invocations: Invocations,
     /// How many invocations run at once.
     pub admission: Admission,
     /// The last invocations.

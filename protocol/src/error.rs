@@ -68,6 +68,7 @@ kinds! {
     InvalidName "invalid-name" 400 Caller false "A name is not allowed";
     InvalidSettings "invalid-settings" 400 Caller false "The settings of a function are not valid";
     InvalidJob "invalid-job" 400 Caller false "The job is not valid";
+    InvalidTrigger "invalid-trigger" 400 Caller false "The trigger is not valid";
     InvalidParams "invalid-params" 422 Caller false "The parameters do not fit the function";
     Unauthorized "unauthorized" 401 Caller false "The request carries no valid token";
     RouteNotFound "route-not-found" 404 Caller false "There is nothing at this path";
@@ -82,6 +83,10 @@ kinds! {
     AliasNotFound "alias-not-found" 404 Caller false "The function has no such alias";
     JobNotFound "job-not-found" 404 Caller false "There is no such job";
     InvocationNotFound "invocation-not-found" 404 Caller false "There is no such invocation";
+    TriggerNotFound "trigger-not-found" 404 Caller false "There is no such trigger";
+    TriggerLoop "trigger-loop" 422 Caller false "The trigger would start itself";
+    InvocationNotFinished "invocation-not-finished" 409 Caller true "The invocation has no result yet";
+    InvocationFinished "invocation-finished" 409 Caller false "The invocation has already ended";
     JobNotFinished "job-not-finished" 409 Caller true "The job has no result yet";
     JobFinished "job-finished" 409 Caller false "The job has already ended";
     AliasInUse "alias-in-use" 409 Caller false "The version is still in use";
@@ -103,7 +108,7 @@ kinds! {
     ObjectNotFound "object-not-found" 404 Caller false "There is no such object";
     ObjectChanged "object-changed" 409 Caller false "The object changed after it was planned or opened";
     AccessDenied "access-denied" 403 Caller false "The function has no grant for this object";
-    InputEmpty "input-empty" 422 Caller false "The input names no object";
+    InputEmpty "input-empty" 422 Caller false "The table names no object";
     ColumnNotFound "column-not-found" 422 Caller false "The table has no such column";
     FilterInvalid "filter-invalid" 422 Caller false "The filter cannot be evaluated";
     SchemaMismatch "schema-mismatch" 422 Caller false "The tables do not have one schema";

@@ -94,7 +94,7 @@ pub struct Settings {
     /// Memory of an invocation, all memories together.
     pub memory: ByteSize,
     /// Wall time of an invocation; `None` leaves it to the way of calling:
-    /// 30 s for a synchronous call, 5 min for a task.
+    /// 30 s for a synchronous call, 5 min for an asynchronous one or a task.
     pub timeout: Option<Span>,
     /// What a person should know of the function.
     pub description: Option<String>,

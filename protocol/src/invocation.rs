@@ -18,6 +18,10 @@ use crate::{
 pub struct Invocation {
     /// Given by the gateway; version 7, so that ids sort by time.
     pub id: Uuid,
+    /// From 1; above only for asynchronous calls, which are tried again.
+    pub attempt: u32,
+    /// Triggers in the chain that led here; what it writes is marked with it.
+    pub depth: u32,
     /// What to run.
     pub version: Arc<Version>,
     /// How long it may take from the moment a worker has it.
@@ -112,6 +116,9 @@ pub struct Usage {
     pub cpu_us: u64,
     /// Of that, in the guest's own code and in carrying values to and from it.
     pub guest_us: u64,
+    /// Of the CPU time, in reading tables for the guest: taking what the store sent, decoding
+    /// and filtering it, and encoding it for the guest.
+    pub decode_us: u64,
     /// From the request for a sandbox until it could run: artifact, slot, instance.
     pub start_us: u64,
     /// Most linear memory and tables at one time.
@@ -142,6 +149,7 @@ impl Usage {
         self.wall_us += other.wall_us;
         self.cpu_us += other.cpu_us;
         self.guest_us += other.guest_us;
+        self.decode_us += other.decode_us;
         self.start_us += other.start_us;
         self.memory_bytes_peak = self.memory_bytes_peak.max(other.memory_bytes_peak);
         self.rows_in += other.rows_in;

@@ -215,6 +215,14 @@ pub struct JobDocument {
     /// same input, by the same component with the same settings and parameters.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub cache: bool,
+    /// Triggers in the chain that led here, which set it; what the job writes is
+    /// marked with it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub depth: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 fn yes() -> bool {

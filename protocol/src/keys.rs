@@ -6,13 +6,19 @@
 
 use uuid::Uuid;
 
-use crate::{digest::Digest, names::FunctionName};
+use crate::{
+    digest::Digest,
+    names::{FunctionName, TriggerName},
+};
 
 /// The bucket of the platform's own objects, unless configured otherwise.
 pub const SYSTEM_BUCKET_DEFAULT: &str = "fanfold";
 
 /// Queue of the leases of jobs' tasks.
 pub const TASK_QUEUE: &str = "tasks";
+
+/// Queue of asynchronous invocations.
+pub const INVOCATION_QUEUE: &str = "invocations";
 
 /// A component, by its content.
 pub fn component(digest: &Digest) -> String {
@@ -203,6 +209,87 @@ pub fn running_subject(id: &Uuid) -> String {
 /// Subject on which a job's cancellation is announced.
 pub fn cancel_subject(id: &Uuid) -> String {
     format!("jobs.{id}.cancel")
+}
+
+/// All triggers, in the store and in the backbone.
+pub fn triggers() -> &'static str {
+    "triggers/"
+}
+
+/// A trigger, as the store keeps it.
+pub fn trigger(name: &TriggerName) -> String {
+    format!("triggers/{name}.json")
+}
+
+/// Record of a trigger in the backbone.
+pub fn trigger_record(name: &TriggerName) -> String {
+    format!("triggers/{name}")
+}
+
+/// Queue of the events that wait for a trigger.
+pub fn event_queue(trigger: &Uuid) -> String {
+    format!("events/{trigger}")
+}
+
+/// Outcomes of a trigger's events in the backbone.
+pub fn outcomes(trigger: &Uuid) -> String {
+    format!("settled/{trigger}/")
+}
+
+/// What became of one of them.
+pub fn event_outcome(trigger: &Uuid, identity: &Digest) -> String {
+    format!("settled/{trigger}/{}", identity.to_hex())
+}
+
+/// Outcomes of a trigger's events, packed, as the store keeps them.
+pub fn packed_outcomes(trigger: &Uuid) -> String {
+    format!("settled/{trigger}")
+}
+
+/// Who looked last for objects whose events were lost: a record that lapses.
+pub fn last_look(trigger: &Uuid) -> String {
+    format!("looks/{trigger}")
+}
+
+/// The last event seen of a key, by its sequencer.
+pub fn last_event(trigger: &Uuid, key_digest: &Digest) -> String {
+    format!("sequences/{trigger}/{}", key_digest.to_hex())
+}
+
+/// Record in the backbone of an asynchronous invocation that has not ended.
+pub fn invocation_record(id: &Uuid) -> String {
+    format!("invocations/{id}")
+}
+
+/// All of them.
+pub fn invocation_records() -> &'static str {
+    "invocations/"
+}
+
+/// How an asynchronous invocation ended.
+pub fn invocation_end(id: &Uuid) -> String {
+    format!("invocations/ends/{id}")
+}
+
+/// All of them.
+pub fn invocation_ends() -> &'static str {
+    "invocations/ends/"
+}
+
+/// What an attempt at an asynchronous invocation returned, when it is too large
+/// to be written down with the end.
+pub fn invocation_body(attempt: &Uuid) -> String {
+    format!("invocations/bodies/{attempt}")
+}
+
+/// All of them.
+pub fn invocation_bodies() -> &'static str {
+    "invocations/bodies/"
+}
+
+/// Subject on which the cancellation of an asynchronous invocation is announced.
+pub fn invocation_cancel_subject(id: &Uuid) -> String {
+    format!("invocations.{id}.cancel")
 }
 
 /// Record in the backbone of a request made under an idempotency key.

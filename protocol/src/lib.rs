@@ -7,6 +7,7 @@
 pub mod commit;
 pub mod digest;
 pub mod error;
+pub mod event;
 #[cfg(feature = "filter")]
 pub mod filter;
 pub mod function;
@@ -20,6 +21,7 @@ pub mod size;
 pub mod stored;
 pub mod time;
 pub mod tolerance;
+pub mod trigger;
 pub mod uri;
 
 pub use error::{ErrorKind, Fault, Problem};

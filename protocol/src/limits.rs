@@ -112,6 +112,16 @@ pub const TENANT_CONCURRENCY_DEFAULT: usize = 200;
 pub const TENANT_CONCURRENCY_MAX: usize = 1_000;
 /// Waiting invocations of a tenant.
 pub const QUEUE_DEPTH_MAX: usize = 10_000;
+/// From the acceptance of an asynchronous invocation until it is given up: what
+/// comes later than that is no news any more.
+pub const EVENT_AGE_MAX: Duration = Duration::from_secs(6 * 3_600);
+/// Invocations that caused each other, one after the other: a loop ends here.
+pub const CHAIN_DEPTH_MAX: u32 = 16;
+/// Dead letters of invocations: they carry whole calls, and are for people, who
+/// do not read more.
+pub const DEAD_LETTERS_MAX: usize = 10_000;
+/// How long is known how an asynchronous invocation ended.
+pub const INVOCATION_RECORD_WINDOW: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// Partitions of a job.
 pub const PARTITIONS_MAX: usize = 1_000_000;
@@ -158,7 +168,7 @@ pub const FILTER_DEPTH_MAX: usize = 64;
 pub const TASKS_OUTSTANDING_MAX: usize = 10_000;
 /// Inputs (URIs, globs, prefixes) of a job.
 pub const INPUTS_MAX: usize = 1_000;
-/// Attempts at a task.
+/// Attempts at a task or an asynchronous invocation.
 pub const ATTEMPTS_DEFAULT: u32 = 3;
 /// As far as a job can raise it.
 pub const ATTEMPTS_MAX: u32 = 10;
@@ -196,3 +206,22 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 pub const CONNECTIONS_MAX: usize = 20_000;
 /// From the signal to stop until what still runs is dropped.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A notification of a store: a hundred records of AWS are a tenth of it.
+pub const NOTIFICATION_BYTES_MAX: u64 = MIB;
+/// Events in one notification: more are a mistake or an attack.
+pub const NOTIFICATION_EVENTS_MAX: usize = 10_000;
+/// Envelopes within each other: SNS within SQS within a CloudEvent.
+pub const ENVELOPES_MAX: u32 = 3;
+/// How far the clocks of senders and gateways may be apart.
+pub const SIGNATURE_AGE_MAX: Duration = Duration::from_secs(300);
+/// Triggers of a tenant: each event is held against all of them.
+pub const TRIGGERS_MAX: usize = 1_000;
+/// Events that wait for one trigger; more are refused until it has caught up.
+pub const EVENTS_WAITING_MAX: u64 = 500_000;
+/// Events of one trigger in work at once.
+pub const TRIGGER_CONCURRENCY_MAX: u32 = 1_000;
+/// Between two looks for objects whose events were lost.
+pub const RECONCILE_INTERVAL_DEFAULT: Duration = Duration::from_secs(3_600);
+/// More often a listing costs more than it finds.
+pub const RECONCILE_INTERVAL_MIN: Duration = Duration::from_secs(10);

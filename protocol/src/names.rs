@@ -62,6 +62,10 @@ name! {
     AliasName, "an alias", 63
 }
 name! {
+    /// The name of a trigger within its tenant.
+    TriggerName, "a trigger name", 63
+}
+name! {
     /// Who owns functions, jobs and data.
     TenantName, "a tenant name", 63
 }

@@ -432,6 +432,9 @@ pub struct Lease {
 /// What all tasks of a job have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskCommon {
+    /// Triggers in the chain that led to the job.
+    #[serde(default)]
+    pub depth: u32,
     /// JSON for `context.params`.
     pub params: String,
     /// How the input is stored.

@@ -54,13 +54,13 @@ async fn answer(
     invocation: Invocation,
     asked: Instant,
 ) -> Result<Ended<Response>, Problem> {
-    let Invocation { id, version, timeout, params, request } = invocation;
+    let Invocation { id, attempt, depth, version, timeout, params, request } = invocation;
     let loaded = platform.component(version.digest).await?;
     let Some(pre) = &loaded.handler else { return Err(missing(&version, Export::Handler)) };
     let timeout = timeout.min(limits::TIMEOUT_MAX);
     let _slot = slot(platform, Instant::now() + timeout).await?;
     let memory_bytes_max = version.settings.memory.0;
-    let call = Call { id, version, attempt: 1, params, timeout, memory_bytes_max };
+    let call = Call { id, version, attempt, depth, params, timeout, memory_bytes_max };
     Ok(handle(platform, pre, call, request, asked).await)
 }
 
@@ -176,6 +176,7 @@ fn describing(digest: Digest) -> Result<Call, Problem> {
         id: Uuid::nil(),
         version: Arc::new(undeployed(digest)?),
         attempt: 1,
+        depth: 0,
         params: "{}".to_owned(),
         timeout: DESCRIBE_TIMEOUT,
         memory_bytes_max: limits::MEMORY_BYTES_DEFAULT,

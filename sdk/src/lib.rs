@@ -108,6 +108,7 @@ extern crate self as fanfold_sdk;
 pub mod aggregate;
 mod context;
 mod error;
+mod event;
 #[cfg(feature = "tables")]
 pub mod group;
 pub mod handler;
@@ -138,6 +139,7 @@ pub use aggregate::Aggregate;
 pub use arrow;
 pub use context::{Context, Invocation, Level};
 pub use error::{Error, Result};
+pub use event::{EventKind, ObjectEvent, ObjectState};
 pub use fanfold_sdk_macros::handler;
 #[cfg(feature = "tables")]
 pub use fanfold_sdk_macros::{Row, aggregate, map};

@@ -15,7 +15,8 @@ pub use crate::row::{Date, Row, Timestamp};
 #[cfg(feature = "tables")]
 pub use crate::table::{Format, ReadOptions};
 pub use crate::{
-    Bytes, Context, Error, FromRequest, IntoResponse, Json, Level, Params, Query, Request, Response, Result,
+    Bytes, Context, Error, EventKind, FromRequest, IntoResponse, Json, Level, ObjectEvent, Params, Query,
+    Request, Response, Result,
 };
 #[cfg(feature = "tables")]
 pub use arrow::record_batch::RecordBatch;

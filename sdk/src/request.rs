@@ -107,7 +107,7 @@ fn unfit_body(unfit: &str) -> Error {
 #[diagnostic::on_unimplemented(
     message = "a handler cannot take `{Self}`",
     label = "not an argument of a handler",
-    note = "take the body as `Json<T>`, `String`, `Vec<u8>` or `Request`; besides it `Query<T>`, `&Params<T>` and `&Context`"
+    note = "take the body as `Json<T>`, `ObjectEvent`, `String`, `Vec<u8>` or `Request`; besides it `Query<T>`, `&Params<T>` and `&Context`"
 )]
 pub trait FromRequest: Sized {
     /// Makes the argument, taking from the request what it needs.

@@ -81,7 +81,9 @@ async fn inputs_and_params_that_do_not_fit_are_named() {
         job(input, json!({})).await.refused("bucket-not-found", &["nobucket"]);
     }
     job("s3://bank/none.csv", json!({})).await.refused("object-not-found", &["s3://bank/none.csv"]);
-    job("s3://bank/none/*.csv", json!({})).await.refused("input-empty", &["s3://bank/none/*.csv"]);
+    let none = job("s3://bank/none/*.csv", json!({})).await.body;
+    assert_eq!((&none["state"], &none["result"]["rows"]), (&json!("succeeded"), &json!(0)), "{none}");
+    assert!(none["warnings"][0].as_str().unwrap().contains("s3://bank/none/*.csv"), "{none}");
     job("bank/a.csv", json!({})).await.refused("invalid-job", &["s3://bucket/key"]);
     job("s3://bank/a.csv", json!({ "params": 7 })).await.refused("invalid-job", &["params"]);
     job("s3://bank/", json!({ "output": "s3://bank/out/" }))

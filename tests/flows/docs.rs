@@ -17,6 +17,7 @@ use fanfold_tests::service::program;
 /// Words that stand for something of the reader's own, and what stands for them here.
 const PLACEHOLDERS: &[(&str, &str)] = &[
     ("ID", "00000000-0000-0000-0000-000000000000"),
+    ("$ID", "00000000-0000-0000-0000-000000000000"),
     ("NAME", "name"),
     ("ALIAS", "alias"),
     ("VERSION", "1"),

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod analysis;
+mod asynchronous;
 mod bad_components;
 mod bad_data;
 mod bad_guests;
@@ -16,7 +17,9 @@ mod docs;
 mod edges;
 mod failures;
 mod first_hour;
+mod full_disk;
 mod grouping;
 mod restart;
 mod splits;
 mod support;
+mod triggers;

@@ -86,7 +86,12 @@ impl<'a> Client<'a> {
         let mut settings: Value = toml::from_str(&settings).unwrap();
         let name = settings["name"].take().as_str().unwrap().to_owned();
         settings.as_object_mut().unwrap().remove("name");
-        let component = std::fs::read(component(&name).unwrap()).unwrap();
+        self.deploy_with(&name, &settings).await;
+    }
+
+    /// Deploys an example function with settings of one's own.
+    pub async fn deploy_with(&self, name: &str, settings: &Value) {
+        let component = std::fs::read(component(name).unwrap()).unwrap();
         let url = format!("{}/v1/functions/{name}/versions", self.service.endpoint);
         let request =
             self.http.post(url).bearer_auth(&self.service.token).header("content-type", "application/wasm");

@@ -33,7 +33,7 @@ use crate::{
 pub struct Chaos {
     /// Everything is drawn from it.
     pub seed: u64,
-    /// Jobs submitted, by as many clients at once as [`CLIENTS`] says.
+    /// Jobs submitted, by three clients at once.
     pub jobs: usize,
     /// Times that the process is killed.
     pub kills: usize,

@@ -63,11 +63,10 @@ pub fn write(folder: &Path, order: &Order) -> Result<Vec<PathBuf>> {
     let applicants = applicants()?;
     let mut files = Vec::new();
     for object in 0..order.objects {
-        let (start, end) = share(order, object);
+        let (start, end) = order.share(object);
         let mut random = ChaCha8Rng::seed_from_u64(order.seed);
         random.set_stream(u64::from(object));
-        let extension = if order.format == Stored::Csv { "csv" } else { "parquet" };
-        let path = folder.join(format!("customers-{object:04}.{extension}"));
+        let path = order.path(folder, object);
         let mut sink = Sink::create(&path, order.format, &schema(&applicants))?;
         let mut at = start;
         while at < end {
@@ -81,10 +80,18 @@ pub fn write(folder: &Path, order: &Order) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The rows of an object, as a range over all rows.
-fn share(order: &Order, object: u32) -> (u64, u64) {
-    let at = |n: u32| order.rows * u64::from(n) / u64::from(order.objects);
-    (at(object), at(object + 1))
+impl Order {
+    /// The rows of an object, as a range over all rows.
+    pub(crate) fn share(&self, object: u32) -> (u64, u64) {
+        let at = |n: u32| self.rows * u64::from(n) / u64::from(self.objects);
+        (at(object), at(object + 1))
+    }
+
+    /// The file of an object.
+    pub(crate) fn path(&self, folder: &Path, object: u32) -> PathBuf {
+        let extension = if self.format == Stored::Csv { "csv" } else { "parquet" };
+        folder.join(format!("customers-{object:04}.{extension}"))
+    }
 }
 
 fn schema(applicants: &RecordBatch) -> Arc<Schema> {
@@ -106,13 +113,14 @@ fn resample(
     Ok(RecordBatch::try_new(schema(applicants), columns)?)
 }
 
-enum Sink {
+/// A file of rows.
+pub(crate) enum Sink {
     Parquet(ArrowWriter<File>),
     Csv(arrow::csv::Writer<File>),
 }
 
 impl Sink {
-    fn create(path: &Path, format: Stored, schema: &Arc<Schema>) -> Result<Self> {
+    pub(crate) fn create(path: &Path, format: Stored, schema: &Arc<Schema>) -> Result<Self> {
         let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
         Ok(match format {
             Stored::Csv => Self::Csv(WriterBuilder::new().with_header(true).build(file)),
@@ -126,14 +134,14 @@ impl Sink {
         })
     }
 
-    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         match self {
             Self::Parquet(writer) => Ok(writer.write(batch)?),
             Self::Csv(writer) => Ok(writer.write(batch)?),
         }
     }
 
-    fn close(self) -> Result<()> {
+    pub(crate) fn close(self) -> Result<()> {
         if let Self::Parquet(writer) = self {
             writer.close()?;
         }

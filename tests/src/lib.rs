@@ -5,6 +5,7 @@
 //! Everything is started on ephemeral loopback ports with a scratch folder and
 //! is ended by its process id.
 
+pub mod bank;
 pub mod chaos;
 pub mod customers;
 pub mod proxy;

@@ -14,7 +14,11 @@ use crate::{
 pub fn run_bench(arguments: &[String]) -> Result<()> {
     setup::binaries()?;
     setup::functions()?;
-    run(Command::new(binary("fanfold-bench")).args(arguments))
+    let mut bench = Command::new(binary("fanfold-bench"));
+    if arguments.iter().any(|argument| argument == "--compare") {
+        bench.env("FANFOLD_COMPARE_VENV", setup::compared_engines()?);
+    }
+    run(bench.args(arguments))
 }
 
 /// Troubles the service for a while; arguments go to the program's own command line.

@@ -17,12 +17,15 @@ use crate::{
     setup,
 };
 
-const FUNCTIONS: &[&str] = &["column-stats", "normalize", "credit-train", "credit-score", "credit-report"];
+const FUNCTIONS: &[&str] =
+    &["column-stats", "normalize", "credit-train", "credit-score", "credit-report", "portfolio"];
 /// Newton's method converges quadratically; more rounds than this mean that it does not.
 const ROUNDS_MAX: u32 = 12;
 /// Largest change of a coefficient, relative to its size, at which the fit stands.
 const STEP_CONVERGED: f64 = 1e-8;
 const CUSTOMER_OBJECTS: u32 = 32;
+/// From a file's arrival to the report over all that have arrived.
+const REPORTED_WITHIN: Duration = Duration::from_secs(60);
 
 struct Options {
     rows: u64,
@@ -58,9 +61,10 @@ pub fn run(arguments: &[String]) -> Result<()> {
     fanfold.upload(&customers)?;
     fanfold.deploy()?;
     let started = Instant::now();
-    let report = fanfold.analyse()?;
+    let analysis = fanfold.analyse()?;
     let elapsed = started.elapsed();
-    fanfold.show(&report, &folder.join("report.html"), options.rows, elapsed)?;
+    fanfold.show(&analysis.report, &folder.join("report.html"), options.rows, elapsed)?;
+    fanfold.react(&analysis, &customers.join("applicants"))?;
     if options.keep {
         fanfold.keep()
     } else {
@@ -111,6 +115,15 @@ fn applicants(folder: &Path) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// What the analysis left for those who come later.
+struct Analysis {
+    /// The job whose answer is the report.
+    report: String,
+    /// Params of `normalize`.
+    normalise: Value,
+    model: Value,
 }
 
 /// A service of the demo's own, and its command line.
@@ -229,7 +242,7 @@ impl Fanfold {
     }
 
     /// Statistics, normalised tables, a model, scores, a report.
-    fn analyse(&self) -> Result<String> {
+    fn analyse(&self) -> Result<Analysis> {
         let stats = step("column-stats: what the customers look like", || {
             self.answer("column-stats", "s3://bank/customers/*.parquet", &json!({}))
         })?;
@@ -251,7 +264,79 @@ impl Fanfold {
             let params = json!({ "model": model, "keep": ["customer_id", "purpose", "credit_amount", "creditability"] });
             self.job("credit-score", "s3://bank/normalised/customers/", Some("s3://bank/scores/"), &params)
         })?;
-        step("credit-report: expected loss, ranking power and calibration", || self.report())
+        let report = step("credit-report: expected loss, ranking power and calibration", || self.report())?;
+        Ok(Analysis { report, normalise, model })
+    }
+
+    /// Makes what arrives under `arrivals/` be normalised, scored and reported on by
+    /// itself, and lets files arrive.
+    fn react(&self, analysis: &Analysis, applicants: &Path) -> Result<()> {
+        let Analysis { normalise, model, .. } = analysis;
+        step(
+            "trigger add: normalise what arrives, then score it and report on all that has arrived",
+            || {
+                let arrivals = json!({
+                    "bucket": "bank", "prefix": "arrivals/", "suffix": ".csv",
+                    "job": { "function": "normalize", "input": "s3://{bucket}/{key}",
+                        "output": "s3://bank/arrived/{etag}/", "params": normalise }
+                });
+                self.trigger("arrivals", arrivals)?;
+                let params = json!({
+                    "model": model, "keep": ["purpose", "credit_amount"], "by": "purpose", "exposure": "credit_amount",
+                    "loss_given_default": 0.45
+                });
+                let arrived = json!({
+                    "bucket": "bank", "glob": "arrived/*/_SUCCESS",
+                    "job": { "function": "portfolio", "input": "s3://bank/arrived/", "params": params }
+                });
+                self.trigger("arrived", arrived)
+            },
+        )?;
+        for (earlier, part) in ["applicants-0.csv", "applicants-1.csv"].into_iter().enumerate() {
+            let from = applicants.join(part);
+            let to = format!("s3://bank/arrivals/{part}");
+            say(&format!(
+                "drop {part} into s3://bank/arrivals/ and wait for the report that comes by itself"
+            ));
+            let start = Instant::now();
+            process::run(self.command(&["s3", "cp", &from.to_string_lossy(), &to]).stderr(Stdio::null()))?;
+            let report = self.report_after(earlier)?;
+            eprintln!("    {} ms after the file", start.elapsed().as_millis());
+            process::run(&mut self.command(&["result", &report]))?;
+        }
+        Ok(())
+    }
+
+    fn trigger(&self, name: &str, mut document: Value) -> Result<()> {
+        leave_out_nulls(&mut document);
+        let file = self.folder.join(format!("{name}.toml"));
+        fs::write(&file, toml::to_string(&document)?)?;
+        let file = file.to_string_lossy();
+        process::run(self.command(&["trigger", "add", name, &file]).stdout(Stdio::null()))
+    }
+
+    /// Waits for one more job of `portfolio` than `earlier` to succeed and gives its id.
+    fn report_after(&self, earlier: usize) -> Result<String> {
+        let reports = || -> Result<Vec<Value>> {
+            let jobs = ["job", "ls", "--function", "portfolio", "--output", "json"];
+            let printed: Value = serde_json::from_str(&process::read(&mut self.command(&jobs))?)?;
+            printed["jobs"].as_array().cloned().context("expected jobs")
+        };
+        let deadline = Instant::now() + REPORTED_WITHIN;
+        loop {
+            let found = reports()?;
+            if let Some(failed) = found.iter().find(|job| job["state"] == "failed") {
+                bail!("expected a report, found a job that failed: {failed}");
+            }
+            let succeeded = found.iter().filter(|job| job["state"] == "succeeded");
+            if let Some(newest) = found.first().filter(|job| job["state"] == "succeeded")
+                && succeeded.count() > earlier
+            {
+                return Ok(newest["id"].as_str().context("expected the job's id")?.to_owned());
+            }
+            ensure!(Instant::now() < deadline, "expected a report within {REPORTED_WITHIN:?}, found none");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn train(&self) -> Result<Value> {
@@ -311,6 +396,18 @@ impl Fanfold {
         let status = self.process.0.wait()?;
         ensure!(status.success(), "fanfold dev ended with {status}");
         Ok(())
+    }
+}
+
+/// TOML has no null: what is not there is left out.
+fn leave_out_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            members.values_mut().for_each(leave_out_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(leave_out_nulls),
+        _ => {}
     }
 }
 

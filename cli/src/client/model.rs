@@ -57,6 +57,89 @@ pub struct FunctionView {
     pub rest: BTreeMap<String, Value>,
 }
 
+/// An invocation.
+#[derive(Clone, Debug, Deserialize)]
+pub struct InvocationView {
+    /// The invocation.
+    pub id: Uuid,
+    /// The function.
+    pub function: FunctionName,
+    /// The version that runs.
+    pub version: u32,
+    /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
+    pub state: String,
+    /// When it was accepted; absent for a synchronous call.
+    #[serde(default)]
+    pub accepted_at: Option<Timestamp>,
+    /// When its last attempt began.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    #[serde(default)]
+    pub ended_at: Option<Timestamp>,
+    /// Attempts begun.
+    #[serde(default)]
+    pub attempts: u32,
+    /// Where it came from.
+    #[serde(default)]
+    pub origin: Option<OriginView>,
+    /// What it returned.
+    #[serde(default)]
+    pub response: Option<ResponseView>,
+    /// Why it, or its last attempt, returned nothing.
+    #[serde(default)]
+    pub problem: Option<Told>,
+}
+
+/// Where an asynchronous invocation came from.
+#[derive(Clone, Debug, Deserialize)]
+pub struct OriginView {
+    /// `call`, `trigger` or `replay`.
+    pub kind: String,
+    /// The trigger.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// What was replayed.
+    #[serde(default)]
+    pub of: Option<Uuid>,
+}
+
+/// What an invocation returned.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ResponseView {
+    /// HTTP status.
+    pub status: u16,
+    /// The type of its body.
+    #[serde(default)]
+    pub content_type: Option<String>,
+    /// Bytes of its body.
+    pub bytes: u64,
+}
+
+/// An asynchronous call that was given up.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LetterView {
+    /// The invocation.
+    pub id: String,
+    /// The function; absent when the message cannot be read.
+    #[serde(default)]
+    pub function: Option<FunctionName>,
+    /// When it was accepted.
+    #[serde(default)]
+    pub accepted_at: Option<Timestamp>,
+    /// Why it was given up.
+    pub reason: String,
+}
+
+/// A dead letter that was replayed.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Replayed {
+    /// The invocation that was given up.
+    pub of: Uuid,
+    /// The one that it has become.
+    pub id: Uuid,
+}
+
 /// A page of jobs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct JobList {

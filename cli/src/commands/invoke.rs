@@ -16,7 +16,7 @@ use reqwest::{Method, Response, StatusCode, header};
 use serde_json::Value;
 
 use crate::{
-    args::Invoke,
+    args::{Invoke, View},
     client::Client,
     error::{Error, Result},
     json_text, output,
@@ -54,7 +54,7 @@ pub async fn run(client: &Client, args: &Invoke) -> Result<()> {
     }
     let response = client.any_answer(request.body(body.bytes)).await?;
     if response.status() == StatusCode::ACCEPTED && args.asynchronous {
-        return accepted(&response);
+        return accepted(response, args.view.unwrap_or_default()).await;
     }
     let answer = Answer::read(client, &args.function, response).await?;
     if answer.is_refusal() {
@@ -64,10 +64,14 @@ pub async fn run(client: &Client, args: &Invoke) -> Result<()> {
 }
 
 /// Prints the id of a call that goes on by itself.
-fn accepted(response: &Response) -> Result<()> {
-    let location =
-        response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    output::data(location.rsplit('/').next().unwrap_or_default())
+async fn accepted(response: Response, view: View) -> Result<()> {
+    let body = response.bytes().await.map_err(|error| {
+        Error::service(format!("the call may be accepted, but its id did not arrive whole: {error}"))
+    })?;
+    let accepted: Value = serde_json::from_slice(&body)?;
+    let id = accepted["id"].as_str().unwrap_or_default();
+    output::note(format!("accepted; look at it with `fanfold invocations show {id}`"));
+    output::shown(view, &accepted, |_| id.to_owned())
 }
 
 /// An answer, whole.
@@ -90,16 +94,12 @@ impl Answer {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    /// Whether the service speaks, not the function: only the service knows the
-    /// id that it gave the request.
+    /// Whether the service speaks, not the function.
     fn is_refusal(&self) -> bool {
         if self.status.is_success() || self.status.is_redirection() {
             return false;
         }
-        let named = serde_json::from_slice::<Value>(&self.body).ok();
-        let named = named.as_ref().and_then(|problem| problem["request_id"].as_str());
-        let ours = named.is_some_and(|id| id == self.header("x-request-id"));
-        ours || self.header("x-fanfold-version").is_empty()
+        is_problem(&self.body, self.header("x-request-id")) || self.header("x-fanfold-version").is_empty()
     }
 
     fn print(&self, function: &FunctionRef) -> Result<()> {
@@ -117,7 +117,15 @@ impl Answer {
     }
 }
 
-fn show(body: &[u8], is_json: bool) -> Result<()> {
+/// Whether a body is a problem of the service: only the service knows the id
+/// that it gave the request.
+pub fn is_problem(body: &[u8], request_id: &str) -> bool {
+    let named = serde_json::from_slice::<Value>(body).ok();
+    named.as_ref().and_then(|problem| problem["request_id"].as_str()).is_some_and(|id| id == request_id)
+}
+
+/// Prints a body.
+pub fn show(body: &[u8], is_json: bool) -> Result<()> {
     if !std::io::stdout().is_terminal() || body.is_empty() {
         return output::raw(body);
     }
@@ -134,7 +142,8 @@ fn show(body: &[u8], is_json: bool) -> Result<()> {
     }
 }
 
-fn is_json(content_type: &str) -> bool {
+/// Whether a body of this type is JSON.
+pub fn is_json(content_type: &str) -> bool {
     let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     kind == "application/json" || kind.ends_with("+json")
 }

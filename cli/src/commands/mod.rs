@@ -9,6 +9,7 @@ mod build;
 mod deploy;
 mod doctor;
 mod functions;
+mod invocations;
 mod invoke;
 mod job;
 mod logs;
@@ -16,6 +17,7 @@ mod new;
 mod result;
 mod s3;
 mod store;
+mod trigger;
 
 use crate::{
     args::{Cli, Command},
@@ -37,9 +39,11 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Deploy(args) => deploy::run(&client()?, args).await,
         Command::Functions { command } => functions::run(&client()?, command).await,
         Command::Invoke(args) => invoke::run(&client()?, &args).await,
+        Command::Invocations { command } => invocations::run(&client()?, command).await,
         Command::Job { command } => job::run(&client()?, command).await,
         Command::Result(args) => result::run(&client()?, &args).await,
         Command::Logs(args) => logs::run(&client()?, &args).await,
+        Command::Trigger { command } => trigger::run(&client()?, command).await,
         Command::S3 { command } => s3::run(endpoint.as_deref(), command).await,
         Command::Doctor(args) => doctor::run(endpoint.as_deref(), token.as_deref(), args).await,
     }

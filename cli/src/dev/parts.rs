@@ -79,6 +79,7 @@ impl Parts {
     pub async fn start(data: &Data, listeners: Listeners, args: &Dev) -> Result<Self> {
         let Listeners { gateway, store, store_address, .. } = listeners;
         let (server, backbone) = tokio::try_join!(open_store(data), open_backbone(data))?;
+        let events = server.listen();
         let serving = Part::start("store", |stop| async move {
             server.serve(store, stop).await;
             Ok(())
@@ -87,6 +88,9 @@ impl Parts {
         let runtime = start_runtime(data, &client, &backbone, args.workers)?;
         let dispatch = Dispatch { invoke: runtime.invoker(), prepare: runtime.preparer() };
         let built = Gateway::new(gateway_config(data)?, client, backbone.clone(), dispatch).await?;
+        if let Some(events) = events {
+            built.follow(events);
+        }
         let gateway = Part::start("gateway", |stop| async move {
             built.serve(gateway, stop).await;
             Ok(())

@@ -14,6 +14,11 @@ use fanfold_sdk::{
 /// Name of the term that every row has.
 pub const INTERCEPT: &str = "(intercept)";
 
+/// The grades, best first.
+pub const GRADES: [&str; 6] = ["A", "B", "C", "D", "E", "F"];
+/// The probability of default below which each grade is given; the last has no bound.
+const BOUNDS: [f64; 5] = [0.05, 0.1, 0.2, 0.35, 0.5];
+
 /// A logistic regression.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Model {
@@ -155,17 +160,19 @@ impl Design {
                     sums.iter_mut().zip(numbers.values()).for_each(|(sum, x)| *sum += weight * x);
                 }
                 Values::Category(texts, levels) => {
-                    let weights = &coefficients[*term..term + levels.len().saturating_sub(1)];
-                    let mut last = 0;
+                    // The first level has no term.
+                    let weights = std::iter::once(&0.0).chain(&coefficients[*term..]);
+                    let known: Vec<_> = levels
+                        .iter()
+                        .zip(weights)
+                        .map(|(level, weight)| (Start::of(level), level, weight))
+                        .collect();
                     for (row, sum) in sums.iter_mut().enumerate() {
-                        let level = texts.value(row);
-                        if levels.get(last).map(String::as_str) != Some(level) {
-                            let found = levels.iter().position(|known| known == level);
-                            last = found.ok_or_else(|| unknown(name, level, levels))?;
-                        }
-                        if last > 0 {
-                            *sum += weights[last - 1];
-                        }
+                        let (start, text) = (Start::of_row(texts, row), texts.value(row));
+                        let found =
+                            known.iter().find(|(k, level, _)| *k == start && (k.is_all() || *level == text));
+                        let (_, _, weight) = found.ok_or_else(|| unknown(name, text, levels))?;
+                        *sum += **weight;
                     }
                 }
             }
@@ -174,9 +181,48 @@ impl Design {
     }
 }
 
+/// The length and the first bytes of a text, by which short ones are told apart at
+/// once: WebAssembly has no instruction that compares texts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Start {
+    bytes: usize,
+    first: u64,
+}
+
+impl Start {
+    const BYTES: usize = size_of::<u64>();
+
+    fn of(text: &str) -> Self {
+        let first = text.bytes().take(Self::BYTES).rev().fold(0, |first, byte| first << 8 | u64::from(byte));
+        Self { bytes: text.len(), first }
+    }
+
+    /// Reads the row's text together with what lies behind it, where it is short.
+    fn of_row(texts: &StringArray, row: usize) -> Self {
+        let (start, bytes) = (texts.value_offsets()[row] as usize, texts.value_length(row) as usize);
+        match texts.value_data()[start..].first_chunk::<{ Self::BYTES }>() {
+            Some(first) if bytes < Self::BYTES => {
+                Self { bytes, first: u64::from_le_bytes(*first) & ((1 << (8 * bytes)) - 1) }
+            }
+            Some(first) => Self { bytes, first: u64::from_le_bytes(*first) },
+            None => Self::of(texts.value(row)),
+        }
+    }
+
+    /// Whether there is no more to the text.
+    fn is_all(self) -> bool {
+        self.bytes <= Self::BYTES
+    }
+}
+
 /// The logistic function: log-odds to probability.
 pub fn probability(log_odds: f64) -> f64 {
     1.0 / (1.0 + (-log_odds).exp())
+}
+
+/// The place among [`GRADES`] of a probability of default.
+pub fn grade(pd: f64) -> usize {
+    BOUNDS.iter().filter(|bound| pd >= **bound).count()
 }
 
 /// A column of a batch by its name.
@@ -204,11 +250,15 @@ pub fn texts(name: &str, array: &ArrayRef) -> Result<StringArray> {
 
 fn wrong_type(wanted: &str, name: &str, array: &ArrayRef) -> Error {
     let found = array.data_type();
-    Error::new("value-mismatch", format!("expected {wanted} in the column {name:?}, found {found}; put it into exclude"))
+    Error::new(
+        "value-mismatch",
+        format!("expected {wanted} in the column {name:?}, found {found}; put it into exclude"),
+    )
 }
 
 fn no_null(name: &str, array: &dyn Array) -> Result<()> {
-    match (0..array.len()).find(|row| array.is_null(*row)) {
+    let missing = (array.null_count() > 0).then(|| (0..array.len()).find(|row| array.is_null(*row)));
+    match missing.flatten() {
         None => Ok(()),
         Some(row) => Err(Error::new(
             "null-value",
@@ -229,4 +279,36 @@ fn unknown(name: &str, level: &str, levels: &[String]) -> Error {
             levels.join(", ")
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_told_apart_whatever_their_length() {
+        let words =
+            ["", "a", "ab", "abcdefg", "abcdefgh", "abcdefgi", "abcdefghi", "abcdefghj", "b", "\0", "é"];
+        for sliced in [0, 1] {
+            let texts = StringArray::from_iter_values(words).slice(sliced, words.len() - sliced);
+            for row in 0..texts.len() {
+                assert!(Start::of_row(&texts, row) == Start::of(texts.value(row)), "{:?}", texts.value(row));
+            }
+        }
+        for (n, a) in words.iter().enumerate() {
+            for b in &words[n + 1..] {
+                let (a, b) = (Start::of(a), Start::of(b));
+                assert!(a != b || !a.is_all(), "{:x} {:x}", a.first, b.first);
+            }
+        }
+    }
+
+    #[test]
+    fn grades_have_sharp_bounds() {
+        for (pd, expected) in
+            [(0.0, "A"), (0.05, "B"), (0.1, "C"), (0.2, "D"), (0.35, "E"), (0.5, "F"), (1.0, "F")]
+        {
+            assert_eq!(GRADES[grade(pd)], expected, "{pd}");
+        }
+    }
 }

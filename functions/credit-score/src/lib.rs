@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use credit_model::{Model, column, probability};
+use credit_model::{GRADES, Model, column, grade, probability};
 use fanfold_sdk::{
     arrow::{
         array::{ArrayRef, Float64Array, StringArray},
@@ -15,11 +15,6 @@ use fanfold_sdk::{
     },
     prelude::*,
 };
-
-/// Grades and the probability of default below which each is given; F has no bound.
-const GRADES: [(&str, f64); 5] = [("A", 0.05), ("B", 0.1), ("C", 0.2), ("D", 0.35), ("E", 0.5)];
-/// The grade of all others.
-const LAST: &str = "F";
 
 /// What the job is asked.
 #[derive(Deserialize)]
@@ -34,7 +29,7 @@ fn credit_score(rows: &RecordBatch, options: &Params<Options>) -> Result<RecordB
     let design = options.model.bind(rows)?;
     let mut pd = design.log_odds(rows.num_rows(), &options.model.coefficients)?;
     pd.iter_mut().for_each(|p| *p = probability(*p));
-    let grades = StringArray::from_iter_values(pd.iter().map(|p| grade(*p)));
+    let grades = StringArray::from_iter_values(pd.iter().map(|p| GRADES[grade(*p)]));
 
     let (mut fields, mut columns): (Vec<_>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
     let schema = rows.schema();
@@ -47,10 +42,6 @@ fn credit_score(rows: &RecordBatch, options: &Params<Options>) -> Result<RecordB
     fields.push(Arc::new(Field::new("grade", DataType::Utf8, false)));
     columns.push(Arc::new(grades));
     Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
-}
-
-fn grade(pd: f64) -> &'static str {
-    GRADES.iter().find(|(_, bound)| pd < *bound).map_or(LAST, |(grade, _)| grade)
 }
 
 #[cfg(test)]
@@ -107,14 +98,5 @@ mod tests {
             score(0.0, "boat").map(drop).map_err(|e| e.code().to_owned()),
             Err("unknown-category".to_owned())
         );
-    }
-
-    #[test]
-    fn grades_have_sharp_bounds() {
-        for (pd, expected) in
-            [(0.0, "A"), (0.05, "B"), (0.1, "C"), (0.2, "D"), (0.35, "E"), (0.5, "F"), (1.0, "F")]
-        {
-            assert_eq!(grade(pd), expected, "{pd}");
-        }
     }
 }

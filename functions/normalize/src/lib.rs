@@ -73,7 +73,8 @@ fn normalize(rows: &RecordBatch, options: &Params<Options>) -> Result<RecordBatc
         };
         let scale = known.get(field.name().as_str()).and_then(|c| c.scale(options.method));
         let (offset, divisor) = scale.ok_or_else(|| unknown(field.name()))?;
-        let scaled: Float64Array = numbers.unary(|x| if divisor > 0.0 { (x - offset) / divisor } else { 0.0 });
+        let scaled: Float64Array =
+            numbers.unary(|x| if divisor > 0.0 { (x - offset) / divisor } else { 0.0 });
         fields.push(Arc::new(Field::new(field.name(), DataType::Float64, field.is_nullable())));
         columns.push(Arc::new(scaled));
     }

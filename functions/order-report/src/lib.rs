@@ -40,7 +40,10 @@ fn clean(order: Order, options: &Params<Options>) -> Result<Option<Clean>> {
         let known = options.rates.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         Error::new(
             "currency-unknown",
-            format!("expected one of {known} for order {}, found {:?}; add its rate", order.id, order.currency),
+            format!(
+                "expected one of {known} for order {}, found {:?}; add its rate",
+                order.id, order.currency
+            ),
         )
     })?;
     Ok(Some(Clean { id: order.id, amount: order.amount * rate }))

@@ -82,7 +82,8 @@ mod tests {
                 spend,
                 largest,
             };
-            let expected = [line(None, 2, -3.0, 1.0), line(Some("Ada"), 1, 3.0, 3.0), line(Some("Li"), 2, 7.0, 5.0)];
+            let expected =
+                [line(None, 2, -3.0, 1.0), line(Some("Ada"), 1, 3.0, 3.0), line(Some("Li"), 2, 7.0, 5.0)];
             assert_eq!(lines, expected, "{partitions} partitions");
         }
         Ok(())

@@ -97,6 +97,18 @@ impl Registry {
         self.inner.version(&known, number).await
     }
 
+    /// A version by its number, also of a function that was removed since: work
+    /// that was accepted for it ends as it began.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn pinned(&self, name: &FunctionName, number: u32) -> Result<Arc<Version>, Problem> {
+        match self.inner.cache.get(name) {
+            Some(known) => self.inner.version(&known, number).await,
+            None => self.inner.stored_version(name, number).await.map(Arc::new),
+        }
+    }
+
     /// A function's record.
     ///
     /// # Errors

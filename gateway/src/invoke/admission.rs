@@ -38,6 +38,8 @@ struct Inner {
 struct Gate {
     places: usize,
     free: Arc<Semaphore>,
+    /// Of these, as many as may be taken by what nobody waits for.
+    background: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
 
@@ -45,6 +47,7 @@ struct Gate {
 pub struct Place {
     _function: OwnedSemaphorePermit,
     _tenant: OwnedSemaphorePermit,
+    _background: Option<OwnedSemaphorePermit>,
 }
 
 impl Admission {
@@ -69,7 +72,19 @@ impl Admission {
                 self.inner.tenant.places
             ))
         })?;
-        Ok(Place { _function: own, _tenant: shared })
+        Ok(Place { _function: own, _tenant: shared, _background: None })
+    }
+
+    /// A place for a call that nobody waits for. At most half of a function's
+    /// places go to these, so that who waits for an answer finds the other half.
+    ///
+    /// # Errors
+    /// `concurrency-limit`.
+    pub async fn admit_background(&self, function: &FunctionName) -> Result<Place, Problem> {
+        let background = Arc::clone(&self.gate(function).background).try_acquire_owned().map_err(|_| {
+            refused(&format!("{function} runs asynchronous calls in at most half of its places"))
+        })?;
+        Ok(Place { _background: Some(background), ..self.admit(function).await? })
     }
 
     fn gate(&self, function: &FunctionName) -> Arc<Gate> {
@@ -89,7 +104,8 @@ impl Admission {
 
 impl Gate {
     fn new(places: usize) -> Self {
-        Self { places, free: Arc::new(Semaphore::new(places)), waiting: AtomicUsize::new(0) }
+        let background = Arc::new(Semaphore::new((places / 2).max(1)));
+        Self { places, free: Arc::new(Semaphore::new(places)), background, waiting: AtomicUsize::new(0) }
     }
 
     async fn enter(&self) -> Option<OwnedSemaphorePermit> {
@@ -141,6 +157,18 @@ mod tests {
         assert!(admission.admit(&g).await.err().unwrap().detail.contains("all functions together"));
         drop(first);
         assert!(admission.admit(&f).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_answer_finds_half_of_the_places() {
+        let admission = Admission::new(4, 10);
+        let f: FunctionName = "f".parse().unwrap();
+        let background = [admission.admit_background(&f).await, admission.admit_background(&f).await];
+        assert!(background.iter().all(Result::is_ok));
+        assert!(admission.admit_background(&f).await.is_err());
+        let _held = [admission.admit(&f).await.unwrap(), admission.admit(&f).await.unwrap()];
+        drop(background);
+        assert!(admission.admit_background(&f).await.is_ok());
     }
 
     #[tokio::test]

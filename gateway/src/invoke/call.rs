@@ -20,6 +20,7 @@ use fanfold_protocol::{
     digest::Digest,
     function::Version,
     invocation::{self, Invocation, LogLine, Outcome, Usage},
+    names::FunctionRef,
     time::{self, Timestamp},
 };
 use serde::{Deserialize, Serialize};
@@ -62,20 +63,19 @@ pub(crate) struct Reply {
     pub(crate) result: Result<invocation::Response, Problem>,
 }
 
-impl Call {
-    /// Says whether two calls ask for the same: function, request and parameters.
-    /// Headers, which retries may change, are left out, but for the body's type.
-    pub(crate) fn fingerprint(&self, reference: &str) -> Digest {
-        let kind = self.request.headers.iter().find(|(name, _)| name == "content-type");
-        let kind = kind.map_or("", |(_, value)| value.as_str());
-        let body = Digest::of(&self.request.body).to_string();
-        let parts = [reference, &self.request.query, &self.params, kind, &body];
-        let mut text = String::new();
-        for part in parts {
-            text.push_str(&format!("{}:{part}", part.len()));
-        }
-        Digest::of(text.as_bytes())
+/// Says whether two calls ask for the same: function, request and parameters.
+/// Headers, which retries may change, are left out, but for the body's type.
+pub(crate) fn fingerprint(reference: &FunctionRef, params: &str, request: &invocation::Request) -> Digest {
+    let kind = request.headers.iter().find(|(name, _)| name == "content-type");
+    let kind = kind.map_or("", |(_, value)| value.as_str());
+    let body = Digest::of(&request.body).to_string();
+    let reference = reference.to_string();
+    let parts = [reference.as_str(), &request.query, params, kind, &body];
+    let mut text = String::new();
+    for part in parts {
+        text.push_str(&format!("{}:{part}", part.len()));
     }
+    Digest::of(text.as_bytes())
 }
 
 /// Runs a call. Dropping the future stops it.
@@ -90,9 +90,21 @@ pub(crate) async fn run(app: &App, call: Call) -> Result<Reply, Problem> {
     let mut ending = Ending::new(app, id, Arc::clone(&call.version), queued);
     let Call { version, timeout, params, request } = call;
     let number = version.version;
-    let invocation = Invocation { id, version, timeout, params, request };
+    let outcome =
+        execute(app, Invocation { id, attempt: 1, depth: 0, version, timeout, params, request }).await;
+    drop(place);
+    let (start_us, wall_us) = (outcome.usage.start_us, outcome.usage.wall_us);
+    let queue_us = u64::try_from(queued.as_micros()).unwrap_or(u64::MAX);
+    let timing = Timing { queue_us, start_us, run_us: wall_us.saturating_sub(start_us) };
+    let result = ending.note(outcome);
+    Ok(Reply { id, version: number, timing, result })
+}
+
+/// Runs an invocation that has its place. Dropping the future stops the sandbox.
+pub(crate) async fn execute(app: &App, invocation: Invocation) -> Outcome {
+    let timeout = invocation.timeout;
     let running = app.dispatch.invoke.clone().oneshot(invocation);
-    let outcome = match tokio::time::timeout(timeout + OVERDUE, running).await {
+    match tokio::time::timeout(timeout + OVERDUE, running).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(problem)) => failed(problem),
         Err(_) => failed(Problem::new(
@@ -102,17 +114,41 @@ pub(crate) async fn run(app: &App, call: Call) -> Result<Reply, Problem> {
                 timeout.as_secs()
             ),
         )),
-    };
-    drop(place);
-    let (start_us, wall_us) = (outcome.usage.start_us, outcome.usage.wall_us);
-    let queue_us = u64::try_from(queued.as_micros()).unwrap_or(u64::MAX);
-    let timing = Timing { queue_us, start_us, run_us: wall_us.saturating_sub(start_us) };
-    let result = ending.note(outcome);
-    Ok(Reply { id, version: number, timing, result })
+    }
 }
 
 fn failed(problem: Problem) -> Outcome {
     Outcome { result: Err(problem), logs: Vec::new(), usage: Usage::default() }
+}
+
+/// An attempt, as it is counted and kept for whoever asks.
+pub(crate) struct Note<'a> {
+    pub(crate) id: Uuid,
+    /// Of an asynchronous call; 0 for a synchronous one.
+    pub(crate) attempt: u32,
+    pub(crate) version: &'a Version,
+    pub(crate) started_at: Timestamp,
+    pub(crate) queued: Duration,
+}
+
+impl Note<'_> {
+    /// Counts the attempt, and keeps its record.
+    pub(crate) fn keep(self, app: &App, result: Result<KeptBody, Problem>, logs: Vec<LogLine>, usage: Usage) {
+        let outcome = result.as_ref().err().map_or("ok", |problem| problem.code.code());
+        app.metrics.invocation(&self.version.name, outcome, self.queued, &usage);
+        app.records.keep(Record {
+            id: self.id,
+            attempt: self.attempt,
+            function: self.version.name.clone(),
+            version: self.version.version,
+            started_at: self.started_at,
+            ended_at: time::now(),
+            queue_us: u64::try_from(self.queued.as_micros()).unwrap_or(u64::MAX),
+            result,
+            logs,
+            usage,
+        });
+    }
 }
 
 /// Writes the record when it is dropped: as cancelled, unless it was told more.
@@ -146,23 +182,19 @@ impl Drop for Ending<'_> {
         let cancelled =
             || Err(Problem::new(ErrorKind::Cancelled, "the caller went away before the function answered"));
         let result = self.result.take().unwrap_or_else(cancelled);
-        let outcome = result.as_ref().err().map_or("ok", |problem| problem.code.code());
-        self.app.metrics.invocation(&self.version.name, outcome, self.queued, &self.usage);
-        self.app.records.keep(Record {
+        let note = Note {
             id: self.id,
-            function: self.version.name.clone(),
-            version: self.version.version,
+            attempt: 0,
+            version: &self.version,
             started_at: self.started_at,
-            ended_at: time::now(),
-            queue_us: u64::try_from(self.queued.as_micros()).unwrap_or(u64::MAX),
-            result,
-            logs: std::mem::take(&mut self.logs),
-            usage: self.usage,
-        });
+            queued: self.queued,
+        };
+        note.keep(self.app, result, std::mem::take(&mut self.logs), self.usage);
     }
 }
 
-fn kept(response: &invocation::Response) -> KeptBody {
+/// What is kept of an answer.
+pub(crate) fn kept(response: &invocation::Response) -> KeptBody {
     let kind = response.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
     let small = response.body.len() <= BODY_BYTES_MAX;
     KeptBody {

@@ -10,16 +10,21 @@
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use fanfold_backbone::{CasOutcome, Change, Entry};
-use fanfold_protocol::{ErrorKind, Problem, digest::Digest, invocation, keys, limits, time, uri::ObjectUri};
+use fanfold_protocol::{
+    ErrorKind, Problem, digest::Digest, invocation, keys, limits, names::FunctionRef, time, uri::ObjectUri,
+};
 use fanfold_storage::{ListEntry, ListOptions, PutOptions};
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::call::{self, Call, Reply, Timing};
+use super::{
+    call::{self, Call, Reply, Timing},
+    framed,
+};
 use crate::{
     problem::{internal, of_backbone, of_store},
     state::{App, AppState},
@@ -28,6 +33,8 @@ use crate::{
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// Keys of calls, apart from those of other requests.
 const SCOPE: &str = "invoke";
+/// The same for asynchronous calls, whose records say which call it became.
+const ASYNC_SCOPE: &str = "invoke-async";
 /// A call's hold on its key, and how often it is renewed.
 const LEASE: Duration = Duration::from_secs(10);
 const RENEW_EVERY: Duration = Duration::from_secs(3);
@@ -42,6 +49,13 @@ struct Stored {
     fingerprint: Digest,
     /// Absent while the call runs.
     answer: Option<Answer>,
+}
+
+/// The record of the key of an asynchronous call.
+#[derive(Serialize, Deserialize)]
+struct Promised {
+    fingerprint: Digest,
+    id: Uuid,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -89,11 +103,11 @@ pub(crate) fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 pub(crate) async fn once(
     app: AppState,
     key: &str,
-    reference: &str,
+    reference: &FunctionRef,
     call: Call,
 ) -> Result<(Reply, bool), Problem> {
     let record = keys::idempotency(SCOPE, &Digest::of(key.as_bytes()));
-    let fingerprint = call.fingerprint(reference);
+    let fingerprint = call::fingerprint(reference, &call.params, &call.request);
     let deadline = Instant::now() + call.timeout + LEASE;
     let revision = loop {
         let found = match app.backbone.get(&record).await.map_err(of_backbone)? {
@@ -118,6 +132,57 @@ pub(crate) async fn once(
     Ok((owner.await.map_err(internal)??, false))
 }
 
+/// What the key of an asynchronous call stands for.
+pub(crate) struct Promise {
+    /// The invocation.
+    pub(crate) id: Uuid,
+    record: String,
+    /// Of the record, when the key is used for the first time.
+    revision: Option<u64>,
+}
+
+impl Promise {
+    /// Finds or makes what a key stands for. Whoever got as far as this and no
+    /// further has promised nothing: accepting a call under the same id again
+    /// makes up for it.
+    ///
+    /// # Errors
+    /// `idempotency-conflict`; or the backbone does not answer.
+    pub(crate) async fn under(app: &App, key: &str, fingerprint: Digest) -> Result<Self, Problem> {
+        let record = keys::idempotency(ASYNC_SCOPE, &Digest::of(key.as_bytes()));
+        let id = Uuid::now_v7();
+        let value = serde_json::to_vec(&Promised { fingerprint, id }).map_err(internal)?;
+        loop {
+            let window = limits::IDEMPOTENCY_WINDOW;
+            let created = app.backbone.create_with_ttl(&record, value.clone(), window).await;
+            match created.map_err(of_backbone)? {
+                CasOutcome::Stored(revision) => return Ok(Self { id, record, revision: Some(revision) }),
+                CasOutcome::Conflict(Some(entry)) => {
+                    let found: Promised = serde_json::from_slice(&entry.value).map_err(internal)?;
+                    if found.fingerprint != fingerprint {
+                        return Err(conflict());
+                    }
+                    return Ok(Self { id: found.id, record, revision: None });
+                }
+                CasOutcome::Conflict(None) => {}
+            }
+        }
+    }
+
+    /// Whether the key was used before.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.revision.is_none()
+    }
+
+    /// Frees the key of a call that was refused, unless it was used before.
+    pub(crate) async fn withdraw(self, app: &App) {
+        let Some(revision) = self.revision else { return };
+        if let Err(error) = app.backbone.delete(&self.record, Some(revision)).await {
+            tracing::warn!(%error, record = self.record, "an idempotency key was not freed");
+        }
+    }
+}
+
 /// Takes the key; what is there instead when that fails.
 async fn take(app: &App, record: &str, fingerprint: Digest) -> Result<Result<u64, Option<Entry>>, Problem> {
     let running = encode(&Stored { fingerprint, answer: None }, &[])?;
@@ -126,6 +191,14 @@ async fn take(app: &App, record: &str, fingerprint: Digest) -> Result<Result<u64
         CasOutcome::Stored(revision) => Ok(revision),
         CasOutcome::Conflict(entry) => Err(entry),
     })
+}
+
+fn conflict() -> Problem {
+    Problem::new(
+        ErrorKind::IdempotencyConflict,
+        "expected the request that this Idempotency-Key was first used with, found another function, query, \
+         parameters or body; use a new key for a new request",
+    )
 }
 
 /// Waits until the record is another one, or gone.
@@ -146,11 +219,7 @@ async fn changed(app: &App, record: &str, revision: u64) -> Result<(), Problem> 
 async fn remembered(app: &App, entry: &Entry, fingerprint: Digest) -> Result<Option<Reply>, Problem> {
     let (stored, body) = decode(&entry.value)?;
     if stored.fingerprint != fingerprint {
-        return Err(Problem::new(
-            ErrorKind::IdempotencyConflict,
-            "expected the request that this Idempotency-Key was first used with, found another function, query, \
-             parameters or body; use a new key for a new request",
-        ));
+        return Err(conflict());
     }
     let Some(answer) = stored.answer else { return Ok(None) };
     let Answer { id, version, timing, result } = answer;
@@ -271,19 +340,11 @@ async fn sweep_once(app: &App) -> fanfold_storage::Result<()> {
 }
 
 fn encode(stored: &Stored, body: &[u8]) -> Result<Bytes, Problem> {
-    let json = serde_json::to_vec(stored).map_err(internal)?;
-    let mut value = BytesMut::with_capacity(json.len() + 1 + body.len());
-    value.put_slice(&json);
-    value.put_u8(b'\n');
-    value.put_slice(body);
-    Ok(value.freeze())
+    framed::encode(stored, body)
 }
 
 fn decode(value: &Bytes) -> Result<(Stored, Bytes), Problem> {
-    // JSON as serde_json writes it has no line breaks.
-    let end = value.iter().position(|b| *b == b'\n').unwrap_or(value.len());
-    let stored = serde_json::from_slice(&value[..end]).map_err(internal)?;
-    Ok((stored, value.slice((end + 1).min(value.len())..)))
+    framed::decode(value).map_err(internal)
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Synchronous calls: from a request to the function's own answer.
+//! Calls: from a request to the function's own answer, or to the promise of one.
 //!
 //! A call is read and checked here, then run by `call` within the places of
 //! [`admission`], under an idempotency key by way of `idempotency`. What it
-//! left behind is kept by [`records`] and shown by [`show`].
+//! left behind is kept by [`records`] and shown by [`show`]. With
+//! `Prefer: respond-async` it goes to [`asynchronous`] instead.
 
 pub mod admission;
+pub mod asynchronous;
 mod call;
+mod framed;
 mod headers;
 pub(crate) mod idempotency;
 pub mod records;
@@ -20,17 +23,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use fanfold_protocol::{
-    ErrorKind, Problem,
-    function::{Export, Version},
-    invocation, limits,
-    names::FunctionRef,
-    size::Span,
+    ErrorKind, Problem, function::Export, invocation, limits, names::FunctionRef, size::Span,
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::call::Call;
+use self::{
+    asynchronous::{AsyncCall, Origin},
+    call::Call,
+};
 use crate::{
     extract::{self, Path},
     problem::{Answer, ProblemBody},
@@ -45,7 +47,10 @@ const REPLAYED: HeaderName = HeaderName::from_static("x-fanfold-replayed");
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(invoke))
-        .routes(routes!(show::show))
+        .routes(routes!(asynchronous::routes::list))
+        .routes(routes!(asynchronous::routes::letters, asynchronous::routes::discard))
+        .routes(routes!(asynchronous::routes::replay))
+        .routes(routes!(show::show, asynchronous::routes::cancel))
         .routes(routes!(show::result))
         .routes(routes!(show::logs))
         .routes(routes!(show::function_logs))
@@ -63,13 +68,14 @@ pub struct InvokeQuery {
     params: Option<String>,
 }
 
-/// Calls a function and answers as it answers.
+/// Calls a function and answers as it answers, or with `Prefer: respond-async` accepts the call and answers at once.
 #[utoipa::path(
     post, path = "/v1/functions/{name}/invoke", tag = "invocations",
     params(
         ("name" = String, Path, description = "The function"),
         InvokeQuery,
         ("X-Fanfold-Params" = Option<String>, Header, description = "Parameters for `context.params`, as JSON"),
+        ("Prefer" = Option<String>, Header, description = "`respond-async`: do not wait for the answer (RFC 7240)"),
         ("Idempotency-Key" = Option<String>, Header, description = "The same key gives the same answer for 24 h")
     ),
     request_body(content = Vec<u8>, content_type = "*/*", description = "Whatever the function takes"),
@@ -80,11 +86,17 @@ pub struct InvokeQuery {
             ("Server-Timing" = String, description = "Milliseconds of queue, start and run"),
             ("X-Fanfold-Replayed" = String, description = "`true` when the answer was remembered under the key")
         )),
+        (status = 202, description = "With `Prefer: respond-async`: accepted, and durable", body = asynchronous::routes::Accepted, headers(
+            ("Location" = String, description = "The invocation"),
+            ("Preference-Applied" = String, description = "`respond-async`"),
+            ("Retry-After" = u32, description = "Seconds after which to look at the invocation"),
+            ("X-Fanfold-Replayed" = String, description = "`true` when the call was accepted before under the key")
+        )),
         (status = 404, description = "No such function, version or alias", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = ProblemBody, content_type = "application/problem+json"),
         (status = 422, description = "No handler, or the key was used for another request", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too much runs already", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Too much runs or waits already", body = ProblemBody, content_type = "application/problem+json"),
         (status = 500, description = "The function failed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 501, description = "`Prefer: respond-async`", body = ProblemBody, content_type = "application/problem+json"),
         (status = 504, description = "The function ran into its deadline", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
@@ -94,26 +106,34 @@ pub(crate) async fn invoke(
     request: Request,
 ) -> Answer<Response> {
     let (parts, body) = request.into_parts();
-    refuse_async(&parts.headers)?;
     let (asked, query) = split_query(parts.uri.query().unwrap_or_default());
     let qualifier = asked.qualifier.as_deref().unwrap_or_default().parse()?;
-    let reference = FunctionRef { name: name.parse()?, qualifier };
+    let function = FunctionRef { name: name.parse()?, qualifier };
     let key = idempotency::key(&parts.headers)?;
     let params = params(&parts.headers, asked.params)?;
-    let version = app.registry.resolve(&reference).await?;
-    version.require(Export::Handler)?;
-    let timeout = timeout(&version, asked.timeout.as_deref())?;
-    let held =
-        extract::read(&app, &parts.headers, body, app.config.body_bytes_max, "the body of a call").await?;
-    let request = invocation::Request {
+    let asked = asked.timeout.as_deref().map(timeout_of).transpose()?;
+    let request = |body| invocation::Request {
         method: parts.method.as_str().to_owned(),
         query,
         headers: headers::for_guest(&parts.headers),
-        body: held.bytes.clone(),
+        body,
     };
-    let call = Call { version, timeout, params, request };
+    if wants_async(&parts.headers) {
+        let most = limits::ASYNC_PAYLOAD_BYTES_MAX;
+        let held =
+            extract::read(&app, &parts.headers, body, most, "the body of an asynchronous call").await?;
+        let (request, origin) = (request(held.bytes.clone()), Origin::Call);
+        let call = AsyncCall { id: None, function, params, timeout: asked, request, depth: 0, origin };
+        return Ok(asynchronous::routes::respond(&app, key.as_deref(), call).await?);
+    }
+    let version = app.registry.resolve(&function).await?;
+    version.require(Export::Handler)?;
+    let timeout = timeout(version.settings.timeout_or(limits::SYNC_TIMEOUT_DEFAULT), asked)?;
+    let held =
+        extract::read(&app, &parts.headers, body, app.config.body_bytes_max, "the body of a call").await?;
+    let call = Call { version, timeout, params, request: request(held.bytes.clone()) };
     let Some(key) = key else { return Ok(call::run(&app, call).await?.into_response()) };
-    let (reply, replayed) = idempotency::once(app, &key, &reference.to_string(), call).await?;
+    let (reply, replayed) = idempotency::once(app, &key, &function, call).await?;
     let mut response = reply.into_response();
     if replayed {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
@@ -121,19 +141,11 @@ pub(crate) async fn invoke(
     Ok(response)
 }
 
-/// RFC 7240's `respond-async`, which is a preference: but who asks for it
-/// would not expect to wait for the answer.
-fn refuse_async(headers: &HeaderMap) -> Result<(), Problem> {
+/// RFC 7240's `respond-async`. A `wait` beside it is a preference that is not met.
+fn wants_async(headers: &HeaderMap) -> bool {
     let preferences = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
     let mut wanted = preferences.flat_map(|value| value.split([',', ';']));
-    if !wanted.any(|preference| preference.trim().eq_ignore_ascii_case("respond-async")) {
-        return Ok(());
-    }
-    Err(Problem::new(
-        ErrorKind::NotSupported,
-        "asynchronous calls are not part of this release; leave 'Prefer: respond-async' out to call synchronously, \
-         or run a job",
-    ))
+    wanted.any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
 }
 
 /// Takes the platform's names out of a query; the rest stays as it was written.
@@ -202,21 +214,26 @@ fn params(headers: &HeaderMap, query: Option<String>) -> Result<String, Problem>
     }
 }
 
-/// The time of a call: its function's, or less.
-fn timeout(version: &Version, asked: Option<&str>) -> Result<Duration, Problem> {
-    let most = version.settings.timeout_or(limits::SYNC_TIMEOUT_DEFAULT);
-    let Some(text) = asked else { return Ok(most) };
-    let asked = text.parse::<Span>().map_err(|problem| problem.within("timeout"))?.as_duration();
-    if asked.is_zero() || asked > most {
-        let most = Span(u64::try_from(most.as_millis()).unwrap_or(u64::MAX));
-        return Err(Problem::new(
-            ErrorKind::InvalidRequest,
-            format!(
-                "timeout must be from 1ms to the function's {most}, found {text}; raise timeout in function.toml"
-            ),
-        ));
+/// The time that a caller asks for.
+fn timeout_of(text: &str) -> Result<Duration, Problem> {
+    Ok(text.parse::<Span>().map_err(|problem| problem.within("timeout"))?.as_duration())
+}
+
+/// The time of a call: what its function is given, or less.
+fn timeout(most: Duration, asked: Option<Duration>) -> Result<Duration, Problem> {
+    let Some(asked) = asked else { return Ok(most) };
+    if !asked.is_zero() && asked <= most {
+        return Ok(asked);
     }
-    Ok(asked)
+    let span = |time: Duration| Span(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    Err(Problem::new(
+        ErrorKind::InvalidRequest,
+        format!(
+            "timeout must be from 1ms to the function's {}, found {}; raise timeout in function.toml",
+            span(most),
+            span(asked)
+        ),
+    ))
 }
 
 #[cfg(test)]
@@ -244,12 +261,10 @@ mod tests {
     }
 
     #[test]
-    fn asynchronous_calls_are_refused() {
+    fn the_preference_is_found_among_others() {
         let headers = |text: &'static str| HeaderMap::from_iter([(PREFER, HeaderValue::from_static(text))]);
-        assert_eq!(
-            refuse_async(&headers("wait=10, Respond-Async")).unwrap_err().code,
-            ErrorKind::NotSupported
-        );
-        assert!(refuse_async(&headers("wait=10")).is_ok());
+        assert!(wants_async(&headers("wait=10, Respond-Async")));
+        assert!(wants_async(&headers("respond-async; x=1")));
+        assert!(!wants_async(&headers("wait=10")));
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use fanfold_protocol::{
-    ErrorKind, Problem,
+    Problem,
     invocation::{LogLine, Usage},
     names::FunctionName,
     time::Timestamp,
@@ -49,6 +49,8 @@ pub struct KeptBody {
 pub struct Record {
     /// As in `X-Fanfold-Invocation-Id`.
     pub id: Uuid,
+    /// Of an asynchronous call, of which this is no end; 0 for a synchronous one.
+    pub attempt: u32,
     /// The function.
     pub function: FunctionName,
     /// The version that ran.
@@ -105,21 +107,8 @@ impl Records {
     }
 
     /// The record of an invocation.
-    ///
-    /// # Errors
-    /// `invocation-not-found`.
-    pub fn get(&self, id: &str) -> Result<Arc<Record>, Problem> {
-        let found = Uuid::parse_str(id).ok().and_then(|id| self.ring().by_id.get(&id).cloned());
-        found.ok_or_else(|| {
-            let shown: String = id.chars().take(80).collect();
-            Problem::new(
-                ErrorKind::InvocationNotFound,
-                format!(
-                    "expected one of the last {RECORDS_MAX} invocations that ended in this process, found {shown:?}; \
-                     take the id from X-Fanfold-Invocation-Id, and ask the gateway that answered"
-                ),
-            )
-        })
+    pub fn get(&self, id: &Uuid) -> Option<Arc<Record>> {
+        self.ring().by_id.get(id).cloned()
     }
 
     /// The kept records of a function, oldest first.
@@ -143,7 +132,13 @@ impl Ring {
     fn push(&mut self, record: Arc<Record>) {
         self.bytes += record.bytes();
         self.order.push_back(record.id);
-        self.by_id.insert(record.id, record);
+        if let Some(earlier) = self.by_id.insert(record.id, record.clone()) {
+            // Another attempt: it takes the place of the one before.
+            self.bytes -= earlier.bytes();
+            if let Some(at) = self.order.iter().position(|id| *id == record.id) {
+                self.order.remove(at);
+            }
+        }
         while self.order.len() > RECORDS_MAX || self.bytes > BYTES_MAX {
             let Some(oldest) = self.order.pop_front().and_then(|id| self.by_id.remove(&id)) else { return };
             self.bytes -= oldest.bytes();
@@ -159,6 +154,7 @@ mod tests {
         let body = Some(Bytes::from(vec![0; body_bytes]));
         Record {
             id: Uuid::from_u128(n),
+            attempt: 0,
             function: "f".parse().unwrap(),
             version: 1,
             started_at: Timestamp(0),
@@ -176,9 +172,20 @@ mod tests {
         for n in 0..RECORDS_MAX as u128 + 3 {
             records.keep(record(n, 0));
         }
-        assert!(records.get(&Uuid::from_u128(2).to_string()).is_err());
-        assert!(records.get(&Uuid::from_u128(3).to_string()).is_ok());
+        assert!(records.get(&Uuid::from_u128(2)).is_none());
+        assert!(records.get(&Uuid::from_u128(3)).is_some());
         assert_eq!(records.of_function(&"f".parse().unwrap()).len(), RECORDS_MAX);
+    }
+
+    #[test]
+    fn an_attempt_takes_the_place_of_the_one_before() {
+        let records = Records::default();
+        records.keep(record(1, 10));
+        records.keep(record(2, 20));
+        records.keep(record(1, 30));
+        let ring = records.ring();
+        assert_eq!(ring.order, [Uuid::from_u128(2), Uuid::from_u128(1)]);
+        assert_eq!(ring.bytes, ring.by_id.values().map(|record| record.bytes()).sum::<usize>());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What became of invocations, and what functions log.
 //!
-//! Answers from the records that this process keeps; see [`super::records`]
-//! for how many and how long.
+//! Of synchronous calls from the records that this process keeps; see
+//! [`super::records`] for how many and how long. Of asynchronous ones from the
+//! backbone and the store; see [`super::asynchronous`].
 
 use std::{collections::HashSet, convert::Infallible, sync::Arc};
 
@@ -20,12 +21,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
-use super::{headers, records::Record};
+use super::{
+    asynchronous::{Origin, Standing},
+    headers,
+    records::{RECORDS_MAX, Record},
+};
 use crate::{
     extract::{Path, Query},
     problem::{Answer, ProblemBody, Refusal},
-    state::AppState,
+    state::{App, AppState},
 };
 
 /// Lines shown when the caller does not say how many.
@@ -40,26 +46,40 @@ pub struct InvocationView {
     pub function: String,
     /// The version that ran.
     pub version: u32,
-    /// `succeeded`, `failed` or `cancelled`.
+    /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
     pub state: &'static str,
+    /// Of an asynchronous call: when it was accepted, milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepted_at: Option<u64>,
+    /// Of the last attempt, milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<u64>,
     /// Milliseconds since 1970.
-    pub started_at: u64,
-    /// Milliseconds since 1970.
-    pub ended_at: u64,
-    /// Microseconds that it waited for admission.
-    pub queue_us: u64,
-    /// The receipt: time, memory, rows and bytes.
-    #[schema(value_type = Object)]
-    pub usage: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<u64>,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// Of an asynchronous call: where it came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub origin: Option<Origin>,
+    /// Microseconds that it waited for its last attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_us: Option<u64>,
+    /// The receipt of the last attempt: time, memory, rows and bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub usage: Option<Value>,
     /// What it returned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response: Option<ResponseView>,
-    /// Why it returned nothing.
+    /// Why it returned nothing; of one that waits, why its last attempt did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub problem: Option<Value>,
     /// Log lines kept.
-    pub log_lines: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_lines: Option<usize>,
 }
 
 /// What an invocation returned.
@@ -86,17 +106,20 @@ impl From<&Record> for InvocationView {
             function: record.function.to_string(),
             version: record.version,
             state,
-            started_at: record.started_at.0,
-            ended_at: record.ended_at.0,
-            queue_us: record.queue_us,
-            usage: serde_json::to_value(record.usage).unwrap_or_default(),
+            accepted_at: None,
+            started_at: Some(record.started_at.0),
+            ended_at: Some(record.ended_at.0),
+            attempts: 1,
+            origin: None,
+            queue_us: Some(record.queue_us),
+            usage: serde_json::to_value(record.usage).ok(),
             response: record.result.as_ref().ok().map(|kept| ResponseView {
                 status: kept.status,
                 content_type: kept.content_type.clone(),
                 bytes: kept.bytes,
             }),
             problem: record.result.as_ref().err().and_then(|problem| serde_json::to_value(problem).ok()),
-            log_lines: record.logs.len(),
+            log_lines: Some(record.logs.len()),
         }
     }
 }
@@ -126,32 +149,66 @@ pub struct LogView {
     pub lines: Vec<LineView>,
 }
 
-fn lines(record: &Record) -> impl Iterator<Item = LineView> {
+fn lines(id: &Uuid, version: u32, logs: &[LogLine]) -> Vec<LineView> {
     let view = |line: &LogLine| LineView {
-        invocation: record.id.to_string(),
-        version: record.version,
+        invocation: id.to_string(),
+        version,
         at: line.at.0,
         time: line.at.to_string(),
         level: line.level,
         message: line.message.clone(),
     };
-    record.logs.iter().map(view)
+    logs.iter().map(view).collect()
 }
 
-/// What became of an invocation that ended not long ago.
+fn record_lines(record: &Record) -> Vec<LineView> {
+    lines(&record.id, record.version, &record.logs)
+}
+
+/// The record of a synchronous call. Those of asynchronous ones tell of
+/// attempts; how they ended is known to [`asynchronous`](super::asynchronous).
+fn synchronous(app: &App, id: &Uuid) -> Option<Arc<Record>> {
+    app.records.get(id).filter(|record| record.attempt == 0)
+}
+
+/// The id of an invocation in a path.
+pub(crate) fn invocation_id(text: &str) -> Result<Uuid, Problem> {
+    text.parse().map_err(|_| not_found(text))
+}
+
+pub(crate) fn not_found(id: &str) -> Problem {
+    let shown: String = id.chars().take(80).collect();
+    Problem::new(
+        ErrorKind::InvocationNotFound,
+        format!(
+            "expected an asynchronous invocation of the last 7 days or one of the last {RECORDS_MAX} synchronous ones of \
+             this process, found {shown:?}; take the id from the answer to the call, and ask the gateway that answered"
+        ),
+    )
+}
+
+/// Where an asynchronous invocation stands, or what became of a synchronous one not long ago.
 #[utoipa::path(
     get, path = "/v1/invocations/{id}", tag = "invocations",
     params(("id" = String, Path, description = "From `X-Fanfold-Invocation-Id`")),
     responses(
         (status = 200, description = "State and receipt", body = InvocationView),
-        (status = 404, description = "Not among the last ones", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such invocation", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn show(
     State(app): State<AppState>,
     Path(id): Path<String>,
 ) -> Answer<Json<InvocationView>> {
-    Ok(Json(InvocationView::from(&*app.records.get(&id)?)))
+    let id = invocation_id(&id)?;
+    if let Some(record) = synchronous(&app, &id) {
+        return Ok(Json(InvocationView::from(&*record)));
+    }
+    match app.invocations.standing(&id).await? {
+        Some(Standing::Live(live)) => Ok(Json(InvocationView::of_live(&id, &live))),
+        Some(Standing::Ended(ended)) => Ok(Json(InvocationView::of_ended(&ended))),
+        None => Err(not_found(&id.to_string()).into()),
+    }
 }
 
 /// What an invocation returned: its status and body, or the problem that it ended with.
@@ -160,11 +217,16 @@ pub(crate) async fn show(
     params(("id" = String, Path, description = "From `X-Fanfold-Invocation-Id`")),
     responses(
         (status = 200, description = "The body, under the status and type of the function's own answer", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 404, description = "Not among the last ones, or too large to be kept", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such invocation, or too large to be kept", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "It has not ended", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn result(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Response> {
-    let record = app.records.get(&id)?;
+    let id = invocation_id(&id)?;
+    let Some(record) = synchronous(&app, &id) else {
+        let response = app.invocations.response(&id).await?.ok_or_else(|| not_found(&id.to_string()))?;
+        return Ok(headers::from_guest(response)?.into_response());
+    };
     let kept = record.result.as_ref().map_err(|problem| Refusal(problem.clone()))?;
     let Some(body) = kept.body.clone() else {
         return Err(Refusal(Problem::new(
@@ -186,11 +248,19 @@ pub(crate) async fn result(State(app): State<AppState>, Path(id): Path<String>) 
     params(("id" = String, Path, description = "From `X-Fanfold-Invocation-Id`")),
     responses(
         (status = 200, description = "Oldest first", body = LogView),
-        (status = 404, description = "Not among the last ones", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such invocation", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn logs(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Json<LogView>> {
-    Ok(Json(LogView { lines: lines(&*app.records.get(&id)?).collect() }))
+    let id = invocation_id(&id)?;
+    if let Some(record) = synchronous(&app, &id) {
+        return Ok(Json(LogView { lines: record_lines(&record) }));
+    }
+    match app.invocations.standing(&id).await? {
+        Some(Standing::Live(live)) => Err(live.not_finished(&id).into()),
+        Some(Standing::Ended(ended)) => Ok(Json(LogView { lines: lines(&id, ended.version, &ended.logs) })),
+        None => Err(not_found(&id.to_string()).into()),
+    }
 }
 
 /// How a function's log is read.
@@ -226,15 +296,16 @@ pub(crate) async fn function_logs(
     // Listen first, then look back: nothing falls between.
     let news = query.follow.then(|| app.records.follow());
     let past = app.records.of_function(&name);
-    let mut kept: Vec<LineView> = past.iter().flat_map(|record| lines(record)).collect();
+    let mut kept: Vec<LineView> = past.iter().flat_map(|record| record_lines(record)).collect();
     let cut = kept.len().saturating_sub(query.limit.unwrap_or(LINES_DEFAULT));
     kept.drain(..cut);
     let Some(news) = news else { return Ok(Json(LogView { lines: kept }).into_response()) };
-    let seen: HashSet<_> = past.iter().map(|record| record.id).collect();
+    let seen: HashSet<_> = past.iter().map(|record| (record.id, record.attempt)).collect();
     let news = BroadcastStream::new(news).filter_map(move |record| {
-        let fresh = |record: &Arc<Record>| record.function == name && !seen.contains(&record.id);
+        let fresh =
+            |record: &Arc<Record>| record.function == name && !seen.contains(&(record.id, record.attempt));
         std::future::ready(match record {
-            Ok(record) => fresh(&record).then(|| lines(&record).map(event).collect()),
+            Ok(record) => fresh(&record).then(|| record_lines(&record).into_iter().map(event).collect()),
             Err(BroadcastStreamRecvError::Lagged(count)) => {
                 Some(vec![Event::default().comment(format!("{count} invocations were skipped"))])
             }

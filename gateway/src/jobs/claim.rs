@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use fanfold_backbone::{Backbone, CasOutcome, Entry};
-use fanfold_protocol::{ErrorKind, Problem, digest::Digest, job::JobDocument, keys, limits, uri::ObjectUri};
+use fanfold_protocol::{ErrorKind, Problem, digest::Digest, keys, limits, uri::ObjectUri};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -193,8 +193,8 @@ struct Remembered {
 }
 
 impl Key {
-    /// Reads a key: 1 to 255 visible ASCII characters.
-    pub fn new(text: &str, document: &JobDocument) -> Result<Self, Problem> {
+    /// Reads a key, 1 to 255 visible ASCII characters, that came with a request.
+    pub fn new(text: &str, request: &impl Serialize) -> Result<Self, Problem> {
         let length_max = limits::IDEMPOTENCY_KEY_BYTES_MAX;
         if text.is_empty() || text.len() > length_max || !text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
             return Err(Problem::new(
@@ -202,7 +202,7 @@ impl Key {
                 format!("an Idempotency-Key must be 1 to {length_max} visible ASCII characters; shorten it"),
             ));
         }
-        let request = serde_json::to_vec(document).map_err(|e| Error::damaged("the job", e))?;
+        let request = serde_json::to_vec(request).map_err(|e| Error::damaged("the job", e))?;
         Ok(Self { digest: Digest::of(text.as_bytes()), request: Digest::of(&request) })
     }
 

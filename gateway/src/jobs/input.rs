@@ -46,6 +46,8 @@ pub struct Found {
     pub objects: Vec<PinnedObject>,
     /// Objects without bytes that were listed and are left out.
     pub empty: Few,
+    /// Inputs that name none.
+    pub warnings: Vec<String>,
 }
 
 /// What was looked at so far.
@@ -62,8 +64,7 @@ impl Finder<'_> {
     /// complain of.
     ///
     /// # Errors
-    /// `input-empty` when an input names nothing, `partition-limit`,
-    /// `overlapping-prefixes`, `object-not-found`, `bucket-not-found`,
+    /// `partition-limit`, `overlapping-prefixes`, `object-not-found`, `bucket-not-found`,
     /// `access-denied`, `invalid-job` for a pattern or a list that cannot be read.
     pub async fn find(&self, inputs: &[String]) -> Result<Found> {
         let sources = inputs.iter().map(|text| Source::parse(text)).collect::<Result<Vec<_>, _>>()?;
@@ -71,12 +72,13 @@ impl Finder<'_> {
             self.allow(text, source)?;
         }
         let (mut look, mut all, mut named) = (Look::default(), Vec::new(), BTreeSet::new());
+        let mut warnings = Vec::new();
         for (text, source) in inputs.iter().zip(&sources) {
             let before = look.listed;
             look.hollow = false;
             let mut objects = self.source(source, &mut look, all.len()).await?;
             if objects.is_empty() && !look.hollow {
-                return Err(nothing(text, look.listed - before).into());
+                warnings.push(nothing(text, look.listed - before));
             }
             if objects.iter().any(|object| object.uri.is_under(self.output)) {
                 return Err(overlap(text, self.output).into());
@@ -97,7 +99,7 @@ impl Finder<'_> {
             }
             kept
         });
-        Ok(Found { objects: all, empty })
+        Ok(Found { objects: all, empty, warnings })
     }
 
     async fn source(&self, source: &Source, look: &mut Look, held: usize) -> Result<Vec<PinnedObject>> {
@@ -294,13 +296,10 @@ fn bounded(objects: usize, listed: usize) -> Result<(), Problem> {
     Ok(())
 }
 
-fn nothing(text: &str, listed: usize) -> Problem {
-    Problem::new(
-        ErrorKind::InputEmpty,
-        format!(
-            "expected at least one object at {text}, found none among {listed} keys listed there (names that begin \
-             with '_' or '.' are not input); check the bucket, the prefix and the pattern"
-        ),
+fn nothing(text: &str, listed: usize) -> String {
+    format!(
+        "expected at least one object at {text}, found none among {listed} keys listed there (names that begin \
+         with '_' or '.' are not input); check the bucket, the prefix and the pattern"
     )
 }
 

@@ -159,6 +159,7 @@ fn common(job: &Job, version: &Version, output: ObjectUri, like: Option<Like>) -
         None => version.settings.timeout_or(limits::TASK_TIMEOUT_DEFAULT),
     };
     Ok(TaskCommon {
+        depth: document.depth,
         params: params.map_err(|e| Error::damaged(keys::job_document(&job.id), e))?,
         format: document.format,
         columns: document.columns.clone(),

@@ -83,6 +83,7 @@ pub async fn lay_down(
         return Err(Error::Refused(too_many_to_group(plan.partitions)));
     }
     plan.warnings.clone_from(&draft.warnings);
+    plan.warnings.extend(found.warnings);
     plan.warnings.extend(said(&compressed, &found.empty, writer.weights.is_empty()));
     (plan.shards, plan.like, plan.pruned) = (writer.shards, like, pruned);
     if let Some(earlier) = earlier {

@@ -25,11 +25,13 @@ use super::{
     Jobs,
     cache::{Given, Which},
     case::Case,
+    claim::Key,
     error::{Error, Result},
     filter,
     kept::{self, COPIES_AT_ONCE, Left},
     plan,
     record::JobRecord,
+    submit::Wanted,
     unknown,
     vault::Vault,
     view::state_word,
@@ -143,26 +145,19 @@ impl Jobs {
     }
 
     /// Runs a job again that has ended, as a new job that takes over what was
-    /// done before over the same input.
+    /// done before over the same input. A key used before answers the job that it
+    /// was used for.
     ///
     /// # Errors
     /// `job-not-found`; `job-not-finished`; `job-finished` when there is nothing
-    /// to run; what is wrong with the input now; `output-exists`.
-    pub async fn retry(&self, id: &Uuid) -> Result<JobRecord, Problem> {
-        let (jobs, id) = (self.clone(), *id);
-        // Dropping this future half-way must not strand what it has written.
-        let retried = tokio::spawn(async move {
-            let earlier = jobs.earlier(&id).await?;
-            let document = jobs.again(&earlier).await?;
-            jobs.accept_retry(document, earlier).await
-        });
-        match retried.await {
-            Ok(result) => result.map_err(Problem::from),
-            Err(error) => Err(crate::problem::internal(error)),
-        }
+    /// to run; what is wrong with the input now; `output-exists`;
+    /// `idempotency-conflict`.
+    pub async fn retry(&self, id: &Uuid, key: Option<&str>) -> Result<JobRecord, Problem> {
+        let key = key.map(|text| Key::new(text, &("retry", id))).transpose()?;
+        self.accept(Wanted::Again(*id), key).await
     }
 
-    async fn earlier(&self, id: &Uuid) -> Result<Earlier> {
+    pub(super) async fn earlier(&self, id: &Uuid) -> Result<Earlier> {
         let case = Case::open(self, id).await?.ok_or_else(|| unknown(id))?;
         let Some(outcome) = case.outcome else {
             return Err(Error::Refused(Problem::new(
@@ -189,7 +184,7 @@ impl Jobs {
 
     /// The document of the new job: the same, which may replace the output of
     /// the earlier job and no other's.
-    async fn again(&self, earlier: &Earlier) -> Result<JobDocument> {
+    pub(super) async fn again(&self, earlier: &Earlier) -> Result<JobDocument> {
         let mut document = earlier.job.document.clone();
         if let Some(output) = &document.output {
             let found = kept::manifest(&self.inner.vault, output).await?;

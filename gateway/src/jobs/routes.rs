@@ -284,7 +284,10 @@ pub(crate) async fn cancel(State(app): State<AppState>, Path(id): Path<String>) 
 /// Runs a job again that has ended, as a new job: only what failed, and what has changed, was added or is gone since.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/retry", tag = "jobs",
-    params(("id" = String, Path, description = "The job"), RetryQuery),
+    params(
+        ("id" = String, Path, description = "The job"), RetryQuery,
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key gives the same job for 24 h")
+    ),
     responses(
         (status = 200, description = "With `dry_run`: what would run", body = ComparisonView),
         (status = 202, description = "Accepted: the new job", body = JobView, headers(("Location" = String, description = "The new job"))),
@@ -297,12 +300,14 @@ pub(crate) async fn retry(
     State(app): State<AppState>,
     Path(id): Path<String>,
     Query(query): Query<RetryQuery>,
+    headers: HeaderMap,
 ) -> Answer<Response> {
     let id = job_id(&id)?;
     if query.dry_run {
         return Ok(Json(ComparisonView::new(id, &app.jobs.compare(&id).await?)).into_response());
     }
-    accepted(app.jobs.retry(&id).await?)
+    let key = headers.get("idempotency-key").map(text).transpose()?;
+    accepted(app.jobs.retry(&id, key).await?)
 }
 
 /// 202 with the way to an accepted job.

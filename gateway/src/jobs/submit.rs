@@ -68,6 +68,14 @@ fn job_of(id: Uuid, version: &Version, document: JobDocument) -> Job {
     Job { id, document, version, digest, submitted_at: time::now(), retry: None, cache: None, sample: None }
 }
 
+/// What a job is made from.
+pub(super) enum Wanted {
+    /// What somebody wrote.
+    Document(Box<JobDocument>),
+    /// A job that has ended, to be run again.
+    Again(Uuid),
+}
+
 impl Jobs {
     /// Accepts a job: when this answers, its plan is in the store and it will
     /// come to an end. A key used before answers the job that it was used for.
@@ -79,10 +87,15 @@ impl Jobs {
         check_params(&document)?;
         filter::check(&document)?;
         let key = key.map(|text| Key::new(text, &document)).transpose()?;
+        self.accept(Wanted::Document(Box::new(document)), key).await
+    }
+
+    /// Makes a job of what is wanted.
+    pub(super) async fn accept(&self, wanted: Wanted, key: Option<Key>) -> Result<JobRecord, Problem> {
         // Dropping this future half-way must not strand what it has written.
         let jobs = self.clone();
-        let submitted = tokio::spawn(async move { jobs.accept(document, key).await });
-        match submitted.await {
+        let accepted = tokio::spawn(async move { jobs.accept_once(wanted, key).await });
+        match accepted.await {
             Ok(result) => result.map_err(Problem::from),
             Err(error) => Err(crate::problem::internal(error)),
         }
@@ -120,7 +133,7 @@ impl Jobs {
         }
     }
 
-    async fn accept(&self, document: JobDocument, key: Option<Key>) -> Result<JobRecord> {
+    async fn accept_once(&self, wanted: Wanted, key: Option<Key>) -> Result<JobRecord> {
         let _turn = match &key {
             Some(key) => Some(self.inner.key_locks[usize::from(key.digest.as_bytes()[0])].lock().await),
             None => None,
@@ -128,7 +141,7 @@ impl Jobs {
         if let Some(job) = self.given(key.as_ref()).await? {
             return self.complete(job).await;
         }
-        match self.draft_and_claim(document, key.as_ref()).await {
+        match self.draft_and_claim(wanted, key.as_ref()).await {
             Ok((draft, claim)) => self.lay_down(&draft, claim, key.as_ref()).await,
             // What is in the way may be this very request, accepted meanwhile by another gateway.
             Err(refused) => match self.given(key.as_ref()).await? {
@@ -158,14 +171,16 @@ impl Jobs {
         Ok(Draft { job, settings, shape, output, warnings, earlier: None, reads, sample: None })
     }
 
-    /// Accepts a job that runs an earlier one again, with the version that it ran.
-    pub(super) async fn accept_retry(&self, document: JobDocument, earlier: Earlier) -> Result<JobRecord> {
+    /// A job that runs an earlier one again, with the version that it ran.
+    async fn draft_again(&self, id: &Uuid) -> Result<Draft> {
+        let earlier = self.earlier(id).await?;
+        let document = self.again(&earlier).await?;
         let version = self.version_of(&earlier.job).await?;
         let (id, shape, settings) = (Uuid::now_v7(), earlier.shape, version.settings.clone());
         let output = self.inner.vault.output_of(&document, &id)?;
         let job = job_of(id, &version, document);
         self.check_output(&job, &output).await?;
-        let draft = Draft {
+        Ok(Draft {
             job,
             settings,
             shape,
@@ -174,9 +189,7 @@ impl Jobs {
             earlier: Some(earlier),
             reads: filter::reads(&version, shape),
             sample: None,
-        };
-        let claim = self.claim(&draft, None).await?;
-        self.lay_down(&draft, claim, None).await
+        })
     }
 
     async fn check_output(&self, job: &Job, output: &ObjectUri) -> Result<(), Error> {
@@ -208,12 +221,11 @@ impl Jobs {
         }
     }
 
-    async fn draft_and_claim(
-        &self,
-        document: JobDocument,
-        key: Option<&Key>,
-    ) -> Result<(Draft, Option<Claim>)> {
-        let draft = self.draft(document).await?;
+    async fn draft_and_claim(&self, wanted: Wanted, key: Option<&Key>) -> Result<(Draft, Option<Claim>)> {
+        let draft = match wanted {
+            Wanted::Document(document) => self.draft(*document).await?,
+            Wanted::Again(id) => self.draft_again(&id).await?,
+        };
         let claim = self.claim(&draft, key).await?;
         Ok((draft, claim))
     }

@@ -144,6 +144,8 @@ pub struct ReceiptView {
     pub cpu_ms: u64,
     /// Of that, in the guests' own code and in carrying values to and from it, ms.
     pub guest_ms: u64,
+    /// Of the CPU time, in reading and decoding tables for the guests, ms.
+    pub decode_ms: u64,
     /// Most memory of one task.
     pub memory_bytes_peak: u64,
     /// Rows handed to guests: those that pass the filter.
@@ -396,6 +398,7 @@ impl From<&JobRecord> for ProgressView {
                 wall_ms: usage.wall_us / 1_000,
                 cpu_ms: usage.cpu_us / 1_000,
                 guest_ms: usage.guest_us / 1_000,
+                decode_ms: usage.decode_us / 1_000,
                 memory_bytes_peak: usage.memory_bytes_peak,
                 rows_in: usage.rows_in,
                 rows_filtered: usage.rows_filtered,

@@ -3,7 +3,7 @@
 //!
 //! Behind the dispatch seam stands a function that does what the request's
 //! body says: `echo`, `sleep MILLISECONDS`, `fail CODE`, `status N`, `large
-//! BYTES`, `log TEXT`, `sink`, `panic`.
+//! BYTES`, `log TEXT`, `flaky N` (fails before attempt N), `sink`, `panic`.
 
 use std::{
     net::SocketAddr,
@@ -167,6 +167,14 @@ async fn act(invocation: Invocation) -> Outcome {
             response.body = Bytes::from(vec![b'x'; rest.parse().unwrap()]);
             Ok(response)
         }
+        "flaky" => match invocation.attempt < rest.parse().unwrap() {
+            true => {
+                let failed =
+                    Problem::new(ErrorKind::FunctionError, format!("attempt {}", invocation.attempt));
+                Err(Problem { guest_retryable: Some(true), ..failed })
+            }
+            false => Ok(response),
+        },
         "log" => {
             logs.push(LogLine { at: Timestamp(1_000), level: Level::Info, message: rest.to_owned() });
             Ok(response)
@@ -292,6 +300,29 @@ impl Service {
             bytes,
         )
         .await
+    }
+
+    /// Calls asynchronously.
+    pub async fn promise(&self, function: &str, headers: Headers<'_>, body: impl Into<Bytes>) -> Reply {
+        let mut all = vec![("prefer", "respond-async")];
+        all.extend(headers);
+        self.request(Method::POST, &format!("/v1/functions/{function}/invoke"), &all, body).await
+    }
+
+    /// What an invocation becomes, once it has.
+    pub async fn ended(&self, id: &str) -> Value {
+        let waiting = async {
+            loop {
+                let shown = self.get(&format!("/v1/invocations/{id}")).await.json();
+                if !["queued", "running"]
+                    .contains(&shown["state"].as_str().unwrap_or_else(|| panic!("{shown}")))
+                {
+                    return shown;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap()
     }
 
     pub async fn invoke(&self, path: &str, body: impl Into<Bytes>) -> Reply {

@@ -71,9 +71,6 @@ async fn what_cannot_be_called_is_refused() {
         let path = format!("g/invoke?timeout={timeout}");
         service.invoke(&path, "").await.is_problem(ErrorKind::InvalidRequest);
     }
-    let reply =
-        service.request(Method::POST, "/v1/functions/g/invoke", &[("prefer", "respond-async")], "").await;
-    reply.is_problem(ErrorKind::NotSupported);
     assert_eq!(service.workers.calls.load(Ordering::SeqCst), 0);
 }
 

@@ -5,11 +5,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod asynchronous;
 mod auth;
 mod connections;
+mod dead_letters;
 mod functions;
 mod harness;
 mod idempotency;
 mod invocations;
 mod problems;
 mod service;
+mod triggers;

@@ -177,7 +177,7 @@ async fn a_spent_budget_ends_the_job_and_a_retry_goes_on() {
     assert!(problem.detail.contains("cpu_seconds of at most 10, found 10 spent"), "{}", problem.detail);
     let ran = seen.take();
     assert!((20..=24).contains(&ran.len()), "{ran:?}");
-    let again = engine.jobs.retry(&record.id).await.unwrap();
+    let again = engine.jobs.retry(&record.id, None).await.unwrap();
     let again = engine.ended(&again.id).await;
     assert_eq!(again.receipt.cache_hits, again.retry.unwrap().difference.unchanged);
     assert!(again.receipt.cache_hits >= 20, "{again:?}");

@@ -36,7 +36,7 @@ async fn a_sample_tells_what_all_of_it_takes_and_leaves_nothing() {
         }
         assert_eq!(engine.jobs.manifest(&id).await.unwrap_err().code, ErrorKind::ObjectNotFound);
         assert_eq!(engine.jobs.result(&id).await.unwrap_err().code, ErrorKind::ObjectNotFound);
-        assert_eq!(engine.jobs.retry(&id).await.unwrap_err().code, ErrorKind::JobFinished);
+        assert_eq!(engine.jobs.retry(&id, None).await.unwrap_err().code, ErrorKind::JobFinished);
     }
 }
 

@@ -150,7 +150,7 @@ async fn what_is_left_out_is_in_the_receipt() {
     assert_eq!((record.partitions, record.receipt.usage.row_groups_pruned), (1, 9));
     assert!(record.receipt.usage.bytes_pruned > 0);
     // A retry sees the same partitions; another filter is another job.
-    let refused = engine.jobs.retry(&record.id).await.unwrap_err();
+    let refused = engine.jobs.retry(&record.id, None).await.unwrap_err();
     assert_eq!(refused.code, ErrorKind::JobFinished, "{}", refused.detail);
     let cached = |filter: &str| json!({"input": "s3://bank/p/", "filter": filter, "cache": true});
     let first = engine.run("folder", cached("id >= 900")).await;

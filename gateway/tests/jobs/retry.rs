@@ -55,7 +55,7 @@ impl Bench {
 }
 
 async fn retried(engine: &Engine, id: &Uuid) -> JobRecord {
-    let again = engine.jobs.retry(id).await.unwrap();
+    let again = engine.jobs.retry(id, None).await.unwrap();
     assert_eq!((again.retry.unwrap().job, again.state.is_terminal()), (*id, false));
     engine.ended(&again.id).await
 }
@@ -230,7 +230,7 @@ async fn what_changed_was_added_or_vanished_is_brought_up_to_date() {
         world.store().delete(&"s3://bank/in/0005.csv".parse().unwrap()).await.unwrap();
         let record = engine.run(function, more.clone()).await;
         succeeded(&record);
-        let nothing = engine.jobs.retry(&record.id).await.unwrap_err();
+        let nothing = engine.jobs.retry(&record.id, None).await.unwrap_err();
         assert_eq!(nothing.code, ErrorKind::JobFinished, "{}", nothing.detail);
         change_inputs(&world).await;
         bench.mend();
@@ -295,7 +295,7 @@ async fn a_retry_outlives_its_coordinator_and_the_backbone() {
         let bench = Bench::new(&world, 7);
         let failed = engine.run("mapper", json!({"output": "s3://bank/out/"})).await;
         drop(bench);
-        let again = engine.jobs.retry(&failed.id).await.unwrap();
+        let again = engine.jobs.retry(&failed.id, None).await.unwrap();
         (failed, again)
     };
     let world = world.with_fresh_backbone().await;
@@ -308,15 +308,35 @@ async fn a_retry_outlives_its_coordinator_and_the_backbone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_one_retry() {
+    let world = World::new().await;
+    world.inputs(5).await;
+    let engine = world.engine().await;
+    let bench = Bench::new(&world, 2);
+    let failed = engine.run("mapper", json!({"output": "s3://bank/out/"})).await;
+    bench.mend();
+    let jobs = &engine.jobs;
+    let (one, other) = tokio::join!(jobs.retry(&failed.id, Some("k")), jobs.retry(&failed.id, Some("k")));
+    let (one, other) = (one.unwrap(), other.unwrap());
+    assert_eq!(one.id, other.id);
+    succeeded(&engine.ended(&one.id).await);
+    // Also when there is nothing left to run.
+    assert_eq!(jobs.retry(&failed.id, Some("k")).await.unwrap().id, one.id);
+    assert_eq!(bench.ran(), [2]);
+    let conflict = jobs.retry(&one.id, Some("k")).await.unwrap_err();
+    assert_eq!(conflict.code, ErrorKind::IdempotencyConflict, "{}", conflict.detail);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_retry_is_refused_where_it_cannot_be() {
     let world = World::new().await;
     world.inputs(3).await;
     let engine = world.engine().await;
-    let unknown = engine.jobs.retry(&Uuid::from_u128(7)).await.unwrap_err();
+    let unknown = engine.jobs.retry(&Uuid::from_u128(7), None).await.unwrap_err();
     assert_eq!(unknown.code, ErrorKind::JobNotFound);
     let running = engine.submit("mapper", json!({"output": "s3://bank/out/"})).await.unwrap().id;
     for refused in
-        [engine.jobs.retry(&running).await.map(|_| ()), engine.jobs.compare(&running).await.map(|_| ())]
+        [engine.jobs.retry(&running, None).await.map(|_| ()), engine.jobs.compare(&running).await.map(|_| ())]
     {
         assert_eq!(refused.unwrap_err().code, ErrorKind::JobNotFinished);
     }
@@ -325,10 +345,10 @@ async fn a_retry_is_refused_where_it_cannot_be() {
     // Another job's output lies there by now.
     let _worker = world.work(Play::default());
     succeeded(&engine.run("mapper", json!({"output": "s3://bank/out/"})).await);
-    let taken = engine.jobs.retry(&running).await.unwrap_err();
+    let taken = engine.jobs.retry(&running, None).await.unwrap_err();
     assert_eq!(taken.code, ErrorKind::OutputExists, "{}", taken.detail);
     for name in ["000", "001", "002"] {
         world.store().delete(&format!("s3://bank/in/{name}.csv").parse().unwrap()).await.unwrap();
     }
-    assert_eq!(engine.jobs.compare(&running).await.unwrap_err().code, ErrorKind::InputEmpty);
+    assert_eq!(engine.jobs.compare(&running).await.unwrap().difference.vanished, 3);
 }

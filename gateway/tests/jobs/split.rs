@@ -213,19 +213,18 @@ async fn inputs_that_hold_nothing_make_a_job_without_partitions() {
     world.put("s3://bank/lists/none.json", "[]").await;
     let engine = world.engine().await;
     let _worker = world.work(Play::default());
-    for input in
-        [json!("s3://bank/nothing/"), json!(["s3://bank/nothing/*.csv", "manifest://bank/lists/none.json"])]
-    {
+    for (input, told) in [
+        (json!("s3://bank/nothing/"), "s3://bank/nothing/a.csv"),
+        (json!(["s3://bank/nothing/*.csv", "manifest://bank/lists/none.json"]), "s3://bank/nothing/a.csv"),
+        (json!("s3://bank/none/"), "s3://bank/none/, found none among 0 keys"),
+        (json!("s3://bank/nothing/*.json"), "*.json, found none among 2 keys"),
+    ] {
         let record = engine
             .run("mapper", json!({"input": input, "output": "s3://bank/out/", "overwrite": true}))
             .await;
         succeeded(&record);
         assert_eq!((record.partitions, record.tasks.total), (0, 0));
-        assert!(
-            record.warnings.iter().any(|w| w.contains("s3://bank/nothing/a.csv")),
-            "{:?}",
-            record.warnings
-        );
+        assert!(record.warnings.iter().any(|w| w.contains(told)), "{told}: {:?}", record.warnings);
         assert!(record.warnings.iter().any(|w| w.contains("holds nothing")), "{:?}", record.warnings);
         assert_eq!(engine.jobs.manifest(&record.id).await.unwrap().objects, []);
         // Its output is input that holds nothing, too.

@@ -127,7 +127,7 @@ pub enum Value {
 pub struct Arithmetic {
     /// What.
     pub what: Calculation,
-    /// [`INTEGERS`] or [`Domain::Float`]; also of what it gives.
+    /// `INTEGERS` or [`Domain::Float`]; also of what it gives.
     pub domain: Domain,
     /// Of this.
     pub left: Value,

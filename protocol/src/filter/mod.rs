@@ -1,8 +1,8 @@
 //! The filter of a job: which rows of its input its function gets.
 //!
-//! `filter` is a condition in SQL's words: it is parsed ([`parse`]), bound to the
-//! kinds of the columns that it names ([`bind`]), and then either evaluated over
-//! batches, by the runtime, or over the statistics of row groups ([`prune`]).
+//! `filter` is a condition in SQL's words: it is parsed (`parse`), bound to the
+//! kinds of the columns that it names (`bind`), and then either evaluated over
+//! batches, by the runtime, or over the statistics of row groups (`prune`).
 //! Pure functions over a text that someone else wrote: it ends in a [`Problem`]
 //! that names a place in it, and its size bounds time, memory and stack.
 //!

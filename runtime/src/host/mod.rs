@@ -45,6 +45,8 @@ pub(crate) struct Call {
     pub(crate) version: Arc<Version>,
     /// The attempt, from 1.
     pub(crate) attempt: u32,
+    /// Triggers in the chain that led here.
+    pub(crate) depth: u32,
     /// JSON.
     pub(crate) params: String,
     /// How long it may take.
@@ -86,8 +88,10 @@ pub(crate) struct Host {
 pub(crate) struct Work {
     /// Time that the guest kept a thread busy, waiting left out.
     pub(crate) guest_ns: AtomicU64,
-    /// Time that work on the data threads kept one busy, waiting left out.
-    pub(crate) data_ns: AtomicU64,
+    /// Time that reading tables for it kept a data thread busy, waiting left out.
+    pub(crate) decode_ns: AtomicU64,
+    /// The same of everything else there: mostly writing tables.
+    pub(crate) encode_ns: AtomicU64,
     pub(crate) rows_in: AtomicU64,
     pub(crate) rows_filtered: AtomicU64,
     pub(crate) row_groups_pruned: AtomicU64,
@@ -226,7 +230,17 @@ pub(crate) fn start<T: Send + 'static>(
     future: impl Future<Output = T> + Send + 'static,
 ) -> AbortOnDropHandle<T> {
     let work = Arc::clone(work);
-    AbortOnDropHandle::new(threads.spawn(async move { timed(future, &work.data_ns).await }))
+    AbortOnDropHandle::new(threads.spawn(async move { timed(future, &work.encode_ns).await }))
+}
+
+/// The same of reading tables.
+pub(crate) fn start_reading<T: Send + 'static>(
+    threads: &Handle,
+    work: &Arc<Work>,
+    future: impl Future<Output = T> + Send + 'static,
+) -> AbortOnDropHandle<T> {
+    let work = Arc::clone(work);
+    AbortOnDropHandle::new(threads.spawn(async move { timed(future, &work.decode_ns).await }))
 }
 
 /// Decoders meet hostile files: a panic of theirs is an answer, not an end.

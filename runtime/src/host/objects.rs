@@ -60,8 +60,9 @@ impl objects::Host for Host {
         self.check_write(&uri)?;
         check_transfer(content.len() as u64, limits::TRANSFER_BYTES_MAX)?;
         check_content_type(&content_type)?;
-        let options =
+        let mut options =
             if content_type.is_empty() { PutOptions::default() } else { PutOptions::typed(content_type) };
+        options.mark_depth(self.call.depth);
         let store = self.store();
         let put =
             async move { store.put(&uri, content.into(), options).await.map_err(|e| store_problem(&e)) };

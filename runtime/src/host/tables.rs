@@ -22,7 +22,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::Resource;
 
-use super::{Data, Host, Refusal, Work, joined, start, store_problem};
+use super::{Data, Host, Refusal, Work, joined, start, start_reading, store_problem};
 use crate::{
     bindings::handler::fanfold::function::tables,
     tables::{
@@ -115,7 +115,7 @@ impl Reader {
     ) -> Result<Self, Problem> {
         let ((told, opening), noted) = (oneshot::channel(), Arc::clone(work));
         // Goes on to the first batch by itself: one way to another thread less.
-        let ahead = start(&data.threads, work, async move {
+        let ahead = start_reading(&data.threads, work, async move {
             let reader = match open_first(opened).await {
                 Ok((reader, schema)) => {
                     // Whoever has gone needs no batch either.
@@ -176,7 +176,7 @@ fn turn(
     reader: Box<TableReader>,
 ) -> AbortOnDropHandle<Result<Turn, Problem>> {
     let noted = Arc::clone(work);
-    start(threads, work, async move { next_batch(reader, &noted).await })
+    start_reading(threads, work, async move { next_batch(reader, &noted).await })
 }
 
 async fn open_first(
@@ -409,7 +409,8 @@ impl tables::Host for Host {
     async fn create(&mut self, uri: String, stored_as: tables::Format) -> Result<Resource<Writer>, Refusal> {
         let uri: ObjectUri = uri.parse()?;
         self.check_write(&uri)?;
-        let inner = TableWriter::create(self.store(), uri, format(stored_as), &self.call.id.to_string())?;
+        let (id, depth) = (self.call.id.to_string(), self.call.depth);
+        let inner = TableWriter::create(self.store(), uri, format(stored_as), &id, depth)?;
         let threads = self.data.threads.clone();
         let inner = Some(Box::new(Sink::from(inner)));
         Ok(self.table.push(Writer { inner, threads, lent: false, failed: None })?)

@@ -114,10 +114,13 @@ pub(crate) struct Clock {
 pub(crate) fn close<T>(store: &Store<Host>, clock: Clock, result: Result<T, Problem>) -> Ended<T> {
     let host = store.data();
     let (work, used) = (host.work(), host.store_usage());
+    let [guest, decode, encode] =
+        [&work.guest_ns, &work.decode_ns, &work.encode_ns].map(|ns| ns.load(Relaxed));
     let usage = Usage {
         wall_us: micros(clock.started.elapsed()),
-        cpu_us: (work.guest_ns.load(Relaxed) + work.data_ns.load(Relaxed)) / 1_000,
-        guest_us: work.guest_ns.load(Relaxed) / 1_000,
+        cpu_us: (guest + decode + encode) / 1_000,
+        guest_us: guest / 1_000,
+        decode_us: decode / 1_000,
         start_us: micros(clock.started - clock.asked),
         memory_bytes_peak: host.limiter.peak_bytes(),
         rows_in: work.rows_in.load(Relaxed),

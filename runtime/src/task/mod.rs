@@ -129,6 +129,7 @@ async fn started(
         id: lease.job,
         version: Arc::clone(version),
         attempt: task.attempt,
+        depth: lease.common.depth,
         params: lease.common.params.clone(),
         timeout,
         memory_bytes_max: lease.common.memory_bytes.unwrap_or(version.settings.memory.0),
@@ -412,7 +413,7 @@ fn create_output(host: &mut Host, attempt: &Attempt, task: &Task) -> Result<Tabl
     let name = keys::output_part(task.index, &attempt.id, TableWriter::extension(common.output_format));
     let uri = common.output.join(&name)?;
     let metered = host.store();
-    TableWriter::create(metered, uri, common.output_format, &attempt.id.to_string())
+    TableWriter::create(metered, uri, common.output_format, &attempt.id.to_string(), common.depth)
 }
 
 fn checked_state(state: Vec<u8>) -> Result<Bytes, Problem> {

@@ -1,15 +1,21 @@
 //! Every fixture of `functions/hostile` once, with the end that its head names.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use fanfold_protocol::{
     ErrorKind, Problem,
-    function::Settings,
+    function::{Settings, Version},
     limits,
     size::{ByteSize, Span},
 };
 
 use crate::support::{Platform, component, echo, handler, hostile, read, resident_bytes, settings};
+
+const KILL_LATE_MAX: Duration = Duration::from_millis(100);
+const KILL_TRIES: usize = 5;
 
 /// What the head of a fixture says.
 struct Case {
@@ -51,6 +57,20 @@ impl Case {
         assert!(problem.detail.contains(detail), "{}: {problem}", self.name);
     }
 
+    /// A guest is killed within 100 ms of its deadline. A machine that is busy with
+    /// something else may be late by itself: then it is tried again.
+    async fn check_kill(&self, platform: &Platform, version: &Arc<Version>, mut late: Duration) {
+        for _ in 0..KILL_TRIES {
+            if late < KILL_LATE_MAX {
+                return;
+            }
+            let began = Instant::now();
+            platform.invoke(version, b"", self.timeout()).await;
+            late = began.elapsed().saturating_sub(self.timeout());
+        }
+        panic!("{}: {late:?} too late, {KILL_TRIES} times in a row", self.name);
+    }
+
     async fn run(&self, platform: &Platform) {
         let version = match platform.deploy(self.component(), self.settings()).await {
             Ok(version) => version,
@@ -68,8 +88,7 @@ impl Case {
             Err(problem) => {
                 self.check_problem(problem);
                 if problem.code == ErrorKind::DeadlineExceeded {
-                    let late = took.saturating_sub(self.timeout());
-                    assert!(late < Duration::from_secs(1), "{}: {late:?} too late", self.name);
+                    self.check_kill(platform, &version, took.saturating_sub(self.timeout())).await;
                 }
             }
         }

@@ -178,7 +178,8 @@ impl Platform {
 
 pub fn invocation(version: &Arc<Version>, body: &[u8], timeout: Duration) -> Invocation {
     let request = Request { method: "POST".into(), body: Bytes::copy_from_slice(body), ..Request::default() };
-    Invocation { id: Uuid::now_v7(), version: Arc::clone(version), timeout, params: "{}".into(), request }
+    let (id, version, params) = (Uuid::now_v7(), Arc::clone(version), "{}".into());
+    Invocation { id, attempt: 1, depth: 0, version, timeout, params, request }
 }
 
 pub fn settings(memory: ByteSize) -> Settings {

@@ -145,6 +145,7 @@ impl Works {
             function: "fixture".into(),
             version: 1,
             common: TaskCommon {
+                depth: 0,
                 params: "{}".into(),
                 format: Format::Csv,
                 columns: None,

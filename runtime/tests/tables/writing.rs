@@ -16,7 +16,7 @@ const FORMATS: [Format; 4] = [Format::Parquet, Format::Csv, Format::Jsonl, Forma
 
 async fn write(store: &Store, format: Format, batches: &[RecordBatch]) -> Option<OutputObject> {
     let uri = uri(&format!("x.{}", TableWriter::extension(format)));
-    let mut writer = TableWriter::create(store.clone(), uri.clone(), format, "attempt-1").unwrap();
+    let mut writer = TableWriter::create(store.clone(), uri.clone(), format, "attempt-1", 0).unwrap();
     for batch in batches {
         writer.write(batch).await.unwrap();
         assert!(matches!(store.head(&uri).await, Err(Error::NotFound { .. })));
@@ -136,7 +136,7 @@ async fn large_tables_go_up_in_parts() {
 #[tokio::test]
 async fn what_cannot_be_written_is_told() {
     let store = store();
-    let writer = |format| TableWriter::create(store.clone(), uri("x"), format, "attempt-1");
+    let writer = |format| TableWriter::create(store.clone(), uri("x"), format, "attempt-1", 0);
     check_problem(writer(Format::Bytes), ErrorKind::InvalidRequest, &["bytes"]);
     let found = writer(Format::Csv).unwrap().write(&mixed(1)).await;
     check_problem(found, ErrorKind::SchemaMismatch, &["\"list\"", "CSV"]);
@@ -157,7 +157,8 @@ async fn an_aborted_table_leaves_nothing() {
     let store = store();
     for drop_only in [false, true] {
         let uri = uri("x.csv");
-        let mut writer = TableWriter::create(store.clone(), uri.clone(), Format::Csv, "attempt-1").unwrap();
+        let mut writer =
+            TableWriter::create(store.clone(), uri.clone(), Format::Csv, "attempt-1", 0).unwrap();
         for _ in 0..10 {
             writer.write(&table(Format::Csv, 40_000)).await.unwrap();
         }

@@ -37,6 +37,10 @@ pub use self::{
 /// writer whose answer was lost recognises its own object.
 pub const WRITER_METADATA: &str = "fanfold-writer";
 
+/// The user metadata that says how many triggers stand in the chain that led to
+/// an object, so that a chain that leads back to itself ends.
+pub const DEPTH_METADATA: &str = "fanfold-depth";
+
 /// A handle of a store. Cheap to clone; clones share connections.
 #[derive(Clone, Debug)]
 pub struct Store {

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    Error, ObjectUri, Pin, Result, Store, WRITER_METADATA, back_off, bare_etag, error::Target, quoted_etag,
-    read::version,
+    DEPTH_METADATA, Error, ObjectUri, Pin, Result, Store, WRITER_METADATA, back_off, bare_etag,
+    error::Target, quoted_etag, read::version,
 };
 use crate::encoding::percent_encode;
 
@@ -42,6 +42,13 @@ impl PutOptions {
     /// Nothing but a media type.
     pub fn typed(content_type: impl Into<String>) -> Self {
         Self { content_type: Some(content_type.into()), ..Self::default() }
+    }
+
+    /// Says how many triggers led to the object; nothing when none did.
+    pub fn mark_depth(&mut self, depth: u32) {
+        if depth > 0 {
+            self.metadata.insert(DEPTH_METADATA.to_owned(), depth.to_string());
+        }
     }
 }
 

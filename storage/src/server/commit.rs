@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     apply::Tables,
     blobs::{BlobId, Blobs, Draft},
+    events::Observers,
     failure::Failure,
     index::{Index, begin},
     record::{ObjectRecord, PartRecord, UploadRecord},
@@ -65,6 +66,8 @@ pub(super) struct Put {
     /// The file with the bytes, when they do not.
     pub(super) draft: Option<Draft>,
     pub(super) condition: Condition,
+    /// What the event of this write is called.
+    pub(super) event: &'static str,
 }
 
 /// An object to be deleted.
@@ -129,6 +132,7 @@ pub(super) struct Committer {
     jobs: Option<mpsc::Sender<Job>>,
     writer: Option<thread::JoinHandle<()>>,
     blobs: Arc<Blobs>,
+    observers: Arc<Observers>,
 }
 
 impl Drop for Committer {
@@ -145,9 +149,16 @@ impl Committer {
     pub(super) fn start(index: Arc<Index>, blobs: Arc<Blobs>) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let shared = Arc::clone(&blobs);
+        let observers = Arc::new(Observers::default());
+        let told = Arc::clone(&observers);
         let thread = thread::Builder::new().name("s3-commit".to_owned());
-        let writer = thread.spawn(move || run(&index, &shared, queue))?;
-        Ok(Self { jobs: Some(jobs), writer: Some(writer), blobs })
+        let writer = thread.spawn(move || run(&index, &shared, &told, queue))?;
+        Ok(Self { jobs: Some(jobs), writer: Some(writer), blobs, observers })
+    }
+
+    /// Whom commits are told to.
+    pub(super) fn observers(&self) -> &Observers {
+        &self.observers
     }
 
     /// Makes a change and waits until it is on disk. Once handed over it is made
@@ -178,7 +189,8 @@ impl Change {
     }
 }
 
-fn run(index: &Index, blobs: &Blobs, mut queue: mpsc::Receiver<Job>) {
+fn run(index: &Index, blobs: &Blobs, observers: &Observers, mut queue: mpsc::Receiver<Job>) {
+    let mut sequence = 0;
     while let Some(first) = queue.blocking_recv() {
         let mut batch = vec![first];
         while batch.len() < BATCH_MAX
@@ -187,8 +199,13 @@ fn run(index: &Index, blobs: &Blobs, mut queue: mpsc::Receiver<Job>) {
             batch.push(job);
         }
         match write(index, &batch) {
-            Ok(results) => {
-                batch.into_iter().zip(results).for_each(|(job, result)| finish(blobs, job, result))
+            Ok((results, now_ms)) => {
+                for (job, result) in batch.into_iter().zip(results) {
+                    if let Ok(applied) = &result {
+                        observers.tell(&job.change, &applied.done, &mut sequence, now_ms);
+                    }
+                    finish(blobs, job, result);
+                }
             }
             Err(failure) => fail(batch, failure),
         }
@@ -197,7 +214,7 @@ fn run(index: &Index, blobs: &Blobs, mut queue: mpsc::Receiver<Job>) {
 
 /// Works a batch into the index. A refused change leaves no trace in it; any
 /// other failure fails the batch.
-fn write(index: &Index, batch: &[Job]) -> Result<Vec<Result<Applied, Failure>>, Failure> {
+fn write(index: &Index, batch: &[Job]) -> Result<(Vec<Result<Applied, Failure>>, u64), Failure> {
     let now_ms = now().0;
     index.with(|database| {
         let transaction = begin(database)?;
@@ -216,7 +233,7 @@ fn write(index: &Index, batch: &[Job]) -> Result<Vec<Result<Applied, Failure>>, 
         } else {
             transaction.abort()?;
         }
-        Ok(results)
+        Ok((results, now_ms))
     })
 }
 

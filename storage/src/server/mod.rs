@@ -18,6 +18,7 @@ mod bucket;
 mod checksum;
 mod commit;
 mod condition;
+mod events;
 mod failure;
 mod index;
 mod ingest;
@@ -38,6 +39,7 @@ use s3s::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use self::events::{Event, Events};
 use self::{
     auth::{OneKey, SignedV4},
     blobs::Blobs,
@@ -78,6 +80,7 @@ pub struct OpenError {
 #[derive(Clone)]
 pub struct Server {
     service: S3Service,
+    shared: Arc<Shared>,
 }
 
 impl Server {
@@ -92,11 +95,17 @@ impl Server {
         let root = config.root.clone();
         let failed = |failure: Failure| OpenError { root, detail: failure.to_string() };
         let shared = Shared::open(&config, free_bytes_min).map_err(failed)?;
-        let mut builder = S3ServiceBuilder::new(Service(Arc::new(shared)));
+        let shared = Arc::new(shared);
+        let mut builder = S3ServiceBuilder::new(Service(Arc::clone(&shared)));
         builder.set_auth(OneKey(config.credentials));
         builder.set_access(SignedV4);
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(auth::bounds()))));
-        Ok(Self { service: builder.build() })
+        Ok(Self { service: builder.build(), shared })
+    }
+
+    /// Begins to tell of what happens to objects. None when somebody listens already.
+    pub fn listen(&self) -> Option<Events> {
+        self.shared.committer.observers().listen()
     }
 
     /// Serves the listener's connections until `shutdown`, then lets requests

@@ -142,7 +142,7 @@ impl Shared {
         let taken = self.take(input.body.take(), &claims).await?;
         let sums = taken.sums.clone();
         let etag = taken.etag();
-        self.store(&input.bucket, &input.key, taken, attributes, condition).await?;
+        self.store(&input.bucket, &input.key, taken, attributes, condition, "ObjectCreated:Put").await?;
         Ok(dto::PutObjectOutput {
             checksum_type: sums.dto_type(),
             checksum_crc32: sums.crc32,
@@ -170,12 +170,13 @@ impl Shared {
         taken: Taken,
         attributes: Attributes,
         condition: Condition,
+        event: &'static str,
     ) -> S3Result<ObjectRecord> {
         let (etag, size, sums) = (taken.etag(), taken.size, taken.sums.clone());
         let (segments, inline, draft) = taken.body.into_parts(size);
         let record = ObjectRecord { etag, size, modified_ms: 0, attributes, sums, upload_id: None, segments };
         let (bucket, key) = (bucket.to_owned(), key.to_owned());
-        let put = Put { bucket, key, record, inline, draft, condition };
+        let put = Put { bucket, key, record, inline, draft, condition, event };
         match self.committer.commit(Change::Put(Box::new(put))).await? {
             Done::Object(record) => Ok(*record),
             _ => Err(s3_error!(InternalError, "the writer of the index answered something else")),
@@ -211,7 +212,8 @@ impl Shared {
         claims.algorithms = found.record.sums.algorithms();
         claims.algorithms.extend(input.checksum_algorithm.iter().map(|a| a.as_str().to_ascii_lowercase()));
         let taken = self.take(Some(found.into_body(self, body_range)), &claims).await?;
-        let record = self.store(&input.bucket, &input.key, taken, attributes, Condition::Always).await?;
+        let (condition, event) = (Condition::Always, "ObjectCreated:Copy");
+        let record = self.store(&input.bucket, &input.key, taken, attributes, condition, event).await?;
         let result = dto::CopyObjectResult {
             e_tag: Some(ETag::Strong(record.etag)),
             last_modified: Some(xml_time(record.modified_ms)),

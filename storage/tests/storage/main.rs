@@ -10,6 +10,7 @@
 mod boto;
 mod crash;
 mod embedded;
+mod events;
 mod faults;
 mod full;
 mod keys;

@@ -37,6 +37,9 @@ pub fn read(args: &JobSource) -> Result<JobDocument> {
     if let Some(params) = &args.params {
         document.params = Some(params_of(params)?);
     }
+    if let Some(columns) = &args.columns {
+        document.columns = Some(columns.clone());
+    }
     if let Some(filter) = &args.filter {
         document.filter = Some(filter.clone());
     }
@@ -88,6 +91,7 @@ fn of_flags(function: FunctionRef, args: &JobSource) -> JobDocument {
         output: None,
         output_format: Format::default(),
         overwrite: false,
+        depth: 0,
         params: None,
         csv: Default::default(),
         split: Default::default(),
@@ -133,10 +137,13 @@ mod tests {
             r#"{"threshold": 0.2}"#,
             "--format",
             "csv",
+            "--columns",
+            "id,pay day",
             "--overwrite",
         ])
         .unwrap();
         assert_eq!(job.inputs(), ["s3://bank/a", "s3://bank/b"]);
+        assert_eq!(job.columns, Some(vec!["id".to_owned(), "pay day".to_owned()]));
         assert_eq!((job.format, job.overwrite), (Format::Csv, true));
         assert_eq!(job.params.unwrap()["threshold"], 0.2);
         assert_eq!(job.output.unwrap().to_string(), "s3://bank/out/");

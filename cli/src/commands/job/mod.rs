@@ -31,7 +31,7 @@ pub async fn run(client: &Client, command: Job) -> Result<()> {
         Job::Ls { state, function, limit, shown } => {
             let function = function.map(|name| name.to_string());
             let query = [("state", state.as_deref()), ("function", function.as_deref())];
-            let jobs = pages(client, "/v1/jobs", "jobs", &query, limit).await?;
+            let jobs = client.pages("/v1/jobs", "jobs", &query, limit, PAGE_MAX).await?;
             let list: JobList = serde_json::from_value(serde_json::json!({ "jobs": jobs }))?;
             output::shown(shown.view, &serde_json::json!({ "jobs": jobs }), |_| show::list(&list.jobs))
         }
@@ -42,14 +42,8 @@ pub async fn run(client: &Client, command: Job) -> Result<()> {
         }
         Job::Watch { id, shown } => finish(&follow::follow(client, id).await?, shown.view),
         Job::Tasks { id, state, limit, shown } => {
-            let tasks = pages(
-                client,
-                &format!("/v1/jobs/{id}/tasks"),
-                "tasks",
-                &[("state", state.as_deref())],
-                limit,
-            )
-            .await?;
+            let (path, query) = (format!("/v1/jobs/{id}/tasks"), [("state", state.as_deref())]);
+            let tasks = client.pages(&path, "tasks", &query, limit, PAGE_MAX).await?;
             let views = tasks
                 .iter()
                 .cloned()
@@ -162,35 +156,6 @@ fn summary(view: &JobView) {
         output::count(view.receipt.rows_in),
         output::count(view.tasks.total)
     ));
-}
-
-/// The items of as many pages as it takes for `limit` of them.
-async fn pages(
-    client: &Client,
-    path: &str,
-    member: &str,
-    query: &[(&str, Option<&str>)],
-    limit: usize,
-) -> Result<Vec<Value>> {
-    let mut items: Vec<Value> = Vec::new();
-    let mut page: Option<String> = None;
-    loop {
-        let size = (limit - items.len().min(limit)).clamp(1, PAGE_MAX).to_string();
-        let mut asked: Vec<(&str, &str)> =
-            query.iter().filter_map(|(name, value)| Some((*name, (*value)?))).collect();
-        asked.push(("limit", &size));
-        asked.extend(page.as_deref().map(|page| ("page", page)));
-        let mut answer: Value = client.get(path, &asked).await?;
-        match answer[member].take() {
-            Value::Array(more) => items.extend(more),
-            _ => return Err(Error::service(format!("expected a list of {member} at {path}, found none"))),
-        }
-        page = answer["next"].as_str().map(str::to_owned);
-        if page.is_none() || items.len() >= limit {
-            items.truncate(limit);
-            return Ok(items);
-        }
-    }
 }
 
 /// A job as it is now.

@@ -8,7 +8,7 @@
 mod column;
 mod infer;
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef};
 use bytes::Bytes;
@@ -63,10 +63,13 @@ pub(super) struct CsvReader {
 /// What the head of an object says.
 struct Header {
     names: Vec<String>,
-    guesses: Vec<Guessed>,
     /// Bytes before the first record of values.
     bytes: usize,
     lines: u64,
+    /// The records of values from which types are guessed.
+    sample: Range<usize>,
+    /// Whether nothing follows them.
+    ended: bool,
 }
 
 impl CsvReader {
@@ -82,23 +85,35 @@ impl CsvReader {
         let mut text = Text::open(store, slice, head, ErrorKind::CsvMalformed)?;
         let start = text.offset();
         let dialect = Dialect::new(&uri, options)?;
-        let header = if slice.is_whole() {
-            dialect.read_from(&mut text).await?
+        let (header, head) = if slice.is_whole() {
+            (dialect.read_from(&mut text).await?, None)
         } else {
             // A part may end before the sample does: its object is looked at.
-            dialect.read_head(store, slice, head).await?
+            let (header, head) = dialect.read_head(store, slice, head).await?;
+            (header, Some(head))
+        };
+        let names: Vec<&str> = header.names.iter().map(String::as_str).collect();
+        let indices = wanted.resolve(&uri, &names, first)?;
+        let known = |index: &usize| {
+            let name = &header.names[*index];
+            let settled = first.and_then(|first| first.data_type(name));
+            wanted.declared(name).map(|d| &d.data_type).or(settled)
+        };
+        // Guessing costs as much as reading what is looked at.
+        let guesses = if indices.iter().all(|index| known(index).is_some()) {
+            Vec::new()
+        } else {
+            let head = head.as_deref().unwrap_or_else(|| text.data());
+            dialect.guesses(&head[header.sample.clone()], header.names.len(), header.ended)
         };
         if start == 0 {
             text.fill_to(header.bytes).await?;
             text.consume(header.bytes);
         }
-        let names: Vec<&str> = header.names.iter().map(String::as_str).collect();
-        let indices = wanted.resolve(&uri, &names, first)?;
         let field = |index: &usize| {
             let name = &header.names[*index];
-            let settled = first.and_then(|first| first.data_type(name));
-            let guessed = data_type(header.guesses[*index]);
-            let known = wanted.declared(name).map(|d| &d.data_type).or(settled).or(guessed.as_ref());
+            let guessed = guesses.get(*index).and_then(|guessed| data_type(*guessed));
+            let known = known(index).or(guessed.as_ref());
             let data_type = match known {
                 Some(known) => read_type(known),
                 // Another object may tell what it is.
@@ -290,18 +305,24 @@ impl<'a> Dialect<'a> {
         self.read(text.data(), text.ended())?.ok_or_else(|| self.first_too_large())
     }
 
-    /// Reads the header from the start of the slice's object.
-    async fn read_head(&self, store: &Store, slice: &Slice, head: &Bytes) -> Result<Header, Problem> {
+    /// Reads the header from the start of the slice's object, and gives that start.
+    async fn read_head(
+        &self,
+        store: &Store,
+        slice: &Slice,
+        head: &Bytes,
+    ) -> Result<(Header, Bytes), Problem> {
         let size = slice.object.pin.size;
         if Compressed::of(head) == Compressed::No
             && let Some(header) = self.read(head, head.len() as u64 == size)?
         {
-            return Ok(header);
+            return Ok((header, head.clone()));
         }
         let end = size.min(limits::RECORD_BYTES_MAX + 1);
         let head =
             store.get_range(&slice.object.uri, &slice.object.pin, 0..end).await.map_err(store_problem)?;
-        self.read(&head, end == size)?.ok_or_else(|| self.first_too_large())
+        let header = self.read(&head, end == size)?.ok_or_else(|| self.first_too_large())?;
+        Ok((header, head))
     }
 
     fn first_too_large(&self) -> Problem {
@@ -339,8 +360,13 @@ impl<'a> Dialect<'a> {
         };
         let values = if self.header { next } else { at };
         let end = data.len().min(SAMPLE_BYTES.max(next));
-        let guesses = self.guesses(&data[values..end], names.len(), ended && end == data.len());
-        Ok(Some(Header { names, guesses, bytes: values, lines: count_lines(&data[..values]) }))
+        Ok(Some(Header {
+            names,
+            bytes: values,
+            lines: count_lines(&data[..values]),
+            sample: values..end,
+            ended: ended && end == data.len(),
+        }))
     }
 
     fn guesses(&self, sample: &[u8], width: usize, ended: bool) -> Vec<Guessed> {

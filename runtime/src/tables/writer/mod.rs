@@ -45,14 +45,22 @@ impl std::fmt::Debug for TableWriter {
 
 impl TableWriter {
     /// A writer of the object at `uri`. `Auto` is Parquet. `writer_id` names the
-    /// attempt in the object's metadata. Sends nothing yet.
-    pub fn create(store: Store, uri: ObjectUri, format: Format, writer_id: &str) -> Result<Self, Problem> {
+    /// attempt in the object's metadata, `depth` the triggers that led here. Sends
+    /// nothing yet.
+    pub fn create(
+        store: Store,
+        uri: ObjectUri,
+        format: Format,
+        writer_id: &str,
+        depth: u32,
+    ) -> Result<Self, Problem> {
         if format == Format::Bytes {
             let detail = "a table must be written as parquet, csv, jsonl or arrow, found bytes";
             return Err(Problem::new(ErrorKind::InvalidRequest, detail));
         }
         let mut options = PutOptions::typed(content_type(format));
         options.metadata.insert(WRITER_METADATA.to_owned(), writer_id.to_owned());
+        options.mark_depth(depth);
         let sink = store.writer(&uri, options);
         Ok(Self { uri, format, sink, table: None, rows: 0 })
     }

@@ -5,6 +5,9 @@
 //! The host decodes in both; what is compared is what the guest does: it takes
 //! Arrow IPC apart and adds it up. The job's receipt says what CPU
 //! time its guests took.
+//!
+//! And the whole job beside the same code over the same files on the local disk, with
+//! as many threads as the service has workers and nothing in between.
 
 // The very source of the function, compiled for this machine.
 #[path = "../../../../functions/column-stats/src/lib.rs"]
@@ -12,7 +15,10 @@
 mod column_stats;
 
 use std::{
+    fs::File,
     io::Cursor,
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -24,7 +30,7 @@ use fanfold_protocol::{
     plan::Slice,
     uri::PinnedObject,
 };
-use fanfold_runtime::tables::{TableReader, TableSource, encode};
+use fanfold_runtime::tables::{BATCH_ROWS_MAX, TableReader, TableSource, encode};
 use fanfold_sdk::testing;
 use fanfold_storage::Store;
 use fanfold_tests::{
@@ -32,6 +38,7 @@ use fanfold_tests::{
     service::Service,
 };
 use futures::TryStreamExt;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
 use crate::{Goal, Measurement};
@@ -55,12 +62,15 @@ pub fn measure() -> Result<Vec<Measurement>> {
     }
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (mut elapsed, mut rate, mut ratio) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut wasm, mut native) = (Vec::new(), Vec::new());
+    let (mut wasm, mut native, mut whole) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let start = Instant::now();
         let guest = job(&service)?;
         let seconds = start.elapsed().as_secs_f64();
         let same = threads.block_on(natively(&service.store()?))?;
+        let start = Instant::now();
+        from_disk(&files)?;
+        whole.push(start.elapsed().as_secs_f64() / seconds);
         elapsed.push(seconds);
         rate.push(ROWS as f64 / seconds);
         wasm.push(guest.as_secs_f64());
@@ -70,6 +80,7 @@ pub fn measure() -> Result<Vec<Measurement>> {
     Ok(vec![
         Measurement::of("column_stats_job", "s", elapsed),
         Measurement::of("column_stats_job_rows", "1/s", rate),
+        Measurement::of("column_stats_job_over_native_rows", "ratio", whole).goal(Goal::AtLeast(0.6)),
         Measurement::of("column_stats_wasm_busy", "s", wasm),
         Measurement::of("column_stats_native_busy", "s", native),
         Measurement::of("column_stats_wasm_over_native", "ratio", ratio).goal(Goal::AtMost(1.4)),
@@ -96,6 +107,33 @@ fn job(service: &Service) -> Result<Duration> {
     let receipt = &job["receipt"];
     ensure!(receipt["rows_in"] == ROWS, "expected {ROWS} rows in the receipt, found {receipt}");
     Ok(Duration::from_millis(receipt["guest_ms"].as_u64().context("expected guest_ms in the receipt")?))
+}
+
+/// Reads the files and adds them up with a thread for each core.
+fn from_disk(files: &[PathBuf]) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<u64> {
+        let mut rows = 0;
+        while let Some(file) = files.get(next.fetch_add(1, Relaxed)) {
+            let reader =
+                ParquetRecordBatchReaderBuilder::try_new(File::open(file)?)?.with_batch_size(BATCH_ROWS_MAX);
+            let batches = reader.build()?.collect::<Result<Vec<_>, _>>()?;
+            let answer = testing::aggregate::<ColumnStats>(batches, (), 1)
+                .map_err(|error| anyhow::anyhow!("{error}"))?;
+            rows += answer["rows"].as_u64().context("expected rows in the answer")?;
+        }
+        Ok(rows)
+    };
+    let threads = std::thread::available_parallelism()?.get();
+    let rows = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let rows = threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?);
+        rows.sum::<Result<u64>>()
+    })?;
+    ensure!(rows == ROWS, "expected {ROWS} rows on the disk, found {rows}");
+    Ok(())
 }
 
 /// What this thread has cost so far.

@@ -104,6 +104,8 @@ impl Ours {
                 };
                 let invocation = Invocation {
                     id: Uuid::now_v7(),
+                    attempt: 1,
+                    depth: 0,
                     version: Arc::clone(&version),
                     timeout: Duration::from_secs(30),
                     params: "{}".to_owned(),

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use serde::Serialize;
 
+mod bank;
 mod columns;
 mod http;
 mod instance;
@@ -21,11 +22,14 @@ mod service;
 /// Measures Fanfold on this machine.
 #[derive(Parser)]
 struct Arguments {
-    /// Parts to measure: service, instance, http, jobs, million, columns; all when none is named
+    /// Parts to measure: service, instance, http, jobs, million, columns, bank; all when none is named
     parts: Vec<String>,
     /// Write the measurements as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Have Polars and Ray do the jobs of `bank` as well (`cargo xtask bench --compare` installs them)
+    #[arg(long)]
+    compare: bool,
     /// Serve the bare axum answer that `http` compares with (used by the bench itself)
     #[arg(long, hide = true)]
     serve_bare: bool,
@@ -38,7 +42,7 @@ pub struct Measurement {
     pub name: String,
     /// The median of the runs.
     pub value: f64,
-    /// `us`, `ms`, `s`, `1/s`, `MiB` or `ratio`.
+    /// `us`, `ms`, `s`, `1/s`, `MB/s`, `MiB` or `ratio`.
     pub unit: &'static str,
     /// How many runs.
     pub runs: usize,
@@ -114,18 +118,19 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let wanted = |part: &str| arguments.parts.is_empty() || arguments.parts.iter().any(|p| p == part);
     let mut all = Vec::new();
-    type Part = fn() -> Result<Vec<Measurement>>;
-    let parts: [(&str, Part); 6] = [
-        ("service", service::measure),
-        ("instance", instance::measure),
-        ("http", http::measure),
-        ("jobs", jobs::measure),
-        ("million", jobs::measure_many),
-        ("columns", columns::measure),
+    type Part = fn(bool) -> Result<Vec<Measurement>>;
+    let parts: [(&str, Part); 7] = [
+        ("service", |_| service::measure()),
+        ("instance", |_| instance::measure()),
+        ("http", |_| http::measure()),
+        ("jobs", |_| jobs::measure()),
+        ("million", |_| jobs::measure_many()),
+        ("columns", |_| columns::measure()),
+        ("bank", bank::measure),
     ];
     for (name, measure) in parts.into_iter().filter(|(name, _)| wanted(name)) {
         eprintln!("==> measure {name}");
-        all.extend(measure().with_context(|| format!("measure {name}"))?);
+        all.extend(measure(arguments.compare).with_context(|| format!("measure {name}"))?);
     }
     all.extend(against_instance(&all));
     print(&all);

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+//! An asynchronous call as a message of the queue: complete in itself.
+//!
+//! The version is pinned when the call is accepted, so that an alias that moves
+//! afterwards does not change work that was promised. A message that cannot be
+//! read again is a fault of the platform, never of whoever called.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fanfold_protocol::{Problem, invocation::Request, names::FunctionName, time::Timestamp};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::live::Live;
+use crate::invoke::framed;
+
+/// Where an asynchronous invocation came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Origin {
+    /// A call over HTTP.
+    Call,
+    /// An event that a trigger took in.
+    Trigger {
+        /// The trigger's name.
+        name: String,
+    },
+    /// A dead letter that was tried once more.
+    Replay {
+        /// The invocation that it was.
+        of: Uuid,
+    },
+}
+
+/// Everything but the body.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Head {
+    pub(super) id: Uuid,
+    pub(super) function: FunctionName,
+    pub(super) version: u32,
+    pub(super) timeout_ms: u64,
+    pub(super) params: String,
+    pub(super) method: String,
+    pub(super) query: String,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) accepted_at: Timestamp,
+    pub(super) depth: u32,
+    pub(super) origin: Origin,
+}
+
+/// A message.
+#[derive(Clone, Debug)]
+pub(super) struct Message {
+    pub(super) head: Head,
+    pub(super) body: Bytes,
+}
+
+impl Message {
+    /// The payload of the queue's message.
+    pub(super) fn encode(&self) -> Result<Bytes, Problem> {
+        framed::encode(&self.head, &self.body)
+    }
+
+    /// Reads a payload.
+    pub(super) fn decode(payload: &Bytes) -> serde_json::Result<Self> {
+        let (head, body) = framed::decode(payload)?;
+        Ok(Self { head, body })
+    }
+
+    /// What the guest sees.
+    pub(super) fn request(&self) -> Request {
+        Request {
+            method: self.head.method.clone(),
+            query: self.head.query.clone(),
+            headers: self.head.headers.clone(),
+            body: self.body.clone(),
+        }
+    }
+
+    /// How long an attempt may take.
+    pub(super) fn timeout(&self) -> Duration {
+        Duration::from_millis(self.head.timeout_ms)
+    }
+
+    /// The record of a call of which the backbone has lost it.
+    pub(super) fn live(&self) -> Live {
+        let Head { function, version, accepted_at, depth, origin, .. } = self.head.clone();
+        Live::new(function, version, accepted_at, depth, origin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_read_back() {
+        let head = Head {
+            id: Uuid::from_u128(7),
+            function: "f".parse().unwrap(),
+            version: 2,
+            timeout_ms: 1_500,
+            params: r#"{"a":"\n"}"#.to_owned(),
+            method: "POST".to_owned(),
+            query: "a=1".to_owned(),
+            headers: vec![("content-type".to_owned(), "text/plain".to_owned())],
+            accepted_at: Timestamp(9),
+            depth: 3,
+            origin: Origin::Replay { of: Uuid::from_u128(8) },
+        };
+        let message = Message { head, body: Bytes::from_static(b"\xff\n{}") };
+        let read = Message::decode(&message.encode().unwrap()).unwrap();
+        assert_eq!((read.body, read.head.params), (message.body, message.head.params));
+        assert_eq!((read.head.id, read.head.origin), (message.head.id, message.head.origin));
+        for bad in [&b""[..], b"{}\n", b"\xff", b"null\nx"] {
+            assert!(Message::decode(&Bytes::from_static(bad)).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The runner: deliveries of asynchronous calls, from the queue to their ends.
+//!
+//! It takes at most half of the places, so that whoever waits for an answer
+//! finds the other half. A message leaves the queue only when the end of its
+//! invocation is in the store. What is no fault of the function (no place, a
+//! store or a backbone that does not answer, a stop) is not counted as an
+//! attempt and bounded by the invocation's age alone.
+
+use std::{sync::Arc, time::Duration};
+
+use fanfold_backbone::Delivery;
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    digest::Digest,
+    function::Version,
+    invocation::{Invocation, Outcome, Response, Usage},
+    keys, limits, time,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    Inner,
+    ends::{Answer, Ended},
+    live::Live,
+    message::Message,
+    running::Seat,
+};
+use crate::{
+    invoke::{admission::Place, call, headers},
+    problem::internal,
+    state::{App, AppState},
+};
+
+/// How long a lease lasts unless it is extended, and how often it is.
+const LEASE: Duration = Duration::from_secs(30);
+const EXTEND_EVERY: Duration = Duration::from_secs(10);
+/// How long one pull waits for work, and when it is thought to hang.
+const PULL_WAIT: Duration = Duration::from_secs(20);
+const PULL_WATCHDOG: Duration = Duration::from_secs(30);
+/// Messages in one pull.
+const PULL_MAX: usize = 32;
+/// After a pull that failed.
+const PULL_PAUSE: Duration = Duration::from_secs(1);
+/// The longest wait before another delivery.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How often an end is tried to be written while its result is at hand.
+const END_TRIES: u32 = 6;
+const END_PAUSE: Duration = Duration::from_millis(500);
+
+/// What becomes of a delivery.
+enum Settle {
+    /// The invocation has ended.
+    Ack,
+    /// It has ended, and is given up for this reason.
+    Dead(String),
+    /// It is to be delivered again.
+    Again(Duration),
+}
+
+/// How an attempt ended.
+enum Attempt {
+    /// By itself.
+    Ran(Outcome),
+    /// The invocation has ended elsewhere, mostly by being cancelled.
+    Cancelled,
+    /// The gateway stops.
+    Stopped,
+}
+
+/// Pulls and runs until the gateway drains.
+pub(crate) async fn run(app: AppState) {
+    let inner = Arc::clone(&app.invocations.inner);
+    let (shutdown, draining) = (inner.shutdown.clone(), app.draining.clone());
+    let listening = inner.running.listen(&inner.backbone);
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = draining.cancelled() => {}
+        () = pull(&app, &inner) => {}
+        () = listening => {}
+    }
+}
+
+async fn pull(app: &AppState, inner: &Arc<Inner>) {
+    let slots = Arc::new(Semaphore::new((app.config.tenant_concurrency / 2).max(1)));
+    loop {
+        let slots = take(&slots).await;
+        let pulling = inner.backbone.pull(keys::INVOCATION_QUEUE, slots.len(), PULL_WAIT, LEASE);
+        let deliveries = match tokio::time::timeout(PULL_WATCHDOG, pulling).await {
+            Ok(Ok(deliveries)) => deliveries,
+            Ok(Err(fanfold_backbone::Error::Closed)) => return,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "asynchronous calls cannot be pulled; trying again");
+                tokio::time::sleep(PULL_PAUSE).await;
+                continue;
+            }
+            Err(_) => continue,
+        };
+        for (delivery, slot) in deliveries.into_iter().zip(slots) {
+            let app = Arc::clone(app);
+            inner.tracker.spawn(async move {
+                handle(&app, &delivery).await;
+                drop(slot);
+            });
+        }
+    }
+}
+
+/// All slots that are free, at least one.
+async fn take(slots: &Arc<Semaphore>) -> Vec<OwnedSemaphorePermit> {
+    let mut taken: Vec<_> = Arc::clone(slots).acquire_owned().await.into_iter().collect();
+    while taken.len() < PULL_MAX
+        && let Ok(slot) = Arc::clone(slots).try_acquire_owned()
+    {
+        taken.push(slot);
+    }
+    taken
+}
+
+/// Works on a delivery, and settles it. When that fails, it is delivered again
+/// once its lease has lapsed; the end decides what is left to do.
+async fn handle(app: &App, delivery: &Delivery) {
+    let inner = &app.invocations.inner;
+    let settle = attend(app, inner, delivery).await.unwrap_or_else(|problem| {
+        tracing::warn!(id = delivery.id, detail = %problem.detail, "an invocation is put off");
+        Settle::Again(pause(inner.config.backoff, &delivery.id, delivery.attempt))
+    });
+    let settled = match &settle {
+        Settle::Again(pause) => delivery.nak(*pause).await,
+        Settle::Ack => delivery.ack().await,
+        Settle::Dead(reason) => delivery.dead(reason).await,
+    };
+    if let Err(error) = settled {
+        tracing::warn!(id = delivery.id, %error, "a delivery cannot be settled");
+    }
+}
+
+/// # Errors
+/// The store or the backbone does not answer.
+async fn attend(app: &App, inner: &Inner, delivery: &Delivery) -> Result<Settle, Problem> {
+    let message = match Message::decode(&delivery.payload) {
+        Ok(message) => message,
+        Err(error) => return poison(inner, delivery, &error).await,
+    };
+    let id = message.head.id;
+    let Some(seat) = inner.running.enter(id) else { return Ok(Settle::Again(LEASE)) };
+    let (live, revision) = match Live::get(&inner.backbone, &id).await? {
+        // A first delivery of a new invocation cannot have ended.
+        Some((live, revision)) if live.attempts == 0 && delivery.attempt == 1 => (live, revision),
+        found => {
+            if let Some((ended, _)) = inner.ends.get(&id).await? {
+                return inner.settled(&ended).await;
+            }
+            match found {
+                Some(found) => found,
+                // The backbone has lost the record, not the message.
+                None => {
+                    let live = message.live();
+                    match live.create(&inner.backbone, &id).await? {
+                        Some(revision) => (live, revision),
+                        None => return Ok(Settle::Again(Duration::ZERO)),
+                    }
+                }
+            }
+        }
+    };
+    let work = Work { app, inner, delivery, message: &message, seat };
+    if let Some(problem) = work.given_up(&live) {
+        return work.end(Ended::new(id, &live, Err(problem)), None).await;
+    }
+    work.attempt(live, revision).await
+}
+
+/// A message that cannot be read: its invocation ends, if it is known, and the queue moves on.
+async fn poison(inner: &Inner, delivery: &Delivery, error: &serde_json::Error) -> Result<Settle, Problem> {
+    let problem = internal(format!("the message of invocation {:?} cannot be read: {error}", delivery.id));
+    let reason = format!("{}: expected the message of a call, found: {error}", problem.code);
+    if let Ok(id) = delivery.id.parse::<Uuid>()
+        && let Some((live, _)) = Live::get(&inner.backbone, &id).await?
+    {
+        let ended = Ended::new(id, &live, Err(problem));
+        if inner.ends.put_once(&ended, None, &Uuid::new_v4()).await? {
+            inner.counters.ended(ended.state());
+        }
+        Live::remove(&inner.backbone, &id).await?;
+    }
+    inner.counters.dead_letters.inc();
+    Ok(Settle::Dead(reason))
+}
+
+/// A delivery in work.
+struct Work<'a> {
+    app: &'a App,
+    inner: &'a Inner,
+    delivery: &'a Delivery,
+    message: &'a Message,
+    seat: Seat<'a>,
+}
+
+impl Work<'_> {
+    /// Why there is no further attempt.
+    fn given_up(&self, live: &Live) -> Option<Problem> {
+        let most = self.inner.config.age_max;
+        if live.age(time::now()) > most {
+            let because =
+                live.problem.as_ref().map(|p| format!(", the last time because {p}")).unwrap_or_default();
+            return Some(Problem::new(
+                ErrorKind::DeadlineExceeded,
+                format!(
+                    "an asynchronous call is tried for at most {} s, found no attempt that succeeded{because}; replay \
+                     the dead letter, or call again",
+                    most.as_secs()
+                ),
+            ));
+        }
+        (live.attempts >= limits::ATTEMPTS_DEFAULT).then(|| {
+            live.problem.clone().unwrap_or_else(|| {
+                Problem::new(
+                    ErrorKind::Internal,
+                    format!(
+                        "expected one of {} attempts to come to an end, found all broken off with the process that ran \
+                         them; replay the dead letter, or look for what ends that process",
+                        live.attempts
+                    ),
+                )
+            })
+        })
+    }
+
+    /// Runs the function once, if there is a place for it.
+    async fn attempt(&self, mut live: Live, revision: u64) -> Result<Settle, Problem> {
+        let function = &live.function;
+        let version = self.inner.registry.pinned(function, live.version).await?;
+        let Ok(place) = self.app.admission.admit_background(function).await else {
+            return Ok(Settle::Again(self.pause(self.delivery.attempt)));
+        };
+        live.begin(time::now());
+        let Some(revision) = live.update(&self.inner.backbone, &self.message.head.id, revision).await? else {
+            // It was cancelled meanwhile, or another delivery of it runs.
+            return Ok(Settle::Again(Duration::ZERO));
+        };
+        match self.run(&version, &live, place).await {
+            Attempt::Cancelled => match self.inner.ends.get(&self.message.head.id).await? {
+                Some((ended, _)) => self.inner.settled(&ended).await,
+                None => Ok(Settle::Again(Duration::ZERO)),
+            },
+            Attempt::Stopped => {
+                live.undo();
+                live.update(&self.inner.backbone, &self.message.head.id, revision).await?;
+                Ok(Settle::Again(Duration::ZERO))
+            }
+            Attempt::Ran(outcome) => self.decide(live, revision, outcome).await,
+        }
+    }
+
+    async fn run(&self, version: &Arc<Version>, live: &Live, place: Place) -> Attempt {
+        let begun = time::now();
+        let invocation = Invocation {
+            id: self.message.head.id,
+            attempt: live.attempts,
+            depth: live.depth,
+            version: Arc::clone(version),
+            timeout: self.message.timeout(),
+            params: self.message.head.params.clone(),
+            request: self.message.request(),
+        };
+        let mut running = std::pin::pin!(call::execute(self.app, invocation));
+        let mut extend = tokio::time::interval_at(Instant::now() + EXTEND_EVERY, EXTEND_EVERY);
+        let attempt = loop {
+            tokio::select! {
+                outcome = running.as_mut() => break Attempt::Ran(outcome),
+                () = self.seat.cancelled.cancelled() => break Attempt::Cancelled,
+                () = self.inner.shutdown.cancelled() => break Attempt::Stopped,
+                _ = extend.tick() => self.extend().await,
+            }
+        };
+        drop(place);
+        let cancelled = || Problem::new(ErrorKind::Cancelled, "the invocation was cancelled on request");
+        let (result, logs, usage) = match &attempt {
+            Attempt::Ran(outcome) => (
+                outcome.result.as_ref().map(call::kept).map_err(Problem::clone),
+                outcome.logs.clone(),
+                outcome.usage,
+            ),
+            Attempt::Cancelled => (Err(cancelled()), Vec::new(), Usage::default()),
+            Attempt::Stopped => return attempt,
+        };
+        let id = self.message.head.id;
+        let note =
+            call::Note { id, attempt: live.attempts, version, started_at: begun, queued: Duration::ZERO };
+        note.keep(self.app, result, logs, usage);
+        attempt
+    }
+
+    /// Holds the delivery for another while, and looks whether the invocation
+    /// has ended elsewhere. A record that is gone alone proves nothing.
+    async fn extend(&self) {
+        if let Err(error) = self.delivery.extend(LEASE).await {
+            tracing::warn!(id = self.delivery.id, %error, "a lease was not extended");
+        }
+        let id = &self.message.head.id;
+        if let Ok(None) = Live::get(&self.inner.backbone, id).await
+            && let Ok(Some(_)) = self.inner.ends.get(id).await
+        {
+            self.seat.cancelled.cancel();
+        }
+    }
+
+    /// What follows from an attempt.
+    async fn decide(&self, mut live: Live, revision: u64, outcome: Outcome) -> Result<Settle, Problem> {
+        let id = self.message.head.id;
+        let result = outcome.result.and_then(checked);
+        let problem = match result.as_ref().err() {
+            Some(problem) if is_unavailable(problem.code) => {
+                live.undo();
+                live.problem = Some(problem.clone());
+                live.update(&self.inner.backbone, &id, revision).await?;
+                return Ok(Settle::Again(self.pause(self.delivery.attempt)));
+            }
+            Some(problem) if problem.retryable() && live.attempts < limits::ATTEMPTS_DEFAULT => {
+                problem.clone()
+            }
+            _ => {
+                let mut ended =
+                    Ended::new(id, &live, result.as_ref().map(Answer::from).map_err(Problem::clone));
+                (ended.logs, ended.usage) = (outcome.logs, outcome.usage);
+                let settled = self.end(ended, result.as_ref().ok()).await;
+                if settled.is_err() {
+                    live.undo();
+                    live.update(&self.inner.backbone, &id, revision).await?;
+                }
+                return settled;
+            }
+        };
+        let pause = self.pause(live.attempts);
+        live.failed(problem);
+        live.update(&self.inner.backbone, &id, revision).await?;
+        self.inner.counters.retries.inc();
+        Ok(Settle::Again(pause))
+    }
+
+    /// Writes an end, patiently: it may have cost much to come by.
+    async fn end(&self, ended: Ended, response: Option<&Response>) -> Result<Settle, Problem> {
+        let (writer, mut tries) = (Uuid::new_v4(), 0);
+        let won = loop {
+            match self.inner.ends.put_once(&ended, response, &writer).await {
+                Ok(won) => break won,
+                Err(problem) => {
+                    tries += 1;
+                    if tries == END_TRIES || self.inner.shutdown.is_cancelled() {
+                        return Err(problem);
+                    }
+                    tokio::time::sleep(END_PAUSE * 2_u32.pow(tries - 1)).await;
+                    self.extend().await;
+                }
+            }
+        };
+        if won {
+            self.inner.counters.ended(ended.state());
+            if ended.state() == "failed" {
+                self.inner.counters.dead_letters.inc();
+            }
+            return self.inner.settled(&ended).await;
+        }
+        match self.inner.ends.get(&ended.id).await? {
+            Some((first, _)) => self.inner.settled(&first).await,
+            None => Err(internal(format!("the end of invocation {} is there and cannot be read", ended.id))),
+        }
+    }
+
+    fn pause(&self, times: u32) -> Duration {
+        pause(self.inner.config.backoff, &self.delivery.id, times)
+    }
+}
+
+impl Inner {
+    /// What is left to do for an invocation that has ended. The record goes
+    /// before the message, since nobody would come back for it.
+    async fn settled(&self, ended: &Ended) -> Result<Settle, Problem> {
+        Live::remove(&self.backbone, &ended.id).await?;
+        Ok(match &ended.result {
+            Err(problem) if problem.code != ErrorKind::Cancelled => {
+                Settle::Dead(format!("{}: {}", problem.code, problem.detail))
+            }
+            _ => Settle::Ack,
+        })
+    }
+}
+
+/// An answer that HTTP can carry.
+fn checked(response: Response) -> Result<Response, Problem> {
+    headers::from_guest(response.clone()).map(|_| response)
+}
+
+/// Whether the platform failed for a while, whatever the function does.
+fn is_unavailable(code: ErrorKind) -> bool {
+    matches!(
+        code,
+        ErrorKind::StoreUnavailable
+            | ErrorKind::StoreTimeout
+            | ErrorKind::StorageFull
+            | ErrorKind::BackboneUnavailable
+            | ErrorKind::ShuttingDown
+            | ErrorKind::ConcurrencyLimit
+    )
+}
+
+/// How long to wait after so many times: doubled each time, up to a bound, less
+/// up to half. The spreading follows from the id, so that what failed together
+/// does not come back together.
+fn pause(first: Duration, id: &str, times: u32) -> Duration {
+    let full = first.saturating_mul(1 << times.saturating_sub(1).min(16)).min(PAUSE_MAX);
+    let share = u32::from(Digest::of(format!("{id}/{times}").as_bytes()).as_bytes()[0]);
+    full - full * share / (2 * 256)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_spread() {
+        let second = Duration::from_secs(1);
+        for times in 1..40 {
+            let full = second.saturating_mul(1 << (times - 1).min(16)).min(PAUSE_MAX);
+            let found = pause(second, "a", times);
+            assert!(found > full / 2 - Duration::from_millis(1) && found <= full, "{times} {found:?}");
+        }
+        assert_ne!(pause(second, "a", 1), pause(second, "b", 1));
+    }
+}

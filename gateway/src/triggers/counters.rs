@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is counted of events, under labels of few values.
+//!
+//! Every event that came in is counted again under what became of it, so that
+//! nothing is dropped unseen. Triggers are counted by name: there are at most
+//! `TRIGGERS_MAX`, and only those that exist.
+
+use fanfold_protocol::{ErrorKind, names::TriggerName};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
+
+/// What became of an event of a trigger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Taken in, durably.
+    Kept,
+    /// It started what it was to start.
+    Started,
+    /// Its outcome was there already.
+    Duplicate,
+    /// The object is not there any more.
+    Gone,
+    /// The object was written again since it was removed.
+    Changed,
+    /// It started what it was to start, of another object than it tells of.
+    StartedChanged,
+    /// A later event of the same key was seen before.
+    Stale,
+    /// It does not pass the filter by the key that the object really has.
+    Filtered,
+    /// It is tried again later.
+    Retried,
+    /// It was given up.
+    Dead,
+    /// It was given up because too many triggers stand before it.
+    Loop,
+}
+
+impl Fate {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Started => "started",
+            Self::Duplicate => "duplicate",
+            Self::Gone => "gone",
+            Self::Changed => "changed",
+            Self::StartedChanged => "started-changed",
+            Self::Stale => "stale",
+            Self::Filtered => "filtered",
+            Self::Retried => "retried",
+            Self::Dead => "dead",
+            Self::Loop => "loop",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabels {
+    trigger: String,
+    fate: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabels {
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TriggerLabels {
+    trigger: String,
+}
+
+/// Counters of triggers.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    events: Family<EventLabels, Counter>,
+    refused: Family<CodeLabels, Counter>,
+    unmatched: Counter,
+    listed: Family<TriggerLabels, Counter>,
+    found: Family<TriggerLabels, Counter>,
+    requests: Family<TriggerLabels, Counter>,
+}
+
+impl Counters {
+    /// Names them, without the platform's prefix.
+    pub fn describe(&self, registry: &mut Registry) {
+        registry.register(
+            "trigger_events",
+            "Events of triggers, by what became of them",
+            self.events.clone(),
+        );
+        registry.register("notifications_refused", "Notifications refused, by code", self.refused.clone());
+        registry.register("events_unmatched", "Events that no trigger acts on", self.unmatched.clone());
+        let help = "Objects that reconcilers listed";
+        registry.register("reconciler_objects_listed", help, self.listed.clone());
+        let help = "Objects that reconcilers found without an outcome";
+        registry.register("reconciler_objects_found", help, self.found.clone());
+        let help = "Requests that reconcilers sent to the store";
+        registry.register("reconciler_store_requests", help, self.requests.clone());
+    }
+
+    /// Counts what became of an event.
+    pub fn event(&self, trigger: &TriggerName, fate: Fate) {
+        self.events(trigger, fate, 1);
+    }
+
+    /// Counts what became of several events.
+    pub fn events(&self, trigger: &TriggerName, fate: Fate, events: u64) {
+        let labels = EventLabels { trigger: trigger.to_string(), fate: fate.word() };
+        self.events.get_or_create(&labels).inc_by(events);
+    }
+
+    /// Counts a notification that was refused.
+    pub fn refused(&self, kind: ErrorKind) {
+        self.refused.get_or_create(&CodeLabels { code: kind.code() }).inc();
+    }
+
+    /// Counts events that no trigger acts on.
+    pub fn unmatched(&self, events: u64) {
+        self.unmatched.inc_by(events);
+    }
+
+    /// Counts what a look at a prefix took and found.
+    pub fn reconciled(&self, trigger: &TriggerName, listed: u64, found: u64, requests: u64) {
+        let labels = TriggerLabels { trigger: trigger.to_string() };
+        self.listed.get_or_create(&labels).inc_by(listed);
+        self.found.get_or_create(&labels).inc_by(found);
+        self.requests.get_or_create(&labels).inc_by(requests);
+    }
+}

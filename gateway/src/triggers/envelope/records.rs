@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Records of S3 notifications, as AWS, MinIO and Ceph write them.
+//!
+//! AWS: «Event message structure» in the user guide of S3, versions 2.0 to 2.6.
+//! MinIO and Ceph follow it with differences, each named where it is met. Only
+//! `s3.bucket.name` and `s3.object.key` are believed; members that are not
+//! known are passed over.
+
+use fanfold_protocol::{
+    Problem,
+    event::{EventKind, Notice},
+};
+use percent_encoding::percent_decode_str;
+use serde_json::Value;
+
+use super::{Envelope, refused, required, text};
+
+/// Reads one element of `Records`.
+pub(super) fn read(envelope: &mut Envelope, record: &Value) -> Result<(), Problem> {
+    check_version(record)?;
+    // MinIO, and older releases of Ceph, write `s3:` before it.
+    let name = required(&record["eventName"], "eventName")?;
+    let name = name.strip_prefix("s3:").unwrap_or(&name).to_owned();
+    let Some(kind) = EventKind::of(&name) else {
+        envelope.add(None);
+        return Ok(());
+    };
+    let (bucket, object) = (&record["s3"]["bucket"], &record["s3"]["object"]);
+    let written = required(&object["key"], "s3.object.key")?;
+    let decoded = decode_form(&written);
+    // Ceph does not say whether it encodes keys, and has done both: what is
+    // written comes first.
+    let ceph = record["eventSource"].as_str().is_some_and(|source| source.contains("ceph"));
+    let (key, other_key) = match decoded {
+        Some(decoded) if ceph => {
+            let other = Some(decoded).filter(|decoded| *decoded != written);
+            (written, other)
+        }
+        Some(decoded) => (decoded, None),
+        // What cannot be decoded was not encoded.
+        None => (written, None),
+    };
+    envelope.add(Some(Notice {
+        bucket: required(&bucket["name"], "s3.bucket.name")?,
+        key,
+        other_key,
+        kind,
+        name,
+        etag: text(&object["eTag"]).map(bare),
+        version_id: text(&object["versionId"]).filter(|id| id != "null"),
+        sequencer: text(&object["sequencer"]),
+        time: text(&record["eventTime"]),
+    }));
+    Ok(())
+}
+
+/// Any minor version of major 2. A record without one is taken for that.
+fn check_version(record: &Value) -> Result<(), Problem> {
+    match record["eventVersion"].as_str() {
+        Some(version) if version.split('.').next() != Some("2") => {
+            let found: String = version.chars().take(20).collect();
+            Err(refused(&format!("expected eventVersion 2.x, found {found:?}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The ETag without quotes.
+pub(super) fn bare(etag: String) -> String {
+    etag.trim_matches('"').to_owned()
+}
+
+/// The text of `application/x-www-form-urlencoded`: `+` is a space, `%2B` a
+/// plus. None when it is not UTF-8.
+fn decode_form(written: &str) -> Option<String> {
+    let spaced = written.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_decoded_as_forms() {
+        let check = |written: &str, expected: &str| assert_eq!(decode_form(written).unwrap(), expected);
+        check("a+b", "a b");
+        check("a%2Bb%20c", "a+b c");
+        check("in%2Fx%25.csv", "in/x%.csv");
+        check("%E2%82%AC", "€");
+        check("100%", "100%");
+        check("a&b=c", "a&b=c");
+        assert_eq!(decode_form("%FF"), None);
+    }
+}

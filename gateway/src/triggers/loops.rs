@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whether a trigger could start itself, told before it is taken.
+//!
+//! What a trigger starts may write under the grants of its function and the
+//! output of its job; a trigger may act on all keys that begin as its filter
+//! does. Where the two can meet, an edge leads from one to the other, and a
+//! circle through the new trigger is refused. This is on the side of caution:
+//! suffixes and the rest of a pattern are not weighed. What changes later, such
+//! as grants, is met by the depth of the chain.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use fanfold_protocol::{
+    ErrorKind, Problem, function::Export, names::FunctionRef, trigger::TriggerDocument, uri::ObjectUri,
+};
+
+use super::{
+    record::{Trigger, literal},
+    registry::Triggers,
+};
+use crate::functions::Registry;
+
+/// Refuses a target that is not there or is none, and a trigger that closes a
+/// circle, unless its document allows that.
+///
+/// # Errors
+/// `function-not-found` and its like, `export-missing`, `trigger-loop`.
+pub async fn check(
+    triggers: &Triggers,
+    functions: &Registry,
+    name: &str,
+    document: &TriggerDocument,
+) -> Result<(), Problem> {
+    let written = written(functions, document).await?;
+    if document.allow_loops {
+        return Ok(());
+    }
+    let others = triggers.list();
+    let others = others.iter().filter(|other| other.record.name.as_str() != name);
+    let mut nodes = Vec::new();
+    for other in others {
+        // A function that is gone writes nothing.
+        let written = self::written(functions, &other.record.document).await.unwrap_or_default();
+        nodes.push((Arc::clone(other), written));
+    }
+    match circle(&nodes, document, &written) {
+        None => Ok(()),
+        Some((by, place)) => Err(Problem::new(
+            ErrorKind::TriggerLoop,
+            format!(
+                "expected that nothing started here writes what it acts on, found that {} may write {place}; write \
+                 elsewhere, narrow the filter or the grants, or set allow_loops = true",
+                by.unwrap_or(name)
+            ),
+        )),
+    }
+}
+
+/// Who, of all that the document leads to, may write what it acts on, and where.
+/// No name means itself.
+fn circle<'a>(
+    nodes: &'a [(Arc<Trigger>, Vec<ObjectUri>)],
+    document: &TriggerDocument,
+    written: &'a [ObjectUri],
+) -> Option<(Option<&'a str>, &'a ObjectUri)> {
+    let mut open: Vec<(Option<&str>, &[ObjectUri])> = vec![(None, written)];
+    let mut seen = BTreeSet::new();
+    while let Some((by, places)) = open.pop() {
+        if let Some(place) = places.iter().find(|place| meets(place, document)) {
+            return Some((by, place));
+        }
+        for (node, next) in nodes {
+            let name = node.record.name.as_str();
+            if places.iter().any(|place| meets(place, &node.record.document)) && seen.insert(name) {
+                open.push((Some(name), next));
+            }
+        }
+    }
+    None
+}
+
+/// Whether something written under this prefix may be what the trigger acts on.
+fn meets(place: &ObjectUri, document: &TriggerDocument) -> bool {
+    let literal = literal(document);
+    place.bucket() == document.bucket
+        && (place.key().starts_with(literal) || literal.starts_with(place.key()))
+}
+
+/// The prefixes under which what the trigger starts may write.
+async fn written(functions: &Registry, document: &TriggerDocument) -> Result<Vec<ObjectUri>, Problem> {
+    if let Some(function) = &document.function {
+        let version = functions.resolve(function).await?;
+        version.require(Export::Handler)?;
+        return Ok(version.settings.grants.write.clone());
+    }
+    let job = document.job.clone().unwrap_or_default();
+    let function: FunctionRef = job["function"].as_str().unwrap_or_default().parse()?;
+    let mut written = functions.resolve(&function).await?.settings.grants.write.clone();
+    if let Some(output) = job["output"].as_str() {
+        let output = output.replace("{bucket}", &document.bucket);
+        written.push(output.split('{').next().unwrap_or_default().parse()?);
+    }
+    Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{super::record::tests::trigger, *};
+
+    fn document(bucket: &str, prefix: &str) -> TriggerDocument {
+        serde_json::from_value(json!({"bucket": bucket, "prefix": prefix, "function": "f"})).unwrap()
+    }
+
+    fn places(texts: &[&str]) -> Vec<ObjectUri> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_prefix_meets_what_begins_alike() {
+        let check = |place: &str, prefix: &str, expected| {
+            assert_eq!(meets(&places(&[place])[0], &document("bank", prefix)), expected, "{place} {prefix}");
+        };
+        check("s3://bank/in/", "in/", true);
+        check("s3://bank/", "in/", true);
+        check("s3://bank/in/done/", "in/", true);
+        check("s3://bank/out/", "in/", false);
+        check("s3://other/in/", "in/", false);
+        check("s3://bank/out/", "", true);
+        check("s3://bank/in-2/", "in/", false);
+    }
+
+    #[test]
+    fn circles_over_several_triggers_are_found() {
+        let node = |name: &str, prefix: &str, writes: &str| {
+            let trigger = trigger(name, json!({"bucket": "bank", "prefix": prefix, "function": "f"}));
+            (Arc::new(trigger), places(&[writes]))
+        };
+        let nodes = [node("b", "b/", "s3://bank/c/"), node("c", "c/", "s3://bank/a/")];
+        let first = document("bank", "a/");
+        let b = places(&["s3://bank/b/"]);
+        assert_eq!(circle(&nodes, &first, &b).map(|(by, _)| by), Some(Some("c")));
+        let out = places(&["s3://bank/out/"]);
+        assert_eq!(circle(&nodes, &first, &out), None);
+        assert_eq!(circle(&nodes[..1], &first, &b), None);
+        // A circle among others alone is not this trigger's.
+        let others = [node("b", "b/", "s3://bank/c/"), node("c", "c/", "s3://bank/b/")];
+        assert_eq!(circle(&others, &first, &b), None);
+    }
+}

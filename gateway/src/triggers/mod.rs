@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Triggers: from what a store says to what it starts.
+//!
+//! ```text
+//! notification ─> sender ─> envelope ─> intake ─> queue of each trigger
+//! listing ──────────────────────────────> │             │
+//!                                                    dispatch ─> HEAD ─> target ─> outcome
+//! ```
+//!
+//! An event is a hint that something happened; the store says what is there.
+//! What an event starts has an id that follows from the trigger and the state
+//! of the object, so that copies, replays and listings of the same state start
+//! it once.
+
+mod counters;
+mod dispatch;
+pub(crate) mod embedded;
+pub mod envelope;
+mod intake;
+mod loops;
+mod outcome;
+mod reconcile;
+mod record;
+mod registry;
+mod routes;
+mod runner;
+pub(crate) mod sender;
+mod target;
+mod views;
+
+pub use counters::Counters;
+pub use registry::Triggers;
+pub(crate) use routes::routes;
+pub(crate) use runner::start;

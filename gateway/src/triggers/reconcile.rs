@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Finds the objects whose events were lost, and those from before there was a
+//! trigger.
+//!
+//! A look lists what the trigger acts on and holds it against the outcomes;
+//! whatever has none is queued like an event that came in. Its cost is one
+//! request for a thousand objects, a page of the backbone for a thousand
+//! outcomes, and two requests for the packed outcomes, which let a lost
+//! backbone be no reason to start everything again. Outcomes of states that are
+//! gone are forgotten here after a day, so that there are as many as objects.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use fanfold_backbone::CasOutcome;
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    digest::Digest,
+    event::{EventKind, Notice, state_identity},
+    keys, limits,
+    time::{self, Timestamp},
+    uri::{ObjectUri, Pin},
+};
+use fanfold_storage::{ListEntry, ListOptions, Meter, PutOptions, Store};
+use futures::TryStreamExt;
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{
+    intake::{self, Waiting},
+    outcome::Outcome,
+    record::Trigger,
+};
+use crate::{
+    problem::{of_backbone, of_store},
+    state::{App, AppState},
+};
+
+/// Between two looks at the clock.
+const TICK: Duration = Duration::from_secs(1);
+/// Events queued at once.
+const BATCH: usize = 1_000;
+/// Before a full queue is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Outcomes in a page of the backbone.
+const PAGE: usize = 1_000;
+/// Bytes of an identity that are kept: two of a billion objects meet by one in 10^20.
+const SHORT: usize = 16;
+
+type Short = [u8; SHORT];
+
+/// Which of the objects that a trigger acts on are looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    /// Keys that begin like this.
+    pub prefix: String,
+    /// Written at this time or later.
+    pub since: Option<Timestamp>,
+    /// Written before this time.
+    pub until: Option<Timestamp>,
+    /// Starts also what was started before, under this name.
+    pub again: Option<Uuid>,
+}
+
+/// What a look found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Found {
+    /// Objects that were listed.
+    pub listed: u64,
+    /// Events that were queued for them.
+    pub queued: u64,
+}
+
+/// What is known of a state.
+#[derive(Clone, Copy, Default)]
+struct Known {
+    /// It has an outcome in the backbone, of before yesterday.
+    old: bool,
+    /// It is there still.
+    seen: bool,
+}
+
+/// Looks for what was lost, now, on schedule, and whenever something was lost.
+pub async fn run(app: AppState) {
+    let mut looks = app.triggers.looks();
+    let mut last: HashMap<Uuid, Instant> = HashMap::new();
+    // What happened while nobody listened.
+    for trigger in app.triggers.list() {
+        last.insert(trigger.record.id, Instant::now());
+        look_and_tell(&app, &trigger).await;
+    }
+    loop {
+        let all = tokio::time::timeout(TICK, looks.changed()).await.is_ok();
+        let triggers = app.triggers.list();
+        last.retain(|id, _| triggers.iter().any(|trigger| trigger.record.id == *id));
+        for trigger in triggers {
+            let interval = trigger.record.document.reconcile.as_duration();
+            let at = last.entry(trigger.record.id).or_insert_with(Instant::now);
+            let due = !interval.is_zero() && at.elapsed() >= interval;
+            if due {
+                *at = Instant::now();
+            }
+            if all || due && is_ours(&app, &trigger, interval).await {
+                look_and_tell(&app, &trigger).await;
+            }
+        }
+    }
+}
+
+/// Whether this gateway is the one to look this time.
+async fn is_ours(app: &App, trigger: &Trigger, interval: Duration) -> bool {
+    let key = keys::last_look(&trigger.record.id);
+    let taken = app.backbone.create_with_ttl(&key, Bytes::new(), interval / 2).await;
+    matches!(taken, Ok(CasOutcome::Stored(_)))
+}
+
+async fn look_and_tell(app: &App, trigger: &Trigger) {
+    let record = &trigger.record;
+    if record.paused || record.document.reconcile.0 == 0 {
+        return;
+    }
+    // Objects from before the trigger are fed when somebody asks for it.
+    let since = Timestamp(record.created_at.0 / 1_000 * 1_000);
+    let scope = Scope { since: Some(since), ..Scope::default() };
+    match look(app, trigger, &scope).await {
+        Ok(found) if found.queued > 0 => {
+            tracing::info!(trigger = %record.name, listed = found.listed, queued = found.queued, "objects without an outcome were found");
+        }
+        Ok(_) => {}
+        Err(problem) => {
+            tracing::warn!(trigger = %record.name, detail = %problem.detail, "objects were not looked for; this is tried again");
+        }
+    }
+}
+
+/// Queues an event for every object in scope that has no outcome.
+///
+/// # Errors
+/// The store or the backbone does not answer. What was queued until then stays.
+pub async fn look(app: &App, trigger: &Trigger, scope: &Scope) -> Result<Found, Problem> {
+    let record = &trigger.record;
+    if !record.document.acts_on_created() {
+        return Ok(Found::default());
+    }
+    let store = app.store.with_meter(Meter::new());
+    let mut known = outcomes(app, &record.id).await?;
+    let packed = unpack(&store, app, &record.id).await?;
+    for short in &packed {
+        known.entry(*short).or_default();
+    }
+    let found = feed(app, trigger, &store, scope, &mut known).await;
+    let is_whole = scope.prefix.is_empty() && scope.until.is_none();
+    if found.is_ok() && is_whole {
+        pack(&store, app, &record.id, &known, &packed).await?;
+        forget(app, &record.id, &known).await?;
+    }
+    let (listed, queued) = found.as_ref().map_or((0, 0), |found| (found.listed, found.queued));
+    app.triggers.counters().reconciled(&record.name, listed, queued, store.meter().usage().requests);
+    found
+}
+
+async fn feed(
+    app: &App,
+    trigger: &Trigger,
+    store: &Store,
+    scope: &Scope,
+    known: &mut HashMap<Short, Known>,
+) -> Result<Found, Problem> {
+    let document = &trigger.record.document;
+    let literal = trigger.literal();
+    if !literal.starts_with(&scope.prefix) && !scope.prefix.starts_with(literal) {
+        return Ok(Found::default());
+    }
+    let prefix = if scope.prefix.len() > literal.len() { &scope.prefix } else { literal };
+    let name = listed_name(trigger);
+    let mut listing = std::pin::pin!(store.list(&document.bucket, prefix, ListOptions::default()));
+    let (mut found, mut batch) = (Found::default(), Vec::new());
+    while let Some(entry) = listing.try_next().await.map_err(about_bucket)? {
+        let ListEntry::Object { key, pin, last_modified } = entry else { continue };
+        found.listed += 1;
+        if found.listed > limits::LISTED_KEYS_MAX as u64 {
+            return Err(Problem::new(
+                ErrorKind::PartitionLimit,
+                format!(
+                    "at most {} objects are looked at, found more under s3://{}/{prefix}; give a longer prefix",
+                    limits::LISTED_KEYS_MAX,
+                    document.bucket
+                ),
+            ));
+        }
+        let short = short(&state_identity(&document.bucket, &key, &pin, last_modified));
+        let is_known = match known.get_mut(&short) {
+            Some(known) => {
+                known.seen = true;
+                true
+            }
+            None => false,
+        };
+        let in_time = scope.since.is_none_or(|since| last_modified >= since)
+            && scope.until.is_none_or(|until| last_modified < until);
+        if !in_time || is_known && scope.again.is_none() || !trigger.admits_key(&name, &key) {
+            continue;
+        }
+        batch.push(Waiting {
+            notice: notice(document.bucket.clone(), key, &name, &pin),
+            at: time::now(),
+            replay: scope.again,
+        });
+        if batch.len() == BATCH {
+            found.queued += queue(app, trigger, &mut batch).await?;
+        }
+    }
+    found.queued += queue(app, trigger, &mut batch).await?;
+    Ok(found)
+}
+
+/// Queues a batch, and waits for room as long as it takes.
+async fn queue(app: &App, trigger: &Trigger, batch: &mut Vec<Waiting>) -> Result<u64, Problem> {
+    while !batch.is_empty() {
+        match intake::enqueue(&app.triggers, trigger, batch).await {
+            Ok((kept, _)) => {
+                batch.clear();
+                return Ok(kept as u64);
+            }
+            Err(problem) if problem.code == ErrorKind::QueueFull => tokio::time::sleep(PAUSE).await,
+            Err(problem) => return Err(problem),
+        }
+    }
+    Ok(0)
+}
+
+/// A name of an event that passes the trigger's filter: a listing knows none.
+fn listed_name(trigger: &Trigger) -> String {
+    let events = &trigger.record.document.events;
+    let plain = |name: &String| name.strip_prefix("s3:").unwrap_or(name).trim_end_matches('*').to_owned();
+    let created = events
+        .iter()
+        .map(plain)
+        .filter(|name| "ObjectCreated:".starts_with(name.as_str()) || name.starts_with("ObjectCreated:"));
+    let any = created.clone().any(|name| "ObjectCreated:Put".starts_with(&name));
+    if any { "ObjectCreated:Put".to_owned() } else { created.into_iter().next().unwrap_or_default() }
+}
+
+fn notice(bucket: String, key: String, name: &str, pin: &Pin) -> Notice {
+    Notice {
+        bucket,
+        key,
+        other_key: None,
+        kind: EventKind::Created,
+        name: name.to_owned(),
+        etag: Some(pin.etag.clone()),
+        version_id: None,
+        sequencer: None,
+        time: None,
+    }
+}
+
+fn about_bucket(error: fanfold_storage::Error) -> Problem {
+    match error {
+        error @ fanfold_storage::Error::NoSuchBucket { .. } => {
+            Problem::new(ErrorKind::BucketNotFound, error.to_string())
+        }
+        error => of_store(error),
+    }
+}
+
+fn short(identity: &Digest) -> Short {
+    let mut short = [0; SHORT];
+    short.copy_from_slice(&identity.as_bytes()[..SHORT]);
+    short
+}
+
+fn short_of_key(key: &str) -> Option<Short> {
+    let mut short = [0; SHORT];
+    hex::decode_to_slice(key.rsplit('/').next()?.get(..2 * SHORT)?, &mut short).ok()?;
+    Some(short)
+}
+
+/// The outcomes in the backbone.
+async fn outcomes(app: &App, trigger: &Uuid) -> Result<HashMap<Short, Known>, Problem> {
+    let (scope, now) = (keys::outcomes(trigger), time::now());
+    let mut known = HashMap::new();
+    let mut after = None;
+    loop {
+        let page = app.backbone.list_page(&scope, after.as_deref(), PAGE).await.map_err(of_backbone)?;
+        for (key, entry) in &page.entries {
+            let at = serde_json::from_slice::<Outcome>(&entry.value).map(|outcome| outcome.at);
+            let old = at.is_ok_and(|at| now.since(at) > limits::IDEMPOTENCY_WINDOW);
+            known.extend(short_of_key(key).map(|short| (short, Known { old, seen: false })));
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(known);
+        }
+    }
+}
+
+/// Forgets outcomes of states that are gone for a day. Those of removals are
+/// among them: their copies have long come.
+async fn forget(app: &App, trigger: &Uuid, known: &HashMap<Short, Known>) -> Result<(), Problem> {
+    if !known.values().any(|known| known.old && !known.seen) {
+        return Ok(());
+    }
+    let scope = keys::outcomes(trigger);
+    let mut after = None;
+    loop {
+        let page = app.backbone.list_page(&scope, after.as_deref(), PAGE).await.map_err(of_backbone)?;
+        for (key, _) in &page.entries {
+            let gone = short_of_key(key).and_then(|short| known.get(&short));
+            if gone.is_some_and(|known| known.old && !known.seen) {
+                app.backbone.delete(key, None).await.map_err(of_backbone)?;
+            }
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// The outcomes that the store keeps for the day the backbone is lost.
+async fn unpack(store: &Store, app: &App, trigger: &Uuid) -> Result<Vec<Short>, Problem> {
+    let uri = ObjectUri::new(app.config.system_bucket.clone(), keys::packed_outcomes(trigger))?;
+    match store.get(&uri, None).await {
+        Ok(bytes) => Ok(bytes.as_chunks::<SHORT>().0.to_vec()),
+        Err(fanfold_storage::Error::NotFound { .. }) => Ok(Vec::new()),
+        Err(error) => Err(of_store(error)),
+    }
+}
+
+/// Writes down the outcomes of all states that are there, unless nothing changed.
+async fn pack(
+    store: &Store,
+    app: &App,
+    trigger: &Uuid,
+    known: &HashMap<Short, Known>,
+    packed: &[Short],
+) -> Result<(), Problem> {
+    let mut settled: Vec<Short> =
+        known.iter().filter(|(_, known)| known.seen).map(|(short, _)| *short).collect();
+    settled.sort_unstable();
+    if settled == packed {
+        return Ok(());
+    }
+    let mut body = BytesMut::with_capacity(settled.len() * SHORT);
+    settled.iter().for_each(|short| body.put_slice(short));
+    let uri = ObjectUri::new(app.config.system_bucket.clone(), keys::packed_outcomes(trigger))?;
+    let options = PutOptions::typed("application/octet-stream");
+    store.put(&uri, body.freeze(), options).await.map(drop).map_err(of_store)
+}
+
+/// Queues what is in scope beside whoever asked: dropping the wait stops nothing.
+///
+/// # Errors
+/// As [`look`].
+pub async fn replay(app: &AppState, trigger: Arc<Trigger>, scope: Scope) -> Result<Found, Problem> {
+    let app = Arc::clone(app);
+    let looking = tokio::spawn(async move { look(&app, &trigger, &scope).await });
+    looking.await.map_err(crate::problem::internal)?
+}

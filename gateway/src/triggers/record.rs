@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A trigger as it is kept, and as it is held against events.
+//!
+//! The record goes to the store and the backbone; a [`Trigger`] is the record
+//! with its pattern compiled. A removed trigger leaves its record behind, so
+//! that whoever knew it learns of the removal.
+
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    event::Notice,
+    names::TriggerName,
+    time::Timestamp,
+    trigger::{SenderAuth, TriggerDocument},
+};
+use globset::{GlobBuilder, GlobMatcher};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::auth::{Token, TokenDigest};
+
+/// What is kept of a trigger.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TriggerRecord {
+    /// Names this trigger for ever: one made anew under its name has another.
+    pub id: Uuid,
+    /// Its name.
+    pub name: TriggerName,
+    /// As submitted.
+    pub document: TriggerDocument,
+    /// Whether its events wait.
+    pub paused: bool,
+    /// What senders are checked with.
+    pub secret: Secret,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Whether it is gone.
+    #[serde(default)]
+    pub removed: bool,
+}
+
+/// What senders are checked with. A token is kept as its digest; the key of
+/// signatures must be kept as it is, since every check computes with it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Secret {
+    /// The SHA-256 digest of the token, in hexadecimal digits.
+    Token(String),
+    /// The key of HMAC-SHA256.
+    Signature(String),
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl Secret {
+    /// What is kept of a secret that its owner is shown once.
+    pub fn of(token: &Token, auth: SenderAuth) -> Self {
+        match auth {
+            SenderAuth::Token => Self::Token(token.digest().to_hex()),
+            SenderAuth::Signature => Self::Signature(token.reveal().to_owned()),
+        }
+    }
+
+    /// Whether it is of the kind that the document asks for.
+    pub fn is_for(&self, auth: SenderAuth) -> bool {
+        matches!(
+            (self, auth),
+            (Self::Token(_), SenderAuth::Token) | (Self::Signature(_), SenderAuth::Signature)
+        )
+    }
+
+    /// The digest of the token, when senders are to show one.
+    pub fn token(&self) -> Option<TokenDigest> {
+        match self {
+            Self::Token(digest) => TokenDigest::from_hex(digest),
+            Self::Signature(_) => None,
+        }
+    }
+
+    /// The key of signatures, when senders are to sign.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::Token(_) => None,
+            Self::Signature(key) => Some(key),
+        }
+    }
+}
+
+/// A trigger that can be held against events.
+#[derive(Debug)]
+pub struct Trigger {
+    /// As kept.
+    pub record: TriggerRecord,
+    glob: Option<GlobMatcher>,
+}
+
+impl Trigger {
+    /// Compiles the pattern.
+    ///
+    /// # Errors
+    /// `invalid-trigger` when it is none.
+    pub fn new(record: TriggerRecord) -> Result<Self, Problem> {
+        let glob = record.document.glob.as_deref().map(compile).transpose()?;
+        Ok(Self { record, glob })
+    }
+
+    /// Whether the trigger acts on this event. Either reading of the key will do:
+    /// which one holds is seen when the object is looked for.
+    pub fn admits(&self, notice: &Notice) -> bool {
+        notice.bucket == self.record.document.bucket
+            && [Some(&notice.key), notice.other_key.as_ref()]
+                .into_iter()
+                .flatten()
+                .any(|key| self.admits_key(&notice.name, key))
+    }
+
+    /// Whether the trigger acts on an event of this name and key.
+    pub fn admits_key(&self, name: &str, key: &str) -> bool {
+        self.record.document.admits(name, key) && self.glob.as_ref().is_none_or(|glob| glob.is_match(key))
+    }
+
+    /// What all keys begin with that it acts on.
+    pub fn literal(&self) -> &str {
+        literal(&self.record.document)
+    }
+}
+
+/// What all keys begin with that a document's filter lets through: the longer
+/// of its prefix and the start of its glob.
+pub fn literal(document: &TriggerDocument) -> &str {
+    let glob = document.glob.as_deref().unwrap_or_default();
+    let start = glob.split(['*', '?', '[', '{', '\\']).next().unwrap_or_default();
+    if start.len() > document.prefix.len() { start } else { &document.prefix }
+}
+
+fn compile(text: &str) -> Result<GlobMatcher, Problem> {
+    let glob = GlobBuilder::new(text).literal_separator(true).backslash_escape(true).build();
+    Ok(glob
+        .map_err(|error| {
+            Problem::new(
+                ErrorKind::InvalidTrigger,
+                format!("glob must be a pattern of * ** ? [..] {{a,b}}, found {text:?}: {}", error.kind()),
+            )
+        })?
+        .compile_matcher())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use fanfold_protocol::event::EventKind;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    pub fn trigger(name: &str, document: Value) -> Trigger {
+        let token = Token::generate().unwrap();
+        Trigger::new(TriggerRecord {
+            id: Uuid::now_v7(),
+            name: name.parse().unwrap(),
+            document: serde_json::from_value(document).unwrap(),
+            paused: false,
+            secret: Secret::of(&token, SenderAuth::Token),
+            created_at: Timestamp(0),
+            removed: false,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_trigger_admits_what_its_whole_filter_lets_through() {
+        let trigger = trigger(
+            "t",
+            json!({"bucket": "bank", "prefix": "in/", "glob": "in/**/*.{csv,CSV}", "function": "f"}),
+        );
+        let notice = |bucket: &str, key: &str| Notice {
+            bucket: bucket.into(),
+            key: key.into(),
+            other_key: None,
+            kind: EventKind::Created,
+            name: "ObjectCreated:Put".into(),
+            etag: None,
+            version_id: None,
+            sequencer: None,
+            time: None,
+        };
+        assert!(trigger.admits(&notice("bank", "in/a/b.csv")));
+        assert!(!trigger.admits(&notice("other", "in/a/b.csv")));
+        assert!(!trigger.admits(&notice("bank", "in/a/b.json")));
+        let two = Notice { other_key: Some("in/a b.csv".into()), ..notice("bank", "x/a+b.csv") };
+        assert!(trigger.admits(&two));
+        assert_eq!(trigger.literal(), "in/");
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let token = Token::generate().unwrap();
+        let kept = serde_json::to_string(&Secret::of(&token, SenderAuth::Token)).unwrap();
+        assert!(!kept.contains(&token.reveal()[3..]), "{kept}");
+        assert!(!format!("{:?}", Secret::of(&token, SenderAuth::Signature)).contains(token.reveal()));
+    }
+}

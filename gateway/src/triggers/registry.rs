@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The triggers of a tenant: the truth in the store, a copy in the backbone,
+//! and in memory what every event is held against.
+//!
+//! Every change is a compare-and-set on the stored object; then the copy is
+//! brought up to it. The copy is watched, so that a change made through another
+//! gateway is seen here as well. Invariant: of two records of a trigger the one
+//! of the later revision is kept in memory, in whatever order they come.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fanfold_backbone::{Backbone, CasOutcome, Change, Entry};
+use fanfold_protocol::{ErrorKind, Problem, event::Notice, keys, limits, names::TriggerName, uri::ObjectUri};
+use fanfold_storage::{ListEntry, ListOptions, PutOptions, PutOutcome, Store};
+use futures::{StreamExt, TryStreamExt};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    counters::Counters,
+    intake::Rooms,
+    record::{Trigger, TriggerRecord},
+};
+use crate::problem::{internal, of_backbone, of_store};
+
+/// How often a change is tried that others get in the way of.
+const TRIES_MAX: u32 = 32;
+/// Before a watch that ended is begun again.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+
+/// The handle of a tenant's triggers; clones share everything.
+#[derive(Clone)]
+pub struct Triggers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    bucket: String,
+    backbone: Backbone,
+    known: RwLock<BTreeMap<TriggerName, Known>>,
+    /// Counts changes, for whoever follows them.
+    changed: watch::Sender<u64>,
+    counters: Counters,
+    rooms: Rooms,
+    /// Wakes whoever looks for objects whose events were lost.
+    look: watch::Sender<u64>,
+}
+
+#[derive(Clone)]
+struct Known {
+    trigger: Arc<Trigger>,
+    /// Of the backbone's entry.
+    revision: u64,
+}
+
+impl Triggers {
+    /// Brings the backbone's copies up to the store, reads them, and keeps them up
+    /// to date until `shutdown`.
+    ///
+    /// # Errors
+    /// When the store or the backbone does not answer.
+    pub async fn start(
+        store: Store,
+        bucket: String,
+        backbone: Backbone,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Problem> {
+        let ((changed, _), (look, _)) = (watch::channel(0), watch::channel(0));
+        let (known, counters, rooms) = (RwLock::default(), Counters::default(), Rooms::default());
+        let triggers = Self {
+            inner: Arc::new(Inner { store, bucket, backbone, known, changed, counters, rooms, look }),
+        };
+        triggers.rebuild().await?;
+        let following = triggers.clone();
+        tokio::spawn(async move { shutdown.run_until_cancelled(following.follow()).await });
+        Ok(triggers)
+    }
+
+    /// What is counted.
+    pub fn counters(&self) -> &Counters {
+        &self.inner.counters
+    }
+
+    /// Where events wait.
+    pub(super) fn backbone(&self) -> &Backbone {
+        &self.inner.backbone
+    }
+
+    /// How full their queues are.
+    pub(super) fn rooms(&self) -> &Rooms {
+        &self.inner.rooms
+    }
+
+    /// A trigger, unless it was removed.
+    ///
+    /// # Errors
+    /// `trigger-not-found`; or the backbone does not answer.
+    pub async fn show(&self, name: &TriggerName) -> Result<Arc<Trigger>, Problem> {
+        if let Some(trigger) = self.get(name) {
+            return Ok(trigger);
+        }
+        // Made through another gateway a moment ago.
+        if let Some(entry) =
+            self.inner.backbone.get(&keys::trigger_record(name)).await.map_err(of_backbone)?
+        {
+            self.take(&entry);
+        }
+        self.get(name).ok_or_else(|| {
+            Problem::new(
+                ErrorKind::TriggerNotFound,
+                format!("expected a trigger named {name}, found none; see `fanfold trigger ls`"),
+            )
+        })
+    }
+
+    /// A trigger as far as this process knows it.
+    pub fn get(&self, name: &TriggerName) -> Option<Arc<Trigger>> {
+        let known = self.inner.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(name).map(|known| Arc::clone(&known.trigger)).filter(|trigger| !trigger.record.removed)
+    }
+
+    /// Every trigger, by name.
+    pub fn list(&self) -> Vec<Arc<Trigger>> {
+        let known = self.inner.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.values().map(|known| Arc::clone(&known.trigger)).filter(|t| !t.record.removed).collect()
+    }
+
+    /// Every record that there ever was, those of removed triggers included.
+    pub(super) fn records(&self) -> Vec<Arc<Trigger>> {
+        let known = self.inner.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.values().map(|known| Arc::clone(&known.trigger)).collect()
+    }
+
+    /// A trigger by its id, unless it was removed.
+    pub(super) fn by_id(&self, id: &Uuid) -> Option<Arc<Trigger>> {
+        self.records().into_iter().find(|trigger| trigger.record.id == *id && !trigger.record.removed)
+    }
+
+    /// The triggers that act on an event, and whether any knows its bucket.
+    pub fn matching(&self, notice: &Notice) -> (Vec<Arc<Trigger>>, bool) {
+        let all = self.list();
+        let known = all.iter().any(|trigger| trigger.record.document.bucket == notice.bucket);
+        (all.into_iter().filter(|trigger| trigger.admits(notice)).collect(), known)
+    }
+
+    /// Tells of every change of a trigger.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changed.subscribe()
+    }
+
+    /// Makes every reconciler look now.
+    pub(super) fn look_now(&self) {
+        self.inner.look.send_modify(|count| *count += 1);
+    }
+
+    /// Tells when every reconciler is to look.
+    pub(super) fn looks(&self) -> watch::Receiver<u64> {
+        self.inner.look.subscribe()
+    }
+
+    /// Changes a trigger's record: `change` makes the new one out of what is
+    /// there, and may be asked several times. A dropped change may have been made.
+    ///
+    /// # Errors
+    /// What `change` says; or the store or the backbone does not answer.
+    pub async fn change(
+        &self,
+        name: &TriggerName,
+        change: impl Fn(Option<&TriggerRecord>) -> Result<TriggerRecord, Problem>,
+    ) -> Result<Arc<Trigger>, Problem> {
+        for _ in 0..TRIES_MAX {
+            let found = self.read(name).await?;
+            let wanted = change(found.as_ref().map(|(record, _)| record))?;
+            // What cannot be compiled is not kept.
+            let trigger = Trigger::new(wanted)?;
+            let unchanged = found.as_ref().is_some_and(|(record, _)| *record == trigger.record);
+            if unchanged || self.write(&trigger.record, found.map(|(_, etag)| etag)).await? {
+                return self.copy(name).await;
+            }
+        }
+        Err(contended(name))
+    }
+
+    /// Refuses one trigger more than there may be.
+    ///
+    /// # Errors
+    /// `invalid-trigger`.
+    pub fn check_room(&self) -> Result<(), Problem> {
+        let count = self.list().len();
+        if count < limits::TRIGGERS_MAX {
+            return Ok(());
+        }
+        Err(Problem::new(
+            ErrorKind::InvalidTrigger,
+            format!(
+                "at most {} triggers may exist, found as many; remove one first, or let one do for several prefixes",
+                limits::TRIGGERS_MAX
+            ),
+        ))
+    }
+
+    fn object(&self, name: &TriggerName) -> Result<ObjectUri, Problem> {
+        ObjectUri::new(self.inner.bucket.clone(), keys::trigger(name))
+    }
+
+    /// The record as stored, and its entity tag.
+    async fn read(&self, name: &TriggerName) -> Result<Option<(TriggerRecord, String)>, Problem> {
+        let uri = self.object(name)?;
+        match self.inner.store.get_with_pin(&uri, None).await {
+            Ok((bytes, pin)) => {
+                let record =
+                    serde_json::from_slice(&bytes).map_err(|error| internal(format!("{uri}: {error}")))?;
+                Ok(Some((record, pin.etag)))
+            }
+            Err(error) if error.kind() == ErrorKind::ObjectNotFound => Ok(None),
+            Err(error) => Err(of_store(error)),
+        }
+    }
+
+    /// Writes the record over the one with this tag, or where there is none.
+    /// False when something else is there.
+    async fn write(&self, record: &TriggerRecord, etag: Option<String>) -> Result<bool, Problem> {
+        let uri = self.object(&record.name)?;
+        let body = Bytes::from(serde_json::to_vec(record).map_err(internal)?);
+        let mut options = PutOptions::typed("application/json");
+        if etag.is_none() {
+            let writer = Uuid::now_v7().to_string();
+            let outcome = self.inner.store.put_if_absent(&uri, body, &writer, options).await;
+            return Ok(matches!(outcome.map_err(of_store)?, PutOutcome::Created(_)));
+        }
+        options.if_match = etag;
+        match self.inner.store.put(&uri, body, options).await {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.kind(), ErrorKind::ObjectChanged | ErrorKind::ObjectNotFound) => {
+                Ok(false)
+            }
+            Err(error) => Err(of_store(error)),
+        }
+    }
+
+    /// Brings the backbone's copy up to the stored record. The entry is read
+    /// first: whoever changes the object after it was read here finds our entry,
+    /// or makes our compare-and-set fail.
+    async fn copy(&self, name: &TriggerName) -> Result<Arc<Trigger>, Problem> {
+        let (key, backbone) = (keys::trigger_record(name), &self.inner.backbone);
+        for _ in 0..TRIES_MAX {
+            let entry = backbone.get(&key).await.map_err(of_backbone)?;
+            let Some((record, _)) = self.read(name).await? else {
+                return Err(internal(format!("the record of the trigger {name} is gone from the store")));
+            };
+            let value = Bytes::from(serde_json::to_vec(&record).map_err(internal)?);
+            let outcome = match &entry {
+                Some(entry) if entry.value == value => CasOutcome::Stored(entry.revision),
+                Some(entry) => backbone.update(&key, value, entry.revision).await.map_err(of_backbone)?,
+                None => backbone.create(&key, value).await.map_err(of_backbone)?,
+            };
+            if let CasOutcome::Stored(revision) = outcome {
+                let trigger = Arc::new(Trigger::new(record)?);
+                self.keep(Arc::clone(&trigger), revision);
+                return Ok(trigger);
+            }
+        }
+        Err(contended(name))
+    }
+
+    /// Makes every copy agree with the store: what a crash left, or everything
+    /// after the backbone was lost.
+    async fn rebuild(&self) -> Result<(), Problem> {
+        let listing = self.inner.store.list(&self.inner.bucket, keys::triggers(), ListOptions::default());
+        let entries: Vec<ListEntry> = listing.try_collect().await.map_err(of_store)?;
+        for entry in entries {
+            let name =
+                entry.name().strip_prefix(keys::triggers()).and_then(|file| file.strip_suffix(".json"));
+            let Some(name) = name.and_then(|name| name.parse::<TriggerName>().ok()) else { continue };
+            self.copy(&name).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes over changes made elsewhere, for ever.
+    async fn follow(&self) {
+        loop {
+            match self.inner.backbone.watch(keys::triggers()).await {
+                Ok(mut watch) => {
+                    while let Some(change) = watch.next().await {
+                        if let Change::Put { entry, .. } = change {
+                            self.take(&entry);
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "triggers are not watched; this is tried again"),
+            }
+            tokio::time::sleep(WATCH_PAUSE).await;
+        }
+    }
+
+    fn take(&self, entry: &Entry) {
+        let record = serde_json::from_slice::<TriggerRecord>(&entry.value).map_err(internal);
+        match record.and_then(Trigger::new) {
+            Ok(trigger) => self.keep(Arc::new(trigger), entry.revision),
+            Err(problem) => {
+                tracing::warn!(detail = %problem.detail, "the record of a trigger cannot be read")
+            }
+        }
+    }
+
+    fn keep(&self, trigger: Arc<Trigger>, revision: u64) {
+        let mut known = self.inner.known.write().unwrap_or_else(PoisonError::into_inner);
+        let name = trigger.record.name.clone();
+        if known.get(&name).is_some_and(|known| known.revision >= revision) {
+            return;
+        }
+        known.insert(name, Known { trigger, revision });
+        drop(known);
+        self.inner.changed.send_modify(|count| *count += 1);
+    }
+}
+
+fn contended(name: &TriggerName) -> Problem {
+    Problem::new(
+        ErrorKind::BackboneUnavailable,
+        format!("expected to change the trigger {name}, found others changing it all the time; try again"),
+    )
+}

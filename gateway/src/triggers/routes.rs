@@ -1,0 +1,441 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Making, showing and removing triggers, and the addresses that stores send
+//! their notifications to.
+
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use fanfold_protocol::{
+    ErrorKind, Problem, keys, limits,
+    names::TriggerName,
+    time::{self, Timestamp},
+    trigger::TriggerDocument,
+};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+use super::{
+    envelope,
+    intake::{self, Receipt},
+    loops,
+    reconcile::{self, Found, Scope},
+    record::{Secret, Trigger, TriggerRecord},
+    sender,
+    views::{TriggerList, TriggerView},
+};
+use crate::{
+    auth::Token,
+    extract::{self, Path, Query},
+    problem::{Answer, ProblemBody, Refusal, internal, of_backbone},
+    state::{App, AppState},
+};
+
+/// Dead letters queued again at once.
+const LETTERS_AT_ONCE: usize = 1_000;
+
+/// The routes of triggers.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(put, show, remove))
+        .routes(routes!(pause))
+        .routes(routes!(resume))
+        .routes(routes!(replay))
+        .routes(routes!(notify_any))
+        .routes(routes!(notify, probe))
+}
+
+/// How a trigger is made.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PutQuery {
+    /// Make a new secret for its senders; the old one ends at once.
+    #[serde(default)]
+    rotate: bool,
+}
+
+/// Makes a trigger, or changes it. Its secret is shown when it is made, and never again.
+#[utoipa::path(
+    put, path = "/v1/triggers/{name}", tag = "triggers",
+    params(("name" = String, Path, description = "The trigger"), PutQuery),
+    request_body(content(
+        (Object = "application/json"), (String = "application/toml")
+    ), description = "The trigger document: bucket, filter, function or job and more; unknown keys are refused"),
+    responses(
+        (status = 200, description = "Changed", body = TriggerView),
+        (status = 201, description = "Made", body = TriggerView),
+        (status = 400, description = "The document is not valid", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such function", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "No handler, or it would start itself", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn put(
+    State(app): State<AppState>,
+    Path(name): Path<String>,
+    Query(query): Query<PutQuery>,
+    request: Request,
+) -> Answer<Response> {
+    let name: TriggerName = name.parse()?;
+    let document = read_document(&app, request).await?;
+    document.check()?;
+    loops::check(&app.triggers, &app.registry, name.as_str(), &document).await?;
+    if app.triggers.get(&name).is_none() {
+        app.triggers.check_room()?;
+    }
+    let (token, id, now) = (Token::generate().map_err(internal)?, Uuid::now_v7(), time::now());
+    let trigger = app
+        .triggers
+        .change(&name, |found| {
+            let fresh = TriggerRecord {
+                id,
+                name: name.clone(),
+                document: document.clone(),
+                paused: false,
+                secret: Secret::of(&token, document.auth),
+                created_at: now,
+                removed: false,
+            };
+            Ok(match found.filter(|record| !record.removed) {
+                Some(record) if record.secret.is_for(document.auth) && !query.rotate => {
+                    TriggerRecord { document: document.clone(), ..record.clone() }
+                }
+                Some(record) => {
+                    TriggerRecord { document: document.clone(), secret: fresh.secret, ..record.clone() }
+                }
+                None => fresh,
+            })
+        })
+        .await?;
+    let mut view = view(&app, &trigger).await?;
+    // Whoever else changed it meanwhile was shown the secret that counts.
+    if trigger.record.secret == Secret::of(&token, document.auth) {
+        view.secret = Some(token.reveal().to_owned());
+    }
+    let status = if trigger.record.id == id { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(view)).into_response())
+}
+
+async fn read_document(app: &AppState, request: Request) -> Answer<TriggerDocument> {
+    let (parts, body) = request.into_parts();
+    extract::require_media_type(
+        &parts.headers,
+        |kind| kind == "application/toml" || kind == "application/json" || kind.ends_with("+json"),
+        "application/json or application/toml",
+    )?;
+    let held =
+        extract::read(app, &parts.headers, body, limits::DOCUMENT_BYTES_MAX, "a trigger document").await?;
+    let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let wrong = |error: String| {
+        Problem::new(ErrorKind::InvalidTrigger, format!("expected a trigger document, found: {error}"))
+    };
+    if kind.is_some_and(|kind| kind.starts_with("application/toml")) {
+        let text = std::str::from_utf8(&held.bytes).map_err(|error| wrong(error.to_string()))?;
+        return Ok(toml::from_str(text).map_err(|error| wrong(error.to_string().trim().to_owned()))?);
+    }
+    Ok(serde_json::from_slice(&held.bytes).map_err(|error| wrong(error.to_string()))?)
+}
+
+async fn view(app: &App, trigger: &Trigger) -> Answer<TriggerView> {
+    let depth = app.backbone.depth(&keys::event_queue(&trigger.record.id)).await.map_err(of_backbone)?;
+    Ok(TriggerView::new(&trigger.record, depth))
+}
+
+/// Every trigger, by name.
+#[utoipa::path(
+    get, path = "/v1/triggers", tag = "triggers",
+    responses((status = 200, description = "By name", body = TriggerList))
+)]
+pub(crate) async fn list(State(app): State<AppState>) -> Answer<Json<TriggerList>> {
+    let mut triggers = Vec::new();
+    for trigger in app.triggers.list() {
+        triggers.push(view(&app, &trigger).await?);
+    }
+    Ok(Json(TriggerList { triggers }))
+}
+
+/// One trigger.
+#[utoipa::path(
+    get, path = "/v1/triggers/{name}", tag = "triggers",
+    params(("name" = String, Path, description = "The trigger")),
+    responses(
+        (status = 200, description = "The trigger", body = TriggerView),
+        (status = 404, description = "No such trigger", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn show(State(app): State<AppState>, Path(name): Path<String>) -> Answer<Json<TriggerView>> {
+    let trigger = app.triggers.show(&name.parse()?).await?;
+    Ok(Json(view(&app, &trigger).await?))
+}
+
+/// Removes a trigger. What it started goes on; events that wait are dropped.
+#[utoipa::path(
+    delete, path = "/v1/triggers/{name}", tag = "triggers",
+    params(("name" = String, Path, description = "The trigger")),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 404, description = "No such trigger", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn remove(State(app): State<AppState>, Path(name): Path<String>) -> Answer<StatusCode> {
+    alter(&app, &name, |record| record.removed = true).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Lets a trigger's events wait. They are kept as before.
+#[utoipa::path(
+    post, path = "/v1/triggers/{name}/pause", tag = "triggers",
+    params(("name" = String, Path, description = "The trigger")),
+    responses(
+        (status = 204, description = "Its events wait"),
+        (status = 404, description = "No such trigger", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn pause(State(app): State<AppState>, Path(name): Path<String>) -> Answer<StatusCode> {
+    alter(&app, &name, |record| record.paused = true).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Goes on with the events of a paused trigger.
+#[utoipa::path(
+    post, path = "/v1/triggers/{name}/resume", tag = "triggers",
+    params(("name" = String, Path, description = "The trigger")),
+    responses(
+        (status = 204, description = "Its events are worked on"),
+        (status = 404, description = "No such trigger", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn resume(State(app): State<AppState>, Path(name): Path<String>) -> Answer<StatusCode> {
+    alter(&app, &name, |record| record.paused = false).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What is started of a trigger's objects that was not yet, or again.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReplayRequest {
+    /// Only what was given up, whatever objects there are.
+    dead_letters: bool,
+    /// Only keys that begin like this.
+    prefix: String,
+    /// Only objects written at this time or later (RFC 3339).
+    #[schema(example = "2026-11-22T00:00:00Z")]
+    since: Option<String>,
+    /// Only objects written before this time (RFC 3339).
+    until: Option<String>,
+    /// Also what was started before: each object starts anew.
+    again: bool,
+}
+
+/// Feeds a trigger with the objects that are there and have started nothing yet, with dead letters, or with all again.
+///
+/// Answered once everything is queued.
+#[utoipa::path(
+    post, path = "/v1/triggers/{name}/replay", tag = "triggers",
+    params(("name" = String, Path, description = "The trigger")),
+    request_body = ReplayRequest,
+    responses(
+        (status = 200, description = "Queued", body = Found),
+        (status = 400, description = "Dead letters with a prefix or a time, or no time", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such trigger or bucket", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn replay(
+    State(app): State<AppState>,
+    Path(name): Path<String>,
+    extract::Json(request): extract::Json<ReplayRequest>,
+) -> Answer<Json<Found>> {
+    let trigger = app.triggers.show(&name.parse()?).await?;
+    let scope = Scope {
+        since: request.since.as_deref().map(|text| moment("since", text)).transpose()?,
+        until: request.until.as_deref().map(|text| moment("until", text)).transpose()?,
+        again: request.again.then(Uuid::now_v7),
+        prefix: request.prefix,
+    };
+    if !request.dead_letters {
+        return Ok(Json(reconcile::replay(&app, trigger, scope).await?));
+    }
+    if !scope.prefix.is_empty() || scope.since.is_some() || scope.until.is_some() || scope.again.is_some() {
+        return Err(Refusal::new(
+            ErrorKind::InvalidRequest,
+            "dead_letters must stand alone, found it with prefix, since, until or again; leave them out",
+        ));
+    }
+    let queued = revive(&app, &trigger).await?;
+    Ok(Json(Found { listed: 0, queued }))
+}
+
+/// Queues all dead letters again: as many as there are now, since some may come back.
+async fn revive(app: &App, trigger: &Trigger) -> Result<u64, Problem> {
+    let queue = keys::event_queue(&trigger.record.id);
+    let dead = app.backbone.depth(&queue).await.map_err(of_backbone)?.dead;
+    let mut queued = 0;
+    while queued < dead {
+        let letters = app.backbone.dead_letters(&queue, 0, LETTERS_AT_ONCE).await.map_err(of_backbone)?;
+        let sequences: Vec<u64> = letters.iter().map(|letter| letter.sequence).collect();
+        let revived = app.backbone.replay(&queue, sequences).await.map_err(of_backbone)?;
+        if revived == 0 {
+            break;
+        }
+        queued += revived as u64;
+    }
+    Ok(queued)
+}
+
+fn moment(name: &str, text: &str) -> Result<Timestamp, Problem> {
+    let parsed = humantime::parse_rfc3339_weak(text).ok();
+    let since = parsed.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    since.and_then(|since| u64::try_from(since.as_millis()).ok()).map(Timestamp).ok_or_else(|| {
+        Problem::new(
+            ErrorKind::InvalidRequest,
+            format!(
+                "{name} must be a time such as 2026-11-22T00:00:00Z, found {:?}",
+                text.chars().take(40).collect::<String>()
+            ),
+        )
+    })
+}
+
+async fn alter(app: &App, name: &str, alter: impl Fn(&mut TriggerRecord)) -> Result<(), Problem> {
+    let name: TriggerName = name.parse()?;
+    let id = app.triggers.show(&name).await?.record.id;
+    let altered = app.triggers.change(&name, |found| {
+        let mut record =
+            found.filter(|record| record.id == id && !record.removed).cloned().ok_or_else(|| {
+                Problem::new(
+                    ErrorKind::TriggerNotFound,
+                    format!("expected a trigger named {name}, found it removed"),
+                )
+            })?;
+        alter(&mut record);
+        Ok(record)
+    });
+    altered.await.map(drop)
+}
+
+/// Takes a notification of a store for every trigger that acts on it. Answered with 2xx only after it is kept.
+#[utoipa::path(
+    post, path = "/v1/events/s3", tag = "triggers",
+    request_body(content = Object, description = "A notification of AWS, MinIO, Ceph or SeaweedFS, bare or in SNS, SQS, EventBridge or CloudEvents"),
+    responses(
+        (status = 200, description = "Kept", body = Receipt),
+        (status = 400, description = "No notification", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No trigger for this bucket", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "Larger than 1 MiB", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Too much waits already", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn notify_any(State(app): State<AppState>, request: Request) -> Answer<Json<Receipt>> {
+    let (parts, body) = request.into_parts();
+    let taken = async {
+        let body = read_notification(&app, &parts.headers, body).await?;
+        take_in(&app, &parts.headers, &body.bytes, None).await
+    };
+    counted(&app, taken.await).map(Json)
+}
+
+/// Takes a notification for one trigger, from a sender with that trigger's secret. Answered with 2xx only after it is kept.
+#[utoipa::path(
+    post, path = "/v1/events/s3/{trigger}", tag = "triggers",
+    params(
+        ("trigger" = String, Path, description = "The trigger"),
+        ("X-Fanfold-Timestamp" = Option<String>, Header, description = "Seconds since 1970, when the sender signs"),
+        ("X-Fanfold-Signature" = Option<String>, Header, description = "`sha256=` and the HMAC-SHA256 of time, full stop and body")
+    ),
+    request_body(content = Object, description = "As for /v1/events/s3"),
+    responses(
+        (status = 200, description = "Kept", body = Receipt),
+        (status = 400, description = "No notification", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "Neither token nor signature", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such trigger, or another bucket", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "Larger than 1 MiB", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Too much waits already", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn notify(
+    State(app): State<AppState>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let taken = async {
+        let name: TriggerName = name.parse()?;
+        let known = app.triggers.show(&name).await;
+        let trigger = known.as_ref().ok().map(|trigger| &**trigger);
+        let signature = sender::check(&app.config.tokens, trigger, &parts.headers, time::now())?;
+        let trigger = known?;
+        let body = read_notification(&app, &parts.headers, body).await?;
+        signature.map_or(Ok(()), |signature| signature.check(&body.bytes))?;
+        take_in(&app, &parts.headers, &body.bytes, Some(&trigger)).await
+    };
+    challenged(counted(&app, taken.await).map(Json))
+}
+
+/// Says whether a sender would be heard, to HEAD as well: MinIO asks before it sends.
+#[utoipa::path(
+    get, path = "/v1/events/s3/{trigger}", tag = "triggers",
+    params(("trigger" = String, Path, description = "The trigger")),
+    responses(
+        (status = 200, description = "It would"),
+        (status = 401, description = "Neither token nor signature", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such trigger", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn probe(
+    State(app): State<AppState>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let heard = async {
+        let known = app.triggers.show(&name.parse()?).await;
+        let trigger = known.as_ref().ok().map(|trigger| &**trigger);
+        sender::check(&app.config.tokens, trigger, &headers, time::now())?;
+        known.map(drop)
+    };
+    challenged(heard.await.map_err(Refusal::from))
+}
+
+/// A refused sender is told that a password will do: SNS sends none before.
+fn challenged<T: IntoResponse>(answer: Answer<T>) -> Response {
+    let unauthorized = answer.as_ref().err().is_some_and(|refusal| refusal.0.code == ErrorKind::Unauthorized);
+    let mut response = answer.into_response();
+    if unauthorized {
+        let basic = HeaderValue::from_static("Basic realm=\"fanfold\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, basic);
+    }
+    response
+}
+
+async fn read_notification(
+    app: &AppState,
+    headers: &HeaderMap,
+    body: axum::body::Body,
+) -> Result<extract::HeldBody, Problem> {
+    extract::read(app, headers, body, limits::NOTIFICATION_BYTES_MAX, "a notification").await
+}
+
+async fn take_in(
+    app: &App,
+    headers: &HeaderMap,
+    body: &[u8],
+    only: Option<&std::sync::Arc<Trigger>>,
+) -> Result<Receipt, Problem> {
+    let envelope = envelope::parse(body, headers.contains_key("ce-specversion"))?;
+    if let (Some(page), Some(trigger)) = (&envelope.subscription, only) {
+        // Fetching what a stranger names would let him choose whom this host talks to.
+        tracing::warn!(trigger = %trigger.record.name, page, "SNS asks to confirm a subscription: open this page");
+    }
+    intake::take_in(&app.triggers, envelope, only).await
+}
+
+fn counted(app: &App, taken: Result<Receipt, Problem>) -> Answer<Receipt> {
+    taken.map_err(|problem| {
+        app.triggers.counters().refused(problem.code);
+        Refusal(problem)
+    })
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who may send events: whoever has a token of the service, or what the
+//! trigger was made with.
+//!
+//! A trigger's token comes as a bearer token (MinIO, SeaweedFS) or as the
+//! password of basic authentication in the URL (SNS, and stores that know no
+//! tokens). A signature is an HMAC-SHA256 (RFC 2104) over the time, a full stop
+//! and the body, so that neither can be changed nor sent again much later.
+//! Everything that can be is checked before a body is read; nothing says
+//! whether a trigger exists.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use fanfold_protocol::{ErrorKind, Problem, limits, names::TriggerName, time::Timestamp};
+use hmac::{Hmac, KeyInit, Mac};
+use http::{HeaderMap, HeaderName, header};
+use sha2::Sha256;
+
+use super::record::Trigger;
+use crate::auth::{self, TokenDigest};
+
+const TIMESTAMP: HeaderName = HeaderName::from_static("x-fanfold-timestamp");
+const SIGNATURE: HeaderName = HeaderName::from_static("x-fanfold-signature");
+/// What a signature's hexadecimal digits stand behind.
+const SCHEME: &str = "sha256=";
+
+/// The addresses of single triggers, whose senders have secrets of their own.
+const ADDRESSES: &str = "/v1/events/s3/";
+
+/// Whether a path is the address of a trigger, which checks its senders itself.
+pub fn checks_itself(path: &str) -> bool {
+    path.strip_prefix(ADDRESSES).is_some_and(|name| name.parse::<TriggerName>().is_ok())
+}
+
+/// A signature that is checked once the body is there.
+#[derive(Debug)]
+pub struct Signature {
+    key: String,
+    timestamp: String,
+    signature: Vec<u8>,
+}
+
+/// Checks what the headers alone can tell. A signature comes back, to be checked
+/// against the body.
+///
+/// # Errors
+/// `unauthorized`.
+pub fn check(
+    tokens: &[TokenDigest],
+    trigger: Option<&Trigger>,
+    headers: &HeaderMap,
+    now: Timestamp,
+) -> Result<Option<Signature>, Problem> {
+    if auth::is_authorized(headers, tokens) {
+        return Ok(None);
+    }
+    let Some(trigger) = trigger else { return Err(unauthorized("another or none")) };
+    let secret = &trigger.record.secret;
+    if let Some(expected) = secret.token() {
+        return match shown(headers) {
+            Some(token) if expected.is_of(&token) => Ok(None),
+            Some(_) => Err(unauthorized("another")),
+            None => Err(unauthorized("none")),
+        };
+    }
+    let key = secret.key().unwrap_or_default().to_owned();
+    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let timestamp = text(&TIMESTAMP).ok_or_else(|| unauthorized("no X-Fanfold-Timestamp"))?;
+    let seconds: u64 = timestamp.parse().map_err(|_| unauthorized("no time in X-Fanfold-Timestamp"))?;
+    if (now.0 / 1_000).abs_diff(seconds) > limits::SIGNATURE_AGE_MAX.as_secs() {
+        return Err(unauthorized("an X-Fanfold-Timestamp of more than five minutes away"));
+    }
+    let digits = text(&SIGNATURE).and_then(|value| value.strip_prefix(SCHEME));
+    let signature = digits.and_then(|digits| hex::decode(digits).ok());
+    let signature = signature.ok_or_else(|| unauthorized("no X-Fanfold-Signature of sha256="))?;
+    Ok(Some(Signature { key, timestamp: timestamp.to_owned(), signature }))
+}
+
+impl Signature {
+    /// Checks it, in constant time.
+    ///
+    /// # Errors
+    /// `unauthorized`.
+    pub fn check(&self, body: &[u8]) -> Result<(), Problem> {
+        let mac = Hmac::<Sha256>::new_from_slice(self.key.as_bytes());
+        let mut mac = mac.map_err(crate::problem::internal)?;
+        mac.update(self.timestamp.as_bytes());
+        mac.update(b".");
+        mac.update(body);
+        mac.verify_slice(&self.signature).map_err(|_| unauthorized("a signature that does not fit the body"))
+    }
+}
+
+/// The token that a request shows, either way.
+fn shown(headers: &HeaderMap) -> Option<String> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.trim().to_owned());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let pair = String::from_utf8(STANDARD.decode(rest.trim()).ok()?).ok()?;
+    pair.split_once(':').map(|(_, password)| password.to_owned())
+}
+
+fn unauthorized(found: &str) -> Problem {
+    Problem::new(
+        ErrorKind::Unauthorized,
+        format!(
+            "expected the token or the signature of this trigger, found {found}; set what `fanfold trigger add` \
+             showed, or make a new one with `fanfold trigger add --rotate`"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfold_protocol::trigger::SenderAuth;
+    use http::HeaderValue;
+    use serde_json::json;
+
+    use super::{
+        super::record::{Secret, tests::trigger},
+        *,
+    };
+    use crate::auth::Token;
+
+    const NOW: Timestamp = Timestamp(1_795_348_496_000);
+
+    fn with_secret(auth: SenderAuth) -> (Trigger, Token) {
+        let token = Token::generate().unwrap();
+        let mut trigger = trigger("t", json!({"bucket": "bank", "function": "f"}));
+        trigger.record.secret = Secret::of(&token, auth);
+        (trigger, token)
+    }
+
+    fn headers(pairs: &[(HeaderName, String)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    #[test]
+    fn a_token_is_taken_as_bearer_and_as_password() {
+        let (trigger, token) = with_secret(SenderAuth::Token);
+        let passes = |value: String| {
+            let headers = headers(&[(header::AUTHORIZATION, value)]);
+            check(&[], Some(&trigger), &headers, NOW).is_ok()
+        };
+        let basic = |pair: String| format!("Basic {}", STANDARD.encode(pair));
+        assert!(passes(format!("Bearer {}", token.reveal())));
+        assert!(passes(basic(format!("sns:{}", token.reveal()))));
+        assert!(!passes(basic(token.reveal().to_owned())));
+        assert!(!passes(format!("Bearer {}", Token::generate().unwrap().reveal())));
+        assert!(!passes("Digest x".into()));
+        assert!(check(&[], Some(&trigger), &HeaderMap::new(), NOW).is_err());
+        assert!(check(&[], None, &headers(&[(header::AUTHORIZATION, "Bearer x".into())]), NOW).is_err());
+        let service = headers(&[(header::AUTHORIZATION, "Bearer s".into())]);
+        assert!(check(&[TokenDigest::of("s")], None, &service, NOW).is_ok());
+    }
+
+    #[test]
+    fn a_signature_holds_for_its_time_and_body() {
+        let (trigger, token) = with_secret(SenderAuth::Signature);
+        let sign = |at: u64, body: &str| {
+            let mut mac = Hmac::<Sha256>::new_from_slice(token.reveal().as_bytes()).unwrap();
+            mac.update(format!("{at}.{body}").as_bytes());
+            format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
+        };
+        let found = |at: u64, signature: String, body: &str| {
+            let headers = headers(&[(TIMESTAMP, at.to_string()), (SIGNATURE, signature)]);
+            check(&[], Some(&trigger), &headers, NOW)
+                .and_then(|signature| signature.unwrap().check(body.as_bytes()))
+        };
+        let now = NOW.0 / 1_000;
+        assert!(found(now, sign(now, "body"), "body").is_ok());
+        assert!(found(now - 299, sign(now - 299, "body"), "body").is_ok());
+        assert!(found(now - 301, sign(now - 301, "body"), "body").is_err());
+        assert!(found(now + 301, sign(now + 301, "body"), "body").is_err());
+        assert!(found(now, sign(now, "body"), "bodx").is_err());
+        assert!(found(now, sign(now - 1, "body"), "body").is_err());
+        assert!(found(now, "sha256=zz".into(), "body").is_err());
+        // The secret itself is no token.
+        let bearer = headers(&[(header::AUTHORIZATION, format!("Bearer {}", token.reveal()))]);
+        assert!(check(&[], Some(&trigger), &bearer, NOW).is_err());
+    }
+
+    #[test]
+    fn only_addresses_of_triggers_check_for_themselves() {
+        assert!(checks_itself("/v1/events/s3/on-upload"));
+        for path in ["/v1/events/s3", "/v1/events/s3/", "/v1/events/s3/A", "/v1/events/s3/a/b", "/v1/jobs"] {
+            assert!(!checks_itself(path), "{path}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Triggers as the API shows them. Secrets are shown once, when they are made.
+
+use fanfold_backbone::Depth;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::record::TriggerRecord;
+
+/// A trigger.
+#[derive(Serialize, ToSchema)]
+pub struct TriggerView {
+    /// Its name.
+    #[schema(example = "on-upload")]
+    pub name: String,
+    /// Names it for ever.
+    pub id: String,
+    /// Whether its events wait.
+    pub paused: bool,
+    /// When it was made.
+    pub created_at: String,
+    /// Where its senders send to.
+    #[schema(example = "/v1/events/s3/on-upload")]
+    pub address: String,
+    /// As submitted, with what was left out filled in.
+    #[schema(value_type = Object)]
+    pub document: Value,
+    /// Its events, by where they are.
+    pub events: EventsView,
+    /// What its senders show or sign with; only in the answer that made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+}
+
+/// How many events are where.
+#[derive(Default, Serialize, ToSchema)]
+pub struct EventsView {
+    /// Waiting for their turn.
+    pub waiting: u64,
+    /// In work.
+    pub running: u64,
+    /// Waiting to be tried again.
+    pub delayed: u64,
+    /// Given up.
+    pub dead: u64,
+}
+
+/// Every trigger.
+#[derive(Serialize, ToSchema)]
+pub struct TriggerList {
+    /// By name.
+    pub triggers: Vec<TriggerView>,
+}
+
+impl TriggerView {
+    /// The view of a record.
+    pub fn new(record: &TriggerRecord, depth: Depth) -> Self {
+        Self {
+            name: record.name.to_string(),
+            id: record.id.to_string(),
+            paused: record.paused,
+            created_at: record.created_at.to_string(),
+            address: format!("/v1/events/s3/{}", record.name),
+            document: serde_json::to_value(&record.document).unwrap_or_default(),
+            events: EventsView {
+                waiting: depth.ready,
+                running: depth.leased,
+                delayed: depth.delayed,
+                dead: depth.dead,
+            },
+            secret: None,
+        }
+    }
+}

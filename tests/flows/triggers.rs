@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Objects start functions and jobs: the store of `fanfold dev` tells of what
+//! other clients put, and what they start writes what it should.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use fanfold_protocol::uri::ObjectUri;
+use fanfold_tests::service::Service;
+use serde_json::{Value, json};
+
+use crate::support::Client;
+
+/// The Python of the test environment.
+fn python() -> PathBuf {
+    let venv = std::env::var_os("FANFOLD_TEST_VENV")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-env/venv"), PathBuf::from);
+    venv.join("bin/python")
+}
+
+/// Puts objects under these keys of `bank` with boto3.
+fn put_with_boto3(service: &Service, keys: &[String]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/boto3_puts.py");
+    let mut child = Command::new(python())
+        .arg(script)
+        .env("S3_ENDPOINT", &service.s3_endpoint)
+        .env("S3_BUCKET", "bank")
+        .env("AWS_ACCESS_KEY_ID", &service.credentials.access_key)
+        .env("AWS_SECRET_ACCESS_KEY", &service.credentials.secret_key)
+        .env("AWS_DEFAULT_REGION", fanfold_storage::server::REGION)
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(json!(keys).to_string().as_bytes()).unwrap();
+    let done = child.wait_with_output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what} did not come");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_the_key_its_object_starts_the_function() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let (client, store) = (Client::new(&service), service.store().unwrap());
+    store.ensure_bucket("bank").await.unwrap();
+    client.deploy_folder("csv-to-parquet").await;
+    service
+        .ok(&[
+            "trigger",
+            "add",
+            "on-upload",
+            "--bucket",
+            "bank",
+            "--prefix",
+            "in/",
+            "--function",
+            "csv-to-parquet",
+        ])
+        .unwrap();
+    let longest = format!("in/{}x.csv", "ä".repeat(508));
+    assert_eq!(longest.len(), 1_024);
+    let keys = [
+        "in/plain.csv",
+        "in/a b+c.csv",
+        "in/100%25.csv",
+        "in/%41.csv",
+        "in/€ ü/日本.csv",
+        "in/a&b=c?d#e.csv",
+    ];
+    let mut all: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+    all.push(longest.clone());
+    put_with_boto3(&service, &all);
+    for key in keys {
+        let table = format!("parquet/{}.parquet", key.strip_suffix(".csv").unwrap());
+        let uri = ObjectUri::new("bank", table.clone()).unwrap();
+        let found = until(&table, async || store.head(&uri).await.ok()).await;
+        // What the function wrote says that a trigger led to it.
+        assert_eq!(found.user_metadata.get("fanfold-depth").map(String::as_str), Some("1"), "{key}");
+    }
+    // Its table would have a key that is too long; that it was started shows in its log.
+    let line = format!("s3://bank/{longest} -> ");
+    until("the longest key", async || {
+        let logs = client.get("/v1/functions/csv-to-parquet/logs").await.body;
+        logs.to_string().contains(&line).then_some(())
+    })
+    .await;
+    let shown: Value =
+        serde_json::from_str(&service.ok(&["trigger", "show", "on-upload", "--output", "json"]).unwrap())
+            .unwrap();
+    assert_eq!(shown["events"]["dead"], 0, "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_put_while_the_service_is_killed_are_found_at_its_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let store = service.store().unwrap();
+    store.ensure_bucket("bank").await.unwrap();
+    Client::new(&service).deploy_folder("csv-to-parquet").await;
+    let arguments =
+        ["trigger", "add", "t", "--bucket", "bank", "--prefix", "in/", "--function", "csv-to-parquet"];
+    service.ok(&arguments).unwrap();
+    for n in 0..40 {
+        service.put(&format!("s3://bank/in/{n}.csv"), "id\n1\n").await.unwrap();
+    }
+    service.kill().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let store = service.store().unwrap();
+    for n in 0..40 {
+        let uri = ObjectUri::new("bank", format!("parquet/in/{n}.parquet")).unwrap();
+        until("a table", async || store.head(&uri).await.ok()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_starts_a_job_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let (client, store) = (Client::new(&service), service.store().unwrap());
+    store.ensure_bucket("bank").await.unwrap();
+    client.deploy_folder("column-stats").await;
+    let document = json!({"bucket": "bank", "prefix": "in/", "job": {
+        "function": "column-stats", "input": "s3://{bucket}/{key}", "output": "s3://bank/out/{etag}/"}});
+    let made = client.send("PUT", "/v1/triggers/t", "application/json", document.to_string()).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let key = "in/a [b]*.csv";
+    service.put(&format!("s3://bank/{key}"), "x,y\n1.0,2.0\n3.0,4.0\n").await.unwrap();
+    service.put("s3://bank/in/a b.csv", "x,y\n1.0,2.0\n").await.unwrap();
+    let etag = store.head(&ObjectUri::new("bank", key).unwrap()).await.unwrap().pin.etag;
+    let result = ObjectUri::new("bank", format!("out/{etag}/result.json")).unwrap();
+    let jobs = async || client.get("/v1/jobs").await.body;
+    let begun = Instant::now();
+    let found = loop {
+        if let Ok(found) = store.get(&result, None).await {
+            break found;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", jobs().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let result: Value = serde_json::from_slice(&found).unwrap();
+    assert_eq!(result["rows"], 2, "{result}");
+    let all = until("both jobs", async || {
+        let jobs = jobs().await["jobs"].as_array().unwrap().clone();
+        (jobs.len() == 2).then_some(jobs)
+    })
+    .await;
+    assert_eq!(all.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statistics_of_a_folder_follow_what_comes_and_goes() {
+    const TABLES: u64 = 24;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let (client, store) = (Client::new(&service), service.store().unwrap());
+    store.ensure_bucket("bank").await.unwrap();
+    client.deploy_folder("thumbnail-stats").await;
+    let document = json!({"bucket": "bank", "glob": "in/**/*.csv", "function": "thumbnail-stats",
+        "events": ["ObjectCreated:*", "ObjectRemoved:*"]});
+    let made = client.send("PUT", "/v1/triggers/t", "application/json", document.to_string()).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    // All at once, so that several events of the folder are handled together.
+    let service = &service;
+    let put = async |n: u64| service.put(&format!("s3://bank/in/{n}.csv"), format!("x\n{n}\n")).await;
+    futures::future::try_join_all((0..TABLES).map(put)).await.unwrap();
+    let stats = ObjectUri::new("bank", "thumbnails/in/stats.json").unwrap();
+    let read =
+        async || -> Option<Value> { serde_json::from_slice(&store.get(&stats, None).await.ok()?).ok() };
+    let all = until("the statistics of all", async || read().await.filter(|s| s["tables"] == TABLES)).await;
+    assert_eq!((&all["rows"], &all["columns"][0]["max"]), (&json!(TABLES), &json!((TABLES - 1) as f64)));
+    store.delete(&ObjectUri::new("bank", format!("in/{}.csv", TABLES - 1)).unwrap()).await.unwrap();
+    let rest =
+        until("the statistics of the rest", async || read().await.filter(|s| s["tables"] == TABLES - 1))
+            .await;
+    assert_eq!(rest["columns"][0]["max"], (TABLES - 2) as f64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loop_that_was_allowed_ends_after_sixteen() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let (client, store) = (Client::new(&service), service.store().unwrap());
+    store.ensure_bucket("bank").await.unwrap();
+    let place = "s3://bank/in/";
+    let settings = json!({"grants": {"read": [place], "write": [place]}, "env": {"OUTPUT": place}});
+    client.deploy_with("csv-to-parquet", &settings).await;
+    let mut document = json!({"bucket": "bank", "prefix": "in/", "function": "csv-to-parquet"});
+    client
+        .send("PUT", "/v1/triggers/t", "application/json", document.to_string())
+        .await
+        .refused("trigger-loop", &[place, "allow_loops"]);
+    document["allow_loops"] = json!(true);
+    let made = client.send("PUT", "/v1/triggers/t", "application/json", document.to_string()).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    service.put("s3://bank/in/x.csv", "id\n1\n").await.unwrap();
+    until("the dead letter", async || {
+        let shown = client.get("/v1/triggers/t").await.body;
+        (shown["events"]["dead"] == 1).then_some(())
+    })
+    .await;
+    let listed: Vec<_> = {
+        use futures::TryStreamExt;
+        store.list("bank", "in/", fanfold_storage::ListOptions::default()).try_collect().await.unwrap()
+    };
+    // What was put, and what sixteen invocations wrote.
+    assert_eq!(listed.len(), 17, "{listed:?}");
+}
