@@ -13,6 +13,7 @@ use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
 use async_nats::jetstream::message::{AckKind, Message};
 use async_nats::jetstream::stream::DeleteMessageErrorKind;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::fault::unavailable;
@@ -85,24 +86,13 @@ impl Nats {
         let (reply, answer) = oneshot::channel();
         let (nats, queue) = (self.clone(), queue.to_owned());
         tokio::spawn(async move {
-            let pulled = nats.request(&queue, max, wait, lease).await;
-            if let Err(Ok(unseen)) = reply.send(pulled) {
-                for delivery in unseen {
-                    // Where this fails, the lease lapses.
-                    drop(delivery.nak(Duration::ZERO).await);
-                }
-            }
+            // Where nobody waits any more, what came is dropped here.
+            drop(reply.send(nats.request(&queue, max, wait, lease).await));
         });
-        answer.await.map_err(unavailable)?
+        Ok(answer.await.map_err(unavailable)??.take())
     }
 
-    async fn request(
-        &self,
-        queue: &str,
-        max: usize,
-        wait: Duration,
-        lease: Duration,
-    ) -> Result<Vec<Delivery>> {
+    async fn request(&self, queue: &str, max: usize, wait: Duration, lease: Duration) -> Result<Pulled> {
         let core = self.core();
         let consumer = core.consumer(queue).await?;
         let pulled = async {
@@ -116,11 +106,12 @@ impl Nats {
                 return Err(error);
             }
         };
-        let mut deliveries = Vec::with_capacity(messages.len());
+        let mut pulled =
+            Pulled { deliveries: Vec::with_capacity(messages.len()), runtime: Handle::current() };
         for message in messages {
-            deliveries.push(self.delivery(queue, message, lease).await?);
+            pulled.deliveries.push(self.delivery(queue, message, lease).await?);
         }
-        Ok(deliveries)
+        Ok(pulled)
     }
 
     async fn delivery(&self, queue: &str, message: Message, lease: Duration) -> Result<Delivery> {
@@ -136,6 +127,27 @@ impl Nats {
         let hold = Hold { nats: self.clone(), reply, sequence, until };
         let (queue, lease) = (queue.to_owned(), Lease::Nats(hold));
         Ok(Delivery { queue, id: about.id, payload: message.message.payload, attempt, lease })
+    }
+}
+
+/// What a pull got, given back where it is dropped on its way to the caller.
+struct Pulled {
+    deliveries: Vec<Delivery>,
+    runtime: Handle,
+}
+
+impl Pulled {
+    fn take(mut self) -> Vec<Delivery> {
+        std::mem::take(&mut self.deliveries)
+    }
+}
+
+impl Drop for Pulled {
+    fn drop(&mut self) {
+        for delivery in self.deliveries.drain(..) {
+            // Where this fails, the lease lapses.
+            self.runtime.spawn(async move { drop(delivery.nak(Duration::ZERO).await) });
+        }
     }
 }
 

@@ -64,7 +64,8 @@ pub(crate) async fn tells_a_slow_subscriber(b: &Backbone) {
 }
 
 pub(crate) async fn ends_with_the_backbone(b: &Backbone) {
-    let (mut events, mut watch) = (b.subscribe(">").await.unwrap(), b.watch("").await.unwrap());
+    let pattern = format!("{}.>", fresh("end"));
+    let (mut events, mut watch) = (b.subscribe(&pattern).await.unwrap(), b.watch("").await.unwrap());
     b.put("last", "x").await.unwrap();
     let waiting = {
         let b = b.clone();

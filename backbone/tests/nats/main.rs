@@ -10,14 +10,14 @@ mod server;
 
 use std::sync::{Arc, Weak};
 
-use conformance::{Fixture, fresh};
+use conformance::Fixture;
 use server::{Release, Servers};
 use tokio::sync::Mutex;
 
 /// Servers that the cases of a suite share while one of them runs.
 type Shared = Mutex<Weak<Servers>>;
 
-/// A deployment of its own on shared servers.
+/// A handle of its own on one deployment: cases use names of their own, and run beside each other as processes do.
 async fn open(shared: &Shared, release: Release, count: usize) -> Fixture {
     let mut running = shared.lock().await;
     let servers = match running.upgrade() {
@@ -26,7 +26,7 @@ async fn open(shared: &Shared, release: Release, count: usize) -> Fixture {
     };
     *running = Arc::downgrade(&servers);
     drop(running);
-    let backbone = servers.open(&fresh("suite")).await;
+    let backbone = servers.open("suite").await;
     Fixture { backbone, _keep: Box::new(servers) }
 }
 
