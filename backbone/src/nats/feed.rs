@@ -12,17 +12,17 @@ use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 
-use super::Core;
 use super::fault::unavailable;
 use super::intake::{Heard, Intake};
 use super::record::Record;
+use super::{Core, Stream};
 use crate::error::Result;
 use crate::name::Scope;
 
 /// Messages of one request.
 const BATCH: usize = 512;
 /// How long to wait for a copy that lags behind before the leader is asked again.
-const LAG_WAIT: Duration = Duration::from_millis(100);
+pub(super) const LAG_WAIT: Duration = Duration::from_millis(100);
 /// After how much silence the server drops a consumer that was left behind.
 const LEFT_BEHIND: Duration = Duration::from_secs(60);
 
@@ -40,8 +40,12 @@ impl Feed {
     /// Reads the whole state of a scope; what follows is read with [`Feed::next`]. With `headers_only`, values are
     /// empty.
     pub(super) async fn open(core: &Core, scope: &Scope, headers_only: bool) -> Result<(State, Self)> {
+        core.insist(|| Self::begin(core, scope, headers_only)).await
+    }
+
+    async fn begin(core: &Core, scope: &Scope, headers_only: bool) -> Result<(State, Self)> {
         let filter = core.names.scope(scope);
-        let mut reach = last_revision(core, &filter).await?;
+        let mut reach = last_sequence(&core.keys, &filter).await?;
         let config = Config { headers_only, ..reader(&filter, DeliverPolicy::LastPerSubject) };
         let consumer = core.keys.create_consumer(config).await.map_err(unavailable)?;
         let mut feed = Feed { intake: Intake::open(&core.jetstream, consumer).await?, last: 0 };
@@ -59,7 +63,7 @@ impl Feed {
                 return Ok((state, feed));
             }
             if is_drained {
-                reach = last_revision(core, &filter).await?;
+                reach = last_sequence(&core.keys, &filter).await?;
             }
         }
     }
@@ -108,9 +112,9 @@ pub(super) fn reader(filter: &str, deliver_policy: DeliverPolicy) -> Config {
     }
 }
 
-/// The revision of the last change under a filter, as the stream's leader has it.
-async fn last_revision(core: &Core, filter: &str) -> Result<u64> {
-    match core.keys.get_last_raw_message_by_subject(filter).await {
+/// The last message under a filter, as the stream's leader has it; 0 where there is none.
+pub(super) async fn last_sequence(stream: &Stream, filter: &str) -> Result<u64> {
+    match stream.get_last_raw_message_by_subject(filter).await {
         Ok(message) => Ok(message.sequence),
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(0),
         Err(error) => Err(unavailable(error)),

@@ -21,14 +21,14 @@ mod streams;
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Client, ConnectErrorKind, Event};
 use bytes::Bytes;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::config::{NatsConfig, NatsCredentials, NatsTls, Secret};
@@ -46,6 +46,8 @@ use crate::queue::{DeadLetter, Depth, Enqueued, Message};
 const MESSAGE_BYTES: usize = 1 << 20;
 /// Publishes under way at once, over all callers of one process.
 const PUBLISHES_MAX: usize = 4_096;
+/// Before what could not be served is tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 type Stream = async_nats::jetstream::stream::Stream<()>;
 
@@ -241,6 +243,23 @@ impl Core {
     /// Asks the leader of the key-value stream, which has one only while most of its copies are there.
     async fn ping(&self) -> Result<()> {
         self.keys.get_info().await.map(drop).map_err(unavailable)
+    }
+
+    /// Tries again what could not be served, for as long as an operation may take: in a cluster a consumer that was
+    /// just made, or a stream that changes its leader, is out of reach for a moment.
+    async fn insist<T, F: Future<Output = Result<T>>>(&self, attempt: impl Fn() -> F) -> Result<T> {
+        let begun = Instant::now();
+        loop {
+            match attempt().await {
+                Err(Error::Unavailable { detail })
+                    if begun.elapsed() + RETRY_AFTER < self.operation_timeout =>
+                {
+                    tracing::debug!(detail, "tried again");
+                    sleep(RETRY_AFTER).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// The stream that a queue lives in.

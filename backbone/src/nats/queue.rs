@@ -20,7 +20,7 @@ use tokio::time::sleep;
 
 use super::Core;
 use super::fault::{failed_publish, is_in_process, unavailable};
-use super::feed::reader;
+use super::feed::{LAG_WAIT, last_sequence, reader};
 use super::intake::Intake;
 use super::names;
 use crate::bounds::{DURATION_MAX, REASON_BYTES_MAX};
@@ -143,20 +143,28 @@ impl Core {
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
         check_key(queue)?;
+        self.insist(|| self.read_letters(queue, after, limit)).await
+    }
+
+    async fn read_letters(&self, queue: &str, after: u64, limit: usize) -> Result<Vec<DeadLetter>> {
+        let subject = self.names.dead(queue);
+        let mut reach = last_sequence(&self.dead, &subject).await?;
+        if reach <= after {
+            return Ok(Vec::new());
+        }
         let start = DeliverPolicy::ByStartSequence { start_sequence: after.saturating_add(1) };
-        let config = reader(&self.names.dead(queue), start);
-        let consumer = self.dead.create_consumer(config).await.map_err(unavailable)?;
+        let consumer = self.dead.create_consumer(reader(&subject, start)).await.map_err(unavailable)?;
         let mut intake = Intake::open(&self.jetstream, consumer).await?;
-        let mut letters = Vec::new();
-        while letters.len() < limit {
+        let (mut letters, mut reached) = (Vec::new(), after);
+        while letters.len() < limit && reached < reach {
             let wanted = LETTERS.min(limit - letters.len());
-            let (messages, is_drained) = intake.batch(wanted, Duration::ZERO).await?;
+            let (messages, is_drained) = intake.batch(wanted, LAG_WAIT).await?;
             for message in messages {
-                let sequence = message.info().map_err(unavailable)?.stream_sequence;
-                letters.push(letter(sequence, message.headers.as_ref(), message.payload.clone()));
+                reached = message.info().map_err(unavailable)?.stream_sequence;
+                letters.push(letter(reached, message.headers.as_ref(), message.payload.clone()));
             }
             if is_drained {
-                break;
+                reach = last_sequence(&self.dead, &subject).await?;
             }
         }
         // Where it fails, the server drops the consumer by itself after a while.
