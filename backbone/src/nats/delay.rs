@@ -1,13 +1,14 @@
 //! The clock of delayed messages: one loop for each shard in every process.
 //!
-//! A delayed message waits under a subject of its own, so that it holds up nothing. Its first delivery here tells
-//! the server the delay, the second finds that it has passed and moves the message to its queue, once, however
-//! many processes try. The delay runs on the server's clock of redeliveries, which no wall clock moves. A process
-//! that dies between the first delivery and telling the delay makes that one message come after [`UNTOLD`].
+//! A delayed message waits under a subject of its own, so that it holds up nothing. Each delivery here compares how
+//! long it has lain there, by the servers' clock, with its delay: what is left is told to the server, and what is due
+//! moves to its queue, once, however many processes try. Asking each time is what a crash needs: a server that was
+//! killed forgets what it was told, and delivers again after [`UNTOLD`], due or not.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::datetime::DateTime;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::message::{AckKind, Message};
 use futures::future::join_all;
@@ -20,8 +21,8 @@ use super::pull::{durable, find_or_make};
 use super::queue::About;
 use crate::error::Result;
 
-/// When a message comes again whose delay nobody told.
-const UNTOLD: Duration = Duration::from_secs(30);
+/// When a message comes again of which the server was told nothing, or has forgotten it.
+const UNTOLD: Duration = Duration::from_secs(5);
 /// Messages of one request.
 const BATCH: usize = 256;
 /// Before a lost consumer is looked up anew, at first and at most.
@@ -59,20 +60,26 @@ impl Core {
         let mut intake = Intake::open(&self.jetstream, self.delayed(shard).await?).await?;
         loop {
             let (messages, _) = intake.batch(BATCH, REQUEST_MAX).await?;
-            let moves = messages.iter().map(|message| self.move_one(shard, message));
+            if messages.is_empty() {
+                continue;
+            }
+            let now = intake.delivered_at().await?;
+            let moves = messages.iter().map(|message| self.move_one(shard, message, now));
             for moved in join_all(moves).await {
                 moved?;
             }
         }
     }
 
-    async fn move_one(&self, shard: usize, message: &Message) -> Result<()> {
+    async fn move_one(&self, shard: usize, message: &Message, now: DateTime) -> Result<()> {
         let info = message.info().map_err(unavailable)?;
         let reply = message.reply.as_ref().ok_or_else(|| unavailable("a message cannot be acknowledged"))?;
         let mut about = About::read(message.headers.as_ref());
         let delay = Duration::from_millis(about.delay_ms.take().unwrap_or_default());
-        if info.delivered == 1 && !delay.is_zero() {
-            return self.settle(reply, AckKind::Nak(Some(delay))).await;
+        // A clock that was set back counts as no time at all.
+        let left = delay.saturating_sub(Duration::try_from(now - info.published).unwrap_or_default());
+        if !left.is_zero() {
+            return self.settle(reply, AckKind::Nak(Some(left))).await;
         }
         if let Some(subject) = self.names.ready_from_delayed(shard, &message.subject) {
             let moved = about.message(message.payload.clone(), &format!("due {}", info.stream_sequence))?;

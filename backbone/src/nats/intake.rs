@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use async_nats::datetime::DateTime;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::BatchConfig;
 use async_nats::jetstream::{Context, Message};
@@ -101,6 +102,13 @@ impl Intake {
 
     pub(super) fn consumer_name(&self) -> &str {
         &self.consumer.cached_info().name
+    }
+
+    /// When the server last delivered something, by its own clock.
+    pub(super) async fn delivered_at(&self) -> Result<DateTime> {
+        let info = self.consumer.get_info().await.map_err(unavailable)?;
+        // A leader that has just taken over has delivered nothing.
+        info.delivered.last_active.ok_or_else(|| unavailable("a consumer does not know when it delivered"))
     }
 
     /// The next message, or the end of the request. Cancelling it loses nothing.

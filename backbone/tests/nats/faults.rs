@@ -1,6 +1,8 @@
 //! Lost servers, connections and consumers, and settings that do not fit.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
@@ -53,46 +55,52 @@ fn ids(ids: impl IntoIterator<Item = impl ToString>) -> BTreeSet<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_server_has_everything() {
-    for (release, crash) in BOTH.into_iter().flat_map(|release| [(release, false), (release, true)]) {
-        let mut servers = Servers::start(release, 1).await;
-        let b = servers.open("restart").await;
-        let revision = b.put("kept", "value").await.unwrap();
-        b.put("gone", "x").await.unwrap();
-        assert!(matches!(b.delete("gone", None).await.unwrap(), DeleteOutcome::Deleted(_)));
-        b.enqueue("q", messages(0..5)).await.unwrap();
-        b.enqueue("q", vec![Message::new("late", "late").delayed(Duration::from_millis(1_500))])
-            .await
-            .unwrap();
-        let pulled = b.pull("q", 3, WAIT, LONG).await.unwrap();
-        assert_eq!(pulled.len(), 3);
-        pulled[0].ack().await.unwrap();
-        pulled[1].dead("because").await.unwrap();
-        if crash {
-            servers.kill(0)
-        } else {
-            servers.stop(0)
-        }
-        servers.run(0);
-        servers.wait_until_up().await;
+    let each = BOTH.into_iter().flat_map(|release| [restart(release, false), restart(release, true)]);
+    join_all(each).await;
+}
 
-        // The same handle goes on; a second one sees the same.
-        let other = servers.open("restart").await;
-        for b in [&b, &other] {
-            assert_eq!(b.get("kept").await.unwrap().unwrap().revision, revision);
-            assert_eq!(b.get("gone").await.unwrap(), None);
-            assert_eq!(b.list("").await.unwrap().len(), 1);
-            assert_eq!(b.dead_letters("q", 0, 9).await.unwrap()[0].reason, "because");
-        }
-        assert!(other.put("kept", "newer").await.unwrap() > revision);
-        // What was leased is settled by whoever holds it, in the old life or the new.
-        assert_eq!(pulled[2].ack().await.unwrap(), Settled::Done);
-        let again = drain(&other, "q", &ids(["3", "4", "late"])).await;
-        // 2.9 writes removals down a while after it confirms them, and a crash may bring them back.
-        let forgiven = if crash { ids(["0", "1"]) } else { ids([""; 0]) };
-        assert!(again.is_subset(&forgiven), "{release:?}, crash {crash}: {again:?}");
-        b.close().await;
-        other.close().await;
+async fn restart(release: Release, crash: bool) {
+    let mut servers = Servers::start(release, 1).await;
+    let b = servers.open("restart").await;
+    let revision = b.put("kept", "value").await.unwrap();
+    b.put("gone", "x").await.unwrap();
+    assert!(matches!(b.delete("gone", None).await.unwrap(), DeleteOutcome::Deleted(_)));
+    b.enqueue("q", messages(0..5)).await.unwrap();
+    // Longer than the servers wait for a word, which a crash makes them forget.
+    let (delay, enqueued) = (Duration::from_secs(8), Instant::now());
+    b.enqueue("q", vec![Message::new("late", "late").delayed(delay)]).await.unwrap();
+    let pulled = b.pull("q", 3, WAIT, LONG).await.unwrap();
+    assert_eq!(pulled.len(), 3);
+    pulled[0].ack().await.unwrap();
+    pulled[1].dead("because").await.unwrap();
+    if crash {
+        servers.kill(0)
+    } else {
+        servers.stop(0)
     }
+    servers.run(0);
+    servers.wait_until_up().await;
+
+    // The same handle goes on; a second one sees the same.
+    let other = servers.open("restart").await;
+    for b in [&b, &other] {
+        assert_eq!(b.get("kept").await.unwrap().unwrap().revision, revision);
+        assert_eq!(b.get("gone").await.unwrap(), None);
+        assert_eq!(b.list("").await.unwrap().len(), 1);
+        assert_eq!(b.dead_letters("q", 0, 9).await.unwrap()[0].reason, "because");
+    }
+    assert!(other.put("kept", "newer").await.unwrap() > revision);
+    // What was leased is settled by whoever holds it, in the old life or the new.
+    assert_eq!(pulled[2].ack().await.unwrap(), Settled::Done);
+    let mut again = drain(&other, "q", &ids(["3", "4"])).await;
+    again.extend(drain(&other, "q", &ids(["late"])).await);
+    let late = enqueued.elapsed();
+    assert!(late >= delay && late < delay + Duration::from_secs(7), "{release:?}, crash {crash}: {late:?}");
+    // 2.9 writes removals down a while after it confirms them, and a crash may bring them back.
+    let forgiven = if crash { ids(["0", "1"]) } else { ids([""; 0]) };
+    assert!(again.is_subset(&forgiven), "{release:?}, crash {crash}: {again:?}");
+    b.close().await;
+    other.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -308,8 +316,9 @@ async fn survives_lost_members(release: Release) {
             })
         })
         .collect();
+    let progress = Arc::new(AtomicUsize::new(0));
     let producing = {
-        let b = b.clone();
+        let (b, progress) = (b.clone(), Arc::clone(&progress));
         tokio::spawn(async move {
             let (mut accepted, mut longest, mut last) = (BTreeSet::new(), Duration::ZERO, Instant::now());
             let mut n = 0;
@@ -324,21 +333,32 @@ async fn survives_lost_members(release: Release) {
                 sleep(Duration::from_millis(20)).await;
                 accepted.extend(batch.into_iter().map(|message| message.id));
                 n += 20;
+                progress.store(n, Ordering::Release);
             }
             (accepted, longest)
         })
     };
-    sleep(Duration::from_secs(2)).await;
+    let go_on = async || {
+        let from = progress.load(Ordering::Acquire);
+        timeout(WAIT, async {
+            while progress.load(Ordering::Acquire) < from + 600 {
+                sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await
+        .expect("publishing goes on")
+    };
+    go_on().await;
     let leader = servers.leader("members-work-0").await;
     let follower = (leader + 1) % 3;
     servers.kill(follower);
-    sleep(Duration::from_secs(3)).await;
+    go_on().await;
     servers.run(follower);
     servers.wait_until_up().await;
-    sleep(Duration::from_secs(5)).await;
+    servers.wait_until_current("members-work-0").await;
     let leader = servers.leader("members-work-0").await;
     servers.kill(leader);
-    sleep(Duration::from_secs(12)).await;
+    go_on().await;
     stop.send(true).unwrap();
     let (accepted, longest) = producing.await.unwrap();
     let (mut sure, mut unsure) = (0, 0);

@@ -170,6 +170,24 @@ impl Servers {
         }
     }
 
+    /// Waits until every copy of a stream has everything.
+    pub(crate) async fn wait_until_current(&self, stream: &str) {
+        let begun = Instant::now();
+        let is_current = async || {
+            let client = async_nats::connect(self.url(0)).await.ok()?;
+            let found = async_nats::jetstream::new(client).get_stream(stream).await.ok()?;
+            let copies = &found.cached_info().cluster.as_ref()?.replicas;
+            Some(
+                copies.len() + 1 == self.ports.len() / 2
+                    && copies.iter().all(|copy| copy.current && !copy.offline),
+            )
+        };
+        while is_current().await != Some(true) {
+            assert!(begun.elapsed() < UP, "the copies of {stream} do not catch up");
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+
     /// The server that leads a stream.
     pub(crate) async fn leader(&self, stream: &str) -> usize {
         for (at, _) in self.children.iter().enumerate().filter(|(_, child)| child.is_some()) {
