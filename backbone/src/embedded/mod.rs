@@ -26,21 +26,16 @@ use tokio::task::spawn_blocking;
 use self::op::{Expected, Op, Pull, Reply, Request, Verb};
 use self::store::{DbResult, Store};
 use self::writer::Writer;
+use crate::bounds::{DURATION_MAX, REASON_BYTES_MAX, check_size};
 use crate::bus::{Bus, EVENT_BYTES_MAX, Subscription};
 use crate::error::{Error, Result};
 use crate::kv::{CasOutcome, DeleteOutcome, Entry, Page, VALUE_BYTES_MAX, Watch};
 use crate::name::{Pattern, Scope, check_key, check_subject};
-use crate::queue::{
-    BATCH_BYTES_MAX, DeadLetter, Delivery, Depth, Enqueued, ID_BYTES_MAX, Message, PAYLOAD_BYTES_MAX, Settled,
-};
+use crate::queue::{DeadLetter, Delivery, Depth, Enqueued, Message, Settled, check_batch};
 
 /// What waiting operations may hold together, in units of [`ROOM_UNIT_BYTES`]: 128 MiB.
 const ROOM_UNITS: u32 = 32_768;
 const ROOM_UNIT_BYTES: usize = 4 << 10;
-/// Longest reason that a dead letter keeps, in bytes.
-const REASON_BYTES_MAX: usize = 4 << 10;
-/// Longest lease, wait, delay or time to live; beyond it, a duration is cut to this.
-const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 
 /// How to open the embedded backbone.
 #[derive(Debug, Clone)]
@@ -65,6 +60,41 @@ impl EmbeddedConfig {
             dedupe_window: Duration::from_secs(120),
             cache_bytes: 64 << 20,
             size_bytes_max: None,
+        }
+    }
+}
+
+/// The lease of one message.
+#[derive(Clone)]
+pub(crate) struct Held {
+    pub(crate) embedded: Embedded,
+    pub(crate) sequence: u64,
+    pub(crate) token: u64,
+}
+
+impl Held {
+    pub(crate) async fn ack(&self, delivery: &Delivery) -> Result<Settled> {
+        self.settle(delivery, Verb::Ack).await
+    }
+
+    pub(crate) async fn nak(&self, delivery: &Delivery, delay: Duration) -> Result<Settled> {
+        self.settle(delivery, Verb::Nak(delay.min(DURATION_MAX))).await
+    }
+
+    pub(crate) async fn extend(&self, delivery: &Delivery, lease: Duration) -> Result<Settled> {
+        self.settle(delivery, Verb::Extend(lease.min(DURATION_MAX))).await
+    }
+
+    pub(crate) async fn dead(&self, delivery: &Delivery, reason: &str) -> Result<Settled> {
+        let kept = reason.floor_char_boundary(REASON_BYTES_MAX);
+        self.settle(delivery, Verb::Dead(reason[..kept].to_owned())).await
+    }
+
+    async fn settle(&self, delivery: &Delivery, verb: Verb) -> Result<Settled> {
+        let (queue, sequence, token) = (delivery.queue.clone(), self.sequence, self.token);
+        match self.embedded.ask(Op::Settle { queue, sequence, token, verb }, 0).await? {
+            Reply::Settled(settled) => Ok(settled),
+            _ => Err(mismatch()),
         }
     }
 }
@@ -190,13 +220,7 @@ impl Embedded {
 
     pub(crate) async fn enqueue(&self, queue: &str, messages: Vec<Message>) -> Result<Enqueued> {
         check_key(queue)?;
-        let mut bytes = 0;
-        for message in &messages {
-            check_size("a message id", ID_BYTES_MAX, message.id.len())?;
-            check_size("a payload", PAYLOAD_BYTES_MAX, message.payload.len())?;
-            bytes += message.payload.len() + message.id.len();
-        }
-        check_size("a batch", BATCH_BYTES_MAX, bytes)?;
+        let bytes = check_batch(queue, &messages)?;
         if messages.is_empty() {
             return Ok(Enqueued::default());
         }
@@ -223,31 +247,6 @@ impl Embedded {
         };
         match self.ask(Op::Pull(pull), 0).await? {
             Reply::Grant(grant) => Ok(grant.claim(self)),
-            _ => Err(mismatch()),
-        }
-    }
-
-    pub(crate) async fn ack(&self, delivery: &Delivery) -> Result<Settled> {
-        self.settle(delivery, Verb::Ack).await
-    }
-
-    pub(crate) async fn nak(&self, delivery: &Delivery, delay: Duration) -> Result<Settled> {
-        self.settle(delivery, Verb::Nak(delay.min(DURATION_MAX))).await
-    }
-
-    pub(crate) async fn extend(&self, delivery: &Delivery, lease: Duration) -> Result<Settled> {
-        self.settle(delivery, Verb::Extend(lease.min(DURATION_MAX))).await
-    }
-
-    pub(crate) async fn dead(&self, delivery: &Delivery, reason: &str) -> Result<Settled> {
-        let kept = reason.floor_char_boundary(REASON_BYTES_MAX);
-        self.settle(delivery, Verb::Dead(reason[..kept].to_owned())).await
-    }
-
-    async fn settle(&self, delivery: &Delivery, verb: Verb) -> Result<Settled> {
-        let (sequence, token) = (delivery.lease.sequence, delivery.lease.token);
-        match self.ask(Op::Settle { queue: delivery.queue.clone(), sequence, token, verb }, 0).await? {
-            Reply::Settled(settled) => Ok(settled),
             _ => Err(mismatch()),
         }
     }
@@ -288,15 +287,15 @@ impl Embedded {
         }
     }
 
-    pub(crate) fn publish(&self, subject: &str, payload: &Bytes) -> Result<()> {
+    pub(crate) async fn publish(&self, subject: &str, payload: Bytes) -> Result<()> {
         check_subject(subject)?;
         check_size("an event", EVENT_BYTES_MAX, payload.len())?;
         self.check_open()?;
-        self.shared.bus.publish(subject, payload);
+        self.shared.bus.publish(subject, &payload);
         Ok(())
     }
 
-    pub(crate) fn subscribe(&self, pattern: &str) -> Result<Subscription> {
+    pub(crate) async fn subscribe(&self, pattern: &str) -> Result<Subscription> {
         let pattern = Pattern::parse(pattern)?;
         self.check_open()?;
         Ok(self.shared.bus.subscribe(pattern))
@@ -333,10 +332,6 @@ impl Embedded {
             Ok(()) => Error::Unavailable { detail: "its writer stopped; restart the process".to_owned() },
         }
     }
-}
-
-fn check_size(what: &'static str, bytes_max: usize, bytes_found: usize) -> Result<()> {
-    if bytes_found > bytes_max { Err(Error::TooLarge { what, bytes_max, bytes_found }) } else { Ok(()) }
 }
 
 fn mismatch() -> Error {

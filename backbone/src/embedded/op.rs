@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::embedded::Embedded;
+use crate::embedded::{Embedded, Held};
 use crate::error::Result;
 use crate::kv::{CasOutcome, DeleteOutcome, Watch};
 use crate::name::Scope;
@@ -121,7 +121,11 @@ impl Grant {
                 id: leased.id,
                 payload: leased.payload,
                 attempt: leased.attempt,
-                lease: Lease { embedded: embedded.clone(), sequence: leased.sequence, token: leased.token },
+                lease: Lease::Embedded(Held {
+                    embedded: embedded.clone(),
+                    sequence: leased.sequence,
+                    token: leased.token,
+                }),
             })
             .collect()
     }

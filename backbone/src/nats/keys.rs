@@ -1,0 +1,324 @@
+//! The key-value half: reads from the stream's leader, writes that expect a revision, listings and watches.
+//!
+//! Every write reads what the key holds, so that a conflict can be told and a lapsed value counts as none, and then
+//! lets the server compare. The expected sequence alone does not decide a race: a cluster of 2.9 compares it only
+//! when a message comes in, not when it is stored, and lets several racers win. So the message also carries an id
+//! made of the key and the revision that it follows, of which each copy stores the first alone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use tokio::time::sleep;
+
+use super::Core;
+use super::fault::{Refusal, unavailable};
+use super::feed::{Feed, State};
+use super::lapses::Lapse;
+use super::names;
+use super::record::{self, Record};
+use crate::bounds::check_size;
+use crate::error::Result;
+use crate::kv::{CasOutcome, DeleteOutcome, Entry, Page, VALUE_BYTES_MAX, Watch, Watcher, watch};
+use crate::name::{Scope, check_key};
+
+/// Between two looks at what has lapsed.
+const SWEEP_EVERY: Duration = Duration::from_millis(250);
+/// Removals under way at once.
+const SWEEPS: usize = 32;
+/// Before a lost consumer is made anew, at first and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How long a watch stays after its reader left.
+const UNWATCHED: Duration = Duration::from_secs(1);
+
+/// What a compare-and-set expects of a key.
+pub(super) enum Expected {
+    Nothing,
+    Revision(u64),
+}
+
+impl Core {
+    pub(super) async fn get(&self, key: &str) -> Result<Option<Entry>> {
+        check_key(key)?;
+        Ok(self.last(key).await?.and_then(|record| self.live(key, record)))
+    }
+
+    pub(super) async fn put(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<u64> {
+        check_key(key)?;
+        check_size("a value", VALUE_BYTES_MAX, value.len())?;
+        loop {
+            // A write that expects nothing could slip in between another's comparison and its storing.
+            let revision = self.last(key).await?.map_or(0, |last| last.revision);
+            match self.store(key, Some(value.clone()), ttl, revision).await {
+                Ok(revision) => return Ok(revision),
+                Err(Refusal::Failed(error)) => return Err(error),
+                Err(Refusal::Outdated) => {}
+            }
+        }
+    }
+
+    /// Stores a value where the key holds what is expected.
+    pub(super) async fn cas(
+        &self,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+        expected: Expected,
+    ) -> Result<CasOutcome> {
+        check_key(key)?;
+        check_size("a value", VALUE_BYTES_MAX, value.len())?;
+        loop {
+            let last = self.last(key).await?;
+            let revision = last.as_ref().map_or(0, |last| last.revision);
+            match (&expected, last.and_then(|last| self.live(key, last))) {
+                (Expected::Nothing, None) => {}
+                (Expected::Revision(expected), Some(held)) if held.revision == *expected => {}
+                (_, held) => return Ok(CasOutcome::Conflict(held)),
+            }
+            match self.store(key, Some(value.clone()), ttl, revision).await {
+                Ok(revision) => return Ok(CasOutcome::Stored(revision)),
+                Err(Refusal::Failed(error)) => return Err(error),
+                // Somebody was faster; what they wrote is the conflict to tell.
+                Err(Refusal::Outdated) => {}
+            }
+        }
+    }
+
+    pub(super) async fn delete(&self, key: &str, expected: Option<u64>) -> Result<DeleteOutcome> {
+        check_key(key)?;
+        loop {
+            let held = self.last(key).await?.and_then(|last| self.live(key, last));
+            let Some(held) = held else { return Ok(DeleteOutcome::Absent) };
+            if expected.is_some_and(|expected| expected != held.revision) {
+                return Ok(DeleteOutcome::Conflict(held));
+            }
+            match self.store(key, None, None, held.revision).await {
+                Ok(revision) => return Ok(DeleteOutcome::Deleted(revision)),
+                Err(Refusal::Failed(error)) => return Err(error),
+                Err(Refusal::Outdated) => {}
+            }
+        }
+    }
+
+    pub(super) async fn list_page(&self, scope: &str, after: Option<&str>, limit: usize) -> Result<Page> {
+        let scope = Scope::parse(scope)?;
+        let (state, feed) = Feed::open(self, &scope, false).await?;
+        feed.close(self);
+        let behind = |key: &str| after.is_none_or(|after| key > after);
+        let live = state.into_iter().filter(|(key, _)| behind(key));
+        let mut live = live.filter_map(|(key, record)| Some((self.live(&key, record)?, key)));
+        let entries: Vec<_> = live.by_ref().take(limit).map(|(entry, key)| (key, entry)).collect();
+        let next = live.next().and(entries.last()).map(|(key, _)| key.clone());
+        Ok(Page { entries, next })
+    }
+
+    /// What the leader last stored for a key.
+    async fn last(&self, key: &str) -> Result<Option<Record>> {
+        match self.keys.get_last_raw_message_by_subject(&self.names.key(key)).await {
+            Ok(message) => Ok(Some(Record::of_stored(message))),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    /// The entry of a record that was not removed and has not lapsed.
+    fn live(&self, key: &str, record: Record) -> Option<Entry> {
+        let lasts = self.lapses.note(key, &record, Instant::now());
+        let revision = record.revision;
+        record.value.filter(|_| lasts).map(|value| Entry { value, revision })
+    }
+
+    /// Stores a record where the key's last one is `expected` (0: where there is none).
+    async fn store(
+        &self,
+        key: &str,
+        value: Option<Bytes>,
+        ttl: Option<Duration>,
+        expected: u64,
+    ) -> std::result::Result<u64, Refusal> {
+        // Counted from before the server can know of it: nobody else takes it for lapsed earlier.
+        let begun = Instant::now();
+        let mut message = record::message(value.clone(), ttl).expected_last_subject_sequence(expected);
+        // That there is none is compared when it is stored as well, and holds more than once in the life of a key.
+        if expected > 0 {
+            message = message.message_id(names::successor_id(key, expected));
+        }
+        let ack = self.jetstream.send_publish(self.names.key(key), message).await?.await?;
+        if ack.duplicate {
+            return Err(Refusal::Outdated);
+        }
+        let record = Record { revision: ack.sequence, value: value.map(|_| Bytes::new()), ttl };
+        self.lapses.note(key, &record, begun);
+        Ok(ack.sequence)
+    }
+}
+
+/// Sweeping.
+impl Core {
+    /// Learns of every time to live and removes what has lapsed, until the backbone closes.
+    pub(super) async fn sweep(self: Arc<Self>) {
+        let listening = async {
+            let mut backoff = BACKOFF.0;
+            loop {
+                let begun = Instant::now();
+                let Err(error) = self.listen_for_lapses().await;
+                tracing::debug!(%error, "what has a time to live is read anew");
+                if begun.elapsed() > BACKOFF.1 {
+                    backoff = BACKOFF.0;
+                }
+                sleep(backoff).await;
+                backoff = (backoff * 2).min(BACKOFF.1);
+            }
+        };
+        let sweeping = async {
+            loop {
+                sleep(SWEEP_EVERY).await;
+                let due = self.lapses.take_due(Instant::now());
+                let swept = due.into_iter().map(|(key, lapse)| self.sweep_one(key, lapse));
+                stream::iter(swept).for_each_concurrent(SWEEPS, |swept| swept).await;
+            }
+        };
+        tokio::select! {
+            () = self.closed.cancelled() => {}
+            never = listening => never,
+            never = sweeping => never,
+        }
+    }
+
+    async fn listen_for_lapses(&self) -> Result<std::convert::Infallible> {
+        let mut gaps = self.gaps.clone();
+        gaps.mark_unchanged();
+        let (_, mut feed) = Feed::open(self, &Scope::parse("")?, true).await?;
+        loop {
+            tokio::select! {
+                heard = feed.next(self) => drop(heard?),
+                _ = gaps.changed() => return Err(unavailable("the connection was lost")),
+            }
+        }
+    }
+
+    async fn sweep_one(&self, key: String, lapse: Lapse) {
+        let swept = if lapse.is_removal {
+            // By its sequence: what was written since is another message. Gone already is as good.
+            drop(self.keys.delete_message(lapse.revision).await);
+            Ok(0)
+        } else {
+            self.store(&key, None, None, lapse.revision).await
+        };
+        if let Err(Refusal::Failed(error)) = swept {
+            tracing::debug!(%error, key, "a key that has lapsed cannot be removed yet");
+            self.lapses.put_back(key, lapse);
+        }
+    }
+}
+
+/// Watching.
+impl Core {
+    pub(super) async fn watch(self: &Arc<Self>, scope: &str) -> Result<Watch> {
+        let scope = Scope::parse(scope)?;
+        let mut gaps = self.gaps.clone();
+        gaps.mark_unchanged();
+        let (state, feed) = Feed::open(self, &scope, false).await?;
+        let known = state.iter().map(|(key, record)| (key.clone(), record.revision)).collect();
+        let entries = state.into_iter().filter_map(|(key, record)| {
+            Some((key, Entry { value: record.value?, revision: record.revision }))
+        });
+        let (watcher, watch) = watch(scope.clone(), entries.collect());
+        let following = Following { core: Arc::clone(self), scope, watcher, known, gaps };
+        tokio::spawn(following.run(feed));
+        Ok(watch)
+    }
+}
+
+/// The task behind a watch.
+struct Following {
+    core: Arc<Core>,
+    scope: Scope,
+    watcher: Watcher,
+    /// The last revision told of each key that there is.
+    known: HashMap<String, u64>,
+    gaps: tokio::sync::watch::Receiver<u64>,
+}
+
+impl Following {
+    async fn run(mut self, feed: Feed) {
+        let core = Arc::clone(&self.core);
+        let mut feed = Some(feed);
+        let mut backoff = BACKOFF.0;
+        let following = async {
+            while self.watcher.is_watched() {
+                let error = match feed.take() {
+                    Some(mut open) => match self.follow(&mut open).await {
+                        Ok(()) => {
+                            open.close(&self.core);
+                            return;
+                        }
+                        Err(error) => error,
+                    },
+                    None => match self.begin_anew().await {
+                        Ok(open) => {
+                            (feed, backoff) = (Some(open), BACKOFF.0);
+                            continue;
+                        }
+                        Err(error) => error,
+                    },
+                };
+                tracing::debug!(%error, scope = self.scope.as_str(), "a watch begins anew");
+                sleep(backoff).await;
+                backoff = (backoff * 2).min(BACKOFF.1);
+            }
+        };
+        tokio::select! {
+            () = core.closed.cancelled() => {}
+            () = following => {}
+        }
+    }
+
+    /// Hands on what comes, until nobody reads any more.
+    async fn follow(&mut self, feed: &mut Feed) -> Result<()> {
+        while self.watcher.is_watched() {
+            tokio::select! {
+                heard = feed.next(&self.core) => if let Some((key, record)) = heard? {
+                    self.tell(&key, &record);
+                },
+                _ = self.gaps.changed() => return Err(unavailable("the connection was lost")),
+                () = sleep(UNWATCHED) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the state again and tells in what it differs, keys included that are gone without a trace.
+    async fn begin_anew(&mut self) -> Result<Feed> {
+        self.gaps.mark_unchanged();
+        let (state, feed) = Feed::open(&self.core, &self.scope, false).await?;
+        let reached = state.values().map(|record| record.revision).chain(self.known.values().copied()).max();
+        let gone: Vec<String> = self.known.keys().filter(|key| !state.contains_key(*key)).cloned().collect();
+        for key in gone {
+            self.known.remove(&key);
+            self.watcher.send(&key, reached.unwrap_or_default(), None);
+        }
+        self.tell_all(state);
+        Ok(feed)
+    }
+
+    fn tell_all(&mut self, state: State) {
+        for (key, record) in state {
+            self.tell(&key, &record);
+        }
+    }
+
+    fn tell(&mut self, key: &str, record: &Record) {
+        if self.known.get(key).is_some_and(|known| *known >= record.revision) {
+            return;
+        }
+        match &record.value {
+            Some(_) => drop(self.known.insert(key.to_owned(), record.revision)),
+            None => drop(self.known.remove(key)),
+        }
+        self.watcher.send(key, record.revision, record.value.as_ref());
+    }
+}

@@ -1,0 +1,307 @@
+//! The backbone over NATS JetStream: many processes on many machines, one to five copies of everything.
+//!
+//! Handles check what they are given and ask the servers; tasks beside them sweep what has lapsed and move what was
+//! delayed. Invariant: what was acknowledged was acknowledged by the stream's leader, and no decision rests on
+//! another's wall clock. `docs/decisions/0021` says how each part is mapped and what the servers cannot give.
+
+mod bus;
+mod config;
+mod delay;
+mod fault;
+mod feed;
+mod intake;
+mod keys;
+mod lapses;
+mod names;
+mod pull;
+mod queue;
+mod record;
+mod streams;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::context::ContextBuilder;
+use async_nats::{Client, ConnectErrorKind, Event};
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use self::config::{NatsConfig, NatsCredentials, NatsTls, Secret};
+use self::fault::unavailable;
+use self::keys::Expected;
+use self::names::Names;
+pub(crate) use self::pull::Hold;
+use crate::bounds::DURATION_MAX;
+use crate::bus::Subscription;
+use crate::error::{Error, Result};
+use crate::kv::{CasOutcome, DeleteOutcome, Entry, Page, Watch};
+use crate::queue::{DeadLetter, Depth, Enqueued, Message};
+
+/// Largest message that the servers have to take, in bytes.
+const MESSAGE_BYTES: usize = 1 << 20;
+/// Publishes under way at once, over all callers of one process.
+const PUBLISHES_MAX: usize = 4_096;
+/// Before what could not be served is tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+type Stream = async_nats::jetstream::stream::Stream<()>;
+
+/// A handle on the backbone over NATS; see [`crate::Backbone`] for what its operations promise.
+#[derive(Clone)]
+pub struct Nats {
+    shared: Arc<Shared>,
+}
+
+/// What handles share; the tasks end with the last of them.
+struct Shared {
+    core: Arc<Core>,
+    _ending: DropGuard,
+}
+
+/// What handles and tasks share.
+struct Core {
+    jetstream: async_nats::jetstream::Context,
+    names: Names,
+    keys: Stream,
+    dead: Stream,
+    work: Vec<Stream>,
+    consumers: Mutex<HashMap<String, PullConsumer>>,
+    lapses: lapses::Lapses,
+    /// Counts the times that something may have been lost on the way.
+    gaps: watch::Receiver<u64>,
+    lease: Duration,
+    operation_timeout: Duration,
+    closed: CancellationToken,
+}
+
+impl Nats {
+    pub(crate) async fn open_with(config: NatsConfig) -> Result<Self> {
+        let problems = config.problems();
+        if !problems.is_empty() {
+            return Err(Error::Misconfigured { problems });
+        }
+        let (client, gaps) = connect(&config).await?;
+        let names = Names::new(&config.prefix, config.shards);
+        let jetstream = ContextBuilder::new()
+            .timeout(config.operation_timeout)
+            .ack_timeout(config.operation_timeout)
+            .max_ack_inflight(PUBLISHES_MAX)
+            .backpressure_on_inflight(true)
+            .build(client.clone());
+        let mut problems = streams::prepare(&jetstream, &names, &config).await;
+        let bytes_max = client.max_payload();
+        if bytes_max < MESSAGE_BYTES {
+            problems.push(format!(
+                "expected a server that takes messages of {MESSAGE_BYTES} bytes, found max_payload {bytes_max}; \
+                 raise it"
+            ));
+        }
+        if !problems.is_empty() {
+            return Err(Error::Misconfigured { problems });
+        }
+        let stream = async |name: String| jetstream.get_stream_no_info(name).await.map_err(unavailable);
+        let mut work = Vec::with_capacity(config.shards);
+        for shard in 0..config.shards {
+            work.push(stream(names.work_stream(shard)).await?);
+        }
+        let core = Core {
+            keys: stream(names.keys_stream()).await?,
+            dead: stream(names.dead_stream()).await?,
+            work,
+            jetstream,
+            names,
+            consumers: Mutex::default(),
+            lapses: lapses::Lapses::default(),
+            gaps,
+            lease: config.lease,
+            operation_timeout: config.operation_timeout,
+            closed: CancellationToken::new(),
+        };
+        Self::start(core).await
+    }
+
+    async fn start(core: Core) -> Result<Self> {
+        for shard in 0..core.names.shards() {
+            core.delayed(shard).await?;
+        }
+        let core = Arc::new(core);
+        tokio::spawn(Arc::clone(&core).sweep());
+        for shard in 0..core.names.shards() {
+            tokio::spawn(Arc::clone(&core).move_due(shard));
+        }
+        let ending = core.closed.clone().drop_guard();
+        Ok(Nats { shared: Arc::new(Shared { core, _ending: ending }) })
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.shared.core
+    }
+
+    /// Runs an operation for as long as the backbone is open.
+    async fn open<T>(&self, operation: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.core().closed.cancelled() => Err(Error::Closed),
+            outcome = operation => outcome,
+        }
+    }
+
+    /// As [`Nats::open`], for no longer than an operation may take.
+    async fn within<T>(&self, operation: impl Future<Output = Result<T>>) -> Result<T> {
+        let limit = self.core().operation_timeout;
+        let bounded = async {
+            let outcome = timeout(limit, operation).await;
+            outcome.map_err(|_| unavailable(format!("no answer from NATS within {limit:?}")))?
+        };
+        self.open(bounded).await
+    }
+
+    pub(crate) async fn ping(&self) -> Result<()> {
+        self.within(self.core().ping()).await
+    }
+
+    pub(crate) async fn close(&self) {
+        self.core().closed.cancel();
+        // What was handed to the connection goes out; where it is lost, there is nothing to wait for.
+        drop(timeout(self.core().operation_timeout, self.core().jetstream.client().flush()).await);
+    }
+
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<Entry>> {
+        self.within(self.core().get(key)).await
+    }
+
+    pub(crate) async fn list_page(&self, scope: &str, after: Option<&str>, limit: usize) -> Result<Page> {
+        self.open(self.core().list_page(scope, after, limit)).await
+    }
+
+    pub(crate) async fn put(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<u64> {
+        self.within(self.core().put(key, value, bounded(ttl))).await
+    }
+
+    pub(crate) async fn create(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<CasOutcome> {
+        self.within(self.core().cas(key, value, bounded(ttl), Expected::Nothing)).await
+    }
+
+    pub(crate) async fn update(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: u64,
+        ttl: Option<Duration>,
+    ) -> Result<CasOutcome> {
+        self.within(self.core().cas(key, value, bounded(ttl), Expected::Revision(expected))).await
+    }
+
+    pub(crate) async fn delete(&self, key: &str, expected: Option<u64>) -> Result<DeleteOutcome> {
+        self.within(self.core().delete(key, expected)).await
+    }
+
+    pub(crate) async fn watch(&self, scope: &str) -> Result<Watch> {
+        self.open(self.core().watch(scope)).await
+    }
+
+    pub(crate) async fn enqueue(&self, queue: &str, messages: Vec<Message>) -> Result<Enqueued> {
+        self.open(self.core().enqueue(queue, messages)).await
+    }
+
+    pub(crate) async fn depth(&self, queue: &str) -> Result<Depth> {
+        self.within(self.core().depth(queue)).await
+    }
+
+    pub(crate) async fn dead_letters(
+        &self,
+        queue: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        self.open(self.core().dead_letters(queue, after, limit)).await
+    }
+
+    pub(crate) async fn replay(&self, queue: &str, sequences: Vec<u64>) -> Result<usize> {
+        self.open(self.core().replay(queue, sequences)).await
+    }
+
+    pub(crate) async fn discard(&self, queue: &str, sequences: Vec<u64>) -> Result<usize> {
+        self.open(self.core().discard(queue, sequences)).await
+    }
+
+    pub(crate) async fn publish(&self, subject: &str, payload: Bytes) -> Result<()> {
+        self.within(self.core().publish(subject, payload)).await
+    }
+
+    pub(crate) async fn subscribe(&self, pattern: &str) -> Result<Subscription> {
+        self.within(self.core().subscribe(pattern)).await
+    }
+}
+
+impl Core {
+    /// Asks the leader of the key-value stream, which has one only while most of its copies are there.
+    async fn ping(&self) -> Result<()> {
+        self.keys.get_info().await.map(drop).map_err(unavailable)
+    }
+
+    /// Tries again what could not be served, for as long as an operation may take: in a cluster a consumer that was
+    /// just made, or a stream that changes its leader, is out of reach for a moment.
+    async fn insist<T, F: Future<Output = Result<T>>>(&self, attempt: impl Fn() -> F) -> Result<T> {
+        let begun = Instant::now();
+        loop {
+            match attempt().await {
+                Err(Error::Unavailable { detail })
+                    if begun.elapsed() + RETRY_AFTER < self.operation_timeout =>
+                {
+                    tracing::debug!(detail, "tried again");
+                    sleep(RETRY_AFTER).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// The stream that a queue lives in.
+    fn work(&self, queue: &str) -> &Stream {
+        &self.work[self.names.shard(queue)]
+    }
+
+    fn consumers(&self) -> MutexGuard<'_, HashMap<String, PullConsumer>> {
+        self.consumers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn bounded(ttl: Option<Duration>) -> Option<Duration> {
+    ttl.map(|ttl| ttl.min(DURATION_MAX))
+}
+
+/// Connects, and counts from then on what may have been lost.
+async fn connect(config: &NatsConfig) -> Result<(Client, watch::Receiver<u64>)> {
+    let refused = |problem: String| Error::Misconfigured { problems: vec![problem] };
+    let options = config.options().await.map_err(|failure| {
+        refused(format!("expected usable credentials, found: {failure}; correct the credentials"))
+    })?;
+    let (lost, gaps) = watch::channel(0u64);
+    let options = options.event_callback(move |event| {
+        match &event {
+            Event::Disconnected | Event::SlowConsumer(_) => lost.send_modify(|count| *count += 1),
+            _ => {}
+        }
+        async move { tracing::info!(%event, "NATS") }
+    });
+    let urls: Vec<&str> = config.urls.iter().map(String::as_str).collect();
+    let client = options.connect(urls).await.map_err(|failure| match failure.kind() {
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+            refused("expected credentials that NATS accepts, found them refused; correct them".to_owned())
+        }
+        ConnectErrorKind::Tls => refused(format!(
+            "expected TLS to be agreed with NATS, found: {failure}; correct the certificates"
+        )),
+        _ => refused(format!(
+            "expected NATS at {}, found it out of reach ({failure}); start it or correct `urls`",
+            config.urls.join(", ")
+        )),
+    })?;
+    Ok((client, gaps))
+}

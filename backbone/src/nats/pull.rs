@@ -1,0 +1,295 @@
+//! The receiving side of the work queue: pulls, and what a delivery does to settle itself.
+//!
+//! One durable consumer for each queue, made on first use and made again when it is lost. A pull runs as a task of
+//! its own, so that what it got is given back when nobody waits for it any more. A lease is known twice: the server
+//! redelivers by it, and whoever holds it fences himself by the monotonic clock, so that a worker that slept
+//! through its lease cannot take the message away from the next one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::Subject;
+use async_nats::jetstream::consumer::pull::Config;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
+use async_nats::jetstream::message::{AckKind, Message};
+use async_nats::jetstream::stream::DeleteMessageErrorKind;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::fault::unavailable;
+use super::intake::Intake;
+use super::queue::{About, kept_reason};
+use super::{Core, Nats, Stream, names};
+use crate::bounds::DURATION_MAX;
+use crate::error::{Error, Result};
+use crate::name::check_key;
+use crate::queue::{Delivery, Lease, Settled};
+
+/// Most messages of one request; a larger pull gets what comes first.
+const PULL_MAX: usize = 1_024;
+/// Pulls that may wait at one consumer, over all processes.
+const WAITING_MAX: i64 = 8_192;
+/// Shortest lease that is asked of the server, whose clock ticks in milliseconds.
+const LEASE_MIN: Duration = Duration::from_millis(1);
+/// Before a lost consumer is made anew.
+const BACKOFF: Duration = Duration::from_millis(100);
+
+/// The lease of one message.
+#[derive(Clone)]
+pub(crate) struct Hold {
+    nats: Nats,
+    /// Where the server hears what becomes of the message.
+    reply: Subject,
+    sequence: u64,
+    until: Arc<Mutex<Instant>>,
+}
+
+impl Nats {
+    pub(crate) async fn pull(
+        &self,
+        queue: &str,
+        max: usize,
+        wait: Duration,
+        lease: Duration,
+    ) -> Result<Vec<Delivery>> {
+        check_key(queue)?;
+        let until = Instant::now() + wait.min(DURATION_MAX);
+        let lease = lease.clamp(LEASE_MIN, DURATION_MAX);
+        let mut failing = None;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.open(self.pull_once(queue, max.clamp(1, PULL_MAX), left, lease)).await {
+                Ok(deliveries) if !deliveries.is_empty() => return Ok(deliveries),
+                Ok(_) if left.is_zero() || Instant::now() >= until => return Ok(Vec::new()),
+                Ok(_) => failing = None,
+                Err(error @ Error::Unavailable { .. }) => {
+                    let since = *failing.get_or_insert_with(Instant::now);
+                    if since.elapsed() + BACKOFF >= self.core().operation_timeout {
+                        return Err(error);
+                    }
+                    tracing::debug!(%error, queue, "a queue's consumer is looked up anew");
+                    self.open(async { Ok(tokio::time::sleep(BACKOFF).await) }).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// One request, in a task that outlives its caller for as long as something may still come.
+    async fn pull_once(
+        &self,
+        queue: &str,
+        max: usize,
+        wait: Duration,
+        lease: Duration,
+    ) -> Result<Vec<Delivery>> {
+        let (reply, answer) = oneshot::channel();
+        let (nats, queue) = (self.clone(), queue.to_owned());
+        tokio::spawn(async move {
+            // Where nobody waits any more, what came is dropped here.
+            drop(reply.send(nats.request(&queue, max, wait, lease).await));
+        });
+        Ok(answer.await.map_err(unavailable)??.take())
+    }
+
+    async fn request(&self, queue: &str, max: usize, wait: Duration, lease: Duration) -> Result<Pulled> {
+        let core = self.core();
+        let consumer = core.consumer(queue).await?;
+        let pulled = async {
+            let mut intake = Intake::open(&core.jetstream, consumer).await?;
+            intake.batch(max, wait).await
+        };
+        let messages = match pulled.await {
+            Ok((messages, _)) => messages,
+            Err(error) => {
+                core.forget_consumer(queue);
+                return Err(error);
+            }
+        };
+        let mut pulled =
+            Pulled { deliveries: Vec::with_capacity(messages.len()), runtime: Handle::current() };
+        for message in messages {
+            pulled.deliveries.push(self.delivery(queue, message, lease).await?);
+        }
+        Ok(pulled)
+    }
+
+    async fn delivery(&self, queue: &str, message: Message, lease: Duration) -> Result<Delivery> {
+        let begun = Instant::now();
+        let info = message.info().map_err(unavailable)?;
+        let (attempt, sequence) = (u32::try_from(info.delivered).unwrap_or(u32::MAX), info.stream_sequence);
+        let about = About::read(message.headers.as_ref());
+        let reply = message.reply.clone().ok_or_else(|| unavailable("a message cannot be acknowledged"))?;
+        if lease != self.core().lease {
+            message.ack_with(AckKind::Nak(Some(lease))).await.map_err(unavailable)?;
+        }
+        let until = Arc::new(Mutex::new(begun + lease));
+        let hold = Hold { nats: self.clone(), reply, sequence, until };
+        let (queue, lease) = (queue.to_owned(), Lease::Nats(hold));
+        Ok(Delivery { queue, id: about.id, payload: message.message.payload, attempt, lease })
+    }
+}
+
+/// What a pull got, given back where it is dropped on its way to the caller.
+struct Pulled {
+    deliveries: Vec<Delivery>,
+    runtime: Handle,
+}
+
+impl Pulled {
+    fn take(mut self) -> Vec<Delivery> {
+        std::mem::take(&mut self.deliveries)
+    }
+}
+
+impl Drop for Pulled {
+    fn drop(&mut self) {
+        for delivery in self.deliveries.drain(..) {
+            // Where this fails, the lease lapses.
+            self.runtime.spawn(async move { drop(delivery.nak(Duration::ZERO).await) });
+        }
+    }
+}
+
+/// Settling.
+impl Hold {
+    pub(crate) async fn ack(&self, delivery: &Delivery) -> Result<Settled> {
+        let settled = self.nats.within(self.ack_at_server(delivery)).await?;
+        self.hold_until(Instant::now());
+        Ok(settled)
+    }
+
+    pub(crate) async fn nak(&self, delay: Duration) -> Result<Settled> {
+        if !self.is_held() {
+            return Ok(Settled::Stale);
+        }
+        let delay = (!delay.is_zero()).then_some(delay.min(DURATION_MAX));
+        self.tell(AckKind::Nak(delay)).await?;
+        self.hold_until(Instant::now());
+        Ok(Settled::Done)
+    }
+
+    /// The server knows one lease for a consumer; another one is a delay after which it redelivers.
+    pub(crate) async fn extend(&self, lease: Duration) -> Result<Settled> {
+        if !self.is_held() {
+            return Ok(Settled::Stale);
+        }
+        let lease = lease.clamp(LEASE_MIN, DURATION_MAX);
+        let begun = Instant::now();
+        let is_usual = lease == self.nats.core().lease;
+        self.tell(if is_usual { AckKind::Progress } else { AckKind::Nak(Some(lease)) }).await?;
+        self.hold_until(begun + lease);
+        Ok(Settled::Done)
+    }
+
+    pub(crate) async fn dead(&self, delivery: &Delivery, reason: &str) -> Result<Settled> {
+        if !self.is_held() {
+            return Ok(Settled::Stale);
+        }
+        let about = About {
+            id: delivery.id.clone(),
+            attempt: Some(delivery.attempt),
+            reason: Some(kept_reason(reason).to_owned()),
+            ..About::default()
+        };
+        let core = self.nats.core();
+        let burying = core.bury(&delivery.queue, self.sequence, &about, delivery.payload.clone());
+        self.nats.within(burying).await?;
+        self.ack(delivery).await
+    }
+
+    /// An ack that the server has confirmed. Where the consumer is gone, the message is removed from its stream,
+    /// which is all that the consumer would have done.
+    async fn ack_at_server(&self, delivery: &Delivery) -> Result<Settled> {
+        let core = self.nats.core();
+        let is_gone = match core.settle(&self.reply, AckKind::Ack).await {
+            Ok(()) => return Ok(Settled::Done),
+            Err(error) => error,
+        };
+        match core.work(&delivery.queue).delete_message(self.sequence).await {
+            Ok(_) => Ok(Settled::Done),
+            Err(error) => match error.kind() {
+                DeleteMessageErrorKind::JetStream(_) => Ok(Settled::Stale),
+                _ => Err(is_gone),
+            },
+        }
+    }
+
+    async fn tell(&self, what: AckKind) -> Result<()> {
+        self.nats.within(self.nats.core().settle(&self.reply, what)).await
+    }
+
+    fn is_held(&self) -> bool {
+        Instant::now() < *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hold_until(&self, until: Instant) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+}
+
+/// Consumers.
+impl Core {
+    /// Says what becomes of a message and waits until the consumer has taken note.
+    pub(super) async fn settle(&self, reply: &Subject, what: AckKind) -> Result<()> {
+        // The client's own way of waiting takes the answer that nobody is there for a confirmation.
+        self.jetstream.client().request(reply.clone(), what.into()).await.map(drop).map_err(unavailable)
+    }
+
+    /// The consumer of a queue, made where it is missing and checked where it is not.
+    async fn consumer(&self, queue: &str) -> Result<PullConsumer> {
+        if let Some(consumer) = self.consumers().get(queue) {
+            return Ok(consumer.clone());
+        }
+        let config = Config {
+            description: Some(queue.to_owned()),
+            max_waiting: WAITING_MAX,
+            ..durable(names::consumer(queue), self.names.ready(queue), self.lease)
+        };
+        let consumer = find_or_make(self.work(queue), config).await?;
+        self.consumers().insert(queue.to_owned(), consumer.clone());
+        Ok(consumer)
+    }
+
+    fn forget_consumer(&self, queue: &str) {
+        self.consumers().remove(queue);
+    }
+}
+
+/// A consumer that acknowledges each message and never gives up on one.
+pub(super) fn durable(name: String, filter_subject: String, ack_wait: Duration) -> Config {
+    Config {
+        durable_name: Some(name),
+        deliver_policy: DeliverPolicy::All,
+        ack_policy: AckPolicy::Explicit,
+        ack_wait,
+        filter_subject,
+        // What was given back with a delay counts as pending, so a bound would stop the queue.
+        max_ack_pending: -1,
+        max_deliver: -1,
+        ..Config::default()
+    }
+}
+
+/// Makes a consumer where there is none; one that differs is reported and left alone.
+pub(super) async fn find_or_make(stream: &Stream, wanted: Config) -> Result<PullConsumer> {
+    let name = wanted.durable_name.clone().unwrap_or_default();
+    let consumer: PullConsumer =
+        stream.get_or_create_consumer(&name, wanted.clone()).await.map_err(unavailable)?;
+    let found = &consumer.cached_info().config;
+    for (setting, wanted, found) in [
+        ("filter_subject", wanted.filter_subject, found.filter_subject.clone()),
+        ("ack_wait", format!("{:?}", wanted.ack_wait), format!("{:?}", found.ack_wait)),
+        ("max_deliver", wanted.max_deliver.to_string(), found.max_deliver.to_string()),
+        ("max_ack_pending", wanted.max_ack_pending.to_string(), found.max_ack_pending.to_string()),
+    ] {
+        if wanted != found {
+            let problem = format!(
+                "expected the consumer {name} with {setting} {wanted}, found {found}; correct the configuration, or \
+                 delete the consumer while nothing works on its queue"
+            );
+            return Err(Error::Misconfigured { problems: vec![problem] });
+        }
+    }
+    Ok(consumer)
+}

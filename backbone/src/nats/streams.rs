@@ -1,0 +1,118 @@
+//! The streams of a deployment: what they should be, and the check of what is there.
+//!
+//! Runs once, when the backbone opens. Missing streams are made; one that differs from the configuration is
+//! reported setting by setting and never changed, since a change can lose data.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::{Context, ErrorCode};
+
+use super::config::NatsConfig;
+use super::names::Names;
+
+/// How long the first successor of a revision is known: longer than a write can be under way.
+const SUCCESSORS_KNOWN: Duration = Duration::from_secs(60);
+
+/// Makes or checks every stream; answers what is wrong, all of it.
+pub(super) async fn prepare(jetstream: &Context, names: &Names, config: &NatsConfig) -> Vec<String> {
+    let mut problems = Vec::new();
+    for wanted in wanted(names, config) {
+        problems.extend(prepare_one(jetstream, wanted).await);
+    }
+    problems
+}
+
+fn wanted(names: &Names, config: &NatsConfig) -> Vec<Config> {
+    let common = |name: String, subject: String, bytes_max: u64| Config {
+        name,
+        subjects: vec![subject],
+        max_bytes: i64::try_from(bytes_max).unwrap_or(i64::MAX),
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        num_replicas: config.replicas,
+        duplicate_window: config.dedupe_window,
+        ..Config::default()
+    };
+    let mut all = vec![
+        Config {
+            max_messages_per_subject: 1,
+            duplicate_window: SUCCESSORS_KNOWN,
+            ..common(names.keys_stream(), names.keys_all(), config.keys_bytes_max)
+        },
+        common(names.dead_stream(), names.dead_all(), config.dead_bytes_max),
+    ];
+    all.extend((0..names.shards()).map(|shard| Config {
+        retention: RetentionPolicy::WorkQueue,
+        ..common(names.work_stream(shard), names.work_all(shard), config.shard_bytes_max)
+    }));
+    all
+}
+
+async fn prepare_one(jetstream: &Context, wanted: Config) -> Vec<String> {
+    let name = wanted.name.clone();
+    match jetstream.get_stream(&name).await {
+        Ok(stream) => return differences(&wanted, &stream.cached_info().config),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
+            _ => return vec![format!("expected the stream {name} or leave to make it, found: {error}")],
+        },
+    }
+    match jetstream.create_stream(&wanted).await {
+        Ok(stream) => differences(&wanted, &stream.cached_info().config),
+        Err(error) => match error.kind() {
+            // Somebody else made it just now, and not as we would have.
+            CreateStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NAME_EXIST => {
+                match jetstream.get_stream(&name).await {
+                    Ok(stream) => differences(&wanted, &stream.cached_info().config),
+                    Err(error) => vec![format!("expected the stream {name}, found: {error}")],
+                }
+            }
+            _ => vec![format!(
+                "expected to make the stream {name} with {} replicas and {} bytes, found: {error}; give JetStream \
+                 the room and the servers, or lower the settings",
+                wanted.num_replicas, wanted.max_bytes
+            )],
+        },
+    }
+}
+
+/// The settings that matter to us in which a stream is not what it should be.
+fn differences(wanted: &Config, found: &Config) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut check = |setting: &str, wanted: &dyn Debug, found: &dyn Debug| {
+        let (wanted, found) = (format!("{wanted:?}"), format!("{found:?}"));
+        if wanted != found {
+            problems.push(setting.to_owned() + " " + &wanted + ", found " + &found);
+        }
+    };
+    check("subjects", &wanted.subjects, &found.subjects);
+    check("retention", &wanted.retention, &found.retention);
+    check("discard", &wanted.discard, &found.discard);
+    check("storage", &wanted.storage, &found.storage);
+    check("num_replicas", &wanted.num_replicas, &found.num_replicas);
+    check("max_bytes", &wanted.max_bytes, &found.max_bytes);
+    check("duplicate_window", &wanted.duplicate_window, &found.duplicate_window);
+    // Both 0 and -1 mean that there is no bound.
+    let bound = |n: i64| (n > 0).then_some(n);
+    check(
+        "max_msgs_per_subject",
+        &bound(wanted.max_messages_per_subject),
+        &bound(found.max_messages_per_subject),
+    );
+    check("max_msgs", &bound(wanted.max_messages), &bound(found.max_messages));
+    check("max_age", &wanted.max_age, &found.max_age);
+    check("deny_delete", &wanted.deny_delete, &found.deny_delete);
+    problems
+        .into_iter()
+        .map(|problem| {
+            format!(
+                "expected the stream {} with {problem}; correct the configuration, or edit the stream with the \
+                 `nats` command",
+                wanted.name
+            )
+        })
+        .collect()
+}
