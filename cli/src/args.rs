@@ -87,6 +87,35 @@ pub enum Command {
     },
     /// Say what is wrong here and how to mend it
     Doctor(Doctor),
+    /// Answer users for a deployment of many hosts
+    Gateway(Hosts),
+    /// Run functions for a deployment of many hosts
+    Worker(Hosts),
+    /// Make certificates for gateways and workers
+    Certs(Certs),
+}
+
+#[derive(Debug, Args)]
+pub struct Hosts {
+    /// The configuration, TOML; docs/configuration.md has every key
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Check it, and that what it names is there, and start nothing
+    #[arg(long)]
+    pub check: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Certs {
+    /// Folder of the authority and of what it signs
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// A gateway's host name or address
+    #[arg(long, value_name = "HOST")]
+    pub gateway: Vec<String>,
+    /// A worker's host name or address, as it advertises it
+    #[arg(long, value_name = "HOST")]
+    pub worker: Vec<String>,
 }
 
 #[derive(Debug, Args)]

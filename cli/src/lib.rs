@@ -17,6 +17,7 @@ mod client;
 mod commands;
 mod dev;
 mod error;
+mod hosts;
 mod json_text;
 mod output;
 mod profile;
@@ -43,7 +44,9 @@ pub fn main() -> ExitCode {
 /// The service gets a thread for each core, a command does with one.
 fn threads(command: &args::Command) -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = match command {
-        args::Command::Dev(_) => tokio::runtime::Builder::new_multi_thread(),
+        args::Command::Dev(_) | args::Command::Gateway(_) | args::Command::Worker(_) => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     builder.thread_name("fanfold").enable_all().build()

@@ -183,6 +183,11 @@ impl Runtime {
         worker::run(self.worker(), shutdown).await
     }
 
+    /// Names the engine that compiled components are for.
+    pub fn engine(&self) -> String {
+        hex::encode(&self.0.platform.shared.compatibility[..8])
+    }
+
     /// What was done so far.
     pub fn counters(&self) -> Counters {
         let (components_compiled, artifacts_refused) = self.0.platform.components.counts();

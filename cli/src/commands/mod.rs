@@ -24,6 +24,7 @@ use crate::{
     client::Client,
     dev,
     error::Result,
+    hosts,
 };
 
 pub use s3::content_type;
@@ -45,6 +46,9 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Logs(args) => logs::run(&client()?, &args).await,
         Command::Trigger { command } => trigger::run(&client()?, command).await,
         Command::S3 { command } => s3::run(endpoint.as_deref(), command).await,
+        Command::Gateway(args) => hosts::gateway(args).await,
+        Command::Worker(args) => hosts::worker(args).await,
+        Command::Certs(args) => hosts::certs::run(&args),
         Command::Doctor(args) => doctor::run(endpoint.as_deref(), token.as_deref(), args).await,
     }
 }

@@ -69,13 +69,14 @@ fn store_config(data: &Data, address: std::net::SocketAddr, args: &Dev) -> Store
 }
 
 /// SIGINT and SIGTERM.
-struct Stop {
+pub struct Stop {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
 }
 
 impl Stop {
-    fn listen() -> Result<Self> {
+    /// Listens from now on.
+    pub fn listen() -> Result<Self> {
         let listen = |kind| {
             signal(kind).map_err(|cause| Error::failed(format!("signals cannot be listened to: {cause}")))
         };
@@ -83,7 +84,7 @@ impl Stop {
     }
 
     /// Comes back when the process is told to stop. A second signal ends it at once.
-    async fn told(&mut self) {
+    pub async fn told(&mut self) {
         self.one().await;
         output::note("stopping; once more to stop at once");
         let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));

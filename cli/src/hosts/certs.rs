@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `fanfold certs`: an authority of one's own, and a certificate for each gateway
+//! and worker, for those who have none.
+//!
+//! A gateway's certificate is for clients only and a worker's for servers only, so
+//! that none can play the other's part. Nothing that is there is written over.
+
+use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
+};
+
+use crate::{
+    args::Certs,
+    error::{Error, Result},
+    output,
+};
+
+/// Makes what is asked for and is not there.
+pub fn run(args: &Certs) -> Result<()> {
+    std::fs::create_dir_all(&args.out).map_err(|cause| {
+        Error::failed(format!("expected to make the folder {}, found: {cause}", args.out.display()))
+    })?;
+    let authority = authority(&args.out)?;
+    for name in &args.gateway {
+        leaf(&args.out, &authority, name, ExtendedKeyUsagePurpose::ClientAuth)?;
+    }
+    for name in &args.worker {
+        leaf(&args.out, &authority, name, ExtendedKeyUsagePurpose::ServerAuth)?;
+    }
+    Ok(())
+}
+
+fn authority(out: &Path) -> Result<Issuer<'static, KeyPair>> {
+    let (certificate, key) = (out.join("ca.pem"), out.join("ca.key"));
+    if let (Ok(certificate), Ok(key)) = (std::fs::read_to_string(&certificate), std::fs::read_to_string(&key))
+    {
+        let key = KeyPair::from_pem(&key).map_err(failed)?;
+        return Issuer::from_ca_cert_pem(&certificate, key).map_err(failed);
+    }
+    let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.distinguished_name = named("Fanfold");
+    let pair = KeyPair::generate().map_err(failed)?;
+    let signed = params.self_signed(&pair).map_err(failed)?;
+    write(&key, &pair.serialize_pem(), 0o600)?;
+    write(&certificate, &signed.pem(), 0o644)?;
+    output::note(format!("made the authority {}; keep its key to yourself", certificate.display()));
+    Ok(Issuer::new(params, pair))
+}
+
+fn leaf(
+    out: &Path,
+    authority: &Issuer<'static, KeyPair>,
+    name: &str,
+    purpose: ExtendedKeyUsagePurpose,
+) -> Result<()> {
+    if name.contains(['/', '\\']) || name.is_empty() {
+        return Err(Error::usage(format!("expected a host name or an IP address, found {name:?}")));
+    }
+    let mut params = CertificateParams::new(vec![name.to_owned()]).map_err(failed)?;
+    params.distinguished_name = named(name);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    let part = if purpose == ExtendedKeyUsagePurpose::ClientAuth { "gateway" } else { "worker" };
+    params.extended_key_usages = vec![purpose];
+    let pair = KeyPair::generate().map_err(failed)?;
+    let signed = params.signed_by(&pair, authority).map_err(failed)?;
+    let file = |ending: &str| out.join(format!("{part}-{name}.{ending}"));
+    write(&file("key"), &pair.serialize_pem(), 0o600)?;
+    write(&file("pem"), &signed.pem(), 0o644)?;
+    output::note(format!("made {}", file("pem").display()));
+    Ok(())
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut named = DistinguishedName::new();
+    named.push(DnType::CommonName, name);
+    named
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
+    let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    opened.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|cause| {
+        Error::failed(format!("expected to make {}, found: {cause}", path.display()))
+            .help("what is there is never written over; move it away, or choose another folder")
+    })
+}
+
+fn failed(error: rcgen::Error) -> Error {
+    Error::failed(format!("expected to make a certificate, found: {error}"))
+}

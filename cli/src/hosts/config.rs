@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The files that a gateway and a worker are configured with: TOML, unknown keys
+//! are errors, secrets stand in files of their own.
+//!
+//! docs/configuration.md describes every key; a test holds it against these.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use fanfold_backbone::{NatsConfig, NatsCredentials, NatsTls, Secret};
+use fanfold_gateway::{GatewayConfig, TokenDigest};
+use fanfold_protocol::{
+    keys, limits,
+    names::{TenantName, WorkerName},
+    size::{ByteSize, Span},
+};
+use fanfold_storage::{Credentials, StoreConfig};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::{
+    error::{Error, Result},
+    json_text,
+};
+
+/// The file of `fanfold gateway`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gateway {
+    /// Address for users.
+    pub listen: SocketAddr,
+    /// Whom it serves.
+    #[serde(default = "tenant")]
+    pub tenant: TenantName,
+    /// File with the SHA-256 digests of tokens, one a line.
+    pub token_digests: PathBuf,
+    /// The bucket of the platform's own objects.
+    #[serde(default = "system_bucket")]
+    pub system_bucket: String,
+    pub store: Store,
+    pub nats: Nats,
+    pub tls: Tls,
+    /// Bounds.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// The file of `fanfold worker`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Worker {
+    /// Its name, which no other worker has; the host's when absent.
+    pub name: Option<WorkerName>,
+    /// Address for gateways.
+    pub listen: SocketAddr,
+    /// `host:port` by which gateways reach it; its certificate names the host.
+    pub advertise: Option<String>,
+    /// Address of `/healthz`, `/readyz` and `/metrics`, without TLS.
+    pub probe_listen: SocketAddr,
+    /// Calls at once.
+    #[serde(default = "slots")]
+    pub slots: u32,
+    /// Threads that run functions; one for each core when absent.
+    pub threads: Option<usize>,
+    /// Where it stands.
+    pub zone: Option<String>,
+    /// Folder of compiled components.
+    pub cache: PathBuf,
+    /// The bucket of the platform's own objects.
+    #[serde(default = "system_bucket")]
+    pub system_bucket: String,
+    pub store: Store,
+    pub nats: Nats,
+    pub tls: Tls,
+}
+
+/// How the store is reached.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Store {
+    /// Base URL; absent, AWS.
+    pub endpoint: Option<String>,
+    #[serde(default = "region")]
+    pub region: String,
+    /// File with the access key on its first line and the secret key on its second.
+    pub credentials: PathBuf,
+    /// Whether the bucket goes into the path; by itself, with an endpoint.
+    pub path_style: Option<bool>,
+}
+
+/// How NATS is reached, and what is kept there.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nats {
+    pub urls: Vec<String>,
+    /// A `.creds` file.
+    pub credentials: Option<PathBuf>,
+    /// File with a token.
+    pub token: Option<PathBuf>,
+    /// File with the seed of an nkey.
+    pub nkey: Option<PathBuf>,
+    pub user: Option<String>,
+    /// File with the password of `user`.
+    pub password: Option<PathBuf>,
+    #[serde(default)]
+    pub require_tls: bool,
+    pub ca: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub prefix: Option<String>,
+    pub replicas: Option<usize>,
+    pub shards: Option<usize>,
+    pub keys_bytes: Option<ByteSize>,
+    pub shard_bytes: Option<ByteSize>,
+    pub dead_bytes: Option<ByteSize>,
+}
+
+/// Certificates between gateways and workers.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Our chain, as PEM.
+    pub cert: PathBuf,
+    /// Our key, as PEM.
+    pub key: PathBuf,
+    /// The authority that the others' certificates are of.
+    pub ca: PathBuf,
+}
+
+/// Bounds of a gateway.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    pub body: Option<ByteSize>,
+    pub component: Option<ByteSize>,
+    pub function_concurrency: Option<usize>,
+    pub tenant_concurrency: Option<usize>,
+    pub requests: Option<usize>,
+    pub connections: Option<usize>,
+    pub drain: Option<Span>,
+}
+
+fn tenant() -> TenantName {
+    // The name is a valid one.
+    "default".parse().unwrap_or_else(|_| unreachable!())
+}
+
+fn system_bucket() -> String {
+    keys::SYSTEM_BUCKET_DEFAULT.to_owned()
+}
+
+fn region() -> String {
+    "us-east-1".to_owned()
+}
+
+fn slots() -> u32 {
+    u32::try_from(limits::TENANT_CONCURRENCY_DEFAULT).unwrap_or(u32::MAX)
+}
+
+/// Reads a file.
+///
+/// # Errors
+/// Wrong use, with the line that is wrong.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(|cause| {
+        Error::usage(format!("expected a configuration in {}, found: {cause}", path.display())).help(
+            "deploy/gateway.toml and deploy/worker.toml are examples; docs/configuration.md has every key",
+        )
+    })?;
+    json_text::toml(&path.display().to_string(), &text)
+}
+
+/// Mistakes, each with the key that it is about.
+#[derive(Default)]
+pub struct Mistakes(Vec<String>);
+
+impl Mistakes {
+    /// What a key should be.
+    pub fn note(&mut self, key: &str, mistake: impl std::fmt::Display) {
+        self.0.push(format!("{key}: {mistake}"));
+    }
+
+    /// The value, or a mistake.
+    fn take<T, E: std::fmt::Display>(&mut self, key: &str, value: std::result::Result<T, E>) -> Option<T> {
+        value.map_err(|error| self.note(key, error)).ok()
+    }
+
+    /// What a file of a secret holds.
+    fn secret(&mut self, key: &str, path: &Path) -> Option<String> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|cause| format!("expected the secret in {}, found: {cause}", path.display()));
+        let text = self.take(key, text)?.trim().to_owned();
+        if text.is_empty() {
+            self.note(key, format!("expected the secret in {}, found it empty", path.display()));
+            return None;
+        }
+        Some(text)
+    }
+
+    /// Fails with all of them.
+    ///
+    /// # Errors
+    /// Wrong use.
+    pub fn end(self, path: &Path) -> Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        Err(Error::usage(format!(
+            "expected a configuration without mistakes in {}, found\n  {}",
+            path.display(),
+            self.0.join("\n  ")
+        ))
+        .help("docs/configuration.md has every key"))
+    }
+}
+
+impl Store {
+    /// How the client is to reach it.
+    pub fn build(&self, mistakes: &mut Mistakes) -> Option<StoreConfig> {
+        let text = mistakes.secret("store.credentials", &self.credentials)?;
+        let mut lines = text.lines().map(str::trim);
+        let (Some(access), Some(secret)) = (lines.next(), lines.next()) else {
+            let what =
+                "expected the access key on the first line and the secret key on the second, found one line";
+            mistakes.note("store.credentials", what);
+            return None;
+        };
+        Some(StoreConfig {
+            endpoint: self.endpoint.clone(),
+            path_style: self.path_style.unwrap_or(self.endpoint.is_some()),
+            ..StoreConfig::new(self.region.clone(), Credentials::new(access, secret))
+        })
+    }
+}
+
+impl Nats {
+    /// How the backbone is to be opened.
+    pub fn build(&self, mistakes: &mut Mistakes) -> Option<NatsConfig> {
+        let ways =
+            [self.credentials.is_some(), self.token.is_some(), self.nkey.is_some(), self.user.is_some()];
+        if ways.iter().filter(|given| **given).count() > 1 {
+            mistakes.note("nats", "expected one of credentials, token, nkey and user, found several");
+        }
+        if self.user.is_some() != self.password.is_some() {
+            mistakes.note("nats.user", "expected user and password together, found one of them");
+        }
+        if self.cert.is_some() != self.key.is_some() {
+            mistakes.note("nats.cert", "expected cert and key together, found one of them");
+        }
+        let mut config = NatsConfig::new(self.urls.clone());
+        if let Some(path) = &self.credentials {
+            config.credentials = NatsCredentials::File(path.clone());
+        } else if let Some(path) = &self.token {
+            config.credentials = NatsCredentials::Token(Secret::new(mistakes.secret("nats.token", path)?));
+        } else if let Some(path) = &self.nkey {
+            config.credentials = NatsCredentials::Nkey(Secret::new(mistakes.secret("nats.nkey", path)?));
+        } else if let (Some(user), Some(path)) = (&self.user, &self.password) {
+            let password = Secret::new(mistakes.secret("nats.password", path)?);
+            config.credentials = NatsCredentials::Password { user: user.clone(), password };
+        }
+        config.tls = NatsTls {
+            required: self.require_tls,
+            authorities: self.ca.clone(),
+            certificate: self.cert.clone().zip(self.key.clone()),
+        };
+        config.prefix = self.prefix.clone().unwrap_or(config.prefix);
+        config.replicas = self.replicas.unwrap_or(config.replicas);
+        config.shards = self.shards.unwrap_or(config.shards);
+        config.keys_bytes_max = self.keys_bytes.map_or(config.keys_bytes_max, |size| size.0);
+        config.shard_bytes_max = self.shard_bytes.map_or(config.shard_bytes_max, |size| size.0);
+        config.dead_bytes_max = self.dead_bytes.map_or(config.dead_bytes_max, |size| size.0);
+        config.problems().into_iter().for_each(|problem| mistakes.note("nats", problem));
+        Some(config)
+    }
+}
+
+impl Gateway {
+    /// What the gateway is to run with.
+    pub fn build(&self, mistakes: &mut Mistakes) -> GatewayConfig {
+        let text = mistakes.secret("token_digests", &self.token_digests).unwrap_or_default();
+        let mut tokens = Vec::new();
+        for (at, line) in text.lines().map(str::trim).enumerate() {
+            match TokenDigest::from_hex(line) {
+                Some(digest) => tokens.push(digest),
+                None if line.is_empty() || line.starts_with('#') => {}
+                None => mistakes.note(
+                    "token_digests",
+                    format!("expected 64 hexadecimal digits on line {}, found something else", at + 1),
+                ),
+            }
+        }
+        let mut config = GatewayConfig::new(self.tenant.clone(), tokens);
+        config.system_bucket.clone_from(&self.system_bucket);
+        let limits = &self.limits;
+        config.body_bytes_max = limits.body.map_or(config.body_bytes_max, |size| size.0);
+        config.component_bytes_max = limits.component.map_or(config.component_bytes_max, |size| size.0);
+        config.function_concurrency = limits.function_concurrency.unwrap_or(config.function_concurrency);
+        config.tenant_concurrency = limits.tenant_concurrency.unwrap_or(config.tenant_concurrency);
+        config.requests_max = limits.requests.unwrap_or(config.requests_max);
+        config.connections_max = limits.connections.unwrap_or(config.connections_max);
+        config.drain_timeout = limits.drain.map_or(config.drain_timeout, |span| span.as_duration());
+        if let Err(problem) = config.check() {
+            mistakes.note("limits", problem.detail);
+        }
+        config
+    }
+}
+
+impl Worker {
+    /// Its name.
+    pub fn name(&self, mistakes: &mut Mistakes) -> Option<WorkerName> {
+        if let Some(name) = &self.name {
+            return Some(name.clone());
+        }
+        let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+        let host = host.split('.').next().unwrap_or_default().to_owned();
+        mistakes.take("name", host.parse::<WorkerName>())
+    }
+
+    /// Where gateways reach it.
+    pub fn address(&self, mistakes: &mut Mistakes) -> String {
+        if self.advertise.is_none() && self.listen.ip().is_unspecified() {
+            mistakes.note(
+                "advertise",
+                format!("expected host:port by which gateways reach {}, found none", self.listen),
+            );
+        }
+        self.advertise.clone().unwrap_or_else(|| self.listen.to_string())
+    }
+
+    /// Checks the rest.
+    pub fn check(&self, mistakes: &mut Mistakes) {
+        let most = limits::TENANT_CONCURRENCY_MAX as u32;
+        if self.slots == 0 || self.slots > most {
+            mistakes.note("slots", format!("expected 1 to {most}, found {}", self.slots));
+        }
+        if self.threads == Some(0) {
+            mistakes.note("threads", "expected at least 1, found 0");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A worker's `/healthz`, `/readyz` and `/metrics`, for what supervises it.
+//!
+//! Plain HTTP on an address of its own, which tells nothing that is secret and
+//! takes nothing.
+
+use std::{convert::Infallible, time::Duration};
+
+use bytes::Bytes;
+use fanfold_backbone::Backbone;
+use fanfold_runtime::Runtime;
+use http_body_util::Full;
+use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// For the headers of a request, and for the backbone to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Answers until `gone`.
+pub async fn serve(
+    listener: TcpListener,
+    runtime: Runtime,
+    backbone: Backbone,
+    draining: CancellationToken,
+    gone: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            () = gone.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let (runtime, backbone, draining) = (runtime.clone(), backbone.clone(), draining.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (runtime, backbone, draining) = (runtime.clone(), backbone.clone(), draining.clone());
+            async move { Ok::<_, Infallible>(answer(request.uri().path(), &runtime, &backbone, &draining).await) }
+        });
+        let gone = gone.clone();
+        tokio::spawn(async move {
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+            let serving = builder.serve_connection(TokioIo::new(stream), service);
+            let _ = gone.run_until_cancelled(serving).await;
+        });
+    }
+}
+
+async fn answer(
+    path: &str,
+    runtime: &Runtime,
+    backbone: &Backbone,
+    draining: &CancellationToken,
+) -> Response<Full<Bytes>> {
+    let (status, text) = match path {
+        "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
+        "/readyz" => {
+            let reached = matches!(tokio::time::timeout(PATIENCE, backbone.ping()).await, Ok(Ok(())));
+            let ready = reached && !draining.is_cancelled();
+            let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            let state =
+                serde_json::json!({"ready": ready, "backbone": reached, "draining": draining.is_cancelled()});
+            (status, format!("{state}\n"))
+        }
+        "/metrics" => (StatusCode::OK, metrics(runtime)),
+        _ => (StatusCode::NOT_FOUND, "expected /healthz, /readyz or /metrics\n".to_owned()),
+    };
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
+    response
+}
+
+fn metrics(runtime: &Runtime) -> String {
+    let counters = runtime.counters();
+    [
+        ("fanfold_components_compiled_total", "Components compiled", counters.components_compiled),
+        ("fanfold_artifacts_refused_total", "Compiled artifacts refused", counters.artifacts_refused),
+    ]
+    .map(|(name, help, value)| format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n"))
+    .concat()
+}

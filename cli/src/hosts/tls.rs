@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Certificates between gateways and workers, from files to rustls.
+//!
+//! Both sides show one, and believe only those of their own authority: a public
+//! one would let anybody in.
+
+use std::{path::Path, sync::Arc};
+
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
+
+use super::config::Tls;
+
+/// What passes between gateways and workers is HTTP/2.
+const ALPN: &[u8] = b"h2";
+
+/// A gateway's side.
+pub fn client(tls: &Tls) -> Result<Arc<ClientConfig>, Vec<String>> {
+    let (roots, chain, key) = read(tls)?;
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| vec![format!("tls: {error}")])?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key);
+    let mut config = config.map_err(|error| vec![unfit(tls, &error)])?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// A worker's side.
+pub fn server(tls: &Tls) -> Result<Arc<ServerConfig>, Vec<String>> {
+    let (roots, chain, key) = read(tls)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build();
+    let verifier = verifier.map_err(|error| vec![format!("tls.ca: {error}")])?;
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| vec![format!("tls: {error}")])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key);
+    let mut config = config.map_err(|error| vec![unfit(tls, &error)])?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+type Material = (RootCertStore, Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn read(tls: &Tls) -> Result<Material, Vec<String>> {
+    let mut problems = Vec::new();
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("tls.ca", &tls.ca, &mut problems) {
+        if let Err(error) = roots.add(certificate) {
+            problems.push(format!("tls.ca: expected an authority in {}, found: {error}", tls.ca.display()));
+        }
+    }
+    let chain = certificates("tls.cert", &tls.cert, &mut problems);
+    match PrivateKeyDer::from_pem_file(&tls.key) {
+        Ok(key) if problems.is_empty() => return Ok((roots, chain, key)),
+        Ok(_) => {}
+        Err(error) => {
+            problems
+                .push(format!("tls.key: expected a private key in {}, found: {error}", tls.key.display()));
+        }
+    }
+    Err(problems)
+}
+
+fn certificates(key: &str, path: &Path, problems: &mut Vec<String>) -> Vec<CertificateDer<'static>> {
+    let read = CertificateDer::pem_file_iter(path)
+        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>());
+    let found = match read {
+        Ok(found) if !found.is_empty() => return found,
+        Ok(_) => "none".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    problems.push(format!("{key}: expected certificates as PEM in {}, found: {found}", path.display()));
+    Vec::new()
+}
+
+fn unfit(tls: &Tls, error: &rustls::Error) -> String {
+    format!("tls.key: expected the key of {}, found: {error}", tls.cert.display())
+}

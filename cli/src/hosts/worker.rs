@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `fanfold worker`: runs functions, for gateways and for jobs.
+//!
+//! Told to stop, it says so to the gateways first, takes nothing more, ends or
+//! gives back what it has, and goes.
+
+use fanfold_protocol::worker::{Member, WIRE_VERSION};
+use fanfold_runtime::{
+    CompilerCommand, Runtime, RuntimeConfig,
+    remote::{Calls, join, serve},
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    config::{self, Mistakes},
+    open::Ways,
+    probes, tls,
+};
+use crate::{
+    args::Hosts,
+    dev::{COMPILE_WORD, Stop},
+    error::{Error, Result},
+    output,
+};
+
+/// Runs it until it is told to stop.
+pub async fn run(args: Hosts) -> Result<()> {
+    let config: config::Worker = config::read(&args.config)?;
+    let mut mistakes = Mistakes::default();
+    let (name, address) = (config.name(&mut mistakes), config.address(&mut mistakes));
+    config.check(&mut mistakes);
+    let ways = Ways::of(&config.store, &config.nats, &config.system_bucket, &mut mistakes);
+    mistakes.end(&args.config)?;
+    let tls = tls::server(&config.tls);
+    let others = tls.as_ref().err().cloned().unwrap_or_default();
+    let (store, backbone) = ways.open(&args.config, others).await?;
+    let (Ok(tls), Some(name)) = (tls, name) else { return Ok(()) };
+    if args.check {
+        backbone.close().await;
+        output::note("the configuration is sound, and what it names is there");
+        return Ok(());
+    }
+    let mut stop = Stop::listen()?;
+    let program = std::env::current_exe().map_err(|cause| {
+        Error::failed(format!("expected to know this program's own path, found: {cause}"))
+    })?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = RuntimeConfig {
+        name: name.to_string(),
+        workers: config.threads.unwrap_or(cores),
+        cache_dir: config.cache.clone(),
+        compiler: CompilerCommand { program, args: vec![COMPILE_WORD.into()] },
+    };
+    let runtime = Runtime::start(runtime, store, config.system_bucket.clone(), backbone.clone());
+    let runtime = runtime.map_err(|error| Error::service(error.to_string()))?;
+    let listener = bind("listen", config.listen).await?;
+    let probes = bind("probe_listen", config.probe_listen).await?;
+    let bound = listener.local_addr().map_err(|cause| Error::failed(cause.to_string()))?;
+    let member = Member {
+        name: name.clone(),
+        instance: Uuid::new_v4(),
+        // A port that was left to the system is known only now.
+        address: if config.listen.port() == 0 && config.advertise.is_none() {
+            bound.to_string()
+        } else {
+            address
+        },
+        wire: WIRE_VERSION,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        engine: runtime.engine(),
+        slots: config.slots,
+        memory_bytes: memory_bytes(),
+        zone: config.zone.clone(),
+        draining: false,
+    };
+    let membership = join(&backbone, member).await.map_err(|problem| Error::service(problem.detail))?;
+    let (draining, gone) = (CancellationToken::new(), CancellationToken::new());
+    let calls =
+        Calls { invoke: runtime.invoker(), prepare: runtime.preparer(), slots: config.slots as usize };
+    let keeping = tokio::spawn(membership.keep(draining.clone(), gone.clone()));
+    let serving = tokio::spawn(serve(listener, tls, calls, draining.clone()));
+    let probing = tokio::spawn(probes::serve(
+        probes,
+        runtime.clone(),
+        backbone.clone(),
+        draining.clone(),
+        gone.clone(),
+    ));
+    let (tasks, drained) = (runtime.clone(), draining.clone());
+    let mut working = tokio::spawn(async move { tasks.run_tasks(drained).await });
+    output::note(format!("the worker {name} takes calls on {bound} and tasks from the queue"));
+    let ended = tokio::select! {
+        () = stop.told() => None,
+        ended = &mut working => Some(ended),
+    };
+    draining.cancel();
+    let _ = serving.await;
+    let ended = match ended {
+        Some(ended) => ended,
+        None => working.await,
+    };
+    gone.cancel();
+    let _ = tokio::join!(keeping, probing);
+    drop(runtime);
+    backbone.close().await;
+    match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(problem)) => Err(Error::service(problem.detail)),
+        Err(error) => Err(Error::failed(format!("the worker broke: {error}"))),
+    }
+}
+
+async fn bind(key: &str, address: std::net::SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|cause| Error::service(format!("{key}: expected to listen on {address}, found: {cause}")))
+}
+
+/// The memory of this host, or of the control group that it is in.
+fn memory_bytes() -> u64 {
+    let host = rustix::system::sysinfo();
+    let host = u64::from(host.mem_unit) * host.totalram as u64;
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    group.and_then(|text| text.trim().parse().ok()).map_or(host, |group: u64| group.min(host))
+}
