@@ -303,12 +303,12 @@ async fn survives_lost_members(release: Release) {
         .map(|_| {
             let (b, stop) = (b.clone(), stop.subscribe());
             tokio::spawn(async move {
-                let (mut sure, mut unsure) = (0u64, 0u64);
+                let (mut sure, mut unsure) = (Vec::new(), 0u64);
                 while !*stop.borrow() {
                     let Ok(Some(held)) = b.get("count").await else { continue };
                     let count: u64 = std::str::from_utf8(&held.value).unwrap().parse().unwrap();
                     match b.update("count", (count + 1).to_string(), held.revision).await {
-                        Ok(outcome) => sure += u64::from(outcome.is_stored()),
+                        Ok(outcome) => sure.extend(outcome.revision().map(|revision| (count + 1, revision))),
                         Err(_) => unsure += 1,
                     }
                 }
@@ -361,17 +361,27 @@ async fn survives_lost_members(release: Release) {
     go_on().await;
     stop.send(true).unwrap();
     let (accepted, longest) = producing.await.unwrap();
-    let (mut sure, mut unsure) = (0, 0);
+    let (mut sure, mut unsure) = (Vec::new(), 0);
     for counted in counting {
         let (more, maybe) = counted.await.unwrap();
-        (sure, unsure) = (sure + more, unsure + maybe);
+        sure.extend(more);
+        unsure += maybe;
     }
+    sure.sort_unstable();
+    let twice: Vec<_> = sure.windows(2).filter(|pair| pair[0].0 == pair[1].0).collect();
+    assert!(twice.is_empty(), "two winners of one race (count, revision): {twice:?}");
+    let lately = sure.iter().rev().take(8).copied().collect::<Vec<_>>();
+    let sure = sure.len() as u64;
     assert!(longest < Duration::from_secs(10), "publishing stopped for {longest:?}");
     assert!(accepted.len() > 1_000, "{} accepted", accepted.len());
     drain(&b, "q", &accepted).await;
-    let counted = b.get("count").await.unwrap().unwrap().value;
-    let counted: u64 = std::str::from_utf8(&counted).unwrap().parse().unwrap();
-    assert!((sure..=sure + unsure).contains(&counted), "{counted} for {sure} sure and {unsure} unsure");
+    let held = b.get("count").await.unwrap().unwrap();
+    let counted: u64 = std::str::from_utf8(&held.value).unwrap().parse().unwrap();
+    assert!(
+        (sure..=sure + unsure).contains(&counted),
+        "{counted} at {} for {sure} sure and {unsure} unsure, the last of them {lately:?}",
+        held.revision
+    );
     b.close().await;
 }
 
