@@ -2,7 +2,7 @@
 //!
 //! Handles check what they are given and ask the servers; tasks beside them sweep what has lapsed and move what was
 //! delayed. Invariant: what was acknowledged was acknowledged by the stream's leader, and no decision rests on
-//! another's wall clock. `docs/decisions/0021` says how each part is mapped and what the servers cannot give.
+//! another's wall clock. `docs/decisions/0023` says how each part is mapped and what the servers cannot give.
 
 mod bus;
 mod config;
@@ -260,6 +260,11 @@ impl Core {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Waits for an answer for half the time of an operation, so that the question can be put again.
+    async fn soon<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
+        timeout(self.operation_timeout / 2, answer).await.map_err(|_| unavailable("NATS did not answer"))?
     }
 
     /// The stream that a queue lives in.

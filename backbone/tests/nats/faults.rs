@@ -355,7 +355,11 @@ async fn survives_lost_members(release: Release) {
     go_on().await;
     servers.run(follower);
     servers.wait_until_up().await;
-    servers.wait_until_current("members-work-0").await;
+    for stream in ["members-work-0", "members-keys"] {
+        servers.wait_until_current(stream).await;
+    }
+    // 2.9 calls a copy current a while before it has applied everything; see docs/decisions/0023.
+    sleep(Duration::from_secs(5)).await;
     let leader = servers.leader("members-work-0").await;
     servers.kill(leader);
     go_on().await;
