@@ -86,6 +86,14 @@ impl Nats {
             return Err(Error::Misconfigured { problems });
         }
         let (client, gaps) = connect(&config).await?;
+        let version = client.server_info().version;
+        if config.replicas > 1 && version.starts_with("2.9.") {
+            tracing::warn!(
+                version,
+                "expected a newer NATS server than 2.9 in a cluster, found one that may lose acknowledged writes of \
+                 keys when it loses its leader; upgrade it"
+            );
+        }
         let names = Names::new(&config.prefix, config.shards);
         let jetstream = ContextBuilder::new()
             .timeout(config.operation_timeout)
