@@ -45,7 +45,7 @@ impl Feed {
 
     async fn begin(core: &Core, scope: &Scope, headers_only: bool) -> Result<(State, Self)> {
         let filter = core.names.scope(scope);
-        let mut reach = last_sequence(&core.keys, &filter).await?;
+        let mut reach = core.soon(last_sequence(&core.keys, &filter)).await?;
         let config = Config { headers_only, ..reader(&filter, DeliverPolicy::LastPerSubject) };
         let consumer = core.keys.create_consumer(config).await.map_err(unavailable)?;
         let mut feed = Feed { intake: Intake::open(&core.jetstream, consumer).await?, last: 0 };
@@ -63,7 +63,7 @@ impl Feed {
                 return Ok((state, feed));
             }
             if is_drained {
-                reach = last_sequence(&core.keys, &filter).await?;
+                reach = core.soon(last_sequence(&core.keys, &filter)).await?;
             }
         }
     }

@@ -115,8 +115,12 @@ impl Core {
         Ok(Page { entries, next })
     }
 
-    /// What the leader last stored for a key.
+    /// What the leader last stored for a key. A connection that breaks takes the question along without a word.
     async fn last(&self, key: &str) -> Result<Option<Record>> {
+        self.insist(|| self.soon(self.ask_last(key))).await
+    }
+
+    async fn ask_last(&self, key: &str) -> Result<Option<Record>> {
         match self.keys.get_last_raw_message_by_subject(&self.names.key(key)).await {
             Ok(message) => Ok(Some(Record::of_stored(message))),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),

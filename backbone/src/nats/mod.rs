@@ -2,7 +2,7 @@
 //!
 //! Handles check what they are given and ask the servers; tasks beside them sweep what has lapsed and move what was
 //! delayed. Invariant: what was acknowledged was acknowledged by the stream's leader, and no decision rests on
-//! another's wall clock. `docs/decisions/0021` says how each part is mapped and what the servers cannot give.
+//! another's wall clock. `docs/decisions/0024` says how each part is mapped and what the servers cannot give.
 
 mod bus;
 mod config;
@@ -86,6 +86,14 @@ impl Nats {
             return Err(Error::Misconfigured { problems });
         }
         let (client, gaps) = connect(&config).await?;
+        let version = client.server_info().version;
+        if config.replicas > 1 && version.starts_with("2.9.") {
+            tracing::warn!(
+                version,
+                "expected a newer NATS server than 2.9 in a cluster, found one that may lose acknowledged writes of \
+                 keys when it loses its leader; upgrade it"
+            );
+        }
         let names = Names::new(&config.prefix, config.shards);
         let jetstream = ContextBuilder::new()
             .timeout(config.operation_timeout)
@@ -260,6 +268,11 @@ impl Core {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Waits for an answer for half the time of an operation, so that the question can be put again.
+    async fn soon<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
+        timeout(self.operation_timeout / 2, answer).await.map_err(|_| unavailable("NATS did not answer"))?
     }
 
     /// The stream that a queue lives in.

@@ -15,6 +15,7 @@ use async_nats::jetstream::message::{AckKind, Message};
 use async_nats::jetstream::stream::DeleteMessageErrorKind;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use super::fault::unavailable;
 use super::intake::Intake;
@@ -68,7 +69,11 @@ impl Nats {
                         return Err(error);
                     }
                     tracing::debug!(%error, queue, "a queue's consumer is looked up anew");
-                    self.open(async { Ok(tokio::time::sleep(BACKOFF).await) }).await?;
+                    self.open(async {
+                        sleep(BACKOFF).await;
+                        Ok(())
+                    })
+                    .await?;
                 }
                 Err(error) => return Err(error),
             }

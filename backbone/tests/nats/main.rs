@@ -6,6 +6,7 @@
 #[path = "../conformance/mod.rs"]
 mod conformance;
 mod faults;
+mod members;
 mod server;
 
 use std::sync::{Arc, Weak};

@@ -190,13 +190,11 @@ impl Servers {
 
     /// The server that leads a stream.
     pub(crate) async fn leader(&self, stream: &str) -> usize {
-        for (at, _) in self.children.iter().enumerate().filter(|(_, child)| child.is_some()) {
-            let client = async_nats::connect(self.url(at)).await.unwrap();
-            let found = async_nats::jetstream::new(client).get_stream(stream).await.unwrap();
-            let leader = found.cached_info().cluster.as_ref().and_then(|cluster| cluster.leader.clone());
-            return leader.unwrap().trim_start_matches('n').parse().unwrap();
-        }
-        panic!("expected a server that runs, found none")
+        let running = self.children.iter().position(Option::is_some).expect("a server that runs");
+        let client = async_nats::connect(self.url(running)).await.unwrap();
+        let found = async_nats::jetstream::new(client).get_stream(stream).await.unwrap();
+        let leader = found.cached_info().cluster.as_ref().and_then(|cluster| cluster.leader.clone());
+        leader.unwrap().trim_start_matches('n').parse().unwrap()
     }
 }
 
