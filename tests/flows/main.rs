@@ -19,6 +19,7 @@ mod failures;
 mod first_hour;
 mod full_disk;
 mod grouping;
+mod hosts;
 mod restart;
 mod splits;
 mod support;

@@ -340,3 +340,69 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GATEWAY: &str = include_str!("../../../deploy/gateway.toml");
+    const WORKER: &str = include_str!("../../../deploy/worker.toml");
+    const DOCUMENT: &str = include_str!("../../../docs/configuration.md");
+
+    #[test]
+    fn the_examples_are_read_and_documented() {
+        toml::from_str::<Gateway>(GATEWAY).unwrap();
+        toml::from_str::<Worker>(WORKER).unwrap();
+        for text in [GATEWAY, WORKER] {
+            for (key, value) in toml::from_str::<toml::Table>(text).unwrap() {
+                let keys = match value {
+                    toml::Value::Table(members) => {
+                        members.keys().map(|name| format!("{key}.{name}")).collect()
+                    }
+                    _ => vec![key],
+                };
+                for key in keys {
+                    assert!(DOCUMENT.contains(&format!("`{key}`")), "{key} is not in docs/configuration.md");
+                }
+            }
+        }
+    }
+
+    /// What serde names when a key is unknown is all that there is.
+    #[test]
+    fn every_key_is_documented_and_every_documented_key_is_there() {
+        let known = |error: toml::de::Error| {
+            let text = error.message().to_owned();
+            let names: Vec<String> = text.split('`').skip(3).step_by(2).map(str::to_owned).collect();
+            assert!(!names.is_empty(), "{text}");
+            names
+        };
+        let mut keys = Vec::new();
+        keys.extend(known(toml::from_str::<Gateway>("unknown = 1").unwrap_err()));
+        keys.extend(known(toml::from_str::<Worker>("unknown = 1").unwrap_err()));
+        let parts = [
+            ("store", toml::from_str::<Store>("unknown = 1").map(drop)),
+            ("nats", toml::from_str::<Nats>("unknown = 1").map(drop)),
+            ("tls", toml::from_str::<Tls>("unknown = 1").map(drop)),
+            ("limits", toml::from_str::<Limits>("unknown = 1").map(drop)),
+        ];
+        for (part, read) in parts {
+            keys.retain(|key| key != part);
+            keys.extend(known(read.unwrap_err()).into_iter().map(|name| format!("{part}.{name}")));
+        }
+        let rows = DOCUMENT.lines().filter(|line| line.starts_with("| `"));
+        let documented: Vec<&str> = rows
+            .filter_map(|row| row.split(" | ").next())
+            .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+            .collect();
+        for key in &keys {
+            assert!(documented.contains(&key.as_str()), "{key} is not in docs/configuration.md");
+        }
+        for key in documented {
+            assert!(
+                keys.iter().any(|known| known == key),
+                "docs/configuration.md names {key}, which is no key"
+            );
+        }
+    }
+}
