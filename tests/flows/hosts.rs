@@ -220,6 +220,7 @@ async fn many_hosts_give_the_answer_of_one_whatever_is_killed() {
     deployment.store.deploy("column-stats").unwrap();
     let alone = Client::new(&deployment.store).job(job("alone")).await.body;
     assert_eq!(alone["state"], "succeeded", "{alone}");
+    println!("reference done");
 
     let (mut first, one) = deployment.gateway("gateway-1").await;
     let (mut second, two) = deployment.gateway("gateway-2").await;

@@ -5,6 +5,7 @@
 
 use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
 use fanfold_protocol::time::Timestamp;
+use futures::FutureExt;
 
 use super::{Error, Result, Store, error::Target, read::timestamp};
 
@@ -34,7 +35,7 @@ impl Store {
 
     /// Whether there is a bucket of this name that the credentials may use.
     pub async fn bucket_exists(&self, bucket: &str) -> Result<bool> {
-        match self.client().head_bucket().bucket(bucket).send().await {
+        match self.client().head_bucket().bucket(bucket).send().boxed().await {
             Ok(_) => Ok(true),
             Err(e) => match Target::Bucket(bucket).error(e) {
                 Error::NoSuchBucket { .. } => Ok(false),
@@ -53,7 +54,7 @@ impl Store {
                 .build()
         });
         let request = self.client().create_bucket().bucket(bucket).set_create_bucket_configuration(place);
-        match request.send().await {
+        match request.send().boxed().await {
             Ok(_) => Ok(()),
             Err(e) if e.raw_response().is_some_and(|r| r.status().as_u16() == 409) => Err(Error::Conflict {
                 target: format!("s3://{bucket}/"),
@@ -83,7 +84,7 @@ impl Store {
 
     /// Deletes an empty bucket. One that is not there is no error.
     pub async fn delete_bucket(&self, bucket: &str) -> Result<()> {
-        match self.client().delete_bucket().bucket(bucket).send().await {
+        match self.client().delete_bucket().bucket(bucket).send().boxed().await {
             Ok(_) => Ok(()),
             Err(e) if e.raw_response().is_some_and(|r| r.status().as_u16() == 409) => Err(Error::Conflict {
                 target: format!("s3://{bucket}/"),

@@ -5,7 +5,7 @@
 
 use aws_sdk_s3::{operation::list_objects_v2::ListObjectsV2Output, types::EncodingType};
 use fanfold_protocol::time::Timestamp;
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 
 use super::{Error, Pin, Result, Store, bare_etag, error::Target, read::timestamp};
 use crate::encoding::percent_decode;
@@ -106,7 +106,7 @@ impl Store {
             .set_max_keys(options.page_keys)
             .set_continuation_token(token)
             .encoding_type(EncodingType::Url);
-        let answer = request.send().await.map_err(|e| Target::Bucket(bucket).error(e))?;
+        let answer = request.send().boxed().await.map_err(|e| Target::Bucket(bucket).error(e))?;
         let next = answer.next_continuation_token().map(str::to_owned);
         if answer.is_truncated().unwrap_or(false) && next.is_none() {
             return Err(Error::protocol(

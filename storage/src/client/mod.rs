@@ -4,7 +4,9 @@
 //! It wraps aws-sdk-s3 and adds what the platform's guarantees need: reads
 //! pinned to an ETag and resumed when a body is cut, writes that win once and
 //! recognise themselves after a lost answer, and a probe of what a store really
-//! supports. It keeps no state about objects: two handles never disagree.
+//! supports. It keeps no state about objects: two handles never disagree. What the
+//! SDK waits with is large, so each of its requests lies on the heap: callers of
+//! callers would carry it on their stacks.
 
 mod arbitrate;
 mod bucket;

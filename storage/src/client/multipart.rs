@@ -9,6 +9,7 @@ use aws_sdk_s3::{
     types::{CompletedMultipartUpload, CompletedPart},
 };
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use tokio::task::JoinSet;
 
 use super::{
@@ -149,7 +150,7 @@ impl MultipartWriter {
             .key(self.uri.key())
             .set_content_type(self.options.content_type.clone())
             .set_metadata(Some(metadata.into_iter().collect()));
-        let answer = request.send().await.map_err(|e| Target::Object(&self.uri).error(e))?;
+        let answer = request.send().boxed().await.map_err(|e| Target::Object(&self.uri).error(e))?;
         let id = answer.upload_id().ok_or_else(|| Error::protocol(&self.uri, "no upload id"))?.to_owned();
         self.upload = Some(id.clone());
         Ok(id)
@@ -166,7 +167,7 @@ impl MultipartWriter {
             .set_upload_id(self.upload.clone())
             .set_if_match(self.options.if_match.as_deref().map(quoted_etag))
             .multipart_upload(parts);
-        match request.send().await.map_err(|e| Target::Object(&self.uri).error(e)) {
+        match request.send().boxed().await.map_err(|e| Target::Object(&self.uri).error(e)) {
             Ok(answer) => {
                 let etag = answer.e_tag().ok_or_else(|| Error::protocol(&self.uri, "no ETag"))?;
                 Ok(Pin { etag: bare_etag(etag), size: self.size, version_id: version(answer.version_id()) })
@@ -218,7 +219,7 @@ async fn upload_part(
         .upload_id(id)
         .part_number(number)
         .body(ByteStream::from(body));
-    let answer = request.send().await.map_err(|e| Target::Object(uri).error(e))?;
+    let answer = request.send().boxed().await.map_err(|e| Target::Object(uri).error(e))?;
     let etag = answer.e_tag().ok_or_else(|| Error::protocol(uri, "no ETag of a part"))?;
     store.meter.written(length);
     Ok(CompletedPart::builder().part_number(number).e_tag(etag).build())
@@ -226,7 +227,7 @@ async fn upload_part(
 
 async fn abort(store: &Store, uri: &ObjectUri, id: &str) -> Result<()> {
     let request = store.client().abort_multipart_upload().bucket(uri.bucket()).key(uri.key()).upload_id(id);
-    match request.send().await.map_err(|e| Target::Object(uri).error(e)) {
+    match request.send().boxed().await.map_err(|e| Target::Object(uri).error(e)) {
         Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
         Err(Error::Other { code, .. }) if code == "NoSuchUpload" => Ok(()),
         Err(error) => Err(error),

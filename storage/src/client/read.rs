@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, ops::Range};
 use aws_sdk_s3::{operation::get_object::GetObjectOutput, primitives::ByteStream};
 use bytes::{Bytes, BytesMut};
 use fanfold_protocol::time::Timestamp;
-use futures::{Stream, StreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, stream};
 
 use super::{Error, ObjectUri, Pin, Result, Store, back_off, bare_etag, error::Target, quoted_etag};
 
@@ -50,7 +50,7 @@ impl Store {
     /// What the store knows about an object.
     pub async fn head(&self, uri: &ObjectUri) -> Result<Meta> {
         let request = self.client().head_object().bucket(uri.bucket()).key(uri.key());
-        let answer = match request.send().await.map_err(|e| Target::Object(uri).error(e)) {
+        let answer = match request.send().boxed().await.map_err(|e| Target::Object(uri).error(e)) {
             Ok(answer) => answer,
             // An answer to HEAD has no body to say which of the two is missing.
             Err(Error::NotFound { .. }) if matches!(self.bucket_exists(uri.bucket()).await, Ok(false)) => {
@@ -208,7 +208,7 @@ impl Store {
             .set_if_match(pin.map(|p| quoted_etag(&p.etag)))
             .set_version_id(pin.and_then(|p| p.version_id.clone()))
             .set_range(range.map(|r| format!("bytes={}-{}", r.start, r.end - 1)));
-        request.send().await.map_err(|e| {
+        request.send().boxed().await.map_err(|e| {
             let error = Target::Object(uri).error(e);
             pin.map_or(error.clone(), |p| error.changed(uri, &p.etag))
         })

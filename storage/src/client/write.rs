@@ -12,7 +12,7 @@ use aws_sdk_s3::{
     types::{Delete, ObjectIdentifier},
 };
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::{
     DEPTH_METADATA, Error, ObjectUri, Pin, Result, Store, WRITER_METADATA, arbitrate::Written, back_off,
@@ -81,7 +81,7 @@ impl Store {
         }
         let mut attempt = 0;
         loop {
-            match self.put_request(uri, &body, &options).send().await {
+            match self.put_request(uri, &body, &options).send().boxed().await {
                 Ok(answer) => return self.written(uri, &body, &answer),
                 Err(e) if collided(&e) && attempt < CONFLICTS_MAX => attempt += 1,
                 Err(e) => return Err(Target::Object(uri).error(e)),
@@ -102,7 +102,8 @@ impl Store {
         let Some(arbitration) = self.arbitration() else {
             return self.put_unmatched(uri, body, writer, options).await;
         };
-        match self.put_arbitrated(arbitration, uri, None, body, writer, options).await? {
+        // On the heap: it is rare, and large.
+        match Box::pin(self.put_arbitrated(arbitration, uri, None, body, writer, options)).await? {
             Written::Ours(pin) => Ok(PutOutcome::Created(pin)),
             Written::Otherwise(_) => Ok(PutOutcome::Exists),
         }
@@ -121,7 +122,7 @@ impl Store {
         let mut attempt = 0;
         loop {
             let request = self.put_request(uri, &body, &options).if_none_match("*");
-            let error = match request.send().await {
+            let error = match request.send().boxed().await {
                 Ok(answer) => return self.written(uri, &body, &answer).map(PutOutcome::Created),
                 Err(e) if collided(&e) => Target::Object(uri).error(e),
                 Err(e) => match Target::Object(uri).error(e) {
@@ -156,7 +157,7 @@ impl Store {
     /// Deletes an object. One that is not there is no error.
     pub async fn delete(&self, uri: &ObjectUri) -> Result<()> {
         let request = self.client().delete_object().bucket(uri.bucket()).key(uri.key());
-        match request.send().await.map_err(|e| Target::Object(uri).error(e)) {
+        match request.send().boxed().await.map_err(|e| Target::Object(uri).error(e)) {
             Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -184,7 +185,7 @@ impl Store {
         let ids = ids.collect::<Result<Vec<_>, _>>().map_err(failed)?;
         let delete = Delete::builder().set_objects(Some(ids)).quiet(true).build().map_err(failed)?;
         let request = self.client().delete_objects().bucket(bucket).delete(delete);
-        let answer = request.send().await.map_err(|e| Target::Bucket(bucket).error(e))?;
+        let answer = request.send().boxed().await.map_err(|e| Target::Bucket(bucket).error(e))?;
         let first = answer.errors().iter().find(|e| e.code() != Some("NoSuchKey"));
         first.map_or(Ok(()), |error| {
             Err(Error::Other {
@@ -209,7 +210,7 @@ impl Store {
             .key(to.key())
             .copy_source(source)
             .set_copy_source_if_match(pin.map(|p| quoted_etag(&p.etag)));
-        let answer = request.send().await.map_err(|e| {
+        let answer = request.send().boxed().await.map_err(|e| {
             let error = Target::Object(from).error(e);
             pin.map_or(error.clone(), |p| error.changed(from, &p.etag))
         })?;
