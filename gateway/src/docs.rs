@@ -100,6 +100,8 @@ pages! {
     "store-denied",
     "storage-full",
     "backbone-unavailable",
+    "worker-unavailable",
+    "worker-lost",
     "shutting-down",
     "internal",
 }

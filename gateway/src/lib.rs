@@ -100,9 +100,7 @@ impl Gateway {
         metrics.register(|registry| jobs.counters().describe(registry));
         metrics.register(|registry| triggers.counters().describe(registry));
         metrics.register(|registry| invocations.counters().describe(registry));
-        if let Some(workers) = &dispatch.workers {
-            metrics.register(|registry| workers.counters().describe(registry));
-        }
+        dispatch.describe(&metrics);
         let app = Arc::new(App {
             bodies: extract::BodyBudget::new(config.bodies_bytes_max),
             deploys: Semaphore::new(2 * limits::COMPILES_MAX),

@@ -4,11 +4,16 @@
 //! Told to stop, it says so to the gateways first, takes nothing more, ends or
 //! gives back what it has, and goes.
 
-use fanfold_protocol::worker::{Member, WIRE_VERSION};
+use fanfold_backbone::Backbone;
+use fanfold_protocol::{
+    names::WorkerName,
+    worker::{Member, WIRE_VERSION},
+};
 use fanfold_runtime::{
     CompilerCommand, Runtime, RuntimeConfig,
     remote::{Calls, join, serve},
 };
+use fanfold_storage::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -43,38 +48,14 @@ pub async fn run(args: Hosts) -> Result<()> {
         return Ok(());
     }
     let mut stop = Stop::listen()?;
-    let program = std::env::current_exe().map_err(|cause| {
-        Error::failed(format!("expected to know this program's own path, found: {cause}"))
-    })?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let runtime = RuntimeConfig {
-        name: name.to_string(),
-        workers: config.threads.unwrap_or(cores),
-        cache_dir: config.cache.clone(),
-        compiler: CompilerCommand { program, args: vec![COMPILE_WORD.into()] },
-    };
-    let runtime = Runtime::start(runtime, store, config.system_bucket.clone(), backbone.clone());
-    let runtime = runtime.map_err(|error| Error::service(error.to_string()))?;
+    let runtime = runtime(&config, &name, store, &backbone)?;
     let listener = bind("listen", config.listen).await?;
     let probes = bind("probe_listen", config.probe_listen).await?;
     let bound = listener.local_addr().map_err(|cause| Error::failed(cause.to_string()))?;
-    let member = Member {
-        name: name.clone(),
-        instance: Uuid::new_v4(),
-        // A port that was left to the system is known only now.
-        address: if config.listen.port() == 0 && config.advertise.is_none() {
-            bound.to_string()
-        } else {
-            address
-        },
-        wire: WIRE_VERSION,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        engine: runtime.engine(),
-        slots: config.slots,
-        memory_bytes: memory_bytes(),
-        zone: config.zone.clone(),
-        draining: false,
-    };
+    // A port that was left to the system is known only now.
+    let address =
+        if config.listen.port() == 0 && config.advertise.is_none() { bound.to_string() } else { address };
+    let member = member(&config, name.clone(), address, runtime.engine());
     let membership = join(&backbone, member).await.map_err(|problem| Error::service(problem.detail))?;
     let (draining, gone) = (CancellationToken::new(), CancellationToken::new());
     let calls =
@@ -109,6 +90,36 @@ pub async fn run(args: Hosts) -> Result<()> {
         Ok(Ok(())) => Ok(()),
         Ok(Err(problem)) => Err(Error::service(problem.detail)),
         Err(error) => Err(Error::failed(format!("the worker broke: {error}"))),
+    }
+}
+
+fn runtime(config: &config::Worker, name: &WorkerName, store: Store, backbone: &Backbone) -> Result<Runtime> {
+    let program = std::env::current_exe().map_err(|cause| {
+        Error::failed(format!("expected to know this program's own path, found: {cause}"))
+    })?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = RuntimeConfig {
+        name: name.to_string(),
+        workers: config.threads.unwrap_or(cores),
+        cache_dir: config.cache.clone(),
+        compiler: CompilerCommand { program, args: vec![COMPILE_WORD.into()] },
+    };
+    Runtime::start(runtime, store, config.system_bucket.clone(), backbone.clone())
+        .map_err(|error| Error::service(error.to_string()))
+}
+
+fn member(config: &config::Worker, name: WorkerName, address: String, engine: String) -> Member {
+    Member {
+        name,
+        instance: Uuid::new_v4(),
+        address,
+        wire: WIRE_VERSION,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        engine,
+        slots: config.slots,
+        memory_bytes: memory_bytes(),
+        zone: config.zone.clone(),
+        draining: false,
     }
 }
 

@@ -27,6 +27,8 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 use tower::{service_fn, util::BoxCloneSyncService};
 
+use crate::metrics::Metrics;
+
 pub use self::{
     choice::{Load, choose},
     counters::Counters,
@@ -54,6 +56,13 @@ impl Dispatch {
         prepare: BoxCloneSyncService<Preparation, Descriptions, Problem>,
     ) -> Self {
         Self { invoke, prepare, workers: None }
+    }
+
+    /// Adds what is counted of workers, where they are elsewhere.
+    pub(crate) fn describe(&self, metrics: &Metrics) {
+        if let Some(workers) = &self.workers {
+            metrics.register(|registry| workers.counters().describe(registry));
+        }
     }
 
     /// To workers that the backbone knows, until `stop`. `tls` says who this
