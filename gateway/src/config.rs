@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use fanfold_protocol::{ErrorKind, Problem, keys, limits, names::TenantName, uri};
 
-use crate::{auth::TokenDigest, invoke::asynchronous::InvocationsConfig, jobs::JobsConfig};
+use crate::{
+    auth::TokenDigest, invoke::asynchronous::InvocationsConfig, jobs::JobsConfig,
+    triggers::sources::SourcesConfig,
+};
 
 /// How a gateway runs. [`GatewayConfig::new`] fills in the bounds.
 #[derive(Clone, Debug)]
@@ -39,6 +42,8 @@ pub struct GatewayConfig {
     pub jobs: JobsConfig,
     /// How asynchronous invocations are looked after.
     pub invocations: InvocationsConfig,
+    /// How triggers fetch their events.
+    pub sources: SourcesConfig,
     /// From accept to the first byte.
     pub first_byte_timeout: Duration,
     /// From the first byte to the end of the headers.
@@ -69,6 +74,7 @@ impl GatewayConfig {
             connections_max: limits::CONNECTIONS_MAX,
             jobs: JobsConfig::default(),
             invocations: InvocationsConfig::default(),
+            sources: SourcesConfig::default(),
             first_byte_timeout: limits::FIRST_BYTE_TIMEOUT,
             headers_timeout: limits::HEADERS_TIMEOUT,
             body_timeout: limits::BODY_TIMEOUT,

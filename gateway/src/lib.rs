@@ -41,6 +41,7 @@ pub use config::GatewayConfig;
 pub use dispatch::Dispatch;
 pub use functions::component;
 pub use state::{App, AppState};
+pub use triggers::sources::{AwsCredentials, SourcesConfig};
 
 /// A gateway that is ready to serve.
 pub struct Gateway {

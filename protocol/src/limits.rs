@@ -234,3 +234,8 @@ pub const TRIGGER_CONCURRENCY_MAX: u32 = 1_000;
 pub const RECONCILE_INTERVAL_DEFAULT: Duration = Duration::from_secs(3_600);
 /// More often a listing costs more than it finds.
 pub const RECONCILE_INTERVAL_MIN: Duration = Duration::from_secs(10);
+
+/// How often a message of a queue is received that is no notification, before it
+/// is put into the trigger's dead letters: a queue with a policy of its own for
+/// such messages has taken it away by then.
+pub const SQS_RECEIVES_MAX: u32 = 5;

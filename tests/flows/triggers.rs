@@ -10,6 +10,7 @@ use std::{
 };
 
 use fanfold_protocol::uri::ObjectUri;
+use fanfold_storage::Credentials;
 use fanfold_tests::service::Service;
 use serde_json::{Value, json};
 
@@ -17,20 +18,27 @@ use crate::support::Client;
 
 /// The Python of the test environment.
 fn python() -> PathBuf {
+    program("python")
+}
+
+/// A program of the test environment, which `cargo xtask test` sets up.
+pub fn program(name: &str) -> PathBuf {
     let venv = std::env::var_os("FANFOLD_TEST_VENV")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-env/venv"), PathBuf::from);
-    venv.join("bin/python")
+    let path = venv.join("bin").join(name);
+    assert!(path.exists(), "expected {}, found none; run `cargo xtask test`", path.display());
+    path
 }
 
 /// Puts objects under these keys of `bank` with boto3.
-fn put_with_boto3(service: &Service, keys: &[String]) {
+pub fn put_with_boto3(endpoint: &str, credentials: &Credentials, keys: &[String]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/boto3_puts.py");
     let mut child = Command::new(python())
         .arg(script)
-        .env("S3_ENDPOINT", &service.s3_endpoint)
+        .env("S3_ENDPOINT", endpoint)
         .env("S3_BUCKET", "bank")
-        .env("AWS_ACCESS_KEY_ID", &service.credentials.access_key)
-        .env("AWS_SECRET_ACCESS_KEY", &service.credentials.secret_key)
+        .env("AWS_ACCESS_KEY_ID", &credentials.access_key)
+        .env("AWS_SECRET_ACCESS_KEY", &credentials.secret_key)
         .env("AWS_DEFAULT_REGION", fanfold_storage::server::REGION)
         .env("AWS_EC2_METADATA_DISABLED", "true")
         .stdin(Stdio::piped())
@@ -42,13 +50,13 @@ fn put_with_boto3(service: &Service, keys: &[String]) {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = look().await {
             return found;
         }
-        assert!(begun.elapsed() < Duration::from_secs(30), "{what} did not come");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{what} did not come");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -85,7 +93,7 @@ async fn whatever_the_key_its_object_starts_the_function() {
     ];
     let mut all: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
     all.push(longest.clone());
-    put_with_boto3(&service, &all);
+    put_with_boto3(&service.s3_endpoint, &service.credentials, &all);
     for key in keys {
         let table = format!("parquet/{}.parquet", key.strip_suffix(".csv").unwrap());
         let uri = ObjectUri::new("bank", table.clone()).unwrap();

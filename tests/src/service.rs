@@ -60,6 +60,11 @@ impl Service {
 
     /// The same with further arguments to `fanfold dev`.
     pub fn start_with(folder: &Path, arguments: &[&str]) -> Result<Self> {
+        Self::start_among(folder, arguments, &[])
+    }
+
+    /// The same with further variables in its environment.
+    pub fn start_among(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Self> {
         let data = folder.join("data");
         let announced = data.join("dev.json");
         let _ = std::fs::remove_file(&announced);
@@ -70,6 +75,7 @@ impl Service {
             .args(if arguments.contains(&"--s3-listen") { &[][..] } else { &["--s3-listen", "127.0.0.1:0"] })
             .args(arguments)
             .env("FANFOLD_CONFIG_DIR", folder.join("config"))
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(folder.join("dev.log"))?)

@@ -8,7 +8,7 @@
 use std::{future::Future, net::SocketAddr};
 
 use fanfold_backbone::{Backbone, EmbeddedConfig};
-use fanfold_gateway::{Dispatch, Gateway, GatewayConfig};
+use fanfold_gateway::{AwsCredentials, Dispatch, Gateway, GatewayConfig, SourcesConfig};
 use fanfold_protocol::keys::SYSTEM_BUCKET_DEFAULT;
 use fanfold_runtime::{CompilerCommand, Runtime, RuntimeConfig};
 use fanfold_storage::{
@@ -157,7 +157,21 @@ fn start_runtime(data: &Data, store: &Store, backbone: &Backbone, workers: Optio
 }
 
 fn gateway_config(data: &Data) -> Result<GatewayConfig> {
-    let config = GatewayConfig::new(TENANT.parse()?, vec![data.token.digest()]);
+    let mut config = GatewayConfig::new(TENANT.parse()?, vec![data.token.digest()]);
+    config.sources = sources();
     config.check()?;
     Ok(config)
+}
+
+/// Queues are read with the environment's credentials. Whoever can reach this
+/// service is on this host already, so its triggers may reach it as well.
+fn sources() -> SourcesConfig {
+    let read = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let keys = read("AWS_ACCESS_KEY_ID").zip(read("AWS_SECRET_ACCESS_KEY"));
+    let aws = keys.map(|(access_key, secret_key)| AwsCredentials {
+        access_key,
+        secret_key,
+        session_token: read("AWS_SESSION_TOKEN"),
+    });
+    SourcesConfig { aws, private_endpoints: true }
 }

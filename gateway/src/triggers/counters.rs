@@ -60,6 +60,30 @@ impl Fate {
     }
 }
 
+/// What became of a message of a queue, each time that it was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageFate {
+    /// All that it told of was kept, or it told of nothing.
+    Taken,
+    /// There was no room for it, or nowhere to keep it.
+    Left,
+    /// It is no notification, and was left.
+    Unread,
+    /// It is no notification, and is a dead letter now.
+    Buried,
+}
+
+impl MessageFate {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Taken => "taken",
+            Self::Left => "left",
+            Self::Unread => "unread",
+            Self::Buried => "buried",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EventLabels {
     trigger: String,
@@ -83,6 +107,8 @@ pub struct Counters {
     refused: Family<CodeLabels, Counter>,
     unmatched: Counter,
     tripped: Family<TriggerLabels, Counter>,
+    messages: Family<EventLabels, Counter>,
+    polls_failed: Family<TriggerLabels, Counter>,
     listed: Family<TriggerLabels, Counter>,
     found: Family<TriggerLabels, Counter>,
     requests: Family<TriggerLabels, Counter>,
@@ -100,6 +126,9 @@ impl Counters {
         registry.register("events_unmatched", "Events that no trigger acts on", self.unmatched.clone());
         let help = "Times that triggers paused themselves because they started too much";
         registry.register("trigger_breaker_trips", help, self.tripped.clone());
+        let help = "Messages received from queues, by what became of them";
+        registry.register("sqs_messages", help, self.messages.clone());
+        registry.register("sqs_polls_failed", "Requests to queues that failed", self.polls_failed.clone());
         let help = "Objects that reconcilers listed";
         registry.register("reconciler_objects_listed", help, self.listed.clone());
         let help = "Objects that reconcilers found without an outcome";
@@ -132,6 +161,17 @@ impl Counters {
     /// Counts a trigger that paused itself.
     pub fn tripped(&self, trigger: &TriggerName) {
         self.tripped.get_or_create(&TriggerLabels { trigger: trigger.to_string() }).inc();
+    }
+
+    /// Counts what became of a message of a queue.
+    pub fn message(&self, trigger: &TriggerName, fate: MessageFate) {
+        let labels = EventLabels { trigger: trigger.to_string(), fate: fate.word() };
+        self.messages.get_or_create(&labels).inc();
+    }
+
+    /// Counts a poll that failed.
+    pub fn poll_failed(&self, trigger: &TriggerName) {
+        self.polls_failed.get_or_create(&TriggerLabels { trigger: trigger.to_string() }).inc();
     }
 
     /// Counts what a look at a prefix took and found.

@@ -118,6 +118,14 @@ impl Rooms {
     }
 }
 
+/// Fails while so many events more would be too many for a trigger.
+///
+/// # Errors
+/// `queue-full`; or the backbone does not answer.
+pub async fn check_room(triggers: &Triggers, trigger: &Trigger, wanted: usize) -> Result<(), Problem> {
+    triggers.rooms().check(triggers.backbone(), trigger, wanted).await
+}
+
 /// Takes in a notification, for one trigger or for whichever act on it.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! notification ─> sender ─> envelope ─> intake ─> queue of each trigger
+//! queue of SQS ────────────────────────> │             │
 //! listing ──────────────────────────────> │             │
 //!                                                    dispatch ─> HEAD ─> target ─> outcome
 //! ```
@@ -28,6 +29,8 @@ mod registry;
 mod routes;
 mod runner;
 pub(crate) mod sender;
+pub mod sources;
+mod sqs;
 mod target;
 mod views;
 mod work;

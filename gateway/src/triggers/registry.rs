@@ -27,6 +27,7 @@ use super::{
     counters::Counters,
     intake::Rooms,
     record::{Trigger, TriggerRecord},
+    sqs::Statuses,
 };
 use crate::problem::{internal, of_backbone, of_store};
 
@@ -51,6 +52,7 @@ struct Inner {
     counters: Counters,
     rooms: Rooms,
     breaker: Breaker,
+    polls: Statuses,
     /// Wakes whoever looks for objects whose events were lost.
     look: watch::Sender<u64>,
 }
@@ -85,6 +87,7 @@ impl Triggers {
                 counters: Counters::default(),
                 rooms: Rooms::default(),
                 breaker: Breaker::default(),
+                polls: Statuses::default(),
                 look,
             }),
         };
@@ -112,6 +115,11 @@ impl Triggers {
     /// How much they start.
     pub(super) fn breaker(&self) -> &Breaker {
         &self.inner.breaker
+    }
+
+    /// How the polling of their queues goes.
+    pub(super) fn polls(&self) -> &Statuses {
+        &self.inner.polls
     }
 
     /// Pauses a trigger that may not go on, and says why.

@@ -84,6 +84,7 @@ pub(crate) async fn put(
     let name: TriggerName = name.parse()?;
     let document = read_document(&app, request).await?;
     document.check()?;
+    app.config.sources.check(&document)?;
     loops::check(&app.triggers, &app.registry, name.as_str(), &document).await?;
     if app.triggers.get(&name).is_none() {
         app.triggers.check_room()?;
@@ -144,7 +145,9 @@ async fn read_document(app: &AppState, request: Request) -> Answer<TriggerDocume
 
 async fn view(app: &App, trigger: &Trigger) -> Answer<TriggerView> {
     let depth = app.backbone.depth(&keys::event_queue(&trigger.record.id)).await.map_err(of_backbone)?;
-    Ok(TriggerView::new(&trigger.record, depth))
+    let mut view = TriggerView::new(&trigger.record, depth);
+    view.sqs = trigger.record.document.sqs.as_ref().map(|_| app.triggers.polls().view(&trigger.record.id));
+    Ok(view)
 }
 
 /// Every trigger, by name.

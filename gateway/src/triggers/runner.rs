@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    reconcile,
+    reconcile, sqs,
     work::{EXTEND_EVERY, extend, handle, settle},
 };
 use crate::state::AppState;
@@ -38,6 +38,8 @@ pub(crate) fn start(app: &AppState, stop: &CancellationToken) {
     tokio::spawn(async move { token.run_until_cancelled(managing).await });
     let (looking, token) = (reconcile::run(Arc::clone(app)), stop.clone());
     tokio::spawn(async move { token.run_until_cancelled(looking).await });
+    let (polling, token) = (sqs::run(Arc::clone(app)), stop.clone());
+    tokio::spawn(async move { token.run_until_cancelled(polling).await });
 }
 
 /// Keeps a runner for every trigger; once one is removed, drops what waits for it.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::record::TriggerRecord;
+use super::{record::TriggerRecord, sqs::SqsView};
 
 /// A trigger.
 #[derive(Serialize, ToSchema)]
@@ -31,6 +31,9 @@ pub struct TriggerView {
     pub document: Value,
     /// Its events, by where they are.
     pub events: EventsView,
+    /// How the polling of its queue goes, when it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sqs: Option<SqsView>,
     /// What its senders show or sign with; only in the answer that made it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
@@ -73,6 +76,7 @@ impl TriggerView {
                 delayed: depth.delayed,
                 dead: depth.dead,
             },
+            sqs: None,
             secret: None,
         }
     }

@@ -24,6 +24,7 @@ use super::{
     intake::Waiting,
     record::Trigger,
     runner::LEASE,
+    sqs::unread_reason,
 };
 use crate::state::AppState;
 
@@ -173,8 +174,10 @@ async fn read(app: &AppState, trigger: &Trigger, delivery: Delivery) -> Option<I
         Ok(waiting) => Some(Item { delivery, waiting }),
         Err(_) => {
             app.triggers.counters().event(&trigger.record.name, Fate::Dead);
-            let reason = "expected an event of this version of the platform, found something else";
-            settle(delivery.dead(reason).await);
+            let reason = unread_reason(&delivery.payload).unwrap_or_else(|| {
+                "expected an event of this version of the platform, found something else".to_owned()
+            });
+            settle(delivery.dead(&reason).await);
             None
         }
     }

@@ -15,4 +15,5 @@ mod idempotency;
 mod invocations;
 mod problems;
 mod service;
+mod sources;
 mod triggers;

@@ -4,12 +4,13 @@
 //! [`TriggerDocument`] is the contract (TOML file or JSON body, unknown keys
 //! are errors). Templates of jobs are checked by filling them in.
 
+mod source;
 mod template;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use self::template::job_of;
+pub use self::{source::SqsSource, template::job_of};
 use crate::{
     error::{ErrorKind, Problem},
     limits,
@@ -64,6 +65,9 @@ pub struct TriggerDocument {
     /// How senders show who they are.
     #[serde(default)]
     pub auth: SenderAuth,
+    /// A queue that its events are fetched from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sqs: Option<SqsSource>,
     /// Between two looks for objects whose events were lost; `0s` for none.
     #[serde(default = "reconcile")]
     pub reconcile: Span,
@@ -173,6 +177,7 @@ impl TriggerDocument {
                 self.reconcile
             ));
         }
+        mistakes.extend(self.sqs.iter().flat_map(SqsSource::mistakes));
         mistakes.extend(self.check_target());
         if mistakes.is_empty() {
             return Ok(());

@@ -5,15 +5,18 @@
 //! after `weed/notification/webhook`; releases differ in whether the entry is
 //! under `message` or `message_data`. What lies outside of `/buckets/`, and
 //! folders, are no objects and are counted as something else. A rename is the
-//! end of one object and the beginning of another.
+//! end of one object and the beginning of another. Two writes of one file are
+//! told apart by its ETag and by when its pieces were written, which both stand
+//! in its entry.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use fanfold_protocol::{
     Problem,
     event::{EventKind, Notice},
 };
 use serde_json::Value;
 
-use super::{Envelope, refused, required, text};
+use super::{Envelope, records::bare, refused, required, text};
 
 /// Where the filer keeps buckets, unless it is told otherwise.
 const BUCKETS: &str = "/buckets/";
@@ -28,8 +31,8 @@ pub(super) fn read(envelope: &mut Envelope, value: &Value) -> Result<(), Problem
     let path = required(&value["key"], "key")?;
     let entry = if value["message"].is_object() { &value["message"] } else { &value["message_data"] };
     let folder = ["new_entry", "old_entry"].iter().any(|name| entry[name]["is_directory"] == true);
-    let removed = |path: &str| notice(path, EventKind::Removed, "ObjectRemoved:Delete");
-    let created = |path: &str| notice(path, EventKind::Created, "ObjectCreated:Put");
+    let removed = |path: &str| notice(path, EventKind::Removed, "ObjectRemoved:Delete", &entry["old_entry"]);
+    let created = |path: &str| notice(path, EventKind::Created, "ObjectCreated:Put", &entry["new_entry"]);
     match value["event_type"].as_str() {
         _ if folder => envelope.add(None),
         Some("create" | "update") => envelope.add(created(&path)),
@@ -38,7 +41,9 @@ pub(super) fn read(envelope: &mut Envelope, value: &Value) -> Result<(), Problem
             envelope.add(removed(&path));
             let (parent, name) = (text(&entry["new_parent_path"]), text(&entry["new_entry"]["name"]));
             if let Some((parent, name)) = parent.zip(name) {
-                envelope.add(created(&format!("{}/{name}", parent.trim_end_matches('/'))));
+                let moved = created(&format!("{}/{name}", parent.trim_end_matches('/')));
+                // Its pieces may be older than what it takes the place of.
+                envelope.add(moved.map(|notice| Notice { sequencer: None, ..notice }));
             }
         }
         _ => {
@@ -50,7 +55,7 @@ pub(super) fn read(envelope: &mut Envelope, value: &Value) -> Result<(), Problem
     Ok(())
 }
 
-fn notice(path: &str, kind: EventKind, name: &str) -> Option<Notice> {
+fn notice(path: &str, kind: EventKind, name: &str, entry: &Value) -> Option<Notice> {
     let (bucket, key) = path.strip_prefix(BUCKETS)?.split_once('/')?;
     // Parts of uploads that are going on lie in a folder of the bucket.
     if key.is_empty() || key.starts_with(".uploads/") {
@@ -62,9 +67,22 @@ fn notice(path: &str, kind: EventKind, name: &str) -> Option<Notice> {
         other_key: None,
         kind,
         name: name.to_owned(),
-        etag: None,
+        etag: etag(entry),
         version_id: None,
-        sequencer: None,
+        sequencer: written_ns(entry).map(|at| format!("{at:016X}")),
         time: None,
     })
+}
+
+/// The ETag that S3 would tell, in base 64 among the entry's attributes.
+fn etag(entry: &Value) -> Option<String> {
+    let encoded = entry["extended"]["Seaweed-X-Amz-ETag"].as_str()?;
+    String::from_utf8(STANDARD.decode(encoded).ok()?).ok().map(bare)
+}
+
+/// When the latest piece was written, in nanoseconds since 1970.
+fn written_ns(entry: &Value) -> Option<u64> {
+    let pieces = entry["chunks"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let latest = pieces.iter().filter_map(|piece| piece["modified_ts_ns"].as_u64()).max();
+    latest.or_else(|| entry["attributes"]["mtime"].as_u64()?.checked_mul(1_000_000_000))
 }
