@@ -120,7 +120,8 @@ async fn seaweedfs_tells_of_every_object_once_it_is_told_to() {
     let service = Service::start_with(folder.path(), &["--store-endpoint", &endpoint]).unwrap();
     let client = Client::new(&service);
     client.deploy_folder("csv-to-parquet").await;
-    let document = json!({"bucket": "bank", "prefix": "in/", "function": "csv-to-parquet", "reconcile": "0s"});
+    let document =
+        json!({"bucket": "bank", "prefix": "in/", "function": "csv-to-parquet", "reconcile": "0s"});
     let made = client.send("PUT", "/v1/triggers/t", "application/json", document.to_string()).await;
     assert_eq!(made.status, 201, "{made:?}");
     let notification = format!(

@@ -128,7 +128,8 @@ async fn make(service: &Service, name: &str, document: &Value) {
 }
 
 async fn written(service: &Service, name: &str) {
-    let (store, uri) = (service.store().unwrap(), ObjectUri::new("bank", format!("parquet/in/{name}.parquet")));
+    let (store, uri) =
+        (service.store().unwrap(), ObjectUri::new("bank", format!("parquet/in/{name}.parquet")));
     let uri = uri.unwrap();
     until(name, async || store.head(&uri).await.ok()).await;
 }
@@ -152,7 +153,11 @@ async fn notifications_of_every_wrapping_are_fetched() {
     make(&service, "t", &trigger(&queue, &moto.endpoint)).await;
     let client = Client::new(&service);
     // What S3 sends when a queue is set.
-    moto.send(&queue, &json!({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "bank"}).to_string()).await;
+    moto.send(
+        &queue,
+        &json!({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "bank"}).to_string(),
+    )
+    .await;
     moto.send(&queue, &record("in/direct.csv").to_string()).await;
     let sns = json!({"Type": "Notification", "MessageId": "1", "TopicArn": "arn:aws:sns:eu-central-1:1:bank",
         "Message": record("in/through+sns.csv").to_string()});
@@ -179,7 +184,11 @@ struct Between {
     tried: Arc<AtomicUsize>,
 }
 
-async fn pass_on(State(between): State<Between>, headers: HeaderMap, body: bytes::Bytes) -> impl IntoResponse {
+async fn pass_on(
+    State(between): State<Between>,
+    headers: HeaderMap,
+    body: bytes::Bytes,
+) -> impl IntoResponse {
     let target = headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
     if target.ends_with("DeleteMessageBatch") && between.deaf.load(SeqCst) {
         between.tried.fetch_add(1, SeqCst);
@@ -228,7 +237,8 @@ async fn messages_that_are_no_notifications_end_where_they_can_be_looked_at() {
     service.put("s3://bank/in/good.csv", "id\n1\n").await.unwrap();
     let plain = moto.queue("plain", json!({"VisibilityTimeout": "1"})).await;
     let aside = moto.queue("aside", json!({})).await;
-    let found = moto.ask("GetQueueAttributes", json!({"QueueUrl": aside, "AttributeNames": ["QueueArn"]})).await;
+    let found =
+        moto.ask("GetQueueAttributes", json!({"QueueUrl": aside, "AttributeNames": ["QueueArn"]})).await;
     let policy = json!({"deadLetterTargetArn": found["Attributes"]["QueueArn"], "maxReceiveCount": 2});
     let attributes = json!({"VisibilityTimeout": "1", "RedrivePolicy": policy.to_string()});
     let careful = moto.queue("careful", attributes).await;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use fanfold_backbone::{NatsConfig, NatsCredentials, NatsTls, Secret};
-use fanfold_gateway::{GatewayConfig, TokenDigest};
+use fanfold_gateway::{AwsCredentials, GatewayConfig, SourcesConfig, TokenDigest};
 use fanfold_protocol::{
     keys, limits,
     names::{TenantName, WorkerName},
@@ -41,6 +41,9 @@ pub struct Gateway {
     pub store: Store,
     pub nats: Nats,
     pub tls: Tls,
+    /// What triggers fetch with.
+    #[serde(default)]
+    pub sources: Sources,
     /// Bounds.
     #[serde(default)]
     pub limits: Limits,
@@ -128,6 +131,18 @@ pub struct Tls {
     pub ca: PathBuf,
 }
 
+/// With what triggers fetch their events, and from where.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sources {
+    /// File with the access key of AWS on its first line and the secret key on its
+    /// second, for queues of SQS.
+    pub credentials: Option<PathBuf>,
+    /// Whether queues may be at private addresses.
+    #[serde(default)]
+    pub private_endpoints: bool,
+}
+
 /// Bounds of a gateway.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -198,6 +213,20 @@ impl Mistakes {
         Some(text)
     }
 
+    /// The access key and the secret key in a file.
+    fn key_pair(&mut self, key: &str, path: &Path) -> Option<(String, String)> {
+        let text = self.secret(key, path)?;
+        let mut lines = text.lines().map(|line| line.trim().to_owned());
+        let pair = lines.next().zip(lines.next());
+        if pair.is_none() {
+            self.note(
+                key,
+                "expected the access key on the first line and the secret key on the second, found one line",
+            );
+        }
+        pair
+    }
+
     /// Fails with all of them.
     ///
     /// # Errors
@@ -218,14 +247,7 @@ impl Mistakes {
 impl Store {
     /// How the client is to reach it.
     pub fn build(&self, mistakes: &mut Mistakes) -> Option<StoreConfig> {
-        let text = mistakes.secret("store.credentials", &self.credentials)?;
-        let mut lines = text.lines().map(str::trim);
-        let (Some(access), Some(secret)) = (lines.next(), lines.next()) else {
-            let what =
-                "expected the access key on the first line and the secret key on the second, found one line";
-            mistakes.note("store.credentials", what);
-            return None;
-        };
+        let (access, secret) = mistakes.key_pair("store.credentials", &self.credentials)?;
         Some(StoreConfig {
             endpoint: self.endpoint.clone(),
             path_style: self.path_style.unwrap_or(self.endpoint.is_some()),
@@ -292,6 +314,7 @@ impl Gateway {
         }
         let mut config = GatewayConfig::new(self.tenant.clone(), tokens);
         config.system_bucket.clone_from(&self.system_bucket);
+        config.sources = self.sources.build(mistakes);
         let limits = &self.limits;
         config.body_bytes_max = limits.body.map_or(config.body_bytes_max, |size| size.0);
         config.component_bytes_max = limits.component.map_or(config.component_bytes_max, |size| size.0);
@@ -304,6 +327,18 @@ impl Gateway {
             mistakes.note("limits", problem.detail);
         }
         config
+    }
+}
+
+impl Sources {
+    fn build(&self, mistakes: &mut Mistakes) -> SourcesConfig {
+        let pair = self.credentials.as_ref().and_then(|path| mistakes.key_pair("sources.credentials", path));
+        let aws = pair.map(|(access_key, secret_key)| AwsCredentials {
+            access_key,
+            secret_key,
+            session_token: None,
+        });
+        SourcesConfig { aws, private_endpoints: self.private_endpoints }
     }
 }
 
@@ -384,6 +419,7 @@ mod tests {
             ("store", toml::from_str::<Store>("unknown = 1").map(drop)),
             ("nats", toml::from_str::<Nats>("unknown = 1").map(drop)),
             ("tls", toml::from_str::<Tls>("unknown = 1").map(drop)),
+            ("sources", toml::from_str::<Sources>("unknown = 1").map(drop)),
             ("limits", toml::from_str::<Limits>("unknown = 1").map(drop)),
         ];
         for (part, read) in parts {

@@ -29,6 +29,7 @@ mod registry;
 mod routes;
 mod runner;
 pub(crate) mod sender;
+mod sns;
 pub mod sources;
 mod sqs;
 mod target;

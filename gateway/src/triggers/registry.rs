@@ -27,6 +27,7 @@ use super::{
     counters::Counters,
     intake::Rooms,
     record::{Trigger, TriggerRecord},
+    sns::Verifier,
     sqs::Statuses,
 };
 use crate::problem::{internal, of_backbone, of_store};
@@ -52,6 +53,7 @@ struct Inner {
     counters: Counters,
     rooms: Rooms,
     breaker: Breaker,
+    sns: Verifier,
     polls: Statuses,
     /// Wakes whoever looks for objects whose events were lost.
     look: watch::Sender<u64>,
@@ -88,6 +90,7 @@ impl Triggers {
                 rooms: Rooms::default(),
                 breaker: Breaker::default(),
                 polls: Statuses::default(),
+                sns: Verifier::default(),
                 look,
             }),
         };
@@ -115,6 +118,11 @@ impl Triggers {
     /// How much they start.
     pub(super) fn breaker(&self) -> &Breaker {
         &self.inner.breaker
+    }
+
+    /// What checks messages of SNS.
+    pub(super) fn sns(&self) -> &Verifier {
+        &self.inner.sns
     }
 
     /// How the polling of their queues goes.

@@ -12,7 +12,7 @@ use fanfold_protocol::{
     ErrorKind, Problem, keys, limits,
     names::TriggerName,
     time::{self, Timestamp},
-    trigger::TriggerDocument,
+    trigger::{SnsTopic, TriggerDocument},
 };
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -25,7 +25,7 @@ use super::{
     loops,
     reconcile::{self, Found, Scope},
     record::{Secret, Trigger, TriggerRecord},
-    sender,
+    sender, sns,
     views::{TriggerList, TriggerView},
 };
 use crate::{
@@ -358,7 +358,8 @@ pub(crate) async fn notify_any(State(app): State<AppState>, request: Request) ->
         (status = 401, description = "Neither token nor signature", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such trigger, or another bucket", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "Larger than 1 MiB", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too much waits already", body = ProblemBody, content_type = "application/problem+json")
+        (status = 429, description = "Too much waits already", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "The backbone or the certificate of SNS is out of reach", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn notify(
@@ -371,6 +372,11 @@ pub(crate) async fn notify(
         let name: TriggerName = name.parse()?;
         let known = app.triggers.show(&name).await;
         let trigger = known.as_ref().ok().map(|trigger| &**trigger);
+        if let Some(topic) = sns::topic(trigger, &parts.headers) {
+            let body = read_notification(&app, &parts.headers, body).await?;
+            sns_sent(&app, topic, &body.bytes).await?;
+            return take_in(&app, &parts.headers, &body.bytes, known.as_ref().ok()).await;
+        }
         let signature = sender::check(&app.config.tokens, trigger, &parts.headers, time::now())?;
         let trigger = known?;
         let body = read_notification(&app, &parts.headers, body).await?;
@@ -423,6 +429,16 @@ async fn read_notification(
     extract::read(app, headers, body, limits::NOTIFICATION_BYTES_MAX, "a notification").await
 }
 
+/// Checks that a topic has sent this, and confirms the subscription if it asks for it.
+async fn sns_sent(app: &App, topic: &SnsTopic, body: &[u8]) -> Result<(), Problem> {
+    let reach = app.config.sources.reach();
+    if let Some(page) = app.triggers.sns().check(reach, topic, body).await? {
+        sns::confirm(reach, &page).await?;
+        tracing::info!(topic = topic.topic_arn, "the subscription is confirmed");
+    }
+    Ok(())
+}
+
 async fn take_in(
     app: &App,
     headers: &HeaderMap,
@@ -430,7 +446,9 @@ async fn take_in(
     only: Option<&std::sync::Arc<Trigger>>,
 ) -> Result<Receipt, Problem> {
     let envelope = envelope::parse(body, headers.contains_key("ce-specversion"))?;
-    if let (Some(page), Some(trigger)) = (&envelope.subscription, only) {
+    if let (Some(page), Some(trigger)) =
+        (&envelope.subscription, only.filter(|one| one.record.document.sns.is_none()))
+    {
         // Fetching what a stranger names would let him choose whom this host talks to.
         tracing::warn!(trigger = %trigger.record.name, page, "SNS asks to confirm a subscription: open this page");
     }

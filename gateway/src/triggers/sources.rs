@@ -6,7 +6,10 @@
 //! otherwise: names are looked up here and every answer is checked before it is
 //! connected to, addresses are checked as they stand.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use aws_smithy_http_client::{Builder, tls};
 use aws_smithy_runtime_api::client::{
@@ -14,6 +17,7 @@ use aws_smithy_runtime_api::client::{
     http::SharedHttpClient,
 };
 use fanfold_protocol::{ErrorKind, Problem, trigger::TriggerDocument};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 /// How triggers fetch.
 #[derive(Clone, Debug, Default)]
@@ -52,8 +56,8 @@ impl SourcesConfig {
         let refused = |detail: String| Err(Problem::new(ErrorKind::InvalidTrigger, detail));
         if self.aws.is_none() {
             return refused(
-                "sqs needs credentials for queues, found none; start the gateway with AWS_ACCESS_KEY_ID and \
-                 AWS_SECRET_ACCESS_KEY, or leave sqs out"
+                "sqs needs credentials for queues, found none; start `fanfold dev` with AWS_ACCESS_KEY_ID and \
+                 AWS_SECRET_ACCESS_KEY, configure sources.credentials of `fanfold gateway`, or leave sqs out"
                     .to_owned(),
             );
         }
@@ -80,6 +84,13 @@ pub struct Reach {
 }
 
 impl Reach {
+    /// The internet at large.
+    #[cfg(test)]
+    pub(super) const PUBLIC: Self = Self { private: false };
+    /// This host and its networks as well.
+    #[cfg(test)]
+    pub(super) const ANY: Self = Self { private: true };
+
     /// Checks an address as it is written, `scheme://host`. What a name stands for
     /// is checked when it is connected to.
     ///
@@ -100,7 +111,18 @@ impl Reach {
         }
     }
 
-    /// A client that reaches nothing else.
+    /// A client for pages that reaches nothing else and follows nobody elsewhere.
+    ///
+    /// # Errors
+    /// There is no way to check certificates.
+    pub fn web_client(self) -> reqwest::Result<reqwest::Client> {
+        // Whoever installed one before is right as well.
+        let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().dns_resolver(Arc::new(self)).https_only(!self.private);
+        client.redirect(reqwest::redirect::Policy::none()).no_proxy().build()
+    }
+
+    /// A client of AWS's that reaches nothing else.
     pub fn client(self, origin: &str) -> SharedHttpClient {
         if origin.starts_with("http://") {
             // Only where private addresses may be reached: see `check`.
@@ -109,19 +131,30 @@ impl Reach {
         let provider = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
         Builder::new().tls_provider(provider).build_with_resolver(self)
     }
+
+    async fn look_up(self, name: &str) -> std::io::Result<Vec<IpAddr>> {
+        let found = tokio::net::lookup_host((name, 0)).await?.map(|address| address.ip());
+        let allowed: Vec<IpAddr> = found.filter(|address| self.private || is_public(*address)).collect();
+        if allowed.is_empty() {
+            return Err(std::io::Error::other(format!("{name} has no public address")));
+        }
+        Ok(allowed)
+    }
 }
 
 impl ResolveDns for Reach {
     fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
-        DnsFuture::new(async move {
-            let found = tokio::net::lookup_host((name, 0)).await.map_err(ResolveDnsError::new)?;
-            let found = found.map(|address| address.ip());
-            let allowed: Vec<IpAddr> =
-                found.filter(|address| self.private || is_public(*address)).collect();
-            if allowed.is_empty() {
-                return Err(ResolveDnsError::new(format!("{name} has no public address")));
-            }
-            Ok(allowed)
+        DnsFuture::new(async move { self.look_up(name).await.map_err(ResolveDnsError::new) })
+    }
+}
+
+impl Resolve for Reach {
+    fn resolve(&self, name: Name) -> Resolving {
+        let reach = *self;
+        Box::pin(async move {
+            let found = reach.look_up(name.as_str()).await?;
+            let found = found.into_iter().map(|address| SocketAddr::new(address, 0));
+            Ok(Box::new(found) as Addrs)
         })
     }
 }
@@ -179,10 +212,29 @@ mod tests {
             assert!(public(text), "{text}");
         }
         let others = [
-            "127.0.0.1", "169.254.169.254", "10.1.2.3", "172.16.0.1", "192.168.1.1", "0.0.0.0", "100.64.0.1",
-            "198.19.0.1", "224.0.0.1", "255.255.255.255", "192.0.0.8", "::1", "::", "fd00:ec2::254", "fe80::1",
-            "ff02::1", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "2002:7f00:1::",
-            "2001::1", "2001:db8::1", "::7f00:1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "0.0.0.0",
+            "100.64.0.1",
+            "198.19.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "192.0.0.8",
+            "::1",
+            "::",
+            "fd00:ec2::254",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "2001::1",
+            "2001:db8::1",
+            "::7f00:1",
         ];
         for text in others {
             assert!(!public(text), "{text}");
@@ -193,7 +245,9 @@ mod tests {
     fn addresses_are_checked_as_they_stand() {
         let (closed, open) = (Reach { private: false }, Reach { private: true });
         assert_eq!(closed.check("https://sqs.eu-central-1.amazonaws.com"), Ok(()));
-        for origin in ["http://sqs.example.org", "https://127.0.0.1", "https://[::1]:443", "https://169.254.169.254"] {
+        for origin in
+            ["http://sqs.example.org", "https://127.0.0.1", "https://[::1]:443", "https://169.254.169.254"]
+        {
             assert!(closed.check(origin).is_err(), "{origin}");
             assert_eq!(open.check(origin), Ok(()));
         }

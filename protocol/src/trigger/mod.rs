@@ -10,7 +10,10 @@ mod template;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use self::{source::SqsSource, template::job_of};
+pub use self::{
+    source::{SnsTopic, SqsSource},
+    template::job_of,
+};
 use crate::{
     error::{ErrorKind, Problem},
     limits,
@@ -68,6 +71,9 @@ pub struct TriggerDocument {
     /// A queue that its events are fetched from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sqs: Option<SqsSource>,
+    /// A topic whose messages are taken for its signature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sns: Option<SnsTopic>,
     /// Between two looks for objects whose events were lost; `0s` for none.
     #[serde(default = "reconcile")]
     pub reconcile: Span,
@@ -178,6 +184,7 @@ impl TriggerDocument {
             ));
         }
         mistakes.extend(self.sqs.iter().flat_map(SqsSource::mistakes));
+        mistakes.extend(self.sns.iter().filter_map(SnsTopic::mistake));
         mistakes.extend(self.check_target());
         if mistakes.is_empty() {
             return Ok(());

@@ -49,13 +49,44 @@ impl SqsSource {
             );
         } else if self.signed_for().is_none_or(|region| !is_region(region)) {
             mistakes.push(
-                "sqs.region must be set where queue_url does not name one, such as \"eu-central-1\"".to_owned(),
+                "sqs.region must be set where queue_url does not name one, such as \"eu-central-1\""
+                    .to_owned(),
             );
         }
         if self.endpoint.as_deref().is_some_and(|url| Url::read(url).is_none_or(|url| url.path.len() > 1)) {
             mistakes.push("sqs.endpoint must be scheme and host, such as https://sqs.example.org".to_owned());
         }
         mistakes
+    }
+}
+
+/// A topic of SNS that a bucket's notifications come through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnsTopic {
+    /// The topic, as AWS names it: `arn:aws:sns:REGION:ACCOUNT:NAME`.
+    pub topic_arn: String,
+}
+
+impl SnsTopic {
+    /// Scheme and host of SNS in the topic's region.
+    pub fn origin(&self) -> Option<String> {
+        let parts: Vec<&str> = self.topic_arn.split(':').collect();
+        let ["arn", partition, "sns", region, account, name] = parts[..] else { return None };
+        let domain = match partition {
+            "aws" | "aws-us-gov" => "amazonaws.com",
+            "aws-cn" => "amazonaws.com.cn",
+            _ => return None,
+        };
+        let named = !account.is_empty() && !name.is_empty() && self.topic_arn.len() <= URL_BYTES_MAX;
+        (named && is_region(region)).then(|| format!("https://sns.{region}.{domain}"))
+    }
+
+    /// What is wrong with it.
+    pub(super) fn mistake(&self) -> Option<String> {
+        let mistake =
+            "sns.topic_arn must be a topic's name, such as arn:aws:sns:eu-central-1:123456789012:bank";
+        self.origin().is_none().then(|| mistake.to_owned())
     }
 }
 
@@ -102,6 +133,29 @@ mod tests {
         let own = source("http://q.example.org/1/bank", Some("r"), Some("http://10.0.0.1:9324"));
         assert_eq!((own.signed_for(), own.origin().as_deref()), (Some("r"), Some("http://10.0.0.1:9324")));
         assert!(own.mistakes().is_empty());
+    }
+
+    #[test]
+    fn topics_are_of_a_region_of_aws() {
+        let origin = |arn: &str| SnsTopic { topic_arn: arn.to_owned() }.origin();
+        assert_eq!(
+            origin("arn:aws:sns:eu-west-1:1:t").as_deref(),
+            Some("https://sns.eu-west-1.amazonaws.com")
+        );
+        assert_eq!(
+            origin("arn:aws-cn:sns:cn-north-1:1:t").as_deref(),
+            Some("https://sns.cn-north-1.amazonaws.com.cn")
+        );
+        for arn in [
+            "",
+            "t",
+            "arn:aws:sqs:eu-west-1:1:t",
+            "arn:aws:sns::1:t",
+            "arn:aws:sns:a/b:1:t",
+            "arn:x:sns:eu-west-1:1:t",
+        ] {
+            assert_eq!(origin(arn), None, "{arn}");
+        }
     }
 
     #[test]

@@ -82,10 +82,7 @@ async fn read(app: &App, trigger: &Arc<Trigger>, body: &str) -> Result<(), Probl
 
 /// Whether the same message would be refused again.
 fn is_its_own_fault(problem: &Problem) -> bool {
-    matches!(
-        problem.code,
-        ErrorKind::InvalidRequest | ErrorKind::BucketNotFound | ErrorKind::PayloadTooLarge
-    )
+    matches!(problem.code, ErrorKind::InvalidRequest | ErrorKind::BucketNotFound | ErrorKind::PayloadTooLarge)
 }
 
 /// How often it was received, this time included.
@@ -98,7 +95,8 @@ fn receives(message: &Message) -> u32 {
 /// Queues it as what no runner can read, which makes it a dead letter.
 async fn bury(app: &App, trigger: &Trigger, id: &str, reason: &str, body: &str) -> Result<(), Problem> {
     let kept = body.floor_char_boundary(BODY_BYTES_KEPT.min(body.len()));
-    let unread = UnreadMessage { id: id.to_owned(), reason: reason.to_owned(), body: body[..kept].to_owned() };
+    let unread =
+        UnreadMessage { id: id.to_owned(), reason: reason.to_owned(), body: body[..kept].to_owned() };
     let payload = serde_json::to_vec(&Unread { unread }).map_err(internal)?;
     let message = Queued::new(Digest::of(format!("sqs {id}").as_bytes()).to_hex(), payload);
     let queue = keys::event_queue(&trigger.record.id);

@@ -18,8 +18,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-pub use self::status::{SqsView, Statuses};
 pub use self::message::unread_reason;
+pub use self::status::{SqsView, Statuses};
 use crate::state::AppState;
 
 /// Between two looks for pollers that ended, which none should.
@@ -42,9 +42,8 @@ pub async fn run(app: AppState) {
         for trigger in app.triggers.list() {
             wanted.extend(trigger.record.document.sqs.clone().map(|source| (trigger.record.id, source)));
         }
-        pollers.retain(|id, polling| {
-            !polling.running.is_finished() && wanted.get(id) == Some(&polling.source)
-        });
+        pollers
+            .retain(|id, polling| !polling.running.is_finished() && wanted.get(id) == Some(&polling.source));
         app.triggers.polls().retain(|id| wanted.contains_key(id));
         for (id, source) in wanted {
             pollers.entry(id).or_insert_with(|| begin(&app, id, source));

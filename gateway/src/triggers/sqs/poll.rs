@@ -102,8 +102,12 @@ async fn take_all(
         match queue.delete(handles).await {
             Ok(deleted) if deleted == count => {}
             // They come again, and start nothing twice.
-            Ok(deleted) => tracing::warn!(trigger = %trigger.record.name, count, deleted, "messages were not deleted"),
-            Err(error) => tracing::warn!(trigger = %trigger.record.name, count, error, "messages were not deleted"),
+            Ok(deleted) => {
+                tracing::warn!(trigger = %trigger.record.name, count, deleted, "messages were not deleted")
+            }
+            Err(error) => {
+                tracing::warn!(trigger = %trigger.record.name, count, error, "messages were not deleted")
+            }
         }
     }
     wrong.map_or(Ok(()), Err)

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Messages of SNS, believed for their signature.
+//!
+//! A trigger names a topic; all else follows from that. The certificate that a
+//! message names is fetched only from SNS in the topic's own region, and so is
+//! the page that confirms a subscription: a stranger chooses no address that
+//! this host talks to. Source: «Verifying the signatures of Amazon SNS messages»
+//! in the developer guide of SNS.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use fanfold_protocol::{ErrorKind, Problem, trigger::SnsTopic};
+use http::HeaderMap;
+use ring::signature::{
+    RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey,
+};
+use serde::Deserialize;
+use x509_parser::{parse_x509_certificate, pem::parse_x509_pem, time::ASN1Time};
+
+use super::{record::Trigger, sources::Reach};
+use crate::problem::internal;
+
+/// SNS sends it with every message, and no store does.
+const MESSAGE_TYPE: &str = "x-amz-sns-message-type";
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest certificate or page of confirmation that is read.
+const FETCHED_BYTES_MAX: usize = 64 << 10;
+/// SNS changes its certificate about once a year, in each region.
+const CERTIFICATES_MAX: usize = 64;
+
+/// The topic that must have signed a request, where its trigger names one.
+pub fn topic<'a>(trigger: Option<&'a Trigger>, headers: &HeaderMap) -> Option<&'a SnsTopic> {
+    trigger.filter(|_| headers.contains_key(MESSAGE_TYPE))?.record.document.sns.as_ref()
+}
+
+/// A message as far as its signature and a confirmation need it.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Message {
+    r#type: String,
+    message_id: String,
+    topic_arn: String,
+    message: String,
+    timestamp: String,
+    subject: Option<String>,
+    token: Option<String>,
+    #[serde(rename = "SubscribeURL")]
+    subscribe_url: Option<String>,
+    signature_version: String,
+    signature: String,
+    #[serde(rename = "SigningCertURL")]
+    signing_cert_url: String,
+}
+
+impl Message {
+    /// What SNS signs: some of its members in the order of their names, each name
+    /// and value on a line of its own.
+    fn signed(&self) -> String {
+        let rest = (self.r#type != "Notification").then_some((&self.subscribe_url, &self.token));
+        let (subscribe_url, token) = rest.unwrap_or((&None, &None));
+        let members = [
+            ("Message", Some(&self.message)),
+            ("MessageId", Some(&self.message_id)),
+            ("Subject", self.subject.as_ref()),
+            ("SubscribeURL", subscribe_url.as_ref()),
+            ("Timestamp", Some(&self.timestamp)),
+            ("Token", token.as_ref()),
+            ("TopicArn", Some(&self.topic_arn)),
+            ("Type", Some(&self.r#type)),
+        ];
+        let there = members.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        there.map(|(name, value)| format!("{name}\n{value}\n")).collect()
+    }
+}
+
+/// A certificate's public key, and until when it counts.
+#[derive(Clone)]
+struct Key {
+    /// An RSAPublicKey of PKCS #1.
+    der: Vec<u8>,
+    ends: ASN1Time,
+}
+
+/// Checks messages of SNS, and keeps the certificates that it met.
+#[derive(Default)]
+pub struct Verifier(Mutex<HashMap<String, Key>>);
+
+impl Verifier {
+    /// Checks that a topic sent this. Gives the page that confirms a subscription,
+    /// where the message asks for that.
+    ///
+    /// # Errors
+    /// `unauthorized`; or the certificate cannot be fetched at the moment.
+    pub async fn check(
+        &self,
+        reach: Reach,
+        topic: &SnsTopic,
+        body: &[u8],
+    ) -> Result<Option<String>, Problem> {
+        let message: Message =
+            serde_json::from_slice(body).map_err(|error| refused(&format!("no such message: {error}")))?;
+        if message.topic_arn != topic.topic_arn {
+            return Err(refused("one of another topic"));
+        }
+        let origin = topic.origin().unwrap_or_default();
+        let file = message.signing_cert_url.strip_prefix(&format!("{origin}/"));
+        if !file.is_some_and(is_certificate) {
+            return Err(refused("one whose SigningCertURL is not of SNS in the region of the topic"));
+        }
+        let key = self.key(reach, &message.signing_cert_url).await?;
+        let algorithm = match message.signature_version.as_str() {
+            "1" => &RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
+            "2" => &RSA_PKCS1_2048_8192_SHA256,
+            _ => return Err(refused("one of an unknown SignatureVersion")),
+        };
+        let signature = STANDARD.decode(&message.signature).unwrap_or_default();
+        UnparsedPublicKey::new(algorithm, &key.der)
+            .verify(message.signed().as_bytes(), &signature)
+            .map_err(|_| refused("one whose signature does not fit it"))?;
+        if message.r#type != "SubscriptionConfirmation" {
+            return Ok(None);
+        }
+        let page = message.subscribe_url.unwrap_or_default();
+        if !page.starts_with(&format!("{origin}/?Action=ConfirmSubscription&")) {
+            return Err(refused("a SubscribeURL that is not of SNS in the region of the topic"));
+        }
+        Ok(Some(page))
+    }
+
+    async fn key(&self, reach: Reach, url: &str) -> Result<Key, Problem> {
+        let now = ASN1Time::now();
+        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(url).cloned();
+        if let Some(key) = found.filter(|key| now <= key.ends) {
+            return Ok(key);
+        }
+        let key = read_certificate(&fetch(reach, url).await?, now)?;
+        self.remember(url, key.clone());
+        Ok(key)
+    }
+
+    fn remember(&self, url: &str, key: Key) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= CERTIFICATES_MAX {
+            known.clear();
+        }
+        known.insert(url.to_owned(), key);
+    }
+}
+
+/// Opens the page that confirms a subscription.
+///
+/// # Errors
+/// It cannot be opened at the moment.
+pub async fn confirm(reach: Reach, page: &str) -> Result<(), Problem> {
+    fetch(reach, page).await.map(drop)
+}
+
+/// Whether SNS names its certificates so.
+fn is_certificate(file: &str) -> bool {
+    let digits = file.strip_prefix("SimpleNotificationService-").and_then(|rest| rest.strip_suffix(".pem"));
+    digits.is_some_and(|digits| digits.len() <= 64 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+fn read_certificate(pem: &[u8], now: ASN1Time) -> Result<Key, Problem> {
+    let wrong = || refused("one whose SigningCertURL leads to no certificate of today");
+    let (_, pem) = parse_x509_pem(pem).map_err(|_| wrong())?;
+    let (_, certificate) = parse_x509_certificate(&pem.contents).map_err(|_| wrong())?;
+    let validity = certificate.validity();
+    if !validity.is_valid_at(now) {
+        return Err(wrong());
+    }
+    Ok(Key { der: certificate.public_key().subject_public_key.data.to_vec(), ends: validity.not_after })
+}
+
+/// Fetches what SNS names. That it can't be had is no fault of the sender, who is
+/// told to come again.
+async fn fetch(reach: Reach, url: &str) -> Result<Vec<u8>, Problem> {
+    let unreached = |what: String| {
+        tracing::warn!(url, what, "SNS does not give what its message names");
+        Problem::new(
+            ErrorKind::StoreUnavailable,
+            format!("expected SNS to give what its message names, found {what}; send the message again"),
+        )
+    };
+    let client = reach.web_client().map_err(internal)?;
+    let fetched = tokio::time::timeout(FETCH_TIMEOUT, async {
+        let mut answer = client.get(url).send().await?.error_for_status()?;
+        let mut body = Vec::new();
+        while let Some(part) = answer.chunk().await? {
+            body.extend_from_slice(&part);
+            if body.len() > FETCHED_BYTES_MAX {
+                break;
+            }
+        }
+        Ok::<_, reqwest::Error>(body)
+    });
+    match fetched.await {
+        Ok(Ok(body)) if body.len() <= FETCHED_BYTES_MAX => Ok(body),
+        Ok(Ok(_)) => Err(unreached("more than 64 KiB".to_owned())),
+        Ok(Err(error)) => Err(unreached(error.without_url().to_string())),
+        Err(_) => Err(unreached("no answer within five seconds".to_owned())),
+    }
+}
+
+fn refused(found: &str) -> Problem {
+    Problem::new(
+        ErrorKind::Unauthorized,
+        format!("expected a message that the trigger's topic of SNS has signed, found {found}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REACH: Reach = Reach::PUBLIC;
+    const URL: &str = "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0a1b.pem";
+    const CERTIFICATE: &[u8] = include_bytes!("../../tests/sns/certificate.pem");
+
+    fn topic() -> SnsTopic {
+        SnsTopic { topic_arn: "arn:aws:sns:eu-west-1:1:t".to_owned() }
+    }
+
+    fn verifier() -> Verifier {
+        let verifier = Verifier::default();
+        let later = ASN1Time::from_timestamp(1_900_000_000).unwrap();
+        verifier.remember(URL, read_certificate(CERTIFICATE, later).unwrap());
+        verifier
+    }
+
+    async fn said(body: &str) -> String {
+        verifier().check(REACH, &topic(), body.as_bytes()).await.unwrap_err().detail
+    }
+
+    #[tokio::test]
+    async fn both_kinds_of_signature_hold() {
+        for body in
+            [include_str!("../../tests/sns/version-1.json"), include_str!("../../tests/sns/version-2.json")]
+        {
+            assert_eq!(verifier().check(REACH, &topic(), body.as_bytes()).await, Ok(None), "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_signed_confirmation_gives_its_page() {
+        let body = include_str!("../../tests/sns/confirmation.json");
+        let page = verifier().check(REACH, &topic(), body.as_bytes()).await.unwrap().unwrap();
+        assert!(
+            page.starts_with("https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&"),
+            "{page}"
+        );
+        let elsewhere = include_str!("../../tests/sns/confirmation-elsewhere.json");
+        assert!(said(elsewhere).await.contains("SubscribeURL"));
+    }
+
+    #[tokio::test]
+    async fn whatever_is_changed_is_refused() {
+        let body = include_str!("../../tests/sns/version-2.json");
+        let changes = [
+            ("hello", "hallo", "signature"),
+            ("\"2\"", "\"1\"", "signature"),
+            ("\"2\"", "\"3\"", "SignatureVersion"),
+            ("2026-11-23", "2026-11-24", "signature"),
+            (":1:t\"", ":1:other\"", "another topic"),
+            ("sns.eu-west-1", "sns.eu-west-2", "SigningCertURL"),
+            ("sns.eu-west-1.amazonaws.com", "sns.eu-west-1.amazonaws.com.example.org", "SigningCertURL"),
+            ("SimpleNotificationService-0a1b", "../SimpleNotificationService-0a1b", "SigningCertURL"),
+            ("\"Signature\": \"", "\"Signature\": \"A", "signature"),
+            ("Signature\"", "Nothing\"", "no such message"),
+        ];
+        for (from, to, part) in changes {
+            let detail = said(&body.replacen(from, to, 1)).await;
+            assert!(detail.contains(part), "{from} → {to}: {detail}");
+        }
+    }
+
+    #[test]
+    fn certificates_are_of_today() {
+        assert!(read_certificate(CERTIFICATE, ASN1Time::from_timestamp(0).unwrap()).is_err());
+        assert!(read_certificate(b"-----BEGIN NOTHING-----", ASN1Time::now()).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_fetched_is_to_be_sent_again() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let app = axum::Router::new()
+            .route("/small", axum::routing::get(|| async { "certificate" }))
+            .route("/large", axum::routing::get(|| async { vec![b'x'; FETCHED_BYTES_MAX + 1] }));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let inside = Reach::ANY;
+        assert_eq!(fetch(inside, &format!("{url}small")).await.unwrap(), b"certificate");
+        for path in ["large", "none"] {
+            let problem = fetch(inside, &format!("{url}{path}")).await.unwrap_err();
+            assert_eq!(problem.code, ErrorKind::StoreUnavailable, "{problem:?}");
+        }
+        let named = url.replace("127.0.0.1", "localhost");
+        assert!(fetch(inside, &format!("{named}small")).await.is_ok());
+        assert!(
+            fetch(REACH, &format!("{named}small")).await.is_err(),
+            "names of this host are not looked up"
+        );
+    }
+}
