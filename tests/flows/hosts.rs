@@ -1,210 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A deployment of many hosts, as processes on loopback: NATS of Debian, a store,
-//! two gateways and workers that come, are killed and go.
+//! A deployment of many hosts, as processes: gateways and workers that come, are
+//! killed, cut off and go.
 
 use std::{
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
-use fanfold_tests::service::{Service, component, program};
+use fanfold_tests::{
+    hosts::{Deployment, Plan, Release, is_over},
+    network,
+    proxy::Troubles,
+    service::program,
+};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::Client;
 
-/// The oldest release that the platform works with; `cargo xtask test` installs it.
-const NATS: &str = "/usr/sbin/nats-server";
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Bigger than a task's part of it by some tens.
 const ROWS: u64 = 120_000;
 
-/// A process that is ended with its handle.
-struct Process(Child);
-
-impl Process {
-    fn start(command: &mut Command, log: &Path) -> Self {
-        let log = std::fs::File::create(log).unwrap();
-        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
-    }
-
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-
-    /// Tells it to stop, and gives its exit code.
-    fn stop(&mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(begun.elapsed() < Duration::from_secs(60), "it does not stop");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// What all hosts have in common. The store is that of a `fanfold dev`, whose own
-/// answers are those to compare with.
-struct Deployment {
-    folder: tempfile::TempDir,
-    store: Service,
-    nats_port: u16,
-    _nats: Process,
-    http: reqwest::Client,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-impl Deployment {
-    fn new() -> Self {
-        assert!(Path::new(NATS).is_file(), "expected {NATS}, found nothing; run `cargo xtask test`");
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let folder = tempfile::tempdir().unwrap();
-        let nats_port = free_port();
-        let nats = Process::start(
-            Command::new(NATS)
-                .args(["-js", "-a", "127.0.0.1", "-p", &nats_port.to_string(), "-sd"])
-                .arg(folder.path().join("nats")),
-            &folder.path().join("nats.log"),
-        );
-        let dev = folder.path().join("dev");
-        std::fs::create_dir(&dev).unwrap();
-        let store = Service::start(&dev).unwrap();
-        let deployment = Self { folder, store, nats_port, _nats: nats, http: reqwest::Client::new() };
-        let credentials = &deployment.store.credentials;
-        deployment.write("store", &format!("{}\n{}\n", credentials.access_key, credentials.secret_key));
-        let digest = fanfold_protocol::digest::Digest::of(b"secret-of-the-tester").to_hex();
-        deployment.write("digests", &format!("# the tester\n{digest}\n"));
-        let made = deployment.fanfold(&[
-            "certs",
-            "--out",
-            "certs",
-            "--gateway",
-            "127.0.0.1",
-            "--worker",
-            "127.0.0.1",
-        ]);
-        assert!(made.status.success(), "{made:?}");
-        deployment
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) -> PathBuf {
-        std::fs::write(self.path(name), text).unwrap();
-        self.path(name)
-    }
-
-    fn fanfold(&self, arguments: &[&str]) -> Output {
-        Command::new(program()).args(arguments).current_dir(self.folder.path()).output().unwrap()
-    }
-
-    fn common(&self, part: &str) -> String {
-        format!(
-            "system_bucket = \"many-hosts\"\n[store]\nendpoint = {:?}\ncredentials = \"store\"\n[nats]\nurls = [\"nats://127.0.0.1:{}\"]\n\
-             [tls]\ncert = \"certs/{part}-127.0.0.1.pem\"\nkey = \"certs/{part}-127.0.0.1.key\"\nca = \"certs/ca.pem\"\n",
-            self.store.s3_endpoint, self.nats_port
-        )
-    }
-
-    fn process(&self, part: &str, name: &str) -> Process {
-        let mut command = Command::new(program());
-        command.args([part, "--config", &format!("{name}.toml")]).current_dir(self.folder.path());
-        command.env("RUST_LOG", "info,s3s=off");
-        Process::start(&mut command, &self.path(&format!("{name}.log")))
-    }
-
-    /// A gateway, and its base URL.
-    async fn gateway(&self, name: &str) -> (Process, String) {
-        let port = free_port();
-        let text =
-            format!("listen = \"127.0.0.1:{port}\"\ntoken_digests = \"digests\"\n{}", self.common("gateway"));
-        self.write(&format!("{name}.toml"), &text);
-        let (process, endpoint) = (self.process("gateway", name), format!("http://127.0.0.1:{port}"));
-        self.until(name, &format!("{endpoint}/healthz")).await;
-        (process, endpoint)
-    }
-
-    async fn worker(&self, name: &str) -> Process {
-        let probe = free_port();
-        let text = format!(
-            "name = {name:?}\nlisten = \"127.0.0.1:0\"\nprobe_listen = \"127.0.0.1:{probe}\"\nthreads = 1\ncache = \"cache-{name}\"\n{}",
-            self.common("worker")
-        );
-        self.write(&format!("{name}.toml"), &text);
-        let process = self.process("worker", name);
-        self.until(name, &format!("http://127.0.0.1:{probe}/readyz")).await;
-        process
-    }
-
-    /// Waits until this answers with success.
-    async fn until(&self, name: &str, url: &str) {
-        let begun = Instant::now();
-        loop {
-            let answer = self.http.get(url).send().await;
-            if answer.is_ok_and(|answer| answer.status().is_success()) {
-                return;
-            }
-            let log = std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
-            assert!(begun.elapsed() < Duration::from_secs(30), "{url} does not answer: {log}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    async fn ask(&self, method: &str, url: &str, kind: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
-        let request = self.http.request(method.parse().unwrap(), url).header("content-type", kind);
-        let answer = request.bearer_auth("secret-of-the-tester").body(body).send().await.unwrap();
-        (answer.status().as_u16(), answer.json().await.unwrap_or_default())
-    }
-
-    async fn deploy(&self, endpoint: &str, function: &str) {
-        let bytes = std::fs::read(component(function).unwrap()).unwrap();
-        let url = format!("{endpoint}/v1/functions/{function}/versions");
-        let (status, answer) = self.ask("POST", &url, "application/wasm", bytes).await;
-        assert_eq!(status, 201, "{answer}");
-    }
-
-    async fn submit(&self, endpoint: &str, job: &Value) -> String {
-        let (status, answer) =
-            self.ask("POST", &format!("{endpoint}/v1/jobs"), "application/json", job.to_string()).await;
-        assert_eq!(status, 202, "{answer}");
-        answer["id"].as_str().unwrap().to_owned()
-    }
-
-    /// The job once `fits` says so.
-    async fn job(&self, endpoint: &str, id: &str, fits: impl Fn(&Value) -> bool) -> Value {
-        let begun = Instant::now();
-        loop {
-            let (status, job) =
-                self.ask("GET", &format!("{endpoint}/v1/jobs/{id}"), "application/json", "").await;
-            if status == 200 && fits(&job) {
-                return job;
-            }
-            assert!(begun.elapsed() < PATIENCE, "{job}");
-            tokio::time::sleep(Duration::from_millis(30)).await;
-        }
-    }
-}
-
-fn ended(job: &Value) -> bool {
-    ["succeeded", "failed", "cancelled"].iter().any(|state| job["state"] == *state)
+fn plan(nats: (Release, usize), gateways: usize, workers: usize) -> Plan {
+    Plan { nats, gateways, workers, troubles: (Troubles::default(), 0) }
 }
 
 fn job(output: &str) -> Value {
@@ -212,84 +31,171 @@ fn job(output: &str) -> Value {
         "split": {"target_bytes": "64KiB"}})
 }
 
+/// Puts the table there, and gives what the job says of it on one host.
+async fn alone(deployment: &Deployment) -> Value {
+    let rows: String = (0..ROWS).map(|n| format!("{n},{}.5\n", n * 7919 % 1_000)).collect();
+    deployment.alone.put("s3://bank/in/a.csv", format!("n,x\n{rows}")).await.unwrap();
+    deployment.alone.deploy("column-stats").unwrap();
+    let alone = Client::new(&deployment.alone).job(job("alone")).await.body;
+    assert_eq!(alone["state"], "succeeded", "{alone}");
+    alone["result"].clone()
+}
+
+fn has_begun(job: &Value) -> bool {
+    job["tasks"]["done"].as_u64() > Some(0)
+}
+
+/// Waits for a job's end and compares its answer; says how long it took.
+async fn gives(deployment: &Deployment, gateway: &str, id: &str, result: &Value) {
+    let begun = Instant::now();
+    let done = deployment.job(gateway, id, PATIENCE, is_over).await.unwrap();
+    assert_eq!((&done["state"], &done["result"]), (&json!("succeeded"), result), "{done}");
+    println!("{} ended after {:?}", done["output"], begun.elapsed());
+}
+
+/// Calls `hello` until it answers.
+async fn greets(deployment: &Deployment, gateway: &str) -> Duration {
+    let url = format!("{}/v1/functions/hello/invoke", deployment.endpoint(gateway).unwrap());
+    let begun = Instant::now();
+    loop {
+        let found = deployment.ask("POST", &url, "application/json", "\"Ada\"").await;
+        if let Ok((200, answer)) = &found {
+            assert_eq!(answer, "hello, Ada");
+            return begun.elapsed();
+        }
+        assert!(begun.elapsed() < PATIENCE, "{found:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test]
 async fn many_hosts_give_the_answer_of_one_whatever_is_killed() {
-    let deployment = Deployment::new();
-    let rows: String = (0..ROWS).map(|n| format!("{n},{}.5\n", n * 7919 % 1_000)).collect();
-    deployment.store.put("s3://bank/in/a.csv", format!("n,x\n{rows}")).await.unwrap();
-    deployment.store.deploy("column-stats").unwrap();
-    let alone = Client::new(&deployment.store).job(job("alone")).await.body;
-    assert_eq!(alone["state"], "succeeded", "{alone}");
-
-    let (mut first, one) = deployment.gateway("gateway-1").await;
-    let (mut second, two) = deployment.gateway("gateway-2").await;
-    let (status, readiness) = deployment.ask("GET", &format!("{one}/readyz"), "text/plain", "").await;
-    assert_eq!((status, &readiness["workers"]["ready"]), (503, &json!(false)), "{readiness}");
-    let mut east = deployment.worker("east").await;
-    let mut west = deployment.worker("west").await;
-    deployment.until("gateway-1", &format!("{one}/readyz")).await;
+    let mut deployment = Deployment::start(plan((Release::Debian, 1), 2, 3)).await.unwrap();
+    let result = alone(&deployment).await;
     for function in ["hello", "column-stats"] {
-        deployment.deploy(&one, function).await;
+        deployment.deploy("gateway-1", function).await.unwrap();
     }
     // Deployed through one gateway, called through the other.
-    let url = format!("{two}/v1/functions/hello/invoke");
-    let begun = Instant::now();
-    let answer = loop {
-        let (status, answer) = deployment.ask("POST", &url, "application/json", "\"Ada\"").await;
-        if status == 200 {
-            break answer;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(10), "{answer}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
-    assert_eq!(answer, json!("hello, Ada"));
+    greets(&deployment, "gateway-2").await;
 
     // A worker is killed with its tasks, then the gateway that coordinates.
-    let id = deployment.submit(&one, &job("killed")).await;
-    deployment.job(&one, &id, |job| job["tasks"]["done"].as_u64() > Some(0)).await;
-    east.kill();
-    first.kill();
-    let done = deployment.job(&two, &id, ended).await;
-    assert_eq!((&done["state"], &done["result"]), (&json!("succeeded"), &alone["result"]), "{done}");
+    let id = deployment.submit("gateway-1", &job("killed")).await.unwrap();
+    deployment.job("gateway-1", &id, PATIENCE, has_begun).await.unwrap();
+    deployment.kill("worker-1").unwrap();
+    deployment.kill("gateway-1").unwrap();
+    gives(&deployment, "gateway-2", &id, &result).await;
 
-    // One is told to stop under load, and another takes its place.
-    let _north = deployment.worker("north").await;
-    let id = deployment.submit(&two, &job("drained")).await;
-    deployment.job(&two, &id, |job| job["tasks"]["done"].as_u64() > Some(0)).await;
-    assert_eq!(west.stop(), Some(0));
-    let done = deployment.job(&two, &id, ended).await;
-    assert_eq!((&done["state"], &done["result"]), (&json!("succeeded"), &alone["result"]), "{done}");
-    let (status, answer) = deployment.ask("POST", &url, "application/json", "\"Bea\"").await;
-    assert_eq!((status, answer), (200, json!("hello, Bea")));
-    assert_eq!(second.stop(), Some(0));
+    // One is told to stop under load, and others take its place.
+    let id = deployment.submit("gateway-2", &job("drained")).await.unwrap();
+    deployment.job("gateway-2", &id, PATIENCE, has_begun).await.unwrap();
+    assert_eq!(deployment.stop("worker-2").await.unwrap(), Some(0));
+    gives(&deployment, "gateway-2", &id, &result).await;
+    greets(&deployment, "gateway-2").await;
+
+    // Without a worker a gateway says so, and is there again with the first.
+    assert_eq!(deployment.stop("worker-3").await.unwrap(), Some(0));
+    let readyz = format!("{}/readyz", deployment.endpoint("gateway-2").unwrap());
+    let begun = Instant::now();
+    loop {
+        let (status, readiness) = deployment.ask("GET", &readyz, "text/plain", "").await.unwrap();
+        if status == 503 {
+            assert_eq!(readiness["workers"]["ready"], false, "{readiness}");
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{readiness}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    deployment.launch("worker-3").unwrap();
+    greets(&deployment, "gateway-2").await;
+    assert_eq!(deployment.stop("gateway-2").await.unwrap(), Some(0));
+}
+
+/// Hosts with addresses of their own are cut off from each other, halted, and
+/// lose the leader of NATS, while jobs run.
+#[test]
+fn what_is_cut_off_or_halted_loses_nothing() {
+    if !network::entered("hosts::what_is_cut_off_or_halted_loses_nothing") {
+        return;
+    }
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mut deployment = Deployment::start(plan((Release::Current, 3), 2, 3)).await.unwrap();
+        let result = alone(&deployment).await;
+        for function in ["hello", "column-stats"] {
+            deployment.deploy("gateway-1", function).await.unwrap();
+        }
+        greets(&deployment, "gateway-2").await;
+        let nats = deployment.names("nats");
+        let begin = async |deployment: &Deployment, name: &str| {
+            let id = deployment.submit("gateway-1", &job(name)).await.unwrap();
+            deployment.job("gateway-1", &id, PATIENCE, has_begun).await.unwrap();
+            id
+        };
+
+        // F12: a worker loses the store, another one the backbone, one way each.
+        let id = begin(&deployment, "cut").await;
+        deployment.cut("worker-1", "store").unwrap();
+        nats.iter().for_each(|nats| deployment.cut(nats, "worker-2").unwrap());
+        gives(&deployment, "gateway-2", &id, &result).await;
+        deployment.heal("worker-1", "store").unwrap();
+        nats.iter().for_each(|nats| deployment.heal(nats, "worker-2").unwrap());
+
+        // F11: a worker with tasks halts for longer than any lease, and wakes when another has done them.
+        let id = begin(&deployment, "halted").await;
+        deployment.signal("worker-3", Signal::STOP).unwrap();
+        gives(&deployment, "gateway-1", &id, &result).await;
+        deployment.signal("worker-3", Signal::CONT).unwrap();
+        gives(&deployment, "gateway-1", &id, &result).await;
+
+        // F12: the coordinating gateway loses the backbone; another goes on.
+        let id = begin(&deployment, "apart").await;
+        nats.iter().for_each(|nats| deployment.cut("gateway-1", nats).unwrap());
+        gives(&deployment, "gateway-2", &id, &result).await;
+        nats.iter().for_each(|nats| deployment.heal("gateway-1", nats).unwrap());
+        greets(&deployment, "gateway-1").await;
+
+        // F3: each server of NATS is killed once, so that a leader is among them.
+        for nats in &nats {
+            deployment.kill(nats).unwrap();
+            let begun = Instant::now();
+            let id = loop {
+                match deployment.submit("gateway-2", &job(nats)).await {
+                    Ok(id) => break id,
+                    Err(error) => assert!(begun.elapsed() < Duration::from_secs(10), "{error:#}"),
+                }
+            };
+            println!("{nats} killed: accepted again after {:?}", begun.elapsed());
+            gives(&deployment, "gateway-2", &id, &result).await;
+            deployment.launch(nats).unwrap();
+            deployment.ready(nats).await.unwrap();
+            // It has to catch up before the next may be lost.
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    });
 }
 
 #[tokio::test]
 async fn what_is_wrong_at_the_start_is_told_together() {
-    let deployment = Deployment::new();
-    let port = free_port();
-    let text = format!(
-        "listen = \"127.0.0.1:{port}\"\ntoken_digests = \"digests\"\n[store]\nendpoint = \"http://127.0.0.1:1\"\ncredentials = \"store\"\n\
-         [nats]\nurls = [\"nats://127.0.0.1:1\"]\n[tls]\ncert = \"none.pem\"\nkey = \"certs/gateway-127.0.0.1.key\"\nca = \"certs/ca.pem\"\n"
-    );
-    deployment.write("wrong.toml", &text);
-    let output = deployment.fanfold(&["gateway", "--config", "wrong.toml"]);
+    let deployment = Deployment::start(plan((Release::Debian, 1), 1, 1)).await.unwrap();
+    let text = "listen = \"127.0.0.1:1\"\ntoken_digests = \"digests\"\n[store]\nendpoint = \"http://127.0.0.1:1\"\ncredentials = \"store\"\n\
+         [nats]\nurls = [\"nats://127.0.0.1:1\"]\n[tls]\ncert = \"none.pem\"\nkey = \"certs/gateway-127.0.0.1.key\"\nca = \"certs/ca.pem\"\n";
+    deployment.write("wrong.toml", text).unwrap();
+    let output = deployment.fanfold(&["gateway", "--config", "wrong.toml"]).unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{said}");
     for named in ["tls.cert", "none.pem", "store:", "nats:", "no port was bound"] {
         assert!(said.contains(named), "expected {named} in {said}");
     }
-    deployment.write("bad-digests", "not hexadecimal\n");
+    deployment.write("bad-digests", "not hexadecimal\n").unwrap();
     let text = text.replace("\"digests\"", "\"bad-digests\"") + "[limits]\ntenant_concurrency = 100000\n";
-    deployment.write("wrong.toml", &text.replace("\"store\"", "\"missing\""));
-    let output = deployment.fanfold(&["gateway", "--config", "wrong.toml", "--check"]);
+    deployment.write("wrong.toml", &text.replace("\"store\"", "\"missing\"")).unwrap();
+    let output = deployment.fanfold(&["gateway", "--config", "wrong.toml", "--check"]).unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
     for named in ["token_digests", "line 1", "store.credentials", "tenant_concurrency"] {
         assert!(said.contains(named), "expected {named} in {said}");
     }
-    deployment.write("wrong.toml", "listen = \"127.0.0.1:1\"\nlissten = 1\n");
-    let output = deployment.fanfold(&["worker", "--config", "wrong.toml"]);
+    deployment.write("wrong.toml", "listen = \"127.0.0.1:1\"\nlissten = 1\n").unwrap();
+    let output = deployment.fanfold(&["worker", "--config", "wrong.toml"]).unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("lissten"), "{said}");

@@ -41,6 +41,8 @@ pub struct Chaos {
     pub troubles: Troubles,
 }
 
+/// What the jobs run, by kind of job.
+pub(crate) const FUNCTIONS: [&str; 2] = ["column-stats", "normalize"];
 const CLIENTS: usize = 3;
 /// Objects of the input, and rows of each.
 const OBJECTS: u64 = 24;
@@ -53,7 +55,7 @@ const SETTLED_MAX: Duration = Duration::from_secs(120);
 /// What a client did and heard. All of it is for whoever reads a failed history.
 #[derive(Clone, Debug)]
 #[allow(dead_code, reason = "printed")]
-struct Operation {
+pub(crate) struct Operation {
     key: String,
     document: Value,
     output: String,
@@ -82,35 +84,49 @@ pub async fn run(chaos: Chaos) -> Result<Report> {
     let folder = tempfile::tempdir()?;
     let mut draw = ChaCha8Rng::seed_from_u64(chaos.seed);
     let world = World::start(folder.path(), &chaos, draw.random()).await?;
-    let calm = Calm::measure(&world).await?;
+    let calm = Calm::measure(&world.address, &world.objects()?).await?;
     world.proxy.troubled();
-    let begun = Instant::now();
-    let clients: Vec<_> = (0..CLIENTS)
-        .map(|client| {
-            let documents: Vec<_> =
-                (client..chaos.jobs).step_by(CLIENTS).map(|n| calm.document(n, chaos.seed)).collect();
-            tokio::spawn(submit(world.address.clone(), documents, begun))
-        })
-        .collect();
+    let clients = Clients::start(&chaos, &calm, &world.address);
     let address = world.address.clone();
     let (mut world, mut ready) = (world, Duration::ZERO);
     for _ in 0..chaos.kills {
         tokio::time::sleep(Duration::from_millis(draw.random_range(100..2_500))).await;
         ready = ready.max(world.kill_and_restart(folder.path()).await?);
     }
-    let mut history = Vec::new();
-    for client in clients {
-        history.extend(client.await??);
-    }
+    let history = clients.history().await?;
     world.proxy.calm();
     ensure!(ready < READY_MAX, "expected to be ready within {READY_MAX:?} of a restart, found {ready:?}");
-    let settled = check(&world, &history, &calm, &address).await;
-    settled.with_context(|| format!("the history: {history:#?}"))?;
+    check(&world.objects()?, &history, &calm, &address).await?;
     Ok(Report { jobs: history.len(), requests: world.proxy.counts(), ready })
 }
 
+/// Who submits jobs meanwhile.
+pub(crate) struct Clients(Vec<tokio::task::JoinHandle<Result<Vec<Operation>>>>);
+
+impl Clients {
+    /// Starts them.
+    pub(crate) fn start(chaos: &Chaos, calm: &Calm, address: &Address) -> Self {
+        let begun = Instant::now();
+        let clients = (0..CLIENTS).map(|client| {
+            let documents: Vec<_> =
+                (client..chaos.jobs).step_by(CLIENTS).map(|n| calm.document(n, chaos.seed)).collect();
+            tokio::spawn(submit(address.clone(), documents, begun))
+        });
+        Self(clients.collect())
+    }
+
+    /// What they did, once they are done.
+    pub(crate) async fn history(self) -> Result<Vec<Operation>> {
+        let mut history = Vec::new();
+        for client in self.0 {
+            history.extend(client.await??);
+        }
+        Ok(history)
+    }
+}
+
 /// Where the service is, which a restart changes.
-type Address = Arc<std::sync::Mutex<(String, String)>>;
+pub(crate) type Address = Arc<std::sync::Mutex<(String, String)>>;
 
 struct World {
     service: Option<Service>,
@@ -128,13 +144,10 @@ impl World {
         let address = Address::default();
         let mut world = Self { service: None, proxy, store, address };
         world.launch(folder)?;
-        for function in ["column-stats", "normalize"] {
+        for function in FUNCTIONS {
             world.service()?.deploy(function)?;
         }
-        for object in 0..OBJECTS {
-            let rows: String = (0..ROWS).map(|row| format!("{}\n", object * ROWS + row)).collect();
-            world.service()?.put(&format!("s3://chaos/in/{object:03}.csv"), format!("x\n{rows}")).await?;
-        }
+        put_tables(world.service()?).await?;
         Ok(world)
     }
 
@@ -167,20 +180,29 @@ impl World {
     }
 }
 
+/// Puts the input there.
+pub(crate) async fn put_tables(service: &Service) -> Result<()> {
+    for object in 0..OBJECTS {
+        let rows: String = (0..ROWS).map(|row| format!("{}\n", object * ROWS + row)).collect();
+        service.put(&format!("s3://chaos/in/{object:03}.csv"), format!("x\n{rows}")).await?;
+    }
+    Ok(())
+}
+
 /// What jobs give when nothing is in their way.
-struct Calm {
+pub(crate) struct Calm {
     stats: Value,
     /// By kind of job: the answer, or the bytes of the tables, in order.
     answers: [Vec<u8>; 2],
 }
 
 impl Calm {
-    async fn measure(world: &World) -> Result<Self> {
+    pub(crate) async fn measure(address: &Address, store: &Store) -> Result<Self> {
         let mut calm = Self { stats: Value::Null, answers: Default::default() };
         for kind in 0..2 {
             let (document, output) = calm.document_of(kind, "calm");
-            let job = accept(&world.address, &document, &output, Instant::now()).await?;
-            let shown = ended(&world.address, &job, Instant::now() + SETTLED_MAX).await?;
+            let job = accept(address, &document, &output, Instant::now()).await?;
+            let shown = ended(address, &job, Instant::now() + SETTLED_MAX).await?;
             ensure!(
                 shown["state"] == "succeeded",
                 "expected a job without trouble to succeed, found {shown}"
@@ -188,7 +210,7 @@ impl Calm {
             if kind == 0 {
                 calm.stats = shown["result"].clone();
             }
-            calm.answers[kind] = given(&world.objects()?, kind, &output).await?;
+            calm.answers[kind] = given(store, kind, &output).await?;
         }
         Ok(calm)
     }
@@ -202,7 +224,7 @@ impl Calm {
 
     fn document_of(&self, kind: usize, name: &str) -> (Value, String) {
         let output = format!("s3://chaos/out/{name}-{kind}/");
-        let function = ["column-stats", "normalize"][kind];
+        let function = FUNCTIONS[kind];
         let params = json!({ "method": "minmax", "stats": self.stats });
         let document = json!({
             "function": function,
@@ -264,7 +286,7 @@ async fn accept(address: &Address, document: &Value, key: &str, begun: Instant) 
     }
 }
 
-async fn ask(
+pub(crate) async fn ask(
     address: &Address,
     method: reqwest::Method,
     path: &str,
@@ -298,9 +320,19 @@ async fn ended(address: &Address, job: &str, until: Instant) -> Result<Value> {
     }
 }
 
-async fn check(world: &World, history: &[Operation], calm: &Calm, address: &Address) -> Result<()> {
+/// Checks that the history holds.
+pub(crate) async fn check(
+    store: &Store,
+    history: &[Operation],
+    calm: &Calm,
+    address: &Address,
+) -> Result<()> {
+    let checked = compare(store, history, calm, address).await;
+    checked.with_context(|| format!("the history: {history:#?}"))
+}
+
+async fn compare(store: &Store, history: &[Operation], calm: &Calm, address: &Address) -> Result<()> {
     let until = Instant::now() + SETTLED_MAX;
-    let store = world.objects()?;
     let mut keys = BTreeMap::new();
     for (number, operation) in history.iter().enumerate() {
         let Operation { key, document, output, job, .. } = operation;
@@ -310,13 +342,13 @@ async fn check(world: &World, history: &[Operation], calm: &Calm, address: &Addr
         let again = accept(address, document, key, Instant::now()).await?;
         ensure!(again == *job, "expected {key} to mean {job}, found {again}");
         let kind = usize::from(document["function"] == "normalize");
-        let found = given(&store, kind, output).await?;
+        let found = given(store, kind, output).await?;
         ensure!(
             found == calm.answers[kind],
             "expected the output of job {number} ({job}) to be what it is without trouble, found {} bytes of others",
             found.len()
         );
-        tidy(&store, output, until).await.with_context(|| format!("under {output}"))?;
+        tidy(store, output, until).await.with_context(|| format!("under {output}"))?;
     }
     let listed = ask(address, reqwest::Method::GET, "/v1/jobs?limit=1000", None, None).await?.1;
     let listed = listed["jobs"].as_array().context("expected a list of jobs")?;

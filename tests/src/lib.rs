@@ -7,6 +7,9 @@
 
 pub mod bank;
 pub mod chaos;
+pub mod chaos_hosts;
 pub mod customers;
+pub mod hosts;
+pub mod network;
 pub mod proxy;
 pub mod service;

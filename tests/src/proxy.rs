@@ -76,7 +76,17 @@ struct Shared {
 impl Proxy {
     /// Starts a proxy for the store at `upstream`, which need not be there yet.
     pub async fn start(upstream: SocketAddr, troubles: Troubles, seed: u64) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::start_at(Ipv4Addr::LOCALHOST, upstream, troubles, seed).await
+    }
+
+    /// The same at an address of this host.
+    pub async fn start_at(
+        host: Ipv4Addr,
+        upstream: SocketAddr,
+        troubles: Troubles,
+        seed: u64,
+    ) -> Result<Self> {
+        let listener = TcpListener::bind((host, 0)).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             upstream,

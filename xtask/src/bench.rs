@@ -25,6 +25,9 @@ pub fn run_bench(arguments: &[String]) -> Result<()> {
 pub fn chaos(arguments: &[String]) -> Result<()> {
     setup::binaries()?;
     setup::functions()?;
+    if arguments.iter().any(|argument| argument == "--hosts") {
+        setup::test_servers()?;
+    }
     run(Command::new(binary("fanfold-chaos")).args(arguments))
 }
 

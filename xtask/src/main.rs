@@ -23,7 +23,7 @@ usage: cargo xtask COMMAND
   test [FILTER…]               set up and run every test; filters go to cargo test
   check                        what CI runs beside the tests: format, lints, docs, guests
   bench [--json FILE] [NAME…]  measure, print a table, and write it as JSON if asked
-  chaos [--minutes N] [--seed N] [--jobs N] [--kills N]
+  chaos [--minutes N] [--seed N] [--jobs N] [--kills N] [--hosts]
                                trouble the store and kill the service while jobs run, and check what comes of them
   data DIR [--rows N] [--objects N] [--seed N] [--format parquet|csv]
                                make customers resampled from the German credit data

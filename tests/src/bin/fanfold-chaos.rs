@@ -11,6 +11,7 @@ use std::{
 use clap::Parser;
 use fanfold_tests::{
     chaos::{self, Chaos},
+    chaos_hosts, network,
     proxy::Troubles,
 };
 
@@ -29,11 +30,28 @@ struct Arguments {
     /// Kills of one round
     #[arg(long, value_name = "N", default_value = "8")]
     kills: usize,
+    /// Many hosts, each with a network of its own where namespaces can be made
+    #[arg(long)]
+    hosts: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.hosts && !network::is_own() && network::can_be_made() {
+        return match network::run_again(std::env::args_os().skip(1)) {
+            Ok(ended) if ended.success() => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    look(arguments)
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
-    let Arguments { minutes, seed, jobs, kills } = Arguments::parse();
+async fn look(Arguments { minutes, seed, jobs, kills, hosts }: Arguments) -> ExitCode {
     let end = Instant::now() + Duration::from_secs(60 * minutes);
     let mut seed = seed.unwrap_or_else(|| rand::random_range(0..u64::from(u32::MAX)));
     let mut rounds = 0;
@@ -46,11 +64,15 @@ async fn main() -> ExitCode {
             2 => Troubles { lost: 10, cut: 5, ..Troubles::default() },
             _ => Troubles { busy: 10, slow: 5, cut: 3, stalled: 1, lost: 5 },
         };
-        match chaos::run(Chaos { seed, jobs, kills, troubles }).await {
+        let chaos = Chaos { seed, jobs, kills, troubles };
+        match if hosts { chaos_hosts::run(chaos).await } else { chaos::run(chaos).await } {
             Ok(report) => println!("seed {seed}: {report:?} in {:.1} s", start.elapsed().as_secs_f64()),
             Err(error) => {
                 eprintln!("seed {seed} with {troubles:?}: {error:?}");
-                eprintln!("again: cargo xtask chaos --seed {seed} --minutes 0 --jobs {jobs} --kills {kills}");
+                eprintln!(
+                    "again: cargo xtask chaos --seed {seed} --minutes 0 --jobs {jobs} --kills {kills}{}",
+                    if hosts { " --hosts" } else { "" }
+                );
                 return ExitCode::FAILURE;
             }
         }

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Hosts with addresses of their own on one machine: network namespaces on a
+//! bridge.
+//!
+//! All of it lies within a network and a mount namespace of one process, which is
+//! this program started again, so that nothing is left behind however it ends.
+
+use std::{
+    ffi::OsStr,
+    net::Ipv4Addr,
+    process::{Command, ExitStatus},
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// Set within a network of one's own.
+const MARK: &str = "FANFOLD_TESTS_NETWORK";
+/// Set by whoever cannot make namespaces and goes without what needs them.
+pub const GO_WITHOUT: &str = "FANFOLD_TESTS_WITHOUT_NAMESPACES";
+
+/// The address of this process, which every host reaches.
+pub const HERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+
+/// Makes the bridge and starts what follows.
+const PREPARE: &str = "mkdir -p /run/netns; mount -t tmpfs none /run/netns; ip link set lo up; \
+    ip link add hosts type bridge; ip address add 10.77.0.1/24 dev hosts; ip link set hosts up; exec \"$@\"";
+
+/// Whether this process has a network of its own.
+pub fn is_own() -> bool {
+    std::env::var_os(MARK).is_some()
+}
+
+/// Whether network namespaces can be made here.
+pub fn can_be_made() -> bool {
+    let tried =
+        Command::new("unshare").args(["--net", "--mount", "--", "ip", "link", "set", "lo", "up"]).output();
+    tried.is_ok_and(|output| output.status.success())
+}
+
+/// Runs this program again in a network of its own, and waits for its end.
+///
+/// # Errors
+/// It cannot be started.
+pub fn run_again<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<ExitStatus> {
+    Command::new("unshare")
+        .args(["--net", "--mount", "--", "sh", "-ec", PREPARE, "sh"])
+        .arg(std::env::current_exe()?)
+        .args(arguments)
+        .env(MARK, "own")
+        .status()
+        .context(
+            "start this program in a network of its own; expected unshare (util-linux) and ip (iproute2)",
+        )
+}
+
+/// Runs a test again in a network of its own, where it is not in one yet; whether
+/// it is.
+///
+/// # Panics
+/// When the test fails there; or where namespaces cannot be made, unless
+/// `FANFOLD_TESTS_WITHOUT_NAMESPACES` is set.
+pub fn entered(test: &str) -> bool {
+    if is_own() {
+        return true;
+    }
+    if !can_be_made() {
+        assert!(
+            std::env::var_os(GO_WITHOUT).is_some(),
+            "expected to make network namespaces, which needs root, unshare and ip; set {GO_WITHOUT}=1 to go without {test}"
+        );
+        println!("{test} is left out: network namespaces cannot be made here");
+        return false;
+    }
+    let ended = run_again(["--exact", test, "--nocapture", "--test-threads=1"]);
+    assert!(ended.as_ref().is_ok_and(ExitStatus::success), "{test} in a network of its own: {ended:?}");
+    false
+}
+
+/// Adds a host.
+///
+/// # Errors
+/// Its namespace cannot be made.
+pub fn add(host: &str, address: Ipv4Addr) -> Result<()> {
+    let link = format!("to{}", address.octets()[3]);
+    ip(&["netns", "add", host])?;
+    ip(&["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", host])?;
+    ip(&["link", "set", &link, "master", "hosts", "up"])?;
+    ip(&["-n", host, "address", "add", &format!("{address}/24"), "dev", "eth0"])?;
+    ip(&["-n", host, "link", "set", "eth0", "up"])?;
+    ip(&["-n", host, "link", "set", "lo", "up"])
+}
+
+/// A program on a host.
+pub fn command(host: &str, program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", host]).arg(program);
+    command
+}
+
+/// Lets nothing that a host sends arrive at an address any more.
+///
+/// # Errors
+/// It is so already.
+pub fn cut(host: &str, address: Ipv4Addr) -> Result<()> {
+    ip(&["-n", host, "route", "add", "blackhole", &format!("{address}/32")])
+}
+
+/// Ends a [`cut`].
+///
+/// # Errors
+/// There is none.
+pub fn heal(host: &str, address: Ipv4Addr) -> Result<()> {
+    ip(&["-n", host, "route", "del", "blackhole", &format!("{address}/32")])
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    let output = Command::new("ip").args(arguments).output().context("start ip (iproute2)")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip {}: {said}", arguments.join(" "));
+    Ok(())
+}
