@@ -23,6 +23,8 @@ use crate::{
 
 /// What users of the deployment show.
 pub const TOKEN: &str = "secret-of-the-tester";
+/// Set by whoever wants to read the logs afterwards.
+pub const KEEP: &str = "FANFOLD_TESTS_KEEP";
 /// From the start of a process until it answers.
 const READY_MAX: Duration = Duration::from_secs(60);
 /// From the signal to stop until the end.
@@ -104,7 +106,11 @@ impl Deployment {
     pub async fn start(plan: Plan) -> Result<Self> {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let namespaces = network::is_own();
-        let folder = tempfile::tempdir()?;
+        let mut folder = tempfile::tempdir()?;
+        if std::env::var_os(KEEP).is_some() {
+            folder.disable_cleanup(true);
+            eprintln!("everything is kept in {}", folder.path().display());
+        }
         let alone = folder.path().join("alone");
         std::fs::create_dir(&alone)?;
         let alone = Service::start(&alone)?;

@@ -5,7 +5,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{ChildStdin, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -30,10 +30,12 @@ const REPORTED_WITHIN: Duration = Duration::from_secs(60);
 struct Options {
     rows: u64,
     keep: bool,
+    /// Workers of many hosts; none for one process.
+    hosts: Option<u32>,
 }
 
 fn options(arguments: &[String]) -> Result<Options> {
-    let mut options = Options { rows: 2_000_000, keep: false };
+    let mut options = Options { rows: 2_000_000, keep: false, hosts: None };
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         match argument.as_str() {
@@ -44,7 +46,16 @@ fn options(arguments: &[String]) -> Result<Options> {
                     format!("--rows must be followed by a number of customers, found {value:?}")
                 })?;
             }
-            other => bail!("expected --rows N or --keep, found {other:?}"),
+            "--hosts" => {
+                let value = rest.next().map(String::as_str).unwrap_or_default();
+                options.hosts =
+                    Some(value.parse().ok().filter(|n| (1..=64).contains(n)).with_context(|| {
+                        format!(
+                            "--hosts must be followed by a number of workers from 1 to 64, found {value:?}"
+                        )
+                    })?);
+            }
+            other => bail!("expected --rows N, --hosts N or --keep, found {other:?}"),
         }
     }
     Ok(options)
@@ -57,20 +68,22 @@ pub fn run(arguments: &[String]) -> Result<()> {
     setup::functions()?;
     let folder = target().join("demo");
     let customers = customers(&folder, options.rows)?;
-    let fanfold = Fanfold::start(&folder.join("service"))?;
-    fanfold.upload(&customers)?;
-    fanfold.deploy()?;
-    let started = Instant::now();
-    let analysis = fanfold.analyse()?;
-    let elapsed = started.elapsed();
-    fanfold.show(&analysis.report, &folder.join("report.html"), options.rows, elapsed)?;
+    let Some(workers) = options.hosts else {
+        let fanfold = Fanfold::start(&folder.join("service"))?;
+        let (analysis, _) = fanfold.report_on(&customers, &folder.join("report.html"), options.rows)?;
+        fanfold.react(&analysis, &customers.join("applicants"))?;
+        return fanfold.end(options.keep);
+    };
+    setup::test_servers()?;
+    let alone = Fanfold::start(&folder.join("service"))?;
+    let (_, expected) = alone.report_on(&customers, &folder.join("report.html"), options.rows)?;
+    alone.end(false)?;
+    let fanfold = Fanfold::start_hosts(&folder.join("hosts"), workers)?;
+    let (analysis, found) = fanfold.report_on(&customers, &folder.join("report-hosts.html"), options.rows)?;
+    ensure!(found == expected, "expected the report of one process, found another one: {found}");
+    say("the report is that of one process, byte for byte");
     fanfold.react(&analysis, &customers.join("applicants"))?;
-    if options.keep {
-        fanfold.keep()
-    } else {
-        say("stop the service; `cargo xtask demo --keep` leaves it running");
-        Ok(())
-    }
+    fanfold.end(options.keep)
 }
 
 /// The input: the real applicants as several CSV objects, and many customers
@@ -128,9 +141,13 @@ struct Analysis {
 
 /// A service of the demo's own, and its command line.
 struct Fanfold {
+    /// Its end is that of many hosts.
+    held: Option<ChildStdin>,
     process: Running,
     folder: PathBuf,
     endpoint: String,
+    /// The network that it is in, where that is not this one.
+    network: Option<String>,
 }
 
 impl Fanfold {
@@ -152,31 +169,63 @@ impl Fanfold {
             .spawn()
             .context("start fanfold dev")?;
         let mut process = Running(child);
-        let announced = data.join("dev.json");
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let found: Value = loop {
-            if let Some(found) = fs::read(&announced).ok().and_then(|text| serde_json::from_slice(&text).ok())
-            {
-                break found;
-            }
-            let ended = process.0.try_wait()?.is_some();
-            if ended || Instant::now() > deadline {
-                bail!("fanfold dev did not get ready: {}", fs::read_to_string(folder.join("dev.log"))?);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        };
+        let found = announced(&mut process, &data.join("dev.json"), &folder.join("dev.log"))?;
         let endpoint = found["endpoint"].as_str().context("expected the gateway's endpoint")?.to_owned();
-        Ok(Self { process, folder: folder.to_owned(), endpoint })
+        Ok(Self { held: None, process, folder: folder.to_owned(), endpoint, network: None })
+    }
+
+    /// Starts NATS, a store, two gateways and some workers.
+    fn start_hosts(folder: &Path, workers: u32) -> Result<Self> {
+        say(&format!("start NATS, a store, 2 gateways and {workers} workers as hosts of their own"));
+        if folder.exists() {
+            fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;
+        }
+        fs::create_dir_all(folder)?;
+        let log = fs::File::create(folder.join("hosts.log"))?;
+        let mut child = Command::new(binary("fanfold-hosts"))
+            .arg(folder)
+            .args(["--workers", &workers.to_string()])
+            .env("FANFOLD_TEST_VENV", setup::python_home())
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("start fanfold-hosts")?;
+        let held = child.stdin.take();
+        let mut process = Running(child);
+        let found = announced(&mut process, &folder.join("hosts.json"), &folder.join("hosts.log"))?;
+        let endpoint = found["endpoint"].as_str().context("expected the gateway's endpoint")?.to_owned();
+        let network = found["network"].as_str().map(str::to_owned);
+        Ok(Self { held, process, folder: folder.to_owned(), endpoint, network })
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary("fanfold"));
+        let program = binary("fanfold");
+        let mut command = match &self.network {
+            Some(network) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={network}")).arg("--").arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         command
             .args(arguments)
             .env("FANFOLD_CONFIG_DIR", self.folder.join("config"))
             .env("FANFOLD_ENDPOINT", &self.endpoint)
             .env_remove("FANFOLD_TOKEN");
         command
+    }
+
+    /// Does the whole analysis and shows its report, which comes back as JSON too.
+    fn report_on(&self, customers: &Path, page: &Path, rows: u64) -> Result<(Analysis, String)> {
+        self.upload(customers)?;
+        self.deploy()?;
+        let started = Instant::now();
+        let analysis = self.analyse()?;
+        self.show(&analysis.report, page, rows, started.elapsed())?;
+        let report = process::read(&mut self.command(&["result", &analysis.report, "--output", "json"]))?;
+        Ok((analysis, report))
     }
 
     fn upload(&self, input: &Path) -> Result<()> {
@@ -308,6 +357,10 @@ impl Fanfold {
     }
 
     fn trigger(&self, name: &str, mut document: Value) -> Result<()> {
+        if self.held.is_some() {
+            // The store of many hosts sends nothing: it is looked at.
+            document["reconcile"] = json!("10s");
+        }
         leave_out_nulls(&mut document);
         let file = self.folder.join(format!("{name}.toml"));
         fs::write(&file, toml::to_string(&document)?)?;
@@ -366,22 +419,27 @@ impl Fanfold {
         process::run(&mut self.command(&["result", report]))?;
         let page = page.to_string_lossy();
         process::run(self.command(&["result", report, "--html", "--out", &page]).stdout(std::io::stderr()))?;
-        let resident = resident_peak(self.process.0.id())?;
-        ensure!(resident > 0, "expected the service to hold memory");
         eprintln!();
-        eprintln!(
-            "{rows} customers analysed in {:.1} s; the service held at most {} MiB",
-            elapsed.as_secs_f64(),
-            resident >> 20
-        );
+        eprint!("{rows} customers analysed in {:.1} s", elapsed.as_secs_f64());
+        if self.held.is_none() {
+            let resident = resident_peak(self.process.0.id())?;
+            ensure!(resident > 0, "expected the service to hold memory");
+            eprint!("; the service held at most {} MiB", resident >> 20);
+        }
+        eprintln!();
         eprintln!("  report as a page   {page}");
         eprintln!("  report as JSON     s3://bank/report/result.json");
         eprintln!("  scores             s3://bank/scores/ (Parquet, listed in _manifest.json)");
-        eprintln!("  service's folder   {}", self.folder.join("data").display());
+        eprintln!("  service's folder   {}", self.folder.display());
         Ok(())
     }
 
-    fn keep(mut self) -> Result<()> {
+    /// Stops it, or leaves it running until somebody else does.
+    fn end(mut self, keep: bool) -> Result<()> {
+        if !keep {
+            say("stop the service; `cargo xtask demo --keep` leaves it running");
+            return Ok(());
+        }
         eprintln!();
         eprintln!(
             "the service goes on at {} until Ctrl-C; to reach it from another terminal:",
@@ -392,7 +450,8 @@ impl Fanfold {
             self.endpoint,
             self.folder.join("config").display()
         );
-        eprintln!("  {} functions ls", binary("fanfold").display());
+        let within = self.network.as_ref().map(|network| format!("nsenter --net={network} -- "));
+        eprintln!("  {}{} functions ls", within.unwrap_or_default(), binary("fanfold").display());
         let status = self.process.0.wait()?;
         ensure!(status.success(), "fanfold dev ended with {status}");
         Ok(())
@@ -408,6 +467,21 @@ fn leave_out_nulls(value: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(leave_out_nulls),
         _ => {}
+    }
+}
+
+/// Waits for the file in which a service says how it is reached.
+fn announced(process: &mut Running, file: &Path, log: &Path) -> Result<Value> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = fs::read(file).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+            return Ok(found);
+        }
+        let ended = process.0.try_wait()?.is_some();
+        if ended || Instant::now() > deadline {
+            bail!("the service did not get ready: {}", fs::read_to_string(log)?);
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

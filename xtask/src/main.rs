@@ -19,7 +19,8 @@ mod test;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  demo [--rows N] [--keep]     run the credit-risk analysis end to end on this machine
+  demo [--rows N] [--hosts N] [--keep]
+                               run the credit-risk analysis end to end on this machine
   test [FILTER…]               set up and run every test; filters go to cargo test
   check                        what CI runs beside the tests: format, lints, docs, guests
   bench [--json FILE] [NAME…]  measure, print a table, and write it as JSON if asked
