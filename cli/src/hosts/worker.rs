@@ -34,7 +34,8 @@ use crate::{
 pub async fn run(args: Hosts) -> Result<()> {
     let config: config::Worker = config::read(&args.config)?;
     let mut mistakes = Mistakes::default();
-    let (name, address) = (config.name(&mut mistakes), config.address(&mut mistakes));
+    let name = config.name(&mut mistakes);
+    let address = config.address(name.as_ref(), &mut mistakes);
     config.check(&mut mistakes);
     let ways = Ways::of(&config.store, &config.nats, &config.system_bucket, &mut mistakes);
     mistakes.end(&args.config)?;

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What operators start from: the chart, the compose file, alerts and dashboard
+//! are held against the programs that they are for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use fanfold_tests::service::program;
+use serde_json::Value;
+
+const METRICS: &str = include_str!("../../docs/metrics.md");
+const GUIDE: &str = include_str!("../../docs/guide-operations.md");
+const RULES: &str = include_str!("../../deploy/prometheus/fanfold.rules.yml");
+const DASHBOARD: &str = include_str!("../../deploy/grafana/fanfold.json");
+const COMPOSE: &str = include_str!("../../deploy/compose/compose.yaml");
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn test_environment(program: &str) -> PathBuf {
+    let home = std::env::var_os("FANFOLD_TEST_VENV")
+        .map_or_else(|| root().join("target/test-env/venv"), PathBuf::from);
+    let path = home.join("bin").join(program);
+    assert!(path.is_file(), "expected {}, found nothing; run `cargo xtask setup`", path.display());
+    path
+}
+
+/// The documents of a YAML text.
+fn yaml(text: &str) -> Vec<Value> {
+    let read =
+        "import json, sys, yaml; json.dump([d for d in yaml.safe_load_all(sys.stdin) if d], sys.stdout)";
+    let mut child = Command::new(test_environment("python"))
+        .args(["-c", read])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "no YAML:\n{text}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Each documented metric, and its kind.
+fn documented() -> BTreeMap<String, String> {
+    let rows = METRICS.lines().filter_map(|line| line.strip_prefix("| `"));
+    let cells = rows.map(|row| {
+        let (name, rest) = row.split_once("` | ").unwrap();
+        (name.to_owned(), rest.split(" | ").next().unwrap().to_owned())
+    });
+    cells.collect()
+}
+
+/// The Rust sources of a crate.
+fn sources(folder: &Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|name| name == "rs") {
+            found.push(std::fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+/// The first text literal after each of some words.
+fn literals(text: &str, after: &str) -> Vec<String> {
+    let calls = text.split(after).skip(1).map(str::trim_start);
+    calls.filter_map(|rest| rest.strip_prefix('"')?.split('"').next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_metric_is_documented_and_every_documented_one_is_there() {
+    let mut texts = Vec::new();
+    sources(&root().join("gateway/src"), &mut texts);
+    let mut registered = BTreeSet::new();
+    for text in &texts {
+        registered.extend(literals(text, "registry.register("));
+        let with_units = text.split("registry.register_with_unit(").skip(1);
+        for (name, call) in literals(text, "registry.register_with_unit(").into_iter().zip(with_units) {
+            let unit = call.split("Unit::").nth(1).unwrap().split(',').next().unwrap().to_lowercase();
+            registered.insert(format!("{name}_{unit}"));
+        }
+    }
+    let probes = std::fs::read_to_string(root().join("cli/src/hosts/probes.rs")).unwrap();
+    let worker: BTreeSet<_> = probes.split('"').filter(|text| text.starts_with("fanfold_")).collect();
+    assert!(registered.len() > 25 && worker.len() > 1, "{registered:?} {worker:?}");
+    let documented = documented();
+    let mut expected: BTreeSet<String> = worker.into_iter().map(str::to_owned).collect();
+    for name in registered {
+        let endings = ["", "_total", "_info"].map(|ending| format!("fanfold_{name}{ending}"));
+        let found = endings.iter().find(|name| documented.contains_key(*name));
+        expected.insert(found.unwrap_or_else(|| panic!("docs/metrics.md lacks fanfold_{name}")).clone());
+    }
+    let all: BTreeSet<String> = documented.into_keys().collect();
+    assert_eq!(all, expected, "docs/metrics.md has more than there is");
+}
+
+/// The names of metrics in an expression: the words that begin so.
+fn named(expression: &str) -> Vec<&str> {
+    let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("fanfold_")).collect()
+}
+
+/// What is wrong with an expression's metrics.
+fn unknown(expression: &str, documented: &BTreeMap<String, String>) -> Vec<String> {
+    let exists = |name: &str| {
+        let part = ["_bucket", "_sum", "_count"].into_iter().find_map(|part| name.strip_suffix(part));
+        documented.contains_key(name)
+            || part.is_some_and(|whole| documented.get(whole).is_some_and(|kind| kind == "histogram"))
+    };
+    named(expression).into_iter().filter(|name| !exists(name)).map(str::to_owned).collect()
+}
+
+#[test]
+fn alerts_and_panels_name_metrics_that_exist() {
+    let documented = documented();
+    assert_eq!(
+        unknown("rate(fanfold_http_requests[5m]) + fanfold_http_requests_total", &documented),
+        ["fanfold_http_requests"]
+    );
+    assert_eq!(unknown("fanfold_workers_live_bucket", &documented), ["fanfold_workers_live_bucket"]);
+    let rules = &yaml(RULES)[0]["groups"][0]["rules"];
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let expressions: Vec<&str> =
+        rules.as_array().unwrap().iter().chain(targets).map(|one| one["expr"].as_str().unwrap()).collect();
+    assert!(expressions.len() > 40);
+    for expression in expressions {
+        assert_eq!(unknown(expression, &documented), Vec::<String>::new(), "in {expression}");
+        assert!(named(expression).len() + usize::from(expression.starts_with("up{")) > 0, "{expression}");
+    }
+    let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64()).collect();
+    assert_eq!(ids.len(), panels.len(), "panels have ids of their own");
+}
+
+#[test]
+fn every_alert_says_what_to_do() {
+    let headings: Vec<&str> = GUIDE.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    let rules = yaml(RULES).remove(0);
+    for rule in rules["groups"][0]["rules"].as_array().unwrap() {
+        let name = rule["alert"].as_str().unwrap();
+        assert!(headings.contains(&name), "docs/guide-operations.md has nothing about {name}");
+        let anchor = format!("docs/guide-operations.md#{}", name.to_lowercase());
+        assert_eq!(rule["annotations"]["runbook_url"], anchor);
+        assert!(
+            ["warning", "critical"].iter().any(|severity| rule["labels"]["severity"] == *severity),
+            "{name}"
+        );
+    }
+}
+
+/// Has a program check a configuration whose files are there and whose servers are
+/// not: that is said, and nothing else.
+fn is_taken(part: &str, text: &str, folder: &Path) {
+    let certificates = Command::new(program())
+        .args(["certs", "--out", "certs", "--gateway", "g", "--worker", "w"])
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(certificates.status.success(), "{certificates:?}");
+    let digest = fanfold_protocol::digest::Digest::of(b"token").to_hex();
+    // Paths of containers stand for files of this folder.
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let (key, _) = line.split_once(" = ").unwrap_or((line, ""));
+        let within_nats = lines
+            .iter()
+            .rev()
+            .find(|line: &&String| line.starts_with('['))
+            .is_some_and(|line| line == "[nats]");
+        lines.push(match key {
+            "token_digests" => "token_digests = \"digests\"".to_owned(),
+            "credentials" if within_nats => "credentials = \"creds\"".to_owned(),
+            "credentials" => "credentials = \"store\"".to_owned(),
+            "token" => "token = \"creds\"".to_owned(),
+            "cert" => format!("cert = \"certs/{part}-{}.pem\"", &part[..1]),
+            "key" => format!("key = \"certs/{part}-{}.key\"", &part[..1]),
+            "ca" => "ca = \"certs/ca.pem\"".to_owned(),
+            "cache" => "cache = \"cache\"".to_owned(),
+            _ => line.to_owned(),
+        });
+    }
+    for (name, text) in [
+        ("digests", digest.as_str()),
+        ("store", "a\nb\n"),
+        ("creds", "c\n"),
+        ("config.toml", &lines.join("\n")),
+    ] {
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+    let output = Command::new(program())
+        .args([part, "--config", "config.toml", "--check"])
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{text}\n{said}");
+}
+
+#[test]
+fn the_compose_file_is_made_of_what_there_is() {
+    let compose = &yaml(COMPOSE)[0];
+    let folder = root().join("deploy/compose");
+    let services = compose["services"].as_object().unwrap();
+    for (name, service) in services {
+        for volume in service["volumes"].as_array().into_iter().flatten() {
+            let from = volume.as_str().unwrap().split(':').next().unwrap();
+            let made = from.starts_with("./state");
+            assert!(
+                made || !from.starts_with('.') || folder.join(from).is_file(),
+                "{name}: {from} is not there"
+            );
+            assert!(
+                from.starts_with('.') || compose["volumes"].as_object().unwrap().contains_key(from),
+                "{name}: {from}"
+            );
+        }
+        if service["image"] == "fanfold" {
+            assert_eq!(
+                (&service["read_only"], &service["cap_drop"][0]),
+                (&true.into(), &"ALL".into()),
+                "{name}"
+            );
+            assert!(!service["healthcheck"].is_null(), "{name}");
+        }
+    }
+    for part in ["gateway", "worker"] {
+        let scratch = tempfile::tempdir().unwrap();
+        let text = std::fs::read_to_string(folder.join(format!("{part}.toml"))).unwrap();
+        is_taken(part, &text, scratch.path());
+        let certificates: Vec<_> = services.keys().filter(|name| name.starts_with(part)).collect();
+        assert!(certificates.len() > 1, "{part}");
+    }
+}
+
+#[test]
+fn the_compose_files_secrets_are_made_once_and_are_ones_own() {
+    let scratch = tempfile::tempdir().unwrap();
+    let script = scratch.path().join("setup.sh");
+    std::fs::copy(root().join("deploy/compose/setup.sh"), &script).unwrap();
+    let make = || assert!(Command::new(&script).arg("--secrets").status().unwrap().success());
+    make();
+    let read = |name: &str| std::fs::read_to_string(scratch.path().join("state").join(name)).unwrap();
+    let (token, store) = (read("token"), read("store-credentials"));
+    assert_eq!(read("token-digests").trim(), fanfold_protocol::digest::Digest::of(token.as_bytes()).to_hex());
+    let s3: Value = serde_json::from_str(&read("s3.json")).unwrap();
+    let keys = &s3["identities"][0]["credentials"][0];
+    assert_eq!(
+        format!("{}\n{}\n", keys["accessKey"].as_str().unwrap(), keys["secretKey"].as_str().unwrap()),
+        store
+    );
+    assert_eq!((token.len(), read("nats-token").len()), (64, 64));
+    make();
+    assert_eq!(read("token"), token, "it is not made anew");
+}
+
+#[test]
+fn the_chart_renders_to_what_the_programs_take() {
+    let chart = root().join("deploy/helm/fanfold");
+    let helm = |arguments: &[&str]| {
+        let output = Command::new(test_environment("helm")).args(arguments).arg(&chart).output().unwrap();
+        (
+            output.status.success(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (sound, said, _) = helm(&["lint", "--strict"]);
+    assert!(sound, "{said}");
+    let all = "gateway.autoscaling.enabled=true,worker.autoscaling.enabled=true,monitoring.enabled=true";
+    let (sound, text, said) = helm(&["template", "release", "--namespace", "space", "--set", all]);
+    assert!(sound, "{said}");
+    let documents = yaml(&text);
+    let of = |kind: &str| documents.iter().filter(|one| one["kind"] == kind).collect::<Vec<_>>();
+    for (kind, count) in [
+        ("Deployment", 1),
+        ("StatefulSet", 1),
+        ("Service", 2),
+        ("ConfigMap", 2),
+        ("PodDisruptionBudget", 2),
+        ("HorizontalPodAutoscaler", 2),
+        ("NetworkPolicy", 2),
+        ("ServiceAccount", 1),
+        ("PodMonitor", 2),
+    ] {
+        assert_eq!(of(kind).len(), count, "{kind}");
+    }
+    for workload in of("Deployment").into_iter().chain(of("StatefulSet")) {
+        let pod = &workload["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        let probes = [&container["livenessProbe"], &container["readinessProbe"]]
+            .map(|probe| &probe["httpGet"]["path"]);
+        assert_eq!(probes, [&Value::from("/healthz"), &Value::from("/readyz")]);
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+        assert_eq!(pod["automountServiceAccountToken"], false);
+        assert_eq!(
+            workload["spec"]["selector"]["matchLabels"],
+            workload["spec"]["template"]["metadata"]["labels"]
+        );
+        let volumes: BTreeSet<_> =
+            pod["volumes"].as_array().unwrap().iter().map(|one| one["name"].as_str()).collect();
+        let mounts: BTreeSet<_> =
+            container["volumeMounts"].as_array().unwrap().iter().map(|one| one["name"].as_str()).collect();
+        assert_eq!(volumes, mounts);
+    }
+    for map in of("ConfigMap") {
+        for (name, text) in map["data"].as_object().unwrap() {
+            let scratch = tempfile::tempdir().unwrap();
+            is_taken(name.trim_end_matches(".toml"), text.as_str().unwrap(), scratch.path());
+        }
+    }
+    let worker = of("StatefulSet")[0];
+    assert_eq!(worker["spec"]["serviceName"], "release-worker");
+    assert!(text.contains("advertise = \"{name}.release-worker.space.svc:7080\""));
+    let (sound, _, said) = helm(&["template", "release", "--set", "nats.replicas=2"]);
+    assert!(!sound && said.contains("nats.replicas"), "{said}");
+}
