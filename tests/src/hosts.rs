@@ -256,7 +256,7 @@ impl Deployment {
     fn worker(&self, name: &str, host: &Host) -> String {
         let (address, port, common) = (host.address, host.port, self.common("worker", host));
         format!(
-            "name = {name:?}\nlisten = \"{address}:0\"\nprobe_listen = \"{address}:{port}\"\nthreads = 1\ncache = \"cache-{name}\"\n{common}"
+            "name = {name:?}\nlisten = \"{address}:0\"\nprobe_listen = \"{address}:{port}\"\ncache = \"cache-{name}\"\n{common}"
         )
     }
 

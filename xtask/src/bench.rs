@@ -14,6 +14,7 @@ use crate::{
 pub fn run_bench(arguments: &[String]) -> Result<()> {
     setup::binaries()?;
     setup::functions()?;
+    setup::test_servers()?;
     let mut bench = Command::new(binary("fanfold-bench"));
     if arguments.iter().any(|argument| argument == "--compare") {
         bench.env("FANFOLD_COMPARE_VENV", setup::compared_engines()?);
@@ -25,9 +26,7 @@ pub fn run_bench(arguments: &[String]) -> Result<()> {
 pub fn chaos(arguments: &[String]) -> Result<()> {
     setup::binaries()?;
     setup::functions()?;
-    if arguments.iter().any(|argument| argument == "--hosts") {
-        setup::test_servers()?;
-    }
+    setup::test_servers()?;
     run(Command::new(binary("fanfold-chaos")).args(arguments))
 }
 

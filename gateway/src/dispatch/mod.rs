@@ -14,6 +14,8 @@ mod choice;
 mod counters;
 mod endpoint;
 mod pool;
+#[cfg(test)]
+mod simulation;
 
 use std::sync::Arc;
 

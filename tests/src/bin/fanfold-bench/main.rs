@@ -13,17 +13,19 @@ use serde::Serialize;
 
 mod bank;
 mod columns;
+mod hosts;
 mod http;
 mod instance;
 mod jobs;
 mod load;
 mod overload;
 mod service;
+mod triggers;
 
 /// Measures Fanfold on this machine.
 #[derive(Parser)]
 struct Arguments {
-    /// Parts to measure: service, instance, http, overload, jobs, million, columns, bank; all when none is named
+    /// Parts to measure: service, instance, http, overload, hosts, triggers, jobs, million, columns, bank; all when none is named
     parts: Vec<String>,
     /// Write the measurements as JSON
     #[arg(long, value_name = "FILE")]
@@ -43,7 +45,7 @@ pub struct Measurement {
     pub name: String,
     /// The median of the runs.
     pub value: f64,
-    /// `us`, `ms`, `s`, `1/s`, `MB/s`, `MiB` or `ratio`.
+    /// `us`, `ms`, `s`, `1/s`, `MB/s`, `MiB`, `requests` or `ratio`.
     pub unit: &'static str,
     /// How many runs.
     pub runs: usize,
@@ -120,11 +122,13 @@ fn run(arguments: &Arguments) -> Result<()> {
     let wanted = |part: &str| arguments.parts.is_empty() || arguments.parts.iter().any(|p| p == part);
     let mut all = Vec::new();
     type Part = fn(bool) -> Result<Vec<Measurement>>;
-    let parts: [(&str, Part); 8] = [
+    let parts: [(&str, Part); 10] = [
         ("service", |_| service::measure()),
         ("instance", |_| instance::measure()),
         ("http", |_| http::measure()),
         ("overload", |_| overload::measure()),
+        ("hosts", |_| hosts::measure()),
+        ("triggers", |_| triggers::measure()),
         ("jobs", |_| jobs::measure()),
         ("million", |_| jobs::measure_many()),
         ("columns", |_| columns::measure()),

@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A thousand workers and a hundred gateways, which two cores cannot show: the
+//! very choice that gateways make, in virtual time, as discrete events.
+//!
+//! Calls come at random times at every gateway and take times with a long tail. A
+//! gateway knows its own calls, its own answers' times and the members, and
+//! nothing of other gateways. Everything is drawn from a seed, which is printed;
+//! `FANFOLD_SEED` gives another one.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    time::{Duration, Instant},
+};
+
+use fanfold_protocol::worker::MEMBER_LEASE;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::choice::{Load, choose};
+
+const GATEWAYS: usize = 100;
+const WORKERS: usize = 1_000;
+const SLOTS: usize = 8;
+/// Of all slots, in work on the average.
+const UTILISATION: f64 = 0.6;
+const MEAN_S: f64 = 0.05;
+/// One way between two hosts.
+const NETWORK: Duration = Duration::from_micros(300);
+/// As in `endpoint.rs`: a worker that could not be reached is left alone for so
+/// long, and a silent one is known to be gone after so long.
+const REST: Duration = Duration::from_millis(500);
+const SILENCE: Duration = Duration::from_secs(5);
+/// As in `pool.rs`.
+const TRIES_MAX: u32 = 3;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Call {
+    gateway: usize,
+    worker: usize,
+    tries: u32,
+    came: Duration,
+    sent: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Comes(usize),
+    Reaches(Call),
+    /// In the instance of the worker that began it.
+    Ends(Call, u32),
+    Answered(Call, Answer),
+    Dies(usize),
+    Lapses(usize),
+    Returns(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Answer {
+    Done,
+    NoRoom,
+    Unreached,
+    Lost,
+}
+
+#[derive(Clone, Copy)]
+struct Worker {
+    alive: bool,
+    instance: u32,
+    in_work: usize,
+    slow: f64,
+    begun: u64,
+    refused: u64,
+}
+
+/// A worker as one gateway sees it.
+#[derive(Clone, Copy)]
+struct View {
+    load: Load,
+    in_work: usize,
+    member: bool,
+    rests_until: Duration,
+}
+
+struct World {
+    draw: ChaCha8Rng,
+    epoch: Instant,
+    now: Duration,
+    ends: Duration,
+    queue: BinaryHeap<Reverse<(Duration, u64, Event)>>,
+    sequence: u64,
+    workers: Vec<Worker>,
+    views: Vec<Vec<View>>,
+    all: Vec<usize>,
+    /// Whether a dead worker's host refuses connections, or says nothing.
+    refuses: bool,
+    latencies: Vec<Duration>,
+    /// When calls were sent to workers that were gone.
+    astray: Vec<Duration>,
+    /// When users were told that there is no room, and that a call failed.
+    full: Vec<Duration>,
+    failed: Vec<Duration>,
+}
+
+impl World {
+    fn new(seed: u64, ends: Duration, refuses: bool) -> Self {
+        let epoch = Instant::now();
+        let worker = Worker { alive: true, instance: 0, in_work: 0, slow: 1.0, begun: 0, refused: 0 };
+        let view = View { load: Load::new(epoch), in_work: 0, member: true, rests_until: Duration::ZERO };
+        let mut world = Self {
+            draw: ChaCha8Rng::seed_from_u64(seed),
+            epoch,
+            now: Duration::ZERO,
+            ends,
+            queue: BinaryHeap::new(),
+            sequence: 0,
+            workers: vec![worker; WORKERS],
+            views: vec![vec![view; WORKERS]; GATEWAYS],
+            all: (0..WORKERS).collect(),
+            refuses,
+            latencies: Vec::new(),
+            astray: Vec::new(),
+            full: Vec::new(),
+            failed: Vec::new(),
+        };
+        (0..GATEWAYS).for_each(|gateway| world.next(gateway));
+        world
+    }
+
+    fn at(&mut self, time: Duration, event: Event) {
+        self.sequence += 1;
+        self.queue.push(Reverse((time, self.sequence, event)));
+    }
+
+    fn exponential(&mut self, mean: f64) -> f64 {
+        -mean * (1.0 - self.draw.random::<f64>()).ln()
+    }
+
+    /// The next call of a gateway's users.
+    fn next(&mut self, gateway: usize) {
+        let rate = UTILISATION * (WORKERS * SLOTS) as f64 / MEAN_S / GATEWAYS as f64;
+        let time = self.now + Duration::from_secs_f64(self.exponential(1.0 / rate));
+        if time < self.ends {
+            self.at(time, Event::Comes(gateway));
+        }
+    }
+
+    /// Half of it short, the rest with a tail of some hundred milliseconds.
+    fn service(&mut self, worker: usize) -> Duration {
+        let long = self.draw.random_bool(0.2);
+        let mean = if long { MEAN_S * 3.0 } else { MEAN_S * 0.5 };
+        Duration::from_secs_f64(self.exponential(mean) * self.workers[worker].slow)
+    }
+
+    fn run(&mut self, until: Duration) {
+        while let Some(Reverse((time, _, event))) = self.queue.peek().copied() {
+            if time > until {
+                break;
+            }
+            self.queue.pop();
+            self.now = time;
+            self.happen(event);
+        }
+        self.now = until;
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Comes(gateway) => {
+                self.next(gateway);
+                self.send(gateway, 0, self.now);
+            }
+            Event::Reaches(call) => self.reaches(call),
+            Event::Ends(call, instance) => {
+                if self.workers[call.worker].instance == instance {
+                    self.workers[call.worker].in_work -= 1;
+                    self.at(self.now + NETWORK, Event::Answered(call, Answer::Done));
+                } else {
+                    // It died with it: a host that is there says so, a silent one is found out.
+                    let known = if self.refuses { self.now } else { call.sent + SILENCE };
+                    self.at(known.max(self.now), Event::Answered(call, Answer::Lost));
+                }
+            }
+            Event::Answered(call, answer) => self.answered(call, answer),
+            Event::Dies(worker) => {
+                let worker = &mut self.workers[worker];
+                (worker.alive, worker.instance, worker.in_work) = (false, worker.instance + 1, 0);
+            }
+            Event::Lapses(worker) => self.views.iter_mut().for_each(|views| views[worker].member = false),
+            Event::Returns(worker) => {
+                self.workers[worker].alive = true;
+                let load = Load::new(self.epoch + self.now);
+                for views in &mut self.views {
+                    views[worker] = View { load, in_work: 0, member: true, rests_until: Duration::ZERO };
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, gateway: usize, tries: u32, came: Duration) {
+        let (views, draw, now) = (&self.views[gateway], &mut self.draw, self.now);
+        let cost = |worker: &usize| {
+            let view = &views[*worker];
+            let takes = view.member && view.in_work < SLOTS && view.rests_until <= now;
+            takes.then(|| view.load.cost(view.in_work, self.epoch + now))
+        };
+        let Some(worker) = choose(&self.all, cost, |n| draw.random_range(0..n)).copied() else {
+            self.full.push(now);
+            return;
+        };
+        self.views[gateway][worker].in_work += 1;
+        if !self.workers[worker].alive {
+            self.astray.push(now);
+        }
+        let call = Call { gateway, worker, tries: tries + 1, came, sent: now };
+        self.at(now + NETWORK, Event::Reaches(call));
+    }
+
+    fn reaches(&mut self, call: Call) {
+        let worker = &mut self.workers[call.worker];
+        if !worker.alive {
+            let (answer, after) =
+                if self.refuses { (Answer::Unreached, NETWORK) } else { (Answer::Lost, SILENCE) };
+            return self.at(self.now + after, Event::Answered(call, answer));
+        }
+        if worker.in_work >= SLOTS {
+            worker.refused += 1;
+            return self.at(self.now + NETWORK, Event::Answered(call, Answer::NoRoom));
+        }
+        worker.in_work += 1;
+        worker.begun += 1;
+        let instance = worker.instance;
+        let service = self.service(call.worker);
+        self.at(self.now + service, Event::Ends(call, instance));
+    }
+
+    fn answered(&mut self, call: Call, answer: Answer) {
+        let view = &mut self.views[call.gateway][call.worker];
+        view.in_work = view.in_work.saturating_sub(1);
+        let now = self.epoch + self.now;
+        match answer {
+            Answer::Done => {
+                view.load.note(self.now - call.sent, now);
+                self.latencies.push(self.now - call.came);
+            }
+            Answer::Lost => self.failed.push(self.now),
+            Answer::NoRoom | Answer::Unreached => {
+                match answer {
+                    Answer::NoRoom => view.load.note(self.now - call.sent, now),
+                    _ => view.rests_until = self.now + REST,
+                }
+                if call.tries < TRIES_MAX {
+                    self.send(call.gateway, call.tries, call.came);
+                } else if answer == Answer::NoRoom {
+                    self.full.push(self.now);
+                } else {
+                    self.failed.push(self.now);
+                }
+            }
+        }
+    }
+
+    /// Begins to count anew.
+    fn reset(&mut self) {
+        self.workers.iter_mut().for_each(|worker| (worker.begun, worker.refused) = (0, 0));
+        self.latencies.clear();
+        self.full.clear();
+        self.failed.clear();
+        self.astray.clear();
+    }
+
+    /// Of the calls begun by some workers, the most over the mean.
+    fn imbalance(&self, workers: impl Iterator<Item = usize> + Clone) -> f64 {
+        let begun = workers.map(|worker| self.workers[worker].begun as f64);
+        let (sum, count) = begun.clone().fold((0.0, 0.0), |(sum, count), n| (sum + n, count + 1.0));
+        begun.fold(0.0, f64::max) / (sum / count)
+    }
+
+    fn percentile(&mut self, part: f64) -> Duration {
+        self.latencies.sort_unstable();
+        self.latencies[((self.latencies.len() - 1) as f64 * part) as usize]
+    }
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var("FANFOLD_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_123);
+    println!("FANFOLD_SEED={seed}");
+    seed
+}
+
+const fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn a_thousand_workers_are_loaded_evenly() {
+    let mut world = World::new(seed(), s(12), true);
+    world.run(s(2));
+    world.reset();
+    world.run(s(12));
+    let imbalance = world.imbalance(0..WORKERS);
+    let refused: u64 = world.workers.iter().map(|worker| worker.refused).sum();
+    let calls = world.latencies.len();
+    let p99 = world.percentile(0.99);
+    println!("{calls} calls: busiest {imbalance:.3} x the mean, {refused} refused once, p99 {p99:?}");
+    assert!(imbalance <= 1.25, "{imbalance}");
+    assert!(world.failed.is_empty() && world.full.len() * 1_000 < calls, "{} of {calls}", world.full.len());
+}
+
+#[test]
+fn slow_workers_get_less() {
+    let mut world = World::new(seed(), s(12), true);
+    const SLOW: usize = WORKERS / 20;
+    world.workers[..SLOW].iter_mut().for_each(|worker| worker.slow = 3.0);
+    world.run(s(4));
+    world.reset();
+    world.run(s(12));
+    let mean = |from: usize, to: usize| {
+        world.workers[from..to].iter().map(|worker| worker.begun as f64).sum::<f64>() / (to - from) as f64
+    };
+    let share = mean(0, SLOW) / mean(SLOW, WORKERS);
+    println!("workers that are 3 times slower get {share:.2} of the others' calls");
+    assert!(share < 0.75, "{share}");
+    assert!(world.imbalance(SLOW..WORKERS) <= 1.25);
+}
+
+/// One in ten is lost at once; once where its host refuses connections, once where
+/// it is silent.
+#[test]
+fn the_loss_of_a_tenth_is_over_with_its_lease_and_their_return_floods_nobody() {
+    for refuses in [true, false] {
+        let mut world = World::new(seed(), s(24), refuses);
+        world.run(s(3));
+        world.reset();
+        let lost = WORKERS / 10;
+        for worker in 0..lost {
+            world.at(s(3), Event::Dies(worker));
+            // Renewals are spread over a second.
+            let renewed = world.draw.random_range(0..1_000);
+            world.at(s(3) + MEMBER_LEASE - Duration::from_millis(renewed), Event::Lapses(worker));
+        }
+        world.run(s(14));
+        let after = |times: &[Duration]| times.iter().max().map_or(Duration::ZERO, |last| *last - s(3));
+        let (astray, failed) = (after(&world.astray), after(&world.failed));
+        let total = world.latencies.len() + world.failed.len();
+        let share = world.failed.len() as f64 / total as f64;
+        println!(
+            "refuses {refuses}: {} calls failed ({share:.4}), the last after {failed:?}; none was sent astray after {astray:?}",
+            world.failed.len()
+        );
+        assert!(astray <= MEMBER_LEASE, "{astray:?}");
+        assert!(failed <= MEMBER_LEASE + s(5), "{failed:?}");
+        world.reset();
+        (0..lost).for_each(|worker| world.at(s(14), Event::Returns(worker)));
+        world.run(s(16));
+        let mean = |world: &World, from: usize, to: usize| {
+            world.workers[from..to].iter().map(|worker| worker.begun as f64).sum::<f64>() / (to - from) as f64
+        };
+        let early = mean(&world, 0, lost) / mean(&world, lost, WORKERS);
+        let refused: u64 = world.workers[..lost].iter().map(|worker| worker.refused).sum();
+        let begun: u64 = world.workers[..lost].iter().map(|worker| worker.begun).sum();
+        world.reset();
+        world.run(s(24));
+        let late = mean(&world, 0, lost) / mean(&world, lost, WORKERS);
+        println!(
+            "returned: {early:.2} of the others' calls in 2 s with {refused} of {begun} refused once, then {late:.2}"
+        );
+        assert!(early < 2.0 && refused < begun, "{early} {refused} of {begun}");
+        assert!((0.8..1.25).contains(&late), "{late}");
+    }
+}
+
+#[test]
+fn a_seed_replays() {
+    let figures = || {
+        let mut world = World::new(7, s(1), true);
+        world.run(s(1));
+        (world.latencies.len(), world.percentile(0.5), world.workers.iter().map(|worker| worker.begun).max())
+    };
+    assert_eq!(figures(), figures());
+}
