@@ -22,6 +22,7 @@ pub mod jobs;
 mod linger;
 pub mod metrics;
 pub mod openapi;
+mod peers;
 pub mod problem;
 mod router;
 mod server;
@@ -122,13 +123,7 @@ impl Gateway {
             health,
             dispatch,
         });
-        let sweeping = invoke::idempotency::sweep(Arc::clone(&app));
-        let stop = tasks.clone();
-        tokio::spawn(async move { stop.run_until_cancelled(sweeping).await });
-        let (invocations, stop) = (app.invocations.clone(), tasks.clone());
-        tokio::spawn(async move { stop.run_until_cancelled(invocations.sweep()).await });
-        app.invocations.start(Arc::clone(&app));
-        triggers::start(&app, &tasks);
+        look_after(&app, &tasks);
         Ok(Self { app, tasks })
     }
 
@@ -161,4 +156,18 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.tasks.cancel();
     }
+}
+
+/// Starts what goes on beside the answering of requests, until `tasks` is cancelled.
+fn look_after(app: &AppState, tasks: &CancellationToken) {
+    let sweeping = invoke::idempotency::sweep(Arc::clone(app));
+    let stop = tasks.clone();
+    tokio::spawn(async move { stop.run_until_cancelled(sweeping).await });
+    let (invocations, stop) = (app.invocations.clone(), tasks.clone());
+    tokio::spawn(async move { stop.run_until_cancelled(invocations.sweep()).await });
+    if app.dispatch.workers.is_some() {
+        peers::start(app.backbone.clone(), &app.config.tenant, app.admission.clone(), tasks.clone());
+    }
+    app.invocations.start(Arc::clone(app));
+    triggers::start(app, tasks);
 }

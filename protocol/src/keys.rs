@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     digest::Digest,
-    names::{FunctionName, TriggerName, WorkerName},
+    names::{FunctionName, TenantName, TriggerName, WorkerName},
 };
 
 /// The bucket of the platform's own objects, unless configured otherwise.
@@ -26,6 +26,11 @@ pub const MEMBERS: &str = "workers/";
 /// A worker's own.
 pub fn member(name: &WorkerName) -> String {
     format!("workers/{name}")
+}
+
+/// Records in the backbone of a tenant's gateways that are there.
+pub fn gateways(tenant: &TenantName) -> String {
+    format!("gateways/{tenant}/")
 }
 
 /// Records in the backbone of what the store cannot do.

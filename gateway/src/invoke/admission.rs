@@ -5,6 +5,9 @@
 //! tenant's. Who finds none free may wait for a moment, in a room no larger than
 //! there are places, so that a short burst is smoothed; everybody else is
 //! refused at once. A place is given back when its guard is dropped.
+//!
+//! Where there are several gateways, each holds back the others' parts of the
+//! places: it takes them itself, as soon as they are free.
 
 use std::{
     collections::HashMap,
@@ -30,9 +33,11 @@ pub struct Admission {
 }
 
 struct Inner {
-    tenant: Gate,
+    tenant: Arc<Gate>,
     functions: RwLock<HashMap<FunctionName, Arc<Gate>>>,
     function_places: usize,
+    /// Among which places are divided.
+    gateways: AtomicUsize,
 }
 
 struct Gate {
@@ -41,6 +46,8 @@ struct Gate {
     /// Of these, as many as may be taken by what nobody waits for.
     background: Arc<Semaphore>,
     waiting: AtomicUsize,
+    /// The parts of other gateways.
+    others: tokio::sync::Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 /// A place; an invocation runs while it is held.
@@ -53,8 +60,29 @@ pub struct Place {
 impl Admission {
     /// So many places for each function, and for all of them together.
     pub fn new(function_places: usize, tenant_places: usize) -> Self {
-        let functions = RwLock::default();
-        Self { inner: Arc::new(Inner { tenant: Gate::new(tenant_places), functions, function_places }) }
+        Self {
+            inner: Arc::new(Inner {
+                tenant: Arc::new(Gate::new(tenant_places)),
+                functions: RwLock::default(),
+                function_places,
+                gateways: AtomicUsize::new(1),
+            }),
+        }
+    }
+
+    /// Divides every limit among so many gateways. What runs goes on: places above
+    /// the part are taken back as they become free.
+    pub fn divide(&self, gateways: usize) {
+        let gateways = gateways.max(1);
+        if self.inner.gateways.swap(gateways, Ordering::Relaxed) == gateways {
+            return;
+        }
+        tracing::info!(gateways, "limits on calls are divided");
+        let functions = self.inner.functions.read().unwrap_or_else(PoisonError::into_inner);
+        for gate in functions.values().chain([&self.inner.tenant]) {
+            let (gate, inner) = (Arc::clone(gate), Arc::clone(&self.inner));
+            tokio::spawn(async move { gate.divide(&inner.gateways).await });
+        }
     }
 
     /// A place for a call of this function. Dropping the future gives up waiting.
@@ -64,12 +92,12 @@ impl Admission {
     pub async fn admit(&self, function: &FunctionName) -> Result<Place, Problem> {
         let gate = self.gate(function);
         let own = gate.enter().await.ok_or_else(|| {
-            refused(&format!("{function} runs at most {} invocations at once", gate.places))
+            refused(&format!("{function} runs at most {} invocations at once", self.part(&gate)))
         })?;
         let shared = self.inner.tenant.enter().await.ok_or_else(|| {
             refused(&format!(
                 "all functions together run at most {} invocations at once",
-                self.inner.tenant.places
+                self.part(&self.inner.tenant)
             ))
         })?;
         Ok(Place { _function: own, _tenant: shared, _background: None })
@@ -87,25 +115,70 @@ impl Admission {
         Ok(Place { _background: Some(background), ..self.admit(function).await? })
     }
 
+    fn part(&self, gate: &Gate) -> String {
+        match self.inner.gateways.load(Ordering::Relaxed) {
+            1 => gate.places.to_string(),
+            gateways => format!("{} (this gateway's part of {})", gate.part(gateways), gate.places),
+        }
+    }
+
     fn gate(&self, function: &FunctionName) -> Arc<Gate> {
         let functions = &self.inner.functions;
         if let Some(gate) = functions.read().unwrap_or_else(PoisonError::into_inner).get(function) {
             return Arc::clone(gate);
         }
         let mut functions = functions.write().unwrap_or_else(PoisonError::into_inner);
+        let gateways = self.inner.gateways.load(Ordering::Relaxed);
         if functions.len() >= IDLE_FUNCTIONS_MAX {
-            functions
-                .retain(|_, gate| Arc::strong_count(gate) > 1 || gate.free.available_permits() < gate.places);
+            let idle = |gate: &Gate| gate.free.available_permits() == gate.part(gateways);
+            functions.retain(|_, gate| Arc::strong_count(gate) > 1 || !idle(gate));
         }
         let gate = functions.entry(function.clone());
-        Arc::clone(gate.or_insert_with(|| Arc::new(Gate::new(self.inner.function_places))))
+        Arc::clone(gate.or_insert_with(|| Arc::new(Gate::among(self.inner.function_places, gateways))))
     }
 }
 
 impl Gate {
     fn new(places: usize) -> Self {
         let background = Arc::new(Semaphore::new((places / 2).max(1)));
-        Self { places, free: Arc::new(Semaphore::new(places)), background, waiting: AtomicUsize::new(0) }
+        let free = Arc::new(Semaphore::new(places));
+        Self { places, free, background, waiting: AtomicUsize::new(0), others: tokio::sync::Mutex::default() }
+    }
+
+    /// New places, of which the other gateways' are taken.
+    fn among(places: usize, gateways: usize) -> Self {
+        let mut gate = Self::new(places);
+        let others = permits(places - gate.part(gateways));
+        // All of them are free.
+        *gate.others.get_mut() = Arc::clone(&gate.free).try_acquire_many_owned(others).ok();
+        gate
+    }
+
+    /// Of the places, this gateway's.
+    fn part(&self, gateways: usize) -> usize {
+        (self.places / gateways).max(1)
+    }
+
+    /// Holds back the parts of others, until these are those of `gateways`.
+    async fn divide(&self, gateways: &AtomicUsize) {
+        let mut others = self.others.lock().await;
+        loop {
+            let wanted = self.places - self.part(gateways.load(Ordering::Relaxed));
+            let held = others.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+            if wanted == held {
+                return;
+            }
+            if wanted < held {
+                drop(others.as_mut().and_then(|permit| permit.split(held - wanted)));
+                continue;
+            }
+            // One after the other, so that a change meanwhile is seen.
+            let Ok(permit) = Arc::clone(&self.free).acquire_owned().await else { return };
+            match others.as_mut() {
+                Some(others) => others.merge(permit),
+                None => *others = Some(permit),
+            }
+        }
     }
 
     async fn enter(&self) -> Option<OwnedSemaphorePermit> {
@@ -115,6 +188,10 @@ impl Gate {
         let _waiter = Waiter::new(&self.waiting, self.places)?;
         tokio::time::timeout(WAIT_MAX, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok()
     }
+}
+
+fn permits(places: usize) -> u32 {
+    u32::try_from(places).unwrap_or(u32::MAX)
 }
 
 /// Counts a call as waiting while it lives.
