@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 
 use crate::support::Client;
 
-const PATIENCE: Duration = Duration::from_secs(90);
-/// Bigger than a task's part of it by some tens.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Bigger than a task's part of it by a hundred, so that there is time for trouble.
 const ROWS: u64 = 120_000;
 
 fn plan(nats: (Release, usize), gateways: usize, workers: usize) -> Plan {
@@ -28,7 +28,7 @@ fn plan(nats: (Release, usize), gateways: usize, workers: usize) -> Plan {
 
 fn job(output: &str) -> Value {
     json!({"function": "column-stats", "input": "s3://bank/in/", "output": format!("s3://bank/{output}/"), "cache": false,
-        "split": {"target_bytes": "64KiB"}})
+        "split": {"target_bytes": "16KiB"}})
 }
 
 /// Puts the table there, and gives what the job says of it on one host.
