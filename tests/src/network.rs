@@ -13,8 +13,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-/// Set within a network of one's own.
+/// Set within a network of one's own: to how one gets into it.
 const MARK: &str = "FANFOLD_TESTS_NETWORK";
+/// Where root is so only within.
+const MAPPED: &str = "mapped";
 /// Set by whoever cannot make namespaces and goes without what needs them.
 pub const GO_WITHOUT: &str = "FANFOLD_TESTS_WITHOUT_NAMESPACES";
 
@@ -22,7 +24,7 @@ pub const GO_WITHOUT: &str = "FANFOLD_TESTS_WITHOUT_NAMESPACES";
 pub const HERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
 /// Makes the bridge and starts what follows.
-const PREPARE: &str = "mkdir -p /run/netns; mount -t tmpfs none /run/netns; ip link set lo up; \
+const PREPARE: &str = "[ -d /run/netns ] || mount -t tmpfs none /run; mkdir -p /run/netns; mount -t tmpfs none /run/netns; ip link set lo up; \
     ip link add hosts type bridge; ip address add 10.77.0.1/24 dev hosts; ip link set hosts up; exec \"$@\"";
 
 /// Whether this process has a network of its own.
@@ -30,10 +32,32 @@ pub fn is_own() -> bool {
     std::env::var_os(MARK).is_some()
 }
 
+/// A program and the arguments by which others get into the network of this process,
+/// where it has one of its own.
+pub fn entrance() -> Option<Vec<String>> {
+    let mark = std::env::var(MARK).ok()?;
+    let namespaces =
+        if mark == MAPPED { &["--user", "--preserve-credentials", "--net"][..] } else { &["--net"] };
+    let mut entrance = vec!["nsenter".to_owned(), format!("--target={}", std::process::id())];
+    entrance.extend(namespaces.iter().map(|&namespace| namespace.to_owned()));
+    entrance.push("--".to_owned());
+    Some(entrance)
+}
+
+/// What makes a network: for who is not root, as root of a user namespace.
+fn unshare() -> (Command, &'static str) {
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--mount"]);
+    if rustix::process::geteuid().is_root() {
+        return (command, "root");
+    }
+    command.args(["--user", "--map-root-user"]);
+    (command, MAPPED)
+}
+
 /// Whether network namespaces can be made here.
 pub fn can_be_made() -> bool {
-    let tried =
-        Command::new("unshare").args(["--net", "--mount", "--", "ip", "link", "set", "lo", "up"]).output();
+    let tried = unshare().0.args(["--", "ip", "link", "set", "lo", "up"]).output();
     tried.is_ok_and(|output| output.status.success())
 }
 
@@ -42,11 +66,12 @@ pub fn can_be_made() -> bool {
 /// # Errors
 /// It cannot be started.
 pub fn run_again<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<ExitStatus> {
-    Command::new("unshare")
-        .args(["--net", "--mount", "--", "sh", "-ec", PREPARE, "sh"])
+    let (mut command, mark) = unshare();
+    command
+        .args(["--", "sh", "-ec", PREPARE, "sh"])
         .arg(std::env::current_exe()?)
         .args(arguments)
-        .env(MARK, "own")
+        .env(MARK, mark)
         .status()
         .context(
             "start this program in a network of its own; expected unshare (util-linux) and ip (iproute2)",
@@ -66,7 +91,7 @@ pub fn entered(test: &str) -> bool {
     if !can_be_made() {
         assert!(
             std::env::var_os(GO_WITHOUT).is_some(),
-            "expected to make network namespaces, which needs root, unshare and ip; set {GO_WITHOUT}=1 to go without {test}"
+            "expected to make network namespaces, which needs root or user namespaces, unshare and ip; set {GO_WITHOUT}=1 to go without {test}"
         );
         println!("{test} is left out: network namespaces cannot be made here");
         return false;

@@ -146,8 +146,8 @@ struct Fanfold {
     process: Running,
     folder: PathBuf,
     endpoint: String,
-    /// The network that it is in, where that is not this one.
-    network: Option<String>,
+    /// A program and arguments that lead into its network, where that is not this one.
+    entrance: Vec<String>,
 }
 
 impl Fanfold {
@@ -171,7 +171,7 @@ impl Fanfold {
         let mut process = Running(child);
         let found = announced(&mut process, &data.join("dev.json"), &folder.join("dev.log"))?;
         let endpoint = found["endpoint"].as_str().context("expected the gateway's endpoint")?.to_owned();
-        Ok(Self { held: None, process, folder: folder.to_owned(), endpoint, network: None })
+        Ok(Self { held: None, process, folder: folder.to_owned(), endpoint, entrance: Vec::new() })
     }
 
     /// Starts NATS, a store, two gateways and some workers.
@@ -195,19 +195,20 @@ impl Fanfold {
         let mut process = Running(child);
         let found = announced(&mut process, &folder.join("hosts.json"), &folder.join("hosts.log"))?;
         let endpoint = found["endpoint"].as_str().context("expected the gateway's endpoint")?.to_owned();
-        let network = found["network"].as_str().map(str::to_owned);
-        Ok(Self { held, process, folder: folder.to_owned(), endpoint, network })
+        let entrance = found["entrance"].as_array().into_iter().flatten();
+        let entrance = entrance.filter_map(Value::as_str).map(str::to_owned).collect();
+        Ok(Self { held, process, folder: folder.to_owned(), endpoint, entrance })
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let program = binary("fanfold");
-        let mut command = match &self.network {
-            Some(network) => {
-                let mut command = Command::new("nsenter");
-                command.arg(format!("--net={network}")).arg("--").arg(program);
+        let mut command = match &self.entrance[..] {
+            [] => Command::new(program),
+            [enter, rest @ ..] => {
+                let mut command = Command::new(enter);
+                command.args(rest).arg(program);
                 command
             }
-            None => Command::new(program),
         };
         command
             .args(arguments)
@@ -450,8 +451,8 @@ impl Fanfold {
             self.endpoint,
             self.folder.join("config").display()
         );
-        let within = self.network.as_ref().map(|network| format!("nsenter --net={network} -- "));
-        eprintln!("  {}{} functions ls", within.unwrap_or_default(), binary("fanfold").display());
+        let enter: String = self.entrance.iter().map(|word| format!("{word} ")).collect();
+        eprintln!("  {enter}{} functions ls", binary("fanfold").display());
         let status = self.process.0.wait()?;
         ensure!(status.success(), "fanfold dev ended with {status}");
         Ok(())

