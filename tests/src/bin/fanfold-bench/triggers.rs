@@ -24,6 +24,7 @@ pub fn measure() -> Result<Vec<Measurement>> {
 }
 
 async fn storm() -> Result<Vec<Measurement>> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let folder = tempfile::tempdir()?;
     let service = Service::start(folder.path())?;
     let handler = component("raw-wit")?;
