@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::support::Client;
 
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(400);
 /// Bigger than a task's part of it by a hundred, so that there is time for trouble.
 const ROWS: u64 = 120_000;
 
