@@ -169,7 +169,7 @@ fn settings(headers: &HeaderMap, query: DeployQuery) -> Result<Settings, Problem
         }
         (header, query) => header.or(query).unwrap_or("{}"),
     };
-    let mut document: SettingsDocument = serde_json::from_str(text).map_err(|error| {
+    let mut document: SettingsDocument = extract::json_object(text.as_bytes()).map_err(|error| {
         invalid(format!("settings must be a JSON object of the keys of function.toml, found: {error}"))
     })?;
     let within = |name: &'static str| move |p: Problem| invalid(format!("{name}: {}", p.detail));
@@ -219,7 +219,10 @@ mod tests {
     fn mistakes_in_settings_have_a_code_of_their_own() {
         let query = || DeployQuery { settings: Some("{}".to_owned()), ..DeployQuery::default() };
         let slow = DeployQuery { timeout: Some("5".to_owned()), ..DeployQuery::default() };
-        for result in [read(Some("{"), DeployQuery::default()), read(Some("{}"), query()), read(None, slow)] {
+        let list = read(Some("[]"), DeployQuery::default());
+        for result in
+            [list, read(Some("{"), DeployQuery::default()), read(Some("{}"), query()), read(None, slow)]
+        {
             assert_eq!(result.unwrap_err().code, ErrorKind::InvalidSettings);
         }
     }

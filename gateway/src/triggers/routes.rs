@@ -140,7 +140,7 @@ async fn read_document(app: &AppState, request: Request) -> Answer<TriggerDocume
         let text = std::str::from_utf8(&held.bytes).map_err(|error| wrong(error.to_string()))?;
         return Ok(toml::from_str(text).map_err(|error| wrong(error.to_string().trim().to_owned()))?);
     }
-    Ok(serde_json::from_slice(&held.bytes).map_err(|error| wrong(error.to_string()))?)
+    Ok(extract::json_object(&held.bytes).map_err(|error| wrong(error.to_string()))?)
 }
 
 async fn view(app: &App, trigger: &Trigger) -> Answer<TriggerView> {
