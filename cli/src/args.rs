@@ -93,6 +93,8 @@ pub enum Command {
     Worker(Hosts),
     /// Make certificates for gateways and workers
     Certs(Certs),
+    /// Make users of NATS that may do what gateways and workers need, and nothing else
+    NatsUsers(NatsUsers),
 }
 
 #[derive(Debug, Args)]
@@ -116,6 +118,25 @@ pub struct Certs {
     /// A worker's host name or address, as it advertises it
     #[arg(long, value_name = "HOST")]
     pub worker: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct NatsUsers {
+    /// Folder of what NATS includes, users.conf, and of a password for each user
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// A gateway's user; gateways may share one
+    #[arg(long, value_name = "NAME")]
+    pub gateway: Vec<String>,
+    /// A worker's user, one for each worker
+    #[arg(long, value_name = "NAME")]
+    pub worker: Vec<String>,
+    /// As `nats.prefix` of the configurations
+    #[arg(long, value_name = "PREFIX", default_value = "fanfold")]
+    pub prefix: String,
+    /// As `nats.shards` of the configurations
+    #[arg(long, value_name = "N", default_value = "4")]
+    pub shards: usize,
 }
 
 #[derive(Debug, Args)]

@@ -28,6 +28,20 @@ pub fn member(name: &WorkerName) -> String {
     format!("workers/{name}")
 }
 
+/// Subject on which workers are told of that were refused for want of a name of
+/// their own.
+pub fn name_taken(name: &WorkerName) -> String {
+    format!("workers.{name}.taken")
+}
+
+/// Records in the backbone of components that may end their workers.
+pub const SUSPICIONS: &str = "suspicions/";
+
+/// A component's own.
+pub fn suspicion(digest: &Digest) -> String {
+    format!("suspicions/{}", digest.to_hex())
+}
+
 /// Records in the backbone of a tenant's gateways that are there.
 pub fn gateways(tenant: &TenantName) -> String {
     format!("gateways/{tenant}/")
@@ -39,7 +53,10 @@ pub const STORE_RECORDS: &str = "store/";
 /// There once the store was seen to fail at conditional writes.
 pub const ARBITRATED: &str = "store/arbitrated";
 
-/// Record in the backbone of who writes, where the store cannot decide.
+/// Records in the backbone of who writes, where the store cannot decide.
+pub const CONTESTS: &str = "contests/";
+
+/// One of them.
 pub fn contest(contest: &str) -> String {
     format!("contests/{contest}")
 }
@@ -215,7 +232,10 @@ pub fn job_record(id: &Uuid) -> String {
     format!("jobs/{id}")
 }
 
-/// Mark in the backbone that a job is to be stopped.
+/// Marks in the backbone of jobs that are to be stopped.
+pub const JOB_CANCELS: &str = "cancels/";
+
+/// A job's own.
 pub fn job_cancel(id: &Uuid) -> String {
     format!("cancels/{id}")
 }

@@ -19,6 +19,7 @@ pub mod names;
 pub mod plan;
 pub mod size;
 pub mod stored;
+pub mod suspicion;
 pub mod time;
 pub mod tolerance;
 pub mod trigger;

@@ -35,6 +35,13 @@ pub const FRAME_TYPE: &str = "application/vnd.fanfold.frame";
 /// Largest head of a frame: parameters, headers and log lines, each bounded.
 pub const HEAD_BYTES_MAX: usize = 4 << 20;
 
+/// For how much longer a call may take on a worker that holds its component, for
+/// that worker to be preferred; and for how long a worker that does not leaves
+/// leases to those that do.
+pub const PREFERENCE: Duration = Duration::from_millis(50);
+/// Components that a worker says it holds, at most.
+pub const CACHED_MAX: usize = 128;
+
 /// How long a worker is a member without renewing it.
 pub const MEMBER_LEASE: Duration = Duration::from_secs(3);
 /// Between two renewals.
@@ -65,6 +72,16 @@ pub struct Member {
     /// Takes nothing new.
     #[serde(default)]
     pub draining: bool,
+    /// The components that it has compiled, by [prefix](Digest::prefix), in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cached: Vec<u64>,
+}
+
+impl Member {
+    /// Whether it has compiled a component.
+    pub fn holds(&self, digest: Digest) -> bool {
+        self.cached.binary_search(&digest.prefix()).is_ok()
+    }
 }
 
 /// The head of a call.

@@ -13,7 +13,9 @@ use std::{
     },
 };
 
-use fanfold_protocol::{ErrorKind, Problem, digest::Digest, keys, limits, size::ByteSize, uri::ObjectUri};
+use fanfold_protocol::{
+    ErrorKind, Problem, digest::Digest, keys, limits, size::ByteSize, uri::ObjectUri, worker::CACHED_MAX,
+};
 use futures::{
     FutureExt as _,
     future::{BoxFuture, Shared},
@@ -88,6 +90,20 @@ impl Components {
     /// How many components were compiled, and how many artifacts were refused.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.compiled.load(Relaxed), self.artifacts.refused())
+    }
+
+    /// Whether a component was compiled here.
+    pub(crate) fn holds(&self, digest: &Digest) -> bool {
+        self.ready(digest).is_some() || self.artifacts.held().contains(digest)
+    }
+
+    /// The components that were compiled last, by the prefixes of their digests, in
+    /// order.
+    pub(crate) fn cached(&self) -> Vec<u64> {
+        let mut cached: Vec<u64> =
+            self.artifacts.held().iter().rev().take(CACHED_MAX).map(|digest| digest.prefix()).collect();
+        cached.sort_unstable();
+        cached
     }
 
     /// The component, at once if it is ready.

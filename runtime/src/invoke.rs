@@ -7,6 +7,7 @@
 //! carries a receipt, whatever the guest did.
 
 use std::{
+    hash::Hash,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -37,6 +38,8 @@ use crate::{
     tables::Keys,
 };
 
+/// Bytes of a body by which a call is told from others.
+const FINGERPRINT_BYTES: usize = 1 << 10;
 /// Time for a component to say what it is.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -59,9 +62,16 @@ async fn answer(
     let Some(pre) = &loaded.handler else { return Err(missing(&version, Export::Handler)) };
     let timeout = timeout.min(limits::TIMEOUT_MAX);
     let _slot = slot(platform, Instant::now() + timeout).await?;
+    let _underway = platform.enter(version.digest, fingerprint(&params, &request));
     let memory_bytes_max = version.settings.memory.0;
     let call = Call { id, version, attempt, depth, params, timeout, memory_bytes_max };
     Ok(handle(platform, pre, call, request, asked).await)
+}
+
+/// What tells a call from others: the same for one that is made again.
+fn fingerprint<'a>(params: &'a str, request: &'a Request) -> impl Hash + 'a {
+    let Request { method, query, body, .. } = request;
+    (params, method, query, body.len(), &body[..body.len().min(FINGERPRINT_BYTES)])
 }
 
 async fn handle(
@@ -88,6 +98,7 @@ async fn handle(
 /// Asks a component's mapper, aggregator and grouper what they read and write.
 pub(crate) async fn describe(platform: &Platform, digest: Digest) -> Result<Descriptions, Problem> {
     let loaded = platform.component(digest).await?;
+    let _underway = platform.enter(digest, ());
     let mut descriptions = Descriptions::default();
     if loaded.mapper.is_some() {
         let described = describe_export(platform, digest, &loaded, Export::Mapper).await;

@@ -14,14 +14,21 @@ mod components;
 mod engine;
 mod host;
 mod invoke;
+mod journal;
 mod link;
 pub mod remote;
 mod sandbox;
+mod suspects;
 pub mod tables;
 mod task;
 mod worker;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{
@@ -40,6 +47,8 @@ use crate::{
     components::{Components, Loaded},
     engine::Shared,
     host::Data,
+    journal::{Entry, Journal, Running},
+    suspects::Suspects,
 };
 
 /// How a runtime is set up.
@@ -84,13 +93,16 @@ pub enum Error {
     Store(#[from] fanfold_storage::Error),
 }
 
-/// What a runtime has done so far, for metrics. Only ever grows.
+/// What a runtime has done so far, for metrics. Only ever grows, but for what is
+/// quarantined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Components compiled.
     pub components_compiled: u64,
     /// Compiled artifacts refused because they were altered or foreign.
     pub artifacts_refused: u64,
+    /// Components that are quarantined now.
+    pub components_quarantined: u64,
 }
 
 /// A handle of the runtime. Cheap to clone; the last one to go stops it.
@@ -102,6 +114,7 @@ struct Inner {
     backbone: Backbone,
     config: RuntimeConfig,
     guests: Threads,
+    reach: Arc<worker::Reach>,
     _data: Threads,
 }
 
@@ -110,14 +123,41 @@ pub(crate) struct Platform {
     pub(crate) shared: &'static Shared,
     pub(crate) components: Arc<Components>,
     pub(crate) data: Arc<Data>,
+    pub(crate) suspects: Arc<Suspects>,
+    journal: Arc<Journal>,
+}
+
+/// Something under way; when it is dropped, it has not ended this process.
+pub(crate) struct Underway {
+    suspects: Arc<Suspects>,
+    running: Running,
+    _entry: Option<Entry>,
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.suspects.survived(self.running);
+    }
 }
 
 impl Platform {
+    /// A component ready to run, unless it is quarantined.
     pub(crate) async fn component(&self, digest: Digest) -> Result<Arc<Loaded>, Problem> {
+        self.suspects.check(&digest).await?;
         match self.components.ready(&digest) {
             Some(loaded) => Ok(loaded),
             None => self.components.get(digest).await,
         }
+    }
+
+    /// Writes down that a component runs, for as long as what this gives is kept.
+    /// `work` tells what it does from what else it may do.
+    pub(crate) fn enter(&self, digest: Digest, work: impl Hash) -> Underway {
+        // Of fixed keys, so that the next process makes the same of it.
+        let mut hasher = DefaultHasher::new();
+        work.hash(&mut hasher);
+        let running = Running { digest, work: hasher.finish() };
+        Underway { suspects: Arc::clone(&self.suspects), running, _entry: self.journal.enter(running) }
     }
 }
 
@@ -133,6 +173,7 @@ impl Runtime {
         let shared = Shared::get().map_err(|error| Error::Engine(format!("{error:#}")))?;
         let cache = |source| Error::Cache { path: config.cache_dir.clone(), source };
         let artifacts = Artifacts::open(&config.cache_dir, shared.compatibility).map_err(cache)?;
+        let journal = Arc::new(Journal::open(&config.cache_dir).map_err(cache)?);
         let guests = Threads::start("guest", workers)?;
         let data = Threads::start("data", workers)?;
         // Connections of its own: they are driven by the data threads, which
@@ -143,9 +184,12 @@ impl Runtime {
         let components =
             Components::new(&shared.engine, artifacts, config.compiler.clone(), Arc::clone(&data_end))
                 .map_err(|error| Error::Engine(format!("{error:#}")))?;
-        let platform = Arc::new(Platform { shared, components: Arc::new(components), data: data_end });
+        let suspects = Arc::new(Suspects::new(backbone.clone(), data.handle()));
+        let components = Arc::new(components);
+        let platform = Arc::new(Platform { shared, components, data: data_end, suspects, journal });
         let config = RuntimeConfig { workers, ..config };
-        Ok(Self(Arc::new(Inner { platform, backbone, config, guests, _data: data })))
+        let reach = Arc::new(worker::Reach::new());
+        Ok(Self(Arc::new(Inner { platform, backbone, config, guests, reach, _data: data })))
     }
 
     /// Calls handlers, each on a guest thread. An outcome is given for whatever
@@ -177,10 +221,35 @@ impl Runtime {
         invoke::invoke(&self.0.platform, invocation).await
     }
 
+    /// Tells the other workers what ran when an earlier process over this cache
+    /// folder ended, and learns which components are quarantined. To be awaited
+    /// before anything runs.
+    ///
+    /// # Errors
+    /// The cache folder cannot be read, or the backbone does not answer.
+    pub async fn look_back(&self) -> Result<(), Problem> {
+        let Inner { platform, config, .. } = &*self.0;
+        let remains = Journal::remains(&config.cache_dir);
+        let remains = remains.map_err(|source| Error::Cache { path: config.cache_dir.clone(), source });
+        let remains = remains.map_err(|error| internal(error.to_string()))?;
+        let told = platform.suspects.look_back(&config.name, remains).await;
+        told.map_err(|error| Problem::new(error.kind(), error.to_string()))
+    }
+
     /// Works on jobs' tasks until `shutdown`, then finishes or gives back what
     /// it has. Ends early only when the backbone is closed.
     pub async fn run_tasks(&self, shutdown: CancellationToken) -> Result<(), Problem> {
         worker::run(self.worker(), shutdown).await
+    }
+
+    /// The components that were compiled here, as a member's record has them.
+    pub fn cached(&self) -> Vec<u64> {
+        self.0.platform.components.cached()
+    }
+
+    /// Whether the store answers, as far as [`Runtime::run_tasks`] has seen.
+    pub fn store_answers(&self) -> bool {
+        self.0.reach.answers()
     }
 
     /// Names the engine that compiled components are for.
@@ -191,7 +260,8 @@ impl Runtime {
     /// What was done so far.
     pub fn counters(&self) -> Counters {
         let (components_compiled, artifacts_refused) = self.0.platform.components.counts();
-        Counters { components_compiled, artifacts_refused }
+        let components_quarantined = self.0.platform.suspects.quarantined() as u64;
+        Counters { components_compiled, artifacts_refused, components_quarantined }
     }
 
     fn worker(&self) -> worker::Worker {
@@ -201,6 +271,7 @@ impl Runtime {
             backbone: self.0.backbone.clone(),
             platform: Arc::clone(&self.0.platform),
             guests: self.0.guests.handle(),
+            reach: Arc::clone(&self.0.reach),
         }
     }
 }

@@ -209,6 +209,7 @@ impl Hold {
         let core = self.nats.core();
         let is_gone = match core.settle(&self.reply, AckKind::Ack).await {
             Ok(()) => return Ok(Settled::Done),
+            Err(error) if core.restricted => return Err(error),
             Err(error) => error,
         };
         match core.work(&delivery.queue).delete_message(self.sequence).await {

@@ -104,9 +104,13 @@ pub struct Nats {
     pub token: Option<PathBuf>,
     /// File with the seed of an nkey.
     pub nkey: Option<PathBuf>,
+    /// `{name}` stands for a worker's name.
     pub user: Option<String>,
     /// File with the password of `user`.
     pub password: Option<PathBuf>,
+    /// The user is a worker's and may do only what `fanfold nats-users` allows it.
+    #[serde(default)]
+    pub restricted: bool,
     #[serde(default)]
     pub require_tls: bool,
     pub ca: Option<PathBuf>,
@@ -282,6 +286,7 @@ impl Nats {
             let password = Secret::new(mistakes.secret("nats.password", path)?);
             config.credentials = NatsCredentials::Password { user: user.clone(), password };
         }
+        config.restricted = self.restricted;
         config.tls = NatsTls {
             required: self.require_tls,
             authorities: self.ca.clone(),
@@ -352,6 +357,13 @@ impl Worker {
         let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
         let host = host.split('.').next().unwrap_or_default().to_owned();
         mistakes.take("name", host.parse::<WorkerName>())
+    }
+
+    /// Puts the worker's name where it stands for the user's.
+    pub fn name_user(&mut self, name: Option<&WorkerName>) {
+        if let (Some(user), Some(name)) = (&mut self.nats.user, name) {
+            *user = user.replace("{name}", name.as_str());
+        }
     }
 
     /// Where gateways reach it.

@@ -31,7 +31,7 @@ use uuid::Uuid;
 use super::{component, component::ComponentInfo, registry::Published, views::VersionView};
 use crate::{
     extract::{self, Path, Query, require_media_type},
-    problem::{Answer, ProblemBody, internal, of_store},
+    problem::{Answer, ProblemBody, internal, of_backbone, of_store},
     state::{App, AppState},
 };
 
@@ -93,6 +93,8 @@ pub(crate) async fn deploy(
     // Checking and compiling are work for the processor: a few at a time.
     let _turn = app.deploys.acquire().await.map_err(internal)?;
     let draft = draft(&app, name, held.bytes.clone(), settings).await?;
+    // Whoever deploys what is quarantined wants it to be tried again.
+    app.backbone.delete(&keys::suspicion(&draft.digest), None).await.map_err(of_backbone)?;
     let published = publish(&app, draft, held.bytes.clone()).await?;
     if let Some(alias) = alias {
         let target = AliasTarget { version: published.version.version, canary: None };

@@ -16,7 +16,9 @@ use fanfold_protocol::{
     Fault, Problem,
     commit::{TaskCommit, TaskOutcome},
     invocation::Usage,
+    keys,
     plan::{Lease, Task, Work},
+    worker::{Member, PREFERENCE},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
@@ -37,6 +39,9 @@ const DELIVERIES_MAX: u32 = 8;
 /// Before a lease that the platform failed is tried again, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
+/// Deliveries in which workers that would have to compile a component first leave
+/// its lease to others.
+const HOPS_MAX: u32 = 3;
 /// How long a lease runs before it is told of.
 const TELL_AFTER: Duration = Duration::from_millis(500);
 /// Between two times that it is told of, and that another attempt's commit is
@@ -49,6 +54,8 @@ enum Ending {
     Cancelled,
     /// The worker stops.
     Drained,
+    /// The store does not answer this worker.
+    Unable,
     /// The platform failed.
     Failed(Problem),
 }
@@ -62,6 +69,12 @@ pub(super) async fn work(shop: &Arc<Shop>, delivery: &Delivery) -> fanfold_backb
             return delivery.dead(&reason).await.map(drop);
         }
     };
+    if delivery.attempt <= HOPS_MAX && another_holds(shop, &lease).await {
+        delivery.nak(Duration::ZERO).await?;
+        // Meanwhile others pull, and may hold it.
+        tokio::time::sleep(PREFERENCE).await;
+        return Ok(());
+    }
     let registration = shop.cancels.register(lease.job);
     if shop.cancels.check(lease.job).await? {
         return delivery.ack().await.map(drop);
@@ -73,10 +86,12 @@ pub(super) async fn work(shop: &Arc<Shop>, delivery: &Delivery) -> fanfold_backb
         ended = working => ended,
         () = heartbeat(shop, delivery, place.job) => return Ok(()),
         () = watch(shop, place, &stop) => return Ok(()),
+        // What was staged is left to the job's sweep.
+        () = shop.worker.reach.lost() => Err(Ending::Unable),
     };
     match ended {
         Ok(()) | Err(Ending::Cancelled) => delivery.ack().await?,
-        Err(Ending::Drained) => delivery.nak(Duration::ZERO).await?,
+        Err(Ending::Drained | Ending::Unable) => delivery.nak(Duration::ZERO).await?,
         Err(Ending::Failed(problem)) => {
             let delay = backoff(delivery.attempt);
             tracing::warn!(%problem, id = delivery.id, ?delay, "a lease is given back");
@@ -84,6 +99,21 @@ pub(super) async fn work(shop: &Arc<Shop>, delivery: &Delivery) -> fanfold_backb
         }
     };
     Ok(())
+}
+
+/// Whether this worker would have to compile a lease's component and another one
+/// would not. That is asked only while the first is so: once for each component.
+async fn another_holds(shop: &Shop, lease: &Lease) -> bool {
+    let worker = &shop.worker;
+    let Ok(version) = shop.version(&lease.function, lease.version).await else { return false };
+    if worker.platform.components.holds(&version.digest) {
+        return false;
+    }
+    let members = worker.backbone.list(keys::MEMBERS).await.unwrap_or_default();
+    let mut members = members.iter().filter_map(|(_, entry)| serde_json::from_slice(&entry.value).ok());
+    members.any(|other: Member| {
+        other.name.as_str() != worker.name && !other.draining && other.holds(version.digest)
+    })
 }
 
 /// Doubles with each delivery.

@@ -8,6 +8,7 @@
 mod cancel;
 mod commit;
 mod lease;
+mod reach;
 mod states;
 
 use std::{
@@ -24,6 +25,7 @@ use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::cancel::Cancels;
+pub(crate) use self::reach::Reach;
 use crate::{Platform, host::store_problem};
 
 /// How long a lease lasts unless it is extended, and what all workers pull with.
@@ -45,6 +47,8 @@ pub(crate) struct Worker {
     pub(crate) backbone: Backbone,
     pub(crate) platform: Arc<Platform>,
     pub(crate) guests: Handle,
+    /// Whether the store answers.
+    pub(crate) reach: Arc<Reach>,
 }
 
 /// A worker at work.
@@ -74,6 +78,9 @@ pub(crate) async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(
     for _ in 0..loops {
         running.spawn_on(pull(Arc::clone(&shop), shutdown.clone()), &threads);
     }
+    let data = &shop.worker.platform.data;
+    let looking = shop.worker.reach.look(&data.store, &data.system_bucket);
+    let following = shop.worker.platform.suspects.follow();
     let listening = shop.cancels.listen();
     let draining = async {
         shutdown.cancelled().await;
@@ -85,6 +92,8 @@ pub(crate) async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(
     tokio::select! {
         () = done => {}
         () = listening => {}
+        () = looking => {}
+        () = following => {}
         () = draining => {}
     }
     if shutdown.is_cancelled() {
@@ -96,14 +105,21 @@ pub(crate) async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(
     ))
 }
 
-/// One loop. Ends with `shutdown` or with the backbone.
+/// One loop, which rests while the store is silent. Ends with `shutdown` or with the
+/// backbone.
 async fn pull(shop: Arc<Shop>, shutdown: CancellationToken) {
-    let mut backoff = PULL_BACKOFF.0;
+    let (mut backoff, reach) = (PULL_BACKOFF.0, &shop.worker.reach);
     loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            () = reach.answering() => {}
+        }
         let pulling = shop.worker.backbone.pull(keys::TASK_QUEUE, 1, PULL_WAIT, LEASE);
         let pulled = tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
+            () = reach.silent() => continue,
             pulled = tokio::time::timeout(PULL_WATCHDOG, pulling) => pulled,
         };
         match pulled {
