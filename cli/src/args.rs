@@ -258,9 +258,8 @@ pub struct Invoke {
     /// Do not wait for the answer: print the id of the invocation
     #[arg(long = "async")]
     pub asynchronous: bool,
-    /// How to print what is answered to an asynchronous call
-    #[arg(long = "output", value_name = "VIEW", requires = "asynchronous")]
-    pub view: Option<View>,
+    #[command(flatten)]
+    pub shown: Shown,
     /// How long it may take; what its function.toml says when absent, and 30s otherwise, or 5m with --async
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<Span>,
@@ -385,7 +384,7 @@ pub enum Job {
         /// Partitions to run
         #[arg(long, value_name = "N", default_value = "8")]
         sample: u32,
-        /// Print JSON in place of a table
+        /// Print JSON in place of a table, like `--output json`
         #[arg(long)]
         json: bool,
     },
@@ -422,9 +421,29 @@ pub struct JobRun {
     /// Wait until it ends
     #[arg(long)]
     pub wait: bool,
-    /// Print JSON in place of a table (`--output` is the job's prefix here)
+    /// Print JSON in place of a table, like `--output json`
     #[arg(long)]
     pub json: bool,
+}
+
+impl JobRun {
+    /// How to print.
+    pub fn view(&self) -> View {
+        self.job.view(self.json)
+    }
+}
+
+impl JobSource {
+    /// Where the job's output goes: the last `--output` that says how to print nothing.
+    pub fn output(&self) -> Option<&str> {
+        self.outputs.iter().map(String::as_str).rfind(|text| View::from_str(text, true).is_err())
+    }
+
+    /// How to print. A word for that is no prefix, so one flag serves both.
+    pub fn view(&self, json: bool) -> View {
+        let said = self.outputs.iter().rev().find_map(|text| View::from_str(text, true).ok());
+        if json { View::Json } else { said.unwrap_or_default() }
+    }
 }
 
 /// A job, from a file or from flags.
@@ -439,9 +458,9 @@ pub struct JobSource {
     /// s3:// objects, globs, or prefixes that end in '/'
     #[arg(long, num_args = 1.., value_name = "URI")]
     pub input: Vec<String>,
-    /// Prefix for the output, ending in '/'
-    #[arg(long = "output", value_name = "URI")]
-    pub output: Option<String>,
+    /// Prefix for the output, ending in '/'; also `table` or `json`: how to print
+    #[arg(long = "output", value_name = "URI|VIEW")]
+    pub outputs: Vec<String>,
     /// For the function's params: a JSON object, or @FILE
     #[arg(long, value_name = "JSON|@FILE")]
     pub params: Option<String>,
@@ -586,7 +605,7 @@ pub enum S3 {
         from: String,
         /// File or s3://bucket/key; ending in '/' keeps the name
         to: String,
-        /// A folder, or all under a prefix
+        /// A folder, or all under a prefix, to a folder or prefix
         #[arg(short, long)]
         recursive: bool,
     },
