@@ -212,8 +212,15 @@ impl Closing<'_> {
                 return Err(occupied(&uri, None).into());
             }
         }
-        store.put(&self.output.join(SUCCESS_NAME)?, Bytes::new(), PutOptions::default()).await?;
+        let mark = self.marked(PutOptions::default());
+        store.put(&self.output.join(SUCCESS_NAME)?, Bytes::new(), mark).await?;
         self.remove_replaced(products).await
+    }
+
+    /// What is written beside tables is marked like them, for triggers that look there.
+    fn marked(&self, mut options: PutOptions) -> PutOptions {
+        options.mark_depth(self.job.document.depth);
+        options
     }
 
     /// One try; false when another writer came between.
@@ -228,7 +235,7 @@ impl Closing<'_> {
             _ => {}
         }
         self.store_answer(products, found.is_some()).await?;
-        let options = PutOptions::typed("application/json");
+        let options = self.marked(PutOptions::typed("application/json"));
         let Some((manifest, pin)) = found else {
             let writer = self.job.id.to_string();
             let outcome = store.put_if_absent(uri, body.clone(), &writer, options).await?;
@@ -268,7 +275,7 @@ impl Closing<'_> {
             Some(AnswerRef::Inline(value)) => {
                 let body: Bytes =
                     serde_json::to_vec(value).map_err(|e| Error::damaged(own.to_string(), e))?.into();
-                let options = PutOptions::typed("application/json");
+                let options = self.marked(PutOptions::typed("application/json"));
                 tokio::try_join!(
                     store.put(&own, body.clone(), options.clone()),
                     store.put(&beside, body, options)
