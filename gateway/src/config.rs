@@ -42,6 +42,8 @@ pub struct GatewayConfig {
     pub jobs: JobsConfig,
     /// How asynchronous invocations are looked after.
     pub invocations: InvocationsConfig,
+    /// Events that may wait for one trigger.
+    pub events_waiting_max: u64,
     /// How triggers fetch their events.
     pub sources: SourcesConfig,
     /// From accept to the first byte.
@@ -74,6 +76,7 @@ impl GatewayConfig {
             connections_max: limits::CONNECTIONS_MAX,
             jobs: JobsConfig::default(),
             invocations: InvocationsConfig::default(),
+            events_waiting_max: limits::EVENTS_WAITING_MAX,
             sources: SourcesConfig::default(),
             first_byte_timeout: limits::FIRST_BYTE_TIMEOUT,
             headers_timeout: limits::HEADERS_TIMEOUT,

@@ -79,8 +79,14 @@ impl Gateway {
             ),
         );
         let registry = registry?;
-        let triggers =
-            triggers::Triggers::start(store.clone(), bucket.clone(), backbone.clone(), tasks.clone()).await?;
+        let triggers = triggers::Triggers::start(
+            store.clone(),
+            bucket.clone(),
+            backbone.clone(),
+            config.events_waiting_max,
+            tasks.clone(),
+        )
+        .await?;
         let jobs = jobs::Jobs::start(
             store.clone(),
             bucket,

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::{
     envelope,
     intake::{self, Receipt},
-    loops,
+    letters, loops,
     reconcile::{self, Found, Scope},
     record::{Secret, Trigger, TriggerRecord},
     sender, sns,
@@ -35,9 +35,6 @@ use crate::{
     state::{App, AppState},
 };
 
-/// Dead letters queued again at once.
-const LETTERS_AT_ONCE: usize = 1_000;
-
 /// The routes of triggers.
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -46,6 +43,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(pause))
         .routes(routes!(resume))
         .routes(routes!(replay))
+        .routes(routes!(letters::letters, letters::discard))
         .routes(routes!(notify_any))
         .routes(routes!(notify, probe))
 }
@@ -260,6 +258,7 @@ pub(crate) async fn replay(
         until: request.until.as_deref().map(|text| moment("until", text)).transpose()?,
         again: request.again.then(Uuid::now_v7),
         prefix: request.prefix,
+        patient: true,
     };
     if !request.dead_letters {
         return Ok(Json(reconcile::replay(&app, trigger, scope).await?));
@@ -270,25 +269,8 @@ pub(crate) async fn replay(
             "dead_letters must stand alone, found it with prefix, since, until or again; leave them out",
         ));
     }
-    let queued = revive(&app, &trigger).await?;
+    let queued = letters::revive(&app, &trigger).await?;
     Ok(Json(Found { listed: 0, queued }))
-}
-
-/// Queues all dead letters again: as many as there are now, since some may come back.
-async fn revive(app: &App, trigger: &Trigger) -> Result<u64, Problem> {
-    let queue = keys::event_queue(&trigger.record.id);
-    let dead = app.backbone.depth(&queue).await.map_err(of_backbone)?.dead;
-    let mut queued = 0;
-    while queued < dead {
-        let letters = app.backbone.dead_letters(&queue, 0, LETTERS_AT_ONCE).await.map_err(of_backbone)?;
-        let sequences: Vec<u64> = letters.iter().map(|letter| letter.sequence).collect();
-        let revived = app.backbone.replay(&queue, sequences).await.map_err(of_backbone)?;
-        if revived == 0 {
-            break;
-        }
-        queued += revived as u64;
-    }
-    Ok(queued)
 }
 
 fn moment(name: &str, text: &str) -> Result<Timestamp, Problem> {
@@ -432,7 +414,7 @@ async fn read_notification(
 /// Checks that a topic has sent this, and confirms the subscription if it asks for it.
 async fn sns_sent(app: &App, topic: &SnsTopic, body: &[u8]) -> Result<(), Problem> {
     let reach = app.config.sources.reach();
-    if let Some(page) = app.triggers.sns().check(reach, topic, body).await? {
+    if let Some(page) = app.triggers.sns().check(reach, topic, body, time::now()).await? {
         sns::confirm(reach, &page).await?;
         tracing::info!(topic = topic.topic_arn, "the subscription is confirmed");
     }

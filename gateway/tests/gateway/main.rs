@@ -16,4 +16,6 @@ mod invocations;
 mod problems;
 mod service;
 mod sources;
+mod trigger_kept;
+mod trigger_senders;
 mod triggers;

@@ -220,6 +220,16 @@ impl Invocations {
         Ok(self.outcome(id).await?.map(Standing::Ended))
     }
 
+    /// Whether an invocation waits for its first attempt, or runs: neither ended nor
+    /// put off after a failure.
+    ///
+    /// # Errors
+    /// The backbone does not answer.
+    pub(crate) async fn is_in_work(&self, id: &Uuid) -> Result<bool, Problem> {
+        let live = Live::get(&self.inner.backbone, id).await?;
+        Ok(live.is_some_and(|(live, _)| !live.rests()))
+    }
+
     /// At most `limit` invocations that wait or run and that `fits` lets pass, in
     /// the order of their ids, from behind one; and the last one looked at, when
     /// there may be more.
