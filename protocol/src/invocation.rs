@@ -125,13 +125,18 @@ pub struct Usage {
     pub memory_bytes_peak: u64,
     /// Rows handed to the guest.
     pub rows_in: u64,
-    /// Rows that were decoded and did not pass the job's filter. Those of row groups
-    /// that were pruned are not among them.
+    /// Rows that were decoded and did not pass the job's filter. What was pruned is
+    /// not among them.
     pub rows_filtered: u64,
     /// Row groups that were not read, since by their statistics no row of them passes
     /// the job's filter.
     pub row_groups_pruned: u64,
-    /// Stored bytes of these, all columns together.
+    /// Pages of other row groups, of the columns that are read, that were not read,
+    /// since by their index no row in them passes.
+    pub pages_pruned: u64,
+    /// Rows of these row groups that were not decoded for that.
+    pub rows_pruned: u64,
+    /// Stored bytes of row groups, all columns together, and pages that were pruned.
     pub bytes_pruned: u64,
     /// Rows that the guest wrote.
     pub rows_out: u64,
@@ -155,6 +160,8 @@ impl Usage {
         self.rows_in += other.rows_in;
         self.rows_filtered += other.rows_filtered;
         self.row_groups_pruned += other.row_groups_pruned;
+        self.pages_pruned += other.pages_pruned;
+        self.rows_pruned += other.rows_pruned;
         self.bytes_pruned += other.bytes_pruned;
         self.rows_out += other.rows_out;
         self.bytes_in += other.bytes_in;

@@ -12,6 +12,8 @@ pub mod cut;
 pub mod footer;
 pub mod guess;
 pub mod jsonl;
+#[cfg(feature = "filter")]
+pub mod pages;
 pub mod parquet;
 pub mod thrift;
 pub mod value;

@@ -95,6 +95,8 @@ pub(crate) struct Work {
     pub(crate) rows_in: AtomicU64,
     pub(crate) rows_filtered: AtomicU64,
     pub(crate) row_groups_pruned: AtomicU64,
+    pub(crate) pages_pruned: AtomicU64,
+    pub(crate) rows_pruned: AtomicU64,
     pub(crate) bytes_pruned: AtomicU64,
     pub(crate) rows_out: AtomicU64,
     /// Whether the guest looked at what is not its input, its parameters or its
@@ -108,6 +110,8 @@ impl Work {
     pub(crate) fn skip(&self, skipped: Skipped) {
         self.rows_filtered.fetch_add(skipped.rows, Relaxed);
         self.row_groups_pruned.fetch_add(skipped.row_groups, Relaxed);
+        self.pages_pruned.fetch_add(skipped.pages, Relaxed);
+        self.rows_pruned.fetch_add(skipped.rows_unread, Relaxed);
         self.bytes_pruned.fetch_add(skipped.bytes, Relaxed);
     }
 
