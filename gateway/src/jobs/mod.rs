@@ -22,6 +22,7 @@ mod eta;
 mod events;
 mod filter;
 mod finish;
+mod footer;
 mod index;
 mod input;
 mod kept;

@@ -6,6 +6,7 @@
 //! its input as hostile: it ends in a [`Problem`], and nothing is allocated
 //! because bytes say so.
 
+pub mod arrow;
 pub mod csv;
 pub mod cut;
 #[cfg(feature = "filter")]
