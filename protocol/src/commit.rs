@@ -194,4 +194,19 @@ pub struct RunningNotice {
     pub worker: String,
     /// For how long it has been working on it.
     pub running_ms: u64,
+    /// What it took, once it has ended and does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overtaken: Option<Overtaken>,
+}
+
+/// An attempt at a lease that was stopped, or that another one came before: no
+/// commit says what it took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overtaken {
+    /// Which.
+    pub attempt: Uuid,
+    /// Tasks that it had begun.
+    pub tasks: u64,
+    /// What they took.
+    pub usage: Usage,
 }

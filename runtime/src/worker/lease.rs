@@ -14,7 +14,7 @@ use std::{
 use fanfold_backbone::Delivery;
 use fanfold_protocol::{
     Fault, Problem,
-    commit::{TaskCommit, TaskOutcome},
+    commit::{Overtaken, TaskCommit, TaskOutcome},
     invocation::Usage,
     keys,
     plan::{Lease, Task, Work},
@@ -142,7 +142,7 @@ async fn watch(shop: &Shop, place: Place, stop: &CancellationToken) {
     let (begun, worker) = (Instant::now(), &shop.worker);
     tokio::time::sleep(TELL_AFTER).await;
     loop {
-        commit::announce_running(&worker.backbone, &worker.name, place, begun.elapsed()).await;
+        commit::announce_running(worker, place, begun.elapsed(), None).await;
         tokio::time::sleep(LOOK_EVERY).await;
         match commit::winner(&worker.platform.data, place).await {
             Ok(Some(_)) => stop.cancel(),
@@ -181,7 +181,7 @@ async fn attempt(
         ));
         return give_up(shop, lease, &problem).await;
     }
-    let stop = stopped.child_token();
+    let (begun, stop) = (Instant::now(), stopped.child_token());
     let attempt = Arc::new(Attempt { lease, version, id: Uuid::new_v4(), stop: stop.clone() });
     let done = Arc::new(Mutex::new(Vec::with_capacity(attempt.lease.tasks.len())));
     let drained = &shop.drained;
@@ -191,23 +191,37 @@ async fn attempt(
     };
     stop.cancel();
     let done = std::mem::take(&mut *done.lock().unwrap_or_else(PoisonError::into_inner));
-    if let Err(ending) = ran {
-        commit::remove(data, &done).await;
-        return Err(ending);
+    let overtaken = match ran {
+        Ok(()) => commit_all(shop, &attempt, done).await?,
+        Err(ending) => {
+            commit::remove(data, &done).await;
+            if !matches!(ending, Ending::Cancelled) {
+                return Err(ending);
+            }
+            Some(commit::overtaken(attempt.id, &done))
+        }
+    };
+    if overtaken.is_some() {
+        commit::announce_running(&shop.worker, (&attempt.lease).into(), begun.elapsed(), overtaken).await;
     }
-    commit_all(shop, &attempt, done).await
+    Ok(())
 }
 
 /// What came of the tasks of a lease so far.
 type Done = Arc<Mutex<Vec<TaskCommit>>>;
 
-async fn commit_all(shop: &Shop, attempt: &Attempt, tasks: Vec<TaskCommit>) -> Result<(), Ending> {
+/// Commits what a lease gave; answers what it took when that does not count.
+async fn commit_all(
+    shop: &Shop,
+    attempt: &Attempt,
+    tasks: Vec<TaskCommit>,
+) -> Result<Option<Overtaken>, Ending> {
     let data = &shop.worker.platform.data;
-    let committed = commit::put(data, &shop.worker.name, &attempt.lease, attempt.id, tasks)
+    let (committed, overtaken) = commit::put(data, &shop.worker.name, &attempt.lease, attempt.id, tasks)
         .await
         .map_err(Ending::Failed)?;
     commit::announce(&shop.worker.backbone, &attempt.lease, &committed).await;
-    Ok(())
+    Ok(overtaken)
 }
 
 /// Commits the same failure for every task of a lease that cannot be run.
@@ -222,7 +236,7 @@ async fn give_up(shop: &Shop, lease: Lease, problem: &Problem) -> Result<(), End
     };
     let tasks = lease.tasks.iter().map(failed).collect();
     let data = &shop.worker.platform.data;
-    let committed =
+    let (committed, _) =
         commit::put(data, &shop.worker.name, &lease, Uuid::new_v4(), tasks).await.map_err(Ending::Failed)?;
     commit::announce(&shop.worker.backbone, &lease, &committed).await;
     Ok(())
@@ -253,7 +267,7 @@ async fn on_guest_thread(
                 let committed = run_task(&shop, &attempt, task, last).await?;
                 done.lock().unwrap_or_else(PoisonError::into_inner).push(committed);
             }
-            Ok(())
+            if attempt.stop.is_cancelled() { Err(Ending::Cancelled) } else { Ok(()) }
         }
     };
     joined(AbortOnDropHandle::new(shop.worker.guests.spawn(run)).await).map_err(Ending::Failed)?
@@ -276,8 +290,7 @@ async fn run_task(shop: &Shop, attempt: &Attempt, task: &Task, last: bool) -> Re
         Err(problem) => TaskEnd::failed(problem),
     };
     if attempt.stop.is_cancelled() {
-        discard(shop, task, end).await;
-        return Err(Ending::Cancelled);
+        return Ok(stopped(task, end));
     }
     let TaskEnd { ended, platform_failed, looked_outside } = end;
     let Ended { result, logs, mut usage } = ended;
@@ -294,24 +307,18 @@ async fn run_task(shop: &Shop, attempt: &Attempt, task: &Task, last: bool) -> Re
     Ok(TaskCommit { index: task.index, attempt: task.attempt, outcome, usage, looked_outside, logs })
 }
 
-/// Removes what a task wrote that ended just as its job was cancelled.
-async fn discard(shop: &Shop, task: &Task, end: TaskEnd) {
-    if let Ok(product) = end.ended.result {
-        let outcome = match product {
-            Product::Table(table) | Product::Mapped(table, _) => TaskOutcome::Table(table),
-            Product::Runs(runs) => TaskOutcome::State(runs),
-            Product::State(_) | Product::Answer(..) => return,
-        };
-        let task = TaskCommit {
-            index: task.index,
-            attempt: task.attempt,
-            outcome,
-            usage: Usage::default(),
-            looked_outside: false,
-            logs: Vec::new(),
-        };
-        commit::remove(&shop.worker.platform.data, &[task]).await;
-    }
+/// A task that ended as its attempt was stopped: what it took, and what it wrote
+/// to be removed.
+fn stopped(task: &Task, end: TaskEnd) -> TaskCommit {
+    let Ended { result, usage, .. } = end.ended;
+    let outcome = match result {
+        Ok(Product::Table(table) | Product::Mapped(table, _)) => TaskOutcome::Table(table),
+        Ok(Product::Runs(runs)) => TaskOutcome::State(runs),
+        Ok(Product::State(_) | Product::Answer(..)) => TaskOutcome::Table(None),
+        Err(problem) => TaskOutcome::Failed(problem),
+    };
+    let (index, attempt, logs) = (task.index, task.attempt, Vec::new());
+    TaskCommit { index, attempt, outcome, usage, looked_outside: end.looked_outside, logs }
 }
 
 #[cfg(test)]

@@ -472,6 +472,19 @@ async fn an_attempt_that_was_overtaken_tells_of_itself_and_stops() {
         .expect("stopped before its deadline");
     assert_eq!(works.platform.get(&format!("s3://fanfold/{key}")).await, "the winner");
     assert_eq!(works.keys("bank", "out/").await, [""; 0]);
+    // What it took is told, though no commit says it.
+    let told = async {
+        loop {
+            let Some(Event::Published { payload, .. }) = running.next().await else { panic!("no notice") };
+            let told: RunningNotice = serde_json::from_slice(&payload).unwrap();
+            if let Some(overtaken) = told.overtaken {
+                return overtaken;
+            }
+        }
+    };
+    let overtaken = tokio::time::timeout(Duration::from_secs(15), told).await.expect("told of in the end");
+    assert_eq!(overtaken.tasks, 1);
+    assert!(overtaken.usage.cpu_us > 100_000, "{overtaken:?}");
     works.stop().await;
 }
 
