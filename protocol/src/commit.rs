@@ -138,11 +138,28 @@ pub struct Manifest {
     pub rows: u64,
     /// Bytes of all objects.
     pub bytes: u64,
-    /// The objects, in the order of the tasks that wrote them.
+    /// The objects, in the order of the tasks that wrote them; none when shards name
+    /// them.
     pub objects: Vec<OutputObject>,
+    /// Where the objects are named when they are more than
+    /// [`MANIFEST_OBJECTS_MAX`], in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shards: Vec<ManifestShard>,
     /// The tasks that failed for good and were tolerated: what is missing here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<DeadLetter>,
+}
+
+/// Objects that a manifest, or a shard of one, names at most.
+pub const MANIFEST_OBJECTS_MAX: usize = 10_000;
+
+/// A part of a manifest: an object with an [`OutputObject`] on each line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestShard {
+    /// Where, in the folder of the manifest.
+    pub uri: ObjectUri,
+    /// How many it names.
+    pub objects: u64,
 }
 
 /// A task that failed for good.

@@ -144,11 +144,6 @@ pub fn staged(id: &Uuid, stage: u32, task: u32, attempt: &Uuid, what: &str) -> S
     format!("jobs/{id}/staged/{stage:02}/{task:07}-{attempt}.{what}")
 }
 
-/// All objects that attempts at the tasks of a stage staged here.
-pub fn staged_in(id: &Uuid, stage: u32) -> String {
-    format!("jobs/{id}/staged/{stage:02}/")
-}
-
 /// All objects that attempts at a job's tasks staged here.
 pub fn all_staged(id: &Uuid) -> String {
     format!("jobs/{id}/staged/")

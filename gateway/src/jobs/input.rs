@@ -20,6 +20,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{
     error::{Error, Result, about_input},
     listing::{self, Document, Inventory, Listed},
+    manifest,
     pattern::{Pattern, Source},
     plan::Few,
 };
@@ -119,7 +120,10 @@ impl Finder<'_> {
         let bytes = self.store.get(uri, None).await.map_err(about_input)?;
         let (at, text) = (uri.clone(), bytes);
         let objects = match blocking(move || listing::read(&at, &text)).await? {
-            Document::Job(manifest) => return self.named(manifest, look),
+            Document::Job(head) => {
+                let manifest = manifest::whole(self.store, uri, head).await?;
+                return self.named(manifest, look);
+            }
             Document::List(objects) => objects,
             Document::Inventory(inventory) => self.inventory(inventory).await?,
         };
@@ -198,14 +202,15 @@ impl Finder<'_> {
             Err(fanfold_storage::Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(about_input(error)),
         };
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+        let head = serde_json::from_slice(&bytes).map_err(|error| {
             Error::Refused(Problem::new(
                 ErrorKind::InvalidJob,
                 format!(
                     "expected {uri} to be the manifest of a job, found: {error}; name the objects themselves"
                 ),
             ))
-        })
+        })?;
+        manifest::whole(self.store, uri, head).await.map(Some)
     }
 
     /// The objects of a manifest, pinned to the state that its job wrote.
@@ -321,6 +326,48 @@ mod tests {
         let folders = ["b/", "a/b/", "a/", "ab/"].map(str::to_owned).to_vec();
         assert_eq!(outermost(folders), ["a/", "ab/", "b/"]);
         assert_eq!(outermost(vec!["a/".into(), String::new()]), [""]);
+    }
+
+    /// A store of keys without end, a thousand a page, and without objects.
+    async fn endless() -> Store {
+        let page = |request: axum::extract::Request| async move {
+            let query = request.uri().query().unwrap_or_default();
+            if !query.contains("list-type=2") {
+                let missing = "<Error><Code>NoSuchKey</Code><Message>none</Message></Error>";
+                return (axum::http::StatusCode::NOT_FOUND, missing.to_owned());
+            }
+            let token = query.split('&').find_map(|part| part.strip_prefix("continuation-token="));
+            let from: u64 = token.map_or(0, |token| token.parse().unwrap());
+            let key =
+                |n: u64| format!("<Contents><Key>in/{n:09}.csv</Key><ETag>e</ETag><Size>9</Size></Contents>");
+            let keys: String = (from..from + 1_000).map(key).collect();
+            let next = format!("<NextContinuationToken>{}</NextContinuationToken>", from + 1_000);
+            let page =
+                format!("<ListBucketResult><IsTruncated>true</IsTruncated>{next}{keys}</ListBucketResult>");
+            (axum::http::StatusCode::OK, page)
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(page)).await });
+        let credentials = fanfold_storage::Credentials::new("test", "test-secret");
+        Store::connect(fanfold_storage::StoreConfig::at(endpoint, credentials)).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_pattern_of_ten_million_keys_is_refused_soon() {
+        let (store, output) = (endless().await, "s3://out/x/".parse().unwrap());
+        let finder = Finder { store: &store, system_bucket: "fanfold", output: &output, tables: true };
+        // What fits, and what is looked at in vain.
+        for (input, word) in
+            [("s3://bank/in/*.csv", "at most 1000000 objects"), ("s3://bank/**/x", "2000000 keys")]
+        {
+            let inputs = [input.to_owned()];
+            let found = finder.find(&inputs);
+            let found = tokio::time::timeout(std::time::Duration::from_secs(120), found).await.unwrap();
+            let Err(Error::Refused(problem)) = found.map(|_| ()) else { panic!("{input}") };
+            assert_eq!(problem.code, ErrorKind::PartitionLimit, "{input}");
+            assert!(problem.detail.contains(word), "{problem}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod meter;
 mod multipart;
 mod probe;
 mod read;
+mod uploads;
 mod write;
 
 use std::sync::{Arc, OnceLock};
@@ -34,6 +35,7 @@ pub use self::{
     multipart::MultipartWriter,
     probe::{Probe, Support},
     read::{Meta, ReadAhead},
+    uploads::Upload,
     write::{PutOptions, PutOutcome},
 };
 

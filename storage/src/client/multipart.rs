@@ -225,7 +225,7 @@ async fn upload_part(
     Ok(CompletedPart::builder().part_number(number).e_tag(etag).build())
 }
 
-async fn abort(store: &Store, uri: &ObjectUri, id: &str) -> Result<()> {
+pub(super) async fn abort(store: &Store, uri: &ObjectUri, id: &str) -> Result<()> {
     let request = store.client().abort_multipart_upload().bucket(uri.bucket()).key(uri.key()).upload_id(id);
     match request.send().boxed().await.map_err(|e| Target::Object(uri).error(e)) {
         Ok(_) | Err(Error::NotFound { .. }) => Ok(()),

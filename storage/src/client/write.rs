@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use aws_sdk_s3::{
     operation::put_object::{PutObjectOutput, builders::PutObjectFluentBuilder},
     primitives::ByteStream,
-    types::{Delete, ObjectIdentifier},
+    types::{Delete, MetadataDirective, ObjectIdentifier},
 };
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
@@ -199,17 +199,52 @@ impl Store {
     /// Copies an object within the store, metadata included, over what was there.
     /// With `pin`, only from that state. S3 copies at most 5 GiB in one request.
     pub async fn copy(&self, from: &ObjectUri, pin: Option<&Pin>, to: &ObjectUri) -> Result<Pin> {
+        self.copy_with(from, pin, to, None).await
+    }
+
+    /// The same for an object to which so many triggers led: the copy is marked
+    /// with that, whatever its source says.
+    pub async fn copy_at_depth(
+        &self,
+        from: &ObjectUri,
+        pin: Option<&Pin>,
+        to: &ObjectUri,
+        depth: u32,
+    ) -> Result<Pin> {
+        let meta = self.head(from).await?;
+        let mut options = PutOptions { content_type: meta.content_type, ..PutOptions::default() };
+        options.metadata.clone_from(&meta.user_metadata);
+        options.metadata.remove(DEPTH_METADATA);
+        options.mark_depth(depth);
+        let kept = options.metadata == meta.user_metadata;
+        self.copy_with(from, pin, to, (!kept).then_some(options)).await
+    }
+
+    /// A copy with the source's metadata, or with these options' instead.
+    async fn copy_with(
+        &self,
+        from: &ObjectUri,
+        pin: Option<&Pin>,
+        to: &ObjectUri,
+        instead: Option<PutOptions>,
+    ) -> Result<Pin> {
         let mut source = percent_encode(&format!("{}/{}", from.bucket(), from.key()));
         if let Some(id) = pin.and_then(|p| p.version_id.as_deref()) {
             source = format!("{source}?versionId={}", percent_encode(id));
         }
-        let request = self
+        let mut request = self
             .client()
             .copy_object()
             .bucket(to.bucket())
             .key(to.key())
             .copy_source(source)
             .set_copy_source_if_match(pin.map(|p| quoted_etag(&p.etag)));
+        if let Some(PutOptions { content_type, metadata, .. }) = instead {
+            request = request
+                .metadata_directive(MetadataDirective::Replace)
+                .set_content_type(content_type)
+                .set_metadata(Some(metadata.into_iter().collect()));
+        }
         let answer = request.send().boxed().await.map_err(|e| {
             let error = Target::Object(from).error(e);
             pin.map_or(error.clone(), |p| error.changed(from, &p.etag))
