@@ -316,7 +316,7 @@ async fn lists_name_the_input() {
         "job": uuid::Uuid::nil(), "function": "mapper@1", "rows": 2, "bytes": 8, "objects": [], "shards": shards
     });
     world.put("s3://bank/w/_manifest.json", &head.to_string()).await;
-    for input in ["manifest://bank/w/_manifest.json", "s3://bank/w/", "s3://bank/in/00[12].csv"] {
+    for input in ["manifest://bank/w/_manifest.json"] {
         let (_, partitions) = plan(&world, &engine, json!({"input": input})).await;
         assert_eq!(words(&partitions), ["in/001.csv", "in/002.csv"], "{input}");
     }

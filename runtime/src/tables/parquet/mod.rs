@@ -250,7 +250,8 @@ impl ParquetReader {
     fn agrees(&self, index: usize, data: &Sparse) -> bool {
         let Some(selected) = self.selection.of(index) else { return true };
         let sound = |(leaf, chunk): (usize, &ColumnChunkMetaData)| {
-            selected.agrees(leaf, data, chunk.column_descr().max_rep_level() > 0)
+            let repeated = chunk.column_descr().max_rep_level() > 0;
+            self.range(index, chunk).is_ok_and(|range| selected.agrees(leaf, &range, data, repeated))
         };
         self.chunks(index).all(sound)
     }

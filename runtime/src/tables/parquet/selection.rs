@@ -89,17 +89,25 @@ impl Selected {
         self.runs.get(next).is_some_and(|run| run.start < page.rows.end)
     }
 
-    /// Whether the pages that are read are those that the index told of.
-    pub(super) fn agrees(&self, leaf: usize, data: &Sparse, repeated: bool) -> bool {
-        let sound = |page: &Page| {
-            let bytes = data.get(page.bytes.clone())?;
-            let (header, length) = PageHeader::read(&bytes)?;
+    /// Whether the pages that are read, and what is before the first one, are those
+    /// that the index told of.
+    pub(super) fn agrees(&self, leaf: usize, chunk: &Range<u64>, data: &Sparse, repeated: bool) -> bool {
+        let header = |bytes: Range<u64>| {
+            let held = data.get(bytes.clone())?;
+            let (header, length) = PageHeader::read(&held)?;
             let stored = u64::try_from(header.stored).ok()?.checked_add(length as u64)?;
-            let rows = u64::try_from(header.values).ok()?;
-            let counted = repeated || rows == page.rows.end - page.rows.start;
-            Some(!header.dictionary && stored == page.bytes.end - page.bytes.start && counted)
+            (stored == bytes.end - bytes.start).then_some(header)
         };
-        self.pages(leaf).is_none_or(|mut pages| pages.all(|page| sound(page) == Some(true)))
+        let sound = |page: &Page| {
+            header(page.bytes.clone()).is_some_and(|header| {
+                let rows = u64::try_from(header.values).ok();
+                !header.dictionary && (repeated || rows == Some(page.rows.end - page.rows.start))
+            })
+        };
+        let first = self.pages.get(&leaf).and_then(|pages| pages.first()).map(|page| page.bytes.start);
+        let before = first.filter(|first| *first > chunk.start).map(|first| chunk.start..first);
+        before.is_none_or(|bytes| header(bytes).is_some_and(|header| header.dictionary))
+            && self.pages(leaf).is_none_or(|mut pages| pages.all(sound))
     }
 
     /// What is selected of the row group's rows.
