@@ -211,6 +211,7 @@ impl Common {
             config,
             store,
             backbone,
+            deployment: self.backbone.clone(),
             registry,
             jobs,
             triggers,

@@ -96,9 +96,8 @@ impl Nats {
         let (mut reply, answer) = oneshot::channel();
         let (nats, queue) = (self.clone(), queue.to_owned());
         tokio::spawn(async move {
-            let abandoned = async {
-                if withdrawn { reply.closed().await } else { std::future::pending().await }
-            };
+            let abandoned =
+                async { if withdrawn { reply.closed().await } else { std::future::pending().await } };
             let pulled = nats.request(&queue, max, wait, lease, abandoned).await;
             // Where nobody waits any more, what came is dropped here.
             drop(reply.send(pulled));

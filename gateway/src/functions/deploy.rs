@@ -99,7 +99,7 @@ pub(crate) async fn deploy(
     let _turn = app.deploys.acquire().await.map_err(internal)?;
     let draft = draft(&app, name, held.bytes.clone(), settings).await?;
     // Whoever deploys what is quarantined wants it to be tried again.
-    app.backbone.delete(&keys::suspicion(&draft.digest), None).await.map_err(of_backbone)?;
+    app.deployment.delete(&keys::suspicion(&draft.digest), None).await.map_err(of_backbone)?;
     let published = publish(&app, draft, held.bytes.clone()).await?;
     if let Some(alias) = alias {
         let target = AliasTarget { version: published.version.version, canary: None };
