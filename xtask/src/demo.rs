@@ -65,7 +65,8 @@ fn options(arguments: &[String]) -> Result<Options> {
 pub fn run(arguments: &[String]) -> Result<()> {
     let options = options(arguments)?;
     setup::binaries()?;
-    setup::functions()?;
+    let folders: Vec<_> = FUNCTIONS.iter().map(|name| root().join("functions").join(name)).collect();
+    setup::functions_in(&folders)?;
     let folder = target().join("demo");
     let customers = customers(&folder, options.rows)?;
     let Some(workers) = options.hosts else {

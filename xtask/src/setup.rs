@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::process::{binary, cargo, cargo_for_tests, read, root, run, step, target};
 
@@ -27,14 +27,27 @@ const PYTHON_PACKAGES: &[&str] = &[
 /// Debian's own NATS server, the oldest release that the platform works with.
 const DEBIAN_NATS: &str = "/usr/sbin/nats-server";
 
-/// All that tests stand on.
+/// All that tests stand on. The functions are linked by one core each, so that the
+/// tests themselves are compiled beside them.
 pub fn all() -> Result<()> {
-    step("compile the host crates for tests (12 to 25 minutes on 2 cores the first time)", || {
+    step("compile the host crates for tests (10 to 25 minutes on 2 cores the first time)", || {
         run(cargo_for_tests().args(["build", "--workspace", "--bins"]))
     })?;
-    functions()?;
-    test_servers()
+    test_servers()?;
+    std::thread::scope(|scope| {
+        let tests = scope.spawn(|| {
+            step("compile the tests", || {
+                run(cargo_for_tests().args(["test", "--quiet", "--workspace", "--no-run"]))?;
+                run(cargo_for_tests().args(["test", "--quiet", "--no-run"]).args(NATIVE_FUNCTIONS))
+            })
+        });
+        functions()?;
+        tests.join().map_err(|_| anyhow!("compiling the tests broke"))?
+    })
 }
+
+/// The functions as crates of this machine, whose own tests run natively.
+pub const NATIVE_FUNCTIONS: &[&str] = &["--workspace", "--manifest-path", "functions/Cargo.toml"];
 
 /// Compiles the workspace's programs. How long that took from nothing is kept
 /// beside them, for the bench to say.
@@ -56,18 +69,24 @@ fn compile() -> Result<()> {
     })
 }
 
-/// Compiles the example functions to components; brings the guest toolchain first.
+/// Compiles the example functions and the fixtures to components; brings the guest
+/// toolchain first.
 pub fn functions() -> Result<()> {
-    step("compile the example functions to WebAssembly", || {
-        for folder in function_folders()? {
-            run(Command::new(binary("fanfold")).arg("build").arg(&folder).stdout(std::io::stderr()))?;
+    functions_in(&function_folders()?)
+}
+
+/// Compiles the functions in these folders to components.
+pub fn functions_in(folders: &[PathBuf]) -> Result<()> {
+    step("compile functions to WebAssembly", || {
+        for folder in folders {
+            run(Command::new(binary("fanfold")).arg("build").arg(folder).stdout(std::io::stderr()))?;
         }
         Ok(())
     })
 }
 
 /// The folders of the example functions and of the fixtures.
-pub fn function_folders() -> Result<Vec<PathBuf>> {
+fn function_folders() -> Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
     for parent in ["functions", "functions/hostile"] {
         for entry in fs::read_dir(root().join(parent)).with_context(|| format!("list {parent}/"))? {

@@ -19,7 +19,7 @@ pub fn run(filters: &[String]) -> Result<()> {
     });
     let functions = step("run the functions' own tests natively", || {
         let mut command = cargo_for_tests();
-        command.args(["test", "--workspace", "--manifest-path", "functions/Cargo.toml"]).args(filters);
+        command.arg("test").args(setup::NATIVE_FUNCTIONS).args(filters);
         process::run(&mut command)
     });
     host.and(functions)

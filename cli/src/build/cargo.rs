@@ -96,7 +96,7 @@ pub fn locate(toolchain: &Toolchain, dirs: &[PathBuf]) -> Result<Vec<Guest>, Err
         let guest = match known.iter().find_map(|metadata| metadata.guest(&manifest)) {
             Some(guest) => guest,
             None => {
-                let metadata = metadata(toolchain, &manifest)?;
+                let metadata = metadata(toolchain, &manifest, &["--no-deps"])?;
                 let guest = metadata.guest(&manifest);
                 let guest = guest
                     .unwrap_or_else(|| Err(Error::NoPackage { dir: dir.clone(), members: metadata.names() }));
@@ -109,10 +109,10 @@ pub fn locate(toolchain: &Toolchain, dirs: &[PathBuf]) -> Result<Vec<Guest>, Err
     Ok(guests)
 }
 
-fn metadata(toolchain: &Toolchain, manifest: &Path) -> Result<Metadata, Error> {
+fn metadata(toolchain: &Toolchain, manifest: &Path, options: &[&str]) -> Result<Metadata, Error> {
     let mut command = process::command(&toolchain.cargo, folder(manifest));
     command.env("RUSTC", &toolchain.rustc);
-    command.args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path"]).arg(manifest);
+    command.args(["metadata", "--format-version", "1"]).args(options).arg("--manifest-path").arg(manifest);
     let text = process::output(command).map_err(Error::Cargo)?;
     serde_json::from_str(&text)
         .map_err(|error| Error::Cargo(format!("expected metadata from cargo, found {error}")))
@@ -140,6 +140,20 @@ impl Metadata {
     fn names(&self) -> Vec<String> {
         self.packages.iter().map(|package| package.name.clone()).collect()
     }
+
+    /// The packages that lie neither in the workspace nor in cargo's own folder.
+    /// Their sources are named to the compiler with their whole path, the
+    /// workspace's from its root.
+    fn beside(&self, cargo_home: Option<&Path>) -> Vec<(&str, &Path)> {
+        let all = self.packages.iter();
+        let mut beside: Vec<_> = all
+            .map(|package| (package.name.as_str(), folder(&package.manifest_path)))
+            .filter(|(_, dir)| !dir.starts_with(&self.workspace_root))
+            .filter(|(_, dir)| !cargo_home.is_some_and(|home| dir.starts_with(home)))
+            .collect();
+        beside.sort_unstable();
+        beside
+    }
 }
 
 /// Compiles packages of one workspace in one run of cargo, and gives the file
@@ -148,7 +162,7 @@ pub fn compile(toolchain: &Toolchain, guests: &[&Guest]) -> Result<BTreeMap<Stri
     let Some(first) = guests.first() else {
         return Ok(BTreeMap::new());
     };
-    let mut command = command(toolchain, first);
+    let mut command = command(toolchain, first)?;
     for guest in guests {
         command.args(["--package", &guest.id]);
     }
@@ -168,7 +182,8 @@ pub fn compile(toolchain: &Toolchain, guests: &[&Guest]) -> Result<BTreeMap<Stri
     Ok(files)
 }
 
-fn command(toolchain: &Toolchain, guest: &Guest) -> Command {
+fn command(toolchain: &Toolchain, guest: &Guest) -> Result<Command, Error> {
+    let all = metadata(toolchain, &guest.dir.join("Cargo.toml"), &["--filter-platform", toolchain.target])?;
     let mut command = process::command(&toolchain.cargo, &guest.dir);
     command.args(["build", "--lib", "--release", "--target", toolchain.target]);
     command.arg("--message-format=json-render-diagnostics");
@@ -177,7 +192,7 @@ fn command(toolchain: &Toolchain, guest: &Guest) -> Command {
         command.env(format!("CARGO_PROFILE_RELEASE_{key}"), value);
     }
     let theirs = theirs(|name| std::env::var(name).ok());
-    let ours = ours(&guest.workspace, cargo_home().as_deref());
+    let ours = ours(&all, cargo_home().as_deref());
     match theirs {
         // Variables hide every list in cargo's configuration files, so ours join
         // the author's variable where there is one, and the configuration where
@@ -191,7 +206,7 @@ fn command(toolchain: &Toolchain, guest: &Guest) -> Command {
             command.arg("--config").arg(format!("target.{}.rustflags={list}", toolchain.target));
         }
     }
-    command
+    Ok(command)
 }
 
 /// The author's flags from the environment, as cargo would read them.
@@ -206,14 +221,20 @@ fn theirs(variable: impl Fn(&str) -> Option<String>) -> Option<Vec<String>> {
 
 /// The sandbox has SIMD. Folders of this machine are kept out of the messages of
 /// panics: they are nobody's business, and without them the bytes, and so the
-/// digest, do not depend on where the sources lie.
-fn ours(workspace: &Path, cargo_home: Option<&Path>) -> Vec<String> {
-    // A workspace often takes a library from beside it, hence its parent.
-    let sources = workspace.parent().filter(|parent| parent.parent().is_some()).unwrap_or(workspace);
+/// digest, do not depend on where the sources lie. The workspace's own folder is not
+/// among them, so that workspaces which share a target folder share what is in it.
+fn ours(metadata: &Metadata, cargo_home: Option<&Path>) -> Vec<String> {
     let mut flags = vec!["-Ctarget-feature=+simd128".to_owned()];
-    flags.push(format!("--remap-path-prefix={}=/src", sources.display()));
+    let mut rename = |path: &Path, name: &str| {
+        flags.push(format!("--remap-path-prefix={}={name}", path.display()));
+    };
+    rename(&metadata.target_directory, "/target");
     if let Some(home) = cargo_home {
-        flags.push(format!("--remap-path-prefix={}=/cargo", home.display()));
+        rename(home, "/cargo");
+    }
+    // The last that fits counts, and a folder may lie within one of those above.
+    for (package, dir) in metadata.beside(cargo_home) {
+        rename(dir, &format!("/src/{package}"));
     }
     flags
 }
@@ -255,10 +276,28 @@ mod tests {
 
     #[test]
     fn folders_of_the_machine_are_renamed() {
-        let flags = ours(Path::new("/home/me/repo/functions"), Some(Path::new("/home/me/.cargo")));
-        assert_eq!(flags[1], "--remap-path-prefix=/home/me/repo=/src");
-        assert_eq!(flags[2], "--remap-path-prefix=/home/me/.cargo=/cargo");
-        assert_eq!(ours(Path::new("/guest"), None)[1], "--remap-path-prefix=/guest=/src");
+        let package = |name: &str, dir: &str| {
+            let manifest = format!("{dir}/Cargo.toml");
+            serde_json::json!({"id": name, "name": name, "manifest_path": manifest, "targets": []})
+        };
+        let metadata: Metadata = serde_json::from_value(serde_json::json!({
+            "packages": [
+                package("hello", "/home/me/repo/functions/hello"),
+                package("sdk", "/home/me/repo/sdk"),
+                package("serde", "/home/me/.cargo/registry/serde"),
+            ],
+            "workspace_root": "/home/me/repo/functions",
+            "target_directory": "/home/me/repo/functions/target",
+        }))
+        .unwrap();
+        assert_eq!(
+            ours(&metadata, Some(Path::new("/home/me/.cargo")))[1..],
+            [
+                "--remap-path-prefix=/home/me/repo/functions/target=/target",
+                "--remap-path-prefix=/home/me/.cargo=/cargo",
+                "--remap-path-prefix=/home/me/repo/sdk=/src/sdk",
+            ]
+        );
     }
 
     #[test]
