@@ -11,21 +11,15 @@
 //! Answer: `rows`, `columns` in the table's order, and `charts`. NaN counts as
 //! missing. The answer is what `normalize` takes as its param `stats`.
 
-use std::{
-    collections::HashMap,
-    hash::{Hash, Hasher},
-};
-
 use fanfold_sdk::{
     arrow::{
-        array::{Array, ArrayRef, AsArray, StringArray},
+        array::{Array, ArrayRef, AsArray},
         datatypes::DataType,
     },
     prelude::*,
     stats::{Distinct, MinMax, Moments, Quantiles, TopK},
-    table::{is_number, numbers},
+    table::{counts, is_number, numbers},
 };
-use rustc_hash::FxBuildHasher;
 
 /// Bins of a histogram.
 const BINS: usize = 20;
@@ -172,7 +166,7 @@ impl Summary {
                 *count += values;
                 *nulls += missing;
                 // Most texts repeat: count them first, and sketch each once.
-                for (text, n) in counted(array.as_string::<i32>()) {
+                for (text, n) in counts(array.as_string::<i32>()) {
                     distinct.add(text);
                     top.add_count(text, n);
                 }
@@ -244,39 +238,6 @@ impl Summary {
             }
             Self::Other { count, nulls } => Column { name, kind, count, nulls, ..Column::default() },
         }
-    }
-}
-
-/// How often each text is there, in the order of the texts.
-fn counted(texts: &StringArray) -> Vec<(&str, u64)> {
-    let mut counts: HashMap<Text<'_>, u64, FxBuildHasher> = HashMap::default();
-    for text in texts.iter().flatten() {
-        *counts.entry(Text(text)).or_default() += 1;
-    }
-    let mut counts: Vec<_> = counts.into_iter().map(|(text, n)| (text.0, n)).collect();
-    counts.sort_unstable();
-    counts
-}
-
-/// A text that is compared in words of eight bytes: WebAssembly has no
-/// instruction for it, and the usual way goes byte by byte.
-#[derive(Clone, Copy, Eq)]
-struct Text<'a>(&'a str);
-
-impl Hash for Text<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write(self.0.as_bytes());
-    }
-}
-
-impl PartialEq for Text<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        let ((words, rest), (others, other_rest)) =
-            (self.0.as_bytes().as_chunks::<8>(), other.0.as_bytes().as_chunks::<8>());
-        let word = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
-        self.0.len() == other.0.len()
-            && words.iter().zip(others).all(|(a, b)| word(a) == word(b))
-            && rest.iter().zip(other_rest).all(|(a, b)| a == b)
     }
 }
 
@@ -377,24 +338,6 @@ mod tests {
             assert_eq!(answer["charts"].as_array().map(Vec::len), Some(1));
         }
         Ok(())
-    }
-
-    #[test]
-    fn texts_are_counted_whatever_their_length() {
-        let texts =
-            ["", "a", "a\0", "", "seven77", "eight888", "a", "much longer than that", "eight888", "z"];
-        let array = StringArray::from_iter(texts.iter().map(Some).chain([None, Some(&"z")]));
-        let expected = [
-            ("", 2),
-            ("a", 2),
-            ("a\0", 1),
-            ("eight888", 2),
-            ("much longer than that", 1),
-            ("seven77", 1),
-            ("z", 2),
-        ];
-        assert_eq!(counted(&array), expected);
-        assert_eq!(counted(&array.slice(1, 3)), [("", 1), ("a", 1), ("a\0", 1)]);
     }
 
     #[test]

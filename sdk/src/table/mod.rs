@@ -6,7 +6,10 @@
 //! wasm and in native tests alike. Invariant: batches come and go in the order
 //! of the table's rows.
 
+mod counts;
 // Natively no stream crosses a boundary.
+#[cfg(any(test, target_family = "wasm"))]
+mod flat;
 #[cfg(any(test, target_family = "wasm"))]
 pub(crate) mod ipc;
 mod tables;
@@ -15,6 +18,7 @@ mod values;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
+pub use counts::counts;
 pub use tables::{CsvOptions, Format, ReadOptions, TableReader, TableWriter, Tables, Written};
 pub use values::{is_number, numbers, texts};
 
