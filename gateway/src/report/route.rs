@@ -43,7 +43,11 @@ pub(crate) async fn report(State(app): State<AppState>, Path(id): Path<String>) 
         serde_json::from_slice(&app.jobs.result(&id).await?).map_err(internal)?
     } else {
         let manifest = app.jobs.manifest(&id).await?;
-        json!({ "objects": serde_json::to_value(manifest).map_err(internal)?["objects"] })
+        if manifest.shards.is_empty() {
+            json!({ "objects": manifest.objects })
+        } else {
+            json!({ "shards": manifest.shards })
+        }
     };
     let policy = HeaderValue::from_str(&page::policy()).map_err(internal)?;
     let headers: [(HeaderName, HeaderValue); 3] = [
