@@ -3,8 +3,8 @@
 //!
 //! A token is 256 random bits; only its SHA-256 digest is kept, and digests are
 //! compared in constant time. The layer stands before routing, so that without
-//! a token nothing but `/healthz` and `/readyz` can be told from nothing: not
-//! even which paths there are. There is no mode without tokens. Only the
+//! a token nothing but `/healthz`, `/readyz` and the console's files can be told
+//! from nothing: not even which paths there are. There is no mode without tokens. Only the
 //! addresses of single triggers check their senders by themselves.
 
 use std::{
@@ -24,7 +24,7 @@ use http::{HeaderMap, header};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-use crate::{problem::Refusal, state::AppState, triggers::sender};
+use crate::{console, problem::Refusal, state::AppState, triggers::sender};
 
 /// What tokens begin with, so that people and scanners know one when they see it.
 const PREFIX: &str = "ff_";
@@ -169,7 +169,11 @@ pub(crate) fn is_open(path: &str) -> bool {
 /// The layer that lets nobody else through.
 pub async fn require(State(app): State<AppState>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    if is_open(path) || sender::checks_itself(path) || is_authorized(request.headers(), &app.config.tokens) {
+    if is_open(path)
+        || console::is_asset(path)
+        || sender::checks_itself(path)
+        || is_authorized(request.headers(), &app.config.tokens)
+    {
         return next.run(request).await;
     }
     let found = if request.headers().contains_key(header::AUTHORIZATION) { "another" } else { "none" };

@@ -11,6 +11,7 @@
 pub mod auth;
 pub mod config;
 mod connection;
+mod console;
 pub mod context;
 pub mod dispatch;
 mod docs;
@@ -24,6 +25,7 @@ pub mod metrics;
 pub mod openapi;
 mod peers;
 pub mod problem;
+pub mod report;
 mod router;
 mod server;
 pub mod state;

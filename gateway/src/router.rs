@@ -2,9 +2,9 @@
 //! The path of every request, from its first layer to its handler.
 //!
 //! Read [`stack`] from top to bottom: that is the order in which a request goes
-//! in; its answer comes out the other way. Only `/healthz` and `/readyz` can be
-//! asked without a token; every other path, known or not, answers 401. Addresses of
-//! triggers have tokens of their own.
+//! in; its answer comes out the other way. Only `/healthz`, `/readyz` and the files
+//! of the console can be asked without a token; every other path, known or not, answers
+//! 401. Addresses of triggers have tokens of their own.
 
 use axum::{
     Router,
@@ -18,8 +18,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
-    auth, context, docs, functions, health, invoke, jobs, metrics, openapi,
+    auth, console, context, docs, functions, health, invoke, jobs, metrics, openapi,
     problem::{self, Refusal},
+    report,
     state::AppState,
     triggers,
 };
@@ -30,9 +31,11 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .merge(health::routes())
         .merge(openapi::routes())
         .merge(docs::routes())
+        .merge(console::routes())
         .merge(functions::routes())
         .merge(invoke::routes())
         .merge(jobs::routes())
+        .merge(report::routes())
         .merge(triggers::routes())
 }
 

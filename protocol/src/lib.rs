@@ -18,6 +18,7 @@ pub mod keys;
 pub mod limits;
 pub mod names;
 pub mod plan;
+pub mod shown;
 pub mod size;
 pub mod stored;
 pub mod suspicion;

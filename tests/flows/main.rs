@@ -12,6 +12,7 @@ mod bad_components;
 mod bad_data;
 mod bad_guests;
 mod chaos;
+mod console;
 mod contract;
 mod deploy;
 mod docs;

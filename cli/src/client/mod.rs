@@ -77,6 +77,12 @@ impl Client {
         self.document(request).await
     }
 
+    /// A text.
+    pub async fn text(&self, path: &str) -> Result<String> {
+        let response = self.answer(self.request(Method::GET, path).timeout(ANSWER_TIMEOUT)).await?;
+        response.text().await.map_err(|error| self.unreachable(&error))
+    }
+
     /// As many lines of a list as asked for, page by page.
     pub async fn pages(
         &self,

@@ -2,11 +2,11 @@
 //! `fanfold result`: what a job came to.
 //!
 //! Of an aggregate the answer, of a map the manifest of its tables. As a table,
-//! as JSON, or as a page with the charts drawn. Files appear whole.
+//! as JSON, or as the page with the charts drawn that the service makes. Files appear whole.
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::job;
@@ -26,12 +26,16 @@ struct Found {
 
 /// Prints or saves.
 pub async fn run(client: &Client, args: &ResultOf) -> Result<()> {
-    let found = find(client, args.id).await?;
-    let text = match (args.html, args.shown.view, &args.out) {
-        (true, ..) => page(&found),
-        (false, _, Some(_)) => serde_json::to_string_pretty(&found.value)?,
-        (false, View::Json, None) => return output::json(&found.value),
-        (false, View::Table, None) => return output::data(&table(&found)),
+    let text = match args.html {
+        true => page(client, args.id).await?,
+        false => {
+            let found = find(client, args.id).await?;
+            match (args.shown.view, &args.out) {
+                (_, Some(_)) => serde_json::to_string_pretty(&found.value)?,
+                (View::Json, None) => return output::json(&found.value),
+                (View::Table, None) => return output::data(&table(&found)),
+            }
+        }
     };
     match &args.out {
         None => output::data(&text),
@@ -49,15 +53,26 @@ pub async fn print(client: &Client, id: Uuid, view: View) -> Result<()> {
     output::shown(view, &found.value, |_| table(&found))
 }
 
+/// The page that the service makes of it.
+async fn page(client: &Client, id: Uuid) -> Result<String> {
+    succeeded(client, id).await?;
+    client.text(&format!("/v1/jobs/{id}/report")).await
+}
+
 async fn find(client: &Client, id: Uuid) -> Result<Found> {
+    let job = succeeded(client, id).await?;
+    let what = if job.gives_tables() { "manifest" } else { "result" };
+    let value = client.get(&format!("/v1/jobs/{id}/{what}"), &[]).await?;
+    Ok(Found { job, value })
+}
+
+async fn succeeded(client: &Client, id: Uuid) -> Result<JobView> {
     let job = job::state(client, id).await?;
     job::require_success(&job)?;
     for warning in &job.warnings {
         output::note(format!("warning: {warning}"));
     }
-    let what = if job.gives_tables() { "manifest" } else { "result" };
-    let value = client.get(&format!("/v1/jobs/{id}/{what}"), &[]).await?;
-    Ok(Found { job, value })
+    Ok(job)
 }
 
 fn table(found: &Found) -> String {
@@ -84,26 +99,6 @@ fn table(found: &Found) -> String {
     table.text()
 }
 
-fn page(found: &Found) -> String {
-    let job = &found.job;
-    let facts = report::Facts {
-        title: found.value["title"].as_str().unwrap_or(&job.function).to_owned(),
-        pairs: vec![
-            ("Function".to_owned(), format!("{} (version {})", job.function, job.version)),
-            ("Job".to_owned(), job.id.to_string()),
-            ("Submitted".to_owned(), format!("{} UTC", output::moment(job.submitted_at))),
-            ("Took".to_owned(), output::span_ms(job.receipt.elapsed_ms)),
-            ("Rows read".to_owned(), output::count(job.receipt.rows_in)),
-            ("Tasks".to_owned(), output::count(job.tasks.total)),
-            ("Result".to_owned(), job.result_uri.clone().or(job.manifest.clone()).unwrap_or_default()),
-        ],
-    };
-    match job.gives_tables() {
-        true => report::html(&facts, &json!({ "objects": found.value["objects"] })),
-        false => report::html(&facts, &found.value),
-    }
-}
-
 fn save(path: &Path, text: &str) -> Result<()> {
     let failed = |cause: std::io::Error| {
         Error::failed(format!("expected to write {}, found: {cause}", path.display()))
@@ -120,6 +115,8 @@ fn save(path: &Path, text: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn found(shape: &str, value: Value) -> Found {
@@ -130,16 +127,14 @@ mod tests {
     #[test]
     fn maps_show_their_manifest() {
         let manifest = json!({"rows": 3_000, "bytes": 2_048, "objects": [{"uri": "s3://b/p", "rows": 3_000, "size": 2_048, "etag": "e"}]});
-        let text = table(&found("map", manifest.clone()));
+        let text = table(&found("map", manifest));
         assert!(text.contains("s3://b/p  3,000  2.00 KiB"), "{text}");
-        assert!(page(&found("map", manifest)).contains("s3://b/p"));
     }
 
     #[test]
     fn aggregates_show_their_answer() {
         let found = found("aggregate", json!({"title": "Credit report", "auc": 0.83}));
         assert!(table(&found).contains("auc    0.83"));
-        assert!(page(&found).contains("<h1>Credit report</h1>"));
     }
 
     #[test]

@@ -9,7 +9,8 @@ use crate::profile::{ENDPOINT_DEFAULT, StoreProfile};
 /// The text, for a person who has never seen it.
 pub fn text(data: &Data, gateway: SocketAddr, store: SocketAddr) -> String {
     let mut text = format!(
-        "fanfold is ready\n\n  gateway  http://{gateway}\n  s3       http://{store}\n  data     {}\n",
+        "fanfold is ready\n\n  gateway  http://{gateway}\n  s3       http://{store}\n  console  http://{gateway}/console#token={}\n  data     {}\n",
+        data.token.reveal(),
         data.folder().display()
     );
     let store = StoreProfile {

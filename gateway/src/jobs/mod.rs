@@ -75,6 +75,7 @@ pub use counters::Counters;
 pub use index::Filter;
 pub use record::{JobRecord, TaskFailure};
 pub use retry::{Change, Comparison, Differing};
+pub(crate) use routes::job_id;
 pub use routes::routes;
 pub use tasks::{TaskPage, TaskState, TaskView};
 

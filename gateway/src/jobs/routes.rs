@@ -345,7 +345,8 @@ fn text(value: &HeaderValue) -> Result<&str, Problem> {
     })
 }
 
-fn job_id(text: &str) -> Result<Uuid, Problem> {
+/// Reads the id of a job.
+pub(crate) fn job_id(text: &str) -> Result<Uuid, Problem> {
     text.parse().map_err(|_| {
         let found: String = text.chars().take(80).collect();
         Problem::new(

@@ -180,10 +180,10 @@ pub fn cell(value: &Value) -> Cell {
 
 fn amount(number: &serde_json::Number) -> String {
     if let Some(whole) = number.as_u64() {
-        return crate::output::count(whole);
+        return fanfold_protocol::shown::count(whole);
     }
     match number.as_i64() {
-        Some(negative) => format!("-{}", crate::output::count(negative.unsigned_abs())),
+        Some(negative) => format!("-{}", fanfold_protocol::shown::count(negative.unsigned_abs())),
         None => number.as_f64().map(six_digits).unwrap_or_default(),
     }
 }

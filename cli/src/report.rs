@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 
-use super::outline::{Body, CHARTS, Cell, sections};
 use crate::output::{Table, pairs};
+use fanfold_gateway::report::{Body, CHARTS, Cell, sections};
 
 /// Rows of a table that are shown; the rest is counted.
 const ROWS_SHOWN: usize = 200;

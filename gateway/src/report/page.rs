@@ -6,7 +6,9 @@
 
 use std::fmt::Write as _;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::{
     chart,
@@ -27,14 +29,25 @@ pub struct Facts {
     pub pairs: Vec<(String, String)>,
 }
 
+/// What a Content-Security-Policy calls the page's style by.
+pub fn style_source() -> String {
+    format!("'sha256-{}'", STANDARD.encode(Sha256::digest(STYLE)))
+}
+
+/// What the page may do: nothing but look as it does.
+pub(super) fn policy() -> String {
+    format!("default-src 'none'; style-src {}", style_source())
+}
+
 /// The page.
 pub fn html(facts: &Facts, result: &Value) -> String {
     let title = escape(&facts.title);
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<header>\n<h1>{title}</h1>\n<dl>\n"
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{}\">\n\
+         <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<header>\n<h1>{title}</h1>\n<dl>\n",
+        policy()
     );
     for (name, value) in facts.pairs.iter().filter(|(_, value)| !value.is_empty()) {
         // Writing to a string does not fail.

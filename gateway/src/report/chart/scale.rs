@@ -268,7 +268,7 @@ fn grouped(text: String) -> String {
     let digits = text.trim_start_matches('-');
     match digits.parse::<u64>() {
         Ok(number) if number >= 10_000 => {
-            format!("{}{}", &text[..text.len() - digits.len()], crate::output::count(number))
+            format!("{}{}", &text[..text.len() - digits.len()], fanfold_protocol::shown::count(number))
         }
         _ => text,
     }

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `GET /v1/jobs/{id}/report`: the result of a job that succeeded, as a page.
+//!
+//! Of an aggregate its answer with the charts drawn, of others the objects of
+//! the manifest. The page may not run anything, wherever it is opened.
+
+use axum::{
+    extract::State,
+    http::{HeaderName, HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use fanfold_protocol::shown::{count, moment, span_ms};
+use serde_json::{Value, json};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+use super::page::{self, Facts};
+use crate::{
+    extract::Path,
+    jobs::{JobRecord, job_id},
+    problem::{Answer, ProblemBody, internal},
+    state::AppState,
+};
+
+/// The routes of this module.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(report))
+}
+
+/// The result of a job as a page with its charts drawn, for people.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}/report", tag = "jobs", params(("id" = String, Path, description = "The job")),
+    responses(
+        (status = 200, description = "One page that needs no network", body = String, content_type = "text/html"),
+        (status = 404, description = "No such job, or its output was removed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "The job has not ended, or not well", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn report(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Response> {
+    let id = job_id(&id)?;
+    let job = app.jobs.get(&id).await?;
+    let value = if job.shape.folds() {
+        serde_json::from_slice(&app.jobs.result(&id).await?).map_err(internal)?
+    } else {
+        let manifest = app.jobs.manifest(&id).await?;
+        if manifest.shards.is_empty() {
+            json!({ "objects": manifest.objects })
+        } else {
+            json!({ "shards": manifest.shards })
+        }
+    };
+    let policy = HeaderValue::from_str(&page::policy()).map_err(internal)?;
+    let headers: [(HeaderName, HeaderValue); 3] = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    ];
+    Ok((headers, page::html(&facts(&id, &job, &value), &value)).into_response())
+}
+
+fn facts(id: &Uuid, job: &JobRecord, value: &Value) -> Facts {
+    let stored = job.result_uri.as_ref().or(job.manifest.as_ref());
+    Facts {
+        title: value["title"].as_str().map_or_else(|| job.function.to_string(), str::to_owned),
+        pairs: [
+            ("Function", format!("{} (version {})", job.function, job.version)),
+            ("Job", id.to_string()),
+            ("Submitted", format!("{} UTC", moment(job.submitted_at))),
+            ("Took", span_ms(job.receipt.elapsed_ms)),
+            ("Rows read", count(job.receipt.usage.rows_in)),
+            ("Tasks", count(job.tasks.total)),
+            ("Result", stored.map(ToString::to_string).unwrap_or_default()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into(),
+    }
+}
