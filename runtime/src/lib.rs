@@ -15,13 +15,14 @@ mod engine;
 mod host;
 mod invoke;
 mod link;
+mod pace;
 pub mod remote;
 mod sandbox;
 pub mod tables;
 mod task;
 mod worker;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Instant};
 
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{
@@ -40,6 +41,7 @@ use crate::{
     components::{Components, Loaded},
     engine::Shared,
     host::Data,
+    pace::Pace,
 };
 
 /// How a runtime is set up.
@@ -110,6 +112,8 @@ pub(crate) struct Platform {
     pub(crate) shared: &'static Shared,
     pub(crate) components: Arc<Components>,
     pub(crate) data: Arc<Data>,
+    /// Of all components together.
+    pub(crate) pace: Pace,
 }
 
 impl Platform {
@@ -143,20 +147,20 @@ impl Runtime {
         let components =
             Components::new(&shared.engine, artifacts, config.compiler.clone(), Arc::clone(&data_end))
                 .map_err(|error| Error::Engine(format!("{error:#}")))?;
-        let platform = Arc::new(Platform { shared, components: Arc::new(components), data: data_end });
+        let pace = Pace::new(pace::PROCESS_REST, Instant::now());
+        let platform = Arc::new(Platform { shared, components: Arc::new(components), data: data_end, pace });
         let config = RuntimeConfig { workers, ..config };
         Ok(Self(Arc::new(Inner { platform, backbone, config, guests, _data: data })))
     }
 
-    /// Calls handlers, each on a guest thread. An outcome is given for whatever
-    /// the guest does; dropping the future stops it.
+    /// Calls handlers, on guest threads unless they are brief. An outcome is given
+    /// for whatever the guest does; dropping the future stops it.
     pub fn invoker(&self) -> BoxCloneSyncService<Invocation, Outcome, Problem> {
         let runtime = self.clone();
         BoxCloneSyncService::new(service_fn(move |invocation: Invocation| {
-            let platform = Arc::clone(&runtime.0.platform);
-            let call = async move { invoke::invoke(&platform, invocation).await };
-            let call = AbortOnDropHandle::new(runtime.0.guests.handle().spawn(call));
-            async move { host::joined(call.await) }
+            let Inner { platform, guests, .. } = &*runtime.0;
+            let (platform, guests) = (Arc::clone(platform), guests.handle());
+            async move { invoke::call(platform, &guests, invocation).await }
         }))
     }
 
