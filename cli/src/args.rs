@@ -2,15 +2,19 @@
 //! The command line as the contract has it, and nothing more.
 //! Parsing only: every value is checked where it is used.
 
+mod trigger;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fanfold_protocol::{
     job::Format,
-    names::{AliasName, FunctionName, FunctionRef, TriggerName},
+    names::{AliasName, FunctionName, FunctionRef},
     size::Span,
 };
 use uuid::Uuid;
+
+pub use self::trigger::{Trigger, TriggerAdd, TriggerReplay, TriggerScope};
 
 /// Serverless functions for analytics.
 #[derive(Debug, Parser)]
@@ -93,6 +97,8 @@ pub enum Command {
     Worker(Hosts),
     /// Make certificates for gateways and workers
     Certs(Certs),
+    /// Make users of NATS that may do what gateways and workers need, and nothing else
+    NatsUsers(NatsUsers),
 }
 
 #[derive(Debug, Args)]
@@ -116,6 +122,25 @@ pub struct Certs {
     /// A worker's host name or address, as it advertises it
     #[arg(long, value_name = "HOST")]
     pub worker: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct NatsUsers {
+    /// Folder of what NATS includes, users.conf, and of a password for each user
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// A gateway's user; gateways may share one
+    #[arg(long, value_name = "NAME")]
+    pub gateway: Vec<String>,
+    /// A worker's user, one for each worker
+    #[arg(long, value_name = "NAME")]
+    pub worker: Vec<String>,
+    /// As `nats.prefix` of the configurations
+    #[arg(long, value_name = "PREFIX", default_value = "fanfold")]
+    pub prefix: String,
+    /// As `nats.shards` of the configurations
+    #[arg(long, value_name = "N", default_value = "4")]
+    pub shards: usize,
 }
 
 #[derive(Debug, Args)]
@@ -237,9 +262,8 @@ pub struct Invoke {
     /// Do not wait for the answer: print the id of the invocation
     #[arg(long = "async")]
     pub asynchronous: bool,
-    /// How to print what is answered to an asynchronous call
-    #[arg(long = "output", value_name = "VIEW", requires = "asynchronous")]
-    pub view: Option<View>,
+    #[command(flatten)]
+    pub shown: Shown,
     /// How long it may take; what its function.toml says when absent, and 30s otherwise, or 5m with --async
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<Span>,
@@ -364,7 +388,7 @@ pub enum Job {
         /// Partitions to run
         #[arg(long, value_name = "N", default_value = "8")]
         sample: u32,
-        /// Print JSON in place of a table
+        /// Print JSON in place of a table, like `--output json`
         #[arg(long)]
         json: bool,
     },
@@ -401,9 +425,29 @@ pub struct JobRun {
     /// Wait until it ends
     #[arg(long)]
     pub wait: bool,
-    /// Print JSON in place of a table (`--output` is the job's prefix here)
+    /// Print JSON in place of a table, like `--output json`
     #[arg(long)]
     pub json: bool,
+}
+
+impl JobRun {
+    /// How to print.
+    pub fn view(&self) -> View {
+        self.job.view(self.json)
+    }
+}
+
+impl JobSource {
+    /// Where the job's output goes: the last `--output` that says how to print nothing.
+    pub fn output(&self) -> Option<&str> {
+        self.outputs.iter().map(String::as_str).rfind(|text| View::from_str(text, true).is_err())
+    }
+
+    /// How to print. A word for that is no prefix, so one flag serves both.
+    pub fn view(&self, json: bool) -> View {
+        let said = self.outputs.iter().rev().find_map(|text| View::from_str(text, true).ok());
+        if json { View::Json } else { said.unwrap_or_default() }
+    }
 }
 
 /// A job, from a file or from flags.
@@ -418,9 +462,9 @@ pub struct JobSource {
     /// s3:// objects, globs, or prefixes that end in '/'
     #[arg(long, num_args = 1.., value_name = "URI")]
     pub input: Vec<String>,
-    /// Prefix for the output, ending in '/'
-    #[arg(long = "output", value_name = "URI")]
-    pub output: Option<String>,
+    /// Prefix for the output, ending in '/'; also `table` or `json`: how to print
+    #[arg(long = "output", value_name = "URI|VIEW")]
+    pub outputs: Vec<String>,
     /// For the function's params: a JSON object, or @FILE
     #[arg(long, value_name = "JSON|@FILE")]
     pub params: Option<String>,
@@ -461,93 +505,6 @@ pub struct Logs {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Trigger {
-    /// Make a trigger, or change it
-    Add(Box<TriggerAdd>),
-    /// List all triggers
-    Ls(Shown),
-    /// Show a trigger
-    Show {
-        /// Name
-        name: TriggerName,
-        #[command(flatten)]
-        shown: Shown,
-    },
-    /// Remove a trigger
-    Rm {
-        /// Name
-        name: TriggerName,
-    },
-    /// Let a trigger's events wait
-    Pause {
-        /// Name
-        name: TriggerName,
-    },
-    /// Go on with a paused trigger's events
-    Resume {
-        /// Name
-        name: TriggerName,
-    },
-    /// Feed a trigger with objects that are there, or with its dead letters
-    Replay(TriggerReplay),
-}
-
-#[derive(Debug, Args)]
-pub struct TriggerAdd {
-    /// Name
-    pub name: TriggerName,
-    /// The trigger as TOML
-    #[arg(value_name = "FILE.toml", required_unless_present = "bucket", conflicts_with_all = ["bucket", "function"])]
-    pub file: Option<PathBuf>,
-    /// Bucket, in place of a file
-    #[arg(long, requires = "function")]
-    pub bucket: Option<String>,
-    /// What keys begin with
-    #[arg(long, requires = "bucket", value_name = "TEXT")]
-    pub prefix: Option<String>,
-    /// What keys end with
-    #[arg(long, requires = "bucket", value_name = "TEXT")]
-    pub suffix: Option<String>,
-    /// What whole keys match, such as "in/**/*.csv"
-    #[arg(long, requires = "bucket", value_name = "PATTERN")]
-    pub glob: Option<String>,
-    /// The handler to invoke
-    #[arg(long)]
-    pub function: Option<FunctionRef>,
-    /// Feed it with the objects that are there already
-    #[arg(long)]
-    pub backfill: bool,
-    /// Make a new secret; the old one ends at once
-    #[arg(long)]
-    pub rotate: bool,
-    #[command(flatten)]
-    pub shown: Shown,
-}
-
-#[derive(Debug, Args)]
-pub struct TriggerReplay {
-    /// Name
-    pub name: TriggerName,
-    /// Only what was given up
-    #[arg(long, conflicts_with_all = ["prefix", "since", "until", "again"])]
-    pub dead_letters: bool,
-    /// Only keys that begin with this
-    #[arg(long, value_name = "TEXT")]
-    pub prefix: Option<String>,
-    /// Only objects written at this time or later, such as 2026-11-22T00:00:00Z
-    #[arg(long, value_name = "TIME")]
-    pub since: Option<String>,
-    /// Only objects written before this time
-    #[arg(long, value_name = "TIME")]
-    pub until: Option<String>,
-    /// Also what was started before
-    #[arg(long)]
-    pub again: bool,
-    #[command(flatten)]
-    pub shown: Shown,
-}
-
-#[derive(Debug, Subcommand)]
 pub enum S3 {
     /// List buckets, or what lies under a prefix
     Ls {
@@ -565,7 +522,7 @@ pub enum S3 {
         from: String,
         /// File or s3://bucket/key; ending in '/' keeps the name
         to: String,
-        /// A folder, or all under a prefix
+        /// A folder, or all under a prefix, to a folder or prefix
         #[arg(short, long)]
         recursive: bool,
     },

@@ -148,7 +148,8 @@ impl From<Problem> for Error {
 
 impl From<crate::build::Error> for Error {
     fn from(error: crate::build::Error) -> Self {
-        Self::failed(error.to_string())
+        let message = error.to_string();
+        if error.is_wrong_use() { Self::usage(message) } else { Self::failed(message) }
     }
 }
 

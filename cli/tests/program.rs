@@ -66,6 +66,11 @@ fn wrong_use_is_told_apart() {
     here.check(&["job", "run"], 2, "FILE.toml");
     here.check(&["job", "show", "seven"], 2, "seven");
     here.check(&["deploy", "no-such-folder"], 2, "no-such-folder");
+    here.check(&["build"], 2, "Cargo.toml");
+    std::fs::write(here.path().join("Cargo.toml"), "[package]\nname = \"f\"\n").unwrap();
+    std::fs::write(here.path().join("function.toml"), "name = \"f\"\nmemroy = \"64MiB\"\n").unwrap();
+    here.check(&["build"], 2, "function.toml:2");
+    here.check(&["deploy", "."], 2, "memroy");
     here.check(&["s3", "cp", "a", "b"], 2, "s3://");
     here.check(&["s3", "ls", "s3://Bad_Bucket/"], 2, "bucket name");
     here.check(&["s3", "rm", "s3://bank/a/"], 2, "--recursive");

@@ -10,8 +10,6 @@ if [ ! -d state ]; then
   mkdir state.part
   random 32 >state.part/token
   printf %s "$(cat state.part/token)" | sha256sum | cut -d' ' -f1 >state.part/token-digests
-  random 32 >state.part/nats-token
-  printf 'authorization { token: "%s" }\n' "$(cat state.part/nats-token)" >state.part/nats-token.conf
   printf '%s\n%s\n' "$(random 10)" "$(random 20)" >state.part/store-credentials
   cat >state.part/s3.json <<JSON
 {"identities": [{"name": "fanfold", "actions": ["Admin", "Read", "List", "Tagging", "Write"],
@@ -24,6 +22,10 @@ fi
 docker build -f ../Dockerfile -t fanfold ../..
 if [ ! -d state/certs ]; then
   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/state:/state" fanfold certs --out /state/certs \
+    --gateway gateway --worker worker-1 --worker worker-2 --worker worker-3
+fi
+if [ ! -d state/nats ]; then
+  docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/state:/state" fanfold nats-users --out /state/nats \
     --gateway gateway --worker worker-1 --worker worker-2 --worker worker-3
 fi
 # The user of the image has to read them.

@@ -85,6 +85,7 @@ pages! {
     "function-error",
     "guest-panicked",
     "guest-trapped",
+    "version-quarantined",
     "stack-overflow",
     "deadline-exceeded",
     "memory-exceeded",

@@ -79,14 +79,23 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
     }
 }
 
-/// Reads JSON; the refusal says where it went wrong.
+/// Reads an object of JSON; the refusal says where it went wrong.
 pub fn from_json<T: DeserializeOwned>(text: &[u8], place: &str) -> Result<T, Problem> {
-    serde_json::from_slice(text).map_err(|error| {
+    json_object(text).map_err(|error| {
         Problem::new(
             ErrorKind::InvalidRequest,
             format!("{place} must be the JSON document of this route, found: {error}"),
         )
     })
+}
+
+/// Reads a document that is an object of JSON. A list would be taken for one
+/// otherwise, its items for the members in the order of their declaration.
+pub fn json_object<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
+    if text.trim_ascii_start().starts_with(b"[") {
+        return Err(serde::de::Error::invalid_type(serde::de::Unexpected::Seq, &"an object"));
+    }
+    serde_json::from_slice(text)
 }
 
 /// Refuses a body of another type. No type at all is taken for the right one.
@@ -267,4 +276,20 @@ fn too_large(what: &str, bytes_max: u64, found: &str) -> Problem {
 fn lower(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_no_document() {
+        #[derive(serde::Deserialize)]
+        struct One {
+            a: u8,
+        }
+        assert_eq!(json_object::<One>(b" {\"a\": 1}").unwrap().a, 1);
+        let error = json_object::<One>(b"\n[1]").err().unwrap();
+        assert_eq!(error.to_string(), "invalid type: sequence, expected an object");
+    }
 }

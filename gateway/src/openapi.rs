@@ -10,7 +10,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use utoipa::openapi::{
-    ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder,
+    ComponentsBuilder, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Ref, Response as ApiResponse,
+    ResponseBuilder,
     security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -50,7 +51,25 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 
 /// The whole document.
 pub fn document() -> OpenApi {
-    router::routes().to_openapi()
+    let mut document = router::routes().to_openapi();
+    for item in document.paths.paths.values_mut() {
+        for operation in
+            [&mut item.get, &mut item.put, &mut item.post, &mut item.delete].into_iter().flatten()
+        {
+            let responses = &mut operation.responses.responses;
+            responses.entry("default".to_owned()).or_insert_with(|| refused().into());
+        }
+    }
+    document
+}
+
+/// What the layers above a handler, and the reading of what it takes, may answer
+/// on every route.
+fn refused() -> ApiResponse {
+    let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("ProblemBody"))).build();
+    let description = "Refused: 400 what cannot be read, 401 without a token, 413, 414 and 431 what is too large, \
+                       415 another type, 429 too much at once, 500 to 507 trouble of the platform";
+    ResponseBuilder::new().description(description).content("application/problem+json", body).build()
 }
 
 /// This document.

@@ -138,11 +138,28 @@ pub struct Manifest {
     pub rows: u64,
     /// Bytes of all objects.
     pub bytes: u64,
-    /// The objects, in the order of the tasks that wrote them.
+    /// The objects, in the order of the tasks that wrote them; none when shards name
+    /// them.
     pub objects: Vec<OutputObject>,
+    /// Where the objects are named when they are more than
+    /// [`MANIFEST_OBJECTS_MAX`], in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shards: Vec<ManifestShard>,
     /// The tasks that failed for good and were tolerated: what is missing here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<DeadLetter>,
+}
+
+/// Objects that a manifest, or a shard of one, names at most.
+pub const MANIFEST_OBJECTS_MAX: usize = 10_000;
+
+/// A part of a manifest: an object with an [`OutputObject`] on each line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestShard {
+    /// Where, in the folder of the manifest.
+    pub uri: ObjectUri,
+    /// How many it names.
+    pub objects: u64,
 }
 
 /// A task that failed for good.
@@ -194,4 +211,19 @@ pub struct RunningNotice {
     pub worker: String,
     /// For how long it has been working on it.
     pub running_ms: u64,
+    /// What it took, once it has ended and does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overtaken: Option<Overtaken>,
+}
+
+/// An attempt at a lease that was stopped, or that another one came before: no
+/// commit says what it took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overtaken {
+    /// Which.
+    pub attempt: Uuid,
+    /// Tasks that it had begun.
+    pub tasks: u64,
+    /// What they took.
+    pub usage: Usage,
 }

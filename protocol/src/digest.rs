@@ -23,6 +23,17 @@ impl Digest {
         &self.0
     }
 
+    /// The digest that has these bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The first 8 bytes as a number: enough to tell some digests from each other
+    /// where nothing rests on it.
+    pub fn prefix(self) -> u64 {
+        self.0.iter().take(8).fold(0, |prefix, byte| prefix << 8 | u64::from(*byte))
+    }
+
     /// 64 hexadecimal digits, for object keys and file names.
     pub fn to_hex(self) -> String {
         hex::encode(self.0)

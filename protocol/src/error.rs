@@ -130,6 +130,7 @@ kinds! {
     FunctionError "function-error" 500 Guest false "The function returned an error";
     GuestPanicked "guest-panicked" 500 Guest false "The function panicked";
     GuestTrapped "guest-trapped" 500 Guest false "The function trapped";
+    VersionQuarantined "version-quarantined" 500 Guest false "The function's version is quarantined";
     StackOverflow "stack-overflow" 500 Guest false "The function used up its stack";
     DeadlineExceeded "deadline-exceeded" 504 Limit false "The function ran into its deadline";
     MemoryExceeded "memory-exceeded" 500 Limit false "The function asked for more memory than it is given";

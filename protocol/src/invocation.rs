@@ -10,6 +10,7 @@ use crate::{
     digest::Digest,
     error::Problem,
     function::{Descriptions, Version},
+    tenant::Tenant,
     time::Timestamp,
 };
 
@@ -30,6 +31,8 @@ pub struct Invocation {
     pub params: String,
     /// The request.
     pub request: Request,
+    /// Whose it is; none where the worker's own system bucket is meant.
+    pub tenant: Option<Arc<Tenant>>,
 }
 
 /// A request as the guest sees it.
@@ -72,6 +75,8 @@ pub struct Outcome {
 pub struct Preparation {
     /// The component, which already lies in the store.
     pub digest: Digest,
+    /// Whose it is; none where the worker's own system bucket is meant.
+    pub tenant: Option<Arc<Tenant>>,
 }
 
 /// The answer to a [`Preparation`].
@@ -125,13 +130,18 @@ pub struct Usage {
     pub memory_bytes_peak: u64,
     /// Rows handed to the guest.
     pub rows_in: u64,
-    /// Rows that were decoded and did not pass the job's filter. Those of row groups
-    /// that were pruned are not among them.
+    /// Rows that were decoded and did not pass the job's filter. What was pruned is
+    /// not among them.
     pub rows_filtered: u64,
     /// Row groups that were not read, since by their statistics no row of them passes
     /// the job's filter.
     pub row_groups_pruned: u64,
-    /// Stored bytes of these, all columns together.
+    /// Pages of other row groups, of the columns that are read, that were not read,
+    /// since by their index no row in them passes.
+    pub pages_pruned: u64,
+    /// Rows of these row groups that were not decoded for that.
+    pub rows_pruned: u64,
+    /// Stored bytes of row groups, all columns together, and pages that were pruned.
     pub bytes_pruned: u64,
     /// Rows that the guest wrote.
     pub rows_out: u64,
@@ -155,6 +165,8 @@ impl Usage {
         self.rows_in += other.rows_in;
         self.rows_filtered += other.rows_filtered;
         self.row_groups_pruned += other.row_groups_pruned;
+        self.pages_pruned += other.pages_pruned;
+        self.rows_pruned += other.rows_pruned;
         self.bytes_pruned += other.bytes_pruned;
         self.rows_out += other.rows_out;
         self.bytes_in += other.bytes_in;

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::{
     digest::Digest,
     names::{FunctionName, TenantName, TriggerName, WorkerName},
+    tenant::Tenant,
 };
 
 /// The bucket of the platform's own objects, unless configured otherwise.
@@ -28,9 +29,37 @@ pub fn member(name: &WorkerName) -> String {
     format!("workers/{name}")
 }
 
+/// Subject on which workers are told of that were refused for want of a name of
+/// their own.
+pub fn name_taken(name: &WorkerName) -> String {
+    format!("workers.{name}.taken")
+}
+
+/// Records in the backbone of components that may end their workers.
+pub const SUSPICIONS: &str = "suspicions/";
+
+/// A component's own.
+pub fn suspicion(digest: &Digest) -> String {
+    format!("suspicions/{}", digest.to_hex())
+}
+
 /// Records in the backbone of a tenant's gateways that are there.
 pub fn gateways(tenant: &TenantName) -> String {
     format!("gateways/{tenant}/")
+}
+
+/// Records in the backbone of the tenants of a deployment.
+pub const TENANTS: &str = "tenants/";
+
+/// One of them, by its place: the one without a scope of its own may be given another name.
+pub fn tenant(tenant: &Tenant) -> String {
+    if tenant.scope.is_empty() { "tenants/_".to_owned() } else { format!("tenants/{}", tenant.name) }
+}
+
+/// What a tenant's keys and queues in the backbone begin with, where it is not
+/// the one whose system bucket is the deployment's own. Disjoint from every other key.
+pub fn tenant_scope(name: &TenantName) -> String {
+    format!("of/{name}/")
 }
 
 /// Records in the backbone of what the store cannot do.
@@ -39,7 +68,10 @@ pub const STORE_RECORDS: &str = "store/";
 /// There once the store was seen to fail at conditional writes.
 pub const ARBITRATED: &str = "store/arbitrated";
 
-/// Record in the backbone of who writes, where the store cannot decide.
+/// Records in the backbone of who writes, where the store cannot decide.
+pub const CONTESTS: &str = "contests/";
+
+/// One of them.
 pub fn contest(contest: &str) -> String {
     format!("contests/{contest}")
 }
@@ -127,11 +159,6 @@ pub fn staged(id: &Uuid, stage: u32, task: u32, attempt: &Uuid, what: &str) -> S
     format!("jobs/{id}/staged/{stage:02}/{task:07}-{attempt}.{what}")
 }
 
-/// All objects that attempts at the tasks of a stage staged here.
-pub fn staged_in(id: &Uuid, stage: u32) -> String {
-    format!("jobs/{id}/staged/{stage:02}/")
-}
-
 /// All objects that attempts at a job's tasks staged here.
 pub fn all_staged(id: &Uuid) -> String {
     format!("jobs/{id}/staged/")
@@ -215,7 +242,10 @@ pub fn job_record(id: &Uuid) -> String {
     format!("jobs/{id}")
 }
 
-/// Mark in the backbone that a job is to be stopped.
+/// Marks in the backbone of jobs that are to be stopped.
+pub const JOB_CANCELS: &str = "cancels/";
+
+/// A job's own.
 pub fn job_cancel(id: &Uuid) -> String {
     format!("cancels/{id}")
 }

@@ -228,7 +228,9 @@ pub const TRIGGER_WINDOW_MAX: Duration = Duration::from_secs(300);
 /// Starts a minute above which a trigger pauses itself that could start itself
 /// unseen: one whose author allowed loops, or whose store drops the mark of depth.
 pub const TRIGGER_STARTS_UNSEEN_MAX: u32 = 600;
-/// Events of one trigger in work at once.
+/// Events of one trigger in work at once: as many as a function may run.
+pub const TRIGGER_CONCURRENCY_DEFAULT: u32 = 50;
+/// The most that a trigger may ask for.
 pub const TRIGGER_CONCURRENCY_MAX: u32 = 1_000;
 /// Between two looks for objects whose events were lost.
 pub const RECONCILE_INTERVAL_DEFAULT: Duration = Duration::from_secs(3_600);

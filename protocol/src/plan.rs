@@ -58,7 +58,8 @@ pub struct ByteRange {
 pub struct Slice {
     /// The object.
     pub object: PinnedObject,
-    /// Whole records of a text table; `None` for the whole object.
+    /// Whole records of a text table, or whole batches of an Arrow file: those that
+    /// begin within; `None` for the whole object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<ByteRange>,
     /// Row groups of a Parquet table; `None` for all.
@@ -267,6 +268,14 @@ impl Plan {
         }
         let start = task.saturating_mul(FOLD_WIDTH).min(before);
         start..start.saturating_add(FOLD_WIDTH).min(before)
+    }
+
+    /// The tasks of stage 0 whose states reach a task, directly or merged.
+    pub fn leaves(&self, stage: u32, task: u32) -> std::ops::Range<u32> {
+        (0..stage).rev().fold(task..task.saturating_add(1), |tasks, below| {
+            let first = self.children(below + 1, tasks.start).start;
+            first..self.children(below + 1, tasks.end.saturating_sub(1)).end.max(first)
+        })
     }
 
     /// The tasks of the next stage that merge what a task of this one gives.
@@ -493,6 +502,18 @@ mod tests {
     }
 
     #[test]
+    fn a_fold_gathers_from_its_leaves() {
+        let fold = plan(Shape::Aggregate, &[1; 1_000]);
+        let leaves = |stage, task| fold.leaves(stage, task);
+        assert_eq!(
+            (leaves(0, 7), leaves(1, 62), leaves(2, 1), leaves(3, 0)),
+            (7..8, 992..1_000, 256..512, 0..1_000)
+        );
+        assert_eq!(plan(Shape::Group, &[limits::REDUCER_INPUT_BYTES_TARGET; 3]).leaves(1, 2), 0..3);
+        assert_eq!(plan(Shape::Aggregate, &[]).leaves(1, 0), 0..0);
+    }
+
+    #[test]
     fn large_partitions_are_leased_alone() {
         let large = GROUP_BYTES_TARGET + 1;
         assert_eq!(group(&weights(&[1, 1, large, 1, large, large, 1, 1])), [2, 1, 1, 1, 1, 2]);
@@ -528,7 +549,9 @@ mod tests {
                     prop_assert_eq!(child, plan.stages[stage as usize - 1]);
                 }
             }
-            prop_assert!(plan.finishes(plan.stages.len() as u32 - 1));
+            let last = plan.stages.len() as u32 - 1;
+            prop_assert!(plan.finishes(last));
+            prop_assert_eq!(plan.leaves(last, 0), 0..plan.partitions);
         }
     }
 }

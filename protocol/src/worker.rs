@@ -17,6 +17,7 @@ use crate::{
     function::Version,
     invocation::{Invocation, LogLine, Outcome, Request, Response, Usage},
     names::WorkerName,
+    tenant::Tenant,
 };
 
 /// The version of what passes between gateways and workers. One that is not
@@ -34,6 +35,13 @@ pub const PREPARE_PATH: &str = "/prepare";
 pub const FRAME_TYPE: &str = "application/vnd.fanfold.frame";
 /// Largest head of a frame: parameters, headers and log lines, each bounded.
 pub const HEAD_BYTES_MAX: usize = 4 << 20;
+
+/// For how much longer a call may take on a worker that holds its component, for
+/// that worker to be preferred; and for how long a worker that does not leaves
+/// leases to those that do.
+pub const PREFERENCE: Duration = Duration::from_millis(50);
+/// Components that a worker says it holds, at most.
+pub const CACHED_MAX: usize = 128;
 
 /// How long a worker is a member without renewing it.
 pub const MEMBER_LEASE: Duration = Duration::from_secs(3);
@@ -65,6 +73,16 @@ pub struct Member {
     /// Takes nothing new.
     #[serde(default)]
     pub draining: bool,
+    /// The components that it has compiled, by [prefix](Digest::prefix), in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cached: Vec<u64>,
+}
+
+impl Member {
+    /// Whether it has compiled a component.
+    pub fn holds(&self, digest: Digest) -> bool {
+        self.cached.binary_search(&digest.prefix()).is_ok()
+    }
 }
 
 /// The head of a call.
@@ -79,6 +97,8 @@ struct CallHead {
     method: String,
     query: String,
     headers: Vec<(String, String)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tenant: Option<Arc<Tenant>>,
 }
 
 /// The head of an outcome.
@@ -96,10 +116,13 @@ struct ResponseHead {
 }
 
 /// A component to prepare.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PrepareHead {
     /// Its digest.
     pub digest: Digest,
+    /// Whose it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Arc<Tenant>>,
 }
 
 /// A call as a frame.
@@ -117,6 +140,7 @@ pub fn encode_call(invocation: &Invocation) -> Result<Bytes, Problem> {
         method: invocation.request.method.clone(),
         query: invocation.request.query.clone(),
         headers: invocation.request.headers.clone(),
+        tenant: invocation.tenant.clone(),
     };
     encode(&head, &invocation.request.body)
 }
@@ -127,10 +151,10 @@ pub fn encode_call(invocation: &Invocation) -> Result<Bytes, Problem> {
 /// `invalid-request`.
 pub fn decode_call(frame: Bytes) -> Result<Invocation, Problem> {
     let (head, body): (CallHead, Bytes) = decode(frame)?;
-    let CallHead { id, attempt, depth, version, timeout_ms, params, method, query, headers } = head;
+    let CallHead { id, attempt, depth, version, timeout_ms, params, method, query, headers, tenant } = head;
     let request = Request { method, query, headers, body };
     let timeout = Duration::from_millis(timeout_ms);
-    Ok(Invocation { id, attempt, depth, version, timeout, params, request })
+    Ok(Invocation { id, attempt, depth, version, timeout, params, request, tenant })
 }
 
 /// An outcome as a frame.
@@ -230,7 +254,7 @@ mod tests {
 
         #[test]
         fn bodies_are_carried_as_they_are(body in proptest::collection::vec(any::<u8>(), 0..2_000)) {
-            let head = PrepareHead { digest: Digest::of(b"x") };
+            let head = PrepareHead { digest: Digest::of(b"x"), tenant: None };
             let frame = encode(&head, &body).unwrap();
             let (back, found): (PrepareHead, Bytes) = decode(frame.clone()).unwrap();
             prop_assert_eq!((back.digest, &found[..]), (head.digest, &body[..]));

@@ -11,7 +11,10 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use fanfold_protocol::digest::Digest;
@@ -32,6 +35,8 @@ pub(crate) struct Artifacts {
     key: [u8; KEY_BYTES],
     compatibility: [u8; 32],
     refused: AtomicU64,
+    /// Those that are there for this engine, the newest last.
+    held: Mutex<Vec<Digest>>,
 }
 
 /// Machine code that our compiler made: fresh from it, or with a MAC that says so.
@@ -60,7 +65,13 @@ impl Artifacts {
     pub(crate) fn open(folder: &Path, compatibility: [u8; 32]) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let key = read_or_make_key(folder)?;
-        Ok(Self { folder: folder.to_owned(), key, compatibility, refused: AtomicU64::new(0) })
+        let held = Mutex::new(held(folder, &compatibility)?);
+        Ok(Self { folder: folder.to_owned(), key, compatibility, refused: AtomicU64::new(0), held })
+    }
+
+    /// The components whose artifacts are here, the newest last.
+    pub(crate) fn held(&self) -> MutexGuard<'_, Vec<Digest>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many files were refused because their MAC did not fit.
@@ -87,6 +98,7 @@ impl Artifacts {
             return Some(Artifact(bytes.split_off(MAC_BYTES)));
         }
         self.refused.fetch_add(1, Relaxed);
+        self.held().retain(|held| held != digest);
         tracing::warn!(path = %path.display(), "a compiled component was altered or is foreign; it is compiled again");
         if let Err(error) = fs::remove_file(&path) {
             tracing::warn!(path = %path.display(), %error, "the altered file cannot be removed");
@@ -108,13 +120,16 @@ impl Artifacts {
         if written.is_err() {
             // The first error is the one to report.
             let _ = fs::remove_file(&temporary);
+        } else {
+            let mut held = self.held();
+            held.retain(|held| held != digest);
+            held.push(*digest);
         }
         written
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
-        let engine = hex::encode(&self.compatibility[..8]);
-        self.folder.join(format!("{}-{engine}.bin", digest.to_hex()))
+        self.folder.join(format!("{}{}", digest.to_hex(), ending(&self.compatibility)))
     }
 
     fn mac(&self, digest: &Digest, artifact: &[u8]) -> Hmac<Sha256> {
@@ -123,6 +138,27 @@ impl Artifacts {
             .chain_update(self.compatibility)
             .chain_update(artifact)
     }
+}
+
+/// How names of artifacts for an engine end.
+fn ending(compatibility: &[u8; 32]) -> String {
+    format!("-{}.bin", hex::encode(&compatibility[..8]))
+}
+
+/// The components of which there are artifacts for this engine; oldest first.
+fn held(folder: &Path, compatibility: &[u8; 32]) -> io::Result<Vec<Digest>> {
+    let ending = ending(compatibility);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let digits = name.to_str().and_then(|name| name.strip_suffix(&ending));
+        if let Some(digest) = digits.and_then(|digits| format!("sha256:{digits}").parse().ok()) {
+            found.push((entry.metadata()?.modified()?, digest));
+        }
+    }
+    found.sort_unstable_by_key(|(modified, _)| *modified);
+    Ok(found.into_iter().map(|(_, digest)| digest).collect())
 }
 
 /// The key of this installation: random bytes, readable by its owner only.

@@ -14,7 +14,9 @@ use std::{
     time::Instant,
 };
 
-use fanfold_protocol::{ErrorKind, Problem, digest::Digest, keys, limits, size::ByteSize, uri::ObjectUri};
+use fanfold_protocol::{
+    ErrorKind, Problem, digest::Digest, keys, limits, size::ByteSize, uri::ObjectUri, worker::CACHED_MAX,
+};
 use futures::{
     FutureExt as _,
     future::{BoxFuture, Shared},
@@ -62,9 +64,9 @@ pub(crate) struct Components {
     linker: Linker<Host>,
     artifacts: Artifacts,
     compiler: CompilerCommand,
-    data: Arc<Data>,
     ready: RwLock<HashMap<Digest, Ready>>,
-    flights: Mutex<HashMap<Digest, Flight>>,
+    /// By the bucket that the component is fetched from, too: one tenant may lack what another has.
+    flights: Mutex<HashMap<(Digest, String), Flight>>,
     uses: AtomicU64,
     compiled: AtomicU64,
 }
@@ -74,14 +76,12 @@ impl Components {
         engine: &Engine,
         artifacts: Artifacts,
         compiler: CompilerCommand,
-        data: Arc<Data>,
     ) -> wasmtime::Result<Self> {
         Ok(Self {
             engine: engine.clone(),
             linker: link::linker(engine)?,
             artifacts,
             compiler,
-            data,
             ready: RwLock::default(),
             flights: Mutex::default(),
             uses: AtomicU64::new(0),
@@ -94,6 +94,20 @@ impl Components {
         (self.compiled.load(Relaxed), self.artifacts.refused())
     }
 
+    /// Whether a component was compiled here.
+    pub(crate) fn holds(&self, digest: &Digest) -> bool {
+        self.ready(digest).is_some() || self.artifacts.held().contains(digest)
+    }
+
+    /// The components that were compiled last, by the prefixes of their digests, in
+    /// order.
+    pub(crate) fn cached(&self) -> Vec<u64> {
+        let mut cached: Vec<u64> =
+            self.artifacts.held().iter().rev().take(CACHED_MAX).map(|digest| digest.prefix()).collect();
+        cached.sort_unstable();
+        cached
+    }
+
     /// The component, at once if it is ready.
     pub(crate) fn ready(&self, digest: &Digest) -> Option<Arc<Loaded>> {
         let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
@@ -104,25 +118,34 @@ impl Components {
 
     /// The component, made ready if need be. Work that has begun goes on for
     /// the others when one of those who wait goes away.
-    pub(crate) async fn get(self: &Arc<Self>, digest: Digest) -> Result<Arc<Loaded>, Problem> {
+    pub(crate) async fn get(
+        self: &Arc<Self>,
+        digest: Digest,
+        data: &Arc<Data>,
+    ) -> Result<Arc<Loaded>, Problem> {
         if let Some(loaded) = self.ready(&digest) {
             return Ok(loaded);
         }
         let flight = {
             let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-            flights.entry(digest).or_insert_with(|| self.take_off(digest)).clone()
+            let flight = (digest, data.tenant.system_bucket.clone());
+            flights.entry(flight).or_insert_with(|| self.take_off(digest, Arc::clone(data))).clone()
         };
         flight.await
     }
 
-    fn take_off(self: &Arc<Self>, digest: Digest) -> Flight {
+    fn take_off(self: &Arc<Self>, digest: Digest, data: Arc<Data>) -> Flight {
         let components = Arc::clone(self);
-        let task = self.data.threads.spawn(async move {
-            let loaded = components.make(digest).await;
+        let task = data.threads.clone().spawn(async move {
+            let loaded = components.make(digest, &data).await;
             if let Ok(loaded) = &loaded {
                 components.keep(digest, Arc::clone(loaded));
             }
-            components.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
+            components
+                .flights
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&(digest, data.tenant.system_bucket.clone()));
             loaded
         });
         async move { crate::host::joined(task.await)? }.boxed().shared()
@@ -140,7 +163,7 @@ impl Components {
         }
     }
 
-    async fn make(self: &Arc<Self>, digest: Digest) -> Result<Arc<Loaded>, Problem> {
+    async fn make(self: &Arc<Self>, digest: Digest, data: &Data) -> Result<Arc<Loaded>, Problem> {
         let this = Arc::clone(self);
         let cached = blocking(move || {
             let artifact = this.artifacts.read(&digest)?;
@@ -152,7 +175,7 @@ impl Components {
         if let Some(loaded) = cached.await? {
             return Ok(loaded);
         }
-        let component = self.fetch(&digest).await?;
+        let component = fetch(data, &digest).await?;
         let artifact = Artifact::from_compiler(compile::compile(&self.compiler, component).await?);
         self.compiled.fetch_add(1, Relaxed);
         let this = Arc::clone(self);
@@ -164,27 +187,6 @@ impl Components {
             Ok(loaded)
         })
         .await?
-    }
-
-    async fn fetch(&self, digest: &Digest) -> Result<bytes::Bytes, Problem> {
-        let uri = ObjectUri::new(&self.data.system_bucket, keys::component(digest))?;
-        let bytes = self.data.store.get(&uri, None).await.map_err(|error| match error {
-            fanfold_storage::Error::TooLarge { bytes, .. } => too_large(bytes),
-            error => store_problem(&error).within(format_args!("fetching the component {digest}")),
-        })?;
-        if bytes.len() as u64 > limits::COMPONENT_BYTES_MAX {
-            return Err(too_large(bytes.len() as u64));
-        }
-        let (found, bytes) = blocking(move || (Digest::of(&bytes), bytes)).await?;
-        if found == *digest {
-            return Ok(bytes);
-        }
-        Err(Problem::new(
-            ErrorKind::Internal,
-            format!(
-                "expected the component {digest} in the store, found bytes with the digest {found}; deploy it again"
-            ),
-        ))
     }
 
     fn link(&self, artifact: &Artifact) -> Result<Arc<Loaded>, Problem> {
@@ -212,6 +214,28 @@ impl Components {
             pace: Pace::new(COMPONENT_REST, Instant::now()),
         })
     }
+}
+
+/// The component as it lies in the store.
+async fn fetch(data: &Data, digest: &Digest) -> Result<bytes::Bytes, Problem> {
+    let uri = ObjectUri::new(&data.tenant.system_bucket, keys::component(digest))?;
+    let bytes = data.store.get(&uri, None).await.map_err(|error| match error {
+        fanfold_storage::Error::TooLarge { bytes, .. } => too_large(bytes),
+        error => store_problem(&error).within(format_args!("fetching the component {digest}")),
+    })?;
+    if bytes.len() as u64 > limits::COMPONENT_BYTES_MAX {
+        return Err(too_large(bytes.len() as u64));
+    }
+    let (found, bytes) = blocking(move || (Digest::of(&bytes), bytes)).await?;
+    if found == *digest {
+        return Ok(bytes);
+    }
+    Err(Problem::new(
+        ErrorKind::Internal,
+        format!(
+            "expected the component {digest} in the store, found bytes with the digest {found}; deploy it again"
+        ),
+    ))
 }
 
 fn too_large(bytes: u64) -> Problem {

@@ -7,6 +7,7 @@
 //! carries a receipt, whatever the guest did.
 
 use std::{
+    hash::Hash,
     panic::AssertUnwindSafe,
     sync::Arc,
     task::Poll,
@@ -38,10 +39,13 @@ use crate::{
     components::Loaded,
     engine::Slot,
     host::{Call, Host, Work, joined, panicked},
+    pace::Pace,
     sandbox::{self, Clock, Ended, Stop},
     tables::Keys,
 };
 
+/// Bytes of a body by which a call is told from others.
+const FINGERPRINT_BYTES: usize = 1 << 10;
 /// Time for a component to say what it is.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -51,10 +55,11 @@ const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) async fn call(
     platform: Arc<Platform>,
     guests: &Handle,
+    pace: &Pace,
     invocation: Invocation,
 ) -> Result<Outcome, Problem> {
     let (begun, digest) = (Instant::now(), invocation.version.digest);
-    let component = platform.components.ready(&digest).filter(|_| platform.pace.is_brief(begun));
+    let component = platform.components.ready(&digest).filter(|_| pace.is_brief(begun));
     let brief = component.filter(|component| component.pace.is_brief(begun));
     let call = {
         let platform = Arc::clone(&platform);
@@ -66,7 +71,7 @@ pub(crate) async fn call(
             return called.map_err(|_| panicked());
         }
         let now = Instant::now();
-        [&component.pace, &platform.pace].iter().for_each(|pace| pace.note(now - begun, now));
+        [&component.pace, pace].iter().for_each(|pace| pace.note(now - begun, now));
     }
     joined(AbortOnDropHandle::new(guests.spawn(call)).await)?.map_err(|_| panicked())
 }
@@ -85,16 +90,23 @@ async fn answer(
     invocation: Invocation,
     asked: Instant,
 ) -> Result<Ended<Response>, Problem> {
-    let Invocation { id, attempt, depth, version, timeout, params, request } = invocation;
+    let Invocation { id, attempt, depth, version, timeout, params, request, tenant: _ } = invocation;
     let loaded = platform.component(version.digest).await?;
     let Some(pre) = &loaded.handler else { return Err(missing(&version, Export::Handler)) };
     let timeout = timeout.min(limits::TIMEOUT_MAX);
     let _slot = slot(platform, Instant::now() + timeout).await?;
+    let _underway = platform.enter(version.digest, fingerprint(&params, &request));
     let memory_bytes_max = version.settings.memory.0;
     let call = Call { id, version, attempt, depth, params, timeout, memory_bytes_max };
     let ended = handle(platform, pre, call, request, asked).await;
     loaded.pace.note(Duration::from_micros(ended.usage.guest_us), Instant::now());
     Ok(ended)
+}
+
+/// What tells a call from others: the same for one that is made again.
+fn fingerprint<'a>(params: &'a str, request: &'a Request) -> impl Hash + 'a {
+    let Request { method, query, body, .. } = request;
+    (params, method, query, body.len(), &body[..body.len().min(FINGERPRINT_BYTES)])
 }
 
 async fn handle(
@@ -121,6 +133,7 @@ async fn handle(
 /// Asks a component's mapper, aggregator and grouper what they read and write.
 pub(crate) async fn describe(platform: &Platform, digest: Digest) -> Result<Descriptions, Problem> {
     let loaded = platform.component(digest).await?;
+    let _underway = platform.enter(digest, ());
     let mut descriptions = Descriptions::default();
     if loaded.mapper.is_some() {
         let described = describe_export(platform, digest, &loaded, Export::Mapper).await;

@@ -14,15 +14,24 @@ mod components;
 mod engine;
 mod host;
 mod invoke;
+mod journal;
 mod link;
 mod pace;
 pub mod remote;
 mod sandbox;
+mod suspects;
 pub mod tables;
 mod task;
 mod worker;
 
-use std::{io, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::Instant,
+};
 
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{
@@ -30,6 +39,8 @@ use fanfold_protocol::{
     digest::Digest,
     function::Descriptions,
     invocation::{Invocation, Outcome, Preparation},
+    names::TenantName,
+    tenant::Tenant,
 };
 use fanfold_storage::Store;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -41,7 +52,9 @@ use crate::{
     components::{Components, Loaded},
     engine::Shared,
     host::Data,
+    journal::{Entry, Journal, Running},
     pace::Pace,
+    suspects::Suspects,
 };
 
 /// How a runtime is set up.
@@ -86,13 +99,16 @@ pub enum Error {
     Store(#[from] fanfold_storage::Error),
 }
 
-/// What a runtime has done so far, for metrics. Only ever grows.
+/// What a runtime has done so far, for metrics. Only ever grows, but for what is
+/// quarantined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Components compiled.
     pub components_compiled: u64,
     /// Compiled artifacts refused because they were altered or foreign.
     pub artifacts_refused: u64,
+    /// Components that are quarantined now.
+    pub components_quarantined: u64,
 }
 
 /// A handle of the runtime. Cheap to clone; the last one to go stops it.
@@ -100,10 +116,13 @@ pub struct Counters {
 pub struct Runtime(Arc<Inner>);
 
 struct Inner {
-    platform: Arc<Platform>,
+    platforms: Arc<Platforms>,
     backbone: Backbone,
     config: RuntimeConfig,
     guests: Threads,
+    /// Of all components together.
+    pace: Arc<Pace>,
+    reach: Arc<worker::Reach>,
     _data: Threads,
 }
 
@@ -112,21 +131,83 @@ pub(crate) struct Platform {
     pub(crate) shared: &'static Shared,
     pub(crate) components: Arc<Components>,
     pub(crate) data: Arc<Data>,
-    /// Of all components together.
-    pub(crate) pace: Pace,
+    pub(crate) suspects: Arc<Suspects>,
+    journal: Arc<Journal>,
+}
+
+/// Something under way; when it is dropped, it has not ended this process.
+pub(crate) struct Underway {
+    suspects: Arc<Suspects>,
+    running: Running,
+    _entry: Option<Entry>,
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.suspects.survived(self.running);
+    }
 }
 
 impl Platform {
+    /// A component ready to run, unless it is quarantined.
     pub(crate) async fn component(&self, digest: Digest) -> Result<Arc<Loaded>, Problem> {
+        self.suspects.check(&digest).await?;
         match self.components.ready(&digest) {
             Some(loaded) => Ok(loaded),
-            None => self.components.get(digest).await,
+            None => self.components.get(digest, &self.data).await,
         }
+    }
+
+    /// Writes down that a component runs, for as long as what this gives is kept.
+    /// `work` tells what it does from what else it may do.
+    pub(crate) fn enter(&self, digest: Digest, work: impl Hash) -> Underway {
+        // Of fixed keys, so that the next process makes the same of it.
+        let mut hasher = DefaultHasher::new();
+        work.hash(&mut hasher);
+        let running = Running { digest, work: hasher.finish() };
+        Underway { suspects: Arc::clone(&self.suspects), running, _entry: self.journal.enter(running) }
+    }
+}
+
+/// Other tenants whose platforms are kept.
+const TENANTS_MAX: usize = 1_024;
+
+/// One platform for each tenant: all the same but for whose data it reaches.
+pub(crate) struct Platforms {
+    own: Arc<Platform>,
+    others: RwLock<HashMap<TenantName, Arc<Platform>>>,
+}
+
+impl Platforms {
+    /// A tenant's; none is whoever has this process for itself.
+    pub(crate) fn of(&self, tenant: Option<&Arc<Tenant>>) -> Arc<Platform> {
+        let Some(tenant) = tenant.filter(|tenant| *tenant != &self.own.data.tenant) else {
+            return Arc::clone(&self.own);
+        };
+        let known = self.others.read().unwrap_or_else(PoisonError::into_inner).get(&tenant.name).cloned();
+        if let Some(known) = known.filter(|known| known.data.tenant == *tenant) {
+            return known;
+        }
+        let Platform { shared, components, data, suspects, journal } = &*self.own;
+        let Data { store, threads, settled, .. } = &**data;
+        let store = store.of_tenant(Arc::clone(tenant));
+        let (threads, settled) = (threads.clone(), Arc::clone(settled));
+        let data = Arc::new(Data { store, threads, tenant: Arc::clone(tenant), settled });
+        let (components, suspects) = (Arc::clone(components), Arc::clone(suspects));
+        let (shared, journal) = (*shared, Arc::clone(journal));
+        let platform = Arc::new(Platform { shared, components, data, suspects, journal });
+        let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+        if others.len() >= TENANTS_MAX {
+            others.clear();
+        }
+        others.insert(tenant.name.clone(), Arc::clone(&platform));
+        platform
     }
 }
 
 impl Runtime {
-    /// Starts the threads; touches neither store nor backbone yet.
+    /// Starts the threads; touches neither store nor backbone yet. The system bucket is that of whoever
+    /// has the deployment for itself; that of another tenant comes with its calls and its record.
     pub fn start(
         config: RuntimeConfig,
         store: Store,
@@ -137,20 +218,25 @@ impl Runtime {
         let shared = Shared::get().map_err(|error| Error::Engine(format!("{error:#}")))?;
         let cache = |source| Error::Cache { path: config.cache_dir.clone(), source };
         let artifacts = Artifacts::open(&config.cache_dir, shared.compatibility).map_err(cache)?;
+        let journal = Arc::new(Journal::open(&config.cache_dir).map_err(cache)?);
         let guests = Threads::start("guest", workers)?;
         let data = Threads::start("data", workers)?;
         // Connections of its own: they are driven by the data threads, which
         // no guest and no request of the gateway can hold up.
         let store = store.reconnected()?;
         let threads = data.handle();
-        let data_end = Arc::new(Data { store, threads, system_bucket, settled: Arc::default() });
-        let components =
-            Components::new(&shared.engine, artifacts, config.compiler.clone(), Arc::clone(&data_end))
-                .map_err(|error| Error::Engine(format!("{error:#}")))?;
-        let pace = Pace::new(pace::PROCESS_REST, Instant::now());
-        let platform = Arc::new(Platform { shared, components: Arc::new(components), data: data_end, pace });
+        let tenant = Arc::new(Tenant::alone(TenantName::default(), system_bucket));
+        let data_end = Arc::new(Data { store, threads, tenant, settled: Arc::default() });
+        let components = Components::new(&shared.engine, artifacts, config.compiler.clone())
+            .map_err(|error| Error::Engine(format!("{error:#}")))?;
+        let suspects = Arc::new(Suspects::new(backbone.clone(), data.handle()));
+        let components = Arc::new(components);
+        let own = Arc::new(Platform { shared, components, data: data_end, suspects, journal });
+        let platforms = Arc::new(Platforms { own, others: RwLock::default() });
         let config = RuntimeConfig { workers, ..config };
-        Ok(Self(Arc::new(Inner { platform, backbone, config, guests, _data: data })))
+        let reach = Arc::new(worker::Reach::new());
+        let pace = Arc::new(Pace::new(pace::PROCESS_REST, Instant::now()));
+        Ok(Self(Arc::new(Inner { platforms, backbone, config, guests, pace, reach, _data: data })))
     }
 
     /// Calls handlers, on guest threads unless they are brief. An outcome is given
@@ -158,9 +244,10 @@ impl Runtime {
     pub fn invoker(&self) -> BoxCloneSyncService<Invocation, Outcome, Problem> {
         let runtime = self.clone();
         BoxCloneSyncService::new(service_fn(move |invocation: Invocation| {
-            let Inner { platform, guests, .. } = &*runtime.0;
-            let (platform, guests) = (Arc::clone(platform), guests.handle());
-            async move { invoke::call(platform, &guests, invocation).await }
+            let Inner { platforms, guests, pace, .. } = &*runtime.0;
+            let (platform, guests) = (platforms.of(invocation.tenant.as_ref()), guests.handle());
+            let pace = Arc::clone(pace);
+            async move { invoke::call(platform, &guests, &pace, invocation).await }
         }))
     }
 
@@ -168,7 +255,7 @@ impl Runtime {
     pub fn preparer(&self) -> BoxCloneSyncService<Preparation, Descriptions, Problem> {
         let runtime = self.clone();
         BoxCloneSyncService::new(service_fn(move |preparation: Preparation| {
-            let platform = Arc::clone(&runtime.0.platform);
+            let platform = runtime.0.platforms.of(preparation.tenant.as_ref());
             let describe = async move { invoke::describe(&platform, preparation.digest).await };
             let describe = AbortOnDropHandle::new(runtime.0.guests.handle().spawn(describe));
             async move { host::joined(describe.await)? }
@@ -178,7 +265,22 @@ impl Runtime {
     /// Calls a handler on the thread that polls this, as the bench does; needs
     /// a tokio runtime with time.
     pub async fn invoke_inline(&self, invocation: Invocation) -> Outcome {
-        invoke::invoke(&self.0.platform, invocation).await
+        invoke::invoke(&self.0.platforms.of(invocation.tenant.as_ref()), invocation).await
+    }
+
+    /// Tells the other workers what ran when an earlier process over this cache
+    /// folder ended, and learns which components are quarantined. To be awaited
+    /// before anything runs.
+    ///
+    /// # Errors
+    /// The cache folder cannot be read, or the backbone does not answer.
+    pub async fn look_back(&self) -> Result<(), Problem> {
+        let Inner { platforms, config, .. } = &*self.0;
+        let remains = Journal::remains(&config.cache_dir);
+        let remains = remains.map_err(|source| Error::Cache { path: config.cache_dir.clone(), source });
+        let remains = remains.map_err(|error| internal(error.to_string()))?;
+        let told = platforms.own.suspects.look_back(&config.name, remains).await;
+        told.map_err(|error| Problem::new(error.kind(), error.to_string()))
     }
 
     /// Works on jobs' tasks until `shutdown`, then finishes or gives back what
@@ -187,15 +289,27 @@ impl Runtime {
         worker::run(self.worker(), shutdown).await
     }
 
+    /// The components that were compiled here, as a member's record has them.
+    pub fn cached(&self) -> Vec<u64> {
+        self.0.platforms.own.components.cached()
+    }
+
+    /// Whether the store answers, as far as [`Runtime::run_tasks`] has seen.
+    pub fn store_answers(&self) -> bool {
+        self.0.reach.answers()
+    }
+
     /// Names the engine that compiled components are for.
     pub fn engine(&self) -> String {
-        hex::encode(&self.0.platform.shared.compatibility[..8])
+        hex::encode(&self.0.platforms.own.shared.compatibility[..8])
     }
 
     /// What was done so far.
     pub fn counters(&self) -> Counters {
-        let (components_compiled, artifacts_refused) = self.0.platform.components.counts();
-        Counters { components_compiled, artifacts_refused }
+        let own = &self.0.platforms.own;
+        let (components_compiled, artifacts_refused) = own.components.counts();
+        let components_quarantined = own.suspects.quarantined() as u64;
+        Counters { components_compiled, artifacts_refused, components_quarantined }
     }
 
     fn worker(&self) -> worker::Worker {
@@ -203,8 +317,9 @@ impl Runtime {
             name: self.0.config.name.clone(),
             running_max: self.0.config.workers,
             backbone: self.0.backbone.clone(),
-            platform: Arc::clone(&self.0.platform),
+            platforms: Arc::clone(&self.0.platforms),
             guests: self.0.guests.handle(),
+            reach: Arc::clone(&self.0.reach),
         }
     }
 }

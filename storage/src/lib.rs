@@ -12,7 +12,7 @@ pub mod server;
 
 pub use client::{
     Arbiter, BucketEntry, Error, ListEntry, ListOptions, Meta, Meter, MultipartWriter, Pin, Probe,
-    PutOptions, PutOutcome, ReadAhead, Result, Store, StoreConfig, Support, Usage,
+    PutOptions, PutOutcome, ReadAhead, Result, Store, StoreConfig, Support, Upload, Usage,
 };
 pub use credentials::{Credentials, CredentialsError};
 pub use server::{Server, ServerConfig};

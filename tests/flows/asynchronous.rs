@@ -132,6 +132,9 @@ async fn promises_are_kept(kills: usize, troubles: Troubles) -> u64 {
             client.await.unwrap();
         }
         service = world.start();
+        // Calls that run for seconds are under way at each death, and would have their
+        // component quarantined: it is deployed again, which lifts that.
+        Client::new(&service).deploy_folder("hostile/misbehave").await;
     }
     world.proxy.troubled();
     let clients: Vec<_> = (0..CLIENTS)
@@ -242,10 +245,10 @@ async fn the_commands_follow_an_asynchronous_call() {
         }
     };
     let id = service.ok(&["invoke", "hello", "-d", "\"Ada\"", "--async"]).unwrap().trim().to_owned();
+    service.ok(&["logs", &id, "-f"]).unwrap();
     assert_eq!(ended(&id).await["state"], "succeeded");
     assert_eq!(service.ok(&["invocations", "result", &id]).unwrap(), "\"hello, Ada\"");
     assert!(service.ok(&["invocations", "show", &id]).unwrap().contains("state     succeeded"));
-    service.ok(&["logs", &id]).unwrap();
     let late = service.run(&["invocations", "cancel", &id]).unwrap();
     assert_eq!(late.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&late.stderr).contains("has succeeded"), "{late:?}");
@@ -279,7 +282,5 @@ async fn the_commands_follow_an_asynchronous_call() {
     assert!(service.ok(&["invocations", "ls"]).unwrap().contains(&running));
     service.ok(&["invocations", "cancel", &running]).unwrap();
     assert_eq!(ended(&running).await["state"], "cancelled");
-    for wrong in [&["invocations", "replay"][..], &["invoke", "hello", "--output", "json"]] {
-        assert_eq!(service.run(wrong).unwrap().status.code(), Some(2), "{wrong:?}");
-    }
+    assert_eq!(service.run(&["invocations", "replay"]).unwrap().status.code(), Some(2));
 }

@@ -27,8 +27,10 @@ fn cases() -> Vec<Case> {
     let truncated = &parquet[..parquet.len() - 100];
     vec![
         case("fields.csv", b"a,b\n1,2\n3\n", "csv-field-count", &["row 2", "line 3"]),
-        case("utf8.csv", b"a,b\n1,\xff\xfe\n", "invalid-utf8", &[]),
-        case("quote.csv", b"a,b\n1,\"open\n", "csv-malformed", &[]),
+        case("utf8.csv", b"a,b\n1,2\n1,\xff\xfe\n", "invalid-utf8", &["row 2", "line 3", "byte ff"]),
+        case("header.csv", b"a,\xe4\n1,2\n", "invalid-utf8", &["header", "byte e4 at byte 2"]),
+        case("quote.csv", b"a,b\n1,\"open\n", "csv-malformed", &["row 1", "line 2", "quote"]),
+        case("utf8.jsonl", b"{\"a\":1}\n{\"a\":\"\xff\"}\n", "invalid-utf8", &["line 2", "byte 14"]),
         case("empty.csv", b"", "empty-object", &[]),
         case("empty.parquet", b"", "empty-object", &[]),
         case("cut.parquet", truncated, "parquet-corrupt", &[]),

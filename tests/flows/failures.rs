@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fanfold_tests::service::{Service, cpu_time};
 use serde_json::{Value, json};
 
-use crate::support::Client;
+use crate::support::{Client, problem};
 
 /// Waits until a document of the gateway fits.
 async fn until(client: &Client<'_>, path: &str, fits: impl Fn(&Value) -> bool) -> Value {
@@ -51,6 +51,39 @@ async fn a_cancellation_stops_what_runs_within_a_second() {
         assert!(asked.elapsed() < Duration::from_secs(1), "still running after {:?}", asked.elapsed());
     }
     assert_eq!(service.ok(&["s3", "ls", "s3://bank/out/", "-r"]).unwrap().trim(), "");
+}
+
+#[tokio::test]
+async fn objects_that_change_or_vanish_after_planning_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start_with(folder.path(), &["--workers", "1"]).unwrap();
+    let client = Client::new(&service);
+    client.deploy_folder("hostile/misbehave").await;
+    let objects = ["s3://bank/in/0.csv", "s3://bank/in/1.csv", "s3://bank/in/2.csv"];
+    for (n, object) in objects.into_iter().enumerate() {
+        service.put(object, format!("n\n{n}\n")).await.unwrap();
+    }
+    // The one worker is busy with the first task while the others' input is touched.
+    let job = json!({
+        "function": "misbehave", "input": "s3://bank/in/*.csv", "output": "s3://bank/out/",
+        "params": { "how": "loop", "row": 0 }, "split": { "target_bytes": "5B" }, "retry": { "attempts": 1 },
+        "limits": { "task_timeout": "3s", "tolerated_failures": "100%" }
+    });
+    let id = client.post("/v1/jobs", &job).await.body["id"].as_str().unwrap().to_owned();
+    let tasks = format!("/v1/jobs/{id}/tasks");
+    until(&client, &tasks, |page| page["tasks"][0]["state"] == "running").await;
+    service.put(objects[1], "n\n7\n").await.unwrap();
+    service.ok(&["s3", "rm", objects[2]]).unwrap();
+    until(&client, &format!("/v1/jobs/{id}"), |job| job["ended_at"].is_u64()).await;
+    let found = client.get(&tasks).await.body["tasks"].clone();
+    let expected =
+        [("deadline-exceeded", "3s"), ("object-changed", objects[1]), ("object-not-found", objects[2])];
+    for (task, (code, named)) in expected.into_iter().enumerate() {
+        let failed = found.as_array().unwrap().iter().find(|failed| failed["task"] == task).unwrap();
+        problem(&failed["problem"], code, &[named]);
+    }
+    let listed = service.ok(&["s3", "ls", "s3://bank/out/", "-r"]).unwrap();
+    assert!(!listed.contains("part-"), "{listed}");
 }
 
 #[tokio::test]

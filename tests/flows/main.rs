@@ -22,6 +22,7 @@ mod full_disk;
 mod grouping;
 mod hosts;
 mod restart;
+mod s3_commands;
 mod seaweedfs_events;
 mod splits;
 mod sqs;

@@ -229,3 +229,53 @@ async fn a_loop_that_was_allowed_ends_after_sixteen() {
     // What was put, and what sixteen invocations wrote.
     assert_eq!(listed.len(), 17, "{listed:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_is_run_by_its_commands() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    service.put("s3://bank/in/before", "x").await.unwrap();
+    let deploy = || {
+        let handler = fanfold_tests::service::component("raw-wit").unwrap();
+        service.ok(&["deploy", &handler.to_string_lossy(), "--name", "echo"]).unwrap();
+    };
+    deploy();
+    let json = |arguments: &[&str]| -> Value {
+        let mut all = arguments.to_vec();
+        all.extend(["--output", "json"]);
+        serde_json::from_str(&service.ok(&all).unwrap()).unwrap()
+    };
+    let file = folder.path().join("t.toml");
+    let document = "bucket = \"bank\"\nprefix = \"in/\"\nfunction = \"echo\"\nretry = { attempts = 1 }\n";
+    std::fs::write(&file, document).unwrap();
+    let made = json(&["trigger", "add", "t", &file.to_string_lossy(), "--backfill"]);
+    assert!(made["secret"].is_string(), "{made}");
+    let nothing_new = async || {
+        until("an outcome", async || (json(&["trigger", "backfill", "t"])["queued"] == 0).then_some(()))
+            .await;
+    };
+    nothing_new().await;
+    service.ok(&["trigger", "pause", "t"]).unwrap();
+    service.put("s3://bank/in/later", "x").await.unwrap();
+    until("an event that waits", async || {
+        (json(&["trigger", "show", "t"])["events"]["waiting"] == 1).then_some(())
+    })
+    .await;
+    assert!(service.ok(&["trigger", "ls"]).unwrap().contains("paused"));
+    service.ok(&["trigger", "resume", "t"]).unwrap();
+    nothing_new().await;
+    assert_eq!(json(&["trigger", "replay", "t", "--prefix", "in/l", "--again"])["queued"], 1);
+    assert_eq!(json(&["trigger", "replay", "t", "--until", "2020-01-01T00:00:00Z", "--again"])["queued"], 0);
+    service.ok(&["functions", "rm", "echo"]).unwrap();
+    service.put("s3://bank/in/lost", "x").await.unwrap();
+    let letters = || json(&["trigger", "dead-letters", "t"])["dead_letters"].as_array().unwrap().len();
+    until("a dead letter", async || (letters() == 1).then_some(())).await;
+    assert!(service.ok(&["trigger", "dead-letters", "t"]).unwrap().contains("s3://bank/in/lost"));
+    deploy();
+    assert_eq!(json(&["trigger", "replay", "t", "--dead-letters"])["queued"], 1);
+    nothing_new().await;
+    assert_eq!(letters(), 0);
+    service.ok(&["trigger", "discard", "t"]).unwrap();
+    service.ok(&["trigger", "rm", "t"]).unwrap();
+    assert_eq!(service.run(&["trigger", "show", "t"]).unwrap().status.code(), Some(3));
+}

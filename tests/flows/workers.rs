@@ -108,14 +108,26 @@ struct Worker {
 
 impl Worker {
     async fn start(backbone: &Backbone, authority: &Authority, name: &str, slots: u32) -> Self {
+        Self::start_holding(backbone, authority, name, slots, Vec::new()).await
+    }
+
+    /// One that has compiled these components.
+    async fn start_holding(
+        backbone: &Backbone,
+        authority: &Authority,
+        name: &str,
+        slots: u32,
+        cached: Vec<u64>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let membership = join(backbone, member(name, address, slots)).await.unwrap();
+        let joining = Member { cached: cached.clone(), ..member(name, address, slots) };
+        let membership = join(backbone, joining).await.unwrap();
         let guests = Arc::new(Guests::default());
         let (draining, gone) = (CancellationToken::new(), CancellationToken::new());
         let calls = calls(&guests, slots);
         let serving = tokio::spawn(serve(listener, authority.worker(), calls, draining.clone()));
-        let keeping = tokio::spawn(membership.keep(draining.clone(), gone.clone()));
+        let keeping = tokio::spawn(membership.keep(move || cached.clone(), draining.clone(), gone.clone()));
         Self { guests, address, draining, gone, serving, keeping }
     }
 
@@ -142,6 +154,7 @@ fn member(name: &str, address: SocketAddr, slots: u32) -> Member {
         memory_bytes: 1 << 30,
         zone: None,
         draining: false,
+        cached: Vec::new(),
     }
 }
 
@@ -239,6 +252,7 @@ fn invocation(ms: u64) -> Invocation {
         timeout: Duration::from_secs(30),
         params: "{}".to_owned(),
         request: Request { body: ms.to_string().into(), ..Request::default() },
+        tenant: None,
     }
 }
 
@@ -257,7 +271,30 @@ async fn calls_are_shared_and_each_is_answered_once() {
     assert!(a.abs_diff(b) < 100, "{a} and {b}");
     let described = deployment.dispatch.prepare.clone();
     let digest = fanfold_protocol::digest::Digest::of(b"x");
-    assert!(described.oneshot(Preparation { digest }).await.is_ok());
+    assert!(described.oneshot(Preparation { digest, tenant: None }).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_holds_the_component_goes_first_and_then_anyone() {
+    let deployment = Deployment::new().await;
+    let held = vec![fanfold_protocol::digest::Digest::of(b"x").prefix()];
+    let a = Worker::start_holding(&deployment.backbone, &deployment.authority, "a", 1, held).await;
+    let b = deployment.worker("b", 8).await;
+    deployment.until("both are there", |live| live == 2).await;
+    for _ in 0..20 {
+        deployment.call(1).await.unwrap();
+    }
+    assert_eq!((a.started(), b.started()), (20, 0));
+    // While its slot is taken the other one is asked.
+    let busy = async {
+        while a.guests.running.load(SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        deployment.call(1).await
+    };
+    let (long, short) = tokio::join!(deployment.call(1_000), busy);
+    assert!(long.is_ok() && short.is_ok(), "{long:?} {short:?}");
+    assert_eq!((a.started(), b.started()), (21, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -273,6 +273,31 @@ def test_copies(bucket):
     assert refused == ("PreconditionFailed", 412)
     missing = {"Bucket": bucket, "Key": "missing"}
     assert code_of(S3.copy_object, Bucket=bucket, Key="d", CopySource=missing) == ("NoSuchKey", 404)
+    S3.copy_object(Bucket=bucket, Key="e", CopySource=source, IfNoneMatch="*")
+    there = code_of(S3.copy_object, Bucket=bucket, Key="e", CopySource=source, IfNoneMatch="*")
+    assert there == ("PreconditionFailed", 412), there
+    other = code_of(S3.copy_object, Bucket=bucket, Key="e", CopySource=source, IfMatch='"other"')
+    assert other == ("PreconditionFailed", 412), other
+    S3.copy_object(Bucket=bucket, Key="e", CopySource=source, IfMatch=put["ETag"])
+
+
+def test_what_is_not_here_is_refused(bucket):
+    for asked in (
+        {"Tagging": "a=b"}, {"ServerSideEncryption": "AES256"}, {"ACL": "public-read"}, {"StorageClass": "GLACIER"},
+    ):
+        assert code_of(S3.put_object, Bucket=bucket, Key="k", Body=b"x", **asked) == ("NotImplemented", 501), asked
+        begun = code_of(S3.create_multipart_upload, Bucket=bucket, Key="k", **asked)
+        assert begun == ("NotImplemented", 501), asked
+    S3.put_object(Bucket=bucket, Key="k", Body=b"x", ACL="private", StorageClass="STANDARD")
+
+
+def test_readers_choose_what_they_are_told(bucket):
+    S3.put_object(Bucket=bucket, Key="k", Body=b"x", ContentType="text/csv", CacheControl="no-store")
+    asked = {"ResponseContentType": "text/plain", "ResponseContentDisposition": "attachment"}
+    for call in (S3.get_object, S3.head_object):
+        got = call(Bucket=bucket, Key="k", **asked)
+        assert (got["ContentType"], got["ContentDisposition"]) == ("text/plain", "attachment"), got
+        assert got["CacheControl"] == "no-store", got
 
 
 KEYS = ["a", "a/", "a/b", "a//c", "../x", "b c", "b+c", "ü/日", "%41", "<&>", "\x01\x02", "z/1", "z/2", "\r\n"]
@@ -360,6 +385,8 @@ def test_presigned_urls(bucket):
     assert fetch("PUT", get, b"x")[0] == 403
     head, signature = get.rsplit("Signature=", 1)
     assert fetch("GET", f"{head}Signature={'0' * 63 + '1'}{signature[64:]}")[0] == 403
+    long = presigning.generate_presigned_url("get_object", Params=at, ExpiresIn=700_000)
+    assert fetch("GET", long)[0] == 400
     old = client(signature_version="s3").generate_presigned_url("get_object", Params=at, ExpiresIn=60)
     assert fetch("GET", old)[0] == 403, "a signature of version 2"
     plain = f"{os.environ['S3_ENDPOINT']}/{bucket}/k"

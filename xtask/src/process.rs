@@ -42,10 +42,32 @@ pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     Ok(value)
 }
 
-/// The cargo that runs this.
+/// The cargo that runs this. What the cargo around us says of our own package is
+/// not passed on: build scripts that look at it would run anew, and a dozen crates
+/// be compiled again, each time that people call cargo by themselves in between.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+        {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// As [`cargo`], with our own crates unoptimised, as tests have them: they are large,
+/// and optimising them takes longer than what their tests would gain. Dependencies
+/// are the same for both, and compiled once.
+pub fn cargo_for_tests() -> Command {
+    const LEVEL: &str = "CARGO_PROFILE_DEV_OPT_LEVEL";
+    let mut command = cargo();
+    if std::env::var_os(LEVEL).is_none() {
+        command.env(LEVEL, "0");
+    }
     command
 }
 

@@ -23,6 +23,10 @@ pub struct NatsConfig {
     pub credentials: NatsCredentials,
     /// Transport security.
     pub tls: NatsTls,
+    /// The credentials are a worker's, which may do only what
+    /// [`NatsConfig::worker_permissions`] says: streams are neither made nor checked, nothing is swept, and keys are
+    /// read from any copy, which may lag a moment behind.
+    pub restricted: bool,
     /// Begins every stream's name and every subject, so that deployments can share a cluster.
     pub prefix: String,
     /// Copies of each stream: 1, 3 or 5.
@@ -51,6 +55,7 @@ impl NatsConfig {
             urls: urls.into_iter().map(Into::into).collect(),
             credentials: NatsCredentials::None,
             tls: NatsTls::default(),
+            restricted: false,
             prefix: "fanfold".to_owned(),
             replicas: 1,
             shards: 4,
@@ -124,6 +129,12 @@ impl NatsConfig {
                 format!("expected {name} between 100 ms and {max:?}, found {time:?}; correct it"),
             );
         }
+        check(
+            !self.restricted || matches!(self.credentials, NatsCredentials::Password { .. }),
+            "expected a user and a password where the credentials are restricted, found another way or none; set \
+             `user` and `password`"
+                .to_owned(),
+        );
         for path in self.files() {
             check(
                 path.is_file(),
@@ -153,6 +164,8 @@ impl NatsConfig {
             NatsCredentials::None => options,
             NatsCredentials::Token(token) => options.token(token.0.clone()),
             NatsCredentials::Password { user, password } => {
+                let options =
+                    if self.restricted { options.custom_inbox_prefix(Self::inbox(user)) } else { options };
                 options.user_and_password(user.clone(), password.0.clone())
             }
             NatsCredentials::Nkey(seed) => options.nkey(seed.0.clone()),

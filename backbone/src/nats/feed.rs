@@ -12,6 +12,8 @@ use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 
+use uuid::Uuid;
+
 use super::fault::unavailable;
 use super::intake::{Heard, Intake};
 use super::record::Record;
@@ -45,7 +47,7 @@ impl Feed {
 
     async fn begin(core: &Core, scope: &Scope, headers_only: bool) -> Result<(State, Self)> {
         let filter = core.names.scope(scope);
-        let mut reach = core.soon(last_sequence(&core.keys, &filter)).await?;
+        let mut reach = core.reach(&filter).await?;
         let config = Config { headers_only, ..reader(&filter, DeliverPolicy::LastPerSubject) };
         let consumer = core.keys.create_consumer(config).await.map_err(unavailable)?;
         let mut feed = Feed { intake: Intake::open(&core.jetstream, consumer).await?, last: 0 };
@@ -63,7 +65,7 @@ impl Feed {
                 return Ok((state, feed));
             }
             if is_drained {
-                reach = core.soon(last_sequence(&core.keys, &filter)).await?;
+                reach = core.reach(&filter).await?;
             }
         }
     }
@@ -81,6 +83,9 @@ impl Feed {
 
     /// Ends it and spares the server the wait for that.
     pub(super) fn close(self, core: &Core) {
+        if core.restricted {
+            return;
+        }
         let (stream, name) = (core.keys.clone(), self.intake.consumer_name().to_owned());
         // Where it fails, the server drops the consumer by itself after a while.
         tokio::spawn(async move { drop(stream.delete_consumer(&name).await) });
@@ -99,9 +104,18 @@ impl Feed {
     }
 }
 
+impl Core {
+    /// How far a state has to reach; who may not ask the leader takes what its copy has.
+    async fn reach(&self, filter: &str) -> Result<u64> {
+        if self.restricted { Ok(0) } else { self.soon(last_sequence(&self.keys, filter)).await }
+    }
+}
+
 /// A consumer that only reads.
 pub(super) fn reader(filter: &str, deliver_policy: DeliverPolicy) -> Config {
     Config {
+        // With a name, the subject by which it is made has the filter in it, so that a server can allow it.
+        name: Some(Uuid::new_v4().simple().to_string()),
         deliver_policy,
         ack_policy: AckPolicy::None,
         filter_subject: filter.to_owned(),

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::time::sleep;
@@ -117,7 +117,22 @@ impl Core {
 
     /// What the leader last stored for a key. A connection that breaks takes the question along without a word.
     async fn last(&self, key: &str) -> Result<Option<Record>> {
+        if self.restricted {
+            return self.insist(|| self.soon(self.ask_copy(key))).await;
+        }
         self.insist(|| self.soon(self.ask_last(key))).await
+    }
+
+    /// What any copy has of a key, which the server can allow key by key.
+    pub(super) async fn ask_copy(&self, key: &str) -> Result<Option<Record>> {
+        match self.keys.direct_get_last_for_subject(self.names.key(key)).await {
+            Ok(message) => Ok(Some(Record::of_stored(message))),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unavailable(format!(
+                "{error}; expected the stream {} as a gateway makes it, with allow_direct, and the right to read {key}",
+                self.names.keys_stream()
+            ))),
+        }
     }
 
     async fn ask_last(&self, key: &str) -> Result<Option<Record>> {
@@ -166,6 +181,9 @@ impl Core {
     pub(super) async fn sweep(self: Arc<Self>) {
         let listening = async {
             let mut backoff = BACKOFF.0;
+            if self.restricted {
+                return std::future::pending().await;
+            }
             loop {
                 let begun = Instant::now();
                 let Err(error) = self.listen_for_lapses().await;
@@ -180,7 +198,11 @@ impl Core {
         let sweeping = async {
             loop {
                 sleep(SWEEP_EVERY).await;
-                let due = self.lapses.take_due(Instant::now());
+                let mut due = self.lapses.take_due(Instant::now());
+                if self.restricted {
+                    // Forgotten here, removed by those who may.
+                    due.clear();
+                }
                 let swept = due.into_iter().map(|(key, lapse)| self.sweep_one(key, lapse));
                 stream::iter(swept).for_each_concurrent(SWEEPS, |swept| swept).await;
             }

@@ -13,6 +13,7 @@ mod intake;
 mod keys;
 mod lapses;
 mod names;
+mod permissions;
 mod pull;
 mod queue;
 mod record;
@@ -35,6 +36,7 @@ pub use self::config::{NatsConfig, NatsCredentials, NatsTls, Secret};
 use self::fault::unavailable;
 use self::keys::Expected;
 use self::names::Names;
+pub use self::permissions::{Needs, Permissions};
 pub(crate) use self::pull::Hold;
 use crate::bounds::DURATION_MAX;
 use crate::bus::Subscription;
@@ -44,6 +46,8 @@ use crate::queue::{DeadLetter, Depth, Enqueued, Message};
 
 /// Largest message that the servers have to take, in bytes.
 const MESSAGE_BYTES: usize = 1 << 20;
+/// What is asked for by who may ask for little: it need not be there.
+const PING_KEY: &str = "workers/ping";
 /// Publishes under way at once, over all callers of one process.
 const PUBLISHES_MAX: usize = 4_096;
 /// Before what could not be served is tried again.
@@ -76,6 +80,8 @@ struct Core {
     gaps: watch::Receiver<u64>,
     lease: Duration,
     operation_timeout: Duration,
+    /// May do only what a worker needs.
+    restricted: bool,
     closed: CancellationToken,
 }
 
@@ -101,7 +107,10 @@ impl Nats {
             .max_ack_inflight(PUBLISHES_MAX)
             .backpressure_on_inflight(true)
             .build(client.clone());
-        let mut problems = streams::prepare(&jetstream, &names, &config).await;
+        let mut problems = match config.restricted {
+            true => Vec::new(),
+            false => streams::prepare(&jetstream, &names, &config).await,
+        };
         let bytes_max = client.max_payload();
         if bytes_max < MESSAGE_BYTES {
             problems.push(format!(
@@ -128,18 +137,24 @@ impl Nats {
             gaps,
             lease: config.lease,
             operation_timeout: config.operation_timeout,
+            restricted: config.restricted,
             closed: CancellationToken::new(),
         };
         Self::start(core).await
     }
 
     async fn start(core: Core) -> Result<Self> {
-        for shard in 0..core.names.shards() {
+        // Of what lapses and what is due the gateways take care, wherever there are workers with few rights.
+        let shards = if core.restricted { 0 } else { core.names.shards() };
+        for shard in 0..shards {
             core.delayed(shard).await?;
         }
         let core = Arc::new(core);
+        if core.restricted {
+            core.insist(|| core.ping()).await?;
+        }
         tokio::spawn(Arc::clone(&core).sweep());
-        for shard in 0..core.names.shards() {
+        for shard in 0..shards {
             tokio::spawn(Arc::clone(&core).move_due(shard));
         }
         let ending = core.closed.clone().drop_guard();
@@ -248,8 +263,12 @@ impl Nats {
 }
 
 impl Core {
-    /// Asks the leader of the key-value stream, which has one only while most of its copies are there.
+    /// Asks the leader of the key-value stream, which has one only while most of its copies are there; who may not ask
+    /// it, any copy.
     async fn ping(&self) -> Result<()> {
+        if self.restricted {
+            return self.ask_copy(PING_KEY).await.map(drop);
+        }
         self.keys.get_info().await.map(drop).map_err(unavailable)
     }
 

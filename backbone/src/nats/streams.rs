@@ -39,6 +39,8 @@ fn wanted(names: &Names, config: &NatsConfig) -> Vec<Config> {
     let mut all = vec![
         Config {
             max_messages_per_subject: 1,
+            // For workers that may read some keys and not others.
+            allow_direct: true,
             duplicate_window: SUCCESSORS_KNOWN,
             ..common(names.keys_stream(), names.keys_all(), config.keys_bytes_max)
         },

@@ -148,6 +148,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the command was given what it cannot build, rather than failing at it.
+    pub fn is_wrong_use(&self) -> bool {
+        matches!(
+            self,
+            Self::NoManifest { .. }
+                | Self::NoPackage { .. }
+                | Self::NotACdylib { .. }
+                | Self::SameName { .. }
+                | Self::Name { .. }
+                | Self::Settings(_)
+        )
+    }
+
     fn file(action: &'static str, path: &Path, cause: std::io::Error) -> Self {
         Self::File { action, path: path.to_owned(), cause }
     }
@@ -182,6 +195,10 @@ pub fn build_all(dirs: &[PathBuf], progress: &mut dyn FnMut(&str)) -> Result<Vec
 fn ready(dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<Toolchain> {
     if !dir.join("Cargo.toml").is_file() {
         return Err(Error::NoManifest { dir: dir.to_owned() });
+    }
+    // Before a toolchain is looked for, which may take minutes to make.
+    if dir.join(settings::FILE_NAME).is_file() {
+        settings::read(dir, "")?;
     }
     let search = toolchain::find(dir, true, progress);
     let Some(chosen) = search.chosen.clone() else {

@@ -280,7 +280,13 @@ pub struct ReceiptView {
     pub rows_filtered: u64,
     /// Row groups that were not read because of it.
     pub row_groups_pruned: u64,
-    /// Stored bytes of these.
+    /// Pages of other row groups that were not read because of it.
+    #[serde(default)]
+    pub pages_pruned: u64,
+    /// Rows that were not decoded for that.
+    #[serde(default)]
+    pub rows_pruned: u64,
+    /// Stored bytes of these row groups and pages.
     pub bytes_pruned: u64,
     /// Rows that guests wrote.
     pub rows_out: u64,

@@ -54,7 +54,7 @@ pub async fn run(client: &Client, args: &Invoke) -> Result<()> {
     }
     let response = client.any_answer(request.body(body.bytes)).await?;
     if response.status() == StatusCode::ACCEPTED && args.asynchronous {
-        return accepted(response, args.view.unwrap_or_default()).await;
+        return accepted(response, args.shown.view).await;
     }
     let answer = Answer::read(client, &args.function, response).await?;
     if answer.is_refusal() {

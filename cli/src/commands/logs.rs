@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `fanfold logs`: what functions said.
 //!
-//! Of an invocation by its id, of a function by its name, of a job's failed
-//! tasks by the job's id. Lines come escaped from the service, so a terminal
-//! shows them as they are.
+//! Of an invocation by its id, of a function by its name. Lines come escaped from
+//! the service, so a terminal shows them as they are.
+
+use std::time::Duration;
 
 use fanfold_protocol::names::FunctionName;
 use reqwest::Method;
@@ -12,17 +13,19 @@ use uuid::Uuid;
 
 use crate::{
     args::{Logs, View},
-    client::{Client, Events, LogPage},
+    client::{Client, Events, InvocationView, LogPage},
     error::{Error, Result},
     output,
 };
+
+/// Between two looks at an invocation that goes on.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
 
 /// Prints lines.
 pub async fn run(client: &Client, args: &Logs) -> Result<()> {
     if let Ok(id) = args.of.parse::<Uuid>() {
         if args.follow {
-            return Err(Error::usage("an invocation's log is there when it has ended, and grows no more")
-                .help("leave -f out, or follow the function by its name"));
+            end(client, &id).await?;
         }
         return show(client, &format!("/v1/invocations/{id}/logs"), args.shown.view).await;
     }
@@ -41,6 +44,17 @@ pub async fn run(client: &Client, args: &Logs) -> Result<()> {
     match shown {
         Ok(()) => Ok(()),
         Err(error) => Err(client.suggest(error, &name).await),
+    }
+}
+
+/// Waits for an invocation to end: its log is there from then on, whole.
+async fn end(client: &Client, id: &Uuid) -> Result<()> {
+    loop {
+        let found: InvocationView = client.get(&format!("/v1/invocations/{id}"), &[]).await?;
+        if !matches!(found.state.as_str(), "queued" | "running") {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -49,6 +49,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Gateway(args) => hosts::gateway(args).await,
         Command::Worker(args) => hosts::worker(args).await,
         Command::Certs(args) => hosts::certs::run(&args),
+        Command::NatsUsers(args) => hosts::nats_users::run(&args),
         Command::Doctor(args) => doctor::run(endpoint.as_deref(), token.as_deref(), args).await,
     }
 }

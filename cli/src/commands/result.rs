@@ -74,6 +74,11 @@ fn table(found: &Found) -> String {
             output::bytes(number(&object["size"])),
         ]);
     }
+    for shard in manifest["shards"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        let (count, uri) =
+            (output::count(number(&shard["objects"])), shard["uri"].as_str().unwrap_or_default());
+        table.row([format!("{count} objects, named in {uri}"), String::new(), String::new()]);
+    }
     let (rows, size) = (output::count(number(&manifest["rows"])), output::bytes(number(&manifest["bytes"])));
     table.row(["all".to_owned(), rows, size]);
     table.text()

@@ -7,18 +7,21 @@
 
 use std::path::Path;
 
-use fanfold_protocol::{names::TriggerName, trigger::TriggerDocument};
+use fanfold_protocol::{names::TriggerName, time::Timestamp, trigger::TriggerDocument};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    args::{Trigger, TriggerAdd, TriggerReplay},
+    args::{Shown, Trigger, TriggerAdd, TriggerReplay, TriggerScope},
     client::Client,
     error::{Error, Result},
     json_text,
     output::{self, Table},
 };
+
+/// Most letters that the service gives at once.
+const PAGE_MAX: usize = 100;
 
 /// A trigger as the service shows it.
 #[derive(Deserialize)]
@@ -47,6 +50,26 @@ struct EventsView {
 struct Found {
     listed: u64,
     queued: u64,
+}
+
+/// An event that was given up.
+#[derive(Deserialize)]
+struct LetterView {
+    id: String,
+    bucket: Option<String>,
+    key: Option<String>,
+    event: Option<String>,
+    taken_at: Option<Timestamp>,
+    attempts: u32,
+    reason: String,
+}
+
+impl LetterView {
+    /// Its object; of what is no event, its own name.
+    fn object(&self) -> String {
+        let object = self.bucket.as_ref().zip(self.key.as_ref());
+        object.map_or_else(|| self.id.clone(), |(bucket, key)| format!("s3://{bucket}/{key}"))
+    }
 }
 
 /// Runs the subcommand.
@@ -81,7 +104,22 @@ pub async fn run(client: &Client, command: Trigger) -> Result<()> {
             output::note(format!("{name} goes on"));
             Ok(())
         }
-        Trigger::Replay(args) => replay(client, &args).await,
+        Trigger::Replay(TriggerReplay { name, dead_letters, scope, again, shown }) => {
+            feed(client, &name, json!({"dead_letters": dead_letters, "again": again}), &scope, &shown).await
+        }
+        Trigger::Backfill { name, scope, shown } => feed(client, &name, json!({}), &scope, &shown).await,
+        Trigger::DeadLetters { name, limit, shown } => {
+            let path = format!("{}/dead-letters", path(&name));
+            let found = client.pages(&path, "dead_letters", &[], limit, PAGE_MAX).await?;
+            let views: Vec<LetterView> = serde_json::from_value(Value::Array(found.clone()))?;
+            output::shown(shown.view, &json!({ "dead_letters": found }), |_| letters(&views))
+        }
+        Trigger::Discard { name } => {
+            let gone: Value =
+                client.ask(Method::DELETE, &format!("{}/dead-letters", path(&name)), &[]).await?;
+            output::note(format!("discarded {}", gone["discarded"].as_u64().unwrap_or_default()));
+            Ok(())
+        }
     }
 }
 
@@ -135,18 +173,38 @@ fn of_file(path: &Path) -> Result<TriggerDocument> {
     json_text::toml(&path.display().to_string(), &text)
 }
 
-async fn replay(client: &Client, args: &TriggerReplay) -> Result<()> {
-    let mut request = json!({"dead_letters": args.dead_letters, "again": args.again});
-    for (name, value) in [("prefix", &args.prefix), ("since", &args.since), ("until", &args.until)] {
+/// Queues what is in scope.
+async fn feed(
+    client: &Client,
+    trigger: &TriggerName,
+    mut request: Value,
+    scope: &TriggerScope,
+    shown: &Shown,
+) -> Result<()> {
+    for (name, value) in [("prefix", &scope.prefix), ("since", &scope.since), ("until", &scope.until)] {
         if let Some(value) = value {
             request[name] = json!(value);
         }
     }
-    let found: Value = client.send(Method::POST, &format!("{}/replay", path(&args.name)), &request).await?;
+    let found: Value = client.send(Method::POST, &format!("{}/replay", path(trigger)), &request).await?;
     let view: Found = serde_json::from_value(found.clone())?;
-    output::shown(args.shown.view, &found, |_| {
+    output::shown(shown.view, &found, |_| {
         output::pairs(&[("listed", view.listed.to_string()), ("queued", view.queued.to_string())])
     })
+}
+
+fn letters(views: &[LetterView]) -> String {
+    let mut table = Table::new(&["object", "event", "taken in", ">attempts", "reason"]);
+    for view in views {
+        table.row([
+            view.object(),
+            view.event.clone().unwrap_or_default(),
+            view.taken_at.map(output::moment).unwrap_or_default(),
+            view.attempts.to_string(),
+            view.reason.clone(),
+        ]);
+    }
+    table.text()
 }
 
 fn table(triggers: &[TriggerView]) -> String {
@@ -215,7 +273,7 @@ fn together(document: &TriggerDocument) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{Shown, View};
+    use crate::args::View;
 
     fn args(file: Option<&str>, bucket: Option<&str>) -> TriggerAdd {
         TriggerAdd {
@@ -239,6 +297,20 @@ mod tests {
         assert_eq!((objects(&made).as_str(), starts(&made).as_str()), ("s3://bank/in/*", "f@prod"));
         assert!(document(&args(None, None)).unwrap_err().to_string().contains("FILE.toml"));
         assert!(document(&args(Some("/nowhere.toml"), None)).unwrap_err().to_string().contains("nowhere"));
+    }
+
+    #[test]
+    fn letters_are_read_as_the_service_writes_them() {
+        let views = json!([
+            {"id": "1", "bucket": "bank", "key": "in/a b.csv", "event": "ObjectCreated:Put", "taken_at": 0,
+             "attempts": 3, "reason": "function-not-found: expected f"},
+            {"id": "unread", "attempts": 1, "reason": "message 1: no JSON"},
+        ]);
+        let text = letters(&serde_json::from_value::<Vec<LetterView>>(views).unwrap());
+        for part in ["s3://bank/in/a b.csv", "function-not-found: expected f", "unread", "message 1: no JSON"]
+        {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 
     #[test]

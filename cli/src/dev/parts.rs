@@ -90,6 +90,7 @@ impl Parts {
             client = arbitrated(&client, &backbone, SYSTEM_BUCKET_DEFAULT).await?;
         }
         let runtime = start_runtime(data, &client, &backbone, args.workers)?;
+        runtime.look_back().await.map_err(|problem| Error::service(problem.detail))?;
         let dispatch = Dispatch::local(runtime.invoker(), runtime.preparer());
         let built = Gateway::new(gateway_config(data)?, client, backbone.clone(), dispatch).await?;
         if let Some(events) = events {

@@ -81,7 +81,8 @@ fn named(name: &str) -> DistinguishedName {
     named
 }
 
-fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
+/// Makes a file that is not there.
+pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
     let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     opened.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|cause| {
         Error::failed(format!("expected to make {}, found: {cause}", path.display()))

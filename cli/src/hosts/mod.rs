@@ -9,6 +9,7 @@
 pub mod certs;
 mod config;
 mod gateway;
+pub mod nats_users;
 mod open;
 mod probes;
 mod tls;

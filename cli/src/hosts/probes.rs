@@ -60,10 +60,11 @@ async fn answer(
         "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
         "/readyz" => {
             let reached = matches!(tokio::time::timeout(PATIENCE, backbone.ping()).await, Ok(Ok(())));
-            let ready = reached && !draining.is_cancelled();
+            let stored = runtime.store_answers();
+            let ready = reached && stored && !draining.is_cancelled();
             let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            let state =
-                serde_json::json!({"ready": ready, "backbone": reached, "draining": draining.is_cancelled()});
+            let draining = draining.is_cancelled();
+            let state = serde_json::json!({"ready": ready, "store": stored, "backbone": reached, "draining": draining});
             (status, format!("{state}\n"))
         }
         "/metrics" => (StatusCode::OK, metrics(runtime)),
@@ -76,10 +77,14 @@ async fn answer(
 
 fn metrics(runtime: &Runtime) -> String {
     let counters = runtime.counters();
-    [
+    let (quarantined, help) = (counters.components_quarantined, "Components that no worker runs any more");
+    let name = "fanfold_components_quarantined";
+    let gauge = format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {quarantined}\n");
+    let counted = [
         ("fanfold_components_compiled_total", "Components compiled", counters.components_compiled),
         ("fanfold_artifacts_refused_total", "Compiled artifacts refused", counters.artifacts_refused),
     ]
     .map(|(name, help, value)| format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n"))
-    .concat()
+    .concat();
+    counted + &gauge
 }

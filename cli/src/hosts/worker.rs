@@ -32,9 +32,10 @@ use crate::{
 
 /// Runs it until it is told to stop.
 pub async fn run(args: Hosts) -> Result<()> {
-    let config: config::Worker = config::read(&args.config)?;
+    let mut config: config::Worker = config::read(&args.config)?;
     let mut mistakes = Mistakes::default();
     let name = config.name(&mut mistakes);
+    config.name_user(name.as_ref());
     let address = config.address(name.as_ref(), &mut mistakes);
     config.check(&mut mistakes);
     let ways = Ways::of(&config.store, &config.nats, &config.system_bucket, &mut mistakes);
@@ -50,6 +51,7 @@ pub async fn run(args: Hosts) -> Result<()> {
     }
     let mut stop = Stop::listen()?;
     let runtime = runtime(&config, &name, store, &backbone)?;
+    runtime.look_back().await.map_err(|problem| Error::service(problem.detail))?;
     let listener = bind("listen", config.listen).await?;
     let probes = bind("probe_listen", config.probe_listen).await?;
     let bound = listener.local_addr().map_err(|cause| Error::failed(cause.to_string()))?;
@@ -61,7 +63,10 @@ pub async fn run(args: Hosts) -> Result<()> {
     let (draining, gone) = (CancellationToken::new(), CancellationToken::new());
     let calls =
         Calls { invoke: runtime.invoker(), prepare: runtime.preparer(), slots: config.slots as usize };
-    let keeping = tokio::spawn(membership.keep(draining.clone(), gone.clone()));
+    let keeping = {
+        let (runtime, draining, gone) = (runtime.clone(), draining.clone(), gone.clone());
+        tokio::spawn(membership.keep(move || runtime.cached(), draining, gone))
+    };
     let serving = tokio::spawn(serve(listener, tls, calls, draining.clone()));
     let probing = tokio::spawn(probes::serve(
         probes,
@@ -121,6 +126,7 @@ fn member(config: &config::Worker, name: WorkerName, address: String, engine: St
         memory_bytes: memory_bytes(),
         zone: config.zone.clone(),
         draining: false,
+        cached: Vec::new(),
     }
 }
 

@@ -9,6 +9,8 @@
 
 use std::time::{Duration, Instant};
 
+use fanfold_protocol::worker::PREFERENCE;
+
 /// How fast a peak fades: to a third within this.
 const FADING: Duration = Duration::from_secs(10);
 /// What an answer of a worker is taken to cost that has given none yet.
@@ -72,6 +74,26 @@ pub fn choose<'a, T>(
     found.map(|(candidate, _)| candidate)
 }
 
+/// As [`choose`], but one that holds what the call needs goes first, unless the
+/// other is cheaper by more than [`PREFERENCE`].
+pub fn prefer<'a, T>(
+    candidates: &'a [T],
+    holds: impl Fn(&T) -> bool,
+    cost: impl Fn(&T) -> Option<f64>,
+    mut random: impl FnMut(usize) -> usize,
+) -> Option<&'a T> {
+    let found = choose(candidates, &cost, &mut random)?;
+    if holds(found) {
+        return Some(found);
+    }
+    let holding = |candidate: &T| if holds(candidate) { cost(candidate) } else { None };
+    let holder = choose(candidates, holding, random);
+    let within = |holder: &&T| {
+        cost(holder).zip(cost(found)).is_some_and(|(held, other)| held <= other + PREFERENCE.as_secs_f64())
+    };
+    holder.filter(within).or(Some(found))
+}
+
 #[cfg(test)]
 mod tests {
     use rand::{RngExt, SeedableRng};
@@ -93,6 +115,32 @@ mod tests {
         assert!(cost > 0.01 && cost < 0.1, "{cost}");
         (3..100).for_each(|s| load.note(Duration::from_millis(10), at(s)));
         assert!((load.cost(0, at(99)) - 0.01).abs() < 1e-3);
+    }
+
+    #[test]
+    fn who_holds_it_goes_first_within_50_ms_and_then_anyone() {
+        let mut random = ChaCha8Rng::seed_from_u64(11);
+        // Costs in ms, and whether it holds the component.
+        let mut check = |candidates: &[(u32, bool)], expected: &[usize]| {
+            let mut found = vec![0; candidates.len()];
+            let places: Vec<usize> = (0..candidates.len()).collect();
+            for _ in 0..200 {
+                let cost = |at: &usize| match candidates[*at].0 {
+                    u32::MAX => None,
+                    ms => Some(f64::from(ms) / 1e3),
+                };
+                let holds = |at: &usize| candidates[*at].1;
+                found[*prefer(&places, holds, cost, |n| random.random_range(0..n)).unwrap()] += 1;
+            }
+            let chosen: Vec<usize> = (0..found.len()).filter(|at| found[*at] > 0).collect();
+            assert_eq!(chosen, expected, "{candidates:?}: {found:?}");
+        };
+        check(&[(1, false), (49, true), (1, false), (1, false), (1, false)], &[1]);
+        check(&[(1, false), (52, true)], &[0]);
+        check(&[(1, false), (u32::MAX, true)], &[0]);
+        check(&[(1, false), (1, false)], &[0]);
+        check(&[(9, true), (9, true), (9, false), (9, true)], &[0, 1, 3]);
+        check(&[(1, false); 4], &[0, 1, 2, 3]);
     }
 
     #[test]

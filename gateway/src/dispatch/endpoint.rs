@@ -8,7 +8,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -16,7 +16,9 @@ use std::{
 
 use bytes::Bytes;
 use fanfold_protocol::{
-    ErrorKind, Problem, limits,
+    ErrorKind, Problem,
+    digest::Digest,
+    limits,
     worker::{FRAME_TYPE, HEAD_BYTES_MAX, Member, NOT_STARTED, WIRE_HEADER, WIRE_VERSION},
 };
 use http::{Request, Response, header};
@@ -62,6 +64,7 @@ pub struct Endpoint {
     /// As it says of itself; another instance is another endpoint.
     pub member: Member,
     draining: AtomicBool,
+    cached: RwLock<Vec<u64>>,
     heard: Mutex<Instant>,
     tls: Arc<ClientConfig>,
     slots: Arc<Semaphore>,
@@ -75,6 +78,7 @@ impl Endpoint {
     pub fn new(member: Member, tls: Arc<ClientConfig>) -> Self {
         Self {
             draining: AtomicBool::new(member.draining),
+            cached: RwLock::new(member.cached.clone()),
             heard: Mutex::new(Instant::now()),
             slots: Arc::new(Semaphore::new(member.slots as usize)),
             load: Mutex::new(Load::new(Instant::now())),
@@ -89,6 +93,13 @@ impl Endpoint {
     pub fn hear(&self, member: &Member) {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.draining.store(member.draining, Ordering::Relaxed);
+        self.cached.write().unwrap_or_else(PoisonError::into_inner).clone_from(&member.cached);
+    }
+
+    /// Whether it has compiled a component.
+    pub fn holds(&self, digest: Digest) -> bool {
+        let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner);
+        cached.binary_search(&digest.prefix()).is_ok()
     }
 
     /// Whether it said anything of late.

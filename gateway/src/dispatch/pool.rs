@@ -6,9 +6,9 @@
 //! trouble is not asked twice for everything.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -18,6 +18,7 @@ use bytes::Bytes;
 use fanfold_backbone::{Backbone, Change, Entry};
 use fanfold_protocol::{
     ErrorKind, Problem,
+    digest::Digest,
     function::Descriptions,
     invocation::{Invocation, Outcome, Preparation},
     keys,
@@ -29,9 +30,10 @@ use fanfold_protocol::{
 use futures::StreamExt;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{
-    choice::choose,
+    choice::prefer,
     counters::Counters,
     endpoint::{Endpoint, Failure},
 };
@@ -56,6 +58,8 @@ struct Inner {
     known: RwLock<BTreeMap<String, Arc<Endpoint>>>,
     endpoints: RwLock<Arc<[Arc<Endpoint>]>>,
     counters: Counters,
+    /// Starts of workers of other versions that were told so.
+    told: Mutex<HashSet<Uuid>>,
     chance: AtomicU64,
     saved: AtomicI64,
 }
@@ -71,6 +75,7 @@ impl Pool {
             known: RwLock::default(),
             endpoints: RwLock::new(Arc::from(Vec::new())),
             counters: Counters::default(),
+            told: Mutex::default(),
             chance: AtomicU64::new(u64::from_le_bytes(seed)),
             saved: AtomicI64::new(SAVED_MAX),
         }));
@@ -97,7 +102,7 @@ impl Pool {
     /// worker says.
     pub async fn invoke(&self, invocation: &Invocation) -> Result<Outcome, Problem> {
         let frame = encode_call(invocation)?;
-        decode_outcome(self.send(INVOKE_PATH, frame).await?)
+        decode_outcome(self.send(INVOKE_PATH, invocation.version.digest, frame).await?)
     }
 
     /// Has a component compiled and described.
@@ -105,18 +110,19 @@ impl Pool {
     /// # Errors
     /// As [`Pool::invoke`].
     pub async fn prepare(&self, preparation: Preparation) -> Result<Descriptions, Problem> {
-        let frame = encode(&PrepareHead { digest: preparation.digest }, &[])?;
-        let (descriptions, _) = decode(self.send(PREPARE_PATH, frame).await?)?;
+        let Preparation { digest, tenant } = preparation;
+        let frame = encode(&PrepareHead { digest, tenant }, &[])?;
+        let (descriptions, _) = decode(self.send(PREPARE_PATH, digest, frame).await?)?;
         Ok(descriptions)
     }
 
-    async fn send(&self, path: &str, frame: Bytes) -> Result<Bytes, Problem> {
+    async fn send(&self, path: &str, digest: Digest, frame: Bytes) -> Result<Bytes, Problem> {
         self.deposit();
         let counters = &self.0.counters;
         let mut tried: Vec<Arc<Endpoint>> = Vec::new();
         let mut failure = None;
         while tried.len() < TRIES_MAX as usize {
-            let Some((endpoint, slot)) = self.take(&tried) else { break };
+            let Some((endpoint, slot)) = self.take(digest, &tried) else { break };
             if failure.is_some() {
                 if !self.withdraw() {
                     break;
@@ -148,7 +154,11 @@ impl Pool {
     }
 
     /// A worker and one of its slots, none of those that were tried.
-    fn take(&self, tried: &[Arc<Endpoint>]) -> Option<(Arc<Endpoint>, tokio::sync::OwnedSemaphorePermit)> {
+    fn take(
+        &self,
+        digest: Digest,
+        tried: &[Arc<Endpoint>],
+    ) -> Option<(Arc<Endpoint>, tokio::sync::OwnedSemaphorePermit)> {
         let (endpoints, now) = (self.endpoints(), Instant::now());
         // Another call may take the slot between the choice and here.
         for _ in 0..=endpoints.len() {
@@ -156,7 +166,7 @@ impl Pool {
                 let fresh = !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint));
                 if fresh { endpoint.cost(now) } else { None }
             };
-            let endpoint = choose(&endpoints, cost, |n| self.random(n))?;
+            let endpoint = prefer(&endpoints, |endpoint| endpoint.holds(digest), cost, |n| self.random(n))?;
             if let Some(slot) = endpoint.slot() {
                 return Some((Arc::clone(endpoint), slot));
             }
@@ -219,6 +229,15 @@ impl Pool {
         }
     }
 
+    /// Sends a worker of another version what it refuses, once, so that its log says as
+    /// well why it gets no calls.
+    fn tell_stranger(&self, member: Member) {
+        if self.0.told.lock().unwrap_or_else(PoisonError::into_inner).insert(member.instance) {
+            let stranger = Endpoint::new(member, Arc::clone(&self.0.tls));
+            tokio::spawn(async move { drop(stranger.call(INVOKE_PATH, Bytes::new()).await) });
+        }
+    }
+
     fn follow(&self, change: Change) {
         let mut known = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
         match change {
@@ -261,6 +280,7 @@ impl Pool {
             );
             self.0.counters.refused();
             known.remove(&key);
+            self.tell_stranger(member);
             return;
         }
         tracing::info!(

@@ -5,6 +5,8 @@
 //! what it is behind the dispatch seam, and only then gets a number. Whatever
 //! fails on the way leaves at most an object that no version names.
 
+use std::sync::Arc;
+
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderName, StatusCode},
@@ -31,7 +33,7 @@ use uuid::Uuid;
 use super::{component, component::ComponentInfo, registry::Published, views::VersionView};
 use crate::{
     extract::{self, Path, Query, require_media_type},
-    problem::{Answer, ProblemBody, internal, of_store},
+    problem::{Answer, ProblemBody, internal, of_backbone, of_store},
     state::{App, AppState},
 };
 
@@ -82,6 +84,9 @@ pub(crate) async fn deploy(
     let alias = query.alias.as_deref().map(alias_name).transpose()?;
     let (parts, body) = request.into_parts();
     let settings = settings(&parts.headers, query)?;
+    for place in settings.grants.read.iter().chain(&settings.grants.write) {
+        app.config.tenant.check(place.bucket())?;
+    }
     require_media_type(
         &parts.headers,
         |kind| kind == "application/wasm" || kind == "application/octet-stream",
@@ -93,6 +98,8 @@ pub(crate) async fn deploy(
     // Checking and compiling are work for the processor: a few at a time.
     let _turn = app.deploys.acquire().await.map_err(internal)?;
     let draft = draft(&app, name, held.bytes.clone(), settings).await?;
+    // Whoever deploys what is quarantined wants it to be tried again.
+    app.deployment.delete(&keys::suspicion(&draft.digest), None).await.map_err(of_backbone)?;
     let published = publish(&app, draft, held.bytes.clone()).await?;
     if let Some(alias) = alias {
         let target = AliasTarget { version: published.version.version, canary: None };
@@ -132,10 +139,14 @@ async fn publish(app: &App, mut draft: Version, bytes: Bytes) -> Result<Publishe
 }
 
 async fn prepare(app: &App, digest: Digest, bytes: Bytes) -> Result<Descriptions, Problem> {
-    let uri = ObjectUri::new(app.config.system_bucket.clone(), keys::component(&digest))?;
+    let uri = ObjectUri::new(app.config.tenant.system_bucket.clone(), keys::component(&digest))?;
     let (writer, options) = (Uuid::now_v7().to_string(), PutOptions::typed("application/wasm"));
     app.store.put_if_absent(&uri, bytes, &writer, options).await.map_err(of_store)?;
-    app.dispatch.prepare.clone().oneshot(Preparation { digest }).await
+    app.dispatch
+        .prepare
+        .clone()
+        .oneshot(Preparation { digest, tenant: Some(Arc::clone(&app.config.tenant)) })
+        .await
 }
 
 /// An alias as written in a path or a query. `latest` always means the newest version.
@@ -169,7 +180,7 @@ fn settings(headers: &HeaderMap, query: DeployQuery) -> Result<Settings, Problem
         }
         (header, query) => header.or(query).unwrap_or("{}"),
     };
-    let mut document: SettingsDocument = serde_json::from_str(text).map_err(|error| {
+    let mut document: SettingsDocument = extract::json_object(text.as_bytes()).map_err(|error| {
         invalid(format!("settings must be a JSON object of the keys of function.toml, found: {error}"))
     })?;
     let within = |name: &'static str| move |p: Problem| invalid(format!("{name}: {}", p.detail));
@@ -219,7 +230,10 @@ mod tests {
     fn mistakes_in_settings_have_a_code_of_their_own() {
         let query = || DeployQuery { settings: Some("{}".to_owned()), ..DeployQuery::default() };
         let slow = DeployQuery { timeout: Some("5".to_owned()), ..DeployQuery::default() };
-        for result in [read(Some("{"), DeployQuery::default()), read(Some("{}"), query()), read(None, slow)] {
+        let list = read(Some("[]"), DeployQuery::default());
+        for result in
+            [list, read(Some("{"), DeployQuery::default()), read(Some("{}"), query()), read(None, slow)]
+        {
             assert_eq!(result.unwrap_err().code, ErrorKind::InvalidSettings);
         }
     }

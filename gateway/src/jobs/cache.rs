@@ -7,10 +7,7 @@
 //! looks for the newest marks and takes over what those jobs gave for the same
 //! partitions, in the way of a retry. What is not there any more is run.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use fanfold_protocol::{
@@ -19,7 +16,7 @@ use fanfold_protocol::{
     function::Settings,
     job::{CacheUse, Job, JobDocument, JobLimits, OneOrMany},
     keys, limits,
-    plan::{Like, Partition, Plan, Shape},
+    plan::{FOLD_WIDTH, Like, Partition, Plan, Shape},
     time,
 };
 use fanfold_storage::{ListEntry, ListOptions, PutOptions};
@@ -47,7 +44,8 @@ struct Doing<'a> {
     reducers: Option<u32>,
     like: Option<&'a Like>,
     /// Without what says where input and output lie, how the input is taken
-    /// apart and how hard to try: none of it changes what a task gives.
+    /// apart, how hard to try and what led to the job: none of it changes what a
+    /// task gives.
     document: &'a JobDocument,
 }
 
@@ -62,6 +60,7 @@ fn key(job: &Job, settings: &Settings, plan: &Plan) -> Result<Digest> {
         retry: Default::default(),
         limits: JobLimits { memory: asked.limits.memory, ..JobLimits::default() },
         budget: Default::default(),
+        depth: 0,
         ..asked.clone()
     };
     let doing = Doing {
@@ -140,16 +139,22 @@ pub enum Which {
     Reproducible,
 }
 
-/// What earlier jobs gave for partitions, at the place where it lies now.
+/// A task of the first stage that an earlier job has done: which job, its number
+/// there, and what it gave.
+pub type Served = (Uuid, u32, TaskOutcome);
+
+/// What earlier jobs gave, at the place where it lies now.
 pub struct Given {
-    products: HashMap<Partition, (Uuid, TaskOutcome)>,
+    products: HashMap<Partition, Served>,
+    /// What their folds gave, by stage and number, and the plans that say of what.
+    folds: HashMap<Uuid, (Plan, HashMap<(u32, u32), TaskOutcome>)>,
 }
 
 impl Given {
     /// Reads what is left of these jobs; of several that gave the same, the one
     /// named first counts. Jobs whose types another object settled do not.
     pub async fn read(vault: &Vault, jobs: &[Uuid], like: Option<&Like>, which: Which) -> Result<Self> {
-        let mut products = HashMap::new();
+        let (mut products, mut folds) = (HashMap::new(), HashMap::new());
         for id in jobs {
             let (document, head) = (keys::job_document(id), keys::plan(id));
             let (job, plan) = tokio::try_join!(vault.read::<Job>(&document), vault.read::<Plan>(&head))?;
@@ -160,20 +165,43 @@ impl Given {
             let (partitions, mut left) =
                 tokio::try_join!(plan::read_partitions(vault, &plan), Left::read(vault, id, &output))?;
             if which == Which::Reproducible {
-                let outside: HashSet<u32> = std::mem::take(&mut left.looked_outside);
-                left.products.retain(|task, _| !outside.contains(task));
+                left.keep_reproducible();
             }
             for (partition, task) in partitions.into_iter().zip(0..) {
                 if let Some(product) = left.products.remove(&task) {
-                    products.entry(partition).or_insert((*id, product));
+                    products.entry(partition).or_insert((*id, task, product));
                 }
             }
+            folds.insert(*id, (plan, left.folds));
         }
-        Ok(Self { products })
+        Ok(Self { products, folds })
     }
 
     /// What was given for a partition, and by which job.
-    pub fn find(&self, partition: &Partition) -> Option<&(Uuid, TaskOutcome)> {
+    pub fn find(&self, partition: &Partition) -> Option<&Served> {
         self.products.get(partition)
+    }
+
+    /// What a fold of an earlier job gave that merged the very states which this
+    /// one would: those of `served`, the tasks that were taken over. Both plans must
+    /// merge these alone, and to the same end.
+    pub fn fold(
+        &self,
+        plan: &Plan,
+        (stage, task): (u32, u32),
+        served: &[Option<(Uuid, u32)>],
+    ) -> Option<(Uuid, &TaskOutcome)> {
+        let leaves = plan.leaves(stage, task);
+        let (job, first) = (*served.get(leaves.start as usize)?)?;
+        let (theirs, folds) = self.folds.get(&job)?;
+        let number =
+            if plan.shape.groups() { task } else { first.checked_div(FOLD_WIDTH.checked_pow(stage)?)? };
+        let alike = (theirs.finishes(stage), theirs.reducers()) == (plan.finishes(stage), plan.reducers())
+            && theirs.leaves(stage, number) == (first..first + (leaves.end - leaves.start));
+        let same = |(leaf, place): (u32, u32)| served.get(leaf as usize) == Some(&Some((job, place)));
+        (alike && leaves.zip(first..).all(same))
+            .then(|| folds.get(&(stage, number)))
+            .flatten()
+            .map(|fold| (job, fold))
     }
 }

@@ -6,18 +6,18 @@
 //! only make it faster; every commit is found by looking as well.
 
 use std::{
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use fanfold_backbone::{Event, Subscription};
 use fanfold_protocol::{
     ErrorKind, Problem,
-    commit::{Commit, CommitNotice, DeadLetter, RunningNotice},
+    commit::{Commit, DeadLetter, RunningNotice},
     job::{Estimate, JobState},
     keys, time,
 };
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{
@@ -27,9 +27,11 @@ use super::{
     error::Result,
     estimate,
     finish::{self, Closing, Ending, Products},
+    heard::{self, Heard},
     lease::{Leases, Turn},
     plan::Shards,
-    progress::{Policy, Progress},
+    policy::Policy,
+    progress::Progress,
     record::SlowLease,
     retry,
     slots::{FailedAttempt, GivenUp, LeaseSpec, Leased},
@@ -45,6 +47,8 @@ const EVENTS_AT_ONCE: usize = 512;
 const VAIN_LOOKS_MAX: u32 = 2;
 /// Leases shown of those that have been worked on the longest.
 const SLOWEST_TOLD: usize = 3;
+/// How long a job that is done waits for what overtaken attempts took.
+const OVERTAKEN_WAIT: Duration = Duration::from_secs(1);
 /// The longest time between two looks.
 const QUIET_MAX: Duration = Duration::from_secs(15);
 
@@ -99,7 +103,7 @@ impl Coordinator {
         let version = jobs.version_of(&case.job).await?;
         let leases =
             Leases::new(case.job.clone(), &case.plan, &version, case.output.clone(), shards, backbone)?;
-        let progress = Progress::new(case.plan.clone(), policy(&case));
+        let progress = Progress::new(case.plan.clone(), Policy::of(&case));
         let quiet = jobs.inner.config.watchdog;
         let stragglers = Stragglers::new(jobs.inner.config.straggle);
         Ok(Self {
@@ -121,11 +125,7 @@ impl Coordinator {
         let backbone = &self.jobs.inner.backbone;
         let id = self.case.job.id;
         // Listening begins before looking, so that nothing falls in between.
-        let commits = backbone.subscribe(&keys::commit_subject(&id)).await?;
-        let cancels = backbone.subscribe(&keys::cancel_subject(&id)).await?;
-        let running = backbone.subscribe(&keys::running_subject(&id)).await?;
-        let events = merged(commits, cancels, running);
-        let mut events = std::pin::pin!(events.ready_chunks(EVENTS_AT_ONCE));
+        let mut events = std::pin::pin!(heard::listen(backbone, &id).await?.ready_chunks(EVENTS_AT_ONCE));
         // A cancellation that was told of before anybody listened left its mark.
         self.called |= backbone.get(&keys::job_cancel(&id)).await?.is_some();
         if !self.called {
@@ -145,6 +145,9 @@ impl Coordinator {
         }
         loop {
             if let Some(ending) = self.ending().await? {
+                if ending.state == JobState::Succeeded && self.live.progress().second_attempts() > 0 {
+                    self.stop_overtaken(events.as_mut()).await?;
+                }
                 return self.end(ending).await;
             }
             tokio::select! {
@@ -244,10 +247,6 @@ impl Coordinator {
         let outcome = closing.carry_out(ending, &products, &self.case.record.warnings).await?;
         let succeeded = outcome.state == JobState::Succeeded;
         let overtaken = self.live.progress().second_attempts() > 0;
-        if overtaken && succeeded {
-            // Attempts that were overtaken may still run.
-            finish::stop_tasks(&inner.backbone, &self.case.job.id).await?;
-        }
         let result = products.small_answer().filter(|_| succeeded);
         self.case.record.end(&outcome, result);
         inner.counters.note(&outcome);
@@ -259,6 +258,34 @@ impl Coordinator {
             self.jobs.sweep_later(self.case.job, self.case.output);
         }
         Ok(())
+    }
+
+    /// Stops attempts that were overtaken and may still run, and waits a little for
+    /// what they took.
+    async fn stop_overtaken(
+        &self,
+        mut events: Pin<&mut (impl Stream<Item = Vec<Heard>> + Send)>,
+    ) -> Result<()> {
+        finish::stop_tasks(&self.jobs.inner.backbone, &self.case.job.id).await?;
+        let told = async {
+            while self.live.progress().awaits_overtaken()
+                && let Some(chunk) = events.next().await
+            {
+                for event in chunk {
+                    self.note_overtaken(&event);
+                }
+            }
+        };
+        // Whoever does not tell in time has gone, or had not begun.
+        let _ = tokio::time::timeout(OVERTAKEN_WAIT, told).await;
+        Ok(())
+    }
+
+    /// Whether an attempt tells what it took for nothing; that is counted.
+    fn note_overtaken(&self, event: &Heard) -> bool {
+        let Heard::Running(RunningNotice { overtaken: Some(overtaken), .. }) = event else { return false };
+        self.live.progress().note_overtaken(overtaken);
+        true
     }
 
     /// Of a sample: what the whole will take.
@@ -274,6 +301,10 @@ impl Coordinator {
     async fn hear(&mut self, events: Vec<Heard>) -> Result<()> {
         let (mut commits, mut unread, mut lagged) = (Vec::new(), Vec::new(), false);
         for event in events {
+            if self.note_overtaken(&event) {
+                self.dirty = true;
+                continue;
+            }
             match event {
                 Heard::Commit(notice) => {
                     let known = self.live.progress().knows(notice.stage, notice.group, notice.round);
@@ -457,48 +488,10 @@ fn ms(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What the bus says of a job.
-enum Heard {
-    Commit(CommitNotice),
-    Running(RunningNotice),
-    Cancelled,
-    Lagged,
-}
-
-fn merged(
-    commits: Subscription,
-    cancels: Subscription,
-    running: Subscription,
-) -> impl Stream<Item = Heard> + Send {
-    let commits = commits.filter_map(|event| {
-        std::future::ready(match event {
-            // What cannot be read is found by looking.
-            Event::Published { payload, .. } => serde_json::from_slice(&payload).ok().map(Heard::Commit),
-            Event::Lagged(_) => Some(Heard::Lagged),
-        })
-    });
-    let running = running.filter_map(|event| {
-        std::future::ready(match event {
-            Event::Published { payload, .. } => serde_json::from_slice(&payload).ok().map(Heard::Running),
-            Event::Lagged(_) => None,
-        })
-    });
-    stream::select(stream::select(commits, cancels.map(|_| Heard::Cancelled)), running)
-}
-
-fn policy(case: &Case) -> Policy {
-    let outstanding_max = u32::try_from(fanfold_protocol::limits::TASKS_OUTSTANDING_MAX).unwrap_or(u32::MAX);
-    let width = case.job.document.limits.max_parallel;
-    let width = if width == 0 { outstanding_max } else { width.min(outstanding_max) };
-    let document = &case.job.document;
-    let tolerated = document.limits.tolerated_failures.of(u64::from(case.plan.partitions));
-    Policy { attempts: document.retry.attempts, outstanding_max: width, tolerated }
-}
-
 /// A job's progress as the store has it, for whoever only looks.
 pub async fn read_progress(vault: &Vault, case: Case) -> Result<Live> {
     let id = case.job.id;
-    let policy = policy(&case);
+    let policy = Policy::of(&case);
     let mut progress = Progress::new(case.plan, policy);
     for commit in case::read_commits(vault, vault.keys(&keys::commits(&id)).await?).await? {
         progress.absorb(commit);

@@ -6,7 +6,6 @@
 //! it: the names of CSV and JSON Lines, names and types of Parquet. What cannot be
 //! told here is told by the first task, in the same words.
 
-use bytes::Bytes;
 use fanfold_protocol::{
     Problem,
     filter::{Filter, Kind},
@@ -17,14 +16,16 @@ use fanfold_protocol::{
         self, BOM, Compressed, SAMPLE_BYTES, Stored,
         csv::{Scanner, Step},
         footer::{self, FooterColumn},
-        parquet::{TAIL_BYTES, TRAILER_BYTES, footer_length},
     },
     uri::PinnedObject,
 };
 use fanfold_storage::Store;
 use serde::de::IgnoredAny;
 
-use super::error::{Result, about_input};
+use super::{
+    error::{Result, about_input},
+    footer::of_parquet,
+};
 
 /// Columns of which two kinds are tried.
 const DOUBTFUL_MAX: usize = 6;
@@ -207,24 +208,8 @@ async fn of_table(
     })
 }
 
-/// The footer of a Parquet object.
-pub async fn read_footer(store: &Store, object: &PinnedObject) -> Result<Bytes> {
-    let (uri, size) = (object.uri.to_string(), object.pin.size);
-    let read = |range| store.get_range(&object.uri, &object.pin, range);
-    let start = size.saturating_sub(TAIL_BYTES);
-    let tail = read(start..size).await.map_err(about_input)?;
-    let length = footer_length(&uri, &tail, size)?;
-    match tail.len().checked_sub(TRAILER_BYTES + length) {
-        Some(from) => Ok(tail.slice(from..from + length)),
-        None => {
-            let end = size - TRAILER_BYTES as u64;
-            Ok(read(end - length as u64..end).await.map_err(about_input)?)
-        }
-    }
-}
-
 async fn of_footer(store: &Store, object: &PinnedObject) -> Result<Option<Vec<Known>>> {
-    let footer = read_footer(store, object).await?;
+    let footer = of_parquet(store, object).await?;
     let known = |FooterColumn { name, kind, instead, .. }| Known { name, kind: Some(kind), instead };
     Ok(footer::columns(&footer).map(|columns| columns.into_iter().map(known).collect()))
 }

@@ -29,7 +29,7 @@ use uuid::Uuid;
 use super::{
     cache,
     error::{Error, Result},
-    kept,
+    kept, manifest,
     progress::Progress,
     sweep::{self, Sweep},
     vault::Vault,
@@ -95,6 +95,7 @@ impl Products {
             rows: objects.iter().map(|object| object.rows).sum(),
             bytes: objects.iter().map(|object| object.size).sum(),
             objects,
+            shards: Vec::new(),
             failed: dead_letters.clone(),
         };
         let mut tasks = progress.counts();
@@ -203,17 +204,32 @@ impl Closing<'_> {
     async fn publish(&self, products: &Products) -> Result<()> {
         let store = self.vault.store();
         let uri = self.output.join(MANIFEST_NAME)?;
-        let body = serde_json::to_vec(&products.manifest).map_err(|e| Error::damaged(uri.to_string(), e))?;
-        let body = Bytes::from(body);
-        let mut tries = 0;
-        while !self.publish_once(&uri, &body, products).await? {
-            tries += 1;
-            if tries == TRIES_MAX {
-                return Err(occupied(&uri, None).into());
+        let options = self.marked(PutOptions::typed("application/jsonl"));
+        let head = manifest::lay_out(store, self.output, &products.manifest, &options).await?;
+        let body = serde_json::to_vec(&head).map_err(|e| Error::damaged(uri.to_string(), e))?;
+        if let Err(error) = self.publish_head(&uri, &body.into(), products).await {
+            if matches!(error, Error::Refused(_)) {
+                manifest::remove_shards(store, self.output, &head).await?;
+            }
+            return Err(error);
+        }
+        store.put(&self.output.join(SUCCESS_NAME)?, Bytes::new(), self.marked(PutOptions::default())).await?;
+        self.remove_replaced(products).await
+    }
+
+    async fn publish_head(&self, uri: &ObjectUri, body: &Bytes, products: &Products) -> Result<()> {
+        for _ in 0..TRIES_MAX {
+            if self.publish_once(uri, body, products).await? {
+                return Ok(());
             }
         }
-        store.put(&self.output.join(SUCCESS_NAME)?, Bytes::new(), PutOptions::default()).await?;
-        self.remove_replaced(products).await
+        Err(occupied(uri, None).into())
+    }
+
+    /// What is written beside tables is marked like them, for triggers that look there.
+    fn marked(&self, mut options: PutOptions) -> PutOptions {
+        options.mark_depth(self.job.document.depth);
+        options
     }
 
     /// One try; false when another writer came between.
@@ -228,7 +244,7 @@ impl Closing<'_> {
             _ => {}
         }
         self.store_answer(products, found.is_some()).await?;
-        let options = PutOptions::typed("application/json");
+        let options = self.marked(PutOptions::typed("application/json"));
         let Some((manifest, pin)) = found else {
             let writer = self.job.id.to_string();
             let outcome = store.put_if_absent(uri, body.clone(), &writer, options).await?;
@@ -268,14 +284,16 @@ impl Closing<'_> {
             Some(AnswerRef::Inline(value)) => {
                 let body: Bytes =
                     serde_json::to_vec(value).map_err(|e| Error::damaged(own.to_string(), e))?.into();
-                let options = PutOptions::typed("application/json");
+                let options = self.marked(PutOptions::typed("application/json"));
                 tokio::try_join!(
                     store.put(&own, body.clone(), options.clone()),
                     store.put(&beside, body, options)
                 )?;
             }
             Some(AnswerRef::Object(staged)) => {
-                tokio::try_join!(store.copy(staged, None, &own), store.copy(staged, None, &beside))?;
+                let depth = self.job.document.depth;
+                let beside = store.copy_at_depth(staged, None, &beside, depth);
+                tokio::try_join!(store.copy(staged, None, &own), beside)?;
             }
             None if replacing => store.delete(&beside).await?,
             None => {}
@@ -290,9 +308,17 @@ impl Closing<'_> {
         let Some(old) = self.vault.read::<Manifest>(&keys::replaced(&self.job.id)).await? else {
             return Ok(());
         };
+        let store = self.vault.store();
         let kept = keys_of(&products.manifest, self.output);
-        let gone = keys_of(&old, self.output).into_iter().filter(|key| !kept.contains(key));
-        Ok(self.vault.store().delete_many(self.output.bucket(), gone).await?)
+        let named = match manifest::whole(store, &self.output.join(MANIFEST_NAME)?, old.clone()).await {
+            Ok(named) => named,
+            // They were removed, by a coordinator that did not get further.
+            Err(Error::Refused(problem)) if problem.code == ErrorKind::ObjectNotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let gone = keys_of(&named, self.output).into_iter().filter(|key| !kept.contains(key));
+        store.delete_many(self.output.bucket(), gone).await?;
+        if old.job != self.job.id { manifest::remove_shards(store, self.output, &old).await } else { Ok(()) }
     }
 
     /// Removes what losers staged. What stays behind is not visible to anybody,

@@ -12,6 +12,7 @@ use fanfold_protocol::{
     ErrorKind, Problem,
     commit::{MANIFEST_NAME, Manifest},
     limits,
+    tenant::Tenant,
     uri::{ObjectUri, Pin, PinnedObject},
 };
 use fanfold_storage::{ListEntry, ListOptions, Store};
@@ -20,6 +21,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{
     error::{Error, Result, about_input},
     listing::{self, Document, Inventory, Listed},
+    manifest,
     pattern::{Pattern, Source},
     plan::Few,
 };
@@ -31,8 +33,8 @@ const HEADS_AT_ONCE: usize = 32;
 pub struct Finder<'a> {
     /// The store.
     pub store: &'a Store,
-    /// The platform's own bucket, of which only jobs' outputs may be read.
-    pub system_bucket: &'a str,
+    /// Whose job it is. Of the platform's own bucket only jobs' outputs may be read.
+    pub tenant: &'a Tenant,
     /// Where the job's own output goes.
     pub output: &'a ObjectUri,
     /// Whether objects are read as tables.
@@ -119,7 +121,10 @@ impl Finder<'_> {
         let bytes = self.store.get(uri, None).await.map_err(about_input)?;
         let (at, text) = (uri.clone(), bytes);
         let objects = match blocking(move || listing::read(&at, &text)).await? {
-            Document::Job(manifest) => return self.named(manifest, look),
+            Document::Job(head) => {
+                let manifest = manifest::whole(self.store, uri, head).await?;
+                return self.named(manifest, look);
+            }
             Document::List(objects) => objects,
             Document::Inventory(inventory) => self.inventory(inventory).await?,
         };
@@ -198,14 +203,15 @@ impl Finder<'_> {
             Err(fanfold_storage::Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(about_input(error)),
         };
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+        let head = serde_json::from_slice(&bytes).map_err(|error| {
             Error::Refused(Problem::new(
                 ErrorKind::InvalidJob,
                 format!(
                     "expected {uri} to be the manifest of a job, found: {error}; name the objects themselves"
                 ),
             ))
-        })
+        })?;
+        manifest::whole(self.store, uri, head).await.map(Some)
     }
 
     /// The objects of a manifest, pinned to the state that its job wrote.
@@ -236,12 +242,13 @@ impl Finder<'_> {
 
     /// Of the platform's own bucket only the outputs of jobs may be read.
     fn allow_bucket(&self, uri: &ObjectUri) -> Result<(), Problem> {
+        self.tenant.check(uri.bucket())?;
         let mut steps = uri.key().split('/');
         let output = steps.next() == Some("jobs")
             && steps.next().is_some_and(|id| id.parse::<uuid::Uuid>().is_ok())
             && steps.next() == Some("output")
             && steps.next().is_some();
-        if uri.bucket() != self.system_bucket || output {
+        if uri.bucket() != self.tenant.system_bucket || output {
             return Ok(());
         }
         Err(Problem::new(
@@ -321,6 +328,49 @@ mod tests {
         let folders = ["b/", "a/b/", "a/", "ab/"].map(str::to_owned).to_vec();
         assert_eq!(outermost(folders), ["a/", "ab/", "b/"]);
         assert_eq!(outermost(vec!["a/".into(), String::new()]), [""]);
+    }
+
+    /// A store of keys without end, a thousand a page, and without objects.
+    async fn endless() -> Store {
+        let page = |request: axum::extract::Request| async move {
+            let query = request.uri().query().unwrap_or_default();
+            if !query.contains("list-type=2") {
+                let missing = "<Error><Code>NoSuchKey</Code><Message>none</Message></Error>";
+                return (axum::http::StatusCode::NOT_FOUND, missing.to_owned());
+            }
+            let token = query.split('&').find_map(|part| part.strip_prefix("continuation-token="));
+            let from: u64 = token.map_or(0, |token| token.parse().unwrap());
+            let key =
+                |n: u64| format!("<Contents><Key>in/{n:09}.csv</Key><ETag>e</ETag><Size>9</Size></Contents>");
+            let keys: String = (from..from + 1_000).map(key).collect();
+            let next = format!("<NextContinuationToken>{}</NextContinuationToken>", from + 1_000);
+            let page =
+                format!("<ListBucketResult><IsTruncated>true</IsTruncated>{next}{keys}</ListBucketResult>");
+            (axum::http::StatusCode::OK, page)
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(page)).await });
+        let credentials = fanfold_storage::Credentials::new("test", "test-secret");
+        Store::connect(fanfold_storage::StoreConfig::at(endpoint, credentials)).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_pattern_of_ten_million_keys_is_refused_soon() {
+        let (store, output) = (endless().await, "s3://out/x/".parse().unwrap());
+        let tenant = Tenant::alone(Default::default(), "fanfold");
+        let finder = Finder { store: &store, tenant: &tenant, output: &output, tables: true };
+        // What fits, and what is looked at in vain.
+        for (input, word) in
+            [("s3://bank/in/*.csv", "at most 1000000 objects"), ("s3://bank/**/x", "2000000 keys")]
+        {
+            let inputs = [input.to_owned()];
+            let found = finder.find(&inputs);
+            let found = tokio::time::timeout(std::time::Duration::from_secs(120), found).await.unwrap();
+            let Err(Error::Refused(problem)) = found.map(|_| ()) else { panic!("{input}") };
+            assert_eq!(problem.code, ErrorKind::PartitionLimit, "{input}");
+            assert!(problem.detail.contains(word), "{problem}");
+        }
     }
 
     #[test]

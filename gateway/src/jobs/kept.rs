@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 use fanfold_protocol::{
     Problem,
-    commit::{Commit, MANIFEST_NAME, Manifest, OutputObject, TaskOutcome},
+    commit::{AnswerRef, Commit, MANIFEST_NAME, Manifest, OutputObject, TaskOutcome},
     job::Job,
     keys, limits,
     plan::StateRef,
@@ -19,7 +19,7 @@ use fanfold_storage::{ListEntry, ListOptions};
 use futures::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
-use super::{case, error::Result, vault::Vault};
+use super::{case, error::Result, manifest, vault::Vault};
 
 /// Objects copied at once.
 pub const COPIES_AT_ONCE: usize = 16;
@@ -58,23 +58,24 @@ pub async fn forget(vault: &Vault, job: &Job) -> Result<usize> {
     Ok(count)
 }
 
-/// What is left of the first stage of a job that has ended.
+/// What is left of a job that has ended.
 #[derive(Debug, Default)]
 pub struct Left {
-    /// What tasks gave, by their number, at the place where it lies now.
+    /// What tasks of the first stage gave, by their number, at the place where it
+    /// lies now.
     pub products: HashMap<u32, TaskOutcome>,
-    /// Why tasks failed that gave nothing.
+    /// What folds gave, by stage and number.
+    pub folds: HashMap<(u32, u32), TaskOutcome>,
+    /// Why tasks of the first stage failed that gave nothing.
     pub problems: HashMap<u32, Problem>,
-    /// Tasks whose function looked at more than its input.
-    pub looked_outside: HashSet<u32>,
+    /// Tasks whose function looked at more than its input, by stage and number.
+    looked_outside: HashSet<(u32, u32)>,
 }
 
 impl Left {
     /// Reads the commits of a job and looks for what they name.
     pub async fn read(vault: &Vault, id: &Uuid, output: &ObjectUri) -> Result<Self> {
-        let mut keys = vault.keys(&keys::commits(id)).await?;
-        keys.retain(|key| keys::parse_commit(id, key).is_some_and(|(stage, ..)| stage == 0));
-        let mut commits = case::read_commits(vault, keys).await?;
+        let mut commits = case::read_commits(vault, vault.keys(&keys::commits(id)).await?).await?;
         commits.sort_by_key(|commit| commit.round);
         let places = Places::look(vault, id, output).await?;
         let mut left = Self::default();
@@ -84,14 +85,25 @@ impl Left {
         Ok(left)
     }
 
+    /// Forgets what would not be the same again.
+    pub fn keep_reproducible(&mut self) {
+        self.products.retain(|task, _| !self.looked_outside.contains(&(0, *task)));
+        self.folds.retain(|place, _| !self.looked_outside.contains(place));
+    }
+
     /// Takes in a commit; those of later rounds come later.
     fn take(&mut self, commit: Commit, places: &Places) {
+        let stage = commit.stage;
         for task in commit.tasks {
             if task.looked_outside {
-                self.looked_outside.insert(task.index);
+                self.looked_outside.insert((stage, task.index));
             }
             match task.outcome {
+                TaskOutcome::Failed(_) if stage > 0 => {}
                 TaskOutcome::Failed(problem) => drop(self.problems.insert(task.index, problem)),
+                outcome if stage > 0 => {
+                    self.folds.extend(places.find(outcome).map(|found| ((stage, task.index), found)));
+                }
                 outcome => {
                     self.problems.remove(&task.index);
                     self.products.extend(places.find(outcome).map(|found| (task.index, found)));
@@ -143,7 +155,9 @@ impl Places {
                 Some(TaskOutcome::Mapped { table, state })
             }
             TaskOutcome::Mapped { .. } => None,
-            TaskOutcome::Answer(_) | TaskOutcome::Failed(_) => None,
+            TaskOutcome::Answer(AnswerRef::Inline(_)) => Some(outcome),
+            // Its object is swept once it lies beside the manifest.
+            TaskOutcome::Answer(AnswerRef::Object(_)) | TaskOutcome::Failed(_) => None,
         }
     }
 
@@ -169,8 +183,12 @@ impl Places {
 
 /// The manifest under an output prefix, if there is one that can be read.
 pub async fn manifest(vault: &Vault, output: &ObjectUri) -> Result<Option<Manifest>> {
-    match vault.store().get(&output.join(MANIFEST_NAME)?, None).await {
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+    let uri = output.join(MANIFEST_NAME)?;
+    match vault.store().get(&uri, None).await {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(head) => manifest::whole(vault.store(), &uri, head).await.map(Some),
+            Err(_) => Ok(None),
+        },
         Err(fanfold_storage::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(super::error::about_input(error)),
     }

@@ -31,9 +31,10 @@ impl Source {
         if text.starts_with("manifest://") {
             return Ok(Self::Manifest(uri));
         }
-        if uri.key().contains(META) {
-            return Pattern::parse(text, &uri).map(Self::Pattern);
-        }
+        let uri = match literal(uri.key()) {
+            Some(key) => ObjectUri::new(uri.bucket(), key)?,
+            None => return Pattern::parse(text, &uri).map(Self::Pattern),
+        };
         let prefix = uri.key().is_empty() || uri.key().ends_with('/');
         Ok(if prefix { Self::Prefix(uri) } else { Self::Object(uri) })
     }
@@ -45,6 +46,21 @@ impl Source {
             Self::Pattern(pattern) => pattern.scope.clone(),
         }
     }
+}
+
+/// What a pattern means in which every special character is escaped: that needs
+/// no listing. None of any other.
+fn literal(pattern: &str) -> Option<String> {
+    let mut out = String::with_capacity(pattern.len());
+    let mut rest = pattern.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' => out.push(rest.next()?),
+            c if META.contains(&c) => return None,
+            c => out.push(c),
+        }
+    }
+    Some(out)
 }
 
 /// A glob over the keys of a bucket.
@@ -114,6 +130,14 @@ impl Pattern {
 
 #[cfg(test)]
 mod tests {
+    use fanfold_protocol::{
+        event::{EventKind, ObjectEvent},
+        time::Timestamp,
+        trigger::job_of,
+    };
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
     use super::*;
 
     fn check(input: &str, key: &str, expected: bool) {
@@ -159,5 +183,28 @@ mod tests {
         assert_eq!(Source::parse("s3://bank/[a").unwrap_err().code, ErrorKind::InvalidJob);
         let Ok(Source::Pattern(pattern)) = Source::parse("s3://bank/a/b*/c") else { panic!() };
         assert_eq!((pattern.literal(), pattern.folder().key()), ("a/b", "a/"));
+    }
+
+    #[test]
+    fn escaped_texts_are_no_patterns() {
+        assert_eq!(literal(r"in/\[a\]\*\\.csv").as_deref(), Some(r"in/[a]*\.csv"));
+        assert_eq!((literal(r"in/\[a]*"), literal("a\\")), (None, None));
+    }
+
+    proptest! {
+        /// Whatever an object's key is, a trigger's job reads that object and no other.
+        #[test]
+        fn a_key_in_a_template_names_its_object_alone(key in r#"[a-c*?\[\]{},!^\\ '"%+\n€/._-]{1,40}"#) {
+            prop_assume!(!key.ends_with('/'));
+            let event = ObjectEvent {
+                trigger: "t".parse().unwrap(), id: Uuid::nil(), kind: EventKind::Created, bucket: "bank".into(),
+                key: key.clone(), object: None, content_type: None, at: Timestamp(0), depth: 0,
+            };
+            let template = serde_json::json!({"function": "f", "input": "s3://{bucket}/{key}"});
+            let job = job_of(&template, &[event], &Uuid::nil()).unwrap();
+            let fanfold_protocol::job::OneOrMany::One(input) = job.input else { panic!() };
+            let Source::Object(found) = Source::parse(&input).unwrap() else { panic!("{input:?}") };
+            prop_assert_eq!(found.key(), key);
+        }
     }
 }

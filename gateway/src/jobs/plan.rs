@@ -28,7 +28,7 @@ use super::{
     input::Found,
     pack::Packer,
     retry::Earlier,
-    split::{Cutting, Splitter},
+    split::{Cutting, Splitter, Uncut},
     submit::Draft,
     union,
     vault::Vault,
@@ -74,7 +74,7 @@ pub async fn lay_down(
     };
     // Also after a failure: what is under way must not arrive after it was cleared.
     writer.settle().await?;
-    let (compressed, pruned) = taken?;
+    let (uncut, pruned) = taken?;
     let mut plan = lay_out(&job, draft.shape, &writer.weights);
     if let Some(reducers) = earlier.map(|earlier| earlier.reducers).or(job.document.reducers) {
         plan.reduce_into(reducers);
@@ -84,7 +84,7 @@ pub async fn lay_down(
     }
     plan.warnings.clone_from(&draft.warnings);
     plan.warnings.extend(found.warnings);
-    plan.warnings.extend(said(&compressed, &found.empty, writer.weights.is_empty()));
+    plan.warnings.extend(said(&uncut, &found.empty, writer.weights.is_empty()));
     (plan.shards, plan.like, plan.pruned) = (writer.shards, like, pruned);
     if let Some(earlier) = earlier {
         let now = read_partitions(vault, &plan).await?;
@@ -151,7 +151,7 @@ impl Sink<'_, '_> {
     }
 }
 
-/// Takes the objects apart and gathers the parts; answers which are compressed,
+/// Takes the objects apart and gathers the parts; answers which cannot be cut,
 /// and what the filter leaves out. When that is all of the first object, a slice
 /// without rows stays: its task shows the columns of the output.
 async fn take_apart(
@@ -159,29 +159,32 @@ async fn take_apart(
     cutting: &Cutting,
     objects: Vec<PinnedObject>,
     sink: &mut Sink<'_, '_>,
-) -> Result<(Few, Pruned)> {
+) -> Result<([Few; 2], Pruned)> {
     let mut packer = Packer::new(cutting.target());
-    let (mut compressed, mut pruned, mut first) = (Few::default(), Pruned::default(), true);
+    let (mut pruned, mut first) = (Pruned::default(), true);
+    let [mut compressed, mut streams] = <[Few; 2]>::default();
     let split = |object: PinnedObject| async {
         let parts = splitter.split(&object, cutting).await?;
         Ok::<_, Error>((object, parts))
     };
     let mut objects = std::pin::pin!(stream::iter(objects).map(split).buffered(SPLITS_AT_ONCE));
     while let Some((object, parts)) = objects.try_next().await? {
-        if parts.compressed {
-            compressed.note(&object.uri);
+        match parts.uncut {
+            Some(Uncut::Compressed) => compressed.note(&object.uri),
+            Some(Uncut::Stream) => streams.note(&object.uri),
+            None => {}
         }
         pruned.add(parts.pruned);
         let nothing = (std::mem::take(&mut first) && parts.is_empty())
             .then(|| (Slice { row_groups: Some(Vec::new()), ..Slice::whole(object.clone()) }, 0));
         for (slice, bytes) in parts.slices(&object).chain(nothing) {
-            let full = packer.add(slice, bytes, parts.compressed);
+            let full = packer.add(slice, bytes, parts.uncut.is_some());
             sink.take(full.map_err(|e| Error::damaged(object.uri.to_string(), e))?).await?;
         }
     }
     sink.take(packer.finish()).await?;
     sink.close().await?;
-    Ok((compressed, pruned))
+    Ok(([compressed, streams], pruned))
 }
 
 /// The whole that a sample is drawn from.
@@ -230,17 +233,23 @@ impl Few {
 }
 
 /// What the author should know of how the job was taken apart.
-fn said(compressed: &Few, empty: &Few, nothing: bool) -> Vec<String> {
+fn said([compressed, streams]: &[Few; 2], empty: &Few, nothing: bool) -> Vec<String> {
     let whole = compressed.say(|objects| {
         format!(
             "{objects} compressed as a whole: each is one partition, however large; store them uncompressed, or as \
              Parquet, to have them split"
         )
     });
+    let streams = streams.say(|objects| {
+        format!(
+            "{objects} Arrow streams, which do not say where their batches lie: each is one partition, however large; \
+             store them as Arrow files, or as Parquet, to have them split"
+        )
+    });
     let empty =
         empty.say(|objects| format!("{objects} of 0 bytes: passed over, since there are no rows in them"));
     let nothing = nothing.then(|| "the input holds nothing, so no task reads anything".to_owned());
-    [whole, empty, nothing].into_iter().flatten().collect()
+    [whole, streams, empty, nothing].into_iter().flatten().collect()
 }
 
 /// Writes partitions into shards as they come.
@@ -428,10 +437,10 @@ mod tests {
 
     #[test]
     fn warnings_name_the_first_object() {
-        let mut few = Few::default();
-        assert_eq!(said(&few, &few, false), [""; 0]);
-        few.note(&"s3://bank/a.csv.gz".parse().unwrap());
-        few.note(&"s3://bank/b.csv.gz".parse().unwrap());
+        let mut few = <[Few; 2]>::default();
+        assert_eq!(said(&few, &Few::default(), false), [""; 0]);
+        few[0].note(&"s3://bank/a.csv.gz".parse().unwrap());
+        few[0].note(&"s3://bank/b.csv.gz".parse().unwrap());
         let said = said(&few, &Few::default(), true);
         assert!(said[0].starts_with("2 objects (s3://bank/a.csv.gz is the first) compressed"), "{said:?}");
         assert!(said[1].contains("holds nothing"), "{said:?}");

@@ -8,34 +8,24 @@
 //! they came.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     time::Duration,
 };
 
 use fanfold_protocol::{
     ErrorKind, Problem,
-    commit::{AnswerRef, Commit, OutputObject, TaskCommit, TaskOutcome},
-    error::Fault,
+    commit::{AnswerRef, Commit, OutputObject, Overtaken, TaskCommit, TaskOutcome},
     invocation::Usage,
     job::TaskCounts,
     plan::{Plan, StateRef},
 };
+use uuid::Uuid;
 
 use super::{
     eta::{Eta, Pace},
+    policy::{Policy, may_help},
     slots::{FailedAttempt, GivenUp, Group, LeaseSpec, Leased, Phase, Stage, TaskState},
 };
-
-/// What the job's author decided about trying again and about width.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// Attempts at a task, the first included.
-    pub attempts: u32,
-    /// Tasks queued or running at once.
-    pub outstanding_max: u32,
-    /// Tasks of the first stage that may be given up.
-    pub tolerated: u64,
-}
 
 /// A job's progress.
 #[derive(Debug)]
@@ -57,6 +47,8 @@ pub struct Progress {
     early: BTreeMap<(u32, u32, u32), Commit>,
     usage: Usage,
     attempts: u64,
+    /// Attempts that ended without counting, as far as they were heard of.
+    overtaken: HashSet<Uuid>,
     taken_over: u64,
     pace: Pace,
     done: u64,
@@ -91,6 +83,7 @@ impl Progress {
             early: BTreeMap::new(),
             usage,
             attempts: 0,
+            overtaken: HashSet::new(),
             taken_over: 0,
             pace: Pace::default(),
             done: 0,
@@ -153,7 +146,8 @@ impl Progress {
     }
 
     /// Begins a leased group a second time beside the first attempt, whose
-    /// commit it may come before; once a round, and if the job may be so wide.
+    /// commit it may come before; once a round, and if the job may be so wide. One
+    /// at a time is begun beyond that, lest stragglers that fill a job hold it up.
     pub fn begin_second(&mut self, stage: u32, group: u32, round: u32) -> Option<LeaseSpec> {
         let open = self.group(stage, group)?;
         if open.phase != Phase::Leased || open.round != round || open.second {
@@ -161,7 +155,7 @@ impl Progress {
         }
         let tasks = self.stages[stage as usize].open_tasks(group);
         let count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
-        if !self.has_room(count) {
+        if self.seconds > 0 && !self.has_room(count) {
             return None;
         }
         self.stages[stage as usize].groups[group as usize].second = true;
@@ -173,6 +167,20 @@ impl Progress {
     /// Groups that were begun a second time.
     pub fn second_attempts(&self) -> u64 {
         self.second_attempts
+    }
+
+    /// Takes into account, once, what an attempt took that does not count.
+    pub fn note_overtaken(&mut self, overtaken: &Overtaken) {
+        if self.overtaken.insert(overtaken.attempt) {
+            self.usage.add(&overtaken.usage);
+            self.attempts += overtaken.tasks;
+        }
+    }
+
+    /// Whether fewer attempts were heard to have ended without counting than were
+    /// begun beside others.
+    pub fn awaits_overtaken(&self) -> bool {
+        (self.overtaken.len() as u64) < self.second_attempts
     }
 
     /// The time within which three quarters of the tasks that a stage runs were
@@ -449,16 +457,6 @@ impl Progress {
         for fold in complete.into_iter().rev() {
             self.ready.push_front(fold);
         }
-    }
-}
-
-/// Whether another attempt may end otherwise. Data that a caller must mend will
-/// not mend itself: the input is pinned. A guest may say so of its own errors.
-fn may_help(problem: &Problem) -> bool {
-    match (problem.guest_retryable, problem.code.fault()) {
-        (Some(retryable), _) => retryable,
-        (None, Fault::Caller) => problem.code.retryable(),
-        (None, Fault::Guest | Fault::Limit | Fault::Platform) => true,
     }
 }
 

@@ -5,7 +5,7 @@
 //! keeps its one end. Its input is listed anew and compared with the plan of the
 //! earlier job; partitions that are the same and done are taken over: their
 //! tables and states are copied and committed on behalf of the new job's tasks
-//! before the first lease is queued. Folds run again.
+//! before the first lease is queued, and so are folds of nothing else.
 
 use std::collections::{HashMap, HashSet};
 
@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use super::{
     Jobs,
-    cache::{Given, Which},
+    cache::{Given, Served, Which},
     case::Case,
     claim::Key,
     error::{Error, Result},
@@ -264,7 +264,7 @@ pub fn regroup(groups: &[u32], taken: &[bool]) -> Vec<u32> {
 /// Commits on behalf of the tasks that a job takes over, or is served from the
 /// cache, as far as that is not done. What cannot be copied any more is run.
 pub async fn take_over(vault: &Vault, case: &Case) -> Result<()> {
-    let (id, like) = (&case.job.id, case.plan.like.as_ref());
+    let (id, plan) = (&case.job.id, &case.plan);
     let (jobs, which) = match (&case.job.retry, &case.job.cache) {
         (Some(retry), _) => (vec![retry.job], Which::Done),
         (None, Some(cache)) if !cache.jobs.is_empty() => (cache.jobs.clone(), Which::Reproducible),
@@ -272,51 +272,94 @@ pub async fn take_over(vault: &Vault, case: &Case) -> Result<()> {
     };
     let commits = keys::commits(id);
     let (now, given, committed) = tokio::try_join!(
-        plan::read_partitions(vault, &case.plan),
-        Given::read(vault, &jobs, like, which),
+        plan::read_partitions(vault, plan),
+        Given::read(vault, &jobs, plan.like.as_ref(), which),
         vault.keys(&commits),
     )?;
-    let committed: HashSet<String> = committed.into_iter().collect();
+    let taking = Taking { vault, case, committed: committed.into_iter().collect() };
     let product = |task: u32| given.find(now.get(task as usize)?);
-    let groups = (0..).zip(case.plan.groups_of(0)).filter_map(|(group, (first, count))| {
-        if committed.contains(&keys::commit(id, 0, group, 0)) {
-            return None;
-        }
+    let groups = (0..).zip(plan.groups_of(0)).filter_map(|(group, (first, count))| {
         let products: Option<Vec<_>> =
             (first..first + count).map(|task| Some((task, product(task)?))).collect();
-        products.map(|products| take_group(vault, case, group, products))
+        products.map(|products| taking.group(group, products))
     });
-    stream::iter(groups.collect::<Vec<_>>())
+    let mut served = vec![None; now.len()];
+    let mut groups = stream::iter(groups.collect::<Vec<_>>()).buffer_unordered(COPIES_AT_ONCE);
+    while let Some(taken) = groups.try_next().await? {
+        for (task, from) in taken {
+            served[task as usize] = Some(from);
+        }
+    }
+    let stages = (1..).zip(plan.stages.iter().skip(1));
+    let folds = stages.flat_map(|(stage, count)| (0..*count).map(move |task| (stage, task)));
+    let folds = folds.filter_map(|place| {
+        let (job, product) = given.fold(plan, place, &served)?;
+        Some(taking.commit(place, job, vec![(place.1, product)]))
+    });
+    stream::iter(folds.collect::<Vec<_>>())
         .buffer_unordered(COPIES_AT_ONCE)
-        .try_for_each(|()| std::future::ready(Ok(())))
+        .try_for_each(|_| std::future::ready(Ok(())))
         .await
 }
 
-async fn take_group(
-    vault: &Vault,
-    case: &Case,
-    group: u32,
-    products: Vec<(u32, &(Uuid, TaskOutcome))>,
-) -> Result<()> {
-    let (job, attempt) = (case.job.id, Uuid::new_v4());
-    let Some((_, (earlier, _))) = products.first() else { return Ok(()) };
-    let worker = format!("none: taken over from job {earlier}");
-    let mut tasks = Vec::with_capacity(products.len());
-    for (index, (_, product)) in products {
-        let outcome = match copied(vault, case, &attempt, index, product).await {
-            Ok(outcome) => outcome,
-            // It is gone, has changed, or is more than can be copied.
-            Err(Error::Store(error)) if !error.is_transient() => {
-                tracing::warn!(%job, group, %error, "a group is run again, since it cannot be taken over");
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        let usage = Usage::default();
-        tasks.push(TaskCommit { index, attempt: 0, outcome, usage, looked_outside: false, logs: Vec::new() });
+/// A job that takes over what others did.
+struct Taking<'a> {
+    vault: &'a Vault,
+    case: &'a Case,
+    /// Keys of the commits that are there.
+    committed: HashSet<String>,
+}
+
+impl Taking<'_> {
+    /// Takes a group of the first stage over; answers which of its tasks were taken,
+    /// and from where.
+    async fn group(&self, group: u32, products: Vec<(u32, &Served)>) -> Result<Vec<(u32, (Uuid, u32))>> {
+        let Some((_, (job, ..))) = products.first() else { return Ok(Vec::new()) };
+        let copies = products.iter().map(|(task, (.., product))| (*task, product)).collect();
+        let taken = self.commit((0, group), *job, copies).await?;
+        let from = |(task, (job, number, _)): (u32, &Served)| (task, (*job, *number));
+        Ok(if taken { products.into_iter().map(from).collect() } else { Vec::new() })
     }
-    let commit = Commit { job, stage: 0, group, round: 0, attempt, worker, tasks };
-    vault.write_once(&keys::commit(&job, 0, group, 0), &commit).await.map(|_| ())
+
+    /// Commits these products on behalf of the tasks of a group; false when they
+    /// are to be run, or were run by a worker.
+    async fn commit(
+        &self,
+        (stage, group): (u32, u32),
+        earlier: Uuid,
+        products: Vec<(u32, &TaskOutcome)>,
+    ) -> Result<bool> {
+        let (job, attempt) = (self.case.job.id, Uuid::new_v4());
+        let key = keys::commit(&job, stage, group, 0);
+        if self.committed.contains(&key) {
+            let commit: Commit = self.vault.expect(&key).await?;
+            return Ok(commit.tasks.iter().all(|task| task.attempt == 0));
+        }
+        let worker = format!("none: taken over from job {earlier}");
+        let mut tasks = Vec::with_capacity(products.len());
+        for (index, product) in products {
+            let outcome = match copied(self.vault, self.case, &attempt, (stage, index), product).await {
+                Ok(outcome) => outcome,
+                // It is gone, has changed, or is more than can be copied.
+                Err(Error::Store(error)) if !error.is_transient() => {
+                    tracing::warn!(%job, stage, group, %error, "a group is run again, since it cannot be taken over");
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            };
+            let usage = Usage::default();
+            tasks.push(TaskCommit {
+                index,
+                attempt: 0,
+                outcome,
+                usage,
+                looked_outside: false,
+                logs: Vec::new(),
+            });
+        }
+        let commit = Commit { job, stage, group, round: 0, attempt, worker, tasks };
+        self.vault.write_once(&key, &commit).await
+    }
 }
 
 /// A product at a place of the new job's own.
@@ -324,24 +367,25 @@ async fn copied(
     vault: &Vault,
     case: &Case,
     attempt: &Uuid,
-    task: u32,
+    (stage, task): (u32, u32),
     product: &TaskOutcome,
 ) -> Result<TaskOutcome> {
     let table = async |table: &OutputObject| {
         let extension = kept::name(&table.uri).split_once('.').map_or("", |(_, extension)| extension);
         let uri = case.output.join(&keys::output_part(task, attempt, extension))?;
-        let pin = vault.store().copy(&table.uri, Some(&kept::pin(table)), &uri).await?;
+        let (pin, depth) = (kept::pin(table), case.job.document.depth);
+        let pin = vault.store().copy_at_depth(&table.uri, Some(&pin), &uri, depth).await?;
         Ok::<_, Error>(Some(OutputObject { uri, size: pin.size, etag: pin.etag, rows: table.rows }))
     };
     let state = async |state: &StateRef| match state {
         StateRef::Inline(_) => Ok(state.clone()),
         StateRef::Object { uri: from, size, digest } => {
-            let uri = vault.uri(&keys::staged(&case.job.id, 0, task, attempt, "state"))?;
+            let uri = vault.uri(&keys::staged(&case.job.id, stage, task, attempt, "state"))?;
             vault.store().copy(from, None, &uri).await?;
             Ok::<_, Error>(StateRef::Object { uri, size: *size, digest: *digest })
         }
         StateRef::Runs { uri: from, pin, runs } => {
-            let uri = vault.uri(&keys::staged(&case.job.id, 0, task, attempt, "runs"))?;
+            let uri = vault.uri(&keys::staged(&case.job.id, stage, task, attempt, "runs"))?;
             let pin = vault.store().copy(from, Some(pin), &uri).await?;
             Ok(StateRef::Runs { uri, pin, runs: *runs })
         }

@@ -321,7 +321,7 @@ fn accepted(record: JobRecord) -> Answer<Response> {
 fn document(headers: &HeaderMap, bytes: &[u8]) -> Result<JobDocument, Problem> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !kind.trim_start().to_ascii_lowercase().starts_with("application/toml") {
-        return serde_json::from_slice(bytes).map_err(unreadable);
+        return extract::json_object(bytes).map_err(unreadable);
     }
     let text = std::str::from_utf8(bytes).map_err(unreadable)?;
     toml::from_str(text).map_err(|error| unreadable(error.to_string().trim_end().replace('\n', " ")))

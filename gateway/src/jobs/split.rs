@@ -2,10 +2,10 @@
 //! Objects taken apart: where each may be cut into parts of whole records.
 //!
 //! Third step of planning, between [`super::input`] and [`super::pack`]. Objects
-//! within the target are not looked at. Of larger ones Parquet costs a footer,
-//! JSON Lines a short read at each cut, and CSV is read once from end to end,
-//! because only that tells which line feeds stand within quotes. The parts of an
-//! object follow from its pinned bytes and the job's document alone.
+//! within the target are not looked at. Of larger ones Parquet and Arrow files cost a
+//! footer, JSON Lines a short read at each cut, and CSV is read once from end to end,
+//! because only that tells which line feeds stand within quotes; its pieces are
+//! scanned at once, ahead of their turn. The parts of an object follow from its pinned bytes and the job's document alone.
 
 use std::{
     collections::VecDeque,
@@ -21,9 +21,9 @@ use fanfold_protocol::{
     limits,
     plan::{ByteRange, Pruned, Slice},
     stored::{
-        self, Compressed, SAMPLE_BYTES, Stored,
+        self, Compressed, SAMPLE_BYTES, Stored, arrow,
         csv::Scanner,
-        cut::{CsvCuts, line_end, next_aim, ranges},
+        cut::{CsvCuts, ahead, line_end, next_aim, ranges},
         parquet::row_group_bytes,
     },
     uri::PinnedObject,
@@ -34,13 +34,16 @@ use tokio::sync::Semaphore;
 
 use super::{
     error::{Error, Result, about_input},
-    filter::{Pruning, read_footer},
+    filter::Pruning,
+    footer,
 };
 
 /// Objects looked at at once, over all jobs: each holds some chunks.
-const OBJECTS_AT_ONCE: usize = 8;
+const OBJECTS_AT_ONCE: usize = 4;
 /// How CSV is read from end to end.
-const SCAN: ReadAhead = ReadAhead { chunk_bytes: 4 << 20, parallel: 2 };
+const SCAN: ReadAhead = ReadAhead { chunk_bytes: 4 << 20, parallel: 4 };
+/// Chunks of one object that are scanned at once, at most.
+const SCANS_AT_ONCE: usize = 4;
 /// Read where a line's end is looked for.
 const LOOK_BYTES: u64 = 64 << 10;
 /// Such reads at once in one object.
@@ -84,20 +87,29 @@ struct Part {
     weight: u64,
 }
 
+/// Why an object cannot be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uncut {
+    /// It is compressed as a whole.
+    Compressed,
+    /// It is a stream, which does not say where its batches lie.
+    Stream,
+}
+
 /// The parts of an object, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parts {
     parts: Vec<Part>,
-    /// Whether it is compressed as a whole, and so is neither cut nor packed.
-    pub compressed: bool,
+    /// Why it is neither cut nor packed.
+    pub uncut: Option<Uncut>,
     /// What the filter leaves out.
     pub pruned: Pruned,
 }
 
 impl Parts {
-    fn whole(size: u64, compressed: bool) -> Self {
+    fn whole(size: u64, uncut: Option<Uncut>) -> Self {
         let parts = vec![Part { bytes: None, row_groups: None, weight: size }];
-        Self { parts, compressed, pruned: Pruned::default() }
+        Self { parts, uncut, pruned: Pruned::default() }
     }
 
     /// Whether the filter leaves out all of the object.
@@ -138,8 +150,8 @@ impl Splitter {
         if size <= cutting.target {
             return Ok(Arc::new(small(object, cutting)));
         }
-        if matches!(cutting.format, Format::Bytes | Format::Arrow) {
-            return Ok(Arc::new(Parts::whole(size, false)));
+        if cutting.format == Format::Bytes {
+            return Ok(Arc::new(Parts::whole(size, None)));
         }
         if let Some(parts) = self.recall(object, cutting) {
             return Ok(parts);
@@ -158,11 +170,16 @@ impl Splitter {
         }
         let head = self.read(object, 0..size.min(SAMPLE_BYTES as u64)).await?;
         if Compressed::of(&head) != Compressed::No {
-            return Ok(Parts::whole(size, true));
+            return Ok(Parts::whole(size, Some(Uncut::Compressed)));
         }
         let cuts = match stored::tell(uri, cutting.format, &head, &head, &cutting.csv)? {
             Stored::Parquet => return self.row_groups(object, cutting).await,
-            Stored::ArrowFile | Stored::ArrowStream => return Ok(Parts::whole(size, false)),
+            Stored::ArrowStream => return Ok(Parts::whole(size, Some(Uncut::Stream))),
+            Stored::ArrowFile => {
+                let footer = footer::of_arrow(&self.store, object).await?;
+                // What is wrong with it, its reader tells.
+                arrow::cuts(&arrow::batches(&footer, size).unwrap_or_default(), cutting.target)
+            }
             Stored::Csv => {
                 bounded(object, cutting.target)?;
                 self.csv(object, cutting).await?
@@ -173,26 +190,41 @@ impl Splitter {
             }
         };
         if cuts.is_empty() {
-            return Ok(Parts::whole(size, false));
+            return Ok(Parts::whole(size, None));
         }
         let part =
             |range: ByteRange| Part { bytes: Some(range), row_groups: None, weight: range.end - range.start };
         let parts = ranges(size, &cuts).into_iter().map(part).collect();
-        Ok(Parts { parts, compressed: false, pruned: Pruned::default() })
+        Ok(Parts { parts, uncut: None, pruned: Pruned::default() })
     }
 
-    /// The cuts of a CSV object, all of which is read in order.
+    /// The cuts of a CSV object, all of which is read. Chunks are scanned at once;
+    /// what that found counts when their turn comes.
     async fn csv(&self, object: &PinnedObject, cutting: &Cutting) -> Result<Vec<u64>> {
-        let size = object.pin.size;
-        let mut cuts = CsvCuts::new(Scanner::new(&cutting.csv)?, cutting.csv.header, cutting.target);
-        let mut chunks = std::pin::pin!(self.store.reader(&object.uri, &object.pin, 0..size, SCAN));
-        while let Some(chunk) = chunks.try_next().await.map_err(about_input)? {
+        let (size, target, scanner) = (object.pin.size, cutting.target, Scanner::new(&cutting.csv)?);
+        let mut cuts = CsvCuts::new(scanner, cutting.csv.header, target);
+        let chunks = self.store.reader(&object.uri, &object.pin, 0..size, SCAN).map_err(about_input);
+        let mut offset = 0;
+        let scans = chunks.map_ok(|chunk| {
+            let at = offset;
+            offset += chunk.len() as u64;
             // A chunk keeps a core busy for milliseconds: not a thread of the gateway's own.
-            let scan = tokio::task::spawn_blocking(move || {
-                cuts.feed(&chunk);
+            blocking(move || {
+                let found = if at > 0 { ahead(scanner, &chunk, at, target) } else { None };
+                (chunk, found)
+            })
+        });
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut scans = std::pin::pin!(scans.try_buffered(cores.clamp(1, SCANS_AT_ONCE)));
+        while let Some((chunk, found)) = scans.try_next().await? {
+            cuts = blocking(move || {
+                match found {
+                    Some(found) => cuts.feed_ahead(&chunk, found),
+                    None => cuts.feed(&chunk),
+                }
                 cuts
-            });
-            cuts = scan.await.map_err(|e| Error::Refused(crate::problem::internal(e)))?;
+            })
+            .await?;
             if cuts.is_faulty() {
                 break;
             }
@@ -248,7 +280,7 @@ impl Splitter {
     /// filter leaves out.
     async fn row_groups(&self, object: &PinnedObject, cutting: &Cutting) -> Result<Parts> {
         let (uri, size) = (object.uri.to_string(), object.pin.size);
-        let footer = read_footer(&self.store, object).await?;
+        let footer = footer::of_parquet(&self.store, object).await?;
         let weights = row_group_bytes(&uri, &footer)?;
         let passing = cutting.pruning.as_ref().and_then(|pruning| pruning.may_pass(&footer));
         let passing = passing.unwrap_or_default();
@@ -260,10 +292,10 @@ impl Splitter {
         let pruned = Pruned { row_groups: left_out.len() as u64, bytes };
         let runs = runs(&kept, cutting.target);
         if runs.len() <= 1 && pruned.is_nothing() {
-            return Ok(Parts::whole(size, false));
+            return Ok(Parts::whole(size, None));
         }
         let part = |(groups, weight)| Part { bytes: None, row_groups: Some(groups), weight };
-        Ok(Parts { parts: runs.into_iter().map(part).collect(), compressed: false, pruned })
+        Ok(Parts { parts: runs.into_iter().map(part).collect(), uncut: None, pruned })
     }
 
     async fn read(&self, object: &PinnedObject, range: Range<u64>) -> Result<Bytes> {
@@ -289,10 +321,15 @@ impl Splitter {
     }
 }
 
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::Refused(crate::problem::internal(e)))
+}
+
 /// An object within the target: its name is all that is asked.
 fn small(object: &PinnedObject, cutting: &Cutting) -> Parts {
     let text = matches!(cutting.format, Format::Auto | Format::Csv | Format::Jsonl);
-    Parts::whole(object.pin.size, text && stored::compressed_by_name(object.uri.key()))
+    let compressed = text && stored::compressed_by_name(object.uri.key());
+    Parts::whole(object.pin.size, compressed.then_some(Uncut::Compressed))
 }
 
 /// Runs of these row groups of at most `target` bytes together, one at least.

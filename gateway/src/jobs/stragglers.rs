@@ -136,7 +136,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::jobs::progress::Policy;
+    use crate::jobs::policy::Policy;
 
     const LEAST: Duration = Duration::from_millis(100);
     const WALL: Duration = Duration::from_secs(10);
@@ -182,7 +182,8 @@ mod tests {
         let begun = now + Duration::from_secs(3_600);
         let (job, worker) = (Uuid::nil(), "slow".to_owned());
         let (group, round) = at;
-        stragglers.note(RunningNotice { job, stage: 0, group, round, worker, running_ms: 0 }, begun);
+        let notice = RunningNotice { job, stage: 0, group, round, worker, running_ms: 0, overtaken: None };
+        stragglers.note(notice, begun);
         stragglers.overdue(progress, begun + running).into_iter().map(|spec| spec.group).collect()
     }
 
@@ -202,10 +203,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_begun_a_second_time_once_and_within_the_width() {
+    fn a_lease_is_begun_a_second_time_once_and_one_beyond_the_width() {
         let long = 3 * WALL;
         let mut narrow = progress(6, 2);
-        assert_eq!(overdue(&mut narrow, long, (7, 0)), [0; 0]);
+        assert_eq!(overdue(&mut narrow, long, (7, 0)), [7]);
+        assert_eq!(overdue(&mut narrow, long, (6, 0)), [0; 0]);
         let mut wide = progress(6, 3);
         assert_eq!(overdue(&mut wide, long, (7, 0)), [7]);
         assert_eq!(overdue(&mut wide, long, (7, 0)), [0; 0]);
@@ -237,7 +239,8 @@ mod tests {
         let (now, mut stragglers) = (Instant::now() + WALL, Stragglers::new(LEAST));
         for running_ms in [200, 9_000, 100] {
             let (job, worker) = (Uuid::nil(), "slow".to_owned());
-            let notice = RunningNotice { job, stage: 0, group: 7, round: 0, worker, running_ms };
+            let notice =
+                RunningNotice { job, stage: 0, group: 7, round: 0, worker, running_ms, overtaken: None };
             stragglers.note(notice, now);
         }
         let running = stragglers.on(0, 7, 0).unwrap();

@@ -3,7 +3,8 @@
 //!
 //! Runs when a job ends, under the job's claim on its output prefix: parts there
 //! that the manifest does not name belong to losers; without one, all of them
-//! do. Only names that an attempt gives are touched, and only objects that are
+//! do. So do uploads in parts that are open still: whoever began them was killed, or
+//! is too late. Only names that an attempt gives are touched, and only objects that are
 //! not older than the job.
 
 use std::{collections::HashSet, time::Duration};
@@ -16,36 +17,37 @@ use fanfold_protocol::{
     time::Timestamp,
     uri::ObjectUri,
 };
-use fanfold_storage::{ListEntry, ListOptions};
+use fanfold_storage::{ListEntry, ListOptions, Upload};
 use futures::TryStreamExt;
 use uuid::Uuid;
 
 use super::{
     claim,
     error::{Error, Result},
+    manifest,
     vault::Vault,
 };
 
 /// How far the store's clock may be behind ours.
 const SKEW_MAX: Duration = Duration::from_secs(3_600);
 
-/// Removes the states and answers that attempts staged, but for the states of the
-/// first stage when they may serve other jobs and are not too much for that.
+/// Removes the states and answers that attempts staged, but for the states when
+/// they may serve other jobs and are not too much for that.
 pub async fn staged(vault: &Vault, job: &Job) -> Result<usize> {
     if job.cache.is_none() {
         return vault.clear(&keys::all_staged(&job.id)).await;
     }
     let (mut gone, mut states, mut bytes) = (Vec::new(), Vec::new(), 0);
-    let first = keys::staged_in(&job.id, 0);
     let all = keys::all_staged(&job.id);
     let mut listing = std::pin::pin!(vault.store().list(vault.bucket(), &all, ListOptions::default()));
     while let Some(entry) = listing.try_next().await? {
         let ListEntry::Object { key, pin, .. } = entry else { continue };
-        if key.starts_with(&first) {
+        // An answer lies beside the manifest.
+        if key.ends_with(".json") {
+            gone.push(key);
+        } else {
             bytes += pin.size;
             states.push(key);
-        } else {
-            gone.push(key);
         }
     }
     if bytes > limits::CACHE_STATES_BYTES_MAX {
@@ -67,13 +69,14 @@ pub struct Sweep<'a> {
 }
 
 impl Sweep<'_> {
-    /// Removes the tables that attempts of the job staged and no manifest names.
+    /// Removes the tables that attempts of the job staged and no manifest names, and
+    /// what is there of uploads that were not ended.
     ///
     /// Between looking and removing the claim is looked at: while it is held, no
     /// other job has begun to write there, so that what was seen is this job's.
     pub async fn losers(&self, vault: &Vault, backbone: &Backbone) -> Result<usize> {
-        let losers = self.find(vault).await?;
-        let count = losers.len();
+        let (losers, uploads) = tokio::try_join!(self.find(vault), self.uploads(vault))?;
+        let count = losers.len() + uploads.len();
         if count == 0 {
             return Ok(0);
         }
@@ -81,8 +84,35 @@ impl Sweep<'_> {
             tracing::debug!(job = %self.job.id, "the output prefix has another writer; nothing is swept there");
             return Ok(0);
         }
-        vault.store().delete_many(self.output.bucket(), losers).await?;
+        if !losers.is_empty() {
+            vault.store().delete_many(self.output.bucket(), losers).await?;
+        }
+        for (uri, upload) in uploads {
+            vault.store().abort_upload(&uri, &upload).await?;
+        }
         Ok(count)
+    }
+
+    /// Open uploads of attempts at the job's tasks: to its output, and of what they stage.
+    async fn uploads(&self, vault: &Vault) -> Result<Vec<(ObjectUri, String)>> {
+        let (parts, staged) = (format!("{}part-", self.output.key()), keys::all_staged(&self.job.id));
+        let oldest = self.oldest();
+        let (output, own) = tokio::try_join!(
+            vault.store().uploads(self.output.bucket(), &parts),
+            vault.store().uploads(vault.bucket(), &staged),
+        )?;
+        let name = |key: &str| is_part(key.strip_prefix(self.output.key()).unwrap_or_default());
+        let output = output.into_iter().filter(|upload| name(&upload.key) && upload.begun >= oldest);
+        let output = output.map(|upload| (self.output.bucket(), upload));
+        let own = own.into_iter().map(|upload| (vault.bucket(), upload));
+        let place = |(bucket, upload): (&str, Upload)| Ok((ObjectUri::new(bucket, upload.key)?, upload.id));
+        output.chain(own).map(place).collect()
+    }
+
+    /// What was written before is not this job's, whatever the clocks say.
+    fn oldest(&self) -> Timestamp {
+        let skew_ms = u64::try_from(SKEW_MAX.as_millis()).unwrap_or(u64::MAX);
+        Timestamp(self.job.submitted_at.0.saturating_sub(skew_ms))
     }
 
     /// Keys that a manifest names: of this job, or of the one that it was to replace.
@@ -93,15 +123,15 @@ impl Sweep<'_> {
             Err(fanfold_storage::Error::NotFound { .. }) => return Ok(HashSet::new()),
             Err(error) => return Err(error.into()),
         };
-        let manifest: Manifest =
+        let head: Manifest =
             serde_json::from_slice(&bytes).map_err(|e| Error::damaged(uri.to_string(), e))?;
+        let manifest = manifest::whole(vault.store(), &uri, head).await?;
         Ok(manifest.objects.into_iter().map(|object| object.uri.key().to_owned()).collect())
     }
 
     async fn find(&self, vault: &Vault) -> Result<Vec<String>> {
         let keep = self.named(vault).await?;
-        let skew_ms = u64::try_from(SKEW_MAX.as_millis()).unwrap_or(u64::MAX);
-        let oldest = Timestamp(self.job.submitted_at.0.saturating_sub(skew_ms));
+        let oldest = self.oldest();
         let prefix = format!("{}part-", self.output.key());
         let listing = vault.store().list(self.output.bucket(), &prefix, ListOptions::default());
         let mut listing = std::pin::pin!(listing);

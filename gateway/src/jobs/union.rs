@@ -31,7 +31,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
     error::{Error, Result, about_input},
-    filter::read_footer,
+    footer::of_parquet,
 };
 
 /// Heads read at once for one job.
@@ -141,7 +141,7 @@ async fn look(store: &Store, document: &JobDocument, object: &PinnedObject) -> R
     let (uri, size) = (&object.uri, object.pin.size);
     let by_name = document.format == Format::Auto && stored::by_name(uri.key()) == Some(Stored::Parquet);
     if by_name || document.format == Format::Parquet {
-        return Ok(of_footer(&read_footer(store, object).await?));
+        return Ok(of_footer(&of_parquet(store, object).await?));
     }
     let head =
         store.get_range(uri, &object.pin, 0..size.min(SAMPLE_BYTES as u64)).await.map_err(about_input)?;
@@ -151,7 +151,7 @@ async fn look(store: &Store, document: &JobDocument, object: &PinnedObject) -> R
     let ended = head.len() as u64 == size;
     let stored = stored::tell(uri, document.format, &head, &head, &document.csv)?;
     if stored == Stored::Parquet {
-        return Ok(of_footer(&read_footer(store, object).await?));
+        return Ok(of_footer(&of_parquet(store, object).await?));
     }
     let (uri, csv) = (uri.to_string(), document.csv.clone());
     // A sample keeps a core busy for milliseconds: not a thread of the gateway's own.

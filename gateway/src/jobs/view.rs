@@ -155,7 +155,12 @@ pub struct ReceiptView {
     /// Row groups that were not read, since by their statistics none of their rows
     /// pass the filter.
     pub row_groups_pruned: u64,
-    /// Stored bytes of these row groups.
+    /// Pages of other row groups that were not read, since by their index none of
+    /// their rows pass.
+    pub pages_pruned: u64,
+    /// Rows of these row groups that were not decoded for that.
+    pub rows_pruned: u64,
+    /// Stored bytes of these row groups and pages.
     pub bytes_pruned: u64,
     /// Rows that guests wrote.
     pub rows_out: u64,
@@ -403,6 +408,8 @@ impl From<&JobRecord> for ProgressView {
                 rows_in: usage.rows_in,
                 rows_filtered: usage.rows_filtered,
                 row_groups_pruned: usage.row_groups_pruned,
+                pages_pruned: usage.pages_pruned,
+                rows_pruned: usage.rows_pruned,
                 bytes_pruned: usage.bytes_pruned,
                 rows_out: usage.rows_out,
                 bytes_in: usage.bytes_in,

@@ -62,17 +62,20 @@ pub fn divided(candidates: Vec<Candidate>) -> Result<Vec<Vec<Candidate>>, Proble
     Ok(batches)
 }
 
-/// Starts something for these events together; answers which of them it was
-/// started for. The others have an outcome already.
+/// What came of a batch.
+pub struct Ended {
+    /// The events that it was started for; the others have an outcome already.
+    pub won: HashSet<Digest>,
+    /// What that was; none where it was started before.
+    pub started: Option<Started>,
+}
+
+/// Starts something for these events together.
 ///
 /// # Errors
 /// What is wrong with what it starts; or the store or the backbone does not
 /// answer. The events then stay with this batch, for [`finish`].
-pub async fn start(
-    app: &App,
-    trigger: &Trigger,
-    candidates: &[Candidate],
-) -> Result<HashSet<Digest>, Problem> {
+pub async fn start(app: &App, trigger: &Trigger, candidates: &[Candidate]) -> Result<Ended, Problem> {
     let member =
         |candidate: &Candidate| Member { identity: candidate.identity, event: candidate.event.clone() };
     let batch = Batch { members: candidates.iter().map(member).collect() };
@@ -86,14 +89,14 @@ pub async fn start(
 ///
 /// # Errors
 /// As [`start`].
-pub async fn finish(app: &App, trigger: &Trigger, id: &Uuid) -> Result<Option<HashSet<Digest>>, Problem> {
+pub async fn finish(app: &App, trigger: &Trigger, id: &Uuid) -> Result<Option<Ended>, Problem> {
     let key = keys::batch(&trigger.record.id, id);
     let Some(entry) = app.backbone.get(&key).await.map_err(of_backbone)? else { return Ok(None) };
     let batch: Batch = serde_json::from_slice(&entry.value).map_err(internal)?;
     end(app, trigger, id, batch).await.map(Some)
 }
 
-async fn end(app: &App, trigger: &Trigger, id: &Uuid, batch: Batch) -> Result<HashSet<Digest>, Problem> {
+async fn end(app: &App, trigger: &Trigger, id: &Uuid, batch: Batch) -> Result<Ended, Problem> {
     let record = &trigger.record;
     let claim = |member: Member| async move {
         let claim = Started::Batch { id: *id };
@@ -102,8 +105,9 @@ async fn end(app: &App, trigger: &Trigger, id: &Uuid, batch: Batch) -> Result<Ha
     };
     let won: Vec<Option<Member>> =
         stream::iter(batch.members).map(claim).buffered(CLAIMS_AT_ONCE).try_collect().await?;
-    let (identities, events): (HashSet<Digest>, Vec<ObjectEvent>) =
+    let (won, events): (HashSet<Digest>, Vec<ObjectEvent>) =
         won.into_iter().flatten().map(|member| (member.identity, member.event)).unzip();
+    let mut begun = None;
     if !events.is_empty() {
         let started = target::start(app, record, &events, *id, true).await;
         if record.document.ordered {
@@ -112,8 +116,8 @@ async fn end(app: &App, trigger: &Trigger, id: &Uuid, batch: Batch) -> Result<Ha
                 order::note(app, trigger, event, noted).await?;
             }
         }
-        started?;
+        begun = started?;
     }
     app.backbone.delete(&keys::batch(&record.id, id), None).await.map_err(of_backbone)?;
-    Ok(identities)
+    Ok(Ended { won, started: begun })
 }

@@ -112,6 +112,7 @@ pub struct Counters {
     listed: Family<TriggerLabels, Counter>,
     found: Family<TriggerLabels, Counter>,
     requests: Family<TriggerLabels, Counter>,
+    letters_expired: Family<TriggerLabels, Counter>,
 }
 
 impl Counters {
@@ -135,6 +136,8 @@ impl Counters {
         registry.register("reconciler_objects_found", help, self.found.clone());
         let help = "Requests that reconcilers sent to the store";
         registry.register("reconciler_store_requests", help, self.requests.clone());
+        let help = "Dead letters of triggers removed because they were too old or too many";
+        registry.register("trigger_dead_letters_expired", help, self.letters_expired.clone());
     }
 
     /// Counts what became of an event.
@@ -172,6 +175,11 @@ impl Counters {
     /// Counts a poll that failed.
     pub fn poll_failed(&self, trigger: &TriggerName) {
         self.polls_failed.get_or_create(&TriggerLabels { trigger: trigger.to_string() }).inc();
+    }
+
+    /// Counts dead letters that nobody has replayed in time.
+    pub fn letters_expired(&self, trigger: &TriggerName, letters: u64) {
+        self.letters_expired.get_or_create(&TriggerLabels { trigger: trigger.to_string() }).inc_by(letters);
     }
 
     /// Counts what a look at a prefix took and found.

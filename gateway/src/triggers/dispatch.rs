@@ -78,7 +78,7 @@ pub async fn examine(app: &App, trigger: &Trigger, waiting: &Waiting) -> Result<
     let (key, meta) = match (notice.kind, found) {
         (EventKind::Created, Found::There(key, meta)) => (key, Some(meta)),
         (EventKind::Created, Found::Nothing) => return Ok(Next::Settled(Fate::Gone)),
-        (EventKind::Removed, Found::Nothing) => (notice.key.clone(), None),
+        (EventKind::Removed, Found::Nothing) => (removed_key(trigger, notice), None),
         // It was written again since; that has an event of its own.
         (EventKind::Removed, Found::There(..)) => return Ok(Next::Settled(Fate::Changed)),
     };
@@ -121,20 +121,29 @@ pub async fn examine(app: &App, trigger: &Trigger, waiting: &Waiting) -> Result<
     Ok(Next::Start(Box::new(Candidate { identity, event, differs })))
 }
 
-/// Starts something for one event.
+/// Starts something for one event; none when it was started before.
 ///
 /// # Errors
 /// What is wrong with what it starts; or the store or the backbone does not
 /// answer. It may then have been started all the same; doing this again finds it.
-pub async fn start(app: &App, trigger: &Trigger, candidate: &Candidate) -> Result<Fate, Problem> {
+pub async fn start(app: &App, trigger: &Trigger, candidate: &Candidate) -> Result<Option<Started>, Problem> {
     let (record, event) = (&trigger.record, &candidate.event);
     let started = target::start(app, record, std::slice::from_ref(event), event.id, false).await;
     if record.document.ordered {
         order::note(app, trigger, event, started.as_ref().ok().and_then(Option::as_ref)).await?;
     }
-    let Some(started) = started? else { return Ok(Fate::Duplicate) };
-    outcome::put_once(&app.backbone, &record.id, &candidate.identity, started).await?;
-    Ok(candidate.fate())
+    let Some(started) = started? else { return Ok(None) };
+    outcome::put_once(&app.backbone, &record.id, &candidate.identity, started.clone()).await?;
+    Ok(Some(started))
+}
+
+/// The key of an object that is gone, of which the store can't tell how it was
+/// written: as the notification has it, unless only the other reading is meant.
+fn removed_key(trigger: &Trigger, notice: &Notice) -> String {
+    let other = notice.other_key.as_ref().filter(|other| {
+        !trigger.admits_key(&notice.name, &notice.key) && trigger.admits_key(&notice.name, other)
+    });
+    other.unwrap_or(&notice.key).clone()
 }
 
 /// Asks the store for the object, under either reading of its key.

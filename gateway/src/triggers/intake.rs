@@ -16,7 +16,7 @@ use fanfold_backbone::{Backbone, Message};
 use fanfold_protocol::{
     ErrorKind, Problem,
     event::Notice,
-    keys, limits,
+    keys,
     time::{self, Timestamp},
 };
 use serde::{Deserialize, Serialize};
@@ -77,12 +77,17 @@ impl Waiting {
 }
 
 /// How full queues were a moment ago.
-#[derive(Default)]
 pub struct Rooms {
+    most: u64,
     seen: Mutex<HashMap<Uuid, (Instant, u64)>>,
 }
 
 impl Rooms {
+    /// Queues that may hold so many events each.
+    pub fn new(most: u64) -> Self {
+        Self { most, seen: Mutex::default() }
+    }
+
     /// Fails where a queue is full.
     async fn check(&self, backbone: &Backbone, trigger: &Trigger, wanted: usize) -> Result<(), Problem> {
         let id = trigger.record.id;
@@ -99,7 +104,7 @@ impl Rooms {
                 depth
             }
         };
-        if depth + wanted as u64 <= limits::EVENTS_WAITING_MAX {
+        if depth + wanted as u64 <= self.most {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some((_, depth)) = seen.get_mut(&id) {
                 *depth += wanted as u64;
@@ -111,8 +116,7 @@ impl Rooms {
             format!(
                 "at most {} events may wait for {}, found as many; send it again later, or raise the trigger's \
                  concurrency",
-                limits::EVENTS_WAITING_MAX,
-                trigger.record.name
+                self.most, trigger.record.name
             ),
         ))
     }
@@ -142,18 +146,13 @@ pub async fn take_in(
         ..Receipt::default()
     };
     let (now, mut known) = (time::now(), envelope.notices.is_empty());
-    let mut queues: BTreeMap<Uuid, (Arc<Trigger>, Vec<Waiting>)> = BTreeMap::new();
+    let candidates = only.map_or_else(|| triggers.list(), |trigger| vec![Arc::clone(trigger)]);
+    let mut queues: BTreeMap<Uuid, (&Arc<Trigger>, Vec<Waiting>)> = BTreeMap::new();
     let found = envelope.notices.first().map(|notice| notice.bucket.clone()).unwrap_or_default();
     for notice in envelope.notices {
-        let (matching, has_bucket) = match only {
-            Some(trigger) => {
-                let matching = trigger.admits(&notice).then(|| Arc::clone(trigger));
-                (matching.into_iter().collect(), trigger.record.document.bucket == notice.bucket)
-            }
-            None => triggers.matching(&notice),
-        };
-        known |= has_bucket;
-        receipt.ignored += usize::from(matching.is_empty());
+        known = known || candidates.iter().any(|trigger| trigger.record.document.bucket == notice.bucket);
+        let mut matching = candidates.iter().filter(|trigger| trigger.admits(&notice)).peekable();
+        receipt.ignored += usize::from(matching.peek().is_none());
         for trigger in matching {
             let (_, waiting) = queues.entry(trigger.record.id).or_insert_with(|| (trigger, Vec::new()));
             waiting.push(Waiting { notice: notice.clone(), at: now, replay: None, turns: 0 });
@@ -171,7 +170,7 @@ pub async fn take_in(
         ));
     }
     for (trigger, waiting) in queues.into_values() {
-        let (kept, duplicates) = enqueue(triggers, &trigger, &waiting).await?;
+        let (kept, duplicates) = enqueue(triggers, trigger, &waiting).await?;
         receipt.kept += kept;
         receipt.duplicates += duplicates;
     }

@@ -21,7 +21,8 @@ use super::{
 use crate::functions::Registry;
 
 /// Refuses a target that is not there or is none, and a trigger that closes a
-/// circle, unless its document allows that.
+/// circle, unless its document allows that. One over the platform's own bucket
+/// would always: whatever it starts is written down there, without a depth.
 ///
 /// # Errors
 /// `function-not-found` and its like, `export-missing`, `trigger-loop`.
@@ -31,6 +32,16 @@ pub async fn check(
     name: &str,
     document: &TriggerDocument,
 ) -> Result<(), Problem> {
+    if document.bucket == triggers.system_bucket() {
+        return Err(Problem::new(
+            ErrorKind::TriggerLoop,
+            format!(
+                "expected a bucket of yours, found {}, in which the platform itself writes for whatever starts; let jobs \
+                 and functions write elsewhere and name that bucket",
+                document.bucket
+            ),
+        ));
+    }
     let written = written(functions, document).await?;
     if document.allow_loops {
         return Ok(());

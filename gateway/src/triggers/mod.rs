@@ -20,6 +20,7 @@ mod dispatch;
 pub(crate) mod embedded;
 pub mod envelope;
 mod intake;
+mod letters;
 mod loops;
 mod order;
 mod outcome;

@@ -7,7 +7,8 @@
 //! request for a thousand objects, a page of the backbone for a thousand
 //! outcomes, and two requests for the packed outcomes, which let a lost
 //! backbone be no reason to start everything again. Outcomes of states that are
-//! gone are forgotten here after a day, so that there are as many as objects.
+//! gone are forgotten here after a day, so that there are as many as objects;
+//! that is done once a day also where no look is asked for.
 
 use std::{
     collections::HashMap,
@@ -26,8 +27,9 @@ use fanfold_protocol::{
     uri::{ObjectUri, Pin},
 };
 use fanfold_storage::{ListEntry, ListOptions, Meter, PutOptions, Store};
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use serde::Serialize;
+use tokio_util::task::AbortOnDropHandle;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -43,6 +45,10 @@ use crate::{
 
 /// Between two looks at the clock.
 const TICK: Duration = Duration::from_secs(1);
+/// Before the rest is looked for that there was no room for.
+const REST_PAUSE: Duration = Duration::from_secs(60);
+/// Triggers looked at beside each other.
+const LOOKS_AT_ONCE: usize = 4;
 /// Events queued at once.
 const BATCH: usize = 1_000;
 /// Before a full queue is tried again.
@@ -65,6 +71,8 @@ pub struct Scope {
     pub until: Option<Timestamp>,
     /// Starts also what was started before, under this name.
     pub again: Option<Uuid>,
+    /// Waits for room where a queue is full.
+    pub patient: bool,
 }
 
 /// What a look found.
@@ -85,31 +93,70 @@ struct Known {
     seen: bool,
 }
 
-/// Looks for what was lost, now, on schedule, and whenever something was lost.
+/// When a trigger is looked at.
+struct Turn {
+    last: Instant,
+    wanted: bool,
+    /// One look at a time; dropped, it ends. Tells whether there was room for all.
+    looking: Option<AbortOnDropHandle<bool>>,
+    /// When to look for the rest.
+    rest_at: Option<Instant>,
+}
+
+impl Turn {
+    fn new() -> Self {
+        Self { last: Instant::now(), wanted: false, looking: None, rest_at: None }
+    }
+
+    /// Whether a look goes on; takes note of the end of one.
+    fn is_busy(&mut self) -> bool {
+        let Some(looking) = &mut self.looking else { return false };
+        let Some(done) = looking.now_or_never() else { return true };
+        self.looking = None;
+        if !done.unwrap_or(true) {
+            self.rest_at = Some(Instant::now() + REST_PAUSE);
+        }
+        false
+    }
+}
+
+/// Looks for what was lost, now, on schedule, and whenever something was lost:
+/// triggers beside each other, so that one that is full or slow holds up no other.
 pub async fn run(app: AppState) {
     let mut looks = app.triggers.looks();
-    let mut last: HashMap<Uuid, Instant> = HashMap::new();
+    let mut turns: HashMap<Uuid, Turn> = HashMap::new();
     // What happened while nobody listened.
-    for trigger in app.triggers.list() {
-        last.insert(trigger.record.id, Instant::now());
-        look_and_tell(&app, &trigger).await;
-    }
+    let mut all = true;
     loop {
-        let all = tokio::time::timeout(TICK, looks.changed()).await.is_ok();
         let triggers = app.triggers.list();
-        last.retain(|id, _| triggers.iter().any(|trigger| trigger.record.id == *id));
+        turns.retain(|id, _| triggers.iter().any(|trigger| trigger.record.id == *id));
+        let mut busy: usize = turns.values_mut().map(|turn| usize::from(turn.is_busy())).sum();
         for trigger in triggers {
-            let interval = trigger.record.document.reconcile.as_duration();
-            let at = last.entry(trigger.record.id).or_insert_with(Instant::now);
-            let due = !interval.is_zero() && at.elapsed() >= interval;
-            if due {
-                *at = Instant::now();
+            let interval = interval(&trigger);
+            let turn = turns.entry(trigger.record.id).or_insert_with(Turn::new);
+            turn.wanted |= all || turn.rest_at.take_if(|at| *at <= Instant::now()).is_some();
+            if turn.last.elapsed() >= interval {
+                turn.last = Instant::now();
+                turn.wanted |= is_ours(&app, &trigger, interval).await;
             }
-            if all || due && is_ours(&app, &trigger, interval).await {
-                look_and_tell(&app, &trigger).await;
+            let may = turn.looking.is_none() && !trigger.record.paused && busy < LOOKS_AT_ONCE;
+            if turn.wanted && may {
+                let app = Arc::clone(&app);
+                turn.wanted = false;
+                let look = async move { look_and_tell(&app, &trigger).await };
+                turn.looking = Some(AbortOnDropHandle::new(tokio::spawn(look)));
+                busy += 1;
             }
         }
+        all = tokio::time::timeout(TICK, looks.changed()).await.is_ok();
     }
+}
+
+/// Between two looks. A trigger that is not to be looked at is so once a day, to
+/// forget what is gone.
+fn interval(trigger: &Trigger) -> Duration {
+    let interval = trigger.record.document.reconcile.as_duration();
+    if interval.is_zero() { limits::IDEMPOTENCY_WINDOW } else { interval }
 }
 
 /// Whether this gateway is the one to look this time.
@@ -119,23 +166,30 @@ async fn is_ours(app: &App, trigger: &Trigger, interval: Duration) -> bool {
     matches!(taken, Ok(CasOutcome::Stored(_)))
 }
 
-async fn look_and_tell(app: &App, trigger: &Trigger) {
+/// Looks at a trigger; tells whether there was room for all that was found.
+async fn look_and_tell(app: &App, trigger: &Trigger) -> bool {
     let record = &trigger.record;
-    if record.paused || record.document.reconcile.0 == 0 {
-        return;
-    }
     // Objects from before the trigger are fed when somebody asks for it.
     let since = Timestamp(record.created_at.0 / 1_000 * 1_000);
     let scope = Scope { since: Some(since), ..Scope::default() };
-    match look(app, trigger, &scope).await {
+    let looked = match record.document.reconcile.0 {
+        0 => tidy(app, trigger).await,
+        _ => look(app, trigger, &scope).await,
+    };
+    match looked {
         Ok(found) if found.queued > 0 => {
             tracing::info!(trigger = %record.name, listed = found.listed, queued = found.queued, "objects without an outcome were found");
         }
         Ok(_) => {}
+        Err(problem) if problem.code == ErrorKind::QueueFull => {
+            tracing::info!(trigger = %record.name, "there is no room for all objects without an outcome; the rest is looked for soon");
+            return false;
+        }
         Err(problem) => {
             tracing::warn!(trigger = %record.name, detail = %problem.detail, "objects were not looked for; this is tried again");
         }
     }
+    true
 }
 
 /// Queues an event for every object in scope that has no outcome.
@@ -144,11 +198,13 @@ async fn look_and_tell(app: &App, trigger: &Trigger) {
 /// The store or the backbone does not answer. What was queued until then stays.
 pub async fn look(app: &App, trigger: &Trigger, scope: &Scope) -> Result<Found, Problem> {
     let record = &trigger.record;
+    let mut known = outcomes(app, &record.id).await?;
     if !record.document.acts_on_created() {
+        // All of them are of removals, which no listing shows.
+        forget(app, &record.id, &known).await?;
         return Ok(Found::default());
     }
     let store = app.store.with_meter(Meter::new());
-    let mut known = outcomes(app, &record.id).await?;
     let packed = unpack(&store, app, &record.id).await?;
     for short in &packed {
         known.entry(*short).or_default();
@@ -162,6 +218,16 @@ pub async fn look(app: &App, trigger: &Trigger, scope: &Scope) -> Result<Found, 
     let (listed, queued) = found.as_ref().map_or((0, 0), |found| (found.listed, found.queued));
     app.triggers.counters().reconciled(&record.name, listed, queued, store.meter().usage().requests);
     found
+}
+
+/// Forgets outcomes of what is gone, and feeds nothing: the prefix is listed only
+/// where there may be some.
+async fn tidy(app: &App, trigger: &Trigger) -> Result<Found, Problem> {
+    if !outcomes(app, &trigger.record.id).await?.values().any(|known| known.old) {
+        return Ok(Found::default());
+    }
+    let nothing = Scope { since: Some(Timestamp(u64::MAX)), ..Scope::default() };
+    look(app, trigger, &nothing).await
 }
 
 async fn feed(
@@ -213,22 +279,29 @@ async fn feed(
             turns: 0,
         });
         if batch.len() == BATCH {
-            found.queued += queue(app, trigger, &mut batch).await?;
+            found.queued += queue(app, trigger, &mut batch, scope.patient).await?;
         }
     }
-    found.queued += queue(app, trigger, &mut batch).await?;
+    found.queued += queue(app, trigger, &mut batch, scope.patient).await?;
     Ok(found)
 }
 
-/// Queues a batch, and waits for room as long as it takes.
-async fn queue(app: &App, trigger: &Trigger, batch: &mut Vec<Waiting>) -> Result<u64, Problem> {
+/// Queues a batch, and waits for room as long as it takes where one is patient.
+async fn queue(
+    app: &App,
+    trigger: &Trigger,
+    batch: &mut Vec<Waiting>,
+    patient: bool,
+) -> Result<u64, Problem> {
     while !batch.is_empty() {
         match intake::enqueue(&app.triggers, trigger, batch).await {
             Ok((kept, _)) => {
                 batch.clear();
                 return Ok(kept as u64);
             }
-            Err(problem) if problem.code == ErrorKind::QueueFull => tokio::time::sleep(PAUSE).await,
+            Err(problem) if patient && problem.code == ErrorKind::QueueFull => {
+                tokio::time::sleep(PAUSE).await
+            }
             Err(problem) => return Err(problem),
         }
     }
@@ -326,7 +399,7 @@ async fn forget(app: &App, trigger: &Uuid, known: &HashMap<Short, Known>) -> Res
 
 /// The outcomes that the store keeps for the day the backbone is lost.
 async fn unpack(store: &Store, app: &App, trigger: &Uuid) -> Result<Vec<Short>, Problem> {
-    let uri = ObjectUri::new(app.config.system_bucket.clone(), keys::packed_outcomes(trigger))?;
+    let uri = ObjectUri::new(app.config.tenant.system_bucket.clone(), keys::packed_outcomes(trigger))?;
     match store.get(&uri, None).await {
         Ok(bytes) => Ok(bytes.as_chunks::<SHORT>().0.to_vec()),
         Err(fanfold_storage::Error::NotFound { .. }) => Ok(Vec::new()),
@@ -350,9 +423,18 @@ async fn pack(
     }
     let mut body = BytesMut::with_capacity(settled.len() * SHORT);
     settled.iter().for_each(|short| body.put_slice(short));
-    let uri = ObjectUri::new(app.config.system_bucket.clone(), keys::packed_outcomes(trigger))?;
+    let uri = ObjectUri::new(app.config.tenant.system_bucket.clone(), keys::packed_outcomes(trigger))?;
     let options = PutOptions::typed("application/octet-stream");
     store.put(&uri, body.freeze(), options).await.map(drop).map_err(of_store)
+}
+
+/// Removes the outcomes that the store keeps of a trigger that is gone.
+pub async fn drop_packed(app: &App, trigger: &Uuid) {
+    let uri = ObjectUri::new(app.config.tenant.system_bucket.clone(), keys::packed_outcomes(trigger));
+    let Ok(uri) = uri else { return };
+    if let Err(error) = app.store.delete(&uri).await {
+        tracing::warn!(%uri, %error, "outcomes of a removed trigger stay behind until the next start");
+    }
 }
 
 /// Queues what is in scope beside whoever asked: dropping the wait stops nothing.

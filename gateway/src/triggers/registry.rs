@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use fanfold_backbone::{Backbone, CasOutcome, Change, Entry};
-use fanfold_protocol::{ErrorKind, Problem, event::Notice, keys, limits, names::TriggerName, uri::ObjectUri};
+use fanfold_protocol::{ErrorKind, Problem, keys, limits, names::TriggerName, uri::ObjectUri};
 use fanfold_storage::{ListEntry, ListOptions, PutOptions, PutOutcome, Store};
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::watch;
@@ -68,7 +68,7 @@ struct Known {
 
 impl Triggers {
     /// Brings the backbone's copies up to the store, reads them, and keeps them up
-    /// to date until `shutdown`.
+    /// to date until `shutdown`. Of each trigger so many events may wait.
     ///
     /// # Errors
     /// When the store or the backbone does not answer.
@@ -76,6 +76,7 @@ impl Triggers {
         store: Store,
         bucket: String,
         backbone: Backbone,
+        events_waiting_max: u64,
         shutdown: CancellationToken,
     ) -> Result<Self, Problem> {
         let ((changed, _), (look, _)) = (watch::channel(0), watch::channel(0));
@@ -87,7 +88,7 @@ impl Triggers {
                 known: RwLock::default(),
                 changed,
                 counters: Counters::default(),
-                rooms: Rooms::default(),
+                rooms: Rooms::new(events_waiting_max),
                 breaker: Breaker::default(),
                 polls: Statuses::default(),
                 sns: Verifier::default(),
@@ -98,6 +99,11 @@ impl Triggers {
         let following = triggers.clone();
         tokio::spawn(async move { shutdown.run_until_cancelled(following.follow()).await });
         Ok(triggers)
+    }
+
+    /// The platform's own bucket.
+    pub(super) fn system_bucket(&self) -> &str {
+        &self.inner.bucket
     }
 
     /// What is counted.
@@ -181,14 +187,9 @@ impl Triggers {
 
     /// A trigger by its id, unless it was removed.
     pub(super) fn by_id(&self, id: &Uuid) -> Option<Arc<Trigger>> {
-        self.records().into_iter().find(|trigger| trigger.record.id == *id && !trigger.record.removed)
-    }
-
-    /// The triggers that act on an event, and whether any knows its bucket.
-    pub fn matching(&self, notice: &Notice) -> (Vec<Arc<Trigger>>, bool) {
-        let all = self.list();
-        let known = all.iter().any(|trigger| trigger.record.document.bucket == notice.bucket);
-        (all.into_iter().filter(|trigger| trigger.admits(notice)).collect(), known)
+        let known = self.inner.known.read().unwrap_or_else(PoisonError::into_inner);
+        let mut triggers = known.values().map(|known| &known.trigger);
+        triggers.find(|trigger| trigger.record.id == *id && !trigger.record.removed).map(Arc::clone)
     }
 
     /// Tells of every change of a trigger.

@@ -11,10 +11,12 @@ use axum::{
 use fanfold_protocol::{
     ErrorKind, Problem, keys, limits,
     names::TriggerName,
+    tenant::Tenant,
     time::{self, Timestamp},
     trigger::{SnsTopic, TriggerDocument},
 };
 use serde::Deserialize;
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
@@ -22,7 +24,7 @@ use uuid::Uuid;
 use super::{
     envelope,
     intake::{self, Receipt},
-    loops,
+    letters, loops,
     reconcile::{self, Found, Scope},
     record::{Secret, Trigger, TriggerRecord},
     sender, sns,
@@ -35,9 +37,6 @@ use crate::{
     state::{App, AppState},
 };
 
-/// Dead letters queued again at once.
-const LETTERS_AT_ONCE: usize = 1_000;
-
 /// The routes of triggers.
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -46,6 +45,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(pause))
         .routes(routes!(resume))
         .routes(routes!(replay))
+        .routes(routes!(letters::letters, letters::discard))
         .routes(routes!(notify_any))
         .routes(routes!(notify, probe))
 }
@@ -84,6 +84,7 @@ pub(crate) async fn put(
     let name: TriggerName = name.parse()?;
     let document = read_document(&app, request).await?;
     document.check()?;
+    check_buckets(&app.config.tenant, &document)?;
     app.config.sources.check(&document)?;
     loops::check(&app.triggers, &app.registry, name.as_str(), &document).await?;
     if app.triggers.get(&name).is_none() {
@@ -123,6 +124,24 @@ pub(crate) async fn put(
     Ok((status, Json(view)).into_response())
 }
 
+/// Refuses a trigger that acts on, or starts a job over, what is not its tenant's.
+/// Places that a template leaves open are checked when the job is submitted.
+fn check_buckets(tenant: &Tenant, document: &TriggerDocument) -> Result<(), Problem> {
+    tenant.check(&document.bucket)?;
+    let job = document.job.iter().flat_map(|job| [&job["input"], &job["output"]]);
+    let texts = job.flat_map(|place| place.as_str().into_iter().chain(strings(place)));
+    for bucket in texts.filter_map(|text| text.split_once("://")?.1.split('/').next()) {
+        if !bucket.contains('{') {
+            tenant.check(bucket)?;
+        }
+    }
+    Ok(())
+}
+
+fn strings(list: &Value) -> impl Iterator<Item = &str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
 async fn read_document(app: &AppState, request: Request) -> Answer<TriggerDocument> {
     let (parts, body) = request.into_parts();
     extract::require_media_type(
@@ -140,7 +159,7 @@ async fn read_document(app: &AppState, request: Request) -> Answer<TriggerDocume
         let text = std::str::from_utf8(&held.bytes).map_err(|error| wrong(error.to_string()))?;
         return Ok(toml::from_str(text).map_err(|error| wrong(error.to_string().trim().to_owned()))?);
     }
-    Ok(serde_json::from_slice(&held.bytes).map_err(|error| wrong(error.to_string()))?)
+    Ok(extract::json_object(&held.bytes).map_err(|error| wrong(error.to_string()))?)
 }
 
 async fn view(app: &App, trigger: &Trigger) -> Answer<TriggerView> {
@@ -260,6 +279,7 @@ pub(crate) async fn replay(
         until: request.until.as_deref().map(|text| moment("until", text)).transpose()?,
         again: request.again.then(Uuid::now_v7),
         prefix: request.prefix,
+        patient: true,
     };
     if !request.dead_letters {
         return Ok(Json(reconcile::replay(&app, trigger, scope).await?));
@@ -270,25 +290,8 @@ pub(crate) async fn replay(
             "dead_letters must stand alone, found it with prefix, since, until or again; leave them out",
         ));
     }
-    let queued = revive(&app, &trigger).await?;
+    let queued = letters::revive(&app, &trigger).await?;
     Ok(Json(Found { listed: 0, queued }))
-}
-
-/// Queues all dead letters again: as many as there are now, since some may come back.
-async fn revive(app: &App, trigger: &Trigger) -> Result<u64, Problem> {
-    let queue = keys::event_queue(&trigger.record.id);
-    let dead = app.backbone.depth(&queue).await.map_err(of_backbone)?.dead;
-    let mut queued = 0;
-    while queued < dead {
-        let letters = app.backbone.dead_letters(&queue, 0, LETTERS_AT_ONCE).await.map_err(of_backbone)?;
-        let sequences: Vec<u64> = letters.iter().map(|letter| letter.sequence).collect();
-        let revived = app.backbone.replay(&queue, sequences).await.map_err(of_backbone)?;
-        if revived == 0 {
-            break;
-        }
-        queued += revived as u64;
-    }
-    Ok(queued)
 }
 
 fn moment(name: &str, text: &str) -> Result<Timestamp, Problem> {
@@ -337,7 +340,7 @@ async fn alter(app: &App, name: &str, alter: impl Fn(&mut TriggerRecord)) -> Res
 pub(crate) async fn notify_any(State(app): State<AppState>, request: Request) -> Answer<Json<Receipt>> {
     let (parts, body) = request.into_parts();
     let taken = async {
-        let body = read_notification(&app, &parts.headers, body).await?;
+        let body = sender::read(&app, &parts.headers, body).await?;
         take_in(&app, &parts.headers, &body.bytes, None).await
     };
     counted(&app, taken.await).map(Json)
@@ -373,13 +376,13 @@ pub(crate) async fn notify(
         let known = app.triggers.show(&name).await;
         let trigger = known.as_ref().ok().map(|trigger| &**trigger);
         if let Some(topic) = sns::topic(trigger, &parts.headers) {
-            let body = read_notification(&app, &parts.headers, body).await?;
+            let body = sender::read(&app, &parts.headers, body).await?;
             sns_sent(&app, topic, &body.bytes).await?;
             return take_in(&app, &parts.headers, &body.bytes, known.as_ref().ok()).await;
         }
         let signature = sender::check(&app.config.tokens, trigger, &parts.headers, time::now())?;
         let trigger = known?;
-        let body = read_notification(&app, &parts.headers, body).await?;
+        let body = sender::read(&app, &parts.headers, body).await?;
         signature.map_or(Ok(()), |signature| signature.check(&body.bytes))?;
         take_in(&app, &parts.headers, &body.bytes, Some(&trigger)).await
     };
@@ -421,18 +424,10 @@ fn challenged<T: IntoResponse>(answer: Answer<T>) -> Response {
     response
 }
 
-async fn read_notification(
-    app: &AppState,
-    headers: &HeaderMap,
-    body: axum::body::Body,
-) -> Result<extract::HeldBody, Problem> {
-    extract::read(app, headers, body, limits::NOTIFICATION_BYTES_MAX, "a notification").await
-}
-
 /// Checks that a topic has sent this, and confirms the subscription if it asks for it.
 async fn sns_sent(app: &App, topic: &SnsTopic, body: &[u8]) -> Result<(), Problem> {
     let reach = app.config.sources.reach();
-    if let Some(page) = app.triggers.sns().check(reach, topic, body).await? {
+    if let Some(page) = app.triggers.sns().check(reach, topic, body, time::now()).await? {
         sns::confirm(reach, &page).await?;
         tracing::info!(topic = topic.topic_arn, "the subscription is confirmed");
     }

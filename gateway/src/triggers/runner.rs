@@ -2,7 +2,8 @@
 //! Works through the events that wait, each trigger beside the others.
 //!
 //! One task for each trigger pulls as many events, or batches of events, as it
-//! may have in work, and no more.
+//! may have in work, and no more. An event is in work until what it started has
+//! ended, so that a storm waits here, where there is room for it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    reconcile, sqs,
+    letters, reconcile, sqs,
     work::{EXTEND_EVERY, extend, handle, settle},
 };
 use crate::state::AppState;
@@ -38,6 +39,8 @@ pub(crate) fn start(app: &AppState, stop: &CancellationToken) {
     tokio::spawn(async move { token.run_until_cancelled(managing).await });
     let (looking, token) = (reconcile::run(Arc::clone(app)), stop.clone());
     tokio::spawn(async move { token.run_until_cancelled(looking).await });
+    let (sweeping, token) = (letters::sweep(Arc::clone(app)), stop.clone());
+    tokio::spawn(async move { token.run_until_cancelled(sweeping).await });
     let (polling, token) = (sqs::run(Arc::clone(app)), stop.clone());
     tokio::spawn(async move { token.run_until_cancelled(polling).await });
 }
@@ -170,6 +173,7 @@ async fn drop_rest(app: &AppState, id: &Uuid) {
         }
         Ok::<_, fanfold_backbone::Error>(())
     };
+    reconcile::drop_packed(app, id).await;
     if let Err(error) = dropped.await {
         tracing::warn!(%error, "events of a removed trigger stay behind until the next start");
     }

@@ -4,7 +4,8 @@
 //! A trigger names a topic; all else follows from that. The certificate that a
 //! message names is fetched only from SNS in the topic's own region, and so is
 //! the page that confirms a subscription: a stranger chooses no address that
-//! this host talks to. Source: «Verifying the signatures of Amazon SNS messages»
+//! this host talks to. A signature holds for ever, so a message counts for some
+//! hours only: for less time than the outcome of its event is known. Source: «Verifying the signatures of Amazon SNS messages»
 //! in the developer guide of SNS.
 
 use std::{
@@ -14,12 +15,13 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use fanfold_protocol::{ErrorKind, Problem, trigger::SnsTopic};
+use fanfold_protocol::{ErrorKind, Problem, limits, time::Timestamp, trigger::SnsTopic};
 use http::HeaderMap;
 use ring::signature::{
     RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey,
 };
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 use x509_parser::{parse_x509_certificate, pem::parse_x509_pem, time::ASN1Time};
 
 use super::{record::Trigger, sources::Reach};
@@ -30,6 +32,8 @@ const MESSAGE_TYPE: &str = "x-amz-sns-message-type";
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest certificate or page of confirmation that is read.
 const FETCHED_BYTES_MAX: usize = 64 << 10;
+/// Certificates fetched at once.
+const FETCHES_MAX: usize = 4;
 /// SNS changes its certificate about once a year, in each region.
 const CERTIFICATES_MAX: usize = 64;
 
@@ -87,8 +91,17 @@ struct Key {
 }
 
 /// Checks messages of SNS, and keeps the certificates that it met.
-#[derive(Default)]
-pub struct Verifier(Mutex<HashMap<String, Key>>);
+pub struct Verifier {
+    known: Mutex<HashMap<String, Key>>,
+    /// Strangers can make this host fetch, but not much at once.
+    fetches: Semaphore,
+}
+
+impl Default for Verifier {
+    fn default() -> Self {
+        Self { known: Mutex::default(), fetches: Semaphore::new(FETCHES_MAX) }
+    }
+}
 
 impl Verifier {
     /// Checks that a topic sent this. Gives the page that confirms a subscription,
@@ -101,11 +114,15 @@ impl Verifier {
         reach: Reach,
         topic: &SnsTopic,
         body: &[u8],
+        now: Timestamp,
     ) -> Result<Option<String>, Problem> {
         let message: Message =
             serde_json::from_slice(body).map_err(|error| refused(&format!("no such message: {error}")))?;
         if message.topic_arn != topic.topic_arn {
             return Err(refused("one of another topic"));
+        }
+        if !is_fresh(&message.timestamp, now) {
+            return Err(refused("one whose Timestamp is hours old, or none"));
         }
         let origin = topic.origin().unwrap_or_default();
         let file = message.signing_cert_url.strip_prefix(&format!("{origin}/"));
@@ -134,17 +151,20 @@ impl Verifier {
 
     async fn key(&self, reach: Reach, url: &str) -> Result<Key, Problem> {
         let now = ASN1Time::now();
-        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(url).cloned();
+        let found = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(url).cloned();
         if let Some(key) = found.filter(|key| now <= key.ends) {
             return Ok(key);
         }
+        let Ok(_turn) = self.fetches.try_acquire() else {
+            return Err(unreached(url, "too many fetched at once".to_owned()));
+        };
         let key = read_certificate(&fetch(reach, url).await?, now)?;
         self.remember(url, key.clone());
         Ok(key)
     }
 
     fn remember(&self, url: &str, key: Key) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= CERTIFICATES_MAX {
             known.clear();
         }
@@ -158,6 +178,15 @@ impl Verifier {
 /// It cannot be opened at the moment.
 pub async fn confirm(reach: Reach, page: &str) -> Result<(), Problem> {
     fetch(reach, page).await.map(drop)
+}
+
+/// Whether a message is of a time that its sender may well mean.
+fn is_fresh(timestamp: &str, now: Timestamp) -> bool {
+    let at = humantime::parse_rfc3339(timestamp).ok();
+    let since = at.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    since.and_then(|since| u64::try_from(since.as_millis()).ok()).map(Timestamp).is_some_and(|at| {
+        now.since(at) <= limits::EVENT_AGE_MAX && at.since(now) <= limits::SIGNATURE_AGE_MAX
+    })
 }
 
 /// Whether SNS names its certificates so.
@@ -177,16 +206,17 @@ fn read_certificate(pem: &[u8], now: ASN1Time) -> Result<Key, Problem> {
     Ok(Key { der: certificate.public_key().subject_public_key.data.to_vec(), ends: validity.not_after })
 }
 
-/// Fetches what SNS names. That it can't be had is no fault of the sender, who is
-/// told to come again.
+fn unreached(url: &str, what: String) -> Problem {
+    tracing::warn!(url, what, "SNS does not give what its message names");
+    Problem::new(
+        ErrorKind::StoreUnavailable,
+        format!("expected SNS to give what its message names, found {what}; send the message again"),
+    )
+}
+
+/// Fetches what SNS names. What SNS does not know is named by no message of its
+/// own; that it does not answer is no fault of the sender, who is told to come again.
 async fn fetch(reach: Reach, url: &str) -> Result<Vec<u8>, Problem> {
-    let unreached = |what: String| {
-        tracing::warn!(url, what, "SNS does not give what its message names");
-        Problem::new(
-            ErrorKind::StoreUnavailable,
-            format!("expected SNS to give what its message names, found {what}; send the message again"),
-        )
-    };
     let client = reach.web_client().map_err(internal)?;
     let fetched = tokio::time::timeout(FETCH_TIMEOUT, async {
         let mut answer = client.get(url).send().await?.error_for_status()?;
@@ -201,9 +231,12 @@ async fn fetch(reach: Reach, url: &str) -> Result<Vec<u8>, Problem> {
     });
     match fetched.await {
         Ok(Ok(body)) if body.len() <= FETCHED_BYTES_MAX => Ok(body),
-        Ok(Ok(_)) => Err(unreached("more than 64 KiB".to_owned())),
-        Ok(Err(error)) => Err(unreached(error.without_url().to_string())),
-        Err(_) => Err(unreached("no answer within five seconds".to_owned())),
+        Ok(Ok(_)) => Err(unreached(url, "more than 64 KiB".to_owned())),
+        Ok(Err(error)) if error.status().is_some_and(|status| status.is_client_error()) => {
+            Err(refused("one that names what SNS does not know"))
+        }
+        Ok(Err(error)) => Err(unreached(url, error.without_url().to_string())),
+        Err(_) => Err(unreached(url, "no answer within five seconds".to_owned())),
     }
 }
 
@@ -222,6 +255,9 @@ mod tests {
     const URL: &str = "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0a1b.pem";
     const CERTIFICATE: &[u8] = include_bytes!("../../tests/sns/certificate.pem");
 
+    /// A few minutes after the messages: 2026-11-23T10:05:00Z.
+    const NOW: Timestamp = Timestamp(1_795_428_300_000);
+
     fn topic() -> SnsTopic {
         SnsTopic { topic_arn: "arn:aws:sns:eu-west-1:1:t".to_owned() }
     }
@@ -234,7 +270,7 @@ mod tests {
     }
 
     async fn said(body: &str) -> String {
-        verifier().check(REACH, &topic(), body.as_bytes()).await.unwrap_err().detail
+        verifier().check(REACH, &topic(), body.as_bytes(), NOW).await.unwrap_err().detail
     }
 
     #[tokio::test]
@@ -242,14 +278,18 @@ mod tests {
         for body in
             [include_str!("../../tests/sns/version-1.json"), include_str!("../../tests/sns/version-2.json")]
         {
-            assert_eq!(verifier().check(REACH, &topic(), body.as_bytes()).await, Ok(None), "{body}");
+            let checked = |now| async move { verifier().check(REACH, &topic(), body.as_bytes(), now).await };
+            assert_eq!(checked(NOW).await, Ok(None), "{body}");
+            // A copy that somebody kept counts no more when its outcome may be forgotten.
+            let later = Timestamp(NOW.0 + limits::IDEMPOTENCY_WINDOW.as_millis() as u64);
+            assert_eq!(checked(later).await.unwrap_err().code, ErrorKind::Unauthorized);
         }
     }
 
     #[tokio::test]
     async fn a_signed_confirmation_gives_its_page() {
         let body = include_str!("../../tests/sns/confirmation.json");
-        let page = verifier().check(REACH, &topic(), body.as_bytes()).await.unwrap().unwrap();
+        let page = verifier().check(REACH, &topic(), body.as_bytes(), NOW).await.unwrap().unwrap();
         assert!(
             page.starts_with("https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&"),
             "{page}"
@@ -265,7 +305,10 @@ mod tests {
             ("hello", "hallo", "signature"),
             ("\"2\"", "\"1\"", "signature"),
             ("\"2\"", "\"3\"", "SignatureVersion"),
-            ("2026-11-23", "2026-11-24", "signature"),
+            ("10:00:00.500Z", "10:00:01.500Z", "signature"),
+            ("2026-11-23", "2026-11-24", "Timestamp"),
+            ("2026-11-23", "2026-11-22", "Timestamp"),
+            ("2026-11-23T", "today", "Timestamp"),
             (":1:t\"", ":1:other\"", "another topic"),
             ("sns.eu-west-1", "sns.eu-west-2", "SigningCertURL"),
             ("sns.eu-west-1.amazonaws.com", "sns.eu-west-1.amazonaws.com.example.org", "SigningCertURL"),
@@ -295,9 +338,9 @@ mod tests {
         tokio::spawn(async move { axum::serve(listener, app).await });
         let inside = Reach::ANY;
         assert_eq!(fetch(inside, &format!("{url}small")).await.unwrap(), b"certificate");
-        for path in ["large", "none"] {
+        for (path, kind) in [("large", ErrorKind::StoreUnavailable), ("none", ErrorKind::Unauthorized)] {
             let problem = fetch(inside, &format!("{url}{path}")).await.unwrap_err();
-            assert_eq!(problem.code, ErrorKind::StoreUnavailable, "{problem:?}");
+            assert_eq!(problem.code, kind, "{problem:?}");
         }
         let named = url.replace("127.0.0.1", "localhost");
         assert!(fetch(inside, &format!("{named}small")).await.is_ok());

@@ -5,6 +5,8 @@
 //! twice starts one. Whether what was accepted then succeeds
 //! is its own affair, with attempts and dead letters of its own.
 
+use std::time::Duration;
+
 use fanfold_protocol::{ErrorKind, Problem, event::ObjectEvent, invocation::Request, trigger::job_of};
 use uuid::Uuid;
 
@@ -14,6 +16,10 @@ use crate::{
     problem::internal,
     state::App,
 };
+
+/// Between two looks at what was started, doubled each time.
+const LOOK_PAUSE: Duration = Duration::from_millis(5);
+const LOOK_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Starts what the trigger names, with these events, under this id. None when
 /// it was started before, with a template that said something else.
@@ -61,6 +67,24 @@ pub async fn start(
             }
         }
         (None, None) => Err(internal(format!("the trigger {} starts nothing", record.name))),
+    }
+}
+
+/// Waits until what was started has ended, or waits for another attempt: it takes
+/// a place of its trigger's until then.
+pub async fn rest(app: &App, started: &Started) {
+    let mut pause = LOOK_PAUSE;
+    loop {
+        tokio::time::sleep(pause).await;
+        let in_work = match started {
+            Started::Invocation { id } => app.invocations.is_in_work(id).await,
+            Started::Job { .. } | Started::Batch { .. } => has_ended(app, started).await.map(|ended| !ended),
+        };
+        // While nobody can tell, nothing new is started either.
+        if matches!(in_work, Ok(false)) {
+            return;
+        }
+        pause = (pause * 2).min(LOOK_PAUSE_MAX);
     }
 }
 

@@ -22,9 +22,11 @@ use super::{
     counters::Fate,
     dispatch::{self, Candidate, Next},
     intake::Waiting,
+    outcome::Started,
     record::Trigger,
     runner::LEASE,
     sqs::unread_reason,
+    target,
 };
 use crate::state::AppState;
 
@@ -39,16 +41,23 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between two attempts.
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
 
-/// Handles an event or a batch, which stays ours meanwhile.
+/// Handles an event or a batch, which stays ours meanwhile, and sees what it starts
+/// to its end, for which the trigger has a bounded number of places.
 pub async fn handle(app: AppState, trigger: Arc<Trigger>, deliveries: Vec<Delivery>) {
-    let mut acting = std::pin::pin!(act(&app, &trigger, &deliveries));
-    let first = tokio::time::Instant::now() + EXTEND_EVERY;
-    let mut ticks = tokio::time::interval_at(first, EXTEND_EVERY);
-    loop {
-        tokio::select! {
-            () = &mut acting => return,
-            _ = ticks.tick() => extend(&deliveries).await,
+    let started = {
+        let mut acting = std::pin::pin!(act(&app, &trigger, &deliveries));
+        let first = tokio::time::Instant::now() + EXTEND_EVERY;
+        let mut ticks = tokio::time::interval_at(first, EXTEND_EVERY);
+        loop {
+            tokio::select! {
+                started = &mut acting => break started,
+                _ = ticks.tick() => extend(&deliveries).await,
+            }
         }
+    };
+    drop(deliveries);
+    for started in started {
+        target::rest(&app, &started).await;
     }
 }
 
@@ -58,7 +67,7 @@ struct Item {
     waiting: Waiting,
 }
 
-async fn act(app: &AppState, trigger: &Trigger, deliveries: &[Delivery]) {
+async fn act(app: &AppState, trigger: &Trigger, deliveries: &[Delivery]) -> Vec<Started> {
     let examine = |delivery: Delivery| async move {
         let item = read(app, trigger, delivery).await?;
         let next = dispatch::examine(app, trigger, &item.waiting).await;
@@ -84,8 +93,10 @@ async fn act(app: &AppState, trigger: &Trigger, deliveries: &[Delivery]) {
             Err(problem) => failed(app, trigger, &item, &problem).await,
         }
     }
+    let mut all_started = Vec::new();
     for (id, items) in begun {
         let finished = batch::finish(app, trigger, &id).await;
+        all_started.extend(finished.iter().flatten().filter_map(|ended| ended.started.clone()));
         for item in items {
             match &finished {
                 Ok(_) => done(app, trigger, &item, Fate::Duplicate).await,
@@ -93,7 +104,8 @@ async fn act(app: &AppState, trigger: &Trigger, deliveries: &[Delivery]) {
             }
         }
     }
-    start_all(app, trigger, candidates, items).await;
+    all_started.extend(start_all(app, trigger, candidates, items).await);
+    all_started
 }
 
 /// Starts something for these events, or something for all of them together.
@@ -102,14 +114,15 @@ async fn start_all(
     trigger: &Trigger,
     candidates: Vec<Candidate>,
     mut items: HashMap<Digest, Item>,
-) {
+) -> Vec<Started> {
+    let mut all_started = Vec::new();
     let batches = match batch::divided(candidates) {
         Ok(batches) => batches,
         Err(problem) => {
             for item in items.into_values() {
                 failed(app, trigger, &item, &problem).await;
             }
-            return;
+            return all_started;
         }
     };
     for batch in batches {
@@ -121,27 +134,25 @@ async fn start_all(
             }
             continue;
         }
-        let started = match &batch[..] {
-            [one] if trigger.record.document.batch.is_none() => {
-                dispatch::start(app, trigger, one).await.map(|fate| HashMap::from([(one.identity, fate)]))
-            }
-            all => batch::start(app, trigger, all).await.map(|won| {
-                let fate =
-                    |one: &Candidate| if won.contains(&one.identity) { one.fate() } else { Fate::Duplicate };
-                all.iter().map(|one| (one.identity, fate(one))).collect()
-            }),
+        let ended = match &batch[..] {
+            [one] if trigger.record.document.batch.is_none() => dispatch::start(app, trigger, one)
+                .await
+                .map(|started| batch::Ended { won: started.iter().map(|_| one.identity).collect(), started }),
+            all => batch::start(app, trigger, all).await,
         };
         for candidate in &batch {
             let Some(item) = items.remove(&candidate.identity) else { continue };
-            match &started {
-                Ok(fates) => {
-                    let fate = fates.get(&candidate.identity).copied().unwrap_or(Fate::Duplicate);
-                    done(app, trigger, &item, fate).await;
+            match &ended {
+                Ok(ended) if ended.won.contains(&candidate.identity) => {
+                    done(app, trigger, &item, candidate.fate()).await;
                 }
+                Ok(_) => done(app, trigger, &item, Fate::Duplicate).await,
                 Err(problem) => failed(app, trigger, &item, problem).await,
             }
         }
+        all_started.extend(ended.ok().and_then(|ended| ended.started));
     }
+    all_started
 }
 
 /// Counts a start, unless the trigger is paused; pauses it when there are more than

@@ -14,25 +14,30 @@ use serde_json::{Value, json};
 
 use crate::harness::{Base, Service, start};
 
-const JSON: (&str, &str) = ("content-type", "application/json");
+pub const JSON: (&str, &str) = ("content-type", "application/json");
 
 impl Service {
-    async fn post_event(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> crate::harness::Reply {
+    pub async fn post_event(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &Value,
+    ) -> crate::harness::Reply {
         self.bare_request(Method::POST, path, headers, body.to_string()).await
     }
 
-    async fn send(&self, body: &Value) -> crate::harness::Reply {
+    pub async fn send(&self, body: &Value) -> crate::harness::Reply {
         self.request(Method::POST, "/v1/events/s3", &[JSON], body.to_string()).await
     }
 
-    async fn object(&self, bucket: &str, key: &str, body: &str) {
+    pub async fn object(&self, bucket: &str, key: &str, body: &str) {
         let (store, uri) = (&self.base.store, ObjectUri::new(bucket, key).unwrap());
         store.ensure_bucket(bucket).await.unwrap();
         store.put(&uri, Bytes::from(body.to_owned()), PutOptions::typed("text/csv")).await.unwrap();
     }
 
     /// The value of a counter of the trigger `t`.
-    async fn fate(&self, fate: &str) -> u64 {
+    pub async fn fate(&self, fate: &str) -> u64 {
         let text = String::from_utf8(self.get("/metrics").await.body.to_vec()).unwrap();
         let start = format!("fanfold_trigger_events_total{{trigger=\"t\",fate=\"{fate}\"}} ");
         text.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok()).unwrap_or(0)
@@ -40,7 +45,7 @@ impl Service {
 
     /// Waits until so many events have this fate, and gives up after a while.
     #[track_caller]
-    fn until(&self, fate: &'static str, count: u64) -> impl Future<Output = ()> + '_ {
+    pub fn until(&self, fate: &'static str, count: u64) -> impl Future<Output = ()> + '_ {
         let caller = std::panic::Location::caller();
         async move {
             let begun = Instant::now();
@@ -59,16 +64,16 @@ impl Service {
     }
 }
 
-fn record(bucket: &str, key: &str, sequencer: &str) -> Value {
+pub fn record(bucket: &str, key: &str, sequencer: &str) -> Value {
     json!({"eventVersion": "2.1", "eventSource": "aws:s3", "eventName": "ObjectCreated:Put", "s3": {
         "bucket": {"name": bucket}, "object": {"key": key, "size": 1, "sequencer": sequencer}}})
 }
 
-fn put_of(key: &str) -> Value {
+pub fn put_of(key: &str) -> Value {
     json!({"Records": [record("bank", key, "01")]})
 }
 
-async fn with_trigger(document: Value) -> (Service, Value) {
+pub async fn with_trigger(document: Value) -> (Service, Value) {
     let service = start().await;
     assert_eq!(service.deploy("f", "1").await.status, 201);
     let reply = service.put_json("/v1/triggers/t", document).await;
@@ -77,7 +82,7 @@ async fn with_trigger(document: Value) -> (Service, Value) {
     (service, view)
 }
 
-fn document() -> Value {
+pub fn document() -> Value {
     json!({"bucket": "bank", "prefix": "in/", "suffix": ".csv", "function": "f", "reconcile": "0s"})
 }
 
@@ -165,7 +170,7 @@ async fn an_event_starts_the_function_once_however_often_it_comes() {
     wait_for_calls(&service, 2).await;
 }
 
-async fn wait_for_calls(service: &Service, calls: usize) {
+pub async fn wait_for_calls(service: &Service, calls: usize) {
     let begun = Instant::now();
     while service.workers.calls.load(Ordering::SeqCst) < calls {
         assert!(begun.elapsed() < Duration::from_secs(20));
@@ -320,7 +325,7 @@ async fn what_a_key_starts_runs_one_after_the_other() {
 }
 
 /// Sends an event for each of these objects, which are written before.
-async fn send_objects(service: &Service, keys: impl IntoIterator<Item = String>) {
+pub async fn send_objects(service: &Service, keys: impl IntoIterator<Item = String>) {
     let mut records = Vec::new();
     for key in keys {
         service.object("bank", &key, &key).await;
@@ -419,7 +424,7 @@ async fn a_trigger_that_starts_too_much_pauses_itself() {
     assert_eq!((&view["paused"], &view["paused_because"]), (&json!(false), &Value::Null));
 }
 
-async fn replay(service: &Service, request: Value) -> crate::harness::Reply {
+pub async fn replay(service: &Service, request: Value) -> crate::harness::Reply {
     service.request(Method::POST, "/v1/triggers/t/replay", &[JSON], request.to_string()).await
 }
 
@@ -503,7 +508,7 @@ async fn a_lost_backbone_is_no_reason_to_start_all_again() {
 }
 
 /// The value of a metric of the trigger `t`.
-async fn metric(service: &Service, name: &str) -> u64 {
+pub async fn metric(service: &Service, name: &str) -> u64 {
     let text = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
     let start = format!("fanfold_{name}_total{{trigger=\"t\"}} ");
     text.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok()).unwrap_or(0)

@@ -18,7 +18,7 @@ use fanfold_protocol::{
 };
 use serde_json::{Value, json};
 
-use crate::world::{Fails, Happens, Mishap, PATIENCE, Play, World, succeeded};
+use crate::world::{Fails, Happens, Mishap, OVERTAKEN_CPU_US, PATIENCE, Play, World, succeeded};
 
 /// What happens to the lease of this group of the first stage the first time.
 fn once(group: u32, mishap: Mishap) -> Happens {
@@ -53,6 +53,20 @@ async fn a_straggler_is_overtaken_and_the_result_is_the_same() {
     assert_eq!(record.result, plain.result);
     assert_eq!((plain.receipt.second_attempts, record.receipt.second_attempts), (0, 1));
     assert_eq!(record.receipt.attempts, plain.receipt.attempts);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_straggler_took_for_nothing_is_in_the_receipt() {
+    let world = World::new().await;
+    world.inputs(INPUTS).await;
+    let engine = world.engine().await;
+    let _worker = world.work(Play { mishap: once(LAST_GROUP, Mishap::Overtaken), ..Play::default() });
+    // It fills all places that the job may take.
+    let record = engine.run("mapper", json!({"limits": {"max_parallel": 64}})).await;
+    succeeded(&record);
+    let receipt = record.receipt;
+    assert_eq!((receipt.second_attempts, receipt.attempts), (1, INPUTS as u64 + 3));
+    assert_eq!(receipt.usage.cpu_us, 10 * INPUTS as u64 + OVERTAKEN_CPU_US);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whatever is lost, sent twice or killed: one outcome, the same output.
 
-use std::{collections::HashSet, sync::Mutex, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use fanfold_protocol::{ErrorKind, Problem, job::JobState, keys};
+use fanfold_protocol::{ErrorKind, Problem, job::JobState, keys, uri::ObjectUri};
+use fanfold_storage::PutOptions;
 use serde_json::{Value, json};
 
 use crate::world::{Happens, Mishap, Play, World, document, succeeded};
@@ -70,6 +78,43 @@ async fn poison_ends_its_job() {
     let problem = record.problem.unwrap();
     assert!(problem.detail.contains("died three times"), "{}", problem.detail);
     assert_eq!(world.backbone().depth(keys::TASK_QUEUE).await.unwrap().dead, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_that_killed_workers_began_are_swept() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let engine = world.engine().await;
+    let held = Arc::new(AtomicBool::new(true));
+    let hold = Arc::clone(&held);
+    let _worker = world.work(Play {
+        mishap: Box::new(move |_| hold.load(Ordering::SeqCst).then_some(Mishap::Hang)),
+        ..Play::default()
+    });
+    let id = engine.submit("mapper", json!({"output": "s3://bank/out/"})).await.unwrap().id;
+    let part = |task| keys::output_part(task, &uuid::Uuid::new_v4(), "parquet");
+    let began = [
+        ("bank", format!("out/{}", part(0))),
+        ("bank", format!("out/{}", part(2))),
+        ("fanfold", keys::staged(&id, 0, 1, &uuid::Uuid::new_v4(), "runs")),
+        // Somebody else's.
+        ("bank", "out/part-of-something".to_owned()),
+        ("bank", format!("outer/{}", part(0))),
+    ];
+    for (bucket, key) in &began {
+        let mut writer = world.store().writer(&ObjectUri::new(*bucket, key).unwrap(), PutOptions::default());
+        writer.write(vec![7; 9 << 20].into()).await.unwrap();
+        std::mem::forget(writer);
+    }
+    engine.jobs.cancel(&id).await.unwrap();
+    engine.ended(&id).await;
+    held.store(false, Ordering::SeqCst);
+    let left = async |bucket: &str| {
+        let uploads = world.store().uploads(bucket, "").await.unwrap();
+        uploads.into_iter().map(|upload| upload.key).collect::<Vec<_>>()
+    };
+    assert_eq!(left("bank").await, [began[3].1.as_str(), began[4].1.as_str()]);
+    assert_eq!(left("fanfold").await, [""; 0]);
 }
 
 /// A job of which a part is done; the engine that began it is gone.

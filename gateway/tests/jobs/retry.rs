@@ -120,9 +120,13 @@ async fn states_are_taken_over_and_folded_as_if_they_were_new() {
     bench.mend();
     let record = retried(&engine, &failed.id).await;
     succeeded(&record);
-    assert_eq!((record.result, bench.ran()), (plain.result, vec![7]));
-    // Its three folds and their root run again.
-    assert_eq!(record.receipt.attempts, 1 + 3 + 1);
+    assert_eq!((&record.result, bench.ran()), (&plain.result, vec![7]));
+    // Its fold and the root run, and the two others unless they were done before.
+    let attempts = record.receipt.attempts;
+    assert!((3..=5).contains(&attempts), "{attempts}");
+    world.put("s3://bank/in/020.csv", "a\n7\n").await;
+    let again = retried(&engine, &record.id).await;
+    assert_eq!((again.receipt.attempts, again.result), (1 + 1 + 1, plain.result));
 }
 
 #[tokio::test(flavor = "multi_thread")]

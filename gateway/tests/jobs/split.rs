@@ -6,6 +6,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use arrow::{
+    array::{ArrayRef, Int64Array, RecordBatch},
+    ipc::writer::{FileWriter, StreamWriter},
+};
 use fanfold_gateway::jobs::JobRecord;
 use fanfold_protocol::{
     ErrorKind, Problem, keys,
@@ -164,6 +168,44 @@ async fn parquet_is_cut_between_row_groups() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn arrow_files_are_cut_between_batches_and_streams_are_not() {
+    let world = World::new().await;
+    let engine = world.engine().await;
+    let batch = |rows: i64| {
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+        RecordBatch::try_from_iter([("n", numbers)]).unwrap()
+    };
+    let mut file = FileWriter::try_new(Vec::new(), &batch(0).schema()).unwrap();
+    let mut stream = StreamWriter::try_new(Vec::new(), &batch(0).schema()).unwrap();
+    for rows in [1_000, 1_000, 1_000] {
+        file.write(&batch(rows)).unwrap();
+        stream.write(&batch(rows)).unwrap();
+    }
+    let (file, stream) = (file.into_inner().unwrap(), stream.into_inner().unwrap());
+    let size = file.len();
+    for (key, content) in [("a/f.arrow", file), ("a/s.arrows", stream), ("b/cut", b"ARROW1 and more".into())]
+    {
+        let uri = format!("s3://bank/{key}").parse().unwrap();
+        world.store().put(&uri, content.into(), Default::default()).await.unwrap();
+    }
+    for format in ["auto", "arrow"] {
+        let more = json!({"input": "s3://bank/a/", "format": format, "split": {"target_bytes": "8kB"}});
+        let (record, partitions) = plan(&world, &engine, more).await;
+        let parts = bytes(&partitions);
+        assert_eq!((partitions.len(), parts.len()), (4, 3), "{:?}", words(&partitions));
+        assert_eq!((parts[0].start, parts[2].end), (0, size as u64));
+        assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
+        assert!(parts[1].end - parts[1].start > 8_000);
+        assert_eq!(words(&partitions)[3], "a/s.arrows");
+        let [warning] = &record.warnings[..] else { panic!("{:?}", record.warnings) };
+        assert!(warning.contains("s3://bank/a/s.arrows") && warning.contains("Arrow files"), "{warning}");
+    }
+    let bad = json!({"input": "s3://bank/b/cut", "split": {"target_bytes": "1B"}});
+    let problem = engine.submit("mapper", bad).await.unwrap_err();
+    assert_eq!(problem.code, ErrorKind::ArrowCorrupt, "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn small_objects_share_a_partition() {
     let world = World::new().await;
     world.inputs(70).await;
@@ -265,6 +307,19 @@ async fn lists_name_the_input() {
         assert_eq!(words(&partitions), ["in/001.csv", "in/002.csv"], "{name}");
         assert_eq!(partitions[0].slices[0].object.pin, pin, "{name}");
     }
+    // The manifest of a job that wrote many objects names them in shards.
+    let object =
+        |n: usize| json!({"uri": format!("s3://bank/in/00{n}.csv"), "size": 4, "etag": pin.etag, "rows": 1});
+    world.put("s3://bank/w/_manifest-x-0.jsonl", &format!("{}\n{}\n", object(1), object(2))).await;
+    let shards = json!([{"uri": "s3://bank/w/_manifest-x-0.jsonl", "objects": 2}]);
+    let head = json!({
+        "job": uuid::Uuid::nil(), "function": "mapper@1", "rows": 2, "bytes": 8, "objects": [], "shards": shards
+    });
+    world.put("s3://bank/w/_manifest.json", &head.to_string()).await;
+    for input in ["manifest://bank/w/_manifest.json"] {
+        let (_, partitions) = plan(&world, &engine, json!({"input": input})).await;
+        assert_eq!(words(&partitions), ["in/001.csv", "in/002.csv"], "{input}");
+    }
     let check = async |text: &str, kind: ErrorKind, word: &str| {
         world.put("s3://bank/lists/bad", text).await;
         let problem = engine
@@ -279,6 +334,7 @@ async fn lists_name_the_input() {
     check("uri,size,etag\ns3://bank/o/x.csv,1,e\n", ErrorKind::OverlappingPrefixes, "s3://bank/o/").await;
     check("s3://fanfold/components/x\n", ErrorKind::AccessDenied, "components").await;
     check("[1]", ErrorKind::InvalidJob, "s3://bank/lists/bad").await;
+    check(&head.to_string(), ErrorKind::InvalidJob, "lies elsewhere").await;
     check("{\"files\": 1}", ErrorKind::InvalidJob, "inventory").await;
     // No way around what may be read leads through an inventory.
     let own = json!({

@@ -11,13 +11,16 @@ use fanfold_gateway::{
 };
 use fanfold_protocol::{
     Problem,
-    commit::{AnswerRef, Commit, CommitNotice, OutputObject, RunningNotice, TaskCommit, TaskOutcome},
+    commit::{
+        AnswerRef, Commit, CommitNotice, OutputObject, Overtaken, RunningNotice, TaskCommit, TaskOutcome,
+    },
     digest::Digest,
     function::{Descriptions, Export, Settings, Version},
     invocation::Usage,
     job::{JobDocument, JobState},
     keys,
     plan::{Lease, Partition, StateRef, Task, Work},
+    tenant::Tenant,
     time,
     uri::ObjectUri,
 };
@@ -34,6 +37,9 @@ pub const BUCKET: &str = "fanfold";
 pub const INPUT: &str = "a\n1\n";
 /// Long enough for a busy machine; nothing waits for it when all is well.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What an attempt takes that is overtaken.
+pub const OVERTAKEN_CPU_US: u64 = 7_000;
 
 /// Whether and why a task of a lease fails.
 pub type Fails = Box<dyn Fn(&Lease, &Task) -> Option<Problem> + Send + Sync>;
@@ -71,6 +77,9 @@ pub enum Mishap {
     Straggle,
     /// The same, and it is committed after all once another attempt has been.
     Late,
+    /// The same, and it is given up once another attempt was committed, which is
+    /// told twice.
+    Overtaken,
 }
 
 impl Default for Play {
@@ -152,9 +161,9 @@ impl World {
             cache_window,
         };
         let (store, backbone) = (self.store().clone(), self.backbone().clone());
-        let jobs = Jobs::start(store, BUCKET.into(), backbone, registry.clone(), config, stop.clone())
-            .await
-            .unwrap();
+        let tenant = Arc::new(Tenant::alone("default".parse().unwrap(), BUCKET));
+        let jobs =
+            Jobs::start(store, tenant, backbone, registry.clone(), config, stop.clone()).await.unwrap();
         Engine { jobs, registry, _stop: stop.drop_guard() }
     }
 
@@ -309,9 +318,20 @@ impl Worker {
             Some(Mishap::Vanish) => drop(delivery.ack().await),
             Some(Mishap::Dead) => drop(delivery.dead("the worker died three times").await),
             Some(Mishap::Hang) => {}
-            Some(Mishap::Straggle) => self.tell_running(&lease).await,
+            Some(Mishap::Straggle) => self.tell_running(&lease, None).await,
+            Some(Mishap::Overtaken) => {
+                self.tell_running(&lease, None).await;
+                let late = self.clone();
+                tokio::spawn(async move {
+                    late.committed(&lease).await;
+                    let usage = Usage { cpu_us: OVERTAKEN_CPU_US, ..Usage::default() };
+                    let told = Overtaken { attempt: Uuid::new_v4(), tasks: 3, usage };
+                    late.tell_running(&lease, Some(told)).await;
+                    late.tell_running(&lease, Some(told)).await;
+                });
+            }
             Some(Mishap::Late) => {
-                self.tell_running(&lease).await;
+                self.tell_running(&lease, None).await;
                 let late = self.clone();
                 tokio::spawn(async move { late.commit_late(&lease).await });
             }
@@ -324,20 +344,26 @@ impl Worker {
         None
     }
 
-    async fn tell_running(&self, lease: &Lease) {
+    async fn tell_running(&self, lease: &Lease, overtaken: Option<Overtaken>) {
         let Lease { job, stage, group, round, .. } = *lease;
         let worker = "slow".to_owned();
-        let notice = RunningNotice { job, stage, group, round, worker, running_ms: 3_600_000 };
+        let notice = RunningNotice { job, stage, group, round, worker, running_ms: 3_600_000, overtaken };
         let body = serde_json::to_vec(&notice).unwrap();
         self.backbone.publish(&keys::running_subject(&job), body).await.unwrap();
     }
 
-    async fn commit_late(&self, lease: &Lease) {
+    /// Waits for a lease's commit; answers its place.
+    async fn committed(&self, lease: &Lease) -> ObjectUri {
         let key = keys::commit(&lease.job, lease.stage, lease.group, lease.round);
         let uri = ObjectUri::new(BUCKET, key).unwrap();
         while self.store.head(&uri).await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        uri
+    }
+
+    async fn commit_late(&self, lease: &Lease) {
+        let uri = self.committed(lease).await;
         let winner = self.store.get(&uri, None).await.unwrap();
         self.commit(lease).await;
         assert_eq!(self.store.get(&uri, None).await.unwrap(), winner);

@@ -7,7 +7,10 @@
 //!
 //! In JSON Lines a line feed ends a record wherever it stands ([`line_end`]). In
 //! CSV it may stand within quotes, and whether it does follows only from all the
-//! text before it, so [`CsvCuts`] is fed the whole text, in pieces.
+//! text before it, so [`CsvCuts`] is fed the whole text, in pieces. Where a record
+//! begins nothing before it matters any more: so pieces can be scanned ahead of their
+//! turn ([`ahead`]) from where a record seems to begin, and what that found counts
+//! once a record is seen to end there.
 
 use crate::{
     limits,
@@ -39,6 +42,40 @@ pub fn ranges(size: u64, cuts: &[u64]) -> Vec<ByteRange> {
     starts.zip(ends).map(|(start, end)| ByteRange { start, end }).collect()
 }
 
+/// Records that are scanned twice of a piece that was scanned ahead: where quotes
+/// mislead, the second or third mostly begins where it seems to.
+const RECORDS_AGAIN: usize = 8;
+
+/// What was found in a piece of CSV before its turn came.
+#[derive(Debug)]
+pub struct Ahead {
+    /// Bytes of the piece before the end of a record, supposedly.
+    skip: usize,
+    /// Where that is in the text.
+    at: u64,
+    /// What is behind it.
+    cuts: CsvCuts,
+}
+
+/// Scans a piece that lies at `offset` of a text from where a record seems to begin;
+/// `None` when too few do.
+pub fn ahead(scanner: Scanner, piece: &[u8], offset: u64, target: u64) -> Option<Ahead> {
+    let mut skip = piece.iter().position(|b| *b == b'\n')? + 1;
+    let mut records = 0;
+    while records < RECORDS_AGAIN {
+        match scanner.record(piece, skip, false, 0, &mut Vec::new()) {
+            Ok(Step::Record { next, .. }) => (skip, records) = (next, records + 1),
+            Ok(Step::Blank { next }) => skip = next,
+            Ok(Step::Incomplete) | Err(_) => return None,
+        }
+    }
+    let at = offset + skip as u64;
+    let aim = next_aim(at, target);
+    let mut cuts = CsvCuts { offset: at, aim, begun: true, ..CsvCuts::new(scanner, false, target) };
+    cuts.feed(&piece[skip..]);
+    Some(Ahead { skip, at, cuts })
+}
+
 /// Finds the cuts of a CSV text that is fed to it in order. Holds no more than a
 /// piece and a record.
 ///
@@ -57,6 +94,8 @@ pub struct CsvCuts {
     /// Whether the next record names the columns.
     header: bool,
     faulty: bool,
+    /// Where the last record ended.
+    ended: u64,
     cuts: Vec<u64>,
 }
 
@@ -65,7 +104,19 @@ impl CsvCuts {
     pub fn new(scanner: Scanner, header: bool, target: u64) -> Self {
         let aim = next_aim(0, target);
         let (window, cuts) = (Vec::new(), Vec::new());
-        Self { scanner, target, aim, window, offset: 0, begun: false, header, faulty: false, cuts }
+        Self { scanner, target, aim, window, offset: 0, begun: false, header, faulty: false, ended: 0, cuts }
+    }
+
+    /// Takes the next piece into account, of which something was found before.
+    pub fn feed_ahead(&mut self, piece: &[u8], ahead: Ahead) {
+        let Ahead { skip, at, cuts } = ahead;
+        self.feed(&piece[..skip]);
+        // From the end of a record on, both find the same, if the same cut is due.
+        if self.faulty || self.ended != at || self.aim <= self.ended {
+            return self.feed(&piece[skip..]);
+        }
+        cuts.cuts.iter().for_each(|cut| self.pass(*cut));
+        (self.window, self.offset, self.faulty) = (cuts.window, cuts.offset, cuts.faulty);
     }
 
     /// Takes the next piece of the text into account.
@@ -119,6 +170,7 @@ impl CsvCuts {
 
     /// A record ends here.
     fn pass(&mut self, end: u64) {
+        self.ended = end;
         if std::mem::take(&mut self.header) || end < self.aim {
             return;
         }
@@ -244,6 +296,23 @@ mod tests {
         fn pieces_do_not_matter(text in "[ab,\"\r\n]{0,60}", target in 1_u64..30, piece in 1_usize..20) {
             let text = text.as_bytes();
             prop_assert_eq!(cuts(text, true, target, piece), cuts(text, true, target, usize::MAX));
+        }
+
+        #[test]
+        fn scanning_ahead_finds_the_same(
+            text in "(\u{feff})?([ab,\"\r\n]|\"\"|\r\n|,\"|\"\n){0,300}",
+            target in 1_u64..30, piece in 1_usize..120, header: bool
+        ) {
+            let text = text.as_bytes();
+            let (mut found, mut offset) = (CsvCuts::new(scanner(), header, target), 0);
+            for piece in text.chunks(piece) {
+                match ahead(scanner(), piece, offset, target).filter(|_| offset > 0) {
+                    Some(ahead) => found.feed_ahead(piece, ahead),
+                    None => found.feed(piece),
+                }
+                offset += piece.len() as u64;
+            }
+            prop_assert_eq!(found.finish(offset), cuts(text, header, target, usize::MAX));
         }
     }
 }

@@ -32,10 +32,10 @@ pub struct FooterColumn {
     /// What it may hold instead, by a type that only Arrow knows.
     pub instead: Option<Kind>,
     /// Its number among the leaves, unless it holds other columns.
-    leaf: Option<usize>,
+    pub leaf: Option<usize>,
     physical: i64,
     unsigned: bool,
-    required: bool,
+    pub(super) required: bool,
     /// Where the footer says all this, and what it holds.
     pub said: Range<usize>,
 }
@@ -80,6 +80,20 @@ pub fn may_pass(footer: &[u8], bound: &Bound) -> Option<Vec<bool>> {
         }
     }
     ordered.then_some(passing)
+}
+
+/// The columns of a filter whose statistics can be relied on, in the filter's order;
+/// `None` where the footer does not tell.
+pub fn relied_on(footer: &[u8], bound: &Bound) -> Option<Vec<Option<FooterColumn>>> {
+    let (mut thrift, mut id, mut found, mut ordered) = (Thrift::new(footer), 0, None, false);
+    while let Some(kind) = thrift.field(&mut id)? {
+        match (id, kind) {
+            (2, LIST) => found = Some(wanted(&schema(&mut thrift)?, bound)),
+            (7, LIST) => ordered = orders(&mut thrift)?,
+            _ => thrift.skip(kind)?,
+        }
+    }
+    found.filter(|_| ordered)
 }
 
 /// The columns of a filter that have statistics to rely on.
@@ -393,7 +407,7 @@ impl Told<'_> {
     }
 }
 
-fn bounds(column: &FooterColumn, least: &[u8], greatest: &[u8]) -> Option<Bounds> {
+pub(super) fn bounds(column: &FooterColumn, least: &[u8], greatest: &[u8]) -> Option<Bounds> {
     let found = match column.kind {
         Kind::Text => Bounds::Text(least.to_vec(), greatest.to_vec()),
         Kind::Float { .. } => Bounds::Float(float(column, least)?, float(column, greatest)?),

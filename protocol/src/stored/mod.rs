@@ -6,12 +6,15 @@
 //! its input as hostile: it ends in a [`Problem`], and nothing is allocated
 //! because bytes say so.
 
+pub mod arrow;
 pub mod csv;
 pub mod cut;
 #[cfg(feature = "filter")]
 pub mod footer;
 pub mod guess;
 pub mod jsonl;
+#[cfg(feature = "filter")]
+pub mod pages;
 pub mod parquet;
 pub mod thrift;
 pub mod value;

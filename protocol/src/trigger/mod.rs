@@ -47,7 +47,8 @@ pub struct TriggerDocument {
     /// hold `{bucket}`, `{key}`, `{etag}`, `{date}` and `{id}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<Value>,
-    /// Events in work at once, in each gateway.
+    /// Events, or batches, in work at once, in each gateway: until what they started
+    /// has ended, or waits for another attempt.
     #[serde(default = "concurrency")]
     pub concurrency: u32,
     /// Whether events of one key are taken one after the other: none while what an
@@ -130,7 +131,7 @@ fn created() -> Vec<String> {
 }
 
 fn concurrency() -> u32 {
-    10
+    limits::TRIGGER_CONCURRENCY_DEFAULT
 }
 
 fn reconcile() -> Span {

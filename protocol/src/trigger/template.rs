@@ -1,8 +1,9 @@
 //! Job documents of triggers: texts with names in braces, filled in with events.
 //!
 //! Every name is replaced once, so that a key that looks like a name stays a
-//! key. Invariant: of a batch every object becomes an input of its own, and
-//! nothing else in the document depends on a single one of them.
+//! key; what would be special in the text around it, a pattern or a condition,
+//! is escaped. Invariant: of a batch every object becomes an input of its own,
+//! and nothing else in the document depends on a single one of them.
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -25,6 +26,18 @@ struct Filling<'a> {
 
 /// Names that mean a single object.
 const OF_ONE: [&str; 2] = ["{key}", "{etag}"];
+/// All names.
+const NAMES: [&str; 5] = ["{bucket}", "{key}", "{etag}", "{date}", "{id}"];
+
+/// What a text is, which says what is special in it.
+#[derive(Clone, Copy)]
+enum Words {
+    Plain,
+    /// Of an input: its values' own special characters stand for themselves.
+    Pattern,
+    /// Of a filter: a value stays within the quotes that it stands in.
+    Condition,
+}
 
 /// Fills a template with an example, and says what is wrong with what comes out.
 pub(super) fn check(template: &Value, bucket: &str, batched: bool) -> Result<(), String> {
@@ -35,6 +48,11 @@ pub(super) fn check(template: &Value, bucket: &str, batched: bool) -> Result<(),
                     which names the batch"
                 .to_owned(),
         );
+    }
+    if template["filter"].as_str().is_some_and(|text| !are_quoted(text)) {
+        return Err("job.filter may hold names in braces within single quotes only, such as source = '{key}', and no \
+                    comments beside them"
+            .to_owned());
     }
     let filling = Filling { bucket, id: "example", date: "2000-01-01", objects: vec![("example", "0")] };
     let document = fill(template, &filling).map_err(|problem| problem.detail)?;
@@ -56,6 +74,28 @@ fn elsewhere(template: &Value, is: &dyn Fn(&str) -> bool) -> bool {
         Value::Object(members) => members.iter().any(|(name, value)| name != "input" && elsewhere(value, is)),
         _ => false,
     }
+}
+
+/// Whether all names in a condition stand within single quotes, where doubled
+/// quotes keep them.
+fn are_quoted(filter: &str) -> bool {
+    if !NAMES.iter().any(|name| filter.contains(name)) {
+        return true;
+    }
+    let (mut quote, mut before) = (None, ' ');
+    for (at, c) in filter.char_indices() {
+        match quote {
+            Some(open) if c == open => quote = None,
+            None if matches!(c, '\'' | '"') => quote = Some(c),
+            None if matches!((before, c), ('-', '-') | ('/', '*')) => return false,
+            _ => {}
+        }
+        if quote != Some('\'') && NAMES.iter().any(|name| filter[at..].starts_with(name)) {
+            return false;
+        }
+        before = c;
+    }
+    true
 }
 
 /// The job that some events start together under an id.
@@ -85,7 +125,8 @@ fn fill(template: &Value, filling: &Filling<'_>) -> Result<JobDocument, Problem>
         for (name, value) in members {
             match name.as_str() {
                 "input" => *value = fill_input(value, filling),
-                _ => fill_value(value, filling),
+                "filter" => fill_value(value, filling, Words::Condition),
+                _ => fill_value(value, filling, Words::Plain),
             }
         }
     }
@@ -99,7 +140,8 @@ fn fill_input(value: &Value, filling: &Filling<'_>) -> Value {
     let of_text = |text: &str| -> Vec<Value> {
         let objects =
             if OF_ONE.iter().any(|name| text.contains(name)) { &filling.objects[..] } else { &[("", "")] };
-        objects.iter().map(|object| fill_text(text, filling, *object, true).into()).collect()
+        let words = if text.starts_with("manifest://") { Words::Plain } else { Words::Pattern };
+        objects.iter().map(|object| fill_text(text, filling, *object, words).into()).collect()
     };
     match value {
         Value::String(text) => match &of_text(text)[..] {
@@ -113,20 +155,19 @@ fn fill_input(value: &Value, filling: &Filling<'_>) -> Value {
     }
 }
 
-fn fill_value(value: &mut Value, filling: &Filling<'_>) {
+fn fill_value(value: &mut Value, filling: &Filling<'_>, words: Words) {
     match value {
         Value::String(text) => {
             let object = filling.objects.first().copied().unwrap_or_default();
-            *text = fill_text(text, filling, object, false);
+            *text = fill_text(text, filling, object, words);
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| fill_value(item, filling)),
-        Value::Object(members) => members.values_mut().for_each(|member| fill_value(member, filling)),
+        Value::Array(items) => items.iter_mut().for_each(|item| fill_value(item, filling, words)),
+        Value::Object(members) => members.values_mut().for_each(|member| fill_value(member, filling, words)),
         _ => {}
     }
 }
 
-/// In a pattern the values' own special characters stand for themselves.
-fn fill_text(text: &str, filling: &Filling<'_>, (key, etag): (&str, &str), pattern: bool) -> String {
+fn fill_text(text: &str, filling: &Filling<'_>, (key, etag): (&str, &str), words: Words) -> String {
     let names = [
         ("{bucket}", filling.bucket),
         ("{key}", key),
@@ -145,8 +186,10 @@ fn fill_text(text: &str, filling: &Filling<'_>, (key, etag): (&str, &str), patte
             continue;
         };
         for c in value.chars() {
-            if pattern && matches!(c, '*' | '?' | '[' | ']' | '{' | '}' | '\\') {
-                out.push('\\');
+            match words {
+                Words::Pattern if matches!(c, '*' | '?' | '[' | ']' | '{' | '}' | '\\') => out.push('\\'),
+                Words::Condition if c == '\'' => out.push('\''),
+                _ => {}
             }
             out.push(c);
         }
@@ -189,6 +232,40 @@ mod tests {
         assert_eq!(job.input, OneOrMany::One(r"s3://bank/in/\{etag\}\*.csv".into()));
         assert_eq!(job.output.unwrap().to_string(), "s3://out/2000-02-29/abc-2/");
         assert_eq!(job.params.unwrap(), json!({"key": "in/{etag}*.csv", "other": "{x}"}));
+    }
+
+    #[test]
+    fn no_key_gets_out_of_the_text_that_it_stands_in() {
+        let template = json!({
+            "function": "f", "input": ["s3://{bucket}/{key}", "manifest://{bucket}/{key}"],
+            "output": "s3://out/{id}/", "filter": "source = '{key}' and n > 0", "params": {"key": "{key}"},
+        });
+        assert_eq!(check(&template, "bank", false), Ok(()));
+        let hostile = [
+            "' or 1 = 1 --",
+            "\"}, \"function\": \"g\", {\"",
+            "a\nfunction = \"g\"\n",
+            "''",
+            "{bucket}{id}",
+            "\\'",
+        ];
+        for key in hostile {
+            let job = job_of(&template, &[event(key, 0)], &ID).unwrap();
+            assert_eq!(job.function.to_string(), "f", "{key}");
+            assert_eq!(job.params.unwrap(), json!({"key": key}));
+            let expected = format!("source = '{}' and n > 0", key.replace('\'', "''"));
+            assert_eq!(job.filter.as_deref(), Some(&*expected));
+            #[cfg(feature = "filter")]
+            crate::filter::Filter::parse(&expected).unwrap();
+            let OneOrMany::Many(input) = job.input else { panic!("{key}") };
+            assert_eq!(input[1], format!("manifest://bank/{key}"));
+        }
+        for filter in ["{key} > 1", "\"{key}\" = 1", "a = 'x' /* ' */ and b = '{key}'", "a = 'x' -- '{key}'"]
+        {
+            let wrong =
+                json!({"function": "f", "input": "s3://a-b/c", "output": "s3://out/{id}/", "filter": filter});
+            assert!(check(&wrong, "bank", false).unwrap_err().contains("single quotes"), "{filter}");
+        }
     }
 
     #[test]

@@ -19,7 +19,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanfold_protocol::{ErrorKind, Fault, Problem, function::Version, limits, uri::ObjectUri};
+use fanfold_protocol::{
+    ErrorKind, Fault, Problem, function::Version, limits, tenant::Tenant, uri::ObjectUri,
+};
 use fanfold_storage::{Meter, Store};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
@@ -61,8 +63,8 @@ pub(crate) struct Data {
     pub(crate) store: Store,
     /// The data threads.
     pub(crate) threads: Handle,
-    /// Where functions never write by themselves.
-    pub(crate) system_bucket: String,
+    /// Whose data it is, and where functions never write by themselves.
+    pub(crate) tenant: Arc<Tenant>,
     /// What is known of the types in the tables of jobs.
     pub(crate) settled: Arc<Settled>,
 }
@@ -95,6 +97,8 @@ pub(crate) struct Work {
     pub(crate) rows_in: AtomicU64,
     pub(crate) rows_filtered: AtomicU64,
     pub(crate) row_groups_pruned: AtomicU64,
+    pub(crate) pages_pruned: AtomicU64,
+    pub(crate) rows_pruned: AtomicU64,
     pub(crate) bytes_pruned: AtomicU64,
     pub(crate) rows_out: AtomicU64,
     /// Whether the guest looked at what is not its input, its parameters or its
@@ -108,6 +112,8 @@ impl Work {
     pub(crate) fn skip(&self, skipped: Skipped) {
         self.rows_filtered.fetch_add(skipped.rows, Relaxed);
         self.row_groups_pruned.fetch_add(skipped.row_groups, Relaxed);
+        self.pages_pruned.fetch_add(skipped.pages, Relaxed);
+        self.rows_pruned.fetch_add(skipped.rows_unread, Relaxed);
         self.bytes_pruned.fetch_add(skipped.bytes, Relaxed);
     }
 
@@ -195,6 +201,7 @@ impl Host {
 
     fn check_read(&self, uri: &ObjectUri) -> Result<(), Problem> {
         self.work.look_outside();
+        self.data.tenant.check(uri.bucket())?;
         if self.call.version.settings.grants.may_read(uri) {
             return Ok(());
         }
@@ -203,7 +210,8 @@ impl Host {
 
     fn check_write(&self, uri: &ObjectUri) -> Result<(), Problem> {
         self.work.look_outside();
-        let platform = uri.bucket() == self.data.system_bucket;
+        self.data.tenant.check(uri.bucket())?;
+        let platform = uri.bucket() == self.data.tenant.system_bucket;
         if self.call.version.settings.grants.may_write(uri) && !platform {
             return Ok(());
         }

@@ -8,13 +8,15 @@
 
 use std::time::Duration;
 
-use fanfold_backbone::{Backbone, CasOutcome, Entry};
+use fanfold_backbone::{Backbone, CasOutcome, Entry, Event};
 use fanfold_protocol::{
     ErrorKind, Problem, keys,
+    names::WorkerName,
     worker::{MEMBER_LEASE, MEMBER_RENEWAL, Member},
 };
+use futures::StreamExt as _;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// Between two looks whether a name has become free.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -44,6 +46,9 @@ pub async fn join(backbone: &Backbone, member: Member) -> Result<Membership, Pro
                 return Ok(Membership { backbone: backbone.clone(), key, member, revision });
             }
             CasOutcome::Conflict(found) if Instant::now() >= patience => {
+                // So that whoever has the name knows as well; nothing depends on it.
+                let subject = keys::name_taken(&member.name);
+                drop(backbone.publish(&subject, member.address.clone().into_bytes()).await);
                 return Err(Problem::new(ErrorKind::InvalidSettings, taken(&member, found.as_ref())));
             }
             CasOutcome::Conflict(_) => tokio::time::sleep(LOOK_EVERY).await,
@@ -52,9 +57,16 @@ pub async fn join(backbone: &Backbone, member: Member) -> Result<Membership, Pro
 }
 
 impl Membership {
-    /// Renews the record. With `draining`, says that nothing new is taken; after
+    /// Renews the record, with what `cached` says each time. With `draining`, says that nothing new is taken; after
     /// `gone`, removes it.
-    pub async fn keep(mut self, draining: CancellationToken, gone: CancellationToken) {
+    pub async fn keep(
+        mut self,
+        cached: impl Fn() -> Vec<u64>,
+        draining: CancellationToken,
+        gone: CancellationToken,
+    ) {
+        let refused = tokio::spawn(tell_of_twins(self.backbone.clone(), self.member.name.clone()));
+        let _refused = AbortOnDropHandle::new(refused);
         let mut ticks = tokio::time::interval(MEMBER_RENEWAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -64,6 +76,7 @@ impl Membership {
                 () = draining.cancelled(), if !self.member.draining => self.member.draining = true,
                 _ = ticks.tick() => {}
             }
+            self.member.cached = cached();
             if let Err(problem) = self.renew().await {
                 tracing::warn!(worker = %self.member.name, detail = %problem.detail, "the worker's record is not renewed; this is tried again");
             }
@@ -98,6 +111,17 @@ impl Membership {
                 }
                 Ok(())
             }
+        }
+    }
+}
+
+/// Tells of workers that were refused because they have this one's name.
+async fn tell_of_twins(backbone: Backbone, name: WorkerName) {
+    let Ok(mut told) = backbone.subscribe(&keys::name_taken(&name)).await else { return };
+    while let Some(event) = told.next().await {
+        if let Event::Published { payload, .. } = event {
+            let at = String::from_utf8_lossy(&payload);
+            tracing::warn!(worker = %name, %at, "another worker was refused: it has the name of this one");
         }
     }
 }

@@ -126,6 +126,8 @@ pub(crate) fn close<T>(store: &Store<Host>, clock: Clock, result: Result<T, Prob
         rows_in: work.rows_in.load(Relaxed),
         rows_filtered: work.rows_filtered.load(Relaxed),
         row_groups_pruned: work.row_groups_pruned.load(Relaxed),
+        pages_pruned: work.pages_pruned.load(Relaxed),
+        rows_pruned: work.rows_pruned.load(Relaxed),
         bytes_pruned: work.bytes_pruned.load(Relaxed),
         rows_out: work.rows_out.load(Relaxed),
         bytes_in: used.bytes_read,

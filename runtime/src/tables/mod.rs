@@ -89,7 +89,11 @@ pub struct Skipped {
     pub rows: u64,
     /// Row groups that were not read, by their statistics.
     pub row_groups: u64,
-    /// Stored bytes of these.
+    /// Pages of other row groups that were not read, by the index of pages.
+    pub pages: u64,
+    /// Rows of these row groups that were not decoded for that.
+    pub rows_unread: u64,
+    /// Stored bytes of what was not read.
     pub bytes: u64,
 }
 
@@ -97,6 +101,8 @@ impl Skipped {
     fn add(&mut self, other: Self) {
         self.rows += other.rows;
         self.row_groups += other.row_groups;
+        self.pages += other.pages;
+        self.rows_unread += other.rows_unread;
         self.bytes += other.bytes;
     }
 }

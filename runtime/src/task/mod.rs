@@ -125,6 +125,7 @@ async fn started(
     let two = matches!(task.work, TaskWork::MapAccumulate { .. } | TaskWork::Group { mapped: true, .. });
     let sandboxes = if two { 2 } else { 1 };
     let _slots = slots(platform, sandboxes, asked + limits::TIMEOUT_MAX).await?;
+    let _underway = platform.enter(version.digest, (lease.job, lease.stage, lease.group, task.index));
     let call = Call {
         id: lease.job,
         version: Arc::clone(version),

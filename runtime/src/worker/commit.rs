@@ -9,7 +9,8 @@ use bytes::Bytes;
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{
     Problem,
-    commit::{Commit, CommitNotice, RunningNotice, TaskCommit},
+    commit::{Commit, CommitNotice, Overtaken, RunningNotice, TaskCommit},
+    invocation::Usage,
     keys, limits,
     plan::Lease,
     uri::ObjectUri,
@@ -17,7 +18,7 @@ use fanfold_protocol::{
 use fanfold_storage::{PutOptions, PutOutcome};
 use uuid::Uuid;
 
-use super::states::staged;
+use super::{shop::Shop, states::staged};
 use crate::host::{Data, store_problem};
 
 /// What a lease is about.
@@ -38,7 +39,7 @@ impl From<&Lease> for Place {
 
 /// The key of a lease's commit.
 fn place(data: &Data, at: Place) -> Result<ObjectUri, Problem> {
-    ObjectUri::new(&data.system_bucket, keys::commit(&at.job, at.stage, at.group, at.round))
+    ObjectUri::new(&data.tenant.system_bucket, keys::commit(&at.job, at.stage, at.group, at.round))
 }
 
 /// The commit of a lease, if an attempt at it has already won.
@@ -51,14 +52,14 @@ pub(super) async fn winner(data: &Data, at: Place) -> Result<Option<Bytes>, Prob
 }
 
 /// Commits; when another attempt was first, removes what this one staged.
-/// Returns the commit that stands, as JSON.
+/// Returns the commit that stands, as JSON, and what came to nothing.
 pub(super) async fn put(
     data: &Data,
     worker: &str,
     lease: &Lease,
     attempt: Uuid,
     tasks: Vec<TaskCommit>,
-) -> Result<Bytes, Problem> {
+) -> Result<(Bytes, Option<Overtaken>), Problem> {
     let Lease { job, stage, group, round, .. } = *lease;
     let commit = Commit { job, stage, group, round, attempt, worker: worker.to_owned(), tasks };
     let body = serde_json::to_vec(&commit).map(Bytes::from);
@@ -68,14 +69,22 @@ pub(super) async fn put(
     let options = PutOptions::typed("application/json");
     let outcome = data.store.put_if_absent(&place, body.clone(), &writer, options).await;
     match outcome.map_err(|error| store_problem(&error))? {
-        PutOutcome::Created(_) => Ok(body),
+        PutOutcome::Created(_) => Ok((body, None)),
         PutOutcome::Exists => {
             tracing::info!(%job, stage, group, round, "another attempt has committed first");
             remove(data, &commit.tasks).await;
             let winner = winner(data, lease.into()).await?;
-            winner.ok_or_else(|| crate::internal("expected the commit that won, found none"))
+            let winner = winner.ok_or_else(|| crate::internal("expected the commit that won, found none"))?;
+            Ok((winner, Some(overtaken(attempt, &commit.tasks))))
         }
     }
+}
+
+/// What an attempt took that does not count.
+pub(super) fn overtaken(attempt: Uuid, tasks: &[TaskCommit]) -> Overtaken {
+    let mut usage = Usage::default();
+    tasks.iter().for_each(|task| usage.add(&task.usage));
+    Overtaken { attempt, tasks: tasks.len() as u64, usage }
 }
 
 /// Removes what tasks staged. What cannot be removed now, the job's sweep finds.
@@ -102,16 +111,22 @@ pub(super) async fn announce(backbone: &Backbone, lease: &Lease, commit: &Bytes)
     }
 }
 
-/// Tells that a lease takes a while. Best effort: nothing depends on it.
-pub(super) async fn announce_running(backbone: &Backbone, worker: &str, at: Place, running: Duration) {
+/// Tells of an attempt that takes a while, or has ended without counting. Best
+/// effort: no result depends on it.
+pub(super) async fn announce_running(
+    shop: &Shop,
+    at: Place,
+    running: Duration,
+    overtaken: Option<Overtaken>,
+) {
     let Place { job, stage, group, round } = at;
     let running_ms = u64::try_from(running.as_millis()).unwrap_or(u64::MAX);
-    let notice = RunningNotice { job, stage, group, round, worker: worker.to_owned(), running_ms };
+    let notice = RunningNotice { job, stage, group, round, worker: shop.name.clone(), running_ms, overtaken };
     let payload = match serde_json::to_vec(&notice) {
         Ok(payload) => payload,
         Err(error) => return tracing::warn!(%error, %job, "a running lease cannot be announced"),
     };
-    if let Err(error) = backbone.publish(&keys::running_subject(&job), payload).await {
+    if let Err(error) = shop.backbone.publish(&keys::running_subject(&job), payload).await {
         tracing::debug!(%error, %job, "a running lease is not announced");
     }
 }

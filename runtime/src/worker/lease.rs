@@ -11,19 +11,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanfold_backbone::Delivery;
+use fanfold_backbone::{Delivery, Shared};
 use fanfold_protocol::{
     Fault, Problem,
-    commit::{TaskCommit, TaskOutcome},
+    commit::{Overtaken, TaskCommit, TaskOutcome},
     invocation::Usage,
+    keys,
     plan::{Lease, Task, Work},
+    worker::{Member, PREFERENCE},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
 use super::{
-    LEASE, Shop,
+    LEASE,
     commit::{self, Place},
+    shop::Shop,
     states,
 };
 use crate::{
@@ -37,6 +40,9 @@ const DELIVERIES_MAX: u32 = 8;
 /// Before a lease that the platform failed is tried again, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
+/// Deliveries in which workers that would have to compile a component first leave
+/// its lease to others.
+const HOPS_MAX: u32 = 3;
 /// How long a lease runs before it is told of.
 const TELL_AFTER: Duration = Duration::from_millis(500);
 /// Between two times that it is told of, and that another attempt's commit is
@@ -49,12 +55,15 @@ enum Ending {
     Cancelled,
     /// The worker stops.
     Drained,
+    /// The store does not answer this worker.
+    Unable,
     /// The platform failed.
     Failed(Problem),
 }
 
 /// Works on a delivery and settles it.
-pub(super) async fn work(shop: &Arc<Shop>, delivery: &Delivery) -> fanfold_backbone::Result<()> {
+pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result<()> {
+    let (shop, delivery) = (&shared.what, &shared.delivery);
     let lease: Lease = match serde_json::from_slice(&delivery.payload) {
         Ok(lease) => lease,
         Err(error) => {
@@ -62,21 +71,29 @@ pub(super) async fn work(shop: &Arc<Shop>, delivery: &Delivery) -> fanfold_backb
             return delivery.dead(&reason).await.map(drop);
         }
     };
+    if delivery.attempt <= HOPS_MAX && another_holds(shop, &lease).await {
+        delivery.nak(Duration::ZERO).await?;
+        // Meanwhile others pull, and may hold it.
+        tokio::time::sleep(PREFERENCE).await;
+        return Ok(());
+    }
     let registration = shop.cancels.register(lease.job);
     if shop.cancels.check(lease.job).await? {
         return delivery.ack().await.map(drop);
     }
     let place = Place::from(&lease);
     let stop = registration.token.child_token();
-    let working = attempt(shop, delivery, lease, &stop);
+    let working = attempt(shared, lease, &stop);
     let ended = tokio::select! {
         ended = working => ended,
         () = heartbeat(shop, delivery, place.job) => return Ok(()),
         () = watch(shop, place, &stop) => return Ok(()),
+        // What was staged is left to the job's sweep.
+        () = shop.reach.lost() => Err(Ending::Unable),
     };
     match ended {
         Ok(()) | Err(Ending::Cancelled) => delivery.ack().await?,
-        Err(Ending::Drained) => delivery.nak(Duration::ZERO).await?,
+        Err(Ending::Drained | Ending::Unable) => delivery.nak(Duration::ZERO).await?,
         Err(Ending::Failed(problem)) => {
             let delay = backoff(delivery.attempt);
             tracing::warn!(%problem, id = delivery.id, ?delay, "a lease is given back");
@@ -84,6 +101,20 @@ pub(super) async fn work(shop: &Arc<Shop>, delivery: &Delivery) -> fanfold_backb
         }
     };
     Ok(())
+}
+
+/// Whether this worker would have to compile a lease's component and another one
+/// would not. That is asked only while the first is so: once for each component.
+async fn another_holds(shop: &Shop, lease: &Lease) -> bool {
+    let Ok(version) = shop.version(&lease.function, lease.version).await else { return false };
+    if shop.platform.components.holds(&version.digest) {
+        return false;
+    }
+    let members = shop.members.list(keys::MEMBERS).await.unwrap_or_default();
+    let mut members = members.iter().filter_map(|(_, entry)| serde_json::from_slice(&entry.value).ok());
+    members.any(|other: Member| {
+        other.name.as_str() != shop.name && !other.draining && other.holds(version.digest)
+    })
 }
 
 /// Doubles with each delivery.
@@ -109,12 +140,12 @@ async fn heartbeat(shop: &Shop, delivery: &Delivery, job: Uuid) {
 /// Tells of a lease that takes a while, and stops the attempt once another one
 /// has committed, whose turn it took; never ends by itself.
 async fn watch(shop: &Shop, place: Place, stop: &CancellationToken) {
-    let (begun, worker) = (Instant::now(), &shop.worker);
+    let begun = Instant::now();
     tokio::time::sleep(TELL_AFTER).await;
     loop {
-        commit::announce_running(&worker.backbone, &worker.name, place, begun.elapsed()).await;
+        commit::announce_running(shop, place, begun.elapsed(), None).await;
         tokio::time::sleep(LOOK_EVERY).await;
-        match commit::winner(&worker.platform.data, place).await {
+        match commit::winner(&shop.platform.data, place).await {
             Ok(Some(_)) => stop.cancel(),
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, job = %place.job, "a lease's commit cannot be looked for"),
@@ -123,17 +154,17 @@ async fn watch(shop: &Shop, place: Place, stop: &CancellationToken) {
 }
 
 async fn attempt(
-    shop: &Arc<Shop>,
-    delivery: &Delivery,
+    shared: &Shared<Arc<Shop>>,
     lease: Lease,
     stopped: &CancellationToken,
 ) -> Result<(), Ending> {
-    let data = &shop.worker.platform.data;
+    let (shop, delivery) = (&shared.what, &shared.delivery);
+    let data = &shop.platform.data;
     // A commit without an acknowledgement: the worker before stopped between.
     if delivery.attempt > 1
         && let Some(winner) = commit::winner(data, (&lease).into()).await.map_err(Ending::Failed)?
     {
-        commit::announce(&shop.worker.backbone, &lease, &winner).await;
+        commit::announce(&shop.backbone, &lease, &winner).await;
         return Ok(());
     }
     let last = delivery.attempt >= DELIVERIES_MAX;
@@ -151,33 +182,46 @@ async fn attempt(
         ));
         return give_up(shop, lease, &problem).await;
     }
-    let stop = stopped.child_token();
+    let (begun, stop) = (Instant::now(), stopped.child_token());
     let attempt = Arc::new(Attempt { lease, version, id: Uuid::new_v4(), stop: stop.clone() });
     let done = Arc::new(Mutex::new(Vec::with_capacity(attempt.lease.tasks.len())));
     let drained = &shop.drained;
     let ran = tokio::select! {
-        ran = in_turn(shop, on_guest_thread(shop, &attempt, last, &done)) => ran,
+        ran = in_turn(shared, on_guest_thread(shop, &attempt, last, &done)) => ran,
         () = drained.cancelled() => Err(Ending::Drained),
     };
     stop.cancel();
     let done = std::mem::take(&mut *done.lock().unwrap_or_else(PoisonError::into_inner));
-    if let Err(ending) = ran {
-        commit::remove(data, &done).await;
-        return Err(ending);
+    let overtaken = match ran {
+        Ok(()) => commit_all(shop, &attempt, done).await?,
+        Err(ending) => {
+            commit::remove(data, &done).await;
+            if !matches!(ending, Ending::Cancelled) {
+                return Err(ending);
+            }
+            Some(commit::overtaken(attempt.id, &done))
+        }
+    };
+    if overtaken.is_some() {
+        commit::announce_running(shop, (&attempt.lease).into(), begun.elapsed(), overtaken).await;
     }
-    commit_all(shop, &attempt, done).await
+    Ok(())
 }
 
 /// What came of the tasks of a lease so far.
 type Done = Arc<Mutex<Vec<TaskCommit>>>;
 
-async fn commit_all(shop: &Shop, attempt: &Attempt, tasks: Vec<TaskCommit>) -> Result<(), Ending> {
-    let data = &shop.worker.platform.data;
-    let committed = commit::put(data, &shop.worker.name, &attempt.lease, attempt.id, tasks)
-        .await
-        .map_err(Ending::Failed)?;
-    commit::announce(&shop.worker.backbone, &attempt.lease, &committed).await;
-    Ok(())
+/// Commits what a lease gave; answers what it took when that does not count.
+async fn commit_all(
+    shop: &Shop,
+    attempt: &Attempt,
+    tasks: Vec<TaskCommit>,
+) -> Result<Option<Overtaken>, Ending> {
+    let data = &shop.platform.data;
+    let (committed, overtaken) =
+        commit::put(data, &shop.name, &attempt.lease, attempt.id, tasks).await.map_err(Ending::Failed)?;
+    commit::announce(&shop.backbone, &attempt.lease, &committed).await;
+    Ok(overtaken)
 }
 
 /// Commits the same failure for every task of a lease that cannot be run.
@@ -191,18 +235,18 @@ async fn give_up(shop: &Shop, lease: Lease, problem: &Problem) -> Result<(), End
         logs: Vec::new(),
     };
     let tasks = lease.tasks.iter().map(failed).collect();
-    let data = &shop.worker.platform.data;
-    let committed =
-        commit::put(data, &shop.worker.name, &lease, Uuid::new_v4(), tasks).await.map_err(Ending::Failed)?;
-    commit::announce(&shop.worker.backbone, &lease, &committed).await;
+    let data = &shop.platform.data;
+    let (committed, _) =
+        commit::put(data, &shop.name, &lease, Uuid::new_v4(), tasks).await.map_err(Ending::Failed)?;
+    commit::announce(&shop.backbone, &lease, &committed).await;
     Ok(())
 }
 
 /// Waits for a turn, which is over before anything is committed.
-async fn in_turn<T>(shop: &Shop, running: impl Future<Output = T>) -> T {
+async fn in_turn<T>(shared: &Shared<Arc<Shop>>, running: impl Future<Output = T>) -> T {
     // It is never closed.
-    let _turn = shop.turns.acquire().await;
-    running.await
+    let _turn = shared.what.turns.acquire().await;
+    shared.spend(running).await
 }
 
 /// Runs the tasks on a guest thread, one after the other; they stop when this is
@@ -223,14 +267,14 @@ async fn on_guest_thread(
                 let committed = run_task(&shop, &attempt, task, last).await?;
                 done.lock().unwrap_or_else(PoisonError::into_inner).push(committed);
             }
-            Ok(())
+            if attempt.stop.is_cancelled() { Err(Ending::Cancelled) } else { Ok(()) }
         }
     };
-    joined(AbortOnDropHandle::new(shop.worker.guests.spawn(run)).await).map_err(Ending::Failed)?
+    joined(AbortOnDropHandle::new(shop.guests.spawn(run)).await).map_err(Ending::Failed)?
 }
 
 async fn run_task(shop: &Shop, attempt: &Attempt, task: &Task, last: bool) -> Result<TaskCommit, Ending> {
-    let platform = &shop.worker.platform;
+    let platform = &shop.platform;
     let data = &platform.data;
     let mut staging = Usage::default();
     let states = match &task.work {
@@ -246,8 +290,7 @@ async fn run_task(shop: &Shop, attempt: &Attempt, task: &Task, last: bool) -> Re
         Err(problem) => TaskEnd::failed(problem),
     };
     if attempt.stop.is_cancelled() {
-        discard(shop, task, end).await;
-        return Err(Ending::Cancelled);
+        return Ok(stopped(task, end));
     }
     let TaskEnd { ended, platform_failed, looked_outside } = end;
     let Ended { result, logs, mut usage } = ended;
@@ -264,24 +307,18 @@ async fn run_task(shop: &Shop, attempt: &Attempt, task: &Task, last: bool) -> Re
     Ok(TaskCommit { index: task.index, attempt: task.attempt, outcome, usage, looked_outside, logs })
 }
 
-/// Removes what a task wrote that ended just as its job was cancelled.
-async fn discard(shop: &Shop, task: &Task, end: TaskEnd) {
-    if let Ok(product) = end.ended.result {
-        let outcome = match product {
-            Product::Table(table) | Product::Mapped(table, _) => TaskOutcome::Table(table),
-            Product::Runs(runs) => TaskOutcome::State(runs),
-            Product::State(_) | Product::Answer(..) => return,
-        };
-        let task = TaskCommit {
-            index: task.index,
-            attempt: task.attempt,
-            outcome,
-            usage: Usage::default(),
-            looked_outside: false,
-            logs: Vec::new(),
-        };
-        commit::remove(&shop.worker.platform.data, &[task]).await;
-    }
+/// A task that ended as its attempt was stopped: what it took, and what it wrote
+/// to be removed.
+fn stopped(task: &Task, end: TaskEnd) -> TaskCommit {
+    let Ended { result, usage, .. } = end.ended;
+    let outcome = match result {
+        Ok(Product::Table(table) | Product::Mapped(table, _)) => TaskOutcome::Table(table),
+        Ok(Product::Runs(runs)) => TaskOutcome::State(runs),
+        Ok(Product::State(_) | Product::Answer(..)) => TaskOutcome::Table(None),
+        Err(problem) => TaskOutcome::Failed(problem),
+    };
+    let (index, attempt, logs) = (task.index, task.attempt, Vec::new());
+    TaskCommit { index, attempt, outcome, usage, looked_outside: end.looked_outside, logs }
 }
 
 #[cfg(test)]

@@ -115,12 +115,14 @@ async fn put(
 ) -> Result<ObjectUri, Problem> {
     let lease = &attempt.lease;
     let key = keys::staged(&lease.job, lease.stage, task.index, &attempt.id, what);
-    let uri = ObjectUri::new(&data.system_bucket, key)?;
+    let uri = ObjectUri::new(&data.tenant.system_bucket, key)?;
     usage.bytes_out += body.len() as u64;
     usage.store_requests += 1;
     let content_type = if what == "json" { "application/json" } else { "application/octet-stream" };
-    let (store, to) = (data.store.clone(), uri.clone());
-    on_data_thread(data, async move { store.put(&to, body, PutOptions::typed(content_type)).await }).await?;
+    let (store, to, mut options) = (data.store.clone(), uri.clone(), PutOptions::typed(content_type));
+    // An answer is copied to the output with it.
+    options.mark_depth(lease.common.depth);
+    on_data_thread(data, async move { store.put(&to, body, options).await }).await?;
     Ok(uri)
 }
 

@@ -9,11 +9,19 @@ use arrow::{
     },
     ipc::writer::FileWriter,
 };
+use bytes::Bytes;
 use fanfold_protocol::{ErrorKind, Problem, plan::Slice};
 use fanfold_runtime::tables::{Skipped, TableReader, TableSource};
+use parquet::{
+    basic::Encoding,
+    file::{metadata::ParquetMetaDataReader, properties::WriterVersion},
+};
 use proptest::prelude::*;
 
-use crate::{parquet_files::encode_parquet, support::*};
+use crate::{
+    parquet_files::{encode_pages, encode_parquet, encode_with, encode_without_index, mixed, paged},
+    support::*,
+};
 
 fn filtered(slice: &Slice, filter: &str) -> TableSource {
     TableSource { filter: Some(filter.to_owned()), ..source(std::slice::from_ref(slice)) }
@@ -197,13 +205,13 @@ const CASES: &[(&str, &str)] = &[
 #[tokio::test]
 async fn rows_pass_as_sql_says() {
     let store = store();
-    for group_rows in [1, 2, 6] {
-        let slice = put(&store, "x.parquet", encode_parquet(&table(), group_rows)).await;
+    for (group_rows, page_rows) in [(1, 1), (2, 2), (6, 6), (6, 1), (6, 2)] {
+        let slice = put(&store, "x.parquet", encode_pages(&table(), group_rows, page_rows)).await;
         for (filter, expected) in CASES {
             let found = ids(&store, filtered(&slice, filter))
                 .await
                 .unwrap_or_else(|p| panic!("{filter}: {}", p.detail));
-            assert_eq!(found, *expected, "{filter} by {group_rows}");
+            assert_eq!(found, *expected, "{filter} by {group_rows} and {page_rows}");
         }
     }
 }
@@ -289,20 +297,15 @@ async fn skipped(store: &fanfold_storage::Store, source: TableSource) -> (u64, S
     let mut all = reader.take_skipped();
     while reader.next().await.unwrap().is_some() {
         let more = reader.take_skipped();
-        all = Skipped {
-            rows: all.rows + more.rows,
-            row_groups: all.row_groups + more.row_groups,
-            bytes: all.bytes + more.bytes,
-        };
+        assert_eq!(Skipped { rows: 0, ..more }, Skipped::default(), "all else is known at the start");
+        all.rows += more.rows;
     }
-    let last = reader.take_skipped();
-    (reader.rows(), Skipped { rows: all.rows + last.rows, ..all })
+    all.rows += reader.take_skipped().rows;
+    (reader.rows(), all)
 }
 
-#[tokio::test]
-async fn row_groups_that_cannot_pass_are_not_read() {
-    let store = store();
-    let rows = 400_000;
+/// Numbers in order, noise, days and names.
+fn ordered_table(rows: i64) -> RecordBatch {
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("id", Arc::new(Int64Array::from_iter_values(0..rows))),
         (
@@ -314,8 +317,13 @@ async fn row_groups_that_cannot_pass_are_not_read() {
         ("day", Arc::new(Date32Array::from_iter_values((0..rows).map(|n| (n / 1_000) as i32)))),
         ("name", Arc::new(StringArray::from_iter_values((0..rows).map(|n| format!("name {:06}", n / 7))))),
     ];
-    let table = RecordBatch::try_from_iter(columns).unwrap();
-    let slice = put(&store, "x.parquet", encode_parquet(&table, 40_000)).await;
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+#[tokio::test]
+async fn row_groups_that_cannot_pass_are_not_read() {
+    let (store, rows) = (store(), 400_000);
+    let slice = put(&store, "x.parquet", encode_without_index(&ordered_table(rows), 40_000)).await;
     assert!(slice.object.pin.size > 2 << 20);
     let check = async |filter: &str, expected: (u64, u64, u64)| {
         let meter = fanfold_storage::Meter::new();
@@ -336,6 +344,92 @@ async fn row_groups_that_cannot_pass_are_not_read() {
     check("id is null", (0, 0, 10)).await;
     check("id < 0 or noise is null", (0, 0, 10)).await;
     check("id > 390000.5", (9_999, 30_001, 9)).await;
+}
+
+#[tokio::test]
+async fn pages_that_cannot_pass_are_not_read() {
+    let (store, rows) = (store(), 400_000);
+    let slice = put(&store, "x.parquet", encode_pages(&ordered_table(rows), 200_000, 5_000)).await;
+    // Row groups, pages and rows that are not read of the three columns.
+    let check = async |filter: &str, given: u64, expected: (u64, u64, u64)| {
+        let meter = fanfold_storage::Meter::new();
+        let source = TableSource { columns: names(&["id", "noise", "name"]), ..filtered(&slice, filter) };
+        let (rows_given, skipped) = skipped(&store.with_meter(meter.clone()), source).await;
+        assert_eq!(rows_given, given, "{filter}");
+        assert_eq!((skipped.row_groups, skipped.pages, skipped.rows_unread), expected, "{filter}");
+        let left_out = skipped.rows + skipped.rows_unread + skipped.row_groups * 200_000;
+        assert_eq!(given + left_out, rows as u64, "{filter}");
+        meter.usage().bytes_read
+    };
+    let all = check("noise <> 1", 400_000, (0, 0, 0)).await;
+    let few = check("id >= 399000", 1_000, (1, 3 * 39, 195_000)).await;
+    // Dictionaries are read whole.
+    assert!(few < all / 3, "{few} of {all}");
+    check("id = 5 or id = 399999", 2, (0, 2 * 3 * 39, 390_000)).await;
+    check("name = 'name 001000' and noise <> 1", 7, (1, 3 * 39, 195_000)).await;
+    check("id between 4990 and 5009", 20, (1, 3 * 38, 190_000)).await;
+    // No page of the first row group passes, though its bounds do.
+    check("id = 4999.5", 0, (2, 0, 0)).await;
+    // Days are read for the filter.
+    let days = check("day = '1970-02-10'", 1_000, (1, 4 * 39, 195_000)).await;
+    assert!(days < all / 3, "{days} of {all}");
+}
+
+#[tokio::test]
+async fn rows_are_numbered_over_pages_that_are_not_read() {
+    let store = store();
+    let n = |i: i64| (i != 70).then_some(i);
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(Int64Array::from_iter_values(0..100))),
+        ("n", Arc::new(Int64Array::from_iter((0..100).map(n)))),
+    ];
+    let table = RecordBatch::try_from_iter(columns).unwrap();
+    let slice = put(&store, "x.parquet", encode_pages(&table, 50, 10)).await;
+    let mut required = filtered(&slice, "id in (3, 31) or id >= 65");
+    required.declared = declare(&[("id", "Int64", false), ("n", "Int64", false)]);
+    check_problem(read(&store, required).await, ErrorKind::NullValue, &["\"n\"", "row 71"]);
+}
+
+/// Where the parts of the index of pages lie of all column chunks, those that say
+/// what pages hold and those that say where they are.
+fn index_places(object: &[u8]) -> [Vec<std::ops::Range<usize>>; 2] {
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&Bytes::copy_from_slice(object)).unwrap();
+    let chunks = || metadata.row_groups().iter().flat_map(|group| group.columns());
+    let range = |range: Option<std::ops::Range<u64>>| range.map(|r| r.start as usize..r.end as usize);
+    [
+        chunks().filter_map(|chunk| range(chunk.column_index_range())).collect(),
+        chunks().filter_map(|chunk| range(chunk.offset_index_range())).collect(),
+    ]
+}
+
+#[tokio::test]
+async fn a_damaged_index_of_pages_is_not_believed() {
+    let store = store();
+    let sound = encode_pages(&ordered_table(3_000), 3_000, 100);
+    let [held, placed] = index_places(&sound);
+    assert_eq!((held.len(), placed.len()), (4, 4));
+    let check = async |object: &[u8], what: &str| {
+        let slice = put(&store, "x.parquet", object.to_vec()).await;
+        let source = TableSource { columns: names(&["id"]), ..filtered(&slice, "id between 1450 and 1549") };
+        let found = read(&store, source).await.unwrap_or_else(|p| panic!("{what}: {}", p.detail));
+        let expected: Vec<_> = (1_450..=1_549).map(|n: i64| n.to_string()).collect();
+        assert_eq!(rows(&found), expected, "{what}");
+    };
+    check(&sound, "sound").await;
+    for (what, places) in [("held", &held), ("placed", &placed)] {
+        for byte in [0, 0xff, 0x15] {
+            let mut damaged = sound.clone();
+            places.iter().for_each(|place| damaged[place.clone()].fill(byte));
+            check(&damaged, what).await;
+        }
+    }
+    // One byte of where the pages of the filter's column are: at odds with them, or harmless.
+    let place = placed[0].clone();
+    for at in place.clone() {
+        let mut damaged = sound.clone();
+        damaged[at] ^= 0x04;
+        check(&damaged, &format!("byte {} of {place:?}", at - place.start)).await;
+    }
 }
 
 // Rows and conditions by chance, against an evaluator that knows nothing of Arrow.
@@ -541,6 +635,7 @@ proptest! {
         cond in condition(),
         sorted in any::<bool>(),
         group_rows in 1_usize..12,
+        page_rows in 1_usize..6,
     ) {
         if sorted {
             rows.sort_by(|x, y| (x.a, x.d, &x.t).cmp(&(y.a, y.d, &y.t)));
@@ -554,7 +649,12 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let store = store();
-            for (name, content) in [("x.parquet", encode_parquet(&table, group_rows)), ("x.arrow", arrow)] {
+            let objects = [
+                ("groups.parquet", encode_without_index(&table, group_rows)),
+                ("pages.parquet", encode_pages(&table, 4 * group_rows, page_rows)),
+                ("x.arrow", arrow),
+            ];
+            for (name, content) in objects {
                 let slice = put(&store, name, content).await;
                 let found = ids(&store, filtered(&slice, &cond.sql())).await;
                 let found = found.unwrap_or_else(|p| panic!("{}: {}", cond.sql(), p.detail));
@@ -562,5 +662,34 @@ proptest! {
             }
             Ok(())
         })?;
+    }
+}
+
+#[tokio::test]
+async fn columns_of_every_kind_are_read_by_pages() {
+    let store = store();
+    let table = mixed(3_000);
+    let plain = put(&store, "x.parquet", encode_without_index(&table, 1_000)).await;
+    for (version, dictionary, encoding) in [
+        (WriterVersion::PARQUET_1_0, true, None),
+        (WriterVersion::PARQUET_2_0, false, None),
+        (WriterVersion::PARQUET_2_0, false, Some(Encoding::DELTA_BYTE_ARRAY)),
+    ] {
+        let mut properties = paged(1_000, 50).set_writer_version(version).set_dictionary_enabled(dictionary);
+        if let Some(encoding) = encoding {
+            properties = properties.set_column_encoding("text".into(), encoding);
+        }
+        let slice = put(&store, "x.parquet", encode_with(&table, properties)).await;
+        for filter in [
+            "id = 7",
+            "id between 130 and 155 or id > 2990",
+            "id < 40 and small is null",
+            "date = '1970-02-10' or text = 'text 3' and id > 2000",
+            "float > 300",
+        ] {
+            let (found, expected) =
+                (read(&store, filtered(&slice, filter)).await, read(&store, filtered(&plain, filter)).await);
+            assert_eq!(found.unwrap(), expected.unwrap(), "{filter} {version:?} {dictionary} {encoding:?}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use fanfold_runtime::tables::TableReader;
 use parquet::{
     arrow::ArrowWriter,
     basic::{Compression, Encoding, ZstdLevel},
-    file::properties::{WriterProperties, WriterPropertiesBuilder, WriterVersion},
+    file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion},
 };
 
 use crate::support::*;
@@ -28,6 +28,27 @@ pub fn encode_with(batch: &RecordBatch, properties: WriterPropertiesBuilder) -> 
 
 pub fn encode_parquet(batch: &RecordBatch, group_rows: usize) -> Vec<u8> {
     encode_with(batch, WriterProperties::builder().set_max_row_group_row_count(Some(group_rows)))
+}
+
+/// With pages of so many rows, and an index of them.
+pub fn encode_pages(batch: &RecordBatch, group_rows: usize, page_rows: usize) -> Vec<u8> {
+    encode_with(batch, paged(group_rows, page_rows))
+}
+
+pub fn paged(group_rows: usize, page_rows: usize) -> WriterPropertiesBuilder {
+    WriterProperties::builder()
+        .set_max_row_group_row_count(Some(group_rows))
+        .set_write_batch_size(page_rows)
+        .set_data_page_row_count_limit(page_rows)
+}
+
+/// With statistics of row groups only.
+pub fn encode_without_index(batch: &RecordBatch, group_rows: usize) -> Vec<u8> {
+    let properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(group_rows))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_offset_index_disabled(true);
+    encode_with(batch, properties)
 }
 
 /// A column of every kind, with a missing value in most.

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::{
-    array::{Array, AsArray, Int64Array, RecordBatch, StringArray},
-    datatypes::{DataType, Schema},
+use ::arrow::{
+    array::{Array, AsArray, DictionaryArray, Int32Array, Int64Array, RecordBatch, StringArray},
+    compute::concat_batches,
+    datatypes::{DataType, Field, Int64Type, Schema},
+    ipc::writer::FileWriter,
 };
 use bytes::Bytes;
 use fanfold_protocol::{
@@ -12,7 +14,7 @@ use fanfold_protocol::{
     job::CsvOptions,
     plan::{self, Slice},
     stored::{
-        BOM,
+        BOM, arrow,
         csv::Scanner,
         cut::{CsvCuts, line_end, next_aim, ranges},
         parquet::{TRAILER_BYTES, footer_length, row_group_bytes},
@@ -226,14 +228,62 @@ async fn another_object_settles_the_types() {
     );
 }
 
+#[tokio::test]
+async fn the_parts_of_an_arrow_file_hold_its_batches() {
+    let batch = |from: i64, rows: i64| {
+        let keys = Int32Array::from_iter_values((from..from + rows).map(|n| (n % 3) as i32));
+        let words: Arc<dyn Array> = Arc::new(StringArray::from(vec!["x", "yy", "zzz"]));
+        RecordBatch::try_from_iter([
+            ("n", Arc::new(Int64Array::from_iter((from..from + rows).map(|n| (n != 77).then_some(n)))) as _),
+            ("w", Arc::new(DictionaryArray::new(keys, words)) as _),
+        ])
+        .unwrap()
+    };
+    // One that has a missing value, so that all may.
+    let schema = batch(0, 100).schema();
+    let mut writer = FileWriter::try_new(Vec::new(), &schema).unwrap();
+    let mut rows = 0;
+    // One batch has no rows.
+    for count in [10, 1, 0, 30, 5, 7, 50, 2] {
+        writer.write(&batch(rows, count)).unwrap();
+        rows += count;
+    }
+    let content = writer.into_inner().unwrap();
+    let (store, size) = (store(), content.len() as u64);
+    let length = arrow::footer_length("x", &content, size).unwrap() as usize;
+    let end = content.len() - arrow::TRAILER_BYTES;
+    let starts = arrow::batches(&content[end - length..end], size).unwrap();
+    assert_eq!(starts.len(), 8);
+    for cut in 0..length {
+        let _ = arrow::batches(&content[end - length..end - length + cut], size);
+    }
+    let whole = put(&store, "x.arrow", content).await;
+    let expected = read(&store, source(std::slice::from_ref(&whole))).await.unwrap();
+    assert_eq!(expected.num_rows(), rows as usize);
+    for target in [1, 300, 700, size / 2, size] {
+        let slices = parts(&whole, &arrow::cuts(&starts, target));
+        assert_eq!(slices.len() == 1, target == size, "{target}");
+        let found = read_each(&store, &slices, &source(&slices)).await;
+        assert_eq!(concat_batches(&expected.schema(), &found).unwrap(), expected, "{target}");
+    }
+    // Rows are counted from where the part's first batch begins.
+    let last = parts(&whole, &arrow::cuts(&starts, 1)).pop().unwrap();
+    let mut required = source(&[range(&whole, starts[6], size)]);
+    required.declared = declare(&[("n", "Int64", false)]);
+    let place = format!("row 25 from byte {}", starts[6]);
+    check_problem(read(&store, required.clone()).await, ErrorKind::NullValue, &["\"n\"", &place]);
+    required.slices = vec![last];
+    assert_eq!(read(&store, required).await.unwrap().num_rows(), 2);
+}
+
 /// Parquet of row groups of so many rows.
 fn parquet(groups: usize, rows: usize) -> Bytes {
     let batch = |group: usize| {
         let numbers: Vec<i64> = (0..rows as i64).map(|n| n + (group * rows) as i64).collect();
         let words: Vec<String> = numbers.iter().map(|n| format!("word {}", n * 7_919)).collect();
         let schema = Schema::new(vec![
-            arrow::datatypes::Field::new("n", DataType::Int64, false),
-            arrow::datatypes::Field::new("w", DataType::Utf8, false),
+            Field::new("n", DataType::Int64, false),
+            Field::new("w", DataType::Utf8, false),
         ]);
         let columns: Vec<Arc<dyn Array>> =
             vec![Arc::new(Int64Array::from(numbers)), Arc::new(StringArray::from(words))];
@@ -266,7 +316,7 @@ async fn row_groups_are_weighed_as_their_writer_says_and_read_back() {
     let numbers: Vec<i64> = read_each(&store, &slices, &source(&slices))
         .await
         .iter()
-        .flat_map(|batch| batch.column(0).as_primitive::<arrow::datatypes::Int64Type>().values().to_vec())
+        .flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec())
         .collect();
     assert_eq!(numbers, (0..500).collect::<Vec<_>>());
 }

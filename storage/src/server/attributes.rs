@@ -17,20 +17,36 @@ const METADATA_BYTES_MAX: usize = 2_048;
 /// S3's own default.
 const CONTENT_TYPE: &str = "binary/octet-stream";
 /// Headers that ask for what this server does not do.
-const NOT_HERE: [&str; 5] = [
+const NOT_HERE: [&str; 12] = [
+    "x-amz-server-side-encryption",
     "x-amz-server-side-encryption-customer-algorithm",
     "x-amz-server-side-encryption-aws-kms-key-id",
     "x-amz-object-lock-mode",
     "x-amz-object-lock-legal-hold",
+    "x-amz-tagging",
+    "x-amz-website-redirect-location",
     "x-amz-write-offset-bytes",
+    "x-amz-grant-full-control",
+    "x-amz-grant-read",
+    "x-amz-grant-read-acp",
+    "x-amz-grant-write-acp",
+];
+/// Headers that ask for what there is only one of here, and what that may be called.
+const ONE_KIND: [(&str, &[&str]); 2] = [
+    ("x-amz-storage-class", &["STANDARD"]),
+    ("x-amz-acl", &["private", "bucket-owner-full-control", "bucket-owner-read"]),
 ];
 
 /// Refuses what would otherwise look as if it were done.
-pub(super) fn disallow_encryption(headers: &HeaderMap) -> S3Result<()> {
-    if NOT_HERE.iter().any(|name| headers.contains_key(*name)) {
+pub(super) fn disallow_what_is_not_here(headers: &HeaderMap) -> S3Result<()> {
+    let other = |(name, kinds): &(&str, &[&str])| {
+        headers.get(*name).is_some_and(|value| !kinds.iter().any(|kind| value.as_bytes() == kind.as_bytes()))
+    };
+    if NOT_HERE.iter().any(|name| headers.contains_key(*name)) || ONE_KIND.iter().any(other) {
         return Err(s3_error!(
             NotImplemented,
-            "this server has no encryption with keys, object lock or appending"
+            "this server has no encryption, object lock, tags, redirects, appending, public access or other storage \
+             classes; leave them out"
         ));
     }
     Ok(())
@@ -121,6 +137,24 @@ mod tests {
         check("aws-chunked, gzip", Some("gzip"));
         check("gzip,AWS-CHUNKED", Some("gzip"));
         check("gzip, br", Some("gzip,br"));
+    }
+
+    #[test]
+    fn what_is_not_here_is_refused() {
+        let check = |name: &'static str, value: &'static str, taken: bool| {
+            let headers = HeaderMap::from_iter([(
+                http::HeaderName::from_static(name),
+                http::HeaderValue::from_static(value),
+            )]);
+            assert_eq!(disallow_what_is_not_here(&headers).is_ok(), taken, "{name}: {value}");
+        };
+        check("x-amz-tagging", "a=b", false);
+        check("x-amz-server-side-encryption", "AES256", false);
+        check("x-amz-acl", "public-read", false);
+        check("x-amz-acl", "private", true);
+        check("x-amz-storage-class", "GLACIER", false);
+        check("x-amz-storage-class", "STANDARD", true);
+        check("x-amz-meta-a", "b", true);
     }
 
     #[test]

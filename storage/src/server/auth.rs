@@ -21,6 +21,9 @@ const FORM_FILE_BYTES_MAX: u64 = 8 << 20;
 /// The other fields of an HTML form, which come before the signature is known.
 const FORM_FIELDS_BYTES_MAX: usize = 64 << 10;
 
+/// For how long a presigned URL may be good: seven days, as in S3.
+const EXPIRY_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
+
 /// Knows one secret.
 pub(super) struct OneKey(pub(super) Credentials);
 
@@ -47,10 +50,24 @@ impl S3Access for SignedV4 {
         let old = header.is_some_and(|value| value.as_bytes().starts_with(b"AWS "))
             || cx.uri().query().is_some_and(|query| query.contains("AWSAccessKeyId="));
         if old {
-            return Err(s3_error!(AccessDenied, "signatures must be of version 4, found version 2"));
+            return Err(s3_error!(
+                AccessDenied,
+                "signatures must be of version 4, found version 2; set the client's signature version to s3v4"
+            ));
+        }
+        if cx.uri().query().and_then(expiry_seconds).is_some_and(|seconds| seconds > EXPIRY_SECONDS_MAX) {
+            return Err(s3_error!(
+                AuthorizationQueryParametersError,
+                "X-Amz-Expires must be at most 604800, which are seven days"
+            ));
         }
         Ok(())
     }
+}
+
+/// For how long a presigned URL says that it is good.
+fn expiry_seconds(query: &str) -> Option<u64> {
+    query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Expires="))?.parse().ok()
 }
 
 /// Bounds on what s3s keeps in memory.

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use http::{HeaderMap, HeaderName, header};
 use s3s::{
     S3Error, S3ErrorCode, S3Result,
     dto::{ETag, ETagCondition, Timestamp},
@@ -57,7 +58,7 @@ fn matches(condition: &ETagCondition, etag: &str) -> bool {
 fn not_modified(record: &ObjectRecord) -> S3Error {
     let mut error = S3Error::new(S3ErrorCode::NotModified);
     if let Ok(etag) = ETag::Strong(record.etag.clone()).to_http_header() {
-        error.set_headers([(http::header::ETAG, etag)].into_iter().collect());
+        error.set_headers([(header::ETAG, etag)].into_iter().collect());
     }
     error
 }
@@ -78,6 +79,18 @@ pub(super) fn of_write(
             "a write takes If-None-Match: * or If-Match with an ETag, not both"
         )),
     }
+}
+
+/// The condition of a write by its headers, where the protocol's layer does not
+/// read them.
+pub(super) fn of_write_headers(headers: &HeaderMap) -> S3Result<Condition> {
+    let read = |name: HeaderName| {
+        let value = headers.get(name).map(|value| ETagCondition::parse_http_header(value.as_bytes()));
+        value
+            .transpose()
+            .map_err(|_| s3_error!(InvalidArgument, "If-Match and If-None-Match take an ETag or *"))
+    };
+    of_write(read(header::IF_MATCH)?.as_ref(), read(header::IF_NONE_MATCH)?.as_ref())
 }
 
 /// A time as HTTP dates have it: whole seconds.

@@ -20,7 +20,7 @@ use s3s::{
 use super::{
     Shared,
     apply::PART_BYTES_MIN,
-    attributes::disallow_encryption,
+    attributes::disallow_what_is_not_here,
     checksum::ALGORITHMS,
     commit::{Change, Complete, Done, PutPart},
     condition::{self, ReadConditions, xml_time},
@@ -49,7 +49,7 @@ impl Shared {
         mut input: dto::CreateMultipartUploadInput,
         headers: &HeaderMap,
     ) -> S3Result<dto::CreateMultipartUploadOutput> {
-        disallow_encryption(headers)?;
+        disallow_what_is_not_here(headers)?;
         let id = uuid::Uuid::new_v4().simple().to_string();
         let record = Box::new(UploadRecord {
             begun_ms: now().0,
@@ -75,7 +75,7 @@ impl Shared {
         headers: &HeaderMap,
         trailers: Option<TrailingHeaders>,
     ) -> S3Result<dto::UploadPartOutput> {
-        disallow_encryption(headers)?;
+        disallow_what_is_not_here(headers)?;
         let number = part_number(input.part_number)?;
         let upload = self.require_upload(&input.bucket, &input.key, &input.upload_id)?;
         let mut claims = Claims::of(headers, input.content_md5.take(), input.content_length, trailers)?;

@@ -15,7 +15,7 @@ use s3s::{
 
 use super::{
     Shared,
-    attributes::{disallow_encryption, parse_http_date},
+    attributes::{disallow_what_is_not_here, parse_http_date},
     blobs::Hold,
     checksum,
     commit::{Change, Condition, Done, Put, Victim},
@@ -69,21 +69,27 @@ impl Shared {
         let attributes = record.attributes.clone();
         Ok(dto::GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
-            cache_control: attributes.cache_control,
+            cache_control: input.response_cache_control.clone().or(attributes.cache_control),
             checksum_type: sums.dto_type(),
             checksum_crc32: sums.crc32,
             checksum_crc32c: sums.crc32c,
             checksum_crc64nvme: sums.crc64nvme,
             checksum_sha1: sums.sha1,
             checksum_sha256: sums.sha256,
-            content_disposition: attributes.content_disposition,
-            content_encoding: attributes.content_encoding,
-            content_language: attributes.content_language,
+            content_disposition: input
+                .response_content_disposition
+                .clone()
+                .or(attributes.content_disposition),
+            content_encoding: input.response_content_encoding.clone().or(attributes.content_encoding),
+            content_language: input.response_content_language.clone().or(attributes.content_language),
             content_length: Some(as_i64(range.end - range.start)),
             content_range,
-            content_type: attributes.content_type,
+            content_type: input.response_content_type.clone().or(attributes.content_type),
             e_tag: Some(ETag::Strong(record.etag.clone())),
-            expires: attributes.expires.as_deref().and_then(parse_http_date),
+            expires: input
+                .response_expires
+                .clone()
+                .or(attributes.expires.as_deref().and_then(parse_http_date)),
             last_modified: Some(http_time(record.modified_ms)),
             metadata: Some(attributes.metadata.into_iter().collect()),
             parts_count: head.part_number.and_then(|_| record.parts_count()),
@@ -102,21 +108,27 @@ impl Shared {
         let attributes = record.attributes;
         Ok(dto::HeadObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
-            cache_control: attributes.cache_control,
+            cache_control: input.response_cache_control.clone().or(attributes.cache_control),
             checksum_type: sums.dto_type(),
             checksum_crc32: sums.crc32,
             checksum_crc32c: sums.crc32c,
             checksum_crc64nvme: sums.crc64nvme,
             checksum_sha1: sums.sha1,
             checksum_sha256: sums.sha256,
-            content_disposition: attributes.content_disposition,
-            content_encoding: attributes.content_encoding,
-            content_language: attributes.content_language,
+            content_disposition: input
+                .response_content_disposition
+                .clone()
+                .or(attributes.content_disposition),
+            content_encoding: input.response_content_encoding.clone().or(attributes.content_encoding),
+            content_language: input.response_content_language.clone().or(attributes.content_language),
             content_length: Some(as_i64(range.end - range.start)),
             content_range,
-            content_type: attributes.content_type,
+            content_type: input.response_content_type.clone().or(attributes.content_type),
             e_tag: Some(ETag::Strong(record.etag)),
-            expires: attributes.expires.as_deref().and_then(parse_http_date),
+            expires: input
+                .response_expires
+                .clone()
+                .or(attributes.expires.as_deref().and_then(parse_http_date)),
             last_modified: Some(http_time(record.modified_ms)),
             metadata: Some(attributes.metadata.into_iter().collect()),
             parts_count,
@@ -132,7 +144,7 @@ impl Shared {
         headers: &HeaderMap,
         trailers: Option<TrailingHeaders>,
     ) -> S3Result<dto::PutObjectOutput> {
-        disallow_encryption(headers)?;
+        disallow_what_is_not_here(headers)?;
         let attributes = Attributes::of_put(&mut input)?;
         let condition = condition::of_write(input.if_match.as_ref(), input.if_none_match.as_ref())?;
         if !self.index.has_bucket(&input.bucket)? {
@@ -199,7 +211,9 @@ impl Shared {
         mut input: dto::CopyObjectInput,
         headers: &HeaderMap,
     ) -> S3Result<dto::CopyObjectOutput> {
-        disallow_encryption(headers)?;
+        disallow_what_is_not_here(headers)?;
+        // s3s does not know yet that a copy may have conditions on what it writes.
+        let condition = condition::of_write_headers(headers)?;
         let (bucket, key) = source_of(&input.copy_source)?;
         let (found, body_range) = self.find_source(bucket, key, &source_conditions(&input))?;
         let replaced = input.metadata_directive.as_ref().is_some_and(|d| d.as_str() == "REPLACE");
@@ -212,7 +226,7 @@ impl Shared {
         claims.algorithms = found.record.sums.algorithms();
         claims.algorithms.extend(input.checksum_algorithm.iter().map(|a| a.as_str().to_ascii_lowercase()));
         let taken = self.take(Some(found.into_body(self, body_range)), &claims).await?;
-        let (condition, event) = (Condition::Always, "ObjectCreated:Copy");
+        let event = "ObjectCreated:Copy";
         let record = self.store(&input.bucket, &input.key, taken, attributes, condition, event).await?;
         let result = dto::CopyObjectResult {
             e_tag: Some(ETag::Strong(record.etag)),

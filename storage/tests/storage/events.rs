@@ -28,10 +28,15 @@ async fn every_write_and_removal_is_told_in_order() {
     store.ensure_bucket("bank").await.unwrap();
     let put = |key: &str| (uri("bank", key), Bytes::from_static(b"x"));
     let (at, body) = put("a");
-    let pin = store.put(&at, body.clone(), PutOptions::default()).await.unwrap();
+    let mut options = PutOptions::default();
+    options.mark_depth(3);
+    let pin = store.put(&at, body.clone(), options).await.unwrap();
     // What is refused is not told.
     store.put_if_absent(&at, body, "another", PutOptions::default()).await.unwrap();
     store.copy(&at, None, &uri("bank", "b")).await.unwrap();
+    // A copy stands as deep in a chain of triggers as what it is of.
+    let copied = store.head(&uri("bank", "b")).await.unwrap();
+    assert_eq!(copied.user_metadata.get("fanfold-depth").map(String::as_str), Some("3"));
     let mut writer = store.writer(&uri("bank", "parts"), PutOptions::default());
     writer.write(Bytes::from(vec![0; 20 << 20])).await.unwrap();
     writer.finish().await.unwrap();

@@ -9,7 +9,9 @@ use std::{collections::BTreeMap, future::Future, pin::Pin};
 
 use bytes::Bytes;
 use fanfold_protocol::uri::{ObjectUri, Pin as State};
-use fanfold_storage::{Error, ListEntry, ListOptions, Meter, PutOptions, PutOutcome, ReadAhead, Store};
+use fanfold_storage::{
+    Error, ListEntry, ListOptions, Meter, PutOptions, PutOutcome, ReadAhead, Store, client::DEPTH_METADATA,
+};
 use futures::{StreamExt, TryStreamExt, future::join_all};
 
 use crate::support::{pattern, uri};
@@ -46,6 +48,7 @@ const CASES: &[Case] = cases! {
     large_objects_go_in_parts
     small_objects_go_whole
     an_abandoned_writer_leaves_nothing
+    uploads_that_nobody_ends_are_found_and_removed
     deleting_twice_is_fine
     listings_are_complete
     listings_are_in_order
@@ -292,6 +295,33 @@ async fn small_objects_go_whole(store: Store, bucket: String) -> Outcome {
     Ok(())
 }
 
+async fn uploads_that_nobody_ends_are_found_and_removed(store: Store, bucket: String) -> Outcome {
+    let keys = ["up/a b+%.csv", "up/c", "other"];
+    for key in keys {
+        let mut writer = store.writer(&uri(&bucket, key), PutOptions::default());
+        writer.write(pattern(9 << 20).into()).await.map_err(text)?;
+        // As if it had been killed.
+        std::mem::forget(writer);
+    }
+    let open = store.uploads(&bucket, "up/").await.map_err(text)?;
+    let mut found: Vec<_> = open.iter().map(|upload| upload.key.as_str()).collect();
+    found.sort_unstable();
+    ensure!(found == keys[..2], "{open:?}");
+    ensure!(open.iter().all(|upload| upload.begun.0 > 0), "{open:?}");
+    let all = store.uploads(&bucket, "").await.map_err(text)?;
+    ensure!(all.len() == 3, "{all:?}");
+    // Parts may still be on their way; ending an upload twice does no harm.
+    for _ in 0..20 {
+        for upload in &all {
+            store.abort_upload(&uri(&bucket, &upload.key), &upload.id).await.map_err(text)?;
+        }
+        if store.uploads(&bucket, "").await.map_err(text)?.is_empty() {
+            return Ok(());
+        }
+    }
+    Err(format!("left: {:?}", store.uploads(&bucket, "").await))
+}
+
 async fn an_abandoned_writer_leaves_nothing(store: Store, bucket: String) -> Outcome {
     for key in ["aborted", "dropped"] {
         let at = uri(&bucket, key);
@@ -446,6 +476,17 @@ async fn a_copy_is_an_object_of_its_own(store: Store, bucket: String) -> Outcome
     let meta = store.head(&to).await.map_err(text)?;
     ensure!(meta.content_type.as_deref() == Some("text/csv"), "content type: {:?}", meta.content_type);
     ensure!(meta.user_metadata.get("rows").is_some_and(|v| v == "9"), "metadata: {:?}", meta.user_metadata);
+    let (deep, flat) = (uri(&bucket, "deep"), uri(&bucket, "flat"));
+    store.copy_at_depth(&to, Some(&copied), &deep, 3).await.map_err(text)?;
+    store.copy_at_depth(&deep, None, &flat, 0).await.map_err(text)?;
+    for (at, depth) in [(deep, Some("3")), (flat, None)] {
+        let meta = store.head(&at).await.map_err(text)?;
+        let found = meta.user_metadata.get(DEPTH_METADATA).map(String::as_str);
+        ensure!(found == depth, "depth of {at}: {found:?}");
+        ensure!(meta.user_metadata.get("rows").is_some_and(|v| v == "9"), "{at}: {:?}", meta.user_metadata);
+        ensure!(meta.content_type.as_deref() == Some("text/csv"), "{at}: {:?}", meta.content_type);
+        store.delete(&at).await.map_err(text)?;
+    }
     let missing = store.copy(&from, None, &to).await;
     ensure!(matches!(missing, Err(Error::NotFound { .. })), "a missing source: {missing:?}");
     let stale = State { etag: "0".repeat(32), ..copied };

@@ -31,7 +31,7 @@ pub fn read(args: &JobSource) -> Result<JobDocument> {
     if args.file.is_some() && !args.input.is_empty() {
         document.input = OneOrMany::Many(args.input.clone());
     }
-    if let Some(output) = &args.output {
+    if let Some(output) = args.output() {
         document.output = Some(output.parse()?);
     }
     if let Some(params) = &args.params {
@@ -115,7 +115,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::args::{Cli, Command, Job};
+    use crate::args::{Cli, Command, Job, View};
 
     fn parse(words: &[&str]) -> Result<JobDocument> {
         let cli = Cli::try_parse_from([&["fanfold", "job", "run"][..], words].concat()).unwrap();
@@ -152,6 +152,23 @@ mod tests {
             error.to_string().contains("s3://bucket/key") && error.to_string().contains("ends in '/'"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn an_output_that_is_a_view_is_no_prefix() {
+        let check = |outputs: &[&str], prefix: Option<&str>, view| {
+            let flags = outputs.iter().flat_map(|output| ["--output", *output]);
+            let words = ["fanfold", "job", "run", "job.toml"].into_iter().chain(flags);
+            let Command::Job { command: Job::Run(args) } = Cli::try_parse_from(words).unwrap().command else {
+                unreachable!()
+            };
+            assert_eq!((args.job.output(), args.view()), (prefix, view), "{outputs:?}");
+        };
+        check(&[], None, View::Table);
+        check(&["json"], None, View::Json);
+        check(&["s3://bank/out/"], Some("s3://bank/out/"), View::Table);
+        check(&["s3://bank/out/", "json"], Some("s3://bank/out/"), View::Json);
+        check(&["json", "s3://bank/out/", "table"], Some("s3://bank/out/"), View::Table);
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub async fn run(client: &Client, command: Job) -> Result<()> {
                 .collect::<std::result::Result<Vec<_>, _>>()?;
             output::shown(shown.view, &TaskPage { tasks, next: None }, |_| show::tasks(&views))
         }
-        Job::Estimate { job, sample, json } => estimate(client, &job, sample, json).await,
+        Job::Estimate { job, sample, json } => estimate(client, &job, sample, job.view(json)).await,
         Job::Cancel { id } => {
             client.act(Method::POST, &format!("/v1/jobs/{id}/cancel")).await?;
             output::note(format!("job {id} is cancelled"));
@@ -69,25 +69,26 @@ async fn submit(client: &Client, args: &JobRun) -> Result<()> {
         Err(error) => return Err(client.suggest(error, &document.function.name).await),
     };
     let view: JobView = serde_json::from_value(job.clone())?;
-    for warning in &view.warnings {
-        output::note(format!("warning: {warning}"));
-    }
     if !args.wait {
+        // Whoever waits is told with the result.
+        for warning in &view.warnings {
+            output::note(format!("warning: {warning}"));
+        }
         output::note(format!("submitted; follow it with `fanfold job watch {}`", view.id));
-        return if args.json { output::json(&job) } else { output::data(&view.id.to_string()) };
+        return output::shown(args.view(), &job, |_| view.id.to_string());
     }
     output::note(format!("job {}", view.id));
     let job = follow::follow(client, view.id).await?;
     let view: JobView = serde_json::from_value(job.clone())?;
-    if !args.json && view.state == JobState::Succeeded && !view.gives_tables() {
+    if args.view() == View::Table && view.state == JobState::Succeeded && !view.gives_tables() {
         summary(&view);
         return super::result::print(client, view.id, View::Table).await;
     }
-    finish(&job, if args.json { View::Json } else { View::Table })
+    finish(&job, args.view())
 }
 
 /// Runs a sample and prints what the whole would take.
-async fn estimate(client: &Client, source: &JobSource, sample: u32, json: bool) -> Result<()> {
+async fn estimate(client: &Client, source: &JobSource, sample: u32, shown: View) -> Result<()> {
     let document = document::read(source)?;
     let path = format!("/v1/jobs/estimate?sample={sample}");
     let submitted = client.send::<Value>(Method::POST, &path, &document).await;
@@ -100,8 +101,7 @@ async fn estimate(client: &Client, source: &JobSource, sample: u32, json: bool) 
     let job = follow::follow(client, id).await?;
     let view: JobView = serde_json::from_value(job.clone())?;
     match &view.estimate {
-        Some(estimate) if json => output::json(estimate),
-        Some(estimate) => output::data(&show::estimate(estimate)),
+        Some(estimate) => output::shown(shown, estimate, show::estimate),
         None => ended(&view),
     }
 }

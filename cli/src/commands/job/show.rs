@@ -38,18 +38,15 @@ pub fn list(jobs: &[JobView]) -> String {
 
 /// What the filter left out, when there is something.
 fn filtered(receipt: &ReceiptView) -> String {
-    let rows = format!("{} rows", output::count(receipt.rows_filtered));
-    let pruned = format!(
-        "{} row groups of {}, not read",
-        output::count(receipt.row_groups_pruned),
-        output::bytes(receipt.bytes_pruned)
-    );
-    match (receipt.rows_filtered, receipt.row_groups_pruned) {
-        (0, 0) => String::new(),
-        (_, 0) => rows,
-        (0, _) => pruned,
-        _ => format!("{rows}; {pruned}"),
-    }
+    let some = |count: u64, of: &str| (count > 0).then(|| format!("{} {of}", output::count(count)));
+    let pruned: Vec<_> = [some(receipt.row_groups_pruned, "row groups"), some(receipt.pages_pruned, "pages")]
+        .into_iter()
+        .flatten()
+        .collect();
+    let bytes = output::bytes(receipt.bytes_pruned);
+    let pruned = (!pruned.is_empty()).then(|| format!("{} of {bytes}, not read", pruned.join(" and ")));
+    let parts: Vec<_> = some(receipt.rows_filtered, "rows").into_iter().chain(pruned).collect();
+    parts.join("; ")
 }
 
 /// A job with its receipt.

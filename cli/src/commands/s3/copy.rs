@@ -30,8 +30,12 @@ const FILES_AT_ONCE: usize = 4;
 /// Refuses what cannot be copied, before anything is done.
 pub fn check(from: &str, to: &str, recursive: bool) -> Result<()> {
     match (side(from)?, side(to)?, recursive) {
-        (Side::File(_), Side::Object(_), _) | (Side::Object(_), Side::File(_), true) => Ok(()),
-        (_, _, true) => Err(Error::usage("--recursive copies a folder to a prefix, or a prefix to a folder")),
+        (Side::File(_), Side::Object(_), _) | (Side::Object(_), Side::File(_) | Side::Object(_), true) => {
+            Ok(())
+        }
+        (_, _, true) => Err(Error::usage(
+            "--recursive copies a folder to a prefix, a prefix to a folder, or one to another",
+        )),
         (Side::Object(_), _, false) => object(from).map(drop),
         (Side::Stream, Side::Object(_), false) => object(to).map(drop),
         _ => Err(Error::usage(format!("expected s3:// on at least one side, found {from} and {to}"))),
@@ -43,6 +47,7 @@ pub async fn run(store: &Store, from: &str, to: &str, recursive: bool) -> Result
     match (side(from)?, side(to)?, recursive) {
         (Side::File(from), Side::Object(to), true) => put_folder(store, &from, &to).await,
         (Side::Object(from), Side::File(to), true) => get_prefix(store, &from, &to).await,
+        (Side::Object(from), Side::Object(to), true) => copy_prefix(store, &from, &to).await,
         (Side::File(from), Side::Object(to), false) => put_file(store, &from, &to).await,
         (Side::Stream, Side::Object(to), false) => put_stream(store, &to).await,
         (Side::Object(from), Side::File(to), false) => get_file(store, &from, &to).await,
@@ -77,7 +82,7 @@ async fn put_folder(store: &Store, from: &Path, to: &ObjectUri) -> Result<()> {
     let mut files = Vec::new();
     walk(from, "", &mut files)?;
     let total = files.iter().map(|(_, _, size)| size).sum();
-    let prefix = if to.key().is_empty() || to.key().ends_with('/') { to.clone() } else { to.join("/")? };
+    let prefix = folder(to)?;
     let bar = output::bytes_bar("uploading", total);
     let uploads = files.iter().map(|(path, name, _)| {
         let (prefix, bar) = (&prefix, &bar);
@@ -110,13 +115,11 @@ async fn get_stream(store: &Store, from: &ObjectUri) -> Result<()> {
 
 async fn get_prefix(store: &Store, from: &ObjectUri, to: &Path) -> Result<()> {
     let mut objects = Vec::new();
-    let mut listing = store.list(from.bucket(), from.key(), ListOptions::default());
-    // Keys are taken relative to the last `/` of the prefix, as names are to a folder.
-    let base = from.key().rfind('/').map_or(0, |slash| slash + 1);
-    while let Some(entry) = listing.try_next().await? {
-        if let ListEntry::Object { key, .. } = entry {
-            let path = under(to, key.get(base..).unwrap_or_default(), &key)?;
-            objects.push((ObjectUri::new(from.bucket(), key)?, path));
+    for (uri, name, size) in below(store, from).await? {
+        // Some clients put an empty object where they show a folder.
+        if size > 0 || !name.ends_with('/') && !name.is_empty() {
+            let path = under(to, &name, uri.key())?;
+            objects.push((uri, path));
         }
     }
     let bar = output::bytes_bar("downloading", 0);
@@ -126,6 +129,37 @@ async fn get_prefix(store: &Store, from: &ObjectUri, to: &Path) -> Result<()> {
     let (number, total) = (output::count(sizes.len() as u64), output::bytes(sizes.iter().sum()));
     output::note(format!("{number} objects -> {} ({total})", to.display()));
     Ok(())
+}
+
+async fn copy_prefix(store: &Store, from: &ObjectUri, to: &ObjectUri) -> Result<()> {
+    let (objects, prefix) = (below(store, from).await?, folder(to)?);
+    let copies = objects.iter().map(|(uri, name, _)| {
+        let target = prefix.join(name);
+        async move { store.copy(uri, None, &target?).await.map(drop).map_err(Error::from) }
+    });
+    stream::iter(copies).buffer_unordered(FILES_AT_ONCE).try_collect::<()>().await?;
+    output::note(format!("{} objects -> {prefix}", output::count(objects.len() as u64)));
+    Ok(())
+}
+
+/// Every object under a prefix, with its name relative to the last `/` of the
+/// prefix, as names are to a folder, and its size.
+async fn below(store: &Store, prefix: &ObjectUri) -> Result<Vec<(ObjectUri, String, u64)>> {
+    let base = prefix.key().rfind('/').map_or(0, |slash| slash + 1);
+    let mut objects = Vec::new();
+    let mut listing = store.list(prefix.bucket(), prefix.key(), ListOptions::default());
+    while let Some(entry) = listing.try_next().await? {
+        if let ListEntry::Object { key, pin, .. } = entry {
+            let name = key.get(base..).unwrap_or_default().to_owned();
+            objects.push((ObjectUri::new(prefix.bucket(), key)?, name, pin.size));
+        }
+    }
+    Ok(objects)
+}
+
+/// The prefix that a place means when many things go there.
+fn folder(to: &ObjectUri) -> Result<ObjectUri> {
+    if to.key().is_empty() || to.key().ends_with('/') { Ok(to.clone()) } else { Ok(to.join("/")?) }
 }
 
 async fn upload(store: &Store, from: &Path, to: &ObjectUri, bar: &ProgressBar) -> Result<()> {
@@ -260,12 +294,13 @@ mod tests {
         good("s3://bank/a", "-", false);
         good("s3://bank/", "a", true);
         good("s3://bank/a", "s3://bank/b/", false);
+        good("s3://bank/a/", "s3://bank/b", true);
         let bad = |from: &str, to: &str, all| assert!(check(from, to, all).is_err(), "{from} {to}");
         bad("a", "b", false);
         bad("-", "-", false);
         bad("-", "s3://bank/", false);
         bad("s3://bank/", "a", false);
-        bad("s3://bank/a", "s3://bank/b", true);
+        bad("-", "s3://bank/b", true);
         bad("s3://B/a", "a", false);
     }
 

@@ -103,6 +103,11 @@ impl Live {
         self.started_at = None;
     }
 
+    /// Whether its last attempt failed and the next one has not begun.
+    pub(super) fn rests(&self) -> bool {
+        self.problem.is_some() && self.started_at.is_none()
+    }
+
     /// How long ago it was accepted.
     pub(super) fn age(&self, now: Timestamp) -> Duration {
         now.since(self.accepted_at)

@@ -82,6 +82,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_minor_version_of_major_2_is_read() {
+        let check = |version: serde_json::Value| check_version(&serde_json::json!({"eventVersion": version}));
+        for minor in 0..10 {
+            assert_eq!(check(format!("2.{minor}").into()), Ok(()));
+        }
+        for version in ["1.0", "3.0", "20.1", ""] {
+            assert!(check(version.into()).is_err(), "{version}");
+        }
+        assert_eq!(check_version(&serde_json::json!({})), Ok(()));
+    }
+
+    #[test]
     fn keys_are_decoded_as_forms() {
         let check = |written: &str, expected: &str| assert_eq!(decode_form(written).unwrap(), expected);
         check("a+b", "a b");

@@ -68,7 +68,140 @@ fn a_notification_holds_a_bounded_number_of_events() {
     assert!(parse(&body(limits::NOTIFICATION_EVENTS_MAX + 1), false).unwrap_err().detail.contains("10000"));
 }
 
+/// Every body that one gets by putting something else in the place of one value.
+fn altered(body: &Value) -> Vec<Value> {
+    let others = || {
+        [
+            Value::Null,
+            json!(true),
+            json!(-1),
+            json!(1e300),
+            json!(""),
+            json!("x"),
+            json!("%FF+%"),
+            json!([]),
+            json!({}),
+            json!([[1]]),
+        ]
+    };
+    let inner = |(at, value): (usize, &Value)| {
+        altered(value).into_iter().map(move |value| (at, value)).collect::<Vec<_>>()
+    };
+    let mut all: Vec<Value> = others().to_vec();
+    match body {
+        Value::Array(items) => {
+            for (at, value) in items.iter().enumerate().flat_map(inner) {
+                let mut changed = items.clone();
+                changed[at] = value;
+                all.push(changed.into());
+            }
+        }
+        Value::Object(members) => {
+            for (at, value) in members.values().enumerate().flat_map(inner) {
+                let mut changed = members.clone();
+                if let Some(member) = changed.values_mut().nth(at) {
+                    *member = value;
+                }
+                all.push(changed.into());
+            }
+        }
+        _ => {}
+    }
+    all
+}
+
+#[test]
+fn recorded_shapes_with_any_one_value_changed_are_read_or_refused() {
+    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/notifications"));
+    let mut bodies = 0;
+    for case in folders(&root).iter().flat_map(folders) {
+        let Ok(body) = serde_json::from_slice::<Value>(&fs::read(case.join("body.json")).unwrap()) else {
+            continue;
+        };
+        for body in altered(&body) {
+            bodies += 1;
+            match parse(body.to_string().as_bytes(), false) {
+                // What is read tells of something that can be looked for.
+                Ok(envelope) => {
+                    assert!(envelope.notices.iter().all(|n| !n.bucket.is_empty() && !n.key.is_empty()))
+                }
+                Err(problem) => assert_eq!(problem.code, ErrorKind::InvalidRequest, "{body}"),
+            }
+        }
+    }
+    assert!(bodies > 5_000, "{bodies}");
+}
+
+/// Any JSON whose members have names that mean something.
+fn any_json() -> impl Strategy<Value = Value> {
+    let names = proptest::sample::select(vec![
+        "Records",
+        "s3",
+        "bucket",
+        "object",
+        "name",
+        "key",
+        "eventName",
+        "eventVersion",
+        "Body",
+        "body",
+        "Messages",
+        "Sns",
+        "Message",
+        "Type",
+        "TopicArn",
+        "detail",
+        "detail-type",
+        "source",
+        "specversion",
+        "data",
+        "data_base64",
+        "event_type",
+        "message",
+        "new_entry",
+        "Event",
+    ]);
+    let texts = proptest::sample::select(vec![
+        "",
+        "x",
+        "s3:TestEvent",
+        "ObjectCreated:Put",
+        "aws.s3",
+        "Object Created",
+        "Notification",
+        "2.1",
+        "1.0",
+        "{}",
+        "create",
+        "/buckets/a/b",
+        "{\"Records\": []}",
+        "%",
+    ]);
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        texts.prop_map(Value::from)
+    ];
+    leaf.prop_recursive(5, 60, 6, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::vec((names.clone(), inner), 0..6).prop_map(|members| members
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect()),
+        ]
+    })
+}
+
 proptest! {
+    #[test]
+    fn any_json_is_read_or_refused(body in any_json(), data in any::<bool>()) {
+        if let Err(problem) = parse(body.to_string().as_bytes(), data) {
+            prop_assert_eq!(problem.code, ErrorKind::InvalidRequest);
+        }
+    }
+
     #[test]
     fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = parse(&body, false);

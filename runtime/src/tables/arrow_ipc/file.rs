@@ -10,10 +10,14 @@ use arrow::{
     ipc::{Block, MetadataVersion, convert::try_fb_to_schema, reader::FileDecoder, root_as_footer},
 };
 use bytes::Bytes;
-use fanfold_protocol::{ErrorKind, Problem, limits, plan::Slice};
+use fanfold_protocol::{
+    ErrorKind, Problem, limits,
+    plan::Slice,
+    stored::arrow::{TAIL_BYTES, TRAILER_BYTES, corrupt, footer_length},
+};
 use fanfold_storage::Store;
 
-use super::{MESSAGE_BYTES_MAX, corrupt, too_large};
+use super::{MESSAGE_BYTES_MAX, too_large};
 use crate::tables::{
     guard::guard,
     ipc::{Compression, Frame, check_message},
@@ -22,10 +26,6 @@ use crate::tables::{
     store_problem,
 };
 
-/// Read at the end of an object, in the hope that its footer is within.
-const TAIL_BYTES: u64 = 64 << 10;
-/// The footer's length and `ARROW1`.
-const TRAILER_BYTES: usize = 10;
 /// Neighbouring blocks that are fetched together.
 const RUN_BYTES: u64 = limits::RANGE_BYTES_MAX;
 
@@ -44,6 +44,9 @@ pub(in crate::tables) struct FileReader {
     run: VecDeque<Block>,
     data: Sparse,
     rows: u64,
+    /// Where rows are counted from: the first batch of a slice, unless it is that of
+    /// the object.
+    counted_from: Option<u64>,
 }
 
 /// What a footer says.
@@ -81,11 +84,18 @@ impl FileReader {
             run: VecDeque::new(),
             data: Sparse::default(),
             rows: 0,
+            counted_from: None,
         };
         while let Some(block) = reader.block().await? {
             reader.dictionary(&block)?;
         }
+        let first = footer.batches.first().map(|block| range(block).start);
         reader.blocks = footer.batches.into();
+        if let Some(part) = slice.bytes {
+            reader.blocks.retain(|block| (part.start..part.end).contains(&range(block).start));
+            let begin = reader.blocks.front().map(|block| range(block).start);
+            reader.counted_from = begin.filter(|begin| Some(*begin) != first);
+        }
         Ok(reader)
     }
 
@@ -110,7 +120,7 @@ impl FileReader {
             let Some(batch) = batch.filter(|b| b.num_rows() > 0) else { continue };
             let first_row = self.rows + 1;
             self.rows += batch.num_rows() as u64;
-            return Ok(Some(Decoded { batch, first_row, counted_from: None }));
+            return Ok(Some(Decoded { batch, first_row, counted_from: self.counted_from }));
         }
         Ok(None)
     }
@@ -200,17 +210,8 @@ async fn read_footer(store: &Store, slice: &Slice, uri: &str) -> Result<Bytes, P
     let size = object.pin.size;
     let start = size.saturating_sub(TAIL_BYTES);
     let tail = store.get_range(&object.uri, &object.pin, start..size).await.map_err(store_problem)?;
-    let Some((_, [l0, l1, l2, l3, magic @ ..])) = tail.split_last_chunk::<TRAILER_BYTES>() else {
-        return Err(corrupt(uri, &format!("only {} bytes", tail.len())));
-    };
-    if magic != b"ARROW1" {
-        return Err(corrupt(uri, &format!("{magic:02x?} instead of ARROW1 at its end; it may be truncated")));
-    }
-    let length = u64::from(u32::from_le_bytes([*l0, *l1, *l2, *l3]));
+    let length = footer_length(uri, &tail, size)?;
     let end = size - TRAILER_BYTES as u64;
-    if length > end.min(limits::PAGE_BYTES_MAX) {
-        return Err(corrupt(uri, &format!("a footer of {length} bytes where at most {end} can be")));
-    }
     let range = end - length..end;
     if range.start >= start {
         return Ok(tail.slice((range.start - start) as usize..(range.end - start) as usize));

@@ -7,18 +7,12 @@
 mod file;
 mod stream;
 
-use fanfold_protocol::{ErrorKind, Problem};
+use fanfold_protocol::{ErrorKind, Problem, stored::arrow::corrupt};
 
 pub(super) use self::{file::FileReader, stream::StreamReader};
 
 /// One message is held in memory whole.
 const MESSAGE_BYTES_MAX: u64 = 1 << 30;
-
-fn corrupt(place: &str, found: &str) -> Problem {
-    let detail =
-        format!("{place} must be sound Arrow IPC, found: {found}; write the object again from its source");
-    Problem::new(ErrorKind::ArrowCorrupt, detail)
-}
 
 fn too_large(place: &str, bytes: u64) -> Problem {
     let detail = format!(

@@ -15,7 +15,10 @@ use parquet::{
     basic::Encoding,
     column::page::{Page, PageReader},
     errors::ParquetError,
-    file::{metadata::ColumnChunkMetaData, reader::ChunkReader, serialized_reader::SerializedPageReader},
+    file::{
+        metadata::ColumnChunkMetaData, page_index::offset_index::PageLocation, reader::ChunkReader,
+        serialized_reader::SerializedPageReader,
+    },
 };
 
 /// Texts in a page; writers put 20,000 rows in one.
@@ -30,13 +33,15 @@ enum Fault {
 }
 
 /// The bytes of the longest text in the pages of a column chunk that are in
-/// these encodings. The pages' headers have been checked.
+/// these encodings: all of them, or those at these places. The pages' headers have
+/// been checked.
 pub(super) fn longest(
     data: Arc<impl ChunkReader + 'static>,
     chunk: &ColumnChunkMetaData,
     rows: usize,
+    places: Option<Vec<PageLocation>>,
 ) -> Result<u64, ParquetError> {
-    let mut pages = SerializedPageReader::new(data, chunk, rows, None)?;
+    let mut pages = SerializedPageReader::new(data, chunk, rows, places)?;
     let mut longest = 0;
     while let Some(page) = pages.get_next_page()? {
         let measured = match page.encoding() {

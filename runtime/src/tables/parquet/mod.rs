@@ -2,17 +2,23 @@
 //!
 //! Of a row group only the wanted columns are fetched, in few large ranges; the
 //! next group's are fetched meanwhile when they are small. Page headers are
-//! checked ([`pages`]), then arrow-rs decodes from memory. Strings are decoded as
+//! checked ([`pages`]), then arrow-rs decodes from memory. Where an index of pages says
+//! that a filter passes only some of them, the others are neither fetched nor
+//! decoded ([`selection`]). Strings are decoded as
 //! views, so that a dictionary is never expanded by more than a batch. Bytes are
 //! those of the pinned state or the read fails.
 
 mod delta;
 mod header;
 mod pages;
+mod selection;
 
 use std::{collections::VecDeque, ops::Range, sync::Arc};
 
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::{
+    array::RecordBatch,
+    datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
+};
 use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem, limits,
@@ -28,14 +34,19 @@ use parquet::{
         ProjectionMask,
         arrow_reader::{
             ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
-            ParquetRecordBatchReaderBuilder,
+            ParquetRecordBatchReaderBuilder, RowSelectionPolicy,
         },
     },
     basic::Type,
-    file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData},
+    file::metadata::{
+        ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader, RowGroupMetaData,
+    },
 };
 
-use self::pages::{Budget, Chunk, Need};
+use self::{
+    pages::{Budget, Chunk, Need},
+    selection::{Indexed, Selection},
+};
 use super::{
     BATCH_ROWS_MAX, Skipped,
     filter::RowFilter,
@@ -60,6 +71,9 @@ pub(super) struct ParquetReader {
     slice: Slice,
     uri: String,
     metadata: ArrowReaderMetadata,
+    /// The same with the places of pages, for row groups of which some are read.
+    paged: Option<ArrowReaderMetadata>,
+    selection: Selection,
     mask: ProjectionMask,
     /// Where the wanted columns are among those decoded.
     order: Vec<usize>,
@@ -77,10 +91,12 @@ pub(super) struct ParquetReader {
 struct Group {
     index: usize,
     reader: ParquetRecordBatchReader,
-    /// Rows before the group, and rows of it that were given out.
+    /// Rows before the group.
     before: u64,
-    given: u64,
-    rows: u64,
+    /// Runs of its rows that are still to be given out.
+    runs: VecDeque<Range<u64>>,
+    /// Decoded rows that are to be given out first.
+    decoded: Option<RecordBatch>,
 }
 
 impl ParquetReader {
@@ -91,7 +107,7 @@ impl ParquetReader {
         first: Option<&First>,
     ) -> Result<Self, Problem> {
         let uri = slice.object.uri.to_string();
-        let (footer, whole) = read_footer(store, slice, &uri).await?;
+        let (footer, known) = read_footer(store, slice, &uri).await?;
         let place = || format!("the footer of {uri}");
         let metadata = guard(ErrorKind::ParquetCorrupt, place, || parse(&uri, &footer))?;
         let fields = metadata.schema().fields();
@@ -107,10 +123,17 @@ impl ParquetReader {
         // A column of another type than the other objects have is complained of as such.
         let table = wanted.table(&uri, &schema, first);
         let filter = table.and_then(|table| wanted.filter(&table)).unwrap_or(None);
-        let (groups, pruned) = match filter {
-            Some(filter) => prune(&footer, &filter, all, metadata.metadata()),
-            None => (all, Skipped::default()),
-        };
+        let (mut groups, mut pruned, mut selection) = (all, Skipped::default(), Selection::default());
+        if let Some(filter) = filter {
+            (groups, pruned) = prune(&footer, &filter, groups, metadata.metadata());
+            let (metadata, footer) = (metadata.metadata(), &footer);
+            let indexed = Indexed { store, slice, footer, known: &known, metadata, mask: &mask };
+            let (selected, skipped) = indexed.select(&filter, &mut groups).await?;
+            selection = selected;
+            pruned.add(skipped);
+        }
+        let paged = with_places(&uri, &metadata, &selection)?;
+        let whole = (slice.object.pin.size <= WHOLE_BYTES).then_some(known);
         Ok(Self {
             store: store.clone(),
             slice: slice.clone(),
@@ -125,10 +148,12 @@ impl ParquetReader {
             current: None,
             budget: Budget::default(),
             metadata,
+            paged,
+            selection,
         })
     }
 
-    /// What the filter left out by the footer's statistics.
+    /// What the filter left out by statistics.
     pub(super) fn pruned(&self) -> Skipped {
         self.pruned
     }
@@ -145,32 +170,52 @@ impl ParquetReader {
                 return Ok(Some(decoded));
             }
             let Some(index) = self.groups.pop_front() else { return Ok(None) };
-            let data = self.fetch(index).await?;
+            let mut data = self.fetch(index).await?;
+            if !self.agrees(index, &data) {
+                // The index is damaged: everything is read after all.
+                self.selection.forget(index);
+                data = match &self.whole {
+                    Some(whole) => whole.clone(),
+                    None => fetch(&self.store, &self.slice, self.ranges(index)?).await?,
+                };
+            }
             self.current = Some(self.start(index, data)?);
         }
     }
 
-    /// The next batch of the current group; ends the group when there is none.
+    /// The next rows of the current group; ends the group when there are none.
     fn decode(&mut self) -> Result<Option<Decoded>, Problem> {
         let Some(group) = &mut self.current else { return Ok(None) };
-        let row = group.before + group.given + 1;
+        let Some(run) = group.runs.front_mut() else {
+            self.current = None;
+            return Ok(None);
+        };
+        let row = group.before + run.start + 1;
         let place = || format!("row group {} of {}, at row {row}", group.index, self.uri);
-        let reader = &mut group.reader;
-        let batch = guard(ErrorKind::ParquetCorrupt, place, || {
-            let batch = reader.next().transpose().map_err(|e| corrupt(&place(), &e.to_string()))?;
-            batch.map(|b| b.project(&self.order)).transpose().map_err(|e| corrupt(&place(), &e.to_string()))
-        })?;
-        match batch {
-            Some(batch) => {
-                group.given += batch.num_rows() as u64;
-                Ok(Some(Decoded { batch, first_row: row, counted_from: None }))
+        let batch = match group.decoded.take() {
+            Some(batch) => batch,
+            None => {
+                let reader = &mut group.reader;
+                let batch = guard(ErrorKind::ParquetCorrupt, place, || {
+                    let batch = reader.next().transpose().map_err(|e| corrupt(&place(), &e.to_string()))?;
+                    let batch = batch.map(|b| b.project(&self.order)).transpose();
+                    batch.map_err(|e| corrupt(&place(), &e.to_string()))
+                })?;
+                batch.filter(|batch| batch.num_rows() > 0).ok_or_else(|| {
+                    corrupt(&place(), &format!("the end {} rows before it was due", run.end - run.start))
+                })?
             }
-            None if group.given == group.rows => {
-                self.current = None;
-                Ok(None)
-            }
-            None => Err(corrupt(&place(), &format!("{} rows instead of {}", group.given, group.rows))),
+        };
+        // A batch may reach over rows that are left out: its rows are numbered by runs.
+        let rows = usize::try_from(run.end - run.start).unwrap_or(usize::MAX).min(batch.num_rows());
+        run.start += rows as u64;
+        if run.is_empty() {
+            group.runs.pop_front();
         }
+        if rows < batch.num_rows() {
+            group.decoded = Some(batch.slice(rows, batch.num_rows() - rows));
+        }
+        Ok(Some(Decoded { batch: batch.slice(0, rows), first_row: row, counted_from: None }))
     }
 
     /// The wanted columns of a group; starts fetching the group after it.
@@ -195,16 +240,40 @@ impl ParquetReader {
         self.metadata.metadata().row_group(index)
     }
 
-    /// The wanted column chunks of a group, by leaf.
-    fn chunks(&self, index: usize) -> impl Iterator<Item = &ColumnChunkMetaData> {
+    /// The wanted column chunks of a group, with their leaves.
+    fn chunks(&self, index: usize) -> impl Iterator<Item = (usize, &ColumnChunkMetaData)> {
         let columns = self.group(index).columns().iter().enumerate();
-        columns.filter(|(leaf, _)| self.mask.leaf_included(*leaf)).map(|(_, chunk)| chunk)
+        columns.filter(|(leaf, _)| self.mask.leaf_included(*leaf))
+    }
+
+    /// Whether the pages that were fetched of a group are those of its index.
+    fn agrees(&self, index: usize, data: &Sparse) -> bool {
+        let Some(selected) = self.selection.of(index) else { return true };
+        let sound = |(leaf, chunk): (usize, &ColumnChunkMetaData)| {
+            let repeated = chunk.column_descr().max_rep_level() > 0;
+            self.range(index, chunk).is_ok_and(|range| selected.agrees(leaf, &range, data, repeated))
+        };
+        self.chunks(index).all(sound)
+    }
+
+    /// Where the wanted pages of a column chunk lie.
+    fn parts(
+        &self,
+        index: usize,
+        leaf: usize,
+        chunk: &ColumnChunkMetaData,
+    ) -> Result<Vec<Range<u64>>, Problem> {
+        let range = self.range(index, chunk)?;
+        let selected = self.selection.of(index).and_then(|selected| selected.ranges(leaf, &range));
+        Ok(selected.unwrap_or_else(|| vec![range]))
     }
 
     /// Where the wanted columns of a group lie.
     fn ranges(&self, index: usize) -> Result<Vec<Range<u64>>, Problem> {
-        let ranges =
-            self.chunks(index).map(|chunk| self.range(index, chunk)).collect::<Result<Vec<_>, _>>()?;
+        let mut ranges = Vec::new();
+        for (leaf, chunk) in self.chunks(index) {
+            ranges.extend(self.parts(index, leaf, chunk)?);
+        }
         let bytes = total(&ranges);
         if bytes <= GROUP_BYTES_MAX {
             return Ok(ranges);
@@ -237,19 +306,27 @@ impl ParquetReader {
         let mut budget = self.budget;
         let need = self.check_pages(index, &data, &mut budget)?;
         self.budget = budget;
-        let rows = self.rows(index);
         let before = (0..index).map(|g| self.rows(g)).fold(0, u64::saturating_add);
         let batch_rows = self.batch_rows(index, need)?;
         let place = || format!("row group {index} of {}", self.uri);
+        let selected = self.selection.of(index);
+        let metadata = selected.and(self.paged.as_ref()).unwrap_or(&self.metadata);
         let reader = guard(ErrorKind::ParquetCorrupt, place, || {
-            ParquetRecordBatchReaderBuilder::new_with_metadata(data, self.metadata.clone())
+            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(data, metadata.clone())
                 .with_row_groups(vec![index])
                 .with_projection(self.mask.clone())
-                .with_batch_size(batch_rows)
-                .build()
-                .map_err(|e| corrupt(&place(), &e.to_string()))
+                // Of pages that were not fetched no row may be asked for.
+                .with_row_selection_policy(RowSelectionPolicy::Selectors)
+                .with_batch_size(batch_rows);
+            let builder = match selected {
+                Some(selected) => builder.with_row_selection(selected.selection()),
+                None => builder,
+            };
+            builder.build().map_err(|e| corrupt(&place(), &e.to_string()))
         })?;
-        Ok(Group { index, reader, before, given: 0, rows })
+        let runs = selected.map_or_else(|| vec![0..self.rows(index)], |selected| selected.runs.clone());
+        let runs = runs.into_iter().filter(|run| !run.is_empty()).collect();
+        Ok(Group { index, reader, before, runs, decoded: None })
     }
 
     fn rows(&self, index: usize) -> u64 {
@@ -259,25 +336,27 @@ impl ParquetReader {
     /// Checks the pages of all wanted columns: what decoding them needs.
     fn check_pages(&self, index: usize, data: &Sparse, budget: &mut Budget) -> Result<Need, Problem> {
         let mut need = Need::default();
-        for chunk in self.chunks(index) {
-            let range = self.range(index, chunk)?;
+        for (leaf, chunk) in self.chunks(index) {
             let name = chunk.column_path().string();
             let place =
                 |at: u64| format!("column {} of row group {index} of {}, byte {at}", quote(&name), self.uri);
-            let bytes = data
-                .get(range.clone())
-                .ok_or_else(|| Problem::new(ErrorKind::Internal, "a column chunk was not fetched"))?;
+            let part = |range: Range<u64>| Some((range.start, data.get(range)?));
+            let ranges = self.parts(index, leaf, chunk)?;
+            let start = ranges.first().map_or(0, |range| range.start);
+            let parts: Option<Vec<_>> = ranges.into_iter().map(part).collect();
+            let parts =
+                parts.ok_or_else(|| Problem::new(ErrorKind::Internal, "a column chunk was not fetched"))?;
             let repeated = chunk.column_descr().max_rep_level() > 0;
-            let mut of_chunk =
-                budget.check(&Chunk { place: &place, offset: range.start, bytes: &bytes, repeated })?;
+            let mut of_chunk = budget.check(&Chunk { place: &place, parts: &parts, repeated })?;
             if of_chunk.delta {
                 let rows = usize::try_from(self.rows(index)).unwrap_or(usize::MAX);
+                let pages = self.selection.of(index).and_then(|selected| selected.locations(leaf));
                 let longest = guard(
                     ErrorKind::ParquetCorrupt,
-                    || place(range.start),
+                    || place(start),
                     || {
-                        delta::longest(Arc::new(data.clone()), chunk, rows)
-                            .map_err(|e| corrupt(&place(range.start), &e.to_string()))
+                        delta::longest(Arc::new(data.clone()), chunk, rows, pages)
+                            .map_err(|e| corrupt(&place(start), &e.to_string()))
                     },
                 )?;
                 of_chunk.value_bytes_max = of_chunk.value_bytes_max.max(longest);
@@ -290,7 +369,7 @@ impl ParquetReader {
     /// Rows of a batch of good size.
     fn batch_rows(&self, index: usize, need: Need) -> Result<usize, Problem> {
         let rows = self.rows(index).max(1);
-        let width: u64 = self.chunks(index).map(|chunk| value_bytes(chunk, rows)).sum();
+        let width: u64 = self.chunks(index).map(|(_, chunk)| value_bytes(chunk, rows)).sum();
         if width > limits::BATCH_BYTES_MAX && rows > 1 {
             let detail = format!(
                 "a row of {} must take at most {} bytes, found about {width} in row group {index}; select fewer columns",
@@ -324,22 +403,38 @@ fn value_bytes(chunk: &ColumnChunkMetaData, rows: u64) -> u64 {
     if descriptor.max_rep_level() > 0 { fixed.max(stored) + 8 } else { fixed }
 }
 
-/// The footer's bytes, and the whole object when it is small.
-async fn read_footer(store: &Store, slice: &Slice, uri: &str) -> Result<(Bytes, Option<Sparse>), Problem> {
+/// The footer's bytes, and what was read with it: of a small object all.
+async fn read_footer(store: &Store, slice: &Slice, uri: &str) -> Result<(Bytes, Sparse), Problem> {
     let object = &slice.object;
     let size = object.pin.size;
     let start = if size <= WHOLE_BYTES { 0 } else { size - TAIL_BYTES };
     let tail = store.get_range(&object.uri, &object.pin, start..size).await.map_err(store_problem)?;
     let length = footer_length(uri, &tail, size)?;
-    let whole = (start == 0).then(|| Sparse::of(size, 0, tail.clone()));
+    let known = Sparse::of(size, start, tail.clone());
     if length + TRAILER_BYTES <= tail.len() {
         let from = tail.len() - TRAILER_BYTES - length;
-        return Ok((tail.slice(from..tail.len() - TRAILER_BYTES), whole));
+        return Ok((tail.slice(from..tail.len() - TRAILER_BYTES), known));
     }
     let end = size - TRAILER_BYTES as u64;
     let range = end - length as u64..end;
     let footer = store.get_range(&object.uri, &object.pin, range).await.map_err(store_problem)?;
-    Ok((footer, None))
+    Ok((footer, known))
+}
+
+/// The metadata with the places of pages, where some are not read.
+fn with_places(
+    uri: &str,
+    metadata: &ArrowReaderMetadata,
+    selection: &Selection,
+) -> Result<Option<ArrowReaderMetadata>, Problem> {
+    if selection.is_empty() {
+        return Ok(None);
+    }
+    let options = ArrowReaderOptions::new().with_schema(Arc::clone(metadata.schema()));
+    let builder = ParquetMetaDataBuilder::new_from_metadata(ParquetMetaData::clone(metadata.metadata()));
+    let placed = Arc::new(builder.set_page_index(Some(selection.places())).build());
+    let failed = |e: parquet::errors::ParquetError| corrupt(&format!("the footer of {uri}"), &e.to_string());
+    ArrowReaderMetadata::try_new(placed, options).map(Some).map_err(failed)
 }
 
 /// The footer, with strings to be read as views.
@@ -405,5 +500,5 @@ fn prune(
         groups.into_iter().partition(|group| passing.get(*group).copied().unwrap_or(true));
     let bytes = pruned.iter().map(|group| metadata.row_group(*group).compressed_size());
     let bytes = bytes.filter_map(|bytes| u64::try_from(bytes).ok()).fold(0, u64::saturating_add);
-    (kept, Skipped { rows: 0, row_groups: pruned.len() as u64, bytes })
+    (kept, Skipped { row_groups: pruned.len() as u64, bytes, ..Skipped::default() })
 }

@@ -5,6 +5,7 @@
 //! beyond the allowed ratio is refused. What is learned on the way says how many
 //! rows may be decoded at once.
 
+use bytes::Bytes;
 use fanfold_protocol::{ErrorKind, Problem, limits};
 
 use super::header::PageHeader;
@@ -25,11 +26,11 @@ pub(super) struct Budget {
     decoded: u64,
 }
 
-/// A column chunk: its place for messages, and its bytes.
+/// A column chunk: its place for messages, and its bytes: whole pages, in one part
+/// or in several, each with where it begins.
 pub(super) struct Chunk<'a> {
     pub(super) place: &'a dyn Fn(u64) -> String,
-    pub(super) offset: u64,
-    pub(super) bytes: &'a [u8],
+    pub(super) parts: &'a [(u64, Bytes)],
     /// Whether the column holds lists.
     pub(super) repeated: bool,
 }
@@ -79,21 +80,36 @@ struct Walk {
 impl Budget {
     /// Checks all pages of the chunk and takes them into account.
     pub(super) fn check(&mut self, chunk: &Chunk<'_>) -> Result<Need, Problem> {
-        let (mut at, mut walk) = (0, Walk::default());
-        while at < chunk.bytes.len() {
-            let place = || (chunk.place)(chunk.offset + at as u64);
+        let mut walk = Walk::default();
+        for (offset, bytes) in chunk.parts {
+            self.check_part(chunk, *offset, bytes, &mut walk)?;
+        }
+        let Walk { value_bytes_max, delta, .. } = walk;
+        Ok(Need { open_bytes: walk.dictionary + walk.page, value_bytes_max, delta })
+    }
+
+    fn check_part(
+        &mut self,
+        chunk: &Chunk<'_>,
+        offset: u64,
+        bytes: &[u8],
+        walk: &mut Walk,
+    ) -> Result<(), Problem> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let place = || (chunk.place)(offset + at as u64);
             let corrupt = |found: &str| {
                 let detail = format!("{} must hold a page, found {found}; the file is damaged", place());
                 Problem::new(ErrorKind::ParquetCorrupt, detail)
             };
             let (header, length) =
-                PageHeader::read(&chunk.bytes[at..]).ok_or_else(|| corrupt("no valid page header"))?;
+                PageHeader::read(&bytes[at..]).ok_or_else(|| corrupt("no valid page header"))?;
             let (Ok(stored), Ok(decoded), Ok(values)) =
                 (usize::try_from(header.stored), u64::try_from(header.decoded), u64::try_from(header.values))
             else {
                 return Err(corrupt("a page of negative size"));
             };
-            let rest = chunk.bytes.len() - at - length;
+            let rest = bytes.len() - at - length;
             if stored > rest {
                 return Err(corrupt(&format!("{stored} bytes of which only {rest} are in its column chunk")));
             }
@@ -106,8 +122,7 @@ impl Budget {
             self.spend(stored as u64 + length as u64, decoded).map_err(|p| p.within(place()))?;
             at += length + stored;
         }
-        let Walk { value_bytes_max, delta, .. } = walk;
-        Ok(Need { open_bytes: walk.dictionary + walk.page, value_bytes_max, delta })
+        Ok(())
     }
 
     fn spend(&mut self, stored: u64, decoded: u64) -> Result<(), Problem> {
@@ -166,7 +181,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let chunk = Chunk { place: &|at| at.to_string(), offset: 0, bytes: &bytes, repeated: true };
+            let parts = [(0, Bytes::from(bytes))];
+            let chunk = Chunk { place: &|at| at.to_string(), parts: &parts, repeated: true };
             let _ = Budget::default().check(&chunk);
         }
     }

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Manifests, whole or in shards.
+//!
+//! A manifest that names few objects is one document. One that names many is a head,
+//! which is put once and makes the output visible, and shards beside it, which were
+//! written before and of which nothing is visible without the head. Only shards in the
+//! head's own folder are read: a manifest may come from anybody.
+
+use bytes::Bytes;
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    commit::{MANIFEST_OBJECTS_MAX, Manifest, ManifestShard, OutputObject},
+    uri::ObjectUri,
+};
+use fanfold_storage::{PutOptions, Store};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::error::{Error, Result, about_input};
+
+/// Shards written or read at once.
+const SHARDS_AT_ONCE: usize = 4;
+
+/// The head of a manifest; its shards are written when it needs any.
+pub async fn lay_out(
+    store: &Store,
+    output: &ObjectUri,
+    manifest: &Manifest,
+    options: &PutOptions,
+) -> Result<Manifest> {
+    if manifest.objects.len() <= MANIFEST_OBJECTS_MAX {
+        return Ok(manifest.clone());
+    }
+    let write = |(number, objects): (usize, &[OutputObject])| {
+        let uri = output.join(&format!("_manifest-{}-{number:05}.jsonl", manifest.job));
+        let body = lines(objects);
+        let (count, options) = (objects.len() as u64, options.clone());
+        async move {
+            let uri = uri?;
+            let body = body.map_err(|e| Error::damaged(uri.to_string(), e))?;
+            store.put(&uri, body, options).await?;
+            Ok::<_, Error>(ManifestShard { uri, objects: count })
+        }
+    };
+    let writes: Vec<_> = manifest.objects.chunks(MANIFEST_OBJECTS_MAX).enumerate().map(write).collect();
+    let shards = stream::iter(writes).buffered(SHARDS_AT_ONCE).try_collect().await?;
+    let Manifest { job, function, rows, bytes, failed, .. } = manifest.clone();
+    Ok(Manifest { job, function, rows, bytes, failed, objects: Vec::new(), shards })
+}
+
+fn lines(objects: &[OutputObject]) -> serde_json::Result<Bytes> {
+    let mut body = Vec::new();
+    for object in objects {
+        serde_json::to_writer(&mut body, object)?;
+        body.push(b'\n');
+    }
+    Ok(body.into())
+}
+
+/// A manifest that lies at `uri`, with the objects that its shards name.
+///
+/// # Errors
+/// `invalid-job` for shards elsewhere, or that are none; why they cannot be read.
+pub async fn whole(store: &Store, uri: &ObjectUri, mut manifest: Manifest) -> Result<Manifest> {
+    let folder = uri.key().rfind('/').map_or("", |slash| &uri.key()[..=slash]);
+    let wrong = |shard: &ObjectUri, found: &str| {
+        let detail = format!("expected {shard} to be a shard of the manifest {uri}, found {found}");
+        Error::Refused(Problem::new(ErrorKind::InvalidJob, detail))
+    };
+    let read = |ManifestShard { uri: shard, objects: count }| async move {
+        if shard.bucket() != uri.bucket() || !shard.key().starts_with(folder) {
+            return Err(wrong(&shard, "that it lies elsewhere"));
+        }
+        let body = store.get(&shard, None).await.map_err(about_input)?;
+        let lines = body.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+        let objects: Vec<OutputObject> = lines
+            .map(|line| serde_json::from_slice(line).map_err(|_| wrong(&shard, "another document")))
+            .collect::<Result<_>>()?;
+        if objects.len() as u64 != count {
+            return Err(wrong(&shard, &format!("{} objects instead of {count}", objects.len())));
+        }
+        Ok(objects)
+    };
+    let reads: Vec<_> = std::mem::take(&mut manifest.shards).into_iter().map(read).collect();
+    let mut shards = std::pin::pin!(stream::iter(reads).buffered(SHARDS_AT_ONCE));
+    while let Some(objects) = shards.try_next().await? {
+        manifest.objects.extend(objects);
+    }
+    Ok(manifest)
+}
+
+/// Removes the shards of a manifest that is not there any more, or never was.
+pub async fn remove_shards(store: &Store, output: &ObjectUri, head: &Manifest) -> Result<()> {
+    let shards = head.shards.iter().filter(|shard| shard.uri.is_under(output));
+    let keys: Vec<_> = shards.map(|shard| shard.uri.key().to_owned()).collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    Ok(store.delete_many(output.bucket(), keys).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfold_storage::{
+        Credentials, StoreConfig,
+        server::{Server, ServerConfig},
+    };
+    use uuid::Uuid;
+
+    use super::*;
+
+    async fn store(folder: &std::path::Path) -> Store {
+        let credentials = || Credentials::new("manifests", "manifests-secret");
+        let config = ServerConfig { root: folder.to_owned(), credentials: credentials() };
+        let server = Server::open(config).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { server.serve(listener, Default::default()).await });
+        let store = Store::connect(StoreConfig::at(endpoint, credentials())).unwrap();
+        store.ensure_bucket("bank").await.unwrap();
+        store
+    }
+
+    fn manifest(objects: usize) -> Manifest {
+        let object = |n: usize| OutputObject {
+            uri: format!("s3://bank/out/part-{n:07}.parquet").parse().unwrap(),
+            size: n as u64,
+            etag: "e".into(),
+            rows: 1,
+        };
+        Manifest {
+            job: Uuid::nil(),
+            function: "f@1".parse().unwrap(),
+            rows: objects as u64,
+            bytes: 0,
+            objects: (0..objects).map(object).collect(),
+            shards: Vec::new(),
+            failed: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn many_objects_are_named_in_shards() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path()).await;
+        let (output, uri) =
+            ("s3://bank/out/".parse().unwrap(), "s3://bank/out/_manifest.json".parse().unwrap());
+        let few = manifest(MANIFEST_OBJECTS_MAX);
+        assert_eq!(lay_out(&store, &output, &few, &PutOptions::default()).await.unwrap(), few);
+        let many = manifest(2 * MANIFEST_OBJECTS_MAX + 5);
+        let head = lay_out(&store, &output, &many, &PutOptions::default()).await.unwrap();
+        let counts: Vec<_> = head.shards.iter().map(|shard| shard.objects).collect();
+        assert_eq!(counts, [MANIFEST_OBJECTS_MAX as u64, MANIFEST_OBJECTS_MAX as u64, 5]);
+        assert!(head.objects.is_empty() && head.rows == many.rows);
+        assert!(head.shards.iter().all(|shard| shard.uri.key().starts_with("out/_manifest-")));
+        // Written again, by a coordinator that goes on, it is the same.
+        assert_eq!(lay_out(&store, &output, &many, &PutOptions::default()).await.unwrap(), head);
+        assert_eq!(whole(&store, &uri, head.clone()).await.unwrap(), many);
+        let refused = async |head: Manifest, uri: &ObjectUri, word: &str| {
+            let Err(Error::Refused(problem)) = whole(&store, uri, head).await else { panic!("{word}") };
+            assert!(problem.detail.contains(word), "{problem}");
+        };
+        refused(head.clone(), &"s3://bank/other/_manifest.json".parse().unwrap(), "elsewhere").await;
+        let mut short = head.clone();
+        short.shards[2].objects = 6;
+        refused(short, &uri, "5 objects instead of 6").await;
+        remove_shards(&store, &output, &head).await.unwrap();
+        refused(head, &uri, "_manifest-").await;
+    }
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a job's author decided about trying again and about width.
+//!
+//! Read by [`super::progress`]; never changes while a job runs.
+
+use fanfold_protocol::{Problem, error::Fault, limits};
+
+use super::case::Case;
+
+/// What was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Attempts at a task, the first included.
+    pub attempts: u32,
+    /// Tasks queued or running at once.
+    pub outstanding_max: u32,
+    /// Tasks of the first stage that may be given up.
+    pub tolerated: u64,
+}
+
+impl Policy {
+    /// That of a job.
+    pub fn of(case: &Case) -> Self {
+        let outstanding_max = u32::try_from(limits::TASKS_OUTSTANDING_MAX).unwrap_or(u32::MAX);
+        let document = &case.job.document;
+        let outstanding_max = match document.limits.max_parallel {
+            0 => outstanding_max,
+            width => width.min(outstanding_max),
+        };
+        let tolerated = document.limits.tolerated_failures.of(u64::from(case.plan.partitions));
+        Self { attempts: document.retry.attempts, outstanding_max, tolerated }
+    }
+}
+
+/// Whether another attempt may end otherwise. Data that a caller must mend will
+/// not mend itself: the input is pinned. A guest may say so of its own errors.
+pub fn may_help(problem: &Problem) -> bool {
+    match (problem.guest_retryable, problem.code.fault()) {
+        (Some(retryable), _) => retryable,
+        (None, Fault::Caller) => problem.code.retryable(),
+        (None, Fault::Guest | Fault::Limit | Fault::Platform) => true,
+    }
+}

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Dead letters of triggers: events that were given up, with what happened and
+//! why.
+//!
+//! They wait in their trigger's queue for somebody to look, to replay or to
+//! discard them. Invariant: there are at most so many of a trigger, and none
+//! for ever, since a target that always fails must not fill the disk.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{Json, extract::State};
+use fanfold_backbone::DeadLetter;
+use fanfold_protocol::{ErrorKind, Problem, keys, limits, time};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::{intake::Waiting, record::Trigger};
+use crate::{
+    extract::{Path, Query},
+    problem::{Answer, ProblemBody, of_backbone},
+    state::{App, AppState},
+};
+
+/// Letters of an answer.
+const PAGE_DEFAULT: usize = 50;
+const PAGE_MAX: usize = 100;
+/// Letters handled at once.
+const AT_ONCE: usize = 1_000;
+/// Between two rounds of removing what is old or too much.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// An event that was given up.
+#[derive(Serialize, ToSchema)]
+pub struct EventLetter {
+    /// Names the event's message.
+    id: String,
+    /// The bucket; absent, like all that tells of the event, when it cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bucket: Option<String>,
+    /// The key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    /// What happened, in S3's words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "ObjectCreated:Put")]
+    event: Option<String>,
+    /// When it was taken in, milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    taken_at: Option<u64>,
+    /// How often it was tried.
+    attempts: u32,
+    /// Why it was given up: a code, and what was expected and found.
+    reason: String,
+}
+
+impl From<DeadLetter> for EventLetter {
+    fn from(letter: DeadLetter) -> Self {
+        let waiting = read(&letter);
+        let taken_at = waiting.as_ref().map(|waiting| waiting.at.0);
+        let notice = waiting.map(|waiting| waiting.notice);
+        Self {
+            id: letter.id,
+            bucket: notice.as_ref().map(|notice| notice.bucket.clone()),
+            key: notice.as_ref().map(|notice| notice.key.clone()),
+            event: notice.map(|notice| notice.name),
+            taken_at,
+            attempts: letter.attempt,
+            reason: letter.reason,
+        }
+    }
+}
+
+fn read(letter: &DeadLetter) -> Option<Waiting> {
+    serde_json::from_slice(&letter.payload).ok()
+}
+
+/// A page of dead letters.
+#[derive(Serialize, ToSchema)]
+pub struct EventLetters {
+    /// Oldest first.
+    dead_letters: Vec<EventLetter>,
+    /// For the page after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// How dead letters are listed.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct EventLetterQuery {
+    /// `next` of the page before.
+    page: Option<String>,
+    /// Dead letters on a page, at most 100; 50 when absent.
+    limit: Option<usize>,
+}
+
+/// Events of a trigger that were given up, oldest first.
+#[utoipa::path(
+    get, path = "/v1/triggers/{name}/dead-letters", tag = "triggers",
+    params(("name" = String, Path, description = "The trigger"), EventLetterQuery),
+    responses(
+        (status = 200, description = "Oldest first", body = EventLetters),
+        (status = 400, description = "No such page", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such trigger", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn letters(
+    State(app): State<AppState>,
+    Path(name): Path<String>,
+    Query(query): Query<EventLetterQuery>,
+) -> Answer<Json<EventLetters>> {
+    let trigger = app.triggers.show(&name.parse()?).await?;
+    let wrong = |detail: String| Problem::new(ErrorKind::InvalidRequest, detail);
+    let after = query
+        .page
+        .as_deref()
+        .map_or(Ok(0), str::parse)
+        .map_err(|_| wrong("page must be `next` of an earlier answer, found another text".to_owned()))?;
+    let limit = query.limit.unwrap_or(PAGE_DEFAULT);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        return Err(
+            wrong(format!("limit must be from 1 to {PAGE_MAX}, found {limit}; use page for more")).into()
+        );
+    }
+    let queue = keys::event_queue(&trigger.record.id);
+    let mut found = app.backbone.dead_letters(&queue, after, limit + 1).await.map_err(of_backbone)?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more).map(|last| last.sequence.to_string());
+    Ok(Json(EventLetters { dead_letters: found.into_iter().map(EventLetter::from).collect(), next }))
+}
+
+/// What was removed.
+#[derive(Serialize, ToSchema)]
+pub struct EventLettersGone {
+    /// So many dead letters.
+    discarded: u64,
+}
+
+/// Removes a trigger's dead letters for good.
+#[utoipa::path(
+    delete, path = "/v1/triggers/{name}/dead-letters", tag = "triggers",
+    params(("name" = String, Path, description = "The trigger")),
+    responses(
+        (status = 200, description = "They are gone", body = EventLettersGone),
+        (status = 404, description = "No such trigger", body = ProblemBody, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn discard(
+    State(app): State<AppState>,
+    Path(name): Path<String>,
+) -> Answer<Json<EventLettersGone>> {
+    let trigger = app.triggers.show(&name.parse()?).await?;
+    let dead = count(&app, &trigger).await?;
+    Ok(Json(EventLettersGone { discarded: remove_oldest(&app, &trigger.record.id, dead).await? }))
+}
+
+/// Queues all dead letters again: as many as there are now, since some may come back.
+///
+/// # Errors
+/// The backbone does not answer.
+pub async fn revive(app: &App, trigger: &Trigger) -> Result<u64, Problem> {
+    let queue = keys::event_queue(&trigger.record.id);
+    let dead = count(app, trigger).await?;
+    let mut queued = 0;
+    while queued < dead {
+        let letters = app.backbone.dead_letters(&queue, 0, AT_ONCE).await.map_err(of_backbone)?;
+        let sequences: Vec<u64> = letters.iter().map(|letter| letter.sequence).collect();
+        let revived = app.backbone.replay(&queue, sequences).await.map_err(of_backbone)?;
+        if revived == 0 {
+            break;
+        }
+        queued += revived as u64;
+    }
+    Ok(queued)
+}
+
+/// Removes dead letters that are too old or too many, for ever.
+pub async fn sweep(app: AppState) {
+    loop {
+        for trigger in app.triggers.list() {
+            if let Err(problem) = sweep_one(&app, &trigger).await {
+                tracing::warn!(trigger = %trigger.record.name, detail = %problem.detail, "dead letters could not be swept; this is tried again");
+            }
+        }
+        tokio::time::sleep(SWEEP_EVERY).await;
+    }
+}
+
+async fn sweep_one(app: &Arc<App>, trigger: &Trigger) -> Result<(), Problem> {
+    let dead = count(app, trigger).await?;
+    if dead == 0 {
+        return Ok(());
+    }
+    let mut gone =
+        remove_oldest(app, &trigger.record.id, dead.saturating_sub(limits::DEAD_LETTERS_MAX as u64)).await?;
+    // Oldest first: whoever is young ends the search.
+    let (queue, now) = (keys::event_queue(&trigger.record.id), time::now());
+    loop {
+        let letters = app.backbone.dead_letters(&queue, 0, AT_ONCE).await.map_err(of_backbone)?;
+        let is_old = |letter: &&DeadLetter| {
+            read(letter).is_some_and(|waiting| now.since(waiting.at) >= limits::INVOCATION_RECORD_WINDOW)
+        };
+        let old: Vec<u64> = letters.iter().take_while(is_old).map(|letter| letter.sequence).collect();
+        if old.is_empty() {
+            break;
+        }
+        gone += app.backbone.discard(&queue, old).await.map_err(of_backbone)? as u64;
+    }
+    if gone > 0 {
+        app.triggers.counters().letters_expired(&trigger.record.name, gone);
+        tracing::warn!(trigger = %trigger.record.name, gone, "dead letters were removed that nobody has replayed");
+    }
+    Ok(())
+}
+
+async fn count(app: &App, trigger: &Trigger) -> Result<u64, Problem> {
+    let depth = app.backbone.depth(&keys::event_queue(&trigger.record.id)).await;
+    Ok(depth.map_err(of_backbone)?.dead)
+}
+
+/// Removes so many, or as many as there are; tells how many that were.
+async fn remove_oldest(app: &App, trigger: &Uuid, most: u64) -> Result<u64, Problem> {
+    let (queue, mut gone) = (keys::event_queue(trigger), 0);
+    while gone < most {
+        let wanted = usize::try_from(most - gone).unwrap_or(AT_ONCE).min(AT_ONCE);
+        let letters = app.backbone.dead_letters(&queue, 0, wanted).await.map_err(of_backbone)?;
+        if letters.is_empty() {
+            break;
+        }
+        let sequences = letters.iter().map(|letter| letter.sequence).collect();
+        gone += app.backbone.discard(&queue, sequences).await.map_err(of_backbone)? as u64;
+    }
+    Ok(gone)
+}

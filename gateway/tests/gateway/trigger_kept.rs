@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is kept of a trigger's events and for how long: outcomes, dead letters,
+//! and places for what runs.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use fanfold_backbone::Message;
+use fanfold_protocol::{ErrorKind, digest::Digest, event::state_identity, keys, time, uri::ObjectUri};
+use http::Method;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    harness::{Base, Service},
+    triggers::{JSON, document, metric, put_of, replay, send_objects, wait_for_calls, with_trigger},
+};
+
+fn id_of(view: &Value) -> Uuid {
+    view["id"].as_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn no_more_runs_at_once_than_the_trigger_allows() {
+    let mut narrow = document();
+    narrow["concurrency"] = json!(2);
+    let (service, _) = with_trigger(narrow).await;
+    send_objects(&service, (0..6).map(|n| format!("in/slow-{n}.csv"))).await;
+    service.until("started", 6).await;
+    wait_for_calls(&service, 6).await;
+    assert_eq!(service.workers.running.1.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_by_page_and_discarded() {
+    let mut document = document();
+    document["retry"] = json!({"attempts": 1});
+    let (service, _) = with_trigger(document).await;
+    assert_eq!(service.delete("/v1/functions/f").await.status, 204);
+    send_objects(&service, (0..3).map(|n| format!("in/{n}.csv"))).await;
+    // They are counted before they are set aside.
+    until(async || service.get("/v1/triggers/t").await.json()["events"]["dead"] == 3).await;
+    let path = "/v1/triggers/t/dead-letters";
+    let first = service.get(&format!("{path}?limit=2")).await.json();
+    assert_eq!(first["dead_letters"].as_array().unwrap().len(), 2);
+    let letter = &first["dead_letters"][0];
+    assert_eq!(
+        (&letter["bucket"], &letter["event"], &letter["attempts"]),
+        (&json!("bank"), &json!("ObjectCreated:Put"), &json!(1))
+    );
+    assert!(letter["key"].as_str().unwrap().starts_with("in/"), "{letter}");
+    assert!(letter["reason"].as_str().unwrap().starts_with("function-not-found: "), "{letter}");
+    let rest = service.get(&format!("{path}?limit=2&page={}", first["next"].as_str().unwrap())).await.json();
+    assert_eq!((rest["dead_letters"].as_array().unwrap().len(), &rest["next"]), (1, &Value::Null));
+    for wrong in ["?limit=0", "?page=x", "?x=1"] {
+        service.get(&format!("{path}{wrong}")).await.is_problem(ErrorKind::InvalidRequest);
+    }
+    assert_eq!(service.delete(path).await.json(), json!({"discarded": 3}));
+    assert_eq!(service.get(path).await.json()["dead_letters"], json!([]));
+    service.get("/v1/triggers/none/dead-letters").await.is_problem(ErrorKind::TriggerNotFound);
+}
+
+#[tokio::test]
+async fn dead_letters_are_not_kept_for_ever() {
+    let mut document = document();
+    document["retry"] = json!({"attempts": 1});
+    let (service, view) = with_trigger(document).await;
+    assert_eq!(service.delete("/v1/functions/f").await.status, 204);
+    service.object("bank", "in/old.csv", "1").await;
+    let notice =
+        json!({"bucket": "bank", "key": "in/old.csv", "kind": "created", "name": "ObjectCreated:Put"});
+    let old = json!({"notice": notice, "at": 0}).to_string();
+    let queue = keys::event_queue(&id_of(&view));
+    service.base.backbone.enqueue(&queue, vec![Message::new("old", Bytes::from(old))]).await.unwrap();
+    service.until("dead", 1).await;
+    send_objects(&service, ["in/young.csv".to_owned()]).await;
+    service.until("dead", 2).await;
+    let service = service.stop().await.serve(|_| {}).await;
+    let keys = async || -> Vec<String> {
+        let letters = service.get("/v1/triggers/t/dead-letters").await.json();
+        let letters = letters["dead_letters"].as_array().unwrap().clone();
+        letters.iter().map(|letter| letter["key"].as_str().unwrap().to_owned()).collect()
+    };
+    until(async || keys().await == ["in/young.csv"]).await;
+}
+
+async fn until(mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20));
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+/// Puts an outcome of an invocation into the backbone, of this time.
+async fn outcome(base: &Base, trigger: &Uuid, identity: &Digest, at: u64) -> String {
+    let key = keys::event_outcome(trigger, identity);
+    let value = json!({"started": {"kind": "invocation", "id": Uuid::nil()}, "at": at}).to_string();
+    base.backbone.put(&key, value).await.unwrap();
+    key
+}
+
+/// A trigger that is never looked at, and one that acts on removals alone, forget
+/// as well what is gone for a day.
+#[tokio::test]
+async fn outcomes_of_what_is_gone_are_forgotten_after_a_day() {
+    for events in [json!(["ObjectCreated:*"]), json!(["ObjectRemoved:*"])] {
+        let mut document = document();
+        document["events"] = events.clone();
+        let (service, view) = with_trigger(document).await;
+        let (id, now) = (id_of(&view), time::now().0);
+        service.object("bank", "in/there.csv", "1").await;
+        let there = ObjectUri::new("bank", "in/there.csv").unwrap();
+        let meta = service.base.store.head(&there).await.unwrap();
+        let there = state_identity("bank", "in/there.csv", &meta.pin, meta.last_modified);
+        let base = service.stop().await;
+        let there = outcome(&base, &id, &there, 0).await;
+        let young = outcome(&base, &id, &Digest::of(b"young"), now).await;
+        let gone = outcome(&base, &id, &Digest::of(b"gone"), 0).await;
+        let service = base.serve(|_| {}).await;
+        let has = async |key: &str| service.base.backbone.get(key).await.unwrap().is_some();
+        until(async || !has(&gone).await).await;
+        assert!(has(&young).await, "{events}");
+        assert_eq!(has(&there).await, events[0] == "ObjectCreated:*");
+        // Nothing was fed by that.
+        assert_eq!(service.fate("kept").await, 0);
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_a_removed_trigger_stays() {
+    let (service, view) = with_trigger(document()).await;
+    service.object("bank", "in/a.csv", "1").await;
+    assert_eq!(replay(&service, json!({})).await.json()["queued"], 1);
+    service.until("started", 1).await;
+    assert_eq!(replay(&service, json!({})).await.json()["queued"], 0);
+    let id = id_of(&view);
+    let packed = ObjectUri::new(keys::SYSTEM_BUCKET_DEFAULT, keys::packed_outcomes(&id)).unwrap();
+    assert!(service.base.store.head(&packed).await.is_ok());
+    assert_eq!(service.delete("/v1/triggers/t").await.status, 204);
+    let rest =
+        async |service: &Service| service.base.backbone.list(&keys::outcomes(&id)).await.unwrap().len();
+    until(async || service.base.store.head(&packed).await.is_err() && rest(&service).await == 0).await;
+}
+
+/// As for Garage, which sends nothing.
+#[tokio::test]
+async fn objects_of_a_silent_store_are_found_on_schedule() {
+    let mut silent = document();
+    silent["reconcile"] = json!("10s");
+    let (service, _) = with_trigger(silent).await;
+    service.object("bank", "in/a.csv", "1").await;
+    service.until("started", 1).await;
+    wait_for_calls(&service, 1).await;
+    assert_eq!(metric(&service, "reconciler_objects_found").await, 1);
+}
+
+#[tokio::test]
+async fn a_trigger_that_is_full_holds_up_no_look_at_another() {
+    let (service, _) = with_trigger(json!({"bucket": "bank", "prefix": "a/", "function": "f"})).await;
+    let other = json!({"bucket": "bank", "prefix": "b/", "function": "f"});
+    assert_eq!(service.put_json("/v1/triggers/u", other).await.status, 201);
+    // So many that there is never room for all of them.
+    for n in 0..5 {
+        service.object("bank", &format!("a/{n}"), "1").await;
+    }
+    service.object("bank", "b/1", "1").await;
+    let service = service.stop().await.serve(|config| config.events_waiting_max = 4).await;
+    wait_for_calls(&service, 1).await;
+    assert_eq!(service.fate("kept").await, 0);
+}
+
+#[tokio::test]
+async fn a_window_of_time_is_fed_again() {
+    let (service, _) = with_trigger(document()).await;
+    service.object("bank", "in/a.csv", "1").await;
+    assert_eq!(service.send(&put_of("in/a.csv")).await.status, 200);
+    service.until("started", 1).await;
+    let uri = ObjectUri::new("bank", "in/a.csv").unwrap();
+    let written = service.base.store.head(&uri).await.unwrap().last_modified;
+    let at = |ms: u64| fanfold_protocol::time::Timestamp(ms).to_string();
+    let (second, next) = (at(written.0 / 1_000 * 1_000), at(written.0 / 1_000 * 1_000 + 1_000));
+    let queued = async |since: &str, until: &str| {
+        let request = json!({"since": since, "until": until, "again": true}).to_string();
+        let reply = service.request(Method::POST, "/v1/triggers/t/replay", &[JSON], request).await;
+        reply.json()["queued"].clone()
+    };
+    assert_eq!(queued("1970-01-01T00:00:00Z", &second).await, 0);
+    assert_eq!(queued(&next, "2100-01-01T00:00:00Z").await, 0);
+    assert_eq!(queued(&second, &next).await, 1);
+    service.until("started", 2).await;
+    wait_for_calls(&service, 2).await;
+}

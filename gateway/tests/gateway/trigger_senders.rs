@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What senders get wrong, and what storms do: each with its status, its code
+//! and a counter, and nothing kept of what was refused.
+
+use fanfold_protocol::{ErrorKind, keys, time};
+use hmac::{Hmac, KeyInit, Mac};
+use http::Method;
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use crate::{
+    harness::{Reply, Service, start_with},
+    triggers::{JSON, document, put_of, record, wait_for_calls, with_trigger},
+};
+
+/// How many notifications were refused with this code.
+async fn refused(service: &Service, kind: ErrorKind) -> u64 {
+    let text = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
+    let start = format!("fanfold_notifications_refused_total{{code=\"{}\"}} ", kind.code());
+    text.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok()).unwrap_or(0)
+}
+
+#[tokio::test]
+async fn a_signed_notification_counts_once_and_for_some_minutes() {
+    let mut signed = document();
+    signed["auth"] = json!("signature");
+    let (service, made) = with_trigger(signed).await;
+    let secret = made["secret"].as_str().unwrap();
+    service.object("bank", "in/a.csv", "1").await;
+    let sign = |at: u64, body: &str| {
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+        mac.update(format!("{at}.{body}").as_bytes());
+        format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
+    };
+    let send = async |at: u64, signature: &str| -> Reply {
+        let (at, body) = (at.to_string(), put_of("in/a.csv"));
+        let headers = [("x-fanfold-timestamp", at.as_str()), ("x-fanfold-signature", signature)];
+        service.post_event("/v1/events/s3/t", &headers, &body).await
+    };
+    let (now, body) = (time::now().0 / 1_000, put_of("in/a.csv").to_string());
+    let signature = sign(now, &body);
+    assert_eq!(send(now, &signature).await.json()["kept"], 1);
+    for _ in 0..10 {
+        // Replayed, as it is.
+        assert_eq!(send(now, &signature).await.status, 200);
+    }
+    service.until("started", 1).await;
+    wait_for_calls(&service, 1).await;
+    send(now - 400, &sign(now - 400, &body)).await.is_problem(ErrorKind::Unauthorized);
+    send(now + 1, &signature).await.is_problem(ErrorKind::Unauthorized);
+    send(now, "sha256=00").await.is_problem(ErrorKind::Unauthorized);
+    assert_eq!(refused(&service, ErrorKind::Unauthorized).await, 3);
+    wait_for_calls(&service, 1).await;
+}
+
+#[tokio::test]
+async fn of_records_that_are_partly_wrong_nothing_is_kept() {
+    let (service, _) = with_trigger(document()).await;
+    service.object("bank", "in/a.csv", "1").await;
+    let good = record("bank", "in/a.csv", "01");
+    let mut without_key = good.clone();
+    without_key["s3"]["object"] = json!({});
+    let mut of_another_version = good.clone();
+    of_another_version["eventVersion"] = json!("3.0");
+    for wrong in [without_key, of_another_version, json!({}), json!(7)] {
+        let reply = service.send(&json!({"Records": [good, wrong]})).await;
+        reply.is_problem(ErrorKind::InvalidRequest);
+    }
+    assert_eq!(refused(&service, ErrorKind::InvalidRequest).await, 4);
+    assert_eq!(service.fate("kept").await, 0);
+    // What tells of something else, or of another bucket, is no mistake.
+    let mut restored = good.clone();
+    restored["eventName"] = json!("ObjectRestore:Completed");
+    let mixed = json!({"Records": [good, restored, record("other", "in/a.csv", "01")]});
+    assert_eq!(
+        service.send(&mixed).await.json(),
+        json!({"events": 3, "kept": 1, "duplicates": 0, "ignored": 2})
+    );
+    service.until("started", 1).await;
+}
+
+#[tokio::test]
+async fn no_notification_makes_the_service_fail() {
+    let (service, _) = with_trigger(document()).await;
+    let whole = put_of("in/a.csv").to_string();
+    let mut bodies: Vec<String> = (0..whole.len()).step_by(7).map(|at| whole[..at].to_owned()).collect();
+    let odd = [json!(null), json!([]), json!("x"), json!([[[]]]), json!(1e300), json!({"Records": null})];
+    bodies.extend(odd.iter().map(Value::to_string));
+    bodies.push("[".repeat(100_000));
+    bodies.push(format!("{{\"Records\": {}1{}}}", "[".repeat(120), "]".repeat(120)));
+    for member in ["eventName", "eventVersion", "eventSource", "s3"] {
+        for value in [json!(null), json!(7), json!([]), json!("\u{0}"), json!({"bucket": {"name": "../x"}})] {
+            let mut changed = record("bank", "in/a.csv", "01");
+            changed[member] = value;
+            bodies.push(json!({"Records": [changed]}).to_string());
+        }
+    }
+    for key in ["\u{0}", "in/../../etc/passwd", &"x".repeat(5_000), "in/%00.csv", "in/\u{202e}.csv"] {
+        bodies.push(put_of(key).to_string());
+    }
+    for body in bodies {
+        let reply = service.request(Method::POST, "/v1/events/s3", &[JSON], body.clone()).await;
+        let status = reply.status.as_u16();
+        assert!([200, 400, 404].contains(&status), "{status} to {}", &body[..body.len().min(200)]);
+    }
+    // Whatever was kept of these comes to an end, and none of it by starting something.
+    service.object("bank", "in/b.csv", "1").await;
+    assert_eq!(service.send(&put_of("in/b.csv")).await.json()["kept"], 1);
+    service.until("started", 1).await;
+}
+
+#[tokio::test]
+async fn a_full_queue_is_told_and_the_same_notification_is_kept_later() {
+    let service = start_with(|config| config.events_waiting_max = 3).await;
+    assert_eq!(service.deploy("f", "1").await.status, 201);
+    assert_eq!(service.put_json("/v1/triggers/t", document()).await.status, 201);
+    assert_eq!(service.request(Method::POST, "/v1/triggers/t/pause", &[], "").await.status, 204);
+    let records = |range: std::ops::Range<u32>| -> Value {
+        let all: Vec<Value> = range.map(|n| record("bank", &format!("in/{n}.csv"), "01")).collect();
+        json!({"Records": all})
+    };
+    for n in 0..5 {
+        service.object("bank", &format!("in/{n}.csv"), "1").await;
+    }
+    assert_eq!(service.send(&records(0..3)).await.json()["kept"], 3);
+    service.send(&records(3..5)).await.is_problem(ErrorKind::QueueFull);
+    assert_eq!(refused(&service, ErrorKind::QueueFull).await, 1);
+    assert_eq!(service.get("/v1/triggers/t").await.json()["events"]["waiting"], 3);
+    assert_eq!(service.request(Method::POST, "/v1/triggers/t/resume", &[], "").await.status, 204);
+    service.until("started", 3).await;
+    // As a sender does that was told to come again.
+    let begun = std::time::Instant::now();
+    while service.send(&records(3..5)).await.status != 200 {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20));
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    service.until("started", 5).await;
+}
+
+#[tokio::test]
+async fn a_trigger_over_the_platforms_own_bucket_is_refused() {
+    let service = start_with(|_| {}).await;
+    assert_eq!(service.deploy("f", "1").await.status, 201);
+    let own = json!({"bucket": keys::SYSTEM_BUCKET_DEFAULT, "function": "f", "allow_loops": true});
+    let problem = service.put_json("/v1/triggers/t", own).await.is_problem(ErrorKind::TriggerLoop);
+    assert!(problem["detail"].as_str().unwrap().contains("platform itself"), "{problem}");
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whether the store answers this worker.
+//!
+//! A worker that is cut off from the store would take lease after lease and hold
+//! each through all the retries of a request. So it looks at the store all the
+//! time, pulls while the store answers, and gives back what it holds once the
+//! store has been silent for [`SILENT_MAX`]. Invariant: one answer that is late
+//! makes nobody give back.
+
+use std::time::Duration;
+
+use fanfold_protocol::ErrorKind;
+use fanfold_storage::Store;
+use tokio::{sync::watch, time::Instant};
+
+/// Between two looks while the store answers, and while it does not.
+const LOOK_EVERY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(1));
+/// A store that takes longer does not answer.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the store is silent before leases are given back: longer than a store
+/// takes to be started again, so that work is not thrown away for that.
+const SILENT_MAX: Duration = Duration::from_secs(20);
+
+/// What the last look at the store found.
+pub(crate) struct Reach {
+    /// Since when it has been silent.
+    silent: watch::Sender<Option<Instant>>,
+    silent_max: Duration,
+}
+
+impl Reach {
+    /// A store that has not been looked at is taken to answer.
+    pub(crate) fn new() -> Self {
+        Self { silent: watch::Sender::new(None), silent_max: SILENT_MAX }
+    }
+
+    /// Whether the store answered when it was last asked.
+    pub(crate) fn answers(&self) -> bool {
+        self.silent.borrow().is_none()
+    }
+
+    /// Waits while the store is silent.
+    pub(crate) async fn answering(&self) {
+        // The sender is ours, so this does not fail.
+        let _ = self.silent.subscribe().wait_for(Option::is_none).await;
+    }
+
+    /// Waits while the store answers.
+    pub(crate) async fn silent(&self) {
+        let _ = self.silent.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// Waits until the store has been silent for so long that others should have
+    /// the work.
+    pub(crate) async fn lost(&self) {
+        loop {
+            self.silent().await;
+            let Some(since) = *self.silent.borrow() else { continue };
+            tokio::select! {
+                () = tokio::time::sleep_until(since + self.silent_max) => return,
+                () = self.answering() => {}
+            }
+        }
+    }
+
+    /// Looks at the store for ever.
+    pub(crate) async fn look(&self, store: &Store, bucket: &str) {
+        loop {
+            let asked = Instant::now();
+            let answer = tokio::time::timeout(LOOK_TIMEOUT, store.bucket_exists(bucket)).await;
+            let found = match answer {
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) if is_an_answer(error.kind()) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some(format!("no answer within {} s", LOOK_TIMEOUT.as_secs())),
+            };
+            self.note(found.as_deref(), asked);
+            tokio::time::sleep(if found.is_none() { LOOK_EVERY.0 } else { LOOK_EVERY.1 }).await;
+        }
+    }
+
+    fn note(&self, wrong: Option<&str>, asked: Instant) {
+        let changed = self.silent.send_if_modified(|silent| {
+            let changed = silent.is_some() != wrong.is_some();
+            if changed {
+                *silent = wrong.map(|_| asked);
+            }
+            changed
+        });
+        match wrong {
+            Some(found) if changed => tracing::warn!(found, "the store does not answer; no work is taken"),
+            None if changed => tracing::info!("the store answers again; work is taken"),
+            _ => {}
+        }
+    }
+}
+
+/// Whether the store itself said so, and not for want of the store.
+fn is_an_answer(kind: ErrorKind) -> bool {
+    !matches!(kind, ErrorKind::StoreUnavailable | ErrorKind::StoreTimeout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_late_answer_stops_pulls_and_only_a_silent_store_gives_back() {
+        let silent_max = Duration::from_millis(200);
+        let reach = Reach { silent_max, ..Reach::new() };
+        reach.answering().await;
+        reach.note(Some("late"), Instant::now());
+        reach.silent().await;
+        assert!(!reach.answers());
+        reach.note(None, Instant::now());
+        reach.answering().await;
+        assert!(tokio::time::timeout(2 * silent_max, reach.lost()).await.is_err());
+        let since = Instant::now();
+        reach.note(Some("gone"), since);
+        // What is still silent has been so since the first time.
+        reach.note(Some("gone"), since + 10 * silent_max);
+        tokio::time::timeout(9 * silent_max, reach.lost()).await.expect("silence that counts");
+        assert!(since.elapsed() >= silent_max);
+    }
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `fanfold s3`, with which a newcomer needs no other client of the store.
+
+use std::{io::Write, path::Path, process::Stdio};
+
+use fanfold_tests::service::Service;
+use serde_json::Value;
+
+/// Every URI under a prefix.
+fn listed(service: &Service, prefix: &str) -> Vec<String> {
+    let text = service.ok(&["s3", "ls", prefix, "-r", "--output", "json"]).unwrap();
+    let found: Vec<Value> = serde_json::from_str(&text).unwrap();
+    found.iter().map(|object| object["uri"].as_str().unwrap().to_owned()).collect()
+}
+
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[tokio::test]
+async fn files_go_to_the_store_and_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+    std::fs::create_dir_all(from.join("deep/er")).unwrap();
+    for (name, content) in [("a.csv", "a"), ("deep/b c.csv", "b"), ("deep/er/ü.txt", "")] {
+        std::fs::write(from.join(name), content).unwrap();
+    }
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    service.ok(&["s3", "mb", "s3://bank"]).unwrap();
+    service.ok(&["s3", "cp", &path(&from), "s3://bank/in", "-r"]).unwrap();
+    let all = ["a.csv", "deep/b c.csv", "deep/er/ü.txt"];
+    assert_eq!(listed(&service, "s3://bank/in/"), all.map(|name| format!("s3://bank/in/{name}")));
+    service.ok(&["s3", "cp", "s3://bank/in/", "s3://bank/copy/", "--recursive"]).unwrap();
+    service.ok(&["s3", "cp", "s3://bank/in/a.csv", "s3://bank/copy/once/"]).unwrap();
+    assert_eq!(listed(&service, "s3://bank/copy/").len(), 4);
+    // What other clients show as a folder is no file here.
+    service.put("s3://bank/copy/empty/", "").await.unwrap();
+    service.ok(&["s3", "cp", "s3://bank/copy/", &path(&to), "-r"]).unwrap();
+    assert_eq!((text(&to.join("deep/b c.csv")), text(&to.join("once/a.csv"))), ("b".into(), "a".into()));
+    assert!(to.join("deep/er/ü.txt").is_file() && !to.join("empty").exists());
+
+    let mut piped =
+        service.command(&["s3", "cp", "-", "s3://bank/piped"]).stdin(Stdio::piped()).spawn().unwrap();
+    piped.stdin.take().unwrap().write_all(b"from a pipe").unwrap();
+    assert!(piped.wait().unwrap().success());
+    assert_eq!(service.ok(&["s3", "cp", "s3://bank/piped", "-"]).unwrap(), "from a pipe");
+
+    let missing = service.run(&["s3", "cp", "s3://bank/none", "-"]).unwrap();
+    let said = String::from_utf8_lossy(&missing.stderr).into_owned();
+    assert_eq!((missing.status.code(), missing.stdout.len()), (Some(3), 0), "{said}");
+    assert!(said.contains("object-not-found") && said.contains("s3://bank/none"), "{said}");
+    let no_bucket = service.run(&["s3", "ls", "s3://nobucket/"]).unwrap();
+    let said = String::from_utf8_lossy(&no_bucket.stderr).into_owned();
+    assert_eq!(no_bucket.status.code(), Some(3), "{said}");
+    assert!(said.contains("bucket-not-found") && said.contains("nobucket"), "{said}");
+
+    service.ok(&["s3", "rm", "s3://bank/in/a.csv"]).unwrap();
+    service.ok(&["s3", "rm", "s3://bank/copy/", "-r"]).unwrap();
+    assert_eq!(listed(&service, "s3://bank/").len(), 3);
+    assert!(service.ok(&["s3", "ls"]).unwrap().contains("s3://bank/"));
+    assert!(
+        service.ok(&["s3", "env"]).unwrap().contains(&format!("AWS_ENDPOINT_URL={}", service.s3_endpoint))
+    );
+}
