@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
 use fanfold_protocol::{
@@ -34,6 +35,7 @@ use crate::{
     compile::{self, CompilerCommand},
     host::{Data, Host, store_problem},
     link,
+    pace::{COMPONENT_REST, Pace},
 };
 
 /// Components kept ready; each holds its machine code in memory.
@@ -45,6 +47,8 @@ pub(crate) struct Loaded {
     pub(crate) mapper: Option<MapFunctionPre<Host>>,
     pub(crate) aggregator: Option<AggregateFunctionPre<Host>>,
     pub(crate) grouper: Option<GroupFunctionPre<Host>>,
+    /// Of its handler's calls.
+    pub(crate) pace: Pace,
 }
 
 type Flight = Shared<BoxFuture<'static, Result<Arc<Loaded>, Problem>>>;
@@ -207,6 +211,7 @@ impl Components {
                 .transpose()
                 .map_err(wrong)?,
             grouper: grouper.then(|| GroupFunctionPre::new(pre)).transpose().map_err(wrong)?,
+            pace: Pace::new(COMPONENT_REST, Instant::now()),
         })
     }
 }

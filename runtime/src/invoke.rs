@@ -8,7 +8,9 @@
 
 use std::{
     hash::Hash,
+    panic::AssertUnwindSafe,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -22,6 +24,9 @@ use fanfold_protocol::{
     size::ByteSize,
     time,
 };
+use futures::FutureExt as _;
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 use wasmtime::Store;
 
@@ -33,7 +38,8 @@ use crate::{
     },
     components::Loaded,
     engine::Slot,
-    host::{Call, Host, Work},
+    host::{Call, Host, Work, joined, panicked},
+    pace::Pace,
     sandbox::{self, Clock, Ended, Stop},
     tables::Keys,
 };
@@ -42,6 +48,33 @@ use crate::{
 const FINGERPRINT_BYTES: usize = 1 << 10;
 /// Time for a component to say what it is.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Calls a handler, on a guest thread unless its calls are brief: those begin on
+/// the thread that polls this, and only go on there when they are not done at once.
+/// Dropping the future stops it.
+pub(crate) async fn call(
+    platform: Arc<Platform>,
+    guests: &Handle,
+    pace: &Pace,
+    invocation: Invocation,
+) -> Result<Outcome, Problem> {
+    let (begun, digest) = (Instant::now(), invocation.version.digest);
+    let component = platform.components.ready(&digest).filter(|_| pace.is_brief(begun));
+    let brief = component.filter(|component| component.pace.is_brief(begun));
+    let call = {
+        let platform = Arc::clone(&platform);
+        async move { invoke(&platform, invocation).await }
+    };
+    let mut call = Box::pin(AssertUnwindSafe(call).catch_unwind());
+    if let Some(component) = brief {
+        if let Poll::Ready(called) = futures::poll!(call.as_mut()) {
+            return called.map_err(|_| panicked());
+        }
+        let now = Instant::now();
+        [&component.pace, pace].iter().for_each(|pace| pace.note(now - begun, now));
+    }
+    joined(AbortOnDropHandle::new(guests.spawn(call)).await)?.map_err(|_| panicked())
+}
 
 /// Calls a handler on the thread that polls this.
 pub(crate) async fn invoke(platform: &Platform, invocation: Invocation) -> Outcome {
@@ -65,7 +98,9 @@ async fn answer(
     let _underway = platform.enter(version.digest, fingerprint(&params, &request));
     let memory_bytes_max = version.settings.memory.0;
     let call = Call { id, version, attempt, depth, params, timeout, memory_bytes_max };
-    Ok(handle(platform, pre, call, request, asked).await)
+    let ended = handle(platform, pre, call, request, asked).await;
+    loaded.pace.note(Duration::from_micros(ended.usage.guest_us), Instant::now());
+    Ok(ended)
 }
 
 /// What tells a call from others: the same for one that is made again.

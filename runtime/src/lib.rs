@@ -16,6 +16,7 @@ mod host;
 mod invoke;
 mod journal;
 mod link;
+mod pace;
 pub mod remote;
 mod sandbox;
 mod suspects;
@@ -29,6 +30,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
+    time::Instant,
 };
 
 use fanfold_backbone::Backbone;
@@ -51,6 +53,7 @@ use crate::{
     engine::Shared,
     host::Data,
     journal::{Entry, Journal, Running},
+    pace::Pace,
     suspects::Suspects,
 };
 
@@ -117,6 +120,8 @@ struct Inner {
     backbone: Backbone,
     config: RuntimeConfig,
     guests: Threads,
+    /// Of all components together.
+    pace: Arc<Pace>,
     reach: Arc<worker::Reach>,
     _data: Threads,
 }
@@ -230,18 +235,19 @@ impl Runtime {
         let platforms = Arc::new(Platforms { own, others: RwLock::default() });
         let config = RuntimeConfig { workers, ..config };
         let reach = Arc::new(worker::Reach::new());
-        Ok(Self(Arc::new(Inner { platforms, backbone, config, guests, reach, _data: data })))
+        let pace = Arc::new(Pace::new(pace::PROCESS_REST, Instant::now()));
+        Ok(Self(Arc::new(Inner { platforms, backbone, config, guests, pace, reach, _data: data })))
     }
 
-    /// Calls handlers, each on a guest thread. An outcome is given for whatever
-    /// the guest does; dropping the future stops it.
+    /// Calls handlers, on guest threads unless they are brief. An outcome is given
+    /// for whatever the guest does; dropping the future stops it.
     pub fn invoker(&self) -> BoxCloneSyncService<Invocation, Outcome, Problem> {
         let runtime = self.clone();
         BoxCloneSyncService::new(service_fn(move |invocation: Invocation| {
-            let platform = runtime.0.platforms.of(invocation.tenant.as_ref());
-            let call = async move { invoke::invoke(&platform, invocation).await };
-            let call = AbortOnDropHandle::new(runtime.0.guests.handle().spawn(call));
-            async move { host::joined(call.await) }
+            let Inner { platforms, guests, pace, .. } = &*runtime.0;
+            let (platform, guests) = (platforms.of(invocation.tenant.as_ref()), guests.handle());
+            let pace = Arc::clone(pace);
+            async move { invoke::call(platform, &guests, &pace, invocation).await }
         }))
     }
 

@@ -92,7 +92,8 @@ impl Registry {
         {
             return self.inner.version(&known, number).await;
         }
-        let known = self.inner.fresh(&reference.name).await?;
+        // On the heap, as most calls never get here and are moved with their future.
+        let known = Box::pin(self.inner.fresh(&reference.name)).await?;
         let number = choose(&known, &reference.qualifier)?;
         self.inner.version(&known, number).await
     }
@@ -250,7 +251,7 @@ impl Inner {
         if let Some(version) = known.version(number) {
             return Ok(version);
         }
-        let version = Arc::new(self.stored_version(&known.record.name, number).await?);
+        let version = Arc::new(Box::pin(self.stored_version(&known.record.name, number)).await?);
         known.keep(Arc::clone(&version));
         Ok(version)
     }

@@ -68,6 +68,7 @@ pub struct InvokeQuery {
     params: Option<String>,
 }
 
+// What few calls need is boxed: every call's future is moved, and would be as large as the largest of it.
 /// Calls a function and answers as it answers, or with `Prefer: respond-async` accepts the call and answers at once.
 #[utoipa::path(
     post, path = "/v1/functions/{name}/invoke", tag = "invocations",
@@ -124,7 +125,7 @@ pub(crate) async fn invoke(
             extract::read(&app, &parts.headers, body, most, "the body of an asynchronous call").await?;
         let (request, origin) = (request(held.bytes.clone()), Origin::Call);
         let call = AsyncCall { id: None, function, params, timeout: asked, request, depth: 0, origin };
-        return Ok(asynchronous::routes::respond(&app, key.as_deref(), call).await?);
+        return Ok(Box::pin(asynchronous::routes::respond(&app, key.as_deref(), call)).await?);
     }
     let version = app.registry.resolve(&function).await?;
     version.require(Export::Handler)?;
@@ -133,7 +134,7 @@ pub(crate) async fn invoke(
         extract::read(&app, &parts.headers, body, app.config.body_bytes_max, "the body of a call").await?;
     let call = Call { version, timeout, params, request: request(held.bytes.clone()) };
     let Some(key) = key else { return Ok(call::run(&app, call).await?.into_response()) };
-    let (reply, replayed) = idempotency::once(app, &key, &function, call).await?;
+    let (reply, replayed) = Box::pin(idempotency::once(app, &key, &function, call)).await?;
     let mut response = reply.into_response();
     if replayed {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));

@@ -255,12 +255,17 @@ pub(crate) fn start_reading<T: Send + 'static>(
 pub(crate) fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, Problem> {
     result.map_err(|error| {
         tracing::error!(%error, "work for a guest panicked");
-        Problem::new(
-            ErrorKind::Internal,
-            "expected the platform to serve the function, found a fault of its own; \
-             the operator finds the cause in the log",
-        )
+        panicked()
     })
+}
+
+/// What a fault of the platform's own is to those it was at work for.
+pub(crate) fn panicked() -> Problem {
+    Problem::new(
+        ErrorKind::Internal,
+        "expected the platform to serve the function, found a fault of its own; \
+         the operator finds the cause in the log",
+    )
 }
 
 /// A store's error for a guest or a caller; what only an operator understands

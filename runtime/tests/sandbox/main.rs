@@ -6,6 +6,7 @@
 mod artifacts;
 mod bench;
 mod bombs;
+mod brief;
 mod grants;
 mod hostile;
 mod isolation;
