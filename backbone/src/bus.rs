@@ -40,8 +40,17 @@ pub enum Event {
 /// A stream of events. Ends when the backbone shuts down. Dropping it ends the subscription.
 pub struct Subscription {
     inbox: Arc<Inbox>,
+    /// What is cut from the beginning of each subject, in bytes.
+    cut: usize,
     /// Tells a [`Feeder`] that this is gone.
     _heard: Option<oneshot::Sender<Infallible>>,
+}
+
+impl Subscription {
+    /// The same, with so many bytes cut from the beginning of each subject.
+    pub(crate) fn under(self, cut: usize) -> Self {
+        Subscription { cut, ..self }
+    }
 }
 
 /// The subscribers of one process.
@@ -71,7 +80,7 @@ impl Bus {
         let mut subscribers = self.subscribers.write().unwrap_or_else(PoisonError::into_inner);
         subscribers.retain(|(_, inbox)| inbox.strong_count() > 0);
         subscribers.push((pattern, Arc::downgrade(&inbox)));
-        Subscription { inbox, _heard: None }
+        Subscription { inbox, cut: 0, _heard: None }
     }
 
     /// Hands an event to whoever listens.
@@ -101,7 +110,7 @@ pub(crate) fn subscription() -> (Feeder, Subscription) {
     let inbox = Arc::new(Inbox::default());
     let (heard, unheard) = oneshot::channel();
     let feeder = Feeder { inbox: Arc::downgrade(&inbox), unheard };
-    (feeder, Subscription { inbox, _heard: Some(heard) })
+    (feeder, Subscription { inbox, cut: 0, _heard: Some(heard) })
 }
 
 /// The writing end of a subscription. Dropping it ends the subscription once it is read to its end.
@@ -177,7 +186,10 @@ impl Stream for Subscription {
             return Poll::Ready(Some(Event::Lagged(std::mem::take(&mut pending.lost))));
         }
         match pending.pop() {
-            Some((subject, payload)) => Poll::Ready(Some(Event::Published { subject, payload })),
+            Some((mut subject, payload)) => {
+                subject.drain(..self.cut);
+                Poll::Ready(Some(Event::Published { subject, payload }))
+            }
             None if pending.closed => Poll::Ready(None),
             None => Poll::Pending,
         }

@@ -97,6 +97,15 @@ pub enum Change {
 /// Ends when the backbone shuts down. Dropping it stops the watch.
 pub struct Watch {
     inbox: Arc<Inbox>,
+    /// What is cut from the beginning of each key, in bytes.
+    cut: usize,
+}
+
+impl Watch {
+    /// The same, with so many bytes cut from the beginning of each key.
+    pub(crate) fn under(self, cut: usize) -> Self {
+        Watch { cut, ..self }
+    }
 }
 
 /// The writing end of a [`Watch`].
@@ -136,7 +145,7 @@ pub(crate) fn watch(scope: Scope, state: Vec<(String, Entry)>) -> (Watcher, Watc
         pending.initial = state.into_iter().map(|(key, entry)| Change::Put { key, entry }).collect();
         pending.initial.push_back(Change::Synced);
     }
-    (Watcher { scope, inbox: Arc::downgrade(&inbox) }, Watch { inbox })
+    (Watcher { scope, inbox: Arc::downgrade(&inbox) }, Watch { inbox, cut: 0 })
 }
 
 impl Watcher {
@@ -183,13 +192,18 @@ impl Stream for Watch {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Change>> {
         self.inbox.waker.register(context.waker());
         let mut pending = self.inbox.pending();
-        if let Some(change) = pending.initial.pop_front() {
-            return Poll::Ready(Some(change));
-        }
-        match pending.live.pop_first() {
-            Some((_, change)) => {
+        let next = pending.initial.pop_front().or_else(|| {
+            pending.live.pop_first().map(|(_, change)| {
                 if let Change::Put { key, .. } | Change::Delete { key, .. } = &change {
                     pending.by_key.remove(key);
+                }
+                change
+            })
+        });
+        match next {
+            Some(mut change) => {
+                if let Change::Put { key, .. } | Change::Delete { key, .. } = &mut change {
+                    key.drain(..self.cut);
                 }
                 Poll::Ready(Some(change))
             }

@@ -12,7 +12,10 @@ pub mod kv;
 pub mod name;
 pub mod nats;
 pub mod queue;
+mod share;
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,13 +26,21 @@ pub use error::{Error, Result};
 pub use kv::{CasOutcome, Change, DeleteOutcome, Entry, Page, Watch};
 pub use nats::{Nats, NatsConfig, NatsCredentials, NatsTls, Needs, Permissions, Secret};
 pub use queue::{DeadLetter, Delivery, Depth, Enqueued, Message, Settled};
+pub use share::{Share, Shared};
 
-/// A handle on the backbone; clones are cheap and share everything.
+/// A handle on the backbone, or on a part of it; clones are cheap and share everything.
 ///
 /// Futures may be dropped at any point: a write that was handed over may still take effect, and what an
 /// abandoned pull had leased is given back.
 #[derive(Clone)]
-pub enum Backbone {
+pub struct Backbone {
+    driver: Driver,
+    /// What every key and queue of this handle begins with: nothing, or a prefix with `/` at its end.
+    scope: Arc<str>,
+}
+
+#[derive(Clone)]
+enum Driver {
     /// One process over a local file.
     Embedded(Embedded),
     /// Many processes over NATS JetStream.
@@ -39,9 +50,9 @@ pub enum Backbone {
 /// Calls the same method on whichever implementation is behind the handle.
 macro_rules! each {
     ($self:ident, $backbone:ident => $call:expr) => {
-        match $self {
-            Backbone::Embedded($backbone) => $call,
-            Backbone::Nats($backbone) => $call,
+        match &$self.driver {
+            Driver::Embedded($backbone) => $call,
+            Driver::Nats($backbone) => $call,
         }
     };
 }
@@ -53,7 +64,7 @@ impl Backbone {
     /// # Errors
     /// [`Error::Locked`], [`Error::Corrupt`], [`Error::StorageFull`], [`Error::Unavailable`].
     pub async fn embedded(config: EmbeddedConfig) -> Result<Self> {
-        Ok(Backbone::Embedded(Embedded::open(config).await?))
+        Ok(Self::whole(Driver::Embedded(Embedded::open(config).await?)))
     }
 
     /// Opens the backbone over NATS JetStream, making streams and consumers where they are missing.
@@ -61,7 +72,40 @@ impl Backbone {
     /// # Errors
     /// [`Error::Misconfigured`] with everything that is wrong; [`Error::Unavailable`].
     pub async fn nats(config: NatsConfig) -> Result<Self> {
-        Ok(Backbone::Nats(Nats::open_with(config).await?))
+        Ok(Self::whole(Driver::Nats(Nats::open_with(config).await?)))
+    }
+
+    fn whole(driver: Driver) -> Self {
+        Self { driver, scope: "".into() }
+    }
+
+    /// The part of this handle whose keys, queues and subjects begin with `scope`, such as `of/bank/`; an empty one
+    /// is all of it. Through the new handle they are named without it, and nothing else can be named.
+    #[must_use]
+    pub fn scoped(&self, scope: &str) -> Self {
+        Self { driver: self.driver.clone(), scope: format!("{}{scope}", self.scope).into() }
+    }
+
+    /// A key, a scope or a queue of this handle as the driver knows it.
+    fn full<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        if self.scope.is_empty() { Cow::Borrowed(name) } else { Cow::Owned(format!("{}{name}", self.scope)) }
+    }
+
+    /// The same of a subject or a pattern, whose tokens are joined by `.`.
+    fn full_subject<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        if self.scope.is_empty() {
+            Cow::Borrowed(name)
+        } else {
+            Cow::Owned(format!("{}{name}", self.scope.replace('/', ".")))
+        }
+    }
+
+    /// The embedded implementation, if it is that.
+    pub fn as_embedded(&self) -> Option<&Embedded> {
+        match &self.driver {
+            Driver::Embedded(embedded) => Some(embedded),
+            Driver::Nats(_) => None,
+        }
     }
 
     /// Goes once through the path that writes take, without writing. For readiness.
@@ -92,7 +136,7 @@ impl Backbone {
     /// # Errors
     /// [`Error::InvalidKey`], [`Error::Unavailable`], [`Error::Closed`].
     pub async fn get(&self, key: &str) -> Result<Option<Entry>> {
-        each!(self, b => b.get(key).await)
+        each!(self, b => b.get(&self.full(key)).await)
     }
 
     /// Stores a value, whatever the key holds; answers its revision.
@@ -100,7 +144,7 @@ impl Backbone {
     /// # Errors
     /// See the head of this block.
     pub async fn put(&self, key: &str, value: impl Into<Bytes>) -> Result<u64> {
-        each!(self, b => b.put(key, value.into(), None).await)
+        each!(self, b => b.put(&self.full(key), value.into(), None).await)
     }
 
     /// As [`Backbone::put`], gone after `ttl`.
@@ -108,7 +152,7 @@ impl Backbone {
     /// # Errors
     /// See the head of this block.
     pub async fn put_with_ttl(&self, key: &str, value: impl Into<Bytes>, ttl: Duration) -> Result<u64> {
-        each!(self, b => b.put(key, value.into(), Some(ttl)).await)
+        each!(self, b => b.put(&self.full(key), value.into(), Some(ttl)).await)
     }
 
     /// Stores a value where the key holds none.
@@ -116,7 +160,7 @@ impl Backbone {
     /// # Errors
     /// See the head of this block.
     pub async fn create(&self, key: &str, value: impl Into<Bytes>) -> Result<CasOutcome> {
-        each!(self, b => b.create(key, value.into(), None).await)
+        each!(self, b => b.create(&self.full(key), value.into(), None).await)
     }
 
     /// As [`Backbone::create`], gone after `ttl`.
@@ -129,7 +173,7 @@ impl Backbone {
         value: impl Into<Bytes>,
         ttl: Duration,
     ) -> Result<CasOutcome> {
-        each!(self, b => b.create(key, value.into(), Some(ttl)).await)
+        each!(self, b => b.create(&self.full(key), value.into(), Some(ttl)).await)
     }
 
     /// Stores a value where the key still holds `expected` revision.
@@ -137,7 +181,7 @@ impl Backbone {
     /// # Errors
     /// See the head of this block.
     pub async fn update(&self, key: &str, value: impl Into<Bytes>, expected: u64) -> Result<CasOutcome> {
-        each!(self, b => b.update(key, value.into(), expected, None).await)
+        each!(self, b => b.update(&self.full(key), value.into(), expected, None).await)
     }
 
     /// As [`Backbone::update`], gone after `ttl`: how a lease is renewed.
@@ -151,7 +195,7 @@ impl Backbone {
         expected: u64,
         ttl: Duration,
     ) -> Result<CasOutcome> {
-        each!(self, b => b.update(key, value.into(), expected, Some(ttl)).await)
+        each!(self, b => b.update(&self.full(key), value.into(), expected, Some(ttl)).await)
     }
 
     /// Removes a key; with `expected`, only where it still holds that revision.
@@ -159,7 +203,7 @@ impl Backbone {
     /// # Errors
     /// See the head of this block.
     pub async fn delete(&self, key: &str, expected: Option<u64>) -> Result<DeleteOutcome> {
-        each!(self, b => b.delete(key, expected).await)
+        each!(self, b => b.delete(&self.full(key), expected).await)
     }
 
     /// Everything in a [`name::Scope`]: `""` is all, `"a/"` what lies below `a`, `"a"` that key alone. One
@@ -168,7 +212,7 @@ impl Backbone {
     /// # Errors
     /// As [`Backbone::get`].
     pub async fn list(&self, scope: &str) -> Result<Vec<(String, Entry)>> {
-        each!(self, b => Ok(b.list_page(scope, None, usize::MAX).await?.entries))
+        Ok(self.list_page(scope, None, usize::MAX).await?.entries)
     }
 
     /// At most `limit` keys of a scope, from behind `after`. Each page is consistent in itself.
@@ -176,7 +220,11 @@ impl Backbone {
     /// # Errors
     /// As [`Backbone::get`].
     pub async fn list_page(&self, scope: &str, after: Option<&str>, limit: usize) -> Result<Page> {
-        each!(self, b => b.list_page(scope, after, limit).await)
+        let after = after.map(|after| self.full(after));
+        let mut page = each!(self, b => b.list_page(&self.full(scope), after.as_deref(), limit).await)?;
+        let keys = page.entries.iter_mut().map(|(key, _)| key).chain(&mut page.next);
+        keys.for_each(|key| drop(key.drain(..self.scope.len())));
+        Ok(page)
     }
 
     /// Watches a scope: its state, [`Change::Synced`], then every change. Nothing between is missed.
@@ -184,7 +232,7 @@ impl Backbone {
     /// # Errors
     /// As [`Backbone::get`].
     pub async fn watch(&self, scope: &str) -> Result<Watch> {
-        each!(self, b => b.watch(scope).await)
+        Ok(each!(self, b => b.watch(&self.full(scope)).await)?.under(self.scope.len()))
     }
 }
 
@@ -197,7 +245,7 @@ impl Backbone {
     /// [`Error::InvalidKey`], [`Error::TooLarge`], [`Error::StorageFull`], [`Error::Unavailable`],
     /// [`Error::Closed`].
     pub async fn enqueue(&self, queue: &str, messages: Vec<Message>) -> Result<Enqueued> {
-        each!(self, b => b.enqueue(queue, messages).await)
+        each!(self, b => b.enqueue(&self.full(queue), messages).await)
     }
 
     /// Leases up to `max` (at least one) messages for `lease`, waiting up to `wait` for the first. Empty when none came.
@@ -212,7 +260,24 @@ impl Backbone {
         wait: Duration,
         lease: Duration,
     ) -> Result<Vec<Delivery>> {
-        each!(self, b => b.pull(queue, max, wait, lease).await)
+        match &self.driver {
+            Driver::Embedded(b) => b.pull(&self.full(queue), max, wait, lease).await,
+            Driver::Nats(b) => b.pull(&self.full(queue), max, wait, lease, false).await,
+        }
+    }
+
+    /// The same, for a caller that waits at several queues and often abandons a pull.
+    async fn pull_or_withdraw(
+        &self,
+        queue: &str,
+        max: usize,
+        wait: Duration,
+        lease: Duration,
+    ) -> Result<Vec<Delivery>> {
+        match &self.driver {
+            Driver::Embedded(b) => b.pull(&self.full(queue), max, wait, lease).await,
+            Driver::Nats(b) => b.pull(&self.full(queue), max, wait, lease, true).await,
+        }
     }
 
     /// How full a queue is.
@@ -220,7 +285,7 @@ impl Backbone {
     /// # Errors
     /// [`Error::InvalidKey`], [`Error::Unavailable`], [`Error::Closed`].
     pub async fn depth(&self, queue: &str) -> Result<Depth> {
-        each!(self, b => b.depth(queue).await)
+        each!(self, b => b.depth(&self.full(queue)).await)
     }
 
     /// At most `limit` dead letters, oldest first, from behind the sequence `after` (0: from the first).
@@ -228,7 +293,7 @@ impl Backbone {
     /// # Errors
     /// As [`Backbone::depth`].
     pub async fn dead_letters(&self, queue: &str, after: u64, limit: usize) -> Result<Vec<DeadLetter>> {
-        each!(self, b => b.dead_letters(queue, after, limit).await)
+        each!(self, b => b.dead_letters(&self.full(queue), after, limit).await)
     }
 
     /// Queues dead letters again, as if never delivered; answers how many of `sequences` there were.
@@ -236,7 +301,7 @@ impl Backbone {
     /// # Errors
     /// As [`Backbone::enqueue`].
     pub async fn replay(&self, queue: &str, sequences: Vec<u64>) -> Result<usize> {
-        each!(self, b => b.replay(queue, sequences).await)
+        each!(self, b => b.replay(&self.full(queue), sequences).await)
     }
 
     /// Removes dead letters for good; answers how many of `sequences` there were.
@@ -244,7 +309,7 @@ impl Backbone {
     /// # Errors
     /// As [`Backbone::enqueue`].
     pub async fn discard(&self, queue: &str, sequences: Vec<u64>) -> Result<usize> {
-        each!(self, b => b.discard(queue, sequences).await)
+        each!(self, b => b.discard(&self.full(queue), sequences).await)
     }
 }
 
@@ -255,7 +320,7 @@ impl Backbone {
     /// # Errors
     /// [`Error::InvalidSubject`], [`Error::TooLarge`], [`Error::Unavailable`], [`Error::Closed`].
     pub async fn publish(&self, subject: &str, payload: impl Into<Bytes>) -> Result<()> {
-        each!(self, b => b.publish(subject, payload.into()).await)
+        each!(self, b => b.publish(&self.full_subject(subject), payload.into()).await)
     }
 
     /// Listens to a subject pattern, with `*` for one token and a last `>` for one or more. What is published
@@ -264,6 +329,6 @@ impl Backbone {
     /// # Errors
     /// As [`Backbone::publish`].
     pub async fn subscribe(&self, pattern: &str) -> Result<Subscription> {
-        each!(self, b => b.subscribe(pattern).await)
+        Ok(each!(self, b => b.subscribe(&self.full_subject(pattern)).await)?.under(self.scope.len()))
     }
 }

@@ -96,7 +96,7 @@ pub struct DeadLetter {
 /// A message under a lease. Dropping it does nothing: it is delivered again once the lease lapses.
 #[derive(Clone)]
 pub struct Delivery {
-    /// The queue it came from.
+    /// The queue it came from, with its scope.
     pub queue: String,
     /// The message's id.
     pub id: String,

@@ -158,8 +158,7 @@ async fn survives_a_full_store_and_recovers_without_restart() {
         assert_eq!(refused.kind(), ErrorKind::StorageFull);
     }
     // Room comes back, and with it everything else.
-    let Backbone::Embedded(embedded) = &b else { panic!("expected the embedded backbone") };
-    embedded.set_size_bytes_max(u64::MAX);
+    b.as_embedded().unwrap().set_size_bytes_max(u64::MAX);
     let begun = Instant::now();
     while b.put("more", vec![1; 500_000]).await.is_err() {
         assert!(begun.elapsed() < Duration::from_secs(10), "recovers");

@@ -22,7 +22,7 @@ use axum::{
 use fanfold_protocol::ErrorKind;
 use http::{HeaderMap, header};
 use sha2::{Digest as _, Sha256};
-use subtle::{Choice, ConstantTimeEq};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::{problem::Refusal, state::AppState, triggers::sender};
 
@@ -134,16 +134,31 @@ impl TokenDigest {
 /// Whether the request carries one of the tokens. Looks at all of them,
 /// whatever it finds.
 pub(crate) fn is_authorized(headers: &HeaderMap, tokens: &[TokenDigest]) -> bool {
+    whose(headers, [tokens]).is_some()
+}
+
+/// Which of several sets of tokens holds the one that the request carries. Looks at
+/// all of them, whatever it finds.
+pub(crate) fn whose<'a>(
+    headers: &HeaderMap,
+    sets: impl IntoIterator<Item = &'a [TokenDigest]>,
+) -> Option<usize> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return false };
-    let Some((scheme, token)) = value.to_str().ok().and_then(|text| text.split_once(' ')) else {
-        return false;
-    };
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("bearer") {
-        return false;
+        return None;
     }
     let found = TokenDigest::of(token.trim());
-    tokens.iter().fold(Choice::from(0), |any, token| any | token.0.ct_eq(&found.0)).into()
+    let (mut any, mut whose) = (Choice::from(0), 0);
+    for (at, tokens) in (0_u64..).zip(sets) {
+        for token in tokens {
+            let is_it = token.0.ct_eq(&found.0);
+            whose.conditional_assign(&at, is_it);
+            any |= is_it;
+        }
+    }
+    bool::from(any).then(|| usize::try_from(whose).ok()).flatten()
 }
 
 /// Whether a path needs no token.
@@ -208,5 +223,10 @@ mod tests {
         check(&["one"], false);
         check(&[], false);
         check(&["Bearer one", "Bearer two"], false);
+        let sets = [&tokens[..1], &[], &tokens[1..]];
+        for (token, expected) in [("one", Some(0)), ("two", Some(2)), ("three", None)] {
+            let value = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
+            assert_eq!(whose(&HeaderMap::from_iter([(header::AUTHORIZATION, value)]), sets), expected);
+        }
     }
 }

@@ -2,13 +2,18 @@
 //! What an operator decides about a gateway.
 //!
 //! Checked as a whole before a port is bound; the bounds' defaults and hard
-//! maxima come from `fanfold_protocol::limits`. A gateway serves one tenant:
-//! all its tokens belong to it, and another tenant's functions and jobs, which
-//! live in another system bucket, do not exist here.
+//! maxima come from `fanfold_protocol::limits`. A configuration is one tenant's:
+//! all its tokens belong to it. A gateway that serves several has one for each;
+//! what they must not share is checked in `tenants`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use fanfold_protocol::{ErrorKind, Problem, keys, limits, names::TenantName, uri};
+use fanfold_protocol::{
+    ErrorKind, Problem, keys, limits,
+    names::TenantName,
+    tenant::{Tenant, WEIGHT_MAX},
+    uri,
+};
 
 use crate::{
     auth::TokenDigest, invoke::asynchronous::InvocationsConfig, jobs::JobsConfig,
@@ -18,12 +23,10 @@ use crate::{
 /// How a gateway runs. [`GatewayConfig::new`] fills in the bounds.
 #[derive(Clone, Debug)]
 pub struct GatewayConfig {
-    /// Whom this gateway serves.
-    pub tenant: TenantName,
+    /// Whose it is, where that tenant's things are, and what it may reach.
+    pub tenant: Arc<Tenant>,
     /// Digests of the tokens that are accepted; several, so that they can be rotated.
     pub tokens: Vec<TokenDigest>,
-    /// The bucket of the platform's own objects.
-    pub system_bucket: String,
     /// Largest body of an invocation.
     pub body_bytes_max: u64,
     /// Largest component.
@@ -64,9 +67,8 @@ impl GatewayConfig {
     /// The usual bounds for this tenant and these tokens.
     pub fn new(tenant: TenantName, tokens: Vec<TokenDigest>) -> Self {
         Self {
-            tenant,
+            tenant: Arc::new(Tenant::alone(tenant, keys::SYSTEM_BUCKET_DEFAULT)),
             tokens,
-            system_bucket: keys::SYSTEM_BUCKET_DEFAULT.to_owned(),
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
             component_bytes_max: limits::COMPONENT_BYTES_DEFAULT,
             bodies_bytes_max: 512 << 20,
@@ -92,10 +94,11 @@ impl GatewayConfig {
             mistakes
                 .push("at least one token must be configured, found none; there is no open mode".to_owned());
         }
-        if let Err(problem) = uri::check_bucket(&self.system_bucket) {
+        if let Err(problem) = uri::check_bucket(&self.tenant.system_bucket) {
             mistakes.push(format!("system_bucket: {}", problem.detail));
         }
         let ranges = [
+            ("weight", u64::from(self.tenant.weight), u64::from(WEIGHT_MAX)),
             ("body_bytes_max", self.body_bytes_max, limits::BODY_BYTES_MAX),
             ("component_bytes_max", self.component_bytes_max, limits::COMPONENT_BYTES_MAX),
             ("bodies_bytes_max", self.bodies_bytes_max, u64::MAX),
@@ -130,7 +133,7 @@ mod tests {
         assert_eq!(config.check(), Ok(()));
         config.tokens.clear();
         config.tenant_concurrency = 5_000;
-        config.system_bucket = "A".to_owned();
+        config.tenant = Arc::new(Tenant::alone(TenantName::default(), "A"));
         let detail = config.check().unwrap_err().detail;
         for part in ["no open mode", "tenant_concurrency must be from 1 to 1000, found 5000", "system_bucket"]
         {

@@ -27,6 +27,7 @@ pub mod problem;
 mod router;
 mod server;
 pub mod state;
+pub mod tenants;
 pub mod triggers;
 
 use std::sync::Arc;
@@ -46,70 +47,158 @@ pub use triggers::sources::{AwsCredentials, SourcesConfig};
 
 /// A gateway that is ready to serve.
 pub struct Gateway {
-    app: AppState,
+    /// One for each tenant.
+    apps: Vec<AppState>,
     /// Stops what runs beside the requests, once they have been drained.
     tasks: CancellationToken,
 }
 
+/// What tenants share.
+struct Common {
+    store: Store,
+    backbone: Backbone,
+    dispatch: Dispatch,
+    health: health::Health,
+    draining: CancellationToken,
+    tasks: CancellationToken,
+}
+
 impl Gateway {
-    /// Checks the configuration, makes the system bucket if it is missing, and
-    /// reads the functions.
+    /// A gateway for one tenant; see [`Gateway::shared`].
     ///
     /// # Errors
-    /// All mistakes of the configuration together; or the store or the backbone
-    /// does not answer.
+    /// As there.
     pub async fn new(
         config: GatewayConfig,
         store: Store,
         backbone: Backbone,
         dispatch: Dispatch,
     ) -> Result<Self, Problem> {
-        config.check()?;
-        let bucket = config.system_bucket.clone();
-        store.ensure_bucket(&bucket).await.map_err(problem::of_store)?;
-        let tasks = CancellationToken::new();
-        let (registry, health) = tokio::join!(
-            functions::Registry::start(store.clone(), bucket.clone(), backbone.clone(), tasks.clone()),
-            health::Health::start(
-                store.clone(),
-                bucket.clone(),
-                backbone.clone(),
-                dispatch.workers.clone(),
-                tasks.clone()
-            ),
+        Self::shared(vec![config], store, backbone, dispatch).await
+    }
+
+    /// A gateway for these tenants. Bounds of connections and times to wait are those of
+    /// the first, all else is each one's own. Checks the configurations, makes the
+    /// system buckets that are missing, and reads the functions.
+    ///
+    /// # Errors
+    /// All mistakes of the configurations together; or the store or the backbone
+    /// does not answer.
+    pub async fn shared(
+        configs: Vec<GatewayConfig>,
+        store: Store,
+        backbone: Backbone,
+        dispatch: Dispatch,
+    ) -> Result<Self, Problem> {
+        tenants::check(&configs)?;
+        let (draining, tasks) = (CancellationToken::new(), CancellationToken::new());
+        for config in &configs {
+            store.ensure_bucket(&config.tenant.system_bucket).await.map_err(problem::of_store)?;
+        }
+        let bucket = configs.first().map(|config| config.tenant.system_bucket.clone()).unwrap_or_default();
+        let health = health::Health::start(
+            store.clone(),
+            bucket,
+            backbone.clone(),
+            dispatch.workers.clone(),
+            tasks.clone(),
         );
-        let registry = registry?;
+        let health = health.await;
+        let tenants = configs.iter().map(|config| Arc::clone(&config.tenant)).collect();
+        tenants::announce(backbone.clone(), tenants, tasks.clone()).await?;
+        let common = Common { store, backbone, dispatch, health, draining, tasks: tasks.clone() };
+        let apps =
+            futures::future::try_join_all(configs.into_iter().map(|config| common.app(config))).await?;
+        apps.iter().for_each(|app| look_after(app, &tasks));
+        invoke::asynchronous::start(&apps);
+        Ok(Self { apps, tasks })
+    }
+
+    /// What the gateway is made of for its first tenant.
+    pub fn app(&self) -> &AppState {
+        &self.apps[0]
+    }
+
+    /// The same for each tenant.
+    pub fn apps(&self) -> &[AppState] {
+        &self.apps
+    }
+
+    /// Takes in what happens to objects of a store in this process.
+    pub fn follow(&self, events: fanfold_storage::server::Events) {
+        let (apps, stop) = (self.apps.clone(), self.tasks.clone());
+        tokio::spawn(
+            async move { stop.run_until_cancelled(triggers::embedded::follow(&apps, events)).await },
+        );
+    }
+
+    /// Serves on this listener until `shutdown`, then drains, and stops.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
+        let router = tenants::router(&self.apps);
+        let (app, draining) = (self.app(), self.app().draining.clone());
+        let serving = server::run(listener, router, &app.config, draining.clone(), shutdown);
+        // What nobody waits for may end as well.
+        let patience = app.config.drain_timeout;
+        let ending = self.apps.iter().map(|app| app.invocations.drained(&draining, patience));
+        tokio::join!(serving, futures::future::join_all(ending));
+        self.tasks.cancel();
+        for app in &self.apps {
+            app.invocations.stopped().await;
+            app.jobs.stopped().await;
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.tasks.cancel();
+    }
+}
+
+impl Common {
+    /// All that is one tenant's.
+    async fn app(&self, config: GatewayConfig) -> Result<AppState, Problem> {
+        let tenant = Arc::clone(&config.tenant);
+        let store = self.store.of_tenant(Arc::clone(&tenant));
+        let (backbone, bucket) = (self.backbone.scoped(&tenant.scope), tenant.system_bucket.clone());
+        let tasks = || self.tasks.clone();
+        let registry =
+            functions::Registry::start(store.clone(), bucket.clone(), backbone.clone(), tasks()).await?;
         let triggers = triggers::Triggers::start(
             store.clone(),
             bucket.clone(),
             backbone.clone(),
             config.events_waiting_max,
-            tasks.clone(),
+            tasks(),
         )
         .await?;
         let jobs = jobs::Jobs::start(
             store.clone(),
-            bucket,
+            tenant,
             backbone.clone(),
             registry.clone(),
             config.jobs.clone(),
-            tasks.clone(),
-        )
-        .await?;
+            tasks(),
+        );
+        let jobs = jobs.await?;
         let invocations = invoke::asynchronous::Invocations::new(
             store.clone(),
-            config.system_bucket.clone(),
+            bucket,
             backbone.clone(),
             registry.clone(),
             config.invocations.clone(),
-            tasks.clone(),
+            (config.tenant_concurrency / 2).max(1),
+            tasks(),
         );
-        let metrics = metrics::Metrics::new();
+        let metrics = match &config.tenant.buckets {
+            Some(_) => metrics::Metrics::of_tenant(&config.tenant.name),
+            None => metrics::Metrics::new(),
+        };
         metrics.register(|registry| jobs.counters().describe(registry));
         metrics.register(|registry| triggers.counters().describe(registry));
         metrics.register(|registry| invocations.counters().describe(registry));
-        dispatch.describe(&metrics);
-        let app = Arc::new(App {
+        self.dispatch.describe(&metrics);
+        Ok(Arc::new(App {
             bodies: extract::BodyBudget::new(config.bodies_bytes_max),
             deploys: Semaphore::new(2 * limits::COMPILES_MAX),
             admission: invoke::admission::Admission::new(
@@ -118,49 +207,18 @@ impl Gateway {
             ),
             records: invoke::records::Records::default(),
             metrics,
-            draining: CancellationToken::new(),
+            draining: self.draining.clone(),
             config,
             store,
             backbone,
+            deployment: self.backbone.clone(),
             registry,
             jobs,
             triggers,
             invocations,
-            health,
-            dispatch,
-        });
-        look_after(&app, &tasks);
-        Ok(Self { app, tasks })
-    }
-
-    /// What the gateway is made of.
-    pub fn app(&self) -> &AppState {
-        &self.app
-    }
-
-    /// Takes in what happens to objects of a store in this process.
-    pub fn follow(&self, events: fanfold_storage::server::Events) {
-        let (app, stop) = (Arc::clone(&self.app), self.tasks.clone());
-        tokio::spawn(async move { stop.run_until_cancelled(triggers::embedded::follow(&app, events)).await });
-    }
-
-    /// Serves on this listener until `shutdown`, then drains, and stops.
-    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
-        let router = router::stack(Arc::clone(&self.app));
-        let (app, draining) = (&self.app, self.app.draining.clone());
-        let serving = server::run(listener, router, &app.config, draining.clone(), shutdown);
-        // What nobody waits for may end as well.
-        let ending = app.invocations.drained(&draining, app.config.drain_timeout);
-        tokio::join!(serving, ending);
-        self.tasks.cancel();
-        app.invocations.stopped().await;
-        app.jobs.stopped().await;
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        self.tasks.cancel();
+            health: self.health.clone(),
+            dispatch: self.dispatch.clone(),
+        }))
     }
 }
 
@@ -172,8 +230,7 @@ fn look_after(app: &AppState, tasks: &CancellationToken) {
     let (invocations, stop) = (app.invocations.clone(), tasks.clone());
     tokio::spawn(async move { stop.run_until_cancelled(invocations.sweep()).await });
     if app.dispatch.workers.is_some() {
-        peers::start(app.backbone.clone(), &app.config.tenant, app.admission.clone(), tasks.clone());
+        peers::start(app.backbone.clone(), &app.config.tenant.name, app.admission.clone(), tasks.clone());
     }
-    app.invocations.start(Arc::clone(app));
     triggers::start(app, tasks);
 }

@@ -6,6 +6,7 @@
 //! only up to a bound; so no caller can make a scrape grow without end.
 
 use std::{
+    borrow::Cow,
     fmt,
     sync::{
         Arc, PoisonError, RwLock,
@@ -19,7 +20,10 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use fanfold_protocol::{invocation::Usage, names::FunctionName};
+use fanfold_protocol::{
+    invocation::Usage,
+    names::{FunctionName, TenantName},
+};
 use http::Method;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text},
@@ -105,8 +109,18 @@ impl Default for Metrics {
 impl Metrics {
     /// All of them, at zero.
     pub fn new() -> Self {
+        Self::of(Registry::with_prefix("fanfold"))
+    }
+
+    /// The same, each with the label `tenant`: several tenants are scraped one by one.
+    pub fn of_tenant(name: &TenantName) -> Self {
+        let label = (Cow::Borrowed("tenant"), Cow::Owned(name.to_string()));
+        Self::of(Registry::with_prefix_and_labels("fanfold", [label].into_iter()))
+    }
+
+    fn of(registry: Registry) -> Self {
         let metrics = Self {
-            registry: RwLock::new(Registry::with_prefix("fanfold")),
+            registry: RwLock::new(registry),
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
             requests_active: Gauge::default(),

@@ -56,6 +56,9 @@ impl From<fanfold_backbone::Error> for Refusal {
 /// A problem with the store met while the platform went about its own
 /// business: what the caller may know of it. The rest is logged here.
 pub fn of_store(error: fanfold_storage::Error) -> Problem {
+    if let fanfold_storage::Error::AnotherTenants { problem } = error {
+        return *problem;
+    }
     tracing::warn!(%error, "the store failed");
     let detail = match error.kind() {
         ErrorKind::StoreTimeout => "expected the object store to answer in time, it did not; try again later",

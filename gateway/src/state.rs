@@ -33,6 +33,8 @@ pub struct App {
     pub store: Store,
     /// What moves it.
     pub backbone: Backbone,
+    /// The same for what all tenants share: records that workers keep of components.
+    pub deployment: Backbone,
     /// The memory that bodies may take.
     pub bodies: BodyBudget,
     /// Turns at checking and compiling components.

@@ -10,6 +10,7 @@ use crate::{
     digest::Digest,
     error::Problem,
     function::{Descriptions, Version},
+    tenant::Tenant,
     time::Timestamp,
 };
 
@@ -30,6 +31,8 @@ pub struct Invocation {
     pub params: String,
     /// The request.
     pub request: Request,
+    /// Whose it is; none where the worker's own system bucket is meant.
+    pub tenant: Option<Arc<Tenant>>,
 }
 
 /// A request as the guest sees it.
@@ -72,6 +75,8 @@ pub struct Outcome {
 pub struct Preparation {
     /// The component, which already lies in the store.
     pub digest: Digest,
+    /// Whose it is; none where the worker's own system bucket is meant.
+    pub tenant: Option<Arc<Tenant>>,
 }
 
 /// The answer to a [`Preparation`].

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::{
     digest::Digest,
     names::{FunctionName, TenantName, TriggerName, WorkerName},
+    tenant::Tenant,
 };
 
 /// The bucket of the platform's own objects, unless configured otherwise.
@@ -45,6 +46,20 @@ pub fn suspicion(digest: &Digest) -> String {
 /// Records in the backbone of a tenant's gateways that are there.
 pub fn gateways(tenant: &TenantName) -> String {
     format!("gateways/{tenant}/")
+}
+
+/// Records in the backbone of the tenants of a deployment.
+pub const TENANTS: &str = "tenants/";
+
+/// One of them, by its place: the one without a scope of its own may be given another name.
+pub fn tenant(tenant: &Tenant) -> String {
+    if tenant.scope.is_empty() { "tenants/_".to_owned() } else { format!("tenants/{}", tenant.name) }
+}
+
+/// What a tenant's keys and queues in the backbone begin with, where it is not
+/// the one whose system bucket is the deployment's own. Disjoint from every other key.
+pub fn tenant_scope(name: &TenantName) -> String {
+    format!("of/{name}/")
 }
 
 /// Records in the backbone of what the store cannot do.

@@ -8,6 +8,7 @@ pub mod commit;
 pub mod digest;
 pub mod error;
 pub mod event;
+pub mod fair;
 #[cfg(feature = "filter")]
 pub mod filter;
 pub mod function;
@@ -20,6 +21,7 @@ pub mod plan;
 pub mod size;
 pub mod stored;
 pub mod suspicion;
+pub mod tenant;
 pub mod time;
 pub mod tolerance;
 pub mod trigger;

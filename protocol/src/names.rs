@@ -75,6 +75,13 @@ name! {
     WorkerName, "a worker name", 63
 }
 
+impl Default for TenantName {
+    /// Whoever has a deployment for itself and was given no name.
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
 fn check(what: &str, text: &str, length_max: usize) -> Result<(), Problem> {
     let first = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
     let rest = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');

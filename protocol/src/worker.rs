@@ -17,6 +17,7 @@ use crate::{
     function::Version,
     invocation::{Invocation, LogLine, Outcome, Request, Response, Usage},
     names::WorkerName,
+    tenant::Tenant,
 };
 
 /// The version of what passes between gateways and workers. One that is not
@@ -96,6 +97,8 @@ struct CallHead {
     method: String,
     query: String,
     headers: Vec<(String, String)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tenant: Option<Arc<Tenant>>,
 }
 
 /// The head of an outcome.
@@ -113,10 +116,13 @@ struct ResponseHead {
 }
 
 /// A component to prepare.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PrepareHead {
     /// Its digest.
     pub digest: Digest,
+    /// Whose it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Arc<Tenant>>,
 }
 
 /// A call as a frame.
@@ -134,6 +140,7 @@ pub fn encode_call(invocation: &Invocation) -> Result<Bytes, Problem> {
         method: invocation.request.method.clone(),
         query: invocation.request.query.clone(),
         headers: invocation.request.headers.clone(),
+        tenant: invocation.tenant.clone(),
     };
     encode(&head, &invocation.request.body)
 }
@@ -144,10 +151,10 @@ pub fn encode_call(invocation: &Invocation) -> Result<Bytes, Problem> {
 /// `invalid-request`.
 pub fn decode_call(frame: Bytes) -> Result<Invocation, Problem> {
     let (head, body): (CallHead, Bytes) = decode(frame)?;
-    let CallHead { id, attempt, depth, version, timeout_ms, params, method, query, headers } = head;
+    let CallHead { id, attempt, depth, version, timeout_ms, params, method, query, headers, tenant } = head;
     let request = Request { method, query, headers, body };
     let timeout = Duration::from_millis(timeout_ms);
-    Ok(Invocation { id, attempt, depth, version, timeout, params, request })
+    Ok(Invocation { id, attempt, depth, version, timeout, params, request, tenant })
 }
 
 /// An outcome as a frame.
@@ -247,7 +254,7 @@ mod tests {
 
         #[test]
         fn bodies_are_carried_as_they_are(body in proptest::collection::vec(any::<u8>(), 0..2_000)) {
-            let head = PrepareHead { digest: Digest::of(b"x") };
+            let head = PrepareHead { digest: Digest::of(b"x"), tenant: None };
             let frame = encode(&head, &body).unwrap();
             let (back, found): (PrepareHead, Bytes) = decode(frame.clone()).unwrap();
             prop_assert_eq!((back.digest, &found[..]), (head.digest, &body[..]));

@@ -60,9 +60,9 @@ pub(crate) struct Components {
     linker: Linker<Host>,
     artifacts: Artifacts,
     compiler: CompilerCommand,
-    data: Arc<Data>,
     ready: RwLock<HashMap<Digest, Ready>>,
-    flights: Mutex<HashMap<Digest, Flight>>,
+    /// By the bucket that the component is fetched from, too: one tenant may lack what another has.
+    flights: Mutex<HashMap<(Digest, String), Flight>>,
     uses: AtomicU64,
     compiled: AtomicU64,
 }
@@ -72,14 +72,12 @@ impl Components {
         engine: &Engine,
         artifacts: Artifacts,
         compiler: CompilerCommand,
-        data: Arc<Data>,
     ) -> wasmtime::Result<Self> {
         Ok(Self {
             engine: engine.clone(),
             linker: link::linker(engine)?,
             artifacts,
             compiler,
-            data,
             ready: RwLock::default(),
             flights: Mutex::default(),
             uses: AtomicU64::new(0),
@@ -116,25 +114,34 @@ impl Components {
 
     /// The component, made ready if need be. Work that has begun goes on for
     /// the others when one of those who wait goes away.
-    pub(crate) async fn get(self: &Arc<Self>, digest: Digest) -> Result<Arc<Loaded>, Problem> {
+    pub(crate) async fn get(
+        self: &Arc<Self>,
+        digest: Digest,
+        data: &Arc<Data>,
+    ) -> Result<Arc<Loaded>, Problem> {
         if let Some(loaded) = self.ready(&digest) {
             return Ok(loaded);
         }
         let flight = {
             let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-            flights.entry(digest).or_insert_with(|| self.take_off(digest)).clone()
+            let flight = (digest, data.tenant.system_bucket.clone());
+            flights.entry(flight).or_insert_with(|| self.take_off(digest, Arc::clone(data))).clone()
         };
         flight.await
     }
 
-    fn take_off(self: &Arc<Self>, digest: Digest) -> Flight {
+    fn take_off(self: &Arc<Self>, digest: Digest, data: Arc<Data>) -> Flight {
         let components = Arc::clone(self);
-        let task = self.data.threads.spawn(async move {
-            let loaded = components.make(digest).await;
+        let task = data.threads.clone().spawn(async move {
+            let loaded = components.make(digest, &data).await;
             if let Ok(loaded) = &loaded {
                 components.keep(digest, Arc::clone(loaded));
             }
-            components.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
+            components
+                .flights
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&(digest, data.tenant.system_bucket.clone()));
             loaded
         });
         async move { crate::host::joined(task.await)? }.boxed().shared()
@@ -152,7 +159,7 @@ impl Components {
         }
     }
 
-    async fn make(self: &Arc<Self>, digest: Digest) -> Result<Arc<Loaded>, Problem> {
+    async fn make(self: &Arc<Self>, digest: Digest, data: &Data) -> Result<Arc<Loaded>, Problem> {
         let this = Arc::clone(self);
         let cached = blocking(move || {
             let artifact = this.artifacts.read(&digest)?;
@@ -164,7 +171,7 @@ impl Components {
         if let Some(loaded) = cached.await? {
             return Ok(loaded);
         }
-        let component = self.fetch(&digest).await?;
+        let component = fetch(data, &digest).await?;
         let artifact = Artifact::from_compiler(compile::compile(&self.compiler, component).await?);
         self.compiled.fetch_add(1, Relaxed);
         let this = Arc::clone(self);
@@ -176,27 +183,6 @@ impl Components {
             Ok(loaded)
         })
         .await?
-    }
-
-    async fn fetch(&self, digest: &Digest) -> Result<bytes::Bytes, Problem> {
-        let uri = ObjectUri::new(&self.data.system_bucket, keys::component(digest))?;
-        let bytes = self.data.store.get(&uri, None).await.map_err(|error| match error {
-            fanfold_storage::Error::TooLarge { bytes, .. } => too_large(bytes),
-            error => store_problem(&error).within(format_args!("fetching the component {digest}")),
-        })?;
-        if bytes.len() as u64 > limits::COMPONENT_BYTES_MAX {
-            return Err(too_large(bytes.len() as u64));
-        }
-        let (found, bytes) = blocking(move || (Digest::of(&bytes), bytes)).await?;
-        if found == *digest {
-            return Ok(bytes);
-        }
-        Err(Problem::new(
-            ErrorKind::Internal,
-            format!(
-                "expected the component {digest} in the store, found bytes with the digest {found}; deploy it again"
-            ),
-        ))
     }
 
     fn link(&self, artifact: &Artifact) -> Result<Arc<Loaded>, Problem> {
@@ -223,6 +209,28 @@ impl Components {
             grouper: grouper.then(|| GroupFunctionPre::new(pre)).transpose().map_err(wrong)?,
         })
     }
+}
+
+/// The component as it lies in the store.
+async fn fetch(data: &Data, digest: &Digest) -> Result<bytes::Bytes, Problem> {
+    let uri = ObjectUri::new(&data.tenant.system_bucket, keys::component(digest))?;
+    let bytes = data.store.get(&uri, None).await.map_err(|error| match error {
+        fanfold_storage::Error::TooLarge { bytes, .. } => too_large(bytes),
+        error => store_problem(&error).within(format_args!("fetching the component {digest}")),
+    })?;
+    if bytes.len() as u64 > limits::COMPONENT_BYTES_MAX {
+        return Err(too_large(bytes.len() as u64));
+    }
+    let (found, bytes) = blocking(move || (Digest::of(&bytes), bytes)).await?;
+    if found == *digest {
+        return Ok(bytes);
+    }
+    Err(Problem::new(
+        ErrorKind::Internal,
+        format!(
+            "expected the component {digest} in the store, found bytes with the digest {found}; deploy it again"
+        ),
+    ))
 }
 
 fn too_large(bytes: u64) -> Problem {

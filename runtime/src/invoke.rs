@@ -57,7 +57,7 @@ async fn answer(
     invocation: Invocation,
     asked: Instant,
 ) -> Result<Ended<Response>, Problem> {
-    let Invocation { id, attempt, depth, version, timeout, params, request } = invocation;
+    let Invocation { id, attempt, depth, version, timeout, params, request, tenant: _ } = invocation;
     let loaded = platform.component(version.digest).await?;
     let Some(pre) = &loaded.handler else { return Err(missing(&version, Export::Handler)) };
     let timeout = timeout.min(limits::TIMEOUT_MAX);

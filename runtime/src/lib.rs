@@ -24,10 +24,11 @@ mod task;
 mod worker;
 
 use std::{
+    collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
     io,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use fanfold_backbone::Backbone;
@@ -36,6 +37,8 @@ use fanfold_protocol::{
     digest::Digest,
     function::Descriptions,
     invocation::{Invocation, Outcome, Preparation},
+    names::TenantName,
+    tenant::Tenant,
 };
 use fanfold_storage::Store;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -110,7 +113,7 @@ pub struct Counters {
 pub struct Runtime(Arc<Inner>);
 
 struct Inner {
-    platform: Arc<Platform>,
+    platforms: Arc<Platforms>,
     backbone: Backbone,
     config: RuntimeConfig,
     guests: Threads,
@@ -146,7 +149,7 @@ impl Platform {
         self.suspects.check(&digest).await?;
         match self.components.ready(&digest) {
             Some(loaded) => Ok(loaded),
-            None => self.components.get(digest).await,
+            None => self.components.get(digest, &self.data).await,
         }
     }
 
@@ -161,8 +164,45 @@ impl Platform {
     }
 }
 
+/// Other tenants whose platforms are kept.
+const TENANTS_MAX: usize = 1_024;
+
+/// One platform for each tenant: all the same but for whose data it reaches.
+pub(crate) struct Platforms {
+    own: Arc<Platform>,
+    others: RwLock<HashMap<TenantName, Arc<Platform>>>,
+}
+
+impl Platforms {
+    /// A tenant's; none is whoever has this process for itself.
+    pub(crate) fn of(&self, tenant: Option<&Arc<Tenant>>) -> Arc<Platform> {
+        let Some(tenant) = tenant.filter(|tenant| *tenant != &self.own.data.tenant) else {
+            return Arc::clone(&self.own);
+        };
+        let known = self.others.read().unwrap_or_else(PoisonError::into_inner).get(&tenant.name).cloned();
+        if let Some(known) = known.filter(|known| known.data.tenant == *tenant) {
+            return known;
+        }
+        let Platform { shared, components, data, suspects, journal } = &*self.own;
+        let Data { store, threads, settled, .. } = &**data;
+        let store = store.of_tenant(Arc::clone(tenant));
+        let (threads, settled) = (threads.clone(), Arc::clone(settled));
+        let data = Arc::new(Data { store, threads, tenant: Arc::clone(tenant), settled });
+        let (components, suspects) = (Arc::clone(components), Arc::clone(suspects));
+        let (shared, journal) = (*shared, Arc::clone(journal));
+        let platform = Arc::new(Platform { shared, components, data, suspects, journal });
+        let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+        if others.len() >= TENANTS_MAX {
+            others.clear();
+        }
+        others.insert(tenant.name.clone(), Arc::clone(&platform));
+        platform
+    }
+}
+
 impl Runtime {
-    /// Starts the threads; touches neither store nor backbone yet.
+    /// Starts the threads; touches neither store nor backbone yet. The system bucket is that of whoever
+    /// has the deployment for itself; that of another tenant comes with its calls and its record.
     pub fn start(
         config: RuntimeConfig,
         store: Store,
@@ -180,16 +220,17 @@ impl Runtime {
         // no guest and no request of the gateway can hold up.
         let store = store.reconnected()?;
         let threads = data.handle();
-        let data_end = Arc::new(Data { store, threads, system_bucket, settled: Arc::default() });
-        let components =
-            Components::new(&shared.engine, artifacts, config.compiler.clone(), Arc::clone(&data_end))
-                .map_err(|error| Error::Engine(format!("{error:#}")))?;
+        let tenant = Arc::new(Tenant::alone(TenantName::default(), system_bucket));
+        let data_end = Arc::new(Data { store, threads, tenant, settled: Arc::default() });
+        let components = Components::new(&shared.engine, artifacts, config.compiler.clone())
+            .map_err(|error| Error::Engine(format!("{error:#}")))?;
         let suspects = Arc::new(Suspects::new(backbone.clone(), data.handle()));
         let components = Arc::new(components);
-        let platform = Arc::new(Platform { shared, components, data: data_end, suspects, journal });
+        let own = Arc::new(Platform { shared, components, data: data_end, suspects, journal });
+        let platforms = Arc::new(Platforms { own, others: RwLock::default() });
         let config = RuntimeConfig { workers, ..config };
         let reach = Arc::new(worker::Reach::new());
-        Ok(Self(Arc::new(Inner { platform, backbone, config, guests, reach, _data: data })))
+        Ok(Self(Arc::new(Inner { platforms, backbone, config, guests, reach, _data: data })))
     }
 
     /// Calls handlers, each on a guest thread. An outcome is given for whatever
@@ -197,7 +238,7 @@ impl Runtime {
     pub fn invoker(&self) -> BoxCloneSyncService<Invocation, Outcome, Problem> {
         let runtime = self.clone();
         BoxCloneSyncService::new(service_fn(move |invocation: Invocation| {
-            let platform = Arc::clone(&runtime.0.platform);
+            let platform = runtime.0.platforms.of(invocation.tenant.as_ref());
             let call = async move { invoke::invoke(&platform, invocation).await };
             let call = AbortOnDropHandle::new(runtime.0.guests.handle().spawn(call));
             async move { host::joined(call.await) }
@@ -208,7 +249,7 @@ impl Runtime {
     pub fn preparer(&self) -> BoxCloneSyncService<Preparation, Descriptions, Problem> {
         let runtime = self.clone();
         BoxCloneSyncService::new(service_fn(move |preparation: Preparation| {
-            let platform = Arc::clone(&runtime.0.platform);
+            let platform = runtime.0.platforms.of(preparation.tenant.as_ref());
             let describe = async move { invoke::describe(&platform, preparation.digest).await };
             let describe = AbortOnDropHandle::new(runtime.0.guests.handle().spawn(describe));
             async move { host::joined(describe.await)? }
@@ -218,7 +259,7 @@ impl Runtime {
     /// Calls a handler on the thread that polls this, as the bench does; needs
     /// a tokio runtime with time.
     pub async fn invoke_inline(&self, invocation: Invocation) -> Outcome {
-        invoke::invoke(&self.0.platform, invocation).await
+        invoke::invoke(&self.0.platforms.of(invocation.tenant.as_ref()), invocation).await
     }
 
     /// Tells the other workers what ran when an earlier process over this cache
@@ -228,11 +269,11 @@ impl Runtime {
     /// # Errors
     /// The cache folder cannot be read, or the backbone does not answer.
     pub async fn look_back(&self) -> Result<(), Problem> {
-        let Inner { platform, config, .. } = &*self.0;
+        let Inner { platforms, config, .. } = &*self.0;
         let remains = Journal::remains(&config.cache_dir);
         let remains = remains.map_err(|source| Error::Cache { path: config.cache_dir.clone(), source });
         let remains = remains.map_err(|error| internal(error.to_string()))?;
-        let told = platform.suspects.look_back(&config.name, remains).await;
+        let told = platforms.own.suspects.look_back(&config.name, remains).await;
         told.map_err(|error| Problem::new(error.kind(), error.to_string()))
     }
 
@@ -244,7 +285,7 @@ impl Runtime {
 
     /// The components that were compiled here, as a member's record has them.
     pub fn cached(&self) -> Vec<u64> {
-        self.0.platform.components.cached()
+        self.0.platforms.own.components.cached()
     }
 
     /// Whether the store answers, as far as [`Runtime::run_tasks`] has seen.
@@ -254,13 +295,14 @@ impl Runtime {
 
     /// Names the engine that compiled components are for.
     pub fn engine(&self) -> String {
-        hex::encode(&self.0.platform.shared.compatibility[..8])
+        hex::encode(&self.0.platforms.own.shared.compatibility[..8])
     }
 
     /// What was done so far.
     pub fn counters(&self) -> Counters {
-        let (components_compiled, artifacts_refused) = self.0.platform.components.counts();
-        let components_quarantined = self.0.platform.suspects.quarantined() as u64;
+        let own = &self.0.platforms.own;
+        let (components_compiled, artifacts_refused) = own.components.counts();
+        let components_quarantined = own.suspects.quarantined() as u64;
         Counters { components_compiled, artifacts_refused, components_quarantined }
     }
 
@@ -269,7 +311,7 @@ impl Runtime {
             name: self.0.config.name.clone(),
             running_max: self.0.config.workers,
             backbone: self.0.backbone.clone(),
-            platform: Arc::clone(&self.0.platform),
+            platforms: Arc::clone(&self.0.platforms),
             guests: self.0.guests.handle(),
             reach: Arc::clone(&self.0.reach),
         }

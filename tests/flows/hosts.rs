@@ -108,6 +108,56 @@ async fn many_hosts_give_the_answer_of_one_whatever_is_killed() {
     deployment.launch("worker-3").unwrap();
     greets(&deployment, "gateway-2").await;
     assert_eq!(deployment.stop("gateway-2").await.unwrap(), Some(0));
+
+    another_moves_in(&mut deployment, &result).await;
+}
+
+/// A second tenant joins the one that was alone, which keeps what it has; the worker
+/// that runs already works for both.
+async fn another_moves_in(deployment: &mut Deployment, result: &Value) {
+    let token = "secret-of-the-shop";
+    let digest = fanfold_protocol::digest::Digest::of(token.as_bytes()).to_hex();
+    deployment.write("shop-digests", &digest).unwrap();
+    let file = std::fs::read_to_string(deployment.path("gateway-1.toml")).unwrap();
+    let tenants = "[[tenants]]\nname = \"bank\"\nweight = 2\nsystem_bucket = \"many-hosts\"\ntoken_digests = \"digests\"\n\
+                   buckets = [\"bank\", \"bank-*\"]\n[[tenants]]\nname = \"shop\"\ntoken_digests = \"shop-digests\"\nbuckets = [\"shop\"]\n";
+    let file = file.replace("token_digests = \"digests\"\n", "") + tenants;
+    deployment.write("gateway-1.toml", &file).unwrap();
+    deployment.launch("gateway-1").unwrap();
+    deployment.ready("gateway-1").await.unwrap();
+    greets(deployment, "gateway-1").await;
+
+    let url = deployment.endpoint("gateway-1").unwrap();
+    let ask = async |method: &str, path: &str, kind: &str, body: Vec<u8>| {
+        deployment.ask_as(token, method, &format!("{url}/v1/{path}"), kind, body).await.unwrap()
+    };
+    assert_eq!(ask("GET", "functions/hello", "text/plain", Vec::new()).await.0, 404);
+    let bytes = std::fs::read(fanfold_tests::service::component("column-stats").unwrap()).unwrap();
+    let (status, deployed) = ask("POST", "functions/column-stats/versions", "application/wasm", bytes).await;
+    assert_eq!((status, &deployed["version"]), (201, &json!(1)), "{deployed}");
+    let table = deployment.store().unwrap().get(&"s3://bank/in/a.csv".parse().unwrap(), None).await.unwrap();
+    deployment.alone.put("s3://shop/in/a.csv", table).await.unwrap();
+    let job = |input: &str| {
+        let job = json!({"function": "column-stats", "input": input, "output": "s3://shop/out/", "cache": false,
+            "split": {"target_bytes": "16KiB"}});
+        job.to_string()
+    };
+    let (status, refused) = ask("POST", "jobs", "application/json", job("s3://bank/in/").into()).await;
+    assert_eq!((status, &refused["code"]), (403, &json!("access-denied")), "{refused}");
+    let (status, accepted) = ask("POST", "jobs", "application/json", job("s3://shop/in/").into()).await;
+    assert_eq!(status, 202, "{accepted}");
+    let (path, begun) = (format!("jobs/{}", accepted["id"].as_str().unwrap()), Instant::now());
+    let done = loop {
+        let (_, job) = ask("GET", &path, "text/plain", Vec::new()).await;
+        if is_over(&job) {
+            break job;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{job}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!((&done["state"], &done["result"]), (&json!("succeeded"), result), "{done}");
+    let others = format!("{url}/v1/{path}");
+    assert_eq!(deployment.ask("GET", &others, "text/plain", "").await.unwrap().0, 404);
 }
 
 /// Hosts with addresses of their own are cut off from each other, halted, and

@@ -252,6 +252,7 @@ fn invocation(ms: u64) -> Invocation {
         timeout: Duration::from_secs(30),
         params: "{}".to_owned(),
         request: Request { body: ms.to_string().into(), ..Request::default() },
+        tenant: None,
     }
 }
 
@@ -270,7 +271,7 @@ async fn calls_are_shared_and_each_is_answered_once() {
     assert!(a.abs_diff(b) < 100, "{a} and {b}");
     let described = deployment.dispatch.prepare.clone();
     let digest = fanfold_protocol::digest::Digest::of(b"x");
-    assert!(described.oneshot(Preparation { digest }).await.is_ok());
+    assert!(described.oneshot(Preparation { digest, tenant: None }).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -522,8 +522,23 @@ impl Deployment {
         kind: &str,
         body: impl Into<reqwest::Body>,
     ) -> Result<(u16, Value)> {
+        self.ask_as(TOKEN, method, url, kind, body).await
+    }
+
+    /// The same with another token.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn ask_as(
+        &self,
+        token: &str,
+        method: &str,
+        url: &str,
+        kind: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> Result<(u16, Value)> {
         let request = self.http.request(method.parse()?, url).header("content-type", kind);
-        let answer = request.bearer_auth(TOKEN).body(body).timeout(READY_MAX).send().await?;
+        let answer = request.bearer_auth(token).body(body).timeout(READY_MAX).send().await?;
         Ok((answer.status().as_u16(), answer.json().await.unwrap_or_default()))
     }
 

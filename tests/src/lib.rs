@@ -9,6 +9,7 @@ pub mod bank;
 pub mod chaos;
 pub mod chaos_hosts;
 pub mod customers;
+pub mod fairness;
 pub mod hosts;
 pub mod network;
 pub mod proxy;

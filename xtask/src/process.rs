@@ -59,6 +59,18 @@ pub fn cargo() -> Command {
     command
 }
 
+/// As [`cargo`], with our own crates unoptimised, as tests have them: they are large,
+/// and optimising them takes longer than what their tests would gain. Dependencies
+/// are the same for both, and compiled once.
+pub fn cargo_for_tests() -> Command {
+    const LEVEL: &str = "CARGO_PROFILE_DEV_OPT_LEVEL";
+    let mut command = cargo();
+    if std::env::var_os(LEVEL).is_none() {
+        command.env(LEVEL, "0");
+    }
+    command
+}
+
 /// Runs to the end; its output goes where ours goes.
 pub fn run(command: &mut Command) -> Result<()> {
     let status = command.stdin(Stdio::null()).status().with_context(|| format!("start {}", name(command)))?;

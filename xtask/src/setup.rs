@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{binary, cargo, read, root, run, step, target};
+use crate::process::{binary, cargo, cargo_for_tests, read, root, run, step, target};
 
 /// Python packages of the test servers and clients, pinned.
 const PYTHON_PACKAGES: &[&str] = &[
@@ -27,9 +27,11 @@ const PYTHON_PACKAGES: &[&str] = &[
 /// Debian's own NATS server, the oldest release that the platform works with.
 const DEBIAN_NATS: &str = "/usr/sbin/nats-server";
 
-/// All of it.
+/// All that tests stand on.
 pub fn all() -> Result<()> {
-    binaries()?;
+    step("compile the host crates for tests (12 to 25 minutes on 2 cores the first time)", || {
+        run(cargo_for_tests().args(["build", "--workspace", "--bins"]))
+    })?;
     functions()?;
     test_servers()
 }
@@ -49,7 +51,7 @@ pub fn binaries() -> Result<()> {
 }
 
 fn compile() -> Result<()> {
-    step("compile the host crates (about 12 minutes on 2 cores the first time)", || {
+    step("compile the host crates (15 to 30 minutes on 2 cores the first time)", || {
         run(cargo().args(["build", "--workspace", "--bins"]))
     })
 }

@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::{
-    process::{self, cargo, step},
+    process::{self, cargo_for_tests, step},
     setup,
 };
 
@@ -13,12 +13,12 @@ use crate::{
 pub fn run(filters: &[String]) -> Result<()> {
     setup::all()?;
     let host = step("run the tests of the host crates", || {
-        let mut command = cargo();
+        let mut command = cargo_for_tests();
         command.args(["test", "--workspace", "--no-fail-fast"]).args(filters);
         process::run(command.env("FANFOLD_TEST_VENV", setup::python_home()))
     });
     let functions = step("run the functions' own tests natively", || {
-        let mut command = cargo();
+        let mut command = cargo_for_tests();
         command.args(["test", "--workspace", "--manifest-path", "functions/Cargo.toml"]).args(filters);
         process::run(&mut command)
     });

@@ -4,6 +4,8 @@
 //! their queue. A request that yields neither message nor end within its time and some grace, a gap in what the
 //! consumer numbered, and a consumer that is gone all end in an error, after which the owner makes a new one.
 
+use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
 use async_nats::datetime::DateTime;
@@ -17,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use super::fault::unavailable;
 use crate::error::{Error, Result};
 
-/// Longest time that the server keeps one request. What an abandoned pull still gets is given back within it.
+/// Longest time that the server keeps one request.
 pub(super) const REQUEST_MAX: Duration = Duration::from_secs(5);
 /// How much later than promised an answer may be.
 const GRACE: Duration = Duration::from_secs(2);
@@ -147,14 +149,35 @@ impl Intake {
 
     /// Everything of one request, and whether the consumer had nothing more to give.
     pub(super) async fn batch(&mut self, max: usize, wait: Duration) -> Result<(Vec<Message>, bool)> {
+        self.batch_until(max, wait, std::future::pending()).await
+    }
+
+    /// The same. Once it is abandoned, no more is taken than was on its way: the server passes over requests that
+    /// nobody listens to.
+    pub(super) async fn batch_until(
+        &mut self,
+        max: usize,
+        wait: Duration,
+        abandoned: impl Future<Output = ()>,
+    ) -> Result<(Vec<Message>, bool)> {
         self.request(max, wait).await?;
-        let mut messages = Vec::new();
+        let (mut messages, mut is_abandoned) = (Vec::new(), false);
+        let mut abandoned = pin!(abandoned);
         while self.is_asking() {
-            match self.next().await {
+            let heard = tokio::select! {
+                biased;
+                heard = self.next() => heard,
+                () = &mut abandoned, if !is_abandoned => {
+                    is_abandoned = true;
+                    self.subscriber.drain().await.map_err(unavailable)?;
+                    continue;
+                }
+            };
+            match heard {
                 Ok(Heard::Message(message)) => messages.push(*message),
                 Ok(Heard::End) => {}
                 // What came is under lease already and has to be handed on.
-                Err(_) if !messages.is_empty() => return Ok((messages, false)),
+                Err(_) if is_abandoned || !messages.is_empty() => return Ok((messages, false)),
                 Err(error) => return Err(error),
             }
             self.until = Instant::now() + REST_GRACE;

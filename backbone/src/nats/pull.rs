@@ -5,6 +5,7 @@
 //! redelivers by it, and whoever holds it fences himself by the monotonic clock, so that a worker that slept
 //! through its lease cannot take the message away from the next one.
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -46,12 +47,15 @@ pub(crate) struct Hold {
 }
 
 impl Nats {
+    /// `withdrawn`: an abandoned pull is taken back from the server, so that it gets nothing any more; what is on
+    /// its way just then may wait for its lease to lapse. Otherwise it gives back all that it still gets.
     pub(crate) async fn pull(
         &self,
         queue: &str,
         max: usize,
         wait: Duration,
         lease: Duration,
+        withdrawn: bool,
     ) -> Result<Vec<Delivery>> {
         check_key(queue)?;
         let until = Instant::now() + wait.min(DURATION_MAX);
@@ -59,7 +63,7 @@ impl Nats {
         let mut failing = None;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.open(self.pull_once(queue, max.clamp(1, PULL_MAX), left, lease)).await {
+            match self.open(self.pull_once(queue, max.clamp(1, PULL_MAX), left, lease, withdrawn)).await {
                 Ok(deliveries) if !deliveries.is_empty() => return Ok(deliveries),
                 Ok(_) if left.is_zero() || Instant::now() >= until => return Ok(Vec::new()),
                 Ok(_) => failing = None,
@@ -87,22 +91,33 @@ impl Nats {
         max: usize,
         wait: Duration,
         lease: Duration,
+        withdrawn: bool,
     ) -> Result<Vec<Delivery>> {
-        let (reply, answer) = oneshot::channel();
+        let (mut reply, answer) = oneshot::channel();
         let (nats, queue) = (self.clone(), queue.to_owned());
         tokio::spawn(async move {
+            let abandoned =
+                async { if withdrawn { reply.closed().await } else { std::future::pending().await } };
+            let pulled = nats.request(&queue, max, wait, lease, abandoned).await;
             // Where nobody waits any more, what came is dropped here.
-            drop(reply.send(nats.request(&queue, max, wait, lease).await));
+            drop(reply.send(pulled));
         });
         Ok(answer.await.map_err(unavailable)??.take())
     }
 
-    async fn request(&self, queue: &str, max: usize, wait: Duration, lease: Duration) -> Result<Pulled> {
+    async fn request(
+        &self,
+        queue: &str,
+        max: usize,
+        wait: Duration,
+        lease: Duration,
+        abandoned: impl Future<Output = ()>,
+    ) -> Result<Pulled> {
         let core = self.core();
         let consumer = core.consumer(queue).await?;
         let pulled = async {
             let mut intake = Intake::open(&core.jetstream, consumer).await?;
-            intake.batch(max, wait).await
+            intake.batch_until(max, wait, abandoned).await
         };
         let messages = match pulled.await {
             Ok((messages, _)) => messages,

@@ -6,6 +6,7 @@
 
 pub(crate) mod bus;
 pub(crate) mod keys;
+pub(crate) mod share;
 pub(crate) mod work;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,6 +39,7 @@ macro_rules! conformance_suite {
                 holds_delayed_messages, buries_and_replays_the_dead, wakes_a_waiting_pull,
                 gives_back_what_an_abandoned_pull_got, shares_work_without_loss,
                 has_one_effect_for_many_copies, keeps_queues_apart;
+            share: keeps_scopes_apart, serves_whoever_had_less, waits_at_all_and_takes_from_one;
             bus: matches_wildcards, tells_a_slow_subscriber, ends_with_the_backbone;
         }
     };

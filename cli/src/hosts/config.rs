@@ -7,6 +7,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use fanfold_backbone::{NatsConfig, NatsCredentials, NatsTls, Secret};
@@ -15,6 +16,7 @@ use fanfold_protocol::{
     keys, limits,
     names::{TenantName, WorkerName},
     size::{ByteSize, Span},
+    tenant::{BucketPattern, Tenant},
 };
 use fanfold_storage::{Credentials, StoreConfig};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -30,23 +32,48 @@ use crate::{
 pub struct Gateway {
     /// Address for users.
     pub listen: SocketAddr,
-    /// Whom it serves.
-    #[serde(default = "tenant")]
-    pub tenant: TenantName,
-    /// File with the SHA-256 digests of tokens, one a line.
-    pub token_digests: PathBuf,
+    /// Whom it serves, if that is one.
+    pub tenant: Option<TenantName>,
+    /// File with the SHA-256 digests of that one's tokens, one a line.
+    pub token_digests: Option<PathBuf>,
+    /// Whom it serves, if these are several.
+    #[serde(default)]
+    pub tenants: Vec<Resident>,
     /// The bucket of the platform's own objects.
     #[serde(default = "system_bucket")]
     pub system_bucket: String,
     pub store: Store,
     pub nats: Nats,
     pub tls: Tls,
-    /// What triggers fetch with.
+    /// What triggers of the one tenant fetch with.
     #[serde(default)]
     pub sources: Sources,
     /// Bounds.
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// One of several tenants.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resident {
+    pub name: TenantName,
+    /// Its share of the workers beside those of others that have work.
+    #[serde(default = "weight")]
+    pub weight: u32,
+    /// File with the SHA-256 digests of its tokens, one a line.
+    pub token_digests: PathBuf,
+    /// The buckets that are its own: names, or beginnings with a `*` behind.
+    #[serde(default)]
+    pub buckets: Vec<String>,
+    /// The bucket of the platform's own objects of this tenant.
+    pub system_bucket: Option<String>,
+    /// What its triggers fetch with.
+    #[serde(default)]
+    pub sources: Sources,
+    /// Over those of `limits`.
+    pub function_concurrency: Option<usize>,
+    pub tenant_concurrency: Option<usize>,
 }
 
 /// The file of `fanfold worker`.
@@ -161,9 +188,8 @@ pub struct Limits {
     pub drain: Option<Span>,
 }
 
-fn tenant() -> TenantName {
-    // The name is a valid one.
-    "default".parse().unwrap_or_else(|_| unreachable!())
+fn weight() -> u32 {
+    1
 }
 
 fn system_bucket() -> String {
@@ -304,41 +330,98 @@ impl Nats {
 }
 
 impl Gateway {
-    /// What the gateway is to run with.
-    pub fn build(&self, mistakes: &mut Mistakes) -> GatewayConfig {
-        let text = mistakes.secret("token_digests", &self.token_digests).unwrap_or_default();
-        let mut tokens = Vec::new();
-        for (at, line) in text.lines().map(str::trim).enumerate() {
-            match TokenDigest::from_hex(line) {
-                Some(digest) => tokens.push(digest),
-                None if line.is_empty() || line.starts_with('#') => {}
-                None => mistakes.note(
-                    "token_digests",
-                    format!("expected 64 hexadecimal digits on line {}, found something else", at + 1),
-                ),
+    /// What the gateway is to run with, for each tenant.
+    pub fn build(&self, mistakes: &mut Mistakes) -> Vec<GatewayConfig> {
+        let alone = self.tenants.is_empty();
+        for (key, is_given) in [
+            ("tenant", self.tenant.is_some()),
+            ("token_digests", self.token_digests.is_some()),
+            ("sources", self.sources.credentials.is_some() || self.sources.private_endpoints),
+        ] {
+            if is_given && !alone {
+                mistakes.note(key, "expected it under [[tenants]], where there are any, found it above them");
             }
         }
-        let mut config = GatewayConfig::new(self.tenant.clone(), tokens);
-        config.system_bucket.clone_from(&self.system_bucket);
-        config.sources = self.sources.build(mistakes);
-        let limits = &self.limits;
-        config.body_bytes_max = limits.body.map_or(config.body_bytes_max, |size| size.0);
-        config.component_bytes_max = limits.component.map_or(config.component_bytes_max, |size| size.0);
-        config.function_concurrency = limits.function_concurrency.unwrap_or(config.function_concurrency);
-        config.tenant_concurrency = limits.tenant_concurrency.unwrap_or(config.tenant_concurrency);
-        config.requests_max = limits.requests.unwrap_or(config.requests_max);
-        config.connections_max = limits.connections.unwrap_or(config.connections_max);
-        config.drain_timeout = limits.drain.map_or(config.drain_timeout, |span| span.as_duration());
-        if let Err(problem) = config.check() {
-            mistakes.note("limits", problem.detail);
+        let mut configs: Vec<_> =
+            self.tenants.iter().map(|one| one.build(&self.system_bucket, &self.limits, mistakes)).collect();
+        if alone {
+            let tokens = match &self.token_digests {
+                Some(path) => tokens("token_digests", path, mistakes),
+                None => {
+                    mistakes.note(
+                        "token_digests",
+                        "expected a file, or [[tenants]] with one each, found neither",
+                    );
+                    return Vec::new();
+                }
+            };
+            let mut config = GatewayConfig::new(self.tenant.clone().unwrap_or_default(), tokens);
+            let tenant = Tenant::alone(config.tenant.name.clone(), &self.system_bucket);
+            config.tenant = Arc::new(tenant);
+            config.sources = self.sources.build("sources", mistakes);
+            self.limits.apply(&mut config);
+            configs.push(config);
         }
+        if let Err(problem) = fanfold_gateway::tenants::check(&configs) {
+            mistakes.note(if alone { "limits" } else { "tenants" }, problem.detail);
+        }
+        configs
+    }
+}
+
+impl Resident {
+    fn build(&self, system_bucket: &str, limits: &Limits, mistakes: &mut Mistakes) -> GatewayConfig {
+        let key = |key: &str| format!("tenants.{key} of {}", self.name);
+        let tokens = tokens(&key("token_digests"), &self.token_digests, mistakes);
+        let mut config = GatewayConfig::new(self.name.clone(), tokens);
+        let bucket = |text: &String| mistakes.take(&key("buckets"), text.parse::<BucketPattern>());
+        let buckets = Some(self.buckets.iter().filter_map(bucket).collect());
+        let own = self.system_bucket.clone().unwrap_or_else(|| format!("{system_bucket}-{}", self.name));
+        // Whoever was alone before goes on where it was.
+        let scope = if own == system_bucket { String::new() } else { keys::tenant_scope(&self.name) };
+        let (name, weight) = (self.name.clone(), self.weight);
+        config.tenant = Arc::new(Tenant { name, weight, system_bucket: own, scope, buckets });
+        config.sources = self.sources.build(&key("sources"), mistakes);
+        limits.apply(&mut config);
+        config.function_concurrency = self.function_concurrency.unwrap_or(config.function_concurrency);
+        config.tenant_concurrency = self.tenant_concurrency.unwrap_or(config.tenant_concurrency);
         config
     }
 }
 
+impl Limits {
+    fn apply(&self, config: &mut GatewayConfig) {
+        config.body_bytes_max = self.body.map_or(config.body_bytes_max, |size| size.0);
+        config.component_bytes_max = self.component.map_or(config.component_bytes_max, |size| size.0);
+        config.function_concurrency = self.function_concurrency.unwrap_or(config.function_concurrency);
+        config.tenant_concurrency = self.tenant_concurrency.unwrap_or(config.tenant_concurrency);
+        config.requests_max = self.requests.unwrap_or(config.requests_max);
+        config.connections_max = self.connections.unwrap_or(config.connections_max);
+        config.drain_timeout = self.drain.map_or(config.drain_timeout, |span| span.as_duration());
+    }
+}
+
+/// The digests in a file.
+fn tokens(key: &str, path: &Path, mistakes: &mut Mistakes) -> Vec<TokenDigest> {
+    let text = mistakes.secret(key, path).unwrap_or_default();
+    let mut tokens = Vec::new();
+    for (at, line) in text.lines().map(str::trim).enumerate() {
+        match TokenDigest::from_hex(line) {
+            Some(digest) => tokens.push(digest),
+            None if line.is_empty() || line.starts_with('#') => {}
+            None => mistakes.note(
+                key,
+                format!("expected 64 hexadecimal digits on line {}, found something else", at + 1),
+            ),
+        }
+    }
+    tokens
+}
+
 impl Sources {
-    fn build(&self, mistakes: &mut Mistakes) -> SourcesConfig {
-        let pair = self.credentials.as_ref().and_then(|path| mistakes.key_pair("sources.credentials", path));
+    fn build(&self, key: &str, mistakes: &mut Mistakes) -> SourcesConfig {
+        let key = format!("{key}.credentials");
+        let pair = self.credentials.as_ref().and_then(|path| mistakes.key_pair(&key, path));
         let aws = pair.map(|(access_key, secret_key)| AwsCredentials {
             access_key,
             secret_key,
@@ -434,6 +517,7 @@ mod tests {
             ("nats", toml::from_str::<Nats>("unknown = 1").map(drop)),
             ("tls", toml::from_str::<Tls>("unknown = 1").map(drop)),
             ("sources", toml::from_str::<Sources>("unknown = 1").map(drop)),
+            ("tenants", toml::from_str::<Resident>("unknown = 1").map(drop)),
             ("limits", toml::from_str::<Limits>("unknown = 1").map(drop)),
         ];
         for (part, read) in parts {

@@ -38,7 +38,7 @@ pub async fn run(args: Hosts) -> Result<()> {
     let mut stop = Stop::listen()?;
     let (stopping, workers) = (CancellationToken::new(), CancellationToken::new());
     let dispatch = Dispatch::remote(&backbone, tls, workers.clone());
-    let gateway = Gateway::new(built, store, backbone.clone(), dispatch).await?;
+    let gateway = Gateway::shared(built, store, backbone.clone(), dispatch).await?;
     let listener = TcpListener::bind(config.listen).await.map_err(|cause| {
         Error::service(format!("listen: expected to listen on {}, found: {cause}", config.listen))
     })?;

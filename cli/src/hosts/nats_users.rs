@@ -23,7 +23,14 @@ const PASSWORD_BYTES: usize = 24;
 
 /// What a worker does with its backbone; a test runs workers with nothing more.
 const NEEDS: Needs<'static> = Needs {
-    reads: &[keys::MEMBERS, keys::SUSPICIONS, keys::JOB_CANCELS, keys::STORE_RECORDS, keys::CONTESTS],
+    reads: &[
+        keys::TENANTS,
+        keys::MEMBERS,
+        keys::SUSPICIONS,
+        keys::JOB_CANCELS,
+        keys::STORE_RECORDS,
+        keys::CONTESTS,
+    ],
     writes: &[keys::MEMBERS, keys::SUSPICIONS, keys::STORE_RECORDS, keys::CONTESTS],
     pulls: &[keys::TASK_QUEUE],
     hears: &["jobs.*.cancel", "workers.*.taken"],

@@ -110,8 +110,8 @@ impl Pool {
     /// # Errors
     /// As [`Pool::invoke`].
     pub async fn prepare(&self, preparation: Preparation) -> Result<Descriptions, Problem> {
-        let digest = preparation.digest;
-        let frame = encode(&PrepareHead { digest }, &[])?;
+        let Preparation { digest, tenant } = preparation;
+        let frame = encode(&PrepareHead { digest, tenant }, &[])?;
         let (descriptions, _) = decode(self.send(PREPARE_PATH, digest, frame).await?)?;
         Ok(descriptions)
     }

@@ -5,6 +5,8 @@
 //! what it is behind the dispatch seam, and only then gets a number. Whatever
 //! fails on the way leaves at most an object that no version names.
 
+use std::sync::Arc;
+
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderName, StatusCode},
@@ -82,6 +84,9 @@ pub(crate) async fn deploy(
     let alias = query.alias.as_deref().map(alias_name).transpose()?;
     let (parts, body) = request.into_parts();
     let settings = settings(&parts.headers, query)?;
+    for place in settings.grants.read.iter().chain(&settings.grants.write) {
+        app.config.tenant.check(place.bucket())?;
+    }
     require_media_type(
         &parts.headers,
         |kind| kind == "application/wasm" || kind == "application/octet-stream",
@@ -94,7 +99,7 @@ pub(crate) async fn deploy(
     let _turn = app.deploys.acquire().await.map_err(internal)?;
     let draft = draft(&app, name, held.bytes.clone(), settings).await?;
     // Whoever deploys what is quarantined wants it to be tried again.
-    app.backbone.delete(&keys::suspicion(&draft.digest), None).await.map_err(of_backbone)?;
+    app.deployment.delete(&keys::suspicion(&draft.digest), None).await.map_err(of_backbone)?;
     let published = publish(&app, draft, held.bytes.clone()).await?;
     if let Some(alias) = alias {
         let target = AliasTarget { version: published.version.version, canary: None };
@@ -134,10 +139,14 @@ async fn publish(app: &App, mut draft: Version, bytes: Bytes) -> Result<Publishe
 }
 
 async fn prepare(app: &App, digest: Digest, bytes: Bytes) -> Result<Descriptions, Problem> {
-    let uri = ObjectUri::new(app.config.system_bucket.clone(), keys::component(&digest))?;
+    let uri = ObjectUri::new(app.config.tenant.system_bucket.clone(), keys::component(&digest))?;
     let (writer, options) = (Uuid::now_v7().to_string(), PutOptions::typed("application/wasm"));
     app.store.put_if_absent(&uri, bytes, &writer, options).await.map_err(of_store)?;
-    app.dispatch.prepare.clone().oneshot(Preparation { digest }).await
+    app.dispatch
+        .prepare
+        .clone()
+        .oneshot(Preparation { digest, tenant: Some(Arc::clone(&app.config.tenant)) })
+        .await
 }
 
 /// An alias as written in a path or a query. `latest` always means the newest version.

@@ -90,8 +90,10 @@ pub(crate) async fn run(app: &App, call: Call) -> Result<Reply, Problem> {
     let mut ending = Ending::new(app, id, Arc::clone(&call.version), queued);
     let Call { version, timeout, params, request } = call;
     let number = version.version;
+    let tenant = Some(Arc::clone(&app.config.tenant));
     let outcome =
-        execute(app, Invocation { id, attempt: 1, depth: 0, version, timeout, params, request }).await;
+        execute(app, Invocation { id, attempt: 1, depth: 0, version, timeout, params, request, tenant })
+            .await;
     drop(place);
     let (start_us, wall_us) = (outcome.usage.start_us, outcome.usage.wall_us);
     let queue_us = u64::try_from(queued.as_micros()).unwrap_or(u64::MAX);

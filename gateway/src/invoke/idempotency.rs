@@ -302,7 +302,7 @@ async fn stow(app: &App, id: Uuid, body: &Bytes) -> Result<(Option<ObjectUri>, B
     if body.len() <= INLINE_BYTES_MAX {
         return Ok((None, body.clone()));
     }
-    let uri = ObjectUri::new(app.config.system_bucket.clone(), keys::idempotency_body(&id))?;
+    let uri = ObjectUri::new(app.config.tenant.system_bucket.clone(), keys::idempotency_body(&id))?;
     let options = PutOptions::typed("application/octet-stream");
     app.store.put(&uri, body.clone(), options).await.map_err(of_store)?;
     Ok((Some(uri), Bytes::new()))
@@ -319,7 +319,7 @@ pub(crate) async fn sweep(app: AppState) {
 }
 
 async fn sweep_once(app: &App) -> fanfold_storage::Result<()> {
-    let bucket = &app.config.system_bucket;
+    let bucket = &app.config.tenant.system_bucket;
     let listing = app.store.list(bucket, keys::idempotency_bodies(), ListOptions::default());
     let now = time::now();
     let lapsed: Vec<String> = listing

@@ -72,9 +72,10 @@ impl From<Error> for Problem {
 /// words are for the caller then, in the kinds that the caller can mend.
 pub fn about_input(error: fanfold_storage::Error) -> Error {
     match error.kind() {
-        kind @ (ErrorKind::ObjectNotFound | ErrorKind::BucketNotFound | ErrorKind::ObjectChanged) => {
-            Error::Refused(Problem::new(kind, error.to_string()))
-        }
+        kind @ (ErrorKind::ObjectNotFound
+        | ErrorKind::BucketNotFound
+        | ErrorKind::ObjectChanged
+        | ErrorKind::AccessDenied) => Error::Refused(Problem::new(kind, error.to_string())),
         ErrorKind::TransferTooLarge => {
             Error::Refused(Problem::new(ErrorKind::TransferTooLarge, error.to_string()))
         }

@@ -12,6 +12,7 @@ use fanfold_protocol::{
     ErrorKind, Problem,
     commit::{MANIFEST_NAME, Manifest},
     limits,
+    tenant::Tenant,
     uri::{ObjectUri, Pin, PinnedObject},
 };
 use fanfold_storage::{ListEntry, ListOptions, Store};
@@ -32,8 +33,8 @@ const HEADS_AT_ONCE: usize = 32;
 pub struct Finder<'a> {
     /// The store.
     pub store: &'a Store,
-    /// The platform's own bucket, of which only jobs' outputs may be read.
-    pub system_bucket: &'a str,
+    /// Whose job it is. Of the platform's own bucket only jobs' outputs may be read.
+    pub tenant: &'a Tenant,
     /// Where the job's own output goes.
     pub output: &'a ObjectUri,
     /// Whether objects are read as tables.
@@ -241,12 +242,13 @@ impl Finder<'_> {
 
     /// Of the platform's own bucket only the outputs of jobs may be read.
     fn allow_bucket(&self, uri: &ObjectUri) -> Result<(), Problem> {
+        self.tenant.check(uri.bucket())?;
         let mut steps = uri.key().split('/');
         let output = steps.next() == Some("jobs")
             && steps.next().is_some_and(|id| id.parse::<uuid::Uuid>().is_ok())
             && steps.next() == Some("output")
             && steps.next().is_some();
-        if uri.bucket() != self.system_bucket || output {
+        if uri.bucket() != self.tenant.system_bucket || output {
             return Ok(());
         }
         Err(Problem::new(
@@ -356,7 +358,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_pattern_of_ten_million_keys_is_refused_soon() {
         let (store, output) = (endless().await, "s3://out/x/".parse().unwrap());
-        let finder = Finder { store: &store, system_bucket: "fanfold", output: &output, tables: true };
+        let tenant = Tenant::alone(Default::default(), "fanfold");
+        let finder = Finder { store: &store, tenant: &tenant, output: &output, tables: true };
         // What fits, and what is looked at in vain.
         for (input, word) in
             [("s3://bank/in/*.csv", "at most 1000000 objects"), ("s3://bank/**/x", "2000000 keys")]

@@ -63,6 +63,7 @@ use fanfold_protocol::{
     commit::Manifest,
     job::{Job, JobState},
     keys, limits,
+    tenant::Tenant,
     uri::ObjectUri,
 };
 use fanfold_storage::Store;
@@ -127,6 +128,8 @@ pub struct Jobs {
 }
 
 struct Inner {
+    /// Whose jobs they are.
+    tenant: Arc<Tenant>,
     vault: Vault,
     backbone: Backbone,
     registry: Registry,
@@ -152,7 +155,7 @@ impl Jobs {
     /// When the backbone does not answer.
     pub async fn start(
         store: Store,
-        system_bucket: String,
+        tenant: Arc<Tenant>,
         backbone: Backbone,
         registry: Registry,
         config: JobsConfig,
@@ -160,7 +163,8 @@ impl Jobs {
     ) -> Result<Self, Problem> {
         let inner = Arc::new(Inner {
             splitter: Splitter::new(store.clone()),
-            vault: Vault::new(store, system_bucket),
+            vault: Vault::new(store, tenant.system_bucket.clone()),
+            tenant,
             backbone,
             registry,
             config,

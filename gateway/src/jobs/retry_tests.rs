@@ -19,11 +19,10 @@ fn whole(name: &str, etag: &str) -> Partition {
 
 fn left(done: &[u32], failed: &[u32]) -> Left {
     let problem = Problem::new(ErrorKind::GuestPanicked, "test");
-    Left {
-        products: done.iter().map(|task| (*task, TaskOutcome::Table(None))).collect(),
-        problems: failed.iter().map(|task| (*task, problem.clone())).collect(),
-        ..Left::default()
-    }
+    let mut left = Left::default();
+    left.products.extend(done.iter().map(|task| (*task, TaskOutcome::Table(None))));
+    left.problems.extend(failed.iter().map(|task| (*task, problem.clone())));
+    left
 }
 
 #[test]

@@ -301,7 +301,7 @@ impl Jobs {
     pub(super) async fn look(&self, document: &JobDocument, output: &ObjectUri) -> Result<Found> {
         let vault = &self.inner.vault;
         let tables = document.format != Format::Bytes;
-        let finder = Finder { store: vault.store(), system_bucket: vault.bucket(), output, tables };
+        let finder = Finder { store: vault.store(), tenant: &self.inner.tenant, output, tables };
         finder.find(document.inputs()).await
     }
 

@@ -14,7 +14,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::{envelope, intake};
-use crate::state::App;
+use crate::state::{App, AppState};
 
 /// Events in one notification: it stays within what a webhook may weigh.
 const BATCH: usize = 250;
@@ -23,8 +23,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// What AWS leaves as it is in keys.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'*').remove(b'/');
 
-/// Takes in what the store tells, until it ends.
-pub async fn follow(app: &App, mut events: Events) {
+/// Takes in what the store tells, until it ends, each tenant's triggers by themselves.
+pub async fn follow(apps: &[AppState], mut events: Events) {
     loop {
         let batch = events.next(BATCH).await;
         if batch.is_empty() {
@@ -33,23 +33,29 @@ pub async fn follow(app: &App, mut events: Events) {
         let lost = events.lost();
         if lost > 0 {
             tracing::warn!(lost, "events of the store were lost; the reconcilers look for their objects");
-            app.triggers.look_now();
+            apps.iter().for_each(|app| app.triggers.look_now());
         }
-        let buckets: BTreeSet<String> =
-            app.triggers.list().iter().map(|trigger| trigger.record.document.bucket.clone()).collect();
-        let records: Vec<Value> =
-            batch.iter().filter(|event| buckets.contains(&event.bucket)).map(record).collect();
-        if records.is_empty() {
-            continue;
+        for app in apps {
+            tell(app, &batch).await;
         }
-        let body = json!({"Records": records}).to_string();
-        while let Err(problem) = take_in(app, body.as_bytes()).await {
-            if problem.code == ErrorKind::BucketNotFound {
-                break;
-            }
-            tracing::debug!(code = problem.code.code(), "events of the store wait to be taken in");
-            tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn tell(app: &App, batch: &[Event]) {
+    let buckets: BTreeSet<String> =
+        app.triggers.list().iter().map(|trigger| trigger.record.document.bucket.clone()).collect();
+    let records: Vec<Value> =
+        batch.iter().filter(|event| buckets.contains(&event.bucket)).map(record).collect();
+    if records.is_empty() {
+        return;
+    }
+    let body = json!({"Records": records}).to_string();
+    while let Err(problem) = take_in(app, body.as_bytes()).await {
+        if problem.code == ErrorKind::BucketNotFound {
+            break;
         }
+        tracing::debug!(code = problem.code.code(), "events of the store wait to be taken in");
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -399,7 +399,7 @@ async fn forget(app: &App, trigger: &Uuid, known: &HashMap<Short, Known>) -> Res
 
 /// The outcomes that the store keeps for the day the backbone is lost.
 async fn unpack(store: &Store, app: &App, trigger: &Uuid) -> Result<Vec<Short>, Problem> {
-    let uri = ObjectUri::new(app.config.system_bucket.clone(), keys::packed_outcomes(trigger))?;
+    let uri = ObjectUri::new(app.config.tenant.system_bucket.clone(), keys::packed_outcomes(trigger))?;
     match store.get(&uri, None).await {
         Ok(bytes) => Ok(bytes.as_chunks::<SHORT>().0.to_vec()),
         Err(fanfold_storage::Error::NotFound { .. }) => Ok(Vec::new()),
@@ -423,14 +423,14 @@ async fn pack(
     }
     let mut body = BytesMut::with_capacity(settled.len() * SHORT);
     settled.iter().for_each(|short| body.put_slice(short));
-    let uri = ObjectUri::new(app.config.system_bucket.clone(), keys::packed_outcomes(trigger))?;
+    let uri = ObjectUri::new(app.config.tenant.system_bucket.clone(), keys::packed_outcomes(trigger))?;
     let options = PutOptions::typed("application/octet-stream");
     store.put(&uri, body.freeze(), options).await.map(drop).map_err(of_store)
 }
 
 /// Removes the outcomes that the store keeps of a trigger that is gone.
 pub async fn drop_packed(app: &App, trigger: &Uuid) {
-    let uri = ObjectUri::new(app.config.system_bucket.clone(), keys::packed_outcomes(trigger));
+    let uri = ObjectUri::new(app.config.tenant.system_bucket.clone(), keys::packed_outcomes(trigger));
     let Ok(uri) = uri else { return };
     if let Err(error) = app.store.delete(&uri).await {
         tracing::warn!(%uri, %error, "outcomes of a removed trigger stay behind until the next start");

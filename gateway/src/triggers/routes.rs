@@ -11,10 +11,12 @@ use axum::{
 use fanfold_protocol::{
     ErrorKind, Problem, keys, limits,
     names::TriggerName,
+    tenant::Tenant,
     time::{self, Timestamp},
     trigger::{SnsTopic, TriggerDocument},
 };
 use serde::Deserialize;
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
@@ -82,6 +84,7 @@ pub(crate) async fn put(
     let name: TriggerName = name.parse()?;
     let document = read_document(&app, request).await?;
     document.check()?;
+    check_buckets(&app.config.tenant, &document)?;
     app.config.sources.check(&document)?;
     loops::check(&app.triggers, &app.registry, name.as_str(), &document).await?;
     if app.triggers.get(&name).is_none() {
@@ -119,6 +122,24 @@ pub(crate) async fn put(
     }
     let status = if trigger.record.id == id { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(view)).into_response())
+}
+
+/// Refuses a trigger that acts on, or starts a job over, what is not its tenant's.
+/// Places that a template leaves open are checked when the job is submitted.
+fn check_buckets(tenant: &Tenant, document: &TriggerDocument) -> Result<(), Problem> {
+    tenant.check(&document.bucket)?;
+    let job = document.job.iter().flat_map(|job| [&job["input"], &job["output"]]);
+    let texts = job.flat_map(|place| place.as_str().into_iter().chain(strings(place)));
+    for bucket in texts.filter_map(|text| text.split_once("://")?.1.split('/').next()) {
+        if !bucket.contains('{') {
+            tenant.check(bucket)?;
+        }
+    }
+    Ok(())
+}
+
+fn strings(list: &Value) -> impl Iterator<Item = &str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
 async fn read_document(app: &AppState, request: Request) -> Answer<TriggerDocument> {
@@ -319,7 +340,7 @@ async fn alter(app: &App, name: &str, alter: impl Fn(&mut TriggerRecord)) -> Res
 pub(crate) async fn notify_any(State(app): State<AppState>, request: Request) -> Answer<Json<Receipt>> {
     let (parts, body) = request.into_parts();
     let taken = async {
-        let body = read_notification(&app, &parts.headers, body).await?;
+        let body = sender::read(&app, &parts.headers, body).await?;
         take_in(&app, &parts.headers, &body.bytes, None).await
     };
     counted(&app, taken.await).map(Json)
@@ -355,13 +376,13 @@ pub(crate) async fn notify(
         let known = app.triggers.show(&name).await;
         let trigger = known.as_ref().ok().map(|trigger| &**trigger);
         if let Some(topic) = sns::topic(trigger, &parts.headers) {
-            let body = read_notification(&app, &parts.headers, body).await?;
+            let body = sender::read(&app, &parts.headers, body).await?;
             sns_sent(&app, topic, &body.bytes).await?;
             return take_in(&app, &parts.headers, &body.bytes, known.as_ref().ok()).await;
         }
         let signature = sender::check(&app.config.tokens, trigger, &parts.headers, time::now())?;
         let trigger = known?;
-        let body = read_notification(&app, &parts.headers, body).await?;
+        let body = sender::read(&app, &parts.headers, body).await?;
         signature.map_or(Ok(()), |signature| signature.check(&body.bytes))?;
         take_in(&app, &parts.headers, &body.bytes, Some(&trigger)).await
     };
@@ -401,14 +422,6 @@ fn challenged<T: IntoResponse>(answer: Answer<T>) -> Response {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, basic);
     }
     response
-}
-
-async fn read_notification(
-    app: &AppState,
-    headers: &HeaderMap,
-    body: axum::body::Body,
-) -> Result<extract::HeldBody, Problem> {
-    extract::read(app, headers, body, limits::NOTIFICATION_BYTES_MAX, "a notification").await
 }
 
 /// Checks that a topic has sent this, and confirms the subscription if it asks for it.

@@ -9,17 +9,28 @@
 //! Everything that can be is checked before a body is read; nothing says
 //! whether a trigger exists.
 
+use axum::body::Body;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use fanfold_protocol::{ErrorKind, Problem, limits, names::TriggerName, time::Timestamp};
+use fanfold_protocol::{
+    ErrorKind, Problem, limits,
+    names::TriggerName,
+    time::{self, Timestamp},
+};
 use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, HeaderName, header};
 use sha2::Sha256;
 
-use super::record::Trigger;
-use crate::auth::{self, TokenDigest};
+use super::{record::Trigger, sns};
+use crate::{
+    auth::{self, TokenDigest},
+    extract::{self, HeldBody},
+    state::AppState,
+};
 
 const TIMESTAMP: HeaderName = HeaderName::from_static("x-fanfold-timestamp");
 const SIGNATURE: HeaderName = HeaderName::from_static("x-fanfold-signature");
+/// With which SNS names the topic of a message.
+const TOPIC: HeaderName = HeaderName::from_static("x-amz-sns-topic-arn");
 /// What a signature's hexadecimal digits stand behind.
 const SCHEME: &str = "sha256=";
 
@@ -28,7 +39,43 @@ const ADDRESSES: &str = "/v1/events/s3/";
 
 /// Whether a path is the address of a trigger, which checks its senders itself.
 pub fn checks_itself(path: &str) -> bool {
-    path.strip_prefix(ADDRESSES).is_some_and(|name| name.parse::<TriggerName>().is_ok())
+    trigger_of(path).is_some()
+}
+
+/// The trigger that a path is the address of.
+pub fn trigger_of(path: &str) -> Option<TriggerName> {
+    path.strip_prefix(ADDRESSES)?.parse().ok()
+}
+
+/// What a request's headers say to one trigger, of several of the same name.
+pub enum Claim {
+    /// They show its secret, or name its topic.
+    Believed,
+    /// They carry a signature, which the body decides on.
+    Signed(Signature),
+    /// They are not for it.
+    Refused,
+}
+
+/// Weighs a request for one trigger. It is checked again by whoever is chosen.
+pub fn claim(trigger: &Trigger, headers: &HeaderMap) -> Claim {
+    if let Some(topic) = sns::topic(Some(trigger), headers) {
+        let named = headers.get(TOPIC).and_then(|value| value.to_str().ok());
+        return if named == Some(topic.topic_arn.as_str()) { Claim::Believed } else { Claim::Refused };
+    }
+    match check(&[], Some(trigger), headers, time::now()) {
+        Ok(None) => Claim::Believed,
+        Ok(Some(signature)) => Claim::Signed(signature),
+        Err(_) => Claim::Refused,
+    }
+}
+
+/// The body of a notification.
+///
+/// # Errors
+/// As [`extract::read`].
+pub async fn read(app: &AppState, headers: &HeaderMap, body: Body) -> Result<HeldBody, Problem> {
+    extract::read(app, headers, body, limits::NOTIFICATION_BYTES_MAX, "a notification").await
 }
 
 /// A signature that is checked once the body is there.

@@ -165,7 +165,7 @@ async fn a_version_that_a_crash_left_without_a_record_is_found() {
     let service = start().await;
     service.deploy("f", "1").await;
     // As if a gateway had died between version 2 and the record.
-    let bucket = service.app.config.system_bucket.clone();
+    let bucket = service.app.config.tenant.system_bucket.clone();
     let name = "f".parse().unwrap();
     let object =
         |number| fanfold_protocol::uri::ObjectUri::new(bucket.clone(), keys::version(&name, number)).unwrap();

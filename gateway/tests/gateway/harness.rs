@@ -92,16 +92,30 @@ impl Base {
         let token = Token::generate().unwrap();
         let mut config = GatewayConfig::new("default".parse().unwrap(), vec![token.digest()]);
         change(&mut config);
+        self.serve_all(vec![(config, token)]).await.pop().unwrap()
+    }
+
+    /// One gateway, seen by each of several tenants. Stops with the first.
+    pub async fn serve_all(&self, tenants: Vec<(GatewayConfig, Token)>) -> Vec<Service> {
         let workers = Arc::new(Workers::default());
         let dispatch = dispatch(&workers);
+        let (configs, tokens): (Vec<_>, Vec<_>) = tenants.into_iter().unzip();
         let gateway =
-            Gateway::new(config, self.store.clone(), self.backbone.clone(), dispatch).await.unwrap();
+            Gateway::shared(configs, self.store.clone(), self.backbone.clone(), dispatch).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (app, shutdown) = (Arc::clone(gateway.app()), CancellationToken::new());
-        let serving = tokio::spawn(gateway.serve(listener, shutdown.clone()));
-        let token = token.reveal().to_owned();
-        Service { address, token, app, workers, shutdown, serving, base: self.clone() }
+        let (apps, shutdown) = (gateway.apps().to_vec(), CancellationToken::new());
+        let mut serving = Some(tokio::spawn(gateway.serve(listener, shutdown.clone())));
+        let service = |(app, token): (AppState, Token)| Service {
+            address,
+            token: token.reveal().to_owned(),
+            app,
+            workers: Arc::clone(&workers),
+            shutdown: shutdown.clone(),
+            serving: serving.take().unwrap_or_else(|| tokio::spawn(async {})),
+            base: self.clone(),
+        };
+        apps.into_iter().zip(tokens).map(service).collect()
     }
 }
 

@@ -16,6 +16,7 @@ mod invocations;
 mod problems;
 mod service;
 mod sources;
+mod tenants;
 mod trigger_kept;
 mod trigger_senders;
 mod triggers;

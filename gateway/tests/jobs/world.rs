@@ -20,6 +20,7 @@ use fanfold_protocol::{
     job::{JobDocument, JobState},
     keys,
     plan::{Lease, Partition, StateRef, Task, Work},
+    tenant::Tenant,
     time,
     uri::ObjectUri,
 };
@@ -160,9 +161,9 @@ impl World {
             cache_window,
         };
         let (store, backbone) = (self.store().clone(), self.backbone().clone());
-        let jobs = Jobs::start(store, BUCKET.into(), backbone, registry.clone(), config, stop.clone())
-            .await
-            .unwrap();
+        let tenant = Arc::new(Tenant::alone("default".parse().unwrap(), BUCKET));
+        let jobs =
+            Jobs::start(store, tenant, backbone, registry.clone(), config, stop.clone()).await.unwrap();
         Engine { jobs, registry, _stop: stop.drop_guard() }
     }
 

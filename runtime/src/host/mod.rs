@@ -19,7 +19,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanfold_protocol::{ErrorKind, Fault, Problem, function::Version, limits, uri::ObjectUri};
+use fanfold_protocol::{
+    ErrorKind, Fault, Problem, function::Version, limits, tenant::Tenant, uri::ObjectUri,
+};
 use fanfold_storage::{Meter, Store};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
@@ -61,8 +63,8 @@ pub(crate) struct Data {
     pub(crate) store: Store,
     /// The data threads.
     pub(crate) threads: Handle,
-    /// Where functions never write by themselves.
-    pub(crate) system_bucket: String,
+    /// Whose data it is, and where functions never write by themselves.
+    pub(crate) tenant: Arc<Tenant>,
     /// What is known of the types in the tables of jobs.
     pub(crate) settled: Arc<Settled>,
 }
@@ -199,6 +201,7 @@ impl Host {
 
     fn check_read(&self, uri: &ObjectUri) -> Result<(), Problem> {
         self.work.look_outside();
+        self.data.tenant.check(uri.bucket())?;
         if self.call.version.settings.grants.may_read(uri) {
             return Ok(());
         }
@@ -207,7 +210,8 @@ impl Host {
 
     fn check_write(&self, uri: &ObjectUri) -> Result<(), Problem> {
         self.work.look_outside();
-        let platform = uri.bucket() == self.data.system_bucket;
+        self.data.tenant.check(uri.bucket())?;
+        let platform = uri.bucket() == self.data.tenant.system_bucket;
         if self.call.version.settings.grants.may_write(uri) && !platform {
             return Ok(());
         }

@@ -204,8 +204,8 @@ impl Desk {
             }
         };
         if path == PREPARE_PATH {
-            let (PrepareHead { digest }, _) = decode(frame).map_err(|problem| (problem, true))?;
-            let described = self.calls.prepare.clone().oneshot(Preparation { digest }).await;
+            let (PrepareHead { digest, tenant }, _) = decode(frame).map_err(|problem| (problem, true))?;
+            let described = self.calls.prepare.clone().oneshot(Preparation { digest, tenant }).await;
             return described
                 .and_then(|described| encode(&described, &[]))
                 .map_err(|problem| (problem, false));

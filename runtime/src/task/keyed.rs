@@ -108,7 +108,7 @@ async fn remove_scratch(run: &mut Run, attempt: &Attempt, task: &Task) {
 fn staged(host: &Host, attempt: &Attempt, task: &Task, what: &str) -> Result<ObjectUri, Problem> {
     let lease = &attempt.lease;
     let key = keys::staged(&lease.job, lease.stage, task.index, &attempt.id, what);
-    ObjectUri::new(&host.data.system_bucket, key)
+    ObjectUri::new(&host.data.tenant.system_bucket, key)
 }
 
 fn keys_of(version: &Version) -> Result<Keys, Problem> {

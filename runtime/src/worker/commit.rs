@@ -18,7 +18,7 @@ use fanfold_protocol::{
 use fanfold_storage::{PutOptions, PutOutcome};
 use uuid::Uuid;
 
-use super::{Worker, states::staged};
+use super::{shop::Shop, states::staged};
 use crate::host::{Data, store_problem};
 
 /// What a lease is about.
@@ -39,7 +39,7 @@ impl From<&Lease> for Place {
 
 /// The key of a lease's commit.
 fn place(data: &Data, at: Place) -> Result<ObjectUri, Problem> {
-    ObjectUri::new(&data.system_bucket, keys::commit(&at.job, at.stage, at.group, at.round))
+    ObjectUri::new(&data.tenant.system_bucket, keys::commit(&at.job, at.stage, at.group, at.round))
 }
 
 /// The commit of a lease, if an attempt at it has already won.
@@ -114,20 +114,19 @@ pub(super) async fn announce(backbone: &Backbone, lease: &Lease, commit: &Bytes)
 /// Tells of an attempt that takes a while, or has ended without counting. Best
 /// effort: no result depends on it.
 pub(super) async fn announce_running(
-    worker: &Worker,
+    shop: &Shop,
     at: Place,
     running: Duration,
     overtaken: Option<Overtaken>,
 ) {
     let Place { job, stage, group, round } = at;
     let running_ms = u64::try_from(running.as_millis()).unwrap_or(u64::MAX);
-    let notice =
-        RunningNotice { job, stage, group, round, worker: worker.name.clone(), running_ms, overtaken };
+    let notice = RunningNotice { job, stage, group, round, worker: shop.name.clone(), running_ms, overtaken };
     let payload = match serde_json::to_vec(&notice) {
         Ok(payload) => payload,
         Err(error) => return tracing::warn!(%error, %job, "a running lease cannot be announced"),
     };
-    if let Err(error) = worker.backbone.publish(&keys::running_subject(&job), payload).await {
+    if let Err(error) = shop.backbone.publish(&keys::running_subject(&job), payload).await {
         tracing::debug!(%error, %job, "a running lease is not announced");
     }
 }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanfold_backbone::Delivery;
+use fanfold_backbone::{Delivery, Shared};
 use fanfold_protocol::{
     Fault, Problem,
     commit::{Overtaken, TaskCommit, TaskOutcome},
@@ -24,8 +24,9 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
 use super::{
-    LEASE, Shop,
+    LEASE,
     commit::{self, Place},
+    shop::Shop,
     states,
 };
 use crate::{
@@ -61,7 +62,8 @@ enum Ending {
 }
 
 /// Works on a delivery and settles it.
-pub(super) async fn work(shop: &Arc<Shop>, delivery: &Delivery) -> fanfold_backbone::Result<()> {
+pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result<()> {
+    let (shop, delivery) = (&shared.what, &shared.delivery);
     let lease: Lease = match serde_json::from_slice(&delivery.payload) {
         Ok(lease) => lease,
         Err(error) => {
@@ -81,13 +83,13 @@ pub(super) async fn work(shop: &Arc<Shop>, delivery: &Delivery) -> fanfold_backb
     }
     let place = Place::from(&lease);
     let stop = registration.token.child_token();
-    let working = attempt(shop, delivery, lease, &stop);
+    let working = attempt(shared, lease, &stop);
     let ended = tokio::select! {
         ended = working => ended,
         () = heartbeat(shop, delivery, place.job) => return Ok(()),
         () = watch(shop, place, &stop) => return Ok(()),
         // What was staged is left to the job's sweep.
-        () = shop.worker.reach.lost() => Err(Ending::Unable),
+        () = shop.reach.lost() => Err(Ending::Unable),
     };
     match ended {
         Ok(()) | Err(Ending::Cancelled) => delivery.ack().await?,
@@ -104,15 +106,14 @@ pub(super) async fn work(shop: &Arc<Shop>, delivery: &Delivery) -> fanfold_backb
 /// Whether this worker would have to compile a lease's component and another one
 /// would not. That is asked only while the first is so: once for each component.
 async fn another_holds(shop: &Shop, lease: &Lease) -> bool {
-    let worker = &shop.worker;
     let Ok(version) = shop.version(&lease.function, lease.version).await else { return false };
-    if worker.platform.components.holds(&version.digest) {
+    if shop.platform.components.holds(&version.digest) {
         return false;
     }
-    let members = worker.backbone.list(keys::MEMBERS).await.unwrap_or_default();
+    let members = shop.members.list(keys::MEMBERS).await.unwrap_or_default();
     let mut members = members.iter().filter_map(|(_, entry)| serde_json::from_slice(&entry.value).ok());
     members.any(|other: Member| {
-        other.name.as_str() != worker.name && !other.draining && other.holds(version.digest)
+        other.name.as_str() != shop.name && !other.draining && other.holds(version.digest)
     })
 }
 
@@ -139,12 +140,12 @@ async fn heartbeat(shop: &Shop, delivery: &Delivery, job: Uuid) {
 /// Tells of a lease that takes a while, and stops the attempt once another one
 /// has committed, whose turn it took; never ends by itself.
 async fn watch(shop: &Shop, place: Place, stop: &CancellationToken) {
-    let (begun, worker) = (Instant::now(), &shop.worker);
+    let begun = Instant::now();
     tokio::time::sleep(TELL_AFTER).await;
     loop {
-        commit::announce_running(worker, place, begun.elapsed(), None).await;
+        commit::announce_running(shop, place, begun.elapsed(), None).await;
         tokio::time::sleep(LOOK_EVERY).await;
-        match commit::winner(&worker.platform.data, place).await {
+        match commit::winner(&shop.platform.data, place).await {
             Ok(Some(_)) => stop.cancel(),
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, job = %place.job, "a lease's commit cannot be looked for"),
@@ -153,17 +154,17 @@ async fn watch(shop: &Shop, place: Place, stop: &CancellationToken) {
 }
 
 async fn attempt(
-    shop: &Arc<Shop>,
-    delivery: &Delivery,
+    shared: &Shared<Arc<Shop>>,
     lease: Lease,
     stopped: &CancellationToken,
 ) -> Result<(), Ending> {
-    let data = &shop.worker.platform.data;
+    let (shop, delivery) = (&shared.what, &shared.delivery);
+    let data = &shop.platform.data;
     // A commit without an acknowledgement: the worker before stopped between.
     if delivery.attempt > 1
         && let Some(winner) = commit::winner(data, (&lease).into()).await.map_err(Ending::Failed)?
     {
-        commit::announce(&shop.worker.backbone, &lease, &winner).await;
+        commit::announce(&shop.backbone, &lease, &winner).await;
         return Ok(());
     }
     let last = delivery.attempt >= DELIVERIES_MAX;
@@ -186,7 +187,7 @@ async fn attempt(
     let done = Arc::new(Mutex::new(Vec::with_capacity(attempt.lease.tasks.len())));
     let drained = &shop.drained;
     let ran = tokio::select! {
-        ran = in_turn(shop, on_guest_thread(shop, &attempt, last, &done)) => ran,
+        ran = in_turn(shared, on_guest_thread(shop, &attempt, last, &done)) => ran,
         () = drained.cancelled() => Err(Ending::Drained),
     };
     stop.cancel();
@@ -202,7 +203,7 @@ async fn attempt(
         }
     };
     if overtaken.is_some() {
-        commit::announce_running(&shop.worker, (&attempt.lease).into(), begun.elapsed(), overtaken).await;
+        commit::announce_running(shop, (&attempt.lease).into(), begun.elapsed(), overtaken).await;
     }
     Ok(())
 }
@@ -216,11 +217,10 @@ async fn commit_all(
     attempt: &Attempt,
     tasks: Vec<TaskCommit>,
 ) -> Result<Option<Overtaken>, Ending> {
-    let data = &shop.worker.platform.data;
-    let (committed, overtaken) = commit::put(data, &shop.worker.name, &attempt.lease, attempt.id, tasks)
-        .await
-        .map_err(Ending::Failed)?;
-    commit::announce(&shop.worker.backbone, &attempt.lease, &committed).await;
+    let data = &shop.platform.data;
+    let (committed, overtaken) =
+        commit::put(data, &shop.name, &attempt.lease, attempt.id, tasks).await.map_err(Ending::Failed)?;
+    commit::announce(&shop.backbone, &attempt.lease, &committed).await;
     Ok(overtaken)
 }
 
@@ -235,18 +235,18 @@ async fn give_up(shop: &Shop, lease: Lease, problem: &Problem) -> Result<(), End
         logs: Vec::new(),
     };
     let tasks = lease.tasks.iter().map(failed).collect();
-    let data = &shop.worker.platform.data;
+    let data = &shop.platform.data;
     let (committed, _) =
-        commit::put(data, &shop.worker.name, &lease, Uuid::new_v4(), tasks).await.map_err(Ending::Failed)?;
-    commit::announce(&shop.worker.backbone, &lease, &committed).await;
+        commit::put(data, &shop.name, &lease, Uuid::new_v4(), tasks).await.map_err(Ending::Failed)?;
+    commit::announce(&shop.backbone, &lease, &committed).await;
     Ok(())
 }
 
 /// Waits for a turn, which is over before anything is committed.
-async fn in_turn<T>(shop: &Shop, running: impl Future<Output = T>) -> T {
+async fn in_turn<T>(shared: &Shared<Arc<Shop>>, running: impl Future<Output = T>) -> T {
     // It is never closed.
-    let _turn = shop.turns.acquire().await;
-    running.await
+    let _turn = shared.what.turns.acquire().await;
+    shared.spend(running).await
 }
 
 /// Runs the tasks on a guest thread, one after the other; they stop when this is
@@ -270,11 +270,11 @@ async fn on_guest_thread(
             if attempt.stop.is_cancelled() { Err(Ending::Cancelled) } else { Ok(()) }
         }
     };
-    joined(AbortOnDropHandle::new(shop.worker.guests.spawn(run)).await).map_err(Ending::Failed)?
+    joined(AbortOnDropHandle::new(shop.guests.spawn(run)).await).map_err(Ending::Failed)?
 }
 
 async fn run_task(shop: &Shop, attempt: &Attempt, task: &Task, last: bool) -> Result<TaskCommit, Ending> {
-    let platform = &shop.worker.platform;
+    let platform = &shop.platform;
     let data = &platform.data;
     let mut staging = Usage::default();
     let states = match &task.work {

@@ -115,7 +115,7 @@ async fn put(
 ) -> Result<ObjectUri, Problem> {
     let lease = &attempt.lease;
     let key = keys::staged(&lease.job, lease.stage, task.index, &attempt.id, what);
-    let uri = ObjectUri::new(&data.system_bucket, key)?;
+    let uri = ObjectUri::new(&data.tenant.system_bucket, key)?;
     usage.bytes_out += body.len() as u64;
     usage.store_requests += 1;
     let content_type = if what == "json" { "application/json" } else { "application/octet-stream" };

@@ -1,10 +1,14 @@
 //! T1, T2: every verb against every place, granted and not.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use fanfold_protocol::{ErrorKind, function::Settings};
+use fanfold_protocol::{ErrorKind, function::Settings, tenant::Tenant};
+use tower::ServiceExt as _;
 
-use crate::support::{Passage, Platform, grants, handler};
+use crate::support::{Passage, Platform, grants, handler, invocation};
 
 /// The first byte of the body says what to do, the rest with which place.
 const PROBE: &str = r#"
@@ -136,5 +140,31 @@ async fn functions_never_write_where_the_platform_keeps_its_own() {
     for verb in WRITES {
         let found = probe(&platform, settings.clone(), verb, "s3://fanfold/components/x.wasm").await;
         assert_eq!(found, Err(ErrorKind::AccessDenied), "{verb}");
+    }
+}
+
+/// T1: a grant of another tenant's bucket, as one that was given before that bucket was another's, opens nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_grant_reaches_another_tenants_bucket() {
+    let platform = Platform::start().await;
+    for bucket in ["bank", "shop"] {
+        platform.store.ensure_bucket(bucket).await.unwrap();
+        platform.put(bucket, "a/table.csv", "x\n1\n").await;
+    }
+    let places = ["s3://bank/a/", "s3://shop/a/"];
+    let settings = Settings { grants: grants(&places, &places), ..Settings::default() };
+    let version = platform.deploy(handler(PROBE), settings).await.unwrap();
+    let mut tenant = Tenant::alone("shop".parse().unwrap(), "fanfold");
+    tenant.buckets = Some(vec!["shop".parse().unwrap()]);
+    let tenant = Arc::new(tenant);
+    for verb in READS.iter().chain(&WRITES) {
+        for (bucket, expected) in [("shop", Ok(())), ("bank", Err(ErrorKind::AccessDenied))] {
+            let body = format!("{verb}s3://{bucket}/a/table.csv");
+            let mut call = invocation(&version, body.as_bytes(), Duration::from_secs(10));
+            call.tenant = Some(Arc::clone(&tenant));
+            let outcome = platform.runtime.invoker().oneshot(call).await.unwrap();
+            assert_eq!(outcome.result.map(drop).map_err(|problem| problem.code), expected, "{verb} {bucket}");
+            platform.put(bucket, "a/table.csv", "x\n1\n").await;
+        }
     }
 }

@@ -154,7 +154,7 @@ impl Platform {
     }
 
     pub async fn prepare(&self, digest: Digest) -> Result<Descriptions, Problem> {
-        self.runtime.preparer().oneshot(Preparation { digest }).await
+        self.runtime.preparer().oneshot(Preparation { digest, tenant: None }).await
     }
 
     /// Uploads and prepares a component and makes a version of it.
@@ -185,7 +185,7 @@ impl Platform {
 pub fn invocation(version: &Arc<Version>, body: &[u8], timeout: Duration) -> Invocation {
     let request = Request { method: "POST".into(), body: Bytes::copy_from_slice(body), ..Request::default() };
     let (id, version, params) = (Uuid::now_v7(), Arc::clone(version), "{}".into());
-    Invocation { id, attempt: 1, depth: 0, version, timeout, params, request }
+    Invocation { id, attempt: 1, depth: 0, version, timeout, params, request, tenant: None }
 }
 
 pub fn settings(memory: ByteSize) -> Settings {

@@ -11,6 +11,7 @@ use fanfold_protocol::{
     job::{CsvOptions, Format},
     keys,
     plan::{Lease, Partition, Slice, StateRef, Task, TaskCommon, Work},
+    tenant::Tenant,
     uri::{ObjectUri, PinnedObject},
     worker::{Member, WIRE_VERSION},
 };
@@ -633,4 +634,55 @@ async fn a_lease_that_cannot_be_run_fails_or_is_a_dead_letter() {
     assert_eq!(dead.len(), 1);
     assert!(dead[0].reason.contains("expected a lease as JSON"), "{}", dead[0].reason);
     works.stop().await;
+}
+
+/// T1, at the worker: what a lease may reach follows from whose queue it lay in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_reaches_the_buckets_of_its_tenant_alone() {
+    let works = Works::start(tables("", 0, '"')).await;
+    let (platform, shop) = (&works.platform, works.platform.backbone.scoped("of/shop/"));
+    let tenant = Tenant {
+        name: "shop".parse().unwrap(),
+        weight: 1,
+        system_bucket: "fanfold-shop".to_owned(),
+        scope: "of/shop/".to_owned(),
+        buckets: Some(vec!["shop".parse().unwrap()]),
+    };
+    for bucket in ["shop", "fanfold-shop"] {
+        platform.store.ensure_bucket(bucket).await.unwrap();
+    }
+    for key in works.keys("fanfold", "").await {
+        let body = platform.get(&format!("s3://fanfold/{key}")).await;
+        platform.put("fanfold-shop", &key, body).await;
+    }
+    // The worker hears of the tenant while it works for the other.
+    let record = serde_json::to_vec(&tenant).unwrap();
+    platform.backbone.put(&keys::tenant(&tenant), record).await.unwrap();
+    let pin = platform.put("shop", "in.csv", "x\n1\n").await;
+    let object = PinnedObject { uri: "s3://shop/in.csv".parse().unwrap(), pin };
+    let own = Partition { slices: vec![Slice { object, bytes: None, row_groups: None }] };
+    let others = works.partition("in.csv", "x\n1\n").await;
+    let mut commits = shop.subscribe(&keys::commit_subject(&works.job)).await.unwrap();
+    let mut group = 0;
+    let mut run = async |partition: &Partition, output: &str| {
+        let mut lease = works.lease(0, group, vec![Work::Map(partition.clone())]);
+        group += 1;
+        lease.common.output = output.parse().unwrap();
+        let message = Message::new(Uuid::new_v4().to_string(), serde_json::to_vec(&lease).unwrap());
+        shop.enqueue(keys::TASK_QUEUE, vec![message]).await.unwrap();
+        let event = tokio::time::timeout(Duration::from_secs(60), commits.next()).await.expect("in time");
+        let Some(Event::Published { payload, .. }) = event else { panic!("{event:?}") };
+        let notice: CommitNotice = serde_json::from_slice(&payload).unwrap();
+        notice.commit.expect("a small commit").tasks.remove(0).outcome
+    };
+    assert!(matches!(run(&own, "s3://shop/out/").await, TaskOutcome::Table(_)));
+    for (partition, output) in
+        [(&others, "s3://shop/out/"), (&own, "s3://bank/out/"), (&own, "s3://fanfold/out/")]
+    {
+        let outcome = run(partition, output).await;
+        let TaskOutcome::Failed(problem) = &outcome else { panic!("{output}: {outcome:?}") };
+        assert_eq!(problem.code, ErrorKind::AccessDenied, "{problem}");
+    }
+    assert!(works.keys("bank", "out/").await.is_empty() && works.keys("fanfold", "out/").await.is_empty());
+    works.shutdown.cancel();
 }

@@ -239,7 +239,8 @@ async fn the_parts_of_an_arrow_file_hold_its_batches() {
         ])
         .unwrap()
     };
-    let schema = batch(0, 1).schema();
+    // One that has a missing value, so that all may.
+    let schema = batch(0, 100).schema();
     let mut writer = FileWriter::try_new(Vec::new(), &schema).unwrap();
     let mut rows = 0;
     // One batch has no rows.

@@ -35,7 +35,7 @@ impl Store {
 
     /// Whether there is a bucket of this name that the credentials may use.
     pub async fn bucket_exists(&self, bucket: &str) -> Result<bool> {
-        match self.client().head_bucket().bucket(bucket).send().boxed().await {
+        match self.client_of(bucket)?.head_bucket().bucket(bucket).send().boxed().await {
             Ok(_) => Ok(true),
             Err(e) => match Target::Bucket(bucket).error(e) {
                 Error::NoSuchBucket { .. } => Ok(false),
@@ -53,7 +53,8 @@ impl Store {
                 .location_constraint(BucketLocationConstraint::from(config.region.as_str()))
                 .build()
         });
-        let request = self.client().create_bucket().bucket(bucket).set_create_bucket_configuration(place);
+        let request =
+            self.client_of(bucket)?.create_bucket().bucket(bucket).set_create_bucket_configuration(place);
         match request.send().boxed().await {
             Ok(_) => Ok(()),
             Err(e) if e.raw_response().is_some_and(|r| r.status().as_u16() == 409) => Err(Error::Conflict {
@@ -84,7 +85,7 @@ impl Store {
 
     /// Deletes an empty bucket. One that is not there is no error.
     pub async fn delete_bucket(&self, bucket: &str) -> Result<()> {
-        match self.client().delete_bucket().bucket(bucket).send().boxed().await {
+        match self.client_of(bucket)?.delete_bucket().bucket(bucket).send().boxed().await {
             Ok(_) => Ok(()),
             Err(e) if e.raw_response().is_some_and(|r| r.status().as_u16() == 409) => Err(Error::Conflict {
                 target: format!("s3://{bucket}/"),

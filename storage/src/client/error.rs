@@ -7,7 +7,7 @@ use aws_sdk_s3::{
     config::http::HttpResponse,
     error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
 };
-use fanfold_protocol::{ErrorKind, uri::ObjectUri};
+use fanfold_protocol::{ErrorKind, Problem, uri::ObjectUri};
 
 /// The result of a call to the store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -39,6 +39,12 @@ pub enum Error {
         target: String,
         /// What the store said.
         detail: String,
+    },
+    /// The bucket is not one of the tenant's that this handle is for.
+    #[error("{}", problem.detail)]
+    AnotherTenants {
+        /// Which are.
+        problem: Box<Problem>,
     },
     /// There is no such bucket.
     #[error("expected a bucket named {bucket}, found none; create it or check the name")]
@@ -112,6 +118,7 @@ impl Error {
             Self::NotFound { .. } => ErrorKind::ObjectNotFound,
             Self::Changed { .. } | Self::Conflict { .. } => ErrorKind::ObjectChanged,
             Self::AccessDenied { .. } => ErrorKind::StoreDenied,
+            Self::AnotherTenants { .. } => ErrorKind::AccessDenied,
             Self::NoSuchBucket { .. } => ErrorKind::BucketNotFound,
             Self::Timeout { .. } => ErrorKind::StoreTimeout,
             Self::Unavailable { .. } => ErrorKind::StoreUnavailable,

@@ -97,7 +97,7 @@ impl Store {
         token: Option<String>,
     ) -> Result<(Vec<ListEntry>, Option<String>)> {
         let request = self
-            .client()
+            .client_of(bucket)?
             .list_objects_v2()
             .bucket(bucket)
             .set_prefix(Some(prefix.to_owned()).filter(|p| !p.is_empty()))

@@ -23,6 +23,7 @@ mod write;
 use std::sync::{Arc, OnceLock};
 
 use aws_sdk_s3::{Client, config::Builder};
+use fanfold_protocol::tenant::Tenant;
 pub use fanfold_protocol::uri::{ObjectUri, Pin, PinnedObject};
 
 pub use self::{
@@ -54,6 +55,8 @@ pub struct Store {
     /// Made with the first request: whoever sends none does not pay for it.
     client: Arc<OnceLock<Client>>,
     meter: Meter,
+    /// Whose buckets alone this handle reaches; absent, it reaches all.
+    tenant: Option<Arc<Tenant>>,
 }
 
 #[derive(Debug)]
@@ -69,25 +72,32 @@ impl Store {
     pub fn connect(config: StoreConfig) -> Result<Self> {
         let sdk = config.build()?;
         let inner = Arc::new(Inner { config, sdk, arbitration: None });
-        Ok(Self::metered(inner, Meter::new()))
+        Ok(Self { inner, client: Arc::default(), meter: Meter::new(), tenant: None })
     }
 
     /// The same store with connections of its own.
     pub fn reconnected(&self) -> Result<Self> {
         let (config, arbitration) = (self.inner.config.clone(), self.inner.arbitration.clone());
         let sdk = config.build()?;
-        Ok(Self::metered(Arc::new(Inner { config, sdk, arbitration }), Meter::new()))
+        Ok(self.metered(Arc::new(Inner { config, sdk, arbitration }), Meter::new()))
+    }
+
+    /// The same store, as far as it is a tenant's: another's buckets are refused before
+    /// anything is sent.
+    #[must_use]
+    pub fn of_tenant(&self, tenant: Arc<Tenant>) -> Self {
+        Self { tenant: Some(tenant), ..self.clone() }
     }
 
     fn with_arbitration(&self, arbitration: Option<arbitrate::Arbitration>) -> Self {
         let (config, sdk) = (self.inner.config.clone(), self.inner.sdk.clone());
-        Self::metered(Arc::new(Inner { config, sdk, arbitration }), self.meter.clone())
+        self.metered(Arc::new(Inner { config, sdk, arbitration }), self.meter.clone())
     }
 
     /// The same store, with what is done through the new handle counted by `meter`.
     #[must_use]
     pub fn with_meter(&self, meter: Meter) -> Self {
-        Self::metered(Arc::clone(&self.inner), meter)
+        self.metered(Arc::clone(&self.inner), meter)
     }
 
     /// The meter of this handle.
@@ -100,8 +110,16 @@ impl Store {
         &self.inner.config
     }
 
-    fn metered(inner: Arc<Inner>, meter: Meter) -> Self {
-        Self { inner, client: Arc::default(), meter }
+    fn metered(&self, inner: Arc<Inner>, meter: Meter) -> Self {
+        Self { inner, client: Arc::default(), meter, tenant: self.tenant.clone() }
+    }
+
+    /// The client, for a bucket that may be reached.
+    fn client_of(&self, bucket: &str) -> Result<&Client> {
+        match self.tenant.as_ref().map(|tenant| tenant.check(bucket)) {
+            Some(Err(problem)) => Err(Error::AnotherTenants { problem: Box::new(problem) }),
+            Some(Ok(())) | None => Ok(self.client()),
+        }
     }
 
     /// The client whose requests this handle's meter counts.

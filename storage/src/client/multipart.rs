@@ -144,7 +144,7 @@ impl MultipartWriter {
         metadata.insert(WRITER_METADATA.to_owned(), self.writer.clone());
         let request = self
             .store
-            .client()
+            .client_of(self.uri.bucket())?
             .create_multipart_upload()
             .bucket(self.uri.bucket())
             .key(self.uri.key())
@@ -160,7 +160,7 @@ impl MultipartWriter {
         let parts = CompletedMultipartUpload::builder().set_parts(Some(self.parts.clone())).build();
         let request = self
             .store
-            .client()
+            .client_of(self.uri.bucket())?
             .complete_multipart_upload()
             .bucket(self.uri.bucket())
             .key(self.uri.key())
@@ -212,7 +212,7 @@ async fn upload_part(
 ) -> Result<CompletedPart> {
     let length = body.len();
     let request = store
-        .client()
+        .client_of(uri.bucket())?
         .upload_part()
         .bucket(uri.bucket())
         .key(uri.key())
@@ -226,7 +226,12 @@ async fn upload_part(
 }
 
 pub(super) async fn abort(store: &Store, uri: &ObjectUri, id: &str) -> Result<()> {
-    let request = store.client().abort_multipart_upload().bucket(uri.bucket()).key(uri.key()).upload_id(id);
+    let request = store
+        .client_of(uri.bucket())?
+        .abort_multipart_upload()
+        .bucket(uri.bucket())
+        .key(uri.key())
+        .upload_id(id);
     match request.send().boxed().await.map_err(|e| Target::Object(uri).error(e)) {
         Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
         Err(Error::Other { code, .. }) if code == "NoSuchUpload" => Ok(()),

@@ -49,7 +49,7 @@ impl Default for ReadAhead {
 impl Store {
     /// What the store knows about an object.
     pub async fn head(&self, uri: &ObjectUri) -> Result<Meta> {
-        let request = self.client().head_object().bucket(uri.bucket()).key(uri.key());
+        let request = self.client_of(uri.bucket())?.head_object().bucket(uri.bucket()).key(uri.key());
         let answer = match request.send().boxed().await.map_err(|e| Target::Object(uri).error(e)) {
             Ok(answer) => answer,
             // An answer to HEAD has no body to say which of the two is missing.
@@ -201,7 +201,7 @@ impl Store {
         range: Option<&Range<u64>>,
     ) -> Result<GetObjectOutput> {
         let request = self
-            .client()
+            .client_of(uri.bucket())?
             .get_object()
             .bucket(uri.bucket())
             .key(uri.key())

@@ -28,7 +28,7 @@ impl Store {
         loop {
             let (key, id): (Option<String>, Option<String>) = after.unzip();
             let request = self
-                .client()
+                .client_of(bucket)?
                 .list_multipart_uploads()
                 .bucket(bucket)
                 .prefix(prefix)

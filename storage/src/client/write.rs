@@ -81,7 +81,7 @@ impl Store {
         }
         let mut attempt = 0;
         loop {
-            match self.put_request(uri, &body, &options).send().boxed().await {
+            match self.put_request(uri, &body, &options)?.send().boxed().await {
                 Ok(answer) => return self.written(uri, &body, &answer),
                 Err(e) if collided(&e) && attempt < CONFLICTS_MAX => attempt += 1,
                 Err(e) => return Err(Target::Object(uri).error(e)),
@@ -121,7 +121,7 @@ impl Store {
         options.metadata.insert(WRITER_METADATA.to_owned(), writer.to_owned());
         let mut attempt = 0;
         loop {
-            let request = self.put_request(uri, &body, &options).if_none_match("*");
+            let request = self.put_request(uri, &body, &options)?.if_none_match("*");
             let error = match request.send().boxed().await {
                 Ok(answer) => return self.written(uri, &body, &answer).map(PutOutcome::Created),
                 Err(e) if collided(&e) => Target::Object(uri).error(e),
@@ -156,7 +156,7 @@ impl Store {
 
     /// Deletes an object. One that is not there is no error.
     pub async fn delete(&self, uri: &ObjectUri) -> Result<()> {
-        let request = self.client().delete_object().bucket(uri.bucket()).key(uri.key());
+        let request = self.client_of(uri.bucket())?.delete_object().bucket(uri.bucket()).key(uri.key());
         match request.send().boxed().await.map_err(|e| Target::Object(uri).error(e)) {
             Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -184,7 +184,7 @@ impl Store {
         let ids = keys.iter().map(|key| ObjectIdentifier::builder().key(key).build());
         let ids = ids.collect::<Result<Vec<_>, _>>().map_err(failed)?;
         let delete = Delete::builder().set_objects(Some(ids)).quiet(true).build().map_err(failed)?;
-        let request = self.client().delete_objects().bucket(bucket).delete(delete);
+        let request = self.client_of(bucket)?.delete_objects().bucket(bucket).delete(delete);
         let answer = request.send().boxed().await.map_err(|e| Target::Bucket(bucket).error(e))?;
         let first = answer.errors().iter().find(|e| e.code() != Some("NoSuchKey"));
         first.map_or(Ok(()), |error| {
@@ -232,8 +232,9 @@ impl Store {
         if let Some(id) = pin.and_then(|p| p.version_id.as_deref()) {
             source = format!("{source}?versionId={}", percent_encode(id));
         }
+        self.client_of(from.bucket())?;
         let mut request = self
-            .client()
+            .client_of(to.bucket())?
             .copy_object()
             .bucket(to.bucket())
             .key(to.key())
@@ -257,16 +258,22 @@ impl Store {
         }
     }
 
-    fn put_request(&self, uri: &ObjectUri, body: &Bytes, options: &PutOptions) -> PutObjectFluentBuilder {
+    fn put_request(
+        &self,
+        uri: &ObjectUri,
+        body: &Bytes,
+        options: &PutOptions,
+    ) -> Result<PutObjectFluentBuilder> {
         let metadata = options.metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-        self.client()
+        let client = self.client_of(uri.bucket())?;
+        Ok(client
             .put_object()
             .bucket(uri.bucket())
             .key(uri.key())
             .set_content_type(options.content_type.clone())
             .set_metadata(Some(metadata))
             .set_if_match(options.if_match.as_deref().map(quoted_etag))
-            .body(ByteStream::from(body.clone()))
+            .body(ByteStream::from(body.clone())))
     }
 
     fn written(&self, uri: &ObjectUri, body: &Bytes, answer: &PutObjectOutput) -> Result<Pin> {

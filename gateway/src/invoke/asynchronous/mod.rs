@@ -36,10 +36,11 @@ use fanfold_protocol::{
     time,
 };
 use fanfold_storage::Store;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
+pub(crate) use self::runner::start;
 pub use self::{
     counters::Counters,
     dead::{Letters, Replayed},
@@ -55,7 +56,6 @@ use self::{
 use crate::{
     functions::Registry,
     problem::{internal, of_backbone},
-    state::AppState,
 };
 
 /// Between two rounds of removing what is old, and what is too much.
@@ -126,6 +126,8 @@ struct Inner {
     counters: Counters,
     running: Running,
     waiting: Mutex<Waiting>,
+    /// Places of this gateway to run them.
+    slots: Arc<Semaphore>,
     shutdown: CancellationToken,
     tracker: TaskTracker,
 }
@@ -154,6 +156,7 @@ impl Invocations {
         backbone: Backbone,
         registry: Registry,
         config: InvocationsConfig,
+        slots: usize,
         shutdown: CancellationToken,
     ) -> Self {
         let inner = Inner {
@@ -164,6 +167,7 @@ impl Invocations {
             counters: Counters::default(),
             running: Running::default(),
             waiting: Mutex::default(),
+            slots: Arc::new(Semaphore::new(slots)),
             shutdown,
             tracker: TaskTracker::new(),
         };
@@ -331,11 +335,6 @@ impl Invocations {
             }
             tokio::time::sleep(TRIM_EVERY).await;
         }
-    }
-
-    /// Runs them until the gateway drains.
-    pub(crate) fn start(&self, app: AppState) {
-        self.inner.tracker.spawn(runner::run(app));
     }
 
     /// Waits until nothing runs any more, once `draining` has begun: for at most `patience`.

@@ -9,7 +9,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fanfold_backbone::Delivery;
+use fanfold_backbone::{Delivery, Share};
 use fanfold_protocol::{
     ErrorKind, Problem,
     digest::Digest,
@@ -70,25 +70,46 @@ enum Attempt {
     Stopped,
 }
 
-/// Pulls and runs until the gateway drains.
-pub(crate) async fn run(app: AppState) {
-    let inner = Arc::clone(&app.invocations.inner);
-    let (shutdown, draining) = (inner.shutdown.clone(), app.draining.clone());
-    let listening = inner.running.listen(&inner.backbone);
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = draining.cancelled() => {}
-        () = pull(&app, &inner) => {}
-        () = listening => {}
+/// Pulls and runs until the gateway drains: what is each tenant's in its turn.
+pub(crate) fn start(apps: &[AppState]) {
+    let share = Arc::new(Share::new(keys::INVOCATION_QUEUE, LEASE));
+    let member = |app: &AppState| {
+        let tenant = &app.config.tenant;
+        (tenant.name.to_string(), tenant.weight, app.backbone.clone(), Arc::clone(app))
+    };
+    share.set(apps.iter().map(member));
+    for app in apps {
+        let running = Arc::clone(app);
+        app.invocations.inner.tracker.spawn(async move {
+            let inner = &running.invocations.inner;
+            until_drained(&running, inner.running.listen(&inner.backbone)).await;
+        });
+    }
+    if let Some(first) = apps.iter().max_by_key(|app| places(app)) {
+        let (app, places) = (Arc::clone(first), Arc::new(Semaphore::new(places(first))));
+        first.invocations.inner.tracker.spawn(async move { until_drained(&app, pull(share, places)).await });
     }
 }
 
-async fn pull(app: &AppState, inner: &Arc<Inner>) {
-    let slots = Arc::new(Semaphore::new((app.config.tenant_concurrency / 2).max(1)));
+async fn until_drained(app: &App, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = app.invocations.inner.shutdown.cancelled() => {}
+        () = app.draining.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Asynchronous calls of one tenant that a gateway runs at once, and of all tenants
+/// as many as of the largest: when several have work, they share these.
+fn places(app: &AppState) -> usize {
+    (app.config.tenant_concurrency / 2).max(1)
+}
+
+async fn pull(share: Arc<Share<AppState>>, places: Arc<Semaphore>) {
     loop {
-        let slots = take(&slots).await;
-        let pulling = inner.backbone.pull(keys::INVOCATION_QUEUE, slots.len(), PULL_WAIT, LEASE);
-        let deliveries = match tokio::time::timeout(PULL_WATCHDOG, pulling).await {
+        let taken = take(&places).await;
+        let room = |app: &AppState| app.invocations.inner.slots.available_permits().min(taken.len());
+        let deliveries = match tokio::time::timeout(PULL_WATCHDOG, share.pull(PULL_WAIT, room)).await {
             Ok(Ok(deliveries)) => deliveries,
             Ok(Err(fanfold_backbone::Error::Closed)) => return,
             Ok(Err(error)) => {
@@ -98,11 +119,17 @@ async fn pull(app: &AppState, inner: &Arc<Inner>) {
             }
             Err(_) => continue,
         };
-        for (delivery, slot) in deliveries.into_iter().zip(slots) {
-            let app = Arc::clone(app);
-            inner.tracker.spawn(async move {
-                handle(&app, &delivery).await;
-                drop(slot);
+        for (shared, place) in deliveries.into_iter().zip(taken) {
+            let (app, share) = (Arc::clone(&shared.what), Arc::clone(&share));
+            // There was room for as many, and nobody else takes from it.
+            let slot = Arc::clone(&app.invocations.inner.slots).try_acquire_owned().ok();
+            app.invocations.inner.tracker.clone().spawn(async move {
+                shared.spend(handle(&shared.what, &shared.delivery)).await;
+                let was_full = shared.what.invocations.inner.slots.available_permits() == 0;
+                drop((slot, place));
+                if was_full {
+                    share.look();
+                }
             });
         }
     }
@@ -265,6 +292,7 @@ impl Work<'_> {
             timeout: self.message.timeout(),
             params: self.message.head.params.clone(),
             request: self.message.request(),
+            tenant: Some(Arc::clone(&self.app.config.tenant)),
         };
         let mut running = std::pin::pin!(call::execute(self.app, invocation));
         let mut extend = tokio::time::interval_at(Instant::now() + EXTEND_EVERY, EXTEND_EVERY);

@@ -110,6 +110,7 @@ impl Ours {
                     timeout: Duration::from_secs(30),
                     params: "{}".to_owned(),
                     request,
+                    tenant: None,
                 };
                 let response = runtime.invoke_inline(invocation).await.result?;
                 ensure!(

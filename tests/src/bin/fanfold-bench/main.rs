@@ -13,6 +13,7 @@ use serde::Serialize;
 
 mod bank;
 mod columns;
+mod fairness;
 mod hosts;
 mod http;
 mod instance;
@@ -26,7 +27,7 @@ mod triggers;
 /// Measures Fanfold on this machine.
 #[derive(Parser)]
 struct Arguments {
-    /// Parts to measure: service, instance, http, overload, hosts, triggers, jobs, million, resume, columns, bank; all when none is named
+    /// Parts to measure: service, instance, http, overload, hosts, triggers, jobs, million, resume, columns, bank, fairness; all when none is named
     parts: Vec<String>,
     /// Write the measurements as JSON
     #[arg(long, value_name = "FILE")]
@@ -123,7 +124,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let wanted = |part: &str| arguments.parts.is_empty() || arguments.parts.iter().any(|p| p == part);
     let mut all = Vec::new();
     type Part = fn(bool) -> Result<Vec<Measurement>>;
-    let parts: [(&str, Part); 11] = [
+    let parts: [(&str, Part); 12] = [
         ("service", |_| service::measure()),
         ("instance", |_| instance::measure()),
         ("http", |_| http::measure()),
@@ -135,6 +136,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         ("resume", |_| resume::measure()),
         ("columns", |_| columns::measure()),
         ("bank", bank::measure),
+        ("fairness", |_| fairness::measure()),
     ];
     for (name, measure) in parts.into_iter().filter(|(name, _)| wanted(name)) {
         eprintln!("==> measure {name}");
