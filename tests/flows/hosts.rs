@@ -8,7 +8,7 @@ use std::{
 };
 
 use fanfold_tests::{
-    hosts::{Deployment, Plan, Release, is_over},
+    hosts::{Deployment, Plan, Release, TOKEN, is_over},
     network,
     proxy::Troubles,
     service::program,
@@ -185,9 +185,12 @@ fn what_is_cut_off_or_halted_loses_nothing() {
         let id = begin(&deployment, "cut").await;
         deployment.cut("worker-1", "store").unwrap();
         nats.iter().for_each(|nats| deployment.cut(nats, "worker-2").unwrap());
+        until_readiness(&deployment, "worker-1", Some("store")).await;
         gives(&deployment, "gateway-2", &id, &result).await;
         deployment.heal("worker-1", "store").unwrap();
         nats.iter().for_each(|nats| deployment.heal(nats, "worker-2").unwrap());
+
+        until_readiness(&deployment, "worker-1", None).await;
 
         // F11: a worker with tasks halts for longer than any lease, and wakes when another has done them.
         let id = begin(&deployment, "halted").await;
@@ -195,6 +198,29 @@ fn what_is_cut_off_or_halted_loses_nothing() {
         gives(&deployment, "gateway-1", &id, &result).await;
         deployment.signal("worker-3", Signal::CONT).unwrap();
         gives(&deployment, "gateway-1", &id, &result).await;
+
+        // F11: clocks move by an hour, of a worker and of the gateway that coordinates.
+        for name in ["worker-3", "gateway-2"] {
+            assert_eq!(deployment.stop(name).await.unwrap(), Some(0));
+            deployment.launch_with_clock(name).unwrap();
+            deployment.ready(name).await.unwrap();
+        }
+        let id = deployment.submit("gateway-2", &job("moved")).await.unwrap();
+        deployment.job("gateway-2", &id, PATIENCE, has_begun).await.unwrap();
+        deployment.move_clock("worker-3", "+1h").unwrap();
+        deployment.move_clock("gateway-2", "-1h").unwrap();
+        gives(&deployment, "gateway-1", &id, &result).await;
+        greets(&deployment, "gateway-2").await;
+
+        // F12: one in a hundred packets is lost, wherever it goes.
+        for host in deployment.names("") {
+            deployment.lose(&host).unwrap();
+        }
+        let id = begin(&deployment, "lossy").await;
+        gives(&deployment, "gateway-2", &id, &result).await;
+        for host in deployment.names("") {
+            network::lose_nothing(&host).unwrap();
+        }
 
         // F12: the coordinating gateway loses the backbone; another goes on.
         let id = begin(&deployment, "apart").await;
@@ -223,7 +249,137 @@ fn what_is_cut_off_or_halted_loses_nothing() {
     });
 }
 
+/// Waits until a process says that it is ready, or which of its dependencies is not.
+async fn until_readiness(deployment: &Deployment, name: &str, away: Option<&str>) {
+    let url = format!("{}/readyz", deployment.endpoint(name).unwrap());
+    let begun = Instant::now();
+    loop {
+        let (status, found) = deployment.ask("GET", &url, "text/plain", "").await.unwrap();
+        // A gateway describes each dependency, a worker says true or false.
+        let is_away = |part: &str| found[part] == false || found[part]["ready"] == false;
+        let told = match away {
+            Some(part) => status == 503 && is_away(part),
+            None => status == 200,
+        };
+        if told {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{name}: {found}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Checks that a job is refused for now: 503 and when to come again.
+async fn is_refused_for_now(deployment: &Deployment, document: &Value) {
+    let url = format!("{}/v1/jobs", deployment.endpoint("gateway-1").unwrap());
+    let request = deployment.http.post(url).bearer_auth(TOKEN).json(document);
+    let answer = request.timeout(Duration::from_secs(100)).send().await.unwrap();
+    let retry_after = answer.headers().get("retry-after").cloned();
+    let (status, problem) = (answer.status().as_u16(), answer.json::<Value>().await.unwrap());
+    assert_eq!((status, &problem["retryable"]), (503, &json!(true)), "{problem}");
+    assert!(retry_after.is_some(), "{problem}");
+}
+
+/// Backbone and store are lost while everything runs, and found again without a
+/// restart; with all that is in the backbone, everything starts anew.
 #[tokio::test]
+async fn what_is_lost_later_is_told_and_needs_no_restart() {
+    let troubles = (Troubles { busy: 100, ..Troubles::default() }, 0);
+    let mut deployment =
+        Deployment::start(Plan { troubles, ..plan((Release::Debian, 1), 1, 1) }).await.unwrap();
+    let result = alone(&deployment).await;
+    for function in ["hello", "column-stats"] {
+        deployment.deploy("gateway-1", function).await.unwrap();
+    }
+    let first = deployment.submit("gateway-1", &job("first")).await.unwrap();
+    gives(&deployment, "gateway-1", &first, &result).await;
+    let gateway = deployment.endpoint("gateway-1").unwrap();
+    let reads = async |deployment: &Deployment| {
+        for path in ["/v1/functions/hello".to_owned(), format!("/v1/jobs/{first}")] {
+            let (status, found) = deployment.ask("GET", &format!("{gateway}{path}"), "", "").await.unwrap();
+            assert_eq!(status, 200, "{path}: {found}");
+        }
+    };
+
+    deployment.kill("nats-1").unwrap();
+    until_readiness(&deployment, "gateway-1", Some("backbone")).await;
+    until_readiness(&deployment, "worker-1", Some("backbone")).await;
+    is_refused_for_now(&deployment, &job("refused")).await;
+    reads(&deployment).await;
+    deployment.launch("nats-1").unwrap();
+    until_readiness(&deployment, "gateway-1", None).await;
+    until_readiness(&deployment, "worker-1", None).await;
+
+    // F4: all that NATS had is lost under a running job, so that everything starts anew.
+    let id = deployment.submit("gateway-1", &job("lost")).await.unwrap();
+    deployment.job("gateway-1", &id, PATIENCE, has_begun).await.unwrap();
+    for name in deployment.names("") {
+        deployment.kill(&name).unwrap();
+    }
+    std::fs::remove_dir_all(deployment.path("nats-1-store")).unwrap();
+    for name in deployment.names("") {
+        deployment.launch(&name).unwrap();
+        deployment.ready(&name).await.unwrap();
+    }
+    gives(&deployment, "gateway-1", &id, &result).await;
+    greets(&deployment, "gateway-1").await;
+
+    deployment.proxy.troubled();
+    until_readiness(&deployment, "gateway-1", Some("store")).await;
+    until_readiness(&deployment, "worker-1", Some("store")).await;
+    is_refused_for_now(&deployment, &job("refused")).await;
+    reads(&deployment).await;
+    deployment.proxy.calm();
+    until_readiness(&deployment, "gateway-1", None).await;
+    until_readiness(&deployment, "worker-1", None).await;
+    let id = deployment.submit("gateway-1", &job("again")).await.unwrap();
+    gives(&deployment, "gateway-1", &id, &result).await;
+}
+
+/// A worker with a certificate of another authority, and one with another's name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_are_refused_and_both_sides_say_why() {
+    let mut deployment = Deployment::start(plan((Release::Debian, 1), 1, 2)).await.unwrap();
+    deployment.deploy("gateway-1", "hello").await.unwrap();
+    let made = deployment.fanfold(&["certs", "--out", "others", "--worker", "127.0.0.1"]).unwrap();
+    assert!(made.status.success(), "{made:?}");
+    assert_eq!(deployment.stop("worker-2").await.unwrap(), Some(0));
+    let text = std::fs::read_to_string(deployment.path("worker-2.toml")).unwrap();
+    deployment.write("worker-2.toml", &text.replace("certs/worker", "others/worker")).unwrap();
+    deployment.launch("worker-2").unwrap();
+    deployment.ready("worker-2").await.unwrap();
+    let begun = Instant::now();
+    let told = |deployment: &Deployment| {
+        deployment.log("gateway-1").contains("a worker cannot be reached")
+            && deployment.log("gateway-1").contains("invalid peer certificate")
+            && deployment.log("worker-2").contains("a gateway was refused: its certificate")
+    };
+    // The other one is away, so that this one is tried.
+    assert_eq!(deployment.stop("worker-1").await.unwrap(), Some(0));
+    let url = format!("{}/v1/functions/hello/invoke", deployment.endpoint("gateway-1").unwrap());
+    while !told(&deployment) {
+        let (status, found) = deployment.ask("POST", &url, "application/json", "\"Ada\"").await.unwrap();
+        assert_eq!((status, &found["code"]), (503, &json!("worker-unavailable")), "{found}");
+        assert!(begun.elapsed() < PATIENCE, "{}{}", deployment.log("gateway-1"), deployment.log("worker-2"));
+    }
+    deployment.launch("worker-1").unwrap();
+    deployment.ready("worker-1").await.unwrap();
+    greets(&deployment, "gateway-1").await;
+    let text = std::fs::read_to_string(deployment.path("worker-1.toml")).unwrap();
+    let probes = deployment.endpoint("worker-1").unwrap().replace("http://", "");
+    let twin = text.replace("cache-worker-1", "cache-twin").replace(&probes, "127.0.0.1:0");
+    deployment.write("twin.toml", &twin).unwrap();
+    let output = deployment.fanfold(&["worker", "--config", "twin.toml"]).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("expected the name worker-1 to be free"), "{said}");
+    while !deployment.log("worker-1").contains("another worker was refused") {
+        assert!(begun.elapsed() < PATIENCE, "{}", deployment.log("worker-1"));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_at_the_start_is_told_together() {
     let deployment = Deployment::start(plan((Release::Debian, 1), 1, 1)).await.unwrap();
     let text = "listen = \"127.0.0.1:1\"\ntoken_digests = \"digests\"\n[store]\nendpoint = \"http://127.0.0.1:1\"\ncredentials = \"store\"\n\
@@ -242,6 +398,21 @@ async fn what_is_wrong_at_the_start_is_told_together() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
     for named in ["token_digests", "line 1", "store.credentials", "tenant_concurrency"] {
+        assert!(said.contains(named), "expected {named} in {said}");
+    }
+    // Of a worker: a key of another certificate, credentials that store and NATS refuse. Its
+    // port is taken, and it does not come to notice.
+    let text = std::fs::read_to_string(deployment.path("worker-1.toml")).unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let text = text.replace("127.0.0.1:0", &taken.local_addr().unwrap().to_string());
+    let text = text.replace("worker-127.0.0.1.key", "gateway-127.0.0.1.key");
+    let text = text.replace("nats/worker-1.password", "bad-digests").replace("\"store\"", "\"bad-store\"");
+    deployment.write("bad-store", "nobody\nsecret\n").unwrap();
+    deployment.write("wrong.toml", &text).unwrap();
+    let output = deployment.fanfold(&["worker", "--config", "wrong.toml"]).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    for named in ["tls.key", "store:", "nats: expected credentials that NATS accepts", "no port was bound"] {
         assert!(said.contains(named), "expected {named} in {said}");
     }
     deployment.write("wrong.toml", "listen = \"127.0.0.1:1\"\nlissten = 1\n").unwrap();

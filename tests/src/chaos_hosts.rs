@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Many hosts under trouble: processes are killed, stopped, halted and cut off
-//! from each other at moments drawn from a seed, one thing after the other, while
+//! from each other, NATS loses all it has, leases are delivered again and again,
+//! clients come in crowds, at moments drawn from a seed, one thing after the other, while
 //! clients submit jobs. What must hold is what must hold of one host.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use fanfold_backbone::Message;
+use fanfold_protocol::keys;
 use rand::{RngExt, SeedableRng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 use rustix::process::Signal;
@@ -28,7 +31,10 @@ const CAUGHT_UP: Duration = Duration::from_secs(5);
 /// From the end of what is wrong until a gateway answers.
 const CONVERGED_MAX: Duration = Duration::from_secs(60);
 
-/// What happens to a host.
+/// Calls at once when there are ten times too many.
+const CROWD: usize = 400;
+
+/// What goes wrong: with a host, or with all of them.
 #[derive(Clone, Debug)]
 enum Wrong {
     Killed(String),
@@ -36,6 +42,14 @@ enum Wrong {
     Halted(String),
     /// What the first sends to the others gets lost.
     Cut(String, Vec<String>),
+    /// One in a hundred of the packets that it is sent gets lost.
+    Lossy(String),
+    /// All servers of NATS lose all that they have, and everything starts anew.
+    Forgotten,
+    /// Leases are delivered up to five times, in another order.
+    Repeated(u64),
+    /// More calls than there are places.
+    Crowded,
 }
 
 /// Runs it all and checks what came of it.
@@ -50,7 +64,7 @@ pub async fn run(chaos: Chaos) -> Result<Report> {
         troubles: (chaos.troubles, chaos.seed),
     };
     let mut deployment = Deployment::start(plan).await?;
-    for function in FUNCTIONS {
+    for function in FUNCTIONS.into_iter().chain(["hello"]) {
         deployment.deploy("gateway-1", function).await?;
     }
     chaos::put_tables(&deployment.alone).await?;
@@ -60,17 +74,22 @@ pub async fn run(chaos: Chaos) -> Result<Report> {
     deployment.proxy.troubled();
     let clients = Clients::start(&chaos, &calm, &address);
     let mut draw = ChaCha8Rng::seed_from_u64(chaos.seed);
-    let mut ready = Duration::ZERO;
+    let (mut ready, mut forgotten) = (Duration::ZERO, false);
     for _ in 0..chaos.kills {
         tokio::time::sleep(Duration::from_millis(draw.random_range(QUIET_MS))).await;
-        let wrong = Wrong::draw(&mut draw, &deployment)?;
+        let mut wrong = Wrong::draw(&mut draw, &deployment)?;
         let span = Duration::from_millis(draw.random_range(WRONG_MS));
+        if matches!(wrong, Wrong::Forgotten) && !clients.are_done() {
+            // With the backbone goes what idempotency keys meant, so nobody may be asking.
+            wrong = Wrong::Crowded;
+        }
+        forgotten |= matches!(wrong, Wrong::Forgotten);
         println!("  {wrong:?} for {span:?}");
         ready = ready.max(wrong.happen(&mut deployment, &address, span).await?);
     }
     let history = clients.history().await?;
     deployment.proxy.calm();
-    chaos::check(&deployment.store()?, &history, &calm, &address).await?;
+    chaos::check(&deployment.store()?, &history, &calm, &address, !forgotten).await?;
     Ok(Report { jobs: history.len(), requests: deployment.proxy.counts(), ready })
 }
 
@@ -81,15 +100,32 @@ impl Wrong {
         let users: Vec<String> = all.iter().filter(|name| !name.starts_with("nats")).cloned().collect();
         let user = users.choose(draw).context("expected hosts")?.clone();
         let servers = deployment.names("nats");
-        let kinds = if network::is_own() { 6 } else { 3 };
+        let kinds = if network::is_own() { 10 } else { 6 };
         Ok(match draw.random_range(0..kinds) {
             0 => Self::Killed(host),
             1 => Self::Stopped(host),
             2 => Self::Halted(host),
-            3 => Self::Cut(user, vec!["store".to_owned()]),
-            4 => Self::Cut(user, servers),
+            3 => Self::Forgotten,
+            4 => Self::Repeated(draw.random()),
+            5 => Self::Crowded,
+            6 => Self::Cut(user, vec!["store".to_owned()]),
+            7 => Self::Cut(user, servers),
+            8 => Self::Lossy(host),
             _ => Self::Cut(host, users),
         })
+    }
+
+    /// The hosts that are not themselves meanwhile.
+    fn hosts(&self, deployment: &Deployment) -> Vec<String> {
+        match self {
+            Self::Killed(host)
+            | Self::Stopped(host)
+            | Self::Halted(host)
+            | Self::Cut(host, _)
+            | Self::Lossy(host) => vec![host.clone()],
+            Self::Forgotten => deployment.names(""),
+            Self::Repeated(_) | Self::Crowded => Vec::new(),
+        }
     }
 
     /// Lets it happen, and gives how long it took from its end until users were answered.
@@ -99,10 +135,40 @@ impl Wrong {
         address: &Address,
         span: Duration,
     ) -> Result<Duration> {
-        let (Self::Killed(host) | Self::Stopped(host) | Self::Halted(host) | Self::Cut(host, _)) = self;
+        let hosts = self.hosts(deployment);
+        self.begin(deployment, address).await?;
+        if hosts.iter().any(|host| host == "gateway-1") {
+            turn_to(address, deployment, "gateway-2")?;
+        }
+        match self {
+            Self::Repeated(seed) => repeat(deployment, *seed, span).await?,
+            Self::Crowded => crowd(address, span).await?,
+            _ => tokio::time::sleep(span).await,
+        }
+        self.end(deployment)?;
+        let begun = Instant::now();
+        for host in &hosts {
+            deployment.ready(host).await?;
+        }
+        turn_to(address, deployment, "gateway-1")?;
+        while chaos::ask(address, reqwest::Method::GET, "/v1/jobs", None, None).await.is_err() {
+            ensure!(begun.elapsed() < CONVERGED_MAX, "expected gateway-1 to answer after {self:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let converged = begun.elapsed();
+        if hosts.iter().any(|host| host.starts_with("nats")) {
+            tokio::time::sleep(CAUGHT_UP).await;
+        }
+        Ok(converged)
+    }
+
+    async fn begin(&self, deployment: &mut Deployment, address: &Address) -> Result<()> {
         match self {
             Self::Killed(host) => deployment.kill(host)?,
             Self::Stopped(host) => {
+                if host == "gateway-1" {
+                    turn_to(address, deployment, "gateway-2")?;
+                }
                 let code = deployment.stop(host).await?;
                 // NATS tells of a signal in its own way.
                 ensure!(
@@ -117,34 +183,87 @@ impl Wrong {
                     .filter(|other| *other != host)
                     .try_for_each(|other| deployment.cut(host, other))?;
             }
+            Self::Lossy(host) => network::lose(host)?,
+            Self::Forgotten => {
+                for host in deployment.names("") {
+                    deployment.kill(&host)?;
+                }
+                for server in deployment.names("nats") {
+                    std::fs::remove_dir_all(deployment.path(&format!("{server}-store")))?;
+                }
+            }
+            Self::Repeated(_) | Self::Crowded => {}
         }
-        if host == "gateway-1" {
-            turn_to(address, deployment, "gateway-2")?;
-        }
-        tokio::time::sleep(span).await;
+        Ok(())
+    }
+
+    fn end(&self, deployment: &mut Deployment) -> Result<()> {
         match self {
-            Self::Killed(host) | Self::Stopped(host) => deployment.launch(host)?,
-            Self::Halted(host) => deployment.signal(host, Signal::CONT)?,
-            Self::Cut(host, others) => {
-                others
-                    .iter()
-                    .filter(|other| *other != host)
-                    .try_for_each(|other| deployment.heal(host, other))?;
+            Self::Killed(host) | Self::Stopped(host) => deployment.launch(host),
+            Self::Halted(host) => deployment.signal(host, Signal::CONT),
+            Self::Cut(host, others) => others
+                .iter()
+                .filter(|other| *other != host)
+                .try_for_each(|other| deployment.heal(host, other)),
+            Self::Lossy(host) => network::lose_nothing(host),
+            Self::Forgotten => deployment.names("").iter().try_for_each(|host| deployment.launch(host)),
+            Self::Repeated(_) | Self::Crowded => Ok(()),
+        }
+    }
+}
+
+/// F13: takes leases out of the queue and puts back one to five copies of each, in
+/// another order.
+async fn repeat(deployment: &Deployment, seed: u64, span: Duration) -> Result<()> {
+    const COPY: &str = "copy ";
+    let (mut draw, end) = (ChaCha8Rng::seed_from_u64(seed), Instant::now() + span);
+    let backbone = deployment.backbone("gateway-1").await?;
+    while Instant::now() < end {
+        let wait = Duration::from_millis(200);
+        let pulled = backbone.pull(keys::TASK_QUEUE, 8, wait, Duration::from_secs(30)).await;
+        for delivery in pulled.unwrap_or_default() {
+            if delivery.id.starts_with(COPY) {
+                delivery.nak(Duration::ZERO).await?;
+                continue;
+            }
+            let copies = (0..draw.random_range(1..=5)).map(|copy| {
+                let id = format!("{COPY}{copy} {}", delivery.id);
+                let delay = Duration::from_millis(draw.random_range(0..500));
+                Message::new(id, delivery.payload.clone()).delayed(delay)
+            });
+            let copies: Vec<_> = copies.collect();
+            backbone.enqueue(keys::TASK_QUEUE, copies).await?;
+            delivery.ack().await?;
+        }
+    }
+    backbone.close().await;
+    Ok(())
+}
+
+/// F16: calls all the time, by many more clients than there are places. Each is
+/// answered or refused, and afterwards everything is as before.
+async fn crowd(address: &Address, span: Duration) -> Result<()> {
+    let end = Instant::now() + span;
+    let call = async || {
+        let (mut answered, mut refused) = (0_u32, 0_u32);
+        while Instant::now() < end {
+            let path = "/v1/functions/hello/invoke";
+            let body = serde_json::json!("Ada");
+            match chaos::ask(address, reqwest::Method::POST, path, Some(&body), None).await {
+                Ok((200, _)) => answered += 1,
+                Ok((429 | 503, _)) => refused += 1,
+                Ok((status, found)) => anyhow::bail!("expected 200, 429 or 503, found {status}: {found}"),
+                Err(_) => {}
             }
         }
-        let begun = Instant::now();
-        deployment.ready(host).await?;
-        turn_to(address, deployment, "gateway-1")?;
-        while chaos::ask(address, reqwest::Method::GET, "/v1/jobs", None, None).await.is_err() {
-            ensure!(begun.elapsed() < CONVERGED_MAX, "expected gateway-1 to answer after {self:?}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        let converged = begun.elapsed();
-        if host.starts_with("nats") {
-            tokio::time::sleep(CAUGHT_UP).await;
-        }
-        Ok(converged)
-    }
+        Ok((answered, refused))
+    };
+    let counts = futures::future::try_join_all((0..CROWD).map(|_| call())).await?;
+    let answered: u32 = counts.iter().map(|(answered, _)| answered).sum();
+    let refused: u32 = counts.iter().map(|(_, refused)| refused).sum();
+    println!("    of a crowd {answered} calls were answered, {refused} refused");
+    ensure!(answered > 0, "expected some calls of the crowd to be answered");
+    Ok(())
 }
 
 /// Has clients ask another gateway.

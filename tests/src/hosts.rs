@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use fanfold_backbone::{Backbone, NatsConfig, NatsCredentials, Secret};
 use fanfold_storage::Store;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -23,6 +24,8 @@ use crate::{
 
 /// What users of the deployment show.
 pub const TOKEN: &str = "secret-of-the-tester";
+/// Debian's, of the package libfaketime.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 /// Set by whoever wants to read the logs afterwards.
 pub const KEEP: &str = "FANFOLD_TESTS_KEEP";
 /// From the start of a process until it answers.
@@ -205,6 +208,13 @@ impl Deployment {
         }
         let made = self.fanfold(&named)?;
         ensure!(made.status.success(), "fanfold certs: {made:?}");
+        let mut users = vec!["nats-users".to_owned(), "--out".to_owned(), "nats".to_owned()];
+        for (name, host) in self.hosts.iter().filter(|(_, host)| host.part != Part::Nats) {
+            let flag = if host.part == Part::Gateway { "--gateway" } else { "--worker" };
+            users.extend([flag.to_owned(), name.clone()]);
+        }
+        let made = self.fanfold(&users)?;
+        ensure!(made.status.success(), "fanfold nats-users: {made:?}");
         let routes = self.names("nats").into_iter().zip(routes);
         let routes =
             routes.map(|(name, port)| Ok((SocketAddr::from((self.host(&name)?.address, *port)), name)));
@@ -212,7 +222,7 @@ impl Deployment {
         for (name, host) in &self.hosts {
             match host.part {
                 Part::Nats => self.write(&format!("{name}.toml"), &self.nats(name, host, &routes))?,
-                Part::Gateway => self.write(&format!("{name}.toml"), &self.gateway(host))?,
+                Part::Gateway => self.write(&format!("{name}.toml"), &self.gateway(name, host))?,
                 Part::Worker => self.write(&format!("{name}.toml"), &self.worker(name, host))?,
             };
         }
@@ -225,7 +235,7 @@ impl Deployment {
 
     fn nats(&self, name: &str, host: &Host, routes: &BTreeMap<SocketAddr, String>) -> String {
         let mut text = format!(
-            "server_name: {name}\nlisten: {}:{}\njetstream {{ store_dir: {:?}, max_mem: 256MB, max_file: 16GB }}\n",
+            "include nats/users.conf\nserver_name: {name}\nlisten: {}:{}\njetstream {{ store_dir: {:?}, max_mem: 256MB, max_file: 16GB }}\n",
             host.address,
             host.port,
             self.path(&format!("{name}-store"))
@@ -237,26 +247,27 @@ impl Deployment {
         text
     }
 
-    fn common(&self, part: &str, host: &Host) -> String {
+    fn common(&self, part: &str, name: &str, host: &Host) -> String {
         let urls: Vec<String> =
             self.hosts.values().filter(|host| host.part == Part::Nats).map(url_of_nats).collect();
         let address = host.address;
         format!(
             "system_bucket = \"many-hosts\"\n[store]\nendpoint = {:?}\ncredentials = \"store\"\n\
-             [nats]\nurls = {urls:?}\nreplicas = {}\n\
+             [nats]\nurls = {urls:?}\nreplicas = {}\nuser = {name:?}\npassword = \"nats/{name}.password\"\nrestricted = {}\n\
              [tls]\ncert = \"certs/{part}-{address}.pem\"\nkey = \"certs/{part}-{address}.key\"\nca = \"certs/ca.pem\"\n",
             self.proxy.endpoint(),
-            self.plan.nats.1
+            self.plan.nats.1,
+            host.part == Part::Worker
         )
     }
 
-    fn gateway(&self, host: &Host) -> String {
-        let common = self.common("gateway", host);
+    fn gateway(&self, name: &str, host: &Host) -> String {
+        let common = self.common("gateway", name, host);
         format!("listen = \"{}:{}\"\ntoken_digests = \"digests\"\n{common}", host.address, host.port)
     }
 
     fn worker(&self, name: &str, host: &Host) -> String {
-        let (address, port, common) = (host.address, host.port, self.common("worker", host));
+        let (address, port, common) = (host.address, host.port, self.common("worker", name, host));
         format!(
             "name = {name:?}\nlisten = \"{address}:0\"\nprobe_listen = \"{address}:{port}\"\ncache = \"cache-{name}\"\n{common}"
         )
@@ -321,6 +332,36 @@ impl Deployment {
     /// # Errors
     /// It does not start.
     pub fn launch(&mut self, name: &str) -> Result<()> {
+        self.launch_among(name, &[])
+    }
+
+    /// The same with a wall clock that [`Deployment::move_clock`] moves.
+    ///
+    /// # Errors
+    /// It does not start, or Debian's libfaketime is not there.
+    pub fn launch_with_clock(&mut self, name: &str) -> Result<()> {
+        ensure!(Path::new(FAKETIME).is_file(), "expected {FAKETIME}, found nothing; run `cargo xtask setup`");
+        self.move_clock(name, "+0")?;
+        let clock = self.path(&format!("{name}.clock")).to_string_lossy().into_owned();
+        // What is monotonic stays so.
+        let variables = [
+            ("LD_PRELOAD", FAKETIME),
+            ("FAKETIME_TIMESTAMP_FILE", clock.as_str()),
+            ("FAKETIME_CACHE_DURATION", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ];
+        self.launch_among(name, &variables)
+    }
+
+    /// Moves the wall clock of a process, such as by `+1h`.
+    ///
+    /// # Errors
+    /// That cannot be written down.
+    pub fn move_clock(&self, name: &str, by: &str) -> Result<()> {
+        self.write(&format!("{name}.clock"), by).map(drop)
+    }
+
+    fn launch_among(&mut self, name: &str, variables: &[(&str, &str)]) -> Result<()> {
         let part = self.host(name)?.part;
         let (file, arguments) = match part {
             Part::Nats => (self.plan.nats.0.program()?, vec!["-c".to_owned()]),
@@ -331,6 +372,7 @@ impl Deployment {
         let log =
             std::fs::File::options().create(true).append(true).open(self.path(&format!("{name}.log")))?;
         command.args(arguments).arg(format!("{name}.toml"));
+        command.envs(variables.iter().copied());
         command.env("RUST_LOG", "info,s3s=off").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().with_context(|| format!("start {name}"))?;
         let host = self.hosts.get_mut(name).context("expected a host")?;
@@ -427,6 +469,14 @@ impl Deployment {
         network::cut(from, self.address(to)?)
     }
 
+    /// Loses one in a hundred of the packets that arrive at a host.
+    ///
+    /// # Errors
+    /// The hosts have no networks of their own.
+    pub fn lose(&self, host: &str) -> Result<()> {
+        network::lose(host)
+    }
+
     /// Ends a [`Deployment::cut`].
     ///
     /// # Errors
@@ -437,6 +487,20 @@ impl Deployment {
 
     fn address(&self, name: &str) -> Result<Ipv4Addr> {
         if name == "store" { Ok(self.here()) } else { Ok(self.host(name)?.address) }
+    }
+
+    /// A handle on the deployment's backbone, with a host's rights.
+    ///
+    /// # Errors
+    /// NATS does not answer.
+    pub async fn backbone(&self, host: &str) -> Result<Backbone> {
+        let password = std::fs::read_to_string(self.path(&format!("nats/{host}.password")))?;
+        let servers = self.hosts.values().filter(|host| host.part == Part::Nats).map(url_of_nats);
+        let mut config = NatsConfig::new(servers);
+        config.replicas = self.plan.nats.1;
+        config.credentials =
+            NatsCredentials::Password { user: host.to_owned(), password: Secret::new(password) };
+        Ok(Backbone::nats(config).await?)
     }
 
     /// A client of the store, past all trouble.

@@ -138,9 +138,34 @@ pub fn heal(host: &str, address: Ipv4Addr) -> Result<()> {
     ip(&["-n", host, "route", "del", "blackhole", &format!("{address}/32")])
 }
 
+/// Loses one in a hundred of the packets that arrive at a host, drawn by the kernel.
+///
+/// # Errors
+/// There is no nft (nftables).
+pub fn lose(host: &str) -> Result<()> {
+    let rule = "type filter hook input priority 0; iifname \"eth0\" numgen random mod 100 < 1 drop";
+    nft(host, &format!("table ip loss {{ chain arriving {{ {rule}; }}; }}"))
+}
+
+/// Ends a [`lose`].
+///
+/// # Errors
+/// There is none.
+pub fn lose_nothing(host: &str) -> Result<()> {
+    nft(host, "delete table ip loss")
+}
+
+fn nft(host: &str, text: &str) -> Result<()> {
+    run(command(host, "nft").arg(text))
+}
+
 fn ip(arguments: &[&str]) -> Result<()> {
-    let output = Command::new("ip").args(arguments).output().context("start ip (iproute2)")?;
+    run(Command::new("ip").args(arguments))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("start {command:?}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "ip {}: {said}", arguments.join(" "));
+    ensure!(output.status.success(), "{command:?}: {said}");
     Ok(())
 }

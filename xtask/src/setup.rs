@@ -112,6 +112,12 @@ pub fn test_servers() -> Result<()> {
     if !["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"].iter().any(|path| Path::new(path).is_file()) {
         step("install Debian's iproute2", || install_debian(&["iproute2"]))?;
     }
+    if !["/usr/sbin/nft", "/sbin/nft"].iter().any(|path| Path::new(path).is_file()) {
+        step("install Debian's nftables", || install_debian(&["nftables"]))?;
+    }
+    if !Path::new("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1").is_file() {
+        step("install Debian's libfaketime", || install_debian(&["libfaketime"]))?;
+    }
     python_packages("test-env", "SeaweedFS, NATS, Helm, moto and boto3", PYTHON_PACKAGES).map(drop)
 }
 

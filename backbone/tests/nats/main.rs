@@ -7,6 +7,7 @@
 mod conformance;
 mod faults;
 mod members;
+mod permissions;
 mod server;
 
 use std::sync::{Arc, Weak};

@@ -102,6 +102,12 @@ impl Platform {
         Self::start_with(compiler()).await
     }
 
+    /// With another number of threads for guests.
+    pub fn with_workers(&mut self, workers: usize) {
+        let store = self.gate.store(&self.store);
+        self.runtime = runtime_of(self.folder.path(), &store, &self.backbone, compiler(), workers);
+    }
+
     pub async fn start_with(compiler: CompilerCommand) -> Self {
         Self::start_in_turn(compiler, Turn::Together(TURNS.read().await)).await
     }
@@ -196,7 +202,17 @@ pub fn compiler() -> CompilerCommand {
 }
 
 fn runtime(folder: &Path, store: &Store, backbone: &Backbone, compiler: CompilerCommand) -> Runtime {
-    let config = RuntimeConfig { name: "test".into(), workers: 2, cache_dir: folder.join("cache"), compiler };
+    runtime_of(folder, store, backbone, compiler, 2)
+}
+
+fn runtime_of(
+    folder: &Path,
+    store: &Store,
+    backbone: &Backbone,
+    compiler: CompilerCommand,
+    workers: usize,
+) -> Runtime {
+    let config = RuntimeConfig { name: "test".into(), workers, cache_dir: folder.join("cache"), compiler };
     Runtime::start(config, store.clone(), SYSTEM.into(), backbone.clone()).unwrap()
 }
 

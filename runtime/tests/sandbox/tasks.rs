@@ -6,12 +6,14 @@ use fanfold_backbone::{Event, Message};
 use fanfold_protocol::{
     ErrorKind,
     commit::{AnswerRef, Commit, CommitNotice, RunningNotice, TaskCommit, TaskOutcome},
+    digest::Digest,
     function::{Settings, Version},
     job::{CsvOptions, Format},
     keys,
     plan::{Lease, Partition, Slice, StateRef, Task, TaskCommon, Work},
     tenant::Tenant,
     uri::{ObjectUri, PinnedObject},
+    worker::{Member, WIRE_VERSION},
 };
 use fanfold_storage::{ListEntry, ListOptions};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -122,8 +124,14 @@ struct Works {
 
 impl Works {
     async fn start(component: Vec<u8>) -> Self {
-        let platform = Arc::new(Platform::start().await);
+        let platform = Platform::start().await;
         let _: Arc<Version> = platform.deploy(component, Settings::default()).await.unwrap();
+        Self::over(platform)
+    }
+
+    /// A worker of this platform.
+    fn over(platform: Platform) -> Self {
+        let platform = Arc::new(platform);
         let shutdown = CancellationToken::new();
         let (runtime, stop) = (platform.runtime.clone(), shutdown.clone());
         let worker = tokio::spawn(async move { runtime.run_tasks(stop).await.unwrap() });
@@ -236,6 +244,111 @@ async fn a_map_leaves_a_table_and_a_commit() {
     assert_eq!(tasks[1].outcome, TaskOutcome::Table(None));
     assert_eq!(works.keys("bank", "out/").await, [table.uri.key()]);
     works.settled().await;
+    works.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_store_is_silent_leaves_work_to_others() {
+    let works = Works::start(tables("", 0, '"')).await;
+    let rows = works.partition("in/1.csv", "id,name\n1,a\n").await;
+    let answering = async |expected: bool| {
+        let changed = async {
+            while works.platform.runtime.store_answers() != expected {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), changed).await.expect("a look at the store");
+    };
+    works.platform.gate.set(Passage::Closed);
+    answering(false).await;
+    let lease = works.lease(0, 0, vec![Work::Map(rows)]);
+    works.enqueue(&lease, 1).await;
+    let backbone = &works.platform.backbone;
+    let pulled = backbone.pull(keys::TASK_QUEUE, 1, Duration::from_secs(5), Duration::from_secs(30)).await;
+    let [delivery] = &pulled.unwrap()[..] else { panic!("the worker took it") };
+    assert_eq!(delivery.attempt, 1, "the worker took it and gave it back");
+    delivery.nak(Duration::ZERO).await.unwrap();
+    works.platform.gate.set(Passage::Open);
+    answering(true).await;
+    works.settled().await;
+    assert_eq!(works.keys("bank", "out/").await.len(), 1);
+    works.stop().await;
+}
+
+/// Says in the backbone that another worker has compiled a component.
+async fn held_elsewhere(platform: &Platform, digest: Digest) {
+    let other = Member {
+        name: "other".parse().unwrap(),
+        instance: Uuid::new_v4(),
+        address: "other:1".into(),
+        wire: WIRE_VERSION,
+        version: "0.1.0".into(),
+        engine: platform.runtime.engine(),
+        slots: 1,
+        memory_bytes: 1,
+        zone: None,
+        draining: false,
+        cached: vec![digest.prefix()],
+    };
+    platform.backbone.put(&keys::member(&other.name), serde_json::to_vec(&other).unwrap()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_would_have_to_compile_leaves_leases_to_one_that_would_not() {
+    // One thread: two loops that pull.
+    let mut platform = Platform::start().await;
+    let component = tables("", 0, '"');
+    let digest = Digest::of(&component);
+    let version = platform.deploy(component, Settings::default()).await.unwrap();
+    assert_eq!(platform.runtime.cached(), [digest.prefix()]);
+    for entry in std::fs::read_dir(platform.cache()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ending| ending == "bin") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    platform.with_workers(1);
+    assert!(platform.runtime.cached().is_empty());
+    held_elsewhere(&platform, version.digest).await;
+    let works = Works::over(platform);
+    let rows = works.partition("in/1.csv", "id,name\n1,a\n").await;
+    let lease = works.lease(0, 0, vec![Work::Map(rows)]);
+    let backbone = &works.platform.backbone;
+    works.enqueue(&lease, 1).await;
+    let pulled = backbone.pull(keys::TASK_QUEUE, 1, Duration::from_secs(5), Duration::from_secs(30)).await;
+    let [delivery] = &pulled.unwrap()[..] else { panic!("nobody left it") };
+    assert!(delivery.attempt > 1, "it was not offered to the worker");
+    // The other one does not take it after all, so anyone does.
+    delivery.nak(Duration::ZERO).await.unwrap();
+    works.settled().await;
+    assert_eq!(works.keys("bank", "out/").await.len(), 1);
+    assert_eq!(works.platform.runtime.cached(), [digest.prefix()]);
+    works.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quarantined_component_runs_neither_tasks_nor_calls() {
+    let works = Works::start(tables("", 0, '"')).await;
+    let rows = works.partition("in/1.csv", "id,name\n1,a\n").await;
+    let lease = works.lease(0, 0, vec![Work::Map(rows)]);
+    let digest = Digest::of(&tables("", 0, '"'));
+    // What the processes before this one would have left.
+    for death in 0..3_u64 {
+        let mut place = digest.as_bytes().to_vec();
+        place.extend(death.to_be_bytes());
+        let running = works.platform.cache().join("running");
+        std::fs::write(running.join(format!("dead-{death}")), [vec![0; 40], place].concat()).unwrap();
+        works.platform.runtime.look_back().await.unwrap();
+        assert_eq!(std::fs::read_dir(running).unwrap().count(), 1, "only this process's own is left");
+    }
+    let commit = works.run(&lease, 1).await.remove(0);
+    let TaskOutcome::Failed(problem) = &commit.tasks[0].outcome else { panic!("{commit:?}") };
+    assert_eq!(problem.code, ErrorKind::VersionQuarantined, "{problem}");
+    let refused = works.platform.prepare(digest).await.unwrap_err();
+    assert_eq!(refused.code, ErrorKind::VersionQuarantined);
+    assert_eq!(works.platform.runtime.counters().components_quarantined, 1);
+    works.platform.backbone.delete(&keys::suspicion(&digest), None).await.unwrap();
+    works.platform.prepare(digest).await.unwrap();
     works.stop().await;
 }
 

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//! W1: a worker's credentials do a worker's work and nothing else, on real servers.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_nats::{Client, ConnectOptions};
+use fanfold_backbone::{
+    Backbone, Change, Event, Message, NatsConfig, NatsCredentials, Needs, Secret, Settled,
+};
+use futures::StreamExt;
+use futures::future::join_all;
+use tokio::time::{sleep, timeout};
+
+use crate::faults::WAIT;
+use crate::server::{Release, Servers};
+
+const LEASE: Duration = Duration::from_secs(30);
+const NEEDS: Needs<'static> = Needs {
+    reads: &["workers/", "cancels/"],
+    writes: &["workers/"],
+    pulls: &["tasks"],
+    hears: &["jobs.*.cancel"],
+    tells: &["jobs.*.commits"],
+};
+
+/// A user's own connection, and what the server reproached it with.
+struct Rogue {
+    client: Client,
+    errors: Arc<Mutex<Vec<String>>>,
+}
+
+impl Rogue {
+    async fn connect(url: &str, user: &str) -> Self {
+        let errors = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&errors);
+        let client = ConnectOptions::new()
+            .user_and_password(user.to_owned(), format!("{user}-password"))
+            .custom_inbox_prefix(NatsConfig::inbox(user))
+            .event_callback(move |event| {
+                heard.lock().unwrap().push(event.to_string());
+                async {}
+            })
+            .connect(url)
+            .await
+            .unwrap();
+        Self { client, errors }
+    }
+
+    async fn publish(&self, subject: &str, payload: &str) {
+        self.client.publish(subject.to_owned(), payload.to_owned().into()).await.unwrap();
+        self.client.flush().await.unwrap();
+        self.reproached("Publish", subject).await;
+    }
+
+    async fn subscribe(&self, subject: &str) {
+        let _subscription = self.client.subscribe(subject.to_owned()).await.unwrap();
+        self.client.flush().await.unwrap();
+        self.reproached("Subscription", subject).await;
+    }
+
+    /// Waits until the server has said that this is not allowed.
+    async fn reproached(&self, what: &str, subject: &str) {
+        let begun = Instant::now();
+        let wanted = format!("permissions violation for {what} to \"{subject}\"").to_lowercase();
+        while !self.errors.lock().unwrap().iter().any(|error| error.to_lowercase().contains(&wanted)) {
+            assert!(begun.elapsed() < WAIT, "{what} {subject}: {:?}", self.errors.lock().unwrap());
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn as_user(config: &NatsConfig, user: &str, restricted: bool) -> NatsConfig {
+    let password = Secret::new(format!("{user}-password"));
+    NatsConfig {
+        credentials: NatsCredentials::Password { user: user.to_owned(), password },
+        restricted,
+        ..config.clone()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_does_its_work_and_nothing_else() {
+    join_all([Release::Debian, Release::Current].map(check)).await;
+}
+
+async fn check(release: Release) {
+    let mut config = NatsConfig::new(["nats://127.0.0.1:1"]);
+    (config.prefix, config.shards) = ("strict".to_owned(), 2);
+    let gateway = config.gateway_permissions();
+    let allowed = config.worker_permissions("w", NEEDS).unwrap();
+    let user = |name: &str, permissions: &dyn std::fmt::Display| {
+        format!("{{ user: {name:?}, password: \"{name}-password\", permissions: {{ {permissions} }} }}\n")
+    };
+    let users = user("gateway", &gateway) + &user("w", &allowed);
+    let servers = Servers::start_with(release, 1, &format!("authorization {{ users: [\n{users}] }}\n")).await;
+    let config = servers.config("strict");
+    let full = Backbone::nats(as_user(&config, "gateway", false)).await.unwrap();
+    full.put("functions/f", "secret").await.unwrap();
+    full.put("cancels/1", "").await.unwrap();
+    full.enqueue("tasks", (0..5).map(|n| Message::new(n.to_string(), "")).collect()).await.unwrap();
+    full.enqueue("invocations", vec![Message::new("i", "")]).await.unwrap();
+
+    let worker = Backbone::nats(as_user(&config, "w", true)).await.unwrap();
+    does_its_work(&full, &worker).await;
+
+    // Whatever it tries beyond that, past our own client.
+    let (rogue, url) = (Rogue::connect(&servers.url(0), "w").await, servers.url(0));
+    let next = allowed.publish.iter().find(|subject| subject.contains("MSG.NEXT.strict-work")).unwrap();
+    let (stream, consumer) = next.rsplit_once("NEXT.").unwrap().1.split_once('.').unwrap();
+    for subject in [
+        "$JS.API.STREAM.DELETE.strict-keys".to_owned(),
+        format!("$JS.API.STREAM.PURGE.{stream}"),
+        format!("$JS.API.STREAM.UPDATE.{stream}"),
+        format!("$JS.API.STREAM.MSG.DELETE.{stream}"),
+        format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}"),
+        "$JS.API.STREAM.MSG.GET.strict-keys".to_owned(),
+        "$JS.API.DIRECT.GET.strict-keys.strict.keys.functions.f".to_owned(),
+        "$JS.API.DIRECT.GET.strict-keys".to_owned(),
+        "$JS.API.CONSUMER.CREATE.strict-keys.x.strict.keys.>".to_owned(),
+        "$JS.API.CONSUMER.CREATE.strict-keys".to_owned(),
+        "strict.keys.functions.f".to_owned(),
+        "strict.events.jobs.1.cancel".to_owned(),
+        format!("strict.work.{}.ready.tasks", stream.trim_start_matches("strict-work-")),
+    ] {
+        rogue.publish(&subject, "{}").await;
+    }
+    for subject in ["strict.>", "_INBOX.>", "_INBOX_other.>", "$JS.>"] {
+        rogue.subscribe(subject).await;
+    }
+    // The completion of what another was given.
+    let gateway = Rogue::connect(&url, "gateway").await;
+    let inbox = "_INBOX.completion";
+    let mut given = gateway.client.subscribe(inbox).await.unwrap();
+    gateway.client.publish_with_reply(next.clone(), inbox, "1".into()).await.unwrap();
+    let message = timeout(WAIT, given.next()).await.unwrap().unwrap();
+    rogue.publish(message.reply.unwrap().as_str(), "+ACK").await;
+    assert_eq!(full.depth("tasks").await.unwrap().leased, 1, "{release:?}");
+    assert_eq!(full.get("functions/f").await.unwrap().unwrap().value, "secret");
+    worker.close().await;
+    full.close().await;
+}
+
+/// All that a worker does with its backbone.
+async fn does_its_work(full: &Backbone, worker: &Backbone) {
+    worker.ping().await.unwrap();
+    let made = worker.create_with_ttl("workers/w", "1", LEASE).await.unwrap().revision().unwrap();
+    let kept = worker.update_with_ttl("workers/w", "2", made, LEASE).await.unwrap().revision().unwrap();
+    assert!(!worker.create("workers/w", "3").await.unwrap().is_stored());
+    assert_eq!(worker.list("workers/").await.unwrap().len(), 1);
+    assert!(
+        worker.get("cancels/1").await.unwrap().is_some() && worker.get("cancels/2").await.unwrap().is_none()
+    );
+    let mut watch = worker.watch("workers/").await.unwrap();
+    assert!(matches!(watch.next().await, Some(Change::Put { .. })));
+    assert_eq!(watch.next().await, Some(Change::Synced));
+    full.put("workers/v", "1").await.unwrap();
+    let changed = timeout(WAIT, watch.next()).await.unwrap();
+    assert!(matches!(&changed, Some(Change::Put { key, .. }) if key == "workers/v"), "{changed:?}");
+    worker.delete("workers/w", Some(kept)).await.unwrap();
+
+    let pulled = worker.pull("tasks", 4, WAIT, LEASE).await.unwrap();
+    assert_eq!(pulled.len(), 4);
+    assert_eq!(pulled[0].extend(LEASE).await.unwrap(), Settled::Done);
+    assert_eq!(pulled[0].ack().await.unwrap(), Settled::Done);
+    assert_eq!(pulled[1].ack().await.unwrap(), Settled::Done);
+    assert_eq!(pulled[2].nak(Duration::ZERO).await.unwrap(), Settled::Done);
+    assert_eq!(pulled[3].dead("because").await.unwrap(), Settled::Done);
+    let again = worker.pull("tasks", 1, WAIT, LEASE).await.unwrap();
+    assert_eq!(again[0].ack().await.unwrap(), Settled::Done);
+    assert_eq!(full.dead_letters("tasks", 0, 9).await.unwrap().len(), 1);
+
+    let (mut told, mut cancels) =
+        (full.subscribe("jobs.*.commits").await.unwrap(), worker.subscribe("jobs.*.cancel").await.unwrap());
+    worker.publish("jobs.1.commits", "c").await.unwrap();
+    full.publish("jobs.1.cancel", "x").await.unwrap();
+    for heard in [timeout(WAIT, told.next()).await, timeout(WAIT, cancels.next()).await] {
+        assert!(matches!(heard, Ok(Some(Event::Published { .. }))), "{heard:?}");
+    }
+    // What it has no right to is told as out of reach, soon.
+    assert!(worker.get("functions/f").await.unwrap_err().is_retryable());
+}
