@@ -65,6 +65,16 @@ impl<'a> Client<'a> {
         self.send("GET", path, "application/json", "").await
     }
 
+    /// The sum of the samples of a metric that are labelled so.
+    pub async fn metric(&self, name: &str, labels: &str) -> f64 {
+        let url = format!("{}/metrics", self.service.endpoint);
+        let answer = self.http.get(url).bearer_auth(&self.service.token).send().await.unwrap();
+        let text = answer.text().await.unwrap();
+        let lines =
+            text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name) && line.contains(labels));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send("POST", path, "application/json", body.to_string()).await
     }
@@ -91,7 +101,12 @@ impl<'a> Client<'a> {
 
     /// Deploys an example function with settings of one's own.
     pub async fn deploy_with(&self, name: &str, settings: &Value) {
-        let component = std::fs::read(component(name).unwrap()).unwrap();
+        self.deploy_as(name, name, settings).await;
+    }
+
+    /// The same under another name.
+    pub async fn deploy_as(&self, example: &str, name: &str, settings: &Value) {
+        let component = std::fs::read(component(example).unwrap()).unwrap();
         let url = format!("{}/v1/functions/{name}/versions", self.service.endpoint);
         let request =
             self.http.post(url).bearer_auth(&self.service.token).header("content-type", "application/wasm");

@@ -12,6 +12,8 @@ use std::{
 use fanfold_protocol::uri::ObjectUri;
 use fanfold_storage::Credentials;
 use fanfold_tests::service::Service;
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::support::Client;
@@ -130,7 +132,9 @@ async fn objects_put_while_the_service_is_killed_are_found_at_its_next_start() {
     service.kill().unwrap();
     let service = Service::start(folder.path()).unwrap();
     let store = service.store().unwrap();
-    for n in 0..40 {
+    // What comes after is told of as before.
+    service.put("s3://bank/in/40.csv", "id\n1\n").await.unwrap();
+    for n in 0..=40 {
         let uri = ObjectUri::new("bank", format!("parquet/in/{n}.parquet")).unwrap();
         until("a table", async || store.head(&uri).await.ok()).await;
     }
@@ -163,6 +167,12 @@ async fn an_object_starts_a_job_of_its_own() {
     };
     let result: Value = serde_json::from_slice(&found).unwrap();
     assert_eq!(result["rows"], 2, "{result}");
+    // A trigger that looks there knows that this one stands before it.
+    for name in ["result.json", "_manifest.json", "_SUCCESS"] {
+        let uri = ObjectUri::new("bank", format!("out/{etag}/{name}")).unwrap();
+        let found = until(name, async || store.head(&uri).await.ok()).await;
+        assert_eq!(found.user_metadata.get("fanfold-depth").map(String::as_str), Some("1"), "{name}");
+    }
     let all = until("both jobs", async || {
         let jobs = jobs().await["jobs"].as_array().unwrap().clone();
         (jobs.len() == 2).then_some(jobs)
@@ -192,6 +202,8 @@ async fn statistics_of_a_folder_follow_what_comes_and_goes() {
         async || -> Option<Value> { serde_json::from_slice(&store.get(&stats, None).await.ok()?).ok() };
     let all = until("the statistics of all", async || read().await.filter(|s| s["tables"] == TABLES)).await;
     assert_eq!((&all["rows"], &all["columns"][0]["max"]), (&json!(TABLES), &json!((TABLES - 1) as f64)));
+    let marked = store.head(&stats).await.unwrap().user_metadata.get("fanfold-depth").cloned();
+    assert_eq!(marked.as_deref(), Some("1"));
     store.delete(&ObjectUri::new("bank", format!("in/{}.csv", TABLES - 1)).unwrap()).await.unwrap();
     let rest =
         until("the statistics of the rest", async || read().await.filter(|s| s["tables"] == TABLES - 1))
@@ -200,34 +212,96 @@ async fn statistics_of_a_folder_follow_what_comes_and_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loop_that_was_allowed_ends_after_sixteen() {
+async fn a_circle_of_two_that_was_allowed_ends_after_sixteen() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start(folder.path()).unwrap();
     let (client, store) = (Client::new(&service), service.store().unwrap());
     store.ensure_bucket("bank").await.unwrap();
-    let place = "s3://bank/in/";
-    let settings = json!({"grants": {"read": [place], "write": [place]}, "env": {"OUTPUT": place}});
-    client.deploy_with("csv-to-parquet", &settings).await;
-    let mut document = json!({"bucket": "bank", "prefix": "in/", "function": "csv-to-parquet"});
-    client
-        .send("PUT", "/v1/triggers/t", "application/json", document.to_string())
-        .await
-        .refused("trigger-loop", &[place, "allow_loops"]);
-    document["allow_loops"] = json!(true);
-    let made = client.send("PUT", "/v1/triggers/t", "application/json", document.to_string()).await;
-    assert_eq!(made.status, 201, "{made:?}");
-    service.put("s3://bank/in/x.csv", "id\n1\n").await.unwrap();
+    // Each writes where the other looks: a/in/… to b/in/a/in/…, and that to a/in/b/in/….
+    for (name, from, to) in
+        [("there", "s3://bank/a/", "s3://bank/b/"), ("back", "s3://bank/b/", "s3://bank/a/")]
+    {
+        let settings = json!({"grants": {"read": [from], "write": [to]}, "env": {"OUTPUT": to}});
+        client.deploy_as("csv-to-parquet", name, &settings).await;
+    }
+    let add = async |name: &str, prefix: &str, function: &str, allowed: bool| {
+        let document =
+            json!({"bucket": "bank", "prefix": prefix, "function": function, "allow_loops": allowed});
+        client.send("PUT", &format!("/v1/triggers/{name}"), "application/json", document.to_string()).await
+    };
+    assert_eq!(add("a", "a/", "there", false).await.status, 201);
+    add("b", "b/", "back", false).await.refused("trigger-loop", &["s3://bank/b/", "allow_loops"]);
+    assert_eq!(add("b", "b/", "back", true).await.status, 201);
+    service.put("s3://bank/a/x.csv", "id\n1\n").await.unwrap();
     until("the dead letter", async || {
-        let shown = client.get("/v1/triggers/t").await.body;
+        let shown = client.get("/v1/triggers/a").await.body;
         (shown["events"]["dead"] == 1).then_some(())
     })
     .await;
+    assert_eq!(client.metric("fanfold_trigger_events_total", "fate=\"loop\"").await, 1.0);
+    let letters = service.ok(&["trigger", "dead-letters", "a"]).unwrap();
+    assert!(letters.contains("trigger-loop: at most 16"), "{letters}");
     let listed: Vec<_> = {
         use futures::TryStreamExt;
-        store.list("bank", "in/", fanfold_storage::ListOptions::default()).try_collect().await.unwrap()
+        store.list("bank", "", fanfold_storage::ListOptions::default()).try_collect().await.unwrap()
     };
     // What was put, and what sixteen invocations wrote.
     assert_eq!(listed.len(), 17, "{listed:?}");
+}
+
+/// F13: every event told one to five times, in any order, has the output of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_events_in_any_order_change_no_byte() {
+    const TABLES: usize = 40;
+    let seed = 20_261_128_u64;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let (client, store) = (Client::new(&service), service.store().unwrap());
+    store.ensure_bucket("bank").await.unwrap();
+    let settings = json!({"grants": {"read": ["s3://bank/"], "write": ["s3://bank/parquet/"]},
+        "env": {"OUTPUT": "s3://bank/parquet/"}});
+    client.deploy_with("csv-to-parquet", &settings).await;
+    // Before there are triggers: nothing but what is sent below tells of them.
+    for (n, place) in (0..TABLES).flat_map(|n| [(n, "once"), (n, "often")]) {
+        service.put(&format!("s3://bank/{place}/{n}.csv"), format!("id\n{n}\n")).await.unwrap();
+    }
+    let mut events = Vec::new();
+    for place in ["once", "often"] {
+        let document = json!({"bucket": "bank", "prefix": format!("{place}/"), "function": "csv-to-parquet",
+            "reconcile": "0s"});
+        let path = format!("/v1/triggers/{place}");
+        assert_eq!(client.send("PUT", &path, "application/json", document.to_string()).await.status, 201);
+        for n in 0..TABLES {
+            let copies = if place == "once" { 1 } else { 1 + n % 5 };
+            events.extend((0..copies).map(|copy| (format!("{place}/{n}.csv"), copy / 2)));
+        }
+    }
+    eprintln!("drawn from {seed}");
+    events.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    for part in events.chunks(7) {
+        let record = |(key, sequencer): &(String, usize)| {
+            json!({"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "bank"},
+                "object": {"key": key, "sequencer": format!("{sequencer:016X}")}}})
+        };
+        let body = json!({"Records": part.iter().map(record).collect::<Vec<_>>()});
+        assert_eq!(client.post("/v1/events/s3", &body).await.status, 200);
+    }
+    for n in 0..TABLES {
+        let mut etags = Vec::new();
+        for place in ["once", "often"] {
+            let uri = ObjectUri::new("bank", format!("parquet/{place}/{n}.parquet")).unwrap();
+            etags.push(until("a table", async || store.head(&uri).await.ok()).await.pin.etag);
+        }
+        assert_eq!(etags[0], etags[1], "{n}");
+    }
+    until("the rest of the copies", async || {
+        let shown = client.get("/v1/triggers/often").await.body;
+        (shown["events"] == json!({"waiting": 0, "running": 0, "delayed": 0, "dead": 0})).then_some(())
+    })
+    .await;
+    let ended = async || client.metric("fanfold_async_invocations_ended_total", "").await;
+    until("every end", async || (ended().await >= 2.0 * TABLES as f64).then_some(())).await;
+    assert_eq!(ended().await, 2.0 * TABLES as f64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
