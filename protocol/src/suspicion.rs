@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which components are suspected of ending the workers that run them.
 //!
-//! A worker that comes back says what was running when it ended; records of that
+//! A worker that comes back says what was running when it broke; records of that
 //! lie in the backbone, one for each component. Pure: counting and the decision.
 //! Invariant: what runs well in between is never quarantined, however often
 //! workers are killed for other reasons.
@@ -75,8 +75,8 @@ impl Suspicion {
         let problem = Problem::new(
             ErrorKind::VersionQuarantined,
             format!(
-                "expected workers to live through this version, found that {deaths} ended in a row while it ran, of those \
-                 called {workers}; mend and deploy it, or deploy the same again if something else ended them"
+                "expected workers to live through this version, found that {deaths} broke in a row while it ran, of those \
+                 called {workers}; mend and deploy it, or deploy the same again if something else broke them"
             ),
         );
         // No attempt will do better.

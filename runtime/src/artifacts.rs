@@ -4,7 +4,7 @@
 //! and the artifact; the MAC (HMAC-SHA256, RFC 2104) covers the component's
 //! digest, the engine's compatibility digest and the artifact. Invariant:
 //! nothing becomes executable code here that does not bear that MAC or come
-//! straight from our compiler. This is the only module with `unsafe`.
+//! straight from our compiler. `unsafe` is here and in [`crate::fault`] alone.
 
 use std::{
     fs::{self, OpenOptions},

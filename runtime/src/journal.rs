@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What runs in this process, on disk: for the next start, should this one end in
+//! What runs in this process, on disk: for the next start, should this one break in
 //! the middle of it.
 //!
-//! A file of places, one for each sandbox or lease under way, that holds the
-//! component's digest and a fingerprint of the work. A place is written without
-//! waiting for the disk: what the system has outlives the process, and when the
-//! host itself goes down, no guest is to blame. Invariant: the file of a process
-//! that lives is locked, so only those of the dead are read.
+//! A file of places. The first tells how the process ended (`crate::fault`, and the
+//! kernel's count of processes that it killed for memory), each other is for a sandbox
+//! or lease under way: the component's digest and a fingerprint of the work. A place
+//! is written without waiting for the disk: what the system has outlives the process,
+//! and when the host itself goes down, no guest is to blame. Invariant: the file of a
+//! process that lives is locked, so only those of the dead are read.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -20,10 +21,17 @@ use fanfold_protocol::{digest::Digest, limits};
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
+use crate::fault;
+
 /// Folder of the files within the cache folder.
 const FOLDER: &str = "running";
 /// Bytes of a place: a digest and a fingerprint. Zeros where nothing runs.
 const PLACE_BYTES: usize = 32 + 8;
+/// Where the kernel says how many processes it has killed for memory.
+const KERNEL_COUNTERS: &str = "/proc/vmstat";
+const KILLED_FOR_MEMORY: &str = "oom_kill";
+/// Which start of the system its counts are of.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Something under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +54,9 @@ pub(crate) struct Entry {
     place: u16,
 }
 
-/// What was under way when an earlier process ended. Its file stays until it is
-/// [buried](Remains::bury).
+/// What an earlier process left. Its file stays until it is [buried](Remains::bury).
 pub(crate) struct Remains {
+    /// What was under way when it broke; nothing when it was ended from outside.
     pub(crate) running: Vec<Running>,
     path: PathBuf,
     _locked: File,
@@ -63,9 +71,11 @@ impl Journal {
         let (made, path) = (cache.join(format!("{name}.tmp")), folder.join(name));
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&made)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        file.write_all_at(&head(), 0)?;
         fs::rename(&made, &path)?;
-        let places = u16::try_from(limits::SANDBOXES_MAX).unwrap_or(u16::MAX);
-        Ok(Self { file, path, free: Mutex::new((0..places).rev().collect()) })
+        fault::mark(&file);
+        let places = u16::try_from(limits::SANDBOXES_MAX).unwrap_or(u16::MAX - 1);
+        Ok(Self { file, path, free: Mutex::new((1..=places).rev().collect()) })
     }
 
     /// What earlier processes left.
@@ -79,7 +89,10 @@ impl Journal {
             }
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes)?;
-            let running = bytes.as_chunks::<PLACE_BYTES>().0.iter().filter_map(read).collect();
+            let running = match bytes.as_chunks::<PLACE_BYTES>().0.split_first() {
+                Some((head, places)) if broke(head) => places.iter().filter_map(read).collect(),
+                _ => Vec::new(),
+            };
             found.push(Remains { running, path, _locked: file });
         }
         Ok(found)
@@ -110,6 +123,7 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
+        fault::forget(&self.file);
         // What is left is empty and found by the next start.
         let _ = fs::remove_file(&self.path);
     }
@@ -129,6 +143,34 @@ impl Remains {
             tracing::warn!(path = %self.path.display(), %error, "what ran before is not forgotten, and will be told again");
         }
     }
+}
+
+/// The first place of a process that lives: no fault, the kernel's count, and which
+/// start of the system that is of.
+fn head() -> [u8; PLACE_BYTES] {
+    let mut head = [0; PLACE_BYTES];
+    let (_, rest) = head.split_at_mut(8);
+    let (killed, boot) = rest.split_at_mut(8);
+    killed.copy_from_slice(&killed_for_memory().to_be_bytes());
+    if let Ok(text) = fs::read_to_string(BOOT) {
+        let id = text.trim().parse().unwrap_or(Uuid::nil());
+        boot[..16].copy_from_slice(id.as_bytes());
+    }
+    head
+}
+
+/// Whether the process that wrote this was ended by a fault, or may have been by the
+/// kernel for want of memory, rather than by a person, a supervisor or a power cut.
+fn broke(then: &[u8; PLACE_BYTES]) -> bool {
+    let now = head();
+    let same_boot = then[16..] == now[16..];
+    then[0] != 0 || same_boot && then[8..16] < now[8..16]
+}
+
+fn killed_for_memory() -> u64 {
+    let counters = fs::read_to_string(KERNEL_COUNTERS).unwrap_or_default();
+    let count = counters.lines().find_map(|line| line.strip_prefix(KILLED_FOR_MEMORY)?.trim().parse().ok());
+    count.unwrap_or_default()
 }
 
 fn read(place: &[u8; PLACE_BYTES]) -> Option<Running> {
@@ -157,9 +199,14 @@ mod tests {
         drop(second);
         let again = dies.enter(running(5));
         // As when the process ends: the lock goes, nothing is tidied up.
-        let copy = cache.path().join("running/dead");
-        fs::copy(&dies.path, &copy).unwrap();
+        let (copy, killed) = (cache.path().join("running/dead"), cache.path().join("running/killed"));
+        fs::copy(&dies.path, &killed).unwrap();
         drop((first, third, again, held));
+        let [remains] = <[Remains; 1]>::try_from(Journal::remains(cache.path()).unwrap()).ok().unwrap();
+        assert!(remains.running.is_empty(), "it was ended from outside");
+        fs::rename(killed, &copy).unwrap();
+        OpenOptions::new().write(true).open(&copy).unwrap().write_all_at(&[1], 0).unwrap();
+        drop(remains);
         let remains = Journal::remains(cache.path()).unwrap();
         let [remains] = <[Remains; 1]>::try_from(remains).ok().unwrap();
         assert_eq!(remains.running, [running(2), running(5), running(4)]);
@@ -168,6 +215,20 @@ mod tests {
         assert!(!copy.exists());
         drop(dies);
         assert!(Journal::remains(cache.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_kill_for_want_of_memory_counts_as_a_fault_and_another_boot_does_not() {
+        let now = head();
+        assert!(!broke(&now));
+        let mut earlier = now;
+        let killed = killed_for_memory();
+        earlier[8..16].copy_from_slice(&killed.saturating_sub(1).to_be_bytes());
+        assert_eq!(broke(&earlier), killed > 0);
+        earlier[16] ^= 1;
+        assert!(!broke(&earlier));
+        earlier[0] = 1;
+        assert!(broke(&earlier));
     }
 
     #[test]

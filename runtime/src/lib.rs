@@ -12,6 +12,7 @@ mod bindings;
 mod compile;
 mod components;
 mod engine;
+mod fault;
 mod host;
 mod invoke;
 mod journal;
@@ -215,10 +216,10 @@ impl Runtime {
         backbone: Backbone,
     ) -> Result<Self, Error> {
         let workers = config.workers.max(1);
-        let shared = Shared::get().map_err(|error| Error::Engine(format!("{error:#}")))?;
         let cache = |source| Error::Cache { path: config.cache_dir.clone(), source };
-        let artifacts = Artifacts::open(&config.cache_dir, shared.compatibility).map_err(cache)?;
         let journal = Arc::new(Journal::open(&config.cache_dir).map_err(cache)?);
+        let shared = Shared::get().map_err(|error| Error::Engine(format!("{error:#}")))?;
+        let artifacts = Artifacts::open(&config.cache_dir, shared.compatibility).map_err(cache)?;
         let guests = Threads::start("guest", workers)?;
         let data = Threads::start("data", workers)?;
         // Connections of its own: they are driven by the data threads, which
@@ -269,7 +270,7 @@ impl Runtime {
     }
 
     /// Tells the other workers what ran when an earlier process over this cache
-    /// folder ended, and learns which components are quarantined. To be awaited
+    /// folder broke, and learns which components are quarantined. To be awaited
     /// before anything runs.
     ///
     /// # Errors

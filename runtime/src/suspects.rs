@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Components that may end the workers that run them, as all workers know them.
 //!
-//! At the start a worker tells what ran when it ended before; the records lie in
+//! At the start a worker tells what ran when it broke before; the records lie in
 //! the backbone and are followed here, so that the next call asks memory alone.
 //! Invariant: a component is refused only while its record in the backbone says
 //! so, as far as the backbone answers.
@@ -85,7 +85,7 @@ impl Suspects {
         });
     }
 
-    /// Tells of what ran when an earlier process ended, then learns what all know.
+    /// Tells of what ran when an earlier process broke, then learns what all know.
     pub(crate) async fn look_back(
         &self,
         worker: &str,
@@ -102,7 +102,7 @@ impl Suspects {
                 let died = |suspicion: &mut Suspicion| suspicion.died(worker, works.iter().copied());
                 let suspicion = self.change(&digest, died).await?;
                 let Suspicion { deaths, quarantined, .. } = suspicion;
-                tracing::warn!(%digest, deaths, quarantined, "this worker ended while a component ran");
+                tracing::warn!(%digest, deaths, quarantined, "this worker broke while a component ran");
             }
             remains.bury();
         }

@@ -136,6 +136,13 @@ impl Service {
         Ok(())
     }
 
+    /// Ends it as a fault of its own does.
+    pub fn fault(mut self) -> Result<()> {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::SEGV)?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// A client of its store.
     pub fn store(&self) -> Result<Store> {
         Ok(Store::connect(StoreConfig::at(self.s3_endpoint.clone(), self.credentials.clone()))?)

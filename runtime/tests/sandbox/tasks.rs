@@ -332,12 +332,14 @@ async fn a_quarantined_component_runs_neither_tasks_nor_calls() {
     let rows = works.partition("in/1.csv", "id,name\n1,a\n").await;
     let lease = works.lease(0, 0, vec![Work::Map(rows)]);
     let digest = Digest::of(&tables("", 0, '"'));
-    // What the processes before this one would have left.
+    // What the processes before this one would have left: that they broke, and what ran.
+    let mut head = vec![0; 40];
+    head[0] = 1;
     for death in 0..3_u64 {
         let mut place = digest.as_bytes().to_vec();
         place.extend(death.to_be_bytes());
         let running = works.platform.cache().join("running");
-        std::fs::write(running.join(format!("dead-{death}")), [vec![0; 40], place].concat()).unwrap();
+        std::fs::write(running.join(format!("dead-{death}")), [head.clone(), place].concat()).unwrap();
         works.platform.runtime.look_back().await.unwrap();
         assert_eq!(std::fs::read_dir(running).unwrap().count(), 1, "only this process's own is left");
     }
