@@ -59,14 +59,25 @@ pub fn cargo() -> Command {
     command
 }
 
+/// Our crates that are optimised for all but tests, as the workspace's Cargo.toml says.
+const OPTIMISED: [&str; 8] = [
+    "fanfold",
+    "fanfold-backbone",
+    "fanfold-gateway",
+    "fanfold-protocol",
+    "fanfold-runtime",
+    "fanfold-sdk",
+    "fanfold-storage",
+    "fanfold-tests",
+];
+
 /// As [`cargo`], with our own crates unoptimised, as tests have them: they are large,
 /// and optimising them takes longer than what their tests would gain. Dependencies
 /// are the same for both, and compiled once.
 pub fn cargo_for_tests() -> Command {
-    const LEVEL: &str = "CARGO_PROFILE_DEV_OPT_LEVEL";
     let mut command = cargo();
-    if std::env::var_os(LEVEL).is_none() {
-        command.env(LEVEL, "0");
+    for name in OPTIMISED {
+        command.args(["--config", &format!("profile.dev.package.{name}.opt-level=0")]);
     }
     command
 }

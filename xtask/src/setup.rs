@@ -38,7 +38,7 @@ pub fn all() -> Result<()> {
         let tests = scope.spawn(|| {
             step("compile the tests", || {
                 run(cargo_for_tests().args(["test", "--quiet", "--workspace", "--no-run"]))?;
-                run(cargo_for_tests().args(["test", "--quiet", "--no-run"]).args(NATIVE_FUNCTIONS))
+                run(cargo().args(["test", "--quiet", "--no-run"]).args(NATIVE_FUNCTIONS))
             })
         });
         functions()?;

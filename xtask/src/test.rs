@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::{
-    process::{self, cargo_for_tests, step},
+    process::{self, cargo, cargo_for_tests, step},
     setup,
 };
 
@@ -18,7 +18,7 @@ pub fn run(filters: &[String]) -> Result<()> {
         process::run(command.env("FANFOLD_TEST_VENV", setup::python_home()))
     });
     let functions = step("run the functions' own tests natively", || {
-        let mut command = cargo_for_tests();
+        let mut command = cargo();
         command.arg("test").args(setup::NATIVE_FUNCTIONS).args(filters);
         process::run(&mut command)
     });
