@@ -9,7 +9,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fanfold_protocol::{
     job::Format,
-    names::{AliasName, FunctionName, FunctionRef},
+    names::{AliasName, FunctionName, FunctionRef, TenantName},
     size::Span,
 };
 use uuid::Uuid;
@@ -135,6 +135,10 @@ pub struct NatsUsers {
     /// A worker's user, one for each worker
     #[arg(long, value_name = "NAME")]
     pub worker: Vec<String>,
+    /// A tenant whom the workers work for, beside the one whose system bucket is the
+    /// deployment's own
+    #[arg(long, value_name = "NAME")]
+    pub tenant: Vec<TenantName>,
     /// As `nats.prefix` of the configurations
     #[arg(long, value_name = "PREFIX", default_value = "fanfold")]
     pub prefix: String,

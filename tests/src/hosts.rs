@@ -208,7 +208,8 @@ impl Deployment {
         }
         let made = self.fanfold(&named)?;
         ensure!(made.status.success(), "fanfold certs: {made:?}");
-        let mut users = vec!["nats-users".to_owned(), "--out".to_owned(), "nats".to_owned()];
+        let users = ["nats-users", "--out", "nats", "--tenant", "shop"].map(str::to_owned);
+        let mut users = Vec::from(users);
         for (name, host) in self.hosts.iter().filter(|(_, host)| host.part != Part::Nats) {
             let flag = if host.part == Part::Gateway { "--gateway" } else { "--worker" };
             users.extend([flag.to_owned(), name.clone()]);

@@ -21,20 +21,22 @@ use crate::{
 /// Bytes of a password, twice as many digits.
 const PASSWORD_BYTES: usize = 24;
 
-/// What a worker does with its backbone; a test runs workers with nothing more.
-const NEEDS: Needs<'static> = Needs {
-    reads: &[
-        keys::TENANTS,
-        keys::MEMBERS,
-        keys::SUSPICIONS,
-        keys::JOB_CANCELS,
-        keys::STORE_RECORDS,
-        keys::CONTESTS,
-    ],
-    writes: &[keys::MEMBERS, keys::SUSPICIONS, keys::STORE_RECORDS, keys::CONTESTS],
+/// What a worker does with its backbone, whoever it works for; a test runs workers
+/// with nothing more than this and [`OF_TENANTS`].
+const OF_ALL: Needs<'static> = Needs {
+    reads: &[keys::TENANTS, keys::MEMBERS, keys::SUSPICIONS],
+    writes: &[keys::MEMBERS, keys::SUSPICIONS],
+    pulls: &[],
+    hears: &["workers.*.taken"],
+    tells: &["workers.*.taken"],
+};
+/// What it does in the keys of each tenant.
+const OF_TENANTS: Needs<'static> = Needs {
+    reads: &[keys::JOB_CANCELS, keys::STORE_RECORDS, keys::CONTESTS],
+    writes: &[keys::STORE_RECORDS, keys::CONTESTS],
     pulls: &[keys::TASK_QUEUE],
-    hears: &["jobs.*.cancel", "workers.*.taken"],
-    tells: &["jobs.*.commits", "jobs.*.running", "workers.*.taken"],
+    hears: &["jobs.*.cancel"],
+    tells: &["jobs.*.commits", "jobs.*.running"],
 };
 
 /// Makes what is asked for.
@@ -51,10 +53,11 @@ pub fn run(args: &NatsUsers) -> Result<()> {
     for name in &args.gateway {
         users.push(user(&args.out, name, &config.gateway_permissions())?);
     }
+    // Whose system bucket is the deployment's own has no scope of its own.
+    let scopes: Vec<String> =
+        std::iter::once(String::new()).chain(args.tenant.iter().map(keys::tenant_scope)).collect();
     for name in &args.worker {
-        let permissions = config.worker_permissions(name, NEEDS);
-        let permissions = permissions.map_err(|error| Error::failed(error.to_string()))?;
-        users.push(user(&args.out, name, &permissions)?);
+        users.push(user(&args.out, name, &worker(&config, name, &scopes)?)?);
     }
     let path = args.out.join("users.conf");
     // It follows from the rest, so an earlier one is made anew.
@@ -62,6 +65,28 @@ pub fn run(args: &NatsUsers) -> Result<()> {
     write(&path, &format!("authorization {{\n  users: [\n{}  ]\n}}\n", users.concat()), 0o600)?;
     output::note(format!("made {}; include it in the configuration of NATS", path.display()));
     Ok(())
+}
+
+/// What a worker may do that works for the tenants of these scopes.
+fn worker(config: &NatsConfig, name: &str, scopes: &[String]) -> Result<Permissions> {
+    let all = |of_all: &[&str], of_tenants: &[&str], separator: &str| -> Vec<String> {
+        let scoped = scopes.iter().flat_map(|scope| {
+            let scope = scope.replace('/', separator);
+            of_tenants.iter().map(move |name| format!("{scope}{name}"))
+        });
+        of_all.iter().map(|name| (*name).to_owned()).chain(scoped).collect()
+    };
+    let lists = [
+        all(OF_ALL.reads, OF_TENANTS.reads, "/"),
+        all(OF_ALL.writes, OF_TENANTS.writes, "/"),
+        all(OF_ALL.pulls, OF_TENANTS.pulls, "/"),
+        all(OF_ALL.hears, OF_TENANTS.hears, "."),
+        all(OF_ALL.tells, OF_TENANTS.tells, "."),
+    ];
+    let [reads, writes, pulls, hears, tells] =
+        lists.each_ref().map(|list| list.iter().map(String::as_str).collect::<Vec<_>>());
+    let needs = Needs { reads: &reads, writes: &writes, pulls: &pulls, hears: &hears, tells: &tells };
+    config.worker_permissions(name, needs).map_err(|error| Error::failed(error.to_string()))
 }
 
 /// A user as NATS is told of it.
