@@ -34,7 +34,8 @@ impl Load {
         let clients = (0..CLIENTS).map(|number| {
             let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
             let mut endpoints = endpoints.to_vec();
-            endpoints.rotate_left(number % endpoints.len());
+            let first = number % endpoints.len();
+            endpoints.rotate_left(first);
             tokio::spawn(async move {
                 // A connection for each call, as a balancer's are to a gateway that stops.
                 let http = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
