@@ -84,8 +84,8 @@ fn named(owned: &Owned) -> Vec<(Method, String, String)> {
     let document = serde_json::to_value(fanfold_gateway::openapi::document()).unwrap();
     let mut all = Vec::new();
     for (path, operations) in document["paths"].as_object().unwrap() {
-        // Pages about errors are everybody's.
-        if !path.contains('{') || path.starts_with("/docs/") {
+        // Pages about errors and the console's files are everybody's.
+        if !path.contains('{') || path.starts_with("/docs/") || path.starts_with("/console/") {
             continue;
         }
         let ids: &[&String] =
