@@ -11,7 +11,7 @@ fn first_hour(template: &str, name: &str) {
     let service = Service::start(folder.path()).unwrap();
     let run = |at: &Path, arguments: &[&str]| {
         // Shared with the examples, so that Arrow is not compiled for each template.
-        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../functions/target");
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../functions/target").canonicalize().unwrap();
         let mut command = service.command(arguments);
         let output = command.current_dir(at).env("CARGO_TARGET_DIR", target).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
