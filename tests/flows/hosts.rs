@@ -185,7 +185,6 @@ fn what_is_cut_off_or_halted_loses_nothing() {
         let id = begin(&deployment, "cut").await;
         deployment.cut("worker-1", "store").unwrap();
         nats.iter().for_each(|nats| deployment.cut(nats, "worker-2").unwrap());
-        until_readiness(&deployment, "worker-1", Some("store")).await;
         gives(&deployment, "gateway-2", &id, &result).await;
         deployment.heal("worker-1", "store").unwrap();
         nats.iter().for_each(|nats| deployment.heal(nats, "worker-2").unwrap());

@@ -80,7 +80,10 @@ async fn reach_store(config: Option<StoreConfig>, bucket: &str) -> std::result::
 async fn reach_nats(config: Option<NatsConfig>) -> std::result::Result<Backbone, String> {
     let config = config.ok_or("it is not configured")?;
     match tokio::time::timeout(PATIENCE, Backbone::nats(config)).await {
-        Ok(opened) => opened.map_err(|error| error.to_string()),
+        Ok(opened) => opened.map_err(|error| match error {
+            fanfold_backbone::Error::Misconfigured { problems } => problems.join("; "),
+            other => other.to_string(),
+        }),
         Err(_) => Err(format!("expected NATS to answer within {} s, found none", PATIENCE.as_secs())),
     }
 }

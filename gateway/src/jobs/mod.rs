@@ -352,14 +352,20 @@ impl Jobs {
         }
     }
 
-    /// The record of a job, from the backbone or made from the store.
+    /// The record of a job, from the backbone or made from the store; of one that
+    /// has ended, the store is enough.
     async fn find(&self, id: &Uuid) -> Result<Option<JobRecord>> {
-        if let Some(entry) = self.inner.backbone.get(&keys::job_record(id)).await?
-            && let Ok(record) = serde_json::from_slice(&entry.value)
-        {
-            return Ok(Some(record));
+        match self.inner.backbone.get(&keys::job_record(id)).await {
+            Ok(Some(entry)) => match serde_json::from_slice(&entry.value) {
+                Ok(record) => Ok(Some(record)),
+                Err(_) => case::restore(self, id).await,
+            },
+            Ok(None) => case::restore(self, id).await,
+            Err(error) => match case::restore(self, id).await {
+                Ok(Some(record)) if record.state.is_terminal() => Ok(Some(record)),
+                _ => Err(error.into()),
+            },
         }
-        case::restore(self, id).await
     }
 
     /// Shows a job of which the backbone has no record.
