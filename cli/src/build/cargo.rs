@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Guest packages and the one cargo run that compiles them.
+//! A guest package and the cargo run that compiles it.
 //!
 //! Stands between the toolchain and componentising: finds out what a folder
-//! holds, then compiles any number of packages of one workspace together, with
-//! the same settings whatever the author's profile says. Diagnostics go from
+//! holds, then compiles it with the same settings whatever the author's profile says. Diagnostics go from
 //! cargo straight to the author's stderr.
 
 use std::{
-    collections::BTreeMap,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -37,8 +35,6 @@ pub struct Guest {
     pub package: String,
     /// Cargo's own identifier of the package.
     pub id: String,
-    /// The root of its workspace; packages that share it are compiled together.
-    pub workspace: PathBuf,
     /// Where its workspace's output goes.
     pub target_dir: PathBuf,
 }
@@ -82,31 +78,16 @@ impl Target {
     }
 }
 
-/// Looks at the packages in these folders, in the same order.
-pub fn locate(toolchain: &Toolchain, dirs: &[PathBuf]) -> Result<Vec<Guest>, Error> {
-    // One question to cargo answers for all packages of a workspace.
-    let mut known: Vec<Metadata> = Vec::new();
-    let mut guests = Vec::with_capacity(dirs.len());
-    for dir in dirs {
-        let manifest = dir.join("Cargo.toml");
-        let manifest = std::fs::canonicalize(&manifest).map_err(|cause| match cause.kind() {
-            std::io::ErrorKind::NotFound => Error::NoManifest { dir: dir.clone() },
-            _ => Error::file("read", &manifest, cause),
-        })?;
-        let guest = match known.iter().find_map(|metadata| metadata.guest(&manifest)) {
-            Some(guest) => guest,
-            None => {
-                let metadata = metadata(toolchain, &manifest, &["--no-deps"])?;
-                let guest = metadata.guest(&manifest);
-                let guest = guest
-                    .unwrap_or_else(|| Err(Error::NoPackage { dir: dir.clone(), members: metadata.names() }));
-                known.push(metadata);
-                guest
-            }
-        }?;
-        guests.push(guest);
-    }
-    Ok(guests)
+/// Looks at the package in this folder.
+pub fn locate(toolchain: &Toolchain, dir: &Path) -> Result<Guest, Error> {
+    let manifest = dir.join("Cargo.toml");
+    let manifest = std::fs::canonicalize(&manifest).map_err(|cause| match cause.kind() {
+        std::io::ErrorKind::NotFound => Error::NoManifest { dir: dir.to_owned() },
+        _ => Error::file("read", &manifest, cause),
+    })?;
+    let metadata = metadata(toolchain, &manifest, &["--no-deps"])?;
+    let guest = metadata.guest(&manifest);
+    guest.unwrap_or_else(|| Err(Error::NoPackage { dir: dir.to_owned(), members: metadata.names() }))
 }
 
 fn metadata(toolchain: &Toolchain, manifest: &Path, options: &[&str]) -> Result<Metadata, Error> {
@@ -132,7 +113,6 @@ impl Metadata {
             dir: folder(manifest).to_owned(),
             package: package.name.clone(),
             id: package.id.clone(),
-            workspace: self.workspace_root.clone(),
             target_dir: self.target_directory.clone(),
         }))
     }
@@ -156,36 +136,37 @@ impl Metadata {
     }
 }
 
-/// Compiles packages of one workspace in one run of cargo, and gives the file
-/// of each, by the package's id.
-pub fn compile(toolchain: &Toolchain, guests: &[&Guest]) -> Result<BTreeMap<String, PathBuf>, Error> {
-    let Some(first) = guests.first() else {
-        return Ok(BTreeMap::new());
-    };
-    let mut command = command(toolchain, first)?;
-    for guest in guests {
-        command.args(["--package", &guest.id]);
-    }
+/// Compiles a package, and gives its file.
+pub fn compile(toolchain: &Toolchain, guest: &Guest) -> Result<PathBuf, Error> {
+    let mut command = command(toolchain, guest)?;
     let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| {
         Error::Cargo(format!("could not start `{}`: {error}; install Rust", toolchain.cargo.display()))
     })?;
-    let mut files = BTreeMap::new();
+    let mut found = None;
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            files.extend(artifact(&line));
+            found = artifact(&line, &guest.id).or(found);
         }
     }
     let status = child.wait().map_err(|error| Error::Cargo(format!("could not wait for cargo: {error}")))?;
     if !status.success() {
-        return Err(Error::Compile { packages: guests.iter().map(|guest| guest.package.clone()).collect() });
+        return Err(Error::Compile { package: guest.package.clone() });
     }
-    Ok(files)
+    found.ok_or_else(|| {
+        Error::Cargo(format!(
+            "expected cargo to name the file of {}, found none; run `cargo clean`",
+            guest.package
+        ))
+    })
 }
 
 fn command(toolchain: &Toolchain, guest: &Guest) -> Result<Command, Error> {
     let all = metadata(toolchain, &guest.dir.join("Cargo.toml"), &["--filter-platform", toolchain.target])?;
     let mut command = process::command(&toolchain.cargo, &guest.dir);
-    command.args(["build", "--lib", "--release", "--target", toolchain.target]);
+    // As a cdylib alone: a package that is an rlib as well, for its tests, would not be
+    // optimised as a whole.
+    command.args(["rustc", "--package", &guest.id, "--lib", "--crate-type", "cdylib"]);
+    command.args(["--release", "--target", toolchain.target]);
     command.arg("--message-format=json-render-diagnostics");
     command.env("RUSTC", &toolchain.rustc);
     for (key, value) in PROFILE {
@@ -244,15 +225,13 @@ fn cargo_home() -> Option<PathBuf> {
     set("CARGO_HOME").or_else(|| set("HOME").map(|home| home.join(".cargo")))
 }
 
-/// The package and file that a line of cargo's tells of, if it tells of a guest.
-fn artifact(line: &str) -> Option<(String, PathBuf)> {
+/// The file that a line of cargo's tells of, if it tells of this package.
+fn artifact(line: &str, package: &str) -> Option<PathBuf> {
     let message: Message = serde_json::from_str(line).ok()?;
-    if message.reason != "compiler-artifact" || !message.target?.is_cdylib() {
+    if message.reason != "compiler-artifact" || message.package_id != package || !message.target?.is_cdylib() {
         return None;
     }
-    let file =
-        message.filenames.into_iter().find(|file| file.extension().is_some_and(|kind| kind == "wasm"))?;
-    Some((message.package_id, file))
+    message.filenames.into_iter().find(|file| file.extension().is_some_and(|kind| kind == "wasm"))
 }
 
 fn folder(manifest: &Path) -> &Path {
@@ -308,7 +287,9 @@ mod tests {
             )
         };
         let guest = line("compiler-artifact", "cdylib", "/t/a.wasm");
-        assert_eq!(artifact(&guest), Some(("p".to_owned(), "/t/a.wasm".into())));
+        let artifact = |line: &str| artifact(line, "p");
+        assert_eq!(artifact(&guest), Some("/t/a.wasm".into()));
+        assert_eq!(artifact(&guest.replace("\"p\"", "\"q\"")), None);
         assert_eq!(artifact(&line("compiler-artifact", "proc-macro", "/t/a.so")), None);
         assert_eq!(artifact(&line("compiler-message", "cdylib", "/t/a.wasm")), None);
         assert_eq!(artifact(r#"{"reason":"build-finished","success":true}"#), None);

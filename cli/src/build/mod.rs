@@ -13,14 +13,12 @@ pub mod settings;
 pub mod toolchain;
 
 use std::{
-    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
 };
 
 use fanfold_protocol::function::Export;
 
-use cargo::Guest;
 use settings::FunctionFile;
 use toolchain::{Search, Toolchain};
 
@@ -96,12 +94,6 @@ pub enum Error {
         /// Its Cargo.toml.
         manifest: PathBuf,
     },
-    /// Two functions that would overwrite each other.
-    #[error("expected distinct names, found {name} twice; change one of them in function.toml")]
-    SameName {
-        /// The name.
-        name: String,
-    },
     /// The package's name is no function's name.
     #[error(
         "expected a name for the package {package}, found no function.toml, and {cause}; add function.toml with name = \"…\""
@@ -119,10 +111,10 @@ pub enum Error {
     #[error("{0}")]
     Cargo(String),
     /// The compiler has refused; it has said why.
-    #[error("could not compile {}; correct what the compiler says above", .packages.join(", "))]
+    #[error("could not compile {package}; correct what the compiler says above")]
     Compile {
         /// What was being compiled.
-        packages: Vec<String>,
+        package: String,
     },
     /// A module that cannot become a component.
     #[error(
@@ -155,7 +147,6 @@ impl Error {
             Self::NoManifest { .. }
                 | Self::NoPackage { .. }
                 | Self::NotACdylib { .. }
-                | Self::SameName { .. }
                 | Self::Name { .. }
                 | Self::Settings(_)
         )
@@ -172,24 +163,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Builds the function in `dir` to `out`, by default `fanfold/NAME.wasm` in the
 /// crate's target folder. May install a toolchain the first time.
 pub fn build(dir: &Path, out: Option<&Path>, progress: &mut dyn FnMut(&str)) -> Result<Built> {
-    let dirs = [dir.to_owned()];
     let toolchain = ready(dir, progress)?;
-    let guests = described(&toolchain, &dirs)?;
-    let mut built = make(&toolchain, guests, out, progress)?;
-    // One folder in, one function out.
-    built.pop().ok_or_else(|| Error::NoManifest { dir: dir.to_owned() })
-}
-
-/// Builds the functions in these folders, in the same order, each to its default
-/// place. Those of one workspace are compiled together. The first folder decides
-/// which Rust is active.
-pub fn build_all(dirs: &[PathBuf], progress: &mut dyn FnMut(&str)) -> Result<Vec<Built>> {
-    let Some(first) = dirs.first() else {
-        return Ok(Vec::new());
-    };
-    let toolchain = ready(first, progress)?;
-    let guests = described(&toolchain, dirs)?;
-    make(&toolchain, guests, None, progress)
+    let guest = cargo::locate(&toolchain, dir)?;
+    // An author's mistakes are told before a long compilation, not after.
+    let settings = settings::read(&guest.dir, &guest.package)?;
+    progress(&format!("compiling {} for {}", guest.package, toolchain.target));
+    let wasm = cargo::compile(&toolchain, &guest)?;
+    let default = guest.target_dir.join("fanfold").join(format!("{}.wasm", settings.name));
+    finish(&wasm, out.unwrap_or(&default), settings)
 }
 
 fn ready(dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<Toolchain> {
@@ -207,54 +188,6 @@ fn ready(dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<Toolchain> {
     progress("guest toolchain:");
     search.to_string().lines().for_each(progress);
     Ok(chosen)
-}
-
-/// The guests with their settings: an author's mistakes are told before a long
-/// compilation, not after.
-fn described(toolchain: &Toolchain, dirs: &[PathBuf]) -> Result<Vec<(Guest, FunctionFile)>> {
-    let guests = cargo::locate(toolchain, dirs)?;
-    let mut described = Vec::with_capacity(guests.len());
-    for guest in guests {
-        let settings = settings::read(&guest.dir, &guest.package)?;
-        let same = |(other, file): &&(Guest, FunctionFile)| {
-            other.target_dir == guest.target_dir && file.name == settings.name
-        };
-        if described.iter().find(same).is_some() {
-            return Err(Error::SameName { name: settings.name.to_string() });
-        }
-        described.push((guest, settings));
-    }
-    Ok(described)
-}
-
-fn make(
-    toolchain: &Toolchain,
-    guests: Vec<(Guest, FunctionFile)>,
-    out: Option<&Path>,
-    progress: &mut dyn FnMut(&str),
-) -> Result<Vec<Built>> {
-    let mut workspaces: BTreeMap<&Path, Vec<&Guest>> = BTreeMap::new();
-    for (guest, _) in &guests {
-        workspaces.entry(&guest.workspace).or_default().push(guest);
-    }
-    let mut files = BTreeMap::new();
-    for together in workspaces.into_values() {
-        let names: Vec<&str> = together.iter().map(|guest| guest.package.as_str()).collect();
-        progress(&format!("compiling {} for {}", names.join(", "), toolchain.target));
-        files.extend(cargo::compile(toolchain, &together)?);
-    }
-    let mut built = Vec::with_capacity(guests.len());
-    for (guest, settings) in guests {
-        let wasm = files.get(&guest.id).ok_or_else(|| {
-            Error::Cargo(format!(
-                "expected cargo to name the file of {}, found none; run `cargo clean`",
-                guest.package
-            ))
-        })?;
-        let default = guest.target_dir.join("fanfold").join(format!("{}.wasm", settings.name));
-        built.push(finish(wasm, out.unwrap_or(&default), settings)?);
-    }
-    Ok(built)
 }
 
 fn finish(wasm: &Path, path: &Path, settings: FunctionFile) -> Result<Built> {
@@ -297,7 +230,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let said = build(dir.path(), None, &mut |_| {}).unwrap_err().to_string();
         assert!(said.starts_with("expected a Cargo.toml in") && said.contains("fanfold new"), "{said}");
-        assert_eq!(build_all(&[], &mut |_| {}).unwrap(), []);
     }
 
     #[test]
