@@ -11,7 +11,8 @@ fn first_hour(template: &str, name: &str) {
     let service = Service::start(folder.path()).unwrap();
     let run = |at: &Path, arguments: &[&str]| {
         // Shared with the examples, so that Arrow is not compiled for each template.
-        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../functions/target").canonicalize().unwrap();
+        let target =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../functions/target").canonicalize().unwrap();
         let mut command = service.command(arguments);
         let output = command.current_dir(at).env("CARGO_TARGET_DIR", target).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -22,6 +23,12 @@ fn first_hour(template: &str, name: &str) {
     std::fs::create_dir(&work).unwrap();
     run(&work, &["new", name, "--template", template]);
     let project = work.join(name);
+    // Of the same versions as well, whatever came out since.
+    std::fs::copy(
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../functions/Cargo.lock"),
+        project.join("Cargo.lock"),
+    )
+    .unwrap();
     run(&project, &["build"]);
     run(&project, &["deploy", "."]);
     let answer = run(&project, &["invoke", name]);

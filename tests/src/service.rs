@@ -138,7 +138,10 @@ impl Service {
 
     /// Ends it as a fault of its own does.
     pub fn fault(mut self) -> Result<()> {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::SEGV)?;
+        rustix::process::kill_process(
+            rustix::process::Pid::from_child(&self.child),
+            rustix::process::Signal::SEGV,
+        )?;
         self.child.wait()?;
         Ok(())
     }

@@ -228,7 +228,8 @@ fn cargo_home() -> Option<PathBuf> {
 /// The file that a line of cargo's tells of, if it tells of this package.
 fn artifact(line: &str, package: &str) -> Option<PathBuf> {
     let message: Message = serde_json::from_str(line).ok()?;
-    if message.reason != "compiler-artifact" || message.package_id != package || !message.target?.is_cdylib() {
+    if message.reason != "compiler-artifact" || message.package_id != package || !message.target?.is_cdylib()
+    {
         return None;
     }
     message.filenames.into_iter().find(|file| file.extension().is_some_and(|kind| kind == "wasm"))
