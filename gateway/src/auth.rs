@@ -176,6 +176,9 @@ pub async fn require(State(app): State<AppState>, request: Request, next: Next) 
     {
         return next.run(request).await;
     }
+    if path == sender::ADDRESS_OF_ALL {
+        app.triggers.counters().refused(ErrorKind::Unauthorized);
+    }
     let found = if request.headers().contains_key(header::AUTHORIZATION) { "another" } else { "none" };
     Refusal::new(
         ErrorKind::Unauthorized,

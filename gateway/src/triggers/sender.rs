@@ -37,6 +37,9 @@ const SCHEME: &str = "sha256=";
 /// The addresses of single triggers, whose senders have secrets of their own.
 const ADDRESSES: &str = "/v1/events/s3/";
 
+/// The address of all triggers, whose senders show a token of the service.
+pub const ADDRESS_OF_ALL: &str = "/v1/events/s3";
+
 /// Whether a path is the address of a trigger, which checks its senders itself.
 pub fn checks_itself(path: &str) -> bool {
     trigger_of(path).is_some()

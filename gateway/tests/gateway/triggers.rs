@@ -212,8 +212,14 @@ async fn senders_are_told_what_is_wrong_and_never_5xx() {
     post(&" ".repeat(10 << 20)).await.is_problem(ErrorKind::PayloadTooLarge);
     let other = json!({"Records": [record("other", "in/a.csv", "01")]});
     post(&other.to_string()).await.is_problem(ErrorKind::BucketNotFound);
+    service
+        .bare_request(Method::POST, "/v1/events/s3", &[JSON], other.to_string())
+        .await
+        .is_problem(ErrorKind::Unauthorized);
     let metrics = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
-    for (code, count) in [("invalid-request", 3), ("payload-too-large", 1), ("bucket-not-found", 1)] {
+    for (code, count) in
+        [("invalid-request", 3), ("payload-too-large", 1), ("bucket-not-found", 1), ("unauthorized", 1)]
+    {
         let line = format!("fanfold_notifications_refused_total{{code=\"{code}\"}} {count}");
         assert!(metrics.contains(&line), "{line}\n{metrics}");
     }
