@@ -96,6 +96,8 @@ async fn what_runs_well_between_is_not_quarantined() {
         let lost = tokio::spawn(request.header("content-type", "application/json").body("\"loop\"").send());
         until_under_way(folder.path()).await;
         assert_eq!(Client::new(&service).invoke("misbehave", &json!("well")).await.status, 200);
+        // What clears the suspicion is written after the answer.
+        tokio::time::sleep(Duration::from_secs(1)).await;
         service = break_under_way(service, folder.path()).await;
         assert!(lost.await.unwrap().is_err());
     }
