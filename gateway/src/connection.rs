@@ -5,7 +5,8 @@
 //! Who is silent is gone after the first-byte timeout, who dribbles headers
 //! after the headers timeout, whatever the protocol. An HTTP/2 peer that resets
 //! most of what it asks for (CVE-2023-44487) is told to go away; CONTINUATION
-//! floods end at the header list's bound. The outer bounds here are somewhat
+//! floods end at the header list's bound. A gateway that stops answers what is
+//! on its way for [`LAST_REQUESTS`]. The outer bounds here are somewhat
 //! wider than those of the router, so that most offenders get a proper problem
 //! and only gross ones a bare status.
 
@@ -22,7 +23,7 @@ use std::{
 
 use axum::{Router, body::Body};
 use fanfold_protocol::limits;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, Version, header};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -49,6 +50,8 @@ const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// Buffered towards one HTTP/2 stream.
 const SEND_BUFFER_BYTES: usize = 256 << 10;
+/// How long a gateway that stops still reads requests: they were sent before anyone could know.
+pub(crate) const LAST_REQUESTS: Duration = Duration::from_millis(250);
 /// How a dead HTTP/2 peer is found out.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -92,13 +95,21 @@ impl Drop for Running {
 pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, draining: CancellationToken) {
     // Answers are written whole: waiting for more to send only delays them.
     let _ = stream.set_nodelay(true);
-    let first = tokio::time::timeout(bounds.first_byte, stream.peek(&mut [0])).await;
+    let mut byte = [0];
+    let first = tokio::time::timeout(bounds.first_byte, stream.peek(&mut byte));
+    let first = tokio::select! {
+        biased;
+        first = first => first,
+        () = last_requests(&draining) => return,
+    };
     if !matches!(first, Ok(Ok(1))) {
         return;
     }
     let tally = Arc::new(Tally::default());
     let counted = Arc::clone(&tally);
-    let service = service_fn(move |request| answer(router.clone(), Arc::clone(&counted), request));
+    let stopping = draining.clone();
+    let service =
+        service_fn(move |request| answer(router.clone(), Arc::clone(&counted), stopping.clone(), request));
     let builder = builder(bounds);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut headers_due = pin!(tokio::time::sleep(bounds.headers));
@@ -127,23 +138,36 @@ pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, dra
 
 async fn left(draining: &CancellationToken, tally: &Tally) {
     tokio::select! {
-        () = draining.cancelled() => {}
+        () = last_requests(draining) => {}
         () = tally.abusive.notified() => tracing::debug!("a peer abandons most requests; it is told to go away"),
     }
+}
+
+async fn last_requests(draining: &CancellationToken) {
+    draining.cancelled().await;
+    tokio::time::sleep(LAST_REQUESTS).await;
 }
 
 fn answer(
     mut router: Router,
     tally: Arc<Tally>,
+    draining: CancellationToken,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> {
     tally.started.fetch_add(1, Ordering::Relaxed);
     let mut running = Running(Some(tally));
     let (head, body) = request.into_parts();
+    let has_goaway = head.version == Version::HTTP_2;
     let body = Lingering::wrap(head.version, &head.headers, body);
     let response = router.call(Request::from_parts(head, body));
     async move {
-        let response = response.await;
+        let mut response = response.await;
+        if let Ok(response) = &mut response
+            && draining.is_cancelled()
+            && !has_goaway
+        {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(tally) = running.0.take() {
             tally.finished.fetch_add(1, Ordering::Relaxed);
         }

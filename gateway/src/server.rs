@@ -7,12 +7,12 @@
 //!
 //! [`connection`]: crate::connection
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use axum::Router;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -21,9 +21,10 @@ use crate::{GatewayConfig, connection};
 /// Before accepting is tried again after it failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until `shutdown`, then drains: no new connections, answers under way
-/// are finished, and what still runs after the drain timeout is dropped.
-/// `draining` is cancelled when that begins.
+/// Serves until `shutdown`, then drains: who has connected by then is answered
+/// and told to connect elsewhere, answers under way are finished, and what still
+/// runs after the drain timeout is dropped. `draining` is cancelled when that
+/// begins.
 pub(crate) async fn run(
     listener: TcpListener,
     router: Router,
@@ -34,20 +35,26 @@ pub(crate) async fn run(
     let slots = Arc::new(Semaphore::new(config.connections_max));
     let (tracker, cut) = (TaskTracker::new(), CancellationToken::new());
     let bounds = connection::Bounds::of(config);
+    let serve = |stream, slot: OwnedSemaphorePermit| {
+        let (router, draining, cut) = (router.clone(), draining.clone(), cut.clone());
+        tracker.spawn(async move {
+            cut.run_until_cancelled(connection::serve(stream, router, bounds, draining)).await;
+            drop(slot);
+        });
+    };
     let accepting = async {
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-            let stream = accept(&listener).await;
-            let (router, draining, cut) = (router.clone(), draining.clone(), cut.clone());
-            tracker.spawn(async move {
-                cut.run_until_cancelled(connection::serve(stream, router, bounds, draining)).await;
-                drop(slot);
-            });
+            serve(accept(&listener).await, slot);
         }
     };
     shutdown.run_until_cancelled(accepting).await;
-    drop(listener);
     draining.cancel();
+    // The kernel has taken connections for us that a closed listener would reset.
+    for stream in taken(listener) {
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { break };
+        serve(stream, slot);
+    }
     tracker.close();
     if tokio::time::timeout(config.drain_timeout, tracker.wait()).await.is_err() {
         tracing::warn!(
@@ -57,6 +64,16 @@ pub(crate) async fn run(
         cut.cancel();
         tracker.wait().await;
     }
+}
+
+/// What waits to be accepted; then the listener is closed.
+fn taken(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
+    let listener = listener.into_std().ok();
+    iter::from_fn(move || {
+        let (stream, _) = listener.as_ref()?.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    })
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {

@@ -59,7 +59,14 @@ pub async fn run(args: Hosts) -> Result<()> {
     let address =
         if config.listen.port() == 0 && config.advertise.is_none() { bound.to_string() } else { address };
     let member = member(&config, name.clone(), address, runtime.engine());
-    let membership = join(&backbone, member).await.map_err(|problem| Error::service(problem.detail))?;
+    let membership = match join(&backbone, member).await {
+        Ok(membership) => membership,
+        Err(problem) => {
+            // What was told to others goes out before this process ends.
+            backbone.close().await;
+            return Err(Error::service(problem.detail));
+        }
+    };
     let (draining, gone) = (CancellationToken::new(), CancellationToken::new());
     let calls =
         Calls { invoke: runtime.invoker(), prepare: runtime.preparer(), slots: config.slots as usize };

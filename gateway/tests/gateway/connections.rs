@@ -190,3 +190,28 @@ async fn stopping_finishes_what_runs() {
     };
     tokio::time::timeout(Duration::from_secs(5), closed).await.unwrap();
 }
+
+/// Balancers and clients do not know at once: what they send to the last is answered.
+#[tokio::test]
+async fn stopping_answers_what_is_on_its_way() {
+    let service = start().await;
+    let request = b"GET /healthz HTTP/1.1\r\nhost: t\r\n\r\n";
+    let mut kept = TcpStream::connect(service.address).await.unwrap();
+    kept.write_all(request).await.unwrap();
+    let mut said = [0; 15];
+    kept.read_exact(&mut said).await.unwrap();
+    let mut connections = vec![kept];
+    for _ in 0..20 {
+        connections.push(TcpStream::connect(service.address).await.unwrap());
+    }
+    service.shutdown.cancel();
+    for connection in &mut connections {
+        tokio::task::yield_now().await;
+        connection.write_all(request).await.unwrap();
+    }
+    for mut connection in connections {
+        let mut said = String::new();
+        connection.read_to_string(&mut said).await.unwrap();
+        assert!(said.contains("HTTP/1.1 200") && said.contains("connection: close"), "{said}");
+    }
+}
