@@ -44,6 +44,9 @@ enum Event {
     Ends(usize, usize),
 }
 
+/// A service under way, and when it began.
+type Running = (Service<usize>, Duration);
+
 struct World {
     draw: ChaCha8Rng,
     loads: [Load; 2],
@@ -51,8 +54,8 @@ struct World {
     events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
     sequence: u64,
     workers: Vec<Fair<usize>>,
-    /// Services under way, by worker and slot, and when they began.
-    running: Vec<Vec<Option<(Service<usize>, Duration)>>>,
+    /// By worker and slot.
+    running: Vec<Vec<Option<Running>>>,
     /// Slots that found nothing, the longest first.
     resting: Vec<(usize, usize)>,
     /// When the leases came that wait.

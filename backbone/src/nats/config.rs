@@ -78,19 +78,9 @@ impl NatsConfig {
         };
         check(!self.urls.is_empty(), "expected at least one NATS URL, found none; set `urls`".to_owned());
         for (at, url) in self.urls.iter().enumerate() {
-            let address = url.parse::<ServerAddr>();
-            let bare = address.as_ref().is_ok_and(|a| a.username().is_none() && a.password().is_none());
-            // The text itself may hold a password, so it is named by its place.
-            let problem = match address {
-                Ok(_) => {
-                    format!("expected NATS URL {} without credentials, found some; use `credentials`", at + 1)
-                }
-                Err(_) => format!(
-                    "expected NATS URL {} as nats://HOST:PORT or tls://HOST:PORT, found another form; correct it",
-                    at + 1
-                ),
-            };
-            check(bare, problem);
+            if let Err(problem) = check_url(at, url) {
+                check(false, problem);
+            }
         }
         let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
         check(
@@ -236,6 +226,23 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(secret)")
     }
+}
+
+/// The text itself may hold a password, so it is named by its place.
+fn check_url(at: usize, url: &str) -> Result<(), String> {
+    let Ok(address) = url.parse::<ServerAddr>() else {
+        return Err(format!(
+            "expected NATS URL {} as nats://HOST:PORT or tls://HOST:PORT, found another form; correct it",
+            at + 1
+        ));
+    };
+    if address.username().is_some() || address.password().is_some() {
+        return Err(format!(
+            "expected NATS URL {} without credentials, found some; use `credentials`",
+            at + 1
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

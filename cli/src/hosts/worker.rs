@@ -11,7 +11,7 @@ use fanfold_protocol::{
 };
 use fanfold_runtime::{
     CompilerCommand, Runtime, RuntimeConfig,
-    remote::{Calls, join, serve},
+    remote::{Calls, Membership, join, serve},
 };
 use fanfold_storage::Store;
 use tokio::net::TcpListener;
@@ -58,15 +58,7 @@ pub async fn run(args: Hosts) -> Result<()> {
     // A port that was left to the system is known only now.
     let address =
         if config.listen.port() == 0 && config.advertise.is_none() { bound.to_string() } else { address };
-    let member = member(&config, name.clone(), address, runtime.engine());
-    let membership = match join(&backbone, member).await {
-        Ok(membership) => membership,
-        Err(problem) => {
-            // What was told to others goes out before this process ends.
-            backbone.close().await;
-            return Err(Error::service(problem.detail));
-        }
-    };
+    let membership = enter(&backbone, member(&config, name.clone(), address, runtime.engine())).await?;
     let (draining, gone) = (CancellationToken::new(), CancellationToken::new());
     let calls =
         Calls { invoke: runtime.invoker(), prepare: runtime.preparer(), slots: config.slots as usize };
@@ -119,6 +111,15 @@ fn runtime(config: &config::Worker, name: &WorkerName, store: Store, backbone: &
     };
     Runtime::start(runtime, store, config.system_bucket.clone(), backbone.clone())
         .map_err(|error| Error::service(error.to_string()))
+}
+
+async fn enter(backbone: &Backbone, member: Member) -> Result<Membership> {
+    let joined = join(backbone, member).await;
+    if joined.is_err() {
+        // What was told to others goes out before this process ends.
+        backbone.close().await;
+    }
+    joined.map_err(|problem| Error::service(problem.detail))
 }
 
 fn member(config: &config::Worker, name: WorkerName, address: String, engine: String) -> Member {

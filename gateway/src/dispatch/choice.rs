@@ -76,12 +76,12 @@ pub fn choose<'a, T>(
 
 /// As [`choose`], but one that holds what the call needs goes first, unless the
 /// other is cheaper by more than [`PREFERENCE`].
-pub fn prefer<'a, T>(
-    candidates: &'a [T],
+pub fn prefer<T>(
+    candidates: &[T],
     holds: impl Fn(&T) -> bool,
     cost: impl Fn(&T) -> Option<f64>,
     mut random: impl FnMut(usize) -> usize,
-) -> Option<&'a T> {
+) -> Option<&T> {
     let found = choose(candidates, &cost, &mut random)?;
     if holds(found) {
         return Some(found);

@@ -143,11 +143,14 @@ pub enum Which {
 /// there, and what it gave.
 pub type Served = (Uuid, u32, TaskOutcome);
 
+/// By stage and number.
+type Folds = HashMap<(u32, u32), TaskOutcome>;
+
 /// What earlier jobs gave, at the place where it lies now.
 pub struct Given {
     products: HashMap<Partition, Served>,
-    /// What their folds gave, by stage and number, and the plans that say of what.
-    folds: HashMap<Uuid, (Plan, HashMap<(u32, u32), TaskOutcome>)>,
+    /// What their folds gave, and the plans that say of what.
+    folds: HashMap<Uuid, (Plan, Folds)>,
 }
 
 impl Given {

@@ -23,6 +23,9 @@ use super::{LEASE, Worker, cancel::Cancels, shop::Shop};
 /// Before the records are watched anew.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// A tenant's shop, with what listens to its cancellations.
+type Open = (Arc<Shop>, Arc<AbortOnDropHandle<()>>);
+
 /// The shops of a worker, and whose lease is next.
 pub(super) struct Floor {
     worker: Worker,
@@ -31,8 +34,8 @@ pub(super) struct Floor {
     /// Set when what still runs is to be given back.
     pub(super) drained: CancellationToken,
     turns: Arc<Semaphore>,
-    /// By the tenant's name, with what listens to its cancellations.
-    open: Mutex<BTreeMap<String, (Arc<Shop>, Arc<AbortOnDropHandle<()>>)>>,
+    /// By the tenant's name.
+    open: Mutex<BTreeMap<String, Open>>,
 }
 
 impl Floor {

@@ -40,7 +40,9 @@ fn misbehave(how: &str, context: &Context) -> Result<()> {
         },
         // No misdeed, but work: about twenty milliseconds of it.
         "work" => {
-            (0..60_000_000_u32).for_each(|n| drop(std::hint::black_box(n)));
+            (0..60_000_000_u32).for_each(|n| {
+                std::hint::black_box(n);
+            });
             Ok(())
         }
         "allocate" => {

@@ -63,7 +63,7 @@ enum Settle {
 /// How an attempt ended.
 enum Attempt {
     /// By itself.
-    Ran(Outcome),
+    Ran(Box<Outcome>),
     /// The invocation has ended elsewhere, mostly by being cancelled.
     Cancelled,
     /// The gateway stops.
@@ -278,7 +278,7 @@ impl Work<'_> {
                 live.update(&self.inner.backbone, &self.message.head.id, revision).await?;
                 Ok(Settle::Again(Duration::ZERO))
             }
-            Attempt::Ran(outcome) => self.decide(live, revision, outcome).await,
+            Attempt::Ran(outcome) => self.decide(live, revision, *outcome).await,
         }
     }
 
@@ -298,7 +298,7 @@ impl Work<'_> {
         let mut extend = tokio::time::interval_at(Instant::now() + EXTEND_EVERY, EXTEND_EVERY);
         let attempt = loop {
             tokio::select! {
-                outcome = running.as_mut() => break Attempt::Ran(outcome),
+                outcome = running.as_mut() => break Attempt::Ran(Box::new(outcome)),
                 () = self.seat.cancelled.cancelled() => break Attempt::Cancelled,
                 () = self.inner.shutdown.cancelled() => break Attempt::Stopped,
                 _ = extend.tick() => self.extend().await,

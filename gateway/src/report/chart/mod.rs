@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Vega-Lite charts as SVG, drawn without a browser and without a network.
 //!
-//! [`spec`] reads a specification, [`plot`] lays it out on [`scale`]s, [`draw`]
-//! and [`axis`] write it by [`svg`]. A specification that asks for more than is
+//! [`spec`] reads a specification, `plot` lays it out on [`scale`]s, `draw`
+//! and `axis` write it by [`svg`]. A specification that asks for more than is
 //! drawn here is told as such; nothing is guessed.
 
 mod axis;

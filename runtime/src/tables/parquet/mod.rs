@@ -13,7 +13,7 @@ mod header;
 mod pages;
 mod selection;
 
-use std::{collections::VecDeque, ops::Range, sync::Arc};
+use std::{collections::VecDeque, iter, ops::Range, sync::Arc};
 
 use arrow::{
     array::RecordBatch,
@@ -324,7 +324,8 @@ impl ParquetReader {
             };
             builder.build().map_err(|e| corrupt(&place(), &e.to_string()))
         })?;
-        let runs = selected.map_or_else(|| vec![0..self.rows(index)], |selected| selected.runs.clone());
+        let all = iter::once(0..self.rows(index));
+        let runs = selected.map_or_else(|| all.collect(), |selected| selected.runs.clone());
         let runs = runs.into_iter().filter(|run| !run.is_empty()).collect();
         Ok(Group { index, reader, before, runs, decoded: None })
     }

@@ -69,7 +69,10 @@ impl Selected {
     /// Where they lie, with what is before the first page: the dictionary.
     pub(super) fn ranges(&self, leaf: usize, chunk: &Range<u64>) -> Option<Vec<Range<u64>>> {
         let first = self.pages.get(&leaf)?.first()?.bytes.start;
-        let mut ranges = if first > chunk.start { vec![chunk.start..first] } else { Vec::new() };
+        let mut ranges = Vec::new();
+        if first > chunk.start {
+            ranges.push(chunk.start..first);
+        }
         for Page { bytes, .. } in self.pages(leaf)? {
             match ranges.last_mut() {
                 Some(last) if last.end == bytes.start => last.end = bytes.end,
