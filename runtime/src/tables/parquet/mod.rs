@@ -9,6 +9,7 @@
 //! those of the pinned state or the read fails.
 
 mod delta;
+mod footer;
 mod header;
 mod pages;
 mod selection;
@@ -17,30 +18,24 @@ use std::{collections::VecDeque, iter, ops::Range, sync::Arc};
 
 use arrow::{
     array::RecordBatch,
-    datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
+    datatypes::{Schema, SchemaRef},
 };
-use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem, limits,
     plan::Slice,
-    stored::{
-        footer::may_pass,
-        parquet::{TAIL_BYTES, TRAILER_BYTES, corrupt, footer_length},
-    },
+    stored::{footer::may_pass, parquet::corrupt},
 };
 use fanfold_storage::Store;
 use parquet::{
     arrow::{
         ProjectionMask,
         arrow_reader::{
-            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
-            ParquetRecordBatchReaderBuilder, RowSelectionPolicy,
+            ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+            RowSelectionPolicy,
         },
     },
     basic::Type,
-    file::metadata::{
-        ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader, RowGroupMetaData,
-    },
+    file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData},
 };
 
 use self::{
@@ -53,7 +48,6 @@ use super::{
     guard::{guard, quote},
     ranges::{Ahead, Sparse, fetch},
     select::{Decoded, First, Wanted},
-    store_problem,
 };
 
 /// Objects up to this size are read whole, with one request.
@@ -107,9 +101,9 @@ impl ParquetReader {
         first: Option<&First>,
     ) -> Result<Self, Problem> {
         let uri = slice.object.uri.to_string();
-        let (footer, known) = read_footer(store, slice, &uri).await?;
+        let (footer, known) = footer::read(store, slice, &uri).await?;
         let place = || format!("the footer of {uri}");
-        let metadata = guard(ErrorKind::ParquetCorrupt, place, || parse(&uri, &footer))?;
+        let metadata = guard(ErrorKind::ParquetCorrupt, place, || footer::parse(&uri, &footer))?;
         let fields = metadata.schema().fields();
         let names: Vec<&str> = fields.iter().map(|f| f.name().as_str()).collect();
         let indices = wanted.resolve(&uri, &names, first)?;
@@ -132,7 +126,7 @@ impl ParquetReader {
             selection = selected;
             pruned.add(skipped);
         }
-        let paged = with_places(&uri, &metadata, &selection)?;
+        let paged = footer::with_places(&uri, &metadata, &selection)?;
         let whole = (slice.object.pin.size <= WHOLE_BYTES).then_some(known);
         Ok(Self {
             store: store.clone(),
@@ -402,74 +396,6 @@ fn value_bytes(chunk: &ColumnChunkMetaData, rows: u64) -> u64 {
         Type::FIXED_LEN_BYTE_ARRAY => u64::try_from(descriptor.type_length()).unwrap_or(0),
     };
     if descriptor.max_rep_level() > 0 { fixed.max(stored) + 8 } else { fixed }
-}
-
-/// The footer's bytes, and what was read with it: of a small object all.
-async fn read_footer(store: &Store, slice: &Slice, uri: &str) -> Result<(Bytes, Sparse), Problem> {
-    let object = &slice.object;
-    let size = object.pin.size;
-    let start = if size <= WHOLE_BYTES { 0 } else { size - TAIL_BYTES };
-    let tail = store.get_range(&object.uri, &object.pin, start..size).await.map_err(store_problem)?;
-    let length = footer_length(uri, &tail, size)?;
-    let known = Sparse::of(size, start, tail.clone());
-    if length + TRAILER_BYTES <= tail.len() {
-        let from = tail.len() - TRAILER_BYTES - length;
-        return Ok((tail.slice(from..tail.len() - TRAILER_BYTES), known));
-    }
-    let end = size - TRAILER_BYTES as u64;
-    let range = end - length as u64..end;
-    let footer = store.get_range(&object.uri, &object.pin, range).await.map_err(store_problem)?;
-    Ok((footer, known))
-}
-
-/// The metadata with the places of pages, where some are not read.
-fn with_places(
-    uri: &str,
-    metadata: &ArrowReaderMetadata,
-    selection: &Selection,
-) -> Result<Option<ArrowReaderMetadata>, Problem> {
-    if selection.is_empty() {
-        return Ok(None);
-    }
-    let options = ArrowReaderOptions::new().with_schema(Arc::clone(metadata.schema()));
-    let builder = ParquetMetaDataBuilder::new_from_metadata(ParquetMetaData::clone(metadata.metadata()));
-    let placed = Arc::new(builder.set_page_index(Some(selection.places())).build());
-    let failed = |e: parquet::errors::ParquetError| corrupt(&format!("the footer of {uri}"), &e.to_string());
-    ArrowReaderMetadata::try_new(placed, options).map(Some).map_err(failed)
-}
-
-/// The footer, with strings to be read as views.
-fn parse(uri: &str, footer: &[u8]) -> Result<ArrowReaderMetadata, Problem> {
-    let failed = |e: parquet::errors::ParquetError| corrupt(&format!("the footer of {uri}"), &e.to_string());
-    let metadata = Arc::new(ParquetMetaDataReader::decode_metadata(footer).map_err(failed)?);
-    let stored =
-        ArrowReaderMetadata::try_new(Arc::clone(&metadata), ArrowReaderOptions::new()).map_err(failed)?;
-    let columns = stored.schema().fields().len();
-    if columns > limits::COLUMNS_MAX {
-        let detail = format!("{uri} must have at most {} columns, found {columns}", limits::COLUMNS_MAX);
-        return Err(Problem::new(ErrorKind::DecodeLimit, detail));
-    }
-    let fields: Vec<FieldRef> = stored.schema().fields().iter().map(with_views).collect();
-    let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
-    ArrowReaderMetadata::try_new(metadata, options).map_err(failed)
-}
-
-fn with_views(field: &FieldRef) -> FieldRef {
-    Arc::new(Field::clone(field).with_data_type(view_type(field.data_type())))
-}
-
-fn view_type(data_type: &DataType) -> DataType {
-    match data_type {
-        DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
-        DataType::Binary | DataType::LargeBinary => DataType::BinaryView,
-        DataType::Dictionary(_, values) => view_type(values),
-        DataType::List(f) => DataType::List(with_views(f)),
-        DataType::LargeList(f) => DataType::LargeList(with_views(f)),
-        DataType::FixedSizeList(f, size) => DataType::FixedSizeList(with_views(f), *size),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(with_views).collect()),
-        DataType::Map(f, sorted) => DataType::Map(with_views(f), *sorted),
-        other => other.clone(),
-    }
 }
 
 /// The row groups of the slice, all of which must be there.

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The footer of a Parquet object: read with few requests, with strings to be
+//! decoded as views.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use bytes::Bytes;
+use fanfold_protocol::{
+    ErrorKind, Problem, limits,
+    plan::Slice,
+    stored::parquet::{TAIL_BYTES, TRAILER_BYTES, corrupt, footer_length},
+};
+use fanfold_storage::Store;
+use parquet::{
+    arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
+    file::metadata::{ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader},
+};
+
+use super::super::{ranges::Sparse, store_problem};
+use super::{WHOLE_BYTES, selection::Selection};
+
+/// The footer's bytes, and what was read with it: of a small object all.
+pub(super) async fn read(store: &Store, slice: &Slice, uri: &str) -> Result<(Bytes, Sparse), Problem> {
+    let object = &slice.object;
+    let size = object.pin.size;
+    let start = if size <= WHOLE_BYTES { 0 } else { size - TAIL_BYTES };
+    let tail = store.get_range(&object.uri, &object.pin, start..size).await.map_err(store_problem)?;
+    let length = footer_length(uri, &tail, size)?;
+    let known = Sparse::of(size, start, tail.clone());
+    if length + TRAILER_BYTES <= tail.len() {
+        let from = tail.len() - TRAILER_BYTES - length;
+        return Ok((tail.slice(from..tail.len() - TRAILER_BYTES), known));
+    }
+    let end = size - TRAILER_BYTES as u64;
+    let range = end - length as u64..end;
+    let footer = store.get_range(&object.uri, &object.pin, range).await.map_err(store_problem)?;
+    Ok((footer, known))
+}
+
+/// The metadata with the places of pages, where some are not read.
+pub(super) fn with_places(
+    uri: &str,
+    metadata: &ArrowReaderMetadata,
+    selection: &Selection,
+) -> Result<Option<ArrowReaderMetadata>, Problem> {
+    if selection.is_empty() {
+        return Ok(None);
+    }
+    let options = ArrowReaderOptions::new().with_schema(Arc::clone(metadata.schema()));
+    let builder = ParquetMetaDataBuilder::new_from_metadata(ParquetMetaData::clone(metadata.metadata()));
+    let placed = Arc::new(builder.set_page_index(Some(selection.places())).build());
+    let failed = |e: parquet::errors::ParquetError| corrupt(&format!("the footer of {uri}"), &e.to_string());
+    ArrowReaderMetadata::try_new(placed, options).map(Some).map_err(failed)
+}
+
+/// The footer, with strings to be read as views.
+pub(super) fn parse(uri: &str, footer: &[u8]) -> Result<ArrowReaderMetadata, Problem> {
+    let failed = |e: parquet::errors::ParquetError| corrupt(&format!("the footer of {uri}"), &e.to_string());
+    let metadata = Arc::new(ParquetMetaDataReader::decode_metadata(footer).map_err(failed)?);
+    let stored =
+        ArrowReaderMetadata::try_new(Arc::clone(&metadata), ArrowReaderOptions::new()).map_err(failed)?;
+    let columns = stored.schema().fields().len();
+    if columns > limits::COLUMNS_MAX {
+        let detail = format!("{uri} must have at most {} columns, found {columns}", limits::COLUMNS_MAX);
+        return Err(Problem::new(ErrorKind::DecodeLimit, detail));
+    }
+    let fields: Vec<FieldRef> = stored.schema().fields().iter().map(with_views).collect();
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
+    ArrowReaderMetadata::try_new(metadata, options).map_err(failed)
+}
+
+fn with_views(field: &FieldRef) -> FieldRef {
+    Arc::new(Field::clone(field).with_data_type(view_type(field.data_type())))
+}
+
+fn view_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
+        DataType::Binary | DataType::LargeBinary => DataType::BinaryView,
+        DataType::Dictionary(_, values) => view_type(values),
+        DataType::List(f) => DataType::List(with_views(f)),
+        DataType::LargeList(f) => DataType::LargeList(with_views(f)),
+        DataType::FixedSizeList(f, size) => DataType::FixedSizeList(with_views(f), *size),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(with_views).collect()),
+        DataType::Map(f, sorted) => DataType::Map(with_views(f), *sorted),
+        other => other.clone(),
+    }
+}
