@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Prints how many small operations a second a backbone takes at several degrees of concurrency.
 //!
 //! Run it with `cargo run -p fanfold-backbone --example throughput [FOLDER]` for the embedded one, where the folder

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Bounds that every implementation keeps, and the check of a size.
 
 use std::time::Duration;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The event bus: best effort fan-out of small notices (progress, cancellations, cache hints).
 //!
 //! Beside the flow of work, never part of it: whatever must not be lost goes through a queue or a key.

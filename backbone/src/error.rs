@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Why a backbone operation failed.
 //!
 //! Every implementation reports through this one type, so a caller never learns which one it talks to.

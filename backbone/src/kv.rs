@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Vocabulary of the key-value half: entries, outcomes of compare-and-set, and the stream of changes.
 //!
 //! Producers (an implementation's writer) push [`Change`]s into a [`Watch`]; users read it as a stream.

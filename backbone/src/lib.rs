@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The backbone: the one seam between one machine and many.
 //!
 //! Key-value with compare-and-set, a durable work queue and an event bus, behind one cheap handle. Gateway and

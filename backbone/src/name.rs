@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Names on the backbone: keys, prefixes, queue names, subjects and subject patterns.
 //!
 //! First stop of every operation: nothing unchecked goes further. The alphabet is what JetStream accepts in

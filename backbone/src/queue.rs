@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Vocabulary of the work queue: messages, deliveries under a lease, depths and dead letters.
 //!
 //! Enqueue → pull (lease) → ack after the work is committed. Invariant: at least once; a message leaves its

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Fault F17: the process is killed with SIGKILL in the middle of its commits, many times over one store.
 //!
 //! The child is this same binary; it writes down on its output what was acknowledged to it. Afterwards the store

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The embedded backbone: the conformance suite, and what only a restart, a second process, a damaged file or a
 //! full disk shows.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Random interleavings of operations and restarts, compared step by step with a model of a few lines.
 
 #![allow(clippy::unwrap_used, reason = "tests, helpers included")]

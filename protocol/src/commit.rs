@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What workers and coordinators write down so that it counts.
 //!
 //! A [`Commit`] is put under the key of its lease if nothing is there yet: the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Content addresses: SHA-256, written `sha256:` and 64 hexadecimal digits.
 
 use std::{fmt, str::FromStr};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Every way in which Fanfold says no: one kind each, with a stable code.
 //!
 //! Crates keep their own error enums and map them here; the gateway turns a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What happened to an object: one shape for the notifications of all stores.
 //!
 //! Pure vocabulary; reading what stores send is the gateway's business. An

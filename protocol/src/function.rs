@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A function as the platform knows it: its versions, settings and aliases.
 //!
 //! A version is immutable: bytes (by digest) and settings. Aliases move.

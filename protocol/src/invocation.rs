@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One run of a handler: what goes to a worker and what comes back.
 
 use std::{sync::Arc, time::Duration};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Where the platform keeps its own objects, records and messages: pure
 //! functions from identifiers to keys and subjects.
 //!

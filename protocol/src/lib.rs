@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The vocabulary of Fanfold: what every crate and every process agrees on.
 //!
 //! It stands at the bottom of the dependency table: plain data and pure

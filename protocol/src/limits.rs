@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Every bound of the platform, each with its reason, in one place.
 //!
 //! A `_MAX` is hard; what a deployment or an operator may raise has a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Identifiers that people choose, validated when they are made.
 //!
 //! A name that exists as a value of its type is allowed everywhere: in URLs,

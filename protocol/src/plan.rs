@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A job taken apart: partitions, tasks, and who is folded with whom.
 //!
 //! A plan is a pure function of the job and the pinned listing: no clock and no

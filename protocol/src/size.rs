@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Amounts as people write them: `64MiB` and `30s`.
 //!
 //! Binary units mean powers of 1,024, decimal ones powers of 1,000, as in

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The one door to the wall clock.
 //!
 //! Time is an argument everywhere else: planning, splitting and folding take

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How many tasks of a job may fail without failing it: `3` or `2.5%`.
 //!
 //! Shares are kept in hundredths of a percent, so that the bound is exact for

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Where objects lie: `s3://bucket/key`, byte for byte.
 //!
 //! A key is never decoded, normalised or joined as a path: `a/../b`, `a//b` and

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Workers as gateways know them, and what passes between the two.
 //!
 //! A worker writes a [`Member`] into the backbone and renews it; a gateway reads

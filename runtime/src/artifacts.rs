@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Compiled components on disk, taken back only when this platform wrote them.
 //!
 //! Between the compiler and the cache of loaded components. Each file is a MAC

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The WIT contract as Rust, generated; nothing else is in here.
 //!
 //! `handler-function` is generated whole, the other worlds share its

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Components ready to run: fetched, compiled, checked and linked once each.
 //!
 //! Whoever needs a component by its digest comes here; the first one makes it

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The one wasmtime engine of a process, and the clock that interrupts guests.
 //!
 //! Everything that runs or loads a component comes here for the engine; the

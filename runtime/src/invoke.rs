@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One call of a handler, and the questions asked of a component before it is
 //! deployed.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Sandboxes of Fanfold: from a delivery to an outcome.
 //!
 //! [`Runtime`] is what a process has of it: handlers are called through

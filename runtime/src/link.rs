@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a component may import, and what it must export.
 //!
 //! Between the compiler and the sandbox. Invariant: the linker offers exactly

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Tables against the embedded S3 server: what is read is what was written,
 //! and what is damaged, hostile or wrong is told.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How fast the embedded server and the client are on this machine, over
 //! loopback: small puts by parallel writers, large puts and ranged reads.
 //!

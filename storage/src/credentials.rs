@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! An access key and its secret: made once, kept in a file that only its owner
 //! can read.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Percent-encoding as S3 uses it: in `x-amz-copy-source` and in listings with
 //! `encoding-type=url`.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Objects: the one S3 client of Fanfold, and the S3 server that comes with it.
 //!
 //! [`client`] stands between every other crate and whatever store an operator

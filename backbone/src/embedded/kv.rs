@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Key-value inside a transaction: compare-and-set, deletion, expiry, listing.
 //!
 //! Called by the writer (changes) and by readers (snapshots). Invariant: an expired key is absent to everybody

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The embedded backbone: one process, one redb file, one writer thread.
 //!
 //! Handles check what they are given and send it to the writer; reads take a snapshot beside it. Invariant: what

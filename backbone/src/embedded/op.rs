@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the handles ask of the writer, and what it answers.
 //!
 //! The only way from the async side to the writer thread. Invariant: whatever an abandoned request had leased

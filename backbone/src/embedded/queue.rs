@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The state of one queue that lives in memory: what is ready, delayed, leased or recently seen, and who waits.
 //!
 //! Owned by the writer thread, rebuilt from the file when it opens. Invariant: every message in the schedule is

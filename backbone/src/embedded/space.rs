@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The file under the embedded store, with its disk blocks reserved before they are used.
 //!
 //! Stands between redb and the operating system. redb grows a file sparsely and meets a full disk in the middle

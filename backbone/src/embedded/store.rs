@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The redb file: opening, repairing, reading, committing, and opening again after a failed write.
 //!
 //! Under the writer (commits) and the readers (snapshots). Invariant: a commit is on disk when it returns; after

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The work queue inside a transaction: enqueue, lease, settle, dead letters, and loading what the file holds.
 //!
 //! Called by the writer. Changes file and memory together; when the transaction fails the writer loads the

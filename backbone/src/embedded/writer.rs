@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The one writer: gathers operations, applies them in one transaction, makes it durable, answers them all.
 //!
 //! A plain thread between the handles' channel and the store (group commit). Invariant: nobody is answered, and

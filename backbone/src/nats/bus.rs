@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The event bus over plain NATS subjects.
 //!
 //! One subscription for each reader, emptied into the same bounded inbox as in one process. What a lost connection

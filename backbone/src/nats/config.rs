@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How to reach NATS and what to keep there: the settings, their check, and the options of the connection.
 //!
 //! Every mistake is reported, not the first alone. Invariant: no secret is ever shown, neither by `Debug` nor in

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The clock of delayed messages: one loop for each shard in every process.
 //!
 //! A delayed message waits under a subject of its own, so that it holds up nothing. Each delivery here compares how

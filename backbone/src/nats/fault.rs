@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What NATS says went wrong, in this crate's words.
 //!
 //! Only three cases matter to a caller: the store is full, the expectation of a compare-and-set did not hold, and

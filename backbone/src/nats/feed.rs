@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The state of a part of a stream, and then what changes: what listings and watches read from.
 //!
 //! A consumer in the server's memory that acknowledges nothing and begins with the last message of each subject.

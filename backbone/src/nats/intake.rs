@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Messages of one pull consumer, request by request, under a watchdog.
 //!
 //! Below both halves: watches and listings read their stream through it, pulls and the clock of delayed messages

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The key-value half: reads from the stream's leader, writes that expect a revision, listings and watches.
 //!
 //! Every write reads what the key holds, so that a conflict can be told and a lapsed value counts as none, and then

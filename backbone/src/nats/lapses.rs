@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! When keys with a time to live end, on this process's monotonic clock.
 //!
 //! Server 2.9 knows no time to live of a message, and wall clocks may jump. So each process counts from when it

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The backbone over NATS JetStream: many processes on many machines, one to five copies of everything.
 //!
 //! Handles check what they are given and ask the servers; tasks beside them sweep what has lapsed and move what was

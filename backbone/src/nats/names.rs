@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Names inside NATS: streams, subjects, consumers and message ids, as pure functions.
 //!
 //! Keys and queue names become subjects by letting `/` and `.` change places, which loses nothing. What NATS bounds

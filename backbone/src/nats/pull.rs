@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The receiving side of the work queue: pulls, and what a delivery does to settle itself.
 //!
 //! One durable consumer for each queue, made on first use and made again when it is lost. A pull runs as a task of

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The sending side of the work queue: enqueue, depth, dead letters.
 //!
 //! A batch is sent down one connection in order and its acknowledgements are awaited together. Dead letters lie in

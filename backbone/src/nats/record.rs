@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How an entry of the key-value half lies in its stream: value, time to live, or the mark of a removal.
 //!
 //! One message for each key, since the stream keeps one for each subject; the revision is the stream's sequence.

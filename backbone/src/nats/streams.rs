@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The streams of a deployment: what they should be, and the check of what is there.
 //!
 //! Runs once, when the backbone opens. Missing streams are made; one that differs from the configuration is

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Conformance of the event bus: wildcards, slow subscribers, the end.
 
 use std::time::{Duration, Instant};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Conformance of the key-value half: compare-and-set, listing, time to live, watches.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The conformance suite: what every implementation of the backbone must do, case by case.
 //!
 //! A test binary calls `conformance_suite!(open)` with an async factory and gets one test for each case. Names

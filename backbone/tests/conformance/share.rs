@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Conformance of scopes, and of pulling from the queues of several.
 
 use std::sync::Arc;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Conformance of the work queue: leases, redelivery, delays, dedupe, dead letters, sharing.
 
 use std::collections::{BTreeMap, HashSet};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Lost servers, connections and consumers, and settings that do not fit.
 
 use std::collections::{BTreeMap, BTreeSet};

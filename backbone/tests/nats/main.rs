@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The backbone over NATS: the conformance suite on both releases, single and as a cluster of three, and what only
 //! lost servers, connections and consumers show.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Fault F3: members of a cluster are killed under load.
 
 use std::collections::BTreeSet;

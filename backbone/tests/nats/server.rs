@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! NATS servers for tests: started on ephemeral loopback ports over a scratch folder, ended by their handle.
 
 use std::fs;

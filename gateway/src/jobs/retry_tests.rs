@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What is the same as before, and how groups part.
 
 use fanfold_protocol::{

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! From what a filter says to what is compared with what.
 //!
 //! Here it is decided, once for evaluation and for statistics, in which domain

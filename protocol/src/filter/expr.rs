@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a filter says, before it is known what its columns are.
 //!
 //! Plain data between parsing and binding. It is at most

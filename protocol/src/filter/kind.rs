@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What values are to a filter.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Literals: how they are read, and how exact numbers go from one unit to another.
 
 use super::{

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The filter of a job: which rows of its input its function gets.
 //!
 //! `filter` is a condition in SQL's words: it is parsed (`parse`), bound to the

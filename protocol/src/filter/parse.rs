@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! From text to an [`Expr`].
 //!
 //! Tokens and precedence are those of the crate `sqlparser`. Only tokens that a

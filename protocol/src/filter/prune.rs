@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Whether a filter can be true of any row, by what is known of many rows.
 //!
 //! A condition over many rows has up to three outcomes: true of some, false of

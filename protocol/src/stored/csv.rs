@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Where records and fields begin and end: RFC 4180, nothing converted.
 //!
 //! Fields may be quoted; a doubled quote within quotes is one quote; delimiters

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Where a text table may be cut, so that every part holds whole records.
 //!
 //! One rule for all text: the cut number k is the end of the first record that

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The footer of a Parquet object, as far as filters need it: what its columns
 //! are, and which row groups a filter may pass by their statistics.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a column of CSV holds, told from the first records of its object.
 //!
 //! Looked at are the whole records within the first 1 MiB of the (decompressed)

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What JSON Lines hold, told from the first lines of their object.
 //!
 //! Looked at are the whole lines within the first 1 MiB of the (decompressed)

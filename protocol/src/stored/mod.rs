@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How tables lie in objects: what the planner, which cuts them, and the readers
 //! of the parts must see alike.
 //!

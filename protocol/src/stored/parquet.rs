@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The footer of a Parquet object, as far as cutting needs it: how many bytes
 //! each row group has.
 //!

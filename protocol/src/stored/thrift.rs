@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Thrift's compact protocol, as far as Parquet's headers and footers go.
 //!
 //! A reader that passes over what its user does not ask for and never allocates:

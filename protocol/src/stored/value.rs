@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Texts as values: one parser for each family of types, for CSV, JSON and the
 //! literals of filters.
 //!

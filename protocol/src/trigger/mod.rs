@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A trigger as its author writes it: which objects, which events, and what
 //! they start.
 //!

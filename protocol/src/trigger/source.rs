@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Where a trigger fetches its events, when nobody sends them.
 //!
 //! What is checked here is form alone; whether an address may be reached is the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Job documents of triggers: texts with names in braces, filled in with events.
 //!
 //! Every name is replaced once, so that a key that looks like a name stays a

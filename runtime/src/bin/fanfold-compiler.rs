@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The compiler's child process as a program of its own, for tests and for
 //! whoever embeds the runtime. The product uses a subcommand of `fanfold`.
 

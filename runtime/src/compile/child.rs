@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The inside of the compiler's child process.
 //!
 //! It limits itself before it looks at the first byte. Non-goal: it does not

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Compiling components in a child process with limits of its own.
 //!
 //! A guest's bytes are never parsed or compiled in a process that serves

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `fanfold:function/context`: facts about the invocation, and its log.
 //!
 //! Nothing in here waits. Non-goal: precise time; clocks move in steps of an

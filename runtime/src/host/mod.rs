@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a guest can reach: the state behind its imports, and how it is refused.
 //!
 //! One [`Host`] lives in the store of each sandbox and dies with it. Work that

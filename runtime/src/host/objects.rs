@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `fanfold:function/objects`: objects as bytes, within the grants.
 //!
 //! Grants compare the bytes of keys. Invariant: an opened object is read in

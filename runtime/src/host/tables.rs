@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! `fanfold:function/tables`: the guest's end of tables, Arrow IPC both ways.
 //!
 //! Reading runs one batch ahead on the data threads: while the guest works on

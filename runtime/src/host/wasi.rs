@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The parts of WASI 0.2 that a language's standard library needs, with
 //! nothing behind them: no files, no arguments, no variables, no network.
 //!

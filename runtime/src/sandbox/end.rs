@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Why a sandbox ended without an answer, in the words of the platform.
 //!
 //! The one place where traps, limits and guests' errors become [`Problem`]s.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What an invocation holds in memory, all memories and tables together.
 //!
 //! wasmtime asks before each creation and growth. Invariant: the sum never

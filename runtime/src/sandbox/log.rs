@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The log of an invocation: lines from `context.log` and from standard output
 //! and error, cut and escaped.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A sandbox: a fresh store for each invocation, its bounds, and its end.
 //!
 //! [`open`] makes one, [`bounded`] runs a call in it, [`Ended`] says what came

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A job's filter over batches of rows.
 //!
 //! Between decoding and fitting: what does not pass is never seen by a guest,

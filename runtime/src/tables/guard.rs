@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The edge between Fanfold and decoders that may panic on hostile bytes.
 //!
 //! A panic inside [`guard`] becomes the given problem; what the closure was

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Arrow IPC as it crosses the border to a guest, both ways.
 //!
 //! [`encode`] and [`encode_schema`] make streams for a guest; [`decode`] takes a

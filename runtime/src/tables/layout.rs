@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The columns of a table that a function writes: those of its first batch.
 
 use std::{fmt::Display, sync::Arc};

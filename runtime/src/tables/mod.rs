@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Tables on their way between object storage and guests: the host decodes and
 //! encodes, the guest sees Arrow IPC.
 //!

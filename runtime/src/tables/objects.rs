@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Objects that are not read as tables: one row each, with the columns `uri`,
 //! `size` and `etag`. The function reads them by itself.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A table that never lies anywhere: what one sandbox writes, another reads.
 //!
 //! Of the batches one waits in between and one at each end, so that a fast

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Parts of an object, fetched as few large ranges and kept where they lie.
 //!
 //! [`Sparse`] answers for the bytes that were fetched and for no others: a

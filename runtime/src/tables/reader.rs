@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A table being read: slices one after the other, decoded, shaped and gathered
 //! into batches of good size.
 //!

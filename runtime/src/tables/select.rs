@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Which columns are wanted, in which types, and whether what is found fits.
 //!
 //! The job's `columns` choose and order; what the function declares gives types

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Types that one object settles for all tasks of a job.
 //!
 //! Where a function does not declare its columns, their types are told from an

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The shape in which a guest gets rows: plain types, bounded batches.
 //!
 //! Decoders give whatever the object holds (views, dictionaries, runs, large

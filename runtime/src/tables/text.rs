@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Text of an object, decompressed, as a window that moves over it.
 //!
 //! A task reads ahead by ranges of 4 MiB; the window holds what its user has

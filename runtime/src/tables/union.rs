@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One table of objects that differ.
 //!
 //! A column of the table is in the narrowest type that holds, without loss, the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A map and the fold of what it writes, as one task.
 //!
 //! Each half has a sandbox of its own; between them there is a pipe. Invariant:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The tasks of keyed aggregates: what is theirs besides the calls.
 //!
 //! States by key go to an object that the attempt stages, and come back to the

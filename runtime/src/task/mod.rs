@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One task of a job in a sandbox of its own.
 //!
 //! The worker hands in a task, gets back what it gave: a table that is written

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Which jobs are to be stopped.
 //!
 //! The bus tells quickly and may lose; the mark in the backbone stays and is

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The moment at which work counts: one small object, put if absent.
 //!
 //! Invariant: of all attempts at a lease, one commit stands, and the objects

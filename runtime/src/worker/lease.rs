@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One lease from its delivery to its end.
 //!
 //! Read, check, run task after task, commit, announce, acknowledge. Failures

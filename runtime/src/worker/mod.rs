@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The worker's loop: leases of jobs' tasks, from the queue to their commit.
 //!
 //! Loops, each of which pulls a lease, works on it and pulls the next. Twice as

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Partial states and answers on their way between tasks: small ones inside
 //! records, large ones as staged objects.
 //!

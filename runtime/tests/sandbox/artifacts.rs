@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! G9: compiled components are taken back only as this platform wrote them.
 
 use std::{fs, path::PathBuf, time::Duration};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What an invocation costs by itself. The figures that count are those of
 //! `cargo xtask bench`; this keeps the order of magnitude.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! G8: components that cost the compiler more than they should.
 //!
 //! The child is given less CPU time than in production, so that the tests end

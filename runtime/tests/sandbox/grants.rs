@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! T1, T2: every verb against every place, granted and not.
 
 use std::{

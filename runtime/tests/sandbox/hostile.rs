@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Every fixture of `functions/hostile` once, with the end that its head names.
 
 use std::{

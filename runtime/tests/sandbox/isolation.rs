@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! G11: what one guest leaves behind is not found by the next.
 
 use std::time::Duration;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Sandboxes as the rest of the platform meets them: real components, a real
 //! store, a real backbone, and guests that mean harm.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A platform in this process, and components made from text.
 
 use std::{

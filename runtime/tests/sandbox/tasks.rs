@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The worker's loop: leases in, commits out.
 
 use std::{sync::Arc, time::Duration};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Arrow IPC: objects, and what crosses the border to guests.
 
 use std::sync::Arc;

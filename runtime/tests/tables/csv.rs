@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! CSV: types, quoting, streaming, slices, compression, mistakes.
 
 use std::io::Write;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Filters: what passes is what SQL says, in every format, however row groups lie.
 
 use std::sync::Arc;

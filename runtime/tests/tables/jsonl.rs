@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! JSON Lines: types, order, lines, mistakes.
 
 use std::fmt::Write;

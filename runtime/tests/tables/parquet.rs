@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Parquet: types, row groups, bounds, damage.
 
 use std::sync::Arc;

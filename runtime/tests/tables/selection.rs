@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Which columns come, what format an object has, and objects that are not as
 //! they were.
 

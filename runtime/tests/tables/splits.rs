@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Parts of objects read back: together they are the whole, in values and types.
 
 use std::sync::Arc;

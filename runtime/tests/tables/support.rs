@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One embedded server for the whole binary, and short words for the tests.
 
 use std::{

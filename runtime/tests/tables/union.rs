@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Tables of objects that differ: their columns together, in types that lose
 //! nothing, however the objects are parted.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Writers: what is written reads back, and nothing shows before its time.
 
 use std::{collections::HashMap, sync::Arc};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Buckets: create, find, list, delete.
 //!
 //! The platform itself only ever needs [`Store::ensure_bucket`]; the rest serves

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! How a store is reached: endpoint, credentials, and the bounds on waiting.
 //!
 //! A configuration is checked as a whole when a client is built from it; no

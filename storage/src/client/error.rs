@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What can go wrong with a store, in the words of the platform.
 //!
 //! One enum for every call, with a variant wherever a caller acts on it; the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Listing keys, page by page, in the order of their bytes.
 //!
 //! Keys come back exactly as they were written: pages are asked for with

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a handle of the store has used, so that a task's receipt is true.
 //!
 //! Requests are counted as they are sent, retries included; bytes as they are

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The one client of object stores: every byte that Fanfold reads or writes
 //! goes through a [`Store`].
 //!

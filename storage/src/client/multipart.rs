@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Writing objects of unknown size: one put when small, parts in parallel when not.
 //!
 //! Nothing is visible until [`MultipartWriter::finish`] returns; a writer that

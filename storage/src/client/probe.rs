@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a store really supports, found out by doing it.
 //!
 //! Run at start, under `_fanfold/probe/`: racing writers, a changed pin, a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Reading objects: what is there, whole ones, ranges, and long ordered streams.
 //!
 //! A read with a pin returns bytes of exactly the pinned state, of exactly the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Writing small objects: replace, put-if-absent, delete, copy.
 //!
 //! A put-if-absent has one winner however often its request is sent: the

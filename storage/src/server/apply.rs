@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What each change does to the tables.
 //!
 //! Every change is checked in full before its first write, so that a refusal

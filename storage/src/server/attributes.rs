@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a writer says about its object, from the request to the record and back.
 //!
 //! Nothing that a client asks for is dropped in silence: encryption and other

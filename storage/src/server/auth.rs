@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Who may speak: one pair of credentials, signatures of version 4 only.
 //!
 //! s3s checks signatures; what is decided here is that every request must have

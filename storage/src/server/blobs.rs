@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Bodies that are too large for the index: one file each, written once.
 //!
 //! A file is on disk, directory included, before the index names it, and goes

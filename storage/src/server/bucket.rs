@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What S3 does with buckets, and the listings of what is in them.
 //!
 //! Listings are worked out in [`listing`](super::listing); here they are turned

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The checksums that S3 clients send along: which, where, and whether they agree.
 //!
 //! A value is kept as it is sent, in base 64; only algorithms that a request

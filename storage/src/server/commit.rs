@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The one writer of the index: changes come in from all requests and go to
 //! disk together.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Preconditions of requests, by RFC 9110 section 13 and S3's documentation.
 //!
 //! For reads they are decided here; for writes they are only translated, and

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What happens to objects, told to whoever listens in this process.
 //!
 //! The writer of the index tells it, in the order of its commits and before a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Why the server says no, and how that is said in S3's words.
 //!
 //! A full disk is a refusal (507, retried by nobody blindly), never half an

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The index: buckets, objects, uploads and parts, in one redb file.
 //!
 //! Keys are kept in the order of their bytes behind their bucket's name, so

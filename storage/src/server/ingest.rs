@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Taking in a body: hashed and written as it arrives, in flat memory.
 //!
 //! Small bodies stay in memory and go into the index; larger ones go to a file

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Listing: which keys, in which order, rolled together how, cut where.
 //!
 //! Pure over any ordered source. Keys are bytes and so are prefixes and

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The S3 server that comes with Fanfold, over a local folder.
 //!
 //! It is the store of `fanfold dev` and of the tests, and is reached like any

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Objects in parts: begin, upload, copy, complete, abort, list.
 //!
 //! A part is a file of its own and stays one: completing an upload writes only

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What S3 does with objects: put, get, head, delete, copy.
 //!
 //! Each function takes a request's input and returns its output; the protocol

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Giving out a body: large reads from its files, a few ahead of the client.
 //!
 //! The files are held from before the index is read until the last byte has

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the index keeps about buckets, objects, uploads and parts.
 //!
 //! Records are JSON, so that a later version can add fields. A record names its

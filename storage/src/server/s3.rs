@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The S3 protocol's calls, each handed to the function that does it.
 //!
 //! What is not listed here is answered with `NotImplemented` by s3s.

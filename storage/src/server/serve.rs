@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Connections: accepted, bounded in the time they may take to speak, served,
 //! and let finish at the end.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The embedded server as boto3 meets it: another client, with other defaults.
 
 use std::{path::Path, process::Stdio};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Fault F17: kill -9 under load, many times. Everything acknowledged is there,
 //! whole; nothing else is there but whole objects that were on their way.
 

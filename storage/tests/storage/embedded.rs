@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The suite against the embedded server, and what only that server promises.
 
 use std::time::Instant;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the embedded server tells of its objects.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Faults F8 and F9: bodies that are cut, answers that are lost.
 
 use std::sync::atomic::Ordering::SeqCst;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A store that answers conditional writes with success whatever is there, and
 //! what an arbiter makes of it.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Fault F10: a full disk refuses puts with 507 before any acknowledgement;
 //! reads and deletes go on; room made is used without a restart.
 //!

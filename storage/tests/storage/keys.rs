@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Threat T2: whatever bytes a key has, it names one object and no path.
 
 use std::{collections::BTreeMap, fs, path::Path};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Tests of the storage crate against real servers.
 //!
 //! One binary, so that the SDK is linked once. [`suite`] is the conformance

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A TCP proxy that misbehaves on command, for the faults that a network has.
 
 use std::{

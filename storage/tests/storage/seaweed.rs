@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The suite against SeaweedFS, a store that others run.
 
 use std::{

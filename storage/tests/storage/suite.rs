@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the client promises, on any S3 server: one list of cases, each with a
 //! bucket of its own.
 //!

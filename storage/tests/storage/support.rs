@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! An embedded server for a test, the test environment's Python, and bytes that
 //! can be told apart.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Arrow IPC files: a footer that says where the messages lie.
 //!
 //! Format: Arrow columnar format 1.5, "IPC file format".

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Arrow IPC objects as batches, files and streams.
 //!
 //! Both are taken message by message; each message is checked as a guest's would

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Arrow IPC streams: messages one after the other.
 
 use std::sync::Arc;

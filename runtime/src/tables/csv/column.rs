@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One column of CSV on its way into an Arrow array.
 //!
 //! A [`Column`] takes the fields of its column, a block of records at a time,

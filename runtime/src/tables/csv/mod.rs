@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! CSV objects as batches: scanned, typed and parsed as they stream in.
 //!
 //! The object's head (see [`Guess`]) gives names and types, whichever slice of

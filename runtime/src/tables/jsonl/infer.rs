@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! The Arrow types of what the lines of JSON are found to hold.
 
 use arrow::datatypes::{DataType, Field};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Integers of JSON, strictly.
 //!
 //! arrow-json drops the fraction of a number that is wanted as an integer; the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! JSON Lines objects as batches: one JSON object a line, one row an object.
 //!
 //! Lines are found first (a line feed never stands within a JSON text), so that

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Pages of texts in delta encodings, measured before they are decoded.
 //!
 //! DELTA_LENGTH_BYTE_ARRAY and DELTA_BYTE_ARRAY say how many texts follow and

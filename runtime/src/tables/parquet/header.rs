@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Page headers, read without the decoder that believes them.
 //!
 //! Passes over what it does not know and never allocates: it ends in `None` where

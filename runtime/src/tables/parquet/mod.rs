@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Parquet objects as batches: footer, then row group by row group.
 //!
 //! Of a row group only the wanted columns are fetched, in few large ranges; the

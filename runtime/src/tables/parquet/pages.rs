@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What the pages of a column chunk claim, looked at before any is decompressed.
 //!
 //! The decoder allocates what a page's header declares; so headers are walked

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! What a key is: which columns, how keys compare, and whose they are.
 //!
 //! Keys compare column by column; a missing value comes before all others.

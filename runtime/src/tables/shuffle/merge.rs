@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Many sorted runs as one.
 //!
 //! Of each run one chunk is held, and what is read ahead of it. Where there are

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Keys and states on their way from a keyed aggregate's tasks to its reducers.
 //!
 //! [`Keys`] say what compares, [`ShuffleWriter`] sorts what a guest writes into runs, each with a part for

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Sorted runs: written by a task for all reducers, read by one of them.
 
 use std::ops::Range;

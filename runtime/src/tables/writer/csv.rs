@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! Batches as CSV: RFC 4180 with a header, UTF-8, lines ended by CR LF.
 //!
 //! A missing value is an empty field, and `null` where it would be an empty

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! One encoder for each format: batches in, bytes out as they come to be.
 //!
 //! Parquet is written with the settings below and no others, so that equal

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //! A table being written: batches in, one object out.
 //!
 //! Encoded bytes go to the store's multipart writer as they come to be, so that
