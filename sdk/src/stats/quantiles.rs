@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The median and other quantiles of more values than one can keep.
 //!
-//! It owns a thin cover of the t-digest of Apache DataSketches. Sources:
+//! Few values are kept as they are, and their quantiles are exact. Of more it
+//! owns a thin cover of the t-digest of Apache DataSketches. Sources:
 //! Dunning and Ertl, "Computing extremely accurate quantiles using t-digests",
 //! arXiv:1902.04023; Dunning, "The t-digest: efficient estimates of
 //! distributions", Software Impacts 7, 2021. It was chosen over KLL because it
@@ -13,31 +14,49 @@ use serde::{Deserialize, Serialize};
 
 use super::numeric;
 
-/// Quantiles to within 2 % of rank at the worst, in the middle of wildly
-/// uneven values; far less for smooth ones, and at the ends.
+/// Quantiles: exact for up to 512 values, of more to within 2 % of rank at the
+/// worst, in the middle of wildly uneven values; far less for smooth ones, and
+/// at the ends.
 ///
-/// Keeps up to 13 KiB. Infinite values are left out, as NaNs are.
+/// Exact ones lie between two values as R's type 7, NumPy and spreadsheets have
+/// it. Keeps up to 13 KiB. Infinite values are left out, as NaNs are.
 ///
 /// ```
 /// use fanfold_sdk::stats::Quantiles;
 ///
 /// let mut waits = Quantiles::default();
+/// waits.extend(&[3.0, 1.0, 2.0, 10.0]);
+/// assert_eq!(waits.quantile(0.5), Some(2.5));
+///
 /// waits.extend(&(0..1000).map(f64::from).collect::<Vec<_>>());
 /// let median = waits.quantile(0.5).unwrap_or(0.0);
 /// assert!((median - 500.0).abs() < 10.0);
 /// ```
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
-pub struct Quantiles(TDigestMut);
+pub struct Quantiles(Held);
+
+#[derive(Debug, Clone)]
+enum Held {
+    /// At most [`EXACT_MAX`], in the order in which they came.
+    Few(Vec<f64>),
+    Many(Box<TDigestMut>),
+}
+
+/// How many values are kept as they are.
+const EXACT_MAX: usize = 512;
 
 /// The compression δ is twice this. A centroid in the middle then holds at most
 /// (4·ln(n/δ) + 24) / 4δ of n values (Dunning and Ertl, scale function k₂):
 /// 2.5 % of a billion, and half of that is the error.
 const K: u16 = 400;
 
+/// Before few values in bytes. A digest's bytes begin with the length of its preamble, which is not 0.
+const FEW: u8 = 0;
+
 impl Default for Quantiles {
     fn default() -> Self {
-        Self(TDigestMut::new(K).unwrap_or_else(|error| unreachable!("a constant size is refused: {error}")))
+        Self(Held::Few(Vec::new()))
     }
 }
 
@@ -46,38 +65,93 @@ numeric!(Quantiles);
 impl Quantiles {
     /// The number of values.
     pub fn count(&self) -> u64 {
-        self.0.total_weight()
+        match &self.0 {
+            Held::Few(values) => values.len() as u64,
+            Held::Many(digest) => digest.total_weight(),
+        }
     }
 
     /// The value below which `rank` of the values lie, from 0 for the smallest
     /// to 1 for the largest; `None` without values, or for another rank.
     pub fn quantile(&self, rank: f64) -> Option<f64> {
-        self.0.clone().quantile(rank).ok().flatten()
+        self.quantiles(&[rank])?.pop()
     }
 
     /// Several quantiles at once, which is cheaper than one by one.
     pub fn quantiles(&self, ranks: &[f64]) -> Option<Vec<f64>> {
-        self.0.clone().quantiles(ranks).ok().flatten()
+        match &self.0 {
+            Held::Few(values) => {
+                let mut values = values.clone();
+                values.sort_unstable_by(f64::total_cmp);
+                ranks.iter().map(|rank| between(&values, *rank)).collect()
+            }
+            Held::Many(digest) => digest.clone().quantiles(ranks).ok().flatten(),
+        }
     }
 
     /// The part of the values that lie below `value`; `None` without values.
     pub fn rank(&self, value: f64) -> Option<f64> {
-        self.0.clone().rank(value).ok().flatten()
+        match &self.0 {
+            Held::Few(values) => {
+                let below = values.iter().filter(|found| **found < value).count();
+                (!values.is_empty() && !value.is_nan()).then(|| below as f64 / values.len() as f64)
+            }
+            Held::Many(digest) => digest.clone().rank(value).ok().flatten(),
+        }
     }
 
     /// Adds what `later` stands for.
     pub fn merge(&mut self, later: &Self) {
-        self.0.merge(&later.0);
+        match &later.0 {
+            Held::Few(values) => self.add_present(values),
+            Held::Many(digest) => self.digest().merge(digest),
+        }
     }
 
     fn add_present(&mut self, chunk: &[f64]) {
+        if let Held::Few(values) = &mut self.0
+            && values.len() + chunk.len() <= EXACT_MAX
+        {
+            return values.extend(chunk.iter().filter(|value| value.is_finite()));
+        }
+        let digest = self.digest();
         if chunk.len() < SORTED_MIN {
-            return chunk.iter().for_each(|&value| self.0.update(value));
+            return chunk.iter().for_each(|&value| digest.update(value));
         }
         // The digest sorts what it holds whenever it is full. Its sort finds
         // runs, and a run is far cheaper made here, without comparisons.
-        sorted(chunk, |value| self.0.update(value));
+        sorted(chunk, |value| digest.update(value));
     }
+
+    /// The digest of what is held, which it is from now on.
+    fn digest(&mut self) -> &mut TDigestMut {
+        if let Held::Few(values) = &self.0 {
+            let digest = TDigestMut::new(K);
+            let mut digest =
+                digest.unwrap_or_else(|error| unreachable!("a constant size is refused: {error}"));
+            values.iter().for_each(|&value| digest.update(value));
+            self.0 = Held::Many(Box::new(digest));
+        }
+        match &mut self.0 {
+            Held::Many(digest) => digest,
+            Held::Few(_) => unreachable!("few values were made a digest"),
+        }
+    }
+}
+
+/// The value at `rank`, on the line between the two that are next to it.
+///
+/// Source: Hyndman and Fan, "Sample quantiles in statistical packages", The
+/// American Statistician 50, 1996, definition 7.
+fn between(sorted: &[f64], rank: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    if !(0.0..=1.0).contains(&rank) {
+        return None;
+    }
+    let place = rank * last as f64;
+    let (low, high) = (sorted[place as usize], sorted[place.ceil() as usize]);
+    let part = place.fract();
+    Some(if low == high { low } else { low * (1.0 - part) + high * part })
 }
 
 /// Below this many values, sorting them by digits is not worth its tables.
@@ -122,8 +196,13 @@ fn sorted(values: &[f64], mut take: impl FnMut(f64)) {
 }
 
 impl From<Quantiles> for Vec<u8> {
-    fn from(mut quantiles: Quantiles) -> Self {
-        quantiles.0.serialize()
+    fn from(quantiles: Quantiles) -> Self {
+        match quantiles.0 {
+            Held::Few(values) => {
+                std::iter::once(FEW).chain(values.into_iter().flat_map(f64::to_le_bytes)).collect()
+            }
+            Held::Many(mut digest) => digest.serialize(),
+        }
     }
 }
 
@@ -131,7 +210,18 @@ impl TryFrom<Vec<u8>> for Quantiles {
     type Error = String;
 
     fn try_from(bytes: Vec<u8>) -> Result<Self, String> {
-        TDigestMut::deserialize(&bytes).map(Self).map_err(|error| error.to_string())
+        let Some((&FEW, values)) = bytes.split_first() else {
+            let digest = TDigestMut::deserialize(&bytes).map_err(|error| error.to_string())?;
+            return Ok(Self(Held::Many(Box::new(digest))));
+        };
+        let (values, rest) = values.as_chunks();
+        if !rest.is_empty() || values.len() > EXACT_MAX {
+            return Err(format!(
+                "expected at most {EXACT_MAX} values of 8 bytes, found {} bytes",
+                bytes.len() - 1
+            ));
+        }
+        Ok(Self(Held::Few(values.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect())))
     }
 }
 
@@ -184,8 +274,43 @@ mod tests {
     }
 
     #[test]
+    fn few_values_have_exact_quantiles_in_any_order_and_parts() {
+        let mut later = Quantiles::default();
+        later.extend(&[1.0, f64::INFINITY, 4.0]);
+        let mut all = Quantiles::default();
+        all.extend(&[2.0, f64::NAN, 3.0]);
+        all.merge(&later);
+        let all = travelled(&all);
+        assert_eq!(all.count(), 4);
+        // As NumPy's `quantile` has it.
+        assert_eq!(all.quantiles(&[0.0, 0.25, 0.5, 0.9, 1.0]).unwrap(), [1.0, 1.75, 2.5, 3.7, 4.0]);
+        assert_eq!((all.rank(1.0), all.rank(3.5), all.rank(9.0)), (Some(0.0), Some(0.75), Some(1.0)));
+        assert_eq!((all.quantile(1.1), all.quantile(f64::NAN)), (None, None));
+        let mut two = Quantiles::default();
+        two.extend(&[1.0, 2.0]);
+        assert_eq!(two.quantile(0.5), Some(1.5));
+        let mut far = Quantiles::default();
+        far.extend(&[f64::MIN, f64::MAX]);
+        assert_eq!(far.quantile(0.5), Some(0.0));
+    }
+
+    #[test]
+    fn many_values_are_the_same_however_few_came_first() {
+        let values: Vec<f64> = (0..2_000).map(f64::from).collect();
+        let mut all = Quantiles::default();
+        for value in &values {
+            all.add(*value);
+        }
+        assert_eq!(all.count(), 2_000);
+        assert!((all.quantile(0.5).unwrap() - 1_000.0).abs() < 20.0);
+        assert_eq!((all.quantile(0.0), all.quantile(1.0)), (Some(0.0), Some(1_999.0)));
+    }
+
+    #[test]
     fn garbage_is_refused() {
         assert!(Quantiles::try_from(vec![1, 2, 3]).is_err());
+        assert!(Quantiles::try_from(vec![0, 2, 3]).is_err());
+        assert!(Quantiles::try_from(vec![]).is_err());
         assert_eq!(Quantiles::default().quantile(0.5), None);
     }
 }
