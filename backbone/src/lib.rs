@@ -117,6 +117,16 @@ impl Backbone {
         each!(self, b => b.ping().await)
     }
 
+    /// Comes back when the servers no longer have the data that the backbone was opened on: whoever holds something
+    /// that rests on it begins anew. Never does for an embedded one, nor for a
+    /// [restricted](NatsConfig::restricted) user, who may not ask.
+    pub async fn lost(&self) {
+        match &self.driver {
+            Driver::Embedded(_) => std::future::pending().await,
+            Driver::Nats(nats) => nats.lost().await,
+        }
+    }
+
     /// Finishes what was handed over before, then closes; every clone answers [`Error::Closed`] afterwards.
     pub async fn close(&self) {
         each!(self, b => b.close().await);

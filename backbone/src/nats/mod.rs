@@ -10,6 +10,7 @@ mod config;
 mod delay;
 mod fault;
 mod feed;
+mod identity;
 mod intake;
 mod keys;
 mod lapses;
@@ -84,6 +85,8 @@ struct Core {
     /// May do only what a worker needs.
     restricted: bool,
     closed: CancellationToken,
+    /// The servers no longer have the data that this was opened on.
+    lost: CancellationToken,
 }
 
 impl Nats {
@@ -140,6 +143,7 @@ impl Nats {
             operation_timeout: config.operation_timeout,
             restricted: config.restricted,
             closed: CancellationToken::new(),
+            lost: CancellationToken::new(),
         };
         Self::start(core).await
     }
@@ -153,6 +157,8 @@ impl Nats {
         let core = Arc::new(core);
         if core.restricted {
             core.insist(|| core.ping()).await?;
+        } else if let Some(known) = core.look().await {
+            tokio::spawn(Arc::clone(&core).recognise(known));
         }
         tokio::spawn(Arc::clone(&core).sweep());
         for shard in 0..shards {
@@ -187,6 +193,10 @@ impl Nats {
 
     pub(crate) async fn ping(&self) -> Result<()> {
         self.within(self.core().ping()).await
+    }
+
+    pub(crate) async fn lost(&self) {
+        self.core().lost.cancelled().await;
     }
 
     pub(crate) async fn close(&self) {

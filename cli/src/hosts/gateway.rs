@@ -1,7 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `fanfold gateway`: answers users, runs nothing itself.
+//!
+//! All that a gateway knows is in the store and the backbone. Where the backbone
+//! has lost its data, the gateway begins anew with what the store has; its port
+//! stays bound meanwhile, so that who connects waits.
 
-use fanfold_gateway::{Dispatch, Gateway};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use fanfold_backbone::Backbone;
+use fanfold_gateway::{Dispatch, Gateway, GatewayConfig};
+use fanfold_storage::Store;
+use rustls::ClientConfig;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +26,9 @@ use crate::{
     output,
 };
 
+/// Before what was lost is looked for again.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Runs it until it is told to stop.
 pub async fn run(args: Hosts) -> Result<()> {
     let config: config::Gateway = config::read(&args.config)?;
@@ -28,7 +40,7 @@ pub async fn run(args: Hosts) -> Result<()> {
     mistakes.end(&args.config)?;
     let tls = tls::client(&config.tls);
     let others = tls.as_ref().err().cloned().unwrap_or_default();
-    let (store, backbone) = ways.open(&args.config, others).await?;
+    let (store, backbone) = ways.clone().open(&args.config, others).await?;
     let Ok(tls) = tls else { return Ok(()) };
     if args.check {
         backbone.close().await;
@@ -36,19 +48,90 @@ pub async fn run(args: Hosts) -> Result<()> {
         return Ok(());
     }
     let mut stop = Stop::listen()?;
-    let (stopping, workers) = (CancellationToken::new(), CancellationToken::new());
-    let dispatch = Dispatch::remote(&backbone, tls, workers.clone());
-    let gateway = Gateway::shared(built, store, backbone.clone(), dispatch).await?;
+    let what = What { configs: built, tls, ways, path: args.config };
+    let mut begun = what.begin(store, backbone).await?;
+    let listener = bind(&config).await?;
+    while serve(begun, &listener, &mut stop).await? == Ended::Lost {
+        output::note("NATS has lost its data; the gateway begins anew with what the store has");
+        begun = tokio::select! {
+            () = stop.told() => return Ok(()),
+            begun = what.begin_anew() => begun,
+        };
+    }
+    Ok(())
+}
+
+/// What a gateway is made of, each time.
+struct What {
+    configs: Vec<GatewayConfig>,
+    tls: Arc<ClientConfig>,
+    ways: Ways,
+    path: PathBuf,
+}
+
+struct Begun {
+    gateway: Gateway,
+    backbone: Backbone,
+    /// Ends the connections to workers.
+    workers: CancellationToken,
+}
+
+#[derive(PartialEq, Eq)]
+enum Ended {
+    Told,
+    /// The backbone's data is another.
+    Lost,
+}
+
+impl What {
+    async fn begin(&self, store: Store, backbone: Backbone) -> Result<Begun> {
+        let workers = CancellationToken::new();
+        let dispatch = Dispatch::remote(&backbone, Arc::clone(&self.tls), workers.clone());
+        let gateway = Gateway::shared(self.configs.clone(), store, backbone.clone(), dispatch).await?;
+        Ok(Begun { gateway, backbone, workers })
+    }
+
+    /// However long it takes until all is there.
+    async fn begin_anew(&self) -> Begun {
+        loop {
+            let begun = async {
+                let (store, backbone) = self.ways.clone().open(&self.path, Vec::new()).await?;
+                self.begin(store, backbone).await
+            };
+            match begun.await {
+                Ok(begun) => return begun,
+                Err(error) => tracing::warn!(%error, "the gateway cannot begin anew; this is tried again"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+async fn serve(begun: Begun, listener: &std::net::TcpListener, stop: &mut Stop) -> Result<Ended> {
+    let Begun { gateway, backbone, workers } = begun;
+    let (ours, stopping) = (listener.try_clone().and_then(TcpListener::from_std), CancellationToken::new());
+    let serving = tokio::spawn(gateway.serve(ours.map_err(broken)?, stopping.clone()));
+    let ended = tokio::select! {
+        () = stop.told() => Ended::Told,
+        () = backbone.lost() => Ended::Lost,
+    };
+    stopping.cancel();
+    let served = serving.await;
+    workers.cancel();
+    backbone.close().await;
+    served.map_err(broken)?;
+    Ok(ended)
+}
+
+async fn bind(config: &config::Gateway) -> Result<std::net::TcpListener> {
     let listener = TcpListener::bind(config.listen).await.map_err(|cause| {
         Error::service(format!("listen: expected to listen on {}, found: {cause}", config.listen))
     })?;
-    let address = listener.local_addr().map_err(|cause| Error::failed(cause.to_string()))?;
+    let address = listener.local_addr().map_err(broken)?;
     output::note(format!("the gateway answers on http://{address}"));
-    let serving = tokio::spawn(gateway.serve(listener, stopping.clone()));
-    stop.told().await;
-    stopping.cancel();
-    let ended = serving.await;
-    workers.cancel();
-    backbone.close().await;
-    ended.map_err(|error| Error::failed(format!("the gateway broke: {error}")))
+    listener.into_std().map_err(broken)
+}
+
+fn broken(cause: impl std::fmt::Display) -> Error {
+    Error::failed(format!("the gateway broke: {cause}"))
 }

@@ -16,6 +16,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How they are reached.
+#[derive(Clone)]
 pub struct Ways {
     store: Option<StoreConfig>,
     nats: Option<NatsConfig>,
