@@ -3,6 +3,10 @@
 
 use std::process::ExitCode;
 
+/// A call and a task make and free hundreds of small things, on several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     fanfold::main()
 }

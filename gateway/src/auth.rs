@@ -14,17 +14,18 @@ use std::{
     path::Path,
 };
 
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
+use axum::extract::Request;
 use fanfold_protocol::ErrorKind;
 use http::{HeaderMap, header};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-use crate::{console, problem::Refusal, state::AppState, triggers::sender};
+use crate::{
+    console,
+    problem::{Answer, Refusal},
+    state::AppState,
+    triggers::sender,
+};
 
 /// What tokens begin with, so that people and scanners know one when they see it.
 const PREFIX: &str = "ff_";
@@ -166,28 +167,27 @@ pub(crate) fn is_open(path: &str) -> bool {
     OPEN.contains(&path)
 }
 
-/// The layer that lets nobody else through.
-pub async fn require(State(app): State<AppState>, request: Request, next: Next) -> Response {
+/// Lets nobody else through.
+pub(crate) fn require(app: &AppState, request: &Request) -> Answer<()> {
     let path = request.uri().path();
     if is_open(path)
         || console::is_asset(path)
         || sender::checks_itself(path)
         || is_authorized(request.headers(), &app.config.tokens)
     {
-        return next.run(request).await;
+        return Ok(());
     }
     if path == sender::ADDRESS_OF_ALL {
         app.triggers.counters().refused(ErrorKind::Unauthorized);
     }
     let found = if request.headers().contains_key(header::AUTHORIZATION) { "another" } else { "none" };
-    Refusal::new(
+    Err(Refusal::new(
         ErrorKind::Unauthorized,
         format!(
             "expected 'Authorization: Bearer' and a token of this service, found {found}; \
              set --token or FANFOLD_TOKEN to the one that `fanfold dev` or your operator gave you"
         ),
-    )
-    .into_response()
+    ))
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@
 
 use std::{fmt, sync::Arc};
 
-use axum::{extract::Request, middleware::Next, response::Response};
+use axum::{extract::Request, response::Response};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tracing::Instrument;
+use tracing::Span;
 use uuid::Uuid;
 
 /// The header that carries the id, both ways.
@@ -74,8 +74,8 @@ impl TraceParent {
     }
 }
 
-/// The layer that names the request, and opens its span.
-pub async fn identify(mut request: Request, next: Next) -> Response {
+/// Names the request, for handlers and for the log.
+pub(crate) fn identify(request: &mut Request) -> (RequestId, Span) {
     let id = RequestId::of(request.headers());
     let span = tracing::info_span!(
         "request",
@@ -88,13 +88,15 @@ pub async fn identify(mut request: Request, next: Next) -> Response {
         span.record("trace_id", parent.trace_id.as_str());
         span.record("parent_id", parent.parent_id.as_str());
     }
-    let value = HeaderValue::from_str(&id.0);
-    request.extensions_mut().insert(id);
-    let mut response = next.run(request).instrument(span).await;
-    if let Ok(value) = value {
+    request.extensions_mut().insert(id.clone());
+    (id, span)
+}
+
+/// Names the request in its answer.
+pub(crate) fn name(response: &mut Response, id: &RequestId) {
+    if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    response
 }
 
 #[cfg(test)]

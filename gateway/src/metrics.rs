@@ -16,8 +16,7 @@ use std::{
 };
 
 use axum::{
-    extract::{MatchedPath, Request, State},
-    middleware::Next,
+    extract::{MatchedPath, Request},
     response::Response,
 };
 use fanfold_protocol::{
@@ -36,8 +35,6 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-
-use crate::state::AppState;
 
 /// Functions counted by name; further ones are counted together.
 const FUNCTIONS_MAX: usize = 256;
@@ -252,23 +249,45 @@ impl Drop for Active<'_> {
     }
 }
 
-/// The layer that counts requests, and writes the access log at level `debug`.
-pub(crate) async fn measure(State(app): State<AppState>, request: Request, next: Next) -> Response {
-    let _active = Active::new(&app.metrics.active);
-    let route = request.extensions().get::<MatchedPath>().map_or(NO_ROUTE, MatchedPath::as_str);
-    let route = Label(Arc::from(route));
-    let method = known(request.method());
-    let begun = Instant::now();
-    let response = next.run(request).await;
-    let (elapsed, status) = (begun.elapsed(), response.status().as_u16());
-    tracing::debug!(method, route = &*route.0, status, elapsed_us = elapsed.as_micros() as u64, "answered");
-    let metrics = &app.metrics;
-    metrics
-        .request_seconds
-        .get_or_create(&RouteLabels { route: route.clone() })
-        .observe(elapsed.as_secs_f64());
-    metrics.requests.get_or_create(&RequestLabels { route, method, status }).inc();
-    response
+/// A request in work.
+pub(crate) struct Counted<'a> {
+    metrics: &'a Metrics,
+    route: Label,
+    method: &'static str,
+    begun: Instant,
+    _active: Active<'a>,
+}
+
+impl Metrics {
+    /// Counts a request as in work, until what comes back is dropped.
+    pub(crate) fn begin(&self, request: &Request) -> Counted<'_> {
+        let route = request.extensions().get::<MatchedPath>().map_or(NO_ROUTE, MatchedPath::as_str);
+        Counted {
+            metrics: self,
+            route: Label(Arc::from(route)),
+            method: known(request.method()),
+            begun: Instant::now(),
+            _active: Active::new(&self.active),
+        }
+    }
+}
+
+impl Counted<'_> {
+    /// Counts the answer, and writes the access log at level `debug`.
+    pub(crate) fn end(self, response: &Response) {
+        let Self { metrics, route, method, begun, _active } = self;
+        let (elapsed, status) = (begun.elapsed(), response.status().as_u16());
+        tracing::debug!(
+            method,
+            route = &*route.0,
+            status,
+            elapsed_us = elapsed.as_micros() as u64,
+            "answered"
+        );
+        let seconds = &metrics.request_seconds;
+        seconds.get_or_create(&RouteLabels { route: route.clone() }).observe(elapsed.as_secs_f64());
+        metrics.requests.get_or_create(&RequestLabels { route, method, status }).inc();
+    }
 }
 
 /// Callers can make up methods; labels know the usual ones.

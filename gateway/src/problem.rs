@@ -2,18 +2,13 @@
 //! The one place where what went wrong becomes an answer (RFC 9457).
 //!
 //! Handlers and layers return a [`Refusal`]; it travels as an extension of an
-//! empty response until [`render`], the layer just under the request's id,
-//! writes the body. So every body carries the id, and no other code knows its
+//! empty response until [`render`], which knows the request's id, writes the body. So every body carries the id, and no other code knows its
 //! shape. Inner detail goes to the log, once, where it is turned into a
 //! `Problem`.
 
 use std::any::Any;
 
-use axum::{
-    extract::Request,
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
+use axum::response::{IntoResponse, Response};
 use fanfold_protocol::{ErrorKind, Problem};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
@@ -160,16 +155,14 @@ impl ProblemBody {
     }
 }
 
-/// The layer that writes problems' bodies.
-pub async fn render(request: Request, next: Next) -> Response {
-    let id = request.extensions().get::<RequestId>().cloned().unwrap_or_default();
-    let mut response = next.run(request).await;
+/// Writes the body of a problem.
+pub(crate) fn render(mut response: Response, id: &RequestId) -> Response {
     let Some(Unrendered(problem)) = response.extensions_mut().remove::<Unrendered>() else { return response };
     // What a handler said beside, such as the id of an invocation, stays.
     let mut said = std::mem::take(response.headers_mut());
     said.remove(header::CONTENT_LENGTH);
     let challenged = said.contains_key(header::WWW_AUTHENTICATE);
-    let mut response = body(problem, &id);
+    let mut response = body(problem, id);
     for (name, value) in std::mem::replace(response.headers_mut(), said) {
         // A handler knows better which credentials will do.
         if let Some(name) = name.filter(|name| name != header::WWW_AUTHENTICATE || !challenged) {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The path of every request, from its first layer to its handler.
+//! The path of every request to its handler.
 //!
-//! Read [`stack`] from top to bottom: that is the order in which a request goes
-//! in; its answer comes out the other way. Only `/healthz`, `/readyz` and the files
+//! Read [`guard`] from top to bottom: a request is named, counted, and passed or
+//! refused; its answer is counted, written out and named. Only `/healthz`, `/readyz` and the files
 //! of the console can be asked without a token; every other path, known or not, answers
 //! 401. Addresses of triggers have tokens of their own.
+
+use std::panic::AssertUnwindSafe;
 
 use axum::{
     Router,
@@ -13,13 +15,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use fanfold_protocol::{ErrorKind, limits};
-use tower::ServiceBuilder;
-use tower_http::catch_panic::CatchPanicLayer;
+use futures::FutureExt as _;
+use tracing::Instrument as _;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
-    auth, console, context, docs, functions, health, invoke, jobs, metrics, openapi,
-    problem::{self, Refusal},
+    auth, console, context, docs, functions, health, invoke, jobs, openapi,
+    problem::{self, Answer, Refusal},
     report,
     state::AppState,
     triggers,
@@ -39,25 +41,38 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .merge(triggers::routes())
 }
 
-/// The routes under their layers.
+/// The routes, with [`guard`] before each.
 pub(crate) fn stack(app: AppState) -> Router {
     let (routes, _) = routes().split_for_parts();
-    let layers = ServiceBuilder::new()
-        // Names the request, and opens its span.
-        .layer(middleware::from_fn(context::identify))
-        // Writes the body of every problem.
-        .layer(middleware::from_fn(problem::render))
-        // Counts what is answered.
-        .layer(middleware::from_fn_with_state(app.clone(), metrics::measure))
-        // Turns a panic into a problem; the connection lives on.
-        .layer(CatchPanicLayer::custom(problem::of_panic))
-        // Refuses long URLs and many headers.
-        .layer(middleware::from_fn(bound_head))
-        // Refuses whoever has no token.
-        .layer(middleware::from_fn_with_state(app.clone(), auth::require))
-        // Refuses at once when too much is in work.
-        .layer(middleware::from_fn_with_state(app.clone(), shed));
-    routes.fallback(nothing_here).method_not_allowed_fallback(other_method).layer(layers).with_state(app)
+    let guard = middleware::from_fn_with_state(app.clone(), guard);
+    routes.fallback(nothing_here).method_not_allowed_fallback(other_method).layer(guard).with_state(app)
+}
+
+/// What stands before every route. One layer rather than one for each step: for every
+/// request a layer copies all those within it.
+async fn guard(State(app): State<AppState>, mut request: Request, next: Next) -> Response {
+    let (id, span) = context::identify(&mut request);
+    let answer = async {
+        let counted = app.metrics.begin(&request);
+        // The connection outlives a handler that panics.
+        let passed = AssertUnwindSafe(pass(&app, request, next)).catch_unwind().await;
+        let response = passed.unwrap_or_else(problem::of_panic);
+        counted.end(&response);
+        problem::render(response, &id)
+    };
+    let mut response = answer.instrument(span).await;
+    context::name(&mut response, &id);
+    response
+}
+
+/// Refuses what is out of bounds, who has no token, and at once when too much is in work.
+async fn pass(app: &AppState, request: Request, next: Next) -> Response {
+    let allowed =
+        bound_head(&request).and_then(|()| auth::require(app, &request)).and_then(|()| shed(app, &request));
+    match allowed {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 /// The answer at paths that are not there.
@@ -75,22 +90,21 @@ async fn other_method(request: Request) -> Refusal {
     )
 }
 
-async fn bound_head(request: Request, next: Next) -> Response {
+fn bound_head(request: &Request) -> Answer<()> {
     let url_bytes = request.uri().path_and_query().map_or(0, |p| p.as_str().len()) as u64;
     if url_bytes > limits::URL_BYTES_MAX {
-        return Refusal::new(
+        return Err(Refusal::new(
             ErrorKind::UriTooLong,
             format!(
                 "path and query must be at most {} bytes together, found {url_bytes}; put large values into the body",
                 limits::URL_BYTES_MAX
             ),
-        )
-        .into_response();
+        ));
     }
     let headers = request.headers();
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if headers.len() > limits::HEADERS_MAX || bytes as u64 > limits::HEADER_BYTES_MAX {
-        return Refusal::new(
+        return Err(Refusal::new(
             ErrorKind::HeadersTooLarge,
             format!(
                 "headers must be at most {} and {} bytes together, found {} and {bytes}; send fewer or shorter ones",
@@ -98,23 +112,20 @@ async fn bound_head(request: Request, next: Next) -> Response {
                 limits::HEADER_BYTES_MAX,
                 headers.len()
             ),
-        )
-        .into_response();
+        ));
     }
-    next.run(request).await
+    Ok(())
 }
 
-/// Probes pass even now: an orchestrator must not kill what is merely busy.
-async fn shed(State(app): State<AppState>, request: Request, next: Next) -> Response {
+fn shed(app: &AppState, request: &Request) -> Answer<()> {
     if app.metrics.active() > app.config.requests_max as u64 && !auth::is_open(request.uri().path()) {
-        return Refusal::new(
+        return Err(Refusal::new(
             ErrorKind::ConcurrencyLimit,
             format!(
                 "at most {} requests are taken at once, found more; try again in a moment",
                 app.config.requests_max
             ),
-        )
-        .into_response();
+        ));
     }
-    next.run(request).await
+    Ok(())
 }

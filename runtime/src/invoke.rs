@@ -68,11 +68,13 @@ pub(crate) async fn call(
     };
     let mut call = Box::pin(AssertUnwindSafe(call).catch_unwind());
     if let Some(component) = brief {
+        sandbox::last_turn();
         if let Poll::Ready(called) = futures::poll!(call.as_mut()) {
             return called.map_err(|_| panicked());
         }
-        let now = Instant::now();
-        [&component.pace, pace].iter().for_each(|pace| pace.note(now - begun, now));
+        // Not the elapsed time: what the system gave to others meanwhile was not this call's.
+        let busy = sandbox::last_turn();
+        [&component.pace, pace].iter().for_each(|pace| pace.note(busy, Instant::now()));
     }
     joined(AbortOnDropHandle::new(guests.spawn(call)).await)?.map_err(|_| panicked())
 }

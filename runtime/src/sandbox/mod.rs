@@ -10,6 +10,7 @@ mod limiter;
 mod log;
 
 use std::{
+    cell::Cell,
     future::Future,
     sync::{
         Arc,
@@ -148,6 +149,15 @@ fn thread_cpu_ns() -> u64 {
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
+thread_local! {
+    static LAST_TURN_NS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// CPU time of the last turn of a guest on this thread, told once.
+pub(crate) fn last_turn() -> Duration {
+    Duration::from_nanos(LAST_TURN_NS.take())
+}
+
 /// Adds up the CPU time that a future's polls cost their threads: waiting, and
 /// whatever else the machine does meanwhile, is left out.
 pub(crate) async fn timed<F: Future>(future: F, busy_ns: &AtomicU64) -> F::Output {
@@ -155,7 +165,9 @@ pub(crate) async fn timed<F: Future>(future: F, busy_ns: &AtomicU64) -> F::Outpu
     std::future::poll_fn(|context| {
         let began = thread_cpu_ns();
         let polled = future.as_mut().poll(context);
-        busy_ns.fetch_add(thread_cpu_ns().saturating_sub(began), Relaxed);
+        let busy = thread_cpu_ns().saturating_sub(began);
+        busy_ns.fetch_add(busy, Relaxed);
+        LAST_TURN_NS.set(busy);
         polled
     })
     .await
