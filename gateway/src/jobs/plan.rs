@@ -59,7 +59,7 @@ pub async fn lay_down(
     let like = union::like(store, &job.document, reads, &found.objects, held).await?;
     filter::check_columns(vault.store(), &job.document, draft.reads.as_deref(), like.as_ref()).await?;
     let mut writer = Writer::new(vault, &draft.job);
-    let cutting = Cutting::new(&job.document, draft.reads.as_deref())?;
+    let cutting = Cutting::new(&job.document, draft.reads.as_deref(), &found.objects)?;
     let taken = match draft.sample {
         None => take_apart(splitter, &cutting, found.objects, &mut Sink::Store(&mut writer)).await,
         Some(count) => {
@@ -113,7 +113,7 @@ pub async fn partitions(
     let document = &earlier.job.document;
     let like = union::like(store, document, reads, &found.objects, earlier.like.as_ref()).await?;
     let mut partitions = Vec::new();
-    let cutting = Cutting::new(document, reads)?;
+    let cutting = Cutting::new(document, reads, &found.objects)?;
     take_apart(splitter, &cutting, found.objects, &mut Sink::Hold(&mut partitions)).await?;
     Ok((partitions.into_iter().map(|(partition, _)| partition).collect(), like))
 }

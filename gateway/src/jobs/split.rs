@@ -59,18 +59,30 @@ pub struct Cutting {
     format: Format,
     csv: CsvOptions,
     target: u64,
+    /// Up to this size an object may as well be one part.
+    uncut_max: u64,
     pruning: Option<Pruning>,
 }
 
 impl Cutting {
-    /// As the job's document has it, for a function that declares to read this.
+    /// As the job's document has it, for a function that declares to read this, of
+    /// these objects.
     ///
     /// # Errors
     /// `filter-invalid`.
-    pub fn new(document: &JobDocument, reads: Option<&[Column]>) -> Result<Self, Problem> {
-        let target = document.split.target_bytes.0;
-        let pruning = Pruning::new(document, reads)?;
-        Ok(Self { format: document.format, csv: document.csv.clone(), target, pruning })
+    pub fn new(
+        document: &JobDocument,
+        reads: Option<&[Column]>,
+        objects: &[PinnedObject],
+    ) -> Result<Self, Problem> {
+        let total = objects.iter().fold(0, |total: u64, object| total.saturating_add(object.pin.size));
+        Ok(Self {
+            format: document.format,
+            csv: document.csv.clone(),
+            target: document.split.target(total),
+            uncut_max: document.split.target_max(),
+            pruning: Pruning::new(document, reads)?,
+        })
     }
 
     /// Stored bytes that a partition aims at.
@@ -143,7 +155,7 @@ impl Splitter {
     /// The parts of an object.
     ///
     /// # Errors
-    /// What is wrong with its head or footer, or why it cannot be read; and
+    /// What is wrong with the head or footer of a large one, or why it cannot be read; and
     /// `partition-limit` when the target is far too small for it.
     pub async fn split(&self, object: &PinnedObject, cutting: &Cutting) -> Result<Arc<Parts>> {
         let size = object.pin.size;
@@ -157,7 +169,14 @@ impl Splitter {
             return Ok(parts);
         }
         let _room = self.room.acquire().await.map_err(|e| Error::Refused(crate::problem::internal(e)))?;
-        let parts = Arc::new(self.look(object, cutting).await?);
+        let parts = match self.look(object, cutting).await {
+            // One task for it is what its size asks for, and its reader tells what is wrong with it.
+            Ok(Parts { uncut: Some(_), .. }) | Err(Error::Refused(_)) if size <= cutting.uncut_max => {
+                small(object, cutting)
+            }
+            looked => looked?,
+        };
+        let parts = Arc::new(parts);
         self.remember(object, cutting, &parts);
         Ok(parts)
     }

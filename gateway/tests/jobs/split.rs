@@ -223,6 +223,28 @@ async fn small_objects_share_a_partition() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_input_is_shared_among_tasks_unless_its_author_says_otherwise() {
+    let world = World::new().await;
+    let engine = world.engine().await;
+    world.put("s3://bank/w/a.csv", &format!("a\n{}", "1234567\n".repeat(400_000))).await;
+    // No Parquet, which its reader is to tell of one task.
+    world.put("s3://bank/w/b.parquet", &"?".repeat(2 << 20)).await;
+    for n in 0..300 {
+        world.put(&format!("s3://bank/w/c{n:03}.csv"), "a\n1\n").await;
+    }
+    let (record, partitions) = plan(&world, &engine, json!({"input": "s3://bank/w/", "split": {}})).await;
+    let cuts = bytes(&partitions);
+    assert_eq!((cuts.len(), cuts[0].start, cuts[3].end), (4, 0, 3_200_002), "{cuts:?}");
+    assert!(cuts.windows(2).all(|pair| pair[0].end == pair[1].start), "{cuts:?}");
+    assert!(cuts.iter().take(3).all(|cut| (cut.end - cut.start).abs_diff(1 << 20) < 10), "{cuts:?}");
+    let rest: Vec<_> = partitions[4..].iter().map(|partition| partition.slices.len()).collect();
+    assert_eq!((rest, &record.warnings), (vec![1, 300], &vec![]));
+    let split = json!({"target_bytes": "64MiB"});
+    let (record, partitions) = plan(&world, &engine, json!({"input": "s3://bank/w/", "split": split})).await;
+    assert_eq!((partitions.len(), partitions[0].slices.len(), record.warnings.len()), (1, 302, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn compressed_text_is_neither_cut_nor_packed_and_that_is_said() {
     let world = World::new().await;
     let engine = world.engine().await;

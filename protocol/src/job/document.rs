@@ -76,16 +76,30 @@ impl Default for CsvOptions {
 }
 
 /// How input is taken apart.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SplitOptions {
-    /// Stored bytes that a partition aims at.
-    pub target_bytes: ByteSize,
+    /// Stored bytes that a partition aims at; when absent, as [`SplitOptions::target`] has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_bytes: Option<ByteSize>,
 }
 
-impl Default for SplitOptions {
-    fn default() -> Self {
-        Self { target_bytes: ByteSize(64 << 20) }
+/// Partitions that an input is taken apart into at least, where it is large enough.
+const PARTITIONS_WANTED: u64 = 16;
+/// Least and most that a partition aims at, when its author does not say.
+const TARGET_BYTES: (u64, u64) = (1 << 20, 64 << 20);
+
+impl SplitOptions {
+    /// Stored bytes that a partition of an input of `total` bytes aims at: as its author
+    /// says, or a power of two, so that an input that grows a little is parted as before.
+    pub fn target(&self, total: u64) -> u64 {
+        let share = (total / PARTITIONS_WANTED).clamp(TARGET_BYTES.0, TARGET_BYTES.1);
+        self.target_bytes.map_or(1 << share.ilog2(), |target| target.0)
+    }
+
+    /// The most that it aims at for any input.
+    pub fn target_max(&self) -> u64 {
+        self.target(u64::MAX)
     }
 }
 
@@ -277,7 +291,7 @@ impl JobDocument {
         {
             mistakes.push(format!("reducers must be from 1 to {}, found {reducers}", limits::REDUCERS_MAX));
         }
-        if self.split.target_bytes.0 == 0 {
+        if self.split.target_bytes == Some(ByteSize(0)) {
             mistakes.push("split.target_bytes must be more than 0".into());
         }
         mistakes.extend(self.check_limits());
@@ -379,6 +393,21 @@ mod tests {
         assert!(budget.spent(&usage(2_000_000, 0)).unwrap().starts_with("cpu_seconds of at most 2, found 2"));
         assert!(budget.spent(&usage(0, 99)).unwrap().starts_with("bytes of at most 100B, found 100B"));
         assert_eq!(Budget::default().spent(&usage(u64::MAX, u64::MAX)), None);
+    }
+
+    #[test]
+    fn an_input_is_shared_among_many_tasks_unless_its_author_says_otherwise() {
+        let check =
+            |total: u64, target: u64| assert_eq!(SplitOptions::default().target(total), target, "{total}");
+        check(0, 1 << 20);
+        check(18 << 20, 1 << 20);
+        check(32 << 20, 2 << 20);
+        check(63 << 20, 2 << 20);
+        check(685_000_000, 32 << 20);
+        check(1 << 30, 64 << 20);
+        check(u64::MAX, 64 << 20);
+        let said = SplitOptions { target_bytes: Some(ByteSize(5)) };
+        assert_eq!((said.target(0), said.target_max()), (5, 5));
     }
 
     #[test]
