@@ -155,14 +155,14 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Adds what another run took.
+    /// Adds what another run read, wrote and took.
     pub fn add(&mut self, other: &Usage) {
-        self.wall_us += other.wall_us;
-        self.cpu_us += other.cpu_us;
-        self.guest_us += other.guest_us;
-        self.decode_us += other.decode_us;
-        self.start_us += other.start_us;
-        self.memory_bytes_peak = self.memory_bytes_peak.max(other.memory_bytes_peak);
+        self.add_rows(other);
+        self.add_cost(other);
+    }
+
+    /// Adds the rows of a run: those that it had, left out, and gave.
+    pub fn add_rows(&mut self, other: &Usage) {
         self.rows_in += other.rows_in;
         self.rows_filtered += other.rows_filtered;
         self.row_groups_pruned += other.row_groups_pruned;
@@ -170,6 +170,16 @@ impl Usage {
         self.rows_pruned += other.rows_pruned;
         self.bytes_pruned += other.bytes_pruned;
         self.rows_out += other.rows_out;
+    }
+
+    /// Adds what a run took, all of it but the rows: of a run that does not count.
+    pub fn add_cost(&mut self, other: &Usage) {
+        self.wall_us += other.wall_us;
+        self.cpu_us += other.cpu_us;
+        self.guest_us += other.guest_us;
+        self.decode_us += other.decode_us;
+        self.start_us += other.start_us;
+        self.memory_bytes_peak = self.memory_bytes_peak.max(other.memory_bytes_peak);
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
         self.store_requests += other.store_requests;

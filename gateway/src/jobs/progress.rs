@@ -172,7 +172,7 @@ impl Progress {
     /// Takes into account, once, what an attempt took that does not count.
     pub fn note_overtaken(&mut self, overtaken: &Overtaken) {
         if self.overtaken.insert(overtaken.attempt) {
-            self.usage.add(&overtaken.usage);
+            self.usage.add_cost(&overtaken.usage);
             self.attempts += overtaken.tasks;
         }
     }
@@ -380,13 +380,14 @@ impl Progress {
     /// Takes what came of one task; true when it is to be tried again.
     fn settle_task(&mut self, stage: u32, committed: TaskCommit, failures: &mut Vec<FailedAttempt>) -> bool {
         let TaskCommit { index, attempt, outcome, usage, .. } = committed;
-        self.usage.add(&usage);
+        self.usage.add_cost(&usage);
         self.attempts += u64::from(attempt > 0);
         self.taken_over += u64::from(attempt == 0);
         let problem = match self.accepts(stage, outcome) {
             Ok(outcome) => {
                 let slot = &mut self.stages[stage as usize].tasks[index as usize];
                 slot.done(attempt, outcome, &usage);
+                self.usage.add_rows(&usage);
                 self.done += 1;
                 if attempt > 0 {
                     self.pace.note(usage.wall_us);

@@ -58,7 +58,7 @@ fn commit(plan: &Plan, spec: &LeaseSpec, fails: impl Fn(u32, u32) -> Option<Prob
         }
         (None, _) => TaskOutcome::State(StateRef::Inline(merged(spec))),
     };
-    let usage = Usage { rows_in: 1, ..Usage::default() };
+    let usage = Usage { rows_in: 1, wall_us: 1, ..Usage::default() };
     let task = |task: &u32| TaskCommit {
         index: *task,
         attempt: spec.round + 1,
@@ -170,7 +170,12 @@ fn only_what_failed_is_tried_again() {
     assert_eq!(progress.counts().running, 2);
     apply(&mut progress, commit(&plan, again, fails));
     assert!(progress.is_complete());
-    assert_eq!(progress.usage().1, 12);
+    let (usage, attempts) = progress.usage();
+    // Time is of all attempts, rows are of those that count.
+    assert_eq!((attempts, usage.wall_us, usage.rows_in), (12, 12, 10));
+    let more = Usage { rows_in: 3, wall_us: 3, ..Usage::default() };
+    progress.note_overtaken(&Overtaken { attempt: Uuid::max(), tasks: 3, usage: more });
+    assert_eq!((progress.usage().0.wall_us, progress.usage().0.rows_in), (15, 10));
 }
 
 #[test]
