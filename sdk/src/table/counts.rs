@@ -26,73 +26,109 @@ const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// assert_eq!(counts(&column), [("own", 2), ("rent", 1)]);
 /// ```
 pub fn counts(texts: &StringArray) -> Vec<(&str, u64)> {
-    let bytes = texts.value_data();
-    let mut seen = Seen { slots: vec![None; SLOTS_MIN], counts: Vec::new() };
-    for (row, offsets) in texts.value_offsets().array_windows::<2>().enumerate() {
-        if texts.is_valid(row) {
-            let (start, length) = (offsets[0] as usize, (offsets[1] - offsets[0]) as usize);
-            seen.add(&bytes[start..], length, || texts.value(row));
-        }
-    }
-    let mut counts: Vec<_> = seen.counts.into_iter().map(|(_, text, count)| (text, count)).collect();
+    let mut seen = Seen { slots: vec![Slot::default(); SLOTS_MIN], used: 0 };
+    count(texts, &mut seen);
+    let used = seen.slots.iter().filter(|slot| slot.row > 0);
+    let mut counts: Vec<_> = used.map(|slot| (texts.value(slot.row as usize - 1), slot.count)).collect();
     counts.sort_unstable();
     counts
+}
+
+/// A function of its own, with few values alive: within a large one, registers are too few for
+/// its loop, and compilers of WebAssembly spill all of them.
+#[inline(never)]
+fn count(texts: &StringArray, seen: &mut Seen) {
+    let (bytes, all) = (texts.value_data(), texts.null_count() == 0);
+    for (row, offsets) in texts.value_offsets().array_windows::<2>().enumerate() {
+        if all || texts.is_valid(row) {
+            let (start, length) = (offsets[0] as usize, (offsets[1] - offsets[0]) as usize);
+            seen.add(&bytes[start..], length, row, texts);
+        }
+    }
 }
 
 /// The texts so far, found by open addressing.
 ///
 /// Source: Knuth, "The Art of Computer Programming" 3, 6.4, algorithm L and
 /// multiplicative hashing.
-struct Seen<'a> {
-    /// The mark of a text and its place among the counts; a power of two of them,
-    /// half of them empty.
-    slots: Vec<Option<(Mark, u32)>>,
-    counts: Vec<(Mark, &'a str, u64)>,
+struct Seen {
+    /// A power of two of them, half of them empty.
+    slots: Vec<Slot>,
+    used: usize,
 }
 
-impl<'a> Seen<'a> {
+/// A text and how often it was there.
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    /// Of its mark, whose length is below: together they are 32 bytes.
+    first: u64,
+    last: u64,
+    count: u64,
+    length: u32,
+    /// From 1, where it was first; 0 for none.
+    row: u32,
+}
+
+impl Slot {
+    #[inline]
+    fn mark(&self) -> Mark {
+        Mark { first: self.first, last: self.last, length: self.length }
+    }
+}
+
+impl Seen {
     /// Counts the text that `bytes` begins with.
     #[inline]
-    fn add(&mut self, bytes: &[u8], length: usize, text: impl FnOnce() -> &'a str) {
+    fn add(&mut self, bytes: &[u8], length: usize, row: usize, texts: &StringArray) {
         let mark = Mark::of(bytes, length);
         let last = self.slots.len() - 1;
-        let mut slot = mark.slot(self.slots.len());
-        while let Some((known, at)) = self.slots[slot] {
-            let (_, text, count) = &mut self.counts[at as usize];
-            if known == mark && (mark.is_all() || equal(text.as_bytes(), &bytes[..length])) {
-                *count += 1;
+        let mut at = mark.slot(self.slots.len());
+        loop {
+            let slot = &mut self.slots[at & last];
+            if slot.row == 0 {
+                let Mark { first, last, length } = mark;
+                *slot = Slot { first, last, count: 1, length, row: row as u32 + 1 };
+                break;
+            }
+            let is_same = || mark.is_all() || equal(first_of(texts, slot.row), &bytes[..length]);
+            if slot.mark() == mark && is_same() {
+                slot.count += 1;
                 return;
             }
-            slot = (slot + 1) & last;
+            at += 1;
         }
-        self.slots[slot] = Some((mark, self.counts.len() as u32));
-        self.counts.push((mark, text(), 1));
-        if self.counts.len() * 2 > self.slots.len() {
+        self.used += 1;
+        if self.used * 2 > self.slots.len() {
             self.grow();
         }
     }
 
     #[cold]
     fn grow(&mut self) {
-        self.slots = vec![None; self.slots.len() * 4];
-        let last = self.slots.len() - 1;
-        for (at, (mark, ..)) in self.counts.iter().enumerate() {
-            let mut slot = mark.slot(self.slots.len());
-            while self.slots[slot].is_some() {
-                slot = (slot + 1) & last;
+        let mut slots = vec![Slot::default(); self.slots.len() * 4];
+        let last = slots.len() - 1;
+        for slot in self.slots.iter().filter(|slot| slot.row > 0) {
+            let mut at = slot.mark().slot(slots.len());
+            while slots[at].row > 0 {
+                at = (at + 1) & last;
             }
-            self.slots[slot] = Some((*mark, at as u32));
+            slots[at] = *slot;
         }
+        self.slots = slots;
     }
+}
+
+fn first_of(texts: &StringArray, row: u32) -> &[u8] {
+    texts.value(row as usize - 1).as_bytes()
 }
 
 /// What tells texts apart, but for long ones that are alike by chance.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Mark {
-    length: u32,
     /// The first word; of long texts, a hash of all.
     first: u64,
     last: u64,
+    length: u32,
 }
 
 impl Mark {
@@ -115,7 +151,7 @@ impl Mark {
         } else {
             (bytes[..length].iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)), 0)
         };
-        Self { length: length as u32, first, last }
+        Self { first, last, length: length as u32 }
     }
 
     /// Whether equal marks are equal texts.
