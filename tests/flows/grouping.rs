@@ -196,6 +196,7 @@ async fn more_keys_than_fit_in_memory_are_grouped() {
         json!({
             "function": "spread", "input": "s3://numbers/in/", "output": "s3://numbers/out/",
             "output_format": "csv", "params": { "keys": 1_000_000_007_u64, "pad": 600 },
+            "split": { "target_bytes": "64MiB" },
         }),
     );
     let job = job.await;
