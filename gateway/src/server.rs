@@ -7,16 +7,20 @@
 //!
 //! [`connection`]: crate::connection
 
-use std::{iter, sync::Arc, time::Duration};
+use std::{io, iter, os::fd::AsFd, sync::Arc, time::Duration};
 
 use axum::Router;
+use socket2::{SockFilter, SockRef};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{GatewayConfig, connection};
+use crate::{
+    GatewayConfig,
+    connection::{self, LAST_REQUESTS},
+};
 
 /// Before accepting is tried again after it failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -42,15 +46,20 @@ pub(crate) async fn run(
             drop(slot);
         });
     };
-    let accepting = async {
+    let accepting = async || {
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
             serve(accept(&listener).await, slot);
         }
     };
-    shutdown.run_until_cancelled(accepting).await;
+    shutdown.run_until_cancelled(accepting()).await;
     draining.cancel();
-    // The kernel has taken connections for us that a closed listener would reset.
+    // Closing resets whoever was connected and not accepted, so nobody else is connected
+    // and all who are get accepted.
+    if let Err(error) = hush(&listener) {
+        tracing::debug!(%error, "who connects while the listener closes may be reset");
+    }
+    let _ = tokio::time::timeout(LAST_REQUESTS, accepting()).await;
     for stream in taken(listener) {
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { break };
         serve(stream, slot);
@@ -64,6 +73,23 @@ pub(crate) async fn run(
         cut.cancel();
         tracker.wait().await;
     }
+}
+
+/// Has the kernel answer nobody who asks for a connection, until the listener is closed;
+/// handshakes that have begun go on.
+///
+/// # Errors
+/// The system knows no filters of sockets.
+fn hush(listener: &impl AsFd) -> io::Result<()> {
+    // Of TCP's flags, at byte 13: SYN without ACK is dropped, all else passes whole.
+    let (load, mask, equal, end) = (0x30, 0x54, 0x15, 0x06);
+    SockRef::from(listener).attach_filter(&[
+        SockFilter::new(load, 0, 0, 13),
+        SockFilter::new(mask, 0, 0, 0x12),
+        SockFilter::new(equal, 0, 1, 0x02),
+        SockFilter::new(end, 0, 0, 0),
+        SockFilter::new(end, 0, 0, u32::MAX),
+    ])
 }
 
 /// What waits to be accepted; then the listener is closed.

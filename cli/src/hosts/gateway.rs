@@ -11,6 +11,7 @@ use fanfold_backbone::Backbone;
 use fanfold_gateway::{Dispatch, Gateway, GatewayConfig};
 use fanfold_storage::Store;
 use rustls::ClientConfig;
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -109,6 +110,8 @@ impl What {
 
 async fn serve(begun: Begun, listener: &std::net::TcpListener, stop: &mut Stop) -> Result<Ended> {
     let Begun { gateway, backbone, workers } = begun;
+    // A gateway that stops lets nobody connect any more; the first had none before it.
+    let _ = SockRef::from(listener).detach_filter();
     let (ours, stopping) = (listener.try_clone().and_then(TcpListener::from_std), CancellationToken::new());
     let serving = tokio::spawn(gateway.serve(ours.map_err(broken)?, stopping.clone()));
     let ended = tokio::select! {

@@ -191,6 +191,37 @@ async fn stopping_finishes_what_runs() {
     tokio::time::timeout(Duration::from_secs(5), closed).await.unwrap();
 }
 
+/// Whoever connects while it stops is answered or refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn stopping_resets_nobody() {
+    for _ in 0..10 {
+        let service = start().await;
+        let address = service.address;
+        let client = move || async move {
+            let mut answered = 0;
+            loop {
+                let mut stream = match TcpStream::connect(address).await {
+                    Ok(stream) => stream,
+                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return answered,
+                    Err(error) => panic!("after {answered} answers: {error}"),
+                };
+                let (request, mut said) = (b"GET /healthz HTTP/1.1\r\nhost: t\r\n\r\n", [0; 15]);
+                let sent = stream.write_all(request).await;
+                let read = stream.read_exact(&mut said).await;
+                assert!(sent.is_ok() && read.is_ok(), "after {answered} answers: {sent:?} {read:?}");
+                assert_eq!(&said, b"HTTP/1.1 200 OK");
+                answered += 1;
+            }
+        };
+        let clients: Vec<_> = (0..8).map(|_| tokio::spawn(client())).collect();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        service.shutdown.cancel();
+        for client in clients {
+            assert!(client.await.unwrap() > 0);
+        }
+    }
+}
+
 /// Balancers and clients do not know at once: what they send to the last is answered.
 #[tokio::test]
 async fn stopping_answers_what_is_on_its_way() {
