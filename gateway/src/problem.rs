@@ -2,8 +2,8 @@
 //! The one place where what went wrong becomes an answer (RFC 9457).
 //!
 //! Handlers and layers return a [`Refusal`]; it travels as an extension of an
-//! empty response until `render`, which knows the request's id, writes the body. So every body carries the id, and no other code knows its
-//! shape. Inner detail goes to the log, once, where it is turned into a
+//! empty response until `render`, which knows the request's id, writes the body.
+//! So every body carries the id, and no other code knows its shape. Inner detail goes to the log, once, where it is turned into a
 //! `Problem`.
 
 use std::any::Any;

@@ -117,6 +117,7 @@ fn bound_head(request: &Request) -> Answer<()> {
     Ok(())
 }
 
+/// Probes pass even now: an orchestrator must not kill what is merely busy.
 fn shed(app: &AppState, request: &Request) -> Answer<()> {
     if app.metrics.active() > app.config.requests_max as u64 && !auth::is_open(request.uri().path()) {
         return Err(Refusal::new(

@@ -36,6 +36,8 @@ pub(crate) async fn run(
     draining: CancellationToken,
     shutdown: CancellationToken,
 ) {
+    // One that served before, and stopped, left it hushed; a new one has no filter to detach.
+    let _ = SockRef::from(&listener).detach_filter();
     let slots = Arc::new(Semaphore::new(config.connections_max));
     let (tracker, cut) = (TaskTracker::new(), CancellationToken::new());
     let bounds = connection::Bounds::of(config);
@@ -75,8 +77,8 @@ pub(crate) async fn run(
     }
 }
 
-/// Has the kernel answer nobody who asks for a connection, until the listener is closed;
-/// handshakes that have begun go on.
+/// Has the kernel answer nobody who asks for a connection, until the listener is closed
+/// or served again; handshakes that have begun go on.
 ///
 /// # Errors
 /// The system knows no filters of sockets.

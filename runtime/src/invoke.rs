@@ -68,6 +68,7 @@ pub(crate) async fn call(
     };
     let mut call = Box::pin(AssertUnwindSafe(call).catch_unwind());
     if let Some(component) = brief {
+        // What another call left is not this one's.
         sandbox::last_turn();
         if let Poll::Ready(called) = futures::poll!(call.as_mut()) {
             return called.map_err(|_| panicked());

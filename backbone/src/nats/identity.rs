@@ -7,11 +7,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::GetStreamErrorKind;
 use tokio::time::sleep;
 
-use super::Core;
+use super::{Core, streams};
 
 /// How long the stream must have been missing: servers that start again find their data by then.
 const MISSING_FOR: Duration = Duration::from_secs(3);
@@ -20,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What a look found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+enum Found {
     /// Made at this time, in nanoseconds since 1970.
     Made(i128),
     Nothing,
@@ -28,22 +26,23 @@ pub(super) enum Found {
 
 impl Core {
     /// Looks for the stream of keys; `None` where no server tells.
-    pub(super) async fn look(&self) -> Option<Found> {
+    async fn look(&self) -> Option<Found> {
         match self.jetstream.get_stream(self.names.keys_stream()).await {
             Ok(stream) => Some(Found::Made(stream.cached_info().created.unix_timestamp_nanos())),
-            Err(error) => match error.kind() {
-                GetStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                    Some(Found::Nothing)
-                }
-                _ => None,
-            },
+            Err(error) => streams::is_missing(&error).then_some(Found::Nothing),
         }
     }
 
-    /// After each time that the connection was lost, looks whether the stream is the one that it was.
-    pub(super) async fn recognise(self: Arc<Self>, known: Found) {
+    /// After each time that the connection was lost, looks whether the stream is the one that it was at first.
+    pub(super) async fn recognise(self: Arc<Self>) {
         let mut gaps = self.gaps.clone();
         let looking = async {
+            let known = loop {
+                match self.look().await {
+                    Some(found) => break found,
+                    None => sleep(LOOK_EVERY).await,
+                }
+            };
             while gaps.changed().await.is_ok() {
                 if self.is_another(known).await {
                     tracing::warn!("NATS has lost its data: streams are missing or were made anew");

@@ -157,8 +157,8 @@ impl Nats {
         let core = Arc::new(core);
         if core.restricted {
             core.insist(|| core.ping()).await?;
-        } else if let Some(known) = core.look().await {
-            tokio::spawn(Arc::clone(&core).recognise(known));
+        } else {
+            tokio::spawn(Arc::clone(&core).recognise());
         }
         tokio::spawn(Arc::clone(&core).sweep());
         for shard in 0..shards {

@@ -7,7 +7,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode};
 
@@ -54,14 +54,17 @@ fn wanted(names: &Names, config: &NatsConfig) -> Vec<Config> {
     all
 }
 
+/// Whether the servers say that there is no such stream.
+pub(super) fn is_missing(error: &GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
 async fn prepare_one(jetstream: &Context, wanted: Config) -> Vec<String> {
     let name = wanted.name.clone();
     match jetstream.get_stream(&name).await {
         Ok(stream) => return differences(&wanted, &stream.cached_info().config),
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
-            _ => return vec![format!("expected the stream {name} or leave to make it, found: {error}")],
-        },
+        Err(error) if is_missing(&error) => {}
+        Err(error) => return vec![format!("expected the stream {name} or leave to make it, found: {error}")],
     }
     match jetstream.create_stream(&wanted).await {
         Ok(stream) => differences(&wanted, &stream.cached_info().config),

@@ -11,9 +11,8 @@ use fanfold_backbone::Backbone;
 use fanfold_gateway::{Dispatch, Gateway, GatewayConfig};
 use fanfold_storage::Store;
 use rustls::ClientConfig;
-use socket2::SockRef;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     config::{self, Mistakes},
@@ -74,7 +73,7 @@ struct Begun {
     gateway: Gateway,
     backbone: Backbone,
     /// Ends the connections to workers.
-    workers: CancellationToken,
+    workers: DropGuard,
 }
 
 #[derive(PartialEq, Eq)]
@@ -86,8 +85,9 @@ enum Ended {
 
 impl What {
     async fn begin(&self, store: Store, backbone: Backbone) -> Result<Begun> {
-        let workers = CancellationToken::new();
-        let dispatch = Dispatch::remote(&backbone, Arc::clone(&self.tls), workers.clone());
+        let ending = CancellationToken::new();
+        let dispatch = Dispatch::remote(&backbone, Arc::clone(&self.tls), ending.clone());
+        let workers = ending.drop_guard();
         let gateway = Gateway::shared(self.configs.clone(), store, backbone.clone(), dispatch).await?;
         Ok(Begun { gateway, backbone, workers })
     }
@@ -110,8 +110,6 @@ impl What {
 
 async fn serve(begun: Begun, listener: &std::net::TcpListener, stop: &mut Stop) -> Result<Ended> {
     let Begun { gateway, backbone, workers } = begun;
-    // A gateway that stops lets nobody connect any more; the first had none before it.
-    let _ = SockRef::from(listener).detach_filter();
     let (ours, stopping) = (listener.try_clone().and_then(TcpListener::from_std), CancellationToken::new());
     let serving = tokio::spawn(gateway.serve(ours.map_err(broken)?, stopping.clone()));
     let ended = tokio::select! {
@@ -120,7 +118,7 @@ async fn serve(begun: Begun, listener: &std::net::TcpListener, stop: &mut Stop) 
     };
     stopping.cancel();
     let served = serving.await;
-    workers.cancel();
+    drop(workers);
     backbone.close().await;
     served.map_err(broken)?;
     Ok(ended)

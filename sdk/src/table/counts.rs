@@ -34,8 +34,7 @@ pub fn counts(texts: &StringArray) -> Vec<(&str, u64)> {
     counts
 }
 
-/// A function of its own, with few values alive: within a large one, registers are too few for
-/// its loop, and compilers of WebAssembly spill all of them.
+/// Kept apart from its callers, so that fewer values of theirs take registers from its loop.
 #[inline(never)]
 fn count(texts: &StringArray, seen: &mut Seen) {
     let (bytes, all) = (texts.value_data(), texts.null_count() == 0);
