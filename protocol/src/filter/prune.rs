@@ -112,12 +112,14 @@ impl Known<'_> {
         }
     }
 
-    /// A column against a literal.
+    /// A column against a literal; anything else may be of any outcome.
     fn compare(&self, how: Comparison, domain: Domain, column: &Value, literal: &Value) -> Outcomes {
-        if *literal == Value::Null {
-            return UNKNOWN;
-        }
-        let Value::Column(place) = column else { return ANY };
+        let place = match (column, literal) {
+            (_, Value::Null) => return UNKNOWN,
+            (_, Value::Column(_) | Value::Calculated(_)) => return ANY,
+            (Value::Column(place), _) => place,
+            _ => return ANY,
+        };
         let (Some(known), Some((_, kind))) = (self.statistics.get(*place), self.kinds.get(*place)) else {
             return ANY;
         };

@@ -61,40 +61,44 @@ pub fn columns(footer: &[u8]) -> Option<Vec<FooterColumn>> {
 /// For each row group, whether rows of it may pass; `None` where the footer does
 /// not tell.
 pub fn may_pass(footer: &[u8], bound: &Bound) -> Option<Vec<bool>> {
-    let (mut thrift, mut id) = (Thrift::new(footer), 0);
-    let (mut read, mut passing, mut ordered) = (None, Vec::new(), false);
+    let read = relied_on(footer, bound)?;
+    let (mut thrift, mut id, mut passing) = (Thrift::new(footer), 0, Vec::new());
     while let Some(kind) = thrift.field(&mut id)? {
-        match (id, kind) {
-            (2, LIST) => read = Some(wanted(&schema(&mut thrift)?, bound)),
-            (4, LIST) => {
-                let (STRUCT, count) = thrift.list()? else { return None };
-                for _ in 0..count {
-                    let statistics = row_group(&mut thrift, read.as_ref()?)?;
-                    passing.push(bound.may_pass(&statistics));
-                    if passing.len() > limits::ROW_GROUPS_MAX {
-                        return None;
-                    }
-                }
+        if (id, kind) != (4, LIST) {
+            thrift.skip(kind)?;
+            continue;
+        }
+        let (STRUCT, count) = thrift.list()? else { return None };
+        for _ in 0..count {
+            let statistics = row_group(&mut thrift, &read)?;
+            passing.push(bound.may_pass(&statistics));
+            if passing.len() > limits::ROW_GROUPS_MAX {
+                return None;
             }
-            (7, LIST) => ordered = orders(&mut thrift)?,
-            _ => thrift.skip(kind)?,
         }
     }
-    ordered.then_some(passing)
+    Some(passing)
 }
 
 /// The columns of a filter whose statistics can be relied on, in the filter's order;
 /// `None` where the footer does not tell.
 pub fn relied_on(footer: &[u8], bound: &Bound) -> Option<Vec<Option<FooterColumn>>> {
-    let (mut thrift, mut id, mut found, mut ordered) = (Thrift::new(footer), 0, None, false);
+    let (mut thrift, mut id, mut found, mut ordered) = (Thrift::new(footer), 0, None, None);
     while let Some(kind) = thrift.field(&mut id)? {
         match (id, kind) {
             (2, LIST) => found = Some(wanted(&schema(&mut thrift)?, bound)),
-            (7, LIST) => ordered = orders(&mut thrift)?,
+            (7, LIST) => ordered = Some(orders(&mut thrift)?),
             _ => thrift.skip(kind)?,
         }
     }
-    found.filter(|_| ordered)
+    let (mut found, ordered) = found.zip(ordered)?;
+    for place in &mut found {
+        let order = |column: &FooterColumn| ordered.get(column.leaf?).copied();
+        if !place.as_ref().is_some_and(|column| order(column).is_some_and(|order| order.suits(column))) {
+            *place = None;
+        }
+    }
+    Some(found)
 }
 
 /// The columns of a filter that have statistics to rely on.
@@ -318,18 +322,45 @@ fn has_arrow_schema(thrift: &mut Thrift<'_>) -> Option<bool> {
     Some(found)
 }
 
-/// The list of ColumnOrder: whether all are those of their types.
-fn orders(thrift: &mut Thrift<'_>) -> Option<bool> {
-    let (STRUCT, count) = thrift.list()? else { return None };
-    let mut by_type = count > 0;
-    for _ in 0..count {
-        let mut id = 0;
-        while let Some(kind) = thrift.field(&mut id)? {
-            by_type &= id == 1;
-            thrift.skip(kind)?;
+/// ColumnOrder: how the least and the greatest value of a column were found.
+#[derive(Clone, Copy)]
+enum Order {
+    /// By what is usual for the column's type.
+    Type,
+    /// Floating point by the total order of IEEE 754, but for NaN, which counts only
+    /// where there is nothing else.
+    Total,
+    /// By a rule that is not known here.
+    Other,
+}
+
+impl Order {
+    fn suits(self, column: &FooterColumn) -> bool {
+        match self {
+            Self::Type => true,
+            Self::Total => matches!(column.kind, Kind::Float { .. }),
+            Self::Other => false,
         }
     }
-    Some(by_type)
+}
+
+/// The list of ColumnOrder, one for each leaf.
+fn orders(thrift: &mut Thrift<'_>) -> Option<Vec<Order>> {
+    let (STRUCT, count) = thrift.list()? else { return None };
+    let mut orders = Vec::new();
+    for _ in 0..count {
+        let (mut id, mut order) = (0, Order::Other);
+        while let Some(kind) = thrift.field(&mut id)? {
+            order = match id {
+                1 => Order::Type,
+                2 => Order::Total,
+                _ => Order::Other,
+            };
+            thrift.skip(kind)?;
+        }
+        orders.push(order);
+    }
+    Some(orders)
 }
 
 /// RowGroup: what it says of the columns of a filter.
@@ -459,6 +490,12 @@ mod tests {
     /// A footer of one column `a` of 64-bit integers and of one row group, in which it
     /// has ten values from `least` to `greatest`, five of them missing.
     fn footer(least: i64, greatest: i64, ordered: bool) -> Vec<u8> {
+        let order: &[u8] = if ordered { &[0x1c] } else { &[] };
+        footer_ordered(least, greatest, order)
+    }
+
+    /// The same with this order of its column, by its number in the union.
+    fn footer_ordered(least: i64, greatest: i64, order: &[u8]) -> Vec<u8> {
         let mut footer = vec![0x15, 2];
         // Schema: a root with one child, then the column, optional.
         footer.extend([0x19, 0x2c, 0x48, 1, b'r', 0x15, 2, 0]);
@@ -468,8 +505,8 @@ mod tests {
         footer.extend([0x19, 0x1c, 0x19, 0x1c, 0x3c, 0x56, 20, 0x7c, 0x36, 10]);
         footer.extend([&[0x28, 8][..], &greatest.to_le_bytes(), &[0x18, 8], &least.to_le_bytes()].concat());
         footer.extend([0, 0, 0, 0]);
-        if ordered {
-            footer.extend([0x39, 0x1c, 0x1c, 0, 0]);
+        if !order.is_empty() {
+            footer.extend([&[0x39, 0x1c], order, &[0, 0]].concat());
         }
         footer.push(0);
         footer
@@ -545,6 +582,11 @@ mod tests {
         // Without an order; with bounds the wrong way round.
         assert_eq!(may_pass(&footer(-3, 7, false), &bound("a = 8")), None);
         assert_eq!(may_pass(&footer(7, -3, true), &bound("a = 8")), Some(vec![true]));
+        // By an order that is not that of whole numbers, or not known.
+        for order in [0x2c, 0x3c, 0x4c] {
+            let footer = footer_ordered(-3, 7, &[order]);
+            assert_eq!(may_pass(&footer, &bound("a = 8")), Some(vec![true]), "{order:#x}");
+        }
         // Of another kind than the filter was bound to.
         let texts = Filter::parse("a = '8'").unwrap().bind(&[("a", Kind::Text)]).unwrap();
         assert_eq!(may_pass(&footer(-3, 7, true), &texts), Some(vec![true]));

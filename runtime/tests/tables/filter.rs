@@ -317,6 +317,7 @@ fn ordered_table(rows: i64) -> RecordBatch {
         ),
         ("day", Arc::new(Date32Array::from_iter_values((0..rows).map(|n| (n / 1_000) as i32)))),
         ("name", Arc::new(StringArray::from_iter_values((0..rows).map(|n| format!("name {:06}", n / 7))))),
+        ("share", Arc::new(Float64Array::from_iter_values((0..rows).map(|n| n as f64 / 8.0)))),
     ];
     RecordBatch::try_from_iter(columns).unwrap()
 }
@@ -345,6 +346,8 @@ async fn row_groups_that_cannot_pass_are_not_read() {
     check("id is null", (0, 0, 10)).await;
     check("id < 0 or noise is null", (0, 0, 10)).await;
     check("id > 390000.5", (9_999, 30_001, 9)).await;
+    check("share >= 48750", (10_000, 30_000, 9)).await;
+    check("share < 0 or share is null", (0, 0, 10)).await;
 }
 
 #[tokio::test]
@@ -369,6 +372,7 @@ async fn pages_that_cannot_pass_are_not_read() {
     check("id = 5 or id = 399999", 2, (0, 2 * 3 * 39, 390_000)).await;
     check("name = 'name 001000' and noise <> 1", 7, (1, 3 * 39, 195_000)).await;
     check("id between 4990 and 5009", 20, (1, 3 * 38, 190_000)).await;
+    check("share >= 49875", 1_000, (1, 4 * 39, 195_000)).await;
     // No page of the first row group passes, though its bounds do.
     check("id = 4999.5", 0, (2, 0, 0)).await;
     // Days are read for the filter.
@@ -408,7 +412,7 @@ async fn a_damaged_index_of_pages_is_not_believed() {
     let store = store();
     let sound = encode_pages(&ordered_table(3_000), 3_000, 100);
     let [held, placed] = index_places(&sound);
-    assert_eq!((held.len(), placed.len()), (4, 4));
+    assert_eq!((held.len(), placed.len()), (5, 5));
     let check = async |object: &[u8], what: &str| {
         let slice = put(&store, "x.parquet", object.to_vec()).await;
         let source = TableSource { columns: names(&["id"]), ..filtered(&slice, "id between 1450 and 1549") };
