@@ -28,6 +28,10 @@ pub const FOLD_WIDTH: u32 = 16;
 /// one costs little.
 pub const GROUP_TASKS_MAX: u32 = 64;
 
+/// Leases that a job has at least, if it has so many tasks: those of one lease run
+/// one after the other, and how long they take is known to nobody before.
+pub const GROUPS_LEAST: usize = 128;
+
 /// Stored bytes that a lease aims at; larger partitions are leased alone.
 pub const GROUP_BYTES_TARGET: u64 = 4 << 20;
 
@@ -312,9 +316,10 @@ fn reducers(bytes: u64) -> u32 {
     wanted.clamp(1, limits::REDUCERS_MAX)
 }
 
-/// Runs of neighbours, each within [`GROUP_TASKS_MAX`] and, unless it is one
-/// large partition, within [`GROUP_BYTES_TARGET`] and [`GROUP_DOCUMENT_BYTES_MAX`].
+/// Runs of neighbours, each within [`GROUP_TASKS_MAX`] and such that there are
+/// [`GROUPS_LEAST`]; and, unless it is one large partition, within [`GROUP_BYTES_TARGET`] and [`GROUP_DOCUMENT_BYTES_MAX`].
 fn group(weights: &[Weight]) -> Vec<u32> {
+    let tasks_max = u32::try_from(weights.len() / GROUPS_LEAST).unwrap_or(u32::MAX).clamp(1, GROUP_TASKS_MAX);
     let mut groups: Vec<u32> = Vec::new();
     let mut run = Weight::default();
     for weight in weights {
@@ -322,7 +327,7 @@ fn group(weights: &[Weight]) -> Vec<u32> {
         run.document = run.document.saturating_add(weight.document);
         let fits = run.bytes <= GROUP_BYTES_TARGET && run.document <= GROUP_DOCUMENT_BYTES_MAX;
         match groups.last_mut() {
-            Some(count) if *count < GROUP_TASKS_MAX && fits => *count += 1,
+            Some(count) if *count < tasks_max && fits => *count += 1,
             _ => {
                 groups.push(1);
                 run = *weight;
@@ -433,6 +438,9 @@ pub struct Lease {
     pub function: String,
     /// The version's number.
     pub version: u32,
+    /// Whether it is begun beside an attempt that takes long.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub second: bool,
     /// What the tasks have in common.
     pub common: TaskCommon,
     /// The tasks.
@@ -517,15 +525,23 @@ mod tests {
     #[test]
     fn large_partitions_are_leased_alone() {
         let large = GROUP_BYTES_TARGET + 1;
-        assert_eq!(group(&weights(&[1, 1, large, 1, large, large, 1, 1])), [2, 1, 1, 1, 1, 2]);
-        assert_eq!(group(&weights(&[0; 130])), [64, 64, 2]);
+        let sizes: Vec<u64> = [1, 1, large, 1, large, large, 1, 1].repeat(32);
+        assert_eq!(group(&weights(&sizes))[..6], [2, 1, 1, 1, 1, 2]);
         assert_eq!(group(&[]), [0; 0]);
+    }
+
+    #[test]
+    fn leases_are_many_before_they_are_large() {
+        let groups = |tasks| group(&weights(&vec![0; tasks]));
+        assert_eq!(groups(255), [1; 255]);
+        assert_eq!(groups(257), [vec![2; 128], vec![1]].concat());
+        assert_eq!(groups(100_000), [vec![64; 1_562], vec![32]].concat());
     }
 
     #[test]
     fn a_lease_stays_a_small_message() {
         let weight = Weight { bytes: 1, document: PARTITION_DOCUMENT_BYTES_MAX };
-        assert_eq!(group(&[weight; 17]), [8, 8, 1]);
+        assert_eq!(group(&[weight; 17 * GROUPS_LEAST])[..2], [8, 8]);
     }
 
     proptest! {

@@ -132,6 +132,7 @@ impl Leases {
             round,
             function: self.function.clone(),
             version: self.job.version,
+            second: turn == Turn::Second,
             common: self.common.clone(),
             tasks,
         };

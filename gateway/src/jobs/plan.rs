@@ -14,7 +14,7 @@ use fanfold_protocol::{
     function::Column,
     job::{Job, Sample, SampleOf},
     keys, limits,
-    plan::{Like, Partition, Plan, Pruned, SHARD_BYTES_TARGET, SHARD_PARTITIONS, Shape, Slice, Weight},
+    plan::{Like, Partition, Plan, Pruned, SHARD_BYTES_TARGET, SHARD_PARTITIONS, Slice, Weight},
     uri::{ObjectUri, PinnedObject},
 };
 use fanfold_storage::Store;
@@ -75,7 +75,7 @@ pub async fn lay_down(
     // Also after a failure: what is under way must not arrive after it was cleared.
     writer.settle().await?;
     let (uncut, pruned) = taken?;
-    let mut plan = lay_out(&job, draft.shape, &writer.weights);
+    let mut plan = Plan::lay_out(job.id, job.digest, draft.shape, &writer.weights);
     if let Some(reducers) = earlier.map(|earlier| earlier.reducers).or(job.document.reducers) {
         plan.reduce_into(reducers);
     }
@@ -191,22 +191,6 @@ async fn take_apart(
 fn sample_of(all: &[(Partition, Weight)]) -> SampleOf {
     let partitions = u32::try_from(all.len()).unwrap_or(u32::MAX);
     SampleOf { partitions, bytes: all.iter().map(|(_, weight)| weight.bytes).sum() }
-}
-
-/// Lays out a job over its partitions, in leases that are no wider than the
-/// job may run.
-fn lay_out(job: &Job, shape: Shape, weights: &[Weight]) -> Plan {
-    let mut plan = Plan::lay_out(job.id, job.digest, shape, weights);
-    let width = job.document.limits.max_parallel;
-    if width > 0 {
-        plan.groups = plan.groups.into_iter().flat_map(|count| split(count, width)).collect();
-    }
-    plan
-}
-
-/// A count in parts of at most `width`.
-fn split(count: u32, width: u32) -> impl Iterator<Item = u32> {
-    (0..count.div_ceil(width)).map(move |part| width.min(count - part * width))
 }
 
 /// Some objects, of which a warning names the first.
@@ -425,15 +409,6 @@ impl Shards {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn leases_are_no_wider_than_the_job() {
-        let check = |count, width, parts: &[u32]| assert_eq!(split(count, width).collect::<Vec<_>>(), parts);
-        check(64, 4, &[4; 16]);
-        check(10, 4, &[4, 4, 2]);
-        check(3, 64, &[3]);
-        check(1, 1, &[1]);
-    }
 
     #[test]
     fn warnings_name_the_first_object() {

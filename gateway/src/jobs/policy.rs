@@ -14,6 +14,8 @@ pub struct Policy {
     pub attempts: u32,
     /// Tasks queued or running at once.
     pub outstanding_max: u32,
+    /// Leases queued or running at once, each of which runs one task at a time.
+    pub leases_max: u32,
     /// Tasks of the first stage that may be given up.
     pub tolerated: u64,
 }
@@ -23,12 +25,12 @@ impl Policy {
     pub fn of(case: &Case) -> Self {
         let outstanding_max = u32::try_from(limits::TASKS_OUTSTANDING_MAX).unwrap_or(u32::MAX);
         let document = &case.job.document;
-        let outstanding_max = match document.limits.max_parallel {
-            0 => outstanding_max,
-            width => width.min(outstanding_max),
+        let leases_max = match document.limits.max_parallel {
+            0 => u32::MAX,
+            width => width,
         };
         let tolerated = document.limits.tolerated_failures.of(u64::from(case.plan.partitions));
-        Self { attempts: document.retry.attempts, outstanding_max, tolerated }
+        Self { attempts: document.retry.attempts, outstanding_max, leases_max, tolerated }
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Progress {
     outstanding: u32,
     /// Those of them that were begun a second time.
     seconds: u32,
+    /// Leases that hold them, second attempts included.
+    leases: u32,
     second_attempts: u64,
     /// Commits that came before the round that they belong to.
     early: BTreeMap<(u32, u32, u32), Commit>,
@@ -79,6 +81,7 @@ impl Progress {
             next_group: 0,
             outstanding: 0,
             seconds: 0,
+            leases: 0,
             second_attempts: 0,
             early: BTreeMap::new(),
             usage,
@@ -112,8 +115,8 @@ impl Progress {
         failures
     }
 
-    /// The leases that may be queued now, within the bound on outstanding
-    /// tasks. Those of a rebuilt state may be queued already; their ids say so.
+    /// The leases that may be queued now, within the bounds on outstanding
+    /// tasks and leases. Those of a rebuilt state may be queued already; their ids say so.
     pub fn release(&mut self) -> Vec<LeaseSpec> {
         let mut specs = Vec::new();
         while !self.is_hopeless() {
@@ -129,6 +132,7 @@ impl Progress {
                 self.next_group = group + 1;
             }
             self.outstanding += count;
+            self.leases += 1;
             self.stages[stage as usize].lease(group, &tasks);
             specs.push(self.spec(stage, group, tasks));
         }
@@ -160,6 +164,7 @@ impl Progress {
         }
         self.stages[stage as usize].groups[group as usize].second = true;
         self.seconds += count;
+        self.leases += 1;
         self.second_attempts += 1;
         Some(self.spec(stage, group, tasks))
     }
@@ -309,7 +314,7 @@ impl Progress {
 
     fn has_room(&self, tasks: u32) -> bool {
         let running = self.outstanding.saturating_add(self.seconds);
-        running.saturating_add(tasks) <= self.policy.outstanding_max
+        running.saturating_add(tasks) <= self.policy.outstanding_max && self.leases < self.policy.leases_max
     }
 
     fn group(&self, stage: u32, group: u32) -> Option<&Group> {
@@ -355,6 +360,7 @@ impl Progress {
         if leased.phase == Phase::Leased {
             self.outstanding -= count.min(self.outstanding);
             self.seconds -= if leased.second { count.min(self.seconds) } else { 0 };
+            self.leases -= (1 + u32::from(leased.second)).min(self.leases);
         }
         let mut given: BTreeMap<u32, TaskCommit> = commit.tasks.into_iter().map(|t| (t.index, t)).collect();
         let mut again = Vec::new();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use fanfold_protocol::{
     commit::AnswerRef,
     digest::Digest,
-    plan::{GROUP_BYTES_TARGET, Shape, Weight},
+    plan::{GROUP_BYTES_TARGET, GROUP_TASKS_MAX, Shape, Weight},
     uri::ObjectUri,
 };
 use proptest::prelude::*;
@@ -16,11 +16,16 @@ use uuid::Uuid;
 
 use super::*;
 
-const POLICY: Policy = Policy { attempts: 3, outstanding_max: 10_000, tolerated: 0 };
+const POLICY: Policy = Policy { attempts: 3, outstanding_max: 10_000, leases_max: u32::MAX, tolerated: 0 };
 
+/// A plan in which small partitions share leases, as they do where there are many.
 fn plan(shape: Shape, sizes: &[u64]) -> Plan {
     let weights: Vec<_> = sizes.iter().map(|bytes| Weight { bytes: *bytes, document: 200 }).collect();
-    Plan::lay_out(Uuid::nil(), Digest::of(b""), shape, &weights)
+    let mut plan = Plan::lay_out(Uuid::nil(), Digest::of(b""), shape, &weights);
+    if sizes.iter().all(|bytes| *bytes < GROUP_BYTES_TARGET) {
+        plan.groups = sizes.chunks(GROUP_TASKS_MAX as usize).map(|tasks| tasks.len() as u32).collect();
+    }
+    plan
 }
 
 /// A state says who was merged, in which order.
@@ -267,6 +272,18 @@ fn no_more_is_leased_than_the_job_allows() {
         done += 1;
     }
     assert_eq!(done, 20);
+}
+
+#[test]
+fn a_lease_is_as_wide_as_one_task() {
+    let plan = plan(Shape::Map, &[1; 3 * GROUP_TASKS_MAX as usize]);
+    let mut progress = Progress::new(plan.clone(), Policy { leases_max: 2, ..POLICY });
+    let leased = progress.release();
+    assert_eq!(leased.len(), 2);
+    let more = apply(&mut progress, commit(&plan, &leased[0], |_, _| None));
+    assert!(matches!(&more[..], [Action::Lease(LeaseSpec { group: 2, .. })]), "{more:?}");
+    assert!(progress.begin_second(0, 1, 0).is_some(), "one more goes beyond the width");
+    assert!(apply(&mut progress, commit(&plan, &leased[1], |_, _| None)).is_empty());
 }
 
 #[test]

@@ -171,14 +171,14 @@ impl Stage {
         }
     }
 
-    /// The wall time within which three quarters of the tasks that it runs were
-    /// done; none while fewer are.
+    /// The time within which three quarters of the tasks that it runs were done, from
+    /// when each asked for its sandbox; none while fewer are.
     pub fn typical(&self) -> Option<Duration> {
         let (done, open): (Vec<_>, Vec<_>) =
             self.tasks.iter().partition(|slot| slot.state == TaskState::Done);
         // A task that was taken over ran elsewhere.
         let ran = done.iter().filter(|slot| slot.attempts > 0);
-        let mut walls: Vec<u64> = ran.map(|slot| slot.usage.wall_us).collect();
+        let mut walls: Vec<u64> = ran.map(|slot| slot.usage.start_us + slot.usage.wall_us).collect();
         let wanted = ((walls.len() + open.len()) * 3).div_ceil(4).checked_sub(1)?;
         if wanted >= walls.len() {
             return None;

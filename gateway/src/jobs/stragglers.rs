@@ -149,7 +149,7 @@ mod tests {
             Shape::Map,
             &[Weight { bytes: GROUP_BYTES_TARGET, document: 0 }; 8],
         );
-        let policy = Policy { attempts: 3, outstanding_max: width, tolerated: 0 };
+        let policy = Policy { attempts: 3, outstanding_max: u32::MAX, leases_max: width, tolerated: 0 };
         let mut progress = Progress::new(plan, policy);
         progress.release();
         for group in 0..done {

@@ -235,19 +235,20 @@ async fn a_job_runs_no_wider_than_it_may() {
     let world = World::new().await;
     world.inputs(20).await;
     let engine = world.engine().await;
-    let (widest, sees) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let (wide, seen) = (Arc::clone(&widest), Arc::clone(&sees));
-    let _worker = world.work(Play {
-        sees: Box::new(move |lease| {
-            wide.fetch_max(lease.tasks.len() as u32, Ordering::SeqCst);
-            seen.fetch_add(1, Ordering::SeqCst);
-        }),
-        ..Play::default()
-    });
-    succeeded(
-        &engine.run("mapper", json!({"output": "s3://bank/out/", "limits": {"max_parallel": 2}})).await,
-    );
-    assert_eq!((widest.load(Ordering::SeqCst), sees.load(Ordering::SeqCst)), (2, 10));
+    let job = json!({"output": "s3://bank/out/", "limits": {"max_parallel": 2}});
+    let id = engine.submit("mapper", job).await.unwrap().id;
+    let two = engine.until(&id, |record| record.tasks.running == 2).await;
+    assert_eq!(two.tasks.done, 0);
+    let _worker = world.work(Play::default());
+    let wider = AtomicU32::new(0);
+    let record = engine
+        .until(&id, |record| {
+            wider.fetch_add(u32::from(record.tasks.running > 2), Ordering::SeqCst);
+            record.state.is_terminal()
+        })
+        .await;
+    succeeded(&record);
+    assert_eq!(wider.into_inner(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@
 //! does not commit, as far as the store can be reached.
 
 use std::{
+    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -82,13 +83,12 @@ pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result
     if shop.cancels.check(lease.job).await? {
         return delivery.ack().await.map(drop);
     }
-    let place = Place::from(&lease);
+    let job = lease.job;
     let stop = registration.token.child_token();
     let working = attempt(shared, lease, &stop);
     let ended = tokio::select! {
         ended = working => ended,
-        () = heartbeat(shop, delivery, place.job) => return Ok(()),
-        () = watch(shop, place, &stop) => return Ok(()),
+        () = heartbeat(shop, delivery, job) => return Ok(()),
         // What was staged is left to the job's sweep.
         () = shop.reach.lost() => Err(Ending::Unable),
     };
@@ -139,8 +139,8 @@ async fn heartbeat(shop: &Shop, delivery: &Delivery, job: Uuid) {
 }
 
 /// Tells of a lease that takes a while, and stops the attempt once another one
-/// has committed, whose turn it took; never ends by itself.
-async fn watch(shop: &Shop, place: Place, stop: &CancellationToken) {
+/// has committed; never ends by itself.
+async fn watch(shop: &Shop, place: Place, stop: &CancellationToken) -> Infallible {
     let begun = Instant::now();
     tokio::time::sleep(TELL_AFTER).await;
     loop {
@@ -161,11 +161,17 @@ async fn attempt(
 ) -> Result<(), Ending> {
     let (shop, delivery) = (&shared.what, &shared.delivery);
     let data = &shop.platform.data;
-    // A commit without an acknowledgement: the worker before stopped between.
-    if delivery.attempt > 1
-        && let Some(winner) = commit::winner(data, (&lease).into()).await.map_err(Ending::Failed)?
+    let place = Place::from(&lease);
+    // A commit without an acknowledgement: the worker before stopped between. Or the
+    // first attempt ended while the second one was in the queue.
+    if (delivery.attempt > 1 || lease.second)
+        && let Some(winner) = commit::winner(data, place).await.map_err(Ending::Failed)?
     {
         commit::announce(&shop.backbone, &lease, &winner).await;
+        if lease.second {
+            let nothing = Some(commit::overtaken(Uuid::new_v4(), &[]));
+            commit::announce_running(shop, place, Duration::ZERO, nothing).await;
+        }
         return Ok(());
     }
     let last = delivery.attempt >= DELIVERIES_MAX;
@@ -188,7 +194,7 @@ async fn attempt(
     let done = Arc::new(Mutex::new(Vec::with_capacity(attempt.lease.tasks.len())));
     let drained = &shop.drained;
     let ran = tokio::select! {
-        ran = in_turn(shared, on_guest_thread(shop, &attempt, last, &done)) => ran,
+        ran = in_turn(shared, place, stopped, on_guest_thread(shop, &attempt, last, &done)) => ran,
         () = drained.cancelled() => Err(Ending::Drained),
     };
     stop.cancel();
@@ -204,7 +210,7 @@ async fn attempt(
         }
     };
     if overtaken.is_some() {
-        commit::announce_running(shop, (&attempt.lease).into(), begun.elapsed(), overtaken).await;
+        commit::announce_running(shop, place, begun.elapsed(), overtaken).await;
     }
     Ok(())
 }
@@ -243,11 +249,26 @@ async fn give_up(shop: &Shop, lease: Lease, problem: &Problem) -> Result<(), End
     Ok(())
 }
 
-/// Waits for a turn, which is over before anything is committed.
-async fn in_turn<T>(shared: &Shared<Arc<Shop>>, running: impl Future<Output = T>) -> T {
+/// Waits for a turn, which is over before anything is committed. Only from then on
+/// the attempt takes time that tells it from others.
+async fn in_turn(
+    shared: &Shared<Arc<Shop>>,
+    place: Place,
+    stop: &CancellationToken,
+    running: impl Future<Output = Result<(), Ending>>,
+) -> Result<(), Ending> {
+    let (shop, asked) = (&shared.what, Instant::now());
     // It is never closed.
-    let _turn = shared.what.turns.acquire().await;
-    shared.spend(running).await
+    let _turn = shop.turns.acquire().await;
+    if asked.elapsed() > TELL_AFTER
+        && commit::winner(&shop.platform.data, place).await.map_err(Ending::Failed)?.is_some()
+    {
+        return Err(Ending::Cancelled);
+    }
+    tokio::select! {
+        ran = shared.spend(running) => ran,
+        never = watch(shop, place, stop) => match never {},
+    }
 }
 
 /// Runs the tasks on a guest thread, one after the other; they stop when this is

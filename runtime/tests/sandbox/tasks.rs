@@ -154,6 +154,7 @@ impl Works {
             round: 0,
             function: "fixture".into(),
             version: 1,
+            second: false,
             common: TaskCommon {
                 depth: 0,
                 params: "{}".into(),
