@@ -202,6 +202,9 @@ pub struct Plan {
     pub groups: Vec<u32>,
     /// Tasks of each stage: the first is [`Plan::partitions`].
     pub stages: Vec<u32>,
+    /// Stored bytes that its partitions aim at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_bytes: Option<u64>,
     /// What settles the types of columns that are not declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub like: Option<Like>,
@@ -239,6 +242,7 @@ impl Plan {
             shards: Vec::new(),
             groups: group(weights),
             stages,
+            target_bytes: None,
             like: None,
             pruned: Pruned::default(),
             warnings: Vec::new(),

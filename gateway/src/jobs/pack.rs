@@ -5,21 +5,26 @@
 //! are those of its slices one after the other, so packing changes how many
 //! tasks there are and never the order of rows.
 
+use std::collections::HashSet;
+
 use fanfold_protocol::plan::{PARTITION_DOCUMENT_BYTES_MAX, Partition, Slice, Weight};
 
 /// Gathers slices that come one by one.
-pub struct Packer {
+pub struct Packer<'a> {
     target: u64,
+    /// What partitions of an earlier plan began with. Those of this one begin there,
+    /// too, so that an object that was added does not move all that follow.
+    starts: HashSet<&'a Slice>,
     open: Vec<Slice>,
     weight: Weight,
     /// Whether nothing may be added to the open partition.
     closed: bool,
 }
 
-impl Packer {
+impl<'a> Packer<'a> {
     /// A packer of partitions of about `target` stored bytes.
-    pub fn new(target: u64) -> Self {
-        Self { target, open: Vec::new(), weight: Weight::default(), closed: false }
+    pub fn new(target: u64, starts: HashSet<&'a Slice>) -> Self {
+        Self { target, starts, open: Vec::new(), weight: Weight::default(), closed: false }
     }
 
     /// Takes the next slice with its stored bytes; `alone` when it shares its
@@ -36,7 +41,8 @@ impl Packer {
         let document = serde_json::to_vec(&slice)?.len() as u64 + 1;
         let fits = self.weight.bytes.saturating_add(bytes) <= self.target
             && self.weight.document + document <= PARTITION_DOCUMENT_BYTES_MAX;
-        let full = if fits && !alone && !self.closed { None } else { self.finish() };
+        let joins = fits && !alone && !self.closed && !self.starts.contains(&slice);
+        let full = if joins { None } else { self.finish() };
         self.weight.bytes = self.weight.bytes.saturating_add(bytes);
         self.weight.document += document;
         self.closed = alone;
@@ -64,7 +70,7 @@ mod tests {
     }
 
     fn pack(target: u64, slices: &[(u64, bool)], key_bytes: usize) -> Vec<(Partition, Weight)> {
-        let (mut packer, mut all) = (Packer::new(target), Vec::new());
+        let (mut packer, mut all) = (Packer::new(target, HashSet::new()), Vec::new());
         for (number, (size, alone)) in slices.iter().enumerate() {
             all.extend(packer.add(slice(number, *size, key_bytes), *size, *alone).unwrap());
         }
@@ -88,6 +94,31 @@ mod tests {
         check(10, &[small(0), small(0)], &[&[0, 1]]);
         check(10, &[small(1), (1, true), small(1), small(1)], &[&[0], &[1], &[2, 3]]);
         check(10, &[(1, true), (1, true)], &[&[0], &[1]]);
+    }
+
+    #[test]
+    fn objects_that_come_or_go_move_their_neighbours_only() {
+        let pack = |numbers: &[usize], before: &[Partition]| {
+            let starts = before.iter().filter_map(|partition| partition.slices.first()).collect();
+            let (mut packer, mut all) = (Packer::new(10, starts), Vec::new());
+            for number in numbers {
+                all.extend(packer.add(slice(*number, 3, 4), 3, false).unwrap());
+            }
+            all.extend(packer.finish());
+            all.into_iter().map(|(partition, _)| partition).collect::<Vec<_>>()
+        };
+        let numbers: Vec<usize> = (0..60).map(|n| 10 * n).collect();
+        let before = pack(&numbers, &[]);
+        assert_eq!(before.len(), 20);
+        let same = |numbers: &[usize]| {
+            let now = pack(numbers, &before);
+            assert!(now.iter().all(|partition| partition.slices.len() <= 3));
+            now.iter().filter(|partition| before.contains(partition)).count()
+        };
+        assert_eq!(same(&numbers), 20);
+        assert_eq!(same(&[&numbers[..31], &[305], &numbers[31..]].concat()), 19);
+        assert_eq!(same(&[&numbers[..30], &numbers[31..]].concat()), 19);
+        assert_eq!(same(&[&[5], &numbers[..], &[999]].concat()), 20);
     }
 
     #[test]

@@ -6,7 +6,10 @@
 //! numbers for each partition. The head is written last and at most once: a job
 //! exists from the moment its head is there. No clock, no randomness.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use fanfold_protocol::{
@@ -59,12 +62,15 @@ pub async fn lay_down(
     let like = union::like(store, &job.document, reads, &found.objects, held).await?;
     filter::check_columns(vault.store(), &job.document, draft.reads.as_deref(), like.as_ref()).await?;
     let mut writer = Writer::new(vault, &draft.job);
-    let cutting = Cutting::new(&job.document, draft.reads.as_deref(), &found.objects)?;
+    let cutting = Cutting::new(&job.document, draft.reads.as_deref(), &found.objects)?
+        .as_before(earlier.and_then(|earlier| earlier.target_bytes));
+    let starts = earlier.map(Earlier::starts).unwrap_or_default();
     let taken = match draft.sample {
-        None => take_apart(splitter, &cutting, found.objects, &mut Sink::Store(&mut writer)).await,
+        None => take_apart(splitter, &cutting, found.objects, starts, &mut Sink::Store(&mut writer)).await,
         Some(count) => {
             let mut all = Vec::new();
-            let taken = take_apart(splitter, &cutting, found.objects, &mut Sink::Hold(&mut all)).await?;
+            let taken =
+                take_apart(splitter, &cutting, found.objects, starts, &mut Sink::Hold(&mut all)).await?;
             let sample = writer.sample(&all, count).await;
             sample.map(|weights| {
                 job.sample = Some(Sample { of: sample_of(&all), weights });
@@ -86,6 +92,7 @@ pub async fn lay_down(
     plan.warnings.extend(found.warnings);
     plan.warnings.extend(said(&uncut, &found.empty, writer.weights.is_empty()));
     (plan.shards, plan.like, plan.pruned) = (writer.shards, like, pruned);
+    plan.target_bytes = Some(cutting.target());
     if let Some(earlier) = earlier {
         let now = read_partitions(vault, &plan).await?;
         job.retry = Some(earlier.take_over(&now, &mut plan)?);
@@ -113,8 +120,8 @@ pub async fn partitions(
     let document = &earlier.job.document;
     let like = union::like(store, document, reads, &found.objects, earlier.like.as_ref()).await?;
     let mut partitions = Vec::new();
-    let cutting = Cutting::new(document, reads, &found.objects)?;
-    take_apart(splitter, &cutting, found.objects, &mut Sink::Hold(&mut partitions)).await?;
+    let cutting = Cutting::new(document, reads, &found.objects)?.as_before(earlier.target_bytes);
+    take_apart(splitter, &cutting, found.objects, earlier.starts(), &mut Sink::Hold(&mut partitions)).await?;
     Ok((partitions.into_iter().map(|(partition, _)| partition).collect(), like))
 }
 
@@ -151,16 +158,17 @@ impl Sink<'_, '_> {
     }
 }
 
-/// Takes the objects apart and gathers the parts; answers which cannot be cut,
-/// and what the filter leaves out. When that is all of the first object, a slice
+/// Takes the objects apart and gathers the parts, anew where partitions began
+/// before; answers which cannot be cut, and what the filter leaves out. When that is all of the first object, a slice
 /// without rows stays: its task shows the columns of the output.
 async fn take_apart(
     splitter: &Splitter,
     cutting: &Cutting,
     objects: Vec<PinnedObject>,
+    starts: HashSet<&Slice>,
     sink: &mut Sink<'_, '_>,
 ) -> Result<([Few; 2], Pruned)> {
-    let mut packer = Packer::new(cutting.target());
+    let mut packer = Packer::new(cutting.target(), starts);
     let (mut pruned, mut first) = (Pruned::default(), true);
     let [mut compressed, mut streams] = <[Few; 2]>::default();
     let split = |object: PinnedObject| async {

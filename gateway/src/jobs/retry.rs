@@ -15,7 +15,7 @@ use fanfold_protocol::{
     invocation::Usage,
     job::{Difference, Job, JobDocument, JobState, RetryOf},
     keys, limits,
-    plan::{Like, Partition, Plan, Shape, StateRef},
+    plan::{Like, Partition, Plan, Shape, Slice, StateRef},
     uri::ObjectUri,
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -85,6 +85,8 @@ pub struct Earlier {
     state: JobState,
     /// What settled its types.
     pub like: Option<Like>,
+    /// What its partitions aimed at, in stored bytes.
+    pub target_bytes: Option<u64>,
     /// Its reducers: what was shuffled to so many is of use to as many only.
     pub reducers: u32,
     partitions: Vec<Partition>,
@@ -92,6 +94,11 @@ pub struct Earlier {
 }
 
 impl Earlier {
+    /// What its partitions began with.
+    pub fn starts(&self) -> HashSet<&Slice> {
+        self.partitions.iter().filter_map(|partition| partition.slices.first()).collect()
+    }
+
     /// Compares the input as it was with the input as it is. Where another object
     /// settles its types now, what was done before may be of other types.
     fn compare(&self, now: &[Partition], like: Option<&Like>) -> Comparison {
@@ -178,8 +185,9 @@ impl Jobs {
         let (partitions, left) =
             tokio::try_join!(plan::read_partitions(vault, &case.plan), Left::read(vault, id, &case.output))?;
         let reducers = case.plan.reducers();
-        let Plan { shape, like, .. } = case.plan;
-        Ok(Earlier { job: case.job, shape, state: outcome.state, like, reducers, partitions, left })
+        let Plan { shape, like, target_bytes, .. } = case.plan;
+        let state = outcome.state;
+        Ok(Earlier { job: case.job, shape, state, like, target_bytes, reducers, partitions, left })
     }
 
     /// The document of the new job: the same, which may replace the output of

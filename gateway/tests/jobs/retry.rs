@@ -108,6 +108,34 @@ async fn only_what_failed_is_run_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_added_or_gone_moves_no_other_partition() {
+    let world = World::new().await;
+    let engine = world.engine().await;
+    let _worker = world.work(Play::default());
+    let list = async |numbers: &[u32]| {
+        let line = |n: &u32| format!("s3://bank/told/{n:04}.csv,1000000,9b2cf535f27731c974343645a3985328\n");
+        let text: String = std::iter::once("uri,size,etag\n".to_owned()).chain(numbers.iter().map(line)).collect();
+        let uri = "s3://bank/lists/told.csv".parse().unwrap();
+        world.store().put(&uri, text.into(), Default::default()).await.unwrap();
+    };
+    let even: Vec<u32> = (0..64).map(|n| 2 * n).collect();
+    list(&even).await;
+    let job = json!({"input": "manifest://bank/lists/told.csv", "format": "bytes", "split": {}});
+    let before = engine.run("folder", job).await;
+    succeeded(&before);
+    assert_eq!(before.partitions, 32);
+    // So much that a job that is no retry would aim at twice as many bytes.
+    let more = (200..300).chain([41]);
+    list(&even.iter().copied().filter(|n| *n != 60).chain(more).collect::<Vec<_>>()).await;
+    let again = retried(&engine, &before.id).await;
+    succeeded(&again);
+    let found = difference(&again);
+    assert_eq!((found.unchanged, found.vanished), (30, 1), "{found:?}");
+    assert_eq!(u64::from(again.partitions), 30 + found.added + found.changed);
+    assert_eq!((found.added, found.changed), (50, 3), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn states_are_taken_over_and_folded_as_if_they_were_new() {
     let world = World::new().await;
     world.inputs(40).await;
@@ -259,17 +287,17 @@ async fn a_cancelled_job_goes_on_where_it_was() {
     world.inputs(130).await;
     let engine = world.engine().await;
     let id = {
-        let hang = |lease: &fanfold_protocol::plan::Lease| (lease.group == 2).then_some(Mishap::Hang);
+        let hang = |lease: &fanfold_protocol::plan::Lease| (lease.group == 129).then_some(Mishap::Hang);
         let _worker = world.work(Play { mishap: Box::new(hang), ..Play::default() });
         let id = engine.submit("mapper", json!({"output": "s3://bank/out/"})).await.unwrap().id;
-        engine.until(&id, |record| record.tasks.done == 128).await;
+        engine.until(&id, |record| record.tasks.done == 129).await;
         engine.jobs.cancel(&id).await.unwrap();
         engine.ended(&id).await.id
     };
     let bench = Bench::new(&world, 999);
     let record = retried(&engine, &id).await;
     succeeded(&record);
-    assert_eq!((bench.ran(), rows(&engine, &record.id).await), (vec![128, 129], (130, 130)));
+    assert_eq!((bench.ran(), rows(&engine, &record.id).await), (vec![129], (130, 130)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
