@@ -15,6 +15,7 @@ use fanfold_protocol::names::FunctionName;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use uuid::Uuid;
 
 pub use self::{
     events::{Event, Events},
@@ -35,6 +36,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// On a deployment: two compilations may be waited for, of two minutes each.
 const DEPLOY_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// On an answer that a plan is made for: large text is read through for where its records end.
+const PLAN_TIMEOUT: Duration = Duration::from_secs(1_800);
+/// How often a job is asked for when the connection is lost, and the first pause between.
+const SUBMISSIONS: u32 = 4;
+const SUBMISSION_PAUSE: Duration = Duration::from_secs(1);
 
 /// A connection to a service.
 #[derive(Clone)]
@@ -140,6 +147,41 @@ impl Client {
         self.document(self.request(method, path).query(query).timeout(ANSWER_TIMEOUT)).await
     }
 
+    /// Asks for a job and reads what is accepted. Where the connection is lost it asks
+    /// again; the service sees one request, which it knows by its key.
+    pub async fn submit<T: DeserializeOwned>(&self, path: &str, body: Option<&impl Serialize>) -> Result<T> {
+        let key = Uuid::new_v4().to_string();
+        let mut tries = 1;
+        loop {
+            let request = self.planned(path, body).header("idempotency-key", &key);
+            let error = match request.send().await {
+                Ok(response) if response.status().is_success() => return self.read(response).await,
+                Ok(response) => return Err(self.refusal(response).await),
+                Err(error) => error,
+            };
+            // Where nobody listens at all, nobody has begun to plan.
+            if tries == SUBMISSIONS || (tries == 1 && error.is_connect()) {
+                return Err(self.unreachable(&error));
+            }
+            tracing::debug!(%error, tries, "the connection was lost before the job was accepted");
+            tokio::time::sleep(SUBMISSION_PAUSE * tries).await;
+            tries += 1;
+        }
+    }
+
+    /// Asks for something that a plan is made for, and reads the document that is answered.
+    pub async fn plan<T: DeserializeOwned>(&self, path: &str, body: Option<&impl Serialize>) -> Result<T> {
+        self.document(self.planned(path, body)).await
+    }
+
+    fn planned(&self, path: &str, body: Option<&impl Serialize>) -> RequestBuilder {
+        let request = self.request(Method::POST, path).timeout(PLAN_TIMEOUT);
+        match body {
+            Some(body) => request.json(body),
+            None => request,
+        }
+    }
+
     /// Uploads a component; `progress` is told of each piece that went out.
     pub async fn deploy(
         &self,
@@ -236,7 +278,10 @@ impl Client {
     }
 
     async fn document<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
-        let response = self.answer(request).await?;
+        self.read(self.answer(request).await?).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T> {
         let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
         Ok(serde_json::from_slice(&body)?)
     }

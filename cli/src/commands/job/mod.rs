@@ -63,7 +63,7 @@ pub async fn run(client: &Client, command: Job) -> Result<()> {
 
 async fn submit(client: &Client, args: &JobRun) -> Result<()> {
     let document = document::to_run(args)?;
-    let submitted = client.send::<Value>(Method::POST, "/v1/jobs", &document).await;
+    let submitted = client.submit::<Value>("/v1/jobs", Some(&document)).await;
     let job = match submitted {
         Ok(job) => job,
         Err(error) => return Err(client.suggest(error, &document.function.name).await),
@@ -91,7 +91,7 @@ async fn submit(client: &Client, args: &JobRun) -> Result<()> {
 async fn estimate(client: &Client, source: &JobSource, sample: u32, shown: View) -> Result<()> {
     let document = document::read(source)?;
     let path = format!("/v1/jobs/estimate?sample={sample}");
-    let submitted = client.send::<Value>(Method::POST, &path, &document).await;
+    let submitted = client.plan::<Value>(&path, Some(&document)).await;
     let job = match submitted {
         Ok(job) => job,
         Err(error) => return Err(client.suggest(error, &document.function.name).await),
@@ -109,13 +109,13 @@ async fn estimate(client: &Client, source: &JobSource, sample: u32, shown: View)
 /// Says what is different from the job as it ran, and runs that.
 async fn retry(client: &Client, id: Uuid, dry_run: bool, wait: bool, shown: View) -> Result<()> {
     let path = format!("/v1/jobs/{id}/retry");
-    let compared: Value = client.ask(Method::POST, &path, &[("dry_run", "true")]).await?;
+    let compared: Value = client.plan(&format!("{path}?dry_run=true"), None::<&Value>).await?;
     let comparison: ComparisonView = serde_json::from_value(compared.clone())?;
     if dry_run {
         return output::shown(shown, &compared, |_| show::comparison(&comparison));
     }
     output::note(show::comparison(&comparison).trim_end());
-    let job: Value = client.ask(Method::POST, &path, &[]).await?;
+    let job: Value = client.submit(&path, None::<&Value>).await?;
     let view: JobView = serde_json::from_value(job.clone())?;
     if wait {
         output::note(format!("job {}", view.id));
