@@ -177,8 +177,16 @@ impl Closing<'_> {
         if !succeeded && products.estimate.is_none() {
             kept::keep(self.vault, &self.job.id, &products.manifest.objects).await;
         }
-        self.sweep(succeeded).await;
-        if let Err(error) = cache::mark(self.vault, self.job).await {
+        let published = async {
+            match &outcome.manifest {
+                Some(_) => tokio::try_join!(self.mark_success(), self.remove_replaced(products)).map(drop),
+                None => Ok(()),
+            }
+        };
+        let (published, (), marked) =
+            tokio::join!(published, Box::pin(self.sweep(succeeded)), cache::mark(self.vault, self.job));
+        published?;
+        if let Err(error) = marked {
             tracing::warn!(job = %self.job.id, %error, "the job serves no others");
         }
         let key = keys::outcome(&self.job.id);
@@ -200,7 +208,7 @@ impl Closing<'_> {
     }
 
     /// Makes the output visible: the answer first, then the manifest that says
-    /// that all is there, then the mark for readers of Hadoop's kind.
+    /// that all is there.
     async fn publish(&self, products: &Products) -> Result<()> {
         let store = self.vault.store();
         let uri = self.output.join(MANIFEST_NAME)?;
@@ -213,8 +221,14 @@ impl Closing<'_> {
             }
             return Err(error);
         }
-        store.put(&self.output.join(SUCCESS_NAME)?, Bytes::new(), self.marked(PutOptions::default())).await?;
-        self.remove_replaced(products).await
+        Ok(())
+    }
+
+    /// The mark for readers of Hadoop's kind, which follows the manifest.
+    async fn mark_success(&self) -> Result<()> {
+        let mark = self.output.join(SUCCESS_NAME)?;
+        self.vault.store().put(&mark, Bytes::new(), self.marked(PutOptions::default())).await?;
+        Ok(())
     }
 
     async fn publish_head(&self, uri: &ObjectUri, body: &Bytes, products: &Products) -> Result<()> {

@@ -361,10 +361,10 @@ impl Jobs {
     /// Shows an accepted job and begins to work on it. The job exists whether
     /// or not this succeeds now: what is missing is made up for at the next look.
     async fn register(&self, record: &JobRecord) {
-        if let Err(error) = self.note_new(record).await {
+        let (noted, ()) = tokio::join!(self.note_new(record), self.adopt(record.id));
+        if let Err(error) = noted {
             tracing::warn!(job = %record.id, %error, "an accepted job has no record yet");
         }
-        self.adopt(record.id).await;
     }
 }
 
