@@ -114,7 +114,7 @@ async fn half_done(service: &Service, id: &str) -> Result<()> {
 fn ended(service: &Service, id: &str) -> Result<Value> {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
-        let job: Value = serde_json::from_str(&service.ok(&["job", "show", id, "--json"])?)?;
+        let job: Value = serde_json::from_str(&service.ok(&["job", "show", id, "--output", "json"])?)?;
         match job["state"].as_str() {
             Some("succeeded") => return Ok(job),
             Some("queued" | "running") => std::thread::sleep(Duration::from_millis(50)),
