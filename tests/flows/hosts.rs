@@ -68,6 +68,41 @@ async fn greets(deployment: &Deployment, gateway: &str) -> Duration {
     }
 }
 
+/// Calls `hello` asynchronously, and waits until it was tried more often than it may fail. Gives where
+/// it is shown.
+async fn is_promised_without_a_worker(deployment: &Deployment, gateway: &str) -> String {
+    let url = deployment.endpoint(gateway).unwrap();
+    let request = deployment.http.post(format!("{url}/v1/functions/hello/invoke")).bearer_auth(TOKEN);
+    let request = request.header("prefer", "respond-async").header("content-type", "application/json");
+    let accepted = request.body("\"Ada\"").send().await.unwrap().json::<Value>().await.unwrap();
+    let promised = format!("{url}/v1/invocations/{}", accepted["id"].as_str().unwrap());
+    let (metrics, begun) = (format!("{url}/metrics"), Instant::now());
+    let row = "fanfold_invocations_total{function=\"hello\",outcome=\"worker-unavailable\"} ";
+    loop {
+        let asked = deployment.http.get(&metrics).bearer_auth(TOKEN).send().await.unwrap();
+        let text = asked.text().await.unwrap();
+        let tries = text.lines().find_map(|line| line.strip_prefix(row)?.parse::<u64>().ok());
+        if tries > Some(3) {
+            return promised;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{text}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// What an asynchronous call becomes, once it has.
+async fn until_ended(deployment: &Deployment, url: &str) -> Value {
+    let begun = Instant::now();
+    loop {
+        let (_, shown) = deployment.ask("GET", url, "text/plain", "").await.unwrap();
+        if ["succeeded", "failed"].iter().any(|state| shown["state"] == *state) {
+            return shown;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{shown}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test]
 async fn many_hosts_give_the_answer_of_one_whatever_is_killed() {
     let mut deployment = Deployment::start(plan((Release::Debian, 1), 2, 3)).await.unwrap();
@@ -105,8 +140,11 @@ async fn many_hosts_give_the_answer_of_one_whatever_is_killed() {
         assert!(begun.elapsed() < PATIENCE, "{readiness}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let promised = is_promised_without_a_worker(&deployment, "gateway-2").await;
     deployment.launch("worker-3").unwrap();
     greets(&deployment, "gateway-2").await;
+    let ended = until_ended(&deployment, &promised).await;
+    assert_eq!((&ended["state"], &ended["attempts"]), (&json!("succeeded"), &json!(1)), "{ended}");
     assert_eq!(deployment.stop("gateway-2").await.unwrap(), Some(0));
 
     another_moves_in(&mut deployment, &result).await;

@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use fanfold_backbone::queue::Message;
-use fanfold_protocol::{ErrorKind, keys};
+use fanfold_protocol::{ErrorKind, Problem, keys};
 use http::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    asynchronous::{hasty, id, runs},
+    asynchronous::{hasty, id, runs, until_runs},
     harness::{Base, Service, start, start_with},
 };
 
@@ -96,6 +96,37 @@ async fn what_is_no_fault_of_the_function_counts_by_age_alone() {
     assert!(ended["problem"]["detail"].as_str().unwrap().contains("because it failed"), "{ended}");
     assert!(runs(&service) > 3, "{}", runs(&service));
     until_dead_letters(&service, 1).await;
+}
+
+#[tokio::test]
+async fn a_call_waits_for_a_worker_and_counts_what_a_worker_took_along() {
+    let service = start_with(hasty).await;
+    service.deploy("f", "1").await;
+    let nobody = Problem::new(ErrorKind::WorkerUnavailable, "nobody is there");
+    *service.workers.refuse_calls.lock().unwrap() = Some(nobody);
+    let waiting = id(&service.promise("f", &[], "echo").await);
+    // More often than it may fail.
+    until_runs(&service, 5).await;
+    let path = format!("/v1/invocations/{waiting}");
+    let shown = async {
+        loop {
+            // While it is tried once more it runs.
+            let shown = service.get(&path).await.json();
+            if shown["state"] == "queued" {
+                return shown;
+            }
+        }
+    };
+    let shown = tokio::time::timeout(Duration::from_secs(10), shown).await.unwrap();
+    assert_eq!((&shown["attempts"], &shown["problem"]["code"]), (&json!(0), &json!("worker-unavailable")));
+    *service.workers.refuse_calls.lock().unwrap() = None;
+    let ended = service.ended(&waiting).await;
+    assert_eq!((&ended["state"], &ended["attempts"]), (&json!("succeeded"), &json!(1)), "{ended}");
+
+    // It may have run each time, and may be what ended the worker.
+    let lost = service.ended(&id(&service.promise("f", &[], "fail worker-lost").await)).await;
+    assert_eq!((&lost["state"], &lost["attempts"]), (&json!("failed"), &json!(3)), "{lost}");
+    assert_eq!(until_dead_letters(&service, 1).await.len(), 1);
 }
 
 #[tokio::test]

@@ -45,6 +45,8 @@ pub struct Workers {
     /// What they were called with.
     pub bodies: Mutex<Vec<String>>,
     pub refuse_preparation: Mutex<Option<Problem>>,
+    /// Why nobody takes a call, if nobody does.
+    pub refuse_calls: Mutex<Option<Problem>>,
 }
 
 /// A running gateway with its own store and backbone.
@@ -134,6 +136,9 @@ fn dispatch(workers: &Arc<Workers>) -> Dispatch {
         let workers = Arc::clone(&invoking);
         async move {
             workers.calls.fetch_add(1, Ordering::SeqCst);
+            if let Some(problem) = workers.refuse_calls.lock().unwrap().clone() {
+                return Err(problem);
+            }
             workers.bodies.lock().unwrap().push(String::from_utf8_lossy(&invocation.request.body).into());
             let guard = Dropped(Some(&workers.dropped));
             let running = workers.running.0.fetch_add(1, Ordering::SeqCst) + 1;
@@ -141,7 +146,7 @@ fn dispatch(workers: &Arc<Workers>) -> Dispatch {
             let outcome = act(invocation).await;
             workers.running.0.fetch_sub(1, Ordering::SeqCst);
             guard.forget();
-            Ok::<_, Problem>(outcome)
+            Ok(outcome)
         }
     });
     let prepare = service_fn(move |_: Preparation| {

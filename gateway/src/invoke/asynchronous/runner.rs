@@ -3,9 +3,9 @@
 //!
 //! It takes at most half of the places, so that whoever waits for an answer
 //! finds the other half. A message leaves the queue only when the end of its
-//! invocation is in the store. What is no fault of the function (no place, a
-//! store or a backbone that does not answer, a stop) is not counted as an
-//! attempt and bounded by the invocation's age alone.
+//! invocation is in the store. What is no fault of the function (no place, no
+//! worker, a store or a backbone that does not answer, a stop) is not counted as
+//! an attempt and bounded by the invocation's age alone.
 
 use std::{sync::Arc, time::Duration};
 
@@ -422,7 +422,8 @@ fn checked(response: Response) -> Result<Response, Problem> {
     headers::from_guest(response.clone()).map(|_| response)
 }
 
-/// Whether the platform failed for a while, whatever the function does.
+/// Whether the platform failed for a while, whatever the function does. Not so of a
+/// worker that was lost: the function may have run, and may be what ended it.
 fn is_unavailable(code: ErrorKind) -> bool {
     matches!(
         code,
@@ -432,6 +433,7 @@ fn is_unavailable(code: ErrorKind) -> bool {
             | ErrorKind::BackboneUnavailable
             | ErrorKind::ShuttingDown
             | ErrorKind::ConcurrencyLimit
+            | ErrorKind::WorkerUnavailable
     )
 }
 
