@@ -4,7 +4,7 @@
 //! Between those who take work (workers, runners) and the backbone. Whose turn it is says [`Fair`]; what is added
 //! here is the asking. The queues are asked in that order without waiting; where all are empty, they are waited at
 //! together, and whichever gives something first is taken. Invariant: no queue is passed over while it has work and
-//! nobody before it has, but for the moment after it was found empty.
+//! nobody before it has, but for the moment after it was found empty or could not be pulled, in which the others are.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -16,10 +16,14 @@ use fanfold_protocol::fair::{Fair, Service};
 use futures::future::select_all;
 use tokio::sync::Notify;
 
-use crate::{Backbone, Delivery, Result};
+use crate::{Backbone, Delivery, Error, Result};
 
 /// How long a queue that was found empty is not asked again while others have work.
 const EMPTY_FOR: Duration = Duration::from_millis(50);
+/// How long queues are asked one after the other: where several are slow to fail, the rest is waited at.
+const ASK_FOR: Duration = Duration::from_secs(2);
+/// How long one that cannot be pulled is not asked again, at first and at most.
+const REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
 /// Several members' queues of one name. `T` is what comes along with a member.
 pub struct Share<T> {
@@ -36,9 +40,12 @@ struct State<T> {
 
 #[derive(Clone)]
 struct Member<T> {
+    name: String,
     backbone: Backbone,
     what: T,
     empty_at: Option<Instant>,
+    /// Until when it is not asked, since it could not be pulled, and how long that is.
+    rest: Option<(Instant, Duration)>,
 }
 
 /// A delivery that came in its member's turn, for which the member pays. Dropped when nothing of it runs any more.
@@ -70,7 +77,8 @@ impl<T: Clone> Share<T> {
         let mut weights = Vec::new();
         for (name, weight, backbone, what) in members {
             weights.push((name.clone(), weight));
-            state.members.insert(name, Member { backbone, what, empty_at: None });
+            let member = Member { name: name.clone(), backbone, what, empty_at: None, rest: None };
+            state.members.insert(name, member);
         }
         state.fair.set(weights);
         drop(state);
@@ -86,7 +94,7 @@ impl<T: Clone> Share<T> {
     /// says that it may get now, which may be none. Empty when none came, or when it is time to look again.
     ///
     /// # Errors
-    /// As [`Backbone::pull`].
+    /// As [`Backbone::pull`], when no member's queue can be pulled. One that cannot is left alone for a while.
     pub async fn pull(
         self: &Arc<Self>,
         wait: Duration,
@@ -94,63 +102,153 @@ impl<T: Clone> Share<T> {
     ) -> Result<Vec<Shared<T>>> {
         let mut changed = std::pin::pin!(self.changed.notified());
         changed.as_mut().enable();
-        while let Some((turn, member)) = self.next(&room) {
-            let max = room(&member.what).max(1);
-            let deliveries = member.backbone.pull(self.queue, max, Duration::ZERO, self.lease).await?;
-            if !deliveries.is_empty() {
-                return Ok(self.shared(turn, &member, deliveries));
-            }
-            turn.end_idle();
-        }
-        let mut waits = Vec::new();
-        for (name, member) in self.members() {
-            let max = room(&member.what);
-            if max == 0 {
-                continue;
-            }
-            let wait = async move {
-                let pulled = member.backbone.pull_or_withdraw(self.queue, max, wait, self.lease).await;
-                (name, member, pulled)
-            };
-            waits.push(Box::pin(wait));
-        }
-        if waits.is_empty() {
-            let _ = tokio::time::timeout(wait, changed).await;
-            return Ok(Vec::new());
+        let mut failed = BTreeMap::new();
+        let shared = self.ask(&room, &mut failed).await?;
+        if !shared.is_empty() {
+            return Ok(shared);
         }
         tokio::select! {
             biased;
-            ((name, member, pulled), _, _) = select_all(waits) => {
-                let deliveries = pulled?;
-                if deliveries.is_empty() {
-                    return Ok(Vec::new());
-                }
-                let service = self.state().fair.begin(&name);
-                Ok(self.shared(self.turn(service), &member, deliveries))
-            }
+            shared = self.wait(wait, &room, failed) => shared,
             () = changed => Ok(Vec::new()),
         }
     }
 
+    /// Asks one queue after the other without waiting, each in its turn; who cannot be pulled is added to `failed`.
+    async fn ask(
+        self: &Arc<Self>,
+        room: &impl Fn(&T) -> usize,
+        failed: &mut BTreeMap<String, Error>,
+    ) -> Result<Vec<Shared<T>>> {
+        let begun = Instant::now();
+        while begun.elapsed() < ASK_FOR
+            && let Some((turn, mut member)) =
+                self.next(|member| !failed.contains_key(&member.name) && room(&member.what) > 0)
+        {
+            let max = room(&member.what).max(1);
+            let pulled = member.backbone.pull(self.queue, max, Duration::ZERO, self.lease).await;
+            match pulled {
+                Ok(deliveries) if deliveries.is_empty() => turn.end_idle(),
+                Ok(deliveries) => return Ok(self.shared(turn, &member, deliveries)),
+                Err(Error::Closed) => return Err(Error::Closed),
+                Err(error) => {
+                    self.rest(&mut member, &error);
+                    failed.insert(member.name, error);
+                }
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Waits at all queues at once, and takes what the first of them gives. Fails once all have failed.
+    async fn wait(
+        self: &Arc<Self>,
+        wait: Duration,
+        room: &impl Fn(&T) -> usize,
+        mut failed: BTreeMap<String, Error>,
+    ) -> Result<Vec<Shared<T>>> {
+        let until = Instant::now() + wait;
+        let (mut names, mut waits) = (Vec::new(), Vec::new());
+        for member in self.members() {
+            let max = room(&member.what);
+            if max > 0 {
+                names.push(member.name.clone());
+                waits.push(Box::pin(self.wait_at(member, max, until)));
+            }
+        }
+        if waits.is_empty() {
+            tokio::time::sleep(wait).await;
+            return Ok(Vec::new());
+        }
+        let are_all = |failed: &BTreeMap<String, Error>| names.iter().all(|name| failed.contains_key(name));
+        if are_all(&failed)
+            && let Some((_, error)) = failed.pop_last()
+        {
+            return Err(self.rest_no_more(error));
+        }
+        loop {
+            let ((mut member, max, pulled), _, others) = select_all(waits).await;
+            match pulled {
+                Ok(deliveries) if deliveries.is_empty() => return Ok(Vec::new()),
+                Ok(deliveries) => {
+                    let service = self.state().fair.begin(&member.name);
+                    return Ok(self.shared(self.turn(service), &member, deliveries));
+                }
+                Err(Error::Closed) => return Err(Error::Closed),
+                Err(error) => {
+                    failed.insert(member.name.clone(), error.clone());
+                    if are_all(&failed) {
+                        return Err(self.rest_no_more(error));
+                    }
+                    self.rest(&mut member, &error);
+                    waits = others;
+                    waits.push(Box::pin(self.wait_at(member, max, until)));
+                }
+            }
+        }
+    }
+
+    /// Waits at a member's queue, once its rest is over.
+    async fn wait_at(
+        &self,
+        member: Member<T>,
+        max: usize,
+        until: Instant,
+    ) -> (Member<T>, usize, Result<Vec<Delivery>>) {
+        if let Some((rested, _)) = member.rest {
+            tokio::time::sleep(rested.min(until).saturating_duration_since(Instant::now())).await;
+            if rested > until {
+                return (member, max, Ok(Vec::new()));
+            }
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        let pulled = member.backbone.pull_or_withdraw(self.queue, max, left, self.lease).await;
+        (member, max, pulled)
+    }
+
+    /// Leaves a member alone that could not be pulled, each time for longer.
+    fn rest(&self, member: &mut Member<T>, error: &Error) {
+        let (name, queue) = (&member.name, self.queue);
+        tracing::warn!(member = name, queue, %error, "a queue cannot be pulled; it rests and is tried again");
+        let pause = member.rest.map_or(REST.0, |(_, pause)| (pause * 2).min(REST.1));
+        member.rest = Some((Instant::now() + pause, pause));
+        if let Some(known) = self.state().members.get_mut(&member.name) {
+            known.rest = member.rest;
+        }
+    }
+
+    /// Where nobody can be pulled, whoever pulls is told, and decides when to come back.
+    fn rest_no_more(&self, error: Error) -> Error {
+        self.state().members.values_mut().for_each(|member| member.rest = None);
+        error
+    }
+
     /// Begins the turn of whoever comes next and may have work. Where there is no choice, it is waited for at once.
-    fn next(self: &Arc<Self>, room: impl Fn(&T) -> usize) -> Option<(Turn<T>, Member<T>)> {
-        let mut state = self.state();
+    fn next(self: &Arc<Self>, able: impl Fn(&Member<T>) -> bool) -> Option<(Turn<T>, Member<T>)> {
+        let (mut state, now) = (self.state(), Instant::now());
         let State { fair, members } = &mut *state;
         if members.len() < 2 {
             return None;
         }
-        let service = fair.next(|name| {
-            members.get(name).is_some_and(|member| {
-                room(&member.what) > 0 && member.empty_at.is_none_or(|at| at.elapsed() >= EMPTY_FOR)
-            })
-        })?;
-        let member = members.get(service.member()).cloned();
+        let may_have_work = |member: &Member<T>| {
+            member.empty_at.is_none_or(|at| at + EMPTY_FOR <= now)
+                && member.rest.is_none_or(|(rested, _)| rested <= now)
+        };
+        let service =
+            fair.next(|name| members.get(name).is_some_and(|member| may_have_work(member) && able(member)))?;
+        let member = members.get_mut(service.member()).map(|member| {
+            // One who asks is enough to find out whether it can be pulled again.
+            if let Some((rested, pause)) = &mut member.rest {
+                *rested = now + *pause;
+            }
+            member.clone()
+        });
         drop(state);
         Some((self.turn(service), member?))
     }
 
-    fn members(&self) -> Vec<(String, Member<T>)> {
-        self.state().members.iter().map(|(name, member)| (name.clone(), member.clone())).collect()
+    fn members(&self) -> Vec<Member<T>> {
+        self.state().members.values().cloned().collect()
     }
 
     fn shared(
@@ -159,13 +257,13 @@ impl<T: Clone> Share<T> {
         member: &Member<T>,
         deliveries: Vec<Delivery>,
     ) -> Vec<Shared<T>> {
-        let name = first.service.as_ref().map(|service| service.member().clone()).unwrap_or_default();
-        if let Some(member) = self.state().members.get_mut(&name) {
-            member.empty_at = None;
+        let name = &member.name;
+        if let Some(member) = self.state().members.get_mut(name) {
+            (member.empty_at, member.rest) = (None, None);
         }
         let mut first = Some(first);
         let shared = |delivery| {
-            let turn = first.take().unwrap_or_else(|| self.turn(self.state().fair.begin(&name)));
+            let turn = first.take().unwrap_or_else(|| self.turn(self.state().fair.begin(name)));
             Shared { what: member.what.clone(), delivery, turn }
         };
         deliveries.into_iter().map(shared).collect()
@@ -210,7 +308,7 @@ impl<T> Turn<T> {
         let Some(service) = self.service.take() else { return };
         let mut state = self.share.state();
         if let Some(member) = state.members.get_mut(service.member()) {
-            member.empty_at = Some(Instant::now());
+            (member.empty_at, member.rest) = (Some(Instant::now()), None);
         }
         state.fair.idle(service);
     }

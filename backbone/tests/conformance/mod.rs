@@ -40,7 +40,8 @@ macro_rules! conformance_suite {
                 holds_delayed_messages, buries_and_replays_the_dead, wakes_a_waiting_pull,
                 gives_back_what_an_abandoned_pull_got, shares_work_without_loss,
                 has_one_effect_for_many_copies, keeps_queues_apart;
-            share: keeps_scopes_apart, serves_whoever_had_less, waits_at_all_and_takes_from_one;
+            share: keeps_scopes_apart, serves_whoever_had_less, waits_at_all_and_takes_from_one,
+                goes_on_past_what_cannot_be_pulled;
             bus: matches_wildcards, tells_a_slow_subscriber, ends_with_the_backbone;
         }
     };

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanfold_backbone::{Backbone, Change, Event, Message, Share};
+use fanfold_backbone::{Backbone, Change, Error, Event, Message, Share};
 use futures::StreamExt;
 use tokio::time::{sleep, timeout};
 
@@ -136,4 +136,34 @@ pub(crate) async fn waits_at_all_and_takes_from_one(b: &Backbone) {
     }
     assert_eq!(found.pop().unwrap().what, 9);
     assert!(begun.elapsed() < WAIT);
+}
+
+pub(crate) async fn goes_on_past_what_cannot_be_pulled(b: &Backbone) {
+    let mut scopes = scopes(b, &["one", "other"]);
+    // No queue's name begins so. Of equals the first comes first, so that it is asked before the others.
+    scopes.insert(0, b.scoped("//"));
+    let share = share(&scopes, &[1, 1, 1]);
+    fill(&scopes[1], 5).await;
+    fill(&scopes[2], 5).await;
+    let mut found = Vec::new();
+    for _ in 0..10 {
+        let shared = share.pull(WAIT, |_| 1).await.unwrap().pop().unwrap();
+        shared.delivery.ack().await.unwrap();
+        found.push(shared.what);
+    }
+    found.sort_unstable();
+    assert_eq!(found, [1, 1, 1, 1, 1, 2, 2, 2, 2, 2]);
+    // The others are waited at meanwhile, however often it fails.
+    let waiting = Arc::clone(&share);
+    let waiting = tokio::spawn(async move { waiting.pull(WAIT, |_| 1).await.unwrap() });
+    sleep(10 * NO_WAIT).await;
+    scopes[1].enqueue(QUEUE, vec![Message::new("late", "x")]).await.unwrap();
+    let shared = timeout(WAIT, waiting).await.unwrap().unwrap().pop().unwrap();
+    assert_eq!(shared.what, 1);
+    shared.delivery.ack().await.unwrap();
+    // Where it is the only one with room, and so all of them, that is told.
+    for _ in 0..2 {
+        let told = share.pull(WAIT, |member| usize::from(*member == 0)).await.err();
+        assert!(matches!(told, Some(Error::InvalidKey { .. })), "{told:?}");
+    }
 }
