@@ -183,13 +183,15 @@ impl Common {
             tasks(),
         );
         let jobs = jobs.await?;
+        let admission =
+            invoke::admission::Admission::new(config.function_concurrency, config.tenant_concurrency);
         let invocations = invoke::asynchronous::Invocations::new(
             store.clone(),
             bucket,
             backbone.clone(),
             registry.clone(),
             config.invocations.clone(),
-            (config.tenant_concurrency / 2).max(1),
+            admission.background(),
             tasks(),
         );
         let metrics = match &config.tenant.buckets {
@@ -203,10 +205,7 @@ impl Common {
         Ok(Arc::new(App {
             bodies: extract::BodyBudget::new(config.bodies_bytes_max),
             deploys: Semaphore::new(2 * limits::COMPILES_MAX),
-            admission: invoke::admission::Admission::new(
-                config.function_concurrency,
-                config.tenant_concurrency,
-            ),
+            admission,
             records: invoke::records::Records::default(),
             metrics,
             draining: self.draining.clone(),

@@ -7,7 +7,8 @@
 //! refused at once. A place is given back when its guard is dropped.
 //!
 //! Where there are several gateways, each holds back the others' parts of the
-//! places: it takes them itself, as soon as they are free.
+//! places: it takes them itself, as soon as they are free. Of its own part, half
+//! stays for calls that somebody waits for, unless it is a single place.
 
 use std::{
     collections::HashMap,
@@ -36,16 +37,24 @@ struct Inner {
     tenant: Arc<Gate>,
     functions: RwLock<HashMap<FunctionName, Arc<Gate>>>,
     function_places: usize,
+    /// What others take from.
+    further: RwLock<Vec<Arc<Places>>>,
     /// Among which places are divided.
     gateways: AtomicUsize,
 }
 
 struct Gate {
-    places: usize,
-    free: Arc<Semaphore>,
+    places: Places,
     /// Of these, as many as may be taken by what nobody waits for.
-    background: Arc<Semaphore>,
+    background: Places,
     waiting: AtomicUsize,
+}
+
+/// Places that are divided among gateways.
+struct Places {
+    /// Of all gateways together.
+    most: usize,
+    free: Arc<Semaphore>,
     /// The parts of other gateways.
     others: tokio::sync::Mutex<Option<OwnedSemaphorePermit>>,
 }
@@ -62,9 +71,10 @@ impl Admission {
     pub fn new(function_places: usize, tenant_places: usize) -> Self {
         Self {
             inner: Arc::new(Inner {
-                tenant: Arc::new(Gate::new(tenant_places)),
+                tenant: Arc::new(Gate::among(tenant_places, 1)),
                 functions: RwLock::default(),
                 function_places,
+                further: RwLock::default(),
                 gateways: AtomicUsize::new(1),
             }),
         }
@@ -81,8 +91,28 @@ impl Admission {
         let functions = self.inner.functions.read().unwrap_or_else(PoisonError::into_inner);
         for gate in functions.values().chain([&self.inner.tenant]) {
             let (gate, inner) = (Arc::clone(gate), Arc::clone(&self.inner));
-            tokio::spawn(async move { gate.divide(&inner.gateways).await });
+            tokio::spawn(async move {
+                tokio::join!(gate.places.divide(&inner.gateways), gate.background.divide(&inner.gateways))
+            });
         }
+        for places in self.inner.further.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            let (places, inner) = (Arc::clone(places), Arc::clone(&self.inner));
+            tokio::spawn(async move { places.divide(&inner.gateways).await });
+        }
+    }
+
+    /// Of the tenant's places, those for calls that nobody waits for.
+    pub(crate) fn background(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.inner.tenant.background.free)
+    }
+
+    /// Places beside those of functions and tenant, divided as these are.
+    pub(crate) fn divided(&self, places: usize) -> Arc<Semaphore> {
+        let mut further = self.inner.further.write().unwrap_or_else(PoisonError::into_inner);
+        let places = Arc::new(Places::among(places, self.inner.gateways.load(Ordering::Relaxed)));
+        let free = Arc::clone(&places.free);
+        further.push(places);
+        free
     }
 
     /// A place for a call of this function. Dropping the future gives up waiting.
@@ -90,9 +120,12 @@ impl Admission {
     /// # Errors
     /// `concurrency-limit`.
     pub async fn admit(&self, function: &FunctionName) -> Result<Place, Problem> {
-        let gate = self.gate(function);
+        self.admit_through(&self.gate(function), function).await
+    }
+
+    async fn admit_through(&self, gate: &Gate, function: &FunctionName) -> Result<Place, Problem> {
         let own = gate.enter().await.ok_or_else(|| {
-            refused(&format!("{function} runs at most {} invocations at once", self.part(&gate)))
+            refused(&format!("{function} runs at most {} invocations at once", self.part(gate)))
         })?;
         let shared = self.inner.tenant.enter().await.ok_or_else(|| {
             refused(&format!(
@@ -103,22 +136,24 @@ impl Admission {
         Ok(Place { _function: own, _tenant: shared, _background: None })
     }
 
-    /// A place for a call that nobody waits for. At most half of a function's
-    /// places go to these, so that who waits for an answer finds the other half.
+    /// A place for a call that nobody waits for. At most half of this gateway's part of
+    /// a function's places go to these, so that who waits for an answer finds the rest.
     ///
     /// # Errors
     /// `concurrency-limit`.
     pub async fn admit_background(&self, function: &FunctionName) -> Result<Place, Problem> {
-        let background = Arc::clone(&self.gate(function).background).try_acquire_owned().map_err(|_| {
+        let gate = self.gate(function);
+        let background = Arc::clone(&gate.background.free).try_acquire_owned().map_err(|_| {
             refused(&format!("{function} runs asynchronous calls in at most half of its places"))
         })?;
-        Ok(Place { _background: Some(background), ..self.admit(function).await? })
+        Ok(Place { _background: Some(background), ..self.admit_through(&gate, function).await? })
     }
 
     fn part(&self, gate: &Gate) -> String {
+        let places = &gate.places;
         match self.inner.gateways.load(Ordering::Relaxed) {
-            1 => gate.places.to_string(),
-            gateways => format!("{} (this gateway's part of {})", gate.part(gateways), gate.places),
+            1 => places.most.to_string(),
+            gateways => format!("{} (this gateway's part of {})", places.part(gateways), places.most),
         }
     }
 
@@ -130,7 +165,7 @@ impl Admission {
         let mut functions = functions.write().unwrap_or_else(PoisonError::into_inner);
         let gateways = self.inner.gateways.load(Ordering::Relaxed);
         if functions.len() >= IDLE_FUNCTIONS_MAX {
-            let idle = |gate: &Gate| gate.free.available_permits() == gate.part(gateways);
+            let idle = |gate: &Gate| gate.places.free.available_permits() == gate.places.part(gateways);
             functions.retain(|_, gate| Arc::strong_count(gate) > 1 || !idle(gate));
         }
         let gate = functions.entry(function.clone());
@@ -139,31 +174,43 @@ impl Admission {
 }
 
 impl Gate {
-    fn new(places: usize) -> Self {
-        let background = Arc::new(Semaphore::new((places / 2).max(1)));
-        let free = Arc::new(Semaphore::new(places));
-        Self { places, free, background, waiting: AtomicUsize::new(0), others: tokio::sync::Mutex::default() }
+    fn among(places: usize, gateways: usize) -> Self {
+        // A part of the half is half of the part.
+        let background = Places::among((places / 2).max(1), gateways);
+        Self { places: Places::among(places, gateways), background, waiting: AtomicUsize::new(0) }
     }
 
+    async fn enter(&self) -> Option<OwnedSemaphorePermit> {
+        let free = &self.places.free;
+        if let Ok(permit) = Arc::clone(free).try_acquire_owned() {
+            return Some(permit);
+        }
+        let _waiter = Waiter::new(&self.waiting, self.places.most)?;
+        tokio::time::timeout(WAIT_MAX, Arc::clone(free).acquire_owned()).await.ok()?.ok()
+    }
+}
+
+impl Places {
     /// New places, of which the other gateways' are taken.
-    fn among(places: usize, gateways: usize) -> Self {
-        let mut gate = Self::new(places);
-        let others = permits(places - gate.part(gateways));
+    fn among(most: usize, gateways: usize) -> Self {
+        let free = Arc::new(Semaphore::new(most));
+        let mut places = Self { most, free, others: tokio::sync::Mutex::default() };
+        let others = permits(most - places.part(gateways));
         // All of them are free.
-        *gate.others.get_mut() = Arc::clone(&gate.free).try_acquire_many_owned(others).ok();
-        gate
+        *places.others.get_mut() = Arc::clone(&places.free).try_acquire_many_owned(others).ok();
+        places
     }
 
     /// Of the places, this gateway's.
     fn part(&self, gateways: usize) -> usize {
-        (self.places / gateways).max(1)
+        (self.most / gateways).max(1)
     }
 
     /// Holds back the parts of others, until these are those of `gateways`.
     async fn divide(&self, gateways: &AtomicUsize) {
         let mut others = self.others.lock().await;
         loop {
-            let wanted = self.places - self.part(gateways.load(Ordering::Relaxed));
+            let wanted = self.most - self.part(gateways.load(Ordering::Relaxed));
             let held = others.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
             if wanted == held {
                 return;
@@ -179,14 +226,6 @@ impl Gate {
                 None => *others = Some(permit),
             }
         }
-    }
-
-    async fn enter(&self) -> Option<OwnedSemaphorePermit> {
-        if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
-            return Some(permit);
-        }
-        let _waiter = Waiter::new(&self.waiting, self.places)?;
-        tokio::time::timeout(WAIT_MAX, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok()
     }
 }
 
@@ -248,6 +287,49 @@ mod tests {
         let _held = [admission.admit(&f).await.unwrap(), admission.admit(&f).await.unwrap()];
         drop(background);
         assert!(admission.admit_background(&f).await.is_ok());
+    }
+
+    /// How many calls that nobody waits for find a place, and how many others beside them.
+    async fn admitted(admission: &Admission, function: &FunctionName) -> (usize, usize) {
+        let (mut background, mut others) = (Vec::new(), Vec::new());
+        while let Ok(place) = admission.admit_background(function).await {
+            background.push(place);
+        }
+        while let Ok(place) = admission.admit(function).await {
+            others.push(place);
+        }
+        (background.len(), others.len())
+    }
+
+    #[tokio::test]
+    async fn half_of_each_gateways_part_is_for_who_waits() {
+        let admission = Admission::new(12, 100);
+        let (known, fresh): (FunctionName, FunctionName) = ("f".parse().unwrap(), "g".parse().unwrap());
+        let (half, further) = (admission.background(), admission.divided(30));
+        assert_eq!(admitted(&admission, &known).await, (6, 6));
+        let cases = [
+            (2, (3, 3), 25, 15),
+            (3, (2, 2), 16, 10),
+            (5, (1, 1), 10, 6),
+            (12, (1, 0), 4, 2),
+            (1, (6, 6), 50, 30),
+        ];
+        for (gateways, expected, of_tenant, of_further) in cases {
+            admission.divide(gateways);
+            let begun = std::time::Instant::now();
+            loop {
+                let found = (admitted(&admission, &known).await, half.available_permits());
+                if found == (expected, of_tenant) && further.available_permits() == of_further {
+                    break;
+                }
+                assert!(begun.elapsed() < Duration::from_secs(10), "{gateways} gateways: {found:?}");
+                tokio::task::yield_now().await;
+            }
+            // What is made later is divided from the first.
+            assert_eq!(admission.divided(30).available_permits(), of_further);
+        }
+        admission.divide(2);
+        assert_eq!(admitted(&admission, &fresh).await, (3, 3));
     }
 
     #[tokio::test]

@@ -126,7 +126,7 @@ struct Inner {
     counters: Counters,
     running: Running,
     waiting: Mutex<Waiting>,
-    /// Places of this gateway to run them.
+    /// Places of this gateway to run them, which [`Admission`](crate::invoke::admission::Admission) divides.
     slots: Arc<Semaphore>,
     shutdown: CancellationToken,
     tracker: TaskTracker,
@@ -156,7 +156,7 @@ impl Invocations {
         backbone: Backbone,
         registry: Registry,
         config: InvocationsConfig,
-        slots: usize,
+        slots: Arc<Semaphore>,
         shutdown: CancellationToken,
     ) -> Self {
         let inner = Inner {
@@ -167,7 +167,7 @@ impl Invocations {
             counters: Counters::default(),
             running: Running::default(),
             waiting: Mutex::default(),
-            slots: Arc::new(Semaphore::new(slots)),
+            slots,
             shutdown,
             tracker: TaskTracker::new(),
         };

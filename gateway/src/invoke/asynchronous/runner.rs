@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The runner: deliveries of asynchronous calls, from the queue to their ends.
 //!
-//! It takes at most half of the places, so that whoever waits for an answer
-//! finds the other half. A message leaves the queue only when the end of its
+//! It takes at most half of this gateway's places, so that whoever waits for an
+//! answer finds the other half. A message leaves the queue only when the end of its
 //! invocation is in the store. What is no fault of the function (no place, no
 //! worker, a store or a backbone that does not answer, a stop) is not counted as
 //! an attempt and bounded by the invocation's age alone.
@@ -86,7 +86,7 @@ pub(crate) fn start(apps: &[AppState]) {
         });
     }
     if let Some(first) = apps.iter().max_by_key(|app| places(app)) {
-        let (app, places) = (Arc::clone(first), Arc::new(Semaphore::new(places(first))));
+        let (app, places) = (Arc::clone(first), first.admission.divided(places(first)));
         first.invocations.inner.tracker.spawn(async move { until_drained(&app, pull(share, places)).await });
     }
 }
@@ -99,8 +99,8 @@ async fn until_drained(app: &App, work: impl Future<Output = ()>) {
     }
 }
 
-/// Asynchronous calls of one tenant that a gateway runs at once, and of all tenants
-/// as many as of the largest: when several have work, they share these.
+/// Asynchronous calls of one tenant that all gateways together run at once, and of all
+/// tenants as many as of the largest: when several have work, they share these.
 fn places(app: &AppState) -> usize {
     (app.config.tenant_concurrency / 2).max(1)
 }
