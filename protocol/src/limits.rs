@@ -205,8 +205,9 @@ pub const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Connections at once; beyond, accepting waits.
 pub const CONNECTIONS_MAX: usize = 20_000;
-/// From the signal to stop until what still runs is dropped.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the signal to stop until what still runs is dropped: a call that has just begun
+/// may take its time and be answered.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(SYNC_TIMEOUT_DEFAULT.as_secs() + 5);
 
 /// A notification of a store: a hundred records of AWS are a tenth of it.
 pub const NOTIFICATION_BYTES_MAX: u64 = MIB;

@@ -32,7 +32,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use fanfold_backbone::Backbone;
@@ -285,10 +285,13 @@ impl Runtime {
         told.map_err(|error| Problem::new(error.kind(), error.to_string()))
     }
 
-    /// Works on jobs' tasks until `shutdown`, then finishes or gives back what
-    /// it has. Ends early only when the backbone is closed.
-    pub async fn run_tasks(&self, shutdown: CancellationToken) -> Result<(), Problem> {
-        worker::run(self.worker(), shutdown).await
+    /// Works on jobs' tasks until `shutdown`, then finishes what it has, for at most
+    /// `patience`, and gives back the rest. Ends early only when the backbone is closed.
+    ///
+    /// # Errors
+    /// `shutting-down` when the backbone is closed.
+    pub async fn run_tasks(&self, shutdown: CancellationToken, patience: Duration) -> Result<(), Problem> {
+        worker::run(self.worker(), shutdown, patience).await
     }
 
     /// The components that were compiled here, as a member's record has them.

@@ -20,6 +20,7 @@ use fanfold_protocol::{
     ErrorKind, Problem,
     function::Version,
     invocation::{Invocation, Outcome, Preparation, Request, Response, Usage},
+    limits,
     worker::{Member, NOT_STARTED, WIRE_HEADER, WIRE_VERSION},
 };
 use fanfold_runtime::remote::{Calls, join, serve};
@@ -119,6 +120,18 @@ impl Worker {
         slots: u32,
         cached: Vec<u64>,
     ) -> Self {
+        Self::start_draining(backbone, authority, name, slots, cached, limits::DRAIN_TIMEOUT).await
+    }
+
+    /// One that drains for so long.
+    async fn start_draining(
+        backbone: &Backbone,
+        authority: &Authority,
+        name: &str,
+        slots: u32,
+        cached: Vec<u64>,
+        patience: Duration,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let joining = Member { cached: cached.clone(), ..member(name, address, slots) };
@@ -126,7 +139,7 @@ impl Worker {
         let guests = Arc::new(Guests::default());
         let (draining, gone) = (CancellationToken::new(), CancellationToken::new());
         let calls = calls(&guests, slots);
-        let serving = tokio::spawn(serve(listener, authority.worker(), calls, draining.clone()));
+        let serving = tokio::spawn(serve(listener, authority.worker(), calls, draining.clone(), patience));
         let keeping = tokio::spawn(membership.keep(move || cached.clone(), draining.clone(), gone.clone()));
         Self { guests, address, draining, gone, serving, keeping }
     }
@@ -415,6 +428,32 @@ async fn a_worker_that_drains_ends_what_it_has() {
     a.gone.cancel();
     a.keeping.await.unwrap();
     b.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_drains_for_as_long_as_it_may_and_no_longer() {
+    let deployment = Deployment::new().await;
+    let (backbone, authority) = (&deployment.backbone, &deployment.authority);
+    let patience = Duration::from_millis(300);
+    let worker = Worker::start_draining(backbone, authority, "a", 4, Vec::new(), patience).await;
+    deployment.until("it is there", |live| live == 1).await;
+    let running = deployment.call(20_000);
+    let draining = async {
+        while worker.started() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        worker.draining.cancel();
+    };
+    let broken_off = async { tokio::join!(running, draining).0 };
+    let broken_off = tokio::time::timeout(Duration::from_secs(5), broken_off).await.unwrap();
+    assert_eq!(broken_off.unwrap_err().code, ErrorKind::WorkerLost);
+    tokio::time::timeout(Duration::from_secs(5), worker.serving).await.unwrap().unwrap();
+    // With nothing to end, it needs no time at all.
+    let idle = deployment.worker("b", 4).await;
+    idle.draining.cancel();
+    tokio::time::timeout(Duration::from_secs(5), idle.serving).await.unwrap().unwrap();
+    worker.gone.cancel();
+    idle.gone.cancel();
 }
 
 #[tokio::test(flavor = "multi_thread")]

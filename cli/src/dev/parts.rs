@@ -9,7 +9,7 @@ use std::{future::Future, net::SocketAddr};
 
 use fanfold_backbone::{Backbone, EmbeddedConfig};
 use fanfold_gateway::{AwsCredentials, Dispatch, Gateway, GatewayConfig, SourcesConfig};
-use fanfold_protocol::keys::SYSTEM_BUCKET_DEFAULT;
+use fanfold_protocol::{keys::SYSTEM_BUCKET_DEFAULT, limits::DRAIN_TIMEOUT};
 use fanfold_runtime::{CompilerCommand, Runtime, RuntimeConfig};
 use fanfold_storage::{
     Store,
@@ -101,7 +101,8 @@ impl Parts {
             Ok(())
         });
         let worker = runtime.clone();
-        let tasks = Part::start("worker", |stop| async move { Ok(worker.run_tasks(stop).await?) });
+        let tasks =
+            Part::start("worker", |stop| async move { Ok(worker.run_tasks(stop, DRAIN_TIMEOUT).await?) });
         Ok(Self { store: serving, gateway, tasks, backbone, runtime })
     }
 

@@ -94,6 +94,8 @@ pub struct Worker {
     pub slots: u32,
     /// Threads that run functions; one for each core when absent.
     pub threads: Option<usize>,
+    /// From the signal to stop until calls that still run are dropped and tasks given back.
+    pub drain: Option<Span>,
     /// Where it stands.
     pub zone: Option<String>,
     /// Folder of compiled components.

@@ -6,7 +6,9 @@
 
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{
+    limits,
     names::WorkerName,
+    size::Span,
     worker::{Member, WIRE_VERSION},
 };
 use fanfold_runtime::{
@@ -66,7 +68,8 @@ pub async fn run(args: Hosts) -> Result<()> {
         let (runtime, draining, gone) = (runtime.clone(), draining.clone(), gone.clone());
         tokio::spawn(membership.keep(move || runtime.cached(), draining, gone))
     };
-    let serving = tokio::spawn(serve(listener, tls, calls, draining.clone()));
+    let patience = config.drain.map_or(limits::DRAIN_TIMEOUT, Span::as_duration);
+    let serving = tokio::spawn(serve(listener, tls, calls, draining.clone(), patience));
     let probing = tokio::spawn(probes::serve(
         probes,
         runtime.clone(),
@@ -75,7 +78,7 @@ pub async fn run(args: Hosts) -> Result<()> {
         gone.clone(),
     ));
     let (tasks, drained) = (runtime.clone(), draining.clone());
-    let mut working = tokio::spawn(async move { tasks.run_tasks(drained).await });
+    let mut working = tokio::spawn(async move { tasks.run_tasks(drained, patience).await });
     output::note(format!("the worker {name} takes calls on {bound} and tasks from the queue"));
     let ended = tokio::select! {
         () = stop.told() => None,

@@ -64,9 +64,15 @@ struct Desk {
     draining: CancellationToken,
 }
 
-/// Takes calls until `draining`, then ends what runs, for as long as draining
-/// may take.
-pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, calls: Calls, draining: CancellationToken) {
+/// Takes calls until `draining`, then ends what runs, for at most `patience`, and drops
+/// the rest.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    calls: Calls,
+    draining: CancellationToken,
+    patience: Duration,
+) {
     let acceptor = TlsAcceptor::from(tls);
     let slots = Semaphore::new(calls.slots);
     let desk = Arc::new(Desk { calls, slots, draining: draining.clone() });
@@ -87,7 +93,7 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, calls: Calls, 
     }
     drop(listener);
     let ended = async { while open.join_next().await.is_some() {} };
-    if tokio::time::timeout(limits::DRAIN_TIMEOUT, ended).await.is_err() {
+    if tokio::time::timeout(patience, ended).await.is_err() {
         tracing::warn!("calls were still running when the time to drain was over");
     }
 }

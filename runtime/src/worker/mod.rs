@@ -17,7 +17,7 @@ mod states;
 use std::{sync::Arc, time::Duration};
 
 use fanfold_backbone::{Backbone, Share, Shared};
-use fanfold_protocol::{ErrorKind, Problem, limits};
+use fanfold_protocol::{ErrorKind, Problem};
 use tokio::{runtime::Handle, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -46,9 +46,13 @@ pub(crate) struct Worker {
     pub(crate) reach: Arc<Reach>,
 }
 
-/// Works until `shutdown`, then finishes what runs, for as long as draining
-/// may take, and gives back the rest.
-pub(crate) async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(), Problem> {
+/// Works until `shutdown`, then finishes what runs, for at most `patience`, and gives
+/// back the rest.
+pub(crate) async fn run(
+    worker: Worker,
+    shutdown: CancellationToken,
+    patience: Duration,
+) -> Result<(), Problem> {
     let (own, reach) = (worker.platforms.of(None), Arc::clone(&worker.reach));
     let threads = own.data.threads.clone();
     let loops = 2 * worker.running_max;
@@ -63,7 +67,7 @@ pub(crate) async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(
     let following = floor.follow();
     let draining = async {
         shutdown.cancelled().await;
-        tokio::time::sleep(limits::DRAIN_TIMEOUT).await;
+        tokio::time::sleep(patience).await;
         floor.drained.cancel();
         std::future::pending::<()>().await;
     };

@@ -10,7 +10,7 @@ use fanfold_protocol::{
     digest::Digest,
     function::{Settings, Version},
     job::{CsvOptions, Format},
-    keys,
+    keys, limits,
     plan::{Lease, Partition, Slice, StateRef, Task, TaskCommon, Work},
     tenant::Tenant,
     uri::{ObjectUri, PinnedObject},
@@ -132,10 +132,15 @@ impl Works {
 
     /// A worker of this platform.
     fn over(platform: Platform) -> Self {
+        Self::draining(platform, limits::DRAIN_TIMEOUT)
+    }
+
+    /// One that drains for so long.
+    fn draining(platform: Platform, patience: Duration) -> Self {
         let platform = Arc::new(platform);
         let shutdown = CancellationToken::new();
         let (runtime, stop) = (platform.runtime.clone(), shutdown.clone());
-        let worker = tokio::spawn(async move { runtime.run_tasks(stop).await.unwrap() });
+        let worker = tokio::spawn(async move { runtime.run_tasks(stop, patience).await.unwrap() });
         Self { platform, shutdown, worker, job: Uuid::now_v7() }
     }
 
@@ -621,6 +626,26 @@ async fn a_worker_that_stops_finishes_what_it_has() {
     let commit = platform.get(&format!("s3://fanfold/{}", keys::commit(&job, 0, 0, 0))).await;
     let commit: Commit = serde_json::from_slice(&commit).unwrap();
     assert_eq!(commit.tasks.len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_has_drained_long_enough_gives_back_what_runs() {
+    let platform = Platform::start().await;
+    let endless = tables("(loop $forever (br $forever))", 0, '"');
+    let _: Arc<Version> = platform.deploy(endless, Settings::default()).await.unwrap();
+    let works = Works::draining(platform, Duration::from_millis(300));
+    let maps = vec![Work::Map(works.partition("in/1.csv", "id\n1\n").await)];
+    works.enqueue(&works.lease(0, 0, maps), 1).await;
+    let leased = async {
+        while works.platform.backbone.depth(keys::TASK_QUEUE).await.unwrap().leased < 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), leased).await.expect("a worker that takes it");
+    let platform = works.platform.clone();
+    tokio::time::timeout(Duration::from_secs(10), works.stop()).await.expect("an end of its patience");
+    let depth = platform.backbone.depth(keys::TASK_QUEUE).await.unwrap();
+    assert_eq!((depth.ready, depth.leased), (1, 0), "{depth:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
