@@ -9,12 +9,14 @@ use std::{
     process::{Command, Stdio},
 };
 
+use fanfold_protocol::limits::DRAIN_TIMEOUT;
 use fanfold_tests::service::program;
 use serde_json::Value;
 
 const METRICS: &str = include_str!("../../docs/metrics.md");
 const GUIDE: &str = include_str!("../../docs/guide-operations.md");
 const RULES: &str = include_str!("../../deploy/prometheus/fanfold.rules.yml");
+const ADAPTER: &str = include_str!("../../deploy/prometheus/adapter.yml");
 const DASHBOARD: &str = include_str!("../../deploy/grafana/fanfold.json");
 const COMPOSE: &str = include_str!("../../deploy/compose/compose.yaml");
 
@@ -204,6 +206,68 @@ fn is_taken(part: &str, text: &str, folder: &Path) {
     assert_eq!(output.status.code(), Some(3), "{text}\n{said}");
 }
 
+/// The files that a configuration names.
+fn files(text: &str) -> Vec<&str> {
+    let keys = ["token_digests", "credentials", "password", "cert", "key", "ca"];
+    let lines = text.lines().filter_map(|line| line.split_once(" = "));
+    lines.filter(|(key, _)| keys.contains(key)).map(|(_, value)| value.trim_matches('"')).collect()
+}
+
+#[test]
+fn each_container_gets_the_secrets_that_its_file_names_and_no_others() {
+    let compose = &yaml(COMPOSE)[0];
+    let services = compose["services"].as_object().unwrap();
+    for (name, service) in services.iter().filter(|(_, service)| service["image"] == "fanfold") {
+        let part = if name.starts_with("gateway") { "gateway" } else { "worker" };
+        let text = std::fs::read_to_string(root().join(format!("deploy/compose/{part}.toml"))).unwrap();
+        let volumes = service["volumes"].as_array().unwrap().iter().map(|one| one.as_str().unwrap());
+        let secrets: BTreeMap<&str, &str> = volumes
+            .filter_map(|volume| volume.strip_suffix(":ro")?.split_once(":/etc/fanfold/"))
+            .filter(|(from, _)| from.starts_with("./state"))
+            .map(|(from, to)| (to, from))
+            .collect();
+        let named: BTreeSet<&str> = files(&text).into_iter().collect();
+        assert!(named.len() > 4, "{part}: {named:?}");
+        assert_eq!(secrets.keys().copied().collect::<BTreeSet<_>>(), named, "{name}");
+        let own = if part == "gateway" { "gateway" } else { name.as_str() };
+        for (to, from) in secrets {
+            let common = ["ca.pem", "store-credentials", "token-digests"].contains(&to);
+            assert!(if common { from.ends_with(to) } else { from.contains(own) }, "{name}: {from}");
+        }
+    }
+}
+
+#[test]
+fn whoever_stops_the_programs_waits_until_they_have_drained() {
+    let drains = DRAIN_TIMEOUT.as_secs();
+    for part in ["gateway", "worker"] {
+        let unit = root().join(format!("deploy/systemd/fanfold-{part}.service"));
+        let unit = std::fs::read_to_string(unit).unwrap();
+        let value = |text: &str, key: &str| {
+            let found = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            found.unwrap_or_else(|| panic!("{part}: no {key}")).to_owned()
+        };
+        let start = format!("/usr/bin/fanfold {part} --config /etc/fanfold/{part}.toml");
+        assert_eq!(value(&unit, "ExecStart"), start);
+        assert!(value(&unit, "TimeoutStopSec").parse::<u64>().unwrap() > drains, "{part}");
+        // It is started again for ever, unless it says that its file is wrong.
+        assert_eq!(value(unit.split("[Service]").next().unwrap(), "StartLimitIntervalSec"), "0");
+        assert_eq!(value(&unit, "RestartPreventExitStatus"), "2");
+    }
+    for (name, service) in yaml(COMPOSE)[0]["services"].as_object().unwrap() {
+        if service["image"] == "fanfold" {
+            let grace = service["stop_grace_period"].as_str().unwrap().trim_end_matches('s');
+            assert!(grace.parse::<u64>().unwrap() > drains, "{name}");
+        }
+    }
+    let (sound, text, said) = helm(&["template", "release"]);
+    assert!(sound, "{said}");
+    let documents = yaml(&text);
+    let pods = documents.iter().map(|one| &one["spec"]["template"]["spec"]).filter(|pod| !pod.is_null());
+    let graces: Vec<_> = pods.map(|pod| pod["terminationGracePeriodSeconds"].as_u64().unwrap()).collect();
+    assert!(graces.len() == 2 && graces.iter().all(|grace| *grace > drains), "{graces:?}");
+}
+
 #[test]
 fn the_compose_file_is_made_of_what_there_is() {
     let compose = &yaml(COMPOSE)[0];
@@ -261,17 +325,54 @@ fn the_compose_files_secrets_are_made_once_and_are_ones_own() {
     assert_eq!(read("token"), token, "it is not made anew");
 }
 
+/// What helm makes of the chart: whether it is sound, and what is said of it.
+fn helm(arguments: &[&str]) -> (bool, String, String) {
+    let chart = root().join("deploy/helm/fanfold");
+    let output = Command::new(test_environment("helm")).args(arguments).arg(chart).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn each_pod_has_a_way_to_nats_of_its_own() {
+    let (sound, text, said) = helm(&["template", "release"]);
+    assert!(sound, "{said}");
+    let documents = yaml(&text);
+    let ways = ["Deployment", "StatefulSet"].map(|kind| {
+        let pod = &documents.iter().find(|one| one["kind"] == kind).unwrap()["spec"]["template"]["spec"];
+        let nats = |list: &Value| list.as_array().unwrap().iter().find(|one| one["name"] == "nats").cloned();
+        let secret = nats(&pod["volumes"]).unwrap()["secret"]["secretName"].clone();
+        (secret, nats(&pod["containers"][0]["volumeMounts"]).unwrap()["subPathExpr"].clone())
+    });
+    let [(of_gateways, _), (of_workers, password)] = ways;
+    assert_ne!(of_gateways, of_workers);
+    // A pod's name is its worker's, and so the user's.
+    assert_eq!(password, "$(POD_NAME).password");
+    assert_eq!(text.matches("restricted = true").count(), 1);
+    let (sound, text, said) = helm(&["template", "release", "--set", "nats.users=false"]);
+    assert!(sound, "{said}");
+    assert_eq!(text.matches("credentials = \"/etc/fanfold/nats/nats.creds\"").count(), 2);
+    assert!(!text.contains("restricted"));
+    let none = "secrets.gatewayNats=,secrets.workerNats=";
+    let (sound, text, said) = helm(&["template", "release", "--set", none]);
+    assert!(sound && !text.contains("/etc/fanfold/nats"), "{said}");
+}
+
+#[test]
+fn the_autoscaler_counts_what_all_gateways_say_once() {
+    let rule = &yaml(ADAPTER)[0]["rules"]["external"][0];
+    let series = rule["seriesQuery"].as_str().unwrap();
+    assert_eq!(unknown(series, &documented()), Vec::<String>::new());
+    assert!(rule["metricsQuery"].as_str().unwrap().starts_with("max by (tenant, queue, state) "));
+    let (sound, text, said) = helm(&["template", "release", "--set", "worker.autoscaling.enabled=true"]);
+    assert!(sound, "{said}");
+    let documents = yaml(&text);
+    let scaler = documents.iter().find(|one| one["kind"] == "HorizontalPodAutoscaler").unwrap();
+    assert_eq!(scaler["spec"]["metrics"][0]["external"]["metric"]["name"], series);
+}
+
 #[test]
 fn the_chart_renders_to_what_the_programs_take() {
-    let chart = root().join("deploy/helm/fanfold");
-    let helm = |arguments: &[&str]| {
-        let output = Command::new(test_environment("helm")).args(arguments).arg(&chart).output().unwrap();
-        (
-            output.status.success(),
-            String::from_utf8(output.stdout).unwrap(),
-            String::from_utf8(output.stderr).unwrap(),
-        )
-    };
     let (sound, said, _) = helm(&["lint", "--strict"]);
     assert!(sound, "{said}");
     let all = "gateway.autoscaling.enabled=true,worker.autoscaling.enabled=true,monitoring.enabled=true";

@@ -17,23 +17,31 @@ labels:
 {{- end }}
 
 {{- define "fanfold.common" -}}
-system_bucket = {{ .Values.systemBucket | quote }}
+{{- $values := .context.Values -}}
+system_bucket = {{ $values.systemBucket | quote }}
 
 [store]
-{{- if .Values.store.endpoint }}
-endpoint = {{ .Values.store.endpoint | quote }}
+{{- if $values.store.endpoint }}
+endpoint = {{ $values.store.endpoint | quote }}
 {{- end }}
-region = {{ .Values.store.region | quote }}
+region = {{ $values.store.region | quote }}
 credentials = "/etc/fanfold/store/store-credentials"
 
 [nats]
-urls = {{ .Values.nats.urls | toJson }}
-replicas = {{ .Values.nats.replicas }}
-{{- if .Values.nats.requireTls }}
+urls = {{ $values.nats.urls | toJson }}
+replicas = {{ $values.nats.replicas }}
+{{- if $values.nats.requireTls }}
 require_tls = true
 {{- end }}
-{{- if .Values.secrets.nats }}
+{{- if and .nats (not $values.nats.users) }}
 credentials = "/etc/fanfold/nats/nats.creds"
+{{- else if and .nats (eq .part "worker") }}
+user = "{name}"
+password = "/etc/fanfold/nats/password"
+restricted = true
+{{- else if .nats }}
+user = "gateway"
+password = "/etc/fanfold/nats/gateway.password"
 {{- end }}
 
 [tls]
@@ -81,7 +89,10 @@ readinessProbe:
 - { name: config, mountPath: /etc/fanfold/config, readOnly: true }
 - { name: store, mountPath: /etc/fanfold/store, readOnly: true }
 - { name: tls, mountPath: /etc/fanfold/tls, readOnly: true }
-{{- if .context.Values.secrets.nats }}
+{{- if and .nats .context.Values.nats.users (eq .part "worker") }}
+# Of all workers' passwords its own.
+- { name: nats, mountPath: /etc/fanfold/nats/password, subPathExpr: "$(POD_NAME).password", readOnly: true }
+{{- else if .nats }}
 - { name: nats, mountPath: /etc/fanfold/nats, readOnly: true }
 {{- end }}
 {{- end }}
@@ -93,8 +104,8 @@ readinessProbe:
   secret: { secretName: {{ .context.Values.secrets.store }}, defaultMode: 0440 }
 - name: tls
   secret: { secretName: {{ .tls }}, defaultMode: 0440 }
-{{- if .context.Values.secrets.nats }}
+{{- if .nats }}
 - name: nats
-  secret: { secretName: {{ .context.Values.secrets.nats }}, defaultMode: 0440 }
+  secret: { secretName: {{ .nats }}, defaultMode: 0440 }
 {{- end }}
 {{- end }}
