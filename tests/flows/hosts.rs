@@ -68,22 +68,26 @@ async fn greets(deployment: &Deployment, gateway: &str) -> Duration {
     }
 }
 
-/// Calls `hello` asynchronously, and waits until it was tried more often than it may fail. Gives where
-/// it is shown.
-async fn is_promised_without_a_worker(deployment: &Deployment, gateway: &str) -> String {
+/// Calls `hello` asynchronously, and gives where it is shown.
+async fn promised(deployment: &Deployment, gateway: &str) -> String {
     let url = deployment.endpoint(gateway).unwrap();
     let request = deployment.http.post(format!("{url}/v1/functions/hello/invoke")).bearer_auth(TOKEN);
     let request = request.header("prefer", "respond-async").header("content-type", "application/json");
     let accepted = request.body("\"Ada\"").send().await.unwrap().json::<Value>().await.unwrap();
-    let promised = format!("{url}/v1/invocations/{}", accepted["id"].as_str().unwrap());
-    let (metrics, begun) = (format!("{url}/metrics"), Instant::now());
+    format!("{url}/v1/invocations/{}", accepted["id"].as_str().unwrap())
+}
+
+/// Waits until calls of `hello` found no worker more often than one may fail.
+async fn until_tried_in_vain(deployment: &Deployment, gateway: &str) {
+    let metrics = format!("{}/metrics", deployment.endpoint(gateway).unwrap());
+    let begun = Instant::now();
     let row = "fanfold_invocations_total{function=\"hello\",outcome=\"worker-unavailable\"} ";
     loop {
         let asked = deployment.http.get(&metrics).bearer_auth(TOKEN).send().await.unwrap();
         let text = asked.text().await.unwrap();
         let tries = text.lines().find_map(|line| line.strip_prefix(row)?.parse::<u64>().ok());
         if tries > Some(3) {
-            return promised;
+            return;
         }
         assert!(begun.elapsed() < PATIENCE, "{text}");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -140,7 +144,8 @@ async fn many_hosts_give_the_answer_of_one_whatever_is_killed() {
         assert!(begun.elapsed() < PATIENCE, "{readiness}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let promised = is_promised_without_a_worker(&deployment, "gateway-2").await;
+    let promised = promised(&deployment, "gateway-2").await;
+    until_tried_in_vain(&deployment, "gateway-2").await;
     deployment.launch("worker-3").unwrap();
     greets(&deployment, "gateway-2").await;
     let ended = until_ended(&deployment, &promised).await;
@@ -330,6 +335,8 @@ async fn what_is_lost_later_is_told_and_needs_no_restart() {
     }
     let first = deployment.submit("gateway-1", &job("first")).await.unwrap();
     gives(&deployment, "gateway-1", &first, &result).await;
+    let ended = promised(&deployment, "gateway-1").await;
+    assert_eq!(until_ended(&deployment, &ended).await["state"], "succeeded");
     let gateway = deployment.endpoint("gateway-1").unwrap();
     let reads = async |deployment: &Deployment| {
         for path in ["/v1/functions/hello".to_owned(), format!("/v1/jobs/{first}")] {
@@ -343,6 +350,10 @@ async fn what_is_lost_later_is_told_and_needs_no_restart() {
     until_readiness(&deployment, "worker-1", Some("backbone")).await;
     is_refused_for_now(&deployment, &job("refused")).await;
     reads(&deployment).await;
+    for part in ["", "/result", "/logs"] {
+        let (status, found) = deployment.ask("GET", &format!("{ended}{part}"), "", "").await.unwrap();
+        assert_eq!(status, 200, "{part}: {found}");
+    }
     deployment.launch("nats-1").unwrap();
     until_readiness(&deployment, "gateway-1", None).await;
     until_readiness(&deployment, "worker-1", None).await;

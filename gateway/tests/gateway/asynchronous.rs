@@ -326,6 +326,22 @@ async fn a_gateway_that_stops_gives_back_what_runs() {
 }
 
 #[tokio::test]
+async fn what_has_ended_is_read_while_the_backbone_is_away() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let id = id(&service.promise("f", &[], "log said").await);
+    service.ended(&id).await;
+    service.base.backbone.close().await;
+    let path = format!("/v1/invocations/{id}");
+    assert_eq!(service.get(&path).await.json()["state"], "succeeded");
+    assert_eq!(service.get(&format!("{path}/result")).await.body, "done");
+    assert_eq!(service.get(&format!("{path}/logs")).await.json()["lines"][0]["message"], "said");
+    // Of any other, nobody knows whether it waits.
+    let other = format!("/v1/invocations/{}", Uuid::now_v7());
+    service.get(&other).await.is_problem(ErrorKind::ShuttingDown);
+}
+
+#[tokio::test]
 async fn stopping_lets_short_ones_end() {
     let base = Base::new().await;
     let first = base.serve(hasty).await;

@@ -216,9 +216,9 @@ impl Invocations {
     /// Where an asynchronous invocation stands; none when there is none of this id.
     ///
     /// # Errors
-    /// The store or the backbone does not answer.
+    /// The store or the backbone does not answer; of one that has ended, the store is enough.
     pub async fn standing(&self, id: &Uuid) -> Result<Option<Standing>, Problem> {
-        if let Some((live, _)) = Live::get(&self.inner.backbone, id).await? {
+        if let Some(live) = self.inner.live(id).await? {
             return Ok(Some(Standing::Live(live)));
         }
         Ok(self.outcome(id).await?.map(Standing::Ended))
@@ -279,9 +279,10 @@ impl Invocations {
     ///
     /// # Errors
     /// `invocation-not-finished`; the problem that it ended with; or the store
-    /// or the backbone does not answer. None when there is none of this id.
+    /// or the backbone does not answer, as for [`Invocations::standing`]. None when
+    /// there is none of this id.
     pub async fn response(&self, id: &Uuid) -> Result<Option<Response>, Problem> {
-        if let Some((live, _)) = Live::get(&self.inner.backbone, id).await? {
+        if let Some(live) = self.inner.live(id).await? {
             return Err(live.not_finished(id));
         }
         let Some((ended, inline)) = self.inner.ends.get(id).await? else { return Ok(None) };
@@ -354,6 +355,18 @@ impl Invocations {
 }
 
 impl Inner {
+    /// The record of an invocation that has not ended. None as well while the
+    /// backbone is away, if the store has the end.
+    async fn live(&self, id: &Uuid) -> Result<Option<Live>, Problem> {
+        match Live::get(&self.backbone, id).await {
+            Ok(found) => Ok(found.map(|(live, _)| live)),
+            Err(problem) => match self.ends.get(id).await {
+                Ok(Some(_)) => Ok(None),
+                _ => Err(problem),
+            },
+        }
+    }
+
     /// Makes the record of a call and queues it; false when there is a record already.
     async fn begin(&self, id: Uuid, call: &AsyncCall) -> Result<bool, Problem> {
         let version = self.registry.resolve(&call.function).await?;
