@@ -111,6 +111,8 @@ fn differences(wanted: &Config, found: &Config) -> Vec<String> {
     check("max_msgs", &bound(wanted.max_messages), &bound(found.max_messages));
     check("max_age", &wanted.max_age, &found.max_age);
     check("deny_delete", &wanted.deny_delete, &found.deny_delete);
+    // Where nobody needs it, it does no harm.
+    check("allow_direct", &wanted.allow_direct, &(wanted.allow_direct && found.allow_direct));
     problems
         .into_iter()
         .map(|problem| {

@@ -233,6 +233,17 @@ async fn settings_that_do_not_fit_are_all_told_and_nothing_is_changed() {
         let stream = jetstream_of(&servers).await.get_stream("fit-work-0").await.unwrap();
         assert_eq!(stream.cached_info().config.max_bytes, 64 << 20);
 
+        // As an earlier build made it: restricted workers could not read.
+        let jetstream = jetstream_of(&servers).await;
+        let mut keys = jetstream.get_stream("fit-keys").await.unwrap().cached_info().config.clone();
+        keys.allow_direct = false;
+        jetstream.update_stream(keys).await.unwrap();
+        let Err(Error::Misconfigured { problems }) = Backbone::nats(servers.config("fit")).await else {
+            panic!("expected the missing right to read to be told")
+        };
+        let [problem] = &problems[..] else { panic!("{problems:#?}") };
+        assert!(problem.contains("allow_direct true, found false"), "{problem}");
+
         // More copies than servers, and more room than the server has.
         let mut impossible = servers.config("large");
         (impossible.replicas, impossible.keys_bytes_max) = (3, 1 << 45);
