@@ -4,10 +4,12 @@
 //! Workers and dispatch run in this process, over real TLS on loopback and a
 //! real backbone; a guest's place is taken by a service that counts.
 
+mod trouble;
+
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     time::{Duration, Instant},
@@ -21,7 +23,7 @@ use fanfold_protocol::{
     function::Version,
     invocation::{Invocation, Outcome, Preparation, Request, Response, Usage},
     limits,
-    worker::{Member, NOT_STARTED, WIRE_HEADER, WIRE_VERSION},
+    worker::{Member, Subject, WIRE_VERSION, WIRE_VERSION_MIN},
 };
 use fanfold_runtime::remote::{Calls, join, serve};
 use futures::future::join_all;
@@ -95,6 +97,8 @@ struct Guests {
     started: AtomicUsize,
     running: AtomicUsize,
     ended: AtomicUsize,
+    /// What the calls were about.
+    about: Mutex<Vec<Subject>>,
 }
 
 /// A worker of this process.
@@ -132,13 +136,27 @@ impl Worker {
         cached: Vec<u64>,
         patience: Duration,
     ) -> Self {
+        let guests = Arc::new(Guests::default());
+        let calls = calls(&guests, slots);
+        Self::start_with(backbone, authority, name, guests, calls, cached, patience).await
+    }
+
+    /// One that answers in its own way.
+    async fn start_with(
+        backbone: &Backbone,
+        authority: &Authority,
+        name: &str,
+        guests: Arc<Guests>,
+        calls: Calls,
+        cached: Vec<u64>,
+        patience: Duration,
+    ) -> Self {
+        let slots = u32::try_from(calls.slots).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let joining = Member { cached: cached.clone(), ..member(name, address, slots) };
         let membership = join(backbone, joining).await.unwrap();
-        let guests = Arc::new(Guests::default());
         let (draining, gone) = (CancellationToken::new(), CancellationToken::new());
-        let calls = calls(&guests, slots);
         let serving = tokio::spawn(serve(listener, authority.worker(), calls, draining.clone(), patience));
         let keeping = tokio::spawn(membership.keep(move || cached.clone(), draining.clone(), gone.clone()));
         Self { guests, address, draining, gone, serving, keeping }
@@ -161,6 +179,7 @@ fn member(name: &str, address: SocketAddr, slots: u32) -> Member {
         instance: Uuid::new_v4(),
         address: address.to_string(),
         wire: WIRE_VERSION,
+        wire_min: WIRE_VERSION_MIN,
         version: "0.1.0".to_owned(),
         engine: "e".to_owned(),
         slots,
@@ -177,6 +196,7 @@ fn calls(guests: &Arc<Guests>, slots: u32) -> Calls {
     let invoke = service_fn(move |invocation: Invocation| {
         let guests = Arc::clone(&counted);
         async move {
+            guests.about.lock().unwrap().push(Subject::of(&invocation));
             guests.started.fetch_add(1, SeqCst);
             guests.running.fetch_add(1, SeqCst);
             let running = Running(Arc::clone(&guests));
@@ -481,37 +501,4 @@ async fn strangers_are_refused_on_both_sides() {
         deployment.call(1).await.unwrap();
     }
     assert_eq!((worker.started(), other.started()), (20, 0));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_name_is_one_workers_and_a_version_is_both_sides() {
-    let deployment = Deployment::new().await;
-    let worker = deployment.worker("a", 4).await;
-    let twin = join(&deployment.backbone, member("a", worker.address, 4)).await;
-    let problem = twin.err().unwrap();
-    assert_eq!(problem.code, ErrorKind::InvalidSettings);
-    assert!(problem.detail.contains(&worker.address.to_string()), "{problem}");
-    // A worker of another version is not called.
-    let old = Member { wire: WIRE_VERSION + 1, ..member("old", worker.address, 4) };
-    let _membership = join(&deployment.backbone, old).await.unwrap();
-    for _ in 0..10 {
-        deployment.call(1).await.unwrap();
-    }
-    assert_eq!((deployment.live(), worker.started()), (1, 10));
-    // A gateway of another version is not answered.
-    let connector = tokio_rustls::TlsConnector::from(deployment.authority.gateway());
-    let stream = tokio::net::TcpStream::connect(worker.address).await.unwrap();
-    let stream = connector.connect("127.0.0.1".try_into().unwrap(), stream).await.unwrap();
-    let io = hyper_util::rt::TokioIo::new(stream);
-    let executor = hyper_util::rt::TokioExecutor::new();
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
-    tokio::spawn(connection);
-    let request = hyper::Request::post("https://worker/invoke")
-        .header(WIRE_HEADER, "999")
-        .body(http_body_util::Full::new(Bytes::new()))
-        .unwrap();
-    let response = sender.send_request(request).await.unwrap();
-    assert_eq!(response.status().as_u16(), 400);
-    assert!(response.headers().contains_key(NOT_STARTED));
-    assert_eq!(worker.started(), 10);
 }

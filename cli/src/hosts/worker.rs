@@ -9,7 +9,7 @@ use fanfold_protocol::{
     limits,
     names::WorkerName,
     size::Span,
-    worker::{Member, WIRE_VERSION},
+    worker::{Member, WIRE_VERSION, WIRE_VERSION_MIN},
 };
 use fanfold_runtime::{
     CompilerCommand, Runtime, RuntimeConfig,
@@ -131,6 +131,7 @@ fn member(config: &config::Worker, name: WorkerName, address: String, engine: St
         instance: Uuid::new_v4(),
         address,
         wire: WIRE_VERSION,
+        wire_min: WIRE_VERSION_MIN,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         engine,
         slots: config.slots,

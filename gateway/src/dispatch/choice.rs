@@ -15,18 +15,24 @@ use fanfold_protocol::worker::PREFERENCE;
 const FADING: Duration = Duration::from_secs(10);
 /// What an answer of a worker is taken to cost that has given none yet.
 const UNKNOWN: Duration = Duration::from_millis(1);
+/// What a call that failed is taken to have cost at least, so that silence is not cheap.
+const FAILURE: Duration = Duration::from_secs(1);
+/// For how long a worker that had no room is taken to have none: as long as its answers
+/// take, at least and at most this.
+const FULL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// What a worker's answers have taken of late.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     peak_s: f64,
     at: Instant,
+    full_until: Instant,
 }
 
 impl Load {
     /// Of a worker that has not answered yet.
     pub fn new(now: Instant) -> Self {
-        Self { peak_s: UNKNOWN.as_secs_f64(), at: now }
+        Self { peak_s: UNKNOWN.as_secs_f64(), at: now, full_until: now }
     }
 
     /// Notes an answer: a slower one counts at once, a faster one little by little.
@@ -36,8 +42,20 @@ impl Load {
         self.at = now;
     }
 
-    /// What one more call costs beside those in work.
-    pub fn cost(&self, in_work: usize, now: Instant) -> f64 {
+    /// Notes a call that came to nothing there: the worker was not reached, or was lost.
+    pub fn fail(&mut self, took: Duration, now: Instant) {
+        self.note(took.max(FAILURE), now);
+    }
+
+    /// Notes that there was no room: all its slots are taken, by others' calls.
+    pub fn refuse(&mut self, now: Instant) {
+        let answer = Duration::from_secs_f64(self.peak_s * self.faded(now));
+        self.full_until = now + answer.clamp(FULL.0, FULL.1);
+    }
+
+    /// What one more call costs beside those in work, of which there may be as many as there are `slots`.
+    pub fn cost(&self, in_work: usize, slots: usize, now: Instant) -> f64 {
+        let in_work = if now < self.full_until { slots.max(in_work) } else { in_work };
         let least = UNKNOWN.as_secs_f64() / 100.0;
         (self.peak_s * self.faded(now)).max(least) * (in_work + 1) as f64
     }
@@ -107,14 +125,40 @@ mod tests {
         let at = |s: u64| begun + Duration::from_secs(s);
         let mut load = Load::new(begun);
         load.note(Duration::from_millis(100), at(1));
-        assert!((load.cost(0, at(1)) - 0.1).abs() < 1e-9);
-        assert!((load.cost(3, at(1)) - 0.4).abs() < 1e-9);
-        assert!(load.cost(0, at(11)) < 0.04);
+        assert!((load.cost(0, 8, at(1)) - 0.1).abs() < 1e-9);
+        assert!((load.cost(3, 8, at(1)) - 0.4).abs() < 1e-9);
+        assert!(load.cost(0, 8, at(11)) < 0.04);
         load.note(Duration::from_millis(10), at(2));
-        let cost = load.cost(0, at(2));
+        let cost = load.cost(0, 8, at(2));
         assert!(cost > 0.01 && cost < 0.1, "{cost}");
         (3..100).for_each(|s| load.note(Duration::from_millis(10), at(s)));
-        assert!((load.cost(0, at(99)) - 0.01).abs() < 1e-3);
+        assert!((load.cost(0, 8, at(99)) - 0.01).abs() < 1e-3);
+    }
+
+    #[test]
+    fn who_fails_is_not_cheap_and_who_has_no_room_is_not_for_a_while() {
+        let begun = Instant::now();
+        let at = |ms: u64| begun + Duration::from_millis(ms);
+        // A quick failure counts as a slow answer, a slow one as it is.
+        for (took, expected) in [(1, 1.0), (3_000, 3.0)] {
+            let mut load = Load::new(begun);
+            load.fail(Duration::from_millis(took), at(5));
+            assert!((load.cost(0, 8, at(5)) - expected).abs() < 1e-9, "{took}");
+            assert!(load.cost(0, 8, at(10_005)) > expected / 3.0, "{took}");
+        }
+        let mut load = Load::new(begun);
+        load.note(Duration::from_millis(100), at(0));
+        load.refuse(at(0));
+        assert!((load.cost(0, 8, at(0)) - 0.9).abs() < 1e-9);
+        assert!(load.cost(0, 8, at(99)) > 0.8);
+        assert!(load.cost(0, 8, at(101)) < 0.1);
+        // However fast its answers were, or slow.
+        let mut load = Load::new(begun);
+        load.refuse(at(0));
+        assert!(load.cost(0, 8, at(9)) > 8.0 * load.cost(0, 8, at(11)));
+        load.note(Duration::from_secs(60), at(20));
+        load.refuse(at(20));
+        assert!(load.cost(0, 8, at(1_019)) > 5.0 * load.cost(0, 8, at(1_021)));
     }
 
     #[test]

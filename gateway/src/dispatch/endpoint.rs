@@ -1,27 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One worker as this gateway sees it: its record, its load, and a connection
+//! One worker as this gateway sees it: its record, its load, and connections
 //! that calls share.
 //!
-//! The connection is made by the first call that needs it, and again when it is
-//! gone. Invariant: [`Failure::NotStarted`] is said only when no byte of the call
-//! can have reached a sandbox.
+//! They are made by the first call that needs one, and again when they are gone.
+//! Invariant: [`Failure::NotStarted`] is said only when no byte of the call can
+//! have reached a sandbox.
 
 use std::{
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, buf::Chain};
 use fanfold_protocol::{
-    ErrorKind, Problem,
+    ErrorKind, Fault, Problem,
     digest::Digest,
     limits,
-    worker::{FRAME_TYPE, HEAD_BYTES_MAX, Member, NOT_STARTED, WIRE_HEADER, WIRE_VERSION},
+    worker::{
+        FRAME_TYPE, Frame, HEAD_BYTES_MAX, Member, NOT_STARTED, UNKNOWN_SUBJECT, WIRE_HEADER, WIRE_VERSION,
+    },
 };
-use http::{Request, Response, header};
+use futures::future::join_all;
+use http::{
+    HeaderName, HeaderValue, Method, Request, Response, Uri, header,
+    uri::{Authority, PathAndQuery, Scheme},
+};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     body::Incoming,
@@ -49,12 +55,21 @@ const PING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(
 /// Windows that an answer of the usual size fits into.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Connections to a worker: all that goes over one is one task's work on either side.
+const CONNECTIONS: usize = 2;
+
+const WIRE: HeaderName = HeaderName::from_static(WIRE_HEADER);
+
+type Body = Full<Chain<Bytes, Bytes>>;
+type Sender = SendRequest<Body>;
 
 /// Why there is no outcome.
 #[derive(Debug)]
 pub enum Failure {
     /// Nothing of the call has run.
     NotStarted(Problem),
+    /// Nothing of it has run, since the worker does not know what it is about.
+    Untold(Problem),
     /// It may have run, or run still.
     Lost(Problem),
 }
@@ -70,7 +85,13 @@ pub struct Endpoint {
     slots: Arc<Semaphore>,
     load: Mutex<Load>,
     rests_until: Mutex<Option<Instant>>,
-    connection: tokio::sync::Mutex<Option<SendRequest<Full<Bytes>>>>,
+    authority: Authority,
+    wire: HeaderValue,
+    connections: Mutex<Vec<Sender>>,
+    /// Counts calls, which take the connections in turn.
+    turns: AtomicUsize,
+    /// Held by whoever makes connections.
+    connecting: tokio::sync::Mutex<()>,
 }
 
 impl Endpoint {
@@ -83,7 +104,12 @@ impl Endpoint {
             slots: Arc::new(Semaphore::new(member.slots as usize)),
             load: Mutex::new(Load::new(Instant::now())),
             rests_until: Mutex::default(),
-            connection: tokio::sync::Mutex::default(),
+            // What names no host is not reached, so what stands here for it is never sent.
+            authority: member.address.parse().unwrap_or_else(|_| Authority::from_static("worker")),
+            wire: HeaderValue::from(member.wire_shared().unwrap_or(WIRE_VERSION)),
+            connections: Mutex::default(),
+            turns: AtomicUsize::new(0),
+            connecting: tokio::sync::Mutex::default(),
             member,
             tls,
         }
@@ -109,16 +135,20 @@ impl Endpoint {
 
     /// Whether it takes calls, as far as is known.
     pub fn is_live(&self, now: Instant) -> bool {
-        let resting = *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
-        !self.draining.load(Ordering::Relaxed) && resting.is_none_or(|until| until <= now)
+        !self.draining.load(Ordering::Relaxed) && !self.rests(now)
+    }
+
+    fn rests(&self, now: Instant) -> bool {
+        let until = *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| now < until)
     }
 
     /// What one more call costs here; none when it takes none.
     pub fn cost(&self, now: Instant) -> Option<f64> {
         let free = self.slots.available_permits();
         (free > 0 && self.is_live(now)).then(|| {
-            let in_work = (self.member.slots as usize).saturating_sub(free);
-            self.load().cost(in_work, now)
+            let slots = self.member.slots as usize;
+            self.load().cost(slots.saturating_sub(free), slots, now)
         })
     }
 
@@ -128,48 +158,68 @@ impl Endpoint {
     }
 
     /// Sends a frame and gives the frame of the answer.
-    pub async fn call(&self, path: &str, frame: Bytes) -> Result<Bytes, Failure> {
-        let mut sender = match self.sender().await {
-            Ok(sender) => sender,
-            Err(problem) => {
-                *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(Instant::now() + REST);
-                return Err(Failure::NotStarted(problem));
-            }
-        };
+    pub async fn call(&self, path: &'static str, frame: Frame) -> Result<Bytes, Failure> {
+        let mut sender = self.sender().await.map_err(Failure::NotStarted)?;
         let begun = Instant::now();
-        let request = Request::post(format!("https://{}{path}", self.member.address))
-            .header(WIRE_HEADER, WIRE_VERSION)
-            .header(header::CONTENT_TYPE, FRAME_TYPE)
-            .body(Full::new(frame));
-        let request = request.map_err(|error| Failure::NotStarted(self.lost(&error)))?;
+        let request = self.request(path, frame).map_err(|error| Failure::NotStarted(self.lost(&error)))?;
         if let Err(error) = sender.ready().await {
             return Err(Failure::NotStarted(self.lost(&error)));
         }
-        let response = match sender.try_send_request(request).await {
-            Ok(response) => response,
+        let answer = match sender.try_send_request(request).await {
+            Ok(response) => self.answer(response).await,
             Err(mut failed) => {
                 let unsent = failed.take_message().is_some() || is_refused(failed.error());
                 let problem = self.lost(failed.error());
-                return Err(if unsent { Failure::NotStarted(problem) } else { Failure::Lost(problem) });
+                Err(if unsent { Failure::NotStarted(problem) } else { Failure::Lost(problem) })
             }
         };
-        let answer = self.answer(response).await;
-        let now = Instant::now();
-        self.load.lock().unwrap_or_else(PoisonError::into_inner).note(now - begun, now);
+        self.note(begun, &answer);
         answer
+    }
+
+    fn request(&self, path: &'static str, frame: Frame) -> http::Result<Request<Body>> {
+        let uri = Uri::builder()
+            .scheme(Scheme::HTTPS)
+            .authority(self.authority.clone())
+            .path_and_query(PathAndQuery::from_static(path))
+            .build()?;
+        let mut request = Request::new(Full::new(frame.into_buf()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri;
+        let headers = request.headers_mut();
+        headers.insert(WIRE, self.wire.clone());
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(FRAME_TYPE));
+        Ok(request)
+    }
+
+    /// Notes what the end of a call says of the worker.
+    fn note(&self, begun: Instant, answer: &Result<Bytes, Failure>) {
+        let now = Instant::now();
+        let mut load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
+        match answer {
+            // It is sent once more.
+            Err(Failure::Untold(_)) => {}
+            Err(Failure::NotStarted(problem)) if has_no_room(problem) => load.refuse(now),
+            Err(Failure::NotStarted(problem) | Failure::Lost(problem))
+                if problem.code.fault() == Fault::Platform =>
+            {
+                load.fail(now - begun, now);
+            }
+            _ => load.note(now - begun, now),
+        }
     }
 
     async fn answer(&self, response: Response<Incoming>) -> Result<Bytes, Failure> {
         let (parts, body) = response.into_parts();
-        let unstarted = parts.headers.contains_key(NOT_STARTED);
+        let failure = match parts.headers.get(NOT_STARTED) {
+            Some(said) if said == UNKNOWN_SUBJECT => Failure::Untold,
+            Some(_) => Failure::NotStarted,
+            None => Failure::Lost,
+        };
         let bytes_max = limits::BODY_BYTES_MAX as usize + HEAD_BYTES_MAX;
         let body = match Limited::new(body, bytes_max).collect().await {
             Ok(body) => body.to_bytes(),
-            Err(error) => {
-                let problem = self.lost(&error);
-                return Err(if unstarted { Failure::NotStarted(problem) } else { Failure::Lost(problem) });
-            }
+            Err(error) => return Err(failure(self.lost(&error))),
         };
         if parts.status.is_success() {
             return Ok(body);
@@ -183,29 +233,55 @@ impl Endpoint {
                 ),
             )
         });
-        Err(if unstarted { Failure::NotStarted(problem) } else { Failure::Lost(problem) })
+        Err(failure(problem))
     }
 
-    /// A sender over the connection that is there, or over a new one.
-    async fn sender(&self) -> Result<SendRequest<Full<Bytes>>, Problem> {
-        let mut connection = self.connection.lock().await;
-        if let Some(sender) = connection.as_ref().filter(|sender| !sender.is_closed()) {
-            return Ok(sender.clone());
+    /// A sender over a connection that is there, or over a new one.
+    async fn sender(&self) -> Result<Sender, Problem> {
+        if let Some(sender) = self.open() {
+            return Ok(sender);
         }
-        let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await;
-        let connected = connected.unwrap_or_else(|_| Err("it did not answer in time".to_owned()));
-        let sender = connected.map_err(|found| {
-            tracing::warn!(worker = %self.member.name, address = self.member.address, found, "a worker cannot be reached");
-            Problem::new(
-                ErrorKind::WorkerUnavailable,
-                format!("expected to reach the worker {}, found: {found}; see the logs of both", self.member.name),
-            )
-        })?;
-        *connection = Some(sender.clone());
+        let _connecting = self.connecting.lock().await;
+        if let Some(sender) = self.open() {
+            return Ok(sender);
+        }
+        // Who waited while others found it out does not find it out once more.
+        if self.rests(Instant::now()) {
+            return Err(self.unreached("another call has just waited for it"));
+        }
+        let begun = Instant::now();
+        let (mut made, mut wrong) = (Vec::with_capacity(CONNECTIONS), String::new());
+        for connected in join_all((0..CONNECTIONS).map(|_| self.connect())).await {
+            match connected {
+                Ok(sender) => made.push(sender),
+                Err(found) => wrong = found,
+            }
+        }
+        let Some(sender) = made.first().cloned() else {
+            tracing::warn!(worker = %self.member.name, address = self.member.address, found = wrong, "a worker cannot be reached");
+            let now = Instant::now();
+            self.load.lock().unwrap_or_else(PoisonError::into_inner).fail(now - begun, now);
+            *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + REST);
+            return Err(self.unreached(&wrong));
+        };
+        *self.connections.lock().unwrap_or_else(PoisonError::into_inner) = made;
         Ok(sender)
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {
+    /// The next of the connections that are open. New ones are made when none is.
+    fn open(&self) -> Option<Sender> {
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, after) = connections.split_at(turn % connections.len().max(1));
+        after.iter().chain(before).find(|sender| !sender.is_closed()).cloned()
+    }
+
+    async fn connect(&self) -> Result<Sender, String> {
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.dial()).await;
+        connected.unwrap_or_else(|_| Err("it did not answer in time".to_owned()))
+    }
+
+    async fn dial(&self) -> Result<Sender, String> {
         let address = &self.member.address;
         let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -239,6 +315,16 @@ impl Endpoint {
         *self.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn unreached(&self, found: &str) -> Problem {
+        Problem::new(
+            ErrorKind::WorkerUnavailable,
+            format!(
+                "expected to reach the worker {}, found: {found}; see the logs of both",
+                self.member.name
+            ),
+        )
+    }
+
     fn lost(&self, error: &impl std::fmt::Display) -> Problem {
         Problem::new(
             ErrorKind::WorkerLost,
@@ -248,6 +334,11 @@ impl Endpoint {
             ),
         )
     }
+}
+
+/// Whether the worker takes no call because it has enough, or stops.
+fn has_no_room(problem: &Problem) -> bool {
+    matches!(problem.code, ErrorKind::ConcurrencyLimit | ErrorKind::ShuttingDown)
 }
 
 /// Whether the worker said, in HTTP/2's own words, that it did nothing with a stream.

@@ -16,6 +16,7 @@ mod endpoint;
 mod pool;
 #[cfg(test)]
 mod simulation;
+mod subjects;
 
 use std::sync::Arc;
 

@@ -17,14 +17,14 @@ use std::{
 use bytes::Bytes;
 use fanfold_backbone::{Backbone, Change, Entry};
 use fanfold_protocol::{
-    ErrorKind, Problem,
+    ErrorKind, Fault, Problem,
     digest::Digest,
     function::Descriptions,
     invocation::{Invocation, Outcome, Preparation},
     keys,
     worker::{
-        INVOKE_PATH, MEMBER_LEASE, Member, PREPARE_PATH, PrepareHead, WIRE_VERSION, decode, decode_outcome,
-        encode, encode_call,
+        Frame, INVOKE_PATH, MEMBER_LEASE, Member, PREPARE_PATH, PrepareHead, WIRE_VERSION, decode,
+        decode_outcome, encode, encode_call,
     },
 };
 use futures::StreamExt;
@@ -36,6 +36,7 @@ use super::{
     choice::prefer,
     counters::Counters,
     endpoint::{Endpoint, Failure},
+    subjects::Subjects,
 };
 
 /// Workers that a call is sent to, one after the other, at most.
@@ -57,6 +58,7 @@ struct Inner {
     /// By name; what calls choose from is a copy that is made anew with each change.
     known: RwLock<BTreeMap<String, Arc<Endpoint>>>,
     endpoints: RwLock<Arc<[Arc<Endpoint>]>>,
+    subjects: Subjects,
     counters: Counters,
     /// Starts of workers of other versions that were told so.
     told: Mutex<HashSet<Uuid>>,
@@ -74,6 +76,7 @@ impl Pool {
             tls,
             known: RwLock::default(),
             endpoints: RwLock::new(Arc::from(Vec::new())),
+            subjects: Subjects::default(),
             counters: Counters::default(),
             told: Mutex::default(),
             chance: AtomicU64::new(u64::from_le_bytes(seed)),
@@ -101,8 +104,10 @@ impl Pool {
     /// `worker-unavailable`, `concurrency-limit`, `worker-lost`; or what the
     /// worker says.
     pub async fn invoke(&self, invocation: &Invocation) -> Result<Outcome, Problem> {
-        let frame = encode_call(invocation)?;
-        decode_outcome(self.send(INVOKE_PATH, invocation.version.digest, frame).await?)
+        let digest = self.0.subjects.digest(invocation)?;
+        let frame = encode_call(invocation, &digest, false)?;
+        let telling = || encode_call(invocation, &digest, true);
+        decode_outcome(self.send(INVOKE_PATH, invocation.version.digest, frame, telling).await?)
     }
 
     /// Has a component compiled and described.
@@ -111,12 +116,20 @@ impl Pool {
     /// As [`Pool::invoke`].
     pub async fn prepare(&self, preparation: Preparation) -> Result<Descriptions, Problem> {
         let Preparation { digest, tenant } = preparation;
-        let frame = encode(&PrepareHead { digest, tenant }, &[])?;
-        let (descriptions, _) = decode(self.send(PREPARE_PATH, digest, frame).await?)?;
-        Ok(descriptions)
+        let frame = encode(&PrepareHead { digest, tenant })?;
+        let telling = || Ok(frame.clone());
+        decode(self.send(PREPARE_PATH, digest, frame.clone(), telling).await?)
     }
 
-    async fn send(&self, path: &str, digest: Digest, frame: Bytes) -> Result<Bytes, Problem> {
+    /// Sends a frame; `telling` gives the one for a worker that does not know what the first
+    /// is about.
+    async fn send(
+        &self,
+        path: &'static str,
+        digest: Digest,
+        frame: Frame,
+        telling: impl Fn() -> Result<Frame, Problem>,
+    ) -> Result<Bytes, Problem> {
         self.deposit();
         let counters = &self.0.counters;
         let mut tried: Vec<Arc<Endpoint>> = Vec::new();
@@ -129,7 +142,10 @@ impl Pool {
                 }
                 counters.retried();
             }
-            let answer = endpoint.call(path, frame.clone()).await;
+            let mut answer = endpoint.call(path, frame.clone()).await;
+            if let Err(Failure::Untold(_)) = answer {
+                answer = endpoint.call(path, telling()?).await;
+            }
             drop(slot);
             match answer {
                 Ok(frame) => {
@@ -140,7 +156,7 @@ impl Pool {
                     counters.sent("lost");
                     return Err(problem);
                 }
-                Err(Failure::NotStarted(problem)) => {
+                Err(Failure::NotStarted(problem) | Failure::Untold(problem)) => {
                     counters.sent("not-started");
                     if !is_another_workers_matter(&problem) {
                         return Err(problem);
@@ -234,7 +250,7 @@ impl Pool {
     fn tell_stranger(&self, member: Member) {
         if self.0.told.lock().unwrap_or_else(PoisonError::into_inner).insert(member.instance) {
             let stranger = Endpoint::new(member, Arc::clone(&self.0.tls));
-            tokio::spawn(async move { drop(stranger.call(INVOKE_PATH, Bytes::new()).await) });
+            tokio::spawn(async move { drop(stranger.call(INVOKE_PATH, Frame::default()).await) });
         }
     }
 
@@ -271,7 +287,7 @@ impl Pool {
             endpoint.hear(&member);
             return;
         }
-        if member.wire != WIRE_VERSION {
+        if member.wire_shared().is_none() {
             tracing::warn!(
                 worker = key,
                 found = member.wire,
@@ -294,13 +310,8 @@ impl Pool {
     }
 }
 
-/// Whether another worker may take what this one did not.
+/// Whether another worker may take what this one did not: it has no room, or is itself
+/// what is wrong.
 fn is_another_workers_matter(problem: &Problem) -> bool {
-    matches!(
-        problem.code,
-        ErrorKind::ConcurrencyLimit
-            | ErrorKind::ShuttingDown
-            | ErrorKind::WorkerUnavailable
-            | ErrorKind::WorkerLost
-    )
+    problem.code == ErrorKind::ConcurrencyLimit || problem.code.fault() == Fault::Platform
 }

@@ -28,8 +28,10 @@ const MEAN_S: f64 = 0.05;
 /// One way between two hosts.
 const NETWORK: Duration = Duration::from_micros(300);
 /// As in `endpoint.rs`: a worker that could not be reached is left alone for so
-/// long, and a silent one is known to be gone after so long.
+/// long, a connection to it is tried for so long, and a silent one is known to be gone after
+/// so long.
 const REST: Duration = Duration::from_millis(500);
+const CONNECT: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(5);
 /// As in `pool.rs`.
 const TRIES_MAX: u32 = 3;
@@ -66,6 +68,8 @@ enum Answer {
 #[derive(Clone, Copy)]
 struct Worker {
     alive: bool,
+    /// Renews its record, and takes no connection.
+    hangs: bool,
     instance: u32,
     in_work: usize,
     slow: f64,
@@ -80,6 +84,15 @@ struct View {
     in_work: usize,
     member: bool,
     rests_until: Duration,
+    /// When a connection that is being made will have failed.
+    fails_at: Duration,
+}
+
+impl View {
+    fn new(now: Instant) -> Self {
+        let (rests_until, fails_at) = (Duration::ZERO, Duration::ZERO);
+        Self { load: Load::new(now), in_work: 0, member: true, rests_until, fails_at }
+    }
 }
 
 struct World {
@@ -105,8 +118,9 @@ struct World {
 impl World {
     fn new(seed: u64, ends: Duration, refuses: bool) -> Self {
         let epoch = Instant::now();
-        let worker = Worker { alive: true, instance: 0, in_work: 0, slow: 1.0, begun: 0, refused: 0 };
-        let view = View { load: Load::new(epoch), in_work: 0, member: true, rests_until: Duration::ZERO };
+        let worker =
+            Worker { alive: true, hangs: false, instance: 0, in_work: 0, slow: 1.0, begun: 0, refused: 0 };
+        let view = View::new(epoch);
         let mut world = Self {
             draw: ChaCha8Rng::seed_from_u64(seed),
             epoch,
@@ -189,10 +203,8 @@ impl World {
             Event::Lapses(worker) => self.views.iter_mut().for_each(|views| views[worker].member = false),
             Event::Returns(worker) => {
                 self.workers[worker].alive = true;
-                let load = Load::new(self.epoch + self.now);
-                for views in &mut self.views {
-                    views[worker] = View { load, in_work: 0, member: true, rests_until: Duration::ZERO };
-                }
+                let view = View::new(self.epoch + self.now);
+                self.views.iter_mut().for_each(|views| views[worker] = view);
             }
         }
     }
@@ -202,14 +214,14 @@ impl World {
         let cost = |worker: &usize| {
             let view = &views[*worker];
             let takes = view.member && view.in_work < SLOTS && view.rests_until <= now;
-            takes.then(|| view.load.cost(view.in_work, self.epoch + now))
+            takes.then(|| view.load.cost(view.in_work, SLOTS, self.epoch + now))
         };
         let Some(worker) = choose(&self.all, cost, |n| draw.random_range(0..n)).copied() else {
             self.full.push(now);
             return;
         };
         self.views[gateway][worker].in_work += 1;
-        if !self.workers[worker].alive {
+        if !self.workers[worker].alive || self.workers[worker].hangs {
             self.astray.push(now);
         }
         let call = Call { gateway, worker, tries: tries + 1, came, sent: now };
@@ -222,6 +234,15 @@ impl World {
             let (answer, after) =
                 if self.refuses { (Answer::Unreached, NETWORK) } else { (Answer::Lost, SILENCE) };
             return self.at(self.now + after, Event::Answered(call, answer));
+        }
+        if worker.hangs {
+            let view = &mut self.views[call.gateway][call.worker];
+            // Who comes while a connection is being made waits for that one.
+            if view.fails_at <= self.now {
+                view.fails_at = self.now + CONNECT;
+            }
+            let known = view.fails_at;
+            return self.at(known, Event::Answered(call, Answer::Unreached));
         }
         if worker.in_work >= SLOTS {
             worker.refused += 1;
@@ -243,11 +264,16 @@ impl World {
                 view.load.note(self.now - call.sent, now);
                 self.latencies.push(self.now - call.came);
             }
-            Answer::Lost => self.failed.push(self.now),
+            Answer::Lost => {
+                view.load.fail(self.now - call.sent, now);
+                self.failed.push(self.now);
+            }
             Answer::NoRoom | Answer::Unreached => {
-                match answer {
-                    Answer::NoRoom => view.load.note(self.now - call.sent, now),
-                    _ => view.rests_until = self.now + REST,
+                if answer == Answer::NoRoom {
+                    view.load.refuse(now);
+                } else {
+                    view.load.fail(self.now - call.sent, now);
+                    view.rests_until = self.now + REST;
                 }
                 if call.tries < TRIES_MAX {
                     self.send(call.gateway, call.tries, call.came);
@@ -368,6 +394,27 @@ fn the_loss_of_a_tenth_is_over_with_its_lease_and_their_return_floods_nobody() {
         assert!(early < 2.0 && refused < begun, "{early} {refused} of {begun}");
         assert!((0.8..1.25).contains(&late), "{late}");
     }
+}
+
+/// As where a network lets gateways' packets vanish: the record is renewed all the same.
+#[test]
+fn workers_that_hang_are_tried_once_and_then_seldom() {
+    let mut world = World::new(seed(), s(10), true);
+    const HANGING: usize = WORKERS / 20;
+    world.workers[..HANGING].iter_mut().for_each(|worker| worker.hangs = true);
+    let pairs = (GATEWAYS * HANGING) as f64;
+    world.run(s(5));
+    let first = world.astray.len() as f64 / pairs;
+    world.reset();
+    world.run(s(10));
+    let then = world.astray.len() as f64 / pairs;
+    println!(
+        "sent to a worker that hangs, by each gateway: {first:.2} in 5 s, then {then:.2} in 5 s; {} of {} failed",
+        world.failed.len(),
+        world.latencies.len()
+    );
+    assert!(then < 1.0 && then * 3.0 < first, "{first} {then}");
+    assert!(world.failed.len() * 1_000 < world.latencies.len(), "{}", world.failed.len());
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 mod member;
 mod serve;
+mod subjects;
 
 pub use self::{
     member::{Membership, join},

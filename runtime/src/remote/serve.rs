@@ -4,20 +4,21 @@
 //!
 //! A call takes one of the worker's slots or is refused at once, so that nothing
 //! waits here; the gateway tries another worker. Invariant: an answer with
-//! [`NOT_STARTED`] is given only while nothing of the call has run. A stream that
+//! [`NOT_STARTED`] is given only when nothing of the call has run. A stream that
 //! is reset drops its call, which stops the sandbox.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes, buf::Chain};
 use fanfold_protocol::{
-    ErrorKind, Problem,
+    ErrorKind, Fault, Problem,
     function::Descriptions,
     invocation::{Invocation, Outcome, Preparation},
     limits,
     worker::{
-        FRAME_TYPE, HEAD_BYTES_MAX, INVOKE_PATH, NOT_STARTED, PREPARE_PATH, PrepareHead, WIRE_HEADER,
-        WIRE_VERSION, decode, decode_call, encode, encode_outcome,
+        FRAME_TYPE, Frame, HEAD_BYTES_MAX, INVOKE_PATH, NOT_STARTED, PREPARE_PATH, PrepareHead,
+        UNKNOWN_SUBJECT, WIRE_HEADER, WIRE_VERSION, WIRE_VERSION_MIN, decode, decode_call, encode,
+        encode_outcome,
     },
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -33,12 +34,14 @@ use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tokio_util::sync::CancellationToken;
 use tower::{ServiceExt, util::BoxCloneSyncService};
 
+use super::subjects::Subjects;
+
 /// From accept to the end of the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the whole of a call's frame.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
-/// Connections of gateways at once.
-const CONNECTIONS_MAX: usize = 1_024;
+/// Connections of gateways at once; each gateway has two.
+const CONNECTIONS_MAX: usize = 2_048;
 /// After an accept that failed, as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Windows that a body of the usual size fits into.
@@ -46,8 +49,19 @@ const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// How often a silent gateway is asked whether it is there, and how long it may take.
 const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
+/// Text of what calls are about that is kept.
+const SUBJECTS_BYTES_MAX: usize = 64 << 20;
+/// What [`NOT_STARTED`] says where there is no more to say.
+const REFUSED: &str = "1";
+
+/// A call without an outcome: why, and what [`NOT_STARTED`] says of it.
+type Unserved = (Problem, Option<&'static str>);
+type Answer = Response<Full<Chain<Bytes, Bytes>>>;
 
 /// What gateways may ask for.
+///
+/// A problem of the platform that either gives, other than `internal`, says that nothing
+/// has run, and sends the gateway to another worker.
 #[derive(Clone)]
 pub struct Calls {
     /// Runs a handler; dropping the future stops it.
@@ -61,6 +75,7 @@ pub struct Calls {
 struct Desk {
     calls: Calls,
     slots: Semaphore,
+    subjects: Subjects,
     draining: CancellationToken,
 }
 
@@ -74,8 +89,8 @@ pub async fn serve(
     patience: Duration,
 ) {
     let acceptor = TlsAcceptor::from(tls);
-    let slots = Semaphore::new(calls.slots);
-    let desk = Arc::new(Desk { calls, slots, draining: draining.clone() });
+    let (slots, subjects) = (Semaphore::new(calls.slots), Subjects::new(SUBJECTS_BYTES_MAX));
+    let desk = Arc::new(Desk { calls, slots, subjects, draining: draining.clone() });
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut open = JoinSet::new();
     loop {
@@ -155,20 +170,17 @@ async fn connection(acceptor: TlsAcceptor, desk: Arc<Desk>, stream: TcpStream, p
 }
 
 impl Desk {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
         let answer = match self.admit(&request) {
             // The slot is held until the answer is there.
             Ok(_slot) => self.run(request).await,
-            Err(problem) => Err((problem, true)),
+            Err(problem) => Err(refused(problem)),
         };
-        answer.map_or_else(
-            |(problem, unstarted)| refusal(&problem, unstarted),
-            |frame| {
-                let mut response = Response::new(Full::new(frame));
-                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(FRAME_TYPE));
-                response
-            },
-        )
+        answer.map_or_else(refusal, |frame| {
+            let mut response = Response::new(Full::new(frame.into_buf()));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(FRAME_TYPE));
+            response
+        })
     }
 
     fn admit(&self, request: &Request<Incoming>) -> Result<tokio::sync::SemaphorePermit<'_>, Problem> {
@@ -192,59 +204,81 @@ impl Desk {
         })
     }
 
-    /// The answer as a frame, or what is wrong and whether nothing was started.
-    async fn run(&self, request: Request<Incoming>) -> Result<Bytes, (Problem, bool)> {
-        let path = request.uri().path().to_owned();
-        let bytes_max = limits::BODY_BYTES_MAX as usize + HEAD_BYTES_MAX;
-        let reading = Limited::new(request.into_body(), bytes_max).collect();
-        let frame = match tokio::time::timeout(FRAME_TIMEOUT, reading).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) => {
-                let found = format!("expected a frame of at most {bytes_max} bytes, found: {error}");
-                return Err((Problem::new(ErrorKind::InvalidRequest, found), true));
-            }
-            Err(_) => {
-                let found =
-                    format!("expected a frame within {} s, found part of one", FRAME_TIMEOUT.as_secs());
-                return Err((Problem::new(ErrorKind::RequestTimeout, found), true));
-            }
-        };
-        if path == PREPARE_PATH {
-            let (PrepareHead { digest, tenant }, _) = decode(frame).map_err(|problem| (problem, true))?;
+    async fn run(&self, request: Request<Incoming>) -> Result<Frame, Unserved> {
+        let prepares = request.uri().path() == PREPARE_PATH;
+        let frame = read(request.into_body()).await.map_err(refused)?;
+        if prepares {
+            let PrepareHead { digest, tenant } = decode(frame).map_err(refused)?;
             let described = self.calls.prepare.clone().oneshot(Preparation { digest, tenant }).await;
-            return described
-                .and_then(|described| encode(&described, &[]))
-                .map_err(|problem| (problem, false));
+            return encode(&described.map_err(unserved)?).map_err(|problem| (problem, None));
         }
-        let invocation = decode_call(frame).map_err(|problem| (problem, true))?;
-        let outcome = self.calls.invoke.clone().oneshot(invocation).await;
-        outcome.and_then(encode_outcome).map_err(|problem| (problem, false))
+        let call = decode_call(frame).map_err(refused)?;
+        let Some(subject) = self.subjects.find(&call) else {
+            return Err((untold(), Some(UNKNOWN_SUBJECT)));
+        };
+        let outcome = self.calls.invoke.clone().oneshot(call.about(subject)).await;
+        encode_outcome(outcome.map_err(unserved)?).map_err(|problem| (problem, None))
+    }
+}
+
+/// The frame of a request.
+async fn read(body: Incoming) -> Result<Bytes, Problem> {
+    let bytes_max = limits::BODY_BYTES_MAX as usize + HEAD_BYTES_MAX;
+    let reading = Limited::new(body, bytes_max).collect();
+    match tokio::time::timeout(FRAME_TIMEOUT, reading).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) => Err(Problem::new(
+            ErrorKind::InvalidRequest,
+            format!("expected a frame of at most {bytes_max} bytes, found: {error}"),
+        )),
+        Err(_) => Err(Problem::new(
+            ErrorKind::RequestTimeout,
+            format!("expected a frame within {} s, found part of one", FRAME_TIMEOUT.as_secs()),
+        )),
     }
 }
 
 fn check_wire(headers: &HeaderMap) -> Result<(), Problem> {
     let found = headers.get(WIRE_HEADER).and_then(|value| value.to_str().ok()).unwrap_or("none");
-    if found == WIRE_VERSION.to_string() {
+    if found.parse().is_ok_and(|version: u32| (WIRE_VERSION_MIN..=WIRE_VERSION).contains(&version)) {
         return Ok(());
     }
     let found: String = found.chars().take(20).collect();
     let detail = format!(
-        "expected version {WIRE_VERSION} of what passes between gateways and workers, found {found}; run releases that \
-         are next to each other"
+        "expected version {WIRE_VERSION_MIN} to {WIRE_VERSION} of what passes between gateways and workers, found \
+         {found}; run releases that are next to each other"
     );
     tracing::warn!(found, "a gateway was refused: it speaks another version");
     Err(Problem::new(ErrorKind::InvalidRequest, detail))
 }
 
-fn refusal(problem: &Problem, unstarted: bool) -> Response<Full<Bytes>> {
-    let body = serde_json::to_vec(problem).unwrap_or_default();
-    let mut response = Response::new(Full::from(body));
+/// Of a call that was not taken.
+fn refused(problem: Problem) -> Unserved {
+    (problem, Some(REFUSED))
+}
+
+/// Of a call that came to no outcome: it has begun, unless the platform failed it before.
+fn unserved(problem: Problem) -> Unserved {
+    let before = problem.code.fault() == Fault::Platform && problem.code != ErrorKind::Internal;
+    (problem, before.then_some(REFUSED))
+}
+
+fn untold() -> Problem {
+    Problem::new(
+        ErrorKind::Internal,
+        "expected to know what the call is about, found that this worker was not told; send it with the call",
+    )
+}
+
+fn refusal((problem, unstarted): Unserved) -> Answer {
+    let body = Bytes::from(serde_json::to_vec(&problem).unwrap_or_default());
+    let mut response = Response::new(Full::new(body.chain(Bytes::new())));
     *response.status_mut() =
         StatusCode::from_u16(problem.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if unstarted {
-        headers.insert(NOT_STARTED, HeaderValue::from_static("1"));
+    if let Some(said) = unstarted {
+        headers.insert(NOT_STARTED, HeaderValue::from_static(said));
     }
     response
 }

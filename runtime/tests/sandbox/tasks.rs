@@ -14,7 +14,7 @@ use fanfold_protocol::{
     plan::{Lease, Partition, Slice, StateRef, Task, TaskCommon, Work},
     tenant::Tenant,
     uri::{ObjectUri, PinnedObject},
-    worker::{Member, WIRE_VERSION},
+    worker::{Member, WIRE_VERSION, WIRE_VERSION_MIN},
 };
 use fanfold_storage::{ListEntry, ListOptions};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -289,6 +289,7 @@ async fn held_elsewhere(platform: &Platform, digest: Digest) {
         instance: Uuid::new_v4(),
         address: "other:1".into(),
         wire: WIRE_VERSION,
+        wire_min: WIRE_VERSION_MIN,
         version: "0.1.0".into(),
         engine: platform.runtime.engine(),
         slots: 1,

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Workers that do not know what is asked, say nothing, cannot begin, or are of another release.
+
+use fanfold_protocol::{
+    tenant::Tenant,
+    worker::{NOT_STARTED, WIRE_HEADER},
+};
+
+use super::*;
+
+/// Versions of two tenants that differ in nothing but their number and whose they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_call_runs_what_it_is_about() {
+    let deployment = Deployment::new().await;
+    let worker = deployment.worker("a", 8).await;
+    let about = |number: u32, tenant: &str| {
+        let mut call = invocation(0);
+        call.version = Arc::new(Version { version: number, ..Version::clone(&call.version) });
+        call.tenant = Some(Arc::new(Tenant::alone(tenant.parse().unwrap(), format!("system-{tenant}"))));
+        call
+    };
+    let kinds = [about(1, "shop"), about(2, "shop"), about(1, "mill"), about(2, "mill")];
+    for round in 0..3 {
+        for kind in &kinds {
+            let call = Invocation { id: Uuid::now_v7(), ..kind.clone() };
+            // What lies elsewhere in memory is the same all the same.
+            let version = Arc::new(Version::clone(&call.version));
+            let call = if round == 1 { Invocation { version, ..call } } else { call };
+            deployment.dispatch.invoke.clone().oneshot(call).await.unwrap().result.unwrap();
+        }
+    }
+    let expected: Vec<_> = (0..3).flat_map(|_| kinds.iter().map(Subject::of)).collect();
+    assert_eq!(*worker.guests.about.lock().unwrap(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_silent_holds_nobody_up_for_long() {
+    let deployment = Deployment::new().await;
+    // It takes connections, as the kernel does for it, and never says a word.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let membership =
+        join(&deployment.backbone, member("silent", silent.local_addr().unwrap(), 8)).await.unwrap();
+    let gone = CancellationToken::new();
+    let keeping = tokio::spawn(membership.keep(Vec::new, CancellationToken::new(), gone.clone()));
+    deployment.until("it is known", |live| live == 1).await;
+    let begun = Instant::now();
+    let answers = join_all((0..8).map(|_| deployment.call(0))).await;
+    // Each tried for 2 s, the last one would wait for 16 s.
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    for answer in answers {
+        assert_eq!(answer.unwrap_err().code, ErrorKind::WorkerUnavailable);
+    }
+    // It is live again once it has rested, and is not tried while another one answers.
+    let worker = Worker::start(&deployment.backbone, &deployment.authority, "b", 8).await;
+    deployment.until("both are there", |live| live == 2).await;
+    let mut slowest = Duration::ZERO;
+    for _ in 0..50 {
+        let begun = Instant::now();
+        deployment.call(1).await.unwrap();
+        slowest = slowest.max(begun.elapsed());
+    }
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    assert_eq!((worker.started(), deployment.live()), (50, 2));
+    gone.cancel();
+    keeping.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_cannot_begin_goes_to_another() {
+    let deployment = Deployment::new().await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let unable = |code: ErrorKind| {
+        let asked = Arc::clone(&asked);
+        let invoke = service_fn(move |_: Invocation| {
+            asked.fetch_add(1, SeqCst);
+            async move { Err::<Outcome, _>(Problem::new(code, "as the test says")) }
+        });
+        Calls { invoke: BoxCloneSyncService::new(invoke), ..calls(&Arc::default(), 8) }
+    };
+    // It holds the component, so it is asked first.
+    let held = vec![fanfold_protocol::digest::Digest::of(b"x").prefix()];
+    let start = async |name: &str, code: ErrorKind| {
+        let (backbone, authority) = (&deployment.backbone, &deployment.authority);
+        let (guests, calls, patience) = (Arc::default(), unable(code), limits::DRAIN_TIMEOUT);
+        Worker::start_with(backbone, authority, name, guests, calls, held.clone(), patience).await
+    };
+    let cut_off = start("a", ErrorKind::StoreUnavailable).await;
+    let able = Worker::start(&deployment.backbone, &deployment.authority, "b", 8).await;
+    deployment.until("both are there", |live| live == 2).await;
+    for _ in 0..10 {
+        assert_eq!(deployment.call(1).await.unwrap(), "1");
+    }
+    // It is not asked each time either.
+    assert_eq!((asked.load(SeqCst), able.started()), (1, 10));
+    // What broke on the way may have run, and is sent to nobody else.
+    cut_off.draining.cancel();
+    deployment.until("a drains", |live| live == 1).await;
+    let broken = start("c", ErrorKind::Internal).await;
+    deployment.until("c is there", |live| live == 2).await;
+    assert_eq!(deployment.call(1).await.unwrap_err().code, ErrorKind::Internal);
+    assert_eq!((asked.load(SeqCst), able.started()), (2, 10));
+    broken.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_one_workers_and_a_version_is_both_sides() {
+    let deployment = Deployment::new().await;
+    let worker = deployment.worker("a", 4).await;
+    let twin = join(&deployment.backbone, member("a", worker.address, 4)).await;
+    let problem = twin.err().unwrap();
+    assert_eq!(problem.code, ErrorKind::InvalidSettings);
+    assert!(problem.detail.contains(&worker.address.to_string()), "{problem}");
+    // A worker that knows no version of ours is not called.
+    let newer = WIRE_VERSION + 1;
+    let far = Member { wire: newer, wire_min: newer, ..member("far", worker.address, 4) };
+    let _far = join(&deployment.backbone, far).await.unwrap();
+    for _ in 0..10 {
+        deployment.call(1).await.unwrap();
+    }
+    assert_eq!((deployment.live(), worker.started()), (1, 10));
+    // One of the next release knows ours as well.
+    let next = Member { wire: newer, ..member("next", worker.address, 4) };
+    let _next = join(&deployment.backbone, next).await.unwrap();
+    deployment.until("the next release is there", |live| live == 2).await;
+    for _ in 0..10 {
+        deployment.call(1).await.unwrap();
+    }
+    // A gateway of another version is not answered.
+    let connector = tokio_rustls::TlsConnector::from(deployment.authority.gateway());
+    let stream = tokio::net::TcpStream::connect(worker.address).await.unwrap();
+    let stream = connector.connect("127.0.0.1".try_into().unwrap(), stream).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let request = hyper::Request::post("https://worker/invoke")
+        .header(WIRE_HEADER, "999")
+        .body(http_body_util::Full::new(Bytes::new()))
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status().as_u16(), 400);
+    assert!(response.headers().contains_key(NOT_STARTED));
+    assert_eq!(worker.started(), 20);
+}
