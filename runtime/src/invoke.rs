@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use fanfold_protocol::{
-    ErrorKind, Problem,
+    ErrorKind, Fault, Problem,
     digest::Digest,
     function::{Column, Description, Descriptions, Export, Grouping, Settings, Version},
     invocation::{Invocation, Outcome, Request, Response, Usage},
@@ -53,6 +53,9 @@ const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls a handler, on a guest thread unless its calls are brief: those begin on
 /// the thread that polls this, and only go on there when they are not done at once.
 /// Dropping the future stops it.
+///
+/// # Errors
+/// As [`invoke`]; or `internal`, after which parts of it may have run.
 pub(crate) async fn call(
     platform: Arc<Platform>,
     guests: &Handle,
@@ -71,31 +74,45 @@ pub(crate) async fn call(
         // What another call left is not this one's.
         sandbox::last_turn();
         if let Poll::Ready(called) = futures::poll!(call.as_mut()) {
-            return called.map_err(|_| panicked());
+            return called.unwrap_or_else(|_| Err(panicked()));
         }
         // Not the elapsed time: what the system gave to others meanwhile was not this call's.
         let busy = sandbox::last_turn();
         [&component.pace, pace].iter().for_each(|pace| pace.note(busy, Instant::now()));
     }
-    joined(AbortOnDropHandle::new(guests.spawn(call)).await)?.map_err(|_| panicked())
+    joined(AbortOnDropHandle::new(guests.spawn(call)).await)?.unwrap_or_else(|_| Err(panicked()))
 }
 
 /// Calls a handler on the thread that polls this.
-pub(crate) async fn invoke(platform: &Platform, invocation: Invocation) -> Outcome {
+///
+/// # Errors
+/// What the platform failed at before the component was there, as when the store does not
+/// answer: nothing has run, and another worker may have what this one lacks.
+pub(crate) async fn invoke(platform: &Platform, invocation: Invocation) -> Result<Outcome, Problem> {
     let asked = Instant::now();
-    match answer(platform, invocation, asked).await {
+    let ended = match platform.component(invocation.version.digest).await {
+        Ok(loaded) => answer(platform, &loaded, invocation, asked).await,
+        Err(problem) if problem.code.fault() == Fault::Platform => return Err(problem),
+        Err(problem) => Err(problem),
+    };
+    Ok(match ended {
         Ok(Ended { result, logs, usage }) => Outcome { result, logs, usage },
-        Err(problem) => Outcome { result: Err(problem), logs: Vec::new(), usage: Usage::default() },
-    }
+        Err(problem) => unbegun(problem),
+    })
+}
+
+/// The outcome of a call that had no sandbox.
+pub(crate) fn unbegun(problem: Problem) -> Outcome {
+    Outcome { result: Err(problem), logs: Vec::new(), usage: Usage::default() }
 }
 
 async fn answer(
     platform: &Platform,
+    loaded: &Loaded,
     invocation: Invocation,
     asked: Instant,
 ) -> Result<Ended<Response>, Problem> {
     let Invocation { id, attempt, depth, version, timeout, params, request, tenant: _ } = invocation;
-    let loaded = platform.component(version.digest).await?;
     let Some(pre) = &loaded.handler else { return Err(missing(&version, Export::Handler)) };
     let timeout = timeout.min(limits::TIMEOUT_MAX);
     let _slot = slot(platform, Instant::now() + timeout).await?;

@@ -242,7 +242,8 @@ impl Runtime {
     }
 
     /// Calls handlers, on guest threads unless they are brief. An outcome is given
-    /// for whatever the guest does; dropping the future stops it.
+    /// for whatever the guest does; dropping the future stops it. An error of the platform,
+    /// other than `internal`, is given only where nothing has run.
     pub fn invoker(&self) -> BoxCloneSyncService<Invocation, Outcome, Problem> {
         let runtime = self.clone();
         BoxCloneSyncService::new(service_fn(move |invocation: Invocation| {
@@ -267,7 +268,8 @@ impl Runtime {
     /// Calls a handler on the thread that polls this, as the bench does; needs
     /// a tokio runtime with time.
     pub async fn invoke_inline(&self, invocation: Invocation) -> Outcome {
-        invoke::invoke(&self.0.platforms.of(invocation.tenant.as_ref()), invocation).await
+        let platform = self.0.platforms.of(invocation.tenant.as_ref());
+        invoke::invoke(&platform, invocation).await.unwrap_or_else(invoke::unbegun)
     }
 
     /// Tells the other workers what ran when an earlier process over this cache

@@ -9,7 +9,7 @@ use std::{
 use fanfold_protocol::{ErrorKind, function::Settings, tenant::Tenant};
 use tower::ServiceExt as _;
 
-use crate::support::{Passage, Platform, grants, handler, invocation};
+use crate::support::{Passage, Platform, echo, grants, handler, invocation};
 
 /// The first byte of the body says what to do, the rest with which place.
 const PROBE: &str = r#"
@@ -64,6 +64,25 @@ async fn a_store_that_stalls_holds_nobody_beyond_the_deadline() {
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     platform.gate.set(Passage::Open);
     assert_eq!(call(10_000).await, Ok(()));
+}
+
+/// G2: what cannot be fetched has not begun, so another worker may take it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_whose_component_cannot_be_fetched_has_not_begun() {
+    let mut platform = Platform::start().await;
+    let version = platform.deploy(echo(), Settings::default()).await.unwrap();
+    std::fs::remove_dir_all(platform.cache()).unwrap();
+    platform.restart();
+    let call = || platform.runtime.invoker().oneshot(invocation(&version, b"x", Duration::from_secs(10)));
+    platform.gate.set(Passage::Closed);
+    let problem = call().await.unwrap_err();
+    assert!(
+        matches!(problem.code, ErrorKind::StoreUnavailable | ErrorKind::StoreTimeout),
+        "{}: {problem}",
+        problem.code
+    );
+    platform.gate.set(Passage::Open);
+    assert_eq!(call().await.unwrap().result.unwrap().body, "x");
 }
 
 async fn probe(platform: &Platform, settings: Settings, verb: char, uri: &str) -> Result<(), ErrorKind> {

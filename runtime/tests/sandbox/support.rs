@@ -15,7 +15,7 @@ use fanfold_protocol::{
     Problem,
     digest::Digest,
     function::{Descriptions, Export, Grants, Settings, Version},
-    invocation::{Invocation, Outcome, Preparation, Request},
+    invocation::{Invocation, Outcome, Preparation, Request, Usage},
     keys,
     size::ByteSize,
     time,
@@ -179,7 +179,12 @@ impl Platform {
     }
 
     pub async fn invoke(&self, version: &Arc<Version>, body: &[u8], timeout: Duration) -> Outcome {
-        self.runtime.invoker().oneshot(invocation(version, body, timeout)).await.unwrap()
+        let called = self.runtime.invoker().oneshot(invocation(version, body, timeout)).await;
+        called.unwrap_or_else(|problem| Outcome {
+            result: Err(problem),
+            logs: Vec::new(),
+            usage: Usage::default(),
+        })
     }
 }
 
