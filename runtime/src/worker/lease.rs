@@ -39,6 +39,9 @@ use crate::{
 
 /// Deliveries after which a lease's failure is recorded instead of tried again.
 const DELIVERIES_MAX: u32 = 8;
+/// Deliveries in which a lease that cannot be read is left to others: a newer release may
+/// have written it for newer workers.
+const UNREAD_MAX: u32 = 3;
 /// Before a lease that the platform failed is tried again, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
@@ -68,6 +71,11 @@ pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result
     let (shop, delivery) = (&shared.what, &shared.delivery);
     let lease: Lease = match serde_json::from_slice(&delivery.payload) {
         Ok(lease) => lease,
+        Err(error) if delivery.attempt <= UNREAD_MAX => {
+            let delay = backoff(delivery.attempt);
+            tracing::warn!(%error, id = delivery.id, ?delay, "a lease that cannot be read is given back");
+            return delivery.nak(delay).await.map(drop);
+        }
         Err(error) => {
             let reason = format!("expected a lease as JSON, found: {error}");
             return delivery.dead(&reason).await.map(drop);
