@@ -107,7 +107,8 @@ impl Error {
             Some(ErrorKind::DeadlineExceeded | ErrorKind::MemoryExceeded | ErrorKind::ResponseTooLarge) => {
                 Exit::Failed
             }
-            Some(ErrorKind::TaskFailed | ErrorKind::Cancelled) => Exit::Failed,
+            // Only a function says that parameters do not fit it.
+            Some(ErrorKind::InvalidParams | ErrorKind::TaskFailed | ErrorKind::Cancelled) => Exit::Failed,
             _ => Exit::Service,
         };
         let help = request_id.map(|id| format!("request {id}; docs/errors/{code}.md explains {code}"));
@@ -230,6 +231,7 @@ mod tests {
         check("function-error", Exit::Failed);
         check("guest-panicked", Exit::Failed);
         check("deadline-exceeded", Exit::Failed);
+        check("invalid-params", Exit::Failed);
         check("task-failed", Exit::Failed);
         check("function-not-found", Exit::Service);
         check("unauthorized", Exit::Service);

@@ -95,5 +95,6 @@ async fn inputs_and_params_that_do_not_fit_are_named() {
     problem(&missing["problem"], "column-not-found", &["s3://bank/a.csv", "\"z\"", "x"]);
     let wrong = json!({ "function": "credit-train", "input": "s3://bank/a.csv", "params": { "target": 7 } });
     let wrong = client.job(wrong).await.body;
-    problem(&wrong["problem"], "function-error", &["target"]);
+    problem(&wrong["problem"], "invalid-params", &["params.target", "params of the call or the job"]);
+    assert_eq!(wrong["problem"]["retryable"], false, "{wrong}");
 }

@@ -44,6 +44,27 @@ async fn a_misbehaving_handler_ends_with_its_code() {
 }
 
 #[tokio::test]
+async fn params_that_do_not_fit_are_the_callers_to_mend() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let client = Client::new(&service);
+    client.deploy_folder("hostile/misbehave").await;
+    // As `fanfold invoke` sends them: in X-Fanfold-Params.
+    let call = ["invoke", "misbehave", "-d", "\"well\"", "--params", "{\"row\": \"first\"}"];
+    let output = service.run(&call).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("invalid-params") && said.contains("params.row"), "{said}");
+    let path = "/v1/functions/misbehave/invoke?params=%7B%22row%22%3A%22first%22%7D";
+    let answer = client.post(path, &json!("well")).await;
+    answer.refused("invalid-params", &["params.row", "string \"first\""]);
+    assert_eq!((answer.status, &answer.body["retryable"]), (422, &json!(false)), "{answer:?}");
+    assert_eq!(answer.body["guest_code"], json!(null), "{answer:?}");
+    let no_object = "/v1/functions/misbehave/invoke?params=7";
+    client.post(no_object, &json!("well")).await.refused("invalid-request", &["JSON object"]);
+}
+
+#[tokio::test]
 async fn a_flood_of_log_lines_is_cut() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start(folder.path()).unwrap();

@@ -153,7 +153,8 @@ fn with_progress(host: &Host, mut problem: Problem) -> Problem {
 }
 
 /// The problem of a call that returned an error. What the host itself had said
-/// in this invocation keeps its kind when the guest passes its code on.
+/// in this invocation keeps its kind when the guest passes its code on. Whether
+/// the parameters fit, only the guest can say: that code is its to give.
 pub(crate) fn guest_problem(error: &types::Error, host: &Host) -> Problem {
     let message = match cut(&error.message, TEXT_BYTES_MAX) {
         message if message.is_empty() => {
@@ -161,8 +162,9 @@ pub(crate) fn guest_problem(error: &types::Error, host: &Host) -> Problem {
         }
         message => message,
     };
-    let hosts = ErrorKind::ALL.iter().find(|kind| kind.code() == error.code && host.has_issued(**kind));
-    if let Some(kind) = hosts {
+    let may_say = |kind: ErrorKind| kind == ErrorKind::InvalidParams || host.has_issued(kind);
+    let said = ErrorKind::ALL.iter().find(|kind| kind.code() == error.code && may_say(**kind));
+    if let Some(kind) = said {
         return Problem::new(*kind, message);
     }
     Problem {

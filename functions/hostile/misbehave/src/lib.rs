@@ -13,7 +13,7 @@ struct Options {
 }
 
 #[fanfold::handler]
-fn answer(how: Json<String>, context: &Context) -> Result<Response> {
+fn answer(how: Json<String>, _: &Params<Options>, context: &Context) -> Result<Response> {
     misbehave(&how.0, context)?;
     "well".to_owned().into_response()
 }
