@@ -100,8 +100,9 @@ pub(crate) fn from_guest(answer: invocation::Response) -> Result<Response<axum::
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
             invalid(format!("expected the name of a header of the function, found {:?}", shown()))
         })?;
-        let value = HeaderValue::from_str(value).map_err(|_| {
-            invalid(format!("expected visible ASCII text in the function's header {:?}", shown()))
+        // Text beyond ASCII goes out as the bytes that it is (`obs-text` of RFC 9110, 5.5).
+        let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
+            invalid(format!("expected visible text in the function's header {:?}", shown()))
         })?;
         let text = name.as_str();
         if !NOT_FROM_GUESTS.contains(&text) && !text.starts_with(OWN) && !named.iter().any(|n| n == text) {
@@ -166,12 +167,19 @@ mod tests {
     }
 
     #[test]
+    fn text_beyond_ascii_goes_out_as_it_is() {
+        let response = from_guest(answer(200, &[("x-name", "zählt\t日")])).unwrap();
+        assert_eq!(response.headers()["x-name"].as_bytes(), "zählt\t日".as_bytes());
+    }
+
+    #[test]
     fn what_is_no_answer_is_refused() {
         for answer in [
             answer(199, &[]),
             answer(600, &[]),
             answer(200, &[("a b", "1")]),
             answer(200, &[("a", "1\r\nset: 2")]),
+            answer(200, &[("a", "\u{7f}")]),
         ] {
             assert_eq!(from_guest(answer).unwrap_err().code, ErrorKind::ResponseInvalid);
         }
