@@ -13,6 +13,7 @@ pub mod fair;
 #[cfg(feature = "filter")]
 pub mod filter;
 pub mod function;
+pub mod imports;
 pub mod invocation;
 pub mod job;
 pub mod keys;

@@ -5,7 +5,7 @@
 //! the contract's imports and the parts of WASI 0.2 without files and network;
 //! anything else is refused by name before the component ever runs.
 
-use fanfold_protocol::{ErrorKind, Problem, WIT_PACKAGE};
+use fanfold_protocol::{ErrorKind, Problem, WIT_PACKAGE, imports};
 use wasmtime::{
     Engine,
     component::{Component, HasSelf, Linker},
@@ -22,30 +22,6 @@ pub(crate) const EXPORTS: [&str; 4] = [
     "fanfold:function/mapper@0.1.0",
     "fanfold:function/aggregator@0.1.0",
     "fanfold:function/grouper@0.1.0",
-];
-
-/// Interfaces that are offered, by package; versions are compared by wasmtime.
-const OFFERED: &[(&str, &[&str])] = &[
-    ("fanfold:function", &["types", "context", "tables", "objects"]),
-    ("wasi:io", &["error", "poll", "streams"]),
-    (
-        "wasi:cli",
-        &[
-            "environment",
-            "exit",
-            "stdin",
-            "stdout",
-            "stderr",
-            "terminal-input",
-            "terminal-output",
-            "terminal-stdin",
-            "terminal-stdout",
-            "terminal-stderr",
-        ],
-    ),
-    ("wasi:clocks", &["monotonic-clock", "wall-clock"]),
-    ("wasi:filesystem", &["types", "preopens"]),
-    ("wasi:random", &["random", "insecure", "insecure-seed"]),
 ];
 
 /// The linker of all sandboxes.
@@ -75,9 +51,9 @@ pub(crate) fn check_imports(engine: &Engine, component: &Component) -> Result<()
 }
 
 fn is_offered(import: &str) -> bool {
+    // Versions are compared by wasmtime.
     let name = import.split_once('@').map_or(import, |(name, _)| name);
-    let Some((package, interface)) = name.split_once('/') else { return false };
-    OFFERED.iter().any(|(offered, interfaces)| *offered == package && interfaces.contains(&interface))
+    name.split_once('/').is_some_and(|(package, interface)| imports::is_offered(package, interface))
 }
 
 /// An import that is offered in another version or with other types.

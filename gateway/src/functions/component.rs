@@ -7,7 +7,7 @@
 //! compiled or run. It takes time in proportion to the bytes (about 0.1 s for
 //! the largest), so a server calls it off its request threads.
 
-use fanfold_protocol::{ErrorKind, Problem, function::Export, limits, size::ByteSize};
+use fanfold_protocol::{ErrorKind, Problem, function::Export, imports, limits, size::ByteSize};
 use wasmparser::{ComponentExternalKind, Parser, Payload, Validator, WasmFeatures};
 
 /// What a component offers and needs.
@@ -187,11 +187,9 @@ fn split(name: &str) -> Option<(&str, &str, &str)> {
 
 fn offered(import: &str) -> bool {
     match split(import) {
-        Some(("fanfold:function", interface, "0.1")) => {
-            matches!(interface, "types" | "context" | "tables" | "objects")
-        }
-        Some((package, _, "0.2")) => {
-            matches!(package, "wasi:io" | "wasi:cli" | "wasi:clocks" | "wasi:filesystem" | "wasi:random")
+        Some((package @ "fanfold:function", interface, "0.1")) => imports::is_offered(package, interface),
+        Some((package, interface, "0.2")) => {
+            package.starts_with("wasi:") && imports::is_offered(package, interface)
         }
         _ => false,
     }
@@ -290,6 +288,9 @@ mod tests {
         for import in [
             "wasi:sockets/tcp@0.2.6",
             "wasi:http/outgoing-handler@0.2.0",
+            "wasi:cli/run@0.2.6",
+            "wasi:random/entropy@0.2.6",
+            "fanfold:function/types@0.2.0",
             "wasi:io/streams@0.3.0",
             "wasi:io/streams@0.2.0-rc-1",
             "wasi:io/streams",
