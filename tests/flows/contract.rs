@@ -3,6 +3,8 @@
 //! its changelog, every item says what it is, and it is enough to write a
 //! function without the SDK.
 
+use std::collections::BTreeMap;
+
 use fanfold_protocol::{WIT, WIT_PACKAGE, digest::Digest};
 use fanfold_tests::service::Service;
 
@@ -11,12 +13,39 @@ fn the_package_changes_only_with_a_version_and_a_line() {
     let changelog = include_str!("../../protocol/wit/CHANGELOG.md");
     let version = WIT_PACKAGE.rsplit_once('@').unwrap().1;
     assert!(WIT.contains(&format!("package {WIT_PACKAGE};")), "protocol::WIT_PACKAGE names another package");
-    let last = changelog.lines().rfind(|line| line.starts_with("| 0") || line.starts_with("| 1")).unwrap();
     let digest = Digest::of(WIT.as_bytes()).to_hex();
-    assert!(
-        last.contains(&format!("| {version} |")) && last.contains(&digest),
-        "function.wit has the digest {digest}; raise the version and add a line to protocol/wit/CHANGELOG.md"
+    assert_eq!(
+        versions(changelog).unwrap().last(),
+        Some(&(version, digest.as_str())),
+        "function.wit has changed; raise the version and add a line to protocol/wit/CHANGELOG.md"
     );
+}
+
+/// Versions with their digests, in the order of the table. One that stands twice
+/// was changed after it had been given out.
+fn versions(changelog: &str) -> Result<Vec<(&str, &str)>, String> {
+    let (mut found, mut seen) = (Vec::new(), BTreeMap::new());
+    for line in changelog.lines() {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let ["", version, digest, _, ""] = cells.as_slice() else { continue };
+        if !version.starts_with(|c: char| c.is_ascii_digit()) {
+            continue;
+        }
+        if let Some(earlier) = seen.insert(*version, line) {
+            return Err(format!("{version} stands twice: {earlier} and {line}"));
+        }
+        found.push((*version, *digest));
+    }
+    Ok(found)
+}
+
+#[test]
+fn a_version_stands_once() {
+    let table = |rows: &str| format!("| version | digest | change |\n|---|---|---|\n{rows}");
+    let two = table("| 0.1.0 | aa | a |\n| 0.2.0 | bb | b |\n");
+    assert_eq!(versions(&two).unwrap(), [("0.1.0", "aa"), ("0.2.0", "bb")]);
+    let twice = table("| 0.1.0 | aa | a |\n| 0.1.0 | bb | b |\n");
+    assert!(versions(&twice).unwrap_err().starts_with("0.1.0 stands twice"));
 }
 
 #[test]
