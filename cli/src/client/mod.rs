@@ -21,7 +21,8 @@ pub use self::{
     events::{Event, Events},
     model::{
         ComparisonView, Deployed, FailureView, FunctionList, FunctionView, InvocationView, JobList, JobView,
-        LetterView, LogPage, ProgressView, ReceiptView, Replayed, RetryOf, SlowView, TaskPage, TaskView,
+        LetterView, LogPage, ProgressView, ReceiptView, Replayed, RetryOf, SkippedView, SlowView, TaskPage,
+        TaskView,
     },
 };
 use crate::{

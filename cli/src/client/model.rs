@@ -326,6 +326,14 @@ pub struct FailureView {
     pub problem: Told,
 }
 
+/// Attempts that failed and are not told one by one: what an event named
+/// `failures-skipped` carries.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct SkippedView {
+    /// How many.
+    pub skipped: u64,
+}
+
 /// Why something failed, as far as it is shown. The code may be one of a later
 /// version.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -4,7 +4,8 @@
 //! Made from a watch on the job's record, so that any gateway can serve it and
 //! a slow reader sees the newest state instead of all of them. An event's id
 //! names the record's revision and the failures told of; a reader that comes
-//! back with it is told only what is new.
+//! back with it is told only what is new. Invariant: every failure is told of,
+//! by itself or, when too many came at once, by their number.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -19,7 +20,7 @@ use super::{
     Jobs,
     error::Error,
     record::JobRecord,
-    view::{FailureView, JobView, ProgressView, StateView, state_word},
+    view::{FailureView, JobView, ProgressView, SkippedView, StateView, state_word},
 };
 
 /// Between two events of progress.
@@ -28,7 +29,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// An event on its way to a reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobEvent {
-    /// `state`, `progress`, `task-failed` or `done`.
+    /// `state`, `progress`, `task-failed`, `failures-skipped` or `done`.
     pub name: &'static str,
     /// For `Last-Event-ID`.
     pub id: String,
@@ -70,32 +71,49 @@ impl Told {
             self.state = Some(record.state);
             return Vec::new();
         }
-        self.revision = revision;
         let mut events = Vec::new();
-        for failure in record.last_failures.iter().filter(|failure| failure.number > self.failures) {
-            events.push(("task-failed", json(&FailureView::from(failure))));
-        }
-        self.failures = record.failures;
         if self.state != Some(record.state) {
             self.state = Some(record.state);
             let state = StateView { id: record.id.to_string(), state: state_word(record.state) };
-            events.insert(0, ("state", json(&state)));
+            events.push(self.event("state", &state));
         }
-        if ended || self.progress.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) {
+        self.tell_failures(&record, &mut events);
+        if self.progress.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) {
             self.progress = Some(Instant::now());
-            events.push(("progress", json(&ProgressView::from(&record))));
+            events.push(self.event("progress", &ProgressView::from(&record)));
         }
         if ended {
-            events.push(("done", json(&JobView::from(record))));
+            events.push(self.event("done", &JobView::from(record)));
         }
-        let id = self.id();
-        events.into_iter().map(|(name, data)| JobEvent { name, id: id.clone(), data }).collect()
+        self.revision = revision;
+        // Only whoever has the last of them has all that the revision brings.
+        if let Some(last) = events.last_mut() {
+            last.id = self.id();
+        }
+        events
     }
-}
 
-fn json<T: Serialize>(value: &T) -> String {
-    // Views are made of texts and numbers, which always have a JSON form.
-    serde_json::to_string(value).unwrap_or_default()
+    /// The failures that a reader does not know. A record keeps the last few: of
+    /// those before, it is told how many there are and where they are listed.
+    fn tell_failures(&mut self, record: &JobRecord, events: &mut Vec<JobEvent>) {
+        let kept = record.last_failures.first().map_or(record.failures, |failure| failure.number - 1);
+        let skipped = kept.saturating_sub(self.failures);
+        if skipped > 0 {
+            self.failures = kept;
+            events.push(self.event("failures-skipped", &SkippedView::new(record, skipped)));
+        }
+        let known = self.failures;
+        for failure in record.last_failures.iter().filter(|failure| failure.number > known) {
+            self.failures = failure.number;
+            events.push(self.event("task-failed", &FailureView::from(failure)));
+        }
+        self.failures = record.failures;
+    }
+
+    fn event(&self, name: &'static str, data: &impl Serialize) -> JobEvent {
+        // Views are made of texts and numbers, which always have a JSON form.
+        JobEvent { name, id: self.id(), data: serde_json::to_string(data).unwrap_or_default() }
+    }
 }
 
 struct Reader {
@@ -147,6 +165,15 @@ async fn next(mut reader: Reader) -> Option<(JobEvent, Reader)> {
 
 #[cfg(test)]
 mod tests {
+    use fanfold_protocol::{
+        ErrorKind,
+        digest::Digest,
+        job::{Receipt, TaskCounts},
+        plan::Shape,
+        time::Timestamp,
+    };
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -156,5 +183,92 @@ mod tests {
         for other in ["", "17", "a.b", "-1.2"] {
             assert_eq!(Told::parse(other), Told::default(), "{other}");
         }
+    }
+
+    fn record() -> JobRecord {
+        JobRecord {
+            id: Uuid::nil(),
+            function: "mapper".parse().unwrap(),
+            version: 1,
+            digest: Digest::of(b"mapper"),
+            shape: Shape::Map,
+            state: JobState::Running,
+            submitted_at: Timestamp(0),
+            started_at: None,
+            ended_at: None,
+            retry: None,
+            tasks: TaskCounts::default(),
+            partitions: 1,
+            input_bytes: 1,
+            receipt: Receipt::default(),
+            eta_ms: None,
+            eta_range_ms: None,
+            slowest: Vec::new(),
+            output: "s3://bank/out/".parse().unwrap(),
+            problem: None,
+            manifest: None,
+            result_uri: None,
+            result: None,
+            estimate: None,
+            warnings: Vec::new(),
+            failures: 0,
+            last_failures: Vec::new(),
+        }
+    }
+
+    fn fail(record: &mut JobRecord, times: u32) {
+        for task in 0..times {
+            record.note_failure(0, task, 1, true, Problem::new(ErrorKind::ValueMismatch, "a pear"));
+        }
+    }
+
+    fn names(events: &[JobEvent]) -> Vec<&str> {
+        events.iter().map(|event| event.name).collect()
+    }
+
+    /// What was told of failures: the numbers of those by themselves, and how many beside.
+    fn failures(events: &[JobEvent]) -> (Vec<u64>, u64) {
+        let member = |name: &str, member: &str| {
+            let named = events.iter().filter(|event| event.name == name);
+            let data = named.map(|event| serde_json::from_str::<Value>(&event.data).unwrap());
+            data.filter_map(|data| data[member].as_u64()).collect::<Vec<_>>()
+        };
+        (member("task-failed", "number"), member("failures-skipped", "skipped").iter().sum())
+    }
+
+    #[test]
+    fn every_failure_is_told_of() {
+        let (mut told, mut record) = (Told::default(), record());
+        fail(&mut record, 3);
+        assert_eq!(failures(&told.tell(record.clone(), 1)), (vec![1, 2, 3], 0));
+        fail(&mut record, 20);
+        let events = told.tell(record.clone(), 2);
+        assert_eq!(failures(&events), ((16..=23).collect::<Vec<_>>(), 12));
+        assert!(events[0].name == "failures-skipped" && events[0].data.contains("/tasks\""), "{events:?}");
+        assert_eq!(failures(&told.tell(record, 3)), (vec![], 0));
+    }
+
+    #[test]
+    fn whoever_comes_back_is_told_the_rest() {
+        let (mut told, mut record) = (Told::default(), record());
+        fail(&mut record, 20);
+        let events = told.tell(record.clone(), 7);
+        for (at, event) in events.iter().enumerate() {
+            let rest = Told::parse(&event.id).tell(record.clone(), 7);
+            assert_eq!(failures(&rest), failures(&events[at + 1..]), "{event:?}");
+        }
+        assert!(Told::parse(&events.last().unwrap().id).tell(record, 7).is_empty());
+    }
+
+    #[test]
+    fn progress_is_told_twice_a_second_at_most() {
+        let (mut told, mut record) = (Told::default(), record());
+        assert_eq!(names(&told.tell(record.clone(), 1)), ["state", "progress"]);
+        assert_eq!(names(&told.tell(record.clone(), 2)), [""; 0]);
+        told.progress = Instant::now().checked_sub(PROGRESS_EVERY);
+        assert_eq!(names(&told.tell(record.clone(), 3)), ["progress"]);
+        // The end comes when it comes: `done` says where the job stands.
+        record.state = JobState::Succeeded;
+        assert_eq!(names(&told.tell(record, 4)), ["state", "done"]);
     }
 }

@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-/// Failures that a record keeps, newest last; all of them are in the commits.
+/// Failures that a record keeps, newest last; all of them are in the commits, and
+/// whoever watches is told how many more there are.
 const FAILURES_KEPT: usize = 8;
 
 /// A job as it is shown.

@@ -221,6 +221,9 @@ pub(crate) async fn manifest(State(app): State<AppState>, Path(id): Path<String>
 }
 
 /// A job as server-sent events: `state`, `progress` (at most two a second), `task-failed`, and `done` at the end.
+///
+/// Where more attempts failed at once than are told one by one, `failures-skipped` says how many, and where
+/// tasks are listed.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}/events", tag = "jobs",
     params(

@@ -208,6 +208,18 @@ pub struct FailureView {
     pub problem: TaskProblem,
 }
 
+/// What an event named `failures-skipped` carries: attempts that failed and are not
+/// told one by one, since more failed at once than a job's record keeps.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SkippedView {
+    /// How many.
+    pub skipped: u64,
+    /// Attempts that failed so far, these included.
+    pub failures: u64,
+    /// Where tasks are listed, those that failed first.
+    pub tasks: String,
+}
+
 /// A page of jobs.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JobList {
@@ -377,6 +389,13 @@ impl From<&TaskFailure> for FailureView {
             given_up: failure.given_up,
             problem: TaskProblem::from(&failure.problem),
         }
+    }
+}
+
+impl SkippedView {
+    /// So many failures of this job.
+    pub fn new(record: &JobRecord, skipped: u64) -> Self {
+        Self { skipped, failures: record.failures, tasks: format!("/v1/jobs/{}/tasks", record.id) }
     }
 }
 

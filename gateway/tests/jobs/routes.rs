@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Jobs as a client meets them.
 
-use fanfold_protocol::{ErrorKind, function::Export};
+use fanfold_protocol::{ErrorKind, Problem, function::Export};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -63,6 +63,70 @@ async fn a_job_is_submitted_watched_and_read() {
         .request(Method::POST, &format!("/v1/jobs/{id}/retry"), &[], "")
         .await
         .is_problem(ErrorKind::JobFinished);
+}
+
+/// The events of a job after this one: name, id and data of each.
+async fn events(service: &Service, id: &str, last: Option<&str>) -> Vec<(String, String, Value)> {
+    let headers: Vec<_> = last.iter().map(|last| ("last-event-id", *last)).collect();
+    let answer = service.request(Method::GET, &format!("/v1/jobs/{id}/events"), &headers, "").await;
+    let text = String::from_utf8(answer.body.to_vec()).unwrap();
+    let member = |event: &str, name: &str| {
+        event.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned).unwrap_or_default()
+    };
+    let events = text.split("\n\n").filter(|event| event.contains("data: "));
+    let read = |event: &str| {
+        let data = serde_json::from_str::<Value>(&member(event, "data: ")).unwrap();
+        (member(event, "event: "), member(event, "id: "), data)
+    };
+    events.map(read).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_told_and_a_stream_is_resumed() {
+    let (world, service) = service().await;
+    world.inputs(21).await;
+    let _worker = world.work(Play {
+        fails: Box::new(|_, task| {
+            (task.index > 0).then(|| Problem::new(ErrorKind::ValueMismatch, "expected a pear"))
+        }),
+        ..Play::default()
+    });
+    let job = json!({
+        "function": "mapper", "input": "s3://bank/in/", "output": "s3://bank/out/", "cache": false,
+        "split": {"target_bytes": "4B"}, "retry": {"attempts": 1}, "limits": {"tolerated_failures": 20}
+    });
+    let accepted = post(&service, job.to_string(), "application/json").await;
+    let id = accepted.json()["id"].as_str().unwrap().to_owned();
+    let told = |events: &[(String, String, Value)]| -> Vec<(String, u64)> {
+        let told = |(name, _, data): &(String, String, Value)| match name.as_str() {
+            "task-failed" => Some((name.clone(), data["number"].as_u64().unwrap())),
+            "failures-skipped" => Some((name.clone(), data["skipped"].as_u64().unwrap())),
+            _ => None,
+        };
+        events.iter().filter_map(told).collect()
+    };
+    let one_by_one = |numbers: std::ops::RangeInclusive<u64>| -> Vec<(String, u64)> {
+        numbers.map(|number| ("task-failed".to_owned(), number)).collect()
+    };
+    // As it runs: every failure, by itself or by number.
+    let live = told(&events(&service, &id, None).await);
+    let count = |(name, number): &(String, u64)| if name == "task-failed" { 1 } else { *number };
+    assert_eq!(live.iter().map(count).sum::<u64>(), 20, "{live:?}");
+    // Too late for the first ones: how many there were, and where they are.
+    let late = events(&service, &id, None).await;
+    let names: Vec<_> = late.iter().map(|(name, ..)| name.as_str()).collect();
+    assert_eq!((names[0], names[1], names.last()), ("state", "failures-skipped", Some(&"done")));
+    assert_eq!(told(&late)[1..], one_by_one(13..=20));
+    let skipped = json!({"skipped": 12, "failures": 20, "tasks": format!("/v1/jobs/{id}/tasks")});
+    assert_eq!(late[1].2, skipped);
+    let listed = service.get(&format!("/v1/jobs/{id}/tasks?state=failed")).await.json();
+    assert_eq!(listed["tasks"].as_array().unwrap().len(), 20);
+    // A stream that broke within the failures goes on behind the one that came last.
+    let (_, last, _) = late.iter().find(|(_, _, data)| data["number"] == 15).unwrap();
+    assert_eq!(told(&events(&service, &id, Some(last.as_str())).await), one_by_one(16..=20));
+    let (_, end, _) = late.last().unwrap();
+    let again = events(&service, &id, Some(end.as_str())).await;
+    assert_eq!((told(&again), again.last().unwrap().0.as_str()), (vec![], "done"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

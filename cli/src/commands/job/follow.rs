@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::show;
 use crate::{
-    client::{Client, Event, Events, FailureView, JobView, ProgressView},
+    client::{Client, Event, Events, FailureView, JobView, ProgressView, SkippedView},
     error::{Error, Exit, Result},
     output,
 };
@@ -98,6 +98,11 @@ impl Telling {
                     self.failure(&failure);
                 }
             }
+            "failures-skipped" => {
+                if let Ok(skipped) = serde_json::from_str(&event.data) {
+                    self.skipped(&skipped);
+                }
+            }
             _ => {}
         }
     }
@@ -122,11 +127,20 @@ impl Telling {
 
     fn failure(&mut self, failure: &FailureView) {
         self.failures += 1;
-        let text = match self.failures.cmp(&FAILURES_TOLD) {
-            std::cmp::Ordering::Less => failure_text(failure),
-            std::cmp::Ordering::Equal => "more attempts failed; see `fanfold job tasks`".to_owned(),
-            std::cmp::Ordering::Greater => return,
-        };
+        match self.failures.cmp(&FAILURES_TOLD) {
+            std::cmp::Ordering::Less => self.say(failure_text(failure)),
+            std::cmp::Ordering::Equal => self.say("more attempts failed; see `fanfold job tasks`".to_owned()),
+            std::cmp::Ordering::Greater => {}
+        }
+    }
+
+    fn skipped(&self, skipped: &SkippedView) {
+        if self.failures < FAILURES_TOLD {
+            self.say(skipped_text(skipped));
+        }
+    }
+
+    fn say(&self, text: String) {
         match &self.bar {
             Some(bar) => bar.println(text),
             None => output::note(text),
@@ -158,6 +172,10 @@ fn failure_text(failure: &FailureView) -> String {
     format!("task {stage}/{task}, attempt {attempt}: {}: {} ({then})", problem.code, problem.detail)
 }
 
+fn skipped_text(skipped: &SkippedView) -> String {
+    format!("{} more attempts failed; see `fanfold job tasks`", output::count(skipped.skipped))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,6 +195,9 @@ mod tests {
         });
         let failure: FailureView = serde_json::from_value(failure).unwrap();
         assert_eq!(failure_text(&failure), "task 0/7, attempt 1: guest-panicked: at x (it is tried again)");
+        let skipped = serde_json::json!({"skipped": 1_200, "failures": 1_208, "tasks": "/v1/jobs/x/tasks"});
+        let skipped: SkippedView = serde_json::from_value(skipped).unwrap();
+        assert_eq!(skipped_text(&skipped), "1,200 more attempts failed; see `fanfold job tasks`");
     }
 
     #[test]
