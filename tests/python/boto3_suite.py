@@ -6,6 +6,7 @@ Covers what the Rust client does not send: aws-chunked bodies with checksums in
 trailers, presigned URLs, listings of version 1, part copies, part listings.
 """
 
+import ast
 import base64
 import concurrent.futures
 import hashlib
@@ -281,7 +282,7 @@ def test_copies(bucket):
     S3.copy_object(Bucket=bucket, Key="e", CopySource=source, IfMatch=put["ETag"])
 
 
-def test_what_is_not_here_is_refused(bucket):
+def test_what_a_writer_cannot_have_is_refused(bucket):
     for asked in (
         {"Tagging": "a=b"}, {"ServerSideEncryption": "AES256"}, {"ACL": "public-read"}, {"StorageClass": "GLACIER"},
     ):
@@ -402,9 +403,19 @@ def test_what_is_not_here_is_refused(bucket):
     assert code_of(S3.get_bucket_lifecycle_configuration, Bucket=bucket)[1] == 501
 
 
+def all_tests():
+    """Every test, in the order of this file. Of two with one name Python keeps the second: the first would never run."""
+    with open(__file__, encoding="utf-8") as source:
+        names = [item.name for item in ast.parse(source.read()).body if isinstance(item, ast.FunctionDef)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        sys.exit(f"expected a name of its own for each function, found twice: {', '.join(twice)}; rename one")
+    return [(name, globals()[name]) for name in names if name.startswith("test_")]
+
+
 def main():
     failed = 0
-    tests = [(name, test) for name, test in globals().items() if name.startswith("test_")]
+    tests = all_tests()
     for number, (name, test) in enumerate(tests):
         bucket = f"boto-{number}"
         S3.create_bucket(Bucket=bucket)
