@@ -143,7 +143,7 @@ impl ProblemBody {
     /// The body for this problem.
     pub fn new(problem: Problem, request_id: &RequestId) -> Self {
         Self {
-            r#type: format!("/docs/errors/{}", problem.code.code()),
+            r#type: page(problem.code),
             title: problem.code.title(),
             status: problem.code.status(),
             retryable: problem.retryable(),
@@ -153,6 +153,43 @@ impl ProblemBody {
             guest_code: problem.guest_code,
         }
     }
+}
+
+/// Why a job, a task or an invocation failed, within the document about it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ProblemView {
+    /// The stable code.
+    #[schema(example = "csv-field-count")]
+    pub code: &'static str,
+    /// The kind in a few words.
+    pub title: &'static str,
+    /// What was expected, what was found, what to do.
+    pub detail: String,
+    /// The page about the code.
+    pub r#type: String,
+    /// Whether the same may succeed when tried again.
+    pub retryable: bool,
+    /// The word of the guest's own error, when a guest returned one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_code: Option<String>,
+}
+
+impl From<&Problem> for ProblemView {
+    fn from(problem: &Problem) -> Self {
+        Self {
+            code: problem.code.code(),
+            title: problem.code.title(),
+            detail: problem.detail.clone(),
+            r#type: page(problem.code),
+            retryable: problem.retryable(),
+            guest_code: problem.guest_code.clone(),
+        }
+    }
+}
+
+/// A relative reference to the page about a code.
+fn page(kind: ErrorKind) -> String {
+    format!("/docs/errors/{}", kind.code())
 }
 
 /// Writes the body of a problem.

@@ -15,7 +15,9 @@ use axum::{
         sse::{Event, KeepAlive, Sse},
     },
 };
-use fanfold_protocol::{ErrorKind, Problem, invocation, invocation::LogLine, names::FunctionName};
+use fanfold_protocol::{
+    ErrorKind, Problem, invocation, invocation::LogLine, names::FunctionName, size::ByteSize,
+};
 use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -26,11 +28,11 @@ use uuid::Uuid;
 use super::{
     asynchronous::{Origin, Standing},
     headers,
-    records::{RECORDS_MAX, Record},
+    records::{BODY_BYTES_MAX, RECORDS_MAX, Record},
 };
 use crate::{
     extract::{Path, Query},
-    problem::{Answer, ProblemBody, Refusal},
+    problem::{Answer, ProblemBody, ProblemView, Refusal},
     state::{App, AppState},
 };
 
@@ -75,8 +77,7 @@ pub struct InvocationView {
     pub response: Option<ResponseView>,
     /// Why it returned nothing; of one that waits, why its last attempt did not.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
-    pub problem: Option<Value>,
+    pub problem: Option<ProblemView>,
     /// Log lines kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_lines: Option<usize>,
@@ -118,7 +119,7 @@ impl From<&Record> for InvocationView {
                 content_type: kept.content_type.clone(),
                 bytes: kept.bytes,
             }),
-            problem: record.result.as_ref().err().and_then(|problem| serde_json::to_value(problem).ok()),
+            problem: record.result.as_ref().err().map(ProblemView::from),
             log_lines: Some(record.logs.len()),
         }
     }
@@ -217,8 +218,9 @@ pub(crate) async fn show(
     params(("id" = String, Path, description = "From `X-Fanfold-Invocation-Id`")),
     responses(
         (status = 200, description = "The body, under the status and type of the function's own answer", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 404, description = "No such invocation, or too large to be kept", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "It has not ended", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such invocation", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "It has not ended", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 500, description = "The function failed, or its answer was too large to be kept", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn result(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Response> {
@@ -230,9 +232,11 @@ pub(crate) async fn result(State(app): State<AppState>, Path(id): Path<String>) 
     let kept = record.result.as_ref().map_err(|problem| Refusal(problem.clone()))?;
     let Some(body) = kept.body.clone() else {
         return Err(Refusal(Problem::new(
-            ErrorKind::InvocationNotFound,
+            ErrorKind::ResponseTooLarge,
             format!(
-                "a result is kept when it is small, found one of {} bytes; write large results to an object",
+                "expected an answer of at most {} to be kept of a synchronous call, found one of {} bytes, which its \
+                 caller was given; call asynchronously, or write large results to an object",
+                ByteSize(BODY_BYTES_MAX as u64),
                 kept.bytes
             ),
         )));

@@ -27,8 +27,8 @@ use super::{
     recover, slots,
     stragglers::Stragglers,
     unknown,
-    view::TaskProblem,
 };
+use crate::problem::ProblemView;
 
 /// Jobs whose tasks are kept.
 const HELD: usize = 4;
@@ -106,7 +106,7 @@ pub struct TaskView {
     pub bytes_out: u64,
     /// Why the last attempt failed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub problem: Option<TaskProblem>,
+    pub problem: Option<ProblemView>,
 }
 
 /// A page of tasks.
@@ -252,6 +252,6 @@ fn view(stage: u32, task: u32, slot: &slots::Slot) -> TaskView {
         rows_out: usage.rows_out,
         bytes_in: usage.bytes_in,
         bytes_out: usage.bytes_out,
-        problem: slot.problem.as_deref().map(TaskProblem::from),
+        problem: slot.problem.as_deref().map(ProblemView::from),
     }
 }

@@ -5,10 +5,7 @@
 //! milliseconds since 1970, with the same in words beside them where a person
 //! looks.
 
-use fanfold_protocol::{
-    Problem,
-    job::{Difference, Estimate, JobState, RetryOf},
-};
+use fanfold_protocol::job::{Difference, Estimate, JobState, RetryOf};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -18,6 +15,7 @@ use super::{
     record::{JobRecord, SlowLease, TaskFailure},
     retry::{Change, Comparison, Differing},
 };
+use crate::problem::ProblemView;
 
 /// A job.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -85,7 +83,7 @@ pub struct JobView {
     pub estimate: Option<Estimate>,
     /// Why it did not succeed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub problem: Option<TaskProblem>,
+    pub problem: Option<ProblemView>,
     /// What the author should know.
     pub warnings: Vec<String>,
     /// Attempts that failed.
@@ -172,25 +170,6 @@ pub struct ReceiptView {
     pub store_requests: u64,
 }
 
-/// Why a task or a job failed.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct TaskProblem {
-    /// The stable code.
-    #[schema(example = "csv-field-count")]
-    pub code: &'static str,
-    /// The kind in a few words.
-    pub title: &'static str,
-    /// What was expected, what was found, what to do.
-    pub detail: String,
-    /// The page about the code.
-    pub r#type: String,
-    /// Whether the same may succeed when tried again.
-    pub retryable: bool,
-    /// The word of the guest's own error, when a guest returned one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub guest_code: Option<String>,
-}
-
 /// An attempt that failed.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct FailureView {
@@ -205,7 +184,7 @@ pub struct FailureView {
     /// Whether the task was given up.
     pub given_up: bool,
     /// Why.
-    pub problem: TaskProblem,
+    pub problem: ProblemView,
 }
 
 /// What an event named `failures-skipped` carries: attempts that failed and are not
@@ -281,7 +260,7 @@ pub struct DifferingView {
     pub input: Vec<String>,
     /// Why it failed before.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub problem: Option<TaskProblem>,
+    pub problem: Option<ProblemView>,
 }
 
 /// What an event named `progress` carries.
@@ -350,7 +329,7 @@ impl ComparisonView {
             },
             task: differing.task,
             input: differing.input.iter().map(ToString::to_string).collect(),
-            problem: differing.problem.as_ref().map(TaskProblem::from),
+            problem: differing.problem.as_ref().map(ProblemView::from),
         };
         Self {
             retry: RetryView::from(&RetryOf { job, difference: comparison.difference }),
@@ -366,19 +345,6 @@ impl From<&SlowLease> for SlowView {
     }
 }
 
-impl From<&Problem> for TaskProblem {
-    fn from(problem: &Problem) -> Self {
-        Self {
-            code: problem.code.code(),
-            title: problem.code.title(),
-            detail: problem.detail.clone(),
-            r#type: format!("/docs/errors/{}", problem.code.code()),
-            retryable: problem.retryable(),
-            guest_code: problem.guest_code.clone(),
-        }
-    }
-}
-
 impl From<&TaskFailure> for FailureView {
     fn from(failure: &TaskFailure) -> Self {
         Self {
@@ -387,7 +353,7 @@ impl From<&TaskFailure> for FailureView {
             task: failure.task,
             attempt: failure.attempt,
             given_up: failure.given_up,
-            problem: TaskProblem::from(&failure.problem),
+            problem: ProblemView::from(&failure.problem),
         }
     }
 }
@@ -465,7 +431,7 @@ impl From<JobRecord> for JobView {
             manifest: record.manifest.map(|uri| uri.to_string()),
             result_uri: record.result_uri.map(|uri| uri.to_string()),
             estimate: record.estimate,
-            problem: record.problem.as_ref().map(TaskProblem::from),
+            problem: record.problem.as_ref().map(ProblemView::from),
             warnings: record.warnings,
             failures: record.failures,
             last_failures: record.last_failures.iter().map(FailureView::from).collect(),

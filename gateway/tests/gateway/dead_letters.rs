@@ -46,6 +46,10 @@ async fn what_may_succeed_is_tried_three_times() {
     let ended = service.ended(&never).await;
     assert_eq!((&ended["state"], &ended["attempts"]), (&json!("failed"), &json!(3)));
     assert_eq!(ended["problem"]["detail"], "attempt 3");
+    assert_eq!(
+        (&ended["problem"]["type"], &ended["problem"]["retryable"]),
+        (&json!("/docs/errors/function-error"), &json!(true))
+    );
     service.get(&format!("/v1/invocations/{never}/result")).await.is_problem(ErrorKind::FunctionError);
     let letters = until_dead_letters(&service, 1).await;
     assert_eq!(

@@ -222,7 +222,19 @@ async fn calls_are_remembered() {
     let failed = service.invoke("f/invoke", "fail guest-trapped").await;
     let id = failed.header("x-fanfold-invocation-id").to_owned();
     service.get(&format!("/v1/invocations/{id}/result")).await.is_problem(ErrorKind::GuestTrapped);
-    assert_eq!(service.get(&format!("/v1/invocations/{id}")).await.json()["state"], "failed");
+    let shown = service.get(&format!("/v1/invocations/{id}")).await.json();
+    let problem = json!({
+        "code": "guest-trapped", "title": ErrorKind::GuestTrapped.title(), "detail": "it failed",
+        "type": "/docs/errors/guest-trapped", "retryable": false, "guest_code": "out-of-luck"
+    });
+    assert_eq!((&shown["state"], &shown["problem"]), (&json!("failed"), &problem));
+    let large = service.invoke("f/invoke", "large 300000").await;
+    let id = large.header("x-fanfold-invocation-id").to_owned();
+    let result = service.get(&format!("/v1/invocations/{id}/result")).await;
+    let refused = result.is_problem(ErrorKind::ResponseTooLarge);
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.contains("256KiB") && detail.contains("300000 bytes"), "{detail}");
+    assert_eq!(service.get(&format!("/v1/invocations/{id}")).await.json()["state"], "succeeded");
     for id in ["x", "0192d3a4-6c1e-7b52-9a41-3f0c5d2e8a10"] {
         service.get(&format!("/v1/invocations/{id}")).await.is_problem(ErrorKind::InvocationNotFound);
     }

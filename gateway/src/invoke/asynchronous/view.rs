@@ -2,7 +2,10 @@
 //! Asynchronous invocations as the API shows them.
 
 use super::{ends::Ended, live::Live};
-use crate::invoke::show::{InvocationView, ResponseView};
+use crate::{
+    invoke::show::{InvocationView, ResponseView},
+    problem::ProblemView,
+};
 use uuid::Uuid;
 
 impl InvocationView {
@@ -21,7 +24,7 @@ impl InvocationView {
             queue_us: None,
             usage: None,
             response: None,
-            problem: live.problem.as_ref().and_then(|problem| serde_json::to_value(problem).ok()),
+            problem: live.problem.as_ref().map(ProblemView::from),
             log_lines: None,
         }
     }
@@ -46,7 +49,7 @@ impl InvocationView {
                 content_type: answer.content_type().map(str::to_owned),
                 bytes: answer.bytes,
             }),
-            problem: ended.result.as_ref().err().and_then(|problem| serde_json::to_value(problem).ok()),
+            problem: ended.result.as_ref().err().map(ProblemView::from),
             log_lines: Some(ended.logs.len()),
         }
     }
