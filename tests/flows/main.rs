@@ -20,6 +20,7 @@ mod edges;
 mod failures;
 mod first_hour;
 mod full_disk;
+mod functions;
 mod grouping;
 mod hosts;
 mod quarantine;

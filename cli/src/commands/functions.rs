@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use fanfold_protocol::{
+    ErrorKind,
     function::{AliasTarget, Canary},
     names::{AliasName, FunctionName},
     time::Timestamp,
@@ -70,26 +71,27 @@ async fn point(client: &Client, name: &FunctionName, alias: &AliasName, target: 
 }
 
 async fn rollback(client: &Client, name: &FunctionName, alias: &AliasName) -> Result<()> {
-    let detail = show(client, name).await?;
-    let view: FunctionView = serde_json::from_value(detail.clone())?;
-    let versions: Vec<u32> =
-        versions(&detail).iter().filter_map(|v| v["version"].as_u64()?.try_into().ok()).collect();
-    let version = before(&view.aliases, alias, &versions)?;
-    point(client, name, alias, AliasTarget { version, canary: None }).await
+    let view: FunctionView = serde_json::from_value(show(client, name).await?)?;
+    let from = pointed_at(&view.aliases, alias)?;
+    let oldest = || Error::usage(format!("expected a version before {from}, found none; it is the oldest"));
+    // Numbers have no gaps: whether there is one before, the service knows.
+    let version = from.checked_sub(1).filter(|version| *version > 0).ok_or_else(oldest)?;
+    match point(client, name, alias, AliasTarget { version, canary: None }).await {
+        Err(error) if error.code() == Some(ErrorKind::VersionNotFound.code()) => Err(oldest()),
+        pointed => pointed,
+    }
 }
 
-/// The version before the one that the alias points at.
-fn before(aliases: &BTreeMap<AliasName, AliasTarget>, alias: &AliasName, versions: &[u32]) -> Result<u32> {
-    let Some(target) = aliases.get(alias) else {
-        let names: Vec<_> = aliases.keys().map(AliasName::as_str).collect();
-        let error = Error::usage(format!("expected an alias {alias}, found {}", list(&names)));
-        return Err(match similar::closest(alias.as_str(), &names) {
-            Some(close) => error.help(format!("did you mean --alias {close}?")),
-            None => error.help("name one of them by --alias, or make it with `fanfold functions alias`"),
-        });
-    };
-    versions.iter().copied().filter(|version| *version < target.version).max().ok_or_else(|| {
-        Error::usage(format!("expected a version before {}, found none; it is the oldest", target.version))
+/// The version that an alias points at, a canary aside.
+fn pointed_at(aliases: &BTreeMap<AliasName, AliasTarget>, alias: &AliasName) -> Result<u32> {
+    if let Some(target) = aliases.get(alias) {
+        return Ok(target.version);
+    }
+    let names: Vec<_> = aliases.keys().map(AliasName::as_str).collect();
+    let error = Error::usage(format!("expected an alias {alias}, found {}", list(&names)));
+    Err(match similar::closest(alias.as_str(), &names) {
+        Some(close) => error.help(format!("did you mean --alias {close}?")),
+        None => error.help("name one of them by --alias, or make it with `fanfold functions alias`"),
     })
 }
 
@@ -186,12 +188,10 @@ mod tests {
     }
 
     #[test]
-    fn a_rollback_goes_to_the_version_before() {
+    fn an_alias_is_found_or_another_is_suggested() {
         let view: FunctionView = serde_json::from_value(detail()).unwrap();
-        let prod: AliasName = "prod".parse().unwrap();
-        assert_eq!(before(&view.aliases, &prod, &[2, 4]).unwrap(), 2);
-        assert!(before(&view.aliases, &prod, &[4]).unwrap_err().to_string().contains("oldest"));
-        let error = before(&view.aliases, &"prd".parse().unwrap(), &[2, 4]).unwrap_err();
+        assert_eq!(pointed_at(&view.aliases, &"prod".parse().unwrap()).unwrap(), 4);
+        let error = pointed_at(&view.aliases, &"prd".parse().unwrap()).unwrap_err();
         assert!(error.to_string().contains("found prod"), "{error}");
     }
 
