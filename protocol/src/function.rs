@@ -66,6 +66,27 @@ pub struct SettingsDocument {
     pub env: BTreeMap<String, String>,
 }
 
+impl SettingsDocument {
+    /// The document for the header `X-Fanfold-Settings`: JSON of nothing but visible
+    /// ASCII and blanks, in which other characters take 6 or 12 bytes.
+    pub fn to_header(&self) -> String {
+        // Texts, amounts and maps of texts always have a JSON form.
+        let text = serde_json::to_string(self).unwrap_or_default();
+        let mut ascii = String::with_capacity(text.len());
+        for unit in text.chars() {
+            match unit {
+                ' '..='~' => ascii.push(unit),
+                _ => {
+                    let mut pair = [0; 2];
+                    let halves = unit.encode_utf16(&mut pair).iter();
+                    halves.for_each(|half| ascii.push_str(&format!("\\u{half:04x}")));
+                }
+            }
+        }
+        ascii
+    }
+}
+
 /// Buckets and prefixes, each `s3://bucket/prefix`; compared byte by byte.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -144,10 +165,11 @@ impl TryFrom<SettingsDocument> for Settings {
                 ));
             }
         }
-        let env_bytes: usize = document.env.iter().map(|(name, value)| name.len() + value.len()).sum();
-        if env_bytes > 64 << 10 {
+        let bytes = document.to_header().len();
+        if bytes as u64 > limits::SETTINGS_BYTES_MAX {
             mistakes.push(format!(
-                "env must hold at most 64 KiB, found {env_bytes} bytes; keep data in an object"
+                "settings must be at most {} as JSON in ASCII, found {bytes} bytes; keep data in an object",
+                ByteSize(limits::SETTINGS_BYTES_MAX)
             ));
         }
         if !mistakes.is_empty() {
@@ -326,6 +348,31 @@ mod tests {
         let error =
             serde_json::from_value::<SettingsDocument>(serde_json::json!({"memroy": "1MiB"})).unwrap_err();
         assert!(error.to_string().contains("memroy"), "{error}");
+    }
+
+    #[test]
+    fn settings_fit_a_header_and_mean_the_same() {
+        let description = Some("für \u{7f}🦀\n\"x\"".to_owned());
+        let settings = SettingsDocument { description, ..SettingsDocument::default() };
+        let text = settings.to_header();
+        assert!(text.bytes().all(|b| (b' '..=b'~').contains(&b)), "{text}");
+        assert_eq!(serde_json::from_str::<SettingsDocument>(&text).unwrap(), settings);
+    }
+
+    #[test]
+    fn settings_are_bounded_as_they_travel() {
+        let with = |value: String| SettingsDocument {
+            env: BTreeMap::from([("TABLE".to_owned(), value)]),
+            ..SettingsDocument::default()
+        };
+        let most = limits::SETTINGS_BYTES_MAX as usize;
+        let room = most - with(String::new()).to_header().len();
+        assert!(Settings::try_from(with("x".repeat(room))).is_ok());
+        for value in ["x".repeat(room + 1), "ä".repeat(room / 6 + 1)] {
+            let problem = Settings::try_from(with(value)).unwrap_err();
+            assert_eq!(problem.code, ErrorKind::InvalidSettings);
+            assert!(problem.detail.contains("at most 24KiB as JSON in ASCII, found 24"), "{problem}");
+        }
     }
 
     #[test]

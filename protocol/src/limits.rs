@@ -25,7 +25,9 @@ pub const HEADER_BYTES_MAX: u64 = 32 * KIB;
 pub const HEADERS_MAX: usize = 100;
 /// Path and query together.
 pub const URL_BYTES_MAX: u64 = 8 * KIB;
-/// JSON of a job, of settings, of an alias: small documents all.
+/// Settings of a function as JSON in ASCII: they travel in a header, beside others.
+pub const SETTINGS_BYTES_MAX: u64 = 24 * KIB;
+/// JSON of a job, of an alias, of a trigger: small documents all.
 pub const DOCUMENT_BYTES_MAX: u64 = MIB;
 
 /// All linear memories of an invocation together.

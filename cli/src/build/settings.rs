@@ -149,6 +149,10 @@ impl Walk<'_> {
         if !named {
             self.mistake(0, "expected name = \"…\", found no name; give the function one".to_owned());
         }
+        // What no setting is too large for by itself, all of them may be together.
+        if self.mistakes.is_empty() {
+            self.judge(0, &settings);
+        }
         Some(FunctionFile { name: name?, settings })
     }
 
@@ -340,6 +344,11 @@ REGION = "north"
         check("name = \"a\"\nmemory = \"lots\"", &["2: memory: expected a whole number and a unit"]);
         check("name = \"a\"\n[env]\n\"a b\" = \"x\"", &["2: a variable's name"]);
         check("name = \"a\"\nenv = 1\ngrants = []", &["2: env must be a table", "3: grants must be a table"]);
+        let (half, whole) = ("x".repeat(13 << 10), "x".repeat(25 << 10));
+        let large = format!("name = \"a\"\n[env]\nA = \"{whole}\"");
+        check(&large, &["2: settings must be at most 24KiB"]);
+        let together = format!("name = \"a\"\ndescription = \"{half}\"\n[env]\nA = \"{half}\"");
+        check(&together, &["1: settings must be at most 24KiB"]);
     }
 
     #[test]

@@ -106,7 +106,7 @@ fn read(path: &Path) -> Result<Bytes> {
 async fn upload(client: &Client, package: Package) -> Result<Deployed> {
     let bar = output::bytes_bar("uploading", package.component.len() as u64);
     let moved = bar.clone();
-    let settings = ascii_json(&package.settings)?;
+    let settings = package.settings.to_header();
     let progress = move |bytes| {
         moved.inc(bytes);
         if moved.length() == Some(moved.position()) {
@@ -118,37 +118,10 @@ async fn upload(client: &Client, package: Package) -> Result<Deployed> {
     deployed
 }
 
-/// JSON that fits a header: nothing but visible ASCII and blanks.
-fn ascii_json(settings: &SettingsDocument) -> Result<String> {
-    let text = serde_json::to_string(settings)?;
-    let mut ascii = String::with_capacity(text.len());
-    for unit in text.chars() {
-        match unit {
-            ' '..='~' => ascii.push(unit),
-            _ => {
-                let mut pair = [0; 2];
-                unit.encode_utf16(&mut pair)
-                    .iter()
-                    .for_each(|half| ascii.push_str(&format!("\\u{half:04x}")));
-            }
-        }
-    }
-    Ok(ascii)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::Exit;
-
-    #[test]
-    fn settings_fit_a_header_and_mean_the_same() {
-        let settings =
-            SettingsDocument { description: Some("für \u{7f}🦀\n\"x\"".into()), ..Default::default() };
-        let text = ascii_json(&settings).unwrap();
-        assert!(text.bytes().all(|b| (b' '..=b'~').contains(&b)), "{text}");
-        assert_eq!(serde_json::from_str::<SettingsDocument>(&text).unwrap(), settings);
-    }
 
     #[test]
     fn a_file_is_called_as_settings_or_file_say() {
