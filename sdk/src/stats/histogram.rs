@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Counts in bins of equal width.
 //!
-//! It owns a histogram whose bins are fixed before the first value. Invariant:
-//! every value is counted once: in a bin, below, or above; so the answer does
-//! not depend on how the values were parted.
+//! It owns a histogram whose bins are fixed before the first value. Sources: the
+//! edges are those of `numpy.histogram`, each bin half-open but the last, which
+//! is closed; counts of fixed bins are distributive aggregates in the sense of
+//! Gray et al., "Data Cube", Data Mining and Knowledge Discovery 1, 1997.
+//! Invariant: every value is counted once: in a bin, below, or above; so the
+//! answer does not depend on how the values were parted.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The smallest and the largest value.
 //!
-//! It owns nothing more. Invariant: the answer does not depend on how the
-//! values were parted; a zero has no sign, as its sign would depend on it.
+//! It owns nothing more. Source: Gray et al., "Data Cube: A Relational
+//! Aggregation Operator Generalizing Group-By, Cross-Tab, and Sub-Totals", Data
+//! Mining and Knowledge Discovery 1, 1997, which calls both distributive: that of
+//! the whole follows from that of the parts. Invariant: the answer does not depend
+//! on how the values were parted; a zero has no sign, as its sign would depend on it.
 
 use serde::{Deserialize, Serialize};
 
