@@ -51,9 +51,19 @@ pub struct TaskCommit {
     /// the clock or other objects: what it gave is for this job alone then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub looked_outside: bool,
-    /// Of failed tasks: what the guest logged.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub logs: Vec<LogLine>,
+}
+
+/// What an attempt at a task logged: a line of an object under a
+/// [`LogKey`](crate::keys::LogKey), which counts if the commit of the lease is of the
+/// same attempt. Whoever follows a job by its commits reads none of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskLog {
+    /// Its place in its stage.
+    pub task: u32,
+    /// The attempt at it, from 1.
+    pub attempt: u32,
+    /// In order.
+    pub lines: Vec<LogLine>,
 }
 
 /// How an attempt at a task ended.

@@ -155,6 +155,59 @@ pub fn parse_commit(id: &Uuid, key: &str) -> Option<(u32, u32, u32)> {
     parts.next().is_none().then_some(parsed)
 }
 
+/// What the tasks of a job logged, those that failed first.
+pub fn task_logs(id: &Uuid) -> String {
+    format!("jobs/{id}/logs/")
+}
+
+/// The place of what tasks of a lease logged in one attempt at it. It counts if
+/// the lease's commit is that attempt's. In the order of the keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogKey {
+    /// Whether it is that of the tasks that failed, or of the others.
+    pub failed: bool,
+    /// Stage of the plan.
+    pub stage: u32,
+    /// Group within the stage.
+    pub group: u32,
+    /// Round of the group.
+    pub round: u32,
+    /// The attempt that wrote it.
+    pub attempt: Uuid,
+}
+
+impl LogKey {
+    /// What all keys of a job begin with, of tasks that ended so.
+    pub fn of_job(id: &Uuid, failed: bool) -> String {
+        format!("{}{}/", task_logs(id), if failed { "failed" } else { "succeeded" })
+    }
+
+    /// What those of one group begin with.
+    pub fn of_group(id: &Uuid, failed: bool, stage: u32, group: u32) -> String {
+        format!("{}{stage:02}/{group:07}/", Self::of_job(id, failed))
+    }
+
+    /// The key.
+    pub fn key(&self, id: &Uuid) -> String {
+        let Self { failed, stage, group, round, attempt } = self;
+        format!("{}{round:03}-{attempt}.jsonl", Self::of_group(id, *failed, *stage, *group))
+    }
+
+    /// Reads a key that [`LogKey::key`] made.
+    pub fn parse(id: &Uuid, key: &str) -> Option<Self> {
+        let mut parts = key.strip_prefix(&task_logs(id))?.strip_suffix(".jsonl")?.split('/');
+        let failed = match parts.next()? {
+            "failed" => true,
+            "succeeded" => false,
+            _ => return None,
+        };
+        let (stage, group) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let (round, attempt) = parts.next()?.split_once('-')?;
+        let read = Self { failed, stage, group, round: round.parse().ok()?, attempt: attempt.parse().ok()? };
+        parts.next().is_none().then_some(read)
+    }
+}
+
 /// Objects that an attempt stages: states and answers too large for a commit.
 pub fn staged(id: &Uuid, stage: u32, task: u32, attempt: &Uuid, what: &str) -> String {
     format!("jobs/{id}/staged/{stage:02}/{task:07}-{attempt}.{what}")
@@ -387,5 +440,20 @@ mod tests {
         assert_eq!(parse_commit(&id, &commit(&id, 2, 31, 1)), Some((2, 31, 1)));
         assert_eq!(parse_commit(&id, "jobs/x/commits/00/0000001/000.json"), None);
         assert_eq!(parse_commit(&id, &format!("{}00/1.json", commits(&id))), None);
+    }
+
+    #[test]
+    fn keys_of_logs_read_back_and_failures_come_first() {
+        let (id, attempt) = (Uuid::from_u128(7), Uuid::from_u128(9));
+        let keys = [(true, 1, 0), (false, 0, 2), (false, 0, 31), (false, 1, 0)];
+        let keys = keys.map(|(failed, stage, group)| LogKey { failed, stage, group, round: 2, attempt });
+        for key in keys {
+            assert_eq!(LogKey::parse(&id, &key.key(&id)), Some(key));
+        }
+        assert!(keys.map(|key| key.key(&id)).is_sorted());
+        let at = task_logs(&id);
+        for other in ["x", "failed/00/1.jsonl", "odd/00/0000001/000-x.jsonl"] {
+            assert_eq!(LogKey::parse(&id, &format!("{at}{other}")), None, "{other}");
+        }
     }
 }

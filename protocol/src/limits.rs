@@ -67,6 +67,9 @@ pub const EPOCH_TICK: Duration = Duration::from_millis(10);
 pub const LOG_BYTES_MAX: usize = 256 << 10;
 /// A line of it.
 pub const LOG_LINE_BYTES_MAX: usize = 8 << 10;
+/// Log of the tasks of a lease that failed, all together, and as much again of the
+/// others: a lease holds up to 64 tasks, each of which may fill a log.
+pub const LEASE_LOG_BYTES_MAX: usize = 256 << 10;
 
 /// A component as uploaded.
 pub const COMPONENT_BYTES_DEFAULT: u64 = 20 * MIB;

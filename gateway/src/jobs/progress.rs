@@ -474,14 +474,7 @@ fn absent(task: u32, attempt: u32) -> TaskCommit {
         "expected the commit to name the task, it did not; upgrade the worker",
     );
     let outcome = TaskOutcome::Failed(problem);
-    TaskCommit {
-        index: task,
-        attempt,
-        outcome,
-        usage: Usage::default(),
-        looked_outside: false,
-        logs: Vec::new(),
-    }
+    TaskCommit { index: task, attempt, outcome, usage: Usage::default(), looked_outside: false }
 }
 
 #[cfg(test)]

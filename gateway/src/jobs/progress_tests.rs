@@ -70,7 +70,6 @@ fn commit(plan: &Plan, spec: &LeaseSpec, fails: impl Fn(u32, u32) -> Option<Prob
         outcome: outcome(*task),
         usage,
         looked_outside: false,
-        logs: Vec::new(),
     };
     Commit {
         job: plan.job,

@@ -290,7 +290,6 @@ impl Jobs {
             outcome: TaskOutcome::Failed(problem.clone()),
             usage: Usage::default(),
             looked_outside: false,
-            logs: Vec::new(),
         };
         let commit = Commit {
             job: lease.job,

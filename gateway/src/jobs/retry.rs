@@ -356,14 +356,7 @@ impl Taking<'_> {
                 Err(error) => return Err(error),
             };
             let usage = Usage::default();
-            tasks.push(TaskCommit {
-                index,
-                attempt: 0,
-                outcome,
-                usage,
-                looked_outside: false,
-                logs: Vec::new(),
-            });
+            tasks.push(TaskCommit { index, attempt: 0, outcome, usage, looked_outside: false });
         }
         let commit = Commit { job, stage, group, round: 0, attempt, worker, tasks };
         self.vault.write_once(&key, &commit).await

@@ -155,14 +155,7 @@ mod tests {
         for group in 0..done {
             let usage = Usage { wall_us: 10_000_000, ..Usage::default() };
             let outcome = TaskOutcome::Table(None);
-            let task = TaskCommit {
-                index: group,
-                attempt: 1,
-                outcome,
-                usage,
-                looked_outside: false,
-                logs: Vec::new(),
-            };
+            let task = TaskCommit { index: group, attempt: 1, outcome, usage, looked_outside: false };
             progress.absorb(Commit {
                 job: Uuid::nil(),
                 stage: 0,

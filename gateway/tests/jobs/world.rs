@@ -439,14 +439,7 @@ impl Worker {
             ..Usage::default()
         };
         let looked_outside = self.play.looks_outside;
-        TaskCommit {
-            index: task.index,
-            attempt: task.attempt,
-            outcome,
-            usage,
-            looked_outside,
-            logs: Vec::new(),
-        }
+        TaskCommit { index: task.index, attempt: task.attempt, outcome, usage, looked_outside }
     }
 
     async fn table(&self, lease: &Lease, task: &Task, attempt: &Uuid) -> OutputObject {

@@ -16,7 +16,7 @@ use fanfold_protocol::{
 };
 
 /// What a line costs besides its text, so that empty ones are bounded too.
-const LINE_BYTES: usize = 32;
+pub(crate) const LINE_BYTES: usize = 32;
 /// Stands at the end of a line that was cut.
 const LINE_MARKER: &str = " [line cut at 8 KiB]";
 /// Stands at the end of a log that was cut.

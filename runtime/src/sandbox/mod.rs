@@ -30,7 +30,7 @@ use wasmtime::{Engine, Store, UpdateDeadline};
 pub(crate) use self::{
     end::{guest_problem, problem},
     limiter::Limiter,
-    log::{Log, Source},
+    log::{LINE_BYTES, Log, Source},
 };
 use crate::host::{Call, Data, Host, Work};
 

@@ -17,7 +17,7 @@ use crate::{
         tables::{Reader, Sink},
     },
     invoke::Run,
-    sandbox,
+    sandbox::{self, Ended},
     tables::pipe,
 };
 
@@ -84,11 +84,13 @@ pub(super) async fn map_accumulate(
     }
 }
 
-/// Adds what the other half took. The two ran at the same time; rows are those
-/// that came in from the store and those that the map wrote.
+/// Adds what the other half took and logged. The two ran at the same time; rows are
+/// those that came in from the store and those that the map wrote.
 fn together(mut end: TaskEnd, other: Run, half: Half) -> TaskEnd {
     end.looked_outside |= other.work.looked_outside();
-    let other = other.close(Ok(())).usage;
+    let Ended { logs, usage: other, .. } = other.close(Ok(()));
+    end.ended.logs.extend(logs);
+    end.ended.logs.sort_by_key(|line| line.at.0);
     let usage = &mut end.ended.usage;
     let rows = match half {
         Half::Map => (usage.rows_in, usage.rows_out),

@@ -17,7 +17,7 @@ use fanfold_backbone::{Delivery, Shared};
 use fanfold_protocol::{
     Fault, Problem,
     commit::{Overtaken, TaskCommit, TaskOutcome},
-    invocation::Usage,
+    invocation::{LogLine, Usage},
     keys,
     plan::{Lease, Task, Work},
     worker::{Member, PREFERENCE},
@@ -28,6 +28,7 @@ use uuid::Uuid;
 use super::{
     LEASE,
     commit::{self, Place},
+    logs::{self, Logs},
     shop::Shop,
     states,
 };
@@ -199,7 +200,7 @@ async fn attempt(
     }
     let (begun, stop) = (Instant::now(), stopped.child_token());
     let attempt = Arc::new(Attempt { lease, version, id: Uuid::new_v4(), stop: stop.clone() });
-    let done = Arc::new(Mutex::new(Vec::with_capacity(attempt.lease.tasks.len())));
+    let done = Done::default();
     let drained = &shop.drained;
     let ran = tokio::select! {
         ran = in_turn(shared, place, stopped, on_guest_thread(shop, &attempt, last, &done)) => ran,
@@ -210,11 +211,11 @@ async fn attempt(
     let overtaken = match ran {
         Ok(()) => commit_all(shop, &attempt, done).await?,
         Err(ending) => {
-            commit::remove(data, &done).await;
+            commit::remove(data, &done.tasks).await;
             if !matches!(ending, Ending::Cancelled) {
                 return Err(ending);
             }
-            Some(commit::overtaken(attempt.id, &done))
+            Some(commit::overtaken(attempt.id, &done.tasks))
         }
     };
     if overtaken.is_some() {
@@ -224,18 +225,25 @@ async fn attempt(
 }
 
 /// What came of the tasks of a lease so far.
-type Done = Arc<Mutex<Vec<TaskCommit>>>;
+#[derive(Default)]
+struct WorkDone {
+    tasks: Vec<TaskCommit>,
+    logs: Logs,
+}
+
+/// The same, shared with the thread that runs them.
+type Done = Arc<Mutex<WorkDone>>;
 
 /// Commits what a lease gave; answers what it took when that does not count.
-async fn commit_all(
-    shop: &Shop,
-    attempt: &Attempt,
-    tasks: Vec<TaskCommit>,
-) -> Result<Option<Overtaken>, Ending> {
-    let data = &shop.platform.data;
+async fn commit_all(shop: &Shop, attempt: &Attempt, done: WorkDone) -> Result<Option<Overtaken>, Ending> {
+    let (data, lease) = (&shop.platform.data, &attempt.lease);
+    let logs = done.logs.put(data, lease, attempt.id).await.map_err(Ending::Failed)?;
     let (committed, overtaken) =
-        commit::put(data, &shop.name, &attempt.lease, attempt.id, tasks).await.map_err(Ending::Failed)?;
-    commit::announce(&shop.backbone, &attempt.lease, &committed).await;
+        commit::put(data, &shop.name, lease, attempt.id, done.tasks).await.map_err(Ending::Failed)?;
+    if overtaken.is_some() {
+        logs::remove(data, &logs).await;
+    }
+    commit::announce(&shop.backbone, lease, &committed).await;
     Ok(overtaken)
 }
 
@@ -247,7 +255,6 @@ async fn give_up(shop: &Shop, lease: Lease, problem: &Problem) -> Result<(), End
         outcome: TaskOutcome::Failed(problem.clone()),
         usage: Usage::default(),
         looked_outside: false,
-        logs: Vec::new(),
     };
     let tasks = lease.tasks.iter().map(failed).collect();
     let data = &shop.platform.data;
@@ -294,8 +301,10 @@ async fn on_guest_thread(
                 if attempt.stop.is_cancelled() {
                     return Err(Ending::Cancelled);
                 }
-                let committed = run_task(&shop, &attempt, task, last).await?;
-                done.lock().unwrap_or_else(PoisonError::into_inner).push(committed);
+                let (committed, lines) = run_task(&shop, &attempt, task, last).await?;
+                let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                done.logs.add(task, matches!(committed.outcome, TaskOutcome::Failed(_)), lines);
+                done.tasks.push(committed);
             }
             if attempt.stop.is_cancelled() { Err(Ending::Cancelled) } else { Ok(()) }
         }
@@ -303,7 +312,13 @@ async fn on_guest_thread(
     joined(AbortOnDropHandle::new(shop.guests.spawn(run)).await).map_err(Ending::Failed)?
 }
 
-async fn run_task(shop: &Shop, attempt: &Attempt, task: &Task, last: bool) -> Result<TaskCommit, Ending> {
+/// What came of a task, and what it logged.
+async fn run_task(
+    shop: &Shop,
+    attempt: &Attempt,
+    task: &Task,
+    last: bool,
+) -> Result<(TaskCommit, Vec<LogLine>), Ending> {
     let platform = &shop.platform;
     let data = &platform.data;
     let mut staging = Usage::default();
@@ -320,7 +335,7 @@ async fn run_task(shop: &Shop, attempt: &Attempt, task: &Task, last: bool) -> Re
         Err(problem) => TaskEnd::failed(problem),
     };
     if attempt.stop.is_cancelled() {
-        return Ok(stopped(task, end));
+        return Ok((stopped(task, end), Vec::new()));
     }
     let TaskEnd { ended, platform_failed, looked_outside } = end;
     let Ended { result, logs, mut usage } = ended;
@@ -329,12 +344,13 @@ async fn run_task(shop: &Shop, attempt: &Attempt, task: &Task, last: bool) -> Re
         Err(problem) => Err((problem, platform_failed)),
     };
     usage.add(&staging);
-    let (outcome, logs) = match staged {
-        Ok(outcome) => (outcome, Vec::new()),
+    let outcome = match staged {
+        Ok(outcome) => outcome,
         Err((problem, true)) if !last => return Err(Ending::Failed(problem)),
-        Err((problem, _)) => (TaskOutcome::Failed(problem), logs),
+        Err((problem, _)) => TaskOutcome::Failed(problem),
     };
-    Ok(TaskCommit { index: task.index, attempt: task.attempt, outcome, usage, looked_outside, logs })
+    let (index, attempt) = (task.index, task.attempt);
+    Ok((TaskCommit { index, attempt, outcome, usage, looked_outside }, logs))
 }
 
 /// A task that ended as its attempt was stopped: what it took, and what it wrote
@@ -347,8 +363,8 @@ fn stopped(task: &Task, end: TaskEnd) -> TaskCommit {
         Ok(Product::State(_) | Product::Answer(..)) => TaskOutcome::Table(None),
         Err(problem) => TaskOutcome::Failed(problem),
     };
-    let (index, attempt, logs) = (task.index, task.attempt, Vec::new());
-    TaskCommit { index, attempt, outcome, usage, looked_outside: end.looked_outside, logs }
+    let (index, attempt) = (task.index, task.attempt);
+    TaskCommit { index, attempt, outcome, usage, looked_outside: end.looked_outside }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod cancel;
 mod commit;
 mod floor;
 mod lease;
+mod logs;
 mod reach;
 mod shop;
 mod states;

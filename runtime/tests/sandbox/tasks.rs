@@ -6,11 +6,12 @@ use std::{sync::Arc, time::Duration};
 use fanfold_backbone::{Event, Message};
 use fanfold_protocol::{
     ErrorKind,
-    commit::{AnswerRef, Commit, CommitNotice, RunningNotice, TaskCommit, TaskOutcome},
+    commit::{AnswerRef, Commit, CommitNotice, RunningNotice, TaskCommit, TaskLog, TaskOutcome},
     digest::Digest,
     function::{Settings, Version},
     job::{CsvOptions, Format},
-    keys, limits,
+    keys::{self, LogKey},
+    limits,
     plan::{Lease, Partition, Slice, StateRef, Task, TaskCommon, Work},
     tenant::Tenant,
     uri::{ObjectUri, PinnedObject},
@@ -215,6 +216,18 @@ impl Works {
         let listed = self.platform.store.list(bucket, prefix, ListOptions::default());
         let entries: Vec<ListEntry> = listed.try_collect().await.unwrap();
         entries.iter().map(|entry| entry.name().to_owned()).collect()
+    }
+
+    /// What tasks of the job logged, as it lies in the store.
+    async fn logs(&self) -> Vec<(LogKey, Vec<TaskLog>)> {
+        let mut logs = Vec::new();
+        for key in self.keys("fanfold", &keys::task_logs(&self.job)).await {
+            let text = self.platform.get(&format!("s3://fanfold/{key}")).await;
+            let lines = std::str::from_utf8(&text).unwrap().lines();
+            let tasks = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+            logs.push((LogKey::parse(&self.job, &key).unwrap(), tasks));
+        }
+        logs
     }
 
     /// Waits until nothing is queued or leased.
@@ -509,9 +522,15 @@ async fn failures_of_data_and_functions_are_results() {
         if kinds[3] == Some(ErrorKind::ObjectNotFound) { kinds[3] } else { Some(ErrorKind::ObjectChanged) };
     assert_eq!(kinds, [None, Some(ErrorKind::CsvFieldCount), Some(ErrorKind::ObjectChanged), gone]);
     assert_eq!(works.keys("bank", "out/").await.len(), 1, "failed tasks leave nothing");
-    // Of a failed task the log is kept.
-    assert_eq!(tasks[0].logs.len(), 0);
-    assert!(tasks[1].logs.iter().any(|line| line.message == "about to read"), "{:?}", tasks[1].logs);
+    // What tasks log lies beside their commit, what failed apart from the rest.
+    let logs = works.logs().await;
+    let said = |(key, tasks): &(LogKey, Vec<TaskLog>)| {
+        let said = |log: &TaskLog| log.lines.iter().any(|line| line.message == "about to read");
+        (key.failed, tasks.iter().filter(|log| said(log)).map(|log| (log.task, log.attempt)).collect())
+    };
+    let said: Vec<(bool, Vec<_>)> = logs.iter().map(said).collect();
+    assert!(said[0].0 && said[0].1.contains(&(1, 1)) && !said[0].1.contains(&(0, 1)), "{logs:?}");
+    assert_eq!(said[1..], [(false, vec![(0, 1)])], "{logs:?}");
     let merged = works.tasks(1, 0, vec![Work::Merge { states: Vec::new(), finish: true }]).await;
     let TaskOutcome::Failed(problem) = &merged[0].outcome else { panic!("{:?}", merged[0]) };
     assert_eq!(problem.code, ErrorKind::ResponseInvalid);
@@ -527,6 +546,8 @@ async fn of_two_attempts_one_counts_and_the_other_leaves_nothing() {
     works.settled().await;
     let TaskOutcome::Table(Some(table)) = &commits[0].tasks[0].outcome else { panic!() };
     assert_eq!(works.keys("bank", "out/").await, [table.uri.key()]);
+    let logs: Vec<_> = works.logs().await.into_iter().map(|(key, _)| (key.failed, key.attempt)).collect();
+    assert_eq!(logs, [(false, commits[0].attempt)]);
     works.stop().await;
 }
 
