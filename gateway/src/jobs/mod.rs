@@ -29,6 +29,7 @@ mod input;
 mod kept;
 mod lease;
 mod listing;
+mod logs;
 mod manifest;
 mod pack;
 mod pattern;

@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use super::{
     index::Filter,
+    logs,
     record::JobRecord,
     tasks::{TaskPage, TaskState},
     view::{ComparisonView, JobList, JobView, state_of},
@@ -50,6 +51,7 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(manifest))
         .routes(routes!(events))
         .routes(routes!(tasks))
+        .routes(routes!(logs::logs))
         .routes(routes!(cancel))
         .routes(routes!(retry))
 }
@@ -367,7 +369,8 @@ fn task_page(text: &str) -> Result<usize, Problem> {
     text.parse().map_err(|_| bad_page(text))
 }
 
-fn bad_page(text: &str) -> Problem {
+/// What was given for `page` is none.
+pub(super) fn bad_page(text: &str) -> Problem {
     let found: String = text.chars().take(80).collect();
     Problem::new(
         ErrorKind::InvalidRequest,

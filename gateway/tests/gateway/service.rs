@@ -79,6 +79,7 @@ async fn the_document_describes_the_whole_contract() {
         ("get", "/v1/jobs/{id}"),
         ("get", "/v1/jobs/{id}/events"),
         ("get", "/v1/jobs/{id}/tasks"),
+        ("get", "/v1/jobs/{id}/logs"),
         ("post", "/v1/jobs/{id}/cancel"),
         ("get", "/v1/jobs/{id}/report"),
         ("get", "/console"),

@@ -16,6 +16,7 @@ mod faults;
 mod filter;
 mod flows;
 mod input;
+mod logs;
 mod retry;
 mod routes;
 mod split;
