@@ -80,7 +80,7 @@ pub enum Command {
     },
     /// Print or save the result of a job
     Result(ResultOf),
-    /// Print the log lines of an invocation, or of a function's latest ones
+    /// Print the log lines of an invocation, of a job's tasks, or of a function's latest calls
     Logs(Logs),
     /// Start functions and jobs by what happens to objects
     Trigger {
@@ -359,11 +359,17 @@ pub struct ResultOf {
 
 #[derive(Debug, Args)]
 pub struct Logs {
-    /// Id of an invocation, or the name of a function
+    /// Id of an invocation or a job, or the name of a function
     pub of: String,
-    /// Go on as lines come
+    /// Go on as lines come, of an invocation or a job until it ends
     #[arg(short, long)]
     pub follow: bool,
+    /// Of a job: this task of its first stage only
+    #[arg(long, value_name = "N")]
+    pub task: Option<u32>,
+    /// Of a job: only attempts that failed
+    #[arg(long)]
+    pub failed: bool,
     #[command(flatten)]
     pub shown: Shown,
 }

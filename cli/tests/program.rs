@@ -77,6 +77,7 @@ fn wrong_use_is_told_apart() {
     here.check(&["dev", "--listen", "0.0.0.0:0"], 2, "loopback");
     here.check(&["dev", "--workers", "0"], 2, "--workers");
     here.check(&["logs", "Not A Name"], 2, "Not A Name");
+    here.check(&["logs", "f", "--task", "0"], 2, "--task");
 }
 
 #[test]

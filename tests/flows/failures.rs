@@ -122,6 +122,47 @@ async fn a_job_is_mended_and_only_the_rest_is_run() {
 }
 
 #[tokio::test]
+async fn what_tasks_log_is_read_by_the_id_of_their_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let client = Client::new(&service);
+    client.deploy_folder("hostile/misbehave").await;
+    for n in 0..3 {
+        service.put(&format!("s3://bank/in/{n}.csv"), format!("n\n{n}\n")).await.unwrap();
+    }
+    let job = |how: &str| {
+        json!({
+            "function": "misbehave", "input": "s3://bank/in/*.csv", "output": format!("s3://bank/{how}/"),
+            "params": { "how": how, "row": 1 }, "split": { "target_bytes": "5B" },
+            "retry": { "attempts": 2, "backoff": "10ms" }, "limits": { "tolerated_failures": "100%" }
+        })
+    };
+    let ended = client.job(job("flood")).await.body;
+    assert_eq!((&ended["state"], &ended["tasks"]["done"]), (&json!("succeeded"), &json!(3)), "{ended}");
+    let id = ended["id"].as_str().unwrap();
+    let said = service.ok(&["logs", id]).unwrap();
+    for words in ["  INFO   task 1: line 0 with an escape", "  WARN   task 1: [log cut at 256 KiB]"] {
+        assert!(said.contains(words), "{words}: {}", &said[..said.len().min(300)]);
+    }
+    assert_eq!(service.ok(&["logs", id, "--task", "0"]).unwrap(), "");
+    assert_eq!(service.ok(&["logs", id, "--failed"]).unwrap(), "");
+    // It goes on until the job has ended, and what failed is there as well.
+    let id = client.post("/v1/jobs", &job("panic")).await.body["id"].as_str().unwrap().to_owned();
+    let said = service.ok(&["logs", &id, "-f", "--output", "json"]).unwrap();
+    let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for attempt in [1, 2] {
+        let of = |line: &&Value| {
+            (&line["task"], &line["attempt"], &line["failed"]) == (&json!(1), &json!(attempt), &json!(true))
+        };
+        let mut of = lines.iter().filter(of);
+        assert!(of.any(|line| line["message"].to_string().contains("on purpose")), "{attempt}: {said}");
+    }
+    let nobodys = service.run(&["logs", "019ab4c2-7c1e-7bb0-9c5e-2f6f6d1b9d10"]).unwrap();
+    assert_eq!(nobodys.status.code(), Some(3), "{nobodys:?}");
+    assert!(String::from_utf8_lossy(&nobodys.stderr).contains("fanfold job ls"), "{nobodys:?}");
+}
+
+#[tokio::test]
 async fn a_report_over_tolerated_failures_says_what_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start(folder.path()).unwrap();

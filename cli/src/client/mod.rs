@@ -21,8 +21,8 @@ pub use self::{
     events::{Event, Events},
     model::{
         ComparisonView, Deployed, FailureView, FunctionList, FunctionView, InvocationView, JobList, JobView,
-        LetterView, LogPage, ProgressView, ReceiptView, Replayed, RetryOf, SkippedView, SlowView, TaskPage,
-        TaskView,
+        LetterView, LogPage, ProgressView, ReceiptView, Replayed, RetryOf, SkippedView, SlowView, TaskLine,
+        TaskLogPage, TaskPage, TaskView,
     },
 };
 use crate::{

@@ -392,3 +392,30 @@ pub struct LogPage {
     /// In order.
     pub lines: Vec<LogLine>,
 }
+
+/// What tasks of a job logged.
+#[derive(Clone, Debug, Deserialize)]
+pub struct TaskLogPage {
+    /// Each a [`TaskLine`].
+    pub lines: Vec<Value>,
+    /// For the page after it.
+    #[serde(default)]
+    pub next: Option<String>,
+    /// When the store got the newest of them.
+    #[serde(default)]
+    pub newest: Option<u64>,
+}
+
+/// A line that a task of a job logged.
+#[derive(Clone, Debug, Deserialize)]
+pub struct TaskLine {
+    /// Stage of the plan.
+    pub stage: u32,
+    /// The task within its stage.
+    pub task: u32,
+    /// The attempt at it.
+    pub attempt: u32,
+    /// What it logged.
+    #[serde(flatten)]
+    pub line: LogLine,
+}

@@ -1,40 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `fanfold logs`: what functions said.
 //!
-//! Of an invocation by its id, of a function by its name. Lines come escaped from
-//! the service, so a terminal shows them as they are.
+//! Of an invocation or a job by its id, of a function by its name. Lines come escaped
+//! from the service, so a terminal shows them as they are.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
-use fanfold_protocol::names::FunctionName;
+use fanfold_protocol::{invocation::LogLine, names::FunctionName};
 use reqwest::Method;
+use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
     args::{Logs, View},
-    client::{Client, Events, InvocationView, LogPage},
+    client::{Client, Events, InvocationView, JobView, LogPage, TaskLine, TaskLogPage},
     error::{Error, Result},
     output,
 };
 
 /// Between two looks at an invocation that goes on.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// Between two looks at a job that goes on: its lines are found by listing.
+const JOB_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How much later than its time an object may show in a listing, ms.
+const LATE_MS: u64 = 5_000;
 
 /// Prints lines.
 pub async fn run(client: &Client, args: &Logs) -> Result<()> {
     if let Ok(id) = args.of.parse::<Uuid>() {
-        if args.follow {
-            end(client, &id).await?;
-        }
-        return show(client, &format!("/v1/invocations/{id}/logs"), args.shown.view).await;
+        return of_id(client, &id, args).await;
     }
     let name: FunctionName = args.of.parse().map_err(|_| {
         Error::usage(format!(
-            "expected the id of an invocation or the name of a function, found {:?}",
+            "expected the id of an invocation or a job, or the name of a function, found {:?}",
             args.of
         ))
     })?;
+    if of_tasks(args) {
+        return Err(Error::usage(format!(
+            "expected the id of a job with --task or --failed, found the name {name}; see `fanfold job ls`"
+        )));
+    }
     let path = format!("/v1/functions/{name}/logs");
     let shown = if args.follow {
         follow(client, &path, args.shown.view).await
@@ -47,6 +54,34 @@ pub async fn run(client: &Client, args: &Logs) -> Result<()> {
     }
 }
 
+/// Whether only a job can be meant.
+fn of_tasks(args: &Logs) -> bool {
+    args.task.is_some() || args.failed
+}
+
+/// An id does not say what it is of; most are those of invocations.
+async fn of_id(client: &Client, id: &Uuid, args: &Logs) -> Result<()> {
+    if of_tasks(args) {
+        return of_job(client, id, args).await;
+    }
+    match of_invocation(client, id, args).await {
+        Err(error) if error.code() == Some("invocation-not-found") => match of_job(client, id, args).await {
+            Err(neither) if neither.code() == Some("job-not-found") => {
+                Err(error.help("nor is it the id of a job; see `fanfold job ls`"))
+            }
+            shown => shown,
+        },
+        shown => shown,
+    }
+}
+
+async fn of_invocation(client: &Client, id: &Uuid, args: &Logs) -> Result<()> {
+    if args.follow {
+        end(client, id).await?;
+    }
+    show(client, &format!("/v1/invocations/{id}/logs"), args.shown.view).await
+}
+
 /// Waits for an invocation to end: its log is there from then on, whole.
 async fn end(client: &Client, id: &Uuid) -> Result<()> {
     loop {
@@ -55,6 +90,85 @@ async fn end(client: &Client, id: &Uuid) -> Result<()> {
             return Ok(());
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Prints what the tasks of a job logged: what there is, or all of it until it ends.
+async fn of_job(client: &Client, id: &Uuid, args: &Logs) -> Result<()> {
+    let path = format!("/v1/jobs/{id}");
+    let mut told = Told::default();
+    loop {
+        // Asked before the lines are read, so that no line comes after the last look.
+        let job: JobView = client.get(&path, &[]).await?;
+        told.tell(client, &format!("{path}/logs"), args).await?;
+        if !args.follow || job.state.is_terminal() {
+            break;
+        }
+        tokio::time::sleep(JOB_LOOK_EVERY).await;
+    }
+    if !told.any {
+        output::note("no line was logged");
+    }
+    Ok(())
+}
+
+/// What was printed of a job that is followed.
+#[derive(Default)]
+struct Told {
+    any: bool,
+    /// Attempts at tasks: stage, task, attempt.
+    attempts: HashSet<(u32, u32, u32)>,
+    /// When the store got the newest lines.
+    newest: u64,
+}
+
+impl Told {
+    /// Prints, page by page, what is new since the last time.
+    async fn tell(&mut self, client: &Client, path: &str, args: &Logs) -> Result<()> {
+        let task = args.task.map(|task| task.to_string());
+        let since = self.newest.saturating_sub(LATE_MS).to_string();
+        let mut page: Option<String> = None;
+        loop {
+            let mut asked = vec![("since", since.as_str())];
+            asked.extend(task.as_deref().map(|task| ("task", task)));
+            asked.extend(args.failed.then_some(("failed", "true")));
+            asked.extend(page.as_deref().map(|page| ("page", page)));
+            let found: TaskLogPage = client.get(path, &asked).await?;
+            self.newest = self.newest.max(found.newest.unwrap_or_default());
+            self.print(&found.lines, args)?;
+            page = found.next;
+            if page.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn print(&mut self, lines: &[Value], args: &Logs) -> Result<()> {
+        let fresh = self.fresh(lines)?;
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        self.any = true;
+        if args.follow {
+            self.attempts.extend(fresh.iter().map(|(line, _)| attempt(line)));
+        }
+        let shown = fresh.iter().map(|(line, value)| match args.shown.view {
+            View::Json => value.to_string(),
+            View::Table => task_line(line),
+        });
+        output::data(&shown.collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Those of attempts that were not printed before; an attempt's come all at once.
+    fn fresh<'a>(&self, lines: &'a [Value]) -> Result<Vec<(TaskLine, &'a Value)>> {
+        let mut fresh = Vec::with_capacity(lines.len());
+        for value in lines {
+            let line = TaskLine::deserialize(value)?;
+            if !self.attempts.contains(&attempt(&line)) {
+                fresh.push((line, value));
+            }
+        }
+        Ok(fresh)
     }
 }
 
@@ -82,19 +196,63 @@ async fn follow(client: &Client, path: &str, view: View) -> Result<()> {
     Err(Error::service(format!("the log from {} broke off", client.endpoint())))
 }
 
-fn line(line: &fanfold_protocol::invocation::LogLine) -> String {
+fn line(line: &LogLine) -> String {
+    of(line, "")
+}
+
+fn of(line: &LogLine, whose: &str) -> String {
     let level = format!("{:?}", line.level).to_uppercase();
-    format!("{}  {level:<5}  {}", line.at, line.message)
+    format!("{}  {level:<5}  {whose}{}", line.at, line.message)
+}
+
+/// With the task, and with the attempt where it is not the first.
+fn task_line(line: &TaskLine) -> String {
+    let TaskLine { stage, task, attempt, line } = line;
+    let fold = if *stage > 0 { format!(" of fold {stage}") } else { String::new() };
+    let again = if *attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
+    of(line, &format!("task {task}{fold}{again}: "))
+}
+
+fn attempt(line: &TaskLine) -> (u32, u32, u32) {
+    (line.stage, line.task, line.attempt)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn lines_are_read_as_the_service_writes_them() {
-        let page = serde_json::json!({"lines": [{"invocation": "x", "version": 1, "at": 7, "time": "…", "level": "warn", "message": "m"}]});
+        let page = json!({"lines": [{"invocation": "x", "version": 1, "at": 7, "time": "…", "level": "warn", "message": "m"}]});
         let page: LogPage = serde_json::from_value(page).unwrap();
         assert_eq!(line(&page.lines[0]), "1970-01-01T00:00:00.007Z  WARN   m");
+    }
+
+    #[test]
+    fn lines_of_tasks_say_whose_they_are_and_are_told_once() {
+        let written = |stage: u32, task: u32, attempt: u32| {
+            json!({
+                "stage": stage, "task": task, "attempt": attempt, "failed": false, "at": 7, "time": "…",
+                "level": "info", "message": "m"
+            })
+        };
+        let lines = [written(0, 3, 1), written(0, 3, 1), written(0, 3, 2), written(1, 0, 1)];
+        let mut told = Told::default();
+        let fresh = told.fresh(&lines).unwrap();
+        let shown: Vec<_> = fresh.iter().map(|(line, _)| task_line(line)).collect();
+        let at = "1970-01-01T00:00:00.007Z  INFO   task";
+        assert_eq!(
+            shown,
+            [
+                format!("{at} 3: m"),
+                format!("{at} 3: m"),
+                format!("{at} 3, attempt 2: m"),
+                format!("{at} 0 of fold 1: m")
+            ]
+        );
+        told.attempts.insert((0, 3, 1));
+        assert_eq!(told.fresh(&lines).unwrap().len(), 2);
     }
 }
