@@ -10,6 +10,7 @@ use std::{
 };
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, presets};
+use fanfold_protocol::invocation::Progress;
 pub use fanfold_protocol::shown::{bytes, count, moment, span_ms, span_us};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -45,6 +46,12 @@ fn forgive(written: io::Result<()>) -> Result<()> {
 pub fn note(text: impl std::fmt::Display) {
     // There is nobody to tell when standard error is gone.
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// How far a function says that it is.
+pub fn progress(told: Progress) -> String {
+    let total = told.total.map(|total| format!(" of {}", count(total))).unwrap_or_default();
+    format!("{}{total} done", count(told.done))
 }
 
 /// Prints a value as JSON, or what `table` makes of it.

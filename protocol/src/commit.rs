@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     error::Problem,
-    invocation::{LogLine, Usage},
+    invocation::{LogLine, Progress, Usage},
     names::FunctionRef,
     plan::StateRef,
     uri::ObjectUri,
@@ -222,6 +222,9 @@ pub struct RunningNotice {
     pub worker: String,
     /// For how long it has been working on it.
     pub running_ms: u64,
+    /// How far the task that runs says it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
     /// What it took, once it has ended and does not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overtaken: Option<Overtaken>,

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One run of a handler: what goes to a worker and what comes back.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -34,6 +37,40 @@ pub struct Invocation {
     pub request: Request,
     /// Whose it is; none where the worker's own system bucket is meant.
     pub tenant: Option<Arc<Tenant>>,
+    /// Where its progress is told while it runs; not for a worker elsewhere, which
+    /// tells the last of it with the outcome.
+    pub board: Option<ProgressBoard>,
+}
+
+/// How far a function says that it is, in units of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Units that are done.
+    pub done: u64,
+    /// Of how many, when it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
+}
+
+/// Where the newest progress of what runs stands, for whoever looks from the same
+/// process. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct ProgressBoard(Arc<Mutex<Option<Progress>>>);
+
+impl ProgressBoard {
+    /// Puts this in the place of what stood there.
+    pub fn tell(&self, progress: Option<Progress>) {
+        *self.inner() = progress;
+    }
+
+    /// What stands there.
+    pub fn newest(&self) -> Option<Progress> {
+        *self.inner()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Option<Progress>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A request as the guest sees it.
@@ -67,6 +104,8 @@ pub struct Outcome {
     pub result: Result<Response, Problem>,
     /// What the guest logged, in order, within the limits.
     pub logs: Vec<LogLine>,
+    /// How far it said, the last time, that it was.
+    pub progress: Option<Progress>,
     /// What it took.
     pub usage: Usage,
 }

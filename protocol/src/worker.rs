@@ -17,7 +17,7 @@ use crate::{
     digest::Digest,
     error::{ErrorKind, Problem},
     function::Version,
-    invocation::{Invocation, LogLine, Outcome, Request, Response, Usage},
+    invocation::{Invocation, LogLine, Outcome, Progress, Request, Response, Usage},
     names::WorkerName,
     tenant::Tenant,
 };
@@ -176,6 +176,8 @@ struct CallHead<'a> {
 struct OutcomeHead {
     result: Result<ResponseHead, String>,
     logs: Vec<LogLine>,
+    /// Done, and of how many.
+    progress: Option<(u64, Option<u64>)>,
     usage: Usage,
 }
 
@@ -218,7 +220,7 @@ impl Call {
             body: self.body,
         };
         let (timeout, params) = (Duration::from_millis(timeout_ms), params.into_owned());
-        Invocation { id, attempt, depth, version, timeout, params, request, tenant }
+        Invocation { id, attempt, depth, version, timeout, params, request, tenant, board: None }
     }
 }
 
@@ -269,12 +271,13 @@ pub fn decode_call(frame: Bytes) -> Result<Call, Problem> {
 /// # Errors
 /// `internal` when it cannot be written.
 pub fn encode_outcome(outcome: Outcome) -> Result<Frame, Problem> {
-    let Outcome { result, logs, usage } = outcome;
+    let Outcome { result, logs, progress, usage } = outcome;
+    let progress = progress.map(|Progress { done, total }| (done, total));
     let (result, body) = match result {
         Ok(Response { status, headers, body }) => (Ok(ResponseHead { status, headers }), body),
         Err(problem) => (Err(serde_json::to_string(&problem).map_err(unwritten)?), Bytes::new()),
     };
-    pack(&OutcomeHead { result, logs, usage }, body)
+    pack(&OutcomeHead { result, logs, progress, usage }, body)
 }
 
 /// An outcome out of its frame.
@@ -282,13 +285,14 @@ pub fn encode_outcome(outcome: Outcome) -> Result<Frame, Problem> {
 /// # Errors
 /// `invalid-request`.
 pub fn decode_outcome(frame: Bytes) -> Result<Outcome, Problem> {
-    let (OutcomeHead { result, logs, usage }, body) = unpack(frame)?;
+    let (OutcomeHead { result, logs, progress, usage }, body) = unpack(frame)?;
     let result = match result {
         Ok(ResponseHead { status, headers }) => Ok(Response { status, headers, body }),
         Err(text) => Err(serde_json::from_str::<Problem>(&text)
             .map_err(|error| refused(format_args!("a problem that is none: {error}")))?),
     };
-    Ok(Outcome { result, logs, usage })
+    let progress = progress.map(|(done, total)| Progress { done, total });
+    Ok(Outcome { result, logs, progress, usage })
 }
 
 /// A head in JSON as a frame, for what is asked seldom.
@@ -394,6 +398,7 @@ mod tests {
                 body: Bytes::copy_from_slice(body),
             },
             tenant,
+            board: None,
         }
     }
 
@@ -466,10 +471,10 @@ mod tests {
         let response = Response { status: 201, headers: Vec::new(), body: Bytes::from_static(b"x") };
         let line = LogLine { at: Timestamp(5), level: Level::Warn, message: "m".into() };
         let usage = Usage { wall_us: 7, store_requests: 9, ..Usage::default() };
-        let outcome = Outcome { result: Ok(response), logs: vec![line], usage };
-        // Status and headers, a line, sixteen numbers from the first to the last, the body.
+        let outcome = Outcome { result: Ok(response), logs: vec![line], progress: None, usage };
+        // Status and headers, a line, no progress, sixteen numbers from the first to the last, the body.
         let noughts = "00".repeat(14);
-        let expected = ["00000019", "00c90100", "010503016d", "07", &noughts, "09", "78"];
+        let expected = ["0000001a", "00c90100", "010503016d", "00", "07", &noughts, "09", "78"];
         assert_eq!(hex::encode(sent(encode_outcome(outcome).unwrap())), expected.concat());
         assert_eq!(WIRE_VERSION, 2);
     }
@@ -497,14 +502,15 @@ mod tests {
             body: Bytes::from_static(b"\x00\xffbody"),
         };
         let usage = Usage { wall_us: 7, ..Usage::default() };
-        let there = Outcome { result: Ok(response), logs: Vec::new(), usage };
+        let progress = Some(Progress { done: 3, total: None });
+        let there = Outcome { result: Ok(response), logs: Vec::new(), progress, usage };
         let back = decode_outcome(sent(encode_outcome(there.clone()).unwrap())).unwrap();
         let (there, here) = (there.result.unwrap(), back.result.unwrap());
         assert_eq!((there.status, there.headers, there.body), (here.status, here.headers, here.body));
-        assert_eq!(back.usage, usage);
+        assert_eq!((back.usage, back.progress), (usage, progress));
         let mut problem = Problem::new(ErrorKind::GuestPanicked, "it panicked");
         problem.guest_retryable = Some(true);
-        let failed = Outcome { result: Err(problem.clone()), logs: Vec::new(), usage };
+        let failed = Outcome { result: Err(problem.clone()), logs: Vec::new(), progress: None, usage };
         let back = decode_outcome(sent(encode_outcome(failed).unwrap())).unwrap();
         assert_eq!(back.result.unwrap_err(), problem);
     }

@@ -96,14 +96,14 @@ pub(crate) async fn invoke(platform: &Platform, invocation: Invocation) -> Resul
         Err(problem) => Err(problem),
     };
     Ok(match ended {
-        Ok(Ended { result, logs, usage }) => Outcome { result, logs, usage },
+        Ok(Ended { result, logs, progress, usage }) => Outcome { result, logs, progress, usage },
         Err(problem) => unbegun(problem),
     })
 }
 
 /// The outcome of a call that had no sandbox.
 pub(crate) fn unbegun(problem: Problem) -> Outcome {
-    Outcome { result: Err(problem), logs: Vec::new(), usage: Usage::default() }
+    Outcome { result: Err(problem), logs: Vec::new(), progress: None, usage: Usage::default() }
 }
 
 async fn answer(
@@ -112,13 +112,13 @@ async fn answer(
     invocation: Invocation,
     asked: Instant,
 ) -> Result<Ended<Response>, Problem> {
-    let Invocation { id, attempt, depth, version, timeout, params, request, tenant: _ } = invocation;
+    let Invocation { id, attempt, depth, version, timeout, params, request, tenant: _, board } = invocation;
     let Some(pre) = &loaded.handler else { return Err(missing(&version, Export::Handler)) };
     let timeout = timeout.min(limits::TIMEOUT_MAX);
     let _slot = slot(platform, Instant::now() + timeout).await?;
     let _underway = platform.enter(version.digest, fingerprint(&params, &request));
     let memory_bytes_max = version.settings.memory.0;
-    let call = Call { id, version, attempt, depth, params, timeout, memory_bytes_max };
+    let call = Call { id, version, attempt, depth, params, timeout, memory_bytes_max, board };
     let ended = handle(platform, pre, call, request, asked).await;
     loaded.pace.note(Duration::from_micros(ended.usage.guest_us), Instant::now());
     Ok(ended)
@@ -247,6 +247,7 @@ fn describing(digest: Digest) -> Result<Call, Problem> {
         params: "{}".to_owned(),
         timeout: DESCRIBE_TIMEOUT,
         memory_bytes_max: limits::MEMORY_BYTES_DEFAULT,
+        board: None,
     })
 }
 

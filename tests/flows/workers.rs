@@ -205,7 +205,8 @@ fn calls(guests: &Arc<Guests>, slots: u32) -> Calls {
             guests.ended.fetch_add(1, SeqCst);
             drop(running);
             let response = Response { status: 200, headers: Vec::new(), body: invocation.request.body };
-            Ok::<_, Problem>(Outcome { result: Ok(response), logs: Vec::new(), usage: Usage::default() })
+            let (logs, progress, usage) = (Vec::new(), None, Usage::default());
+            Ok::<_, Problem>(Outcome { result: Ok(response), logs, progress, usage })
         }
     });
     let prepare = service_fn(|_: Preparation| async { Ok::<_, Problem>(Default::default()) });
@@ -286,6 +287,7 @@ fn invocation(ms: u64) -> Invocation {
         params: "{}".to_owned(),
         request: Request { body: ms.to_string().into(), ..Request::default() },
         tenant: None,
+        board: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use fanfold_protocol::{
     function::{AliasTarget, Export},
-    invocation::LogLine,
+    invocation::{LogLine, Progress},
     job::{Difference, Estimate, JobState, TaskCounts},
     names::{AliasName, FunctionName},
     time::Timestamp,
@@ -80,6 +80,9 @@ pub struct InvocationView {
     /// Attempts begun.
     #[serde(default)]
     pub attempts: u32,
+    /// How far it said, the last time, that it was.
+    #[serde(default)]
+    pub progress: Option<Progress>,
     /// Where it came from.
     #[serde(default)]
     pub origin: Option<OriginView>,
@@ -256,6 +259,9 @@ pub struct SlowView {
     pub worker: String,
     /// For how long, ms.
     pub running_ms: u64,
+    /// How far the task that runs says it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
     /// What sets it apart.
     pub why: String,
 }

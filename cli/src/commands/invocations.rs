@@ -121,6 +121,7 @@ fn page(view: &InvocationView) -> String {
         ("accepted", view.accepted_at.map(output::moment).unwrap_or_default()),
         ("started", view.started_at.map(output::moment).unwrap_or_default()),
         ("ended", view.ended_at.map(output::moment).unwrap_or_default()),
+        ("progress", view.progress.map(output::progress).unwrap_or_default()),
         ("answer", answer.unwrap_or_default()),
         ("problem", problem.unwrap_or_default()),
     ])
@@ -148,6 +149,7 @@ mod tests {
         let view = json!({
             "id": "0192d3a4-6c1e-7b52-9a41-3f0c5d2e8a10", "function": "f", "version": 2, "state": "failed",
             "accepted_at": 0, "ended_at": 1_000, "attempts": 3, "usage": {},
+            "progress": { "done": 1_200, "total": 5_000 },
             "origin": { "kind": "replay", "of": "0192d3a4-6c1e-7b52-9a41-3f0c5d2e8a11" },
             "problem": { "code": "function-error", "detail": "no luck" }
         });
@@ -155,6 +157,7 @@ mod tests {
         for line in [
             "function  f@2",
             "attempts  3",
+            "progress  1,200 of 5,000 done",
             "origin    replay of 0192d3a4-6c1e-7b52-9a41-3f0c5d2e8a11",
             "problem   function-error: no luck",
         ] {

@@ -76,6 +76,7 @@ mod tests {
             params: "{}".into(),
             request: Request::default(),
             tenant: Some(Arc::new(Tenant::alone(tenant.parse().unwrap(), tenant))),
+            board: None,
         }
     }
 

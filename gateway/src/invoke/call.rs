@@ -19,7 +19,7 @@ use fanfold_protocol::{
     ErrorKind, Problem,
     digest::Digest,
     function::Version,
-    invocation::{self, Invocation, LogLine, Outcome, Usage},
+    invocation::{self, Invocation, LogLine, Outcome, Progress, Usage},
     names::FunctionRef,
     time::{self, Timestamp},
 };
@@ -91,9 +91,11 @@ pub(crate) async fn run(app: &App, call: Call) -> Result<Reply, Problem> {
     let Call { version, timeout, params, request } = call;
     let number = version.version;
     let tenant = Some(Arc::clone(&app.config.tenant));
-    let outcome =
-        execute(app, Invocation { id, attempt: 1, depth: 0, version, timeout, params, request, tenant })
-            .await;
+    // Nobody knows its id, and could ask how far it is, before it is answered.
+    let board = None;
+    let invocation =
+        Invocation { id, attempt: 1, depth: 0, version, timeout, params, request, tenant, board };
+    let outcome = execute(app, invocation).await;
     drop(place);
     let (start_us, wall_us) = (outcome.usage.start_us, outcome.usage.wall_us);
     let queue_us = u64::try_from(queued.as_micros()).unwrap_or(u64::MAX);
@@ -120,7 +122,15 @@ pub(crate) async fn execute(app: &App, invocation: Invocation) -> Outcome {
 }
 
 fn failed(problem: Problem) -> Outcome {
-    Outcome { result: Err(problem), logs: Vec::new(), usage: Usage::default() }
+    Outcome { result: Err(problem), logs: Vec::new(), progress: None, usage: Usage::default() }
+}
+
+/// What is kept of an outcome beside its answer.
+#[derive(Default)]
+pub(crate) struct Left {
+    pub(crate) logs: Vec<LogLine>,
+    pub(crate) progress: Option<Progress>,
+    pub(crate) usage: Usage,
 }
 
 /// An attempt, as it is counted and kept for whoever asks.
@@ -135,7 +145,8 @@ pub(crate) struct Note<'a> {
 
 impl Note<'_> {
     /// Counts the attempt, and keeps its record.
-    pub(crate) fn keep(self, app: &App, result: Result<KeptBody, Problem>, logs: Vec<LogLine>, usage: Usage) {
+    pub(crate) fn keep(self, app: &App, result: Result<KeptBody, Problem>, left: Left) {
+        let Left { logs, progress, usage } = left;
         let outcome = result.as_ref().err().map_or("ok", |problem| problem.code.code());
         app.metrics.invocation(&self.version.name, outcome, self.queued, &usage);
         app.records.keep(Record {
@@ -148,6 +159,7 @@ impl Note<'_> {
             queue_us: u64::try_from(self.queued.as_micros()).unwrap_or(u64::MAX),
             result,
             logs,
+            progress,
             usage,
         });
     }
@@ -161,19 +173,17 @@ struct Ending<'a> {
     queued: Duration,
     started_at: Timestamp,
     result: Option<Result<KeptBody, Problem>>,
-    logs: Vec<LogLine>,
-    usage: Usage,
+    left: Left,
 }
 
 impl<'a> Ending<'a> {
     fn new(app: &'a App, id: Uuid, version: Arc<Version>, queued: Duration) -> Self {
-        let (logs, usage) = (Vec::new(), Usage::default());
-        Self { app, id, version, queued, started_at: time::now(), result: None, logs, usage }
+        Self { app, id, version, queued, started_at: time::now(), result: None, left: Left::default() }
     }
 
     fn note(&mut self, outcome: Outcome) -> Result<invocation::Response, Problem> {
-        self.logs = outcome.logs;
-        self.usage = outcome.usage;
+        let Outcome { logs, progress, usage, .. } = outcome;
+        self.left = Left { logs, progress, usage };
         self.result = Some(outcome.result.as_ref().map(kept).map_err(Problem::clone));
         outcome.result
     }
@@ -191,7 +201,7 @@ impl Drop for Ending<'_> {
             started_at: self.started_at,
             queued: self.queued,
         };
-        note.keep(self.app, result, std::mem::take(&mut self.logs), self.usage);
+        note.keep(self.app, result, std::mem::take(&mut self.left));
     }
 }
 

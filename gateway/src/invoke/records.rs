@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use fanfold_protocol::{
     Problem,
-    invocation::{LogLine, Usage},
+    invocation::{LogLine, Progress, Usage},
     names::FunctionName,
     time::Timestamp,
 };
@@ -65,6 +65,8 @@ pub struct Record {
     pub result: Result<KeptBody, Problem>,
     /// What the guest logged.
     pub logs: Vec<LogLine>,
+    /// How far it said, the last time, that it was.
+    pub progress: Option<Progress>,
     /// What it took.
     pub usage: Usage,
 }
@@ -162,6 +164,7 @@ mod tests {
             queue_us: 0,
             result: Ok(KeptBody { status: 200, content_type: None, body, bytes: body_bytes as u64 }),
             logs: Vec::new(),
+            progress: None,
             usage: Usage::default(),
         }
     }

@@ -68,6 +68,12 @@ pub struct InvocationView {
     /// Microseconds that it waited for its last attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_us: Option<u64>,
+    /// How far the last attempt said, the last time, that it was: `done` units, and of
+    /// how many if it said so. While it runs it is told where it runs in the process
+    /// that answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub progress: Option<invocation::Progress>,
     /// The receipt of the last attempt: time, memory, rows and bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -113,6 +119,7 @@ impl From<&Record> for InvocationView {
             attempts: 1,
             origin: None,
             queue_us: Some(record.queue_us),
+            progress: record.progress,
             usage: serde_json::to_value(record.usage).ok(),
             response: record.result.as_ref().ok().map(|kept| ResponseView {
                 status: kept.status,
@@ -206,7 +213,10 @@ pub(crate) async fn show(
         return Ok(Json(InvocationView::from(&*record)));
     }
     match app.invocations.standing(&id).await? {
-        Some(Standing::Live(live)) => Ok(Json(InvocationView::of_live(&id, &live))),
+        Some(Standing::Live(live)) => {
+            let progress = app.invocations.progress(&id);
+            Ok(Json(InvocationView { progress, ..InvocationView::of_live(&id, &live) }))
+        }
         Some(Standing::Ended(ended)) => Ok(Json(InvocationView::of_ended(&ended))),
         None => Err(not_found(&id.to_string()).into()),
     }
@@ -252,7 +262,8 @@ pub(crate) async fn result(State(app): State<AppState>, Path(id): Path<String>) 
     params(("id" = String, Path, description = "From `X-Fanfold-Invocation-Id`")),
     responses(
         (status = 200, description = "Oldest first", body = LogView),
-        (status = 404, description = "No such invocation", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such invocation", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "It has not ended: its lines are there from then on, whole", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn logs(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Json<LogView>> {

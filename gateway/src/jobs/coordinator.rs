@@ -260,8 +260,7 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Stops attempts that were overtaken and may still run, and waits a little for
-    /// what they took.
+    /// Stops attempts that were overtaken and may still run; waits a little for what they took.
     async fn stop_overtaken(
         &self,
         mut events: Pin<&mut (impl Stream<Item = Vec<Heard>> + Send)>,
@@ -446,6 +445,7 @@ impl Coordinator {
                 tasks: u32::try_from(spec.tasks.len()).unwrap_or(u32::MAX),
                 worker: running.worker,
                 running_ms: ms(running.since.elapsed()),
+                progress: running.progress,
                 why: stragglers::why(&spec, bytes, mean, failed.as_ref(), second),
             });
         }

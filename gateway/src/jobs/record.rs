@@ -8,6 +8,7 @@
 use fanfold_protocol::{
     Problem,
     digest::Digest,
+    invocation::Progress,
     job::{Estimate, Job, JobOutcome, JobState, Receipt, RetryOf, TaskCounts},
     names::FunctionRef,
     plan::{Plan, Shape},
@@ -106,6 +107,9 @@ pub struct SlowLease {
     pub worker: String,
     /// For how long, ms.
     pub running_ms: u64,
+    /// How far the task that runs says it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
     /// What sets it apart.
     pub why: String,
 }

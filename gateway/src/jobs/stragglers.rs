@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanfold_protocol::{Problem, commit::RunningNotice};
+use fanfold_protocol::{Problem, commit::RunningNotice, invocation::Progress};
 
 use super::{progress::Progress, slots::LeaseSpec};
 
@@ -28,6 +28,8 @@ pub struct Running {
     pub since: Instant,
     /// By whom.
     pub worker: String,
+    /// How far the task that runs says it is, as last told.
+    pub progress: Option<Progress>,
 }
 
 /// The leases of one job that take a while.
@@ -49,8 +51,10 @@ impl Stragglers {
         let running_for = Duration::from_millis(notice.running_ms);
         let since = now.checked_sub(running_for).unwrap_or(now);
         let place = (notice.stage, notice.group, notice.round);
-        let known = self.running.entry(place).or_insert(Running { since, worker: notice.worker });
+        let running = Running { since, worker: notice.worker, progress: None };
+        let known = self.running.entry(place).or_insert(running);
         known.since = known.since.min(since);
+        known.progress = notice.progress.or(known.progress);
     }
 
     /// Who works on a group, as far as it was told.
@@ -175,7 +179,8 @@ mod tests {
         let begun = now + Duration::from_secs(3_600);
         let (job, worker) = (Uuid::nil(), "slow".to_owned());
         let (group, round) = at;
-        let notice = RunningNotice { job, stage: 0, group, round, worker, running_ms: 0, overtaken: None };
+        let (running_ms, progress, overtaken) = (0, None, None);
+        let notice = RunningNotice { job, stage: 0, group, round, worker, running_ms, progress, overtaken };
         stragglers.note(notice, begun);
         stragglers.overdue(progress, begun + running).into_iter().map(|spec| spec.group).collect()
     }
@@ -230,13 +235,15 @@ mod tests {
     #[test]
     fn of_two_attempts_the_older_one_counts() {
         let (now, mut stragglers) = (Instant::now() + WALL, Stragglers::new(LEAST));
-        for running_ms in [200, 9_000, 100] {
+        for (running_ms, done) in [(200, None), (9_000, Some(3)), (100, None)] {
             let (job, worker) = (Uuid::nil(), "slow".to_owned());
-            let notice =
-                RunningNotice { job, stage: 0, group: 7, round: 0, worker, running_ms, overtaken: None };
+            let progress = done.map(|done| Progress { done, total: None });
+            let (stage, group, round, overtaken) = (0, 7, 0, None);
+            let notice = RunningNotice { job, stage, group, round, worker, running_ms, progress, overtaken };
             stragglers.note(notice, now);
         }
         let running = stragglers.on(0, 7, 0).unwrap();
         assert_eq!(now - running.since, Duration::from_secs(9));
+        assert_eq!(running.progress, Some(Progress { done: 3, total: None }));
     }
 }

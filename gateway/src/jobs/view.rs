@@ -5,7 +5,10 @@
 //! milliseconds since 1970, with the same in words beside them where a person
 //! looks.
 
-use fanfold_protocol::job::{Difference, Estimate, JobState, RetryOf};
+use fanfold_protocol::{
+    invocation::Progress,
+    job::{Difference, Estimate, JobState, RetryOf},
+};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -121,6 +124,11 @@ pub struct SlowView {
     pub worker: String,
     /// For how long, ms.
     pub running_ms: u64,
+    /// How far the task that runs says it is: `done` units, and of how many if it says
+    /// so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub progress: Option<Progress>,
     /// What sets it apart.
     pub why: String,
 }
@@ -340,8 +348,8 @@ impl ComparisonView {
 
 impl From<&SlowLease> for SlowView {
     fn from(slow: &SlowLease) -> Self {
-        let SlowLease { stage, task, tasks, worker, running_ms, why } = slow.clone();
-        Self { stage, task, tasks, worker, running_ms, why }
+        let SlowLease { stage, task, tasks, worker, running_ms, progress, why } = slow.clone();
+        Self { stage, task, tasks, worker, running_ms, progress, why }
     }
 }
 

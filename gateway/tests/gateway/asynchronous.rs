@@ -137,6 +137,32 @@ async fn bodies_and_the_queue_are_bounded() {
 }
 
 #[tokio::test]
+async fn progress_is_told_while_a_function_runs_and_kept_with_its_end() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let told = json!({"done": 3, "total": 10});
+    let runs = id(&service.promise("f", &[], "progress 60000").await);
+    let shown = async {
+        loop {
+            let shown = service.get(&format!("/v1/invocations/{runs}")).await.json();
+            if shown["progress"].is_object() {
+                return shown;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let shown = tokio::time::timeout(Duration::from_secs(30), shown).await.unwrap();
+    assert_eq!((&shown["state"], &shown["progress"]), (&json!("running"), &told));
+    assert_eq!(service.delete(&format!("/v1/invocations/{runs}")).await.status, 200);
+    let ends = id(&service.promise("f", &[], "progress 0").await);
+    assert_eq!(service.ended(&ends).await["progress"], told);
+    let called = service.invoke("f/invoke", "progress 0").await;
+    let called = called.header("x-fanfold-invocation-id");
+    let shown = service.get(&format!("/v1/invocations/{called}")).await.json();
+    assert_eq!((&shown["state"], &shown["progress"]), (&json!("succeeded"), &told));
+}
+
+#[tokio::test]
 async fn what_waits_and_what_runs_can_be_cancelled() {
     let service = start_with(|config| config.tenant_concurrency = 2).await;
     service.deploy("f", "1").await;

@@ -20,7 +20,7 @@ use fanfold_gateway::{AppState, Dispatch, Gateway, GatewayConfig, Token};
 use fanfold_protocol::{
     ErrorKind, Problem,
     function::Descriptions,
-    invocation::{Invocation, Level, LogLine, Outcome, Preparation, Response, Usage},
+    invocation::{Invocation, Level, LogLine, Outcome, Preparation, Progress, Response, Usage},
     time::Timestamp,
 };
 use fanfold_storage::{Credentials, Store, StoreConfig, server};
@@ -176,9 +176,18 @@ async fn act(invocation: Invocation) -> Outcome {
     let body = String::from_utf8_lossy(&invocation.request.body).into_owned();
     let (verb, rest) = body.split_once(' ').unwrap_or((&body, ""));
     let mut response = Response { status: 200, headers: Vec::new(), body: Bytes::from_static(b"done") };
-    let mut logs = Vec::new();
+    let (mut logs, mut progress) = (Vec::new(), None);
     let result = match verb {
         "sleep" => {
+            tokio::time::sleep(Duration::from_millis(rest.parse().unwrap())).await;
+            Ok(response)
+        }
+        // Tells how far it is, and goes on for a while.
+        "progress" => {
+            progress = Some(Progress { done: 3, total: Some(10) });
+            if let Some(board) = &invocation.board {
+                board.tell(progress);
+            }
             tokio::time::sleep(Duration::from_millis(rest.parse().unwrap())).await;
             Ok(response)
         }
@@ -221,7 +230,7 @@ async fn act(invocation: Invocation) -> Outcome {
         }
     };
     let usage = Usage { wall_us: 150, start_us: 50, ..Usage::default() };
-    Outcome { result, logs, usage }
+    Outcome { result, logs, progress, usage }
 }
 
 fn echo(invocation: &Invocation, body: &str) -> Value {

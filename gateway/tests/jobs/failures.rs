@@ -13,6 +13,7 @@ use fanfold_gateway::jobs::{JobRecord, TaskState};
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::{Commit, DeadLetter},
+    invocation::Progress,
     job::JobState,
     keys,
 };
@@ -129,6 +130,7 @@ async fn a_straggler_is_shown_and_left_alone_when_the_job_says_so() {
     let slow = &record.slowest[0];
     assert_eq!((slow.stage, slow.task, slow.tasks, &slow.worker[..]), (0, 298, 2, "slow"));
     assert_eq!(slow.why, "2 tasks one after the other");
+    assert_eq!(slow.progress, Some(Progress { done: 7, total: Some(9) }));
     let (expected, (low, high)) = (record.eta_ms.unwrap(), record.eta_range_ms.unwrap());
     assert!(low <= expected && expected <= high, "{low} {expected} {high}");
     engine.jobs.cancel(&id).await.unwrap();

@@ -16,7 +16,7 @@ use fanfold_protocol::{
     },
     digest::Digest,
     function::{Descriptions, Export, Settings, Version},
-    invocation::Usage,
+    invocation::{Progress, Usage},
     job::{JobDocument, JobState},
     keys,
     plan::{Lease, Partition, StateRef, Task, Work},
@@ -347,7 +347,8 @@ impl Worker {
     async fn tell_running(&self, lease: &Lease, overtaken: Option<Overtaken>) {
         let Lease { job, stage, group, round, .. } = *lease;
         let worker = "slow".to_owned();
-        let notice = RunningNotice { job, stage, group, round, worker, running_ms: 3_600_000, overtaken };
+        let (running_ms, progress) = (3_600_000, Some(Progress { done: 7, total: Some(9) }));
+        let notice = RunningNotice { job, stage, group, round, worker, running_ms, progress, overtaken };
         let body = serde_json::to_vec(&notice).unwrap();
         self.backbone.publish(&keys::running_subject(&job), body).await.unwrap();
     }

@@ -6,7 +6,10 @@
 
 use std::time::Instant;
 
-use fanfold_protocol::{invocation::Level, limits, time};
+use fanfold_protocol::{
+    invocation::{Level, Progress},
+    limits, time,
+};
 
 use super::Host;
 use crate::bindings::handler::fanfold::function::context;
@@ -68,7 +71,7 @@ impl context::Host for Host {
     }
 
     fn progress(&mut self, done: u64, total: Option<u64>) -> wasmtime::Result<()> {
-        self.progress = Some((done, total));
+        self.told(Progress { done, total });
         Ok(())
     }
 }

@@ -21,7 +21,12 @@ use std::{
 };
 
 use fanfold_protocol::{
-    ErrorKind, Fault, Problem, function::Version, limits, tenant::Tenant, uri::ObjectUri,
+    ErrorKind, Fault, Problem,
+    function::Version,
+    invocation::{Progress, ProgressBoard},
+    limits,
+    tenant::Tenant,
+    uri::ObjectUri,
 };
 use fanfold_storage::{Meter, Store};
 use tokio::runtime::Handle;
@@ -56,6 +61,8 @@ pub(crate) struct Call {
     pub(crate) timeout: Duration,
     /// All memories and tables together.
     pub(crate) memory_bytes_max: u64,
+    /// Where its progress is told.
+    pub(crate) board: Option<ProgressBoard>,
 }
 
 /// The store, and the threads that work with it.
@@ -83,7 +90,7 @@ pub(crate) struct Host {
     metered: Option<Store>,
     work: Arc<Work>,
     issued: Vec<ErrorKind>,
-    progress: Option<(u64, Option<u64>)>,
+    progress: Option<Progress>,
 }
 
 /// What was done for one invocation, inside its sandbox and out.
@@ -164,8 +171,16 @@ impl Host {
     }
 
     /// How far the guest said it was.
-    pub(crate) fn progress(&self) -> Option<(u64, Option<u64>)> {
+    pub(crate) fn progress(&self) -> Option<Progress> {
         self.progress
+    }
+
+    /// The guest says how far it is.
+    fn told(&mut self, progress: Progress) {
+        self.progress = Some(progress);
+        if let Some(board) = &self.call.board {
+            board.tell(self.progress);
+        }
     }
 
     /// Whether the host itself refused something in this way.

@@ -89,6 +89,7 @@ mod tests {
             params: "{}".into(),
             request: Request::default(),
             tenant: Some(Arc::new(Tenant::alone(tenant.parse().unwrap(), tenant))),
+            board: None,
         };
         let subject = Subject::of(&invocation);
         let frame = encode_call(&invocation, &subject.digest().unwrap(), told).unwrap();

@@ -6,7 +6,9 @@
 //! more than its own fate.
 
 use fanfold_protocol::{
-    ErrorKind, Problem, limits,
+    ErrorKind, Problem,
+    invocation::Progress,
+    limits,
     size::{ByteSize, Span},
 };
 use wasmtime::{Trap, WasmBacktrace, component::ResourceTableError};
@@ -145,7 +147,7 @@ fn functions(error: &wasmtime::Error) -> String {
 }
 
 fn with_progress(host: &Host, mut problem: Problem) -> Problem {
-    if let Some((done, total)) = host.progress() {
+    if let Some(Progress { done, total }) = host.progress() {
         let total = total.map(|total| format!(" of {total}")).unwrap_or_default();
         problem.detail.push_str(&format!(" (it had said: {done}{total} done)"));
     }

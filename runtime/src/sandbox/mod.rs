@@ -21,7 +21,7 @@ use std::{
 
 use fanfold_protocol::{
     Problem,
-    invocation::{LogLine, Usage},
+    invocation::{LogLine, Progress, Usage},
     limits,
 };
 use tokio_util::sync::CancellationToken;
@@ -99,6 +99,8 @@ pub(crate) struct Ended<T> {
     pub(crate) result: Result<T, Problem>,
     /// What it logged.
     pub(crate) logs: Vec<LogLine>,
+    /// How far it said that it was.
+    pub(crate) progress: Option<Progress>,
     /// What it took.
     pub(crate) usage: Usage,
 }
@@ -136,7 +138,7 @@ pub(crate) fn close<T>(store: &Store<Host>, clock: Clock, result: Result<T, Prob
         bytes_out: used.bytes_written,
         store_requests: used.requests,
     };
-    Ended { result, logs: host.log.take(), usage }
+    Ended { result, logs: host.log.take(), progress: host.progress(), usage }
 }
 
 fn micros(time: Duration) -> u64 {

@@ -19,6 +19,7 @@ use fanfold_protocol::{
     ErrorKind, Fault, Problem,
     commit::OutputObject,
     function::{Column, Export, Version},
+    invocation::ProgressBoard,
     keys, limits,
     plan::{Lease, Partition, StateRef, Task, Work as TaskWork},
     size::ByteSize,
@@ -57,6 +58,8 @@ pub(crate) struct Attempt {
     pub(crate) id: Uuid,
     /// Stops the task that runs.
     pub(crate) stop: CancellationToken,
+    /// How far that task says it is.
+    pub(crate) board: ProgressBoard,
 }
 
 /// What a task gave.
@@ -89,7 +92,12 @@ impl TaskEnd {
         Self {
             platform_failed: problem.code.fault() == Fault::Platform,
             looked_outside: false,
-            ended: Ended { result: Err(problem), logs: Vec::new(), usage: Default::default() },
+            ended: Ended {
+                result: Err(problem),
+                logs: Vec::new(),
+                progress: None,
+                usage: Default::default(),
+            },
         }
     }
 }
@@ -135,7 +143,9 @@ async fn started(
         params: lease.common.params.clone(),
         timeout,
         memory_bytes_max: lease.common.memory_bytes.unwrap_or(version.settings.memory.0),
+        board: Some(attempt.board.clone()),
     };
+    attempt.board.tell(None);
     let run = Run::new(platform, call.clone(), asked);
     let runs = |run| (run, Run::new(platform, call, asked));
     Ok(match (&task.work, &loaded.mapper, &loaded.aggregator, &loaded.grouper) {

@@ -11,7 +11,7 @@ use fanfold_backbone::Backbone;
 use fanfold_protocol::{
     Problem,
     commit::{Commit, CommitNotice, Overtaken, RunningNotice, TaskCommit},
-    invocation::Usage,
+    invocation::{Progress, Usage},
     keys, limits,
     plan::Lease,
     uri::ObjectUri,
@@ -118,11 +118,13 @@ pub(super) async fn announce_running(
     shop: &Shop,
     at: Place,
     running: Duration,
+    progress: Option<Progress>,
     overtaken: Option<Overtaken>,
 ) {
     let Place { job, stage, group, round } = at;
     let running_ms = u64::try_from(running.as_millis()).unwrap_or(u64::MAX);
-    let notice = RunningNotice { job, stage, group, round, worker: shop.name.clone(), running_ms, overtaken };
+    let worker = shop.name.clone();
+    let notice = RunningNotice { job, stage, group, round, worker, running_ms, progress, overtaken };
     let payload = match serde_json::to_vec(&notice) {
         Ok(payload) => payload,
         Err(error) => return tracing::warn!(%error, %job, "a running lease cannot be announced"),

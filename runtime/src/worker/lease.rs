@@ -17,7 +17,7 @@ use fanfold_backbone::{Delivery, Shared};
 use fanfold_protocol::{
     Fault, Problem,
     commit::{Overtaken, TaskCommit, TaskOutcome},
-    invocation::{LogLine, Usage},
+    invocation::{LogLine, ProgressBoard, Usage},
     keys,
     plan::{Lease, Task, Work},
     worker::{Member, PREFERENCE},
@@ -149,11 +149,11 @@ async fn heartbeat(shop: &Shop, delivery: &Delivery, job: Uuid) {
 
 /// Tells of a lease that takes a while, and stops the attempt once another one
 /// has committed; never ends by itself.
-async fn watch(shop: &Shop, place: Place, stop: &CancellationToken) -> Infallible {
+async fn watch(shop: &Shop, place: Place, stop: &CancellationToken, board: &ProgressBoard) -> Infallible {
     let begun = Instant::now();
     tokio::time::sleep(TELL_AFTER).await;
     loop {
-        commit::announce_running(shop, place, begun.elapsed(), None).await;
+        commit::announce_running(shop, place, begun.elapsed(), board.newest(), None).await;
         tokio::time::sleep(LOOK_EVERY).await;
         match commit::winner(&shop.platform.data, place).await {
             Ok(Some(_)) => stop.cancel(),
@@ -179,7 +179,7 @@ async fn attempt(
         commit::announce(&shop.backbone, &lease, &winner).await;
         if lease.second {
             let nothing = Some(commit::overtaken(Uuid::new_v4(), &[]));
-            commit::announce_running(shop, place, Duration::ZERO, nothing).await;
+            commit::announce_running(shop, place, Duration::ZERO, None, nothing).await;
         }
         return Ok(());
     }
@@ -199,11 +199,12 @@ async fn attempt(
         return give_up(shop, lease, &problem).await;
     }
     let (begun, stop) = (Instant::now(), stopped.child_token());
-    let attempt = Arc::new(Attempt { lease, version, id: Uuid::new_v4(), stop: stop.clone() });
+    let (id, board) = (Uuid::new_v4(), ProgressBoard::default());
+    let attempt = Arc::new(Attempt { lease, version, id, stop: stop.clone(), board: board.clone() });
     let done = Done::default();
     let drained = &shop.drained;
     let ran = tokio::select! {
-        ran = in_turn(shared, place, stopped, on_guest_thread(shop, &attempt, last, &done)) => ran,
+        ran = in_turn(shared, place, stopped, &board, on_guest_thread(shop, &attempt, last, &done)) => ran,
         () = drained.cancelled() => Err(Ending::Drained),
     };
     stop.cancel();
@@ -219,7 +220,7 @@ async fn attempt(
         }
     };
     if overtaken.is_some() {
-        commit::announce_running(shop, place, begun.elapsed(), overtaken).await;
+        commit::announce_running(shop, place, begun.elapsed(), None, overtaken).await;
     }
     Ok(())
 }
@@ -270,6 +271,7 @@ async fn in_turn(
     shared: &Shared<Arc<Shop>>,
     place: Place,
     stop: &CancellationToken,
+    board: &ProgressBoard,
     running: impl Future<Output = Result<(), Ending>>,
 ) -> Result<(), Ending> {
     let (shop, asked) = (&shared.what, Instant::now());
@@ -282,7 +284,7 @@ async fn in_turn(
     }
     tokio::select! {
         ran = shared.spend(running) => ran,
-        never = watch(shop, place, stop) => match never {},
+        never = watch(shop, place, stop, board) => match never {},
     }
 }
 
@@ -338,7 +340,7 @@ async fn run_task(
         return Ok((stopped(task, end), Vec::new()));
     }
     let TaskEnd { ended, platform_failed, looked_outside } = end;
-    let Ended { result, logs, mut usage } = ended;
+    let Ended { result, logs, mut usage, .. } = ended;
     let staged = match result {
         Ok(product) => states::stage(data, attempt, task, product, &mut staging).await.map_err(|p| (p, true)),
         Err(problem) => Err((problem, platform_failed)),

@@ -11,5 +11,6 @@ mod brief;
 mod grants;
 mod hostile;
 mod isolation;
+mod progress;
 mod support;
 mod tasks;

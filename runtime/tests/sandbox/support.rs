@@ -183,6 +183,7 @@ impl Platform {
         called.unwrap_or_else(|problem| Outcome {
             result: Err(problem),
             logs: Vec::new(),
+            progress: None,
             usage: Usage::default(),
         })
     }
@@ -191,7 +192,7 @@ impl Platform {
 pub fn invocation(version: &Arc<Version>, body: &[u8], timeout: Duration) -> Invocation {
     let request = Request { method: "POST".into(), body: Bytes::copy_from_slice(body), ..Request::default() };
     let (id, version, params) = (Uuid::now_v7(), Arc::clone(version), "{}".into());
-    Invocation { id, attempt: 1, depth: 0, version, timeout, params, request, tenant: None }
+    Invocation { id, attempt: 1, depth: 0, version, timeout, params, request, tenant: None, board: None }
 }
 
 pub fn settings(memory: ByteSize) -> Settings {

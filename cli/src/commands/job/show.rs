@@ -123,8 +123,9 @@ pub fn left(eta_ms: u64, range: Option<(u64, u64)>) -> String {
 }
 
 fn slow(slow: &SlowView) -> String {
-    let SlowView { stage, task, worker, running_ms, why } = slow;
-    format!("task {stage}/{task} on {worker} for {}: {why}", output::span_ms(*running_ms))
+    let SlowView { stage, task, worker, running_ms, progress, why } = slow;
+    let progress = progress.map(|told| format!(", {}", output::progress(told))).unwrap_or_default();
+    format!("task {stage}/{task} on {worker} for {}{progress}: {why}", output::span_ms(*running_ms))
 }
 
 fn retry_of(retry: &RetryOf) -> String {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem,
-    invocation::{LogLine, Response, Usage},
+    invocation::{LogLine, Progress, Response, Usage},
     keys,
     names::FunctionName,
     time::{self, Timestamp},
@@ -52,6 +52,9 @@ pub struct Ended {
     pub result: Result<Answer, Problem>,
     /// What the last attempt logged.
     pub logs: Vec<LogLine>,
+    /// How far the last attempt said, the last time, that it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
     /// What the last attempt took.
     pub usage: Usage,
 }
@@ -91,6 +94,7 @@ impl Ended {
             attempts: live.attempts,
             result,
             logs: Vec::new(),
+            progress: None,
             usage: Usage::default(),
         }
     }

@@ -29,7 +29,7 @@ use fanfold_backbone::{Backbone, queue};
 use fanfold_protocol::{
     ErrorKind, Problem,
     function::{Export, Version},
-    invocation::{Request, Response},
+    invocation::{Progress, Request, Response},
     keys, limits,
     names::FunctionRef,
     size::ByteSize,
@@ -222,6 +222,11 @@ impl Invocations {
             return Ok(Some(Standing::Live(live)));
         }
         Ok(self.outcome(id).await?.map(Standing::Ended))
+    }
+
+    /// How far an invocation says it is that runs, and whose sandbox is, in this process.
+    pub(crate) fn progress(&self, id: &Uuid) -> Option<Progress> {
+        self.inner.running.progress(id)
     }
 
     /// Whether an invocation waits for its first attempt, or runs: neither ended nor

@@ -14,7 +14,7 @@ use fanfold_protocol::{
     ErrorKind, Problem,
     digest::Digest,
     function::Version,
-    invocation::{Invocation, Outcome, Response, Usage},
+    invocation::{Invocation, Outcome, Response},
     keys, limits, time,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -29,7 +29,11 @@ use super::{
     running::Seat,
 };
 use crate::{
-    invoke::{admission::Place, call, headers},
+    invoke::{
+        admission::Place,
+        call::{self, Left},
+        headers,
+    },
     problem::internal,
     state::{App, AppState},
 };
@@ -293,6 +297,7 @@ impl Work<'_> {
             params: self.message.head.params.clone(),
             request: self.message.request(),
             tenant: Some(Arc::clone(&self.app.config.tenant)),
+            board: Some(self.seat.board.clone()),
         };
         let mut running = std::pin::pin!(call::execute(self.app, invocation));
         let mut extend = tokio::time::interval_at(Instant::now() + EXTEND_EVERY, EXTEND_EVERY);
@@ -306,19 +311,19 @@ impl Work<'_> {
         };
         drop(place);
         let cancelled = || Problem::new(ErrorKind::Cancelled, "the invocation was cancelled on request");
-        let (result, logs, usage) = match &attempt {
-            Attempt::Ran(outcome) => (
-                outcome.result.as_ref().map(call::kept).map_err(Problem::clone),
-                outcome.logs.clone(),
-                outcome.usage,
-            ),
-            Attempt::Cancelled => (Err(cancelled()), Vec::new(), Usage::default()),
+        let (result, left) = match &attempt {
+            Attempt::Ran(outcome) => {
+                let Outcome { logs, progress, usage, .. } = &**outcome;
+                let left = Left { logs: logs.clone(), progress: *progress, usage: *usage };
+                (outcome.result.as_ref().map(call::kept).map_err(Problem::clone), left)
+            }
+            Attempt::Cancelled => (Err(cancelled()), Left::default()),
             Attempt::Stopped => return attempt,
         };
         let id = self.message.head.id;
         let note =
             call::Note { id, attempt: live.attempts, version, started_at: begun, queued: Duration::ZERO };
-        note.keep(self.app, result, logs, usage);
+        note.keep(self.app, result, left);
         attempt
     }
 
@@ -353,7 +358,7 @@ impl Work<'_> {
             _ => {
                 let mut ended =
                     Ended::new(id, &live, result.as_ref().map(Answer::from).map_err(Problem::clone));
-                (ended.logs, ended.usage) = (outcome.logs, outcome.usage);
+                (ended.logs, ended.progress, ended.usage) = (outcome.logs, outcome.progress, outcome.usage);
                 let settled = self.end(ended, result.as_ref().ok()).await;
                 if settled.is_err() {
                     live.undo();

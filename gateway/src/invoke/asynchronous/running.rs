@@ -12,6 +12,7 @@ use std::{
 };
 
 use fanfold_backbone::{Backbone, Event};
+use fanfold_protocol::invocation::{Progress, ProgressBoard};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -24,7 +25,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The invocations that run here.
 #[derive(Default)]
 pub(super) struct Running {
-    tokens: Mutex<HashMap<Uuid, CancellationToken>>,
+    seats: Mutex<HashMap<Uuid, (CancellationToken, ProgressBoard)>>,
 }
 
 /// An invocation's place among them; dropped when it runs no more.
@@ -33,22 +34,29 @@ pub(super) struct Seat<'a> {
     id: Uuid,
     /// Cancelled with the invocation.
     pub(super) cancelled: CancellationToken,
+    /// Where it tells how far it is.
+    pub(super) board: ProgressBoard,
 }
 
 impl Running {
     /// A seat, unless the invocation runs here already.
     pub(super) fn enter(&self, id: Uuid) -> Option<Seat<'_>> {
-        let mut tokens = self.tokens();
-        let Entry::Vacant(place) = tokens.entry(id) else { return None };
-        let cancelled = place.insert(CancellationToken::new()).clone();
-        Some(Seat { running: self, id, cancelled })
+        let mut seats = self.seats();
+        let Entry::Vacant(place) = seats.entry(id) else { return None };
+        let (cancelled, board) = place.insert((CancellationToken::new(), ProgressBoard::default())).clone();
+        Some(Seat { running: self, id, cancelled, board })
     }
 
     /// Stops an invocation, if it runs here.
     pub(super) fn cancel(&self, id: &Uuid) {
-        if let Some(token) = self.tokens().get(id) {
+        if let Some((token, _)) = self.seats().get(id) {
             token.cancel();
         }
+    }
+
+    /// How far an invocation says it is, if it runs here.
+    pub(super) fn progress(&self, id: &Uuid) -> Option<Progress> {
+        self.seats().get(id).and_then(|(_, board)| board.newest())
     }
 
     /// Listens to what other gateways cancel, for ever.
@@ -70,13 +78,13 @@ impl Running {
         }
     }
 
-    fn tokens(&self) -> MutexGuard<'_, HashMap<Uuid, CancellationToken>> {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seats(&self) -> MutexGuard<'_, HashMap<Uuid, (CancellationToken, ProgressBoard)>> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        self.running.tokens().remove(&self.id);
+        self.running.seats().remove(&self.id);
     }
 }

@@ -22,6 +22,7 @@ impl InvocationView {
             attempts: live.attempts,
             origin: Some(live.origin.clone()),
             queue_us: None,
+            progress: None,
             usage: None,
             response: None,
             problem: live.problem.as_ref().map(ProblemView::from),
@@ -43,6 +44,7 @@ impl InvocationView {
             attempts: ended.attempts,
             origin: Some(ended.origin.clone()),
             queue_us: waited.and_then(|us| u64::try_from(us).ok()),
+            progress: ended.progress,
             usage: serde_json::to_value(ended.usage).ok(),
             response: ended.result.as_ref().ok().map(|answer| ResponseView {
                 status: answer.status,

@@ -123,6 +123,7 @@ impl Ours {
                     version: Arc::clone(&version),
                     timeout: Duration::from_secs(30),
                     params: "{}".to_owned(),
+                    board: None,
                     request,
                     tenant: None,
                 };
