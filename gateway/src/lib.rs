@@ -17,6 +17,7 @@ pub mod dispatch;
 mod docs;
 pub mod extract;
 pub mod functions;
+mod glob;
 pub mod health;
 pub mod invoke;
 pub mod jobs;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The words of a job's `input`: objects, prefixes, globs and manifests.
 //!
-//! Pure text, used by [`super::input`]. Keys are matched as they are, byte for
-//! byte; `/` is matched by `**` only.
+//! Pure text, used by [`super::input`]. Keys are matched as they are, character for
+//! character; what the characters of a pattern mean is in [`crate::glob`].
 
 use fanfold_protocol::{ErrorKind, Problem, job::input_uri, uri::ObjectUri};
-use globset::{GlobBuilder, GlobMatcher};
+
+use crate::glob::{Glob, Place};
 
 /// Characters that make a key a pattern.
 const META: [char; 5] = ['*', '?', '[', '{', '\\'];
@@ -69,7 +70,7 @@ pub struct Pattern {
     /// The bucket and the text before the first special character.
     scope: ObjectUri,
     /// `None` matches everything in scope.
-    matcher: Option<GlobMatcher>,
+    glob: Option<Glob>,
     /// Whether the pattern itself asks for hidden names.
     hidden: bool,
 }
@@ -77,22 +78,23 @@ pub struct Pattern {
 impl Pattern {
     /// Everything under a prefix.
     pub fn everything(prefix: &ObjectUri) -> Self {
-        Self { scope: prefix.clone(), matcher: None, hidden: false }
+        Self { scope: prefix.clone(), glob: None, hidden: false }
     }
 
     fn parse(text: &str, uri: &ObjectUri) -> Result<Self, Problem> {
-        let glob = GlobBuilder::new(uri.key()).literal_separator(true).backslash_escape(true).build();
-        let glob = glob.map_err(|error| {
+        let glob = Glob::new(uri.key()).map_err(|found| {
             Problem::new(
                 ErrorKind::InvalidJob,
-                format!("expected a pattern of * ** ? [..] {{a,b}} in {text}, found: {}", error.kind()),
+                format!(
+                    "expected a pattern of * ** ? [..] {{a,b}} in {text}, found {found}; put \\ before what is meant as it is"
+                ),
             )
         })?;
         let literal = uri.key().split(META).next().unwrap_or_default();
         let last = uri.key().rsplit('/').next().unwrap_or_default();
         Ok(Self {
             scope: ObjectUri::new(uri.bucket(), literal)?,
-            matcher: Some(glob.compile_matcher()),
+            glob: Some(glob),
             hidden: last.starts_with(['_', '.']),
         })
     }
@@ -117,14 +119,28 @@ impl Pattern {
 
     /// Whether the object's key fits.
     pub fn matches(&self, uri: &ObjectUri) -> bool {
-        uri.is_under(&self.scope) && self.matcher.as_ref().is_none_or(|glob| glob.is_match(uri.key()))
+        uri.is_under(&self.scope) && self.glob.as_ref().is_none_or(|glob| glob.is_match(uri.key()))
     }
 
     /// Whether a listed object is input: it fits, is no mark of a folder, and is
     /// not hidden, as Hadoop's readers have it, by `_` or `.` before its name.
     pub fn shows(&self, uri: &ObjectUri) -> bool {
         let name = uri.key().rsplit('/').next().unwrap_or_default();
-        !name.is_empty() && (self.hidden || !name.starts_with(['_', '.'])) && self.matches(uri)
+        !name.is_empty() && self.shows_name(name) && self.matches(uri)
+    }
+
+    /// Whether an object in this folder could be input whose name is like this one, in
+    /// which `0` stands for any hexadecimal digit.
+    pub fn may_show(&self, folder: &ObjectUri, name: &str) -> bool {
+        let open = |c: char| if c == '0' { Place::Hex } else { Place::Is(c) };
+        let key = folder.key().chars().map(Place::Is).chain(name.chars().map(open));
+        folder.bucket() == self.bucket()
+            && self.shows_name(name)
+            && self.glob.as_ref().map_or_else(|| folder.is_under(&self.scope), |glob| glob.meets(key))
+    }
+
+    fn shows_name(&self, name: &str) -> bool {
+        self.hidden || !name.starts_with(['_', '.'])
     }
 }
 
@@ -161,6 +177,27 @@ mod tests {
         check("s3://bank/{a,b}/x", "b/x", true);
         check("s3://bank/*/x", "a/../x", false);
         check("s3://bank/**", "a//x", true);
+        check("s3://bank/a/*.csv{,.gz}", "a/x.csv", true);
+        check("s3://bank/a/*.csv{,.gz}", "a/x.csv.gz", true);
+        check("s3://bank/a/?.csv", "a/ä.csv", true);
+        check("s3://bank/a[!x]b.csv", "a/b.csv", false);
+    }
+
+    #[test]
+    fn names_that_are_not_known_yet_are_met() {
+        let check = |input: &str, name: &str, expected: bool| {
+            let Source::Pattern(pattern) = Source::parse(input).unwrap() else { panic!("{input}") };
+            let folder = "s3://bank/x/0/".parse().unwrap();
+            assert_eq!(pattern.may_show(&folder, name), expected, "{input} {name}");
+        };
+        check("s3://bank/x/**/*.csv", "part-000.csv", true);
+        check("s3://bank/x/**/*.csv", "part-000.parquet", false);
+        check("s3://bank/x/*/part-1[a-f]?.csv", "part-000.csv", true);
+        check("s3://bank/x/*/part-1[g-z]?.csv", "part-000.csv", false);
+        check("s3://bank/x/1/*.csv", "part-000.csv", false);
+        check("s3://bank/x/**", "_manifest.json", false);
+        check("s3://bank/x/**/_*.json", "_manifest.json", true);
+        check("s3://other/**", "part-000.csv", false);
     }
 
     #[test]

@@ -12,11 +12,13 @@ use fanfold_protocol::{
     time::Timestamp,
     trigger::{SenderAuth, TriggerDocument},
 };
-use globset::{GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::auth::{Token, TokenDigest};
+use crate::{
+    auth::{Token, TokenDigest},
+    glob::Glob,
+};
 
 /// What is kept of a trigger.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,7 +99,7 @@ impl Secret {
 pub struct Trigger {
     /// As kept.
     pub record: TriggerRecord,
-    glob: Option<GlobMatcher>,
+    glob: Option<Glob>,
 }
 
 impl Trigger {
@@ -139,16 +141,16 @@ pub fn literal(document: &TriggerDocument) -> &str {
     if start.len() > document.prefix.len() { start } else { &document.prefix }
 }
 
-fn compile(text: &str) -> Result<GlobMatcher, Problem> {
-    let glob = GlobBuilder::new(text).literal_separator(true).backslash_escape(true).build();
-    Ok(glob
-        .map_err(|error| {
-            Problem::new(
-                ErrorKind::InvalidTrigger,
-                format!("glob must be a pattern of * ** ? [..] {{a,b}}, found {text:?}: {}", error.kind()),
-            )
-        })?
-        .compile_matcher())
+fn compile(text: &str) -> Result<Glob, Problem> {
+    Glob::new(text).map_err(|found| {
+        Problem::new(
+            ErrorKind::InvalidTrigger,
+            format!(
+                "glob must be a pattern of * ** ? [..] {{a,b}}, found {text:?}, in which there is {found}; put \\ before \
+                 what is meant as it is"
+            ),
+        )
+    })
 }
 
 #[cfg(test)]
