@@ -285,6 +285,9 @@ pub fn coordinator(id: &Uuid) -> String {
     format!("coordinators/{id}")
 }
 
+/// Records in the backbone of output prefixes that jobs write under.
+pub const OUTPUT_CLAIMS: &str = "outputs/";
+
 /// Which job writes under an output prefix: a record in the backbone, so that
 /// never two do at the same time.
 pub fn output_claim(prefix_digest: &Digest) -> String {

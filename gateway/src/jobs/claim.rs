@@ -6,7 +6,10 @@
 //! swept without asking whose it is; losing the backbone loses no guarantee,
 //! since manifests are put if absent.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use fanfold_backbone::{Backbone, CasOutcome, Entry};
 use fanfold_protocol::{ErrorKind, Problem, digest::Digest, keys, limits, uri::ObjectUri};
@@ -132,6 +135,52 @@ pub async fn held(backbone: &Backbone, output: &ObjectUri, job: Uuid) -> Result<
     Ok(backbone.get(&name(output)).await?.is_some_and(|entry| holds(&entry, job)))
 }
 
+/// Refuses to read from folders that a job is writing to: what lies there may be of
+/// attempts that will not count.
+///
+/// # Errors
+/// `job-not-finished` with the folder and the job.
+pub async fn check_idle(
+    backbone: &Backbone,
+    system_bucket: &str,
+    folders: &BTreeSet<ObjectUri>,
+) -> Result<()> {
+    if folders.is_empty() {
+        return Ok(());
+    }
+    let claims: HashMap<String, Entry> = backbone.list(keys::OUTPUT_CLAIMS).await?.into_iter().collect();
+    for folder in folders {
+        let claim = claims.get(&name(folder));
+        let holder: Option<Holder> = claim.and_then(|entry| serde_json::from_slice(&entry.value).ok());
+        let claimed = holder.is_some();
+        // The platform's own place is not claimed.
+        let own = || owner(folder).filter(|_| folder.bucket() == system_bucket);
+        let Some(job) = holder.map(|holder| holder.job).or_else(own) else { continue };
+        // One that has a claim and no record is being planned.
+        if record(backbone, job).await?.map_or(claimed, |record| !record.state.is_terminal()) {
+            return Err(Error::Refused(Problem::new(
+                ErrorKind::JobNotFinished,
+                format!(
+                    "expected what lies under {folder} to be of jobs that have ended, found that job {job} is writing \
+                     there; wait for it and submit this one again, or leave the folder out"
+                ),
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The job whose output a folder of the platform's own bucket is.
+fn owner(folder: &ObjectUri) -> Option<Uuid> {
+    let id = folder.key().strip_prefix(keys::jobs())?.split('/').next()?.parse().ok()?;
+    (keys::default_output(&id) == folder.key()).then_some(id)
+}
+
+async fn record(backbone: &Backbone, job: Uuid) -> Result<Option<JobRecord>> {
+    let entry = backbone.get(&keys::job_record(&job)).await?;
+    Ok(entry.and_then(|entry| serde_json::from_slice(&entry.value).ok()))
+}
+
 /// Gives back what a job held.
 pub async fn release(backbone: &Backbone, output: &ObjectUri, job: Uuid) -> Result<()> {
     let name = name(output);
@@ -154,10 +203,8 @@ async fn may_pass(backbone: &Backbone, found: Option<&Holder>, own: &Holder) -> 
     if found.job == own.job {
         return Ok(true);
     }
-    let entry = backbone.get(&keys::job_record(&found.job)).await?;
-    let record: Option<JobRecord> = entry.and_then(|entry| serde_json::from_slice(&entry.value).ok());
     let same_request = found.key.is_some() && found.key == own.key;
-    Ok(record.map_or(same_request, |record| record.state.is_terminal()))
+    Ok(record(backbone, found.job).await?.map_or(same_request, |record| record.state.is_terminal()))
 }
 
 fn name(output: &ObjectUri) -> String {

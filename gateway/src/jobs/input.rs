@@ -10,24 +10,30 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use fanfold_protocol::{
     ErrorKind, Problem,
-    commit::{MANIFEST_NAME, Manifest},
-    limits,
+    commit::{MANIFEST_NAME, Manifest, RESULT_NAME, SUCCESS_NAME},
+    job::Format,
+    keys, limits,
     tenant::Tenant,
     uri::{ObjectUri, Pin, PinnedObject},
 };
 use fanfold_storage::{ListEntry, ListOptions, Store};
 use futures::{StreamExt, TryStreamExt, stream};
+use uuid::Uuid;
 
 use super::{
     error::{Error, Result, about_input},
     listing::{self, Document, Inventory, Listed},
     manifest,
     pattern::{Pattern, Source},
+    pipe,
     plan::Few,
+    sweep,
 };
 
 /// Objects of a list that are asked for at once.
 const HEADS_AT_ONCE: usize = 32;
+/// Manifests in folders of a listing that are read at once: each may be large.
+const MANIFESTS_AT_ONCE: usize = 8;
 
 /// Where inputs are looked for.
 pub struct Finder<'a> {
@@ -37,6 +43,8 @@ pub struct Finder<'a> {
     pub tenant: &'a Tenant,
     /// Where the job's own output goes.
     pub output: &'a ObjectUri,
+    /// How it is stored.
+    pub output_format: Format,
     /// Whether objects are read as tables.
     pub tables: bool,
 }
@@ -50,6 +58,9 @@ pub struct Found {
     pub empty: Few,
     /// Inputs that name none.
     pub warnings: Vec<String>,
+    /// Folders of objects that are named as tasks name their tables, and that no
+    /// manifest names: of jobs that did not end well, or have not ended yet.
+    pub loose: BTreeSet<ObjectUri>,
 }
 
 /// What was looked at so far.
@@ -58,6 +69,7 @@ struct Look {
     listed: usize,
     /// Whether there was a list that says that there is nothing.
     hollow: bool,
+    loose: BTreeSet<ObjectUri>,
 }
 
 impl Finder<'_> {
@@ -101,7 +113,7 @@ impl Finder<'_> {
             }
             kept
         });
-        Ok(Found { objects: all, empty, warnings })
+        Ok(Found { objects: all, empty, warnings, loose: look.loose })
     }
 
     async fn source(&self, source: &Source, look: &mut Look, held: usize) -> Result<Vec<PinnedObject>> {
@@ -118,9 +130,10 @@ impl Finder<'_> {
 
     /// The objects of a document that lists them.
     async fn listed(&self, uri: &ObjectUri, look: &mut Look) -> Result<Vec<PinnedObject>> {
-        let bytes = self.store.get(uri, None).await.map_err(about_input)?;
-        let (at, text) = (uri.clone(), bytes);
-        let objects = match blocking(move || listing::read(&at, &text)).await? {
+        let pin = self.store.head(uri).await.map_err(about_input)?.pin;
+        let at = uri.clone();
+        let read = pipe::read(self.store, uri, &pin, move |text| listing::read(&at, text));
+        let objects = match read.await? {
             Document::Job(head) => {
                 let manifest = manifest::whole(self.store, uri, head).await?;
                 return self.named(manifest, look);
@@ -146,9 +159,10 @@ impl Finder<'_> {
         let (inventory, mut objects) = (Arc::new(inventory), Vec::new());
         for file in inventory.files()? {
             self.allow_bucket(&file)?;
-            let bytes = self.store.get(&file, None).await.map_err(about_input)?;
-            let inventory = Arc::clone(&inventory);
-            objects.extend(blocking(move || inventory.objects(&file, &bytes)).await?);
+            let pin = self.store.head(&file).await.map_err(about_input)?.pin;
+            let (inventory, at) = (Arc::clone(&inventory), file.clone());
+            let read = pipe::read(self.store, &file, &pin, move |text| inventory.objects(&at, text));
+            objects.extend(read.await?);
             bounded(objects.len(), 0)?;
         }
         Ok(objects)
@@ -161,12 +175,19 @@ impl Finder<'_> {
             return Ok(self.named(manifest, look)?.into_iter().filter(|o| pattern.matches(&o.uri)).collect());
         }
         let (mut objects, folders) = self.list(pattern, look, held).await?;
-        for folder in outermost(folders) {
-            objects.retain(|object| !object.uri.key().starts_with(&folder));
-            let uri = ObjectUri::new(pattern.bucket(), format!("{folder}{MANIFEST_NAME}"))?;
-            let manifest =
-                self.manifest(&uri).await?.map(|m| self.named(m, look)).transpose()?.unwrap_or_default();
-            objects.extend(manifest.into_iter().filter(|object| pattern.matches(&object.uri)));
+        let folders = outermost(folders);
+        objects.retain(|object| !is_within(&folders, object.uri.key()));
+        look.loose.extend(objects.iter().filter_map(|object| folder_of_part(&object.uri)));
+        let read = |folder: &String| {
+            let uri = ObjectUri::new(pattern.bucket(), format!("{folder}{MANIFEST_NAME}"));
+            async move { self.manifest(&uri?).await }
+        };
+        let reads: Vec<_> = folders.iter().map(read).collect();
+        let mut manifests = std::pin::pin!(stream::iter(reads).buffered(MANIFESTS_AT_ONCE));
+        while let Some(manifest) = manifests.try_next().await? {
+            let Some(manifest) = manifest else { continue };
+            objects.extend(self.named(manifest, look)?.into_iter().filter(|o| pattern.matches(&o.uri)));
+            bounded(held + objects.len(), look.listed)?;
         }
         Ok(objects)
     }
@@ -230,12 +251,14 @@ impl Finder<'_> {
     fn allow(&self, text: &str, source: &Source) -> Result<(), Problem> {
         let scope = source.scope();
         self.allow_bucket(&scope)?;
-        let would_read = self.output.join("part-0000000-00000000-0000-0000-0000-000000000000.parquet")?;
+        let written = written(self.output_format);
         let feeds = match source {
             Source::Object(uri) => uri.is_under(self.output),
             Source::Manifest(_) => false,
             Source::Prefix(prefix) => self.output.is_under(prefix) || prefix.is_under(self.output),
-            Source::Pattern(pattern) => pattern.matches(&would_read) || scope.is_under(self.output),
+            Source::Pattern(pattern) => {
+                scope.is_under(self.output) || written.iter().any(|name| pattern.may_show(self.output, name))
+            }
         };
         if feeds { Err(overlap(text, self.output)) } else { Ok(()) }
     }
@@ -260,24 +283,41 @@ impl Finder<'_> {
     }
 }
 
-/// Reads a document on a thread of its own: a large one takes its time.
-async fn blocking<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T> {
-    let read = tokio::task::spawn_blocking(read).await;
-    Ok(read.map_err(crate::problem::internal).flatten()?)
+/// The names that a job may give what it writes, each `0` in them standing for a digit
+/// of a number or an id.
+fn written(format: Format) -> [String; 5] {
+    let id = Uuid::nil();
+    [
+        keys::output_part(0, &id, format.extension()),
+        manifest::shard_name(&id, 0),
+        MANIFEST_NAME.to_owned(),
+        SUCCESS_NAME.to_owned(),
+        RESULT_NAME.to_owned(),
+    ]
 }
 
-/// Folders that lie in none of the others.
+/// The folder of an object that is named like the table of a task.
+fn folder_of_part(uri: &ObjectUri) -> Option<ObjectUri> {
+    let name = uri.key().rsplit('/').next().filter(|name| sweep::is_part(name))?;
+    ObjectUri::new(uri.bucket(), uri.key().strip_suffix(name)?).ok()
+}
+
+/// Folders that lie in none of the others, in order.
 fn outermost(mut folders: Vec<String>) -> Vec<String> {
     folders.sort();
     let mut kept: Vec<String> = Vec::new();
     for folder in folders {
-        if !kept.iter().any(|outer| folder.starts_with(outer.as_str())) {
+        if !kept.last().is_some_and(|outer| folder.starts_with(outer.as_str())) {
             kept.push(folder);
         }
     }
     kept
+}
+
+/// Whether a key lies in one of these folders, which are in order and apart.
+fn is_within(folders: &[String], key: &str) -> bool {
+    let after = folders.partition_point(|folder| folder.as_str() <= key);
+    after.checked_sub(1).is_some_and(|last| key.starts_with(folders[last].as_str()))
 }
 
 fn bounded(objects: usize, listed: usize) -> Result<(), Problem> {
@@ -320,63 +360,5 @@ fn overlap(text: &str, output: &ObjectUri) -> Problem {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn inner_folders_belong_to_outer_ones() {
-        let folders = ["b/", "a/b/", "a/", "ab/"].map(str::to_owned).to_vec();
-        assert_eq!(outermost(folders), ["a/", "ab/", "b/"]);
-        assert_eq!(outermost(vec!["a/".into(), String::new()]), [""]);
-    }
-
-    /// A store of keys without end, a thousand a page, and without objects.
-    async fn endless() -> Store {
-        let page = |request: axum::extract::Request| async move {
-            let query = request.uri().query().unwrap_or_default();
-            if !query.contains("list-type=2") {
-                let missing = "<Error><Code>NoSuchKey</Code><Message>none</Message></Error>";
-                return (axum::http::StatusCode::NOT_FOUND, missing.to_owned());
-            }
-            let token = query.split('&').find_map(|part| part.strip_prefix("continuation-token="));
-            let from: u64 = token.map_or(0, |token| token.parse().unwrap());
-            let key =
-                |n: u64| format!("<Contents><Key>in/{n:09}.csv</Key><ETag>e</ETag><Size>9</Size></Contents>");
-            let keys: String = (from..from + 1_000).map(key).collect();
-            let next = format!("<NextContinuationToken>{}</NextContinuationToken>", from + 1_000);
-            let page =
-                format!("<ListBucketResult><IsTruncated>true</IsTruncated>{next}{keys}</ListBucketResult>");
-            (axum::http::StatusCode::OK, page)
-        };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(page)).await });
-        let credentials = fanfold_storage::Credentials::new("test", "test-secret");
-        Store::connect(fanfold_storage::StoreConfig::at(endpoint, credentials)).unwrap()
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_pattern_of_ten_million_keys_is_refused_soon() {
-        let (store, output) = (endless().await, "s3://out/x/".parse().unwrap());
-        let tenant = Tenant::alone(Default::default(), "fanfold");
-        let finder = Finder { store: &store, tenant: &tenant, output: &output, tables: true };
-        // What fits, and what is looked at in vain.
-        for (input, word) in
-            [("s3://bank/in/*.csv", "at most 1000000 objects"), ("s3://bank/**/x", "2000000 keys")]
-        {
-            let inputs = [input.to_owned()];
-            let found = finder.find(&inputs);
-            let found = tokio::time::timeout(std::time::Duration::from_secs(120), found).await.unwrap();
-            let Err(Error::Refused(problem)) = found.map(|_| ()) else { panic!("{input}") };
-            assert_eq!(problem.code, ErrorKind::PartitionLimit, "{input}");
-            assert!(problem.detail.contains(word), "{problem}");
-        }
-    }
-
-    #[test]
-    fn bounds_say_what_to_do() {
-        assert!(bounded(limits::PARTITIONS_MAX, limits::LISTED_KEYS_MAX).is_ok());
-        assert_eq!(bounded(limits::PARTITIONS_MAX + 1, 0).unwrap_err().code, ErrorKind::PartitionLimit);
-        assert_eq!(bounded(0, limits::LISTED_KEYS_MAX + 1).unwrap_err().code, ErrorKind::PartitionLimit);
-    }
-}
+#[path = "input_tests.rs"]
+mod tests;

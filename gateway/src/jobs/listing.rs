@@ -2,14 +2,19 @@
 //! Documents that list a job's input: what `manifest://` names.
 //!
 //! The manifest of another job; a list of objects as JSON or CSV; or an
-//! inventory of S3. Pure functions over bytes that [`super::input`] has read.
+//! inventory of S3. Pure functions over bytes that [`super::pipe`] brings: a list may be
+//! longer than memory is to hold, so what is kept of it is its objects.
 //! What a document says of an object's state pins it; an object of which it says
 //! too little is asked for by whoever uses the list.
 //!
 //! Formats: Amazon S3 User Guide, "Amazon S3 Inventory list" and its manifest;
 //! a CSV without names of columns is S3's form of bucket and key.
 
-use std::{borrow::Cow, io::Read};
+use std::{
+    borrow::Cow,
+    fmt,
+    io::{BufReader, Read},
+};
 
 use fanfold_protocol::{
     ErrorKind, Problem,
@@ -23,10 +28,17 @@ use fanfold_protocol::{
     uri::{ObjectUri, Pin},
 };
 use flate2::read::MultiGzDecoder;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, SeqAccess, Visitor},
+};
 
 /// Read of a list at once.
 const CHUNK_BYTES: usize = 1 << 20;
+/// Read to tell what a document is.
+const HEAD_BYTES: u64 = 4 << 10;
+/// The largest manifest: what many objects need lies in files beside it.
+const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 /// Columns of a list: an inventory has about twenty.
 const COLUMNS_MAX: usize = 64;
 
@@ -90,17 +102,34 @@ struct Row {
 ///
 /// # Errors
 /// `invalid-job` with the place; `partition-limit` for too many objects.
-pub fn read(uri: &ObjectUri, bytes: &[u8]) -> Result<Document, Problem> {
-    let text = bytes.strip_prefix(BOM).unwrap_or(bytes);
-    match text.trim_ascii_start().first() {
-        Some(b'{') => match serde_json::from_slice(text) {
-            Ok(inventory) => Ok(Document::Inventory(inventory)),
-            Err(_) => serde_json::from_slice(text).map(Document::Job).map_err(|error| {
-                wrong(uri, &format!("neither the manifest of a job nor one of an inventory ({error})"))
-            }),
-        },
-        Some(b'[') => json(uri, text).map(Document::List),
-        _ => table(uri, bytes, None).map(Document::List),
+pub fn read(uri: &ObjectUri, mut text: impl Read) -> Result<Document, Problem> {
+    let head = beginning(uri, &mut text)?;
+    let plain = head.strip_prefix(BOM).unwrap_or(&head);
+    match plain.trim_ascii_start().first() {
+        Some(b'{') => manifest(uri, plain.chain(text)),
+        Some(b'[') => json(uri, plain.chain(text)).map(Document::List),
+        _ => table(uri, &head, text, None).map(Document::List),
+    }
+}
+
+/// What a document begins with.
+fn beginning(uri: &ObjectUri, text: &mut impl Read) -> Result<Vec<u8>, Problem> {
+    let mut head = Vec::new();
+    text.take(HEAD_BYTES).read_to_end(&mut head).map_err(|error| unreadable(uri, &error))?;
+    Ok(head)
+}
+
+fn manifest(uri: &ObjectUri, text: impl Read) -> Result<Document, Problem> {
+    let mut all = Vec::new();
+    text.take(MANIFEST_BYTES_MAX + 1).read_to_end(&mut all).map_err(|error| unreadable(uri, &error))?;
+    if all.len() as u64 > MANIFEST_BYTES_MAX {
+        return Err(wrong(uri, &format!("a manifest of more than {MANIFEST_BYTES_MAX} bytes")));
+    }
+    match serde_json::from_slice(&all) {
+        Ok(inventory) => Ok(Document::Inventory(inventory)),
+        Err(_) => serde_json::from_slice(&all).map(Document::Job).map_err(|error| {
+            wrong(uri, &format!("neither the manifest of a job nor one of an inventory ({error})"))
+        }),
     }
 }
 
@@ -127,24 +156,67 @@ impl Inventory {
     ///
     /// # Errors
     /// As [`read`].
-    pub fn objects(&self, uri: &ObjectUri, bytes: &[u8]) -> Result<Vec<Listed>, Problem> {
-        table(uri, bytes, Some(&self.file_schema))
+    pub fn objects(&self, uri: &ObjectUri, mut text: impl Read) -> Result<Vec<Listed>, Problem> {
+        let head = beginning(uri, &mut text)?;
+        table(uri, &head, text, Some(&self.file_schema))
     }
 }
 
-fn json(uri: &ObjectUri, text: &[u8]) -> Result<Vec<Listed>, Problem> {
-    let entries: Vec<Entry> = serde_json::from_slice(text).map_err(|error| {
-        wrong(uri, &format!("{error}; each entry is a URI or has uri, or bucket and key, and may have size, etag and version_id"))
-    })?;
-    bounded(entries.len())?;
-    let listed = |(number, entry)| {
+/// Reads a list as JSON, an entry at a time.
+fn json(uri: &ObjectUri, text: impl Read) -> Result<Vec<Listed>, Problem> {
+    let mut entries = Entries { uri, listed: Vec::new(), problem: None };
+    let mut text = serde_json::Deserializer::from_reader(BufReader::new(text));
+    let read = text.deserialize_seq(&mut entries).and_then(|()| text.end());
+    match (read, entries.problem) {
+        (_, Some(problem)) => Err(problem),
+        (Ok(()), None) => Ok(entries.listed),
+        (Err(error), None) => Err(wrong(
+            uri,
+            &format!(
+                "{error}; each entry is a URI or has uri, or bucket and key, and may have size, etag and version_id"
+            ),
+        )),
+    }
+}
+
+/// The entries of a list as they are read.
+struct Entries<'a> {
+    uri: &'a ObjectUri,
+    listed: Vec<Listed>,
+    /// What is wrong with the last one.
+    problem: Option<Problem>,
+}
+
+impl Entries<'_> {
+    fn take(&mut self, entry: Entry) -> Result<(), Problem> {
         let row = match entry {
             Entry::Uri(uri) => Row { uri: Some(uri), ..Row::default() },
             Entry::Object(row) => row,
         };
-        row.listed().map_err(|p| p.within(format!("entry {number} of {uri}")))
-    };
-    (1..).zip(entries).map(listed).collect()
+        let number = self.listed.len() + 1;
+        bounded(number)?;
+        self.listed.push(row.listed().map_err(|p| p.within(format!("entry {number} of {}", self.uri)))?);
+        Ok(())
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Entries<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of objects")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        while let Some(entry) = entries.next_element()? {
+            self.take(entry).map_err(|problem| {
+                let error = A::Error::custom(&problem);
+                self.problem = Some(problem);
+                error
+            })?;
+        }
+        Ok(())
+    }
 }
 
 impl Row {
@@ -268,7 +340,12 @@ impl Shape {
 
 /// Reads a CSV list, gzip or not, a chunk at a time. An inventory's `schema`
 /// says what the columns are; else the first row does.
-fn table(uri: &ObjectUri, bytes: &[u8], schema: Option<&str>) -> Result<Vec<Listed>, Problem> {
+fn table(
+    uri: &ObjectUri,
+    head: &[u8],
+    rest: impl Read,
+    schema: Option<&str>,
+) -> Result<Vec<Listed>, Problem> {
     let mut shape = schema.map(|schema| Shape {
         columns: schema.split(',').map(|name| Column::named(name.trim())).collect(),
         encoded: true,
@@ -291,9 +368,10 @@ fn table(uri: &ObjectUri, bytes: &[u8], schema: Option<&str>) -> Result<Vec<List
         }
         bounded(listed.len())
     };
-    match Compressed::of(bytes) {
-        Compressed::Gzip => rows(uri, MultiGzDecoder::new(bytes), take)?,
-        Compressed::No | Compressed::Zstd => rows(uri, bytes, take)?,
+    let text = head.chain(rest);
+    match Compressed::of(head) {
+        Compressed::Gzip => rows(uri, MultiGzDecoder::new(text), take)?,
+        Compressed::No | Compressed::Zstd => rows(uri, text, take)?,
     }
     Ok(listed)
 }
@@ -309,7 +387,7 @@ fn rows(
     while !ended {
         let before = window.len();
         let read = text.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut window);
-        read.map_err(|error| wrong(uri, &format!("damaged gzip data ({error})")))?;
+        read.map_err(|error| unreadable(uri, &error))?;
         ended = window.len() == before;
         let mut at = if !begun && window.starts_with(BOM) { BOM.len() } else { 0 };
         begun = true;
@@ -383,118 +461,14 @@ fn invalid(detail: &str) -> Problem {
     Problem::new(ErrorKind::InvalidJob, detail)
 }
 
+fn unreadable(uri: &ObjectUri, error: &std::io::Error) -> Problem {
+    wrong(uri, &format!("damaged gzip data ({error})"))
+}
+
 fn wrong(uri: &ObjectUri, found: &str) -> Problem {
     invalid(&format!("expected {uri} to list objects as JSON or CSV, found {found}"))
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use flate2::{Compression, write::GzEncoder};
-
-    use super::*;
-
-    fn uri() -> ObjectUri {
-        "s3://bank/list".parse().unwrap()
-    }
-
-    fn list(text: &str) -> Result<Vec<Listed>, Problem> {
-        match read(&uri(), text.as_bytes())? {
-            Document::List(listed) => Ok(listed),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn words(listed: &[Listed]) -> Vec<String> {
-        let pin =
-            |pin: &Pin| format!(" {} {} {}", pin.etag, pin.size, pin.version_id.as_deref().unwrap_or("-"));
-        listed.iter().map(|l| format!("{}{}", l.uri, l.pin.as_ref().map_or(String::new(), pin))).collect()
-    }
-
-    fn check(text: &str, expected: &[&str]) {
-        assert_eq!(words(&list(text).unwrap()), expected, "{text}");
-    }
-
-    #[test]
-    fn lists_are_json_or_csv() {
-        let plain = ["s3://bank/a", "s3://bank/b c"];
-        check(r#"["s3://bank/a", "s3://bank/b c"]"#, &plain);
-        check(r#" [{"uri": "s3://bank/a"}, {"bucket": "bank", "key": "b c"}]"#, &plain);
-        check("s3://bank/a\ns3://bank/b c", &plain);
-        check("\u{feff}uri\r\ns3://bank/a\r\n\r\ns3://bank/b c\r\n", &plain);
-        check("Bucket,Key\nbank,a\n\"bank\",\"b c\"\n", &plain);
-        // S3's own form has no names of columns, and encodes keys.
-        check("bank,a\nbank,b%20c\n", &plain);
-        check("bank,b+c%2B%c3%a4\n", &["s3://bank/b c+ä"]);
-        check("", &[]);
-        check("[]", &[]);
-    }
-
-    #[test]
-    fn lists_may_pin() {
-        let pinned = ["s3://bank/a e 7 v", "s3://bank/b f 8 -"];
-        check(
-            r#"[{"uri": "s3://bank/a", "size": 7, "etag": "\"e\"", "version_id": "v"},
-                {"uri": "s3://bank/b", "size": 8, "etag": "f", "version_id": "null"}]"#,
-            &pinned,
-        );
-        check("uri,size,etag,version_id\ns3://bank/a,7,e,v\ns3://bank/b,8,f,\n", &pinned);
-        check("key,bucket,ETag,Size,VersionId,Owner\na,bank,e,7,v,x\nb,bank,f,8,null,y\n", &pinned);
-    }
-
-    fn refused(text: &str, word: &str) {
-        let problem = list(text).unwrap_err();
-        assert_eq!(problem.code, ErrorKind::InvalidJob, "{text}: {problem}");
-        assert!(problem.detail.contains(word), "{text}: {problem}");
-    }
-
-    #[test]
-    fn bad_lists_are_refused_with_the_place() {
-        refused(r#"["s3://bank/a", 7]"#, "s3://bank/list");
-        refused(r#"[{"url": "s3://bank/a"}]"#, "each entry");
-        refused(r#"["s3://bank/a", {"key": "b"}]"#, "entry 2 of s3://bank/list");
-        refused(r#"["s3://bank/a/"]"#, "entry 1");
-        refused(r#"[{"uri": "s3://bank/a", "version_id": "v"}]"#, "version");
-        refused("uri\ns3://bank/a\nbank/b\n", "row 3 of s3://bank/list");
-        refused("uri,size\ns3://bank/a,x\n", "row 2");
-        refused("bank,a,b,c\n", "4 columns without names");
-        refused("bank,%zz\n", "percent-encoded");
-        refused("bank,a\nbank\n", "2 fields, found 1");
-        refused("\"bank,a\n", "quote");
-        refused("word\n", "1 columns");
-        assert_eq!(read(&uri(), b"{}").unwrap_err().code, ErrorKind::InvalidJob);
-    }
-
-    fn inventory(format: &str) -> Inventory {
-        let text = serde_json::json!({
-            "sourceBucket": "bank", "destinationBucket": "arn:aws:s3:::lists", "version": "2016-11-30",
-            "creationTimestamp": "1514944800000", "fileFormat": format,
-            "fileSchema": "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag",
-            "files": [{"key": "bank/x.csv.gz", "size": 10, "MD5checksum": "f11166069f1990abeb9c97ace9cdfabc"}]
-        });
-        match read(&uri(), text.to_string().as_bytes()).unwrap() {
-            Document::Inventory(inventory) => inventory,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn inventories_name_the_latest_versions() {
-        let inventory_csv = inventory("CSV");
-        let files = inventory_csv.files().unwrap();
-        assert_eq!(files, ["s3://lists/bank/x.csv.gz".parse().unwrap()]);
-        let rows = "\"bank\",\"a%2Bb\",\"v1\",\"true\",\"false\",\"7\",\"2026-01-01T00:00:00.000Z\",\"e\"\n\
-                    \"bank\",\"old\",\"v0\",\"false\",\"false\",\"7\",\"\",\"e\"\n\
-                    \"bank\",\"gone\",\"v2\",\"true\",\"true\",\"\",\"\",\"\"\n";
-        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-        gzip.write_all(rows.as_bytes()).unwrap();
-        let gzip = gzip.finish().unwrap();
-        for bytes in [rows.as_bytes(), &gzip] {
-            assert_eq!(words(&inventory_csv.objects(&files[0], bytes).unwrap()), ["s3://bank/a+b e 7 v1"]);
-        }
-        let cut = inventory_csv.objects(&files[0], &gzip[..gzip.len() - 9]).unwrap_err();
-        assert!(cut.detail.contains("gzip"), "{cut}");
-        assert_eq!(inventory("ORC").files().unwrap_err().code, ErrorKind::NotSupported);
-    }
-}
+#[path = "listing_tests.rs"]
+mod tests;

@@ -14,6 +14,7 @@ use fanfold_protocol::{
 };
 use fanfold_storage::{PutOptions, Store};
 use futures::{StreamExt, TryStreamExt, stream};
+use uuid::Uuid;
 
 use super::error::{Error, Result, about_input};
 
@@ -31,7 +32,7 @@ pub async fn lay_out(
         return Ok(manifest.clone());
     }
     let write = |(number, objects): (usize, &[OutputObject])| {
-        let uri = output.join(&format!("_manifest-{}-{number:05}.jsonl", manifest.job));
+        let uri = output.join(&shard_name(&manifest.job, number));
         let body = lines(objects);
         let (count, options) = (objects.len() as u64, options.clone());
         async move {
@@ -45,6 +46,11 @@ pub async fn lay_out(
     let shards = stream::iter(writes).buffered(SHARDS_AT_ONCE).try_collect().await?;
     let Manifest { job, function, rows, bytes, failed, .. } = manifest.clone();
     Ok(Manifest { job, function, rows, bytes, failed, objects: Vec::new(), shards })
+}
+
+/// Name of a shard of a job's manifest.
+pub fn shard_name(job: &Uuid, number: usize) -> String {
+    format!("_manifest-{job}-{number:05}.jsonl")
 }
 
 fn lines(objects: &[OutputObject]) -> serde_json::Result<Bytes> {
@@ -100,13 +106,11 @@ pub async fn remove_shards(store: &Store, output: &ObjectUri, head: &Manifest) -
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use fanfold_storage::{
         Credentials, StoreConfig,
         server::{Server, ServerConfig},
     };
-    use uuid::Uuid;
-
-    use super::*;
 
     async fn store(folder: &std::path::Path) -> Store {
         let credentials = || Credentials::new("manifests", "manifests-secret");

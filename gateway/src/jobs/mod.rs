@@ -33,6 +33,7 @@ mod logs;
 mod manifest;
 mod pack;
 mod pattern;
+mod pipe;
 mod plan;
 mod policy;
 mod progress;

@@ -115,7 +115,7 @@ pub struct RetryQuery {
         (status = 202, description = "Accepted", body = JobView, headers(("Location" = String, description = "The job"))),
         (status = 400, description = "The document is not valid", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such function, bucket or object", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "The output prefix holds or awaits another job's output", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "The output prefix holds or awaits another job's output, or another job is writing what is to be read", body = ProblemBody, content_type = "application/problem+json"),
         (status = 422, description = "No input, too many partitions, overlapping prefixes, or the key was used for another request", body = ProblemBody, content_type = "application/problem+json")
     )
 )]

@@ -301,8 +301,18 @@ impl Jobs {
     pub(super) async fn look(&self, document: &JobDocument, output: &ObjectUri) -> Result<Found> {
         let vault = &self.inner.vault;
         let tables = document.format != Format::Bytes;
-        let finder = Finder { store: vault.store(), tenant: &self.inner.tenant, output, tables };
-        finder.find(document.inputs()).await
+        let output_format = document.output_format;
+        let finder =
+            Finder { store: vault.store(), tenant: &self.inner.tenant, output, output_format, tables };
+        let mut found = finder.find(document.inputs()).await?;
+        if !found.loose.is_empty() {
+            let (backbone, own) = (&self.inner.backbone, vault.bucket());
+            claim::check_idle(backbone, own, &found.loose).await?;
+            // A job that ended after it was listed has its manifest now.
+            found = finder.find(document.inputs()).await?;
+            claim::check_idle(backbone, own, &found.loose).await?;
+        }
+        Ok(found)
     }
 
     /// The job that this request becomes. From here on nothing of the plan is

@@ -148,7 +148,7 @@ impl Sweep<'_> {
 }
 
 /// Whether a name is one that [`keys::output_part`] makes.
-fn is_part(name: &str) -> bool {
+pub fn is_part(name: &str) -> bool {
     let read = || {
         let (task, rest) = name.strip_prefix("part-")?.split_at_checked(7)?;
         let (attempt, extension) = rest.strip_prefix('-')?.split_at_checked(36)?;

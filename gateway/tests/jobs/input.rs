@@ -3,6 +3,7 @@
 
 use fanfold_protocol::{ErrorKind, keys};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::world::{Engine, Play, World, succeeded};
 
@@ -79,10 +80,17 @@ async fn bad_inputs_and_outputs_are_refused_before_anything_is_queued() {
         ("s3://bank/in/", "s3://bank/"),
         ("s3://bank/in/000.csv", "s3://bank/in/"),
         ("s3://bank/**", "s3://bank/out/"),
+        ("s3://bank/**/*.json", "s3://bank/out/"),
     ] {
         check(json!({"input": input, "output": output}), ErrorKind::OverlappingPrefixes, &[input, output])
             .await;
     }
+    check(
+        json!({"input": "s3://bank/**/*.csv", "output": "s3://bank/out/", "output_format": "csv"}),
+        ErrorKind::OverlappingPrefixes,
+        &["s3://bank/**/*.csv", "s3://bank/out/"],
+    )
+    .await;
     let large = "x".repeat(300 << 10);
     check(json!({"params": {"large": large}}), ErrorKind::InvalidJob, &["params"]).await;
     assert_eq!(engine.submit("nobody", json!({})).await.unwrap_err().code, ErrorKind::FunctionNotFound);
@@ -102,4 +110,35 @@ async fn a_prefix_has_one_writer() {
     let refused = engine.submit("mapper", json!({"output": "s3://bank/out/"})).await.unwrap_err();
     assert_eq!(refused.code, ErrorKind::OutputExists);
     assert!(refused.detail.contains(&first.id.to_string()), "{}", refused.detail);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_job_is_still_writing_is_not_read() {
+    let world = World::new().await;
+    world.inputs(1).await;
+    let engine = world.engine().await;
+    let part = keys::output_part(0, &Uuid::new_v4(), "parquet");
+    let named = engine.submit("mapper", json!({"output": "s3://bank/out/day/"})).await.unwrap();
+    let own = engine.submit("mapper", json!({})).await.unwrap();
+    world.put(&format!("s3://bank/out/day/{part}"), "rows").await;
+    world.put(&format!("{}{part}", own.output), "rows").await;
+    for (input, writer) in [
+        ("s3://bank/out/".to_owned(), &named),
+        ("s3://bank/out/*/*.parquet".to_owned(), &named),
+        (own.output.to_string(), &own),
+    ] {
+        let refused = engine.submit("folder", json!({"input": input})).await.unwrap_err();
+        assert_eq!((refused.code, refused.retryable()), (ErrorKind::JobNotFinished, true), "{input}");
+        assert!(refused.detail.contains(&writer.id.to_string()), "{}", refused.detail);
+    }
+    // What nobody writes is what it is, and so is what lies beside.
+    world.put(&format!("s3://bank/old/{part}"), "rows").await;
+    world.put("s3://bank/out/x.csv", "a\n").await;
+    assert_eq!(reads(&world, &engine, json!("s3://bank/old/")).await, [format!("old/{part}")]);
+    assert_eq!(reads(&world, &engine, json!("s3://bank/out/*.csv")).await, ["out/x.csv"]);
+    for job in [named, own] {
+        engine.jobs.cancel(&job.id).await.unwrap();
+        engine.ended(&job.id).await;
+        engine.submit("folder", json!({"input": job.output.to_string()})).await.unwrap();
+    }
 }

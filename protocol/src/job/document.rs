@@ -35,6 +35,19 @@ pub enum Format {
     Bytes,
 }
 
+impl Format {
+    /// The suffix of output objects in this format, without a dot.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Auto | Self::Parquet => "parquet",
+            Self::Csv => "csv",
+            Self::Jsonl => "jsonl",
+            Self::Arrow => "arrow",
+            Self::Bytes => "bin",
+        }
+    }
+}
+
 /// Which objects make one table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

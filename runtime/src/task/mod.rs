@@ -422,7 +422,7 @@ async fn open_input(
 
 fn create_output(host: &mut Host, attempt: &Attempt, task: &Task) -> Result<TableWriter, Problem> {
     let common = &attempt.lease.common;
-    let name = keys::output_part(task.index, &attempt.id, TableWriter::extension(common.output_format));
+    let name = keys::output_part(task.index, &attempt.id, common.output_format.extension());
     let uri = common.output.join(&name)?;
     let metered = host.store();
     TableWriter::create(metered, uri, common.output_format, &attempt.id.to_string(), common.depth)

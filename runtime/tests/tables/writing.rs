@@ -16,7 +16,7 @@ use crate::{parquet_files::mixed, support::*};
 const FORMATS: [Format; 4] = [Format::Parquet, Format::Csv, Format::Jsonl, Format::Arrow];
 
 async fn write(store: &Store, format: Format, batches: &[RecordBatch]) -> Option<OutputObject> {
-    let uri = uri(&format!("x.{}", TableWriter::extension(format)));
+    let uri = uri(&format!("x.{}", format.extension()));
     let mut writer = TableWriter::create(store.clone(), uri.clone(), format, "attempt-1", 0).unwrap();
     for batch in batches {
         writer.write(batch).await.unwrap();

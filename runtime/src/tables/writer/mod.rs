@@ -124,17 +124,6 @@ impl TableWriter {
             tracing::warn!(uri = %self.uri, %error, "an upload could not be removed");
         }
     }
-
-    /// The suffix of objects in this format, without a dot.
-    pub fn extension(format: Format) -> &'static str {
-        match format {
-            Format::Auto | Format::Parquet => "parquet",
-            Format::Csv => "csv",
-            Format::Jsonl => "jsonl",
-            Format::Arrow => "arrow",
-            Format::Bytes => "bin",
-        }
-    }
 }
 
 impl Table {
