@@ -387,6 +387,12 @@ pub struct TaskView {
     /// Rows that it wrote.
     #[serde(default)]
     pub rows_out: u64,
+    /// Requests that it made to the store.
+    #[serde(default)]
+    pub store_requests: u64,
+    /// Whether it was served from what an earlier job committed.
+    #[serde(default)]
+    pub cache_hit: bool,
     /// Why the last attempt failed.
     #[serde(default)]
     pub problem: Option<Told>,

@@ -268,8 +268,8 @@ pub(crate) async fn tasks(
     Path(id): Path<String>,
     Query(query): Query<TaskQuery>,
 ) -> Answer<Json<TaskPage>> {
-    let skip = query.page.as_deref().map(task_page).transpose()?.unwrap_or(0);
-    Ok(Json(app.jobs.tasks(&job_id(&id)?, query.state, skip, page_size(query.limit)?).await?))
+    let (after, limit) = (query.page.as_deref(), page_size(query.limit)?);
+    Ok(Json(app.jobs.tasks(&job_id(&id)?, query.state, after, limit).await?))
 }
 
 /// Ends a job: running tasks are stopped, nothing of its output becomes visible.
@@ -365,11 +365,7 @@ fn job_page(text: &str) -> Result<Uuid, Problem> {
     text.parse().map_err(|_| bad_page(text))
 }
 
-fn task_page(text: &str) -> Result<usize, Problem> {
-    text.parse().map_err(|_| bad_page(text))
-}
-
-/// What was given for `page` is none.
+/// What is no `next` of an earlier answer.
 pub(super) fn bad_page(text: &str) -> Problem {
     let found: String = text.chars().take(80).collect();
     Problem::new(

@@ -7,6 +7,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -24,7 +25,9 @@ use super::{
     error::Result,
     plan::Shards,
     progress::Progress,
-    recover, slots,
+    recover,
+    routes::bad_page,
+    slots,
     stragglers::Stragglers,
     unknown,
 };
@@ -72,7 +75,7 @@ pub struct TaskView {
     pub task: u32,
     /// Where it stands.
     pub state: TaskState,
-    /// Attempts that have ended; 0 of a task that is done and was taken over.
+    /// Attempts that have ended.
     pub attempts: u32,
     /// The objects that it reads: the first of them, since there may be hundreds.
     pub input: Vec<String>,
@@ -104,6 +107,11 @@ pub struct TaskView {
     pub bytes_in: u64,
     /// Bytes that it wrote to the store.
     pub bytes_out: u64,
+    /// Requests that it made to the store.
+    pub store_requests: u64,
+    /// Whether it was not run, but served from what an earlier job committed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cache_hit: bool,
     /// Why the last attempt failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<ProblemView>,
@@ -115,9 +123,35 @@ pub struct TaskPage {
     /// Failed ones first, then those that run, those that failed before, and
     /// the rest in the order of the plan.
     pub tasks: Vec<TaskView>,
-    /// For `page`, to get the next ones.
+    /// For `page`, to get the next ones. A task whose state changes meanwhile is where
+    /// it stands then; the others come once each.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+}
+
+/// Where a page ends: at a task, which is known by the state that it was shown in,
+/// so that what becomes of others moves nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cursor {
+    rank: usize,
+    stage: u32,
+    task: u32,
+}
+
+impl Cursor {
+    /// Reads what [`Cursor`] is written as.
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, '-');
+        let rank = parts.next()?.parse().ok()?;
+        let (stage, task) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        Some(Self { rank, stage, task })
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.rank, self.stage, self.task)
+    }
 }
 
 /// The last jobs whose tasks were read from the store.
@@ -149,29 +183,29 @@ impl Cache {
 }
 
 impl Jobs {
-    /// At most `limit` tasks of a job, after the first `skip` of those in `state`.
+    /// At most `limit` tasks of a job in `state`, after the page whose `next` is `after`.
     ///
     /// # Errors
-    /// `job-not-found`; or the store or backbone does not answer.
+    /// `job-not-found`; `invalid-request` for what is no `next`; or the store or
+    /// backbone does not answer.
     pub async fn tasks(
         &self,
         id: &Uuid,
         state: Option<TaskState>,
-        skip: usize,
+        after: Option<&str>,
         limit: usize,
     ) -> Result<TaskPage, Problem> {
+        let after = after.map(|text| Cursor::parse(text).ok_or_else(|| bad_page(text))).transpose()?;
         let live = self.progress_of(id).await?.ok_or_else(|| unknown(id))?;
-        let mut tasks = {
+        let (mut tasks, next) = {
             let progress = live.progress();
-            let mut tasks = page(&progress, state, skip, limit.saturating_add(1));
+            let (mut tasks, next) = page(&progress, state, after, limit);
             let (stragglers, now) = (live.stragglers(), Instant::now().into_std());
             for task in tasks.iter_mut().filter(|task| task.state == TaskState::Running) {
                 watched(task, &progress, &stragglers, now);
             }
-            tasks
+            (tasks, next.map(|next| next.to_string()))
         };
-        let next = (tasks.len() > limit).then(|| (skip + limit).to_string());
-        tasks.truncate(limit);
         let mut shards = Shards::new(self.inner.vault.clone(), live.progress().plan());
         for task in tasks.iter_mut().filter(|task| task.stage == 0) {
             let partition = shards.partition(task.task).await?;
@@ -204,19 +238,42 @@ fn rank(slot: &slots::Slot) -> usize {
     }
 }
 
-fn page(progress: &Progress, state: Option<TaskState>, skip: usize, limit: usize) -> Vec<TaskView> {
-    let all = || {
-        (0..).zip(progress.stages()).flat_map(|(stage, content)| {
-            (0..).zip(&content.tasks).map(move |(task, slot)| (stage, task, slot))
-        })
-    };
-    let of_rank = |wanted| {
-        all().filter(move |(_, _, slot)| {
+/// Tasks in order, and where they end unless there are no more.
+fn page(
+    progress: &Progress,
+    state: Option<TaskState>,
+    after: Option<Cursor>,
+    limit: usize,
+) -> (Vec<TaskView>, Option<Cursor>) {
+    let (mut tasks, mut last) = (Vec::new(), None);
+    for wanted in after.map_or(0, |after| after.rank)..4 {
+        let begun = after.filter(|after| after.rank == wanted).map(|after| (after.stage, after.task));
+        let fits = |slot: &slots::Slot| {
             rank(slot) == wanted && state.is_none_or(|state| state == TaskState::from(slot.state))
-        })
-    };
-    let ranked = (0..4).flat_map(of_rank).skip(skip).take(limit);
-    ranked.map(|(stage, task, slot)| view(stage, task, slot)).collect()
+        };
+        for (stage, task, slot) in behind(progress, begun).filter(|(.., slot)| fits(slot)) {
+            if tasks.len() == limit {
+                return (tasks, last);
+            }
+            tasks.push(view(stage, task, slot));
+            last = Some(Cursor { rank: wanted, stage, task });
+        }
+    }
+    (tasks, None)
+}
+
+/// The tasks behind one of them, or all, in the order of the plan.
+fn behind(progress: &Progress, begun: Option<(u32, u32)>) -> impl Iterator<Item = (u32, u32, &slots::Slot)> {
+    let stages = (0..).zip(progress.stages());
+    stages.flat_map(move |(stage, content)| {
+        let first = match begun {
+            Some((begun, task)) if begun == stage => task.saturating_add(1),
+            Some((begun, _)) if begun > stage => u32::MAX,
+            _ => 0,
+        };
+        let tasks = content.tasks.get(first as usize..).unwrap_or_default();
+        (first..u32::MAX).zip(tasks).map(move |(task, slot)| (stage, task, slot))
+    })
 }
 
 /// Adds what is known of a task that a worker is working on.
@@ -252,6 +309,102 @@ fn view(stage: u32, task: u32, slot: &slots::Slot) -> TaskView {
         rows_out: usage.rows_out,
         bytes_in: usage.bytes_in,
         bytes_out: usage.bytes_out,
+        store_requests: usage.store_requests,
+        cache_hit: slot.state == slots::TaskState::Done && slot.attempts == 0,
         problem: slot.problem.as_deref().map(ProblemView::from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfold_protocol::{
+        ErrorKind,
+        commit::{Commit, TaskCommit},
+        digest::Digest,
+        invocation::Usage,
+        plan::{Plan, Shape, Weight},
+    };
+
+    use super::*;
+    use crate::jobs::policy::Policy;
+
+    const TASKS: u32 = 10;
+
+    /// A job of which nothing is done.
+    fn progress() -> Progress {
+        let weights = vec![Weight::default(); TASKS as usize];
+        let mut plan = Plan::lay_out(Uuid::nil(), Digest::of(b"f"), Shape::Map, &weights);
+        plan.groups = vec![1; TASKS as usize];
+        Progress::new(plan, Policy { attempts: 2, outstanding_max: 100, leases_max: 100, tolerated: u64::from(TASKS) })
+    }
+
+    /// Commits a task that is alone in its group.
+    fn commit(progress: &mut Progress, task: u32, attempt: u32, problem: Option<ErrorKind>) {
+        let outcome = match problem {
+            Some(code) => TaskOutcome::Failed(Problem::new(code, "expected better")),
+            None => TaskOutcome::Table(None),
+        };
+        let usage = Usage { store_requests: 7, ..Usage::default() };
+        let tasks = vec![TaskCommit { index: task, attempt, outcome, usage, looked_outside: false }];
+        progress.absorb(Commit {
+            job: Uuid::nil(),
+            stage: 0,
+            group: task,
+            round: 0,
+            attempt: Uuid::nil(),
+            worker: "w".into(),
+            tasks,
+        });
+    }
+
+    fn numbers(tasks: &[TaskView]) -> Vec<u32> {
+        tasks.iter().map(|task| task.task).collect()
+    }
+
+    #[test]
+    fn pages_go_on_behind_the_last_task_whatever_becomes_of_others() {
+        let mut progress = progress();
+        // A wrong table is not tried again; a trap is.
+        commit(&mut progress, 6, 1, Some(ErrorKind::CsvFieldCount));
+        commit(&mut progress, 8, 1, Some(ErrorKind::GuestTrapped));
+        let (first, next) = page(&progress, None, None, 4);
+        assert_eq!(numbers(&first), [6, 8, 0, 1]);
+        // What was shown changes, and so does what is to come; by numbers, 3 would be passed over.
+        commit(&mut progress, 0, 1, Some(ErrorKind::CsvFieldCount));
+        commit(&mut progress, 2, 1, None);
+        commit(&mut progress, 1, 1, None);
+        let (second, next) = page(&progress, None, next, 4);
+        assert_eq!(numbers(&second), [2, 3, 4, 5]);
+        assert_eq!(next.map(|next| next.to_string()).as_deref(), Some("3-0-5"));
+        let (third, next) = page(&progress, None, next, 4);
+        assert_eq!((numbers(&third), next), (vec![7, 9], None));
+        let (done, next) = page(&progress, Some(TaskState::Done), None, 2);
+        assert_eq!((numbers(&done), next), (vec![1, 2], None));
+    }
+
+    #[test]
+    fn a_task_has_a_receipt_of_its_own() {
+        let mut progress = progress();
+        commit(&mut progress, 0, 1, None);
+        commit(&mut progress, 1, 0, None);
+        let (tasks, _) = page(&progress, None, None, 3);
+        assert_eq!((tasks[0].store_requests, tasks[0].cache_hit), (7, false));
+        assert!(tasks[1].cache_hit && !tasks[2].cache_hit);
+        let told = serde_json::to_value(&tasks[1]).unwrap();
+        assert_eq!(
+            (&told["cache_hit"], &told["attempts"]),
+            (&serde_json::json!(true), &serde_json::json!(0))
+        );
+        assert!(serde_json::to_value(&tasks[2]).unwrap().get("cache_hit").is_none());
+    }
+
+    #[test]
+    fn only_cursors_are_cursors() {
+        for text in ["3-0-5", "0-12-1000000"] {
+            assert_eq!(Cursor::parse(text).unwrap().to_string(), text);
+        }
+        for text in ["", "50", "3-0", "3-0-x", "3-0-5-1", "-1-0-0"] {
+            assert_eq!(Cursor::parse(text), None, "{text}");
+        }
     }
 }

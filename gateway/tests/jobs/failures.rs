@@ -117,7 +117,7 @@ async fn a_straggler_is_shown_and_left_alone_when_the_job_says_so() {
     engine.until(&id, |record| record.tasks.done == 298).await;
     let running = tokio::time::timeout(PATIENCE, async {
         loop {
-            let page = engine.jobs.tasks(&id, Some(TaskState::Running), 0, 1).await.unwrap();
+            let page = engine.jobs.tasks(&id, Some(TaskState::Running), None, 1).await.unwrap();
             if page.tasks[0].worker.is_some() {
                 return page.tasks[0].clone();
             }
@@ -150,7 +150,7 @@ async fn attempts_end_in_a_dead_letter() {
     let letters = letters(&world, &record).await;
     let input = vec!["s3://bank/in/002.csv".parse().unwrap()];
     assert_eq!(letters, [DeadLetter { stage: 0, task: 2, input, attempts: 3, problem: trap }]);
-    let page = engine.jobs.tasks(&record.id, Some(TaskState::Failed), 0, 9).await.unwrap();
+    let page = engine.jobs.tasks(&record.id, Some(TaskState::Failed), None, 9).await.unwrap();
     assert_eq!((page.tasks.len(), page.tasks[0].task, page.tasks[0].attempts), (1, 2, 3));
     assert_eq!(page.tasks[0].problem.as_ref().unwrap().code, "guest-trapped");
 }

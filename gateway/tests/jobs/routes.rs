@@ -52,7 +52,12 @@ async fn a_job_is_submitted_watched_and_read() {
     assert_eq!(service.get(&format!("/v1/jobs/{id}/result")).await.json(), done["result"]);
     assert_eq!(service.get(&format!("/v1/jobs/{id}/manifest")).await.json()["objects"], json!([]));
     let tasks = service.get(&format!("/v1/jobs/{id}/tasks?state=done&limit=2")).await.json();
-    assert_eq!((tasks["tasks"].as_array().unwrap().len(), &tasks["next"]), (2, &json!("2")));
+    assert_eq!((tasks["tasks"].as_array().unwrap().len(), &tasks["next"]), (2, &json!("3-0-1")));
+    let rest = service.get(&format!("/v1/jobs/{id}/tasks?state=done&limit=9&page=3-0-1")).await.json();
+    let places: Vec<_> =
+        rest["tasks"].as_array().unwrap().iter().map(|task| (&task["stage"], &task["task"])).collect();
+    assert_eq!(places, [(&json!(0), &json!(2)), (&json!(0), &json!(3)), (&json!(1), &json!(0))]);
+    service.get(&format!("/v1/jobs/{id}/tasks?page=2")).await.is_problem(ErrorKind::InvalidRequest);
     let list = service.get("/v1/jobs?state=succeeded&function=folder").await.json();
     assert_eq!(list["jobs"][0]["id"], json!(id));
     service

@@ -458,12 +458,13 @@ async fn many_objects_are_planned_in_shards() {
     assert!(shards.len() > 3, "{shards:?}");
     assert_eq!(head["like"]["uri"], "s3://bank/many/0000000.csv");
     // Each task finds its partition across the shards.
-    for skip in [0, 9_999, 10_000, 29_999, 30_000, partitions.len() - 1] {
-        // The first task is leased, and so comes first anyway.
-        let page = engine.jobs.tasks(&record.id, None, skip, 1).await.unwrap();
+    for number in [0, 9_999, 10_000, 29_999, 30_000, partitions.len() - 1] {
+        // The first task is leased, and so comes first anyway; the others wait.
+        let after = number.checked_sub(1).map(|before| format!("3-0-{before}"));
+        let page = engine.jobs.tasks(&record.id, None, after.as_deref(), 1).await.unwrap();
         let task = &page.tasks[0];
-        let slices = &partitions[skip].slices;
+        let slices = &partitions[number].slices;
         let named: Vec<_> = slices.iter().take(8).map(|s| s.object.uri.to_string()).collect();
-        assert_eq!((task.task as usize, task.input_slices, &task.input), (skip, slices.len(), &named));
+        assert_eq!((task.task as usize, task.input_slices, &task.input), (number, slices.len(), &named));
     }
 }

@@ -136,16 +136,26 @@ fn retry_of(retry: &RetryOf) -> String {
 
 /// Tasks, one a line, with what they failed of under it.
 pub fn tasks(tasks: &[TaskView]) -> String {
-    let mut table =
-        Table::new(&["task", "state", ">attempts", ">time", ">rows in", ">rows out", "input", "problem"]);
+    let mut table = Table::new(&[
+        "task",
+        "state",
+        ">attempts",
+        ">time",
+        ">rows in",
+        ">rows out",
+        ">requests",
+        "input",
+        "problem",
+    ]);
     for task in tasks {
         table.row([
             format!("{}/{}", task.stage, task.task),
-            task.state.clone(),
+            if task.cache_hit { format!("{}, cached", task.state) } else { task.state.clone() },
             task.attempts.to_string(),
             output::span_ms(task.wall_ms),
             output::count(task.rows_in),
             output::count(task.rows_out),
+            output::count(task.store_requests),
             input(&task.input, task.input_slices),
             task.problem.as_ref().map(|p| format!("{}: {}", p.code, p.detail)).unwrap_or_default(),
         ]);
@@ -205,6 +215,23 @@ mod tests {
         for part in ["EXPECTED", "1m 01s", "900 ms", "told from 8 of 10,000 partitions (1.00 GiB)"] {
             assert!(text.contains(part), "{part}: {text}");
         }
+    }
+
+    #[test]
+    fn a_task_is_shown_with_its_receipt() {
+        let task = |attempts: u32, cache_hit: bool| {
+            let task = serde_json::json!({
+                "stage": 0, "task": 7, "state": "done", "attempts": attempts, "rows_in": 10_000, "store_requests": 1_234,
+                "cache_hit": cache_hit
+            });
+            serde_json::from_value(task).unwrap()
+        };
+        let text = tasks(&[task(1, false), task(0, true)]);
+        let lines: Vec<_> = text.lines().collect();
+        for part in ["0/7", "done", "10,000", "1,234"] {
+            assert!(lines[1].contains(part), "{part}: {text}");
+        }
+        assert!(lines[2].contains("done, cached") && !lines[1].contains("cached"), "{text}");
     }
 
     #[test]
