@@ -8,9 +8,9 @@
 //! scanned at once, ahead of their turn. The parts of an object follow from its pinned bytes and the job's document alone.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -131,6 +131,11 @@ impl Parts {
         Self { parts, uncut, pruned: Pruned::default() }
     }
 
+    /// What remembering them counts.
+    fn weight(&self) -> usize {
+        self.parts.len() + 1
+    }
+
     /// Whether the filter leaves out all of the object.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
@@ -150,7 +155,47 @@ impl Parts {
 pub struct Splitter {
     store: Store,
     room: Semaphore,
-    known: Mutex<VecDeque<(PinnedObject, Cutting, Arc<Parts>)>>,
+    known: Mutex<Known>,
+}
+
+/// Parts of objects that were looked at, up to [`KNOWN_PARTS`] of them: the oldest are
+/// forgotten first.
+#[derive(Default)]
+struct Known {
+    of: HashMap<Arc<PinnedObject>, Vec<(Cutting, Arc<Parts>)>>,
+    /// The objects of these, oldest first.
+    order: VecDeque<Arc<PinnedObject>>,
+    parts: usize,
+}
+
+impl Known {
+    fn find(&self, object: &PinnedObject, cutting: &Cutting) -> Option<&Arc<Parts>> {
+        self.of.get(object)?.iter().find(|(known, _)| known == cutting).map(|(_, parts)| parts)
+    }
+
+    fn note(&mut self, object: &PinnedObject, cutting: &Cutting, parts: &Arc<Parts>) {
+        if self.find(object, cutting).is_some() {
+            return;
+        }
+        let object = Arc::new(object.clone());
+        self.of.entry(Arc::clone(&object)).or_default().push((cutting.clone(), Arc::clone(parts)));
+        self.order.push_back(object);
+        self.parts += parts.weight();
+        while self.parts > KNOWN_PARTS && self.forget_oldest() {}
+    }
+
+    /// Forgets what was looked at first; false when nothing is left.
+    fn forget_oldest(&mut self) -> bool {
+        let Some(object) = self.order.pop_front() else { return false };
+        if let Some(known) = self.of.get_mut(&object) {
+            // Of one object the oldest comes first, as among all.
+            self.parts -= known.remove(0).1.weight();
+            if known.is_empty() {
+                self.of.remove(&object);
+            }
+        }
+        true
+    }
 }
 
 impl Splitter {
@@ -329,21 +374,15 @@ impl Splitter {
     }
 
     fn recall(&self, object: &PinnedObject, cutting: &Cutting) -> Option<Arc<Parts>> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = known.iter().find(|(o, c, _)| o == object && c == cutting);
-        found.map(|(_, _, parts)| Arc::clone(parts))
+        self.known().find(object, cutting).cloned()
     }
 
     fn remember(&self, object: &PinnedObject, cutting: &Cutting, parts: &Arc<Parts>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.push_front((object.clone(), cutting.clone(), Arc::clone(parts)));
-        let mut room = KNOWN_PARTS;
-        let fits = |(_, _, parts): &&(PinnedObject, Cutting, Arc<Parts>)| {
-            room = room.saturating_sub(parts.parts.len() + 1);
-            room > 0
-        };
-        let kept = known.iter().take_while(fits).count();
-        known.truncate(kept);
+        self.known().note(object, cutting, parts);
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -391,7 +430,47 @@ fn bounded(object: &PinnedObject, target: u64) -> Result<(), Problem> {
 
 #[cfg(test)]
 mod tests {
+    use fanfold_protocol::uri::{ObjectUri, Pin};
+
     use super::*;
+
+    #[test]
+    fn the_oldest_parts_are_forgotten_first() {
+        let object = |n: u64| {
+            let pin = Pin { etag: n.to_string(), size: n, version_id: None };
+            PinnedObject { uri: ObjectUri::new("bank", "x").unwrap(), pin }
+        };
+        let cutting = |target| Cutting {
+            format: Format::Csv,
+            csv: CsvOptions::default(),
+            target,
+            uncut_max: 9,
+            pruning: None,
+        };
+        let parts = |count: usize| {
+            let part = Part { bytes: None, row_groups: None, weight: 1 };
+            let parts = vec![part; count];
+            Arc::new(Parts { parts, uncut: None, pruned: Pruned::default() })
+        };
+        let third = parts(KNOWN_PARTS / 3);
+        let mut known = Known::default();
+        for target in [1, 2, 1] {
+            known.note(&object(0), &cutting(target), &third);
+        }
+        assert_eq!((known.order.len(), known.parts), (2, 2 * third.weight()));
+        assert!(known.find(&object(0), &cutting(3)).is_none());
+        assert!(known.find(&object(1), &cutting(1)).is_none());
+        // With a third one the first is too much.
+        known.note(&object(1), &cutting(1), &third);
+        let held = |known: &Known, n, target| known.find(&object(n), &cutting(target)).is_some();
+        assert_eq!([held(&known, 0, 1), held(&known, 0, 2), held(&known, 1, 1)], [false, true, true]);
+        for n in 2..100 {
+            known.note(&object(n), &cutting(1), &parts(KNOWN_PARTS / 2));
+        }
+        assert_eq!((known.of.len(), known.order.len(), held(&known, 99, 1)), (1, 1, true));
+        known.note(&object(100), &cutting(1), &parts(2 * KNOWN_PARTS));
+        assert_eq!((known.of.len(), known.order.len(), known.parts), (0, 0, 0));
+    }
 
     #[test]
     fn row_groups_run_up_to_the_target() {
