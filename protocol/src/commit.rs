@@ -156,10 +156,28 @@ pub struct Manifest {
     /// [`MANIFEST_OBJECTS_MAX`], in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shards: Vec<ManifestShard>,
-    /// The tasks that failed for good and were tolerated: what is missing here.
+    /// The tasks that failed for good and were tolerated: what is missing here. The first
+    /// [`MANIFEST_FAILED_MAX`] of them, each with its first [`FAILED_INPUTS_MAX`] objects.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<DeadLetter>,
+    /// All of them, when `failed` leaves something out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all_failed: Option<AllFailed>,
 }
+
+/// Where tasks are named that failed for good and are too many for a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllFailed {
+    /// How many.
+    pub tasks: u64,
+    /// An object with a [`DeadLetter`] on each line.
+    pub uri: ObjectUri,
+}
+
+/// Tasks that failed for good, as many as a manifest names.
+pub const MANIFEST_FAILED_MAX: usize = 1_000;
+/// Objects that it names of each of them.
+pub const FAILED_INPUTS_MAX: usize = 8;
 
 /// Objects that a manifest, or a shard of one, names at most.
 pub const MANIFEST_OBJECTS_MAX: usize = 10_000;

@@ -13,7 +13,8 @@ use fanfold_backbone::Backbone;
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::{
-        ANSWER_INLINE_BYTES_MAX, AnswerRef, DeadLetter, MANIFEST_NAME, Manifest, RESULT_NAME, SUCCESS_NAME,
+        ANSWER_INLINE_BYTES_MAX, AllFailed, AnswerRef, DeadLetter, FAILED_INPUTS_MAX, MANIFEST_NAME,
+        Manifest, RESULT_NAME, SUCCESS_NAME,
     },
     job::{Estimate, Job, JobOutcome, JobState, Receipt, TaskCounts},
     keys, limits,
@@ -72,6 +73,8 @@ pub struct Products {
     manifest: Manifest,
     answer: Option<AnswerRef>,
     dead_letters: Vec<DeadLetter>,
+    /// Whether the manifest says all of them.
+    told: bool,
     partitions: usize,
     tasks: TaskCounts,
     receipt: Receipt,
@@ -89,6 +92,7 @@ impl Products {
     ) -> Self {
         let objects: Vec<_> = progress.tables().cloned().collect();
         let qualifier = Qualifier::Version(job.version);
+        let (failed, told) = manifest::failed(&dead_letters);
         let manifest = Manifest {
             job: job.id,
             function: FunctionRef { name: job.document.function.name.clone(), qualifier },
@@ -96,7 +100,8 @@ impl Products {
             bytes: objects.iter().map(|object| object.size).sum(),
             objects,
             shards: Vec::new(),
-            failed: dead_letters.clone(),
+            failed,
+            all_failed: None,
         };
         let mut tasks = progress.counts();
         // What runs when a job ends was not finished by it.
@@ -106,7 +111,7 @@ impl Products {
         let receipt = Receipt { usage, attempts, second_attempts, cache_hits, elapsed_ms: 0 };
         let partitions = progress.stages().first().map_or(0, |stage| stage.tasks.len());
         let answer = progress.answer().cloned();
-        Self { manifest, answer, dead_letters, partitions, tasks, receipt, estimate }
+        Self { manifest, answer, dead_letters, told, partitions, tasks, receipt, estimate }
     }
 
     /// The answer, when it is small.
@@ -213,7 +218,11 @@ impl Closing<'_> {
         let store = self.vault.store();
         let uri = self.output.join(MANIFEST_NAME)?;
         let options = self.marked(PutOptions::typed("application/jsonl"));
-        let head = manifest::lay_out(store, self.output, &products.manifest, &options).await?;
+        let mut head = manifest::lay_out(store, self.output, &products.manifest, &options).await?;
+        if !products.told {
+            let uri = self.vault.uri(&keys::dead_letters(&self.job.id))?;
+            head.all_failed = Some(AllFailed { tasks: products.dead_letters.len() as u64, uri });
+        }
         let body = serde_json::to_vec(&head).map_err(|e| Error::damaged(uri.to_string(), e))?;
         if let Err(error) = self.publish_head(&uri, &body.into(), products).await {
             if matches!(error, Error::Refused(_)) {
@@ -363,10 +372,11 @@ impl Closing<'_> {
 fn missing(products: &Products) -> Option<String> {
     let first = products.dead_letters.first()?;
     let count = products.dead_letters.len();
-    let objects: Vec<_> = first.input.iter().map(ToString::to_string).collect();
+    let objects: Vec<_> = first.input.iter().take(FAILED_INPUTS_MAX).map(ToString::to_string).collect();
+    let named = if products.told { "names them all" } else { "says where they are named" };
     Some(format!(
         "{count} of {} partitions failed and are missing in the output, which tolerates that: the first is task {} over \
-         {} ({}); the manifest names them all, and fanfold job retry runs them again",
+         {} ({}); the manifest {named}, and fanfold job retry runs them again",
         products.partitions,
         first.task,
         objects.join(" and "),

@@ -9,7 +9,10 @@
 use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem,
-    commit::{MANIFEST_OBJECTS_MAX, Manifest, ManifestShard, OutputObject},
+    commit::{
+        DeadLetter, FAILED_INPUTS_MAX, MANIFEST_FAILED_MAX, MANIFEST_OBJECTS_MAX, Manifest, ManifestShard,
+        OutputObject,
+    },
     uri::ObjectUri,
 };
 use fanfold_storage::{PutOptions, Store};
@@ -44,8 +47,34 @@ pub async fn lay_out(
     };
     let writes: Vec<_> = manifest.objects.chunks(MANIFEST_OBJECTS_MAX).enumerate().map(write).collect();
     let shards = stream::iter(writes).buffered(SHARDS_AT_ONCE).try_collect().await?;
-    let Manifest { job, function, rows, bytes, failed, .. } = manifest.clone();
-    Ok(Manifest { job, function, rows, bytes, failed, objects: Vec::new(), shards })
+    Ok(Manifest {
+        job: manifest.job,
+        function: manifest.function.clone(),
+        rows: manifest.rows,
+        bytes: manifest.bytes,
+        objects: Vec::new(),
+        shards,
+        failed: manifest.failed.clone(),
+        all_failed: manifest.all_failed.clone(),
+    })
+}
+
+/// Of the tasks that failed for good what a manifest says of them, and whether that
+/// is all.
+pub fn failed(letters: &[DeadLetter]) -> (Vec<DeadLetter>, bool) {
+    let short = |letter: &DeadLetter| {
+        let input = letter.input.iter().take(FAILED_INPUTS_MAX).cloned().collect();
+        DeadLetter {
+            stage: letter.stage,
+            task: letter.task,
+            input,
+            attempts: letter.attempts,
+            problem: letter.problem.clone(),
+        }
+    };
+    let all = letters.len() <= MANIFEST_FAILED_MAX
+        && letters.iter().all(|letter| letter.input.len() <= FAILED_INPUTS_MAX);
+    (letters.iter().take(MANIFEST_FAILED_MAX).map(short).collect(), all)
 }
 
 /// Name of a shard of a job's manifest.
@@ -139,7 +168,25 @@ mod tests {
             objects: (0..objects).map(object).collect(),
             shards: Vec::new(),
             failed: Vec::new(),
+            all_failed: None,
         }
+    }
+
+    #[test]
+    fn a_manifest_says_so_much_of_what_failed() {
+        let letter = |task: usize, inputs: usize| DeadLetter {
+            stage: 0,
+            task: task as u32,
+            input: (0..inputs).map(|n| format!("s3://bank/{n}").parse().unwrap()).collect(),
+            attempts: 3,
+            problem: Problem::new(ErrorKind::CsvMalformed, "bad"),
+        };
+        let letters = |count: usize, inputs: usize| (0..count).map(|n| letter(n, inputs)).collect::<Vec<_>>();
+        let few = letters(MANIFEST_FAILED_MAX, FAILED_INPUTS_MAX);
+        assert_eq!(failed(&few), (few.clone(), true));
+        assert_eq!(failed(&letters(MANIFEST_FAILED_MAX + 1, FAILED_INPUTS_MAX)), (few, false));
+        assert_eq!(failed(&letters(2, 300)), (letters(2, FAILED_INPUTS_MAX), false));
+        assert_eq!(failed(&[]), (vec![], true));
     }
 
     #[tokio::test]

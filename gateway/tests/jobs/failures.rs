@@ -222,6 +222,28 @@ async fn failures_are_tolerated_as_a_count_and_as_a_share() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_says_where_the_rest_of_what_failed_is_named() {
+    let world = World::new().await;
+    world.inputs(20).await;
+    let engine = world.engine().await;
+    let bad = Problem::new(ErrorKind::CsvFieldCount, "expected 2 fields, found 3");
+    let _worker = world.work(Play { fails: failing(&[0], bad), ..Play::default() });
+    let more = json!({
+        "output": "s3://bank/out/", "limits": {"tolerated_failures": 1}, "split": {"target_bytes": "1KB"}
+    });
+    let record = engine.run("mapper", more).await;
+    succeeded(&record);
+    let manifest = engine.jobs.manifest(&record.id).await.unwrap();
+    let letters = letters(&world, &record).await;
+    assert_eq!((letters.len(), letters[0].input.len()), (1, 20));
+    assert_eq!(manifest.failed[0].input, letters[0].input[..8]);
+    let all = manifest.all_failed.unwrap();
+    let uri = format!("s3://fanfold/{}", keys::dead_letters(&record.id));
+    assert_eq!((all.tasks, all.uri.to_string()), (1, uri));
+    assert!(record.warnings[0].contains("says where they are named"), "{:?}", record.warnings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_fails_to_replace_an_output_leaves_it() {
     let world = World::new().await;
     world.inputs(3).await;
