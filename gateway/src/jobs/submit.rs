@@ -163,6 +163,7 @@ impl Jobs {
         let version = self.inner.registry.resolve(&document.function).await?;
         let (shape, warnings) = shape_of(&version, &document)?;
         let id = Uuid::now_v7();
+        let document = document.of_run(&id)?;
         let output = self.inner.vault.output_of(&document, &id)?;
         let job = job_of(id, &version, document);
         self.check_output(&job, &output).await?;

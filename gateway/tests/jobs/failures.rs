@@ -229,7 +229,7 @@ async fn a_manifest_says_where_the_rest_of_what_failed_is_named() {
     let bad = Problem::new(ErrorKind::CsvFieldCount, "expected 2 fields, found 3");
     let _worker = world.work(Play { fails: failing(&[0], bad), ..Play::default() });
     let more = json!({
-        "output": "s3://bank/out/", "limits": {"tolerated_failures": 1}, "split": {"target_bytes": "1KB"}
+        "output": "s3://bank/out/", "limits": {"tolerated_failures": 1}, "split": {"target_bytes": "1kB"}
     });
     let record = engine.run("mapper", more).await;
     succeeded(&record);

@@ -102,6 +102,28 @@ async fn bad_inputs_and_outputs_are_refused_before_anything_is_queued() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_output_named_after_its_run_is_another_each_time() {
+    let world = World::new().await;
+    world.inputs(2).await;
+    let engine = world.engine().await;
+    let bench = world.work(Play::default());
+    let mut outputs = Vec::new();
+    for _ in 0..2 {
+        let record = engine.run("mapper", json!({"output": "s3://bank/out/{run}/"})).await;
+        succeeded(&record);
+        assert_eq!(record.output.to_string(), format!("s3://bank/out/{}/", record.id));
+        let parts = world.keys("bank", &format!("out/{}/part-", record.id)).await;
+        assert_eq!(reads(&world, &engine, json!(record.output.to_string())).await, parts);
+        outputs.push(record.output);
+    }
+    assert_ne!(outputs[0], outputs[1]);
+    drop(bench);
+    let refused = engine.submit("mapper", json!({"output": "s3://bank/out/{day}/"})).await.unwrap_err();
+    assert_eq!(refused.code, ErrorKind::InvalidJob);
+    assert!(refused.detail.contains("{day}"), "{}", refused.detail);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_prefix_has_one_writer() {
     let world = World::new().await;
     world.inputs(1).await;

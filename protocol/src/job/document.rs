@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::{
     error::{ErrorKind, Problem},
@@ -203,7 +204,7 @@ pub struct JobDocument {
     /// Which rows to read.
     #[serde(default)]
     pub filter: Option<String>,
-    /// Prefix of the output, ending in `/`.
+    /// Prefix of the output, ending in `/`; `{run}` in it stands for the job's id.
     #[serde(default)]
     pub output: Option<ObjectUri>,
     /// How output is stored; Parquet when absent.
@@ -273,6 +274,9 @@ impl JobDocument {
         if self.output.as_ref().is_some_and(|o| !o.key().is_empty() && !o.key().ends_with('/')) {
             mistakes.push("output must be a prefix that ends in '/'".into());
         }
+        if let Some(word) = self.output.as_ref().and_then(|output| unknown_word(output.key())) {
+            mistakes.push(format!("output may hold {RUN}, which stands for the job's id, found {word}"));
+        }
         if self.output_format == Format::Bytes {
             mistakes.push("output_format must be parquet, csv, jsonl or arrow, found bytes".into());
         }
@@ -330,6 +334,18 @@ impl JobDocument {
         mistakes
     }
 
+    /// The document of the job with this id, in whose output `{run}` is the id.
+    ///
+    /// # Errors
+    /// `invalid-request` when that makes a key that is too long.
+    pub fn of_run(mut self, id: &Uuid) -> Result<Self, Problem> {
+        if let Some(output) = self.output.take() {
+            let key = output.key().replace(RUN, &id.to_string());
+            self.output = Some(ObjectUri::new(output.bucket(), key)?);
+        }
+        Ok(self)
+    }
+
     /// The inputs as a list.
     pub fn inputs(&self) -> &[String] {
         match &self.input {
@@ -337,6 +353,22 @@ impl JobDocument {
             OneOrMany::Many(uris) => uris,
         }
     }
+}
+
+/// What stands for a job's id in its output.
+const RUN: &str = "{run}";
+
+/// The first word in braces that stands for nothing here.
+fn unknown_word(text: &str) -> Option<&str> {
+    let words = text.match_indices('{').filter_map(|(at, _)| {
+        let end = text[at..].find('}')?;
+        Some(&text[at..=at + end])
+    });
+    let is_word = |word: &&str| {
+        let letters = &word[1..word.len() - 1];
+        !letters.is_empty() && letters.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+    };
+    words.filter(is_word).find(|word| *word != RUN)
 }
 
 /// The place that an input names: an object, a prefix, a pattern, or after
@@ -421,6 +453,30 @@ mod tests {
         check(u64::MAX, 64 << 20);
         let said = SplitOptions { target_bytes: Some(ByteSize(5)) };
         assert_eq!((said.target(0), said.target_max()), (5, 5));
+    }
+
+    #[test]
+    fn an_output_may_be_named_after_its_run() {
+        let of = |output: &str| {
+            document(serde_json::json!({"function": "f", "input": "s3://bank/in/", "output": output}))
+                .unwrap()
+        };
+        let check = |output: &str, expected: &str| {
+            let job = of(output);
+            assert_eq!(job.check(), Ok(()), "{output}");
+            assert_eq!(job.of_run(&Uuid::nil()).unwrap().output.unwrap().to_string(), expected);
+        };
+        let id = Uuid::nil();
+        check("s3://bank/out/{run}/", &format!("s3://bank/out/{id}/"));
+        check("s3://bank/{run}/x-{run}/", &format!("s3://bank/{id}/x-{id}/"));
+        check("s3://bank/out/", "s3://bank/out/");
+        check("s3://bank/{}/{A}/{/a}/", "s3://bank/{}/{A}/{/a}/");
+        for word in ["{id}", "{date}", "{run_id}"] {
+            let problem = of(&format!("s3://bank/{word}/")).check().unwrap_err();
+            assert!(problem.detail.contains("{run}") && problem.detail.contains(word), "{problem}");
+        }
+        let long = of(&format!("s3://bank/{}{{run}}/", "x".repeat(1_000)));
+        assert_eq!(long.of_run(&id).unwrap_err().code, ErrorKind::InvalidRequest);
     }
 
     #[test]
