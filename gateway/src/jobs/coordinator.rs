@@ -5,11 +5,7 @@
 //! one begins from the plan and the commits in the store. Notices on the bus
 //! only make it faster; every commit is found by looking as well.
 
-use std::{
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use fanfold_protocol::{
     ErrorKind, Problem,
@@ -29,6 +25,7 @@ use super::{
     finish::{self, Closing, Ending, Products},
     heard::{self, Heard},
     lease::{Leases, Turn},
+    live::Live,
     plan::Shards,
     policy::Policy,
     progress::Progress,
@@ -38,7 +35,6 @@ use super::{
     stragglers::{self, Stragglers},
     tasks::INPUTS_NAMED,
     tenure::Tenure,
-    vault::Vault,
 };
 
 /// Events taken at once, so that what follows from them is queued together.
@@ -51,29 +47,6 @@ const SLOWEST_TOLD: usize = 3;
 const OVERTAKEN_WAIT: Duration = Duration::from_secs(1);
 /// The longest time between two looks.
 const QUIET_MAX: Duration = Duration::from_secs(15);
-
-/// A running job, as far as others in this process may see it.
-pub struct Live {
-    progress: Mutex<Progress>,
-    stragglers: Mutex<Stragglers>,
-}
-
-impl Live {
-    /// A job's progress, to be shared.
-    pub fn new(progress: Progress, stragglers: Stragglers) -> Self {
-        Self { progress: Mutex::new(progress), stragglers: Mutex::new(stragglers) }
-    }
-
-    /// The progress as it stands. Never held across an await.
-    pub fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The leases that take a while. Locked after the progress, if both are.
-    pub fn stragglers(&self) -> MutexGuard<'_, Stragglers> {
-        self.stragglers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// The coordinator of one job.
 pub struct Coordinator {
@@ -129,7 +102,7 @@ impl Coordinator {
         // A cancellation that was told of before anybody listened left its mark.
         self.called |= backbone.get(&keys::job_cancel(&id)).await?.is_some();
         if !self.called {
-            retry::take_over(&self.jobs.inner.vault, &self.case).await?;
+            self.take_over(events.as_mut()).await?;
         }
         self.look().await?;
         self.jobs.publish_live(id, Arc::clone(&self.live));
@@ -163,6 +136,33 @@ impl Coordinator {
                 () = tenure.forgotten.notified() => self.queue_again().await?,
             }
         }
+    }
+
+    /// Takes over what others did, unless the job is cancelled meanwhile. What is heard
+    /// besides is found by looking later.
+    async fn take_over(
+        &mut self,
+        mut events: Pin<&mut (impl Stream<Item = Vec<Heard>> + Send)>,
+    ) -> Result<()> {
+        if !retry::takes_over(&self.case.job) {
+            return Ok(());
+        }
+        // Copying may take a while, and the job is seen to run.
+        self.begin().await?;
+        let (backbone, mark) = (&self.jobs.inner.backbone, keys::job_cancel(&self.case.job.id));
+        let mut watch = interval(self.jobs.inner.config.watchdog);
+        let mut taking = std::pin::pin!(retry::take_over(&self.jobs.inner.vault, &self.case));
+        while !self.called {
+            self.called = tokio::select! {
+                taken = &mut taking => return taken,
+                chunk = events.next() => match chunk {
+                    Some(chunk) => chunk.iter().any(|event| matches!(event, Heard::Cancelled)),
+                    None => return Err(fanfold_backbone::Error::Closed.into()),
+                },
+                _ = watch.tick() => backbone.get(&mark).await?.is_some(),
+            };
+        }
+        Ok(())
     }
 
     /// How the job ends, once that can be said.
@@ -486,15 +486,4 @@ impl Coordinator {
 
 fn ms(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A job's progress as the store has it, for whoever only looks.
-pub async fn read_progress(vault: &Vault, case: Case) -> Result<Live> {
-    let id = case.job.id;
-    let policy = Policy::of(&case);
-    let mut progress = Progress::new(case.plan, policy);
-    for commit in case::read_commits(vault, vault.keys(&keys::commits(&id)).await?).await? {
-        progress.absorb(commit);
-    }
-    Ok(Live::new(progress, Stragglers::new(Duration::MAX)))
 }

@@ -29,6 +29,7 @@ mod input;
 mod kept;
 mod lease;
 mod listing;
+mod live;
 mod logs;
 mod manifest;
 mod pack;
@@ -82,9 +83,9 @@ pub use routes::routes;
 pub use tasks::{TaskPage, TaskState, TaskView};
 
 use self::{
-    coordinator::Live,
     error::{Error, Result},
     index::Index,
+    live::Live,
     split::Splitter,
     sweep::Sweep,
     vault::Vault,

@@ -315,6 +315,6 @@ impl Jobs {
 }
 
 /// The progress of a job, if it is coordinated here.
-pub fn live(jobs: &Jobs, id: &Uuid) -> Option<Arc<super::coordinator::Live>> {
+pub fn live(jobs: &Jobs, id: &Uuid) -> Option<Arc<super::live::Live>> {
     jobs.running().get(id).cloned().flatten()
 }

@@ -269,6 +269,11 @@ pub fn regroup(groups: &[u32], taken: &[bool]) -> Vec<u32> {
     parted
 }
 
+/// Whether there is anything that a job takes over.
+pub fn takes_over(job: &Job) -> bool {
+    job.retry.is_some() || job.cache.as_ref().is_some_and(|cache| !cache.jobs.is_empty())
+}
+
 /// Commits on behalf of the tasks that a job takes over, or is served from the
 /// cache, as far as that is not done. What cannot be copied any more is run.
 pub async fn take_over(vault: &Vault, case: &Case) -> Result<()> {

@@ -19,17 +19,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    Jobs,
-    case::Case,
-    coordinator::{self, Live},
-    error::Result,
-    plan::Shards,
-    progress::Progress,
-    recover,
-    routes::bad_page,
-    slots,
-    stragglers::Stragglers,
-    unknown,
+    Jobs, case::Case, error::Result, live::Live, plan::Shards, progress::Progress, recover, routes::bad_page,
+    slots, stragglers::Stragglers, unknown,
 };
 use crate::problem::ProblemView;
 
@@ -222,7 +213,7 @@ impl Jobs {
         }
         let Some(case) = Case::open(self, id).await? else { return Ok(None) };
         let ended = case.outcome.is_some();
-        let live = Arc::new(coordinator::read_progress(&self.inner.vault, case).await?);
+        let live = Arc::new(Live::read(&self.inner.vault, case).await?);
         self.inner.tables.put(*id, Arc::clone(&live), ended);
         Ok(Some(live))
     }

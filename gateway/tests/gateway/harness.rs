@@ -65,25 +65,35 @@ pub struct Service {
 pub struct Base {
     pub folder: Arc<tempfile::TempDir>,
     pub store: Store,
+    /// Where the store is.
+    #[allow(dead_code, reason = "only tests of jobs go another way")]
+    pub endpoint: String,
     pub backbone: Backbone,
     _stop: Arc<tokio_util::sync::DropGuard>,
+}
+
+fn credentials() -> Credentials {
+    Credentials::new("tester", "secret-of-the-tester")
 }
 
 impl Base {
     pub async fn new() -> Self {
         let folder = Arc::new(tempfile::tempdir().unwrap());
-        let credentials = Credentials::new("tester", "secret-of-the-tester");
-        let config =
-            server::ServerConfig { root: folder.path().join("s3"), credentials: credentials.clone() };
+        let config = server::ServerConfig { root: folder.path().join("s3"), credentials: credentials() };
         let server = server::Server::open(config).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         tokio::spawn(async move { server.serve(listener, stopped).await });
-        let store = Store::connect(StoreConfig::at(endpoint, credentials)).unwrap();
+        let store = Self::store_at(&endpoint);
         let backbone = Self::open_backbone(&folder.path().join("backbone.redb")).await;
-        Self { folder, store, backbone, _stop: Arc::new(stop.drop_guard()) }
+        Self { folder, store, endpoint, backbone, _stop: Arc::new(stop.drop_guard()) }
+    }
+
+    /// The store by another way.
+    pub fn store_at(endpoint: &str) -> Store {
+        Store::connect(StoreConfig::at(endpoint, credentials())).unwrap()
     }
 
     pub async fn open_backbone(path: &std::path::Path) -> Backbone {

@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use fanfold_gateway::jobs::{Change, Filter, JobRecord};
@@ -13,10 +13,17 @@ use fanfold_protocol::{
     keys,
 };
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 use tokio_util::sync::DropGuard;
 use uuid::Uuid;
 
-use crate::world::{Engine, Mishap, Play, World, succeeded};
+use crate::{
+    harness::Base,
+    world::{Engine, Mishap, PATIENCE, Play, World, succeeded},
+};
 
 /// A worker on which a task fails while it is broken; it says what it has run.
 struct Bench {
@@ -298,6 +305,59 @@ async fn a_cancelled_job_goes_on_where_it_was() {
     let record = retried(&engine, &id).await;
     succeeded(&record);
     assert_eq!((bench.ran(), rows(&engine, &record.id).await), (vec![129], (130, 130)));
+}
+
+/// The way to a store on which requests to copy are held for ever; and how many are.
+async fn holding_copies(endpoint: &str) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (way, held) = (format!("http://{}", listener.local_addr().unwrap()), Arc::new(AtomicUsize::new(0)));
+    let (upstream, count) = (endpoint.trim_start_matches("http://").to_owned(), Arc::clone(&held));
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (server, count) = (TcpStream::connect(&upstream).await.unwrap(), Arc::clone(&count));
+            tokio::spawn(async move {
+                let (mut asks, mut hears) = client.into_split();
+                let (mut answers, mut takes) = server.into_split();
+                tokio::spawn(async move { tokio::io::copy(&mut answers, &mut hears).await });
+                let mut bytes = vec![0; 64 << 10];
+                while let Ok(read @ 1..) = asks.read(&mut bytes).await {
+                    if bytes[..read].windows(17).any(|window| window == b"x-amz-copy-source") {
+                        count.fetch_add(1, Ordering::SeqCst);
+                        std::future::pending::<()>().await;
+                    }
+                    if takes.write_all(&bytes[..read]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (way, held)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_cancelled_while_it_takes_over() {
+    let mut world = World::new().await;
+    world.inputs(40).await;
+    let failed = {
+        let engine = world.engine().await;
+        let _bench = Bench::new(&world, 7);
+        engine.run("mapper", json!({"output": "s3://bank/out/"})).await
+    };
+    let (way, held) = holding_copies(&world.base.endpoint).await;
+    world.base.store = Base::store_at(&way);
+    let engine = world.engine().await;
+    let id = engine.jobs.retry(&failed.id, None).await.unwrap().id;
+    engine.until(&id, |record| record.state == JobState::Running).await;
+    let begun = async {
+        while held.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, begun).await.unwrap();
+    let record = engine.jobs.cancel(&id).await.unwrap();
+    assert_eq!((record.state, record.tasks.done), (JobState::Cancelled, 0));
+    assert_eq!(world.keys("bank", "out/").await, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
