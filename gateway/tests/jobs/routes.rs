@@ -165,9 +165,20 @@ async fn a_cancelled_job_is_run_again() {
         .request(Method::POST, &format!("{retry}?dry=1"), &[], "")
         .await
         .is_problem(ErrorKind::InvalidRequest);
-    let accepted = service.request(Method::POST, &retry, &[], "").await;
+    let key = [("idempotency-key", "again")];
+    let accepted = service.request(Method::POST, &retry, &key, "").await;
     assert_eq!(accepted.status, StatusCode::ACCEPTED);
     let again = accepted.json()["id"].as_str().unwrap().to_owned();
+    let repeated = service.request(Method::POST, &retry, &key, "").await;
+    assert_eq!((repeated.status, &repeated.json()["id"]), (StatusCode::ACCEPTED, &json!(again)));
+    service
+        .request(Method::POST, &format!("/v1/jobs/{again}/retry"), &key, "")
+        .await
+        .is_problem(ErrorKind::IdempotencyConflict);
+    service
+        .request(Method::POST, &retry, &[("idempotency-key", "")], "")
+        .await
+        .is_problem(ErrorKind::InvalidRequest);
     assert_eq!(accepted.header("location"), format!("/v1/jobs/{again}"));
     assert_eq!(accepted.json()["retry"]["of"], json!(id));
     service
