@@ -293,7 +293,8 @@ impl Coordinator {
         let started = self.case.record.started_at.unwrap_or(ending.ended_at);
         let (planned, ran) = (started.since(self.case.record.submitted_at), ending.ended_at.since(started));
         let took: Vec<_> = sample.weights.iter().copied().zip(self.live.progress().took()).collect();
-        Some(estimate::estimate(&sample.of, &took, planned, ran))
+        let folds = self.live.progress().folds_took();
+        Some(estimate::estimate(&sample.of, &took, &folds, planned, ran))
     }
 
     /// Takes in what the bus brought, and queues what follows.

@@ -4,7 +4,8 @@
 //! A sample is a job of its own over partitions evenly spaced in the plan; it
 //! leaves no output. What its tasks took is extrapolated by stored bytes, as a
 //! ratio estimate: what partitions take follows their size, and how far it does
-//! not makes the range.
+//! not makes the range. What folds took of the sample's states, they are taken to
+//! take of the others' in the same measure.
 
 use std::time::Duration;
 
@@ -25,11 +26,12 @@ pub fn places(partitions: usize, count: usize) -> Vec<usize> {
     (0..count).map(|n| (2 * n + 1) * partitions / (2 * count)).collect()
 }
 
-/// Extrapolates from tasks that together ran for `ran` after `planned`.
-pub fn estimate(of: &SampleOf, tasks: &[Took], planned: Duration, ran: Duration) -> Estimate {
-    let total = |what: fn(&Usage) -> u64| extrapolated(of, tasks, what);
+/// Extrapolates from tasks that together with what folds them ran for `ran` after
+/// `planned`.
+pub fn estimate(of: &SampleOf, tasks: &[Took], folds: &Usage, planned: Duration, ran: Duration) -> Estimate {
+    let total = |what: fn(&Usage) -> u64| extrapolated(of, tasks, what(folds), what);
     let (cpu_us, wall_us) = (total(|usage| usage.cpu_us), total(|usage| usage.wall_us));
-    let walls: u64 = tasks.iter().map(|(_, usage)| usage.wall_us).sum();
+    let walls = folds.wall_us + tasks.iter().map(|(_, usage)| usage.wall_us).sum::<u64>();
     // As many at once as the sample had, which knows of no more workers than it met.
     let width = (walls as f64 / ran.as_micros().max(1) as f64).max(1.0);
     let elapsed = |us: u64| {
@@ -43,12 +45,12 @@ pub fn estimate(of: &SampleOf, tasks: &[Took], planned: Duration, ran: Duration)
         cpu_ms: cpu_us.map(|us| us / 1_000),
         bytes_in: total(|usage| usage.bytes_in),
         bytes_out: total(|usage| usage.bytes_out),
-        memory_bytes_peak: peak(tasks),
+        memory_bytes_peak: peak(tasks, folds.memory_bytes_peak),
     }
 }
 
-/// The sum over all partitions of what these took.
-fn extrapolated(of: &SampleOf, tasks: &[Took], what: fn(&Usage) -> u64) -> Range {
+/// The sum over all partitions of what these took, and what folded them.
+fn extrapolated(of: &SampleOf, tasks: &[Took], folds: u64, what: fn(&Usage) -> u64) -> Range {
     let (n, all) = (tasks.len() as f64, f64::from(of.partitions));
     // Where the stored bytes say nothing, every partition counts the same.
     let sized = of.bytes > 0 && tasks.iter().any(|(bytes, _)| *bytes > 0);
@@ -57,24 +59,26 @@ fn extrapolated(of: &SampleOf, tasks: &[Took], what: fn(&Usage) -> u64) -> Range
     let seen: f64 = tasks.iter().map(|(_, usage)| what(usage) as f64).sum();
     let weights: f64 = tasks.iter().map(|(bytes, _)| weight(*bytes)).sum();
     let ratio = if weights > 0.0 { seen / weights } else { 0.0 };
-    let expected = ratio * whole;
+    let folds = folds as f64;
+    let expected = ratio * whole + if weights > 0.0 { folds * whole / weights } else { folds };
     let off = |(bytes, usage): &Took| (what(usage) as f64 - ratio * weight(*bytes)).powi(2);
     let variance = tasks.iter().map(off).sum::<f64>() / (n - 1.0).max(1.0);
     let unseen = (1.0 - n / all).max(0.0);
     let error = ERRORS * all * (unseen * variance / n.max(1.0)).sqrt();
     let count = |value: f64| value.round() as u64;
     Range {
-        low: count((expected - error).max(seen)),
+        low: count((expected - error).max(seen + folds)),
         expected: count(expected),
         high: count(expected + error),
     }
 }
 
 /// The most memory of one task: what was seen, and as much more as tasks differ.
-fn peak(tasks: &[Took]) -> Range {
+fn peak(tasks: &[Took], folds: u64) -> Range {
     let peaks = || tasks.iter().map(|(_, usage)| usage.memory_bytes_peak);
     let (most, least) = (peaks().max().unwrap_or(0), peaks().min().unwrap_or(0));
-    Range { low: most, expected: most, high: most + (most - least) }
+    let high = most + (most - least);
+    Range { low: most.max(folds), expected: most.max(folds), high: high.max(folds) }
 }
 
 #[cfg(test)]
@@ -97,28 +101,35 @@ mod tests {
     fn what_follows_the_size_is_told_exactly() {
         let of = SampleOf { partitions: 100, bytes: 10_000 };
         let tasks = [took(50, 5_000), took(150, 15_000)];
-        let told = estimate(&of, &tasks, Duration::from_millis(30), Duration::from_millis(20));
+        let (planned, ran) = (Duration::from_millis(30), Duration::from_millis(20));
+        let told = estimate(&of, &tasks, &Usage::default(), planned, ran);
         assert_eq!(told.cpu_ms, Range { low: 1_000, expected: 1_000, high: 1_000 });
         // Two at once: 40 ms of walls in 20 ms.
         assert_eq!(told.elapsed_ms.expected, 30 + 1_000);
         assert_eq!(told.memory_bytes_peak, Range { low: 1_500, expected: 1_500, high: 2_500 });
+        // A fold of the two, as long as they together.
+        let fold = Usage { cpu_us: 20_000, wall_us: 40_000, memory_bytes_peak: 2_000, ..Usage::default() };
+        let told = estimate(&of, &tasks, &fold, planned, 2 * ran);
+        assert_eq!(told.cpu_ms, Range { low: 2_000, expected: 2_000, high: 2_000 });
+        assert_eq!(told.elapsed_ms.expected, 30 + 2_000);
+        assert_eq!(told.memory_bytes_peak, Range { low: 2_000, expected: 2_000, high: 2_500 });
     }
 
     #[test]
     fn what_does_not_follow_it_makes_a_range() {
         let of = SampleOf { partitions: 100, bytes: 10_000 };
-        let spread = extrapolated(&of, &[took(100, 1_000), took(100, 3_000)], |usage| usage.cpu_us);
+        let spread = extrapolated(&of, &[took(100, 1_000), took(100, 3_000)], 0, |usage| usage.cpu_us);
         assert!(spread.low < 200_000 && spread.expected == 200_000 && spread.high > 200_000, "{spread:?}");
         // All of them: nothing is left to be told.
         let of = SampleOf { partitions: 2, bytes: 200 };
-        let spread = extrapolated(&of, &[took(100, 1_000), took(100, 3_000)], |usage| usage.cpu_us);
+        let spread = extrapolated(&of, &[took(100, 1_000), took(100, 3_000)], 0, |usage| usage.cpu_us);
         assert_eq!(spread, Range { low: 4_000, expected: 4_000, high: 4_000 });
     }
 
     #[test]
     fn inputs_without_bytes_are_counted() {
         let of = SampleOf { partitions: 10, bytes: 0 };
-        assert_eq!(extrapolated(&of, &[took(0, 7)], |usage| usage.cpu_us).expected, 70);
-        assert_eq!(extrapolated(&of, &[], |usage| usage.cpu_us).expected, 0);
+        assert_eq!(extrapolated(&of, &[took(0, 7)], 0, |usage| usage.cpu_us).expected, 70);
+        assert_eq!(extrapolated(&of, &[], 0, |usage| usage.cpu_us).expected, 0);
     }
 }

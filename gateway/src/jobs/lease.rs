@@ -114,9 +114,7 @@ impl Leases {
                         mapped: plan.shape == Shape::MapGroup,
                         reducers: plan.reducers(),
                     },
-                    Shape::MapAggregate => {
-                        Work::MapAccumulate { partition, keep: self.job.document.output.is_some() }
-                    }
+                    Shape::MapAggregate => Work::MapAccumulate { partition, keep: self.job.keeps_tables() },
                 }
             } else if plan.shape.groups() {
                 Work::Reduce { states: spec.states.clone(), reducers: plan.reducers() }

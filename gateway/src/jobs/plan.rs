@@ -32,7 +32,7 @@ use super::{
     pack::Packer,
     retry::Earlier,
     split::{Cutting, Splitter, Uncut},
-    submit::Draft,
+    submit::{Draft, Sampling},
     union,
     vault::Vault,
 };
@@ -67,13 +67,13 @@ pub async fn lay_down(
     let starts = earlier.map(Earlier::starts).unwrap_or_default();
     let taken = match draft.sample {
         None => take_apart(splitter, &cutting, found.objects, starts, &mut Sink::Store(&mut writer)).await,
-        Some(count) => {
+        Some(Sampling { count, keep }) => {
             let mut all = Vec::new();
             let taken =
                 take_apart(splitter, &cutting, found.objects, starts, &mut Sink::Hold(&mut all)).await?;
             let sample = writer.sample(&all, count).await;
             sample.map(|weights| {
-                job.sample = Some(Sample { of: sample_of(&all), weights });
+                job.sample = Some(Sample { of: sample_of(&all), weights, keep });
                 taken
             })
         }

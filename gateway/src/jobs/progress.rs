@@ -294,6 +294,14 @@ impl Progress {
         self.stages.iter().take(1).flat_map(|stage| &stage.tasks).map(|slot| slot.usage)
     }
 
+    /// What the last attempts at the tasks of all further stages took together.
+    pub fn folds_took(&self) -> Usage {
+        let mut took = Usage::default();
+        let folds = self.stages.iter().skip(1).flat_map(|stage| &stage.tasks);
+        folds.for_each(|slot| took.add(&slot.usage));
+        took
+    }
+
     /// The aggregate's answer, once it is there.
     pub fn answer(&self) -> Option<&AnswerRef> {
         match self.stages.last()?.tasks.first()?.product.as_deref() {

@@ -59,8 +59,17 @@ pub(super) struct Draft {
     pub earlier: Option<Earlier>,
     /// What its function declares to read.
     pub reads: Option<Vec<Column>>,
-    /// How many of its partitions to run, when it only tells what all will take.
-    pub sample: Option<usize>,
+    /// What of it to run, when it only tells what all will take.
+    pub sample: Option<Sampling>,
+}
+
+/// What an estimate runs of a job.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sampling {
+    /// Partitions.
+    pub count: usize,
+    /// Whether the job has an output.
+    pub keep: bool,
 }
 
 fn job_of(id: Uuid, version: &Version, document: JobDocument) -> Job {
@@ -120,12 +129,15 @@ impl Jobs {
         document.check()?;
         check_params(&document)?;
         filter::check(&document)?;
+        let sampling = Sampling { count: sample, keep: document.output.is_some() };
         // What it gives is thrown away, and what was done before tells nothing.
         (document.output, document.overwrite, document.cache) = (None, false, false);
         let jobs = self.clone();
         let estimated = tokio::spawn(async move {
-            let draft = jobs.draft(document).await?;
-            jobs.lay_down(&Draft { sample: Some(sample), ..draft }, None, None).await
+            let mut draft = jobs.draft(document).await?;
+            draft.warnings.retain(|warning| !sampling.keep || warning != NOT_KEPT);
+            draft.sample = Some(sampling);
+            jobs.lay_down(&draft, None, None).await
         });
         match estimated.await {
             Ok(result) => result.map_err(Problem::from),

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Samples that tell what a job will take.
 
+use std::sync::{Arc, Mutex};
+
 use fanfold_protocol::{
     ErrorKind,
     job::{JobState, Range, SampleOf},
     keys,
+    plan::{Lease, Work},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::world::{BUCKET, INPUT, Play, World, document, succeeded};
 
@@ -18,7 +21,8 @@ async fn a_sample_tells_what_all_of_it_takes_and_leaves_nothing() {
     world.inputs(INPUTS).await;
     let engine = world.engine().await;
     let _worker = world.work(Play { cpu_us: 3_000, ..Play::default() });
-    for function in ["mapper", "folder"] {
+    // Ten partitions of a hundred, and of the second the fold of these ten.
+    for (function, cpu_ms) in [("mapper", 300), ("folder", 330)] {
         let job = document(function, json!({"output": "s3://bank/out/"}));
         let id = engine.jobs.estimate(job, 10).await.unwrap().id;
         let record = engine.ended(&id).await;
@@ -26,7 +30,7 @@ async fn a_sample_tells_what_all_of_it_takes_and_leaves_nothing() {
         let told = record.estimate.unwrap();
         let of = SampleOf { partitions: INPUTS as u32, bytes: (INPUTS * INPUT.len()) as u64 };
         assert_eq!((told.sampled, told.of), (10, of));
-        assert_eq!(told.cpu_ms, Range { low: 300, expected: 300, high: 300 }, "all partitions are alike");
+        assert_eq!(told.cpu_ms, Range { low: cpu_ms, expected: cpu_ms, high: cpu_ms }, "all are alike");
         // The tasks of the sample say their number as the memory that they had.
         assert_eq!(told.memory_bytes_peak, Range { low: 9, expected: 9, high: 18 });
         assert!(told.elapsed_ms.low <= told.elapsed_ms.expected);
@@ -38,6 +42,41 @@ async fn a_sample_tells_what_all_of_it_takes_and_leaves_nothing() {
         assert_eq!(engine.jobs.result(&id).await.unwrap_err().code, ErrorKind::ObjectNotFound);
         assert_eq!(engine.jobs.retry(&id, None).await.unwrap_err().code, ErrorKind::JobFinished);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sample_does_all_that_the_job_would_do() {
+    let world = World::new().await;
+    world.inputs(INPUTS).await;
+    let engine = world.engine().await;
+    let leases = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&leases);
+    let sees = Box::new(move |lease: &Lease| seen.lock().unwrap().push(lease.clone()));
+    let _worker = world.work(Play { cpu_us: 3_000, sees, ..Play::default() });
+    let estimated = async |function: &str, more: Value| {
+        leases.lock().unwrap().clear();
+        let id = engine.jobs.estimate(document(function, more), 10).await.unwrap().id;
+        let record = engine.ended(&id).await;
+        succeeded(&record);
+        for left in [keys::default_output(&id), keys::all_staged(&id)] {
+            assert_eq!(world.keys(BUCKET, &left).await, [""; 0]);
+        }
+        let leases = std::mem::take(&mut *leases.lock().unwrap());
+        (record, leases.into_iter().filter(|lease| lease.stage == 0).collect::<Vec<_>>())
+    };
+    // Three reducers read what ten partitions gave.
+    let (record, leases) = estimated("grouper", json!({"reducers": 3})).await;
+    assert_eq!(record.estimate.unwrap().cpu_ms.expected, 10 * 3 * (10 + 3));
+    // Small partitions run beside each other, not one after the other in one lease.
+    assert!(leases.len() == 10 && leases.iter().all(|lease| lease.tasks.len() == 1), "{leases:?}");
+    let keeps = |leases: &[Lease]| {
+        let keep = |lease: &Lease| matches!(lease.tasks[0].work, Work::MapAccumulate { keep: true, .. });
+        leases.iter().filter(|lease| keep(lease)).count()
+    };
+    let (record, leases) = estimated("both", json!({"output": "s3://bank/out/"})).await;
+    assert_eq!((keeps(&leases), record.warnings), (10, vec![]));
+    let (record, leases) = estimated("both", json!({})).await;
+    assert_eq!((keeps(&leases), record.warnings.len()), (0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,6 +39,14 @@ pub struct Job {
     pub sample: Option<Sample>,
 }
 
+impl Job {
+    /// Whether the tables of a map with an aggregate are output, or what they would cost
+    /// is to be told.
+    pub fn keeps_tables(&self) -> bool {
+        self.sample.as_ref().map_or(self.document.output.is_some(), |sample| sample.keep)
+    }
+}
+
 /// A sample of a job's partitions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
@@ -46,6 +54,10 @@ pub struct Sample {
     pub of: SampleOf,
     /// Stored bytes of each partition of the sample.
     pub weights: Vec<u64>,
+    /// Whether the whole has an output, in which the tables of a map with an aggregate
+    /// are kept.
+    #[serde(default)]
+    pub keep: bool,
 }
 
 /// The whole that a sample was drawn from.
