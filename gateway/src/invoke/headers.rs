@@ -101,9 +101,8 @@ pub(crate) fn from_guest(answer: invocation::Response) -> Result<Response<axum::
             invalid(format!("expected the name of a header of the function, found {:?}", shown()))
         })?;
         // Text beyond ASCII goes out as the bytes that it is (`obs-text` of RFC 9110, 5.5).
-        let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
-            invalid(format!("expected visible text in the function's header {:?}", shown()))
-        })?;
+        let value = HeaderValue::from_bytes(value.as_bytes())
+            .map_err(|_| invalid(format!("expected visible text in the function's header {:?}", shown())))?;
         let text = name.as_str();
         if !NOT_FROM_GUESTS.contains(&text) && !text.starts_with(OWN) && !named.iter().any(|n| n == text) {
             headers.append(name, value);

@@ -82,6 +82,10 @@ pub async fn lay_down(
     writer.settle().await?;
     let (uncut, pruned) = taken?;
     let mut plan = Plan::lay_out(job.id, job.digest, draft.shape, &writer.weights);
+    if draft.sample.is_some() {
+        // As many at once as there is room for, however many they are: the time is told from that.
+        plan.groups = vec![1; writer.weights.len()];
+    }
     if let Some(reducers) = earlier.map(|earlier| earlier.reducers).or(job.document.reducers) {
         plan.reduce_into(reducers);
     }

@@ -326,7 +326,10 @@ mod tests {
         let weights = vec![Weight::default(); TASKS as usize];
         let mut plan = Plan::lay_out(Uuid::nil(), Digest::of(b"f"), Shape::Map, &weights);
         plan.groups = vec![1; TASKS as usize];
-        Progress::new(plan, Policy { attempts: 2, outstanding_max: 100, leases_max: 100, tolerated: u64::from(TASKS) })
+        Progress::new(
+            plan,
+            Policy { attempts: 2, outstanding_max: 100, leases_max: 100, tolerated: u64::from(TASKS) },
+        )
     }
 
     /// Commits a task that is alone in its group.

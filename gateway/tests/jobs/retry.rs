@@ -121,7 +121,8 @@ async fn what_is_added_or_gone_moves_no_other_partition() {
     let _worker = world.work(Play::default());
     let list = async |numbers: &[u32]| {
         let line = |n: &u32| format!("s3://bank/told/{n:04}.csv,1000000,9b2cf535f27731c974343645a3985328\n");
-        let text: String = std::iter::once("uri,size,etag\n".to_owned()).chain(numbers.iter().map(line)).collect();
+        let text: String =
+            std::iter::once("uri,size,etag\n".to_owned()).chain(numbers.iter().map(line)).collect();
         let uri = "s3://bank/lists/told.csv".parse().unwrap();
         world.store().put(&uri, text.into(), Default::default()).await.unwrap();
     };
