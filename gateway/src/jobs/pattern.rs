@@ -86,7 +86,8 @@ impl Pattern {
             Problem::new(
                 ErrorKind::InvalidJob,
                 format!(
-                    "expected a pattern of * ** ? [..] {{a,b}} in {text}, found {found}; put \\ before what is meant as it is"
+                    "expected a pattern of * ** ? [..] {{a,b}} in {text}, found {found}; put \\ before what is meant \
+                     as it is"
                 ),
             )
         })?;
