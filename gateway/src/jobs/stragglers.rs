@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanfold_protocol::{Problem, commit::RunningNotice, invocation::Progress};
+use fanfold_protocol::{Problem, commit::RunningNotice, invocation};
 
 use super::{progress::Progress, slots::LeaseSpec};
 
@@ -29,7 +29,7 @@ pub struct Running {
     /// By whom.
     pub worker: String,
     /// How far the task that runs says it is, as last told.
-    pub progress: Option<Progress>,
+    pub progress: Option<invocation::Progress>,
 }
 
 /// The leases of one job that take a while.
@@ -179,8 +179,16 @@ mod tests {
         let begun = now + Duration::from_secs(3_600);
         let (job, worker) = (Uuid::nil(), "slow".to_owned());
         let (group, round) = at;
-        let (running_ms, progress, overtaken) = (0, None, None);
-        let notice = RunningNotice { job, stage: 0, group, round, worker, running_ms, progress, overtaken };
+        let notice = RunningNotice {
+            job,
+            stage: 0,
+            group,
+            round,
+            worker,
+            running_ms: 0,
+            progress: None,
+            overtaken: None,
+        };
         stragglers.note(notice, begun);
         stragglers.overdue(progress, begun + running).into_iter().map(|spec| spec.group).collect()
     }
@@ -237,13 +245,13 @@ mod tests {
         let (now, mut stragglers) = (Instant::now() + WALL, Stragglers::new(LEAST));
         for (running_ms, done) in [(200, None), (9_000, Some(3)), (100, None)] {
             let (job, worker) = (Uuid::nil(), "slow".to_owned());
-            let progress = done.map(|done| Progress { done, total: None });
+            let progress = done.map(|done| invocation::Progress { done, total: None });
             let (stage, group, round, overtaken) = (0, 7, 0, None);
             let notice = RunningNotice { job, stage, group, round, worker, running_ms, progress, overtaken };
             stragglers.note(notice, now);
         }
         let running = stragglers.on(0, 7, 0).unwrap();
         assert_eq!(now - running.since, Duration::from_secs(9));
-        assert_eq!(running.progress, Some(Progress { done: 3, total: None }));
+        assert_eq!(running.progress, Some(invocation::Progress { done: 3, total: None }));
     }
 }
