@@ -22,7 +22,7 @@ usage: cargo xtask COMMAND
   demo [--rows N] [--hosts N] [--keep]
                                run the credit-risk analysis end to end on this machine
   test [FILTER…]               set up and run every test; filters go to cargo test
-  check                        what CI runs beside the tests: format, lints, docs, guests
+  check                        what a change must pass: format, lints, docs, guests, tests
   bench [--json FILE] [NAME…]  measure, print a table, and write it as JSON if asked
   chaos [--minutes N] [--seed N] [--jobs N] [--kills N] [--hosts]
                                trouble the store and kill the service while jobs run, and check what comes of them
