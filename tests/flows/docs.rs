@@ -251,6 +251,24 @@ fn commands_are_those_of_the_programs() {
     assert!(checked > 30, "expected the commands of the guide, found {checked}");
 }
 
+#[test]
+fn parts_of_the_bench_are_described() {
+    let path = program().with_file_name("fanfold-bench");
+    let output = Command::new(&path).arg("--help").stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|e| panic!("{}: {e}; run `cargo xtask setup`", path.display()));
+    let help = String::from_utf8_lossy(&output.stdout);
+    let named = help.split_once("[possible values: ").and_then(|(_, rest)| rest.split_once(']'));
+    let (named, _) = named.unwrap_or_else(|| panic!("expected the parts in the help, found {help}"));
+    let named: BTreeSet<&str> = named.split(',').map(str::trim).collect();
+    let text = read(&root().join("CONTRIBUTING.md"));
+    let section = text.split("\n## ").find(|section| section.starts_with("What the bench measures\n"));
+    let rows =
+        section.unwrap_or_default().lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let described: BTreeSet<&str> = rows.map(|(name, _)| name).collect();
+    assert_eq!(described, named);
+    assert!(named.len() > 10, "{named:?}");
+}
+
 /// Names of a document's headings as links have them.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings = text

@@ -24,10 +24,29 @@ mod resume;
 mod service;
 mod triggers;
 
+type Part = fn(bool) -> Result<Vec<Measurement>>;
+
+/// Each by its name, in the order in which they are measured.
+const PARTS: [(&str, Part); 12] = [
+    ("service", |_| service::measure()),
+    ("instance", |_| instance::measure()),
+    ("http", |_| http::measure()),
+    ("overload", |_| overload::measure()),
+    ("hosts", |_| hosts::measure()),
+    ("triggers", |_| triggers::measure()),
+    ("jobs", |_| jobs::measure()),
+    ("million", |_| jobs::measure_many()),
+    ("resume", |_| resume::measure()),
+    ("columns", |_| columns::measure()),
+    ("bank", bank::measure),
+    ("fairness", |_| fairness::measure()),
+];
+
 /// Measures Fanfold on this machine.
 #[derive(Parser)]
 struct Arguments {
-    /// Parts to measure: service, instance, http, overload, hosts, triggers, jobs, million, resume, columns, bank, fairness; all when none is named
+    /// Parts to measure; all when none is named
+    #[arg(value_name = "PART", value_parser = PARTS.map(|(name, _)| name))]
     parts: Vec<String>,
     /// Write the measurements as JSON
     #[arg(long, value_name = "FILE")]
@@ -123,22 +142,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let wanted = |part: &str| arguments.parts.is_empty() || arguments.parts.iter().any(|p| p == part);
     let mut all = Vec::new();
-    type Part = fn(bool) -> Result<Vec<Measurement>>;
-    let parts: [(&str, Part); 12] = [
-        ("service", |_| service::measure()),
-        ("instance", |_| instance::measure()),
-        ("http", |_| http::measure()),
-        ("overload", |_| overload::measure()),
-        ("hosts", |_| hosts::measure()),
-        ("triggers", |_| triggers::measure()),
-        ("jobs", |_| jobs::measure()),
-        ("million", |_| jobs::measure_many()),
-        ("resume", |_| resume::measure()),
-        ("columns", |_| columns::measure()),
-        ("bank", bank::measure),
-        ("fairness", |_| fairness::measure()),
-    ];
-    for (name, measure) in parts.into_iter().filter(|(name, _)| wanted(name)) {
+    for (name, measure) in PARTS.into_iter().filter(|(name, _)| wanted(name)) {
         eprintln!("==> measure {name}");
         all.extend(measure(arguments.compare).with_context(|| format!("measure {name}"))?);
     }
