@@ -101,7 +101,7 @@ async fn upload(store: &Store) -> Result<()> {
 }
 
 /// A list of objects with their states, which nobody looks up.
-async fn list(store: &Store, count: usize) -> Result<()> {
+pub async fn list(store: &Store, count: usize) -> Result<()> {
     use std::fmt::Write as _;
     let mut text = "uri,size,etag\n".to_owned();
     for n in 0..count {
@@ -112,8 +112,15 @@ async fn list(store: &Store, count: usize) -> Result<()> {
     Ok(())
 }
 
-fn listed(count: usize) -> Value {
+/// That list as a job's input.
+pub fn listed(count: usize) -> Value {
     json!(format!("manifest://bench/list-{count}.csv"))
+}
+
+/// A job that makes a task of every object, none of them out of the cache.
+pub fn document(input: &Value, format: &str) -> Value {
+    let split = json!({ "target_bytes": format!("{}B", CONTENT.len()) });
+    json!({ "function": "no-op", "input": input, "format": format, "split": split, "cache": false })
 }
 
 impl Bench {
@@ -167,12 +174,8 @@ impl Bench {
         }
     }
 
-    /// Submits a job that makes a task of every object, none of them out of the cache.
     async fn submit(&self, input: &Value, format: &str) -> Result<String> {
-        let split = json!({ "target_bytes": format!("{}B", CONTENT.len()) });
-        let body = json!({
-            "function": "no-op", "input": input, "format": format, "split": split, "cache": false
-        });
+        let body = document(input, format);
         let url = format!("{}/v1/jobs", self.service.endpoint);
         let answer = self.client.post(url).bearer_auth(&self.service.token).json(&body).send().await?;
         let (status, accepted) = (answer.status(), answer.json::<Value>().await?);

@@ -19,6 +19,7 @@ mod http;
 mod instance;
 mod jobs;
 mod load;
+mod nats;
 mod overload;
 mod resume;
 mod service;
@@ -27,12 +28,13 @@ mod triggers;
 type Part = fn(bool) -> Result<Vec<Measurement>>;
 
 /// Each by its name, in the order in which they are measured.
-const PARTS: [(&str, Part); 12] = [
+const PARTS: [(&str, Part); 13] = [
     ("service", |_| service::measure()),
     ("instance", |_| instance::measure()),
     ("http", |_| http::measure()),
     ("overload", |_| overload::measure()),
     ("hosts", |_| hosts::measure()),
+    ("nats", |_| nats::measure()),
     ("triggers", |_| triggers::measure()),
     ("jobs", |_| jobs::measure()),
     ("million", |_| jobs::measure_many()),
