@@ -24,6 +24,8 @@ use crate::{
 
 /// What users of the deployment show.
 pub const TOKEN: &str = "secret-of-the-tester";
+/// Where the platform keeps its own objects.
+pub const SYSTEM_BUCKET: &str = "many-hosts";
 /// Set by whoever wants to read the logs afterwards.
 pub const KEEP: &str = "FANFOLD_TESTS_KEEP";
 /// From the start of a process until it answers.
@@ -260,7 +262,7 @@ impl Deployment {
             self.hosts.values().filter(|host| host.part == Part::Nats).map(url_of_nats).collect();
         let address = host.address;
         format!(
-            "system_bucket = \"many-hosts\"\n[store]\nendpoint = {:?}\ncredentials = \"store\"\n\
+            "system_bucket = {SYSTEM_BUCKET:?}\n[store]\nendpoint = {:?}\ncredentials = \"store\"\n\
              [nats]\nurls = {urls:?}\nreplicas = {}\nuser = {name:?}\npassword = \"nats/{name}.password\"\nrestricted = {}\n\
              [tls]\ncert = \"certs/{part}-{address}.pem\"\nkey = \"certs/{part}-{address}.key\"\nca = \"certs/ca.pem\"\n",
             self.proxy.endpoint(),

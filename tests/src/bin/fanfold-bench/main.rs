@@ -21,6 +21,7 @@ mod jobs;
 mod load;
 mod nats;
 mod overload;
+mod recovery;
 mod resume;
 mod service;
 mod triggers;
@@ -28,13 +29,14 @@ mod triggers;
 type Part = fn(bool) -> Result<Vec<Measurement>>;
 
 /// Each by its name, in the order in which they are measured.
-const PARTS: [(&str, Part); 13] = [
+const PARTS: [(&str, Part); 14] = [
     ("service", |_| service::measure()),
     ("instance", |_| instance::measure()),
     ("http", |_| http::measure()),
     ("overload", |_| overload::measure()),
     ("hosts", |_| hosts::measure()),
     ("nats", |_| nats::measure()),
+    ("recovery", |_| recovery::measure()),
     ("triggers", |_| triggers::measure()),
     ("jobs", |_| jobs::measure()),
     ("million", |_| jobs::measure_many()),
