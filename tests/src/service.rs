@@ -217,8 +217,28 @@ impl Service {
 
 /// CPU time used so far by a process, user and system.
 pub fn cpu_time(pid: u32) -> Result<Duration> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let after = text.rsplit_once(')').map(|(_, rest)| rest).context("expected a process's name")?;
+    used(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?)
+}
+
+/// The same of its threads of one name, as far as they have not ended.
+pub fn cpu_time_of_threads(pid: u32, name: &str) -> Result<Duration> {
+    let mut all = Duration::ZERO;
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let folder = thread?.path();
+        let read = |file: &str| std::fs::read_to_string(folder.join(file));
+        // It may end while it is looked at.
+        if let (Ok(found), Ok(stat)) = (read("comm"), read("stat"))
+            && found.trim_end() == name
+        {
+            all += used(&stat)?;
+        }
+    }
+    Ok(all)
+}
+
+/// What proc(5) says in the `stat` of a process or of a thread.
+fn used(stat: &str) -> Result<Duration> {
+    let after = stat.rsplit_once(')').map(|(_, rest)| rest).context("expected a process's name")?;
     let fields: Vec<&str> = after.split_whitespace().collect();
     let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).context("expected CPU times");
     // Linux counts them in hundredths of a second (proc(5), USER_HZ).
@@ -237,5 +257,28 @@ impl Drop for Service {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{TryRecvError, channel};
+
+    use super::*;
+
+    #[test]
+    fn threads_are_told_apart_by_their_names() {
+        let (stop, stopped) = channel::<()>();
+        let work = move || while stopped.try_recv() == Err(TryRecvError::Empty) {};
+        let worker = std::thread::Builder::new().name("at-work".into()).spawn(work).unwrap();
+        let (pid, begun) = (std::process::id(), Instant::now());
+        while cpu_time_of_threads(pid, "at-work").unwrap() < Duration::from_millis(50) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "expected a thread that works to take time");
+            std::thread::yield_now();
+        }
+        assert_eq!(cpu_time_of_threads(pid, "at-wor").unwrap(), Duration::ZERO);
+        assert!(cpu_time(pid).unwrap() >= Duration::from_millis(50));
+        drop(stop);
+        worker.join().unwrap();
     }
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 mod bank;
 mod columns;
+mod csv_object;
 mod fairness;
 mod hosts;
 mod http;
@@ -29,7 +30,7 @@ mod triggers;
 type Part = fn(bool) -> Result<Vec<Measurement>>;
 
 /// Each by its name, in the order in which they are measured.
-const PARTS: [(&str, Part); 14] = [
+const PARTS: [(&str, Part); 15] = [
     ("service", |_| service::measure()),
     ("instance", |_| instance::measure()),
     ("http", |_| http::measure()),
@@ -43,6 +44,7 @@ const PARTS: [(&str, Part); 14] = [
     ("resume", |_| resume::measure()),
     ("columns", |_| columns::measure()),
     ("bank", bank::measure),
+    ("csv", |_| csv_object::measure()),
     ("fairness", |_| fairness::measure()),
 ];
 
