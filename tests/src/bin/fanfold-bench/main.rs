@@ -15,6 +15,7 @@ mod bank;
 mod columns;
 mod csv_object;
 mod fairness;
+mod groups;
 mod hosts;
 mod http;
 mod instance;
@@ -30,7 +31,7 @@ mod triggers;
 type Part = fn(bool) -> Result<Vec<Measurement>>;
 
 /// Each by its name, in the order in which they are measured.
-const PARTS: [(&str, Part); 15] = [
+const PARTS: [(&str, Part); 16] = [
     ("service", |_| service::measure()),
     ("instance", |_| instance::measure()),
     ("http", |_| http::measure()),
@@ -45,6 +46,7 @@ const PARTS: [(&str, Part); 15] = [
     ("columns", |_| columns::measure()),
     ("bank", bank::measure),
     ("csv", |_| csv_object::measure()),
+    ("groups", |_| groups::measure()),
     ("fairness", |_| fairness::measure()),
 ];
 
