@@ -10,7 +10,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fanfold_protocol::{
     names::{AliasName, FunctionName, FunctionRef, TenantName},
-    size::Span,
+    size::{ByteSize, Span},
 };
 use uuid::Uuid;
 
@@ -168,6 +168,9 @@ pub struct Dev {
     /// Threads that run functions; one for each core when absent
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
+    /// Memory that functions may take together, such as 2GiB; three quarters of what there is when absent
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

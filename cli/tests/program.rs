@@ -76,6 +76,7 @@ fn wrong_use_is_told_apart() {
     here.check(&["s3", "rm", "s3://bank/a/"], 2, "--recursive");
     here.check(&["dev", "--listen", "0.0.0.0:0"], 2, "loopback");
     here.check(&["dev", "--workers", "0"], 2, "--workers");
+    here.check(&["dev", "--memory", "1MiB"], 2, "at least 64MiB");
     here.check(&["logs", "Not A Name"], 2, "Not A Name");
     here.check(&["logs", "f", "--task", "0"], 2, "--task");
 }

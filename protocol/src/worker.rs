@@ -75,7 +75,7 @@ pub struct Member {
     pub engine: String,
     /// Calls that it runs at once.
     pub slots: u32,
-    /// Memory that it may use, in bytes.
+    /// Memory that its sandboxes may take together, in bytes.
     pub memory_bytes: u64,
     /// Where it stands, for whoever spreads work.
     #[serde(default, skip_serializing_if = "Option::is_none")]

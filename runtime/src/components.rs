@@ -36,6 +36,7 @@ use crate::{
     compile::{self, CompilerCommand},
     host::{Data, Host, store_problem},
     link,
+    memory::Demands,
     pace::{COMPONENT_REST, Pace},
 };
 
@@ -50,6 +51,8 @@ pub(crate) struct Loaded {
     pub(crate) grouper: Option<GroupFunctionPre<Host>>,
     /// Of its handler's calls.
     pub(crate) pace: Pace,
+    /// What its sandboxes are expected to take.
+    pub(crate) demands: Demands,
 }
 
 type Flight = Shared<BoxFuture<'static, Result<Arc<Loaded>, Problem>>>;
@@ -213,6 +216,7 @@ impl Components {
                 .map_err(wrong)?,
             grouper: grouper.then(|| GroupFunctionPre::new(pre)).transpose().map_err(wrong)?,
             pace: Pace::new(COMPONENT_REST, Instant::now()),
+            demands: Demands::default(),
         })
     }
 }

@@ -38,9 +38,10 @@ use crate::{
         handler::{HandlerFunctionPre, exports::fanfold::function::handler, fanfold::function::types},
     },
     components::Loaded,
-    engine::Slot,
     host::{Call, Host, Work, joined, panicked},
+    memory::{Reservation, Use},
     pace::Pace,
+    room::{Room, room},
     sandbox::{self, Clock, Ended, Stop},
     tables::Keys,
 };
@@ -49,6 +50,15 @@ use crate::{
 const FINGERPRINT_BYTES: usize = 1 << 10;
 /// Time for a component to say what it is.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What becomes of a call for which there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Crowded {
+    /// It waits, for as long as it may take.
+    Waits,
+    /// It is refused at once.
+    Refused,
+}
 
 /// Calls a handler, on a guest thread unless its calls are brief: those begin on
 /// the thread that polls this, and only go on there when they are not done at once.
@@ -61,13 +71,14 @@ pub(crate) async fn call(
     guests: &Handle,
     pace: &Pace,
     invocation: Invocation,
+    crowded: Crowded,
 ) -> Result<Outcome, Problem> {
     let (begun, digest) = (Instant::now(), invocation.version.digest);
     let component = platform.components.ready(&digest).filter(|_| pace.is_brief(begun));
     let brief = component.filter(|component| component.pace.is_brief(begun));
     let call = {
         let platform = Arc::clone(&platform);
-        async move { invoke(&platform, invocation).await }
+        async move { invoke(&platform, invocation, crowded).await }
     };
     let mut call = Box::pin(AssertUnwindSafe(call).catch_unwind());
     if let Some(component) = brief {
@@ -87,16 +98,24 @@ pub(crate) async fn call(
 ///
 /// # Errors
 /// What the platform failed at before the component was there, as when the store does not
-/// answer: nothing has run, and another worker may have what this one lacks.
-pub(crate) async fn invoke(platform: &Platform, invocation: Invocation) -> Result<Outcome, Problem> {
+/// answer, or `concurrency-limit` of a call that does not wait for room: nothing has run, and
+/// another worker may have what this one lacks.
+pub(crate) async fn invoke(
+    platform: &Platform,
+    invocation: Invocation,
+    crowded: Crowded,
+) -> Result<Outcome, Problem> {
     let asked = Instant::now();
     let ended = match platform.component(invocation.version.digest).await {
-        Ok(loaded) => answer(platform, &loaded, invocation, asked).await,
+        Ok(loaded) => answer(platform, &loaded, invocation, asked, crowded).await,
         Err(problem) if problem.code.fault() == Fault::Platform => return Err(problem),
         Err(problem) => Err(problem),
     };
     Ok(match ended {
         Ok(Ended { result, logs, progress, usage }) => Outcome { result, logs, progress, usage },
+        Err(problem) if crowded == Crowded::Refused && problem.code == ErrorKind::ConcurrencyLimit => {
+            return Err(problem);
+        }
         Err(problem) => unbegun(problem),
     })
 }
@@ -111,15 +130,18 @@ async fn answer(
     loaded: &Loaded,
     invocation: Invocation,
     asked: Instant,
+    crowded: Crowded,
 ) -> Result<Ended<Response>, Problem> {
     let Invocation { id, attempt, depth, version, timeout, params, request, tenant: _, board } = invocation;
     let Some(pre) = &loaded.handler else { return Err(missing(&version, Export::Handler)) };
     let timeout = timeout.min(limits::TIMEOUT_MAX);
-    let _slot = slot(platform, Instant::now() + timeout).await?;
+    let patience = if crowded == Crowded::Waits { timeout } else { Duration::ZERO };
+    let (memory_bytes_max, demand) = (version.settings.memory.0, loaded.demands.of(Export::Handler));
+    let room = room(platform, Use::Call, (demand, None), memory_bytes_max, Instant::now() + patience).await?;
     let _underway = platform.enter(version.digest, fingerprint(&params, &request));
-    let memory_bytes_max = version.settings.memory.0;
     let call = Call { id, version, attempt, depth, params, timeout, memory_bytes_max, board };
-    let ended = handle(platform, pre, call, request, asked).await;
+    let run = Run::new(platform, call, asked, room.memory);
+    let ended = handle(run, pre, request).await;
     loaded.pace.note(Duration::from_micros(ended.usage.guest_us), Instant::now());
     Ok(ended)
 }
@@ -130,14 +152,7 @@ fn fingerprint<'a>(params: &'a str, request: &'a Request) -> impl Hash + 'a {
     (params, method, query, body.len(), &body[..body.len().min(FINGERPRINT_BYTES)])
 }
 
-async fn handle(
-    platform: &Platform,
-    pre: &HandlerFunctionPre<Host>,
-    call: Call,
-    request: Request,
-    asked: Instant,
-) -> Ended<Response> {
-    let mut run = Run::new(platform, call, asked);
+async fn handle(mut run: Run, pre: &HandlerFunctionPre<Host>, request: Request) -> Ended<Response> {
     let Request { method, query, headers, body } = request;
     let request = handler::Request { method, query, headers, body: body.into() };
     let Run { store, work, clock, deadline } = &mut run;
@@ -174,8 +189,8 @@ pub(crate) async fn describe(platform: &Platform, digest: Digest) -> Result<Desc
 async fn describe_grouper(platform: &Platform, digest: Digest, loaded: &Loaded) -> Result<Grouping, Problem> {
     let Some(pre) = &loaded.grouper else { return Err(gone()) };
     let asked = Instant::now();
-    let _slot = slot(platform, asked + DESCRIBE_TIMEOUT).await?;
-    let mut run = Run::new(platform, describing(digest)?, asked);
+    let room = room_to_describe(platform, loaded, asked).await?;
+    let mut run = Run::new(platform, describing(digest)?, asked, room.memory);
     let Run { store, work, clock, deadline } = &mut run;
     let call = async {
         clock.started = Instant::now();
@@ -210,8 +225,8 @@ async fn describe_export(
     export: Export,
 ) -> Result<Description, Problem> {
     let asked = Instant::now();
-    let _slot = slot(platform, asked + DESCRIBE_TIMEOUT).await?;
-    let mut run = Run::new(platform, describing(digest)?, asked);
+    let room = room_to_describe(platform, loaded, asked).await?;
+    let mut run = Run::new(platform, describing(digest)?, asked, room.memory);
     let Run { store, work, clock, deadline } = &mut run;
     let call = async {
         clock.started = Instant::now();
@@ -288,23 +303,10 @@ fn columns(columns: Option<Vec<types::Column>>) -> Result<Option<Vec<Column>>, P
     checked.collect::<Result<_, _>>().map(Some)
 }
 
-/// The slot of a sandbox; waits no longer than until `deadline`.
-pub(crate) async fn slot(platform: &Platform, deadline: Instant) -> Result<Slot, Problem> {
-    slots(platform, 1, deadline).await
-}
-
-/// The slots of sandboxes that run together.
-pub(crate) async fn slots(platform: &Platform, count: u32, deadline: Instant) -> Result<Slot, Problem> {
-    let slots = tokio::time::timeout_at(deadline.into(), platform.shared.slots(count)).await;
-    slots.ok().flatten().ok_or_else(|| {
-        Problem::new(
-            ErrorKind::ConcurrencyLimit,
-            format!(
-                "expected room for {count} more of {} sandboxes within the call's time, found none; try again later",
-                limits::SANDBOXES_MAX
-            ),
-        )
-    })
+/// Room for a component that is asked what it is, which takes little.
+async fn room_to_describe(platform: &Platform, loaded: &Loaded, asked: Instant) -> Result<Room, Problem> {
+    let demands = (&loaded.demands.describing, None);
+    room(platform, Use::Call, demands, limits::MEMORY_BYTES_MIN, asked + DESCRIBE_TIMEOUT).await
 }
 
 pub(crate) fn missing(version: &Version, export: Export) -> Problem {
@@ -328,8 +330,8 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) fn new(platform: &Platform, call: Call, asked: Instant) -> Self {
-        let store = sandbox::open(&platform.shared.engine, call, platform.data.clone());
+    pub(crate) fn new(platform: &Platform, call: Call, asked: Instant, memory: Reservation) -> Self {
+        let store = sandbox::open(&platform.shared.engine, call, platform.data.clone(), memory);
         let (work, deadline) = (Arc::clone(store.data().work()), store.data().deadline);
         Self { store, work, clock: Clock { asked, started: Instant::now() }, deadline }
     }

@@ -18,8 +18,10 @@ mod host;
 mod invoke;
 mod journal;
 mod link;
+mod memory;
 mod pace;
 pub mod remote;
+mod room;
 mod sandbox;
 mod suspects;
 pub mod tables;
@@ -48,13 +50,18 @@ use fanfold_storage::Store;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tower::{service_fn, util::BoxCloneSyncService};
 
-pub use crate::compile::{CompilerCommand, compile_child};
+pub use crate::{
+    compile::{CompilerCommand, compile_child},
+    memory::{BUDGET_BYTES_MIN, Memory},
+};
 use crate::{
     artifacts::Artifacts,
     components::{Components, Loaded},
     engine::Shared,
     host::Data,
+    invoke::Crowded,
     journal::{Entry, Journal, Running},
+    memory::Budget,
     pace::Pace,
     suspects::Suspects,
 };
@@ -66,6 +73,9 @@ pub struct RuntimeConfig {
     pub name: String,
     /// Threads that run guests, and leases worked on at once; at least 1.
     pub workers: usize,
+    /// Memory that sandboxes may take together, bytes; by itself, three quarters of what the
+    /// host has, or the control group that this process is in.
+    pub memory_bytes: Option<u64>,
     /// Folder of compiled components and of the key that vouches for them.
     pub cache_dir: PathBuf,
     /// How the compiler's child process is started.
@@ -134,6 +144,8 @@ pub(crate) struct Platform {
     pub(crate) components: Arc<Components>,
     pub(crate) data: Arc<Data>,
     pub(crate) suspects: Arc<Suspects>,
+    /// Of the sandboxes of all tenants.
+    pub(crate) memory: Arc<Budget>,
     journal: Arc<Journal>,
 }
 
@@ -190,14 +202,14 @@ impl Platforms {
         if let Some(known) = known.filter(|known| known.data.tenant == *tenant) {
             return known;
         }
-        let Platform { shared, components, data, suspects, journal } = &*self.own;
+        let Platform { shared, components, data, suspects, memory, journal } = &*self.own;
         let Data { store, threads, settled, .. } = &**data;
         let store = store.of_tenant(Arc::clone(tenant));
         let (threads, settled) = (threads.clone(), Arc::clone(settled));
         let data = Arc::new(Data { store, threads, tenant: Arc::clone(tenant), settled });
         let (components, suspects) = (Arc::clone(components), Arc::clone(suspects));
-        let (shared, journal) = (*shared, Arc::clone(journal));
-        let platform = Arc::new(Platform { shared, components, data, suspects, journal });
+        let (shared, memory, journal) = (*shared, Arc::clone(memory), Arc::clone(journal));
+        let platform = Arc::new(Platform { shared, components, data, suspects, memory, journal });
         let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
         if others.len() >= TENANTS_MAX {
             others.clear();
@@ -233,7 +245,8 @@ impl Runtime {
             .map_err(|error| Error::Engine(format!("{error:#}")))?;
         let suspects = Arc::new(Suspects::new(backbone.clone(), data.handle()));
         let components = Arc::new(components);
-        let own = Arc::new(Platform { shared, components, data: data_end, suspects, journal });
+        let memory = Arc::new(Budget::new(config.memory_bytes.unwrap_or_else(memory::default_bytes)));
+        let own = Arc::new(Platform { shared, components, data: data_end, suspects, memory, journal });
         let platforms = Arc::new(Platforms { own, others: RwLock::default() });
         let config = RuntimeConfig { workers, ..config };
         let reach = Arc::new(worker::Reach::new());
@@ -243,14 +256,25 @@ impl Runtime {
 
     /// Calls handlers, on guest threads unless they are brief. An outcome is given
     /// for whatever the guest does; dropping the future stops it. An error of the platform,
-    /// other than `internal`, is given only where nothing has run.
+    /// other than `internal`, is given only where nothing has run. A call for which there is no
+    /// room waits for it.
     pub fn invoker(&self) -> BoxCloneSyncService<Invocation, Outcome, Problem> {
+        self.calling(Crowded::Waits)
+    }
+
+    /// The same for calls that another worker can take: one for which there is no room is
+    /// refused at once, by the error `concurrency-limit`, and nothing of it has run.
+    pub fn refusing_invoker(&self) -> BoxCloneSyncService<Invocation, Outcome, Problem> {
+        self.calling(Crowded::Refused)
+    }
+
+    fn calling(&self, crowded: Crowded) -> BoxCloneSyncService<Invocation, Outcome, Problem> {
         let runtime = self.clone();
         BoxCloneSyncService::new(service_fn(move |invocation: Invocation| {
             let Inner { platforms, guests, pace, .. } = &*runtime.0;
             let (platform, guests) = (platforms.of(invocation.tenant.as_ref()), guests.handle());
             let pace = Arc::clone(pace);
-            async move { invoke::call(platform, &guests, &pace, invocation).await }
+            async move { invoke::call(platform, &guests, &pace, invocation, crowded).await }
         }))
     }
 
@@ -269,7 +293,8 @@ impl Runtime {
     /// a tokio runtime with time.
     pub async fn invoke_inline(&self, invocation: Invocation) -> Outcome {
         let platform = self.0.platforms.of(invocation.tenant.as_ref());
-        invoke::invoke(&platform, invocation).await.unwrap_or_else(invoke::unbegun)
+        let called = invoke::invoke(&platform, invocation, Crowded::Waits).await;
+        called.unwrap_or_else(invoke::unbegun)
     }
 
     /// Tells the other workers what ran when an earlier process over this cache
@@ -309,6 +334,11 @@ impl Runtime {
     /// Names the engine that compiled components are for.
     pub fn engine(&self) -> String {
         hex::encode(&self.0.platforms.own.shared.compatibility[..8])
+    }
+
+    /// What sandboxes may take of the memory, and what they have.
+    pub fn memory(&self) -> Memory {
+        self.0.platforms.own.memory.memory()
     }
 
     /// What was done so far.

@@ -6,6 +6,8 @@
 
 use std::net::SocketAddr;
 
+use fanfold_protocol::size::ByteSize;
+use fanfold_runtime::BUDGET_BYTES_MIN;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 
@@ -47,6 +49,10 @@ pub fn check(args: &Dev) -> Result<()> {
     }
     if args.workers == Some(0) {
         return Err(Error::usage("--workers must be at least 1, found 0"));
+    }
+    if let Some(memory) = args.memory.filter(|memory| memory.0 < BUDGET_BYTES_MIN) {
+        let least = ByteSize(BUDGET_BYTES_MIN);
+        return Err(Error::usage(format!("--memory must be at least {least}, found {memory}")));
     }
     Ok(())
 }
@@ -101,6 +107,7 @@ mod tests {
             s3_listen: s3_listen.parse().unwrap(),
             store_endpoint: None,
             workers,
+            memory: None,
         }
     }
 

@@ -89,7 +89,7 @@ impl Parts {
         if args.store_endpoint.is_some() {
             client = arbitrated(&client, &backbone, SYSTEM_BUCKET_DEFAULT).await?;
         }
-        let runtime = start_runtime(data, &client, &backbone, args.workers)?;
+        let runtime = start_runtime(data, &client, &backbone, args)?;
         runtime.look_back().await.map_err(|problem| Error::service(problem.detail))?;
         let dispatch = Dispatch::local(runtime.invoker(), runtime.preparer());
         let built = Gateway::new(gateway_config(data)?, client, backbone.clone(), dispatch).await?;
@@ -143,14 +143,15 @@ async fn connect(data: &Data, address: SocketAddr, args: &Dev) -> Result<Store> 
     Ok(store)
 }
 
-fn start_runtime(data: &Data, store: &Store, backbone: &Backbone, workers: Option<usize>) -> Result<Runtime> {
+fn start_runtime(data: &Data, store: &Store, backbone: &Backbone, args: &Dev) -> Result<Runtime> {
     let program = std::env::current_exe().map_err(|cause| {
         Error::failed(format!("expected to know this program's own path, found: {cause}"))
     })?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let config = RuntimeConfig {
         name: format!("dev-{}", std::process::id()),
-        workers: workers.unwrap_or(cores),
+        workers: args.workers.unwrap_or(cores),
+        memory_bytes: args.memory.map(|memory| memory.0),
         cache_dir: data.cache(),
         compiler: CompilerCommand { program, args: vec![COMPILE_WORD.into()] },
     };

@@ -18,6 +18,7 @@ use fanfold_protocol::{
     size::{ByteSize, Span},
     tenant::{BucketPattern, Tenant},
 };
+use fanfold_runtime::BUDGET_BYTES_MIN;
 use fanfold_storage::{Credentials, StoreConfig};
 use serde::{Deserialize, de::DeserializeOwned};
 
@@ -94,6 +95,8 @@ pub struct Worker {
     pub slots: u32,
     /// Threads that run functions; one for each core when absent.
     pub threads: Option<usize>,
+    /// Memory that functions may take together; three quarters of what there is when absent.
+    pub memory: Option<ByteSize>,
     /// From the signal to stop until calls that still run are dropped and tasks given back.
     pub drain: Option<Span>,
     /// Where it stands.
@@ -472,6 +475,10 @@ impl Worker {
         if self.threads == Some(0) {
             mistakes.note("threads", "expected at least 1, found 0");
         }
+        if let Some(memory) = self.memory.filter(|memory| memory.0 < BUDGET_BYTES_MIN) {
+            let least = ByteSize(BUDGET_BYTES_MIN);
+            mistakes.note("memory", format!("expected at least {least} for all functions, found {memory}"));
+        }
     }
 }
 
@@ -500,6 +507,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn memory_is_checked() {
+        let check = |memory: &str, expected: &[&str]| {
+            let mut config: Worker = toml::from_str(WORKER).unwrap();
+            config.memory = Some(memory.parse().unwrap());
+            let mut mistakes = Mistakes::default();
+            config.check(&mut mistakes);
+            assert_eq!(mistakes.0, expected, "{memory}");
+        };
+        check("64MiB", &[]);
+        check("12GiB", &[]);
+        check("1MiB", &["memory: expected at least 64MiB for all functions, found 1MiB"]);
     }
 
     /// What serde names when a key is unknown is all that there is.

@@ -77,14 +77,31 @@ async fn answer(
 
 fn metrics(runtime: &Runtime) -> String {
     let counters = runtime.counters();
-    let (quarantined, help) = (counters.components_quarantined, "Components that no worker runs any more");
-    let name = "fanfold_components_quarantined";
-    let gauge = format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {quarantined}\n");
+    let memory = runtime.memory();
+    let gauges = [
+        (
+            "fanfold_components_quarantined",
+            "Components that no worker runs any more",
+            counters.components_quarantined,
+        ),
+        (
+            "fanfold_sandbox_memory_budget_bytes",
+            "Memory that sandboxes may take together",
+            memory.budget_bytes,
+        ),
+        (
+            "fanfold_sandbox_memory_reserved_bytes",
+            "Memory that sandboxes have taken or are expected to take",
+            memory.reserved_bytes,
+        ),
+    ]
+    .map(|(name, help, value)| format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"))
+    .concat();
     let counted = [
         ("fanfold_components_compiled_total", "Components compiled", counters.components_compiled),
         ("fanfold_artifacts_refused_total", "Compiled artifacts refused", counters.artifacts_refused),
     ]
     .map(|(name, help, value)| format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n"))
     .concat();
-    counted + &gauge
+    counted + &gauges
 }

@@ -60,10 +60,10 @@ pub async fn run(args: Hosts) -> Result<()> {
     // A port that was left to the system is known only now.
     let address =
         if config.listen.port() == 0 && config.advertise.is_none() { bound.to_string() } else { address };
-    let membership = enter(&backbone, member(&config, name.clone(), address, runtime.engine())).await?;
+    let membership = enter(&backbone, member(&config, name.clone(), address, &runtime)).await?;
     let (draining, gone) = (CancellationToken::new(), CancellationToken::new());
-    let calls =
-        Calls { invoke: runtime.invoker(), prepare: runtime.preparer(), slots: config.slots as usize };
+    let (invoke, prepare) = (runtime.refusing_invoker(), runtime.preparer());
+    let calls = Calls { invoke, prepare, slots: config.slots as usize };
     let keeping = {
         let (runtime, draining, gone) = (runtime.clone(), draining.clone(), gone.clone());
         tokio::spawn(membership.keep(move || runtime.cached(), draining, gone))
@@ -109,6 +109,7 @@ fn runtime(config: &config::Worker, name: &WorkerName, store: Store, backbone: &
     let runtime = RuntimeConfig {
         name: name.to_string(),
         workers: config.threads.unwrap_or(cores),
+        memory_bytes: config.memory.map(|memory| memory.0),
         cache_dir: config.cache.clone(),
         compiler: CompilerCommand { program, args: vec![COMPILE_WORD.into()] },
     };
@@ -125,7 +126,7 @@ async fn enter(backbone: &Backbone, member: Member) -> Result<Membership> {
     joined.map_err(|problem| Error::service(problem.detail))
 }
 
-fn member(config: &config::Worker, name: WorkerName, address: String, engine: String) -> Member {
+fn member(config: &config::Worker, name: WorkerName, address: String, runtime: &Runtime) -> Member {
     Member {
         name,
         instance: Uuid::new_v4(),
@@ -133,9 +134,9 @@ fn member(config: &config::Worker, name: WorkerName, address: String, engine: St
         wire: WIRE_VERSION,
         wire_min: WIRE_VERSION_MIN,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        engine,
+        engine: runtime.engine(),
         slots: config.slots,
-        memory_bytes: memory_bytes(),
+        memory_bytes: runtime.memory().budget_bytes,
         zone: config.zone.clone(),
         draining: false,
         cached: Vec::new(),
@@ -146,12 +147,4 @@ async fn bind(key: &str, address: std::net::SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .map_err(|cause| Error::service(format!("{key}: expected to listen on {address}, found: {cause}")))
-}
-
-/// The memory of this host, or of the control group that it is in.
-fn memory_bytes() -> u64 {
-    let host = rustix::system::sysinfo();
-    let host = u64::from(host.mem_unit) * host.totalram as u64;
-    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    group.and_then(|text| text.trim().parse().ok()).map_or(host, |group: u64| group.min(host))
 }

@@ -201,8 +201,8 @@ impl Pool {
             ),
             _ => Problem::new(
                 ErrorKind::ConcurrencyLimit,
-                "expected a worker with a free slot, found all slots taken; try again in a moment, or ask the operator for \
-                 more workers",
+                "expected a worker with room for the call, found none; try again in a moment, or ask the \
+                 operator for more workers",
             ),
         }
     }

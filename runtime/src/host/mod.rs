@@ -37,6 +37,7 @@ use wasmtime_wasi::WasiCtx;
 
 use crate::{
     bindings::handler::fanfold::function::types,
+    memory::Reservation,
     sandbox::{Limiter, Log, timed},
     tables::{Settled, Skipped},
 };
@@ -137,11 +138,11 @@ impl Work {
 }
 
 impl Host {
-    pub(crate) fn new(call: Call, data: Arc<Data>) -> Self {
+    pub(crate) fn new(call: Call, data: Arc<Data>, memory: Reservation) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits::HANDLES_MAX);
         Self {
-            limiter: Limiter::new(call.memory_bytes_max),
+            limiter: Limiter::new(call.memory_bytes_max, memory),
             deadline: Instant::now() + call.timeout,
             call,
             data,

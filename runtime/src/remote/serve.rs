@@ -2,8 +2,8 @@
 //! The side of a worker that gateways call: HTTP/2 over TLS, certificates on
 //! both sides.
 //!
-//! A call takes one of the worker's slots or is refused at once, so that nothing
-//! waits here; the gateway tries another worker. Invariant: an answer with
+//! A call takes one of the worker's slots and finds room for its sandbox or is refused at
+//! once, so that nothing waits here; the gateway tries another worker. Invariant: an answer with
 //! [`NOT_STARTED`] is given only when nothing of the call has run. A stream that
 //! is reset drops its call, which stops the sandbox.
 
@@ -61,7 +61,7 @@ type Answer = Response<Full<Chain<Bytes, Bytes>>>;
 /// What gateways may ask for.
 ///
 /// A problem of the platform that either gives, other than `internal`, says that nothing
-/// has run, and sends the gateway to another worker.
+/// has run, and sends the gateway to another worker; so does `concurrency-limit`.
 #[derive(Clone)]
 pub struct Calls {
     /// Runs a handler; dropping the future stops it.
@@ -257,9 +257,14 @@ fn refused(problem: Problem) -> Unserved {
     (problem, Some(REFUSED))
 }
 
-/// Of a call that came to no outcome: it has begun, unless the platform failed it before.
+/// Of a call that came to no outcome: it has begun, unless there was no room for it or the
+/// platform failed it before.
 fn unserved(problem: Problem) -> Unserved {
-    let before = problem.code.fault() == Fault::Platform && problem.code != ErrorKind::Internal;
+    let before = match problem.code {
+        ErrorKind::Internal => false,
+        ErrorKind::ConcurrencyLimit => true,
+        code => code.fault() == Fault::Platform,
+    };
     (problem, before.then_some(REFUSED))
 }
 

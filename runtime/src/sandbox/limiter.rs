@@ -2,10 +2,13 @@
 //! What an invocation holds in memory, all memories and tables together.
 //!
 //! wasmtime asks before each creation and growth. Invariant: the sum never
-//! passes the bound, however many memories and tables share it.
+//! passes the bound, however many memories and tables share it, and the process's
+//! budget knows of it.
 
 use fanfold_protocol::limits;
 use wasmtime::ResourceLimiter;
+
+use crate::memory::Reservation;
 
 /// Bytes of a table's element in the host.
 const ELEMENT_BYTES: u64 = 8;
@@ -21,12 +24,22 @@ pub(crate) struct Limiter {
     refused_bytes: Option<u64>,
     /// The largest number of table elements that was asked for and refused.
     refused_elements: Option<u64>,
+    /// What the process keeps for it.
+    reservation: Reservation,
 }
 
 impl Limiter {
     /// Nothing held yet, `bytes_max` allowed.
-    pub(crate) fn new(bytes_max: u64) -> Self {
-        Self { bytes_max, bytes: 0, elements: 0, peak_bytes: 0, refused_bytes: None, refused_elements: None }
+    pub(crate) fn new(bytes_max: u64, reservation: Reservation) -> Self {
+        Self {
+            bytes_max,
+            bytes: 0,
+            elements: 0,
+            peak_bytes: 0,
+            refused_bytes: None,
+            refused_elements: None,
+            reservation,
+        }
     }
 
     /// The bound.
@@ -57,6 +70,7 @@ impl Limiter {
         }
         self.bytes = wanted;
         self.peak_bytes = self.peak_bytes.max(wanted);
+        self.reservation.cover(self.peak_bytes);
         true
     }
 }
@@ -113,11 +127,35 @@ impl ResourceLimiter for Limiter {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::memory::{Budget, Use};
+
+    fn within(budget: &Arc<Budget>, bytes_max: u64) -> Limiter {
+        Limiter::new(bytes_max, budget.try_take(Use::Call, &Arc::default(), 0).unwrap())
+    }
+
+    fn bounded(bytes_max: u64) -> Limiter {
+        within(&Arc::new(Budget::new(1 << 30)), bytes_max)
+    }
+
+    #[test]
+    fn what_is_held_is_told_to_the_budget() {
+        let budget = Arc::new(Budget::new(1 << 20));
+        let mut limiter = within(&budget, 4 << 20);
+        assert!(limiter.memory_growing(0, 1 << 20, None).unwrap());
+        // Beyond the budget, and within its own bound.
+        assert!(limiter.memory_growing(1 << 20, 3 << 20, None).unwrap());
+        assert!(!limiter.memory_growing(3 << 20, 5 << 20, None).unwrap());
+        assert_eq!(budget.memory().reserved_bytes, 3 << 20);
+        drop(limiter);
+        assert_eq!(budget.memory().reserved_bytes, 0);
+    }
 
     #[test]
     fn memories_share_one_bound() {
-        let mut limiter = Limiter::new(100);
+        let mut limiter = bounded(100);
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         assert!(!limiter.memory_growing(0, 60, None).unwrap());
         assert!(limiter.memory_growing(60, 100, None).unwrap());
@@ -127,17 +165,17 @@ mod tests {
 
     #[test]
     fn tables_count_as_memory_and_by_elements() {
-        let mut limiter = Limiter::new(1 << 20);
+        let mut limiter = bounded(1 << 20);
         assert!(limiter.table_growing(0, 10_000, None).unwrap());
         assert_eq!(limiter.peak_bytes(), 80_000);
         assert!(!limiter.table_growing(0, 10_001, None).unwrap());
         assert_eq!(limiter.refused_elements(), Some(20_001));
-        assert!(!Limiter::new(79).table_growing(0, 10, None).unwrap());
+        assert!(!bounded(79).table_growing(0, 10, None).unwrap());
     }
 
     #[test]
     fn a_memory_of_its_own_maximum_is_not_charged() {
-        let mut limiter = Limiter::new(100);
+        let mut limiter = bounded(100);
         assert!(!limiter.memory_growing(0, 60, Some(50)).unwrap());
         assert_eq!((limiter.peak_bytes(), limiter.refused_bytes()), (0, None));
     }

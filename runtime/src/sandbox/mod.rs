@@ -32,14 +32,17 @@ pub(crate) use self::{
     limiter::Limiter,
     log::{LINE_BYTES, Log, Source},
 };
-use crate::host::{Call, Data, Host, Work};
+use crate::{
+    host::{Call, Data, Host, Work},
+    memory::Reservation,
+};
 
 /// Names and options that travel beside the 16 MiB of a host call.
 const HOSTCALL_SLACK_BYTES: u64 = 64 << 10;
 
 /// A sandbox for one call.
-pub(crate) fn open(engine: &Engine, call: Call, data: Arc<Data>) -> Store<Host> {
-    let mut store = Store::new(engine, Host::new(call, data));
+pub(crate) fn open(engine: &Engine, call: Call, data: Arc<Data>, memory: Reservation) -> Store<Host> {
+    let mut store = Store::new(engine, Host::new(call, data, memory));
     let deadline = store.data().deadline;
     store.limiter(|host| &mut host.limiter);
     let fuel = limits::TRANSFER_BYTES_MAX + HOSTCALL_SLACK_BYTES;

@@ -6,6 +6,7 @@
 //! Invariant: a task whose input could not be read to the end, or whose output
 //! could not be written, fails, whatever its function makes of it.
 
+mod admit;
 mod both;
 mod keyed;
 
@@ -30,6 +31,7 @@ use uuid::Uuid;
 use wasmtime::component::Resource;
 
 use self::{
+    admit::admit,
     both::map_accumulate,
     keyed::{create_shuffle, reduce},
 };
@@ -45,7 +47,7 @@ use crate::{
         Call, Host, Work,
         tables::{Reader, Sink, Writer},
     },
-    invoke::{Run, missing, slots},
+    invoke::{Run, missing},
     sandbox::{self, Clock, Ended, Stop},
     tables::{TableSource, TableWriter},
 };
@@ -131,9 +133,13 @@ async fn started(
     let Attempt { lease, version, .. } = attempt;
     let loaded = platform.component(version.digest).await?;
     let timeout = Duration::from_millis(lease.common.timeout_ms).min(limits::TIMEOUT_MAX);
-    let two = matches!(task.work, TaskWork::MapAccumulate { .. } | TaskWork::Group { mapped: true, .. });
-    let sandboxes = if two { 2 } else { 1 };
-    let _slots = slots(platform, sandboxes, asked + limits::TIMEOUT_MAX).await?;
+    let memory_bytes_max = lease.common.memory_bytes.unwrap_or(version.settings.memory.0);
+    let patience = asked + limits::TIMEOUT_MAX;
+    let room = match admit(platform, attempt, &task.work, &loaded.demands, memory_bytes_max, patience).await {
+        Ok(room) => room,
+        // That others have it all says nothing of this function.
+        Err(problem) => return Ok(TaskEnd { platform_failed: true, ..TaskEnd::failed(problem) }),
+    };
     let _underway = platform.enter(version.digest, (lease.job, lease.stage, lease.group, task.index));
     let call = Call {
         id: lease.job,
@@ -142,33 +148,33 @@ async fn started(
         depth: lease.common.depth,
         params: lease.common.params.clone(),
         timeout,
-        memory_bytes_max: lease.common.memory_bytes.unwrap_or(version.settings.memory.0),
+        memory_bytes_max,
         board: Some(attempt.board.clone()),
     };
     attempt.board.tell(None);
-    let run = Run::new(platform, call.clone(), asked);
-    let runs = |run| (run, Run::new(platform, call, asked));
-    Ok(match (&task.work, &loaded.mapper, &loaded.aggregator, &loaded.grouper) {
+    let run = Run::new(platform, call.clone(), asked, room.memory);
+    let beside = room.beside.map(|memory| Run::new(platform, call, asked, memory));
+    Ok(match (&task.work, &loaded.mapper, &loaded.aggregator, &loaded.grouper, beside) {
         (TaskWork::Map(partition), Some(pre), ..) => map(run, pre, attempt, task, partition).await,
-        (TaskWork::Accumulate(partition), _, Some(pre), _) => {
+        (TaskWork::Accumulate(partition), _, Some(pre), ..) => {
             accumulate(run, Folder::Aggregator(pre), attempt, task, partition).await
         }
-        (TaskWork::MapAccumulate { partition, keep }, Some(mapper), Some(aggregator), _) => {
+        (TaskWork::MapAccumulate { partition, keep }, Some(mapper), Some(aggregator), _, Some(beside)) => {
             let halves = (mapper, Folder::Aggregator(aggregator));
-            map_accumulate(runs(run), halves, attempt, task, (partition, *keep)).await
+            map_accumulate((run, beside), halves, attempt, task, (partition, *keep)).await
         }
-        (TaskWork::Merge { finish, .. }, _, Some(pre), _) => merge(run, pre, attempt, states, *finish).await,
-        (TaskWork::Group { partition, mapped: false, reducers }, _, _, Some(pre)) => {
+        (TaskWork::Merge { finish, .. }, _, Some(pre), ..) => merge(run, pre, attempt, states, *finish).await,
+        (TaskWork::Group { partition, mapped: false, reducers }, _, _, Some(pre), _) => {
             accumulate(run, Folder::Grouper(pre, *reducers), attempt, task, partition).await
         }
-        (TaskWork::Group { partition, reducers, .. }, Some(mapper), _, Some(pre)) => {
+        (TaskWork::Group { partition, reducers, .. }, Some(mapper), _, Some(pre), Some(beside)) => {
             let halves = (mapper, Folder::Grouper(pre, *reducers));
-            map_accumulate(runs(run), halves, attempt, task, (partition, false)).await
+            map_accumulate((run, beside), halves, attempt, task, (partition, false)).await
         }
-        (TaskWork::Reduce { states, reducers }, _, _, Some(pre)) => {
+        (TaskWork::Reduce { states, reducers }, _, _, Some(pre), _) => {
             reduce(run, pre, attempt, task, (states, *reducers)).await
         }
-        (TaskWork::Group { .. } | TaskWork::Reduce { .. }, _, _, None) => {
+        (TaskWork::Group { .. } | TaskWork::Reduce { .. }, _, _, None, _) => {
             return Err(missing(version, Export::Grouper));
         }
         (TaskWork::Map(_) | TaskWork::MapAccumulate { .. } | TaskWork::Group { .. }, None, ..) => {

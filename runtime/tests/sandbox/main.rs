@@ -11,6 +11,7 @@ mod brief;
 mod grants;
 mod hostile;
 mod isolation;
+mod memory;
 mod progress;
 mod support;
 mod tasks;

@@ -106,7 +106,13 @@ impl Platform {
     /// With another number of threads for guests.
     pub fn with_workers(&mut self, workers: usize) {
         let store = self.gate.store(&self.store);
-        self.runtime = runtime_of(self.folder.path(), &store, &self.backbone, compiler(), workers);
+        self.runtime = runtime_of(self.folder.path(), &store, &self.backbone, compiler(), workers, None);
+    }
+
+    /// With so much memory for all sandboxes.
+    pub fn with_memory(&mut self, bytes: u64) {
+        let store = self.gate.store(&self.store);
+        self.runtime = runtime_of(self.folder.path(), &store, &self.backbone, compiler(), 2, Some(bytes));
     }
 
     pub async fn start_with(compiler: CompilerCommand) -> Self {
@@ -209,7 +215,7 @@ pub fn compiler() -> CompilerCommand {
 }
 
 fn runtime(folder: &Path, store: &Store, backbone: &Backbone, compiler: CompilerCommand) -> Runtime {
-    runtime_of(folder, store, backbone, compiler, 2)
+    runtime_of(folder, store, backbone, compiler, 2, None)
 }
 
 fn runtime_of(
@@ -218,8 +224,10 @@ fn runtime_of(
     backbone: &Backbone,
     compiler: CompilerCommand,
     workers: usize,
+    memory_bytes: Option<u64>,
 ) -> Runtime {
-    let config = RuntimeConfig { name: "test".into(), workers, cache_dir: folder.join("cache"), compiler };
+    let (name, cache_dir) = ("test".into(), folder.join("cache"));
+    let config = RuntimeConfig { name, workers, memory_bytes, cache_dir, compiler };
     Runtime::start(config, store.clone(), SYSTEM.into(), backbone.clone()).unwrap()
 }
 

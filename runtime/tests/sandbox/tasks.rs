@@ -434,6 +434,31 @@ async fn a_map_and_its_fold_are_one_task() {
     works.stop().await;
 }
 
+/// Each takes more than there is for all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_that_do_not_fit_the_memory_of_all_end_one_after_the_other() {
+    let mut platform = Platform::start().await;
+    platform.with_memory(1 << 20);
+    let _: Arc<Version> = platform.deploy(tables("", 0, '"'), Settings::default()).await.unwrap();
+    let works = Works::over(platform);
+    let partition = works.partition("in/1.csv", "id,name\n1,a\n2,b\n3,c\n").await;
+    let both = Work::MapAccumulate { partition: partition.clone(), keep: true };
+    for group in 0..6 {
+        let lease = works.lease(0, group, vec![both.clone(), Work::Map(partition.clone())]);
+        works.enqueue(&lease, 1).await;
+    }
+    works.settled().await;
+    for group in 0..6 {
+        let key = keys::commit(&works.job, 0, group, 0);
+        let stored = works.platform.get(&format!("s3://fanfold/{key}")).await;
+        let commit: Commit = serde_json::from_slice(&stored).unwrap();
+        assert!(matches!(commit.tasks[0].outcome, TaskOutcome::Mapped { .. }), "{commit:?}");
+        assert!(matches!(commit.tasks[1].outcome, TaskOutcome::Table(Some(_))), "{commit:?}");
+    }
+    assert_eq!(works.platform.runtime.memory().reserved_bytes, 0);
+    works.stop().await;
+}
+
 /// As [`tables`], with another beginning of `accumulate`.
 fn folding(begin: &str) -> Vec<u8> {
     let text = TABLES.replace(

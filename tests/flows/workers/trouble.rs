@@ -102,6 +102,33 @@ async fn what_a_worker_cannot_begin_goes_to_another() {
     broken.kill();
 }
 
+/// It has slots, and no memory for the call.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_has_no_room_for_goes_to_another() {
+    let deployment = Deployment::new().await;
+    let (backbone, authority) = (&deployment.backbone, &deployment.authority);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let invoke = service_fn(move |_: Invocation| {
+        counted.fetch_add(1, SeqCst);
+        async { Err::<Outcome, _>(Problem::new(ErrorKind::ConcurrencyLimit, "as the test says")) }
+    });
+    let full = Calls { invoke: BoxCloneSyncService::new(invoke), ..calls(&Arc::default(), 8) };
+    // It holds the component, so it is asked first.
+    let held = vec![fanfold_protocol::digest::Digest::of(b"x").prefix()];
+    let (guests, patience) = (Arc::default(), limits::DRAIN_TIMEOUT);
+    let _full = Worker::start_with(backbone, authority, "a", guests, full, held, patience).await;
+    deployment.until("it is there", |live| live == 1).await;
+    let problem = deployment.call(1).await.unwrap_err();
+    assert_eq!((problem.code, asked.load(SeqCst)), (ErrorKind::ConcurrencyLimit, 1), "{problem}");
+    let able = Worker::start(backbone, authority, "b", 8).await;
+    deployment.until("both are there", |live| live == 2).await;
+    for _ in 0..10 {
+        assert_eq!(deployment.call(1).await.unwrap(), "1");
+    }
+    assert_eq!(able.started(), 10);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_is_one_workers_and_a_version_is_both_sides() {
     let deployment = Deployment::new().await;

@@ -86,6 +86,7 @@ impl Ours {
         let config = RuntimeConfig {
             name: "bench".to_owned(),
             workers: 1,
+            memory_bytes: None,
             cache_dir: folder.join("bench-cache"),
             compiler: CompilerCommand { program: program(), args: vec!["__compile".into()] },
         };
