@@ -96,12 +96,12 @@ async fn lines_are_those_of_attempts_that_count_failed_ones_first() {
         fails: Box::new(move |lease, task| fails(lease.group, task.index, lease.round)),
         ..Play::default()
     };
-    let done = Done::run(100, play).await;
+    let done = Done::run(300, play).await;
     let said = |text: &str| vec![text.to_owned()];
-    done.log(done.of(true, 0, 0), &[(3, 1, said("three"))]).await;
-    done.log(done.of(true, 1, 0), &[(70, 1, said("seventy trapped"))]).await;
+    done.log(done.of(true, 1, 0), &[(3, 1, said("three"))]).await;
+    done.log(done.of(true, 35, 0), &[(70, 1, said("seventy trapped"))]).await;
     done.log(done.of(false, 0, 0), &[(0, 1, said("nought")), (1, 1, said("one"))]).await;
-    done.log(done.of(false, 1, 1), &[(70, 2, said("seventy"))]).await;
+    done.log(done.of(false, 35, 1), &[(70, 2, said("seventy"))]).await;
     // An attempt that was killed, or that another one came before.
     let lost = LogKey { attempt: Uuid::from_u128(7), ..done.of(false, 0, 0) };
     done.log(lost, &[(0, 1, said("never committed"))]).await;
@@ -121,7 +121,7 @@ async fn lines_are_those_of_attempts_that_count_failed_ones_first() {
     let newest = all["newest"].as_u64().unwrap();
     assert_eq!(messages(&done.logs(&format!("?since={}", newest + 1)).await), [""; 0]);
     assert!(!messages(&done.logs(&format!("?since={newest}")).await).is_empty());
-    for wrong in ["?task=100", "?task=0&stage=1", "?page=x", "?taks=1"] {
+    for wrong in ["?task=300", "?task=0&stage=1", "?page=x", "?taks=1"] {
         let path = format!("/v1/jobs/{}/logs{wrong}", done.id);
         done.service.get(&path).await.is_problem(ErrorKind::InvalidRequest);
     }
@@ -134,7 +134,7 @@ async fn many_lines_come_in_pages() {
     // Five leases of 300 KiB, of which a page of 1 MiB takes the first four.
     for group in 0..5 {
         let lines = (0..50).map(|n| format!("{group} {n:02} {}", "x".repeat(6 << 10))).collect();
-        done.log(done.of(false, group, 0), &[(64 * group, 1, lines)]).await;
+        done.log(done.of(false, group, 0), &[(2 * group, 1, lines)]).await;
     }
     let first = done.logs("").await;
     let second = done.logs(&format!("?page={}", first["next"].as_str().unwrap())).await;
