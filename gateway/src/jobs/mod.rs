@@ -42,6 +42,8 @@ mod record;
 mod recover;
 mod retry;
 mod routes;
+#[cfg(test)]
+mod simulation;
 mod slots;
 mod split;
 mod stragglers;
