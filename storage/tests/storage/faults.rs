@@ -1,20 +1,117 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Faults F8 and F9: bodies that are cut, answers that are lost.
+//! Faults F7 to F9: requests that are refused, bodies that are cut or stand still, answers
+//! that are lost.
 
-use std::sync::atomic::Ordering::SeqCst;
+use std::{
+    net::SocketAddr,
+    sync::atomic::Ordering::SeqCst,
+    time::{Duration, Instant},
+};
 
-use fanfold_storage::{Meter, PutOptions, PutOutcome, Store, StoreConfig};
+use fanfold_storage::{Error, ListOptions, Meter, PutOptions, PutOutcome, Store, StoreConfig};
+use futures::TryStreamExt;
 
 use crate::{
-    proxy::{self, Faults},
+    proxy::{self, Busy, Faults},
     support::{Embedded, pattern, uri},
 };
+
+/// Within which a body that stands still is given up and taken up again.
+const STALL_MAX: Duration = Duration::from_secs(20);
 
 async fn behind_proxy(server: &Embedded) -> (Store, Faults) {
     let faults = Faults::default();
     let address = proxy::start(server.address, faults.clone()).await;
-    let config = StoreConfig::at(format!("http://{address}"), server.credentials.clone());
-    (Store::connect(config).unwrap(), faults)
+    (Store::connect(config(server, address)).unwrap(), faults)
+}
+
+fn config(server: &Embedded, proxy: SocketAddr) -> StoreConfig {
+    StoreConfig::at(format!("http://{proxy}"), server.credentials.clone())
+}
+
+/// Some of everything that is asked of a store.
+async fn work(store: &Store, run: &str) {
+    for n in 0..15 {
+        let (at, body) = (uri("busy", &format!("{run}/{n:02}")), pattern(1_000 + n));
+        match n % 2 {
+            0 => drop(store.put(&at, body.clone().into(), PutOptions::default()).await.unwrap()),
+            _ => {
+                let put = store.put_if_absent(&at, body.clone().into(), run, PutOptions::default()).await;
+                assert!(matches!(put, Ok(PutOutcome::Created(_))), "{put:?}");
+            }
+        }
+        let pin = store.head(&at).await.unwrap().pin;
+        assert_eq!(store.get(&at, Some(&pin)).await.unwrap(), body);
+        assert_eq!(store.get_range(&at, &pin, 7..99).await.unwrap(), body[7..99]);
+    }
+    let listing = store.list("busy", &format!("{run}/"), ListOptions::default());
+    assert_eq!(listing.try_collect::<Vec<_>>().await.unwrap().len(), 15);
+}
+
+/// Each refusal is answered by one more request, after a pause, and by nothing else: the
+/// store serves what it serves without trouble, and is asked for that over the share
+/// of requests that get through.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_refuses_three_in_ten_is_asked_for_no_more_than_is_needed() {
+    let (server, busy) = (Embedded::start().await, Busy::default());
+    let address = proxy::start_busy(server.address, busy.clone()).await;
+    let store = Store::connect(config(&server, address)).unwrap();
+    store.create_bucket("busy").await.unwrap();
+    busy.take();
+    work(&store, "calm").await;
+    let (needed, none) = busy.take();
+    assert_eq!(none, 0);
+    busy.is_busy.store(true, SeqCst);
+    work(&store, "busy").await;
+    let (asked, refused) = busy.take();
+    let served = asked - refused;
+    println!("{needed} requests without trouble; {asked} with it, of which {refused} were refused");
+    assert!(refused * 4 > asked, "{refused} of {asked}");
+    assert!(served * 10 <= needed * 12, "{served} served where {needed} are needed");
+    assert!(asked * 7 <= needed * 12, "{asked} asked where {needed} are needed");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_stands_still_is_taken_up_where_it_stopped() {
+    let server = Embedded::start().await;
+    let (store, faults) = behind_proxy(&server).await;
+    store.create_bucket("still").await.unwrap();
+    let at = uri("still", "x");
+    let body = pattern(4 << 20);
+    let pin = server.store().put(&at, body.clone().into(), PutOptions::default()).await.unwrap();
+    faults.after.store(1_000_000, SeqCst);
+    faults.stalls.store(1, SeqCst);
+    let (meter, began) = (Meter::new(), Instant::now());
+    let read = store.with_meter(meter.clone()).get_range(&at, &pin, 1..pin.size).await.unwrap();
+    let took = began.elapsed();
+    assert_eq!(read, body[1..]);
+    assert_eq!(faults.stalls.load(SeqCst), 0, "it stood still");
+    assert_eq!(meter.usage().bytes_read, pin.size - 1, "nothing was read twice");
+    assert!(took < STALL_MAX, "{took:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_while_a_body_stood_still_is_not_mixed_with_what_it_was() {
+    let (server, faults) = (Embedded::start().await, Faults::default());
+    let address = proxy::start(server.address, faults.clone()).await;
+    let hasty = StoreConfig { stall_timeout: Duration::from_secs(1), ..config(&server, address) };
+    let (store, direct) = (Store::connect(hasty).unwrap(), server.store());
+    direct.create_bucket("still").await.unwrap();
+    let at = uri("still", "x");
+    let pin = direct.put(&at, pattern(4 << 20).into(), PutOptions::default()).await.unwrap();
+    faults.after.store(1_000_000, SeqCst);
+    faults.stalls.store(1, SeqCst);
+    let changing = async {
+        while faults.stalls.load(SeqCst) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        direct.put(&at, vec![0; 4 << 20].into(), PutOptions::default()).await.unwrap();
+    };
+    let (read, ()) = tokio::join!(store.get_range(&at, &pin, 0..pin.size), changing);
+    assert!(matches!(read, Err(Error::Changed { .. })), "{:?}", read.map(|read| read.len()));
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A TCP proxy that misbehaves on command, for the faults that a network has.
+//! A TCP proxy that misbehaves on command, for the faults that a network has, and one of
+//! HTTP for those of a store that is busy.
 
 use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
 };
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -19,7 +24,9 @@ use tokio::{
 pub struct Faults {
     /// Connections still to be cut.
     pub cuts: Arc<AtomicU64>,
-    /// Bytes of answers before a cut; 0 cuts before the first.
+    /// Connections that are still to stand still instead, for ever.
+    pub stalls: Arc<AtomicU64>,
+    /// Bytes of answers before a cut or a stall; 0 is before the first.
     pub after: Arc<AtomicU64>,
 }
 
@@ -42,11 +49,17 @@ async fn carry(client: TcpStream, target: SocketAddr, faults: Faults) {
     let upward = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
     let (mut buffer, mut carried) = (vec![0; 64 << 10], 0);
     while let Ok(length @ 1..) = from_server.read(&mut buffer).await {
-        let cut = carried + length as u64 > faults.after.load(SeqCst)
-            && faults.cuts.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
-        if cut {
+        let is_due = carried + length as u64 > faults.after.load(SeqCst);
+        let happens = |left: &AtomicU64| {
+            is_due && left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok()
+        };
+        let (cut, stalled) = (happens(&faults.cuts), happens(&faults.stalls));
+        if cut || stalled {
             let rest = usize::try_from(faults.after.load(SeqCst).saturating_sub(carried)).unwrap();
             let _ = to_client.write_all(&buffer[..rest.min(length)]).await;
+            if stalled {
+                std::future::pending::<()>().await;
+            }
             break;
         }
         carried += length as u64;
@@ -55,4 +68,69 @@ async fn carry(client: TcpStream, target: SocketAddr, faults: Faults) {
         }
     }
     upward.abort();
+}
+
+/// What a store that is busy was asked and refused.
+#[derive(Clone, Default)]
+pub struct Busy {
+    /// Whether it refuses anything.
+    pub is_busy: Arc<AtomicBool>,
+    /// Requests that came, and those that were refused.
+    pub counts: (Arc<AtomicU64>, Arc<AtomicU64>),
+}
+
+impl Busy {
+    /// The refusal of a request: of three in ten, never twice in a row.
+    fn refusal(&self) -> Option<StatusCode> {
+        let number = self.counts.0.fetch_add(1, SeqCst);
+        let status = match number % 10 {
+            0 | 6 => StatusCode::SERVICE_UNAVAILABLE,
+            3 => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => return None,
+        };
+        self.is_busy.load(SeqCst).then(|| {
+            self.counts.1.fetch_add(1, SeqCst);
+            status
+        })
+    }
+
+    /// Requests that came since the last call, and those that were refused.
+    pub fn take(&self) -> (u64, u64) {
+        (self.counts.0.swap(0, SeqCst), self.counts.1.swap(0, SeqCst))
+    }
+}
+
+/// Starts a proxy before `target` that refuses requests in its place.
+pub async fn start_busy(target: SocketAddr, busy: Busy) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let busy = busy.clone();
+            let answer = service_fn(move |request| answer(target, busy.refusal(), request));
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), answer),
+            );
+        }
+    });
+    address
+}
+
+async fn answer(
+    target: SocketAddr,
+    refusal: Option<StatusCode>,
+    request: Request<Incoming>,
+) -> hyper::Result<Response<Full<Bytes>>> {
+    let (head, body) = request.into_parts();
+    let body = Full::new(body.collect().await?.to_bytes());
+    if let Some(status) = refusal {
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = status;
+        return Ok(response);
+    }
+    let stream = TokioIo::new(TcpStream::connect(target).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+    tokio::spawn(connection);
+    let (head, body) = sender.send_request(Request::from_parts(head, body)).await?.into_parts();
+    Ok(Response::from_parts(head, Full::new(body.collect().await?.to_bytes())))
 }
