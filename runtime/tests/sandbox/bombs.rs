@@ -4,17 +4,23 @@
 //! The child is given less CPU time than in production, so that the tests end
 //! soon; it never takes more than it was given.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{cell::Cell, fmt::Write as _, time::Duration};
 
 use fanfold_protocol::{ErrorKind, function::Settings};
 use fanfold_runtime::CompilerCommand;
 
-use crate::support::{Platform, compiler, component, echo};
+use crate::support::{Platform, compiler, component, echo, handler};
 
 const HANDLE: &str = "(memory (export \"memory\") 1)
 (func (export \"cabi_realloc\") (param i32 i32 i32 i32) (result i32) (unreachable))
 (func (export \"fanfold:function/handler@0.1.0#handle\") (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
   (unreachable))";
+
+/// A handler that answers with the method of its request.
+const TELLS_METHOD: &str = "(func (export \"fanfold:function/handler@0.1.0#handle\") (type $handle)
+  (call $ok (local.get $method) (local.get $method_bytes)))";
+/// Calls that are answered within the second of a bomb, on a machine that is busy.
+const NEIGHBOURS_LEAST: usize = 20;
 
 /// A compiler that may use a second of CPU time.
 fn short_of_time() -> CompilerCommand {
@@ -41,8 +47,25 @@ fn slow(functions: usize) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_compiler_out_of_time_is_stopped_and_others_are_served() {
     let platform = Platform::start_with(short_of_time()).await;
+    let beside = platform.deploy(handler(TELLS_METHOD), Settings::default()).await.unwrap();
     let digest = platform.upload(slow(6_000)).await;
-    let (bomb, quick) = tokio::join!(platform.prepare(digest), platform.deploy(echo(), Settings::default()));
+    let is_over = Cell::new(false);
+    let compiling = async {
+        let ended = tokio::join!(platform.prepare(digest), platform.deploy(echo(), Settings::default()));
+        is_over.set(true);
+        ended
+    };
+    let calling = async {
+        let mut served = 0;
+        while !is_over.get() {
+            let outcome = platform.invoke(&beside, b"", Duration::from_secs(30)).await;
+            assert_eq!(outcome.result.unwrap().body, "POST");
+            served += 1;
+        }
+        served
+    };
+    let ((bomb, quick), served) = tokio::join!(compiling, calling);
+    assert!(served >= NEIGHBOURS_LEAST, "{served} calls while the bomb was compiled");
     let problem = bomb.unwrap_err();
     assert_eq!(problem.code, ErrorKind::CompileLimit, "{problem}");
     let outcome = platform.invoke(&quick.unwrap(), b"served", Duration::from_secs(5)).await;

@@ -17,6 +17,8 @@ use crate::support::{Platform, component, echo, handler, hostile, read, resident
 
 const KILL_LATE_MAX: Duration = Duration::from_millis(100);
 const KILL_TRIES: usize = 5;
+/// Calls that are answered beside endless loops of four seconds, on a machine that is busy.
+const NEIGHBOURS_LEAST: usize = 40;
 
 /// What the head of a fixture says.
 struct Case {
@@ -151,22 +153,24 @@ async fn a_loop_does_not_hold_up_its_neighbours() {
     let case = Case::all().into_iter().find(|case| case.name == "loop-code").unwrap();
     let slow = platform.deploy(case.component(), Settings::default()).await.unwrap();
     // One endless loop for each thread that runs guests.
-    let platform = std::sync::Arc::new(platform);
+    let (platform, timeout) = (Arc::new(platform), Duration::from_secs(4));
     let loops: Vec<_> = (0..2)
         .map(|_| {
             let (platform, slow) = (platform.clone(), slow.clone());
-            tokio::spawn(async move { platform.invoke(&slow, b"", Duration::from_secs(2)).await })
+            tokio::spawn(async move { platform.invoke(&slow, b"", timeout).await })
         })
         .collect();
     let mut times = Vec::new();
-    for _ in 0..40 {
+    while loops.iter().all(|running| !running.is_finished()) {
         let began = Instant::now();
-        let outcome = platform.invoke(&quick, b"x", Duration::from_secs(5)).await;
-        assert!(outcome.result.is_ok());
+        let outcome = platform.invoke(&quick, b"x", Duration::from_secs(30)).await;
+        assert!(outcome.result.is_ok(), "{:?}", outcome.result);
         times.push(began.elapsed());
     }
-    times.sort();
-    assert!(times[20] < Duration::from_millis(60), "{times:?}");
+    // A thread changes hands with every tick: nobody waits for a loop to end, and hundreds
+    // are served meanwhile.
+    assert!(times.len() >= NEIGHBOURS_LEAST, "{} calls beside the loops", times.len());
+    assert!(times.iter().all(|time| *time < timeout / 2), "{:?}", times.iter().max());
     for running in loops {
         let outcome = running.await.unwrap();
         assert_eq!(outcome.result.unwrap_err().code, ErrorKind::DeadlineExceeded);
