@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use fanfold_storage::{Credentials, Store, StoreConfig};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 
 /// A running service. It is ended when this is dropped.
@@ -26,6 +27,21 @@ pub struct Service {
     pub credentials: Credentials,
     /// How long it took to say that it is ready.
     pub started_in: Duration,
+}
+
+/// Open files that suit ten thousand connections and whatever else a test does.
+const OPEN_FILES_WANTED: u64 = 65_536;
+
+/// Raises the limit on open files of this process, and of those that it starts, as far as
+/// the system lets it; gives what it is then.
+pub fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(OPEN_FILES_WANTED, |hard| hard.min(OPEN_FILES_WANTED));
+    if limit.current.is_some_and(|soft| soft < wanted) {
+        // Where it fails, the limit is what it was.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(OPEN_FILES_WANTED)
 }
 
 /// The program under test.

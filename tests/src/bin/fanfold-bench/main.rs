@@ -22,6 +22,7 @@ mod instance;
 mod jobs;
 mod load;
 mod nats;
+mod neighbours;
 mod overload;
 mod recovery;
 mod resume;
@@ -31,11 +32,12 @@ mod triggers;
 type Part = fn(bool) -> Result<Vec<Measurement>>;
 
 /// Each by its name, in the order in which they are measured.
-const PARTS: [(&str, Part); 16] = [
+const PARTS: [(&str, Part); 17] = [
     ("service", |_| service::measure()),
     ("instance", |_| instance::measure()),
     ("http", |_| http::measure()),
     ("overload", |_| overload::measure()),
+    ("neighbours", |_| neighbours::measure()),
     ("hosts", |_| hosts::measure()),
     ("nats", |_| nats::measure()),
     ("recovery", |_| recovery::measure()),
