@@ -97,16 +97,17 @@ async fn a_job_is_mended_and_only_the_rest_is_run() {
     }
     let job = json!({
         "function": "misbehave", "input": "s3://bank/in/*.csv", "output": "s3://bank/out/",
-        "params": { "how": "error", "row": 1 }, "split": { "target_bytes": "5B" }
+        "params": { "how": "error", "row": 2 }, "split": { "target_bytes": "5B" },
+        "limits": { "max_parallel": 1 }
     });
     let failed = client.job(job).await.body;
     let id = failed["id"].as_str().unwrap();
     assert_eq!((&failed["state"], &failed["tasks"]["failed"]), (&json!("failed"), &json!(1)), "{failed}");
     let told = service.ok(&["job", "retry", id, "--dry-run"]).unwrap();
-    for words in ["2 partitions, taken over", "s3://bank/in/1.csv", "function-error", "1 partitions"] {
+    for words in ["2 partitions, taken over", "s3://bank/in/2.csv", "function-error", "1 partitions"] {
         assert!(told.contains(words), "{words}: {told}");
     }
-    service.put("s3://bank/in/1.csv", "n\n11\n").await.unwrap();
+    service.put("s3://bank/in/2.csv", "n\n22\n").await.unwrap();
     let told = service.ok(&["job", "retry", id, "--dry-run", "--output", "json"]).unwrap();
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!((&told["unchanged"], &told["failed"], &told["changed"]), (&json!(2), &json!(0), &json!(1)));
