@@ -43,9 +43,8 @@ pub const FRAME_TYPE: &str = "application/vnd.fanfold.frame";
 /// Largest head of a frame: parameters, headers and log lines, each bounded.
 pub const HEAD_BYTES_MAX: usize = 4 << 20;
 
-/// For how much longer a call may take on a worker that holds its component, for
-/// that worker to be preferred; and for how long a worker that does not leaves
-/// leases to those that do.
+/// For how long a worker that would have to compile a lease's component leaves the lease to
+/// those that would not.
 pub const PREFERENCE: Duration = Duration::from_millis(50);
 /// Components that a worker says it holds, at most.
 pub const CACHED_MAX: usize = 128;
@@ -83,6 +82,9 @@ pub struct Member {
     /// Takes nothing new.
     #[serde(default)]
     pub draining: bool,
+    /// Whether its store answers it; one of an earlier release does not say.
+    #[serde(default = "unless_said")]
+    pub store_answers: bool,
     /// The components that it has compiled, by [prefix](Digest::prefix), in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cached: Vec<u64>,
@@ -98,6 +100,10 @@ impl Member {
     pub fn wire_shared(&self) -> Option<u32> {
         shared(WIRE_VERSION_MIN..=WIRE_VERSION, self.wire_min..=self.wire)
     }
+}
+
+fn unless_said() -> bool {
+    true
 }
 
 /// The highest version that both of two sides know.
@@ -492,6 +498,21 @@ mod tests {
         check(2..=3, 4..=5, None);
         // What a build of the first version says of itself.
         check(2..=2, 0..=1, None);
+    }
+
+    #[test]
+    fn what_an_earlier_release_does_not_say_of_a_worker_is_taken_for_well() {
+        let mut record = serde_json::json!({
+            "name": "w", "instance": Uuid::nil(), "address": "w:1", "wire": 2, "version": "0.1.0", "engine": "e",
+            "slots": 1, "memory_bytes": 1,
+        });
+        let member: Member = serde_json::from_value(record.clone()).unwrap();
+        assert!(member.store_answers && !member.draining);
+        record["store_answers"] = false.into();
+        let silent: Member = serde_json::from_value(record).unwrap();
+        assert_eq!(silent, Member { store_answers: false, ..member });
+        let again: Member = serde_json::from_slice(&serde_json::to_vec(&silent).unwrap()).unwrap();
+        assert_eq!(again, silent);
     }
 
     #[test]

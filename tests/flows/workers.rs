@@ -154,11 +154,11 @@ impl Worker {
         let slots = u32::try_from(calls.slots).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let joining = Member { cached: cached.clone(), ..member(name, address, slots) };
+        let joining = Member { cached, ..member(name, address, slots) };
         let membership = join(backbone, joining).await.unwrap();
         let (draining, gone) = (CancellationToken::new(), CancellationToken::new());
         let serving = tokio::spawn(serve(listener, authority.worker(), calls, draining.clone(), patience));
-        let keeping = tokio::spawn(membership.keep(move || cached.clone(), draining.clone(), gone.clone()));
+        let keeping = tokio::spawn(membership.keep(|_| {}, draining.clone(), gone.clone()));
         Self { guests, address, draining, gone, serving, keeping }
     }
 
@@ -186,6 +186,7 @@ fn member(name: &str, address: SocketAddr, slots: u32) -> Member {
         memory_bytes: 1 << 30,
         zone: None,
         draining: false,
+        store_answers: true,
         cached: Vec::new(),
     }
 }

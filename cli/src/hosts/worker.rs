@@ -66,7 +66,10 @@ pub async fn run(args: Hosts) -> Result<()> {
     let calls = Calls { invoke, prepare, slots: config.slots as usize };
     let keeping = {
         let (runtime, draining, gone) = (runtime.clone(), draining.clone(), gone.clone());
-        tokio::spawn(membership.keep(move || runtime.cached(), draining, gone))
+        let state = move |member: &mut Member| {
+            (member.cached, member.store_answers) = (runtime.cached(), runtime.store_answers());
+        };
+        tokio::spawn(membership.keep(state, draining, gone))
     };
     let patience = config.drain.map_or(limits::DRAIN_TIMEOUT, Span::as_duration);
     let serving = tokio::spawn(serve(listener, tls, calls, draining.clone(), patience));
@@ -139,6 +142,7 @@ fn member(config: &config::Worker, name: WorkerName, address: String, runtime: &
         memory_bytes: runtime.memory().budget_bytes,
         zone: config.zone.clone(),
         draining: false,
+        store_answers: true,
         cached: Vec::new(),
     }
 }

@@ -57,11 +57,11 @@ pub async fn join(backbone: &Backbone, member: Member) -> Result<Membership, Pro
 }
 
 impl Membership {
-    /// Renews the record, with what `cached` says each time. With `draining`, says that nothing new is taken; after
-    /// `gone`, removes it.
+    /// Renews the record, into which `state` writes each time how the worker is. With `draining`, says that nothing
+    /// new is taken; after `gone`, removes it.
     pub async fn keep(
         mut self,
-        cached: impl Fn() -> Vec<u64>,
+        state: impl Fn(&mut Member),
         draining: CancellationToken,
         gone: CancellationToken,
     ) {
@@ -76,7 +76,7 @@ impl Membership {
                 () = draining.cancelled(), if !self.member.draining => self.member.draining = true,
                 _ = ticks.tick() => {}
             }
-            self.member.cached = cached();
+            state(&mut self.member);
             if let Err(problem) = self.renew().await {
                 tracing::warn!(worker = %self.member.name, detail = %problem.detail, "the worker's record is not renewed; this is tried again");
             }

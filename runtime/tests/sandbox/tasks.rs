@@ -309,6 +309,7 @@ async fn held_elsewhere(platform: &Platform, digest: Digest) {
         memory_bytes: 1,
         zone: None,
         draining: false,
+        store_answers: true,
         cached: vec![digest.prefix()],
     };
     platform.backbone.put(&keys::member(&other.name), serde_json::to_vec(&other).unwrap()).await.unwrap();

@@ -41,7 +41,7 @@ async fn a_worker_that_is_silent_holds_nobody_up_for_long() {
     let membership =
         join(&deployment.backbone, member("silent", silent.local_addr().unwrap(), 8)).await.unwrap();
     let gone = CancellationToken::new();
-    let keeping = tokio::spawn(membership.keep(Vec::new, CancellationToken::new(), gone.clone()));
+    let keeping = tokio::spawn(membership.keep(|_| {}, CancellationToken::new(), gone.clone()));
     deployment.until("it is known", |live| live == 1).await;
     let begun = Instant::now();
     let answers = join_all((0..8).map(|_| deployment.call(0))).await;
