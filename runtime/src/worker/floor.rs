@@ -18,7 +18,7 @@ use futures::StreamExt as _;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{LEASE, Worker, cancel::Cancels, shop::Shop};
+use super::{LEASE, Worker, aside::Asides, cancel::Cancels, shop::Shop};
 
 /// Before the records are watched anew.
 const RETRY: Duration = Duration::from_secs(1);
@@ -102,6 +102,7 @@ impl Floor {
         let shop = Arc::new(Shop {
             name: self.worker.name.clone(),
             cancels: Cancels::new(backbone.clone()),
+            asides: Asides::default(),
             backbone,
             members: self.worker.backbone.clone(),
             reach: Arc::clone(&self.worker.reach),

@@ -4,7 +4,7 @@
 //! Read, check, run task after task, commit, announce, acknowledge. Failures
 //! of functions and data are results and are committed; failures of the
 //! platform are not, and the lease is given back, up to
-//! [`DELIVERIES_MAX`] times. Invariant: nothing staged outlives an attempt that
+//! [`TRIES_MAX`] times. Invariant: nothing staged outlives an attempt that
 //! does not commit, as far as the store can be reached.
 
 use std::{
@@ -17,16 +17,18 @@ use fanfold_backbone::{Delivery, Shared};
 use fanfold_protocol::{
     Fault, Problem,
     commit::{Overtaken, TaskCommit, TaskOutcome},
+    digest::Digest,
     invocation::{LogLine, ProgressBoard, Usage},
     keys,
     plan::{Lease, Task, Work},
-    worker::{Member, PREFERENCE},
+    worker::Member,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
 use super::{
     LEASE,
+    aside::HOPS_MAX,
     commit::{self, Place},
     logs::{self, Logs},
     shop::Shop,
@@ -38,17 +40,13 @@ use crate::{
     task::{self, Attempt, Product, TaskEnd},
 };
 
-/// Deliveries after which a lease's failure is recorded instead of tried again.
-const DELIVERIES_MAX: u32 = 8;
-/// Deliveries in which a lease that cannot be read is left to others: a newer release may
+/// Tries after which a lease's failure is recorded instead of tried again.
+const TRIES_MAX: u32 = 8;
+/// Tries in which a lease that cannot be read is left to others: a newer release may
 /// have written it for newer workers.
 const UNREAD_MAX: u32 = 3;
 /// Before a lease that the platform failed is tried again, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-
-/// Deliveries in which workers that would have to compile a component first leave
-/// its lease to others.
-const HOPS_MAX: u32 = 3;
 /// How long a lease runs before it is told of.
 const TELL_AFTER: Duration = Duration::from_millis(500);
 /// Between two times that it is told of, and that another attempt's commit is
@@ -72,8 +70,8 @@ pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result
     let (shop, delivery) = (&shared.what, &shared.delivery);
     let lease: Lease = match serde_json::from_slice(&delivery.payload) {
         Ok(lease) => lease,
-        Err(error) if delivery.attempt <= UNREAD_MAX => {
-            let delay = backoff(delivery.attempt);
+        Err(error) if tries(delivery.attempt) <= UNREAD_MAX => {
+            let delay = backoff(tries(delivery.attempt));
             tracing::warn!(%error, id = delivery.id, ?delay, "a lease that cannot be read is given back");
             return delivery.nak(delay).await.map(drop);
         }
@@ -82,10 +80,13 @@ pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result
             return delivery.dead(&reason).await.map(drop);
         }
     };
-    if delivery.attempt <= HOPS_MAX && another_holds(shop, &lease).await {
-        delivery.nak(Duration::ZERO).await?;
+    if delivery.attempt <= HOPS_MAX
+        && another_holds(shop, &lease).await
+        && let Some(step) = shop.asides.step(&delivery.id, delivery.attempt, Instant::now())
+    {
+        delivery.nak(step.delay).await?;
         // Meanwhile others pull, and may hold it.
-        tokio::time::sleep(PREFERENCE).await;
+        tokio::time::sleep(step.rest).await;
         return Ok(());
     }
     let registration = shop.cancels.register(lease.job);
@@ -105,7 +106,7 @@ pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result
         Ok(()) | Err(Ending::Cancelled) => delivery.ack().await?,
         Err(Ending::Drained | Ending::Unable) => delivery.nak(Duration::ZERO).await?,
         Err(Ending::Failed(problem)) => {
-            let delay = backoff(delivery.attempt);
+            let delay = backoff(tries(delivery.attempt));
             tracing::warn!(%problem, id = delivery.id, ?delay, "a lease is given back");
             delivery.nak(delay).await?
         }
@@ -122,14 +123,23 @@ async fn another_holds(shop: &Shop, lease: &Lease) -> bool {
     }
     let members = shop.members.list(keys::MEMBERS).await.unwrap_or_default();
     let mut members = members.iter().filter_map(|(_, entry)| serde_json::from_slice(&entry.value).ok());
-    members.any(|other: Member| {
-        other.name.as_str() != shop.name && !other.draining && other.holds(version.digest)
-    })
+    members.any(|other: Member| other.name.as_str() != shop.name && is_ready(&other, version.digest))
 }
 
-/// Doubles with each delivery.
-fn backoff(delivery: u32) -> Duration {
-    BACKOFF.0.saturating_mul(1 << delivery.saturating_sub(1).min(10)).min(BACKOFF.1)
+/// Whether a worker takes leases of a component and need not compile it.
+fn is_ready(member: &Member, digest: Digest) -> bool {
+    !member.draining && member.store_answers && member.holds(digest)
+}
+
+/// Tries of a lease, with the one that a delivery is. Any of the first [`HOPS_MAX`] may have been
+/// left to others, which nobody counts, so none of them counts as one that failed.
+fn tries(delivery: u32) -> u32 {
+    delivery.saturating_sub(HOPS_MAX).max(1)
+}
+
+/// Doubles with each try.
+fn backoff(tries: u32) -> Duration {
+    BACKOFF.0.saturating_mul(1 << tries.saturating_sub(1).min(10)).min(BACKOFF.1)
 }
 
 /// Keeps the lease for as long as it is worked on; ends with the backbone.
@@ -183,7 +193,8 @@ async fn attempt(
         }
         return Ok(());
     }
-    let last = delivery.attempt >= DELIVERIES_MAX;
+    let tries = tries(delivery.attempt);
+    let last = tries >= TRIES_MAX;
     let version = match shop.version(&lease.function, lease.version).await {
         Ok(version) => version,
         Err(problem) if problem.code.fault() == Fault::Platform && !last => {
@@ -191,9 +202,9 @@ async fn attempt(
         }
         Err(problem) => return give_up(shop, lease, &problem).await,
     };
-    if delivery.attempt > DELIVERIES_MAX {
+    if tries > TRIES_MAX {
         let problem = crate::internal(format!(
-            "expected the lease to end within {DELIVERIES_MAX} deliveries, found that none of them did; \
+            "expected the lease to end within {TRIES_MAX} tries, found that none of them did; \
              its function or its input may stop workers"
         ));
         return give_up(shop, lease, &problem).await;
@@ -266,7 +277,8 @@ async fn give_up(shop: &Shop, lease: Lease, problem: &Problem) -> Result<(), End
 }
 
 /// Waits for a turn, which is over before anything is committed. Only from then on
-/// the attempt takes time that tells it from others.
+/// the attempt takes time that tells it from others, and only what runs is kept while the store
+/// is silent for a moment.
 async fn in_turn(
     shared: &Shared<Arc<Shop>>,
     place: Place,
@@ -275,8 +287,12 @@ async fn in_turn(
     running: impl Future<Output = Result<(), Ending>>,
 ) -> Result<(), Ending> {
     let (shop, asked) = (&shared.what, Instant::now());
-    // It is never closed.
-    let _turn = shop.turns.acquire().await;
+    let _turn = tokio::select! {
+        biased;
+        () = shop.reach.silent() => return Err(Ending::Unable),
+        // It is never closed.
+        turn = shop.turns.acquire() => turn,
+    };
     if asked.elapsed() > TELL_AFTER
         && commit::winner(&shop.platform.data, place).await.map_err(Ending::Failed)?.is_some()
     {
@@ -379,5 +395,32 @@ mod tests {
         assert_eq!(backoff(3), Duration::from_secs(2));
         assert_eq!(backoff(7), Duration::from_secs(30));
         assert_eq!(backoff(u32::MAX), Duration::from_secs(30));
+    }
+
+    #[test]
+    fn deliveries_that_may_have_been_left_to_others_are_no_failures() {
+        for (delivery, expected) in [(1, 1), (HOPS_MAX, 1), (HOPS_MAX + 1, 1), (HOPS_MAX + 2, 2)] {
+            assert_eq!(tries(delivery), expected, "{delivery}");
+        }
+        assert!(tries(HOPS_MAX + TRIES_MAX - 1) < TRIES_MAX);
+        assert_eq!(tries(HOPS_MAX + TRIES_MAX), TRIES_MAX);
+    }
+
+    #[test]
+    fn leases_are_left_to_workers_that_can_take_them_at_once() {
+        let digest = Digest::of(b"component");
+        let member = |change: fn(&mut Member)| {
+            let mut member: Member = serde_json::from_value(serde_json::json!({
+                "name": "other", "instance": Uuid::nil(), "address": "other:1", "wire": 2, "version": "0.1.0",
+                "engine": "e", "slots": 1, "memory_bytes": 1, "cached": [digest.prefix()],
+            }))
+            .unwrap();
+            change(&mut member);
+            is_ready(&member, digest)
+        };
+        assert!(member(|_| {}), "one of an earlier release does not say how its store is");
+        assert!(!member(|member| member.store_answers = false));
+        assert!(!member(|member| member.draining = true));
+        assert!(!member(|member| member.cached.clear()));
     }
 }

@@ -6,6 +6,7 @@
 //! runs next, so that neither disks nor processors wait for each other. Invariant: a lease is acknowledged only after its commit is in the
 //! store, or when its job is cancelled.
 
+mod aside;
 mod cancel;
 mod commit;
 mod floor;

@@ -3,9 +3,9 @@
 //!
 //! A worker that is cut off from the store would take lease after lease and hold
 //! each through all the retries of a request. So it looks at the store all the
-//! time, pulls while the store answers, and gives back what it holds once the
-//! store has been silent for [`SILENT_MAX`]. Invariant: one answer that is late
-//! makes nobody give back.
+//! time, pulls while the store answers, gives back at once what only waits, and what
+//! runs when the store has been silent for [`SILENT_MAX`]. Invariant: one answer that
+//! is late makes nobody give back what runs.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use tokio::{sync::watch, time::Instant};
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(1));
 /// A store that takes longer does not answer.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the store is silent before leases are given back: longer than a store
-/// takes to be started again, so that work is not thrown away for that.
+/// How long the store is silent before leases that run are given back: longer than a
+/// store takes to be started again, so that work is not thrown away for that.
 const SILENT_MAX: Duration = Duration::from_secs(20);
 
 /// What the last look at the store found.

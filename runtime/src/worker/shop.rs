@@ -14,7 +14,7 @@ use fanfold_protocol::{ErrorKind, Problem, function::Version, keys, names::Funct
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{Reach, cancel::Cancels};
+use super::{Reach, aside::Asides, cancel::Cancels};
 use crate::{Platform, host::store_problem};
 
 /// Versions kept in memory.
@@ -33,6 +33,8 @@ pub(crate) struct Shop {
     pub(crate) platform: Arc<Platform>,
     pub(crate) guests: Handle,
     pub(crate) cancels: Cancels,
+    /// The leases that are left to others.
+    pub(super) asides: Asides,
     /// Set when what still runs is to be given back.
     pub(crate) drained: CancellationToken,
     /// Turns to run tasks, of all tenants together.

@@ -295,6 +295,35 @@ async fn a_worker_whose_store_is_silent_leaves_work_to_others() {
     works.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_its_turn_is_given_back_as_soon_as_the_store_is_silent() {
+    let mut platform = Platform::start().await;
+    let endless = tables("(loop $forever (br $forever))", 0, '"');
+    let _: Arc<Version> = platform.deploy(endless, Settings::default()).await.unwrap();
+    // One thread: of two leases one runs, and the other waits.
+    platform.with_workers(1);
+    let works = Works::draining(platform, Duration::from_millis(300));
+    let maps = vec![Work::Map(works.partition("in/1.csv", "id\n1\n").await)];
+    let backbone = &works.platform.backbone;
+    let mut running = backbone.subscribe(&keys::running_subject(&works.job)).await.unwrap();
+    for group in 0..2 {
+        works.enqueue(&works.lease(0, group, maps.clone()), 1).await;
+    }
+    let told = tokio::time::timeout(Duration::from_secs(30), running.next()).await;
+    told.expect("a lease that runs").expect("a notice");
+    assert_eq!(backbone.depth(keys::TASK_QUEUE).await.unwrap().leased, 2);
+    works.platform.gate.set(Passage::Closed);
+    // What runs would be given back after 20 s.
+    let pulled = backbone.pull(keys::TASK_QUEUE, 1, Duration::from_secs(12), Duration::from_secs(30)).await;
+    let [delivery] = &pulled.unwrap()[..] else { panic!("it is still waiting for its turn") };
+    assert_eq!(delivery.attempt, 2);
+    let depth = backbone.depth(keys::TASK_QUEUE).await.unwrap();
+    assert_eq!((depth.ready, depth.leased), (0, 2), "what runs is kept");
+    delivery.ack().await.unwrap();
+    works.platform.gate.set(Passage::Open);
+    works.stop().await;
+}
+
 /// Says in the backbone that another worker has compiled a component.
 async fn held_elsewhere(platform: &Platform, digest: Digest) {
     let other = Member {
