@@ -91,12 +91,17 @@ impl Authority {
     }
 }
 
+/// How long a component takes to be prepared.
+const PREPARING: Duration = Duration::from_millis(100);
+
 /// What stands in for guests.
 #[derive(Default)]
 struct Guests {
     started: AtomicUsize,
     running: AtomicUsize,
     ended: AtomicUsize,
+    /// Times that a component was to be prepared.
+    prepared: AtomicUsize,
     /// What the calls were about.
     about: Mutex<Vec<Subject>>,
 }
@@ -210,7 +215,15 @@ fn calls(guests: &Arc<Guests>, slots: u32) -> Calls {
             Ok::<_, Problem>(Outcome { result: Ok(response), logs, progress, usage })
         }
     });
-    let prepare = service_fn(|_: Preparation| async { Ok::<_, Problem>(Default::default()) });
+    let counted = Arc::clone(guests);
+    let prepare = service_fn(move |_: Preparation| {
+        let guests = Arc::clone(&counted);
+        async move {
+            tokio::time::sleep(PREPARING).await;
+            guests.prepared.fetch_add(1, SeqCst);
+            Ok::<_, Problem>(Default::default())
+        }
+    });
     Calls {
         invoke: BoxCloneSyncService::new(invoke),
         prepare: BoxCloneSyncService::new(prepare),
@@ -320,7 +333,8 @@ async fn who_holds_the_component_goes_first_and_then_anyone() {
     for _ in 0..20 {
         deployment.call(1).await.unwrap();
     }
-    assert_eq!((a.started(), b.started()), (20, 0));
+    // One call at a time is no reason to compile it elsewhere.
+    assert_eq!((a.started(), b.started(), b.guests.prepared.load(SeqCst)), (20, 0, 0));
     // While its slot is taken the other one is asked.
     let busy = async {
         while a.guests.running.load(SeqCst) == 0 {
@@ -331,6 +345,53 @@ async fn who_holds_the_component_goes_first_and_then_anyone() {
     let (long, short) = tokio::join!(deployment.call(1_000), busy);
     assert!(long.is_ok() && short.is_ok(), "{long:?} {short:?}");
     assert_eq!((a.started(), b.started()), (21, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_spread_to_workers_that_compile_while_nobody_waits_for_it() {
+    let deployment = Deployment::new().await;
+    let held = vec![fanfold_protocol::digest::Digest::of(b"x").prefix()];
+    let a = Worker::start_holding(&deployment.backbone, &deployment.authority, "a", 16, held).await;
+    let b = deployment.worker("b", 16).await;
+    deployment.until("both are there", |live| live == 2).await;
+    let begun = Instant::now();
+    while b.guests.prepared.load(SeqCst) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "nobody had it prepared");
+        let answers = join_all((0..8).map(|_| deployment.call(5))).await;
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    }
+    // No call has waited for that, but for those that came between its end and this look.
+    assert!(a.started() >= 8 && b.started() <= 8, "{} and {}", a.started(), b.started());
+    let (before_a, before_b) = (a.started(), b.started());
+    for _ in 0..20 {
+        let answers = join_all((0..10).map(|_| deployment.call(5))).await;
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    }
+    let (a, had_b) = (a.started() - before_a, b.started() - before_b);
+    assert_eq!(a + had_b, 200);
+    assert!(a.abs_diff(had_b) < 100, "{a} and {had_b}");
+    // It was asked once.
+    assert_eq!(b.guests.prepared.load(SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deployed_is_compiled_by_all_workers() {
+    let deployment = Deployment::new().await;
+    let mut workers = Vec::new();
+    for name in ["a", "b", "c"] {
+        workers.push(deployment.worker(name, 4).await);
+    }
+    deployment.until("all are there", |live| live == 3).await;
+    let digest = fanfold_protocol::digest::Digest::of(b"x");
+    deployment.dispatch.prepare.clone().oneshot(Preparation { digest, tenant: None }).await.unwrap();
+    let prepared = || workers.iter().map(|worker| worker.guests.prepared.load(SeqCst)).collect::<Vec<_>>();
+    // Whoever deployed it waited for one of them.
+    assert!(prepared().iter().sum::<usize>() >= 1);
+    let begun = Instant::now();
+    while prepared() != [1, 1, 1] {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", prepared());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -405,10 +466,13 @@ async fn a_killed_worker_loses_what_it_had_and_gets_nothing_more() {
     // It comes back under its name, as another instance.
     let again = Worker::start(&deployment.backbone, &deployment.authority, "a", 8).await;
     assert!(deployment.until("a is back", |live| live == 2).await < Duration::from_secs(2));
-    for _ in 0..40 {
-        deployment.call(1).await.unwrap();
+    // The other one has answered for the component, so this one is asked to compile it first.
+    let begun = Instant::now();
+    while again.started() == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{}", again.address);
+        let answers = join_all((0..4).map(|_| deployment.call(5))).await;
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     }
-    assert!(again.started() > 0, "{}", again.address);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,8 +9,6 @@
 
 use std::time::{Duration, Instant};
 
-use fanfold_protocol::worker::PREFERENCE;
-
 /// How fast a peak fades: to a third within this.
 const FADING: Duration = Duration::from_secs(10);
 /// What an answer of a worker is taken to cost that has given none yet.
@@ -20,6 +18,9 @@ const FAILURE: Duration = Duration::from_secs(1);
 /// For how long a worker that had no room is taken to have none: as long as its answers
 /// take, at least and at most this.
 const FULL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// What it is taken to cost that a component is compiled while a call waits for it: less than a
+/// failure, so that who holds the component and fails is not preferred for it.
+const COMPILING: Duration = Duration::from_millis(500);
 
 /// What a worker's answers have taken of late.
 #[derive(Clone, Copy, Debug)]
@@ -60,10 +61,36 @@ impl Load {
         (self.peak_s * self.faded(now)).max(least) * (in_work + 1) as f64
     }
 
+    /// What one more call finds there.
+    pub fn offer(&self, in_work: usize, slots: usize, now: Instant) -> Offer {
+        let cost = self.cost(in_work, slots, now);
+        Offer { cost, is_busy: in_work > 0, is_full: now < self.full_until }
+    }
+
     fn faded(&self, now: Instant) -> f64 {
         let age = now.saturating_duration_since(self.at).as_secs_f64();
         (-age / FADING.as_secs_f64()).exp()
     }
+}
+
+/// What one more call finds at a worker that has room for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    /// In seconds.
+    pub cost: f64,
+    /// It has calls in work.
+    pub is_busy: bool,
+    /// It had no room of late.
+    pub is_full: bool,
+}
+
+/// Who takes a call.
+#[derive(Debug)]
+pub struct Choice<'a, T> {
+    /// The call goes there.
+    pub taken: &'a T,
+    /// It would be better for calls like this one if this one held what they need, too.
+    pub wanted: Option<&'a T>,
 }
 
 /// The better of two candidates that have room; of all, when neither has. `cost`
@@ -92,24 +119,32 @@ pub fn choose<'a, T>(
     found.map(|(candidate, _)| candidate)
 }
 
-/// As [`choose`], but one that holds what the call needs goes first, unless the
-/// other is cheaper by more than [`PREFERENCE`].
-pub fn prefer<T>(
-    candidates: &[T],
+/// As [`choose`], but where that one would have to compile what the call needs, one that
+/// holds it goes first, unless it is full or costs more than compiling does.
+///
+/// So that calls spread all the same, the other one is wanted once those that hold it
+/// have calls in work and it is cheaper.
+pub fn prefer<'a, T>(
+    candidates: &'a [T],
     holds: impl Fn(&T) -> bool,
-    cost: impl Fn(&T) -> Option<f64>,
+    offer: impl Fn(&T) -> Option<Offer>,
     mut random: impl FnMut(usize) -> usize,
-) -> Option<&T> {
-    let found = choose(candidates, &cost, &mut random)?;
+) -> Option<Choice<'a, T>> {
+    let cost = |candidate: &T| offer(candidate).map(|offer| offer.cost);
+    let found = choose(candidates, cost, &mut random)?;
+    let found_alone = Some(Choice { taken: found, wanted: None });
     if holds(found) {
-        return Some(found);
+        return found_alone;
     }
-    let holding = |candidate: &T| if holds(candidate) { cost(candidate) } else { None };
-    let holder = choose(candidates, holding, random);
-    let within = |holder: &&T| {
-        cost(holder).zip(cost(found)).is_some_and(|(held, other)| held <= other + PREFERENCE.as_secs_f64())
-    };
-    holder.filter(within).or(Some(found))
+    let ready = |candidate: &T| offer(candidate).filter(|offer| !offer.is_full).map(|offer| offer.cost);
+    let holding = |candidate: &T| if holds(candidate) { ready(candidate) } else { None };
+    let Some(holder) = choose(candidates, holding, random) else { return found_alone };
+    let (Some(held), Some(other)) = (offer(holder), offer(found)) else { return found_alone };
+    if held.cost > other.cost + COMPILING.as_secs_f64() {
+        return found_alone;
+    }
+    let wanted = (held.is_busy && other.cost < held.cost).then_some(found);
+    Some(Choice { taken: holder, wanted })
 }
 
 #[cfg(test)]
@@ -161,30 +196,67 @@ mod tests {
         assert!(load.cost(0, 8, at(1_019)) > 5.0 * load.cost(0, 8, at(1_021)));
     }
 
-    #[test]
-    fn who_holds_it_goes_first_within_50_ms_and_then_anyone() {
+    /// Of a worker that one test is about.
+    #[derive(Clone, Copy, Debug)]
+    struct Candidate {
+        cost_ms: u32,
+        holds: bool,
+        is_busy: bool,
+        is_full: bool,
+    }
+
+    const COLD: Candidate = Candidate { cost_ms: 1, holds: false, is_busy: false, is_full: false };
+    const WARM: Candidate = Candidate { holds: true, ..COLD };
+    /// Without room.
+    const NONE: u32 = u32::MAX;
+
+    /// Who takes calls, and who is wanted, of 200 choices.
+    fn preferred(candidates: &[Candidate]) -> (Vec<usize>, Vec<usize>) {
         let mut random = ChaCha8Rng::seed_from_u64(11);
-        // Costs in ms, and whether it holds the component.
-        let mut check = |candidates: &[(u32, bool)], expected: &[usize]| {
-            let mut found = vec![0; candidates.len()];
-            let places: Vec<usize> = (0..candidates.len()).collect();
-            for _ in 0..200 {
-                let cost = |at: &usize| match candidates[*at].0 {
-                    u32::MAX => None,
-                    ms => Some(f64::from(ms) / 1e3),
-                };
-                let holds = |at: &usize| candidates[*at].1;
-                found[*prefer(&places, holds, cost, |n| random.random_range(0..n)).unwrap()] += 1;
-            }
-            let chosen: Vec<usize> = (0..found.len()).filter(|at| found[*at] > 0).collect();
-            assert_eq!(chosen, expected, "{candidates:?}: {found:?}");
+        let places: Vec<usize> = (0..candidates.len()).collect();
+        let (mut taken, mut wanted) = (vec![false; candidates.len()], vec![false; candidates.len()]);
+        for _ in 0..200 {
+            let offer = |at: &usize| {
+                let Candidate { cost_ms, is_busy, is_full, .. } = candidates[*at];
+                (cost_ms != NONE).then(|| Offer { cost: f64::from(cost_ms) / 1e3, is_busy, is_full })
+            };
+            let holds = |at: &usize| candidates[*at].holds;
+            let choice = prefer(&places, holds, offer, |n| random.random_range(0..n)).unwrap();
+            taken[*choice.taken] = true;
+            choice.wanted.into_iter().for_each(|at| wanted[*at] = true);
+        }
+        let places = |found: Vec<bool>| -> Vec<usize> { (0..found.len()).filter(|at| found[*at]).collect() };
+        (places(taken), places(wanted))
+    }
+
+    #[test]
+    fn who_holds_it_goes_first_unless_compiling_is_cheaper() {
+        let check = |candidates: &[Candidate], expected: &[usize]| {
+            assert_eq!(preferred(candidates).0, expected, "{candidates:?}");
         };
-        check(&[(1, false), (49, true), (1, false), (1, false), (1, false)], &[1]);
-        check(&[(1, false), (52, true)], &[0]);
-        check(&[(1, false), (u32::MAX, true)], &[0]);
-        check(&[(1, false), (1, false)], &[0]);
-        check(&[(9, true), (9, true), (9, false), (9, true)], &[0, 1, 3]);
-        check(&[(1, false); 4], &[0, 1, 2, 3]);
+        let cost = |cost_ms: u32, candidate: Candidate| Candidate { cost_ms, ..candidate };
+        check(&[COLD, cost(499, WARM), COLD, COLD, COLD], &[1]);
+        check(&[COLD, cost(502, WARM)], &[0]);
+        check(&[COLD, cost(NONE, WARM)], &[0]);
+        check(&[COLD, Candidate { is_full: true, ..WARM }], &[0]);
+        check(&[COLD, COLD], &[0]);
+        check(&[cost(9, WARM), cost(9, WARM), cost(9, COLD), cost(9, WARM)], &[0, 1, 3]);
+        check(&[COLD; 4], &[0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn who_lacks_it_is_wanted_once_the_others_have_calls_in_work() {
+        let check = |candidates: &[Candidate], expected: &[usize]| {
+            assert_eq!(preferred(candidates).1, expected, "{candidates:?}");
+        };
+        let busy = Candidate { cost_ms: 2, is_busy: true, ..WARM };
+        check(&[COLD, busy, COLD], &[0, 2]);
+        check(&[COLD, WARM, COLD], &[]);
+        check(&[Candidate { cost_ms: 3, ..COLD }, busy], &[]);
+        // Whoever takes the call compiles it anyway.
+        check(&[COLD, Candidate { is_full: true, ..busy }], &[]);
+        // Where one that holds it is found, nothing more is looked for.
+        check(&[busy, busy], &[]);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -18,9 +18,11 @@ use bytes::{Bytes, buf::Chain};
 use fanfold_protocol::{
     ErrorKind, Fault, Problem,
     digest::Digest,
+    invocation::Preparation,
     limits,
     worker::{
-        FRAME_TYPE, Frame, HEAD_BYTES_MAX, Member, NOT_STARTED, UNKNOWN_SUBJECT, WIRE_HEADER, WIRE_VERSION,
+        FRAME_TYPE, Frame, HEAD_BYTES_MAX, Member, NOT_STARTED, PREPARE_PATH, PrepareHead, UNKNOWN_SUBJECT,
+        WIRE_HEADER, WIRE_VERSION, encode,
     },
 };
 use futures::future::join_all;
@@ -43,7 +45,10 @@ use tokio_rustls::{
     rustls::{ClientConfig, pki_types::ServerName},
 };
 
-use super::choice::Load;
+use super::{
+    choice::{Load, Offer},
+    holdings::Holdings,
+};
 
 /// For TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -79,7 +84,8 @@ pub struct Endpoint {
     /// As it says of itself; another instance is another endpoint.
     pub member: Member,
     draining: AtomicBool,
-    cached: RwLock<Vec<u64>>,
+    store_answers: AtomicBool,
+    holdings: RwLock<Holdings>,
     heard: Mutex<Instant>,
     tls: Arc<ClientConfig>,
     slots: Arc<Semaphore>,
@@ -97,9 +103,12 @@ pub struct Endpoint {
 impl Endpoint {
     /// A worker that nobody has called yet.
     pub fn new(member: Member, tls: Arc<ClientConfig>) -> Self {
+        let mut holdings = Holdings::default();
+        holdings.hear(&member.cached);
         Self {
             draining: AtomicBool::new(member.draining),
-            cached: RwLock::new(member.cached.clone()),
+            store_answers: AtomicBool::new(member.store_answers),
+            holdings: RwLock::new(holdings),
             heard: Mutex::new(Instant::now()),
             slots: Arc::new(Semaphore::new(member.slots as usize)),
             load: Mutex::new(Load::new(Instant::now())),
@@ -119,13 +128,32 @@ impl Endpoint {
     pub fn hear(&self, member: &Member) {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.draining.store(member.draining, Ordering::Relaxed);
-        self.cached.write().unwrap_or_else(PoisonError::into_inner).clone_from(&member.cached);
+        self.store_answers.store(member.store_answers, Ordering::Relaxed);
+        self.holdings_mut().hear(&member.cached);
     }
 
-    /// Whether it has compiled a component.
+    /// Whether it has compiled a component, as far as is known.
     pub fn holds(&self, digest: Digest) -> bool {
-        let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner);
-        cached.binary_search(&digest.prefix()).is_ok()
+        self.holdings.read().unwrap_or_else(PoisonError::into_inner).holds(digest)
+    }
+
+    /// Whether it is to be asked now to compile a component, which is noted.
+    pub fn ask(&self, digest: Digest) -> bool {
+        self.holdings_mut().ask(digest, Instant::now())
+    }
+
+    fn holdings_mut(&self) -> RwLockWriteGuard<'_, Holdings> {
+        self.holdings.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether its store answers it, as it says.
+    pub fn store_answers(&self) -> bool {
+        self.store_answers.load(Ordering::Relaxed)
+    }
+
+    /// Whether it takes calls and can do all that they may need.
+    pub fn is_able(&self) -> bool {
+        self.store_answers() && !self.draining.load(Ordering::Relaxed)
     }
 
     /// Whether it said anything of late.
@@ -143,12 +171,12 @@ impl Endpoint {
         until.is_some_and(|until| now < until)
     }
 
-    /// What one more call costs here; none when it takes none.
-    pub fn cost(&self, now: Instant) -> Option<f64> {
+    /// What one more call finds here; none when it takes none.
+    pub fn offer(&self, now: Instant) -> Option<Offer> {
         let free = self.slots.available_permits();
         (free > 0 && self.is_live(now)).then(|| {
             let slots = self.member.slots as usize;
-            self.load().cost(slots.saturating_sub(free), slots, now)
+            self.load().offer(slots.saturating_sub(free), slots, now)
         })
     }
 
@@ -157,8 +185,21 @@ impl Endpoint {
         Arc::clone(&self.slots).try_acquire_owned().ok()
     }
 
-    /// Sends a frame and gives the frame of the answer.
-    pub async fn call(&self, path: &'static str, frame: Frame) -> Result<Bytes, Failure> {
+    /// Has a component compiled and described. Takes no slot, as the worker takes none for it.
+    pub async fn prepare(&self, preparation: Preparation) -> Result<Bytes, Failure> {
+        let Preparation { digest, tenant } = preparation;
+        let frame = encode(&PrepareHead { digest, tenant }).map_err(Failure::NotStarted)?;
+        self.call(PREPARE_PATH, frame, Some(digest)).await
+    }
+
+    /// Sends a frame and gives the frame of the answer. Names the component that it takes, if any.
+    pub async fn call(
+        &self,
+        path: &'static str,
+        frame: Frame,
+        component: Option<Digest>,
+    ) -> Result<Bytes, Failure> {
+        let lacking = component.filter(|digest| !self.holds(*digest));
         let mut sender = self.sender().await.map_err(Failure::NotStarted)?;
         let begun = Instant::now();
         let request = self.request(path, frame).map_err(|error| Failure::NotStarted(self.lost(&error)))?;
@@ -173,7 +214,11 @@ impl Endpoint {
                 Err(if unsent { Failure::NotStarted(problem) } else { Failure::Lost(problem) })
             }
         };
-        self.note(begun, &answer);
+        match lacking {
+            // It compiled first, so what that took says nothing of the next.
+            Some(digest) if answer.is_ok() => self.holdings_mut().answered(digest),
+            _ => self.note(begun, &answer),
+        }
         answer
     }
 

@@ -18,7 +18,6 @@ use bytes::Bytes;
 use fanfold_backbone::{Backbone, Change, Entry};
 use fanfold_protocol::{
     ErrorKind, Fault, Problem,
-    digest::Digest,
     function::Descriptions,
     invocation::{Invocation, Outcome, Preparation},
     keys,
@@ -28,12 +27,13 @@ use fanfold_protocol::{
     },
 };
 use futures::StreamExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    choice::prefer,
+    choice::{Choice, prefer},
     counters::Counters,
     endpoint::{Endpoint, Failure},
     subjects::Subjects,
@@ -46,6 +46,8 @@ const DEPOSIT: i64 = 1;
 const WITHDRAWAL: i64 = 5;
 /// The most that may be saved up, which is also there at the start.
 const SAVED_MAX: i64 = 100 * WITHDRAWAL;
+/// Workers that this gateway has compile something at once while no call waits for it.
+const ASKED_MAX: usize = 8;
 /// Before a watch that ended is begun again.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
@@ -60,6 +62,8 @@ struct Inner {
     endpoints: RwLock<Arc<[Arc<Endpoint>]>>,
     subjects: Subjects,
     counters: Counters,
+    /// Places of workers that compile while no call waits for it.
+    asked: Arc<Semaphore>,
     /// Starts of workers of other versions that were told so.
     told: Mutex<HashSet<Uuid>>,
     chance: AtomicU64,
@@ -78,6 +82,7 @@ impl Pool {
             endpoints: RwLock::new(Arc::from(Vec::new())),
             subjects: Subjects::default(),
             counters: Counters::default(),
+            asked: Arc::new(Semaphore::new(ASKED_MAX)),
             told: Mutex::default(),
             chance: AtomicU64::new(u64::from_le_bytes(seed)),
             saved: AtomicI64::new(SAVED_MAX),
@@ -107,26 +112,42 @@ impl Pool {
         let digest = self.0.subjects.digest(invocation)?;
         let frame = encode_call(invocation, &digest, false)?;
         let telling = || encode_call(invocation, &digest, true);
-        decode_outcome(self.send(INVOKE_PATH, invocation.version.digest, frame, telling).await?)
+        let needs = Preparation { digest: invocation.version.digest, tenant: invocation.tenant.clone() };
+        decode_outcome(self.send(INVOKE_PATH, &needs, frame, telling).await?)
     }
 
-    /// Has a component compiled and described.
+    /// Has a component compiled and described by one worker, and then compiled by the others,
+    /// for which nobody waits.
     ///
     /// # Errors
     /// As [`Pool::invoke`].
     pub async fn prepare(&self, preparation: Preparation) -> Result<Descriptions, Problem> {
-        let Preparation { digest, tenant } = preparation;
+        let (digest, tenant) = (preparation.digest, preparation.tenant.clone());
         let frame = encode(&PrepareHead { digest, tenant })?;
         let telling = || Ok(frame.clone());
-        decode(self.send(PREPARE_PATH, digest, frame.clone(), telling).await?)
+        let described = decode(self.send(PREPARE_PATH, &preparation, frame.clone(), telling).await?)?;
+        self.spread(preparation);
+        Ok(described)
+    }
+
+    /// Has all workers compile a component that lack it, a few at a time.
+    fn spread(&self, needs: Preparation) {
+        let pool = self.clone();
+        tokio::spawn(async move {
+            for endpoint in pool.endpoints().iter() {
+                // It is never closed.
+                let Ok(place) = Arc::clone(&pool.0.asked).acquire_owned().await else { return };
+                ask(endpoint, &needs, place);
+            }
+        });
     }
 
     /// Sends a frame; `telling` gives the one for a worker that does not know what the first
-    /// is about.
+    /// is about. `needs` is what it takes to run it.
     async fn send(
         &self,
         path: &'static str,
-        digest: Digest,
+        needs: &Preparation,
         frame: Frame,
         telling: impl Fn() -> Result<Frame, Problem>,
     ) -> Result<Bytes, Problem> {
@@ -135,16 +156,16 @@ impl Pool {
         let mut tried: Vec<Arc<Endpoint>> = Vec::new();
         let mut failure = None;
         while tried.len() < TRIES_MAX as usize {
-            let Some((endpoint, slot)) = self.take(digest, &tried) else { break };
+            let Some((endpoint, slot)) = self.take(needs, &tried) else { break };
             if failure.is_some() {
                 if !self.withdraw() {
                     break;
                 }
                 counters.retried();
             }
-            let mut answer = endpoint.call(path, frame.clone()).await;
+            let mut answer = endpoint.call(path, frame.clone(), Some(needs.digest)).await;
             if let Err(Failure::Untold(_)) = answer {
-                answer = endpoint.call(path, telling()?).await;
+                answer = endpoint.call(path, telling()?, Some(needs.digest)).await;
             }
             drop(slot);
             match answer {
@@ -172,19 +193,25 @@ impl Pool {
     /// A worker and one of its slots, none of those that were tried.
     fn take(
         &self,
-        digest: Digest,
+        needs: &Preparation,
         tried: &[Arc<Endpoint>],
-    ) -> Option<(Arc<Endpoint>, tokio::sync::OwnedSemaphorePermit)> {
+    ) -> Option<(Arc<Endpoint>, OwnedSemaphorePermit)> {
         let (endpoints, now) = (self.endpoints(), Instant::now());
+        let holds = |endpoint: &Arc<Endpoint>| endpoint.holds(needs.digest);
+        let offer = |endpoint: &Arc<Endpoint>| {
+            let fresh = !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint));
+            if fresh { endpoint.offer(now) } else { None }
+        };
         // Another call may take the slot between the choice and here.
         for _ in 0..=endpoints.len() {
-            let cost = |endpoint: &Arc<Endpoint>| {
-                let fresh = !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint));
-                if fresh { endpoint.cost(now) } else { None }
-            };
-            let endpoint = prefer(&endpoints, |endpoint| endpoint.holds(digest), cost, |n| self.random(n))?;
-            if let Some(slot) = endpoint.slot() {
-                return Some((Arc::clone(endpoint), slot));
+            let Choice { taken, wanted } = prefer(&endpoints, holds, offer, |n| self.random(n))?;
+            if let Some(endpoint) = wanted
+                && let Ok(place) = Arc::clone(&self.0.asked).try_acquire_owned()
+            {
+                ask(endpoint, needs, place);
+            }
+            if let Some(slot) = taken.slot() {
+                return Some((Arc::clone(taken), slot));
             }
         }
         None
@@ -250,7 +277,7 @@ impl Pool {
     fn tell_stranger(&self, member: Member) {
         if self.0.told.lock().unwrap_or_else(PoisonError::into_inner).insert(member.instance) {
             let stranger = Endpoint::new(member, Arc::clone(&self.0.tls));
-            tokio::spawn(async move { drop(stranger.call(INVOKE_PATH, Frame::default()).await) });
+            tokio::spawn(async move { drop(stranger.call(INVOKE_PATH, Frame::default(), None).await) });
         }
     }
 
@@ -266,7 +293,10 @@ impl Pool {
             // The whole state has just been seen: who was not in it has lapsed meanwhile.
             Change::Synced => known.retain(|_, endpoint| endpoint.heard_within(2 * MEMBER_LEASE)),
         }
-        let endpoints: Arc<[Arc<Endpoint>]> = known.values().cloned().collect();
+        // One whose store is silent is left out while there are others.
+        let others = known.values().any(|endpoint| endpoint.is_able());
+        let is_called = |endpoint: &&Arc<Endpoint>| !others || endpoint.store_answers();
+        let endpoints: Arc<[Arc<Endpoint>]> = known.values().filter(is_called).cloned().collect();
         drop(known);
         self.0.counters.live(endpoints.len());
         *self.0.endpoints.write().unwrap_or_else(PoisonError::into_inner) = endpoints;
@@ -308,6 +338,21 @@ impl Pool {
         );
         known.insert(key, Arc::new(Endpoint::new(member, Arc::clone(&self.0.tls))));
     }
+}
+
+/// Has a worker compile what calls need, unless it was asked already, and waits for nothing. It
+/// has the place until it answers.
+fn ask(endpoint: &Arc<Endpoint>, needs: &Preparation, place: OwnedSemaphorePermit) {
+    if !endpoint.is_live(Instant::now()) || !endpoint.ask(needs.digest) {
+        return;
+    }
+    let (endpoint, needs) = (Arc::clone(endpoint), needs.clone());
+    tokio::spawn(async move {
+        if let Err(failure) = endpoint.prepare(needs).await {
+            tracing::debug!(worker = %endpoint.member.name, ?failure, "a worker did not compile what it lacks");
+        }
+        drop(place);
+    });
 }
 
 /// Whether another worker may take what this one did not: it has no room, or is itself

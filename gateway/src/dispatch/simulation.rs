@@ -2,9 +2,10 @@
 //! A thousand workers and a hundred gateways, which two cores cannot show: the
 //! very choice that gateways make, in virtual time, as discrete events.
 //!
-//! Calls come at random times at every gateway and take times with a long tail. A
-//! gateway knows its own calls, its own answers' times and the members, and
-//! nothing of other gateways. Everything is drawn from a seed, which is printed;
+//! Calls come at random times at every gateway and take times with a long tail. All are
+//! of one component, which a worker compiles when it is called or asked to. A
+//! gateway knows its own calls, its own answers' times and the members with what they
+//! hold, and nothing of other gateways. Everything is drawn from a seed, which is printed;
 //! `FANFOLD_SEED` gives another one.
 
 use std::{
@@ -13,11 +14,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanfold_protocol::worker::MEMBER_LEASE;
+use fanfold_protocol::{
+    digest::Digest,
+    worker::{MEMBER_LEASE, MEMBER_RENEWAL},
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::choice::{Load, choose};
+use super::{
+    choice::{Choice, Load, prefer},
+    holdings::Holdings,
+};
 
 const GATEWAYS: usize = 100;
 const WORKERS: usize = 1_000;
@@ -35,6 +42,9 @@ const CONNECT: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(5);
 /// As in `pool.rs`.
 const TRIES_MAX: u32 = 3;
+const ASKED_MAX: usize = 8;
+/// What compiling the component takes.
+const COMPILING: Duration = Duration::from_millis(400);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Call {
@@ -43,6 +53,8 @@ struct Call {
     tries: u32,
     came: Duration,
     sent: Duration,
+    /// Its gateway knew of no component there.
+    lacking: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +67,13 @@ enum Event {
     Dies(usize),
     Lapses(usize),
     Returns(usize),
+    /// For the first time, without anything compiled.
+    Joins(usize),
+    /// A gateway asks a worker to compile.
+    Asked(usize, usize),
+    Compiled(usize, usize),
+    /// Its record, as all gateways see it, says that it holds the component.
+    Says(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,14 +92,17 @@ struct Worker {
     instance: u32,
     in_work: usize,
     slow: f64,
+    /// When it has compiled the component, if it has begun to.
+    compiled: Option<Duration>,
     begun: u64,
     refused: u64,
 }
 
 /// A worker as one gateway sees it.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct View {
     load: Load,
+    holdings: Holdings,
     in_work: usize,
     member: bool,
     rests_until: Duration,
@@ -89,9 +111,17 @@ struct View {
 }
 
 impl View {
-    fn new(now: Instant) -> Self {
+    /// Of a worker that holds the component.
+    fn new(now: Instant, component: Digest) -> Self {
+        let mut view = Self::without(now);
+        view.holdings.hear(&[component.prefix()]);
+        view
+    }
+
+    fn without(now: Instant) -> Self {
         let (rests_until, fails_at) = (Duration::ZERO, Duration::ZERO);
-        Self { load: Load::new(now), in_work: 0, member: true, rests_until, fails_at }
+        let holdings = Holdings::default();
+        Self { load: Load::new(now), holdings, in_work: 0, member: true, rests_until, fails_at }
     }
 }
 
@@ -105,9 +135,14 @@ struct World {
     workers: Vec<Worker>,
     views: Vec<Vec<View>>,
     all: Vec<usize>,
+    component: Digest,
+    /// By gateway, the workers that it has compile while no call waits for it.
+    asked: Vec<usize>,
     /// Whether a dead worker's host refuses connections, or says nothing.
     refuses: bool,
     latencies: Vec<Duration>,
+    /// Calls that waited for the component to be compiled.
+    waited: usize,
     /// When calls were sent to workers that were gone.
     astray: Vec<Duration>,
     /// When users were told that there is no room, and that a call failed.
@@ -117,10 +152,18 @@ struct World {
 
 impl World {
     fn new(seed: u64, ends: Duration, refuses: bool) -> Self {
-        let epoch = Instant::now();
-        let worker =
-            Worker { alive: true, hangs: false, instance: 0, in_work: 0, slow: 1.0, begun: 0, refused: 0 };
-        let view = View::new(epoch);
+        let (epoch, component) = (Instant::now(), Digest::of(b"component"));
+        let worker = Worker {
+            alive: true,
+            hangs: false,
+            instance: 0,
+            in_work: 0,
+            slow: 1.0,
+            compiled: Some(Duration::ZERO),
+            begun: 0,
+            refused: 0,
+        };
+        let view = View::new(epoch, component);
         let mut world = Self {
             draw: ChaCha8Rng::seed_from_u64(seed),
             epoch,
@@ -131,8 +174,11 @@ impl World {
             workers: vec![worker; WORKERS],
             views: vec![vec![view; WORKERS]; GATEWAYS],
             all: (0..WORKERS).collect(),
+            component,
+            asked: vec![0; GATEWAYS],
             refuses,
             latencies: Vec::new(),
+            waited: 0,
             astray: Vec::new(),
             full: Vec::new(),
             failed: Vec::new(),
@@ -203,29 +249,77 @@ impl World {
             Event::Lapses(worker) => self.views.iter_mut().for_each(|views| views[worker].member = false),
             Event::Returns(worker) => {
                 self.workers[worker].alive = true;
-                let view = View::new(self.epoch + self.now);
-                self.views.iter_mut().for_each(|views| views[worker] = view);
+                let view = View::new(self.epoch + self.now, self.component);
+                self.views.iter_mut().for_each(|views| views[worker] = view.clone());
+            }
+            Event::Joins(worker) => self.joins(worker),
+            Event::Asked(gateway, worker) => {
+                let compiled = self.compile(worker);
+                self.at(compiled + NETWORK, Event::Compiled(gateway, worker));
+            }
+            Event::Compiled(gateway, worker) => {
+                self.asked[gateway] -= 1;
+                self.views[gateway][worker].holdings.answered(self.component);
+            }
+            Event::Says(worker) => {
+                let said = [self.component.prefix()];
+                self.views.iter_mut().for_each(|views| views[worker].holdings.hear(&said));
             }
         }
     }
 
+    fn joins(&mut self, worker: usize) {
+        let begins = &mut self.workers[worker];
+        (begins.alive, begins.compiled) = (true, None);
+        let view = View::without(self.epoch + self.now);
+        self.views.iter_mut().for_each(|views| views[worker] = view.clone());
+    }
+
+    /// When a worker has compiled the component, which it begins unless it has begun already.
+    fn compile(&mut self, worker: usize) -> Duration {
+        if let Some(compiled) = self.workers[worker].compiled {
+            return compiled.max(self.now);
+        }
+        let compiled = self.now + COMPILING;
+        self.workers[worker].compiled = Some(compiled);
+        let renewed = MEMBER_RENEWAL.mul_f64(self.draw.random::<f64>());
+        self.at(compiled + renewed + NETWORK, Event::Says(worker));
+        compiled
+    }
+
     fn send(&mut self, gateway: usize, tries: u32, came: Duration) {
         let (views, draw, now) = (&self.views[gateway], &mut self.draw, self.now);
-        let cost = |worker: &usize| {
+        let (component, instant) = (self.component, self.epoch + now);
+        let holds = |worker: &usize| views[*worker].holdings.holds(component);
+        let offer = |worker: &usize| {
             let view = &views[*worker];
             let takes = view.member && view.in_work < SLOTS && view.rests_until <= now;
-            takes.then(|| view.load.cost(view.in_work, SLOTS, self.epoch + now))
+            takes.then(|| view.load.offer(view.in_work, SLOTS, instant))
         };
-        let Some(worker) = choose(&self.all, cost, |n| draw.random_range(0..n)).copied() else {
+        let Some(Choice { taken, wanted }) = prefer(&self.all, holds, offer, |n| draw.random_range(0..n))
+        else {
             self.full.push(now);
             return;
         };
+        let (worker, wanted) = (*taken, wanted.copied());
+        if let Some(wanted) = wanted {
+            self.ask(gateway, wanted);
+        }
+        let lacking = !self.views[gateway][worker].holdings.holds(component);
         self.views[gateway][worker].in_work += 1;
         if !self.workers[worker].alive || self.workers[worker].hangs {
             self.astray.push(now);
         }
-        let call = Call { gateway, worker, tries: tries + 1, came, sent: now };
+        let call = Call { gateway, worker, tries: tries + 1, came, sent: now, lacking };
         self.at(now + NETWORK, Event::Reaches(call));
+    }
+
+    fn ask(&mut self, gateway: usize, worker: usize) {
+        let now = self.epoch + self.now;
+        if self.asked[gateway] < ASKED_MAX && self.views[gateway][worker].holdings.ask(self.component, now) {
+            self.asked[gateway] += 1;
+            self.at(self.now + NETWORK, Event::Asked(gateway, worker));
+        }
     }
 
     fn reaches(&mut self, call: Call) {
@@ -251,8 +345,12 @@ impl World {
         worker.in_work += 1;
         worker.begun += 1;
         let instance = worker.instance;
+        let ready = self.compile(call.worker);
+        if ready > self.now {
+            self.waited += 1;
+        }
         let service = self.service(call.worker);
-        self.at(self.now + service, Event::Ends(call, instance));
+        self.at(ready + service, Event::Ends(call, instance));
     }
 
     fn answered(&mut self, call: Call, answer: Answer) {
@@ -261,7 +359,11 @@ impl World {
         let now = self.epoch + self.now;
         match answer {
             Answer::Done => {
-                view.load.note(self.now - call.sent, now);
+                if call.lacking {
+                    view.holdings.answered(self.component);
+                } else {
+                    view.load.note(self.now - call.sent, now);
+                }
                 self.latencies.push(self.now - call.came);
             }
             Answer::Lost => {
@@ -290,6 +392,7 @@ impl World {
     fn reset(&mut self) {
         self.workers.iter_mut().for_each(|worker| (worker.begun, worker.refused) = (0, 0));
         self.latencies.clear();
+        self.waited = 0;
         self.full.clear();
         self.failed.clear();
         self.astray.clear();
@@ -300,6 +403,12 @@ impl World {
         let begun = workers.map(|worker| self.workers[worker].begun as f64);
         let (sum, count) = begun.clone().fold((0.0, 0.0), |(sum, count), n| (sum + n, count + 1.0));
         begun.fold(0.0, f64::max) / (sum / count)
+    }
+
+    /// Workers that have compiled the component.
+    fn warm(&self) -> usize {
+        let is_warm = |worker: &&Worker| worker.compiled.is_some_and(|compiled| compiled <= self.now);
+        self.workers.iter().filter(is_warm).count()
     }
 
     fn percentile(&mut self, part: f64) -> Duration {
@@ -331,6 +440,49 @@ fn a_thousand_workers_are_loaded_evenly() {
     println!("{calls} calls: busiest {imbalance:.3} x the mean, {refused} refused once, p99 {p99:?}");
     assert!(imbalance <= 1.25, "{imbalance}");
     assert!(world.failed.is_empty() && world.full.len() * 1_000 < calls, "{} of {calls}", world.full.len());
+}
+
+/// As after a deployment that all calls turn to at once.
+#[test]
+fn what_one_worker_holds_is_soon_everybodys() {
+    let mut world = World::new(seed(), s(14), true);
+    (1..WORKERS).for_each(|worker| world.joins(worker));
+    world.run(s(4));
+    let (warm, waited, full) = (world.warm(), world.waited, world.full.len());
+    println!("{warm} workers hold it after 4 s; {waited} calls waited for it, {full} found no room");
+    assert!(warm * 100 >= WORKERS * 99, "{warm}");
+    world.reset();
+    world.run(s(14));
+    let imbalance = world.imbalance(0..WORKERS);
+    let calls = world.latencies.len();
+    println!("then {calls} calls: busiest {imbalance:.3} x the mean");
+    assert!(imbalance <= 1.25, "{imbalance}");
+    assert!(world.full.len() * 1_000 < calls, "{} of {calls}", world.full.len());
+}
+
+/// One in ten is added, with an empty cache.
+#[test]
+fn workers_that_join_compile_before_they_are_called() {
+    const JOINING: usize = WORKERS / 10;
+    let mut world = World::new(seed(), s(18), true);
+    for worker in 0..JOINING {
+        world.at(s(0), Event::Dies(worker));
+        world.at(s(0), Event::Lapses(worker));
+        world.at(s(3), Event::Joins(worker));
+    }
+    world.run(s(3));
+    world.reset();
+    world.run(s(6));
+    let (calls, waited, warm) = (world.latencies.len(), world.waited, world.warm());
+    println!("{waited} of {calls} calls waited for the compiler; {warm} workers hold it after 3 s");
+    assert!(waited * 200 < calls, "{waited} of {calls}");
+    world.run(s(8));
+    assert_eq!(world.warm(), WORKERS);
+    world.reset();
+    world.run(s(18));
+    let imbalance = world.imbalance(0..WORKERS);
+    println!("then busiest {imbalance:.3} x the mean");
+    assert!(imbalance <= 1.25, "{imbalance}");
 }
 
 #[test]

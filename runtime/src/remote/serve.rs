@@ -51,6 +51,9 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
 /// Text of what calls are about that is kept.
 const SUBJECTS_BYTES_MAX: usize = 64 << 20;
+/// Components that gateways may have prepared at once; they wait for the compiler, which has
+/// bounds of its own, and take no slots of calls meanwhile.
+const PREPARATIONS_MAX: usize = 64;
 /// What [`NOT_STARTED`] says where there is no more to say.
 const REFUSED: &str = "1";
 
@@ -75,6 +78,7 @@ pub struct Calls {
 struct Desk {
     calls: Calls,
     slots: Semaphore,
+    preparations: Semaphore,
     subjects: Subjects,
     draining: CancellationToken,
 }
@@ -89,8 +93,9 @@ pub async fn serve(
     patience: Duration,
 ) {
     let acceptor = TlsAcceptor::from(tls);
-    let (slots, subjects) = (Semaphore::new(calls.slots), Subjects::new(SUBJECTS_BYTES_MAX));
-    let desk = Arc::new(Desk { calls, slots, subjects, draining: draining.clone() });
+    let (slots, preparations) = (Semaphore::new(calls.slots), Semaphore::new(PREPARATIONS_MAX));
+    let subjects = Subjects::new(SUBJECTS_BYTES_MAX);
+    let desk = Arc::new(Desk { calls, slots, preparations, subjects, draining: draining.clone() });
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut open = JoinSet::new();
     loop {
@@ -198,8 +203,13 @@ impl Desk {
                 "expected a worker that takes work, found it stopping",
             ));
         }
-        self.slots.try_acquire().map_err(|_| {
-            let rule = format!("a worker runs at most {} calls at once, found as many", self.calls.slots);
+        let (places, what, max) = if request.uri().path() == PREPARE_PATH {
+            (&self.preparations, "preparations", PREPARATIONS_MAX)
+        } else {
+            (&self.slots, "calls", self.calls.slots)
+        };
+        places.try_acquire().map_err(|_| {
+            let rule = format!("a worker takes at most {max} {what} at once, found as many");
             Problem::new(ErrorKind::ConcurrencyLimit, rule)
         })
     }

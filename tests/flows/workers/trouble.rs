@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Workers that do not know what is asked, say nothing, cannot begin, or are of another release.
 
+use std::sync::atomic::AtomicBool;
+
 use fanfold_protocol::{
+    digest::Digest,
     tenant::Tenant,
     worker::{NOT_STARTED, WIRE_HEADER},
 };
@@ -78,13 +81,13 @@ async fn what_a_worker_cannot_begin_goes_to_another() {
         Calls { invoke: BoxCloneSyncService::new(invoke), ..calls(&Arc::default(), 8) }
     };
     // It holds the component, so it is asked first.
-    let held = vec![fanfold_protocol::digest::Digest::of(b"x").prefix()];
-    let start = async |name: &str, code: ErrorKind| {
+    let start = async |name: &str, code: ErrorKind, held: &[u8]| {
         let (backbone, authority) = (&deployment.backbone, &deployment.authority);
         let (guests, calls, patience) = (Arc::default(), unable(code), limits::DRAIN_TIMEOUT);
-        Worker::start_with(backbone, authority, name, guests, calls, held.clone(), patience).await
+        let held = vec![Digest::of(held).prefix()];
+        Worker::start_with(backbone, authority, name, guests, calls, held, patience).await
     };
-    let cut_off = start("a", ErrorKind::StoreUnavailable).await;
+    let cut_off = start("a", ErrorKind::StoreUnavailable, b"x").await;
     let able = Worker::start(&deployment.backbone, &deployment.authority, "b", 8).await;
     deployment.until("both are there", |live| live == 2).await;
     for _ in 0..10 {
@@ -95,9 +98,12 @@ async fn what_a_worker_cannot_begin_goes_to_another() {
     // What broke on the way may have run, and is sent to nobody else.
     cut_off.draining.cancel();
     deployment.until("a drains", |live| live == 1).await;
-    let broken = start("c", ErrorKind::Internal).await;
+    let broken = start("c", ErrorKind::Internal, b"y").await;
     deployment.until("c is there", |live| live == 2).await;
-    assert_eq!(deployment.call(1).await.unwrap_err().code, ErrorKind::Internal);
+    let mut call = invocation(1);
+    call.version = Arc::new(Version { digest: Digest::of(b"y"), ..Version::clone(&call.version) });
+    let answer = deployment.dispatch.invoke.clone().oneshot(call).await;
+    assert_eq!(answer.unwrap_err().code, ErrorKind::Internal);
     assert_eq!((asked.load(SeqCst), able.started()), (2, 10));
     broken.kill();
 }
@@ -127,6 +133,47 @@ async fn what_a_worker_has_no_room_for_goes_to_another() {
         assert_eq!(deployment.call(1).await.unwrap(), "1");
     }
     assert_eq!(able.started(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_store_is_silent_is_left_out_while_there_are_others() {
+    let deployment = Deployment::new().await;
+    let (backbone, authority) = (&deployment.backbone, &deployment.authority);
+    // It holds the component, and says each time how its store is.
+    let held = vec![Digest::of(b"x").prefix()];
+    let store_answers = Arc::new(AtomicBool::new(true));
+    let guests = Arc::new(Guests::default());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let joining = Member { cached: held, ..member("a", listener.local_addr().unwrap(), 8) };
+    let (draining, gone) = (CancellationToken::new(), CancellationToken::new());
+    let serving =
+        serve(listener, authority.worker(), calls(&guests, 8), draining.clone(), limits::DRAIN_TIMEOUT);
+    let serving = tokio::spawn(serving);
+    let membership = join(backbone, joining).await.unwrap();
+    let says = Arc::clone(&store_answers);
+    let state = move |member: &mut Member| member.store_answers = says.load(SeqCst);
+    let keeping = tokio::spawn(membership.keep(state, draining.clone(), gone.clone()));
+    let other = deployment.worker("b", 8).await;
+    deployment.until("both are there", |live| live == 2).await;
+    deployment.call(1).await.unwrap();
+    assert_eq!((guests.started.load(SeqCst), other.started()), (1, 0));
+    store_answers.store(false, SeqCst);
+    deployment.until("it is left out", |live| live == 1).await;
+    for _ in 0..10 {
+        deployment.call(1).await.unwrap();
+    }
+    assert_eq!((guests.started.load(SeqCst), other.started()), (1, 10));
+    // Better than nobody.
+    other.draining.cancel();
+    let begun = Instant::now();
+    while guests.started.load(SeqCst) == 1 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "nobody is called");
+        let _ = deployment.call(1).await;
+    }
+    deployment.call(1).await.unwrap();
+    gone.cancel();
+    keeping.await.unwrap();
+    serving.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
