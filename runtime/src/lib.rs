@@ -50,10 +50,6 @@ use fanfold_storage::Store;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tower::{service_fn, util::BoxCloneSyncService};
 
-pub use crate::{
-    compile::{CompilerCommand, compile_child},
-    memory::{BUDGET_BYTES_MIN, Memory},
-};
 use crate::{
     artifacts::Artifacts,
     components::{Components, Loaded},
@@ -64,6 +60,10 @@ use crate::{
     memory::Budget,
     pace::Pace,
     suspects::Suspects,
+};
+pub use crate::{
+    compile::{CompilerCommand, compile_child},
+    memory::{BUDGET_BYTES_MIN, Memory},
 };
 
 /// How a runtime is set up.

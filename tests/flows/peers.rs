@@ -155,11 +155,8 @@ async fn a_flood_of_resets_is_ended() {
     ends_floods(|number| {
         let streams = (0..100).map(|n| 1 + 2 * (number * 100 + n));
         let reset = |stream| {
-            [
-                frame(HEADERS, END_STREAM | END_HEADERS, stream, &GET),
-                frame(RST_STREAM, 0, stream, &CANCEL),
-            ]
-            .concat()
+            [frame(HEADERS, END_STREAM | END_HEADERS, stream, &GET), frame(RST_STREAM, 0, stream, &CANCEL)]
+                .concat()
         };
         streams.flat_map(reset).collect()
     })

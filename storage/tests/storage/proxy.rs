@@ -50,9 +50,8 @@ async fn carry(client: TcpStream, target: SocketAddr, faults: Faults) {
     let (mut buffer, mut carried) = (vec![0; 64 << 10], 0);
     while let Ok(length @ 1..) = from_server.read(&mut buffer).await {
         let is_due = carried + length as u64 > faults.after.load(SeqCst);
-        let happens = |left: &AtomicU64| {
-            is_due && left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok()
-        };
+        let happens =
+            |left: &AtomicU64| is_due && left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
         let (cut, stalled) = (happens(&faults.cuts), happens(&faults.stalls));
         if cut || stalled {
             let rest = usize::try_from(faults.after.load(SeqCst).saturating_sub(carried)).unwrap();
