@@ -7,16 +7,19 @@
 //! looks for the newest marks and takes over what those jobs gave for the same
 //! partitions, in the way of a retry. What is not there any more is run.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use fanfold_protocol::{
-    commit::TaskOutcome,
+    commit::{Commit, TaskOutcome},
     digest::Digest,
     function::Settings,
     job::{CacheUse, Job, JobDocument, JobLimits, OneOrMany},
     keys, limits,
-    plan::{FOLD_WIDTH, Like, Partition, Plan, Shape},
+    plan::{FOLD_WIDTH, Like, Plan, Shape},
     time,
 };
 use fanfold_storage::{ListEntry, ListOptions, PutOptions};
@@ -28,7 +31,9 @@ use super::{
     error::{Error, Result},
     kept::Left,
     plan,
+    prints::{Fingerprint, Prints},
     retry::regroup,
+    traces::Came,
     vault::Vault,
 };
 
@@ -85,9 +90,8 @@ pub async fn find(vault: &Vault, job: &Job, settings: &Settings, plan: &mut Plan
     if jobs.is_empty() {
         return Ok(CacheUse { key, jobs });
     }
-    let earlier = Given::read(vault, &jobs, plan.like.as_ref(), Which::Reproducible).await?;
-    let partitions = plan::read_partitions(vault, plan).await?;
-    let served: Vec<bool> = partitions.iter().map(|partition| earlier.find(partition).is_some()).collect();
+    let given = Given::read(vault, plan, &jobs, Which::Reproducible).await?;
+    let served: Vec<bool> = given.served().iter().map(Option::is_some).collect();
     plan.groups = regroup(&plan.groups, &served);
     let jobs = if served.contains(&true) { jobs } else { Vec::new() };
     Ok(CacheUse { key, jobs })
@@ -139,72 +143,125 @@ pub enum Which {
     Reproducible,
 }
 
-/// A task of the first stage that an earlier job has done: which job, its number
-/// there, and what it gave.
-pub type Served = (Uuid, u32, TaskOutcome);
+/// A task that an earlier job has done: which of the jobs that were looked at, and
+/// its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    source: u32,
+    task: u32,
+}
 
-/// By stage and number.
-type Folds = HashMap<(u32, u32), TaskOutcome>;
+/// An earlier job.
+struct Source {
+    plan: Plan,
+    left: Left,
+}
 
-/// What earlier jobs gave, at the place where it lies now.
+/// What earlier jobs gave for the partitions of a new plan: where that is written, and
+/// not what it is. There may be a million of them.
 pub struct Given {
-    products: HashMap<Partition, Served>,
-    /// What their folds gave, and the plans that say of what.
-    folds: HashMap<Uuid, (Plan, Folds)>,
+    sources: Vec<Source>,
+    /// For each partition of the new plan, who serves it.
+    served: Vec<Option<Served>>,
 }
 
 impl Given {
     /// Reads what is left of these jobs; of several that gave the same, the one
     /// named first counts. Jobs whose types another object settled do not.
-    pub async fn read(vault: &Vault, jobs: &[Uuid], like: Option<&Like>, which: Which) -> Result<Self> {
-        let (mut products, mut folds) = (HashMap::new(), HashMap::new());
+    pub async fn read(vault: &Vault, plan: &Plan, jobs: &[Uuid], which: Which) -> Result<Self> {
+        let mut numbered = Vec::with_capacity(plan.partitions as usize);
+        let mut partitions = std::pin::pin!(plan::stored(vault, plan));
+        for number in 0_u32.. {
+            let Some(partition) = partitions.try_next().await? else { break };
+            numbered.push((Fingerprint::of_partition(&partition)?, number));
+        }
+        let mut given = Self { sources: Vec::new(), served: vec![None; numbered.len()] };
+        let now = Prints::new(numbered);
         for id in jobs {
             let (document, head) = (keys::job_document(id), keys::plan(id));
-            let (job, plan) = tokio::try_join!(vault.read::<Job>(&document), vault.read::<Plan>(&head))?;
-            let Some((job, plan)) = job.zip(plan).filter(|(_, plan)| plan.like.as_ref() == like) else {
+            let (job, theirs) = tokio::try_join!(vault.read::<Job>(&document), vault.read::<Plan>(&head))?;
+            let Some((job, theirs)) = job.zip(theirs).filter(|(_, theirs)| theirs.like == plan.like) else {
                 continue;
             };
             let output = vault.output_of(&job.document, id)?;
-            let (partitions, mut left) =
-                tokio::try_join!(plan::read_partitions(vault, &plan), Left::read(vault, id, &output))?;
+            let mut left = Left::read(vault, &theirs, &output).await?;
             if which == Which::Reproducible {
-                left.keep_reproducible();
+                left.traces.keep_reproducible();
             }
-            for (partition, task) in partitions.into_iter().zip(0..) {
-                if let Some(product) = left.products.remove(&task) {
-                    products.entry(partition).or_insert((*id, task, product));
-                }
-            }
-            folds.insert(*id, (plan, left.folds));
+            given.add(vault, &now, Source { plan: theirs, left }).await?;
         }
-        Ok(Self { products, folds })
+        Ok(given)
     }
 
-    /// What was given for a partition, and by which job.
-    pub fn find(&self, partition: &Partition) -> Option<&Served> {
-        self.products.get(partition)
+    /// Looks which partitions another job serves.
+    async fn add(&mut self, vault: &Vault, now: &Prints<u32>, added: Source) -> Result<()> {
+        let source = u32::try_from(self.sources.len()).unwrap_or(u32::MAX);
+        let mut partitions = std::pin::pin!(plan::stored(vault, &added.plan));
+        for task in 0_u32.. {
+            let Some(partition) = partitions.try_next().await? else { break };
+            if added.left.traces.came(0, task) != Came::Product {
+                continue;
+            }
+            for number in now.find(&Fingerprint::of_partition(&partition)?) {
+                self.served[*number as usize].get_or_insert(Served { source, task });
+            }
+        }
+        self.sources.push(added);
+        Ok(())
     }
 
-    /// What a fold of an earlier job gave that merged the very states which this
-    /// one would: those of `served`, the tasks that were taken over. Both plans must
-    /// merge these alone, and to the same end.
-    pub fn fold(
-        &self,
-        plan: &Plan,
-        (stage, task): (u32, u32),
-        served: &[Option<(Uuid, u32)>],
-    ) -> Option<(Uuid, &TaskOutcome)> {
+    /// For each partition of the new plan, who serves it.
+    pub fn served(&self) -> &[Option<Served>] {
+        &self.served
+    }
+
+    /// The job that serves a task.
+    pub fn job(&self, served: Served) -> Option<Uuid> {
+        self.sources.get(served.source as usize).map(|source| source.plan.job)
+    }
+
+    /// The fold of an earlier job that merged the very states which this one would:
+    /// those of `taken`, the tasks that were taken over. Both plans must merge these
+    /// alone, and to the same end.
+    pub fn fold(&self, plan: &Plan, (stage, task): (u32, u32), taken: &[Option<Served>]) -> Option<Served> {
         let leaves = plan.leaves(stage, task);
-        let (job, first) = (*served.get(leaves.start as usize)?)?;
-        let (theirs, folds) = self.folds.get(&job)?;
+        let Served { source, task: first } = (*taken.get(leaves.start as usize)?)?;
+        let Source { plan: theirs, left } = self.sources.get(source as usize)?;
         let number =
             if plan.shape.groups() { task } else { first.checked_div(FOLD_WIDTH.checked_pow(stage)?)? };
         let alike = (theirs.finishes(stage), theirs.reducers()) == (plan.finishes(stage), plan.reducers())
             && theirs.leaves(stage, number) == (first..first + (leaves.end - leaves.start));
-        let same = |(leaf, place): (u32, u32)| served.get(leaf as usize) == Some(&Some((job, place)));
-        (alike && leaves.zip(first..).all(same))
-            .then(|| folds.get(&(stage, number)))
-            .flatten()
-            .map(|fold| (job, fold))
+        let same =
+            |(leaf, task): (u32, u32)| taken.get(leaf as usize) == Some(&Some(Served { source, task }));
+        (alike && leaves.zip(first..).all(same) && left.traces.came(stage, number) == Came::Product)
+            .then_some(Served { source, task: number })
+    }
+
+    /// What these tasks of a stage gave, at the place where it lies now; none unless
+    /// all of it is there.
+    pub async fn products(
+        &self,
+        vault: &Vault,
+        stage: u32,
+        served: &[Served],
+    ) -> Result<Option<Vec<TaskOutcome>>> {
+        // Neighbours were mostly committed together.
+        let mut commits: HashMap<(u32, u32, u32), Commit> = HashMap::new();
+        let mut products = Vec::with_capacity(served.len());
+        for Served { source: number, task } in served.iter().copied() {
+            let Some(source) = self.sources.get(number as usize) else { return Ok(None) };
+            let (group, round) = source.left.traces.commit(stage, task);
+            if let Entry::Vacant(place) = commits.entry((number, group, round)) {
+                let key = keys::commit(&source.plan.job, stage, group, round);
+                let Some(commit) = vault.read::<Commit>(&key).await? else { return Ok(None) };
+                place.insert(commit);
+            }
+            let commit = commits.get(&(number, group, round));
+            let Some(product) = commit.and_then(|commit| source.left.find(task, commit)) else {
+                return Ok(None);
+            };
+            products.push(product);
+        }
+        Ok(Some(products))
     }
 }

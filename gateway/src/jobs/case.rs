@@ -12,7 +12,8 @@ use fanfold_protocol::{
     plan::Plan,
     uri::ObjectUri,
 };
-use futures::{StreamExt, TryStreamExt, stream};
+use fanfold_storage::{ListEntry, ListOptions};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
 use super::{
@@ -129,6 +130,24 @@ async fn restored(
 
 /// Reads commits, in no particular order.
 pub async fn read_commits(vault: &Vault, keys: Vec<String>) -> Result<Vec<Commit>> {
-    let read = |key: String| async move { vault.expect::<Commit>(&key).await };
-    stream::iter(keys.into_iter().map(read)).buffer_unordered(READS_AT_ONCE).try_collect().await
+    read_each(vault, keys).try_collect().await
+}
+
+/// The same as they come, for whoever holds few of them.
+pub fn read_each(vault: &Vault, keys: Vec<String>) -> impl Stream<Item = Result<Commit>> + Send + use<> {
+    let vault = vault.clone();
+    stream::iter(keys).map(move |key| read_commit(vault.clone(), key)).buffer_unordered(READS_AT_ONCE)
+}
+
+/// All commits of a job as they come, in no particular order; their keys are not held
+/// either.
+pub fn commits(vault: &Vault, id: &Uuid) -> impl Stream<Item = Result<Commit>> + Send + use<> {
+    let listed = vault.store().list(vault.bucket(), &keys::commits(id), ListOptions::default());
+    let vault = vault.clone();
+    let read = move |entry: ListEntry| read_commit(vault.clone(), entry.name().to_owned());
+    listed.map_err(Error::from).map_ok(read).try_buffer_unordered(READS_AT_ONCE)
+}
+
+async fn read_commit(vault: Vault, key: String) -> Result<Commit> {
+    vault.expect(&key).await
 }

@@ -13,7 +13,7 @@ use fanfold_protocol::{
     job::{Estimate, JobState},
     keys, time,
 };
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{
@@ -79,9 +79,10 @@ impl Coordinator {
         let progress = Progress::new(case.plan.clone(), Policy::of(&case));
         let quiet = jobs.inner.config.watchdog;
         let stragglers = Stragglers::new(jobs.inner.config.straggle);
+        let live = Live::new(&jobs.inner.vault, progress, stragglers);
         Ok(Self {
             jobs,
-            live: Arc::new(Live::new(progress, stragglers)),
+            live: Arc::new(live),
             leases,
             called: case.ending.is_some(),
             heard: Instant::now(),
@@ -343,9 +344,11 @@ impl Coordinator {
                     .is_some_and(|(stage, group, round)| !progress.knows(stage, group, round))
             });
         }
-        let commits = case::read_commits(&self.jobs.inner.vault, keys).await?;
-        let count = commits.len();
-        self.take(commits);
+        let count = keys.len();
+        let mut commits = std::pin::pin!(case::read_each(&self.jobs.inner.vault, keys));
+        while let Some(commit) = commits.try_next().await? {
+            self.take(vec![commit]);
+        }
         Ok(count)
     }
 

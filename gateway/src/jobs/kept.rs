@@ -5,21 +5,27 @@
 //! the platform's own bucket; partial states are there already. Keeping is a
 //! saving and no promise: what is not there any more is computed again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use fanfold_protocol::{
-    Problem,
-    commit::{AnswerRef, Commit, MANIFEST_NAME, Manifest, OutputObject, TaskOutcome},
+    commit::{AnswerRef, Commit, MANIFEST_NAME, Manifest, OutputObject, TaskCommit, TaskOutcome},
     job::Job,
     keys, limits,
-    plan::StateRef,
+    plan::{Plan, StateRef},
     uri::{ObjectUri, Pin},
 };
 use fanfold_storage::{ListEntry, ListOptions};
 use futures::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
-use super::{case, error::Result, manifest, vault::Vault};
+use super::{
+    case,
+    error::Result,
+    manifest,
+    prints::{Fingerprint, Prints},
+    traces::{Came, Traces},
+    vault::Vault,
+};
 
 /// Objects copied at once.
 pub const COPIES_AT_ONCE: usize = 16;
@@ -59,86 +65,76 @@ pub async fn forget(vault: &Vault, job: &Job) -> Result<usize> {
 }
 
 /// What is left of a job that has ended.
-#[derive(Debug, Default)]
 pub struct Left {
-    /// What tasks of the first stage gave, by their number, at the place where it
-    /// lies now.
-    pub products: HashMap<u32, TaskOutcome>,
-    /// What folds gave, by stage and number.
-    pub folds: HashMap<(u32, u32), TaskOutcome>,
-    /// Why tasks of the first stage failed that gave nothing.
-    pub problems: HashMap<u32, Problem>,
-    /// Tasks whose function looked at more than its input, by stage and number.
-    looked_outside: HashSet<(u32, u32)>,
+    /// What came of its tasks.
+    pub traces: Traces,
+    places: Places,
 }
 
 impl Left {
-    /// Reads the commits of a job and looks for what they name.
-    pub async fn read(vault: &Vault, id: &Uuid, output: &ObjectUri) -> Result<Self> {
-        let mut commits = case::read_commits(vault, vault.keys(&keys::commits(id)).await?).await?;
-        commits.sort_by_key(|commit| commit.round);
-        let places = Places::look(vault, id, output).await?;
-        let mut left = Self::default();
-        for commit in commits {
-            left.take(commit, &places);
+    /// Reads the commits of the job of a plan and looks for what they name. None of
+    /// them is held.
+    pub async fn read(vault: &Vault, plan: &Plan, output: &ObjectUri) -> Result<Self> {
+        let places = Places::look(vault, &plan.job, output).await?;
+        let mut left = Self { traces: Traces::new(plan), places };
+        let mut commits = std::pin::pin!(case::commits(vault, &plan.job));
+        while let Some(commit) = commits.try_next().await? {
+            left.take(commit);
         }
         Ok(left)
     }
 
-    /// Forgets what would not be the same again.
-    pub fn keep_reproducible(&mut self) {
-        self.products.retain(|task, _| !self.looked_outside.contains(&(0, *task)));
-        self.folds.retain(|place, _| !self.looked_outside.contains(place));
+    /// What a commit says that a task gave, at the place where it lies now; none when
+    /// it is gone.
+    pub fn find(&self, task: u32, commit: &Commit) -> Option<TaskOutcome> {
+        let given = commit.tasks.iter().find(|given| given.index == task)?;
+        self.places.find(given.outcome.clone())
     }
 
-    /// Takes in a commit; those of later rounds come later.
-    fn take(&mut self, commit: Commit, places: &Places) {
-        let stage = commit.stage;
-        for task in commit.tasks {
-            if task.looked_outside {
-                self.looked_outside.insert((stage, task.index));
-            }
-            match task.outcome {
-                TaskOutcome::Failed(_) if stage > 0 => {}
-                TaskOutcome::Failed(problem) => drop(self.problems.insert(task.index, problem)),
-                outcome if stage > 0 => {
-                    self.folds.extend(places.find(outcome).map(|found| ((stage, task.index), found)));
-                }
-                outcome => {
-                    self.problems.remove(&task.index);
-                    self.products.extend(places.find(outcome).map(|found| (task.index, found)));
-                }
-            }
+    fn take(&mut self, commit: Commit) {
+        for TaskCommit { index, outcome, looked_outside, .. } in commit.tasks {
+            let came = if matches!(outcome, TaskOutcome::Failed(_)) {
+                Came::Failed
+            } else if self.places.find(outcome).is_some() {
+                Came::Product
+            } else {
+                Came::Nothing
+            };
+            self.traces.note((commit.stage, index), commit.round, came, looked_outside);
         }
     }
 }
 
 /// Where products of a job may lie.
 struct Places {
-    /// Objects that the platform keeps, by key.
+    /// Tables that the platform keeps, by key.
     kept: HashMap<String, Pin>,
+    /// Bytes of what attempts staged in the platform's bucket, by key.
+    staged: Prints<u64>,
     /// Objects of the job's own manifest.
-    published: HashSet<ObjectUri>,
+    published: Prints<()>,
     job: Uuid,
     vault: Vault,
 }
 
 impl Places {
     async fn look(vault: &Vault, id: &Uuid, output: &ObjectUri) -> Result<Self> {
-        let mut kept = HashMap::new();
-        for prefix in [keys::all_kept(id), keys::all_staged(id)] {
-            let listing = vault.store().list(vault.bucket(), &prefix, ListOptions::default());
-            let mut listing = std::pin::pin!(listing);
-            while let Some(entry) = listing.try_next().await? {
-                if let ListEntry::Object { key, pin, .. } = entry {
-                    kept.insert(key, pin);
-                }
+        let list = |prefix: &str| vault.store().list(vault.bucket(), prefix, ListOptions::default());
+        let (mut kept, mut staged) = (HashMap::new(), Vec::new());
+        let mut listing = std::pin::pin!(list(&keys::all_kept(id)));
+        while let Some(entry) = listing.try_next().await? {
+            if let ListEntry::Object { key, pin, .. } = entry {
+                kept.insert(key, pin);
             }
         }
-        let published = manifest(vault, output).await?.filter(|manifest| manifest.job == *id);
-        let published = published.into_iter().flat_map(|manifest| manifest.objects);
-        let published = published.map(|object| object.uri).collect();
-        Ok(Self { kept, published, job: *id, vault: vault.clone() })
+        let mut listing = std::pin::pin!(list(&keys::all_staged(id)));
+        while let Some(entry) = listing.try_next().await? {
+            if let ListEntry::Object { key, pin, .. } = entry {
+                staged.push((Fingerprint::of(key.as_bytes()), pin.size));
+            }
+        }
+        let published = published(vault, id, output).await?;
+        Ok(Self { kept, staged: Prints::new(staged), published, job: *id, vault: vault.clone() })
     }
 
     /// The product at the place where it lies now; none when it is gone.
@@ -168,11 +164,11 @@ impl Places {
             StateRef::Object { uri, size, .. } => (uri, *size),
             StateRef::Runs { uri, pin, .. } => (uri, pin.size),
         };
-        self.kept.get(uri.key()).is_some_and(|pin| pin.size == size)
+        self.staged.find(&Fingerprint::of(uri.key().as_bytes())).any(|found| *found == size)
     }
 
     fn table(&self, table: OutputObject) -> Option<OutputObject> {
-        if self.published.contains(&table.uri) {
+        if self.published.place(&Fingerprint::of_object(&table.uri)).is_some() {
             return Some(table);
         }
         let key = keys::kept(&self.job, name(&table.uri));
@@ -181,14 +177,25 @@ impl Places {
     }
 }
 
-/// The manifest under an output prefix, if there is one that can be read.
-pub async fn manifest(vault: &Vault, output: &ObjectUri) -> Result<Option<Manifest>> {
+/// The objects that a job's own manifest names, if it is still there.
+async fn published(vault: &Vault, id: &Uuid, output: &ObjectUri) -> Result<Prints<()>> {
+    let head = manifest_head(vault, output).await?.filter(|head| head.job == *id);
+    let Some(Manifest { objects, shards, .. }) = head else { return Ok(Prints::default()) };
+    let print = |object: &OutputObject| (Fingerprint::of_object(&object.uri), ());
+    let mut published: Vec<_> = objects.iter().map(print).collect();
     let uri = output.join(MANIFEST_NAME)?;
-    match vault.store().get(&uri, None).await {
-        Ok(bytes) => match serde_json::from_slice(&bytes) {
-            Ok(head) => manifest::whole(vault.store(), &uri, head).await.map(Some),
-            Err(_) => Ok(None),
-        },
+    let mut named = std::pin::pin!(manifest::named(vault.store(), &uri, shards));
+    while let Some(objects) = named.try_next().await? {
+        published.extend(objects.iter().map(print));
+    }
+    Ok(Prints::new(published))
+}
+
+/// The manifest under an output prefix, if there is one that can be read, without
+/// what its shards name.
+pub async fn manifest_head(vault: &Vault, output: &ObjectUri) -> Result<Option<Manifest>> {
+    match vault.store().get(&output.join(MANIFEST_NAME)?, None).await {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
         Err(fanfold_storage::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(super::error::about_input(error)),
     }

@@ -8,11 +8,12 @@ use std::{
     time::Duration,
 };
 
-use fanfold_protocol::keys;
+use futures::TryStreamExt;
 
 use super::{
     case::{self, Case},
     error::Result,
+    plan::Shards,
     policy::Policy,
     progress::Progress,
     stragglers::Stragglers,
@@ -23,12 +24,14 @@ use super::{
 pub struct Live {
     progress: Mutex<Progress>,
     stragglers: Mutex<Stragglers>,
+    shards: tokio::sync::Mutex<Shards>,
 }
 
 impl Live {
     /// A job's progress, to be shared.
-    pub fn new(progress: Progress, stragglers: Stragglers) -> Self {
-        Self { progress: Mutex::new(progress), stragglers: Mutex::new(stragglers) }
+    pub fn new(vault: &Vault, progress: Progress, stragglers: Stragglers) -> Self {
+        let shards = tokio::sync::Mutex::new(Shards::new(vault.clone(), progress.plan()));
+        Self { progress: Mutex::new(progress), stragglers: Mutex::new(stragglers), shards }
     }
 
     /// A job's progress as the store has it, for whoever only looks.
@@ -36,10 +39,11 @@ impl Live {
         let id = case.job.id;
         let policy = Policy::of(&case);
         let mut progress = Progress::new(case.plan, policy);
-        for commit in case::read_commits(vault, vault.keys(&keys::commits(&id)).await?).await? {
+        let mut commits = std::pin::pin!(case::commits(vault, &id));
+        while let Some(commit) = commits.try_next().await? {
             progress.absorb(commit);
         }
-        Ok(Self::new(progress, Stragglers::new(Duration::MAX)))
+        Ok(Self::new(vault, progress, Stragglers::new(Duration::MAX)))
     }
 
     /// The progress as it stands. Never held across an await.
@@ -50,5 +54,10 @@ impl Live {
     /// The leases that take a while. Locked after the progress, if both are.
     pub fn stragglers(&self) -> MutexGuard<'_, Stragglers> {
         self.stragglers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its tasks read, for whoever shows pages of them: mostly of the same shard.
+    pub async fn shards(&self) -> tokio::sync::MutexGuard<'_, Shards> {
+        self.shards.lock().await
     }
 }

@@ -16,7 +16,7 @@ use fanfold_protocol::{
     uri::ObjectUri,
 };
 use fanfold_storage::{PutOptions, Store};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
 use super::error::{Error, Result, about_input};
@@ -96,31 +96,46 @@ fn lines(objects: &[OutputObject]) -> serde_json::Result<Bytes> {
 /// # Errors
 /// `invalid-job` for shards elsewhere, or that are none; why they cannot be read.
 pub async fn whole(store: &Store, uri: &ObjectUri, mut manifest: Manifest) -> Result<Manifest> {
-    let folder = uri.key().rfind('/').map_or("", |slash| &uri.key()[..=slash]);
-    let wrong = |shard: &ObjectUri, found: &str| {
-        let detail = format!("expected {shard} to be a shard of the manifest {uri}, found {found}");
-        Error::Refused(Problem::new(ErrorKind::InvalidJob, detail))
-    };
-    let read = |ManifestShard { uri: shard, objects: count }| async move {
-        if shard.bucket() != uri.bucket() || !shard.key().starts_with(folder) {
-            return Err(wrong(&shard, "that it lies elsewhere"));
-        }
-        let body = store.get(&shard, None).await.map_err(about_input)?;
-        let lines = body.split(|b| *b == b'\n').filter(|line| !line.is_empty());
-        let objects: Vec<OutputObject> = lines
-            .map(|line| serde_json::from_slice(line).map_err(|_| wrong(&shard, "another document")))
-            .collect::<Result<_>>()?;
-        if objects.len() as u64 != count {
-            return Err(wrong(&shard, &format!("{} objects instead of {count}", objects.len())));
-        }
-        Ok(objects)
-    };
-    let reads: Vec<_> = std::mem::take(&mut manifest.shards).into_iter().map(read).collect();
-    let mut shards = std::pin::pin!(stream::iter(reads).buffered(SHARDS_AT_ONCE));
-    while let Some(objects) = shards.try_next().await? {
+    let mut named = std::pin::pin!(named(store, uri, std::mem::take(&mut manifest.shards)));
+    while let Some(objects) = named.try_next().await? {
         manifest.objects.extend(objects);
     }
     Ok(manifest)
+}
+
+/// The objects that shards of the manifest at `uri` name, a shard at a time and in
+/// order, for whoever does not hold them all.
+///
+/// # Errors
+/// As of [`whole`].
+pub fn named(
+    store: &Store,
+    uri: &ObjectUri,
+    shards: Vec<ManifestShard>,
+) -> impl Stream<Item = Result<Vec<OutputObject>>> {
+    let reads: Vec<_> = shards.into_iter().map(|shard| read_shard(store, uri, shard)).collect();
+    stream::iter(reads).buffered(SHARDS_AT_ONCE)
+}
+
+async fn read_shard(store: &Store, uri: &ObjectUri, shard: ManifestShard) -> Result<Vec<OutputObject>> {
+    let ManifestShard { uri: shard, objects: count } = shard;
+    let folder = uri.key().rfind('/').map_or("", |slash| &uri.key()[..=slash]);
+    let wrong = |found: &str| {
+        let detail = format!("expected {shard} to be a shard of the manifest {uri}, found {found}");
+        Error::Refused(Problem::new(ErrorKind::InvalidJob, detail))
+    };
+    if shard.bucket() != uri.bucket() || !shard.key().starts_with(folder) {
+        return Err(wrong("that it lies elsewhere"));
+    }
+    let body = store.get(&shard, None).await.map_err(about_input)?;
+    let lines = body.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+    let objects: Vec<OutputObject> = lines
+        .map(|line| serde_json::from_slice(line).map_err(|_| wrong("another document")))
+        .collect::<Result<_>>()?;
+    if objects.len() as u64 != count {
+        return Err(wrong(&format!("{} objects instead of {count}", objects.len())));
+    }
+    Ok(objects)
 }
 
 /// Removes the shards of a manifest that is not there any more, or never was.

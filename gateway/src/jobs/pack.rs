@@ -5,16 +5,16 @@
 //! are those of its slices one after the other, so packing changes how many
 //! tasks there are and never the order of rows.
 
-use std::collections::HashSet;
-
 use fanfold_protocol::plan::{PARTITION_DOCUMENT_BYTES_MAX, Partition, Slice, Weight};
+
+use super::prints::{Fingerprint, Prints};
 
 /// Gathers slices that come one by one.
 pub struct Packer<'a> {
     target: u64,
     /// What partitions of an earlier plan began with. Those of this one begin there,
     /// too, so that an object that was added does not move all that follow.
-    starts: HashSet<&'a Slice>,
+    starts: Option<&'a Prints<()>>,
     open: Vec<Slice>,
     weight: Weight,
     /// Whether nothing may be added to the open partition.
@@ -23,7 +23,7 @@ pub struct Packer<'a> {
 
 impl<'a> Packer<'a> {
     /// A packer of partitions of about `target` stored bytes.
-    pub fn new(target: u64, starts: HashSet<&'a Slice>) -> Self {
+    pub fn new(target: u64, starts: Option<&'a Prints<()>>) -> Self {
         Self { target, starts, open: Vec::new(), weight: Weight::default(), closed: false }
     }
 
@@ -38,10 +38,12 @@ impl<'a> Packer<'a> {
         bytes: u64,
         alone: bool,
     ) -> serde_json::Result<Option<(Partition, Weight)>> {
-        let document = serde_json::to_vec(&slice)?.len() as u64 + 1;
+        let text = serde_json::to_vec(&slice)?;
+        let document = text.len() as u64 + 1;
         let fits = self.weight.bytes.saturating_add(bytes) <= self.target
             && self.weight.document + document <= PARTITION_DOCUMENT_BYTES_MAX;
-        let joins = fits && !alone && !self.closed && !self.starts.contains(&slice);
+        let begins = || self.starts.is_some_and(|starts| starts.place(&Fingerprint::of(&text)).is_some());
+        let joins = fits && !alone && !self.closed && !begins();
         let full = if joins { None } else { self.finish() };
         self.weight.bytes = self.weight.bytes.saturating_add(bytes);
         self.weight.document += document;
@@ -70,7 +72,7 @@ mod tests {
     }
 
     fn pack(target: u64, slices: &[(u64, bool)], key_bytes: usize) -> Vec<(Partition, Weight)> {
-        let (mut packer, mut all) = (Packer::new(target, HashSet::new()), Vec::new());
+        let (mut packer, mut all) = (Packer::new(target, None), Vec::new());
         for (number, (size, alone)) in slices.iter().enumerate() {
             all.extend(packer.add(slice(number, *size, key_bytes), *size, *alone).unwrap());
         }
@@ -99,8 +101,10 @@ mod tests {
     #[test]
     fn objects_that_come_or_go_move_their_neighbours_only() {
         let pack = |numbers: &[usize], before: &[Partition]| {
-            let starts = before.iter().filter_map(|partition| partition.slices.first()).collect();
-            let (mut packer, mut all) = (Packer::new(10, starts), Vec::new());
+            let starts = before.iter().filter_map(|partition| partition.slices.first());
+            let starts: Prints<()> =
+                starts.map(|slice| (Fingerprint::of_slice(slice).unwrap(), ())).collect();
+            let (mut packer, mut all) = (Packer::new(10, Some(&starts)), Vec::new());
             for number in numbers {
                 all.extend(packer.add(slice(*number, 3, 4), 3, false).unwrap());
             }

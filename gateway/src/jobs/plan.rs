@@ -6,10 +6,7 @@
 //! numbers for each partition. The head is written last and at most once: a job
 //! exists from the moment its head is there. No clock, no randomness.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use fanfold_protocol::{
@@ -17,19 +14,22 @@ use fanfold_protocol::{
     function::Column,
     job::{Job, Sample, SampleOf},
     keys, limits,
-    plan::{Like, Partition, Plan, Pruned, SHARD_BYTES_TARGET, SHARD_PARTITIONS, Slice, Weight},
+    plan::{Partition, Plan, Pruned, SHARD_BYTES_TARGET, SHARD_PARTITIONS, Slice, Weight},
     uri::{ObjectUri, PinnedObject},
 };
 use fanfold_storage::Store;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 use super::{
     cache,
+    compare::Comparing,
     error::{Error, Result},
     estimate, filter,
     input::Found,
     pack::Packer,
+    prints::Prints,
     retry::Earlier,
     split::{Cutting, Splitter, Uncut},
     submit::{Draft, Sampling},
@@ -58,13 +58,13 @@ pub async fn lay_down(
 ) -> Result<(Job, Plan)> {
     let (mut job, earlier) = (draft.job.clone(), draft.earlier.as_ref());
     let reads = draft.reads.as_deref();
-    let (store, held) = (vault.store(), earlier.and_then(|earlier| earlier.like.as_ref()));
+    let (store, held) = (vault.store(), earlier.and_then(|earlier| earlier.plan.like.as_ref()));
     let like = union::like(store, &job.document, reads, &found.objects, held).await?;
     filter::check_columns(vault.store(), &job.document, draft.reads.as_deref(), like.as_ref()).await?;
     let mut writer = Writer::new(vault, &draft.job);
     let cutting = Cutting::new(&job.document, draft.reads.as_deref(), &found.objects)?
-        .as_before(earlier.and_then(|earlier| earlier.target_bytes));
-    let starts = earlier.map(Earlier::starts).unwrap_or_default();
+        .as_before(earlier.and_then(|earlier| earlier.plan.target_bytes));
+    let starts = earlier.map(Earlier::starts);
     let taken = match draft.sample {
         None => take_apart(splitter, &cutting, found.objects, starts, &mut Sink::Store(&mut writer)).await,
         Some(Sampling { count, keep }) => {
@@ -86,7 +86,7 @@ pub async fn lay_down(
         // As many at once as there is room for, however many they are: the time is told from that.
         plan.groups = vec![1; writer.weights.len()];
     }
-    if let Some(reducers) = earlier.map(|earlier| earlier.reducers).or(job.document.reducers) {
+    if let Some(reducers) = earlier.map(|earlier| earlier.plan.reducers()).or(job.document.reducers) {
         plan.reduce_into(reducers);
     }
     if draft.shape.groups() && plan.partitions > limits::GROUP_PARTITIONS_MAX {
@@ -98,8 +98,7 @@ pub async fn lay_down(
     (plan.shards, plan.like, plan.pruned) = (writer.shards, like, pruned);
     plan.target_bytes = Some(cutting.target());
     if let Some(earlier) = earlier {
-        let now = read_partitions(vault, &plan).await?;
-        job.retry = Some(earlier.take_over(&now, &mut plan)?);
+        job.retry = Some(earlier.take_over(vault, &mut plan).await?);
     }
     if job.document.cache {
         job.cache = Some(cache::find(vault, &job, &draft.settings, &mut plan).await?);
@@ -109,30 +108,31 @@ pub async fn lay_down(
     Ok((job, plan))
 }
 
-/// What a job that runs this one again would be parted into, and what would settle
-/// its types. Writes nothing.
+/// Compares what a job was parted into with what a job that runs it again would be.
+/// Writes nothing.
 ///
 /// # Errors
 /// As of [`lay_down`].
-pub async fn partitions(
+pub async fn compare<'a>(
     store: &Store,
     splitter: &Splitter,
-    earlier: &Earlier,
+    earlier: &'a Earlier,
     reads: Option<&[Column]>,
     found: Found,
-) -> Result<(Vec<Partition>, Option<Like>)> {
-    let document = &earlier.job.document;
-    let like = union::like(store, document, reads, &found.objects, earlier.like.as_ref()).await?;
-    let mut partitions = Vec::new();
-    let cutting = Cutting::new(document, reads, &found.objects)?.as_before(earlier.target_bytes);
-    take_apart(splitter, &cutting, found.objects, earlier.starts(), &mut Sink::Hold(&mut partitions)).await?;
-    Ok((partitions.into_iter().map(|(partition, _)| partition).collect(), like))
+) -> Result<Comparing<'a>> {
+    let (document, starts) = (&earlier.job.document, Some(earlier.starts()));
+    let like = union::like(store, document, reads, &found.objects, earlier.plan.like.as_ref()).await?;
+    let cutting = Cutting::new(document, reads, &found.objects)?.as_before(earlier.plan.target_bytes);
+    let mut comparing = earlier.comparing(like.as_ref());
+    take_apart(splitter, &cutting, found.objects, starts, &mut Sink::Compare(&mut comparing)).await?;
+    Ok(comparing)
 }
 
 /// Where partitions go.
 enum Sink<'a, 'w> {
     Store(&'a mut Writer<'w>),
     Hold(&'a mut Vec<(Partition, Weight)>),
+    Compare(&'a mut Comparing<'w>),
 }
 
 impl Sink<'_, '_> {
@@ -141,6 +141,7 @@ impl Sink<'_, '_> {
         let count = match self {
             Self::Store(writer) => writer.weights.len(),
             Self::Hold(partitions) => partitions.len(),
+            Self::Compare(comparing) => comparing.count(),
         };
         if count == limits::PARTITIONS_MAX {
             return Err(Error::Refused(too_many()));
@@ -151,13 +152,14 @@ impl Sink<'_, '_> {
                 partitions.push((partition, weight));
                 Ok(())
             }
+            Self::Compare(comparing) => comparing.take(&partition),
         }
     }
 
     async fn close(&mut self) -> Result<()> {
         match self {
             Self::Store(writer) => writer.close_shard().await,
-            Self::Hold(_) => Ok(()),
+            Self::Hold(_) | Self::Compare(_) => Ok(()),
         }
     }
 }
@@ -169,7 +171,7 @@ async fn take_apart(
     splitter: &Splitter,
     cutting: &Cutting,
     objects: Vec<PinnedObject>,
-    starts: HashSet<&Slice>,
+    starts: Option<&Prints<()>>,
     sink: &mut Sink<'_, '_>,
 ) -> Result<([Few; 2], Pruned)> {
     let mut packer = Packer::new(cutting.target(), starts);
@@ -354,33 +356,47 @@ pub async fn write_head(vault: &Vault, plan: &Plan) -> Result<()> {
     vault.write_once(&keys::plan(&plan.job), plan).await.map(|_| ())
 }
 
-/// Every partition of a plan.
-pub async fn read_partitions(vault: &Vault, plan: &Plan) -> Result<Vec<Partition>> {
+/// Every partition of a plan, in order; a few shards are held.
+pub fn stored(vault: &Vault, plan: &Plan) -> impl Stream<Item = Result<Partition>> + Send + use<> {
+    let (vault, job) = (vault.clone(), plan.job);
     let count = u32::try_from(plan.shards.len()).unwrap_or(u32::MAX);
-    let shards: Vec<_> = (0..count).map(|number| keys::plan_shard(&plan.job, number)).collect();
-    let read = |key: String| async move { read_shard(vault, &key).await };
-    let mut shards = std::pin::pin!(stream::iter(shards).map(read).buffered(SHARDS_IN_FLIGHT));
-    let mut all = Vec::with_capacity(plan.partitions as usize);
-    while let Some(shard) = shards.try_next().await? {
-        all.extend(shard);
-    }
-    Ok(all)
+    let shards = stream::iter(0..count).map(move |number| Shard::read(vault.clone(), job, number));
+    shards.buffered(SHARDS_IN_FLIGHT).map_ok(|shard| stream::iter(shard.partitions())).try_flatten()
 }
 
-async fn read_shard(vault: &Vault, key: &str) -> Result<Vec<Partition>> {
-    let bytes = vault.bytes(key).await?.ok_or_else(|| Error::damaged(key, "no such object"))?;
-    let lines = bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty());
-    lines.map(|line| serde_json::from_slice(line).map_err(|e| Error::damaged(key, e))).collect()
+/// A shard as it is stored: of its partitions those are made that are asked for.
+struct Shard {
+    key: String,
+    lines: Vec<Bytes>,
+}
+
+impl Shard {
+    async fn read(vault: Vault, job: Uuid, number: u32) -> Result<Self> {
+        let key = keys::plan_shard(&job, number);
+        let text = vault.bytes(&key).await?.ok_or_else(|| Error::damaged(&key, "no such object"))?;
+        let lines = text.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+        let lines = lines.map(|line| text.slice_ref(line)).collect();
+        Ok(Self { key, lines })
+    }
+
+    fn partition(&self, place: usize) -> Option<Result<Partition>> {
+        let line = self.lines.get(place)?;
+        Some(serde_json::from_slice(line).map_err(|e| Error::damaged(&self.key, e)))
+    }
+
+    fn partitions(self) -> impl Iterator<Item = Result<Partition>> {
+        (0..self.lines.len()).filter_map(move |place| self.partition(place))
+    }
 }
 
 /// Reads partitions of a stored plan, a shard at a time.
 pub struct Shards {
     vault: Vault,
     plan: String,
-    job: uuid::Uuid,
+    job: Uuid,
     /// The number behind the last partition of each shard.
     ends: Vec<u32>,
-    held: VecDeque<(usize, Arc<Vec<Partition>>)>,
+    held: VecDeque<(usize, Arc<Shard>)>,
 }
 
 impl Shards {
@@ -400,18 +416,18 @@ impl Shards {
         let number = self.ends.partition_point(|end| *end <= index);
         let first = number.checked_sub(1).map_or(0, |before| self.ends[before]);
         let found = match number < self.ends.len() {
-            true => self.shard(number).await?.get((index - first) as usize).cloned(),
+            true => self.shard(number).await?.partition((index - first) as usize),
             false => None,
         };
-        found.ok_or_else(|| Error::damaged(&self.plan, format!("no partition {index} in its shards")))
+        found.ok_or_else(|| Error::damaged(&self.plan, format!("no partition {index} in its shards")))?
     }
 
-    async fn shard(&mut self, number: usize) -> Result<Arc<Vec<Partition>>> {
+    async fn shard(&mut self, number: usize) -> Result<Arc<Shard>> {
         if let Some((_, shard)) = self.held.iter().find(|(held, _)| *held == number) {
             return Ok(Arc::clone(shard));
         }
-        let key = keys::plan_shard(&self.job, u32::try_from(number).unwrap_or(u32::MAX));
-        let shard = Arc::new(read_shard(&self.vault, &key).await?);
+        let name = u32::try_from(number).unwrap_or(u32::MAX);
+        let shard = Arc::new(Shard::read(self.vault.clone(), self.job, name).await?);
         self.held.truncate(SHARDS_HELD - 1);
         self.held.push_front((number, Arc::clone(&shard)));
         Ok(shard)

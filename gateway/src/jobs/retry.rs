@@ -7,16 +7,15 @@
 //! tables and states are copied and committed on behalf of the new job's tasks
 //! before the first lease is queued, and so are folds of nothing else.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::{Commit, OutputObject, TaskCommit, TaskOutcome},
     invocation::Usage,
-    job::{Difference, Job, JobDocument, JobState, RetryOf},
-    keys, limits,
-    plan::{Like, Partition, Plan, Shape, Slice, StateRef},
-    uri::ObjectUri,
+    job::{Job, JobDocument, JobState, RetryOf},
+    keys,
+    plan::{Like, Plan, StateRef},
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
@@ -24,88 +23,44 @@ use uuid::Uuid;
 use super::{
     Jobs,
     cache::{Given, Served, Which},
-    case::Case,
+    case::{self, Case},
     claim::Key,
+    compare::{Before, Comparing, Comparison},
     error::{Error, Result},
     filter,
     kept::{self, COPIES_AT_ONCE, Left},
     plan,
+    prints::Prints,
     record::JobRecord,
     submit::Wanted,
+    traces::Traces,
     unknown,
     vault::Vault,
     view::state_word,
 };
 
-/// How a partition, or an object that is gone, stands to the earlier job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Change {
-    /// It failed before.
-    Failed,
-    /// It was not done before, or what it gave is gone.
-    Unfinished,
-    /// Its objects have changed, or are cut otherwise.
-    Changed,
-    /// Its objects were not there.
-    Added,
-    /// The object is gone.
-    Vanished,
-}
-
-/// One difference.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Differing {
-    /// Which.
-    pub change: Change,
-    /// The partition in the new plan; none when it is gone.
-    pub task: Option<u32>,
-    /// Its objects.
-    pub input: Vec<ObjectUri>,
-    /// Why it failed before.
-    pub problem: Option<Problem>,
-}
-
-/// What running a job again would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Comparison {
-    /// In numbers.
-    pub difference: Difference,
-    /// One by one, up to [`limits::DIFFERENCES_TOLD_MAX`].
-    pub differing: Vec<Differing>,
-    /// For each partition of the new plan, whether it is taken over.
-    pub taken: Vec<bool>,
-}
-
 /// A job that has ended, as far as another one may take it over.
 pub struct Earlier {
     /// The job.
     pub job: Job,
-    /// What it did with its input.
-    pub shape: Shape,
+    /// The head of its plan: what settled its types, what its partitions aimed at, and
+    /// its reducers, since what was shuffled to so many is of use to as many only.
+    pub plan: Plan,
     state: JobState,
-    /// What settled its types.
-    pub like: Option<Like>,
-    /// What its partitions aimed at, in stored bytes.
-    pub target_bytes: Option<u64>,
-    /// Its reducers: what was shuffled to so many is of use to as many only.
-    pub reducers: u32,
-    partitions: Vec<Partition>,
-    left: Left,
+    before: Before,
+    traces: Traces,
 }
 
 impl Earlier {
     /// What its partitions began with.
-    pub fn starts(&self) -> HashSet<&Slice> {
-        self.partitions.iter().filter_map(|partition| partition.slices.first()).collect()
+    pub fn starts(&self) -> &Prints<()> {
+        self.before.starts()
     }
 
-    /// Compares the input as it was with the input as it is. Where another object
+    /// A comparison of the input as it was with the input as it is. Where another object
     /// settles its types now, what was done before may be of other types.
-    fn compare(&self, now: &[Partition], like: Option<&Like>) -> Comparison {
-        match like == self.like.as_ref() {
-            true => compare(&self.partitions, &self.left, now),
-            false => compare(&self.partitions, &Left::default(), now),
-        }
+    pub fn comparing(&self, like: Option<&Like>) -> Comparing<'_> {
+        Comparing::new(&self.before, (like == self.plan.like.as_ref()).then_some(&self.traces))
     }
 
     /// What the new job takes over, and its groups: those of `plan`, parted where
@@ -113,20 +68,60 @@ impl Earlier {
     ///
     /// # Errors
     /// `job-finished` when the earlier job succeeded and nothing is different.
-    pub fn take_over(&self, now: &[Partition], plan: &mut Plan) -> Result<RetryOf, Problem> {
-        let Comparison { difference, taken, .. } = self.compare(now, plan.like.as_ref());
+    pub async fn take_over(&self, vault: &Vault, plan: &mut Plan) -> Result<RetryOf> {
+        let mut comparing = self.comparing(plan.like.as_ref());
+        let mut now = std::pin::pin!(plan::stored(vault, plan));
+        while let Some(partition) = now.try_next().await? {
+            comparing.take(&partition)?;
+        }
+        let Comparison { difference, taken, .. } = comparing.finish();
         if self.state == JobState::Succeeded && difference.is_nothing() {
-            return Err(Problem::new(
+            return Err(Error::Refused(Problem::new(
                 ErrorKind::JobFinished,
                 format!(
                     "expected job {} to have failed, or its input to have changed since, found that it has succeeded and \
                      all of its {} partitions are unchanged; there is nothing to retry",
                     self.job.id, difference.unchanged
                 ),
-            ));
+            )));
         }
         plan.groups = regroup(&plan.groups, &taken);
         Ok(RetryOf { job: self.job.id, difference })
+    }
+
+    /// Ends a comparison, with the objects that are gone and why partitions failed.
+    async fn tell(&self, vault: &Vault, mut comparing: Comparing<'_>) -> Result<Comparison> {
+        let mut before = std::pin::pin!(plan::stored(vault, &self.plan));
+        while comparing.misses_some()
+            && let Some(partition) = before.try_next().await?
+        {
+            comparing.look_back(&partition);
+        }
+        let mut comparison = comparing.finish();
+        let failed = comparison.differing.iter().filter_map(|differing| differing.before);
+        let problems = self.problems(vault, failed.collect()).await?;
+        for differing in &mut comparison.differing {
+            differing.problem = differing.before.and_then(|task| problems.get(&task)).cloned();
+        }
+        Ok(comparison)
+    }
+
+    /// Why these tasks of the first stage failed, by their number.
+    async fn problems(&self, vault: &Vault, tasks: BTreeSet<u32>) -> Result<HashMap<u32, Problem>> {
+        let places: BTreeSet<_> = tasks.iter().map(|task| self.traces.commit(0, *task)).collect();
+        let key = |(group, round): (u32, u32)| keys::commit(&self.job.id, 0, group, round);
+        let mut problems = HashMap::new();
+        for commit in case::read_commits(vault, places.into_iter().map(key).collect()).await? {
+            for task in commit.tasks {
+                if let TaskOutcome::Failed(problem) = task.outcome
+                    && tasks.contains(&task.index)
+                    && self.traces.commit(0, task.index) == (commit.group, commit.round)
+                {
+                    problems.insert(task.index, problem);
+                }
+            }
+        }
+        Ok(problems)
     }
 }
 
@@ -136,19 +131,13 @@ impl Jobs {
     /// # Errors
     /// `job-not-found`; `job-not-finished`; what is wrong with the input now.
     pub async fn compare(&self, id: &Uuid) -> Result<Comparison, Problem> {
-        let earlier = self.earlier(id).await?;
-        let output = self.inner.vault.output_of(&earlier.job.document, &Uuid::nil())?;
+        let (vault, earlier) = (&self.inner.vault, self.earlier(id).await?);
+        let output = vault.output_of(&earlier.job.document, &Uuid::nil())?;
         let found = self.look(&earlier.job.document, &output).await?;
-        let reads = filter::reads(self.version_of(&earlier.job).await?.as_ref(), earlier.shape);
-        let (now, like) = plan::partitions(
-            self.inner.vault.store(),
-            &self.inner.splitter,
-            &earlier,
-            reads.as_deref(),
-            found,
-        )
-        .await?;
-        Ok(earlier.compare(&now, like.as_ref()))
+        let reads = filter::reads(self.version_of(&earlier.job).await?.as_ref(), earlier.plan.shape);
+        let splitter = &self.inner.splitter;
+        let comparing = plan::compare(vault.store(), splitter, &earlier, reads.as_deref(), found).await?;
+        Ok(earlier.tell(vault, comparing).await?)
     }
 
     /// Runs a job again that has ended, as a new job that takes over what was
@@ -182,12 +171,11 @@ impl Jobs {
             )));
         }
         let vault = &self.inner.vault;
-        let (partitions, left) =
-            tokio::try_join!(plan::read_partitions(vault, &case.plan), Left::read(vault, id, &case.output))?;
-        let reducers = case.plan.reducers();
-        let Plan { shape, like, target_bytes, .. } = case.plan;
-        let state = outcome.state;
-        Ok(Earlier { job: case.job, shape, state, like, target_bytes, reducers, partitions, left })
+        let (before, Left { traces, .. }) = tokio::try_join!(
+            Before::read(plan::stored(vault, &case.plan)),
+            Left::read(vault, &case.plan, &case.output)
+        )?;
+        Ok(Earlier { job: case.job, plan: case.plan, state: outcome.state, before, traces })
     }
 
     /// The document of the new job: the same, which may replace the output of
@@ -195,67 +183,11 @@ impl Jobs {
     pub(super) async fn again(&self, earlier: &Earlier) -> Result<JobDocument> {
         let mut document = earlier.job.document.clone();
         if let Some(output) = &document.output {
-            let found = kept::manifest(&self.inner.vault, output).await?;
+            let found = kept::manifest_head(&self.inner.vault, output).await?;
             document.overwrite |= found.is_some_and(|manifest| manifest.job == earlier.job.id);
         }
         Ok(document)
     }
-}
-
-fn compare(before: &[Partition], left: &Left, now: &[Partition]) -> Comparison {
-    let places: HashMap<&Partition, u32> = before.iter().zip(0..).collect();
-    let known: HashSet<&ObjectUri> = uris(before).collect();
-    let mut comparison = Comparison::default();
-    for (task, partition) in (0..).zip(now) {
-        let place = places.get(partition);
-        let taken = place.is_some_and(|place| left.products.contains_key(place));
-        comparison.taken.push(taken);
-        if taken {
-            comparison.difference.unchanged += 1;
-            continue;
-        }
-        let problem = place.and_then(|place| left.problems.get(place)).cloned();
-        let change = match (place, &problem) {
-            (Some(_), Some(_)) => Change::Failed,
-            (Some(_), None) => Change::Unfinished,
-            (None, _) if uris(std::slice::from_ref(partition)).any(|uri| known.contains(uri)) => {
-                Change::Changed
-            }
-            (None, _) => Change::Added,
-        };
-        let input = uris(std::slice::from_ref(partition)).cloned().collect();
-        comparison.note(Differing { change, task: Some(task), input, problem });
-    }
-    let present: HashSet<&ObjectUri> = uris(now).collect();
-    let mut told = HashSet::new();
-    for uri in uris(before).filter(|uri| !present.contains(uri)) {
-        if told.insert(uri) {
-            let input = vec![uri.clone()];
-            comparison.note(Differing { change: Change::Vanished, task: None, input, problem: None });
-        }
-    }
-    comparison.differing.sort_by_key(|differing| differing.change);
-    comparison
-}
-
-impl Comparison {
-    fn note(&mut self, differing: Differing) {
-        let difference = &mut self.difference;
-        *match differing.change {
-            Change::Failed => &mut difference.failed,
-            Change::Unfinished => &mut difference.unfinished,
-            Change::Changed => &mut difference.changed,
-            Change::Added => &mut difference.added,
-            Change::Vanished => &mut difference.vanished,
-        } += 1;
-        if self.differing.len() < limits::DIFFERENCES_TOLD_MAX {
-            self.differing.push(differing);
-        }
-    }
-}
-
-fn uris(partitions: &[Partition]) -> impl Iterator<Item = &ObjectUri> {
-    partitions.iter().flat_map(|partition| partition.slices.iter().map(|slice| &slice.object.uri))
 }
 
 /// Groups parted so that each is taken over whole or not at all.
@@ -283,74 +215,78 @@ pub async fn take_over(vault: &Vault, case: &Case) -> Result<()> {
         (None, Some(cache)) if !cache.jobs.is_empty() => (cache.jobs.clone(), Which::Reproducible),
         _ => return Ok(()),
     };
-    let commits = keys::commits(id);
-    let (now, given, committed) = tokio::try_join!(
-        plan::read_partitions(vault, plan),
-        Given::read(vault, &jobs, plan.like.as_ref(), which),
-        vault.keys(&commits),
-    )?;
-    let taking = Taking { vault, case, committed: committed.into_iter().collect() };
-    let product = |task: u32| given.find(now.get(task as usize)?);
-    let groups = (0..).zip(plan.groups_of(0)).filter_map(|(group, (first, count))| {
-        let products: Option<Vec<_>> =
-            (first..first + count).map(|task| Some((task, product(task)?))).collect();
-        products.map(|products| taking.group(group, products))
-    });
-    let mut served = vec![None; now.len()];
-    let mut groups = stream::iter(groups.collect::<Vec<_>>()).buffer_unordered(COPIES_AT_ONCE);
-    while let Some(taken) = groups.try_next().await? {
-        for (task, from) in taken {
-            served[task as usize] = Some(from);
+    let (given, committed) = tokio::try_join!(Given::read(vault, plan, &jobs, which), committed(vault, id))?;
+    let taking = &Taking { vault, case, given: &given, committed };
+    let groups = (0..).zip(plan.groups_of(0)).map(|(group, (first, count))| (group, first, count));
+    let groups = groups.filter(|(_, first, count)| taking.served(*first, *count).iter().all(Option::is_some));
+    let take = |(group, first, count): (u32, u32, u32)| taking.group(group, first, count);
+    let mut groups = stream::iter(groups.collect::<Vec<_>>()).map(take).buffer_unordered(COPIES_AT_ONCE);
+    let mut taken = vec![None; given.served().len()];
+    while let Some(group) = groups.try_next().await? {
+        for (task, served) in group {
+            taken[task as usize] = Some(served);
         }
     }
     let stages = (1..).zip(plan.stages.iter().skip(1));
     let folds = stages.flat_map(|(stage, count)| (0..*count).map(move |task| (stage, task)));
-    let folds = folds.filter_map(|place| {
-        let (job, product) = given.fold(plan, place, &served)?;
-        Some(taking.commit(place, job, vec![(place.1, product)]))
-    });
+    let folds = folds.filter_map(|place| given.fold(plan, place, &taken).map(|served| (place, served)));
+    let take =
+        |(place, served): ((u32, u32), Served)| async move { taking.commit(place, place.1, &[served]).await };
     stream::iter(folds.collect::<Vec<_>>())
+        .map(take)
         .buffer_unordered(COPIES_AT_ONCE)
         .try_for_each(|_| std::future::ready(Ok(())))
         .await
+}
+
+/// The groups whose first lease is committed, by stage.
+async fn committed(vault: &Vault, id: &Uuid) -> Result<HashSet<(u32, u32)>> {
+    let committed = vault.keys(&keys::commits(id)).await?;
+    let parsed = committed.iter().filter_map(|key| keys::parse_commit(id, key));
+    Ok(parsed.filter(|(.., round)| *round == 0).map(|(stage, group, _)| (stage, group)).collect())
 }
 
 /// A job that takes over what others did.
 struct Taking<'a> {
     vault: &'a Vault,
     case: &'a Case,
-    /// Keys of the commits that are there.
-    committed: HashSet<String>,
+    given: &'a Given,
+    /// Groups whose first lease is committed, by stage.
+    committed: HashSet<(u32, u32)>,
 }
 
 impl Taking<'_> {
-    /// Takes a group of the first stage over; answers which of its tasks were taken,
-    /// and from where.
-    async fn group(&self, group: u32, products: Vec<(u32, &Served)>) -> Result<Vec<(u32, (Uuid, u32))>> {
-        let Some((_, (job, ..))) = products.first() else { return Ok(Vec::new()) };
-        let copies = products.iter().map(|(task, (.., product))| (*task, product)).collect();
-        let taken = self.commit((0, group), *job, copies).await?;
-        let from = |(task, (job, number, _)): (u32, &Served)| (task, (*job, *number));
-        Ok(if taken { products.into_iter().map(from).collect() } else { Vec::new() })
+    /// Who serves these tasks of the first stage.
+    fn served(&self, first: u32, count: u32) -> &[Option<Served>] {
+        self.given.served().get(first as usize..(first + count) as usize).unwrap_or_default()
     }
 
-    /// Commits these products on behalf of the tasks of a group; false when they
-    /// are to be run, or were run by a worker.
-    async fn commit(
-        &self,
-        (stage, group): (u32, u32),
-        earlier: Uuid,
-        products: Vec<(u32, &TaskOutcome)>,
-    ) -> Result<bool> {
+    /// Takes a group of the first stage over; answers which of its tasks were taken,
+    /// and from where.
+    async fn group(&self, group: u32, first: u32, count: u32) -> Result<Vec<(u32, Served)>> {
+        let served: Vec<Served> = self.served(first, count).iter().copied().flatten().collect();
+        let taken = self.commit((0, group), first, &served).await?;
+        Ok(if taken { (first..).zip(served).collect() } else { Vec::new() })
+    }
+
+    /// Commits what was given on behalf of the tasks of a group, from `first` on; false
+    /// when they are to be run, or were run by a worker.
+    async fn commit(&self, (stage, group): (u32, u32), first: u32, served: &[Served]) -> Result<bool> {
         let (job, attempt) = (self.case.job.id, Uuid::new_v4());
         let key = keys::commit(&job, stage, group, 0);
-        if self.committed.contains(&key) {
+        if self.committed.contains(&(stage, group)) {
             let commit: Commit = self.vault.expect(&key).await?;
             return Ok(commit.tasks.iter().all(|task| task.attempt == 0));
         }
+        let earlier = served.first().and_then(|served| self.given.job(*served));
+        let products = self.given.products(self.vault, stage, served).await?;
+        let Some((earlier, products)) = earlier.zip(products) else {
+            tracing::warn!(%job, stage, group, "a group is run again, since what came of it is gone");
+            return Ok(false);
+        };
         let worker = format!("none: taken over from job {earlier}");
         let mut tasks = Vec::with_capacity(products.len());
-        for (index, product) in products {
+        for (index, product) in (first..).zip(&products) {
             let outcome = match copied(self.vault, self.case, &attempt, (stage, index), product).await {
                 Ok(outcome) => outcome,
                 // It is gone, has changed, or is more than can be copied.

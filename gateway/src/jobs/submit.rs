@@ -189,7 +189,7 @@ impl Jobs {
         let earlier = self.earlier(id).await?;
         let document = self.again(&earlier).await?;
         let version = self.version_of(&earlier.job).await?;
-        let (id, shape, settings) = (Uuid::now_v7(), earlier.shape, version.settings.clone());
+        let (id, shape, settings) = (Uuid::now_v7(), earlier.plan.shape, version.settings.clone());
         let output = self.inner.vault.output_of(&document, &id)?;
         let job = job_of(id, &version, document);
         self.check_output(&job, &output).await?;

@@ -15,8 +15,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
+    compare::{Change, Comparison, Differing},
     record::{JobRecord, SlowLease, TaskFailure},
-    retry::{Change, Comparison, Differing},
 };
 use crate::problem::ProblemView;
 
