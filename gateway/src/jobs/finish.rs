@@ -109,7 +109,7 @@ impl Products {
         let (usage, attempts) = progress.usage();
         let (second_attempts, cache_hits) = (progress.second_attempts(), progress.taken_over());
         let receipt = Receipt { usage, attempts, second_attempts, cache_hits, elapsed_ms: 0 };
-        let partitions = progress.stages().first().map_or(0, |stage| stage.tasks.len());
+        let partitions = progress.stages().first().map_or(0, |stage| stage.tasks().len());
         let answer = progress.answer().cloned();
         Self { manifest, answer, dead_letters, told, partitions, tasks, receipt, estimate }
     }

@@ -11,6 +11,7 @@
 //! The truth of a job is its plan and its commits in the store. Everything in
 //! the backbone and in memory here is made from them and can be made again.
 
+mod bits;
 mod cache;
 mod case;
 mod claim;

@@ -66,7 +66,7 @@ impl Progress {
         let waits_for_none = |stage: &&Stage| stage.missing.iter().all(|missing| *missing == 0);
         let ready = (1..).zip(stages.iter().skip(1)).filter(|(_, stage)| waits_for_none(stage));
         let ready =
-            ready.flat_map(|(stage, content)| (0..).zip(&content.tasks).map(move |(task, _)| (stage, task)));
+            ready.flat_map(|(stage, content)| (0..).zip(content.tasks()).map(move |(task, _)| (stage, task)));
         let ready = ready.collect();
         let usage = Usage {
             row_groups_pruned: plan.pruned.row_groups,
@@ -201,7 +201,7 @@ impl Progress {
             return None;
         }
         let tasks = self.stages[stage as usize].open_tasks(group);
-        let first = tasks.first().map(|task| &self.stages[stage as usize].tasks[*task as usize]);
+        let first = tasks.first().map(|task| &self.stages[stage as usize].tasks()[*task as usize]);
         let failed = first.and_then(|slot| slot.problem.as_deref().cloned());
         Some(Leased { spec: self.spec(stage, group, tasks), second: open.second, failed })
     }
@@ -244,12 +244,11 @@ impl Progress {
     /// Every task that was given up, in the plan's order.
     pub fn dead(&self) -> impl Iterator<Item = GivenUp> {
         (0..).zip(&self.stages).flat_map(|(stage, content)| {
-            (0..).zip(&content.tasks).filter(|(_, slot)| slot.state == TaskState::Failed).filter_map(
-                move |(task, slot)| {
-                    let problem = slot.problem.as_deref()?.clone();
-                    Some(GivenUp { stage, task, attempts: slot.attempts, problem })
-                },
-            )
+            content.standing(&[TaskState::Failed], 0).filter_map(move |task| {
+                let slot = &content.tasks()[task as usize];
+                let problem = slot.problem.as_deref()?.clone();
+                Some(GivenUp { stage, task, attempts: slot.attempts, problem })
+            })
         })
     }
 
@@ -285,26 +284,26 @@ impl Progress {
     /// Tables of the tasks that write any, in the plan's order: those of a map, or
     /// of the reducers.
     pub fn tables(&self) -> impl Iterator<Item = &OutputObject> {
-        let tasks = self.stages.iter().flat_map(|stage| &stage.tasks);
+        let tasks = self.stages.iter().flat_map(Stage::tasks);
         tasks.filter_map(|slot| slot.product.as_deref()?.table())
     }
 
-    /// What the last attempt at each task of the first stage took.
+    /// What the last attempt at each task of the first stage took, as far as it is kept.
     pub fn took(&self) -> impl Iterator<Item = Usage> {
-        self.stages.iter().take(1).flat_map(|stage| &stage.tasks).map(|slot| slot.usage)
+        self.stages.iter().take(1).flat_map(Stage::tasks).map(|slot| slot.took.usage())
     }
 
     /// What the last attempts at the tasks of all further stages took together.
     pub fn folds_took(&self) -> Usage {
         let mut took = Usage::default();
-        let folds = self.stages.iter().skip(1).flat_map(|stage| &stage.tasks);
-        folds.for_each(|slot| took.add(&slot.usage));
+        let folds = self.stages.iter().skip(1).flat_map(Stage::tasks);
+        folds.for_each(|slot| took.add(&slot.took.usage()));
         took
     }
 
     /// The aggregate's answer, once it is there.
     pub fn answer(&self) -> Option<&AnswerRef> {
-        match self.stages.last()?.tasks.first()?.product.as_deref() {
+        match self.stages.last()?.tasks().first()?.product.as_deref() {
             Some(TaskOutcome::Answer(answer)) => Some(answer),
             _ => None,
         }
@@ -355,7 +354,7 @@ impl Progress {
 
     fn states_for(&self, stage: u32, task: u32) -> Vec<StateRef> {
         let children = self.plan.children(stage, task);
-        let slots = &self.stages[stage as usize - 1].tasks[children.start as usize..children.end as usize];
+        let slots = &self.stages[stage as usize - 1].tasks()[children.start as usize..children.end as usize];
         slots.iter().filter_map(|slot| slot.product.as_deref()?.state().cloned()).collect()
     }
 
@@ -399,8 +398,7 @@ impl Progress {
         self.taken_over += u64::from(attempt == 0);
         let problem = match self.accepts(stage, outcome) {
             Ok(outcome) => {
-                let slot = &mut self.stages[stage as usize].tasks[index as usize];
-                slot.done(attempt, outcome, &usage);
+                self.stages[stage as usize].done(index, attempt, outcome, &usage);
                 self.usage.add_rows(&usage);
                 self.done += 1;
                 if attempt > 0 {
@@ -411,8 +409,7 @@ impl Progress {
             Err(problem) => problem,
         };
         let given_up = attempt >= self.policy.attempts || !may_help(&problem);
-        let state = if given_up { TaskState::Failed } else { TaskState::Waiting };
-        self.stages[stage as usize].tasks[index as usize].failed(state, attempt, problem.clone(), &usage);
+        self.stages[stage as usize].failed(index, given_up, attempt, problem.clone(), &usage);
         if given_up {
             self.failed[usize::from(stage > 0)] += 1;
         }
@@ -446,15 +443,7 @@ impl Progress {
         let (first, count) = self.stages[stage as usize].range(group);
         // What reducers read they read together.
         if stage > 0 && self.plan.shape.folds() {
-            let children = self.plan.children(stage, group);
-            for slot in
-                &mut self.stages[stage as usize - 1].tasks[children.start as usize..children.end as usize]
-            {
-                // Of a table the place is still needed, for the manifest.
-                let product = slot.product.take();
-                let table = product.as_deref().and_then(TaskOutcome::table).cloned();
-                slot.product = table.map(|table| Box::new(TaskOutcome::Table(Some(table))));
-            }
+            self.stages[stage as usize - 1].forget_states(self.plan.children(stage, group));
         }
         // A task that was given up gives no state; what it is merged into counts
         // it all the same, and is leased only while that is tolerated.

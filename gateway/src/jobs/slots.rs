@@ -2,9 +2,10 @@
 //! What is known of each task and each group of tasks of a job, and how it is told.
 //!
 //! The plain state under [`super::progress`], kept small: a job may have a
-//! million tasks. It makes no decisions.
+//! million tasks. It makes no decisions. Invariant: each task is in the set of the
+//! state in which it stands, and in no other.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use fanfold_protocol::{
     Problem,
@@ -12,6 +13,8 @@ use fanfold_protocol::{
     invocation::Usage,
     plan::{Plan, StateRef},
 };
+
+use super::bits::{self, Bits};
 
 /// An attempt at a task that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,14 +73,87 @@ pub struct GivenUp {
 /// Where a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskState {
-    /// Not yet given to a worker, or to be tried again.
-    Waiting,
-    /// Given to the queue or a worker.
-    Leased,
-    /// Committed.
-    Done,
     /// Given up.
     Failed,
+    /// Given to the queue or a worker.
+    Leased,
+    /// Failed, and to be tried again.
+    Again,
+    /// Not yet given to a worker.
+    Waiting,
+    /// Committed.
+    Done,
+}
+
+/// States that there are.
+const STATES: usize = TaskState::Done as usize + 1;
+
+/// What an attempt at a task took, as far as it is shown or told from: the numbers
+/// of [`Took::usage`], which fit 32 bits of nearly all tasks.
+#[derive(Debug)]
+pub enum Took {
+    /// All of them fit.
+    Small([u32; 9]),
+    /// One does not.
+    Large(Box<[u64; 9]>),
+}
+
+impl Took {
+    fn new(usage: &Usage) -> Self {
+        let Usage { wall_us, cpu_us, start_us, memory_bytes_peak, rows_in, rows_out, .. } = *usage;
+        let Usage { bytes_in, bytes_out, store_requests, .. } = *usage;
+        let all = [
+            wall_us,
+            cpu_us,
+            start_us,
+            memory_bytes_peak,
+            rows_in,
+            rows_out,
+            bytes_in,
+            bytes_out,
+            store_requests,
+        ];
+        let mut small = [0; 9];
+        for (small, number) in small.iter_mut().zip(all) {
+            match u32::try_from(number) {
+                Ok(number) => *small = number,
+                Err(_) => return Self::Large(Box::new(all)),
+            }
+        }
+        Self::Small(small)
+    }
+
+    /// Time, memory, rows that were handed over and written, bytes and requests; the
+    /// rest is in the commit and in the job's sum.
+    pub fn usage(&self) -> Usage {
+        let all = match self {
+            Self::Small(all) => all.map(u64::from),
+            Self::Large(all) => **all,
+        };
+        let [
+            wall_us,
+            cpu_us,
+            start_us,
+            memory_bytes_peak,
+            rows_in,
+            rows_out,
+            bytes_in,
+            bytes_out,
+            store_requests,
+        ] = all;
+        Usage {
+            wall_us,
+            cpu_us,
+            start_us,
+            memory_bytes_peak,
+            rows_in,
+            rows_out,
+            bytes_in,
+            bytes_out,
+            store_requests,
+            ..Usage::default()
+        }
+    }
 }
 
 /// A task.
@@ -87,36 +163,18 @@ pub struct Slot {
     pub state: TaskState,
     /// Attempts that were heard of.
     pub attempts: u32,
-    /// What it gave, until nobody needs it any more.
+    /// What it gave, until nobody needs it any more; none of a table without rows.
     pub product: Option<Box<TaskOutcome>>,
     /// Why the last attempt failed.
     pub problem: Option<Box<Problem>>,
     /// What the last attempt took.
-    pub usage: Usage,
+    pub took: Took,
 }
 
 impl Slot {
     fn new() -> Self {
-        Self { state: TaskState::Waiting, attempts: 0, product: None, problem: None, usage: Usage::default() }
-    }
-
-    /// The task gave this.
-    pub fn done(&mut self, attempt: u32, product: TaskOutcome, usage: &Usage) {
-        self.note(TaskState::Done, attempt, usage);
-        self.product = Some(Box::new(product));
-        self.problem = None;
-    }
-
-    /// An attempt at the task failed.
-    pub fn failed(&mut self, state: TaskState, attempt: u32, problem: Problem, usage: &Usage) {
-        self.note(state, attempt, usage);
-        self.problem = Some(Box::new(problem));
-    }
-
-    fn note(&mut self, state: TaskState, attempt: u32, usage: &Usage) {
-        self.state = state;
-        self.attempts = attempt;
-        self.usage = *usage;
+        let took = Took::Small([0; 9]);
+        Self { state: TaskState::Waiting, attempts: 0, product: None, problem: None, took }
     }
 }
 
@@ -152,7 +210,9 @@ pub struct Stage {
     /// Its groups, in order.
     pub groups: Vec<Group>,
     /// Its tasks, in order.
-    pub tasks: Vec<Slot>,
+    tasks: Vec<Slot>,
+    /// The tasks in each state.
+    standing: [Bits; STATES],
     /// Of a fold: for each task, the states that are still missing.
     pub missing: Vec<u32>,
 }
@@ -164,22 +224,45 @@ impl Stage {
         let group =
             |(first, _)| Group { first, round: 0, phase: Phase::Waiting, second: false, again: Vec::new() };
         let missing = |task| u32::try_from(plan.children(stage, task).len()).unwrap_or(u32::MAX);
+        let mut standing: [Bits; STATES] = std::array::from_fn(|_| Bits::none(count));
+        standing[TaskState::Waiting as usize] = Bits::all(count);
         Self {
             groups: plan.groups_of(stage).into_iter().map(group).collect(),
             tasks: (0..count).map(|_| Slot::new()).collect(),
+            standing,
             missing: if stage == 0 { Vec::new() } else { (0..count).map(missing).collect() },
         }
+    }
+
+    /// Its tasks, in order.
+    pub fn tasks(&self) -> &[Slot] {
+        &self.tasks
+    }
+
+    /// The tasks from `first` on that stand in one of these states, in order.
+    pub fn standing(&self, states: &[TaskState], first: u32) -> impl Iterator<Item = u32> {
+        bits::union(states.iter().map(|state| &self.standing[*state as usize]).collect(), first)
     }
 
     /// The time within which three quarters of the tasks that it runs were done, from
     /// when each asked for its sandbox; none while fewer are.
     pub fn typical(&self) -> Option<Duration> {
-        let (done, open): (Vec<_>, Vec<_>) =
-            self.tasks.iter().partition(|slot| slot.state == TaskState::Done);
+        let done = self.standing[TaskState::Done as usize].count();
+        let open = self.tasks.len() - done;
+        let wanted = |ran: usize| ((ran + open) * 3).div_ceil(4).checked_sub(1);
+        // Of those that ran, which may be fewer, it would not be enough either.
+        if wanted(done)? >= done {
+            return None;
+        }
         // A task that was taken over ran elsewhere.
-        let ran = done.iter().filter(|slot| slot.attempts > 0);
-        let mut walls: Vec<u64> = ran.map(|slot| slot.usage.start_us + slot.usage.wall_us).collect();
-        let wanted = ((walls.len() + open.len()) * 3).div_ceil(4).checked_sub(1)?;
+        let ran = self.tasks.iter().filter(|slot| slot.state == TaskState::Done && slot.attempts > 0);
+        let mut walls: Vec<u64> = ran
+            .map(|slot| {
+                let took = slot.took.usage();
+                took.start_us + took.wall_us
+            })
+            .collect();
+        let wanted = wanted(walls.len())?;
         if wanted >= walls.len() {
             return None;
         }
@@ -213,7 +296,113 @@ impl Stage {
     pub fn lease(&mut self, group: u32, tasks: &[u32]) {
         self.groups[group as usize].phase = Phase::Leased;
         for task in tasks {
-            self.tasks[*task as usize].state = TaskState::Leased;
+            self.put(*task, TaskState::Leased);
         }
+    }
+
+    /// A task gave this.
+    pub fn done(&mut self, task: u32, attempt: u32, product: TaskOutcome, usage: &Usage) {
+        let slot = self.note(task, TaskState::Done, attempt, usage);
+        slot.product = (product != TaskOutcome::Table(None)).then(|| Box::new(product));
+        slot.problem = None;
+    }
+
+    /// An attempt at a task failed, which is given up or tried again.
+    pub fn failed(&mut self, task: u32, given_up: bool, attempt: u32, problem: Problem, usage: &Usage) {
+        let state = if given_up { TaskState::Failed } else { TaskState::Again };
+        self.note(task, state, attempt, usage).problem = Some(Box::new(problem));
+    }
+
+    /// The states that these tasks gave were merged, and are of no more use.
+    pub fn forget_states(&mut self, tasks: Range<u32>) {
+        for slot in &mut self.tasks[tasks.start as usize..tasks.end as usize] {
+            // Of a table the place is still needed, for the manifest.
+            let product = slot.product.take();
+            let table = product.as_deref().and_then(TaskOutcome::table).cloned();
+            slot.product = table.map(|table| Box::new(TaskOutcome::Table(Some(table))));
+        }
+    }
+
+    fn note(&mut self, task: u32, state: TaskState, attempt: u32, usage: &Usage) -> &mut Slot {
+        self.put(task, state);
+        let slot = &mut self.tasks[task as usize];
+        (slot.attempts, slot.took) = (attempt, Took::new(usage));
+        slot
+    }
+
+    fn put(&mut self, task: u32, state: TaskState) {
+        let before = std::mem::replace(&mut self.tasks[task as usize].state, state);
+        self.standing[before as usize].put(task, false);
+        self.standing[state as usize].put(task, true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfold_protocol::{
+        ErrorKind,
+        digest::Digest,
+        plan::{Shape, Weight},
+    };
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn stage(tasks: usize) -> Stage {
+        let plan = Plan::lay_out(Uuid::nil(), Digest::of(b""), Shape::Map, &vec![Weight::default(); tasks]);
+        Stage::new(&plan, 0)
+    }
+
+    #[test]
+    fn a_million_tasks_are_64_mb() {
+        assert!(size_of::<Slot>() <= 64, "{}", size_of::<Slot>());
+    }
+
+    #[test]
+    fn what_a_task_took_is_exact_however_much_it_is() {
+        let usage = |number: u64| Usage {
+            wall_us: number,
+            cpu_us: number + 1,
+            start_us: number + 2,
+            memory_bytes_peak: number + 3,
+            rows_in: number + 4,
+            rows_out: number + 5,
+            bytes_in: number + 6,
+            bytes_out: number + 7,
+            store_requests: number + 8,
+            ..Usage::default()
+        };
+        let most = u64::from(u32::MAX);
+        for (number, small) in [(0, true), (most - 8, true), (most - 7, false), (most * 7, false)] {
+            let took = Took::new(&usage(number));
+            assert_eq!((took.usage(), matches!(took, Took::Small(_))), (usage(number), small), "{number}");
+        }
+    }
+
+    #[test]
+    fn a_task_stands_in_one_place() {
+        let mut stage = stage(6);
+        let (usage, problem) = (Usage::default(), Problem::new(ErrorKind::GuestTrapped, "test"));
+        let tasks: Vec<u32> =
+            (0..stage.groups.len() as u32).flat_map(|group| stage.open_tasks(group)).collect();
+        assert_eq!(tasks, [0, 1, 2, 3, 4, 5]);
+        stage.lease(0, &[0, 1, 2, 3]);
+        stage.done(0, 1, TaskOutcome::Table(None), &usage);
+        stage.failed(1, false, 1, problem.clone(), &usage);
+        stage.failed(2, true, 1, problem, &usage);
+        let places = [
+            (TaskState::Failed, vec![2]),
+            (TaskState::Leased, vec![3]),
+            (TaskState::Again, vec![1]),
+            (TaskState::Waiting, vec![4, 5]),
+            (TaskState::Done, vec![0]),
+        ];
+        for (state, expected) in places {
+            assert_eq!(stage.standing(&[state], 0).collect::<Vec<_>>(), expected, "{state:?}");
+            assert!(expected.iter().all(|task| stage.tasks()[*task as usize].state == state));
+        }
+        let rest = stage.standing(&[TaskState::Waiting, TaskState::Done], 0);
+        assert_eq!(rest.collect::<Vec<_>>(), [0, 4, 5]);
+        assert!(stage.tasks()[0].product.is_none(), "there is no table");
     }
 }
