@@ -11,6 +11,7 @@ use std::{sync::Arc, time::Duration};
 use fanfold_protocol::{
     ErrorKind, Problem, keys, limits,
     names::TenantName,
+    size::Span,
     tenant::{Tenant, WEIGHT_MAX},
     uri,
 };
@@ -112,6 +113,14 @@ impl GatewayConfig {
                 mistakes.push(format!("{name} must be from 1 to {max}, found {found}"));
             }
         }
+        if self.jobs.retention < limits::JOB_RETENTION_MIN {
+            let span = |time: Duration| Span(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+            mistakes.push(format!(
+                "job_retention must be at least {}, since jobs are served from others for so long, found {}",
+                span(limits::JOB_RETENTION_MIN),
+                span(self.jobs.retention)
+            ));
+        }
         if self.bodies_bytes_max < self.body_bytes_max.max(self.component_bytes_max) {
             mistakes.push("bodies_bytes_max must hold at least one body and one component".to_owned());
         }
@@ -133,10 +142,15 @@ mod tests {
         assert_eq!(config.check(), Ok(()));
         config.tokens.clear();
         config.tenant_concurrency = 5_000;
+        config.jobs.retention = Duration::from_secs(36 * 3_600);
         config.tenant = Arc::new(Tenant::alone(TenantName::default(), "A"));
         let detail = config.check().unwrap_err().detail;
-        for part in ["no open mode", "tenant_concurrency must be from 1 to 1000, found 5000", "system_bucket"]
-        {
+        for part in [
+            "no open mode",
+            "tenant_concurrency must be from 1 to 1000, found 5000",
+            "job_retention must be at least 7d, since jobs are served from others for so long, found 36h",
+            "system_bucket",
+        ] {
             assert!(detail.contains(part), "{detail}");
         }
     }

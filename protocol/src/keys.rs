@@ -223,7 +223,17 @@ pub fn all_kept(id: &Uuid) -> String {
     format!("jobs/{id}/kept/")
 }
 
-/// One of them, by the name that it had under the output prefix.
+/// All marks of jobs that kept something for a retry.
+pub fn kept_marks() -> &'static str {
+    "kept/"
+}
+
+/// The mark of one of them: an empty object.
+pub fn kept_mark(id: &Uuid) -> String {
+    format!("kept/{id}")
+}
+
+/// A table of [`all_kept`], by the name that it had under the output prefix.
 pub fn kept(id: &Uuid, name: &str) -> String {
     format!("jobs/{id}/kept/{name}")
 }

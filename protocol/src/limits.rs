@@ -187,8 +187,13 @@ pub const SPECULATION_AFTER_MIN: Duration = Duration::from_secs(1);
 /// Earlier jobs that a job's tasks may be served from: each costs a look at its
 /// plan and its commits.
 pub const CACHE_JOBS_MAX: usize = 3;
-/// How long a job may serve others after it has ended.
+/// How long a job may serve others after it has ended, and one that failed keeps what
+/// a retry takes over.
 pub const CACHE_WINDOW: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// How long what is written down of a job stays after it has ended.
+pub const JOB_RETENTION_DEFAULT: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Not shorter: until then other jobs are served from it.
+pub const JOB_RETENTION_MIN: Duration = CACHE_WINDOW;
 /// Bytes of partial states, of one job together, that are kept to serve others.
 pub const CACHE_STATES_BYTES_MAX: u64 = 256 * MIB;
 /// Partitions that are run to tell what a job will take.
@@ -199,6 +204,9 @@ pub const SAMPLE_PARTITIONS_MAX: usize = 1_000;
 pub const DIFFERENCES_TOLD_MAX: usize = 1_000;
 /// How long an idempotency key is remembered.
 pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(24 * 3_600);
+/// How old the parts of a plan are before they are swept whose job was never accepted:
+/// no planning takes so long, and nobody can have it accepted any more under a key.
+pub const UNACCEPTED_WINDOW: Duration = Duration::from_secs(2 * IDEMPOTENCY_WINDOW.as_secs());
 /// Bytes of an idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 

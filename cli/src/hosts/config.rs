@@ -191,6 +191,7 @@ pub struct Limits {
     pub requests: Option<usize>,
     pub connections: Option<usize>,
     pub drain: Option<Span>,
+    pub job_retention: Option<Span>,
 }
 
 fn weight() -> u32 {
@@ -403,6 +404,7 @@ impl Limits {
         config.requests_max = self.requests.unwrap_or(config.requests_max);
         config.connections_max = self.connections.unwrap_or(config.connections_max);
         config.drain_timeout = self.drain.map_or(config.drain_timeout, |span| span.as_duration());
+        config.jobs.retention = self.job_retention.map_or(config.jobs.retention, |span| span.as_duration());
     }
 }
 

@@ -7,10 +7,7 @@
 //! looks for the newest marks and takes over what those jobs gave for the same
 //! partitions, in the way of a retry. What is not there any more is run.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    time::Duration,
-};
+use std::collections::{HashMap, hash_map::Entry};
 
 use bytes::Bytes;
 use fanfold_protocol::{
@@ -20,9 +17,8 @@ use fanfold_protocol::{
     job::{CacheUse, Job, JobDocument, JobLimits, OneOrMany},
     keys, limits,
     plan::{FOLD_WIDTH, Like, Plan, Shape},
-    time,
 };
-use fanfold_storage::{ListEntry, ListOptions, PutOptions};
+use fanfold_storage::PutOptions;
 use futures::TryStreamExt;
 use serde::Serialize;
 use uuid::Uuid;
@@ -113,25 +109,6 @@ pub async fn mark(vault: &Vault, job: &Job) -> Result<()> {
     let mark = vault.uri(&keys::cached(&cache.key, &job.id))?;
     vault.store().put(&mark, Bytes::new(), PutOptions::default()).await?;
     Ok(())
-}
-
-/// Removes the marks that are older than `window`, with the partial states that
-/// were kept for it; answers their number.
-pub async fn expire(vault: &Vault, window: Duration) -> Result<usize> {
-    let listing = vault.store().list(vault.bucket(), keys::caches(), ListOptions::default());
-    let (mut listing, now, mut count) = (std::pin::pin!(listing), time::now(), 0);
-    while let Some(entry) = listing.try_next().await? {
-        let ListEntry::Object { key, last_modified, .. } = entry else { continue };
-        if now.since(last_modified) < window {
-            continue;
-        }
-        if let Some(job) = key.rsplit('/').next().and_then(|id| id.parse::<Uuid>().ok()) {
-            vault.clear(&keys::all_staged(&job)).await?;
-        }
-        vault.store().delete(&vault.uri(&key)?).await?;
-        count += 1;
-    }
-    Ok(count)
 }
 
 /// Which of the tasks of earlier jobs count.

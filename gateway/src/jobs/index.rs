@@ -10,7 +10,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use fanfold_protocol::{job::JobState, names::FunctionName};
+use fanfold_protocol::{job::JobState, names::FunctionName, time::Timestamp};
 use uuid::Uuid;
 
 use super::record::JobRecord;
@@ -33,6 +33,7 @@ pub struct Index {
 #[derive(Debug)]
 struct Line {
     state: JobState,
+    ended_at: Option<Timestamp>,
     function: FunctionName,
 }
 
@@ -43,7 +44,8 @@ impl Index {
 
     /// Takes in a record.
     pub fn note(&self, record: &JobRecord) {
-        let line = Line { state: record.state, function: record.function.name.clone() };
+        let (state, ended_at) = (record.state, record.ended_at);
+        let line = Line { state, ended_at, function: record.function.name.clone() };
         self.jobs().insert(record.id, line);
     }
 
@@ -60,6 +62,12 @@ impl Index {
     /// Jobs that have not ended.
     pub fn active(&self) -> Vec<Uuid> {
         self.jobs().iter().filter(|(_, line)| !line.state.is_terminal()).map(|(id, _)| *id).collect()
+    }
+
+    /// Jobs that had ended by then, oldest first, and how.
+    pub fn ended(&self, by: Timestamp) -> Vec<(Uuid, JobState)> {
+        let old = |line: &Line| line.state.is_terminal() && line.ended_at.is_some_and(|at| at <= by);
+        self.jobs().iter().filter(|(_, line)| old(line)).map(|(id, line)| (*id, line.state)).collect()
     }
 
     /// At most `limit` jobs, newest first, from before `before`; and whether

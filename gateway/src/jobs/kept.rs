@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use fanfold_protocol::{
     commit::{AnswerRef, Commit, MANIFEST_NAME, Manifest, OutputObject, TaskCommit, TaskOutcome},
     job::Job,
@@ -14,7 +15,7 @@ use fanfold_protocol::{
     plan::{Plan, StateRef},
     uri::{ObjectUri, Pin},
 };
-use fanfold_storage::{ListEntry, ListOptions};
+use fanfold_storage::{ListEntry, ListOptions, PutOptions};
 use futures::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
@@ -30,8 +31,12 @@ use super::{
 /// Objects copied at once.
 pub const COPIES_AT_ONCE: usize = 16;
 
-/// Copies tables of a job out of its output prefix, as many as may be kept.
+/// Copies tables of a job out of its output prefix, as many as may be kept, and leaves
+/// a mark by which they are found again when they are old.
 pub async fn keep(vault: &Vault, id: &Uuid, tables: &[OutputObject]) {
+    if let Err(error) = mark(vault, id).await {
+        tracing::warn!(job = %id, %error, "what is kept for a retry stays as long as the job's records");
+    }
     let copy = |table: &OutputObject| {
         let table = table.clone();
         async move {
@@ -50,6 +55,12 @@ pub async fn keep(vault: &Vault, id: &Uuid, tables: &[OutputObject]) {
             tracing::warn!(job = %id, %error, "a table is not kept; a retry writes it again");
         }
     }
+}
+
+async fn mark(vault: &Vault, id: &Uuid) -> Result<()> {
+    let mark = vault.uri(&keys::kept_mark(id))?;
+    vault.store().put(&mark, Bytes::new(), PutOptions::default()).await?;
+    Ok(())
 }
 
 /// Removes what the jobs kept that this one has run again.

@@ -22,6 +22,7 @@ mod error;
 mod estimate;
 mod eta;
 mod events;
+mod expiry;
 mod filter;
 mod finish;
 mod footer;
@@ -113,8 +114,13 @@ pub struct JobsConfig {
     pub straggle: Duration,
     /// After a job was stopped, until what its tasks staged meanwhile is swept.
     pub late_sweep: Duration,
-    /// How long a job may serve the tasks of others after it has ended.
+    /// How long a job may serve the tasks of others after it has ended, and how long
+    /// one that failed keeps what a retry takes over.
     pub cache_window: Duration,
+    /// How long what is written down of a job stays after it has ended.
+    pub retention: Duration,
+    /// How old the parts of a plan are when nobody can be planning the job any more.
+    pub unaccepted: Duration,
 }
 
 impl Default for JobsConfig {
@@ -127,6 +133,8 @@ impl Default for JobsConfig {
             straggle: limits::SPECULATION_AFTER_MIN,
             late_sweep: Duration::from_secs(3),
             cache_window: limits::CACHE_WINDOW,
+            retention: limits::JOB_RETENTION_DEFAULT,
+            unaccepted: limits::UNACCEPTED_WINDOW,
         }
     }
 }
@@ -192,7 +200,7 @@ impl Jobs {
         jobs.spawn(jobs.clone().follow());
         jobs.spawn(jobs.clone().look_after());
         jobs.spawn(jobs.clone().bury());
-        jobs.spawn(jobs.clone().expire_caches());
+        jobs.spawn(jobs.clone().forget_old());
         Ok(jobs)
     }
 
@@ -421,19 +429,6 @@ impl Jobs {
         swept.map(|_| ())
     }
 
-    /// Forgets what served other jobs long enough, again and again.
-    async fn expire_caches(self) {
-        let window = self.inner.config.cache_window;
-        let mut looks = tokio::time::interval((window / CACHE_LOOKS).max(PAUSE_MIN));
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            looks.tick().await;
-            if let Err(error) = cache::expire(&self.inner.vault, window).await {
-                tracing::warn!(%error, "what is kept to serve other jobs was not looked through");
-            }
-        }
-    }
-
     /// Runs until it is done or the engine stops.
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let shutdown = self.inner.shutdown.clone();
@@ -443,10 +438,6 @@ impl Jobs {
     }
 }
 
-/// Looks for what has served other jobs long enough, in that time; and the least
-/// pause between two.
-const CACHE_LOOKS: u32 = 7 * 24;
-const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// How long a cancellation waits for the job to end.
 const CANCEL_WAIT: Duration = Duration::from_secs(2);
 

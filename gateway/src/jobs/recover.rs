@@ -225,9 +225,8 @@ impl Jobs {
     }
 
     async fn restore_missing(&self) -> Result<()> {
-        let folders = self.inner.vault.folders(keys::jobs()).await?;
-        let id = |folder: &String| folder.strip_prefix(keys::jobs())?.strip_suffix('/')?.parse::<Uuid>().ok();
-        let missing = folders.iter().filter_map(id).filter(|id| !self.inner.index.contains(id));
+        let jobs = self.inner.vault.jobs().await?;
+        let missing = jobs.into_iter().filter(|id| !self.inner.index.contains(id));
         stream::iter(missing.map(|id| async move {
             match case::restore(self, &id).await? {
                 Some(record) => {

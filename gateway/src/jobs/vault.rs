@@ -101,6 +101,13 @@ impl Vault {
         Ok(folders.boxed().try_collect().await?)
     }
 
+    /// The jobs that have a folder, accepted or not.
+    pub async fn jobs(&self) -> Result<Vec<Uuid>> {
+        let folders = self.folders(keys::jobs()).await?;
+        let id = |folder: &String| folder.strip_prefix(keys::jobs())?.strip_suffix('/')?.parse::<Uuid>().ok();
+        Ok(folders.iter().filter_map(id).collect())
+    }
+
     /// Removes everything under a prefix.
     pub async fn clear(&self, prefix: &str) -> Result<usize> {
         let keys = self.keys(prefix).await?;

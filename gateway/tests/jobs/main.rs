@@ -11,6 +11,7 @@ mod harness;
 
 mod cache;
 mod estimate;
+mod expiry;
 mod failures;
 mod faults;
 mod filter;

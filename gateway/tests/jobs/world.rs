@@ -132,11 +132,16 @@ impl World {
     }
 
     pub async fn engine(&self) -> Engine {
-        self.engine_that_serves(Duration::from_secs(3_600)).await
+        self.engine_with(|_| ()).await
     }
 
     /// An engine whose jobs serve others for so long.
     pub async fn engine_that_serves(&self, cache_window: Duration) -> Engine {
+        self.engine_with(|config| config.cache_window = cache_window).await
+    }
+
+    /// An engine that differs from the others in this.
+    pub async fn engine_with(&self, differ: impl FnOnce(&mut JobsConfig)) -> Engine {
         let stop = CancellationToken::new();
         let registry =
             Registry::start(self.store().clone(), BUCKET.into(), self.backbone().clone(), stop.clone())
@@ -151,15 +156,17 @@ impl World {
         ] {
             registry.publish(version(name, exports)).await.unwrap();
         }
-        let config = JobsConfig {
+        let mut config = JobsConfig {
             tenure: Duration::from_millis(800),
             scan: Duration::from_millis(50),
             flush: Duration::from_millis(50),
             watchdog: Duration::from_millis(150),
             straggle: Duration::from_millis(50),
             late_sweep: Duration::from_millis(100),
-            cache_window,
+            cache_window: Duration::from_secs(3_600),
+            ..JobsConfig::default()
         };
+        differ(&mut config);
         let (store, backbone) = (self.store().clone(), self.backbone().clone());
         let tenant = Arc::new(Tenant::alone("default".parse().unwrap(), BUCKET));
         let jobs =

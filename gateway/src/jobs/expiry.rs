@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Forgetting what has been there long enough.
+//!
+//! Looks again and again for three things: what is kept to save other jobs work; parts
+//! of plans whose gateway was killed before the job was accepted; and jobs that ended
+//! long ago. Invariants: output is never touched, also where it lies in the platform's
+//! own bucket; and a job loses its head first, so that whatever is left of it, nobody
+//! takes it for one that has not ended.
+
+use std::{collections::HashSet, pin::pin, time::Duration};
+
+use fanfold_protocol::{
+    job::{JobOutcome, JobState},
+    keys,
+    time::{self, Timestamp},
+};
+use fanfold_storage::{ListEntry, ListOptions};
+use futures::TryStreamExt;
+use tokio::time::{MissedTickBehavior, interval};
+use uuid::Uuid;
+
+use super::{Jobs, error::Result, vault::Vault};
+
+/// Looks while a job may serve others, and the least pause between two.
+const LOOKS: u32 = 7 * 24;
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+
+impl Jobs {
+    /// Forgets what is old, again and again.
+    pub(super) async fn forget_old(self) {
+        let config = &self.inner.config;
+        let mut looks = interval((config.cache_window / LOOKS).max(PAUSE_MIN));
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut settled = HashSet::new();
+        loop {
+            looks.tick().await;
+            if let Err(error) = expire(&self.inner.vault, config.cache_window).await {
+                tracing::warn!(%error, "what is kept to save other jobs work was not looked through");
+            }
+            if let Err(error) = self.remove_ended().await {
+                tracing::warn!(%error, "jobs that ended long ago were not looked through");
+            }
+            if let Err(error) = self.sweep_plans(&mut settled).await {
+                tracing::warn!(%error, "plans of jobs that were never accepted were not looked through");
+            }
+        }
+    }
+
+    /// Removes the jobs that ended long ago.
+    async fn remove_ended(&self) -> Result<()> {
+        let retention = u64::try_from(self.inner.config.retention.as_millis()).unwrap_or(u64::MAX);
+        let before = Timestamp(time::now().0.saturating_sub(retention));
+        for (id, state) in self.inner.index.ended(before) {
+            self.remove(&id, state, before).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, id: &Uuid, state: JobState, before: Timestamp) -> Result<()> {
+        let (vault, head, outcome) = (&self.inner.vault, keys::plan(id), keys::outcome(id));
+        let (found, outcome) = tokio::try_join!(vault.bytes(&head), vault.read::<JobOutcome>(&outcome))?;
+        let is_old = outcome.as_ref().is_some_and(|outcome| outcome.ended_at <= before);
+        // Without both, another gateway was here, or this one before it was killed.
+        let is_begun = found.is_none() && outcome.is_none();
+        if !is_old && !is_begun {
+            return Ok(());
+        }
+        vault.store().delete(&vault.uri(&head)?).await?;
+        let count = Leavings { vault, id, letters: state == JobState::Succeeded }.clear().await?;
+        self.inner.backbone.delete(&keys::job_record(id), None).await?;
+        tracing::info!(job = %id, count, "removed what was written down of a job that ended long ago");
+        Ok(())
+    }
+
+    /// Removes the parts of plans whose jobs were never accepted, once nobody can be
+    /// planning them any more. `settled` are the folders that need no other look.
+    async fn sweep_plans(&self, settled: &mut HashSet<Uuid>) -> Result<()> {
+        let vault = &self.inner.vault;
+        for id in vault.jobs().await? {
+            if settled.contains(&id) || self.inner.index.contains(&id) {
+                continue;
+            }
+            let leavings = Leavings { vault, id: &id, letters: true };
+            let Some(newest) = leavings.newest().await? else {
+                // There is a head, of which a record will be made; or nothing but output.
+                if vault.bytes(&keys::plan(&id)).await?.is_none() {
+                    settled.insert(id);
+                }
+                continue;
+            };
+            if time::now().since(newest) >= self.inner.config.unaccepted {
+                let count = leavings.clear().await?;
+                tracing::info!(job = %id, count, "removed a plan that never became a job");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What lies in a job's folder, but for what is output: its tables where it named no
+/// place for them, and with `letters` the failures that their manifest points at.
+struct Leavings<'a> {
+    vault: &'a Vault,
+    id: &'a Uuid,
+    letters: bool,
+}
+
+impl Leavings<'_> {
+    async fn list(&self) -> Result<Vec<ListEntry>> {
+        let (output, letters) = (keys::default_output(self.id), keys::dead_letters(self.id));
+        let folder = keys::job(self.id);
+        let level = self.vault.store().list(self.vault.bucket(), &folder, ListOptions::level());
+        let mut entries: Vec<ListEntry> = level.try_collect().await?;
+        entries.retain(|entry| entry.name() != output && !(self.letters && entry.name() == letters));
+        Ok(entries)
+    }
+
+    /// When the newest of it was written; none when there is nothing, or a head.
+    async fn newest(&self) -> Result<Option<Timestamp>> {
+        let (entries, head) = (self.list().await?, keys::plan(self.id));
+        if entries.iter().any(|entry| entry.name() == head) {
+            return Ok(None);
+        }
+        let mut newest: Option<Timestamp> = None;
+        for entry in &entries {
+            let listed = self.vault.store().list(self.vault.bucket(), entry.name(), ListOptions::default());
+            let mut listed = pin!(listed);
+            while let Some(entry) = listed.try_next().await? {
+                if let ListEntry::Object { last_modified, .. } = entry {
+                    newest = newest.max(Some(last_modified));
+                }
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Removes it; answers how many objects that were.
+    async fn clear(&self) -> Result<usize> {
+        let mut count = 0;
+        for entry in self.list().await? {
+            count += self.vault.clear(entry.name()).await?;
+        }
+        Ok(count)
+    }
+}
+
+/// Removes marks that are older than `window`, with the states and tables that were
+/// kept for them; answers their number.
+async fn expire(vault: &Vault, window: Duration) -> Result<usize> {
+    let mut count = 0;
+    for marks in [keys::caches(), keys::kept_marks()] {
+        let listing = vault.store().list(vault.bucket(), marks, ListOptions::default());
+        let (mut listing, now) = (pin!(listing), time::now());
+        while let Some(entry) = listing.try_next().await? {
+            let ListEntry::Object { key, last_modified, .. } = entry else { continue };
+            if now.since(last_modified) < window {
+                continue;
+            }
+            if let Some(job) = key.rsplit('/').next().and_then(|id| id.parse::<Uuid>().ok()) {
+                vault.clear(&keys::all_staged(&job)).await?;
+                vault.clear(&keys::all_kept(&job)).await?;
+            }
+            vault.store().delete(&vault.uri(&key)?).await?;
+            count += 1;
+        }
+    }
+    Ok(count)
+}
