@@ -461,8 +461,8 @@ async fn a_killed_worker_loses_what_it_had_and_gets_nothing_more() {
         deployment.call(1).await.unwrap();
     }
     assert_eq!((a.started(), b.started()), (1, 40));
-    let gone = deployment.until("a lapses", |live| live == 1).await + begun.elapsed();
-    assert!(gone < Duration::from_secs(5), "{gone:?}");
+    deployment.until("a lapses", |live| live == 1).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     // It comes back under its name, as another instance.
     let again = Worker::start(&deployment.backbone, &deployment.authority, "a", 8).await;
     assert!(deployment.until("a is back", |live| live == 2).await < Duration::from_secs(2));
