@@ -98,13 +98,13 @@ async fn lines_are_those_of_attempts_that_count_failed_ones_first() {
     };
     let done = Done::run(300, play).await;
     let said = |text: &str| vec![text.to_owned()];
+    // An attempt that was killed, or that another one came before.
+    let lost = LogKey { attempt: Uuid::from_u128(7), ..done.of(false, 0, 0) };
+    done.log(lost, &[(0, 1, said("never committed"))]).await;
     done.log(done.of(true, 1, 0), &[(3, 1, said("three"))]).await;
     done.log(done.of(true, 35, 0), &[(70, 1, said("seventy trapped"))]).await;
     done.log(done.of(false, 0, 0), &[(0, 1, said("nought")), (1, 1, said("one"))]).await;
     done.log(done.of(false, 35, 1), &[(70, 2, said("seventy"))]).await;
-    // An attempt that was killed, or that another one came before.
-    let lost = LogKey { attempt: Uuid::from_u128(7), ..done.of(false, 0, 0) };
-    done.log(lost, &[(0, 1, said("never committed"))]).await;
 
     let all = done.logs("").await;
     assert_eq!(messages(&all), ["three", "seventy trapped", "nought", "one", "seventy"]);
