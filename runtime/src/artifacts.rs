@@ -3,8 +3,8 @@
 //!
 //! Between the compiler and the cache of loaded components. Each file is a MAC
 //! and the artifact; the MAC (HMAC-SHA256, RFC 2104) covers the component's
-//! digest, the engine's compatibility digest and the artifact. Invariant:
-//! nothing becomes executable code here that does not bear that MAC or come
+//! digest, the engine's compatibility digest and the artifact. Beyond a bound the
+//! oldest files are removed. Invariant: nothing becomes executable code here that does not bear that MAC or come
 //! straight from our compiler. `unsafe` is here and in [`crate::fault`] alone.
 
 use std::{
@@ -27,6 +27,8 @@ use wasmtime::{Engine, component::Component};
 const MAC_BYTES: usize = 32;
 /// Bytes of the key: a block of SHA-256.
 const KEY_BYTES: usize = 64;
+/// Bytes of all artifacts that are kept.
+const FILES_BYTES_MAX: u64 = 2 << 30;
 /// File of the key within the cache folder.
 const KEY_FILE: &str = "key";
 
@@ -36,8 +38,9 @@ pub(crate) struct Artifacts {
     key: [u8; KEY_BYTES],
     compatibility: [u8; 32],
     refused: AtomicU64,
-    /// Those that are there for this engine, the newest last.
-    held: Mutex<Vec<Digest>>,
+    /// Those that are there for this engine, the newest last, with the bytes of their files.
+    held: Mutex<Vec<(Digest, u64)>>,
+    bytes_max: u64,
 }
 
 /// Machine code that our compiler made: fresh from it, or with a MAC that says so.
@@ -47,6 +50,11 @@ impl Artifact {
     /// What the compiler's child process has just written for us.
     pub(crate) fn from_compiler(bytes: Vec<u8>) -> Self {
         Self(bytes)
+    }
+
+    /// Bytes of the code.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.len()
     }
 
     /// Turns it into code that can run.
@@ -67,11 +75,21 @@ impl Artifacts {
         fs::create_dir_all(folder)?;
         let key = read_or_make_key(folder)?;
         let held = Mutex::new(held(folder, &compatibility)?);
-        Ok(Self { folder: folder.to_owned(), key, compatibility, refused: AtomicU64::new(0), held })
+        let (folder, refused) = (folder.to_owned(), AtomicU64::new(0));
+        Ok(Self { folder, key, compatibility, refused, held, bytes_max: FILES_BYTES_MAX })
     }
 
-    /// The components whose artifacts are here, the newest last.
-    pub(crate) fn held(&self) -> MutexGuard<'_, Vec<Digest>> {
+    /// Whether there is an artifact of this component.
+    pub(crate) fn holds(&self, digest: &Digest) -> bool {
+        self.held().iter().any(|(held, _)| held == digest)
+    }
+
+    /// The components whose artifacts came last, the newest first.
+    pub(crate) fn newest(&self, count: usize) -> Vec<Digest> {
+        self.held().iter().rev().take(count).map(|(digest, _)| *digest).collect()
+    }
+
+    fn held(&self) -> MutexGuard<'_, Vec<(Digest, u64)>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -99,7 +117,7 @@ impl Artifacts {
             return Some(Artifact(bytes.split_off(MAC_BYTES)));
         }
         self.refused.fetch_add(1, Relaxed);
-        self.held().retain(|held| held != digest);
+        self.held().retain(|(held, _)| held != digest);
         tracing::warn!(path = %path.display(), "a compiled component was altered or is foreign; it is compiled again");
         if let Err(error) = fs::remove_file(&path) {
             tracing::warn!(path = %path.display(), %error, "the altered file cannot be removed");
@@ -123,10 +141,27 @@ impl Artifacts {
             let _ = fs::remove_file(&temporary);
         } else {
             let mut held = self.held();
-            held.retain(|held| held != digest);
-            held.push(*digest);
+            held.retain(|(held, _)| held != digest);
+            held.push((*digest, (MAC_BYTES + artifact.0.len()) as u64));
+            self.make_room(&mut held);
         }
         written
+    }
+
+    /// Removes the oldest files beyond the bound, but never the newest.
+    fn make_room(&self, held: &mut Vec<(Digest, u64)>) {
+        let mut bytes: u64 = held.iter().map(|(_, bytes)| bytes).sum();
+        let beyond = held.iter().take_while(|(_, size)| {
+            let goes = bytes > self.bytes_max;
+            bytes -= if goes { *size } else { 0 };
+            goes
+        });
+        let count = beyond.count().min(held.len() - 1);
+        for (digest, _) in held.drain(..count) {
+            if let Err(error) = fs::remove_file(self.path(&digest)) {
+                tracing::warn!(%digest, %error, "the artifact of a component cannot be removed");
+            }
+        }
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
@@ -146,8 +181,8 @@ fn ending(compatibility: &[u8; 32]) -> String {
     format!("-{}.bin", hex::encode(&compatibility[..8]))
 }
 
-/// The components of which there are artifacts for this engine; oldest first.
-fn held(folder: &Path, compatibility: &[u8; 32]) -> io::Result<Vec<Digest>> {
+/// The components of which there are artifacts for this engine, with their bytes; oldest first.
+fn held(folder: &Path, compatibility: &[u8; 32]) -> io::Result<Vec<(Digest, u64)>> {
     let ending = ending(compatibility);
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -155,11 +190,12 @@ fn held(folder: &Path, compatibility: &[u8; 32]) -> io::Result<Vec<Digest>> {
         let name = entry.file_name();
         let digits = name.to_str().and_then(|name| name.strip_suffix(&ending));
         if let Some(digest) = digits.and_then(|digits| format!("sha256:{digits}").parse().ok()) {
-            found.push((entry.metadata()?.modified()?, digest));
+            let metadata = entry.metadata()?;
+            found.push((metadata.modified()?, (digest, metadata.len())));
         }
     }
     found.sort_unstable_by_key(|(modified, _)| *modified);
-    Ok(found.into_iter().map(|(_, digest)| digest).collect())
+    Ok(found.into_iter().map(|(_, held)| held).collect())
 }
 
 /// The key of this installation: random bytes, readable by its owner only.
@@ -222,6 +258,23 @@ mod tests {
         fs::write(other.path(&one), &whole).unwrap();
         assert!(other.read(&one).is_none());
         assert_eq!((artifacts.refused(), other.refused()), (4, 1));
+    }
+
+    #[test]
+    fn the_oldest_make_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let artifacts = Artifacts { bytes_max: 3 * (MAC_BYTES as u64 + 100), ..open(folder.path()) };
+        let digests = [b"a", b"b", b"c", b"d", b"e"].map(|name| Digest::of(name));
+        for digest in &digests[..4] {
+            artifacts.write(digest, &Artifact(vec![7; 100])).unwrap();
+        }
+        assert_eq!(artifacts.newest(9), [digests[3], digests[2], digests[1]]);
+        assert!(artifacts.read(&digests[0]).is_none() && artifacts.read(&digests[1]).is_some());
+        // One that is larger than all of the room is alone in it.
+        artifacts.write(&digests[4], &Artifact(vec![7; 1_000])).unwrap();
+        assert_eq!(artifacts.newest(9), [digests[4]]);
+        assert!(artifacts.holds(&digests[4]) && !artifacts.holds(&digests[3]));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "the key and the one");
     }
 
     #[test]

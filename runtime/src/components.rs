@@ -40,8 +40,9 @@ use crate::{
     pace::{COMPONENT_REST, Pace},
 };
 
-/// Components kept ready; each holds its machine code in memory.
+/// Components kept ready, and bytes of their machine code, which each holds in memory.
 const READY_MAX: usize = 128;
+const READY_BYTES_MAX: usize = 512 << 20;
 
 /// A component that can be instantiated at once, by what it exports.
 pub(crate) struct Loaded {
@@ -49,6 +50,8 @@ pub(crate) struct Loaded {
     pub(crate) mapper: Option<MapFunctionPre<Host>>,
     pub(crate) aggregator: Option<AggregateFunctionPre<Host>>,
     pub(crate) grouper: Option<GroupFunctionPre<Host>>,
+    /// Of its machine code.
+    bytes: usize,
     /// Of its handler's calls.
     pub(crate) pace: Pace,
     /// What its sandboxes are expected to take.
@@ -100,14 +103,14 @@ impl Components {
 
     /// Whether a component was compiled here.
     pub(crate) fn holds(&self, digest: &Digest) -> bool {
-        self.ready(digest).is_some() || self.artifacts.held().contains(digest)
+        self.ready(digest).is_some() || self.artifacts.holds(digest)
     }
 
     /// The components that were compiled last, by the prefixes of their digests, in
     /// order.
     pub(crate) fn cached(&self) -> Vec<u64> {
         let mut cached: Vec<u64> =
-            self.artifacts.held().iter().rev().take(CACHED_MAX).map(|digest| digest.prefix()).collect();
+            self.artifacts.newest(CACHED_MAX).into_iter().map(Digest::prefix).collect();
         cached.sort_unstable();
         cached
     }
@@ -159,11 +162,12 @@ impl Components {
         let used = AtomicU64::new(self.uses.fetch_add(1, Relaxed));
         let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
         ready.insert(digest, Ready { loaded, used });
-        while ready.len() > READY_MAX {
+        let mut bytes: usize = ready.values().map(|entry| entry.loaded.bytes).sum();
+        while ready.len() > READY_MAX || (bytes > READY_BYTES_MAX && ready.len() > 1) {
             let oldest =
                 ready.iter().min_by_key(|(_, entry)| entry.used.load(Relaxed)).map(|(digest, _)| *digest);
-            let Some(oldest) = oldest else { break };
-            ready.remove(&oldest);
+            let Some(gone) = oldest.and_then(|oldest| ready.remove(&oldest)) else { break };
+            bytes -= gone.loaded.bytes;
         }
     }
 
@@ -196,10 +200,10 @@ impl Components {
     fn link(&self, artifact: &Artifact) -> Result<Arc<Loaded>, Problem> {
         let component = artifact.load(&self.engine).map_err(|error| too_demanding(&error))?;
         link::check_imports(&self.engine, &component)?;
-        self.pre(&component).map(Arc::new)
+        self.pre(&component, artifact.bytes()).map(Arc::new)
     }
 
-    fn pre(&self, component: &Component) -> Result<Loaded, Problem> {
+    fn pre(&self, component: &Component, bytes: usize) -> Result<Loaded, Problem> {
         let pre = self.linker.instantiate_pre(component).map_err(|error| link::import_problem(&error))?;
         let [handler, mapper, aggregator, grouper] =
             link::EXPORTS.map(|name| component.get_export_index(None, name).is_some());
@@ -208,6 +212,7 @@ impl Components {
         }
         let wrong = |error: wasmtime::Error| link::export_problem(&error);
         Ok(Loaded {
+            bytes,
             handler: handler.then(|| HandlerFunctionPre::new(pre.clone())).transpose().map_err(wrong)?,
             mapper: mapper.then(|| MapFunctionPre::new(pre.clone())).transpose().map_err(wrong)?,
             aggregator: aggregator

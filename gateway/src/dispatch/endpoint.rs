@@ -217,6 +217,8 @@ impl Endpoint {
         match lacking {
             // It compiled first, so what that took says nothing of the next.
             Some(digest) if answer.is_ok() => self.holdings_mut().answered(digest),
+            // How long compiling takes, or that there is no room for it, says nothing of calls.
+            _ if path == PREPARE_PATH => {}
             _ => self.note(begun, &answer),
         }
         answer

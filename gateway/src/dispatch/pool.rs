@@ -134,7 +134,10 @@ impl Pool {
     fn spread(&self, needs: Preparation) {
         let pool = self.clone();
         tokio::spawn(async move {
-            for endpoint in pool.endpoints().iter() {
+            let endpoints = pool.endpoints();
+            // Of several deployments at once each begins elsewhere.
+            let first = pool.random(endpoints.len());
+            for endpoint in endpoints[first..].iter().chain(&endpoints[..first]) {
                 // It is never closed.
                 let Ok(place) = Arc::clone(&pool.0.asked).acquire_owned().await else { return };
                 ask(endpoint, &needs, place);
