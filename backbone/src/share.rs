@@ -132,6 +132,7 @@ impl<T: Clone> Share<T> {
                 Ok(deliveries) => return Ok(self.shared(turn, &member, deliveries)),
                 Err(Error::Closed) => return Err(Error::Closed),
                 Err(error) => {
+                    turn.end_unpulled();
                     self.rest(&mut member, &error);
                     failed.insert(member.name, error);
                 }
@@ -303,6 +304,13 @@ impl Drop for Spending<'_> {
 }
 
 impl<T> Turn<T> {
+    /// Whether there was work is not known. Who cannot be pulled saves nothing up.
+    fn end_unpulled(mut self) {
+        if let Some(service) = self.service.take() {
+            self.share.state().fair.idle(service);
+        }
+    }
+
     /// There was no work.
     fn end_idle(mut self) {
         let Some(service) = self.service.take() else { return };
