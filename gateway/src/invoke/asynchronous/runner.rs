@@ -125,9 +125,15 @@ async fn pull(share: Arc<Share<AppState>>, places: Arc<Semaphore>) {
         };
         for (shared, place) in deliveries.into_iter().zip(taken) {
             let (app, share) = (Arc::clone(&shared.what), Arc::clone(&share));
-            // There was room for as many, and nobody else takes from it.
-            let slot = Arc::clone(&app.invocations.inner.slots).try_acquire_owned().ok();
+            let slot = Arc::clone(&app.invocations.inner.slots).try_acquire_owned();
             app.invocations.inner.tracker.clone().spawn(async move {
+                // There was room for as many, unless another gateway has got a part of it since.
+                let Ok(slot) = slot else {
+                    if let Err(error) = shared.delivery.nak(Duration::ZERO).await {
+                        tracing::warn!(%error, "an asynchronous call is not given back; it comes back by itself");
+                    }
+                    return;
+                };
                 shared.spend(handle(&shared.what, &shared.delivery)).await;
                 let was_full = shared.what.invocations.inner.slots.available_permits() == 0;
                 drop((slot, place));
