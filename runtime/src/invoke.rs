@@ -51,6 +51,9 @@ const FINGERPRINT_BYTES: usize = 1 << 10;
 /// Time for a component to say what it is.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a call waits for room: not as long as whoever waits for it does beyond its time.
+const PATIENCE: Duration = Duration::from_secs(4);
+
 /// What becomes of a call for which there is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Crowded {
@@ -135,7 +138,7 @@ async fn answer(
     let Invocation { id, attempt, depth, version, timeout, params, request, tenant: _, board } = invocation;
     let Some(pre) = &loaded.handler else { return Err(missing(&version, Export::Handler)) };
     let timeout = timeout.min(limits::TIMEOUT_MAX);
-    let patience = if crowded == Crowded::Waits { timeout } else { Duration::ZERO };
+    let patience = if crowded == Crowded::Waits { timeout.min(PATIENCE) } else { Duration::ZERO };
     let (memory_bytes_max, demand) = (version.settings.memory.0, loaded.demands.of(Export::Handler));
     let room = room(platform, Use::Call, (demand, None), memory_bytes_max, Instant::now() + patience).await?;
     let _underway = platform.enter(version.digest, fingerprint(&params, &request));

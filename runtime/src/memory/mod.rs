@@ -5,7 +5,8 @@
 //! When it takes more it is not stopped, for only its own bound is its business: that
 //! is counted, and nothing begins while more is taken than there is. A quarter is kept
 //! from tasks, which may last, so that they do not keep calls out; while a task waits,
-//! calls have that quarter and no more, so that they do not keep it out either.
+//! calls have that quarter and no more, so that they do not keep it out either. Beside
+//! tasks a call that is expected to take more than that quarter begins with half of it.
 //! Invariant: what is taken is the sum of the [`Reservation`]s, and where there is none
 //! any sandbox begins, however much it is expected to take.
 
@@ -163,15 +164,25 @@ impl Budget {
         demand: &Arc<Demand>,
         bytes: u64,
     ) -> Option<Reservation> {
-        // So that whoever is alone fits.
-        let pages = pages(bytes).min(match purpose {
-            Use::Call => self.pages,
-            Use::Task => self.pages - self.pages / KEPT_FOR_CALLS,
-        });
-        let with = |taken| self.fits(purpose, pages, taken).then(|| taken + pages * purpose.page());
+        let (wanted, mut pages) = (pages(bytes), 0);
+        let with = |taken| {
+            pages = self.share_of(purpose, wanted, taken);
+            self.fits(purpose, pages, taken).then(|| taken + pages * purpose.page())
+        };
         self.taken.fetch_update(SeqCst, SeqCst, with).ok()?;
         let (budget, demand) = (Arc::clone(self), Arc::clone(demand));
         Some(Reservation { budget, demand, purpose, pages, used_bytes: 0 })
+    }
+
+    /// What a sandbox that wants so much begins with, so that whoever is alone fits.
+    fn share_of(&self, purpose: Use, pages: u64, taken: u64) -> u64 {
+        let kept = self.pages / KEPT_FOR_CALLS;
+        let beside_tasks = || parts(taken).1 > 0 || self.tasks.waiting.load(SeqCst) > 0;
+        match purpose {
+            Use::Task => pages.min(self.pages - kept),
+            Use::Call if pages > kept && beside_tasks() => kept / 2,
+            Use::Call => pages.min(self.pages),
+        }
     }
 
     fn fits(&self, purpose: Use, pages: u64, taken: u64) -> bool {
@@ -337,6 +348,13 @@ mod tests {
         let more = now(&mut more).unwrap();
         assert_eq!(reserved(&budget), 13);
         drop((call, waiting, more));
+        // Tasks have all that is theirs, and one more waits: calls begin, however large.
+        let running = now(&mut take(&budget, Use::Task, 12)).unwrap();
+        let mut waiting = take(&budget, Use::Task, 1);
+        assert!(now(&mut waiting).is_none());
+        let large = now(&mut take(&budget, Use::Call, 8)).unwrap();
+        let small = now(&mut take(&budget, Use::Call, 1)).unwrap();
+        drop((running, waiting, large, small));
         // A task that no longer waits keeps nothing from them.
         let calls = now(&mut take(&budget, Use::Call, 8)).unwrap();
         let mut waiting = take(&budget, Use::Task, 12);

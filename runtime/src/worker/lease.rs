@@ -289,7 +289,7 @@ async fn in_turn(
     let (shop, asked) = (&shared.what, Instant::now());
     let _turn = tokio::select! {
         biased;
-        () = shop.reach.silent() => return Err(Ending::Unable),
+        () = shop.reach.silent_to_who_waits() => return Err(Ending::Unable),
         // It is never closed.
         turn = shop.turns.acquire() => turn,
     };

@@ -3,9 +3,9 @@
 //!
 //! A worker that is cut off from the store would take lease after lease and hold
 //! each through all the retries of a request. So it looks at the store all the
-//! time, pulls while the store answers, gives back at once what only waits, and what
-//! runs when the store has been silent for [`SILENT_MAX`]. Invariant: one answer that
-//! is late makes nobody give back what runs.
+//! time, pulls while the store answers, and gives back what only waits when the store
+//! has been silent for [`SILENT_WAITING`], and what runs after [`SILENT_MAX`]. Invariant:
+//! one answer that is late makes nobody give back anything.
 
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the store is silent before leases that run are given back: longer than a
 /// store takes to be started again, so that work is not thrown away for that.
 const SILENT_MAX: Duration = Duration::from_secs(20);
+/// And before those that only wait are: longer than one answer that is late.
+const SILENT_WAITING: Duration = Duration::from_secs(6);
 
 /// What the last look at the store found.
 pub(crate) struct Reach {
@@ -53,11 +55,21 @@ impl Reach {
     /// Waits until the store has been silent for so long that others should have
     /// the work.
     pub(crate) async fn lost(&self) {
+        self.silent_for(self.silent_max).await;
+    }
+
+    /// Waits until it has been silent for so long that others should have what only
+    /// waits here.
+    pub(crate) async fn silent_to_who_waits(&self) {
+        self.silent_for(SILENT_WAITING.min(self.silent_max)).await;
+    }
+
+    async fn silent_for(&self, span: Duration) {
         loop {
             self.silent().await;
             let Some(since) = *self.silent.borrow() else { continue };
             tokio::select! {
-                () = tokio::time::sleep_until(since + self.silent_max) => return,
+                () = tokio::time::sleep_until(since + span) => return,
                 () = self.answering() => {}
             }
         }

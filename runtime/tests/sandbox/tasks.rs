@@ -296,7 +296,7 @@ async fn a_worker_whose_store_is_silent_leaves_work_to_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_waits_for_its_turn_is_given_back_as_soon_as_the_store_is_silent() {
+async fn what_waits_for_its_turn_is_given_back_before_what_runs() {
     let mut platform = Platform::start().await;
     let endless = tables("(loop $forever (br $forever))", 0, '"');
     let _: Arc<Version> = platform.deploy(endless, Settings::default()).await.unwrap();
