@@ -73,7 +73,7 @@ impl Jobs {
     }
 
     /// Removes the parts of plans whose jobs were never accepted, once nobody can be
-    /// planning them any more. `settled` are the folders that need no other look.
+    /// planning them any more, and shows the jobs that were accepted and are not known. `settled` are the folders that need no other look.
     async fn sweep_plans(&self, settled: &mut HashSet<Uuid>) -> Result<()> {
         let vault = &self.inner.vault;
         for id in vault.jobs().await? {
@@ -82,9 +82,11 @@ impl Jobs {
             }
             let leavings = Leavings { vault, id: &id, letters: true };
             let Some(newest) = leavings.newest().await? else {
-                // There is a head, of which a record will be made; or nothing but output.
-                if vault.bytes(&keys::plan(&id)).await?.is_none() {
-                    settled.insert(id);
+                // There is a head, whose gateway was killed before it showed the job; or nothing
+                // but output.
+                match vault.bytes(&keys::plan(&id)).await? {
+                    Some(_) => self.restore_record(&id).await?,
+                    None => drop(settled.insert(id)),
                 }
                 continue;
             };

@@ -49,6 +49,13 @@ impl Index {
         self.jobs().insert(record.id, line);
     }
 
+    /// Takes in a record of a job that is not known.
+    pub fn note_unknown(&self, record: &JobRecord) {
+        if !self.contains(&record.id) {
+            self.note(record);
+        }
+    }
+
     /// Forgets a job.
     pub fn forget(&self, id: &Uuid) {
         self.jobs().remove(id);

@@ -227,18 +227,17 @@ impl Jobs {
     async fn restore_missing(&self) -> Result<()> {
         let jobs = self.inner.vault.jobs().await?;
         let missing = jobs.into_iter().filter(|id| !self.inner.index.contains(id));
-        stream::iter(missing.map(|id| async move {
-            match case::restore(self, &id).await? {
-                Some(record) => {
-                    tracing::info!(job = %id, state = ?record.state, "restored a job from the store");
-                    self.note_new(&record).await
-                }
-                None => Ok(()),
-            }
-        }))
-        .buffer_unordered(RESTORED_AT_ONCE)
-        .try_collect()
-        .await
+        stream::iter(missing.map(|id| async move { self.restore_record(&id).await }))
+            .buffer_unordered(RESTORED_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    /// Makes the record of a job that has a head.
+    pub(super) async fn restore_record(&self, id: &Uuid) -> Result<()> {
+        let Some(record) = case::restore(self, id).await? else { return Ok(()) };
+        tracing::info!(job = %id, state = ?record.state, "restored a job from the store");
+        self.note_new(&record).await
     }
 
     /// Turns leases that the queue gave up into failed attempts.

@@ -387,6 +387,8 @@ impl Jobs {
         let (noted, ()) = tokio::join!(self.note_new(record), self.adopt(record.id));
         if let Err(error) = noted {
             tracing::warn!(job = %record.id, %error, "an accepted job has no record yet");
+            // Whoever looks for jobs that nobody coordinates finds it here.
+            self.inner.index.note_unknown(record);
         }
     }
 }

@@ -13,8 +13,9 @@ use std::{
 use fanfold_protocol::{ErrorKind, Problem, job::JobState, keys, uri::ObjectUri};
 use fanfold_storage::PutOptions;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
-use crate::world::{Happens, Mishap, Play, World, document, succeeded};
+use crate::world::{BUCKET, Happens, Mishap, Play, World, document, succeeded};
 
 /// The fold of 40 inputs as it is when nothing goes wrong.
 fn fold(count: usize) -> Value {
@@ -213,5 +214,25 @@ async fn a_key_given_before_a_crash_still_means_its_job() {
     assert_eq!(engine.jobs.get(&id).await.unwrap_err().code, ErrorKind::JobNotFound);
     assert_eq!(engine.jobs.submit(job(), Some("key")).await.unwrap().id, id);
     let _worker = world.work(Play::default());
+    succeeded(&engine.ended(&id).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_was_accepted_and_never_shown_is_found() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let engine = world.engine_that_serves(Duration::from_secs(5)).await;
+    let _worker = world.work(Play::default());
+    let shown = engine.run("mapper", json!({})).await.id;
+    // What a gateway leaves that is killed once the plan has its head.
+    let id = Uuid::now_v7();
+    let ids = [shown, id].map(|id| id.to_string());
+    for key in [keys::plan_shard(&shown, 0), keys::job_document(&shown), keys::plan(&shown)] {
+        let place = |key: String| format!("s3://{BUCKET}/{key}").parse::<ObjectUri>().unwrap();
+        let bytes = world.store().get(&place(key.clone()), None).await.unwrap();
+        let text = String::from_utf8(bytes.to_vec()).unwrap().replace(&ids[0], &ids[1]);
+        let copy = place(key.replace(&ids[0], &ids[1]));
+        world.store().put(&copy, text.into(), PutOptions::default()).await.unwrap();
+    }
     succeeded(&engine.ended(&id).await);
 }
