@@ -167,7 +167,8 @@ impl TaskLogPage {
             if wanted.is_some_and(|wanted| wanted != task) {
                 continue;
             }
-            bytes += lines.iter().map(|line| line.message.len()).sum::<usize>();
+            // As stored, so that lines without a word count, too.
+            bytes += log.len();
             let view = |LogLine { at: written, level, message }| TaskLineView {
                 stage: at.stage,
                 task,
