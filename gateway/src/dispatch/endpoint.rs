@@ -266,7 +266,7 @@ impl Endpoint {
         let bytes_max = limits::BODY_BYTES_MAX as usize + HEAD_BYTES_MAX;
         let body = match Limited::new(body, bytes_max).collect().await {
             Ok(body) => body.to_bytes(),
-            Err(error) => return Err(failure(self.lost(&error))),
+            Err(error) => return Err(failure(self.lost(error.as_ref()))),
         };
         if parts.status.is_success() {
             return Ok(body);
@@ -372,7 +372,8 @@ impl Endpoint {
         )
     }
 
-    fn lost(&self, error: &impl std::fmt::Display) -> Problem {
+    fn lost(&self, error: &(dyn std::error::Error + 'static)) -> Problem {
+        let error = causes(error);
         Problem::new(
             ErrorKind::WorkerLost,
             format!(
@@ -383,17 +384,29 @@ impl Endpoint {
     }
 }
 
+/// An error with what lies behind it, which the outermost does not tell.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let more = std::iter::successors(error.source(), |error| error.source());
+    more.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
+}
+
 /// Whether the worker takes no call because it has enough, or stops.
 fn has_no_room(problem: &Problem) -> bool {
     matches!(problem.code, ErrorKind::ConcurrencyLimit | ErrorKind::ShuttingDown)
 }
 
-/// Whether the worker said, in HTTP/2's own words, that it did nothing with a stream.
+/// Whether the worker said, in HTTP/2's own words, that it did nothing with a stream: that it
+/// refused it, or that it goes away without an error and had not seen it (RFC 9113, 6.8). Streams
+/// that it had seen are ended, and break with the connection if they are not.
 fn is_refused(error: &hyper::Error) -> bool {
     let mut source: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(error) = cause.downcast_ref::<h2::Error>() {
-            return error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return match error.reason() {
+                Some(h2::Reason::REFUSED_STREAM) => true,
+                Some(h2::Reason::NO_ERROR) => error.is_go_away() && error.is_remote(),
+                _ => false,
+            };
         }
         source = cause.source();
     }
