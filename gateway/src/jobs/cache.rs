@@ -161,7 +161,14 @@ impl Given {
                 continue;
             };
             let output = vault.output_of(&job.document, id)?;
-            let mut left = Left::read(vault, &theirs, &output).await?;
+            let mut left = match Left::read(vault, &theirs, &output).await {
+                // Its output may be where nobody can read any more.
+                Err(error) if which == Which::Reproducible && !error.is_transient() => {
+                    tracing::warn!(job = %id, %error, "an earlier job serves nothing, since it cannot be read");
+                    continue;
+                }
+                left => left?,
+            };
             if which == Which::Reproducible {
                 left.traces.keep_reproducible();
             }
@@ -195,6 +202,12 @@ impl Given {
     /// The job that serves a task.
     pub fn job(&self, served: Served) -> Option<Uuid> {
         self.sources.get(served.source as usize).map(|source| source.plan.job)
+    }
+
+    /// Whether the function of a task of a stage looked at more than its input.
+    pub fn looked_outside(&self, stage: u32, Served { source, task }: Served) -> bool {
+        let source = self.sources.get(source as usize);
+        source.is_some_and(|source| source.left.traces.looked_outside(stage, task))
     }
 
     /// The fold of an earlier job that merged the very states which this one would:

@@ -286,7 +286,7 @@ impl Taking<'_> {
         };
         let worker = format!("none: taken over from job {earlier}");
         let mut tasks = Vec::with_capacity(products.len());
-        for (index, product) in (first..).zip(&products) {
+        for ((index, product), served) in (first..).zip(&products).zip(served) {
             let outcome = match copied(self.vault, self.case, &attempt, (stage, index), product).await {
                 Ok(outcome) => outcome,
                 // It is gone, has changed, or is more than can be copied.
@@ -297,7 +297,9 @@ impl Taking<'_> {
                 Err(error) => return Err(error),
             };
             let usage = Usage::default();
-            tasks.push(TaskCommit { index, attempt: 0, outcome, usage, looked_outside: false });
+            // What looked outside is of no use to others in this job either.
+            let looked_outside = self.given.looked_outside(stage, *served);
+            tasks.push(TaskCommit { index, attempt: 0, outcome, usage, looked_outside });
         }
         let commit = Commit { job, stage, group, round: 0, attempt, worker, tasks };
         self.vault.write_once(&key, &commit).await

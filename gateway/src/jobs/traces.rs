@@ -69,6 +69,11 @@ impl Traces {
         self.trace(stage, task).map_or(Came::Nothing, |trace| trace.came)
     }
 
+    /// Whether its function looked at more than its input.
+    pub fn looked_outside(&self, stage: u32, task: u32) -> bool {
+        self.trace(stage, task).is_some_and(|trace| trace.looked_outside)
+    }
+
     /// The group and the round of the commit that says so.
     pub fn commit(&self, stage: u32, task: u32) -> (u32, u32) {
         let round = self.trace(stage, task).map_or(0, |trace| trace.round);

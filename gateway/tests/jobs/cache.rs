@@ -10,7 +10,14 @@ use std::{
 };
 
 use fanfold_gateway::jobs::JobRecord;
-use fanfold_protocol::{ErrorKind, commit::Manifest, job::JobState, keys, uri::ObjectUri};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    commit::Manifest,
+    job::JobState,
+    keys,
+    plan::{Lease, Task},
+    uri::ObjectUri,
+};
 use fanfold_storage::client::DEPTH_METADATA;
 use serde_json::{Value, json};
 use tokio_util::sync::DropGuard;
@@ -172,6 +179,29 @@ async fn what_looked_outside_serves_nobody() {
         let record = engine.run("folder", cached(json!({}))).await;
         assert_eq!((record.receipt.cache_hits, seen.take()), (0, all()));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_looked_outside_serves_nobody_by_way_of_a_retry_either() {
+    let world = World::new().await;
+    world.inputs(INPUTS).await;
+    let engine = world.engine().await;
+    let failed = {
+        let trap = || Problem::new(ErrorKind::GuestTrapped, "expected the function to return, found a trap");
+        let fails = move |lease: &Lease, task: &Task| (lease.stage == 0 && task.index == 39).then(trap);
+        let play = Play { looks_outside: true, fails: Box::new(fails), ..Play::default() };
+        let _worker = world.work(play);
+        engine.run("folder", cached(json!({"limits": {"max_parallel": 1}}))).await
+    };
+    assert_eq!(failed.state, JobState::Failed);
+    let seen = Seen::new(&world, Play { looks_outside: true, ..Play::default() });
+    let again = engine.jobs.retry(&failed.id, None).await.unwrap();
+    let again = engine.ended(&again.id).await;
+    succeeded(&again);
+    assert!(again.receipt.cache_hits > 0, "{again:?}");
+    seen.take();
+    let record = engine.run("folder", cached(json!({}))).await;
+    assert_eq!((record.receipt.cache_hits, seen.take()), (0, all()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
