@@ -55,7 +55,7 @@ fn misbehave(how: &str, context: &Context) -> Result<()> {
         "recurse" => Err(Error::new("deep", recurse(0).to_string())),
         "flood" => {
             for n in 0..100_000 {
-                context.info(&format!("line {n} with an escape \u{1b}[31m and a\nbreak"));
+                context.info(format!("line {n} with an escape \u{1b}[31m and a\nbreak"));
                 println!("printed {n}");
             }
             Ok(())

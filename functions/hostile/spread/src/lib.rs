@@ -33,7 +33,7 @@ struct Options {
 #[fanfold::map]
 fn spread(number: Number, options: &Params<Options>) -> Keyed {
     let key = number.n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % options.keys;
-    let name = (key % 5 != 0).then(|| format!("name {}", key % 7));
+    let name = (!key.is_multiple_of(5)).then(|| format!("name {}", key % 7));
     Keyed { key, name, n: number.n }
 }
 
