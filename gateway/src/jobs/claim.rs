@@ -12,7 +12,7 @@ use std::{
 };
 
 use fanfold_backbone::{Backbone, CasOutcome, Entry};
-use fanfold_protocol::{ErrorKind, Problem, digest::Digest, keys, limits, uri::ObjectUri};
+use fanfold_protocol::{ErrorKind, Problem, digest::Digest, job::Job, keys, limits, uri::ObjectUri};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -190,6 +190,11 @@ pub async fn release(backbone: &Backbone, output: &ObjectUri, job: Uuid) -> Resu
         backbone.delete(&name, Some(entry.revision)).await?;
     }
     Ok(())
+}
+
+/// Gives back what a job claimed, if it names a place for its output.
+pub async fn release_of(backbone: &Backbone, job: &Job, output: &ObjectUri) -> Result<()> {
+    if job.document.output.is_some() { release(backbone, output, job.id).await } else { Ok(()) }
 }
 
 fn holds(entry: &Entry, job: Uuid) -> bool {

@@ -9,7 +9,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use fanfold_protocol::{
     ErrorKind, Problem,
-    commit::{Commit, DeadLetter, RunningNotice},
+    commit::{Commit, DeadLetter},
     job::{Estimate, JobState},
     keys, time,
 };
@@ -105,6 +105,9 @@ impl Coordinator {
         if !self.called {
             self.take_over(events.as_mut()).await?;
         }
+        // Looking finds all failures that there were.
+        self.case.record.failures = 0;
+        self.case.record.last_failures.clear();
         self.look().await?;
         self.jobs.publish_live(id, Arc::clone(&self.live));
         let mut flush = interval(self.jobs.inner.config.flush);
@@ -148,8 +151,11 @@ impl Coordinator {
         if !retry::takes_over(&self.case.job) {
             return Ok(());
         }
-        // Copying may take a while, and the job is seen to run.
-        self.begin().await?;
+        // Copying may take a while, and the job is seen to run. Who takes it up from another
+        // shows what that one has shown until it has looked.
+        if self.case.record.state == JobState::Queued {
+            self.begin().await?;
+        }
         let (backbone, mark) = (&self.jobs.inner.backbone, keys::job_cancel(&self.case.job.id));
         let mut watch = interval(self.jobs.inner.config.watchdog);
         let mut taking = std::pin::pin!(retry::take_over(&self.jobs.inner.vault, &self.case));
@@ -283,7 +289,8 @@ impl Coordinator {
 
     /// Whether an attempt tells what it took for nothing; that is counted.
     fn note_overtaken(&self, event: &Heard) -> bool {
-        let Heard::Running(RunningNotice { overtaken: Some(overtaken), .. }) = event else { return false };
+        let Heard::Running(notice) = event else { return false };
+        let Some(overtaken) = &notice.overtaken else { return false };
         self.live.progress().note_overtaken(overtaken);
         true
     }
@@ -318,7 +325,7 @@ impl Coordinator {
                     }
                 }
                 Heard::Running(notice) => {
-                    self.live.stragglers().note(notice, Instant::now().into_std());
+                    self.live.stragglers().note(*notice, Instant::now().into_std());
                     self.dirty = true;
                 }
                 Heard::Cancelled => self.called = true,

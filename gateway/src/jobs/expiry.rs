@@ -10,7 +10,7 @@
 use std::{collections::HashSet, pin::pin, time::Duration};
 
 use fanfold_protocol::{
-    job::{JobOutcome, JobState},
+    job::{Job, JobOutcome, JobState},
     keys,
     time::{self, Timestamp},
 };
@@ -19,7 +19,7 @@ use futures::TryStreamExt;
 use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
-use super::{Jobs, error::Result, vault::Vault};
+use super::{Jobs, claim, error::Result, vault::Vault};
 
 /// Looks while a job may serve others, and the least pause between two.
 const LOOKS: u32 = 7 * 24;
@@ -51,7 +51,12 @@ impl Jobs {
         let retention = u64::try_from(self.inner.config.retention.as_millis()).unwrap_or(u64::MAX);
         let before = Timestamp(time::now().0.saturating_sub(retention));
         for (id, state) in self.inner.index.ended(before) {
-            self.remove(&id, state, before).await?;
+            match self.remove(&id, state, before).await {
+                Err(error) if !error.is_transient() => {
+                    tracing::warn!(job = %id, %error, "a job that ended long ago is not removed");
+                }
+                removed => removed?,
+            }
         }
         Ok(())
     }
@@ -66,8 +71,13 @@ impl Jobs {
             return Ok(());
         }
         vault.store().delete(&vault.uri(&head)?).await?;
+        // Without its record nobody would know that a claim which is left has no holder.
+        if let Some(job) = vault.read::<Job>(&keys::job_document(id)).await? {
+            claim::release_of(&self.inner.backbone, &job, &vault.output_of(&job.document, id)?).await?;
+        }
         let count = Leavings { vault, id, letters: state == JobState::Succeeded }.clear().await?;
         self.inner.backbone.delete(&keys::job_record(id), None).await?;
+        self.inner.index.forget(id);
         tracing::info!(job = %id, count, "removed what was written down of a job that ended long ago");
         Ok(())
     }

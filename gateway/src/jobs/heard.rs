@@ -19,7 +19,7 @@ pub enum Heard {
     /// A lease was committed.
     Commit(CommitNotice),
     /// A lease takes a while, or an attempt at one came to nothing.
-    Running(RunningNotice),
+    Running(Box<RunningNotice>),
     /// The job is to end.
     Cancelled,
     /// Something was missed.

@@ -63,7 +63,7 @@ pub async fn lay_down(
     filter::check_columns(vault.store(), &job.document, draft.reads.as_deref(), like.as_ref()).await?;
     let mut writer = Writer::new(vault, &draft.job);
     let cutting = Cutting::new(&job.document, draft.reads.as_deref(), &found.objects)?
-        .as_before(earlier.and_then(|earlier| earlier.plan.target_bytes));
+        .parted_as_before(earlier.and_then(|earlier| earlier.plan.target_bytes));
     let starts = earlier.map(Earlier::starts);
     let taken = match draft.sample {
         None => take_apart(splitter, &cutting, found.objects, starts, &mut Sink::Store(&mut writer)).await,
@@ -122,7 +122,7 @@ pub async fn compare<'a>(
 ) -> Result<Comparing<'a>> {
     let (document, starts) = (&earlier.job.document, Some(earlier.starts()));
     let like = union::like(store, document, reads, &found.objects, earlier.plan.like.as_ref()).await?;
-    let cutting = Cutting::new(document, reads, &found.objects)?.as_before(earlier.plan.target_bytes);
+    let cutting = Cutting::new(document, reads, &found.objects)?.parted_as_before(earlier.plan.target_bytes);
     let mut comparing = earlier.comparing(like.as_ref());
     take_apart(splitter, &cutting, found.objects, starts, &mut Sink::Compare(&mut comparing)).await?;
     Ok(comparing)

@@ -24,6 +24,7 @@ use uuid::Uuid;
 use super::{
     Jobs,
     case::{self, Case},
+    claim,
     coordinator::Coordinator,
     error::{Error, Result},
     finish,
@@ -163,7 +164,8 @@ impl Jobs {
                 None => None,
             };
             case.record.end(outcome, result);
-            return case.write_record(&self.inner.backbone).await;
+            case.write_record(&self.inner.backbone).await?;
+            return claim::release_of(&self.inner.backbone, &case.job, &case.output).await;
         }
         Coordinator::new(self.clone(), case).await?.run(tenure).await
     }

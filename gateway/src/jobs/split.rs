@@ -87,7 +87,7 @@ impl Cutting {
 
     /// The same with the target of an earlier plan, which is to be parted as before.
     #[must_use]
-    pub fn as_before(mut self, target: Option<u64>) -> Self {
+    pub fn parted_as_before(mut self, target: Option<u64>) -> Self {
         self.target = target.unwrap_or(self.target);
         self
     }

@@ -145,7 +145,7 @@ pub enum Standing {
     /// It waits or runs.
     Live(Live),
     /// It has ended.
-    Ended(Ended),
+    Ended(Box<Ended>),
 }
 
 impl Invocations {
@@ -221,7 +221,7 @@ impl Invocations {
         if let Some(live) = self.inner.live(id).await? {
             return Ok(Some(Standing::Live(live)));
         }
-        Ok(self.outcome(id).await?.map(Standing::Ended))
+        Ok(self.outcome(id).await?.map(|ended| Standing::Ended(Box::new(ended))))
     }
 
     /// How far an invocation says it is that runs, and whose sandbox is, in this process.
