@@ -204,7 +204,8 @@ pub struct JobDocument {
     /// Which rows to read.
     #[serde(default)]
     pub filter: Option<String>,
-    /// Prefix of the output, ending in `/`; `{run}` in it stands for the job's id.
+    /// Prefix of the output, ending in `/`; `{run}` in it stands for the job's id, unless a
+    /// trigger made the job: what it filled in stands for itself.
     #[serde(default)]
     pub output: Option<ObjectUri>,
     /// How output is stored; Parquet when absent.
@@ -274,7 +275,7 @@ impl JobDocument {
         if self.output.as_ref().is_some_and(|o| !o.key().is_empty() && !o.key().ends_with('/')) {
             mistakes.push("output must be a prefix that ends in '/'".into());
         }
-        if let Some(word) = self.output.as_ref().and_then(|output| unknown_word(output.key())) {
+        if let Some(word) = self.written_output().and_then(|output| unknown_word(output.key())) {
             mistakes.push(format!("output may hold {RUN}, which stands for the job's id, found {word}"));
         }
         if self.output_format == Format::Bytes {
@@ -339,11 +340,16 @@ impl JobDocument {
     /// # Errors
     /// `invalid-request` when that makes a key that is too long.
     pub fn of_run(mut self, id: &Uuid) -> Result<Self, Problem> {
-        if let Some(output) = self.output.take() {
+        if let Some(output) = self.written_output() {
             let key = output.key().replace(RUN, &id.to_string());
             self.output = Some(ObjectUri::new(output.bucket(), key)?);
         }
         Ok(self)
+    }
+
+    /// The output as somebody wrote it.
+    fn written_output(&self) -> Option<&ObjectUri> {
+        self.output.as_ref().filter(|_| self.depth == 0)
     }
 
     /// The inputs as a list.
@@ -474,6 +480,12 @@ mod tests {
         for word in ["{id}", "{date}", "{run_id}"] {
             let problem = of(&format!("s3://bank/{word}/")).check().unwrap_err();
             assert!(problem.detail.contains("{run}") && problem.detail.contains(word), "{problem}");
+        }
+        // Of a trigger, from the keys of objects.
+        for output in ["s3://bank/{draft}.csv/", "s3://bank/{run}/"] {
+            let job = JobDocument { depth: 1, ..of(output) };
+            assert_eq!(job.check(), Ok(()), "{output}");
+            assert_eq!(job.of_run(&id).unwrap().output.unwrap().to_string(), output);
         }
         let long = of(&format!("s3://bank/{}{{run}}/", "x".repeat(1_000)));
         assert_eq!(long.of_run(&id).unwrap_err().code, ErrorKind::InvalidRequest);

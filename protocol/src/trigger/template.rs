@@ -55,6 +55,9 @@ pub(super) fn check(template: &Value, bucket: &str, batched: bool) -> Result<(),
                     comments beside them"
             .to_owned());
     }
+    if template["output"].as_str().is_some_and(|text| text.contains("{run}")) {
+        return Err("job.output may hold {run} in jobs that somebody submits, use {id} here".to_owned());
+    }
     let filling = Filling { bucket, id: "example", date: "2000-01-01", objects: vec![("example", "0")] };
     let document = fill(template, &filling).map_err(|problem| problem.detail)?;
     let distinct = ["{key}", "{etag}", "{id}"];
@@ -242,6 +245,8 @@ mod tests {
             "output": "s3://out/{id}/", "filter": "source = '{key}' and n > 0", "params": {"key": "{key}"},
         });
         assert_eq!(check(&template, "bank", false), Ok(()));
+        let run = json!({"function": "f", "input": "s3://{bucket}/{key}", "output": "s3://out/{run}/{id}/"});
+        assert!(check(&run, "bank", false).unwrap_err().contains("use {id}"));
         let hostile = [
             "' or 1 = 1 --",
             "\"}, \"function\": \"g\", {\"",
