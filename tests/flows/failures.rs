@@ -63,11 +63,11 @@ async fn objects_that_change_or_vanish_after_planning_are_named() {
     for (n, object) in objects.into_iter().enumerate() {
         service.put(object, format!("n\n{n}\n")).await.unwrap();
     }
-    // The one worker is busy with the first task while the others' input is touched.
+    // The first task takes the job's only place while the others' input is touched.
     let job = json!({
         "function": "misbehave", "input": "s3://bank/in/*.csv", "output": "s3://bank/out/",
         "params": { "how": "loop", "row": 0 }, "split": { "target_bytes": "5B" }, "retry": { "attempts": 1 },
-        "limits": { "task_timeout": "3s", "tolerated_failures": "100%" }
+        "limits": { "task_timeout": "3s", "tolerated_failures": "100%", "max_parallel": 1 }
     });
     let id = client.post("/v1/jobs", &job).await.body["id"].as_str().unwrap().to_owned();
     let tasks = format!("/v1/jobs/{id}/tasks");
