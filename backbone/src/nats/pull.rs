@@ -17,7 +17,7 @@ use async_nats::jetstream::message::{AckKind, Message};
 use async_nats::jetstream::stream::DeleteMessageErrorKind;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::fault::unavailable;
 use super::intake::Intake;
@@ -34,6 +34,8 @@ const PULL_MAX: usize = 1_024;
 const WAITING_MAX: i64 = 8_192;
 /// Shortest lease that is asked of the server, whose clock ticks in milliseconds.
 const LEASE_MIN: Duration = Duration::from_millis(1);
+/// Before an ack without an answer is sent again.
+const ACK_AGAIN: Duration = Duration::from_secs(1);
 /// Before a lost consumer is made anew.
 const BACKOFF: Duration = Duration::from_millis(100);
 
@@ -219,11 +221,16 @@ impl Hold {
         self.ack(delivery).await
     }
 
-    /// An ack that the server has confirmed. Where the consumer is gone, the message is removed from its stream,
-    /// which is all that the consumer would have done.
+    /// An ack that the server has confirmed: one that a server lost as it came up is sent again. Where the consumer
+    /// is gone, the message is removed from its stream, which is all that the consumer would have done.
     async fn ack_at_server(&self, delivery: &Delivery) -> Result<Settled> {
         let core = self.nats.core();
-        let is_gone = match core.settle(&self.reply, AckKind::Ack).await {
+        let told = loop {
+            if let Ok(told) = timeout(ACK_AGAIN, core.settle(&self.reply, AckKind::Ack)).await {
+                break told;
+            }
+        };
+        let is_gone = match told {
             Ok(()) => return Ok(Settled::Done),
             Err(error) if core.restricted => return Err(error),
             Err(error) => error,

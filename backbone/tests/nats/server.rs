@@ -162,8 +162,11 @@ impl Servers {
     /// Opens a backbone; a cluster that still votes is asked again.
     pub(crate) async fn open(&self, prefix: &str) -> Backbone {
         let begun = Instant::now();
+        let mut config = self.config(prefix);
+        // Dozens of servers share the machine that tests run on.
+        config.operation_timeout = Duration::from_secs(15);
         loop {
-            match Backbone::nats(self.config(prefix)).await {
+            match Backbone::nats(config.clone()).await {
                 Ok(backbone) => return backbone,
                 Err(error) => assert!(begun.elapsed() < UP, "{error}"),
             }
