@@ -602,10 +602,13 @@ impl Deployment {
 
 impl Drop for Deployment {
     fn drop(&mut self) {
-        for host in self.hosts.values_mut() {
+        for (name, host) in &mut self.hosts {
             if let Some(child) = &mut host.process {
                 let _ = child.kill();
                 let _ = child.wait();
+            }
+            if self.namespaces {
+                let _ = network::remove(name, host.address);
             }
         }
     }

@@ -106,13 +106,27 @@ pub fn entered(test: &str) -> bool {
 /// # Errors
 /// Its namespace cannot be made.
 pub fn add(host: &str, address: Ipv4Addr) -> Result<()> {
-    let link = format!("to{}", address.octets()[3]);
+    let link = link_to(address);
     ip(&["netns", "add", host])?;
     ip(&["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", host])?;
     ip(&["link", "set", &link, "master", "hosts", "up"])?;
     ip(&["-n", host, "address", "add", &format!("{address}/24"), "dev", "eth0"])?;
     ip(&["-n", host, "link", "set", "eth0", "up"])?;
     ip(&["-n", host, "link", "set", "lo", "up"])
+}
+
+/// Takes a host away, so that another may have its name and address.
+///
+/// # Errors
+/// There is none.
+pub fn remove(host: &str, address: Ipv4Addr) -> Result<()> {
+    ip(&["link", "delete", &link_to(address)])?;
+    ip(&["netns", "delete", host])
+}
+
+/// The bridge's end of a host's link.
+fn link_to(address: Ipv4Addr) -> String {
+    format!("to{}", address.octets()[3])
 }
 
 /// A program on a host.

@@ -5,9 +5,12 @@
 //! range, an upload in parts. It never fails as a whole; each answer says
 //! supported, not supported (and how that showed), or that it could not be told.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::future::join_all;
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::{DEPTH_METADATA, Error, ObjectUri, Pin, PutOptions, PutOutcome, Result, Store};
 
@@ -15,6 +18,9 @@ use super::{DEPTH_METADATA, Error, ObjectUri, Pin, PutOptions, PutOutcome, Resul
 const RACERS: usize = 12;
 /// Two parts: one of the smallest size that S3 lets go before the last, and a rest.
 const MULTIPART_BYTES: usize = (8 << 20) + 1;
+
+/// Before the probe of a start is made anew.
+const SOON: Duration = Duration::from_secs(2);
 
 /// Whether a store can do something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -60,6 +66,23 @@ impl Probe {
     }
 }
 
+/// Removes an object of the probe behind its user, who may have given up.
+struct Removed {
+    store: Store,
+    uri: ObjectUri,
+}
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let (store, uri) = (self.store.clone(), self.uri.clone());
+        tokio::spawn(async move {
+            if let Err(error) = store.delete(&uri).await {
+                tracing::warn!(%uri, %error, "an object of the probe could not be removed");
+            }
+        });
+    }
+}
+
 impl Store {
     /// Finds out what the store can do in this bucket. Takes some seconds at
     /// most on a healthy store and removes what it wrote.
@@ -90,18 +113,23 @@ impl Store {
         }
     }
 
-    /// Finds out only who decides on conditional writes.
+    /// Finds out only who decides on conditional writes. A start waits for this, so a store that leaves an answer
+    /// open is asked again soon, about another object.
     pub async fn probe_put_if_absent(&self, bucket: &str) -> Support {
+        match timeout(SOON, self.probe_only_absent(bucket)).await {
+            Ok(found) => found,
+            Err(_) => self.probe_only_absent(bucket).await,
+        }
+    }
+
+    async fn probe_only_absent(&self, bucket: &str) -> Support {
         let run = uuid::Uuid::new_v4().simple();
         let uri = match ObjectUri::new(bucket, format!("_fanfold/probe/{run}/absent")) {
             Ok(uri) => uri,
             Err(problem) => return Support::Unknown(problem.to_string()),
         };
-        let found = self.probe_absent(&uri).await;
-        if let Err(error) = self.delete(&uri).await {
-            tracing::warn!(%uri, %error, "an object of the probe could not be removed");
-        }
-        support(found)
+        let _removed = Removed { store: self.clone(), uri: uri.clone() };
+        support(self.probe_absent(&uri).await)
     }
 
     async fn probe_absent(&self, uri: &ObjectUri) -> Result<Option<String>> {
