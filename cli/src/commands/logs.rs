@@ -100,8 +100,10 @@ async fn of_job(client: &Client, id: &Uuid, args: &Logs) -> Result<()> {
     loop {
         // Asked before the lines are read, so that no line comes after the last look.
         let job: JobView = client.get(&path, &[]).await?;
-        told.tell(client, &format!("{path}/logs"), args).await?;
-        if !args.follow || job.state.is_terminal() {
+        let ended = job.state.is_terminal();
+        let since = told.since(ended);
+        told.tell(client, &format!("{path}/logs"), args, since).await?;
+        if !args.follow || ended {
             break;
         }
         tokio::time::sleep(JOB_LOOK_EVERY).await;
@@ -123,10 +125,16 @@ struct Told {
 }
 
 impl Told {
-    /// Prints, page by page, what is new since the last time.
-    async fn tell(&mut self, client: &Client, path: &str, args: &Logs) -> Result<()> {
+    /// From when on lines may be new. They show once their lease has committed, which may be long
+    /// after the store got them, so that all are looked at again once the job has ended.
+    fn since(&self, ended: bool) -> u64 {
+        if ended { 0 } else { self.newest.saturating_sub(LATE_MS) }
+    }
+
+    /// Prints, page by page, what the store got since then and was not printed before.
+    async fn tell(&mut self, client: &Client, path: &str, args: &Logs, since: u64) -> Result<()> {
         let task = args.task.map(|task| task.to_string());
-        let since = self.newest.saturating_sub(LATE_MS).to_string();
+        let since = since.to_string();
         let mut page: Option<String> = None;
         loop {
             let mut asked = vec![("since", since.as_str())];
@@ -222,6 +230,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn all_lines_are_looked_at_again_once_a_job_has_ended() {
+        let told = Told { newest: 60_000, ..Told::default() };
+        assert_eq!((told.since(false), told.since(true)), (60_000 - LATE_MS, 0));
+        assert_eq!(Told::default().since(false), 0);
+    }
 
     #[test]
     fn lines_are_read_as_the_service_writes_them() {
