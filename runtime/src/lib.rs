@@ -312,8 +312,9 @@ impl Runtime {
         told.map_err(|error| Problem::new(error.kind(), error.to_string()))
     }
 
-    /// Works on jobs' tasks until `shutdown`, then finishes what it has, for at most
-    /// `patience`, and gives back the rest. Ends early only when the backbone is closed.
+    /// Works on jobs' tasks until `shutdown`, then gives back what has not begun, finishes what
+    /// has begun, for at most `patience`, and gives back the rest. Ends early only when the backbone is
+    /// closed.
     ///
     /// # Errors
     /// `shutting-down` when the backbone is closed.

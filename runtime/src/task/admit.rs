@@ -16,7 +16,8 @@ use crate::{
     room::{Room, room},
 };
 
-/// Waits for a task's room, no longer than until `deadline` or until it is stopped.
+/// Waits for a task's room, no longer than until `deadline` or until it is stopped; with it, the
+/// attempt has begun.
 ///
 /// # Errors
 /// `concurrency-limit`, `cancelled`.
@@ -30,14 +31,16 @@ pub(super) async fn admit(
 ) -> Result<Room, Problem> {
     let (first, beside) = exports(work);
     let demands = (demands.of(first), beside.map(|beside| demands.of(beside)));
-    tokio::select! {
+    let room = tokio::select! {
         biased;
-        room = room(platform, Use::Task, demands, bytes_max, deadline) => room,
-        () = attempt.stop.cancelled() => Err(Problem::new(
+        room = room(platform, Use::Task, demands, bytes_max, deadline) => room?,
+        () = attempt.stop.cancelled() => return Err(Problem::new(
             ErrorKind::Cancelled,
             "expected room for the task, found that its work was cancelled; start it again if it is wanted",
         )),
-    }
+    };
+    attempt.begun.cancel();
+    Ok(room)
 }
 
 /// What a task runs, and what it runs at the same time.

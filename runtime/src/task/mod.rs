@@ -60,6 +60,8 @@ pub(crate) struct Attempt {
     pub(crate) id: Uuid,
     /// Stops the task that runs.
     pub(crate) stop: CancellationToken,
+    /// Set once the first of its tasks has room.
+    pub(crate) begun: CancellationToken,
     /// How far that task says it is.
     pub(crate) board: ProgressBoard,
 }

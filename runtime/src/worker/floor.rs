@@ -31,6 +31,8 @@ pub(super) struct Floor {
     worker: Worker,
     /// Whose turn it is.
     pub(super) share: Arc<Share<Arc<Shop>>>,
+    /// Set when what has not begun is to be given back.
+    draining: CancellationToken,
     /// Set when what still runs is to be given back.
     pub(super) drained: CancellationToken,
     turns: Arc<Semaphore>,
@@ -40,9 +42,10 @@ pub(super) struct Floor {
 
 impl Floor {
     /// Without any shop.
-    pub(super) fn new(worker: Worker) -> Self {
+    pub(super) fn new(worker: Worker, draining: CancellationToken) -> Self {
         Self {
             share: Arc::new(Share::new(keys::TASK_QUEUE, LEASE)),
+            draining,
             drained: CancellationToken::new(),
             turns: Arc::new(Semaphore::new(worker.running_max)),
             open: Mutex::default(),
@@ -108,6 +111,7 @@ impl Floor {
             reach: Arc::clone(&self.worker.reach),
             platform: self.worker.platforms.of(Some(tenant)),
             guests: self.worker.guests.clone(),
+            draining: self.draining.clone(),
             drained: self.drained.clone(),
             turns: Arc::clone(&self.turns),
             versions: Mutex::default(),

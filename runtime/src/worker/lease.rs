@@ -57,7 +57,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 enum Ending {
     /// The job is cancelled, or another attempt has committed.
     Cancelled,
-    /// The worker stops.
+    /// The worker stops: before this has begun, or before it has ended.
     Drained,
     /// The store does not answer this worker.
     Unable,
@@ -157,19 +157,28 @@ async fn heartbeat(shop: &Shop, delivery: &Delivery, job: Uuid) {
     }
 }
 
-/// Tells of a lease that takes a while, and stops the attempt once another one
-/// has committed; never ends by itself.
-async fn watch(shop: &Shop, place: Place, stop: &CancellationToken, board: &ProgressBoard) -> Infallible {
+/// Tells of a lease that takes a while since it has begun, for what only waits for room is no
+/// straggler, and stops the attempt once another one has committed; never ends by itself.
+async fn watch(shop: &Shop, attempt: &Attempt, stop: &CancellationToken) -> Infallible {
+    let place = Place::from(&attempt.lease);
+    while tokio::time::timeout(LOOK_EVERY, attempt.begun.cancelled()).await.is_err() {
+        look(shop, place, stop).await;
+    }
     let begun = Instant::now();
     tokio::time::sleep(TELL_AFTER).await;
     loop {
-        commit::announce_running(shop, place, begun.elapsed(), board.newest(), None).await;
+        commit::announce_running(shop, place, begun.elapsed(), attempt.board.newest(), None).await;
         tokio::time::sleep(LOOK_EVERY).await;
-        match commit::winner(&shop.platform.data, place).await {
-            Ok(Some(_)) => stop.cancel(),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, job = %place.job, "a lease's commit cannot be looked for"),
-        }
+        look(shop, place, stop).await;
+    }
+}
+
+/// Stops an attempt once another one has committed.
+async fn look(shop: &Shop, place: Place, stop: &CancellationToken) {
+    match commit::winner(&shop.platform.data, place).await {
+        Ok(Some(_)) => stop.cancel(),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, job = %place.job, "a lease's commit cannot be looked for"),
     }
 }
 
@@ -209,14 +218,14 @@ async fn attempt(
         ));
         return give_up(shop, lease, &problem).await;
     }
-    let (begun, stop) = (Instant::now(), stopped.child_token());
-    let (id, board) = (Uuid::new_v4(), ProgressBoard::default());
-    let attempt = Arc::new(Attempt { lease, version, id, stop: stop.clone(), board: board.clone() });
+    let (asked, stop) = (Instant::now(), stopped.child_token());
+    let (id, begun, board) = (Uuid::new_v4(), CancellationToken::new(), ProgressBoard::default());
+    let attempt = Arc::new(Attempt { lease, version, id, stop: stop.clone(), begun, board });
     let done = Done::default();
-    let drained = &shop.drained;
     let ran = tokio::select! {
-        ran = in_turn(shared, place, stopped, &board, on_guest_thread(shop, &attempt, last, &done)) => ran,
-        () = drained.cancelled() => Err(Ending::Drained),
+        ran = in_turn(shared, &attempt, stopped, on_guest_thread(shop, &attempt, last, &done)) => ran,
+        () = shop.drained.cancelled() => Err(Ending::Drained),
+        () = drained_before(shop, &attempt) => Err(Ending::Drained),
     };
     stop.cancel();
     let done = std::mem::take(&mut *done.lock().unwrap_or_else(PoisonError::into_inner));
@@ -231,7 +240,7 @@ async fn attempt(
         }
     };
     if overtaken.is_some() {
-        commit::announce_running(shop, place, begun.elapsed(), None, overtaken).await;
+        commit::announce_running(shop, place, asked.elapsed(), None, overtaken).await;
     }
     Ok(())
 }
@@ -281,12 +290,11 @@ async fn give_up(shop: &Shop, lease: Lease, problem: &Problem) -> Result<(), End
 /// is silent for a moment.
 async fn in_turn(
     shared: &Shared<Arc<Shop>>,
-    place: Place,
+    attempt: &Attempt,
     stop: &CancellationToken,
-    board: &ProgressBoard,
     running: impl Future<Output = Result<(), Ending>>,
 ) -> Result<(), Ending> {
-    let (shop, asked) = (&shared.what, Instant::now());
+    let (shop, place, asked) = (&shared.what, Place::from(&attempt.lease), Instant::now());
     let _turn = tokio::select! {
         biased;
         () = shop.reach.silent_to_who_waits() => return Err(Ending::Unable),
@@ -300,7 +308,15 @@ async fn in_turn(
     }
     tokio::select! {
         ran = shared.spend(running) => ran,
-        never = watch(shop, place, stop, board) => match never {},
+        never = watch(shop, attempt, stop) => match never {},
+    }
+}
+
+/// Waits until the worker is told to stop; never ends for an attempt that has begun by then.
+async fn drained_before(shop: &Shop, attempt: &Attempt) {
+    shop.draining.cancelled().await;
+    if attempt.begun.is_cancelled() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -48,8 +48,8 @@ pub(crate) struct Worker {
     pub(crate) reach: Arc<Reach>,
 }
 
-/// Works until `shutdown`, then finishes what runs, for at most `patience`, and gives
-/// back the rest.
+/// Works until `shutdown`, then gives back what only waits, finishes what runs, for at most
+/// `patience`, and gives back the rest.
 pub(crate) async fn run(
     worker: Worker,
     shutdown: CancellationToken,
@@ -58,7 +58,7 @@ pub(crate) async fn run(
     let (own, reach) = (worker.platforms.of(None), Arc::clone(&worker.reach));
     let threads = own.data.threads.clone();
     let loops = 2 * worker.running_max;
-    let floor = Floor::new(worker);
+    let floor = Floor::new(worker, shutdown.clone());
     let mut running = JoinSet::new();
     for _ in 0..loops {
         running.spawn_on(pull(Arc::clone(&floor.share), Arc::clone(&reach), shutdown.clone()), &threads);

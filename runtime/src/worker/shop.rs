@@ -35,6 +35,8 @@ pub(crate) struct Shop {
     pub(crate) cancels: Cancels,
     /// The leases that are left to others.
     pub(super) asides: Asides,
+    /// Set when what has not begun is to be given back.
+    pub(crate) draining: CancellationToken,
     /// Set when what still runs is to be given back.
     pub(crate) drained: CancellationToken,
     /// Turns to run tasks, of all tenants together.

@@ -324,6 +324,49 @@ async fn what_waits_for_its_turn_is_given_back_before_what_runs() {
     works.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_stops_gives_back_what_has_not_begun_and_ends_what_has() {
+    // Of two leases one runs, and the other waits for the thread or for memory.
+    for little_memory in [false, true] {
+        let mut platform = Platform::start().await;
+        let endless = tables("(loop $forever (br $forever))", 0, '"');
+        let _: Arc<Version> = platform.deploy(endless, Settings::default()).await.unwrap();
+        if little_memory {
+            platform.with_memory(64 << 20);
+        } else {
+            platform.with_workers(1);
+        }
+        let works = Works::over(platform);
+        let maps = vec![Work::Map(works.partition("in/1.csv", "id\n1\n").await)];
+        let backbone = &works.platform.backbone;
+        let mut running = backbone.subscribe(&keys::running_subject(&works.job)).await.unwrap();
+        for group in 0..2 {
+            works.enqueue(&works.lease(0, group, maps.clone()), 1).await;
+        }
+        let told = tokio::time::timeout(Duration::from_secs(30), running.next()).await;
+        let Ok(Some(Event::Published { payload, .. })) = told else { panic!("{told:?}") };
+        let runs: RunningNotice = serde_json::from_slice(&payload).unwrap();
+        let both = async {
+            while backbone.depth(keys::TASK_QUEUE).await.unwrap().leased < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), both).await.expect("the worker has both");
+        works.shutdown.cancel();
+        let (wait, hold) = (Duration::from_secs(20), Duration::from_secs(30));
+        let pulled = backbone.pull(keys::TASK_QUEUE, 1, wait, hold).await;
+        let [delivery] = &pulled.unwrap()[..] else { panic!("it still waits: {little_memory}") };
+        let given_back: Lease = serde_json::from_slice(&delivery.payload).unwrap();
+        assert_eq!((given_back.group, delivery.attempt), (1 - runs.group, 2));
+        let depth = backbone.depth(keys::TASK_QUEUE).await.unwrap();
+        assert_eq!((depth.ready, depth.leased), (0, 2), "what runs is kept");
+        delivery.ack().await.unwrap();
+        backbone.put(&keys::job_cancel(&works.job), "x").await.unwrap();
+        backbone.publish(&keys::cancel_subject(&works.job), "x").await.unwrap();
+        works.stop().await;
+    }
+}
+
 /// Says in the backbone that another worker has compiled a component.
 async fn held_elsewhere(platform: &Platform, digest: Digest) {
     let other = Member {
