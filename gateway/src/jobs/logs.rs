@@ -25,6 +25,7 @@ use super::{
     Jobs,
     error::{Error, Result},
     routes::{bad_page, job_id},
+    unknown,
     vault::Vault,
 };
 use crate::{
@@ -212,7 +213,8 @@ async fn prefixes(vault: &Vault, id: &Uuid, query: &LogQuery) -> Result<Vec<Stri
         return Ok(ended.iter().map(|failed| LogKey::of_job(id, *failed)).collect());
     };
     let stage = query.stage.unwrap_or(0);
-    let plan: Plan = vault.expect(&keys::plan(id)).await?;
+    // A job that is forgotten just now has lost it first.
+    let plan: Plan = vault.read(&keys::plan(id)).await?.ok_or_else(|| unknown(id))?;
     let groups = plan.groups_of(stage);
     let holds = |(first, count): &(u32, u32)| (*first..first + count).contains(&task);
     let group = groups.iter().position(holds).and_then(|group| u32::try_from(group).ok());

@@ -187,6 +187,8 @@ impl Jobs {
         limit: usize,
     ) -> Result<TaskPage, Problem> {
         let after = after.map(|text| Cursor::parse(text).ok_or_else(|| bad_page(text))).transpose()?;
+        // Of a job that was forgotten, its tasks may be held here still.
+        self.get(id).await?;
         let live = self.progress_of(id).await?.ok_or_else(|| unknown(id))?;
         let (mut tasks, next) = {
             let progress = live.progress();

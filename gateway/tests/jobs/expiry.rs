@@ -128,6 +128,8 @@ async fn jobs_are_forgotten_and_their_output_is_not() {
     let soon = |config: &mut fanfold_gateway::jobs::JobsConfig| {
         (config.cache_window, config.retention) = (SOON, SOON);
     };
+    let other = world.engine().await;
+    assert_eq!(other.jobs.tasks(&own.id, None, None, 9).await.unwrap().tasks.len(), 3);
     let engine = world.engine_with(soon).await;
     // Nobody works on it, so that it does not end.
     let running = engine.submit("mapper", json!({"output": "s3://bank/running/"})).await.unwrap().id;
@@ -135,6 +137,9 @@ async fn jobs_are_forgotten_and_their_output_is_not() {
         eventually("forgotten", async || engine.jobs.get(&id).await.is_err()).await;
         assert_eq!(engine.jobs.get(&id).await.unwrap_err().code, ErrorKind::JobNotFound);
     }
+    let shown = other.jobs.tasks(&own.id, None, None, 9).await;
+    assert_eq!(shown.unwrap_err().code, ErrorKind::JobNotFound, "nor what was shown of it");
+    drop(other);
     looked(&world).await;
     assert_eq!(world.keys(BUCKET, &keys::job(&own.id)).await, output);
     for id in [elsewhere.id, failed.id] {
