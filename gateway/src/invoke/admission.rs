@@ -20,7 +20,7 @@ use std::{
 };
 
 use fanfold_protocol::{ErrorKind, Problem, names::FunctionName};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// Longest wait for a place: who is refused is to know within 10 ms.
 const WAIT_MAX: Duration = Duration::from_millis(5);
@@ -41,6 +41,8 @@ struct Inner {
     further: RwLock<Vec<Arc<Places>>>,
     /// Among which places are divided.
     gateways: AtomicUsize,
+    /// Told when the tenant's places were divided anew.
+    divided: Notify,
 }
 
 struct Gate {
@@ -76,6 +78,7 @@ impl Admission {
                 function_places,
                 further: RwLock::default(),
                 gateways: AtomicUsize::new(1),
+                divided: Notify::new(),
             }),
         }
     }
@@ -92,13 +95,22 @@ impl Admission {
         for gate in functions.values().chain([&self.inner.tenant]) {
             let (gate, inner) = (Arc::clone(gate), Arc::clone(&self.inner));
             tokio::spawn(async move {
-                tokio::join!(gate.places.divide(&inner.gateways), gate.background.divide(&inner.gateways))
+                tokio::join!(gate.places.divide(&inner.gateways), gate.background.divide(&inner.gateways));
+                if Arc::ptr_eq(&gate, &inner.tenant) {
+                    inner.divided.notify_one();
+                }
             });
         }
         for places in self.inner.further.read().unwrap_or_else(PoisonError::into_inner).iter() {
             let (places, inner) = (Arc::clone(places), Arc::clone(&self.inner));
             tokio::spawn(async move { places.divide(&inner.gateways).await });
         }
+    }
+
+    /// Waits until the tenant's places were divided anew, so that there may be more of them. For
+    /// one who waits.
+    pub(crate) async fn redivided(&self) {
+        self.inner.divided.notified().await;
     }
 
     /// Of the tenant's places, those for calls that nobody waits for.

@@ -12,7 +12,10 @@ use http::Method;
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use crate::harness::{AGGREGATOR, Base, HANDLER, Headers, Reply, Service, component};
+use crate::{
+    asynchronous::until_runs,
+    harness::{AGGREGATOR, Base, HANDLER, Headers, Reply, Service, component},
+};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -298,6 +301,38 @@ async fn a_loud_tenant_holds_up_nobody() {
     let last = order.iter().rposition(|body| body == "sleep 99").unwrap();
     assert!(last <= 16, "{order:?}");
     assert!(bank.workers.running.1.load(std::sync::atomic::Ordering::SeqCst) <= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_part_grows_has_it_at_once() {
+    let mut tenants = vec![tenant("bank"), tenant("shop")];
+    // Two asynchronous calls of the bank run at once, and one with another gateway beside this
+    // one; places are there for more, which the shop does not need.
+    (tenants[0].0.tenant_concurrency, tenants[1].0.tenant_concurrency) = (4, 40);
+    let services = Base::new().await.serve_all(tenants).await;
+    let bank = &services[0];
+    assert_eq!(bank.deploy("f", "1").await.status, 201);
+    let admission = &bank.app.admission;
+    admission.divide(2);
+    let name = "f".parse().unwrap();
+    let halved = async {
+        loop {
+            let _held = [admission.admit(&name).await, admission.admit(&name).await];
+            if admission.admit(&name).await.is_err() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), halved).await.expect("half of the places");
+    let first = bank.promise("f", &[], "sleep 60000").await.json()["id"].as_str().unwrap().to_owned();
+    until_runs(bank, 1).await;
+    let second = bank.promise("f", &[], "echo").await.json()["id"].as_str().unwrap().to_owned();
+    admission.divide(1);
+    // A pull for the shop alone would have lasted for longer.
+    let ended = tokio::time::timeout(Duration::from_secs(10), bank.ended(&second)).await;
+    assert_eq!(ended.expect("its place at once")["state"], "succeeded");
+    bank.delete(&format!("/v1/invocations/{first}")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -83,15 +83,29 @@ pub(crate) fn start(apps: &[AppState]) {
     };
     share.set(apps.iter().map(member));
     for app in apps {
-        let running = Arc::clone(app);
+        let (running, share) = (Arc::clone(app), Arc::clone(&share));
         app.invocations.inner.tracker.spawn(async move {
             let inner = &running.invocations.inner;
-            until_drained(&running, inner.running.listen(&inner.backbone)).await;
+            let work = async {
+                tokio::select! {
+                    () = inner.running.listen(&inner.backbone) => {}
+                    () = look_again(&running, &share) => {}
+                }
+            };
+            until_drained(&running, work).await;
         });
     }
     if let Some(first) = apps.iter().max_by_key(|app| places(app)) {
         let (app, places) = (Arc::clone(first), first.admission.divided(places(first)));
         first.invocations.inner.tracker.spawn(async move { until_drained(&app, pull(share, places)).await });
+    }
+}
+
+/// Has queues asked again that were left out for want of places, once there may be more, for ever.
+async fn look_again(app: &App, share: &Share<AppState>) {
+    loop {
+        app.admission.redivided().await;
+        share.look();
     }
 }
 
