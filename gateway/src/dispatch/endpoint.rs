@@ -18,11 +18,11 @@ use bytes::{Bytes, buf::Chain};
 use fanfold_protocol::{
     ErrorKind, Fault, Problem,
     digest::Digest,
-    invocation::Preparation,
+    invocation::{Preparation, Usage},
     limits,
     worker::{
         FRAME_TYPE, Frame, HEAD_BYTES_MAX, Member, NOT_STARTED, PREPARE_PATH, PrepareHead, UNKNOWN_SUBJECT,
-        WIRE_HEADER, WIRE_VERSION, encode,
+        WIRE_HEADER, WIRE_VERSION, decode_outcome, encode,
     },
 };
 use futures::future::join_all;
@@ -214,9 +214,14 @@ impl Endpoint {
                 Err(if unsent { Failure::NotStarted(problem) } else { Failure::Lost(problem) })
             }
         };
-        match lacking {
-            // It compiled first, so what that took says nothing of the next.
-            Some(digest) if answer.is_ok() => self.holdings_mut().answered(digest),
+        match (lacking, &answer) {
+            // It compiled first, so what that took says nothing of the next; nor does the end of a
+            // call whose component could not be had.
+            (Some(digest), Ok(frame)) => {
+                if path == PREPARE_PATH || had_sandbox(frame) {
+                    self.holdings_mut().answered(digest);
+                }
+            }
             // How long compiling takes, or that there is no room for it, says nothing of calls.
             _ if path == PREPARE_PATH => {}
             _ => self.note(begun, &answer),
@@ -382,6 +387,12 @@ impl Endpoint {
             ),
         )
     }
+}
+
+/// Whether an outcome is that of a sandbox, so that the component was there.
+fn had_sandbox(frame: &Bytes) -> bool {
+    decode_outcome(frame.clone())
+        .is_ok_and(|outcome| outcome.result.is_ok() || outcome.usage != Usage::default())
 }
 
 /// An error with what lies behind it, which the outermost does not tell.

@@ -135,6 +135,32 @@ async fn what_a_worker_has_no_room_for_goes_to_another() {
     assert_eq!(able.started(), 10);
 }
 
+/// It has answered, but not from a sandbox.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_could_not_get_the_component_does_not_hold_it() {
+    let deployment = Deployment::new().await;
+    let (backbone, authority) = (&deployment.backbone, &deployment.authority);
+    let invoke = service_fn(|_: Invocation| async {
+        let result = Err(Problem::new(ErrorKind::ObjectNotFound, "as the test says"));
+        let (logs, progress, usage) = (Vec::new(), None, Usage::default());
+        Ok::<_, Problem>(Outcome { result, logs, progress, usage })
+    });
+    let (guests, patience) = (Arc::<Guests>::default(), limits::DRAIN_TIMEOUT);
+    let lacking = Calls { invoke: BoxCloneSyncService::new(invoke), ..calls(&guests, 16) };
+    let lacking = Worker::start_with(backbone, authority, "a", guests, lacking, Vec::new(), patience).await;
+    deployment.until("it is there", |live| live == 1).await;
+    assert_eq!(deployment.call(1).await.unwrap_err().code, ErrorKind::ObjectNotFound);
+    let held = vec![fanfold_protocol::digest::Digest::of(b"x").prefix()];
+    let _able = Worker::start_holding(backbone, authority, "b", 16, held).await;
+    deployment.until("both are there", |live| live == 2).await;
+    // So it is asked to compile it once the other one is busy.
+    let begun = Instant::now();
+    while lacking.guests.prepared.load(SeqCst) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it is taken for one that holds it");
+        join_all((0..8).map(|_| deployment.call(5))).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_store_is_silent_is_left_out_while_there_are_others() {
     let deployment = Deployment::new().await;
