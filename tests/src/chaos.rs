@@ -49,6 +49,8 @@ const OBJECTS: u64 = 24;
 const ROWS: u64 = 200;
 /// From a restart until the service answers.
 const READY_MAX: Duration = Duration::from_secs(5);
+/// After which a start asks the store again for an answer that never ends.
+const STALLED_MAX: Duration = Duration::from_secs(15);
 /// From the end of all trouble until every job has ended and nothing is left over.
 const SETTLED_MAX: Duration = Duration::from_secs(120);
 
@@ -95,7 +97,8 @@ pub async fn run(chaos: Chaos) -> Result<Report> {
     }
     let history = clients.history().await?;
     world.proxy.calm();
-    ensure!(ready < READY_MAX, "expected to be ready within {READY_MAX:?} of a restart, found {ready:?}");
+    let patience = READY_MAX + if chaos.troubles.stalled > 0 { STALLED_MAX } else { Duration::ZERO };
+    ensure!(ready < patience, "expected to be ready within {patience:?} of a restart, found {ready:?}");
     check(&world.objects()?, &history, &calm, &address, true).await?;
     Ok(Report { jobs: history.len(), requests: world.proxy.counts(), ready })
 }
