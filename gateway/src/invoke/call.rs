@@ -97,9 +97,9 @@ pub(crate) async fn run(app: &App, call: Call) -> Result<Reply, Problem> {
         Invocation { id, attempt: 1, depth: 0, version, timeout, params, request, tenant, board };
     let outcome = execute(app, invocation).await;
     drop(place);
-    let (start_us, wall_us) = (outcome.usage.start_us, outcome.usage.wall_us);
+    let usage = outcome.usage;
     let queue_us = u64::try_from(queued.as_micros()).unwrap_or(u64::MAX);
-    let timing = Timing { queue_us, start_us, run_us: wall_us.saturating_sub(start_us) };
+    let timing = Timing { queue_us, start_us: usage.start_us, run_us: usage.wall_us };
     let result = ending.note(outcome);
     Ok(Reply { id, version: number, timing, result })
 }

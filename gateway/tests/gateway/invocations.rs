@@ -39,7 +39,7 @@ async fn a_call_is_answered_by_the_function_itself() {
     assert_eq!(reply.header("x-fanfold-invocation-id").len(), 36);
     let timing = reply.header("server-timing");
     assert!(
-        timing.starts_with("queue;dur=") && timing.ends_with("start;dur=0.050, run;dur=0.100"),
+        timing.starts_with("queue;dur=") && timing.ends_with("start;dur=0.050, run;dur=0.150"),
         "{timing}"
     );
 }
