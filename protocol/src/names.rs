@@ -114,7 +114,12 @@ impl FromStr for Qualifier {
     type Err = Problem;
     fn from_str(text: &str) -> Result<Self, Problem> {
         match text {
-            "" | "latest" => Ok(Self::Latest),
+            "latest" => Ok(Self::Latest),
+            "" => Err(Problem::new(
+                ErrorKind::InvalidName,
+                "expected a version or alias after @, found none; leave out the @, or in a URL the \
+                 qualifier, for the newest version",
+            )),
             _ if text.bytes().all(|b| b.is_ascii_digit()) => match text.parse() {
                 Ok(version) if version > 0 => Ok(Self::Version(version)),
                 _ => Err(Problem::new(
@@ -150,8 +155,10 @@ pub struct FunctionRef {
 impl FromStr for FunctionRef {
     type Err = Problem;
     fn from_str(text: &str) -> Result<Self, Problem> {
-        let (name, qualifier) = text.split_once('@').unwrap_or((text, ""));
-        Ok(Self { name: name.parse()?, qualifier: qualifier.parse()? })
+        match text.split_once('@') {
+            Some((name, qualifier)) => Ok(Self { name: name.parse()?, qualifier: qualifier.parse()? }),
+            None => Ok(Self { name: text.parse()?, qualifier: Qualifier::Latest }),
+        }
     }
 }
 
@@ -199,6 +206,9 @@ mod tests {
         assert_eq!(parse("f@latest"), Ok(Qualifier::Latest));
         assert_eq!(parse("f@12"), Ok(Qualifier::Version(12)));
         assert_eq!(parse("f@prod"), Ok(Qualifier::Alias("prod".parse().unwrap())));
+        let problem = parse("f@").unwrap_err();
+        assert_eq!(problem.code, ErrorKind::InvalidName);
+        assert!(problem.detail.contains("expected a version or alias after @, found none"), "{problem:?}");
         assert!(parse("f@0").is_err());
         assert!(parse("f@99999999999").is_err());
         assert!(parse("f@Prod").is_err());

@@ -23,7 +23,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use fanfold_protocol::{
-    ErrorKind, Problem, function::Export, invocation, limits, names::FunctionRef, size::Span,
+    ErrorKind, Problem,
+    function::Export,
+    invocation, limits,
+    names::{FunctionRef, Qualifier},
+    size::Span,
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -108,7 +112,7 @@ pub(crate) async fn invoke(
 ) -> Answer<Response> {
     let (parts, body) = request.into_parts();
     let (asked, query) = split_query(parts.uri.query().unwrap_or_default());
-    let qualifier = asked.qualifier.as_deref().unwrap_or_default().parse()?;
+    let qualifier = asked.qualifier.as_deref().map_or(Ok(Qualifier::Latest), str::parse::<Qualifier>)?;
     let function = FunctionRef { name: name.parse()?, qualifier };
     let key = idempotency::key(&parts.headers)?;
     let params = params(&parts.headers, asked.params)?;

@@ -43,6 +43,7 @@ async fn bad_names_and_queries() {
     service.get("/v1/functions/Bad_Name").await.is_problem(ErrorKind::InvalidName);
     service.get("/v1/functions/%ff").await.is_problem(ErrorKind::InvalidRequest);
     service.invoke("f/invoke?qualifier=0", "").await.is_problem(ErrorKind::InvalidName);
+    service.invoke("f/invoke?qualifier=", "").await.is_problem(ErrorKind::InvalidName);
     service.invoke("f/invoke?params=1", "").await.is_problem(ErrorKind::InvalidRequest);
     service.get("/v1/functions/f/logs?folow=true").await.is_problem(ErrorKind::InvalidRequest);
     service.get("/v1/functions/f").await.is_problem(ErrorKind::FunctionNotFound);
