@@ -5,6 +5,7 @@
 //! that the flags name; else what the usual `AWS_*` variables say. Pure but for
 //! the last step, which reads the environment.
 
+use fanfold_protocol::ErrorKind;
 use fanfold_storage::{Credentials, Store, StoreConfig, server};
 
 use crate::{
@@ -30,6 +31,19 @@ pub fn profile(endpoint: Option<&str>) -> Result<StoreProfile> {
         access_key: credentials.access_key.clone(),
         secret_key: credentials.secret_key.clone(),
     })
+}
+
+/// The same error; one of a store that could not be reached says where it was looked for.
+pub fn located(error: Error, store: &Store) -> Error {
+    let unreached = [ErrorKind::StoreUnavailable, ErrorKind::StoreTimeout].map(ErrorKind::code);
+    if !error.code().is_some_and(|code| unreached.contains(&code)) {
+        return error;
+    }
+    let place = store.config().endpoint.as_deref().unwrap_or("the endpoint of its region");
+    error.help(format!(
+        "the store was looked for at {place}; start it with `fanfold dev`, or say where it is by \
+         --endpoint or FANFOLD_S3_ENDPOINT"
+    ))
 }
 
 fn choose(profile: Option<&Profile>, variable: impl Fn(&str) -> Option<String>) -> Result<StoreConfig> {
@@ -83,6 +97,17 @@ mod tests {
         let found = choose(profile.as_ref(), variable);
         let found = found.as_ref().ok().map(|c| (c.endpoint.as_deref(), c.region.as_str()));
         assert_eq!(found, expected, "{set:?}");
+    }
+
+    #[test]
+    fn who_finds_no_store_is_told_where_it_was_looked_for() {
+        let store = Store::connect(profile().s3.config()).unwrap();
+        let located = |code: &str| located(Error::service("x").with_code(code), &store).advice();
+        for code in ["store-unavailable", "store-timeout"] {
+            let advice = located(code);
+            assert!(advice.contains("http://127.0.0.1:7071") && advice.contains("fanfold dev"), "{advice}");
+        }
+        assert_eq!(located("bucket-not-found"), "see the message");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use aws_sdk_s3::{
     config::http::HttpResponse,
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
 };
 use fanfold_protocol::{ErrorKind, Problem, uri::ObjectUri};
 
@@ -202,9 +202,10 @@ impl Target<'_> {
             SdkError::DispatchFailure(failure) if failure.is_timeout() => {
                 Error::Timeout { target, detail: chain(&error) }
             }
-            SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => {
-                Error::Unavailable { target, detail: chain(&error) }
+            SdkError::DispatchFailure(_) => {
+                Error::Unavailable { target, detail: format!("no answer: {}", innermost(&error)) }
             }
+            SdkError::ResponseError(_) => Error::Unavailable { target, detail: chain(&error) },
             _ => Error::Other {
                 target,
                 code: "a request that cannot be built".to_owned(),
@@ -233,6 +234,42 @@ impl Target<'_> {
     }
 }
 
-fn chain<E: std::error::Error>(error: &E) -> String {
-    DisplayErrorContext(error).to_string()
+/// An error and its causes, in their own words.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// What is at the bottom of it, such as a refused connection.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Credentials, Store, StoreConfig};
+
+    #[tokio::test]
+    async fn a_store_that_is_not_there_is_told_in_plain_words() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let mut config = StoreConfig::at(format!("http://{address}"), Credentials::new("key", "secret"));
+        config.attempts_max = 1;
+        let error = Store::connect(config).unwrap().list_buckets().await.unwrap_err();
+        assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("found no answer: Connection refused"), "{text}");
+        assert!(!text.contains("dispatch failure") && !text.contains("ConnectorError"), "{text}");
+    }
 }

@@ -31,13 +31,14 @@ pub async fn run(endpoint: Option<&str>, command: S3) -> Result<()> {
     }
     check(&command)?;
     let store = store::connect(endpoint)?;
-    match command {
+    let done = match command {
         S3::Ls { uri, recursive, shown } => list::run(&store, uri.as_deref(), recursive, shown.view).await,
         S3::Cp { from, to, recursive } => copy::run(&store, &from, &to, recursive).await,
         S3::Rm { uri, recursive } => remove(&store, &uri, recursive).await,
         S3::Mb { uri } => make_bucket(&store, &uri).await,
         S3::Env => Ok(()),
-    }
+    };
+    done.map_err(|error| store::located(error, &store))
 }
 
 /// Tells typing mistakes before a store is looked for.
