@@ -18,8 +18,17 @@ pub fn json(name: &str, text: &str) -> Result<Value> {
         let excerpt = Excerpt { name: name.to_owned(), text: text.to_owned(), offset, label: what.clone() };
         Error::usage(format!("expected JSON in {name}, found at {place}: {what}"))
             .excerpt(excerpt)
-            .help(r#"text needs quotes of its own in JSON: -d '"Ada"', -d '{"name": "Ada"}'"#)
+            .help(format!("text needs quotes of its own in JSON: {}", example(name)))
     })
+}
+
+/// How it is written rightly. Options other than `-d` take objects; a file knows no shell.
+fn example(name: &str) -> String {
+    match name {
+        "-d" => r#"-d '"Ada"', -d '{"name": "Ada"}'"#.to_owned(),
+        option if option.starts_with('-') => format!(r#"{option} '{{"name": "Ada"}}'"#),
+        _ => r#"{"name": "Ada"}"#.to_owned(),
+    }
 }
 
 /// Reads a JSON object.
@@ -83,6 +92,17 @@ mod tests {
         assert_eq!(offset("ab\ncd", 2, 2), 4);
         assert_eq!(offset("ab", 9, 9), 2);
         assert!(object("--params", "[1]").unwrap_err().to_string().contains("found a list"));
+    }
+
+    #[test]
+    fn help_names_what_was_used() {
+        let check = |name: &str, example: &str| {
+            let advice = object(name, "x=1").unwrap_err().advice();
+            assert_eq!(advice, format!("text needs quotes of its own in JSON: {example}"));
+        };
+        check("-d", r#"-d '"Ada"', -d '{"name": "Ada"}'"#);
+        check("--params", r#"--params '{"name": "Ada"}'"#);
+        check("params.json", r#"{"name": "Ada"}"#);
     }
 
     #[test]
