@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::{
     error::{ErrorKind, Problem},
     event::ObjectEvent,
-    job::JobDocument,
+    job::{JobDocument, unknown_word},
 };
 
 /// What stands for the names in a template.
@@ -57,6 +57,14 @@ pub(super) fn check(template: &Value, bucket: &str, batched: bool) -> Result<(),
     }
     if template["output"].as_str().is_some_and(|text| text.contains("{run}")) {
         return Err("job.output may hold {run} in jobs that somebody submits, use {id} here".to_owned());
+    }
+    // As a pattern it would be one choice of one word, which no key may ever have.
+    for place in ["input", "output"] {
+        let value = &template[place];
+        let list = value.as_array().into_iter().flatten().filter_map(Value::as_str);
+        if let Some(word) = value.as_str().into_iter().chain(list).find_map(|text| unknown_word(text, &NAMES)) {
+            return Err(format!("job.{place} may hold {}, found {word}; correct the name", NAMES.join(", ")));
+        }
     }
     let filling = Filling { bucket, id: "example", date: "2000-01-01", objects: vec![("example", "0")] };
     let document = fill(template, &filling).map_err(|problem| problem.detail)?;
@@ -285,6 +293,25 @@ mod tests {
         let expected = [r"s3://bank/b\?.csv", "s3://bank/a.csv", "s3://other/all.csv"].map(str::to_owned);
         assert_eq!(job.input, OneOrMany::Many(expected.to_vec()));
         assert_eq!(job.output.unwrap().to_string(), format!("s3://out/2000-03-01/{ID}/"));
+    }
+
+    #[test]
+    fn a_name_that_stands_for_nothing_is_refused() {
+        let found = |input: Value, output: &str| {
+            check(&json!({"function": "f", "input": input, "output": output}), "bank", false)
+        };
+        let misspelt =
+            [json!("s3://{bucket}/{kee}"), json!(["s3://{bucket}/{key}", "s3://other/{kee}/*.{csv,json}"])];
+        for input in misspelt {
+            let wrong = found(input, "s3://out/{id}/").unwrap_err();
+            assert!(wrong.contains("job.input may hold {bucket}, {key}"), "{wrong}");
+            assert!(wrong.contains("found {kee}"), "{wrong}");
+        }
+        let wrong = found(json!("s3://{bucket}/{key}"), "s3://out/{id}/{datum}/").unwrap_err();
+        assert!(wrong.contains("job.output may hold") && wrong.contains("found {datum}"), "{wrong}");
+        for pattern in ["s3://a-b/*.{csv,json}", "s3://a-b/{x,{y,z}}/[0-9]*", r"s3://a-b/\{kee\}.csv"] {
+            assert_eq!(found(json!(pattern), "s3://out/{id}/"), Ok(()), "{pattern}");
+        }
     }
 
     #[test]
