@@ -21,7 +21,7 @@ use super::{
     counters::Fate,
     intake::Waiting,
     order,
-    outcome::{self, Outcome, Started},
+    outcome::{self, Started},
     record::Trigger,
     target,
 };
@@ -63,12 +63,14 @@ pub enum Next {
     Wait,
     /// It is settled.
     Settled(Fate),
+    /// This state may start nothing, and why.
+    Refused(Digest, Problem),
 }
 
 /// Finds out what is to be done with an event.
 ///
 /// # Errors
-/// `trigger-loop`; or the store or the backbone does not answer.
+/// The store or the backbone does not answer.
 pub async fn examine(app: &App, trigger: &Trigger, waiting: &Waiting) -> Result<Next, Problem> {
     let (record, notice) = (&trigger.record, &waiting.notice);
     if record.document.ordered && waiting.replay.is_none() && order::is_stale(app, trigger, notice).await? {
@@ -94,8 +96,9 @@ pub async fn examine(app: &App, trigger: &Trigger, waiting: &Waiting) -> Result<
     if let Some(replay) = waiting.replay {
         identity = Digest::of(format!("{}-{replay}", identity.to_hex()).as_bytes());
     }
-    match outcome::get(&app.backbone, &record.id, &identity).await? {
-        Some(Outcome { started: Started::Batch { id }, .. }) => return Ok(Next::Begun(id)),
+    let outcome = outcome::get(&app.backbone, &record.id, &identity).await?;
+    match outcome.and_then(|outcome| outcome.started) {
+        Some(Started::Batch { id }) => return Ok(Next::Begun(id)),
         Some(_) => return Ok(Next::Settled(Fate::Duplicate)),
         None => {}
     }
@@ -111,7 +114,7 @@ pub async fn examine(app: &App, trigger: &Trigger, waiting: &Waiting) -> Result<
         object: meta.map(|meta| meta.pin),
     };
     if event.depth >= limits::CHAIN_DEPTH_MAX {
-        return Err(too_deep(&event));
+        return Ok(Next::Refused(identity, too_deep(&event)));
     }
     if record.document.ordered && !order::take_turn(app, trigger, &event).await? {
         return Ok(Next::Wait);

@@ -5,7 +5,10 @@
 //! put-if-absent: after what the event starts is accepted, or where it starts
 //! something together with others, as a claim before. Whoever comes second, be it
 //! a copy, a redelivery or the reconciler, finds it and starts nothing else.
+//! What was given up is written down as well, so that no look feeds it again; an
+//! event that comes for it, as from a replay, is tried anew.
 
+use bytes::Bytes;
 use fanfold_backbone::{Backbone, CasOutcome};
 use fanfold_protocol::{
     Problem,
@@ -42,8 +45,9 @@ pub enum Started {
 /// What became of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// What it started.
-    pub started: Started,
+    /// What it started; none where it was given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Started>,
     /// When that was.
     pub at: Timestamp,
 }
@@ -57,7 +61,8 @@ pub async fn get(backbone: &Backbone, trigger: &Uuid, identity: &Digest) -> Resu
     found.map(|entry| serde_json::from_slice(&entry.value).map_err(internal)).transpose()
 }
 
-/// Writes an outcome down, unless there is one; tells whether it is this one that stands.
+/// Writes an outcome down, unless there is one of something started; tells whether
+/// it is this one that stands.
 ///
 /// # Errors
 /// The backbone does not answer.
@@ -68,11 +73,31 @@ pub async fn put_once(
     started: Started,
 ) -> Result<bool, Problem> {
     let key = keys::event_outcome(trigger, identity);
-    let outcome = Outcome { started, at: time::now() };
-    let value = serde_json::to_vec(&outcome).map_err(internal)?;
-    if let CasOutcome::Stored(_) = backbone.create(&key, value).await.map_err(of_backbone)? {
-        return Ok(true);
+    let outcome = Outcome { started: Some(started), at: time::now() };
+    let value = Bytes::from(serde_json::to_vec(&outcome).map_err(internal)?);
+    let mut written = backbone.create(&key, value.clone()).await;
+    loop {
+        let CasOutcome::Conflict(found) = written.map_err(of_backbone)? else { return Ok(true) };
+        written = match found {
+            Some(entry) => {
+                let found: Outcome = serde_json::from_slice(&entry.value).map_err(internal)?;
+                if found.started.is_some() {
+                    return Ok(found.started == outcome.started);
+                }
+                backbone.update(&key, value.clone(), entry.revision).await
+            }
+            None => backbone.create(&key, value.clone()).await,
+        };
     }
-    let found = get(backbone, trigger, identity).await?;
-    Ok(found.is_some_and(|found| found.started == outcome.started))
+}
+
+/// Writes down that a state was given up, unless there is an outcome.
+///
+/// # Errors
+/// The backbone does not answer.
+pub async fn give_up(backbone: &Backbone, trigger: &Uuid, identity: &Digest) -> Result<(), Problem> {
+    let outcome = Outcome { started: None, at: time::now() };
+    let value = serde_json::to_vec(&outcome).map_err(internal)?;
+    let written = backbone.create(&keys::event_outcome(trigger, identity), value).await;
+    written.map(drop).map_err(of_backbone)
 }

@@ -3,7 +3,8 @@
 //! trigger.
 //!
 //! A look lists what the trigger acts on and holds it against the outcomes;
-//! whatever has none is queued like an event that came in. Its cost is one
+//! whatever has none is queued like an event that came in. What was given up has
+//! one, and is fed again only when somebody asks for it. The cost of a look is one
 //! request for a thousand objects, a page of the backbone for a thousand
 //! outcomes, and two requests for the packed outcomes, which let a lost
 //! backbone be no reason to start everything again. Outcomes of states that are
@@ -71,6 +72,8 @@ pub struct Scope {
     pub until: Option<Timestamp>,
     /// Starts also what was started before, under this name.
     pub again: Option<Uuid>,
+    /// Starts also what was given up before.
+    pub given_up: bool,
     /// Waits for room where a queue is full.
     pub patient: bool,
 }
@@ -91,6 +94,8 @@ struct Known {
     old: bool,
     /// It is there still.
     seen: bool,
+    /// It has started nothing and was given up.
+    given_up: bool,
 }
 
 /// When a trigger is looked at.
@@ -263,7 +268,7 @@ async fn feed(
         let is_known = match known.get_mut(&short) {
             Some(known) => {
                 known.seen = true;
-                true
+                !(known.given_up && scope.given_up)
             }
             None => false,
         };
@@ -363,9 +368,11 @@ async fn outcomes(app: &App, trigger: &Uuid) -> Result<HashMap<Short, Known>, Pr
     loop {
         let page = app.backbone.list_page(&scope, after.as_deref(), PAGE).await.map_err(of_backbone)?;
         for (key, entry) in &page.entries {
-            let at = serde_json::from_slice::<Outcome>(&entry.value).map(|outcome| outcome.at);
-            let old = at.is_ok_and(|at| now.since(at) > limits::IDEMPOTENCY_WINDOW);
-            known.extend(short_of_key(key).map(|short| (short, Known { old, seen: false })));
+            let outcome = serde_json::from_slice::<Outcome>(&entry.value).ok();
+            let is_old = |outcome: &Outcome| now.since(outcome.at) > limits::IDEMPOTENCY_WINDOW;
+            let old = outcome.as_ref().is_some_and(is_old);
+            let given_up = outcome.is_some_and(|outcome| outcome.started.is_none());
+            known.extend(short_of_key(key).map(|short| (short, Known { old, seen: false, given_up })));
         }
         after = page.next;
         if after.is_none() {
@@ -408,6 +415,7 @@ async fn unpack(store: &Store, app: &App, trigger: &Uuid) -> Result<Vec<Short>, 
 }
 
 /// Writes down the outcomes of all states that are there, unless nothing changed.
+/// What was given up is tried again where its dead letter was lost with the backbone.
 async fn pack(
     store: &Store,
     app: &App,
@@ -416,7 +424,7 @@ async fn pack(
     packed: &[Short],
 ) -> Result<(), Problem> {
     let mut settled: Vec<Short> =
-        known.iter().filter(|(_, known)| known.seen).map(|(short, _)| *short).collect();
+        known.iter().filter(|(_, known)| known.seen && !known.given_up).map(|(short, _)| *short).collect();
     settled.sort_unstable();
     if settled == packed {
         return Ok(());

@@ -278,6 +278,7 @@ pub(crate) async fn replay(
         since: request.since.as_deref().map(|text| moment("since", text)).transpose()?,
         until: request.until.as_deref().map(|text| moment("until", text)).transpose()?,
         again: request.again.then(Uuid::now_v7),
+        given_up: true,
         prefix: request.prefix,
         patient: true,
     };

@@ -22,7 +22,7 @@ use super::{
     counters::Fate,
     dispatch::{self, Candidate, Next},
     intake::Waiting,
-    outcome::Started,
+    outcome::{self, Started},
     record::Trigger,
     runner::LEASE,
     sqs::unread_reason,
@@ -90,7 +90,8 @@ async fn act(app: &AppState, trigger: &Trigger, deliveries: &[Delivery]) -> Vec<
             Ok(Next::Begun(id)) => begun.entry(id).or_default().push(item),
             Ok(Next::Wait) => wait(app, trigger, item).await,
             Ok(Next::Settled(fate)) => done(app, trigger, &item, fate).await,
-            Err(problem) => failed(app, trigger, &item, &problem).await,
+            Ok(Next::Refused(state, problem)) => failed(app, trigger, &item, Some(&state), &problem).await,
+            Err(problem) => failed(app, trigger, &item, None, &problem).await,
         }
     }
     let mut all_started = Vec::new();
@@ -100,7 +101,8 @@ async fn act(app: &AppState, trigger: &Trigger, deliveries: &[Delivery]) -> Vec<
         for item in items {
             match &finished {
                 Ok(_) => done(app, trigger, &item, Fate::Duplicate).await,
-                Err(problem) => failed(app, trigger, &item, problem).await,
+                // Its state belongs to the batch.
+                Err(problem) => failed(app, trigger, &item, None, problem).await,
             }
         }
     }
@@ -119,8 +121,8 @@ async fn start_all(
     let batches = match batch::divided(candidates) {
         Ok(batches) => batches,
         Err(problem) => {
-            for item in items.into_values() {
-                failed(app, trigger, &item, &problem).await;
+            for (state, item) in items {
+                failed(app, trigger, &item, Some(&state), &problem).await;
             }
             return all_started;
         }
@@ -147,7 +149,7 @@ async fn start_all(
                     done(app, trigger, &item, candidate.fate()).await;
                 }
                 Ok(_) => done(app, trigger, &item, Fate::Duplicate).await,
-                Err(problem) => failed(app, trigger, &item, problem).await,
+                Err(problem) => failed(app, trigger, &item, Some(&candidate.identity), problem).await,
             }
         }
         all_started.extend(ended.ok().and_then(|ended| ended.started));
@@ -214,13 +216,18 @@ async fn wait(app: &AppState, trigger: &Trigger, item: Item) {
     settle(if queued { item.delivery.ack().await } else { item.delivery.nak(pause).await });
 }
 
-/// Tries an event again later, or gives it up.
-async fn failed(app: &AppState, trigger: &Trigger, item: &Item, problem: &Problem) {
+/// Tries an event again later, or gives it up, and with it the state that it led to.
+async fn failed(app: &AppState, trigger: &Trigger, item: &Item, state: Option<&Digest>, problem: &Problem) {
     let (name, counters) = (&trigger.record.name, app.triggers.counters());
     let (delivery, notice) = (&item.delivery, &item.waiting.notice);
     let (bucket, key) = (&notice.bucket, &notice.key);
     let age = time::now().since(item.waiting.at);
     let Some(pause) = pause(trigger, problem, delivery.attempt, age) else {
+        if let Some(state) = state
+            && let Err(error) = outcome::give_up(&app.backbone, &trigger.record.id, state).await
+        {
+            tracing::warn!(trigger = %name, bucket, key, detail = %error.detail, "an event is given up, and may be found again by a look");
+        }
         let fate = if problem.code == ErrorKind::TriggerLoop { Fate::Loop } else { Fate::Dead };
         counters.event(name, fate);
         tracing::warn!(trigger = %name, bucket, key, code = problem.code.code(), detail = %problem.detail, "an event was given up");

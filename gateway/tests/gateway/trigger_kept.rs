@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use fanfold_backbone::Message;
 use fanfold_protocol::{ErrorKind, digest::Digest, event::state_identity, keys, time, uri::ObjectUri};
+use fanfold_storage::PutOptions;
 use http::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -58,6 +59,40 @@ async fn dead_letters_are_listed_by_page_and_discarded() {
     assert_eq!(service.delete(path).await.json(), json!({"discarded": 3}));
     assert_eq!(service.get(path).await.json()["dead_letters"], json!([]));
     service.get("/v1/triggers/none/dead-letters").await.is_problem(ErrorKind::TriggerNotFound);
+}
+
+/// What cannot start and what may not: neither is fed again by looks, and both are on request.
+#[tokio::test]
+async fn what_was_given_up_is_no_new_dead_letter_at_each_look() {
+    let mut document = document();
+    document["retry"] = json!({"attempts": 1});
+    document["reconcile"] = json!("10s");
+    let (service, _) = with_trigger(document).await;
+    assert_eq!(service.delete("/v1/functions/f").await.status, 204);
+    send_objects(&service, ["in/bad.csv".to_owned()]).await;
+    let mut options = PutOptions::typed("text/csv");
+    options.metadata.insert("fanfold-depth".into(), "16".into());
+    let deep = ObjectUri::new("bank", "in/deep.csv").unwrap();
+    service.base.store.put(&deep, Bytes::from_static(b"x"), options).await.unwrap();
+    assert_eq!(service.send(&put_of("in/deep.csv")).await.status, 200);
+    let dead =
+        async |service: &Service| service.get("/v1/triggers/t").await.json()["events"]["dead"].clone();
+    until(async || dead(&service).await == 2).await;
+    // A gateway that starts looks.
+    let service = service.stop().await.serve(|_| {}).await;
+    until(async || metric(&service, "reconciler_objects_listed").await >= 2).await;
+    assert_eq!((service.fate("kept").await, dead(&service).await), (0, json!(2)));
+    // Replayed in vain, it is one dead letter still.
+    assert_eq!(replay(&service, json!({"dead_letters": true})).await.json()["queued"], 2);
+    service.until("dead", 1).await;
+    service.until("loop", 1).await;
+    until(async || dead(&service).await == 2).await;
+    // Forgotten, it waits for somebody to ask for it; then it has started for good.
+    assert_eq!(service.delete("/v1/triggers/t/dead-letters").await.json(), json!({"discarded": 2}));
+    assert_eq!(service.deploy("f", "2").await.status, 201);
+    assert_eq!(replay(&service, json!({"prefix": "in/bad"})).await.json()["queued"], 1);
+    service.until("started", 1).await;
+    assert_eq!(replay(&service, json!({"prefix": "in/bad"})).await.json()["queued"], 0);
 }
 
 #[tokio::test]

@@ -62,7 +62,8 @@ pub(super) fn check(template: &Value, bucket: &str, batched: bool) -> Result<(),
     for place in ["input", "output"] {
         let value = &template[place];
         let list = value.as_array().into_iter().flatten().filter_map(Value::as_str);
-        if let Some(word) = value.as_str().into_iter().chain(list).find_map(|text| unknown_word(text, &NAMES)) {
+        let mut texts = value.as_str().into_iter().chain(list);
+        if let Some(word) = texts.find_map(|text| unknown_word(text, &NAMES)) {
             return Err(format!("job.{place} may hold {}, found {word}; correct the name", NAMES.join(", ")));
         }
     }
