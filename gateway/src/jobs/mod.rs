@@ -87,6 +87,7 @@ pub use index::Filter;
 pub use record::{JobRecord, TaskFailure};
 pub(crate) use routes::job_id;
 pub use routes::routes;
+pub(crate) use submit::shape;
 pub use tasks::{TaskPage, TaskState, TaskView};
 
 use self::{

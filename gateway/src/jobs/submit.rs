@@ -394,9 +394,12 @@ impl Jobs {
 }
 
 /// What a function does as a job. One with both halves folds what it maps.
-fn shape_of(version: &Version, document: &JobDocument) -> Result<(Shape, Vec<String>), Problem> {
+///
+/// # Errors
+/// `export-missing` when it is none, `invalid-job` when it has two aggregates.
+pub(crate) fn shape(version: &Version) -> Result<Shape, Problem> {
     let has = |export| version.exports.contains(&export);
-    let shape = match (has(Export::Mapper), has(Export::Aggregator), has(Export::Grouper)) {
+    Ok(match (has(Export::Mapper), has(Export::Aggregator), has(Export::Grouper)) {
         (_, true, true) => {
             return Err(Problem::new(
                 ErrorKind::InvalidJob,
@@ -422,7 +425,12 @@ fn shape_of(version: &Version, document: &JobDocument) -> Result<(Shape, Vec<Str
                 ),
             ));
         }
-    };
+    })
+}
+
+/// What a function does in this job, and what its author should know already.
+fn shape_of(version: &Version, document: &JobDocument) -> Result<(Shape, Vec<String>), Problem> {
+    let shape = shape(version)?;
     if let Some(reducers) = document.reducers
         && !shape.groups()
     {

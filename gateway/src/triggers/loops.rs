@@ -18,14 +18,14 @@ use super::{
     record::{Trigger, literal},
     registry::Triggers,
 };
-use crate::functions::Registry;
+use crate::{functions::Registry, jobs};
 
 /// Refuses a target that is not there or is none, and a trigger that closes a
 /// circle, unless its document allows that. One over the platform's own bucket
 /// would always: whatever it starts is written down there, without a depth.
 ///
 /// # Errors
-/// `function-not-found` and its like, `export-missing`, `trigger-loop`.
+/// `function-not-found` and its like, `export-missing`, `invalid-job`, `trigger-loop`.
 pub async fn check(
     triggers: &Triggers,
     functions: &Registry,
@@ -106,7 +106,9 @@ async fn written(functions: &Registry, document: &TriggerDocument) -> Result<Vec
     }
     let job = document.job.clone().unwrap_or_default();
     let function: FunctionRef = job["function"].as_str().unwrap_or_default().parse()?;
-    let mut written = functions.resolve(&function).await?.settings.grants.write.clone();
+    let version = functions.resolve(&function).await?;
+    jobs::shape(&version)?;
+    let mut written = version.settings.grants.write.clone();
     if let Some(output) = job["output"].as_str() {
         let output = output.replace("{bucket}", &document.bucket);
         written.push(output.split('{').next().unwrap_or_default().parse()?);

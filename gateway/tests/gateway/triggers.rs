@@ -129,6 +129,13 @@ async fn what_is_wrong_with_a_trigger_is_told() {
         .await
         .is_problem(ErrorKind::InvalidTrigger);
     refused(json!({"bucket": "bank", "function": "g"})).await.is_problem(ErrorKind::FunctionNotFound);
+    let job = |function: &str| {
+        let job = json!({"function": function, "input": "s3://{bucket}/{key}", "output": "s3://out/{id}/"});
+        json!({"bucket": "bank", "job": job})
+    };
+    refused(job("g")).await.is_problem(ErrorKind::FunctionNotFound);
+    let problem = refused(job("f")).await.is_problem(ErrorKind::ExportMissing);
+    assert!(problem["detail"].as_str().unwrap().contains("a mapper, an aggregator"), "{problem}");
     let reply = service.put_json("/v1/triggers/T", document()).await;
     reply.is_problem(ErrorKind::InvalidName);
 }
