@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The folder of `fanfold dev`: all that a restart must find again.
 //!
-//! Opened before anything else of the service. Invariant: while it is open no
-//! other process uses it, however this one ends; secrets in it are readable by
-//! their owner only.
+//! Opened once the ports are bound, before anything else of the service. Invariant:
+//! while it is open no other process uses it, however this one ends; secrets in it
+//! are readable by their owner only.
 
 use std::{
     fs::{self, File, OpenOptions},

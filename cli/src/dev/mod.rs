@@ -30,8 +30,9 @@ pub const COMPILE_WORD: &str = "__compile";
 pub async fn run(args: Dev) -> Result<()> {
     listen::check(&args)?;
     listen::raise_open_files();
-    let data = Data::open(&args.data)?;
+    // Ports first: when one is in use, no folder with new secrets is left behind.
     let listeners = Listeners::bind(&args).await?;
+    let data = Data::open(&args.data)?;
     let (gateway, store) = (listeners.gateway_address, listeners.store_address);
     // Asked for before the service is announced: from then on it may be told to stop.
     let mut stop = Stop::listen()?;
@@ -102,5 +103,28 @@ impl Stop {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_in_use_leaves_no_folder_behind() {
+        let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join(".fanfold");
+        let args = Dev {
+            data: data.clone(),
+            listen: taken.local_addr().unwrap(),
+            s3_listen: "127.0.0.1:0".parse().unwrap(),
+            store_endpoint: None,
+            workers: None,
+            memory: None,
+        };
+        let error = run(args).await.unwrap_err();
+        assert!(error.to_string().contains("to be free for --listen"), "{error}");
+        assert!(!data.exists());
     }
 }

@@ -5,7 +5,7 @@
 //! A gateway's certificate is for clients only and a worker's for servers only, so
 //! that none can play the other's part. Nothing that is there is written over.
 
-use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{fs::OpenOptions, io::Write, net::IpAddr, os::unix::fs::OpenOptionsExt, path::Path};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -18,8 +18,13 @@ use crate::{
     output,
 };
 
+/// Longest name of a host that DNS takes.
+const HOST_NAME_MAX: usize = 253;
+
 /// Makes what is asked for and is not there.
 pub fn run(args: &Certs) -> Result<()> {
+    // All names before anything is made: a mistake must leave nothing behind.
+    args.gateway.iter().chain(&args.worker).try_for_each(|name| check(name))?;
     std::fs::create_dir_all(&args.out).map_err(|cause| {
         Error::failed(format!("expected to make the folder {}, found: {cause}", args.out.display()))
     })?;
@@ -31,6 +36,21 @@ pub fn run(args: &Certs) -> Result<()> {
         leaf(&args.out, &authority, name, ExtendedKeyUsagePurpose::ServerAuth)?;
     }
     Ok(())
+}
+
+/// A name becomes part of a certificate and of files' names.
+fn check(name: &str) -> Result<()> {
+    let label = |label: &str| {
+        let letters = label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        letters && matches!(label.len(), 1..=63) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    // The first label of a certificate's name may stand for any.
+    let host = name.strip_prefix("*.").unwrap_or(name);
+    if name.parse::<IpAddr>().is_ok() || (name.len() <= HOST_NAME_MAX && host.split('.').all(label)) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("expected a host name or an IP address, found {name:?}"))
+        .help("such as fanfold.example.org, gateway-1 or 10.0.0.7, without a port"))
 }
 
 fn authority(out: &Path) -> Result<Issuer<'static, KeyPair>> {
@@ -58,9 +78,6 @@ fn leaf(
     name: &str,
     purpose: ExtendedKeyUsagePurpose,
 ) -> Result<()> {
-    if name.contains(['/', '\\']) || name.is_empty() {
-        return Err(Error::usage(format!("expected a host name or an IP address, found {name:?}")));
-    }
     let mut params = CertificateParams::new(vec![name.to_owned()]).map_err(failed)?;
     params.distinguished_name = named(name);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -92,4 +109,25 @@ pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
 
 fn failed(error: rcgen::Error) -> Error {
     Error::failed(format!("expected to make a certificate, found: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Exit;
+
+    #[test]
+    fn a_wrong_name_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("certs");
+        for wrong in ["../x", "a b", "", "a..b", "a/b", "a:7070", "-a", "a-", "ä", &"a".repeat(64)] {
+            let args =
+                Certs { out: out.clone(), gateway: vec!["g".to_owned()], worker: vec![wrong.to_owned()] };
+            assert_eq!(run(&args).unwrap_err().exit(), Exit::Usage, "{wrong:?}");
+            assert!(!out.exists(), "{wrong:?}");
+        }
+        for right in ["g", "a.example.org", "worker-1", "10.0.0.7", "::1", "*.fanfold", "my_host"] {
+            assert!(check(right).is_ok(), "{right}");
+        }
+    }
 }

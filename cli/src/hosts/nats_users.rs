@@ -46,6 +46,15 @@ pub fn run(args: &NatsUsers) -> Result<()> {
     if let Some(problem) = config.problems().into_iter().next() {
         return Err(Error::usage(problem));
     }
+    if args.gateway.is_empty() && args.worker.is_empty() {
+        return Err(Error::usage("expected a user to make, found neither --gateway nor --worker")
+            .help("name each, such as --gateway gateway --worker worker-1"));
+    }
+    // All names before anything is made: a mistake must leave nothing behind.
+    for name in args.gateway.iter().chain(&args.worker) {
+        // It becomes part of subjects and of a file's name.
+        name.parse::<WorkerName>().map_err(|problem| Error::usage(problem.detail))?;
+    }
     fs::create_dir_all(&args.out).map_err(|cause| {
         Error::failed(format!("expected to make the folder {}, found: {cause}", args.out.display()))
     })?;
@@ -91,8 +100,6 @@ fn worker(config: &NatsConfig, name: &str, scopes: &[String]) -> Result<Permissi
 
 /// A user as NATS is told of it.
 fn user(out: &Path, name: &str, permissions: &Permissions) -> Result<String> {
-    // It becomes part of subjects and of a file's name.
-    name.parse::<WorkerName>().map_err(|problem| Error::usage(problem.detail))?;
     let path = out.join(format!("{name}.password"));
     let password = match fs::read_to_string(&path) {
         Ok(known) => known.trim().to_owned(),
@@ -107,4 +114,28 @@ fn user(out: &Path, name: &str, permissions: &Permissions) -> Result<String> {
         }
     };
     Ok(format!("    {{ user: {name:?}, password: {password:?}, permissions: {{ {permissions} }} }}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Exit;
+
+    #[test]
+    fn no_user_and_wrong_names_leave_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("nats");
+        for workers in [vec![], vec!["worker-1".to_owned(), "a b".to_owned()]] {
+            let args = NatsUsers {
+                out: out.clone(),
+                gateway: Vec::new(),
+                worker: workers,
+                tenant: Vec::new(),
+                prefix: "fanfold".to_owned(),
+                shards: 4,
+            };
+            assert_eq!(run(&args).unwrap_err().exit(), Exit::Usage, "{args:?}");
+            assert!(!out.exists(), "{args:?}");
+        }
+    }
 }
