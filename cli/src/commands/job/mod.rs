@@ -81,7 +81,7 @@ async fn submit(client: &Client, args: &JobRun) -> Result<()> {
     let job = follow::follow(client, view.id).await?;
     let view: JobView = serde_json::from_value(job.clone())?;
     if args.view() == View::Table && view.state == JobState::Succeeded && !view.gives_tables() {
-        summary(&view);
+        output::note(summary(&view));
         return super::result::print(client, view.id, View::Table).await;
     }
     finish(&job, args.view())
@@ -149,13 +149,15 @@ fn ended(view: &JobView) -> Result<()> {
         .help(format!("its tasks, failed ones first: fanfold job tasks {}", view.id)))
 }
 
-fn summary(view: &JobView) {
-    let took = output::span_ms(view.receipt.elapsed_ms);
-    output::note(format!(
-        "{} rows in {took}, {} tasks",
-        output::count(view.receipt.rows_in),
-        output::count(view.tasks.total)
-    ));
+/// What a job took, in one line. Rows are those that were read; tasks served from an
+/// earlier job read none, so that is said.
+fn summary(view: &JobView) -> String {
+    let (receipt, tasks) = (&view.receipt, output::count(view.tasks.total));
+    let tasks = match receipt.cache_hits {
+        0 => format!("{tasks} tasks"),
+        hits => format!("{} of {tasks} tasks from an earlier job", output::count(hits)),
+    };
+    format!("{} rows in {}, {tasks}", output::count(receipt.rows_in), output::span_ms(receipt.elapsed_ms))
 }
 
 /// A job as it is now.
@@ -174,4 +176,25 @@ pub fn require_success(view: &JobView) -> Result<()> {
         show::state(view.state)
     ))
     .help(format!("wait for it with `fanfold job watch {}`", view.id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_says_what_came_from_an_earlier_job() {
+        let check = |cache_hits: u64, expected: &str| {
+            let job = serde_json::json!({
+                "id": "019ab4c2-7c1e-7bb0-9c5e-2f6f6d1b9d10", "function": "score", "version": 3, "digest": "sha256:x",
+                "shape": "map", "state": "succeeded", "submitted_at": 0, "submitted": "…",
+                "tasks": {"total": 2, "waiting": 0, "running": 0, "done": 2, "failed": 0}, "partitions": 2,
+                "input_bytes": 5, "output": "s3://bank/out/", "warnings": [], "failures": 0,
+                "receipt": {"rows_in": 0, "elapsed_ms": 84, "cache_hits": cache_hits}
+            });
+            assert_eq!(summary(&serde_json::from_value(job).unwrap()), expected);
+        };
+        check(0, "0 rows in 84 ms, 2 tasks");
+        check(2, "0 rows in 84 ms, 2 of 2 tasks from an earlier job");
+    }
 }
