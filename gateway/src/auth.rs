@@ -180,7 +180,7 @@ pub(crate) fn require(app: &AppState, request: &Request) -> Answer<()> {
     if path == sender::ADDRESS_OF_ALL {
         app.triggers.counters().refused(ErrorKind::Unauthorized);
     }
-    let found = if request.headers().contains_key(header::AUTHORIZATION) { "another" } else { "none" };
+    let found = found(request.headers());
     Err(Refusal::new(
         ErrorKind::Unauthorized,
         format!(
@@ -188,6 +188,24 @@ pub(crate) fn require(app: &AppState, request: &Request) -> Answer<()> {
              set --token or FANFOLD_TOKEN to the one that `fanfold dev` or your operator gave you"
         ),
     ))
+}
+
+/// What stands in the place of a token. Nothing of what was sent is shown: a secret may
+/// stand anywhere in it.
+fn found(headers: &HeaderMap) -> &'static str {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return "none" };
+    if values.next().is_some() {
+        return "more than one";
+    }
+    let text = value.to_str().unwrap_or("?").trim();
+    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+    match (scheme.to_ascii_lowercase().as_str(), token.trim()) {
+        ("bearer" | "", "") => "an empty one",
+        ("bearer", _) => "another",
+        ("basic", _) => "Basic instead of Bearer",
+        _ => "something else than Bearer",
+    }
 }
 
 #[cfg(test)]
@@ -210,6 +228,25 @@ mod tests {
         fs::write(&path, "secret").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(Token::load_or_create(&path).unwrap_err().to_string().contains("expected a token"));
+    }
+
+    #[test]
+    fn what_was_found_is_said_without_secrets() {
+        let check = |values: &[&str], expected| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+            }
+            assert_eq!(found(&headers), expected, "{values:?}");
+        };
+        check(&[], "none");
+        check(&["Bearer one", "Bearer two"], "more than one");
+        check(&["Bearer three"], "another");
+        for empty in ["", "Bearer", "bearer ", "Bearer  "] {
+            check(&[empty], "an empty one");
+        }
+        check(&["Basic c2VjcmV0"], "Basic instead of Bearer");
+        check(&["ff_secret"], "something else than Bearer");
     }
 
     #[test]

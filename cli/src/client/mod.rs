@@ -70,7 +70,9 @@ impl Client {
         let text = endpoint.unwrap_or(ENDPOINT_DEFAULT).trim_end_matches('/');
         let url = parse_endpoint(text)?;
         let profile = profile::find(text)?;
-        let token = token.map(str::to_owned).or_else(|| profile.map(|profile| profile.token));
+        // A variable that is set to nothing is as good as not set.
+        let token = token.filter(|token| !token.is_empty()).map(str::to_owned);
+        let token = token.or_else(|| profile.map(|profile| profile.token));
         Ok(Self { http: http_client(&url)?, endpoint: url, token })
     }
 
