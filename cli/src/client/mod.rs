@@ -70,9 +70,7 @@ impl Client {
         let text = endpoint.unwrap_or(ENDPOINT_DEFAULT).trim_end_matches('/');
         let url = parse_endpoint(text)?;
         let profile = profile::find(text)?;
-        // A variable that is set to nothing is as good as not set.
-        let token = token.filter(|token| !token.is_empty()).map(str::to_owned);
-        let token = token.or_else(|| profile.map(|profile| profile.token));
+        let token = choose_token(token, profile.map(|profile| profile.token));
         Ok(Self { http: http_client(&url)?, endpoint: url, token })
     }
 
@@ -307,6 +305,12 @@ impl Client {
 /// A piece of an upload: small enough for a bar that moves.
 const PIECE_BYTES: usize = 64 << 10;
 
+/// The token that is given, else the one that is known. A variable that is set to
+/// nothing counts as not set.
+fn choose_token(given: Option<&str>, known: Option<String>) -> Option<String> {
+    given.filter(|token| !token.is_empty()).map(str::to_owned).or(known)
+}
+
 fn parse_endpoint(text: &str) -> Result<Url> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     url.ok_or_else(|| {
@@ -340,6 +344,15 @@ fn is_local(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_token_is_none() {
+        let known = || Some("known".to_owned());
+        assert_eq!(choose_token(Some("given"), known()).as_deref(), Some("given"));
+        assert_eq!(choose_token(Some(""), known()), known());
+        assert_eq!(choose_token(None, known()), known());
+        assert_eq!(choose_token(Some(""), None), None);
+    }
 
     #[test]
     fn endpoints_are_urls() {
