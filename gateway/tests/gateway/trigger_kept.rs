@@ -75,8 +75,7 @@ async fn what_was_given_up_is_no_new_dead_letter_at_each_look() {
     let deep = ObjectUri::new("bank", "in/deep.csv").unwrap();
     service.base.store.put(&deep, Bytes::from_static(b"x"), options).await.unwrap();
     assert_eq!(service.send(&put_of("in/deep.csv")).await.status, 200);
-    let dead =
-        async |service: &Service| service.get("/v1/triggers/t").await.json()["events"]["dead"].clone();
+    let dead = async |service: &Service| service.get("/v1/triggers/t").await.json()["events"]["dead"].clone();
     until(async || dead(&service).await == 2).await;
     // A gateway that starts looks.
     let service = service.stop().await.serve(|_| {}).await;
