@@ -15,6 +15,8 @@ use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
 use async_nats::jetstream::message::{AckKind, Message};
 use async_nats::jetstream::stream::DeleteMessageErrorKind;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
@@ -225,8 +227,10 @@ impl Hold {
     /// is gone, the message is removed from its stream, which is all that the consumer would have done.
     async fn ack_at_server(&self, delivery: &Delivery) -> Result<Settled> {
         let core = self.nats.core();
+        let mut asked = FuturesUnordered::new();
         let told = loop {
-            if let Ok(told) = timeout(ACK_AGAIN, core.settle(&self.reply, AckKind::Ack)).await {
+            asked.push(core.settle(&self.reply, AckKind::Ack));
+            if let Ok(Some(told)) = timeout(ACK_AGAIN, asked.next()).await {
                 break told;
             }
         };

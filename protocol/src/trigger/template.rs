@@ -58,13 +58,16 @@ pub(super) fn check(template: &Value, bucket: &str, batched: bool) -> Result<(),
     if template["output"].as_str().is_some_and(|text| text.contains("{run}")) {
         return Err("job.output may hold {run} in jobs that somebody submits, use {id} here".to_owned());
     }
-    // As a pattern it would be one choice of one word, which no key may ever have.
+    // As a pattern it would be a choice of one, which nobody writes in braces.
     for place in ["input", "output"] {
         let value = &template[place];
         let list = value.as_array().into_iter().flatten().filter_map(Value::as_str);
         let mut texts = value.as_str().into_iter().chain(list);
         if let Some(word) = texts.find_map(|text| unknown_word(text, &NAMES)) {
-            return Err(format!("job.{place} may hold {}, found {word}; correct the name", NAMES.join(", ")));
+            return Err(format!(
+                "job.{place} may hold {}, found {word}; correct the name, or leave out its braces",
+                NAMES.join(", ")
+            ));
         }
     }
     let filling = Filling { bucket, id: "example", date: "2000-01-01", objects: vec![("example", "0")] };

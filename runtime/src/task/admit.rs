@@ -5,7 +5,10 @@
 //! runs, and where nothing runs there is room. Invariant: a task of two sandboxes
 //! gets the room of both or waits.
 
-use std::time::Instant;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use fanfold_protocol::{ErrorKind, Problem, function::Export, plan::Work};
 
@@ -15,6 +18,28 @@ use crate::{
     memory::{Demands, Use},
     room::{Room, room},
 };
+
+/// How long an attempt waited for room, the time being included.
+#[derive(Debug, Default)]
+pub(crate) struct Waits(Mutex<(Duration, Option<Instant>)>);
+
+impl Waits {
+    fn begin(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(Instant::now());
+    }
+
+    fn end(&self) {
+        let mut waits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = waits.1.take();
+        waits.0 += since.map_or(Duration::ZERO, |since| since.elapsed());
+    }
+
+    /// The sum, and whether it waits now.
+    pub(crate) fn so_far(&self) -> (Duration, bool) {
+        let (sum, since) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (sum + since.map_or(Duration::ZERO, |since| since.elapsed()), since.is_some())
+    }
+}
 
 /// Waits for a task's room, no longer than until `deadline` or until it is stopped; with it, the
 /// attempt has begun.
@@ -31,16 +56,20 @@ pub(super) async fn admit(
 ) -> Result<Room, Problem> {
     let (first, beside) = exports(work);
     let demands = (demands.of(first), beside.map(|beside| demands.of(beside)));
+    attempt.waits.begin();
     let room = tokio::select! {
         biased;
-        room = room(platform, Use::Task, demands, bytes_max, deadline) => room?,
-        () = attempt.stop.cancelled() => return Err(Problem::new(
+        room = room(platform, Use::Task, demands, bytes_max, deadline) => room,
+        () = attempt.stop.cancelled() => Err(Problem::new(
             ErrorKind::Cancelled,
             "expected room for the task, found that its work was cancelled; start it again if it is wanted",
         )),
     };
-    attempt.begun.cancel();
-    Ok(room)
+    attempt.waits.end();
+    if room.is_ok() {
+        attempt.begun.cancel();
+    }
+    room
 }
 
 /// What a task runs, and what it runs at the same time.

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wasmtime::component::Resource;
 
+pub(crate) use self::admit::Waits;
 use self::{
     admit::admit,
     both::map_accumulate,
@@ -62,6 +63,8 @@ pub(crate) struct Attempt {
     pub(crate) stop: CancellationToken,
     /// Set once the first of its tasks has room.
     pub(crate) begun: CancellationToken,
+    /// What it waited for room.
+    pub(crate) waits: Waits,
     /// How far that task says it is.
     pub(crate) board: ProgressBoard,
 }

@@ -37,7 +37,7 @@ use super::{
 use crate::{
     host::joined,
     sandbox::Ended,
-    task::{self, Attempt, Product, TaskEnd},
+    task::{self, Attempt, Product, TaskEnd, Waits},
 };
 
 /// Tries after which a lease's failure is recorded instead of tried again.
@@ -157,28 +157,23 @@ async fn heartbeat(shop: &Shop, delivery: &Delivery, job: Uuid) {
     }
 }
 
-/// Tells of a lease that takes a while since it has begun, for what only waits for room is no
-/// straggler, and stops the attempt once another one has committed; never ends by itself.
+/// Tells of a lease that takes a while, but for what it waits for room, which makes no straggler,
+/// and stops the attempt once another one has committed; never ends by itself.
 async fn watch(shop: &Shop, attempt: &Attempt, stop: &CancellationToken) -> Infallible {
-    let place = Place::from(&attempt.lease);
-    while tokio::time::timeout(LOOK_EVERY, attempt.begun.cancelled()).await.is_err() {
-        look(shop, place, stop).await;
-    }
-    let begun = Instant::now();
+    let (place, begun) = (Place::from(&attempt.lease), Instant::now());
     tokio::time::sleep(TELL_AFTER).await;
     loop {
-        commit::announce_running(shop, place, begun.elapsed(), attempt.board.newest(), None).await;
+        let (waited, waits) = attempt.waits.so_far();
+        if !waits {
+            let ran = begun.elapsed().saturating_sub(waited);
+            commit::announce_running(shop, place, ran, attempt.board.newest(), None).await;
+        }
         tokio::time::sleep(LOOK_EVERY).await;
-        look(shop, place, stop).await;
-    }
-}
-
-/// Stops an attempt once another one has committed.
-async fn look(shop: &Shop, place: Place, stop: &CancellationToken) {
-    match commit::winner(&shop.platform.data, place).await {
-        Ok(Some(_)) => stop.cancel(),
-        Ok(None) => {}
-        Err(error) => tracing::warn!(%error, job = %place.job, "a lease's commit cannot be looked for"),
+        match commit::winner(&shop.platform.data, place).await {
+            Ok(Some(_)) => stop.cancel(),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, job = %place.job, "a lease's commit cannot be looked for"),
+        }
     }
 }
 
@@ -219,8 +214,9 @@ async fn attempt(
         return give_up(shop, lease, &problem).await;
     }
     let (asked, stop) = (Instant::now(), stopped.child_token());
-    let (id, begun, board) = (Uuid::new_v4(), CancellationToken::new(), ProgressBoard::default());
-    let attempt = Arc::new(Attempt { lease, version, id, stop: stop.clone(), begun, board });
+    let (id, begun, waits) = (Uuid::new_v4(), CancellationToken::new(), Waits::default());
+    let board = ProgressBoard::default();
+    let attempt = Arc::new(Attempt { lease, version, id, stop: stop.clone(), begun, waits, board });
     let done = Done::default();
     let ran = tokio::select! {
         ran = in_turn(shared, &attempt, stopped, on_guest_thread(shop, &attempt, last, &done)) => ran,

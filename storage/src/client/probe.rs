@@ -66,23 +66,6 @@ impl Probe {
     }
 }
 
-/// Removes an object of the probe behind its user, who may have given up.
-struct Removed {
-    store: Store,
-    uri: ObjectUri,
-}
-
-impl Drop for Removed {
-    fn drop(&mut self) {
-        let (store, uri) = (self.store.clone(), self.uri.clone());
-        tokio::spawn(async move {
-            if let Err(error) = store.delete(&uri).await {
-                tracing::warn!(%uri, %error, "an object of the probe could not be removed");
-            }
-        });
-    }
-}
-
 impl Store {
     /// Finds out what the store can do in this bucket. Takes some seconds at
     /// most on a healthy store and removes what it wrote.
@@ -116,10 +99,23 @@ impl Store {
     /// Finds out only who decides on conditional writes. A start waits for this, so a store that leaves an answer
     /// open is asked again soon, about another object.
     pub async fn probe_put_if_absent(&self, bucket: &str) -> Support {
-        match timeout(SOON, self.probe_only_absent(bucket)).await {
-            Ok(found) => found,
-            Err(_) => self.probe_only_absent(bucket).await,
-        }
+        let probe = || {
+            let (store, bucket) = (self.clone(), bucket.to_owned());
+            tokio::spawn(async move { store.probe_only_absent(&bucket).await })
+        };
+        let mut first = probe();
+        let ended = match timeout(SOON, &mut first).await {
+            Ok(ended) => ended,
+            // Whichever comes later still removes what it wrote.
+            Err(_) => {
+                let second = probe();
+                tokio::select! {
+                    ended = first => ended,
+                    ended = second => ended,
+                }
+            }
+        };
+        ended.unwrap_or_else(|error| Support::Unknown(error.to_string()))
     }
 
     async fn probe_only_absent(&self, bucket: &str) -> Support {
@@ -128,8 +124,11 @@ impl Store {
             Ok(uri) => uri,
             Err(problem) => return Support::Unknown(problem.to_string()),
         };
-        let _removed = Removed { store: self.clone(), uri: uri.clone() };
-        support(self.probe_absent(&uri).await)
+        let found = self.probe_absent(&uri).await;
+        if let Err(error) = self.delete(&uri).await {
+            tracing::warn!(%uri, %error, "an object of the probe could not be removed");
+        }
+        support(found)
     }
 
     async fn probe_absent(&self, uri: &ObjectUri) -> Result<Option<String>> {
