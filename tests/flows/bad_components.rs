@@ -61,7 +61,7 @@ async fn what_is_not_there_is_named() {
     let document = json!({ "function": "hello", "input": "s3://bank/x/" });
     client.job(document).await.refused("export-missing", &["fanfold invoke"]);
     let large = vec![b'x'; (6 << 20) + 1];
-    client.send("POST", &at(""), "application/json", large).await.refused("payload-too-large", &["6"]);
+    client.send("POST", &at("1"), "application/json", large).await.refused("payload-too-large", &["6"]);
     assert_eq!(client.invoke("hello", &json!("Ada")).await.body, json!("hello, Ada"));
 }
 

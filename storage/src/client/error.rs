@@ -269,7 +269,7 @@ mod tests {
         let error = Store::connect(config).unwrap().list_buckets().await.unwrap_err();
         assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
         let text = error.to_string();
-        assert!(text.contains("found no answer: Connection refused"), "{text}");
+        assert!(text.contains("found: no answer: Connection refused"), "{text}");
         assert!(!text.contains("dispatch failure") && !text.contains("ConnectorError"), "{text}");
     }
 }
