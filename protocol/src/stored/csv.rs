@@ -10,6 +10,8 @@
 //! Whoever reads CSV and whoever cuts it uses this one scanner, so that a cut is
 //! never made where the reader sees no end of a record.
 
+mod plain;
+
 use crate::{
     error::{ErrorKind, Problem},
     job::CsvOptions,
@@ -29,6 +31,10 @@ pub struct Field {
 }
 
 impl Field {
+    fn unquoted(start: usize, end: usize) -> Self {
+        Self { start: start as u32, end: end as u32, quoted: false, escaped: false }
+    }
+
     /// Where it lies within the scanned bytes.
     pub fn range(self) -> std::ops::Range<usize> {
         self.start as usize..self.end as usize
@@ -131,7 +137,12 @@ impl Scanner {
         fields: &mut Vec<Field>,
     ) -> Block {
         let mut block = Block { bytes: 0, records: 0, fault: None };
-        while block.records < records_max && block.bytes < bytes_max {
+        let full = |block: &Block| block.records >= records_max || block.bytes >= bytes_max;
+        while !full(&block) {
+            plain::extend(self, data, width, full, fields, &mut block);
+            if full(&block) {
+                break;
+            }
             match self.record(data, block.bytes, ended, width, fields) {
                 Ok(Step::Record { next, fields: found }) if found == width => {
                     block.bytes = next;
@@ -192,7 +203,7 @@ impl Scanner {
             None if ended => (without_return(rest), Next::Record(data.len())),
             None => return None,
         };
-        Some((Field { start: at as u32, end: (at + length) as u32, quoted: false, escaped: false }, next))
+        Some((Field::unquoted(at, at + length), next))
     }
 
     fn quoted(self, data: &[u8], open: usize, ended: bool) -> Result<Option<(Field, Next)>, Fault> {
@@ -329,6 +340,32 @@ mod tests {
             } else {
                 prop_assert_eq!(first.records, block.records);
             }
+        }
+
+        #[test]
+        fn a_block_holds_what_is_found_record_by_record(
+            data in "([ab]{0,9},|[ab]{0,30}\r?\n|[ab,]{0,9}\"[ab,\n]{0,9}\"|,,|[ab]{0,80},[ab]{0,80}\n){0,60}",
+            width in 1_usize..4, bytes_max in 1_usize..300, records_max in 1_usize..9,
+        ) {
+            let data = data.as_bytes();
+            let mut fields = Vec::new();
+            let block = COMMA.block(data, true, width, (bytes_max, records_max), &mut fields);
+            let (mut expected, mut singly) = (Vec::new(), Block { bytes: 0, records: 0, fault: None });
+            while singly.fault.is_none() && singly.records < records_max && singly.bytes < bytes_max {
+                match COMMA.record(data, singly.bytes, true, width, &mut expected) {
+                    Ok(Step::Record { next, fields }) if fields == width => {
+                        (singly.bytes, singly.records) = (next, singly.records + 1);
+                    }
+                    Ok(Step::Record { fields: found, .. }) => {
+                        singly.fault = Some(Fault::FieldCount { at: singly.bytes, found });
+                    }
+                    Ok(Step::Blank { next }) => singly.bytes = next,
+                    Ok(Step::Incomplete) => break,
+                    Err(fault) => singly.fault = Some(fault),
+                }
+            }
+            expected.truncate(singly.records * width);
+            prop_assert_eq!((block, fields), (singly, expected));
         }
 
         #[test]

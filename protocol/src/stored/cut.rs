@@ -13,6 +13,8 @@
 //! turn ([`ahead`]) from where a record seems to begin, and what that found counts
 //! once a record is seen to end there.
 
+use memchr::{memchr, memchr_iter, memrchr, memrchr_iter};
+
 use crate::{
     limits,
     plan::ByteRange,
@@ -131,6 +133,7 @@ impl CsvCuts {
             None => return,
         };
         loop {
+            at = self.pass_unquoted(at);
             match self.scanner.record(&self.window, at, false, 0, &mut Vec::new()) {
                 Ok(Step::Record { next, .. }) => {
                     at = next;
@@ -167,6 +170,39 @@ impl CsvCuts {
         }
         self.begun = self.window.len() >= BOM.len();
         self.begun.then(|| if self.window.starts_with(BOM) { BOM.len() } else { 0 })
+    }
+
+    /// Passes over the whole lines from `at` to the next quote, of which only those
+    /// are looked for that matter. Gives where they end.
+    fn pass_unquoted(&mut self, at: usize) -> usize {
+        let window = std::mem::take(&mut self.window);
+        let next = self.pass_lines(&window[at..], self.offset + at as u64);
+        self.window = window;
+        at + next
+    }
+
+    fn pass_lines(&mut self, text: &[u8], offset: u64) -> usize {
+        let unquoted = &text[..memchr(self.scanner.quote, text).unwrap_or(text.len())];
+        // The header is one record, and not more.
+        let Some(last) = memrchr(b'\n', unquoted).filter(|_| !self.header) else { return 0 };
+        let lines = &unquoted[..=last];
+        // An empty line is no record.
+        let is_record = |end: &usize| {
+            let line = &lines[..*end];
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            !line.is_empty() && !line.ends_with(b"\n")
+        };
+        let aimed_at = |aim: u64| {
+            let skip = usize::try_from(aim.saturating_sub(offset + 1)).ok()?;
+            memchr_iter(b'\n', lines.get(skip..)?).map(|end| skip + end).find(is_record)
+        };
+        while let Some(end) = aimed_at(self.aim) {
+            self.pass(offset + end as u64 + 1);
+        }
+        if let Some(end) = memrchr_iter(b'\n', lines).find(is_record) {
+            self.pass(offset + end as u64 + 1);
+        }
+        lines.len()
     }
 
     /// A record ends here.

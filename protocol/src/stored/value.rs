@@ -6,6 +6,8 @@
 //! is forgiven. A parser answers `None` for what it does not take and has no
 //! side effects, so inference asks the same parsers that reading uses.
 
+use std::ops::Range;
+
 /// A whole number, such as `42`, `-7`, `+3`; also `3.0`, as programs write
 /// integers of columns in which values are missing.
 pub fn integer(text: &[u8]) -> Option<i64> {
@@ -86,6 +88,59 @@ pub fn float(text: &[u8]) -> Option<f64> {
     }
     let value = mantissa as f64 / POWERS.get(fraction.map_or(0, |at| digits - at))?;
     Some(if negative { -value } else { value })
+}
+
+/// The number at a range of a text, as [`float`] has it, looked at all at once if it
+/// is short.
+pub fn float_in(text: &[u8], range: Range<usize>) -> Option<f64> {
+    match short(text, &range) {
+        Some((digits, behind)) => Some(digits as f64 / POWERS[behind]),
+        None => float(&text[range]),
+    }
+}
+
+/// The whole number at a range of a text, as [`integer`] has it.
+pub fn integer_in(text: &[u8], range: Range<usize>) -> Option<i64> {
+    match short(text, &range) {
+        Some((digits, 0)) => Some(digits as i64),
+        _ => integer(&text[range]),
+    }
+}
+
+/// All eight bytes of a word as one.
+const fn eight(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
+/// The digits at a range of a text as one number, and how many of them stand behind
+/// a point, if there is nothing else and they end it; up to eight bytes, which are
+/// looked at as one word, so that the text must have eight up to there.
+///
+/// Sources: Warren, Hacker's Delight, 6-1 (a byte in a word); Lemire, "Number parsing
+/// at a gigabyte per second", Software: Practice and Experience 51, 2021 (eight digits).
+fn short(text: &[u8], range: &Range<usize>) -> Option<(u64, usize)> {
+    let unused = 8_usize.checked_sub(range.len()).filter(|unused| *unused < 8)? * 8;
+    let word = u64::from_le_bytes(*text[..range.end].last_chunk()?);
+    // Zeros before the first digit change nothing.
+    let word = (word >> unused << unused) | (eight(b'0') & !(u64::MAX << unused));
+    let apart = word ^ eight(b'.');
+    let points = !(((apart & eight(0x7f)) + eight(0x7f)) | apart | eight(0x7f));
+    let (mut word, mut behind) = (word, 0);
+    if points != 0 {
+        let place = points.trailing_zeros() & !7;
+        let before = (1 << place) - 1;
+        behind = 7 - place as usize / 8;
+        word = (word & !(before << 8 | 0xff)) | ((word & before) << 8) | u64::from(b'0');
+    }
+    let digits = word.wrapping_sub(eight(b'0'));
+    if (digits.wrapping_add(eight(0x76)) | digits) & eight(0x80) != 0 || text[range.end - 1] == b'.' {
+        return None;
+    }
+    // Digits to numbers below 100, these to numbers below 10,000, and these to one.
+    let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
+    let first = (pairs & 0x0000_00ff_0000_00ff).wrapping_mul(100 + (1_000_000 << 32));
+    let second = ((pairs >> 16) & 0x0000_00ff_0000_00ff).wrapping_mul(1 + (10_000 << 32));
+    Some((first.wrapping_add(second) >> 32, behind))
 }
 
 /// `true` or `false`, in any case.
@@ -247,6 +302,14 @@ mod tests {
         #[test]
         fn numbers_are_read_as_the_standard_library_reads_them(text in "[-+]?[0-9]{0,18}(\\.[0-9]{0,18})?(e-?[0-9]{1,3})?") {
             prop_assert_eq!(float(text.as_bytes()).map(f64::to_bits), text.parse::<f64>().ok().map(f64::to_bits));
+        }
+
+        #[test]
+        fn numbers_within_a_text_are_no_others(before in "[0-9.]{0,9}", text in "[0-9]{0,5}[.]?[0-9]{0,5}|[-+.0-9/:a ]{0,9}") {
+            let (whole, range) = (format!("{before}{text},1"), before.len()..before.len() + text.len());
+            let (whole, text) = (whole.as_bytes(), text.as_bytes());
+            prop_assert_eq!(float_in(whole, range.clone()).map(f64::to_bits), float(text).map(f64::to_bits));
+            prop_assert_eq!(integer_in(whole, range), integer(text));
         }
 
         #[test]

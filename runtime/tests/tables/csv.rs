@@ -72,6 +72,14 @@ async fn options_are_honoured() {
         (types(&batch), rows(&batch)),
         (vec!["a Utf8".into(), "b;'c Int64".into()], vec!["∅|1".into()])
     );
+    let batch = with_options(b"a,b\n1900-01-01,0\n2024-02-29,1\n", |o| {
+        o.nulls = vec!["0".into(), "1900-01-01".into()]
+    });
+    let batch = batch.await.unwrap();
+    assert_eq!(
+        (types(&batch), rows(&batch)),
+        (vec!["a Date32".into(), "b Int64".into()], vec!["∅|∅".into(), "2024-02-29|1".into()])
+    );
     let batch = with_options(b"1,x\n2,y\n", |o| o.header = false).await.unwrap();
     assert_eq!(types(&batch), ["column_1 Int64", "column_2 Utf8"]);
     assert_eq!(rows(&batch), ["1|x", "2|y"]);

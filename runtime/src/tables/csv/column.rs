@@ -4,7 +4,7 @@
 //! A [`Column`] takes the fields of its column, a block of records at a time,
 //! and parses them in one loop. It never sees another column.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, ArrowPrimitiveType, BooleanBuilder, PrimitiveBuilder, StringBuilder},
@@ -24,6 +24,8 @@ pub(super) struct Nulls {
     texts: Vec<Vec<u8>>,
     empty: bool,
     longest: usize,
+    /// Whether one of them is also a value, as `0` or `1900-01-01` may be.
+    ambiguous: bool,
     /// Which bytes the texts begin with: most fields are told apart by that.
     first: [bool; 256],
 }
@@ -34,7 +36,8 @@ impl Nulls {
         let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
         let mut first = [false; 256];
         texts.iter().filter_map(|t| t.first()).for_each(|b| first[usize::from(*b)] = true);
-        Self { empty: texts.iter().any(Vec::is_empty), texts, longest, first }
+        let ambiguous = texts.iter().any(|t| value::float(t).is_some() || value::moment(t).is_some());
+        Self { empty: texts.iter().any(Vec::is_empty), ambiguous, texts, longest, first }
     }
 
     /// Whether this field is a missing value.
@@ -60,9 +63,16 @@ pub(super) struct Cells<'a> {
 }
 
 impl<'a> Cells<'a> {
-    fn column(self, index: usize) -> impl Iterator<Item = (Field, &'a str)> {
-        let cells = self.fields.iter().skip(index).step_by(self.width);
-        cells.map(move |f| (*f, self.text.get(f.range()).unwrap_or_default()))
+    fn fields(self, index: usize) -> impl Iterator<Item = Field> {
+        self.fields.iter().skip(index).step_by(self.width).copied()
+    }
+
+    fn text_of(self, field: Field) -> &'a str {
+        self.text.get(field.range()).unwrap_or_default()
+    }
+
+    fn is_null(self, field: Field) -> bool {
+        self.nulls.means(field, &self.text.as_bytes()[field.range()])
     }
 }
 
@@ -180,18 +190,18 @@ impl Column {
             Values::I8(b) => small(b, cells, at),
             Values::I16(b) => small(b, cells, at),
             Values::I32(b) => small(b, cells, at),
-            Values::I64(b) => parsed(b, cells, at, value::integer),
+            Values::I64(b) => parsed(b, cells, at, value::integer_in),
             Values::U8(b) => small(b, cells, at),
             Values::U16(b) => small(b, cells, at),
             Values::U32(b) => small(b, cells, at),
-            Values::U64(b) => parsed(b, cells, at, value::unsigned),
-            Values::F32(b) => parsed(b, cells, at, |t| str::from_utf8(t.trim_ascii()).ok()?.parse().ok()),
-            Values::F64(b) => parsed(b, cells, at, value::float),
-            Values::Date(b) => parsed(b, cells, at, value::date),
-            Values::Seconds(b) => parsed(b, cells, at, |t| ticks(t, 1)),
-            Values::Millis(b) => parsed(b, cells, at, |t| ticks(t, 1_000)),
-            Values::Micros(b) => parsed(b, cells, at, |t| ticks(t, 1_000_000)),
-            Values::Nanos(b) => parsed(b, cells, at, |t| ticks(t, 1_000_000_000)),
+            Values::U64(b) => parsed(b, cells, at, |t, at| value::unsigned(&t[at])),
+            Values::F32(b) => parsed(b, cells, at, |t, at| single(&t[at])),
+            Values::F64(b) => parsed(b, cells, at, value::float_in),
+            Values::Date(b) => parsed(b, cells, at, |t, at| value::date(&t[at])),
+            Values::Seconds(b) => parsed(b, cells, at, |t, at| ticks(&t[at], 1)),
+            Values::Millis(b) => parsed(b, cells, at, |t, at| ticks(&t[at], 1_000)),
+            Values::Micros(b) => parsed(b, cells, at, |t, at| ticks(&t[at], 1_000_000)),
+            Values::Nanos(b) => parsed(b, cells, at, |t, at| ticks(&t[at], 1_000_000_000)),
             Values::Text(b) => {
                 texts(b, cells, at);
                 Ok(())
@@ -205,6 +215,11 @@ impl Column {
     }
 }
 
+/// A floating-point number of 32 bits: one of 64 would be rounded twice.
+fn single(text: &[u8]) -> Option<f32> {
+    str::from_utf8(text.trim_ascii()).ok()?.parse().ok()
+}
+
 /// A moment in ticks of which there are `rate` in a second.
 fn ticks(text: &[u8], rate: i64) -> Option<i64> {
     let moment = value::moment(text)?;
@@ -216,13 +231,13 @@ fn parsed<T: ArrowPrimitiveType>(
     builder: &mut PrimitiveBuilder<T>,
     cells: Cells<'_>,
     index: usize,
-    parse: impl Fn(&[u8]) -> Option<T::Native>,
+    parse: impl Fn(&[u8], Range<usize>) -> Option<T::Native>,
 ) -> Result<(), usize> {
-    for (record, (field, text)) in cells.column(index).enumerate() {
-        match parse(text.as_bytes()) {
-            // Few texts are both a number and a null, but `0` may be made one.
-            Some(value) if !cells.nulls.means(field, text.as_bytes()) => builder.append_value(value),
-            _ if cells.nulls.means(field, text.as_bytes()) => builder.append_null(),
+    let text = cells.text.as_bytes();
+    for (record, field) in cells.fields(index).enumerate() {
+        match parse(text, field.range()) {
+            Some(value) if !(cells.nulls.ambiguous && cells.is_null(field)) => builder.append_value(value),
+            _ if cells.is_null(field) => builder.append_null(),
             _ => return Err(record),
         }
     }
@@ -237,28 +252,28 @@ fn small<T: ArrowPrimitiveType>(
 where
     T::Native: TryFrom<i64>,
 {
-    parsed(builder, cells, index, |text| T::Native::try_from(value::integer(text)?).ok())
+    parsed(builder, cells, index, |text, range| T::Native::try_from(value::integer_in(text, range)?).ok())
 }
 
 fn truths(builder: &mut BooleanBuilder, cells: Cells<'_>, index: usize) -> Result<(), usize> {
-    for (record, (field, text)) in cells.column(index).enumerate() {
-        if cells.nulls.means(field, text.as_bytes()) {
+    for (record, field) in cells.fields(index).enumerate() {
+        if cells.is_null(field) {
             builder.append_null();
         } else {
-            builder.append_value(value::truth(text.as_bytes()).ok_or(record)?);
+            builder.append_value(value::truth(cells.text_of(field).as_bytes()).ok_or(record)?);
         }
     }
     Ok(())
 }
 
 fn texts(builder: &mut StringBuilder, cells: Cells<'_>, index: usize) {
-    for (field, text) in cells.column(index) {
-        if cells.nulls.means(field, text.as_bytes()) {
+    for field in cells.fields(index) {
+        if cells.is_null(field) {
             builder.append_null();
         } else if field.escaped {
-            builder.append_value(unescape(text, cells.quote));
+            builder.append_value(unescape(cells.text_of(field), cells.quote));
         } else {
-            builder.append_value(text);
+            builder.append_value(cells.text_of(field));
         }
     }
 }
