@@ -9,7 +9,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
@@ -18,10 +18,7 @@ use std::{
 use fanfold_protocol::{
     ErrorKind, Problem, digest::Digest, keys, limits, size::ByteSize, uri::ObjectUri, worker::CACHED_MAX,
 };
-use futures::{
-    FutureExt as _,
-    future::{BoxFuture, Shared},
-};
+use futures::{FutureExt as _, future::BoxFuture};
 use wasmtime::{
     Engine,
     component::{Component, Linker},
@@ -33,7 +30,8 @@ use crate::{
         aggregator::AggregateFunctionPre, grouper::GroupFunctionPre, handler::HandlerFunctionPre,
         mapper::MapFunctionPre,
     },
-    compile::{self, CompilerCommand},
+    compile::{self, CompilerCommand, Urgency, Wanted},
+    flights::{Flights, Route},
     host::{Data, Host, store_problem},
     link,
     memory::Demands,
@@ -58,8 +56,6 @@ pub(crate) struct Loaded {
     pub(crate) demands: Demands,
 }
 
-type Flight = Shared<BoxFuture<'static, Result<Arc<Loaded>, Problem>>>;
-
 struct Ready {
     loaded: Arc<Loaded>,
     used: AtomicU64,
@@ -72,8 +68,7 @@ pub(crate) struct Components {
     artifacts: Artifacts,
     compiler: CompilerCommand,
     ready: RwLock<HashMap<Digest, Ready>>,
-    /// By the bucket that the component is fetched from, too: one tenant may lack what another has.
-    flights: Mutex<HashMap<(Digest, String), Flight>>,
+    flights: Flights<Arc<Loaded>>,
     uses: AtomicU64,
     compiled: AtomicU64,
 }
@@ -90,7 +85,7 @@ impl Components {
             artifacts,
             compiler,
             ready: RwLock::default(),
-            flights: Mutex::default(),
+            flights: Flights::new(),
             uses: AtomicU64::new(0),
             compiled: AtomicU64::new(0),
         })
@@ -129,33 +124,33 @@ impl Components {
         self: &Arc<Self>,
         digest: Digest,
         data: &Arc<Data>,
+        urgency: Urgency,
     ) -> Result<Arc<Loaded>, Problem> {
         if let Some(loaded) = self.ready(&digest) {
             return Ok(loaded);
         }
-        let flight = {
-            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-            let flight = (digest, data.tenant.system_bucket.clone());
-            flights.entry(flight).or_insert_with(|| self.take_off(digest, Arc::clone(data))).clone()
-        };
-        flight.await
+        let route = (digest, data.tenant.system_bucket.clone());
+        let take_off = |wanted| self.take_off(route.clone(), Arc::clone(data), wanted);
+        let landing = self.flights.join(route.clone(), urgency, take_off);
+        landing.await
     }
 
-    fn take_off(self: &Arc<Self>, digest: Digest, data: Arc<Data>) -> Flight {
-        let components = Arc::clone(self);
+    fn take_off(
+        self: &Arc<Self>,
+        route: Route,
+        data: Arc<Data>,
+        wanted: Wanted,
+    ) -> BoxFuture<'static, Result<Arc<Loaded>, Problem>> {
+        let (components, digest) = (Arc::clone(self), route.0);
         let task = data.threads.clone().spawn(async move {
-            let loaded = components.make(digest, &data).await;
+            let loaded = components.make(digest, &data, wanted).await;
             if let Ok(loaded) = &loaded {
                 components.keep(digest, Arc::clone(loaded));
             }
-            components
-                .flights
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&(digest, data.tenant.system_bucket.clone()));
+            components.flights.end(&route);
             loaded
         });
-        async move { crate::host::joined(task.await)? }.boxed().shared()
+        async move { crate::host::joined(task.await)? }.boxed()
     }
 
     fn keep(&self, digest: Digest, loaded: Arc<Loaded>) {
@@ -171,7 +166,12 @@ impl Components {
         }
     }
 
-    async fn make(self: &Arc<Self>, digest: Digest, data: &Data) -> Result<Arc<Loaded>, Problem> {
+    async fn make(
+        self: &Arc<Self>,
+        digest: Digest,
+        data: &Data,
+        wanted: Wanted,
+    ) -> Result<Arc<Loaded>, Problem> {
         let this = Arc::clone(self);
         let cached = blocking(move || {
             let artifact = this.artifacts.read(&digest)?;
@@ -184,7 +184,8 @@ impl Components {
             return Ok(loaded);
         }
         let component = fetch(data, &digest).await?;
-        let artifact = Artifact::from_compiler(compile::compile(&self.compiler, component).await?);
+        let compiled = compile::compile(&self.compiler, component, wanted).await?;
+        let artifact = Artifact::from_compiler(compiled);
         self.compiled.fetch_add(1, Relaxed);
         let this = Arc::clone(self);
         blocking(move || {

@@ -37,6 +37,7 @@ use crate::{
         grouper::exports::fanfold::function::grouper,
         handler::{HandlerFunctionPre, exports::fanfold::function::handler, fanfold::function::types},
     },
+    compile::Urgency,
     components::Loaded,
     host::{Call, Host, Work, joined, panicked},
     memory::{Reservation, Use},
@@ -109,7 +110,7 @@ pub(crate) async fn invoke(
     crowded: Crowded,
 ) -> Result<Outcome, Problem> {
     let asked = Instant::now();
-    let ended = match platform.component(invocation.version.digest).await {
+    let ended = match platform.component(invocation.version.digest, Urgency::Waited).await {
         Ok(loaded) => answer(platform, &loaded, invocation, asked, crowded).await,
         Err(problem) if problem.code.fault() == Fault::Platform => return Err(problem),
         Err(problem) => Err(problem),
@@ -171,7 +172,7 @@ async fn handle(mut run: Run, pre: &HandlerFunctionPre<Host>, request: Request) 
 
 /// Asks a component's mapper, aggregator and grouper what they read and write.
 pub(crate) async fn describe(platform: &Platform, digest: Digest) -> Result<Descriptions, Problem> {
-    let loaded = platform.component(digest).await?;
+    let loaded = platform.component(digest, Urgency::Ahead).await?;
     let _underway = platform.enter(digest, ());
     let mut descriptions = Descriptions::default();
     if loaded.mapper.is_some() {

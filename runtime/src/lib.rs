@@ -14,6 +14,7 @@ mod compile;
 mod components;
 mod engine;
 mod fault;
+mod flights;
 mod host;
 mod invoke;
 mod journal;
@@ -52,6 +53,7 @@ use tower::{service_fn, util::BoxCloneSyncService};
 
 use crate::{
     artifacts::Artifacts,
+    compile::Urgency,
     components::{Components, Loaded},
     engine::Shared,
     host::Data,
@@ -164,11 +166,11 @@ impl Drop for Underway {
 
 impl Platform {
     /// A component ready to run, unless it is quarantined.
-    pub(crate) async fn component(&self, digest: Digest) -> Result<Arc<Loaded>, Problem> {
+    pub(crate) async fn component(&self, digest: Digest, urgency: Urgency) -> Result<Arc<Loaded>, Problem> {
         self.suspects.check(&digest).await?;
         match self.components.ready(&digest) {
             Some(loaded) => Ok(loaded),
-            None => self.components.get(digest, &self.data).await,
+            None => self.components.get(digest, &self.data, urgency).await,
         }
     }
 

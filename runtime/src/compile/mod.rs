@@ -4,10 +4,11 @@
 //! A guest's bytes are never parsed or compiled in a process that serves
 //! others: the child reads the component from standard input and writes the
 //! compiled artifact to standard output, or a [`Problem`] as JSON to standard
-//! error. Invariant: at most [`limits::COMPILES_MAX`] children at once, and
-//! none outlives its request.
+//! error. What a call or a task waits for is compiled before what nobody waits for.
+//! Invariant: at most [`limits::COMPILES_MAX`] children at once, and none outlives its request.
 
 mod child;
+mod turns;
 
 use std::{ffi::OsString, path::PathBuf, process::Stdio, time::Duration};
 
@@ -17,8 +18,10 @@ use fanfold_protocol::{ErrorKind, Problem, limits, size::ByteSize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, Command},
-    sync::Semaphore,
 };
+
+use self::turns::Turns;
+pub(crate) use self::turns::{Urgency, Wanted};
 
 /// Wall time of a child: its CPU time, and as much again on a busy host.
 const WALL_TIME_MAX: Duration = Duration::from_secs(2 * limits::COMPILE_CPU_SECONDS);
@@ -29,7 +32,7 @@ const STDERR_BYTES_MAX: u64 = 64 << 10;
 /// Threads of a child; more only take memory from its allowance.
 const THREADS: &str = "2";
 
-static CHILDREN: Semaphore = Semaphore::const_new(limits::COMPILES_MAX);
+static CHILDREN: Turns = Turns::new(limits::COMPILES_MAX);
 
 /// How to start a process that calls [`compile_child`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,9 +43,16 @@ pub struct CompilerCommand {
     pub args: Vec<OsString>,
 }
 
-/// Compiles a component. Dropping the future kills the child.
-pub(crate) async fn compile(command: &CompilerCommand, component: Bytes) -> Result<Vec<u8>, Problem> {
-    let _turn = CHILDREN.acquire().await.map_err(|_| broken("the queue of compilers is closed"))?;
+/// Compiles a component, before those for which nobody waits if it is `wanted`. Dropping the future kills
+/// the child.
+pub(crate) async fn compile(
+    command: &CompilerCommand,
+    component: Bytes,
+    wanted: Wanted,
+) -> Result<Vec<u8>, Problem> {
+    let Some(_turn) = CHILDREN.take(wanted).await else {
+        return Err(broken("the line before the compilers is gone"));
+    };
     let child = Command::new(&command.program)
         .args(&command.args)
         .env_clear()

@@ -44,6 +44,7 @@ use crate::{
         handler::fanfold::function::types,
         mapper::MapFunctionPre,
     },
+    compile::Urgency,
     host::{
         Call, Host, Work,
         tables::{Reader, Sink, Writer},
@@ -136,7 +137,7 @@ async fn started(
     asked: Instant,
 ) -> Result<TaskEnd, Problem> {
     let Attempt { lease, version, .. } = attempt;
-    let loaded = platform.component(version.digest).await?;
+    let loaded = platform.component(version.digest, Urgency::Waited).await?;
     let timeout = Duration::from_millis(lease.common.timeout_ms).min(limits::TIMEOUT_MAX);
     let memory_bytes_max = lease.common.memory_bytes.unwrap_or(version.settings.memory.0);
     let patience = asked + limits::TIMEOUT_MAX;

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is being made ready, once for all who want it.
+//!
+//! The first who wants a component makes it, and whoever comes before it is there joins that flight.
+//! Invariant: what a call or a task joins is waited for from then on, whoever began it.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use fanfold_protocol::{Problem, digest::Digest};
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
+
+use crate::compile::{Urgency, Wanted};
+
+/// A component, and the bucket that it is fetched from: one tenant may lack what another has.
+pub(crate) type Route = (Digest, String);
+/// What comes of it, for each of those who wait.
+pub(crate) type Landing<T> = Shared<BoxFuture<'static, Result<T, Problem>>>;
+
+/// Those that are under way.
+pub(crate) struct Flights<T>(Mutex<HashMap<Route, (Landing<T>, Wanted)>>);
+
+impl<T: Clone> Flights<T> {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::default())
+    }
+
+    /// Joins the flight of a component, which `take_off` begins where there is none.
+    pub(crate) fn join(
+        &self,
+        route: Route,
+        urgency: Urgency,
+        take_off: impl FnOnce(Wanted) -> BoxFuture<'static, Result<T, Problem>>,
+    ) -> Landing<T> {
+        let mut flights = self.flights();
+        let (landing, wanted) = flights.entry(route).or_insert_with(|| {
+            let wanted = Wanted::default();
+            (take_off(wanted.clone()).shared(), wanted)
+        });
+        wanted.note(urgency);
+        landing.clone()
+    }
+
+    /// It is there, or failed: the next who wants it begins anew.
+    pub(crate) fn end(&self, route: &Route) {
+        self.flights().remove(route);
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<Route, (Landing<T>, Wanted)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::*;
+
+    /// A flight that lands at once.
+    fn begin(wanted: Wanted, seen: &OnceLock<Wanted>) -> BoxFuture<'static, Result<u32, Problem>> {
+        assert!(seen.set(wanted).is_ok(), "it is begun once");
+        async { Ok(7) }.boxed()
+    }
+
+    #[test]
+    fn whoever_waits_makes_a_flight_urgent_and_nobody_makes_it_less() {
+        let flights = Flights::new();
+        let route = |bucket: &str| (Digest::of(b"x"), bucket.to_owned());
+        let (ours, theirs) = (OnceLock::new(), OnceLock::new());
+        let is_urgent = |seen: &OnceLock<Wanted>| seen.get().expect("a flight").is_waited_for();
+        drop(flights.join(route("ours"), Urgency::Ahead, |wanted| begin(wanted, &ours)));
+        drop(flights.join(route("theirs"), Urgency::Ahead, |wanted| begin(wanted, &theirs)));
+        assert!(!is_urgent(&ours) && !is_urgent(&theirs));
+        for urgency in [Urgency::Waited, Urgency::Ahead] {
+            let joined = flights.join(route("ours"), urgency, |wanted| begin(wanted, &ours));
+            assert_eq!(joined.now_or_never(), Some(Ok(7)));
+            assert!(is_urgent(&ours) && !is_urgent(&theirs), "{urgency:?}");
+        }
+        // Of the next one nothing is known.
+        flights.end(&route("ours"));
+        let next = OnceLock::new();
+        drop(flights.join(route("ours"), Urgency::Ahead, |wanted| begin(wanted, &next)));
+        assert!(!is_urgent(&next));
+    }
+}
