@@ -85,7 +85,7 @@ pub async fn start(app: &App, trigger: &Trigger, candidates: &[Candidate]) -> Re
     end(app, trigger, &id, batch).await
 }
 
-/// Ends a batch that was begun: none when that was done before.
+/// Ends a batch that was begun, and may have been given up: none when that was done before.
 ///
 /// # Errors
 /// As [`start`].
@@ -93,7 +93,15 @@ pub async fn finish(app: &App, trigger: &Trigger, id: &Uuid) -> Result<Option<En
     let key = keys::batch(&trigger.record.id, id);
     let Some(entry) = app.backbone.get(&key).await.map_err(of_backbone)? else { return Ok(None) };
     let batch: Batch = serde_json::from_slice(&entry.value).map_err(internal)?;
-    end(app, trigger, id, batch).await.map(Some)
+    let ended = end(app, trigger, id, batch).await?;
+    let take_back = |state: Digest| async move {
+        let taken_back = outcome::take_back(&app.backbone, &trigger.record.id, &state).await;
+        if let Err(problem) = taken_back {
+            tracing::warn!(trigger = %trigger.record.name, detail = %problem.detail, "an event that has started still counts as given up");
+        }
+    };
+    stream::iter(ended.won.clone()).for_each_concurrent(CLAIMS_AT_ONCE, take_back).await;
+    Ok(Some(ended))
 }
 
 async fn end(app: &App, trigger: &Trigger, id: &Uuid, batch: Batch) -> Result<Ended, Problem> {

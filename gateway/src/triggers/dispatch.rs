@@ -57,8 +57,8 @@ impl Candidate {
 pub enum Next {
     /// It is to start something.
     Start(Box<Candidate>),
-    /// It belongs to this batch, which may not have been ended.
-    Begun(Uuid),
+    /// This state belongs to this batch, which may not have been ended.
+    Begun(Digest, Uuid),
     /// It has to wait for its turn.
     Wait,
     /// It is settled.
@@ -98,7 +98,7 @@ pub async fn examine(app: &App, trigger: &Trigger, waiting: &Waiting) -> Result<
     }
     let outcome = outcome::get(&app.backbone, &record.id, &identity).await?;
     match outcome.and_then(|outcome| outcome.started) {
-        Some(Started::Batch { id }) => return Ok(Next::Begun(id)),
+        Some(Started::Batch { id }) => return Ok(Next::Begun(identity, id)),
         Some(_) => return Ok(Next::Settled(Fate::Duplicate)),
         None => {}
     }

@@ -6,10 +6,11 @@
 //! something together with others, as a claim before. Whoever comes second, be it
 //! a copy, a redelivery or the reconciler, finds it and starts nothing else.
 //! What was given up is written down as well, so that no look feeds it again; an
-//! event that comes for it, as from a replay, is tried anew.
+//! event that comes for it, as from a replay, is tried anew. A claim of a batch that
+//! was given up says so and stays, so that what the batch has won stays together.
 
 use bytes::Bytes;
-use fanfold_backbone::{Backbone, CasOutcome};
+use fanfold_backbone::{Backbone, CasOutcome, Entry};
 use fanfold_protocol::{
     Problem,
     digest::Digest,
@@ -45,11 +46,25 @@ pub enum Started {
 /// What became of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// What it started; none where it was given up.
+    /// What it started, or its batch is to start; none where it was given up alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<Started>,
     /// When that was.
     pub at: Timestamp,
+    /// Whether its batch was given up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    batch_given_up: bool,
+}
+
+impl Outcome {
+    fn new(started: Option<Started>) -> Self {
+        Self { started, at: time::now(), batch_given_up: false }
+    }
+
+    /// Whether it has started nothing and was given up.
+    pub fn is_given_up(&self) -> bool {
+        self.started.is_none() || self.batch_given_up
+    }
 }
 
 /// The outcome of a state of an object.
@@ -73,7 +88,7 @@ pub async fn put_once(
     started: Started,
 ) -> Result<bool, Problem> {
     let key = keys::event_outcome(trigger, identity);
-    let outcome = Outcome { started: Some(started), at: time::now() };
+    let outcome = Outcome::new(Some(started));
     let value = Bytes::from(serde_json::to_vec(&outcome).map_err(internal)?);
     let mut written = backbone.create(&key, value.clone()).await;
     loop {
@@ -91,13 +106,40 @@ pub async fn put_once(
     }
 }
 
-/// Writes down that a state was given up, unless there is an outcome.
+/// Writes down that a state was given up, unless it has started something.
 ///
 /// # Errors
 /// The backbone does not answer.
 pub async fn give_up(backbone: &Backbone, trigger: &Uuid, identity: &Digest) -> Result<(), Problem> {
-    let outcome = Outcome { started: None, at: time::now() };
-    let value = serde_json::to_vec(&outcome).map_err(internal)?;
-    let written = backbone.create(&keys::event_outcome(trigger, identity), value).await;
-    written.map(drop).map_err(of_backbone)
+    let key = keys::event_outcome(trigger, identity);
+    let value = serde_json::to_vec(&Outcome::new(None)).map_err(internal)?;
+    let written = backbone.create(&key, value).await.map_err(of_backbone)?;
+    let CasOutcome::Conflict(Some(entry)) = written else { return Ok(()) };
+    let found: Outcome = serde_json::from_slice(&entry.value).map_err(internal)?;
+    let Some(Started::Batch { id }) = &found.started else { return Ok(()) };
+    // A batch whose record is gone has started.
+    if backbone.get(&keys::batch(trigger, id)).await.map_err(of_backbone)?.is_none() {
+        return Ok(());
+    }
+    // Whoever changes it meanwhile knows better.
+    mark(backbone, &key, &entry, Outcome { batch_given_up: true, ..found }).await
+}
+
+/// Writes down that the batch of a state has started after all.
+///
+/// # Errors
+/// The backbone does not answer.
+pub async fn take_back(backbone: &Backbone, trigger: &Uuid, identity: &Digest) -> Result<(), Problem> {
+    let key = keys::event_outcome(trigger, identity);
+    let Some(entry) = backbone.get(&key).await.map_err(of_backbone)? else { return Ok(()) };
+    let found: Outcome = serde_json::from_slice(&entry.value).map_err(internal)?;
+    if !found.batch_given_up {
+        return Ok(());
+    }
+    mark(backbone, &key, &entry, Outcome { batch_given_up: false, ..found }).await
+}
+
+async fn mark(backbone: &Backbone, key: &str, entry: &Entry, marked: Outcome) -> Result<(), Problem> {
+    let value = serde_json::to_vec(&marked).map_err(internal)?;
+    backbone.update(key, value, entry.revision).await.map(drop).map_err(of_backbone)
 }

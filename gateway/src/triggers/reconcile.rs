@@ -371,7 +371,7 @@ async fn outcomes(app: &App, trigger: &Uuid) -> Result<HashMap<Short, Known>, Pr
             let outcome = serde_json::from_slice::<Outcome>(&entry.value).ok();
             let is_old = |outcome: &Outcome| now.since(outcome.at) > limits::IDEMPOTENCY_WINDOW;
             let old = outcome.as_ref().is_some_and(is_old);
-            let given_up = outcome.is_some_and(|outcome| outcome.started.is_none());
+            let given_up = outcome.as_ref().is_some_and(Outcome::is_given_up);
             known.extend(short_of_key(key).map(|short| (short, Known { old, seen: false, given_up })));
         }
         after = page.next;

@@ -76,7 +76,7 @@ async fn act(app: &AppState, trigger: &Trigger, deliveries: &[Delivery]) -> Vec<
     let examined = stream::iter(deliveries.to_vec()).map(examine).buffered(EXAMINED_AT_ONCE);
     let examined: Vec<_> = examined.filter_map(std::future::ready).collect().await;
     let (mut candidates, mut items) = (Vec::new(), HashMap::new());
-    let mut begun: BTreeMap<Uuid, Vec<Item>> = BTreeMap::new();
+    let mut begun: BTreeMap<Uuid, Vec<(Digest, Item)>> = BTreeMap::new();
     for (item, next) in examined {
         match next {
             // Of one state there is one candidate; what else tells of it comes after.
@@ -87,7 +87,7 @@ async fn act(app: &AppState, trigger: &Trigger, deliveries: &[Delivery]) -> Vec<
                 items.insert(candidate.identity, item);
                 candidates.push(*candidate);
             }
-            Ok(Next::Begun(id)) => begun.entry(id).or_default().push(item),
+            Ok(Next::Begun(state, id)) => begun.entry(id).or_default().push((state, item)),
             Ok(Next::Wait) => wait(app, trigger, item).await,
             Ok(Next::Settled(fate)) => done(app, trigger, &item, fate).await,
             Ok(Next::Refused(state, problem)) => failed(app, trigger, &item, Some(&state), &problem).await,
@@ -98,11 +98,10 @@ async fn act(app: &AppState, trigger: &Trigger, deliveries: &[Delivery]) -> Vec<
     for (id, items) in begun {
         let finished = batch::finish(app, trigger, &id).await;
         all_started.extend(finished.iter().flatten().filter_map(|ended| ended.started.clone()));
-        for item in items {
+        for (state, item) in items {
             match &finished {
                 Ok(_) => done(app, trigger, &item, Fate::Duplicate).await,
-                // Its state belongs to the batch.
-                Err(problem) => failed(app, trigger, &item, None, problem).await,
+                Err(problem) => failed(app, trigger, &item, Some(&state), problem).await,
             }
         }
     }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     harness::{Base, Service},
-    triggers::{JSON, document, metric, put_of, replay, send_objects, wait_for_calls, with_trigger},
+    triggers::{JSON, batches, document, metric, put_of, replay, send_objects, wait_for_calls, with_trigger},
 };
 
 fn id_of(view: &Value) -> Uuid {
@@ -92,6 +92,31 @@ async fn what_was_given_up_is_no_new_dead_letter_at_each_look() {
     assert_eq!(replay(&service, json!({"prefix": "in/bad"})).await.json()["queued"], 1);
     service.until("started", 1).await;
     assert_eq!(replay(&service, json!({"prefix": "in/bad"})).await.json()["queued"], 0);
+}
+
+/// No look feeds what a batch has won that was given up; a replay starts it, still as one batch.
+#[tokio::test]
+async fn a_batch_that_was_given_up_is_started_by_a_replay() {
+    let mut document = document();
+    document["batch"] = json!({"size": 3, "window": "300ms"});
+    document["retry"] = json!({"attempts": 2, "backoff": "50ms"});
+    document["reconcile"] = json!("10s");
+    let (service, _) = with_trigger(document).await;
+    assert_eq!(service.delete("/v1/functions/f").await.status, 204);
+    send_objects(&service, (0..3).map(|n| format!("in/{n}.csv"))).await;
+    let dead = async |service: &Service| service.get("/v1/triggers/t").await.json()["events"]["dead"].clone();
+    until(async || dead(&service).await == 3).await;
+    let service = service.stop().await.serve(|_| {}).await;
+    until(async || metric(&service, "reconciler_objects_listed").await >= 3).await;
+    assert_eq!((service.fate("kept").await, dead(&service).await), (0, json!(3)));
+    assert_eq!(service.delete("/v1/triggers/t/dead-letters").await.json(), json!({"discarded": 3}));
+    assert_eq!(service.deploy("f", "2").await.status, 201);
+    // One object is enough, and all of the batch has started then.
+    assert_eq!(replay(&service, json!({"prefix": "in/1"})).await.json()["queued"], 1);
+    wait_for_calls(&service, 1).await;
+    assert_eq!(batches(&service), [["in/0.csv", "in/1.csv", "in/2.csv"]]);
+    service.until("duplicate", 1).await;
+    assert_eq!(replay(&service, json!({})).await.json(), json!({"listed": 3, "queued": 0}));
 }
 
 #[tokio::test]

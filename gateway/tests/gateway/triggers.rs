@@ -348,7 +348,7 @@ pub async fn send_objects(service: &Service, keys: impl IntoIterator<Item = Stri
 }
 
 /// The keys that each call was given, sorted.
-fn batches(service: &Service) -> Vec<Vec<String>> {
+pub fn batches(service: &Service) -> Vec<Vec<String>> {
     let bodies = service.workers.bodies.lock().unwrap();
     let keys = |body: &String| {
         let events: Vec<Value> = serde_json::from_str(body).unwrap();
