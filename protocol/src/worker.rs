@@ -34,6 +34,9 @@ pub const NOT_STARTED: &str = "fanfold-not-started";
 /// What [`NOT_STARTED`] says when the worker does not know the call's [`Subject`]: the same
 /// worker takes the call with it.
 pub const UNKNOWN_SUBJECT: &str = "unknown-subject";
+/// What [`NOT_STARTED`] says when the worker has a slot for the call and no room for its sandbox: it
+/// may have room for one that needs less memory.
+pub const NO_ROOM: &str = "no-room";
 /// Path of a call of a handler.
 pub const INVOKE_PATH: &str = "/invoke";
 /// Path of a component to be prepared.

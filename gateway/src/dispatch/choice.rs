@@ -28,12 +28,14 @@ pub struct Load {
     peak_s: f64,
     at: Instant,
     full_until: Instant,
+    /// Until then it is full for calls that may take so much memory, or more.
+    full_from_bytes: u64,
 }
 
 impl Load {
     /// Of a worker that has not answered yet.
     pub fn new(now: Instant) -> Self {
-        Self { peak_s: UNKNOWN.as_secs_f64(), at: now, full_until: now }
+        Self { peak_s: UNKNOWN.as_secs_f64(), at: now, full_until: now, full_from_bytes: 0 }
     }
 
     /// Notes an answer: a slower one counts at once, a faster one little by little.
@@ -48,23 +50,38 @@ impl Load {
         self.note(took.max(FAILURE), now);
     }
 
-    /// Notes that there was no room: all its slots are taken, by others' calls.
+    /// Notes that there was no room for any call: all its slots are taken, by others' calls.
     pub fn refuse(&mut self, now: Instant) {
-        let answer = Duration::from_secs_f64(self.peak_s * self.faded(now));
-        self.full_until = now + answer.clamp(FULL.0, FULL.1);
+        self.refuse_from(0, now);
     }
 
-    /// What one more call costs beside those in work, of which there may be as many as there are `slots`.
-    pub fn cost(&self, in_work: usize, slots: usize, now: Instant) -> f64 {
-        let in_work = if now < self.full_until { slots.max(in_work) } else { in_work };
+    /// Notes that there was no room for a call that may take so much memory. That says nothing of
+    /// calls that may take less, and nothing new where smaller ones find none.
+    pub fn refuse_from(&mut self, memory_bytes: u64, now: Instant) {
+        if now < self.full_until && self.full_from_bytes < memory_bytes {
+            return;
+        }
+        let answer = Duration::from_secs_f64(self.peak_s * self.faded(now));
+        self.full_until = now + answer.clamp(FULL.0, FULL.1);
+        self.full_from_bytes = memory_bytes;
+    }
+
+    fn is_full(&self, memory_bytes: u64, now: Instant) -> bool {
+        now < self.full_until && memory_bytes >= self.full_from_bytes
+    }
+
+    /// What one more call that may take so much memory costs beside those in work, of which there may be as
+    /// many as there are `slots`.
+    pub fn cost(&self, in_work: usize, slots: usize, memory_bytes: u64, now: Instant) -> f64 {
+        let in_work = if self.is_full(memory_bytes, now) { slots.max(in_work) } else { in_work };
         let least = UNKNOWN.as_secs_f64() / 100.0;
         (self.peak_s * self.faded(now)).max(least) * (in_work + 1) as f64
     }
 
     /// What one more call finds there.
-    pub fn offer(&self, in_work: usize, slots: usize, now: Instant) -> Offer {
-        let cost = self.cost(in_work, slots, now);
-        Offer { cost, is_busy: in_work > 0, is_full: now < self.full_until }
+    pub fn offer(&self, in_work: usize, slots: usize, memory_bytes: u64, now: Instant) -> Offer {
+        let cost = self.cost(in_work, slots, memory_bytes, now);
+        Offer { cost, is_busy: in_work > 0, is_full: self.is_full(memory_bytes, now) }
     }
 
     fn faded(&self, now: Instant) -> f64 {
@@ -154,20 +171,22 @@ mod tests {
 
     use super::*;
 
+    const MIB: u64 = 1 << 20;
+
     #[test]
     fn peaks_count_at_once_and_fade() {
         let begun = Instant::now();
         let at = |s: u64| begun + Duration::from_secs(s);
         let mut load = Load::new(begun);
         load.note(Duration::from_millis(100), at(1));
-        assert!((load.cost(0, 8, at(1)) - 0.1).abs() < 1e-9);
-        assert!((load.cost(3, 8, at(1)) - 0.4).abs() < 1e-9);
-        assert!(load.cost(0, 8, at(11)) < 0.04);
+        assert!((load.cost(0, 8, MIB, at(1)) - 0.1).abs() < 1e-9);
+        assert!((load.cost(3, 8, MIB, at(1)) - 0.4).abs() < 1e-9);
+        assert!(load.cost(0, 8, MIB, at(11)) < 0.04);
         load.note(Duration::from_millis(10), at(2));
-        let cost = load.cost(0, 8, at(2));
+        let cost = load.cost(0, 8, MIB, at(2));
         assert!(cost > 0.01 && cost < 0.1, "{cost}");
         (3..100).for_each(|s| load.note(Duration::from_millis(10), at(s)));
-        assert!((load.cost(0, 8, at(99)) - 0.01).abs() < 1e-3);
+        assert!((load.cost(0, 8, MIB, at(99)) - 0.01).abs() < 1e-3);
     }
 
     #[test]
@@ -178,22 +197,47 @@ mod tests {
         for (took, expected) in [(1, 1.0), (3_000, 3.0)] {
             let mut load = Load::new(begun);
             load.fail(Duration::from_millis(took), at(5));
-            assert!((load.cost(0, 8, at(5)) - expected).abs() < 1e-9, "{took}");
-            assert!(load.cost(0, 8, at(10_005)) > expected / 3.0, "{took}");
+            assert!((load.cost(0, 8, MIB, at(5)) - expected).abs() < 1e-9, "{took}");
+            assert!(load.cost(0, 8, MIB, at(10_005)) > expected / 3.0, "{took}");
         }
         let mut load = Load::new(begun);
         load.note(Duration::from_millis(100), at(0));
         load.refuse(at(0));
-        assert!((load.cost(0, 8, at(0)) - 0.9).abs() < 1e-9);
-        assert!(load.cost(0, 8, at(99)) > 0.8);
-        assert!(load.cost(0, 8, at(101)) < 0.1);
+        assert!((load.cost(0, 8, MIB, at(0)) - 0.9).abs() < 1e-9);
+        assert!(load.cost(0, 8, MIB, at(99)) > 0.8);
+        assert!(load.cost(0, 8, MIB, at(101)) < 0.1);
         // However fast its answers were, or slow.
         let mut load = Load::new(begun);
         load.refuse(at(0));
-        assert!(load.cost(0, 8, at(9)) > 8.0 * load.cost(0, 8, at(11)));
+        assert!(load.cost(0, 8, MIB, at(9)) > 8.0 * load.cost(0, 8, MIB, at(11)));
         load.note(Duration::from_secs(60), at(20));
         load.refuse(at(20));
-        assert!(load.cost(0, 8, at(1_019)) > 5.0 * load.cost(0, 8, at(1_021)));
+        assert!(load.cost(0, 8, MIB, at(1_019)) > 5.0 * load.cost(0, 8, MIB, at(1_021)));
+    }
+
+    #[test]
+    fn who_has_no_room_for_much_memory_has_room_for_less() {
+        let begun = Instant::now();
+        let at = |ms: u64| begun + Duration::from_millis(ms);
+        let mut load = Load::new(begun);
+        load.note(Duration::from_millis(100), at(0));
+        let check = |load: &Load, ms: u64, sizes: [u64; 3], expected: [bool; 3]| {
+            let offers = sizes.map(|mib| load.offer(0, 8, mib * MIB, at(ms)));
+            assert_eq!(offers.map(|offer| offer.is_full), expected, "{ms}");
+            assert_eq!(offers.map(|offer| offer.cost > 0.5), expected, "{ms}");
+        };
+        load.refuse_from(256 * MIB, at(0));
+        check(&load, 50, [255, 256, 4_096], [false, true, true]);
+        // A smaller one finds none either, and what larger ones find changes nothing of that.
+        load.refuse_from(64 * MIB, at(50));
+        load.refuse_from(512 * MIB, at(140));
+        check(&load, 145, [63, 64, 4_096], [false, true, true]);
+        check(&load, 152, [63, 64, 4_096], [false; 3]);
+        load.refuse_from(512 * MIB, at(152));
+        check(&load, 153, [256, 512, 4_096], [false, true, true]);
+        // Without a free slot nobody finds room.
+        load.refuse(at(154));
+        check(&load, 155, [0, 4, 4_096], [true; 3]);
     }
 
     /// Of a worker that one test is about.

@@ -21,8 +21,8 @@ use fanfold_protocol::{
     invocation::{Preparation, Usage},
     limits,
     worker::{
-        FRAME_TYPE, Frame, HEAD_BYTES_MAX, Member, NOT_STARTED, PREPARE_PATH, PrepareHead, UNKNOWN_SUBJECT,
-        WIRE_HEADER, WIRE_VERSION, decode_outcome, encode,
+        FRAME_TYPE, Frame, HEAD_BYTES_MAX, Member, NO_ROOM, NOT_STARTED, PREPARE_PATH, PrepareHead,
+        UNKNOWN_SUBJECT, WIRE_HEADER, WIRE_VERSION, decode_outcome, encode,
     },
 };
 use futures::future::join_all;
@@ -73,10 +73,21 @@ type Sender = SendRequest<Body>;
 pub enum Failure {
     /// Nothing of the call has run.
     NotStarted(Problem),
+    /// Nothing of it has run, since there is no room for its sandbox.
+    NoRoom(Problem),
     /// Nothing of it has run, since the worker does not know what it is about.
     Untold(Problem),
     /// It may have run, or run still.
     Lost(Problem),
+}
+
+/// What it takes to run a call.
+#[derive(Clone, Debug)]
+pub struct Needs {
+    /// The component, and whose it is.
+    pub component: Preparation,
+    /// Memory that it may take.
+    pub memory_bytes: u64,
 }
 
 /// A worker.
@@ -171,12 +182,12 @@ impl Endpoint {
         until.is_some_and(|until| now < until)
     }
 
-    /// What one more call finds here; none when it takes none.
-    pub fn offer(&self, now: Instant) -> Option<Offer> {
+    /// What one more call that may take so much memory finds here; none when it takes none.
+    pub fn offer(&self, memory_bytes: u64, now: Instant) -> Option<Offer> {
         let free = self.slots.available_permits();
         (free > 0 && self.is_live(now)).then(|| {
             let slots = self.member.slots as usize;
-            self.load().offer(slots.saturating_sub(free), slots, now)
+            self.load().offer(slots.saturating_sub(free), slots, memory_bytes, now)
         })
     }
 
@@ -186,20 +197,20 @@ impl Endpoint {
     }
 
     /// Has a component compiled and described. Takes no slot, as the worker takes none for it.
-    pub async fn prepare(&self, preparation: Preparation) -> Result<Bytes, Failure> {
-        let Preparation { digest, tenant } = preparation;
+    pub async fn prepare(&self, needs: &Needs) -> Result<Bytes, Failure> {
+        let Preparation { digest, tenant } = needs.component.clone();
         let frame = encode(&PrepareHead { digest, tenant }).map_err(Failure::NotStarted)?;
-        self.call(PREPARE_PATH, frame, Some(digest)).await
+        self.call(PREPARE_PATH, frame, Some(needs)).await
     }
 
-    /// Sends a frame and gives the frame of the answer. Names the component that it takes, if any.
+    /// Sends a frame and gives the frame of the answer. Says what it takes, if anything.
     pub async fn call(
         &self,
         path: &'static str,
         frame: Frame,
-        component: Option<Digest>,
+        needs: Option<&Needs>,
     ) -> Result<Bytes, Failure> {
-        let lacking = component.filter(|digest| !self.holds(*digest));
+        let lacking = needs.map(|needs| needs.component.digest).filter(|digest| !self.holds(*digest));
         let mut sender = self.sender().await.map_err(Failure::NotStarted)?;
         let begun = Instant::now();
         let request = self.request(path, frame).map_err(|error| Failure::NotStarted(self.lost(&error)))?;
@@ -224,7 +235,7 @@ impl Endpoint {
             }
             // How long compiling takes, or that there is no room for it, says nothing of calls.
             _ if path == PREPARE_PATH => {}
-            _ => self.note(begun, &answer),
+            _ => self.note(begun, needs.map_or(0, |needs| needs.memory_bytes), &answer),
         }
         answer
     }
@@ -244,13 +255,14 @@ impl Endpoint {
         Ok(request)
     }
 
-    /// Notes what the end of a call says of the worker.
-    fn note(&self, begun: Instant, answer: &Result<Bytes, Failure>) {
+    /// Notes what the end of a call that may take so much memory says of the worker.
+    fn note(&self, begun: Instant, memory_bytes: u64, answer: &Result<Bytes, Failure>) {
         let now = Instant::now();
         let mut load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
             // It is sent once more.
             Err(Failure::Untold(_)) => {}
+            Err(Failure::NoRoom(_)) => load.refuse_from(memory_bytes, now),
             Err(Failure::NotStarted(problem)) if has_no_room(problem) => load.refuse(now),
             Err(Failure::NotStarted(problem) | Failure::Lost(problem))
                 if problem.code.fault() == Fault::Platform =>
@@ -265,6 +277,7 @@ impl Endpoint {
         let (parts, body) = response.into_parts();
         let failure = match parts.headers.get(NOT_STARTED) {
             Some(said) if said == UNKNOWN_SUBJECT => Failure::Untold,
+            Some(said) if said == NO_ROOM => Failure::NoRoom,
             Some(_) => Failure::NotStarted,
             None => Failure::Lost,
         };
@@ -401,7 +414,7 @@ fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     more.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }
 
-/// Whether the worker takes no call because it has enough, or stops.
+/// Whether the worker takes no call at all because it has enough, or stops.
 fn has_no_room(problem: &Problem) -> bool {
     matches!(problem.code, ErrorKind::ConcurrencyLimit | ErrorKind::ShuttingDown)
 }

@@ -20,7 +20,7 @@ use fanfold_protocol::{
     ErrorKind, Fault, Problem,
     function::Descriptions,
     invocation::{Invocation, Outcome, Preparation},
-    keys,
+    keys, limits,
     worker::{
         Frame, INVOKE_PATH, MEMBER_LEASE, Member, PREPARE_PATH, PrepareHead, WIRE_VERSION, decode,
         decode_outcome, encode, encode_call,
@@ -35,7 +35,7 @@ use uuid::Uuid;
 use super::{
     choice::{Choice, prefer},
     counters::Counters,
-    endpoint::{Endpoint, Failure},
+    endpoint::{Endpoint, Failure, Needs},
     subjects::Subjects,
 };
 
@@ -112,7 +112,8 @@ impl Pool {
         let digest = self.0.subjects.digest(invocation)?;
         let frame = encode_call(invocation, &digest, false)?;
         let telling = || encode_call(invocation, &digest, true);
-        let needs = Preparation { digest: invocation.version.digest, tenant: invocation.tenant.clone() };
+        let component = Preparation { digest: invocation.version.digest, tenant: invocation.tenant.clone() };
+        let needs = Needs { component, memory_bytes: invocation.version.settings.memory.0 };
         decode_outcome(self.send(INVOKE_PATH, &needs, frame, telling).await?)
     }
 
@@ -125,13 +126,15 @@ impl Pool {
         let (digest, tenant) = (preparation.digest, preparation.tenant.clone());
         let frame = encode(&PrepareHead { digest, tenant })?;
         let telling = || Ok(frame.clone());
-        let described = decode(self.send(PREPARE_PATH, &preparation, frame.clone(), telling).await?)?;
-        self.spread(preparation);
+        // A component that says what it is may take no more.
+        let needs = Needs { component: preparation, memory_bytes: limits::MEMORY_BYTES_MIN };
+        let described = decode(self.send(PREPARE_PATH, &needs, frame.clone(), telling).await?)?;
+        self.spread(needs);
         Ok(described)
     }
 
     /// Has all workers compile a component that lack it, a few at a time.
-    fn spread(&self, needs: Preparation) {
+    fn spread(&self, needs: Needs) {
         let pool = self.clone();
         tokio::spawn(async move {
             let endpoints = pool.endpoints();
@@ -150,7 +153,7 @@ impl Pool {
     async fn send(
         &self,
         path: &'static str,
-        needs: &Preparation,
+        needs: &Needs,
         frame: Frame,
         telling: impl Fn() -> Result<Frame, Problem>,
     ) -> Result<Bytes, Problem> {
@@ -166,9 +169,9 @@ impl Pool {
                 }
                 counters.retried();
             }
-            let mut answer = endpoint.call(path, frame.clone(), Some(needs.digest)).await;
+            let mut answer = endpoint.call(path, frame.clone(), Some(needs)).await;
             if let Err(Failure::Untold(_)) = answer {
-                answer = endpoint.call(path, telling()?, Some(needs.digest)).await;
+                answer = endpoint.call(path, telling()?, Some(needs)).await;
             }
             drop(slot);
             match answer {
@@ -180,7 +183,7 @@ impl Pool {
                     counters.sent("lost");
                     return Err(problem);
                 }
-                Err(Failure::NotStarted(problem) | Failure::Untold(problem)) => {
+                Err(Failure::NotStarted(problem) | Failure::NoRoom(problem) | Failure::Untold(problem)) => {
                     counters.sent("not-started");
                     if !is_another_workers_matter(&problem) {
                         return Err(problem);
@@ -196,14 +199,14 @@ impl Pool {
     /// A worker and one of its slots, none of those that were tried.
     fn take(
         &self,
-        needs: &Preparation,
+        needs: &Needs,
         tried: &[Arc<Endpoint>],
     ) -> Option<(Arc<Endpoint>, OwnedSemaphorePermit)> {
         let (endpoints, now) = (self.endpoints(), Instant::now());
-        let holds = |endpoint: &Arc<Endpoint>| endpoint.holds(needs.digest);
+        let holds = |endpoint: &Arc<Endpoint>| endpoint.holds(needs.component.digest);
         let offer = |endpoint: &Arc<Endpoint>| {
             let fresh = !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint));
-            if fresh { endpoint.offer(now) } else { None }
+            if fresh { endpoint.offer(needs.memory_bytes, now) } else { None }
         };
         // Another call may take the slot between the choice and here.
         for _ in 0..=endpoints.len() {
@@ -345,13 +348,13 @@ impl Pool {
 
 /// Has a worker compile what calls need, unless it was asked already, and waits for nothing. It
 /// has the place until it answers.
-fn ask(endpoint: &Arc<Endpoint>, needs: &Preparation, place: OwnedSemaphorePermit) {
-    if !endpoint.is_live(Instant::now()) || !endpoint.ask(needs.digest) {
+fn ask(endpoint: &Arc<Endpoint>, needs: &Needs, place: OwnedSemaphorePermit) {
+    if !endpoint.is_live(Instant::now()) || !endpoint.ask(needs.component.digest) {
         return;
     }
     let (endpoint, needs) = (Arc::clone(endpoint), needs.clone());
     tokio::spawn(async move {
-        if let Err(failure) = endpoint.prepare(needs).await {
+        if let Err(failure) = endpoint.prepare(&needs).await {
             tracing::debug!(worker = %endpoint.member.name, ?failure, "a worker did not compile what it lacks");
         }
         drop(place);

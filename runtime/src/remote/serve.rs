@@ -16,7 +16,7 @@ use fanfold_protocol::{
     invocation::{Invocation, Outcome, Preparation},
     limits,
     worker::{
-        FRAME_TYPE, Frame, HEAD_BYTES_MAX, INVOKE_PATH, NOT_STARTED, PREPARE_PATH, PrepareHead,
+        FRAME_TYPE, Frame, HEAD_BYTES_MAX, INVOKE_PATH, NO_ROOM, NOT_STARTED, PREPARE_PATH, PrepareHead,
         UNKNOWN_SUBJECT, WIRE_HEADER, WIRE_VERSION, WIRE_VERSION_MIN, decode, decode_call, encode,
         encode_outcome,
     },
@@ -270,12 +270,12 @@ fn refused(problem: Problem) -> Unserved {
 /// Of a call that came to no outcome: it has begun, unless there was no room for it or the
 /// platform failed it before.
 fn unserved(problem: Problem) -> Unserved {
-    let before = match problem.code {
-        ErrorKind::Internal => false,
-        ErrorKind::ConcurrencyLimit => true,
-        code => code.fault() == Fault::Platform,
+    let said = match problem.code {
+        ErrorKind::Internal => None,
+        ErrorKind::ConcurrencyLimit => Some(NO_ROOM),
+        code => (code.fault() == Fault::Platform).then_some(REFUSED),
     };
-    (problem, before.then_some(REFUSED))
+    (problem, said)
 }
 
 fn untold() -> Problem {

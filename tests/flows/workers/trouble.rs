@@ -5,6 +5,8 @@ use std::sync::atomic::AtomicBool;
 
 use fanfold_protocol::{
     digest::Digest,
+    function::Settings,
+    size::ByteSize,
     tenant::Tenant,
     worker::{NOT_STARTED, WIRE_HEADER},
 };
@@ -133,6 +135,59 @@ async fn what_a_worker_has_no_room_for_goes_to_another() {
         assert_eq!(deployment.call(1).await.unwrap(), "1");
     }
     assert_eq!(able.started(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_memory_for_a_large_call_takes_small_ones() {
+    const LARGE: u64 = 1 << 30;
+    let deployment = Deployment::new().await;
+    let (backbone, authority) = (&deployment.backbone, &deployment.authority);
+    let (guests, refused) = (Arc::new(Guests::default()), Arc::new(AtomicUsize::new(0)));
+    let ordinary = calls(&guests, 8);
+    let (runs, counted) = (ordinary.invoke.clone(), Arc::clone(&refused));
+    let invoke = service_fn(move |invocation: Invocation| {
+        let (runs, counted) = (runs.clone(), Arc::clone(&counted));
+        async move {
+            if invocation.version.settings.memory.0 < LARGE {
+                return runs.oneshot(invocation).await;
+            }
+            counted.fetch_add(1, SeqCst);
+            Err(Problem::new(ErrorKind::ConcurrencyLimit, "as the test says"))
+        }
+    });
+    let short = Calls { invoke: BoxCloneSyncService::new(invoke), ..ordinary };
+    // It holds both components, so it is asked first.
+    let mut held = vec![Digest::of(b"x").prefix(), Digest::of(b"y").prefix()];
+    held.sort_unstable();
+    let a = Worker::start_with(backbone, authority, "a", guests, short, held, limits::DRAIN_TIMEOUT).await;
+    let b = Worker::start(backbone, authority, "b", 8).await;
+    deployment.until("both are there", |live| live == 2).await;
+    // One that had no room counts as full for as long as this.
+    deployment.call(150).await.unwrap();
+    let large = || {
+        let call = invocation(1);
+        let settings = Settings { memory: ByteSize(LARGE), ..Settings::default() };
+        let version = Version { digest: Digest::of(b"y"), settings, ..Version::clone(&call.version) };
+        let call = Invocation { version: Arc::new(version), ..call };
+        deployment.dispatch.invoke.clone().oneshot(call)
+    };
+    large().await.unwrap().result.unwrap();
+    assert_eq!((refused.load(SeqCst), a.started(), b.started()), (1, 1, 1));
+    for _ in 0..5 {
+        deployment.call(1).await.unwrap();
+    }
+    assert_eq!((a.started(), b.started()), (6, 1));
+    // Where nobody has room, all are told at once, and small ones run all the same.
+    b.draining.cancel();
+    deployment.until("b drains", |live| live == 1).await;
+    let begun = Instant::now();
+    for answer in join_all((0..50).map(|_| large())).await {
+        assert_eq!(answer.unwrap_err().code, ErrorKind::ConcurrencyLimit);
+    }
+    // The promise is 10 ms for each; the machines of CI are slow and shared.
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    deployment.call(1).await.unwrap();
+    assert_eq!((a.started(), b.started()), (7, 1));
 }
 
 /// It has answered, but not from a sandbox.

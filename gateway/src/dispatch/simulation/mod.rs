@@ -31,6 +31,8 @@ const SLOTS: usize = 8;
 /// Of all slots, in work on the average.
 const UTILISATION: f64 = 0.6;
 const MEAN_S: f64 = 0.05;
+/// What each may take; there is enough of it.
+const MEMORY_BYTES: u64 = 256 << 20;
 /// One way between two hosts.
 const NETWORK: Duration = Duration::from_micros(300);
 /// As in `endpoint.rs`: a worker that could not be reached is left alone for so
@@ -293,7 +295,7 @@ impl World {
         let offer = |worker: &usize| {
             let view = &views[*worker];
             let takes = view.member && view.in_work < SLOTS && view.rests_until <= now;
-            takes.then(|| view.load.offer(view.in_work, SLOTS, instant))
+            takes.then(|| view.load.offer(view.in_work, SLOTS, MEMORY_BYTES, instant))
         };
         let Some(Choice { taken, wanted }) = prefer(&self.all, holds, offer, |n| draw.random_range(0..n))
         else {
