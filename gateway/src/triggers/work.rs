@@ -244,6 +244,8 @@ fn pause(trigger: &Trigger, problem: &Problem, attempt: u32, age: Duration) -> O
     let blameless = problem.retryable() && matches!(problem.code.fault(), Fault::Platform | Fault::Limit);
     let again = match problem.code {
         ErrorKind::TriggerLoop => false,
+        // It may have started something, which the next attempt finds once the backbone answers.
+        ErrorKind::BackboneUnavailable => true,
         _ if blameless => age < limits::EVENT_AGE_MAX,
         _ => attempt < retry.attempts,
     };
@@ -287,5 +289,7 @@ mod tests {
         assert_eq!(pause(ErrorKind::QueueFull, 4, 0), Some(Duration::from_secs(8)));
         assert_eq!(pause(ErrorKind::StoreUnavailable, 2, 7), None);
         assert_eq!(pause(ErrorKind::TriggerLoop, 1, 0), None);
+        // What has been accepted and could not be written down is not given up.
+        assert_eq!(pause(ErrorKind::BackboneUnavailable, 2, 7), Some(Duration::from_secs(2)));
     }
 }
