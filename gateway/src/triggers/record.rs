@@ -13,6 +13,7 @@ use fanfold_protocol::{
     trigger::{SenderAuth, TriggerDocument},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
@@ -107,7 +108,8 @@ impl Trigger {
     ///
     /// # Errors
     /// `invalid-trigger` when it is none.
-    pub fn new(record: TriggerRecord) -> Result<Self, Problem> {
+    pub fn new(mut record: TriggerRecord) -> Result<Self, Problem> {
+        name_newest(&mut record.document);
         let glob = record.document.glob.as_deref().map(compile).transpose()?;
         Ok(Self { record, glob })
     }
@@ -130,6 +132,16 @@ impl Trigger {
     /// What all keys begin with that it acts on.
     pub fn literal(&self) -> &str {
         literal(&self.record.document)
+    }
+}
+
+/// Earlier releases kept a job's `f@` as it was written and ran the newest version;
+/// a document that is submitted now may not hold it.
+fn name_newest(document: &mut TriggerDocument) {
+    if let Some(Value::String(function)) = document.job.as_mut().and_then(|job| job.get_mut("function"))
+        && function.ends_with('@')
+    {
+        function.pop();
     }
 }
 
@@ -156,7 +168,7 @@ fn compile(text: &str) -> Result<Glob, Problem> {
 #[cfg(test)]
 pub(super) mod tests {
     use fanfold_protocol::event::EventKind;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -198,6 +210,19 @@ pub(super) mod tests {
         let two = Notice { other_key: Some("in/a b.csv".into()), ..notice("bank", "x/a+b.csv") };
         assert!(trigger.admits(&two));
         assert_eq!(trigger.literal(), "in/");
+    }
+
+    #[test]
+    fn a_kept_job_with_an_empty_qualifier_runs_the_newest_version() {
+        let found = |function: &str| {
+            let (input, output) = ("s3://{bucket}/{key}", "s3://out/{id}/");
+            let job = json!({"function": function, "input": input, "output": output});
+            let document = trigger("t", json!({"bucket": "bank", "job": job})).record.document;
+            (document.check().is_ok(), document.job.unwrap()["function"].clone())
+        };
+        assert_eq!(found("f@"), (true, json!("f")));
+        assert_eq!(found("f@prod"), (true, json!("f@prod")));
+        assert_eq!(found("f@@"), (false, json!("f@")));
     }
 
     #[test]
