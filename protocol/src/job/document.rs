@@ -275,7 +275,8 @@ impl JobDocument {
         if self.output.as_ref().is_some_and(|o| !o.key().is_empty() && !o.key().ends_with('/')) {
             mistakes.push("output must be a prefix that ends in '/'".into());
         }
-        if let Some(word) = self.written_output().and_then(|output| unknown_word(output.key(), &[RUN])) {
+        let output = self.written_output().map(ObjectUri::key).unwrap_or_default();
+        if let Some((_, word)) = words(output).find(|(_, word)| *word != RUN) {
             mistakes.push(format!("output may hold {RUN}, which stands for the job's id, found {word}"));
         }
         if self.output_format == Format::Bytes {
@@ -364,17 +365,16 @@ impl JobDocument {
 /// What stands for a job's id in its output.
 const RUN: &str = "{run}";
 
-/// The first word in braces that is none of the known ones.
-pub(crate) fn unknown_word<'a>(text: &'a str, known: &[&str]) -> Option<&'a str> {
-    let words = text.match_indices('{').filter_map(|(at, _)| {
+/// The words in braces, which are part of each, and what stands before it.
+pub(crate) fn words(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let braces = text.match_indices('{').filter_map(move |(at, _)| {
         let end = text[at..].find('}')?;
-        Some(&text[at..=at + end])
+        Some((&text[..at], &text[at..=at + end]))
     });
-    let is_word = |word: &&str| {
+    braces.filter(|(_, word)| {
         let letters = &word[1..word.len() - 1];
         !letters.is_empty() && letters.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
-    };
-    words.filter(is_word).find(|word| !known.contains(word))
+    })
 }
 
 /// The place that an input names: an object, a prefix, a pattern, or after

@@ -9,7 +9,7 @@ mod document;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub(crate) use self::document::unknown_word;
+pub(crate) use self::document::words;
 pub use self::document::{
     Budget, CsvOptions, Format, JobDocument, JobLimits, OneOrMany, RetryOptions, SchemaRule, SplitOptions,
     input_uri,

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::{
     error::{ErrorKind, Problem},
     event::ObjectEvent,
-    job::{JobDocument, unknown_word},
+    job::{JobDocument, words},
 };
 
 /// What stands for the names in a template.
@@ -58,12 +58,14 @@ pub(super) fn check(template: &Value, bucket: &str, batched: bool) -> Result<(),
     if template["output"].as_str().is_some_and(|text| text.contains("{run}")) {
         return Err("job.output may hold {run} in jobs that somebody submits, use {id} here".to_owned());
     }
-    // As a pattern it would be a choice of one, which nobody writes in braces.
     for place in ["input", "output"] {
         let value = &template[place];
         let list = value.as_array().into_iter().flatten().filter_map(Value::as_str);
         let mut texts = value.as_str().into_iter().chain(list);
-        if let Some(word) = texts.find_map(|text| unknown_word(text, &NAMES)) {
+        let is_unknown = |(before, word): &(&str, &str)| {
+            !NAMES.contains(word) && !(place == "input" && is_ending(before, word))
+        };
+        if let Some((_, word)) = texts.find_map(|text| words(text).find(is_unknown)) {
             return Err(format!(
                 "job.{place} may hold {}, found {word}; correct the name, or leave out its braces",
                 NAMES.join(", ")
@@ -80,6 +82,21 @@ pub(super) fn check(template: &Value, bucket: &str, batched: bool) -> Result<(),
         ));
     }
     document.check().map_err(|problem| format!("job: {}", problem.detail))
+}
+
+/// Whether a word in braces is a choice of one, as in `*.{csv}`: elsewhere nobody writes one, and a
+/// name that is a letter off is meant to be that name.
+fn is_ending(before: &str, word: &str) -> bool {
+    before.ends_with("*.") && !before.ends_with(r"\*.") && !NAMES.iter().any(|name| are_close(name, word))
+}
+
+/// Whether two words differ in a letter at most: it is another one, or one of them lacks it.
+fn are_close(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    let (a, b) = (&a[same..], &b[same..]);
+    let same = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count();
+    a.len().max(b.len()) - same <= 1
 }
 
 /// Whether any text of the document but those of `input` is such a one.
@@ -315,6 +332,50 @@ mod tests {
         assert!(wrong.contains("job.output may hold") && wrong.contains("found {datum}"), "{wrong}");
         for pattern in ["s3://a-b/*.{csv,json}", "s3://a-b/{x,{y,z}}/[0-9]*", r"s3://a-b/\{kee\}.csv"] {
             assert_eq!(found(json!(pattern), "s3://out/{id}/"), Ok(()), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn an_ending_in_braces_is_a_choice_of_one() {
+        let found = |input: &str| {
+            let job = json!({"function": "f", "input": input, "output": "s3://out/{id}/"});
+            check(&job, "bank", false)
+        };
+        for input in ["s3://a-b/*.{csv}", "s3://{bucket}/in/**/part-*.{parquet}", "s3://a-b/*.{date}"] {
+            assert_eq!(found(input), Ok(()), "{input}");
+        }
+        for input in [
+            "s3://a-b/*.{kee}",
+            "s3://a-b/*.{dat}",
+            "s3://a-b/*.{keys}",
+            "s3://a-b/x.{csv}",
+            "s3://a-b/{csv}/*.gz",
+            r"s3://a-b/\*.{csv}",
+        ] {
+            let wrong = found(input).unwrap_err();
+            assert!(wrong.contains("job.input may hold {bucket}, {key}"), "{input}: {wrong}");
+        }
+        let job = json!({"function": "f", "input": "s3://bank/*.{csv}", "output": "s3://out/*.{csv}/{id}/"});
+        assert!(check(&job, "bank", false).unwrap_err().contains("job.output may hold"));
+        let template = json!({"function": "f", "input": "s3://{bucket}/*.{csv}", "output": "s3://out/{id}/"});
+        let job = job_of(&template, &[event("a", 0)], &ID).unwrap();
+        assert_eq!(job.input, OneOrMany::One("s3://bank/*.{csv}".into()));
+    }
+
+    #[test]
+    fn words_are_close_that_differ_in_a_letter() {
+        for (a, b, expected) in [
+            ("key", "key", true),
+            ("key", "kee", true),
+            ("key", "keey", true),
+            ("key", "ky", true),
+            ("date", "dat", true),
+            ("aab", "ab", true),
+            ("key", "csv", false),
+            ("date", "data_", false),
+            ("id", "di", false),
+        ] {
+            assert_eq!((are_close(a, b), are_close(b, a)), (expected, expected), "{a} {b}");
         }
     }
 
