@@ -317,6 +317,14 @@ pub fn job_cancel(id: &Uuid) -> String {
     format!("cancels/{id}")
 }
 
+/// Records in the backbone of leases that workers handed over because they stopped.
+pub const HAND_OVERS: &str = "handovers/";
+
+/// One lease's, by the id of its message.
+pub fn hand_over(message: &Digest) -> String {
+    format!("handovers/{}", message.to_hex())
+}
+
 /// Subject on which commits of a job are announced.
 pub fn commit_subject(id: &Uuid) -> String {
     format!("jobs.{id}.commits")

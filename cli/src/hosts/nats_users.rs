@@ -32,8 +32,8 @@ const OF_ALL: Needs<'static> = Needs {
 };
 /// What it does in the keys of each tenant.
 const OF_TENANTS: Needs<'static> = Needs {
-    reads: &[keys::JOB_CANCELS, keys::STORE_RECORDS, keys::CONTESTS],
-    writes: &[keys::STORE_RECORDS, keys::CONTESTS],
+    reads: &[keys::JOB_CANCELS, keys::HAND_OVERS, keys::STORE_RECORDS, keys::CONTESTS],
+    writes: &[keys::HAND_OVERS, keys::STORE_RECORDS, keys::CONTESTS],
     pulls: &[keys::TASK_QUEUE],
     hears: &["jobs.*.cancel"],
     tells: &["jobs.*.commits", "jobs.*.running"],

@@ -30,6 +30,7 @@ use super::{
     LEASE,
     aside::HOPS_MAX,
     commit::{self, Place},
+    handover,
     logs::{self, Logs},
     shop::Shop,
     states,
@@ -70,8 +71,8 @@ pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result
     let (shop, delivery) = (&shared.what, &shared.delivery);
     let lease: Lease = match serde_json::from_slice(&delivery.payload) {
         Ok(lease) => lease,
-        Err(error) if tries(delivery.attempt) <= UNREAD_MAX => {
-            let delay = backoff(tries(delivery.attempt));
+        Err(error) if tries(delivery.attempt, 0) <= UNREAD_MAX => {
+            let delay = backoff(tries(delivery.attempt, 0));
             tracing::warn!(%error, id = delivery.id, ?delay, "a lease that cannot be read is given back");
             return delivery.nak(delay).await.map(drop);
         }
@@ -95,7 +96,8 @@ pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result
     }
     let job = lease.job;
     let stop = registration.token.child_token();
-    let working = attempt(shared, lease, &stop);
+    let tries = tries(delivery.attempt, handover::count(&shop.backbone, delivery).await);
+    let working = attempt(shared, lease, tries, &stop);
     let ended = tokio::select! {
         ended = working => ended,
         () = heartbeat(shop, delivery, job) => return Ok(()),
@@ -104,9 +106,13 @@ pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result
     };
     match ended {
         Ok(()) | Err(Ending::Cancelled) => delivery.ack().await?,
-        Err(Ending::Drained | Ending::Unable) => delivery.nak(Duration::ZERO).await?,
+        Err(Ending::Drained) => {
+            handover::note(&shop.backbone, delivery).await;
+            delivery.nak(Duration::ZERO).await?
+        }
+        Err(Ending::Unable) => delivery.nak(Duration::ZERO).await?,
         Err(Ending::Failed(problem)) => {
-            let delay = backoff(tries(delivery.attempt));
+            let delay = backoff(tries);
             tracing::warn!(%problem, id = delivery.id, ?delay, "a lease is given back");
             delivery.nak(delay).await?
         }
@@ -132,9 +138,10 @@ fn is_ready(member: &Member, digest: Digest) -> bool {
 }
 
 /// Tries of a lease, with the one that a delivery is. Any of the first [`HOPS_MAX`] may have been
-/// left to others, which nobody counts, so none of them counts as one that failed.
-fn tries(delivery: u32) -> u32 {
-    delivery.saturating_sub(HOPS_MAX).max(1)
+/// left to others, which nobody counts, so none of them counts as one that failed; nor do those
+/// of the further ones that were handed over.
+fn tries(delivery: u32, handed_over: u32) -> u32 {
+    delivery.saturating_sub(HOPS_MAX).saturating_sub(handed_over).max(1)
 }
 
 /// Doubles with each try.
@@ -180,6 +187,7 @@ async fn watch(shop: &Shop, attempt: &Attempt, stop: &CancellationToken) -> Infa
 async fn attempt(
     shared: &Shared<Arc<Shop>>,
     lease: Lease,
+    tries: u32,
     stopped: &CancellationToken,
 ) -> Result<(), Ending> {
     let (shop, delivery) = (&shared.what, &shared.delivery);
@@ -197,7 +205,6 @@ async fn attempt(
         }
         return Ok(());
     }
-    let tries = tries(delivery.attempt);
     let last = tries >= TRIES_MAX;
     let version = match shop.version(&lease.function, lease.version).await {
         Ok(version) => version,
@@ -412,10 +419,17 @@ mod tests {
     #[test]
     fn deliveries_that_may_have_been_left_to_others_are_no_failures() {
         for (delivery, expected) in [(1, 1), (HOPS_MAX, 1), (HOPS_MAX + 1, 1), (HOPS_MAX + 2, 2)] {
-            assert_eq!(tries(delivery), expected, "{delivery}");
+            assert_eq!(tries(delivery, 0), expected, "{delivery}");
         }
-        assert!(tries(HOPS_MAX + TRIES_MAX - 1) < TRIES_MAX);
-        assert_eq!(tries(HOPS_MAX + TRIES_MAX), TRIES_MAX);
+        assert!(tries(HOPS_MAX + TRIES_MAX - 1, 0) < TRIES_MAX);
+        assert_eq!(tries(HOPS_MAX + TRIES_MAX, 0), TRIES_MAX);
+    }
+
+    #[test]
+    fn deliveries_that_were_handed_over_are_no_failures() {
+        assert_eq!(tries(HOPS_MAX + 2, 1), 1);
+        assert_eq!(tries(HOPS_MAX + TRIES_MAX + 3, 3), TRIES_MAX);
+        assert_eq!(tries(2, 5), 1);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod aside;
 mod cancel;
 mod commit;
 mod floor;
+mod handover;
 mod lease;
 mod logs;
 mod reach;

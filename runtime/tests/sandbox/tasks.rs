@@ -768,6 +768,45 @@ async fn a_worker_that_has_drained_long_enough_gives_back_what_runs() {
     assert_eq!((depth.ready, depth.leased), (1, 0), "{depth:?}");
 }
 
+/// However many workers stop in a row, the next one has all tries.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_workers_handed_over_has_failed_nowhere() {
+    let platform = Platform::start().await;
+    let endless = tables("(loop $forever (br $forever))", 0, '"');
+    let _: Arc<Version> = platform.deploy(endless, Settings::default()).await.unwrap();
+    let works = Works::draining(platform, Duration::from_millis(300));
+    let maps = vec![Work::Map(works.partition("in/1.csv", "id\n1\n").await)];
+    let platform = Arc::clone(&works.platform);
+    let backbone = &platform.backbone;
+    let mut running = backbone.subscribe(&keys::running_subject(&works.job)).await.unwrap();
+    // Others have had it: those of the deliveries behind the fourth have all stopped.
+    platform.gate.set(Passage::Closed);
+    let silent = async {
+        while platform.runtime.store_answers() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), silent).await.expect("a look at the store");
+    works.enqueue(&works.lease(0, 0, maps), 1).await;
+    let mut key = String::new();
+    for attempt in 1..=16 {
+        let (wait, hold) = (Duration::from_secs(5), Duration::from_secs(30));
+        let pulled = backbone.pull(keys::TASK_QUEUE, 1, wait, hold).await.unwrap();
+        let [delivery] = &pulled[..] else { panic!("the worker took it") };
+        assert_eq!(delivery.attempt, attempt);
+        key = keys::hand_over(&Digest::of(delivery.id.as_bytes()));
+        backbone.put(&key, "12").await.unwrap();
+        delivery.nak(Duration::ZERO).await.unwrap();
+    }
+    platform.gate.set(Passage::Open);
+    let told = tokio::time::timeout(Duration::from_secs(30), running.next()).await;
+    told.expect("a lease that runs").expect("a notice");
+    tokio::time::timeout(Duration::from_secs(10), works.stop()).await.expect("an end of its patience");
+    let depth = backbone.depth(keys::TASK_QUEUE).await.unwrap();
+    assert_eq!((depth.ready, depth.leased), (1, 0), "{depth:?}");
+    assert_eq!(backbone.get(&key).await.unwrap().unwrap().value, "13");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_cannot_be_run_fails_or_is_a_dead_letter() {
     let works = Works::start(tables("", 0, '"')).await;
