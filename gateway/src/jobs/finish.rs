@@ -6,15 +6,13 @@
 //! publishing through one manifest, or sweeping what was staged. The outcome
 //! comes last, so that a job with an outcome needs nothing any more.
 
-use std::collections::HashSet;
-
 use bytes::Bytes;
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::{
         ANSWER_INLINE_BYTES_MAX, AllFailed, AnswerRef, DeadLetter, FAILED_INPUTS_MAX, MANIFEST_NAME,
-        Manifest, RESULT_NAME, SUCCESS_NAME,
+        Manifest, OutputObject, RESULT_NAME, SUCCESS_NAME,
     },
     job::{Estimate, Job, JobOutcome, JobState, Receipt, TaskCounts},
     keys, limits,
@@ -23,6 +21,7 @@ use fanfold_protocol::{
     uri::{ObjectUri, Pin},
 };
 use fanfold_storage::{PutOptions, PutOutcome};
+use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -31,6 +30,7 @@ use super::{
     cache,
     error::{Error, Result},
     kept, manifest,
+    prints::{Fingerprint, Prints},
     progress::Progress,
     sweep::{self, Sweep},
     vault::Vault,
@@ -331,16 +331,25 @@ impl Closing<'_> {
         let Some(old) = self.vault.read::<Manifest>(&keys::replaced(&self.job.id)).await? else {
             return Ok(());
         };
-        let store = self.vault.store();
-        let kept = keys_of(&products.manifest, self.output);
-        let named = match manifest::whole(store, &self.output.join(MANIFEST_NAME)?, old.clone()).await {
-            Ok(named) => named,
-            // They were removed, by a coordinator that did not get further.
-            Err(Error::Refused(problem)) if problem.code == ErrorKind::ObjectNotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let gone = keys_of(&named, self.output).into_iter().filter(|key| !kept.contains(key));
-        store.delete_many(self.output.bucket(), gone).await?;
+        let (store, uri) = (self.vault.store(), self.output.join(MANIFEST_NAME)?);
+        let print = |object: &OutputObject| Fingerprint::of_object(&object.uri);
+        let kept: Prints<()> = products.manifest.objects.iter().map(|object| (print(object), ())).collect();
+        let named = manifest::named(store, &uri, old.objects.clone(), old.shards.clone());
+        let mut named = std::pin::pin!(named);
+        loop {
+            let objects = match named.try_next().await {
+                Ok(Some(objects)) => objects,
+                Ok(None) => break,
+                // They were removed, by a coordinator that did not get further.
+                Err(Error::Refused(problem)) if problem.code == ErrorKind::ObjectNotFound => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let gone = objects.iter().filter(|object| {
+                object.uri.is_under(self.output) && kept.place(&print(object)).is_none()
+            });
+            let gone: Vec<_> = gone.map(|object| object.uri.key().to_owned()).collect();
+            store.delete_many(self.output.bucket(), gone).await?;
+        }
         if old.job != self.job.id { manifest::remove_shards(store, self.output, &old).await } else { Ok(()) }
     }
 
@@ -382,12 +391,6 @@ fn missing(products: &Products) -> Option<String> {
         objects.join(" and "),
         first.problem.code
     ))
-}
-
-/// Keys of a manifest's objects that lie under the output.
-fn keys_of(manifest: &Manifest, output: &ObjectUri) -> HashSet<String> {
-    let under = manifest.objects.iter().filter(|object| object.uri.is_under(output));
-    under.map(|object| object.uri.key().to_owned()).collect()
 }
 
 fn occupied(uri: &ObjectUri, job: Option<Uuid>) -> Problem {

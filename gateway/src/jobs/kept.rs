@@ -191,15 +191,8 @@ impl Places {
 /// The objects that a job's own manifest names, if it is still there.
 async fn published(vault: &Vault, id: &Uuid, output: &ObjectUri) -> Result<Prints<()>> {
     let head = manifest_head(vault, output).await?.filter(|head| head.job == *id);
-    let Some(Manifest { objects, shards, .. }) = head else { return Ok(Prints::default()) };
-    let print = |object: &OutputObject| (Fingerprint::of_object(&object.uri), ());
-    let mut published: Vec<_> = objects.iter().map(print).collect();
-    let uri = output.join(MANIFEST_NAME)?;
-    let mut named = std::pin::pin!(manifest::named(vault.store(), &uri, shards));
-    while let Some(objects) = named.try_next().await? {
-        published.extend(objects.iter().map(print));
-    }
-    Ok(Prints::new(published))
+    let Some(head) = head else { return Ok(Prints::default()) };
+    manifest::prints(vault.store(), &output.join(MANIFEST_NAME)?, head).await
 }
 
 /// The manifest under an output prefix, if there is one that can be read, without

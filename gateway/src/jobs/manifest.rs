@@ -16,10 +16,13 @@ use fanfold_protocol::{
     uri::ObjectUri,
 };
 use fanfold_storage::{PutOptions, Store};
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, future::try_join_all, stream};
 use uuid::Uuid;
 
-use super::error::{Error, Result, about_input};
+use super::{
+    error::{Error, Result, about_input},
+    prints::{Fingerprint, Prints},
+};
 
 /// Shards written or read at once.
 const SHARDS_AT_ONCE: usize = 4;
@@ -34,19 +37,15 @@ pub async fn lay_out(
     if manifest.objects.len() <= MANIFEST_OBJECTS_MAX {
         return Ok(manifest.clone());
     }
-    let write = |(number, objects): (usize, &[OutputObject])| {
-        let uri = output.join(&shard_name(&manifest.job, number));
-        let body = lines(objects);
-        let (count, options) = (objects.len() as u64, options.clone());
-        async move {
-            let uri = uri?;
-            let body = body.map_err(|e| Error::damaged(uri.to_string(), e))?;
-            store.put(&uri, body, options).await?;
-            Ok::<_, Error>(ManifestShard { uri, objects: count })
-        }
-    };
-    let writes: Vec<_> = manifest.objects.chunks(MANIFEST_OBJECTS_MAX).enumerate().map(write).collect();
-    let shards = stream::iter(writes).buffered(SHARDS_AT_ONCE).try_collect().await?;
+    let parts: Vec<_> = manifest.objects.chunks(MANIFEST_OBJECTS_MAX).enumerate().collect();
+    let mut shards = Vec::with_capacity(parts.len());
+    // As text there are no more than these at once: all of a million objects are 200 MB.
+    for few in parts.chunks(SHARDS_AT_ONCE) {
+        let writes = few.iter().map(|(number, objects)| {
+            write_shard(store, output, shard_name(&manifest.job, *number), objects, options)
+        });
+        shards.extend(try_join_all(writes).await?);
+    }
     Ok(Manifest {
         job: manifest.job,
         function: manifest.function.clone(),
@@ -57,6 +56,19 @@ pub async fn lay_out(
         failed: manifest.failed.clone(),
         all_failed: manifest.all_failed.clone(),
     })
+}
+
+async fn write_shard(
+    store: &Store,
+    output: &ObjectUri,
+    name: String,
+    objects: &[OutputObject],
+    options: &PutOptions,
+) -> Result<ManifestShard> {
+    let uri = output.join(&name)?;
+    let body = lines(objects).map_err(|e| Error::damaged(uri.to_string(), e))?;
+    store.put(&uri, body, options.clone()).await?;
+    Ok(ManifestShard { uri, objects: objects.len() as u64 })
 }
 
 /// Of the tasks that failed for good what a manifest says of them, and whether that
@@ -96,25 +108,41 @@ fn lines(objects: &[OutputObject]) -> serde_json::Result<Bytes> {
 /// # Errors
 /// `invalid-job` for shards elsewhere, or that are none; why they cannot be read.
 pub async fn whole(store: &Store, uri: &ObjectUri, mut manifest: Manifest) -> Result<Manifest> {
-    let mut named = std::pin::pin!(named(store, uri, std::mem::take(&mut manifest.shards)));
+    let (objects, shards) = (std::mem::take(&mut manifest.objects), std::mem::take(&mut manifest.shards));
+    let mut named = std::pin::pin!(named(store, uri, objects, shards));
     while let Some(objects) = named.try_next().await? {
         manifest.objects.extend(objects);
     }
     Ok(manifest)
 }
 
-/// The objects that shards of the manifest at `uri` name, a shard at a time and in
-/// order, for whoever does not hold them all.
+/// Which objects the manifest at `uri` names, to be asked for one after the other: a
+/// million of them are 16 MB here.
+///
+/// # Errors
+/// As of [`whole`].
+pub async fn prints(store: &Store, uri: &ObjectUri, manifest: Manifest) -> Result<Prints<()>> {
+    let mut prints = Vec::new();
+    let mut named = std::pin::pin!(named(store, uri, manifest.objects, manifest.shards));
+    while let Some(objects) = named.try_next().await? {
+        prints.extend(objects.iter().map(|object| (Fingerprint::of_object(&object.uri), ())));
+    }
+    Ok(Prints::new(prints))
+}
+
+/// The objects that the manifest at `uri` names, itself and then in its shards, a shard at a
+/// time and in order, for whoever does not hold them all.
 ///
 /// # Errors
 /// As of [`whole`].
 pub fn named(
     store: &Store,
     uri: &ObjectUri,
+    objects: Vec<OutputObject>,
     shards: Vec<ManifestShard>,
 ) -> impl Stream<Item = Result<Vec<OutputObject>>> {
     let reads: Vec<_> = shards.into_iter().map(|shard| read_shard(store, uri, shard)).collect();
-    stream::iter(reads).buffered(SHARDS_AT_ONCE)
+    stream::iter([Ok(objects)]).chain(stream::iter(reads).buffered(SHARDS_AT_ONCE))
 }
 
 async fn read_shard(store: &Store, uri: &ObjectUri, shard: ManifestShard) -> Result<Vec<OutputObject>> {
@@ -212,22 +240,33 @@ mod tests {
             ("s3://bank/out/".parse().unwrap(), "s3://bank/out/_manifest.json".parse().unwrap());
         let few = manifest(MANIFEST_OBJECTS_MAX);
         assert_eq!(lay_out(&store, &output, &few, &PutOptions::default()).await.unwrap(), few);
-        let many = manifest(2 * MANIFEST_OBJECTS_MAX + 5);
+        // One more than are written at once.
+        let many = manifest(SHARDS_AT_ONCE * MANIFEST_OBJECTS_MAX + 5);
         let head = lay_out(&store, &output, &many, &PutOptions::default()).await.unwrap();
         let counts: Vec<_> = head.shards.iter().map(|shard| shard.objects).collect();
-        assert_eq!(counts, [MANIFEST_OBJECTS_MAX as u64, MANIFEST_OBJECTS_MAX as u64, 5]);
+        let full = MANIFEST_OBJECTS_MAX as u64;
+        assert_eq!(counts, [full, full, full, full, 5]);
         assert!(head.objects.is_empty() && head.rows == many.rows);
         assert!(head.shards.iter().all(|shard| shard.uri.key().starts_with("out/_manifest-")));
         // Written again, by a coordinator that goes on, it is the same.
         assert_eq!(lay_out(&store, &output, &many, &PutOptions::default()).await.unwrap(), head);
         assert_eq!(whole(&store, &uri, head.clone()).await.unwrap(), many);
+        for named in [&head, &few] {
+            let prints = prints(&store, &uri, named.clone()).await.unwrap();
+            let count = usize::try_from(named.rows).unwrap();
+            let names = |object: &OutputObject| prints.place(&Fingerprint::of_object(&object.uri)).is_some();
+            assert!(names(&many.objects[0]) && names(&many.objects[count - 1]));
+            assert_eq!(prints.count(), count);
+            assert_eq!(many.objects.iter().filter(|object| names(object)).count(), count);
+            assert!(prints.bytes() <= 20 * count, "{}", prints.bytes());
+        }
         let refused = async |head: Manifest, uri: &ObjectUri, word: &str| {
             let Err(Error::Refused(problem)) = whole(&store, uri, head).await else { panic!("{word}") };
             assert!(problem.detail.contains(word), "{problem}");
         };
         refused(head.clone(), &"s3://bank/other/_manifest.json".parse().unwrap(), "elsewhere").await;
         let mut short = head.clone();
-        short.shards[2].objects = 6;
+        short.shards[4].objects = 6;
         refused(short, &uri, "5 objects instead of 6").await;
         remove_shards(&store, &output, &head).await.unwrap();
         refused(head, &uri, "_manifest-").await;

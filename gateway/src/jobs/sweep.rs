@@ -7,7 +7,7 @@
 //! is too late. Only names that an attempt gives are touched, and only objects that are
 //! not older than the job.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{
@@ -25,6 +25,7 @@ use super::{
     claim,
     error::{Error, Result},
     manifest,
+    prints::{Fingerprint, Prints},
     vault::Vault,
 };
 
@@ -115,18 +116,17 @@ impl Sweep<'_> {
         Timestamp(self.job.submitted_at.0.saturating_sub(skew_ms))
     }
 
-    /// Keys that a manifest names: of this job, or of the one that it was to replace.
-    async fn named(&self, vault: &Vault) -> Result<HashSet<String>> {
+    /// What a manifest names: of this job, or of the one that it was to replace.
+    async fn named(&self, vault: &Vault) -> Result<Prints<()>> {
         let uri = self.output.join(MANIFEST_NAME)?;
         let bytes = match vault.store().get(&uri, None).await {
             Ok(bytes) => bytes,
-            Err(fanfold_storage::Error::NotFound { .. }) => return Ok(HashSet::new()),
+            Err(fanfold_storage::Error::NotFound { .. }) => return Ok(Prints::default()),
             Err(error) => return Err(error.into()),
         };
         let head: Manifest =
             serde_json::from_slice(&bytes).map_err(|e| Error::damaged(uri.to_string(), e))?;
-        let manifest = manifest::whole(vault.store(), &uri, head).await?;
-        Ok(manifest.objects.into_iter().map(|object| object.uri.key().to_owned()).collect())
+        manifest::prints(vault.store(), &uri, head).await
     }
 
     async fn find(&self, vault: &Vault) -> Result<Vec<String>> {
@@ -139,8 +139,12 @@ impl Sweep<'_> {
         while let Some(entry) = listing.try_next().await? {
             let ListEntry::Object { key, last_modified, .. } = entry else { continue };
             let name = key.strip_prefix(self.output.key()).unwrap_or_default();
-            if is_part(name) && last_modified >= oldest && !keep.contains(&key) {
-                losers.push(key);
+            if !is_part(name) || last_modified < oldest {
+                continue;
+            }
+            let uri = ObjectUri::new(self.output.bucket(), key)?;
+            if keep.place(&Fingerprint::of_object(&uri)).is_none() {
+                losers.push(uri.key().to_owned());
             }
         }
         Ok(losers)
