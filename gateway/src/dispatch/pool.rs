@@ -197,11 +197,7 @@ impl Pool {
     }
 
     /// A worker and one of its slots, none of those that were tried.
-    fn take(
-        &self,
-        needs: &Needs,
-        tried: &[Arc<Endpoint>],
-    ) -> Option<(Arc<Endpoint>, OwnedSemaphorePermit)> {
+    fn take(&self, needs: &Needs, tried: &[Arc<Endpoint>]) -> Option<(Arc<Endpoint>, OwnedSemaphorePermit)> {
         let (endpoints, now) = (self.endpoints(), Instant::now());
         let holds = |endpoint: &Arc<Endpoint>| endpoint.holds(needs.component.digest);
         let offer = |endpoint: &Arc<Endpoint>| {

@@ -344,9 +344,9 @@ impl Closing<'_> {
                 Err(Error::Refused(problem)) if problem.code == ErrorKind::ObjectNotFound => return Ok(()),
                 Err(error) => return Err(error),
             };
-            let gone = objects.iter().filter(|object| {
-                object.uri.is_under(self.output) && kept.place(&print(object)).is_none()
-            });
+            let gone = objects
+                .iter()
+                .filter(|object| object.uri.is_under(self.output) && kept.place(&print(object)).is_none());
             let gone: Vec<_> = gone.map(|object| object.uri.key().to_owned()).collect();
             store.delete_many(self.output.bucket(), gone).await?;
         }

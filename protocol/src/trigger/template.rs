@@ -63,7 +63,7 @@ pub(super) fn check(template: &Value, bucket: &str, batched: bool) -> Result<(),
         let list = value.as_array().into_iter().flatten().filter_map(Value::as_str);
         let mut texts = value.as_str().into_iter().chain(list);
         let is_unknown = |(before, word): &(&str, &str)| {
-            !NAMES.contains(word) && !(place == "input" && is_ending(before, word))
+            !(NAMES.contains(word) || place == "input" && is_ending(before, word))
         };
         if let Some((_, word)) = texts.find_map(|text| words(text).find(is_unknown)) {
             return Err(format!(

@@ -159,8 +159,7 @@ mod tests {
     #[test]
     fn what_somebody_begins_to_wait_for_goes_before_the_others() {
         static TURNS: Turns = Turns::new(1);
-        let (one, other, waited) =
-            (wanted(Urgency::Ahead), wanted(Urgency::Ahead), wanted(Urgency::Waited));
+        let (one, other, waited) = (wanted(Urgency::Ahead), wanted(Urgency::Ahead), wanted(Urgency::Waited));
         let held = free(&TURNS);
         let line = [("a", &one), ("b", &other), ("c", &waited)];
         let line = line.map(|(name, wanted)| (name, stand(&TURNS, wanted))).into();
