@@ -3,8 +3,8 @@
 //!
 //! A token is 256 random bits; only its SHA-256 digest is kept, and digests are
 //! compared in constant time. The layer stands before routing, so that without
-//! a token nothing but `/healthz`, `/readyz` and the console's files can be told
-//! from nothing: not even which paths there are. There is no mode without tokens. Only the
+//! a token nothing but `/healthz`, `/readyz`, the console's files and the pages about
+//! errors can be told from nothing: not even which paths there are. There is no mode without tokens. Only the
 //! addresses of single triggers check their senders by themselves.
 
 use std::{
@@ -21,7 +21,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::{
-    console,
+    console, docs,
     problem::{Answer, Refusal},
     state::AppState,
     triggers::sender,
@@ -172,6 +172,7 @@ pub(crate) fn require(app: &AppState, request: &Request) -> Answer<()> {
     let path = request.uri().path();
     if is_open(path)
         || console::is_asset(path)
+        || docs::is_page(path)
         || sender::checks_itself(path)
         || is_authorized(request.headers(), &app.config.tokens)
     {

@@ -2,8 +2,9 @@
 //! The pages about errors, as the `type` of a problem names them.
 //!
 //! The same Markdown files that lie under `docs/errors/`, kept in the binary,
-//! so that a service explains its own answers. A test holds the table, the
-//! files and `ErrorKind` together.
+//! so that a service explains its own answers. They hold no data, so that they are
+//! answered without a token: a browser that follows a `type` has none. A test holds
+//! the table, the files and `ErrorKind` together.
 
 use axum::response::{IntoResponse, Response};
 use fanfold_protocol::ErrorKind;
@@ -15,6 +16,9 @@ use crate::{
     problem::{Answer, ProblemBody, Refusal},
     state::AppState,
 };
+
+/// Where they are.
+const FOLDER: &str = "/docs/errors/";
 
 macro_rules! pages {
     ($($code:literal,)*) => {
@@ -112,9 +116,14 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(error_page))
 }
 
+/// Whether a path is that of a page, and needs no token.
+pub(crate) fn is_page(path: &str) -> bool {
+    path.strip_prefix(FOLDER).is_some_and(|code| PAGES.iter().any(|(known, _)| *known == code))
+}
+
 /// The page about an error's code.
 #[utoipa::path(
-    get, path = "/docs/errors/{code}", tag = "service",
+    get, path = "/docs/errors/{code}", tag = "service", security(()),
     params(("code" = String, Path, description = "As in a problem", example = "function-not-found")),
     responses(
         (status = 200, description = "What it means and what to do", body = String, content_type = "text/markdown"),
@@ -136,6 +145,20 @@ pub(crate) async fn error_page(Path(code): Path<String>) -> Answer<Response> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_pages_are_open() {
+        for (path, open) in [
+            ("/docs/errors/internal", true),
+            ("/docs/errors/none", false),
+            ("/docs/errors/", false),
+            ("/docs/errors/internal/", false),
+            ("/docs/errors/../v1/functions", false),
+            ("internal", false),
+        ] {
+            assert_eq!(is_page(path), open, "{path}");
+        }
+    }
 
     #[test]
     fn every_kind_has_a_page_and_no_page_lacks_a_kind() {

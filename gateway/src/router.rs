@@ -2,9 +2,9 @@
 //! The path of every request to its handler.
 //!
 //! Read [`guard`] from top to bottom: a request is named, counted, and passed or
-//! refused; its answer is counted, written out and named. Only `/healthz`, `/readyz` and the files
-//! of the console can be asked without a token; every other path, known or not, answers
-//! 401. Addresses of triggers have tokens of their own.
+//! refused; its answer is counted, written out and named. Only `/healthz`, `/readyz`, the files
+//! of the console and the pages about errors can be asked without a token; every other path,
+//! known or not, answers 401. Addresses of triggers have tokens of their own.
 
 use std::panic::AssertUnwindSafe;
 

@@ -7,7 +7,8 @@ use http::Method;
 use crate::harness::start;
 
 /// The routes that need no token, and why they are the only ones: probes carry none,
-/// and the console's page has to ask for one.
+/// and the console's page has to ask for one. Each page about an error is open as well,
+/// and what is no page is not.
 const OPEN: [&str; 3] = ["/healthz", "/readyz", "/console"];
 
 #[tokio::test]
@@ -42,7 +43,16 @@ async fn every_route_of_the_document_wants_a_token() {
 #[tokio::test]
 async fn unknown_paths_want_one_too() {
     let service = start().await;
-    for path in ["/", "/v1/nothing", "/v1/functions/", "/healthz/", "//healthz", "/metrics/"] {
+    for path in [
+        "/",
+        "/v1/nothing",
+        "/v1/functions/",
+        "/healthz/",
+        "//healthz",
+        "/metrics/",
+        "/docs/errors/none",
+        "/docs/errors/",
+    ] {
         service.bare_request(Method::GET, path, &[], "").await.is_problem(ErrorKind::Unauthorized);
     }
     service.get("/v1/nothing").await.is_problem(ErrorKind::RouteNotFound);
