@@ -106,9 +106,34 @@ def test_ranges(bucket):
         assert head["ResponseMetadata"]["HTTPStatusCode"] == 206 and head["ContentLength"] == len(wanted), head
     assert code_of(S3.get_object, Bucket=bucket, Key="k", Range="bytes=10000-") == ("InvalidRange", 416)
     assert code_of(S3.get_object, Bucket=bucket, Key="k", Range="bytes=-0") == ("InvalidRange", 416)
+    beyond = "bytes=99999999999999999999-"
+    assert code_of(S3.get_object, Bucket=bucket, Key="k", Range=beyond) == ("InvalidRange", 416)
+    got = S3.get_object(Bucket=bucket, Key="k", Range="bytes=9990-99999999999999999999")
+    assert got["ResponseMetadata"]["HTTPStatusCode"] == 206 and got["Body"].read() == data[9990:]
     S3.put_object(Bucket=bucket, Key="empty", Body=b"")
     assert code_of(S3.get_object, Bucket=bucket, Key="empty", Range="bytes=0-") == ("InvalidRange", 416)
     assert code_of(S3.get_object, Bucket=bucket, Key="empty", Range="bytes=-5") == ("InvalidRange", 416)
+
+
+def test_ranges_of_wrong_syntax_are_ignored(bucket):
+    S3.put_object(Bucket=bucket, Key="dir/k ü+%", Body=b"whole", Metadata={"a": "1"})
+    at = {"Bucket": bucket, "Key": "dir/k ü+%"}
+    wrong = ["bytes=a-b", "bytes=3-1", "bytes=", "bytes=-", "items=0-1", "0-1", "bytes=0-0,2-2"]
+    for header in wrong:
+        got = S3.get_object(**at, Range=header)
+        assert got["ResponseMetadata"]["HTTPStatusCode"] == 200 and "ContentRange" not in got, (header, got)
+        assert got["Body"].read() == b"whole" and got["Metadata"] == {"a": "1"}, header
+        head = S3.head_object(**at, Range=header)
+        assert head["ResponseMetadata"]["HTTPStatusCode"] == 200 and head["ContentLength"] == 5, (header, head)
+        assert code_of(S3.get_object, Bucket=bucket, Key="none", Range=header) == ("NoSuchKey", 404)
+        assert code_of(S3.get_object, **at, Range=header, IfMatch='"x"') == ("PreconditionFailed", 412)
+    url = client(signature_version="s3v4").generate_presigned_url("get_object", Params=at, ExpiresIn=60)
+    assert fetch("GET", url, headers={"Range": "bytes=a-b"}) == (200, b"whole")
+    head, signature = url.rsplit("Signature=", 1)
+    forged = f"{head}Signature={'0' * 63 + '1'}{signature[64:]}"
+    for header in wrong:
+        assert fetch("GET", forged, headers={"Range": header})[0] == 403, header
+        assert fetch("GET", url.split("?")[0], headers={"Range": header})[0] == 403, header
 
 
 def test_conditions_of_reads(bucket):
@@ -367,8 +392,8 @@ def test_buckets(bucket):
     assert code_of(S3.create_multipart_upload, Bucket=own, Key="k") == ("NoSuchBucket", 404)
 
 
-def fetch(method, url, data=None):
-    request = urllib.request.Request(url, data=data, method=method)
+def fetch(method, url, data=None, headers=None):
+    request = urllib.request.Request(url, data=data, method=method, headers=headers or {})
     try:
         with urllib.request.urlopen(request) as answer:
             return answer.status, answer.read()

@@ -5,6 +5,7 @@
 //! one, and that the older version 2 (SHA-1, no region, no date in the key) does
 //! not count.
 
+use http::{HeaderMap, Uri};
 use s3s::{
     S3Result,
     access::{S3Access, S3AccessContext},
@@ -44,26 +45,31 @@ pub(super) struct SignedV4;
 #[async_trait::async_trait]
 impl S3Access for SignedV4 {
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
-        if cx.credentials().is_none() {
-            return Err(s3_error!(AccessDenied, "every request must be signed"));
-        }
-        let header = cx.headers().get(http::header::AUTHORIZATION);
-        let old = header.is_some_and(|value| value.as_bytes().starts_with(b"AWS "))
-            || cx.uri().query().is_some_and(|query| query.contains("AWSAccessKeyId="));
-        if old {
-            return Err(s3_error!(
-                AccessDenied,
-                "signatures must be of version 4, found version 2; set the client's signature version to s3v4"
-            ));
-        }
-        if cx.uri().query().and_then(expiry_seconds).is_some_and(|seconds| seconds > EXPIRY_SECONDS_MAX) {
-            return Err(s3_error!(
-                AuthorizationQueryParametersError,
-                "X-Amz-Expires must be at most 604800, which are seven days"
-            ));
-        }
-        Ok(())
+        check(cx.credentials().is_some(), cx.headers(), cx.uri())
     }
+}
+
+/// Whether a request may pass, once s3s has checked the signature of one that has any.
+pub(super) fn check(is_signed: bool, headers: &HeaderMap, uri: &Uri) -> S3Result<()> {
+    if !is_signed {
+        return Err(s3_error!(AccessDenied, "every request must be signed"));
+    }
+    let header = headers.get(http::header::AUTHORIZATION);
+    let old = header.is_some_and(|value| value.as_bytes().starts_with(b"AWS "))
+        || uri.query().is_some_and(|query| query.contains("AWSAccessKeyId="));
+    if old {
+        return Err(s3_error!(
+            AccessDenied,
+            "signatures must be of version 4, found version 2; set the client's signature version to s3v4"
+        ));
+    }
+    if uri.query().and_then(expiry_seconds).is_some_and(|seconds| seconds > EXPIRY_SECONDS_MAX) {
+        return Err(s3_error!(
+            AuthorizationQueryParametersError,
+            "X-Amz-Expires must be at most 604800, which are seven days"
+        ));
+    }
+    Ok(())
 }
 
 /// For how long a presigned URL says that it is good.

@@ -7,7 +7,7 @@
 //! one file each. An answered put is on disk, whole, whatever is killed when;
 //! keys never become paths.
 //!
-//! Request → `serve` → `s3` → `object`, `multipart`, `bucket` → bytes
+//! Request → `serve` → `s3` (`range` where s3s cannot read one) → `object`, `multipart`, `bucket` → bytes
 //! by `ingest` into `blobs`, changes by `commit` and `apply` into
 //! `index`; bytes come back by `output`.
 
@@ -27,6 +27,7 @@ mod listing;
 mod multipart;
 mod object;
 mod output;
+mod range;
 mod record;
 mod s3;
 mod serve;
@@ -47,6 +48,7 @@ use self::{
     commit::Committer,
     failure::Failure,
     index::Index,
+    range::OddRanges,
 };
 use crate::Credentials;
 
@@ -97,7 +99,9 @@ impl Server {
         let failed = |failure: Failure| OpenError { root, detail: failure.to_string() };
         let shared = Shared::open(&config, free_bytes_min).map_err(failed)?;
         let shared = Arc::new(shared);
+        let unsigned = S3ServiceBuilder::new(Service(Arc::clone(&shared))).build();
         let mut builder = S3ServiceBuilder::new(Service(Arc::clone(&shared)));
+        builder.set_route(OddRanges(unsigned));
         builder.set_auth(OneKey(config.credentials));
         builder.set_access(SignedV4);
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(auth::bounds()))));
