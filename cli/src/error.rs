@@ -33,7 +33,7 @@ pub struct Excerpt {
 }
 
 /// Exit codes, as the contract has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exit {
     /// The function or the job failed.
     Failed = 1,
@@ -57,6 +57,11 @@ impl Error {
     /// The service refused or could not be reached.
     pub fn service(message: impl Into<String>) -> Self {
         Self { exit: Exit::Service, ..Self::failed(message) }
+    }
+
+    /// Whoever's move it is.
+    pub fn of(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, ..Self::failed(message) }
     }
 
     /// The same error with a sentence on what to do, put before others.

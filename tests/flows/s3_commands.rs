@@ -46,6 +46,22 @@ async fn files_go_to_the_store_and_come_back() {
     assert!(piped.wait().unwrap().success());
     assert_eq!(service.ok(&["s3", "cp", "s3://bank/piped", "-"]).unwrap(), "from a pipe");
 
+    // What cannot be copied is told, and stops nothing else.
+    std::os::unix::fs::symlink("nowhere", from.join("a-first")).unwrap();
+    let some = service.run(&["s3", "cp", &path(&from), "s3://bank/some/", "-r"]).unwrap();
+    let said = String::from_utf8_lossy(&some.stderr).into_owned();
+    assert_eq!(some.status.code(), Some(2), "{said}");
+    assert!(said.contains("a-first") && said.contains("1 failed and 3 did not"), "{said}");
+    assert_eq!(listed(&service, "s3://bank/some/").len(), 3);
+    service.put("s3://bank/some//no-file", "x").await.unwrap();
+    let back = folder.path().join("back");
+    let some = service.run(&["s3", "cp", "s3://bank/some/", &path(&back), "-r"]).unwrap();
+    let said = String::from_utf8_lossy(&some.stderr).into_owned();
+    assert_eq!(some.status.code(), Some(1), "{said}");
+    assert!(said.contains("s3://bank/some//no-file") && said.contains("1 failed and 3 did not"), "{said}");
+    assert!(back.join("a.csv").is_file() && back.join("deep/er/ü.txt").is_file());
+    service.ok(&["s3", "rm", "s3://bank/some/", "-r"]).unwrap();
+
     let missing = service.run(&["s3", "cp", "s3://bank/none", "-"]).unwrap();
     let said = String::from_utf8_lossy(&missing.stderr).into_owned();
     assert_eq!((missing.status.code(), missing.stdout.len()), (Some(3), 0), "{said}");

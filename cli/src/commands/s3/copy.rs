@@ -2,7 +2,7 @@
 //! `fanfold s3 cp`: files into the store and back.
 //!
 //! Bytes stream through; large objects go in parts. Invariant: a file or an
-//! object appears whole or not at all.
+//! object appears whole or not at all. Of many, what fails does not stop the others.
 
 use std::{
     fs,
@@ -12,11 +12,14 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use fanfold_protocol::uri::ObjectUri;
 use fanfold_storage::{ListEntry, ListOptions, PutOptions, ReadAhead, Store};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt};
 use indicatif::ProgressBar;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::place::{Side, content_type, object, side, target_file, target_object, under};
+use super::{
+    place::{Side, content_type, object, side, target_file, target_object, under},
+    tally::Tally,
+};
 use crate::{
     error::{Error, Result},
     output,
@@ -24,8 +27,6 @@ use crate::{
 
 /// Bytes read from a file at once.
 const PIECE_BYTES: usize = 1 << 20;
-/// Files or objects on their way at once.
-const FILES_AT_ONCE: usize = 4;
 
 /// Refuses what cannot be copied, before anything is done.
 pub fn check(from: &str, to: &str, recursive: bool) -> Result<()> {
@@ -79,23 +80,21 @@ async fn put_stream(store: &Store, to: &ObjectUri) -> Result<()> {
 }
 
 async fn put_folder(store: &Store, from: &Path, to: &ObjectUri) -> Result<()> {
-    let mut files = Vec::new();
-    walk(from, "", &mut files)?;
-    let total = files.iter().map(|(_, _, size)| size).sum();
     let prefix = folder(to)?;
-    let bar = output::bytes_bar("uploading", total);
-    let uploads = files.iter().map(|(path, name, _)| {
+    let bar = output::bytes_bar("uploading", 0);
+    let (mut files, mut tally) = (Vec::new(), Tally::new(&bar));
+    walk(from, "", &mut files, &mut tally)?;
+    bar.set_length(files.iter().map(|(_, _, size)| size).sum());
+    let uploads = files.iter().map(|(path, name, size)| {
         let (prefix, bar) = (&prefix, &bar);
-        async move { upload(store, path, &prefix.join(name)?, bar).await }
+        let copied = async move {
+            upload(store, path, &prefix.join(name)?, bar).await?;
+            Ok::<_, Error>(*size)
+        };
+        async move { (path.display().to_string(), copied.await) }
     });
-    stream::iter(uploads).buffer_unordered(FILES_AT_ONCE).try_collect::<()>().await?;
-    bar.finish_and_clear();
-    output::note(format!(
-        "{} files -> {prefix} ({})",
-        output::count(files.len() as u64),
-        output::bytes(total)
-    ));
-    Ok(())
+    tally.run(uploads).await?;
+    tally.end("files", &prefix)
 }
 
 async fn get_file(store: &Store, from: &ObjectUri, to: &Path) -> Result<()> {
@@ -114,44 +113,56 @@ async fn get_stream(store: &Store, from: &ObjectUri) -> Result<()> {
 }
 
 async fn get_prefix(store: &Store, from: &ObjectUri, to: &Path) -> Result<()> {
-    let mut objects = Vec::new();
-    for (uri, name, size) in below(store, from).await? {
-        // Some clients put an empty object where they show a folder.
-        if size > 0 || !name.ends_with('/') && !name.is_empty() {
-            let path = under(to, &name, uri.key())?;
-            objects.push((uri, path));
-        }
-    }
     let bar = output::bytes_bar("downloading", 0);
-    let downloads = objects.iter().map(|(uri, path)| download(store, uri, path, &bar));
-    let sizes: Vec<u64> = stream::iter(downloads).buffer_unordered(FILES_AT_ONCE).try_collect().await?;
-    bar.finish_and_clear();
-    let (number, total) = (output::count(sizes.len() as u64), output::bytes(sizes.iter().sum()));
-    output::note(format!("{number} objects -> {} ({total})", to.display()));
-    Ok(())
+    let mut tally = Tally::new(&bar);
+    let mut objects = below(store, from, &mut tally).await?;
+    // Some clients put an empty object where they show a folder.
+    objects.retain(|(_, name, size)| *size > 0 || !name.ends_with('/') && !name.is_empty());
+    let downloads = objects.iter().map(|(uri, name, _)| {
+        let bar = &bar;
+        let copied = async move { download(store, uri, &under(to, name, uri.key())?, bar).await };
+        async move { (uri.to_string(), copied.await) }
+    });
+    tally.run(downloads).await?;
+    tally.end("objects", to.display())
 }
 
 async fn copy_prefix(store: &Store, from: &ObjectUri, to: &ObjectUri) -> Result<()> {
-    let (objects, prefix) = (below(store, from).await?, folder(to)?);
-    let copies = objects.iter().map(|(uri, name, _)| {
-        let target = prefix.join(name);
-        async move { store.copy(uri, None, &target?).await.map(drop).map_err(Error::from) }
+    let prefix = folder(to)?;
+    let bar = output::bytes_bar("copying", 0);
+    let mut tally = Tally::new(&bar);
+    let objects = below(store, from, &mut tally).await?;
+    bar.set_length(objects.iter().map(|(_, _, size)| size).sum());
+    let copies = objects.iter().map(|(uri, name, size)| {
+        let (prefix, bar) = (&prefix, &bar);
+        let copied = async move {
+            store.copy(uri, None, &prefix.join(name)?).await?;
+            bar.inc(*size);
+            Ok::<_, Error>(*size)
+        };
+        async move { (uri.to_string(), copied.await) }
     });
-    stream::iter(copies).buffer_unordered(FILES_AT_ONCE).try_collect::<()>().await?;
-    output::note(format!("{} objects -> {prefix}", output::count(objects.len() as u64)));
-    Ok(())
+    tally.run(copies).await?;
+    tally.end("objects", &prefix)
 }
 
 /// Every object under a prefix, with its name relative to the last `/` of the
 /// prefix, as names are to a folder, and its size.
-async fn below(store: &Store, prefix: &ObjectUri) -> Result<Vec<(ObjectUri, String, u64)>> {
+async fn below(
+    store: &Store,
+    prefix: &ObjectUri,
+    tally: &mut Tally<'_>,
+) -> Result<Vec<(ObjectUri, String, u64)>> {
     let base = prefix.key().rfind('/').map_or(0, |slash| slash + 1);
     let mut objects = Vec::new();
     let mut listing = store.list(prefix.bucket(), prefix.key(), ListOptions::default());
     while let Some(entry) = listing.try_next().await? {
         if let ListEntry::Object { key, pin, .. } = entry {
             let name = key.get(base..).unwrap_or_default().to_owned();
-            objects.push((ObjectUri::new(prefix.bucket(), key)?, name, pin.size));
+            match ObjectUri::new(prefix.bucket(), key.as_str()) {
+                Ok(uri) => objects.push((uri, name, pin.size)),
+                Err(problem) => tally.failed(&format!("{key:?}"), &Error::from(problem)),
+            }
         }
     }
     Ok(objects)
@@ -228,22 +239,40 @@ fn permissions(folder: &Path) -> std::io::Result<fs::Permissions> {
 }
 
 /// Every file below a folder: its path, its name with `/`, its size.
-fn walk(folder: &Path, name: &str, files: &mut Vec<(PathBuf, String, u64)>) -> Result<()> {
+fn walk(
+    folder: &Path,
+    name: &str,
+    files: &mut Vec<(PathBuf, String, u64)>,
+    tally: &mut Tally<'_>,
+) -> Result<()> {
     let entries = fs::read_dir(folder).map_err(|cause| unreadable(folder, &cause))?;
     let mut entries = entries.collect::<std::io::Result<Vec<_>>>()?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
-        let part = file_name(&entry.path())?;
-        let name = if name.is_empty() { part } else { format!("{name}/{part}") };
-        if entry.file_type()?.is_dir() {
-            walk(&entry.path(), &name, files)?;
-            continue;
+        let found = visit(&entry, name, files, tally);
+        if let Err(error) = found {
+            tally.failed(&entry.path().display().to_string(), &error);
         }
-        // Links to files are followed, links to folders could lead round in a circle.
-        let metadata = fs::metadata(entry.path())?;
-        if metadata.is_file() {
-            files.push((entry.path(), name, metadata.len()));
-        }
+    }
+    Ok(())
+}
+
+fn visit(
+    entry: &fs::DirEntry,
+    name: &str,
+    files: &mut Vec<(PathBuf, String, u64)>,
+    tally: &mut Tally<'_>,
+) -> Result<()> {
+    let path = entry.path();
+    let part = file_name(&path)?;
+    let name = if name.is_empty() { part } else { format!("{name}/{part}") };
+    if entry.file_type()?.is_dir() {
+        return walk(&path, &name, files, tally);
+    }
+    // Links to files are followed, links to folders could lead round in a circle.
+    let metadata = fs::metadata(&path).map_err(|cause| unreadable(&path, &cause))?;
+    if metadata.is_file() {
+        files.push((path, name, metadata.len()));
     }
     Ok(())
 }
@@ -279,10 +308,14 @@ mod tests {
         for name in ["c", "b/2", "b/1", "a"] {
             fs::write(dir.path().join(name), name).unwrap();
         }
-        let mut files = Vec::new();
-        walk(dir.path(), "", &mut files).unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join("b/0")).unwrap();
+        let bar = ProgressBar::hidden();
+        let (mut files, mut tally) = (Vec::new(), Tally::new(&bar));
+        walk(dir.path(), "", &mut files, &mut tally).unwrap();
         let names: Vec<_> = files.iter().map(|(_, name, size)| (name.as_str(), *size)).collect();
         assert_eq!(names, [("a", 1), ("b/1", 3), ("b/2", 3), ("c", 1)]);
+        assert!(tally.end("files", "x").unwrap_err().to_string().contains("1 failed"));
+        assert!(walk(&dir.path().join("none"), "", &mut files, &mut Tally::new(&bar)).is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod copy;
 mod list;
 mod place;
+mod tally;
 
 use fanfold_storage::{ListOptions, Store};
 use futures::TryStreamExt;
