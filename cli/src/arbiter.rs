@@ -45,7 +45,7 @@ impl fmt::Debug for ByBackbone {
 /// # Errors
 /// When that cannot be found out, since the store or the backbone does not answer.
 pub async fn arbitrated(store: &Store, backbone: &Backbone, bucket: &str) -> Result<Store> {
-    let failed = |error: fanfold_backbone::Error| Error::failed(error.to_string());
+    let failed = |error: fanfold_backbone::Error| Error::service(error.to_string());
     let told = backbone.get(keys::ARBITRATED).await.map_err(failed)?.is_some();
     let needed = told
         || match store.probe_put_if_absent(bucket).await {
@@ -56,7 +56,7 @@ pub async fn arbitrated(store: &Store, backbone: &Backbone, bucket: &str) -> Res
                 true
             }
             Support::Unknown(why) => {
-                return Err(Error::failed(format!(
+                return Err(Error::service(format!(
                     "expected to find out whether the store can put if absent, found: {why}"
                 )));
             }

@@ -39,7 +39,7 @@ pub enum Exit {
     Failed = 1,
     /// Wrong use.
     Usage = 2,
-    /// The service refused or could not be reached.
+    /// The service refused, could not be reached or could not be started.
     Service = 3,
 }
 

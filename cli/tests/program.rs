@@ -117,7 +117,7 @@ fn doctor_says_what_is_wrong() {
     let here = Here::new();
     let endpoint = format!("http://127.0.0.1:{}", free_port());
     let output = here.run(&["doctor", "--output", "json", "--endpoint", &endpoint]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(3));
     let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let gateway = findings.as_array().unwrap().iter().find(|finding| finding["what"] == "gateway").unwrap();
     assert_eq!(gateway["state"], "bad");
@@ -155,8 +155,11 @@ fn a_taken_port_and_a_taken_folder_are_told() {
     let here = Here::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    here.check(&["dev", "--listen", &address, "--s3-listen", "127.0.0.1:0"], 1, "--listen 127.0.0.1:PORT");
-    here.check(&["dev", "--listen", "127.0.0.1:0", "--s3-listen", &address], 1, "--s3-listen");
+    here.check(&["dev", "--listen", &address, "--s3-listen", "127.0.0.1:0"], 3, "--listen 127.0.0.1:PORT");
+    here.check(&["dev", "--listen", "127.0.0.1:0", "--s3-listen", &address], 3, "--s3-listen");
+    std::fs::write(here.path().join("file"), "").unwrap();
+    let free = ["dev", "--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--data", "file/x"];
+    here.check(&free, 3, "--data DIR");
 }
 
 #[test]

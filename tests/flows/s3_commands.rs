@@ -57,7 +57,7 @@ async fn files_go_to_the_store_and_come_back() {
     let back = folder.path().join("back");
     let some = service.run(&["s3", "cp", "s3://bank/some/", &path(&back), "-r"]).unwrap();
     let said = String::from_utf8_lossy(&some.stderr).into_owned();
-    assert_eq!(some.status.code(), Some(1), "{said}");
+    assert_eq!(some.status.code(), Some(2), "{said}");
     assert!(said.contains("s3://bank/some//no-file") && said.contains("1 failed and 3 did not"), "{said}");
     assert!(back.join("a.csv").is_file() && back.join("deep/er/ü.txt").is_file());
     service.ok(&["s3", "rm", "s3://bank/some/", "-r"]).unwrap();
@@ -66,6 +66,11 @@ async fn files_go_to_the_store_and_come_back() {
     let said = String::from_utf8_lossy(&missing.stderr).into_owned();
     assert_eq!((missing.status.code(), missing.stdout.len()), (Some(3), 0), "{said}");
     assert!(said.contains("object-not-found") && said.contains("s3://bank/none"), "{said}");
+    let at_a_file = path(&back.join("a.csv/x"));
+    let unwritable = service.run(&["s3", "cp", "s3://bank/piped", &at_a_file]).unwrap();
+    let said = String::from_utf8_lossy(&unwritable.stderr).into_owned();
+    assert_eq!(unwritable.status.code(), Some(2), "{said}");
+    assert!(said.contains("expected to write") && said.contains("a.csv/x"), "{said}");
     let no_bucket = service.run(&["s3", "ls", "s3://nobucket/"]).unwrap();
     let said = String::from_utf8_lossy(&no_bucket.stderr).into_owned();
     assert_eq!(no_bucket.status.code(), Some(3), "{said}");

@@ -53,7 +53,7 @@ impl Data {
     /// Opens the folder, or makes it with new secrets.
     pub fn open(folder: &Path) -> Result<Self> {
         let unusable = |what: &str, cause: &dyn std::fmt::Display| {
-            Error::failed(format!(
+            Error::service(format!(
                 "expected a usable folder {}, found that {what}: {cause}",
                 folder.display()
             ))
@@ -118,15 +118,18 @@ impl Data {
 
 fn lock(folder: &Path) -> Result<File> {
     let path = folder.join("gateway.lock");
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let mut file = file.map_err(|cause| {
+        Error::service(format!("expected to write {}, found: {cause}", path.display()))
+            .help("give another folder by --data DIR")
+    })?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut pid = String::new();
         // Only for the message; the process may be about to write it.
         let _ = file.read_to_string(&mut pid);
         let who =
             if pid.is_empty() { "another process".to_owned() } else { format!("process {}", pid.trim()) };
-        return Err(Error::failed(format!(
+        return Err(Error::service(format!(
             "expected {} to be free, found {who} at work in it",
             folder.display()
         ))

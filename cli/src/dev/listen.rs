@@ -68,7 +68,7 @@ impl Listeners {
 
 async fn bind(flag: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
     let failed = |cause: std::io::Error| {
-        let error = Error::failed(format!("expected {address} to be free for {flag}, found: {cause}"));
+        let error = Error::service(format!("expected {address} to be free for {flag}, found: {cause}"));
         match cause.kind() {
             std::io::ErrorKind::AddrInUse => error.help(format!(
                 "another service listens there, perhaps another `fanfold dev`; stop it, or give another port by \

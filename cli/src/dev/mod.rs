@@ -79,7 +79,7 @@ impl Stop {
     /// Listens from now on.
     pub fn listen() -> Result<Self> {
         let listen = |kind| {
-            signal(kind).map_err(|cause| Error::failed(format!("signals cannot be listened to: {cause}")))
+            signal(kind).map_err(|cause| Error::service(format!("signals cannot be listened to: {cause}")))
         };
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }

@@ -58,9 +58,9 @@ impl Part {
     async fn ended(&mut self) -> Error {
         let name = self.name;
         match (&mut self.running).await {
-            Ok(Ok(())) => Error::failed(format!("the {name} ended by itself")),
+            Ok(Ok(())) => Error::service(format!("the {name} ended by itself")),
             Ok(Err(error)) => error,
-            Err(error) => Error::failed(format!("the {name} broke: {error}")),
+            Err(error) => Error::service(format!("the {name} broke: {error}")),
         }
     }
 
@@ -92,7 +92,8 @@ impl Parts {
         let runtime = start_runtime(data, &client, &backbone, args)?;
         runtime.look_back().await.map_err(|problem| Error::service(problem.detail))?;
         let dispatch = Dispatch::local(runtime.invoker(), runtime.preparer());
-        let built = Gateway::new(gateway_config(data)?, client, backbone.clone(), dispatch).await?;
+        let built = Gateway::new(gateway_config(data)?, client, backbone.clone(), dispatch).await;
+        let built = built.map_err(|problem| Error::service(problem.detail))?;
         if let Some(events) = events {
             built.follow(events);
         }
@@ -101,8 +102,10 @@ impl Parts {
             Ok(())
         });
         let worker = runtime.clone();
-        let tasks =
-            Part::start("worker", |stop| async move { Ok(worker.run_tasks(stop, DRAIN_TIMEOUT).await?) });
+        let tasks = Part::start("worker", |stop| async move {
+            let ended = worker.run_tasks(stop, DRAIN_TIMEOUT).await;
+            ended.map_err(|problem| Error::service(problem.detail))
+        });
         Ok(Self { store: serving, gateway, tasks, backbone, runtime })
     }
 
@@ -128,13 +131,13 @@ async fn open_store(data: &Data) -> Result<Server> {
     let config = ServerConfig { root: data.store(), credentials: data.credentials.clone() };
     let opened = tokio::task::spawn_blocking(move || Server::open(config)).await;
     let opened =
-        opened.map_err(|error| Error::failed(format!("the store broke while it was opened: {error}")))?;
-    opened.map_err(|error| Error::failed(error.to_string()))
+        opened.map_err(|error| Error::service(format!("the store broke while it was opened: {error}")))?;
+    opened.map_err(|error| Error::service(error.to_string()))
 }
 
 async fn open_backbone(data: &Data) -> Result<Backbone> {
     let opened = Backbone::embedded(EmbeddedConfig::new(data.backbone())).await;
-    opened.map_err(|error| Error::failed(format!("{}: {error}", data.backbone().display())))
+    opened.map_err(|error| Error::service(format!("{}: {error}", data.backbone().display())))
 }
 
 async fn connect(data: &Data, address: SocketAddr, args: &Dev) -> Result<Store> {
@@ -145,7 +148,7 @@ async fn connect(data: &Data, address: SocketAddr, args: &Dev) -> Result<Store> 
 
 fn start_runtime(data: &Data, store: &Store, backbone: &Backbone, args: &Dev) -> Result<Runtime> {
     let program = std::env::current_exe().map_err(|cause| {
-        Error::failed(format!("expected to know this program's own path, found: {cause}"))
+        Error::service(format!("expected to know this program's own path, found: {cause}"))
     })?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let config = RuntimeConfig {
@@ -156,7 +159,7 @@ fn start_runtime(data: &Data, store: &Store, backbone: &Backbone, args: &Dev) ->
         compiler: CompilerCommand { program, args: vec![COMPILE_WORD.into()] },
     };
     Runtime::start(config, store.clone(), SYSTEM_BUCKET_DEFAULT.to_owned(), backbone.clone())
-        .map_err(|error| Error::failed(error.to_string()))
+        .map_err(|error| Error::service(error.to_string()))
 }
 
 fn gateway_config(data: &Data) -> Result<GatewayConfig> {

@@ -88,7 +88,8 @@ impl What {
         let ending = CancellationToken::new();
         let dispatch = Dispatch::remote(&backbone, Arc::clone(&self.tls), ending.clone());
         let workers = ending.drop_guard();
-        let gateway = Gateway::shared(self.configs.clone(), store, backbone.clone(), dispatch).await?;
+        let gateway = Gateway::shared(self.configs.clone(), store, backbone.clone(), dispatch).await;
+        let gateway = gateway.map_err(|problem| Error::service(problem.detail))?;
         Ok(Begun { gateway, backbone, workers })
     }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     args,
-    error::{Error, Result},
+    error::{Error, Exit, Result},
     output,
 };
 
@@ -59,16 +59,27 @@ impl Finding {
 /// Looks at everything.
 pub async fn run(endpoint: Option<&str>, token: Option<&str>, args: args::Doctor) -> Result<()> {
     let looking = output::spinner("looking");
-    let mut findings = tokio::task::spawn_blocking(machine::look)
+    let machine = tokio::task::spawn_blocking(machine::look)
         .await
         .map_err(|error| Error::failed(format!("the look at this machine broke: {error}")))?;
-    findings.extend(service::look(endpoint, token).await);
+    let service = service::look(endpoint, token).await;
     looking.finish_and_clear();
+    let findings = [&machine[..], &service[..]].concat();
     output::shown(args.shown.view, &findings, |findings| text(findings))?;
-    match findings.iter().filter(|finding| finding.state == State::Bad).count() {
+    verdict(bad(&machine), bad(&service))
+}
+
+fn bad(findings: &[Finding]) -> usize {
+    findings.iter().filter(|finding| finding.state == State::Bad).count()
+}
+
+/// What is bad of the service comes first: without it no other command does anything.
+fn verdict(machine: usize, service: usize) -> Result<()> {
+    let exit = if service > 0 { Exit::Service } else { Exit::Failed };
+    match machine + service {
         0 => Ok(()),
-        1 => Err(Error::failed("one thing needs mending")),
-        several => Err(Error::failed(format!("{several} things need mending"))),
+        1 => Err(Error::of(exit, "one thing needs mending")),
+        several => Err(Error::of(exit, format!("{several} things need mending"))),
     }
 }
 
@@ -93,6 +104,13 @@ fn text(findings: &[Finding]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_exit_code_says_whether_it_is_the_service() {
+        let exit = |machine, service| verdict(machine, service).err().map(|error| error.exit());
+        assert_eq!((exit(0, 0), exit(2, 0)), (None, Some(Exit::Failed)));
+        assert_eq!((exit(0, 1), exit(1, 1)), (Some(Exit::Service), Some(Exit::Service)));
+    }
 
     #[test]
     fn findings_say_what_to_do() {

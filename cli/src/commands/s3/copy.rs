@@ -204,13 +204,16 @@ async fn send(
 
 async fn download(store: &Store, from: &ObjectUri, path: &Path, bar: &ProgressBar) -> Result<u64> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let draft = tempfile::NamedTempFile::new_in(folder)?;
-    let mut file = tokio::fs::File::create(draft.path()).await?;
+    let unwritable = |cause: std::io::Error| {
+        Error::usage(format!("expected to write {}, found: {cause}; choose another place", path.display()))
+    };
+    fs::create_dir_all(folder).map_err(unwritable)?;
+    let draft = tempfile::NamedTempFile::new_in(folder).map_err(unwritable)?;
+    let mut file = tokio::fs::File::create(draft.path()).await.map_err(unwritable)?;
     let size_bytes = receive(store, from, &mut file, bar).await?;
-    draft.persist(path).map_err(|error| error.error)?;
+    draft.persist(path).map_err(|error| unwritable(error.error))?;
     // A temporary file is private; what is kept is as open as any new file.
-    fs::set_permissions(path, permissions(folder)?)?;
+    permissions(folder).and_then(|mode| fs::set_permissions(path, mode)).map_err(unwritable)?;
     Ok(size_bytes)
 }
 

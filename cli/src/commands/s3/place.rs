@@ -70,7 +70,7 @@ pub fn under(folder: &Path, relative: &str, key: &str) -> Result<PathBuf> {
     if relative.split('/').all(fits) {
         return Ok(folder.join(relative));
     }
-    Err(Error::failed(format!("expected a key that can be a file's name, found {key:?}"))
+    Err(Error::usage(format!("expected a key that can be a file's name, found {key:?}"))
         .help("copy that object by itself, to a file with a name of your own"))
 }
 
