@@ -76,6 +76,14 @@ impl Backbone {
         Ok(Self::whole(Driver::Nats(Nats::open_with(config).await?)))
     }
 
+    /// Reaches NATS as [`Backbone::nats`] would, and changes nothing: the streams that it would make.
+    ///
+    /// # Errors
+    /// As of [`Backbone::nats`].
+    pub async fn nats_missing(config: NatsConfig) -> Result<Vec<String>> {
+        Nats::missing(config).await
+    }
+
     fn whole(driver: Driver) -> Self {
         Self { driver, scope: "".into() }
     }

@@ -109,7 +109,7 @@ pub struct Hosts {
     /// The configuration, TOML; docs/configuration.md has every key
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Check it, and that what it names is there, and start nothing
+    /// Check it, and that what it names can be reached; start nothing and change nothing
     #[arg(long)]
     pub check: bool,
 }

@@ -423,3 +423,29 @@ fn the_chart_renders_to_what_the_programs_take() {
     let (sound, _, said) = helm(&["template", "release", "--set", "nats.replicas=2"]);
     assert!(!sound && said.contains("nats.replicas"), "{said}");
 }
+
+#[test]
+fn certificates_are_made_once_and_keys_are_ones_own() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let make = |names: &[&str]| {
+        let output = Command::new(program())
+            .args(["certs", "--out", "c"])
+            .args(names)
+            .current_dir(folder.path())
+            .output();
+        output.unwrap()
+    };
+    assert!(make(&["--worker", "a.example.org"]).status.success());
+    let authority = std::fs::read(folder.path().join("c/ca.pem")).unwrap();
+    let mode = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("c/ca.key"), mode("c/worker-a.example.org.key")), (0o600, 0o600));
+    // Another host later, of the same authority; the same host is refused.
+    assert!(make(&["--worker", "10.0.0.7"]).status.success());
+    assert_eq!(std::fs::read(folder.path().join("c/ca.pem")).unwrap(), authority);
+    let refused = make(&["--worker", "a.example.org"]);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("never written over"));
+    assert!(!make(&["--gateway", "../up"]).status.success());
+}

@@ -2,16 +2,12 @@
 //! A deployment of many hosts, as processes: gateways and workers that come, are
 //! killed, cut off and go.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use fanfold_tests::{
-    hosts::{Deployment, Plan, Release, TOKEN, is_over},
+    hosts::{Deployment, Plan, Release, SYSTEM_BUCKET, TOKEN, is_over},
     network,
     proxy::Troubles,
-    service::program,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -428,11 +424,30 @@ async fn what_is_wrong_at_the_start_is_told_together() {
     let text = "listen = \"127.0.0.1:1\"\ntoken_digests = \"digests\"\n[store]\nendpoint = \"http://127.0.0.1:1\"\ncredentials = \"store\"\n\
          [nats]\nurls = [\"nats://127.0.0.1:1\"]\n[tls]\ncert = \"none.pem\"\nkey = \"certs/gateway-127.0.0.1.key\"\nca = \"certs/ca.pem\"\n";
     deployment.write("wrong.toml", text).unwrap();
-    let output = deployment.fanfold(&["gateway", "--config", "wrong.toml"]).unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(3), "{said}");
-    for named in ["tls.cert", "none.pem", "store:", "nats:", "no port was bound"] {
-        assert!(said.contains(named), "expected {named} in {said}");
+    for more in [&[][..], &["--check"]] {
+        let words = [&["gateway", "--config", "wrong.toml"][..], more].concat();
+        let output = deployment.fanfold(&words).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        for named in ["tls.cert", "none.pem", "store:", "nats:", "no port was bound"] {
+            assert!(said.contains(named), "expected {named} in {said}");
+        }
+    }
+    // What is sound is told what it would make, and nothing is made.
+    let text_of_gateway = std::fs::read_to_string(deployment.path("gateway-1.toml")).unwrap();
+    let other = text_of_gateway.replace(&format!("{SYSTEM_BUCKET:?}"), "\"not-there-yet\"");
+    deployment.write("other.toml", &other).unwrap();
+    for _ in 0..2 {
+        let output = deployment.fanfold(&["gateway", "--config", "other.toml", "--check"]).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && output.stdout.is_empty(), "{said}");
+        assert!(said.contains("the bucket not-there-yet is not there yet; a start makes it"), "{said}");
+    }
+    assert!(!deployment.store().unwrap().bucket_exists("not-there-yet").await.unwrap());
+    for (part, file) in [("gateway", "gateway-1.toml"), ("worker", "worker-1.toml")] {
+        let output = deployment.fanfold(&[part, "--config", file, "--check"]).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && !said.contains("a start makes it"), "{said}");
     }
     deployment.write("bad-digests", "not hexadecimal\n").unwrap();
     let text = text.replace("\"digests\"", "\"bad-digests\"") + "[limits]\ntenant_concurrency = 100000\n";
@@ -463,30 +478,4 @@ async fn what_is_wrong_at_the_start_is_told_together() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("lissten"), "{said}");
-}
-
-#[test]
-fn certificates_are_made_once_and_keys_are_ones_own() {
-    use std::os::unix::fs::PermissionsExt;
-
-    let folder = tempfile::tempdir().unwrap();
-    let make = |names: &[&str]| {
-        let output = Command::new(program())
-            .args(["certs", "--out", "c"])
-            .args(names)
-            .current_dir(folder.path())
-            .output();
-        output.unwrap()
-    };
-    assert!(make(&["--worker", "a.example.org"]).status.success());
-    let authority = std::fs::read(folder.path().join("c/ca.pem")).unwrap();
-    let mode = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode("c/ca.key"), mode("c/worker-a.example.org.key")), (0o600, 0o600));
-    // Another host later, of the same authority; the same host is refused.
-    assert!(make(&["--worker", "10.0.0.7"]).status.success());
-    assert_eq!(std::fs::read(folder.path().join("c/ca.pem")).unwrap(), authority);
-    let refused = make(&["--worker", "a.example.org"]);
-    assert!(!refused.status.success());
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("never written over"));
-    assert!(!make(&["--gateway", "../up"]).status.success());
 }

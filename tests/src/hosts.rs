@@ -165,19 +165,17 @@ impl Deployment {
         Ok(deployment)
     }
 
-    /// Waits until a cluster of NATS has a leader, so that a gateway would start.
+    /// Waits until a cluster of NATS has a leader and has the streams, so that all others would start.
     async fn elected(&self) -> Result<()> {
         let begun = Instant::now();
         loop {
-            let mut command = self.command("gateway-1", program());
-            command.args(["gateway", "--config", "gateway-1.toml", "--check"]);
-            // The proxy between it and the store goes on meanwhile.
-            let checked = tokio::task::spawn_blocking(move || command.output()).await??;
-            if checked.status.success() {
-                return Ok(());
+            match self.backbone("gateway-1").await {
+                Ok(backbone) => {
+                    backbone.close().await;
+                    return Ok(());
+                }
+                Err(error) => ensure!(begun.elapsed() < READY_MAX, "NATS does not get ready: {error}"),
             }
-            let said = String::from_utf8_lossy(&checked.stderr);
-            ensure!(begun.elapsed() < READY_MAX, "NATS does not get ready: {said}");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }

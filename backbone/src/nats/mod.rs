@@ -91,10 +91,7 @@ struct Core {
 
 impl Nats {
     pub(crate) async fn open_with(config: NatsConfig) -> Result<Self> {
-        let problems = config.problems();
-        if !problems.is_empty() {
-            return Err(Error::Misconfigured { problems });
-        }
+        sound(config.problems())?;
         let (client, gaps) = connect(&config).await?;
         let version = client.server_info().version;
         if config.replicas > 1 && version.starts_with("2.9.") {
@@ -105,26 +102,13 @@ impl Nats {
             );
         }
         let names = Names::new(&config.prefix, config.shards);
-        let jetstream = ContextBuilder::new()
-            .timeout(config.operation_timeout)
-            .ack_timeout(config.operation_timeout)
-            .max_ack_inflight(PUBLISHES_MAX)
-            .backpressure_on_inflight(true)
-            .build(client.clone());
+        let jetstream = context(&client, &config);
         let mut problems = match config.restricted {
             true => Vec::new(),
             false => streams::prepare(&jetstream, &names, &config).await,
         };
-        let bytes_max = client.max_payload();
-        if bytes_max < MESSAGE_BYTES {
-            problems.push(format!(
-                "expected a server that takes messages of {MESSAGE_BYTES} bytes, found max_payload {bytes_max}; \
-                 raise it"
-            ));
-        }
-        if !problems.is_empty() {
-            return Err(Error::Misconfigured { problems });
-        }
+        problems.extend(too_small(&client));
+        sound(problems)?;
         let stream = async |name: String| jetstream.get_stream_no_info(name).await.map_err(unavailable);
         let mut work = Vec::with_capacity(config.shards);
         for shard in 0..config.shards {
@@ -146,6 +130,22 @@ impl Nats {
             lost: CancellationToken::new(),
         };
         Self::start(core).await
+    }
+
+    /// Reaches the servers and changes nothing: the streams that opening would make.
+    pub(crate) async fn missing(config: NatsConfig) -> Result<Vec<String>> {
+        if config.restricted {
+            // Who may do little makes nothing.
+            Self::open_with(config).await?.close().await;
+            return Ok(Vec::new());
+        }
+        sound(config.problems())?;
+        let (client, _) = connect(&config).await?;
+        let names = Names::new(&config.prefix, config.shards);
+        let (missing, mut problems) = streams::inspect(&context(&client, &config), &names, &config).await;
+        problems.extend(too_small(&client));
+        sound(problems)?;
+        Ok(missing)
     }
 
     async fn start(core: Core) -> Result<Self> {
@@ -317,6 +317,30 @@ impl Core {
 
 fn bounded(ttl: Option<Duration>) -> Option<Duration> {
     ttl.map(|ttl| ttl.min(DURATION_MAX))
+}
+
+/// Fails with what is wrong, if anything is.
+fn sound(problems: Vec<String>) -> Result<()> {
+    if problems.is_empty() { Ok(()) } else { Err(Error::Misconfigured { problems }) }
+}
+
+fn context(client: &Client, config: &NatsConfig) -> async_nats::jetstream::Context {
+    ContextBuilder::new()
+        .timeout(config.operation_timeout)
+        .ack_timeout(config.operation_timeout)
+        .max_ack_inflight(PUBLISHES_MAX)
+        .backpressure_on_inflight(true)
+        .build(client.clone())
+}
+
+/// What is wrong with servers that take no large messages.
+fn too_small(client: &Client) -> Option<String> {
+    let bytes_max = client.max_payload();
+    (bytes_max < MESSAGE_BYTES).then(|| {
+        format!(
+            "expected a server that takes messages of {MESSAGE_BYTES} bytes, found max_payload {bytes_max}; raise it"
+        )
+    })
 }
 
 /// Connects, and counts from then on what may have been lost.

@@ -26,6 +26,28 @@ pub(super) async fn prepare(jetstream: &Context, names: &Names, config: &NatsCon
     problems
 }
 
+/// Checks every stream and changes nothing; answers those that are missing, and what is wrong with the others.
+pub(super) async fn inspect(
+    jetstream: &Context,
+    names: &Names,
+    config: &NatsConfig,
+) -> (Vec<String>, Vec<String>) {
+    let (mut missing, mut problems) = (Vec::new(), Vec::new());
+    for wanted in wanted(names, config) {
+        let found = jetstream.get_stream(&wanted.name).await;
+        match found {
+            Ok(stream) => problems.extend(differences(&wanted, &stream.cached_info().config)),
+            Err(error) if is_missing(&error) => missing.push(wanted.name),
+            Err(error) => problems.push(unfound(&wanted.name, &error)),
+        }
+    }
+    (missing, problems)
+}
+
+fn unfound(name: &str, error: &GetStreamError) -> String {
+    format!("expected the stream {name} or leave to make it, found: {error}")
+}
+
 fn wanted(names: &Names, config: &NatsConfig) -> Vec<Config> {
     let common = |name: String, subject: String, bytes_max: u64| Config {
         name,
@@ -64,7 +86,7 @@ async fn prepare_one(jetstream: &Context, wanted: Config) -> Vec<String> {
     match jetstream.get_stream(&name).await {
         Ok(stream) => return differences(&wanted, &stream.cached_info().config),
         Err(error) if is_missing(&error) => {}
-        Err(error) => return vec![format!("expected the stream {name} or leave to make it, found: {error}")],
+        Err(error) => return vec![unfound(&name, &error)],
     }
     match jetstream.create_stream(&wanted).await {
         Ok(stream) => differences(&wanted, &stream.cached_info().config),

@@ -255,6 +255,26 @@ async fn settings_that_do_not_fit_are_all_told_and_nothing_is_changed() {
 }
 
 #[tokio::test]
+async fn what_opening_would_make_is_told_and_not_made() {
+    for release in BOTH {
+        let servers = Servers::start(release, 1).await;
+        servers.open("other").await.close().await;
+        for _ in 0..2 {
+            let missing = Backbone::nats_missing(servers.config("asked")).await.unwrap();
+            assert_eq!(missing, ["asked-keys", "asked-dead", "asked-work-0", "asked-work-1"]);
+        }
+        servers.open("asked").await.close().await;
+        assert!(Backbone::nats_missing(servers.config("asked")).await.unwrap().is_empty());
+        let mut unfit = servers.config("asked");
+        unfit.shard_bytes_max = 32 << 20;
+        let Err(Error::Misconfigured { problems }) = Backbone::nats_missing(unfit).await else {
+            panic!("expected the mismatch to be told")
+        };
+        assert_eq!(problems.len(), 2, "{problems:#?}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_out_of_reach_or_without_what_we_need_is_told() {
     let told = async |config: NatsConfig| match Backbone::nats(config).await {
         Err(error @ Error::Misconfigured { .. }) => {

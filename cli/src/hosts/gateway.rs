@@ -40,13 +40,12 @@ pub async fn run(args: Hosts) -> Result<()> {
     mistakes.end(&args.config)?;
     let tls = tls::client(&config.tls);
     let others = tls.as_ref().err().cloned().unwrap_or_default();
+    if args.check {
+        let buckets = built.iter().map(|config| config.tenant.system_bucket.clone());
+        return ways.check(&args.config, buckets, others).await;
+    }
     let (store, backbone) = ways.clone().open(&args.config, others).await?;
     let Ok(tls) = tls else { return Ok(()) };
-    if args.check {
-        backbone.close().await;
-        output::note("the configuration is sound, and what it names is there");
-        return Ok(());
-    }
     let mut stop = Stop::listen()?;
     let what = What { configs: built, tls, ways, path: args.config };
     let mut begun = what.begin(store, backbone).await?;

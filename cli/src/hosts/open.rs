@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a process stands on: the store and the backbone, reached before anything else.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, future::Future, path::Path, time::Duration};
 
 use fanfold_backbone::{Backbone, NatsConfig};
 use fanfold_storage::{Store, StoreConfig};
@@ -10,6 +10,7 @@ use super::config::{self, Mistakes};
 use crate::{
     arbiter::arbitrated,
     error::{Error, Result},
+    output,
 };
 
 /// How long each may take to answer.
@@ -54,23 +55,79 @@ impl Ways {
         };
         let problems: std::result::Result<(), Vec<String>> = opened;
         others.extend(problems.err().unwrap_or_default());
-        Err(Error::service(format!(
-            "expected everything that {} names to be there, found\n  {}",
-            path.display(),
-            others.join("\n  ")
-        ))
-        .help("nothing was started and no port was bound; correct it and start again"))
+        Err(absent(path, &others))
+    }
+
+    /// Reaches both, changes nothing, and says what a start would make. `buckets` are those that it needs
+    /// beside its own, `others` problems that were found before.
+    ///
+    /// # Errors
+    /// Everything that is wrong, together.
+    pub async fn check(
+        self,
+        path: &Path,
+        buckets: impl IntoIterator<Item = String>,
+        mut others: Vec<String>,
+    ) -> Result<()> {
+        let buckets = buckets.into_iter().chain([self.bucket]).collect();
+        let (store, nats) = tokio::join!(missing_buckets(self.store, buckets), missing_streams(self.nats));
+        let mut missing = Vec::new();
+        for (part, found) in [("store", store), ("nats", nats)] {
+            match found {
+                Ok(found) => missing.extend(found),
+                Err(problem) => others.push(format!("{part}: {problem}")),
+            }
+        }
+        if !others.is_empty() {
+            return Err(absent(path, &others));
+        }
+        missing.iter().for_each(|what| output::note(format!("{what} is not there yet; a start makes it")));
+        output::note("the configuration is sound, and what it names can be reached");
+        Ok(())
     }
 }
 
-async fn reach_store(config: Option<StoreConfig>, bucket: &str) -> std::result::Result<Store, String> {
+fn absent(path: &Path, problems: &[String]) -> Error {
+    Error::service(format!(
+        "expected everything that {} names to be there, found\n  {}",
+        path.display(),
+        problems.join("\n  ")
+    ))
+    .help("nothing was started and no port was bound; correct it and start again")
+}
+
+/// A store's client that is not to wait through all the retries of a call.
+fn impatient(config: &StoreConfig) -> std::result::Result<Store, String> {
+    Store::connect(StoreConfig { attempts_max: 2, ..config.clone() }).map_err(|error| error.to_string())
+}
+
+async fn missing_buckets(
+    config: Option<StoreConfig>,
+    buckets: BTreeSet<String>,
+) -> std::result::Result<Vec<String>, String> {
+    let store = impatient(&config.ok_or("it is not configured")?)?;
+    let mut missing = Vec::new();
+    for bucket in buckets {
+        if !about(&bucket, store.bucket_exists(&bucket)).await? {
+            missing.push(format!("the bucket {bucket}"));
+        }
+    }
+    Ok(missing)
+}
+
+async fn missing_streams(config: Option<NatsConfig>) -> std::result::Result<Vec<String>, String> {
     let config = config.ok_or("it is not configured")?;
-    // A start is not to wait through all the retries of a call.
-    let store =
-        Store::connect(StoreConfig { attempts_max: 2, ..config.clone() }).map_err(|e| e.to_string())?;
-    match tokio::time::timeout(PATIENCE, store.ensure_bucket(bucket)).await {
-        Ok(Ok(())) => Store::connect(config).map_err(|error| error.to_string()),
-        Ok(Err(error)) => Err(error.to_string()),
+    let missing = of_nats(Backbone::nats_missing(config)).await?;
+    Ok(missing.into_iter().map(|name| format!("the stream {name} of NATS")).collect())
+}
+
+/// The store's answer about a bucket, in time.
+async fn about<T>(
+    bucket: &str,
+    answer: impl Future<Output = fanfold_storage::Result<T>>,
+) -> std::result::Result<T, String> {
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_) => Err(format!(
             "expected an answer about the bucket {bucket} within {} s, found none",
             PATIENCE.as_secs()
@@ -78,9 +135,21 @@ async fn reach_store(config: Option<StoreConfig>, bucket: &str) -> std::result::
     }
 }
 
-async fn reach_nats(config: Option<NatsConfig>) -> std::result::Result<Backbone, String> {
+async fn reach_store(config: Option<StoreConfig>, bucket: &str) -> std::result::Result<Store, String> {
     let config = config.ok_or("it is not configured")?;
-    match tokio::time::timeout(PATIENCE, Backbone::nats(config)).await {
+    about(bucket, impatient(&config)?.ensure_bucket(bucket)).await?;
+    Store::connect(config).map_err(|error| error.to_string())
+}
+
+async fn reach_nats(config: Option<NatsConfig>) -> std::result::Result<Backbone, String> {
+    of_nats(Backbone::nats(config.ok_or("it is not configured")?)).await
+}
+
+/// The answer of NATS, in time.
+async fn of_nats<T>(
+    answer: impl Future<Output = fanfold_backbone::Result<T>>,
+) -> std::result::Result<T, String> {
+    match tokio::time::timeout(PATIENCE, answer).await {
         Ok(opened) => opened.map_err(|error| match error {
             fanfold_backbone::Error::Misconfigured { problems } => problems.join("; "),
             other => other.to_string(),

@@ -44,13 +44,11 @@ pub async fn run(args: Hosts) -> Result<()> {
     mistakes.end(&args.config)?;
     let tls = tls::server(&config.tls);
     let others = tls.as_ref().err().cloned().unwrap_or_default();
+    if args.check {
+        return ways.check(&args.config, [], others).await;
+    }
     let (store, backbone) = ways.open(&args.config, others).await?;
     let (Ok(tls), Some(name)) = (tls, name) else { return Ok(()) };
-    if args.check {
-        backbone.close().await;
-        output::note("the configuration is sound, and what it names is there");
-        return Ok(());
-    }
     let mut stop = Stop::listen()?;
     let runtime = runtime(&config, &name, store, &backbone)?;
     runtime.look_back().await.map_err(|problem| Error::service(problem.detail))?;
