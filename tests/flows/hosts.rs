@@ -455,6 +455,14 @@ async fn what_is_wrong_at_the_start_is_told_together() {
     let output = deployment.fanfold(&["gateway", "--config", "wrong.toml", "--check"]).unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
+    let text = text.replace("listen =", "lissten = 1\nlisten =");
+    deployment.write("wrong.toml", &text.replace("\"store\"", "\"missing\"")).unwrap();
+    let output = deployment.fanfold(&["gateway", "--config", "wrong.toml"]).unwrap();
+    let all = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{all}");
+    for named in ["lissten", "token_digests", "store.credentials", "tls.cert", "nats: expected NATS at"] {
+        assert!(all.contains(named), "expected {named} in {all}");
+    }
     for named in ["token_digests", "line 1", "store.credentials", "tenant_concurrency"] {
         assert!(said.contains(named), "expected {named} in {said}");
     }

@@ -20,18 +20,16 @@ use fanfold_protocol::{
 };
 use fanfold_runtime::BUDGET_BYTES_MIN;
 use fanfold_storage::{Credentials, StoreConfig};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 
-use crate::{
-    error::{Error, Result},
-    json_text,
-};
+use super::mistakes::Mistakes;
 
 /// The file of `fanfold gateway`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gateway {
     /// Address for users.
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     /// Whom it serves, if that is one.
     pub tenant: Option<TenantName>,
@@ -84,11 +82,13 @@ pub struct Worker {
     /// Its name, which no other worker has; the host's when absent.
     pub name: Option<WorkerName>,
     /// Address for gateways.
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     /// `host:port` by which gateways reach it; its certificate names the host.
     /// `{name}` stands for the worker's name.
     pub advertise: Option<String>,
     /// Address of `/healthz`, `/readyz` and `/metrics`, without TLS.
+    #[serde(deserialize_with = "address")]
     pub probe_listen: SocketAddr,
     /// Calls at once.
     #[serde(default = "slots")]
@@ -210,75 +210,14 @@ fn slots() -> u32 {
     u32::try_from(limits::TENANT_CONCURRENCY_DEFAULT).unwrap_or(u32::MAX)
 }
 
-/// Reads a file.
-///
-/// # Errors
-/// Wrong use, with the line that is wrong.
-pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(|cause| {
-        Error::usage(format!("expected a configuration in {}, found: {cause}", path.display())).help(
-            "deploy/gateway.toml and deploy/worker.toml are examples; docs/configuration.md has every key",
-        )
-    })?;
-    json_text::toml(&path.display().to_string(), &text)
-}
-
-/// Mistakes, each with the key that it is about.
-#[derive(Default)]
-pub struct Mistakes(Vec<String>);
-
-impl Mistakes {
-    /// What a key should be.
-    pub fn note(&mut self, key: &str, mistake: impl std::fmt::Display) {
-        self.0.push(format!("{key}: {mistake}"));
-    }
-
-    /// The value, or a mistake.
-    fn take<T, E: std::fmt::Display>(&mut self, key: &str, value: std::result::Result<T, E>) -> Option<T> {
-        value.map_err(|error| self.note(key, error)).ok()
-    }
-
-    /// What a file of a secret holds.
-    fn secret(&mut self, key: &str, path: &Path) -> Option<String> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|cause| format!("expected the secret in {}, found: {cause}", path.display()));
-        let text = self.take(key, text)?.trim().to_owned();
-        if text.is_empty() {
-            self.note(key, format!("expected the secret in {}, found it empty", path.display()));
-            return None;
-        }
-        Some(text)
-    }
-
-    /// The access key and the secret key in a file.
-    fn key_pair(&mut self, key: &str, path: &Path) -> Option<(String, String)> {
-        let text = self.secret(key, path)?;
-        let mut lines = text.lines().map(|line| line.trim().to_owned());
-        let pair = lines.next().zip(lines.next());
-        if pair.is_none() {
-            self.note(
-                key,
-                "expected the access key on the first line and the secret key on the second, found one line",
-            );
-        }
-        pair
-    }
-
-    /// Fails with all of them.
-    ///
-    /// # Errors
-    /// Wrong use.
-    pub fn end(self, path: &Path) -> Result<()> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
-        Err(Error::usage(format!(
-            "expected a configuration without mistakes in {}, found\n  {}",
-            path.display(),
-            self.0.join("\n  ")
+/// An address, told in words of ours where it is none.
+fn address<'de, D: serde::Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map_err(|_| {
+        serde::de::Error::custom(format!(
+            "expected an address and a port such as 0.0.0.0:7070, found {text:?}"
         ))
-        .help("docs/configuration.md has every key"))
-    }
+    })
 }
 
 impl Store {
@@ -518,7 +457,7 @@ mod tests {
             config.memory = Some(memory.parse().unwrap());
             let mut mistakes = Mistakes::default();
             config.check(&mut mistakes);
-            assert_eq!(mistakes.0, expected, "{memory}");
+            assert_eq!(mistakes.all(), expected, "{memory}");
         };
         check("64MiB", &[]);
         check("12GiB", &[]);

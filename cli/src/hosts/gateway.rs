@@ -14,11 +14,7 @@ use rustls::ClientConfig;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{
-    config::{self, Mistakes},
-    open::Ways,
-    tls,
-};
+use super::{config, mistakes, open::Ways, tls};
 use crate::{
     args::Hosts,
     dev::Stop,
@@ -31,15 +27,14 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs it until it is told to stop.
 pub async fn run(args: Hosts) -> Result<()> {
-    let config: config::Gateway = config::read(&args.config)?;
-    let mut mistakes = Mistakes::default();
+    let (config, mut mistakes) = mistakes::read::<config::Gateway>(&args.config)?;
     let (built, ways) = (
         config.build(&mut mistakes),
         Ways::of(&config.store, &config.nats, &config.system_bucket, &mut mistakes),
     );
-    mistakes.end(&args.config)?;
     let tls = tls::client(&config.tls);
     let others = tls.as_ref().err().cloned().unwrap_or_default();
+    ways.admit(&args.config, mistakes, &others).await?;
     if args.check {
         let buckets = built.iter().map(|config| config.tenant.system_bucket.clone());
         return ways.check(&args.config, buckets, others).await;

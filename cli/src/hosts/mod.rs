@@ -9,6 +9,7 @@
 pub mod certs;
 mod config;
 mod gateway;
+mod mistakes;
 pub mod nats_users;
 mod open;
 mod probes;

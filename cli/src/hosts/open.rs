@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, future::Future, path::Path, time::Duration};
 use fanfold_backbone::{Backbone, NatsConfig};
 use fanfold_storage::{Store, StoreConfig};
 
-use super::config::{self, Mistakes};
+use super::{config, mistakes::Mistakes};
 use crate::{
     arbiter::arbitrated,
     error::{Error, Result},
@@ -28,6 +28,26 @@ impl Ways {
     /// Out of the configuration.
     pub fn of(store: &config::Store, nats: &config::Nats, bucket: &str, mistakes: &mut Mistakes) -> Self {
         Self { store: store.build(mistakes), nats: nats.build(mistakes), bucket: bucket.to_owned() }
+    }
+
+    /// Fails if there are mistakes in the configuration, and tells beside them what else is wrong: `others`,
+    /// and what of the store and NATS can be reached in spite of them. Changes nothing.
+    ///
+    /// # Errors
+    /// Wrong use.
+    pub async fn admit(&self, path: &Path, mistakes: Mistakes, others: &[String]) -> Result<()> {
+        if mistakes.all().is_empty() {
+            return Ok(());
+        }
+        let mut ways = self.clone();
+        if mistakes.are_about("store") {
+            ways.store = None;
+        }
+        if mistakes.are_about("nats") {
+            ways.nats = None;
+        }
+        let (_, problems) = ways.look([]).await;
+        Err(mistakes.with([others, &problems[..]].concat()).into_error(path))
     }
 
     /// Reaches both. `others` are problems that were found before.
@@ -69,21 +89,30 @@ impl Ways {
         buckets: impl IntoIterator<Item = String>,
         mut others: Vec<String>,
     ) -> Result<()> {
-        let buckets = buckets.into_iter().chain([self.bucket]).collect();
-        let (store, nats) = tokio::join!(missing_buckets(self.store, buckets), missing_streams(self.nats));
-        let mut missing = Vec::new();
-        for (part, found) in [("store", store), ("nats", nats)] {
-            match found {
-                Ok(found) => missing.extend(found),
-                Err(problem) => others.push(format!("{part}: {problem}")),
-            }
-        }
+        let (missing, problems) = self.look(buckets).await;
+        others.extend(problems);
         if !others.is_empty() {
             return Err(absent(path, &others));
         }
         missing.iter().for_each(|what| output::note(format!("{what} is not there yet; a start makes it")));
         output::note("the configuration is sound, and what it names can be reached");
         Ok(())
+    }
+}
+
+impl Ways {
+    /// What is missing, and what is wrong, of both.
+    async fn look(self, buckets: impl IntoIterator<Item = String>) -> (Vec<String>, Vec<String>) {
+        let buckets = buckets.into_iter().chain([self.bucket]).collect();
+        let (store, nats) = tokio::join!(missing_buckets(self.store, buckets), missing_streams(self.nats));
+        let (mut missing, mut problems) = (Vec::new(), Vec::new());
+        for (part, found) in [("store", store), ("nats", nats)] {
+            match found {
+                Ok(found) => missing.extend(found),
+                Err(problem) => problems.push(format!("{part}: {problem}")),
+            }
+        }
+        (missing, problems)
     }
 }
 
@@ -105,7 +134,9 @@ async fn missing_buckets(
     config: Option<StoreConfig>,
     buckets: BTreeSet<String>,
 ) -> std::result::Result<Vec<String>, String> {
-    let store = impatient(&config.ok_or("it is not configured")?)?;
+    // What is wrong with a configuration that is none was told.
+    let Some(config) = config else { return Ok(Vec::new()) };
+    let store = impatient(&config)?;
     let mut missing = Vec::new();
     for bucket in buckets {
         if !about(&bucket, store.bucket_exists(&bucket)).await? {
@@ -116,7 +147,7 @@ async fn missing_buckets(
 }
 
 async fn missing_streams(config: Option<NatsConfig>) -> std::result::Result<Vec<String>, String> {
-    let config = config.ok_or("it is not configured")?;
+    let Some(config) = config else { return Ok(Vec::new()) };
     let missing = of_nats(Backbone::nats_missing(config)).await?;
     Ok(missing.into_iter().map(|name| format!("the stream {name} of NATS")).collect())
 }

@@ -20,11 +20,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{
-    config::{self, Mistakes},
-    open::Ways,
-    probes, tls,
-};
+use super::{config, mistakes, open::Ways, probes, tls};
 use crate::{
     args::Hosts,
     dev::{COMPILE_WORD, Stop},
@@ -34,16 +30,15 @@ use crate::{
 
 /// Runs it until it is told to stop.
 pub async fn run(args: Hosts) -> Result<()> {
-    let mut config: config::Worker = config::read(&args.config)?;
-    let mut mistakes = Mistakes::default();
+    let (mut config, mut mistakes) = mistakes::read::<config::Worker>(&args.config)?;
     let name = config.name(&mut mistakes);
     config.name_user(name.as_ref());
     let address = config.address(name.as_ref(), &mut mistakes);
     config.check(&mut mistakes);
     let ways = Ways::of(&config.store, &config.nats, &config.system_bucket, &mut mistakes);
-    mistakes.end(&args.config)?;
     let tls = tls::server(&config.tls);
     let others = tls.as_ref().err().cloned().unwrap_or_default();
+    ways.admit(&args.config, mistakes, &others).await?;
     if args.check {
         return ways.check(&args.config, [], others).await;
     }

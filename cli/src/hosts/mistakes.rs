@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Mistakes in a configuration, gathered so that all are told at once.
+//!
+//! serde stops at the first. Here it is asked about each key by itself: what it has against a
+//! key it says before it misses others. What can be read without the wrong keys is looked at further.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+use crate::{
+    error::{Error, Result},
+    json_text,
+};
+
+/// Mistakes, each with the key that it is about.
+#[derive(Default)]
+pub struct Mistakes(Vec<String>);
+
+/// Reads a file; keys that are wrong are left out, and noted.
+///
+/// # Errors
+/// Wrong use: it is no TOML, or too much is wrong or missing to go on.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<(T, Mistakes)> {
+    let text = std::fs::read_to_string(path).map_err(|cause| {
+        Error::usage(format!("expected a configuration in {}, found: {cause}", path.display())).help(
+            "deploy/gateway.toml and deploy/worker.toml are examples; docs/configuration.md has every key",
+        )
+    })?;
+    // A single mistake is shown in its line.
+    let first = match json_text::toml(&path.display().to_string(), &text) {
+        Ok(config) => return Ok((config, Mistakes::default())),
+        Err(first) => first,
+    };
+    let Ok(table) = toml::from_str::<Table>(&text) else { return Err(first) };
+    let (kept, mut mistakes) = sift::<T>(table);
+    let missed = match Value::Table(kept).try_into::<T>() {
+        Ok(config) => return Ok((config, mistakes)),
+        Err(error) => error.message().to_owned(),
+    };
+    // A key that was left out is missed as well.
+    if !mistakes.0.iter().any(|mistake| is_missed(&missed, mistake)) {
+        mistakes.0.push(missed);
+    }
+    Err(if mistakes.0.len() == 1 { first } else { mistakes.into_error(path) })
+}
+
+impl Mistakes {
+    /// What a key should be.
+    pub fn note(&mut self, key: &str, mistake: impl std::fmt::Display) {
+        self.0.push(format!("{key}: {mistake}"));
+    }
+
+    /// The value, or a mistake.
+    pub fn take<T, E: std::fmt::Display>(
+        &mut self,
+        key: &str,
+        value: std::result::Result<T, E>,
+    ) -> Option<T> {
+        value.map_err(|error| self.note(key, error)).ok()
+    }
+
+    /// What a file of a secret holds.
+    pub fn secret(&mut self, key: &str, path: &Path) -> Option<String> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|cause| format!("expected the secret in {}, found: {cause}", path.display()));
+        let text = self.take(key, text)?.trim().to_owned();
+        if text.is_empty() {
+            self.note(key, format!("expected the secret in {}, found it empty", path.display()));
+            return None;
+        }
+        Some(text)
+    }
+
+    /// The access key and the secret key in a file.
+    pub fn key_pair(&mut self, key: &str, path: &Path) -> Option<(String, String)> {
+        let text = self.secret(key, path)?;
+        let mut lines = text.lines().map(|line| line.trim().to_owned());
+        let pair = lines.next().zip(lines.next());
+        if pair.is_none() {
+            self.note(
+                key,
+                "expected the access key on the first line and the secret key on the second, found one line",
+            );
+        }
+        pair
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[String] {
+        &self.0
+    }
+
+    /// Whether there are any about a section.
+    pub fn are_about(&self, section: &str) -> bool {
+        self.0.iter().any(|mistake| mistake.starts_with(section))
+    }
+
+    /// The same with what else is wrong.
+    #[must_use]
+    pub fn with(mut self, others: Vec<String>) -> Self {
+        self.0.extend(others);
+        self
+    }
+
+    /// Wrong use, with all of them.
+    pub fn into_error(self, path: &Path) -> Error {
+        Error::usage(format!(
+            "expected a configuration without mistakes in {}, found\n  {}",
+            path.display(),
+            self.0.join("\n  ")
+        ))
+        .help("docs/configuration.md has every key")
+    }
+}
+
+/// Whether a message misses the key that a mistake is about.
+fn is_missed(message: &str, mistake: &str) -> bool {
+    let key = mistake.split(':').next().unwrap_or_default().rsplit('.').next().unwrap_or_default();
+    message == format!("missing field `{key}`")
+}
+
+/// The keys that serde takes, and what it has against each of the others.
+fn sift<T: DeserializeOwned>(table: Table) -> (Table, Mistakes) {
+    let mut mistakes = Mistakes::default();
+    let kept = sift_table::<T>(table, "", &|table| table, &mut mistakes);
+    (kept, mistakes)
+}
+
+/// The same of a table at a path, which `within` puts into an otherwise empty document.
+fn sift_table<T: DeserializeOwned>(
+    table: Table,
+    path: &str,
+    within: &dyn Fn(Value) -> Value,
+    mistakes: &mut Mistakes,
+) -> Table {
+    let mut kept = Table::new();
+    for (key, value) in table {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let around = |value: Value| within(Value::Table(Table::from_iter([(key.clone(), value)])));
+        // What a section has within is asked about key by key.
+        let shell = match &value {
+            Value::Table(_) => Value::Table(Table::new()),
+            Value::Array(items) if are_tables(items) => Value::Array(Vec::new()),
+            other => other.clone(),
+        };
+        if let Some(refusal) = refusal::<T>(around(shell)) {
+            mistakes.note(&path, refusal);
+            continue;
+        }
+        let value = match value {
+            Value::Table(inner) => Value::Table(sift_table::<T>(inner, &path, &around, mistakes)),
+            Value::Array(items) if are_tables(&items) => {
+                let one = |value: Value| around(Value::Array(vec![value]));
+                let sifted = items.into_iter().map(|item| match item {
+                    Value::Table(inner) => Value::Table(sift_table::<T>(inner, &path, &one, mistakes)),
+                    other => other,
+                });
+                Value::Array(sifted.collect())
+            }
+            other => other,
+        };
+        kept.insert(key, value);
+    }
+    kept
+}
+
+fn are_tables(items: &[Value]) -> bool {
+    !items.is_empty() && items.iter().all(Value::is_table)
+}
+
+/// What serde has against a document, beside what it misses.
+fn refusal<T: DeserializeOwned>(document: Value) -> Option<String> {
+    let error = document.try_into::<T>().err()?;
+    (!error.message().starts_with("missing field")).then(|| error.message().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hosts::config::{Gateway, Worker};
+
+    const GATEWAY: &str = include_str!("../../../deploy/gateway.toml");
+    const WORKER: &str = include_str!("../../../deploy/worker.toml");
+
+    fn sifted<T: DeserializeOwned>(text: &str) -> (Option<T>, Vec<String>) {
+        let (kept, mistakes) = sift::<T>(toml::from_str(text).unwrap());
+        (Value::Table(kept).try_into().ok(), mistakes.0)
+    }
+
+    #[test]
+    fn what_is_sound_has_no_mistakes() {
+        let (read, mistakes) = sifted::<Gateway>(GATEWAY);
+        assert!(read.is_some() && mistakes.is_empty(), "{mistakes:?}");
+        let (read, mistakes) = sifted::<Worker>(WORKER);
+        assert!(read.is_some() && mistakes.is_empty(), "{mistakes:?}");
+    }
+
+    #[test]
+    fn every_wrong_key_is_named_and_the_rest_is_read() {
+        let text = GATEWAY
+            .replace("system_bucket = \"fanfold\"", "system_bucket = 3\nlissten = 1")
+            .replace("body = \"6MiB\"", "body = \"6\"\nrequests = \"many\"")
+            + "[log]\nlevel = \"info\"\n[[tenants]]\nname = \"bank\"\ntoken_digests = \"d\"\nwieght = 2\n";
+        let (read, mut mistakes) = sifted::<Gateway>(&text);
+        mistakes.sort();
+        let about: Vec<&str> = mistakes.iter().filter_map(|text| text.split(':').next()).collect();
+        let expected =
+            ["limits.body", "limits.requests", "lissten", "log", "system_bucket", "tenants.wieght"];
+        assert_eq!(about, expected, "{mistakes:#?}");
+        assert!(mistakes[2].contains("unknown field `lissten`, expected one of `listen`"), "{mistakes:#?}");
+        let read = read.unwrap();
+        assert!(read.limits.drain.is_some() && read.limits.requests.is_none());
+        assert_eq!(read.tenants.len(), 1);
+    }
+
+    #[test]
+    fn an_address_is_told_in_words() {
+        let (read, mistakes) = sifted::<Gateway>("listen = \"localhost\"\n");
+        assert!(read.is_none());
+        assert_eq!(
+            mistakes,
+            ["listen: expected an address and a port such as 0.0.0.0:7070, found \"localhost\""]
+        );
+        assert!(is_missed("missing field `listen`", &mistakes[0]));
+    }
+}
