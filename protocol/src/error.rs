@@ -191,6 +191,14 @@ impl Problem {
         self.guest_retryable.unwrap_or_else(|| self.code.retryable())
     }
 
+    /// One line for those who look later: the code, the guest's own, and the detail.
+    pub fn reason(&self) -> String {
+        match &self.guest_code {
+            Some(own) => format!("{}: {own}: {}", self.code, self.detail),
+            None => format!("{}: {}", self.code, self.detail),
+        }
+    }
+
     /// The same problem with words put before its detail: where it happened.
     #[must_use]
     pub fn within(mut self, place: impl fmt::Display) -> Self {
@@ -222,6 +230,14 @@ mod tests {
         for kind in ErrorKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), serde_json::json!(kind.code()));
         }
+    }
+
+    #[test]
+    fn a_reason_keeps_the_guests_own_code() {
+        let mut problem = Problem::new(ErrorKind::FunctionError, "expected an income, found none");
+        assert_eq!(problem.reason(), "function-error: expected an income, found none");
+        problem.guest_code = Some("no-income".to_owned());
+        assert_eq!(problem.reason(), "function-error: no-income: expected an income, found none");
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub struct EventLetter {
     taken_at: Option<u64>,
     /// How often it was tried.
     attempts: u32,
-    /// Why it was given up: a code, and what was expected and found.
+    /// Why it was given up: a code, the function's own if it gave one, and what was expected and found.
     reason: String,
 }
 

@@ -230,7 +230,7 @@ async fn failed(app: &AppState, trigger: &Trigger, item: &Item, state: Option<&D
         let fate = if problem.code == ErrorKind::TriggerLoop { Fate::Loop } else { Fate::Dead };
         counters.event(name, fate);
         tracing::warn!(trigger = %name, bucket, key, code = problem.code.code(), detail = %problem.detail, "an event was given up");
-        settle(delivery.dead(&format!("{}: {}", problem.code, problem.detail)).await);
+        settle(delivery.dead(&problem.reason()).await);
         return;
     };
     counters.event(name, Fate::Retried);

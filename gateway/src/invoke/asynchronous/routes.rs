@@ -194,7 +194,7 @@ pub struct LetterView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     origin: Option<Origin>,
-    /// Why it was given up: a code, and what was expected and found.
+    /// Why it was given up: a code, the function's own if it gave one, and what was expected and found.
     reason: String,
 }
 

@@ -434,9 +434,7 @@ impl Inner {
     async fn settled(&self, ended: &Ended) -> Result<Settle, Problem> {
         Live::remove(&self.backbone, &ended.id).await?;
         Ok(match &ended.result {
-            Err(problem) if problem.code != ErrorKind::Cancelled => {
-                Settle::Dead(format!("{}: {}", problem.code, problem.detail))
-            }
+            Err(problem) if problem.code != ErrorKind::Cancelled => Settle::Dead(problem.reason()),
             _ => Settle::Ack,
         })
     }
