@@ -17,7 +17,7 @@ mod literal;
 mod parse;
 mod prune;
 
-use crate::{ErrorKind, Problem};
+use crate::{ErrorKind, Problem, stored::csv};
 
 use self::expr::Expr;
 pub use self::{
@@ -73,12 +73,13 @@ fn invalid(at: Position, expected: &str, found: &str) -> Problem {
 /// Names listed in a message, at most.
 const NAMES_SHOWN: usize = 20;
 
-fn missing(name: &str, at: Position, available: &[&str]) -> Problem {
+fn missing(wanted: &str, at: Position, available: &[&str]) -> Problem {
     let shown: Vec<String> = available.iter().take(NAMES_SHOWN).map(|name| quote(name)).collect();
     let more = available.len().saturating_sub(NAMES_SHOWN);
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let (shown, name) = (shown.join(", "), quote(name));
-    let detail = format!("filter: expected one of the columns {shown}{rest}, found {name} at {at}");
+    let (shown, name) = (shown.join(", "), quote(wanted));
+    let hint = csv::delimiter_hint(available);
+    let detail = format!("filter: expected one of the columns {shown}{rest}, found {name} at {at}{hint}");
     Problem::new(ErrorKind::ColumnNotFound, detail)
 }
 

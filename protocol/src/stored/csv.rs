@@ -277,6 +277,16 @@ fn find2(data: &[u8], a: u8, b: u8) -> Option<usize> {
     tail.iter().position(|c| *c == a || *c == b).map(|place| done + place)
 }
 
+/// What to do where a column is missed because the whole header was taken for one; empty
+/// where that is not so. It goes behind a message.
+pub fn delimiter_hint(found: &[&str]) -> String {
+    let [whole] = found else { return String::new() };
+    match [";", "\t", "|", ","].into_iter().find(|by| whole.contains(by)) {
+        Some(by) => format!("; if this is CSV with {by:?} between its fields, set csv.delimiter = {by:?}"),
+        None => String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -372,5 +382,24 @@ mod tests {
         fn bytes_are_found_as_by_looking_at_each(data in proptest::collection::vec(0_u8..4, 0..40), a in 0_u8..4, b in 0_u8..4) {
             prop_assert_eq!(find2(&data, a, b), data.iter().position(|c| *c == a || *c == b));
         }
+    }
+
+    #[test]
+    fn a_header_that_is_one_column_points_at_the_delimiter() {
+        let check = |found: &[&str], by: Option<&str>| {
+            let hint = delimiter_hint(found);
+            assert_eq!(by.is_some(), hint.contains("csv.delimiter"), "{found:?}: {hint}");
+            assert!(
+                by.is_none_or(|by| hint.ends_with(&format!("csv.delimiter = {by:?}"))),
+                "{found:?}: {hint}"
+            );
+        };
+        check(&["id;income"], Some(";"));
+        check(&["id\tincome"], Some("\t"));
+        check(&["id|income"], Some("|"));
+        check(&["id,income"], Some(","));
+        check(&["id"], None);
+        check(&["a;b", "c"], None);
+        check(&[], None);
     }
 }

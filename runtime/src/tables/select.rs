@@ -14,7 +14,9 @@ use arrow::{
     datatypes::{DataType, Field, Float32Type, Float64Type, Schema, SchemaRef},
     util::display::array_value_to_string,
 };
-use fanfold_protocol::{ErrorKind, Problem, filter::Filter, function::Column, job::SchemaRule};
+use fanfold_protocol::{
+    ErrorKind, Problem, filter::Filter, function::Column, job::SchemaRule, stored::csv::delimiter_hint,
+};
 
 use super::{TableSource, filter::RowFilter, guard::quote, shape, union};
 
@@ -406,7 +408,9 @@ fn check_names(names: &[String], declared: &BTreeMap<String, Declared>) -> Resul
 }
 
 fn not_found(uri: &str, name: &str, available: &[&str]) -> Problem {
-    let detail = format!("{uri} must have a column {}, found these: {}", quote(name), listed(available));
+    let hint = delimiter_hint(available);
+    let (name, found) = (quote(name), listed(available));
+    let detail = format!("{uri} must have a column {name}, found these: {found}{hint}");
     Problem::new(ErrorKind::ColumnNotFound, detail)
 }
 

@@ -31,6 +31,16 @@ async fn with_options(content: &[u8], change: impl FnOnce(&mut CsvOptions)) -> R
 }
 
 #[tokio::test]
+async fn a_header_taken_for_one_column_points_at_the_delimiter() {
+    let store = store();
+    let slice = put(&store, "x.csv", "id;v\n1;2\n").await;
+    let mut source = source(&[slice]);
+    source.columns = names(&["v"]);
+    let found = read(&store, source).await;
+    check_problem(found, ErrorKind::ColumnNotFound, &["\"id;v\"", "csv.delimiter = \";\""]);
+}
+
+#[tokio::test]
 async fn types_are_inferred() {
     check(
         "b,i,f,d,t,z,s,n\ntrue,1,1.5,2024-01-31,2024-01-31 10:00:00,2024-01-31T10:00:00+01:00,x,\n\
