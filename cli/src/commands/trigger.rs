@@ -30,6 +30,8 @@ struct TriggerView {
     paused: bool,
     #[serde(default)]
     paused_because: Option<String>,
+    #[serde(default)]
+    warning: Option<String>,
     created_at: String,
     address: String,
     document: TriggerDocument,
@@ -239,12 +241,17 @@ fn page(client: &Client, trigger: &TriggerView) -> String {
         ("dead letters", events.dead.to_string()),
     ];
     pairs.extend(trigger.paused_because.clone().map(|because| ("paused because", because)));
+    pairs.extend(trigger.warning.clone().map(|warning| ("warning", warning)));
     pairs.extend(trigger.secret.clone().map(|secret| ("secret", secret)));
     output::pairs(&pairs)
 }
 
 fn state(trigger: &TriggerView) -> &'static str {
-    if trigger.paused { "paused" } else { "active" }
+    match (trigger.paused, &trigger.warning) {
+        (true, _) => "paused",
+        (false, Some(_)) => "warning",
+        (false, None) => "active",
+    }
 }
 
 fn objects(document: &TriggerDocument) -> String {

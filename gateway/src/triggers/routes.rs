@@ -2,6 +2,8 @@
 //! Making, showing and removing triggers, and the addresses that stores send
 //! their notifications to.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use axum::{
     Json,
     extract::{Request, State},
@@ -15,6 +17,7 @@ use fanfold_protocol::{
     time::{self, Timestamp},
     trigger::{SnsTopic, TriggerDocument},
 };
+use futures::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -36,6 +39,10 @@ use crate::{
     problem::{Answer, ProblemBody, Refusal, internal, of_backbone},
     state::{App, AppState},
 };
+
+/// Buckets looked for at once, and for how long in all.
+const LOOKS_AT_ONCE: usize = 8;
+const LOOK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The routes of triggers.
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
@@ -116,6 +123,7 @@ pub(crate) async fn put(
         })
         .await?;
     let mut view = view(&app, &trigger).await?;
+    warn(&app, std::slice::from_mut(&mut view)).await;
     // Whoever else changed it meanwhile was shown the secret that counts.
     if trigger.record.secret == Secret::of(&token, document.auth) {
         view.secret = Some(token.reveal().to_owned());
@@ -169,6 +177,29 @@ async fn view(app: &App, trigger: &Trigger) -> Answer<TriggerView> {
     Ok(view)
 }
 
+/// Tells of buckets that are not there. They may come later, so that they are no reason to refuse; where the store
+/// does not say in time, nothing is known to be wrong.
+async fn warn(app: &App, views: &mut [TriggerView]) {
+    let bucket = |view: &TriggerView| view.document["bucket"].as_str().unwrap_or_default().to_owned();
+    let buckets: BTreeSet<String> = views.iter().map(bucket).collect();
+    let looks = stream::iter(buckets).map(|bucket| async move {
+        let there = app.store.bucket_exists(&bucket).await;
+        matches!(there, Ok(false)).then_some(bucket)
+    });
+    let looks = looks.buffer_unordered(LOOKS_AT_ONCE).filter_map(std::future::ready);
+    let missing =
+        tokio::time::timeout(LOOK_PATIENCE, looks.collect::<BTreeSet<_>>()).await.unwrap_or_default();
+    for view in views {
+        let bucket = bucket(view);
+        if missing.contains(&bucket) {
+            view.warning = Some(format!(
+                "expected a bucket named {bucket}, found none; nothing starts until it is made, as by \
+                 `fanfold s3 mb s3://{bucket}`"
+            ));
+        }
+    }
+}
+
 /// Every trigger, by name.
 #[utoipa::path(
     get, path = "/v1/triggers", tag = "triggers",
@@ -179,6 +210,7 @@ pub(crate) async fn list(State(app): State<AppState>) -> Answer<Json<TriggerList
     for trigger in app.triggers.list() {
         triggers.push(view(&app, &trigger).await?);
     }
+    warn(&app, &mut triggers).await;
     Ok(Json(TriggerList { triggers }))
 }
 
@@ -193,7 +225,9 @@ pub(crate) async fn list(State(app): State<AppState>) -> Answer<Json<TriggerList
 )]
 pub(crate) async fn show(State(app): State<AppState>, Path(name): Path<String>) -> Answer<Json<TriggerView>> {
     let trigger = app.triggers.show(&name.parse()?).await?;
-    Ok(Json(view(&app, &trigger).await?))
+    let mut view = view(&app, &trigger).await?;
+    warn(&app, std::slice::from_mut(&mut view)).await;
+    Ok(Json(view))
 }
 
 /// Removes a trigger. What it started goes on; events that wait are dropped.

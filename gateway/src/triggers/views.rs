@@ -21,6 +21,10 @@ pub struct TriggerView {
     /// Why, when it paused itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused_because: Option<String>,
+    /// What keeps it from starting anything, as things are now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "expected a bucket named bank, found none; nothing starts until it is made")]
+    pub warning: Option<String>,
     /// When it was made.
     pub created_at: String,
     /// Where its senders send to.
@@ -67,6 +71,7 @@ impl TriggerView {
             id: record.id.to_string(),
             paused: record.paused,
             paused_because: record.paused_because.clone(),
+            warning: None,
             created_at: record.created_at.to_string(),
             address: format!("/v1/events/s3/{}", record.name),
             document: serde_json::to_value(&record.document).unwrap_or_default(),

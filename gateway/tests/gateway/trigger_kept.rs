@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    harness::{Base, Service},
+    harness::{Base, Service, start},
     triggers::{JSON, batches, document, metric, put_of, replay, send_objects, wait_for_calls, with_trigger},
 };
 
@@ -250,4 +250,19 @@ async fn a_window_of_time_is_fed_again() {
     assert_eq!(queued(&second, &next).await, 1);
     service.until("started", 2).await;
     wait_for_calls(&service, 2).await;
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_not_there_is_told_until_it_is() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let made = service.put_json("/v1/triggers/t", json!({"bucket": "later", "function": "f"})).await;
+    assert_eq!(made.status, 201);
+    let told =
+        |view: &Value| view["warning"].as_str().is_some_and(|text| text.contains("bucket named later"));
+    assert!(told(&made.json()), "{}", made.json());
+    assert!(told(&service.get("/v1/triggers/t").await.json()));
+    assert!(told(&service.get("/v1/triggers").await.json()["triggers"][0]));
+    service.base.store.ensure_bucket("later").await.unwrap();
+    assert_eq!(service.get("/v1/triggers/t").await.json()["warning"], Value::Null);
 }

@@ -26,8 +26,8 @@ export async function triggers(signal, put) {
   const rows = found.triggers.map((t) => [
     t.name, state(t.paused ? "paused" : "ready"), filter(t.document), t.document.function ?? `job ${t.document.job?.function ?? ""}`,
     count(t.events.waiting), count(t.events.running), count(t.events.delayed), el("span", { class: t.events.dead ? "dead" : null }, count(t.events.dead)),
-    (became.get(t.name) ?? []).join(", "), t.paused_because ?? "",
+    (became.get(t.name) ?? []).join(", "), t.paused_because ?? t.warning ?? "",
   ]);
-  const heads = ["trigger", "state", "objects", "starts", ">waiting", ">running", ">delayed", ">dead", "became of events", "why paused"];
+  const heads = ["trigger", "state", "objects", "starts", ">waiting", ">running", ">delayed", ">dead", "became of events", "note"];
   put(el("h1", null, "Triggers"), section(null, table(heads, rows, "No trigger. Make one with `fanfold trigger add`.")));
 }
