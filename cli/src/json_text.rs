@@ -3,6 +3,7 @@
 //!
 //! A mistake is shown in its line. Pure.
 
+use fanfold_protocol::job::JobDocument;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -49,7 +50,7 @@ pub fn toml<T: DeserializeOwned>(name: &str, text: &str) -> Result<T> {
         let offset = error.span().map_or(0, |span| span.start);
         let before = text.get(..offset).unwrap_or(text);
         let line = before.matches('\n').count() + 1;
-        let what = error.message().to_owned();
+        let what = JobDocument::for_authors(error.message());
         let excerpt = Excerpt { name: name.to_owned(), text: text.to_owned(), offset, label: what.clone() };
         Error::usage(format!("{name}:{line}: {what}")).excerpt(excerpt)
     })
@@ -74,8 +75,6 @@ fn kind(value: &Value) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use fanfold_protocol::job::JobDocument;
-
     use super::*;
 
     #[test]
@@ -112,6 +111,7 @@ mod tests {
             error.to_string().starts_with("job.toml:2: unknown field `outptu`, expected one of"),
             "{error}"
         );
+        assert!(!error.to_string().contains("depth"), "only triggers set it: {error}");
         let error = toml::<JobDocument>("job.toml", "function = \n").unwrap_err();
         assert!(error.to_string().starts_with("job.toml:1: "), "{error}");
     }

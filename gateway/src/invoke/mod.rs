@@ -74,6 +74,9 @@ pub struct InvokeQuery {
 
 // What few calls need is boxed: every call's future is moved, and would be as large as the largest of it.
 /// Calls a function and answers as it answers, or with `Prefer: respond-async` accepts the call and answers at once.
+///
+/// In the query only `qualifier`, `timeout` and `params` are the platform's. All other names, and how they are spelt,
+/// are the function's own: it gets them as its query, and the platform does not look at them.
 #[utoipa::path(
     post, path = "/v1/functions/{name}/invoke", tag = "invocations",
     params(

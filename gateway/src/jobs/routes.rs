@@ -333,6 +333,7 @@ fn document(headers: &HeaderMap, bytes: &[u8]) -> Result<JobDocument, Problem> {
 }
 
 fn unreadable(error: impl std::fmt::Display) -> Problem {
+    let error = JobDocument::for_authors(&error.to_string());
     Problem::new(
         ErrorKind::InvalidJob,
         format!(

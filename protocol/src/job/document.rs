@@ -259,6 +259,12 @@ fn is_yes(flag: &bool) -> bool {
 }
 
 impl JobDocument {
+    /// What was said of a document that cannot be read, without the key that only triggers set: it is not the
+    /// author's to choose.
+    pub fn for_authors(message: &str) -> String {
+        message.replace(", `depth`", "")
+    }
+
     /// Checks what can be checked without looking at the function or the
     /// store, and reports all mistakes together.
     pub fn check(&self) -> Result<(), Problem> {
@@ -392,6 +398,14 @@ mod tests {
 
     fn document(json: Value) -> Result<JobDocument, serde_json::Error> {
         serde_json::from_value(json)
+    }
+
+    #[test]
+    fn keys_of_triggers_are_not_offered_to_authors() {
+        let text = r#"{"function": "f", "outptu": "x"}"#;
+        let said = serde_json::from_str::<JobDocument>(text).unwrap_err().to_string();
+        let told = JobDocument::for_authors(&said);
+        assert!(said.contains("`depth`") && told.contains("`cache`") && !told.contains("depth"), "{told}");
     }
 
     #[test]
