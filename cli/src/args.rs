@@ -5,7 +5,7 @@
 mod job;
 mod trigger;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fanfold_protocol::{
@@ -31,6 +31,21 @@ pub struct Cli {
     pub token: Option<String>,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// An id as the service gives it.
+fn id_of(text: &str) -> Result<Uuid, String> {
+    let wanted =
+        "expected an id such as 019ab4c2-7c1e-7bb0-9c5e-2f6f6d1b9d10; `ls` and what began it print ids";
+    text.parse().map_err(|_| wanted.to_owned())
+}
+
+fn number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "expected a whole number of 0 or more that is not too large".to_owned())
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected an address and a port such as 127.0.0.1:7070".to_owned())
 }
 
 /// How data is printed.
@@ -146,7 +161,7 @@ pub struct NatsUsers {
     #[arg(long, value_name = "PREFIX", default_value = "fanfold")]
     pub prefix: String,
     /// As `nats.shards` of the configurations
-    #[arg(long, value_name = "N", default_value = "4")]
+    #[arg(long, value_name = "N", default_value = "4", value_parser = number::<usize>)]
     pub shards: usize,
 }
 
@@ -156,17 +171,17 @@ pub struct Dev {
     #[arg(long, value_name = "DIR", default_value = ".fanfold")]
     pub data: PathBuf,
     /// Address of the gateway; loopback only
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070", value_parser = address)]
     pub listen: SocketAddr,
     /// Address of the S3 server; loopback only
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071", value_parser = address)]
     pub s3_listen: SocketAddr,
     /// Base URL by which the service itself reaches its store, for tests that put
     /// something between
     #[arg(long, value_name = "URL", hide = true)]
     pub store_endpoint: Option<String>,
     /// Threads that run functions; one for each core when absent
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::<usize>)]
     pub workers: Option<usize>,
     /// Memory that functions may take together, such as 2GiB; three quarters of what there is when absent
     #[arg(long, value_name = "SIZE")]
@@ -241,12 +256,13 @@ pub enum Functions {
         /// Alias
         alias: AliasName,
         /// Version
+        #[arg(value_parser = number::<u32>)]
         version: u32,
         /// A second version that gets a part of the calls
-        #[arg(long, value_name = "VERSION", requires = "percent")]
+        #[arg(long, value_name = "VERSION", requires = "percent", value_parser = number::<u32>)]
         canary: Option<u32>,
         /// That part, in hundredths
-        #[arg(long, value_name = "1-99", requires = "canary")]
+        #[arg(long, value_name = "1-99", requires = "canary", value_parser = number::<u8>)]
         percent: Option<u8>,
     },
     /// Point an alias at the version before the one it points at
@@ -290,7 +306,7 @@ pub enum Invocations {
         #[arg(long)]
         function: Option<FunctionName>,
         /// At most so many
-        #[arg(long, value_name = "N", default_value = "50")]
+        #[arg(long, value_name = "N", default_value = "50", value_parser = number::<usize>)]
         limit: usize,
         #[command(flatten)]
         shown: Shown,
@@ -298,6 +314,7 @@ pub enum Invocations {
     /// Show where an invocation stands
     Show {
         /// Id
+        #[arg(value_parser = id_of)]
         id: Uuid,
         #[command(flatten)]
         shown: Shown,
@@ -305,17 +322,19 @@ pub enum Invocations {
     /// Print what an invocation returned
     Result {
         /// Id
+        #[arg(value_parser = id_of)]
         id: Uuid,
     },
     /// Stop an invocation
     Cancel {
         /// Id
+        #[arg(value_parser = id_of)]
         id: Uuid,
     },
     /// List those that were given up
     DeadLetters {
         /// At most so many
-        #[arg(long, value_name = "N", default_value = "50")]
+        #[arg(long, value_name = "N", default_value = "50", value_parser = number::<usize>)]
         limit: usize,
         #[command(flatten)]
         shown: Shown,
@@ -339,7 +358,7 @@ pub enum Invocations {
 #[group(required = true, multiple = false)]
 pub struct Letters {
     /// Ids of the invocations
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = id_of)]
     pub ids: Vec<Uuid>,
     /// All there are
     #[arg(long)]
@@ -349,6 +368,7 @@ pub struct Letters {
 #[derive(Debug, Args)]
 pub struct ResultOf {
     /// Id of the job
+    #[arg(value_parser = id_of)]
     pub id: Uuid,
     /// Save it here
     #[arg(long, value_name = "FILE")]
@@ -368,7 +388,7 @@ pub struct Logs {
     #[arg(short, long)]
     pub follow: bool,
     /// Of a job: this task of its first stage only
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::<u32>)]
     pub task: Option<u32>,
     /// Of a job: only attempts that failed
     #[arg(long)]

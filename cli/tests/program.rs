@@ -64,7 +64,9 @@ fn wrong_use_is_told_apart() {
     here.check(&["job", "run", "no-such.toml"], 2, "no-such.toml");
     here.check(&["job", "run", "--function", "f", "--input", "bank/a"], 2, "s3://bucket/key");
     here.check(&["job", "run"], 2, "FILE.toml");
-    here.check(&["job", "show", "seven"], 2, "seven");
+    here.check(&["job", "show", "seven"], 2, "'seven' for '<ID>': expected an id such as");
+    here.check(&["job", "ls", "--limit", "ten"], 2, "expected a whole number");
+    here.check(&["dev", "--listen", "localhost"], 2, "expected an address and a port");
     here.check(&["deploy", "no-such-folder"], 2, "no-such-folder");
     here.check(&["build"], 2, "Cargo.toml");
     std::fs::write(here.path().join("Cargo.toml"), "[package]\nname = \"f\"\n").unwrap();

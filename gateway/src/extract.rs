@@ -54,10 +54,10 @@ impl<T: DeserializeOwned> FromRequestParts<AppState> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Refusal> {
         match axum::extract::Query::from_request_parts(parts, app).await {
             Ok(axum::extract::Query(value)) => Ok(Self(value)),
-            Err(rejection) => Err(Refusal::new(
-                ErrorKind::InvalidRequest,
-                format!("the query cannot be read: {}; see /v1/openapi.json", lower(&rejection.body_text())),
-            )),
+            Err(rejection) => {
+                let query = parts.uri.query().unwrap_or_default();
+                Err(Refusal::new(ErrorKind::InvalidRequest, query_refusal(query, &rejection.body_text())))
+            }
         }
     }
 }
@@ -272,6 +272,30 @@ fn too_large(what: &str, bytes_max: u64, found: &str) -> Problem {
     )
 }
 
+/// What is wrong with a query, out of what the framework says of it.
+fn query_refusal(query: &str, said: &str) -> String {
+    let said = said.strip_prefix("Failed to deserialize query string: ").unwrap_or(said);
+    let named = said.split_once(": ").and_then(|(name, why)| Some((name, wanted(why)?)));
+    let Some((name, wanted)) = named else {
+        return format!("the query cannot be read: {}; see /v1/openapi.json", lower(said));
+    };
+    let found = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let found: String = found.unwrap_or_default().chars().take(80).collect();
+    format!("{name} must be {wanted}, found {found:?}; see /v1/openapi.json")
+}
+
+/// What a parser would have taken, by its words for what it did not.
+fn wanted(why: &str) -> Option<&'static str> {
+    match why {
+        "invalid digit found in string" | "cannot parse integer from empty string" => {
+            Some("a whole number of 0 or more")
+        }
+        "number too large to fit in target type" => Some("a smaller number"),
+        "provided string was not `true` or `false`" => Some("true or false"),
+        _ => None,
+    }
+}
+
 /// Texts of the framework begin with a capital; ours do not.
 fn lower(text: &str) -> String {
     let mut chars = text.chars();
@@ -281,6 +305,29 @@ fn lower(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_query_is_refused_in_words() {
+        let check = |query: &str, why: &str, expected: &str| {
+            let said = format!("Failed to deserialize query string: {why}");
+            assert_eq!(query_refusal(query, &said), format!("{expected}; see /v1/openapi.json"));
+        };
+        check(
+            "page=a&limit=ten",
+            "limit: invalid digit found in string",
+            "limit must be a whole number of 0 or more, found \"ten\"",
+        );
+        check(
+            "rotate=1",
+            "rotate: provided string was not `true` or `false`",
+            "rotate must be true or false, found \"1\"",
+        );
+        check(
+            "limt=1",
+            "limt: unknown field `limt`, expected `limit`",
+            "the query cannot be read: limt: unknown field `limt`, expected `limit`",
+        );
+    }
 
     #[test]
     fn a_list_is_no_document() {

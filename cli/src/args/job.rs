@@ -10,7 +10,7 @@ use fanfold_protocol::{
 };
 use uuid::Uuid;
 
-use super::{Shown, View};
+use super::{Shown, View, id_of, number};
 
 #[derive(Debug, Subcommand)]
 pub enum Job {
@@ -25,7 +25,7 @@ pub enum Job {
         #[arg(long)]
         function: Option<FunctionName>,
         /// At most so many
-        #[arg(long, value_name = "N", default_value = "50")]
+        #[arg(long, value_name = "N", default_value = "50", value_parser = number::<usize>)]
         limit: usize,
         #[command(flatten)]
         shown: Shown,
@@ -33,6 +33,7 @@ pub enum Job {
     /// Show a job
     Show {
         /// Id
+        #[arg(value_parser = id_of)]
         id: Uuid,
         #[command(flatten)]
         shown: Shown,
@@ -40,6 +41,7 @@ pub enum Job {
     /// Follow a job until it ends
     Watch {
         /// Id
+        #[arg(value_parser = id_of)]
         id: Uuid,
         #[command(flatten)]
         shown: Shown,
@@ -47,12 +49,13 @@ pub enum Job {
     /// List a job's tasks, failed ones first
     Tasks {
         /// Id
+        #[arg(value_parser = id_of)]
         id: Uuid,
         /// Only those in this state
         #[arg(long)]
         state: Option<String>,
         /// At most so many
-        #[arg(long, value_name = "N", default_value = "50")]
+        #[arg(long, value_name = "N", default_value = "50", value_parser = number::<usize>)]
         limit: usize,
         #[command(flatten)]
         shown: Shown,
@@ -62,7 +65,7 @@ pub enum Job {
         #[command(flatten)]
         job: JobSource,
         /// Partitions to run
-        #[arg(long, value_name = "N", default_value = "8")]
+        #[arg(long, value_name = "N", default_value = "8", value_parser = number::<u32>)]
         sample: u32,
         /// Print JSON in place of a table, like `--output json`
         #[arg(long)]
@@ -71,11 +74,13 @@ pub enum Job {
     /// Stop a job
     Cancel {
         /// Id
+        #[arg(value_parser = id_of)]
         id: Uuid,
     },
     /// Run a job again: what failed, and what has changed, was added or is gone since
     Retry {
         /// Id
+        #[arg(value_parser = id_of)]
         id: Uuid,
         /// Only say what would run
         #[arg(long)]

@@ -46,6 +46,9 @@ async fn bad_names_and_queries() {
     service.invoke("f/invoke?qualifier=", "").await.is_problem(ErrorKind::InvalidName);
     service.invoke("f/invoke?params=1", "").await.is_problem(ErrorKind::InvalidRequest);
     service.get("/v1/functions/f/logs?folow=true").await.is_problem(ErrorKind::InvalidRequest);
+    let body = service.get("/v1/jobs?limit=ten").await.is_problem(ErrorKind::InvalidRequest);
+    let detail = body["detail"].as_str().unwrap();
+    assert!(detail.starts_with("limit must be a whole number of 0 or more, found \"ten\""), "{detail}");
     service.get("/v1/functions/f").await.is_problem(ErrorKind::FunctionNotFound);
     let reply = service.put_json("/v1/functions/f/aliases/latest", json!({"version": 1})).await;
     reply.is_problem(ErrorKind::InvalidName);
