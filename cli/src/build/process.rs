@@ -14,7 +14,7 @@ use std::{
 
 /// How often a program under a time limit is looked at.
 const LOOK: Duration = Duration::from_millis(50);
-/// Last words of a program that are kept for a message.
+/// Words of a program that are kept for a message.
 const LAST_WORDS_BYTES: usize = 600;
 
 /// A program to be run in `dir`, with nothing to read.
@@ -121,11 +121,22 @@ fn failed(name: &str, status: ExitStatus, words: &str) -> String {
     format!("`{name}` failed ({status}){}", quoted(words))
 }
 
-/// The program's words for the end of a message, on one line.
+/// The program's words for the end of a message, on one line: what it calls an error, from
+/// the first, or else its last ones.
 fn quoted(words: &str) -> String {
-    let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
-    let from = words.ceil_char_boundary(words.len().saturating_sub(LAST_WORDS_BYTES));
-    if words.is_empty() { String::new() } else { format!(", saying: {}", &words[from..]) }
+    let is_error = |line: &&str| line.starts_with("error") || line.starts_with("caused by");
+    let errors: Vec<&str> = words.lines().map(str::trim).filter(is_error).collect();
+    let on_one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let said = if errors.is_empty() {
+        let mut said = on_one_line(words);
+        let from = said.ceil_char_boundary(said.len().saturating_sub(LAST_WORDS_BYTES));
+        said.split_off(from)
+    } else {
+        let mut said = on_one_line(&errors.join("; "));
+        said.truncate(said.floor_char_boundary(LAST_WORDS_BYTES));
+        said
+    };
+    if said.is_empty() { said } else { format!(", saying: {said}") }
 }
 
 fn last_line(words: &str) -> Option<String> {
@@ -150,6 +161,17 @@ mod tests {
         assert!(why.contains("exit status: 3") && why.ends_with("saying: so it is"), "{why}");
         let why = output(command("no-such-program-here", Path::new("/"))).unwrap_err();
         assert_eq!(why, "expected the program `no-such-program-here`, found none");
+    }
+
+    #[test]
+    fn what_is_an_error_is_told_before_what_comes_last() {
+        let help = "note: more of this\n".repeat(100);
+        let words =
+            format!("info: syncing\nerror: toolchain 'x' is not installed\n  error: caused by y\n{help}");
+        assert_eq!(quoted(&words), ", saying: error: toolchain 'x' is not installed; error: caused by y");
+        assert!(quoted(&help).ends_with("note: more of this") && quoted(&help).len() < 700);
+        assert_eq!(quoted(&format!("error: {}", "ä".repeat(600))).len(), 599 + ", saying: ".len());
+        assert_eq!(quoted(" \n"), "");
     }
 
     #[test]
