@@ -91,8 +91,9 @@ async fn inputs_and_params_that_do_not_fit_are_named() {
     job("s3://bank/", json!({ "output": "s3://bank/out/" }))
         .await
         .refused("overlapping-prefixes", &["s3://bank/"]);
-    let missing = job("s3://bank/a.csv", json!({ "columns": ["x", "z"] })).await.body;
-    problem(&missing["problem"], "column-not-found", &["s3://bank/a.csv", "\"z\"", "x"]);
+    job("s3://bank/a.csv", json!({ "columns": ["x", "z"] }))
+        .await
+        .refused("column-not-found", &["s3://bank/a.csv", "\"z\"", "x"]);
     let wrong = json!({ "function": "credit-train", "input": "s3://bank/a.csv", "params": { "target": 7 } });
     let wrong = client.job(wrong).await.body;
     problem(&wrong["problem"], "invalid-params", &["params.target", "params of the call or the job"]);

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A job's filter, looked at before the job is accepted.
+//! A job's filter and its selection of columns, looked at before the job is accepted.
 //!
-//! Its columns and their types are those that the function declares, or else those
+//! The columns and their types are those that the function declares, or else those
 //! of the object that settles types, as far as they can be told without decoding
 //! it: the names of CSV and JSON Lines, names and types of Parquet. What cannot be
 //! told here is told by the first task, in the same words.
 
 use fanfold_protocol::{
-    Problem,
+    ErrorKind, Problem,
     filter::{Filter, Kind},
     function::{Column, Version},
     job::{CsvOptions, Format, JobDocument},
     plan::{Like, Shape},
     stored::{
         self, BOM, Compressed, SAMPLE_BYTES, Stored,
-        csv::{Scanner, Step},
+        csv::{Scanner, Step, delimiter_hint},
         footer::{self, FooterColumn},
     },
     uri::PinnedObject,
@@ -27,6 +27,8 @@ use super::{
     footer::of_parquet,
 };
 
+/// Names listed in a message, at most.
+const NAMES_SHOWN: usize = 20;
 /// Columns of which two kinds are tried.
 const DOUBTFUL_MAX: usize = 6;
 
@@ -126,6 +128,39 @@ pub async fn check_columns(
         known.extend(others);
     }
     bind(&filter, &known).map_err(Into::into)
+}
+
+/// Checks the columns that a job selects and its function does not declare against those of its table. What objects
+/// have together where they need not have the same is for the reader to say.
+///
+/// # Errors
+/// `column-not-found`; as of [`check_columns`].
+pub async fn check_selection(
+    store: &Store,
+    document: &JobDocument,
+    reads: Option<&[Column]>,
+    like: Option<&Like>,
+) -> Result<()> {
+    let is_declared = |name: &str| reads.into_iter().flatten().any(|column| column.name == name);
+    let mut selected: Vec<&str> = document.columns.iter().flatten().map(String::as_str).collect();
+    selected.retain(|name| !is_declared(name));
+    if selected.is_empty() || !document.schema.is_same() || document.format == Format::Bytes {
+        return Ok(());
+    }
+    let Some(like) = like else { return Ok(()) };
+    let Some(stored) = of_tables(store, document, Some(like)).await? else { return Ok(()) };
+    let names: Vec<&str> = stored.iter().map(|column| column.name.as_str()).collect();
+    let Some(absent) = selected.into_iter().find(|name| !names.contains(name)) else { return Ok(()) };
+    let shown: Vec<String> = names.iter().take(NAMES_SHOWN).map(|name| format!("{name:?}")).collect();
+    let rest = names.len().saturating_sub(NAMES_SHOWN);
+    let rest = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    let detail = format!(
+        "{} must have a column {absent:?}, found these: {}{rest}{}",
+        like.object.uri,
+        shown.join(", "),
+        delimiter_hint(&names)
+    );
+    Err(Problem::new(ErrorKind::ColumnNotFound, detail).into())
 }
 
 /// Binds the filter to what is known; where a column may be of two kinds, any

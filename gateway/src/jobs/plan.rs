@@ -60,7 +60,8 @@ pub async fn lay_down(
     let reads = draft.reads.as_deref();
     let (store, held) = (vault.store(), earlier.and_then(|earlier| earlier.plan.like.as_ref()));
     let like = union::like(store, &job.document, reads, &found.objects, held).await?;
-    filter::check_columns(vault.store(), &job.document, draft.reads.as_deref(), like.as_ref()).await?;
+    filter::check_columns(store, &job.document, reads, like.as_ref()).await?;
+    filter::check_selection(store, &job.document, reads, like.as_ref()).await?;
     let mut writer = Writer::new(vault, &draft.job);
     let cutting = Cutting::new(&job.document, draft.reads.as_deref(), &found.objects)?
         .parted_as_before(earlier.and_then(|earlier| earlier.plan.target_bytes));

@@ -64,6 +64,16 @@ async fn filters_are_checked_before_a_job_is_accepted() {
             assert!(problem.detail.contains(place), "{place}: {}", problem.detail);
         }
     }
+    for format in ["p", "c", "l"] {
+        let select = async |columns: [&str; 2]| {
+            let input = format!("s3://bank/{format}/");
+            engine.submit("mapper", json!({"input": input, "columns": columns})).await
+        };
+        select(["region", "id"]).await.unwrap();
+        let problem = select(["id", "nope"]).await.unwrap_err();
+        assert_eq!(problem.code, ErrorKind::ColumnNotFound, "{format}: {}", problem.detail);
+        assert!(problem.detail.contains("\"region\"") && problem.detail.contains("a column \"nope\""));
+    }
     submit("p", "id > 5 and at > '1970-01-01'").await.unwrap();
     let problem = submit("p", "id > 5 and at > 'noon'").await.unwrap_err();
     assert_eq!(problem.code, ErrorKind::FilterInvalid, "{}", problem.detail);
