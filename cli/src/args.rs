@@ -19,15 +19,19 @@ pub use self::{
     trigger::{Trigger, TriggerAdd, TriggerReplay, TriggerScope},
 };
 
+const ENDPOINT_HELP: &str =
+    "Where the gateway listens [env: FANFOLD_ENDPOINT] [default: http://127.0.0.1:7070]";
+const TOKEN_HELP: &str =
+    "Token for the gateway; `fanfold dev` keeps its own where this program finds it [env: FANFOLD_TOKEN]";
+
 /// Serverless functions for analytics.
 #[derive(Debug, Parser)]
 #[command(name = "fanfold", version, propagate_version = true, max_term_width = 100)]
 pub struct Cli {
-    /// Where the gateway listens
-    #[arg(long, global = true, env = "FANFOLD_ENDPOINT", value_name = "URL")]
+    // The environment is read where these are used: clap's usage would show what it gives as required.
+    #[arg(long, global = true, value_name = "URL", help = ENDPOINT_HELP)]
     pub endpoint: Option<String>,
-    /// Token for the gateway; `fanfold dev` keeps its own where this program finds it
-    #[arg(long, global = true, env = "FANFOLD_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    #[arg(long, global = true, value_name = "TOKEN", help = TOKEN_HELP)]
     pub token: Option<String>,
     #[command(subcommand)]
     pub command: Command,

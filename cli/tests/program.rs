@@ -23,17 +23,21 @@ impl Here {
     }
 
     /// The program with nothing of this machine's user in its environment.
-    fn run(&self, words: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_fanfold"))
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fanfold"));
+        command
             .args(words)
             .current_dir(self.path())
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.path())
             .env("XDG_CONFIG_HOME", self.path().join("config"))
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
     }
 
     /// Runs and expects an exit code, and a word of what is said.
@@ -81,6 +85,20 @@ fn wrong_use_is_told_apart() {
     here.check(&["dev", "--memory", "1MiB"], 2, "at least 64MiB");
     here.check(&["logs", "Not A Name"], 2, "Not A Name");
     here.check(&["logs", "f", "--task", "0"], 2, "--task");
+}
+
+#[test]
+fn what_the_environment_gives_is_used_and_not_shown_as_required() {
+    let here = Here::new();
+    let endpoint = format!("http://127.0.0.1:{}", free_port());
+    let run = |words: &[&str]| {
+        let output = here.command(words).env("FANFOLD_ENDPOINT", &endpoint).output().unwrap();
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = run(&["job", "show"]);
+    assert!(said.contains("Usage:") && !said.contains("--endpoint"), "{said}");
+    let said = run(&["functions", "ls"]);
+    assert!(said.contains(&endpoint), "{said}");
 }
 
 #[test]

@@ -32,6 +32,9 @@ pub use s3::content_type;
 /// Runs the command.
 pub async fn run(cli: Cli) -> Result<()> {
     let Cli { endpoint, token, command } = cli;
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let endpoint = endpoint.or_else(|| variable("FANFOLD_ENDPOINT"));
+    let token = token.or_else(|| variable("FANFOLD_TOKEN"));
     let client = || Client::open(endpoint.as_deref(), token.as_deref());
     match command {
         Command::Dev(args) => dev::run(args).await,
