@@ -19,7 +19,7 @@ use super::{
     blobs::{BlobId, Blobs, Draft},
     events::Observers,
     failure::Failure,
-    index::{Index, begin},
+    index::Index,
     record::{ObjectRecord, PartRecord, UploadRecord},
 };
 
@@ -217,8 +217,7 @@ fn run(index: &Index, blobs: &Blobs, observers: &Observers, mut queue: mpsc::Rec
 /// other failure fails the batch.
 fn write(index: &Index, batch: &[Job]) -> Result<(Vec<Result<Applied, Failure>>, u64), Failure> {
     let now_ms = now().0;
-    index.with(|database| {
-        let transaction = begin(database)?;
+    index.write(|transaction| {
         let mut results = Vec::with_capacity(batch.len());
         {
             let mut tables = Tables::open(&transaction)?;

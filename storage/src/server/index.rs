@@ -35,6 +35,9 @@ pub(super) const PARTS: TableDefinition<(&str, u32), &[u8]> = TableDefinition::n
 
 /// The layout that this version writes.
 const LAYOUT: u64 = 1;
+/// Beyond this, commits save what a repair would find out, so that opening after a
+/// crash need not walk the file; up to it, one flush to the disk is enough for each.
+const QUICK_REPAIR_BYTES: u64 = 64 << 20;
 /// Memory for pages of the index.
 const CACHE_BYTES: usize = 64 << 20;
 
@@ -55,7 +58,7 @@ impl Index {
     /// Opens or creates the index and counts this start.
     pub(super) fn open(path: &Path) -> Result<(Self, u64), Failure> {
         let database = open(path)?;
-        let transaction = begin(&database)?;
+        let transaction = database.begin_write()?;
         let boot = {
             let mut numbers = transaction.open_table(NUMBERS)?;
             let layout = numbers.get("layout")?.map_or(LAYOUT, |v| v.value());
@@ -110,6 +113,19 @@ impl Index {
             None => open(&self.path)?,
         };
         work(state.database.insert(database))
+    }
+
+    /// Like [`Index::with`], for a transaction that is on disk when it is committed.
+    pub(super) fn write<T>(
+        &self,
+        work: impl Fn(WriteTransaction) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let large = std::fs::metadata(&self.path)?.len() > QUICK_REPAIR_BYTES;
+        self.with(|database| {
+            let mut transaction = database.begin_write()?;
+            transaction.set_quick_repair(large);
+            work(transaction)
+        })
     }
 
     /// Whether there is such a bucket.
@@ -192,13 +208,6 @@ impl Index {
 
 fn open(path: &Path) -> Result<Database, Failure> {
     Ok(Database::builder().set_cache_size(CACHE_BYTES).create(path)?)
-}
-
-/// A transaction that is on disk when committed and needs no repair after a crash.
-pub(super) fn begin(database: &Database) -> Result<WriteTransaction, Failure> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_quick_repair(true);
-    Ok(transaction)
 }
 
 fn stopped(failure: &Failure) -> bool {
