@@ -26,6 +26,10 @@ const GROUP_ROWS: usize = 1 << 20;
 /// Bytes of a Parquet row group, at most; also what the writer holds.
 const GROUP_BYTES: usize = 64 << 20;
 
+/// Bytes of a Parquet column's dictionary, at most: a column that outgrows it is
+/// written plain, and was looked up in vain, which costs more the larger it became.
+const DICTIONARY_BYTES: usize = 256 << 10;
+
 type JsonWriter = arrow::json::Writer<Vec<u8>, LineDelimited>;
 
 pub(super) enum Encoder {
@@ -96,6 +100,7 @@ fn properties() -> Result<WriterProperties, Problem> {
     Ok(WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
         .set_created_by("fanfold".to_owned())
+        .set_dictionary_page_size_limit(DICTIONARY_BYTES)
         .set_max_row_group_row_count(Some(GROUP_ROWS))
         .set_max_row_group_bytes(Some(GROUP_BYTES))
         .build())
