@@ -12,6 +12,7 @@
 
 use std::collections::HashSet;
 
+use fanfold_backbone::DeleteOutcome;
 use fanfold_protocol::{Problem, digest::Digest, event::ObjectEvent, keys, limits};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -81,8 +82,9 @@ pub async fn start(app: &App, trigger: &Trigger, candidates: &[Candidate]) -> Re
     let batch = Batch { members: candidates.iter().map(member).collect() };
     let id = Uuid::now_v7();
     let value = serde_json::to_vec(&batch).map_err(internal)?;
-    app.backbone.put(&keys::batch(&trigger.record.id, &id), value).await.map_err(of_backbone)?;
-    end(app, trigger, &id, batch).await
+    let key = keys::batch(&trigger.record.id, &id);
+    let revision = app.backbone.put(&key, value).await.map_err(of_backbone)?;
+    end(app, trigger, &id, batch, Some(revision)).await
 }
 
 /// Ends a batch that was begun, and may have been given up: none when that was done before.
@@ -93,18 +95,18 @@ pub async fn finish(app: &App, trigger: &Trigger, id: &Uuid) -> Result<Option<En
     let key = keys::batch(&trigger.record.id, id);
     let Some(entry) = app.backbone.get(&key).await.map_err(of_backbone)? else { return Ok(None) };
     let batch: Batch = serde_json::from_slice(&entry.value).map_err(internal)?;
-    let ended = end(app, trigger, id, batch).await?;
-    let take_back = |state: Digest| async move {
-        let taken_back = outcome::take_back(&app.backbone, &trigger.record.id, &state).await;
-        if let Err(problem) = taken_back {
-            tracing::warn!(trigger = %trigger.record.name, detail = %problem.detail, "an event that has started still counts as given up");
-        }
-    };
-    stream::iter(ended.won.clone()).for_each_concurrent(CLAIMS_AT_ONCE, take_back).await;
-    Ok(Some(ended))
+    end(app, trigger, id, batch, None).await.map(Some)
 }
 
-async fn end(app: &App, trigger: &Trigger, id: &Uuid, batch: Batch) -> Result<Ended, Problem> {
+/// Starts what is not started. Nothing was given up of a batch whose record is as it was written,
+/// in `revision`.
+async fn end(
+    app: &App,
+    trigger: &Trigger,
+    id: &Uuid,
+    batch: Batch,
+    revision: Option<u64>,
+) -> Result<Ended, Problem> {
     let record = &trigger.record;
     let claim = |member: Member| async move {
         let claim = Started::Batch { id: *id };
@@ -126,6 +128,28 @@ async fn end(app: &App, trigger: &Trigger, id: &Uuid, batch: Batch) -> Result<En
         }
         begun = started?;
     }
-    app.backbone.delete(&keys::batch(&record.id, id), None).await.map_err(of_backbone)?;
+    let key = keys::batch(&record.id, id);
+    let untouched = match revision {
+        Some(_) => {
+            let deleted = app.backbone.delete(&key, revision).await.map_err(of_backbone)?;
+            matches!(deleted, DeleteOutcome::Deleted(_))
+        }
+        None => false,
+    };
+    if !untouched {
+        app.backbone.delete(&key, None).await.map_err(of_backbone)?;
+        take_back(app, trigger, &won).await;
+    }
     Ok(Ended { won, started: begun })
+}
+
+/// Notes of events that they have started after all.
+async fn take_back(app: &App, trigger: &Trigger, states: &HashSet<Digest>) {
+    let take_back = |state: Digest| async move {
+        let taken_back = outcome::take_back(&app.backbone, &trigger.record.id, &state).await;
+        if let Err(problem) = taken_back {
+            tracing::warn!(trigger = %trigger.record.name, detail = %problem.detail, "an event that has started still counts as given up");
+        }
+    };
+    stream::iter(states.iter().copied()).for_each_concurrent(CLAIMS_AT_ONCE, take_back).await;
 }

@@ -117,12 +117,17 @@ pub async fn give_up(backbone: &Backbone, trigger: &Uuid, identity: &Digest) -> 
     let CasOutcome::Conflict(Some(entry)) = written else { return Ok(()) };
     let found: Outcome = serde_json::from_slice(&entry.value).map_err(internal)?;
     let Some(Started::Batch { id }) = &found.started else { return Ok(()) };
-    // A batch whose record is gone has started.
-    if backbone.get(&keys::batch(trigger, id)).await.map_err(of_backbone)?.is_none() {
-        return Ok(());
-    }
+    // A batch whose record is gone has started. The record is written anew, so that whoever is
+    // starting the batch sees that something is to be taken back.
+    let batch = keys::batch(trigger, id);
+    let Some(record) = backbone.get(&batch).await.map_err(of_backbone)? else { return Ok(()) };
+    backbone.update(&batch, record.value, record.revision).await.map_err(of_backbone)?;
     // Whoever changes it meanwhile knows better.
-    mark(backbone, &key, &entry, Outcome { batch_given_up: true, ..found }).await
+    mark(backbone, &key, &entry, Outcome { batch_given_up: true, ..found }).await?;
+    if backbone.get(&batch).await.map_err(of_backbone)?.is_none() {
+        take_back(backbone, trigger, identity).await?;
+    }
+    Ok(())
 }
 
 /// Writes down that the batch of a state has started after all.

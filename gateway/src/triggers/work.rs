@@ -245,7 +245,7 @@ fn pause(trigger: &Trigger, problem: &Problem, attempt: u32, age: Duration) -> O
     let again = match problem.code {
         ErrorKind::TriggerLoop => false,
         // It may have started something, which the next attempt finds once the backbone answers.
-        ErrorKind::BackboneUnavailable => true,
+        ErrorKind::BackboneUnavailable => age < 2 * limits::EVENT_AGE_MAX,
         _ if blameless => age < limits::EVENT_AGE_MAX,
         _ => attempt < retry.attempts,
     };
