@@ -43,6 +43,9 @@ use crate::{
 
 /// Tries after which a lease's failure is recorded instead of tried again.
 const TRIES_MAX: u32 = 8;
+/// Deliveries up to which a lease is not given up while nobody can say how many of them
+/// were tries.
+const UNCOUNTED_MAX: u32 = 64;
 /// Tries in which a lease that cannot be read is left to others: a newer release may
 /// have written it for newer workers.
 const UNREAD_MAX: u32 = 3;
@@ -71,8 +74,8 @@ pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result
     let (shop, delivery) = (&shared.what, &shared.delivery);
     let lease: Lease = match serde_json::from_slice(&delivery.payload) {
         Ok(lease) => lease,
-        Err(error) if tries(delivery.attempt, 0) <= UNREAD_MAX => {
-            let delay = backoff(tries(delivery.attempt, 0));
+        Err(error) if tries(delivery.attempt, Some(0)) <= UNREAD_MAX => {
+            let delay = backoff(tries(delivery.attempt, Some(0)));
             tracing::warn!(%error, id = delivery.id, ?delay, "a lease that cannot be read is given back");
             return delivery.nak(delay).await.map(drop);
         }
@@ -139,9 +142,11 @@ fn is_ready(member: &Member, digest: Digest) -> bool {
 
 /// Tries of a lease, with the one that a delivery is. Any of the first [`HOPS_MAX`] may have been
 /// left to others, which nobody counts, so none of them counts as one that failed; nor do those
-/// of the further ones that were handed over.
-fn tries(delivery: u32, handed_over: u32) -> u32 {
-    delivery.saturating_sub(HOPS_MAX).saturating_sub(handed_over).max(1)
+/// of the further ones that were handed over. Where these are not known, the last try is
+/// still to come.
+fn tries(delivery: u32, handed_over: Option<u32>) -> u32 {
+    let tries = delivery.saturating_sub(HOPS_MAX).saturating_sub(handed_over.unwrap_or(0)).max(1);
+    if handed_over.is_none() && delivery <= UNCOUNTED_MAX { tries.min(TRIES_MAX - 1) } else { tries }
 }
 
 /// Doubles with each try.
@@ -419,17 +424,21 @@ mod tests {
     #[test]
     fn deliveries_that_may_have_been_left_to_others_are_no_failures() {
         for (delivery, expected) in [(1, 1), (HOPS_MAX, 1), (HOPS_MAX + 1, 1), (HOPS_MAX + 2, 2)] {
-            assert_eq!(tries(delivery, 0), expected, "{delivery}");
+            assert_eq!(tries(delivery, Some(0)), expected, "{delivery}");
         }
-        assert!(tries(HOPS_MAX + TRIES_MAX - 1, 0) < TRIES_MAX);
-        assert_eq!(tries(HOPS_MAX + TRIES_MAX, 0), TRIES_MAX);
+        assert!(tries(HOPS_MAX + TRIES_MAX - 1, Some(0)) < TRIES_MAX);
+        assert_eq!(tries(HOPS_MAX + TRIES_MAX, Some(0)), TRIES_MAX);
     }
 
     #[test]
     fn deliveries_that_were_handed_over_are_no_failures() {
-        assert_eq!(tries(HOPS_MAX + 2, 1), 1);
-        assert_eq!(tries(HOPS_MAX + TRIES_MAX + 3, 3), TRIES_MAX);
-        assert_eq!(tries(2, 5), 1);
+        assert_eq!(tries(HOPS_MAX + 2, Some(1)), 1);
+        assert_eq!(tries(HOPS_MAX + TRIES_MAX + 3, Some(3)), TRIES_MAX);
+        assert_eq!(tries(2, Some(5)), 1);
+        // Nobody knows: that gives nothing up, unless it goes on and on.
+        assert_eq!(tries(HOPS_MAX + 2, None), 2);
+        assert_eq!(tries(HOPS_MAX + TRIES_MAX + 12, None), TRIES_MAX - 1);
+        assert!(tries(UNCOUNTED_MAX + 1, None) > TRIES_MAX);
     }
 
     #[test]
