@@ -2,8 +2,8 @@
 //! Turns to compile: first what a call or a task waits for.
 //!
 //! Whoever finds no turn free stands in line, and who is next is asked when one becomes free: what
-//! somebody has begun to wait for meanwhile goes before what nobody waits for. Both are served as they
-//! came. Invariant: while a turn is free, nobody is in line.
+//! somebody has begun to wait for meanwhile goes before what nobody waits for, but not for ever. Both are
+//! served as they came. Invariant: while a turn is free, nobody is in line.
 
 use std::{
     collections::VecDeque,
@@ -14,6 +14,9 @@ use std::{
 };
 
 use tokio::sync::oneshot;
+
+/// How often in a row the first in line is passed over.
+const PASSED_OVER_MAX: usize = 4;
 
 /// Whether anybody waits for a component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +52,13 @@ struct Line {
     free: usize,
     /// As they came.
     waiting: VecDeque<(Wanted, oneshot::Sender<Turn>)>,
+    /// How often the first of them was passed over.
+    passed_over: usize,
 }
 
 impl Turns {
     pub(super) const fn new(free: usize) -> Self {
-        Self(Mutex::new(Line { free, waiting: VecDeque::new() }))
+        Self(Mutex::new(Line { free, waiting: VecDeque::new(), passed_over: 0 }))
     }
 
     /// Waits for a turn, which comes to everyone.
@@ -79,7 +84,9 @@ impl Turns {
     /// Gives a turn to who is next.
     fn pass_on(&'static self) {
         let mut line = self.line();
-        let next = line.waiting.iter().position(|(wanted, _)| wanted.is_waited_for()).unwrap_or(0);
+        let urgent = line.waiting.iter().position(|(wanted, _)| wanted.is_waited_for());
+        let next = urgent.filter(|_| line.passed_over < PASSED_OVER_MAX).unwrap_or(0);
+        line.passed_over = if next == 0 { 0 } else { line.passed_over + 1 };
         let Some((_, teller)) = line.waiting.remove(next) else {
             line.free += 1;
             return;
@@ -154,6 +161,17 @@ mod tests {
         assert_eq!(order(held, line), "beacd");
         // Nobody is left, so a turn is free for anyone.
         drop(free(&TURNS));
+    }
+
+    #[test]
+    fn what_nobody_waits_for_has_its_turn_beside_what_is_waited_for() {
+        static TURNS: Turns = Turns::new(1);
+        let (ahead, waited) = (wanted(Urgency::Ahead), wanted(Urgency::Waited));
+        let held = free(&TURNS);
+        let line = ["a", "b", "1", "2", "3", "4", "5", "6"];
+        let place = |name: &'static str| (name, if name < "a" { &waited } else { &ahead });
+        let line = line.map(place).map(|(name, wanted)| (name, stand(&TURNS, wanted))).into();
+        assert_eq!(order(held, line), "1234a56b");
     }
 
     #[test]
