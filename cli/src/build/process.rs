@@ -121,18 +121,20 @@ fn failed(name: &str, status: ExitStatus, words: &str) -> String {
     format!("`{name}` failed ({status}){}", quoted(words))
 }
 
-/// The program's words for the end of a message, on one line: what it calls an error, from
-/// the first, or else its last ones.
+/// The program's words for the end of a message, on one line: from what it first calls an
+/// error, without its advice, or else its last ones.
 fn quoted(words: &str) -> String {
-    let is_error = |line: &&str| line.starts_with("error") || line.starts_with("caused by");
-    let errors: Vec<&str> = words.lines().map(str::trim).filter(is_error).collect();
+    let is_advice = |line: &&str| ["info:", "note:", "help:", "warning:"].iter().any(|p| line.starts_with(p));
+    let lines = words.lines().map(str::trim);
+    let errors: Vec<&str> =
+        lines.skip_while(|line| !line.starts_with("error")).filter(|line| !is_advice(line)).collect();
     let on_one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let said = if errors.is_empty() {
         let mut said = on_one_line(words);
         let from = said.ceil_char_boundary(said.len().saturating_sub(LAST_WORDS_BYTES));
         said.split_off(from)
     } else {
-        let mut said = on_one_line(&errors.join("; "));
+        let mut said = on_one_line(&errors.join(" "));
         said.truncate(said.floor_char_boundary(LAST_WORDS_BYTES));
         said
     };
@@ -166,9 +168,13 @@ mod tests {
     #[test]
     fn what_is_an_error_is_told_before_what_comes_last() {
         let help = "note: more of this\n".repeat(100);
-        let words =
-            format!("info: syncing\nerror: toolchain 'x' is not installed\n  error: caused by y\n{help}");
-        assert_eq!(quoted(&words), ", saying: error: toolchain 'x' is not installed; error: caused by y");
+        let words = format!(
+            "info: syncing\nerror: failed to parse manifest at `/x/Cargo.toml`\n\nCaused by:\n  no targets specified in the manifest\n{help}"
+        );
+        assert_eq!(
+            quoted(&words),
+            ", saying: error: failed to parse manifest at `/x/Cargo.toml` Caused by: no targets specified in the manifest"
+        );
         assert!(quoted(&help).ends_with("note: more of this") && quoted(&help).len() < 700);
         assert_eq!(quoted(&format!("error: {}", "ä".repeat(600))).len(), 599 + ", saying: ".len());
         assert_eq!(quoted(" \n"), "");

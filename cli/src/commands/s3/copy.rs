@@ -210,7 +210,7 @@ async fn download(store: &Store, from: &ObjectUri, path: &Path, bar: &ProgressBa
     fs::create_dir_all(folder).map_err(unwritable)?;
     let draft = tempfile::NamedTempFile::new_in(folder).map_err(unwritable)?;
     let mut file = tokio::fs::File::create(draft.path()).await.map_err(unwritable)?;
-    let size_bytes = receive(store, from, &mut file, bar).await?;
+    let size_bytes = receive(store, from, &mut file, bar, unwritable).await?;
     draft.persist(path).map_err(|error| unwritable(error.error))?;
     // A temporary file is private; what is kept is as open as any new file.
     permissions(folder).and_then(|mode| fs::set_permissions(path, mode)).map_err(unwritable)?;
@@ -222,16 +222,17 @@ async fn receive(
     from: &ObjectUri,
     to: &mut (impl AsyncWrite + Unpin),
     bar: &ProgressBar,
+    unwritable: impl Fn(std::io::Error) -> Error,
 ) -> Result<u64> {
     let pin = store.head(from).await?.pin;
     bar.inc_length(pin.size);
     let mut body = Box::pin(store.reader(from, &pin, 0..pin.size, ReadAhead::default()));
     while let Some(piece) = body.next().await {
         let piece = piece?;
-        to.write_all(&piece).await?;
+        to.write_all(&piece).await.map_err(&unwritable)?;
         bar.inc(piece.len() as u64);
     }
-    to.flush().await?;
+    to.flush().await.map_err(&unwritable)?;
     Ok(pin.size)
 }
 
