@@ -24,7 +24,7 @@ pub(super) struct Nulls {
     texts: Vec<Vec<u8>>,
     empty: bool,
     longest: usize,
-    /// Whether one of them is also a value, as `0` or `1900-01-01` may be.
+    /// Whether one of them is also a value, as `0` or `1900-01-01` may be; NaN aside.
     ambiguous: bool,
     /// Which bytes the texts begin with: most fields are told apart by that.
     first: [bool; 256],
@@ -36,7 +36,8 @@ impl Nulls {
         let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
         let mut first = [false; 256];
         texts.iter().filter_map(|t| t.first()).for_each(|b| first[usize::from(*b)] = true);
-        let ambiguous = texts.iter().any(|t| value::float(t).is_some() || value::moment(t).is_some());
+        let ambiguous =
+            texts.iter().any(|t| value::float(t).is_some_and(|v| !v.is_nan()) || value::moment(t).is_some());
         Self { empty: texts.iter().any(Vec::is_empty), ambiguous, texts, longest, first }
     }
 
@@ -234,9 +235,11 @@ fn parsed<T: ArrowPrimitiveType>(
     parse: impl Fn(&[u8], Range<usize>) -> Option<T::Native>,
 ) -> Result<(), usize> {
     let text = cells.text.as_bytes();
+    // Equal to nothing, not even to itself, is NaN.
+    let is_plain = |value: &T::Native| !cells.nulls.ambiguous && value.partial_cmp(value).is_some();
     for (record, field) in cells.fields(index).enumerate() {
         match parse(text, field.range()) {
-            Some(value) if !(cells.nulls.ambiguous && cells.is_null(field)) => builder.append_value(value),
+            Some(value) if is_plain(&value) || !cells.is_null(field) => builder.append_value(value),
             _ if cells.is_null(field) => builder.append_null(),
             _ => return Err(record),
         }
