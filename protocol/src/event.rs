@@ -74,7 +74,8 @@ pub struct Notice {
 
 impl Notice {
     /// Names the event: the same for every copy of the notification, another one
-    /// for every other event.
+    /// for every other event. Without a sequencer it is the time that tells events of
+    /// one state apart; a listing knows neither.
     pub fn identity(&self) -> Digest {
         let state = self.version_id.as_deref().or(self.etag.as_deref()).unwrap_or_default();
         let sequencer = self.sequencer.as_deref().unwrap_or_default();
@@ -82,7 +83,9 @@ impl Notice {
             EventKind::Created => "created",
             EventKind::Removed => "removed",
         };
-        digest_of(&[&self.bucket, &self.key, state, sequencer, kind])
+        let mut parts = vec![self.bucket.as_str(), self.key.as_str(), state, sequencer, kind];
+        parts.extend(self.time.as_deref().filter(|_| self.sequencer.is_none()));
+        digest_of(&parts)
     }
 }
 
@@ -192,6 +195,26 @@ mod tests {
 
     #[test]
     fn a_state_is_told_to_the_second() {
+    #[test]
+    fn without_a_sequencer_the_time_tells_events_apart() {
+        let at = |time: &str| Notice { sequencer: None, time: Some(time.into()), ..notice() };
+        let first = at("2026-11-22T11:54:56Z");
+        let copy = Notice { name: "ObjectCreated:Post".into(), ..at("2026-11-22T11:54:56Z") };
+        assert_eq!(first.identity(), copy.identity());
+        assert_ne!(first.identity(), at("2026-11-22T11:54:57Z").identity());
+        let untimed = Notice { sequencer: None, ..notice() };
+        assert_ne!(first.identity(), untimed.identity());
+    }
+
+    /// What is named in queues and outcomes of an earlier release has that name still.
+    #[test]
+    fn with_a_sequencer_or_without_a_time_the_name_is_as_it_was() {
+        let named = |sequencer: &str| digest_of(&["bank", "in/a.csv", "e", sequencer, "created"]);
+        let timed = Notice { time: Some("2026-11-22T11:54:56Z".into()), ..notice() };
+        assert_eq!(timed.identity(), named("0055AED6DCD90281E5"));
+        assert_eq!(Notice { sequencer: None, ..notice() }.identity(), named(""));
+    }
+
         let pin = |etag: &str| Pin { etag: etag.into(), size: 1, version_id: None };
         let state = |etag: &str, ms| state_identity("bank", "k", &pin(etag), Timestamp(ms));
         assert_eq!(state("e", 5_000), state("e", 5_999));

@@ -18,5 +18,6 @@ mod service;
 mod sources;
 mod tenants;
 mod trigger_kept;
+mod trigger_removals;
 mod trigger_senders;
 mod triggers;

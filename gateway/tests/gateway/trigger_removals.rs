@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Removals: nothing is left that could be asked, so that what names them and
+//! what they are called must do.
+
+use serde_json::{Value, json};
+
+use crate::{
+    harness::Service,
+    triggers::{document, replay, wait_for_calls, with_trigger},
+};
+
+/// A trigger `t` that acts on events of these names, and its bucket.
+async fn acting_on(events: Value) -> Service {
+    let mut document = document();
+    document["events"] = events;
+    let (service, _) = with_trigger(document).await;
+    service.base.store.ensure_bucket("bank").await.unwrap();
+    service
+}
+
+/// An event without a sequencer.
+fn at(second: u32, name: &str, key: &str) -> Value {
+    let object = json!({"bucket": {"name": "bank"}, "object": {"key": key}});
+    json!({"eventVersion": "2.1", "eventName": name, "s3": object,
+        "eventTime": format!("2026-11-22T11:54:{second:02}Z")})
+}
+
+async fn kept(service: &Service, record: &Value) -> u64 {
+    let reply = service.send(&json!({"Records": [record]})).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    reply.json()["kept"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn without_sequencers_each_removal_starts_something_and_its_copies_do_not() {
+    let service = acting_on(json!(["ObjectRemoved:*"])).await;
+    for (second, started) in [(1, 1), (2, 2)] {
+        let removal = at(second, "ObjectRemoved:Delete", "in/a.csv");
+        assert_eq!(kept(&service, &removal).await, 1);
+        service.until("started", started).await;
+        assert_eq!(kept(&service, &removal).await, 0);
+    }
+    wait_for_calls(&service, 2).await;
+}
+
+#[tokio::test]
+async fn without_sequencers_each_write_is_an_event_and_each_state_starts_once() {
+    let service = acting_on(json!(["ObjectCreated:*"])).await;
+    for (second, started) in [(1, 1), (2, 2)] {
+        service.object("bank", "in/a.csv", &format!("state {started}")).await;
+        assert_eq!(kept(&service, &at(second, "ObjectCreated:Put", "in/a.csv")).await, 1);
+        service.until("started", started).await;
+    }
+    // However a state is told of, its outcome is found.
+    assert_eq!(kept(&service, &at(3, "ObjectCreated:Put", "in/a.csv")).await, 1);
+    service.until("duplicate", 1).await;
+    assert_eq!(replay(&service, json!({})).await.json(), json!({"listed": 1, "queued": 0}));
+    wait_for_calls(&service, 2).await;
+}
