@@ -17,6 +17,8 @@ use crate::{digest::Digest, names::TriggerName, time::Timestamp, uri::Pin};
 pub const CREATED: &str = "ObjectCreated:";
 /// The same for objects that are gone.
 pub const REMOVED: &str = "ObjectRemoved:";
+/// The same for objects that a rule of the bucket has removed, which S3 tells under a name of its own.
+pub const EXPIRED: &str = "LifecycleExpiration:";
 
 /// The part of an event that triggers act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -35,7 +37,7 @@ impl EventKind {
         let name = name.strip_prefix("s3:").unwrap_or(name);
         if name.starts_with(CREATED) {
             Some(Self::Created)
-        } else if name.starts_with(REMOVED) || name.starts_with("LifecycleExpiration:") {
+        } else if name.starts_with(REMOVED) || name.starts_with(EXPIRED) {
             Some(Self::Removed)
         } else {
             None
@@ -194,8 +196,6 @@ mod tests {
     }
 
     #[test]
-    fn a_state_is_told_to_the_second() {
-    #[test]
     fn without_a_sequencer_the_time_tells_events_apart() {
         let at = |time: &str| Notice { sequencer: None, time: Some(time.into()), ..notice() };
         let first = at("2026-11-22T11:54:56Z");
@@ -215,6 +215,8 @@ mod tests {
         assert_eq!(Notice { sequencer: None, ..notice() }.identity(), named(""));
     }
 
+    #[test]
+    fn a_state_is_told_to_the_second() {
         let pin = |etag: &str| Pin { etag: etag.into(), size: 1, version_id: None };
         let state = |etag: &str, ms| state_identity("bank", "k", &pin(etag), Timestamp(ms));
         assert_eq!(state("e", 5_000), state("e", 5_999));

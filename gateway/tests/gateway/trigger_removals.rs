@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::Service,
-    triggers::{document, replay, wait_for_calls, with_trigger},
+    triggers::{document, record, replay, wait_for_calls, with_trigger},
 };
 
 /// A trigger `t` that acts on events of these names, and its bucket.
@@ -16,6 +16,12 @@ async fn acting_on(events: Value) -> Service {
     let (service, _) = with_trigger(document).await;
     service.base.store.ensure_bucket("bank").await.unwrap();
     service
+}
+
+fn named(name: &str, key: &str, sequencer: &str) -> Value {
+    let mut record = record("bank", key, sequencer);
+    record["eventName"] = json!(name);
+    record
 }
 
 /// An event without a sequencer.
@@ -56,4 +62,16 @@ async fn without_sequencers_each_write_is_an_event_and_each_state_starts_once() 
     service.until("duplicate", 1).await;
     assert_eq!(replay(&service, json!({})).await.json(), json!({"listed": 1, "queued": 0}));
     wait_for_calls(&service, 2).await;
+}
+
+#[tokio::test]
+async fn what_a_rule_of_the_bucket_removes_is_removed() {
+    let service = acting_on(json!(["ObjectRemoved:*"])).await;
+    assert_eq!(kept(&service, &named("LifecycleExpiration:Delete", "in/a.csv", "01")).await, 1);
+    service.until("started", 1).await;
+    let service = acting_on(json!(["LifecycleExpiration:*"])).await;
+    assert_eq!(kept(&service, &named("ObjectRemoved:Delete", "in/a.csv", "01")).await, 0);
+    let marked = named("s3:LifecycleExpiration:DeleteMarkerCreated", "in/a.csv", "02");
+    assert_eq!(kept(&service, &marked).await, 1);
+    service.until("started", 1).await;
 }

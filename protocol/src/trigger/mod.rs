@@ -17,6 +17,7 @@ pub use self::{
 };
 use crate::{
     error::{ErrorKind, Problem},
+    event::{CREATED, EXPIRED, REMOVED},
     limits,
     names::FunctionRef,
     size::Span,
@@ -161,7 +162,10 @@ impl TriggerDocument {
             mistakes.push("events must name at least one event, such as \"ObjectCreated:*\"".to_owned());
         }
         mistakes.extend(self.events.iter().filter(|name| !is_known(name)).map(|name| {
-            format!("events must be of ObjectCreated or ObjectRemoved, such as \"ObjectCreated:Put\", found {name:?}")
+            format!(
+                "events must be of ObjectCreated, ObjectRemoved or LifecycleExpiration, such as \
+                 \"ObjectCreated:Put\", found {name:?}"
+            )
         }));
         if !(1..=limits::TRIGGER_CONCURRENCY_MAX).contains(&self.concurrency) {
             mistakes.push(format!(
@@ -226,16 +230,18 @@ fn plain(name: &str) -> &str {
 
 fn is_known(pattern: &str) -> bool {
     let name = plain(pattern);
-    ["ObjectCreated:", "ObjectRemoved:"].iter().any(|kind| name.len() > kind.len() && name.starts_with(kind))
+    [CREATED, REMOVED, EXPIRED].iter().any(|kind| name.len() > kind.len() && name.starts_with(kind))
 }
 
-/// Whether a name of an event is one that the pattern means.
+/// Whether a name of an event is one that the pattern means. What a rule of the
+/// bucket has removed, in one way or the other, is removed.
 fn names(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (plain(pattern), plain(name));
-    match pattern.strip_suffix('*') {
+    let means = |name: &str| match pattern.strip_suffix('*') {
         Some(start) => name.starts_with(start),
         None => name == pattern,
-    }
+    };
+    means(name) || name.strip_prefix(EXPIRED).is_some_and(|way| means(&format!("{REMOVED}{way}")))
 }
 
 impl Batch {
@@ -307,5 +313,24 @@ mod tests {
         check("ObjectRemoved:DeleteMarkerCreated", "in/a.csv", false);
         check("ObjectCreated:Put", "out/a.csv", false);
         check("ObjectCreated:Put", "in/a.json", false);
+    }
+
+    #[test]
+    fn what_a_rule_has_removed_is_removed() {
+        let check = |pattern: &str, name: &str, expected| {
+            let trigger = document(json!({"bucket": "bank", "function": "f", "events": [pattern]}));
+            assert_eq!(trigger.check(), Ok(()), "{pattern}");
+            assert_eq!(trigger.admits(name, "a"), expected, "{pattern} {name}");
+        };
+        check("ObjectRemoved:*", "LifecycleExpiration:Delete", true);
+        check("s3:ObjectRemoved:*", "s3:LifecycleExpiration:DeleteMarkerCreated", true);
+        check("ObjectRemoved:Delete", "LifecycleExpiration:Delete", true);
+        check("ObjectRemoved:Delete", "LifecycleExpiration:DeleteMarkerCreated", false);
+        check("ObjectCreated:*", "LifecycleExpiration:Delete", false);
+        check("LifecycleExpiration:*", "LifecycleExpiration:Delete", true);
+        check("LifecycleExpiration:Delete", "LifecycleExpiration:DeleteMarkerCreated", false);
+        check("LifecycleExpiration:*", "ObjectRemoved:Delete", false);
+        let none = document(json!({"bucket": "bank", "function": "f", "events": ["LifecycleExpiration:"]}));
+        assert!(none.check().unwrap_err().detail.contains("LifecycleExpiration:\""));
     }
 }

@@ -79,10 +79,16 @@ fn event_bridge(envelope: &mut Envelope, value: &Value) -> Result<(), Problem> {
             let reason = detail["reason"].as_str().unwrap_or_default();
             REASONS.iter().find(|(known, _)| *known == reason).map_or("ObjectCreated:Put", |(_, name)| name)
         }
-        Some("Object Deleted") if detail["deletion-type"].as_str() == Some("Delete Marker Created") => {
-            "ObjectRemoved:DeleteMarkerCreated"
+        Some("Object Deleted") => {
+            let marked = detail["deletion-type"].as_str() == Some("Delete Marker Created");
+            let expired = detail["reason"].as_str() == Some("Lifecycle Expiration");
+            match (expired, marked) {
+                (false, false) => "ObjectRemoved:Delete",
+                (false, true) => "ObjectRemoved:DeleteMarkerCreated",
+                (true, false) => "LifecycleExpiration:Delete",
+                (true, true) => "LifecycleExpiration:DeleteMarkerCreated",
+            }
         }
-        Some("Object Deleted") => "ObjectRemoved:Delete",
         _ => {
             envelope.add(None);
             return Ok(());
