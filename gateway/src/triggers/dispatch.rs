@@ -76,11 +76,10 @@ pub async fn examine(app: &App, trigger: &Trigger, waiting: &Waiting) -> Result<
     if record.document.ordered && waiting.replay.is_none() && order::is_stale(app, trigger, notice).await? {
         return Ok(Next::Settled(Fate::Stale));
     }
-    let found = look(app, notice).await?;
-    let (key, meta) = match (notice.kind, found) {
+    let (key, meta) = match (notice.kind, look(app, trigger, notice).await?) {
         (EventKind::Created, Found::There(key, meta)) => (key, Some(meta)),
         (EventKind::Created, Found::Nothing) => return Ok(Next::Settled(Fate::Gone)),
-        (EventKind::Removed, Found::Nothing) => (removed_key(trigger, notice), None),
+        (EventKind::Removed, Found::Nothing) => (removed_key(trigger, notice).to_owned(), None),
         // It was written again since; that has an event of its own.
         (EventKind::Removed, Found::There(..)) => return Ok(Next::Settled(Fate::Changed)),
     };
@@ -142,19 +141,25 @@ pub async fn start(app: &App, trigger: &Trigger, candidate: &Candidate) -> Resul
 
 /// The key of an object that is gone, of which the store can't tell how it was
 /// written: as the notification has it, unless only the other reading is meant.
-fn removed_key(trigger: &Trigger, notice: &Notice) -> String {
+fn removed_key<'a>(trigger: &Trigger, notice: &'a Notice) -> &'a str {
     let other = notice.other_key.as_ref().filter(|other| {
         !trigger.admits_key(&notice.name, &notice.key) && trigger.admits_key(&notice.name, other)
     });
-    other.unwrap_or(&notice.key).clone()
+    other.unwrap_or(&notice.key)
 }
 
-/// Asks the store for the object, under either reading of its key.
-async fn look(app: &App, notice: &Notice) -> Result<Found, Problem> {
-    for key in [Some(&notice.key), notice.other_key.as_ref()].into_iter().flatten() {
-        let uri = ObjectUri::new(notice.bucket.clone(), key.clone())?;
+/// Asks the store for the object, under either reading of its key. Of one that is
+/// gone only the reading counts that it is told under: what lies under the other
+/// may never have been meant.
+async fn look(app: &App, trigger: &Trigger, notice: &Notice) -> Result<Found, Problem> {
+    let keys = match notice.kind {
+        EventKind::Created => [Some(notice.key.as_str()), notice.other_key.as_deref()],
+        EventKind::Removed => [Some(removed_key(trigger, notice)), None],
+    };
+    for key in keys.into_iter().flatten() {
+        let uri = ObjectUri::new(notice.bucket.clone(), key)?;
         match app.store.head(&uri).await {
-            Ok(meta) => return Ok(Found::There(key.clone(), Box::new(meta))),
+            Ok(meta) => return Ok(Found::There(key.to_owned(), Box::new(meta))),
             Err(StoreError::NotFound { .. }) => {}
             Err(error @ StoreError::NoSuchBucket { .. }) => {
                 return Err(Problem::new(ErrorKind::BucketNotFound, error.to_string()));

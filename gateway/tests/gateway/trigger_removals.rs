@@ -2,6 +2,8 @@
 //! Removals: nothing is left that could be asked, so that what names them and
 //! what they are called must do.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -74,4 +76,25 @@ async fn what_a_rule_of_the_bucket_removes_is_removed() {
     let marked = named("s3:LifecycleExpiration:DeleteMarkerCreated", "in/a.csv", "02");
     assert_eq!(kept(&service, &marked).await, 1);
     service.until("started", 1).await;
+}
+
+/// Ceph does not say whether it encodes keys: `a+b` may be meant as it is.
+#[tokio::test]
+async fn an_object_under_the_other_reading_of_a_key_hides_no_removal() {
+    let service = acting_on(json!(["ObjectRemoved:*"])).await;
+    service.object("bank", "in/a b.csv", "another").await;
+    let removal = |sequencer: &str| {
+        let mut record = named("ObjectRemoved:Delete", "in/a+b.csv", sequencer);
+        record["eventSource"] = json!("ceph:s3");
+        record
+    };
+    assert_eq!(kept(&service, &removal("01")).await, 1);
+    service.until("started", 1).await;
+    wait_for_calls(&service, 1).await;
+    assert!(service.workers.bodies.lock().unwrap()[0].contains("in/a+b.csv"));
+    // One that was written again since is no removal.
+    service.object("bank", "in/a+b.csv", "1").await;
+    assert_eq!(kept(&service, &removal("02")).await, 1);
+    service.until("changed", 1).await;
+    assert_eq!(service.workers.calls.load(Ordering::SeqCst), 1);
 }
