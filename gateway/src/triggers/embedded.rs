@@ -4,7 +4,9 @@
 //!
 //! So `fanfold dev` takes the path of production from the envelope on. What is
 //! lost, because the listener fell behind or the process died, is found by the
-//! reconcilers, which look at once when something was lost.
+//! reconcilers, which look at once when something was lost. So is what a full
+//! queue has no room for: nobody sends it again, and to wait for room would hold
+//! up the events of all other triggers.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -60,7 +62,13 @@ async fn tell(app: &App, batch: &[Event]) {
 }
 
 async fn take_in(app: &App, body: &[u8]) -> Result<(), Problem> {
-    intake::take_in(&app.triggers, envelope::parse(body, false)?, None).await.map(drop)
+    let taken = intake::take_what_fits(&app.triggers, envelope::parse(body, false)?, None).await?;
+    for (trigger, problem) in taken.full {
+        if app.triggers.miss(trigger.record.id) {
+            tracing::warn!(trigger = %trigger.record.name, detail = %problem.detail, "events of the store found no room; the reconciler looks for their objects");
+        }
+    }
+    Ok(())
 }
 
 /// A record of version 2.1.

@@ -45,6 +45,14 @@ pub struct Receipt {
     pub ignored: usize,
 }
 
+/// What there was room for, and where there was none.
+pub struct Taken {
+    /// Of the triggers with room.
+    pub receipt: Receipt,
+    /// The triggers without, of whose events none was kept, and what to say of each.
+    pub full: Vec<(Arc<Trigger>, Problem)>,
+}
+
 /// What a queue holds: an event on its way to one trigger.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Waiting {
@@ -130,7 +138,9 @@ pub async fn check_room(triggers: &Triggers, trigger: &Trigger, wanted: usize) -
     triggers.rooms().check(triggers.backbone(), trigger, wanted).await
 }
 
-/// Takes in a notification, for one trigger or for whichever act on it.
+/// Takes in a notification, for one trigger or for whichever act on it. Where one
+/// of them is full, the others have their events all the same, and drop the copies
+/// when all of it is sent again.
 ///
 /// # Errors
 /// `bucket-not-found` when no trigger knows any of its buckets, `queue-full`;
@@ -140,6 +150,23 @@ pub async fn take_in(
     envelope: Envelope,
     only: Option<&Arc<Trigger>>,
 ) -> Result<Receipt, Problem> {
+    let taken = take_what_fits(triggers, envelope, only).await?;
+    match taken.full.into_iter().next() {
+        Some((_, problem)) => Err(problem),
+        None => Ok(taken.receipt),
+    }
+}
+
+/// The same for whoever sends nothing again.
+///
+/// # Errors
+/// `bucket-not-found` when no trigger knows any of its buckets; or the backbone
+/// does not answer.
+pub async fn take_what_fits(
+    triggers: &Triggers,
+    envelope: Envelope,
+    only: Option<&Arc<Trigger>>,
+) -> Result<Taken, Problem> {
     let mut receipt = Receipt {
         events: envelope.notices.len() + envelope.other,
         ignored: envelope.other,
@@ -169,12 +196,19 @@ pub async fn take_in(
             ),
         ));
     }
+    let mut full = Vec::new();
     for (trigger, waiting) in queues.into_values() {
-        let (kept, duplicates) = enqueue(triggers, trigger, &waiting).await?;
-        receipt.kept += kept;
-        receipt.duplicates += duplicates;
+        match enqueue(triggers, trigger, &waiting).await {
+            Ok((kept, duplicates)) => {
+                receipt.kept += kept;
+                receipt.duplicates += duplicates;
+            }
+            Err(problem) if problem.code == ErrorKind::QueueFull => full.push((Arc::clone(trigger), problem)),
+            // Others would find the backbone as it is, each after a while.
+            Err(problem) => return Err(problem),
+        }
     }
-    Ok(receipt)
+    Ok(Taken { receipt, full })
 }
 
 /// Queues events of one trigger, durably; answers how many were new and how

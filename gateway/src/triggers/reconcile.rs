@@ -106,11 +106,21 @@ struct Turn {
     looking: Option<AbortOnDropHandle<bool>>,
     /// When to look for the rest.
     rest_at: Option<Instant>,
+    /// When the last look began.
+    looked_at: Option<Instant>,
 }
 
 impl Turn {
     fn new() -> Self {
-        Self { last: Instant::now(), wanted: false, looking: None, rest_at: None }
+        Self { last: Instant::now(), wanted: false, looking: None, rest_at: None, looked_at: None }
+    }
+
+    /// Takes note of events that there was no room for. They are looked for at once,
+    /// or a while after the last look: as long as there is no room, one is as vain as
+    /// the other.
+    fn missed(&mut self) {
+        let at = self.looked_at.map_or_else(Instant::now, |at| at + REST_PAUSE);
+        self.rest_at.get_or_insert(at);
     }
 
     /// Whether a look goes on; takes note of the end of one.
@@ -133,12 +143,16 @@ pub async fn run(app: AppState) {
     // What happened while nobody listened.
     let mut all = true;
     loop {
+        let missed = app.triggers.take_missed();
         let triggers = app.triggers.list();
         turns.retain(|id, _| triggers.iter().any(|trigger| trigger.record.id == *id));
         let mut busy: usize = turns.values_mut().map(|turn| usize::from(turn.is_busy())).sum();
         for trigger in triggers {
             let interval = interval(&trigger);
             let turn = turns.entry(trigger.record.id).or_insert_with(Turn::new);
+            if missed.contains(&trigger.record.id) {
+                turn.missed();
+            }
             turn.wanted |= all || turn.rest_at.take_if(|at| *at <= Instant::now()).is_some();
             if turn.last.elapsed() >= interval {
                 turn.last = Instant::now();
@@ -147,7 +161,7 @@ pub async fn run(app: AppState) {
             let may = turn.looking.is_none() && !trigger.record.paused && busy < LOOKS_AT_ONCE;
             if turn.wanted && may {
                 let app = Arc::clone(&app);
-                turn.wanted = false;
+                (turn.wanted, turn.looked_at) = (false, Some(Instant::now()));
                 let look = async move { look_and_tell(&app, &trigger).await };
                 turn.looking = Some(AbortOnDropHandle::new(tokio::spawn(look)));
                 busy += 1;

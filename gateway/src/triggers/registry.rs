@@ -8,8 +8,8 @@
 //! of the later revision is kept in memory, in whatever order they come.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -57,6 +57,8 @@ struct Inner {
     polls: Statuses,
     /// Wakes whoever looks for objects whose events were lost.
     look: watch::Sender<u64>,
+    /// Triggers that had no room for events that nobody sends again.
+    missed: Mutex<BTreeSet<Uuid>>,
 }
 
 #[derive(Clone)]
@@ -93,6 +95,7 @@ impl Triggers {
                 polls: Statuses::default(),
                 sns: Verifier::default(),
                 look,
+                missed: Mutex::default(),
             }),
         };
         triggers.rebuild().await?;
@@ -205,6 +208,17 @@ impl Triggers {
     /// Tells when every reconciler is to look.
     pub(super) fn looks(&self) -> watch::Receiver<u64> {
         self.inner.look.subscribe()
+    }
+
+    /// Notes that a trigger had no room for events that nobody sends again; false
+    /// where that is noted already.
+    pub(super) fn miss(&self, trigger: Uuid) -> bool {
+        self.inner.missed.lock().unwrap_or_else(PoisonError::into_inner).insert(trigger)
+    }
+
+    /// The triggers of which that was noted since this was asked last.
+    pub(super) fn take_missed(&self) -> BTreeSet<Uuid> {
+        std::mem::take(&mut *self.inner.missed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Changes a trigger's record: `change` makes the new one out of what is

@@ -69,6 +69,8 @@ pub struct Base {
     #[allow(dead_code, reason = "only tests of jobs go another way")]
     pub endpoint: String,
     pub backbone: Backbone,
+    /// What happens in the store, until a gateway listens.
+    events: Arc<Mutex<Option<server::Events>>>,
     _stop: Arc<tokio_util::sync::DropGuard>,
 }
 
@@ -81,6 +83,7 @@ impl Base {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         let config = server::ServerConfig { root: folder.path().join("s3"), credentials: credentials() };
         let server = server::Server::open(config).unwrap();
+        let events = Arc::new(Mutex::new(server.listen()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
@@ -88,7 +91,7 @@ impl Base {
         tokio::spawn(async move { server.serve(listener, stopped).await });
         let store = Self::store_at(&endpoint);
         let backbone = Self::open_backbone(&folder.path().join("backbone.redb")).await;
-        Self { folder, store, endpoint, backbone, _stop: Arc::new(stop.drop_guard()) }
+        Self { folder, store, endpoint, backbone, events, _stop: Arc::new(stop.drop_guard()) }
     }
 
     /// The store by another way.
@@ -101,19 +104,34 @@ impl Base {
     }
 
     pub async fn serve(&self, change: impl FnOnce(&mut GatewayConfig)) -> Service {
-        let token = Token::generate().unwrap();
-        let mut config = GatewayConfig::new("default".parse().unwrap(), vec![token.digest()]);
-        change(&mut config);
-        self.serve_all(vec![(config, token)]).await.pop().unwrap()
+        self.serve_all(vec![tenant(change)]).await.pop().unwrap()
+    }
+
+    /// The same for a gateway that the store tells of its objects, as in `fanfold dev`.
+    pub async fn serve_told(&self, change: impl FnOnce(&mut GatewayConfig)) -> Service {
+        let events = self.events.lock().unwrap().take();
+        assert!(events.is_some(), "another gateway listens");
+        self.serve_listening(vec![tenant(change)], events).await.pop().unwrap()
     }
 
     /// One gateway, seen by each of several tenants. Stops with the first.
     pub async fn serve_all(&self, tenants: Vec<(GatewayConfig, Token)>) -> Vec<Service> {
+        self.serve_listening(tenants, None).await
+    }
+
+    async fn serve_listening(
+        &self,
+        tenants: Vec<(GatewayConfig, Token)>,
+        events: Option<server::Events>,
+    ) -> Vec<Service> {
         let workers = Arc::new(Workers::default());
         let dispatch = dispatch(&workers);
         let (configs, tokens): (Vec<_>, Vec<_>) = tenants.into_iter().unzip();
         let gateway =
             Gateway::shared(configs, self.store.clone(), self.backbone.clone(), dispatch).await.unwrap();
+        if let Some(events) = events {
+            gateway.follow(events);
+        }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (apps, shutdown) = (gateway.apps().to_vec(), CancellationToken::new());
@@ -129,6 +147,14 @@ impl Base {
         };
         apps.into_iter().zip(tokens).map(service).collect()
     }
+}
+
+/// The usual configuration but for a change, and a token for it.
+fn tenant(change: impl FnOnce(&mut GatewayConfig)) -> (GatewayConfig, Token) {
+    let token = Token::generate().unwrap();
+    let mut config = GatewayConfig::new("default".parse().unwrap(), vec![token.digest()]);
+    change(&mut config);
+    (config, token)
 }
 
 /// A gateway with the usual configuration.

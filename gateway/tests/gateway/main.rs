@@ -19,5 +19,6 @@ mod sources;
 mod tenants;
 mod trigger_kept;
 mod trigger_removals;
+mod trigger_room;
 mod trigger_senders;
 mod triggers;

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A trigger whose queue is full, and those beside it.
+
+use std::time::{Duration, Instant};
+
+use fanfold_protocol::{ErrorKind, keys, uri::ObjectUri};
+use http::Method;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    harness::{Base, Service, start_with},
+    triggers::{document, put_of, send_objects, wait_for_calls},
+};
+
+/// Events that may wait for one trigger.
+const ROOM: u64 = 3;
+
+/// Makes the trigger `full`, which takes no event out of its queue. It is made before
+/// all others, so that its queue is the first to be tried.
+async fn paused(service: &Service) -> Uuid {
+    assert_eq!(service.deploy("f", "1").await.status, 201);
+    let full = json!({"bucket": "bank", "prefix": "in/", "function": "f"});
+    let made = service.put_json("/v1/triggers/full", full).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let paused = service.request(Method::POST, "/v1/triggers/full/pause", &[], "").await;
+    assert_eq!(paused.status, 204);
+    made.json()["id"].as_str().unwrap().parse().unwrap()
+}
+
+async fn resume(service: &Service) {
+    let resumed = service.request(Method::POST, "/v1/triggers/full/resume", &[], "").await;
+    assert_eq!(resumed.status, 204);
+}
+
+fn filling() -> impl Iterator<Item = String> {
+    (0..ROOM).map(|n| format!("in/{n}.csv"))
+}
+
+/// Sends a notification until it is kept, as a sender does that was told to come
+/// again: so seldom that copies fill no queue.
+async fn send_until_kept(service: &Service, body: &Value) {
+    let begun = Instant::now();
+    while service.send(body).await.status != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_keeps_no_other_trigger_from_its_events() {
+    let service = start_with(|config| config.events_waiting_max = ROOM).await;
+    paused(&service).await;
+    send_objects(&service, filling()).await;
+    assert_eq!(service.put_json("/v1/triggers/t", document()).await.status, 201);
+    service.object("bank", "in/more.csv", "1").await;
+    service.send(&put_of("in/more.csv")).await.is_problem(ErrorKind::QueueFull);
+    service.until("started", 1).await;
+    // Sent again, as the answer asks for, it starts nothing anew.
+    service.send(&put_of("in/more.csv")).await.is_problem(ErrorKind::QueueFull);
+    service.until("duplicate", 1).await;
+    resume(&service).await;
+    send_until_kept(&service, &put_of("in/more.csv")).await;
+    // Those that filled the queue, and of one more for each trigger.
+    wait_for_calls(&service, ROOM as usize + 2).await;
+    assert_eq!(service.fate("started").await, 1);
+}
+
+/// Nobody sends again what happens in the store of the same process.
+#[tokio::test]
+async fn a_full_queue_stops_no_event_of_the_store_and_loses_no_object() {
+    let service = Base::new().await.serve_told(|config| config.events_waiting_max = ROOM).await;
+    let queue = keys::event_queue(&paused(&service).await);
+    for key in filling() {
+        service.object("bank", &key, "1").await;
+    }
+    let waiting = async || service.get("/v1/triggers/full").await.json()["events"]["waiting"].clone();
+    let begun = Instant::now();
+    while waiting().await != ROOM {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{}", waiting().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(service.put_json("/v1/triggers/t", document()).await.status, 201);
+    service.object("bank", "in/missed.csv", "1").await;
+    service.until("started", 1).await;
+    // There is room again, and the object has not been told of again.
+    for key in filling() {
+        service.base.store.delete(&ObjectUri::new("bank", key).unwrap()).await.unwrap();
+    }
+    let mut taken = 0;
+    while taken < ROOM as usize {
+        assert!(begun.elapsed() < Duration::from_secs(40));
+        let wait = Duration::from_millis(100);
+        let pulled = service.base.backbone.pull(&queue, 1, wait, Duration::from_secs(30)).await.unwrap();
+        for delivery in &pulled {
+            delivery.ack().await.unwrap();
+        }
+        taken += pulled.len();
+    }
+    send_until_kept(&service, &put_of("in/none.csv")).await;
+    resume(&service).await;
+    wait_for_calls(&service, 2).await;
+    assert_eq!(service.fate("started").await, 1);
+}
