@@ -269,7 +269,8 @@ impl Element<'_> {
             (Some(BYTES), Some(Logical::Text)) => Kind::Text,
             (Some(INT32), Some(Logical::Date)) => Kind::Date,
             (Some(INT64), Some(Logical::Instant(scale))) => Kind::Instant { scale },
-            (Some(INT96), None) => Kind::Instant { scale: 9 },
+            // Read as microseconds, which hold more years than nanoseconds do.
+            (Some(INT96), None) => Kind::Instant { scale: 6 },
             (Some(INT32 | INT64 | FIXED | BYTES), Some(Logical::Decimal)) => {
                 match (u8::try_from(self.precision), u8::try_from(self.scale)) {
                     (Ok(precision), Ok(scale)) if scale <= precision && precision <= 38 => {
@@ -553,6 +554,13 @@ mod tests {
         let arrow = [&[0x39, 0x1c, 0x18, 12], ARROW_SCHEMA, &[0]].concat();
         let found = column(&[0x15, 12, 0x25, 2, 0x18, 1, b'a', 0], &arrow);
         assert_eq!((found.kind == Kind::Text, found.instead), (false, Some(Kind::Text)));
+    }
+
+    /// As the reader has it, which reads them so.
+    #[test]
+    fn timestamps_of_old_writers_are_microseconds() {
+        let found = column(&[0x15, 6, 0x25, 2, 0x18, 1, b'a', 0], &[]);
+        assert_eq!((found.kind, found.instead), (Kind::Instant { scale: 6 }, None));
     }
 
     #[test]

@@ -16,7 +16,13 @@ use fanfold_runtime::tables::TableReader;
 use parquet::{
     arrow::ArrowWriter,
     basic::{Compression, Encoding, ZstdLevel},
-    file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion},
+    column::writer::ColumnWriter,
+    data_type::Int96,
+    file::{
+        properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion},
+        writer::SerializedFileWriter,
+    },
+    schema::parser::parse_message_type,
 };
 
 use crate::support::*;
@@ -194,6 +200,56 @@ async fn types_are_made_plain() {
     let found = read_content("x.parquet", encode_parquet(&table.unwrap(), 2)).await.unwrap();
     assert_eq!(types(&found), ["dictionary Utf8", "view Utf8", "large Utf8"]);
     assert_eq!(rows(&found), ["y|a long text that is not inlined|p", "∅|∅|q", "x|b|r"]);
+}
+
+/// As Spark and Hive wrote timestamps, among others of nanoseconds: Julian days, and
+/// nanoseconds of the day.
+fn encode_int96(values: &[(u32, u64)]) -> Vec<u8> {
+    let schema = parse_message_type(
+        "message m {
+            required int64 n (TIMESTAMP(NANOS,false));
+            required group s { required int64 n (TIMESTAMP(NANOS,false)); required int96 t; }
+            required int96 t;
+        }",
+    );
+    let day = |(day, nanos): &(u32, u64)| Int96::from(vec![*nanos as u32, (nanos >> 32) as u32, *day]);
+    let (days, nanos) = (values.iter().map(day).collect::<Vec<_>>(), vec![7; values.len()]);
+    let schema = Arc::new(schema.unwrap());
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Default::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    while let Some(mut column) = group.next_column().unwrap() {
+        let written = match column.untyped() {
+            ColumnWriter::Int96ColumnWriter(column) => column.write_batch(&days, None, None),
+            ColumnWriter::Int64ColumnWriter(column) => column.write_batch(&nanos, None, None),
+            _ => panic!("a column of another type"),
+        };
+        assert_eq!(written.unwrap(), values.len());
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    writer.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn timestamps_of_old_writers_reach_every_year() {
+    let content = encode_int96(&[(1_721_426, 0), (2_440_588, 1_500), (5_373_484, 86_399_999_999_999)]);
+    let store = store();
+    let slice = put(&store, "x.parquet", content).await;
+    let found = read(&store, source(std::slice::from_ref(&slice))).await.unwrap();
+    let types = types(&found);
+    assert_eq!((types[0].as_str(), types[2].as_str()), ("n Timestamp(ns)", "t Timestamp(µs)"));
+    let expected = ["0001-01-01T00:00:00", "1970-01-01T00:00:00.000001", "9999-12-31T23:59:59.999999"];
+    for (row, day) in rows(&found).iter().zip(expected) {
+        let seven = "1970-01-01T00:00:00.000000007";
+        assert_eq!(row, &format!("{seven}|{{n: {seven}, t: {day}}}|{day}"));
+    }
+    let mut late = source(std::slice::from_ref(&slice));
+    late.filter = Some("t > timestamp '9000-01-01 00:00:00'".to_owned());
+    late.columns = names(&["t"]);
+    assert_eq!(rows(&read(&store, late).await.unwrap()), expected[2..]);
+    let mut fine = source(&[slice]);
+    fine.declared = declare(&[("t", "Timestamp(Nanosecond, None)", true)]);
+    check_problem(read(&store, fine).await, ErrorKind::ValueMismatch, &["\"t\"", "row 1"]);
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The footer of a Parquet object: read with few requests, with strings to be
-//! decoded as views.
+//! decoded as views, and the timestamps of old writers as microseconds.
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
 use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem, limits,
@@ -14,6 +14,7 @@ use fanfold_protocol::{
 use fanfold_storage::Store;
 use parquet::{
     arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
+    basic::Type,
     file::metadata::{ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader},
 };
 
@@ -54,7 +55,7 @@ pub(super) fn with_places(
     ArrowReaderMetadata::try_new(placed, options).map(Some).map_err(failed)
 }
 
-/// The footer, with strings to be read as views.
+/// The footer, with the types in which its columns are read.
 pub(super) fn parse(uri: &str, footer: &[u8]) -> Result<ArrowReaderMetadata, Problem> {
     let failed = |e: parquet::errors::ParquetError| corrupt(&format!("the footer of {uri}"), &e.to_string());
     let metadata = Arc::new(ParquetMetaDataReader::decode_metadata(footer).map_err(failed)?);
@@ -65,25 +66,40 @@ pub(super) fn parse(uri: &str, footer: &[u8]) -> Result<ArrowReaderMetadata, Pro
         let detail = format!("{uri} must have at most {} columns, found {columns}", limits::COLUMNS_MAX);
         return Err(Problem::new(ErrorKind::DecodeLimit, detail));
     }
-    let fields: Vec<FieldRef> = stored.schema().fields().iter().map(with_views).collect();
+    let mut leaves =
+        metadata.file_metadata().schema_descr().columns().iter().map(|leaf| leaf.physical_type());
+    let fields: Vec<FieldRef> =
+        stored.schema().fields().iter().map(|field| read_field(field, &mut leaves)).collect();
     let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
     ArrowReaderMetadata::try_new(metadata, options).map_err(failed)
 }
 
-fn with_views(field: &FieldRef) -> FieldRef {
-    Arc::new(Field::clone(field).with_data_type(view_type(field.data_type())))
+/// The field as it is read, which takes its own from the physical types of the leaves.
+fn read_field(field: &FieldRef, leaves: &mut impl Iterator<Item = Type>) -> FieldRef {
+    Arc::new(Field::clone(field).with_data_type(read_type(field.data_type(), leaves)))
 }
 
-fn view_type(data_type: &DataType) -> DataType {
+fn read_type(data_type: &DataType, leaves: &mut impl Iterator<Item = Type>) -> DataType {
+    match data_type {
+        DataType::List(f) => DataType::List(read_field(f, leaves)),
+        DataType::LargeList(f) => DataType::LargeList(read_field(f, leaves)),
+        DataType::ListView(f) => DataType::ListView(read_field(f, leaves)),
+        DataType::LargeListView(f) => DataType::LargeListView(read_field(f, leaves)),
+        DataType::FixedSizeList(f, size) => DataType::FixedSizeList(read_field(f, leaves), *size),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|f| read_field(f, leaves)).collect()),
+        DataType::Map(f, sorted) => DataType::Map(read_field(f, leaves), *sorted),
+        leaf => leaf_type(leaf, leaves.next() == Some(Type::INT96)),
+    }
+}
+
+/// How a leaf is read. INT96 holds days and nanoseconds of the day: as nanoseconds of 64 bits
+/// its years would end in 2262, as microseconds they reach further than any calendar.
+fn leaf_type(data_type: &DataType, int96: bool) -> DataType {
     match data_type {
         DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
         DataType::Binary | DataType::LargeBinary => DataType::BinaryView,
-        DataType::Dictionary(_, values) => view_type(values),
-        DataType::List(f) => DataType::List(with_views(f)),
-        DataType::LargeList(f) => DataType::LargeList(with_views(f)),
-        DataType::FixedSizeList(f, size) => DataType::FixedSizeList(with_views(f), *size),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(with_views).collect()),
-        DataType::Map(f, sorted) => DataType::Map(with_views(f), *sorted),
+        DataType::Dictionary(_, values) => leaf_type(values, int96),
+        DataType::Timestamp(_, zone) if int96 => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
         other => other.clone(),
     }
 }
