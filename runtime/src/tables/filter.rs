@@ -94,7 +94,8 @@ fn kind(data_type: &DataType) -> Kind {
     }
 }
 
-fn digits(unit: TimeUnit) -> u8 {
+/// Digits behind the point of a second.
+pub(super) fn digits(unit: TimeUnit) -> u8 {
     match unit {
         TimeUnit::Second => 0,
         TimeUnit::Millisecond => 3,

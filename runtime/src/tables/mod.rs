@@ -26,6 +26,7 @@
 //! there, and the text of the problem says so.
 
 mod arrow_ipc;
+mod convert;
 mod csv;
 mod filter;
 mod guard;

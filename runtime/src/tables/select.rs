@@ -9,16 +9,15 @@
 use std::{collections::BTreeMap, str::FromStr, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array},
-    compute::{CastOptions, can_cast_types, cast_with_options, filter_record_batch, kernels::boolean},
-    datatypes::{DataType, Field, Float32Type, Float64Type, Schema, SchemaRef},
-    util::display::array_value_to_string,
+    array::{Array, ArrayRef, RecordBatch},
+    compute::{can_cast_types, filter_record_batch},
+    datatypes::{DataType, Field, Schema, SchemaRef},
 };
 use fanfold_protocol::{
     ErrorKind, Problem, filter::Filter, function::Column, job::SchemaRule, stored::csv::delimiter_hint,
 };
 
-use super::{TableSource, filter::RowFilter, guard::quote, shape, union};
+use super::{TableSource, convert::convert, filter::RowFilter, guard::quote, shape, union};
 
 /// Names listed in a message, at most.
 const NAMES_SHOWN: usize = 20;
@@ -428,70 +427,4 @@ fn mismatch(uri: &str, column: &str, first: &str, how: &str) -> Problem {
         quote(column)
     );
     Problem::new(ErrorKind::SchemaMismatch, detail)
-}
-
-/// A value that has no place in the wanted type.
-struct Miss {
-    /// Its row and its text, when one value is to blame.
-    value: Option<(usize, String)>,
-    cause: String,
-}
-
-impl Miss {
-    fn problem(self, expected: &DataType, place: impl Fn(usize) -> String) -> Problem {
-        let detail = match self.value {
-            Some((row, text)) => {
-                format!(
-                    "{} must be {expected}, found {}; mend the value or change the type",
-                    place(row),
-                    quote(&text)
-                )
-            }
-            None => format!("{} must be {expected}, found: {}", place(0), self.cause),
-        };
-        Problem::new(ErrorKind::ValueMismatch, detail)
-    }
-}
-
-/// Casts strictly: no value is lost, and no fraction either where whole numbers
-/// are wanted.
-fn convert(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, Miss> {
-    if column.data_type() == to {
-        return Ok(Arc::clone(column));
-    }
-    if *column.data_type() == DataType::Null {
-        return Ok(new_null_array(to, column.len()));
-    }
-    if let Some(row) = first_fraction(column, to) {
-        return Err(Miss { value: Some((row, text(column, row))), cause: String::new() });
-    }
-    shape::cast(column, to).map_err(|e| {
-        let lenient = cast_with_options(column, to, &CastOptions { safe: true, ..CastOptions::default() });
-        let lost =
-            |cast: &ArrayRef| (0..column.len()).find(|row| cast.is_null(*row) && !column.is_null(*row));
-        let row = lenient.ok().as_ref().and_then(lost);
-        Miss { value: row.map(|row| (row, text(column, row))), cause: e.to_string() }
-    })
-}
-
-fn text(column: &ArrayRef, row: usize) -> String {
-    array_value_to_string(column, row).unwrap_or_default()
-}
-
-/// Arrow's cast drops the fraction of a number on its way to an integer.
-fn first_fraction(column: &ArrayRef, to: &DataType) -> Option<usize> {
-    if !to.is_integer() {
-        return None;
-    }
-    let fractions = match column.data_type() {
-        DataType::Float64 => {
-            BooleanArray::from_unary(column.as_primitive::<Float64Type>(), |v| v.fract() != 0.0)
-        }
-        DataType::Float32 => {
-            BooleanArray::from_unary(column.as_primitive::<Float32Type>(), |v| v.fract() != 0.0)
-        }
-        _ => return None,
-    };
-    let known = boolean::and(&fractions, &boolean::is_not_null(column).ok()?).ok()?;
-    known.values().set_indices().next()
 }

@@ -151,6 +151,14 @@ async fn values_that_do_not_fit_are_placed() {
     check_problem(declared(&[("a", "Utf8", false)]).await, ErrorKind::NullValue, &["column \"a\"", "row 2"]);
     let decimals = declared(&[("a", "Decimal128(9, 2)", true)]).await;
     check_problem(decimals, ErrorKind::ValueMismatch, &["column \"a\"", "row 3", "\"z\""]);
+    let slice = put(&store, "x.csv", "t\n2024-01-31T10:00:00.250000000\n2024-01-31T10:00:00.2501\n").await;
+    let mut times = source(&[slice]);
+    times.declared = declare(&[("t", "Timestamp(Millisecond, None)", true)]);
+    check_problem(
+        read(&store, times).await,
+        ErrorKind::ValueMismatch,
+        &["column \"t\"", "row 2", ".2501", "Timestamp(ms)"],
+    );
 }
 
 #[tokio::test]

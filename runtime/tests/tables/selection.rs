@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Float64Array, RecordBatch},
+    array::{Array, Decimal128Array, Float64Array, RecordBatch},
     datatypes::{DataType, Field, Schema},
 };
 use fanfold_protocol::{ErrorKind, job::Format};
@@ -73,6 +73,13 @@ async fn casts_lose_nothing() {
     check_problem(reading("Int32").await, ErrorKind::ValueMismatch, &["\"f\"", "row 3", "\"2.5\"", "Int32"]);
     check_problem(reading("List(Int32)").await, ErrorKind::SchemaMismatch, &["\"f\"", "Float64"]);
     assert_eq!(rows(&reading("Utf8").await.unwrap()), ["1.0", "2.0", "2.5"]);
+    let prices = Decimal128Array::from(vec![100, 250]).with_precision_and_scale(9, 2).unwrap();
+    let schema = Arc::new(Schema::new(vec![Field::new("f", prices.data_type().clone(), false)]));
+    let prices = RecordBatch::try_new(schema, vec![Arc::new(prices)]).unwrap();
+    let slice = put(&store, "x.parquet", crate::parquet_files::encode_parquet(&prices, 2)).await;
+    let mut whole = source(&[slice]);
+    whole.declared = declare(&[("f", "Int64", true)]);
+    check_problem(read(&store, whole).await, ErrorKind::ValueMismatch, &["\"f\"", "row 2", "\"2.50\""]);
 }
 
 #[tokio::test]

@@ -221,10 +221,11 @@ fn single(text: &[u8]) -> Option<f32> {
     str::from_utf8(text.trim_ascii()).ok()?.parse().ok()
 }
 
-/// A moment in ticks of which there are `rate` in a second.
+/// A moment in ticks of which there are `rate` in a second; none of a finer one.
 fn ticks(text: &[u8], rate: i64) -> Option<i64> {
     let moment = value::moment(text)?;
-    let fraction = i64::from(moment.nanos) / (1_000_000_000 / rate);
+    let (nanos, each) = (i64::from(moment.nanos), 1_000_000_000 / rate);
+    let fraction = (nanos % each == 0).then_some(nanos / each)?;
     moment.seconds.checked_mul(rate)?.checked_add(fraction)
 }
 
