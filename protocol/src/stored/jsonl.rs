@@ -7,11 +7,11 @@
 //! texts are `Utf8`, dates too; plain values of several kinds are `Utf8`, and so
 //! are columns without values; arrays are lists, objects are structs.
 
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, SeqAccess, Visitor},
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
 use super::{BOM, SAMPLE_BYTES};
@@ -35,8 +35,8 @@ pub enum Shape {
     Text,
     /// Arrays.
     List(Box<Shape>),
-    /// Objects, with their members in the order in which they are first met.
-    Object(Vec<(String, Shape)>),
+    /// Objects.
+    Object(Members),
     /// Arrays or objects in one place and something else in another.
     Mixed,
 }
@@ -50,7 +50,7 @@ impl Shape {
             (Self::Int, Self::Float) | (Self::Float, Self::Int) => Self::Float,
             (Self::List(a), Self::List(b)) => Self::List(Box::new(a.join(*b))),
             (Self::Object(mut members), Self::Object(others)) => {
-                others.into_iter().for_each(|(name, shape)| add(&mut members, name, shape));
+                members.join(others);
                 Self::Object(members)
             }
             (Self::List(_) | Self::Object(_) | Self::Mixed, _)
@@ -60,6 +60,66 @@ impl Shape {
     }
 }
 
+/// The members of objects, in the order in which they are first met.
+#[derive(Clone, Default)]
+pub struct Members {
+    list: Vec<(String, Shape)>,
+    places: HashMap<String, usize>,
+}
+
+impl Members {
+    /// Their names and forms.
+    pub fn iter(&self) -> impl Iterator<Item = &(String, Shape)> {
+        self.list.iter()
+    }
+
+    /// Adds a member, joined with what is there of its name.
+    fn add(&mut self, name: String, shape: Shape) {
+        match self.places.get(&name) {
+            Some(place) => {
+                let (_, old) = &mut self.list[*place];
+                *old = std::mem::replace(old, Shape::Null).join(shape);
+            }
+            None => {
+                self.places.insert(name.clone(), self.list.len());
+                self.list.push((name, shape));
+            }
+        }
+    }
+
+    fn join(&mut self, others: Self) {
+        others.list.into_iter().for_each(|(name, shape)| self.add(name, shape));
+    }
+
+    /// The members of an object; of one that has more than `most` one more than that.
+    fn read<'de, A: MapAccess<'de>>(mut entries: A, most: usize) -> Result<Self, A::Error> {
+        let mut members = Self::default();
+        while let Some((name, shape)) = entries.next_entry()? {
+            members.add(name, shape);
+            if members.list.len() > most {
+                // All behind it only has to be JSON.
+                while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                break;
+            }
+        }
+        Ok(members)
+    }
+}
+
+impl fmt::Debug for Members {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.list.fmt(f)
+    }
+}
+
+impl PartialEq for Members {
+    fn eq(&self, other: &Self) -> bool {
+        self.list == other.list
+    }
+}
+
+impl Eq for Members {}
+
 /// The members of the objects in the sample's lines. Lines that are malformed
 /// are met again, and told, when they are read.
 pub fn members(uri: &str, data: &[u8], ended: bool) -> Result<Vec<(String, Shape)>, Problem> {
@@ -68,35 +128,45 @@ pub fn members(uri: &str, data: &[u8], ended: bool) -> Result<Vec<(String, Shape
     // A first line that is longer than the sample is looked at all the same.
     let first_end = data.iter().position(|b| *b == b'\n').map_or(data.len(), |at| at + 1);
     let end = cut.max(first_end);
-    let mut joined = Shape::Object(Vec::new());
-    let mut any = false;
+    let (mut joined, mut any) = (Members::default(), false);
     for line in data[..end].split_inclusive(|b| *b == b'\n') {
         let whole = line.ends_with(b"\n") || (ended && end == data.len());
         any |= !line.trim_ascii().is_empty();
-        if let Some(shape) = whole.then(|| serde_json::from_slice::<Shape>(line).ok()).flatten()
-            && matches!(shape, Shape::Object(_))
-        {
-            joined = joined.join(shape);
+        if let Some(Line(members)) = whole.then(|| serde_json::from_slice(line).ok()).flatten() {
+            joined.join(members);
+        }
+        if joined.list.len() > limits::COLUMNS_MAX {
+            let detail = format!("{uri} must have at most {} columns, found more", limits::COLUMNS_MAX);
+            return Err(Problem::new(ErrorKind::DecodeLimit, detail));
         }
     }
-    if !any {
-        let detail = format!("{uri} must hold a table, found no line; leave it out of the input");
-        return Err(Problem::new(ErrorKind::EmptyObject, detail));
+    if any {
+        return Ok(joined.list);
     }
-    let Shape::Object(members) = joined else { return Ok(Vec::new()) };
-    if members.len() <= limits::COLUMNS_MAX {
-        return Ok(members);
-    }
-    let detail = format!("{uri} must have at most {} columns, found {}", limits::COLUMNS_MAX, members.len());
-    Err(Problem::new(ErrorKind::DecodeLimit, detail))
+    let detail = format!("{uri} must hold a table, found no line; leave it out of the input");
+    Err(Problem::new(ErrorKind::EmptyObject, detail))
 }
 
-/// Adds a member to an object's, joined with what is there of its name. Members
-/// mostly come in the order of the objects before, so the search is short.
-fn add(members: &mut Vec<(String, Shape)>, name: String, shape: Shape) {
-    match members.iter_mut().find(|(n, _)| *n == name) {
-        Some((_, old)) => *old = std::mem::replace(old, Shape::Null).join(shape),
-        None => members.push((name, shape)),
+/// A line that is an object: as many of its members as columns can be, and one more.
+struct Line(Members);
+
+impl<'de> Deserialize<'de> for Line {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(LineVisitor)
+    }
+}
+
+struct LineVisitor;
+
+impl<'de> Visitor<'de> for LineVisitor {
+    type Value = Line;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Line, A::Error> {
+        Members::read(entries, limits::COLUMNS_MAX).map(Line)
     }
 }
 
@@ -148,11 +218,47 @@ impl<'de> Visitor<'de> for ShapeVisitor {
         Ok(Shape::List(Box::new(shape)))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Shape, A::Error> {
-        let mut members = Vec::new();
-        while let Some((name, shape)) = entries.next_entry::<String, Shape>()? {
-            add(&mut members, name, shape);
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Shape, A::Error> {
+        Members::read(entries, usize::MAX).map(Shape::Object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(text: &str) -> String {
+        members("s3://bank/a", text.as_bytes(), true)
+            .map_or_else(|p| format!("{}: {}", p.code, p.detail), |members| format!("{members:?}"))
+    }
+
+    #[test]
+    fn members_are_joined_by_their_names() {
+        let check = |text: &str, expected: &str| assert_eq!(told(text), expected, "{text}");
+        check(
+            "{\"b\":1,\"a\":true}\n{\"a\":null,\"c\":\"x\",\"b\":2.5}",
+            r#"[("b", Float), ("a", Bool), ("c", Text)]"#,
+        );
+        check("{\"a\":{\"x\":1}}\n{\"a\":{\"y\":1,\"x\":2}}", r#"[("a", Object([("x", Int), ("y", Int)]))]"#);
+        check("{\"a\":1,\"a\":\"x\"}", r#"[("a", Text)]"#);
+        check("{\"a\":1}\n[1]\n{\"b\":}\n", r#"[("a", Int)]"#);
+    }
+
+    #[test]
+    fn too_many_members_are_refused_soon() {
+        let object = |from: usize, count: usize| {
+            let members: Vec<_> = (from..from + count).map(|n| format!("\"k{n}\":1")).collect();
+            format!("{{{}}}\n", members.join(","))
+        };
+        let most = limits::COLUMNS_MAX;
+        assert!(told(&object(0, most)).ends_with("Int)]"));
+        // Looking at each for each of them would take minutes.
+        for text in [object(0, most + 1), object(0, 500_000), object(0, most) + &object(1, most)] {
+            assert!(told(&text).contains("at most 10000 columns, found more"), "{}", text.len());
         }
-        Ok(Shape::Object(members))
+        // Members of members are no columns.
+        assert!(
+            told(&format!("{{\"a\":{}}}", object(0, 300_000).trim_end())).starts_with("[(\"a\", Object(")
+        );
     }
 }
