@@ -79,7 +79,8 @@ impl Finder<'_> {
     ///
     /// # Errors
     /// `partition-limit`, `overlapping-prefixes`, `object-not-found`, `bucket-not-found`,
-    /// `access-denied`, `invalid-job` for a pattern or a list that cannot be read.
+    /// `access-denied`, `invalid-job` for a pattern or a list that cannot be read, and for two
+    /// states of one object.
     pub async fn find(&self, inputs: &[String]) -> Result<Found> {
         let sources = inputs.iter().map(|text| Source::parse(text)).collect::<Result<Vec<_>, _>>()?;
         for (text, source) in inputs.iter().zip(&sources) {
@@ -104,6 +105,7 @@ impl Finder<'_> {
             bounded(all.len(), look.listed)?;
         }
         all.sort_by(|a, b| a.uri.cmp(&b.uri));
+        all.chunk_by(|a, b| a.uri == b.uri).try_for_each(check_one_state)?;
         all.dedup_by(|a, b| a.uri == b.uri);
         let mut empty = Few::default();
         all.retain(|object| {
@@ -281,6 +283,39 @@ impl Finder<'_> {
             ),
         ))
     }
+}
+
+/// Refuses two states of one object: plans are compared by the names of objects.
+fn check_one_state(same: &[PinnedObject]) -> Result<(), Problem> {
+    let [first, others @ ..] = same else { return Ok(()) };
+    let mut pin = &first.pin;
+    for other in others.iter().map(|object| &object.pin) {
+        let versions = pin.version_id.as_ref().zip(other.version_id.as_ref());
+        if (&pin.etag, pin.size) != (&other.etag, other.size) || versions.is_some_and(|(a, b)| a != b) {
+            return Err(two_states(&first.uri, pin, other));
+        }
+        // Listings and manifests tell no version.
+        if pin.version_id.is_none() {
+            pin = other;
+        }
+    }
+    Ok(())
+}
+
+fn two_states(uri: &ObjectUri, one: &Pin, other: &Pin) -> Problem {
+    let state = |pin: &Pin| {
+        let version = pin.version_id.as_ref().map_or(String::new(), |id| format!(", version {id}"));
+        format!("ETag {}{version}, {} bytes", pin.etag, pin.size)
+    };
+    Problem::new(
+        ErrorKind::InvalidJob,
+        format!(
+            "a job must read one state of {uri}, found two among its inputs ({} and {}); run a job for each, or submit \
+             it again if the object has just changed",
+            state(one),
+            state(other)
+        ),
+    )
 }
 
 /// The names that a job may give what it writes, each `0` in them standing for a digit

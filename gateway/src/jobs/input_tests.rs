@@ -138,6 +138,50 @@ async fn lists_larger_than_what_is_read_whole_are_read() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_is_read_in_one_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = tight(folder.path()).await;
+    let put = async |key: &str, body: String| {
+        let uri = ObjectUri::new("bank", key).unwrap();
+        store.put(&uri, body.into(), PutOptions::default()).await.unwrap()
+    };
+    let pin = put("in/a.csv", "a\n1\n".to_owned()).await;
+    let entry = |etag: &str, size: u64, version: Option<&str>| {
+        let uri = "s3://bank/in/a.csv";
+        json!({"uri": uri, "etag": etag, "size": size, "version_id": version})
+    };
+    let now = entry(&pin.etag, pin.size, None);
+    let lists = [
+        ("same", json!([now, now, "s3://bank/in/a.csv"])),
+        ("older", json!([now, entry("older", 4, None)])),
+        ("size", json!([now, entry(&pin.etag, 5, None)])),
+        ("versions", json!([entry(&pin.etag, 4, Some("v1")), now, entry(&pin.etag, 4, Some("v2"))])),
+    ];
+    for (name, list) in &lists {
+        put(&format!("lists/{name}"), list.to_string()).await;
+    }
+    let (tenant, output) = (Tenant::alone(Default::default(), "fanfold"), "s3://bank/out/".parse().unwrap());
+    let finder = finder(&store, &tenant, &output, Format::Auto);
+    let find = async |list: &str| {
+        let inputs = ["s3://bank/in/*.csv".to_owned(), format!("manifest://bank/lists/{list}")];
+        finder.find(&inputs).await.map(|found| found.objects).map_err(Problem::from)
+    };
+    assert_eq!(find("same").await.unwrap().len(), 1);
+    let refused = [
+        ("older", ["ETag older", pin.etag.as_str()]),
+        ("size", ["4 bytes", "5 bytes"]),
+        ("versions", ["version v1", "version v2"]),
+    ];
+    for (list, words) in refused {
+        let problem = find(list).await.unwrap_err();
+        assert_eq!(problem.code, ErrorKind::InvalidJob, "{problem}");
+        for word in words.iter().chain(&["s3://bank/in/a.csv"]) {
+            assert!(problem.detail.contains(word), "{word:?} in {problem}");
+        }
+    }
+}
+
 /// A store of keys without end, a thousand a page, and without objects.
 async fn endless() -> Store {
     let page = |request: axum::extract::Request| async move {
