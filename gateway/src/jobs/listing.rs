@@ -13,7 +13,7 @@
 use std::{
     borrow::Cow,
     fmt,
-    io::{BufReader, Read},
+    io::{BufReader, Cursor, Read},
 };
 
 use fanfold_protocol::{
@@ -32,6 +32,8 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error as _, SeqAccess, Visitor},
 };
+
+use super::pattern::is_shown;
 
 /// Read of a list at once.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -97,22 +99,31 @@ struct Row {
     version_id: Option<String>,
 }
 
-/// Reads the document at `uri`, by its content: `{` begins a manifest, `[` a
+/// Reads the document at `uri`, gzip or not, by its content: `{` begins a manifest, `[` a
 /// list as JSON, anything else is CSV.
 ///
 /// # Errors
 /// `invalid-job` with the place; `partition-limit` for too many objects.
-pub fn read(uri: &ObjectUri, mut text: impl Read) -> Result<Document, Problem> {
-    let head = beginning(uri, &mut text)?;
+pub fn read(uri: &ObjectUri, text: impl Read) -> Result<Document, Problem> {
+    let (head, rest) = opened(uri, text)?;
     let plain = head.strip_prefix(BOM).unwrap_or(&head);
     match plain.trim_ascii_start().first() {
-        Some(b'{') => manifest(uri, plain.chain(text)),
-        Some(b'[') => json(uri, plain.chain(text)).map(Document::List),
-        _ => table(uri, &head, text, None).map(Document::List),
+        Some(b'{') => manifest(uri, plain.chain(rest)),
+        Some(b'[') => json(uri, plain.chain(rest)).map(Document::List),
+        _ => table(uri, head.as_slice().chain(rest), None).map(Document::List),
     }
 }
 
-/// What a document begins with.
+/// What the text of a document begins with and how it goes on, decompressed.
+fn opened<'a>(uri: &ObjectUri, mut stored: impl Read + 'a) -> Result<(Vec<u8>, Box<dyn Read + 'a>), Problem> {
+    let head = beginning(uri, &mut stored)?;
+    if Compressed::of(&head) != Compressed::Gzip {
+        return Ok((head, Box::new(stored)));
+    }
+    let mut text = MultiGzDecoder::new(Cursor::new(head).chain(stored));
+    Ok((beginning(uri, &mut text)?, Box::new(text)))
+}
+
 fn beginning(uri: &ObjectUri, text: &mut impl Read) -> Result<Vec<u8>, Problem> {
     let mut head = Vec::new();
     text.take(HEAD_BYTES).read_to_end(&mut head).map_err(|error| unreadable(uri, &error))?;
@@ -152,13 +163,14 @@ impl Inventory {
         self.files.iter().map(|file| ObjectUri::new(bucket, file.key.clone())).collect()
     }
 
-    /// The objects that one of its files lists: the latest versions.
+    /// The objects that one of its files lists and a listing of the bucket would show: the
+    /// latest versions, without marks of folders and hidden names.
     ///
     /// # Errors
     /// As [`read`].
-    pub fn objects(&self, uri: &ObjectUri, mut text: impl Read) -> Result<Vec<Listed>, Problem> {
-        let head = beginning(uri, &mut text)?;
-        table(uri, &head, text, Some(&self.file_schema))
+    pub fn objects(&self, uri: &ObjectUri, text: impl Read) -> Result<Vec<Listed>, Problem> {
+        let (head, rest) = opened(uri, text)?;
+        table(uri, head.as_slice().chain(rest), Some(&self.file_schema))
     }
 }
 
@@ -280,22 +292,26 @@ struct Shape {
     columns: Vec<Column>,
     /// Whether keys are percent-encoded, as S3 writes them.
     encoded: bool,
+    /// Whether it lists whatever is there, rather than what someone chose.
+    inventory: bool,
 }
 
 impl Shape {
+    fn chosen(columns: Vec<Column>, encoded: bool) -> Self {
+        Self { columns, encoded, inventory: false }
+    }
+
     /// Told by the first row, which may name the columns: true then.
     fn told(uri: &ObjectUri, first: &[Cow<'_, str>]) -> Result<(Self, bool), Problem> {
         let columns: Vec<Column> = first.iter().map(|name| Column::named(name)).collect();
         let has = |column| columns.contains(&column);
         if has(Column::Uri) || (has(Column::Bucket) && has(Column::Key)) {
-            return Ok((Self { columns, encoded: false }, true));
+            return Ok((Self::chosen(columns, false), true));
         }
         match first {
-            [only] if only.starts_with("s3://") => {
-                Ok((Self { columns: vec![Column::Uri], encoded: false }, false))
-            }
+            [only] if only.starts_with("s3://") => Ok((Self::chosen(vec![Column::Uri], false), false)),
             [bucket, _] if !bucket.starts_with("s3://") => {
-                Ok((Self { columns: vec![Column::Bucket, Column::Key], encoded: true }, false))
+                Ok((Self::chosen(vec![Column::Bucket, Column::Key], true), false))
             }
             _ => Err(wrong(
                 uri,
@@ -308,7 +324,7 @@ impl Shape {
         }
     }
 
-    /// The row's object; none when it is not the latest version.
+    /// The row's object; none when it is not the latest version, or one that no listing shows.
     fn listed(&self, row: &[Cow<'_, str>]) -> Result<Option<Listed>, Problem> {
         if row.len() != self.columns.len() {
             let (expected, found) = (self.columns.len(), row.len());
@@ -334,21 +350,20 @@ impl Shape {
                 Column::IsLatest | Column::IsDeleteMarker | Column::Other => {}
             }
         }
+        if self.inventory && said.key.as_deref().is_some_and(|key| !is_shown(key)) {
+            return Ok(None);
+        }
         said.listed().map(Some)
     }
 }
 
-/// Reads a CSV list, gzip or not, a chunk at a time. An inventory's `schema`
-/// says what the columns are; else the first row does.
-fn table(
-    uri: &ObjectUri,
-    head: &[u8],
-    rest: impl Read,
-    schema: Option<&str>,
-) -> Result<Vec<Listed>, Problem> {
+/// Reads a CSV list a chunk at a time. An inventory's `schema` says what the columns
+/// are; else the first row does.
+fn table(uri: &ObjectUri, text: impl Read, schema: Option<&str>) -> Result<Vec<Listed>, Problem> {
     let mut shape = schema.map(|schema| Shape {
         columns: schema.split(',').map(|name| Column::named(name.trim())).collect(),
         encoded: true,
+        inventory: true,
     });
     let (mut listed, mut number) = (Vec::new(), 0_u64);
     let take = |row: &[Cow<'_, str>]| {
@@ -368,11 +383,7 @@ fn table(
         }
         bounded(listed.len())
     };
-    let text = head.chain(rest);
-    match Compressed::of(head) {
-        Compressed::Gzip => rows(uri, MultiGzDecoder::new(text), take)?,
-        Compressed::No | Compressed::Zstd => rows(uri, text, take)?,
-    }
+    rows(uri, text, take)?;
     Ok(listed)
 }
 

@@ -126,7 +126,7 @@ impl Pattern {
     /// Whether a listed object is input: it fits, is no mark of a folder, and is
     /// not hidden, as Hadoop's readers have it, by `_` or `.` before its name.
     pub fn shows(&self, uri: &ObjectUri) -> bool {
-        let name = uri.key().rsplit('/').next().unwrap_or_default();
+        let name = name_of(uri.key());
         !name.is_empty() && self.shows_name(name) && self.matches(uri)
     }
 
@@ -141,8 +141,22 @@ impl Pattern {
     }
 
     fn shows_name(&self, name: &str) -> bool {
-        self.hidden || !name.starts_with(['_', '.'])
+        self.hidden || !is_hidden(name)
     }
+}
+
+/// Whether a key that nobody asked for is input: neither the mark of a folder nor hidden.
+pub fn is_shown(key: &str) -> bool {
+    let name = name_of(key);
+    !name.is_empty() && !is_hidden(name)
+}
+
+fn name_of(key: &str) -> &str {
+    key.rsplit('/').next().unwrap_or_default()
+}
+
+fn is_hidden(name: &str) -> bool {
+    name.starts_with(['_', '.'])
 }
 
 #[cfg(test)]
