@@ -120,7 +120,7 @@ pub fn tell(
         Format::Arrow => Stored::ArrowFile,
         Format::Auto | Format::Bytes => {
             let told = by_magic(head).or_else(|| by_name(uri.key())).or_else(|| by_text(text, csv));
-            told.ok_or_else(|| unknown(uri, head))?
+            told.ok_or_else(|| unknown(uri, head, text))?
         }
     };
     let binary = !matches!(stored, Stored::Csv | Stored::Jsonl);
@@ -148,9 +148,10 @@ fn by_magic(head: &[u8]) -> Option<Stored> {
 
 /// Text whose first line is a JSON object, or holds the delimiter.
 fn by_text(text: &[u8], csv: &CsvOptions) -> Option<Stored> {
-    let text = text.strip_prefix(BOM).unwrap_or(text).trim_ascii_start();
-    let line = text.split(|b| *b == b'\n').next()?;
-    let line = str::from_utf8(line).ok().filter(|l| !l.contains('\0'))?;
+    if is_json_array(text) {
+        return None;
+    }
+    let line = str::from_utf8(first_line(text)).ok().filter(|l| !l.contains('\0'))?;
     if line.starts_with('{') && serde_json::from_str::<serde::de::IgnoredAny>(line).is_ok() {
         Some(Stored::Jsonl)
     } else if line.contains(csv.delimiter) {
@@ -160,7 +161,27 @@ fn by_text(text: &[u8], csv: &CsvOptions) -> Option<Stored> {
     }
 }
 
-fn unknown(uri: &ObjectUri, head: &[u8]) -> Problem {
+/// Text that begins an array of JSON, which a header such as `[id],[2026]` does not.
+fn is_json_array(text: &[u8]) -> bool {
+    let line = first_line(text);
+    let Some(first) = line.strip_prefix(b"[").map(<[u8]>::trim_ascii_start) else { return false };
+    matches!(first.first(), None | Some(b'{' | b'[' | b'"'))
+        || serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok()
+}
+
+fn first_line(text: &[u8]) -> &[u8] {
+    let text = text.strip_prefix(BOM).unwrap_or(text).trim_ascii_start();
+    text.split(|b| *b == b'\n').next().unwrap_or_default()
+}
+
+fn unknown(uri: &ObjectUri, head: &[u8], text: &[u8]) -> Problem {
+    if is_json_array(text) {
+        let detail = format!(
+            "{uri} must be Parquet, CSV, JSON Lines or Arrow, found an array of JSON; write its objects one a line, or \
+             the rows as CSV"
+        );
+        return Problem::new(ErrorKind::FormatUnknown, detail);
+    }
     let shown: Vec<String> = head.iter().take(8).map(|b| format!("{b:02x}")).collect();
     let detail = format!(
         "{uri} must be Parquet, CSV, JSON Lines or Arrow by its content or name, found the first bytes {}; say which \
@@ -193,6 +214,14 @@ mod tests {
         check("a,b\n1,2\n", Some(Stored::Csv));
         check("{\"a\": [1, 2]}\n", Some(Stored::Jsonl));
         check("{a,b}\n", Some(Stored::Csv));
+        check("[a],[2026]\n1,2\n", Some(Stored::Csv));
+        check("[1],[2]\n", Some(Stored::Csv));
+        check("[{\"a\": 1, \"b\": 2}]", None);
+        check("\u{feff} [ {\"a\": 1},\n", None);
+        check("[\n  {\"a\": 1},\n", None);
+        check("[[1, 2],\n [3, 4]]\n", None);
+        check("[\"a\", \"b\"]\n[1, 2]\n", None);
+        check("[1, true, null]\n", None);
         check("word\n", None);
         check("\0,\n", None);
     }

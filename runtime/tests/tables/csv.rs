@@ -68,6 +68,7 @@ async fn text_is_taken_as_it_is_written() {
     check("\u{feff}a,b\r\n\"x,\"\"y\"\"\r\n\",é", &["a Utf8", "b Utf8"], &["x,\"y\"\r\n|é"]).await;
     check("a\n1\n\n2", &["a Int64"], &["1", "2"]).await;
     check("a,b\n", &["a Utf8", "b Utf8"], &[]).await;
+    check("\"a\rb\",c\r\n1,x\ry\r\n", &["a\rb Int64", "c Utf8"], &["1|x\ry"]).await;
     check("\"a \"\"b\"\"\",c\n\"\",\n\"NA\",NA\n", &["a \"b\" Utf8", "c Utf8"], &["|∅", "NA|∅"]).await;
     check("a,b\n 1 ,x\n2, y \n", &["a Int64", "b Utf8"], &["1|x", "2| y "]).await;
 }
@@ -113,6 +114,9 @@ async fn mistakes_are_placed() {
     csv("a,b\n1,\"2\"x\n", ErrorKind::CsvMalformed, &["row 1", "line 2", "byte 9", "closing quote"]).await;
     csv("a,a\n1,2\n", ErrorKind::CsvMalformed, &["\"a\" twice"]).await;
     csv("a,\"b", ErrorKind::CsvMalformed, &["byte 2"]).await;
+    csv("a,b\r1,2\r3,4\r", ErrorKind::CsvMalformed, &["LF or CRLF", "byte 3"]).await;
+    csv("a\01\0", ErrorKind::InvalidUtf8, &["header", "byte 1", "UTF-16"]).await;
+    problem("x.csv", &b"a\0,\0b\0\n\01\0,\02\0\n\0"[..], ErrorKind::InvalidUtf8, &["convert", "UTF-8"]).await;
     csv("", ErrorKind::EmptyObject, &["empty object"]).await;
     csv("\n\r\n\n", ErrorKind::EmptyObject, &["no record"]).await;
     problem(

@@ -88,6 +88,8 @@ async fn formats_are_told() {
         assert_eq!(rows(&read_content(name, content).await.unwrap()), ["1|2"], "{name}");
     }
     problem("x", "just words", ErrorKind::FormatUnknown, &["6a 75 73 74"]).await;
+    problem("x.json", "[{\"a\":1,\"b\":2}]", ErrorKind::FormatUnknown, &["array of JSON", "JSON Lines"])
+        .await;
     problem("x.bin", vec![0, 1, 2], ErrorKind::FormatUnknown, &["00 01 02"]).await;
     problem("x.parquet", "a,b\n1,2\n", ErrorKind::ParquetCorrupt, &["PAR1"]).await;
     problem("x.arrow", "a,b\n1,2\n", ErrorKind::ArrowCorrupt, &[]).await;

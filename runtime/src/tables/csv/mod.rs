@@ -328,7 +328,8 @@ impl<'a> Dialect<'a> {
 
     fn first_too_large(&self) -> Problem {
         let detail = format!(
-            "the first record of {} must be at most {} bytes long, found more; is it CSV?",
+            "the first record of {} must be at most {} bytes long, found more; is it CSV, in lines that \
+             end in LF or CRLF?",
             self.uri,
             limits::RECORD_BYTES_MAX
         );
@@ -395,7 +396,31 @@ impl<'a> Dialect<'a> {
             );
             Problem::new(ErrorKind::InvalidUtf8, detail)
         })?;
+        self.check_name(text, field)?;
         Ok(if field.escaped { unescape(text, self.scanner.quote) } else { text.to_owned() })
+    }
+
+    /// Refuses what only other kinds of text have in a header: UTF-16, and lines that end in CR.
+    fn check_name(&self, text: &str, field: Field) -> Result<(), Problem> {
+        let (uri, start) = (self.uri, field.start as usize);
+        if let Some(at) = text.find('\0') {
+            let detail = format!(
+                "the header of {uri} must be UTF-8, found a zero as in UTF-16 at byte {}; convert the object to UTF-8",
+                start + at
+            );
+            return Err(Problem::new(ErrorKind::InvalidUtf8, detail));
+        }
+        match text.trim_end_matches('\r').find('\r') {
+            Some(at) if !field.quoted => {
+                let detail = format!(
+                    "the lines of {uri} must end in LF or CRLF, found a CR alone in the header at byte {}; convert the \
+                     ends of lines",
+                    start + at
+                );
+                Err(Problem::new(ErrorKind::CsvMalformed, detail))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_names(&self, names: &[String]) -> Result<(), Problem> {
