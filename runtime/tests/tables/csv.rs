@@ -115,8 +115,9 @@ async fn mistakes_are_placed() {
     csv("a,a\n1,2\n", ErrorKind::CsvMalformed, &["\"a\" twice"]).await;
     csv("a,\"b", ErrorKind::CsvMalformed, &["byte 2"]).await;
     csv("a,b\r1,2\r3,4\r", ErrorKind::CsvMalformed, &["LF or CRLF", "byte 3"]).await;
-    csv("a\01\0", ErrorKind::InvalidUtf8, &["header", "byte 1", "UTF-16"]).await;
-    problem("x.csv", &b"a\0,\0b\0\n\01\0,\02\0\n\0"[..], ErrorKind::InvalidUtf8, &["convert", "UTF-8"]).await;
+    csv("a\x001\0", ErrorKind::InvalidUtf8, &["header", "byte 1", "UTF-16"]).await;
+    problem("x.csv", &b"a\0,\0b\0\n\x001\0,\x002\0\n\0"[..], ErrorKind::InvalidUtf8, &["convert", "UTF-8"])
+        .await;
     csv("", ErrorKind::EmptyObject, &["empty object"]).await;
     csv("\n\r\n\n", ErrorKind::EmptyObject, &["no record"]).await;
     problem(
