@@ -112,8 +112,9 @@ impl Error {
             Some(ErrorKind::DeadlineExceeded | ErrorKind::MemoryExceeded | ErrorKind::ResponseTooLarge) => {
                 Exit::Failed
             }
-            // Only a function says that parameters do not fit it.
-            Some(ErrorKind::InvalidParams | ErrorKind::TaskFailed | ErrorKind::Cancelled) => Exit::Failed,
+            // Only a function says that what it was given does not fit it.
+            Some(ErrorKind::InvalidParams | ErrorKind::InvalidBody | ErrorKind::InvalidQuery) => Exit::Failed,
+            Some(ErrorKind::TaskFailed | ErrorKind::Cancelled) => Exit::Failed,
             _ => Exit::Service,
         };
         let help = request_id.map(|id| format!("request {id}; docs/errors/{code}.md explains {code}"));
@@ -237,6 +238,8 @@ mod tests {
         check("guest-panicked", Exit::Failed);
         check("deadline-exceeded", Exit::Failed);
         check("invalid-params", Exit::Failed);
+        check("invalid-body", Exit::Failed);
+        check("invalid-query", Exit::Failed);
         check("task-failed", Exit::Failed);
         check("function-not-found", Exit::Service);
         check("unauthorized", Exit::Service);

@@ -1,4 +1,4 @@
-;; says that the parameters do not fit, which is the one code that it may give by itself
+;; says that the parameters do not fit, which is a code that it may give by itself
 ;; expect: invalid-params
 ;; detail: params.limit: expected a number
 (data (i32.const 1024) "invalid-params")

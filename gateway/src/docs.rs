@@ -35,6 +35,8 @@ pages! {
     "invalid-job",
     "invalid-trigger",
     "invalid-params",
+    "invalid-body",
+    "invalid-query",
     "unauthorized",
     "route-not-found",
     "method-not-allowed",

@@ -71,6 +71,8 @@ kinds! {
     InvalidJob "invalid-job" 400 Caller false "The job is not valid";
     InvalidTrigger "invalid-trigger" 400 Caller false "The trigger is not valid";
     InvalidParams "invalid-params" 422 Caller false "The parameters do not fit the function";
+    InvalidBody "invalid-body" 422 Caller false "The body does not fit the function";
+    InvalidQuery "invalid-query" 422 Caller false "The query does not fit the function";
     Unauthorized "unauthorized" 401 Caller false "The request carries no valid token";
     RouteNotFound "route-not-found" 404 Caller false "There is nothing at this path";
     MethodNotAllowed "method-not-allowed" 405 Caller false "The path does not take this method";

@@ -40,7 +40,7 @@ async fn a_misbehaving_handler_ends_with_its_code() {
     let start = Instant::now();
     client.invoke("misbehave", &json!("loop")).await.refused("deadline-exceeded", &["2s"]);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-    client.invoke("misbehave", &json!(7)).await.refused("function-error", &[]);
+    client.invoke("misbehave", &json!(7)).await.refused("invalid-body", &["integer `7`"]);
 }
 
 #[tokio::test]

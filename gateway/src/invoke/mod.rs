@@ -102,7 +102,7 @@ pub struct InvokeQuery {
         )),
         (status = 404, description = "No such function, version or alias", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "No handler, parameters that do not fit, or the key was used for another request", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "No handler; parameters, a body or a query that the function says do not fit; or the key was used for another request", body = ProblemBody, content_type = "application/problem+json"),
         (status = 429, description = "Too much runs or waits already", body = ProblemBody, content_type = "application/problem+json"),
         (status = 500, description = "The function failed", body = ProblemBody, content_type = "application/problem+json"),
         (status = 504, description = "The function ran into its deadline", body = ProblemBody, content_type = "application/problem+json")

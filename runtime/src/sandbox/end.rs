@@ -21,6 +21,9 @@ use crate::{bindings::handler::fanfold::function::types, host::Host};
 const TEXT_BYTES_MAX: usize = 4 << 10;
 /// Longest code of a guest's own.
 const CODE_BYTES_MAX: usize = 64;
+/// That what the caller sent does not fit, in a guest's own judgement.
+const GUESTS_TO_SAY: [ErrorKind; 3] =
+    [ErrorKind::InvalidParams, ErrorKind::InvalidBody, ErrorKind::InvalidQuery];
 /// Functions named of a trap's stack.
 const FRAMES_MAX: usize = 5;
 
@@ -156,7 +159,7 @@ fn with_progress(host: &Host, mut problem: Problem) -> Problem {
 
 /// The problem of a call that returned an error. What the host itself had said
 /// in this invocation keeps its kind when the guest passes its code on. Whether
-/// the parameters fit, only the guest can say: that code is its to give.
+/// what the caller sent fits, only the guest can say: those codes are its to give.
 pub(crate) fn guest_problem(error: &types::Error, host: &Host) -> Problem {
     let message = match cut(&error.message, TEXT_BYTES_MAX) {
         message if message.is_empty() => {
@@ -164,7 +167,7 @@ pub(crate) fn guest_problem(error: &types::Error, host: &Host) -> Problem {
         }
         message => message,
     };
-    let may_say = |kind: ErrorKind| kind == ErrorKind::InvalidParams || host.has_issued(kind);
+    let may_say = |kind: ErrorKind| GUESTS_TO_SAY.contains(&kind) || host.has_issued(kind);
     let said = ErrorKind::ALL.iter().find(|kind| kind.code() == error.code && may_say(**kind));
     if let Some(kind) = said {
         return Problem::new(*kind, message);
