@@ -22,7 +22,7 @@ pub struct Span(pub u64);
 
 /// How an amount may stand in TOML or JSON: text with a unit, or a bare number.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected an amount with its unit as text, such as \"64MiB\" or \"30s\"")]
 enum Written {
     Text(String),
     Number(u64),
@@ -157,5 +157,13 @@ mod tests {
         assert_eq!("5m".parse::<Span>().map(Span::as_duration), Ok(Duration::from_secs(300)));
         assert_eq!(Span(1_500).to_string(), "1500ms");
         assert!("5".parse::<Span>().is_err());
+    }
+
+    #[test]
+    fn what_is_no_amount_is_refused_in_words() {
+        for json in ["[]", "true", "-1", "1.5", "null"] {
+            let said = serde_json::from_str::<ByteSize>(json).unwrap_err().to_string();
+            assert!(said.starts_with("expected an amount with its unit as text"), "{json}: {said}");
+        }
     }
 }

@@ -26,7 +26,7 @@ pub enum Tolerance {
 /// How a bound may stand in TOML or JSON: text, a bare count, or null, as jobs
 /// without a bound were written down before there was one.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected tolerated_failures to be a count of tasks or a share such as \"5%\"")]
 enum Written {
     Text(String),
     Number(u64),
@@ -137,7 +137,10 @@ mod tests {
         assert_eq!(read("7").unwrap(), Tolerance::Tasks(7));
         assert_eq!(read("\"7%\"").unwrap(), Tolerance::Share(700));
         assert_eq!(read("null").unwrap(), Tolerance::default());
-        assert!(read("1.5").is_err() && read("-1").is_err());
+        for wrong in ["1.5", "-1", "[]"] {
+            let said = read(wrong).unwrap_err().to_string();
+            assert!(said.starts_with("expected tolerated_failures to be a count"), "{wrong}: {said}");
+        }
     }
 
     #[test]

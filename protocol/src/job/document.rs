@@ -2,6 +2,8 @@
 //! A job as its author writes it: a TOML file or a JSON body, in which unknown
 //! keys are errors.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -70,7 +72,7 @@ impl SchemaRule {
 
 /// How CSV is read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "csv to be an object")]
 pub struct CsvOptions {
     /// Between fields; one ASCII character.
     pub delimiter: char,
@@ -91,7 +93,7 @@ impl Default for CsvOptions {
 
 /// How input is taken apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "split to be an object")]
 pub struct SplitOptions {
     /// Stored bytes that a partition aims at; when absent, as [`SplitOptions::target`] has it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -119,7 +121,7 @@ impl SplitOptions {
 
 /// How failed tasks are tried again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "retry to be an object")]
 pub struct RetryOptions {
     /// Attempts at a task, the first included.
     pub attempts: u32,
@@ -138,7 +140,7 @@ impl Default for RetryOptions {
 
 /// Bounds of a job, tighter than its function's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "limits to be an object")]
 pub struct JobLimits {
     /// Memory of a task; the function's when absent.
     pub memory: Option<ByteSize>,
@@ -152,7 +154,7 @@ pub struct JobLimits {
 
 /// What a job may take before it is stopped; without bounds when absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "budget to be an object")]
 pub struct Budget {
     /// CPU time of all attempts together, in seconds.
     pub cpu_seconds: Option<u64>,
@@ -174,7 +176,7 @@ impl Budget {
 
 /// One URI or several.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected input to be a URI or a list of them")]
 pub enum OneOrMany {
     /// One.
     One(String),
@@ -184,7 +186,7 @@ pub enum OneOrMany {
 
 /// A job as submitted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct JobDocument {
     /// A map, an aggregate, or a component with both.
     pub function: FunctionRef,
@@ -284,6 +286,11 @@ impl JobDocument {
         let output = self.written_output().map(ObjectUri::key).unwrap_or_default();
         if let Some((_, word)) = words(output).find(|(_, word)| *word != RUN) {
             mistakes.push(format!("output may hold {RUN}, which stands for the job's id, found {word}"));
+        }
+        let columns = self.columns.as_deref().unwrap_or_default();
+        let mut named = HashSet::new();
+        if let Some(again) = columns.iter().find(|column| !named.insert(*column)) {
+            mistakes.push(format!("columns must name each column once, found {again:?} twice"));
         }
         if self.output_format == Format::Bytes {
             mistakes.push("output_format must be parquet, csv, jsonl or arrow, found bytes".into());
@@ -512,6 +519,32 @@ mod tests {
         check("s3://bank/*.csv", true);
         check("manifest://", false);
         check("bank/x", false);
+    }
+
+    #[test]
+    fn a_column_is_read_once() {
+        let of = |columns: &[&str]| {
+            document(serde_json::json!({"function": "f", "input": "s3://bank/x", "columns": columns}))
+                .unwrap()
+        };
+        assert_eq!(of(&["a", "A", "b"]).check(), Ok(()));
+        let problem = of(&["a", "b", "a"]).check().unwrap_err();
+        assert_eq!(problem.detail, "columns must name each column once, found \"a\" twice");
+    }
+
+    #[test]
+    fn what_is_no_document_is_refused_in_words() {
+        let check = |name: &str, value: Value, words: &str| {
+            let mut job = serde_json::json!({"function": "f", "input": "s3://bank/x"});
+            job[name] = value;
+            let said = document(job).unwrap_err().to_string();
+            assert!(said.ends_with(words), "{name}: {said}");
+        };
+        check("input", Value::from(5), "expected input to be a URI or a list of them");
+        for name in ["csv", "split", "retry", "limits", "budget"] {
+            check(name, Value::from(5), &format!("expected {name} to be an object"));
+        }
+        assert!(document(Value::from(5)).unwrap_err().to_string().ends_with("expected an object"));
     }
 
     #[test]
