@@ -20,7 +20,7 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use fanfold_protocol::{ErrorKind, Problem, limits, size::ByteSize};
-use http::{HeaderMap, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
@@ -68,48 +68,153 @@ pub struct Json<T>(pub T);
 impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
     type Rejection = Refusal;
     async fn from_request(request: Request, app: &AppState) -> Result<Self, Refusal> {
-        let (parts, body) = request.into_parts();
-        require_media_type(
-            &parts.headers,
-            |kind| kind == "application/json" || kind.ends_with("+json"),
-            "application/json",
-        )?;
-        let held = read(app, &parts.headers, body, limits::DOCUMENT_BYTES_MAX, "a JSON document").await?;
-        Ok(Self(from_json(&held.bytes, "the body")?))
+        let held = json_body(request, app).await?;
+        Ok(Self(json_object(&held.bytes).map_err(no_document)?))
     }
 }
 
-/// Reads an object of JSON; the refusal says where it went wrong.
-pub fn from_json<T: DeserializeOwned>(text: &[u8], place: &str) -> Result<T, Problem> {
-    json_object(text).map_err(|error| {
-        Problem::new(
-            ErrorKind::InvalidRequest,
-            format!("{place} must be the JSON document of this route, found: {error}"),
-        )
+/// The same of a route that does not need one: no body stands for the document without members.
+pub struct JsonOrDefault<T>(pub T);
+
+impl<T: DeserializeOwned + Default> FromRequest<AppState> for JsonOrDefault<T> {
+    type Rejection = Refusal;
+    async fn from_request(request: Request, app: &AppState) -> Result<Self, Refusal> {
+        let held = json_body(request, app).await?;
+        if held.bytes.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        Ok(Self(json_object(&held.bytes).map_err(no_document)?))
+    }
+}
+
+async fn json_body(request: Request, app: &AppState) -> Result<HeldBody, Problem> {
+    let (parts, body) = request.into_parts();
+    require_media_type(&parts.headers, is_json, "application/json")?;
+    read(app, &parts.headers, body, limits::DOCUMENT_BYTES_MAX, "a JSON document").await
+}
+
+fn is_json(kind: &str) -> bool {
+    kind == "application/json" || kind.ends_with("+json")
+}
+
+fn no_document(found: String) -> Problem {
+    Problem::new(
+        ErrorKind::InvalidRequest,
+        format!("the body must be the JSON document of this route, found: {found}"),
+    )
+}
+
+/// Reads the body as a document of JSON or, where its type says so, of TOML; `refusal`
+/// is made of what was found instead.
+///
+/// # Errors
+/// As [`read`], for a body of another type, and `refusal`.
+pub async fn document<T: DeserializeOwned>(
+    app: &AppState,
+    request: Request,
+    what: &str,
+    refusal: fn(String) -> Problem,
+) -> Result<(T, HeaderMap), Problem> {
+    let (parts, body) = request.into_parts();
+    let fits = |kind: &str| kind == TOML || is_json(kind);
+    require_media_type(&parts.headers, fits, "application/json or application/toml")?;
+    let held = read(app, &parts.headers, body, limits::DOCUMENT_BYTES_MAX, what).await?;
+    let is_toml = parts.headers.get(header::CONTENT_TYPE).is_some_and(|value| media_type(value) == TOML);
+    let document = if is_toml { toml_table(&held.bytes) } else { json_object(&held.bytes) };
+    Ok((document.map_err(refusal)?, parts.headers))
+}
+
+const TOML: &str = "application/toml";
+
+/// Reads a document that is an object of JSON, or says what was found instead. A list
+/// would be taken for one otherwise, its items for the members in the order of their
+/// declaration. A byte-order mark before it is skipped (RFC 8259, 8.1).
+pub fn json_object<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
+    match text.trim_ascii_start().first() {
+        None => Err("an empty text".to_owned()),
+        Some(b'[') => Err("a list, where an object belongs".to_owned()),
+        Some(_) => serde_json::from_slice(text).map_err(|error| in_words(&error.to_string())),
+    }
+}
+
+fn toml_table<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+    let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;
+    toml::from_str(text).map_err(|error: toml::de::Error| {
+        let said = in_words(&error.message().replace('\n', ", "));
+        let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return said };
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        format!("{said} at line {line} column {column}")
     })
 }
 
-/// Reads a document that is an object of JSON. A list would be taken for one
-/// otherwise, its items for the members in the order of their declaration.
-pub fn json_object<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
-    if text.trim_ascii_start().starts_with(b"[") {
-        return Err(serde::de::Error::invalid_type(serde::de::Unexpected::Seq, &"an object"));
-    }
-    serde_json::from_slice(text)
+/// A reader's sentence without the words of the language that the reader is written in.
+fn in_words(said: &str) -> String {
+    // The last one is the reader's own; those before may be in what it quotes.
+    let Some((found, expected)) = said.rsplit_once("expected ") else { return said.to_owned() };
+    let (word, rest) = expected.split_once(' ').map_or((expected, ""), |(word, rest)| (word, rest));
+    let (wanted, rest) = match word {
+        "u8" => ("a whole number from 0 to 255", rest),
+        "u32" => ("a whole number from 0 to 4294967295", rest),
+        "u16" | "u64" | "usize" => ("a whole number of 0 or more", rest),
+        "f32" | "f64" => ("a number", rest),
+        "struct" => ("an object", rest.split_once(' ').map_or("", |(_, rest)| rest)),
+        _ => return said.to_owned(),
+    };
+    let space = if rest.is_empty() { "" } else { " " };
+    format!("{found}expected {wanted}{space}{rest}")
 }
 
-/// Refuses a body of another type. No type at all is taken for the right one.
+/// The value of a header that stands once or not at all.
+///
+/// # Errors
+/// `invalid-request` when it stands more than once: nobody knows which was meant.
+pub fn single(headers: &HeaderMap, name: HeaderName) -> Result<Option<&HeaderValue>, Problem> {
+    let mut values = headers.get_all(&name).iter();
+    let value = values.next();
+    match values.count() {
+        0 => Ok(value),
+        more => Err(Problem::new(
+            ErrorKind::InvalidRequest,
+            format!("expected the header {name} once, found it {} times; send one of them", more + 1),
+        )),
+    }
+}
+
+/// The type and subtype of a `Content-Type`, in lower case.
+fn media_type(value: &HeaderValue) -> String {
+    let text = value.to_str().unwrap_or_default();
+    text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Refuses a body that is packed: what is read here is read as it came.
+pub fn require_unpacked(headers: &HeaderMap) -> Result<(), Problem> {
+    for value in headers.get_all(header::CONTENT_ENCODING) {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        let mut codings = text.split(',').map(str::trim).filter(|coding| !coding.is_empty());
+        if codings.any(|coding| !coding.eq_ignore_ascii_case("identity")) {
+            return Err(Problem::new(
+                ErrorKind::UnsupportedMediaType,
+                format!("expected a body without Content-Encoding, found {text:?}; send it unpacked"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a body of another type, or one that is packed. No type at all is taken for the right one.
 pub fn require_media_type(
     headers: &HeaderMap,
     fits: impl Fn(&str) -> bool,
     expected: &str,
 ) -> Result<(), Problem> {
+    require_unpacked(headers)?;
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let text = value.to_str().unwrap_or_default();
-    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if fits(&essence) {
+    if fits(&media_type(value)) {
         return Ok(());
     }
+    let text = value.to_str().unwrap_or_default();
     Err(Problem::new(
         ErrorKind::UnsupportedMediaType,
         format!("expected a body of type {expected}, found {text:?}; set Content-Type"),
@@ -336,7 +441,60 @@ mod tests {
             a: u8,
         }
         assert_eq!(json_object::<One>(b" {\"a\": 1}").unwrap().a, 1);
-        let error = json_object::<One>(b"\n[1]").err().unwrap();
-        assert_eq!(error.to_string(), "invalid type: sequence, expected an object");
+        assert_eq!(json_object::<One>(b"\xef\xbb\xbf{\"a\": 1}").unwrap().a, 1);
+        let check = |text: &[u8], said: &str| assert_eq!(json_object::<One>(text).err().unwrap(), said);
+        check(b"\n[1]", "a list, where an object belongs");
+        check(b"", "an empty text");
+        check(b"\xef\xbb\xbf \n", "an empty text");
+        check(b"5", "invalid type: integer `5`, expected an object at line 1 column 1");
+        check(
+            br#"{"a": "b"}"#,
+            r#"invalid type: string "b", expected a whole number from 0 to 255 at line 1 column 9"#,
+        );
+    }
+
+    #[test]
+    fn mistakes_in_toml_are_one_line() {
+        #[derive(Debug, serde::Deserialize)]
+        struct One {
+            #[allow(dead_code)]
+            a: u32,
+        }
+        let said = toml_table::<One>(b"# One\na = \"b\"").unwrap_err();
+        let expected = r#"invalid type: string "b", expected a whole number from 0 to 4294967295"#;
+        assert_eq!(said, format!("{expected} at line 2 column 5"));
+        for text in ["a = ", "a = [1,\n", "a = 1\na = 2", "= 1"] {
+            let said = toml_table::<One>(text.as_bytes()).unwrap_err();
+            assert!(!said.contains('\n'), "{said}");
+        }
+    }
+
+    #[test]
+    fn packed_bodies_are_refused() {
+        let packed = |codings: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for coding in codings {
+                headers.append(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
+            }
+            require_unpacked(&headers).err().map(|problem| problem.code)
+        };
+        assert_eq!(packed(&[]), None);
+        assert_eq!(packed(&["identity", "Identity, identity", ""]), None);
+        for coding in ["gzip", "identity, br", "x-own"] {
+            assert_eq!(packed(&["identity", coding]), Some(ErrorKind::UnsupportedMediaType), "{coding}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_stands_twice_is_refused() {
+        let name = HeaderName::from_static("x-one");
+        let mut headers = HeaderMap::new();
+        assert_eq!(single(&headers, name.clone()), Ok(None));
+        headers.append(name.clone(), HeaderValue::from_static("1"));
+        assert_eq!(single(&headers, name.clone()), Ok(Some(&HeaderValue::from_static("1"))));
+        headers.append(name.clone(), HeaderValue::from_static("1"));
+        let problem = single(&headers, name).unwrap_err();
+        assert_eq!(problem.code, ErrorKind::InvalidRequest);
+        assert!(problem.detail.contains("x-one once, found it 2 times"), "{problem}");
     }
 }

@@ -166,7 +166,7 @@ pub(super) fn alias_name(text: &str) -> Result<AliasName, Problem> {
 fn settings(headers: &HeaderMap, query: DeployQuery) -> Result<Settings, Problem> {
     let invalid = |detail: String| Problem::new(ErrorKind::InvalidSettings, detail);
     let header =
-        match headers.get(SETTINGS) {
+        match extract::single(headers, SETTINGS)? {
             Some(value) => Some(std::str::from_utf8(value.as_bytes()).map_err(|error| {
                 invalid(format!("X-Fanfold-Settings must be JSON in UTF-8, found: {error}"))
             })?),

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use fanfold_protocol::function::{AliasTarget, Description, FunctionRecord, Version};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -64,7 +64,7 @@ impl From<&Version> for VersionView {
 }
 
 /// Where an alias points.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AliasView {
     /// The version that gets what the canary does not.
@@ -76,7 +76,7 @@ pub struct AliasView {
 }
 
 /// A second version behind an alias.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CanaryView {
     /// The version.
@@ -84,7 +84,17 @@ pub struct CanaryView {
     pub version: u32,
     /// Its share of the calls, in hundredths.
     #[schema(example = 10, minimum = 1, maximum = 99)]
+    #[serde(deserialize_with = "percent")]
     pub percent: u8,
+}
+
+/// What is no share at all is refused here, what none can be by the registry.
+fn percent<'de, D: serde::Deserializer<'de>>(reader: D) -> Result<u8, D::Error> {
+    let found = u64::deserialize(reader)?;
+    u8::try_from(found).map_err(|_| {
+        let found = serde::de::Unexpected::Unsigned(found);
+        serde::de::Error::invalid_value(found, &"1 to 99 percent of the calls")
+    })
 }
 
 impl From<&AliasTarget> for AliasView {

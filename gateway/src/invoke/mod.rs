@@ -209,7 +209,8 @@ fn params(headers: &HeaderMap, query: Option<String>) -> Result<String, Problem>
             format!("parameters must be one JSON object in X-Fanfold-Params or ?params=, found {found}"),
         )
     };
-    let header = headers.get(PARAMS).map(|value| String::from_utf8(value.as_bytes().to_vec()));
+    let header = extract::single(headers, PARAMS)?;
+    let header = header.map(|value| String::from_utf8(value.as_bytes().to_vec()));
     let header = header.transpose().map_err(|_| invalid("what is not UTF-8"))?;
     let text = match (header, query) {
         (Some(_), Some(_)) => return Err(invalid("both")),
@@ -266,6 +267,9 @@ mod tests {
             assert_eq!(params(&headers(bad), None).unwrap_err().code, ErrorKind::InvalidRequest, "{bad}");
         }
         assert!(params(&headers("{}"), Some("{}".to_owned())).is_err());
+        let mut twice = headers("{}");
+        twice.append(PARAMS, HeaderValue::from_static("{}"));
+        assert_eq!(params(&twice, None).unwrap_err().code, ErrorKind::InvalidRequest);
     }
 
     #[test]

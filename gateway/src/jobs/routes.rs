@@ -15,7 +15,7 @@ use axum::{
 };
 use fanfold_protocol::{ErrorKind, Problem, commit::Manifest, job::JobDocument, job::JobState, limits};
 use futures::StreamExt;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     extract::{self, Path, Query},
-    problem::{Answer, ProblemBody},
+    problem::{Answer, ProblemBody, Refusal},
     state::AppState,
 };
 
@@ -38,6 +38,7 @@ use crate::{
 const PAGE_DEFAULT: usize = 50;
 /// Most lines of a page.
 const PAGE_MAX: usize = 1_000;
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Between signs of life of a stream of events.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -121,19 +122,20 @@ pub struct RetryQuery {
 )]
 pub(crate) async fn submit(State(app): State<AppState>, request: Request) -> Answer<Response> {
     let (document, headers) = read_document(&app, request).await?;
-    let key = headers.get("idempotency-key").map(text).transpose()?;
+    let key = idempotency_key(&headers)?;
     accepted(app.jobs.submit(document, key).await?)
 }
 
 async fn read_document(app: &AppState, request: Request) -> Answer<(JobDocument, HeaderMap)> {
-    let (parts, body) = request.into_parts();
-    extract::require_media_type(
-        &parts.headers,
-        |kind| kind == "application/toml" || kind == "application/json" || kind.ends_with("+json"),
-        "application/json or application/toml",
-    )?;
-    let held = extract::read(app, &parts.headers, body, limits::DOCUMENT_BYTES_MAX, "a job document").await?;
-    Ok((document(&parts.headers, &held.bytes)?, parts.headers))
+    let (document, headers) =
+        extract::document::<JobDocument>(app, request, "a job document", unreadable).await?;
+    if document.depth != 0 {
+        return Err(Refusal::new(
+            ErrorKind::InvalidJob,
+            format!("depth is for triggers to set, found {}; leave it out", document.depth),
+        ));
+    }
+    Ok((document, headers))
 }
 
 /// Runs a sample of the job's partitions and tells from them what all of them would take.
@@ -311,7 +313,7 @@ pub(crate) async fn retry(
     if query.dry_run {
         return Ok(Json(ComparisonView::new(id, &app.jobs.compare(&id).await?)).into_response());
     }
-    let key = headers.get("idempotency-key").map(text).transpose()?;
+    let key = idempotency_key(&headers)?;
     accepted(app.jobs.retry(&id, key).await?)
 }
 
@@ -322,28 +324,19 @@ fn accepted(record: JobRecord) -> Answer<Response> {
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::from(record))).into_response())
 }
 
-/// Reads a document as its type says; JSON when there is none.
-fn document(headers: &HeaderMap, bytes: &[u8]) -> Result<JobDocument, Problem> {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !kind.trim_start().to_ascii_lowercase().starts_with("application/toml") {
-        return extract::json_object(bytes).map_err(unreadable);
-    }
-    let text = std::str::from_utf8(bytes).map_err(unreadable)?;
-    toml::from_str(text).map_err(|error| unreadable(error.to_string().trim_end().replace('\n', " ")))
-}
-
-fn unreadable(error: impl std::fmt::Display) -> Problem {
-    let error = JobDocument::for_authors(&error.to_string());
+fn unreadable(found: String) -> Problem {
+    let found = JobDocument::for_authors(&found);
     Problem::new(
         ErrorKind::InvalidJob,
         format!(
-            "expected a job document with function, input and what else it needs, found: {error}; see /v1/openapi.json"
+            "expected a job document with function, input and what else it needs, found: {found}; see /v1/openapi.json"
         ),
     )
 }
 
-fn text(value: &HeaderValue) -> Result<&str, Problem> {
-    value.to_str().map_err(|_| {
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(value) = extract::single(headers, IDEMPOTENCY_KEY)? else { return Ok(None) };
+    value.to_str().map(Some).map_err(|_| {
         Problem::new(
             ErrorKind::InvalidRequest,
             "an Idempotency-Key must be visible ASCII characters; choose another",

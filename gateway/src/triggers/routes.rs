@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use fanfold_protocol::{
-    ErrorKind, Problem, keys, limits,
+    ErrorKind, Problem, keys,
     names::TriggerName,
     tenant::Tenant,
     time::{self, Timestamp},
@@ -89,7 +89,8 @@ pub(crate) async fn put(
     request: Request,
 ) -> Answer<Response> {
     let name: TriggerName = name.parse()?;
-    let document = read_document(&app, request).await?;
+    let (document, _) =
+        extract::document::<TriggerDocument>(&app, request, "a trigger document", unreadable).await?;
     document.check()?;
     check_buckets(&app.config.tenant, &document)?;
     app.config.sources.check(&document)?;
@@ -150,24 +151,8 @@ fn strings(list: &Value) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
-async fn read_document(app: &AppState, request: Request) -> Answer<TriggerDocument> {
-    let (parts, body) = request.into_parts();
-    extract::require_media_type(
-        &parts.headers,
-        |kind| kind == "application/toml" || kind == "application/json" || kind.ends_with("+json"),
-        "application/json or application/toml",
-    )?;
-    let held =
-        extract::read(app, &parts.headers, body, limits::DOCUMENT_BYTES_MAX, "a trigger document").await?;
-    let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let wrong = |error: String| {
-        Problem::new(ErrorKind::InvalidTrigger, format!("expected a trigger document, found: {error}"))
-    };
-    if kind.is_some_and(|kind| kind.starts_with("application/toml")) {
-        let text = std::str::from_utf8(&held.bytes).map_err(|error| wrong(error.to_string()))?;
-        return Ok(toml::from_str(text).map_err(|error| wrong(error.to_string().trim().to_owned()))?);
-    }
-    Ok(extract::json_object(&held.bytes).map_err(|error| wrong(error.to_string()))?)
+fn unreadable(found: String) -> Problem {
+    Problem::new(ErrorKind::InvalidTrigger, format!("expected a trigger document, found: {found}"))
 }
 
 async fn view(app: &App, trigger: &Trigger) -> Answer<TriggerView> {
@@ -295,7 +280,7 @@ pub struct ReplayRequest {
 #[utoipa::path(
     post, path = "/v1/triggers/{name}/replay", tag = "triggers",
     params(("name" = String, Path, description = "The trigger")),
-    request_body = ReplayRequest,
+    request_body(content = ReplayRequest, description = "Which of them; no body stands for all that have started nothing yet"),
     responses(
         (status = 200, description = "Queued", body = Found),
         (status = 400, description = "Dead letters with a prefix or a time, or no time", body = ProblemBody, content_type = "application/problem+json"),
@@ -305,7 +290,7 @@ pub struct ReplayRequest {
 pub(crate) async fn replay(
     State(app): State<AppState>,
     Path(name): Path<String>,
-    extract::Json(request): extract::Json<ReplayRequest>,
+    extract::JsonOrDefault(request): extract::JsonOrDefault<ReplayRequest>,
 ) -> Answer<Json<Found>> {
     let trigger = app.triggers.show(&name.parse()?).await?;
     let scope = Scope {

@@ -76,8 +76,9 @@ pub fn claim(trigger: &Trigger, headers: &HeaderMap) -> Claim {
 /// The body of a notification.
 ///
 /// # Errors
-/// As [`extract::read`].
+/// As [`extract::read`], and for a body that is packed.
 pub async fn read(app: &AppState, headers: &HeaderMap, body: Body) -> Result<HeldBody, Problem> {
+    extract::require_unpacked(headers)?;
     extract::read(app, headers, body, limits::NOTIFICATION_BYTES_MAX, "a notification").await
 }
 

@@ -35,6 +35,69 @@ async fn bad_documents() {
     let large = format!("{{\"version\": 1{}}}", " ".repeat(1 << 20));
     put("application/json", &large).await.is_problem(ErrorKind::PayloadTooLarge);
     assert_eq!(put("application/merge-patch+json", "{\"version\": 1}").await.status, 200);
+    // As Windows saves it.
+    assert_eq!(put("application/json", "\u{feff}{\"version\": 1}").await.status, 200);
+}
+
+#[tokio::test]
+async fn bad_documents_are_refused_in_words() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let check = async |body: &str, words: &str| {
+        let path = "/v1/functions/f/aliases/prod";
+        let headers = [("content-type", "application/json")];
+        let reply = service.request(Method::PUT, path, &headers, body.to_owned()).await;
+        let body = reply.is_problem(ErrorKind::InvalidRequest);
+        assert!(body["detail"].as_str().unwrap().contains(words), "{body}");
+    };
+    check("", "found: an empty text").await;
+    check("[1]", "found: a list, where an object belongs").await;
+    check("{\"version\": \"one\"}", "expected a whole number from 0 to 4294967295").await;
+    check("{\"version\": 1, \"canary\": 5}", "expected an object").await;
+    let canary = "{\"version\": 1, \"canary\": {\"version\": 2, \"percent\": 300}}";
+    check(canary, "expected 1 to 99 percent of the calls").await;
+}
+
+#[tokio::test]
+async fn packed_bodies_are_refused_but_those_for_functions() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let packed = |kind: &'static str| [("content-type", kind), ("content-encoding", "gzip")];
+    for (method, path, kind) in [
+        (Method::PUT, "/v1/functions/f/aliases/prod", "application/json"),
+        (Method::POST, "/v1/functions/f/versions", "application/wasm"),
+        (Method::POST, "/v1/jobs", "application/toml"),
+        (Method::PUT, "/v1/triggers/t", "application/json"),
+        (Method::POST, "/v1/events/s3", "application/json"),
+    ] {
+        let reply = service.request(method, path, &packed(kind), "{}").await;
+        let body = reply.is_problem(ErrorKind::UnsupportedMediaType);
+        assert!(
+            body["detail"].as_str().unwrap().contains("Content-Encoding, found \"gzip\""),
+            "{path}: {body}"
+        );
+    }
+    let path = "/v1/functions/f/invoke";
+    let reply = service.request(Method::POST, path, &packed("text/plain"), "echo").await;
+    let seen = reply.json()["headers"].to_string();
+    assert!(reply.status == 200 && seen.contains("gzip"), "{seen}");
+}
+
+#[tokio::test]
+async fn headers_that_stand_twice_are_refused() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let job = "{\"function\": \"f\", \"input\": \"s3://bank/in/\"}";
+    for (path, name, value, kind, body) in [
+        ("/v1/jobs", "idempotency-key", "k", "application/json", job),
+        ("/v1/functions/f/versions", "x-fanfold-settings", "{}", "application/wasm", "x"),
+        ("/v1/functions/f/invoke", "x-fanfold-params", "{}", "text/plain", "echo"),
+    ] {
+        let headers = [("content-type", kind), (name, value), (name, value)];
+        let problem = service.request(Method::POST, path, &headers, body).await;
+        let problem = problem.is_problem(ErrorKind::InvalidRequest);
+        assert!(problem["detail"].as_str().unwrap().contains("once, found it 2 times"), "{problem}");
+    }
 }
 
 #[tokio::test]

@@ -141,6 +141,35 @@ async fn what_is_wrong_with_a_trigger_is_told() {
 }
 
 #[tokio::test]
+async fn a_trigger_may_be_written_in_toml() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let put = async |text: &str| {
+        let headers = [("content-type", "Application/TOML; charset=utf-8")];
+        service.request(Method::PUT, "/v1/triggers/t", &headers, text.to_owned()).await
+    };
+    assert_eq!(put("bucket = \"bank\"\nfunction = \"f\"").await.status, 201);
+    let problem = put("bucket = \"bank\"\nconcurrency = \"x\"").await.is_problem(ErrorKind::InvalidTrigger);
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("expected a whole number") && detail.ends_with("at line 2 column 15"),
+        "{detail}"
+    );
+    assert!(!detail.contains('\n'), "{detail}");
+}
+
+#[tokio::test]
+async fn a_replay_needs_no_document() {
+    let (service, _) = with_trigger(document()).await;
+    service.object("bank", "in/a.csv", "x").await;
+    let path = "/v1/triggers/t/replay";
+    let found = service.request(Method::POST, path, &[], "").await;
+    assert_eq!((found.status.as_u16(), &found.json()["listed"]), (200, &json!(1)));
+    let other = service.request(Method::POST, path, &[("content-type", "text/plain")], "").await;
+    other.is_problem(ErrorKind::UnsupportedMediaType);
+}
+
+#[tokio::test]
 async fn a_trigger_that_would_start_itself_is_refused() {
     let service = start().await;
     let settings = r#"{"grants": {"write": ["s3://bank/in/done/"]}}"#;

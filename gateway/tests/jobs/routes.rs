@@ -197,7 +197,16 @@ async fn bad_requests_say_what_is_wrong() {
     post(&service, "{\"function\": \"mapper\", \"inptu\": 1}", "application/json")
         .await
         .is_problem(ErrorKind::InvalidJob);
-    post(&service, "function = ", "application/toml").await.is_problem(ErrorKind::InvalidJob);
+    let problem = post(&service, "function = ", "application/toml").await.is_problem(ErrorKind::InvalidJob);
+    assert!(!problem["detail"].as_str().unwrap().contains('\n'), "{problem}");
+    for path in ["/v1/jobs", "/v1/jobs/estimate"] {
+        let job =
+            json!({"function": "mapper", "input": "s3://bank/in/", "output": "s3://bank/o/", "depth": 3});
+        let headers = [("content-type", "application/json")];
+        let reply = service.request(Method::POST, path, &headers, job.to_string()).await;
+        let problem = reply.is_problem(ErrorKind::InvalidJob);
+        assert!(problem["detail"].as_str().unwrap().starts_with("depth is for triggers"), "{problem}");
+    }
     post(&service, "x", "text/csv").await.is_problem(ErrorKind::UnsupportedMediaType);
     for path in [
         "/v1/jobs/x",
