@@ -13,7 +13,7 @@ use std::{
 use axum::{
     Json,
     extract::State,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use fanfold_backbone::Backbone;
@@ -26,6 +26,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     dispatch::Pool,
+    exposition::Exposition,
     problem::{Answer, ProblemBody, internal},
     state::AppState,
 };
@@ -225,15 +226,15 @@ pub(crate) async fn readyz(State(app): State<AppState>) -> (StatusCode, Json<Rea
     (status, Json(readiness))
 }
 
-/// Counters and histograms in Prometheus' text format.
+/// Counters and histograms in Prometheus' text format, or in OpenMetrics' where `Accept` names it.
 #[utoipa::path(
     get, path = "/metrics", tag = "service",
     responses(
-        (status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text"),
+        (status = 200, description = "The metrics", content((String = "text/plain"), (String = "application/openmetrics-text"))),
         (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
-pub(crate) async fn show_metrics(State(app): State<AppState>) -> Answer<Response> {
+pub(crate) async fn show_metrics(State(app): State<AppState>, headers: HeaderMap) -> Answer<Response> {
     // Without the backbone the last depth stands; the rest is wanted then most of all.
     for queue in [keys::TASK_QUEUE, keys::INVOCATION_QUEUE] {
         let Ok(depth) = app.backbone.depth(queue).await else { continue };
@@ -245,7 +246,8 @@ pub(crate) async fn show_metrics(State(app): State<AppState>) -> Answer<Response
         ];
         app.metrics.queue(queue, &states);
     }
-    let text = app.metrics.encode().map_err(internal)?;
-    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let form = Exposition::of(&headers);
+    let text = form.write(app.metrics.encode().map_err(internal)?);
+    let kind = HeaderValue::from_static(form.content_type());
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

@@ -15,6 +15,7 @@ mod console;
 pub mod context;
 pub mod dispatch;
 mod docs;
+mod exposition;
 pub mod extract;
 pub mod functions;
 mod glob;

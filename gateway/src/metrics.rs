@@ -224,7 +224,7 @@ impl Metrics {
         }
     }
 
-    /// Everything in Prometheus' text format (OpenMetrics 1.0).
+    /// Everything in OpenMetrics 1.0; `exposition` makes the older format of it.
     pub(crate) fn encode(&self) -> Result<String, fmt::Error> {
         self.requests_active.set(i64::try_from(self.active()).unwrap_or(i64::MAX));
         let mut out = String::with_capacity(16 << 10);

@@ -100,8 +100,10 @@ fn job(name: &str) -> Value {
 
 /// What a worker counts.
 async fn counted(deployment: &Deployment, worker: &str, metric: &str) -> u64 {
-    let text = deployment.http.get(format!("{}/metrics", deployment.endpoint(worker).unwrap())).send().await;
-    let text = text.unwrap().text().await.unwrap();
+    let url = format!("{}/metrics", deployment.endpoint(worker).unwrap());
+    let answer = deployment.http.get(url).send().await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let text = answer.text().await.unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(metric)).unwrap_or_else(|| panic!("{text}"));
     line.trim().parse().unwrap()
 }

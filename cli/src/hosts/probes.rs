@@ -10,13 +10,22 @@ use bytes::Bytes;
 use fanfold_backbone::Backbone;
 use fanfold_runtime::Runtime;
 use http_body_util::Full;
-use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
+use hyper::{
+    Request, Response, StatusCode,
+    body::Incoming,
+    header::{CONTENT_TYPE, HeaderValue},
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// For the headers of a request, and for the backbone to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+const PLAIN: &str = "text/plain; charset=utf-8";
+/// Prometheus' text format; since 3.0 it takes no metrics that do not say what they are.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Answers until `gone`.
 pub async fn serve(
@@ -56,22 +65,33 @@ async fn answer(
     backbone: &Backbone,
     draining: &CancellationToken,
 ) -> Response<Full<Bytes>> {
-    let (status, text) = match path {
-        "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
+    let (mut status, mut kind) = (StatusCode::OK, PLAIN);
+    let text = match path {
+        "/healthz" => "ok\n".to_owned(),
         "/readyz" => {
             let reached = matches!(tokio::time::timeout(PATIENCE, backbone.ping()).await, Ok(Ok(())));
             let stored = runtime.store_answers();
             let ready = reached && stored && !draining.is_cancelled();
-            let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            if !ready {
+                status = StatusCode::SERVICE_UNAVAILABLE;
+            }
             let draining = draining.is_cancelled();
             let state = serde_json::json!({"ready": ready, "store": stored, "backbone": reached, "draining": draining});
-            (status, format!("{state}\n"))
+            kind = "application/json";
+            format!("{state}\n")
         }
-        "/metrics" => (StatusCode::OK, metrics(runtime)),
-        _ => (StatusCode::NOT_FOUND, "expected /healthz, /readyz or /metrics\n".to_owned()),
+        "/metrics" => {
+            kind = METRICS;
+            metrics(runtime)
+        }
+        _ => {
+            status = StatusCode::NOT_FOUND;
+            "expected /healthz, /readyz or /metrics\n".to_owned()
+        }
     };
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 

@@ -35,8 +35,15 @@ async fn metrics_are_named_as_prometheus_has_it() {
     service.invoke("f/invoke", "echo").await;
     service.get("/v1/functions/other-name").await;
     let reply = service.get("/metrics").await;
-    assert!(reply.header("content-type").starts_with("application/openmetrics-text"));
+    assert_eq!(reply.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
     let text = String::from_utf8(reply.body.to_vec()).unwrap();
+    assert!(text.contains("# TYPE fanfold_invocations_total counter\n") && !text.contains("# EOF"), "{text}");
+    assert!(text.contains("# TYPE fanfold_build_info gauge\n"), "{text}");
+    let accept = [("accept", "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.2")];
+    let open = service.request(Method::GET, "/metrics", &accept, "").await;
+    assert!(open.header("content-type").starts_with("application/openmetrics-text; version=1.0.0"));
+    let open = String::from_utf8(open.body.to_vec()).unwrap();
+    assert!(open.contains("# TYPE fanfold_invocations counter\n") && open.ends_with("# EOF\n"), "{open}");
     for line in [
         r#"fanfold_http_requests_total{route="/v1/functions/{name}/invoke",method="POST",status="200"} 1"#,
         r#"fanfold_http_requests_total{route="/v1/functions/{name}",method="GET",status="404"} 1"#,
