@@ -39,6 +39,8 @@ use crate::{GatewayConfig, linger::Lingering};
 const RAW_HEADERS_MAX: usize = 2 * limits::HEADERS_MAX;
 /// Bytes of a head that hyper reads at most.
 const RAW_HEAD_BYTES_MAX: u32 = 2 * (limits::HEADER_BYTES_MAX as u32 + limits::URL_BYTES_MAX as u32);
+/// The same over HTTP/2, where what is beyond it is answered without a word of what was wrong.
+const RAW_HEADER_LIST_BYTES_MAX: u32 = 4 * limits::HEADER_BYTES_MAX as u32;
 /// Requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
 /// Resets of requests not yet taken up, and of our own for errors.
@@ -187,7 +189,7 @@ fn builder(bounds: Bounds) -> Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(RAW_HEAD_BYTES_MAX)
+        .max_header_list_size(RAW_HEADER_LIST_BYTES_MAX)
         .max_pending_accept_reset_streams(RESETS_MAX)
         .max_local_error_reset_streams(RESETS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

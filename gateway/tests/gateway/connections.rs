@@ -171,6 +171,21 @@ async fn http_2_is_served() {
 }
 
 #[tokio::test]
+async fn gross_headers_are_refused_in_words_over_http_2() {
+    let service = start().await;
+    let stream = TcpStream::connect(service.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let value = "v".repeat(1_000);
+    let request = Request::get(format!("http://{}/healthz", service.address));
+    let request = (0..100).fold(request, |request, n| request.header(format!("x-{n}"), value.as_str()));
+    let answer = sender.send_request(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap();
+    assert_eq!(answer.status(), 431);
+    assert_eq!(answer.headers()["content-type"], "application/problem+json");
+}
+
+#[tokio::test]
 async fn stopping_finishes_what_runs() {
     let service = Arc::new(start().await);
     service.deploy("f", "1").await;
