@@ -9,7 +9,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use fanfold_backbone::{Change, Watch};
+use fanfold_backbone::{Change, Entry, Watch};
 use fanfold_protocol::{Problem, job::JobState, keys};
 use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
@@ -125,7 +125,7 @@ struct Reader {
 
 impl Jobs {
     /// A job's events from now on, and what is new since `last_id`. Ends after
-    /// `done`, or when the engine stops.
+    /// `done`, or when the engine stops. None for a reader that knows the end already.
     ///
     /// # Errors
     /// `job-not-found`; or the store or backbone does not answer.
@@ -133,18 +133,28 @@ impl Jobs {
         &self,
         id: &Uuid,
         last_id: Option<&str>,
-    ) -> Result<impl Stream<Item = JobEvent> + Send + use<>, Problem> {
+    ) -> Result<Option<impl Stream<Item = JobEvent> + Send + use<>>, Problem> {
         let record = self.get(id).await?;
-        if self.inner.backbone.get(&keys::job_record(id)).await.map_err(Error::from)?.is_none() {
+        let told = last_id.map(Told::parse).unwrap_or_default();
+        match self.inner.backbone.get(&keys::job_record(id)).await.map_err(Error::from)? {
+            Some(entry) => {
+                let ended = read(&entry).is_some_and(|record| record.state.is_terminal());
+                if ended && entry.revision == told.revision {
+                    return Ok(None);
+                }
+            }
             // The backbone was lost; a watch needs a record to begin with.
-            self.note_new(&record).await?;
+            None => self.note_new(&record).await?,
         }
         let watch = self.inner.backbone.watch(&keys::job_record(id)).await.map_err(Error::from)?;
-        let told = last_id.map(Told::parse).unwrap_or_default();
         let reader = Reader { watch, told, waiting: VecDeque::new(), ended: false };
         let stop = self.inner.shutdown.clone();
-        Ok(stream::unfold(reader, next).take_until(async move { stop.cancelled().await }))
+        Ok(Some(stream::unfold(reader, next).take_until(async move { stop.cancelled().await })))
     }
+}
+
+fn read(entry: &Entry) -> Option<JobRecord> {
+    serde_json::from_slice(&entry.value).ok()
 }
 
 async fn next(mut reader: Reader) -> Option<(JobEvent, Reader)> {
@@ -157,7 +167,7 @@ async fn next(mut reader: Reader) -> Option<(JobEvent, Reader)> {
         }
         let change = reader.watch.next().await?;
         let Change::Put { entry, .. } = change else { continue };
-        let Ok(record) = serde_json::from_slice::<JobRecord>(&entry.value) else { continue };
+        let Some(record) = read(&entry) else { continue };
         reader.ended = record.state.is_terminal();
         reader.waiting.extend(reader.told.tell(record, entry.revision));
     }

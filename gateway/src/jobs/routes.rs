@@ -236,6 +236,7 @@ pub(crate) async fn manifest(State(app): State<AppState>, Path(id): Path<String>
     ),
     responses(
         (status = 200, description = "The events; each one's data is JSON, that of `done` the whole job", body = JobView, content_type = "text/event-stream"),
+        (status = 204, description = "`Last-Event-ID` is that of `done`: there is nothing more, and an `EventSource` asks no more"),
         (status = 404, description = "No such job", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
@@ -245,7 +246,9 @@ pub(crate) async fn events(
     headers: HeaderMap,
 ) -> Answer<Response> {
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
-    let events = app.jobs.events(&job_id(&id)?, last).await?;
+    let Some(events) = app.jobs.events(&job_id(&id)?, last).await? else {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    };
     let draining = app.draining.clone();
     let events = events
         .map(|event| Ok::<_, Infallible>(Event::default().event(event.name).id(event.id).data(event.data)))

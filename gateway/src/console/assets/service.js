@@ -50,7 +50,7 @@ export async function events(path, signal, told) {
     const headers = { authorization: `Bearer ${token()}`, ...(last ? { "last-event-id": last } : {}) };
     try {
       const response = await fetch(path, { headers, cache: "no-store", signal });
-      if (response.ok) {
+      if (response.ok && response.status !== 204) {
         let rest = "";
         for await (const piece of pieces(response.body)) {
           const blocks = (rest + piece).split("\n\n");
