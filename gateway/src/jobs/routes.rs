@@ -113,11 +113,11 @@ pub struct RetryQuery {
         (Object = "application/json"), (String = "application/toml")
     ), description = "The job document: function, input, output, params and more; unknown keys are refused"),
     responses(
-        (status = 202, description = "Accepted", body = JobView, headers(("Location" = String, description = "The job"))),
+        (status = 202, description = "Accepted; input without content is none, which a warning tells", body = JobView, headers(("Location" = String, description = "The job"))),
         (status = 400, description = "The document is not valid", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such function, bucket or object", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "The output prefix holds or awaits another job's output, or another job is writing what is to be read", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "No input, too many partitions, overlapping prefixes, or the key was used for another request", body = ProblemBody, content_type = "application/problem+json")
+        (status = 422, description = "Too many partitions, overlapping prefixes, or the key was used for another request", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn submit(State(app): State<AppState>, request: Request) -> Answer<Response> {
@@ -147,10 +147,10 @@ async fn read_document(app: &AppState, request: Request) -> Answer<(JobDocument,
         (Object = "application/json"), (String = "application/toml")
     ), description = "The job document, as for submitting it"),
     responses(
-        (status = 202, description = "Accepted", body = JobView, headers(("Location" = String, description = "The job"))),
+        (status = 202, description = "Accepted; input without content is none, which a warning tells", body = JobView, headers(("Location" = String, description = "The job"))),
         (status = 400, description = "The document or the sample is not valid", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such function, bucket or object", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "No input, or too many partitions", body = ProblemBody, content_type = "application/problem+json")
+        (status = 422, description = "Too many partitions", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn estimate(
@@ -303,7 +303,7 @@ pub(crate) async fn cancel(State(app): State<AppState>, Path(id): Path<String>) 
         (status = 202, description = "Accepted: the new job", body = JobView, headers(("Location" = String, description = "The new job"))),
         (status = 404, description = "No such job, bucket or object", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "The job has not ended, or there is nothing to run, or the output prefix is taken", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "No input any more", body = ProblemBody, content_type = "application/problem+json")
+        (status = 422, description = "Too many partitions, or the key was used for another request", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn retry(
