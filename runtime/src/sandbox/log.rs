@@ -127,8 +127,8 @@ impl Inner {
         if self.cut {
             return;
         }
-        let mut message = escape(text);
-        if cut {
+        let (mut message, escaped_cut) = escape(text);
+        if cut || escaped_cut {
             message.push_str(LINE_MARKER);
         }
         let bytes = self.bytes + LINE_BYTES + message.len();
@@ -149,19 +149,21 @@ impl Inner {
             || (text.starts_with("thread '") && text.contains("' panicked at "))
             || (text.starts_with("thread '") && text.contains(") panicked at "));
         if started {
-            self.panic = Some(escape(text));
+            self.panic = Some(escape(text).0);
         } else if let Some(panic) = self.panic.as_mut().filter(|panic| panic.ends_with(':')) {
             panic.push(' ');
-            panic.push_str(&escape(text));
+            panic.push_str(&escape(text).0);
         }
     }
 }
 
 /// Control characters and what reverses or breaks lines in terminals become
-/// `\u{…}` (newline, return and tab their short forms).
-fn escape(text: &str) -> String {
+/// `\u{…}` (newline, return and tab their short forms). What is longer than a line by
+/// that is cut, before the first character that does not fit.
+fn escape(text: &str) -> (String, bool) {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
+        let begun = escaped.len();
         match c {
             '\n' | '\r' => escaped.extend(c.escape_default()),
             '\t' => escaped.push(c),
@@ -171,8 +173,12 @@ fn escape(text: &str) -> String {
             }
             _ => escaped.push(c),
         }
+        if escaped.len() > limits::LOG_LINE_BYTES_MAX {
+            escaped.truncate(begun);
+            return (escaped, true);
+        }
     }
-    escaped
+    (escaped, false)
 }
 
 #[cfg(test)]
@@ -211,6 +217,16 @@ mod tests {
         assert_eq!(lines[0], format!("{}{LINE_MARKER}", "ä".repeat(4_096)));
         assert_eq!(lines[1], format!("{}{LINE_MARKER}", "x".repeat(8_192)));
         assert_eq!(lines[2], "next");
+    }
+
+    #[test]
+    fn lines_that_grow_by_escaping_are_cut_as_well() {
+        let log = Log::default();
+        log.line(Level::Info, &"\u{2028}".repeat(2_000));
+        log.write(Source::Out, &[b"\x07".repeat(8_000), b"\n".to_vec()].concat());
+        let escaped =
+            |text: &str| format!("{}{LINE_MARKER}", text.repeat(limits::LOG_LINE_BYTES_MAX / text.len()));
+        assert_eq!(messages(&log), [escaped("\\u{2028}"), escaped("\\u{7}")]);
     }
 
     #[test]
