@@ -178,7 +178,7 @@ async fn gross_headers_are_refused_in_words_over_http_2() {
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let value = "v".repeat(1_000);
-    let request = Request::get(format!("http://{}/healthz", service.address));
+    let request = Request::get(format!("http://{}/v1/functions", service.address));
     let request = (0..100).fold(request, |request, n| request.header(format!("x-{n}"), value.as_str()));
     let answer = sender.send_request(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap();
     assert_eq!(answer.status(), 431);
