@@ -33,9 +33,13 @@ use super::{
     vault::Vault,
 };
 
+/// Raised when the platform reads the same input otherwise than before.
+const READING: u32 = 2;
+
 /// What tasks do, the partition left out.
 #[derive(Serialize)]
 struct Doing<'a> {
+    reading: u32,
     component: &'a Digest,
     settings: &'a Settings,
     shape: Shape,
@@ -65,6 +69,7 @@ fn key(job: &Job, settings: &Settings, plan: &Plan) -> Result<Digest> {
         ..asked.clone()
     };
     let doing = Doing {
+        reading: READING,
         component: &job.digest,
         settings,
         shape: plan.shape,

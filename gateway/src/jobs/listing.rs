@@ -12,8 +12,9 @@
 
 use std::{
     borrow::Cow,
+    cell::Cell,
     fmt,
-    io::{BufReader, Cursor, Read},
+    io::{self, BufReader, Cursor, Read},
 };
 
 use fanfold_protocol::{
@@ -176,8 +177,9 @@ impl Inventory {
 
 /// Reads a list as JSON, an entry at a time.
 fn json(uri: &ObjectUri, text: impl Read) -> Result<Vec<Listed>, Problem> {
-    let mut entries = Entries { uri, listed: Vec::new(), problem: None };
-    let mut text = serde_json::Deserializer::from_reader(BufReader::new(text));
+    let length = Cell::new(0);
+    let mut entries = Entries { uri, length: &length, listed: Vec::new(), problem: None };
+    let mut text = serde_json::Deserializer::from_reader(BufReader::new(Measured { text, length: &length }));
     let read = text.deserialize_seq(&mut entries).and_then(|()| text.end());
     match (read, entries.problem) {
         (_, Some(problem)) => Err(problem),
@@ -191,9 +193,29 @@ fn json(uri: &ObjectUri, text: impl Read) -> Result<Vec<Listed>, Problem> {
     }
 }
 
+/// A text of which no entry may be too long: few bytes in a store may be many here.
+struct Measured<'a, R> {
+    text: R,
+    /// Bytes since the last entry.
+    length: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Measured<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.length.get() > limits::RECORD_BYTES_MAX {
+            let detail = format!("found an entry of more than {} bytes", limits::RECORD_BYTES_MAX);
+            return Err(io::Error::other(detail));
+        }
+        let read = self.text.read(buffer)?;
+        self.length.set(self.length.get() + read as u64);
+        Ok(read)
+    }
+}
+
 /// The entries of a list as they are read.
 struct Entries<'a> {
     uri: &'a ObjectUri,
+    length: &'a Cell<u64>,
     listed: Vec<Listed>,
     /// What is wrong with the last one.
     problem: Option<Problem>,
@@ -201,6 +223,7 @@ struct Entries<'a> {
 
 impl Entries<'_> {
     fn take(&mut self, entry: Entry) -> Result<(), Problem> {
+        self.length.set(0);
         let row = match entry {
             Entry::Uri(uri) => Row { uri: Some(uri), ..Row::default() },
             Entry::Object(row) => row,

@@ -65,7 +65,7 @@ async fn take_in(app: &App, body: &[u8]) -> Result<(), Problem> {
     let taken = intake::take_what_fits(&app.triggers, envelope::parse(body, false)?, None).await?;
     for (trigger, problem) in taken.full {
         if app.triggers.miss(trigger.record.id) {
-            tracing::warn!(trigger = %trigger.record.name, detail = %problem.detail, "events of the store found no room; the reconciler looks for their objects");
+            tracing::warn!(trigger = %trigger.record.name, detail = %problem.detail, "events of the store found no room; what a look finds of their objects is not lost, if the trigger has looks");
         }
     }
     Ok(())

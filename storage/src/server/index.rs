@@ -58,7 +58,8 @@ impl Index {
     /// Opens or creates the index and counts this start.
     pub(super) fn open(path: &Path) -> Result<(Self, u64), Failure> {
         let database = open(path)?;
-        let transaction = database.begin_write()?;
+        let mut transaction = database.begin_write()?;
+        transaction.set_quick_repair(is_large(path)?);
         let boot = {
             let mut numbers = transaction.open_table(NUMBERS)?;
             let layout = numbers.get("layout")?.map_or(LAYOUT, |v| v.value());
@@ -120,7 +121,7 @@ impl Index {
         &self,
         work: impl Fn(WriteTransaction) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let large = std::fs::metadata(&self.path)?.len() > QUICK_REPAIR_BYTES;
+        let large = is_large(&self.path)?;
         self.with(|database| {
             let mut transaction = database.begin_write()?;
             transaction.set_quick_repair(large);
@@ -208,6 +209,10 @@ impl Index {
 
 fn open(path: &Path) -> Result<Database, Failure> {
     Ok(Database::builder().set_cache_size(CACHE_BYTES).create(path)?)
+}
+
+fn is_large(path: &Path) -> Result<bool, Failure> {
+    Ok(std::fs::metadata(path)?.len() > QUICK_REPAIR_BYTES)
 }
 
 fn stopped(failure: &Failure) -> bool {
