@@ -92,6 +92,7 @@ pub fn float(text: &[u8]) -> Option<f64> {
 
 /// The number at a range of a text, as [`float`] has it, looked at all at once if it
 /// is short.
+#[inline]
 pub fn float_in(text: &[u8], range: Range<usize>) -> Option<f64> {
     match short(text, &range) {
         Some((digits, behind)) => Some(digits as f64 / POWERS[behind]),
@@ -100,6 +101,7 @@ pub fn float_in(text: &[u8], range: Range<usize>) -> Option<f64> {
 }
 
 /// The whole number at a range of a text, as [`integer`] has it.
+#[inline]
 pub fn integer_in(text: &[u8], range: Range<usize>) -> Option<i64> {
     match short(text, &range) {
         Some((digits, 0)) => Some(digits as i64),
@@ -118,6 +120,7 @@ const fn eight(byte: u8) -> u64 {
 ///
 /// Sources: Warren, Hacker's Delight, 6-1 (a byte in a word); Lemire, "Number parsing
 /// at a gigabyte per second", Software: Practice and Experience 51, 2021 (eight digits).
+#[inline]
 fn short(text: &[u8], range: &Range<usize>) -> Option<(u64, usize)> {
     let unused = 8_usize.checked_sub(range.len()).filter(|unused| *unused < 8)? * 8;
     let word = u64::from_le_bytes(*text[..range.end].last_chunk()?);
