@@ -145,12 +145,12 @@ fn lists_may_come_in_pieces() {
 
 #[test]
 fn an_entry_without_end_is_refused() {
-    for (begin, endless) in [(&b"["[..], b' '), (b"[\"s3://", b'a'), (b"[\"s3://b/k\", [", b'[')] {
+    for (begin, endless) in [(&b"["[..], b' '), (b"[\"s3://", b'a'), (b"[\"s3://bank/k\", [", b'[')] {
         let problem = read(&uri(), begin.chain(std::io::repeat(endless))).unwrap_err();
         assert_eq!(problem.code, ErrorKind::InvalidJob, "{problem}");
     }
     // Many short ones may be as long.
-    let entry = format!("\"s3://b/{}\"", "k".repeat(1_000));
+    let entry = format!("\"s3://bank/{}\"", "k".repeat(1_000));
     let list = format!("[{}]", vec![entry; 9_000].join(","));
     let Ok(Document::List(listed)) = read(&uri(), list.as_bytes()) else { panic!("a list is refused") };
     assert_eq!(listed.len(), 9_000);
