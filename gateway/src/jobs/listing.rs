@@ -10,11 +10,11 @@
 //! Formats: Amazon S3 User Guide, "Amazon S3 Inventory list" and its manifest;
 //! a CSV without names of columns is S3's form of bucket and key.
 
+mod json;
+
 use std::{
     borrow::Cow,
-    cell::Cell,
-    fmt,
-    io::{self, BufReader, Cursor, Read},
+    io::{Cursor, Read},
 };
 
 use fanfold_protocol::{
@@ -29,10 +29,7 @@ use fanfold_protocol::{
     uri::{ObjectUri, Pin},
 };
 use flate2::read::MultiGzDecoder;
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error as _, SeqAccess, Visitor},
-};
+use serde::Deserialize;
 
 use super::pattern::is_shown;
 
@@ -80,14 +77,6 @@ struct InventoryFile {
     key: String,
 }
 
-/// An object as JSON names it.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Entry {
-    Uri(String),
-    Object(Row),
-}
-
 /// What a list may say of an object.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,7 +99,7 @@ pub fn read(uri: &ObjectUri, text: impl Read) -> Result<Document, Problem> {
     let plain = head.strip_prefix(BOM).unwrap_or(&head);
     match plain.trim_ascii_start().first() {
         Some(b'{') => manifest(uri, plain.chain(rest)),
-        Some(b'[') => json(uri, plain.chain(rest)).map(Document::List),
+        Some(b'[') => json::read(uri, plain.chain(rest)).map(Document::List),
         _ => table(uri, head.as_slice().chain(rest), None).map(Document::List),
     }
 }
@@ -172,85 +161,6 @@ impl Inventory {
     pub fn objects(&self, uri: &ObjectUri, text: impl Read) -> Result<Vec<Listed>, Problem> {
         let (head, rest) = opened(uri, text)?;
         table(uri, head.as_slice().chain(rest), Some(&self.file_schema))
-    }
-}
-
-/// Reads a list as JSON, an entry at a time.
-fn json(uri: &ObjectUri, text: impl Read) -> Result<Vec<Listed>, Problem> {
-    let length = Cell::new(0);
-    let mut entries = Entries { uri, length: &length, listed: Vec::new(), problem: None };
-    let mut text = serde_json::Deserializer::from_reader(BufReader::new(Measured { text, length: &length }));
-    let read = text.deserialize_seq(&mut entries).and_then(|()| text.end());
-    match (read, entries.problem) {
-        (_, Some(problem)) => Err(problem),
-        (Ok(()), None) => Ok(entries.listed),
-        (Err(error), None) => Err(wrong(
-            uri,
-            &format!(
-                "{error}; each entry is a URI or has uri, or bucket and key, and may have size, etag and version_id"
-            ),
-        )),
-    }
-}
-
-/// A text of which no entry may be too long: few bytes in a store may be many here.
-struct Measured<'a, R> {
-    text: R,
-    /// Bytes since the last entry.
-    length: &'a Cell<u64>,
-}
-
-impl<R: Read> Read for Measured<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.length.get() > limits::RECORD_BYTES_MAX {
-            let detail = format!("found an entry of more than {} bytes", limits::RECORD_BYTES_MAX);
-            return Err(io::Error::other(detail));
-        }
-        let read = self.text.read(buffer)?;
-        self.length.set(self.length.get() + read as u64);
-        Ok(read)
-    }
-}
-
-/// The entries of a list as they are read.
-struct Entries<'a> {
-    uri: &'a ObjectUri,
-    length: &'a Cell<u64>,
-    listed: Vec<Listed>,
-    /// What is wrong with the last one.
-    problem: Option<Problem>,
-}
-
-impl Entries<'_> {
-    fn take(&mut self, entry: Entry) -> Result<(), Problem> {
-        self.length.set(0);
-        let row = match entry {
-            Entry::Uri(uri) => Row { uri: Some(uri), ..Row::default() },
-            Entry::Object(row) => row,
-        };
-        let number = self.listed.len() + 1;
-        bounded(number)?;
-        self.listed.push(row.listed().map_err(|p| p.within(format!("entry {number} of {}", self.uri)))?);
-        Ok(())
-    }
-}
-
-impl<'de> Visitor<'de> for &mut Entries<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of objects")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-        while let Some(entry) = entries.next_element()? {
-            self.take(entry).map_err(|problem| {
-                let error = A::Error::custom(&problem);
-                self.problem = Some(problem);
-                error
-            })?;
-        }
-        Ok(())
     }
 }
 
