@@ -12,6 +12,9 @@ use async_nats::jetstream::{self, ErrorCode};
 
 use crate::error::Error;
 
+/// No answer came to what was sent.
+pub(super) const SILENT: &str = "NATS did not answer";
+
 /// The server cannot serve, or not at the moment.
 pub(super) fn unavailable(failure: impl Display) -> Error {
     Error::Unavailable { detail: failure.to_string() }

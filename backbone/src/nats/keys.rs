@@ -10,13 +10,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use super::Core;
-use super::fault::{Refusal, unavailable};
+use super::fault::{Refusal, SILENT, unavailable};
 use super::feed::{Feed, State};
 use super::lapses::Lapse;
 use super::names;
@@ -151,7 +153,8 @@ impl Core {
         record.value.filter(|_| lasts).map(|value| Entry { value, revision })
     }
 
-    /// Stores a record where the key's last one is `expected` (0: where there is none).
+    /// Stores a record where the key's last one is `expected` (0: where there is none). One that no answer came to is
+    /// sent again, and what the key holds then tells whether the first was stored after all.
     async fn store(
         &self,
         key: &str,
@@ -160,19 +163,45 @@ impl Core {
         expected: u64,
     ) -> std::result::Result<u64, Refusal> {
         // Counted from before the server can know of it: nobody else takes it for lapsed earlier.
-        let begun = Instant::now();
-        let mut message = record::message(value.clone(), ttl).expected_last_subject_sequence(expected);
+        let (begun, write) = (Instant::now(), Uuid::new_v4());
+        let mut message = record::message(value.clone(), ttl, write).expected_last_subject_sequence(expected);
         // That there is none is compared when it is stored as well, and holds more than once in the life of a key.
         if expected > 0 {
             message = message.message_id(names::successor_id(key, expected));
         }
-        let ack = self.jetstream.send_publish(self.names.key(key), message).await?.await?;
-        if ack.duplicate {
-            return Err(Refusal::Outdated);
-        }
-        let record = Record { revision: ack.sequence, value: value.map(|_| Bytes::new()), ttl };
+        let stored = match self.send_record(key, message.clone()).await {
+            Some(stored) => stored,
+            None => match self.send_record(key, message).await {
+                Some(Err(Refusal::Outdated)) => self.written(key, write).await,
+                stored => stored.unwrap_or(Err(Refusal::Failed(unavailable(SILENT)))),
+            },
+        };
+        let record = Record { revision: stored?, value: value.map(|_| Bytes::new()), ttl, write: None };
         self.lapses.note(key, &record, begun);
-        Ok(ack.sequence)
+        Ok(record.revision)
+    }
+
+    /// The revision that a record got; nothing where no answer came.
+    async fn send_record(
+        &self,
+        key: &str,
+        message: PublishMessage,
+    ) -> Option<std::result::Result<u64, Refusal>> {
+        let ack = match self.jetstream.send_publish(self.names.key(key), message).await {
+            Ok(ack) => self.heard(ack).await?,
+            Err(failure) => Err(failure),
+        };
+        Some(match ack {
+            Ok(ack) if ack.duplicate => Err(Refusal::Outdated),
+            Ok(ack) => Ok(ack.sequence),
+            Err(failure) => Err(failure.into()),
+        })
+    }
+
+    /// The revision of a write, where it is what the key holds.
+    async fn written(&self, key: &str, write: Uuid) -> std::result::Result<u64, Refusal> {
+        let last = self.last(key).await.map_err(Refusal::Failed)?;
+        last.filter(|last| last.write == Some(write)).map(|last| last.revision).ok_or(Refusal::Outdated)
     }
 }
 

@@ -79,8 +79,12 @@ mod tests {
     #[test]
     fn a_revision_ends_by_the_first_sight_of_it_and_a_renewed_one_does_not() {
         let (lapses, start) = (Lapses::default(), Instant::now());
-        let record =
-            |revision| Record { revision, value: Some("x".into()), ttl: Some(Duration::from_secs(10)) };
+        let record = |revision| Record {
+            revision,
+            value: Some("x".into()),
+            ttl: Some(Duration::from_secs(10)),
+            write: None,
+        };
         let at = |seconds| start + Duration::from_secs(seconds);
         assert!(lapses.note("k", &record(5), at(0)));
         assert!(lapses.note("k", &record(5), at(9)), "seen again, it ends no later");

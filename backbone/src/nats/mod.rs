@@ -27,7 +27,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture, PublishError};
+use async_nats::jetstream::publish::PublishAck;
 use async_nats::{Client, ConnectErrorKind, Event};
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -35,7 +36,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::config::{NatsConfig, NatsCredentials, NatsTls, Secret};
-use self::fault::unavailable;
+use self::fault::{SILENT, unavailable};
 use self::keys::Expected;
 use self::names::Names;
 pub use self::permissions::{Needs, Permissions};
@@ -302,7 +303,13 @@ impl Core {
 
     /// Waits for an answer for half the time of an operation, so that the question can be put again.
     async fn soon<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
-        timeout(self.operation_timeout / 2, answer).await.map_err(|_| unavailable("NATS did not answer"))?
+        timeout(self.operation_timeout / 2, answer).await.map_err(|_| unavailable(SILENT))?
+    }
+
+    /// Waits as long for the acknowledgement of a message, so that it can be sent again; nothing where none came, as
+    /// when its leader was lost.
+    async fn heard(&self, ack: PublishAckFuture) -> Option<std::result::Result<PublishAck, PublishError>> {
+        timeout(self.operation_timeout / 2, ack.into_future()).await.ok()
     }
 
     /// The stream that a queue lives in.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use super::Core;
-use super::fault::{failed_publish, is_in_process, unavailable};
+use super::fault::{SILENT, failed_publish, is_in_process, unavailable};
 use super::feed::{LAG_WAIT, last_sequence, reader};
 use super::intake::Intake;
 use super::names;
@@ -87,7 +87,8 @@ impl Core {
         Ok(outcome)
     }
 
-    /// Sends a batch; answers what has to be sent again, since another copy of it is being stored.
+    /// Sends a batch; answers what has to be sent again: no answer came, as where a leader was lost on the way, or
+    /// another copy of it is being stored.
     async fn send(
         &self,
         batch: Vec<(String, PublishMessage)>,
@@ -97,17 +98,19 @@ impl Core {
         let mut acks = Vec::with_capacity(batch.len());
         for (subject, message) in &batch {
             let ack = self.jetstream.send_publish(subject.clone(), message.clone()).await;
-            acks.push(ack.map_err(|failure| failed_publish(&failure))?.into_future());
+            acks.push(self.heard(ack.map_err(|failure| failed_publish(&failure))?));
         }
+        let acks = join_all(acks).await;
+        let has_time = begun.elapsed() < self.operation_timeout;
         let mut again = Vec::new();
-        for (ack, sent) in join_all(acks).await.into_iter().zip(batch) {
+        for (ack, sent) in acks.into_iter().zip(batch) {
             match ack {
-                Ok(ack) if ack.duplicate => outcome.duplicates += 1,
-                Ok(_) => outcome.accepted += 1,
-                Err(failure) if is_in_process(&failure) && begun.elapsed() < self.operation_timeout => {
-                    again.push(sent);
-                }
-                Err(failure) => return Err(failed_publish(&failure)),
+                Some(Ok(ack)) if ack.duplicate => outcome.duplicates += 1,
+                Some(Ok(_)) => outcome.accepted += 1,
+                Some(Err(failure)) if is_in_process(&failure) && has_time => again.push(sent),
+                Some(Err(failure)) => return Err(failed_publish(&failure)),
+                None if has_time => again.push(sent),
+                None => return Err(unavailable(SILENT)),
             }
         }
         if !again.is_empty() {

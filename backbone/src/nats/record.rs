@@ -10,12 +10,14 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::Message;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use bytes::Bytes;
+use uuid::Uuid;
 
 use super::fault::unavailable;
 use crate::error::Result;
 
 const TTL_MS: &str = "Fanfold-TTL-Ms";
 const REMOVED: &str = "Fanfold-Removed";
+const WRITE: &str = "Fanfold-Write";
 
 /// What the stream last said about a key.
 #[derive(Debug, Clone)]
@@ -24,6 +26,8 @@ pub(super) struct Record {
     /// `None` where the key was removed.
     pub(super) value: Option<Bytes>,
     pub(super) ttl: Option<Duration>,
+    /// Which write stored it; of no use to anyone but who made it.
+    pub(super) write: Option<Uuid>,
 }
 
 impl Record {
@@ -40,13 +44,14 @@ impl Record {
     fn read(revision: u64, headers: Option<&HeaderMap>, payload: Bytes) -> Self {
         let header = |name| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str());
         let ttl = header(TTL_MS).and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
-        Record { revision, value: header(REMOVED).is_none().then_some(payload), ttl }
+        let write = header(WRITE).and_then(|write| write.parse().ok());
+        Record { revision, value: header(REMOVED).is_none().then_some(payload), ttl, write }
     }
 }
 
 /// The message that stores a value, or a removal where there is none.
-pub(super) fn message(value: Option<Bytes>, ttl: Option<Duration>) -> PublishMessage {
-    let mut message = PublishMessage::build();
+pub(super) fn message(value: Option<Bytes>, ttl: Option<Duration>, write: Uuid) -> PublishMessage {
+    let mut message = PublishMessage::build().header(WRITE, write.to_string());
     if value.is_none() {
         message = message.header(REMOVED, "1");
     }

@@ -2,14 +2,19 @@
 //! Lost servers, connections and consumers, and settings that do not fit.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use fanfold_backbone::{
-    Backbone, Change, DeleteOutcome, Error, Event, Message, NatsConfig, NatsCredentials, Secret, Settled,
+    Backbone, CasOutcome, Change, DeleteOutcome, Error, Event, Message, NatsConfig, NatsCredentials, Secret,
+    Settled,
 };
 use futures::StreamExt;
 use futures::future::join_all;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use crate::server::{Release, Servers};
@@ -183,6 +188,73 @@ async fn a_lost_server_is_told_soon_and_found_again() {
         b.enqueue("q", messages(0..1)).await.unwrap();
         drain(&b, "q", &ids(["0"])).await;
         b.close().await;
+    }
+}
+
+/// A way to a server that swallows the next acknowledgement of a message, and breaks, whenever it is armed.
+async fn forgetful_way(to: &str) -> (String, Arc<AtomicBool>) {
+    let (to, armed) = (to.trim_start_matches("nats://").to_owned(), Arc::new(AtomicBool::new(false)));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("nats://{}", listener.local_addr().unwrap());
+    let swallows = Arc::clone(&armed);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(&to).await.unwrap();
+            tokio::spawn(passed_on(client, server, Arc::clone(&swallows)));
+        }
+    });
+    (url, armed)
+}
+
+async fn passed_on(client: TcpStream, server: TcpStream, swallows: Arc<AtomicBool>) {
+    let ((mut asks, mut hears), (mut answers, mut is_asked)) = (client.into_split(), server.into_split());
+    let there = tokio::io::copy(&mut asks, &mut is_asked);
+    let back = async {
+        let mut chunk = vec![0; 64 << 10];
+        while let Ok(bytes @ 1..) = answers.read(&mut chunk).await {
+            let is_ack = chunk[..bytes].windows(10).any(|part| part == b"{\"stream\":");
+            if is_ack && swallows.swap(false, Ordering::SeqCst) {
+                return;
+            }
+            if hears.write_all(&chunk[..bytes]).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        _ = there => {}
+        () = back => {}
+    }
+}
+
+/// What was stored although nobody heard of it is stored once, and who wrote it learns so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acknowledgement_that_is_lost_is_asked_for_again() {
+    for release in BOTH {
+        let servers = Servers::start(release, 1).await;
+        let direct = servers.open("unheard").await;
+        let (url, armed) = forgetful_way(&servers.url(0)).await;
+        let mut config = servers.config("unheard");
+        (config.urls, config.operation_timeout) = (vec![url], Duration::from_secs(6));
+        let b = Backbone::nats(config).await.unwrap();
+        let swallow = || armed.store(true, Ordering::SeqCst);
+        swallow();
+        let CasOutcome::Stored(first) = b.create("k", "1").await.unwrap() else {
+            panic!("{release:?}: made once")
+        };
+        swallow();
+        let CasOutcome::Stored(second) = b.update("k", "2", first).await.unwrap() else {
+            panic!("{release:?}: its own write is no conflict")
+        };
+        assert_eq!(direct.get("k").await.unwrap().unwrap().revision, second);
+        swallow();
+        assert_eq!(b.delete("k", Some(second)).await.unwrap(), DeleteOutcome::Deleted(second + 1));
+        swallow();
+        b.enqueue("q", messages(0..1)).await.unwrap();
+        assert!(!armed.load(Ordering::SeqCst), "{release:?}: an answer was lost each time");
+        assert_eq!(direct.depth("q").await.unwrap().ready, 1);
+        b.close().await;
+        direct.close().await;
     }
 }
 
