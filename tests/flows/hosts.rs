@@ -239,9 +239,7 @@ fn what_is_cut_off_or_halted_loses_nothing() {
 
         // F11: clocks move by an hour, of a worker and of the gateway that coordinates.
         for name in ["worker-3", "gateway-2"] {
-            assert_eq!(deployment.stop(name).await.unwrap(), Some(0));
-            deployment.launch_with_clock(name).unwrap();
-            deployment.ready(name).await.unwrap();
+            deployment.give_clock(name).await.unwrap();
         }
         let id = deployment.submit("gateway-2", &job("moved")).await.unwrap();
         deployment.job("gateway-2", &id, PATIENCE, has_begun).await.unwrap();

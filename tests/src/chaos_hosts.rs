@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Many hosts under trouble: processes are killed, stopped, halted and cut off
 //! from each other, NATS loses all it has, leases are delivered again and again,
-//! clients come in crowds, at moments drawn from a seed, one thing after the other, while
-//! clients submit jobs. What must hold is what must hold of one host.
+//! clients come in crowds, clocks move, every process is replaced, at moments drawn from
+//! a seed, one thing after the other, while clients submit jobs. What must hold is what
+//! must hold of one host.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use fanfold_backbone::Message;
 use fanfold_protocol::keys;
-use rand::{RngExt, SeedableRng, seq::IndexedRandom};
+use rand::{
+    RngExt, SeedableRng,
+    seq::{IndexedRandom, SliceRandom},
+};
 use rand_chacha::ChaCha8Rng;
 use rustix::process::Signal;
 
@@ -17,19 +24,27 @@ use crate::{
     chaos::{self, Address, Calm, Chaos, Clients, FUNCTIONS, Report},
     hosts::{Deployment, Plan, Release, TOKEN},
     network,
+    upgrade::{self, Load},
 };
 
 const GATEWAYS: usize = 2;
 const WORKERS: usize = 3;
 const SERVERS: usize = 3;
-/// How long something stays wrong, in milliseconds: up to longer than every lease.
-const WRONG_MS: std::ops::Range<u64> = 500..12_000;
+/// How long something stays wrong, in milliseconds: up to longer than a host counts as there
+/// without a word.
+const WRONG_MS: Range<u64> = 500..12_000;
+/// The same of a gateway or a worker that halts: up to longer than every lease, so that others
+/// have done its work when it wakes.
+const HALTED_MS: Range<u64> = 500..40_000;
 /// Between two things that go wrong, in milliseconds.
-const QUIET_MS: std::ops::Range<u64> = 500..3_000;
+const QUIET_MS: Range<u64> = 500..3_000;
 /// Until a server of NATS that was away has caught up.
 const CAUGHT_UP: Duration = Duration::from_secs(5);
 /// From the end of what is wrong until a gateway answers.
 const CONVERGED_MAX: Duration = Duration::from_secs(60);
+/// For how long no call fails before an upgrade: longer than a worker is silent before it is
+/// known to be gone.
+const CALM: Duration = Duration::from_secs(6);
 
 /// Calls at once when there are ten times too many.
 const CROWD: usize = 400;
@@ -50,6 +65,10 @@ enum Wrong {
     Repeated(u64),
     /// More calls than there are places.
     Crowded,
+    /// The wall clock is so far from ours from now on.
+    Moved(String, &'static str),
+    /// Gateways and workers are replaced, in this order.
+    Upgraded(Vec<String>),
 }
 
 /// Runs it all and checks what came of it.
@@ -64,6 +83,9 @@ pub async fn run(chaos: Chaos) -> Result<Report> {
         troubles: (chaos.troubles, chaos.seed),
     };
     let mut deployment = Deployment::start(plan).await?;
+    for host in users(&deployment.names("")) {
+        deployment.give_clock(&host).await?;
+    }
     for function in FUNCTIONS.into_iter().chain(["hello"]) {
         deployment.deploy("gateway-1", function).await?;
     }
@@ -77,8 +99,8 @@ pub async fn run(chaos: Chaos) -> Result<Report> {
     let (mut ready, mut forgotten) = (Duration::ZERO, false);
     for _ in 0..chaos.kills {
         tokio::time::sleep(Duration::from_millis(draw.random_range(QUIET_MS))).await;
-        let mut wrong = Wrong::draw(&mut draw, &deployment)?;
-        let span = Duration::from_millis(draw.random_range(WRONG_MS));
+        let mut wrong = Wrong::draw(&mut draw, &deployment.names(""), network::is_own())?;
+        let span = Duration::from_millis(draw.random_range(wrong.lasts_ms()));
         if matches!(wrong, Wrong::Forgotten) && !clients.are_done() {
             // With the backbone goes what idempotency keys meant, so nobody may be asking.
             wrong = Wrong::Crowded;
@@ -94,13 +116,14 @@ pub async fn run(chaos: Chaos) -> Result<Report> {
 }
 
 impl Wrong {
-    fn draw(draw: &mut ChaCha8Rng, deployment: &Deployment) -> Result<Self> {
-        let all = deployment.names("");
+    /// What goes wrong next with some of `all` hosts; what needs networks of their own only
+    /// where they have them.
+    fn draw(draw: &mut ChaCha8Rng, all: &[String], have_networks: bool) -> Result<Self> {
         let host = all.choose(draw).context("expected hosts")?.clone();
-        let users: Vec<String> = all.iter().filter(|name| !name.starts_with("nats")).cloned().collect();
+        let mut users = users(all);
         let user = users.choose(draw).context("expected hosts")?.clone();
-        let servers = deployment.names("nats");
-        let kinds = if network::is_own() { 10 } else { 6 };
+        let servers = all.iter().filter(|name| is_server(name)).cloned().collect();
+        let kinds = if have_networks { 12 } else { 8 };
         Ok(match draw.random_range(0..kinds) {
             0 => Self::Killed(host),
             1 => Self::Stopped(host),
@@ -108,11 +131,23 @@ impl Wrong {
             3 => Self::Forgotten,
             4 => Self::Repeated(draw.random()),
             5 => Self::Crowded,
-            6 => Self::Cut(user, vec!["store".to_owned()]),
-            7 => Self::Cut(user, servers),
-            8 => Self::Lossy(host),
+            6 => Self::Moved(user, if draw.random() { "+1h" } else { "-1h" }),
+            7 => {
+                users.shuffle(draw);
+                Self::Upgraded(users)
+            }
+            8 => Self::Cut(user, vec!["store".to_owned()]),
+            9 => Self::Cut(user, servers),
+            10 => Self::Lossy(host),
             _ => Self::Cut(host, users),
         })
+    }
+
+    fn lasts_ms(&self) -> Range<u64> {
+        match self {
+            Self::Halted(host) if !is_server(host) => HALTED_MS,
+            _ => WRONG_MS,
+        }
     }
 
     /// The hosts that are not themselves meanwhile.
@@ -124,7 +159,7 @@ impl Wrong {
             | Self::Cut(host, _)
             | Self::Lossy(host) => vec![host.clone()],
             Self::Forgotten => deployment.names(""),
-            Self::Repeated(_) | Self::Crowded => Vec::new(),
+            Self::Repeated(_) | Self::Crowded | Self::Moved(..) | Self::Upgraded(_) => Vec::new(),
         }
     }
 
@@ -143,10 +178,15 @@ impl Wrong {
         match self {
             Self::Repeated(seed) => repeat(deployment, *seed, span).await?,
             Self::Crowded => crowd(address, span).await?,
+            Self::Upgraded(order) => replace(deployment, address, order, span).await?,
             _ => tokio::time::sleep(span).await,
         }
         self.end(deployment)?;
         let begun = Instant::now();
+        if let Self::Moved(host, _) = self {
+            // It goes on with the clock that it has.
+            deployment.ready(host).await?;
+        }
         for host in &hosts {
             deployment.ready(host).await?;
         }
@@ -192,7 +232,8 @@ impl Wrong {
                     std::fs::remove_dir_all(deployment.path(&format!("{server}-store")))?;
                 }
             }
-            Self::Repeated(_) | Self::Crowded => {}
+            Self::Moved(host, by) => deployment.move_clock(host, by)?,
+            Self::Repeated(_) | Self::Crowded | Self::Upgraded(_) => {}
         }
         Ok(())
     }
@@ -207,7 +248,7 @@ impl Wrong {
                 .try_for_each(|other| deployment.heal(host, other)),
             Self::Lossy(host) => network::lose_nothing(host),
             Self::Forgotten => deployment.names("").iter().try_for_each(|host| deployment.launch(host)),
-            Self::Repeated(_) | Self::Crowded => Ok(()),
+            Self::Repeated(_) | Self::Crowded | Self::Moved(..) | Self::Upgraded(_) => Ok(()),
         }
     }
 }
@@ -266,9 +307,103 @@ async fn crowd(address: &Address, span: Duration) -> Result<()> {
     Ok(())
 }
 
+/// F14: replaces processes by such with another engine, and has both work side by side for a
+/// while. They end what they do, no call fails, and no code of the other engine runs.
+async fn replace(
+    deployment: &mut Deployment,
+    address: &Address,
+    order: &[String],
+    span: Duration,
+) -> Result<()> {
+    // Calls that fail are the upgrade's only where nothing else is wrong.
+    deployment.proxy.calm();
+    let gateways = deployment.names("gateway");
+    let endpoints = gateways.iter().map(|gateway| deployment.endpoint(gateway));
+    let load = settled(&endpoints.collect::<Result<Vec<_>>>()?).await?;
+    let (mut foreign, pause) = (Vec::new(), span / u32::try_from(order.len())?);
+    for name in order {
+        if let Some(other) = gateways.iter().find(|other| gateways.contains(name) && *other != name) {
+            turn_to(address, deployment, other)?;
+        }
+        if upgrade::replace(deployment, &load, name).await? {
+            foreign.push(name);
+        }
+        tokio::time::sleep(pause).await;
+    }
+    for worker in foreign {
+        upgrade::rebuilt(deployment, &load, worker).await?;
+    }
+    println!("    {} calls were answered meanwhile", load.end().await?);
+    deployment.proxy.troubled();
+    Ok(())
+}
+
+/// Clients whose calls do not fail any more.
+async fn settled(gateways: &[String]) -> Result<Load> {
+    let begun = Instant::now();
+    loop {
+        let load = Load::start(gateways);
+        tokio::time::sleep(CALM).await;
+        load.goes_on().await?;
+        match load.end().await {
+            Ok(_) => return Ok(Load::start(gateways)),
+            Err(error) if begun.elapsed() > CONVERGED_MAX => return Err(error),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Of the hosts those that are not NATS itself.
+fn users(all: &[String]) -> Vec<String> {
+    all.iter().filter(|name| !is_server(name)).cloned().collect()
+}
+
+fn is_server(name: &str) -> bool {
+    name.starts_with("nats")
+}
+
 /// Has clients ask another gateway.
 fn turn_to(address: &Address, deployment: &Deployment, gateway: &str) -> Result<()> {
     let found = (deployment.endpoint(gateway)?, TOKEN.to_owned());
     *address.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = found;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, mem::discriminant};
+
+    use super::*;
+
+    fn drawn(seed: u64, have_networks: bool) -> Vec<Wrong> {
+        let names = ["nats-1", "nats-2", "gateway-1", "gateway-2", "worker-1"].map(str::to_owned);
+        let mut draw = ChaCha8Rng::seed_from_u64(seed);
+        (0..500).map(|_| Wrong::draw(&mut draw, &names, have_networks).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_seed_replays() {
+        let told = |seed| format!("{:?}", drawn(seed, true));
+        assert_eq!(told(7), told(7));
+        assert_ne!(told(7), told(8));
+    }
+
+    #[test]
+    fn everything_is_drawn_and_of_hosts_that_it_can_happen_to() {
+        for (have_networks, kinds) in [(true, 10), (false, 8)] {
+            let drawn = drawn(7, have_networks);
+            let found: HashSet<_> = drawn.iter().map(discriminant).collect();
+            assert_eq!(found.len(), kinds, "{drawn:?}");
+            for wrong in drawn {
+                match wrong {
+                    Wrong::Moved(host, _) => assert!(!is_server(&host), "{host}"),
+                    Wrong::Upgraded(mut order) => {
+                        order.sort();
+                        assert_eq!(order, ["gateway-1", "gateway-2", "worker-1"]);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
 }

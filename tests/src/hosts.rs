@@ -22,6 +22,8 @@ use crate::{
     service::{Service, component, program},
 };
 
+mod clock;
+
 /// What users of the deployment show.
 pub const TOKEN: &str = "secret-of-the-tester";
 /// Where the platform keeps its own objects.
@@ -40,15 +42,6 @@ pub enum Release {
     Debian,
     /// 2.15.1, of the test environment.
     Current,
-}
-
-/// Debian's libfaketime, in the folder of this machine's architecture.
-fn faketime() -> Result<PathBuf> {
-    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
-    let own = folders.filter(|it| it.file_name().to_string_lossy().starts_with(std::env::consts::ARCH));
-    let mut paths = own.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
-    let found = paths.find(|path| path.is_file());
-    found.context("expected libfaketime in /usr/lib, found nothing; run `cargo xtask setup`")
 }
 
 impl Release {
@@ -93,6 +86,8 @@ struct Host {
     /// Of a gateway or NATS, for users; of a worker, for probes.
     port: u16,
     process: Option<Child>,
+    /// What is in the environment of its processes beside ours.
+    variables: Vec<(&'static str, String)>,
 }
 
 /// A deployment. It ends when this is dropped.
@@ -195,7 +190,7 @@ impl Deployment {
             address = Ipv4Addr::new(10, 77, 0, last);
             network::add(&name, address)?;
         }
-        self.hosts.insert(name, Host { part, address, port, process: None });
+        self.hosts.insert(name, Host { part, address, port, process: None, variables: Vec::new() });
         Ok(())
     }
 
@@ -340,38 +335,8 @@ impl Deployment {
     /// # Errors
     /// It does not start.
     pub fn launch(&mut self, name: &str) -> Result<()> {
-        self.launch_among(name, &[])
-    }
-
-    /// The same with a wall clock that [`Deployment::move_clock`] moves.
-    ///
-    /// # Errors
-    /// It does not start, or Debian's libfaketime is not there.
-    pub fn launch_with_clock(&mut self, name: &str) -> Result<()> {
-        let faketime = faketime()?.to_string_lossy().into_owned();
-        self.move_clock(name, "+0")?;
-        let clock = self.path(&format!("{name}.clock")).to_string_lossy().into_owned();
-        // What is monotonic stays so.
-        let variables = [
-            ("LD_PRELOAD", faketime.as_str()),
-            ("FAKETIME_TIMESTAMP_FILE", clock.as_str()),
-            ("FAKETIME_CACHE_DURATION", "1"),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ];
-        self.launch_among(name, &variables)
-    }
-
-    /// Moves the wall clock of a process, such as by `+1h`.
-    ///
-    /// # Errors
-    /// That cannot be written down.
-    pub fn move_clock(&self, name: &str, by: &str) -> Result<()> {
-        self.write(&format!("{name}.clock"), by).map(drop)
-    }
-
-    fn launch_among(&mut self, name: &str, variables: &[(&str, &str)]) -> Result<()> {
-        let part = self.host(name)?.part;
-        let (file, arguments) = match part {
+        let host = self.host(name)?;
+        let (file, arguments) = match host.part {
             Part::Nats => (self.plan.nats.0.program()?, vec!["-c".to_owned()]),
             Part::Gateway => (program(), vec!["gateway".to_owned(), "--config".to_owned()]),
             Part::Worker => (program(), vec!["worker".to_owned(), "--config".to_owned()]),
@@ -380,7 +345,7 @@ impl Deployment {
         let log =
             std::fs::File::options().create(true).append(true).open(self.path(&format!("{name}.log")))?;
         command.args(arguments).arg(format!("{name}.toml"));
-        command.envs(variables.iter().copied());
+        command.envs(host.variables.iter().map(|(name, value)| (*name, value)));
         command.env("RUST_LOG", "info,s3s=off").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().with_context(|| format!("start {name}"))?;
         let host = self.hosts.get_mut(name).context("expected a host")?;

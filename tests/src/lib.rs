@@ -14,3 +14,4 @@ pub mod hosts;
 pub mod network;
 pub mod proxy;
 pub mod service;
+pub mod upgrade;

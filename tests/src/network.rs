@@ -23,8 +23,10 @@ pub const GO_WITHOUT: &str = "FANFOLD_TESTS_WITHOUT_NAMESPACES";
 /// The address of this process, which every host reaches.
 pub const HERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
-/// Makes the bridge and starts what follows.
-const PREPARE: &str = "[ -d /run/netns ] || mount -t tmpfs none /run; mkdir -p /run/netns; mount -t tmpfs none /run/netns; ip link set lo up; \
+/// Makes the bridge and starts what follows. Who has a clock of its own and is killed leaves
+/// shared memory behind.
+const PREPARE: &str = "[ -d /run/netns ] || mount -t tmpfs none /run; mkdir -p /run/netns; mount -t tmpfs none /run/netns; \
+    [ ! -d /dev/shm ] || mount -t tmpfs none /dev/shm; ip link set lo up; \
     ip link add hosts type bridge; ip address add 10.77.0.1/24 dev hosts; ip link set hosts up; exec \"$@\"";
 
 /// Whether this process has a network of its own.

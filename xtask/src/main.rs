@@ -25,7 +25,8 @@ usage: cargo xtask COMMAND
   check                        what a change must pass: format, lints, docs, guests, tests
   bench [--json FILE] [NAME…]  measure, print a table, and write it as JSON if asked
   chaos [--minutes N] [--seed N] [--jobs N] [--kills N] [--hosts]
-                               trouble the store and kill the service while jobs run, and check what comes of them
+                               trouble the store and kill the service while jobs run, and check what comes of them;
+                               with --hosts also halt, cut off, misdate and upgrade many hosts
   data DIR [--rows N] [--objects N] [--seed N] [--format parquet|csv]
                                make customers resampled from the German credit data
   setup                        only the set-up: binaries, guest toolchain, functions, test servers

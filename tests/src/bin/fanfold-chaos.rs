@@ -27,7 +27,7 @@ struct Arguments {
     /// Jobs of one round
     #[arg(long, value_name = "N", default_value = "24")]
     jobs: usize,
-    /// Kills of one round
+    /// Kills of one round; of many hosts, all that goes wrong
     #[arg(long, value_name = "N", default_value = "8")]
     kills: usize,
     /// Many hosts, each with a network of its own where namespaces can be made
