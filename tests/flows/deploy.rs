@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What operators start from: the chart, the compose file, alerts and dashboard
-//! are held against the programs that they are for.
+//! What operators start from: the compose file, alerts, dashboard and guide are held
+//! against the programs that they are for; the chart is in a file of its own.
+
+mod chart;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -167,9 +169,8 @@ fn is_taken(part: &str, text: &str, folder: &Path) {
         .output()
         .unwrap();
     assert!(certificates.status.success(), "{certificates:?}");
-    let digest = fanfold_protocol::digest::Digest::of(b"token").to_hex();
-    // Paths of containers stand for files of this folder.
-    let mut lines = Vec::new();
+    // Paths of containers stand for files of this folder; no two tenants have one token.
+    let (mut lines, mut tenants) = (Vec::new(), 0);
     for line in text.lines() {
         let (key, _) = line.split_once(" = ").unwrap_or((line, ""));
         let within_nats = lines
@@ -178,7 +179,12 @@ fn is_taken(part: &str, text: &str, folder: &Path) {
             .find(|line: &&String| line.starts_with('['))
             .is_some_and(|line| line == "[nats]");
         lines.push(match key {
-            "token_digests" => "token_digests = \"digests\"".to_owned(),
+            "token_digests" => {
+                tenants += 1;
+                let digest = fanfold_protocol::digest::Digest::of(format!("token {tenants}").as_bytes());
+                std::fs::write(folder.join(format!("digests-{tenants}")), digest.to_hex()).unwrap();
+                format!("token_digests = \"digests-{tenants}\"")
+            }
             "credentials" if within_nats => "credentials = \"creds\"".to_owned(),
             "credentials" => "credentials = \"store\"".to_owned(),
             "password" => "password = \"creds\"".to_owned(),
@@ -189,12 +195,7 @@ fn is_taken(part: &str, text: &str, folder: &Path) {
             _ => line.to_owned(),
         });
     }
-    for (name, text) in [
-        ("digests", digest.as_str()),
-        ("store", "a\nb\n"),
-        ("creds", "c\n"),
-        ("config.toml", &lines.join("\n")),
-    ] {
+    for (name, text) in [("store", "a\nb\n"), ("creds", "c\n"), ("config.toml", &lines.join("\n"))] {
         std::fs::write(folder.join(name), text).unwrap();
     }
     let output = Command::new(program())
@@ -260,7 +261,7 @@ fn whoever_stops_the_programs_waits_until_they_have_drained() {
             assert!(grace.parse::<u64>().unwrap() > drains, "{name}");
         }
     }
-    let (sound, text, said) = helm(&["template", "release"]);
+    let (sound, text, said) = chart::helm(&["template", "release"]);
     assert!(sound, "{said}");
     let documents = yaml(&text);
     let pods = documents.iter().map(|one| &one["spec"]["template"]["spec"]).filter(|pod| !pod.is_null());
@@ -323,105 +324,6 @@ fn the_compose_files_secrets_are_made_once_and_are_ones_own() {
     assert_eq!(token.len(), 64);
     make();
     assert_eq!(read("token"), token, "it is not made anew");
-}
-
-/// What helm makes of the chart: whether it is sound, and what is said of it.
-fn helm(arguments: &[&str]) -> (bool, String, String) {
-    let chart = root().join("deploy/helm/fanfold");
-    let output = Command::new(test_environment("helm")).args(arguments).arg(chart).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.success(), text(output.stdout), text(output.stderr))
-}
-
-#[test]
-fn each_pod_has_a_way_to_nats_of_its_own() {
-    let (sound, text, said) = helm(&["template", "release"]);
-    assert!(sound, "{said}");
-    let documents = yaml(&text);
-    let ways = ["Deployment", "StatefulSet"].map(|kind| {
-        let pod = &documents.iter().find(|one| one["kind"] == kind).unwrap()["spec"]["template"]["spec"];
-        let nats = |list: &Value| list.as_array().unwrap().iter().find(|one| one["name"] == "nats").cloned();
-        let secret = nats(&pod["volumes"]).unwrap()["secret"]["secretName"].clone();
-        (secret, nats(&pod["containers"][0]["volumeMounts"]).unwrap()["subPathExpr"].clone())
-    });
-    let [(of_gateways, _), (of_workers, password)] = ways;
-    assert_ne!(of_gateways, of_workers);
-    // A pod's name is its worker's, and so the user's.
-    assert_eq!(password, "$(POD_NAME).password");
-    assert_eq!(text.matches("restricted = true").count(), 1);
-    let (sound, text, said) = helm(&["template", "release", "--set", "nats.users=false"]);
-    assert!(sound, "{said}");
-    assert_eq!(text.matches("credentials = \"/etc/fanfold/nats/nats.creds\"").count(), 2);
-    assert!(!text.contains("restricted"));
-    let none = "secrets.gatewayNats=,secrets.workerNats=";
-    let (sound, text, said) = helm(&["template", "release", "--set", none]);
-    assert!(sound && !text.contains("/etc/fanfold/nats"), "{said}");
-}
-
-#[test]
-fn the_autoscaler_counts_what_all_gateways_say_once() {
-    let rule = &yaml(ADAPTER)[0]["rules"]["external"][0];
-    let series = rule["seriesQuery"].as_str().unwrap();
-    assert_eq!(unknown(series, &documented()), Vec::<String>::new());
-    assert!(rule["metricsQuery"].as_str().unwrap().starts_with("max by (tenant, queue, state) "));
-    let (sound, text, said) = helm(&["template", "release", "--set", "worker.autoscaling.enabled=true"]);
-    assert!(sound, "{said}");
-    let documents = yaml(&text);
-    let scaler = documents.iter().find(|one| one["kind"] == "HorizontalPodAutoscaler").unwrap();
-    assert_eq!(scaler["spec"]["metrics"][0]["external"]["metric"]["name"], series);
-}
-
-#[test]
-fn the_chart_renders_to_what_the_programs_take() {
-    let (sound, said, _) = helm(&["lint", "--strict"]);
-    assert!(sound, "{said}");
-    let all = "gateway.autoscaling.enabled=true,worker.autoscaling.enabled=true,monitoring.enabled=true";
-    let (sound, text, said) = helm(&["template", "release", "--namespace", "space", "--set", all]);
-    assert!(sound, "{said}");
-    let documents = yaml(&text);
-    let of = |kind: &str| documents.iter().filter(|one| one["kind"] == kind).collect::<Vec<_>>();
-    for (kind, count) in [
-        ("Deployment", 1),
-        ("StatefulSet", 1),
-        ("Service", 2),
-        ("ConfigMap", 2),
-        ("PodDisruptionBudget", 2),
-        ("HorizontalPodAutoscaler", 2),
-        ("NetworkPolicy", 2),
-        ("ServiceAccount", 1),
-        ("PodMonitor", 2),
-    ] {
-        assert_eq!(of(kind).len(), count, "{kind}");
-    }
-    for workload in of("Deployment").into_iter().chain(of("StatefulSet")) {
-        let pod = &workload["spec"]["template"]["spec"];
-        let container = &pod["containers"][0];
-        let probes = [&container["livenessProbe"], &container["readinessProbe"]]
-            .map(|probe| &probe["httpGet"]["path"]);
-        assert_eq!(probes, [&Value::from("/healthz"), &Value::from("/readyz")]);
-        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
-        assert_eq!(pod["automountServiceAccountToken"], false);
-        assert_eq!(
-            workload["spec"]["selector"]["matchLabels"],
-            workload["spec"]["template"]["metadata"]["labels"]
-        );
-        let volumes: BTreeSet<_> =
-            pod["volumes"].as_array().unwrap().iter().map(|one| one["name"].as_str()).collect();
-        let mounts: BTreeSet<_> =
-            container["volumeMounts"].as_array().unwrap().iter().map(|one| one["name"].as_str()).collect();
-        assert_eq!(volumes, mounts);
-    }
-    for map in of("ConfigMap") {
-        for (name, text) in map["data"].as_object().unwrap() {
-            let scratch = tempfile::tempdir().unwrap();
-            is_taken(name.trim_end_matches(".toml"), text.as_str().unwrap(), scratch.path());
-        }
-    }
-    let worker = of("StatefulSet")[0];
-    assert_eq!(worker["spec"]["serviceName"], "release-worker");
-    assert!(text.contains("advertise = \"{name}.release-worker.space.svc:7080\""));
-    let (sound, _, said) = helm(&["template", "release", "--set", "nats.replicas=2"]);
-    assert!(!sound && said.contains("nats.replicas"), "{said}");
 }
 
 #[test]

@@ -26,6 +26,9 @@ endpoint = {{ $values.store.endpoint | quote }}
 {{- end }}
 region = {{ $values.store.region | quote }}
 credentials = "/etc/fanfold/store/store-credentials"
+{{- with $values.store.extra }}
+{{ . | trim }}
+{{- end }}
 
 [nats]
 urls = {{ $values.nats.urls | toJson }}
@@ -43,11 +46,49 @@ restricted = true
 user = "gateway"
 password = "/etc/fanfold/nats/gateway.password"
 {{- end }}
+{{- with $values.nats.extra }}
+{{ . | trim }}
+{{- end }}
 
 [tls]
 cert = "/etc/fanfold/tls/tls.crt"
 key = "/etc/fanfold/tls/tls.key"
 ca = "/etc/fanfold/tls/ca.crt"
+{{- end }}
+
+{{- define "fanfold.gateway.toml" -}}
+{{- $gateway := .context.Values.gateway -}}
+listen = "0.0.0.0:7070"
+{{- if not $gateway.tenants }}
+tenant = {{ $gateway.tenant | quote }}
+token_digests = "/etc/fanfold/tokens/token-digests"
+{{- end }}
+{{ include "fanfold.common" . }}
+{{- range $gateway.tenants }}
+
+[[tenants]]
+token_digests = "/etc/fanfold/tokens/{{ .name }}"
+{{- range $key, $value := . }}
+{{ $key }} = {{ $value | toJson }}
+{{- end }}
+{{- end }}
+{{- with $gateway.config }}
+
+{{ . | trim }}
+{{- end }}
+{{- end }}
+
+{{- define "fanfold.worker.toml" -}}
+{{- $worker := .context.Values.worker -}}
+listen = "0.0.0.0:7080"
+advertise = "{name}.{{ include "fanfold.name" . }}.{{ .context.Release.Namespace }}.svc:7080"
+probe_listen = "0.0.0.0:7081"
+slots = {{ $worker.slots }}
+cache = "/var/cache/fanfold"
+{{- with $worker.config }}
+{{ . | trim }}
+{{- end }}
+{{ include "fanfold.common" . }}
 {{- end }}
 
 {{- define "fanfold.pod" -}}
