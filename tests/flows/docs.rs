@@ -319,6 +319,31 @@ fn links_lead_somewhere() {
     assert!(checked > 30, "expected the links of the documents, found {checked}");
 }
 
+/// Names as keys and metrics have them: words joined by `_`, within tables or not.
+fn settings(paragraph: &str) -> Vec<&str> {
+    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '.');
+    let code = paragraph.split('`').skip(1).step_by(2);
+    code.filter(|code| code.contains('_') && code.chars().all(is_name)).collect()
+}
+
+#[test]
+fn settings_that_operators_are_told_of_exist() {
+    assert_eq!(settings("a_b `c_d.e`, `f`, `g_h = 1` and `i_j`"), ["c_d.e", "i_j"]);
+    let places =
+        ["docs/configuration.md", "docs/guide-jobs.md", "docs/metrics.md", "deploy/compose/compose.yaml"];
+    let known: String = places.map(|place| read(&root().join(place))).concat();
+    let guide = read(&root().join("docs/guide-operations.md"));
+    let (mut unknown, mut checked) = (Vec::new(), 0);
+    for (line, paragraph) in parse(&guide).prose {
+        let named = settings(&paragraph);
+        checked += named.len();
+        let strange = named.into_iter().filter(|name| !known.contains(*name));
+        unknown.extend(strange.map(|name| format!("docs/guide-operations.md:{line}: there is no {name}")));
+    }
+    assert!(unknown.is_empty(), "{}", unknown.join("\n"));
+    assert!(checked > 8, "expected the settings of the guide, found {checked}");
+}
+
 #[test]
 fn decisions_are_numbered_in_order_and_listed() {
     let folder = root().join("docs/decisions");
