@@ -148,6 +148,25 @@ fn alerts_and_panels_name_metrics_that_exist() {
     assert_eq!(ids.len(), panels.len(), "panels have ids of their own");
 }
 
+/// Whether an expression adds vectors with labels, whose sum has only what is on both sides.
+fn adds_by_labels(expression: &str) -> bool {
+    let mut sides = expression.split(" + ").map(|side| side.contains(" by (") || !side.contains('('));
+    expression.contains(" + ") && sides.any(|labelled| labelled)
+}
+
+#[test]
+fn alerts_of_several_metrics_fire_for_each_of_them() {
+    let check = |expression: &str, expected: bool| assert_eq!(adds_by_labels(expression), expected);
+    check("sum by (trigger) (increase(a[15m])) + sum by (trigger) (increase(b[15m])) > 0", true);
+    check("a + b > 0", true);
+    check("sum(increase(a[15m])) + sum(increase(b[15m])) > 0", false);
+    check("sum by (trigger) (increase(a[15m])) > 0 or sum by (trigger) (increase(b[15m])) > 0", false);
+    for rule in yaml(RULES)[0]["groups"][0]["rules"].as_array().unwrap() {
+        let expression = rule["expr"].as_str().unwrap();
+        assert!(!adds_by_labels(expression), "join them by `or`: {expression}");
+    }
+}
+
 #[test]
 fn panels_look_at_several_scrapes_and_show_what_stands_at_a_level() {
     // Grafana takes a scrape to be 15 s apart from the next unless it is told otherwise.

@@ -4,7 +4,7 @@
 //! Counted when a job's end is written down, so that a coordinator that begins
 //! anew from the commits counts nothing twice.
 
-use fanfold_protocol::job::JobOutcome;
+use fanfold_protocol::job::{JobOutcome, JobState};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
@@ -30,6 +30,10 @@ impl Counters {
     /// Names them, without the platform's prefix.
     pub fn describe(&self, registry: &mut Registry) {
         registry.register("jobs_ended", "Jobs that ended, by how", self.ended.clone());
+        // The increase of a series that begins with its first count is seen by nobody.
+        for state in [JobState::Succeeded, JobState::Failed, JobState::Cancelled] {
+            self.ended.get_or_create(&StateLabels { state: state_word(state) }).inc_by(0);
+        }
         let help = "Tasks of jobs that failed for good, tolerated ones included";
         registry.register("job_dead_letters", help, self.dead_letters.clone());
         let help = "Leases of jobs begun a second time because the first attempt took long";

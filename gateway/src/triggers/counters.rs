@@ -140,6 +140,14 @@ impl Counters {
         registry.register("trigger_dead_letters_expired", help, self.letters_expired.clone());
     }
 
+    /// Has what alerts follow of a trigger there, at 0: the increase of a series that begins
+    /// with its first count is seen by nobody.
+    pub fn begin(&self, trigger: &TriggerName) {
+        self.events(trigger, Fate::Dead, 0);
+        self.events(trigger, Fate::Loop, 0);
+        self.tripped.get_or_create(&TriggerLabels { trigger: trigger.to_string() }).inc_by(0);
+    }
+
     /// Counts what became of an event.
     pub fn event(&self, trigger: &TriggerName, fate: Fate) {
         self.events(trigger, fate, 1);
@@ -188,5 +196,41 @@ impl Counters {
         self.listed.get_or_create(&labels).inc_by(listed);
         self.found.get_or_create(&labels).inc_by(found);
         self.requests.get_or_create(&labels).inc_by(requests);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text;
+
+    use super::*;
+
+    #[test]
+    fn what_alerts_follow_is_there_before_anything_goes_wrong() {
+        let (counters, mut registry) = (Counters::default(), Registry::default());
+        counters.describe(&mut registry);
+        let name: TriggerName = "t".parse().unwrap();
+        let check = |expected: u8| {
+            let mut written = String::new();
+            text::encode(&mut written, &registry).unwrap();
+            for series in [
+                r#"trigger_events_total{trigger="t",fate="dead"}"#,
+                r#"trigger_events_total{trigger="t",fate="loop"}"#,
+                r#"trigger_breaker_trips_total{trigger="t"}"#,
+            ] {
+                assert!(
+                    written.contains(&format!("{series} {expected}\n")),
+                    "{series} {expected}: {written}"
+                );
+            }
+        };
+        counters.begin(&name);
+        check(0);
+        counters.event(&name, Fate::Dead);
+        counters.event(&name, Fate::Loop);
+        counters.tripped(&name);
+        // A runner that is started again takes nothing back.
+        counters.begin(&name);
+        check(1);
     }
 }

@@ -58,6 +58,9 @@ async fn manage(app: AppState, stop: CancellationToken) {
             if running.contains_key(&id) || removed && !dropped.insert(id) {
                 continue;
             }
+            if !removed {
+                app.triggers.counters().begin(&trigger.record.name);
+            }
             let (app, stop) = (Arc::clone(&app), stop.clone());
             running.insert(
                 id,

@@ -111,6 +111,25 @@ async fn a_trigger_is_made_shown_changed_and_removed() {
 }
 
 #[tokio::test]
+async fn what_alerts_follow_of_a_trigger_is_there_before_its_first_event() {
+    let (service, _) = with_trigger(document()).await;
+    let begun = Instant::now();
+    loop {
+        let text = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
+        let series = [
+            "fanfold_trigger_events_total{trigger=\"t\",fate=\"dead\"} 0\n",
+            "fanfold_trigger_events_total{trigger=\"t\",fate=\"loop\"} 0\n",
+            "fanfold_trigger_breaker_trips_total{trigger=\"t\"} 0\n",
+        ];
+        if series.iter().all(|line| text.contains(line)) {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{text}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
 async fn triggers_outlive_the_gateway() {
     let (service, made) = with_trigger(document()).await;
     let base: Base = service.stop().await;

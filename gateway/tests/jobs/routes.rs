@@ -147,7 +147,12 @@ async fn a_cancelled_job_is_run_again() {
     let cancelled = service.request(Method::POST, &format!("/v1/jobs/{id}/cancel"), &[], "").await;
     assert_eq!((cancelled.status, &cancelled.json()["state"]), (StatusCode::ACCEPTED, &json!("cancelled")));
     let metrics = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
-    for line in ["fanfold_jobs_ended_total{state=\"cancelled\"} 1", "fanfold_job_dead_letters_total 0"] {
+    for line in [
+        "fanfold_jobs_ended_total{state=\"cancelled\"} 1",
+        // There before the first one, so that its increase is seen.
+        "fanfold_jobs_ended_total{state=\"failed\"} 0",
+        "fanfold_job_dead_letters_total 0",
+    ] {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }
     let retry = format!("/v1/jobs/{id}/retry");
