@@ -152,7 +152,7 @@ impl Metrics {
             "Invocations ended, by function and outcome",
             self.invocations.clone(),
         );
-        let help = "Of an invocation in its sandbox, start included";
+        let help = "Of an invocation in its sandbox, once it could run";
         registry.register_with_unit(
             "invocation_duration",
             help,

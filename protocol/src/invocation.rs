@@ -164,7 +164,7 @@ pub struct Usage {
     /// Of the CPU time, in reading tables for the guest: taking what the store sent, decoding
     /// and filtering it, and encoding it for the guest.
     pub decode_us: u64,
-    /// From the request for a sandbox until it could run: artifact, slot, instance.
+    /// From the request for a sandbox until it could run: a call's thread, artifact, memory, instance.
     pub start_us: u64,
     /// Most linear memory and tables at one time.
     pub memory_bytes_peak: u64,

@@ -77,12 +77,12 @@ pub(crate) async fn call(
     invocation: Invocation,
     crowded: Crowded,
 ) -> Result<Outcome, Problem> {
-    let (begun, digest) = (Instant::now(), invocation.version.digest);
-    let component = platform.components.ready(&digest).filter(|_| pace.is_brief(begun));
-    let brief = component.filter(|component| component.pace.is_brief(begun));
+    let (asked, digest) = (Instant::now(), invocation.version.digest);
+    let component = platform.components.ready(&digest).filter(|_| pace.is_brief(asked));
+    let brief = component.filter(|component| component.pace.is_brief(asked));
     let call = {
         let platform = Arc::clone(&platform);
-        async move { invoke(&platform, invocation, crowded).await }
+        async move { invoke(&platform, invocation, asked, crowded).await }
     };
     let mut call = Box::pin(AssertUnwindSafe(call).catch_unwind());
     if let Some(component) = brief {
@@ -98,7 +98,8 @@ pub(crate) async fn call(
     joined(AbortOnDropHandle::new(guests.spawn(call)).await)?.unwrap_or_else(|_| Err(panicked()))
 }
 
-/// Calls a handler on the thread that polls this.
+/// Calls a handler on the thread that polls this. It was asked for at `asked`: what it has
+/// waited for a thread since then is part of its start.
 ///
 /// # Errors
 /// What the platform failed at before the component was there, as when the store does not
@@ -107,9 +108,9 @@ pub(crate) async fn call(
 pub(crate) async fn invoke(
     platform: &Platform,
     invocation: Invocation,
+    asked: Instant,
     crowded: Crowded,
 ) -> Result<Outcome, Problem> {
-    let asked = Instant::now();
     let ended = match platform.component(invocation.version.digest, Urgency::Waited).await {
         Ok(loaded) => answer(platform, &loaded, invocation, asked, crowded).await,
         Err(problem) if problem.code.fault() == Fault::Platform => return Err(problem),

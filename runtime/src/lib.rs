@@ -295,7 +295,7 @@ impl Runtime {
     /// a tokio runtime with time.
     pub async fn invoke_inline(&self, invocation: Invocation) -> Outcome {
         let platform = self.0.platforms.of(invocation.tenant.as_ref());
-        let called = invoke::invoke(&platform, invocation, Crowded::Waits).await;
+        let called = invoke::invoke(&platform, invocation, Instant::now(), Crowded::Waits).await;
         called.unwrap_or_else(invoke::unbegun)
     }
 

@@ -11,6 +11,7 @@ use fanfold_protocol::{
     ErrorKind,
     function::{Settings, Version},
     invocation::Outcome,
+    limits,
 };
 use tower::ServiceExt as _;
 
@@ -49,6 +50,30 @@ async fn at_once(platform: &Platform, version: &Arc<Version>) -> usize {
         count += usize::from(at_once);
     }
     count
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wait_for_a_guest_thread_is_part_of_the_start() {
+    // Each keeps the thread until the next tick, before the last one has its turn.
+    const BEFORE: u32 = 20;
+    let mut platform = Platform::start().await;
+    platform.with_workers(1);
+    let version = platform.deploy(handler(FIXTURE), Settings::default()).await.unwrap();
+    call(&platform, &version, b"", TURN).await.0.result.unwrap();
+    let begin = |body: &[u8]| {
+        let invocation = invocation(&version, body, Duration::from_secs(10));
+        Box::pin(platform.runtime.invoker().oneshot(invocation))
+    };
+    let mut loops: Vec<_> = (0..BEFORE).map(|_| begin(b"loop")).collect();
+    for call in &mut loops {
+        assert!(futures::poll!(call.as_mut()).is_pending());
+    }
+    let begun = Instant::now();
+    let outcome = begin(b"").await.unwrap();
+    let took = begun.elapsed();
+    outcome.result.unwrap();
+    let start = Duration::from_micros(outcome.usage.start_us);
+    assert!(start > limits::EPOCH_TICK * BEFORE / 2 && start <= took, "{start:?} of {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
