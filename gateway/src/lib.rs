@@ -203,7 +203,8 @@ impl Common {
         metrics.register(|registry| jobs.counters().describe(registry));
         metrics.register(|registry| triggers.counters().describe(registry));
         metrics.register(|registry| invocations.counters().describe(registry));
-        self.dispatch.describe(&metrics);
+        let dispatch = self.dispatch.of_tenant();
+        dispatch.describe(&metrics);
         Ok(Arc::new(App {
             bodies: extract::BodyBudget::new(config.bodies_bytes_max),
             deploys: Semaphore::new(2 * limits::COMPILES_MAX),
@@ -220,7 +221,7 @@ impl Common {
             triggers,
             invocations,
             health: self.health.clone(),
-            dispatch: self.dispatch.clone(),
+            dispatch,
         }))
     }
 }

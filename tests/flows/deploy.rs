@@ -203,6 +203,21 @@ fn prometheus_reaches_what_it_is_told_of() {
 }
 
 #[test]
+fn tenants_queues_are_not_taken_for_one_anothers() {
+    let rules = &yaml(RULES)[0]["groups"][0]["rules"];
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let all = rules.as_array().unwrap().iter().chain(targets).map(|one| one["expr"].as_str().unwrap());
+    let about: Vec<_> = all.filter(|expression| expression.contains("fanfold_queue_messages")).collect();
+    assert!(about.len() > 1);
+    for expression in about {
+        let maxima = expression.matches("max by (tenant, queue)").count();
+        assert_eq!(maxima, expression.matches("fanfold_queue_messages").count(), "{expression}");
+    }
+}
+
+#[test]
 fn every_alert_says_what_to_do() {
     let headings: Vec<&str> = GUIDE.lines().filter_map(|line| line.strip_prefix("### ")).collect();
     let rules = yaml(RULES).remove(0);

@@ -4,6 +4,7 @@
 //! Workers and dispatch run in this process, over real TLS on loopback and a
 //! real backbone; a guest's place is taken by a service that counts.
 
+mod tenants;
 mod trouble;
 
 use std::{

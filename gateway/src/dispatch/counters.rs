@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is counted of calls to workers, under labels of few values.
+//! What is counted of workers and of calls to them, under labels of few values.
+//!
+//! Workers are those of all tenants; calls are counted for the tenant that makes
+//! them, so that no tenant's metrics tell of another's.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -12,33 +15,19 @@ struct EndLabels {
     end: &'static str,
 }
 
-/// Counters of calls to workers.
+/// Counters of workers.
 #[derive(Clone, Debug, Default)]
-pub struct Counters {
-    sent: Family<EndLabels, Counter>,
-    retried: Counter,
+pub(super) struct Counters {
     live: Gauge,
     refused: Counter,
 }
 
 impl Counters {
     /// Names them, without the platform's prefix.
-    pub fn describe(&self, registry: &mut Registry) {
-        let help = "Calls sent to workers, by how that ended: answered, not-started, lost";
-        registry.register("worker_calls", help, self.sent.clone());
-        let help = "Calls that a worker had not begun and that were sent to another";
-        registry.register("worker_call_retries", help, self.retried.clone());
+    pub(super) fn describe(&self, registry: &mut Registry) {
         registry.register("workers_live", "Workers that take calls", self.live.clone());
         let help = "Records of workers that this gateway cannot work with";
         registry.register("workers_refused", help, self.refused.clone());
-    }
-
-    pub(super) fn sent(&self, end: &'static str) {
-        self.sent.get_or_create(&EndLabels { end }).inc();
-    }
-
-    pub(super) fn retried(&self) {
-        self.retried.inc();
     }
 
     pub(super) fn refused(&self) {
@@ -47,5 +36,35 @@ impl Counters {
 
     pub(super) fn live(&self, workers: usize) {
         self.live.set(i64::try_from(workers).unwrap_or(i64::MAX));
+    }
+}
+
+/// Counters of a tenant's calls to workers. Each end has its own at hand, so that a call
+/// looks for none.
+#[derive(Clone, Debug)]
+pub(super) struct Calls {
+    ended: Family<EndLabels, Counter>,
+    pub(super) answered: Counter,
+    pub(super) not_started: Counter,
+    pub(super) lost: Counter,
+    pub(super) retried: Counter,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        let ended = Family::<EndLabels, Counter>::default();
+        let [answered, not_started, lost] =
+            ["answered", "not-started", "lost"].map(|end| ended.get_or_create_owned(&EndLabels { end }));
+        Self { ended, answered, not_started, lost, retried: Counter::default() }
+    }
+}
+
+impl Calls {
+    /// Names them, without the platform's prefix.
+    pub(super) fn describe(&self, registry: &mut Registry) {
+        let help = "Calls sent to workers, by how that ended: answered, not-started, lost";
+        registry.register("worker_calls", help, self.ended.clone());
+        let help = "Calls that a worker had not begun and that were sent to another";
+        registry.register("worker_call_retries", help, self.retried.clone());
     }
 }

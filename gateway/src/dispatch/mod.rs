@@ -35,7 +35,6 @@ use crate::metrics::Metrics;
 
 pub use self::{
     choice::{Load, choose},
-    counters::Counters,
     pool::Pool,
 };
 
@@ -65,21 +64,30 @@ impl Dispatch {
     /// Adds what is counted of workers, where they are elsewhere.
     pub(crate) fn describe(&self, metrics: &Metrics) {
         if let Some(workers) = &self.workers {
-            metrics.register(|registry| workers.counters().describe(registry));
+            metrics.register(|registry| workers.describe(registry));
         }
     }
 
     /// To workers that the backbone knows, until `stop`. `tls` says who this
     /// gateway is, and whom it believes.
     pub fn remote(backbone: &Backbone, tls: Arc<ClientConfig>, stop: CancellationToken) -> Self {
-        let pool = Pool::start(backbone.clone(), tls, stop);
-        let (invoking, preparing) = (pool.clone(), pool.clone());
+        Self::over(Pool::start(backbone.clone(), tls, stop))
+    }
+
+    /// The same ways for a tenant, whose calls are counted by themselves.
+    pub(crate) fn of_tenant(&self) -> Self {
+        self.workers.as_ref().map_or_else(|| self.clone(), |workers| Self::over(workers.counting_apart()))
+    }
+
+    fn over(pool: Pool) -> Self {
+        let invoking = Arc::new(pool.clone());
+        let preparing = Arc::clone(&invoking);
         let invoke = service_fn(move |invocation: Invocation| {
-            let pool = invoking.clone();
+            let pool = Arc::clone(&invoking);
             async move { pool.invoke(&invocation).await }
         });
         let prepare = service_fn(move |preparation: Preparation| {
-            let pool = preparing.clone();
+            let pool = Arc::clone(&preparing);
             async move { pool.prepare(preparation).await }
         });
         Self {

@@ -27,6 +27,7 @@ use fanfold_protocol::{
     },
 };
 use futures::StreamExt;
+use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +35,7 @@ use uuid::Uuid;
 
 use super::{
     choice::{Choice, prefer},
-    counters::Counters,
+    counters::{Calls, Counters},
     endpoint::{Endpoint, Failure, Needs},
     subjects::Subjects,
 };
@@ -51,9 +52,12 @@ const ASKED_MAX: usize = 8;
 /// Before a watch that ended is begun again.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
-/// The workers of a gateway; clones share them.
+/// The workers of a gateway, as a tenant calls them; clones share both.
 #[derive(Clone)]
-pub struct Pool(Arc<Inner>);
+pub struct Pool {
+    inner: Arc<Inner>,
+    calls: Calls,
+}
 
 struct Inner {
     tls: Arc<ClientConfig>,
@@ -76,7 +80,7 @@ impl Pool {
         let mut seed = [0; 8];
         // Without randomness all gateways pick alike at first, which does no harm for long.
         let _ = getrandom::fill(&mut seed);
-        let pool = Self(Arc::new(Inner {
+        let inner = Inner {
             tls,
             known: RwLock::default(),
             endpoints: RwLock::new(Arc::from(Vec::new())),
@@ -86,15 +90,22 @@ impl Pool {
             told: Mutex::default(),
             chance: AtomicU64::new(u64::from_le_bytes(seed)),
             saved: AtomicI64::new(SAVED_MAX),
-        }));
+        };
+        let pool = Self { inner: Arc::new(inner), calls: Calls::default() };
         let watching = pool.clone();
         tokio::spawn(async move { stop.run_until_cancelled(watching.watch(backbone)).await });
         pool
     }
 
-    /// What is counted.
-    pub fn counters(&self) -> &Counters {
-        &self.0.counters
+    /// The same workers, for calls that are counted by themselves.
+    pub(super) fn counting_apart(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), calls: Calls::default() }
+    }
+
+    /// Names what is counted of the workers and of these calls, without the platform's prefix.
+    pub(super) fn describe(&self, registry: &mut Registry) {
+        self.inner.counters.describe(registry);
+        self.calls.describe(registry);
     }
 
     /// Workers that take calls, as far as is known.
@@ -109,7 +120,7 @@ impl Pool {
     /// `worker-unavailable`, `concurrency-limit`, `worker-lost`; or what the
     /// worker says.
     pub async fn invoke(&self, invocation: &Invocation) -> Result<Outcome, Problem> {
-        let digest = self.0.subjects.digest(invocation)?;
+        let digest = self.inner.subjects.digest(invocation)?;
         let frame = encode_call(invocation, &digest, false)?;
         let telling = || encode_call(invocation, &digest, true);
         let component = Preparation { digest: invocation.version.digest, tenant: invocation.tenant.clone() };
@@ -142,7 +153,7 @@ impl Pool {
             let first = pool.random(endpoints.len());
             for endpoint in endpoints[first..].iter().chain(&endpoints[..first]) {
                 // It is never closed.
-                let Ok(place) = Arc::clone(&pool.0.asked).acquire_owned().await else { return };
+                let Ok(place) = Arc::clone(&pool.inner.asked).acquire_owned().await else { return };
                 ask(endpoint, &needs, place);
             }
         });
@@ -158,7 +169,7 @@ impl Pool {
         telling: impl Fn() -> Result<Frame, Problem>,
     ) -> Result<Bytes, Problem> {
         self.deposit();
-        let counters = &self.0.counters;
+        let calls = &self.calls;
         let mut tried: Vec<Arc<Endpoint>> = Vec::new();
         let mut failure = None;
         while tried.len() < TRIES_MAX as usize {
@@ -167,7 +178,7 @@ impl Pool {
                 if !self.withdraw() {
                     break;
                 }
-                counters.retried();
+                calls.retried.inc();
             }
             let mut answer = endpoint.call(path, frame.clone(), Some(needs)).await;
             if let Err(Failure::Untold(_)) = answer {
@@ -176,15 +187,15 @@ impl Pool {
             drop(slot);
             match answer {
                 Ok(frame) => {
-                    counters.sent("answered");
+                    calls.answered.inc();
                     return Ok(frame);
                 }
                 Err(Failure::Lost(problem)) => {
-                    counters.sent("lost");
+                    calls.lost.inc();
                     return Err(problem);
                 }
                 Err(Failure::NotStarted(problem) | Failure::NoRoom(problem) | Failure::Untold(problem)) => {
-                    counters.sent("not-started");
+                    calls.not_started.inc();
                     if !is_another_workers_matter(&problem) {
                         return Err(problem);
                     }
@@ -208,7 +219,7 @@ impl Pool {
         for _ in 0..=endpoints.len() {
             let Choice { taken, wanted } = prefer(&endpoints, holds, offer, |n| self.random(n))?;
             if let Some(endpoint) = wanted
-                && let Ok(place) = Arc::clone(&self.0.asked).try_acquire_owned()
+                && let Ok(place) = Arc::clone(&self.inner.asked).try_acquire_owned()
             {
                 ask(endpoint, needs, place);
             }
@@ -237,12 +248,12 @@ impl Pool {
     }
 
     fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
-        Arc::clone(&self.0.endpoints.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.inner.endpoints.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A number below `n` («splitmix64», Steele, Lea and Flood 2014).
     fn random(&self, n: usize) -> usize {
-        let mut z = self.0.chance.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        let mut z = self.inner.chance.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^= z >> 31;
@@ -251,12 +262,12 @@ impl Pool {
 
     fn deposit(&self) {
         let add = |saved: i64| (saved < SAVED_MAX).then(|| saved + DEPOSIT);
-        let _ = self.0.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        let _ = self.inner.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
 
     fn withdraw(&self) -> bool {
         let take = |saved: i64| (saved >= WITHDRAWAL).then(|| saved - WITHDRAWAL);
-        self.0.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        self.inner.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     /// Follows the workers' records, for ever.
@@ -277,14 +288,14 @@ impl Pool {
     /// Sends a worker of another version what it refuses, once, so that its log says as
     /// well why it gets no calls.
     fn tell_stranger(&self, member: Member) {
-        if self.0.told.lock().unwrap_or_else(PoisonError::into_inner).insert(member.instance) {
-            let stranger = Endpoint::new(member, Arc::clone(&self.0.tls));
+        if self.inner.told.lock().unwrap_or_else(PoisonError::into_inner).insert(member.instance) {
+            let stranger = Endpoint::new(member, Arc::clone(&self.inner.tls));
             tokio::spawn(async move { drop(stranger.call(INVOKE_PATH, Frame::default(), None).await) });
         }
     }
 
     fn follow(&self, change: Change) {
-        let mut known = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.inner.known.write().unwrap_or_else(PoisonError::into_inner);
         match change {
             Change::Put { key, entry } => self.put(&mut known, key, &entry),
             Change::Delete { key, .. } => {
@@ -300,8 +311,8 @@ impl Pool {
         let is_called = |endpoint: &&Arc<Endpoint>| !others || endpoint.store_answers();
         let endpoints: Arc<[Arc<Endpoint>]> = known.values().filter(is_called).cloned().collect();
         drop(known);
-        self.0.counters.live(endpoints.len());
-        *self.0.endpoints.write().unwrap_or_else(PoisonError::into_inner) = endpoints;
+        self.inner.counters.live(endpoints.len());
+        *self.inner.endpoints.write().unwrap_or_else(PoisonError::into_inner) = endpoints;
     }
 
     fn put(&self, known: &mut BTreeMap<String, Arc<Endpoint>>, key: String, entry: &Entry) {
@@ -309,7 +320,7 @@ impl Pool {
             Ok(member) => member,
             Err(error) => {
                 tracing::warn!(worker = key, %error, "a worker was refused: its record cannot be read");
-                self.0.counters.refused();
+                self.inner.counters.refused();
                 known.remove(&key);
                 return;
             }
@@ -326,7 +337,7 @@ impl Pool {
                 expected = WIRE_VERSION,
                 "a worker was refused: it speaks another version"
             );
-            self.0.counters.refused();
+            self.inner.counters.refused();
             known.remove(&key);
             self.tell_stranger(member);
             return;
@@ -338,7 +349,7 @@ impl Pool {
             version = member.version,
             "a worker is there"
         );
-        known.insert(key, Arc::new(Endpoint::new(member, Arc::clone(&self.0.tls))));
+        known.insert(key, Arc::new(Endpoint::new(member, Arc::clone(&self.inner.tls))));
     }
 }
 
