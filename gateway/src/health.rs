@@ -238,14 +238,9 @@ pub(crate) async fn show_metrics(State(app): State<AppState>, headers: HeaderMap
     // Without the backbone the last depth stands; the rest is wanted then most of all.
     for queue in [keys::TASK_QUEUE, keys::INVOCATION_QUEUE] {
         let Ok(depth) = app.backbone.depth(queue).await else { continue };
-        let states = [
-            ("ready", depth.ready),
-            ("leased", depth.leased),
-            ("delayed", depth.delayed),
-            ("dead", depth.dead),
-        ];
-        app.metrics.queue(queue, &states);
+        app.metrics.queue(queue, depth);
     }
+    app.triggers.backlog().look(&app.backbone, &app.triggers.list()).await;
     let form = Exposition::of(&headers);
     let text = form.write(app.metrics.encode().map_err(internal)?);
     let kind = HeaderValue::from_static(form.content_type());

@@ -202,6 +202,7 @@ impl Common {
         };
         metrics.register(|registry| jobs.counters().describe(registry));
         metrics.register(|registry| triggers.counters().describe(registry));
+        metrics.register(|registry| triggers.backlog().describe(registry));
         metrics.register(|registry| invocations.counters().describe(registry));
         let dispatch = self.dispatch.of_tenant();
         dispatch.describe(&metrics);

@@ -19,6 +19,7 @@ use axum::{
     extract::{MatchedPath, Request},
     response::Response,
 };
+use fanfold_backbone::Depth;
 use fanfold_protocol::{
     invocation::Usage,
     names::{FunctionName, TenantName},
@@ -217,10 +218,10 @@ impl Metrics {
     }
 
     /// Notes how full a queue is; done when somebody scrapes.
-    pub(crate) fn queue(&self, queue: &'static str, states: &[(&'static str, u64)]) {
-        for (state, messages) in states {
+    pub(crate) fn queue(&self, queue: &'static str, depth: Depth) {
+        for (state, messages) in states(depth) {
             let gauge = self.queue_messages.get_or_create_owned(&QueueLabels { queue, state });
-            gauge.set(i64::try_from(*messages).unwrap_or(i64::MAX));
+            gauge.set(i64::try_from(messages).unwrap_or(i64::MAX));
         }
     }
 
@@ -231,6 +232,12 @@ impl Metrics {
         text::encode(&mut out, &self.registry.read().unwrap_or_else(PoisonError::into_inner))?;
         Ok(out)
     }
+}
+
+/// How many messages of a queue are in which state, in the words of labels.
+pub(crate) fn states(depth: Depth) -> [(&'static str, u64); 4] {
+    let Depth { ready, leased, delayed, dead } = depth;
+    [("ready", ready), ("leased", leased), ("delayed", delayed), ("dead", dead)]
 }
 
 /// Counts a request as active while it lives.

@@ -13,6 +13,7 @@
 //! of the object, so that copies, replays and listings of the same state start
 //! it once.
 
+mod backlog;
 mod batch;
 mod breaker;
 mod counters;

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
+    backlog::Backlog,
     breaker::Breaker,
     counters::Counters,
     intake::Rooms,
@@ -51,6 +52,7 @@ struct Inner {
     /// Counts changes, for whoever follows them.
     changed: watch::Sender<u64>,
     counters: Counters,
+    backlog: Backlog,
     rooms: Rooms,
     breaker: Breaker,
     sns: Verifier,
@@ -90,6 +92,7 @@ impl Triggers {
                 known: RwLock::default(),
                 changed,
                 counters: Counters::default(),
+                backlog: Backlog::default(),
                 rooms: Rooms::new(events_waiting_max),
                 breaker: Breaker::default(),
                 polls: Statuses::default(),
@@ -112,6 +115,11 @@ impl Triggers {
     /// What is counted.
     pub fn counters(&self) -> &Counters {
         &self.inner.counters
+    }
+
+    /// How many events wait.
+    pub(crate) fn backlog(&self) -> &Backlog {
+        &self.inner.backlog
     }
 
     /// Where events wait.

@@ -130,6 +130,34 @@ async fn what_alerts_follow_of_a_trigger_is_there_before_its_first_event() {
 }
 
 #[tokio::test]
+async fn what_waits_for_a_trigger_is_told_while_the_trigger_is_there() {
+    let (service, _) = with_trigger(document()).await;
+    let paused = service.request(Method::POST, "/v1/triggers/t/pause", &[], "").await;
+    assert_eq!(paused.status, 204);
+    for key in ["in/a.csv", "in/b.csv"] {
+        assert_eq!(service.send(&put_of(key)).await.json()["kept"], 1);
+    }
+    let begun = Instant::now();
+    let told = async |lines: &[&str]| {
+        loop {
+            let text = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
+            if lines.iter().all(|line| text.contains(line)) {
+                return text;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "{lines:?} are not in\n{text}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let waiting = "fanfold_trigger_events_waiting{trigger=\"t\",state=\"ready\"}";
+    told(&[format!("{waiting} 2\n").as_str(), "fanfold_trigger_paused{trigger=\"t\"} 1\n"]).await;
+    service.request(Method::POST, "/v1/triggers/t/resume", &[], "").await;
+    told(&[format!("{waiting} 0\n").as_str(), "fanfold_trigger_paused{trigger=\"t\"} 0\n"]).await;
+    assert_eq!(service.delete("/v1/triggers/t").await.status, 204);
+    let text = told(&[]).await;
+    assert!(!text.contains(waiting) && !text.contains("fanfold_trigger_paused{"), "{text}");
+}
+
+#[tokio::test]
 async fn triggers_outlive_the_gateway() {
     let (service, made) = with_trigger(document()).await;
     let base: Base = service.stop().await;
