@@ -218,7 +218,8 @@ pub struct CommitNotice {
     pub group: u32,
     /// Round of the group.
     pub round: u32,
-    /// The commit that won, when it is small enough for a message.
+    /// The commit that won, when it is small enough for a message and all of the bus is
+    /// one process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<Box<Commit>>,
 }

@@ -4,6 +4,8 @@
 //! Where every coordinator begins, the first one and each that takes over. A
 //! job without a plan's head was never accepted, and is no case.
 
+use std::collections::BTreeSet;
+
 use fanfold_backbone::{Backbone, CasOutcome};
 use fanfold_protocol::{
     commit::Commit,
@@ -128,12 +130,15 @@ async fn restored(
     Ok(record)
 }
 
-/// Reads commits, in no particular order.
-pub async fn read_commits(vault: &Vault, keys: Vec<String>) -> Result<Vec<Commit>> {
-    read_each(vault, keys).try_collect().await
+/// Reads those of these commits that are there, in no particular order.
+pub async fn read_commits(vault: &Vault, keys: BTreeSet<String>) -> Result<Vec<Commit>> {
+    let vault = vault.clone();
+    let found = stream::iter(keys).map(move |key| find_commit(vault.clone(), key));
+    let found = found.buffer_unordered(READS_AT_ONCE);
+    found.try_filter_map(|commit| std::future::ready(Ok(commit))).try_collect().await
 }
 
-/// The same as they come, for whoever holds few of them.
+/// Reads commits that must be there, as they come, for whoever holds few of them.
 pub fn read_each(vault: &Vault, keys: Vec<String>) -> impl Stream<Item = Result<Commit>> + Send + use<> {
     let vault = vault.clone();
     stream::iter(keys).map(move |key| read_commit(vault.clone(), key)).buffer_unordered(READS_AT_ONCE)
@@ -146,6 +151,10 @@ pub fn commits(vault: &Vault, id: &Uuid) -> impl Stream<Item = Result<Commit>> +
     let vault = vault.clone();
     let read = move |entry: ListEntry| read_commit(vault.clone(), entry.name().to_owned());
     listed.map_err(Error::from).map_ok(read).try_buffer_unordered(READS_AT_ONCE)
+}
+
+async fn find_commit(vault: Vault, key: String) -> Result<Option<Commit>> {
+    vault.read(&key).await
 }
 
 async fn read_commit(vault: Vault, key: String) -> Result<Commit> {

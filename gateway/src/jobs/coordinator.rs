@@ -5,11 +5,11 @@
 //! one begins from the plan and the commits in the store. Notices on the bus
 //! only make it faster; every commit is found by looking as well.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
 
 use fanfold_protocol::{
     ErrorKind, Problem,
-    commit::{Commit, DeadLetter},
+    commit::{Commit, CommitNotice, DeadLetter},
     job::{Estimate, JobState},
     keys, time,
 };
@@ -99,7 +99,8 @@ impl Coordinator {
         let backbone = &self.jobs.inner.backbone;
         let id = self.case.job.id;
         // Listening begins before looking, so that nothing falls in between.
-        let mut events = std::pin::pin!(heard::listen(backbone, &id).await?.ready_chunks(EVENTS_AT_ONCE));
+        let told = heard::listen(backbone, &id, self.jobs.inner.config.believes_bus).await?;
+        let mut events = std::pin::pin!(told.ready_chunks(EVENTS_AT_ONCE));
         // A cancellation that was told of before anybody listened left its mark.
         self.called |= backbone.get(&keys::job_cancel(&id)).await?.is_some();
         if !self.called {
@@ -307,21 +308,20 @@ impl Coordinator {
 
     /// Takes in what the bus brought, and queues what follows.
     async fn hear(&mut self, events: Vec<Heard>) -> Result<()> {
-        let (mut commits, mut unread, mut lagged) = (Vec::new(), Vec::new(), false);
+        let (id, mut lagged) = (self.case.job.id, false);
+        let (mut commits, mut unread) = (Vec::new(), BTreeSet::new());
         for event in events {
             if self.note_overtaken(&event) {
                 self.dirty = true;
                 continue;
             }
             match event {
-                Heard::Commit(notice) => {
-                    let known = self.live.progress().knows(notice.stage, notice.group, notice.round);
-                    match notice.commit {
+                Heard::Commit(CommitNotice { stage, group, round, commit, .. }) => {
+                    let known = self.live.progress().knows(stage, group, round);
+                    match commit {
                         _ if known => {}
                         Some(commit) => commits.push(*commit),
-                        None => {
-                            unread.push(keys::commit(&notice.job, notice.stage, notice.group, notice.round))
-                        }
+                        None => drop(unread.insert(keys::commit(&id, stage, group, round))),
                     }
                 }
                 Heard::Running(notice) => {

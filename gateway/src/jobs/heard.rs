@@ -2,7 +2,9 @@
 //! What the bus says of one job, in one stream for its coordinator.
 //!
 //! Best effort: what cannot be read or was missed is found by looking at the
-//! store, but for what attempts took that do not count.
+//! store, but for what attempts took that do not count. Invariant: over a bus on
+//! which others speak a notice says where to look, and never what is there; the
+//! object that was put if absent does.
 
 use fanfold_backbone::{Backbone, Event};
 use fanfold_protocol::{
@@ -27,15 +29,20 @@ pub enum Heard {
 }
 
 /// What is said of a job from now on, by those who work on it and those who cancel
-/// it.
-pub async fn listen(backbone: &Backbone, id: &Uuid) -> Result<impl Stream<Item = Heard> + Send + use<>> {
+/// it. Commits come with what they hold if the bus is `believed` and of this process.
+pub async fn listen(
+    backbone: &Backbone,
+    id: &Uuid,
+    believed: bool,
+) -> Result<impl Stream<Item = Heard> + Send + use<>> {
+    let believed = believed && backbone.as_embedded().is_some();
     let commits = backbone.subscribe(&keys::commit_subject(id)).await?;
     let cancels = backbone.subscribe(&keys::cancel_subject(id)).await?;
     let running = backbone.subscribe(&keys::running_subject(id)).await?;
-    let commits = commits.filter_map(|event| {
+    let commits = commits.filter_map(move |event| {
         std::future::ready(match event {
             // What cannot be read is found by looking.
-            Event::Published { payload, .. } => serde_json::from_slice(&payload).ok().map(Heard::Commit),
+            Event::Published { payload, .. } => read(&payload, believed).map(Heard::Commit),
             Event::Lagged(_) => Some(Heard::Lagged),
         })
     });
@@ -46,4 +53,11 @@ pub async fn listen(backbone: &Backbone, id: &Uuid) -> Result<impl Stream<Item =
         })
     });
     Ok(stream::select(stream::select(commits, cancels.map(|_| Heard::Cancelled)), running))
+}
+
+/// A notice of a commit; with what it holds only where that is believed.
+fn read(payload: &[u8], believed: bool) -> Option<CommitNotice> {
+    let mut notice: CommitNotice = serde_json::from_slice(payload).ok()?;
+    notice.commit = notice.commit.filter(|_| believed);
+    Some(notice)
 }

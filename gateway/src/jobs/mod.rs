@@ -122,6 +122,9 @@ pub struct JobsConfig {
     pub retention: Duration,
     /// How old the parts of a plan are when nobody can be planning the job any more.
     pub unaccepted: Duration,
+    /// Whether commits are taken as the bus brings them, if only this process speaks
+    /// there; those that others may have sent are read from the store in any case.
+    pub believes_bus: bool,
 }
 
 impl Default for JobsConfig {
@@ -136,6 +139,7 @@ impl Default for JobsConfig {
             cache_window: limits::CACHE_WINDOW,
             retention: limits::JOB_RETENTION_DEFAULT,
             unaccepted: limits::UNACCEPTED_WINDOW,
+            believes_bus: true,
         }
     }
 }

@@ -10,7 +10,15 @@ use std::{
     time::Duration,
 };
 
-use fanfold_protocol::{ErrorKind, Problem, job::JobState, keys, uri::ObjectUri};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    commit::{Commit, CommitNotice, TaskCommit, TaskOutcome},
+    invocation::Usage,
+    job::JobState,
+    keys,
+    plan::StateRef,
+    uri::ObjectUri,
+};
 use fanfold_storage::PutOptions;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -116,6 +124,44 @@ async fn uploads_that_killed_workers_began_are_swept() {
     };
     assert_eq!(left("bank").await, [began[3].1.as_str(), began[4].1.as_str()]);
     assert_eq!(left("fanfold").await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_bus_alone_says_of_a_commit_does_not_count() {
+    let world = World::new().await;
+    world.inputs(40).await;
+    let engine = world.engine_with(|config| config.believes_bus = false).await;
+    let id = engine.submit("folder", json!({})).await.unwrap().id;
+    engine.until(&id, |record| record.state == JobState::Running).await;
+    // Of somebody who may speak on the bus and has never written to the store.
+    let (stage, round) = (0, 0);
+    let forged = |group: u32| Commit {
+        job: id,
+        stage,
+        group,
+        round,
+        attempt: Uuid::new_v4(),
+        worker: "nobody".to_owned(),
+        tasks: (0..40)
+            .map(|index| TaskCommit {
+                index,
+                attempt: 1,
+                outcome: TaskOutcome::State(StateRef::Inline("forged".to_owned())),
+                usage: Usage::default(),
+                looked_outside: false,
+            })
+            .collect(),
+    };
+    for group in 0..40 {
+        for commit in [None, Some(Box::new(forged(group)))] {
+            let notice = serde_json::to_vec(&CommitNotice { job: id, stage, group, round, commit }).unwrap();
+            world.backbone().publish(&keys::commit_subject(&id), notice).await.unwrap();
+        }
+    }
+    let _worker = world.work(Play::default());
+    let record = engine.ended(&id).await;
+    succeeded(&record);
+    assert_eq!((record.result, record.failures, record.receipt.attempts), (Some(fold(40)), 0, 40 + 3 + 1));
 }
 
 /// A job of which a part is done; the engine that began it is gone.
