@@ -3,11 +3,12 @@
 //!
 //! Crates keep their own error enums and map them here; the gateway turns a
 //! [`Problem`] into an RFC 9457 body in one place. A code is never renamed,
-//! and each has a page under `docs/errors/`.
+//! and each has a page under `docs/errors/`. Releases that are next to each other
+//! work together: a code that only the newer one knows is `internal` to the other.
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Whose move it is when something failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +27,7 @@ pub enum Fault {
 macro_rules! kinds {
     ($($variant:ident $code:literal $status:literal $fault:ident $retry:literal $title:literal;)*) => {
         /// What went wrong, as a stable code.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
         pub enum ErrorKind {
             $(#[doc = $title] #[serde(rename = $code)] $variant,)*
         }
@@ -159,6 +160,15 @@ kinds! {
     Internal "internal" 500 Platform true "Something inside the platform failed";
 }
 
+impl<'de> Deserialize<'de> for ErrorKind {
+    /// By its code. One that this release does not know yet is [`ErrorKind::Internal`]: whatever it is, the
+    /// commit or the outcome that carries it can be read, and another attempt does no harm.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let code = String::deserialize(deserializer)?;
+        Ok(Self::ALL.iter().copied().find(|kind| kind.code() == code).unwrap_or(Self::Internal))
+    }
+}
+
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.code())
@@ -230,8 +240,21 @@ mod tests {
     #[test]
     fn a_kind_is_serialised_as_its_code() {
         for kind in ErrorKind::ALL {
-            assert_eq!(serde_json::to_value(kind).unwrap(), serde_json::json!(kind.code()));
+            let code = serde_json::to_value(kind).unwrap();
+            assert_eq!(code, serde_json::json!(kind.code()));
+            assert_eq!(serde_json::from_value::<ErrorKind>(code).unwrap(), *kind);
         }
+    }
+
+    #[test]
+    fn a_code_of_a_newer_release_is_internal_and_keeps_its_words() {
+        let told = serde_json::json!({
+            "code": "quota-spent", "detail": "expected room, found none", "guest_code": "full", "since": 7
+        });
+        let problem: Problem = serde_json::from_value(told).unwrap();
+        assert_eq!((problem.code, problem.retryable()), (ErrorKind::Internal, true));
+        assert_eq!(problem.reason(), "internal: full: expected room, found none");
+        assert!(serde_json::from_value::<ErrorKind>(serde_json::json!(5)).is_err());
     }
 
     #[test]

@@ -539,6 +539,17 @@ mod tests {
         assert_eq!(back.result.unwrap_err(), problem);
     }
 
+    /// As a worker of the next release tells it, which is upgraded before the gateways are.
+    #[test]
+    fn a_problem_of_a_newer_release_is_no_malformed_outcome() {
+        let told = r#"{"code":"quota-spent","detail":"expected room, found none"}"#.to_owned();
+        let head =
+            OutcomeHead { result: Err(told), logs: Vec::new(), progress: None, usage: Usage::default() };
+        let outcome = decode_outcome(sent(pack(&head, Bytes::new()).unwrap())).unwrap();
+        let problem = Problem::new(ErrorKind::Internal, "expected room, found none");
+        assert_eq!(outcome.result.unwrap_err(), problem);
+    }
+
     #[test]
     fn what_is_to_be_prepared_comes_back() {
         let there = PrepareHead { digest: Digest::of(b"x"), tenant: None };

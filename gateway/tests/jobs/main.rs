@@ -18,6 +18,7 @@ mod filter;
 mod flows;
 mod input;
 mod logs;
+mod releases;
 mod retry;
 mod routes;
 mod split;
