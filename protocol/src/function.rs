@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{
     digest::Digest,
@@ -285,25 +286,47 @@ impl Version {
     }
 }
 
+/// What a newer release keeps in a record beside what is known here. Whoever changes the
+/// record writes it as it was found.
+pub type Unknown = Map<String, Value>;
+
 /// Where an alias points: one version, or two with a share of the calls each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct AliasTarget {
     /// The version that gets what the other does not.
     pub version: u32,
     /// A second version, tried on a part of the calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
+    /// The rest.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+impl AliasTarget {
+    /// One version, or two.
+    pub fn new(version: u32, canary: Option<Canary>) -> Self {
+        Self { version, canary, unknown: Unknown::new() }
+    }
 }
 
 /// A second version behind an alias.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Canary {
     /// The version.
     pub version: u32,
     /// Its share of the calls, in hundredths: 1 to 99.
     pub percent: u8,
+    /// The rest.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+impl Canary {
+    /// A version and its share.
+    pub fn new(version: u32, percent: u8) -> Self {
+        Self { version, percent, unknown: Unknown::new() }
+    }
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -325,6 +348,9 @@ pub struct FunctionRecord {
     pub removed: u32,
     /// Every alias.
     pub aliases: BTreeMap<AliasName, AliasTarget>,
+    /// The rest.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[cfg(test)]
@@ -348,6 +374,27 @@ mod tests {
         let error =
             serde_json::from_value::<SettingsDocument>(serde_json::json!({"memroy": "1MiB"})).unwrap_err();
         assert!(error.to_string().contains("memroy"), "{error}");
+    }
+
+    #[test]
+    fn a_record_keeps_what_only_a_newer_release_knows() {
+        let stored = serde_json::json!({
+            "name": "f", "latest": 3, "frozen": {"by": "ops"}, "aliases": {
+                "prod": {"version": 2, "shadow": 3, "canary": {"version": 3, "percent": 10, "by": "header"}},
+                "test": {"version": 3}
+            }
+        });
+        let mut record: FunctionRecord = serde_json::from_value(stored.clone()).unwrap();
+        assert_eq!(record.aliases.values().map(|target| target.version).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(serde_json::to_value(&record).unwrap(), stored);
+        // What is pointed anew is as this release has it.
+        record.aliases.insert("prod".parse().unwrap(), AliasTarget::new(3, Some(Canary::new(1, 5))));
+        let written = serde_json::to_value(&record).unwrap();
+        assert_eq!(
+            written["aliases"]["prod"],
+            serde_json::json!({"version": 3, "canary": {"version": 1, "percent": 5}})
+        );
+        assert_eq!(written["frozen"], stored["frozen"]);
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub async fn run(client: &Client, args: Deploy) -> Result<()> {
     let name = package.name.clone();
     let deployed = upload(client, package).await?;
     if let Some(alias) = &args.alias {
-        let target = AliasTarget { version: deployed.version, canary: None };
+        let target = AliasTarget::new(deployed.version, None);
         let _: Value =
             client.send(Method::PUT, &format!("/v1/functions/{name}/aliases/{alias}"), &target).await?;
     }

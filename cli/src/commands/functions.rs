@@ -43,8 +43,8 @@ pub async fn run(client: &Client, command: Functions) -> Result<()> {
             Ok(())
         }
         Functions::Alias { name, alias, version, canary, percent } => {
-            let canary = canary.zip(percent).map(|(version, percent)| Canary { version, percent });
-            point(client, &name, &alias, AliasTarget { version, canary }).await
+            let canary = canary.zip(percent).map(|(version, percent)| Canary::new(version, percent));
+            point(client, &name, &alias, AliasTarget::new(version, canary)).await
         }
         Functions::Rollback { name, alias } => rollback(client, &name, &alias).await,
     }
@@ -76,7 +76,7 @@ async fn rollback(client: &Client, name: &FunctionName, alias: &AliasName) -> Re
     let oldest = || Error::usage(format!("expected a version before {from}, found none; it is the oldest"));
     // Numbers have no gaps: whether there is one before, the service knows.
     let version = from.checked_sub(1).filter(|version| *version > 0).ok_or_else(oldest)?;
-    match point(client, name, alias, AliasTarget { version, canary: None }).await {
+    match point(client, name, alias, AliasTarget::new(version, None)).await {
         Err(error) if error.code() == Some(ErrorKind::VersionNotFound.code()) => Err(oldest()),
         pointed => pointed,
     }

@@ -113,10 +113,10 @@ impl Cache {
 mod tests {
     use fanfold_protocol::function::Canary;
 
-    use super::*;
+    use super::{super::records::blank, *};
 
     fn record(latest: u32) -> FunctionRecord {
-        FunctionRecord { name: "f".parse().unwrap(), latest, removed: 0, aliases: BTreeMap::new() }
+        FunctionRecord { latest, ..blank(&"f".parse().unwrap()) }
     }
 
     #[test]
@@ -134,7 +134,7 @@ mod tests {
     fn a_canary_gets_exactly_its_share() {
         for percent in [1, 10, 50, 99] {
             let known = Cache::default().apply(record(2), 1);
-            let target = AliasTarget { version: 1, canary: Some(Canary { version: 2, percent }) };
+            let target = AliasTarget::new(1, Some(Canary::new(2, percent)));
             let hits = (0..100).filter(|_| known.draw(&target) == 2).count();
             assert_eq!(hits, usize::from(percent));
         }

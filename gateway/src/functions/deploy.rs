@@ -102,7 +102,7 @@ pub(crate) async fn deploy(
     app.deployment.delete(&keys::suspicion(&draft.digest), None).await.map_err(of_backbone)?;
     let published = publish(&app, draft, held.bytes.clone()).await?;
     if let Some(alias) = alias {
-        let target = AliasTarget { version: published.version.version, canary: None };
+        let target = AliasTarget::new(published.version.version, None);
         app.registry.set_alias(&published.version.name, &alias, Some(target)).await?;
     }
     let status = if published.created { StatusCode::CREATED } else { StatusCode::OK };

@@ -11,7 +11,11 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use fanfold_backbone::{Backbone, CasOutcome, Entry};
 use fanfold_protocol::{
-    ErrorKind, Problem, function::FunctionRecord, keys, names::FunctionName, uri::ObjectUri,
+    ErrorKind, Problem,
+    function::{FunctionRecord, Unknown},
+    keys,
+    names::FunctionName,
+    uri::ObjectUri,
 };
 use fanfold_storage::{ListEntry, ListOptions, PutOptions, PutOutcome, Store};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -48,7 +52,8 @@ pub(crate) fn of_entry(entry: &Entry) -> Option<FunctionRecord> {
 
 /// A record before there is any version.
 pub(crate) fn blank(name: &FunctionName) -> FunctionRecord {
-    FunctionRecord { name: name.clone(), latest: 0, removed: 0, aliases: BTreeMap::new() }
+    let (aliases, unknown) = (BTreeMap::new(), Unknown::new());
+    FunctionRecord { name: name.clone(), latest: 0, removed: 0, aliases, unknown }
 }
 
 impl Records {
@@ -144,7 +149,8 @@ impl Records {
     }
 
     /// Makes every copy in the backbone agree with the store, reading only what
-    /// differs: what a crash left, or everything after the backbone was lost.
+    /// differs: what a crash left, or everything after the backbone was lost. A record
+    /// that cannot be read stays as it is, and keeps no others from being copied.
     pub(crate) async fn rebuild(&self) -> Result<(), Problem> {
         let stored = self.stored().await?;
         let copies: HashMap<String, Entry> =
@@ -165,10 +171,17 @@ impl Records {
                     record.latest = record.latest.max(found.latest);
                     Ok(record)
                 };
-                self.change(&name, raise).await
+                match self.change(&name, raise).await {
+                    // What is wrong with it was told where it was read.
+                    Err(problem) if problem.code == ErrorKind::Internal => {
+                        tracing::warn!(function = %name, "the record in the backbone stays as it is");
+                        Ok(())
+                    }
+                    changed => changed.map(drop),
+                }
             })
             .buffer_unordered(REBUILDS_AT_ONCE)
-            .try_for_each(|_| std::future::ready(Ok(())))
+            .try_collect()
             .await
     }
 

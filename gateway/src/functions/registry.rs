@@ -242,9 +242,11 @@ impl Inner {
     /// What the backbone says of a function, for what memory does not know.
     async fn fresh(&self, name: &FunctionName) -> Result<Known, Problem> {
         let entry = self.records.backbone.get(&keys::function_record(name)).await.map_err(of_backbone)?;
-        let known =
-            entry.and_then(|entry| of_entry(&entry).map(|record| self.cache.apply(record, entry.revision)));
-        known.filter(Known::exists).ok_or_else(|| no_function(name))
+        let entry = entry.ok_or_else(|| no_function(name))?;
+        // One that only a newer release can read is no function that is gone.
+        let record = of_entry(&entry)
+            .ok_or_else(|| internal(format!("the record of {name} in the backbone cannot be read")))?;
+        Some(self.cache.apply(record, entry.revision)).filter(Known::exists).ok_or_else(|| no_function(name))
     }
 
     async fn version(&self, known: &Known, number: u32) -> Result<Arc<Version>, Problem> {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use fanfold_protocol::function::{AliasTarget, Description, FunctionRecord, Version};
+use fanfold_protocol::function::{AliasTarget, Canary, Description, FunctionRecord, Version};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -109,12 +109,7 @@ impl From<&AliasTarget> for AliasView {
 
 impl From<AliasView> for AliasTarget {
     fn from(view: AliasView) -> Self {
-        let canary = view.canary;
-        Self {
-            version: view.version,
-            canary: canary
-                .map(|c| fanfold_protocol::function::Canary { version: c.version, percent: c.percent }),
-        }
+        Self::new(view.version, view.canary.map(|canary| Canary::new(canary.version, canary.percent)))
     }
 }
 

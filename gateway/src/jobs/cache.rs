@@ -139,6 +139,20 @@ struct Source {
     left: Left,
 }
 
+impl Source {
+    /// What is left of it; none when it is gone, or its types are others than the new plan's.
+    async fn read(vault: &Vault, plan: &Plan, id: &Uuid) -> Result<Option<Self>> {
+        let (document, head) = (keys::job_document(id), keys::plan(id));
+        let (job, theirs) = tokio::try_join!(vault.read::<Job>(&document), vault.read::<Plan>(&head))?;
+        let Some((job, theirs)) = job.zip(theirs).filter(|(_, theirs)| theirs.like == plan.like) else {
+            return Ok(None);
+        };
+        let output = vault.output_of(&job.document, id)?;
+        let left = Left::read(vault, &theirs, &output).await?;
+        Ok(Some(Self { plan: theirs, left }))
+    }
+}
+
 /// What earlier jobs gave for the partitions of a new plan: where that is written, and
 /// not what it is. There may be a million of them.
 pub struct Given {
@@ -160,24 +174,19 @@ impl Given {
         let mut given = Self { sources: Vec::new(), served: vec![None; numbered.len()] };
         let now = Prints::new(numbered);
         for id in jobs {
-            let (document, head) = (keys::job_document(id), keys::plan(id));
-            let (job, theirs) = tokio::try_join!(vault.read::<Job>(&document), vault.read::<Plan>(&head))?;
-            let Some((job, theirs)) = job.zip(theirs).filter(|(_, theirs)| theirs.like == plan.like) else {
-                continue;
-            };
-            let output = vault.output_of(&job.document, id)?;
-            let mut left = match Left::read(vault, &theirs, &output).await {
-                // Its output may be where nobody can read any more.
+            let source = match Source::read(vault, plan, id).await {
+                // Its output may be where nobody can read any more, or it is of a newer release.
                 Err(error) if which == Which::Reproducible && !error.is_transient() => {
                     tracing::warn!(job = %id, %error, "an earlier job serves nothing, since it cannot be read");
                     continue;
                 }
-                left => left?,
+                source => source?,
             };
+            let Some(mut source) = source else { continue };
             if which == Which::Reproducible {
-                left.traces.keep_reproducible();
+                source.left.traces.keep_reproducible();
             }
-            given.add(vault, &now, Source { plan: theirs, left }).await?;
+            given.add(vault, &now, source).await?;
         }
         Ok(given)
     }

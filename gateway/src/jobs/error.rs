@@ -3,7 +3,7 @@
 //!
 //! Stands between the store and the backbone below and the routes above. A
 //! transient error never ends a job: the coordinator begins anew from what is
-//! written down.
+//! written down. Nor does what a newer release wrote: others can read it.
 
 use fanfold_protocol::{ErrorKind, Problem};
 
@@ -32,6 +32,16 @@ pub enum Error {
         /// What is wrong with it.
         found: String,
     },
+    /// An object of the platform's own is sound and says what this release does not know.
+    #[error(
+        "expected {what} to be of this release or an older one, found: {found}; upgrade this gateway as well"
+    )]
+    Newer {
+        /// Its key.
+        what: String,
+        /// What is not known.
+        found: String,
+    },
 }
 
 impl Error {
@@ -40,14 +50,26 @@ impl Error {
         Self::Damaged { what: what.into(), found: found.to_string() }
     }
 
+    /// JSON of the platform's own that is not what it should be: garbled or cut off, or
+    /// whole and with what only a newer release knows.
+    pub fn unread(what: impl Into<String>, error: &serde_json::Error) -> Self {
+        let (what, found) = (what.into(), error.to_string());
+        if error.is_data() { Self::Newer { what, found } } else { Self::Damaged { what, found } }
+    }
+
     /// Whether the same step may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Store(error) => error.is_transient(),
             Self::Backbone(error) => error.is_retryable(),
             Self::Refused(problem) => problem.retryable(),
-            Self::Damaged { .. } => false,
+            Self::Damaged { .. } | Self::Newer { .. } => false,
         }
+    }
+
+    /// Whether a gateway of a newer release may get further.
+    pub fn is_newer(&self) -> bool {
+        matches!(self, Self::Newer { .. })
     }
 
     /// Whether the backbone was closed under us: the process is ending.
@@ -63,7 +85,7 @@ impl From<Error> for Problem {
             Error::Store(error) => problem::of_store(error),
             Error::Backbone(error) => problem::of_backbone(error),
             Error::Refused(problem) => problem,
-            damaged @ Error::Damaged { .. } => problem::internal(damaged),
+            unread @ (Error::Damaged { .. } | Error::Newer { .. }) => problem::internal(unread),
         }
     }
 }

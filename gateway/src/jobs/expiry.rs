@@ -63,7 +63,13 @@ impl Jobs {
 
     async fn remove(&self, id: &Uuid, state: JobState, before: Timestamp) -> Result<()> {
         let (vault, head, outcome) = (&self.inner.vault, keys::plan(id), keys::outcome(id));
-        let (found, outcome) = tokio::try_join!(vault.bytes(&head), vault.read::<JobOutcome>(&outcome))?;
+        let document = keys::job_document(id);
+        // All that is needed is read first: what cannot be is left to who can.
+        let (found, outcome, job) = tokio::try_join!(
+            vault.bytes(&head),
+            vault.read::<JobOutcome>(&outcome),
+            vault.read::<Job>(&document)
+        )?;
         let is_old = outcome.as_ref().is_some_and(|outcome| outcome.ended_at <= before);
         // Without both, another gateway was here, or this one before it was killed.
         let is_begun = found.is_none() && outcome.is_none();
@@ -72,7 +78,7 @@ impl Jobs {
         }
         vault.store().delete(&vault.uri(&head)?).await?;
         // Without its record nobody would know that a claim which is left has no holder.
-        if let Some(job) = vault.read::<Job>(&keys::job_document(id)).await? {
+        if let Some(job) = job {
             claim::release_of(&self.inner.backbone, &job, &vault.output_of(&job.document, id)?).await?;
         }
         let count = Leavings { vault, id, letters: state == JobState::Succeeded }.clear().await?;
@@ -85,27 +91,40 @@ impl Jobs {
     /// Removes the parts of plans whose jobs were never accepted, once nobody can be
     /// planning them any more, and shows the jobs that were accepted and are not known. `settled` are the folders that need no other look.
     async fn sweep_plans(&self, settled: &mut HashSet<Uuid>) -> Result<()> {
-        let vault = &self.inner.vault;
-        for id in vault.jobs().await? {
+        for id in self.inner.vault.jobs().await? {
             if settled.contains(&id) || self.inner.index.contains(&id) {
                 continue;
             }
-            let leavings = Leavings { vault, id: &id, letters: true };
-            let Some(newest) = leavings.newest().await? else {
-                // There is a head, whose gateway was killed before it showed the job; or nothing
-                // but output.
-                match vault.bytes(&keys::plan(&id)).await? {
-                    Some(_) => self.restore_record(&id).await?,
-                    None => drop(settled.insert(id)),
+            match self.sweep_plan(&id).await {
+                Ok(true) => drop(settled.insert(id)),
+                Ok(false) => {}
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(job = %id, %error, "what lies in a job's folder is not looked through");
                 }
-                continue;
-            };
-            if time::now().since(newest) >= self.inner.config.unaccepted {
-                let count = leavings.clear().await?;
-                tracing::info!(job = %id, count, "removed a plan that never became a job");
             }
         }
         Ok(())
+    }
+
+    /// The same for one folder; true when it needs no other look.
+    async fn sweep_plan(&self, id: &Uuid) -> Result<bool> {
+        let vault = &self.inner.vault;
+        let leavings = Leavings { vault, id, letters: true };
+        let Some(newest) = leavings.newest().await? else {
+            // There is a head, whose gateway was killed before it showed the job; or nothing
+            // but output.
+            let is_accepted = vault.bytes(&keys::plan(id)).await?.is_some();
+            if is_accepted {
+                self.restore_record(id).await?;
+            }
+            return Ok(!is_accepted);
+        };
+        if time::now().since(newest) >= self.inner.config.unaccepted {
+            let count = leavings.clear().await?;
+            tracing::info!(job = %id, count, "removed a plan that never became a job");
+        }
+        Ok(false)
     }
 }
 

@@ -122,6 +122,9 @@ pub struct JobsConfig {
     pub retention: Duration,
     /// How old the parts of a plan are when nobody can be planning the job any more.
     pub unaccepted: Duration,
+    /// How long a job is left to other gateways of which a newer release wrote something
+    /// that is not known here.
+    pub left: Duration,
     /// Whether commits are taken as the bus brings them, if only this process speaks
     /// there; those that others may have sent are read from the store in any case.
     pub believes_bus: bool,
@@ -139,6 +142,7 @@ impl Default for JobsConfig {
             cache_window: limits::CACHE_WINDOW,
             retention: limits::JOB_RETENTION_DEFAULT,
             unaccepted: limits::UNACCEPTED_WINDOW,
+            left: Duration::from_secs(30),
             believes_bus: true,
         }
     }
@@ -242,7 +246,12 @@ impl Jobs {
         let (ids, more) = self.inner.index.page(filter, before, limit);
         let mut records = Vec::with_capacity(ids.len());
         for id in ids {
-            records.extend(self.find(&id).await?);
+            match self.find(&id).await {
+                Err(error) if error.is_newer() => {
+                    tracing::warn!(job = %id, %error, "a job is left out of a list");
+                }
+                found => records.extend(found?),
+            }
         }
         Ok((records, more))
     }

@@ -382,7 +382,7 @@ impl Shard {
 
     fn partition(&self, place: usize) -> Option<Result<Partition>> {
         let line = self.lines.get(place)?;
-        Some(serde_json::from_slice(line).map_err(|e| Error::damaged(&self.key, e)))
+        Some(serde_json::from_slice(line).map_err(|e| Error::unread(&self.key, &e)))
     }
 
     fn partitions(self) -> impl Iterator<Item = Result<Partition>> {

@@ -4,7 +4,9 @@
 //! Follows the records, takes over jobs whose coordinator is gone, makes
 //! records anew that the backbone has lost, and turns leases that the queue
 //! gave up into commits that say so. Invariant: a job whose plan has a head and
-//! that has no outcome is taken up by some gateway, sooner or later.
+//! that has no outcome is taken up by some gateway, sooner or later. One of which a
+//! newer release wrote something that is not known here is left to gateways of that
+//! release, and ends here only if it is cancelled.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +29,7 @@ use super::{
     claim,
     coordinator::Coordinator,
     error::{Error, Result},
-    finish,
+    finish::{self, Ending},
     record::JobRecord,
     tenure::Tenure,
 };
@@ -122,36 +124,60 @@ impl Jobs {
     }
 
     async fn coordinate(self, id: Uuid, tenure: Tenure) {
-        tokio::select! {
-            () = self.persist(id, &tenure) => {}
-            () = tenure.lost.cancelled() => tracing::warn!(job = %id, "another gateway may coordinate the job now"),
-            () = self.inner.shutdown.cancelled() => {}
+        let left = tokio::select! {
+            left = self.persist(id, &tenure) => left,
+            () = tenure.lost.cancelled() => {
+                tracing::warn!(job = %id, "another gateway may coordinate the job now");
+                false
+            }
+            () = self.inner.shutdown.cancelled() => false,
+        };
+        if left {
+            // Meanwhile those may have it that can read it, and this gateway does not ask for it.
+            self.running().insert(id, None);
+            tenure.release().await;
+            self.inner.shutdown.run_until_cancelled(sleep(self.inner.config.left)).await;
+            self.running().remove(&id);
+        } else {
+            self.running().remove(&id);
+            tenure.release().await;
         }
-        self.running().remove(&id);
-        tenure.release().await;
     }
 
-    /// Works on a job until it has ended, beginning anew after each failure.
-    async fn persist(&self, id: Uuid, tenure: &Tenure) {
+    /// Works on a job until it has ended, beginning anew after each failure; true when it
+    /// has not, and is left to gateways of a newer release.
+    async fn persist(&self, id: Uuid, tenure: &Tenure) -> bool {
         let (mut pause, mut strikes) = (PAUSE, 0);
         loop {
             let error = match self.work(id, tenure).await {
-                Ok(()) => return,
+                Ok(()) => return false,
+                Err(error) if error.is_closing() => return false,
                 Err(error) => error,
             };
-            if error.is_closing() {
-                return;
-            }
-            tracing::warn!(job = %id, %error, "coordinating a job failed; it begins anew from what is written down");
-            if !error.is_transient() {
-                strikes += 1;
-                if strikes >= STRIKES_MAX && self.give_up(id, error).await {
-                    return;
+            let is_over = if error.is_newer() {
+                if !self.is_cancelled(&id).await {
+                    tracing::warn!(job = %id, %error, "a job is left to gateways that can read it");
+                    return true;
                 }
+                true
+            } else {
+                tracing::warn!(job = %id, %error, "coordinating a job failed; it begins anew from what is written down");
+                let lasts = !error.is_transient();
+                strikes += u32::from(lasts);
+                lasts && strikes >= STRIKES_MAX
+            };
+            if is_over && self.give_up(id, error).await {
+                return false;
             }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
+    }
+
+    /// Whether somebody has called the job off.
+    async fn is_cancelled(&self, id: &Uuid) -> bool {
+        let ending = self.inner.vault.read::<Ending>(&keys::ending(id)).await;
+        matches!(ending, Ok(Some(Ending { state: JobState::Cancelled, .. })))
     }
 
     async fn work(&self, id: Uuid, tenure: &Tenure) -> Result<()> {
@@ -171,7 +197,8 @@ impl Jobs {
     }
 
     /// Ends a job that cannot be coordinated: its plan is damaged, its function
-    /// is gone, the store refuses. True when it has ended.
+    /// is gone, the store refuses; or it is cancelled, and cannot be read here. True
+    /// when it has ended.
     async fn give_up(&self, id: Uuid, error: Error) -> bool {
         let problem = Problem::from(error).within("the job could not be carried on");
         let ended = async {
@@ -181,8 +208,9 @@ impl Jobs {
             let Some(mut record) = self.find(&id).await? else { return Ok(()) };
             let waiting = record.tasks.waiting + record.tasks.running;
             let tasks = TaskCounts { waiting, running: 0, ..record.tasks };
+            let cancelled = ending.state == JobState::Cancelled;
             let outcome = fanfold_protocol::job::JobOutcome {
-                state: JobState::Failed,
+                state: if cancelled { JobState::Cancelled } else { JobState::Failed },
                 ended_at: ending.ended_at,
                 problem: ending.problem.or(Some(problem)),
                 manifest: None,
@@ -200,9 +228,12 @@ impl Jobs {
             record.end(&outcome, None);
             let value = serde_json::to_vec(&record).map_err(|e| Error::damaged(&key, e))?;
             inner.backbone.put(&keys::job_record(&id), value).await?;
-            if let Some(job) = inner.vault.read::<Job>(&keys::job_document(&id)).await? {
-                super::claim::release(&inner.backbone, &record.output, id).await?;
-                self.sweep_later(job, record.output);
+            claim::release(&inner.backbone, &record.output, id).await?;
+            match inner.vault.read::<Job>(&keys::job_document(&id)).await {
+                Ok(Some(job)) => self.sweep_later(job, record.output),
+                Ok(None) => {}
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) => tracing::warn!(job = %id, %error, "what its tasks staged stays behind"),
             }
             Ok::<_, Error>(())
         };
@@ -235,9 +266,18 @@ impl Jobs {
             .await
     }
 
-    /// Makes the record of a job that has a head.
+    /// Makes the record of a job that has a head. One that cannot be read stays as it is,
+    /// and keeps nobody from restoring others.
     pub(super) async fn restore_record(&self, id: &Uuid) -> Result<()> {
-        let Some(record) = case::restore(self, id).await? else { return Ok(()) };
+        let record = match case::restore(self, id).await {
+            Ok(Some(record)) => record,
+            Ok(None) => return Ok(()),
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => {
+                tracing::warn!(job = %id, %error, "a job in the store is not restored");
+                return Ok(());
+            }
+        };
         tracing::info!(job = %id, state = ?record.state, "restored a job from the store");
         self.note_new(&record).await
     }

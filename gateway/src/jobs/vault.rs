@@ -61,7 +61,7 @@ impl Vault {
     /// An object, if it is there.
     pub async fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         let Some(bytes) = self.bytes(key).await? else { return Ok(None) };
-        serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::damaged(key, e))
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::unread(key, &e))
     }
 
     /// An object that must be there.

@@ -14,6 +14,7 @@ mod harness;
 mod idempotency;
 mod invocations;
 mod problems;
+mod releases;
 mod service;
 mod sources;
 mod tenants;
