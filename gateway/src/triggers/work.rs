@@ -13,8 +13,14 @@ use std::{
 };
 
 use fanfold_backbone::Delivery;
-use fanfold_protocol::{ErrorKind, Fault, Problem, digest::Digest, keys, limits, time};
+use fanfold_protocol::{
+    ErrorKind, Fault, Problem,
+    digest::Digest,
+    keys, limits,
+    time::{self, Timestamp},
+};
 use futures::{StreamExt, stream};
+use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
@@ -180,19 +186,37 @@ async fn within_rate(app: &AppState, trigger: &Trigger) -> bool {
     false
 }
 
-/// What a delivery carries; none when it was given up because that cannot be told.
+/// What every release says of an event that waits.
+#[derive(Deserialize)]
+struct Taken {
+    at: Timestamp,
+}
+
+/// What a delivery carries; none when that cannot be told. It is given up then, unless a newer release
+/// has queued it, whose gateways have as long for it as for what is no event's own fault.
 async fn read(app: &AppState, trigger: &Trigger, delivery: Delivery) -> Option<Item> {
-    match serde_json::from_slice(&delivery.payload) {
-        Ok(waiting) => Some(Item { delivery, waiting }),
-        Err(_) => {
-            app.triggers.counters().event(&trigger.record.name, Fate::Dead);
-            let reason = unread_reason(&delivery.payload).unwrap_or_else(|| {
-                "expected an event of this version of the platform, found something else".to_owned()
-            });
-            settle(delivery.dead(&reason).await);
-            None
+    let (name, payload) = (&trigger.record.name, &delivery.payload);
+    let error = match serde_json::from_slice(payload) {
+        Ok(waiting) => return Some(Item { delivery, waiting }),
+        Err(error) => error,
+    };
+    let (again, reason) = match unread_reason(payload) {
+        Some(reason) => (None, reason),
+        None => {
+            let found = format!("expected an event of this release or an older one, found: {error}");
+            let problem = Problem::new(ErrorKind::Internal, found);
+            let age = serde_json::from_slice::<Taken>(payload).map(|taken| time::now().since(taken.at));
+            let again = pause(trigger, &problem, delivery.attempt, age.unwrap_or(Duration::MAX));
+            (again, problem.reason())
         }
-    }
+    };
+    tracing::warn!(trigger = %name, id = delivery.id, reason, left = again.is_some(), "an event cannot be read");
+    app.triggers.counters().event(name, if again.is_some() { Fate::Retried } else { Fate::Dead });
+    settle(match again {
+        Some(pause) => delivery.nak(pause).await,
+        None => delivery.dead(&reason).await,
+    });
+    None
 }
 
 async fn done(app: &AppState, trigger: &Trigger, item: &Item, fate: Fate) {

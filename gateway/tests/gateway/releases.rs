@@ -1,11 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Releases side by side: what a newer one stored is neither lost nor ended here.
 
-use bytes::Bytes;
-use fanfold_protocol::{ErrorKind, keys, uri::ObjectUri};
-use serde_json::{Value, json};
+use std::time::Duration;
 
-use crate::harness::start;
+use bytes::Bytes;
+use fanfold_backbone::{Backbone, Delivery, queue::Message};
+use fanfold_protocol::{
+    ErrorKind, keys,
+    time::{self, Timestamp},
+    uri::ObjectUri,
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    asynchronous::hasty,
+    harness::{start, start_with},
+    triggers::{document, with_trigger},
+};
 
 #[tokio::test]
 async fn a_functions_record_of_a_newer_release_is_read_and_kept() {
@@ -45,4 +57,85 @@ async fn a_functions_record_of_a_newer_release_is_read_and_kept() {
     service.invoke("g/invoke", "").await.is_problem(ErrorKind::Internal);
     service.deploy("g", "2").await.is_problem(ErrorKind::Internal);
     assert_eq!((stored("g").await, copied("g").await), (other.clone(), other));
+}
+
+/// What a gateway of the newer release gets.
+async fn pulled(backbone: &Backbone, queue: &str) -> Delivery {
+    let wait = Duration::from_secs(20);
+    backbone.pull(queue, 1, wait, Duration::from_secs(30)).await.unwrap().pop().unwrap()
+}
+
+/// A call as it lies in the queue, and its record, of an origin that is not known here.
+fn scheduled(id: &Uuid, accepted_at: Timestamp) -> (String, String) {
+    let origin = json!({"kind": "schedule", "name": "nightly"});
+    let head = json!({
+        "id": id, "function": "f", "version": 1, "timeout_ms": 30_000, "params": "{}", "method": "POST", "query": "",
+        "headers": [], "accepted_at": accepted_at, "depth": 0, "origin": origin
+    });
+    let record = json!({
+        "function": "f", "version": 1, "accepted_at": accepted_at, "depth": 0, "origin": origin, "attempts": 0,
+        "started_at": null, "problem": null
+    });
+    (format!("{head}\necho"), record.to_string())
+}
+
+#[tokio::test]
+async fn a_call_of_an_unknown_origin_waits_for_who_knows_it() {
+    let service = start_with(hasty).await;
+    service.deploy("f", "1").await;
+    let backbone = service.base.backbone.clone();
+    let (young, old) = (Uuid::now_v7(), Uuid::now_v7());
+    let (message, record) = scheduled(&young, time::now());
+    let (late, known) = scheduled(&old, Timestamp(1));
+    for (id, message, record) in [(young, &message, record), (old, &late, known)] {
+        backbone.create(&keys::invocation_record(&id), record).await.unwrap();
+        let message = Message::new(id.to_string(), message.clone());
+        backbone.enqueue(keys::INVOCATION_QUEUE, vec![message]).await.unwrap();
+    }
+    // The old one is a dead letter, with its record or without; the other one is put off.
+    let settled = async {
+        loop {
+            let depth = backbone.depth(keys::INVOCATION_QUEUE).await.unwrap();
+            if (depth.delayed, depth.dead) == (1, 1) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), settled).await.unwrap();
+    let _base = service.stop().await;
+    let letters = backbone.dead_letters(keys::INVOCATION_QUEUE, 0, 9).await.unwrap();
+    assert_eq!(letters.iter().map(|letter| &letter.id[..]).collect::<Vec<_>>(), [old.to_string()]);
+    let delivery = pulled(&backbone, keys::INVOCATION_QUEUE).await;
+    assert_eq!((&delivery.id, &delivery.payload[..]), (&young.to_string(), message.as_bytes()));
+    assert!(delivery.attempt > 1);
+    assert!(backbone.get(&keys::invocation_record(&young)).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn an_event_of_an_unknown_kind_waits_for_who_knows_it() {
+    let mut document = document();
+    // Attempts are counted for what is the event's own fault.
+    document["retry"] = json!({"attempts": 1, "backoff": "2s"});
+    let (service, view) = with_trigger(document).await;
+    let backbone = service.base.backbone.clone();
+    let queue = keys::event_queue(&view["id"].as_str().unwrap().parse().unwrap());
+    let event = |at: Timestamp| {
+        let notice = json!({"bucket": "bank", "key": "in/a.csv", "kind": "restored", "name": "ObjectRestore:Completed"});
+        json!({"notice": notice, "at": at}).to_string()
+    };
+    let young = event(time::now());
+    let messages = [("young", young.clone()), ("old", event(Timestamp(1))), ("none", "{}".to_owned())];
+    let messages = messages.map(|(id, event)| Message::new(id, event)).to_vec();
+    backbone.enqueue(&queue, messages).await.unwrap();
+    service.until("retried", 1).await;
+    service.until("dead", 2).await;
+    let _base = service.stop().await;
+    let letters = backbone.dead_letters(&queue, 0, 9).await.unwrap();
+    assert!(
+        letters.iter().all(|letter| letter.reason.starts_with("internal: expected an event")),
+        "{letters:?}"
+    );
+    let delivery = pulled(&backbone, &queue).await;
+    assert_eq!((&delivery.id[..], &delivery.payload[..]), ("young", young.as_bytes()));
 }

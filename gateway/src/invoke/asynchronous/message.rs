@@ -3,7 +3,8 @@
 //!
 //! The version is pinned when the call is accepted, so that an alias that moves
 //! afterwards does not change work that was promised. A message that cannot be
-//! read again is a fault of the platform, never of whoever called.
+//! read again is a fault of the platform, never of whoever called: mostly a newer
+//! release has queued it.
 
 use std::time::Duration;
 
@@ -47,6 +48,17 @@ pub(super) struct Head {
     pub(super) accepted_at: Timestamp,
     pub(super) depth: u32,
     pub(super) origin: Origin,
+}
+
+/// What a head says in every release.
+#[derive(Deserialize)]
+struct Accepted {
+    accepted_at: Timestamp,
+}
+
+/// When a call was accepted, also where nothing else of its message can be read.
+pub(super) fn accepted_at(payload: &Bytes) -> Option<Timestamp> {
+    framed::decode::<Accepted>(payload).ok().map(|(head, _)| head.accepted_at)
 }
 
 /// A message.
@@ -114,7 +126,10 @@ mod tests {
         assert_eq!((read.body, read.head.params), (message.body, message.head.params));
         assert_eq!((read.head.id, read.head.origin), (message.head.id, message.head.origin));
         for bad in [&b""[..], b"{}\n", b"\xff", b"null\nx"] {
-            assert!(Message::decode(&Bytes::from_static(bad)).is_err(), "{bad:?}");
+            let bad = Bytes::from_static(bad);
+            assert!(Message::decode(&bad).is_err() && accepted_at(&bad).is_none(), "{bad:?}");
         }
+        let newer = Bytes::from_static(b"{\"accepted_at\":9,\"origin\":{\"kind\":\"schedule\"}}\nbody");
+        assert_eq!((Message::decode(&newer).is_err(), accepted_at(&newer)), (true, Some(Timestamp(9))));
     }
 }

@@ -4,8 +4,9 @@
 //! It takes at most half of this gateway's places, so that whoever waits for an
 //! answer finds the other half. A message leaves the queue only when the end of its
 //! invocation is in the store. What is no fault of the function (no place, no
-//! worker, a store or a backbone that does not answer, a stop) is not counted as
-//! an attempt and bounded by the invocation's age alone.
+//! worker, a store or a backbone that does not answer, a stop, a message that only a
+//! newer release can read) is not counted as an attempt and bounded by the
+//! invocation's age alone.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +26,7 @@ use super::{
     Inner,
     ends::{Answer, Ended},
     live::Live,
-    message::Message,
+    message::{self, Message},
     running::Seat,
 };
 use crate::{
@@ -193,7 +194,7 @@ async fn handle(app: &App, delivery: &Delivery) {
 async fn attend(app: &App, inner: &Inner, delivery: &Delivery) -> Result<Settle, Problem> {
     let message = match Message::decode(&delivery.payload) {
         Ok(message) => message,
-        Err(error) => return poison(inner, delivery, &error).await,
+        Err(error) => return unread(inner, delivery, &error).await,
     };
     let id = message.head.id;
     let Some(seat) = inner.running.enter(id) else { return Ok(Settle::Again(LEASE)) };
@@ -224,13 +225,27 @@ async fn attend(app: &App, inner: &Inner, delivery: &Delivery) -> Result<Settle,
     work.attempt(live, revision).await
 }
 
-/// A message that cannot be read: its invocation ends, if it is known, and the queue moves on.
-async fn poison(inner: &Inner, delivery: &Delivery, error: &serde_json::Error) -> Result<Settle, Problem> {
+/// A message that cannot be read: for as long as its invocation may be tried, gateways of a newer release
+/// may read it. Then, or where it is of no release, the invocation ends, if it is known, and the queue moves on.
+async fn unread(inner: &Inner, delivery: &Delivery, error: &serde_json::Error) -> Result<Settle, Problem> {
+    let age = message::accepted_at(&delivery.payload).map(|at| time::now().since(at));
+    if age.is_some_and(|age| age <= inner.config.age_max) {
+        tracing::warn!(id = delivery.id, %error, "an invocation is left to gateways that can read its message");
+        return Ok(Settle::Again(pause(inner.config.backoff, &delivery.id, delivery.attempt)));
+    }
     let problem = internal(format!("the message of invocation {:?} cannot be read: {error}", delivery.id));
     let reason = format!("{}: expected the message of a call, found: {error}", problem.code);
-    if let Ok(id) = delivery.id.parse::<Uuid>()
-        && let Some((live, _)) = Live::get(&inner.backbone, &id).await?
-    {
+    let id = delivery.id.parse::<Uuid>();
+    let found = match &id {
+        Ok(id) => Live::get(&inner.backbone, id).await,
+        Err(_) => Ok(None),
+    };
+    let found = match found {
+        // Its record cannot be read either, and lapses.
+        Err(problem) if problem.code == ErrorKind::Internal => None,
+        found => found?,
+    };
+    if let Some((id, (live, _))) = id.ok().zip(found) {
         let ended = Ended::new(id, &live, Err(problem));
         if inner.ends.put_once(&ended, None, &Uuid::new_v4()).await? {
             inner.counters.ended(ended.state());
