@@ -137,10 +137,11 @@ fn decode_stream(bytes: &[u8]) -> Result<Vec<RecordBatch>, Problem> {
                 bytes.len() - at
             ))
         })?;
-        check_message(message, frame, Compression::Refused)
+        check_message(message, frame, Origin::Guest)
             .map_err(|p| p.within(format!("message at byte {at}")))?;
         at += frame.len();
         if let Some(batch) = messages.take(message).map_err(malformed)? {
+            shape::check_types(batch.schema_ref())?;
             let expanded = shape::ipc_bytes(&batch);
             room = room.checked_sub(expanded).ok_or_else(|| {
                 let detail = format!("dictionaries and views must expand to at most {} bytes a call, found more; write plain or smaller batches", limits::PAGE_BYTES_MAX);
@@ -234,24 +235,33 @@ impl Frame {
     }
 }
 
-/// What to think of compressed bodies.
+/// Where a message comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Compression {
-    /// Guests do not send them.
-    Refused,
-    /// Files may have them, within the caps on decompression.
-    Capped,
+pub(super) enum Origin {
+    /// Guests send plain buffers and whole dictionaries.
+    Guest,
+    /// Files may have compressed buffers, within the caps on decompression, and
+    /// dictionaries that grow.
+    File,
 }
 
 /// Checks what a whole message declares before anything is allocated for it.
 /// Returns the bytes that its buffers decompress to.
-pub(super) fn check_message(message: &[u8], frame: Frame, compression: Compression) -> Result<u64, Problem> {
+pub(super) fn check_message(message: &[u8], frame: Frame, origin: Origin) -> Result<u64, Problem> {
     let (metadata, body) = message[PREFIX_BYTES..].split_at(frame.metadata);
     let message =
         root_as_message(metadata).map_err(|e| corrupt(format!("the metadata is no Arrow message: {e}")))?;
     let batch = match message.header_type() {
         MessageHeader::RecordBatch => message.header_as_record_batch(),
-        MessageHeader::DictionaryBatch => message.header_as_dictionary_batch().and_then(|d| d.data()),
+        MessageHeader::DictionaryBatch => {
+            let dictionary = message.header_as_dictionary_batch();
+            // Each part copies all that came before it.
+            if origin == Origin::Guest && dictionary.is_some_and(|d| d.isDelta()) {
+                let detail = "expected whole dictionaries, found a part to be added to one; write it whole";
+                return Err(corrupt(detail.to_owned()));
+            }
+            dictionary.and_then(|d| d.data())
+        }
         MessageHeader::Schema => return Ok(0),
         other => {
             return Err(corrupt(format!(
@@ -261,12 +271,13 @@ pub(super) fn check_message(message: &[u8], frame: Frame, compression: Compressi
     };
     let batch = batch.ok_or_else(|| corrupt("a message must have a header, found none".to_owned()))?;
     check_rows(&batch, body.len())?;
-    match (batch.compression(), compression) {
+    check_buffers(&batch, body.len())?;
+    match (batch.compression(), origin) {
         (None, _) => Ok(body.len() as u64),
-        (Some(_), Compression::Refused) => Err(corrupt(
+        (Some(_), Origin::Guest) => Err(corrupt(
             "expected plain buffers, found compressed ones; write without compression".to_owned(),
         )),
-        (Some(_), Compression::Capped) => decompressed_bytes(&batch, body),
+        (Some(_), Origin::File) => decompressed_bytes(&batch, body),
     }
 }
 
@@ -281,6 +292,21 @@ fn check_rows(batch: &ipc::RecordBatch<'_>, body: usize) -> Result<(), Problem> 
         }
     }
     Ok(())
+}
+
+/// Bytes that columns share would be looked at once for each of them, and there may be very
+/// many columns.
+fn check_buffers(batch: &ipc::RecordBatch<'_>, body: usize) -> Result<(), Problem> {
+    let lengths =
+        batch.buffers().into_iter().flatten().map(|b| u64::try_from(b.length()).unwrap_or(u64::MAX));
+    let total = lengths.fold(0, u64::saturating_add);
+    if total <= body as u64 {
+        return Ok(());
+    }
+    Err(corrupt(format!(
+        "buffers must lie side by side in their body of {body} bytes, found {total} bytes of them; write each buffer \
+         by itself"
+    )))
 }
 
 /// The sum of the lengths that the buffers of a compressed batch declare.

@@ -4,7 +4,8 @@
 //! Decoders give whatever the object holds (views, dictionaries, runs, large
 //! offsets); here a batch is first cut by what it will weigh once plain, and only
 //! then made plain, so that a dictionary of one huge value named by every row
-//! never expands further than one batch.
+//! never expands further than one batch. Invariant: weighing takes as long as what is
+//! there is, not as what it would become; where that cannot be, [`check_types`] refuses.
 
 use std::sync::Arc;
 
@@ -12,16 +13,20 @@ use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, RunArray},
     compute::{CastOptions, cast_with_options},
     datatypes::{
-        DataType, Field, FieldRef, Fields, Int16Type, Int32Type, Int64Type, RunEndIndexType, Schema,
+        ArrowNativeType, DataType, Field, FieldRef, Fields, Int16Type, Int32Type, Int64Type, RunEndIndexType,
+        Schema,
     },
     error::ArrowError,
 };
 use fanfold_protocol::{ErrorKind, Problem, limits};
 
-use super::BATCH_ROWS_MAX;
+use super::{BATCH_ROWS_MAX, guard::quote};
 
 /// Message, alignment and schema of one column, at most, its name aside.
 const COLUMN_OVERHEAD_BYTES: usize = 512;
+
+/// What each item of a list view costs while the list is made plain: its place, twice.
+const ITEM_BYTES: usize = 8;
 
 /// What a batch should weigh when it is cut out of a larger one.
 const CUT_TARGET_BYTES: usize = 6 << 20;
@@ -41,6 +46,43 @@ pub(super) fn plain_type(data_type: &DataType) -> DataType {
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain_field).collect::<Fields>()),
         DataType::Map(f, sorted) => DataType::Map(plain_field(f), *sorted),
         other => other.clone(),
+    }
+}
+
+/// Refuses columns of a stream or a file in which the same bytes may be named again and again
+/// at several levels: each multiplies what is to be weighed.
+pub(super) fn check_types(schema: &Schema) -> Result<(), Problem> {
+    let Some(field) = schema.fields().iter().find(|field| multiplies(field.data_type())) else {
+        return Ok(());
+    };
+    let detail = format!(
+        "column {} must have plain values in its dictionaries and list views, found {}; write lists as List and \
+         dictionaries of plain values",
+        quote(field.name()),
+        quote(&field.data_type().to_string())
+    );
+    Err(Problem::new(ErrorKind::SchemaMismatch, detail))
+}
+
+/// Whether dictionaries or list views hold what is not weighed at a glance.
+fn multiplies(data_type: &DataType) -> bool {
+    use DataType::{
+        BinaryView, Dictionary, FixedSizeList, LargeList, LargeListView, List, ListView, Map, RunEndEncoded,
+        Struct, Utf8View,
+    };
+    let named = |data_type: &DataType| {
+        data_type.is_nested() || matches!(data_type, Dictionary(_, _) | RunEndEncoded(_, _))
+    };
+    match data_type {
+        Dictionary(_, values) => named(values),
+        ListView(f) | LargeListView(f) => {
+            named(f.data_type()) || matches!(f.data_type(), Utf8View | BinaryView)
+        }
+        List(f) | LargeList(f) | FixedSizeList(f, _) | Map(f, _) | RunEndEncoded(_, f) => {
+            multiplies(f.data_type())
+        }
+        Struct(fields) => fields.iter().any(|f| multiplies(f.data_type())),
+        _ => false,
     }
 }
 
@@ -190,7 +232,8 @@ fn children<O: Copy + TryInto<usize>>(values: &dyn Array, offsets: &[O]) -> usiz
 }
 
 fn rows(values: impl Iterator<Item = ArrayRef>) -> usize {
-    values.map(|v| content_bytes(&v)).fold(0, usize::saturating_add)
+    let weight = |v: ArrayRef| content_bytes(&v).saturating_add(v.len().saturating_mul(ITEM_BYTES));
+    values.map(weight).fold(0, usize::saturating_add)
 }
 
 /// The low 32 bits of a view are its length.
@@ -208,26 +251,28 @@ fn dictionary_bytes(array: &dyn Array) -> usize {
     if let Some(width) = values.data_type().primitive_width() {
         return array.len().saturating_mul(width);
     }
-    let weights: Vec<usize> = (0..values.len()).map(|i| value_bytes(&values.slice(i, 1))).collect();
+    let weight = |place: usize| value_bytes(&values.slice(place, 1));
+    let keys = dictionary.normalized_keys();
+    // Those that are fewer are looked at: many small batches may share one large dictionary.
+    if keys.len() < values.len() {
+        return keys.into_iter().map(weight).fold(4, usize::saturating_add);
+    }
+    let weights: Vec<usize> = (0..values.len()).map(weight).collect();
     let weight = |key: usize| weights.get(key).copied().unwrap_or(0);
-    dictionary.normalized_keys().into_iter().map(weight).fold(4, usize::saturating_add)
+    keys.into_iter().map(weight).fold(4, usize::saturating_add)
 }
 
+/// Run by run, for a few of them may be very many rows.
 fn run_bytes<R: RunEndIndexType>(array: &dyn Array) -> usize {
     let Some(runs) = array.as_any().downcast_ref::<RunArray<R>>() else {
         return array.get_buffer_memory_size();
     };
-    let mut logical = 0;
-    let mut bytes = 0_usize;
-    while logical < runs.len() {
-        let at = runs.get_physical_index(logical);
-        // Runs are counted from the array's own start, slices are not.
-        let mut length = 1;
-        while logical + length < runs.len() && runs.get_physical_index(logical + length) == at {
-            length += 1;
-        }
-        bytes = bytes.saturating_add(value_bytes(&runs.values().slice(at, 1)).saturating_mul(length));
-        logical += length;
+    let (mut begin, mut bytes) = (0, 0_usize);
+    for (place, end) in (runs.get_start_physical_index()..).zip(runs.run_ends().sliced_values()) {
+        let end = end.as_usize();
+        let weight = value_bytes(&runs.values().slice(place, 1));
+        bytes = bytes.saturating_add(weight.saturating_mul(end - begin));
+        begin = end;
     }
     bytes
 }

@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Arrow IPC: objects, and what crosses the border to guests.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, DictionaryArray, Int32Array, Int64Array, LargeStringArray, NullArray,
-        RecordBatch, RunArray, StringArray, StringViewArray,
+        Array, ArrayRef, AsArray, DictionaryArray, Int32Array, Int64Array, LargeStringArray, ListArray,
+        ListViewArray, NullArray, RecordBatch, RunArray, StringArray, StringViewArray,
     },
+    buffer::{OffsetBuffer, ScalarBuffer},
     datatypes::{DataType, Field, Int32Type, Schema},
     ipc::{
         CompressionType,
-        writer::{FileWriter, IpcWriteOptions, StreamWriter},
+        writer::{DictionaryHandling, FileWriter, IpcWriteOptions, StreamWriter},
     },
 };
 use fanfold_protocol::{ErrorKind, limits};
@@ -200,6 +205,117 @@ fn views_that_share_text_do_not_expand() {
     (0..1_000).for_each(|_| builder.try_append_view(block, 0, 1 << 20).unwrap());
     let views = RecordBatch::try_from_iter([("v", Arc::new(builder.finish()) as ArrayRef)]).unwrap();
     check_problem(decode(&stream(&[views], None)), ErrorKind::TransferTooLarge, &["views"]);
+}
+
+/// What work gives that might never end.
+fn soon<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(work()));
+    receiver.recv_timeout(Duration::from_secs(60)).expect("an end within a minute")
+}
+
+fn column(values: ArrayRef) -> RecordBatch {
+    RecordBatch::try_from_iter([("v", values)]).unwrap()
+}
+
+fn item(values: &ArrayRef) -> Arc<Field> {
+    Arc::new(Field::new_list_field(values.data_type().clone(), true))
+}
+
+/// So many list views, each of which is all of `values`.
+fn views(values: ArrayRef, count: usize) -> ArrayRef {
+    let sizes = ScalarBuffer::from(vec![values.len() as i32; count]);
+    Arc::new(ListViewArray::new(item(&values), vec![0; count].into(), sizes, values, None))
+}
+
+/// One list of `values`.
+fn list(values: ArrayRef) -> ArrayRef {
+    let offsets = OffsetBuffer::from_lengths([values.len()]);
+    Arc::new(ListArray::new(item(&values), offsets, values, None))
+}
+
+/// So many rows, each of which names the first of `values`.
+fn dictionary(values: ArrayRef, count: usize) -> ArrayRef {
+    Arc::new(DictionaryArray::new(Int32Array::from(vec![0; count]), values))
+}
+
+fn numbers(count: usize) -> ArrayRef {
+    Arc::new(Int64Array::from(vec![7; count]))
+}
+
+#[test]
+fn what_is_named_again_and_again_is_not_followed() {
+    // 4,000 to the power of five values, if all of them were looked at.
+    let lists = (0..4).fold(numbers(4_000), |values, _| views(values, 4_000));
+    let texts: ArrayRef = Arc::new(StringArray::from(vec!["x"]));
+    let named = dictionary(list(dictionary(texts, 3)), 3);
+    let refused = ["\"v\"", "plain values in its dictionaries and list views"];
+    for hostile in [column(lists), column(named)] {
+        let batches = std::slice::from_ref(&hostile);
+        let content = stream(batches, None);
+        check_problem(soon(move || decode(&content)), ErrorKind::SchemaMismatch, &refused);
+        for content in [file(batches, None), stream(batches, None)] {
+            soon(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(problem("x", content, ErrorKind::SchemaMismatch, &refused));
+            });
+        }
+    }
+}
+
+#[test]
+fn lists_and_dictionaries_of_all_ordinary_kinds_are_read() {
+    let texts: ArrayRef = Arc::new(StringArray::from(vec!["x", "y"]));
+    let seen: ArrayRef = Arc::new(StringViewArray::from(vec!["x", "y"]));
+    let runs = RunArray::<Int32Type>::try_new(&Int32Array::from(vec![1]), &dictionary(Arc::clone(&texts), 1));
+    let columns = [
+        (list(list(list(numbers(3)))), "List(List(List(Int64)))"),
+        (list(dictionary(Arc::clone(&texts), 3)), "List(Utf8)"),
+        (dictionary(seen, 1), "Utf8"),
+        (views(texts, 1), "List(Utf8)"),
+        (list(views(numbers(3), 2)), "List(List(Int64))"),
+        (Arc::new(runs.unwrap()), "Utf8"),
+    ];
+    for (values, expected) in columns {
+        let decoded = decode(&stream(&[column(values)], None)).unwrap();
+        assert_eq!(types(&decoded[0]), [format!("v {expected}")]);
+        assert_eq!(decoded[0].num_rows(), 1);
+    }
+}
+
+#[test]
+fn batches_that_share_a_dictionary_do_not_weigh_it_each() {
+    let batch = column(dictionary(Arc::new(StringArray::from(vec![""; 1 << 20])), 1));
+    let content = stream(&vec![batch; 8_000], None);
+    assert_eq!(soon(move || decode(&content).map(|batches| batches.len())), Ok(8_000));
+}
+
+#[test]
+fn few_runs_of_very_many_rows_are_weighed_by_runs() {
+    let ends = Int32Array::from(vec![16 << 20]);
+    let runs: ArrayRef = Arc::new(RunArray::<Int32Type>::try_new(&ends, &numbers(1)).unwrap());
+    let names: Vec<String> = (0..2_000).map(|n| n.to_string()).collect();
+    let batch = RecordBatch::try_from_iter(names.iter().map(|name| (name, Arc::clone(&runs)))).unwrap();
+    let content = stream(&[batch], None);
+    check_problem(soon(move || decode(&content)), ErrorKind::TransferTooLarge, &["expand"]);
+}
+
+#[test]
+fn bytes_that_are_shared_or_added_to_are_refused() {
+    let two = RecordBatch::try_from_iter([("a", numbers(100)), ("b", numbers(100))]).unwrap();
+    let mut content = stream(&[two], None);
+    assert_eq!(decode(&content).map(|batches| batches.len()), Ok(1));
+    // The first column's values reach into those of the second.
+    let at = content.windows(8).position(|w| w == 800_u64.to_le_bytes()).unwrap();
+    content[at..at + 8].copy_from_slice(&1_600_u64.to_le_bytes());
+    check_problem(decode(&content), ErrorKind::ArrowCorrupt, &["side by side"]);
+
+    let options = IpcWriteOptions::default().with_dictionary_handling(DictionaryHandling::Delta);
+    let parts =
+        [vec!["x"], vec!["x", "y"]].map(|texts| column(dictionary(Arc::new(StringArray::from(texts)), 3)));
+    let mut writer = StreamWriter::try_new_with_options(Vec::new(), parts[0].schema_ref(), options).unwrap();
+    parts.iter().for_each(|part| writer.write(part).unwrap());
+    check_problem(decode(&writer.into_inner().unwrap()), ErrorKind::ArrowCorrupt, &["whole dictionaries"]);
 }
 
 proptest! {

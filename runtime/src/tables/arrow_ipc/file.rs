@@ -21,10 +21,10 @@ use fanfold_storage::Store;
 use super::{MESSAGE_BYTES_MAX, too_large};
 use crate::tables::{
     guard::guard,
-    ipc::{Compression, Frame, check_message},
+    ipc::{Frame, Origin, check_message},
     ranges::{Ahead, Sparse, fetch},
     select::{Decoded, First, Wanted},
-    store_problem,
+    shape, store_problem,
 };
 
 /// Neighbouring blocks that are fetched together.
@@ -73,6 +73,7 @@ impl FileReader {
         let names: Vec<&str> = footer.schema.fields().iter().map(|f| f.name().as_str()).collect();
         let order = wanted.resolve(&uri, &names, first)?;
         let schema = footer.schema.project(&order).map_err(|e| corrupt(&uri, &e.to_string()))?;
+        shape::check_types(&schema).map_err(|p| p.within(&uri))?;
         let mut reader = Self {
             store: store.clone(),
             slice: slice.clone(),
@@ -184,8 +185,7 @@ impl FileReader {
             // The decoder takes the body from where the block says, so the two must agree.
             .filter(|frame| frame.len() == bytes.len() && frame.body as i64 == block.bodyLength())
             .ok_or_else(|| corrupt(&self.place(block), "a block of other lengths than its message"))?;
-        check_message(&bytes[..frame.len()], frame, Compression::Capped)
-            .map_err(|p| p.within(self.place(block)))?;
+        check_message(&bytes[..frame.len()], frame, Origin::File).map_err(|p| p.within(self.place(block)))?;
         Ok(Buffer::from(&bytes[..]))
     }
 

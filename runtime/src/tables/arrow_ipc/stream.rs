@@ -14,8 +14,9 @@ use fanfold_storage::Store;
 use super::{MESSAGE_BYTES_MAX, corrupt, too_large};
 use crate::tables::{
     guard::guard,
-    ipc::{Compression, Frame, Messages, PREFIX_BYTES, check_message},
+    ipc::{Frame, Messages, Origin, PREFIX_BYTES, check_message},
     select::{Decoded, First, Wanted},
+    shape,
     text::Text,
 };
 
@@ -55,6 +56,7 @@ impl StreamReader {
         reader.order = wanted.resolve(&reader.uri, &names, first)?;
         reader.schema =
             Arc::new(stored.project(&reader.order).map_err(|e| corrupt(&reader.uri, &e.to_string()))?);
+        shape::check_types(&reader.schema).map_err(|p| p.within(&reader.uri))?;
         Ok(reader)
     }
 
@@ -99,7 +101,7 @@ impl StreamReader {
             .ok_or_else(|| corrupt(&place(), "the end within a message"))?;
         let messages = &mut self.messages;
         let batch = guard(ErrorKind::ArrowCorrupt, place, || {
-            check_message(message, frame, Compression::Capped).map_err(|p| p.within(place()))?;
+            check_message(message, frame, Origin::File).map_err(|p| p.within(place()))?;
             messages.take(message).map_err(|e| corrupt(&place(), &e.to_string()))
         })?;
         self.text.consume(frame.len());
