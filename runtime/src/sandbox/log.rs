@@ -34,6 +34,8 @@ struct Inner {
     stdout: Partial,
     stderr: Partial,
     panic: Option<String>,
+    /// Whether the next line has what the panic said.
+    panic_goes_on: bool,
 }
 
 /// A line of a stream that has not ended yet.
@@ -143,16 +145,18 @@ impl Inner {
 
     /// Keeps what a panic hook said, also when the log is full: the SDK's line
     /// `panicked at …`, or the standard library's `thread … panicked at …:` and
-    /// the message on the next line.
+    /// the message on the next line. Never more than a line can hold.
     fn note_panic(&mut self, text: &str) {
         let started = text.starts_with("panicked at ")
             || (text.starts_with("thread '") && text.contains("' panicked at "))
             || (text.starts_with("thread '") && text.contains(") panicked at "));
+        let goes_on = std::mem::replace(&mut self.panic_goes_on, started && text.ends_with(':'));
         if started {
             self.panic = Some(escape(text).0);
-        } else if let Some(panic) = self.panic.as_mut().filter(|panic| panic.ends_with(':')) {
+        } else if goes_on && let Some(panic) = &mut self.panic {
             panic.push(' ');
             panic.push_str(&escape(text).0);
+            panic.truncate(panic.floor_char_boundary(limits::LOG_LINE_BYTES_MAX));
         }
     }
 }
@@ -260,5 +264,22 @@ mod tests {
             Some("thread '<unnamed>' (1) panicked at src/lib.rs:3:4: index out of bounds"),
         );
         check("all is well\n", None);
+    }
+
+    #[test]
+    fn no_more_is_noted_of_a_panic_than_a_line_holds() {
+        let log = Log::default();
+        log.line(Level::Error, "thread 'main' panicked at src/lib.rs:1:2:");
+        let line = format!("{}:", "x".repeat(limits::LOG_LINE_BYTES_MAX - 1));
+        for _ in 0..10_000 {
+            log.line(Level::Error, &line);
+        }
+        let panic = log.panic().unwrap();
+        assert_eq!(panic.len(), limits::LOG_LINE_BYTES_MAX);
+        assert!(panic.starts_with("thread 'main' panicked at src/lib.rs:1:2: xxx"), "{panic}");
+        // One line belongs to it, whatever that ends with.
+        let log = Log::default();
+        log.write(Source::Err, b"thread 'main' panicked at src/lib.rs:1:2:\nexpected:\n5\n");
+        assert_eq!(log.panic().as_deref(), Some("thread 'main' panicked at src/lib.rs:1:2: expected:"));
     }
 }
