@@ -102,6 +102,11 @@ pub const RECORD_BYTES_MAX: u64 = 8 * MIB;
 pub const ROW_GROUPS_MAX: usize = 1 << 15;
 /// Columns of a table: wider tables make schemas that do not fit a call.
 pub const COLUMNS_MAX: usize = 10_000;
+/// A column's name in a table that a function writes: JSON Lines have it in every row, Parquet
+/// in every row group.
+pub const COLUMN_NAME_BYTES_MAX: usize = 1 << 10;
+/// One row of a table as CSV or JSON Lines: it is made whole before it is written.
+pub const ROW_TEXT_BYTES_MAX: u64 = 64 * MIB;
 
 /// Bytes that the host decompresses for one task.
 pub const DECODED_BYTES_MAX: u64 = 16 * GIB;

@@ -5,9 +5,9 @@ use std::{fmt::Display, sync::Arc};
 
 use arrow::{
     array::RecordBatch,
-    datatypes::{Field, Schema, SchemaRef},
+    datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
 };
-use fanfold_protocol::{ErrorKind, Problem};
+use fanfold_protocol::{ErrorKind, Problem, limits};
 
 use super::{guard::quote, shape};
 
@@ -19,6 +19,7 @@ pub(super) struct Layout {
 impl Layout {
     /// The layout of a table that begins with a batch of this schema.
     pub(super) fn new(place: &impl Display, schema: &Schema) -> Result<Self, Problem> {
+        check_columns(place, schema)?;
         let bare = |f: &Arc<Field>| Field::new(f.name(), f.data_type().clone(), f.is_nullable());
         let mut names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
         names.sort_unstable();
@@ -55,4 +56,39 @@ impl Layout {
         shape::assemble(Arc::clone(&self.schema), batch.columns().to_vec(), batch.num_rows())
             .map_err(|p| p.within(place))
     }
+}
+
+/// Bounds the columns, those within others included, and their names: a writer holds
+/// something for each, and formats repeat them.
+fn check_columns(place: &impl Display, schema: &Schema) -> Result<(), Problem> {
+    let refused = |detail: String| Problem::new(ErrorKind::SchemaMismatch, detail).within(place);
+    let mut open: Vec<&FieldRef> = schema.fields().iter().collect();
+    let mut columns = 0;
+    while let Some(field) = open.pop() {
+        if field.name().len() > limits::COLUMN_NAME_BYTES_MAX {
+            return Err(refused(format!(
+                "a column's name must be at most {} bytes, found {} bytes: {}; shorten it",
+                limits::COLUMN_NAME_BYTES_MAX,
+                field.name().len(),
+                quote(field.name())
+            )));
+        }
+        match field.data_type() {
+            DataType::List(item) | DataType::FixedSizeList(item, _) | DataType::Map(item, _) => {
+                open.push(item)
+            }
+            DataType::Struct(members) => {
+                columns += 1;
+                open.extend(members.iter());
+            }
+            _ => columns += 1,
+        }
+    }
+    if columns <= limits::COLUMNS_MAX {
+        return Ok(());
+    }
+    Err(refused(format!(
+        "a table must have at most {} columns, found {columns} with those within structs; write several tables",
+        limits::COLUMNS_MAX
+    )))
 }

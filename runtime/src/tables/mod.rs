@@ -16,7 +16,7 @@
 //! next one when they are small enough to be read ahead (128 MiB); Arrow files
 //! up to two runs of blocks, 16 MiB each unless one block is larger; text about
 //! four chunks of 4 MiB, and one record (at most 8 MiB). A writer holds one
-//! Parquet row group (64 MiB) or 1 MiB of text, and the parts in flight.
+//! Parquet row group (64 MiB) or a few MiB of text, and the parts in flight.
 //!
 //! # Row numbers
 //!

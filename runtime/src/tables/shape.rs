@@ -221,7 +221,8 @@ fn value_bytes(array: &dyn Array) -> usize {
     }
 }
 
-fn span<O: Copy + TryInto<usize>>(offsets: &[O]) -> usize {
+/// How many of the values behind them these offsets reach over.
+pub(super) fn span<O: Copy + TryInto<usize>>(offsets: &[O]) -> usize {
     let at = |o: Option<&O>| o.and_then(|o| (*o).try_into().ok()).unwrap_or(0);
     at(offsets.last()).saturating_sub(at(offsets.first()))
 }

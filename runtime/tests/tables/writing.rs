@@ -4,8 +4,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray},
-    datatypes::Schema,
+    array::{ArrayRef, Float64Array, Int64Array, NullArray, RecordBatch, StringArray, StructArray},
+    datatypes::{DataType, Field, Schema},
 };
 use fanfold_protocol::{ErrorKind, commit::OutputObject, job::Format, plan::Slice, uri::PinnedObject};
 use fanfold_runtime::tables::TableWriter;
@@ -132,6 +132,57 @@ async fn large_tables_go_up_in_parts() {
         assert_eq!(found.iter().map(RecordBatch::num_rows).sum::<usize>(), 800_000, "{format:?}");
         assert!(object.size > 8 << 20 || format == Format::Parquet, "{format:?} {}", object.size);
     }
+}
+
+#[tokio::test]
+async fn text_is_the_same_in_pieces_and_whole() {
+    let store = store();
+    for format in [Format::Csv, Format::Jsonl] {
+        let whole = table(format, 200_000);
+        let parts: Vec<_> = (0..100).map(|n| whole.slice(n * 2_000, 2_000)).collect();
+        let (whole, parts) = (write(&store, format, &[whole]).await, write(&store, format, &parts).await);
+        let (whole, parts) = (whole.unwrap(), parts.unwrap());
+        assert!(whole.size > 8 << 20, "{format:?} {}", whole.size);
+        let content = store.get(&whole.uri, None).await.unwrap();
+        assert!(content == store.get(&parts.uri, None).await.unwrap(), "{format:?}");
+    }
+}
+
+#[tokio::test]
+async fn rows_without_bytes_are_written_out() {
+    let store = store();
+    let (name, rows) = ("n".repeat(1_000), 50_000);
+    let nulls: ArrayRef = Arc::new(NullArray::new(rows));
+    let nulls = RecordBatch::try_from_iter_with_nullable([(name, nulls, true)]).unwrap();
+    let object = write(&store, Format::Jsonl, std::slice::from_ref(&nulls)).await.unwrap();
+    // {"…":null} and the end of the line.
+    assert_eq!(object.size, rows as u64 * (1_000 + 10));
+}
+
+#[tokio::test]
+async fn columns_are_bounded() {
+    let store = store();
+    let write = async |batch: &RecordBatch| {
+        TableWriter::create(store.clone(), uri("x"), Format::Arrow, "attempt-1", 0)
+            .unwrap()
+            .write(batch)
+            .await
+    };
+    let nulls: ArrayRef = Arc::new(NullArray::new(1));
+    let named = |bytes: usize| {
+        let inner = Arc::new(Field::new("x".repeat(bytes), DataType::Null, true));
+        let column: ArrayRef = Arc::new(StructArray::from(vec![(inner, Arc::clone(&nulls))]));
+        RecordBatch::try_from_iter([("a", column)]).unwrap()
+    };
+    write(&named(1_024)).await.unwrap();
+    check_problem(
+        write(&named(1_025)).await,
+        ErrorKind::SchemaMismatch,
+        &["at most 1024 bytes", "found 1025"],
+    );
+    let many = (0..10_001).map(|n| (n.to_string(), Arc::clone(&nulls)));
+    let many = RecordBatch::try_from_iter(many).unwrap();
+    check_problem(write(&many).await, ErrorKind::SchemaMismatch, &["10000 columns", "found 10001"]);
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use parquet::{
     file::properties::WriterProperties,
 };
 
-use super::csv::CsvEncoder;
+use super::{csv::CsvEncoder, lines};
 
 /// Rows of a Parquet row group, at most.
 const GROUP_ROWS: usize = 1 << 20;
@@ -53,6 +53,15 @@ impl Encoder {
                 Self::Parquet(Box::new(writer.map_err(refused_parquet)?))
             }
         })
+    }
+
+    /// How many of the batch's first rows [`Encoder::write`] is to be given at once. Where
+    /// batches can be seen in the bytes, they stay whole.
+    pub(super) fn rows_at_once(&self, batch: &RecordBatch) -> Result<usize, Problem> {
+        match self {
+            Self::Parquet(_) | Self::Arrow(_) => Ok(batch.num_rows()),
+            Self::Csv(_) | Self::Jsonl(_) => lines::rows_at_once(batch),
+        }
     }
 
     pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<(), Problem> {

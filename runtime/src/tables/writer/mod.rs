@@ -8,6 +8,7 @@
 
 mod csv;
 mod encoder;
+mod lines;
 
 use arrow::{array::RecordBatch, datatypes::Schema};
 use bytes::Bytes;
@@ -73,19 +74,28 @@ impl TableWriter {
             Some(table) => table,
             None => self.table.insert(Table::create(&self.uri, self.format, &batch.schema())?),
         };
-        let batch = table.layout.conform(&self.uri, &batch)?;
+        let mut rest = table.layout.conform(&self.uri, &batch)?;
         let (encoder, uri) = (&mut table.encoder, &self.uri);
-        guard(
-            ErrorKind::Internal,
-            || format!("writing {uri}"),
-            || encoder.write(&batch).map_err(|p| p.within(uri)),
-        )?;
-        self.rows += batch.num_rows() as u64;
-        if encoder.pending() >= FLUSH_BYTES {
-            let bytes = encoder.take();
-            self.sink.write(Bytes::from(bytes)).await.map_err(store_problem)?;
+        loop {
+            let rows = encoder.rows_at_once(&rest).map_err(|p| p.within(uri))?;
+            let piece = rest.slice(0, rows);
+            guard(
+                ErrorKind::Internal,
+                || format!("writing {uri}"),
+                || encoder.write(&piece).map_err(|p| p.within(uri)),
+            )?;
+            self.rows += rows as u64;
+            if encoder.pending() >= FLUSH_BYTES {
+                let bytes = encoder.take();
+                self.sink.write(Bytes::from(bytes)).await.map_err(store_problem)?;
+            }
+            if rows == rest.num_rows() {
+                return Ok(());
+            }
+            rest = rest.slice(rows, rest.num_rows() - rows);
+            // A batch may be many pieces: whoever gave it up is heard between them.
+            tokio::task::yield_now().await;
         }
-        Ok(())
     }
 
     /// Rows written so far.
