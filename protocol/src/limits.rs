@@ -102,9 +102,13 @@ pub const RECORD_BYTES_MAX: u64 = 8 * MIB;
 pub const ROW_GROUPS_MAX: usize = 1 << 15;
 /// Columns of a table: wider tables make schemas that do not fit a call.
 pub const COLUMNS_MAX: usize = 10_000;
-/// A column's name in a table that a function writes: JSON Lines have it in every row, Parquet
-/// in every row group.
+/// A column's name, where a function declares or writes it: JSON Lines have it in every row,
+/// Parquet in every row group.
 pub const COLUMN_NAME_BYTES_MAX: usize = 1 << 10;
+/// A column's type as a function declares it, in text: it is kept with every version.
+pub const COLUMN_TYPE_BYTES_MAX: usize = 4 << 10;
+/// Types within each other there: they are parsed by recursion.
+pub const COLUMN_TYPE_DEPTH_MAX: usize = 32;
 /// One row of a table as CSV or JSON Lines: it is made whole before it is written.
 pub const ROW_TEXT_BYTES_MAX: u64 = 64 * MIB;
 

@@ -295,17 +295,53 @@ fn columns(columns: Option<Vec<types::Column>>) -> Result<Option<Vec<Column>>, P
         )));
     }
     let checked = columns.into_iter().map(|types::Column { name, data_type, nullable }| {
-        if name.is_empty() {
-            return Err(invalid("expected a name for every column, found an empty one"));
-        }
-        data_type.parse::<arrow::datatypes::DataType>().map_err(|_| {
-            invalid(format!(
-                "expected an Arrow type such as Int64 or Utf8 for the column {name:?}, found {data_type:?}"
-            ))
-        })?;
+        check_column(&name, &data_type)?;
         Ok(Column { name, data_type, nullable })
     });
     checked.collect::<Result<_, _>>().map(Some)
+}
+
+fn check_column(name: &str, data_type: &str) -> Result<(), Problem> {
+    if !(1..=limits::COLUMN_NAME_BYTES_MAX).contains(&name.len()) {
+        return Err(invalid(format!(
+            "expected a name of 1 to {} bytes for every column, found one of {}: {:?}",
+            limits::COLUMN_NAME_BYTES_MAX,
+            name.len(),
+            shown(name)
+        )));
+    }
+    let (bytes, depth) = (data_type.len(), depth(data_type));
+    if bytes > limits::COLUMN_TYPE_BYTES_MAX || depth > limits::COLUMN_TYPE_DEPTH_MAX {
+        return Err(invalid(format!(
+            "expected a type of at most {} bytes and {} types within each other for the column {:?}, found {bytes} \
+             bytes and {depth} types; make it flatter",
+            limits::COLUMN_TYPE_BYTES_MAX,
+            limits::COLUMN_TYPE_DEPTH_MAX,
+            shown(name)
+        )));
+    }
+    data_type.parse::<arrow::datatypes::DataType>().map(drop).map_err(|_| {
+        invalid(format!(
+            "expected an Arrow type such as Int64 or Utf8 for the column {:?}, found {:?}",
+            shown(name),
+            shown(data_type)
+        ))
+    })
+}
+
+/// How many brackets are open at once. Those in names count as well, and may hide others: no
+/// more than the bound on bytes leaves room for.
+fn depth(data_type: &str) -> usize {
+    let (mut open, mut deepest) = (0_usize, 0);
+    for byte in data_type.bytes() {
+        match byte {
+            b'(' => open += 1,
+            b')' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(open);
+    }
+    deepest
 }
 
 /// Room for a component that is asked what it is, which takes little.
@@ -444,6 +480,37 @@ mod tests {
             let problem = check(key, data_type).unwrap_err();
             assert!(problem.code == ErrorKind::ResponseInvalid && problem.detail.contains(part), "{problem}");
         }
+    }
+
+    #[test]
+    fn columns_are_bounded() {
+        let check = |name: &str, data_type: &str, part: Option<&str>| {
+            let (name, data_type) = (name.to_owned(), data_type.to_owned());
+            let found = columns(Some(vec![types::Column { name, data_type, nullable: true }]));
+            match part {
+                None => assert!(found.is_ok(), "{found:?}"),
+                Some(part) => {
+                    let problem = found.unwrap_err();
+                    assert_eq!(problem.code, ErrorKind::ResponseInvalid);
+                    assert!(problem.detail.contains(part) && problem.detail.len() < 1_000, "{problem}");
+                }
+            }
+        };
+        let lists = |depth: usize| format!("{}Int64{}", "List(".repeat(depth), ")".repeat(depth));
+        check("a", &lists(32), None);
+        check("a", &lists(33), Some("33 types"));
+        // What parses it would use up the stack, whether it is closed or not.
+        check("a", &lists(1_000_000), Some("1000000 types"));
+        check("a", &"List(".repeat(1_000_000), Some("1000000 types"));
+        check("a", &"Struct(\"))\": ".repeat(1_000_000), Some("make it flatter"));
+        check("a", &"Struct(\"))\": ".repeat(300), Some("Arrow type"));
+        let members: Vec<_> = (0..60).map(|n| format!("\"m{n}\": Timestamp(Microsecond, None)")).collect();
+        check("a", &format!("Struct({})", members.join(", ")), None);
+        check("a", &"x".repeat(4_096), Some("Arrow type"));
+        check("a", &"x".repeat(4_097), Some("4097 bytes"));
+        check(&"n".repeat(1_024), "Int64", None);
+        check(&"n".repeat(1_025), "Int64", Some("one of 1025"));
+        check("", "Int64", Some("one of 0"));
     }
 
     #[test]
