@@ -29,7 +29,7 @@ use fanfold_protocol::{
     uri::ObjectUri,
 };
 use fanfold_storage::{Meter, Store};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 use wasmtime::component::{ResourceTable, ResourceTableError};
@@ -87,6 +87,8 @@ pub(crate) struct Host {
     pub(crate) limiter: Limiter,
     pub(crate) log: Log,
     pub(crate) table: ResourceTable,
+    /// Places for the tables that the guest opens itself, once it opens one.
+    places: Option<Arc<Semaphore>>,
     wasi: Option<Box<WasiCtx>>,
     metered: Option<Store>,
     work: Arc<Work>,
@@ -148,6 +150,7 @@ impl Host {
             data,
             log: Log::default(),
             table,
+            places: None,
             wasi: None,
             metered: None,
             work: Arc::default(),

@@ -2,8 +2,9 @@
 //! `fanfold:function/tables`: the guest's end of tables, Arrow IPC both ways.
 //!
 //! Reading runs one batch ahead on the data threads: while the guest works on
-//! a batch, the next is fetched, decoded and encoded. Invariant: a writer that
-//! is not finished leaves nothing, however the sandbox ends.
+//! a batch, the next is fetched, decoded and encoded. Invariants: a writer that
+//! is not finished leaves nothing, however the sandbox ends; and what the host holds
+//! for tables that a guest opens itself has a place of few, until it is let go.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -19,7 +20,10 @@ use fanfold_protocol::{
 };
 use fanfold_storage::Store;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::Resource;
 
@@ -59,6 +63,8 @@ pub struct Reader {
     work: Arc<Work>,
     threads: Handle,
     state: Reading,
+    /// Of a table that the guest opened itself, until its end.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 enum Reading {
@@ -133,7 +139,8 @@ impl Reader {
         match opening.await {
             Ok(schema) => {
                 let state = Reading::Ahead(ahead);
-                Ok(Self { schema: schema?, work: Arc::clone(work), threads: data.threads.clone(), state })
+                let (work, threads) = (Arc::clone(work), data.threads.clone());
+                Ok(Self { schema: schema?, work, threads, state, place: None })
             }
             // It panicked before it was open.
             Err(_) => Err(joined(ahead.await).and_then(|turn| turn).err().unwrap_or_else(unusable)),
@@ -160,14 +167,19 @@ impl Reader {
                 Ok(Some(batch.ipc))
             }
             Ok((_, None)) => {
-                self.state = Reading::Ended(Ok(()));
+                self.end(Ok(()));
                 Ok(None)
             }
             Err(problem) => {
-                self.state = Reading::Ended(Err(problem.clone()));
+                self.end(Err(problem.clone()));
                 Err(problem)
             }
         }
+    }
+
+    fn end(&mut self, result: Result<(), Problem>) {
+        self.state = Reading::Ended(result);
+        self.place = None;
     }
 }
 
@@ -205,6 +217,8 @@ pub(crate) struct Sink {
     /// To the reducers of their keys.
     pub(crate) shuffle: Option<ShuffleWriter>,
     pub(crate) rows: u64,
+    /// Of a table that the guest opened itself.
+    pub(crate) place: Option<OwnedSemaphorePermit>,
 }
 
 impl Sink {
@@ -247,7 +261,7 @@ impl Sink {
 
 impl From<TableWriter> for Sink {
     fn from(table: TableWriter) -> Self {
-        Self { table: Some(table), pipe: None, shuffle: None, rows: 0 }
+        Self { table: Some(table), pipe: None, shuffle: None, rows: 0, place: None }
     }
 }
 
@@ -388,6 +402,7 @@ impl tables::Host for Host {
         let uri: ObjectUri = uri.parse()?;
         self.check_read(&uri)?;
         let csv = options.csv.map(csv_options).transpose()?.unwrap_or_default();
+        let place = self.place()?;
         let store = self.store();
         let head = store.clone();
         let pinned = self.run(async move {
@@ -403,18 +418,36 @@ impl tables::Host for Host {
             schema: SchemaRule::Same,
             filter: None,
         };
-        let reader = Reader::open(&self.data, self.work(), store, source, None).await?;
+        let mut reader = Reader::open(&self.data, self.work(), store, source, None).await?;
+        reader.place = Some(place);
         Ok(self.table.push(reader)?)
     }
 
     async fn create(&mut self, uri: String, stored_as: tables::Format) -> Result<Resource<Writer>, Refusal> {
         let uri: ObjectUri = uri.parse()?;
         self.check_write(&uri)?;
+        let place = Some(self.place()?);
         let (id, depth) = (self.call.id.to_string(), self.call.depth);
-        let inner = TableWriter::create(self.store(), uri, format(stored_as), &id, depth)?;
+        let table = TableWriter::create(self.store(), uri, format(stored_as), &id, depth)?;
         let threads = self.data.threads.clone();
-        let inner = Some(Box::new(Sink::from(inner)));
+        let inner = Some(Box::new(Sink { place, ..Sink::from(table) }));
         Ok(self.table.push(Writer { inner, threads, lent: false, failed: None })?)
+    }
+}
+
+impl Host {
+    /// A place for one more table.
+    fn place(&mut self) -> Result<OwnedSemaphorePermit, Problem> {
+        let places = self.places.get_or_insert_with(|| Arc::new(Semaphore::new(limits::TABLES_OPEN_MAX)));
+        Arc::clone(places).try_acquire_owned().map_err(|_| {
+            Problem::new(
+                ErrorKind::MemoryExceeded,
+                format!(
+                    "expected at most {} tables open at once, found one more; finish or drop one before the next",
+                    limits::TABLES_OPEN_MAX
+                ),
+            )
+        })
     }
 }
 

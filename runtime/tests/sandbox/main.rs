@@ -14,4 +14,5 @@ mod isolation;
 mod memory;
 mod progress;
 mod support;
+mod tables;
 mod tasks;

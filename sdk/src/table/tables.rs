@@ -33,6 +33,9 @@ use crate::{Result, host};
 /// }
 /// # fn main() {}
 /// ```
+///
+/// At most 16 are open at once, beside the input and output of a job: one that is read to its
+/// end, finished or dropped makes room for another.
 #[derive(Debug, Clone, Copy)]
 pub struct Tables {
     _private: (),
