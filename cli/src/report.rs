@@ -35,11 +35,11 @@ fn body(body: &Body) -> String {
             }
             pairs(&named.iter().map(|(name, value)| (name.as_str(), value.clone())).collect::<Vec<_>>())
         }
-        Body::Table { heads, rows } => table(heads, rows),
+        Body::Table { heads, rows, more } => table(heads, rows, *more),
     }
 }
 
-fn table(heads: &[String], rows: &[Vec<Cell>]) -> String {
+fn table(heads: &[String], rows: &[Vec<Cell>], more: usize) -> String {
     let number = |index: usize| rows.iter().any(|row| row.get(index).is_some_and(|cell| cell.number));
     let heads: Vec<String> = heads
         .iter()
@@ -48,7 +48,7 @@ fn table(heads: &[String], rows: &[Vec<Cell>]) -> String {
         .collect();
     let mut table = Table::new(&heads.iter().map(String::as_str).collect::<Vec<_>>());
     rows.iter().take(ROWS_SHOWN).for_each(|row| table.row(row.iter().map(|cell| safe(&cell.text))));
-    match rows.len().saturating_sub(ROWS_SHOWN) {
+    match rows.len().saturating_sub(ROWS_SHOWN) + more {
         0 => table.text(),
         more => format!("{}\nand {more} more rows; see them with --output json", table.text()),
     }

@@ -3,7 +3,10 @@
 //!
 //! Pure. Objects of plain values become pairs, lists of objects become tables,
 //! objects of such objects become tables with the names in front. What is nested
-//! deeper becomes sections of its own.
+//! deeper becomes sections of its own. Whatever a function returns, there are so many
+//! sections, columns and rows at most: what is beyond is counted, not walked through.
+
+use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
@@ -11,8 +14,18 @@ use super::chart::scale::plain;
 
 /// The member of a result that holds its charts.
 pub const CHARTS: &str = "charts";
-/// Sections nested deeper are shown as JSON.
+/// What is nested deeper is counted.
 const DEPTH_MAX: usize = 6;
+/// From then on nothing gets sections of its own.
+const SECTIONS_MAX: usize = 1_000;
+/// Records of more names are no rows of a table.
+const COLUMNS_MAX: usize = 500;
+/// Rows of a table; a browser gets slow beyond.
+const ROWS_MAX: usize = 5_000;
+/// Cells of all tables together, most of which may be empty.
+pub(super) const CELLS_MAX: usize = 1_000_000;
+/// Letters of a name within the title of what it holds.
+const LETTERS_MAX: usize = 100;
 
 /// A part of a result.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +47,8 @@ pub enum Body {
         heads: Vec<String>,
         /// A cell for each head.
         rows: Vec<Vec<Cell>>,
+        /// So many rows are not among them.
+        more: usize,
     },
 }
 
@@ -48,36 +63,52 @@ pub struct Cell {
 
 /// The sections of a result, its charts left out.
 pub fn sections(result: &Value) -> Vec<Section> {
+    let mut room = CELLS_MAX;
+    sections_within(result, &mut room)
+}
+
+/// The same with room for so many cells, which is what is left afterwards.
+pub(super) fn sections_within(result: &Value, room: &mut usize) -> Vec<Section> {
     let mut sections = Vec::new();
-    walk(String::new(), result, 0, &mut sections);
+    walk(String::new(), result, 0, &mut sections, room);
     sections
 }
 
-fn walk(title: String, value: &Value, depth: usize, out: &mut Vec<Section>) {
+fn walk(title: String, value: &Value, depth: usize, out: &mut Vec<Section>, room: &mut usize) {
     match value {
-        Value::Object(object) => walk_object(title, object, depth, out),
-        Value::Array(items) => out.push(Section { title, body: list(items) }),
+        Value::Object(object) => walk_object(title, object, depth, out, room),
+        Value::Array(items) => out.push(Section { title, body: list(items, room) }),
         plain => out.push(Section { title, body: Body::Pairs(vec![(String::new(), cell(plain))]) }),
     }
 }
 
-fn walk_object(title: String, object: &Map<String, Value>, depth: usize, out: &mut Vec<Section>) {
+fn walk_object(
+    title: String,
+    object: &Map<String, Value>,
+    depth: usize,
+    out: &mut Vec<Section>,
+    room: &mut usize,
+) {
     let members = || object.iter().filter(|(name, _)| depth > 0 || *name != CHARTS);
     if depth > 0 && is_table_of_records(object) {
-        let rows: Vec<_> =
-            members().filter_map(|(name, value)| Some((Some(name.as_str()), value.as_object()?))).collect();
-        out.push(Section { title, body: table(&rows) });
-        return;
+        let records = members().filter_map(|(name, value)| Some((Some(name.as_str()), value.as_object()?)));
+        let records: Vec<_> = records.take(ROWS_MAX).collect();
+        if let Some(body) = table(&records, object.len(), room) {
+            out.push(Section { title, body });
+            return;
+        }
     }
-    let (plain, nested): (Vec<_>, Vec<_>) =
-        members().partition(|(_, value)| is_plain(value) || depth >= DEPTH_MAX);
+    let nested = members().filter(|(_, value)| !is_plain(value)).count();
+    let counted = depth >= DEPTH_MAX || out.len() + nested > SECTIONS_MAX;
+    let (plain, nested): (Vec<_>, Vec<_>) = members().partition(|(_, value)| is_plain(value) || counted);
     if !plain.is_empty() {
         let pairs = plain.into_iter().map(|(name, value)| (name.clone(), cell(value))).collect();
         out.push(Section { title: title.clone(), body: Body::Pairs(pairs) });
     }
     for (name, value) in nested {
-        let title = if title.is_empty() { name.clone() } else { format!("{title} · {name}") };
-        walk(title, value, depth + 1, out);
+        let name: String = name.chars().take(LETTERS_MAX).collect();
+        let title = if title.is_empty() { name } else { format!("{title} · {name}") };
+        walk(title, value, depth + 1, out, room);
     }
 }
 
@@ -100,33 +131,51 @@ fn is_plain(value: &Value) -> bool {
     }
 }
 
-fn list(items: &[Value]) -> Body {
+fn list(items: &[Value], room: &mut usize) -> Body {
+    let shown = &items[..items.len().min(ROWS_MAX)];
     if items.iter().all(Value::is_object) {
-        let rows: Vec<_> = items.iter().filter_map(|item| Some((None, item.as_object()?))).collect();
-        return table(&rows);
-    }
-    if items.iter().all(Value::is_array) {
-        let rows: Vec<Vec<Cell>> =
-            items.iter().filter_map(|row| Some(row.as_array()?.iter().map(cell).collect())).collect();
-        let width = rows.iter().map(Vec::len).max().unwrap_or_default();
-        return Body::Table {
-            heads: (1..=width).map(|n| n.to_string()).collect(),
-            rows: padded(rows, width),
-        };
-    }
-    let rows = items.iter().map(|item| vec![cell(item)]).collect();
-    Body::Table { heads: vec!["value".to_owned()], rows }
-}
-
-fn table(records: &[(Option<&str>, &Map<String, Value>)]) -> Body {
-    let mut heads: Vec<&str> = Vec::new();
-    for (_, record) in records {
-        for name in record.keys() {
-            if !heads.contains(&name.as_str()) {
-                heads.push(name);
-            }
+        let records: Vec<_> = shown.iter().filter_map(|item| Some((None, item.as_object()?))).collect();
+        if let Some(table) = table(&records, items.len(), room) {
+            return table;
         }
     }
+    let width = shown.iter().filter_map(Value::as_array).map(Vec::len).max().unwrap_or_default();
+    if items.iter().all(Value::is_array) && width <= COLUMNS_MAX {
+        let fits = fitting(items.len(), width, room);
+        let rows = shown.iter().take(fits);
+        let rows = rows.filter_map(|row| Some(row.as_array()?.iter().map(cell).collect())).collect();
+        let heads = (1..=width).map(|n| n.to_string()).collect();
+        return Body::Table { heads, rows: padded(rows, width), more: items.len() - fits };
+    }
+    let fits = fitting(items.len(), 1, room);
+    let rows = shown.iter().take(fits).map(|item| vec![cell(item)]).collect();
+    Body::Table { heads: vec!["value".to_owned()], rows, more: items.len() - fits }
+}
+
+/// How many of so many rows are shown, and takes the room for them.
+fn fitting(rows: usize, columns: usize, room: &mut usize) -> usize {
+    let fits = rows.min(ROWS_MAX).min(*room / columns.max(1));
+    *room -= fits * columns;
+    fits
+}
+
+/// The names of records, each once; none where there are too many for a table.
+fn heads<'a>(records: &[(Option<&str>, &'a Map<String, Value>)]) -> Option<Vec<&'a str>> {
+    let (mut heads, mut seen) = (Vec::new(), HashSet::new());
+    for name in records.iter().flat_map(|(_, record)| record.keys()) {
+        if seen.insert(name) {
+            heads.push(name.as_str());
+        }
+        if heads.len() > COLUMNS_MAX {
+            return None;
+        }
+    }
+    Some(heads)
+}
+
+/// The first of so many records as rows, if they have not too many names for that.
+fn table(records: &[(Option<&str>, &Map<String, Value>)], total: usize, room: &mut usize) -> Option<Body> {
+    let mut heads = heads(records)?;
     // What is nested in every row does not fit into cells.
     heads.retain(|head| {
         let mut values =
@@ -134,23 +183,25 @@ fn table(records: &[(Option<&str>, &Map<String, Value>)]) -> Body {
         values.clone().next().is_none() || values.any(is_plain)
     });
     // What a row is called comes before what it amounts to.
-    let words =
+    let is_amount =
         |head: &&str| !records.iter().any(|(_, record)| record.get(*head).is_some_and(Value::is_string));
-    heads.sort_by_key(words);
+    heads.sort_by_cached_key(is_amount);
     let named = records.iter().any(|(name, _)| name.is_some());
     let row = |(name, record): &(Option<&str>, &Map<String, Value>)| {
-        let first = named.then(|| Cell { text: name.unwrap_or_default().to_owned(), number: false });
+        let first = named.then(|| words(name.unwrap_or_default().to_owned()));
         first
             .into_iter()
             .chain(heads.iter().map(|head| record.get(*head).map(cell).unwrap_or_default()))
             .collect()
     };
-    let rows = records.iter().map(row).collect();
+    let fits = fitting(total, heads.len() + usize::from(named), room);
+    let rows = records.iter().take(fits).map(row).collect();
     let first = named.then(String::new);
-    Body::Table {
+    Some(Body::Table {
         heads: first.into_iter().chain(heads.iter().map(|head| (*head).to_owned())).collect(),
         rows,
-    }
+        more: total - fits,
+    })
 }
 
 fn padded(rows: Vec<Vec<Cell>>, width: usize) -> Vec<Vec<Cell>> {
@@ -164,7 +215,6 @@ fn padded(rows: Vec<Vec<Cell>>, width: usize) -> Vec<Vec<Cell>> {
 
 /// A value in a few letters.
 pub fn cell(value: &Value) -> Cell {
-    let words = |text: String| Cell { text, number: false };
     match value {
         Value::Null => Cell::default(),
         Value::Bool(flag) => words(flag.to_string()),
@@ -176,6 +226,10 @@ pub fn cell(value: &Value) -> Cell {
         Value::Array(items) => words(format!("{} items", items.len())),
         Value::Object(object) => words(format!("{} members", object.len())),
     }
+}
+
+fn words(text: String) -> Cell {
+    Cell { text, number: false }
 }
 
 fn amount(number: &serde_json::Number) -> String {
@@ -209,7 +263,7 @@ mod tests {
             Body::Pairs(pairs) => {
                 pairs.iter().map(|(name, cell)| vec![name.clone(), cell.text.clone()]).collect()
             }
-            Body::Table { heads, rows } => {
+            Body::Table { heads, rows, .. } => {
                 let rows = rows.iter().map(|row| row.iter().map(|cell| cell.text.clone()).collect());
                 std::iter::once(heads.clone()).chain(rows).collect()
             }
@@ -243,6 +297,36 @@ mod tests {
         check(json!([[1, 2], [3]]), json!([["", [["1", "2"], ["1", "2"], ["3", ""]]]]));
         check(json!({"a": {"b": {"c": 1}}, "d": []}), json!([["", [["d", ""]]], ["a · b", [["c", "1"]]]]));
         check(json!(["x", 1]), json!([["", [["value"], ["x"], ["1"]]]]));
+    }
+
+    #[test]
+    fn what_is_beyond_is_counted() {
+        let table = |result: Value| match sections(&result).remove(0).body {
+            Body::Table { heads, rows, more } => (heads.len(), rows.len(), more),
+            Body::Pairs(_) => panic!("no table"),
+        };
+        assert_eq!(table(json!(vec![json!({"a": 1}); ROWS_MAX + 7])), (1, ROWS_MAX, 7));
+        assert_eq!(table(json!(vec![1; ROWS_MAX + 7])), (1, ROWS_MAX, 7));
+        // Of wider records the number of their members.
+        let many = |row: usize| json!({ format!("n{row}"): row });
+        assert_eq!(table(json!((0..COLUMNS_MAX).map(many).collect::<Vec<_>>())).0, COLUMNS_MAX);
+        let wide: Vec<Value> = (0..=COLUMNS_MAX).map(many).collect();
+        assert_eq!(table(json!(wide)), (1, wide.len(), 0));
+        check(json!([vec![0; COLUMNS_MAX + 1], []]), json!([["", [["value"], ["501 items"], [""]]]]));
+        // A table of many columns takes the room of others.
+        let mut room = 3 * COLUMNS_MAX;
+        let wide: Map<String, Value> = (0..COLUMNS_MAX).map(|n| (n.to_string(), json!(n))).collect();
+        let two = sections_within(&json!({"a": [wide, {}, {}, {}], "b": [[1], [2]]}), &mut room);
+        let left = two.iter().map(|section| match &section.body {
+            Body::Table { rows, more, .. } => (rows.len(), *more),
+            Body::Pairs(_) => panic!("no table"),
+        });
+        assert_eq!(left.collect::<Vec<_>>(), [(3, 1), (0, 2)]);
+        let nested = |name: usize| ("x".repeat(200) + &name.to_string(), json!({"a": [{}], "b": [{}]}));
+        let deep: Map<String, Value> = (0..SECTIONS_MAX).map(nested).collect();
+        let found = sections(&Value::Object(deep));
+        assert!(found.len() <= 2 * SECTIONS_MAX, "{}", found.len());
+        assert!(found.iter().all(|section| section.title.chars().count() < 2 * LETTERS_MAX));
     }
 
     #[test]

@@ -13,12 +13,13 @@ use sha2::{Digest as _, Sha256};
 use super::{
     chart,
     chart::svg::escape,
-    outline::{Body, CHARTS, Cell, sections},
+    outline::{Body, CELLS_MAX, CHARTS, Cell, sections_within},
 };
 
 const STYLE: &str = include_str!("page.css");
-/// Rows of a table on the page; a browser gets slow beyond.
-const ROWS_SHOWN: usize = 5_000;
+/// Charts that are drawn on a page, and until it has so many bytes.
+const CHARTS_MAX: usize = 100;
+const DRAWN_BYTES_MAX: usize = 32 << 20;
 
 /// What the page says of the job itself.
 #[derive(Clone, Debug, Default)]
@@ -54,13 +55,14 @@ pub fn html(facts: &Facts, result: &Value) -> String {
         let _ = writeln!(page, "<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(value));
     }
     page.push_str("</dl>\n</header>\n");
+    let mut room = CELLS_MAX;
     let charts = result.get(CHARTS).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if !charts.is_empty() {
         page.push_str("<section class=\"charts\">\n");
-        charts.iter().for_each(|spec| figure(&mut page, spec));
+        charts.iter().enumerate().for_each(|(index, spec)| figure(&mut page, index, spec, &mut room));
         page.push_str("</section>\n");
     }
-    for section in sections(result) {
+    for section in sections_within(result, &mut room) {
         page.push_str("<section>\n");
         if !section.title.is_empty() {
             let _ = writeln!(page, "<h2>{}</h2>", escape(&section.title));
@@ -72,11 +74,19 @@ pub fn html(facts: &Facts, result: &Value) -> String {
     page
 }
 
-fn figure(page: &mut String, spec: &Value) {
+fn figure(page: &mut String, index: usize, spec: &Value, room: &mut usize) {
     page.push_str("<figure>\n");
-    match chart::render(spec) {
+    let drawn = if index < CHARTS_MAX && page.len() < DRAWN_BYTES_MAX {
+        chart::render(spec)
+    } else {
+        Err(chart::Unsupported(format!(
+            "a page draws {CHARTS_MAX} charts at most, within {} MiB",
+            DRAWN_BYTES_MAX >> 20
+        )))
+    };
+    match drawn {
         Ok(svg) => page.push_str(&svg),
-        Err(unsupported) => not_drawn(page, spec, &unsupported),
+        Err(unsupported) => not_drawn(page, spec, &unsupported, room),
     }
     let description = spec.get("description").and_then(Value::as_str).unwrap_or_default();
     if !description.is_empty() {
@@ -92,7 +102,7 @@ fn json(spec: &Value) -> String {
 }
 
 /// The data of a chart that asks for more than is drawn here.
-fn not_drawn(page: &mut String, spec: &Value, why: &chart::Unsupported) {
+fn not_drawn(page: &mut String, spec: &Value, why: &chart::Unsupported, room: &mut usize) {
     let title = match spec.get("title") {
         Some(Value::String(title)) => title.clone(),
         Some(Value::Object(title)) => {
@@ -107,7 +117,7 @@ fn not_drawn(page: &mut String, spec: &Value, why: &chart::Unsupported) {
         escape(&why.to_string())
     );
     if let Some(values) = spec.pointer("/data/values") {
-        sections(values).iter().for_each(|section| body(page, &section.body));
+        sections_within(values, room).iter().for_each(|section| body(page, &section.body));
     }
 }
 
@@ -120,11 +130,11 @@ fn body(page: &mut String, body: &Body) {
             }
             page.push_str("</tbody>\n</table>\n");
         }
-        Body::Table { heads, rows } => table(page, heads, rows),
+        Body::Table { heads, rows, more } => table(page, heads, rows, *more),
     }
 }
 
-fn table(page: &mut String, heads: &[String], rows: &[Vec<Cell>]) {
+fn table(page: &mut String, heads: &[String], rows: &[Vec<Cell>], more: usize) {
     page.push_str("<div class=\"wide\"><table>\n<thead><tr>");
     for (index, head) in heads.iter().enumerate() {
         let number = rows.iter().any(|row| row.get(index).is_some_and(|cell| cell.number));
@@ -136,11 +146,11 @@ fn table(page: &mut String, heads: &[String], rows: &[Vec<Cell>]) {
         );
     }
     page.push_str("</tr></thead>\n<tbody>\n");
-    for row in rows.iter().take(ROWS_SHOWN) {
+    for row in rows {
         let _ = writeln!(page, "<tr>{}</tr>", row.iter().map(data).collect::<String>());
     }
     page.push_str("</tbody>\n</table></div>\n");
-    if let Some(more) = rows.len().checked_sub(ROWS_SHOWN).filter(|more| *more > 0) {
+    if more > 0 {
         let _ = writeln!(page, "<p class=\"why\">And {more} more rows.</p>");
     }
 }
@@ -154,6 +164,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_page_draws_so_many_charts() {
+        let chart = json!({"mark": "tick", "data": {"values": [1]}, "encoding": {}});
+        let page = html(&Facts::default(), &json!({"charts": vec![chart; CHARTS_MAX + 1]}));
+        assert_eq!(page.matches("<svg ").count(), CHARTS_MAX);
+        assert_eq!(page.matches("because a page draws 100 charts at most").count(), 1);
+    }
 
     #[test]
     fn a_page_holds_charts_and_tables_and_no_network() {

@@ -2,15 +2,20 @@
 //! `GET /v1/jobs/{id}/report`: the result of a job that succeeded, as a page.
 //!
 //! Of an aggregate its answer with the charts drawn, of others the objects of
-//! the manifest. The page may not run anything, wherever it is opened.
+//! the manifest. The page may not run anything, wherever it is opened. It is drawn
+//! beside the threads that read requests.
 
 use axum::{
     extract::State,
     http::{HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use fanfold_protocol::shown::{count, moment, span_ms};
+use fanfold_protocol::{
+    Problem,
+    shown::{count, moment, span_ms},
+};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
@@ -21,6 +26,9 @@ use crate::{
     problem::{Answer, ProblemBody, internal},
     state::AppState,
 };
+
+/// Pages drawn at once in this process: each takes a multiple of its result in memory.
+static PAGES: Semaphore = Semaphore::const_new(2);
 
 /// The routes of this module.
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
@@ -39,15 +47,18 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 pub(crate) async fn report(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Response> {
     let id = job_id(&id)?;
     let job = app.jobs.get(&id).await?;
-    let value = if job.shape.folds() {
-        serde_json::from_slice(&app.jobs.result(&id).await?).map_err(internal)?
+    let folds = job.shape.folds();
+    let draw = move |value: &Value| page::html(&facts(&id, &job, value), value);
+    let body = if folds {
+        let result = app.jobs.result(&id).await?;
+        drawn(move || Ok(draw(&serde_json::from_slice(&result)?))).await?
     } else {
         let manifest = app.jobs.manifest(&id).await?;
-        if manifest.shards.is_empty() {
-            json!({ "objects": manifest.objects })
-        } else {
-            json!({ "shards": manifest.shards })
-        }
+        let value = match manifest.shards.is_empty() {
+            true => json!({ "objects": manifest.objects }),
+            false => json!({ "shards": manifest.shards }),
+        };
+        drawn(move || Ok(draw(&value))).await?
     };
     let policy = HeaderValue::from_str(&page::policy()).map_err(internal)?;
     let headers: [(HeaderName, HeaderValue); 3] = [
@@ -55,7 +66,20 @@ pub(crate) async fn report(State(app): State<AppState>, Path(id): Path<String>) 
         (header::CONTENT_SECURITY_POLICY, policy),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     ];
-    Ok((headers, page::html(&facts(&id, &job, &value), &value)).into_response())
+    Ok((headers, body).into_response())
+}
+
+/// Draws a page on a thread of its own, once it is its turn. That lasts until it is drawn,
+/// whether or not somebody still waits for it.
+async fn drawn(
+    draw: impl FnOnce() -> serde_json::Result<String> + Send + 'static,
+) -> Result<String, Problem> {
+    let turn = PAGES.acquire().await.map_err(internal)?;
+    let drawing = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        draw()
+    });
+    drawing.await.map_err(internal)?.map_err(internal)
 }
 
 fn facts(id: &Uuid, job: &JobRecord, value: &Value) -> Facts {

@@ -50,6 +50,10 @@ async fn a_job_is_submitted_watched_and_read() {
     let shown = service.get(&format!("/v1/jobs/{id}")).await.json();
     assert_eq!(shown["tasks"], json!({"total": 5, "waiting": 0, "running": 0, "done": 5, "failed": 0}));
     assert_eq!(service.get(&format!("/v1/jobs/{id}/result")).await.json(), done["result"]);
+    let report = service.get(&format!("/v1/jobs/{id}/report")).await;
+    assert_eq!((report.status, report.header("content-type")), (StatusCode::OK, "text/html; charset=utf-8"));
+    let page = String::from_utf8(report.body.to_vec()).unwrap();
+    assert!(page.contains("<td>(000 001 002 003)</td>"), "{page}");
     assert_eq!(service.get(&format!("/v1/jobs/{id}/manifest")).await.json()["objects"], json!([]));
     let tasks = service.get(&format!("/v1/jobs/{id}/tasks?state=done&limit=2")).await.json();
     assert_eq!((tasks["tasks"].as_array().unwrap().len(), &tasks["next"]), (2, &json!("3-0-1")));

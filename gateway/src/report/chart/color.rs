@@ -44,11 +44,8 @@ impl Colors {
     }
 }
 
-/// The colours of a channel over all its values.
-pub fn colors(channel: &Channel, values: &[&Value], names: Vec<String>) -> Colors {
-    if channel.kind == Kind::Discrete {
-        return Colors::Names(names);
-    }
+/// A ramp over all values of a channel.
+pub fn ramp_over(channel: &Channel, values: &[&Value]) -> Colors {
     let numbers = values.iter().filter_map(|value| number(value, channel.kind == Kind::Temporal));
     let (low, high) = numbers.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), n| (l.min(n), h.max(n)));
     if low < high { Colors::Ramp(low, high) } else { Colors::Ramp(low - 1.0, low + 1.0) }

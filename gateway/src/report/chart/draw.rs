@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Drawing the marks of a layer onto a plot.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use super::{
     color::{checked, nth},
     plot::{Axis, Plot},
     scale::{Scale, name},
-    spec::{Channel, Layer, Mark, Row, Source},
+    spec::{Channel, Layer, Mark, Row, Source, shortened},
     svg::{Svg, path},
 };
 
@@ -52,11 +54,8 @@ impl Pen<'_> {
         let mut lines: Vec<String> = Vec::new();
         for channel in all.into_iter().flatten().filter(|channel| matches!(channel.source, Source::Field(_)))
         {
-            let line = format!(
-                "{}: {}",
-                channel.label().unwrap_or_default(),
-                channel.of(row).map(name).unwrap_or_default()
-            );
+            let value = channel.of(row).map(name).unwrap_or_default();
+            let line = format!("{}: {}", channel.label().unwrap_or_default(), shortened(&value));
             if !lines.contains(&line) {
                 lines.push(line);
             }
@@ -137,7 +136,7 @@ impl Pen<'_> {
     }
 
     fn rects(&self, svg: &mut Svg) {
-        for row in &self.layer.rows {
+        for row in self.layer.rows.iter() {
             if let (Some(x), Some(y)) = (self.across(Axis::X, row, false), self.across(Axis::Y, row, false)) {
                 self.rect(svg, x, y, row);
             }
@@ -159,16 +158,17 @@ impl Pen<'_> {
 
     /// Rows of one colour each, in the order of x.
     fn groups(&self) -> Vec<Vec<usize>> {
-        let mut groups: Vec<(Option<String>, Vec<usize>)> = Vec::new();
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        let mut known: HashMap<Option<String>, usize> = HashMap::new();
         for (index, row) in self.layer.rows.iter().enumerate() {
             let key = self.layer.series.as_ref().and_then(|channel| channel.of(row)).map(name);
-            match groups.iter_mut().find(|(known, _)| *known == key) {
-                Some((_, group)) => group.push(index),
-                None => groups.push((key, vec![index])),
+            let group = *known.entry(key).or_insert(groups.len());
+            if group == groups.len() {
+                groups.push(Vec::new());
             }
+            groups[group].push(index);
         }
         let at = |index: &usize| self.center(Axis::X, self.layer.x.as_ref(), &self.layer.rows[*index]);
-        let mut groups: Vec<Vec<usize>> = groups.into_iter().map(|(_, group)| group).collect();
         for group in &mut groups {
             group.sort_by(|a, b| at(a).unwrap_or(f64::INFINITY).total_cmp(&at(b).unwrap_or(f64::INFINITY)));
         }
@@ -232,7 +232,7 @@ impl Pen<'_> {
 
     fn points(&self, svg: &mut Svg) {
         let radius = if self.layer.mark == Mark::Line { 2.5 } else { 3.5 };
-        for row in &self.layer.rows {
+        for row in self.layer.rows.iter() {
             let Some((x, y)) = self.place(row) else { continue };
             let color = self.color(Some(row));
             let attributes = [
@@ -284,7 +284,7 @@ impl Pen<'_> {
 
     fn ticks(&self, svg: &mut Svg) {
         let upright = self.layer.measure() == Axis::X || self.layer.y.is_none();
-        for row in &self.layer.rows {
+        for row in self.layer.rows.iter() {
             let Some((x, y)) = self.place(row) else { continue };
             let (dx, dy) = if upright { (0.0, 7.0) } else { (7.0, 0.0) };
             let color = self.color(Some(row));
@@ -301,10 +301,10 @@ impl Pen<'_> {
     }
 
     fn texts(&self, svg: &mut Svg) {
-        for row in &self.layer.rows {
+        for row in self.layer.rows.iter() {
             let words: Option<&Value> = self.layer.text.as_ref().and_then(|channel| channel.of(row));
             if let (Some((x, y)), Some(words)) = (self.place(row), words) {
-                svg.words(x, y + 4.0, "label", "middle", &name(words));
+                svg.words(x, y + 4.0, "label", "middle", shortened(&name(words)));
             }
         }
     }

@@ -88,7 +88,9 @@ mod tests {
             "x": {"field": "a", "type": "nominal"}, "y": {"field": "b", "type": "quantitative"}}});
         let same = json!({"mark": "line", "data": {"values": [{"a": 1, "b": 1}, {"a": 1, "b": 1}]}, "encoding": {
             "x": {"field": "a", "type": "quantitative"}, "y": {"field": "b", "type": "quantitative", "scale": {"type": "log"}}}});
-        for spec in [empty, same] {
+        let huge = json!({"mark": "point", "data": {"values": [{"x": 1e308}]}, "encoding": {
+            "x": {"field": "x", "type": "quantitative", "scale": {"type": "log"}}}});
+        for spec in [empty, same, huge] {
             let svg = render(&spec).unwrap();
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }

@@ -17,10 +17,10 @@ const LINE_WIDTH: f64 = 420.0;
 const LINE_HEIGHT: f64 = 240.0;
 const BAND_WIDTH: f64 = 34.0;
 const BAND_HEIGHT: f64 = 22.0;
-/// More names than this make no picture.
+/// More names than this along an axis, or side by side, make no picture.
 const NAMES_MAX: usize = 400;
-/// More marks than this make a file that no browser likes.
-const ROWS_MAX: usize = 20_000;
+/// More than this nobody tells apart by colour; every mark looks its own up.
+const COLORS_MAX: usize = 2_000;
 
 /// The two directions of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,21 +95,23 @@ impl Layer {
 
 /// Lays out a chart.
 pub fn lay_out(chart: &Chart) -> Result<Plot<'_>, Unsupported> {
-    let rows: usize = chart.layers.iter().map(|layer| layer.rows.len()).sum();
-    if rows > ROWS_MAX {
-        return Err(Unsupported(format!("a chart of {rows} rows is not drawn here, at most {ROWS_MAX} are")));
-    }
     let offsets = match chart.layers.iter().find_map(|layer| layer.offset.as_ref()) {
-        Some(channel) => names(chart, channel, |layer| layer.offset.as_ref(), None),
+        Some(channel) => names(chart, channel, |layer| layer.offset.as_ref(), None, NAMES_MAX)?,
         None => Vec::new(),
     };
     let (x, width) = scale(chart, Axis::X, chart.width, offsets.len())?;
     let (y, height) = scale(chart, Axis::Y, chart.height, 0)?;
-    let series = chart.layers.iter().find_map(|layer| layer.series.as_ref()).map(|channel| {
-        let all = values(chart, |layer| layer.series.as_ref());
-        let names = names(chart, channel, |layer| layer.series.as_ref(), None);
-        (channel, color::colors(channel, &all, names))
-    });
+    let series = match chart.layers.iter().find_map(|layer| layer.series.as_ref()) {
+        Some(channel) if channel.kind == Kind::Discrete => {
+            let names = names(chart, channel, |layer| layer.series.as_ref(), None, COLORS_MAX)?;
+            Some((channel, Colors::Names(names)))
+        }
+        Some(channel) => {
+            let all = values(chart, |layer| layer.series.as_ref());
+            Some((channel, color::ramp_over(channel, &all)))
+        }
+        None => None,
+    };
     Ok(Plot { chart, width, height, x, y, series, offsets })
 }
 
@@ -130,13 +132,7 @@ fn scale(
                 "layers with names and amounts on one axis are not drawn here".to_owned(),
             ));
         }
-        let names = names(chart, first, |layer| layer.channels(axis).0, Some(axis));
-        if names.len() > NAMES_MAX {
-            return Err(Unsupported(format!(
-                "an axis of {} names is not drawn here, at most {NAMES_MAX} are",
-                names.len()
-            )));
-        }
+        let names = names(chart, first, |layer| layer.channels(axis).0, Some(axis), NAMES_MAX)?;
         let count = names.len().max(1) as f64;
         let length = size.unwrap_or(match axis {
             Axis::X => (count * BAND_WIDTH.max(groups as f64 * 16.0)).clamp(160.0, 960.0),
@@ -196,22 +192,30 @@ fn values<'a>(chart: &'a Chart, channel: impl Fn(&'a Layer) -> Option<&'a Channe
     chart.layers.iter().flat_map(of_layer).collect()
 }
 
-/// The names of a channel in their order.
+/// The names of a channel in their order; more than so many are not drawn.
 fn names<'a>(
     chart: &'a Chart,
     first: &'a Channel,
     channel: impl Fn(&'a Layer) -> Option<&'a Channel>,
     axis: Option<Axis>,
-) -> Vec<String> {
-    let mut found: Vec<&Value> = Vec::new();
-    let mut seen = std::collections::HashSet::new();
-    for value in values(chart, channel) {
-        if seen.insert(name(value)) {
-            found.push(value);
+    most: usize,
+) -> Result<Vec<String>, Unsupported> {
+    let mut found: Vec<&Value> = match &first.domain {
+        Some(domain) => domain.iter().collect(),
+        None => {
+            let mut seen = std::collections::HashSet::new();
+            values(chart, channel).into_iter().filter(|value| seen.insert(name(value))).collect()
         }
+    };
+    if found.len() > most {
+        let what = if axis.is_some() { "an axis" } else { "a chart with colours or bars side by side" };
+        return Err(Unsupported(format!(
+            "{what} of {} names is not drawn here, at most {most} are",
+            found.len()
+        )));
     }
-    if let Some(domain) = &first.domain {
-        return domain.iter().map(name).collect();
+    if first.domain.is_some() {
+        return Ok(found.into_iter().map(name).collect());
     }
     match &first.sort {
         Sort::Data => {}
@@ -223,7 +227,7 @@ fn names<'a>(
         }
         Sort::ByOther(descending) => sort_by_other(chart, first, axis, *descending, &mut found),
     }
-    found.into_iter().map(name).collect()
+    Ok(found.into_iter().map(name).collect())
 }
 
 fn sort_by_other(chart: &Chart, first: &Channel, axis: Option<Axis>, descending: bool, found: &mut [&Value]) {
@@ -232,7 +236,7 @@ fn sort_by_other(chart: &Chart, first: &Channel, axis: Option<Axis>, descending:
     let mut sums: std::collections::HashMap<String, f64> = std::collections::HashMap::new();
     for layer in &chart.layers {
         let Some(amounts) = layer.channels(other).0 else { continue };
-        for row in &layer.rows {
+        for row in layer.rows.iter() {
             if let (Some(key), Some(amount)) =
                 (first.of(row), amounts.of(row).and_then(|value| number(value, false)))
             {
@@ -311,5 +315,13 @@ mod tests {
         let spec = json!({"mark": "bar", "data": {"values": values}, "encoding": {"x": {"field": "g", "type": "nominal"}}});
         let chart = read(&spec).unwrap();
         assert!(lay_out(&chart).err().unwrap().to_string().contains("401 names"));
+        let values: Vec<_> = (0..=COLORS_MAX).map(|n| json!({"n": n})).collect();
+        let colored = |kind: &str| {
+            let channel = json!({"field": "n", "type": "quantitative"});
+            let encoding = json!({"x": channel, "color": {"field": "n", "type": kind}});
+            read(&json!({"mark": "point", "data": {"values": values}, "encoding": encoding})).unwrap()
+        };
+        assert!(lay_out(&colored("nominal")).err().unwrap().to_string().contains("2001 names"));
+        assert!(matches!(lay_out(&colored("quantitative")).unwrap().series, Some((_, Colors::Ramp(..)))));
     }
 }

@@ -9,6 +9,11 @@ use serde_json::Value;
 
 /// Ticks aimed at.
 const TICKS: f64 = 6.0;
+/// Powers of ten that have a tick each; of more, some do.
+const POWERS_MAX: i32 = 12;
+/// Amounts beyond this are laid out as if they were this, and what is smaller than its
+/// inverse as zero: all that is computed from two of them is a number.
+const AMOUNT_MAX: f64 = 1e300;
 /// Share of a band that is left between two of them.
 const GAP: f64 = 0.15;
 
@@ -58,6 +63,7 @@ pub struct Wish {
 impl Line {
     /// A line that holds values from `low` to `high`.
     pub fn new(low: f64, high: f64, length: f64, wish: Wish) -> Self {
+        let (low, high) = (held(low), held(high));
         let log = wish.log && low > 0.0;
         let (mut low, mut high) = match wish.zero && !log && !wish.exact {
             true => (low.min(0.0), high.max(0.0)),
@@ -79,8 +85,9 @@ impl Line {
 
     /// The place of an amount.
     pub fn at(&self, value: f64) -> f64 {
+        let value = held(value);
         let share = match self.log {
-            true => (value.max(f64::MIN_POSITIVE) / self.from).ln() / (self.to / self.from).ln(),
+            true => (value.max(f64::MIN_POSITIVE).ln() - self.from.ln()) / (self.to.ln() - self.from.ln()),
             false => (value - self.from) / (self.to - self.from),
         };
         self.length * if self.flipped { 1.0 - share } else { share }
@@ -138,6 +145,11 @@ impl Scale {
             Self::Bands(bands) => bands.cell(&name(value)).map(|(start, width)| start + width / 2.0),
         }
     }
+}
+
+/// An amount that can be calculated with.
+fn held(amount: f64) -> f64 {
+    if amount.abs() < 1.0 / AMOUNT_MAX { 0.0 } else { amount.clamp(-AMOUNT_MAX, AMOUNT_MAX) }
 }
 
 /// A value as an amount; a moment as milliseconds since 1970.
@@ -235,7 +247,8 @@ fn moment_step(low: f64, high: f64) -> f64 {
 
 fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
-    let all = (first..=last).map(|power| 10_f64.powi(power));
+    let every = 1 + (last - first) / POWERS_MAX;
+    let all = (first..=last).step_by(every.unsigned_abs() as usize).map(|power| 10_f64.powi(power));
     let inside: Vec<f64> = all.filter(|tick| (low * 0.999..=high * 1.001).contains(tick)).collect();
     if inside.len() >= 2 { inside } else { ticks(low, high, step(low, high)) }
 }
@@ -327,6 +340,27 @@ mod tests {
         let bands = Bands::new(vec!["a".into(), "b".into()], 100.0);
         assert_eq!(bands.cell("b"), Some((50.0, 50.0)));
         assert_eq!(bands.band("c"), None);
+    }
+
+    #[test]
+    fn any_amount_has_a_place_and_few_ticks() {
+        let edges = [f64::MIN, -1.0, 0.0, 5e-324, 1e-301, 1.0, 1e308, f64::MAX];
+        for (low, high) in edges.iter().flat_map(|low| edges.map(|high| (*low, high))) {
+            for (log, moments) in [(false, false), (true, false), (false, true)] {
+                let wish = Wish { log, moments, ..Wish::default() };
+                let line = Line::new(low.min(high), low.max(high), 100.0, wish);
+                let labels = line.labels(None);
+                let places = labels.iter().map(|(at, _)| *at).chain(edges.map(|edge| line.at(edge)));
+                assert!(labels.len() < 20, "{low} to {high}: {}", labels.len());
+                assert!(
+                    places.clone().all(f64::is_finite),
+                    "{low} to {high}: {:?}",
+                    places.collect::<Vec<_>>()
+                );
+            }
+        }
+        let decades = Line::new(1.0, 1e6, 100.0, Wish { log: true, ..Wish::default() });
+        assert_eq!(decades.labels(None).len(), 7);
     }
 
     #[test]

@@ -3,9 +3,25 @@
 //!
 //! Single views and layers, inline data, the marks and channels below. Whatever
 //! else a specification asks for is told as [`Unsupported`], never ignored when
-//! it would change the picture: the caller then shows the data as a table.
+//! it would change the picture: the caller then shows the data as a table. Charts
+//! are made by functions: what would take long to draw is told before any of it is
+//! copied.
+
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
+
+/// More marks than this make a file that no browser likes. Each layer has one for each
+/// of its rows, also of those that it shares.
+const ROWS_MAX: usize = 20_000;
+/// Each layer is held against all others.
+const LAYERS_MAX: usize = 50;
+/// A layer beside its rows, with what it shares: some of it is copied for each mark.
+const LAYER_BYTES_MAX: usize = 64 << 10;
+/// What a value takes in memory beside its text, about.
+const VALUE_BYTES: usize = 32;
+/// Letters of a title, of a value in a tooltip, or of a text.
+const LETTERS_MAX: usize = 200;
 
 /// A row of the data.
 pub type Row = Map<String, Value>;
@@ -55,8 +71,8 @@ pub struct Layer {
     pub offset: Option<Channel>,
     /// What a text says.
     pub text: Option<Channel>,
-    /// The data.
-    pub rows: Vec<Row>,
+    /// The data; layers may share it.
+    pub rows: Arc<[Row]>,
 }
 
 /// The marks that are drawn.
@@ -154,8 +170,8 @@ impl Channel {
     /// The title, or else the column's name.
     pub fn label(&self) -> Option<&str> {
         match (&self.title, &self.source) {
-            (Some(title), _) => Some(title.as_str()).filter(|title| !title.is_empty()),
-            (None, Source::Field(field)) => Some(field),
+            (Some(title), _) => Some(shortened(title)).filter(|title| !title.is_empty()),
+            (None, Source::Field(field)) => Some(shortened(field)),
             (None, Source::Fixed(_)) => None,
         }
     }
@@ -169,6 +185,11 @@ fn lookup<'a>(row: &'a Row, field: &str) -> Option<&'a Value> {
     })
 }
 
+/// As much of a text as is drawn of it.
+pub fn shortened(text: &str) -> &str {
+    text.char_indices().nth(LETTERS_MAX).map_or(text, |(end, _)| &text[..end])
+}
+
 /// Reads a specification.
 pub fn read(spec: &Value) -> Result<Chart, Unsupported> {
     let object = spec.as_object().ok_or_else(|| no("a chart that is no object"))?;
@@ -177,17 +198,53 @@ pub fn read(spec: &Value) -> Result<Chart, Unsupported> {
             return Err(no(format!("{member:?}")));
         }
     }
-    let data = rows(object.get("data"))?;
-    let layers = match object.get("layer").and_then(Value::as_array) {
-        Some(layers) => {
-            let shared = object.get("encoding");
-            layers.iter().map(|layer| read_layer(layer, shared, data.as_deref())).collect::<Result<_, _>>()?
-        }
-        None => vec![read_layer(spec, None, data.as_deref())?],
+    let (layers, data, encoding) = match object.get("layer").and_then(Value::as_array) {
+        Some(layers) => (layers.as_slice(), object.get("data"), object.get("encoding")),
+        None => (std::slice::from_ref(spec), None, None),
     };
+    check_size(layers, data, encoding)?;
+    let data = rows(data)?;
+    let layers = layers.iter().map(|layer| read_layer(layer, encoding, data.as_ref()));
+    let layers = layers.collect::<Result<Vec<_>, _>>()?;
     let size =
         |name: &str| object.get(name).and_then(Value::as_f64).filter(|size| (20.0..=4_000.0).contains(size));
     Ok(Chart { title: title(object.get("title")), width: size("width"), height: size("height"), layers })
+}
+
+/// Refuses more than can be drawn in reasonable time, by counting.
+fn check_size(layers: &[Value], data: Option<&Value>, encoding: Option<&Value>) -> Result<(), Unsupported> {
+    let too_many = |found: usize, what: &str, most: usize| {
+        Err(Unsupported(format!("a chart of {found} {what} is not drawn here, at most {most} are")))
+    };
+    if layers.len() > LAYERS_MAX {
+        return too_many(layers.len(), "layers", LAYERS_MAX);
+    }
+    let values = |data: Option<&Value>| data?.get("values")?.as_array().map(Vec::len);
+    let shared = values(data).unwrap_or_default();
+    let rows: usize = layers.iter().map(|layer| values(layer.get("data")).unwrap_or(shared)).sum();
+    if rows > ROWS_MAX {
+        return too_many(rows, "rows", ROWS_MAX);
+    }
+    let shared = encoding.map_or(0, weight);
+    let own = |layer: &Value| {
+        let members = layer.as_object().into_iter().flatten().filter(|(name, _)| *name != "data");
+        members.map(|(name, value)| name.len() + weight(value)).sum::<usize>()
+    };
+    match layers.iter().map(|layer| shared + own(layer)).find(|bytes| *bytes > LAYER_BYTES_MAX) {
+        Some(bytes) => too_many(bytes, "bytes in a layer beside its data", LAYER_BYTES_MAX),
+        None => Ok(()),
+    }
+}
+
+/// What a value takes in memory, about.
+fn weight(value: &Value) -> usize {
+    let within: usize = match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(weight).sum(),
+        Value::Object(members) => members.iter().map(|(name, value)| name.len() + weight(value)).sum(),
+        _ => 0,
+    };
+    VALUE_BYTES + within
 }
 
 fn no(what: impl std::fmt::Display) -> Unsupported {
@@ -203,7 +260,7 @@ fn title(value: Option<&Value>) -> Option<String> {
     }
 }
 
-fn rows(data: Option<&Value>) -> Result<Option<Vec<Row>>, Unsupported> {
+fn rows(data: Option<&Value>) -> Result<Option<Arc<[Row]>>, Unsupported> {
     let Some(data) = data.filter(|data| !data.is_null()) else { return Ok(None) };
     let values = data.get("values").and_then(Value::as_array).ok_or_else(|| no("data that is not inline"))?;
     let row = |value: &Value| match value {
@@ -214,14 +271,18 @@ fn rows(data: Option<&Value>) -> Result<Option<Vec<Row>>, Unsupported> {
     Ok(Some(values.iter().map(row).collect()))
 }
 
-fn read_layer(layer: &Value, shared: Option<&Value>, data: Option<&[Row]>) -> Result<Layer, Unsupported> {
+fn read_layer(
+    layer: &Value,
+    shared: Option<&Value>,
+    data: Option<&Arc<[Row]>>,
+) -> Result<Layer, Unsupported> {
     let object = layer.as_object().ok_or_else(|| no("a layer that is no object"))?;
     if object.contains_key("transform") || object.contains_key("layer") {
         return Err(no("a layer with transforms or layers of its own"));
     }
     let rows = match rows(object.get("data"))? {
         Some(own) => own,
-        None => data.ok_or_else(|| no("a chart without data"))?.to_vec(),
+        None => Arc::clone(data.ok_or_else(|| no("a chart without data"))?),
     };
     let (mark, properties) = read_mark(object.get("mark"))?;
     let mut encoding = shared.and_then(Value::as_object).cloned().unwrap_or_default();
@@ -423,6 +484,32 @@ mod tests {
         let chart = read(&spec).unwrap();
         assert_eq!(chart.layers[1].y.as_ref().map(|y| &y.source), Some(&Source::Fixed(json!(0.5))));
         assert!(chart.layers.iter().all(|layer| layer.x.is_some()) && chart.layers[1].dashed);
+    }
+
+    #[test]
+    fn what_would_take_long_is_said_before_it_is_copied() {
+        let layers = |count: usize, rows: usize, title: usize| {
+            let axis = json!({"field": "a", "type": "nominal", "title": "x".repeat(title)});
+            json!({
+                "data": {"values": vec![json!({"a": 1}); rows]},
+                "encoding": {"x": axis},
+                "layer": vec![json!({"mark": "tick"}); count]
+            })
+        };
+        let check = |spec: Value, part: &str| {
+            let error = read(&spec).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        };
+        let fits = read(&layers(LAYERS_MAX, ROWS_MAX / LAYERS_MAX, 1_000)).unwrap();
+        assert!(fits.layers.iter().all(|layer| Arc::ptr_eq(&layer.rows, &fits.layers[0].rows)));
+        assert_eq!(
+            fits.layers[0].x.as_ref().and_then(Channel::label),
+            Some("x".repeat(LETTERS_MAX).as_str())
+        );
+        check(layers(LAYERS_MAX, 1 + ROWS_MAX / LAYERS_MAX, 1), "20050 rows");
+        check(layers(1 + LAYERS_MAX, 1, 1), "51 layers");
+        check(layers(2, 1, LAYER_BYTES_MAX), "bytes in a layer");
+        check(bar(json!({"data": {"values": vec![1; 1 + ROWS_MAX]}})), "20001 rows");
     }
 
     #[test]
