@@ -87,6 +87,12 @@ pub fn of_backbone(error: fanfold_backbone::Error) -> Problem {
     error.into()
 }
 
+/// Whether what is written in a record is to blame, and not whoever keeps it: no other
+/// attempt at reading or copying it would do better.
+pub(crate) fn is_of_a_record(problem: &Problem) -> bool {
+    matches!(problem.code, ErrorKind::Internal | ErrorKind::PayloadTooLarge | ErrorKind::InvalidTrigger)
+}
+
 /// Something that cannot happen happened: logged here, with what it was.
 pub fn internal(what: impl std::fmt::Display) -> Problem {
     tracing::error!(%what, "internal failure");

@@ -29,6 +29,8 @@ pub const URL_BYTES_MAX: u64 = 8 * KIB;
 pub const SETTINGS_BYTES_MAX: u64 = 24 * KIB;
 /// JSON of a job, of an alias, of a trigger: small documents all.
 pub const DOCUMENT_BYTES_MAX: u64 = MIB;
+/// Aliases of a function: all of them are in one record, which is held in memory.
+pub const ALIASES_MAX: usize = 100;
 
 /// All linear memories of an invocation together.
 pub const MEMORY_BYTES_DEFAULT: u64 = 256 * MIB;
@@ -244,6 +246,8 @@ pub const ENVELOPES_MAX: u32 = 3;
 pub const SIGNATURE_AGE_MAX: Duration = Duration::from_secs(300);
 /// Triggers of a tenant: each event is held against all of them.
 pub const TRIGGERS_MAX: usize = 1_000;
+/// A trigger's document as JSON: all triggers are held in memory.
+pub const TRIGGER_BYTES_MAX: usize = 64 << 10;
 /// Events that wait for one trigger; more are refused until it has caught up.
 pub const EVENTS_WAITING_MAX: u64 = 500_000;
 /// Events that start one thing together.

@@ -22,7 +22,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::problem::{internal, of_backbone, of_store};
+use crate::problem::{internal, is_of_a_record, of_backbone, of_store};
 
 /// How often a change is tried that others get in the way of.
 const TRIES_MAX: u32 = 32;
@@ -150,7 +150,7 @@ impl Records {
 
     /// Makes every copy in the backbone agree with the store, reading only what
     /// differs: what a crash left, or everything after the backbone was lost. A record
-    /// that cannot be read stays as it is, and keeps no others from being copied.
+    /// that cannot be read or copied stays as it is, and keeps no others from being called.
     pub(crate) async fn rebuild(&self) -> Result<(), Problem> {
         let stored = self.stored().await?;
         let copies: HashMap<String, Entry> =
@@ -172,9 +172,8 @@ impl Records {
                     Ok(record)
                 };
                 match self.change(&name, raise).await {
-                    // What is wrong with it was told where it was read.
-                    Err(problem) if problem.code == ErrorKind::Internal => {
-                        tracing::warn!(function = %name, "the record in the backbone stays as it is");
+                    Err(problem) if is_of_a_record(&problem) => {
+                        tracing::error!(function = %name, detail = %problem.detail, "its record cannot be read or copied and stays as it is: a newer release may read it, else remove the function and deploy it anew");
                         Ok(())
                     }
                     changed => changed.map(drop),

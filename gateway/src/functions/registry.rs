@@ -13,7 +13,7 @@ use fanfold_backbone::{Backbone, Change};
 use fanfold_protocol::{
     ErrorKind, Problem,
     function::{AliasTarget, FunctionRecord, Version},
-    keys,
+    keys, limits,
     names::{AliasName, FunctionName, FunctionRef, Qualifier},
 };
 use fanfold_storage::{PutOptions, PutOutcome, Store};
@@ -197,7 +197,7 @@ impl Registry {
     ///
     /// # Errors
     /// `function-not-found`, `version-not-found`, `alias-not-found` (when it is
-    /// to be removed), `invalid-request` for odd weights.
+    /// to be removed), `invalid-request` for odd weights or one alias too many.
     pub async fn set_alias(
         &self,
         name: &FunctionName,
@@ -210,7 +210,9 @@ impl Registry {
             match &target {
                 Some(target) => {
                     check_target(&record, target)?;
-                    record.aliases.insert(alias.clone(), target.clone());
+                    if record.aliases.insert(alias.clone(), target.clone()).is_none() {
+                        check_aliases(&record)?;
+                    }
                 }
                 None => {
                     record.aliases.remove(alias).ok_or_else(|| no_alias(&record, alias))?;
@@ -365,6 +367,20 @@ fn check_target(record: &FunctionRecord, target: &AliasTarget) -> Result<(), Pro
         ));
     }
     Ok(())
+}
+
+fn check_aliases(record: &FunctionRecord) -> Result<(), Problem> {
+    let (most, found) = (limits::ALIASES_MAX, record.aliases.len());
+    if found <= most {
+        return Ok(());
+    }
+    Err(Problem::new(
+        ErrorKind::InvalidRequest,
+        format!(
+            "a function must have at most {most} aliases, found {found} with this one; remove one first, or point one \
+             of them elsewhere"
+        ),
+    ))
 }
 
 fn no_function(name: &FunctionName) -> Problem {

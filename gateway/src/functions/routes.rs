@@ -125,7 +125,7 @@ pub(crate) async fn version(
     request_body = AliasView,
     responses(
         (status = 200, description = "Where the alias points now", body = AliasView),
-        (status = 400, description = "Odd weights", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "Odd weights, or more than 100 aliases", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such function or version", body = ProblemBody, content_type = "application/problem+json")
     )
 )]

@@ -4,8 +4,9 @@
 //!
 //! Every change is a compare-and-set on the stored object; then the copy is
 //! brought up to it. The copy is watched, so that a change made through another
-//! gateway is seen here as well. Invariant: of two records of a trigger the one
-//! of the later revision is kept in memory, in whatever order they come.
+//! gateway is seen here as well. Invariants: of two records of a trigger the one
+//! of the later revision is kept in memory, in whatever order they come; and no
+//! record is written that the backbone could not hold.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fanfold_backbone::{Backbone, CasOutcome, Change, Entry};
+use fanfold_backbone::{Backbone, CasOutcome, Change, Entry, kv::VALUE_BYTES_MAX};
 use fanfold_protocol::{ErrorKind, Problem, keys, limits, names::TriggerName, uri::ObjectUri};
 use fanfold_storage::{ListEntry, ListOptions, PutOptions, PutOutcome, Store};
 use futures::{StreamExt, TryStreamExt};
@@ -31,7 +32,7 @@ use super::{
     sns::Verifier,
     sqs::Statuses,
 };
-use crate::problem::{internal, of_backbone, of_store};
+use crate::problem::{internal, is_of_a_record, of_backbone, of_store};
 
 /// How often a change is tried that others get in the way of.
 const TRIES_MAX: u32 = 32;
@@ -293,6 +294,15 @@ impl Triggers {
     async fn write(&self, record: &TriggerRecord, etag: Option<String>) -> Result<bool, Problem> {
         let uri = self.object(&record.name)?;
         let body = Bytes::from(serde_json::to_vec(record).map_err(internal)?);
+        if body.len() > VALUE_BYTES_MAX {
+            return Err(Problem::new(
+                ErrorKind::InvalidTrigger,
+                format!(
+                    "the record of a trigger must be at most {VALUE_BYTES_MAX} bytes, found {}; shorten its document",
+                    body.len()
+                ),
+            ));
+        }
         let mut options = PutOptions::typed("application/json");
         if etag.is_none() {
             let writer = Uuid::now_v7().to_string();
@@ -335,7 +345,8 @@ impl Triggers {
     }
 
     /// Makes every copy agree with the store: what a crash left, or everything
-    /// after the backbone was lost.
+    /// after the backbone was lost. A record that cannot be copied is left out, so
+    /// that all others have their events; making its trigger anew mends a large one.
     async fn rebuild(&self) -> Result<(), Problem> {
         let listing = self.inner.store.list(&self.inner.bucket, keys::triggers(), ListOptions::default());
         let entries: Vec<ListEntry> = listing.try_collect().await.map_err(of_store)?;
@@ -343,7 +354,12 @@ impl Triggers {
             let name =
                 entry.name().strip_prefix(keys::triggers()).and_then(|file| file.strip_suffix(".json"));
             let Some(name) = name.and_then(|name| name.parse::<TriggerName>().ok()) else { continue };
-            self.copy(&name).await?;
+            match self.copy(&name).await {
+                Err(problem) if is_of_a_record(&problem) => {
+                    tracing::error!(trigger = %name, detail = %problem.detail, "its record cannot be copied: it starts nothing until it is made anew");
+                }
+                copied => drop(copied?),
+            }
         }
         Ok(())
     }

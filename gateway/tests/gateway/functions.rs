@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use fanfold_protocol::{ErrorKind, Problem, keys};
+use fanfold_protocol::{ErrorKind, Problem, keys, limits, uri::ObjectUri};
 use http::Method;
 use serde_json::json;
 
@@ -127,6 +127,46 @@ async fn aliases_are_pointed_weighted_and_removed() {
 }
 
 #[tokio::test]
+async fn a_function_has_so_many_aliases() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let point = async |n: usize| {
+        service.put_json(&format!("/v1/functions/f/aliases/a-{n}"), json!({"version": 1})).await
+    };
+    for n in 0..limits::ALIASES_MAX {
+        assert_eq!(point(n).await.status, 200);
+    }
+    let problem = point(limits::ALIASES_MAX).await.is_problem(ErrorKind::InvalidRequest);
+    assert!(problem["detail"].as_str().unwrap().contains("at most 100 aliases, found 101"), "{problem}");
+    assert_eq!(point(0).await.status, 200);
+    assert_eq!(service.delete("/v1/functions/f/aliases/a-0").await.status, 204);
+    assert_eq!(point(limits::ALIASES_MAX).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_copied_keeps_no_gateway_from_its_start() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let bucket = service.app.config.tenant.system_bucket.clone();
+    // From before there was a bound: more than the backbone can hold.
+    let targets: serde_json::Map<String, serde_json::Value> =
+        (0..20_000).map(|n| (format!("{}-{n}", "a".repeat(50)), json!({"version": 1}))).collect();
+    for (name, record) in [
+        ("many", json!({"name": "many", "latest": 1, "aliases": targets}).to_string()),
+        ("torn", "{\"name\": \"torn".to_owned()),
+    ] {
+        let uri = ObjectUri::new(bucket.clone(), keys::aliases(&name.parse().unwrap())).unwrap();
+        service.base.store.put(&uri, record.into(), Default::default()).await.unwrap();
+    }
+    let service = service.stop().await.serve(|_| {}).await;
+    assert_eq!(service.invoke("f/invoke", "").await.status, 200);
+    service.get("/v1/functions/many").await.is_problem(ErrorKind::FunctionNotFound);
+    assert_eq!(service.delete("/v1/functions/many").await.status, 204);
+    let again = service.deploy("many", "1").await;
+    assert_eq!((again.status.as_u16(), &again.json()["version"]), (201, &json!(2)));
+}
+
+#[tokio::test]
 async fn a_removed_function_is_gone_and_its_numbers_are_not_given_again() {
     let service = start().await;
     service.deploy("f", "1").await;
@@ -167,8 +207,7 @@ async fn a_version_that_a_crash_left_without_a_record_is_found() {
     // As if a gateway had died between version 2 and the record.
     let bucket = service.app.config.tenant.system_bucket.clone();
     let name = "f".parse().unwrap();
-    let object =
-        |number| fanfold_protocol::uri::ObjectUri::new(bucket.clone(), keys::version(&name, number)).unwrap();
+    let object = |number| ObjectUri::new(bucket.clone(), keys::version(&name, number)).unwrap();
     let bytes = service.base.store.get(&object(1), None).await.unwrap();
     let mut version: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
     version["version"] = json!(2);

@@ -22,6 +22,35 @@ fn id_of(view: &Value) -> Uuid {
 }
 
 #[tokio::test]
+async fn a_record_that_cannot_be_copied_keeps_no_gateway_from_its_start() {
+    let (service, _) = with_trigger(document()).await;
+    let name = "t".parse().unwrap();
+    let too_large = service.app.triggers.change(&name, |found| {
+        let mut record = found.unwrap().clone();
+        record.paused_because = Some("x".repeat(1 << 20));
+        Ok(record)
+    });
+    assert_eq!(too_large.await.unwrap_err().code, ErrorKind::InvalidTrigger);
+    let bucket = service.app.config.tenant.system_bucket.clone();
+    let object = |name: &str| ObjectUri::new(bucket.clone(), keys::trigger(&name.parse().unwrap())).unwrap();
+    let kept = service.base.store.get(&object("t"), None).await.unwrap();
+    let mut record: Value = serde_json::from_slice(&kept).unwrap();
+    assert_eq!(record.get("paused_because"), None);
+    // From before there was a bound, and what was never whole.
+    (record["name"], record["id"]) = (json!("large"), json!(Uuid::now_v7().to_string()));
+    record["document"]["events"] = json!([format!("ObjectCreated:{}", "A".repeat(1_045_000))]);
+    for (name, body) in [("large", record.to_string()), ("torn", "{\"name\": \"torn".to_owned())] {
+        let options = PutOptions::typed("application/json");
+        service.base.store.put(&object(name), Bytes::from(body), options).await.unwrap();
+    }
+    let service = service.stop().await.serve(|_| {}).await;
+    assert_eq!(service.get("/v1/triggers/t").await.status, 200);
+    service.get("/v1/triggers/large").await.is_problem(ErrorKind::TriggerNotFound);
+    assert_eq!(service.put_json("/v1/triggers/large", document()).await.status, 200);
+    assert_eq!(service.get("/v1/triggers/large").await.status, 200);
+}
+
+#[tokio::test]
 async fn no_more_runs_at_once_than_the_trigger_allows() {
     let mut narrow = document();
     narrow["concurrency"] = json!(2);

@@ -20,7 +20,7 @@ use crate::{
     event::{CREATED, EXPIRED, REMOVED},
     limits,
     names::FunctionRef,
-    size::Span,
+    size::{ByteSize, Span},
     uri,
 };
 
@@ -147,6 +147,16 @@ impl TriggerDocument {
     /// # Errors
     /// `invalid-trigger`.
     pub fn check(&self) -> Result<(), Problem> {
+        let bytes = serde_json::to_vec(self).map_or(0, |json| json.len());
+        if bytes > limits::TRIGGER_BYTES_MAX {
+            return Err(Problem::new(
+                ErrorKind::InvalidTrigger,
+                format!(
+                    "a trigger must be at most {} as JSON, found {bytes} bytes; keep data in an object, and name that",
+                    ByteSize(limits::TRIGGER_BYTES_MAX as u64)
+                ),
+            ));
+        }
         let mut mistakes = Vec::new();
         mistakes.extend(uri::check_bucket(&self.bucket).err().map(|problem| problem.detail));
         for (name, text) in [("prefix", &self.prefix), ("suffix", &self.suffix)] {
@@ -298,6 +308,20 @@ mod tests {
         let good = document(json!({"bucket": "bank", "function": "f@prod"}));
         assert_eq!(good.check(), Ok(()));
         assert_eq!(good.events, ["ObjectCreated:*"]);
+    }
+
+    #[test]
+    fn a_trigger_has_so_many_bytes() {
+        let with = |bytes: usize| {
+            let params = json!({"table": "x".repeat(bytes)});
+            let (input, output) = ("s3://bank/{key}", "s3://out/{id}/");
+            let job = json!({"function": "f", "input": input, "output": output, "params": params});
+            document(json!({"bucket": "bank", "job": job}))
+        };
+        let head = serde_json::to_vec(&with(0)).unwrap().len();
+        assert_eq!(with(limits::TRIGGER_BYTES_MAX - head).check(), Ok(()));
+        let detail = with(limits::TRIGGER_BYTES_MAX - head + 1).check().unwrap_err().detail;
+        assert!(detail.starts_with("a trigger must be at most 64KiB as JSON, found 65537 bytes"), "{detail}");
     }
 
     #[test]
