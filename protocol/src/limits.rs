@@ -248,6 +248,8 @@ pub const SIGNATURE_AGE_MAX: Duration = Duration::from_secs(300);
 pub const TRIGGERS_MAX: usize = 1_000;
 /// A trigger's document as JSON: all triggers are held in memory.
 pub const TRIGGER_BYTES_MAX: usize = 64 << 10;
+/// Names of events that a trigger acts on: a store has a few dozen.
+pub const TRIGGER_EVENTS_MAX: usize = 64;
 /// Events that wait for one trigger; more are refused until it has caught up.
 pub const EVENTS_WAITING_MAX: u64 = 500_000;
 /// Events that start one thing together.

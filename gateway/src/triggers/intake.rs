@@ -7,7 +7,7 @@
 //! sender that sends all of it again does no harm.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -31,6 +31,9 @@ use crate::problem::{internal, of_backbone};
 const DEPTH_REMEMBERED: Duration = Duration::from_millis(200);
 /// Messages handed over at once, well within what a batch may weigh.
 const BATCH_MESSAGES: usize = 1_000;
+/// How long events are held against triggers before others have their turn: a long
+/// pattern may take milliseconds for a long key, and there may be millions of pairs.
+const MATCHING_MAX: Duration = Duration::from_millis(5);
 
 /// What became of a notification.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
@@ -167,38 +170,23 @@ pub async fn take_what_fits(
     envelope: Envelope,
     only: Option<&Arc<Trigger>>,
 ) -> Result<Taken, Problem> {
-    let mut receipt = Receipt {
-        events: envelope.notices.len() + envelope.other,
-        ignored: envelope.other,
-        ..Receipt::default()
-    };
-    let (now, mut known) = (time::now(), envelope.notices.is_empty());
+    let Envelope { notices, other, .. } = envelope;
+    let mut receipt = Receipt { events: notices.len() + other, ..Receipt::default() };
     let candidates = only.map_or_else(|| triggers.list(), |trigger| vec![Arc::clone(trigger)]);
-    let mut queues: BTreeMap<Uuid, (&Arc<Trigger>, Vec<Waiting>)> = BTreeMap::new();
-    let found = envelope.notices.first().map(|notice| notice.bucket.clone()).unwrap_or_default();
-    for notice in envelope.notices {
-        known = known || candidates.iter().any(|trigger| trigger.record.document.bucket == notice.bucket);
-        let mut matching = candidates.iter().filter(|trigger| trigger.admits(&notice)).peekable();
-        receipt.ignored += usize::from(matching.peek().is_none());
-        for trigger in matching {
-            let (_, waiting) = queues.entry(trigger.record.id).or_insert_with(|| (trigger, Vec::new()));
-            waiting.push(Waiting { notice: notice.clone(), at: now, replay: None, turns: 0 });
+    if let Err(problem) = check_buckets(&notices, &candidates) {
+        triggers.counters().unmatched(receipt.events as u64);
+        return Err(problem);
+    }
+    let (now, mut begun) = (time::now(), Instant::now());
+    let (mut full, mut ignored) = (Vec::new(), vec![true; notices.len()]);
+    // One trigger after the other: the events of all of them together may be more than
+    // there is memory for.
+    for trigger in &candidates {
+        let matching = matching(trigger, &notices, &mut ignored, &mut begun).await;
+        if matching.is_empty() {
+            continue;
         }
-    }
-    triggers.counters().unmatched(receipt.ignored as u64);
-    if !known {
-        return Err(Problem::new(
-            ErrorKind::BucketNotFound,
-            format!(
-                "expected events of a bucket that a trigger names, found {:?}; correct the notification's address, or \
-                 make a trigger for that bucket",
-                found.chars().take(80).collect::<String>()
-            ),
-        ));
-    }
-    let mut full = Vec::new();
-    for (trigger, waiting) in queues.into_values() {
-        match enqueue(triggers, trigger, &waiting).await {
+        match enqueue_notices(triggers, trigger, &matching, now).await {
             Ok((kept, duplicates)) => {
                 receipt.kept += kept;
                 receipt.duplicates += duplicates;
@@ -208,7 +196,50 @@ pub async fn take_what_fits(
             Err(problem) => return Err(problem),
         }
     }
+    receipt.ignored = other + ignored.into_iter().filter(|ignored| *ignored).count();
+    triggers.counters().unmatched(receipt.ignored as u64);
     Ok(Taken { receipt, full })
+}
+
+/// Refuses a notification that only tells of buckets that no trigger names.
+fn check_buckets(notices: &[Notice], candidates: &[Arc<Trigger>]) -> Result<(), Problem> {
+    let known: HashSet<&str> =
+        candidates.iter().map(|trigger| trigger.record.document.bucket.as_str()).collect();
+    match notices.first() {
+        Some(first) if !notices.iter().any(|notice| known.contains(notice.bucket.as_str())) => {
+            Err(Problem::new(
+                ErrorKind::BucketNotFound,
+                format!(
+                    "expected events of a bucket that a trigger names, found {:?}; correct the notification's address, \
+                     or make a trigger for that bucket",
+                    first.bucket.chars().take(80).collect::<String>()
+                ),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The notices that a trigger acts on, which are not ignored then. Others had their turn
+/// when this was `begun`.
+async fn matching<'a>(
+    trigger: &Trigger,
+    notices: &'a [Notice],
+    ignored: &mut [bool],
+    begun: &mut Instant,
+) -> Vec<&'a Notice> {
+    let mut matching = Vec::new();
+    for (index, notice) in notices.iter().enumerate() {
+        if trigger.admits(notice) {
+            ignored[index] = false;
+            matching.push(notice);
+        }
+        if begun.elapsed() >= MATCHING_MAX {
+            tokio::task::yield_now().await;
+            *begun = Instant::now();
+        }
+    }
+    matching
 }
 
 /// Queues events of one trigger, durably; answers how many were new and how
@@ -221,17 +252,41 @@ pub async fn enqueue(
     trigger: &Trigger,
     waiting: &[Waiting],
 ) -> Result<(usize, usize), Problem> {
-    let backbone = triggers.backbone();
-    triggers.rooms().check(backbone, trigger, waiting.len()).await?;
+    check_room(triggers, trigger, waiting.len()).await?;
     let (mut kept, mut duplicates) = (0, 0);
     for batch in waiting.chunks(BATCH_MESSAGES) {
-        let messages = batch.iter().map(Waiting::message).collect::<Result<Vec<_>, _>>()?;
-        let queue = keys::event_queue(&trigger.record.id);
-        let done = backbone.enqueue(&queue, messages).await.map_err(of_backbone)?;
-        kept += done.accepted;
-        duplicates += done.duplicates;
+        let (new, copies) = put(triggers, trigger, batch).await?;
+        (kept, duplicates) = (kept + new, duplicates + copies);
     }
-    triggers.counters().events(&trigger.record.name, Fate::Kept, kept as u64);
-    triggers.counters().events(&trigger.record.name, Fate::Duplicate, duplicates as u64);
     Ok((kept, duplicates))
+}
+
+/// The same with what a notification told at this time: there is room for all or for
+/// none of it, and only a batch of it at a time is made into messages.
+async fn enqueue_notices(
+    triggers: &Triggers,
+    trigger: &Trigger,
+    notices: &[&Notice],
+    at: Timestamp,
+) -> Result<(usize, usize), Problem> {
+    check_room(triggers, trigger, notices.len()).await?;
+    let (mut kept, mut duplicates) = (0, 0);
+    for batch in notices.chunks(BATCH_MESSAGES) {
+        let batch =
+            batch.iter().map(|notice| Waiting { notice: (*notice).clone(), at, replay: None, turns: 0 });
+        let batch: Vec<Waiting> = batch.collect();
+        let (new, copies) = put(triggers, trigger, &batch).await?;
+        (kept, duplicates) = (kept + new, duplicates + copies);
+    }
+    Ok((kept, duplicates))
+}
+
+/// Queues a batch; answers how many were new and how many copies.
+async fn put(triggers: &Triggers, trigger: &Trigger, batch: &[Waiting]) -> Result<(usize, usize), Problem> {
+    let messages = batch.iter().map(Waiting::message).collect::<Result<Vec<_>, _>>()?;
+    let queue = keys::event_queue(&trigger.record.id);
+    let done = triggers.backbone().enqueue(&queue, messages).await.map_err(of_backbone)?;
+    triggers.counters().events(&trigger.record.name, Fate::Kept, done.accepted as u64);
+    triggers.counters().events(&trigger.record.name, Fate::Duplicate, done.duplicates as u64);
+    Ok((done.accepted, done.duplicates))
 }

@@ -2,7 +2,7 @@
 //! A trigger as it is kept, and as it is held against events.
 //!
 //! The record goes to the store and the backbone; a [`Trigger`] is the record
-//! with its pattern compiled. A removed trigger leaves its record behind, so
+//! with its pattern compiled. A removed trigger leaves a small record behind, so
 //! that whoever knew it learns of the removal.
 
 use fanfold_protocol::{
@@ -42,6 +42,20 @@ pub struct TriggerRecord {
     /// Whether it is gone.
     #[serde(default)]
     pub removed: bool,
+}
+
+impl TriggerRecord {
+    /// Marks the trigger as gone. Such records stay for ever: what is left of it says
+    /// which trigger it was, and nothing else.
+    pub fn remove(&mut self) {
+        self.removed = true;
+        self.paused_because = None;
+        let document = &mut self.document;
+        (document.prefix, document.suffix, document.glob) = (String::new(), String::new(), None);
+        (document.function, document.job) = (None, None);
+        (document.sqs, document.sns) = (None, None);
+        document.events.clear();
+    }
 }
 
 /// What senders are checked with. A token is kept as its digest; the key of

@@ -225,7 +225,7 @@ pub(crate) async fn show(State(app): State<AppState>, Path(name): Path<String>) 
     )
 )]
 pub(crate) async fn remove(State(app): State<AppState>, Path(name): Path<String>) -> Answer<StatusCode> {
-    alter(&app, &name, |record| record.removed = true).await?;
+    alter(&app, &name, TriggerRecord::remove).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -51,6 +51,28 @@ async fn a_record_that_cannot_be_copied_keeps_no_gateway_from_its_start() {
 }
 
 #[tokio::test]
+async fn little_is_kept_of_a_removed_trigger() {
+    let mut long = document();
+    (long["glob"], long["events"]) = (json!("*".repeat(1_000)), json!(["ObjectCreated:Needle"]));
+    let (service, made) = with_trigger(long).await;
+    assert_eq!(service.delete("/v1/triggers/t").await.status, 204);
+    let name = "t".parse().unwrap();
+    let uri = ObjectUri::new(service.app.config.tenant.system_bucket.clone(), keys::trigger(&name)).unwrap();
+    let stored = service.base.store.get(&uri, None).await.unwrap();
+    let copied = service.app.backbone.get(&keys::trigger_record(&name)).await.unwrap().unwrap().value;
+    assert_eq!(stored, copied);
+    let record: Value = serde_json::from_slice(&stored).unwrap();
+    assert_eq!((&record["id"], &record["removed"]), (&made["id"], &json!(true)));
+    assert!(stored.len() < 600, "{record}");
+    // It is known as gone to the next gateway as well, and its name is free.
+    let service = service.stop().await.serve(|_| {}).await;
+    service.get("/v1/triggers/t").await.is_problem(ErrorKind::TriggerNotFound);
+    let again = service.put_json("/v1/triggers/t", document()).await;
+    assert_eq!(again.status, 201);
+    assert_ne!(again.json()["id"], made["id"]);
+}
+
+#[tokio::test]
 async fn no_more_runs_at_once_than_the_trigger_allows() {
     let mut narrow = document();
     narrow["concurrency"] = json!(2);

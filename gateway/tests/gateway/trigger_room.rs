@@ -10,14 +10,14 @@ use uuid::Uuid;
 
 use crate::{
     harness::{Base, Service, start_with},
-    triggers::{document, put_of, send_objects, wait_for_calls},
+    triggers::{document, put_of, record, send_objects, wait_for_calls},
 };
 
 /// Events that may wait for one trigger.
 const ROOM: u64 = 3;
 
-/// Makes the trigger `full`, which takes no event out of its queue. It is made before
-/// all others, so that its queue is the first to be tried.
+/// Makes the trigger `full`, which takes no event out of its queue. Its name comes before
+/// those of all others, so that its queue is the first to be tried.
 async fn paused(service: &Service) -> Uuid {
     assert_eq!(service.deploy("f", "1").await.status, 201);
     let full = json!({"bucket": "bank", "prefix": "in/", "function": "f"});
@@ -64,6 +64,35 @@ async fn a_full_queue_keeps_no_other_trigger_from_its_events() {
     // Those that filled the queue, and of one more for each trigger.
     wait_for_calls(&service, ROOM as usize + 2).await;
     assert_eq!(service.fate("started").await, 1);
+}
+
+/// More than are queued at once: there is room for all of them or for none.
+#[tokio::test]
+async fn many_events_of_a_notification_are_kept_together() {
+    const EVENTS: u64 = 1_500;
+    let service = start_with(|config| config.events_waiting_max = EVENTS).await;
+    paused(&service).await;
+    let other = json!({"bucket": "bank", "prefix": "in/1", "function": "f"});
+    assert_eq!(service.put_json("/v1/triggers/other", other).await.status, 201);
+    let paused = service.request(Method::POST, "/v1/triggers/other/pause", &[], "").await;
+    assert_eq!(paused.status, 204);
+    let told = |count: u64| {
+        let record = |n: u64| record("bank", &format!("in/{n:04}.csv"), "01");
+        let records: Vec<Value> = (0..count).map(record).chain([record_of_another()]).collect();
+        json!({"Records": records})
+    };
+    let waiting = async |name: &str| {
+        service.get(&format!("/v1/triggers/{name}")).await.json()["events"]["waiting"].clone()
+    };
+    service.send(&told(EVENTS + 1)).await.is_problem(ErrorKind::QueueFull);
+    assert_eq!((waiting("full").await, waiting("other").await), (json!(0), json!(501)));
+    let receipt = service.send(&told(EVENTS)).await.json();
+    assert_eq!(receipt, json!({"events": 1_501, "kept": 1_500, "duplicates": 500, "ignored": 1}));
+    assert_eq!((waiting("full").await, waiting("other").await), (json!(1_500), json!(501)));
+}
+
+fn record_of_another() -> Value {
+    record("dam", "in/0.csv", "01")
 }
 
 /// Nobody sends again what happens in the store of the same process.

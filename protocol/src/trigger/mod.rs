@@ -159,24 +159,19 @@ impl TriggerDocument {
         }
         let mut mistakes = Vec::new();
         mistakes.extend(uri::check_bucket(&self.bucket).err().map(|problem| problem.detail));
-        for (name, text) in [("prefix", &self.prefix), ("suffix", &self.suffix)] {
+        // A pattern is held against every key of every event, and takes longer the longer it is.
+        let glob = self.glob.as_deref().unwrap_or_default();
+        let (prefix, suffix) = (self.prefix.as_str(), self.suffix.as_str());
+        for (name, text) in [("prefix", prefix), ("suffix", suffix), ("glob", glob)] {
             if text.len() > uri::KEY_BYTES_MAX {
                 mistakes.push(format!(
-                    "{name} must be at most {} bytes, found {}",
+                    "{name} must be at most {} bytes, found {}; shorten it, or make several triggers",
                     uri::KEY_BYTES_MAX,
                     text.len()
                 ));
             }
         }
-        if self.events.is_empty() {
-            mistakes.push("events must name at least one event, such as \"ObjectCreated:*\"".to_owned());
-        }
-        mistakes.extend(self.events.iter().filter(|name| !is_known(name)).map(|name| {
-            format!(
-                "events must be of ObjectCreated, ObjectRemoved or LifecycleExpiration, such as \
-                 \"ObjectCreated:Put\", found {name:?}"
-            )
-        }));
+        mistakes.extend(self.check_events());
         if !(1..=limits::TRIGGER_CONCURRENCY_MAX).contains(&self.concurrency) {
             mistakes.push(format!(
                 "concurrency must be from 1 to {}, found {}",
@@ -206,6 +201,24 @@ impl TriggerDocument {
             return Ok(());
         }
         Err(Problem::new(ErrorKind::InvalidTrigger, mistakes.join("; ")))
+    }
+
+    fn check_events(&self) -> Vec<String> {
+        let (most, found) = (limits::TRIGGER_EVENTS_MAX, self.events.len());
+        if !(1..=most).contains(&found) {
+            return vec![format!(
+                "events must name 1 to {most} events, such as \"ObjectCreated:*\", found {found}; a last * stands for \
+                 any rest"
+            )];
+        }
+        let unknown = self.events.iter().filter(|name| !is_known(name)).map(|name| {
+            let shown: String = name.chars().take(80).collect();
+            format!(
+                "events must be of ObjectCreated, ObjectRemoved or LifecycleExpiration, such as \
+                 \"ObjectCreated:Put\", found {shown:?}"
+            )
+        });
+        unknown.collect()
     }
 
     fn check_target(&self) -> Vec<String> {
@@ -322,6 +335,26 @@ mod tests {
         assert_eq!(with(limits::TRIGGER_BYTES_MAX - head).check(), Ok(()));
         let detail = with(limits::TRIGGER_BYTES_MAX - head + 1).check().unwrap_err().detail;
         assert!(detail.starts_with("a trigger must be at most 64KiB as JSON, found 65537 bytes"), "{detail}");
+    }
+
+    #[test]
+    fn filters_have_so_many_bytes_and_events() {
+        let check = |member: &str, value: Value, part: &str| {
+            let mut trigger = json!({"bucket": "bank", "function": "f"});
+            trigger[member] = value;
+            let detail = document(trigger).check().unwrap_err().detail;
+            assert!(detail.starts_with(part), "{detail}");
+        };
+        for member in ["prefix", "suffix", "glob"] {
+            let part = format!("{member} must be at most 1024 bytes, found 1025");
+            check(member, json!("*".repeat(uri::KEY_BYTES_MAX + 1)), &part);
+        }
+        let events = |count: usize| json!(vec!["ObjectCreated:Put"; count]);
+        check("events", events(0), "events must name 1 to 64 events");
+        check("events", events(limits::TRIGGER_EVENTS_MAX + 1), "events must name 1 to 64 events");
+        let mut most = json!({"bucket": "bank", "function": "f", "glob": "*".repeat(uri::KEY_BYTES_MAX)});
+        most["events"] = events(limits::TRIGGER_EVENTS_MAX);
+        assert_eq!(document(most).check(), Ok(()));
     }
 
     #[test]
