@@ -38,6 +38,8 @@ use crate::{
 
 /// Lines shown when the caller does not say how many.
 const LINES_DEFAULT: usize = 1_000;
+/// Lines shown at once: empty ones take a hundred bytes and more each.
+const LINES_MAX: usize = 10_000;
 
 /// What became of an invocation.
 #[derive(Serialize, ToSchema)]
@@ -286,7 +288,7 @@ pub struct LogQuery {
     /// Goes on with new lines as server-sent events named `log`.
     #[serde(default)]
     follow: bool,
-    /// Lines of the past, the newest ones; 1,000 when absent.
+    /// Lines of the past, the newest ones, at most 10,000; 1,000 when absent.
     limit: Option<usize>,
 }
 
@@ -298,6 +300,7 @@ pub struct LogQuery {
         (status = 200, description = "Oldest first; with `follow` a stream of events, each a line", content(
             (LogView = "application/json"), (LineView = "text/event-stream")
         )),
+        (status = 400, description = "More lines than are shown at once", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such function", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
@@ -308,12 +311,22 @@ pub(crate) async fn function_logs(
 ) -> Answer<Response> {
     let name: FunctionName = name.parse()?;
     app.registry.show(&name).await?;
+    let limit = query.limit.unwrap_or(LINES_DEFAULT);
+    if limit > LINES_MAX {
+        return Err(Refusal::new(
+            ErrorKind::InvalidRequest,
+            format!(
+                "limit must be at most {LINES_MAX} lines, found {limit}; /v1/invocations/ID/logs has all lines of one \
+                 invocation"
+            ),
+        ));
+    }
     // Listen first, then look back: nothing falls between.
     let news = query.follow.then(|| app.records.follow());
     let past = app.records.of_function(&name);
-    let mut kept: Vec<LineView> = past.iter().flat_map(|record| record_lines(record)).collect();
-    let cut = kept.len().saturating_sub(query.limit.unwrap_or(LINES_DEFAULT));
-    kept.drain(..cut);
+    let newest = past.iter().rev().flat_map(|record| record_lines(record).into_iter().rev());
+    let mut kept: Vec<LineView> = newest.take(limit).collect();
+    kept.reverse();
     let Some(news) = news else { return Ok(Json(LogView { lines: kept }).into_response()) };
     let seen: HashSet<_> = past.iter().map(|record| (record.id, record.attempt)).collect();
     let news = BroadcastStream::new(news).filter_map(move |record| {

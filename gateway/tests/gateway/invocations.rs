@@ -241,6 +241,29 @@ async fn calls_are_remembered() {
 }
 
 #[tokio::test]
+async fn the_newest_lines_of_a_function_are_shown() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    for line in ["one", "two", "three"] {
+        service.invoke("f/invoke", format!("log {line}")).await;
+    }
+    let shown = async |limit: usize| {
+        let log = service.get(&format!("/v1/functions/f/logs?limit={limit}")).await.json();
+        let lines = log["lines"].as_array().unwrap().iter();
+        lines.map(|line| line["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(2).await, ["two", "three"]);
+    assert_eq!(shown(10_000).await, ["one", "two", "three"]);
+    assert!(shown(0).await.is_empty());
+    let refused = service.get("/v1/functions/f/logs?limit=10001").await;
+    let problem = refused.is_problem(ErrorKind::InvalidRequest);
+    assert!(
+        problem["detail"].as_str().unwrap().starts_with("limit must be at most 10000 lines"),
+        "{problem}"
+    );
+}
+
+#[tokio::test]
 async fn a_log_can_be_followed() {
     let service = start().await;
     service.deploy("f", "1").await;
