@@ -42,6 +42,8 @@ pub struct GatewayConfig {
     pub requests_max: usize,
     /// Open connections; beyond, accepting waits.
     pub connections_max: usize,
+    /// Streams of events open at once.
+    pub event_streams_max: usize,
     /// How jobs are looked after.
     pub jobs: JobsConfig,
     /// How asynchronous invocations are looked after.
@@ -56,6 +58,11 @@ pub struct GatewayConfig {
     pub headers_timeout: Duration,
     /// Between two pieces of a body.
     pub body_timeout: Duration,
+    /// How long nothing may go on on a connection; longer than twice the time between
+    /// two signs of life of a stream of events.
+    pub idle_timeout: Duration,
+    /// How long a peer may take nothing of what it is sent.
+    pub write_timeout: Duration,
     /// From the signal to stop until what still runs is dropped.
     pub drain_timeout: Duration,
 }
@@ -77,6 +84,7 @@ impl GatewayConfig {
             tenant_concurrency: limits::TENANT_CONCURRENCY_DEFAULT,
             requests_max: 4_096,
             connections_max: limits::CONNECTIONS_MAX,
+            event_streams_max: limits::EVENT_STREAMS_MAX,
             jobs: JobsConfig::default(),
             invocations: InvocationsConfig::default(),
             events_waiting_max: limits::EVENTS_WAITING_MAX,
@@ -84,6 +92,8 @@ impl GatewayConfig {
             first_byte_timeout: limits::FIRST_BYTE_TIMEOUT,
             headers_timeout: limits::HEADERS_TIMEOUT,
             body_timeout: limits::BODY_TIMEOUT,
+            idle_timeout: limits::IDLE_TIMEOUT,
+            write_timeout: limits::WRITE_TIMEOUT,
             drain_timeout: limits::DRAIN_TIMEOUT,
         }
     }

@@ -3,25 +3,19 @@
 //! bounds that keep it from costing more than it is worth.
 //!
 //! Who is silent is gone after the first-byte timeout, who dribbles headers
-//! after the headers timeout, whatever the protocol. An HTTP/2 peer that resets
-//! most of what it asks for (CVE-2023-44487) is told to go away; CONTINUATION
+//! after the headers timeout, whatever the protocol. A connection with no request
+//! in work, and no answer of which the peer takes anything, is told to go within
+//! the idle timeout, by what `tally` counts, and closed soon after; where the peer
+//! takes no bytes at all, the kernel closes it after the write timeout. An HTTP/2
+//! peer that resets most of what it asks for (CVE-2023-44487) is told to go away; CONTINUATION
 //! floods end at the header list's bound. A gateway that stops answers what is
 //! on its way for [`LAST_REQUESTS`]. The outer bounds here are somewhat
 //! wider than those of the router, so that most offenders get a proper problem
 //! and only gross ones a bare status.
 
-use std::{
-    convert::Infallible,
-    future::Future,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body};
+use axum::Router;
 use fanfold_protocol::limits;
 use http::{HeaderValue, Request, Response, Version, header};
 use hyper::{body::Incoming, service::service_fn};
@@ -29,11 +23,16 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
-use tokio::{net::TcpStream, sync::Notify};
+use socket2::SockRef;
+use tokio::{net::TcpStream, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use crate::{GatewayConfig, linger::Lingering};
+use crate::{
+    GatewayConfig,
+    linger::Lingering,
+    tally::{Marks, Pieces, Running, Tally},
+};
 
 /// Headers that hyper reads at most: the router refuses fewer, politely.
 const RAW_HEADERS_MAX: usize = 2 * limits::HEADERS_MAX;
@@ -45,8 +44,6 @@ const RAW_HEADER_LIST_BYTES_MAX: u32 = 4 * limits::HEADER_BYTES_MAX as u32;
 const STREAMS_MAX: u32 = 128;
 /// Resets of requests not yet taken up, and of our own for errors.
 const RESETS_MAX: usize = 64;
-/// Requests that a peer may abandon while they run, beyond those it lets finish.
-const ABANDONED_MAX: u32 = 128;
 /// What one HTTP/2 stream and one connection may send before we have read it.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
@@ -63,32 +60,17 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Bounds {
     first_byte: Duration,
     headers: Duration,
+    idle: Duration,
+    write: Duration,
 }
 
 impl Bounds {
     pub(crate) fn of(config: &GatewayConfig) -> Self {
-        Self { first_byte: config.first_byte_timeout, headers: config.headers_timeout }
-    }
-}
-
-/// How a peer behaves.
-#[derive(Default)]
-struct Tally {
-    started: AtomicU32,
-    finished: AtomicU32,
-    abandoned: AtomicU32,
-    abusive: Notify,
-}
-
-/// Counts a request as abandoned unless it is told that it finished.
-struct Running(Option<Arc<Tally>>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let Some(tally) = self.0.take() else { return };
-        let abandoned = tally.abandoned.fetch_add(1, Ordering::Relaxed) + 1;
-        if abandoned > ABANDONED_MAX.saturating_add(tally.finished.load(Ordering::Relaxed)) {
-            tally.abusive.notify_one();
+        Self {
+            first_byte: config.first_byte_timeout,
+            headers: config.headers_timeout,
+            idle: config.idle_timeout,
+            write: config.write_timeout,
         }
     }
 }
@@ -97,6 +79,10 @@ impl Drop for Running {
 pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, draining: CancellationToken) {
     // Answers are written whole: waiting for more to send only delays them.
     let _ = stream.set_nodelay(true);
+    // Whoever takes nothing holds up a write that no timer of ours stands beside.
+    if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(bounds.write)) {
+        tracing::debug!(%error, "a peer that takes no answer is not noticed");
+    }
     let mut byte = [0];
     let first = tokio::time::timeout(bounds.first_byte, stream.peek(&mut byte));
     let first = tokio::select! {
@@ -114,8 +100,10 @@ pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, dra
         service_fn(move |request| answer(router.clone(), Arc::clone(&counted), stopping.clone(), request));
     let builder = builder(bounds);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut headers_due = pin!(tokio::time::sleep(bounds.headers));
-    let (mut waiting, mut leaving) = (true, false);
+    // One timer for the connection's whole life: what happened is only counted.
+    let mut look = pin!(tokio::time::sleep(bounds.headers));
+    let mut leaving = false;
+    let mut before = (Marks::default(), leaving);
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
@@ -124,11 +112,19 @@ pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, dra
                 }
                 return;
             }
-            () = headers_due.as_mut(), if waiting => {
-                if tally.started.load(Ordering::Relaxed) == 0 {
+            () = look.as_mut() => {
+                let marks = tally.marks();
+                let quiet = !marks.in_work() && before == (marks, leaving);
+                // Whoever was told to go, and has done nothing since, will not.
+                if !marks.any() || quiet && leaving {
                     return;
                 }
-                waiting = false;
+                if quiet {
+                    leaving = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                before = (marks, leaving);
+                look.as_mut().reset(Instant::now() + bounds.idle / 2);
             }
             () = left(&draining, &tally), if !leaving => {
                 leaving = true;
@@ -141,7 +137,7 @@ pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, dra
 async fn left(draining: &CancellationToken, tally: &Tally) {
     tokio::select! {
         () = last_requests(draining) => {}
-        () = tally.abusive.notified() => tracing::debug!("a peer abandons most requests; it is told to go away"),
+        () = tally.abused() => tracing::debug!("a peer abandons most requests; it is told to go away"),
     }
 }
 
@@ -155,25 +151,21 @@ fn answer(
     tally: Arc<Tally>,
     draining: CancellationToken,
     request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<Body>, Infallible>> {
-    tally.started.fetch_add(1, Ordering::Relaxed);
-    let mut running = Running(Some(tally));
+) -> impl Future<Output = Result<Response<Pieces>, Infallible>> {
+    let running = Running::begin(tally);
     let (head, body) = request.into_parts();
     let has_goaway = head.version == Version::HTTP_2;
     let body = Lingering::wrap(head.version, &head.headers, body);
     let response = router.call(Request::from_parts(head, body));
     async move {
-        let mut response = response.await;
-        if let Ok(response) = &mut response
-            && draining.is_cancelled()
-            && !has_goaway
-        {
+        let mut response = match response.await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        if draining.is_cancelled() && !has_goaway {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if let Some(tally) = running.0.take() {
-            tally.finished.fetch_add(1, Ordering::Relaxed);
-        }
-        response
+        Ok(response.map(|body| running.answer(body)))
     }
 }
 

@@ -31,6 +31,8 @@ pub mod report;
 mod router;
 mod server;
 pub mod state;
+pub mod streams;
+mod tally;
 pub mod tenants;
 pub mod triggers;
 
@@ -211,6 +213,7 @@ impl Common {
             deploys: Semaphore::new(2 * limits::COMPILES_MAX),
             admission,
             records: invoke::records::Records::default(),
+            streams: streams::Streams::new(config.event_streams_max),
             metrics,
             draining: self.draining.clone(),
             config,

@@ -19,6 +19,7 @@ use crate::{
     invoke::{admission::Admission, asynchronous::Invocations, records::Records},
     jobs::Jobs,
     metrics::Metrics,
+    streams::Streams,
     triggers::Triggers,
 };
 
@@ -51,6 +52,8 @@ pub struct App {
     pub admission: Admission,
     /// The last invocations.
     pub records: Records,
+    /// Streams of events that are open.
+    pub streams: Streams,
     /// What is counted.
     pub metrics: Metrics,
     /// Whether the gateway can serve.

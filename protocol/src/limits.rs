@@ -230,8 +230,16 @@ pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two pieces of a request's body.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long nothing may go on on a connection: no request in work, and no answer of
+/// which its peer takes anything.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a peer may take nothing of what it is sent.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections at once; beyond, accepting waits.
 pub const CONNECTIONS_MAX: usize = 20_000;
+/// Streams of events of a tenant open at once at a gateway: behind one of a job stands
+/// a watch on the backbone.
+pub const EVENT_STREAMS_MAX: usize = 1_000;
 /// From the signal to stop until what still runs is dropped: a call that has just begun
 /// may take its time and be answered.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(SYNC_TIMEOUT_DEFAULT.as_secs() + 5);

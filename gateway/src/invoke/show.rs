@@ -5,20 +5,17 @@
 //! [`super::records`] for how many and how long. Of asynchronous ones from the
 //! backbone and the store; see [`super::asynchronous`].
 
-use std::{collections::HashSet, convert::Infallible, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use axum::{
     Json,
     extract::State,
-    response::{
-        IntoResponse, Response,
-        sse::{Event, KeepAlive, Sse},
-    },
+    response::{IntoResponse, Response, sse::Event},
 };
 use fanfold_protocol::{
     ErrorKind, Problem, invocation, invocation::LogLine, names::FunctionName, size::ByteSize,
 };
-use futures::{Stream, StreamExt, stream};
+use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
@@ -34,6 +31,7 @@ use crate::{
     extract::{Path, Query},
     problem::{Answer, ProblemBody, ProblemView, Refusal},
     state::{App, AppState},
+    streams,
 };
 
 /// Lines shown when the caller does not say how many.
@@ -301,7 +299,8 @@ pub struct LogQuery {
             (LogView = "application/json"), (LineView = "text/event-stream")
         )),
         (status = 400, description = "More lines than are shown at once", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such function", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such function", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Too many streams are open already", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn function_logs(
@@ -321,13 +320,14 @@ pub(crate) async fn function_logs(
             ),
         ));
     }
+    let place = query.follow.then(|| app.streams.open()).transpose()?;
     // Listen first, then look back: nothing falls between.
-    let news = query.follow.then(|| app.records.follow());
+    let news = place.map(|place| (place, app.records.follow()));
     let past = app.records.of_function(&name);
     let newest = past.iter().rev().flat_map(|record| record_lines(record).into_iter().rev());
     let mut kept: Vec<LineView> = newest.take(limit).collect();
     kept.reverse();
-    let Some(news) = news else { return Ok(Json(LogView { lines: kept }).into_response()) };
+    let Some((place, news)) = news else { return Ok(Json(LogView { lines: kept }).into_response()) };
     let seen: HashSet<_> = past.iter().map(|record| (record.id, record.attempt)).collect();
     let news = BroadcastStream::new(news).filter_map(move |record| {
         let fresh =
@@ -340,16 +340,9 @@ pub(crate) async fn function_logs(
         })
     });
     let events = stream::iter(kept).map(event).chain(news.flat_map(stream::iter));
-    let events = events.take_until(app.draining.clone().cancelled_owned());
-    Ok(sse(events).into_response())
+    Ok(streams::answer(&app, place, events))
 }
 
 fn event(line: LineView) -> Event {
     Event::default().event("log").json_data(line).unwrap_or_default()
-}
-
-fn sse(
-    events: impl Stream<Item = Event> + Send + 'static,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    Sse::new(events.map(Ok)).keep_alive(KeepAlive::default())
 }

@@ -3,15 +3,10 @@
 //!
 //! Thin: documents are read, the engine is asked, views are answered.
 
-use std::{convert::Infallible, time::Duration};
-
 use axum::{
     Json,
     extract::{Request, State},
-    response::{
-        IntoResponse, Response,
-        sse::{Event, KeepAlive, Sse},
-    },
+    response::{IntoResponse, Response, sse::Event},
 };
 use fanfold_protocol::{ErrorKind, Problem, commit::Manifest, job::JobDocument, job::JobState, limits};
 use futures::StreamExt;
@@ -32,6 +27,7 @@ use crate::{
     extract::{self, Path, Query},
     problem::{Answer, ProblemBody, Refusal},
     state::AppState,
+    streams,
 };
 
 /// Lines of a page, unless asked otherwise.
@@ -39,8 +35,6 @@ const PAGE_DEFAULT: usize = 50;
 /// Most lines of a page.
 const PAGE_MAX: usize = 1_000;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Between signs of life of a stream of events.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The routes of jobs.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -237,7 +231,8 @@ pub(crate) async fn manifest(State(app): State<AppState>, Path(id): Path<String>
     responses(
         (status = 200, description = "The events; each one's data is JSON, that of `done` the whole job", body = JobView, content_type = "text/event-stream"),
         (status = 204, description = "`Last-Event-ID` is that of `done`: there is nothing more, and an `EventSource` asks no more"),
-        (status = 404, description = "No such job", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such job", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Too many streams are open already", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn events(
@@ -246,17 +241,12 @@ pub(crate) async fn events(
     headers: HeaderMap,
 ) -> Answer<Response> {
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    let place = app.streams.open()?;
     let Some(events) = app.jobs.events(&job_id(&id)?, last).await? else {
         return Ok(StatusCode::NO_CONTENT.into_response());
     };
-    let draining = app.draining.clone();
-    let events = events
-        .map(|event| Ok::<_, Infallible>(Event::default().event(event.name).id(event.id).data(event.data)))
-        .take_until(async move { draining.cancelled().await });
-    let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
-    // Proxies that gather answers would hold events back.
-    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    let events = events.map(|event| Event::default().event(event.name).id(event.id).data(event.data));
+    Ok(streams::answer(&app, place, events))
 }
 
 /// The tasks of a job, failed ones first.

@@ -7,12 +7,16 @@ use std::{
 };
 
 use bytes::Bytes;
+use fanfold_gateway::GatewayConfig;
+use fanfold_protocol::ErrorKind;
 use http::Request;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    task::JoinHandle,
 };
 
 use crate::harness::{Service, start, start_with};
@@ -91,6 +95,148 @@ async fn connections_beyond_the_bound_wait() {
     tokio::task::yield_now().await;
     drop(held);
     assert_eq!(waiting.await.unwrap(), 200);
+}
+
+/// The same, for peers that have spoken once.
+async fn impatient(change: impl FnOnce(&mut GatewayConfig)) -> Service {
+    start_with(|config| {
+        (config.headers_timeout, config.idle_timeout) = (SOON, SOON);
+        change(config);
+    })
+    .await
+}
+
+/// A client of HTTP/2, which answers every ping, and its connection.
+async fn over_http_2(service: &Service) -> (SendRequest<Full<Bytes>>, JoinHandle<hyper::Result<()>>) {
+    let stream = TcpStream::connect(service.address).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+fn call_of(service: &Service, body: &str) -> Request<Full<Bytes>> {
+    Request::post(format!("http://{}/v1/functions/f/invoke", service.address))
+        .header("authorization", format!("Bearer {}", service.token))
+        .body(Full::new(Bytes::from(body.to_owned())))
+        .unwrap()
+}
+
+/// The head of a call of HTTP/1.1 whose body has this length.
+fn head_of_call(service: &Service, length: usize) -> String {
+    format!(
+        "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {}\r\n\
+         content-length: {length}\r\n\r\n",
+        service.token
+    )
+}
+
+#[tokio::test]
+async fn who_asks_nothing_more_leaves_the_place_to_others() {
+    let service = impatient(|config| config.connections_max = 1).await;
+    let (mut sender, connection) = over_http_2(&service).await;
+    let request = Request::get(format!("http://{}/healthz", service.address));
+    let request = request.body(Full::<Bytes>::default()).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+    let asking = service.bare_request(http::Method::GET, "/healthz", &[], "");
+    let asked = tokio::time::timeout(Duration::from_secs(8), asking).await;
+    assert_eq!(asked.expect("a place").status, 200);
+    let _ = connection.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_ends_its_connection() {
+    let service = impatient(|_| {}).await;
+    service.deploy("f", "1").await;
+    // Pings go on; what is full are the windows of HTTP/2.
+    let (mut sender, connection) = over_http_2(&service).await;
+    let answer = sender.send_request(call_of(&service, "large 6000000")).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let ended = tokio::time::timeout(Duration::from_secs(8), connection).await;
+    assert!(ended.is_ok(), "the connection is still there");
+}
+
+#[tokio::test]
+async fn who_takes_no_bytes_leaves_the_place_to_others() {
+    let service = start_with(|config| {
+        config.connections_max = 1;
+        config.write_timeout = Duration::from_secs(1);
+    })
+    .await;
+    service.deploy("f", "1").await;
+    let mut peer = TcpStream::connect(service.address).await.unwrap();
+    // More than the buffers of two sockets hold.
+    for _ in 0..6 {
+        let call = format!("{}large 6000000", head_of_call(&service, 13));
+        peer.write_all(call.as_bytes()).await.unwrap();
+    }
+    let asking = service.bare_request(http::Method::GET, "/healthz", &[], "");
+    let asked = tokio::time::timeout(Duration::from_secs(20), asking).await;
+    assert_eq!(asked.expect("a place").status, 200);
+}
+
+#[tokio::test]
+async fn long_calls_slow_uploads_and_streams_live_on() {
+    let service = impatient(|config| config.idle_timeout = Duration::from_secs(2)).await;
+    service.deploy("f", "1").await;
+    let call = async {
+        let (mut sender, _connection) = over_http_2(&service).await;
+        assert_eq!(sender.send_request(call_of(&service, "sleep 3500")).await.unwrap().status(), 200);
+        assert_eq!(service.invoke("f/invoke", "sleep 1000").await.status, 200);
+    };
+    let upload = async {
+        let mut stream = TcpStream::connect(service.address).await.unwrap();
+        stream.write_all(head_of_call(&service, 10).as_bytes()).await.unwrap();
+        for byte in b"echo 12345" {
+            tokio::time::sleep(Duration::from_millis(350)).await;
+            stream.write_all(&[*byte]).await.unwrap();
+        }
+        let mut said = [0; 15];
+        stream.read_exact(&mut said).await.unwrap();
+        assert_eq!(&said, b"HTTP/1.1 200 OK");
+    };
+    let (mut sender, followed) = over_http_2(&service).await;
+    let request = Request::get(format!("http://{}/v1/functions/f/logs?follow=true", service.address))
+        .header("authorization", format!("Bearer {}", service.token))
+        .body(Full::<Bytes>::default())
+        .unwrap();
+    let mut lines = sender.send_request(request).await.unwrap().into_body();
+    let stream = async {
+        for n in 0..12 {
+            assert_eq!(service.invoke("f/invoke", format!("log {n}")).await.status, 200);
+            let piece = lines.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert!(String::from_utf8_lossy(&piece).contains(&format!("\"message\":\"{n}\"")), "{piece:?}");
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    };
+    tokio::join!(call, upload, stream);
+    assert!(!followed.is_finished());
+}
+
+#[tokio::test]
+async fn streams_beyond_the_bound_are_refused() {
+    let service = start_with(|config| config.event_streams_max = 1).await;
+    service.deploy("f", "1").await;
+    let mut stream = TcpStream::connect(service.address).await.unwrap();
+    let request = format!(
+        "GET /v1/functions/f/logs?follow=true HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {}\r\n\r\n",
+        service.token
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut said = [0; 15];
+    stream.read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"HTTP/1.1 200 OK");
+    let of_job = "/v1/jobs/0192d3a4-6c1e-7b52-9a41-3f0c5d2e8a10/events";
+    for path in ["/v1/functions/f/logs?follow=true", of_job] {
+        let problem = service.get(path).await.is_problem(ErrorKind::ConcurrencyLimit);
+        assert!(problem["detail"].as_str().unwrap().starts_with("at most 1 streams"), "{problem}");
+    }
+    assert_eq!(service.get("/v1/functions/f/logs").await.status, 200);
+    drop(stream);
+    let begun = Instant::now();
+    while service.get(of_job).await.status != 404 {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

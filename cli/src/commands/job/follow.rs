@@ -66,10 +66,11 @@ async fn events(client: &Client, id: Uuid, last_id: Option<&str>) -> Result<Even
     Ok(Events::new(client.answer(request).await?))
 }
 
-/// A service that cannot be reached now may be restarting.
+/// A service that cannot be reached now may be restarting, and one may have too many
+/// streams open.
 fn may_pass(error: &Error) -> bool {
     error.exit() == Exit::Service
-        && matches!(error.code(), None | Some("shutting-down" | "backbone-unavailable"))
+        && matches!(error.code(), None | Some("shutting-down" | "backbone-unavailable" | "concurrency-limit"))
 }
 
 /// Tells a person how far the job is.
