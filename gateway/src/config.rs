@@ -34,6 +34,10 @@ pub struct GatewayConfig {
     pub component_bytes_max: u64,
     /// Bodies held in memory at once, all requests together.
     pub bodies_bytes_max: u64,
+    /// Notifications of unknown senders that are read at once.
+    pub strangers_max: usize,
+    /// What they may hold in memory together.
+    pub strangers_bytes_max: u64,
     /// Invocations of one function at once.
     pub function_concurrency: usize,
     /// Invocations of the tenant at once.
@@ -80,6 +84,8 @@ impl GatewayConfig {
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
             component_bytes_max: limits::COMPONENT_BYTES_DEFAULT,
             bodies_bytes_max: 512 << 20,
+            strangers_max: limits::STRANGERS_MAX,
+            strangers_bytes_max: limits::STRANGERS_BYTES_MAX,
             function_concurrency: limits::FUNCTION_CONCURRENCY_DEFAULT,
             tenant_concurrency: limits::TENANT_CONCURRENCY_DEFAULT,
             requests_max: 4_096,

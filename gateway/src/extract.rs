@@ -4,9 +4,13 @@
 //! Bodies are bounded before they are buffered: a declared length over the
 //! bound is refused unread, an undeclared one as soon as it passes the bound;
 //! pieces must come in time, the whole at a least rate, and all bodies held at
-//! once fit a budget.
+//! once fit a budget; those of strangers have one of their own.
+
+mod strangers;
 
 use std::{
+    error::Error,
+    iter,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -24,6 +28,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
+pub use self::strangers::{Strangers, Unverified, read_unverified, refused_body};
 use crate::{
     config::{BODY_BYTES_PER_SECOND_MIN, GatewayConfig},
     problem::Refusal,
@@ -226,12 +231,19 @@ pub fn require_media_type(
 pub struct BodyBudget {
     held: Arc<AtomicU64>,
     bytes_max: u64,
+    /// What it is for, and what to do in place of sending more of that.
+    what: &'static str,
+    instead: &'static str,
 }
 
 impl BodyBudget {
     /// A budget of this many bytes.
     pub fn new(bytes_max: u64) -> Self {
-        Self { held: Arc::default(), bytes_max }
+        Self::of(bytes_max, "bodies in work", "pass large data as an s3:// URI")
+    }
+
+    fn of(bytes_max: u64, what: &'static str, instead: &'static str) -> Self {
+        Self { held: Arc::default(), bytes_max, what, instead }
     }
 
     fn share(&self) -> Share {
@@ -255,9 +267,10 @@ impl Share {
         Err(Problem::new(
             ErrorKind::ConcurrencyLimit,
             format!(
-                "bodies in work must be at most {} together, found more; try again in a moment, or pass large data \
-                 as an s3:// URI",
-                ByteSize(self.budget.bytes_max)
+                "{} must be at most {} together, found more; try again in a moment, or {}",
+                self.budget.what,
+                ByteSize(self.budget.bytes_max),
+                self.budget.instead
             ),
         ))
     }
@@ -288,17 +301,13 @@ pub async fn read(
     bytes_max: u64,
     what: &str,
 ) -> Result<HeldBody, Problem> {
-    let declared = declared_length(headers)?;
-    if declared.is_some_and(|bytes| bytes > bytes_max) {
-        return Err(too_large(what, bytes_max, &format!("{}", declared.unwrap_or_default())));
-    }
+    let declared = declared_length(headers, bytes_max, what)?;
     let mut share = app.bodies.share();
     share.take(declared.unwrap_or(0))?;
     let deadline = whole_timeout(&app.config, declared.unwrap_or(bytes_max));
-    match tokio::time::timeout(deadline, collect(&app.config, body, bytes_max, what, &mut share)).await {
-        Ok(bytes) => Ok(HeldBody { bytes: bytes?, _share: share }),
-        Err(_) => Err(too_slow(&format!("the body whole within {} s", deadline.as_secs()))),
-    }
+    let bytes = collect(&app.config, body, bytes_max, what, &mut share);
+    let bytes = tokio::time::timeout(deadline, bytes).await.unwrap_or_else(|_| Err(late(deadline)))?;
+    Ok(HeldBody { bytes, _share: share })
 }
 
 async fn collect(
@@ -314,12 +323,7 @@ async fn collect(
         let frame = match tokio::time::timeout(config.body_timeout, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(None) => break,
-            Ok(Some(Err(error))) => {
-                return Err(Problem::new(
-                    ErrorKind::InvalidRequest,
-                    format!("expected the body that the headers announce, it broke off: {error}"),
-                ));
-            }
+            Ok(Some(Err(error))) => return Err(broken_off(&error)),
             Err(_) => {
                 let seconds = config.body_timeout.as_secs_f32();
                 return Err(too_slow(&format!("the next piece of the body within {seconds} s")));
@@ -346,20 +350,37 @@ async fn collect(
     Ok(if rest.is_empty() { first } else { rest.freeze() })
 }
 
-/// What `Content-Length` says. HTTP/1 with several or odd lengths never gets here.
-fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
-    let Some(value) = headers.get(header::CONTENT_LENGTH) else { return Ok(None) };
-    let length = value.to_str().ok().and_then(|text| text.parse().ok());
-    length.map(Some).ok_or_else(|| {
+/// Why a body has an end before its end.
+fn broken_off(error: &axum::Error) -> Problem {
+    let first: &(dyn Error + 'static) = error;
+    let mut causes = iter::successors(Some(first), |error| (*error).source());
+    causes.find_map(|error| error.downcast_ref::<Problem>()).cloned().unwrap_or_else(|| {
         Problem::new(
             ErrorKind::InvalidRequest,
-            format!("Content-Length must be a number of bytes, found {value:?}"),
+            format!("expected the body that the headers announce, it broke off: {error}"),
         )
     })
 }
 
+/// What `Content-Length` says, within the bound. HTTP/1 with several or odd lengths never gets here.
+fn declared_length(headers: &HeaderMap, bytes_max: u64, what: &str) -> Result<Option<u64>, Problem> {
+    let Some(value) = headers.get(header::CONTENT_LENGTH) else { return Ok(None) };
+    match value.to_str().ok().and_then(|text| text.parse::<u64>().ok()) {
+        Some(bytes) if bytes > bytes_max => Err(too_large(what, bytes_max, &bytes.to_string())),
+        Some(bytes) => Ok(Some(bytes)),
+        None => Err(Problem::new(
+            ErrorKind::InvalidRequest,
+            format!("Content-Length must be a number of bytes, found {value:?}"),
+        )),
+    }
+}
+
 fn whole_timeout(config: &GatewayConfig, bytes: u64) -> Duration {
     config.body_timeout + Duration::from_secs(bytes / BODY_BYTES_PER_SECOND_MIN)
+}
+
+fn late(deadline: Duration) -> Problem {
+    too_slow(&format!("the body whole within {} s", deadline.as_secs()))
 }
 
 fn too_slow(expected: &str) -> Problem {
@@ -432,6 +453,17 @@ mod tests {
             "limt: unknown field `limt`, expected `limit`",
             "the query cannot be read: limt: unknown field `limt`, expected `limit`",
         );
+    }
+
+    #[tokio::test]
+    async fn a_body_that_another_could_not_read_is_refused_in_the_same_words() {
+        let problem = Problem::new(ErrorKind::ConcurrencyLimit, "too many");
+        let error = refused_body(problem.clone()).frame().await.unwrap().unwrap_err();
+        assert_eq!(broken_off(&error), problem);
+        let error = axum::Error::new(std::io::Error::other("a reset"));
+        let problem = broken_off(&error);
+        assert_eq!(problem.code, ErrorKind::InvalidRequest);
+        assert!(problem.detail.contains("it broke off: a reset"), "{problem}");
     }
 
     #[test]

@@ -210,6 +210,7 @@ impl Common {
         dispatch.describe(&metrics);
         Ok(Arc::new(App {
             bodies: extract::BodyBudget::new(config.bodies_bytes_max),
+            strangers: extract::Strangers::new(config.strangers_max, config.strangers_bytes_max),
             deploys: Semaphore::new(2 * limits::COMPILES_MAX),
             admission,
             records: invoke::records::Records::default(),

@@ -90,7 +90,8 @@ async fn other_method(request: Request) -> Refusal {
     )
 }
 
-fn bound_head(request: &Request) -> Answer<()> {
+/// Refuses a head that is out of bounds.
+pub(crate) fn bound_head(request: &Request) -> Answer<()> {
     let url_bytes = request.uri().path_and_query().map_or(0, |p| p.as_str().len()) as u64;
     if url_bytes > limits::URL_BYTES_MAX {
         return Err(Refusal::new(

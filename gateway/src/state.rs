@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Dispatch, GatewayConfig,
-    extract::BodyBudget,
+    extract::{BodyBudget, Strangers},
     functions::Registry,
     health::Health,
     invoke::{admission::Admission, asynchronous::Invocations, records::Records},
@@ -38,6 +38,8 @@ pub struct App {
     pub deployment: Backbone,
     /// The memory that bodies may take.
     pub bodies: BodyBudget,
+    /// Room for bodies whose senders are not known yet.
+    pub strangers: Strangers,
     /// Turns at checking and compiling components.
     pub deploys: Semaphore,
     /// Functions, versions and aliases.

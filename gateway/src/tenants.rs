@@ -4,7 +4,9 @@
 //! Stands before the layers of `router`, of which each tenant has its own. The
 //! choice here is a hint: the chosen tenant's layers and handlers check token,
 //! signature and name by themselves and know of nobody else. Invariant: a wrong
-//! choice is refused there, and never reaches what is another's.
+//! choice is refused there, and never reaches what is another's. What stands before those
+//! layers costs a stranger's request no look at the backbone, and a body only as
+//! there is room for those of strangers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +21,7 @@ use fanfold_protocol::{ErrorKind, Problem, keys, tenant::Tenant};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::{GatewayConfig, auth, router, state::AppState, triggers::sender};
+use crate::{GatewayConfig, auth, extract, router, state::AppState, triggers::sender};
 
 /// How long workers know of a tenant without its being renewed, and how often it is.
 const RECORD: (Duration, Duration) = (Duration::from_secs(24 * 3_600), Duration::from_secs(3_600));
@@ -48,6 +50,7 @@ async fn enter(State(residents): State<Arc<[Resident]>>, request: Request) -> Re
     let tokens = residents.iter().map(|resident| &resident.app.config.tokens[..]);
     let (at, request) = match auth::whose(request.headers(), tokens) {
         Some(at) => (at, request),
+        None if router::bound_head(&request).is_err() => (0, request),
         None => {
             let (parts, body) = request.into_parts();
             let (at, body) = believed(&residents, &parts, body).await;
@@ -66,7 +69,7 @@ async fn believed(residents: &[Resident], parts: &http::request::Parts, body: Bo
     let Some(name) = sender::trigger_of(parts.uri.path()) else { return (None, body) };
     let mut signed = Vec::new();
     for (at, resident) in residents.iter().enumerate() {
-        let Ok(trigger) = resident.app.triggers.show(&name).await else { continue };
+        let Some(trigger) = resident.app.triggers.get(&name) else { continue };
         match sender::claim(&trigger, &parts.headers) {
             sender::Claim::Believed => return (Some(at), body),
             sender::Claim::Signed(signature) => signed.push((at, signature)),
@@ -78,13 +81,14 @@ async fn believed(residents: &[Resident], parts: &http::request::Parts, body: Bo
         [(only, _)] => (Some(*only), body),
         [(first, _), ..] => {
             let app = &residents[*first].app;
-            // What cannot be read here is refused by the first, for the length that it declares.
-            let Ok(held) = sender::read(app, &parts.headers, body).await else {
-                return (Some(*first), Body::empty());
+            let read = match sender::read_unverified(app, &parts.headers, body).await {
+                Ok(read) => read,
+                // By the first, since somebody must.
+                Err(problem) => return (Some(*first), extract::refused_body(problem)),
             };
-            let fits = |(_, signature): &&(usize, sender::Signature)| signature.check(&held.bytes).is_ok();
+            let fits = |(_, signature): &&(usize, sender::Signature)| signature.check(read.bytes()).is_ok();
             let at = signed.iter().find(fits).map(|(at, _)| *at);
-            (at.or(Some(*first)), Body::from(held.bytes.clone()))
+            (at.or(Some(*first)), Body::from(read.bytes().clone()))
         }
     }
 }

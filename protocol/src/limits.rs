@@ -246,6 +246,11 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(SYNC_TIMEOUT_DEFAULT.as_
 
 /// A notification of a store: a hundred records of AWS are a tenth of it.
 pub const NOTIFICATION_BYTES_MAX: u64 = MIB;
+/// Notifications read at once, in each gateway and of each tenant, that are to be
+/// believed for what they say: their senders are strangers until then.
+pub const STRANGERS_MAX: usize = 128;
+/// What these may hold in memory together.
+pub const STRANGERS_BYTES_MAX: u64 = 32 * MIB;
 /// Events in one notification: more are a mistake or an attack.
 pub const NOTIFICATION_EVENTS_MAX: usize = 10_000;
 /// Envelopes within each other: SNS within SQS within a CloudEvent.

@@ -392,18 +392,23 @@ pub(crate) async fn notify(
 ) -> Response {
     let (parts, body) = request.into_parts();
     let taken = async {
-        let name: TriggerName = name.parse()?;
-        let known = app.triggers.show(&name).await;
+        let known = sender::wanted(&app, &name.parse()?, &parts.headers).await;
         let trigger = known.as_ref().ok().map(|trigger| &**trigger);
         if let Some(topic) = sns::topic(trigger, &parts.headers) {
-            let body = sender::read(&app, &parts.headers, body).await?;
-            sns_sent(&app, topic, &body.bytes).await?;
-            return take_in(&app, &parts.headers, &body.bytes, known.as_ref().ok()).await;
+            let body = sender::read_unverified(&app, &parts.headers, body).await?;
+            sns_sent(&app, topic, body.bytes()).await?;
+            return take_in(&app, &parts.headers, &body.believed().bytes, known.as_ref().ok()).await;
         }
         let signature = sender::check(&app.config.tokens, trigger, &parts.headers, time::now())?;
         let trigger = known?;
-        let body = sender::read(&app, &parts.headers, body).await?;
-        signature.map_or(Ok(()), |signature| signature.check(&body.bytes))?;
+        let body = match signature {
+            None => sender::read(&app, &parts.headers, body).await?,
+            Some(signature) => {
+                let body = sender::read_unverified(&app, &parts.headers, body).await?;
+                signature.check(body.bytes())?;
+                body.believed()
+            }
+        };
         take_in(&app, &parts.headers, &body.bytes, Some(&trigger)).await
     };
     challenged(counted(&app, taken.await).map(Json))
@@ -425,7 +430,7 @@ pub(crate) async fn probe(
     headers: HeaderMap,
 ) -> Response {
     let heard = async {
-        let known = app.triggers.show(&name.parse()?).await;
+        let known = sender::wanted(&app, &name.parse()?, &headers).await;
         let trigger = known.as_ref().ok().map(|trigger| &**trigger);
         sender::check(&app.config.tokens, trigger, &headers, time::now())?;
         known.map(drop)

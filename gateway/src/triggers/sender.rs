@@ -7,7 +7,10 @@
 //! tokens). A signature is an HMAC-SHA256 (RFC 2104) over the time, a full stop
 //! and the body, so that neither can be changed nor sent again much later.
 //! Everything that can be is checked before a body is read; nothing says
-//! whether a trigger exists.
+//! whether a trigger exists. Who has shown no token yet costs no look at the
+//! backbone, and has no part in the memory for bodies of those who have.
+
+use std::sync::Arc;
 
 use axum::body::Body;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -20,10 +23,10 @@ use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, HeaderName, header};
 use sha2::Sha256;
 
-use super::{record::Trigger, sns};
+use super::{record::Trigger, registry, sns};
 use crate::{
     auth::{self, TokenDigest},
-    extract::{self, HeldBody},
+    extract::{self, HeldBody, Unverified},
     state::AppState,
 };
 
@@ -73,13 +76,41 @@ pub fn claim(trigger: &Trigger, headers: &HeaderMap) -> Claim {
     }
 }
 
+/// The trigger that a request is for. Of one that was made through another gateway a
+/// stranger is told when this one has heard of it, in a moment.
+///
+/// # Errors
+/// `trigger-not-found`; or the backbone does not answer.
+pub async fn wanted(
+    app: &AppState,
+    name: &TriggerName,
+    headers: &HeaderMap,
+) -> Result<Arc<Trigger>, Problem> {
+    if auth::is_authorized(headers, &app.config.tokens) {
+        return app.triggers.show(name).await;
+    }
+    app.triggers.get(name).ok_or_else(|| registry::not_found(name))
+}
+
+/// What a notification is called when it is refused.
+const WHAT: &str = "a notification";
+
 /// The body of a notification.
 ///
 /// # Errors
 /// As [`extract::read`], and for a body that is packed.
 pub async fn read(app: &AppState, headers: &HeaderMap, body: Body) -> Result<HeldBody, Problem> {
     extract::require_unpacked(headers)?;
-    extract::read(app, headers, body, limits::NOTIFICATION_BYTES_MAX, "a notification").await
+    extract::read(app, headers, body, limits::NOTIFICATION_BYTES_MAX, WHAT).await
+}
+
+/// The same of a sender who is believed for it, or is not.
+///
+/// # Errors
+/// As [`extract::read_unverified`], and for a body that is packed.
+pub async fn read_unverified(app: &AppState, headers: &HeaderMap, body: Body) -> Result<Unverified, Problem> {
+    extract::require_unpacked(headers)?;
+    extract::read_unverified(app, headers, body, limits::NOTIFICATION_BYTES_MAX, WHAT).await
 }
 
 /// A signature that is checked once the body is there.

@@ -276,6 +276,25 @@ async fn a_senders_proof_tells_whose_trigger_is_meant() {
     by_token("ff_", "bank-in").await.is_problem(ErrorKind::Unauthorized);
 }
 
+/// Whose trigger is meant cannot be told without the body.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_has_no_room_is_refused_for_that() {
+    let mut tenants = vec![tenant("bank"), tenant("shop")];
+    tenants.iter_mut().for_each(|(config, _)| config.strangers_bytes_max = 16);
+    let services = Base::new().await.serve_all(tenants).await;
+    for (service, bucket) in services.iter().zip(["bank-in", "shop-in"]) {
+        assert_eq!(service.deploy("f", "1").await.status, 201);
+        let document = json!({"bucket": bucket, "function": "f", "reconcile": "0s", "auth": "signature"});
+        assert_eq!(service.put_json("/v1/triggers/t", document).await.status, 201);
+    }
+    let at = (time::now().0 / 1_000).to_string();
+    let headers: Headers<'_> = &[("x-fanfold-timestamp", &at), ("x-fanfold-signature", "sha256=00")];
+    let reply = services[0].bare_request(Method::POST, "/v1/events/s3/t", headers, " ".repeat(17)).await;
+    reply.is_problem(ErrorKind::ConcurrencyLimit);
+    let reply = services[0].bare_request(Method::POST, "/v1/events/s3/t", headers, " ".repeat(16)).await;
+    reply.is_problem(ErrorKind::Unauthorized);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_loud_tenant_holds_up_nobody() {
     let mut tenants = vec![tenant("bank"), tenant("shop")];

@@ -2,11 +2,13 @@
 //! What senders get wrong, and what storms do: each with its status, its code
 //! and a counter, and nothing kept of what was refused.
 
+use fanfold_gateway::GatewayConfig;
 use fanfold_protocol::{ErrorKind, keys, time};
 use hmac::{Hmac, KeyInit, Mac};
 use http::Method;
 use serde_json::{Value, json};
 use sha2::Sha256;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     harness::{Reply, Service, start_with},
@@ -51,6 +53,93 @@ async fn a_signed_notification_counts_once_and_for_some_minutes() {
     send(now, "sha256=00").await.is_problem(ErrorKind::Unauthorized);
     assert_eq!(refused(&service, ErrorKind::Unauthorized).await, 3);
     wait_for_calls(&service, 1).await;
+}
+
+/// A service whose trigger takes signed notifications, and the trigger's secret.
+async fn signing(change: impl FnOnce(&mut GatewayConfig)) -> (Service, String) {
+    let service = start_with(change).await;
+    assert_eq!(service.deploy("f", "1").await.status, 201);
+    let mut signed = document();
+    signed["auth"] = json!("signature");
+    let made = service.put_json("/v1/triggers/t", signed).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    service.object("bank", "in/a.csv", "1").await;
+    (service, made.json()["secret"].as_str().unwrap().to_owned())
+}
+
+async fn send_signed(service: &Service, secret: &str) -> Reply {
+    let (at, body) = ((time::now().0 / 1_000).to_string(), put_of("in/a.csv"));
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(format!("{at}.{body}").as_bytes());
+    let signature = format!("sha256={}", hex::encode(mac.finalize().into_bytes()));
+    let headers = [("x-fanfold-timestamp", at.as_str()), ("x-fanfold-signature", signature.as_str())];
+    service.post_event("/v1/events/s3/t", &headers, &body).await
+}
+
+/// Sends the same until it is answered so.
+async fn send_signed_until(service: &Service, secret: &str, status: u16) -> Reply {
+    let begun = std::time::Instant::now();
+    loop {
+        let reply = send_signed(service, secret).await;
+        if reply.status == status {
+            return reply;
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{reply:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// How many requests are in work, with the one that asks.
+async fn active(service: &Service) -> u64 {
+    let text = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
+    let found =
+        text.lines().find_map(|line| line.strip_prefix("fanfold_http_requests_active ")?.parse().ok());
+    found.unwrap()
+}
+
+/// Somebody who announces much of a notification, and sends so much of it.
+async fn stranger(service: &Service, sent: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(service.address).await.unwrap();
+    let head = format!(
+        "POST /v1/events/s3/t HTTP/1.1\r\nhost: t\r\nx-fanfold-timestamp: {}\r\n\
+         x-fanfold-signature: sha256=00\r\ncontent-length: 1000000\r\n\r\n{}",
+        time::now().0 / 1_000,
+        " ".repeat(sent)
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn strangers_take_no_room_from_those_who_are_known() {
+    let (service, secret) = signing(|config| config.strangers_max = 2).await;
+    let held = [stranger(&service, 1).await, stranger(&service, 1).await];
+    // They are noticed as soon as their heads have been read.
+    let refused = send_signed_until(&service, &secret, 429).await.is_problem(ErrorKind::ConcurrencyLimit);
+    assert!(refused["detail"].as_str().unwrap().starts_with("at most 2 notifications"), "{refused}");
+    let body = put_of("in/a.csv").to_string();
+    assert_eq!(service.request(Method::POST, "/v1/events/s3/t", &[JSON], body).await.status, 200);
+    assert_eq!(service.invoke("f/invoke", "echo").await.status, 200);
+    drop(held);
+    send_signed_until(&service, &secret, 200).await;
+}
+
+#[tokio::test]
+async fn strangers_take_memory_for_what_they_send_and_not_for_what_they_announce() {
+    let (service, secret) = signing(|config| config.strangers_bytes_max = 100_000).await;
+    let _held = [stranger(&service, 1).await, stranger(&service, 1).await, stranger(&service, 1).await];
+    let begun = std::time::Instant::now();
+    while active(&service).await < 4 {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(send_signed(&service, &secret).await.status, 200);
+    let full = stranger(&service, 99_990).await;
+    let refused = send_signed_until(&service, &secret, 429).await.is_problem(ErrorKind::ConcurrencyLimit);
+    assert!(refused["detail"].as_str().unwrap().starts_with("notifications of unknown senders"), "{refused}");
+    assert_eq!(service.invoke("f/invoke", "echo").await.status, 200);
+    drop(full);
+    send_signed_until(&service, &secret, 200).await;
 }
 
 #[tokio::test]
