@@ -42,6 +42,8 @@ pub struct GatewayConfig {
     pub function_concurrency: usize,
     /// Invocations of the tenant at once.
     pub tenant_concurrency: usize,
+    /// What may be remembered under idempotency keys, in bytes of the backbone.
+    pub remembered_bytes_max: u64,
     /// Requests of any kind in work at once.
     pub requests_max: usize,
     /// Open connections; beyond, accepting waits.
@@ -88,6 +90,7 @@ impl GatewayConfig {
             strangers_bytes_max: limits::STRANGERS_BYTES_MAX,
             function_concurrency: limits::FUNCTION_CONCURRENCY_DEFAULT,
             tenant_concurrency: limits::TENANT_CONCURRENCY_DEFAULT,
+            remembered_bytes_max: limits::REMEMBERED_BYTES_DEFAULT,
             requests_max: 4_096,
             connections_max: limits::CONNECTIONS_MAX,
             event_streams_max: limits::EVENT_STREAMS_MAX,
@@ -121,6 +124,7 @@ impl GatewayConfig {
             ("bodies_bytes_max", self.bodies_bytes_max, u64::MAX),
             ("function_concurrency", self.function_concurrency as u64, limits::TENANT_CONCURRENCY_MAX as u64),
             ("tenant_concurrency", self.tenant_concurrency as u64, limits::TENANT_CONCURRENCY_MAX as u64),
+            ("remembered_bytes_max", self.remembered_bytes_max, u64::MAX),
             ("requests_max", self.requests_max as u64, limits::CONNECTIONS_MAX as u64),
             ("connections_max", self.connections_max as u64, limits::CONNECTIONS_MAX as u64),
         ];

@@ -16,11 +16,11 @@ use crate::{
     extract::{BodyBudget, Strangers},
     functions::Registry,
     health::Health,
-    invoke::{admission::Admission, asynchronous::Invocations, records::Records},
+    invoke::{admission::Admission, asynchronous::Invocations, records::Records, remembered::Remembered},
     jobs::Jobs,
     metrics::Metrics,
     streams::Streams,
-    triggers::Triggers,
+    triggers::{Replays, Triggers},
 };
 
 /// The state that handlers extract with `State<AppState>`.
@@ -48,12 +48,16 @@ pub struct App {
     pub jobs: Jobs,
     /// What objects start.
     pub triggers: Triggers,
+    /// Replays of them that go on.
+    pub replays: Replays,
     /// Asynchronous invocations.
     pub invocations: Invocations,
     /// How many invocations run at once.
     pub admission: Admission,
     /// The last invocations.
     pub records: Records,
+    /// What is remembered under idempotency keys.
+    pub remembered: Remembered,
     /// Streams of events that are open.
     pub streams: Streams,
     /// What is counted.

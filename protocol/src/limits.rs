@@ -221,6 +221,9 @@ pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(24 * 3_600);
 /// How old the parts of a plan are before they are swept whose job was never accepted:
 /// no planning takes so long, and nobody can have it accepted any more under a key.
 pub const UNACCEPTED_WINDOW: Duration = Duration::from_secs(2 * IDEMPOTENCY_WINDOW.as_secs());
+/// What a tenant's answers and promises under such keys take of the backbone, as each
+/// gateway counts what it wrote: all tenants' records share one bound there.
+pub const REMEMBERED_BYTES_DEFAULT: u64 = 256 * MIB;
 /// Bytes of an idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 

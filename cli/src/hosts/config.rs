@@ -188,6 +188,7 @@ pub struct Limits {
     pub component: Option<ByteSize>,
     pub function_concurrency: Option<usize>,
     pub tenant_concurrency: Option<usize>,
+    pub remembered: Option<ByteSize>,
     pub requests: Option<usize>,
     pub connections: Option<usize>,
     pub drain: Option<Span>,
@@ -340,6 +341,7 @@ impl Limits {
         config.component_bytes_max = self.component.map_or(config.component_bytes_max, |size| size.0);
         config.function_concurrency = self.function_concurrency.unwrap_or(config.function_concurrency);
         config.tenant_concurrency = self.tenant_concurrency.unwrap_or(config.tenant_concurrency);
+        config.remembered_bytes_max = self.remembered.map_or(config.remembered_bytes_max, |size| size.0);
         config.requests_max = self.requests.unwrap_or(config.requests_max);
         config.connections_max = self.connections.unwrap_or(config.connections_max);
         config.drain_timeout = self.drain.map_or(config.drain_timeout, |span| span.as_duration());

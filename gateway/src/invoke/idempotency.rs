@@ -5,7 +5,9 @@
 //! lease while it runs; so a gateway that dies frees the key within seconds. A
 //! call under a key runs on when its caller goes away, since the caller will
 //! ask again. Answers that a retry may better (a full house, a store that does
-//! not answer) are not remembered.
+//! not answer) are not remembered. The backbone is shared by all tenants, so what
+//! is large goes to the tenant's own bucket, and what is kept is bounded by
+//! [`super::remembered`].
 
 use std::time::Duration;
 
@@ -26,6 +28,7 @@ use super::{
     framed,
 };
 use crate::{
+    extract::HeldBody,
     problem::{internal, of_backbone, of_store},
     state::{App, AppState},
 };
@@ -39,7 +42,7 @@ const ASYNC_SCOPE: &str = "invoke-async";
 const LEASE: Duration = Duration::from_secs(10);
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 /// A larger body goes into an object of its own.
-const INLINE_BYTES_MAX: usize = 256 << 10;
+const INLINE_BYTES_MAX: usize = 4 << 10;
 /// Between two rounds of removing such objects when nobody can ask for them any more.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -99,12 +102,14 @@ pub(crate) fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 ///
 /// # Errors
 /// `idempotency-conflict` when the key was used for another request;
-/// `concurrency-limit` when the first call under it runs on and on; and as [`call::run`].
+/// `concurrency-limit` when the first call under it runs on and on, or too much is
+/// remembered already; and as [`call::run`].
 pub(crate) async fn once(
     app: AppState,
     key: &str,
     reference: &FunctionRef,
     call: Call,
+    held: HeldBody,
 ) -> Result<(Reply, bool), Problem> {
     let record = keys::idempotency(SCOPE, &Digest::of(key.as_bytes()));
     let fingerprint = call::fingerprint(reference, &call.params, &call.request);
@@ -112,11 +117,14 @@ pub(crate) async fn once(
     let revision = loop {
         let found = match app.backbone.get(&record).await.map_err(of_backbone)? {
             Some(entry) => entry,
-            None => match take(&app, &record, fingerprint).await? {
-                Ok(revision) => break revision,
-                Err(Some(entry)) => entry,
-                Err(None) => continue,
-            },
+            None => {
+                app.remembered.check(Instant::now())?;
+                match take(&app, &record, fingerprint).await? {
+                    Ok(revision) => break revision,
+                    Err(Some(entry)) => entry,
+                    Err(None) => continue,
+                }
+            }
         };
         if let Some(reply) = remembered(&app, &found, fingerprint).await? {
             return Ok((reply, true));
@@ -128,7 +136,11 @@ pub(crate) async fn once(
             ));
         }
     };
-    let owner = tokio::spawn(async move { own(&app, &record, revision, fingerprint, call).await });
+    let owner = tokio::spawn(async move {
+        // The body is in memory as long as the call runs, whoever waits for it.
+        let _held = held;
+        own(&app, &record, revision, fingerprint, call).await
+    });
     Ok((owner.await.map_err(internal)??, false))
 }
 
@@ -147,16 +159,27 @@ impl Promise {
     /// makes up for it.
     ///
     /// # Errors
-    /// `idempotency-conflict`; or the backbone does not answer.
+    /// `idempotency-conflict`; `concurrency-limit` when too much is remembered already;
+    /// or the backbone does not answer.
     pub(crate) async fn under(app: &App, key: &str, fingerprint: Digest) -> Result<Self, Problem> {
         let record = keys::idempotency(ASYNC_SCOPE, &Digest::of(key.as_bytes()));
         let id = Uuid::now_v7();
         let value = serde_json::to_vec(&Promised { fingerprint, id }).map_err(internal)?;
         loop {
             let window = limits::IDEMPOTENCY_WINDOW;
-            let created = app.backbone.create_with_ttl(&record, value.clone(), window).await;
+            let created = match app.remembered.check(Instant::now()) {
+                Ok(()) => app.backbone.create_with_ttl(&record, value.clone(), window).await,
+                // What was promised before is kept all the same.
+                Err(full) => match app.backbone.get(&record).await.map_err(of_backbone)? {
+                    Some(entry) => Ok(CasOutcome::Conflict(Some(entry))),
+                    None => return Err(full),
+                },
+            };
             match created.map_err(of_backbone)? {
-                CasOutcome::Stored(revision) => return Ok(Self { id, record, revision: Some(revision) }),
+                CasOutcome::Stored(revision) => {
+                    app.remembered.note(value.len(), Instant::now());
+                    return Ok(Self { id, record, revision: Some(revision) });
+                }
                 CasOutcome::Conflict(Some(entry)) => {
                     let found: Promised = serde_json::from_slice(&entry.value).map_err(internal)?;
                     if found.fingerprint != fingerprint {
@@ -290,9 +313,12 @@ async fn keep(
     };
     let answer = Answer { id: reply.id, version: reply.version, timing: reply.timing, result };
     let value = encode(&Stored { fingerprint, answer: Some(answer) }, &inline)?;
-    let window = limits::IDEMPOTENCY_WINDOW;
+    let (bytes, window) = (value.len(), limits::IDEMPOTENCY_WINDOW);
     match app.backbone.update_with_ttl(record, value, revision, window).await.map_err(of_backbone)? {
-        CasOutcome::Stored(_) => Ok(()),
+        CasOutcome::Stored(_) => {
+            app.remembered.note(bytes, Instant::now());
+            Ok(())
+        }
         CasOutcome::Conflict(_) => Err(internal("another call took over the idempotency key")),
     }
 }

@@ -13,6 +13,7 @@ mod framed;
 mod headers;
 pub(crate) mod idempotency;
 pub mod records;
+pub mod remembered;
 pub mod show;
 
 use std::time::Duration;
@@ -141,7 +142,7 @@ pub(crate) async fn invoke(
         extract::read(&app, &parts.headers, body, app.config.body_bytes_max, "the body of a call").await?;
     let call = Call { version, timeout, params, request: request(held.bytes.clone()) };
     let Some(key) = key else { return Ok(call::run(&app, call).await?.into_response()) };
-    let (reply, replayed) = Box::pin(idempotency::once(app, &key, &function, call)).await?;
+    let (reply, replayed) = Box::pin(idempotency::once(app, &key, &function, call, held)).await?;
     let mut response = reply.into_response();
     if replayed {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));

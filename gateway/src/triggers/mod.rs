@@ -28,6 +28,7 @@ mod outcome;
 mod reconcile;
 mod record;
 mod registry;
+mod replay;
 mod routes;
 mod runner;
 pub(crate) mod sender;
@@ -40,5 +41,6 @@ mod work;
 
 pub use counters::Counters;
 pub use registry::Triggers;
+pub use replay::Replays;
 pub(crate) use routes::routes;
 pub(crate) use runner::start;

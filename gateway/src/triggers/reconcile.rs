@@ -305,7 +305,8 @@ async fn feed(
     Ok(found)
 }
 
-/// Queues a batch, and waits for room as long as it takes where one is patient.
+/// Queues a batch, and waits for room as long as it takes where one is patient, unless
+/// the trigger is removed meanwhile.
 async fn queue(
     app: &App,
     trigger: &Trigger,
@@ -318,7 +319,11 @@ async fn queue(
                 batch.clear();
                 return Ok(kept as u64);
             }
-            Err(problem) if patient && problem.code == ErrorKind::QueueFull => {
+            Err(problem)
+                if patient
+                    && problem.code == ErrorKind::QueueFull
+                    && app.triggers.by_id(&trigger.record.id).is_some() =>
+            {
                 tokio::time::sleep(PAUSE).await
             }
             Err(problem) => return Err(problem),
@@ -457,14 +462,4 @@ pub async fn drop_packed(app: &App, trigger: &Uuid) {
     if let Err(error) = app.store.delete(&uri).await {
         tracing::warn!(%uri, %error, "outcomes of a removed trigger stay behind until the next start");
     }
-}
-
-/// Queues what is in scope beside whoever asked: dropping the wait stops nothing.
-///
-/// # Errors
-/// As [`look`].
-pub async fn replay(app: &AppState, trigger: Arc<Trigger>, scope: Scope) -> Result<Found, Problem> {
-    let app = Arc::clone(app);
-    let looking = tokio::spawn(async move { look(&app, &trigger, &scope).await });
-    looking.await.map_err(crate::problem::internal)?
 }

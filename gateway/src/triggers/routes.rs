@@ -28,9 +28,9 @@ use super::{
     envelope,
     intake::{self, Receipt},
     letters, loops,
-    reconcile::{self, Found, Scope},
+    reconcile::{Found, Scope},
     record::{Secret, Trigger, TriggerRecord},
-    sender, sns,
+    replay, sender, sns,
     views::{TriggerList, TriggerView},
 };
 use crate::{
@@ -284,7 +284,8 @@ pub struct ReplayRequest {
     responses(
         (status = 200, description = "Queued", body = Found),
         (status = 400, description = "Dead letters with a prefix or a time, or no time", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such trigger or bucket", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such trigger or bucket", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Another replay of it still goes on", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn replay(
@@ -302,7 +303,7 @@ pub(crate) async fn replay(
         patient: true,
     };
     if !request.dead_letters {
-        return Ok(Json(reconcile::replay(&app, trigger, scope).await?));
+        return Ok(Json(replay::replay(&app, trigger, scope).await?));
     }
     if !scope.prefix.is_empty() || scope.since.is_some() || scope.until.is_some() || scope.again.is_some() {
         return Err(Refusal::new(

@@ -6,15 +6,20 @@ use std::{
     time::Duration,
 };
 
-use fanfold_protocol::ErrorKind;
+use fanfold_protocol::{ErrorKind, digest::Digest, keys};
 use http::Method;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use crate::harness::{Reply, Service, start};
+use crate::harness::{Reply, Service, start, start_with};
 
 async fn call(service: &Service, key: &str, body: &str) -> Reply {
     let headers = [("idempotency-key", key)];
     service.request(Method::POST, "/v1/functions/f/invoke", &headers, body.to_owned()).await
+}
+
+/// The record of a key.
+fn record(key: &str) -> String {
+    keys::idempotency("invoke", &Digest::of(key.as_bytes()))
 }
 
 fn runs(service: &Service) -> usize {
@@ -42,11 +47,79 @@ async fn the_same_key_gives_the_same_answer() {
 async fn large_answers_are_remembered_too() {
     let service = start().await;
     service.deploy("f", "1").await;
-    let first = call(&service, "k", "large 2000000").await;
-    let again = call(&service, "k", "large 2000000").await;
-    assert_eq!(first.body.len(), 2_000_000);
-    assert_eq!(first.body, again.body);
-    assert_eq!(runs(&service), 1);
+    for (at, length) in [2_000_000, 5_000].into_iter().enumerate() {
+        let (key, body) = (format!("k{at}"), format!("large {length}"));
+        let first = call(&service, &key, &body).await;
+        let again = call(&service, &key, &body).await;
+        assert_eq!(first.body.len(), length);
+        assert_eq!(first.body, again.body);
+        assert_eq!(runs(&service), at + 1);
+        // The store has it, and not the backbone that all share.
+        let kept = service.base.backbone.get(&record(&key)).await.unwrap().unwrap().value;
+        assert!(kept.len() < 2_000, "{} bytes", kept.len());
+    }
+}
+
+#[tokio::test]
+async fn what_is_remembered_is_bounded() {
+    let service = start_with(|config| config.remembered_bytes_max = 5_000).await;
+    service.deploy("f", "1").await;
+    let mut kept = 0;
+    let refused = loop {
+        let reply = call(&service, &format!("k{kept}"), "large 1000").await;
+        if reply.status != 200 {
+            break reply;
+        }
+        kept += 1;
+    };
+    assert!((2..5).contains(&kept), "{kept}");
+    let problem = refused.is_problem(ErrorKind::ConcurrencyLimit);
+    assert!(problem["detail"].as_str().unwrap().contains("limits.remembered"), "{problem}");
+    assert_eq!(runs(&service), kept);
+    let promised = service.promise("f", &[("idempotency-key", "new")], "echo").await;
+    promised.is_problem(ErrorKind::ConcurrencyLimit);
+    // What is remembered is answered, and calls without a key have their answers.
+    assert_eq!(call(&service, "k0", "large 1000").await.header("x-fanfold-replayed"), "true");
+    assert_eq!(service.invoke("f/invoke", "echo").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_body_has_its_share_of_memory_while_its_call_runs() {
+    let service = start_with(|config| {
+        config.body_bytes_max = 1 << 20;
+        config.component_bytes_max = 1 << 20;
+        config.bodies_bytes_max = 1 << 20;
+    })
+    .await;
+    service.deploy("f", "1").await;
+    let mut stream = TcpStream::connect(service.address).await.unwrap();
+    let body = format!("/slow {}", "x".repeat(900_000));
+    let request = format!(
+        "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {}\r\nidempotency-key: k\r\n\
+         content-length: {}\r\n\r\n{body}",
+        service.token,
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    while runs(&service) == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(stream);
+    let mut refused = 0;
+    loop {
+        let reply = service.invoke("f/invoke", vec![b'x'; 200_000]).await;
+        if service.workers.running.0.load(Ordering::SeqCst) == 0 {
+            break;
+        }
+        reply.is_problem(ErrorKind::ConcurrencyLimit);
+        refused += 1;
+    }
+    assert!(refused > 0, "it ran for too short a time");
+    let begun = std::time::Instant::now();
+    while service.invoke("f/invoke", vec![b'x'; 200_000]).await.status != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
@@ -117,10 +190,8 @@ async fn a_key_held_by_a_dead_gateway_is_freed() {
     // A record of a call that nobody runs any more, with the rest of its lease.
     let first = call(&service, "k1", "echo").await;
     assert_eq!(first.status, 200);
-    let digest = |key: &str| fanfold_protocol::digest::Digest::of(key.as_bytes());
-    let record = |key: &str| fanfold_protocol::keys::idempotency("invoke", &digest(key));
-    let entry = service.base.backbone.get(&record("k1")).await.unwrap().unwrap();
-    let head = entry.value.split(|b| *b == b'\n').next().unwrap();
+    let value = service.base.backbone.get(&record("k1")).await.unwrap().unwrap().value;
+    let head = value.split(|b| *b == b'\n').next().unwrap();
     let mut stored: serde_json::Value = serde_json::from_slice(head).unwrap();
     stored["answer"] = serde_json::Value::Null;
     let held = format!("{stored}\n");

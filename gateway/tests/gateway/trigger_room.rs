@@ -66,6 +66,7 @@ async fn a_full_queue_keeps_no_other_trigger_from_its_events() {
     assert_eq!(service.fate("started").await, 1);
 }
 
+<<<<<<< HEAD
 /// More than are queued at once: there is room for all of them or for none.
 #[tokio::test]
 async fn many_events_of_a_notification_are_kept_together() {
@@ -93,6 +94,23 @@ async fn many_events_of_a_notification_are_kept_together() {
 
 fn record_of_another() -> Value {
     record("dam", "in/0.csv", "01")
+=======
+#[tokio::test]
+async fn a_trigger_is_replayed_once_at_a_time() {
+    let service = start_with(|config| config.events_waiting_max = ROOM).await;
+    paused(&service).await;
+    for n in 0..=ROOM {
+        service.object("bank", &format!("in/{n}.csv"), "1").await;
+    }
+    // Both are more than there is room for, so whichever is the first waits.
+    let replay = async || service.request(Method::POST, "/v1/triggers/full/replay", &[], "").await;
+    let (one, other) = (Box::pin(replay()), Box::pin(replay()));
+    let (refused, waiting) = futures::future::select(one, other).await.factor_first();
+    refused.is_problem(ErrorKind::ConcurrencyLimit);
+    assert_eq!(service.delete("/v1/triggers/full").await.status, 204);
+    let ended = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    ended.expect("the replay of a removed trigger ends").is_problem(ErrorKind::QueueFull);
+>>>>>>> 83ce828 (Bound what a tenant keeps under idempotency keys, and replays at once)
 }
 
 /// Nobody sends again what happens in the store of the same process.

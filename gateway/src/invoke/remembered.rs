@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How much of the backbone a tenant fills with answers under idempotency keys.
+//!
+//! All tenants share the backbone's bound on records, so each has a part of it. It
+//! is counted in memory, by the hour in which a record was written: a gateway
+//! that starts counts anew, and several count each for itself.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use fanfold_protocol::{ErrorKind, Problem, limits, size::ByteSize};
+use tokio::time::Instant;
+
+/// What is counted together.
+const HOUR: Duration = Duration::from_secs(3_600);
+/// What the backbone keeps of a record beside its value: its name, and what tells when it lapses.
+const ENTRY_BYTES: u64 = 256;
+
+/// What is remembered, as far as this process wrote it.
+pub struct Remembered {
+    bytes_max: u64,
+    hours: Mutex<VecDeque<Hour>>,
+}
+
+struct Hour {
+    begun: Instant,
+    bytes: u64,
+}
+
+impl Remembered {
+    /// At most so many bytes together.
+    pub fn new(bytes_max: u64) -> Self {
+        Self { bytes_max, hours: Mutex::default() }
+    }
+
+    /// Refuses a key more while the part is used up.
+    ///
+    /// # Errors
+    /// `concurrency-limit`.
+    pub fn check(&self, now: Instant) -> Result<(), Problem> {
+        let mut hours = self.hours.lock().unwrap_or_else(PoisonError::into_inner);
+        let lapsed = limits::IDEMPOTENCY_WINDOW + HOUR;
+        while hours.front().is_some_and(|hour| now.duration_since(hour.begun) > lapsed) {
+            hours.pop_front();
+        }
+        if hours.iter().map(|hour| hour.bytes).sum::<u64>() < self.bytes_max {
+            return Ok(());
+        }
+        Err(Problem::new(
+            ErrorKind::ConcurrencyLimit,
+            format!(
+                "what is remembered under Idempotency-Key for 24 h may take at most {} at a gateway, found as much; \
+                 call without a key, or ask the operator to raise limits.remembered",
+                ByteSize(self.bytes_max)
+            ),
+        ))
+    }
+
+    /// Counts a record whose value has so many bytes.
+    pub fn note(&self, bytes: usize, now: Instant) {
+        let bytes = bytes as u64 + ENTRY_BYTES;
+        let mut hours = self.hours.lock().unwrap_or_else(PoisonError::into_inner);
+        match hours.back_mut().filter(|hour| now.duration_since(hour.begun) < HOUR) {
+            Some(hour) => hour.bytes += bytes,
+            None => hours.push_back(Hour { begun: now, bytes }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_lapsed_makes_room() {
+        let (remembered, begun) = (Remembered::new(1_000), Instant::now());
+        let after = |hours: u32| begun + hours * HOUR;
+        remembered.note(300, begun);
+        assert_eq!(remembered.check(begun), Ok(()));
+        remembered.note(300, after(2));
+        let problem = remembered.check(after(24)).unwrap_err();
+        assert_eq!(problem.code, ErrorKind::ConcurrencyLimit);
+        assert!(problem.detail.contains("at most 1000B at a gateway"), "{problem}");
+        // The first of them, an hour later than it may have been written.
+        assert!(remembered.check(after(25)).is_err());
+        assert_eq!(remembered.check(after(26)), Ok(()));
+    }
+}
