@@ -2,16 +2,18 @@
 //! Connections: accepted, bounded in the time they may take to speak, served,
 //! and let finish at the end.
 //!
-//! Own accept loop on hyper-util, because a header timeout and a graceful end
-//! are needed (a silent connection must not hold anything).
+//! Own accept loop on hyper, because a header timeout and a graceful end
+//! are needed (a silent connection must not hold anything). It is HTTP/1.1 only, as
+//! S3 itself: the timeout counts from the first moment, and again after each
+//! answer, where finding out about HTTP/2 would wait for a first byte for ever.
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
 };
 use s3s::{Body, service::S3Service};
 use tokio::{
@@ -22,7 +24,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long a connection may take to send the headers of a request.
+/// How long a connection may take to send the headers of a request, and to begin.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests may go on after the server was told to stop.
 const GRACE: Duration = Duration::from_secs(10);
@@ -33,10 +35,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until `shutdown`, then lets open requests finish for a while.
 pub(super) async fn serve(service: S3Service, listener: TcpListener, shutdown: CancellationToken) {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEADER_TIMEOUT);
-    let builder = Arc::new(builder);
+    serve_within(HEADER_TIMEOUT, service, listener, shutdown).await;
+}
+
+async fn serve_within(
+    header_timeout: Duration,
+    service: S3Service,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(header_timeout);
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
@@ -56,11 +65,10 @@ pub(super) async fn serve(service: S3Service, listener: TcpListener, shutdown: C
         };
         let service = service.clone();
         let handler = hyper::service::service_fn(move |request| handle(service.clone(), request));
-        let connection = builder.serve_connection(TokioIo::new(stream), handler).into_owned();
-        let connection = graceful.watch(connection);
+        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), handler));
         connections.spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(error, "a connection ended early");
+                tracing::debug!(%error, "a connection ended early");
             }
             drop(permit);
         });
@@ -105,4 +113,40 @@ async fn handle(service: S3Service, request: Request<Incoming>) -> Result<Respon
         headers.insert("x-amz-request-id", id);
     }
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use s3s::{S3, service::S3ServiceBuilder};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    struct Nothing;
+
+    impl S3 for Nothing {}
+
+    /// Whoever says nothing, less than a head, or nothing more, leaves the place to others.
+    #[tokio::test]
+    async fn silent_connections_are_let_go() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let service = S3ServiceBuilder::new(Nothing).build();
+        let soon = Duration::from_millis(300);
+        let serving = tokio::spawn(serve_within(soon, service, listener, shutdown.clone()));
+        let whole = "GET / HTTP/1.1\r\nhost: t\r\n\r\n";
+        for sent in ["", "P", "GET / HTTP/1.1\r\nhost: t\r\nx-", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", whole] {
+            let begun = Instant::now();
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(sent.as_bytes()).await.unwrap();
+            let mut said = Vec::new();
+            let read = timeout(Duration::from_secs(10), stream.read_to_end(&mut said)).await;
+            assert!(read.is_ok(), "{sent:?} holds a connection after {:?}", begun.elapsed());
+            assert!(sent != whole || said.starts_with(b"HTTP/1.1 "), "{said:?}");
+        }
+        shutdown.cancel();
+        serving.await.unwrap();
+    }
 }
