@@ -18,7 +18,7 @@ use std::{
 
 use axum::body::Body;
 use bytes::Bytes;
-use hyper::body::{Body as _, Frame, SizeHint};
+use hyper::body::{Frame, SizeHint};
 use tokio::sync::Notify;
 
 /// Requests that a peer may abandon while they run, beyond those it lets finish.

@@ -66,7 +66,6 @@ async fn a_full_queue_keeps_no_other_trigger_from_its_events() {
     assert_eq!(service.fate("started").await, 1);
 }
 
-<<<<<<< HEAD
 /// More than are queued at once: there is room for all of them or for none.
 #[tokio::test]
 async fn many_events_of_a_notification_are_kept_together() {
@@ -94,7 +93,8 @@ async fn many_events_of_a_notification_are_kept_together() {
 
 fn record_of_another() -> Value {
     record("dam", "in/0.csv", "01")
-=======
+}
+
 #[tokio::test]
 async fn a_trigger_is_replayed_once_at_a_time() {
     let service = start_with(|config| config.events_waiting_max = ROOM).await;
@@ -110,7 +110,6 @@ async fn a_trigger_is_replayed_once_at_a_time() {
     assert_eq!(service.delete("/v1/triggers/full").await.status, 204);
     let ended = tokio::time::timeout(Duration::from_secs(20), waiting).await;
     ended.expect("the replay of a removed trigger ends").is_problem(ErrorKind::QueueFull);
->>>>>>> 83ce828 (Bound what a tenant keeps under idempotency keys, and replays at once)
 }
 
 /// Nobody sends again what happens in the store of the same process.

@@ -218,7 +218,7 @@ pub(crate) struct Sink {
     pub(crate) shuffle: Option<ShuffleWriter>,
     pub(crate) rows: u64,
     /// Of a table that the guest opened itself.
-    pub(crate) place: Option<OwnedSemaphorePermit>,
+    pub(crate) _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Sink {
@@ -261,7 +261,7 @@ impl Sink {
 
 impl From<TableWriter> for Sink {
     fn from(table: TableWriter) -> Self {
-        Self { table: Some(table), pipe: None, shuffle: None, rows: 0, place: None }
+        Self { table: Some(table), pipe: None, shuffle: None, rows: 0, _place: None }
     }
 }
 
@@ -430,7 +430,7 @@ impl tables::Host for Host {
         let (id, depth) = (self.call.id.to_string(), self.call.depth);
         let table = TableWriter::create(self.store(), uri, format(stored_as), &id, depth)?;
         let threads = self.data.threads.clone();
-        let inner = Some(Box::new(Sink { place, ..Sink::from(table) }));
+        let inner = Some(Box::new(Sink { _place: place, ..Sink::from(table) }));
         Ok(self.table.push(Writer { inner, threads, lent: false, failed: None })?)
     }
 }
