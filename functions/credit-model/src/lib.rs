@@ -83,7 +83,7 @@ impl Model {
         for feature in &self.features {
             let array = column(batch, &feature.name)?;
             let (values, width) = match &feature.kind {
-                Kind::Numeric => (Values::Numeric(numbers(&feature.name, array)?), 1),
+                Kind::Numeric => (Values::Numeric(present(&feature.name, array)?), 1),
                 Kind::Category { levels } => {
                     let texts = texts(&feature.name, array)?;
                     (Values::Category(texts, levels.clone()), levels.len().saturating_sub(1))
@@ -150,7 +150,7 @@ impl Design {
         Ok(())
     }
 
-    /// The log-odds of every row, given a coefficient for each term.
+    /// The log-odds of every row, given a coefficient for each term; all are finite.
     pub fn log_odds(&self, rows: usize, coefficients: &[f64]) -> Result<Vec<f64>> {
         let mut sums = vec![coefficients.first().copied().unwrap_or(0.0); rows];
         for Column { name, term, values } in &self.columns {
@@ -177,7 +177,30 @@ impl Design {
                 }
             }
         }
-        Ok(sums)
+        // Whatever is not finite in a column makes the sum so, whatever its weight.
+        match first_not_finite(&sums) {
+            None => Ok(sums),
+            Some(row) => Err(self.not_finite(row)),
+        }
+    }
+
+    /// Why the log-odds of a row are not finite.
+    pub fn not_finite(&self, row: usize) -> Error {
+        let column = self.columns.iter().find_map(|Column { name, values, .. }| match values {
+            Values::Numeric(numbers) if !numbers.value(row).is_finite() => Some((name, numbers.value(row))),
+            _ => None,
+        });
+        match column {
+            Some((name, found)) => not_finite(name, found, row),
+            None => Error::new(
+                "value-mismatch",
+                format!(
+                    "expected log-odds that a number can hold, found larger ones in row {} of a batch; \
+                     scale the columns first, as normalize does",
+                    row + 1
+                ),
+            ),
+        }
     }
 }
 
@@ -220,9 +243,10 @@ pub fn probability(log_odds: f64) -> f64 {
     1.0 / (1.0 + (-log_odds).exp())
 }
 
-/// The place among [`GRADES`] of a probability of default.
+/// The place among [`GRADES`] of a probability of default. What is no number is below
+/// no bound, and so in the last grade rather than the best.
 pub fn grade(pd: f64) -> usize {
-    BOUNDS.iter().filter(|bound| pd >= **bound).count()
+    BOUNDS.len() - BOUNDS.iter().filter(|bound| pd < **bound).count()
 }
 
 /// A column of a batch by its name.
@@ -234,8 +258,17 @@ pub fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
     })
 }
 
-/// A column's values as numbers; none may be missing.
+/// A column's values as numbers; none may be missing, and all must be finite.
 pub fn numbers(name: &str, array: &ArrayRef) -> Result<Float64Array> {
+    let numbers = present(name, array)?;
+    match first_not_finite(numbers.values()) {
+        None => Ok(numbers),
+        Some(row) => Err(not_finite(name, numbers.value(row), row)),
+    }
+}
+
+/// A column's values as numbers; none may be missing.
+fn present(name: &str, array: &ArrayRef) -> Result<Float64Array> {
     let numbers = table::numbers(array).ok_or_else(|| wrong_type("numbers", name, array))?;
     no_null(name, &numbers)?;
     Ok(numbers)
@@ -269,6 +302,26 @@ fn no_null(name: &str, array: &dyn Array) -> Result<()> {
             ),
         )),
     }
+}
+
+/// The first row whose number is NaN or infinite.
+fn first_not_finite(numbers: &[f64]) -> Option<usize> {
+    // Folded rather than stopped at the first, so that it becomes SIMD.
+    if numbers.iter().fold(true, |all, x| all & x.is_finite()) {
+        return None;
+    }
+    numbers.iter().position(|x| !x.is_finite())
+}
+
+fn not_finite(name: &str, found: f64, row: usize) -> Error {
+    Error::new(
+        "value-mismatch",
+        format!(
+            "expected a finite number in every row of the column {name:?}, found {found} in row {} of a batch; \
+             fill or drop such rows first",
+            row + 1
+        ),
+    )
 }
 
 fn unknown(name: &str, level: &str, levels: &[String]) -> Error {
@@ -305,9 +358,16 @@ mod tests {
 
     #[test]
     fn grades_have_sharp_bounds() {
-        for (pd, expected) in
-            [(0.0, "A"), (0.05, "B"), (0.1, "C"), (0.2, "D"), (0.35, "E"), (0.5, "F"), (1.0, "F")]
-        {
+        for (pd, expected) in [
+            (0.0, "A"),
+            (0.05, "B"),
+            (0.1, "C"),
+            (0.2, "D"),
+            (0.35, "E"),
+            (0.5, "F"),
+            (1.0, "F"),
+            (f64::NAN, "F"),
+        ] {
             assert_eq!(GRADES[grade(pd)], expected, "{pd}");
         }
     }

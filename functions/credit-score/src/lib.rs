@@ -3,7 +3,8 @@
 //!
 //! Params: `model` as `credit-train` answers it, and `keep`, the columns to carry
 //! over. Each row of the input gives one row: the kept columns, `pd` (the
-//! probability of the model's positive outcome) and `grade`.
+//! probability of the model's positive outcome) and `grade`. A row that the model
+//! cannot score, since a value is missing, unknown, NaN or infinite, is an error.
 
 use std::sync::Arc;
 
@@ -98,5 +99,17 @@ mod tests {
             score(0.0, "boat").map(drop).map_err(|e| e.code().to_owned()),
             Err("unknown-category".to_owned())
         );
+    }
+
+    #[test]
+    fn what_is_no_number_gets_no_grade() {
+        let refused = |debt: f64, told: [&str; 2]| {
+            let error = score(debt, "own").unwrap_err();
+            assert_eq!(error.code(), "value-mismatch", "{debt}");
+            assert!(told.iter().all(|part| error.message().contains(part)), "{error}");
+        };
+        refused(f64::NAN, ["\"debt\"", "found NaN in row 1"]);
+        refused(f64::INFINITY, ["\"debt\"", "found inf in row 1"]);
+        refused(f64::NEG_INFINITY, ["\"debt\"", "found -inf in row 1"]);
     }
 }

@@ -239,6 +239,9 @@ fn accumulate(
     for (row, positive) in outcomes.into_iter().enumerate() {
         design.row(row, &mut terms)?;
         let log_odds: f64 = terms.iter().map(|(term, x)| model.coefficients[*term] * x).sum();
+        if !log_odds.is_finite() {
+            return Err(design.not_finite(row));
+        }
         let p = probability(log_odds);
         let weight = p * (1.0 - p);
         let residual = f64::from(u8::from(positive)) - p;
@@ -374,5 +377,22 @@ mod tests {
         let missing =
             testing::aggregate::<Training>(loans(&["bad"]), json!({ "target": "x", "positive": "y" }), 1);
         assert_eq!(missing.unwrap_err().code(), "column-not-found");
+    }
+
+    #[test]
+    fn a_value_that_is_no_number_is_named() {
+        for value in [f64::NAN, f64::INFINITY] {
+            let rows = || {
+                let mut rows = loans(&["bad", "good", "bad"]);
+                rows[1].twice = value;
+                rows
+            };
+            let mut params = json!({ "target": "outcome", "positive": "bad" });
+            let learned = testing::aggregate::<Training>(rows(), params.clone(), 1).unwrap();
+            params["model"] = learned["model"].clone();
+            let error = testing::aggregate::<Training>(rows(), params, 1).unwrap_err();
+            assert_eq!(error.code(), "value-mismatch");
+            assert!(error.message().contains("\"twice\"") && error.message().contains("row 2"), "{error}");
+        }
     }
 }

@@ -156,6 +156,13 @@ mod tests {
         debt: f64,
     }
 
+    #[derive(Row)]
+    struct Scored {
+        region: String,
+        debt: f64,
+        pd: f64,
+    }
+
     fn params() -> Value {
         let model = json!({
             "target": "outcome", "positive": "bad", "round": 5,
@@ -182,5 +189,17 @@ mod tests {
             "expected_loss": 0.0 });
         assert_eq!(report, json!([north, south]));
         Ok(())
+    }
+
+    #[test]
+    fn what_is_no_number_is_neither_scored_nor_summed_up() {
+        let customer = |debt| Customer { id: 1, region: "south".to_owned(), debt };
+        let error = testing::map::<score>(vec![customer(0.0), customer(f64::NAN)], params()).unwrap_err();
+        assert!(error.message().contains("\"debt\"") && error.message().contains("row 2"), "{error}");
+        for (debt, pd) in [(f64::INFINITY, 0.5), (1.0, f64::NAN)] {
+            let rows = vec![Scored { region: "south".to_owned(), debt, pd }];
+            let error = testing::aggregate::<Portfolio>(rows, params(), 1).unwrap_err();
+            assert_eq!(error.code(), "value-mismatch");
+        }
     }
 }
