@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The keyed aggregate: rows in, one row for each key out.
 //!
-//! It owns the states of the keys that are held, their way out when there are too
-//! many of them, and the merging of states that come back sorted by key.
+//! It owns the states of the keys that are held, their way out when they take too much
+//! memory, and the merging of states that come back sorted by key.
 //! `#[fanfold::aggregate(key = "…")]` implements [`Grouped`]. Invariant: states of
 //! one key are written, and merged, in the order of the rows that they stand for.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use arrow::array::{ArrayRef, AsArray, BinaryBuilder, RecordBatch};
 use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef};
@@ -29,8 +30,10 @@ const HELD_BYTES: usize = 16 << 20;
 const GROWTH_BYTES: usize = 32 << 20;
 /// What an entry of the map costs besides its key and state.
 const ENTRY_BYTES: usize = 64;
-/// Keys that are held at least: writing fewer at a time would cost more than it saves.
-const HELD_KEYS_MIN: usize = 256;
+/// Rows after which memory is looked at, though they have no new key: states grow.
+const CHECKED_ROWS: usize = 1024;
+/// Bytes of states that are worth a write: where less has to be written, more is held.
+const WORTH_BYTES: usize = 64 << 10;
 /// Rows of a batch that is written.
 const BATCH_ROWS: usize = 32_768;
 /// Bytes of states in a batch that is written.
@@ -159,6 +162,46 @@ impl Keys {
     }
 }
 
+/// How much may be held before it is written.
+///
+/// What states hold besides themselves cannot be counted: it shows only in that memory
+/// grows. That is never given back, so the states after those that were written take their
+/// place unseen. Therefore, once memory ran short, no more is held than was then.
+struct Room {
+    /// Bytes of memory before the first row, or when it ran short last.
+    base_bytes: usize,
+    keys_max: usize,
+    rows_max: u64,
+}
+
+impl Room {
+    fn new(memory_bytes: usize) -> Self {
+        Self { base_bytes: memory_bytes, keys_max: usize::MAX, rows_max: u64::MAX }
+    }
+
+    fn is_short(&self, memory_bytes: usize) -> bool {
+        memory_bytes.saturating_sub(self.base_bytes) >= GROWTH_BYTES
+    }
+
+    /// Whether there is none for states of so many keys, from so many rows.
+    fn is_full(&self, keys: usize, rows: u64, memory_bytes: usize) -> bool {
+        keys > self.keys_max || rows >= self.rows_max || self.is_short(memory_bytes)
+    }
+
+    /// Learns from what was written: the states of so many keys, from so many rows, in so
+    /// many bytes, because memory ran short or not.
+    fn learn(&mut self, keys: usize, rows: u64, bytes: usize, short: bool, memory_bytes: usize) {
+        if short {
+            *self = Self { base_bytes: memory_bytes, keys_max: keys, rows_max: rows };
+        }
+        if bytes < WORTH_BYTES {
+            // Something else may have taken the memory, or the rows are others by now.
+            self.keys_max = self.keys_max.saturating_mul(2);
+            self.rows_max = self.rows_max.saturating_mul(2);
+        }
+    }
+}
+
 /// The states of the keys that are held.
 #[doc(hidden)]
 pub struct Groups<'a, G> {
@@ -166,12 +209,12 @@ pub struct Groups<'a, G> {
     output: &'a mut dyn BatchSink,
     states: HashMap<Box<[u8]>, G>,
     held_bytes: usize,
-    /// Keys that may be held: as many as were when memory ran short.
-    held_max: usize,
-    /// Bytes of memory before the first row.
-    base_bytes: usize,
+    room: Room,
     /// The keys of the batch that is being added.
     rows: Option<Rows>,
+    /// Its first row's number in the table, and that of the first row that is held.
+    first_row: u64,
+    held_from: u64,
 }
 
 impl<'a, G: Grouped> Groups<'a, G> {
@@ -181,58 +224,66 @@ impl<'a, G: Grouped> Groups<'a, G> {
             output,
             states: HashMap::new(),
             held_bytes: 0,
-            held_max: usize::MAX,
-            base_bytes: memory_bytes(),
+            room: Room::new(memory_bytes()),
             rows: None,
+            first_row: 0,
+            held_from: 0,
         })
     }
 
-    /// The state of a row's key. Where this is a new one and enough are held,
-    /// those are written first.
+    /// The state of a row's key. Where there is no room for it, or for what it may have
+    /// grown by, what is held is written first.
     #[doc(hidden)]
     pub fn at(&mut self, row: usize, scope: &Scope<G::Params>) -> Result<&mut G> {
         let Some(key) = self.rows.as_ref().map(|rows| rows.row(row).as_ref().into()) else {
             return Err(Error::new("invalid-state", "expected the keys of a batch, found none"));
         };
         let key: Box<[u8]> = key;
-        if !self.states.contains_key(&key) {
-            if self.is_full() {
-                self.write()?;
+        let is_new = !self.states.contains_key(&key);
+        if is_new || row.is_multiple_of(CHECKED_ROWS) {
+            self.make_room(is_new, self.first_row + row as u64)?;
+        }
+        Ok(match self.states.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                self.held_bytes += place.key().len() + size_of::<G>() + ENTRY_BYTES;
+                place.insert(G::begin(scope)?)
             }
-            self.held_bytes += key.len() + size_of::<G>() + ENTRY_BYTES;
-            self.states.insert(key.clone(), G::begin(scope)?);
-        }
-        self.states
-            .get_mut(&key)
-            .ok_or_else(|| Error::new("invalid-state", "expected the state of a key, found none"))
+        })
     }
 
-    fn is_full(&mut self) -> bool {
-        let held = self.states.len();
-        if held >= HELD_KEYS_MIN && memory_bytes().saturating_sub(self.base_bytes) >= GROWTH_BYTES {
-            // Memory is never given back: from now on this is how many fit.
-            self.base_bytes = memory_bytes();
-            self.held_max = held;
+    /// Writes what is held if the row of this number would find no room.
+    fn make_room(&mut self, is_new: bool, row: u64) -> Result<()> {
+        let (keys, rows) = (self.states.len(), row - self.held_from);
+        let many = is_new && self.held_bytes >= HELD_BYTES;
+        if keys == 0 || !(many || self.room.is_full(keys + usize::from(is_new), rows, memory_bytes())) {
+            return Ok(());
         }
-        self.held_bytes >= HELD_BYTES || held >= self.held_max
+        let short = self.room.is_short(memory_bytes());
+        let bytes = self.write()?;
+        self.room.learn(keys, rows, bytes, short, memory_bytes());
+        self.held_from = row;
+        Ok(())
     }
 
-    /// Writes all states, sorted by key, and holds none.
-    fn write(&mut self) -> Result<()> {
+    /// Writes all states, sorted by key, and holds none; gives the bytes of the states.
+    fn write(&mut self) -> Result<usize> {
         let mut states: Vec<_> = std::mem::take(&mut self.states).into_iter().collect();
         self.held_bytes = 0;
         states.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        let (mut begin, mut builder, mut bytes) = (0, BinaryBuilder::new(), 0);
+        let (mut begin, mut builder, mut bytes, mut written) = (0, BinaryBuilder::new(), 0, 0);
         for (at, (_, state)) in states.iter().enumerate() {
             let state = encode(state, KEY_STATE_BYTES_MAX)?;
             bytes += state.len();
             builder.append_value(state);
             if bytes >= BATCH_BYTES || at + 1 - begin == BATCH_ROWS {
                 self.write_batch(&states[begin..=at], &mut builder)?;
+                written += bytes;
                 (begin, bytes) = (at + 1, 0);
             }
         }
-        self.write_batch(&states[begin..], &mut builder)
+        self.write_batch(&states[begin..], &mut builder)?;
+        Ok(written + bytes)
     }
 
     fn write_batch(&mut self, states: &[(Box<[u8]>, G)], builder: &mut BinaryBuilder) -> Result<()> {
@@ -247,7 +298,9 @@ impl<'a, G: Grouped> Groups<'a, G> {
 fn memory_bytes() -> usize {
     #[cfg(target_family = "wasm")]
     return core::arch::wasm32::memory_size::<0>() << 16;
-    #[cfg(not(target_family = "wasm"))]
+    #[cfg(all(test, not(target_family = "wasm")))]
+    return tests::memory_bytes();
+    #[cfg(not(any(test, target_family = "wasm")))]
     0
 }
 
@@ -269,10 +322,11 @@ pub(crate) fn accumulate<G: Grouped>(input: &mut dyn BatchSource, output: &mut d
     let mut read = 0;
     while let Some(batch) = input.next()? {
         groups.rows = Some(groups.keys.of(&batch, read)?);
+        groups.first_row = read;
         G::fold(&mut groups, &batch, read, &scope)?;
         read += batch.num_rows() as u64;
     }
-    groups.write()
+    groups.write().map(drop)
 }
 
 /// Turns states that are sorted by key into the rows of the result.
@@ -342,5 +396,159 @@ impl<'a, G: Grouped> Finished<'a, G> {
         let schema = self.keys.schema(G::Output::columns().iter().map(field));
         self.written = true;
         self.output.write(&RecordBatch::try_new(schema, columns)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::aggregate::NoParams;
+    use crate::host::Reader;
+    use crate::prelude::Row;
+
+    const MIB: u64 = 1 << 20;
+
+    thread_local! {
+        /// Bytes that are held besides the states, and the most that were: memory as a guest has it.
+        static HEAP: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+    }
+
+    pub(super) fn memory_bytes() -> usize {
+        HEAP.get().1
+    }
+
+    fn take_heap(bytes: usize) {
+        let (held, most) = HEAP.get();
+        HEAP.set((held + bytes, most.max(held + bytes)));
+    }
+
+    /// Bytes that a state holds besides itself.
+    #[derive(Default)]
+    struct Heap(usize);
+
+    impl Drop for Heap {
+        fn drop(&mut self) {
+            let (held, most) = HEAP.get();
+            HEAP.set((held - self.0, most));
+        }
+    }
+
+    #[derive(Row)]
+    struct Event {
+        key: u64,
+        /// By how much the key's state grows.
+        grows: u64,
+        /// What the function takes for itself.
+        takes: u64,
+    }
+
+    #[derive(Row)]
+    struct Count {
+        count: u64,
+    }
+
+    #[derive(Default, Serialize, Deserialize)]
+    struct Growing {
+        count: u64,
+        /// A part of what it holds, as if the rest were spare.
+        shown: Vec<u8>,
+        #[serde(skip)]
+        heap: Heap,
+    }
+
+    impl Grouped for Growing {
+        type Output = Count;
+        type Params = NoParams;
+        const KEYS: &'static [&'static str] = &["key"];
+
+        fn reads() -> &'static [Column] {
+            Event::columns()
+        }
+
+        fn begin(_: &Scope<NoParams>) -> Result<Self> {
+            Ok(Self::default())
+        }
+
+        fn fold(
+            groups: &mut Groups<'_, Self>,
+            batch: &RecordBatch,
+            first_row: u64,
+            scope: &Scope<NoParams>,
+        ) -> Result<()> {
+            fold_keyed_rows::<Event>(batch, first_row, |row, event| {
+                let state = groups.at(row, scope)?;
+                state.count += 1;
+                state.shown.resize(state.shown.len() + event.grows as usize / 64, 7);
+                state.heap.0 += event.grows as usize;
+                take_heap(event.grows as usize + event.takes as usize);
+                Ok(())
+            })
+        }
+
+        fn combine(&mut self, later: Self) -> Result<()> {
+            self.count += later.count;
+            Ok(())
+        }
+
+        fn conclude(self, _: &Scope<NoParams>) -> Result<Count> {
+            Ok(Count { count: self.count })
+        }
+    }
+
+    #[derive(Default)]
+    struct Written(Vec<RecordBatch>);
+
+    impl BatchSink for Written {
+        fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+            self.0.push(batch.clone());
+            Ok(())
+        }
+    }
+
+    /// The states of each write, all rows counted in them.
+    fn written(events: u64, event: impl Fn(u64) -> Event) -> Vec<usize> {
+        let rows: Vec<u64> = (0..events).collect();
+        let batches = rows.chunks(10_000).map(|rows| Event::batch(rows.iter().map(|n| event(*n))).unwrap());
+        let mut input = Reader::new(Event::schema(), batches.collect());
+        let mut output = Written::default();
+        accumulate::<Growing>(&mut input, &mut output).unwrap();
+        let states = output.0.iter().flat_map(|batch| batch.column(1).as_binary::<i32>().iter().flatten());
+        let count = |bytes: &[u8]| decode::<Growing>(bytes).unwrap().count;
+        assert_eq!(states.map(count).sum::<u64>(), events);
+        output.0.iter().map(RecordBatch::num_rows).collect()
+    }
+
+    #[test]
+    fn states_that_grow_are_written_in_time() {
+        let writes = written(200_000, |n| Event { key: n % 100, grows: 1024, takes: 0 });
+        // 32 MiB are those of 32,768 rows.
+        assert_eq!(writes, [100; 7]);
+        assert!(memory_bytes() <= GROWTH_BYTES + 2 * CHECKED_ROWS * 1024, "{}", memory_bytes());
+    }
+
+    #[test]
+    fn few_large_states_are_written_in_time() {
+        let writes = written(300, |n| Event { key: n, grows: MIB, takes: 0 });
+        assert_eq!(writes, [vec![32; 9], vec![12]].concat());
+        assert_eq!(memory_bytes(), GROWTH_BYTES);
+    }
+
+    #[test]
+    fn larger_states_later_have_less_room() {
+        let writes =
+            written(1_000, |n| Event { key: n, grows: if n < 500 { MIB / 8 } else { MIB }, takes: 0 });
+        assert!(writes.len() < 25, "{writes:?}");
+        assert!(memory_bytes() <= 2 * GROWTH_BYTES, "{}", memory_bytes());
+    }
+
+    #[test]
+    fn what_the_function_takes_for_itself_makes_no_small_writes() {
+        let takes = |n| if n == 0 { 40 * MIB } else { 0 };
+        let writes = written(300_000, |n| Event { key: n % 1_000, grows: 0, takes: takes(n) });
+        assert!(writes.len() < 24, "{writes:?}");
     }
 }

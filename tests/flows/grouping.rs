@@ -208,6 +208,27 @@ async fn more_keys_than_fit_in_memory_are_grouped() {
 }
 
 #[tokio::test]
+async fn states_that_grow_beyond_memory_are_grouped() {
+    const NUMBERS: u64 = 200_000;
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let client = Client::new(&service);
+    client.deploy_folder("hostile/spread").await;
+    upload(&service, NUMBERS).await;
+    // All keys are in the first rows; their states grow by 120 MB in one task, of a function that has 96 MiB.
+    let job = run(
+        &client,
+        json!({
+            "function": "spread", "input": "s3://numbers/in/", "output": "s3://numbers/out/",
+            "output_format": "csv", "params": { "keys": 500, "grow": 600 }, "split": { "target_bytes": "64MiB" },
+        }),
+    );
+    let job = job.await;
+    assert_eq!((&job["partitions"], &job["tasks"]["total"]), (&json!(1), &json!(2)), "{job}");
+    check(&groups(&parts(&client, &service, &job).await), &naive(NUMBERS, 500));
+}
+
+#[tokio::test]
 async fn customers_are_grouped_without_a_map_and_refused_where_they_cannot_be() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start(folder.path()).unwrap();

@@ -25,6 +25,9 @@ struct Options {
     /// Bytes of padding that each state holds.
     #[serde(default)]
     pad: usize,
+    /// Bytes of padding that each row adds.
+    #[serde(default)]
+    grow: usize,
     /// The attempt before which the aggregate's merge fails, if it does.
     #[serde(default)]
     fails_before: u32,
@@ -62,10 +65,11 @@ impl Aggregate for Heavy {
         Self { count: 0, mixed: 0, sum: 0.0, padding: vec![7; options.pad] }
     }
 
-    fn add(&mut self, row: Keyed) {
+    fn add(&mut self, row: Keyed, options: &Params<Options>) {
         self.count += 1;
         self.mixed = self.mixed.rotate_left(5) ^ row.n;
         self.sum += 1.0 / (row.n as f64 + 1.0);
+        self.padding.resize(self.padding.len() + options.grow, 7);
     }
 
     fn merge(&mut self, other: Self) {
