@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::aggregate::{Scope, decode, encode};
-use crate::row::{Column, OwnedRow, Row};
+use crate::row::{BATCH_BYTES, BATCH_ROWS, Column, OwnedRow, Row, RowBuffer};
 use crate::table::{BatchSink, BatchSource};
 use crate::{Error, Result};
 
@@ -34,10 +34,6 @@ const ENTRY_BYTES: usize = 64;
 const CHECKED_ROWS: usize = 1024;
 /// Bytes of states that are worth a write: where less has to be written, more is held.
 const WORTH_BYTES: usize = 64 << 10;
-/// Rows of a batch that is written.
-const BATCH_ROWS: usize = 32_768;
-/// Bytes of states in a batch that is written.
-const BATCH_BYTES: usize = 4 << 20;
 
 /// A state that rows of one key are folded into.
 ///
@@ -365,21 +361,22 @@ struct Finished<'a, G: Grouped> {
     keys: Keys,
     output: &'a mut dyn BatchSink,
     held: Vec<Box<[u8]>>,
-    builders: Option<<G::Output as Row>::Builders>,
+    held_bytes: usize,
+    rows: RowBuffer<G::Output>,
     written: bool,
 }
 
 impl<'a, G: Grouped> Finished<'a, G> {
     fn new(output: &'a mut dyn BatchSink) -> Result<Self> {
         let keys = Keys::new(keys::<G>())?;
-        Ok(Self { keys, output, held: Vec::new(), builders: None, written: false })
+        Ok(Self { keys, output, held: Vec::new(), held_bytes: 0, rows: RowBuffer::default(), written: false })
     }
 
     fn push(&mut self, key: Box<[u8]>, row: G::Output) -> Result<()> {
+        self.held_bytes += key.len();
         self.held.push(key);
-        let builders = self.builders.get_or_insert_with(|| G::Output::builders(1024));
-        G::Output::append(builders, row);
-        if self.held.len() < BATCH_ROWS { Ok(()) } else { self.write() }
+        self.rows.push(row);
+        if self.rows.is_full() || self.held_bytes >= BATCH_BYTES { self.write() } else { Ok(()) }
     }
 
     /// Writes what is left; at least a batch without rows, which has the columns.
@@ -389,9 +386,9 @@ impl<'a, G: Grouped> Finished<'a, G> {
 
     fn write(&mut self) -> Result<()> {
         let held = std::mem::take(&mut self.held);
+        self.held_bytes = 0;
         let mut columns = self.keys.arrays(held.iter().map(AsRef::as_ref))?;
-        let builders = self.builders.take().unwrap_or_else(|| G::Output::builders(0));
-        columns.extend(G::Output::finish(builders));
+        columns.extend(G::Output::finish(self.rows.take()));
         let field = |c: &Column| ArrowField::new(c.name, c.arrow_type(), c.nullable);
         let schema = self.keys.schema(G::Output::columns().iter().map(field));
         self.written = true;

@@ -237,6 +237,77 @@ mod map_to_options {
     }
 }
 
+mod heavy_rows {
+    use super::*;
+
+    /// Far fewer than the rows of a batch, were it not for what they weigh.
+    const ROWS: u64 = 500;
+    const TEXT_BYTES: usize = 70 << 10;
+
+    #[derive(Row, Debug, PartialEq)]
+    struct Page {
+        id: u64,
+        text: Option<String>,
+    }
+
+    #[derive(Row)]
+    struct Text {
+        text: Vec<u8>,
+    }
+
+    #[fanfold::map]
+    fn printed(c: Customer) -> Vec<Page> {
+        let page = |text: &str| Page { id: c.id, text: Some(text.repeat(TEXT_BYTES / 2)) };
+        vec![page("a"), page("b")]
+    }
+
+    #[derive(Serialize, Deserialize, Default)]
+    struct Last(u64);
+
+    #[fanfold::aggregate(key = "id")]
+    impl Aggregate for Last {
+        type Row = Customer;
+        type Output = Text;
+
+        fn add(&mut self, row: Customer) {
+            self.0 = row.id;
+        }
+
+        fn merge(&mut self, other: Self) {
+            self.0 = other.0;
+        }
+
+        fn finish(self) -> Text {
+            Text { text: vec![self.0 as u8; TEXT_BYTES] }
+        }
+    }
+
+    /// No batch has more than 4 MiB and 16 further rows, none is much smaller but the last.
+    fn check_batches(table: &Table, row_bytes: usize) {
+        let rows: Vec<_> = table.batches().iter().map(RecordBatch::num_rows).collect();
+        let full = (4 << 20) / row_bytes;
+        assert!(rows.iter().all(|rows| *rows <= full + 17), "{rows:?}");
+        assert!(rows.iter().rev().skip(1).all(|rows| *rows >= full), "{rows:?}");
+    }
+
+    #[test]
+    fn batches_of_heavy_rows_are_small() {
+        let pages = testing::map::<printed>(customers(ROWS), ()).unwrap();
+        check_batches(&pages, TEXT_BYTES / 2);
+        let pages = pages.rows::<Page>().unwrap();
+        let ids = pages.iter().map(|page| page.id);
+        assert!(ids.eq((0..ROWS).flat_map(|id| [id, id])));
+        assert!(pages.iter().skip(1).step_by(2).all(|page| page.text.as_deref().unwrap().starts_with("bb")));
+    }
+
+    #[test]
+    fn batches_of_heavy_groups_are_small() {
+        let texts = testing::group::<Last>(customers(ROWS), (), 2).unwrap();
+        check_batches(&texts, TEXT_BYTES);
+        assert_eq!(texts.len() as u64, ROWS);
+    }
+}
+
 mod map_of_batches {
     use super::*;
     use fanfold_sdk::map::Mapper;

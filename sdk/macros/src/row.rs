@@ -183,6 +183,10 @@ fn writing(name: &Ident, fields: &[Field]) -> TokenStream {
         let index = Index::from(index);
         quote_spanned!(*span=> <#ty as ::fanfold_sdk::__private::Field>::append(&mut builders.#index, #name);)
     });
+    let counted = fields.iter().enumerate().map(|(index, Field { ty, span, .. })| {
+        let index = Index::from(index);
+        quote_spanned!(*span=> + <#ty as ::fanfold_sdk::__private::Field>::bytes(&builders.#index))
+    });
     let ended = fields.iter().enumerate().map(|(index, Field { ty, span, .. })| {
         let index = Index::from(index);
         quote_spanned!(*span=> <#ty as ::fanfold_sdk::__private::Field>::finish(builders.#index))
@@ -196,6 +200,10 @@ fn writing(name: &Ident, fields: &[Field]) -> TokenStream {
         fn append(builders: &mut Self::Builders, row: Self::View<'_>) {
             let #name { #(#names),* } = row;
             #(#appended)*
+        }
+
+        fn bytes(builders: &Self::Builders) -> usize {
+            0 #(#counted)*
         }
 
         fn finish(builders: Self::Builders) -> ::std::vec::Vec<ArrayRef> {

@@ -44,6 +44,8 @@ pub trait Scalar: Sized {
     fn push(builder: &mut Self::Builder, value: Self::Value<'_>);
     /// Appends a missing value.
     fn push_null(builder: &mut Self::Builder);
+    /// Bytes of the values so far, offsets and marks of missing ones not counted.
+    fn bytes(builder: &Self::Builder) -> usize;
     /// Ends the column.
     fn finish(builder: Self::Builder) -> ArrayRef;
 }
@@ -85,6 +87,9 @@ pub trait Field: Sized {
     /// Appends a value.
     fn append(builder: &mut Self::Builder, value: Self::Value<'_>);
 
+    /// Bytes of the values so far, offsets and marks of missing ones not counted.
+    fn bytes(builder: &Self::Builder) -> usize;
+
     /// Ends the column.
     fn finish(builder: Self::Builder) -> ArrayRef;
 }
@@ -116,6 +121,10 @@ impl<S: Scalar> Field for S {
     #[inline]
     fn append(builder: &mut Self::Builder, value: Self::Value<'_>) {
         S::push(builder, value);
+    }
+
+    fn bytes(builder: &Self::Builder) -> usize {
+        S::bytes(builder)
     }
 
     fn finish(builder: Self::Builder) -> ArrayRef {
@@ -156,6 +165,10 @@ impl<S: Scalar> Field for Option<S> {
             Some(value) => S::push(builder, value),
             None => S::push_null(builder),
         }
+    }
+
+    fn bytes(builder: &Self::Builder) -> usize {
+        S::bytes(builder)
     }
 
     fn finish(builder: Self::Builder) -> ArrayRef {
@@ -202,6 +215,10 @@ macro_rules! primitive_scalar {
 
             fn push_null(builder: &mut Self::Builder) {
                 builder.append_null();
+            }
+
+            fn bytes(builder: &Self::Builder) -> usize {
+                size_of_val(builder.values_slice())
             }
 
             fn finish(mut builder: Self::Builder) -> ArrayRef {
@@ -263,6 +280,10 @@ macro_rules! array_scalar {
 
             fn push_null(builder: &mut Self::Builder) {
                 builder.append_null();
+            }
+
+            fn bytes(builder: &Self::Builder) -> usize {
+                size_of_val(builder.values_slice())
             }
 
             fn finish(mut builder: Self::Builder) -> ArrayRef {

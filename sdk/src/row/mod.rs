@@ -14,7 +14,7 @@ mod time;
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef};
 
-pub(crate) use builder::RowBuffer;
+pub(crate) use builder::{BATCH_BYTES, BATCH_ROWS, RowBuffer};
 pub use field::{Field, Scalar};
 pub use time::{Date, Timestamp};
 
@@ -94,6 +94,9 @@ pub trait Row: Sized {
 
     /// Appends a row to the columns.
     fn append(builders: &mut Self::Builders, row: Self::View<'_>);
+
+    /// Bytes of the values so far, offsets and marks of missing ones not counted.
+    fn bytes(builders: &Self::Builders) -> usize;
 
     /// The columns' arrays, in the order of the fields.
     fn finish(builders: Self::Builders) -> Vec<ArrayRef>;
