@@ -9,7 +9,8 @@
 //! error in rank is below one percent in the middle and smaller at the ends.
 //!
 //! Answer: `rows`, `columns` in the table's order, and `charts`. NaN counts as
-//! missing. The answer is what `normalize` takes as its param `stats`.
+//! missing. Of texts beyond 256 bytes the beginning is shown, marked as `cut`. The
+//! answer is what `normalize` takes as its param `stats`.
 
 use fanfold_sdk::{
     arrow::{
@@ -17,7 +18,7 @@ use fanfold_sdk::{
         datatypes::DataType,
     },
     prelude::*,
-    stats::{Distinct, MinMax, Moments, Quantiles, TopK},
+    stats::{Distinct, MinMax, Moments, Quantiles, TopItem, TopK},
     table::{counts, is_number, numbers},
 };
 
@@ -231,14 +232,21 @@ impl Summary {
                 }
             }
             Self::Text { count, nulls, distinct, top } => {
-                let item = |item: fanfold_sdk::stats::TopItem| json!({ "value": item.item, "count": item.count_max });
-                let top = top.top(TOP).into_iter().map(item).collect();
+                let top = top.top(TOP).into_iter().map(frequent).collect();
                 let distinct = Some(distinct.estimate().round() as u64);
                 Column { name, kind, count, nulls, distinct, top, ..Column::default() }
             }
             Self::Other { count, nulls } => Column { name, kind, count, nulls, ..Column::default() },
         }
     }
+}
+
+fn frequent(item: TopItem) -> Value {
+    let mut shown = json!({ "value": item.item, "count": item.count_max });
+    if item.cut {
+        shown["cut"] = json!(true);
+    }
+    shown
 }
 
 /// Equal bins between the extremes, filled by the sketch's ranks.
@@ -337,6 +345,24 @@ mod tests {
             assert_eq!(answer["columns"][2]["count"], 1_000);
             assert_eq!(answer["charts"].as_array().map(Vec::len), Some(1));
         }
+        Ok(())
+    }
+
+    #[derive(Row)]
+    struct Page {
+        text: String,
+    }
+
+    #[test]
+    fn long_texts_fit_into_the_state() -> Result<()> {
+        // Every other one is the same; whole, the 751 different ones would be beyond 8 MiB.
+        let page =
+            |n: u32| Page { text: format!("{}{}", "a page ".repeat(1_700), if n % 2 == 0 { 0 } else { n }) };
+        let answer = testing::aggregate::<ColumnStats>((0..1_500).map(page).collect::<Vec<_>>(), (), 3)?;
+        let text = &answer["columns"][0];
+        let begin = "a page ".repeat(37)[..256].to_owned();
+        assert_eq!(text["top"][0], json!({ "value": begin, "count": 750, "cut": true }));
+        assert_eq!(text["count"], 1_500);
         Ok(())
     }
 

@@ -1,24 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The most frequent texts of a column.
 //!
-//! It owns a thin cover of the frequent-items sketch of Apache DataSketches.
+//! It owns a thin cover of the frequent-items sketch of Apache DataSketches, and what
+//! stands in it for long texts: their beginning and a hash of the whole, since a state
+//! has room for many texts but not for all of their bytes.
 //! Sources: Misra and Gries, "Finding repeated elements", 1982; Anderson,
 //! Bevan, Lang, Liberty, Rhodes and Thaler, "A high-performance algorithm for
-//! identifying frequent items in data streams", arXiv:1705.07001. Invariant:
-//! the true count of an item always lies within the bounds given with it.
+//! identifying frequent items in data streams", arXiv:1705.07001; Fowler, Noll and Vo,
+//! FNV-1a with 64 bits. Invariant: the true count of an item always lies within the
+//! bounds given with it, unless two long texts are alike in their beginning and hash.
 
-use datasketches::frequencies::{ErrorType, FrequentItemsSketch};
+use datasketches::frequencies::{ErrorType, FrequentItemsSketch, Row};
 use serde::{Deserialize, Serialize};
 
 /// The smallest table kept; counts are exact up to three quarters of it.
 const TABLE_MIN: usize = 1024;
-/// The largest table kept, so that a state stays within its 8 MiB.
+/// The largest table kept. In a state of 8 MiB it has room for texts of 70 bytes on
+/// average, and one of 2^15 for those of any length.
 const TABLE_MAX: usize = 1 << 17;
+/// Bytes of a text up to which it is kept whole, and of the beginning of longer ones.
+const WHOLE_BYTES: usize = 256;
+/// Bytes of the hash behind a beginning, as hexadecimal digits.
+const HASH_BYTES: usize = 16;
 
 /// The most frequent texts, and how often they came.
 ///
 /// Counts are exact as long as there are no more than 768 distinct texts, or 12
 /// times as many as `k` when that is more.
+///
+/// Of texts beyond 256 bytes only the beginning is kept, though they are told apart by
+/// all of them: see [`TopItem::cut`]. A state of the default size takes 220 KiB at most.
 ///
 /// ```
 /// use fanfold_sdk::stats::TopK;
@@ -38,8 +49,11 @@ pub struct TopK(FrequentItemsSketch<String>);
 /// A frequent text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopItem {
-    /// The text.
+    /// The text, or how it begins.
     pub item: String,
+    /// Whether there is more to the text: it has more than 256 bytes.
+    #[serde(default)]
+    pub cut: bool,
     /// It came at least so often,
     pub count_min: u64,
     /// and at most so often.
@@ -47,7 +61,8 @@ pub struct TopItem {
 }
 
 impl TopK {
-    /// Room for the `k` most frequent texts, at most 8,192 of them.
+    /// Room for the `k` most frequent texts, at most 8,192 of them. For up to 2,048 a
+    /// state of 8 MiB has room whatever the texts are, for more they must be short.
     pub fn new(k: usize) -> Self {
         let table = k.saturating_mul(16).clamp(TABLE_MIN, TABLE_MAX).next_power_of_two();
         let sketch = FrequentItemsSketch::new(table);
@@ -57,12 +72,17 @@ impl TopK {
     /// Adds a text.
     #[inline]
     pub fn add(&mut self, item: &str) {
-        self.0.update_ref(item);
+        self.add_count(item, 1);
     }
 
     /// Adds a text that came `count` times.
+    #[inline]
     pub fn add_count(&mut self, item: &str, count: u64) {
-        self.0.update_with_count_ref(item, count);
+        if item.len() <= WHOLE_BYTES {
+            self.0.update_with_count_ref(item, count);
+        } else {
+            self.0.update_with_count(shortened(item), count);
+        }
     }
 
     /// Adds a column of texts; nulls are left out.
@@ -86,15 +106,13 @@ impl TopK {
         // No threshold: with one, few items of a flat distribution would be
         // left out though they are exact.
         let rows = self.0.frequent_items_with_threshold(ErrorType::NoFalseNegatives, 0);
-        let item = |row: &datasketches::frequencies::Row<String>| TopItem {
-            item: row.item().clone(),
-            count_min: row.lower_bound(),
-            count_max: row.upper_bound(),
+        let mut rows: Vec<_> = rows.iter().collect();
+        rows.sort_by(|a, b| b.upper_bound().cmp(&a.upper_bound()).then_with(|| a.item().cmp(b.item())));
+        let item = |row: &Row<String>| {
+            let (item, cut) = shown(row.item());
+            TopItem { item: item.to_owned(), cut, count_min: row.lower_bound(), count_max: row.upper_bound() }
         };
-        let mut items: Vec<TopItem> = rows.iter().map(item).collect();
-        items.sort_by(|a, b| b.count_max.cmp(&a.count_max).then_with(|| a.item.cmp(&b.item)));
-        items.truncate(k);
-        items
+        rows.into_iter().take(k).map(item).collect()
     }
 
     /// Adds what `later` stands for.
@@ -122,6 +140,23 @@ impl TryFrom<Vec<u8>> for TopK {
     fn try_from(bytes: Vec<u8>) -> Result<Self, String> {
         FrequentItemsSketch::deserialize(&bytes).map(Self).map_err(|error| error.to_string())
     }
+}
+
+/// What stands for a long text: longer than any that is kept whole, and so none of them.
+#[inline(never)]
+fn shortened(text: &str) -> String {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{}{hash:0HASH_BYTES$x}", &text[..text.floor_char_boundary(WHOLE_BYTES)])
+}
+
+/// What there is to show of what stands for a text, and whether there is more to it.
+fn shown(item: &str) -> (&str, bool) {
+    if item.len() <= WHOLE_BYTES {
+        return (item, false);
+    }
+    (&item[..item.floor_char_boundary(item.len() - HASH_BYTES)], true)
 }
 
 #[cfg(all(test, feature = "tables"))]
@@ -182,5 +217,41 @@ mod tests {
         for k in [0, 1, 64, 8192, usize::MAX] {
             assert_eq!(TopK::new(k).top(1), []);
         }
+    }
+
+    #[test]
+    fn long_texts_are_told_apart_by_all_of_their_bytes() {
+        // Byte 256 is within a character.
+        let begin = format!("a{}", "é".repeat(500));
+        let texts = [format!("{begin}x"), format!("{begin}y"), "b".repeat(256), "b".repeat(257)];
+        let mut top = TopK::default();
+        for (n, text) in texts.iter().enumerate() {
+            top.add(text);
+            top.add_count(text, 2 * n as u64);
+        }
+        let merged = {
+            let mut merged = travelled(&top);
+            merged.merge(&travelled(&top));
+            merged.top(9)
+        };
+        let seen: Vec<_> = merged
+            .iter()
+            .map(|item| (item.item.as_str(), item.cut, item.count_min, item.count_max))
+            .collect();
+        let (short, whole) = (format!("a{}", "é".repeat(127)), "b".repeat(256));
+        let expected =
+            [(&*whole, true, 14, 14), (&*whole, false, 10, 10), (&*short, true, 6, 6), (&*short, true, 2, 2)];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn the_state_of_long_texts_is_small() {
+        let mut top = TopK::default();
+        for n in 0..768 {
+            top.add(&format!("{n}{}", "long ".repeat(3_000)));
+        }
+        assert_eq!(top.top(usize::MAX).len(), 768);
+        let bytes = postcard::to_allocvec(&top).unwrap().len();
+        assert!(bytes < 220 << 10, "{bytes}");
     }
 }
