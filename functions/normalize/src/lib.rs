@@ -5,8 +5,9 @@
 //! Params: `stats`, the answer of `column-stats`; `method`, `zscore` (minus the
 //! mean, over the standard deviation) or `minmax` (0 at the least value, 1 at the
 //! greatest); `keep`, columns to leave as they are. Columns that are not numeric
-//! stay as they are too, missing values stay missing, and a constant column
-//! becomes 0. A numeric column without statistics is an error.
+//! stay as they are too, missing values (NaN among them) stay missing, and a
+//! constant column becomes 0, also one of a single value. A numeric column without
+//! statistics is an error, and so are values in one that had none when it was summed up.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -51,10 +52,13 @@ struct Column {
 }
 
 impl Column {
-    /// What to take off each value, and what to divide the rest by.
+    /// What to take off each value, and what to divide the rest by; `None` where the
+    /// statistics are those of no values.
     fn scale(&self, method: Method) -> Option<(f64, f64)> {
+        // A single value has a mean, but no deviation.
+        let same = self.min.is_some() && self.min == self.max;
         match method {
-            Method::ZScore => self.mean.zip(self.std_dev),
+            Method::ZScore => self.mean.zip(self.std_dev.or(same.then_some(0.0))),
             Method::MinMax => self.min.zip(self.max).map(|(min, max)| (min, max - min)),
         }
     }
@@ -71,10 +75,13 @@ fn normalize(rows: &RecordBatch, options: &Params<Options>) -> Result<RecordBatc
             columns.push(Arc::clone(array));
             continue;
         };
-        let scale = known.get(field.name().as_str()).and_then(|c| c.scale(options.method));
-        let (offset, divisor) = scale.ok_or_else(|| unknown(field.name()))?;
-        let scaled: Float64Array =
-            numbers.unary(|x| if divisor > 0.0 { (x - offset) / divisor } else { 0.0 });
+        let column = known.get(field.name().as_str()).ok_or_else(|| unknown(field.name()))?;
+        let scaled: Float64Array = match column.scale(options.method) {
+            Some((offset, divisor)) if divisor > 0.0 => numbers.unary(|x| (x - offset) / divisor),
+            Some(_) => numbers.unary(|x| if x.is_nan() { x } else { 0.0 }),
+            None if numbers.iter().flatten().all(f64::is_nan) => numbers,
+            None => return Err(unfit(field.name())),
+        };
         fields.push(Arc::new(Field::new(field.name(), DataType::Float64, field.is_nullable())));
         columns.push(Arc::new(scaled));
     }
@@ -86,6 +93,16 @@ fn unknown(column: &str) -> Error {
         "column-not-found",
         format!(
             "expected statistics of the column {column:?}, found none; run column-stats over it, or put it into keep"
+        ),
+    )
+}
+
+fn unfit(column: &str) -> Error {
+    Error::new(
+        "invalid-params",
+        format!(
+            "expected statistics of the values in the column {column:?}, found those of none, or of some that are \
+             infinite; run column-stats over this table, or put the column into keep"
         ),
     )
 }
@@ -133,6 +150,38 @@ mod tests {
     fn numbers_are_scaled() -> Result<()> {
         assert_eq!(run("zscore", stats())?, [Some(-1.0), None, Some(1.0)]);
         assert_eq!(run("minmax", stats())?, [Some(0.0), None, Some(1.0)]);
+        Ok(())
+    }
+
+    #[derive(Row)]
+    struct Price {
+        price: Option<f64>,
+    }
+
+    /// The prices by their column's statistics, each with its bits.
+    fn scaled(method: &str, stats: Value, prices: &[Option<f64>]) -> Result<Vec<Option<u64>>> {
+        let rows = prices.iter().map(|price| Price { price: *price }).collect::<Vec<_>>();
+        let params = json!({ "method": method, "stats": { "columns": [stats] } });
+        let rows = testing::map::<normalize>(rows, params)?.rows::<Price>()?;
+        Ok(rows.into_iter().map(|row| row.price.map(f64::to_bits)).collect())
+    }
+
+    #[test]
+    fn a_column_of_one_value_or_none_is_scaled() -> Result<()> {
+        let (zero, nan) = (Some(0.0_f64.to_bits()), Some(f64::NAN.to_bits()));
+        let none = json!({ "name": "price", "mean": null, "std_dev": null, "min": null, "max": null });
+        let one = json!({ "name": "price", "mean": 7.0, "std_dev": null, "min": 7.0, "max": 7.0 });
+        for method in ["zscore", "minmax"] {
+            assert_eq!(scaled(method, none.clone(), &[None, Some(f64::NAN)])?, [None, nan]);
+            assert_eq!(scaled(method, one.clone(), &[None, Some(7.0), Some(f64::NAN)])?, [None, zero, nan]);
+            // These statistics are of another table.
+            let error = scaled(method, none.clone(), &[Some(7.0)]).unwrap_err();
+            assert_eq!(error.code(), "invalid-params");
+            assert!(error.message().contains("\"price\""), "{error}");
+        }
+        // Values so far apart that their deviation is beyond all numbers are not the same.
+        let wide = json!({ "name": "price", "mean": 0.0, "std_dev": null, "min": -1e200, "max": 1e200 });
+        assert_eq!(scaled("zscore", wide, &[Some(1e200)]).unwrap_err().code(), "invalid-params");
         Ok(())
     }
 
