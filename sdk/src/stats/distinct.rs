@@ -34,9 +34,9 @@ pub struct Distinct(HllSketch);
 /// A value that [`Distinct`] can tell from others. Values of different types
 /// are different, but for numbers of different widths.
 pub trait Key {
-    /// The value's mark in a sketch.
+    /// The value's mark in a sketch; a NaN has none.
     #[doc(hidden)]
-    fn coupon(&self) -> Coupon;
+    fn coupon(&self) -> Option<Coupon>;
 }
 
 impl Distinct {
@@ -44,10 +44,12 @@ impl Distinct {
     /// (Flajolet and others, theorem 1), so 0.8 %.
     pub const ERROR: f64 = 1.04 / 128.0;
 
-    /// Adds a value.
+    /// Adds a value; a NaN is left out.
     #[inline]
     pub fn add(&mut self, value: impl Key) {
-        self.0.update_with_coupon(value.coupon());
+        if let Some(coupon) = value.coupon() {
+            self.0.update_with_coupon(coupon);
+        }
     }
 
     /// Adds numbers; NaNs are left out.
@@ -96,41 +98,41 @@ fn made<T>(sketch: Result<T, datasketches::error::Error>) -> T {
 
 impl Key for &str {
     #[inline]
-    fn coupon(&self) -> Coupon {
-        Coupon::from_value(raw_bytes::from_str(self))
+    fn coupon(&self) -> Option<Coupon> {
+        Some(Coupon::from_value(raw_bytes::from_str(self)))
     }
 }
 
 impl Key for &String {
-    fn coupon(&self) -> Coupon {
+    fn coupon(&self) -> Option<Coupon> {
         self.as_str().coupon()
     }
 }
 
 impl Key for &[u8] {
-    fn coupon(&self) -> Coupon {
-        Coupon::from_value(raw_bytes::from_slice(self))
+    fn coupon(&self) -> Option<Coupon> {
+        Some(Coupon::from_value(raw_bytes::from_slice(self)))
     }
 }
 
 impl Key for f64 {
     #[inline]
-    fn coupon(&self) -> Coupon {
-        Coupon::from_value(canonical_float::from_f64(*self))
+    fn coupon(&self) -> Option<Coupon> {
+        (!self.is_nan()).then(|| Coupon::from_value(canonical_float::from_f64(*self)))
     }
 }
 
 impl Key for u64 {
     #[inline]
-    fn coupon(&self) -> Coupon {
-        Coupon::from_value(*self)
+    fn coupon(&self) -> Option<Coupon> {
+        Some(Coupon::from_value(*self))
     }
 }
 
 impl Key for i64 {
     #[inline]
-    fn coupon(&self) -> Coupon {
-        Coupon::from_value(*self)
+    fn coupon(&self) -> Option<Coupon> {
+        Some(Coupon::from_value(*self))
     }
 }
 
@@ -194,6 +196,7 @@ mod tests {
         distinct.add(&"a".to_owned());
         distinct.add(b"b".as_slice());
         distinct.extend(&[0.0, -0.0, 1.5, f64::NAN]);
+        distinct.add(f64::NAN);
         assert_eq!(distinct.estimate().round(), 4.0);
     }
 }

@@ -82,8 +82,8 @@ impl Histogram {
     /// but the last edge is in the last bin.
     pub fn edges(&self, bin: usize) -> (f64, f64) {
         let width = (self.high - self.low) / self.counts.len() as f64;
-        let end = if bin + 1 == self.counts.len() { self.high } else { self.low + width * (bin + 1) as f64 };
-        (self.low + width * bin as f64, end)
+        let end = if bin + 1 == self.counts.len() { self.high } else { edge(self.low, width, bin + 1) };
+        (edge(self.low, width, bin), end)
     }
 
     /// Adds what `later` stands for; parts may be merged in any order.
@@ -113,20 +113,29 @@ impl Histogram {
     }
 
     fn add_present(&mut self, chunk: &[f64]) {
-        let scale = self.counts.len() as f64 / (self.high - self.low);
+        let (low, bins) = (self.low, self.counts.len() as f64);
+        let (scale, width) = (bins / (self.high - low), (self.high - low) / bins);
         let last = self.counts.len() - 1;
         for &value in chunk {
-            if value < self.low {
+            if value < low {
                 self.below += 1;
             } else if value > self.high {
                 self.above += 1;
             } else {
                 // Rounds towards zero; `min` takes in the last edge.
-                let bin = ((value - self.low) * scale) as usize;
-                self.counts[bin.min(last)] += 1;
+                let near = (((value - low) * scale) as usize).min(last);
+                // The product is rounded, so the edges have the last word, as in numpy.
+                let before = value < edge(low, width, near);
+                let behind = near < last && value >= edge(low, width, near + 1);
+                self.counts[near + usize::from(behind) - usize::from(before)] += 1;
             }
         }
     }
+}
+
+/// The edge below a bin; below the first it is `low`.
+fn edge(low: f64, width: f64, bin: usize) -> f64 {
+    low + width * bin as f64
 }
 
 #[cfg(all(test, feature = "tables"))]
@@ -155,6 +164,26 @@ mod tests {
             prop_assert_eq!(travelled(&first), first.clone());
             prop_assert_eq!(whole.count(), values.iter().filter(|v| !v.is_nan()).count() as u64);
         }
+    }
+
+    proptest! {
+        #[test]
+        fn values_at_edges_are_above_them(low in -1e3..1e3f64, span in 0.1..1e3f64, bins in 1..300usize) {
+            let mut histogram = Histogram::new(low, low + span, bins).unwrap();
+            for bin in 0..bins {
+                let (begin, end) = histogram.edges(bin);
+                histogram.extend(&[begin, end.next_down()]);
+            }
+            prop_assert_eq!(histogram.counts(), vec![2; bins]);
+        }
+    }
+
+    #[test]
+    fn a_product_that_is_rounded_down_is_mended() {
+        let mut cents = Histogram::new(0.0, 1.0, 100).unwrap();
+        cents.add(0.29);
+        assert_eq!((0.29 * 100.0) as usize, 28);
+        assert_eq!((cents.edges(29).0, cents.counts()[29]), (0.29, 1));
     }
 
     #[test]
