@@ -327,6 +327,9 @@ mod map_of_batches {
         std::fs::write(csv.path(), "pd,other,id\n1,x,7\nNA,y,8\n").unwrap();
         let error = testing::map::<same>(Table::read(csv.path()).unwrap(), ()).unwrap_err();
         assert_eq!(error.code(), "null-value");
+        std::fs::write(csv.path(), "pd,other,id\n1,x,7\n2,y,8.5\n").unwrap();
+        let error = testing::map::<same>(Table::read(csv.path()).unwrap(), ()).unwrap_err();
+        assert_eq!(error.code(), "value-mismatch");
         assert_eq!(same::describe().writes.unwrap()[1].data_type, "Float64");
     }
 }
@@ -401,6 +404,44 @@ mod aggregates {
         stats.merge(Stats::new(&params));
         assert_eq!(stats.rows, 1);
         assert_eq!(Stats::describe().reads.unwrap().len(), 3);
+    }
+}
+
+mod merging {
+    use super::*;
+
+    /// How many parts each of the states that were merged stood for.
+    #[derive(Serialize, Deserialize, Default)]
+    struct Merged {
+        parts: u64,
+        later: Vec<u64>,
+    }
+
+    #[fanfold::aggregate]
+    impl Aggregate for Merged {
+        type Row = Score;
+        type Output = Vec<u64>;
+
+        fn add(&mut self, _row: Score) {
+            self.parts = 1;
+        }
+
+        fn merge(&mut self, other: Self) {
+            self.parts += other.parts;
+            self.later.push(other.parts);
+        }
+
+        fn finish(self) -> Vec<u64> {
+            self.later
+        }
+    }
+
+    #[test]
+    fn sixteen_states_are_merged_at_a_time_as_in_a_job() {
+        let scores: Vec<_> = (0..18).map(|id| Score { id, pd: 0.5 }).collect();
+        let merged = testing::aggregate::<Merged>(scores, (), 18).unwrap();
+        let first_of_each = [vec![1; 15], vec![2]].concat();
+        assert_eq!(merged, json!(first_of_each));
     }
 }
 

@@ -26,6 +26,8 @@
 #[cfg(feature = "tables")]
 pub(crate) mod files;
 #[cfg(feature = "tables")]
+mod fit;
+#[cfg(feature = "tables")]
 mod tables;
 
 use serde::Serialize;

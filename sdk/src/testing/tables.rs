@@ -9,12 +9,13 @@
 use std::path::Path;
 
 use arrow::array::{RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::compute::{CastOptions, cast_with_options, concat_batches, take_record_batch};
+use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::fit::fit_column;
 use super::{Env, files};
 use crate::aggregate::{self, Aggregate};
 use crate::group::{self, Grouped};
@@ -24,8 +25,8 @@ use crate::row::{Column, OwnedRow};
 use crate::table::{BatchSink, CsvOptions, Format, ReadOptions};
 use crate::{Error, Result};
 
-/// States merged at a time, as a job's plan does it.
-const FOLD_WIDTH: usize = 8;
+/// States merged at a time, as a job's plan does it: `FOLD_WIDTH` of `fanfold_protocol::plan`.
+const FOLD_WIDTH: usize = 16;
 
 /// Runs a map on a table: rows, batches, or what [`Table::read`] read.
 ///
@@ -200,8 +201,8 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// When a column is missing, cannot be cast, or holds a null where none
-    /// may be.
+    /// When a column is missing, holds what does not fit its field, or a null where
+    /// none may be.
     pub fn rows<R: OwnedRow>(&self) -> Result<Vec<R>> {
         let fitted = self.clone().fit(Some(R::columns()))?;
         let mut rows = Vec::with_capacity(self.len());
@@ -248,19 +249,12 @@ fn fit_batch(
     schema: &SchemaRef,
     first_row: u64,
 ) -> Result<RecordBatch> {
-    let strict = CastOptions { safe: false, ..CastOptions::default() };
     let mut arrays = Vec::with_capacity(reads.len());
     for column in reads {
         crate::row::locate(batch, column, first_row)?;
         // `locate` found it by the same name.
-        let array = batch.column_by_name(column.name).cloned().unwrap_or_else(|| batch.column(0).clone());
-        let fitted = cast_with_options(&array, &column.arrow_type(), &strict).map_err(|error| {
-            Error::new(
-                "column-type",
-                format!("column `{}` must be {}: {error}", column.name, column.data_type),
-            )
-        })?;
-        arrays.push(fitted);
+        let array = batch.column_by_name(column.name).unwrap_or_else(|| batch.column(0));
+        arrays.push(fit_column(array, column, first_row)?);
     }
     let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok(RecordBatch::try_new_with_options(schema.clone(), arrays, &rows)?)
