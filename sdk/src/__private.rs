@@ -15,7 +15,7 @@ pub use crate::{
     aggregate::{Aggregate, NoParams, Scope, fold_rows},
     group::{Grouped, Groups, fold_keyed_rows},
     map::{MapOutput, Mapper, describe_batches, describe_rows, map_batches, map_rows},
-    row::{Column, Field, Row, finish_columns, locate},
+    row::{Column, Field, Row, locate},
     table::{BatchSink, BatchSource, Description},
 };
 #[cfg(feature = "tables")]

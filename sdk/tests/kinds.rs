@@ -133,6 +133,55 @@ fn customers(count: u64) -> Vec<Customer> {
     (0..count).map(customer).collect()
 }
 
+/// Structs and fields with the names that the code of `derive(Row)` uses itself.
+mod names {
+    use fanfold_sdk::arrow::array::AsArray;
+    use fanfold_sdk::arrow::datatypes::UInt64Type;
+    use fanfold_sdk::prelude::Result;
+    use fanfold_sdk::row::Row as _;
+
+    #[derive(fanfold_sdk::Row, Debug, PartialEq)]
+    struct Row {
+        builders: u64,
+        row: u64,
+        columns: u64,
+        batch: Option<u64>,
+    }
+
+    #[derive(fanfold_sdk::Row)]
+    struct Column<'batch> {
+        rows: &'batch str,
+    }
+
+    #[derive(fanfold_sdk::Row)]
+    struct RecordBatch {
+        first_row: bool,
+    }
+
+    #[derive(fanfold_sdk::Row)]
+    struct Field {
+        index: u8,
+    }
+
+    #[test]
+    fn no_name_of_an_author_is_taken() -> Result<()> {
+        let row = |n| Row { builders: n, row: n + 10, columns: n + 20, batch: Some(n + 30) };
+        let batch = Row::batch([row(0), row(1)])?;
+        let found: Vec<_> =
+            batch.columns().iter().map(|column| column.as_primitive::<UInt64Type>().value(1)).collect();
+        assert_eq!(found, [1, 11, 21, 31]);
+        assert_eq!(Row::rows(&batch)?.collect::<Vec<_>>(), [row(0), row(1)]);
+
+        let texts = Column::batch([Column { rows: "a" }])?;
+        assert_eq!(Column::rows(&texts)?.map(|column| column.rows).collect::<Vec<_>>(), ["a"]);
+        let truths = RecordBatch::batch([RecordBatch { first_row: true }])?;
+        assert!(RecordBatch::rows(&truths)?.all(|row| row.first_row));
+        let indexes = Field::batch([Field { index: 7 }])?;
+        assert!(Field::rows(&indexes)?.all(|field| field.index == 7));
+        Ok(())
+    }
+}
+
 mod map_of_rows {
     use super::*;
 

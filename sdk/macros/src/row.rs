@@ -2,8 +2,9 @@
 //! `#[derive(Row)]`.
 //!
 //! It owns the code that finds, downcasts, reads and builds the columns of one
-//! struct. Columns travel as tuples in the order of the fields. Invariant: the
-//! code for a row holds no lookup and no dynamic dispatch.
+//! struct. Columns travel as tuples in the order of the fields. Invariants: the
+//! code for a row holds no lookup and no dynamic dispatch, and it brings no name into
+//! scope that the struct or a field may have: what it uses it names by its whole path.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
@@ -30,23 +31,22 @@ pub(crate) fn expand(item: TokenStream) -> Result<TokenStream> {
     let lifetimes = lifetimes(&input, &mut mistakes);
     let fields = fields(&input, &mut mistakes);
     mistakes.end()?;
-    let (name, generics) = (&input.ident, &input.generics);
-    let view = if lifetimes == 0 { quote!(#name) } else { quote!(#name<'batch>) };
+    let name = &input.ident;
+    let (view, implementor) = match lifetimes {
+        0 => (quote!(#name), quote!(#name)),
+        // Anonymous, since the struct's own may have the name of the view's.
+        _ => (quote!(#name<'batch>), quote!(#name<'_>)),
+    };
     let types = types(&fields);
     let reading = reading(name, &fields);
-    let writing = writing(name, &fields);
+    let writing = writing(&fields);
     Ok(quote! {
-        const _: () = {
-            use ::fanfold_sdk::__private::{
-                ArrayRef, Column, Field as _, RecordBatch, Result as Done, Row, finish_columns, locate,
-            };
-            impl #generics Row for #name #generics {
-                type View<'batch> = #view;
-                #types
-                #reading
-                #writing
-            }
-        };
+        impl ::fanfold_sdk::__private::Row for #implementor {
+            type View<'batch> = #view;
+            #types
+            #reading
+            #writing
+        }
     })
 }
 
@@ -144,12 +144,17 @@ fn types(fields: &[Field]) -> TokenStream {
 }
 
 fn reading(name: &Ident, fields: &[Field]) -> TokenStream {
-    let described = fields
-        .iter()
-        .map(|Field { column, ty, span, .. }| quote_spanned!(*span=> Column::of::<#ty>(#column)));
+    let described = fields.iter().map(|Field { column, ty, span, .. }| {
+        quote_spanned! {*span=>
+            ::fanfold_sdk::__private::Column::of::<#ty>(#column)
+        }
+    });
     let bound = fields.iter().enumerate().map(|(index, Field { ty, span, .. })| {
         quote_spanned! {*span=>
-            <#ty as ::fanfold_sdk::__private::Field>::bind(locate(batch, &columns[#index], first_row)?, &columns[#index])?
+            <#ty as ::fanfold_sdk::__private::Field>::bind(
+                ::fanfold_sdk::__private::locate(batch, &columns[#index], first_row)?,
+                &columns[#index],
+            )?
         }
     });
     let read = fields.iter().enumerate().map(|(index, Field { name, ty, span, .. })| {
@@ -157,13 +162,16 @@ fn reading(name: &Ident, fields: &[Field]) -> TokenStream {
         quote_spanned!(*span=> #name: <#ty as ::fanfold_sdk::__private::Field>::value(&columns.#index, row))
     });
     quote! {
-        fn columns() -> &'static [Column] {
-            const COLUMNS: &[Column] = &[#(#described),*];
+        fn columns() -> &'static [::fanfold_sdk::__private::Column] {
+            const COLUMNS: &[::fanfold_sdk::__private::Column] = &[#(#described),*];
             COLUMNS
         }
 
-        fn bind(batch: &RecordBatch, first_row: u64) -> Done<Self::Columns<'_>> {
-            let columns = Self::columns();
+        fn bind(
+            batch: &::fanfold_sdk::__private::RecordBatch,
+            first_row: u64,
+        ) -> ::fanfold_sdk::__private::Result<Self::Columns<'_>> {
+            let columns = <Self as ::fanfold_sdk::__private::Row>::columns();
             ::core::result::Result::Ok((#(#bound,)*))
         }
 
@@ -174,18 +182,17 @@ fn reading(name: &Ident, fields: &[Field]) -> TokenStream {
     }
 }
 
-fn writing(name: &Ident, fields: &[Field]) -> TokenStream {
+fn writing(fields: &[Field]) -> TokenStream {
     let started = fields.iter().map(|Field { ty, span, .. }| {
         quote_spanned!(*span=> <#ty as ::fanfold_sdk::__private::Field>::builder(rows))
     });
-    let names: Vec<_> = fields.iter().map(|field| &field.name).collect();
     let appended = fields.iter().enumerate().map(|(index, Field { name, ty, span, .. })| {
         let index = Index::from(index);
-        quote_spanned!(*span=> <#ty as ::fanfold_sdk::__private::Field>::append(&mut builders.#index, #name);)
+        quote_spanned!(*span=> <#ty as ::fanfold_sdk::__private::Field>::append(&mut builders.#index, row.#name);)
     });
     let counted = fields.iter().enumerate().map(|(index, Field { ty, span, .. })| {
         let index = Index::from(index);
-        quote_spanned!(*span=> + <#ty as ::fanfold_sdk::__private::Field>::bytes(&builders.#index))
+        quote_spanned!(*span=> bytes += <#ty as ::fanfold_sdk::__private::Field>::bytes(&builders.#index);)
     });
     let ended = fields.iter().enumerate().map(|(index, Field { ty, span, .. })| {
         let index = Index::from(index);
@@ -198,15 +205,16 @@ fn writing(name: &Ident, fields: &[Field]) -> TokenStream {
 
         #[inline]
         fn append(builders: &mut Self::Builders, row: Self::View<'_>) {
-            let #name { #(#names),* } = row;
             #(#appended)*
         }
 
         fn bytes(builders: &Self::Builders) -> usize {
-            0 #(#counted)*
+            let mut bytes = 0;
+            #(#counted)*
+            bytes
         }
 
-        fn finish(builders: Self::Builders) -> ::std::vec::Vec<ArrayRef> {
+        fn finish(builders: Self::Builders) -> ::std::vec::Vec<::fanfold_sdk::__private::ArrayRef> {
             ::std::vec![#(#ended),*]
         }
     }
