@@ -157,6 +157,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use hyper::body::Body as _;
 
     #[tokio::test]
     async fn an_answer_goes_out_in_pieces_that_count() {

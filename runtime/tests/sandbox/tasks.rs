@@ -411,7 +411,8 @@ async fn a_worker_that_would_have_to_compile_leaves_leases_to_one_that_would_not
     works.enqueue(&lease, 1).await;
     let mut left = false;
     for here in 1..=3 {
-        let pulled = backbone.pull(keys::TASK_QUEUE, 1, Duration::from_secs(5), Duration::from_secs(30)).await;
+        let pulled =
+            backbone.pull(keys::TASK_QUEUE, 1, Duration::from_secs(5), Duration::from_secs(30)).await;
         let [delivery] = &pulled.unwrap()[..] else { panic!("nobody left it") };
         left = delivery.attempt > here;
         // The other one does not take it after all, so anyone does.
