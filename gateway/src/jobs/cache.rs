@@ -33,8 +33,9 @@ use super::{
     vault::Vault,
 };
 
-/// Raised when the platform reads the same input otherwise than before.
-const READING: u32 = 2;
+/// Raised when the platform reads the same input otherwise than before, or notes
+/// otherwise what follows from it.
+const READING: u32 = 3;
 
 /// What tasks do, the partition left out.
 #[derive(Serialize)]

@@ -8,7 +8,6 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -20,13 +19,13 @@ use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView,
     cli::{IsTerminal, StdoutStream, WasiCli, WasiCliView as _},
-    clocks::{WasiClocks, WasiClocksView as _},
+    clocks::{WasiClocks, WasiClocksCtxView, WasiClocksView as _},
     filesystem::{WasiFilesystem, WasiFilesystemView as _},
     p2::{OutputStream, Pollable, StreamResult, bindings},
-    random::{WasiRandom, WasiRandomView as _},
+    random::{WasiRandom, WasiRandomCtx, WasiRandomView as _},
 };
 
-use super::{Host, Work};
+use super::Host;
 use crate::sandbox::{Log, Source};
 
 /// What a stream takes in one write.
@@ -38,10 +37,11 @@ pub(crate) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     io::error::add_to_linker::<Host, Io>(linker, |host| &mut host.table)?;
     io::poll::add_to_linker::<Host, Io>(linker, |host| &mut host.table)?;
     io::streams::add_to_linker::<Host, Io>(linker, |host| &mut host.table)?;
-    clocks::wall_clock::add_to_linker::<Host, WasiClocks>(linker, Host::clocks)?;
-    clocks::monotonic_clock::add_to_linker::<Host, WasiClocks>(linker, Host::clocks)?;
-    random::random::add_to_linker::<Host, WasiRandom>(linker, Host::random)?;
-    random::insecure::add_to_linker::<Host, WasiRandom>(linker, Host::random)?;
+    clocks::wall_clock::add_to_linker::<Host, WasiClocks>(linker, clocks_outside)?;
+    clocks::monotonic_clock::add_to_linker::<Host, WasiClocks>(linker, clocks_outside)?;
+    random::random::add_to_linker::<Host, WasiRandom>(linker, random_outside)?;
+    random::insecure::add_to_linker::<Host, WasiRandom>(linker, random_outside)?;
+    // Every program for `wasm32-wasip2` seeds its hash maps here.
     random::insecure_seed::add_to_linker::<Host, WasiRandom>(linker, Host::random)?;
     filesystem::types::add_to_linker::<Host, WasiFilesystem>(linker, Host::filesystem)?;
     filesystem::preopens::add_to_linker::<Host, WasiFilesystem>(linker, Host::filesystem)?;
@@ -57,6 +57,18 @@ pub(crate) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     cli::terminal_stderr::add_to_linker::<Host, WasiCli>(linker, Host::cli)
 }
 
+/// The clocks, for a call of the guest: it looks outside.
+fn clocks_outside(host: &mut Host) -> WasiClocksCtxView<'_> {
+    host.work.look_outside();
+    host.clocks()
+}
+
+/// Random bytes, likewise.
+fn random_outside(host: &mut Host) -> &mut WasiRandomCtx {
+    host.work.look_outside();
+    host.random()
+}
+
 struct Io;
 
 impl HasData for Io {
@@ -65,25 +77,25 @@ impl HasData for Io {
 
 impl WasiView for Host {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let (log, work) = (&self.log, &self.work);
-        let ctx = self.wasi.get_or_insert_with(|| Box::new(context(log, work)));
+        let log = &self.log;
+        let ctx = self.wasi.get_or_insert_with(|| Box::new(context(log)));
         WasiCtxView { ctx, table: &mut self.table }
     }
 }
 
-fn context(log: &Log, work: &Arc<Work>) -> WasiCtx {
+fn context(log: &Log) -> WasiCtx {
     let mut builder = WasiCtx::builder();
     builder
         .stdout(Stdio { log: log.clone(), source: Source::Out })
         .stderr(Stdio { log: log.clone(), source: Source::Err })
         .max_random_size(u64::from(limits::RANDOM_BYTES_MAX))
-        .wall_clock(CoarseWall(Arc::clone(work)))
+        .wall_clock(CoarseWall)
         .monotonic_clock(CoarseMonotonic(Instant::now()));
     builder.build()
 }
 
 /// The wall clock in steps of an epoch.
-struct CoarseWall(Arc<Work>);
+struct CoarseWall;
 
 impl HostWallClock for CoarseWall {
     fn resolution(&self) -> Duration {
@@ -91,7 +103,6 @@ impl HostWallClock for CoarseWall {
     }
 
     fn now(&self) -> Duration {
-        self.0.look_outside();
         step(Duration::from_millis(time::now().0))
     }
 }

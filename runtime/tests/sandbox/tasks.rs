@@ -112,7 +112,12 @@ const TABLES: &str = r#"
 "#;
 
 fn tables(pause: &str, pad: u32, quote: char) -> Vec<u8> {
-    let text = TABLES.replace("{pause}", pause).replace("{pad}", &pad.to_string());
+    importing("", pause, pad, quote)
+}
+
+/// The same with one more import.
+fn importing(import: &str, pause: &str, pad: u32, quote: char) -> Vec<u8> {
+    let text = format!("{import}{TABLES}").replace("{pause}", pause).replace("{pad}", &pad.to_string());
     component("tables", &text.replace("{quote}", &u32::from(quote).to_string()))
 }
 
@@ -265,6 +270,31 @@ async fn a_map_leaves_a_table_and_a_commit() {
     assert_eq!(works.keys("bank", "out/").await, [table.uri.key()]);
     works.settled().await;
     works.stop().await;
+}
+
+/// Seeds of hash maps do not count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_wasi_for_chance_or_time_looks_outside() {
+    for (interface, name, outside) in [
+        ("random/random", "get-random-u64", true),
+        ("random/insecure", "get-insecure-random-u64", true),
+        ("random/insecure-seed", "insecure-seed", false),
+        ("clocks/monotonic-clock", "now", true),
+        ("clocks/wall-clock", "now", true),
+    ] {
+        // One number, or more of them at a place in memory.
+        let (kind, look) = match interface {
+            "random/insecure-seed" | "clocks/wall-clock" => ("(param i32)", "(call $look (i32.const 2048))"),
+            _ => ("(result i64)", "(drop (call $look))"),
+        };
+        let import = format!("(import \"wasi:{interface}@0.2.0\" \"{name}\" (func $look {kind}))");
+        let works = Works::start(importing(&import, look, 0, '"')).await;
+        let rows = works.partition("in/1.csv", "id,name\n1,a\n").await;
+        let tasks = works.tasks(0, 0, vec![Work::Map(rows)]).await;
+        assert!(matches!(tasks[0].outcome, TaskOutcome::Table(Some(_))), "{tasks:?}");
+        assert_eq!(tasks[0].looked_outside, outside, "{interface} {name}");
+        works.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
