@@ -30,6 +30,7 @@ use super::{
     prints::{Fingerprint, Prints},
     retry::regroup,
     traces::Came,
+    union,
     vault::Vault,
 };
 
@@ -145,9 +146,10 @@ impl Source {
     async fn read(vault: &Vault, plan: &Plan, id: &Uuid) -> Result<Option<Self>> {
         let (document, head) = (keys::job_document(id), keys::plan(id));
         let (job, theirs) = tokio::try_join!(vault.read::<Job>(&document), vault.read::<Plan>(&head))?;
-        let Some((job, theirs)) = job.zip(theirs).filter(|(_, theirs)| theirs.like == plan.like) else {
+        let Some((job, theirs)) = job.zip(theirs) else { return Ok(None) };
+        if !union::settled_alike(plan.like.as_ref(), theirs.like.as_ref()) {
             return Ok(None);
-        };
+        }
         let output = vault.output_of(&job.document, id)?;
         let left = Left::read(vault, &theirs, &output).await?;
         Ok(Some(Self { plan: theirs, left }))

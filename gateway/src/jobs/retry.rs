@@ -34,7 +34,7 @@ use super::{
     record::JobRecord,
     submit::Wanted,
     traces::Traces,
-    unknown,
+    union, unknown,
     vault::Vault,
     view::state_word,
 };
@@ -60,7 +60,8 @@ impl Earlier {
     /// A comparison of the input as it was with the input as it is. Where another object
     /// settles its types now, what was done before may be of other types.
     pub fn comparing(&self, like: Option<&Like>) -> Comparing<'_> {
-        Comparing::new(&self.before, (like == self.plan.like.as_ref()).then_some(&self.traces))
+        let alike = union::settled_alike(like, self.plan.like.as_ref());
+        Comparing::new(&self.before, alike.then_some(&self.traces))
     }
 
     /// What the new job takes over, and its groups: those of `plan`, parted where

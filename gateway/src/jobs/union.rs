@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which objects settle the types of a job's table.
 //!
-//! Of a table of equal objects it is the largest one. Where objects may differ,
-//! the head of each is looked at, and those are chosen that together have every
-//! column in every type that is met: what the readers make of these few is what
-//! they would make of all. The choice follows from the pinned objects alone.
+//! Where the function declares every column that is read, none does. Of a table of
+//! equal objects it is the largest one. Where objects may differ, the head of each
+//! is looked at, and those are chosen that together have every column in every type
+//! that is met: what the readers make of these few is what they would make of all.
+//! The choice follows from the pinned objects alone.
 
 use std::{cmp::Reverse, collections::HashSet, pin::pin};
 
@@ -42,8 +43,15 @@ const MESSAGE_BYTES: usize = 64 << 10;
 /// A column, and in which words its object tells its type.
 type Seen = (String, String);
 
-/// What settles the types of the job's table. A job that runs another one again
-/// goes on with what `held` for that while it is there.
+/// Whether types are settled by what `held` for an earlier job over the same columns:
+/// also where they need no object now, and one was named all the same.
+pub fn settled_alike(like: Option<&Like>, held: Option<&Like>) -> bool {
+    like.is_none_or(|like| held == Some(like))
+}
+
+/// What settles the types of the job's table; nothing where the function declares
+/// them all. A job that runs another one again goes on with what `held` for that while
+/// it is there.
 ///
 /// # Errors
 /// `invalid-job` when too much would have to be looked at; why an object cannot be
@@ -58,6 +66,10 @@ pub async fn like(
     if document.format == Format::Bytes {
         return Ok(None);
     }
+    let asked = Asked::new(document, reads)?;
+    if asked.names.as_ref().is_some_and(HashSet::is_empty) {
+        return Ok(None);
+    }
     let before: Vec<&PinnedObject> = held.into_iter().flat_map(Like::objects).collect();
     let rank = |object: &PinnedObject| {
         let place = before.iter().position(|held| *held == object).unwrap_or(before.len());
@@ -67,10 +79,6 @@ pub async fn like(
     let Some(first) = objects.iter().min_by(order) else { return Ok(None) };
     let mut like = Like { object: first.clone(), others: Vec::new() };
     if document.schema == SchemaRule::Same {
-        return Ok(Some(like));
-    }
-    let asked = Asked::new(document, reads)?;
-    if asked.names.as_ref().is_some_and(HashSet::is_empty) {
         return Ok(Some(like));
     }
     if objects.len() > limits::UNION_OBJECTS_MAX {

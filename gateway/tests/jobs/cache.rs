@@ -13,6 +13,7 @@ use fanfold_gateway::jobs::JobRecord;
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::Manifest,
+    function::{Column, Description, Descriptions, Export, Version},
     job::JobState,
     keys,
     plan::{Lease, Task},
@@ -22,7 +23,7 @@ use fanfold_storage::client::DEPTH_METADATA;
 use serde_json::{Value, json};
 use tokio_util::sync::DropGuard;
 
-use crate::world::{BUCKET, INPUT, Play, World, succeeded};
+use crate::world::{BUCKET, INPUT, Play, World, succeeded, version};
 
 const INPUTS: usize = 40;
 /// Three of sixteen each, at most, and the root.
@@ -146,6 +147,34 @@ async fn tables_are_copied_and_checked() {
         assert!(object.uri.to_string().starts_with("s3://bank/two/part-"), "{}", object.uri);
         assert_eq!(world.store().get(&object.uri, None).await.unwrap(), "rows");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_larger_object_settles_no_types_that_are_declared() {
+    let world = World::new().await;
+    world.inputs(INPUTS).await;
+    let engine = world.engine().await;
+    let column = Column { name: "a".into(), data_type: "Int64".into(), nullable: true };
+    let mapper = Some(Description { reads: Some(vec![column]), writes: None });
+    let describes = Descriptions { mapper, ..Descriptions::default() };
+    let declared = Version { describes, ..version("declared", vec![Export::Mapper]) };
+    engine.registry.publish(declared).await.unwrap();
+    let seen = Seen::new(&world, Play::default());
+    let first = engine.run("declared", cached(json!({}))).await;
+    succeeded(&first);
+    succeeded(&engine.run("mapper", cached(json!({}))).await);
+    seen.take();
+    world.put("s3://bank/in/999.csv", "a\n1234567\n").await;
+    let difference = engine.jobs.compare(&first.id).await.unwrap().difference;
+    assert_eq!((difference.unchanged, difference.changed), (INPUTS as u64, 0), "{difference:?}");
+    let second = engine.run("declared", cached(json!({}))).await;
+    succeeded(&second);
+    assert_eq!(second.receipt.cache_hits, INPUTS as u64);
+    assert!(seen.take().iter().all(|task| *task >= INPUTS as u32));
+    // Whose types are told from an object may have others by the new one.
+    let other = engine.run("mapper", cached(json!({}))).await;
+    succeeded(&other);
+    assert_eq!(other.receipt.cache_hits, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
