@@ -67,7 +67,7 @@ impl Pruning {
 
     /// For each row group, whether rows of it may pass; `None` where that is not
     /// told. Nothing is concluded from a column that the function reads as another
-    /// kind than it is stored as.
+    /// kind than it is stored as, nor as the time of a zone.
     pub fn may_pass(&self, footer: &[u8]) -> Option<Vec<bool>> {
         let columns = footer::columns(footer)?;
         let kind = |column: &FooterColumn| {
@@ -82,7 +82,12 @@ impl Pruning {
         let kinds: Vec<(&str, Kind)> =
             kinds.iter().map(|(name, kind)| (name.as_str(), kind.clone())).collect();
         // What does not fit is for the reader to complain of.
-        footer::may_pass(footer, &self.filter.bind(&kinds).ok()?)
+        let bound = self.filter.bind(&kinds).ok()?;
+        let shifts = |name: &str| {
+            let mut reads = self.reads.iter().flatten();
+            reads.any(|declared| declared.name == name && Kind::shifts(&declared.data_type))
+        };
+        footer::may_pass(footer, &bound.distrusting(shifts))
     }
 }
 

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampSecondArray};
+use arrow::array::{
+    ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, TimestampSecondArray,
+};
 use fanfold_protocol::{
     ErrorKind,
     function::{Column, Description, Descriptions, Export, Version},
@@ -29,10 +31,14 @@ fn table() -> Vec<u8> {
         // Parquet has no unit of seconds: only Arrow's own schema tells that these are no numbers.
         ("at", Arc::new(TimestampSecondArray::from_iter_values(0..1_000))),
     ];
-    let batch = RecordBatch::try_from_iter(columns).unwrap();
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(100)).build();
+    grouped(&RecordBatch::try_from_iter(columns).unwrap(), 100)
+}
+
+/// As Parquet with so many rows a row group.
+fn grouped(batch: &RecordBatch, rows: usize) -> Vec<u8> {
+    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(rows)).build();
     let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
-    writer.write(&batch).unwrap();
+    writer.write(batch).unwrap();
     writer.into_inner().unwrap()
 }
 
@@ -112,6 +118,37 @@ async fn what_the_function_declares_goes_first() {
     let record = submit("id > '5'").await.unwrap();
     assert_eq!(record.partitions, 10);
     assert_eq!(submit("id > '5' and region = 'south'").await.unwrap().partitions, 5);
+}
+
+/// Statistics are of what is stored, and not of the moments that it is in the declared zone.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_follows_for_times_of_a_declared_zone() {
+    let world = World::new().await;
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(Int64Array::from_iter_values(0..4))),
+        ("at", Arc::new(TimestampMicrosecondArray::from_iter_values(0..4))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    put(&world, "s3://bank/p/t.parquet", grouped(&batch, 1)).await;
+    let engine = world.engine().await;
+    let column = |name: &str, data_type: &str| Column {
+        name: name.into(),
+        data_type: data_type.into(),
+        nullable: true,
+    };
+    for (name, zone, expected) in [("utc", "UTC", [0, 0]), ("east", "+02:00", [4, 1])] {
+        let reads = Some(vec![column("id", "Int64"), column("at", &format!("Timestamp(µs, \"{zone}\")"))]);
+        let mapper = Some(Description { reads, writes: None });
+        let describes = Descriptions { mapper, ..Descriptions::default() };
+        engine.registry.publish(Version { describes, ..version(name, vec![Export::Mapper]) }).await.unwrap();
+        for (filter, groups) in ["at < '1970-01-01'", "at < '1970-01-01' and id = 2"].iter().zip(expected) {
+            let more = json!({"input": "s3://bank/p/", "filter": filter, "split": {"target_bytes": "1B"}});
+            let id = engine.submit(name, more).await.unwrap().id;
+            let slices = world.partitions(&id).await.into_iter().flat_map(|partition| partition.slices);
+            let planned: usize = slices.map(|slice| slice.row_groups.unwrap().len()).sum();
+            assert_eq!(planned, groups, "{zone}: {filter}");
+        }
+    }
 }
 
 /// Row groups of each partition.

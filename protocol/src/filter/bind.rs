@@ -155,6 +155,20 @@ impl Filter {
     }
 }
 
+impl Bound {
+    /// The same for statistics of stored values: nothing follows from those of columns
+    /// that are read as other values.
+    #[must_use]
+    pub fn distrusting(mut self, reads_otherwise: impl Fn(&str) -> bool) -> Self {
+        for (name, kind) in &mut self.columns {
+            if reads_otherwise(name) {
+                *kind = Kind::Other("read as other values than are stored".to_owned());
+            }
+        }
+        self
+    }
+}
+
 type Columns = [(String, Kind)];
 
 /// A value before its domain is known.

@@ -66,6 +66,13 @@ impl Kind {
         }
     }
 
+    /// Whether moments without a zone become others when they are read as an Arrow type, by its
+    /// name: they are taken for the time of its zone, which need not be UTC.
+    pub fn shifts(name: &str) -> bool {
+        let zone = name.strip_prefix("Timestamp").and_then(|inner| inner.split('"').nth(1));
+        zone.is_some_and(|zone| !matches!(zone, "UTC" | "+00:00"))
+    }
+
     pub(super) fn is_number(&self) -> bool {
         matches!(self, Self::Exact { .. } | Self::Float { .. })
     }
@@ -84,6 +91,28 @@ impl fmt::Display for Kind {
             Self::Date => f.write_str("a date"),
             Self::Instant { .. } => f.write_str("a timestamp"),
             Self::Other(name) => write!(f, "of type {name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_shift_in_zones_that_are_not_utc() {
+        for name in ["Timestamp(µs, \"+02:00\")", "Timestamp(Second, Some(\"Europe/Berlin\"))"] {
+            assert!(Kind::shifts(name), "{name}");
+        }
+        for name in [
+            "Timestamp(ns)",
+            "Timestamp(Nanosecond, None)",
+            "Timestamp(ms, \"UTC\")",
+            "Timestamp(Second, Some(\"+00:00\"))",
+            "Dictionary(Int32, Utf8)",
+            "Date32",
+        ] {
+            assert!(!Kind::shifts(name), "{name}");
         }
     }
 }

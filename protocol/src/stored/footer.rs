@@ -598,6 +598,12 @@ mod tests {
         // Of another kind than the filter was bound to.
         let texts = Filter::parse("a = '8'").unwrap().bind(&[("a", Kind::Text)]).unwrap();
         assert_eq!(may_pass(&footer(-3, 7, true), &texts), Some(vec![true]));
+        // Read as other values than are stored.
+        for (filter, name, passes) in [("a = 8", "a", true), ("a = 8", "b", false), ("a is null", "a", true)]
+        {
+            let bound = bound(filter).distrusting(|column| column == name);
+            assert_eq!(may_pass(&footer(-3, 7, true), &bound), Some(vec![passes]), "{filter} {name}");
+        }
         let whole = footer(-3, 7, true);
         for length in 0..whole.len() {
             assert_eq!(may_pass(&whole[..length], &bound("a = 8")), None, "{length}");

@@ -25,20 +25,29 @@ use fanfold_protocol::{
 /// A filter over the columns of a table.
 #[derive(Debug)]
 pub(super) struct RowFilter {
+    /// Of which statistics of stored values may be asked.
     bound: Bound,
+    /// Its columns.
+    kinds: Vec<(String, Kind)>,
     /// Where its columns are in the schema that it was bound to.
     places: Vec<usize>,
 }
 
 impl RowFilter {
-    /// The filter over columns of this schema.
-    pub(super) fn new(filter: &Filter, schema: &Schema) -> Result<Self, Problem> {
+    /// The filter over columns of this schema. Those that are read as other values than
+    /// are stored say so.
+    pub(super) fn new(
+        filter: &Filter,
+        schema: &Schema,
+        reads_otherwise: impl Fn(&str) -> bool,
+    ) -> Result<Self, Problem> {
         let kinds: Vec<_> =
             schema.fields().iter().map(|f| (f.name().as_str(), kind(f.data_type()))).collect();
         let bound = filter.bind(&kinds)?;
         let place = |(name, _): &(String, Kind)| schema.index_of(name).ok();
         let places = bound.columns.iter().filter_map(place).collect();
-        Ok(Self { bound, places })
+        let kinds = bound.columns.clone();
+        Ok(Self { bound: bound.distrusting(reads_otherwise), kinds, places })
     }
 
     /// Where the columns that it reads are in its schema.
@@ -46,14 +55,14 @@ impl RowFilter {
         &self.places
     }
 
-    /// The filter as bound to its columns.
+    /// The filter for statistics of what is stored.
     pub(super) fn bound(&self) -> &Bound {
         &self.bound
     }
 
     /// Which of these rows pass; without missing values.
     pub(super) fn passing(&self, columns: &[ArrayRef], rows: usize) -> Result<BooleanArray, Problem> {
-        let batch = Batch { kinds: &self.bound.columns, columns, rows };
+        let batch = Batch { kinds: &self.kinds, columns, rows };
         let found = batch.test(&self.bound.test).map_err(|e| {
             Problem::new(
                 ErrorKind::FilterInvalid,

@@ -14,7 +14,11 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
 use fanfold_protocol::{
-    ErrorKind, Problem, filter::Filter, function::Column, job::SchemaRule, stored::csv::delimiter_hint,
+    ErrorKind, Problem,
+    filter::{Filter, Kind},
+    function::Column,
+    job::SchemaRule,
+    stored::csv::delimiter_hint,
 };
 
 use super::{TableSource, convert::convert, filter::RowFilter, guard::quote, shape, union};
@@ -121,7 +125,10 @@ impl Wanted {
 
     /// The filter over columns that are stored like this.
     pub(super) fn filter(&self, schema: &Schema) -> Result<Option<RowFilter>, Problem> {
-        self.filter.as_ref().map(|filter| RowFilter::new(filter, schema)).transpose()
+        let shifts = |name: &str| {
+            self.declared.get(name).is_some_and(|declared| Kind::shifts(&declared.data_type.to_string()))
+        };
+        self.filter.as_ref().map(|filter| RowFilter::new(filter, schema, shifts)).transpose()
     }
 
     /// The columns of a schema that the caller gets.

@@ -292,6 +292,33 @@ async fn problems_are_those_of_rows_that_pass() {
     check_problem(read(&store, required).await, ErrorKind::NullValue, &["\"n\"", "row 4"]);
 }
 
+/// What is stored without a zone is taken for the time of the declared one, of which statistics
+/// know nothing.
+#[tokio::test]
+async fn moments_of_a_declared_zone_pass_as_they_are_read() {
+    const HOUR: i64 = 3_600_000_000;
+    let store = store();
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(Int64Array::from(vec![1, 2, 3]))),
+        ("at", Arc::new(TimestampMicrosecondArray::from(vec![0, HOUR, 3 * HOUR]))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    for group_rows in [1, 3] {
+        let slice = put(&store, "x.parquet", encode_pages(&batch, group_rows, 1)).await;
+        for (zone, expected) in [("None", 0), ("Some(\"UTC\")", 0), ("Some(\"+02:00\")", 2)] {
+            let mut source = filtered(&slice, "at < '1970-01-01 00:00:00'");
+            let zoned = format!("Timestamp(Microsecond, {zone})");
+            source.declared = declare(&[("id", "Int64", false), ("at", &zoned, true)]);
+            let passing = read(&store, source.clone()).await.unwrap();
+            assert_eq!(passing.num_rows(), expected, "{zone}, by {group_rows}");
+            // What else is asked of other columns still leaves pages out.
+            source.filter = Some("at < '1970-01-01 00:00:00' and id > 3".into());
+            let (rows, left) = skipped(&store, source).await;
+            assert_eq!((rows, left.rows, left.row_groups), (0, 0, 3 / group_rows as u64), "{zone}");
+        }
+    }
+}
+
 /// Reads to the end; answers rows and what was left out.
 async fn skipped(store: &fanfold_storage::Store, source: TableSource) -> (u64, Skipped) {
     let mut reader = TableReader::open(store.clone(), source).await.unwrap();
