@@ -41,6 +41,15 @@ impl Kind {
     /// Unsigned 64-bit integers.
     pub const UNSIGNED: Self = Self::Exact { precision: 20, scale: 0 };
 
+    /// Decimals. Of those with 19 digits and no fraction not all are within 64 bits, so that
+    /// they are not of the kind of integers.
+    pub fn decimal(precision: u8, scale: u8) -> Self {
+        match (precision, scale) {
+            (19, 0) => Self::UNSIGNED,
+            _ => Self::Exact { precision, scale },
+        }
+    }
+
     /// What a column of an Arrow type is, by the name of the type; `None` for a name
     /// that is not known here.
     pub fn of_arrow(name: &str) -> Option<Self> {

@@ -274,7 +274,7 @@ impl Element<'_> {
             (Some(INT32 | INT64 | FIXED | BYTES), Some(Logical::Decimal)) => {
                 match (u8::try_from(self.precision), u8::try_from(self.scale)) {
                     (Ok(precision), Ok(scale)) if scale <= precision && precision <= 38 => {
-                        Kind::Exact { precision, scale }
+                        Kind::decimal(precision, scale)
                     }
                     _ => other(),
                 }
@@ -554,6 +554,19 @@ mod tests {
         let arrow = [&[0x39, 0x1c, 0x18, 12], ARROW_SCHEMA, &[0]].concat();
         let found = column(&[0x15, 12, 0x25, 2, 0x18, 1, b'a', 0], &arrow);
         assert_eq!((found.kind == Kind::Text, found.instead), (false, Some(Kind::Text)));
+    }
+
+    #[test]
+    fn decimals_that_need_more_than_64_bits_are_no_integers() {
+        // Of fixed length, optional, `a`; DECIMAL, its scale and its precision.
+        let check = |scale: u8, precision: u8, expected: Kind| {
+            let element =
+                [0x15, 14, 0x25, 2, 0x18, 1, b'a', 0x25, 10, 0x15, 2 * scale, 0x15, 2 * precision, 0];
+            assert_eq!(column(&element, &[]).kind, expected, "{precision} {scale}");
+        };
+        check(0, 18, Kind::Exact { precision: 18, scale: 0 });
+        check(0, 19, Kind::UNSIGNED);
+        check(2, 19, Kind::Exact { precision: 19, scale: 2 });
     }
 
     /// As the reader has it, which reads them so.

@@ -95,7 +95,7 @@ fn kind(data_type: &DataType) -> Kind {
         Timestamp(unit, _) => Kind::Instant { scale: digits(*unit) },
         Decimal32(precision, scale) | Decimal64(precision, scale) | Decimal128(precision, scale) => {
             match u8::try_from(*scale) {
-                Ok(scale) if scale <= *precision => Kind::Exact { precision: *precision, scale },
+                Ok(scale) if scale <= *precision => Kind::decimal(*precision, scale),
                 _ => Kind::Other(data_type.to_string()),
             }
         }

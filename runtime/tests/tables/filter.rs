@@ -34,6 +34,9 @@ async fn ids(store: &fanfold_storage::Store, source: TableSource) -> Result<Stri
     Ok(rows(&read(store, source).await?).join(" "))
 }
 
+/// Of 19 digits, and beyond 64 bits.
+const LONG: i128 = 9_500_000_000_000_000_000;
+
 fn table() -> RecordBatch {
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("id", Arc::new(Int64Array::from_iter_values(1..=6))),
@@ -98,6 +101,14 @@ fn table() -> RecordBatch {
             Arc::new(
                 Decimal128Array::from(vec![Some(150), Some(-10), None, Some(0), Some(1_000), Some(151)])
                     .with_precision_and_scale(10, 2)
+                    .unwrap(),
+            ),
+        ),
+        (
+            "long",
+            Arc::new(
+                Decimal128Array::from(vec![Some(LONG), Some(5), None, Some(-LONG), Some(0), Some(6)])
+                    .with_precision_and_scale(19, 0)
                     .unwrap(),
             ),
         ),
@@ -171,6 +182,13 @@ const CASES: &[(&str, &str)] = &[
     ("m <= 0", "2 4"),
     ("m in (10, 1.51)", "5 6"),
     ("m < n", "1 4 6"),
+    ("long > 5", "1 6"),
+    ("long <> 5", "1 4 5 6"),
+    ("long < -9223372036854775808", "4"),
+    ("long between 5 and 9500000000000000000", "1 2 6"),
+    ("long in (9500000000000000000, 0)", "1 5"),
+    ("long = n", "5"),
+    ("long + 1 > 6", "1 6"),
     // Texts by their bytes.
     ("t = 'north'", "1"),
     ("t > 'n'", "1 5 6"),
