@@ -5,7 +5,9 @@
 //! the author's function. `#[fanfold::map]` implements [`Mapper`] on a type of
 //! the function's own name, in terms of [`map_rows`] or [`map_batches`].
 //! Invariant: output follows the order of the input, and holds at least one
-//! batch, so that a table without rows still has columns.
+//! batch, so that a table without rows still has columns. What columns a map of
+//! batches makes only it knows, so that it is called with a batch without rows where
+//! there is no other.
 
 use arrow::array::RecordBatch;
 
@@ -199,7 +201,7 @@ pub fn map_rows<R: Row, O: MapOutput>(
     gathered.finish(output)
 }
 
-/// Runs `function` on each batch.
+/// Runs `function` on each batch, or on one without rows.
 #[doc(hidden)]
 pub fn map_batches<O: MapOutput>(
     input: &mut dyn BatchSource,
@@ -207,9 +209,62 @@ pub fn map_batches<O: MapOutput>(
     mut function: impl FnMut(RecordBatch) -> O,
 ) -> Result<()> {
     let mut gathered = O::Gathered::default();
+    let mut called = false;
     while let Some(batch) = input.next()? {
         function(batch).gather(&mut gathered)?;
         gathered.flush_full(output)?;
+        called = true;
+    }
+    if !called {
+        function(RecordBatch::new_empty(input.schema()?)).gather(&mut gathered)?;
     }
     gathered.finish(output)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::Int64Array;
+    use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+    use super::*;
+
+    struct Input(SchemaRef, std::vec::IntoIter<RecordBatch>);
+
+    impl BatchSource for Input {
+        fn schema(&mut self) -> Result<SchemaRef> {
+            Ok(Arc::clone(&self.0))
+        }
+
+        fn next(&mut self) -> Result<Option<RecordBatch>> {
+            Ok(self.1.next())
+        }
+    }
+
+    struct Output(Vec<RecordBatch>);
+
+    impl BatchSink for Output {
+        fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+            self.0.push(batch.clone());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_map_of_batches_shows_its_columns_without_rows() {
+        let schema = |name: &str| Arc::new(Schema::new(vec![Field::new(name, DataType::Int64, true)]));
+        let batch = |rows: Vec<i64>| {
+            RecordBatch::try_new(schema("read"), vec![Arc::new(Int64Array::from(rows))]).unwrap()
+        };
+        for (batches, rows) in [(vec![], vec![0]), (vec![batch(vec![1, 2]), batch(vec![3])], vec![2, 1])] {
+            let (mut input, mut output) = (Input(schema("read"), batches.into_iter()), Output(Vec::new()));
+            map_batches(&mut input, &mut output, |batch: RecordBatch| -> Result<RecordBatch> {
+                Ok(RecordBatch::try_new(schema("written"), batch.columns().to_vec())?)
+            })
+            .unwrap();
+            assert_eq!(output.0.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), rows);
+            assert!(output.0.iter().all(|batch| batch.schema() == schema("written")));
+        }
+    }
 }

@@ -135,6 +135,13 @@ pub struct Served {
     task: u32,
 }
 
+impl Served {
+    /// Whether it was the first of its stage there.
+    pub fn was_first(self) -> bool {
+        self.task == 0
+    }
+}
+
 /// An earlier job.
 struct Source {
     plan: Plan,

@@ -285,6 +285,16 @@ impl Taking<'_> {
             tracing::warn!(%job, stage, group, "a group is run again, since what came of it is gone");
             return Ok(false);
         };
+        // The first part of a table shows its columns also without rows, which no other one does.
+        let bare = |product: &TaskOutcome| {
+            matches!(product, TaskOutcome::Table(None) | TaskOutcome::Mapped { table: None, .. })
+        };
+        if (stage, first) == (0, 0)
+            && products.first().is_some_and(bare)
+            && !served.first().is_some_and(|served| served.was_first())
+        {
+            return Ok(false);
+        }
         let worker = format!("none: taken over from job {earlier}");
         let mut tasks = Vec::with_capacity(products.len());
         for ((index, product), served) in (first..).zip(&products).zip(served) {

@@ -178,6 +178,33 @@ async fn a_larger_object_settles_no_types_that_are_declared() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_first_part_is_not_served_by_one_that_shows_no_columns() {
+    let world = World::new().await;
+    let engine = world.engine().await;
+    let seen = Seen::new(&world, Play { without_rows: true, ..Play::default() });
+    // It settles the types of all jobs.
+    world.put("s3://bank/in/009.csv", "a\n1234567\n").await;
+    for function in ["mapper", "both"] {
+        world.inputs(2).await;
+        let run = async |output: &str| {
+            let output = format!("s3://bank/{function}/{output}/");
+            let record = engine.run(function, cached(json!({"output": output}))).await;
+            succeeded(&record);
+            assert_eq!(manifest(&world, &record).await.objects.len(), 1, "{function}");
+            record
+        };
+        run("one").await;
+        seen.take();
+        // What was the second part is the first now.
+        world.store().delete(&"s3://bank/in/000.csv".parse().unwrap()).await.unwrap();
+        run("two").await;
+        assert_eq!(seen.take(), [0], "{function}");
+        run("three").await;
+        assert_eq!(seen.take(), [0; 0], "{function}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_served_bears_the_depth_of_its_own_chain() {
     let world = World::new().await;
     world.inputs(INPUTS).await;

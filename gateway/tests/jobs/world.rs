@@ -60,6 +60,8 @@ pub struct Play {
     pub cpu_us: u64,
     /// Whether functions look at more than their input.
     pub looks_outside: bool,
+    /// Whether maps write no row, so that only the first task leaves a table.
+    pub without_rows: bool,
     /// Sees each lease as it is taken.
     pub sees: Box<dyn Fn(&Lease) + Send + Sync>,
 }
@@ -91,6 +93,7 @@ impl Default for Play {
             mishap: Box::new(|_| None),
             cpu_us: 10,
             looks_outside: false,
+            without_rows: false,
             sees: Box::new(|_| ()),
         }
     }
@@ -404,6 +407,10 @@ impl Worker {
     }
 
     async fn task(&self, lease: &Lease, task: &Task, attempt: &Uuid) -> TaskCommit {
+        let mapped = async || match self.play.without_rows && task.index > 0 {
+            true => None,
+            false => Some(self.table(lease, task, attempt).await),
+        };
         let outcome = match ((self.play.fails)(lease, task), &task.work) {
             (Some(problem), Work::Map(_) | Work::MapAccumulate { keep: true, .. } | Work::Reduce { .. }) => {
                 // It had written something already.
@@ -411,19 +418,16 @@ impl Worker {
                 TaskOutcome::Failed(problem)
             }
             (Some(problem), _) => TaskOutcome::Failed(problem),
-            (None, Work::Map(_) | Work::Reduce { .. }) => {
-                TaskOutcome::Table(Some(self.table(lease, task, attempt).await))
-            }
+            (None, Work::Map(_) | Work::Reduce { .. }) => TaskOutcome::Table(mapped().await),
             (
                 None,
                 Work::Accumulate(partition)
                 | Work::MapAccumulate { partition, keep: false }
                 | Work::Group { partition, .. },
             ) => TaskOutcome::State(state(partition)),
-            (None, Work::MapAccumulate { partition, keep: true }) => TaskOutcome::Mapped {
-                table: Some(self.table(lease, task, attempt).await),
-                state: state(partition),
-            },
+            (None, Work::MapAccumulate { partition, keep: true }) => {
+                TaskOutcome::Mapped { table: mapped().await, state: state(partition) }
+            }
             (None, Work::Merge { states, finish }) => {
                 let parts: Vec<_> = states
                     .iter()
