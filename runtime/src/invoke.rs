@@ -220,7 +220,20 @@ fn grouping(described: grouper::Grouping) -> Result<Grouping, Problem> {
             key.name
         )));
     }
+    if let Some(name) = writes.as_deref().and_then(twice) {
+        return Err(invalid(format!(
+            "expected a name of its own for each column of the result, those of the key first, found {name:?} twice; \
+             name a field of the answer otherwise"
+        )));
+    }
     Ok(Grouping { reads, keys, writes })
+}
+
+/// A name that two of these columns have.
+fn twice(columns: &[Column]) -> Option<&str> {
+    let mut names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    names.sort_unstable();
+    names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
 
 async fn describe_export(
@@ -511,6 +524,25 @@ mod tests {
         check(&"n".repeat(1_024), "Int64", None);
         check(&"n".repeat(1_025), "Int64", Some("one of 1025"));
         check("", "Int64", Some("one of 0"));
+    }
+
+    #[test]
+    fn columns_of_a_result_have_names_of_their_own() {
+        let column = |name: &str| types::Column {
+            name: name.to_owned(),
+            data_type: "Utf8".to_owned(),
+            nullable: false,
+        };
+        let check = |answer: &str| {
+            let writes = Some(vec![column("region"), column("total"), column(answer)]);
+            grouping(grouper::Grouping { reads: None, keys: vec![column("region")], writes })
+        };
+        assert_eq!(check("mean").unwrap().writes.unwrap().len(), 3);
+        for answer in ["region", "total"] {
+            let problem = check(answer).unwrap_err();
+            assert_eq!(problem.code, ErrorKind::ResponseInvalid);
+            assert!(problem.detail.contains(&format!("{answer:?} twice")), "{problem}");
+        }
     }
 
     #[test]
