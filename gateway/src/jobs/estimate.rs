@@ -4,7 +4,8 @@
 //! A sample is a job of its own over partitions evenly spaced in the plan; it
 //! leaves no output. What its tasks took is extrapolated by stored bytes, as a
 //! ratio estimate: what partitions take follows their size, and how far it does
-//! not makes the range. What folds took of the sample's states, they are taken to
+//! not makes the range. One partition of many does not tell that: they may differ by
+//! as much as they take. What folds took of the sample's states, they are taken to
 //! take of the others' in the same measure.
 
 use std::time::Duration;
@@ -45,7 +46,7 @@ pub fn estimate(of: &SampleOf, tasks: &[Took], folds: &Usage, planned: Duration,
         cpu_ms: cpu_us.map(|us| us / 1_000),
         bytes_in: total(|usage| usage.bytes_in),
         bytes_out: total(|usage| usage.bytes_out),
-        memory_bytes_peak: peak(tasks, folds.memory_bytes_peak),
+        memory_bytes_peak: peak(of, tasks, folds.memory_bytes_peak),
     }
 }
 
@@ -62,7 +63,10 @@ fn extrapolated(of: &SampleOf, tasks: &[Took], folds: u64, what: fn(&Usage) -> u
     let folds = folds as f64;
     let expected = ratio * whole + if weights > 0.0 { folds * whole / weights } else { folds };
     let off = |(bytes, usage): &Took| (what(usage) as f64 - ratio * weight(*bytes)).powi(2);
-    let variance = tasks.iter().map(off).sum::<f64>() / (n - 1.0).max(1.0);
+    let variance = match tells_no_spread(of, tasks) {
+        true => (expected / all).powi(2),
+        false => tasks.iter().map(off).sum::<f64>() / (n - 1.0).max(1.0),
+    };
     let unseen = (1.0 - n / all).max(0.0);
     let error = ERRORS * all * (unseen * variance / n.max(1.0)).sqrt();
     let count = |value: f64| value.round() as u64;
@@ -73,11 +77,16 @@ fn extrapolated(of: &SampleOf, tasks: &[Took], folds: u64, what: fn(&Usage) -> u
     }
 }
 
+/// Whether a sample says nothing of how partitions differ.
+fn tells_no_spread(of: &SampleOf, tasks: &[Took]) -> bool {
+    tasks.len() < 2 && of.partitions > 1
+}
+
 /// The most memory of one task: what was seen, and as much more as tasks differ.
-fn peak(tasks: &[Took], folds: u64) -> Range {
+fn peak(of: &SampleOf, tasks: &[Took], folds: u64) -> Range {
     let peaks = || tasks.iter().map(|(_, usage)| usage.memory_bytes_peak);
     let (most, least) = (peaks().max().unwrap_or(0), peaks().min().unwrap_or(0));
-    let high = most + (most - least);
+    let high = most + if tells_no_spread(of, tasks) { most } else { most - least };
     Range { low: most.max(folds), expected: most.max(folds), high: high.max(folds) }
 }
 
@@ -124,6 +133,24 @@ mod tests {
         let of = SampleOf { partitions: 2, bytes: 200 };
         let spread = extrapolated(&of, &[took(100, 1_000), took(100, 3_000)], 0, |usage| usage.cpu_us);
         assert_eq!(spread, Range { low: 4_000, expected: 4_000, high: 4_000 });
+    }
+
+    #[test]
+    fn one_partition_of_many_makes_a_wide_range() {
+        let of = SampleOf { partitions: 100, bytes: 10_000 };
+        let (planned, ran) = (Duration::from_millis(30), Duration::from_millis(20));
+        let told = estimate(&of, &[took(50, 5_000)], &Usage::default(), planned, ran);
+        assert_eq!((told.cpu_ms.low, told.cpu_ms.expected), (5, 1_000));
+        assert!((2_900..=3_000).contains(&told.cpu_ms.high), "{:?}", told.cpu_ms);
+        assert!(
+            told.elapsed_ms.low < told.elapsed_ms.expected && told.elapsed_ms.expected < told.elapsed_ms.high
+        );
+        assert_eq!(told.memory_bytes_peak, Range { low: 500, expected: 500, high: 1_000 });
+        // The only one tells all.
+        let of = SampleOf { partitions: 1, bytes: 50 };
+        let told = estimate(&of, &[took(50, 5_000)], &Usage::default(), planned, ran);
+        assert_eq!(told.cpu_ms, Range { low: 5, expected: 5, high: 5 });
+        assert_eq!(told.memory_bytes_peak, Range { low: 500, expected: 500, high: 500 });
     }
 
     #[test]
