@@ -5,13 +5,15 @@
 //! one begins from the plan and the commits in the store. Notices on the bus
 //! only make it faster; every commit is found by looking as well.
 
+mod shown;
+
 use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
 
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::{Commit, CommitNotice, DeadLetter},
     job::{Estimate, JobState},
-    keys, time,
+    keys,
 };
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -29,10 +31,10 @@ use super::{
     plan::Shards,
     policy::Policy,
     progress::Progress,
-    record::SlowLease,
+    rests::Rests,
     retry,
-    slots::{FailedAttempt, GivenUp, LeaseSpec, Leased},
-    stragglers::{self, Stragglers},
+    slots::{FailedAttempt, GivenUp, LeaseSpec},
+    stragglers::Stragglers,
     tasks::INPUTS_NAMED,
     tenure::Tenure,
 };
@@ -41,8 +43,6 @@ use super::{
 const EVENTS_AT_ONCE: usize = 512;
 /// Looks in vain, with an empty queue, before leases count as lost.
 const VAIN_LOOKS_MAX: u32 = 2;
-/// Leases shown of those that have been worked on the longest.
-const SLOWEST_TOLD: usize = 3;
 /// How long a job that is done waits for what overtaken attempts took.
 const OVERTAKEN_WAIT: Duration = Duration::from_secs(1);
 /// The longest time between two looks.
@@ -54,6 +54,7 @@ pub struct Coordinator {
     case: Case,
     live: Arc<Live>,
     leases: Leases,
+    rests: Rests,
     /// Someone says that the job is to end.
     called: bool,
     heard: Instant,
@@ -84,6 +85,7 @@ impl Coordinator {
             jobs,
             live: Arc::new(live),
             leases,
+            rests: Rests::default(),
             called: case.ending.is_some(),
             heard: Instant::now(),
             quiet,
@@ -138,6 +140,7 @@ impl Coordinator {
                     self.flush().await?;
                 }
                 _ = watch.tick() => self.watch().await?,
+                () = self.rests.due() => self.queue_ready().await?,
                 () = tenure.forgotten.notified() => self.queue_again().await?,
             }
         }
@@ -375,8 +378,16 @@ impl Coordinator {
         }
     }
 
+    /// Queues what may run now; a further round once it has waited.
     async fn queue_ready(&mut self) -> Result<()> {
-        let specs = self.live.progress().release();
+        let specs = {
+            let (mut progress, now) = (self.live.progress(), Instant::now());
+            for place in progress.opened() {
+                self.rests.add(now + self.leases.wait(place), place);
+            }
+            self.rests.over(now).into_iter().for_each(|place| progress.resume(place));
+            std::iter::from_fn(|| progress.release_next()).collect()
+        };
         self.queue(specs).await
     }
 
@@ -412,10 +423,13 @@ impl Coordinator {
     async fn queue_again(&mut self) -> Result<()> {
         self.look().await?;
         let specs = self.live.progress().leased();
-        tracing::warn!(job = %self.case.job.id, leases = specs.len(), "queueing leases again");
-        self.again += 1;
         self.vain_looks = 0;
-        self.queue(specs).await?;
+        // There are none while all that is left waits for its next attempt.
+        if !specs.is_empty() {
+            tracing::warn!(job = %self.case.job.id, leases = specs.len(), "queueing leases again");
+            self.again += 1;
+            self.queue(specs).await?;
+        }
         self.queue_ready().await
     }
 
@@ -440,61 +454,4 @@ impl Coordinator {
         self.vain_looks = if empty { self.vain_looks + 1 } else { 0 };
         if self.vain_looks >= VAIN_LOOKS_MAX { self.queue_again().await } else { Ok(()) }
     }
-
-    /// The leases that have been worked on the longest, and what sets them apart.
-    async fn slowest(&mut self) -> Result<Vec<SlowLease>> {
-        let slowest = self.live.stragglers().slowest(SLOWEST_TOLD);
-        let mut told = Vec::with_capacity(slowest.len());
-        for ((stage, group, round), running) in slowest {
-            let leased = self.live.progress().lease(stage, group, round);
-            let Some(Leased { spec, second, failed }) = leased else { continue };
-            let mean = self.case.plan.bytes / u64::from(self.case.plan.partitions).max(1);
-            let bytes = if stage == 0 { self.leases.bytes(&spec.tasks).await? } else { Some(0) };
-            told.push(SlowLease {
-                stage,
-                task: spec.tasks.first().copied().unwrap_or_default(),
-                tasks: u32::try_from(spec.tasks.len()).unwrap_or(u32::MAX),
-                worker: running.worker,
-                running_ms: ms(running.since.elapsed()),
-                progress: running.progress,
-                why: stragglers::why(&spec, bytes, mean, failed.as_ref(), second),
-            });
-        }
-        Ok(told)
-    }
-
-    /// Says that the job runs.
-    async fn begin(&mut self) -> Result<()> {
-        self.case.record.state = JobState::Running;
-        self.case.record.started_at.get_or_insert_with(time::now);
-        self.flush().await
-    }
-
-    /// Brings the record up to the progress, where it has changed.
-    async fn flush(&mut self) -> Result<()> {
-        if !std::mem::take(&mut self.dirty) {
-            return Ok(());
-        }
-        let now = time::now();
-        let running = now.since(self.case.record.started_at.unwrap_or(now));
-        let (counts, (usage, attempts), (second_attempts, taken_over), eta) = {
-            let progress = self.live.progress();
-            let apart = (progress.second_attempts(), progress.taken_over());
-            (progress.counts(), progress.usage(), apart, progress.eta(running))
-        };
-        let slowest = self.slowest().await?;
-        let record = &mut self.case.record;
-        record.tasks = counts;
-        (record.receipt.usage, record.receipt.attempts) = (usage, attempts);
-        (record.receipt.second_attempts, record.receipt.cache_hits) = (second_attempts, taken_over);
-        record.receipt.elapsed_ms = ms(now.since(record.submitted_at));
-        record.eta_ms = eta.map(|eta| ms(eta.expected));
-        record.eta_range_ms = eta.and_then(|eta| eta.range).map(|(low, high)| (ms(low), ms(high)));
-        record.slowest = slowest;
-        self.case.write_record(&self.jobs.inner.backbone).await
-    }
-}
-
-fn ms(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -20,6 +20,7 @@ use super::{
     error::{Error, Result},
     plan::Shards,
     slots::LeaseSpec,
+    stragglers::Place,
 };
 
 /// Bytes of leases in one call: well under what a batch may hold.
@@ -92,16 +93,15 @@ impl Leases {
         Ok(bytes)
     }
 
+    /// How long a round of a group waits before it is leased.
+    pub fn wait(&self, place: Place) -> Duration {
+        let first = self.job.document.retry.backoff.as_duration();
+        backoff(first, &id(&self.job, place, Turn::First), place.2)
+    }
+
     async fn message(&mut self, plan: &Plan, spec: LeaseSpec, turn: Turn) -> Result<queue::Message> {
         let (stage, group, round) = (spec.stage, spec.group, spec.round);
-        let first = id(&self.job, &spec, Turn::First);
-        let delay = match turn {
-            Turn::First | Turn::Again(_) => {
-                backoff(self.job.document.retry.backoff.as_duration(), &first, round)
-            }
-            Turn::Second => Duration::ZERO,
-        };
-        let id = id(&self.job, &spec, turn);
+        let id = id(&self.job, (stage, group, round), turn);
         let mut tasks = Vec::with_capacity(spec.tasks.len());
         for index in spec.tasks {
             let work = if stage == 0 {
@@ -135,13 +135,12 @@ impl Leases {
             tasks,
         };
         let payload = serde_json::to_vec(&lease).map_err(|e| Error::damaged(&id, e))?;
-        let message = queue::Message::new(id, payload);
-        Ok(if delay.is_zero() { message } else { message.delayed(delay) })
+        Ok(queue::Message::new(id, payload))
     }
 }
 
-fn id(job: &Job, spec: &LeaseSpec, turn: Turn) -> String {
-    let id = format!("{}/{}/{}/{}", job.id, spec.stage, spec.group, spec.round);
+fn id(job: &Job, (stage, group, round): Place, turn: Turn) -> String {
+    let id = format!("{}/{stage}/{group}/{round}", job.id);
     match turn {
         Turn::First | Turn::Again(0) => id,
         Turn::Again(times) => format!("{id}/again-{times}"),

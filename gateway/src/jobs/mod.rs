@@ -44,6 +44,7 @@ mod prints;
 mod progress;
 mod record;
 mod recover;
+mod rests;
 mod retry;
 mod routes;
 #[cfg(test)]

@@ -25,6 +25,7 @@ use super::{
     eta::{Eta, Pace},
     policy::{Policy, may_help},
     slots::{FailedAttempt, GivenUp, Group, LeaseSpec, Leased, Phase, Stage, TaskState},
+    stragglers::Place,
 };
 
 /// A job's progress.
@@ -36,6 +37,8 @@ pub struct Progress {
     /// Groups that may be leased before the next ones of stage 0: folds, which
     /// free memory, and further rounds.
     ready: VecDeque<(u32, u32)>,
+    /// Groups of which a further round has opened since somebody asked.
+    opened: Vec<(u32, u32)>,
     /// The first group of stage 0 that was never leased here.
     next_group: u32,
     /// Tasks leased and not committed.
@@ -78,6 +81,7 @@ impl Progress {
             policy,
             stages,
             ready,
+            opened: Vec::new(),
             next_group: 0,
             outstanding: 0,
             seconds: 0,
@@ -95,7 +99,7 @@ impl Progress {
     }
 
     /// Takes a commit into account and answers the failures that it reports.
-    /// What it makes possible is leased by [`Progress::release`].
+    /// What it makes possible is leased by [`Progress::release_next`].
     pub fn absorb(&mut self, commit: Commit) -> Vec<FailedAttempt> {
         let mut failures = Vec::new();
         let mut next = Some(commit);
@@ -115,28 +119,43 @@ impl Progress {
         failures
     }
 
-    /// The leases that may be queued now, within the bounds on outstanding
-    /// tasks and leases. Those of a rebuilt state may be queued already; their ids say so.
-    pub fn release(&mut self) -> Vec<LeaseSpec> {
-        let mut specs = Vec::new();
-        while !self.is_hopeless() {
-            let Some((stage, group)) = self.next_ready() else { break };
-            let tasks = self.stages[stage as usize].open_tasks(group);
-            let count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
-            if self.outstanding > 0 && !self.has_room(count) {
-                break;
-            }
-            if self.ready.front() == Some(&(stage, group)) {
-                self.ready.pop_front();
-            } else {
-                self.next_group = group + 1;
-            }
-            self.outstanding += count;
-            self.leases += 1;
-            self.stages[stage as usize].lease(group, &tasks);
-            specs.push(self.spec(stage, group, tasks));
+    /// The lease that may be queued next, within the bounds on outstanding tasks and
+    /// leases. That of a rebuilt state may be queued already; its id says so.
+    pub fn release_next(&mut self) -> Option<LeaseSpec> {
+        self.ready.extend(self.opened.drain(..));
+        if self.is_hopeless() {
+            return None;
         }
-        specs
+        let (stage, group) = self.next_ready()?;
+        let tasks = self.stages[stage as usize].open_tasks(group);
+        let count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+        if self.outstanding > 0 && !self.has_room(count) {
+            return None;
+        }
+        if self.ready.front() == Some(&(stage, group)) {
+            self.ready.pop_front();
+        } else {
+            self.next_group = group + 1;
+        }
+        self.outstanding += count;
+        self.leases += 1;
+        self.stages[stage as usize].lease(group, &tasks);
+        Some(self.spec(stage, group, tasks))
+    }
+
+    /// Takes out the further rounds that commits have opened, for whoever lets each of
+    /// them wait before it resumes.
+    pub fn opened(&mut self) -> Vec<Place> {
+        let opened = std::mem::take(&mut self.opened);
+        let round = |stage, group| self.group(stage, group).map_or(0, |open| open.round);
+        opened.into_iter().map(|(stage, group)| (stage, group, round(stage, group))).collect()
+    }
+
+    /// A round that was taken out may be leased now, if it is still the open one.
+    pub fn resume(&mut self, (stage, group, round): Place) {
+        if self.group(stage, group).is_some_and(|open| open.round == round) {
+            self.ready.push_back((stage, group));
+        }
     }
 
     /// The leases that were given out and not committed: for a queue that lost them.
@@ -336,7 +355,7 @@ impl Progress {
             }
             self.ready.pop_front();
         }
-        // A group in a later round is in `ready`; one that is done needs nothing.
+        // A group in a later round is in `ready`, or waits; one that is done needs nothing.
         while let Some(group) = self.group(0, self.next_group) {
             if group.phase == Phase::Waiting && group.round == 0 {
                 return Some((0, self.next_group));
@@ -386,7 +405,7 @@ impl Progress {
             self.finish_group(stage, group);
         } else {
             state.again = again;
-            self.ready.push_back((stage, group));
+            self.opened.push((stage, group));
         }
     }
 

@@ -18,6 +18,13 @@ use super::*;
 
 const POLICY: Policy = Policy { attempts: 3, outstanding_max: 10_000, leases_max: u32::MAX, tolerated: 0 };
 
+impl Progress {
+    /// All leases that may be queued now.
+    pub fn release(&mut self) -> Vec<LeaseSpec> {
+        std::iter::from_fn(|| self.release_next()).collect()
+    }
+}
+
 /// A plan in which small partitions share leases, as they do where there are many.
 fn plan(shape: Shape, sizes: &[u64]) -> Plan {
     let weights: Vec<_> = sizes.iter().map(|bytes| Weight { bytes: *bytes, document: 200 }).collect();
@@ -283,6 +290,31 @@ fn a_lease_is_as_wide_as_one_task() {
     assert!(matches!(&more[..], [Action::Lease(LeaseSpec { group: 2, .. })]), "{more:?}");
     assert!(progress.begin_second(0, 1, 0).is_some(), "one more goes beyond the width");
     assert!(apply(&mut progress, commit(&plan, &leased[1], |_, _| None)).is_empty());
+}
+
+#[test]
+fn a_round_that_waits_takes_up_no_place() {
+    let plan = plan(Shape::Map, &[GROUP_BYTES_TARGET; 3]);
+    let mut progress = Progress::new(plan.clone(), Policy { leases_max: 1, ..POLICY });
+    let leased = progress.release();
+    let fails = |task, round| (task == 0 && round == 0).then(|| crash(ErrorKind::GuestTrapped));
+    assert_eq!(progress.absorb(commit(&plan, &leased[0], fails)).len(), 1);
+    let opened = progress.opened();
+    assert_eq!(opened, [(0, 0, 1)]);
+    assert_eq!((progress.counts().running, progress.counts().waiting), (0, 3));
+    // Others go on meanwhile, and the round is leased once it may be and there is a place.
+    let next = progress.release();
+    assert_eq!(next.iter().map(|spec| spec.group).collect::<Vec<_>>(), [1]);
+    progress.resume(opened[0]);
+    assert!(progress.release().is_empty());
+    let again = apply(&mut progress, commit(&plan, &next[0], fails));
+    let [Action::Lease(again)] = &again[..] else { panic!("{again:?}") };
+    assert_eq!((again.group, again.round), (0, 1));
+    // What is committed meanwhile need not be leased again.
+    let last = apply(&mut progress, commit(&plan, again, fails));
+    assert!(matches!(&last[..], [Action::Lease(LeaseSpec { group: 2, .. })]), "{last:?}");
+    progress.resume(opened[0]);
+    assert!(progress.release().is_empty());
 }
 
 #[test]
