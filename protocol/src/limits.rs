@@ -186,6 +186,12 @@ pub const FILTER_OPERATORS_MAX: usize = 1_024;
 pub const FILTER_DEPTH_MAX: usize = 64;
 /// Tasks of a job that are queued or running at once.
 pub const TASKS_OUTSTANDING_MAX: usize = 10_000;
+/// Bytes of a job's leases that are queued or running at once: what they lie in is
+/// shared with other jobs and tenants.
+pub const LEASES_BYTES_OUTSTANDING_MAX: usize = 64 << 20;
+/// Jobs of a tenant that have not ended: each is held in the memory of a gateway, and
+/// has leases in the queue.
+pub const JOBS_UNFINISHED_MAX: usize = 1_000;
 /// Inputs (URIs, globs, prefixes) of a job.
 pub const INPUTS_MAX: usize = 1_000;
 /// Attempts at a task or an asynchronous invocation.

@@ -365,6 +365,7 @@ impl Coordinator {
     fn take(&mut self, commits: Vec<Commit>) {
         let id = self.case.job.id;
         for commit in commits.into_iter().filter(|commit| commit.job == id) {
+            self.leases.committed((commit.stage, commit.group, commit.round));
             let failures = self.live.progress().absorb(commit);
             for failure in failures {
                 let FailedAttempt { stage, task, attempt, given_up, problem } = failure;
@@ -380,22 +381,20 @@ impl Coordinator {
 
     /// Queues what may run now; a further round once it has waited.
     async fn queue_ready(&mut self) -> Result<()> {
-        let specs = {
+        {
             let (mut progress, now) = (self.live.progress(), Instant::now());
             for place in progress.opened() {
                 self.rests.add(now + self.leases.wait(place), place);
             }
             self.rests.over(now).into_iter().for_each(|place| progress.resume(place));
-            std::iter::from_fn(|| progress.release_next()).collect()
-        };
-        self.queue(specs).await
-    }
-
-    async fn queue(&mut self, specs: Vec<LeaseSpec>) -> Result<()> {
-        if specs.is_empty() {
-            return Ok(());
         }
-        self.leases.queue(&self.case.plan, specs, Turn::Again(self.again)).await
+        // How many bytes a lease has, its message says.
+        while self.leases.has_room() {
+            let released = self.live.progress().release_next();
+            let Some(spec) = released else { break };
+            self.leases.add(&self.case.plan, spec, Turn::Again(self.again)).await?;
+        }
+        self.leases.flush().await
     }
 
     /// Begins leases a second time that take much longer than the others.
@@ -428,7 +427,7 @@ impl Coordinator {
         if !specs.is_empty() {
             tracing::warn!(job = %self.case.job.id, leases = specs.len(), "queueing leases again");
             self.again += 1;
-            self.queue(specs).await?;
+            self.leases.queue(&self.case.plan, specs, Turn::Again(self.again)).await?;
         }
         self.queue_ready().await
     }

@@ -10,7 +10,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use fanfold_protocol::{job::JobState, names::FunctionName, time::Timestamp};
+use fanfold_protocol::{ErrorKind, Problem, job::JobState, names::FunctionName, time::Timestamp};
 use uuid::Uuid;
 
 use super::record::JobRecord;
@@ -90,5 +90,23 @@ impl Index {
         let more = ids.len() > limit;
         ids.truncate(limit);
         (ids, more)
+    }
+
+    /// Fails while as many jobs have not ended.
+    ///
+    /// # Errors
+    /// `queue-full`.
+    pub fn check_room(&self, most: usize) -> Result<(), Problem> {
+        let unfinished = self.jobs().values().filter(|line| !line.state.is_terminal()).count();
+        if unfinished < most {
+            return Ok(());
+        }
+        Err(Problem::new(
+            ErrorKind::QueueFull,
+            format!(
+                "at most {most} jobs may be queued or running, found {unfinished}; submit it again when some \
+                 have ended"
+            ),
+        ))
     }
 }

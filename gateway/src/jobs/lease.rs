@@ -5,7 +5,7 @@
 //! themselves, and queues them in batches. A message's id names its commit, so
 //! that queueing it twice does no harm and mostly has no effect.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use fanfold_backbone::{Backbone, queue};
 use fanfold_protocol::{
@@ -46,6 +46,29 @@ pub struct Leases {
     common: TaskCommon,
     shards: Shards,
     backbone: Backbone,
+    /// What is queued in the next call.
+    batch: Vec<queue::Message>,
+    batch_bytes: usize,
+    outstanding: Outstanding,
+}
+
+/// The bytes of leases that are queued and not committed.
+#[derive(Debug, Default)]
+struct Outstanding {
+    leases: HashMap<Place, usize>,
+    bytes: usize,
+}
+
+impl Outstanding {
+    /// Counts a lease; one that is queued again counts once.
+    fn add(&mut self, place: Place, bytes: usize) {
+        self.bytes += bytes;
+        self.bytes -= self.leases.insert(place, bytes).unwrap_or(0);
+    }
+
+    fn remove(&mut self, place: Place) {
+        self.bytes -= self.leases.remove(&place).unwrap_or(0);
+    }
 }
 
 impl Leases {
@@ -59,25 +82,55 @@ impl Leases {
         backbone: Backbone,
     ) -> Result<Self> {
         let common = common(&job, version, output, plan.like.clone())?;
-        Ok(Self { function: job.document.function.name.to_string(), common, job, shards, backbone })
+        Ok(Self {
+            function: job.document.function.name.to_string(),
+            common,
+            job,
+            shards,
+            backbone,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            outstanding: Outstanding::default(),
+        })
     }
 
     /// Queues these leases in as few calls as they fit in.
     pub async fn queue(&mut self, plan: &Plan, specs: Vec<LeaseSpec>, turn: Turn) -> Result<()> {
-        let (mut batch, mut bytes) = (Vec::new(), 0);
         for spec in specs {
-            let message = self.message(plan, spec, turn).await?;
-            bytes += message.payload.len();
-            batch.push(message);
-            if bytes >= BATCH_BYTES {
-                self.backbone.enqueue(keys::TASK_QUEUE, std::mem::take(&mut batch)).await?;
-                bytes = 0;
-            }
+            self.add(plan, spec, turn).await?;
         }
+        self.flush().await
+    }
+
+    /// Adds a lease to those that the next call queues, which comes with the last of
+    /// them: [`Leases::flush`].
+    pub async fn add(&mut self, plan: &Plan, spec: LeaseSpec, turn: Turn) -> Result<()> {
+        let place = (spec.stage, spec.group, spec.round);
+        let message = self.message(plan, spec, turn).await?;
+        self.outstanding.add(place, message.payload.len());
+        self.batch_bytes += message.payload.len();
+        self.batch.push(message);
+        if self.batch_bytes >= BATCH_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    /// Queues what was added.
+    pub async fn flush(&mut self) -> Result<()> {
+        self.batch_bytes = 0;
+        let batch = std::mem::take(&mut self.batch);
         if !batch.is_empty() {
             self.backbone.enqueue(keys::TASK_QUEUE, batch).await?;
         }
         Ok(())
+    }
+
+    /// Whether there is room for another lease beside those that are not committed.
+    pub fn has_room(&self) -> bool {
+        self.outstanding.bytes < limits::LEASES_BYTES_OUTSTANDING_MAX
+    }
+
+    /// A lease is committed, and takes up no room any more.
+    pub fn committed(&mut self, place: Place) {
+        self.outstanding.remove(place);
     }
 
     /// Stored bytes that these tasks of the first stage read; `None` where they
@@ -189,6 +242,20 @@ fn backoff(first: Duration, id: &str, round: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lease_takes_up_room_until_it_is_committed() {
+        let mut outstanding = Outstanding::default();
+        for (place, bytes, expected) in [((0, 0, 0), 7, 7), ((0, 1, 0), 5, 12), ((0, 0, 0), 8, 13)] {
+            outstanding.add(place, bytes);
+            assert_eq!(outstanding.bytes, expected, "{place:?}");
+        }
+        // A commit is told of again and again, and of what another coordinator had queued.
+        for (place, expected) in [((0, 0, 0), 5), ((0, 0, 0), 5), ((3, 0, 0), 5), ((0, 1, 0), 0)] {
+            outstanding.remove(place);
+            assert_eq!(outstanding.bytes, expected, "{place:?}");
+        }
+    }
 
     #[test]
     fn waiting_doubles_and_spreads() {

@@ -129,6 +129,7 @@ impl Jobs {
         document.check()?;
         check_params(&document)?;
         filter::check(&document)?;
+        self.inner.index.check_room(self.inner.config.unfinished_max)?;
         let sampling = Sampling { count: sample, keep: document.output.is_some() };
         // What it gives is thrown away, and what was done before tells nothing.
         (document.output, document.overwrite, document.cache) = (None, false, false);
@@ -153,6 +154,7 @@ impl Jobs {
         if let Some(job) = self.given(key.as_ref()).await? {
             return self.complete(job).await;
         }
+        self.inner.index.check_room(self.inner.config.unfinished_max)?;
         match self.draft_and_claim(wanted, key.as_ref()).await {
             Ok((draft, claim)) => self.lay_down(&draft, claim, key.as_ref()).await,
             // What is in the way may be this very request, accepted meanwhile by another gateway.

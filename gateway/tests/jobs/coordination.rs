@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a coordinator queues, and when; and what it finds that nobody told it.
 
-use fanfold_protocol::{ErrorKind, Problem};
+use std::time::Duration;
+
+use fanfold_protocol::{ErrorKind, Problem, job::JobState, keys};
 use serde_json::json;
 
-use crate::world::{Play, World};
+use crate::world::{PATIENCE, Play, World, document, succeeded};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_waits_for_its_next_attempt_holds_up_no_other() {
@@ -21,4 +23,55 @@ async fn a_task_that_waits_for_its_next_attempt_holds_up_no_other() {
     let record = engine.until(&id, |record| record.tasks.done == 2).await;
     assert_eq!((record.failures, record.tasks.waiting, record.tasks.running), (1, 1, 0));
     engine.jobs.cancel(&id).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_bytes_are_queued_than_a_job_may_take_up() {
+    let world = World::new().await;
+    world.inputs(150).await;
+    let engine = world.engine().await;
+    // Half a MiB in each lease, where these parameters are text within text.
+    let params = json!({"text": "\"".repeat(125_000)});
+    let id = engine.submit("mapper", json!({"params": params})).await.unwrap().id;
+    let record = engine.until(&id, |record| record.state == JobState::Running).await;
+    let queued = world.backbone().depth(keys::TASK_QUEUE).await.unwrap().ready;
+    assert_eq!(record.tasks.running, queued);
+    assert!((64..140).contains(&queued), "{queued}");
+    // As leases are committed, others take their room.
+    let _worker = world.work(Play::default());
+    let record = engine.ended(&id).await;
+    succeeded(&record);
+    assert_eq!((record.tasks.done, record.receipt.attempts), (150, 150));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_refused_while_too_many_have_not_ended() {
+    let world = World::new().await;
+    world.inputs(1).await;
+    let ended = {
+        let _worker = world.work(Play::default());
+        world.engine().await.run("mapper", json!({})).await.id
+    };
+    let engine = world.engine_with(|config| config.unfinished_max = 2).await;
+    let job = || document("mapper", json!({}));
+    let first = engine.jobs.submit(job(), Some("key")).await.unwrap().id;
+    engine.jobs.submit(job(), None).await.unwrap();
+    let refused = [
+        engine.jobs.submit(job(), None).await.unwrap_err(),
+        engine.jobs.estimate(job(), 1).await.unwrap_err(),
+        engine.jobs.retry(&ended, None).await.unwrap_err(),
+    ];
+    for problem in refused {
+        assert_eq!(problem.code, ErrorKind::QueueFull, "{problem}");
+        assert!(problem.detail.contains("at most 2 jobs"), "{problem}");
+    }
+    // What was accepted is told again.
+    assert_eq!(engine.jobs.submit(job(), Some("key")).await.unwrap().id, first);
+    engine.jobs.cancel(&first).await.unwrap();
+    let accepted = async {
+        while engine.jobs.submit(job(), None).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, accepted).await.expect("room for another job");
 }
