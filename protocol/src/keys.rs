@@ -18,6 +18,9 @@ pub const SYSTEM_BUCKET_DEFAULT: &str = "fanfold";
 
 /// Queue of the leases of jobs' tasks.
 pub const TASK_QUEUE: &str = "tasks";
+/// In the id of a lease's message: the queue seemed to have lost the one before, which may
+/// have been committed all the same. Behind it stands how often.
+pub const LEASE_AGAIN: &str = "/again-";
 
 /// Queue of asynchronous invocations.
 pub const INVOCATION_QUEUE: &str = "invocations";

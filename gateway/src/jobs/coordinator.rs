@@ -60,6 +60,10 @@ pub struct Coordinator {
     heard: Instant,
     quiet: Duration,
     vain_looks: u32,
+    /// When something was committed, or what was not went again.
+    alive: Instant,
+    /// How long nobody may tell of a lease before all of them count as lost.
+    patience: Duration,
     /// How often leases were queued again.
     again: u32,
     /// Whether there is anything to show.
@@ -78,7 +82,7 @@ impl Coordinator {
         let leases =
             Leases::new(case.job.clone(), &case.plan, &version, case.output.clone(), shards, backbone)?;
         let progress = Progress::new(case.plan.clone(), Policy::of(&case));
-        let quiet = jobs.inner.config.watchdog;
+        let (quiet, patience) = (jobs.inner.config.watchdog, jobs.inner.config.lost);
         let stragglers = Stragglers::new(jobs.inner.config.straggle);
         let live = Live::new(&jobs.inner.vault, progress, stragglers);
         Ok(Self {
@@ -90,6 +94,8 @@ impl Coordinator {
             heard: Instant::now(),
             quiet,
             vain_looks: 0,
+            alive: Instant::now(),
+            patience,
             again: 0,
             dirty: true,
             case,
@@ -372,8 +378,9 @@ impl Coordinator {
                 tracing::debug!(job = %id, stage, task, attempt, given_up, %problem, "a task failed");
                 self.case.record.note_failure(stage, task, attempt, given_up, problem);
             }
-            self.heard = Instant::now();
+            (self.heard, self.alive) = (Instant::now(), Instant::now());
             self.quiet = self.jobs.inner.config.watchdog;
+            self.patience = self.jobs.inner.config.lost;
             self.vain_looks = 0;
             self.dirty = true;
         }
@@ -422,7 +429,7 @@ impl Coordinator {
     async fn queue_again(&mut self) -> Result<()> {
         self.look().await?;
         let specs = self.live.progress().leased();
-        self.vain_looks = 0;
+        (self.vain_looks, self.alive) = (0, Instant::now());
         // There are none while all that is left waits for its next attempt.
         if !specs.is_empty() {
             tracing::warn!(job = %self.case.job.id, leases = specs.len(), "queueing leases again");
@@ -433,7 +440,8 @@ impl Coordinator {
     }
 
     /// Looks after a job that has been quiet: for a cancellation, for commits
-    /// that nobody told of, and for leases that the queue has lost.
+    /// that nobody told of, and for leases that the queue has lost: it is empty, or
+    /// nothing is heard of any of them for long.
     async fn watch(&mut self) -> Result<()> {
         // Those that run the longest are shown with their time.
         self.dirty |= !self.case.record.slowest.is_empty();
@@ -451,6 +459,18 @@ impl Coordinator {
         self.quiet = (self.quiet * 2).min(QUIET_MAX);
         let empty = depth.ready + depth.leased + depth.delayed == 0;
         self.vain_looks = if empty { self.vain_looks + 1 } else { 0 };
-        if self.vain_looks >= VAIN_LOOKS_MAX { self.queue_again().await } else { Ok(()) }
+        // Where nobody takes what is there, nothing is lost by that.
+        let silent = (depth.ready == 0 || depth.leased > 0) && self.silence() >= self.patience;
+        if silent {
+            // They may wait behind those of others, and then more of them are of no use.
+            self.patience = self.patience.saturating_mul(2);
+        }
+        if silent || self.vain_looks >= VAIN_LOOKS_MAX { self.queue_again().await } else { Ok(()) }
+    }
+
+    /// How long nothing was committed, and no worker told of a lease.
+    fn silence(&self) -> Duration {
+        let told = self.live.stragglers().told().map_or(Duration::MAX, |told| told.elapsed());
+        self.alive.elapsed().min(told)
     }
 }

@@ -196,7 +196,7 @@ fn id(job: &Job, (stage, group, round): Place, turn: Turn) -> String {
     let id = format!("{}/{stage}/{group}/{round}", job.id);
     match turn {
         Turn::First | Turn::Again(0) => id,
-        Turn::Again(times) => format!("{id}/again-{times}"),
+        Turn::Again(times) => format!("{id}{}{times}", keys::LEASE_AGAIN),
         Turn::Second => format!("{id}/second"),
     }
 }

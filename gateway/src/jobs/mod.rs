@@ -112,6 +112,8 @@ pub struct JobsConfig {
     pub flush: Duration,
     /// How long a job may be quiet before its commits are looked for.
     pub watchdog: Duration,
+    /// How long nobody may tell of any lease of a job before its leases count as lost.
+    pub lost: Duration,
     /// Jobs of a tenant that may be queued or running.
     pub unfinished_max: usize,
     /// How long a lease may take in any case before it is begun a second time.
@@ -140,6 +142,7 @@ impl Default for JobsConfig {
             scan: Duration::from_millis(500),
             flush: Duration::from_millis(500),
             watchdog: Duration::from_secs(2),
+            lost: Duration::from_secs(300),
             unfinished_max: limits::JOBS_UNFINISHED_MAX,
             straggle: limits::SPECULATION_AFTER_MIN,
             late_sweep: Duration::from_secs(3),

@@ -36,6 +36,8 @@ pub struct Running {
 #[derive(Debug)]
 pub struct Stragglers {
     running: BTreeMap<Place, Running>,
+    /// When a worker told of any lease the last time.
+    told: Option<Instant>,
     /// What nothing is overdue before.
     least: Duration,
 }
@@ -43,11 +45,12 @@ pub struct Stragglers {
 impl Stragglers {
     /// Nothing was told yet.
     pub fn new(least: Duration) -> Self {
-        Self { running: BTreeMap::new(), least }
+        Self { running: BTreeMap::new(), told: None, least }
     }
 
     /// Takes in what a worker tells. Of two attempts the older one counts.
     pub fn note(&mut self, notice: RunningNotice, now: Instant) {
+        self.told = Some(now);
         let running_for = Duration::from_millis(notice.running_ms);
         let since = now.checked_sub(running_for).unwrap_or(now);
         let place = (notice.stage, notice.group, notice.round);
@@ -55,6 +58,11 @@ impl Stragglers {
         let known = self.running.entry(place).or_insert(running);
         known.since = known.since.min(since);
         known.progress = notice.progress.or(known.progress);
+    }
+
+    /// When it was told the last time that any lease is worked on.
+    pub fn told(&self) -> Option<Instant> {
+        self.told
     }
 
     /// Who works on a group, as far as it was told.

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a coordinator queues, and when; and what it finds that nobody told it.
 
-use std::time::Duration;
+use std::{collections::HashSet, sync::Mutex, time::Duration};
 
+use fanfold_backbone::Message;
 use fanfold_protocol::{ErrorKind, Problem, job::JobState, keys};
 use serde_json::json;
 
-use crate::world::{PATIENCE, Play, World, document, succeeded};
+use crate::world::{Mishap, PATIENCE, Play, World, document, succeeded};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_waits_for_its_next_attempt_holds_up_no_other() {
@@ -74,4 +75,25 @@ async fn jobs_are_refused_while_too_many_have_not_ended() {
         }
     };
     tokio::time::timeout(PATIENCE, accepted).await.expect("room for another job");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_that_are_lost_come_back_while_others_wait_in_the_queue() {
+    let world = World::new().await;
+    world.inputs(20).await;
+    let engine = world.engine_with(|config| config.lost = Duration::from_millis(300)).await;
+    // The queue is never empty.
+    let other = Message::new("other", "of another job").delayed(Duration::from_secs(3_600));
+    world.backbone().enqueue(keys::TASK_QUEUE, vec![other]).await.unwrap();
+    let seen = Mutex::new(HashSet::new());
+    let _worker = world.work(Play {
+        mishap: Box::new(move |lease| {
+            let is_first = seen.lock().unwrap().insert((lease.stage, lease.group));
+            (is_first && lease.group.is_multiple_of(2)).then_some(Mishap::Vanish)
+        }),
+        ..Play::default()
+    });
+    let record = engine.run("folder", json!({})).await;
+    succeeded(&record);
+    assert_eq!(record.tasks.done, 20 + 2 + 1);
 }

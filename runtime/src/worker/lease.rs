@@ -199,10 +199,9 @@ async fn attempt(
     let data = &shop.platform.data;
     let place = Place::from(&lease);
     // A commit without an acknowledgement: the worker before stopped between. Or the
-    // first attempt ended while the second one was in the queue.
-    if (delivery.attempt > 1 || lease.second)
-        && let Some(winner) = commit::winner(data, place).await.map_err(Ending::Failed)?
-    {
+    // first attempt ended while the second one was in the queue, or the message was not lost.
+    let is_repeated = delivery.attempt > 1 || lease.second || delivery.id.contains(keys::LEASE_AGAIN);
+    if is_repeated && let Some(winner) = commit::winner(data, place).await.map_err(Ending::Failed)? {
         commit::announce(&shop.backbone, &lease, &winner).await;
         if lease.second {
             let nothing = Some(commit::overtaken(Uuid::new_v4(), &[]));

@@ -772,6 +772,23 @@ async fn an_attempt_that_was_overtaken_tells_of_itself_and_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_only_seemed_lost_is_told_of_and_not_run() {
+    let works = Works::start(tables("(loop $forever (br $forever))", 0, '"')).await;
+    let maps = vec![Work::Map(works.partition("in/1.csv", "id\n1\n").await)];
+    works.platform.put("fanfold", &keys::commit(&works.job, 0, 0, 0), "the winner".to_owned()).await;
+    let backbone = &works.platform.backbone;
+    let mut commits = backbone.subscribe(&keys::commit_subject(&works.job)).await.unwrap();
+    let id = format!("{}/0/0/0{}1", works.job, keys::LEASE_AGAIN);
+    let message = Message::new(id, serde_json::to_vec(&works.lease(0, 0, maps)).unwrap());
+    backbone.enqueue(keys::TASK_QUEUE, vec![message]).await.unwrap();
+    // Whoever runs it is stopped after seconds, and tells of no commit.
+    let told = tokio::time::timeout(Duration::from_secs(30), commits.next()).await;
+    assert!(matches!(told, Ok(Some(Event::Published { .. }))), "{told:?}");
+    works.settled().await;
+    works.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_stops_finishes_what_it_has() {
     let works = Works::start(tables("", 0, '"')).await;
     let mut maps = Vec::new();
