@@ -41,6 +41,8 @@ use super::{
 
 /// Events taken at once, so that what follows from them is queued together.
 const EVENTS_AT_ONCE: usize = 512;
+/// The watchdog looks every so often for an ending that nobody told of.
+const ENDING_LOOKED_FOR: u32 = 8;
 /// Looks in vain, with an empty queue, before leases count as lost.
 const VAIN_LOOKS_MAX: u32 = 2;
 /// How long a job that is done waits for what overtaken attempts took.
@@ -57,6 +59,7 @@ pub struct Coordinator {
     rests: Rests,
     /// Someone says that the job is to end.
     called: bool,
+    watches: u32,
     heard: Instant,
     quiet: Duration,
     vain_looks: u32,
@@ -91,6 +94,7 @@ impl Coordinator {
             leases,
             rests: Rests::default(),
             called: case.ending.is_some(),
+            watches: 0,
             heard: Instant::now(),
             quiet,
             vain_looks: 0,
@@ -447,6 +451,9 @@ impl Coordinator {
         self.dirty |= !self.case.record.slowest.is_empty();
         let backbone = &self.jobs.inner.backbone;
         self.called |= backbone.get(&keys::job_cancel(&self.case.job.id)).await?.is_some();
+        // Whoever has decided an ending may be gone before it could tell of it.
+        self.watches += 1;
+        self.called |= self.watches.is_multiple_of(ENDING_LOOKED_FOR);
         if self.heard.elapsed() < self.quiet {
             return Ok(());
         }

@@ -269,6 +269,15 @@ impl Jobs {
     /// # Errors
     /// `job-not-found`; `job-finished` when it has ended otherwise, or is about to.
     pub async fn cancel(&self, id: &Uuid) -> Result<JobRecord, Problem> {
+        // Dropping this future half-way must not leave what it has decided to nobody.
+        let (jobs, id) = (self.clone(), *id);
+        match tokio::spawn(async move { jobs.cancel_once(&id).await }).await {
+            Ok(result) => result,
+            Err(error) => Err(crate::problem::internal(error)),
+        }
+    }
+
+    async fn cancel_once(&self, id: &Uuid) -> Result<JobRecord, Problem> {
         let record = self.get(id).await?;
         let decided = match record.state {
             JobState::Queued | JobState::Running => {
@@ -289,8 +298,9 @@ impl Jobs {
                 ),
             ));
         }
-        let mut watch = self.inner.backbone.watch(&keys::job_record(id)).await.map_err(Error::from)?;
         finish::stop_tasks(&self.inner.backbone, id).await?;
+        // It begins with the record as it is.
+        let mut watch = self.inner.backbone.watch(&keys::job_record(id)).await.map_err(Error::from)?;
         let ended = async {
             while let Some(change) = watch.next().await {
                 if let Some(record) = recover::of_change(&change)

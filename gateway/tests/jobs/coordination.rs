@@ -5,6 +5,7 @@ use std::{collections::HashSet, sync::Mutex, time::Duration};
 
 use fanfold_backbone::Message;
 use fanfold_protocol::{ErrorKind, Problem, job::JobState, keys};
+use futures::FutureExt;
 use serde_json::json;
 
 use crate::world::{Mishap, PATIENCE, Play, World, document, succeeded};
@@ -96,4 +97,37 @@ async fn leases_that_are_lost_come_back_while_others_wait_in_the_queue() {
     let record = engine.run("folder", json!({})).await;
     succeeded(&record);
     assert_eq!(record.tasks.done, 20 + 2 + 1);
+}
+
+/// A job whose tasks never end.
+fn endless() -> Play {
+    Play { mishap: Box::new(|_| Some(Mishap::Hang)), ..Play::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_is_carried_out_though_nobody_waits_for_it() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let engine = world.engine().await;
+    let _worker = world.work(endless());
+    let id = engine.submit("mapper", json!({})).await.unwrap().id;
+    engine.until(&id, |record| record.state == JobState::Running).await;
+    // As when a client closes its connection at once.
+    assert!(engine.jobs.cancel(&id).now_or_never().is_none());
+    assert_eq!(engine.ended(&id).await.state, JobState::Cancelled);
+    assert!(world.backbone().get(&keys::job_cancel(&id)).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ending_that_nobody_told_of_is_found() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let engine = world.engine().await;
+    let _worker = world.work(endless());
+    let id = engine.submit("mapper", json!({})).await.unwrap().id;
+    engine.until(&id, |record| record.state == JobState::Running).await;
+    // Whoever decided it was killed right then.
+    let ending = json!({"state": "cancelled", "ended_at": 1, "problem": null});
+    world.put(&format!("s3://fanfold/{}", keys::ending(&id)), &ending.to_string()).await;
+    assert_eq!(engine.ended(&id).await.state, JobState::Cancelled);
 }
