@@ -119,9 +119,10 @@ impl Coordinator {
             self.take_over(events.as_mut()).await?;
         }
         // Looking finds all failures that there were.
-        self.case.record.failures = 0;
-        self.case.record.last_failures.clear();
+        let shown = std::mem::take(&mut self.case.record.failures);
+        let last = std::mem::take(&mut self.case.record.last_failures);
         self.look().await?;
+        self.case.record.resume_failures(shown, last);
         self.jobs.publish_live(id, Arc::clone(&self.live));
         let mut flush = interval(self.jobs.inner.config.flush);
         let mut watch = interval(self.jobs.inner.config.watchdog);

@@ -94,12 +94,15 @@ impl Told {
     }
 
     /// The failures that a reader does not know. A record keeps the last few: of
-    /// those before, it is told how many there are and where they are listed.
+    /// those before, it is told how many there are and where they are listed. So it is of
+    /// those that were numbered anew after it was told of some.
     fn tell_failures(&mut self, record: &JobRecord, events: &mut Vec<JobEvent>) {
         let kept = record.last_failures.first().map_or(record.failures, |failure| failure.number - 1);
-        let skipped = kept.saturating_sub(self.failures);
+        let renumbered = if self.failures > 0 { record.renumbered } else { 0 };
+        let named_after = kept.max(renumbered);
+        let skipped = named_after.saturating_sub(self.failures);
         if skipped > 0 {
-            self.failures = kept;
+            self.failures = named_after;
             events.push(self.event("failures-skipped", &SkippedView::new(record, skipped)));
         }
         let known = self.failures;
@@ -223,6 +226,7 @@ mod tests {
             warnings: Vec::new(),
             failures: 0,
             last_failures: Vec::new(),
+            renumbered: 0,
         }
     }
 
@@ -256,6 +260,31 @@ mod tests {
         assert_eq!(failures(&events), ((16..=23).collect::<Vec<_>>(), 12));
         assert!(events[0].name == "failures-skipped" && events[0].data.contains("/tasks\""), "{events:?}");
         assert_eq!(failures(&told.tell(record, 3)), (vec![], 0));
+    }
+
+    #[test]
+    fn what_a_new_coordinator_finds_in_another_order_is_told_once() {
+        let (mut told, mut before) = (Told::default(), record());
+        fail(&mut before, 3);
+        assert_eq!(failures(&told.tell(before.clone(), 1)), (vec![1, 2, 3], 0));
+        let found = |times: u32| {
+            let mut found = JobRecord { failures: 0, last_failures: Vec::new(), ..before.clone() };
+            for task in (0..times).rev() {
+                found.note_failure(0, task, 1, true, Problem::new(ErrorKind::ValueMismatch, "a pear"));
+            }
+            found.resume_failures(before.failures, before.last_failures.clone());
+            found
+        };
+        // As many as were shown are the same ones.
+        assert_eq!(found(3), before);
+        assert_eq!(failures(&told.tell(found(3), 2)), (vec![], 0));
+        // Of more, those that are new may bear any number.
+        let mut after = found(5);
+        assert_eq!(failures(&told.tell(after.clone(), 3)), (vec![], 2));
+        fail(&mut after, 1);
+        assert_eq!(failures(&told.tell(after.clone(), 4)), (vec![6], 0));
+        // Whoever was told of none is told of each.
+        assert_eq!(failures(&Told::default().tell(after, 4)), (vec![1, 2, 3, 4, 5, 6], 0));
     }
 
     #[test]

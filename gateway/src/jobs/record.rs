@@ -92,6 +92,10 @@ pub struct JobRecord {
     /// The last of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last_failures: Vec<TaskFailure>,
+    /// So many of them were numbered anew by a coordinator that took the job over: these
+    /// numbers name others than before.
+    #[serde(default)]
+    pub renumbered: u64,
 }
 
 /// A lease that takes a while.
@@ -161,6 +165,7 @@ impl JobRecord {
             warnings: plan.warnings.clone(),
             failures: 0,
             last_failures: Vec::new(),
+            renumbered: 0,
         }
     }
 
@@ -177,6 +182,16 @@ impl JobRecord {
         });
         let excess = self.last_failures.len().saturating_sub(FAILURES_KEPT);
         self.last_failures.drain(..excess);
+    }
+
+    /// Goes on from the failures that were shown before all of them were found again, in
+    /// whatever order. If there are more now, nobody can tell which these are.
+    pub fn resume_failures(&mut self, shown: u64, last: Vec<TaskFailure>) {
+        if self.failures > shown {
+            self.renumbered = self.failures;
+        } else {
+            (self.failures, self.last_failures) = (shown, last);
+        }
     }
 
     /// The record of a job that ended so.

@@ -4,9 +4,16 @@
 use std::{collections::HashSet, sync::Mutex, time::Duration};
 
 use fanfold_backbone::Message;
-use fanfold_protocol::{ErrorKind, Problem, job::JobState, keys};
-use futures::FutureExt;
-use serde_json::json;
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    commit::{Commit, TaskCommit, TaskOutcome},
+    invocation::Usage,
+    job::JobState,
+    keys,
+};
+use futures::{FutureExt, StreamExt};
+use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::world::{Mishap, PATIENCE, Play, World, document, succeeded};
 
@@ -130,4 +137,47 @@ async fn an_ending_that_nobody_told_of_is_found() {
     let ending = json!({"state": "cancelled", "ended_at": 1, "problem": null});
     world.put(&format!("s3://fanfold/{}", keys::ending(&id)), &ending.to_string()).await;
     assert_eq!(engine.ended(&id).await.state, JobState::Cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_watches_is_told_of_failures_that_came_while_nobody_coordinated() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let trap = || Problem::new(ErrorKind::GuestTrapped, "trap");
+    let id = {
+        let engine = world.engine().await;
+        let _worker = world.work(Play {
+            fails: Box::new(move |_, _| Some(trap())),
+            mishap: Box::new(|lease| ((lease.group, lease.round) != (2, 0)).then_some(Mishap::Hang)),
+            ..Play::default()
+        });
+        let id = engine.submit("mapper", json!({})).await.unwrap().id;
+        engine.until(&id, |record| record.failures == 1).await;
+        id
+    };
+    let gone = async {
+        while world.backbone().get(&keys::coordinator(&id)).await.unwrap().is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("a coordinator that has gone");
+    // The failure that is new is the first one that the next coordinator finds.
+    let task = TaskCommit {
+        index: 0,
+        attempt: 1,
+        outcome: TaskOutcome::Failed(trap()),
+        usage: Usage::default(),
+        looked_outside: false,
+    };
+    let (stage, group, round, attempt, worker) = (0, 0, 0, Uuid::nil(), "test".to_owned());
+    let commit = Commit { job: id, stage, group, round, attempt, worker, tasks: vec![task] };
+    let commit = serde_json::to_string(&commit).unwrap();
+    world.put(&format!("s3://fanfold/{}", keys::commit(&id, 0, 0, 0)), &commit).await;
+    let engine = world.engine().await;
+    engine.until(&id, |record| record.failures == 2).await;
+    let events = engine.jobs.events(&id, Some("0.1")).await.unwrap().unwrap();
+    let failures = events.filter(|event| std::future::ready(event.name.contains("fail")));
+    let first = tokio::time::timeout(PATIENCE, std::pin::pin!(failures).next()).await.unwrap().unwrap();
+    let told: Value = serde_json::from_str(&first.data).unwrap();
+    assert_eq!((first.name, &told["skipped"]), ("failures-skipped", &json!(1)));
 }
