@@ -160,3 +160,23 @@ async fn find_commit(vault: Vault, key: String) -> Result<Option<Commit>> {
 async fn read_commit(vault: Vault, key: String) -> Result<Commit> {
     vault.expect(&key).await
 }
+
+/// Puts the keys of a job's commits into the order in which least is held of them while
+/// they are taken in: states that were merged are of no use any more, and folds say so.
+pub fn later_stages_first(id: &Uuid, keys: &mut [String]) {
+    keys.sort_by_cached_key(|key| std::cmp::Reverse(keys::parse_commit(id, key).map(|(stage, ..)| stage)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_of_folds_come_before_what_they_merged() {
+        let id = Uuid::from_u128(7);
+        let place = |(stage, group, round)| keys::commit(&id, stage, group, round);
+        let mut listed = [(0, 0, 0), (0, 1, 0), (0, 1, 1), (1, 0, 0), (2, 0, 0)].map(place);
+        later_stages_first(&id, &mut listed);
+        assert_eq!(listed, [(2, 0, 0), (1, 0, 0), (0, 0, 0), (0, 1, 0), (0, 1, 1)].map(place));
+    }
+}

@@ -365,6 +365,7 @@ impl Coordinator {
                     .is_some_and(|(stage, group, round)| !progress.knows(stage, group, round))
             });
         }
+        case::later_stages_first(&id, &mut keys);
         let count = keys.len();
         let mut commits = std::pin::pin!(case::read_each(&self.jobs.inner.vault, keys));
         while let Some(commit) = commits.try_next().await? {

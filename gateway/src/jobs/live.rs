@@ -38,7 +38,7 @@ impl Live {
     pub async fn read(vault: &Vault, case: Case) -> Result<Self> {
         let id = case.job.id;
         let policy = Policy::of(&case);
-        let mut progress = Progress::new(case.plan, policy);
+        let mut progress = Progress::to_show(case.plan, policy);
         let mut commits = std::pin::pin!(case::commits(vault, &id));
         while let Some(commit) = commits.try_next().await? {
             progress.absorb(commit);

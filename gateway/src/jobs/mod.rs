@@ -35,6 +35,7 @@ mod listing;
 mod live;
 mod logs;
 mod manifest;
+mod outcomes;
 mod pack;
 mod pattern;
 mod pipe;

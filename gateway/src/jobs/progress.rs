@@ -5,7 +5,7 @@
 //! and any number of times, and queues the leases that this makes possible.
 //! Invariant: who is merged with whom, and in which order, follows from the plan
 //! alone; the state after a set of commits does not depend on the order in which
-//! they came.
+//! they came, but what is held on the way does: least where later stages come first.
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -13,7 +13,6 @@ use std::{
 };
 
 use fanfold_protocol::{
-    ErrorKind, Problem,
     commit::{AnswerRef, Commit, OutputObject, Overtaken, TaskCommit, TaskOutcome},
     invocation::Usage,
     job::TaskCounts,
@@ -23,6 +22,7 @@ use uuid::Uuid;
 
 use super::{
     eta::{Eta, Pace},
+    outcomes::{absent, accept},
     policy::{Policy, may_help},
     slots::{FailedAttempt, GivenUp, Group, LeaseSpec, Leased, Phase, Stage, TaskState},
     stragglers::Place,
@@ -33,6 +33,8 @@ use super::{
 pub struct Progress {
     plan: Plan,
     policy: Policy,
+    /// Whether nothing is leased from it.
+    is_shown: bool,
     stages: Vec<Stage>,
     /// Groups that may be leased before the next ones of stage 0: folds, which
     /// free memory, and further rounds.
@@ -79,6 +81,7 @@ impl Progress {
         Self {
             plan,
             policy,
+            is_shown: false,
             stages,
             ready,
             opened: Vec::new(),
@@ -96,6 +99,11 @@ impl Progress {
             done: 0,
             failed: [0; 2],
         }
+    }
+
+    /// The same for whoever only shows tasks, which holds no state that a task gave.
+    pub fn to_show(plan: Plan, policy: Policy) -> Self {
+        Self { is_shown: true, ..Self::new(plan, policy) }
     }
 
     /// Takes a commit into account and answers the failures that it reports.
@@ -415,9 +423,12 @@ impl Progress {
         self.usage.add_cost(&usage);
         self.attempts += u64::from(attempt > 0);
         self.taken_over += u64::from(attempt == 0);
-        let problem = match self.accepts(stage, outcome) {
+        let problem = match accept(&self.plan, stage, outcome) {
             Ok(outcome) => {
                 self.stages[stage as usize].done(index, attempt, outcome, &usage);
+                if self.is_merged(stage, index) {
+                    self.stages[stage as usize].forget_states(index..index + 1);
+                }
                 self.usage.add_rows(&usage);
                 self.done += 1;
                 if attempt > 0 {
@@ -436,24 +447,11 @@ impl Progress {
         !given_up
     }
 
-    /// A product of the kind that the stage makes, or why there is none.
-    fn accepts(&self, stage: u32, outcome: TaskOutcome) -> Result<TaskOutcome, Problem> {
-        use fanfold_protocol::plan::Shape::{Aggregate, Group, Map, MapAggregate, MapGroup};
-        match (&outcome, self.plan.shape, self.plan.finishes(stage)) {
-            (TaskOutcome::Failed(problem), ..) => Err(problem.clone()),
-            (TaskOutcome::Table(_), Map, _)
-            | (TaskOutcome::State(_), Aggregate | MapAggregate, false)
-            | (TaskOutcome::Answer(_), Aggregate | MapAggregate, true) => Ok(outcome),
-            (TaskOutcome::Mapped { .. }, MapAggregate, _) if stage == 0 => Ok(outcome),
-            (TaskOutcome::State(_), Group | MapGroup, _) if stage == 0 => Ok(outcome),
-            (TaskOutcome::Table(_), Group | MapGroup, _) if stage > 0 => Ok(outcome),
-            _ => Err(Problem::new(
-                ErrorKind::Internal,
-                format!(
-                    "expected the product of stage {stage}, found one of another kind; upgrade the worker"
-                ),
-            )),
-        }
+    /// Whether nobody will merge the state of a task of this stage any more.
+    fn is_merged(&self, stage: u32, task: u32) -> bool {
+        let Some(next) = self.stages.get(stage as usize + 1) else { return false };
+        let is_done = |parent: u32| next.groups[parent as usize].phase == Phase::Done;
+        self.is_shown || self.plan.parents(stage, task).all(is_done)
     }
 
     /// A group is done: its states go to their parents, and the states that it
@@ -481,16 +479,6 @@ impl Progress {
             self.ready.push_front(fold);
         }
     }
-}
-
-/// A task that its lease's commit does not name.
-fn absent(task: u32, attempt: u32) -> TaskCommit {
-    let problem = Problem::new(
-        ErrorKind::Internal,
-        "expected the commit to name the task, it did not; upgrade the worker",
-    );
-    let outcome = TaskOutcome::Failed(problem);
-    TaskCommit { index: task, attempt, outcome, usage: Usage::default(), looked_outside: false }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::{
 
 use fanfold_protocol::{Problem, commit::TaskOutcome};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::{sync::OnceCell, time::Instant};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -145,7 +145,7 @@ impl fmt::Display for Cursor {
     }
 }
 
-/// The last jobs whose tasks were read from the store.
+/// The last jobs whose tasks were read from the store, or are being read.
 #[derive(Default)]
 pub struct Cache {
     held: Mutex<VecDeque<Held>>,
@@ -153,23 +153,36 @@ pub struct Cache {
 
 struct Held {
     job: Uuid,
+    /// Filled by whoever came first, for which others wait: a job may be large.
+    read: Arc<OnceCell<Read>>,
+}
+
+/// The tasks of a job as they were read.
+struct Read {
     live: Arc<Live>,
-    /// When it is to be read again; never for a job that has ended.
+    /// When they are to be read again; never for a job that has ended.
     stale: Option<Instant>,
 }
 
 impl Cache {
-    fn get(&self, job: &Uuid) -> Option<Arc<Live>> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.retain(|held| held.stale.is_none_or(|stale| stale > Instant::now()));
-        held.iter().find(|held| held.job == *job).map(|held| Arc::clone(&held.live))
+    /// The tasks of a job, which are read by this unless they are held.
+    async fn get(&self, job: &Uuid, read: impl Future<Output = Result<Read>>) -> Result<Arc<Live>> {
+        let held = self.held(job);
+        held.get_or_try_init(|| read).await.map(|read| Arc::clone(&read.live))
     }
 
-    fn put(&self, job: Uuid, live: Arc<Live>, ended: bool) {
-        let stale = (!ended).then(|| Instant::now() + FRESH);
+    fn held(&self, job: &Uuid) -> Arc<OnceCell<Read>> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.push_front(Held { job, live, stale });
+        held.retain(|held| {
+            held.read.get().and_then(|read| read.stale).is_none_or(|stale| stale > Instant::now())
+        });
+        if let Some(held) = held.iter().find(|held| held.job == *job) {
+            return Arc::clone(&held.read);
+        }
+        let read = Arc::<OnceCell<Read>>::default();
+        held.push_front(Held { job: *job, read: Arc::clone(&read) });
         held.truncate(HELD);
+        read
     }
 }
 
@@ -189,7 +202,7 @@ impl Jobs {
         let after = after.map(|text| Cursor::parse(text).ok_or_else(|| bad_page(text))).transpose()?;
         // Of a job that was forgotten, its tasks may be held here still.
         self.get(id).await?;
-        let live = self.progress_of(id).await?.ok_or_else(|| unknown(id))?;
+        let live = self.progress_of(id).await?;
         let (mut tasks, next) = {
             let progress = live.progress();
             let (mut tasks, next) = page(&progress, state, after, limit);
@@ -209,15 +222,18 @@ impl Jobs {
         Ok(TaskPage { tasks, next })
     }
 
-    async fn progress_of(&self, id: &Uuid) -> Result<Option<Arc<Live>>> {
-        if let Some(live) = recover::live(self, id).or_else(|| self.inner.tables.get(id)) {
-            return Ok(Some(live));
+    async fn progress_of(&self, id: &Uuid) -> Result<Arc<Live>> {
+        match recover::live(self, id) {
+            Some(live) => Ok(live),
+            None => self.inner.tables.get(id, self.read_tasks(id)).await,
         }
-        let Some(case) = Case::open(self, id).await? else { return Ok(None) };
+    }
+
+    async fn read_tasks(&self, id: &Uuid) -> Result<Read> {
+        let case = Case::open(self, id).await?.ok_or_else(|| unknown(id))?;
         let ended = case.outcome.is_some();
         let live = Arc::new(Live::read(&self.inner.vault, case).await?);
-        self.inner.tables.put(*id, Arc::clone(&live), ended);
-        Ok(Some(live))
+        Ok(Read { live, stale: (!ended).then(|| Instant::now() + FRESH) })
     }
 }
 
@@ -310,6 +326,8 @@ fn view(stage: u32, task: u32, slot: &slots::Slot) -> TaskView {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use fanfold_protocol::{
         ErrorKind,
         commit::{Commit, TaskCommit},
@@ -317,9 +335,10 @@ mod tests {
         invocation::Usage,
         plan::{Plan, Shape, Weight},
     };
+    use fanfold_storage::{Credentials, Store, StoreConfig};
 
     use super::*;
-    use crate::jobs::policy::Policy;
+    use crate::jobs::{error::Error, policy::Policy, vault::Vault};
 
     const TASKS: u32 = 10;
 
@@ -420,6 +439,32 @@ mod tests {
             (&serde_json::json!(true), &serde_json::json!(0))
         );
         assert!(serde_json::to_value(&tasks[2]).unwrap().get("cache_hit").is_none());
+    }
+
+    #[tokio::test]
+    async fn tasks_are_read_once_for_all_who_ask() {
+        let store =
+            Store::connect(StoreConfig::at("http://127.0.0.1:9", Credentials::new("a", "b"))).unwrap();
+        let vault = Vault::new(store, "fanfold".to_owned());
+        let (cache, reads) = (Cache::default(), AtomicU32::new(0));
+        let read = async |fresh: Option<Duration>| {
+            reads.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            let live = Arc::new(Live::new(&vault, progress(), Stragglers::new(Duration::MAX)));
+            Ok::<_, Error>(Read { live, stale: fresh.map(|fresh| Instant::now() + fresh) })
+        };
+        let [ended, running] = [Uuid::nil(), Uuid::max()];
+        let failed = cache.get(&ended, async { Err(Error::damaged("a plan", "no such object")) }).await;
+        assert!(failed.is_err());
+        let (one, other) = tokio::join!(cache.get(&ended, read(None)), cache.get(&ended, read(None)));
+        let again = cache.get(&ended, read(None)).await;
+        let [one, other, again] = [one, other, again].map(|live| live.ok().unwrap());
+        assert!(Arc::ptr_eq(&one, &other) && Arc::ptr_eq(&one, &again));
+        assert_eq!(reads.load(Ordering::SeqCst), 1);
+        for expected in [2, 3] {
+            assert!(cache.get(&running, read(Some(Duration::ZERO))).await.is_ok());
+            assert_eq!(reads.load(Ordering::SeqCst), expected);
+        }
     }
 
     #[test]

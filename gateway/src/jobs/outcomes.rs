@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a commit may say of the tasks of its lease.
+//!
+//! Pure. Whatever a worker says, each task of a lease has one outcome, and one that
+//! the plan has a use for.
+
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    commit::{TaskCommit, TaskOutcome},
+    invocation::Usage,
+    plan::{
+        Plan,
+        Shape::{Aggregate, Group, Map, MapAggregate, MapGroup},
+    },
+};
+
+/// A product of the kind that the stage makes, or why there is none.
+pub fn accept(plan: &Plan, stage: u32, outcome: TaskOutcome) -> Result<TaskOutcome, Problem> {
+    match (&outcome, plan.shape, plan.finishes(stage)) {
+        (TaskOutcome::Failed(problem), ..) => Err(problem.clone()),
+        (TaskOutcome::Table(_), Map, _)
+        | (TaskOutcome::State(_), Aggregate | MapAggregate, false)
+        | (TaskOutcome::Answer(_), Aggregate | MapAggregate, true) => Ok(outcome),
+        (TaskOutcome::Mapped { .. }, MapAggregate, _) if stage == 0 => Ok(outcome),
+        (TaskOutcome::State(_), Group | MapGroup, _) if stage == 0 => Ok(outcome),
+        (TaskOutcome::Table(_), Group | MapGroup, _) if stage > 0 => Ok(outcome),
+        _ => Err(Problem::new(
+            ErrorKind::Internal,
+            format!("expected the product of stage {stage}, found one of another kind; upgrade the worker"),
+        )),
+    }
+}
+
+/// A task that its lease's commit does not name.
+pub fn absent(task: u32, attempt: u32) -> TaskCommit {
+    let problem = Problem::new(
+        ErrorKind::Internal,
+        "expected the commit to name the task, it did not; upgrade the worker",
+    );
+    let outcome = TaskOutcome::Failed(problem);
+    TaskCommit { index: task, attempt, outcome, usage: Usage::default(), looked_outside: false }
+}
