@@ -123,6 +123,16 @@ impl Products {
     }
 }
 
+/// What came of a try to publish.
+enum Tried {
+    /// The job's manifest is there.
+    Published,
+    /// The job has ended before.
+    Ended,
+    /// Another writer came between.
+    Outrun,
+}
+
 /// Carries out the ending of one job.
 pub struct Closing<'a> {
     /// The platform's own objects.
@@ -162,7 +172,8 @@ impl Closing<'_> {
             outcome.estimate = products.estimate;
         } else if outcome.state == JobState::Succeeded {
             match self.publish(products).await {
-                Ok(()) => {
+                Ok(false) => return self.vault.expect(&keys::outcome(&self.job.id)).await,
+                Ok(true) => {
                     outcome.warnings.extend(missing(products));
                     outcome.manifest = Some(self.output.join(MANIFEST_NAME)?);
                     outcome.result_uri =
@@ -213,8 +224,8 @@ impl Closing<'_> {
     }
 
     /// Makes the output visible: the answer first, then the manifest that says
-    /// that all is there.
-    async fn publish(&self, products: &Products) -> Result<()> {
+    /// that all is there. False when another coordinator has ended the job already.
+    async fn publish(&self, products: &Products) -> Result<bool> {
         let store = self.vault.store();
         let uri = self.output.join(MANIFEST_NAME)?;
         let options = self.marked(PutOptions::typed("application/jsonl"));
@@ -224,13 +235,11 @@ impl Closing<'_> {
             head.all_failed = Some(AllFailed { tasks: products.dead_letters.len() as u64, uri });
         }
         let body = serde_json::to_vec(&head).map_err(|e| Error::damaged(uri.to_string(), e))?;
-        if let Err(error) = self.publish_head(&uri, &body.into(), products).await {
-            if matches!(error, Error::Refused(_)) {
-                manifest::remove_shards(store, self.output, &head).await?;
-            }
-            return Err(error);
+        let published = self.publish_head(&uri, &body.into(), products).await;
+        if matches!(published, Ok(false) | Err(Error::Refused(_))) {
+            manifest::remove_shards(store, self.output, &head).await?;
         }
-        Ok(())
+        published
     }
 
     /// The mark for readers of Hadoop's kind, which follows the manifest.
@@ -240,10 +249,12 @@ impl Closing<'_> {
         Ok(())
     }
 
-    async fn publish_head(&self, uri: &ObjectUri, body: &Bytes, products: &Products) -> Result<()> {
+    async fn publish_head(&self, uri: &ObjectUri, body: &Bytes, products: &Products) -> Result<bool> {
         for _ in 0..TRIES_MAX {
-            if self.publish_once(uri, body, products).await? {
-                return Ok(());
+            match self.publish_once(uri, body, products).await? {
+                Tried::Published => return Ok(true),
+                Tried::Ended => return Ok(false),
+                Tried::Outrun => {}
             }
         }
         Err(occupied(uri, None).into())
@@ -255,23 +266,32 @@ impl Closing<'_> {
         options
     }
 
-    /// One try; false when another writer came between.
-    async fn publish_once(&self, uri: &ObjectUri, body: &Bytes, products: &Products) -> Result<bool> {
+    /// One try.
+    async fn publish_once(&self, uri: &ObjectUri, body: &Bytes, products: &Products) -> Result<Tried> {
         let store = self.vault.store();
         let found = self.found(uri).await?;
-        match &found {
-            Some((Some(manifest), _)) if manifest.job == self.job.id => return Ok(true),
-            Some((manifest, _)) if !self.job.document.overwrite => {
-                return Err(occupied(uri, manifest.as_ref().map(|m| m.job)).into());
-            }
-            _ => {}
+        if let Some((Some(manifest), _)) = &found
+            && manifest.job == self.job.id
+        {
+            return Ok(Tried::Published);
+        }
+        // This coordinator may have been paused while another one ended the job. The place is
+        // not the job's any more then, and what was found there may be a later job's.
+        if self.vault.bytes(&keys::outcome(&self.job.id)).await?.is_some() {
+            return Ok(Tried::Ended);
+        }
+        if let Some((manifest, _)) = &found
+            && !self.job.document.overwrite
+        {
+            return Err(occupied(uri, manifest.as_ref().map(|m| m.job)).into());
         }
         self.store_answer(products, found.is_some()).await?;
         let options = self.marked(PutOptions::typed("application/json"));
         let Some((manifest, pin)) = found else {
             let writer = self.job.id.to_string();
             let outcome = store.put_if_absent(uri, body.clone(), &writer, options).await?;
-            return Ok(matches!(outcome, PutOutcome::Created(_)));
+            let is_ours = matches!(outcome, PutOutcome::Created(_));
+            return Ok(if is_ours { Tried::Published } else { Tried::Outrun });
         };
         if let Some(manifest) = manifest {
             // What it names is removed only after the new one is in its place.
@@ -281,9 +301,9 @@ impl Closing<'_> {
         }
         let options = PutOptions { if_match: Some(pin.etag), ..options };
         match store.put(uri, body.clone(), options).await {
-            Ok(_) => Ok(true),
+            Ok(_) => Ok(Tried::Published),
             Err(fanfold_storage::Error::Conflict { .. } | fanfold_storage::Error::NotFound { .. }) => {
-                Ok(false)
+                Ok(Tried::Outrun)
             }
             Err(error) => Err(error.into()),
         }

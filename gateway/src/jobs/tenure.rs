@@ -100,7 +100,7 @@ impl Renewing {
         loop {
             tokio::time::sleep(self.ttl / RENEWALS).await;
             let asked = Instant::now();
-            match self.renew(revision).await {
+            match self.renew(revision, renewed).await {
                 Ok(Some(next)) => (revision, renewed) = (next, asked),
                 Ok(None) => break,
                 Err(error) => tracing::warn!(key = self.key, %error, "a tenure was not renewed"),
@@ -113,12 +113,14 @@ impl Renewing {
         self.lost.cancel();
     }
 
-    /// The next revision, or none when another has the job.
-    async fn renew(&self, revision: u64) -> Result<Option<u64>> {
+    /// The next revision, or none when another has the job. A record that is not there was lost by the
+    /// backbone, unless its time is over: then another may have had the job, and have ended it.
+    async fn renew(&self, revision: u64, renewed: Instant) -> Result<Option<u64>> {
         let value = self.holder.as_bytes().to_vec();
         match self.backbone.update_with_ttl(&self.key, value.clone(), revision, self.ttl).await? {
             CasOutcome::Stored(next) => Ok(Some(next)),
             CasOutcome::Conflict(Some(_)) => Ok(None),
+            CasOutcome::Conflict(None) if renewed.elapsed() >= self.ttl => Ok(None),
             CasOutcome::Conflict(None) => {
                 let next = self.backbone.create_with_ttl(&self.key, value, self.ttl).await?.revision();
                 if next.is_some() {
@@ -127,5 +129,34 @@ impl Renewing {
                 Ok(next)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfold_backbone::EmbeddedConfig;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_record_that_went_before_its_time_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = EmbeddedConfig::new(folder.path().join("backbone.redb"));
+        let backbone = Backbone::embedded(config).await.unwrap();
+        let ttl = Duration::from_secs(30);
+        let renewing = Renewing {
+            backbone: backbone.clone(),
+            key: keys::coordinator(&Uuid::now_v7()),
+            holder: "one".to_owned(),
+            ttl,
+            lost: CancellationToken::new(),
+            forgotten: std::sync::Arc::default(),
+        };
+        // As after a halt in which another has coordinated the job, ended it and given it back.
+        let paused = Instant::now().checked_sub(ttl).unwrap();
+        assert_eq!(renewing.renew(1, paused).await.unwrap(), None);
+        assert!(backbone.get(&renewing.key).await.unwrap().is_none());
+        assert!(renewing.renew(1, Instant::now()).await.unwrap().is_some());
+        assert_eq!(backbone.get(&renewing.key).await.unwrap().unwrap().value, "one");
     }
 }

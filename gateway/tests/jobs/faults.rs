@@ -23,7 +23,10 @@ use fanfold_storage::PutOptions;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::world::{BUCKET, Happens, Mishap, Play, World, document, succeeded};
+use crate::{
+    way::{Trouble, Way},
+    world::{BUCKET, Engine, Happens, Mishap, PATIENCE, Play, World, document, succeeded},
+};
 
 /// The fold of 40 inputs as it is when nothing goes wrong.
 fn fold(count: usize) -> Value {
@@ -281,4 +284,55 @@ async fn a_job_that_was_accepted_and_never_shown_is_found() {
         world.store().put(&copy, text.into(), PutOptions::default()).await.unwrap();
     }
     succeeded(&engine.ended(&id).await);
+}
+
+/// Waits until an engine has carried out as many endings.
+async fn carried_out(engine: &Engine, count: u32) {
+    let mut registry = prometheus_client::registry::Registry::default();
+    engine.jobs.counters().describe(&mut registry);
+    let ended = async {
+        loop {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            let ended = text.lines().filter(|line| line.starts_with("jobs_ended_total"));
+            let counts = ended.map(|line| line.rsplit(' ').next().unwrap().parse::<u32>().unwrap());
+            if counts.sum::<u32>() >= count {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ended).await.expect("endings that are carried out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_paused_leaves_the_output_of_a_later_job_alone() {
+    let mut world = World::new().await;
+    world.inputs(3).await;
+    let direct = world.store().clone();
+    let means = |asked: &str| asked.starts_with("GET /bank/out/_manifest.json");
+    let way = Way::to(&direct, Trouble::Hold, means).await;
+    world.base.store = way.store();
+    // It renews nothing while it is paused, and takes no other job.
+    let long = Duration::from_secs(600);
+    let paused = world.engine_with(|config| (config.tenure, config.scan) = (long, long)).await;
+    world.base.store = direct;
+    let job = json!({"output": "s3://bank/out/", "overwrite": true});
+    let id = paused.submit("mapper", job.clone()).await.unwrap().id;
+    way.shut();
+    let _worker = world.work(Play::default());
+    // It has decided and is about to publish.
+    way.met(1).await;
+    world.backbone().delete(&keys::coordinator(&id), None).await.unwrap();
+    let engine = world.engine().await;
+    succeeded(&engine.ended(&id).await);
+    let later = engine.run("mapper", job).await;
+    succeeded(&later);
+    let written = world.keys("bank", "out/").await;
+    way.open();
+    carried_out(&paused, 1).await;
+    assert_eq!(world.keys("bank", "out/").await, written);
+    let manifest = engine.jobs.manifest(&later.id).await.unwrap();
+    let named: Vec<_> = manifest.objects.iter().map(|object| object.uri.key().to_owned()).collect();
+    assert_eq!(world.keys("bank", "out/part-").await, named);
 }

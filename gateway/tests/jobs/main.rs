@@ -24,4 +24,5 @@ mod retry;
 mod routes;
 mod split;
 mod union;
+mod way;
 mod world;
