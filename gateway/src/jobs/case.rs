@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use fanfold_backbone::{Backbone, CasOutcome};
 use fanfold_protocol::{
     commit::Commit,
-    job::{Job, JobOutcome},
+    job::{Job, JobOutcome, JobState},
     keys,
     plan::Plan,
     uri::ObjectUri,
@@ -19,7 +19,7 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
 use super::{
-    Jobs,
+    Jobs, claim,
     error::{Error, Result},
     finish::{self, Ending},
     record::JobRecord,
@@ -70,6 +70,18 @@ impl Case {
             None => restored(vault, &job, &plan, output.clone(), outcome.as_ref()).await?,
         };
         Ok(Some(Self { job, plan, output, ending, outcome, record, revision }))
+    }
+
+    /// Makes sure that the job holds the place of its output; answers whether it does. When another
+    /// one writes there, it is decided that this one fails.
+    pub async fn hold(&self, jobs: &Jobs) -> Result<bool> {
+        match claim::hold(&jobs.inner.backbone, &self.job, &self.output).await {
+            Err(Error::Refused(taken)) => {
+                finish::decide(&jobs.inner.vault, &self.job.id, JobState::Failed, Some(taken)).await?;
+                Ok(false)
+            }
+            held => held.map(|()| true),
+        }
     }
 
     /// Shows the record. Another coordinator's record of a job that has ended

@@ -3,8 +3,9 @@
 //!
 //! Both are records in the backbone under compare-and-set. A claim is made
 //! before planning, so that what lies under a prefix and in no manifest can be
-//! swept without asking whose it is; losing the backbone loses no guarantee,
-//! since manifests are put if absent.
+//! swept without asking whose it is. Where the backbone has lost claims, the jobs in
+//! the store have theirs again before others are accepted, and a job that comes too
+//! late for its own ends: of two jobs under one prefix, each would sweep what the other wrote.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -70,7 +71,7 @@ impl Claim {
                 CasOutcome::Conflict(None) => continue,
                 CasOutcome::Conflict(Some(entry)) => entry,
             };
-            let found: Option<Holder> = serde_json::from_slice(&other.value).ok();
+            let found = read(&other);
             if may_pass(backbone, found.as_ref(), &holder).await?
                 && let CasOutcome::Stored(revision) =
                     backbone.update_with_ttl(&name, json(&holder)?, other.revision, PLANNING).await?
@@ -96,14 +97,21 @@ impl Claim {
         Ok(true)
     }
 
-    /// Holds the prefix until the job ends. Should this fail, the coordinator
-    /// makes up for it.
+    /// Holds the prefix until the job ends, also when another try of the same request has
+    /// taken it over meanwhile: that one is not accepted any more. Should this fail, the
+    /// coordinator makes up for it.
     pub async fn keep(self) {
-        let kept = match json(&self.holder) {
-            Ok(value) => self.backbone.update(&self.key, value, self.revision).await.map_err(Error::from),
-            Err(error) => Err(error),
+        let kept = async {
+            let (value, mut revision) = (json(&self.holder)?, self.revision);
+            while let CasOutcome::Conflict(Some(entry)) =
+                self.backbone.update(&self.key, value.clone(), revision).await?
+                && read(&entry).is_some_and(|found| is_same_request(&found, &self.holder))
+            {
+                revision = entry.revision;
+            }
+            Ok::<_, Error>(())
         };
-        if let Err(error) = kept {
+        if let Err(error) = kept.await {
             tracing::warn!(job = %self.holder.job, %error, "the claim of an accepted job is not kept yet");
         }
     }
@@ -116,8 +124,35 @@ impl Claim {
     }
 }
 
-/// Makes sure that an accepted job holds its prefix, as far as it is free;
-/// answers whether it does.
+/// Makes sure that an accepted job holds the place of its output, which is free, its own
+/// already, or that of a job that has ended.
+///
+/// # Errors
+/// `output-exists` when another job is writing there.
+pub async fn hold(backbone: &Backbone, job: &Job, output: &ObjectUri) -> Result<()> {
+    // The platform's own place needs no claim: its name is the job's.
+    if job.document.output.is_none() {
+        return Ok(());
+    }
+    let (name, holder) = (name(output), Holder { job: job.id, key: None });
+    loop {
+        let entry = match backbone.create(&name, json(&holder)?).await? {
+            CasOutcome::Stored(_) => return Ok(()),
+            CasOutcome::Conflict(None) => continue,
+            CasOutcome::Conflict(Some(entry)) => entry,
+        };
+        let found = read(&entry);
+        if !may_pass(backbone, found.as_ref(), &holder).await? {
+            return Err(taken(output, found.map(|found| found.job)).into());
+        }
+        // Also when it is its own: that of the planning would lapse.
+        if backbone.update(&name, json(&holder)?, entry.revision).await?.is_stored() {
+            return Ok(());
+        }
+    }
+}
+
+/// Makes sure that a job holds its prefix, as far as nobody does; answers whether it does.
 pub async fn ensure(backbone: &Backbone, output: &ObjectUri, job: Uuid) -> Result<bool> {
     let holder = Holder { job, key: None };
     Ok(match backbone.create(&name(output), json(&holder)?).await? {
@@ -151,7 +186,7 @@ pub async fn check_idle(
     let claims: HashMap<String, Entry> = backbone.list(keys::OUTPUT_CLAIMS).await?.into_iter().collect();
     for folder in folders {
         let claim = claims.get(&name(folder));
-        let holder: Option<Holder> = claim.and_then(|entry| serde_json::from_slice(&entry.value).ok());
+        let holder = claim.and_then(read);
         let claimed = holder.is_some();
         // The platform's own place is not claimed.
         let own = || owner(folder).filter(|_| folder.bucket() == system_bucket);
@@ -197,8 +232,17 @@ pub async fn release_of(backbone: &Backbone, job: &Job, output: &ObjectUri) -> R
     if job.document.output.is_some() { release(backbone, output, job.id).await } else { Ok(()) }
 }
 
+fn read(entry: &Entry) -> Option<Holder> {
+    serde_json::from_slice(&entry.value).ok()
+}
+
 fn holds(entry: &Entry, job: Uuid) -> bool {
-    serde_json::from_slice::<Holder>(&entry.value).is_ok_and(|holder| holder.job == job)
+    read(entry).is_some_and(|holder| holder.job == job)
+}
+
+/// Whether both are of one job, or of tries of one request.
+fn is_same_request(found: &Holder, own: &Holder) -> bool {
+    found.job == own.job || found.key.is_some() && found.key == own.key
 }
 
 /// Whether a claim may be taken over: it cannot be read, belongs to an earlier
@@ -208,7 +252,7 @@ async fn may_pass(backbone: &Backbone, found: Option<&Holder>, own: &Holder) -> 
     if found.job == own.job {
         return Ok(true);
     }
-    let same_request = found.key.is_some() && found.key == own.key;
+    let same_request = is_same_request(found, own);
     Ok(record(backbone, found.job).await?.map_or(same_request, |record| record.state.is_terminal()))
 }
 

@@ -77,9 +77,6 @@ impl Coordinator {
     /// Prepares to work on a job.
     pub async fn new(jobs: Jobs, case: Case) -> Result<Self> {
         let backbone = jobs.inner.backbone.clone();
-        if case.job.document.output.is_some() {
-            claim::ensure(&backbone, &case.output, case.job.id).await?;
-        }
         let shards = Shards::new(jobs.inner.vault.clone(), &case.plan);
         let version = jobs.version_of(&case.job).await?;
         let leases =
@@ -115,6 +112,7 @@ impl Coordinator {
         let mut events = std::pin::pin!(told.ready_chunks(EVENTS_AT_ONCE));
         // A cancellation that was told of before anybody listened left its mark.
         self.called |= backbone.get(&keys::job_cancel(&id)).await?.is_some();
+        self.called = self.called || !self.case.hold(&self.jobs).await?;
         if !self.called {
             self.take_over(events.as_mut()).await?;
         }
@@ -273,9 +271,7 @@ impl Coordinator {
         self.case.record.end(&outcome, result);
         inner.counters.note(&outcome);
         self.case.write_record(&inner.backbone).await?;
-        if self.case.job.document.output.is_some() {
-            claim::release(&inner.backbone, &self.case.output, self.case.job.id).await?;
-        }
+        claim::release_of(&inner.backbone, &self.case.job, &self.case.output).await?;
         if overtaken || !succeeded {
             self.jobs.sweep_later(self.case.job, self.case.output);
         }
@@ -430,9 +426,13 @@ impl Coordinator {
         self.leases.queue(&self.case.plan, specs, Turn::Second).await
     }
 
-    /// The queue has lost its messages: those that are not committed go again,
-    /// under new ids, as it may remember the old ones.
+    /// The queue has lost its messages, and the backbone perhaps the claim: leases that are not
+    /// committed go again, under new ids, as it may remember the old ones.
     async fn queue_again(&mut self) -> Result<()> {
+        self.called = self.called || !self.case.hold(&self.jobs).await?;
+        if self.called {
+            return Ok(());
+        }
         self.look().await?;
         let specs = self.live.progress().leased();
         (self.vain_looks, self.alive) = (0, Instant::now());

@@ -27,7 +27,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    cache,
+    cache, claim,
     error::{Error, Result},
     kept, manifest,
     prints::{Fingerprint, Prints},
@@ -280,6 +280,7 @@ impl Closing<'_> {
         if self.vault.bytes(&keys::outcome(&self.job.id)).await?.is_some() {
             return Ok(Tried::Ended);
         }
+        claim::hold(self.backbone, self.job, self.output).await?;
         if let Some((manifest, _)) = &found
             && !self.job.document.overwrite
         {

@@ -48,6 +48,7 @@ mod recover;
 mod rests;
 mod retry;
 mod routes;
+mod shape;
 #[cfg(test)]
 mod simulation;
 mod slots;
@@ -89,7 +90,7 @@ pub use index::Filter;
 pub use record::{JobRecord, TaskFailure};
 pub(crate) use routes::job_id;
 pub use routes::routes;
-pub(crate) use submit::shape;
+pub(crate) use shape::shape;
 pub use tasks::{TaskPage, TaskState, TaskView};
 
 use self::{
@@ -173,6 +174,8 @@ struct Inner {
     /// Names this engine in tenures.
     holder: String,
     index: Index,
+    /// Cancelled once the unfinished jobs of the store have their records and claims.
+    restored: CancellationToken,
     key_locks: submit::KeyLocks,
     /// Jobs coordinated here; without a progress while it is being read.
     running: Mutex<HashMap<Uuid, Option<Arc<Live>>>>,
@@ -206,6 +209,7 @@ impl Jobs {
             shutdown,
             holder: Uuid::now_v7().to_string(),
             index: Index::default(),
+            restored: CancellationToken::new(),
             key_locks: submit::key_locks(),
             running: Mutex::default(),
             tables: tasks::Cache::default(),

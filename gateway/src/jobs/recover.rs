@@ -43,6 +43,8 @@ const STRIKES_MAX: u32 = 5;
 const BURIALS: Duration = Duration::from_secs(2);
 /// Dead letters taken at once.
 const LETTERS: usize = 64;
+/// How long a job whose output others may have claimed waits for these to be known.
+const RESTORING_MAX: Duration = Duration::from_secs(10);
 /// Jobs restored at once.
 const RESTORED_AT_ONCE: usize = 8;
 
@@ -255,6 +257,22 @@ impl Jobs {
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
+        self.inner.restored.cancel();
+    }
+
+    /// Waits until it is known which jobs the store had at the start.
+    ///
+    /// # Errors
+    /// `backbone-unavailable` when that takes long, as after a loss of the backbone.
+    pub(super) async fn restored(&self) -> Result<()> {
+        let restored = tokio::time::timeout(RESTORING_MAX, self.inner.restored.cancelled()).await;
+        restored.map_err(|_| {
+            Error::Refused(Problem::new(
+                ErrorKind::BackboneUnavailable,
+                "expected all jobs of the store to be known, found that they are still looked through after a start; \
+                 try again in a moment",
+            ))
+        })
     }
 
     async fn restore_missing(&self) -> Result<()> {
@@ -266,8 +284,8 @@ impl Jobs {
             .await
     }
 
-    /// Makes the record of a job that has a head. One that cannot be read stays as it is,
-    /// and keeps nobody from restoring others.
+    /// Makes the record of a job that has a head, and its claim before anybody else can. One
+    /// that cannot be read stays as it is, and keeps nobody from restoring others.
     pub(super) async fn restore_record(&self, id: &Uuid) -> Result<()> {
         let record = match case::restore(self, id).await {
             Ok(Some(record)) => record,
@@ -279,6 +297,11 @@ impl Jobs {
             }
         };
         tracing::info!(job = %id, state = ?record.state, "restored a job from the store");
+        let claims = record.output.bucket() != self.inner.vault.bucket();
+        if claims && !record.state.is_terminal() {
+            // Where another job was faster after all, the coordinator finds it.
+            claim::ensure(&self.inner.backbone, &record.output, *id).await?;
+        }
         self.note_new(&record).await
     }
 

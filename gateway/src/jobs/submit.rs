@@ -10,7 +10,7 @@ use std::{pin::pin, sync::Arc};
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::MANIFEST_NAME,
-    function::{Column, Export, Settings, Version},
+    function::{Column, Settings, Version},
     job::{Format, Job, JobDocument},
     keys, limits,
     names::{FunctionRef, Qualifier},
@@ -30,6 +30,7 @@ use super::{
     plan,
     record::JobRecord,
     retry::Earlier,
+    shape::{NOT_KEPT, shape_of},
 };
 
 /// Requests under the same idempotency key wait for each other, by its first byte.
@@ -39,9 +40,6 @@ pub(super) type KeyLocks = Vec<Mutex<()>>;
 pub(super) fn key_locks() -> KeyLocks {
     (0..=u8::MAX).map(|_| Mutex::new(())).collect()
 }
-
-/// Columns named in a refusal.
-const COLUMNS_SHOWN: usize = 20;
 
 /// What a job is before it has a plan.
 pub(super) struct Draft {
@@ -152,14 +150,14 @@ impl Jobs {
             None => None,
         };
         if let Some(job) = self.given(key.as_ref()).await? {
-            return self.complete(job).await;
+            return self.complete(job, key.as_ref()).await;
         }
         self.inner.index.check_room(self.inner.config.unfinished_max)?;
         match self.draft_and_claim(wanted, key.as_ref()).await {
             Ok((draft, claim)) => self.lay_down(&draft, claim, key.as_ref()).await,
             // What is in the way may be this very request, accepted meanwhile by another gateway.
             Err(refused) => match self.given(key.as_ref()).await? {
-                Some(job) => self.complete(job).await,
+                Some(job) => self.complete(job, key.as_ref()).await,
                 None => Err(refused),
             },
         }
@@ -241,18 +239,19 @@ impl Jobs {
             Wanted::Document(document) => self.draft(*document).await?,
             Wanted::Again(id) => self.draft_again(&id).await?,
         };
-        let claim = self.claim(&draft, key).await?;
+        let claim = self.claim(&draft.job, &draft.output, key).await?;
         Ok((draft, claim))
     }
 
-    /// Claims the output of a job. The platform's own place needs no claim: its
-    /// name is the job's.
-    async fn claim(&self, draft: &Draft, key: Option<&Key>) -> Result<Option<Claim>> {
-        if draft.job.document.output.is_none() {
+    /// Claims the output of a job, once it is known which other jobs have claims. The
+    /// platform's own place needs none: its name is the job's.
+    async fn claim(&self, job: &Job, output: &ObjectUri, key: Option<&Key>) -> Result<Option<Claim>> {
+        if job.document.output.is_none() {
             return Ok(None);
         }
+        self.restored().await?;
         let key = key.map(|key| key.digest);
-        Claim::take(&self.inner.backbone, &draft.output, draft.job.id, key).await.map(Some)
+        Claim::take(&self.inner.backbone, output, job.id, key).await.map(Some)
     }
 
     async fn lay_down(
@@ -277,14 +276,25 @@ impl Jobs {
                 let (_, winner) = refused_or_second?;
                 // Another gateway was first with this key; its job is the answer.
                 self.clear(&draft.job.id).await;
-                return self.complete(winner).await;
+                return self.complete(winner, key).await;
             }
         };
-        plan::write_head(&self.inner.vault, &plan).await?;
+        self.begin(&job, &plan, draft.output.clone(), claim).await
+    }
+
+    /// Writes the head of a plan, with which the job exists.
+    async fn begin(
+        &self,
+        job: &Job,
+        plan: &Plan,
+        output: ObjectUri,
+        claim: Option<Claim>,
+    ) -> Result<JobRecord> {
+        plan::write_head(&self.inner.vault, plan).await?;
         if let Some(claim) = claim {
             claim.keep().await;
         }
-        let record = JobRecord::new(&job, &plan, draft.output.clone());
+        let record = JobRecord::new(job, plan, output);
         self.register(&record).await;
         Ok(record)
     }
@@ -353,20 +363,18 @@ impl Jobs {
         }
     }
 
-    /// The job that an idempotency key was given to, its plan's head written if
-    /// that is what whoever was first did not get to.
-    async fn complete(&self, id: Uuid) -> Result<JobRecord> {
+    /// The job that an idempotency key was given to, its plan's head written if that is what
+    /// whoever was first did not get to, and no other job has its output since.
+    async fn complete(&self, id: Uuid, key: Option<&Key>) -> Result<JobRecord> {
         if let Some(record) = self.find(&id).await? {
             return Ok(record);
         }
         let vault = &self.inner.vault;
         let job: Job = vault.expect(&keys::job_document(&id)).await?;
         let plan: Plan = vault.expect(&keys::plan_draft(&id)).await?;
-        plan::write_head(vault, &plan).await?;
         let output = vault.output_of(&job.document, &id)?;
-        let record = JobRecord::new(&job, &plan, output);
-        self.register(&record).await;
-        Ok(record)
+        let claim = self.claim(&job, &output, key).await?;
+        self.begin(&job, &plan, output, claim).await
     }
 
     /// The version that a job was accepted with, also when the function was
@@ -393,91 +401,6 @@ impl Jobs {
             self.inner.index.note_unknown(record);
         }
     }
-}
-
-/// What a function does as a job. One with both halves folds what it maps.
-///
-/// # Errors
-/// `export-missing` when it is none, `invalid-job` when it has two aggregates.
-pub(crate) fn shape(version: &Version) -> Result<Shape, Problem> {
-    let has = |export| version.exports.contains(&export);
-    Ok(match (has(Export::Mapper), has(Export::Aggregator), has(Export::Grouper)) {
-        (_, true, true) => {
-            return Err(Problem::new(
-                ErrorKind::InvalidJob,
-                format!(
-                    "expected {}@{} to have one aggregate, with a key or without, found both; deploy them as functions of \
-                     their own",
-                    version.name, version.version
-                ),
-            ));
-        }
-        (true, true, _) => Shape::MapAggregate,
-        (true, _, true) => Shape::MapGroup,
-        (true, ..) => Shape::Map,
-        (_, true, _) => Shape::Aggregate,
-        (_, _, true) => Shape::Group,
-        (false, false, false) => {
-            return Err(Problem::new(
-                ErrorKind::ExportMissing,
-                format!(
-                    "expected {}@{} to export a mapper, an aggregator or a grouper, found none of them; call it with \
-                     fanfold invoke",
-                    version.name, version.version
-                ),
-            ));
-        }
-    })
-}
-
-/// What a function does in this job, and what its author should know already.
-fn shape_of(version: &Version, document: &JobDocument) -> Result<(Shape, Vec<String>), Problem> {
-    let shape = shape(version)?;
-    if let Some(reducers) = document.reducers
-        && !shape.groups()
-    {
-        return Err(Problem::new(
-            ErrorKind::InvalidJob,
-            format!(
-                "reducers must be left out unless the function's aggregate has a key, found {reducers} for {}@{}, whose \
-                 aggregate has none",
-                version.name, version.version
-            ),
-        ));
-    }
-    check_halves(version)?;
-    let dropped = shape == Shape::MapAggregate && document.output.is_none();
-    Ok((shape, dropped.then(|| NOT_KEPT.to_owned()).into_iter().collect()))
-}
-
-/// What the author of a job without output should know.
-const NOT_KEPT: &str =
-    "what the map wrote went to the aggregate and was not kept, since the job names no output";
-
-/// The aggregate must find what it reads among what the map writes, as far as
-/// both say so; what they do not say is seen when the tasks run.
-fn check_halves(version: &Version) -> Result<(), Problem> {
-    let describes = &version.describes;
-    let writes = describes.mapper.as_ref().and_then(|mapper| mapper.writes.as_ref());
-    let of_aggregator = describes.aggregator.as_ref().and_then(|aggregator| aggregator.reads.as_ref());
-    let of_grouper = describes.grouper.as_ref().and_then(|grouper| grouper.reads.as_ref());
-    let reads = of_aggregator.or(of_grouper);
-    let Some((writes, reads)) = writes.zip(reads) else { return Ok(()) };
-    let Some(absent) = reads.iter().find(|read| writes.iter().all(|write| write.name != read.name)) else {
-        return Ok(());
-    };
-    let shown = writes.iter().take(COLUMNS_SHOWN).map(|column| format!("{:?}", column.name));
-    Err(Problem::new(
-        ErrorKind::ColumnNotFound,
-        format!(
-            "expected the map of {}@{} to write the column {:?}, which its aggregate reads, found that it writes {}; \
-             add the column to the rows of the map, or deploy the two as functions of their own",
-            version.name,
-            version.version,
-            absent.name,
-            shown.collect::<Vec<_>>().join(", ")
-        ),
-    ))
 }
 
 fn check_params(document: &JobDocument) -> Result<(), Problem> {

@@ -10,6 +10,7 @@
 mod harness;
 
 mod cache;
+mod claims;
 mod coordination;
 mod estimate;
 mod expiry;
