@@ -193,15 +193,15 @@ impl Closing<'_> {
         if !succeeded && products.estimate.is_none() {
             kept::keep(self.vault, &self.job.id, &products.manifest.objects).await;
         }
-        let published = async {
+        let following = async {
             match &outcome.manifest {
-                Some(_) => tokio::try_join!(self.mark_success(), self.remove_replaced(products)).map(drop),
-                None => Ok(()),
+                Some(_) => self.follow(products).await,
+                None => Ok(Vec::new()),
             }
         };
-        let (published, (), marked) =
-            tokio::join!(published, Box::pin(self.sweep(succeeded)), cache::mark(self.vault, self.job));
-        published?;
+        let (followed, (), marked) =
+            tokio::join!(following, Box::pin(self.sweep(succeeded)), cache::mark(self.vault, self.job));
+        outcome.warnings.extend(followed?);
         if let Err(error) = marked {
             tracing::warn!(job = %self.job.id, %error, "the job serves no others");
         }
@@ -240,6 +240,28 @@ impl Closing<'_> {
             manifest::remove_shards(store, self.output, &head).await?;
         }
         published
+    }
+
+    /// What comes after the manifest. The output is there, so that what the store refuses for good
+    /// does not end the job otherwise: that is answered as warnings.
+    async fn follow(&self, products: &Products) -> Result<Vec<String>> {
+        let (marked, removed) = tokio::join!(self.mark_success(), self.remove_replaced(products));
+        let mut warnings = Vec::new();
+        for (wanted, advice, done) in [
+            ("_SUCCESS", "put it there", marked),
+            ("nothing of what it replaces", "remove what the manifest does not name", removed),
+        ] {
+            match done {
+                Err(error) if !error.is_transient() => {
+                    tracing::warn!(job = %self.job.id, %error, wanted, "an output is there, and not all that follows");
+                    warnings.push(format!(
+                        "the output is whole, but expected {wanted} beside its manifest, found: {error}; {advice} by hand"
+                    ));
+                }
+                done => done?,
+            }
+        }
+        Ok(warnings)
     }
 
     /// The mark for readers of Hadoop's kind, which follows the manifest.
@@ -422,6 +444,24 @@ fn occupied(uri: &ObjectUri, job: Option<Uuid>) -> Problem {
             "expected no manifest at {uri}, found one{job} when the job was done; submit it with another output prefix"
         ),
     )
+}
+
+/// The manifest of a job and its answer, where it has one, when they have been published and are
+/// still there.
+pub async fn published(
+    vault: &Vault,
+    id: &Uuid,
+    output: &ObjectUri,
+) -> Result<Option<(ObjectUri, Option<ObjectUri>)>> {
+    if kept::manifest_head(vault, output).await?.is_none_or(|head| head.job != *id) {
+        return Ok(None);
+    }
+    let answer = match vault.store().head(&vault.uri(&keys::result(id))?).await {
+        Ok(_) => Some(output.join(RESULT_NAME)?),
+        Err(fanfold_storage::Error::NotFound { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Some((output.join(MANIFEST_NAME)?, answer)))
 }
 
 /// The result of a job that has ended, when it is small enough for a record.

@@ -199,8 +199,8 @@ impl Jobs {
     }
 
     /// Ends a job that cannot be coordinated: its plan is damaged, its function
-    /// is gone, the store refuses; or it is cancelled, and cannot be read here. True
-    /// when it has ended.
+    /// is gone, the store refuses; or it is cancelled, and cannot be read here. What was
+    /// decided before stays so, as far as it was carried out. True when it has ended.
     async fn give_up(&self, id: Uuid, error: Error) -> bool {
         let problem = Problem::from(error).within("the job could not be carried on");
         let ended = async {
@@ -210,11 +210,10 @@ impl Jobs {
             let Some(mut record) = self.find(&id).await? else { return Ok(()) };
             let waiting = record.tasks.waiting + record.tasks.running;
             let tasks = TaskCounts { waiting, running: 0, ..record.tasks };
-            let cancelled = ending.state == JobState::Cancelled;
-            let outcome = fanfold_protocol::job::JobOutcome {
-                state: if cancelled { JobState::Cancelled } else { JobState::Failed },
+            let mut outcome = fanfold_protocol::job::JobOutcome {
+                state: ending.state,
                 ended_at: ending.ended_at,
-                problem: ending.problem.or(Some(problem)),
+                problem: ending.problem,
                 manifest: None,
                 result_uri: None,
                 tasks,
@@ -222,12 +221,25 @@ impl Jobs {
                 estimate: None,
                 warnings: record.warnings.clone(),
             };
+            if ending.state == JobState::Succeeded {
+                match finish::published(&inner.vault, &id, &record.output).await? {
+                    Some((manifest, answer)) => {
+                        (outcome.manifest, outcome.result_uri) = (Some(manifest), answer);
+                        outcome.warnings.push(format!("the output is whole, but {}", problem.detail));
+                    }
+                    None => (outcome.state, outcome.problem) = (JobState::Failed, Some(problem)),
+                }
+            }
             let key = keys::outcome(&id);
             let outcome = match inner.vault.write_once(&key, &outcome).await? {
                 true => outcome,
                 false => inner.vault.expect(&key).await?,
             };
-            record.end(&outcome, None);
+            let result = match outcome.result_uri {
+                Some(_) => finish::small_result(&inner.vault, &id).await?,
+                None => None,
+            };
+            record.end(&outcome, result);
             let value = serde_json::to_vec(&record).map_err(|e| Error::damaged(&key, e))?;
             inner.backbone.put(&keys::job_record(&id), value).await?;
             claim::release(&inner.backbone, &record.output, id).await?;

@@ -13,19 +13,21 @@ use std::{
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::{Commit, CommitNotice, TaskCommit, TaskOutcome},
+    function::Export,
     invocation::Usage,
     job::JobState,
     keys,
-    plan::StateRef,
+    plan::{Lease, StateRef},
     uri::ObjectUri,
 };
 use fanfold_storage::PutOptions;
+use http::StatusCode;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
     way::{Trouble, Way},
-    world::{BUCKET, Engine, Happens, Mishap, PATIENCE, Play, World, document, succeeded},
+    world::{BUCKET, Engine, Happens, Mishap, PATIENCE, Play, World, document, succeeded, version},
 };
 
 /// The fold of 40 inputs as it is when nothing goes wrong.
@@ -335,4 +337,58 @@ async fn who_was_paused_leaves_the_output_of_a_later_job_alone() {
     let manifest = engine.jobs.manifest(&later.id).await.unwrap();
     let named: Vec<_> = manifest.objects.iter().map(|object| object.uri.key().to_owned()).collect();
     assert_eq!(world.keys("bank", "out/part-").await, named);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_removed_does_not_undo_an_output() {
+    let mut world = World::new().await;
+    world.inputs(3).await;
+    let job = json!({"output": "s3://bank/out/", "overwrite": true});
+    let _worker = world.work(Play::default());
+    let old = world.engine().await.run("mapper", job.clone()).await;
+    succeeded(&old);
+    let left = world.keys("bank", "out/part-").await;
+    let means = |asked: &str| asked.starts_with("POST /bank") && asked.contains("delete");
+    let way = Way::to(world.store(), Trouble::Refuse(StatusCode::FORBIDDEN), means).await;
+    let direct = std::mem::replace(&mut world.base.store, way.store());
+    let engine = world.engine().await;
+    world.base.store = direct;
+    way.shut();
+    let record = engine.run("mapper", job).await;
+    succeeded(&record);
+    assert!(record.warnings[0].contains("nothing of what it replaces"), "{:?}", record.warnings);
+    assert_eq!(engine.jobs.manifest(&record.id).await.unwrap().objects.len(), 3);
+    let there = world.keys("bank", "out/part-").await;
+    assert!(there.len() == 6 && left.iter().all(|key| there.contains(key)), "{there:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_decided_outlives_whatever_keeps_a_job_from_its_end() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let (done, cancelled) = {
+        let engine = world.engine().await;
+        engine.registry.publish(version("gone", vec![Export::Mapper])).await.unwrap();
+        let hangs = |lease: &Lease| lease.common.output.key() == "cancelled/" && lease.group == 2;
+        let mishap = move |lease: &Lease| hangs(lease).then_some(Mishap::Hang);
+        let _worker = world.work(Play { mishap: Box::new(mishap), ..Play::default() });
+        let done = engine.run("gone", json!({"output": "s3://bank/done/"})).await;
+        let id = engine.submit("gone", json!({"output": "s3://bank/cancelled/"})).await.unwrap().id;
+        (done, engine.until(&id, |record| record.tasks.done == 2).await)
+    };
+    succeeded(&done);
+    let ending = json!({"state": "cancelled", "ended_at": 1});
+    world.put(&format!("s3://{BUCKET}/{}", keys::ending(&cancelled.id)), &ending.to_string()).await;
+    // As if it had been killed once the manifest was there, and the function were gone since.
+    for key in [keys::outcome(&done.id), keys::version(&"gone".parse().unwrap(), 1)] {
+        world.store().delete(&format!("s3://{BUCKET}/{key}").parse().unwrap()).await.unwrap();
+    }
+    let world = world.with_fresh_backbone().await;
+    let engine = world.engine().await;
+    let found = engine.ended(&done.id).await;
+    succeeded(&found);
+    assert_eq!((&found.manifest, found.problem), (&done.manifest, None));
+    assert!(found.warnings[0].contains("the output is whole"), "{:?}", found.warnings);
+    assert_eq!(engine.jobs.manifest(&done.id).await.unwrap().objects.len(), 3);
+    assert_eq!(engine.ended(&cancelled.id).await.state, JobState::Cancelled);
 }

@@ -143,6 +143,18 @@ impl Error {
         }
     }
 
+    /// What an answer says of one of several objects, of which none has a status of its own.
+    pub(super) fn of_code(target: String, code: &str, detail: &str) -> Self {
+        let said = if detail.is_empty() { code } else { detail }.to_owned();
+        match code {
+            "InternalError" | "OperationAborted" | "RequestTimeout" | "ServiceUnavailable" | "SlowDown" => {
+                Self::Unavailable { target, detail: said }
+            }
+            "AccessDenied" => Self::AccessDenied { target, detail: said },
+            _ => Self::Other { target, code: code.to_owned(), detail: detail.to_owned() },
+        }
+    }
+
     /// For a pinned read, a failed condition means that the object changed.
     pub(super) fn changed(self, uri: &ObjectUri, expected: &str) -> Self {
         match self {

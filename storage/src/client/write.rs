@@ -21,7 +21,8 @@ use super::{
 };
 use crate::encoding::percent_encode;
 
-/// How often a write is tried again that ran into another one at the same moment.
+/// How often a write is tried again that ran into another one at the same moment, and the
+/// deletion of an object for which the store was too busy.
 const CONFLICTS_MAX: u32 = 8;
 /// Keys in one DeleteObjects request, as S3 has it.
 const DELETE_KEYS_MAX: usize = 1_000;
@@ -166,20 +167,44 @@ impl Store {
 
     /// Deletes objects of one bucket, a thousand in a request. Those that are not
     /// there are no error; the first that cannot be deleted is, after all others
-    /// of its request have been tried.
+    /// have been tried, unless the store does not serve requests at all.
     pub async fn delete_many(&self, bucket: &str, keys: impl IntoIterator<Item = String>) -> Result<()> {
         let (plain, awkward): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| fits_xml(key));
+        let mut refused = Ok(());
         for batch in plain.chunks(DELETE_KEYS_MAX) {
-            self.delete_batch(bucket, batch).await?;
+            match self.delete_batch(bucket, batch).await {
+                Err(error) if error.is_transient() => return Err(error),
+                deleted => refused = refused.and(deleted),
+            }
         }
         let singly = awkward.into_iter().map(|key| async move {
             let uri = ObjectUri::new(bucket, key).map_err(|p| Error::Config(p.to_string()))?;
             self.delete(&uri).await
         });
-        stream::iter(singly).buffer_unordered(SINGLE_DELETES).try_collect().await
+        let deleted = stream::iter(singly).buffer_unordered(SINGLE_DELETES).try_collect().await;
+        refused.and(deleted)
     }
 
+    /// Deletes as many as fit a request, and again those for which the store was too busy.
     async fn delete_batch(&self, bucket: &str, keys: &[String]) -> Result<()> {
+        let (mut left, mut refused, mut attempt) = (keys.to_vec(), Ok(()), 0);
+        loop {
+            let failed = self.delete_request(bucket, &left).await?;
+            let (busy, denied): (Vec<_>, Vec<_>) =
+                failed.into_iter().partition(|(_, error)| error.is_transient());
+            refused = refused.and(denied.into_iter().next().map_or(Ok(()), |(_, error)| Err(error)));
+            let Some((_, error)) = busy.first() else { return refused };
+            if attempt == CONFLICTS_MAX {
+                return refused.and(Err(error.clone()));
+            }
+            attempt += 1;
+            left = busy.into_iter().map(|(key, _)| key).collect();
+            back_off(attempt).await;
+        }
+    }
+
+    /// The keys that the store did not delete, and why.
+    async fn delete_request(&self, bucket: &str, keys: &[String]) -> Result<Vec<(String, Error)>> {
         let failed =
             |e: aws_sdk_s3::error::BuildError| Error::protocol(format!("s3://{bucket}/"), e.to_string());
         let ids = keys.iter().map(|key| ObjectIdentifier::builder().key(key).build());
@@ -187,14 +212,14 @@ impl Store {
         let delete = Delete::builder().set_objects(Some(ids)).quiet(true).build().map_err(failed)?;
         let request = self.client_of(bucket)?.delete_objects().bucket(bucket).delete(delete);
         let answer = request.send().boxed().await.map_err(|e| Target::Bucket(bucket).error(e))?;
-        let first = answer.errors().iter().find(|e| e.code() != Some("NoSuchKey"));
-        first.map_or(Ok(()), |error| {
-            Err(Error::Other {
-                target: format!("s3://{bucket}/{}", error.key().unwrap_or_default()),
-                code: error.code().unwrap_or("an error without code").to_owned(),
-                detail: error.message().unwrap_or_default().to_owned(),
-            })
-        })
+        let failed = answer.errors().iter().filter(|error| error.code() != Some("NoSuchKey"));
+        let told = |error: &aws_sdk_s3::types::Error| {
+            let key = error.key().unwrap_or_default();
+            let code = error.code().unwrap_or("an error without code");
+            let detail = error.message().unwrap_or_default();
+            (key.to_owned(), Error::of_code(format!("s3://{bucket}/{key}"), code, detail))
+        };
+        Ok(failed.map(told).collect())
     }
 
     /// Copies an object within the store, metadata included, over what was there.

@@ -4,7 +4,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::atomic::Ordering::SeqCst,
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
@@ -12,7 +12,7 @@ use fanfold_storage::{Error, ListOptions, Meter, PutOptions, PutOutcome, Store, 
 use futures::TryStreamExt;
 
 use crate::{
-    proxy::{self, Busy, Faults},
+    proxy::{self, Busy, Faults, Reluctant},
     support::{Embedded, pattern, uri},
 };
 
@@ -170,4 +170,35 @@ async fn a_completion_whose_answer_was_lost_is_complete() {
     assert_eq!(faults.cuts.load(SeqCst), 0, "an answer was lost");
     assert_eq!(store.get(&at, Some(&pin)).await.unwrap(), pattern(16 << 20));
     server.stop().await;
+}
+
+/// What came of deleting two batches while the store refuses one object so often, and how
+/// many keys each request had.
+async fn deleted(code: &'static str, times: u64) -> (Result<(), Error>, Vec<usize>) {
+    let server = Embedded::start().await;
+    server.store().create_bucket("full").await.unwrap();
+    let (left, asked) = (Arc::new(times.into()), Arc::default());
+    let reluctant = Reluctant { key: "0007", code, left, asked: Arc::clone(&asked) };
+    let address = proxy::start_reluctant(server.address, reluctant).await;
+    let store = Store::connect(config(&server, address)).unwrap();
+    let deleted = store.delete_many("full", (0..1_500).map(|n| format!("{n:04}"))).await;
+    server.stop().await;
+    let asked = asked.lock().unwrap().clone();
+    (deleted, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_that_a_busy_store_did_not_delete_are_asked_for_again() {
+    for code in ["SlowDown", "InternalError"] {
+        let (result, asked) = deleted(code, 2).await;
+        assert!(result.is_ok(), "{code}: {result:?}");
+        assert_eq!(asked, [1_000, 1, 1, 500], "{code}");
+    }
+    let (result, asked) = deleted("SlowDown", u64::MAX).await;
+    assert!(matches!(result, Err(Error::Unavailable { .. })), "{result:?}");
+    assert_eq!(asked, [vec![1_000], vec![1; 8]].concat());
+    // What is refused for good keeps no others.
+    let (result, asked) = deleted("AccessDenied", u64::MAX).await;
+    assert!(matches!(result, Err(Error::AccessDenied { .. })), "{result:?}");
+    assert_eq!(asked, [1_000, 500]);
 }

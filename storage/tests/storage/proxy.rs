@@ -5,14 +5,14 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
 };
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -121,15 +121,82 @@ async fn answer(
     request: Request<Incoming>,
 ) -> hyper::Result<Response<Full<Bytes>>> {
     let (head, body) = request.into_parts();
-    let body = Full::new(body.collect().await?.to_bytes());
+    let body = body.collect().await?.to_bytes();
     if let Some(status) = refusal {
         let mut response = Response::new(Full::default());
         *response.status_mut() = status;
         return Ok(response);
     }
+    pass(target, Request::from_parts(head, Full::new(body))).await
+}
+
+/// Asks the store itself.
+async fn pass(target: SocketAddr, request: Request<Full<Bytes>>) -> hyper::Result<Response<Full<Bytes>>> {
     let stream = TokioIo::new(TcpStream::connect(target).await.unwrap());
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
     tokio::spawn(connection);
-    let (head, body) = sender.send_request(Request::from_parts(head, body)).await?.into_parts();
+    let (head, body) = sender.send_request(request).await?.into_parts();
     Ok(Response::from_parts(head, Full::new(body.collect().await?.to_bytes())))
+}
+
+/// A store that says of one object, a few times, that it was not deleted.
+#[derive(Clone)]
+pub struct Reluctant {
+    pub key: &'static str,
+    /// Why.
+    pub code: &'static str,
+    /// Times that it still says so.
+    pub left: Arc<AtomicU64>,
+    /// Keys of each request so far.
+    pub asked: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Reluctant {
+    fn refusal(&self, body: &str) -> Option<Bytes> {
+        self.asked.lock().unwrap().push(body.matches("<Key>").count());
+        let is_asked = body.contains(&format!("<Key>{}</Key>", self.key));
+        if !is_asked || self.left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_err() {
+            return None;
+        }
+        let text = format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
+             <DeleteResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+             <Error><Key>{}</Key><Code>{}</Code><Message>not now</Message></Error></DeleteResult>",
+            self.key, self.code
+        );
+        Some(text.into())
+    }
+}
+
+/// Starts a proxy before `target` that refuses to delete one object.
+pub async fn start_reluctant(target: SocketAddr, reluctant: Reluctant) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let reluctant = reluctant.clone();
+            let answer = service_fn(move |request| answer_reluctantly(target, reluctant.clone(), request));
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), answer),
+            );
+        }
+    });
+    address
+}
+
+async fn answer_reluctantly(
+    target: SocketAddr,
+    reluctant: Reluctant,
+    request: Request<Incoming>,
+) -> hyper::Result<Response<Full<Bytes>>> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let refusal = match head.method == Method::POST {
+        true => reluctant.refusal(&String::from_utf8_lossy(&body)),
+        false => None,
+    };
+    match refusal {
+        Some(refusal) => Ok(Response::new(Full::new(refusal))),
+        None => pass(target, Request::from_parts(head, Full::new(body))).await,
+    }
 }
