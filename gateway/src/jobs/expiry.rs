@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Forgetting what has been there long enough.
 //!
-//! Looks again and again for three things: what is kept to save other jobs work; parts
-//! of plans whose gateway was killed before the job was accepted; and jobs that ended
-//! long ago. Invariants: output is never touched, also where it lies in the platform's
-//! own bucket; and a job loses its head first, so that whatever is left of it, nobody
-//! takes it for one that has not ended.
+//! Looks again and again for four things: what is kept to save other jobs work; parts
+//! of plans whose gateway was killed before the job was accepted; what jobs that were
+//! stopped left where their output would be; and jobs that ended long ago. Invariants:
+//! output is never touched, also where it lies in the platform's own bucket; and a job
+//! loses its head first, so that whatever is left of it, nobody takes it for one that
+//! has not ended.
 
-use std::{collections::HashSet, pin::pin, time::Duration};
+use std::{collections::HashSet, ops::Range, pin::pin, time::Duration};
 
 use fanfold_protocol::{
     job::{Job, JobOutcome, JobState},
@@ -19,11 +20,13 @@ use futures::TryStreamExt;
 use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
-use super::{Jobs, claim, error::Result, vault::Vault};
+use super::{Jobs, claim, error::Result, sweep::Sweep, vault::Vault};
 
 /// Looks while a job may serve others, and the least pause between two.
 const LOOKS: u32 = 7 * 24;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Last sweeps that are made up for when no gateway was there: of so long ago.
+const SWEEPS_MISSED: Duration = Duration::from_secs(24 * 3_600);
 
 impl Jobs {
     /// Forgets what is old, again and again.
@@ -32,6 +35,7 @@ impl Jobs {
         let mut looks = interval((config.cache_window / LOOKS).max(PAUSE_MIN));
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut settled = HashSet::new();
+        let mut swept = ago(config.last_sweep + SWEEPS_MISSED);
         loop {
             looks.tick().await;
             if let Err(error) = expire(&self.inner.vault, config.cache_window).await {
@@ -39,6 +43,11 @@ impl Jobs {
             }
             if let Err(error) = self.remove_ended().await {
                 tracing::warn!(%error, "jobs that ended long ago were not looked through");
+            }
+            let due = ago(config.last_sweep);
+            match self.sweep_stopped(swept..due).await {
+                Ok(()) => swept = due,
+                Err(error) => tracing::warn!(%error, "what stopped jobs left was not looked through"),
             }
             if let Err(error) = self.sweep_plans(&mut settled).await {
                 tracing::warn!(%error, "plans of jobs that were never accepted were not looked through");
@@ -48,9 +57,8 @@ impl Jobs {
 
     /// Removes the jobs that ended long ago.
     async fn remove_ended(&self) -> Result<()> {
-        let retention = u64::try_from(self.inner.config.retention.as_millis()).unwrap_or(u64::MAX);
-        let before = Timestamp(time::now().0.saturating_sub(retention));
-        for (id, state) in self.inner.index.ended(before) {
+        let before = ago(self.inner.config.retention);
+        for (id, state) in self.inner.index.ended(..=before) {
             match self.remove(&id, state, before).await {
                 Err(error) if !error.is_transient() => {
                     tracing::warn!(job = %id, %error, "a job that ended long ago is not removed");
@@ -85,6 +93,32 @@ impl Jobs {
         self.inner.backbone.delete(&keys::job_record(id), None).await?;
         self.inner.index.forget(id);
         tracing::info!(job = %id, count, "removed what was written down of a job that ended long ago");
+        Ok(())
+    }
+
+    /// Sweeps for the last time after jobs that were stopped within a span.
+    async fn sweep_stopped(&self, span: Range<Timestamp>) -> Result<()> {
+        let ended = self.inner.index.ended(span).into_iter();
+        for (id, _) in ended.filter(|(_, state)| *state != JobState::Succeeded) {
+            match self.sweep_last(&id).await {
+                Err(error) if !error.is_transient() => {
+                    tracing::warn!(job = %id, %error, "what a stopped job left is not swept");
+                }
+                swept => swept?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what a job committed after it was stopped, which would be read as input. Where
+    /// another job has succeeded nothing is touched: it may have taken the same tables over.
+    async fn sweep_last(&self, id: &Uuid) -> Result<()> {
+        let vault = &self.inner.vault;
+        let Some(job) = vault.read::<Job>(&keys::job_document(id)).await? else { return Ok(()) };
+        let output = vault.output_of(&job.document, id)?;
+        if self.inner.index.is_in_vain(&output) {
+            return self.sweep_again(Sweep { output: &output, job: &job, committed: true }).await;
+        }
         Ok(())
     }
 
@@ -173,6 +207,12 @@ impl Leavings<'_> {
         }
         Ok(count)
     }
+}
+
+/// The time that it was then.
+fn ago(span: Duration) -> Timestamp {
+    let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    Timestamp(time::now().0.saturating_sub(span_ms))
 }
 
 /// Removes marks that are older than `window`, with the states and tables that were

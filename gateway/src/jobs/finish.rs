@@ -199,9 +199,10 @@ impl Closing<'_> {
                 None => Ok(Vec::new()),
             }
         };
-        let (followed, (), marked) =
+        let (followed, swept, marked) =
             tokio::join!(following, Box::pin(self.sweep(succeeded)), cache::mark(self.vault, self.job));
         outcome.warnings.extend(followed?);
+        swept?;
         if let Err(error) = marked {
             tracing::warn!(job = %self.job.id, %error, "the job serves no others");
         }
@@ -396,9 +397,10 @@ impl Closing<'_> {
         if old.job != self.job.id { manifest::remove_shards(store, self.output, &old).await } else { Ok(()) }
     }
 
-    /// Removes what losers staged. What stays behind is not visible to anybody,
-    /// so that a failure here does not keep a job from ending.
-    async fn sweep(&self, succeeded: bool) {
+    /// Removes what losers staged. Beside a manifest nobody sees what stays behind, so that a
+    /// failure here does not keep a job from ending. Without one it would be read as input,
+    /// so that a failure that passes is none that a job ends with.
+    async fn sweep(&self, succeeded: bool) -> Result<()> {
         let swept = async {
             let staged = async {
                 match succeeded {
@@ -409,14 +411,16 @@ impl Closing<'_> {
                     false => Ok(0),
                 }
             };
-            let sweep = Sweep { output: self.output, job: self.job };
+            let sweep = Sweep { output: self.output, job: self.job, committed: false };
             let (staged, losers) = tokio::try_join!(staged, sweep.losers(self.vault, self.backbone))?;
             Ok::<_, Error>(staged + losers)
         };
         match swept.await {
             Ok(count) => tracing::debug!(job = %self.job.id, count, "swept what was staged"),
+            Err(error) if !succeeded && error.is_transient() => return Err(error),
             Err(error) => tracing::warn!(job = %self.job.id, %error, "what losers staged stays behind"),
         }
+        Ok(())
     }
 }
 

@@ -7,13 +7,16 @@
 
 use std::{
     collections::BTreeMap,
+    ops::RangeBounds,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use fanfold_protocol::{ErrorKind, Problem, job::JobState, names::FunctionName, time::Timestamp};
+use fanfold_protocol::{
+    ErrorKind, Problem, job::JobState, names::FunctionName, time::Timestamp, uri::ObjectUri,
+};
 use uuid::Uuid;
 
-use super::record::JobRecord;
+use super::{prints::Fingerprint, record::JobRecord};
 
 /// What a list is narrowed by.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +38,7 @@ struct Line {
     state: JobState,
     ended_at: Option<Timestamp>,
     function: FunctionName,
+    output: Fingerprint,
 }
 
 impl Index {
@@ -45,7 +49,8 @@ impl Index {
     /// Takes in a record.
     pub fn note(&self, record: &JobRecord) {
         let (state, ended_at) = (record.state, record.ended_at);
-        let line = Line { state, ended_at, function: record.function.name.clone() };
+        let output = Fingerprint::of_object(&record.output);
+        let line = Line { state, ended_at, function: record.function.name.clone(), output };
         self.jobs().insert(record.id, line);
     }
 
@@ -71,10 +76,18 @@ impl Index {
         self.jobs().iter().filter(|(_, line)| !line.state.is_terminal()).map(|(id, _)| *id).collect()
     }
 
-    /// Jobs that had ended by then, oldest first, and how.
-    pub fn ended(&self, by: Timestamp) -> Vec<(Uuid, JobState)> {
-        let old = |line: &Line| line.state.is_terminal() && line.ended_at.is_some_and(|at| at <= by);
-        self.jobs().iter().filter(|(_, line)| old(line)).map(|(id, line)| (*id, line.state)).collect()
+    /// Jobs that ended in a span of time, oldest first, and how.
+    pub fn ended(&self, span: impl RangeBounds<Timestamp>) -> Vec<(Uuid, JobState)> {
+        let within = |line: &Line| line.ended_at.is_some_and(|at| span.contains(&at));
+        let ended = |line: &Line| line.state.is_terminal() && within(line);
+        self.jobs().iter().filter(|(_, line)| ended(line)).map(|(id, line)| (*id, line.state)).collect()
+    }
+
+    /// Whether all jobs that are known of an output prefix have failed or been cancelled.
+    pub fn is_in_vain(&self, output: &ObjectUri) -> bool {
+        let output = Fingerprint::of_object(output);
+        let stopped = |line: &Line| matches!(line.state, JobState::Failed | JobState::Cancelled);
+        self.jobs().values().filter(|line| line.output == output).all(stopped)
     }
 
     /// At most `limit` jobs, newest first, from before `before`; and whether

@@ -337,6 +337,19 @@ fn folder_of_part(uri: &ObjectUri) -> Option<ObjectUri> {
     ObjectUri::new(uri.bucket(), uri.key().strip_suffix(name)?).ok()
 }
 
+/// What the author should know whose job reads tables of tasks that no manifest names.
+pub fn loose(folders: &BTreeSet<ObjectUri>) -> Option<String> {
+    let first = folders.first()?;
+    let more = match folders.len() - 1 {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(format!(
+        "expected a manifest beside the tables of a job, found none in {first}{more}: the job failed or was cancelled, or \
+         its manifest was removed, and what lies there is read as it is; leave it out unless that is meant"
+    ))
+}
+
 /// Folders that lie in none of the others, in order.
 fn outermost(mut folders: Vec<String>) -> Vec<String> {
     folders.sort();

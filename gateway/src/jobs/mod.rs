@@ -122,6 +122,9 @@ pub struct JobsConfig {
     pub straggle: Duration,
     /// After a job was stopped, until what its tasks staged meanwhile is swept.
     pub late_sweep: Duration,
+    /// After a job was stopped, until what was committed for it all the same is swept: no
+    /// attempt can run any more then.
+    pub last_sweep: Duration,
     /// How long a job may serve the tasks of others after it has ended, and how long
     /// one that failed keeps what a retry takes over.
     pub cache_window: Duration,
@@ -148,6 +151,7 @@ impl Default for JobsConfig {
             unfinished_max: limits::JOBS_UNFINISHED_MAX,
             straggle: limits::SPECULATION_AFTER_MIN,
             late_sweep: Duration::from_secs(3),
+            last_sweep: 2 * limits::TIMEOUT_MAX,
             cache_window: limits::CACHE_WINDOW,
             retention: limits::JOB_RETENTION_DEFAULT,
             unaccepted: limits::UNACCEPTED_WINDOW,
@@ -446,19 +450,21 @@ impl Jobs {
         let jobs = self.clone();
         self.spawn(async move {
             tokio::time::sleep(jobs.inner.config.late_sweep).await;
-            if let Err(error) = jobs.sweep_again(&job, &output).await {
+            let sweep = Sweep { output: &output, job: &job, committed: false };
+            if let Err(error) = jobs.sweep_again(sweep).await {
                 tracing::warn!(job = %job.id, %error, "what was staged late stays behind");
             }
         });
     }
 
-    async fn sweep_again(&self, job: &Job, output: &ObjectUri) -> Result<()> {
+    async fn sweep_again(&self, sweep: Sweep<'_>) -> Result<()> {
+        let Sweep { job, output, .. } = sweep;
         let inner = &self.inner;
         let claimed = job.document.output.is_some();
         if claimed && !claim::ensure(&inner.backbone, output, job.id).await? {
             return Ok(());
         }
-        let swept = Sweep { output, job }.losers(&inner.vault, &inner.backbone).await;
+        let swept = sweep.losers(&inner.vault, &inner.backbone).await;
         if claimed {
             claim::release(&inner.backbone, output, job.id).await?;
         }

@@ -26,7 +26,7 @@ use super::{
     claim::{self, Claim, Key},
     error::{Error, Result, about_input},
     filter,
-    input::{Finder, Found},
+    input::{self, Finder, Found},
     plan,
     record::JobRecord,
     retry::Earlier,
@@ -336,6 +336,7 @@ impl Jobs {
             // A job that ended after it was listed has its manifest now.
             found = finder.find(document.inputs()).await?;
             claim::check_idle(backbone, own, &found.loose).await?;
+            found.warnings.extend(input::loose(&found.loose));
         }
         Ok(found)
     }

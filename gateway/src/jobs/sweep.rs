@@ -4,10 +4,11 @@
 //! Runs when a job ends, under the job's claim on its output prefix: parts there
 //! that the manifest does not name belong to losers; without one, all of them
 //! do. So do uploads in parts that are open still: whoever began them was killed, or
-//! is too late. Only names that an attempt gives are touched, and only objects that are
-//! not older than the job.
+//! is too late. It runs again soon after a job was stopped and, for what its commits name,
+//! once more when no attempt can run any longer. Only names that an attempt gives are
+//! touched, and only objects that are not older than the job.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{
@@ -22,7 +23,7 @@ use futures::TryStreamExt;
 use uuid::Uuid;
 
 use super::{
-    claim,
+    case, claim,
     error::{Error, Result},
     manifest,
     prints::{Fingerprint, Prints},
@@ -67,6 +68,9 @@ pub struct Sweep<'a> {
     pub output: &'a ObjectUri,
     /// The job.
     pub job: &'a Job,
+    /// Whether only what its commits name is removed, and no other parts. That is for when the job
+    /// has ended a while ago: since then anybody may have put something there.
+    pub committed: bool,
 }
 
 impl Sweep<'_> {
@@ -76,7 +80,10 @@ impl Sweep<'_> {
     /// Between looking and removing the claim is looked at: while it is held, no
     /// other job has begun to write there, so that what was seen is this job's.
     pub async fn losers(&self, vault: &Vault, backbone: &Backbone) -> Result<usize> {
-        let (losers, uploads) = tokio::try_join!(self.find(vault), self.uploads(vault))?;
+        let (losers, uploads) = match self.committed {
+            true => (self.find_committed(vault).await?, Vec::new()),
+            false => tokio::try_join!(self.find(vault), self.uploads(vault))?,
+        };
         let count = losers.len() + uploads.len();
         if count == 0 {
             return Ok(0);
@@ -127,6 +134,22 @@ impl Sweep<'_> {
         let head: Manifest =
             serde_json::from_slice(&bytes).map_err(|e| Error::damaged(uri.to_string(), e))?;
         manifest::prints(vault.store(), &uri, head).await
+    }
+
+    async fn find_committed(&self, vault: &Vault) -> Result<Vec<String>> {
+        let (mut committed, losers) = (Vec::new(), self.find(vault).await?);
+        if losers.is_empty() {
+            return Ok(committed);
+        }
+        let losers: HashSet<_> = losers.into_iter().collect();
+        let mut commits = std::pin::pin!(case::commits(vault, &self.job.id));
+        while let Some(commit) = commits.try_next().await? {
+            let tables = commit.tasks.iter().filter_map(|task| task.outcome.table());
+            let here = tables.filter(|table| table.uri.bucket() == self.output.bucket());
+            let keys = here.map(|table| table.uri.key().to_owned());
+            committed.extend(keys.filter(|key| losers.contains(key)));
+        }
+        Ok(committed)
     }
 
     async fn find(&self, vault: &Vault) -> Result<Vec<String>> {

@@ -3,8 +3,15 @@
 
 use std::time::Duration;
 
-use fanfold_gateway::jobs::Filter;
-use fanfold_protocol::{ErrorKind, Problem, job::JobState, keys};
+use fanfold_gateway::jobs::{Filter, JobsConfig};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    commit::{Commit, OutputObject, TaskCommit, TaskOutcome},
+    invocation::Usage,
+    job::JobState,
+    keys,
+    uri::ObjectUri,
+};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -97,7 +104,7 @@ async fn plans_that_never_became_jobs_are_swept() {
     drop(engine);
     // The jobs that there are have no record either.
     let world = world.with_fresh_backbone().await;
-    let soon = |config: &mut fanfold_gateway::jobs::JobsConfig| {
+    let soon = |config: &mut JobsConfig| {
         (config.cache_window, config.unaccepted) = (SOON, SOON);
     };
     let engine = world.engine_with(soon).await;
@@ -125,7 +132,7 @@ async fn jobs_are_forgotten_and_their_output_is_not() {
     let output = world.keys(BUCKET, &keys::default_output(&own.id)).await;
     let beside = world.keys("bank", "out/").await;
     assert_eq!((output.len(), beside.len()), (5, 6), "three tables, and what says so");
-    let soon = |config: &mut fanfold_gateway::jobs::JobsConfig| {
+    let soon = |config: &mut JobsConfig| {
         (config.cache_window, config.retention) = (SOON, SOON);
     };
     let other = world.engine().await;
@@ -157,4 +164,56 @@ async fn jobs_are_forgotten_and_their_output_is_not() {
     let engine = world.engine().await;
     engine.until(&running, |record| record.state == JobState::Running).await;
     assert_eq!(engine.jobs.get(&own.id).await.unwrap_err().code, ErrorKind::JobNotFound);
+}
+
+/// Writes down that a task of a job has given a table, as an attempt does that comes too late;
+/// answers its key.
+async fn commit_late(world: &World, job: &Uuid, folder: &str) -> String {
+    let uri = format!("s3://bank/{folder}{}", keys::output_part(0, &Uuid::new_v4(), "parquet"));
+    world.put(&uri, "rows").await;
+    let uri: ObjectUri = uri.parse().unwrap();
+    let key = uri.key().to_owned();
+    let table = OutputObject { uri, size: 4, etag: "x".into(), rows: 1 };
+    let task = TaskCommit {
+        index: 0,
+        attempt: 9,
+        outcome: TaskOutcome::Table(Some(table)),
+        usage: Usage::default(),
+        looked_outside: false,
+    };
+    let (attempt, worker) = (Uuid::new_v4(), "late".to_owned());
+    let commit = Commit { job: *job, stage: 0, group: 0, round: 9, attempt, worker, tasks: vec![task] };
+    let text = serde_json::to_string(&commit).unwrap();
+    world.put(&format!("s3://{BUCKET}/{}", keys::commit(job, 0, 0, 9)), &text).await;
+    key
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_for_a_job_that_has_failed_goes_in_the_end() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let (failed, other, later) = {
+        let late = |config: &mut JobsConfig| config.late_sweep = Duration::from_secs(3_600);
+        let engine = world.engine_with(late).await;
+        let _worker = world.work(failing("mapper", 1));
+        let failed = engine.run("mapper", json!({"output": "s3://bank/out/"})).await;
+        let other = engine.run("mapper", json!({"output": "s3://bank/twice/"})).await;
+        let later = engine.run("both", json!({"output": "s3://bank/twice/"})).await;
+        (failed, other, later)
+    };
+    assert_eq!((failed.state, other.state), (JobState::Failed, JobState::Failed));
+    succeeded(&later);
+    let late = commit_late(&world, &failed.id, "out/").await;
+    commit_late(&world, &other.id, "twice/").await;
+    // What somebody has put there since is theirs, and so is an output without its manifest.
+    let strange = format!("out/{}", keys::output_part(1, &Uuid::new_v4(), "parquet"));
+    world.put(&format!("s3://bank/{strange}"), "rows").await;
+    world.store().delete(&"s3://bank/twice/_manifest.json".parse().unwrap()).await.unwrap();
+    let twice = world.keys("bank", "twice/").await;
+    let soon = |config: &mut JobsConfig| (config.cache_window, config.last_sweep) = (SOON, SOON);
+    let _engine = world.engine_with(soon).await;
+    eventually("swept", async || !world.keys("bank", "out/").await.contains(&late)).await;
+    looked(&world).await;
+    assert_eq!(world.keys("bank", "out/").await, [strange]);
+    assert_eq!(world.keys("bank", "twice/").await, twice);
 }

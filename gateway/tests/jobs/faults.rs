@@ -392,3 +392,33 @@ async fn what_was_decided_outlives_whatever_keeps_a_job_from_its_end() {
     assert_eq!(engine.jobs.manifest(&done.id).await.unwrap().objects.len(), 3);
     assert_eq!(engine.ended(&cancelled.id).await.state, JobState::Cancelled);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_failed_has_ended_only_when_nothing_is_left_of_it() {
+    let mut world = World::new().await;
+    world.inputs(5).await;
+    let means = |asked: &str| asked.starts_with("GET /bank") && asked.contains("list-type=2");
+    let way = Way::to(world.store(), Trouble::Refuse(StatusCode::SERVICE_UNAVAILABLE), means).await;
+    let direct = std::mem::replace(&mut world.base.store, way.store());
+    let engine = world.engine().await;
+    world.base.store = direct;
+    let job = json!({"output": "s3://bank/out/", "retry": {"attempts": 1}});
+    let id = engine.submit("mapper", job).await.unwrap().id;
+    way.shut();
+    let _worker = world.work(Play {
+        fails: Box::new(|_, task| {
+            (task.index == 2)
+                .then(|| Problem::new(ErrorKind::GuestPanicked, "expected a number, found a pear"))
+        }),
+        ..Play::default()
+    });
+    // It sweeps in vain, and again.
+    way.met(2).await;
+    drop(engine);
+    let outcome = format!("s3://{BUCKET}/{}", keys::outcome(&id)).parse::<ObjectUri>().unwrap();
+    assert!(world.store().head(&outcome).await.is_err(), "it has ended");
+    assert_ne!(world.keys("bank", "out/").await, [""; 0]);
+    let engine = world.engine().await;
+    assert_eq!(engine.ended(&id).await.state, JobState::Failed);
+    assert_eq!(world.keys("bank", "out/").await, [""; 0]);
+}

@@ -157,6 +157,8 @@ async fn what_a_job_is_still_writing_is_not_read() {
     world.put(&format!("s3://bank/old/{part}"), "rows").await;
     world.put("s3://bank/out/x.csv", "a\n").await;
     assert_eq!(reads(&world, &engine, json!("s3://bank/old/")).await, [format!("old/{part}")]);
+    let told = engine.submit("folder", json!({"input": "s3://bank/old/"})).await.unwrap().warnings;
+    assert!(told.iter().any(|warning| warning.contains("found none in s3://bank/old/")), "{told:?}");
     assert_eq!(reads(&world, &engine, json!("s3://bank/out/*.csv")).await, ["out/x.csv"]);
     for job in [named, own] {
         engine.jobs.cancel(&job.id).await.unwrap();

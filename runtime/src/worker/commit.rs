@@ -12,11 +12,13 @@ use fanfold_protocol::{
     Problem,
     commit::{Commit, CommitNotice, Overtaken, RunningNotice, TaskCommit},
     invocation::{Progress, Usage},
+    job::JobState,
     keys, limits,
     plan::Lease,
     uri::ObjectUri,
 };
 use fanfold_storage::{PutOptions, PutOutcome};
+use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{shop::Shop, states::staged};
@@ -50,6 +52,26 @@ pub(super) async fn winner(data: &Data, at: Place) -> Result<Option<Bytes>, Prob
         Err(fanfold_storage::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(store_problem(&error)),
     }
+}
+
+/// How a job is to end, as far as it matters here.
+#[derive(Deserialize)]
+struct Ending {
+    state: JobState,
+}
+
+/// Whether it is decided that a job fails or is cancelled, as the store says. Its output is
+/// swept after that, so that what lies there when this says no is found by the sweep.
+pub(super) async fn is_stopped(data: &Data, job: &Uuid) -> Result<bool, Problem> {
+    let place = ObjectUri::new(&data.tenant.system_bucket, keys::ending(job))?;
+    let ending = match data.store.get(&place, None).await {
+        Ok(ending) => ending,
+        Err(fanfold_storage::Error::NotFound { .. }) => return Ok(false),
+        Err(error) => return Err(store_problem(&error)),
+    };
+    let ending: Ending = serde_json::from_slice(&ending)
+        .map_err(|error| crate::internal(format!("expected {place} as JSON, found: {error}")))?;
+    Ok(ending.state != JobState::Succeeded)
 }
 
 /// Commits; when another attempt was first, removes what this one staged.

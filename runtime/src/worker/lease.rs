@@ -36,7 +36,7 @@ use super::{
     states,
 };
 use crate::{
-    host::joined,
+    host::{Data, joined},
     sandbox::Ended,
     task::{self, Attempt, Product, TaskEnd, Waits},
 };
@@ -93,14 +93,14 @@ pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result
         tokio::time::sleep(step.rest).await;
         return Ok(());
     }
-    let registration = shop.cancels.register(lease.job);
+    let (registration, heard) = (shop.cancels.register(lease.job), Instant::now());
     if shop.cancels.check(lease.job).await? {
         return delivery.ack().await.map(drop);
     }
     let job = lease.job;
     let stop = registration.token.child_token();
     let tries = tries(delivery.attempt, handover::count(&shop.backbone, delivery).await);
-    let working = attempt(shared, lease, tries, &stop);
+    let working = attempt(shared, lease, tries, heard, &stop);
     let ended = tokio::select! {
         ended = working => ended,
         () = heartbeat(shop, delivery, job) => return Ok(()),
@@ -189,10 +189,12 @@ async fn watch(shop: &Shop, attempt: &Attempt, stop: &CancellationToken) -> Infa
     }
 }
 
+/// `heard` is when the job was last known to be wanted.
 async fn attempt(
     shared: &Shared<Arc<Shop>>,
     lease: Lease,
     tries: u32,
+    heard: Instant,
     stopped: &CancellationToken,
 ) -> Result<(), Ending> {
     let (shop, delivery) = (&shared.what, &shared.delivery);
@@ -235,6 +237,10 @@ async fn attempt(
         () = drained_before(shop, &attempt) => Err(Ending::Drained),
     };
     stop.cancel();
+    let ran = match ran {
+        Ok(()) if heard.elapsed() > TELL_AFTER => wanted(data, &place.job).await,
+        ran => ran,
+    };
     let done = std::mem::take(&mut *done.lock().unwrap_or_else(PoisonError::into_inner));
     let overtaken = match ran {
         Ok(()) => commit_all(shop, &attempt, done).await?,
@@ -250,6 +256,16 @@ async fn attempt(
         commit::announce_running(shop, place, asked.elapsed(), None, overtaken).await;
     }
     Ok(())
+}
+
+/// Ends an attempt at a job that has been stopped meanwhile. Whoever is cut off from the backbone,
+/// or was halted, has not heard of that; what it wrote nobody would remove after the job's sweep.
+async fn wanted(data: &Data, job: &Uuid) -> Result<(), Ending> {
+    match commit::is_stopped(data, job).await {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(Ending::Cancelled),
+        Err(problem) => Err(Ending::Failed(problem)),
+    }
 }
 
 /// What came of the tasks of a lease so far.

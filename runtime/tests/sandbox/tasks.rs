@@ -771,6 +771,34 @@ async fn an_attempt_that_was_overtaken_tells_of_itself_and_stops() {
     works.stop().await;
 }
 
+/// It is cut off from the backbone, or was halted: only the store says that the job has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_that_did_not_hear_of_its_jobs_end_leaves_nothing() {
+    let works = Works::start(tables("", 0, '"')).await;
+    let maps = vec![Work::Map(works.partition("in/1.csv", "id\n1\n").await)];
+    works.tasks(0, 0, maps.clone()).await;
+    let before = works.keys("bank", "out/").await;
+    let mut running = works.platform.backbone.subscribe(&keys::running_subject(&works.job)).await.unwrap();
+    works.platform.gate.set(Passage::Stalled);
+    works.enqueue(&works.lease(0, 1, maps), 1).await;
+    let told = async {
+        while let Some(Event::Published { payload, .. }) = running.next().await {
+            let told: RunningNotice = serde_json::from_slice(&payload).unwrap();
+            if told.group == 1 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), told).await.expect("a lease that runs");
+    let ending = r#"{"state": "cancelled", "ended_at": 1}"#;
+    works.platform.put("fanfold", &keys::ending(&works.job), ending).await;
+    works.platform.gate.set(Passage::Open);
+    works.settled().await;
+    assert_eq!(works.keys("fanfold", &keys::commit(&works.job, 0, 1, 0)).await, [""; 0]);
+    assert_eq!(works.keys("bank", "out/").await, before);
+    works.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_only_seemed_lost_is_told_of_and_not_run() {
     let works = Works::start(tables("(loop $forever (br $forever))", 0, '"')).await;
