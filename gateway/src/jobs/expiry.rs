@@ -125,7 +125,8 @@ impl Jobs {
     /// Removes the parts of plans whose jobs were never accepted, once nobody can be
     /// planning them any more, and shows the jobs that were accepted and are not known. `settled` are the folders that need no other look.
     async fn sweep_plans(&self, settled: &mut HashSet<Uuid>) -> Result<()> {
-        for id in self.inner.vault.jobs().await? {
+        let vault = &self.inner.vault;
+        for id in vault.jobs(None).await? {
             if settled.contains(&id) || self.inner.index.contains(&id) {
                 continue;
             }
@@ -210,7 +211,7 @@ impl Leavings<'_> {
 }
 
 /// The time that it was then.
-fn ago(span: Duration) -> Timestamp {
+pub(super) fn ago(span: Duration) -> Timestamp {
     let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     Timestamp(time::now().0.saturating_sub(span_ms))
 }

@@ -110,6 +110,8 @@ pub struct JobsConfig {
     pub tenure: Duration,
     /// Between two looks for jobs that nobody coordinates.
     pub scan: Duration,
+    /// Between two looks for accepted jobs whose gateway was killed before it showed them.
+    pub unshown: Duration,
     /// Between two changes of a running job's record.
     pub flush: Duration,
     /// How long a job may be quiet before its commits are looked for.
@@ -145,6 +147,7 @@ impl Default for JobsConfig {
         Self {
             tenure: Duration::from_secs(4),
             scan: Duration::from_millis(500),
+            unshown: Duration::from_secs(60),
             flush: Duration::from_millis(500),
             watchdog: Duration::from_secs(2),
             lost: Duration::from_secs(300),

@@ -18,6 +18,7 @@ use fanfold_protocol::{
     job::{Job, JobState, TaskCounts},
     keys,
     plan::Lease,
+    time::Timestamp,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -29,6 +30,7 @@ use super::{
     claim,
     coordinator::Coordinator,
     error::{Error, Result},
+    expiry,
     finish::{self, Ending},
     record::JobRecord,
     tenure::Tenure,
@@ -45,6 +47,9 @@ const BURIALS: Duration = Duration::from_secs(2);
 const LETTERS: usize = 64;
 /// How long a job whose output others may have claimed waits for these to be known.
 const RESTORING_MAX: Duration = Duration::from_secs(10);
+/// How old an id may be whose job nobody has shown, while it is looked for often: planning takes a
+/// while, and clocks may be wrong.
+const UNSHOWN_MAX: Duration = Duration::from_secs(2 * 3_600);
 /// Jobs restored at once.
 const RESTORED_AT_ONCE: usize = 8;
 
@@ -261,15 +266,22 @@ impl Jobs {
     }
 
     /// Makes a record for every job that the store knows and the backbone does
-    /// not: all of them after the backbone was lost, none as a rule.
+    /// not: all of them after the backbone was lost, none as a rule. After that looks again and again
+    /// for young ones, which another gateway accepted and was killed before it showed them.
     async fn restore_records(self) {
         let mut pause = PAUSE;
-        while let Err(error) = self.restore_missing().await {
+        while let Err(error) = self.restore_missing(None).await {
             tracing::warn!(%error, "jobs in the store were not looked through");
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
         self.inner.restored.cancel();
+        loop {
+            sleep(self.inner.config.unshown).await;
+            if let Err(error) = self.restore_missing(Some(expiry::ago(UNSHOWN_MAX))).await {
+                tracing::warn!(%error, "young jobs in the store were not looked through");
+            }
+        }
     }
 
     /// Waits until it is known which jobs the store had at the start.
@@ -287,8 +299,9 @@ impl Jobs {
         })
     }
 
-    async fn restore_missing(&self) -> Result<()> {
-        let jobs = self.inner.vault.jobs().await?;
+    /// Of all jobs, or of those that were given their id since some time.
+    async fn restore_missing(&self, since: Option<Timestamp>) -> Result<()> {
+        let jobs = self.inner.vault.jobs(since).await?;
         let missing = jobs.into_iter().filter(|id| !self.inner.index.contains(id));
         stream::iter(missing.map(|id| async move { self.restore_record(&id).await }))
             .buffer_unordered(RESTORED_AT_ONCE)

@@ -5,11 +5,11 @@
 //! here are written once; the first writer wins and the others read it.
 
 use bytes::Bytes;
-use fanfold_protocol::{job::JobDocument, keys, uri::ObjectUri};
+use fanfold_protocol::{job::JobDocument, keys, time::Timestamp, uri::ObjectUri};
 use fanfold_storage::{ListEntry, ListOptions, PutOptions, PutOutcome, Store};
 use futures::{StreamExt, TryStreamExt};
 use serde::{Serialize, de::DeserializeOwned};
-use uuid::Uuid;
+use uuid::{Builder, Uuid};
 
 use super::error::{Error, Result};
 
@@ -89,9 +89,10 @@ impl Vault {
         Ok(list.map_ok(|entry| entry.name().to_owned()).try_collect().await?)
     }
 
-    /// The folders just under a prefix that ends in `/`.
-    pub async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
-        let list = self.store.list(&self.bucket, prefix, ListOptions::level());
+    /// The folders just under a prefix that ends in `/`, from behind a key on.
+    async fn folders(&self, prefix: &str, start_after: Option<String>) -> Result<Vec<String>> {
+        let options = ListOptions { start_after, ..ListOptions::level() };
+        let list = self.store.list(&self.bucket, prefix, options);
         let folders = list.try_filter_map(|entry| async move {
             Ok(match entry {
                 ListEntry::Prefix(folder) => Some(folder),
@@ -101,9 +102,12 @@ impl Vault {
         Ok(folders.boxed().try_collect().await?)
     }
 
-    /// The jobs that have a folder, accepted or not.
-    pub async fn jobs(&self) -> Result<Vec<Uuid>> {
-        let folders = self.folders(keys::jobs()).await?;
+    /// The jobs that have a folder, accepted or not: all, or those that were given their id since
+    /// some time, which ids begin with (RFC 9562, version 7).
+    pub async fn jobs(&self, since: Option<Timestamp>) -> Result<Vec<Uuid>> {
+        let first = |since: Timestamp| Builder::from_unix_timestamp_millis(since.0, &[0; 10]).into_uuid();
+        let start_after = since.map(|since| format!("{}{}", keys::jobs(), first(since)));
+        let folders = self.folders(keys::jobs(), start_after).await?;
         let id = |folder: &String| folder.strip_prefix(keys::jobs())?.strip_suffix('/')?.parse::<Uuid>().ok();
         Ok(folders.iter().filter_map(id).collect())
     }

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use fanfold_gateway::jobs::JobsConfig;
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::{Commit, CommitNotice, TaskCommit, TaskOutcome},
@@ -268,11 +269,11 @@ async fn a_key_given_before_a_crash_still_means_its_job() {
     succeeded(&engine.ended(&id).await);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_was_accepted_and_never_shown_is_found() {
+/// An engine finds a job that another one accepted and did not show.
+async fn find_unshown(differ: impl FnOnce(&mut JobsConfig)) {
     let world = World::new().await;
     world.inputs(3).await;
-    let engine = world.engine_that_serves(Duration::from_secs(5)).await;
+    let engine = world.engine_with(differ).await;
     let _worker = world.work(Play::default());
     let shown = engine.run("mapper", json!({})).await.id;
     // What a gateway leaves that is killed once the plan has its head.
@@ -286,6 +287,17 @@ async fn a_job_that_was_accepted_and_never_shown_is_found() {
         world.store().put(&copy, text.into(), PutOptions::default()).await.unwrap();
     }
     succeeded(&engine.ended(&id).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_was_accepted_and_never_shown_is_found() {
+    find_unshown(|config| config.cache_window = Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_young_job_is_found_before_what_is_old_is_looked_for() {
+    let (week, soon) = (Duration::from_secs(7 * 24 * 3_600), Duration::from_millis(50));
+    find_unshown(|config| (config.cache_window, config.unshown) = (week, soon)).await;
 }
 
 /// Waits until an engine has carried out as many endings.
