@@ -230,7 +230,7 @@ impl Core {
                 sleep(SWEEP_EVERY).await;
                 let mut due = self.lapses.take_due(Instant::now());
                 if self.restricted {
-                    // Forgotten here, removed by those who may.
+                    // Ended here, removed by those who may.
                     due.clear();
                 }
                 let swept = due.into_iter().map(|(key, lapse)| self.sweep_one(key, lapse));
@@ -257,16 +257,15 @@ impl Core {
     }
 
     async fn sweep_one(&self, key: String, lapse: Lapse) {
-        let swept = if lapse.is_removal {
+        if lapse.is_removal {
             // By its sequence: what was written since is another message. Gone already is as good.
             drop(self.keys.delete_message(lapse.revision).await);
-            Ok(0)
-        } else {
-            self.store(&key, None, None, lapse.revision).await
-        };
-        if let Err(Refusal::Failed(error)) = swept {
+            self.lapses.forget(&key, lapse);
+            return;
+        }
+        if let Err(Refusal::Failed(error)) = self.store(&key, None, None, lapse.revision).await {
             tracing::debug!(%error, key, "a key that has lapsed cannot be removed yet");
-            self.lapses.put_back(key, lapse);
+            self.lapses.put_back(&key, lapse);
         }
     }
 }
