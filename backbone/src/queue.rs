@@ -66,7 +66,7 @@ pub enum Settled {
 }
 
 /// How full a queue is. Approximate while work is going on; JetStream counts what was given back as leased until it
-/// is delivered again.
+/// is delivered again, also where that is later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Depth {
     /// Messages that a pull would get now.
@@ -77,6 +77,14 @@ pub struct Depth {
     pub delayed: u64,
     /// Dead letters.
     pub dead: u64,
+}
+
+impl Depth {
+    /// Messages that wait, for a worker or for their time, where at most so many are worked on at once: what is
+    /// leased beyond that was put off, whatever the implementation takes it for.
+    pub fn waiting(&self, worked_on_max: u64) -> u64 {
+        self.ready + self.delayed + self.leased.saturating_sub(worked_on_max)
+    }
 }
 
 /// A message that was given up.

@@ -195,7 +195,7 @@ impl Common {
             backbone.clone(),
             registry.clone(),
             config.invocations.clone(),
-            admission.background(),
+            &admission,
             tasks(),
         );
         let metrics = match &config.tenant.buckets {

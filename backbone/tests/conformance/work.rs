@@ -114,6 +114,23 @@ pub(crate) async fn gives_back_at_once_or_later(b: &Backbone) {
     third.ack().await.unwrap();
 }
 
+/// A bound on what waits must hold for what fails all the time.
+pub(crate) async fn counts_what_was_put_off_as_waiting(b: &Backbone) {
+    let queue = fresh("put-off");
+    b.enqueue(&queue, messages(0..4)).await.unwrap();
+    let pulled = b.pull(&queue, 3, WAIT, LONG).await.unwrap();
+    assert_eq!(pulled.len(), 3);
+    for put_off in &pulled[1..] {
+        put_off.nak(Duration::from_secs(3_600)).await.unwrap();
+    }
+    let waiting = async |worked_on_max| b.depth(&queue).await.unwrap().waiting(worked_on_max);
+    assert_eq!((waiting(0).await, waiting(1).await), (4, 3));
+    assert_eq!(pull_one(b, &queue, LONG).await.id, "3");
+    pulled[0].ack().await.unwrap();
+    assert_eq!((waiting(0).await, waiting(1).await), (3, 2));
+    assert!(is_empty(b, &queue).await);
+}
+
 pub(crate) async fn holds_delayed_messages(b: &Backbone) {
     let queue = fresh("delay");
     let begun = Instant::now();

@@ -118,6 +118,11 @@ impl Admission {
         Arc::clone(&self.inner.tenant.background.free)
     }
 
+    /// How many those are of all gateways together.
+    pub(crate) fn background_most(&self) -> usize {
+        self.inner.tenant.background.most
+    }
+
     /// Places beside those of functions and tenant, divided as these are.
     pub(crate) fn divided(&self, places: usize) -> Arc<Semaphore> {
         let mut further = self.inner.further.write().unwrap_or_else(PoisonError::into_inner);

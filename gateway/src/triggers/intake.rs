@@ -108,7 +108,7 @@ impl Rooms {
             Some(depth) => depth,
             None => {
                 let depth = backbone.depth(&keys::event_queue(&id)).await.map_err(of_backbone)?;
-                let depth = depth.ready + depth.delayed;
+                let depth = depth.waiting(trigger.in_work_max());
                 let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
                 seen.retain(|_, (at, _)| at.elapsed() < DEPTH_REMEMBERED);
                 seen.insert(id, (Instant::now(), depth));

@@ -147,6 +147,12 @@ impl Trigger {
     pub fn literal(&self) -> &str {
         literal(&self.record.document)
     }
+
+    /// Events that a gateway may have in work at once.
+    pub fn in_work_max(&self) -> u64 {
+        let document = &self.record.document;
+        u64::from(document.concurrency) * u64::from(document.batch.as_ref().map_or(1, |batch| batch.size))
+    }
 }
 
 /// Earlier releases kept a job's `f@` as it was written and ran the newest version;

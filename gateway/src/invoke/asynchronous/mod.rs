@@ -55,6 +55,7 @@ use self::{
 };
 use crate::{
     functions::Registry,
+    invoke::admission::Admission,
     problem::{internal, of_backbone},
 };
 
@@ -126,8 +127,10 @@ struct Inner {
     counters: Counters,
     running: Running,
     waiting: Mutex<Waiting>,
-    /// Places of this gateway to run them, which [`Admission`](crate::invoke::admission::Admission) divides.
+    /// Places of this gateway to run them, which [`Admission`] divides.
     slots: Arc<Semaphore>,
+    /// Those of all gateways.
+    places: u64,
     shutdown: CancellationToken,
     tracker: TaskTracker,
 }
@@ -156,7 +159,7 @@ impl Invocations {
         backbone: Backbone,
         registry: Registry,
         config: InvocationsConfig,
-        slots: Arc<Semaphore>,
+        admission: &Admission,
         shutdown: CancellationToken,
     ) -> Self {
         let inner = Inner {
@@ -167,7 +170,8 @@ impl Invocations {
             counters: Counters::default(),
             running: Running::default(),
             waiting: Mutex::default(),
-            slots,
+            slots: admission.background(),
+            places: admission.background_most() as u64,
             shutdown,
             tracker: TaskTracker::new(),
         };
@@ -409,7 +413,7 @@ impl Inner {
         let mut waiting = self.waiting.lock().await;
         if waiting.read_at.is_none_or(|at| at.elapsed() >= DEPTH_READING) {
             let depth = self.backbone.depth(keys::INVOCATION_QUEUE).await.map_err(of_backbone)?;
-            *waiting = Waiting { read_at: Some(Instant::now()), count: depth.ready + depth.delayed };
+            *waiting = Waiting { read_at: Some(Instant::now()), count: depth.waiting(self.places) };
         }
         let most = self.config.waiting_max;
         if waiting.count >= most as u64 {
