@@ -29,6 +29,9 @@ pub use nats::{Nats, NatsConfig, NatsCredentials, NatsTls, Needs, Permissions, S
 pub use queue::{DeadLetter, Delivery, Depth, Enqueued, Message, Settled};
 pub use share::{Share, Shared};
 
+/// Keys that are read at once where a scope is gone through and each costs its own.
+const PART_KEYS: usize = 1_000;
+
 /// A handle on the backbone, or on a part of it; clones are cheap and share everything.
 ///
 /// Futures may be dropped at any point: a write that was handed over may still take effect, and what an
@@ -226,12 +229,25 @@ impl Backbone {
     }
 
     /// Everything in a [`name::Scope`]: `""` is all, `"a/"` what lies below `a`, `"a"` that key alone. One
-    /// consistent state, in byte order of the keys. For what may be large use [`Backbone::list_page`].
+    /// consistent state, in byte order of the keys. For what may be large use [`Backbone::list_part`].
     ///
     /// # Errors
     /// As [`Backbone::get`].
     pub async fn list(&self, scope: &str) -> Result<Vec<(String, Entry)>> {
         Ok(self.list_page(scope, None, usize::MAX).await?.entries)
+    }
+
+    /// The next keys of a scope from behind `after`, as many as suit: how to go through one that may be large. Over
+    /// NATS, where each page costs as much as the whole scope, it is all the rest.
+    ///
+    /// # Errors
+    /// As [`Backbone::get`].
+    pub async fn list_part(&self, scope: &str, after: Option<&str>) -> Result<Page> {
+        let limit = match &self.driver {
+            Driver::Embedded(_) => PART_KEYS,
+            Driver::Nats(_) => usize::MAX,
+        };
+        self.list_page(scope, after, limit).await
     }
 
     /// At most `limit` keys of a scope, from behind `after`. Each page is consistent in itself.

@@ -66,6 +66,26 @@ async fn finds_everything_again() {
 }
 
 #[tokio::test]
+async fn goes_through_a_large_scope_in_parts() {
+    let fixture = open().await;
+    let b = &fixture.backbone;
+    let keys: Vec<String> = (0..2_300).map(|n| format!("many/{n:04}")).collect();
+    futures::future::try_join_all(keys.iter().map(|key| b.put(key, "x"))).await.unwrap();
+    let (mut found, mut sizes, mut after) = (Vec::new(), Vec::new(), None::<String>);
+    loop {
+        let part = b.list_part("many/", after.as_deref()).await.unwrap();
+        sizes.push(part.entries.len());
+        found.extend(part.entries.into_iter().map(|(key, _)| key));
+        after = part.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!((sizes, found), (vec![1_000, 1_000, 300], keys));
+    b.close().await;
+}
+
+#[tokio::test]
 async fn excludes_a_second_user() {
     let fixture = open().await;
     let folder = tempfile::tempdir().unwrap();

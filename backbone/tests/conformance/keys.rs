@@ -99,6 +99,12 @@ pub(crate) async fn lists_scopes_in_pages(b: &Backbone) {
         }
     }
     assert_eq!(paged, expected);
+    for behind in [0, 10, expected.len()] {
+        let after = behind.checked_sub(1).map(|last| expected[last].as_str());
+        let part = b.list_part(&scope, after).await.unwrap();
+        let keys: Vec<String> = part.entries.into_iter().map(|(key, _)| key).collect();
+        assert_eq!((&keys[..], part.next), (&expected[behind..], None));
+    }
     assert_eq!(b.list(&format!("{root}/in")).await.unwrap().len(), 1);
     assert_eq!(b.list(&format!("{root}/")).await.unwrap().len(), expected.len() + 3);
     assert!(b.list("").await.unwrap().len() >= expected.len() + 3);

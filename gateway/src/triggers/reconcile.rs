@@ -54,8 +54,6 @@ const LOOKS_AT_ONCE: usize = 4;
 const BATCH: usize = 1_000;
 /// Before a full queue is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Outcomes in a page of the backbone.
-const PAGE: usize = 1_000;
 /// Bytes of an identity that are kept: two of a billion objects meet by one in 10^20.
 const SHORT: usize = 16;
 
@@ -385,7 +383,7 @@ async fn outcomes(app: &App, trigger: &Uuid) -> Result<HashMap<Short, Known>, Pr
     let mut known = HashMap::new();
     let mut after = None;
     loop {
-        let page = app.backbone.list_page(&scope, after.as_deref(), PAGE).await.map_err(of_backbone)?;
+        let page = app.backbone.list_part(&scope, after.as_deref()).await.map_err(of_backbone)?;
         for (key, entry) in &page.entries {
             let outcome = serde_json::from_slice::<Outcome>(&entry.value).ok();
             let is_old = |outcome: &Outcome| now.since(outcome.at) > limits::IDEMPOTENCY_WINDOW;
@@ -409,7 +407,7 @@ async fn forget(app: &App, trigger: &Uuid, known: &HashMap<Short, Known>) -> Res
     let scope = keys::outcomes(trigger);
     let mut after = None;
     loop {
-        let page = app.backbone.list_page(&scope, after.as_deref(), PAGE).await.map_err(of_backbone)?;
+        let page = app.backbone.list_part(&scope, after.as_deref()).await.map_err(of_backbone)?;
         for (key, _) in &page.entries {
             let gone = short_of_key(key).and_then(|short| known.get(&short));
             if gone.is_some_and(|known| known.old && !known.seen) {

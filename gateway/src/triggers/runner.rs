@@ -165,7 +165,7 @@ async fn drop_rest(app: &AppState, id: &Uuid) {
         }
         for scope in [keys::outcomes(id), keys::batches(id), keys::last_events(id)] {
             loop {
-                let page = app.backbone.list_page(&scope, None, DROPPED_AT_ONCE).await?;
+                let page = app.backbone.list_part(&scope, None).await?;
                 if page.entries.is_empty() {
                     break;
                 }

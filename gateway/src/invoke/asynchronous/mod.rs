@@ -258,7 +258,8 @@ impl Invocations {
         let mut after = after.map(|id| keys::invocation_record(&id));
         let mut found = Vec::new();
         loop {
-            let page = self.inner.backbone.list_page(keys::invocation_records(), after.as_deref(), limit);
+            // No page of `limit`: few of many may fit.
+            let page = self.inner.backbone.list_part(keys::invocation_records(), after.as_deref());
             let page = page.await.map_err(of_backbone)?;
             for (key, entry) in page.entries {
                 let id = key.strip_prefix(keys::invocation_records()).and_then(|id| id.parse::<Uuid>().ok());
