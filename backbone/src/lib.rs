@@ -31,6 +31,12 @@ pub use share::{Share, Shared};
 
 /// Keys that are read at once where a scope is gone through and each costs its own.
 const PART_KEYS: usize = 1_000;
+/// How often a letter is tried to be written for which others made room, which somebody else may fill.
+const BURIALS: usize = 3;
+/// Letters that are read at once, each with its payload.
+const LETTERS: usize = 32;
+/// What a letter takes beside its payload, in bytes: less than this.
+const LETTER_BESIDE: usize = 8 << 10;
 
 /// A handle on the backbone, or on a part of it; clones are cheap and share everything.
 ///
@@ -345,6 +351,64 @@ impl Backbone {
     /// As [`Backbone::enqueue`].
     pub async fn discard(&self, queue: &str, sequences: Vec<u64>) -> Result<usize> {
         each!(self, b => b.discard(&self.full(queue), sequences).await)
+    }
+
+    /// Removes the oldest dead letters of a queue that are more than so many, or more than so many bytes; answers how
+    /// many it removed.
+    ///
+    /// # Errors
+    /// As [`Backbone::enqueue`].
+    pub async fn trim_dead_letters(&self, queue: &str, count_max: usize, bytes_max: u64) -> Result<usize> {
+        let queue = self.full(queue);
+        let letters = each!(self, b => b.letter_sizes(&queue).await)?;
+        let surplus = queue::surplus(&letters, count_max, bytes_max);
+        if surplus.is_empty() { Ok(0) } else { each!(self, b => b.discard(&queue, surplus).await) }
+    }
+
+    /// Gives a message up as [`Delivery::dead`] does, also where there is no room for its letter: then the oldest ones of
+    /// its queue make room, and where that does not help, its own is lost, so that no message stays for want of room.
+    /// Answers how many letters were lost. For gateways: a restricted user may remove none.
+    ///
+    /// # Errors
+    /// As [`Delivery::ack`].
+    pub async fn bury(&self, delivery: &Delivery, reason: &str) -> Result<usize> {
+        let mut lost = 0;
+        for tried in 1..=BURIALS {
+            match delivery.dead(reason).await {
+                Err(Error::StorageFull { .. }) => {}
+                settled => return settled.map(|_| lost),
+            }
+            if tried < BURIALS {
+                lost += self.make_room(&delivery.queue, delivery.payload.len() + LETTER_BESIDE).await?;
+            }
+        }
+        delivery.ack().await?;
+        tracing::warn!(
+            queue = delivery.queue,
+            id = delivery.id,
+            reason,
+            "a dead letter is lost for want of room"
+        );
+        Ok(lost + 1)
+    }
+
+    /// Removes the oldest dead letters of a queue, by its full name, that have so many bytes together, or all.
+    async fn make_room(&self, queue: &str, bytes: usize) -> Result<usize> {
+        let (mut count, mut freed) = (0, 0);
+        while freed < bytes {
+            let mut oldest = Vec::new();
+            for letter in each!(self, b => b.dead_letters(queue, 0, LETTERS).await)? {
+                if freed < bytes {
+                    freed += letter.payload.len().max(1);
+                    oldest.push(letter.sequence);
+                }
+            }
+            if oldest.is_empty() {
+                break;
+            }
+            count += each!(self, b => b.discard(queue, oldest).await)?;
+        }
+        Ok(count)
     }
 }
 

@@ -137,6 +137,17 @@ pub(crate) fn check_batch(queue: &str, messages: &[Message]) -> Result<usize> {
     Ok(bytes)
 }
 
+/// Of dead letters with their sizes in bytes, oldest first, those that are too many, or too much.
+pub(crate) fn surplus(letters: &[(u64, u64)], count_max: usize, bytes_max: u64) -> Vec<u64> {
+    let mut bytes = 0_u64;
+    let newest = letters.iter().rev().take(count_max).take_while(|(_, size)| {
+        bytes = bytes.saturating_add(*size);
+        bytes <= bytes_max
+    });
+    let kept = newest.count();
+    letters[..letters.len() - kept].iter().map(|(sequence, _)| *sequence).collect()
+}
+
 impl std::fmt::Debug for Delivery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Delivery")
@@ -193,5 +204,28 @@ impl Delivery {
             Lease::Embedded(held) => held.dead(self, reason).await,
             Lease::Nats(hold) => hold.dead(self, reason).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_letters_are_kept() {
+        let letters = [(3, 10), (5, 20), (6, 30), (9, 40)];
+        let check = |count_max, bytes_max, expected: &[u64]| {
+            assert_eq!(surplus(&letters, count_max, bytes_max), expected, "{count_max} {bytes_max}");
+        };
+        check(4, 100, &[]);
+        check(9, u64::MAX, &[]);
+        check(3, 100, &[3]);
+        check(4, 99, &[3]);
+        check(4, 70, &[3, 5]);
+        // A small one behind a large one goes with it.
+        check(4, 69, &[3, 5, 6]);
+        check(4, 39, &[3, 5, 6, 9]);
+        check(0, 100, &[3, 5, 6, 9]);
+        assert!(surplus(&[], 0, 0).is_empty());
     }
 }

@@ -140,6 +140,8 @@ pub const CHAIN_DEPTH_MAX: u32 = 16;
 /// Dead letters of invocations: they carry whole calls, and are for people, who
 /// do not read more.
 pub const DEAD_LETTERS_MAX: usize = 10_000;
+/// Bytes of the dead letters of one queue: those of all queues share a place.
+pub const DEAD_LETTER_BYTES_MAX: u64 = 32 * MIB;
 /// How long is known how an asynchronous invocation ended.
 pub const INVOCATION_RECORD_WINDOW: Duration = Duration::from_secs(7 * 24 * 3_600);
 

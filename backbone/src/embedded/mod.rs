@@ -271,6 +271,12 @@ impl Embedded {
         self.read(move |txn, _| work::dead_letters(txn, &queue, after, limit)).await
     }
 
+    pub(crate) async fn letter_sizes(&self, queue: &str) -> Result<Vec<(u64, u64)>> {
+        check_key(queue)?;
+        let queue = queue.to_owned();
+        self.read(move |txn, _| work::letter_sizes(txn, &queue)).await
+    }
+
     pub(crate) async fn replay(&self, queue: &str, sequences: Vec<u64>) -> Result<usize> {
         check_key(queue)?;
         self.count(Op::Replay { queue: queue.to_owned(), sequences }).await

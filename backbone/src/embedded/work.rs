@@ -205,3 +205,16 @@ pub(crate) fn dead_letters(
     }
     Ok(letters)
 }
+
+/// Each dead letter of a queue and its size in bytes, in a snapshot.
+pub(crate) fn letter_sizes(txn: &ReadTransaction, name: &str) -> DbResult<Vec<(u64, u64)>> {
+    let (dead, messages) = (txn.open_table(DEAD)?, txn.open_table(MESSAGES)?);
+    let mut sizes = Vec::new();
+    for row in dead.range((name, 0)..=(name, u64::MAX))? {
+        let (key, value) = row?;
+        let (sequence, (_, id, reason)) = (key.value().1, value.value());
+        let payload = messages.get((name, sequence))?.map_or(0, |row| row.value().len());
+        sizes.push((sequence, (payload + id.len() + reason.len()) as u64));
+    }
+    Ok(sizes)
+}

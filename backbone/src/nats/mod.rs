@@ -257,6 +257,10 @@ impl Nats {
         self.open(self.core().dead_letters(queue, after, limit)).await
     }
 
+    pub(crate) async fn letter_sizes(&self, queue: &str) -> Result<Vec<(u64, u64)>> {
+        self.open(self.core().letter_sizes(queue)).await
+    }
+
     pub(crate) async fn replay(&self, queue: &str, sequences: Vec<u64>) -> Result<usize> {
         self.open(self.core().replay(queue, sequences)).await
     }

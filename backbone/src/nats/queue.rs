@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{DeleteMessageErrorKind, RawMessageErrorKind};
@@ -30,10 +31,15 @@ use crate::name::check_key;
 use crate::queue::{DeadLetter, Depth, Enqueued, Message, check_batch};
 
 const ABOUT: &str = "Fanfold-Message";
+/// The header with which the server says how large the payload is that it left out.
+const PAYLOAD_BYTES: &str = "Nats-Msg-Size";
 /// Before a message is sent again of which another copy was being stored.
 const IN_PROCESS: Duration = Duration::from_millis(10);
 /// Dead letters of one request.
 const LETTERS: usize = 256;
+
+/// What is made of a dead letter: of its sequence, its headers and its payload.
+type Read<T> = fn(u64, Option<&HeaderMap>, Bytes) -> T;
 
 /// What travels beside the payload, as JSON in one header: ids may hold any character.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -147,17 +153,32 @@ impl Core {
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
         check_key(queue)?;
-        self.insist(|| self.read_letters(queue, after, limit)).await
+        self.insist(|| self.read_letters(queue, after, limit, false, letter)).await
     }
 
-    async fn read_letters(&self, queue: &str, after: u64, limit: usize) -> Result<Vec<DeadLetter>> {
+    /// Each dead letter and its size in bytes, of which no payload is read.
+    pub(super) async fn letter_sizes(&self, queue: &str) -> Result<Vec<(u64, u64)>> {
+        check_key(queue)?;
+        let sized: Read<(u64, u64)> = |sequence, headers, _| (sequence, size(headers));
+        self.insist(|| self.read_letters(queue, 0, usize::MAX, true, sized)).await
+    }
+
+    async fn read_letters<T>(
+        &self,
+        queue: &str,
+        after: u64,
+        limit: usize,
+        headers_only: bool,
+        read: Read<T>,
+    ) -> Result<Vec<T>> {
         let subject = self.names.dead(queue);
         let mut reach = last_sequence(&self.dead, &subject).await?;
         if reach <= after {
             return Ok(Vec::new());
         }
         let start = DeliverPolicy::ByStartSequence { start_sequence: after.saturating_add(1) };
-        let consumer = self.dead.create_consumer(reader(&subject, start)).await.map_err(unavailable)?;
+        let config = Config { headers_only, ..reader(&subject, start) };
+        let consumer = self.dead.create_consumer(config).await.map_err(unavailable)?;
         let mut intake = Intake::open(&self.jetstream, consumer).await?;
         let (mut letters, mut reached) = (Vec::new(), after);
         while letters.len() < limit && reached < reach {
@@ -165,7 +186,7 @@ impl Core {
             let (messages, is_drained) = intake.batch(wanted, LAG_WAIT).await?;
             for message in messages {
                 reached = message.info().map_err(unavailable)?.stream_sequence;
-                letters.push(letter(reached, message.headers.as_ref(), message.payload.clone()));
+                letters.push(read(reached, message.headers.as_ref(), message.payload.clone()));
             }
             if is_drained {
                 reach = last_sequence(&self.dead, &subject).await?;
@@ -252,6 +273,13 @@ fn letter(sequence: u64, headers: Option<&HeaderMap>, payload: Bytes) -> DeadLet
         attempt: about.attempt.unwrap_or_default(),
         reason: about.reason.unwrap_or_default(),
     }
+}
+
+/// The size of a letter whose payload was left out.
+fn size(headers: Option<&HeaderMap>) -> u64 {
+    let header = |name: &str| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str());
+    let payload: u64 = header(PAYLOAD_BYTES).and_then(|bytes| bytes.parse().ok()).unwrap_or_default();
+    payload + header(ABOUT).map_or(0, str::len) as u64
 }
 
 fn distinct(sequences: Vec<u64>) -> impl Iterator<Item = u64> {

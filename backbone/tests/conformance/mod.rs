@@ -37,8 +37,8 @@ macro_rules! conformance_suite {
                 watches_one_key, tells_watchers_of_expiry, refuses_bad_names_and_sizes;
             work: delivers_in_order_of_arrival, drops_duplicates_in_a_batch_and_after_it,
                 delivers_again_when_the_lease_lapses, keeps_an_extended_lease, gives_back_at_once_or_later,
-                counts_what_was_put_off_as_waiting, holds_delayed_messages, buries_and_replays_the_dead, wakes_a_waiting_pull,
-                gives_back_what_an_abandoned_pull_got, shares_work_without_loss,
+                counts_what_was_put_off_as_waiting, holds_delayed_messages, buries_and_replays_the_dead, keeps_the_newest_of_the_dead,
+                wakes_a_waiting_pull, gives_back_what_an_abandoned_pull_got, shares_work_without_loss,
                 has_one_effect_for_many_copies, keeps_queues_apart;
             share: keeps_scopes_apart, serves_whoever_had_less, waits_at_all_and_takes_from_one,
                 goes_on_past_what_cannot_be_pulled;

@@ -170,6 +170,26 @@ pub(crate) async fn buries_and_replays_the_dead(b: &Backbone) {
     assert_eq!(b.depth(&queue).await.unwrap().dead, 0);
 }
 
+pub(crate) async fn keeps_the_newest_of_the_dead(b: &Backbone) {
+    let (queue, other) = (fresh("trim"), fresh("trim"));
+    for queue in [&queue, &other] {
+        let large = (0..5).map(|n| Message::new(n.to_string(), vec![1; 100_000]));
+        b.enqueue(queue, large.collect()).await.unwrap();
+        for delivery in b.pull(queue, 5, WAIT, LONG).await.unwrap() {
+            assert_eq!(b.bury(&delivery, "no use").await.unwrap(), 0);
+        }
+    }
+    assert_eq!(b.trim_dead_letters(&queue, 5, 1 << 20).await.unwrap(), 0);
+    assert_eq!(b.trim_dead_letters(&queue, 4, 1 << 20).await.unwrap(), 1);
+    assert_eq!(b.trim_dead_letters(&queue, 4, 250_000).await.unwrap(), 2);
+    let letters = b.dead_letters(&queue, 0, 9).await.unwrap();
+    let kept: Vec<_> = letters.iter().map(|letter| (letter.id.as_str(), letter.payload.len())).collect();
+    assert_eq!(kept, [("3", 100_000), ("4", 100_000)]);
+    assert_eq!(b.trim_dead_letters(&queue, 4, 99_999).await.unwrap(), 2);
+    assert_eq!(b.trim_dead_letters(&queue, 0, 0).await.unwrap(), 0);
+    assert_eq!(b.depth(&other).await.unwrap().dead, 5);
+}
+
 pub(crate) async fn wakes_a_waiting_pull(b: &Backbone) {
     let queue = fresh("wake");
     let begun = Instant::now();

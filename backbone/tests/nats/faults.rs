@@ -391,3 +391,38 @@ async fn a_full_stream_refuses_and_recovers() {
     b.enqueue("q", large(accepted)).await.unwrap();
     b.close().await;
 }
+
+/// What is given up leaves its queue, whoever has filled the place of dead letters.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_without_room_takes_the_place_of_older_ones_or_is_lost() {
+    const COUNT: usize = 12;
+    for release in BOTH {
+        let servers = Servers::start(release, 1).await;
+        let mut config = servers.config("dead");
+        config.dead_bytes_max = 4 << 20;
+        let b = Backbone::nats(config).await.unwrap();
+        let pulled = async |queue: &str, n: usize| {
+            b.enqueue(queue, vec![Message::new(n.to_string(), vec![1; 500_000])]).await.unwrap();
+            b.pull(queue, 1, WAIT, LONG).await.unwrap().pop().unwrap()
+        };
+        let mut lost = 0;
+        for n in 0..COUNT {
+            let delivery = pulled("own", n).await;
+            match delivery.dead("no use").await {
+                Ok(settled) => assert_eq!(settled, Settled::Done),
+                Err(Error::StorageFull { .. }) => lost += b.bury(&delivery, "no use").await.unwrap(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let letters = b.dead_letters("own", 0, COUNT).await.unwrap();
+        let kept: Vec<usize> = letters.iter().map(|letter| letter.id.parse().unwrap()).collect();
+        assert_eq!((kept.len(), lost), (8, 4));
+        assert_eq!(kept, (lost..COUNT).collect::<Vec<_>>());
+        // Another queue has none to give.
+        let delivery = pulled("other", 0).await;
+        assert_eq!(b.bury(&delivery, "no use").await.unwrap(), 1);
+        assert_eq!(b.depth("other").await.unwrap(), fanfold_backbone::Depth::default());
+        assert_eq!(b.depth("own").await.unwrap().dead, 8);
+        b.close().await;
+    }
+}

@@ -136,7 +136,8 @@ impl Counters {
         registry.register("reconciler_objects_found", help, self.found.clone());
         let help = "Requests that reconcilers sent to the store";
         registry.register("reconciler_store_requests", help, self.requests.clone());
-        let help = "Dead letters of triggers removed because they were too old or too many";
+        let help =
+            "Dead letters of triggers removed because they were too old or too many, or for want of room";
         registry.register("trigger_dead_letters_expired", help, self.letters_expired.clone());
     }
 

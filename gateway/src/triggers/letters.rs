@@ -3,8 +3,8 @@
 //! why.
 //!
 //! They wait in their trigger's queue for somebody to look, to replay or to
-//! discard them. Invariant: there are at most so many of a trigger, and none
-//! for ever, since a target that always fails must not fill the disk.
+//! discard them. Invariant: there are at most so many of a trigger, of so many bytes,
+//! and none for ever, since a target that always fails must not fill the disk.
 
 use std::{sync::Arc, time::Duration};
 
@@ -190,14 +190,14 @@ pub async fn sweep(app: AppState) {
 }
 
 async fn sweep_one(app: &Arc<App>, trigger: &Trigger) -> Result<(), Problem> {
-    let dead = count(app, trigger).await?;
-    if dead == 0 {
+    if count(app, trigger).await? == 0 {
         return Ok(());
     }
-    let mut gone =
-        remove_oldest(app, &trigger.record.id, dead.saturating_sub(limits::DEAD_LETTERS_MAX as u64)).await?;
-    // Oldest first: whoever is young ends the search.
     let (queue, now) = (keys::event_queue(&trigger.record.id), time::now());
+    let (count_max, bytes_max) = (limits::DEAD_LETTERS_MAX, limits::DEAD_LETTER_BYTES_MAX);
+    let trimmed = app.backbone.trim_dead_letters(&queue, count_max, bytes_max).await;
+    let mut gone = trimmed.map_err(of_backbone)? as u64;
+    // Oldest first: whoever is young ends the search.
     loop {
         let letters = app.backbone.dead_letters(&queue, 0, AT_ONCE).await.map_err(of_backbone)?;
         let is_old = |letter: &&DeadLetter| {

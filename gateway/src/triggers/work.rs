@@ -212,10 +212,10 @@ async fn read(app: &AppState, trigger: &Trigger, delivery: Delivery) -> Option<I
     };
     tracing::warn!(trigger = %name, id = delivery.id, reason, left = again.is_some(), "an event cannot be read");
     app.triggers.counters().event(name, if again.is_some() { Fate::Retried } else { Fate::Dead });
-    settle(match again {
-        Some(pause) => delivery.nak(pause).await,
-        None => delivery.dead(&reason).await,
-    });
+    match again {
+        Some(pause) => settle(delivery.nak(pause).await),
+        None => give_up(app, trigger, &delivery, &reason).await,
+    }
     None
 }
 
@@ -254,12 +254,21 @@ async fn failed(app: &AppState, trigger: &Trigger, item: &Item, state: Option<&D
         let fate = if problem.code == ErrorKind::TriggerLoop { Fate::Loop } else { Fate::Dead };
         counters.event(name, fate);
         tracing::warn!(trigger = %name, bucket, key, code = problem.code.code(), detail = %problem.detail, "an event was given up");
-        settle(delivery.dead(&problem.reason()).await);
+        give_up(app, trigger, delivery, &problem.reason()).await;
         return;
     };
     counters.event(name, Fate::Retried);
     tracing::debug!(trigger = %name, bucket, key, code = problem.code.code(), "an event is tried again");
     settle(delivery.nak(pause).await);
+}
+
+/// Makes a dead letter of an event, and counts those that had to go for it.
+async fn give_up(app: &AppState, trigger: &Trigger, delivery: &Delivery, reason: &str) {
+    match app.backbone.bury(delivery, reason).await {
+        Ok(0) => {}
+        Ok(lost) => app.triggers.counters().letters_expired(&trigger.record.name, lost as u64),
+        Err(error) => settle(Err(error)),
+    }
 }
 
 /// How long to wait before the next attempt; none when there is to be none.

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use fanfold_backbone::queue::Message;
+use fanfold_gateway::invoke::asynchronous::InvocationsConfig;
 use fanfold_protocol::{ErrorKind, Problem, keys};
 use http::Method;
 use serde_json::{Value, json};
@@ -241,6 +242,12 @@ async fn large_answers_are_kept_and_ends_are_swept() {
 
 #[tokio::test]
 async fn the_newest_dead_letters_are_kept() {
+    keeps_two(|config, _| config.dead_letters_max = 2).await;
+    keeps_two(|config, bytes| config.dead_letter_bytes_max = bytes).await;
+}
+
+/// Five dead letters, of which a gateway that keeps two, or the bytes of two, removes the others.
+async fn keeps_two(change: impl FnOnce(&mut InvocationsConfig, u64)) {
     let base = Base::new().await;
     let first = base.serve(hasty).await;
     first.deploy("f", "1").await;
@@ -252,7 +259,10 @@ async fn the_newest_dead_letters_are_kept() {
     }
     until_dead_letters(&first, 5).await;
     first.stop().await;
-    let second = base.serve(|config| config.invocations.dead_letters_max = 2).await;
+    let letters = base.backbone.dead_letters(keys::INVOCATION_QUEUE, 0, 9).await.unwrap();
+    let sizes = letters.iter().map(|letter| letter.payload.len() + letter.id.len() + letter.reason.len());
+    let two = sizes.rev().take(2).sum::<usize>() as u64;
+    let second = base.serve(|config| change(&mut config.invocations, two)).await;
     let trimmed = async {
         loop {
             let letters = dead_letters(&second).await;

@@ -33,7 +33,8 @@ impl Counters {
         registry.register("async_invocation_retries", help, self.retries.clone());
         let help = "Asynchronous invocations given up";
         registry.register("async_invocation_dead_letters", help, self.dead_letters.clone());
-        let help = "Dead letters of invocations removed because they were too old or too many";
+        let help =
+            "Dead letters of invocations removed because they were too old or too many, or for want of room";
         registry.register("async_invocation_dead_letters_expired", help, self.expired.clone());
     }
 

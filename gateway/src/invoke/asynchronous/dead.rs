@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    Inner, Invocations,
+    Inner, Invocations, InvocationsConfig,
     live::Live,
     message::{Message, Origin},
 };
@@ -180,31 +180,29 @@ impl Inner {
         }
     }
 
-    /// Removes the oldest letters when there are too many: a function that
+    /// Removes the oldest letters when there are too many, or too large ones: a function that
     /// always fails must not fill the disk. How their invocations ended stays known.
     pub(super) async fn trim_letters(&self) -> Result<(), Problem> {
-        let depth = self.backbone.depth(keys::INVOCATION_QUEUE).await.map_err(of_backbone)?;
-        let mut over =
-            usize::try_from(depth.dead).unwrap_or(usize::MAX).saturating_sub(self.config.dead_letters_max);
-        while over > 0 {
-            let page = self.letters(0, over.min(PAGE)).await?;
-            if page.is_empty() {
-                return Ok(());
-            }
-            over -= page.len();
-            self.drop_letters(page.iter().map(|old| old.letter.sequence).collect()).await?;
-        }
+        let InvocationsConfig { dead_letters_max, dead_letter_bytes_max, .. } = self.config;
+        let queue = keys::INVOCATION_QUEUE;
+        let trimmed = self.backbone.trim_dead_letters(queue, dead_letters_max, dead_letter_bytes_max).await;
+        self.note_lost(trimmed.map_err(of_backbone)?);
         Ok(())
     }
 
     async fn drop_letters(&self, sequences: Vec<u64>) -> Result<(), Problem> {
-        if sequences.is_empty() {
-            return Ok(());
+        if !sequences.is_empty() {
+            self.note_lost(self.remove(sequences).await?);
         }
-        let count = self.remove(sequences).await?;
-        self.counters.expired.inc_by(count as u64);
-        tracing::warn!(count, "dead letters of invocations were removed that nobody has replayed");
         Ok(())
+    }
+
+    /// Counts letters that are gone although nobody has replayed or discarded them.
+    pub(super) fn note_lost(&self, count: usize) {
+        if count > 0 {
+            self.counters.expired.inc_by(count as u64);
+            tracing::warn!(count, "dead letters of invocations were removed that nobody has replayed");
+        }
     }
 }
 

@@ -9,12 +9,19 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfold_protocol::{Problem, invocation::Request, names::FunctionName, time::Timestamp};
+use fanfold_backbone::queue;
+use fanfold_protocol::{
+    ErrorKind, Problem, function::Version, invocation::Request, limits, names::FunctionName, size::ByteSize,
+    time::Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::live::Live;
-use crate::invoke::framed;
+use super::{AsyncCall, live::Live};
+use crate::{
+    invoke::{framed, timeout},
+    problem::internal,
+};
 
 /// Where an asynchronous invocation came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +107,64 @@ impl Message {
         let Head { function, version, accepted_at, depth, origin, .. } = self.head.clone();
         Live::new(function, version, accepted_at, depth, origin)
     }
+}
+
+/// The payload of a call that is accepted now.
+///
+/// # Errors
+/// `payload-too-large`; `invalid-request` for a timeout that is none.
+pub(super) fn payload(id: Uuid, live: &Live, version: &Version, call: &AsyncCall) -> Result<Bytes, Problem> {
+    let timeout = timeout(attempt_time(version), call.timeout)?;
+    let request = call.request.clone();
+    let head = Head {
+        id,
+        function: live.function.clone(),
+        version: live.version,
+        timeout_ms: u64::try_from(timeout.as_millis()).map_err(internal)?,
+        params: call.params.clone(),
+        method: request.method,
+        query: request.query,
+        headers: request.headers,
+        accepted_at: live.accepted_at,
+        depth: live.depth,
+        origin: live.origin.clone(),
+    };
+    let payload = Message { head, body: request.body }.encode()?;
+    let (found, most) = (payload.len(), queue::PAYLOAD_BYTES_MAX);
+    if found <= most {
+        return Ok(payload);
+    }
+    Err(Problem::new(
+        ErrorKind::PayloadTooLarge,
+        format!(
+            "an asynchronous call with its params and headers must be at most {most} bytes, found {found}; put large \
+             data into the store and pass its s3:// URI"
+        ),
+    ))
+}
+
+/// What an attempt is given: what the function's author says, or five minutes.
+fn attempt_time(version: &Version) -> Duration {
+    version.settings.timeout_or(limits::TASK_TIMEOUT_DEFAULT)
+}
+
+/// Bodies travel in a message.
+///
+/// # Errors
+/// `payload-too-large`.
+pub(super) fn check_size(request: &Request) -> Result<(), Problem> {
+    let (found, most) = (request.body.len() as u64, limits::ASYNC_PAYLOAD_BYTES_MAX);
+    if found <= most {
+        return Ok(());
+    }
+    Err(Problem::new(
+        ErrorKind::PayloadTooLarge,
+        format!(
+            "the body of an asynchronous call must be at most {} ({most} bytes), found {found}; put large data into the \
+             store and pass its s3:// URI",
+            ByteSize(most)
+        ),
+    ))
 }
 
 #[cfg(test)]

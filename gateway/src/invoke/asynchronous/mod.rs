@@ -28,11 +28,10 @@ use bytes::Bytes;
 use fanfold_backbone::{Backbone, queue};
 use fanfold_protocol::{
     ErrorKind, Problem,
-    function::{Export, Version},
+    function::Export,
     invocation::{Progress, Request, Response},
     keys, limits,
     names::FunctionRef,
-    size::ByteSize,
     time,
 };
 use fanfold_storage::Store;
@@ -50,14 +49,10 @@ pub use self::{
 };
 use self::{
     ends::Ends,
-    message::{Head, Message},
+    message::{check_size, payload},
     running::Running,
 };
-use crate::{
-    functions::Registry,
-    invoke::admission::Admission,
-    problem::{internal, of_backbone},
-};
+use crate::{functions::Registry, invoke::admission::Admission, problem::of_backbone};
 
 /// Between two rounds of removing what is old, and what is too much.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
@@ -79,6 +74,8 @@ pub struct InvocationsConfig {
     pub window: Duration,
     /// Dead letters that are kept, the newest ones.
     pub dead_letters_max: usize,
+    /// And their bytes.
+    pub dead_letter_bytes_max: u64,
 }
 
 impl Default for InvocationsConfig {
@@ -89,6 +86,7 @@ impl Default for InvocationsConfig {
             age_max: limits::EVENT_AGE_MAX,
             window: limits::INVOCATION_RECORD_WINDOW,
             dead_letters_max: limits::DEAD_LETTERS_MAX,
+            dead_letter_bytes_max: limits::DEAD_LETTER_BYTES_MAX,
         }
     }
 }
@@ -437,58 +435,6 @@ impl Inner {
             tracing::warn!(%id, %error, "a cancellation was not announced");
         }
     }
-}
-
-/// The message of a call.
-fn payload(id: Uuid, live: &Live, version: &Version, call: &AsyncCall) -> Result<Bytes, Problem> {
-    let timeout = super::timeout(attempt_time(version), call.timeout)?;
-    let request = call.request.clone();
-    let head = Head {
-        id,
-        function: live.function.clone(),
-        version: live.version,
-        timeout_ms: u64::try_from(timeout.as_millis()).map_err(internal)?,
-        params: call.params.clone(),
-        method: request.method,
-        query: request.query,
-        headers: request.headers,
-        accepted_at: live.accepted_at,
-        depth: live.depth,
-        origin: live.origin.clone(),
-    };
-    let payload = Message { head, body: request.body }.encode()?;
-    let (found, most) = (payload.len(), queue::PAYLOAD_BYTES_MAX);
-    if found <= most {
-        return Ok(payload);
-    }
-    Err(Problem::new(
-        ErrorKind::PayloadTooLarge,
-        format!(
-            "an asynchronous call with its params and headers must be at most {most} bytes, found {found}; put large \
-             data into the store and pass its s3:// URI"
-        ),
-    ))
-}
-
-/// What an attempt is given: what the function's author says, or five minutes.
-fn attempt_time(version: &Version) -> Duration {
-    version.settings.timeout_or(limits::TASK_TIMEOUT_DEFAULT)
-}
-
-/// Bodies travel in a message.
-fn check_size(request: &Request) -> Result<(), Problem> {
-    let (found, most) = (request.body.len() as u64, limits::ASYNC_PAYLOAD_BYTES_MAX);
-    if found <= most {
-        return Ok(());
-    }
-    Err(Problem::new(
-        ErrorKind::PayloadTooLarge,
-        format!(
-            "the body of an asynchronous call must be at most {} ({most} bytes), found {found}; put large data into the \
-             store and pass its s3:// URI",
-            ByteSize(most)
-        ),
-    ))
 }
 
 pub(super) fn finished(id: &Uuid, state: &str) -> Problem {

@@ -180,9 +180,9 @@ async fn handle(app: &App, delivery: &Delivery) {
         Settle::Again(pause(inner.config.backoff, &delivery.id, delivery.attempt))
     });
     let settled = match &settle {
-        Settle::Again(pause) => delivery.nak(*pause).await,
-        Settle::Ack => delivery.ack().await,
-        Settle::Dead(reason) => delivery.dead(reason).await,
+        Settle::Again(pause) => delivery.nak(*pause).await.map(drop),
+        Settle::Ack => delivery.ack().await.map(drop),
+        Settle::Dead(reason) => inner.backbone.bury(delivery, reason).await.map(|lost| inner.note_lost(lost)),
     };
     if let Err(error) = settled {
         tracing::warn!(id = delivery.id, %error, "a delivery cannot be settled");
