@@ -12,7 +12,7 @@ use fanfold_gateway::{
     GatewayConfig,
     invoke::asynchronous::{AsyncCall, Origin},
 };
-use fanfold_protocol::{ErrorKind, invocation::Request, keys};
+use fanfold_protocol::{ErrorKind, Problem, invocation::Request, keys};
 use http::Method;
 use serde_json::json;
 use uuid::Uuid;
@@ -134,6 +134,39 @@ async fn bodies_and_the_queue_are_bounded() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), there_is_room).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_finds_no_room_is_not_shown_as_queued() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let nobody = Problem::new(ErrorKind::WorkerUnavailable, "nobody is there");
+    *service.workers.refuse_calls.lock().unwrap() = Some(nobody);
+    // Its record finds room in what is left of the file, where its message finds none.
+    let (backbone, folder) = (&service.base.backbone, service.base.folder.path());
+    let bytes = std::fs::metadata(folder.join("backbone.redb")).unwrap().len();
+    backbone.as_embedded().unwrap().set_size_bytes_max(bytes);
+    let mut accepted = Vec::new();
+    let refused = loop {
+        let reply = service.promise("f", &[], vec![b'x'; 200_000]).await;
+        if reply.status != 202 {
+            break reply;
+        }
+        accepted.push(id(&reply));
+        assert!(accepted.len() < 100, "the bound is kept");
+    };
+    refused.is_problem(ErrorKind::StorageFull);
+    let gone = async {
+        loop {
+            let records = backbone.list(keys::invocation_records()).await.unwrap();
+            let ids: Vec<_> = records.iter().filter_map(|(key, _)| key.rsplit('/').next()).collect();
+            if ids == accepted {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.unwrap();
 }
 
 #[tokio::test]

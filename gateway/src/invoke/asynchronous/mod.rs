@@ -384,10 +384,13 @@ impl Inner {
         let payload = payload(id, &live, &version, call)?;
         self.take_room().await?;
         // From here on only the backbone can fail.
-        if live.create(&self.backbone, &id).await?.is_none() {
-            return Ok(false);
+        let Some(revision) = live.create(&self.backbone, &id).await? else { return Ok(false) };
+        let queued = self.enqueue(id, payload).await;
+        if queued.is_err() && call.id.is_none() {
+            // Nobody accepts it again. Is it queued after all, its message makes the record anew.
+            self.forget(id, revision);
         }
-        let is_new = self.enqueue(id, payload).await?;
+        let is_new = queued?;
         self.counters.accepted.inc();
         // The queue remembers ids for a while: the message may have come and gone
         // before the record was made.
@@ -395,6 +398,16 @@ impl Inner {
             Live::remove(&self.backbone, &id).await?;
         }
         Ok(true)
+    }
+
+    /// Removes the record of a call that was refused, unless it has changed. Whoever was refused need not wait.
+    fn forget(&self, id: Uuid, revision: u64) {
+        let backbone = self.backbone.clone();
+        self.tracker.spawn(async move {
+            if let Err(error) = backbone.delete(&keys::invocation_record(&id), Some(revision)).await {
+                tracing::warn!(%id, %error, "a call that was refused is shown as queued until its record lapses");
+            }
+        });
     }
 
     /// Queues a message; false when the queue has seen its id of late.
