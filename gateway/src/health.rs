@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use fanfold_backbone::Backbone;
-use fanfold_protocol::keys;
+use fanfold_protocol::{ErrorKind, keys};
 use fanfold_storage::{Probe, Store, Support};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -28,13 +28,15 @@ use crate::{
     dispatch::Pool,
     exposition::Exposition,
     problem::{Answer, ProblemBody, internal},
-    state::AppState,
+    state::{App, AppState},
 };
 
 /// Between two looks at the dependencies.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// A dependency that takes longer to answer is not ready.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a scrape waits for the depth of a queue.
+const DEPTH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The routes of this module.
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
@@ -134,6 +136,12 @@ impl Health {
         readiness.store_abilities.as_ref().is_none_or(|abilities| abilities.user_metadata != "unsupported")
     }
 
+    /// False while the last look had no answer from the backbone: one that is full gives one.
+    fn backbone_answers(&self) -> bool {
+        let backbone = self.readiness().backbone;
+        backbone.ready || backbone.detail == Some(words(ErrorKind::StorageFull))
+    }
+
     async fn watch(self, dependencies: Dependencies) {
         let mut told = false;
         loop {
@@ -158,14 +166,14 @@ impl Health {
             match tokio::time::timeout(LOOK_TIMEOUT, store.bucket_exists(bucket)).await {
                 Ok(Ok(true)) => None,
                 Ok(Ok(false)) => Some("its system bucket is missing".to_owned()),
-                Ok(Err(error)) => Some(error.kind().title().to_lowercase()),
+                Ok(Err(error)) => Some(words(error.kind())),
                 Err(_) => Some("it does not answer in time".to_owned()),
             }
         };
         let backbone = async {
             match tokio::time::timeout(LOOK_TIMEOUT, backbone.ping()).await {
                 Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.kind().title().to_lowercase()),
+                Ok(Err(error)) => Some(words(error.kind())),
                 Err(_) => Some("it does not answer in time".to_owned()),
             }
         };
@@ -185,6 +193,10 @@ impl Health {
         }
         readiness.ready = ready;
     }
+}
+
+fn words(kind: ErrorKind) -> String {
+    kind.title().to_lowercase()
 }
 
 fn abilities(probe: &Probe) -> Abilities {
@@ -235,14 +247,48 @@ pub(crate) async fn readyz(State(app): State<AppState>) -> (StatusCode, Json<Rea
     )
 )]
 pub(crate) async fn show_metrics(State(app): State<AppState>, headers: HeaderMap) -> Answer<Response> {
-    // Without the backbone the last depth stands; the rest is wanted then most of all.
-    for queue in [keys::TASK_QUEUE, keys::INVOCATION_QUEUE] {
-        let Ok(depth) = app.backbone.depth(queue).await else { continue };
-        app.metrics.queue(queue, depth);
+    // Without the backbone the last depths stand; the rest is wanted then most of all, and before the scraper
+    // gives up.
+    if app.health.backbone_answers() {
+        let triggers = app.triggers.list();
+        tokio::join!(
+            look_at(&app, keys::TASK_QUEUE),
+            look_at(&app, keys::INVOCATION_QUEUE),
+            app.triggers.backlog().look(&app.backbone, &triggers),
+        );
     }
-    app.triggers.backlog().look(&app.backbone, &app.triggers.list()).await;
     let form = Exposition::of(&headers);
     let text = form.write(app.metrics.encode().map_err(internal)?);
     let kind = HeaderValue::from_static(form.content_type());
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+/// Notes how full a queue is, as far as that is told in time.
+async fn look_at(app: &App, queue: &'static str) {
+    if let Ok(Ok(depth)) = tokio::time::timeout(DEPTH_TIMEOUT, app.backbone.depth(queue)).await {
+        app.metrics.queue(queue, depth);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backbone_that_is_full_is_asked_and_one_that_is_silent_is_not() {
+        let check = |detail: Option<String>, expected: bool| {
+            let readiness = Readiness {
+                ready: detail.is_none(),
+                store: Dependency { ready: true, detail: None },
+                store_abilities: None,
+                backbone: Dependency { ready: detail.is_none(), detail },
+                workers: None,
+            };
+            assert_eq!(Health(Arc::new(RwLock::new(readiness))).backbone_answers(), expected);
+        };
+        check(None, true);
+        check(Some(words(ErrorKind::StorageFull)), true);
+        check(Some(words(ErrorKind::BackboneUnavailable)), false);
+        check(Some("it does not answer in time".to_owned()), false);
+    }
 }

@@ -342,6 +342,10 @@ async fn what_is_lost_later_is_told_and_needs_no_restart() {
     deployment.kill("nats-1").unwrap();
     until_readiness(&deployment, "gateway-1", Some("backbone")).await;
     until_readiness(&deployment, "worker-1", Some("backbone")).await;
+    // Whoever scrapes gives up after ten seconds.
+    let begun = Instant::now();
+    let scraped = deployment.ask("GET", &format!("{gateway}/metrics"), "", "").await.unwrap();
+    assert!(scraped.0 == 200 && begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     is_refused_for_now(&deployment, &job("refused")).await;
     reads(&deployment).await;
     for part in ["", "/result", "/logs"] {
