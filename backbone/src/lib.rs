@@ -134,6 +134,19 @@ impl Backbone {
         each!(self, b => b.ping().await)
     }
 
+    /// Fails where so little room is left for keys that new work, which can be refused, has to leave it to leases and to
+    /// what goes on: over NATS where a fifth is left. The embedded one keeps nothing back, and fails when a ping does.
+    /// A [restricted](NatsConfig::restricted) user is told nothing.
+    ///
+    /// # Errors
+    /// As [`Backbone::ping`].
+    pub async fn check_room(&self) -> Result<()> {
+        match &self.driver {
+            Driver::Embedded(embedded) => embedded.ping().await,
+            Driver::Nats(nats) => nats.check_room().await,
+        }
+    }
+
     /// Comes back when the servers no longer have the data that the backbone was opened on: whoever holds something
     /// that rests on it begins anew. Never does for an embedded one, nor for a
     /// [restricted](NatsConfig::restricted) user, who may not ask.

@@ -168,6 +168,7 @@ async fn survives_a_full_store_and_recovers_without_restart() {
     assert_eq!(failure.kind(), ErrorKind::StorageFull);
     assert_eq!(failure.kind().status(), 507);
     assert_eq!(b.ping().await.unwrap_err().kind(), ErrorKind::StorageFull);
+    assert_eq!(b.check_room().await.unwrap_err().kind(), ErrorKind::StorageFull);
     // Reads work while it is full, and stay right over repeated failures.
     for _ in 0..5 {
         for n in acknowledged.iter().filter(|n| *n % 2 == 0) {
@@ -194,5 +195,6 @@ async fn survives_a_full_store_and_recovers_without_restart() {
         }
     }
     b.ping().await.unwrap();
+    b.check_room().await.unwrap();
     b.close().await;
 }

@@ -49,6 +49,8 @@ use crate::queue::{DeadLetter, Depth, Enqueued, Message};
 
 /// Largest message that the servers have to take, in bytes.
 const MESSAGE_BYTES: usize = 1 << 20;
+/// One part of so many of the room for keys is left to leases and to what goes on.
+const KEPT_PART: u64 = 5;
 /// What is asked for by who may ask for little: it need not be there.
 const PING_KEY: &str = "workers/ping";
 /// Publishes under way at once, over all callers of one process.
@@ -196,6 +198,10 @@ impl Nats {
         self.within(self.core().ping()).await
     }
 
+    pub(crate) async fn check_room(&self) -> Result<()> {
+        self.within(self.core().check_room()).await
+    }
+
     pub(crate) async fn lost(&self) {
         self.core().lost.cancelled().await;
     }
@@ -279,13 +285,30 @@ impl Nats {
 }
 
 impl Core {
-    /// Asks the leader of the key-value stream, which has one only while most of its copies are there; who may not ask
-    /// it, any copy.
+    /// Asks the leader of the key-value stream, which has one only while most of its copies are there, and whether it
+    /// takes another value, however large; who may not ask it, any copy.
     async fn ping(&self) -> Result<()> {
         if self.restricted {
             return self.ask_copy(PING_KEY).await.map(drop);
         }
-        self.keys.get_info().await.map(drop).map_err(unavailable)
+        self.check_keys(|_| MESSAGE_BYTES as u64).await
+    }
+
+    async fn check_room(&self) -> Result<()> {
+        if self.restricted { Ok(()) } else { self.check_keys(|bytes_max| bytes_max / KEPT_PART).await }
+    }
+
+    /// Fails where the keys leave less of their room than is to be left of it.
+    async fn check_keys(&self, left_of: impl Fn(u64) -> u64) -> Result<()> {
+        let info = self.keys.get_info().await.map_err(unavailable)?;
+        // Streams without a bound are not ours.
+        let (bytes, bytes_max) = (info.state.bytes, u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX));
+        let left = left_of(bytes_max);
+        if bytes.saturating_add(left) <= bytes_max {
+            return Ok(());
+        }
+        let detail = format!("the keys have {bytes} of {bytes_max} bytes, and should leave {left}");
+        Err(Error::StorageFull { detail })
     }
 
     /// Tries again what could not be served, for as long as an operation may take: in a cluster a consumer that was

@@ -88,4 +88,5 @@ pub(crate) async fn ends_with_the_backbone(b: &Backbone) {
     assert_eq!(b.get("k").await, Err(Error::Closed));
     assert_eq!(b.publish("a", "x").await, Err(Error::Closed));
     assert_eq!(b.ping().await, Err(Error::Closed));
+    assert_eq!(b.check_room().await, Err(Error::Closed));
 }

@@ -426,3 +426,36 @@ async fn a_dead_letter_without_room_takes_the_place_of_older_ones_or_is_lost() {
         b.close().await;
     }
 }
+
+/// New work is refused before leases are, and what takes no key any more is not ready.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_near_their_bound_are_told_and_full_ones_are_not_ready() {
+    for release in BOTH {
+        let servers = Servers::start(release, 1).await;
+        let mut config = servers.config("keys");
+        config.keys_bytes_max = 16 << 20;
+        let b = Backbone::nats(config).await.unwrap();
+        let put = async |n: usize| b.put(&format!("k/{n}"), vec![1; 1_000_000]).await.map(drop);
+        let (mut kept, mut refused) = (0, Vec::new());
+        while let Ok(()) = put(kept).await {
+            kept += 1;
+            refused.extend(b.check_room().await.err().map(|_| kept));
+            assert!(kept < 20, "the bound is kept");
+        }
+        // Four fifths are 13.4 MB, and all of it is 16.8 MB.
+        assert_eq!((refused.first(), kept), (Some(&14), 16));
+        assert!(matches!(put(kept).await, Err(Error::StorageFull { .. })));
+        for told in [b.ping().await, b.check_room().await] {
+            assert!(matches!(told, Err(Error::StorageFull { .. })), "{told:?}");
+        }
+        b.put_with_ttl("lease", "renewed", LONG).await.unwrap();
+        assert!(matches!(b.delete("k/0", None).await, Ok(DeleteOutcome::Deleted(_))));
+        b.ping().await.unwrap();
+        assert!(b.check_room().await.is_err());
+        for n in 1..3 {
+            b.delete(&format!("k/{n}"), None).await.unwrap();
+        }
+        b.check_room().await.unwrap();
+        b.close().await;
+    }
+}

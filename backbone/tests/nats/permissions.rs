@@ -144,6 +144,7 @@ async fn check(release: Release) {
 /// All that a worker does with its backbone.
 async fn does_its_work(full: &Backbone, worker: &Backbone) {
     worker.ping().await.unwrap();
+    worker.check_room().await.unwrap();
     let made = worker.create_with_ttl("workers/w", "1", LEASE).await.unwrap().revision().unwrap();
     let kept = worker.update_with_ttl("workers/w", "2", made, LEASE).await.unwrap().revision().unwrap();
     assert!(!worker.create("workers/w", "3").await.unwrap().is_stored());

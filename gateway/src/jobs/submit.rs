@@ -133,6 +133,7 @@ impl Jobs {
         (document.output, document.overwrite, document.cache) = (None, false, false);
         let jobs = self.clone();
         let estimated = tokio::spawn(async move {
+            jobs.inner.backbone.check_room().await?;
             let mut draft = jobs.draft(document).await?;
             draft.warnings.retain(|warning| !sampling.keep || warning != NOT_KEPT);
             draft.sample = Some(sampling);
@@ -235,6 +236,7 @@ impl Jobs {
     }
 
     async fn draft_and_claim(&self, wanted: Wanted, key: Option<&Key>) -> Result<(Draft, Option<Claim>)> {
+        self.inner.backbone.check_room().await?;
         let draft = match wanted {
             Wanted::Document(document) => self.draft(*document).await?,
             Wanted::Again(id) => self.draft_again(&id).await?,

@@ -28,6 +28,43 @@ async fn health_and_readiness() {
     assert_eq!(body["store_abilities"]["put_if_absent"], "supported");
 }
 
+/// Before anything else is looked at: what is refused then needs no room.
+#[tokio::test]
+async fn new_jobs_and_calls_are_refused_while_the_backbone_has_no_room() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let (backbone, folder) = (&service.base.backbone, service.base.folder.path());
+    let bytes = std::fs::metadata(folder.join("backbone.redb")).unwrap().len();
+    backbone.as_embedded().unwrap().set_size_bytes_max(bytes);
+    // The embedded one says so for a moment after each write that found no room.
+    let filling = async {
+        for n in 0.. {
+            let _ = backbone.put(&format!("filling/{n}"), vec![0; 1_000_000]).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let refused = async |path: &str| {
+        let job = json!({"function": "none", "input": "s3://bank/in/"}).to_string();
+        let headers = [("content-type", "application/json")];
+        loop {
+            let reply = service.request(Method::POST, path, &headers, job.clone()).await;
+            if reply.json()["code"] != "function-not-found" {
+                return reply;
+            }
+        }
+    };
+    let refusals = async {
+        for path in ["/v1/jobs", "/v1/jobs/estimate"] {
+            refused(path).await.is_problem(ErrorKind::StorageFull);
+        }
+        while service.promise("f", &[], "echo").await.status != 507 {}
+    };
+    tokio::select! {
+        () = filling => {}
+        refused = tokio::time::timeout(Duration::from_secs(20), refusals) => refused.unwrap(),
+    }
+}
+
 #[tokio::test]
 async fn metrics_are_named_as_prometheus_has_it() {
     let service = start().await;

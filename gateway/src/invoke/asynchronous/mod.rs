@@ -187,7 +187,7 @@ impl Invocations {
     ///
     /// # Errors
     /// As for a synchronous call: `function-not-found` and its like,
-    /// `export-missing`, `invalid-request`. `payload-too-large`; `queue-full`;
+    /// `export-missing`, `invalid-request`. `payload-too-large`; `queue-full`, `storage-full`;
     /// or the store or the backbone does not answer.
     pub async fn accept(&self, call: AsyncCall) -> Result<Uuid, Problem> {
         check_size(&call.request)?;
@@ -420,11 +420,12 @@ impl Inner {
     /// Counts one more that waits.
     ///
     /// # Errors
-    /// `queue-full`.
+    /// `queue-full`, `storage-full`; or the backbone does not answer.
     async fn take_room(&self) -> Result<(), Problem> {
         let mut waiting = self.waiting.lock().await;
         if waiting.read_at.is_none_or(|at| at.elapsed() >= DEPTH_READING) {
-            let depth = self.backbone.depth(keys::INVOCATION_QUEUE).await.map_err(of_backbone)?;
+            let (depth, room) = (self.backbone.depth(keys::INVOCATION_QUEUE), self.backbone.check_room());
+            let (depth, ()) = tokio::try_join!(depth, room).map_err(of_backbone)?;
             *waiting = Waiting { read_at: Some(Instant::now()), count: depth.waiting(self.places) };
         }
         let most = self.config.waiting_max;
