@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn long_rows_among_short_ones_are_pieces_of_their_own() {
-        let long = "x".repeat(5 << 20);
+        let long = "x".repeat(12 << 20);
         let mut texts = vec!["x"; 100_000];
         texts[70_000] = &long;
         let texts: ArrayRef = Arc::new(StringArray::from(texts));
