@@ -5,6 +5,7 @@
 //! one begins from the plan and the commits in the store. Notices on the bus
 //! only make it faster; every commit is found by looking as well.
 
+mod patience;
 mod shown;
 
 use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
@@ -18,6 +19,7 @@ use fanfold_protocol::{
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use self::patience::Patience;
 use super::{
     Jobs,
     case::{self, Case},
@@ -43,12 +45,8 @@ use super::{
 const EVENTS_AT_ONCE: usize = 512;
 /// The watchdog looks every so often for an ending that nobody told of.
 const ENDING_LOOKED_FOR: u32 = 8;
-/// Looks in vain, with an empty queue, before leases count as lost.
-const VAIN_LOOKS_MAX: u32 = 2;
 /// How long a job that is done waits for what overtaken attempts took.
 const OVERTAKEN_WAIT: Duration = Duration::from_secs(1);
-/// The longest time between two looks.
-const QUIET_MAX: Duration = Duration::from_secs(15);
 
 /// The coordinator of one job.
 pub struct Coordinator {
@@ -60,13 +58,7 @@ pub struct Coordinator {
     /// Someone says that the job is to end.
     called: bool,
     watches: u32,
-    heard: Instant,
-    quiet: Duration,
-    vain_looks: u32,
-    /// When something was committed, or what was not went again.
-    alive: Instant,
-    /// How long nobody may tell of a lease before all of them count as lost.
-    patience: Duration,
+    patience: Patience,
     /// How often leases were queued again.
     again: u32,
     /// Whether there is anything to show.
@@ -82,7 +74,7 @@ impl Coordinator {
         let leases =
             Leases::new(case.job.clone(), &case.plan, &version, case.output.clone(), shards, backbone)?;
         let progress = Progress::new(case.plan.clone(), Policy::of(&case));
-        let (quiet, patience) = (jobs.inner.config.watchdog, jobs.inner.config.lost);
+        let patience = Patience::new(jobs.inner.config.watchdog, jobs.inner.config.lost, now());
         let stragglers = Stragglers::new(jobs.inner.config.straggle);
         let live = Live::new(&jobs.inner.vault, progress, stragglers);
         Ok(Self {
@@ -92,10 +84,6 @@ impl Coordinator {
             rests: Rests::default(),
             called: case.ending.is_some(),
             watches: 0,
-            heard: Instant::now(),
-            quiet,
-            vain_looks: 0,
-            alive: Instant::now(),
             patience,
             again: 0,
             dirty: true,
@@ -335,7 +323,7 @@ impl Coordinator {
                     }
                 }
                 Heard::Running(notice) => {
-                    self.live.stragglers().note(*notice, Instant::now().into_std());
+                    self.live.stragglers().note(*notice, now());
                     self.dirty = true;
                 }
                 Heard::Cancelled => self.called = true,
@@ -380,10 +368,7 @@ impl Coordinator {
                 tracing::debug!(job = %id, stage, task, attempt, given_up, %problem, "a task failed");
                 self.case.record.note_failure(stage, task, attempt, given_up, problem);
             }
-            (self.heard, self.alive) = (Instant::now(), Instant::now());
-            self.quiet = self.jobs.inner.config.watchdog;
-            self.patience = self.jobs.inner.config.lost;
-            self.vain_looks = 0;
+            self.patience.committed(now());
             self.dirty = true;
         }
     }
@@ -402,6 +387,7 @@ impl Coordinator {
             let released = self.live.progress().release_next();
             let Some(spec) = released else { break };
             self.leases.add(&self.case.plan, spec, Turn::Again(self.again)).await?;
+            self.patience.queued(now());
         }
         self.leases.flush().await
     }
@@ -412,7 +398,7 @@ impl Coordinator {
             let (mut progress, mut stragglers) = (self.live.progress(), self.live.stragglers());
             stragglers.forget_done(&progress);
             match self.case.job.document.retry.speculation {
-                true => stragglers.overdue(&mut progress, Instant::now().into_std()),
+                true => stragglers.overdue(&mut progress, now()),
                 false => Vec::new(),
             }
         };
@@ -429,13 +415,13 @@ impl Coordinator {
     /// The queue has lost its messages, and the backbone perhaps the claim: leases that are not
     /// committed go again, under new ids, as it may remember the old ones.
     async fn queue_again(&mut self) -> Result<()> {
-        self.called = self.called || !self.case.hold(&self.jobs).await?;
-        if self.called {
+        if !self.case.hold(&self.jobs).await? {
+            self.called = true;
             return Ok(());
         }
         self.look().await?;
         let specs = self.live.progress().leased();
-        (self.vain_looks, self.alive) = (0, Instant::now());
+        self.patience.queued(now());
         // There are none while all that is left waits for its next attempt.
         if !specs.is_empty() {
             tracing::warn!(job = %self.case.job.id, leases = specs.len(), "queueing leases again");
@@ -456,7 +442,7 @@ impl Coordinator {
         // Whoever has decided an ending may be gone before it could tell of it.
         self.watches += 1;
         self.called |= self.watches.is_multiple_of(ENDING_LOOKED_FOR);
-        if self.heard.elapsed() < self.quiet {
+        if !self.patience.is_quiet(now()) {
             return Ok(());
         }
         let depth = backbone.depth(keys::TASK_QUEUE).await?;
@@ -464,22 +450,12 @@ impl Coordinator {
         if found > 0 {
             return self.queue_ready().await;
         }
-        self.heard = Instant::now();
-        self.quiet = (self.quiet * 2).min(QUIET_MAX);
-        let empty = depth.ready + depth.leased + depth.delayed == 0;
-        self.vain_looks = if empty { self.vain_looks + 1 } else { 0 };
-        // Where nobody takes what is there, nothing is lost by that.
-        let silent = (depth.ready == 0 || depth.leased > 0) && self.silence() >= self.patience;
-        if silent {
-            // They may wait behind those of others, and then more of them are of no use.
-            self.patience = self.patience.saturating_mul(2);
-        }
-        if silent || self.vain_looks >= VAIN_LOOKS_MAX { self.queue_again().await } else { Ok(()) }
+        let told = self.live.stragglers().told();
+        if self.patience.is_over(depth, told, now()) { self.queue_again().await } else { Ok(()) }
     }
+}
 
-    /// How long nothing was committed, and no worker told of a lease.
-    fn silence(&self) -> Duration {
-        let told = self.live.stragglers().told().map_or(Duration::MAX, |told| told.elapsed());
-        self.alive.elapsed().min(told)
-    }
+/// The time on this process's clock, as whoever waits and watches has it.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
 }
