@@ -39,8 +39,8 @@ pub struct Progress {
     /// Groups that may be leased before the next ones of stage 0: folds, which
     /// free memory, and further rounds.
     ready: VecDeque<(u32, u32)>,
-    /// Groups of which a further round has opened since somebody asked.
-    opened: Vec<(u32, u32)>,
+    /// Further rounds that have opened since somebody asked.
+    opened: Vec<Place>,
     /// The first group of stage 0 that was never leased here.
     next_group: u32,
     /// Tasks leased and not committed.
@@ -130,7 +130,6 @@ impl Progress {
     /// The lease that may be queued next, within the bounds on outstanding tasks and
     /// leases. That of a rebuilt state may be queued already; its id says so.
     pub fn release_next(&mut self) -> Option<LeaseSpec> {
-        self.ready.extend(self.opened.drain(..));
         if self.is_hopeless() {
             return None;
         }
@@ -151,12 +150,10 @@ impl Progress {
         Some(self.spec(stage, group, tasks))
     }
 
-    /// Takes out the further rounds that commits have opened, for whoever lets each of
-    /// them wait before it resumes.
+    /// Takes out the further rounds that commits have opened. Each is leased once it has
+    /// waited: [`Progress::resume`].
     pub fn opened(&mut self) -> Vec<Place> {
-        let opened = std::mem::take(&mut self.opened);
-        let round = |stage, group| self.group(stage, group).map_or(0, |open| open.round);
-        opened.into_iter().map(|(stage, group)| (stage, group, round(stage, group))).collect()
+        std::mem::take(&mut self.opened)
     }
 
     /// A round that was taken out may be leased now, if it is still the open one.
@@ -358,7 +355,9 @@ impl Progress {
     /// The next group to lease, which stays where it is.
     fn next_ready(&mut self) -> Option<(u32, u32)> {
         while let Some((stage, group)) = self.ready.front().copied() {
-            if self.group(stage, group).is_some_and(|g| g.phase == Phase::Waiting) {
+            if self.is_fed(stage, group)
+                && self.group(stage, group).is_some_and(|g| g.phase == Phase::Waiting)
+            {
                 return Some((stage, group));
             }
             self.ready.pop_front();
@@ -371,6 +370,12 @@ impl Progress {
             self.next_group += 1;
         }
         None
+    }
+
+    /// Whether all is there that a group merges. Of a fold that failed, commits of its children
+    /// may be found after its own; it is ready when the last one is.
+    fn is_fed(&self, stage: u32, group: u32) -> bool {
+        self.stages[stage as usize].missing.get(group as usize).is_none_or(|missing| *missing == 0)
     }
 
     fn spec(&self, stage: u32, group: u32, tasks: Vec<u32>) -> LeaseSpec {
@@ -413,7 +418,7 @@ impl Progress {
             self.finish_group(stage, group);
         } else {
             state.again = again;
-            self.opened.push((stage, group));
+            self.opened.push((stage, group, state.round));
         }
     }
 

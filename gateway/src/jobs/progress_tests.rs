@@ -20,8 +20,9 @@ use super::*;
 const POLICY: Policy = Policy { attempts: 3, outstanding_max: 10_000, leases_max: u32::MAX, tolerated: 0 };
 
 impl Progress {
-    /// All leases that may be queued now.
+    /// All leases that may be queued when no round waits.
     pub fn release(&mut self) -> Vec<LeaseSpec> {
+        self.opened().into_iter().for_each(|place| self.resume(place));
         std::iter::from_fn(|| self.release_next()).collect()
     }
 }
@@ -333,6 +334,27 @@ fn a_product_of_the_wrong_kind_is_a_failure() {
     assert!(apply(&mut progress, wrong.clone()).is_empty());
     (wrong.stage, wrong.tasks) = (0, Vec::new());
     assert_eq!(apply(&mut progress, wrong).len(), 2);
+}
+
+#[test]
+fn a_fold_that_failed_waits_for_children_that_are_found_after_it() {
+    let plan = plan(Shape::Aggregate, &[GROUP_BYTES_TARGET; 16]);
+    let fails = |_: u32, _: u32| Some(crash(ErrorKind::GuestTrapped));
+    let mut first = Progress::new(plan.clone(), POLICY);
+    let leased = first.release();
+    let children: Vec<_> = leased.iter().map(|spec| commit(&plan, spec, |_, _| None)).collect();
+    children.iter().for_each(|child| drop(first.absorb(child.clone())));
+    let failed = commit(&plan, &first.release()[0], fails);
+    // A listing has reached the one after it had gone past the other.
+    let mut other = Progress::new(plan, POLICY);
+    children.iter().skip(1).for_each(|child| drop(other.absorb(child.clone())));
+    assert_eq!(other.absorb(failed).len(), 1);
+    let leased = other.release();
+    assert_eq!(leased.iter().map(|spec| (spec.stage, spec.group)).collect::<Vec<_>>(), [(0, 0)]);
+    other.absorb(children[0].clone());
+    let leased = other.release();
+    let told = |spec: &LeaseSpec| (spec.stage, spec.round, spec.states.len());
+    assert_eq!(leased.iter().map(told).collect::<Vec<_>>(), [(1, 1, 16)]);
 }
 
 /// Every commit of a job that some coordinator saw to its end.
