@@ -330,7 +330,14 @@ impl Coordinator {
                 Heard::Lagged => lagged = true,
             }
         }
-        commits.extend(case::read_commits(&self.jobs.inner.vault, unread).await?);
+        match case::read_commits(&self.jobs.inner.vault, unread).await {
+            Ok(read) => commits.extend(read),
+            // To begin anew would be to read all commits again.
+            Err(error) if error.is_transient() => {
+                tracing::warn!(job = %id, %error, "commits are left to the next look");
+            }
+            Err(error) => return Err(error),
+        }
         self.take(commits);
         if lagged {
             self.look().await?;
