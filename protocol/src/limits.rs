@@ -191,6 +191,8 @@ pub const TASKS_OUTSTANDING_MAX: usize = 10_000;
 /// Bytes of a job's leases that are queued or running at once: what they lie in is
 /// shared with other jobs and tenants.
 pub const LEASES_BYTES_OUTSTANDING_MAX: usize = 64 << 20;
+/// The same of all jobs of a tenant that one gateway coordinates, beyond one lease of each.
+pub const LEASES_BYTES_TENANT_MAX: usize = 4 * LEASES_BYTES_OUTSTANDING_MAX;
 /// Jobs of a tenant that have not ended: each is held in the memory of a gateway, and
 /// has leases in the queue.
 pub const JOBS_UNFINISHED_MAX: usize = 1_000;

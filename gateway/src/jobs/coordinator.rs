@@ -71,8 +71,9 @@ impl Coordinator {
         let backbone = jobs.inner.backbone.clone();
         let shards = Shards::new(jobs.inner.vault.clone(), &case.plan);
         let version = jobs.version_of(&case.job).await?;
-        let leases =
-            Leases::new(case.job.clone(), &case.plan, &version, case.output.clone(), shards, backbone)?;
+        let queued = Arc::clone(&jobs.inner.queued);
+        let (job, output) = (case.job.clone(), case.output.clone());
+        let leases = Leases::new(job, &case.plan, &version, output, shards, backbone, queued)?;
         let progress = Progress::new(case.plan.clone(), Policy::of(&case));
         let patience = Patience::new(jobs.inner.config.watchdog, jobs.inner.config.lost, now());
         let stragglers = Stragglers::new(jobs.inner.config.straggle);

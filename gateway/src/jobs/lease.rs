@@ -5,7 +5,14 @@
 //! themselves, and queues them in batches. A message's id names its commit, so
 //! that queueing it twice does no harm and mostly has no effect.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use fanfold_backbone::{Backbone, queue};
 use fanfold_protocol::{
@@ -53,26 +60,49 @@ pub struct Leases {
 }
 
 /// The bytes of leases that are queued and not committed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Outstanding {
     leases: HashMap<Place, usize>,
     bytes: usize,
+    /// Those of all jobs of the tenant that are coordinated here.
+    of_all: Arc<AtomicUsize>,
 }
 
 impl Outstanding {
+    fn new(of_all: Arc<AtomicUsize>) -> Self {
+        Self { leases: HashMap::new(), bytes: 0, of_all }
+    }
+
     /// Counts a lease; one that is queued again counts once.
     fn add(&mut self, place: Place, bytes: usize) {
+        self.remove(place);
+        self.leases.insert(place, bytes);
         self.bytes += bytes;
-        self.bytes -= self.leases.insert(place, bytes).unwrap_or(0);
+        self.of_all.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn remove(&mut self, place: Place) {
-        self.bytes -= self.leases.remove(&place).unwrap_or(0);
+        let bytes = self.leases.remove(&place).unwrap_or(0);
+        self.bytes -= bytes;
+        self.of_all.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// A job has one lease in any case: nobody would tell it that others have made room.
+    fn has_room(&self) -> bool {
+        self.leases.is_empty()
+            || (self.bytes < limits::LEASES_BYTES_OUTSTANDING_MAX
+                && self.of_all.load(Ordering::Relaxed) < limits::LEASES_BYTES_TENANT_MAX)
+    }
+}
+
+impl Drop for Outstanding {
+    fn drop(&mut self) {
+        self.of_all.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
 impl Leases {
-    /// The leases of this job.
+    /// The leases of this job, whose bytes are counted in `queued` with those of others.
     pub fn new(
         job: Job,
         plan: &Plan,
@@ -80,6 +110,7 @@ impl Leases {
         output: ObjectUri,
         shards: Shards,
         backbone: Backbone,
+        queued: Arc<AtomicUsize>,
     ) -> Result<Self> {
         let common = common(&job, version, output, plan.like.clone())?;
         Ok(Self {
@@ -90,7 +121,7 @@ impl Leases {
             backbone,
             batch: Vec::new(),
             batch_bytes: 0,
-            outstanding: Outstanding::default(),
+            outstanding: Outstanding::new(queued),
         })
     }
 
@@ -125,7 +156,7 @@ impl Leases {
 
     /// Whether there is room for another lease beside those that are not committed.
     pub fn has_room(&self) -> bool {
-        self.outstanding.bytes < limits::LEASES_BYTES_OUTSTANDING_MAX
+        self.outstanding.has_room()
     }
 
     /// A lease is committed, and takes up no room any more.
@@ -245,16 +276,41 @@ mod tests {
 
     #[test]
     fn a_lease_takes_up_room_until_it_is_committed() {
-        let mut outstanding = Outstanding::default();
+        let of_all = Arc::<AtomicUsize>::default();
+        let mut outstanding = Outstanding::new(Arc::clone(&of_all));
         for (place, bytes, expected) in [((0, 0, 0), 7, 7), ((0, 1, 0), 5, 12), ((0, 0, 0), 8, 13)] {
             outstanding.add(place, bytes);
-            assert_eq!(outstanding.bytes, expected, "{place:?}");
+            assert_eq!(
+                (outstanding.bytes, of_all.load(Ordering::Relaxed)),
+                (expected, expected),
+                "{place:?}"
+            );
         }
         // A commit is told of again and again, and of what another coordinator had queued.
         for (place, expected) in [((0, 0, 0), 5), ((0, 0, 0), 5), ((3, 0, 0), 5), ((0, 1, 0), 0)] {
             outstanding.remove(place);
             assert_eq!(outstanding.bytes, expected, "{place:?}");
         }
+    }
+
+    #[test]
+    fn jobs_share_the_room_of_their_tenant() {
+        let of_all = Arc::<AtomicUsize>::default();
+        let mut jobs = [(); 6].map(|()| Outstanding::new(Arc::clone(&of_all)));
+        for job in &mut jobs[..4] {
+            job.add((0, 0, 0), limits::LEASES_BYTES_OUTSTANDING_MAX - 1);
+            assert!(job.has_room());
+            job.add((0, 1, 0), 1);
+            assert!(!job.has_room(), "it has all that is its own");
+        }
+        jobs[4].add((0, 0, 0), 1);
+        assert_eq!(jobs.each_ref().map(Outstanding::has_room), [false, false, false, false, false, true]);
+        // One of them has ended, or is coordinated elsewhere.
+        let [ended, rest @ ..] = jobs;
+        drop(ended);
+        assert_eq!(rest.each_ref().map(Outstanding::has_room), [false, false, false, true, true]);
+        drop(rest);
+        assert_eq!(of_all.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -65,7 +65,7 @@ mod view;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -186,6 +186,8 @@ struct Inner {
     key_locks: submit::KeyLocks,
     /// Jobs coordinated here; without a progress while it is being read.
     running: Mutex<HashMap<Uuid, Option<Arc<Live>>>>,
+    /// The bytes of the leases of these jobs that are queued and not committed.
+    queued: Arc<AtomicUsize>,
     tables: tasks::Cache,
     splitter: Splitter,
     counters: Counters,
@@ -219,6 +221,7 @@ impl Jobs {
             restored: CancellationToken::new(),
             key_locks: submit::key_locks(),
             running: Mutex::default(),
+            queued: Arc::default(),
             tables: tasks::Cache::default(),
             counters: Counters::default(),
             tracker: TaskTracker::new(),
