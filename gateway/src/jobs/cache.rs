@@ -184,35 +184,42 @@ impl Given {
         let mut given = Self { sources: Vec::new(), served: vec![None; numbered.len()] };
         let now = Prints::new(numbered);
         for id in jobs {
-            let source = match Source::read(vault, plan, id).await {
-                // Its output may be where nobody can read any more, or it is of a newer release.
+            match given.add(vault, plan, &now, id, which).await {
+                // It lies where nobody can read any more, was removed meanwhile, or is of a newer release.
                 Err(error) if which == Which::Reproducible && !error.is_transient() => {
                     tracing::warn!(job = %id, %error, "an earlier job serves nothing, since it cannot be read");
-                    continue;
                 }
-                source => source?,
-            };
-            let Some(mut source) = source else { continue };
-            if which == Which::Reproducible {
-                source.left.traces.keep_reproducible();
+                added => added?,
             }
-            given.add(vault, &now, source).await?;
         }
         Ok(given)
     }
 
     /// Looks which partitions another job serves.
-    async fn add(&mut self, vault: &Vault, now: &Prints<u32>, added: Source) -> Result<()> {
+    async fn add(
+        &mut self,
+        vault: &Vault,
+        plan: &Plan,
+        now: &Prints<u32>,
+        id: &Uuid,
+        which: Which,
+    ) -> Result<()> {
+        let Some(mut added) = Source::read(vault, plan, id).await? else { return Ok(()) };
+        if which == Which::Reproducible {
+            added.left.traces.keep_reproducible();
+        }
         let source = u32::try_from(self.sources.len()).unwrap_or(u32::MAX);
+        let mut found = Vec::new();
         let mut partitions = std::pin::pin!(plan::stored(vault, &added.plan));
         for task in 0_u32.. {
             let Some(partition) = partitions.try_next().await? else { break };
             if added.left.traces.came(0, task) != Came::Product {
                 continue;
             }
-            for number in now.find(&Fingerprint::of_partition(&partition)?) {
-                self.served[*number as usize].get_or_insert(Served { source, task });
-            }
+            found.extend(now.find(&Fingerprint::of_partition(&partition)?).map(|number| (*number, task)));
+        }
+        for (number, task) in found {
+            self.served[number as usize].get_or_insert(Served { source, task });
         }
         self.sources.push(added);
         Ok(())

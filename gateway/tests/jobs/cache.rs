@@ -150,6 +150,26 @@ async fn tables_are_copied_and_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_plan_cannot_be_read_serves_nothing_and_is_in_nobodys_way() {
+    let world = World::new().await;
+    world.inputs(INPUTS).await;
+    let engine = world.engine().await;
+    let _worker = world.work(Play::default());
+    let first = engine.run("mapper", cached(json!({}))).await;
+    succeeded(&first);
+    let shard = format!("s3://{BUCKET}/{}", keys::plan_shard(&first.id, 0));
+    // A newer release has other words for partitions.
+    world.put(&shard, "{\"slices\": \"of all objects\"}\n").await;
+    let second = engine.run("mapper", cached(json!({}))).await;
+    succeeded(&second);
+    assert_eq!(second.receipt.cache_hits, 0);
+    world.store().delete(&shard.parse().unwrap()).await.unwrap();
+    let third = engine.run("mapper", cached(json!({}))).await;
+    succeeded(&third);
+    assert_eq!(third.receipt.cache_hits, INPUTS as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_larger_object_settles_no_types_that_are_declared() {
     let world = World::new().await;
     world.inputs(INPUTS).await;
