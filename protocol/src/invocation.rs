@@ -202,25 +202,30 @@ impl Usage {
 
     /// Adds the rows of a run: those that it had, left out, and gave.
     pub fn add_rows(&mut self, other: &Usage) {
-        self.rows_in += other.rows_in;
-        self.rows_filtered += other.rows_filtered;
-        self.row_groups_pruned += other.row_groups_pruned;
-        self.pages_pruned += other.pages_pruned;
-        self.rows_pruned += other.rows_pruned;
-        self.bytes_pruned += other.bytes_pruned;
-        self.rows_out += other.rows_out;
+        count(&mut self.rows_in, other.rows_in);
+        count(&mut self.rows_filtered, other.rows_filtered);
+        count(&mut self.row_groups_pruned, other.row_groups_pruned);
+        count(&mut self.pages_pruned, other.pages_pruned);
+        count(&mut self.rows_pruned, other.rows_pruned);
+        count(&mut self.bytes_pruned, other.bytes_pruned);
+        count(&mut self.rows_out, other.rows_out);
     }
 
     /// Adds what a run took, all of it but the rows: of a run that does not count.
     pub fn add_cost(&mut self, other: &Usage) {
-        self.wall_us += other.wall_us;
-        self.cpu_us += other.cpu_us;
-        self.guest_us += other.guest_us;
-        self.decode_us += other.decode_us;
-        self.start_us += other.start_us;
+        count(&mut self.wall_us, other.wall_us);
+        count(&mut self.cpu_us, other.cpu_us);
+        count(&mut self.guest_us, other.guest_us);
+        count(&mut self.decode_us, other.decode_us);
+        count(&mut self.start_us, other.start_us);
         self.memory_bytes_peak = self.memory_bytes_peak.max(other.memory_bytes_peak);
-        self.bytes_in += other.bytes_in;
-        self.bytes_out += other.bytes_out;
-        self.store_requests += other.store_requests;
+        count(&mut self.bytes_in, other.bytes_in);
+        count(&mut self.bytes_out, other.bytes_out);
+        count(&mut self.store_requests, other.store_requests);
     }
+}
+
+/// Nobody has so much, and whoever says so ends at the most that there is.
+fn count(sum: &mut u64, more: u64) {
+    *sum = sum.saturating_add(more);
 }

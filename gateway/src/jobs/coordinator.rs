@@ -182,9 +182,9 @@ impl Coordinator {
         {
             return Ok(Some(ending));
         }
-        let (given_up, complete, (usage, _)) = {
+        let (given_up, complete, committed) = {
             let progress = self.live.progress();
-            (progress.given_up(), progress.is_complete(), progress.usage())
+            (progress.given_up(), progress.is_complete(), progress.committed_usage())
         };
         if let Some(given_up) = given_up {
             let problem = self.explain(given_up).await?;
@@ -193,7 +193,7 @@ impl Coordinator {
         if complete {
             return finish::decide(vault, id, JobState::Succeeded, None).await.map(Some);
         }
-        if let Some(spent) = self.case.job.document.budget.spent(&usage) {
+        if let Some(spent) = self.case.job.document.budget.spent(&committed) {
             let detail = format!(
                 "expected the job to end within its budget of {spent}; raise budget and submit it again, or go on with \
                  fanfold job retry: what is done is kept"

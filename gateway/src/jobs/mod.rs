@@ -36,6 +36,7 @@ mod live;
 mod logs;
 mod manifest;
 mod outcomes;
+mod overtaken;
 mod pack;
 mod pattern;
 mod pipe;

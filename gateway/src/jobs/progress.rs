@@ -8,7 +8,7 @@
 //! they came, but what is held on the way does: least where later stages come first.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
@@ -18,11 +18,11 @@ use fanfold_protocol::{
     job::TaskCounts,
     plan::{Plan, StateRef},
 };
-use uuid::Uuid;
 
 use super::{
     eta::{Eta, Pace},
     outcomes::{absent, accept},
+    overtaken::AllOvertaken,
     policy::{Policy, may_help},
     slots::{FailedAttempt, GivenUp, Group, LeaseSpec, Leased, Phase, Stage, TaskState},
     stragglers::Place,
@@ -54,8 +54,7 @@ pub struct Progress {
     early: BTreeMap<(u32, u32, u32), Commit>,
     usage: Usage,
     attempts: u64,
-    /// Attempts that ended without counting, as far as they were heard of.
-    overtaken: HashSet<Uuid>,
+    overtaken: AllOvertaken,
     taken_over: u64,
     pace: Pace,
     done: u64,
@@ -93,7 +92,7 @@ impl Progress {
             early: BTreeMap::new(),
             usage,
             attempts: 0,
-            overtaken: HashSet::new(),
+            overtaken: AllOvertaken::default(),
             taken_over: 0,
             pace: Pace::default(),
             done: 0,
@@ -200,16 +199,13 @@ impl Progress {
 
     /// Takes into account, once, what an attempt took that does not count.
     pub fn note_overtaken(&mut self, overtaken: &Overtaken) {
-        if self.overtaken.insert(overtaken.attempt) {
-            self.usage.add_cost(&overtaken.usage);
-            self.attempts += overtaken.tasks;
-        }
+        self.overtaken.note(overtaken);
     }
 
     /// Whether fewer attempts were heard to have ended without counting than were
     /// begun beside others.
     pub fn awaits_overtaken(&self) -> bool {
-        (self.overtaken.len() as u64) < self.second_attempts
+        self.overtaken.count() < self.second_attempts
     }
 
     /// The time within which three quarters of the tasks that a stage runs were
@@ -292,7 +288,12 @@ impl Progress {
 
     /// What all attempts heard of took together, and their number.
     pub fn usage(&self) -> (Usage, u64) {
-        (self.usage, self.attempts)
+        self.overtaken.with(self.usage, self.attempts)
+    }
+
+    /// What those took that were committed.
+    pub fn committed_usage(&self) -> Usage {
+        self.usage
     }
 
     /// Tasks that were not run, but taken over from an earlier job.

@@ -189,6 +189,11 @@ fn only_what_failed_is_tried_again() {
     let more = Usage { rows_in: 3, wall_us: 3, ..Usage::default() };
     progress.note_overtaken(&Overtaken { attempt: Uuid::max(), tasks: 3, usage: more });
     assert_eq!((progress.usage().0.wall_us, progress.usage().0.rows_in), (15, 10));
+    // Whatever is told of attempts that do not count, nothing follows from it.
+    let most = Usage { wall_us: u64::MAX, ..Usage::default() };
+    progress.note_overtaken(&Overtaken { attempt: Uuid::nil(), tasks: u64::MAX, usage: most });
+    assert_eq!((progress.usage().0.wall_us, progress.usage().1), (u64::MAX, u64::MAX));
+    assert_eq!(progress.committed_usage().wall_us, 12);
 }
 
 #[test]
