@@ -212,6 +212,7 @@ impl Common {
             bodies: extract::BodyBudget::new(config.bodies_bytes_max),
             strangers: extract::Strangers::new(config.strangers_max, config.strangers_bytes_max),
             deploys: Semaphore::new(2 * limits::COMPILES_MAX),
+            pages: Semaphore::new(report::PAGES_MAX),
             admission,
             records: invoke::records::Records::default(),
             remembered: invoke::remembered::Remembered::new(config.remembered_bytes_max),

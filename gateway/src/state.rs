@@ -42,6 +42,8 @@ pub struct App {
     pub strangers: Strangers,
     /// Turns at checking and compiling components.
     pub deploys: Semaphore,
+    /// Turns at the pages of results, of which there are no more for all tenants together.
+    pub pages: Semaphore,
     /// Functions, versions and aliases.
     pub registry: Registry,
     /// Planning and coordination of jobs.

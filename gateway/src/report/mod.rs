@@ -13,4 +13,4 @@ mod route;
 
 pub use outline::{Body, CHARTS, Cell, Section, sections};
 pub use page::{Facts, html, style_source};
-pub(crate) use route::routes;
+pub(crate) use route::{PAGES_MAX, routes};

@@ -176,6 +176,10 @@ fn heads<'a>(records: &[(Option<&str>, &'a Map<String, Value>)]) -> Option<Vec<&
 /// The first of so many records as rows, if they have not too many names for that.
 fn table(records: &[(Option<&str>, &Map<String, Value>)], total: usize, room: &mut usize) -> Option<Body> {
     let mut heads = heads(records)?;
+    let named = records.iter().any(|(name, _)| name.is_some());
+    // Records without room are not looked through for each of the heads.
+    let fits = fitting(total, heads.len() + usize::from(named), room);
+    let records = &records[..records.len().min(fits)];
     // What is nested in every row does not fit into cells.
     heads.retain(|head| {
         let mut values =
@@ -186,7 +190,6 @@ fn table(records: &[(Option<&str>, &Map<String, Value>)], total: usize, room: &m
     let is_amount =
         |head: &&str| !records.iter().any(|(_, record)| record.get(*head).is_some_and(Value::is_string));
     heads.sort_by_cached_key(is_amount);
-    let named = records.iter().any(|(name, _)| name.is_some());
     let row = |(name, record): &(Option<&str>, &Map<String, Value>)| {
         let first = named.then(|| words(name.unwrap_or_default().to_owned()));
         first
@@ -194,8 +197,7 @@ fn table(records: &[(Option<&str>, &Map<String, Value>)], total: usize, room: &m
             .chain(heads.iter().map(|head| record.get(*head).map(cell).unwrap_or_default()))
             .collect()
     };
-    let fits = fitting(total, heads.len() + usize::from(named), room);
-    let rows = records.iter().take(fits).map(row).collect();
+    let rows = records.iter().map(row).collect();
     let first = named.then(String::new);
     Some(Body::Table {
         heads: first.into_iter().chain(heads.iter().map(|head| (*head).to_owned())).collect(),

@@ -3,7 +3,8 @@
 //!
 //! Of an aggregate its answer with the charts drawn, of others the objects of
 //! the manifest. The page may not run anything, wherever it is opened. It is drawn
-//! beside the threads that read requests.
+//! beside the threads that read requests, and nothing of a result is held until it is
+//! its turn.
 
 use axum::{
     extract::State,
@@ -12,10 +13,11 @@ use axum::{
 };
 use fanfold_protocol::{
     Problem,
+    commit::Manifest,
     shown::{count, moment, span_ms},
 };
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
@@ -27,8 +29,10 @@ use crate::{
     state::AppState,
 };
 
-/// Pages drawn at once in this process: each takes a multiple of its result in memory.
-static PAGES: Semaphore = Semaphore::const_new(2);
+/// Pages drawn at once in this process: each takes a multiple of its result in memory. No
+/// more of a tenant's wait for that together, so that one who wants many holds up no other.
+pub(crate) const PAGES_MAX: usize = 2;
+static PAGES: Semaphore = Semaphore::const_new(PAGES_MAX);
 
 /// The routes of this module.
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
@@ -47,18 +51,16 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 pub(crate) async fn report(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Response> {
     let id = job_id(&id)?;
     let job = app.jobs.get(&id).await?;
+    let _own = app.pages.acquire().await.map_err(internal)?;
+    let turn = PAGES.acquire().await.map_err(internal)?;
     let folds = job.shape.folds();
     let draw = move |value: &Value| page::html(&facts(&id, &job, value), value);
     let body = if folds {
         let result = app.jobs.result(&id).await?;
-        drawn(move || Ok(draw(&serde_json::from_slice(&result)?))).await?
+        drawn(turn, move || Ok(draw(&serde_json::from_slice(&result)?))).await?
     } else {
         let manifest = app.jobs.manifest(&id).await?;
-        let value = match manifest.shards.is_empty() {
-            true => json!({ "objects": manifest.objects }),
-            false => json!({ "shards": manifest.shards }),
-        };
-        drawn(move || Ok(draw(&value))).await?
+        drawn(turn, move || Ok(draw(&output(&manifest)))).await?
     };
     let policy = HeaderValue::from_str(&page::policy()).map_err(internal)?;
     let headers: [(HeaderName, HeaderValue); 3] = [
@@ -69,12 +71,20 @@ pub(crate) async fn report(State(app): State<AppState>, Path(id): Path<String>) 
     Ok((headers, body).into_response())
 }
 
-/// Draws a page on a thread of its own, once it is its turn. That lasts until it is drawn,
-/// whether or not somebody still waits for it.
+/// What a manifest names.
+fn output(manifest: &Manifest) -> Value {
+    match manifest.shards.is_empty() {
+        true => json!({ "objects": manifest.objects }),
+        false => json!({ "shards": manifest.shards }),
+    }
+}
+
+/// Draws a page on a thread of its own. Its turn lasts until it is drawn, whether or not
+/// somebody still waits for it.
 async fn drawn(
+    turn: SemaphorePermit<'static>,
     draw: impl FnOnce() -> serde_json::Result<String> + Send + 'static,
 ) -> Result<String, Problem> {
-    let turn = PAGES.acquire().await.map_err(internal)?;
     let drawing = tokio::task::spawn_blocking(move || {
         let _turn = turn;
         draw()

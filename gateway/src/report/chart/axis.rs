@@ -141,7 +141,7 @@ fn legend_width(plot: &Plot<'_>) -> f64 {
     let title = channel.label().map_or(0, |label| cut(label).chars().count());
     let names = match colors {
         Colors::Names(names) => {
-            names.iter().take(LEGEND_MAX).map(|name| cut(name).chars().count()).max().unwrap_or(0)
+            names.all().iter().take(LEGEND_MAX).map(|name| cut(name).chars().count()).max().unwrap_or(0)
         }
         Colors::Ramp(..) => 8,
     };
@@ -154,6 +154,7 @@ fn legend(svg: &mut Svg, plot: &Plot<'_>) {
     svg.words(x, 8.0, "name", "start", &channel.label().map(cut).unwrap_or_default());
     match colors {
         Colors::Names(names) => {
+            let names = names.all();
             for (index, name) in names.iter().take(LEGEND_MAX).enumerate() {
                 let y = 18.0 + index as f64 * 16.0;
                 let swatch = [

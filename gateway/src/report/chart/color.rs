@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 use super::{
-    scale::{name, number},
+    scale::{Names, name, number},
     spec::{Channel, Kind},
 };
 
@@ -21,7 +21,7 @@ const RAMP: [[f64; 3]; 3] = [[222.0, 235.0, 247.0], [94.0, 155.0, 206.0], [16.0,
 #[derive(Clone, Debug)]
 pub enum Colors {
     /// One for each name, in order.
-    Names(Vec<String>),
+    Names(Names),
     /// A ramp between two amounts.
     Ramp(f64, f64),
 }
@@ -31,9 +31,7 @@ impl Colors {
     pub fn of(&self, value: Option<&Value>) -> String {
         match (self, value) {
             (Self::Names(names), Some(value)) => {
-                let value = name(value);
-                let index = names.iter().position(|known| *known == value).unwrap_or_default();
-                nth(index).to_owned()
+                nth(names.place(&name(value)).unwrap_or_default()).to_owned()
             }
             (Self::Ramp(from, to), Some(value)) => {
                 let share = number(value, false).map_or(0.0, |value| (value - from) / (to - from));

@@ -13,12 +13,13 @@ use super::{
     svg::{Svg, path},
 };
 
-/// Above this no mark has a tooltip: the file would grow out of hand.
-const TOOLTIPS_MAX: usize = 2_000;
+/// In charts of more marks none has a tooltip: the file would grow out of hand.
+const TOOLTIPS_MAX: usize = 4_000;
 
 /// Draws a layer.
 pub fn layer(svg: &mut Svg, plot: &Plot<'_>, layer: &Layer) {
-    let pen = Pen { plot, layer, tooltips: layer.rows.len() <= TOOLTIPS_MAX };
+    let marks: usize = plot.chart.layers.iter().map(|layer| layer.rows.len()).sum();
+    let pen = Pen { plot, layer, tooltips: marks <= TOOLTIPS_MAX };
     match layer.mark {
         Mark::Bar => pen.bars(svg),
         Mark::Area => pen.areas(svg),
@@ -114,8 +115,8 @@ impl Pen<'_> {
             return (start, width);
         };
         let value = name(value);
-        let count = self.plot.offsets.len().max(1) as f64;
-        let index = self.plot.offsets.iter().position(|known| *known == value).unwrap_or_default() as f64;
+        let count = self.plot.offsets.all().len().max(1) as f64;
+        let index = self.plot.offsets.place(&value).unwrap_or_default() as f64;
         (start + width / count * index, width / count)
     }
 

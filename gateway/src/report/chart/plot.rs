@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     color::{self, Colors},
-    scale::{Bands, Line, Scale, Wish, name, number},
+    scale::{Bands, Line, Names, Scale, Wish, name, number},
     spec::{Channel, Chart, Kind, Layer, Mark, Row, Sort, Source, Unsupported},
 };
 
@@ -19,7 +19,7 @@ const BAND_WIDTH: f64 = 34.0;
 const BAND_HEIGHT: f64 = 22.0;
 /// More names than this along an axis, or side by side, make no picture.
 const NAMES_MAX: usize = 400;
-/// More than this nobody tells apart by colour; every mark looks its own up.
+/// More than this nobody tells apart by colour.
 const COLORS_MAX: usize = 2_000;
 
 /// The two directions of a picture.
@@ -46,7 +46,7 @@ pub struct Plot<'a> {
     /// The channel that colours are for, and the colours.
     pub series: Option<(&'a Channel, Colors)>,
     /// The names of bars that stand side by side.
-    pub offsets: Vec<String>,
+    pub offsets: Names,
 }
 
 impl Layer {
@@ -96,15 +96,15 @@ impl Layer {
 /// Lays out a chart.
 pub fn lay_out(chart: &Chart) -> Result<Plot<'_>, Unsupported> {
     let offsets = match chart.layers.iter().find_map(|layer| layer.offset.as_ref()) {
-        Some(channel) => names(chart, channel, |layer| layer.offset.as_ref(), None, NAMES_MAX)?,
-        None => Vec::new(),
+        Some(channel) => Names::new(names(chart, channel, |layer| layer.offset.as_ref(), None, NAMES_MAX)?),
+        None => Names::default(),
     };
-    let (x, width) = scale(chart, Axis::X, chart.width, offsets.len())?;
+    let (x, width) = scale(chart, Axis::X, chart.width, offsets.all().len())?;
     let (y, height) = scale(chart, Axis::Y, chart.height, 0)?;
     let series = match chart.layers.iter().find_map(|layer| layer.series.as_ref()) {
         Some(channel) if channel.kind == Kind::Discrete => {
             let names = names(chart, channel, |layer| layer.series.as_ref(), None, COLORS_MAX)?;
-            Some((channel, Colors::Names(names)))
+            Some((channel, Colors::Names(Names::new(names))))
         }
         Some(channel) => {
             let all = values(chart, |layer| layer.series.as_ref());

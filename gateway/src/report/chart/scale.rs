@@ -4,6 +4,8 @@
 //! Pure. Ticks are multiples of 1, 2 or 5 times a power of ten, and the ends of
 //! a scale are ticks unless its author set them.
 
+use std::collections::HashMap;
+
 use fanfold_protocol::time::Timestamp;
 use serde_json::Value;
 
@@ -41,8 +43,36 @@ pub struct Line {
 /// Names in bands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bands {
-    names: Vec<String>,
+    names: Names,
     length: f64,
+}
+
+/// Names in their order, each found at once: every mark looks its own up.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Names {
+    all: Vec<String>,
+    places: HashMap<String, usize>,
+}
+
+impl Names {
+    /// These; of equal ones the first counts.
+    pub fn new(all: Vec<String>) -> Self {
+        let mut places = HashMap::new();
+        for (place, name) in all.iter().enumerate() {
+            places.entry(name.clone()).or_insert(place);
+        }
+        Self { all, places }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[String] {
+        &self.all
+    }
+
+    /// How many come before this one.
+    pub fn place(&self, name: &str) -> Option<usize> {
+        self.places.get(name).copied()
+    }
 }
 
 /// What a line must hold.
@@ -114,26 +144,25 @@ impl Line {
 impl Bands {
     /// A band for each name.
     pub fn new(names: Vec<String>, length: f64) -> Self {
-        Self { names, length }
+        Self { names: Names::new(names), length }
     }
 
     /// The names in order.
     pub fn names(&self) -> &[String] {
-        &self.names
+        self.names.all()
     }
 
     /// The start of a name's band, without the gap, and its width.
     pub fn band(&self, name: &str) -> Option<(f64, f64)> {
-        let index = self.names.iter().position(|known| known == name)?;
-        let step = self.length / self.names.len() as f64;
-        Some((step * (index as f64 + GAP / 2.0), step * (1.0 - GAP)))
+        let (start, step) = self.cell(name)?;
+        Some((start + step * GAP / 2.0, step * (1.0 - GAP)))
     }
 
     /// The start of a name's band and its width, up to the next one.
     pub fn cell(&self, name: &str) -> Option<(f64, f64)> {
-        let index = self.names.iter().position(|known| known == name)?;
-        let step = self.length / self.names.len() as f64;
-        Some((step * index as f64, step))
+        let place = self.names.place(name)?;
+        let step = self.length / self.names().len() as f64;
+        Some((step * place as f64, step))
     }
 }
 
@@ -190,7 +219,8 @@ fn parse_moment(text: &str) -> Option<f64> {
     for (part, weight) in time.split(':').filter(|part| !part.is_empty()).zip([3_600.0, 60.0, 1.0]) {
         seconds += part.parse::<f64>().ok()? * weight;
     }
-    Some(days_from_civil(year, month, day) as f64 * DAY_MS + seconds * 1_000.0)
+    let ms = days_from_civil(year, month, day) as f64 * DAY_MS + seconds * 1_000.0;
+    ms.is_finite().then_some(ms)
 }
 
 /// Days since 1970-01-01, by Howard Hinnant's algorithm of that name.
@@ -340,6 +370,8 @@ mod tests {
         let bands = Bands::new(vec!["a".into(), "b".into()], 100.0);
         assert_eq!(bands.cell("b"), Some((50.0, 50.0)));
         assert_eq!(bands.band("c"), None);
+        let twice = Names::new(vec!["a".into(), "b".into(), "a".into()]);
+        assert_eq!((twice.place("a"), twice.place("b"), twice.all().len()), (Some(0), Some(1), 3));
     }
 
     #[test]
@@ -370,7 +402,7 @@ mod tests {
         assert_eq!(at("2000-02-29T12:00:00Z"), Some(951_825_600_000.0));
         assert_eq!(at("2026"), at("2026-01-01"));
         assert_eq!(at("2026-13-01"), None);
-        assert_eq!(at("soon"), None);
+        assert_eq!((at("soon"), at("2026-01-01Tnan"), at("2026-01-01T1e308")), (None, None, None));
         let line = Line::new(0.0, 10.0 * DAY_MS, 100.0, Wish { moments: true, ..Wish::default() });
         assert_eq!(line.labels(None)[0].1, "1970-01-01");
     }
