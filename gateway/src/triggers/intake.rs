@@ -35,6 +35,24 @@ const BATCH_MESSAGES: usize = 1_000;
 /// pattern may take milliseconds for a long key, and there may be millions of pairs.
 const MATCHING_MAX: Duration = Duration::from_millis(5);
 
+/// Lets others have their turn where many events are held against triggers.
+pub struct Turns(Instant);
+
+impl Turns {
+    /// Others have just had it.
+    pub fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Waited for after each event.
+    pub async fn pass(&mut self) {
+        if self.0.elapsed() >= MATCHING_MAX {
+            tokio::task::yield_now().await;
+            self.0 = Instant::now();
+        }
+    }
+}
+
 /// What became of a notification.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Receipt {
@@ -177,12 +195,12 @@ pub async fn take_what_fits(
         triggers.counters().unmatched(receipt.events as u64);
         return Err(problem);
     }
-    let (now, mut begun) = (time::now(), Instant::now());
+    let (now, mut turns) = (time::now(), Turns::begin());
     let (mut full, mut ignored) = (Vec::new(), vec![true; notices.len()]);
     // One trigger after the other: the events of all of them together may be more than
     // there is memory for.
     for trigger in &candidates {
-        let matching = matching(trigger, &notices, &mut ignored, &mut begun).await;
+        let matching = matching(trigger, &notices, &mut ignored, &mut turns).await;
         if matching.is_empty() {
             continue;
         }
@@ -220,13 +238,12 @@ fn check_buckets(notices: &[Notice], candidates: &[Arc<Trigger>]) -> Result<(), 
     }
 }
 
-/// The notices that a trigger acts on, which are not ignored then. Others had their turn
-/// when this was `begun`.
+/// The notices that a trigger acts on, which are not ignored then.
 async fn matching<'a>(
     trigger: &Trigger,
     notices: &'a [Notice],
     ignored: &mut [bool],
-    begun: &mut Instant,
+    turns: &mut Turns,
 ) -> Vec<&'a Notice> {
     let mut matching = Vec::new();
     for (index, notice) in notices.iter().enumerate() {
@@ -234,10 +251,7 @@ async fn matching<'a>(
             ignored[index] = false;
             matching.push(notice);
         }
-        if begun.elapsed() >= MATCHING_MAX {
-            tokio::task::yield_now().await;
-            *begun = Instant::now();
-        }
+        turns.pass().await;
     }
     matching
 }

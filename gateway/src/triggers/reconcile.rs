@@ -35,7 +35,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    intake::{self, Waiting},
+    intake::{self, Turns, Waiting},
     outcome::Outcome,
     record::Trigger,
 };
@@ -262,9 +262,11 @@ async fn feed(
     let prefix = if scope.prefix.len() > literal.len() { &scope.prefix } else { literal };
     let name = listed_name(trigger);
     let mut listing = std::pin::pin!(store.list(&document.bucket, prefix, ListOptions::default()));
-    let (mut found, mut batch) = (Found::default(), Vec::new());
+    let (mut found, mut batch, mut turns) = (Found::default(), Vec::new(), Turns::begin());
     while let Some(entry) = listing.try_next().await.map_err(about_bucket)? {
         let ListEntry::Object { key, pin, last_modified } = entry else { continue };
+        // Whole pages are there at once.
+        turns.pass().await;
         found.listed += 1;
         if found.listed > limits::LISTED_KEYS_MAX as u64 {
             return Err(Problem::new(
