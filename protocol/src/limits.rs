@@ -272,6 +272,9 @@ pub const ENVELOPES_MAX: u32 = 3;
 pub const SIGNATURE_AGE_MAX: Duration = Duration::from_secs(300);
 /// Triggers of a tenant: each event is held against all of them.
 pub const TRIGGERS_MAX: usize = 1_000;
+/// Names of triggers of a tenant, of removed ones as well: of those a record stays in
+/// memory and in the backbone, which all tenants share.
+pub const TRIGGER_NAMES_MAX: usize = 10_000;
 /// A trigger's document as JSON: all triggers are held in memory.
 pub const TRIGGER_BYTES_MAX: usize = 64 << 10;
 /// Names of events that a trigger acts on: a store has a few dozen.

@@ -3,7 +3,7 @@
 //!
 //! Every event that came in is counted again under what became of it, so that
 //! nothing is dropped unseen. Triggers are counted by name: there are at most
-//! `TRIGGERS_MAX`, and only those that exist.
+//! `TRIGGER_NAMES_MAX`, and only those that exist or did.
 
 use fanfold_protocol::{ErrorKind, names::TriggerName};
 use prometheus_client::{

@@ -45,10 +45,12 @@ pub struct TriggerRecord {
 }
 
 impl TriggerRecord {
-    /// Marks the trigger as gone. Such records stay for ever: what is left of it says
-    /// which trigger it was, and nothing else.
+    /// Marks the trigger as gone. Such records stay until another has the name: what is
+    /// left of it says which trigger it was, and nothing else.
     pub fn remove(&mut self) {
         self.removed = true;
+        // No token has this digest.
+        self.secret = Secret::Token("0".repeat(64));
         self.paused_because = None;
         let document = &mut self.document;
         (document.prefix, document.suffix, document.glob) = (String::new(), String::new(), None);

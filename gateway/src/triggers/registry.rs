@@ -253,22 +253,13 @@ impl Triggers {
         Err(contended(name))
     }
 
-    /// Refuses one trigger more than there may be.
+    /// Refuses one trigger, or one name, more than there may be.
     ///
     /// # Errors
     /// `invalid-trigger`.
-    pub fn check_room(&self) -> Result<(), Problem> {
-        let count = self.list().len();
-        if count < limits::TRIGGERS_MAX {
-            return Ok(());
-        }
-        Err(Problem::new(
-            ErrorKind::InvalidTrigger,
-            format!(
-                "at most {} triggers may exist, found as many; remove one first, or let one do for several prefixes",
-                limits::TRIGGERS_MAX
-            ),
-        ))
+    pub fn check_room(&self, name: &TriggerName) -> Result<(), Problem> {
+        let known = self.inner.known.read().unwrap_or_else(PoisonError::into_inner);
+        has_room(&known, name).map_err(|said| Problem::new(ErrorKind::InvalidTrigger, said))
     }
 
     fn object(&self, name: &TriggerName) -> Result<ObjectUri, Problem> {
@@ -403,6 +394,25 @@ impl Triggers {
     }
 }
 
+/// Whether there is room for a trigger of this name. Records of removed triggers stay, each
+/// under its name, until another has that.
+fn has_room(known: &BTreeMap<TriggerName, Known>, name: &TriggerName) -> Result<(), String> {
+    let (most, names_most) = (limits::TRIGGERS_MAX, limits::TRIGGER_NAMES_MAX);
+    let mut removed = known.iter().filter(|(_, known)| known.trigger.record.removed);
+    if known.len() - removed.clone().count() >= most {
+        return Err(format!(
+            "at most {most} triggers may exist, found as many; remove one first, or let one do for several prefixes"
+        ));
+    }
+    match removed.next() {
+        Some((free, _)) if known.len() >= names_most && !known.contains_key(name) => Err(format!(
+            "at most {names_most} names may be used for triggers, found as many; take the name of one that was \
+             removed, such as {free}"
+        )),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn not_found(name: &TriggerName) -> Problem {
     Problem::new(
         ErrorKind::TriggerNotFound,
@@ -415,4 +425,41 @@ fn contended(name: &TriggerName) -> Problem {
         ErrorKind::BackboneUnavailable,
         format!("expected to change the trigger {name}, found others changing it all the time; try again"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{super::record::tests::trigger, *};
+
+    fn add(known: &mut BTreeMap<TriggerName, Known>, name: &str, removed: bool) {
+        let mut trigger = trigger(name, json!({"bucket": "bank", "function": "f"}));
+        trigger.record.removed = removed;
+        known.insert(trigger.record.name.clone(), Known { trigger: Arc::new(trigger), revision: 1 });
+    }
+
+    #[test]
+    fn names_of_removed_triggers_are_used_again_once_there_are_many() {
+        let check = |known: &BTreeMap<TriggerName, Known>, name: &str, expected: Result<(), &str>| {
+            let found = has_room(known, &name.parse().unwrap());
+            match expected {
+                Ok(()) => assert_eq!(found, Ok(()), "{name}"),
+                Err(part) => assert!(found.unwrap_err().contains(part), "{name}"),
+            }
+        };
+        let mut known = BTreeMap::new();
+        for n in 2..limits::TRIGGER_NAMES_MAX {
+            add(&mut known, &format!("gone-{n:04}"), true);
+        }
+        add(&mut known, "t-0", false);
+        check(&known, "t-1", Ok(()));
+        add(&mut known, "t-1", false);
+        check(&known, "t-2", Err("such as gone-0002"));
+        check(&known, "gone-7000", Ok(()));
+        for n in 2..limits::TRIGGERS_MAX {
+            add(&mut known, &format!("gone-{n:04}"), false);
+        }
+        check(&known, "gone-7000", Err("at most 1000 triggers"));
+    }
 }

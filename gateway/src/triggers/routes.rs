@@ -96,7 +96,7 @@ pub(crate) async fn put(
     app.config.sources.check(&document)?;
     loops::check(&app.triggers, &app.registry, name.as_str(), &document).await?;
     if app.triggers.get(&name).is_none() {
-        app.triggers.check_room()?;
+        app.triggers.check_room(&name)?;
     }
     let (token, id, now) = (Token::generate().map_err(internal)?, Uuid::now_v7(), time::now());
     let trigger = app

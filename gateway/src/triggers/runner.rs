@@ -45,17 +45,20 @@ pub(crate) fn start(app: &AppState, stop: &CancellationToken) {
     tokio::spawn(async move { token.run_until_cancelled(polling).await });
 }
 
-/// Keeps a runner for every trigger; once one is removed, drops what waits for it.
+/// Keeps a runner for every trigger, which drops what waits for it once it is removed.
 async fn manage(app: AppState, stop: CancellationToken) {
     let mut changes = app.triggers.changes();
     let mut running: HashMap<Uuid, JoinHandle<()>> = HashMap::new();
-    let mut dropped = HashSet::new();
+    let mut begun = HashSet::new();
     loop {
         changes.mark_unchanged();
         running.retain(|_, runner| !runner.is_finished());
-        for trigger in app.triggers.records() {
+        let records = app.triggers.records();
+        let there: HashSet<Uuid> = records.iter().map(|trigger| trigger.record.id).collect();
+        begun.retain(|id| there.contains(id));
+        for trigger in records {
             let (id, removed) = (trigger.record.id, trigger.record.removed);
-            if running.contains_key(&id) || removed && !dropped.insert(id) {
+            if running.contains_key(&id) || !begun.insert(id) && removed {
                 continue;
             }
             if !removed {
@@ -65,8 +68,16 @@ async fn manage(app: AppState, stop: CancellationToken) {
             running.insert(
                 id,
                 tokio::spawn(async move {
-                    let runner =
-                        async { if removed { drop_rest(&app, &id).await } else { run(&app, id).await } };
+                    let runner = async {
+                        if !removed {
+                            run(&app, id).await;
+                            // Not left to whoever finds its record: another may have its name by then.
+                            drop_rest(&app, &id).await;
+                            // What was in work comes back once its leases have lapsed.
+                            tokio::time::sleep(LEASE + PULL_WAIT).await;
+                        }
+                        drop_rest(&app, &id).await;
+                    };
                     stop.run_until_cancelled(runner).await;
                 }),
             );
@@ -76,6 +87,7 @@ async fn manage(app: AppState, stop: CancellationToken) {
     }
 }
 
+/// Works through the events of a trigger until it is removed.
 async fn run(app: &AppState, id: Uuid) {
     let queue = keys::event_queue(&id);
     let mut changes = app.triggers.changes();

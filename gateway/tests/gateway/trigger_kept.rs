@@ -2,7 +2,7 @@
 //! What is kept of a trigger's events and for how long: outcomes, dead letters,
 //! and places for what runs.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use fanfold_backbone::Message;
@@ -64,12 +64,35 @@ async fn little_is_kept_of_a_removed_trigger() {
     let record: Value = serde_json::from_slice(&stored).unwrap();
     assert_eq!((&record["id"], &record["removed"]), (&made["id"], &json!(true)));
     assert!(stored.len() < 600, "{record}");
+    assert_eq!(record["secret"], json!({"token": "0".repeat(64)}));
     // It is known as gone to the next gateway as well, and its name is free.
     let service = service.stop().await.serve(|_| {}).await;
     service.get("/v1/triggers/t").await.is_problem(ErrorKind::TriggerNotFound);
     let again = service.put_json("/v1/triggers/t", document()).await;
     assert_eq!(again.status, 201);
     assert_ne!(again.json()["id"], made["id"]);
+}
+
+#[tokio::test]
+async fn what_waits_for_a_removed_trigger_goes_though_another_has_its_name() {
+    let (service, made) = with_trigger(document()).await;
+    let paused = service.request(Method::POST, "/v1/triggers/t/pause", &[], "").await;
+    assert_eq!(paused.status, 204);
+    assert_eq!(service.send(&put_of("in/a.csv")).await.json()["kept"], 1);
+    // A pull that was under way may have it for a moment.
+    let waiting = async || {
+        let depth = service.app.backbone.depth(&keys::event_queue(&id_of(&made))).await.unwrap();
+        depth.ready + depth.leased + depth.delayed
+    };
+    assert_eq!(waiting().await, 1);
+    assert_eq!(service.delete("/v1/triggers/t").await.status, 204);
+    assert_eq!(service.put_json("/v1/triggers/t", document()).await.status, 201);
+    let gone = async {
+        while waiting().await > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("its events are dropped");
 }
 
 #[tokio::test]
