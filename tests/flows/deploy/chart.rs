@@ -117,7 +117,7 @@ fn the_chart_serves_several_tenants_and_has_a_place_for_every_key() {
     let values = r#"
 gateway:
   tenants:
-    - { name: bank, weight: 2, buckets: [bank, "bank-*"], "sources.private_endpoints": true }
+    - { name: bank, weight: 2, buckets: [bank, "bank-*"], sources: { private_endpoints: true } }
     - { name: shop, buckets: [shop-data], tenant_concurrency: 20 }
   config: |
     [limits]

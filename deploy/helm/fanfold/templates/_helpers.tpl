@@ -60,7 +60,7 @@ ca = "/etc/fanfold/tls/ca.crt"
 {{- $gateway := .context.Values.gateway -}}
 listen = "0.0.0.0:7070"
 {{- if not $gateway.tenants }}
-tenant = {{ $gateway.tenant | quote }}
+tenant = {{ $gateway.tenant | default "default" | quote }}
 token_digests = "/etc/fanfold/tokens/token-digests"
 {{- end }}
 {{ include "fanfold.common" . }}
@@ -69,7 +69,13 @@ token_digests = "/etc/fanfold/tokens/token-digests"
 [[tenants]]
 token_digests = "/etc/fanfold/tokens/{{ .name }}"
 {{- range $key, $value := . }}
+{{- if kindIs "map" $value }}
+{{- range $inner, $value := $value }}
+{{ $key }}.{{ $inner }} = {{ $value | toJson }}
+{{- end }}
+{{- else }}
 {{ $key }} = {{ $value | toJson }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- with $gateway.config }}
