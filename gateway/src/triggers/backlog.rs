@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How many events wait for each trigger, for whoever scrapes.
 //!
-//! The backbone is asked with each scrape, for a bounded time, first about the triggers that
-//! it was asked about longest ago, so that each has its turn however many there are; what was
-//! not reached stands as it was seen last. No event passes here.
+//! The backbone is asked with each scrape, for a bounded time and about some of the triggers:
+//! first about those that it was asked about longest ago, so that each has its turn however many
+//! there are. What was not reached stands as it was seen last. No event passes here.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -24,7 +24,9 @@ use prometheus_client::{
 use super::record::Trigger;
 use crate::metrics::states;
 
-/// Triggers that the backbone is asked about at once, and for how long in all.
+/// Triggers that the backbone is asked about for a scrape, each by a few requests, how many at
+/// once, and for how long in all.
+const ASKED_MAX: usize = 250;
 const ASKED_AT_ONCE: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -58,7 +60,8 @@ impl Backlog {
 
     /// Brings the gauges up to date with these triggers, which are all there are, as far as there is time.
     pub async fn look(&self, backbone: &Backbone, triggers: &[Arc<Trigger>]) {
-        let looks = stream::iter(self.in_turn(triggers)).map(|trigger| async move {
+        let next = self.in_turn(triggers).into_iter().take(ASKED_MAX);
+        let looks = stream::iter(next).map(|trigger| async move {
             let record = &trigger.record;
             self.begin(&record.name);
             if let Ok(depth) = backbone.depth(&keys::event_queue(&record.id)).await {
