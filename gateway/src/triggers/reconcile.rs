@@ -38,6 +38,7 @@ use super::{
     intake::{self, Turns, Waiting},
     outcome::Outcome,
     record::Trigger,
+    registry,
 };
 use crate::{
     problem::{of_backbone, of_store},
@@ -305,25 +306,25 @@ async fn feed(
     Ok(found)
 }
 
-/// Queues a batch, and waits for room as long as it takes where one is patient, unless
-/// the trigger is removed meanwhile.
+/// Queues a batch, and waits for room as long as it takes where one is patient. For a
+/// trigger that is removed meanwhile nothing is queued: nobody would ever take it.
 async fn queue(
     app: &App,
     trigger: &Trigger,
     batch: &mut Vec<Waiting>,
     patient: bool,
 ) -> Result<u64, Problem> {
+    let record = &trigger.record;
     while !batch.is_empty() {
+        if app.triggers.by_id(&record.id).is_none() {
+            return Err(registry::not_found(&record.name));
+        }
         match intake::enqueue(&app.triggers, trigger, batch).await {
             Ok((kept, _)) => {
                 batch.clear();
                 return Ok(kept as u64);
             }
-            Err(problem)
-                if patient
-                    && problem.code == ErrorKind::QueueFull
-                    && app.triggers.by_id(&trigger.record.id).is_some() =>
-            {
+            Err(problem) if patient && problem.code == ErrorKind::QueueFull => {
                 tokio::time::sleep(PAUSE).await
             }
             Err(problem) => return Err(problem),

@@ -49,8 +49,8 @@ impl Drop for Turn {
 /// Queues what is in scope beside whoever asked: dropping the wait stops nothing.
 ///
 /// # Errors
-/// `concurrency-limit` while another replay of the trigger goes on, `queue-full`
-/// when the trigger is removed meanwhile; and as [`reconcile::look`].
+/// `concurrency-limit` while another replay of the trigger goes on, `trigger-not-found`
+/// when it is removed meanwhile; and as [`reconcile::look`].
 pub async fn replay(app: &AppState, trigger: Arc<Trigger>, scope: Scope) -> Result<Found, Problem> {
     let Some(turn) = app.replays.begin(trigger.record.id) else {
         return Err(Problem::new(

@@ -108,7 +108,7 @@ async fn a_trigger_is_replayed_once_at_a_time() {
     refused.is_problem(ErrorKind::ConcurrencyLimit);
     assert_eq!(service.delete("/v1/triggers/full").await.status, 204);
     let ended = tokio::time::timeout(Duration::from_secs(20), waiting).await;
-    ended.expect("the replay of a removed trigger ends").is_problem(ErrorKind::QueueFull);
+    ended.expect("the replay of a removed trigger ends").is_problem(ErrorKind::TriggerNotFound);
 }
 
 /// Nobody sends again what happens in the store of the same process.
