@@ -9,12 +9,17 @@
 //! Format: Arrow columnar format 1.5, "Serialization and interprocess
 //! communication", "IPC streaming format".
 
+use std::sync::Arc;
+
 use arrow::{
     array::RecordBatch,
     buffer::Buffer,
     datatypes::{Schema, SchemaRef},
     error::ArrowError,
-    ipc::{self, MessageHeader, reader::StreamDecoder, root_as_message, writer::StreamWriter},
+    ipc::{
+        self, Block, MessageHeader, convert::try_fb_to_schema, reader::FileDecoder, root_as_message,
+        writer::StreamWriter,
+    },
 };
 use fanfold_protocol::{ErrorKind, Problem, limits};
 
@@ -86,46 +91,43 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<RecordBatch>, Problem> {
 }
 
 /// The messages of a stream, decoded one by one.
-///
-/// arrow-ipc's decoder takes in a message without a body, such as a schema, when
-/// the first byte of the next one comes; so that one's continuation is given to it
-/// ahead.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Messages {
-    decoder: StreamDecoder,
-    /// Whether the next message's continuation was given already.
-    ahead: bool,
+    /// The schema, and what decodes by it, once its message was taken.
+    table: Option<(SchemaRef, FileDecoder)>,
 }
 
 impl Messages {
-    pub(super) fn new() -> Self {
-        Self { decoder: StreamDecoder::new(), ahead: false }
-    }
-
     /// The schema, once its message was taken.
     pub(super) fn schema(&self) -> Option<SchemaRef> {
-        self.decoder.schema()
+        self.table.as_ref().map(|(schema, _)| Arc::clone(schema))
     }
 
-    /// Takes a whole message, which may be a batch.
-    pub(super) fn take(&mut self, message: &[u8]) -> Result<Option<RecordBatch>, ArrowError> {
-        let mut buffer = Buffer::from(message);
-        if self.ahead {
-            buffer.advance(CONTINUATION.len());
+    /// Takes a whole message, which may be a batch: of the schema as [`shape::unread`] has it.
+    pub(super) fn take(&mut self, message: &[u8], frame: Frame) -> Result<Option<RecordBatch>, ArrowError> {
+        let metadata = PREFIX_BYTES + frame.metadata;
+        let header = root_as_message(&message[PREFIX_BYTES..metadata])
+            .map_err(|e| ArrowError::IpcError(format!("no message: {e}")))?;
+        let Some((_, decoder)) = &mut self.table else {
+            let first = || ArrowError::IpcError(format!("{:?} before a schema", header.header_type()));
+            let schema = Arc::new(try_fb_to_schema(header.header_as_schema().ok_or_else(first)?)?);
+            let decoder = FileDecoder::new(shape::unread(&schema), header.version());
+            self.table = Some((schema, decoder));
+            return Ok(None);
+        };
+        // The decoder is told lengths, not places.
+        let block = Block::new(0, metadata as i32, frame.body as i64);
+        match header.header_type() {
+            MessageHeader::DictionaryBatch => {
+                decoder.read_dictionary(&block, &Buffer::from(message)).map(|()| None)
+            }
+            _ => decoder.read_record_batch(&block, &Buffer::from(message)),
         }
-        if let Some(batch) = self.decoder.decode(&mut buffer)? {
-            self.ahead = false;
-            return Ok(Some(batch));
-        }
-        let mut continuation = Buffer::from(&CONTINUATION[..]);
-        let batch = self.decoder.decode(&mut continuation)?;
-        self.ahead = continuation.is_empty();
-        Ok(batch)
     }
 }
 
 fn decode_stream(bytes: &[u8]) -> Result<Vec<RecordBatch>, Problem> {
-    let mut messages = Messages::new();
+    let mut messages = Messages::default();
     let mut batches = Vec::new();
     let mut room = limits::PAGE_BYTES_MAX as usize;
     let mut at = 0;
@@ -140,19 +142,20 @@ fn decode_stream(bytes: &[u8]) -> Result<Vec<RecordBatch>, Problem> {
         check_message(message, frame, Origin::Guest)
             .map_err(|p| p.within(format!("message at byte {at}")))?;
         at += frame.len();
-        if let Some(batch) = messages.take(message).map_err(malformed)? {
-            shape::check_types(batch.schema_ref())?;
+        let batch = messages.take(message, frame).map_err(malformed)?;
+        if let Some((batch, schema)) = batch.zip(messages.schema()) {
+            shape::check_types(&schema)?;
             let expanded = shape::ipc_bytes(&batch);
             room = room.checked_sub(expanded).ok_or_else(|| {
                 let detail = format!("dictionaries and views must expand to at most {} bytes a call, found more; write plain or smaller batches", limits::PAGE_BYTES_MAX);
                 Problem::new(ErrorKind::TransferTooLarge, detail)
             })?;
-            batches.push(shape::plain(&batch)?);
+            batches.push(shape::plain_as(&batch, &shape::plain_schema(&schema)).map_err(malformed)?);
         }
     }
     let schema = messages.schema().ok_or_else(|| corrupt("expected a schema, found the end".to_owned()))?;
     if batches.is_empty() {
-        batches.push(shape::plain(&RecordBatch::new_empty(schema))?);
+        batches.push(RecordBatch::new_empty(shape::plain_schema(&schema)));
     }
     Ok(batches)
 }

@@ -36,7 +36,7 @@ use super::{
     pipe::{PipeReader, PipedRows},
     select::{Decoded, First, Wanted},
     settled::{self, Like},
-    shape,
+    shape::{self, Pieces},
     shuffle::MergedRows,
     store_problem,
     text::Text,
@@ -84,7 +84,7 @@ struct Current {
 struct Cut {
     uri: String,
     decoded: Decoded,
-    rest: VecDeque<RecordBatch>,
+    rest: Pieces,
     /// The row of the batch that the rest begins with.
     index: usize,
 }
@@ -237,18 +237,17 @@ impl TableReader {
     async fn decode(&mut self) -> Result<bool, Problem> {
         loop {
             if let Some(mut cut) = self.cut.take()
-                && let Some(piece) = cut.rest.pop_front()
+                && let Some(piece) = cut.rest.next()
             {
+                let piece = piece.map_err(|p| p.within(&cut.uri))?;
                 self.shape(&mut cut, &piece)?;
                 self.cut = Some(cut);
                 return Ok(true);
             }
             if let Some(current) = &mut self.current {
                 if let Some(decoded) = current.decoder.next().await? {
-                    let uri = current.uri.clone();
-                    let mut rest = Vec::new();
-                    shape::cut(decoded.batch.clone(), &mut rest).map_err(|p| p.within(&uri))?;
-                    self.cut = Some(Cut { uri, decoded, rest: rest.into(), index: 0 });
+                    let rest = Pieces::of(decoded.batch.clone());
+                    self.cut = Some(Cut { uri: current.uri.clone(), decoded, rest, index: 0 });
                     continue;
                 }
                 self.current = None;
@@ -276,10 +275,10 @@ impl TableReader {
         // What the filter leaves out was decoded all the same.
         self.decoded_bytes += shape::ipc_bytes(if self.filter.is_some() { piece } else { &fitted }) as u64;
         if fitted.num_rows() > 0 {
-            let mut pieces = Vec::new();
             // A wider declared type may have made it larger than a batch again.
-            shape::cut(fitted, &mut pieces).map_err(|p| p.within(&*uri))?;
-            self.pieces.extend(pieces);
+            for piece in Pieces::of(fitted) {
+                self.pieces.push_back(piece.map_err(|p| p.within(&*uri))?);
+            }
         }
         if self.decoded_bytes <= limits::DECODED_BYTES_MAX {
             return Ok(());

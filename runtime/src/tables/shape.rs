@@ -4,17 +4,21 @@
 //! Decoders give whatever the object holds (views, dictionaries, runs, large
 //! offsets); here a batch is first cut by what it will weigh once plain, and only
 //! then made plain, so that a dictionary of one huge value named by every row
-//! never expands further than one batch. Invariant: weighing takes as long as what is
-//! there is, not as what it would become; where that cannot be, [`check_types`] refuses.
+//! never expands further than one batch. Invariant: neither weighing nor making plain
+//! takes longer than what is there, or what has room, is long: what is named again and
+//! again is followed no further than that, and what nothing names is not looked at.
 
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, RunArray},
+    array::{
+        Array, ArrayRef, AsArray, GenericListViewArray, OffsetSizeTrait, RecordBatch, RecordBatchOptions,
+        RunArray,
+    },
     compute::{CastOptions, cast_with_options},
     datatypes::{
         ArrowNativeType, DataType, Field, FieldRef, Fields, Int16Type, Int32Type, Int64Type, RunEndIndexType,
-        Schema,
+        Schema, SchemaRef,
     },
     error::ArrowError,
 };
@@ -30,6 +34,9 @@ const ITEM_BYTES: usize = 8;
 
 /// What a batch should weigh when it is cut out of a larger one.
 const CUT_TARGET_BYTES: usize = 6 << 20;
+
+/// No more is weighed of what weighs more: nothing has room for it whole.
+const WEIGHED_BYTES_MAX: usize = limits::PAGE_BYTES_MAX as usize;
 
 /// The type in which values of this type are given to guests: no views,
 /// dictionaries, runs or 64-bit offsets, at any depth.
@@ -49,39 +56,77 @@ pub(super) fn plain_type(data_type: &DataType) -> DataType {
     }
 }
 
-/// Refuses columns of a stream or a file in which the same bytes may be named again and again
-/// at several levels: each multiplies what is to be weighed.
+/// The type with what `change` makes another of made that, at any depth.
+fn mapped(data_type: &DataType, change: fn(&DataType) -> Option<DataType>) -> DataType {
+    use DataType::{
+        Dictionary, FixedSizeList, LargeList, LargeListView, List, ListView, Map, RunEndEncoded, Struct,
+        Union,
+    };
+    let field = |f: &FieldRef| mapped_field(f, change);
+    if let Some(changed) = change(data_type) {
+        return changed;
+    }
+    match data_type {
+        Dictionary(keys, values) => Dictionary(keys.clone(), Box::new(mapped(values, change))),
+        RunEndEncoded(ends, values) => RunEndEncoded(Arc::clone(ends), field(values)),
+        List(f) => List(field(f)),
+        LargeList(f) => LargeList(field(f)),
+        ListView(f) => ListView(field(f)),
+        LargeListView(f) => LargeListView(field(f)),
+        FixedSizeList(f, size) => FixedSizeList(field(f), *size),
+        Map(f, sorted) => Map(field(f), *sorted),
+        Struct(fields) => Struct(fields.iter().map(field).collect::<Fields>()),
+        Union(fields, mode) => Union(fields.iter().map(|(id, f)| (id, field(f))).collect(), *mode),
+        other => other.clone(),
+    }
+}
+
+/// The same field but for its type: where its dictionary is stays known.
+fn mapped_field(field: &FieldRef, change: fn(&DataType) -> Option<DataType>) -> FieldRef {
+    Arc::new(field.as_ref().clone().with_data_type(mapped(field.data_type(), change)))
+}
+
+/// The schema in which a stream or a file is decoded: texts behind views are bytes, which
+/// only become texts where [`plain_as`] makes them plain. Decoders look at the text of each
+/// view, and many views may be one long text.
+pub(super) fn unread(schema: &Schema) -> SchemaRef {
+    let bytes = |data_type: &DataType| (*data_type == DataType::Utf8View).then_some(DataType::BinaryView);
+    Arc::new(Schema::new(schema.fields().iter().map(|f| mapped_field(f, bytes)).collect::<Fields>()))
+}
+
+/// Refuses columns of a stream or a file whose values cannot be taken one by one as they are
+/// named: lists and the like in dictionaries, and in unions what is not plain.
 pub(super) fn check_types(schema: &Schema) -> Result<(), Problem> {
-    let Some(field) = schema.fields().iter().find(|field| multiplies(field.data_type())) else {
+    let Some(field) = schema.fields().iter().find(|field| is_refused(field.data_type())) else {
         return Ok(());
     };
     let detail = format!(
-        "column {} must have plain values in its dictionaries and list views, found {}; write lists as List and \
-         dictionaries of plain values",
+        "column {} must have plain values in its dictionaries and unions, found {}; write lists and structs without a \
+         dictionary",
         quote(field.name()),
         quote(&field.data_type().to_string())
     );
     Err(Problem::new(ErrorKind::SchemaMismatch, detail))
 }
 
-/// Whether dictionaries or list views hold what is not weighed at a glance.
-fn multiplies(data_type: &DataType) -> bool {
+fn is_refused(data_type: &DataType) -> bool {
     use DataType::{
-        BinaryView, Dictionary, FixedSizeList, LargeList, LargeListView, List, ListView, Map, RunEndEncoded,
-        Struct, Utf8View,
-    };
-    let named = |data_type: &DataType| {
-        data_type.is_nested() || matches!(data_type, Dictionary(_, _) | RunEndEncoded(_, _))
+        Dictionary, FixedSizeList, LargeList, LargeListView, List, ListView, Map, RunEndEncoded, Struct,
+        Union,
     };
     match data_type {
-        Dictionary(_, values) => named(values),
-        ListView(f) | LargeListView(f) => {
-            named(f.data_type()) || matches!(f.data_type(), Utf8View | BinaryView)
+        Dictionary(_, values) => {
+            values.is_nested() || matches!(**values, Dictionary(_, _) | RunEndEncoded(_, _))
         }
-        List(f) | LargeList(f) | FixedSizeList(f, _) | Map(f, _) | RunEndEncoded(_, f) => {
-            multiplies(f.data_type())
-        }
-        Struct(fields) => fields.iter().any(|f| multiplies(f.data_type())),
+        Union(fields, _) => fields.iter().any(|(_, f)| plain_type(f.data_type()) != *f.data_type()),
+        List(f)
+        | LargeList(f)
+        | ListView(f)
+        | LargeListView(f)
+        | FixedSizeList(f, _)
+        | Map(f, _)
+        | RunEndEncoded(_, f) => is_refused(f.data_type()),
+        Struct(fields) => fields.iter().any(|f| is_refused(f.data_type())),
         _ => false,
     }
 }
@@ -92,14 +137,42 @@ fn plain_field(field: &FieldRef) -> FieldRef {
     Arc::new(Field::new(field.name(), plain_type(field.data_type()), field.is_nullable()))
 }
 
+/// The schema with every column in its plain type.
+pub(super) fn plain_schema(schema: &Schema) -> SchemaRef {
+    Arc::new(Schema::new(schema.fields().iter().map(plain_field).collect::<Fields>()))
+}
+
 /// The batch with every column in its plain type.
 pub(super) fn plain(batch: &RecordBatch) -> Result<RecordBatch, Problem> {
-    let fields: Fields = batch.schema_ref().fields().iter().map(plain_field).collect();
-    let columns = batch.columns().iter().zip(&fields).map(|(column, field)| cast(column, field.data_type()));
-    let columns = columns
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| Problem::new(ErrorKind::Internal, format!("a column could not be made plain: {e}")))?;
-    assemble(Arc::new(Schema::new(fields)), columns, batch.num_rows())
+    plain_as(batch, &plain_schema(batch.schema_ref()))
+        .map_err(|e| Problem::new(ErrorKind::Internal, format!("a column could not be made plain: {e}")))
+}
+
+/// The batch in the plain types of the schema that it was stored with.
+pub(super) fn plain_as(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let columns = batch.columns().iter().zip(schema.fields());
+    let columns = columns.map(|(column, field)| cast(&unpacked(column)?, field.data_type()));
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns.collect::<Result<Vec<_>, _>>()?, &options)
+}
+
+/// The column without dictionaries and views of lists, from the outside in: what they name is
+/// taken as it is, and only then made something else. All that might be named is more than
+/// was weighed.
+fn unpacked(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let outermost = |data_type: &DataType| match data_type {
+        DataType::Dictionary(_, values) => Some((**values).clone()),
+        DataType::ListView(f) | DataType::LargeListView(f) => Some(DataType::List(Arc::clone(f))),
+        _ => None,
+    };
+    let mut column = Arc::clone(column);
+    loop {
+        let next = mapped(column.data_type(), outermost);
+        if next == *column.data_type() {
+            return Ok(column);
+        }
+        column = cast(&column, &next)?;
+    }
 }
 
 /// A strict cast: what does not fit is an error.
@@ -122,33 +195,63 @@ pub(super) fn assemble(
     })
 }
 
-/// Appends `batch` to `pieces`, in pieces that fit one transfer each.
-pub(super) fn cut(batch: RecordBatch, pieces: &mut Vec<RecordBatch>) -> Result<(), Problem> {
-    let (rows, bytes) = (batch.num_rows(), ipc_bytes(&batch));
-    if rows <= BATCH_ROWS_MAX && bytes as u64 <= limits::BATCH_BYTES_MAX {
-        pieces.push(batch);
-        return Ok(());
+/// A batch in pieces that fit one transfer each, made as they are asked for: a small batch may
+/// be very many of them.
+#[derive(Default)]
+pub(super) struct Pieces {
+    /// What is left, the first rows last.
+    rest: Vec<RecordBatch>,
+}
+
+impl Pieces {
+    pub(super) fn of(batch: RecordBatch) -> Self {
+        Self { rest: vec![batch] }
     }
-    if rows <= 1 {
-        let detail = format!(
-            "a row must fit in a batch of {} bytes, found one of {bytes}; select fewer columns",
-            limits::BATCH_BYTES_MAX
-        );
-        return Err(Problem::new(ErrorKind::DecodeLimit, detail));
+}
+
+impl Iterator for Pieces {
+    type Item = Result<RecordBatch, Problem>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let batch = self.rest.pop()?;
+            let (rows, bytes) = (batch.num_rows(), ipc_bytes(&batch));
+            if rows <= BATCH_ROWS_MAX && bytes as u64 <= limits::BATCH_BYTES_MAX {
+                return Some(Ok(batch));
+            }
+            if rows <= 1 {
+                self.rest.clear();
+                let detail = format!(
+                    "a row must fit in a batch of {} bytes, found one of {bytes} at least; select fewer columns",
+                    limits::BATCH_BYTES_MAX
+                );
+                return Some(Err(Problem::new(ErrorKind::DecodeLimit, detail)));
+            }
+            let parts = rows.div_ceil(BATCH_ROWS_MAX).max(bytes.div_ceil(CUT_TARGET_BYTES)).clamp(2, rows);
+            let step = rows.div_ceil(parts);
+            let part = |start: usize| batch.slice(start, step.min(rows - start));
+            self.rest.extend((0..rows).step_by(step).rev().map(part));
+        }
     }
-    let parts = rows.div_ceil(BATCH_ROWS_MAX).max(bytes.div_ceil(CUT_TARGET_BYTES)).clamp(2, rows);
-    let step = rows.div_ceil(parts);
-    for start in (0..rows).step_by(step) {
-        cut(batch.slice(start, step.min(rows - start)), pieces)?;
-    }
-    Ok(())
 }
 
 /// Bytes of the batch as an Arrow IPC stream once its columns are plain: an
-/// upper bound that is near.
+/// upper bound that is near, up to [`WEIGHED_BYTES_MAX`].
 pub(super) fn ipc_bytes(batch: &RecordBatch) -> usize {
     let schema: usize = batch.schema_ref().fields().iter().map(|f| overhead(f)).sum();
-    batch.columns().iter().fold(schema + 1_024, |sum, column| sum.saturating_add(content_bytes(column)))
+    schema + 1_024 + total(batch.columns().iter().map(|column| content_bytes(column)))
+}
+
+/// The sum of these, one after the other until it is beyond [`WEIGHED_BYTES_MAX`].
+fn total(weights: impl IntoIterator<Item = usize>) -> usize {
+    let mut sum = 0_usize;
+    for weight in weights {
+        sum = sum.saturating_add(weight);
+        if sum > WEIGHED_BYTES_MAX {
+            return WEIGHED_BYTES_MAX + 1;
+        }
+    }
+    sum
 }
 
 fn overhead(field: &Field) -> usize {
@@ -192,22 +295,14 @@ fn value_bytes(array: &dyn Array) -> usize {
             let list = array.as_list::<i64>();
             offsets + children(list.values(), list.value_offsets())
         }
-        DataType::ListView(_) => {
-            let list = array.as_list_view::<i32>();
-            offsets.saturating_add(rows((0..len).map(|i| list.value(i))))
-        }
-        DataType::LargeListView(_) => {
-            let list = array.as_list_view::<i64>();
-            offsets.saturating_add(rows((0..len).map(|i| list.value(i))))
-        }
+        DataType::ListView(_) => offsets.saturating_add(viewed_bytes(array.as_list_view::<i32>())),
+        DataType::LargeListView(_) => offsets.saturating_add(viewed_bytes(array.as_list_view::<i64>())),
         DataType::FixedSizeList(_, _) => content_bytes(array.as_fixed_size_list().values()),
         DataType::Map(_, _) => {
             let map = array.as_map();
             offsets + children(map.entries(), map.value_offsets())
         }
-        DataType::Struct(_) => {
-            array.as_struct().columns().iter().map(|c| content_bytes(c)).fold(0, usize::saturating_add)
-        }
+        DataType::Struct(_) => total(array.as_struct().columns().iter().map(|c| content_bytes(c))),
         DataType::Dictionary(_, _) => dictionary_bytes(array),
         DataType::RunEndEncoded(ends, _) => match ends.data_type() {
             DataType::Int16 => run_bytes::<Int16Type>(array),
@@ -232,14 +327,18 @@ fn children<O: Copy + TryInto<usize>>(values: &dyn Array, offsets: &[O]) -> usiz
     content_bytes(&values.slice(start, span(offsets)))
 }
 
-fn rows(values: impl Iterator<Item = ArrayRef>) -> usize {
-    let weight = |v: ArrayRef| content_bytes(&v).saturating_add(v.len().saturating_mul(ITEM_BYTES));
-    values.map(weight).fold(0, usize::saturating_add)
+/// What is in all views of lists, which may overlap.
+fn viewed_bytes<O: OffsetSizeTrait>(lists: &GenericListViewArray<O>) -> usize {
+    let full = (0..lists.len()).filter(|row| lists.value_size(*row).as_usize() > 0);
+    total(full.map(|row| {
+        let items = lists.value(row);
+        content_bytes(&items).saturating_add(items.len().saturating_mul(ITEM_BYTES))
+    }))
 }
 
 /// The low 32 bits of a view are its length.
 fn view_bytes(views: &[u128]) -> usize {
-    views.iter().map(|v| *v as u32 as usize).fold(0, usize::saturating_add)
+    views.iter().map(|v| *v as u32 as usize).sum()
 }
 
 /// Keys of missing rows count as well: the sum is a bound, not a measure.
@@ -256,11 +355,11 @@ fn dictionary_bytes(array: &dyn Array) -> usize {
     let keys = dictionary.normalized_keys();
     // Those that are fewer are looked at: many small batches may share one large dictionary.
     if keys.len() < values.len() {
-        return keys.into_iter().map(weight).fold(4, usize::saturating_add);
+        return 4 + total(keys.into_iter().map(weight));
     }
     let weights: Vec<usize> = (0..values.len()).map(weight).collect();
     let weight = |key: usize| weights.get(key).copied().unwrap_or(0);
-    keys.into_iter().map(weight).fold(4, usize::saturating_add)
+    4 + total(keys.into_iter().map(weight))
 }
 
 /// Run by run, for a few of them may be very many rows.
@@ -268,12 +367,9 @@ fn run_bytes<R: RunEndIndexType>(array: &dyn Array) -> usize {
     let Some(runs) = array.as_any().downcast_ref::<RunArray<R>>() else {
         return array.get_buffer_memory_size();
     };
-    let (mut begin, mut bytes) = (0, 0_usize);
-    for (place, end) in (runs.get_start_physical_index()..).zip(runs.run_ends().sliced_values()) {
-        let end = end.as_usize();
-        let weight = value_bytes(&runs.values().slice(place, 1));
-        bytes = bytes.saturating_add(weight.saturating_mul(end - begin));
-        begin = end;
-    }
-    bytes
+    let (mut begin, ends) = (0, runs.run_ends().sliced_values());
+    total((runs.get_start_physical_index()..).zip(ends).map(|(place, end)| {
+        let rows = end.as_usize() - std::mem::replace(&mut begin, end.as_usize());
+        value_bytes(&runs.values().slice(place, 1)).saturating_mul(rows)
+    }))
 }

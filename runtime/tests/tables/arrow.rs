@@ -9,17 +9,19 @@ use std::{
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, DictionaryArray, Int32Array, Int64Array, LargeStringArray, ListArray,
-        ListViewArray, NullArray, RecordBatch, RunArray, StringArray, StringViewArray,
+        Array, ArrayRef, AsArray, BooleanArray, DictionaryArray, Int32Array, Int64Array, LargeStringArray,
+        ListArray, ListViewArray, NullArray, RecordBatch, RunArray, StringArray, StringViewArray,
+        StructArray, UInt32Array,
     },
     buffer::{OffsetBuffer, ScalarBuffer},
+    compute::take,
     datatypes::{DataType, Field, Int32Type, Schema},
     ipc::{
         CompressionType,
         writer::{DictionaryHandling, FileWriter, IpcWriteOptions, StreamWriter},
     },
 };
-use fanfold_protocol::{ErrorKind, limits};
+use fanfold_protocol::{ErrorKind, Problem, limits};
 use fanfold_runtime::tables::{decode, encode, encode_schema};
 use proptest::prelude::*;
 
@@ -243,22 +245,58 @@ fn numbers(count: usize) -> ArrayRef {
     Arc::new(Int64Array::from(vec![7; count]))
 }
 
+/// So many views of one text of 6 MiB.
+fn shared(count: usize) -> ArrayRef {
+    let text: ArrayRef = Arc::new(StringViewArray::from(vec!["x".repeat(6 << 20).as_str()]));
+    take(&text, &UInt32Array::from(vec![0; count]), None).unwrap()
+}
+
+/// What reading an object gives, which might never end.
+fn read_soon(content: Vec<u8>) -> Result<RecordBatch, Problem> {
+    soon(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(read_content("x", content))
+    })
+}
+
 #[test]
 fn what_is_named_again_and_again_is_not_followed() {
     // 4,000 to the power of five values, if all of them were looked at.
     let lists = (0..4).fold(numbers(4_000), |values, _| views(values, 4_000));
+    // Taking a part of these would count what is missing in it.
+    let marks: ArrayRef = Arc::new(BooleanArray::from_iter((0..16 << 20).map(|n| (n > 0).then_some(true))));
+    for hostile in [Arc::clone(&lists), views(marks, 1 << 20), shared(200_000)] {
+        let batches = [column(hostile)];
+        let content = stream(&batches, None);
+        check_problem(soon(move || decode(&content)), ErrorKind::TransferTooLarge, &["expand"]);
+    }
+    let lists = [column(lists)];
+    for content in [file(&lists, None), stream(&lists, None)] {
+        check_problem(read_soon(content), ErrorKind::DecodeLimit, &["s3://tables/", "a row must fit"]);
+    }
     let texts: ArrayRef = Arc::new(StringArray::from(vec!["x"]));
-    let named = dictionary(list(dictionary(texts, 3)), 3);
-    let refused = ["\"v\"", "plain values in its dictionaries and list views"];
-    for hostile in [column(lists), column(named)] {
-        let batches = std::slice::from_ref(&hostile);
-        let content = stream(batches, None);
-        check_problem(soon(move || decode(&content)), ErrorKind::SchemaMismatch, &refused);
-        for content in [file(batches, None), stream(batches, None)] {
-            soon(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                runtime.block_on(problem("x", content, ErrorKind::SchemaMismatch, &refused));
-            });
+    let named = [column(dictionary(list(dictionary(texts, 3)), 3))];
+    let refused = ["\"v\"", "plain values in its dictionaries"];
+    check_problem(decode(&stream(&named, None)), ErrorKind::SchemaMismatch, &refused);
+    for content in [file(&named, None), stream(&named, None)] {
+        check_problem(read_soon(content), ErrorKind::SchemaMismatch, &refused);
+    }
+}
+
+#[test]
+fn what_nothing_names_is_not_made_plain() {
+    let text: ArrayRef = Arc::new(StringArray::from(vec!["x".repeat(6 << 20)]));
+    let named = dictionary(text, 2_000_000);
+    // The first and the last of two million texts of 6 MiB.
+    let (offsets, sizes) = (vec![0, 1_999_999], vec![1, 1]);
+    let ends = ListViewArray::new(item(&named), offsets.into(), sizes.into(), named, None);
+    for values in [dictionary(shared(200_000), 1), list(dictionary(shared(200_000), 1)), Arc::new(ends)] {
+        let batches = [column(values)];
+        let content = stream(&batches, None);
+        let decoded = soon(move || decode(&content)).unwrap();
+        assert!(decoded[0].get_array_memory_size() < 16 << 20, "{}", decoded[0].get_array_memory_size());
+        for content in [file(&batches, None), stream(&batches, None)] {
+            assert_eq!(read_soon(content), Ok(nullable(&decoded[0])));
         }
     }
 }
@@ -268,18 +306,40 @@ fn lists_and_dictionaries_of_all_ordinary_kinds_are_read() {
     let texts: ArrayRef = Arc::new(StringArray::from(vec!["x", "y"]));
     let seen: ArrayRef = Arc::new(StringViewArray::from(vec!["x", "y"]));
     let runs = RunArray::<Int32Type>::try_new(&Int32Array::from(vec![1]), &dictionary(Arc::clone(&texts), 1));
+    let structs: ArrayRef = Arc::new(StructArray::from(vec![
+        (Arc::new(Field::new("a", DataType::Utf8View, true)), Arc::clone(&seen)),
+        (Arc::new(Field::new("b", DataType::Int64, true)), numbers(2)),
+    ]));
     let columns = [
-        (list(list(list(numbers(3)))), "List(List(List(Int64)))"),
-        (list(dictionary(Arc::clone(&texts), 3)), "List(Utf8)"),
-        (dictionary(seen, 1), "Utf8"),
-        (views(texts, 1), "List(Utf8)"),
-        (list(views(numbers(3), 2)), "List(List(Int64))"),
-        (Arc::new(runs.unwrap()), "Utf8"),
+        (list(list(list(numbers(3)))), "List(List(List(Int64)))", "[[[7, 7, 7]]]"),
+        (list(dictionary(Arc::clone(&texts), 3)), "List(Utf8)", "[x, x, x]"),
+        (dictionary(Arc::clone(&seen), 1), "Utf8", "x"),
+        (list(dictionary(Arc::clone(&seen), 2)), "List(Utf8)", "[x, x]"),
+        (views(Arc::clone(&texts), 1), "List(Utf8)", "[x, y]"),
+        (views(dictionary(texts, 2), 1), "List(Utf8)", "[x, x]"),
+        (list(views(numbers(3), 2)), "List(List(Int64))", "[[7, 7, 7], [7, 7, 7]]"),
+        (views(views(seen, 2), 1), "List(List(Utf8))", "[[x, y], [x, y]]"),
+        (views(list(structs), 1), "List(List(Struct(", "[[{a: x, b: 7}, {a: y, b: 7}]]"),
+        (Arc::new(runs.unwrap()), "Utf8", "x"),
     ];
-    for (values, expected) in columns {
-        let decoded = decode(&stream(&[column(values)], None)).unwrap();
-        assert_eq!(types(&decoded[0]), [format!("v {expected}")]);
-        assert_eq!(decoded[0].num_rows(), 1);
+    for (values, expected, shown) in columns {
+        let batches = [column(values)];
+        let decoded = decode(&stream(&batches, None)).unwrap();
+        assert!(types(&decoded[0])[0].starts_with(&format!("v {expected}")), "{:?}", types(&decoded[0]));
+        assert_eq!(rows(&decoded[0]), [shown]);
+        for content in [file(&batches, None), stream(&batches, Some(CompressionType::ZSTD))] {
+            assert_eq!(read_soon(content), Ok(nullable(&decoded[0])));
+        }
+    }
+}
+
+#[tokio::test]
+async fn texts_behind_views_must_be_texts() {
+    let batches = [column(Arc::new(StringViewArray::from(vec!["a text of more than a few bytes"])))];
+    for mut content in [file(&batches, None), stream(&batches, None)] {
+        let at = content.windows(6).position(|bytes| bytes == b" bytes").unwrap();
+        content[at] = 0xff;
+        problem("x", content, ErrorKind::ArrowCorrupt, &["UTF"]).await;
     }
 }
 

@@ -18,13 +18,14 @@ use fanfold_protocol::{
 };
 use fanfold_storage::Store;
 
-use super::{MESSAGE_BYTES_MAX, too_large};
+use super::{MESSAGE_BYTES_MAX, next_piece, too_large};
 use crate::tables::{
     guard::guard,
     ipc::{Frame, Origin, check_message},
     ranges::{Ahead, Sparse, fetch},
     select::{Decoded, First, Wanted},
-    shape, store_problem,
+    shape::{self, Pieces},
+    store_problem,
 };
 
 /// Neighbouring blocks that are fetched together.
@@ -38,6 +39,9 @@ pub(in crate::tables) struct FileReader {
     decoder: FileDecoder,
     order: Vec<usize>,
     schema: SchemaRef,
+    plain: SchemaRef,
+    /// What is left of the last batch.
+    pieces: Pieces,
     /// Blocks that are still to be fetched.
     blocks: VecDeque<Block>,
     ahead: Option<(Vec<Block>, Ahead)>,
@@ -78,9 +82,11 @@ impl FileReader {
             store: store.clone(),
             slice: slice.clone(),
             uri,
-            decoder: FileDecoder::new(footer.schema, footer.version),
+            decoder: FileDecoder::new(shape::unread(&footer.schema), footer.version),
             order,
+            plain: shape::plain_schema(&schema),
             schema: Arc::new(schema),
+            pieces: Pieces::default(),
             blocks: footer.dictionaries.into(),
             ahead: None,
             run: VecDeque::new(),
@@ -108,7 +114,13 @@ impl FileReader {
 
     /// The next rows, `None` after the last.
     pub(in crate::tables) async fn next(&mut self) -> Result<Option<Decoded>, Problem> {
-        while let Some(block) = self.block().await? {
+        loop {
+            if let Some(batch) = next_piece(&mut self.pieces, &self.plain, &self.uri)? {
+                let first_row = self.rows + 1;
+                self.rows += batch.num_rows() as u64;
+                return Ok(Some(Decoded { batch, first_row, counted_from: self.counted_from }));
+            }
+            let Some(block) = self.block().await? else { return Ok(None) };
             let message = self.checked(&block)?;
             let place = || self.place(&block);
             let batch = guard(ErrorKind::ArrowCorrupt, place, || {
@@ -119,12 +131,8 @@ impl FileReader {
                     .transpose()
                     .map_err(|e| corrupt(&place(), &e.to_string()))
             })?;
-            let Some(batch) = batch.filter(|b| b.num_rows() > 0) else { continue };
-            let first_row = self.rows + 1;
-            self.rows += batch.num_rows() as u64;
-            return Ok(Some(Decoded { batch, first_row, counted_from: self.counted_from }));
+            self.pieces = batch.filter(|b| b.num_rows() > 0).map(Pieces::of).unwrap_or_default();
         }
-        Ok(None)
     }
 
     fn dictionary(&mut self, block: &Block) -> Result<(), Problem> {

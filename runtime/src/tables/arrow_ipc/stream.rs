@@ -11,12 +11,12 @@ use bytes::Bytes;
 use fanfold_protocol::{ErrorKind, Problem, plan::Slice};
 use fanfold_storage::Store;
 
-use super::{MESSAGE_BYTES_MAX, corrupt, too_large};
+use super::{MESSAGE_BYTES_MAX, corrupt, next_piece, too_large};
 use crate::tables::{
     guard::guard,
     ipc::{Frame, Messages, Origin, PREFIX_BYTES, check_message},
     select::{Decoded, First, Wanted},
-    shape,
+    shape::{self, Pieces},
     text::Text,
 };
 
@@ -27,6 +27,9 @@ pub(in crate::tables) struct StreamReader {
     messages: Messages,
     order: Vec<usize>,
     schema: SchemaRef,
+    plain: SchemaRef,
+    /// What is left of the last batch.
+    pieces: Pieces,
     rows: u64,
 }
 
@@ -44,9 +47,11 @@ impl StreamReader {
         let mut reader = Self {
             uri,
             text,
-            messages: Messages::new(),
+            messages: Messages::default(),
             order: Vec::new(),
             schema: Arc::clone(&schema),
+            plain: schema,
+            pieces: Pieces::default(),
             rows: 0,
         };
         let batch = reader.message().await?;
@@ -57,6 +62,7 @@ impl StreamReader {
         reader.schema =
             Arc::new(stored.project(&reader.order).map_err(|e| corrupt(&reader.uri, &e.to_string()))?);
         shape::check_types(&reader.schema).map_err(|p| p.within(&reader.uri))?;
+        reader.plain = shape::plain_schema(&reader.schema);
         Ok(reader)
     }
 
@@ -67,14 +73,17 @@ impl StreamReader {
 
     /// The next rows, `None` after the last.
     pub(in crate::tables) async fn next(&mut self) -> Result<Option<Decoded>, Problem> {
-        while let Some(batch) = self.message().await? {
+        loop {
+            if let Some(batch) = next_piece(&mut self.pieces, &self.plain, &self.uri)? {
+                let first_row = self.rows + 1;
+                self.rows += batch.num_rows() as u64;
+                return Ok(Some(Decoded { batch, first_row, counted_from: None }));
+            }
+            let Some(batch) = self.message().await? else { return Ok(None) };
             let Some(batch) = batch.filter(|b| b.num_rows() > 0) else { continue };
-            let first_row = self.rows + 1;
-            self.rows += batch.num_rows() as u64;
             let batch = batch.project(&self.order).map_err(|e| corrupt(&self.uri, &e.to_string()))?;
-            return Ok(Some(Decoded { batch, first_row, counted_from: None }));
+            self.pieces = Pieces::of(batch);
         }
-        Ok(None)
     }
 
     /// Decodes the next message, which may be no batch; `None` at the end.
@@ -102,7 +111,7 @@ impl StreamReader {
         let messages = &mut self.messages;
         let batch = guard(ErrorKind::ArrowCorrupt, place, || {
             check_message(message, frame, Origin::File).map_err(|p| p.within(place()))?;
-            messages.take(message).map_err(|e| corrupt(&place(), &e.to_string()))
+            messages.take(message, frame).map_err(|e| corrupt(&place(), &e.to_string()))
         })?;
         self.text.consume(frame.len());
         Ok(Some(batch))

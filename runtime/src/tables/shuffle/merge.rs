@@ -22,7 +22,12 @@ use fanfold_protocol::{Problem, limits, uri::ObjectUri};
 use fanfold_storage::{PutOptions, Store};
 
 use super::{
-    super::{decode, select::Decoded, shape, store_problem},
+    super::{
+        decode,
+        select::Decoded,
+        shape::{self, Pieces},
+        store_problem,
+    },
     Keys, Part,
     runs::{failed, framed},
 };
@@ -192,10 +197,8 @@ impl MergedRows {
             let each = shape::ipc_bytes(&batch) / batch.num_rows().max(1);
             let rows = (limits::RUN_CHUNK_BYTES_TARGET / each.max(1)).max(1);
             for start in (0..batch.num_rows()).step_by(rows) {
-                let mut pieces = Vec::new();
-                shape::cut(batch.slice(start, rows.min(batch.num_rows() - start)), &mut pieces)?;
-                for piece in pieces {
-                    sink.write(framed(&piece)?).await.map_err(store_problem)?;
+                for piece in Pieces::of(batch.slice(start, rows.min(batch.num_rows() - start))) {
+                    sink.write(framed(&piece?)?).await.map_err(store_problem)?;
                 }
             }
         }
