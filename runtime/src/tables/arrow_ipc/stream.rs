@@ -80,7 +80,11 @@ impl StreamReader {
                 return Ok(Some(Decoded { batch, first_row, counted_from: None }));
             }
             let Some(batch) = self.message().await? else { return Ok(None) };
-            let Some(batch) = batch.filter(|b| b.num_rows() > 0) else { continue };
+            let Some(batch) = batch.filter(|b| b.num_rows() > 0) else {
+                // Dictionaries that grow are copied each time: see the reader of files.
+                tokio::task::yield_now().await;
+                continue;
+            };
             let batch = batch.project(&self.order).map_err(|e| corrupt(&self.uri, &e.to_string()))?;
             self.pieces = Pieces::of(batch);
         }
