@@ -44,6 +44,8 @@ pub struct GatewayConfig {
     pub tenant_concurrency: usize,
     /// What may be remembered under idempotency keys, in bytes of the backbone.
     pub remembered_bytes_max: u64,
+    /// How long a call holds its idempotency key without a renewal.
+    pub key_lease: Duration,
     /// Requests of any kind in work at once.
     pub requests_max: usize,
     /// Open connections; beyond, accepting waits.
@@ -91,6 +93,7 @@ impl GatewayConfig {
             function_concurrency: limits::FUNCTION_CONCURRENCY_DEFAULT,
             tenant_concurrency: limits::TENANT_CONCURRENCY_DEFAULT,
             remembered_bytes_max: limits::REMEMBERED_BYTES_DEFAULT,
+            key_lease: limits::IDEMPOTENCY_LEASE,
             requests_max: 4_096,
             connections_max: limits::CONNECTIONS_MAX,
             event_streams_max: limits::EVENT_STREAMS_MAX,

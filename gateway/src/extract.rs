@@ -246,6 +246,16 @@ impl BodyBudget {
         Self { held: Arc::default(), bytes_max, what, instead }
     }
 
+    /// Room for so many bytes.
+    ///
+    /// # Errors
+    /// `concurrency-limit`.
+    pub fn take(&self, bytes: u64) -> Result<Share, Problem> {
+        let mut share = self.share();
+        share.take(bytes)?;
+        Ok(share)
+    }
+
     fn share(&self) -> Share {
         Share { budget: self.clone(), bytes: 0 }
     }
@@ -302,8 +312,7 @@ pub async fn read(
     what: &str,
 ) -> Result<HeldBody, Problem> {
     let declared = declared_length(headers, bytes_max, what)?;
-    let mut share = app.bodies.share();
-    share.take(declared.unwrap_or(0))?;
+    let mut share = app.bodies.take(declared.unwrap_or(0))?;
     let deadline = whole_timeout(&app.config, declared.unwrap_or(bytes_max));
     let bytes = collect(&app.config, body, bytes_max, what, &mut share);
     let bytes = tokio::time::timeout(deadline, bytes).await.unwrap_or_else(|_| Err(late(deadline)))?;

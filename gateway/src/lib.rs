@@ -35,6 +35,7 @@ pub mod streams;
 mod tally;
 pub mod tenants;
 pub mod triggers;
+mod turns;
 
 use std::sync::Arc;
 
@@ -226,7 +227,8 @@ impl Common {
             registry,
             jobs,
             triggers,
-            replays: triggers::Replays::default(),
+            replays: turns::Turns::default(),
+            held_keys: turns::Turns::default(),
             invocations,
             health: self.health.clone(),
             dispatch,

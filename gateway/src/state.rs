@@ -10,6 +10,7 @@ use fanfold_backbone::Backbone;
 use fanfold_storage::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{
     Dispatch, GatewayConfig,
@@ -20,7 +21,8 @@ use crate::{
     jobs::Jobs,
     metrics::Metrics,
     streams::Streams,
-    triggers::{Replays, Triggers},
+    triggers::Triggers,
+    turns::Turns,
 };
 
 /// The state that handlers extract with `State<AppState>`.
@@ -50,8 +52,8 @@ pub struct App {
     pub jobs: Jobs,
     /// What objects start.
     pub triggers: Triggers,
-    /// Replays of them that go on.
-    pub replays: Replays,
+    /// Those of them that are being replayed.
+    pub replays: Turns<Uuid>,
     /// Asynchronous invocations.
     pub invocations: Invocations,
     /// How many invocations run at once.
@@ -60,6 +62,8 @@ pub struct App {
     pub records: Records,
     /// What is remembered under idempotency keys.
     pub remembered: Remembered,
+    /// The records of idempotency keys that calls of this process hold.
+    pub held_keys: Turns<String>,
     /// Streams of events that are open.
     pub streams: Streams,
     /// What is counted.

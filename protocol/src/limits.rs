@@ -228,6 +228,9 @@ pub const SAMPLE_PARTITIONS_MAX: usize = 1_000;
 pub const DIFFERENCES_TOLD_MAX: usize = 1_000;
 /// How long an idempotency key is remembered.
 pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(24 * 3_600);
+/// How long a call holds its key without a renewal: as long is the key of a gateway that died
+/// of no use.
+pub const IDEMPOTENCY_LEASE: Duration = Duration::from_secs(10);
 /// How old the parts of a plan are before they are swept whose job was never accepted:
 /// no planning takes so long, and nobody can have it accepted any more under a key.
 pub const UNACCEPTED_WINDOW: Duration = Duration::from_secs(2 * IDEMPOTENCY_WINDOW.as_secs());

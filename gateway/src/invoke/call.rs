@@ -56,6 +56,7 @@ pub(crate) struct Timing {
 }
 
 /// What a call gave, the function's failure included.
+#[derive(Clone)]
 pub(crate) struct Reply {
     pub(crate) id: Uuid,
     pub(crate) version: u32,

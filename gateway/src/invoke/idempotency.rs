@@ -2,10 +2,10 @@
 //! Idempotency keys: the same key and request give the same answer for 24 h.
 //!
 //! The first call takes the key's record in the backbone and holds it by a short
-//! lease while it runs; so a gateway that dies frees the key within seconds. A
-//! call under a key runs on when its caller goes away, since the caller will
-//! ask again. Answers that a retry may better (a full house, a store that does
-//! not answer) are not remembered. The backbone is shared by all tenants, so what
+//! lease while it runs ([`hold`](super::hold)); so a gateway that dies frees the key
+//! within seconds. A call under a key runs on when its caller goes away, since the
+//! caller will ask again. Answers that a retry may better (a full house, a store that
+//! does not answer) are not remembered. The backbone is shared by all tenants, so what
 //! is large goes to the tenant's own bucket, and what is kept is bounded by
 //! [`super::remembered`].
 
@@ -13,19 +13,23 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName};
 use bytes::Bytes;
-use fanfold_backbone::{CasOutcome, Change, Entry};
+use fanfold_backbone::{CasOutcome, Change};
 use fanfold_protocol::{
     ErrorKind, Problem, digest::Digest, invocation, keys, limits, names::FunctionRef, time, uri::ObjectUri,
 };
 use fanfold_storage::{ListEntry, ListOptions, PutOptions};
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout},
+};
 use uuid::Uuid;
 
 use super::{
     call::{self, Call, Reply, Timing},
     framed,
+    hold::Hold,
 };
 use crate::{
     extract::HeldBody,
@@ -38,9 +42,10 @@ const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 const SCOPE: &str = "invoke";
 /// The same for asynchronous calls, whose records say which call it became.
 const ASYNC_SCOPE: &str = "invoke-async";
-/// A call's hold on its key, and how often it is renewed.
-const LEASE: Duration = Duration::from_secs(10);
-const RENEW_EVERY: Duration = Duration::from_secs(3);
+/// Before a key is looked at again that a call of this process holds without a record.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How often it is tried to remember an answer, half a lease apart.
+const KEEPS: u32 = 5;
 /// A larger body goes into an object of its own.
 const INLINE_BYTES_MAX: usize = 4 << 10;
 /// Between two rounds of removing such objects when nobody can ask for them any more.
@@ -50,6 +55,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 #[derive(Serialize, Deserialize)]
 struct Stored {
     fingerprint: Digest,
+    /// The call that wrote it; gateways of an earlier release name none.
+    owner: Option<Uuid>,
     /// Absent while the call runs.
     answer: Option<Answer>,
 }
@@ -113,35 +120,55 @@ pub(crate) async fn once(
 ) -> Result<(Reply, bool), Problem> {
     let record = keys::idempotency(SCOPE, &Digest::of(key.as_bytes()));
     let fingerprint = call::fingerprint(reference, &call.params, &call.request);
-    let deadline = Instant::now() + call.timeout + LEASE;
-    let revision = loop {
-        let found = match app.backbone.get(&record).await.map_err(of_backbone)? {
-            Some(entry) => entry,
-            None => {
-                app.remembered.check(Instant::now())?;
-                match take(&app, &record, fingerprint).await? {
-                    Ok(revision) => break revision,
-                    Err(Some(entry)) => entry,
-                    Err(None) => continue,
-                }
-            }
-        };
-        if let Some(reply) = remembered(&app, &found, fingerprint).await? {
-            return Ok((reply, true));
-        }
-        if tokio::time::timeout_at(deadline, changed(&app, &record, found.revision)).await.is_err() {
-            return Err(Problem::new(
-                ErrorKind::ConcurrencyLimit,
-                "expected the first call under this Idempotency-Key to end, it still runs; ask again in a moment",
-            ));
-        }
-    };
-    let owner = tokio::spawn(async move {
-        // The body is in memory as long as the call runs, whoever waits for it.
-        let _held = held;
-        own(&app, &record, revision, fingerprint, call).await
+    let patience = call.timeout + app.config.key_lease;
+    let found = timeout(patience, find(&app, &record, fingerprint)).await.unwrap_or_else(|_| {
+        Err(Problem::new(
+            ErrorKind::ConcurrencyLimit,
+            "expected the first call under this Idempotency-Key to end, it still runs; ask again in a moment",
+        ))
     });
-    Ok((owner.await.map_err(internal)??, false))
+    let hold = match found? {
+        Found::Answer(answer, body) => return Ok((recall(&app, answer, body).await?, true)),
+        Found::Free(hold) => hold,
+    };
+    let (told, outcome) = oneshot::channel();
+    tokio::spawn(own(app, hold, fingerprint, call, held, told));
+    // Closed without a word where the call panicked.
+    Ok((outcome.await.map_err(internal)??, false))
+}
+
+/// What a key stands for.
+enum Found {
+    /// The answer of an earlier call, and its body where that lies within the record.
+    Answer(Answer, Bytes),
+    /// Nothing: whoever found it holds the key now.
+    Free(Hold),
+}
+
+/// Waits until no other call holds the key.
+async fn find(app: &AppState, record: &str, fingerprint: Digest) -> Result<Found, Problem> {
+    let owner = Uuid::now_v7();
+    let running = encode(&Stored { fingerprint, owner: Some(owner), answer: None }, &[])?;
+    loop {
+        if let Some(entry) = app.backbone.get(record).await.map_err(of_backbone)? {
+            let (stored, body) = decode(&entry.value)?;
+            if stored.fingerprint != fingerprint {
+                return Err(conflict());
+            }
+            match stored.answer {
+                Some(answer) => return Ok(Found::Answer(answer, body)),
+                None => changed(app, record, entry.revision).await?,
+            }
+        } else if let Some(mut hold) = Hold::begin(app, record, owner, running.clone()) {
+            app.remembered.check(Instant::now())?;
+            if hold.renew().await.map_err(of_backbone)? {
+                return Ok(Found::Free(hold));
+            }
+        } else {
+            // The record is about to be made, or lapsed and will be made again.
+            sleep(LOOK_AGAIN).await;
+        }
+    }
 }
 
 /// What the key of an asynchronous call stands for.
@@ -206,16 +233,6 @@ impl Promise {
     }
 }
 
-/// Takes the key; what is there instead when that fails.
-async fn take(app: &App, record: &str, fingerprint: Digest) -> Result<Result<u64, Option<Entry>>, Problem> {
-    let running = encode(&Stored { fingerprint, answer: None }, &[])?;
-    let outcome = app.backbone.create_with_ttl(record, running, LEASE).await.map_err(of_backbone)?;
-    Ok(match outcome {
-        CasOutcome::Stored(revision) => Ok(revision),
-        CasOutcome::Conflict(entry) => Err(entry),
-    })
-}
-
 fn conflict() -> Problem {
     Problem::new(
         ErrorKind::IdempotencyConflict,
@@ -238,13 +255,8 @@ async fn changed(app: &App, record: &str, revision: u64) -> Result<(), Problem> 
     Ok(())
 }
 
-/// The answer in a record, unless the call still runs.
-async fn remembered(app: &App, entry: &Entry, fingerprint: Digest) -> Result<Option<Reply>, Problem> {
-    let (stored, body) = decode(&entry.value)?;
-    if stored.fingerprint != fingerprint {
-        return Err(conflict());
-    }
-    let Some(answer) = stored.answer else { return Ok(None) };
+/// The answer that a record holds.
+async fn recall(app: &App, answer: Answer, body: Bytes) -> Result<Reply, Problem> {
     let Answer { id, version, timing, result } = answer;
     let result = match result {
         Ok(Head { status, headers, object }) => {
@@ -256,71 +268,72 @@ async fn remembered(app: &App, entry: &Entry, fingerprint: Digest) -> Result<Opt
         }
         Err(problem) => Err(problem),
     };
-    Ok(Some(Reply { id, version, timing, result }))
+    Ok(Reply { id, version, timing, result })
 }
 
-/// Runs the call while the key is held, and remembers what it gave.
+/// Runs the call while the key is held, tells whoever waits what it gave, and remembers it.
 async fn own(
-    app: &App,
-    record: &str,
-    mut revision: u64,
+    app: AppState,
+    mut hold: Hold,
     fingerprint: Digest,
     call: Call,
-) -> Result<Reply, Problem> {
-    let mut running = std::pin::pin!(call::run(app, call));
-    let begun = Instant::now() + RENEW_EVERY;
-    let mut renew = tokio::time::interval_at(begun, RENEW_EVERY);
-    let outcome = loop {
-        tokio::select! {
-            outcome = running.as_mut() => break outcome,
-            _ = renew.tick() => {
-                let value = encode(&Stored { fingerprint, answer: None }, &[])?;
-                match app.backbone.update_with_ttl(record, value, revision, LEASE).await {
-                    Ok(CasOutcome::Stored(renewed)) => revision = renewed,
-                    // Nothing is remembered then, since the revision is not ours any more.
-                    Ok(CasOutcome::Conflict(_)) => tracing::warn!(record, "the hold on an idempotency key was lost"),
-                    Err(error) => tracing::warn!(%error, record, "the hold on an idempotency key was not renewed"),
-                }
-            }
-        }
+    held: HeldBody,
+    told: oneshot::Sender<Result<Reply, Problem>>,
+) {
+    let outcome = hold.during(call::run(&app, call)).await;
+    // The body was in memory as long as the call ran, whoever waited for it.
+    drop(held);
+    let lasting = |reply: &&Reply| reply.result.as_ref().err().is_none_or(|problem| !problem.retryable());
+    let Some(reply) = outcome.as_ref().ok().filter(lasting).cloned() else {
+        hold.release().await;
+        drop(told.send(outcome));
+        return;
     };
-    let remember =
-        outcome.as_ref().is_ok_and(|reply| reply.result.as_ref().err().is_none_or(|p| !p.retryable()));
-    let kept = match &outcome {
-        Ok(reply) if remember => keep(app, record, revision, fingerprint, reply).await,
-        _ => app.backbone.delete(record, Some(revision)).await.map(drop).map_err(of_backbone),
-    };
+    let kept = keep(&app, &mut hold, fingerprint, &reply).await;
+    // The function has run: its caller gets the answer all the same.
+    drop(told.send(outcome));
     if let Err(problem) = kept {
-        // The function has run: its caller gets the answer all the same.
-        tracing::warn!(record, detail = %problem.detail, "an answer under an idempotency key was not remembered");
+        keep_later(&app, hold, fingerprint, reply, problem).await;
     }
-    outcome
 }
 
-async fn keep(
-    app: &App,
-    record: &str,
-    revision: u64,
-    fingerprint: Digest,
-    reply: &Reply,
-) -> Result<(), Problem> {
+/// Remembers an answer, unless another call has the key by now.
+async fn keep(app: &App, hold: &mut Hold, fingerprint: Digest, reply: &Reply) -> Result<(), Problem> {
     let (result, inline) = match &reply.result {
         Ok(response) => {
-            let (object, inline) = stow(app, reply.id, &response.body).await?;
+            let (object, inline) = hold.during(stow(app, reply.id, &response.body)).await?;
             (Ok(Head { status: response.status, headers: response.headers.clone(), object }), inline)
         }
         Err(problem) => (Err(problem.clone()), Bytes::new()),
     };
     let answer = Answer { id: reply.id, version: reply.version, timing: reply.timing, result };
-    let value = encode(&Stored { fingerprint, answer: Some(answer) }, &inline)?;
-    let (bytes, window) = (value.len(), limits::IDEMPOTENCY_WINDOW);
-    match app.backbone.update_with_ttl(record, value, revision, window).await.map_err(of_backbone)? {
-        CasOutcome::Stored(_) => {
-            app.remembered.note(bytes, Instant::now());
-            Ok(())
-        }
-        CasOutcome::Conflict(_) => Err(internal("another call took over the idempotency key")),
+    let stored = Stored { fingerprint, owner: Some(hold.owner()), answer: Some(answer) };
+    let value = encode(&stored, &inline)?;
+    let bytes = value.len();
+    if hold.write(value, limits::IDEMPOTENCY_WINDOW).await.map_err(of_backbone)? {
+        app.remembered.note(bytes, Instant::now());
+    } else {
+        tracing::warn!(id = %reply.id, "an answer is not remembered: another call took over its idempotency key");
     }
+    Ok(())
+}
+
+/// Tries a few times more to remember an answer, which has its share of the memory for
+/// bodies meanwhile. The key stays held until then.
+async fn keep_later(app: &App, mut hold: Hold, fingerprint: Digest, reply: Reply, mut problem: Problem) {
+    let bytes = reply.result.as_ref().map_or(0, |response| response.body.len() as u64);
+    let room = app.bodies.take(bytes);
+    for _ in 1..KEEPS {
+        if room.is_err() || !problem.retryable() {
+            break;
+        }
+        hold.during(sleep(app.config.key_lease / 2)).await;
+        match keep(app, &mut hold, fingerprint, &reply).await {
+            Ok(()) => return,
+            Err(again) => problem = again,
+        }
+    }
+    tracing::warn!(id = %reply.id, detail = %problem.detail, "an answer under an idempotency key is not remembered");
 }
 
 /// Puts a large body into an object; a small one stays.
@@ -340,7 +353,7 @@ pub(crate) async fn sweep(app: AppState) {
         if let Err(error) = sweep_once(&app).await {
             tracing::warn!(%error, "remembered answers could not be swept; this is tried again in an hour");
         }
-        tokio::time::sleep(SWEEP_EVERY).await;
+        sleep(SWEEP_EVERY).await;
     }
 }
 
@@ -382,11 +395,17 @@ mod tests {
         let head = Head { status: 200, headers: vec![("a".into(), "b\n".into())], object: None };
         let answer =
             Answer { id: Uuid::from_u128(1), version: 2, timing: Timing::default(), result: Ok(head) };
-        let stored = Stored { fingerprint: Digest::of(b"x"), answer: Some(answer) };
+        let stored =
+            Stored { fingerprint: Digest::of(b"x"), owner: Some(Uuid::from_u128(3)), answer: Some(answer) };
         let (read, body) = decode(&encode(&stored, b"line\nline").unwrap()).unwrap();
         assert_eq!(read.fingerprint, stored.fingerprint);
         assert_eq!(body, b"line\nline"[..]);
         let head = read.answer.unwrap().result.unwrap();
         assert_eq!(head.headers, [("a".to_owned(), "b\n".to_owned())]);
+        // As a gateway of an earlier release wrote it.
+        let mut older = serde_json::to_value(&stored).unwrap();
+        older.as_object_mut().unwrap().remove("owner");
+        let (read, _) = decode(&older.to_string().into()).unwrap();
+        assert_eq!((read.owner, read.answer.map(|answer| answer.version)), (None, Some(2)));
     }
 }

@@ -11,6 +11,7 @@ pub mod asynchronous;
 mod call;
 mod framed;
 mod headers;
+mod hold;
 pub(crate) mod idempotency;
 pub mod records;
 pub mod remembered;

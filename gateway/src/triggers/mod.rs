@@ -41,6 +41,5 @@ mod work;
 
 pub use counters::Counters;
 pub use registry::Triggers;
-pub use replay::Replays;
 pub(crate) use routes::routes;
 pub(crate) use runner::start;

@@ -5,46 +5,15 @@
 //! room. Invariant: one at a time of each trigger in a process, so that asking
 //! again adds nothing to what is under way.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::Arc;
 
 use fanfold_protocol::{ErrorKind, Problem};
-use uuid::Uuid;
 
 use super::{
     reconcile::{self, Found, Scope},
     record::Trigger,
 };
 use crate::{problem::internal, state::AppState};
-
-/// The triggers that are being replayed.
-#[derive(Clone, Default)]
-pub struct Replays(Arc<Mutex<BTreeSet<Uuid>>>);
-
-/// The one turn of a trigger, which ends when it is dropped.
-struct Turn {
-    of: Replays,
-    trigger: Uuid,
-}
-
-impl Replays {
-    fn begin(&self, trigger: Uuid) -> Option<Turn> {
-        let begun = self.lock().insert(trigger);
-        begun.then(|| Turn { of: self.clone(), trigger })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<Uuid>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.of.lock().remove(&self.trigger);
-    }
-}
 
 /// Queues what is in scope beside whoever asked: dropping the wait stops nothing.
 ///
@@ -68,18 +37,4 @@ pub async fn replay(app: &AppState, trigger: Arc<Trigger>, scope: Scope) -> Resu
         reconcile::look(&app, &trigger, &scope).await
     });
     looking.await.map_err(internal)?
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_trigger_has_one_turn_at_a_time() {
-        let (replays, one, other) = (Replays::default(), Uuid::from_u128(1), Uuid::from_u128(2));
-        let turn = replays.begin(one);
-        assert!(turn.is_some() && replays.begin(one).is_none() && replays.begin(other).is_some());
-        drop(turn);
-        assert!(replays.begin(one).is_some());
-    }
 }

@@ -103,6 +103,26 @@ impl Base {
         Backbone::embedded(EmbeddedConfig::new(path)).await.unwrap()
     }
 
+    /// Has the backbone refuse what is written, for want of room, as long as something else goes on.
+    pub async fn without_writes<T>(&self, other: impl Future<Output = T>) -> T {
+        let embedded = self.backbone.as_embedded().unwrap();
+        let bytes = std::fs::metadata(self.folder.path().join("backbone.redb")).unwrap().len();
+        embedded.set_size_bytes_max(bytes);
+        // It refuses all for a moment after each write that found no room.
+        let filling = async {
+            for n in 0.. {
+                let _ = self.backbone.put(&format!("filling/{n}"), vec![0; 1_000_000]).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let done = tokio::select! {
+            () = filling => unreachable!(),
+            done = other => done,
+        };
+        embedded.set_size_bytes_max(u64::MAX);
+        done
+    }
+
     pub async fn serve(&self, change: impl FnOnce(&mut GatewayConfig)) -> Service {
         self.serve_all(vec![tenant(change)]).await.pop().unwrap()
     }

@@ -6,11 +6,15 @@ use std::{
     time::Duration,
 };
 
+use fanfold_gateway::GatewayConfig;
 use fanfold_protocol::{ErrorKind, digest::Digest, keys};
 use http::Method;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use crate::harness::{Reply, Service, start, start_with};
+use crate::harness::{Base, Reply, Service, start, start_with};
+
+/// How long a key is held without a renewal, where that matters.
+const LEASE: Duration = Duration::from_millis(1_500);
 
 async fn call(service: &Service, key: &str, body: &str) -> Reply {
     let headers = [("idempotency-key", key)];
@@ -197,5 +201,136 @@ async fn a_key_held_by_a_dead_gateway_is_freed() {
     let held = format!("{stored}\n");
     service.base.backbone.put_with_ttl(&record("k2"), held, Duration::from_millis(500)).await.unwrap();
     assert_eq!(call(&service, "k2", "echo").await.status, 200);
+    assert_eq!(runs(&service), 2);
+}
+
+fn hasty(config: &mut GatewayConfig) {
+    config.key_lease = LEASE;
+}
+
+/// Two gateways of one deployment.
+async fn two() -> (Service, Service) {
+    let base = Base::new().await;
+    let one = base.serve(hasty).await;
+    one.deploy("f", "1").await;
+    (one, base.serve(hasty).await)
+}
+
+async fn until_runs(service: &Service, count: usize) {
+    while runs(service) < count {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits until the record of a key is there, or is not.
+async fn until_recorded(service: &Service, key: &str, wanted: bool) {
+    let looking = async {
+        while service.base.backbone.get(&record(key)).await.unwrap().is_some() != wanted {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), looking).await.unwrap();
+}
+
+/// Stores once more what the record of a key holds, as a write does whose acknowledgement is lost.
+async fn write_unheard(service: &Service, key: &str) {
+    let held = service.base.backbone.get(&record(key)).await.unwrap().unwrap();
+    service.base.backbone.put_with_ttl(&record(key), held.value, LEASE).await.unwrap();
+}
+
+#[track_caller]
+fn ran_once(services: [&Service; 2], first: &Reply, again: &Reply) {
+    assert_eq!((first.status.as_u16(), again.status.as_u16()), (200, 200));
+    assert_eq!(first.header("x-fanfold-invocation-id"), again.header("x-fanfold-invocation-id"));
+    assert_eq!(again.header("x-fanfold-replayed"), "true");
+    assert_eq!(services.map(runs).iter().sum::<usize>(), 1);
+}
+
+#[tokio::test]
+async fn a_renewal_of_which_nothing_is_heard_costs_no_second_run() {
+    let (service, other) = two().await;
+    let body = "sleep 4000";
+    let again = async {
+        until_runs(&service, 1).await;
+        write_unheard(&service, "k").await;
+        call(&other, "k", body).await
+    };
+    let (first, again) = tokio::join!(call(&service, "k", body), again);
+    ran_once([&service, &other], &first, &again);
+}
+
+#[tokio::test]
+async fn an_answer_is_remembered_after_a_renewal_of_which_nothing_was_heard() {
+    let (service, other) = two().await;
+    let body = "sleep 300";
+    let unheard = async {
+        until_runs(&service, 1).await;
+        write_unheard(&service, "k").await;
+    };
+    let (first, ()) = tokio::join!(call(&service, "k", body), unheard);
+    ran_once([&service, &other], &first, &call(&other, "k", body).await);
+}
+
+#[tokio::test]
+async fn a_call_runs_once_when_its_hold_lapses_while_the_backbone_is_away() {
+    let (service, other) = two().await;
+    let body = "sleep 6000";
+    let again = async {
+        until_runs(&service, 1).await;
+        service.base.without_writes(until_recorded(&service, "k", false)).await;
+        assert_eq!(service.workers.running.0.load(Ordering::SeqCst), 1, "it was over too early");
+        // Before the record is made again, and after.
+        let elsewhere = async {
+            until_recorded(&service, "k", true).await;
+            call(&other, "k", body).await
+        };
+        tokio::join!(call(&service, "k", body), elsewhere)
+    };
+    let (first, (here, elsewhere)) = tokio::join!(call(&service, "k", body), again);
+    ran_once([&service, &other], &first, &here);
+    ran_once([&service, &other], &first, &elsewhere);
+}
+
+#[tokio::test]
+async fn an_answer_is_remembered_whose_hold_has_lapsed() {
+    let (service, other) = two().await;
+    let body = "sleep 300";
+    let lapsing = async {
+        until_runs(&service, 1).await;
+        service.base.backbone.delete(&record("k"), None).await.unwrap();
+    };
+    let (first, ()) = tokio::join!(call(&service, "k", body), lapsing);
+    ran_once([&service, &other], &first, &call(&other, "k", body).await);
+}
+
+#[tokio::test]
+async fn an_answer_that_the_backbone_does_not_take_is_remembered_later() {
+    let (service, other) = two().await;
+    let (service, body) = (Arc::new(service), "sleep 300");
+    let first = tokio::spawn({
+        let service = Arc::clone(&service);
+        async move { call(&service, "k", body).await }
+    });
+    until_runs(&service, 1).await;
+    let first = service.base.without_writes(first).await.unwrap();
+    ran_once([&service, &other], &first, &call(&other, "k", body).await);
+}
+
+#[tokio::test]
+async fn an_answer_is_not_written_over_that_of_another_call() {
+    let service = start_with(hasty).await;
+    service.deploy("f", "1").await;
+    let body = "sleep 300";
+    let first = call(&service, "k1", body).await;
+    let backbone = &service.base.backbone;
+    let answered = backbone.get(&record("k1")).await.unwrap().unwrap().value;
+    let taking_over = async {
+        until_runs(&service, 2).await;
+        backbone.put_with_ttl(&record("k2"), answered, Duration::from_secs(60)).await.unwrap();
+    };
+    let (second, ()) = tokio::join!(call(&service, "k2", body), taking_over);
+    assert_eq!(second.status, 200);
+    let again = call(&service, "k2", body).await;
+    assert_eq!(again.header("x-fanfold-invocation-id"), first.header("x-fanfold-invocation-id"));
     assert_eq!(runs(&service), 2);
 }
