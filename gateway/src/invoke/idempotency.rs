@@ -176,8 +176,8 @@ pub(crate) struct Promise {
     /// The invocation.
     pub(crate) id: Uuid,
     record: String,
-    /// Of the record, when the key is used for the first time.
-    revision: Option<u64>,
+    /// The record's revision and the bytes in it, when the key is used for the first time.
+    made: Option<(u64, usize)>,
 }
 
 impl Promise {
@@ -205,14 +205,14 @@ impl Promise {
             match created.map_err(of_backbone)? {
                 CasOutcome::Stored(revision) => {
                     app.remembered.note(value.len(), Instant::now());
-                    return Ok(Self { id, record, revision: Some(revision) });
+                    return Ok(Self { id, record, made: Some((revision, value.len())) });
                 }
                 CasOutcome::Conflict(Some(entry)) => {
                     let found: Promised = serde_json::from_slice(&entry.value).map_err(internal)?;
                     if found.fingerprint != fingerprint {
                         return Err(conflict());
                     }
-                    return Ok(Self { id: found.id, record, revision: None });
+                    return Ok(Self { id: found.id, record, made: None });
                 }
                 CasOutcome::Conflict(None) => {}
             }
@@ -221,14 +221,15 @@ impl Promise {
 
     /// Whether the key was used before.
     pub(crate) fn is_kept(&self) -> bool {
-        self.revision.is_none()
+        self.made.is_none()
     }
 
     /// Frees the key of a call that was refused, unless it was used before.
     pub(crate) async fn withdraw(self, app: &App) {
-        let Some(revision) = self.revision else { return };
-        if let Err(error) = app.backbone.delete(&self.record, Some(revision)).await {
-            tracing::warn!(%error, record = self.record, "an idempotency key was not freed");
+        let Some((revision, bytes)) = self.made else { return };
+        match app.backbone.delete(&self.record, Some(revision)).await {
+            Ok(_) => app.remembered.forget(bytes),
+            Err(error) => tracing::warn!(%error, record = self.record, "an idempotency key was not freed"),
         }
     }
 }

@@ -68,6 +68,14 @@ impl Remembered {
             None => hours.push_back(Hour { begun: now, bytes }),
         }
     }
+
+    /// Takes back what was counted a moment ago, of a record that is gone again.
+    pub fn forget(&self, bytes: usize) {
+        let mut hours = self.hours.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hour) = hours.back_mut() {
+            hour.bytes = hour.bytes.saturating_sub(bytes as u64 + ENTRY_BYTES);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -87,5 +95,15 @@ mod tests {
         // The first of them, an hour later than it may have been written.
         assert!(remembered.check(after(25)).is_err());
         assert_eq!(remembered.check(after(26)), Ok(()));
+    }
+
+    #[test]
+    fn what_is_taken_back_makes_room() {
+        let (remembered, now) = (Remembered::new(1_000), Instant::now());
+        remembered.note(500, now);
+        remembered.note(500, now);
+        assert!(remembered.check(now).is_err());
+        remembered.forget(500);
+        assert_eq!(remembered.check(now), Ok(()));
     }
 }

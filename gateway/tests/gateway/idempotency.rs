@@ -88,6 +88,18 @@ async fn what_is_remembered_is_bounded() {
 }
 
 #[tokio::test]
+async fn calls_that_are_refused_take_no_room() {
+    let service = start_with(|config| config.remembered_bytes_max = 2_000).await;
+    service.deploy("f", "1").await;
+    for n in 0..20 {
+        let key = format!("k{n}");
+        let refused = service.promise("none", &[("idempotency-key", key.as_str())], "echo").await;
+        refused.is_problem(ErrorKind::FunctionNotFound);
+    }
+    assert_eq!(service.promise("f", &[("idempotency-key", "k")], "echo").await.status, 202);
+}
+
+#[tokio::test]
 async fn a_body_has_its_share_of_memory_while_its_call_runs() {
     let service = start_with(|config| {
         config.body_bytes_max = 1 << 20;
