@@ -110,7 +110,7 @@ pub(crate) fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 /// # Errors
 /// `idempotency-conflict` when the key was used for another request;
 /// `concurrency-limit` when the first call under it runs on and on, or too much is
-/// remembered already; and as [`call::run`].
+/// remembered already; `storage-full` when the backbone is short of room; and as [`call::run`].
 pub(crate) async fn once(
     app: AppState,
     key: &str,
@@ -160,7 +160,7 @@ async fn find(app: &AppState, record: &str, fingerprint: Digest) -> Result<Found
                 None => changed(app, record, entry.revision).await?,
             }
         } else if let Some(mut hold) = Hold::begin(app, record, owner, running.clone()) {
-            app.remembered.check(Instant::now())?;
+            app.remembered.check(&app.backbone, Instant::now()).await?;
             if hold.renew().await.map_err(of_backbone)? {
                 return Ok(Found::Free(hold));
             }
@@ -187,14 +187,14 @@ impl Promise {
     ///
     /// # Errors
     /// `idempotency-conflict`; `concurrency-limit` when too much is remembered already;
-    /// or the backbone does not answer.
+    /// `storage-full`; or the backbone does not answer.
     pub(crate) async fn under(app: &App, key: &str, fingerprint: Digest) -> Result<Self, Problem> {
         let record = keys::idempotency(ASYNC_SCOPE, &Digest::of(key.as_bytes()));
         let id = Uuid::now_v7();
         let value = serde_json::to_vec(&Promised { fingerprint, id }).map_err(internal)?;
         loop {
             let window = limits::IDEMPOTENCY_WINDOW;
-            let created = match app.remembered.check(Instant::now()) {
+            let created = match app.remembered.check(&app.backbone, Instant::now()).await {
                 Ok(()) => app.backbone.create_with_ttl(&record, value.clone(), window).await,
                 // What was promised before is kept all the same.
                 Err(full) => match app.backbone.get(&record).await.map_err(of_backbone)? {

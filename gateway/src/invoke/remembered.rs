@@ -3,7 +3,8 @@
 //!
 //! All tenants share the backbone's bound on records, so each has a part of it. It
 //! is counted in memory, by the hour in which a record was written: a gateway
-//! that starts counts anew, and several count each for itself.
+//! that starts counts anew, and several count each for itself. So the backbone is asked as
+//! well whether it has room for what can be refused.
 
 use std::{
     collections::VecDeque,
@@ -11,18 +12,25 @@ use std::{
     time::Duration,
 };
 
+use fanfold_backbone::Backbone;
 use fanfold_protocol::{ErrorKind, Problem, limits, size::ByteSize};
 use tokio::time::Instant;
+
+use crate::problem::of_backbone;
 
 /// What is counted together.
 const HOUR: Duration = Duration::from_secs(3_600);
 /// What the backbone keeps of a record beside its value: its name, and what tells when it lapses.
 const ENTRY_BYTES: u64 = 256;
+/// How long it serves that the backbone had room.
+const ROOM_READING: Duration = Duration::from_millis(200);
 
 /// What is remembered, as far as this process wrote it.
 pub struct Remembered {
     bytes_max: u64,
     hours: Mutex<VecDeque<Hour>>,
+    /// When the backbone was last seen to have room.
+    room_at: Mutex<Option<Instant>>,
 }
 
 struct Hour {
@@ -33,14 +41,24 @@ struct Hour {
 impl Remembered {
     /// At most so many bytes together.
     pub fn new(bytes_max: u64) -> Self {
-        Self { bytes_max, hours: Mutex::default() }
+        Self { bytes_max, hours: Mutex::default(), room_at: Mutex::default() }
     }
 
-    /// Refuses a key more while the part is used up.
+    /// Refuses a key more while the part is used up, or the backbone is short of room.
     ///
     /// # Errors
-    /// `concurrency-limit`.
-    pub fn check(&self, now: Instant) -> Result<(), Problem> {
+    /// `concurrency-limit`, `storage-full`; or the backbone does not answer.
+    pub async fn check(&self, backbone: &Backbone, now: Instant) -> Result<(), Problem> {
+        self.check_part(now)?;
+        let seen = *self.room_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.is_none_or(|at| now.duration_since(at) >= ROOM_READING) {
+            backbone.check_room().await.map_err(of_backbone)?;
+            *self.room_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        }
+        Ok(())
+    }
+
+    fn check_part(&self, now: Instant) -> Result<(), Problem> {
         let mut hours = self.hours.lock().unwrap_or_else(PoisonError::into_inner);
         let lapsed = limits::IDEMPOTENCY_WINDOW + HOUR;
         while hours.front().is_some_and(|hour| now.duration_since(hour.begun) > lapsed) {
@@ -87,14 +105,14 @@ mod tests {
         let (remembered, begun) = (Remembered::new(1_000), Instant::now());
         let after = |hours: u32| begun + hours * HOUR;
         remembered.note(300, begun);
-        assert_eq!(remembered.check(begun), Ok(()));
+        assert_eq!(remembered.check_part(begun), Ok(()));
         remembered.note(300, after(2));
-        let problem = remembered.check(after(24)).unwrap_err();
+        let problem = remembered.check_part(after(24)).unwrap_err();
         assert_eq!(problem.code, ErrorKind::ConcurrencyLimit);
         assert!(problem.detail.contains("at most 1000B at a gateway"), "{problem}");
         // The first of them, an hour later than it may have been written.
-        assert!(remembered.check(after(25)).is_err());
-        assert_eq!(remembered.check(after(26)), Ok(()));
+        assert!(remembered.check_part(after(25)).is_err());
+        assert_eq!(remembered.check_part(after(26)), Ok(()));
     }
 
     #[test]
@@ -102,8 +120,8 @@ mod tests {
         let (remembered, now) = (Remembered::new(1_000), Instant::now());
         remembered.note(500, now);
         remembered.note(500, now);
-        assert!(remembered.check(now).is_err());
+        assert!(remembered.check_part(now).is_err());
         remembered.forget(500);
-        assert_eq!(remembered.check(now), Ok(()));
+        assert_eq!(remembered.check_part(now), Ok(()));
     }
 }

@@ -88,6 +88,29 @@ async fn what_is_remembered_is_bounded() {
 }
 
 #[tokio::test]
+async fn no_key_more_is_taken_while_the_backbone_has_no_room() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let filled = async {
+        let mut taken = 0;
+        loop {
+            let reply = call(&service, &format!("k{taken}"), "echo").await;
+            if reply.status == 507 {
+                reply.is_problem(ErrorKind::StorageFull);
+                return taken;
+            }
+            assert_eq!(reply.status, 200);
+            taken += 1;
+        }
+    };
+    assert_eq!(call(&service, "kept", "echo").await.status, 200);
+    let known = async { call(&service, "kept", "echo").await };
+    let (taken, known) = service.base.without_writes(async { (filled.await, known.await) }).await;
+    assert_eq!(runs(&service), taken + 1);
+    assert_eq!(known.header("x-fanfold-replayed"), "true");
+}
+
+#[tokio::test]
 async fn calls_that_are_refused_take_no_room() {
     let service = start_with(|config| config.remembered_bytes_max = 2_000).await;
     service.deploy("f", "1").await;
