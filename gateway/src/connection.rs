@@ -47,6 +47,10 @@ const RESETS_MAX: usize = 64;
 /// What one HTTP/2 stream and one connection may send before we have read it.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// What the kernel takes of an answer and has not sent. It would take megabytes at a time
+/// else, and then nothing until a third of them has gone, which over a slow way is for
+/// minutes; and a ping of HTTP/2 would wait behind them until the peer counts as dead.
+const UNSENT_BYTES_MAX: u32 = 64 << 10;
 /// Buffered towards one HTTP/2 stream.
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 /// How long a gateway that stops still reads requests: they were sent before anyone could know.
@@ -82,6 +86,9 @@ pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, dra
     // Whoever takes nothing holds up a write that no timer of ours stands beside.
     if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(bounds.write)) {
         tracing::debug!(%error, "a peer that takes no answer is not noticed");
+    }
+    if let Err(error) = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX) {
+        tracing::debug!(%error, "a peer that takes an answer slowly may count as one that takes none");
     }
     let mut byte = [0];
     let first = tokio::time::timeout(bounds.first_byte, stream.peek(&mut byte));

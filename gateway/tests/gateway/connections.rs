@@ -15,7 +15,7 @@ use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::JoinHandle,
 };
 
@@ -172,6 +172,28 @@ async fn who_takes_no_bytes_leaves_the_place_to_others() {
     let asking = service.bare_request(http::Method::GET, "/healthz", &[], "");
     let asked = tokio::time::timeout(Duration::from_secs(20), asking).await;
     assert_eq!(asked.expect("a place").status, 200);
+}
+
+/// Buffers of the kernel have room for most of it: as long as they empty, nothing more is asked for.
+#[tokio::test]
+async fn who_takes_an_answer_slowly_has_all_of_it() {
+    const BYTES: usize = 6_000_000;
+    let service = impatient(|config| config.idle_timeout = Duration::from_secs(2)).await;
+    service.deploy("f", "1").await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(32 << 10).unwrap();
+    let mut peer = socket.connect(service.address).await.unwrap();
+    let call = format!("{}large {BYTES}", head_of_call(&service, 13));
+    peer.write_all(call.as_bytes()).await.unwrap();
+    let (mut taken, mut piece, begun) = (0, vec![0; 16 << 10], Instant::now());
+    while taken < BYTES {
+        if begun.elapsed() < Duration::from_secs(4) {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+        let bytes = peer.read(&mut piece).await.unwrap();
+        assert!(bytes > 0, "cut off after {taken} bytes and {:?}", begun.elapsed());
+        taken += bytes;
+    }
 }
 
 #[tokio::test]
