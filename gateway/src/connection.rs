@@ -113,6 +113,8 @@ pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, dra
     let mut before = (Marks::default(), leaving);
     loop {
         tokio::select! {
+            // What has come by now is begun before it is asked whether anything goes on.
+            biased;
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
                     tracing::debug!(%error, "a connection failed");
