@@ -7,11 +7,11 @@
 //! in work, and no answer of which the peer takes anything, is told to go within
 //! the idle timeout, by what `tally` counts, and closed soon after; where the peer
 //! takes no bytes at all, the kernel closes it after the write timeout. An HTTP/2
-//! peer that resets most of what it asks for (CVE-2023-44487) is told to go away; CONTINUATION
-//! floods end at the header list's bound. A gateway that stops answers what is
-//! on its way for [`LAST_REQUESTS`]. The outer bounds here are somewhat
-//! wider than those of the router, so that most offenders get a proper problem
-//! and only gross ones a bare status.
+//! peer that resets most of what it asks for (CVE-2023-44487) is told to go away, and
+//! cut off when it goes on; CONTINUATION floods end at the header list's bound. A
+//! gateway that stops answers what is on its way for [`LAST_REQUESTS`]. The outer
+//! bounds here are somewhat wider than those of the router, so that most offenders
+//! get a proper problem and only gross ones a bare status.
 
 use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -139,6 +139,8 @@ pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, dra
                 leaving = true;
                 connection.as_mut().graceful_shutdown();
             }
+            // Being told to go binds only who listens: HTTP/2 waits for the peer to say that it heard.
+            () = tally.abused(2), if leaving => return,
         }
     }
 }
@@ -146,7 +148,7 @@ pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, dra
 async fn left(draining: &CancellationToken, tally: &Tally) {
     tokio::select! {
         () = last_requests(draining) => {}
-        () = tally.abused() => tracing::debug!("a peer abandons most requests; it is told to go away"),
+        () = tally.abused(1) => tracing::debug!("a peer abandons most requests; it is told to go away"),
     }
 }
 

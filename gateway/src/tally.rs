@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -22,32 +22,32 @@ use hyper::body::{Frame, SizeHint};
 use tokio::sync::Notify;
 
 /// Requests that a peer may abandon while they run, beyond those it lets finish.
-const ABANDONED_MAX: u32 = 128;
+const ABANDONED_MAX: u64 = 128;
 /// A piece of an answer.
 const PIECE_BYTES_MAX: usize = 64 << 10;
 
 /// How a peer behaves.
 #[derive(Default)]
 pub(crate) struct Tally {
-    started: AtomicU32,
-    answered: AtomicU32,
-    abandoned: AtomicU32,
-    pieces: AtomicU32,
+    started: AtomicU64,
+    answered: AtomicU64,
+    abandoned: AtomicU64,
+    pieces: AtomicU64,
     abusive: Notify,
 }
 
 /// The counters at one moment: the same ones twice say that nothing happened in between.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Marks {
-    started: u32,
-    answered: u32,
-    abandoned: u32,
-    pieces: u32,
+    started: u64,
+    answered: u64,
+    abandoned: u64,
+    pieces: u64,
 }
 
 impl Tally {
     pub(crate) fn marks(&self) -> Marks {
-        let read = |counter: &AtomicU32| counter.load(Ordering::Relaxed);
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Marks {
             started: read(&self.started),
             answered: read(&self.answered),
@@ -56,9 +56,11 @@ impl Tally {
         }
     }
 
-    /// Waits until the peer has abandoned too much.
-    pub(crate) async fn abused(&self) {
-        self.abusive.notified().await;
+    /// Waits until the peer has abandoned too much, so many times over.
+    pub(crate) async fn abused(&self, times: u64) {
+        while !self.marks().are_abuse(times) {
+            self.abusive.notified().await;
+        }
     }
 }
 
@@ -70,7 +72,11 @@ impl Marks {
 
     /// Whether a request waits for its answer to begin.
     pub(crate) fn in_work(&self) -> bool {
-        self.started != self.answered.wrapping_add(self.abandoned)
+        self.started != self.answered + self.abandoned
+    }
+
+    fn are_abuse(&self, times: u64) -> bool {
+        self.abandoned > times * ABANDONED_MAX + self.answered
     }
 }
 
@@ -100,8 +106,8 @@ impl Drop for Running {
         if self.answered {
             return;
         }
-        let abandoned = self.tally.abandoned.fetch_add(1, Ordering::Relaxed) + 1;
-        if abandoned > ABANDONED_MAX.saturating_add(self.tally.answered.load(Ordering::Relaxed)) {
+        self.tally.abandoned.fetch_add(1, Ordering::Relaxed);
+        if self.tally.marks().are_abuse(1) {
             self.tally.abusive.notify_one();
         }
     }
@@ -154,6 +160,7 @@ impl hyper::body::Body for Pieces {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use http_body_util::BodyExt;
 
     use super::*;
@@ -188,12 +195,16 @@ mod tests {
         let tally = Arc::new(Tally::default());
         let begin = || Running::begin(Arc::clone(&tally));
         drop(begin().answer(Body::empty()));
-        for _ in 0..=ABANDONED_MAX {
+        for times in [1, 2] {
+            assert!(tally.abused(times).now_or_never().is_none());
+            // One may be abandoned for the one that was answered.
+            while tally.marks().abandoned <= times * ABANDONED_MAX {
+                drop(begin());
+            }
+            assert!(tally.abused(times).now_or_never().is_none());
             drop(begin());
+            tally.abused(times).await;
         }
-        assert!(futures::FutureExt::now_or_never(tally.abused()).is_none());
-        drop(begin());
-        tally.abused().await;
         assert!(!tally.marks().in_work());
     }
 }

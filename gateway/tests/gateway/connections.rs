@@ -297,6 +297,53 @@ async fn rapid_resets_end_the_connection() {
     assert_eq!(service.bare_request(http::Method::GET, "/healthz", &[], "").await.status, 200);
 }
 
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A name of HPACK's table (RFC 7541, appendix A) with a value, which goes into no table.
+fn field(index: &[u8], value: &str) -> Vec<u8> {
+    let length = u8::try_from(value.len()).unwrap();
+    assert!(length < 0x7f, "a longer one is written otherwise");
+    [index, &[length], value.as_bytes()].concat()
+}
+
+/// One that reads nothing hears of nothing, and acknowledges no end.
+#[tokio::test]
+async fn who_goes_on_resetting_is_cut_off() {
+    let service = start_with(|config| config.function_concurrency = 1_000).await;
+    service.deploy("f", "1").await;
+    let mut peer = TcpStream::connect(service.address).await.unwrap();
+    peer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    peer.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+    // POST, http, the path, the host and the token.
+    let path = field(&[0x04], "/v1/functions/f/invoke");
+    let token = field(&[0x0f, 0x08], &format!("Bearer {}", service.token));
+    let head = [vec![0x83, 0x86], path, field(&[0x01], "t"), token].concat();
+    let calls = || service.workers.calls.load(Ordering::SeqCst);
+    let mut sent = 0;
+    while sent < 1_000 {
+        let (stream, before) = (2 * sent + 1, calls());
+        let asked = [frame(1, 0x4, stream, &head), frame(0, 0x1, stream, b"sleep 20000")].concat();
+        if peer.write_all(&asked).await.is_err() {
+            break;
+        }
+        for _ in 0..200 {
+            if calls() > before {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        if peer.write_all(&frame(3, 0, stream, &8_u32.to_be_bytes())).await.is_err() {
+            break;
+        }
+        sent += 1;
+    }
+    assert!(sent < 1_000, "the connection was never ended");
+    assert_eq!(service.bare_request(http::Method::GET, "/healthz", &[], "").await.status, 200);
+}
+
 /// A refusal reaches clients that send all of a large body before they read.
 #[tokio::test]
 async fn what_is_refused_unread_is_still_answered() {
