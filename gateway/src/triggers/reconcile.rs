@@ -306,8 +306,9 @@ async fn feed(
     Ok(found)
 }
 
-/// Queues a batch, and waits for room as long as it takes where one is patient. For a
-/// trigger that is removed meanwhile nothing is queued: nobody would ever take it.
+/// Queues a batch, and waits for room as long as it takes where one is patient, unless the
+/// gateway stops meanwhile. For a trigger that is removed by then nothing is queued:
+/// nobody would ever take it.
 async fn queue(
     app: &App,
     trigger: &Trigger,
@@ -324,7 +325,9 @@ async fn queue(
                 batch.clear();
                 return Ok(kept as u64);
             }
-            Err(problem) if patient && problem.code == ErrorKind::QueueFull => {
+            Err(problem)
+                if patient && problem.code == ErrorKind::QueueFull && !app.draining.is_cancelled() =>
+            {
                 tokio::time::sleep(PAUSE).await
             }
             Err(problem) => return Err(problem),

@@ -19,7 +19,8 @@ use crate::{problem::internal, state::AppState};
 ///
 /// # Errors
 /// `concurrency-limit` while another replay of the trigger goes on, `trigger-not-found`
-/// when it is removed meanwhile; and as [`reconcile::look`].
+/// when it is removed meanwhile, `queue-full` when the gateway stops while there is no room;
+/// and as [`reconcile::look`].
 pub async fn replay(app: &AppState, trigger: Arc<Trigger>, scope: Scope) -> Result<Found, Problem> {
     let Some(turn) = app.replays.begin(trigger.record.id) else {
         return Err(Problem::new(

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    harness::{Base, Service, start_with},
+    harness::{Base, Reply, Service, start_with},
     triggers::{document, put_of, record, send_objects, wait_for_calls},
 };
 
@@ -94,21 +94,37 @@ fn record_of_another() -> Value {
     record("dam", "in/0.csv", "01")
 }
 
-#[tokio::test]
-async fn a_trigger_is_replayed_once_at_a_time() {
-    let service = start_with(|config| config.events_waiting_max = ROOM).await;
-    paused(&service).await;
+/// A replay that waits for room, of a trigger that was asked for two.
+async fn waiting_replay(service: &Service) -> impl Future<Output = Reply> {
+    paused(service).await;
     for n in 0..=ROOM {
         service.object("bank", &format!("in/{n}.csv"), "1").await;
     }
     // Both are more than there is room for, so whichever is the first waits.
-    let replay = async || service.request(Method::POST, "/v1/triggers/full/replay", &[], "").await;
+    let replay = || service.request(Method::POST, "/v1/triggers/full/replay", &[], "");
     let (one, other) = (Box::pin(replay()), Box::pin(replay()));
     let (refused, waiting) = futures::future::select(one, other).await.factor_first();
     refused.is_problem(ErrorKind::ConcurrencyLimit);
+    waiting
+}
+
+#[tokio::test]
+async fn a_trigger_is_replayed_once_at_a_time() {
+    let service = start_with(|config| config.events_waiting_max = ROOM).await;
+    let waiting = waiting_replay(&service).await;
     assert_eq!(service.delete("/v1/triggers/full").await.status, 204);
     let ended = tokio::time::timeout(Duration::from_secs(20), waiting).await;
     ended.expect("the replay of a removed trigger ends").is_problem(ErrorKind::TriggerNotFound);
+}
+
+#[tokio::test]
+async fn a_replay_that_waits_for_room_holds_up_no_gateway_that_stops() {
+    let service = start_with(|config| config.events_waiting_max = ROOM).await;
+    let waiting = waiting_replay(&service).await;
+    service.shutdown.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    ended.expect("the replay ends").is_problem(ErrorKind::QueueFull);
+    tokio::time::timeout(Duration::from_secs(10), service.stop()).await.expect("the gateway stops");
 }
 
 /// Nobody sends again what happens in the store of the same process.
