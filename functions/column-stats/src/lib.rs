@@ -356,8 +356,9 @@ mod tests {
     #[test]
     fn long_texts_fit_into_the_state() -> Result<()> {
         // Every other one is the same; whole, the 751 different ones would be beyond 8 MiB.
-        let page =
-            |n: u32| Page { text: format!("{}{}", "a page ".repeat(1_700), if n.is_multiple_of(2) { 0 } else { n }) };
+        let page = |n: u32| Page {
+            text: format!("{}{}", "a page ".repeat(1_700), if n.is_multiple_of(2) { 0 } else { n }),
+        };
         let answer = testing::aggregate::<ColumnStats>((0..1_500).map(page).collect::<Vec<_>>(), (), 3)?;
         let text = &answer["columns"][0];
         let begin = "a page ".repeat(37)[..256].to_owned();

@@ -28,6 +28,10 @@ const FAILURES_TOLD: u32 = 20;
 
 /// Follows a job to its end, and gives it as the service shows it.
 pub async fn follow(client: &Client, id: Uuid) -> Result<Value> {
+    follow_every(client, id, PAUSE).await
+}
+
+async fn follow_every(client: &Client, id: Uuid, pause: Duration) -> Result<Value> {
     let mut told = Telling::new();
     let mut last_id: Option<String> = None;
     let mut tries = 0;
@@ -48,13 +52,15 @@ pub async fn follow(client: &Client, id: Uuid) -> Result<Value> {
             Err(_) => {}
         }
         tries += 1;
-        if let Ok(job) = client.get::<Value>(&format!("/v1/jobs/{id}"), &[]).await
-            && serde_json::from_value::<JobView>(job.clone())?.state.is_terminal()
-        {
-            told.end();
-            return Ok(job);
+        if let Ok(job) = client.get::<Value>(&format!("/v1/jobs/{id}"), &[]).await {
+            // It answers, whatever it has against a stream.
+            tries = 0;
+            if serde_json::from_value::<JobView>(job.clone())?.state.is_terminal() {
+                told.end();
+                return Ok(job);
+            }
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -179,6 +185,17 @@ fn skipped_text(skipped: &SkippedView) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -199,6 +216,34 @@ mod tests {
         let skipped = serde_json::json!({"skipped": 1_200, "failures": 1_208, "tasks": "/v1/jobs/x/tasks"});
         let skipped: SkippedView = serde_json::from_value(skipped).unwrap();
         assert_eq!(skipped_text(&skipped), "1,200 more attempts failed; see `fanfold job tasks`");
+    }
+
+    #[tokio::test]
+    async fn a_job_is_followed_by_its_state_as_long_as_streams_are_refused() {
+        let (id, asked) = (Uuid::from_u128(7), Arc::new(AtomicU32::new(0)));
+        let answer = move |request: Request<Incoming>| {
+            let (status, body) = if request.uri().path().ends_with("/events") {
+                (429, serde_json::json!({"code": "concurrency-limit", "detail": "too many streams"}))
+            } else {
+                let ended = asked.fetch_add(1, Ordering::SeqCst) > TRIES;
+                let state = if ended { "succeeded" } else { "running" };
+                let job = serde_json::json!({"id": id, "function": "f", "version": 1, "state": state, "submitted_at": 0});
+                (200, job)
+            };
+            let body = Full::new(Bytes::from(body.to_string()));
+            std::future::ready(Response::builder().status(status).body(body))
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = service_fn(answer.clone());
+                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        let client = Client::open(Some(&endpoint), Some("t")).unwrap();
+        let job = follow_every(&client, id, Duration::from_millis(1)).await.unwrap();
+        assert_eq!(job["state"], "succeeded");
     }
 
     #[test]
