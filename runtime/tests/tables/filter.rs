@@ -38,31 +38,19 @@ async fn ids(store: &fanfold_storage::Store, source: TableSource) -> Result<Stri
 const LONG: i128 = 9_500_000_000_000_000_000;
 
 fn table() -> RecordBatch {
+    let decimals = |values: [Option<i128>; 6], precision, scale| {
+        let values = Decimal128Array::from(values.to_vec());
+        Arc::new(values.with_precision_and_scale(precision, scale).unwrap())
+    };
+    let floats = vec![Some(0.5), Some(-0.0), None, Some(f64::NAN), Some(1e18), Some(2.0)];
+    let texts = vec![Some("north"), Some("N_rth"), None, Some(""), Some("süd"), Some("no%h")];
+    let moments = vec![Some(0), Some(1_500_000), None, Some(-1), Some(86_400_000_000), Some(1)];
+    let seconds = vec![Some(0), Some(1), None, Some(-1), Some(86_400), Some(2)];
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("id", Arc::new(Int64Array::from_iter_values(1..=6))),
         ("n", Arc::new(Int64Array::from(vec![Some(5), Some(-3), None, Some(i64::MAX), Some(0), Some(5)]))),
-        (
-            "f",
-            Arc::new(Float64Array::from(vec![
-                Some(0.5),
-                Some(-0.0),
-                None,
-                Some(f64::NAN),
-                Some(1e18),
-                Some(2.0),
-            ])),
-        ),
-        (
-            "t",
-            Arc::new(StringArray::from(vec![
-                Some("north"),
-                Some("N_rth"),
-                None,
-                Some(""),
-                Some("süd"),
-                Some("no%h"),
-            ])),
-        ),
+        ("f", Arc::new(Float64Array::from(floats))),
+        ("t", Arc::new(StringArray::from(texts))),
         (
             "b",
             Arc::new(BooleanArray::from(vec![Some(true), Some(false), None, Some(true), None, Some(false)])),
@@ -71,47 +59,10 @@ fn table() -> RecordBatch {
             "d",
             Arc::new(Date32Array::from(vec![Some(0), Some(19_782), None, Some(-1), Some(1), Some(19_783)])),
         ),
-        (
-            "s",
-            Arc::new(
-                TimestampMicrosecondArray::from(vec![
-                    Some(0),
-                    Some(1_500_000),
-                    None,
-                    Some(-1),
-                    Some(86_400_000_000),
-                    Some(1),
-                ])
-                .with_timezone("UTC"),
-            ),
-        ),
-        (
-            "whole",
-            Arc::new(TimestampSecondArray::from(vec![
-                Some(0),
-                Some(1),
-                None,
-                Some(-1),
-                Some(86_400),
-                Some(2),
-            ])),
-        ),
-        (
-            "m",
-            Arc::new(
-                Decimal128Array::from(vec![Some(150), Some(-10), None, Some(0), Some(1_000), Some(151)])
-                    .with_precision_and_scale(10, 2)
-                    .unwrap(),
-            ),
-        ),
-        (
-            "long",
-            Arc::new(
-                Decimal128Array::from(vec![Some(LONG), Some(5), None, Some(-LONG), Some(0), Some(6)])
-                    .with_precision_and_scale(19, 0)
-                    .unwrap(),
-            ),
-        ),
+        ("s", Arc::new(TimestampMicrosecondArray::from(moments).with_timezone("UTC"))),
+        ("whole", Arc::new(TimestampSecondArray::from(seconds))),
+        ("m", decimals([Some(150), Some(-10), None, Some(0), Some(1_000), Some(151)], 10, 2)),
+        ("long", decimals([Some(LONG), Some(5), None, Some(-LONG), Some(0), Some(6)], 19, 0)),
         ("u", Arc::new(UInt64Array::from(vec![Some(u64::MAX), Some(1), None, Some(0), Some(2), Some(3)]))),
     ];
     RecordBatch::try_from_iter(columns).unwrap()
