@@ -54,6 +54,9 @@ use self::{
 };
 use crate::{functions::Registry, invoke::admission::Admission, problem::of_backbone};
 
+/// Between tries to remove the record of a call that was refused.
+const FORGET_PAUSES: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(180)];
 /// Between two rounds of removing what is old, and what is too much.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 const TRIM_EVERY: Duration = Duration::from_secs(60);
@@ -401,12 +404,18 @@ impl Inner {
     }
 
     /// Removes the record of a call that was refused, unless it has changed. Whoever was refused need not wait.
+    /// What had no room for the message may have none for the removal either, so it is tried for a while.
     fn forget(&self, id: Uuid, revision: u64) {
         let backbone = self.backbone.clone();
-        self.tracker.spawn(async move {
-            if let Err(error) = backbone.delete(&keys::invocation_record(&id), Some(revision)).await {
-                tracing::warn!(%id, %error, "a call that was refused is shown as queued until its record lapses");
+        tokio::spawn(async move {
+            for pause in FORGET_PAUSES {
+                match backbone.delete(&keys::invocation_record(&id), Some(revision)).await {
+                    Ok(_) => return,
+                    Err(error) => tracing::debug!(%id, %error, "a call that was refused is shown as queued"),
+                }
+                tokio::time::sleep(pause).await;
             }
+            tracing::warn!(%id, "a call that was refused is shown as queued until its record lapses");
         });
     }
 
