@@ -169,12 +169,14 @@ impl Core {
         if expected > 0 {
             message = message.message_id(names::successor_id(key, expected));
         }
-        let stored = match self.send_record(key, message.clone()).await {
-            Some(stored) => stored,
-            None => match self.send_record(key, message).await {
-                Some(Err(Refusal::Outdated)) => self.written(key, write).await,
-                stored => stored.unwrap_or(Err(Refusal::Failed(unavailable(SILENT)))),
-            },
+        let mut is_unheard = false;
+        let stored = loop {
+            match self.send_record(key, message.clone()).await {
+                Some(Err(Refusal::Outdated)) if is_unheard => break self.written(key, write).await,
+                Some(stored) => break stored,
+                None if begun.elapsed() < self.operation_timeout => is_unheard = true,
+                None => break Err(Refusal::Failed(unavailable(SILENT))),
+            }
         };
         let record = Record { revision: stored?, value: value.map(|_| Bytes::new()), ttl, write: None };
         self.lapses.note(key, &record, begun);

@@ -55,6 +55,9 @@ const KEPT_PART: u64 = 5;
 const PING_KEY: &str = "workers/ping";
 /// Publishes under way at once, over all callers of one process.
 const PUBLISHES_MAX: usize = 4_096;
+/// How often something is sent within the time of an operation while no answer comes: whoever leads next, after
+/// four to nine seconds as a rule, is asked soon.
+const TRIES: u32 = 5;
 /// Before what could not be served is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -328,15 +331,15 @@ impl Core {
         }
     }
 
-    /// Waits for an answer for half the time of an operation, so that the question can be put again.
+    /// Waits for an answer for a part of the time of an operation, so that the question can be put again.
     async fn soon<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
-        timeout(self.operation_timeout / 2, answer).await.map_err(|_| unavailable(SILENT))?
+        timeout(self.operation_timeout / TRIES, answer).await.map_err(|_| unavailable(SILENT))?
     }
 
     /// Waits as long for the acknowledgement of a message, so that it can be sent again; nothing where none came, as
     /// when its leader was lost.
     async fn heard(&self, ack: PublishAckFuture) -> Option<std::result::Result<PublishAck, PublishError>> {
-        timeout(self.operation_timeout / 2, ack.into_future()).await.ok()
+        timeout(self.operation_timeout / TRIES, ack.into_future()).await.ok()
     }
 
     /// The stream that a queue lives in.
