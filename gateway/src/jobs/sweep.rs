@@ -30,8 +30,8 @@ use super::{
     vault::Vault,
 };
 
-/// How far the store's clock may be behind ours.
-const SKEW_MAX: Duration = Duration::from_secs(3_600);
+/// How far the store's clock may be behind ours: an hour, and what it rounds away.
+const SKEW_MAX: Duration = Duration::from_secs(3_600 + 60);
 
 /// Removes the states and answers that attempts staged, but for the states when
 /// they may serve other jobs and are not too much for that.
