@@ -96,6 +96,10 @@ pub async fn run(chaos: Chaos) -> Result<Report> {
         ready = ready.max(world.kill_and_restart(folder.path()).await?);
     }
     let history = clients.history().await?;
+    // Trouble is for those who run jobs, not only for those who accept them.
+    for operation in &history {
+        ended(&world.address, &operation.job, Instant::now() + SETTLED_MAX).await?;
+    }
     world.proxy.calm();
     let patience = READY_MAX + if chaos.troubles.stalled > 0 { STALLED_MAX } else { Duration::ZERO };
     ensure!(ready < patience, "expected to be ready within {patience:?} of a restart, found {ready:?}");

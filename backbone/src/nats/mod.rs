@@ -303,7 +303,8 @@ impl Core {
 
     /// Fails where the keys leave less of their room than is to be left of it.
     async fn check_keys(&self, left_of: impl Fn(u64) -> u64) -> Result<()> {
-        let info = self.keys.get_info().await.map_err(unavailable)?;
+        let info = async || self.keys.get_info().await.map_err(unavailable);
+        let info = self.insist(|| self.soon(info())).await?;
         // Streams without a bound are not ours.
         let (bytes, bytes_max) = (info.state.bytes, u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX));
         let left = left_of(bytes_max);

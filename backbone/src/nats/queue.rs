@@ -127,6 +127,10 @@ impl Core {
 
     pub(super) async fn depth(&self, queue: &str) -> Result<Depth> {
         check_key(queue)?;
+        self.insist(|| self.soon(self.read_depth(queue))).await
+    }
+
+    async fn read_depth(&self, queue: &str) -> Result<Depth> {
         let stream = self.work(queue);
         let count = async |stream: &super::Stream, subject: String| -> Result<u64> {
             let info = stream.info_with_subjects(subject).await.map_err(unavailable)?;
