@@ -262,7 +262,17 @@ impl Inner {
 
     async fn stored_version(&self, name: &FunctionName, number: u32) -> Result<Version, Problem> {
         let uri = self.records.object(keys::version(name, number))?;
-        let bytes = self.records.store.get(&uri, None).await.map_err(of_store)?;
+        let bytes = match self.records.store.get(&uri, None).await {
+            // It was there before the record knew of its number, so it will not come.
+            Err(fanfold_storage::Error::NotFound { .. }) => {
+                let detail = format!(
+                    "expected version {number} of {name} as it was deployed, found it gone from the store; deploy the \
+                     function again"
+                );
+                return Err(Problem::new(ErrorKind::VersionNotFound, detail));
+            }
+            found => found.map_err(of_store)?,
+        };
         serde_json::from_slice(&bytes).map_err(|error| internal(format!("{uri}: {error}")))
     }
 
