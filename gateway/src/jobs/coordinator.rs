@@ -92,7 +92,8 @@ impl Coordinator {
         })
     }
 
-    /// Works on the job until it has ended.
+    /// Works on the job until it has ended. What is rare and large has a box of its own, so that
+    /// what waits all the time stays small.
     pub async fn run(mut self, tenure: &Tenure) -> Result<()> {
         let backbone = &self.jobs.inner.backbone;
         let id = self.case.job.id;
@@ -103,12 +104,12 @@ impl Coordinator {
         self.called |= backbone.get(&keys::job_cancel(&id)).await?.is_some();
         self.called = self.called || !self.case.hold(&self.jobs).await?;
         if !self.called {
-            self.take_over(events.as_mut()).await?;
+            Box::pin(self.take_over(events.as_mut())).await?;
         }
         // Looking finds all failures that there were.
         let shown = std::mem::take(&mut self.case.record.failures);
         let last = std::mem::take(&mut self.case.record.last_failures);
-        self.look().await?;
+        Box::pin(self.look()).await?;
         self.case.record.resume_failures(shown, last);
         self.jobs.publish_live(id, Arc::clone(&self.live));
         let mut flush = interval(self.jobs.inner.config.flush);
@@ -124,9 +125,9 @@ impl Coordinator {
         loop {
             if let Some(ending) = self.ending().await? {
                 if ending.state == JobState::Succeeded && self.live.progress().second_attempts() > 0 {
-                    self.stop_overtaken(events.as_mut()).await?;
+                    Box::pin(self.stop_overtaken(events.as_mut())).await?;
                 }
-                return self.end(ending).await;
+                return Box::pin(self.end(ending)).await;
             }
             tokio::select! {
                 chunk = events.next() => match chunk {
@@ -137,9 +138,9 @@ impl Coordinator {
                     self.overtake().await?;
                     self.flush().await?;
                 }
-                _ = watch.tick() => self.watch().await?,
+                _ = watch.tick() => Box::pin(self.watch()).await?,
                 () = self.rests.due() => self.queue_ready().await?,
-                () = tenure.forgotten.notified() => self.queue_again().await?,
+                () = tenure.forgotten.notified() => Box::pin(self.queue_again()).await?,
             }
         }
     }

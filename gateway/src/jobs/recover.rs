@@ -156,7 +156,7 @@ impl Jobs {
     async fn persist(&self, id: Uuid, tenure: &Tenure) -> bool {
         let (mut pause, mut strikes) = (PAUSE, 0);
         loop {
-            let error = match self.work(id, tenure).await {
+            let error = match Box::pin(self.work(id, tenure)).await {
                 Ok(()) => return false,
                 Err(error) if error.is_closing() => return false,
                 Err(error) => error,
@@ -173,7 +173,7 @@ impl Jobs {
                 strikes += u32::from(lasts);
                 lasts && strikes >= STRIKES_MAX
             };
-            if is_over && self.give_up(id, error).await {
+            if is_over && Box::pin(self.give_up(id, error)).await {
                 return false;
             }
             sleep(pause).await;
@@ -188,7 +188,7 @@ impl Jobs {
     }
 
     async fn work(&self, id: Uuid, tenure: &Tenure) -> Result<()> {
-        let Some(mut case) = Case::open(self, &id).await? else {
+        let Some(mut case) = Box::pin(Case::open(self, &id)).await? else {
             return Err(Error::damaged(keys::plan(&id), "no such object"));
         };
         if let Some(outcome) = &case.outcome {

@@ -5,7 +5,7 @@
 //! head is in the store, and nothing is answered either. Invariant: whatever
 //! dies in between, a request under an idempotency key becomes one job.
 
-use std::{pin::pin, sync::Arc};
+use std::sync::Arc;
 
 use fanfold_protocol::{
     ErrorKind, Problem,
@@ -155,7 +155,7 @@ impl Jobs {
         }
         self.inner.index.check_room(self.inner.config.unfinished_max)?;
         match self.draft_and_claim(wanted, key.as_ref()).await {
-            Ok((draft, claim)) => self.lay_down(&draft, claim, key.as_ref()).await,
+            Ok((draft, claim)) => Box::pin(self.lay_down(&draft, claim, key.as_ref())).await,
             // What is in the way may be this very request, accepted meanwhile by another gateway.
             Err(refused) => match self.given(key.as_ref()).await? {
                 Some(job) => self.complete(job, key.as_ref()).await,
@@ -304,7 +304,7 @@ impl Jobs {
     /// Plans, and keeps the claim meanwhile: large text takes its time. A claim
     /// that was lost all the same is noticed before the job is accepted.
     async fn plan(&self, draft: &Draft, mut claim: Option<&mut Claim>) -> Result<(Job, Plan)> {
-        let mut planned = pin!(self.lay_down_parts(draft));
+        let mut planned = Box::pin(self.lay_down_parts(draft));
         loop {
             tokio::select! {
                 planned = &mut planned => return planned,

@@ -225,7 +225,7 @@ impl Jobs {
     async fn progress_of(&self, id: &Uuid) -> Result<Arc<Live>> {
         match recover::live(self, id) {
             Some(live) => Ok(live),
-            None => self.inner.tables.get(id, self.read_tasks(id)).await,
+            None => self.inner.tables.get(id, Box::pin(self.read_tasks(id))).await,
         }
     }
 
