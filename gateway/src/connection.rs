@@ -15,8 +15,9 @@
 
 use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, body::Body};
 use fanfold_protocol::limits;
+use fanfold_storage::server::Lingering;
 use http::{HeaderValue, Request, Response, Version, header};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -30,7 +31,6 @@ use tower::Service;
 
 use crate::{
     GatewayConfig,
-    linger::Lingering,
     tally::{Marks, Pieces, Running, Tally},
 };
 
@@ -166,7 +166,7 @@ fn answer(
     let running = Running::begin(tally);
     let (head, body) = request.into_parts();
     let has_goaway = head.version == Version::HTTP_2;
-    let body = Lingering::wrap(head.version, &head.headers, body);
+    let body = Body::new(Lingering::new(head.version, &head.headers, body));
     let response = router.call(Request::from_parts(head, body));
     async move {
         let mut response = match response.await {

@@ -22,7 +22,6 @@ mod glob;
 pub mod health;
 pub mod invoke;
 pub mod jobs;
-mod linger;
 pub mod metrics;
 pub mod openapi;
 mod peers;

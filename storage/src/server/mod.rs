@@ -23,6 +23,7 @@ mod events;
 mod failure;
 mod index;
 mod ingest;
+mod linger;
 mod listing;
 mod multipart;
 mod object;
@@ -41,7 +42,6 @@ use s3s::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use self::events::{Event, Events};
 use self::{
     auth::{OneKey, SignedV4},
     blobs::Blobs,
@@ -49,6 +49,10 @@ use self::{
     failure::Failure,
     index::Index,
     range::OddRanges,
+};
+pub use self::{
+    events::{Event, Events},
+    linger::Lingering,
 };
 use crate::Credentials;
 

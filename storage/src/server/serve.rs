@@ -24,6 +24,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::linger::Lingering;
+
 /// How long a connection may take to send the headers of a request, and to begin.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests may go on after the server was told to stop.
@@ -92,9 +94,11 @@ async fn accept(
 }
 
 async fn handle(service: S3Service, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let head = request.method() == http::Method::HEAD;
+    let is_head = request.method() == http::Method::HEAD;
     let id = uuid::Uuid::new_v4().simple().to_string();
-    let mut response = match hyper::service::Service::call(&service, request).await {
+    let (head, body) = request.into_parts();
+    let body = Body::http_body(Lingering::new(head.version, &head.headers, body));
+    let mut response = match service.call(Request::from_parts(head, body)).await {
         Ok(response) => response,
         Err(error) => {
             tracing::error!(request_id = id, ?error, "a request could not be answered");
@@ -104,7 +108,10 @@ async fn handle(service: S3Service, request: Request<Incoming>) -> Result<Respon
         }
     };
     // s3s answers a HEAD with a range as if it were for the whole object.
-    if head && response.status() == StatusCode::OK && response.headers().contains_key(header::CONTENT_RANGE) {
+    if is_head
+        && response.status() == StatusCode::OK
+        && response.headers().contains_key(header::CONTENT_RANGE)
+    {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     let headers = response.headers_mut();
@@ -117,10 +124,11 @@ async fn handle(service: S3Service, request: Request<Incoming>) -> Result<Respon
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::{net::SocketAddr, time::Instant};
 
     use s3s::{S3, service::S3ServiceBuilder};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_util::sync::DropGuard;
 
     use super::*;
 
@@ -128,14 +136,36 @@ mod tests {
 
     impl S3 for Nothing {}
 
-    /// Whoever says nothing, less than a head, or nothing more, leaves the place to others.
-    #[tokio::test]
-    async fn silent_connections_are_let_go() {
+    async fn served(header_timeout: Duration) -> (SocketAddr, DropGuard) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
         let service = S3ServiceBuilder::new(Nothing).build();
-        let soon = Duration::from_millis(300);
-        let serving = tokio::spawn(serve_within(soon, service, listener, shutdown.clone()));
+        tokio::spawn(serve_within(header_timeout, service, listener, shutdown.clone()));
+        (address, shutdown.drop_guard())
+    }
+
+    /// A refusal reaches a client that sends its whole body before it looks.
+    #[tokio::test]
+    async fn a_body_that_nobody_read_breaks_no_connection() {
+        const LENGTH: usize = 16 << 20;
+        let (address, _serving) = served(HEADER_TIMEOUT).await;
+        for _ in 0..10 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let head = format!("PUT /b/k HTTP/1.1\r\nhost: t\r\ncontent-length: {LENGTH}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.write_all(&vec![b'x'; LENGTH]).await.unwrap();
+            // The connection goes on with the next request.
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").await.unwrap();
+            let mut said = String::new();
+            stream.read_to_string(&mut said).await.unwrap();
+            assert_eq!(said.matches("HTTP/1.1 501").count(), 2, "{said}");
+        }
+    }
+
+    /// Whoever says nothing, less than a head, or nothing more, leaves the place to others.
+    #[tokio::test]
+    async fn silent_connections_are_let_go() {
+        let (address, _serving) = served(Duration::from_millis(300)).await;
         let whole = "GET / HTTP/1.1\r\nhost: t\r\n\r\n";
         for sent in ["", "P", "GET / HTTP/1.1\r\nhost: t\r\nx-", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", whole] {
             let begun = Instant::now();
@@ -146,7 +176,5 @@ mod tests {
             assert!(read.is_ok(), "{sent:?} holds a connection after {:?}", begun.elapsed());
             assert!(sent != whole || said.starts_with(b"HTTP/1.1 "), "{said:?}");
         }
-        shutdown.cancel();
-        serving.await.unwrap();
     }
 }

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Bytes;
+use bytes::Bytes;
 use http::{HeaderMap, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -25,16 +25,19 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// A request's body whose rest is thrown away when it is dropped.
-pub(crate) struct Lingering(Option<Incoming>);
+#[derive(Debug)]
+pub struct Lingering {
+    body: Option<Incoming>,
+    /// Whether the client sends all of it whatever it is answered.
+    sends_whole: bool,
+}
 
 impl Lingering {
-    pub(crate) fn wrap(version: Version, headers: &HeaderMap, body: Incoming) -> axum::body::Body {
+    /// The body of a request of this version with these headers.
+    #[must_use]
+    pub fn new(version: Version, headers: &HeaderMap, body: Incoming) -> Self {
         let sends_whole = version < Version::HTTP_2 && !headers.contains_key(header::EXPECT);
-        if sends_whole && !body.is_end_stream() {
-            axum::body::Body::new(Self(Some(body)))
-        } else {
-            axum::body::Body::new(body)
-        }
+        Self { body: Some(body), sends_whole }
     }
 }
 
@@ -46,26 +49,26 @@ impl Body for Lingering {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let frame = Pin::new(body).poll_frame(cx);
         if let Poll::Ready(None | Some(Err(_))) = frame {
-            self.0 = None;
+            self.body = None;
         }
         frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(Incoming::is_end_stream)
+        self.body.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(SizeHint::default, Incoming::size_hint)
+        self.body.as_ref().map_or_else(SizeHint::default, Incoming::size_hint)
     }
 }
 
 impl Drop for Lingering {
     fn drop(&mut self) {
-        if let Some(body) = self.0.take().filter(|body| !body.is_end_stream())
+        if let Some(body) = self.body.take().filter(|body| self.sends_whole && !body.is_end_stream())
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             runtime.spawn(tokio::time::timeout(TIMEOUT, throw_away(body)));
