@@ -57,12 +57,13 @@ enum Driver {
     Nats(Nats),
 }
 
-/// Calls the same method on whichever implementation is behind the handle.
+/// Calls the same method on whichever implementation is behind the handle. What goes over a network holds much,
+/// which callers that nest need not hold in their turn.
 macro_rules! each {
     ($self:ident, $backbone:ident => $call:expr) => {
         match &$self.driver {
             Driver::Embedded($backbone) => $call,
-            Driver::Nats($backbone) => $call,
+            Driver::Nats($backbone) => Box::pin(async { $call }).await,
         }
     };
 }
@@ -316,7 +317,7 @@ impl Backbone {
     ) -> Result<Vec<Delivery>> {
         match &self.driver {
             Driver::Embedded(b) => b.pull(&self.full(queue), max, wait, lease).await,
-            Driver::Nats(b) => b.pull(&self.full(queue), max, wait, lease, false).await,
+            Driver::Nats(b) => Box::pin(b.pull(&self.full(queue), max, wait, lease, false)).await,
         }
     }
 
@@ -330,7 +331,7 @@ impl Backbone {
     ) -> Result<Vec<Delivery>> {
         match &self.driver {
             Driver::Embedded(b) => b.pull(&self.full(queue), max, wait, lease).await,
-            Driver::Nats(b) => b.pull(&self.full(queue), max, wait, lease, true).await,
+            Driver::Nats(b) => Box::pin(b.pull(&self.full(queue), max, wait, lease, true)).await,
         }
     }
 
