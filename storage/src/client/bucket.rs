@@ -36,12 +36,22 @@ impl Store {
 
     /// Whether there is a bucket of this name that the credentials may use.
     pub async fn bucket_exists(&self, bucket: &str) -> Result<bool> {
-        match self.client_of(bucket)?.head_bucket().bucket(bucket).send().boxed().await {
+        let client = self.client_of(bucket)?;
+        let there = match client.head_bucket().bucket(bucket).send().boxed().await {
             Ok(_) => Ok(true),
-            Err(e) => match Target::Bucket(bucket).error(e) {
-                Error::NoSuchBucket { .. } => Ok(false),
-                error => Err(error),
-            },
+            Err(e) => Err(Target::Bucket(bucket).error(e)),
+        };
+        let there = match there {
+            // A HEAD does not say why. Who lists is told, and a clock that is off is allowed for once that is told.
+            Err(Error::AccessDenied { .. }) => {
+                let listed = client.list_objects_v2().bucket(bucket).max_keys(1).send().boxed().await;
+                listed.map(|_| true).map_err(|e| Target::Bucket(bucket).error(e))
+            }
+            there => there,
+        };
+        match there {
+            Err(Error::NoSuchBucket { .. }) => Ok(false),
+            there => there,
         }
     }
 

@@ -78,6 +78,10 @@ async fn only_signed_requests_with_the_right_key_are_served() {
         let store = Store::connect(config).unwrap();
         let found = store.put(&uri("mine", "x"), Bytes::from_static(b"x"), PutOptions::default()).await;
         assert!(matches!(found, Err(Error::AccessDenied { .. })), "{found:?}");
+        // A HEAD is answered with a status alone, and what is wrong is told all the same.
+        let found = store.bucket_exists("mine").await;
+        let Err(Error::AccessDenied { detail, .. }) = found else { panic!("{found:?}") };
+        assert!(!detail.contains("HTTP status"), "{detail}");
     }
     for request in ["GET / HTTP/1.1", "GET /mine/x HTTP/1.1", "PUT /mine/x HTTP/1.1", "DELETE /mine HTTP/1.1"]
     {
