@@ -312,7 +312,19 @@ pub async fn read(
     what: &str,
 ) -> Result<HeldBody, Problem> {
     let declared = declared_length(headers, bytes_max, what)?;
-    let mut share = app.bodies.take(declared.unwrap_or(0))?;
+    let share = app.bodies.take(declared.unwrap_or(0))?;
+    in_time(app, body, declared, bytes_max, what, share).await
+}
+
+/// Collects a body in the time that one of its length may take.
+async fn in_time(
+    app: &AppState,
+    body: Body,
+    declared: Option<u64>,
+    bytes_max: u64,
+    what: &str,
+    mut share: Share,
+) -> Result<HeldBody, Problem> {
     let deadline = whole_timeout(&app.config, declared.unwrap_or(bytes_max));
     let bytes = collect(&app.config, body, bytes_max, what, &mut share);
     let bytes = tokio::time::timeout(deadline, bytes).await.unwrap_or_else(|_| Err(late(deadline)))?;

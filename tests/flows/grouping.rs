@@ -182,50 +182,38 @@ async fn what_was_shuffled_before_is_taken_over_by_a_retry() {
     }
 }
 
-#[tokio::test]
-async fn more_keys_than_fit_in_memory_are_grouped() {
-    const NUMBERS: u64 = 200_000;
+const MANY: u64 = 200_000;
+
+/// What one task of a function that has 96 MiB gives of all numbers, and its job.
+async fn spread(params: Value) -> (Groups, Value) {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start(folder.path()).unwrap();
     let client = Client::new(&service);
     client.deploy_folder("hostile/spread").await;
-    upload(&service, NUMBERS).await;
-    // The padding alone is 120 MB in one task, of a function that has 96 MiB.
-    let job = run(
-        &client,
-        json!({
-            "function": "spread", "input": "s3://numbers/in/", "output": "s3://numbers/out/",
-            "output_format": "csv", "params": { "keys": 1_000_000_007_u64, "pad": 600 },
-            "split": { "target_bytes": "64MiB" },
-        }),
-    );
-    let job = job.await;
+    upload(&service, MANY).await;
+    let job = json!({
+        "function": "spread", "input": "s3://numbers/in/", "output": "s3://numbers/out/",
+        "output_format": "csv", "params": params, "split": { "target_bytes": "64MiB" },
+    });
+    let job = run(&client, job).await;
     assert_eq!((&job["partitions"], &job["tasks"]["total"]), (&json!(1), &json!(2)), "{job}");
+    (groups(&parts(&client, &service, &job).await), job)
+}
+
+#[tokio::test]
+async fn more_keys_than_fit_in_memory_are_grouped() {
+    // The padding alone is 120 MB.
+    let (found, job) = spread(json!({ "keys": 1_000_000_007_u64, "pad": 600 })).await;
     assert!(job["receipt"]["bytes_out"].as_u64() > Some(120 << 20), "{job}");
-    let found = groups(&parts(&client, &service, &job).await);
-    check(&found, &naive(NUMBERS, 1_000_000_007));
+    check(&found, &naive(MANY, 1_000_000_007));
     assert!(found.len() > 190_000, "{}", found.len());
 }
 
 #[tokio::test]
 async fn states_that_grow_beyond_memory_are_grouped() {
-    const NUMBERS: u64 = 200_000;
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
-    let client = Client::new(&service);
-    client.deploy_folder("hostile/spread").await;
-    upload(&service, NUMBERS).await;
-    // All keys are in the first rows; their states grow by 120 MB in one task, of a function that has 96 MiB.
-    let job = run(
-        &client,
-        json!({
-            "function": "spread", "input": "s3://numbers/in/", "output": "s3://numbers/out/",
-            "output_format": "csv", "params": { "keys": 500, "grow": 600 }, "split": { "target_bytes": "64MiB" },
-        }),
-    );
-    let job = job.await;
-    assert_eq!((&job["partitions"], &job["tasks"]["total"]), (&json!(1), &json!(2)), "{job}");
-    check(&groups(&parts(&client, &service, &job).await), &naive(NUMBERS, 500));
+    // All keys are in the first rows; their states grow by 120 MB.
+    let (found, _) = spread(json!({ "keys": 500, "grow": 600 })).await;
+    check(&found, &naive(MANY, 500));
 }
 
 #[tokio::test]

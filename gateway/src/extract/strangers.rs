@@ -13,7 +13,7 @@ use fanfold_protocol::{ErrorKind, Problem};
 use http::HeaderMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{BodyBudget, HeldBody, collect, declared_length, late, whole_timeout};
+use super::{BodyBudget, HeldBody, declared_length, in_time};
 use crate::state::AppState;
 
 /// What those who are refused can do.
@@ -79,11 +79,9 @@ pub async fn read_unverified(
 ) -> Result<Unverified, Problem> {
     let declared = declared_length(headers, bytes_max, what)?;
     let place = app.strangers.enter()?;
-    let mut share = app.strangers.budget.share();
-    let deadline = whole_timeout(&app.config, declared.unwrap_or(bytes_max));
-    let bytes = collect(&app.config, body, bytes_max, what, &mut share);
-    let bytes = tokio::time::timeout(deadline, bytes).await.unwrap_or_else(|_| Err(late(deadline)))?;
-    Ok(Unverified { body: HeldBody { bytes, _share: share }, _place: place })
+    let share = app.strangers.budget.share();
+    let body = in_time(app, body, declared, bytes_max, what, share).await?;
+    Ok(Unverified { body, _place: place })
 }
 
 /// The body of a request that could not be read by one for another: it is refused for that

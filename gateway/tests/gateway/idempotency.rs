@@ -122,6 +122,21 @@ async fn calls_that_are_refused_take_no_room() {
     assert_eq!(service.promise("f", &[("idempotency-key", "k")], "echo").await.status, 202);
 }
 
+/// A call under a key whose client is gone once it runs.
+async fn abandoned(service: &Service, body: &str) {
+    let mut stream = TcpStream::connect(service.address).await.unwrap();
+    let request = format!(
+        "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {}\r\nidempotency-key: k\r\n\
+         content-length: {}\r\n\r\n{body}",
+        service.token,
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    while runs(service) == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn a_body_has_its_share_of_memory_while_its_call_runs() {
     let service = start_with(|config| {
@@ -131,19 +146,8 @@ async fn a_body_has_its_share_of_memory_while_its_call_runs() {
     })
     .await;
     service.deploy("f", "1").await;
-    let mut stream = TcpStream::connect(service.address).await.unwrap();
     let body = format!("/slow {}", "x".repeat(900_000));
-    let request = format!(
-        "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {}\r\nidempotency-key: k\r\n\
-         content-length: {}\r\n\r\n{body}",
-        service.token,
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    while runs(&service) == 0 {
-        tokio::task::yield_now().await;
-    }
-    drop(stream);
+    abandoned(&service, &body).await;
     let mut refused = 0;
     loop {
         let reply = service.invoke("f/invoke", vec![b'x'; 200_000]).await;
@@ -193,19 +197,8 @@ async fn calls_at_the_same_moment_run_once() {
 async fn a_caller_that_goes_away_can_fetch_its_answer_later() {
     let service = start().await;
     service.deploy("f", "1").await;
-    let mut stream = TcpStream::connect(service.address).await.unwrap();
     let body = "sleep 300";
-    let request = format!(
-        "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {}\r\nidempotency-key: k\r\n\
-         content-length: {}\r\n\r\n{body}",
-        service.token,
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    while runs(&service) == 0 {
-        tokio::task::yield_now().await;
-    }
-    drop(stream);
+    abandoned(&service, body).await;
     let reply = call(&service, "k", body).await;
     assert_eq!((reply.status.as_u16(), reply.header("x-fanfold-replayed")), (200, "true"));
     assert_eq!(runs(&service), 1);

@@ -13,9 +13,10 @@ use fanfold_protocol::{
 };
 use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
+use tokio_util::sync::DropGuard;
 use uuid::Uuid;
 
-use crate::world::{Mishap, PATIENCE, Play, World, document, succeeded};
+use crate::world::{Engine, Mishap, PATIENCE, Play, World, document, succeeded};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_waits_for_its_next_attempt_holds_up_no_other() {
@@ -106,19 +107,20 @@ async fn leases_that_are_lost_come_back_while_others_wait_in_the_queue() {
     assert_eq!(record.tasks.done, 20 + 2 + 1);
 }
 
-/// A job whose tasks never end.
-fn endless() -> Play {
-    Play { mishap: Box::new(|_| Some(Mishap::Hang)), ..Play::default() }
+/// A job whose tasks run and never end, and who works on them.
+async fn endless(world: &World, engine: &Engine) -> (Uuid, DropGuard) {
+    world.inputs(3).await;
+    let worker = world.work(Play { mishap: Box::new(|_| Some(Mishap::Hang)), ..Play::default() });
+    let id = engine.submit("mapper", json!({})).await.unwrap().id;
+    engine.until(&id, |record| record.state == JobState::Running).await;
+    (id, worker)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancellation_is_carried_out_though_nobody_waits_for_it() {
     let world = World::new().await;
-    world.inputs(3).await;
     let engine = world.engine().await;
-    let _worker = world.work(endless());
-    let id = engine.submit("mapper", json!({})).await.unwrap().id;
-    engine.until(&id, |record| record.state == JobState::Running).await;
+    let (id, _worker) = endless(&world, &engine).await;
     // As when a client closes its connection at once.
     assert!(engine.jobs.cancel(&id).now_or_never().is_none());
     assert_eq!(engine.ended(&id).await.state, JobState::Cancelled);
@@ -128,11 +130,8 @@ async fn a_cancellation_is_carried_out_though_nobody_waits_for_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ending_that_nobody_told_of_is_found() {
     let world = World::new().await;
-    world.inputs(3).await;
     let engine = world.engine().await;
-    let _worker = world.work(endless());
-    let id = engine.submit("mapper", json!({})).await.unwrap().id;
-    engine.until(&id, |record| record.state == JobState::Running).await;
+    let (id, _worker) = endless(&world, &engine).await;
     // Whoever decided it was killed right then.
     let ending = json!({"state": "cancelled", "ended_at": 1, "problem": null});
     world.put(&format!("s3://fanfold/{}", keys::ending(&id)), &ending.to_string()).await;
