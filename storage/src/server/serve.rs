@@ -151,7 +151,7 @@ mod tests {
         let (address, _serving) = served(HEADER_TIMEOUT).await;
         for _ in 0..10 {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            let head = format!("PUT /b/k HTTP/1.1\r\nhost: t\r\ncontent-length: {LENGTH}\r\n\r\n");
+            let head = format!("PUT /bucket/k HTTP/1.1\r\nhost: t\r\ncontent-length: {LENGTH}\r\n\r\n");
             stream.write_all(head.as_bytes()).await.unwrap();
             stream.write_all(&vec![b'x'; LENGTH]).await.unwrap();
             // The connection goes on with the next request.
