@@ -38,6 +38,10 @@ const WAITING_MAX: i64 = 8_192;
 const LEASE_MIN: Duration = Duration::from_millis(1);
 /// Before an ack without an answer is sent again.
 const ACK_AGAIN: Duration = Duration::from_secs(1);
+/// After so many without an answer the message itself is removed.
+const ACKS_UNHEARD: usize = 2;
+/// What JetStream answers while it has no leader.
+const UNAVAILABLE: usize = 503;
 /// Before a lost consumer is made anew.
 const BACKOFF: Duration = Duration::from_millis(100);
 
@@ -224,26 +228,33 @@ impl Hold {
     }
 
     /// An ack that the server has confirmed: one that a server lost as it came up is sent again. Where the consumer
-    /// is gone, the message is removed from its stream, which is all that the consumer would have done.
+    /// is gone, or does not know of the lease since it forgot it in a crash and so says nothing, the message is removed
+    /// from its stream, which is all that the consumer would have done.
     async fn ack_at_server(&self, delivery: &Delivery) -> Result<Settled> {
-        let core = self.nats.core();
+        let restricted = self.nats.core().restricted;
         let mut asked = FuturesUnordered::new();
-        let told = loop {
-            asked.push(core.settle(&self.reply, AckKind::Ack));
-            if let Ok(Some(told)) = timeout(ACK_AGAIN, asked.next()).await {
-                break told;
+        loop {
+            asked.push(self.nats.core().settle(&self.reply, AckKind::Ack));
+            match timeout(ACK_AGAIN, asked.next()).await.ok().flatten() {
+                Some(Ok(())) => return Ok(Settled::Done),
+                Some(Err(error)) if restricted => return Err(error),
+                Some(Err(is_gone)) => return self.remove(delivery).await.map_err(|_| is_gone),
+                None if restricted || asked.len() < ACKS_UNHEARD => {}
+                None => {
+                    if let Ok(Ok(settled)) = timeout(ACK_AGAIN, self.remove(delivery)).await {
+                        return Ok(settled);
+                    }
+                }
             }
-        };
-        let is_gone = match told {
-            Ok(()) => return Ok(Settled::Done),
-            Err(error) if core.restricted => return Err(error),
-            Err(error) => error,
-        };
-        match core.work(&delivery.queue).delete_message(self.sequence).await {
+        }
+    }
+
+    async fn remove(&self, delivery: &Delivery) -> Result<Settled> {
+        match self.nats.core().work(&delivery.queue).delete_message(self.sequence).await {
             Ok(_) => Ok(Settled::Done),
             Err(error) => match error.kind() {
-                DeleteMessageErrorKind::JetStream(_) => Ok(Settled::Stale),
-                _ => Err(is_gone),
+                DeleteMessageErrorKind::JetStream(told) if told.code() != UNAVAILABLE => Ok(Settled::Stale),
+                _ => Err(unavailable(error)),
             },
         }
     }

@@ -119,14 +119,7 @@ async fn a_lost_consumer_is_made_again() {
             tokio::spawn(async move { b.pull("other", 1, WAIT, LONG).await })
         };
         sleep(Duration::from_millis(200)).await;
-        let jetstream = jetstream_of(&servers).await;
-        for shard in 0..2 {
-            let stream = jetstream.get_stream(format!("lost-work-{shard}")).await.unwrap();
-            let names: Vec<_> = stream.consumer_names().map(Result::unwrap).collect().await;
-            for name in names {
-                stream.delete_consumer(&name).await.unwrap();
-            }
-        }
+        delete_consumers(&servers, "lost").await;
         // A pull that waits is told and goes on, and the clock of delayed messages with it.
         b.enqueue("other", messages(0..1)).await.unwrap();
         assert_eq!(waiting.await.unwrap().unwrap().len(), 1);
@@ -136,6 +129,39 @@ async fn a_lost_consumer_is_made_again() {
         assert_eq!(held.ack().await.unwrap(), Settled::Done);
         assert_eq!(drain(&b, "q", &ids(["1", "2", "3", "late"])).await, ids([""; 0]));
         assert_eq!(b.depth("q").await.unwrap(), fanfold_backbone::Depth::default());
+        b.close().await;
+    }
+}
+
+/// Deletes what the server knows of leases.
+async fn delete_consumers(servers: &Servers, scope: &str) {
+    let jetstream = jetstream_of(servers).await;
+    for shard in 0..2 {
+        let stream = jetstream.get_stream(format!("{scope}-work-{shard}")).await.unwrap();
+        let names: Vec<_> = stream.consumer_names().map(Result::unwrap).collect().await;
+        for name in names {
+            stream.delete_consumer(&name).await.unwrap();
+        }
+    }
+}
+
+/// As after a crash between a delivery and its being written down: such an ack is not answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_the_server_forgot_is_settled() {
+    for release in BOTH {
+        let servers = Servers::start(release, 1).await;
+        let b = servers.open("forgot").await;
+        b.enqueue("q", messages(0..3)).await.unwrap();
+        let held = b.pull("q", 2, WAIT, LONG).await.unwrap().remove(1);
+        delete_consumers(&servers, "forgot").await;
+        // A consumer that has delivered the first message alone.
+        let first = b.pull("q", 1, WAIT, LONG).await.unwrap();
+        assert_eq!((first.len(), &*first[0].id), (1, "0"));
+        let begun = Instant::now();
+        assert_eq!(held.ack().await.unwrap(), Settled::Done);
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert_eq!(first[0].ack().await.unwrap(), Settled::Done);
+        assert_eq!(drain(&b, "q", &ids(["2"])).await, ids([""; 0]));
         b.close().await;
     }
 }
