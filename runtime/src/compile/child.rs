@@ -11,6 +11,10 @@ use std::{
 
 use fanfold_protocol::{ErrorKind, Problem, limits, size::ByteSize};
 use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy,
+    thread_native_id,
+};
 use wasmtime::Engine;
 
 use crate::engine;
@@ -23,6 +27,9 @@ const MODULE_MAGIC: &[u8] = b"\0asm\x01\0\0\0";
 const ADDRESS_SPACE_FACTOR: u64 = 4;
 /// Serving others comes first.
 const NICENESS: i32 = 10;
+/// Set for a child that runs only where nothing else does. However nice it is, one that
+/// does not would keep a processor for milliseconds after a call has come for it.
+pub(super) const YIELDS: &str = "FANFOLD_COMPILE_YIELDS";
 
 /// The whole life of the child process: a component on standard input, the
 /// artifact on standard output; on failure code 1 and a [`Problem`] as JSON on
@@ -67,7 +74,11 @@ fn limit_self() -> rustix::io::Result<()> {
     set(Resource::Data, limits::COMPILE_MEMORY_BYTES, limits::COMPILE_MEMORY_BYTES)?;
     let address_space = limits::COMPILE_MEMORY_BYTES * ADDRESS_SPACE_FACTOR;
     set(Resource::As, address_space, address_space)?;
-    // Only a wish.
+    // Only wishes.
+    if std::env::var_os(YIELDS).is_some() {
+        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        let _ = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
+    }
     let _ = nice(NICENESS);
     Ok(())
 }

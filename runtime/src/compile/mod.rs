@@ -4,7 +4,8 @@
 //! A guest's bytes are never parsed or compiled in a process that serves
 //! others: the child reads the component from standard input and writes the
 //! compiled artifact to standard output, or a [`Problem`] as JSON to standard
-//! error. What a call or a task waits for is compiled before what nobody waits for.
+//! error. What a call or a task waits for is compiled before what nobody waits for, which
+//! runs only where nothing else does, for as long as that leaves it time.
 //! Invariant: at most [`limits::COMPILES_MAX`] children at once, and none outlives its request.
 
 mod child;
@@ -18,6 +19,7 @@ use fanfold_protocol::{ErrorKind, Problem, limits, size::ByteSize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, Command},
+    time::timeout,
 };
 
 use self::turns::Turns;
@@ -25,6 +27,8 @@ pub(crate) use self::turns::{Urgency, Wanted};
 
 /// Wall time of a child: its CPU time, and as much again on a busy host.
 const WALL_TIME_MAX: Duration = Duration::from_secs(2 * limits::COMPILE_CPU_SECONDS);
+/// How long a child for which nobody waits may find no time.
+const YIELDS_MAX: Duration = Duration::from_secs(5);
 /// Largest artifact, far beyond what the largest component gives.
 const ARTIFACT_BYTES_MAX: u64 = 1 << 30;
 /// What is read of a child's standard error.
@@ -50,23 +54,36 @@ pub(crate) async fn compile(
     component: Bytes,
     wanted: Wanted,
 ) -> Result<Vec<u8>, Problem> {
-    let Some(_turn) = CHILDREN.take(wanted).await else {
+    let Some(_turn) = CHILDREN.take(wanted.clone()).await else {
         return Err(broken("the line before the compilers is gone"));
     };
-    let child = Command::new(&command.program)
+    if !wanted.is_waited_for() {
+        let child = start(command, true)?;
+        if let Ok(ended) = timeout(YIELDS_MAX, converse(child, component.clone())).await {
+            return ended;
+        }
+        tracing::debug!("a busy machine left a compiler no time; another begins, which takes its part");
+    }
+    let child = start(command, false)?;
+    match timeout(WALL_TIME_MAX, converse(child, component)).await {
+        Ok(ended) => ended,
+        Err(_) => Err(over_limit("it did not end in time")),
+    }
+}
+
+/// Starts a child, which runs only where nothing else does if it `yields`.
+fn start(command: &CompilerCommand, yields: bool) -> Result<Child, Problem> {
+    Command::new(&command.program)
         .args(&command.args)
         .env_clear()
         .env("RAYON_NUM_THREADS", THREADS)
+        .envs(yields.then_some((child::YIELDS, "1")))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| broken(format!("{} did not start: {error}", command.program.display())))?;
-    match tokio::time::timeout(WALL_TIME_MAX, converse(child, component)).await {
-        Ok(ended) => ended,
-        Err(_) => Err(over_limit("it did not end in time")),
-    }
+        .map_err(|error| broken(format!("{} did not start: {error}", command.program.display())))
 }
 
 async fn converse(mut child: Child, component: Bytes) -> Result<Vec<u8>, Problem> {

@@ -4,10 +4,16 @@
 //! The child is given less CPU time than in production, so that the tests end
 //! soon; it never takes more than it was given.
 
-use std::{cell::Cell, fmt::Write as _, time::Duration};
+use std::{
+    cell::Cell,
+    fmt::Write as _,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
 
 use fanfold_protocol::{ErrorKind, function::Settings};
 use fanfold_runtime::CompilerCommand;
+use tokio::runtime::Handle;
 
 use crate::support::{Platform, compiler, component, echo, handler};
 
@@ -70,6 +76,23 @@ async fn a_compiler_out_of_time_is_stopped_and_others_are_served() {
     assert_eq!(problem.code, ErrorKind::CompileLimit, "{problem}");
     let outcome = platform.invoke(&quick.unwrap(), b"served", Duration::from_secs(5)).await;
     assert_eq!(outcome.result.unwrap().body, "served");
+}
+
+/// What is compiled for nobody yet leaves processors to others; but not for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_machine_leaves_time_to_compile() {
+    let platform = Platform::start_with(compiler()).await;
+    let digest = platform.upload(slow(30)).await;
+    let processors = std::thread::available_parallelism().unwrap().get();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..processors {
+            scope.spawn(|| while !is_over.load(Relaxed) {});
+        }
+        let prepared = tokio::task::block_in_place(|| Handle::current().block_on(platform.prepare(digest)));
+        is_over.store(true, Relaxed);
+        assert_eq!(prepared.map(drop), Ok(()));
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
