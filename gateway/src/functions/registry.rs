@@ -145,7 +145,7 @@ impl Registry {
             .await
     }
 
-    /// The newest version, if the function exists.
+    /// The newest version, if the function exists and that version has not gone from the store.
     ///
     /// # Errors
     /// When the store or the backbone does not answer.
@@ -153,7 +153,7 @@ impl Registry {
         let reference = FunctionRef { name: name.clone(), qualifier: Qualifier::Latest };
         match self.resolve(&reference).await {
             Ok(version) => Ok(Some(version)),
-            Err(problem) if problem.code == ErrorKind::FunctionNotFound => Ok(None),
+            Err(problem) if is_gone(&problem) => Ok(None),
             Err(problem) => Err(problem),
         }
     }
@@ -168,10 +168,13 @@ impl Registry {
         let found = self.inner.records.read(&draft.name).await?;
         let record = found.map_or_else(|| blank(&draft.name), |(record, _)| record);
         if record.latest > record.removed {
-            let newest = self.inner.stored_version(&draft.name, record.latest).await?;
-            if is_same(&newest, &draft) {
-                self.inner.raise(&draft.name, record.latest).await?;
-                return Ok(Published { version: Arc::new(newest), created: false });
+            match self.inner.stored_version(&draft.name, record.latest).await {
+                Ok(newest) if is_same(&newest, &draft) => {
+                    self.inner.raise(&draft.name, record.latest).await?;
+                    return Ok(Published { version: Arc::new(newest), created: false });
+                }
+                Err(problem) if !is_gone(&problem) => return Err(problem),
+                _ => {}
             }
         }
         let mut version = draft;
@@ -391,6 +394,11 @@ fn check_aliases(record: &FunctionRecord) -> Result<(), Problem> {
              of them elsewhere"
         ),
     ))
+}
+
+/// Whether there is no such function, or not any more what was deployed of it.
+pub(super) fn is_gone(problem: &Problem) -> bool {
+    matches!(problem.code, ErrorKind::FunctionNotFound | ErrorKind::VersionNotFound)
 }
 
 fn no_function(name: &FunctionName) -> Problem {

@@ -3,6 +3,8 @@
 //!
 //! Thin: names are parsed, the registry is asked, views are answered.
 
+use std::future::ready;
+
 use axum::{Json, extract::State, http::StatusCode};
 use fanfold_protocol::names::{FunctionName, FunctionRef, Qualifier};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -10,6 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     deploy,
+    registry::is_gone,
     views::{AliasView, FunctionDetail, FunctionList, FunctionView, VersionView},
 };
 use crate::{
@@ -46,11 +49,19 @@ pub(crate) async fn list(State(app): State<AppState>) -> Answer<Json<FunctionLis
             async move {
                 let newest =
                     FunctionRef { name: record.name.clone(), qualifier: Qualifier::Version(record.latest) };
-                let version = registry.resolve(&newest).await?;
-                Ok::<_, fanfold_protocol::Problem>(FunctionView::new(&record, &version))
+                match registry.resolve(&newest).await {
+                    Ok(version) => Ok(Some(FunctionView::new(&record, &version))),
+                    // One of which nothing is left keeps nobody from seeing the others.
+                    Err(problem) if is_gone(&problem) => {
+                        tracing::warn!(function = %record.name, %problem, "a function is left out of the list");
+                        Ok(None)
+                    }
+                    Err(problem) => Err(problem),
+                }
             }
         })
         .buffered(READS_AT_ONCE)
+        .try_filter_map(|function| ready(Ok(function)))
         .try_collect()
         .await?;
     Ok(Json(FunctionList { functions }))

@@ -229,3 +229,26 @@ async fn another_gateway_sees_a_change_at_once() {
     one.deploy("f", "2").await;
     assert_eq!(two.invoke("f/invoke?qualifier=2", "").await.status, 200);
 }
+
+#[tokio::test]
+async fn a_version_that_is_gone_from_the_store_is_deployed_again() {
+    let base = Base::new().await;
+    let before = base.serve(|_| {}).await;
+    for name in ["lost", "kept"] {
+        before.deploy(name, "1").await;
+    }
+    let key = keys::version(&"lost".parse().unwrap(), 1);
+    let object = ObjectUri::new(before.app.config.tenant.system_bucket.clone(), key).unwrap();
+    base.store.delete(&object).await.unwrap();
+    // A gateway that has not read it before.
+    let service = base.serve(|_| {}).await;
+    let list = service.get("/v1/functions").await.json();
+    assert_eq!(
+        (list["functions"].as_array().unwrap().len(), &list["functions"][0]["name"]),
+        (1, &json!("kept"))
+    );
+    service.invoke("lost/invoke", "x").await.is_problem(ErrorKind::VersionNotFound);
+    let again = service.deploy("lost", "1").await;
+    assert_eq!((again.status.as_u16(), &again.json()["version"]), (201, &json!(2)), "{again:?}");
+    assert_eq!(service.invoke("lost/invoke", "x").await.status, 200);
+}
