@@ -14,7 +14,7 @@ use async_nats::Subject;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
 use async_nats::jetstream::message::{AckKind, Message};
-use async_nats::jetstream::stream::DeleteMessageErrorKind;
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::runtime::Handle;
@@ -40,8 +40,6 @@ const LEASE_MIN: Duration = Duration::from_millis(1);
 const ACK_AGAIN: Duration = Duration::from_secs(1);
 /// After so many without an answer the message itself is removed.
 const ACKS_UNHEARD: usize = 2;
-/// What JetStream answers while it has no leader.
-const UNAVAILABLE: usize = 503;
 /// Before a lost consumer is made anew.
 const BACKOFF: Duration = Duration::from_millis(100);
 
@@ -238,24 +236,38 @@ impl Hold {
             match timeout(ACK_AGAIN, asked.next()).await.ok().flatten() {
                 Some(Ok(())) => return Ok(Settled::Done),
                 Some(Err(error)) if restricted => return Err(error),
-                Some(Err(is_gone)) => return self.remove(delivery).await.map_err(|_| is_gone),
+                Some(Err(is_gone)) => {
+                    let removed = self.remove(delivery).await.map_err(|_| is_gone)?;
+                    return Ok(if removed { Settled::Done } else { Settled::Stale });
+                }
                 None if restricted || asked.len() < ACKS_UNHEARD => {}
+                // What is not there any more may be so for one of our acks.
                 None => {
-                    if let Ok(Ok(settled)) = timeout(ACK_AGAIN, self.remove(delivery)).await {
-                        return Ok(settled);
+                    if let Ok(Ok(_)) = timeout(ACK_AGAIN, self.remove(delivery)).await {
+                        return Ok(Settled::Done);
                     }
                 }
             }
         }
     }
 
-    async fn remove(&self, delivery: &Delivery) -> Result<Settled> {
-        match self.nats.core().work(&delivery.queue).delete_message(self.sequence).await {
-            Ok(_) => Ok(Settled::Done),
-            Err(error) => match error.kind() {
-                DeleteMessageErrorKind::JetStream(told) if told.code() != UNAVAILABLE => Ok(Settled::Stale),
-                _ => Err(unavailable(error)),
-            },
+    /// Removes the message from its stream; false where it is not there, or another in its place, as in a stream
+    /// that lost its end or was made anew.
+    async fn remove(&self, delivery: &Delivery) -> Result<bool> {
+        let core = self.nats.core();
+        let stream = core.work(&delivery.queue);
+        match stream.get_raw_message(self.sequence).await {
+            Ok(found) => {
+                let is_ours = found.subject.as_str() == core.names.ready(&delivery.queue)
+                    && About::read(Some(&found.headers)).id == delivery.id;
+                if is_ours {
+                    stream.delete_message(self.sequence).await.map_err(unavailable)
+                } else {
+                    Ok(false)
+                }
+            }
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(false),
+            Err(error) => Err(unavailable(error)),
         }
     }
 
