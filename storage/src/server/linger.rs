@@ -5,7 +5,8 @@
 //! answer. Were the connection closed on them, a refusal would reach them as a
 //! broken pipe; so what a handler leaves unread is read and thrown away in the
 //! background, within bounds, while the answer is on its way. HTTP/2 can say
-//! "stop" by itself, and who asked `Expect: 100-continue` has sent nothing yet.
+//! "stop" by itself, and who asked `Expect: 100-continue` sends nothing before
+//! somebody begins to read.
 
 use std::{
     pin::Pin,
@@ -30,14 +31,17 @@ pub struct Lingering {
     body: Option<Incoming>,
     /// Whether the client sends all of it whatever it is answered.
     sends_whole: bool,
+    /// HTTP/2 can say "stop" by itself.
+    can_stop: bool,
 }
 
 impl Lingering {
     /// The body of a request of this version with these headers.
     #[must_use]
     pub fn new(version: Version, headers: &HeaderMap, body: Incoming) -> Self {
-        let sends_whole = version < Version::HTTP_2 && !headers.contains_key(header::EXPECT);
-        Self { body: Some(body), sends_whole }
+        let can_stop = version >= Version::HTTP_2;
+        let sends_whole = !can_stop && !headers.contains_key(header::EXPECT);
+        Self { body: Some(body), sends_whole, can_stop }
     }
 }
 
@@ -49,6 +53,8 @@ impl Body for Lingering {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        // Who waited to be told to go on is told so now.
+        self.sends_whole = !self.can_stop;
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let frame = Pin::new(body).poll_frame(cx);
         if let Poll::Ready(None | Some(Err(_))) = frame {

@@ -127,7 +127,10 @@ mod tests {
     use std::{net::SocketAddr, time::Instant};
 
     use s3s::{S3, service::S3ServiceBuilder};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        task::JoinHandle,
+    };
     use tokio_util::sync::DropGuard;
 
     use super::*;
@@ -136,19 +139,19 @@ mod tests {
 
     impl S3 for Nothing {}
 
-    async fn served(header_timeout: Duration) -> (SocketAddr, DropGuard) {
+    async fn served(header_timeout: Duration) -> (SocketAddr, DropGuard, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
         let service = S3ServiceBuilder::new(Nothing).build();
-        tokio::spawn(serve_within(header_timeout, service, listener, shutdown.clone()));
-        (address, shutdown.drop_guard())
+        let serving = tokio::spawn(serve_within(header_timeout, service, listener, shutdown.clone()));
+        (address, shutdown.drop_guard(), serving)
     }
 
     /// A refusal reaches a client that sends its whole body before it looks.
     #[tokio::test]
     async fn a_body_that_nobody_read_breaks_no_connection() {
         const LENGTH: usize = 16 << 20;
-        let (address, _serving) = served(HEADER_TIMEOUT).await;
+        let (address, _until, _) = served(HEADER_TIMEOUT).await;
         for _ in 0..10 {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let head = format!("PUT /bucket/k HTTP/1.1\r\nhost: t\r\ncontent-length: {LENGTH}\r\n\r\n");
@@ -165,7 +168,7 @@ mod tests {
     /// Whoever says nothing, less than a head, or nothing more, leaves the place to others.
     #[tokio::test]
     async fn silent_connections_are_let_go() {
-        let (address, _serving) = served(Duration::from_millis(300)).await;
+        let (address, until, serving) = served(Duration::from_millis(300)).await;
         let whole = "GET / HTTP/1.1\r\nhost: t\r\n\r\n";
         for sent in ["", "P", "GET / HTTP/1.1\r\nhost: t\r\nx-", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", whole] {
             let begun = Instant::now();
@@ -176,5 +179,7 @@ mod tests {
             assert!(read.is_ok(), "{sent:?} holds a connection after {:?}", begun.elapsed());
             assert!(sent != whole || said.starts_with(b"HTTP/1.1 "), "{said:?}");
         }
+        drop(until);
+        serving.await.unwrap();
     }
 }
