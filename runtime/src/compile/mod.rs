@@ -27,8 +27,11 @@ pub(crate) use self::turns::{Urgency, Wanted};
 
 /// Wall time of a child: its CPU time, and as much again on a busy host.
 const WALL_TIME_MAX: Duration = Duration::from_secs(2 * limits::COMPILE_CPU_SECONDS);
-/// How long a child for which nobody waits may find no time.
+/// How long a child for which nobody waits leaves the machine to others, and how often somebody is looked for who does.
 const YIELDS_MAX: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long one that was killed is waited for.
+const LEAVES_MAX: Duration = Duration::from_secs(5);
 /// Largest artifact, far beyond what the largest component gives.
 const ARTIFACT_BYTES_MAX: u64 = 1 << 30;
 /// What is read of a child's standard error.
@@ -58,16 +61,30 @@ pub(crate) async fn compile(
         return Err(broken("the line before the compilers is gone"));
     };
     if !wanted.is_waited_for() {
-        let child = start(command, true)?;
-        if let Ok(ended) = timeout(YIELDS_MAX, converse(child, component.clone())).await {
-            return ended;
+        let mut child = start(command, true)?;
+        tokio::select! {
+            ended = converse(&mut child, component.clone()) => return ended,
+            () = pressed(&wanted) => {}
         }
-        tracing::debug!("a busy machine left a compiler no time; another begins, which takes its part");
+        // Another begins, which takes its part of the machine; but not before this one is gone.
+        let _ = child.start_kill();
+        let _ = timeout(LEAVES_MAX, child.wait()).await;
     }
-    let child = start(command, false)?;
-    match timeout(WALL_TIME_MAX, converse(child, component)).await {
+    let mut child = start(command, false)?;
+    match timeout(WALL_TIME_MAX, converse(&mut child, component)).await {
         Ok(ended) => ended,
         Err(_) => Err(over_limit("it did not end in time")),
+    }
+}
+
+/// Waits until a child can yield no longer: somebody waits for what it makes or for its turn, or it has had no end.
+async fn pressed(wanted: &Wanted) {
+    let looks = YIELDS_MAX.as_millis() / LOOK_EVERY.as_millis();
+    for _ in 0..looks {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if wanted.is_waited_for() || CHILDREN.is_pressed() {
+            return;
+        }
     }
 }
 
@@ -86,7 +103,7 @@ fn start(command: &CompilerCommand, yields: bool) -> Result<Child, Problem> {
         .map_err(|error| broken(format!("{} did not start: {error}", command.program.display())))
 }
 
-async fn converse(mut child: Child, component: Bytes) -> Result<Vec<u8>, Problem> {
+async fn converse(child: &mut Child, component: Bytes) -> Result<Vec<u8>, Problem> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (Some(mut stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
         return Err(broken("the compiler has no pipes"));

@@ -96,6 +96,11 @@ impl Turns {
         drop(teller.send(Turn(self)));
     }
 
+    /// Whether what a call or a task waits for is in line.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.line().waiting.iter().any(|(wanted, _)| wanted.is_waited_for())
+    }
+
     fn line(&self) -> MutexGuard<'_, Line> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,16 +4,12 @@
 //! The child is given less CPU time than in production, so that the tests end
 //! soon; it never takes more than it was given.
 
-use std::{
-    cell::Cell,
-    fmt::Write as _,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{cell::Cell, fmt::Write as _, time::Duration};
 
 use fanfold_protocol::{ErrorKind, function::Settings};
 use fanfold_runtime::CompilerCommand;
-use tokio::runtime::Handle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{Platform, compiler, component, echo, handler};
 
@@ -82,17 +78,16 @@ async fn a_compiler_out_of_time_is_stopped_and_others_are_served() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_machine_leaves_time_to_compile() {
     let platform = Platform::start_with(compiler()).await;
-    let digest = platform.upload(slow(30)).await;
-    let processors = std::thread::available_parallelism().unwrap().get();
-    let is_over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..processors {
-            scope.spawn(|| while !is_over.load(Relaxed) {});
-        }
-        let prepared = tokio::task::block_in_place(|| Handle::current().block_on(platform.prepare(digest)));
-        is_over.store(true, Relaxed);
-        assert_eq!(prepared.map(drop), Ok(()));
-    });
+    let digest = platform.upload(slow(60)).await;
+    let is_over = CancellationToken::new();
+    // On whatever way this ends.
+    let _until = is_over.clone().drop_guard();
+    for _ in 0..std::thread::available_parallelism().unwrap().get() {
+        let is_over = is_over.clone();
+        std::thread::spawn(move || while !is_over.is_cancelled() {});
+    }
+    let prepared = timeout(Duration::from_secs(60), platform.prepare(digest)).await;
+    assert_eq!(prepared.map(|prepared| prepared.map(drop)), Ok(Ok(())));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
