@@ -45,6 +45,8 @@ use super::{
 
 /// A batch of at least this weight is given out as it is.
 const ENOUGH_BYTES: usize = 4 << 20;
+/// What is read of an object for the names of its columns alone; more where they do not end there.
+const NAMES_BYTES: usize = 64 << 10;
 
 /// A table being read. Dropped, it stops reading ahead.
 pub struct TableReader {
@@ -342,7 +344,11 @@ impl Decoder {
         if asked == Format::Parquet || (asked == Format::Auto && by_name == Some(Stored::Parquet)) {
             return Ok(Self::Parquet(Box::new(ParquetReader::open(store, slice, wanted, first).await?)));
         }
-        let head = head(store, slice).await?;
+        let is_csv = asked == Format::Csv || (asked == Format::Auto && by_name == Some(Stored::Csv));
+        let is_later = slice.bytes.is_some_and(|bytes| bytes.start > 0);
+        // Of a part behind the first only the names of its columns are asked of the object's beginning.
+        let names_alone = is_csv && is_later && wanted.is_declared();
+        let head = head(store, slice, if names_alone { NAMES_BYTES } else { SAMPLE_BYTES }).await?;
         let text = beginning(store, slice, asked, &head).await?;
         Ok(match stored::tell(&slice.object.uri, asked, &head, &text, csv)? {
             Stored::Parquet => {
@@ -471,10 +477,10 @@ async fn unite(
     Ok(First { uri, stored })
 }
 
-/// The first bytes of the slice's object: enough for its format and types.
-async fn head(store: &Store, slice: &Slice) -> Result<Bytes, Problem> {
+/// The first bytes of the slice's object: enough for its format and, where it is a sample of it, its types.
+async fn head(store: &Store, slice: &Slice, bytes: usize) -> Result<Bytes, Problem> {
     let object = &slice.object;
-    let end = object.pin.size.min(SAMPLE_BYTES as u64);
+    let end = object.pin.size.min(bytes as u64);
     store.get_range(&object.uri, &object.pin, 0..end).await.map_err(store_problem)
 }
 

@@ -237,6 +237,21 @@ async fn large_objects_stream_and_slices_make_up_the_whole() {
 }
 
 #[tokio::test]
+async fn parts_of_declared_columns_read_little_of_the_beginning() {
+    let store = store();
+    let (content, starts) = long_table(400_000);
+    let slice = put(&store, "x.csv", content).await;
+    let meter = fanfold_storage::Meter::new();
+    let mut part = source(&[range(&slice, starts[300_000], starts[300_100])]);
+    part.columns = names(&["value", "id"]);
+    part.declared = declare(&[("id", "Int64", true), ("value", "Float64", true)]);
+    let rows = read(&store.with_meter(meter.clone()), part).await.unwrap();
+    let ids = rows.column(1).as_primitive::<Int64Type>();
+    assert_eq!((rows.num_rows(), ids.value(0)), (100, 300_000));
+    assert!(meter.usage().bytes_read < 200_000, "{:?}", meter.usage());
+}
+
+#[tokio::test]
 async fn mistakes_in_slices_are_counted_from_their_start() {
     let store = store();
     let slice = put(&store, "x.csv", "a,b\n1,2\n3,4\n5\n").await;
