@@ -85,16 +85,18 @@ pub struct Readiness {
     pub workers: Option<Dependency>,
 }
 
-/// The last look; clones share it.
+/// The last look, and the workers, which are known without one; clones share both.
 #[derive(Clone)]
-pub struct Health(Arc<RwLock<Readiness>>);
+pub struct Health {
+    last: Arc<RwLock<Readiness>>,
+    workers: Option<Pool>,
+}
 
 /// What is looked at.
 struct Dependencies {
     store: Store,
     bucket: String,
     backbone: Backbone,
-    workers: Option<Pool>,
 }
 
 impl Health {
@@ -115,8 +117,8 @@ impl Health {
             backbone: waiting,
             workers: None,
         };
-        let health = Self(Arc::new(RwLock::new(readiness)));
-        let dependencies = Dependencies { store, bucket, backbone, workers };
+        let health = Self { last: Arc::new(RwLock::new(readiness)), workers };
+        let dependencies = Dependencies { store, bucket, backbone };
         health.look(&dependencies).await;
         let watched = health.clone();
         tokio::spawn(async move {
@@ -125,14 +127,20 @@ impl Health {
         health
     }
 
-    /// The last look.
+    /// The last look, and the workers that are there now.
     pub fn readiness(&self) -> Readiness {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut readiness = self.last.read().unwrap_or_else(PoisonError::into_inner).clone();
+        readiness.workers = self.workers.as_ref().map(|workers| {
+            let ready = workers.live() > 0;
+            Dependency { ready, detail: (!ready).then(|| "no worker is there".to_owned()) }
+        });
+        readiness.ready &= readiness.workers.as_ref().is_none_or(|workers| workers.ready);
+        readiness
     }
 
     /// False once the store was seen to drop metadata.
     pub(crate) fn store_keeps_metadata(&self) -> bool {
-        let readiness = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let readiness = self.last.read().unwrap_or_else(PoisonError::into_inner);
         readiness.store_abilities.as_ref().is_none_or(|abilities| abilities.user_metadata != "unsupported")
     }
 
@@ -153,7 +161,7 @@ impl Health {
                 if !probe.is_complete() {
                     tracing::warn!(?probe, "the store lacks something that the platform builds on");
                 }
-                self.0.write().unwrap_or_else(PoisonError::into_inner).store_abilities =
+                self.last.write().unwrap_or_else(PoisonError::into_inner).store_abilities =
                     Some(abilities(&probe));
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -161,7 +169,7 @@ impl Health {
         }
     }
 
-    async fn look(&self, Dependencies { store, bucket, backbone, workers }: &Dependencies) {
+    async fn look(&self, Dependencies { store, bucket, backbone }: &Dependencies) {
         let store = async {
             match tokio::time::timeout(LOOK_TIMEOUT, store.bucket_exists(bucket)).await {
                 Ok(Ok(true)) => None,
@@ -178,16 +186,10 @@ impl Health {
             }
         };
         let (store, backbone) = tokio::join!(store, backbone);
-        let workers = workers.as_ref().map(|workers| {
-            let ready = workers.live() > 0;
-            Dependency { ready, detail: (!ready).then(|| "no worker is there".to_owned()) }
-        });
-        let mut readiness = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut readiness = self.last.write().unwrap_or_else(PoisonError::into_inner);
         readiness.store = Dependency { ready: store.is_none(), detail: store };
         readiness.backbone = Dependency { ready: backbone.is_none(), detail: backbone };
-        let staffed = workers.as_ref().is_none_or(|workers| workers.ready);
-        readiness.workers = workers;
-        let ready = readiness.store.ready && readiness.backbone.ready && staffed;
+        let ready = readiness.store.ready && readiness.backbone.ready;
         if ready != readiness.ready {
             tracing::info!(ready, store = ?readiness.store.detail, backbone = ?readiness.backbone.detail, "readiness");
         }
@@ -284,7 +286,8 @@ mod tests {
                 backbone: Dependency { ready: detail.is_none(), detail },
                 workers: None,
             };
-            assert_eq!(Health(Arc::new(RwLock::new(readiness))).backbone_answers(), expected);
+            let health = Health { last: Arc::new(RwLock::new(readiness)), workers: None };
+            assert_eq!(health.backbone_answers(), expected);
         };
         check(None, true);
         check(Some(words(ErrorKind::StorageFull)), true);
