@@ -369,8 +369,8 @@ impl Wanted {
                 && let Some(row) = (0..fitted.len()).find(|row| fitted.is_null(*row))
             {
                 let detail = format!(
-                    "{} must have a value, as the function declares the column without missing values, found none; \
-                     mend the row or accept missing values",
+                    "{} must have a value, as the function declares the column without missing values, found none or, \
+                     in CSV, a text of `csv.nulls`; mend the row, set those texts, or accept missing values",
                     place(&kept, field.name(), row)
                 );
                 return Err(Problem::new(ErrorKind::NullValue, detail));
