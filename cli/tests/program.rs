@@ -67,7 +67,11 @@ fn wrong_use_is_told_apart() {
     here.check(&["invoke", "f", "--endpoint", "127.0.0.1:7070"], 2, "http://");
     here.check(&["job", "run", "no-such.toml"], 2, "no-such.toml");
     here.check(&["job", "run", "--function", "f", "--input", "bank/a"], 2, "s3://bucket/key");
-    here.check(&["job", "run"], 2, "FILE.toml");
+    here.check(&["job", "run"], 2, "by --function, found neither");
+    here.check(&["job", "run", "--input", "s3://bank/a"], 2, "by --function, found neither");
+    here.check(&["trigger", "add", "t1", "--function", "hello"], 2, "found --function alone");
+    here.check(&["trigger", "add", "t1", "--bucket", "bank"], 2, "found --bucket alone");
+    here.check(&["trigger", "add", "t1"], 2, "found neither");
     here.check(&["job", "show", "seven"], 2, "'seven' for '<ID>': expected an id such as");
     here.check(&["job", "ls", "--limit", "ten"], 2, "expected a whole number");
     here.check(&["dev", "--listen", "localhost"], 2, "expected an address and a port");

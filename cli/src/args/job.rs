@@ -135,7 +135,7 @@ impl JobSource {
 #[derive(Debug, Args)]
 pub struct JobSource {
     /// The job as TOML
-    #[arg(value_name = "FILE.toml", required_unless_present = "function", conflicts_with = "function")]
+    #[arg(value_name = "FILE.toml", conflicts_with = "function")]
     pub file: Option<PathBuf>,
     /// The function, in place of a file
     #[arg(long, requires = "input")]

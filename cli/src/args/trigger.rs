@@ -82,10 +82,10 @@ pub struct TriggerAdd {
     /// Name
     pub name: TriggerName,
     /// The trigger as TOML
-    #[arg(value_name = "FILE.toml", required_unless_present = "bucket", conflicts_with_all = ["bucket", "function"])]
+    #[arg(value_name = "FILE.toml", conflicts_with_all = ["bucket", "function"])]
     pub file: Option<PathBuf>,
     /// Bucket, in place of a file
-    #[arg(long, requires = "function")]
+    #[arg(long)]
     pub bucket: Option<String>,
     /// What keys begin with
     #[arg(long, requires = "bucket", value_name = "TEXT")]

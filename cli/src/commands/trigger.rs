@@ -154,9 +154,14 @@ fn document(args: &TriggerAdd) -> Result<TriggerDocument> {
         return of_file(file);
     }
     let (Some(bucket), Some(function)) = (&args.bucket, &args.function) else {
-        return Err(Error::usage(
-            "expected a trigger as FILE.toml, or --bucket and --function, found neither",
-        )
+        let found = match (&args.bucket, &args.function) {
+            (Some(_), _) => "--bucket alone",
+            (None, Some(_)) => "--function alone",
+            (None, None) => "neither",
+        };
+        return Err(Error::usage(format!(
+            "expected a trigger as FILE.toml, or --bucket and --function, found {found}"
+        ))
         .help("a trigger that starts a job needs a file; the guide to triggers shows one"));
     };
     let mut document = json!({"bucket": bucket, "function": function.to_string()});

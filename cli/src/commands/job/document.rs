@@ -25,7 +25,8 @@ pub fn read(args: &JobSource) -> Result<JobDocument> {
         (Some(file), _) => of_file(file)?,
         (None, Some(function)) => of_flags(function.clone(), args),
         (None, None) => {
-            return Err(Error::usage("expected a job as FILE.toml or by --function, found neither"));
+            return Err(Error::usage("expected a job as FILE.toml or by --function, found neither")
+                .help("such as fanfold job run job.toml, or --function NAME --input s3://bucket/key"));
         }
     };
     if args.file.is_some() && !args.input.is_empty() {
