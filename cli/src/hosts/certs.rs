@@ -5,7 +5,13 @@
 //! A gateway's certificate is for clients only and a worker's for servers only, so
 //! that none can play the other's part. Nothing that is there is written over.
 
-use std::{fs::OpenOptions, io::Write, net::IpAddr, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{
+    fs::OpenOptions,
+    io::{ErrorKind, Write},
+    net::IpAddr,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -102,8 +108,12 @@ fn named(name: &str) -> DistinguishedName {
 pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
     let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     opened.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|cause| {
-        Error::failed(format!("expected to make {}, found: {cause}", path.display()))
-            .help("what is there is never written over; move it away, or choose another folder")
+        let error = format!("expected to make {}, found: {cause}", path.display());
+        match cause.kind() {
+            ErrorKind::AlreadyExists => Error::usage(error)
+                .help("what is there is never written over; move it away, or choose another folder"),
+            _ => Error::failed(error),
+        }
     })
 }
 
@@ -129,5 +139,15 @@ mod tests {
         for right in ["g", "a.example.org", "worker-1", "10.0.0.7", "::1", "*.fanfold", "my_host"] {
             assert!(check(right).is_ok(), "{right}");
         }
+    }
+
+    #[test]
+    fn what_is_there_is_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = Certs { out: folder.path().to_owned(), gateway: vec!["g".to_owned()], worker: Vec::new() };
+        run(&args).unwrap();
+        let before = std::fs::read(folder.path().join("gateway-g.pem")).unwrap();
+        assert_eq!(run(&args).unwrap_err().exit(), Exit::Usage);
+        assert_eq!(std::fs::read(folder.path().join("gateway-g.pem")).unwrap(), before);
     }
 }
