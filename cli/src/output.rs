@@ -15,7 +15,10 @@ pub use fanfold_protocol::shown::{bytes, count, moment, span_ms, span_us};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::{args::View, error::Result};
+use crate::{
+    args::View,
+    error::{Error, Result},
+};
 
 /// Writes data and a newline to standard output.
 pub fn data(text: &str) -> Result<()> {
@@ -38,8 +41,14 @@ pub fn raw(bytes: &[u8]) -> Result<()> {
 fn forgive(written: io::Result<()>) -> Result<()> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
+        other => other.map_err(|cause| unwritable(&cause)),
     }
+}
+
+/// Standard output that takes no more, on a full disk for one.
+pub fn unwritable(cause: &io::Error) -> Error {
+    Error::failed(format!("expected to write all data to the standard output, found: {cause}"))
+        .help("make room where it goes, or send it elsewhere")
 }
 
 /// Tells the person at the terminal something.

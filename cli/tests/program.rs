@@ -106,6 +106,18 @@ fn what_the_environment_gives_is_used_and_not_shown_as_required() {
 }
 
 #[test]
+fn a_standard_output_that_is_full_is_named() {
+    let here = Here::new();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let endpoint = format!("http://127.0.0.1:{}", free_port());
+    let mut command = here.command(&["doctor", "--endpoint", &endpoint]);
+    let output = command.stdout(full).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("to the standard output, found: No space left"), "{text}");
+}
+
+#[test]
 fn mistakes_in_a_job_file_have_a_line() {
     let here = Here::new();
     std::fs::write(

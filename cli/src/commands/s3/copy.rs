@@ -108,7 +108,7 @@ async fn get_file(store: &Store, from: &ObjectUri, to: &Path) -> Result<()> {
 
 async fn get_stream(store: &Store, from: &ObjectUri) -> Result<()> {
     let mut out = tokio::io::stdout();
-    receive(store, from, &mut out, &ProgressBar::hidden(), Error::from).await?;
+    receive(store, from, &mut out, &ProgressBar::hidden(), |cause| output::unwritable(&cause)).await?;
     Ok(())
 }
 
