@@ -233,7 +233,11 @@ fn timeout_of(text: &str) -> Result<Duration, Problem> {
 /// The time of a call: what its function is given, or less.
 fn timeout(most: Duration, asked: Option<Duration>) -> Result<Duration, Problem> {
     let Some(asked) = asked else { return Ok(most) };
-    if !asked.is_zero() && asked <= most {
+    if asked.is_zero() {
+        let detail = "timeout must be above zero, found 0s; give one such as 500ms or 5s, or leave it out";
+        return Err(Problem::new(ErrorKind::InvalidRequest, detail));
+    }
+    if asked <= most {
         return Ok(asked);
     }
     let span = |time: Duration| Span(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
@@ -258,6 +262,19 @@ mod tests {
         assert_eq!(asked.params.as_deref(), Some(r#"{"a": 1}"#));
         assert_eq!(rest, "a=1&b=%20x&c");
         assert_eq!(percent_decode("%zz%4"), "%zz%4");
+    }
+
+    #[test]
+    fn a_call_has_time_and_no_more_than_its_function() {
+        let (most, half) = (Duration::from_secs(30), Duration::from_secs(15));
+        assert_eq!(timeout(most, None).unwrap(), most);
+        assert_eq!(timeout(most, Some(half)).unwrap(), half);
+        let check = |asked, said: &str| {
+            let problem = timeout(most, Some(asked)).unwrap_err();
+            assert!(problem.detail.contains(said), "{}", problem.detail);
+        };
+        check(Duration::ZERO, "above zero");
+        check(most + Duration::from_millis(1), "raise timeout in function.toml");
     }
 
     #[test]
