@@ -12,7 +12,7 @@ use axum::{
 };
 use fanfold_protocol::{
     ErrorKind, Problem, keys,
-    names::TriggerName,
+    names::{FunctionName, FunctionRef, TriggerName},
     tenant::Tenant,
     time::{self, Timestamp},
     trigger::{SnsTopic, TriggerDocument},
@@ -162,8 +162,8 @@ async fn view(app: &App, trigger: &Trigger) -> Answer<TriggerView> {
     Ok(view)
 }
 
-/// Tells of buckets that are not there. They may come later, so that they are no reason to refuse; where the store
-/// does not say in time, nothing is known to be wrong.
+/// Tells of functions that were removed, and of buckets that are not there. They may come later, so that they are no
+/// reason to refuse; where the store does not say in time, nothing is known to be wrong.
 async fn warn(app: &App, views: &mut [TriggerView]) {
     let bucket = |view: &TriggerView| view.document["bucket"].as_str().unwrap_or_default().to_owned();
     let buckets: BTreeSet<String> = views.iter().map(bucket).collect();
@@ -181,8 +181,21 @@ async fn warn(app: &App, views: &mut [TriggerView]) {
                 "expected a bucket named {bucket}, found none; nothing starts until it is made, as by \
                  `fanfold s3 mb s3://{bucket}`"
             ));
+        } else if let Some(name) = removed_function(app, &view.document).await {
+            view.warning = Some(format!(
+                "expected a function named {name}, found none; events are given up until it is deployed again, as by \
+                 `fanfold deploy`"
+            ));
         }
     }
+}
+
+/// The function that a trigger starts, where there is none of that name.
+async fn removed_function(app: &App, document: &Value) -> Option<FunctionName> {
+    let function = document["function"].as_str().or_else(|| document["job"]["function"].as_str())?;
+    let name = function.parse::<FunctionRef>().ok()?.name;
+    let found = app.registry.show(&name).await;
+    found.is_err_and(|problem| problem.code == ErrorKind::FunctionNotFound).then_some(name)
 }
 
 /// Every trigger, by name.

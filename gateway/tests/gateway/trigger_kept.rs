@@ -340,3 +340,19 @@ async fn a_bucket_that_is_not_there_is_told_until_it_is() {
     service.base.store.ensure_bucket("later").await.unwrap();
     assert_eq!(service.get("/v1/triggers/t").await.json()["warning"], Value::Null);
 }
+
+#[tokio::test]
+async fn a_trigger_tells_that_its_function_was_removed() {
+    let service = start().await;
+    service.base.store.ensure_bucket("bank").await.unwrap();
+    service.deploy("f", "1").await;
+    service.put_json("/v1/triggers/t", json!({"bucket": "bank", "function": "f"})).await;
+    assert_eq!(service.get("/v1/triggers/t").await.json()["warning"], Value::Null);
+    assert_eq!(service.delete("/v1/functions/f").await.status, 204);
+    for path in ["/v1/triggers/t", "/v1/triggers"] {
+        let view = service.get(path).await.json().to_string();
+        assert!(view.contains("expected a function named f, found none"), "{view}");
+    }
+    assert_eq!(service.deploy("f", "2").await.status, 201);
+    assert_eq!(service.get("/v1/triggers/t").await.json()["warning"], Value::Null);
+}
