@@ -134,6 +134,7 @@ async fn groups_are_the_same_for_every_schedule() {
                 assert_eq!(job["shape"], "map-group");
                 assert_eq!(job["failures"], if fails_before > 0 { reducers } else { 0 }, "{job}");
                 assert!(target != "3KiB" || job["partitions"].as_u64() > Some(64), "{job}");
+                assert_eq!(job["receipt"]["rows_in"], NUMBERS, "{job}");
                 let parts = parts(&client, &service, &job).await;
                 assert_eq!(parts.len() as u64, reducers);
                 check(&groups(&parts), &expected);

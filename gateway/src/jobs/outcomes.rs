@@ -31,6 +31,16 @@ pub fn accept(plan: &Plan, stage: u32, outcome: TaskOutcome) -> Result<TaskOutco
     }
 }
 
+/// What a task used, with those of its rows that are the job's: what a keyed aggregate hands
+/// to its reducers is neither its input nor its output.
+pub fn rows(plan: &Plan, stage: u32, usage: Usage) -> Usage {
+    match (plan.shape.groups(), stage) {
+        (false, _) => usage,
+        (true, 0) => Usage { rows_out: 0, ..usage },
+        (true, _) => Usage { rows_in: 0, ..usage },
+    }
+}
+
 /// A task that its lease's commit does not name.
 pub fn absent(task: u32, attempt: u32) -> TaskCommit {
     let problem = Problem::new(

@@ -21,7 +21,7 @@ use fanfold_protocol::{
 
 use super::{
     eta::{Eta, Pace},
-    outcomes::{absent, accept},
+    outcomes::{absent, accept, rows},
     overtaken::AllOvertaken,
     policy::{Policy, may_help},
     slots::{FailedAttempt, GivenUp, Group, LeaseSpec, Leased, Phase, Stage, TaskState},
@@ -435,7 +435,7 @@ impl Progress {
                 if self.is_merged(stage, index) {
                     self.stages[stage as usize].forget_states(index..index + 1);
                 }
-                self.usage.add_rows(&usage);
+                self.usage.add_rows(&rows(&self.plan, stage, usage));
                 self.done += 1;
                 if attempt > 0 {
                     self.pace.note(usage.wall_us);

@@ -75,7 +75,7 @@ fn commit(plan: &Plan, spec: &LeaseSpec, fails: impl Fn(u32, u32) -> Option<Prob
         }
         (None, _) => TaskOutcome::State(StateRef::Inline(merged(spec))),
     };
-    let usage = Usage { rows_in: 1, wall_us: 1, ..Usage::default() };
+    let usage = Usage { rows_in: 1, rows_out: 1, wall_us: 1, ..Usage::default() };
     let task = |task: &u32| TaskCommit {
         index: *task,
         attempt: spec.round + 1,
@@ -390,6 +390,9 @@ fn reducers_read_of_every_task_in_order_whoever_was_first() {
         });
         assert!(progress.is_complete() && progress.answer().is_none());
         assert_eq!(progress.tables().map(|table| table.rows).collect::<Vec<_>>(), [0, 1, 2]);
+        // What is shuffled is neither input nor output.
+        let usage = progress.usage().0;
+        assert_eq!((usage.rows_in, usage.rows_out), (20, 3));
         for reducer in 0..3 {
             let expected: Vec<_> = (0..20).map(|n: u32| StateRef::Inline(n.to_string())).collect();
             assert_eq!(progress.states_for(1, reducer), expected);

@@ -154,7 +154,7 @@ pub struct ReceiptView {
     pub decode_ms: u64,
     /// Most memory of one task.
     pub memory_bytes_peak: u64,
-    /// Rows handed to guests: those that pass the filter.
+    /// Rows of the input that were handed to guests: those that pass the filter.
     pub rows_in: u64,
     /// Rows that were decoded and did not pass the filter.
     pub rows_filtered: u64,
@@ -168,7 +168,7 @@ pub struct ReceiptView {
     pub rows_pruned: u64,
     /// Stored bytes of these row groups and pages.
     pub bytes_pruned: u64,
-    /// Rows that guests wrote.
+    /// Rows that guests wrote; of a keyed aggregate those of its result.
     pub rows_out: u64,
     /// Bytes read from the store.
     pub bytes_in: u64,
