@@ -13,14 +13,13 @@ use arrow::{
     compute::concat_batches,
     datatypes::{Field, Schema, SchemaRef},
 };
-use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem,
     function::Column,
     job::{CsvOptions, Format},
     limits,
     plan::{self, Slice},
-    stored::{self, Compressed, SAMPLE_BYTES, Stored},
+    stored::{self, Stored},
     uri::PinnedObject,
 };
 use fanfold_storage::Store;
@@ -30,6 +29,7 @@ use super::{
     arrow_ipc::{FileReader, StreamReader},
     csv::CsvReader,
     filter::RowFilter,
+    head::{beginning, head},
     jsonl::JsonReader,
     objects::ObjectRow,
     parquet::ParquetReader,
@@ -38,15 +38,11 @@ use super::{
     settled::{self, Like},
     shape::{self, Pieces},
     shuffle::MergedRows,
-    store_problem,
-    text::Text,
     union::Union,
 };
 
 /// A batch of at least this weight is given out as it is.
 const ENOUGH_BYTES: usize = 4 << 20;
-/// What is read of an object for the names of its columns alone; more where they do not end there.
-const NAMES_BYTES: usize = 64 << 10;
 
 /// A table being read. Dropped, it stops reading ahead.
 pub struct TableReader {
@@ -344,11 +340,12 @@ impl Decoder {
         if asked == Format::Parquet || (asked == Format::Auto && by_name == Some(Stored::Parquet)) {
             return Ok(Self::Parquet(Box::new(ParquetReader::open(store, slice, wanted, first).await?)));
         }
-        let is_csv = asked == Format::Csv || (asked == Format::Auto && by_name == Some(Stored::Csv));
-        let is_later = slice.bytes.is_some_and(|bytes| bytes.start > 0);
-        // Of a part behind the first only the names of its columns are asked of the object's beginning.
-        let names_alone = is_csv && is_later && wanted.is_declared();
-        let head = head(store, slice, if names_alone { NAMES_BYTES } else { SAMPLE_BYTES }).await?;
+        let told = match asked {
+            Format::Csv => Some(Stored::Csv),
+            Format::Jsonl => Some(Stored::Jsonl),
+            _ => by_name,
+        };
+        let head = head(store, slice, told, wanted).await?;
         let text = beginning(store, slice, asked, &head).await?;
         Ok(match stored::tell(&slice.object.uri, asked, &head, &text, csv)? {
             Stored::Parquet => {
@@ -475,21 +472,4 @@ async fn unite(
         like.settled.put(key, Arc::clone(&stored));
     }
     Ok(First { uri, stored })
-}
-
-/// The first bytes of the slice's object: enough for its format and, where it is a sample of it, its types.
-async fn head(store: &Store, slice: &Slice, bytes: usize) -> Result<Bytes, Problem> {
-    let object = &slice.object;
-    let end = object.pin.size.min(bytes as u64);
-    store.get_range(&object.uri, &object.pin, 0..end).await.map_err(store_problem)
-}
-
-/// The first bytes of the object's text, where the format hangs on them.
-async fn beginning(store: &Store, slice: &Slice, asked: Format, head: &Bytes) -> Result<Bytes, Problem> {
-    if asked != Format::Auto || Compressed::of(head) == Compressed::No {
-        return Ok(head.clone());
-    }
-    let mut text = Text::open(store, slice, head, ErrorKind::FormatUnknown)?;
-    text.fill().await?;
-    Ok(Bytes::copy_from_slice(text.data()))
 }

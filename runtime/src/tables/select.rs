@@ -18,6 +18,7 @@ use fanfold_protocol::{
     filter::{Filter, Kind},
     function::Column,
     job::SchemaRule,
+    plan::Slice,
     stored::csv::delimiter_hint,
 };
 
@@ -163,6 +164,12 @@ impl Wanted {
     /// Whether the function declares the type of every wanted column.
     pub(super) fn is_declared(&self) -> bool {
         self.names.as_ref().is_some_and(|names| names.iter().all(|name| self.declared.contains_key(name)))
+    }
+
+    /// Whether the beginning of the slice's object has nothing to say of types: it is not in the slice,
+    /// and they are declared.
+    pub(super) fn needs_no_sample(&self, slice: &Slice) -> bool {
+        slice.bytes.is_some_and(|bytes| bytes.start > 0) && self.is_declared()
     }
 
     /// The wanted columns by name; `None` for all.

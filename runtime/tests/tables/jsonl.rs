@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use arrow::{array::AsArray, datatypes::Int64Type};
-use fanfold_protocol::ErrorKind;
+use fanfold_protocol::{ErrorKind, job::Format};
 
 use crate::support::*;
 
@@ -88,6 +88,30 @@ async fn slices_make_up_the_whole() {
     let (size, middle) = (slice.object.pin.size, line.len() as u64 * 333);
     let parts = [range(&slice, 0, middle), range(&slice, middle, size)];
     assert_eq!(read(&store, source(&parts)).await.unwrap(), whole);
+}
+
+#[tokio::test]
+async fn parts_of_declared_columns_read_nothing_of_the_beginning() {
+    let store = store();
+    let line = "{\"id\":1,\"text\":\"x\"}\n";
+    let slice = put(&store, "x.jsonl", line.repeat(100_000)).await;
+    let from = line.len() as u64 * 90_000;
+    let reading = async |asked: Format, columns: &[(&str, &str, bool)]| {
+        let meter = fanfold_storage::Meter::new();
+        let mut part = source(&[range(&slice, from, from + line.len() as u64 * 2)]);
+        part.format = asked;
+        part.declared = declare(columns);
+        (read(&store.with_meter(meter.clone()), part).await, meter.usage().bytes_read)
+    };
+    for asked in [Format::Auto, Format::Jsonl] {
+        let columns = [("text", "Utf8", false), ("more", "Float64", true), ("id", "Int32", false)];
+        let (found, bytes_read) = reading(asked, &columns).await;
+        assert_eq!(rows(&found.unwrap()), ["x|∅|1", "x|∅|1"]);
+        assert!(bytes_read < 100, "{bytes_read}");
+        // What must be there and is not is found as it is read.
+        let (found, _) = reading(asked, &[("id", "Int64", false), ("none", "Int64", false)]).await;
+        check_problem(found, ErrorKind::NullValue, &["\"none\"", "row 1 from byte"]);
+    }
 }
 
 #[tokio::test]

@@ -66,11 +66,13 @@ impl JsonReader {
             if !text.data().contains(&b'\n') {
                 text.fill_to(limits::RECORD_BYTES_MAX as usize + 1).await?;
             }
-            members(&uri, text.data(), text.ended())?
+            Some(members(&uri, text.data(), text.ended())?)
+        } else if wanted.needs_no_sample(slice) {
+            None
         } else {
             // A part may end before the sample does: its object is looked at.
             let head = long_head(store, slice, head).await?;
-            members(&uri, &head, head.len() as u64 == slice.object.pin.size)?
+            Some(members(&uri, &head, head.len() as u64 == slice.object.pin.size)?)
         };
         if start == 0 {
             text.fill_to(BOM.len()).await?;
@@ -78,7 +80,7 @@ impl JsonReader {
                 text.consume(BOM.len());
             }
         }
-        let schema = settle(&uri, &members, wanted, first)?;
+        let schema = settle(&uri, members.as_deref(), wanted, first)?;
         Ok(Self {
             uri,
             text,
@@ -242,18 +244,20 @@ async fn long_head(store: &Store, slice: &Slice, head: &Bytes) -> Result<Bytes, 
 }
 
 /// The schema in which the wanted columns are read. A declared column that may
-/// be missing need not be in the sample: objects leave out what they lack.
+/// be missing need not be in the sample: objects leave out what they lack. Where there
+/// is no sample all are declared.
 fn settle(
     uri: &str,
-    members: &[(String, Shape)],
+    sample: Option<&[(String, Shape)]>,
     wanted: &Wanted,
     first: Option<&First>,
 ) -> Result<Schema, Problem> {
+    let members = sample.unwrap_or_default();
     let mut names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
     for name in wanted.names().into_iter().flatten() {
         let optional = wanted.declared(name).is_some_and(|d| d.nullable);
         let known = first.is_some_and(|f| f.stored.column_with_name(name).is_some());
-        if (optional || known) && !names.contains(&name.as_str()) {
+        if (sample.is_none() || optional || known) && !names.contains(&name.as_str()) {
             names.push(name);
         }
     }
