@@ -280,8 +280,9 @@ impl JobDocument {
             ));
         }
         mistakes.extend(inputs.iter().filter_map(|i| input_uri(i).err()).map(|p| p.detail));
-        if self.output.as_ref().is_some_and(|o| !o.key().is_empty() && !o.key().ends_with('/')) {
-            mistakes.push("output must be a prefix that ends in '/'".into());
+        if let Some(output) = self.output.as_ref().filter(|o| !o.key().is_empty() && !o.key().ends_with('/'))
+        {
+            mistakes.push(format!("output must be a prefix that ends in '/', found {output}"));
         }
         let output = self.written_output().map(ObjectUri::key).unwrap_or_default();
         if let Some((_, word)) = words(output).find(|(_, word)| *word != RUN) {
@@ -447,7 +448,7 @@ mod tests {
         for part in [
             "reducers must",
             "s3://bucket/key",
-            "ends in '/'",
+            "ends in '/', found s3://bank/out",
             "params",
             "must differ",
             "attempts",
