@@ -339,7 +339,9 @@ async fn a_trigger_is_run_by_its_commands() {
     nothing_new().await;
     assert_eq!(json(&["trigger", "replay", "t", "--prefix", "in/l", "--again"])["queued"], 1);
     assert_eq!(json(&["trigger", "replay", "t", "--until", "2020-01-01T00:00:00Z", "--again"])["queued"], 0);
-    service.ok(&["functions", "rm", "echo"]).unwrap();
+    let removed = service.run(&["functions", "rm", "echo"]).unwrap();
+    let said = String::from_utf8_lossy(&removed.stderr);
+    assert!(removed.status.success() && said.contains("starts echo, found t;"), "{said}");
     service.put("s3://bank/in/lost", "x").await.unwrap();
     let letters = || json(&["trigger", "dead-letters", "t"])["dead_letters"].as_array().unwrap().len();
     until("a dead letter", async || (letters() == 1).then_some(())).await;

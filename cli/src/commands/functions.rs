@@ -12,6 +12,7 @@ use fanfold_protocol::{
 use reqwest::Method;
 use serde_json::Value;
 
+use super::trigger;
 use crate::{
     args::Functions,
     client::{Client, FunctionList, FunctionView},
@@ -19,6 +20,9 @@ use crate::{
     output::{self, Table},
     similar,
 };
+
+/// Triggers that are named of those that start a removed function.
+const TRIGGERS_NAMED: usize = 10;
 
 /// Runs the subcommand.
 pub async fn run(client: &Client, command: Functions) -> Result<()> {
@@ -40,6 +44,9 @@ pub async fn run(client: &Client, command: Functions) -> Result<()> {
             let removed = client.act(Method::DELETE, &format!("/v1/functions/{name}")).await;
             told(client, &name, removed).await?;
             output::note(format!("removed {name}"));
+            // It is removed, whether or not there is anything to be learnt of triggers.
+            let triggers = trigger::starting(client, &name).await.unwrap_or_default();
+            left(&triggers, &name).into_iter().for_each(output::note);
             Ok(())
         }
         Functions::Alias { name, alias, version, canary, percent } => {
@@ -48,6 +55,19 @@ pub async fn run(client: &Client, command: Functions) -> Result<()> {
         }
         Functions::Rollback { name, alias } => rollback(client, &name, &alias).await,
     }
+}
+
+/// Tells of triggers that start what is not there any more.
+fn left(triggers: &[String], name: &FunctionName) -> Option<String> {
+    let (first, rest) = triggers.split_at(triggers.len().min(TRIGGERS_NAMED));
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    let found = format!("{}{more}", first.join(", "));
+    (!first.is_empty()).then(|| {
+        format!(
+            "expected no trigger that starts {name}, found {found}; their events are given up until {name} is deployed \
+             again: remove those of no use by `fanfold trigger rm NAME`"
+        )
+    })
 }
 
 async fn show(client: &Client, name: &FunctionName) -> Result<Value> {
@@ -193,6 +213,20 @@ mod tests {
         assert_eq!(pointed_at(&view.aliases, &"prod".parse().unwrap()).unwrap(), 4);
         let error = pointed_at(&view.aliases, &"prd".parse().unwrap()).unwrap_err();
         assert!(error.to_string().contains("found prod"), "{error}");
+    }
+
+    #[test]
+    fn triggers_that_are_left_are_told() {
+        let name = "hello".parse().unwrap();
+        let names = |count: usize| (1..=count).map(|n| format!("t{n}")).collect::<Vec<_>>();
+        assert_eq!(left(&[], &name), None);
+        let check = |count, said: &str| {
+            let text = left(&names(count), &name).unwrap();
+            assert!(text.contains(said) && text.contains("`fanfold trigger rm NAME`"), "{text}");
+        };
+        check(1, "starts hello, found t1; ");
+        check(10, ", t9, t10; ");
+        check(12, ", t10 and 2 more; ");
     }
 
     #[test]

@@ -7,7 +7,11 @@
 
 use std::path::Path;
 
-use fanfold_protocol::{names::TriggerName, time::Timestamp, trigger::TriggerDocument};
+use fanfold_protocol::{
+    names::{FunctionName, FunctionRef, TriggerName},
+    time::Timestamp,
+    trigger::TriggerDocument,
+};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -79,8 +83,7 @@ pub async fn run(client: &Client, command: Trigger) -> Result<()> {
     match command {
         Trigger::Add(args) => add(client, &args).await,
         Trigger::Ls(shown) => {
-            let list: Value = client.get("/v1/triggers", &[]).await?;
-            let triggers: Vec<TriggerView> = serde_json::from_value(list["triggers"].clone())?;
+            let (list, triggers) = all(client).await?;
             if triggers.is_empty() {
                 output::note("there are no triggers yet; begin with `fanfold trigger add`");
             }
@@ -123,6 +126,24 @@ pub async fn run(client: &Client, command: Trigger) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Names of the triggers that start a function.
+pub async fn starting(client: &Client, function: &FunctionName) -> Result<Vec<String>> {
+    let (_, triggers) = all(client).await?;
+    let starts = |trigger: &TriggerView| function_of(&trigger.document).as_ref() == Some(function);
+    Ok(triggers.into_iter().filter(starts).map(|trigger| trigger.name).collect())
+}
+
+async fn all(client: &Client) -> Result<(Value, Vec<TriggerView>)> {
+    let list: Value = client.get("/v1/triggers", &[]).await?;
+    let triggers = serde_json::from_value(list["triggers"].clone())?;
+    Ok((list, triggers))
+}
+
+fn function_of(document: &TriggerDocument) -> Option<FunctionName> {
+    let of_job = || -> Option<FunctionRef> { document.job.as_ref()?["function"].as_str()?.parse().ok() };
+    document.function.clone().or_else(of_job).map(|function| function.name)
 }
 
 fn path(name: &TriggerName) -> String {
@@ -306,6 +327,7 @@ mod tests {
     fn flags_make_a_document() {
         let made = document(&args(None, Some("bank"))).unwrap();
         assert_eq!((made.prefix.as_str(), made.check()), ("in/", Ok(())));
+        assert_eq!(function_of(&made).unwrap().as_str(), "f");
         assert_eq!((objects(&made).as_str(), starts(&made).as_str()), ("s3://bank/in/*", "f@prod"));
         assert!(document(&args(None, None)).unwrap_err().to_string().contains("FILE.toml"));
         assert!(document(&args(Some("/nowhere.toml"), None)).unwrap_err().to_string().contains("nowhere"));
@@ -333,6 +355,7 @@ mod tests {
         let made = document(&args(file.path().to_str(), None)).unwrap();
         assert_eq!((made.check(), starts(&made).as_str()), (Ok(()), "job of score"));
         assert_eq!(objects(&made), "s3://bank/in/**/*.csv");
+        assert_eq!(function_of(&made).unwrap().as_str(), "score");
         std::fs::write(file.path(), "bucket = \"bank\"\nprefx = \"in/\"\n").unwrap();
         assert!(document(&args(file.path().to_str(), None)).unwrap_err().to_string().contains("prefx"));
     }
