@@ -6,6 +6,8 @@ use std::{fmt, process::ExitCode};
 
 use fanfold_protocol::error::{ErrorKind, Fault, Problem};
 
+use crate::output;
+
 /// A command's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -195,8 +197,14 @@ impl From<&Error> for Diagnostic {
             let at = excerpt.offset.min(excerpt.text.len());
             (named, miette::LabeledSpan::at_offset(at, excerpt.label.clone()))
         });
-        Self { code: error.code.clone(), message: error.message.clone(), help: error.help.clone(), source }
+        let (message, help) = (lines(&error.message), error.help.as_deref().map(lines));
+        Self { code: error.code.clone(), message, help, source }
     }
+}
+
+/// A text of lines that may hold what others named, such as keys, for a terminal.
+fn lines(text: &str) -> String {
+    text.split('\n').map(output::harmless).collect::<Vec<_>>().join("\n")
 }
 
 impl fmt::Display for Diagnostic {
@@ -245,5 +253,13 @@ mod tests {
         check("unauthorized", Exit::Service);
         check("a-code-of-a-later-version", Exit::Service);
         assert_eq!(Error::from(Problem::new(ErrorKind::InvalidName, "x")).exit(), Exit::Usage);
+    }
+
+    #[test]
+    fn what_is_printed_commands_no_terminal() {
+        let error = Error::service("expected \"s3://bank/a\u{1b}[2J\", found none").help("one\u{7}\ntwo");
+        let printed = Diagnostic::from(&error);
+        assert_eq!(printed.message, "expected \"s3://bank/a\\u{1b}[2J\", found none");
+        assert_eq!(printed.help.as_deref(), Some("one\\u{7}\ntwo"));
     }
 }

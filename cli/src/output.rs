@@ -57,6 +57,17 @@ pub fn note(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
+/// A text that may hold what others named, without what a terminal would obey.
+pub fn harmless(text: &str) -> String {
+    // Quotes and backslashes do nothing to it, and errors are full of them.
+    let kept = |letter: char| matches!(letter, '"' | '\'' | '\\');
+    let escaped = |part: &str| -> String {
+        let words = part.trim_end_matches(kept);
+        words.escape_debug().chain(part[words.len()..].chars()).collect()
+    };
+    text.split_inclusive(kept).map(escaped).collect()
+}
+
 /// How far a function says that it is.
 pub fn progress(told: Progress) -> String {
     let total = told.total.map(|total| format!(" of {}", count(total))).unwrap_or_default();
@@ -154,5 +165,13 @@ mod tests {
         table.row(["bcd", "1,000"]);
         assert_eq!(table.text(), "NAME   ROWS\na         1\nbcd   1,000");
         assert_eq!(pairs(&[("id", "7".into()), ("problem", String::new())]), "id  7\n");
+    }
+
+    #[test]
+    fn what_others_named_commands_no_terminal() {
+        let check = |text: &str, expected: &str| assert_eq!(harmless(text), expected);
+        check("s3://bank/a b/ä", "s3://bank/a b/ä");
+        check("a\u{1b}[2J\n", "a\\u{1b}[2J\\n");
+        check("expected \"a\", found 'b\u{7}'\\", "expected \"a\", found 'b\\u{7}'\\");
     }
 }

@@ -17,7 +17,7 @@ use indicatif::ProgressBar;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{
-    place::{Side, content_type, harmless, object, side, target_file, target_object, under},
+    place::{Side, content_type, object, side, target_file, target_object, under},
     tally::Tally,
 };
 use crate::{
@@ -68,7 +68,7 @@ async fn put_file(store: &Store, from: &Path, to: &ObjectUri) -> Result<()> {
     let bar = output::bytes_bar("uploading", size_bytes);
     upload(store, from, &to, &bar).await?;
     bar.finish_and_clear();
-    output::note(harmless(&format!("{} -> {to} ({})", from.display(), output::bytes(size_bytes))));
+    output::note(output::harmless(&format!("{} -> {to} ({})", from.display(), output::bytes(size_bytes))));
     Ok(())
 }
 
@@ -102,7 +102,7 @@ async fn get_file(store: &Store, from: &ObjectUri, to: &Path) -> Result<()> {
     let bar = output::bytes_bar("downloading", 0);
     let size_bytes = download(store, from, &path, &bar).await?;
     bar.finish_and_clear();
-    output::note(harmless(&format!("{from} -> {} ({})", path.display(), output::bytes(size_bytes))));
+    output::note(output::harmless(&format!("{from} -> {} ({})", path.display(), output::bytes(size_bytes))));
     Ok(())
 }
 

@@ -74,17 +74,6 @@ pub fn under(folder: &Path, relative: &str, key: &str) -> Result<PathBuf> {
         .help("copy that object by itself, to a file with a name of your own"))
 }
 
-/// A text that may hold what others named, without what a terminal would obey.
-pub fn harmless(text: &str) -> String {
-    // Quotes and backslashes do nothing to it, and errors are full of them.
-    let kept = |letter: char| matches!(letter, '"' | '\'' | '\\');
-    let escaped = |part: &str| -> String {
-        let words = part.trim_end_matches(kept);
-        words.escape_debug().chain(part[words.len()..].chars()).collect()
-    };
-    text.split_inclusive(kept).map(escaped).collect()
-}
-
 /// The content type for a name's ending.
 pub fn content_type(name: &str) -> Option<&'static str> {
     let (_, ending) = name.rsplit_once('.')?;
@@ -136,14 +125,6 @@ mod tests {
         assert_eq!(file(Path::new("new/")), Path::new("new/x.csv"));
         assert_eq!(file(Path::new("new")), Path::new("new"));
         assert!(target_file(dir.path(), &uri("s3://bank/a/..")).is_err());
-    }
-
-    #[test]
-    fn what_others_named_commands_no_terminal() {
-        let check = |text: &str, expected: &str| assert_eq!(harmless(text), expected);
-        check("s3://bank/a b/ä", "s3://bank/a b/ä");
-        check("a\u{1b}[2J\n", "a\\u{1b}[2J\\n");
-        check("expected \"a\", found 'b\u{7}'\\", "expected \"a\", found 'b\\u{7}'\\");
     }
 
     #[test]

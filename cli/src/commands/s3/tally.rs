@@ -10,7 +10,6 @@ use fanfold_protocol::ErrorKind;
 use futures::{StreamExt, stream};
 use indicatif::ProgressBar;
 
-use super::place::harmless;
 use crate::{
     error::{Error, Exit, Result},
     output,
@@ -36,7 +35,7 @@ impl<'a> Tally<'a> {
 
     /// Tells of one that was not copied.
     pub fn failed(&mut self, what: &str, error: &Error) {
-        self.bar.suspend(|| output::note(harmless(&format!("{what}: {error}"))));
+        self.bar.suspend(|| output::note(output::harmless(&format!("{what}: {error}"))));
         self.failed += 1;
         self.worst = self.worst.max(Some(error.exit()));
     }
@@ -73,7 +72,7 @@ impl<'a> Tally<'a> {
     pub fn end(self, things: &str, to: impl Display) -> Result<()> {
         self.bar.finish_and_clear();
         let (copied, bytes) = (output::count(self.copied), output::bytes(self.bytes));
-        output::note(harmless(&format!("{copied} {things} -> {to} ({bytes})")));
+        output::note(output::harmless(&format!("{copied} {things} -> {to} ({bytes})")));
         let Some(worst) = self.worst else { return Ok(()) };
         let (all, failed) = (output::count(self.copied + self.failed), output::count(self.failed));
         let found = format!(
