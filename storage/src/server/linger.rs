@@ -18,6 +18,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio_util::sync::CancellationToken;
 
 /// What is thrown away at most, and how long that may take.
 const BYTES_MAX: u64 = 256 << 20;
@@ -33,6 +34,8 @@ pub struct Lingering {
     sends_whole: bool,
     /// HTTP/2 can say "stop" by itself.
     can_stop: bool,
+    /// From here on nothing is thrown away any more.
+    stop: Option<CancellationToken>,
 }
 
 impl Lingering {
@@ -41,7 +44,15 @@ impl Lingering {
     pub fn new(version: Version, headers: &HeaderMap, body: Incoming) -> Self {
         let can_stop = version >= Version::HTTP_2;
         let sends_whole = !can_stop && !headers.contains_key(header::EXPECT);
-        Self { body: Some(body), sends_whole, can_stop }
+        Self { body: Some(body), sends_whole, can_stop, stop: None }
+    }
+
+    /// The same body, of which nothing is thrown away once `stop` is cancelled: a server that
+    /// ends waits for no client that goes on to send what was refused.
+    #[must_use]
+    pub fn until(mut self, stop: CancellationToken) -> Self {
+        self.stop = Some(stop);
+        self
     }
 }
 
@@ -77,7 +88,8 @@ impl Drop for Lingering {
         if let Some(body) = self.body.take().filter(|body| self.sends_whole && !body.is_end_stream())
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            runtime.spawn(tokio::time::timeout(TIMEOUT, throw_away(body)));
+            let stop = self.stop.take().unwrap_or_default();
+            runtime.spawn(tokio::time::timeout(TIMEOUT, stop.run_until_cancelled_owned(throw_away(body))));
         }
     }
 }

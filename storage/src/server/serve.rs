@@ -65,8 +65,9 @@ async fn serve_within(
                 continue;
             }
         };
-        let service = service.clone();
-        let handler = hyper::service::service_fn(move |request| handle(service.clone(), request));
+        let (service, stop) = (service.clone(), shutdown.clone());
+        let handler =
+            hyper::service::service_fn(move |request| handle(service.clone(), stop.clone(), request));
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), handler));
         connections.spawn(async move {
             if let Err(error) = connection.await {
@@ -93,11 +94,15 @@ async fn accept(
     Ok((stream, permit))
 }
 
-async fn handle(service: S3Service, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn handle(
+    service: S3Service,
+    stop: CancellationToken,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
     let is_head = request.method() == http::Method::HEAD;
     let id = uuid::Uuid::new_v4().simple().to_string();
     let (head, body) = request.into_parts();
-    let body = Body::http_body(Lingering::new(head.version, &head.headers, body));
+    let body = Body::http_body(Lingering::new(head.version, &head.headers, body).until(stop));
     let mut response = match service.call(Request::from_parts(head, body)).await {
         Ok(response) => response,
         Err(error) => {
@@ -163,6 +168,27 @@ mod tests {
             stream.read_to_string(&mut said).await.unwrap();
             assert_eq!(said.matches("HTTP/1.1 501").count(), 2, "{said}");
         }
+    }
+
+    /// Who goes on to send what was refused does not hold up the end.
+    #[tokio::test]
+    async fn a_stop_waits_for_no_body_that_nobody_reads() {
+        let (address, until, serving) = served(HEADER_TIMEOUT).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = b"PUT /bucket/k HTTP/1.1\r\nhost: t\r\ncontent-length: 1000000\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        let mut said = [0; 12];
+        stream.read_exact(&mut said).await.unwrap();
+        assert_eq!(&said, b"HTTP/1.1 501");
+        let (_said, mut sends) = stream.into_split();
+        let dribbling = tokio::spawn(async move {
+            while sends.write_all(b"x").await.is_ok() {
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        drop(until);
+        timeout(GRACE / 2, serving).await.expect("the end of what is refused is waited for").unwrap();
+        dribbling.await.unwrap();
     }
 
     /// Whoever says nothing, less than a head, or nothing more, leaves the place to others.
