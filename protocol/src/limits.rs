@@ -152,6 +152,9 @@ pub const PARTITIONS_MAX: usize = 1_000_000;
 pub const LISTED_KEYS_MAX: usize = 2_000_000;
 /// Parameters of a job as JSON: they travel in every lease.
 pub const JOB_PARAMS_BYTES_MAX: usize = 256 << 10;
+/// Parameters, columns and filter of a job as its leases carry them, the parameters as JSON
+/// within JSON: the rest of a message of 1 MiB is for partitions, or for what a reducer reads.
+pub const JOB_CARRIED_BYTES_MAX: usize = 384 << 10;
 /// Objects whose heads are read to unite their columns: the submission waits for
 /// them.
 pub const UNION_OBJECTS_MAX: usize = 20_000;

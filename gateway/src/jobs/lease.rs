@@ -16,12 +16,14 @@ use std::{
 
 use fanfold_backbone::{Backbone, queue};
 use fanfold_protocol::{
+    ErrorKind, Problem,
     function::Version,
-    job::{Format, Job},
+    job::{Format, Job, JobDocument},
     keys, limits,
-    plan::{Lease, Like, Plan, Shape, Task, TaskCommon, Work},
+    plan::{GROUP_DOCUMENT_BYTES_MAX, Lease, Like, Plan, Shape, Task, TaskCommon, Work},
     uri::ObjectUri,
 };
+use serde::Serialize;
 
 use super::{
     error::{Error, Result},
@@ -32,6 +34,13 @@ use super::{
 
 /// Bytes of leases in one call: well under what a batch may hold.
 const BATCH_BYTES: usize = queue::BATCH_BYTES_MAX / 4;
+/// Besides what all leases of a job carry and its partitions: names, numbers, and the objects
+/// that settle types.
+const LEASE_REST_BYTES: usize = 64 << 10;
+const _: () = assert!(
+    limits::JOB_CARRIED_BYTES_MAX + GROUP_DOCUMENT_BYTES_MAX as usize + LEASE_REST_BYTES
+        <= queue::PAYLOAD_BYTES_MAX
+);
 /// The longest wait before another attempt.
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
 
@@ -223,6 +232,36 @@ impl Leases {
     }
 }
 
+/// Checks what every lease carries of a document.
+///
+/// # Errors
+/// `invalid-job`: it does not fit into a message beside partitions.
+pub fn check_carried(document: &JobDocument) -> std::result::Result<(), Problem> {
+    let params = document.params.as_ref().map(ToString::to_string).unwrap_or_default();
+    let carried = json_bytes(&params) + json_bytes(&document.columns) + json_bytes(&document.filter);
+    let detail = if params.len() > limits::JOB_PARAMS_BYTES_MAX {
+        format!(
+            "params must be at most {} bytes of JSON, since every lease carries them, found {}; put large values into \
+             an object and pass its URI",
+            limits::JOB_PARAMS_BYTES_MAX,
+            params.len()
+        )
+    } else if carried > limits::JOB_CARRIED_BYTES_MAX {
+        format!(
+            "params, columns and filter must be at most {} bytes together in a lease, where each quote and backslash \
+             of their JSON takes two, found {carried}; put large values into an object and pass its URI",
+            limits::JOB_CARRIED_BYTES_MAX
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Problem::new(ErrorKind::InvalidJob, detail))
+}
+
+fn json_bytes(value: &impl Serialize) -> usize {
+    serde_json::to_vec(value).map_or(0, |json| json.len())
+}
+
 fn id(job: &Job, (stage, group, round): Place, turn: Turn) -> String {
     let id = format!("{}/{stage}/{group}/{round}", job.id);
     match turn {
@@ -311,6 +350,27 @@ mod tests {
         assert_eq!(rest.each_ref().map(Outstanding::has_room), [false, false, false, true, true]);
         drop(rest);
         assert_eq!(of_all.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_every_lease_carries_has_a_bound() {
+        let check = |params: &str, columns: usize, said: &str| {
+            let columns: Vec<String> = (0..columns).map(|n| format!("{n:0>100}")).collect();
+            let params = serde_json::json!({ "text": params });
+            let document = serde_json::json!({
+                "function": "f", "input": "s3://bank/a", "params": params, "columns": columns,
+            });
+            let found = check_carried(&serde_json::from_value(document).unwrap());
+            let detail = found.err().map_or_else(String::new, |problem| problem.detail);
+            assert!(detail.contains(said) && detail.is_empty() == said.is_empty(), "{detail:?}");
+        };
+        check(&"x".repeat(250_000), 1_000, "");
+        check(&"x".repeat(600 << 10), 0, "params must be at most 262144 bytes of JSON");
+        check(&"\u{1}".repeat(100 << 10), 0, "params must be at most 262144 bytes of JSON");
+        // As JSON it has two bytes for each, in a lease four.
+        check(&"\"".repeat(90_000), 0, "");
+        check(&"\"".repeat(120_000), 0, "at most 393216 bytes together in a lease");
+        check("x", 5_000, "at most 393216 bytes together in a lease");
     }
 
     #[test]

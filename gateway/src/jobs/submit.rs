@@ -27,6 +27,7 @@ use super::{
     error::{Error, Result, about_input},
     filter,
     input::{self, Finder, Found},
+    lease::check_carried,
     plan,
     record::JobRecord,
     retry::Earlier,
@@ -91,7 +92,7 @@ impl Jobs {
     /// What is wrong with the document, its function, its input or its output.
     pub async fn submit(&self, document: JobDocument, key: Option<&str>) -> Result<JobRecord, Problem> {
         document.check()?;
-        check_params(&document)?;
+        check_carried(&document)?;
         filter::check(&document)?;
         let key = key.map(|text| Key::new(text, &document)).transpose()?;
         self.accept(Wanted::Document(Box::new(document)), key).await
@@ -125,7 +126,7 @@ impl Jobs {
             ));
         }
         document.check()?;
-        check_params(&document)?;
+        check_carried(&document)?;
         filter::check(&document)?;
         self.inner.index.check_room(self.inner.config.unfinished_max)?;
         let sampling = Sampling { count: sample, keep: document.output.is_some() };
@@ -404,19 +405,4 @@ impl Jobs {
             self.inner.index.note_unknown(record);
         }
     }
-}
-
-fn check_params(document: &JobDocument) -> Result<(), Problem> {
-    let bytes = document.params.as_ref().map_or(0, |params| params.to_string().len());
-    if bytes <= limits::JOB_PARAMS_BYTES_MAX {
-        return Ok(());
-    }
-    Err(Problem::new(
-        ErrorKind::InvalidJob,
-        format!(
-            "params must be at most {} bytes of JSON, since every lease carries them, found {bytes}; put large values \
-             into an object and pass its URI",
-            limits::JOB_PARAMS_BYTES_MAX
-        ),
-    ))
 }
