@@ -2,7 +2,8 @@
 //! Who may ask: bearer tokens (RFC 6750).
 //!
 //! A token is 256 random bits; only its SHA-256 digest is kept, and digests are
-//! compared in constant time. The layer stands before routing, so that without
+//! compared in constant time. A digest may have a time from which on its token is good no more;
+//! what was begun before goes on. The layer stands before routing, so that without
 //! a token nothing but `/healthz`, `/readyz`, the console's files and the pages about
 //! errors can be told from nothing: not even which paths there are. There is no mode without tokens. Only the
 //! addresses of single triggers check their senders by themselves.
@@ -12,10 +13,16 @@ use std::{
     io::Write,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
+    slice,
+    str::FromStr,
+    time::UNIX_EPOCH,
 };
 
 use axum::extract::Request;
-use fanfold_protocol::ErrorKind;
+use fanfold_protocol::{
+    ErrorKind,
+    time::{self, Timestamp},
+};
 use http::{HeaderMap, header};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
@@ -104,38 +111,70 @@ impl Token {
     }
 }
 
-/// The SHA-256 digest of a token.
+/// The SHA-256 digest of a token, and when it expires, if ever.
 #[derive(Clone, Copy, Debug)]
-pub struct TokenDigest([u8; 32]);
+pub struct TokenDigest {
+    sha256: [u8; 32],
+    expires_at: Option<Timestamp>,
+}
 
 impl TokenDigest {
     /// The digest of a token's text.
     pub fn of(token: &str) -> Self {
-        Self(Sha256::digest(token.as_bytes()).into())
+        Self { sha256: Sha256::digest(token.as_bytes()).into(), expires_at: None }
     }
 
-    /// Reads 64 hexadecimal digits, as configuration files have it.
+    /// The same digest of a token that is good until then.
+    #[must_use]
+    pub fn until(self, at: Timestamp) -> Self {
+        Self { expires_at: Some(at), ..self }
+    }
+
+    /// Reads 64 hexadecimal digits.
     pub fn from_hex(text: &str) -> Option<Self> {
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(text, &mut bytes).ok()?;
-        Some(Self(bytes))
+        let mut sha256 = [0; 32];
+        hex::decode_to_slice(text, &mut sha256).ok()?;
+        Some(Self { sha256, expires_at: None })
     }
 
     /// 64 hexadecimal digits.
     pub fn to_hex(self) -> String {
-        hex::encode(self.0)
+        hex::encode(self.sha256)
     }
 
     /// Whether this is the digest of that token, told in constant time.
     pub fn is_of(&self, token: &str) -> bool {
-        self.0.ct_eq(&Self::of(token).0).into()
+        self.sha256.ct_eq(&Self::of(token).sha256).into()
+    }
+
+    fn is_good(&self, now: Timestamp) -> bool {
+        self.expires_at.is_none_or(|at| now < at)
     }
 }
 
-/// Whether the request carries one of the tokens. Looks at all of them,
+/// A line of a configuration's file: 64 hexadecimal digits and, where the token expires, `until`
+/// and a time in UTC (RFC 3339). The error is what was expected.
+impl FromStr for TokenDigest {
+    type Err = &'static str;
+    fn from_str(line: &str) -> Result<Self, Self::Err> {
+        let (digits, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let digest = Self::from_hex(digits).ok_or("64 hexadecimal digits")?;
+        if rest.is_empty() {
+            return Ok(digest);
+        }
+        let time = rest.trim_start().strip_prefix("until ").map(str::trim);
+        let at = time.and_then(|time| humantime::parse_rfc3339_weak(time).ok());
+        let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let ms = since.and_then(|since| u64::try_from(since.as_millis()).ok());
+        let at = ms.ok_or("`until` and a time such as 2027-06-30T00:00:00Z behind the digits")?;
+        Ok(digest.until(Timestamp(at)))
+    }
+}
+
+/// Whether the request carries one of the tokens that are good now. Looks at all of them,
 /// whatever it finds.
-pub(crate) fn is_authorized(headers: &HeaderMap, tokens: &[TokenDigest]) -> bool {
-    whose(headers, [tokens]).is_some()
+pub(crate) fn is_authorized(headers: &HeaderMap, tokens: &[TokenDigest], now: Timestamp) -> bool {
+    whose(headers, tokens.iter().filter(|token| token.is_good(now)).map(slice::from_ref)).is_some()
 }
 
 /// Which of several sets of tokens holds the one that the request carries. Looks at
@@ -154,7 +193,7 @@ pub(crate) fn whose<'a>(
     let (mut any, mut whose) = (Choice::from(0), 0);
     for (at, tokens) in (0_u64..).zip(sets) {
         for token in tokens {
-            let is_it = token.0.ct_eq(&found.0);
+            let is_it = token.sha256.ct_eq(&found.sha256);
             whose.conditional_assign(&at, is_it);
             any |= is_it;
         }
@@ -174,14 +213,14 @@ pub(crate) fn require(app: &AppState, request: &Request) -> Answer<()> {
         || console::is_asset(path)
         || docs::is_page(path)
         || sender::checks_itself(path)
-        || is_authorized(request.headers(), &app.config.tokens)
+        || is_authorized(request.headers(), &app.config.tokens, time::now())
     {
         return Ok(());
     }
     if path == sender::ADDRESS_OF_ALL {
         app.triggers.counters().refused(ErrorKind::Unauthorized);
     }
-    let found = found(request.headers());
+    let found = found(request.headers(), &app.config.tokens);
     Err(Refusal::new(
         ErrorKind::Unauthorized,
         format!(
@@ -191,9 +230,17 @@ pub(crate) fn require(app: &AppState, request: &Request) -> Answer<()> {
     ))
 }
 
-/// What stands in the place of a token. Nothing of what was sent is shown: a secret may
-/// stand anywhere in it.
-fn found(headers: &HeaderMap) -> &'static str {
+/// What stands in the place of a token that is good, where none is. Nothing of what was sent is
+/// shown: a secret may stand anywhere in it.
+fn found(headers: &HeaderMap, tokens: &[TokenDigest]) -> String {
+    let expired = whose(headers, tokens.iter().map(slice::from_ref)).and_then(|at| tokens[at].expires_at);
+    match expired {
+        Some(at) => format!("one that expired at {at}"),
+        None => unknown(headers).to_owned(),
+    }
+}
+
+fn unknown(headers: &HeaderMap) -> &'static str {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return "none" };
     if values.next().is_some() {
@@ -238,7 +285,7 @@ mod tests {
             for value in values {
                 headers.append(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
             }
-            assert_eq!(found(&headers), expected, "{values:?}");
+            assert_eq!(found(&headers, &[]), expected, "{values:?}");
         };
         check(&[], "none");
         check(&["Bearer one", "Bearer two"], "more than one");
@@ -251,6 +298,41 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_good_until_it_expires() {
+        let line = format!("{} until 1970-01-01T00:00:09Z", TokenDigest::of("one").to_hex());
+        let tokens = [line.parse().unwrap(), TokenDigest::of("two")];
+        let headers = |token: &str| {
+            let value = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
+            HeaderMap::from_iter([(header::AUTHORIZATION, value)])
+        };
+        let check = |token: &str, now: u64, expected| {
+            assert_eq!(is_authorized(&headers(token), &tokens, Timestamp(now)), expected, "{token} at {now}");
+        };
+        check("one", 8_999, true);
+        check("one", 9_000, false);
+        check("two", 9_000, true);
+        assert_eq!(found(&headers("one"), &tokens), "one that expired at 1970-01-01T00:00:09.000Z");
+        assert_eq!(found(&headers("three"), &tokens), "another");
+    }
+
+    #[test]
+    fn lines_of_digests_are_checked() {
+        let digits = "5f".repeat(32);
+        let check = |rest: &str, expected: Result<Option<u64>, &str>| {
+            let read = format!("{digits}{rest}").parse::<TokenDigest>();
+            assert_eq!(read.map(|digest| digest.expires_at.map(|at| at.0)), expected, "{rest:?}");
+        };
+        let no_time = Err("`until` and a time such as 2027-06-30T00:00:00Z behind the digits");
+        check("", Ok(None));
+        check(" until 1970-01-01T00:00:09Z", Ok(Some(9_000)));
+        check("\tuntil  1970-01-01 00:00:09", Ok(Some(9_000)));
+        check("0", Err("64 hexadecimal digits"));
+        check(" 1970-01-01T00:00:09Z", no_time);
+        check(" until tomorrow", no_time);
+        check(" until 1969-01-01T00:00:00Z", no_time);
+    }
+
+    #[test]
     fn only_the_tokens_are_let_through() {
         let tokens = [TokenDigest::of("one"), TokenDigest::of("two")];
         let check = |values: &[&str], expected| {
@@ -258,7 +340,7 @@ mod tests {
             for value in values {
                 headers.append(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
             }
-            assert_eq!(is_authorized(&headers, &tokens), expected, "{values:?}");
+            assert_eq!(is_authorized(&headers, &tokens, Timestamp(7)), expected, "{values:?}");
         };
         check(&["Bearer one"], true);
         check(&["bearer two"], true);

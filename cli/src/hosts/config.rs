@@ -354,13 +354,12 @@ fn tokens(key: &str, path: &Path, mistakes: &mut Mistakes) -> Vec<TokenDigest> {
     let text = mistakes.secret(key, path).unwrap_or_default();
     let mut tokens = Vec::new();
     for (at, line) in text.lines().map(str::trim).enumerate() {
-        match TokenDigest::from_hex(line) {
-            Some(digest) => tokens.push(digest),
-            None if line.is_empty() || line.starts_with('#') => {}
-            None => mistakes.note(
-                key,
-                format!("expected 64 hexadecimal digits on line {}, found something else", at + 1),
-            ),
+        match line.parse() {
+            Ok(digest) => tokens.push(digest),
+            Err(_) if line.is_empty() || line.starts_with('#') => {}
+            Err(expected) => {
+                mistakes.note(key, format!("expected {expected} on line {}, found something else", at + 1));
+            }
         }
     }
     tokens

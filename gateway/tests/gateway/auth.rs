@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Without a token there is nothing to be learned.
 
-use fanfold_protocol::ErrorKind;
+use fanfold_protocol::{
+    ErrorKind,
+    time::{self, Timestamp},
+};
 use http::Method;
 
 use crate::harness::start;
@@ -66,4 +69,20 @@ async fn several_tokens_are_accepted() {
     let header = format!("Bearer {}", old.reveal());
     let reply = service.bare_request(Method::GET, "/v1/functions", &[("authorization", &header)], "").await;
     assert_eq!(reply.status, 200);
+}
+
+#[tokio::test]
+async fn a_token_that_has_expired_is_told_so() {
+    let [old, new] = [(); 2].map(|()| fanfold_gateway::Token::generate().unwrap());
+    let day = 24 * 3_600_000;
+    let tomorrow = Timestamp(time::now().0 + day);
+    let digests = [old.digest().until(Timestamp(day)), new.digest().until(tomorrow)];
+    let service = crate::harness::start_with(|config| config.tokens.extend(digests)).await;
+    let ask = async |token: &fanfold_gateway::Token| {
+        let header = format!("Bearer {}", token.reveal());
+        service.bare_request(Method::GET, "/v1/functions", &[("authorization", &header)], "").await
+    };
+    assert_eq!(ask(&new).await.status, 200);
+    let problem = ask(&old).await.is_problem(ErrorKind::Unauthorized).to_string();
+    assert!(problem.contains("found one that expired at 1970-01-02T00:00:00.000Z"), "{problem}");
 }
