@@ -435,8 +435,12 @@ async fn the_version_is_that_of_the_promise() {
     assert_eq!((&seen["version"], &seen["timeout_ms"]), (&json!(1), &json!(7_000)));
     // What could not be called could not be promised either.
     service.promise("g", &[], "").await.is_problem(ErrorKind::FunctionNotFound);
-    let reply = service.request(Method::POST, "/v1/functions/f/invoke?timeout=301s", &headers, "").await;
-    reply.is_problem(ErrorKind::InvalidRequest);
+    for (timeout, said) in [("301s", "to the function's 5m, found 301s"), ("0s", "above zero, found 0s")] {
+        let path = format!("/v1/functions/f/invoke?timeout={timeout}");
+        let refused = service.request(Method::POST, &path, &headers, "").await;
+        let problem = refused.is_problem(ErrorKind::InvalidRequest).to_string();
+        assert!(problem.contains(said), "{problem}");
+    }
 }
 
 #[tokio::test]
