@@ -146,6 +146,8 @@ def test_conditions_of_reads(bucket):
         call(**at, IfUnmodifiedSince=when)
         call(**at, IfMatch=etag, IfUnmodifiedSince="Thu, 01 Jan 2015 00:00:00 GMT")
         call(**at, IfModifiedSince="Thu, 01 Jan 2015 00:00:00 GMT")
+        call(**at, IfMatch=f'"other", {etag}')
+        assert code_of(call, **at, IfNoneMatch=f'"other", {etag}')[1] == 304
         assert code_of(call, **at, IfMatch='"other"')[1] == 412
         assert code_of(call, **at, IfNoneMatch=etag)[1] == 304
         assert code_of(call, **at, IfNoneMatch="*")[1] == 304
@@ -282,6 +284,15 @@ def test_part_copies(bucket):
             CopySourceRange=f"bytes={first}-{last}",
         )
         done.append({"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]})
+    for header, code in [
+        (f"bytes=0-{12 * MIB}", "InvalidRange"), ("bytes=5-", "InvalidArgument"), ("bytes=-5", "InvalidArgument"),
+        ("0-4", "InvalidArgument"), ("bytes=4-2", "InvalidArgument"),
+    ]:
+        refused = code_of(
+            S3.upload_part_copy, **at, PartNumber=3, CopySource={"Bucket": bucket, "Key": "source +%"},
+            CopySourceRange=header,
+        )
+        assert refused[0] == code, (header, refused)
     S3.complete_multipart_upload(**at, MultipartUpload={"Parts": done})
     assert body_of(bucket, "k") == data
 
@@ -364,6 +375,18 @@ def test_deletes(bucket):
     assert left == sorted(f"k{n}" for n in range(15, 20)), left
 
 
+def test_a_version_that_is_not_there_takes_no_object_with_it(bucket):
+    S3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    assert code_of(S3.delete_object, Bucket=bucket, Key="k", VersionId="old") == ("NoSuchVersion", 404)
+    several = {"Objects": [{"Key": "k", "VersionId": "old"}, {"Key": "other"}]}
+    answer = S3.delete_objects(Bucket=bucket, Delete=several)
+    assert [(e["Key"], e["Code"]) for e in answer["Errors"]] == [("k", "NoSuchVersion")], answer
+    assert [d["Key"] for d in answer["Deleted"]] == ["other"], answer
+    assert body_of(bucket, "k") == b"x"
+    S3.delete_object(Bucket=bucket, Key="k", VersionId="null")
+    assert code_of(S3.head_object, Bucket=bucket, Key="k")[1] == 404
+
+
 def test_keys_have_a_bound(bucket):
     longest = "k" * 1024
     S3.put_object(Bucket=bucket, Key=longest, Body=b"x")
@@ -378,6 +401,14 @@ def test_buckets(bucket):
     S3.create_bucket(Bucket=own)
     assert code_of(S3.create_bucket, Bucket=own) == ("BucketAlreadyOwnedByYou", 409)
     assert own in [b["Name"] for b in S3.list_buckets()["Buckets"]]
+    assert [b["Name"] for b in S3.list_buckets(Prefix=own)["Buckets"]] == [own]
+    pages = S3.get_paginator("list_buckets").paginate(PaginationConfig={"PageSize": 2})
+    sizes, names = [], []
+    for page in pages:
+        sizes.append(len(page["Buckets"]))
+        names += [b["Name"] for b in page["Buckets"]]
+    assert names == [b["Name"] for b in S3.list_buckets()["Buckets"]] and set(sizes[:-1]) <= {2}, (sizes, names)
+    assert code_of(S3.list_buckets, MaxBuckets=0) == ("InvalidArgument", 400)
     assert S3.get_bucket_location(Bucket=own)["LocationConstraint"] is None
     assert "Status" not in S3.get_bucket_versioning(Bucket=own)
     S3.put_object(Bucket=own, Key="k", Body=b"x")
@@ -426,6 +457,27 @@ def test_what_is_not_here_is_refused(bucket):
     kms = code_of(S3.put_object, Bucket=bucket, Key="k", Body=b"x", ServerSideEncryption="aws:kms", SSEKMSKeyId="x")
     assert kms == ("NotImplemented", 501)
     assert code_of(S3.get_bucket_lifecycle_configuration, Bucket=bucket)[1] == 501
+
+
+def asking(query):
+    """A client whose puts carry a query, as those of a newer boto3 may."""
+    other = client()
+    add = lambda request, **_: setattr(request, "url", f"{request.url}?{query}")
+    other.meta.events.register("before-sign.s3.PutObject", add)
+    return other
+
+
+def test_what_only_looks_like_a_put_changes_nothing(bucket):
+    S3.put_object(Bucket=bucket, Key="k", Body=b"kept")
+    for query, refused in [
+        ("renameObject", ("NotImplemented", 501)), ("unheardOf=", ("NotImplemented", 501)),
+        ("partNumber=1", ("InvalidArgument", 400)), ("uploadId=a", ("InvalidArgument", 400)),
+    ]:
+        found = code_of(asking(query).put_object, Bucket=bucket, Key="k", Body=b"x")
+        assert found == refused, (query, found)
+    assert body_of(bucket, "k") == b"kept"
+    asking("x-id=PutObject").put_object(Bucket=bucket, Key="k", Body=b"new")
+    assert body_of(bucket, "k") == b"new"
 
 
 def all_tests():

@@ -14,6 +14,7 @@ use s3s::{
     s3_error,
 };
 
+use super::subresource;
 use crate::Credentials;
 
 /// XML bodies: 1,000 keys of 1,024 bytes, escaped, or 10,000 parts.
@@ -45,7 +46,8 @@ pub(super) struct SignedV4;
 #[async_trait::async_trait]
 impl S3Access for SignedV4 {
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
-        check(cx.credentials().is_some(), cx.headers(), cx.uri())
+        check(cx.credentials().is_some(), cx.headers(), cx.uri())?;
+        subresource::check(cx.s3_op().name(), cx.uri().query().unwrap_or_default())
     }
 }
 

@@ -14,7 +14,7 @@ use s3s::{
 };
 
 use super::{
-    Shared,
+    REGION, Shared,
     condition::xml_time,
     index::{OBJECTS, key_of, place},
     listing::{Entries, Page, Query, successor},
@@ -24,22 +24,37 @@ use super::{
 };
 use crate::encoding::percent_encode;
 
+/// Buckets in a page, as S3 has it.
+const BUCKETS_PAGE_MAX: usize = 10_000;
+
 /// Who owns everything here.
 pub(super) fn owner() -> dto::Owner {
     dto::Owner { id: Some("fanfold".to_owned()), display_name: Some("fanfold".to_owned()) }
 }
 
 impl Shared {
-    pub(super) fn list_buckets(&self) -> S3Result<dto::ListBucketsOutput> {
-        let buckets = self.index.buckets()?.into_iter().map(|(name, created_ms)| dto::Bucket {
+    pub(super) fn list_buckets(&self, input: &dto::ListBucketsInput) -> S3Result<dto::ListBucketsOutput> {
+        let max = buckets_max(input.max_buckets)?;
+        let after = input.continuation_token.as_deref().map(decode_token).transpose()?;
+        let prefix = input.prefix.as_deref().unwrap_or_default();
+        let is_here = input.bucket_region.as_deref().is_none_or(|region| region == REGION);
+        let mut buckets = self.index.buckets()?;
+        buckets.retain(|(name, _)| {
+            is_here && name.starts_with(prefix) && after.as_ref().is_none_or(|after| name > after)
+        });
+        let truncated = buckets.len() > max;
+        buckets.truncate(max);
+        let next = buckets.last().filter(|_| truncated).map(|(name, _)| encode_token(name));
+        let buckets = buckets.into_iter().map(|(name, created_ms)| dto::Bucket {
             name: Some(name),
             creation_date: Some(xml_time(created_ms)),
             ..Default::default()
         });
         Ok(dto::ListBucketsOutput {
             buckets: Some(buckets.collect()),
+            continuation_token: next,
             owner: Some(owner()),
-            ..Default::default()
+            prefix: input.prefix.clone(),
         })
     }
 
@@ -145,7 +160,8 @@ impl Shared {
         let spelling = Spelling::of(input.encoding_type.as_ref())?;
         let max = page_size(input.max_uploads)?;
         let mut uploads = self.open_uploads(&input, max)?;
-        let truncated = uploads.len() > max;
+        // A page of nothing has no last entry to go on from.
+        let truncated = max > 0 && uploads.len() > max;
         uploads.truncate(max);
         let last = uploads.last().filter(|_| truncated).map(|u| (spelling.write(&u.key), u.id.clone()));
         let (next_key, next_id) = last.unzip();
@@ -225,6 +241,17 @@ impl Spelling {
 
     fn prefixes(self, prefixes: Vec<String>) -> Vec<dto::CommonPrefix> {
         prefixes.into_iter().map(|p| dto::CommonPrefix { prefix: Some(self.write(&p)) }).collect()
+    }
+}
+
+/// How many buckets a page may have; all of them where a client does not say.
+fn buckets_max(asked: Option<i32>) -> S3Result<usize> {
+    match asked {
+        None => Ok(usize::MAX),
+        Some(asked) => usize::try_from(asked)
+            .ok()
+            .filter(|max| (1..=BUCKETS_PAGE_MAX).contains(max))
+            .ok_or_else(|| s3_error!(InvalidArgument, "max-buckets must be 1 to 10000, found {asked}")),
     }
 }
 

@@ -52,8 +52,10 @@ impl ReadConditions<'_> {
     }
 }
 
+/// Whether one of the ETags is this. s3s leaves a list as one text, `a", "b`, in
+/// which every other piece between quotes is an ETag.
 fn matches(condition: &ETagCondition, etag: &str) -> bool {
-    condition.as_etag().is_none_or(|wanted| wanted.value() == etag)
+    condition.as_etag().is_none_or(|wanted| wanted.value().split('"').step_by(2).any(|one| one == etag))
 }
 
 fn not_modified(record: &ObjectRecord) -> S3Error {
@@ -102,4 +104,24 @@ pub(super) fn http_time(ms: u64) -> Timestamp {
 /// A time as XML answers have it: milliseconds.
 pub(super) fn xml_time(ms: u64) -> Timestamp {
     Timestamp::from(UNIX_EPOCH + Duration::from_millis(ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_etag_of_a_list_is_enough() {
+        let check = |condition: &str, etag, expected| {
+            let condition = ETagCondition::parse_http_header(condition.as_bytes()).unwrap();
+            assert_eq!(matches(&condition, etag), expected, "{condition:?}");
+        };
+        check("*", "b", true);
+        check("\"b\"", "b", true);
+        check("b", "b", true);
+        check("\"a\", W/\"b\",\"c\"", "b", true);
+        check("\"a\", \"b\", \"c\"", "c", true);
+        check("\"a\", \"b\"", ", ", false);
+        check("\"a\", \"bc\"", "b", false);
+    }
 }

@@ -32,6 +32,7 @@ mod range;
 mod record;
 mod s3;
 mod serve;
+mod subresource;
 
 use std::{io, path::PathBuf, sync::Arc, thread};
 

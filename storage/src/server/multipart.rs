@@ -29,6 +29,7 @@ use super::{
     ingest::{Body, Claims, Taken, hasher},
     listing::successor,
     object::{as_i64, source_of},
+    range::of_copied_part,
     record::{Attributes, ObjectRecord, PartRecord, Segment, Sums, UploadRecord},
 };
 
@@ -110,8 +111,7 @@ impl Shared {
         let (bucket, key) = source_of(&input.copy_source)?;
         let (found, mut range) = self.find_source(bucket, key, &conditions)?;
         if let Some(text) = &input.copy_source_range {
-            let asked = dto::Range::parse(text).ok().and_then(|r| r.check(found.record.size).ok());
-            range = asked.ok_or_else(|| s3_error!(InvalidRange, "the range has no byte of the source"))?;
+            range = of_copied_part(text, found.record.size)?;
         }
         let mut claims = Claims { length: Some(range.end - range.start), as_file: true, ..Claims::default() };
         claims.algorithms.extend(upload.checksum_algorithm.iter().map(|a| a.to_ascii_lowercase()));
@@ -268,7 +268,7 @@ impl Shared {
         let max = page_size(input.max_parts)?;
         let marker = input.part_number_marker.unwrap_or_default();
         let mut parts = self.index.parts(&input.upload_id, u32::try_from(marker).unwrap_or_default(), max)?;
-        let truncated = parts.len() > max;
+        let truncated = max > 0 && parts.len() > max;
         parts.truncate(max);
         let last = parts.last().and_then(|(number, _)| i32::try_from(*number).ok());
         let parts = parts.into_iter().map(|(number, part)| dto::Part {

@@ -259,11 +259,19 @@ impl Shared {
 /// The bucket and the key that a copy reads.
 pub(super) fn source_of(source: &dto::CopySource) -> S3Result<(&str, &str)> {
     match source {
-        dto::CopySource::Bucket { bucket, key, version_id } => match version_id.as_deref() {
-            None | Some("null") => Ok((bucket, key)),
-            Some(_) => Err(s3_error!(NoSuchVersion, "this server keeps no versions")),
-        },
+        dto::CopySource::Bucket { bucket, key, version_id } => {
+            current_version(version_id.as_deref())?;
+            Ok((bucket, key))
+        }
         _ => Err(s3_error!(NotImplemented, "a copy reads from a bucket, not from an access point")),
+    }
+}
+
+/// Lets through what asks for no version, or for the only one that there is.
+pub(super) fn current_version(id: Option<&str>) -> S3Result<()> {
+    match id {
+        None | Some("null") => Ok(()),
+        Some(_) => Err(s3_error!(NoSuchVersion, "this server keeps no versions")),
     }
 }
 
@@ -318,9 +326,7 @@ impl<'a> Head<'a> {
 
     /// The bytes that are asked for, and Content-Range when they are a part.
     fn select(&self, record: &ObjectRecord) -> S3Result<(Range<u64>, Option<String>)> {
-        if self.version_id.is_some_and(|id| id != "null") {
-            return Err(s3_error!(NoSuchVersion, "this server keeps no versions"));
-        }
+        current_version(self.version_id)?;
         self.conditions.check(record)?;
         let range = match (self.part_number, self.range) {
             (Some(_), Some(_)) => {

@@ -6,6 +6,8 @@
 //! which may be over that header too, and answered by a service that asks for none.
 //! Invariant: that service is reached from here only.
 
+use std::ops::Range;
+
 use http::{
     Extensions, HeaderMap, HeaderValue, Method, Uri,
     header::{AUTHORIZATION, RANGE},
@@ -88,6 +90,23 @@ fn readable(range: &str) -> Option<String> {
     }
 }
 
+/// The bytes of the source that a part is copied from. S3 wants both ends, and
+/// both within the source: a part that came out shorter would not be noticed.
+pub(super) fn of_copied_part(range: &str, source_bytes: u64) -> S3Result<Range<u64>> {
+    let places = range.strip_prefix("bytes=").and_then(|places| places.split_once('-'));
+    let ends = places.and_then(|(first, last)| Some((place(first)?, place(last)?)));
+    let (first, last) = ends.filter(|(first, last)| first <= last).ok_or_else(|| {
+        s3_error!(InvalidArgument, "x-amz-copy-source-range must be bytes=first-last, found {range:?}")
+    })?;
+    if last >= source_bytes {
+        return Err(s3_error!(
+            InvalidRange,
+            "x-amz-copy-source-range must lie within the {source_bytes} bytes of the source, found {range:?}"
+        ));
+    }
+    Ok(first..last + 1)
+}
+
 fn place(digits: &str) -> Option<u64> {
     let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     is_number.then(|| digits.parse().unwrap_or(PLACE_MAX).min(PLACE_MAX))
@@ -125,6 +144,22 @@ mod tests {
             "bytes= 0-5",
         ] {
             check(wrong, None);
+        }
+    }
+
+    #[test]
+    fn a_part_is_copied_from_bytes_that_the_source_has() {
+        let check = |range: &str, expected: Result<Range<u64>, &str>| {
+            let found = of_copied_part(range, 10).map_err(|error| error.code().as_str().to_owned());
+            assert_eq!(found, expected.map_err(str::to_owned), "{range}");
+        };
+        check("bytes=0-9", Ok(0..10));
+        check("bytes=3-3", Ok(3..4));
+        for beyond in ["bytes=0-10", "bytes=10-11", "bytes=0-99999999999999999999"] {
+            check(beyond, Err("InvalidRange"));
+        }
+        for wrong in ["", "bytes=0", "bytes=5-", "bytes=-3", "bytes=4-2", "0-2", " bytes=0-2", "bytes=0-x"] {
+            check(wrong, Err("InvalidArgument"));
         }
     }
 

@@ -8,6 +8,7 @@ use s3s::{S3, S3Request, S3Response, S3Result, dto, s3_error};
 use super::{
     REGION, Service,
     commit::{Change, Condition, Victim},
+    object::current_version,
 };
 
 type Call<T> = S3Result<S3Response<T>>;
@@ -34,8 +35,8 @@ impl S3 for Service {
         answer(dto::HeadBucketOutput { bucket_region: Some(REGION.to_owned()), ..Default::default() })
     }
 
-    async fn list_buckets(&self, _: S3Request<dto::ListBucketsInput>) -> Call<dto::ListBucketsOutput> {
-        answer(self.0.list_buckets()?)
+    async fn list_buckets(&self, req: S3Request<dto::ListBucketsInput>) -> Call<dto::ListBucketsOutput> {
+        answer(self.0.list_buckets(&req.input)?)
     }
 
     async fn get_bucket_location(
@@ -86,6 +87,7 @@ impl S3 for Service {
 
     async fn delete_object(&self, req: S3Request<dto::DeleteObjectInput>) -> Call<dto::DeleteObjectOutput> {
         let input = req.input;
+        current_version(input.version_id.as_deref())?;
         let condition = super::condition::of_write(input.if_match.as_ref(), None)?;
         let victim = Victim { key: input.key, condition };
         match self.0.delete(input.bucket, vec![victim]).await?.pop() {
@@ -106,11 +108,13 @@ impl S3 for Service {
         let condition = |etag: Option<dto::ETag>| {
             etag.map_or(Condition::Always, |e| Condition::Match(e.value().to_owned()))
         };
-        let keys: Vec<_> = delete.objects.iter().map(|o| o.key.clone()).collect();
-        let victims =
-            delete.objects.into_iter().map(|o| Victim { key: o.key, condition: condition(o.e_tag) });
+        let (current, of_versions): (Vec<_>, Vec<_>) =
+            delete.objects.into_iter().partition(|o| current_version(o.version_id.as_deref()).is_ok());
+        let keys: Vec<_> = current.iter().map(|o| o.key.clone()).collect();
+        let victims = current.into_iter().map(|o| Victim { key: o.key, condition: condition(o.e_tag) });
         let results = self.0.delete(bucket, victims.collect()).await?;
-        let (mut deleted, mut errors) = (Vec::new(), Vec::new());
+        let mut deleted = Vec::new();
+        let mut errors: Vec<_> = of_versions.into_iter().map(no_such_version).collect();
         for (key, result) in keys.into_iter().zip(results) {
             match result {
                 Ok(()) => deleted.push(dto::DeletedObject { key: Some(key), ..Default::default() }),
@@ -169,6 +173,15 @@ impl S3 for Service {
         req: S3Request<dto::ListMultipartUploadsInput>,
     ) -> Call<dto::ListMultipartUploadsOutput> {
         answer(self.0.list_uploads(req.input)?)
+    }
+}
+
+fn no_such_version(object: dto::ObjectIdentifier) -> dto::Error {
+    dto::Error {
+        key: Some(object.key),
+        version_id: object.version_id,
+        code: Some("NoSuchVersion".to_owned()),
+        message: Some("this server keeps no versions".to_owned()),
     }
 }
 

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a URL asks for that s3s does not know.
+//!
+//! s3s takes a request whose sub-resource it does not know for the plain one: a
+//! rename would put an empty object, a part without its upload would replace the
+//! object. Those are refused before anything changes. Reads go on, and so does what
+//! only adds a parameter with a value: S3 passes over it too.
+//! Invariant: asked once the signature is checked.
+
+use s3s::{S3Result, s3_error};
+
+/// The calls that s3s falls back to and that change something.
+const PLAIN_CALLS: [&str; 5] = ["CopyObject", "CreateBucket", "DeleteBucket", "DeleteObject", "PutObject"];
+/// Parameters that only together name a part of an upload.
+const OF_A_PART: [&str; 2] = ["partNumber", "uploadId"];
+
+/// Refuses a call that its query makes another one.
+pub(super) fn check(call: &str, query: &str) -> S3Result<()> {
+    if !PLAIN_CALLS.contains(&call) {
+        return Ok(());
+    }
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if OF_A_PART.contains(&name) {
+            return Err(s3_error!(
+                InvalidArgument,
+                "partNumber and uploadId must stand together, in the upload of a part"
+            ));
+        }
+        // Names that begin with `x-` are the clients' own, says S3's documentation of its access logs.
+        let is_own = name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("x-"));
+        if value.is_empty() && !is_own {
+            return Err(s3_error!(NotImplemented, "this server does not have the sub-resource {name:?}"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_that_s3s_takes_for_plain_ones_are_refused() {
+        let check = |call, query, refused: Option<&str>| {
+            let found = check(call, query).err().map(|error| error.code().as_str().to_owned());
+            assert_eq!(found.as_deref(), refused, "{call} {query}");
+        };
+        check("PutObject", "", None);
+        check("PutObject", "x-id=PutObject", None);
+        check("PutObject", "X-Amz-Security-Token=&X-Amz-Date=1&Content-Type=text%2Fplain", None);
+        check("PutObject", "renameObject", Some("NotImplemented"));
+        check("PutObject", "x-id=RenameObject&renameObject=", Some("NotImplemented"));
+        check("PutObject", "partNumber=1", Some("InvalidArgument"));
+        check("CopyObject", "uploadId=a", Some("InvalidArgument"));
+        check("UploadPart", "partNumber=1&uploadId=a", None);
+        check("DeleteObject", "versionId=null", None);
+        check("DeleteBucket", "unheardOf", Some("NotImplemented"));
+        check("GetObject", "unheardOf", None);
+    }
+}
