@@ -172,7 +172,7 @@ fn of_head(uri: &str, stored: Stored, head: &Bytes, csv: &CsvOptions, ended: boo
         Stored::Csv => of_csv(head, csv, ended),
         Stored::Jsonl => {
             // What is wrong with it, its reader tells.
-            let members = jsonl::members(uri, head, ended).ok()?;
+            let members = jsonl::sample(uri, head, ended).ok()?.members;
             let seen = |(name, shape): (String, Shape)| (name, format!("{shape:?}"));
             Some(members.into_iter().map(seen).collect())
         }

@@ -120,31 +120,49 @@ impl PartialEq for Members {
 
 impl Eq for Members {}
 
-/// The members of the objects in the sample's lines. Lines that are malformed
-/// are met again, and told, when they are read.
-pub fn members(uri: &str, data: &[u8], ended: bool) -> Result<Vec<(String, Shape)>, Problem> {
-    let data = data.strip_prefix(BOM).unwrap_or(data);
+/// What the sample's lines hold.
+#[derive(Debug)]
+pub struct Sample {
+    /// The members of their objects.
+    pub members: Vec<(String, Shape)>,
+    /// Where lines begin that are no objects, in bytes from the object's start.
+    /// Their members are not among the others: who reads such a line must refuse it.
+    pub malformed: Vec<u64>,
+}
+
+/// Looks at the lines of an object that begins with `data`.
+pub fn sample(uri: &str, data: &[u8], ended: bool) -> Result<Sample, Problem> {
+    let mut at = if data.starts_with(BOM) { BOM.len() } else { 0 };
+    let data = &data[at..];
     let cut = data.len().min(SAMPLE_BYTES);
     // A first line that is longer than the sample is looked at all the same.
     let first_end = data.iter().position(|b| *b == b'\n').map_or(data.len(), |at| at + 1);
     let end = cut.max(first_end);
-    let (mut joined, mut any) = (Members::default(), false);
+    let (mut joined, mut malformed, mut any) = (Members::default(), Vec::new(), false);
     for line in data[..end].split_inclusive(|b| *b == b'\n') {
         let whole = line.ends_with(b"\n") || (ended && end == data.len());
         any |= !line.trim_ascii().is_empty();
-        if let Some(Line(members)) = whole.then(|| serde_json::from_slice(line).ok()).flatten() {
-            joined.join(members);
+        match whole.then(|| serde_json::from_slice(line)) {
+            Some(Ok(Line(members))) => joined.join(members),
+            Some(Err(_)) if !is_blank(line) => malformed.push(at as u64),
+            _ => {}
         }
+        at += line.len();
         if joined.list.len() > limits::COLUMNS_MAX {
             let detail = format!("{uri} must have at most {} columns, found more", limits::COLUMNS_MAX);
             return Err(Problem::new(ErrorKind::DecodeLimit, detail));
         }
     }
     if any {
-        return Ok(joined.list);
+        return Ok(Sample { members: joined.list, malformed });
     }
     let detail = format!("{uri} must hold a table, found no line; leave it out of the input");
     Err(Problem::new(ErrorKind::EmptyObject, detail))
+}
+
+/// Whether the line holds nothing but what JSON takes as white space.
+pub fn is_blank(line: &[u8]) -> bool {
+    line.iter().all(|b| matches!(b, b' ' | b'\t' | b'\r' | b'\n'))
 }
 
 /// A line that is an object: as many of its members as columns can be, and one more.
@@ -228,8 +246,8 @@ mod tests {
     use super::*;
 
     fn told(text: &str) -> String {
-        members("s3://bank/a", text.as_bytes(), true)
-            .map_or_else(|p| format!("{}: {}", p.code, p.detail), |members| format!("{members:?}"))
+        sample("s3://bank/a", text.as_bytes(), true)
+            .map_or_else(|p| format!("{}: {}", p.code, p.detail), |sample| format!("{:?}", sample.members))
     }
 
     #[test]
@@ -242,6 +260,19 @@ mod tests {
         check("{\"a\":{\"x\":1}}\n{\"a\":{\"y\":1,\"x\":2}}", r#"[("a", Object([("x", Int), ("y", Int)]))]"#);
         check("{\"a\":1,\"a\":\"x\"}", r#"[("a", Text)]"#);
         check("{\"a\":1}\n[1]\n{\"b\":}\n", r#"[("a", Int)]"#);
+    }
+
+    #[test]
+    fn lines_that_are_no_objects_are_placed() {
+        let check = |text: &str, ended, expected: &[u64]| {
+            assert_eq!(sample("s3://bank/a", text.as_bytes(), ended).unwrap().malformed, expected, "{text}");
+        };
+        check("{\"a\":1}\n \r\n\n{\"a\":2}", true, &[]);
+        check("{\"a\":1}\n{\"a\":01}\n{\"a\":2,}\n", true, &[8, 17]);
+        check("\u{feff}[1]\n{\"a\":-}", true, &[3, 7]);
+        // Cut off is not malformed.
+        check("1\n{\"a\":", false, &[0]);
+        check("1\n{\"a\":", true, &[0, 2]);
     }
 
     #[test]

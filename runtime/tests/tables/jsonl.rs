@@ -37,6 +37,12 @@ async fn mistakes_are_placed() {
     json("{\"a\":1}\n[1]\n", ErrorKind::JsonMalformed, &["line 2", "[1]"]).await;
     json("{\"a\":1}\n{\"a\":1}{\"a\":2}\n", ErrorKind::JsonMalformed, &["line 2"]).await;
     json("{\"a\":\n1}\n", ErrorKind::JsonMalformed, &["line 1"]).await;
+    // What the reader behind it would take, without the columns of the line.
+    json("{\"a\":1,}\n", ErrorKind::JsonMalformed, &["line 1", "byte 0"]).await;
+    json("{\"a\":1}\n\n{\"a\":01}\n", ErrorKind::JsonMalformed, &["line 3", "byte 9"]).await;
+    json("\u{feff}{\"a\":1}\n{\"a\":-}", ErrorKind::JsonMalformed, &["line 2", "byte 11"]).await;
+    json("{\"a\":\"x\u{1}y\"}\n", ErrorKind::JsonMalformed, &["line 1", "control character"]).await;
+    json("{\"a\":1e400}\n", ErrorKind::JsonMalformed, &["line 1", "out of range"]).await;
     json("\n\n", ErrorKind::EmptyObject, &["no line"]).await;
     json("{\"a\":1}\n{\"a\":[1]}\n", ErrorKind::SchemaMismatch, &["\"a\""]).await;
     problem(

@@ -22,7 +22,7 @@ use fanfold_protocol::{
     plan::Slice,
     stored::{
         BOM, Compressed, SAMPLE_BYTES,
-        jsonl::{Shape, members},
+        jsonl::{Shape, is_blank, sample},
     },
 };
 use fanfold_storage::Store;
@@ -45,6 +45,8 @@ pub(super) struct JsonReader {
     uri: String,
     text: Text,
     schema: SchemaRef,
+    /// Where lines of the sample begin that are no objects.
+    malformed: Vec<u64>,
     rows: u64,
     lines: u64,
     counted_from: Option<u64>,
@@ -61,18 +63,18 @@ impl JsonReader {
         let uri = slice.object.uri.to_string();
         let mut text = Text::open(store, slice, head, ErrorKind::JsonMalformed)?;
         let start = text.offset();
-        let members = if slice.is_whole() {
+        let told = if slice.is_whole() {
             text.fill_to(SAMPLE_BYTES).await?;
             if !text.data().contains(&b'\n') {
                 text.fill_to(limits::RECORD_BYTES_MAX as usize + 1).await?;
             }
-            Some(members(&uri, text.data(), text.ended())?)
+            Some(sample(&uri, text.data(), text.ended())?)
         } else if wanted.needs_no_sample(slice) {
             None
         } else {
             // A part may end before the sample does: its object is looked at.
             let head = long_head(store, slice, head).await?;
-            Some(members(&uri, &head, head.len() as u64 == slice.object.pin.size)?)
+            Some(sample(&uri, &head, head.len() as u64 == slice.object.pin.size)?)
         };
         if start == 0 {
             text.fill_to(BOM.len()).await?;
@@ -80,11 +82,12 @@ impl JsonReader {
                 text.consume(BOM.len());
             }
         }
-        let schema = settle(&uri, members.as_deref(), wanted, first)?;
+        let schema = settle(&uri, told.as_ref().map(|told| &told.members[..]), wanted, first)?;
         Ok(Self {
             uri,
             text,
             schema: Arc::new(schema),
+            malformed: told.map(|told| told.malformed).unwrap_or_default(),
             rows: 0,
             lines: 0,
             counted_from: (start > 0).then_some(start),
@@ -136,7 +139,13 @@ impl JsonReader {
             );
             Problem::new(ErrorKind::InvalidUtf8, detail)
         })?;
-        let rows = text.split('\n').filter(|line| !is_blank(line)).count();
+        // arrow-json takes more than JSON, and the columns are not told from such lines.
+        let from = self.text.offset();
+        let here = from..from + block.len() as u64;
+        if let Some(at) = self.malformed.iter().find(|at| here.contains(*at)) {
+            return Err(self.blame_malformed(text, (at - from) as usize));
+        }
+        let rows = text.split('\n').filter(|line| !is_blank(line.as_bytes())).count();
         guard(
             ErrorKind::JsonMalformed,
             || self.place(0, 0),
@@ -152,14 +161,22 @@ impl JsonReader {
     fn blame(&self, block: &str, cause: &str) -> Problem {
         let mut at = 0;
         for (number, line) in block.split('\n').enumerate() {
-            let good =
-                is_blank(line) || decode(&self.schema, line.as_bytes(), 2).is_ok_and(|b| b.num_rows() == 1);
+            let good = is_blank(line.as_bytes())
+                || decode(&self.schema, line.as_bytes(), 2).is_ok_and(|b| b.num_rows() == 1);
             if !good {
                 return self.blame_line(line, &self.place(number as u64, at));
             }
             at += line.len() + 1;
         }
         Problem::new(ErrorKind::JsonMalformed, format!("{}: {cause}", self.place(0, 0)))
+    }
+
+    /// The problem with the line that begins at byte `at` of the block.
+    fn blame_malformed(&self, block: &str, at: usize) -> Problem {
+        let (before, rest) = block.split_at(at);
+        let number = before.split('\n').count() as u64 - 1;
+        let line = rest.split('\n').next().unwrap_or_default();
+        self.blame_line(line, &self.place(number, at))
     }
 
     fn blame_line(&self, line: &str, place: &str) -> Problem {
@@ -227,11 +244,6 @@ fn whole_lines(data: &[u8], ended: bool) -> (usize, u64) {
         lines += 1;
     }
     (bytes, lines)
-}
-
-/// What JSON takes as white space.
-fn is_blank(line: &str) -> bool {
-    line.bytes().all(|b| matches!(b, b' ' | b'\t' | b'\r' | b'\n'))
 }
 
 /// The start of the slice's object, with one whole line if there is one.
