@@ -153,7 +153,9 @@ impl Summary {
 
     /// Adds a column's part; it is of the type that this was made for.
     fn add(&mut self, array: &ArrayRef) {
-        let (values, missing) = ((array.len() - array.null_count()) as u64, array.null_count() as u64);
+        // A column of the type null says that it has no nulls, having no bits for them.
+        let missing = array.logical_null_count() as u64;
+        let values = array.len() as u64 - missing;
         match self {
             Self::Numeric { nulls, moments, extremes, quantiles } => {
                 let Some(numbers) = numbers(array) else { return };
@@ -300,8 +302,16 @@ fn differs(name: &str, kind: &str, found: &str, found_kind: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use fanfold_sdk::testing;
+    use fanfold_sdk::{
+        arrow::{
+            array::NullArray,
+            datatypes::{Field, Schema},
+        },
+        testing,
+    };
 
     #[derive(Row)]
     struct Item {
@@ -364,6 +374,16 @@ mod tests {
         let begin = "a page ".repeat(37)[..256].to_owned();
         assert_eq!(text["top"][0], json!({ "value": begin, "count": 750, "cut": true }));
         assert_eq!(text["count"], 1_500);
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_column_of_the_type_null_holds_is_missing() -> Result<()> {
+        let schema = Schema::new(vec![Field::new("none", DataType::Null, true)]);
+        let batch = RecordBatch::try_new(Arc::new(schema), vec![Arc::new(NullArray::new(3))])?;
+        let answer = testing::aggregate::<ColumnStats>(batch, (), 1)?;
+        let none = &answer["columns"][0];
+        assert_eq!((&none["count"], &none["nulls"]), (&json!(0), &json!(3)));
         Ok(())
     }
 
