@@ -129,7 +129,9 @@ impl Error {
         let hook = || miette::MietteHandlerOpts::new().wrap_lines(false).break_words(false).build();
         // Fails only when a hook is set already, and then that one prints.
         let _ = miette::set_hook(Box::new(move |_| Box::new(hook())));
-        eprintln!("{:?}", miette::Report::new_boxed(Box::new(Diagnostic::from(self))));
+        let report = miette::Report::new_boxed(Box::new(Diagnostic::from(self)));
+        // Not `eprintln!`, which panics when nobody reads, and so changes the exit code.
+        output::note(format_args!("{report:?}"));
         ExitCode::from(self.exit as u8)
     }
 }

@@ -118,6 +118,15 @@ fn a_standard_output_that_is_full_is_named() {
 }
 
 #[test]
+fn a_standard_error_that_takes_nothing_changes_no_exit_code() {
+    let here = Here::new();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let endpoint = format!("http://127.0.0.1:{}", free_port());
+    let mut command = here.command(&["functions", "ls", "--endpoint", &endpoint]);
+    assert_eq!(command.stderr(full).output().unwrap().status.code(), Some(3));
+}
+
+#[test]
 fn mistakes_in_a_job_file_have_a_line() {
     let here = Here::new();
     std::fs::write(
