@@ -450,6 +450,24 @@ def test_presigned_urls(bucket):
     assert fetch("GET", plain)[0] == 403 and fetch("PUT", plain, b"x")[0] == 403
 
 
+def test_a_presigned_url_does_what_it_was_made_for(bucket):
+    S3.put_object(Bucket=bucket, Key="secret", Body=b"secret")
+    presigning = client(signature_version="s3v4")
+    put = presigning.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "mine"}, ExpiresIn=60)
+    copy = {"x-amz-copy-source": f"/{bucket}/secret"}
+    assert fetch("PUT", put, b"", copy)[0] == 403
+    other = "AWS4-HMAC-SHA256 Credential=a/20261129/us-east-1/s3/aws4_request, SignedHeaders=host;x-amz-copy-source, Signature=0"
+    assert fetch("PUT", put, b"", {**copy, "Authorization": other})[0] == 403
+    assert fetch("PUT", put, b"", {"x-amz-meta-a": "b"})[0] == 403
+    assert code_of(S3.head_object, Bucket=bucket, Key="mine")[1] == 404
+    assert fetch("PUT", put, b"mine")[0] == 200 and body_of(bucket, "mine") == b"mine"
+    at = {"Bucket": bucket, "Key": "mine"}
+    old = client(signature_version="s3").generate_presigned_url("get_object", Params=at, ExpiresIn=60)
+    assert fetch("GET", old.replace("AWSAccessKeyId", "AWS%41ccessKeyId"))[0] == 403, "a signature of version 2"
+    long = presigning.generate_presigned_url("get_object", Params=at, ExpiresIn=700_000)
+    assert fetch("GET", long.replace("X-Amz-Expires", "X-%41mz-Expires"))[0] == 400
+
+
 def test_what_is_not_here_is_refused(bucket):
     key = base64.b64encode(bytes(32)).decode()
     refused = code_of(S3.put_object, Bucket=bucket, Key="k", Body=b"x", SSECustomerAlgorithm="AES256", SSECustomerKey=key)

@@ -2,10 +2,11 @@
 //! Who may speak: one pair of credentials, signatures of version 4 only.
 //!
 //! s3s checks signatures; what is decided here is that every request must have
-//! one, and that the older version 2 (SHA-1, no region, no date in the key) does
-//! not count.
+//! one, that the older version 2 (SHA-1, no region, no date in the key) does
+//! not count, and that it must be over all that says what is to be done: whoever was
+//! given a presigned URL must not make another request of it by a header.
 
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderName, Uri};
 use s3s::{
     S3Result,
     access::{S3Access, S3AccessContext},
@@ -15,7 +16,7 @@ use s3s::{
 };
 
 use super::subresource;
-use crate::Credentials;
+use crate::{Credentials, encoding::percent_decode};
 
 /// XML bodies: 1,000 keys of 1,024 bytes, escaped, or 10,000 parts.
 const XML_BYTES_MAX: usize = 8 << 20;
@@ -26,6 +27,10 @@ const FORM_FIELDS_BYTES_MAX: usize = 64 << 10;
 
 /// For how long a presigned URL may be good: seven days, as in S3.
 const EXPIRY_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
+
+/// Headers of S3's own that need not be signed: the signature is over two of them in
+/// another way, and nothing follows from the third.
+const UNSIGNED: [&str; 3] = ["x-amz-content-sha256", "x-amz-date", "x-amz-user-agent"];
 
 /// Knows one secret.
 pub(super) struct OneKey(pub(super) Credentials);
@@ -58,25 +63,49 @@ pub(super) fn check(is_signed: bool, headers: &HeaderMap, uri: &Uri) -> S3Result
     }
     let header = headers.get(http::header::AUTHORIZATION);
     let old = header.is_some_and(|value| value.as_bytes().starts_with(b"AWS "))
-        || uri.query().is_some_and(|query| query.contains("AWSAccessKeyId="));
+        || parameter(uri, "AWSAccessKeyId").is_some();
     if old {
         return Err(s3_error!(
             AccessDenied,
             "signatures must be of version 4, found version 2; set the client's signature version to s3v4"
         ));
     }
-    if uri.query().and_then(expiry_seconds).is_some_and(|seconds| seconds > EXPIRY_SECONDS_MAX) {
+    let expiry_seconds = parameter(uri, "X-Amz-Expires").and_then(|text| text.parse::<u64>().ok());
+    if expiry_seconds.is_some_and(|seconds| seconds > EXPIRY_SECONDS_MAX) {
         return Err(s3_error!(
             AuthorizationQueryParametersError,
             "X-Amz-Expires must be at most 604800, which are seven days"
         ));
     }
-    Ok(())
+    // The form of an upload by a browser has a policy in place of headers.
+    let Some(signed) = signed_headers(headers, uri) else { return Ok(()) };
+    let is_signed = |name: &str| signed.split(';').any(|one| one.eq_ignore_ascii_case(name));
+    let own = headers.keys().map(HeaderName::as_str).filter(|name| name.starts_with("x-amz-"));
+    let mut needed = own.filter(|name| !UNSIGNED.contains(name)).chain(["host"]);
+    match needed.find(|name| !is_signed(name)) {
+        Some(name) => Err(s3_error!(AccessDenied, "the header {name} must be signed like the rest")),
+        None => Ok(()),
+    }
 }
 
-/// For how long a presigned URL says that it is good.
-fn expiry_seconds(query: &str) -> Option<u64> {
-    query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Expires="))?.parse().ok()
+/// The names of the headers that the signature is over, from where s3s takes it: the
+/// URL before the header.
+fn signed_headers(headers: &HeaderMap, uri: &Uri) -> Option<String> {
+    if parameter(uri, "X-Amz-Signature").is_some() {
+        return Some(parameter(uri, "X-Amz-SignedHeaders").unwrap_or_default());
+    }
+    let header = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+    let (_, names) = header.split_once("SignedHeaders=")?;
+    Some(names.split(',').next().unwrap_or_default().trim().to_owned())
+}
+
+/// The value of a parameter of the URL. Its name may be escaped too: s3s decodes both.
+fn parameter(uri: &Uri, name: &str) -> Option<String> {
+    uri.query()?.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let is_it = percent_decode(key).is_some_and(|key| key == name);
+        is_it.then(|| percent_decode(value).unwrap_or_default())
+    })
 }
 
 /// Bounds on what s3s keeps in memory.
@@ -87,4 +116,46 @@ pub(super) fn bounds() -> S3Config {
     bounds.form_max_field_size = FORM_FIELDS_BYTES_MAX;
     bounds.form_max_fields_size = FORM_FIELDS_BYTES_MAX;
     bounds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_over_all_that_says_what_is_to_be_done() {
+        const COPY: &str = "x-amz-copy-source";
+        let check = |uri: &str, authorization: &str, more: &[&'static str], taken: bool| {
+            let mut headers = HeaderMap::new();
+            if !authorization.is_empty() {
+                headers.insert("authorization", authorization.parse().unwrap());
+            }
+            more.iter().for_each(|name| drop(headers.insert(*name, "a".parse().unwrap())));
+            let found = super::check(true, &headers, &uri.parse().unwrap());
+            assert_eq!(found.is_ok(), taken, "{uri} {authorization} {more:?}: {found:?}");
+        };
+        let by_header = "AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=host;x-amz-copy-source, Signature=0";
+        check("/bank/k", by_header, &["x-amz-date", "x-amz-content-sha256", COPY], true);
+        check("/bank/k", by_header, &["x-amz-meta-a"], false);
+        check("/bank/k", "AWS4-HMAC-SHA256 Credential=a/b,SignedHeaders=x-amz-date,Signature=0", &[], false);
+        let by_url = "/bank/k?X-Amz-SignedHeaders=host%3Bx-amz-acl&X-Amz-Signature=0";
+        check(by_url, "", &["x-amz-acl"], true);
+        check(by_url, "", &[COPY], false);
+        // s3s does not look at the header where the URL has a signature.
+        check(by_url, by_header, &[COPY], false);
+        check(&by_url.replace("-Signature", "%2DSignature"), by_header, &[COPY], false);
+        // A form has its fields and its policy.
+        check("/bank", "", &[], true);
+    }
+
+    #[test]
+    fn escapes_hide_nothing() {
+        let refused = |uri: &str| super::check(true, &HeaderMap::new(), &uri.parse().unwrap()).is_err();
+        let signed = "X-Amz-SignedHeaders=host&X-Amz-Signature=0";
+        assert!(!refused(&format!("/bank/k?{signed}&X-Amz-Expires=604800")));
+        assert!(refused(&format!("/bank/k?{signed}&X-Amz-Expires=604801")));
+        assert!(refused(&format!("/bank/k?{signed}&X-%41mz-Expires=604801")));
+        assert!(refused("/bank/k?AWSAccessKeyId=a&Signature=b"));
+        assert!(refused("/bank/k?AWS%41ccessKeyId=a&Signature=b"));
+    }
 }
