@@ -247,6 +247,9 @@ def test_checksums_of_uploads_in_parts(bucket):
     parts = [(1, os.urandom(5 * MIB)), (2, os.urandom(1000))]
     for kind, chosen in [("COMPOSITE", "CRC32"), ("FULL_OBJECT", "CRC32"), ("COMPOSITE", "SHA256")]:
         at, done = upload(bucket, kind, parts, ChecksumAlgorithm=chosen, ChecksumType=kind)
+        other = [{**done[0], f"Checksum{chosen}": done[1][f"Checksum{chosen}"]}, done[1]]
+        refused = code_of(S3.complete_multipart_upload, **at, MultipartUpload={"Parts": other}, ChecksumType=kind)
+        assert refused == ("InvalidPart", 400), refused
         answer = S3.complete_multipart_upload(**at, MultipartUpload={"Parts": done}, ChecksumType=kind)
         assert answer["ChecksumType"] == kind, answer
         found = answer[f"Checksum{chosen}"]
@@ -382,6 +385,10 @@ def test_a_version_that_is_not_there_takes_no_object_with_it(bucket):
     answer = S3.delete_objects(Bucket=bucket, Delete=several)
     assert [(e["Key"], e["Code"]) for e in answer["Errors"]] == [("k", "NoSuchVersion")], answer
     assert [d["Key"] for d in answer["Deleted"]] == ["other"], answer
+    assert body_of(bucket, "k") == b"x"
+    assert code_of(S3.delete_object, Bucket=bucket, Key="k", IfMatchSize=99) == ("NotImplemented", 501)
+    sized = {"Objects": [{"Key": "k", "Size": 99}]}
+    assert code_of(S3.delete_objects, Bucket=bucket, Delete=sized) == ("NotImplemented", 501)
     assert body_of(bucket, "k") == b"x"
     S3.delete_object(Bucket=bucket, Key="k", VersionId="null")
     assert code_of(S3.head_object, Bucket=bucket, Key="k")[1] == 404

@@ -162,6 +162,14 @@ impl Shared {
         };
         let stored = self.index.parts(&input.upload_id, 0, usize::MAX)?;
         let parts = chosen(&listed, &stored)?;
+        let listing = input.multipart_upload.iter().flat_map(|upload| upload.parts.iter().flatten());
+        if let Some((part, _)) = listing.zip(&parts).find(|(listed, part)| !has_sums(part, listed)) {
+            let number = part.part_number.unwrap_or_default();
+            return Err(s3_error!(
+                InvalidPart,
+                "part {number} has another checksum than the one that was sent"
+            ));
+        }
         let sums = self.sums_of(&upload, &parts, &input).await?;
         let record = ObjectRecord {
             etag: etag_of(&parts)?,
@@ -380,6 +388,21 @@ fn chosen(listed: &[(u32, String)], stored: &[(u32, PartRecord)]) -> S3Result<Ve
         ));
     }
     Ok(parts)
+}
+
+/// Whether a part has the checksums that the client says it has, of those that are known.
+fn has_sums(part: &PartRecord, listed: &dto::CompletedPart) -> bool {
+    let claimed = [
+        listed.checksum_crc32.as_deref(),
+        listed.checksum_crc32c.as_deref(),
+        listed.checksum_crc64nvme.as_deref(),
+        listed.checksum_sha1.as_deref(),
+        listed.checksum_sha256.as_deref(),
+    ];
+    ALGORITHMS.iter().zip(claimed).all(|(name, claimed)| {
+        let known = part.sums.get(name);
+        claimed.is_none_or(|claimed| known.is_none_or(|known| known == claimed))
+    })
 }
 
 /// MD5 over the parts' MD5s, and their number.

@@ -3,7 +3,7 @@
 //!
 //! What is not listed here is answered with `NotImplemented` by s3s.
 
-use s3s::{S3, S3Request, S3Response, S3Result, dto, s3_error};
+use s3s::{S3, S3Error, S3Request, S3Response, S3Result, dto, s3_error};
 
 use super::{
     REGION, Service,
@@ -88,6 +88,9 @@ impl S3 for Service {
     async fn delete_object(&self, req: S3Request<dto::DeleteObjectInput>) -> Call<dto::DeleteObjectOutput> {
         let input = req.input;
         current_version(input.version_id.as_deref())?;
+        if input.if_match_size.is_some() || input.if_match_last_modified_time.is_some() {
+            return Err(only_etags());
+        }
         let condition = super::condition::of_write(input.if_match.as_ref(), None)?;
         let victim = Victim { key: input.key, condition };
         match self.0.delete(input.bucket, vec![victim]).await?.pop() {
@@ -103,6 +106,9 @@ impl S3 for Service {
         let dto::DeleteObjectsInput { bucket, delete, .. } = req.input;
         if delete.objects.len() > 1_000 {
             return Err(s3_error!(MalformedXML, "at most 1000 keys can be deleted in one request"));
+        }
+        if delete.objects.iter().any(|o| o.size.is_some() || o.last_modified_time.is_some()) {
+            return Err(only_etags());
         }
         let quiet = delete.quiet.unwrap_or(false);
         let condition = |etag: Option<dto::ETag>| {
@@ -174,6 +180,11 @@ impl S3 for Service {
     ) -> Call<dto::ListMultipartUploadsOutput> {
         answer(self.0.list_uploads(req.input)?)
     }
+}
+
+/// S3 has the other conditions for directory buckets only.
+fn only_etags() -> S3Error {
+    s3_error!(NotImplemented, "a delete takes a condition on the ETag, not on the size or the time")
 }
 
 fn no_such_version(object: dto::ObjectIdentifier) -> dto::Error {
