@@ -475,6 +475,30 @@ def test_a_presigned_url_does_what_it_was_made_for(bucket):
     assert fetch("GET", long.replace("X-Amz-Expires", "X-%41mz-Expires"))[0] == 400
 
 
+def post_form(bucket, fields, body=b"file"):
+    line = "--form\r\nContent-Disposition: form-data; name="
+    parts = [f'{line}"{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()]
+    head = "".join([*parts, f'{line}"file"; filename="x"\r\n\r\n']).encode()
+    data = head + body + b"\r\n--form--\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=form"}
+    return fetch("POST", f"{os.environ['S3_ENDPOINT']}/{bucket}", data, kind)[0]
+
+
+def test_forms(bucket):
+    def form(key="k", signature_version="s3v4", **fields):
+        conditions = [{name: value} for name, value in fields.items()]
+        signing = client(signature_version=signature_version)
+        return signing.generate_presigned_post(bucket, key, Fields=fields, Conditions=conditions)["fields"]
+
+    assert post_form(bucket, form()) == 204 and body_of(bucket, "k") == b"file"
+    assert post_form(bucket, form("old", signature_version="s3")) == 403, "a signature of version 2"
+    assert post_form(bucket, form("sealed", **{"x-amz-server-side-encryption": "AES256"})) == 501
+    assert post_form(bucket, form("${filename}")) == 501
+    assert post_form(bucket, {**form("other"), "key": "k2"}) in (400, 403)
+    keys = [o["Key"] for o in S3.list_objects_v2(Bucket=bucket)["Contents"]]
+    assert keys == ["k"], keys
+
+
 def test_what_is_not_here_is_refused(bucket):
     key = base64.b64encode(bytes(32)).decode()
     refused = code_of(S3.put_object, Bucket=bucket, Key="k", Body=b"x", SSECustomerAlgorithm="AES256", SSECustomerKey=key)

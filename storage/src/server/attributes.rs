@@ -6,7 +6,7 @@
 
 use http::HeaderMap;
 use s3s::{
-    S3Result,
+    S3Error, S3Result,
     dto::{self, Timestamp, TimestampFormat},
     s3_error,
 };
@@ -44,13 +44,50 @@ pub(super) fn disallow_what_is_not_here(headers: &HeaderMap) -> S3Result<()> {
         headers.get(*name).is_some_and(|value| !kinds.iter().any(|kind| value.as_bytes() == kind.as_bytes()))
     };
     if NOT_HERE.iter().any(|name| headers.contains_key(*name)) || ONE_KIND.iter().any(other) {
+        return Err(not_here());
+    }
+    Ok(())
+}
+
+/// The same of a form, as far as s3s hands its fields on.
+pub(super) fn disallow_in_form(form: &dto::PostObjectInput) -> S3Result<()> {
+    let is_other =
+        |kind: Option<&str>, (_, kinds): &(&str, &[&str])| kind.is_some_and(|kind| !kinds.contains(&kind));
+    let [class, acl] = &ONE_KIND;
+    let asked = [
+        is_other(form.storage_class.as_ref().map(dto::StorageClass::as_str), class),
+        is_other(form.acl.as_ref().map(dto::ObjectCannedACL::as_str), acl),
+        form.server_side_encryption.is_some(),
+        form.sse_customer_algorithm.is_some(),
+        form.ssekms_key_id.is_some(),
+        form.object_lock_mode.is_some(),
+        form.object_lock_legal_hold_status.is_some(),
+        form.tagging.is_some(),
+        form.website_redirect_location.is_some(),
+        form.write_offset_bytes.is_some(),
+        form.grant_full_control.is_some(),
+        form.grant_read.is_some(),
+        form.grant_read_acp.is_some(),
+        form.grant_write_acp.is_some(),
+    ];
+    if asked.contains(&true) {
+        return Err(not_here());
+    }
+    if form.key.contains("${filename}") {
         return Err(s3_error!(
             NotImplemented,
-            "this server has no encryption, object lock, tags, redirects, appending, public access or other storage \
-             classes; leave them out"
+            "this server puts no file's name into a key; write the whole key"
         ));
     }
     Ok(())
+}
+
+fn not_here() -> S3Error {
+    s3_error!(
+        NotImplemented,
+        "this server has no encryption, object lock, tags, redirects, appending, public access or other storage \
+         classes; leave them out"
+    )
 }
 
 macro_rules! attributes_of {

@@ -8,14 +8,14 @@
 
 use http::{HeaderMap, HeaderName, Uri};
 use s3s::{
-    S3Result,
+    S3Error, S3Request, S3Result,
     access::{S3Access, S3AccessContext},
     auth::{S3Auth, SecretKey},
     config::S3Config,
-    s3_error,
+    dto, s3_error,
 };
 
-use super::subresource;
+use super::{attributes::disallow_in_form, subresource};
 use crate::{Credentials, encoding::percent_decode};
 
 /// XML bodies: 1,000 keys of 1,024 bytes, escaped, or 10,000 parts.
@@ -54,6 +54,15 @@ impl S3Access for SignedV4 {
         check(cx.credentials().is_some(), cx.headers(), cx.uri())?;
         subresource::check(cx.s3_op().name(), cx.uri().query().unwrap_or_default())
     }
+
+    /// Of an upload by a form only the fields tell what it asks for.
+    async fn post_object(&self, request: &mut S3Request<dto::PostObjectInput>) -> S3Result<()> {
+        // Version 2 has none.
+        if request.region.is_none() {
+            return Err(version_2());
+        }
+        disallow_in_form(&request.input)
+    }
 }
 
 /// Whether a request may pass, once s3s has checked the signature of one that has any.
@@ -65,10 +74,7 @@ pub(super) fn check(is_signed: bool, headers: &HeaderMap, uri: &Uri) -> S3Result
     let old = header.is_some_and(|value| value.as_bytes().starts_with(b"AWS "))
         || parameter(uri, "AWSAccessKeyId").is_some();
     if old {
-        return Err(s3_error!(
-            AccessDenied,
-            "signatures must be of version 4, found version 2; set the client's signature version to s3v4"
-        ));
+        return Err(version_2());
     }
     let expiry_seconds = parameter(uri, "X-Amz-Expires").and_then(|text| text.parse::<u64>().ok());
     if expiry_seconds.is_some_and(|seconds| seconds > EXPIRY_SECONDS_MAX) {
@@ -86,6 +92,13 @@ pub(super) fn check(is_signed: bool, headers: &HeaderMap, uri: &Uri) -> S3Result
         Some(name) => Err(s3_error!(AccessDenied, "the header {name} must be signed like the rest")),
         None => Ok(()),
     }
+}
+
+fn version_2() -> S3Error {
+    s3_error!(
+        AccessDenied,
+        "signatures must be of version 4, found version 2; set the client's signature version to s3v4"
+    )
 }
 
 /// The names of the headers that the signature is over, from where s3s takes it: the
