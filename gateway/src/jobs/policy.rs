@@ -3,7 +3,7 @@
 //!
 //! Read by [`super::progress`]; never changes while a job runs.
 
-use fanfold_protocol::{Problem, error::Fault, limits};
+use fanfold_protocol::{ErrorKind, Problem, error::Fault, limits};
 
 use super::case::Case;
 
@@ -39,7 +39,26 @@ impl Policy {
 pub fn may_help(problem: &Problem) -> bool {
     match (problem.guest_retryable, problem.code.fault()) {
         (Some(retryable), _) => retryable,
+        // A bound, but on what becomes of pinned bytes: a bomb need not go off three times.
+        (None, _) if problem.code == ErrorKind::DecodeLimit => false,
         (None, Fault::Caller) => problem.code.retryable(),
         (None, Fault::Guest | Fault::Limit | Fault::Platform) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_pinned_bytes_lead_to_is_not_tried_again() {
+        let check = |code, expected| {
+            assert_eq!(may_help(&Problem::new(code, "")), expected, "{code}");
+        };
+        check(ErrorKind::CsvMalformed, false);
+        check(ErrorKind::DecodeLimit, false);
+        check(ErrorKind::MemoryExceeded, true);
+        check(ErrorKind::GuestTrapped, true);
+        check(ErrorKind::StoreTimeout, true);
     }
 }
