@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use fanfold_protocol::size::ByteSize;
+use fanfold_protocol::{limits, size::ByteSize};
 use fanfold_runtime::BUDGET_BYTES_MIN;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
@@ -47,8 +47,9 @@ pub fn check(args: &Dev) -> Result<()> {
             args.listen
         )));
     }
-    if args.workers == Some(0) {
-        return Err(Error::usage("--workers must be at least 1, found 0"));
+    let most = limits::SANDBOXES_MAX;
+    if let Some(workers) = args.workers.filter(|workers| !(1..=most).contains(workers)) {
+        return Err(Error::usage(format!("--workers must be 1 to {most}, found {workers}")));
     }
     if let Some(memory) = args.memory.filter(|memory| memory.0 < BUDGET_BYTES_MIN) {
         let least = ByteSize(BUDGET_BYTES_MIN);
@@ -117,6 +118,7 @@ mod tests {
         good("127.0.0.1:7070", "127.0.0.1:7071");
         good("[::1]:7070", "127.0.0.2:7070");
         good("127.0.0.1:0", "127.0.0.1:0");
+        assert!(check(&args("127.0.0.1:0", "127.0.0.1:0", Some(256))).is_ok());
         let bad = |a: &str, b: &str, n| {
             assert_eq!(check(&args(a, b, n)).err().map(|e| e.exit()), Some(Exit::Usage), "{a} {b}");
         };
@@ -125,6 +127,7 @@ mod tests {
         bad("[::]:7070", "127.0.0.1:7071", None);
         bad("127.0.0.1:7070", "127.0.0.1:7070", None);
         bad("127.0.0.1:7070", "127.0.0.1:7071", Some(0));
+        bad("127.0.0.1:7070", "127.0.0.1:7071", Some(257));
     }
 
     #[tokio::test]

@@ -414,8 +414,9 @@ impl Worker {
         if self.slots == 0 || self.slots > most {
             mistakes.note("slots", format!("expected 1 to {most}, found {}", self.slots));
         }
-        if self.threads == Some(0) {
-            mistakes.note("threads", "expected at least 1, found 0");
+        let most = limits::SANDBOXES_MAX;
+        if let Some(threads) = self.threads.filter(|threads| !(1..=most).contains(threads)) {
+            mistakes.note("threads", format!("expected 1 to {most}, found {threads}"));
         }
         if let Some(memory) = self.memory.filter(|memory| memory.0 < BUDGET_BYTES_MIN) {
             let least = ByteSize(BUDGET_BYTES_MIN);
