@@ -28,6 +28,10 @@ struct Field {
 pub(crate) fn expand(item: TokenStream) -> Result<TokenStream> {
     let input: DeriveInput = syn::parse2(item)?;
     let mut mistakes = Mistakes::default();
+    for attribute in input.attrs.iter().filter(|attribute| attribute.path().is_ident("row")) {
+        let wanted = "`#[row(…)]` goes above a field: write `#[row(rename = \"column name\")]` there";
+        mistakes.add(attribute.path(), wanted);
+    }
     let lifetimes = lifetimes(&input, &mut mistakes);
     let fields = fields(&input, &mut mistakes);
     mistakes.end()?;

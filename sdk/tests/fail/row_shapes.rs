@@ -36,4 +36,10 @@ struct Names {
     fourth: u64,
 }
 
+#[derive(Row)]
+#[row(rename_all = "camelCase")]
+struct Renamed {
+    id: u64,
+}
+
 fn main() {}
