@@ -372,6 +372,9 @@ def test_deletes(bucket):
     wanted = {"Objects": [{"Key": f"k{n}"} for n in range(15)]}
     answer = S3.delete_objects(Bucket=bucket, Delete=wanted)
     assert len(answer["Deleted"]) == 15 and "Errors" not in answer, answer
+    nameless = {"Objects": [{"Key": "k15"}, {"Key": ""}]}
+    unchecked = client(parameter_validation=False)
+    assert code_of(unchecked.delete_objects, Bucket=bucket, Delete=nameless) == ("MalformedXML", 400)
     answer = S3.delete_objects(Bucket=bucket, Delete={**wanted, "Quiet": True})
     assert "Deleted" not in answer, answer
     left = [o["Key"] for o in S3.list_objects_v2(Bucket=bucket)["Contents"]]

@@ -107,6 +107,10 @@ impl S3 for Service {
         if delete.objects.len() > 1_000 {
             return Err(s3_error!(MalformedXML, "at most 1000 keys can be deleted in one request"));
         }
+        // s3s reads a key in CDATA as none.
+        if delete.objects.iter().any(|o| o.key.is_empty()) {
+            return Err(s3_error!(MalformedXML, "each object must have its key, as text with entities"));
+        }
         if delete.objects.iter().any(|o| o.size.is_some() || o.last_modified_time.is_some()) {
             return Err(only_etags());
         }
