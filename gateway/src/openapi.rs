@@ -58,6 +58,10 @@ pub fn document() -> OpenApi {
         {
             let responses = &mut operation.responses.responses;
             responses.entry("default".to_owned()).or_insert_with(|| refused().into());
+            // OpenAPI wants them to differ; handlers of several modules have one name.
+            if let (Some(id), Some([tag])) = (&mut operation.operation_id, operation.tags.as_deref()) {
+                *id = format!("{tag}_{id}");
+            }
         }
     }
     document

@@ -120,6 +120,14 @@ async fn the_document_describes_the_whole_contract() {
         let described = &document["paths"][path][method];
         assert!(described["responses"]["default"].is_object(), "{method} {path} is not described");
     }
+    // Programs that make clients want an id of its own for each operation.
+    let paths = document["paths"].as_object().unwrap().values();
+    let operations = paths.flat_map(|path| path.as_object().unwrap().values());
+    let mut ids: Vec<_> = operations.filter_map(|operation| operation["operationId"].as_str()).collect();
+    assert!(ids.contains(&"jobs_list") && ids.contains(&"functions_list"), "{ids:?}");
+    ids.sort_unstable();
+    let twice: Vec<_> = ids.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+    assert!(twice.is_empty(), "{twice:?}");
     // Every schema that is referred to is there.
     let text = document.to_string();
     for reference in text.split("\"#/components/schemas/").skip(1) {
