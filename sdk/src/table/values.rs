@@ -109,7 +109,7 @@ mod tests {
         let decimal = Decimal128Array::from(vec![Some(12_345), None]).with_precision_and_scale(10, 2);
         let small = Decimal32Array::from(vec![Some(-125), None]).with_precision_and_scale(5, 1);
         let medium = Decimal64Array::from(vec![Some(125), None]).with_precision_and_scale(12, -2);
-        let large = |value| {
+        let large = |value: i256| {
             let array = Decimal256Array::from(vec![Some(value), None]).with_precision_and_scale(70, 1);
             Arc::new(array.unwrap())
         };
