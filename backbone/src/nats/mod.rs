@@ -15,6 +15,7 @@ mod intake;
 mod keys;
 mod lapses;
 mod names;
+mod patience;
 mod permissions;
 mod pull;
 mod queue;
@@ -29,7 +30,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture, PublishError};
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::{Client, ConnectErrorKind, Event};
+use async_nats::{Client, ConnectErrorKind, Event, ServerError};
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -39,6 +40,7 @@ pub use self::config::{NatsConfig, NatsCredentials, NatsTls, Secret};
 use self::fault::{SILENT, unavailable};
 use self::keys::Expected;
 use self::names::Names;
+use self::patience::{Patience, lack_of};
 pub use self::permissions::{Needs, Permissions};
 pub(crate) use self::pull::Hold;
 use crate::bounds::DURATION_MAX;
@@ -58,6 +60,8 @@ const PUBLISHES_MAX: usize = 4_096;
 /// How often something is sent within the time of an operation while no answer comes: whoever leads next, after
 /// four to nine seconds as a rule, is asked soon.
 const TRIES: u32 = 5;
+/// How a server begins to tell of what a user may not do.
+const REFUSAL: &str = "permissions violation";
 /// Before what could not be served is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -97,8 +101,14 @@ struct Core {
 
 impl Nats {
     pub(crate) async fn open_with(config: NatsConfig) -> Result<Self> {
+        Self::open_within(config, patience::START).await
+    }
+
+    /// Opens, and waits so long for servers that are there and cannot serve yet.
+    async fn open_within(config: NatsConfig, longest: Duration) -> Result<Self> {
         sound(config.problems())?;
-        let (client, gaps) = connect(&config).await?;
+        let Connected { client, gaps, refusals } = connect(&config).await?;
+        let mut patience = Patience::new(longest, refusals);
         let version = client.server_info().version;
         if config.replicas > 1 && version.starts_with("2.9.") {
             tracing::warn!(
@@ -111,7 +121,7 @@ impl Nats {
         let jetstream = context(&client, &config);
         let mut problems = match config.restricted {
             true => Vec::new(),
-            false => streams::prepare(&jetstream, &names, &config).await,
+            false => streams::prepare(&jetstream, &names, &config, &mut patience).await,
         };
         problems.extend(too_small(&client));
         sound(problems)?;
@@ -135,18 +145,19 @@ impl Nats {
             closed: CancellationToken::new(),
             lost: CancellationToken::new(),
         };
-        Self::start(core).await
+        Self::start(core, patience).await
     }
 
     /// Reaches the servers and changes nothing: the streams that opening would make.
     pub(crate) async fn missing(config: NatsConfig) -> Result<Vec<String>> {
         if config.restricted {
             // Who may do little makes nothing.
-            Self::open_with(config).await?.close().await;
+            let longest = config.operation_timeout;
+            Self::open_within(config, longest).await?.close().await;
             return Ok(Vec::new());
         }
         sound(config.problems())?;
-        let (client, _) = connect(&config).await?;
+        let client = connect(&config).await?.client;
         let names = Names::new(&config.prefix, config.shards);
         let (missing, mut problems) = streams::inspect(&context(&client, &config), &names, &config).await;
         problems.extend(too_small(&client));
@@ -154,15 +165,15 @@ impl Nats {
         Ok(missing)
     }
 
-    async fn start(core: Core) -> Result<Self> {
+    async fn start(core: Core, mut patience: Patience) -> Result<Self> {
         // Of what lapses and what is due the gateways take care, wherever there are workers with few rights.
         let shards = if core.restricted { 0 } else { core.names.shards() };
         for shard in 0..shards {
-            core.delayed(shard).await?;
+            patience.insist(|| core.delayed(shard), lack_of).await?;
         }
         let core = Arc::new(core);
         if core.restricted {
-            core.insist(|| core.ping()).await?;
+            patience.insist(|| core.ping(), lack_of).await?;
         } else {
             tokio::spawn(Arc::clone(&core).recognise());
         }
@@ -381,16 +392,28 @@ fn too_small(client: &Client) -> Option<String> {
     })
 }
 
-/// Connects, and counts from then on what may have been lost.
-async fn connect(config: &NatsConfig) -> Result<(Client, watch::Receiver<u64>)> {
+/// A connection, and what it tells of itself from then on.
+struct Connected {
+    client: Client,
+    /// Counts the times that something may have been lost on the way.
+    gaps: watch::Receiver<u64>,
+    /// What the server said last that we may not do.
+    refusals: watch::Receiver<Option<String>>,
+}
+
+async fn connect(config: &NatsConfig) -> Result<Connected> {
     let refused = |problem: String| Error::Misconfigured { problems: vec![problem] };
     let options = config.options().await.map_err(|failure| {
         refused(format!("expected usable credentials, found: {failure}; correct the credentials"))
     })?;
     let (lost, gaps) = watch::channel(0u64);
+    let (refuse, refusals) = watch::channel(None);
     let options = options.event_callback(move |event| {
         match &event {
             Event::Disconnected | Event::SlowConsumer(_) => lost.send_modify(|count| *count += 1),
+            Event::ServerError(ServerError::Other(told)) if told.to_lowercase().contains(REFUSAL) => {
+                refuse.send_replace(Some(told.clone()));
+            }
             _ => {}
         }
         async move { tracing::info!(%event, "NATS") }
@@ -408,5 +431,5 @@ async fn connect(config: &NatsConfig) -> Result<(Client, watch::Receiver<u64>)> 
             config.urls.join(", ")
         )),
     })?;
-    Ok((client, gaps))
+    Ok(Connected { client, gaps, refusals })
 }

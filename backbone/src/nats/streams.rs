@@ -4,7 +4,7 @@
 //! Runs once, when the backbone opens. Missing streams are made; one that differs from the configuration is
 //! reported setting by setting and never changed, since a change can lose data.
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 use std::time::Duration;
 
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
@@ -13,15 +13,28 @@ use async_nats::jetstream::{Context, ErrorCode};
 
 use super::config::NatsConfig;
 use super::names::Names;
+use super::patience::{Lack, Patience, is_without_jetstream, lack_of_create, lack_of_get};
 
 /// How long the first successor of a revision is known: longer than a write can be under way.
 const SUCCESSORS_KNOWN: Duration = Duration::from_secs(60);
 
-/// Makes or checks every stream; answers what is wrong, all of it.
-pub(super) async fn prepare(jetstream: &Context, names: &Names, config: &NatsConfig) -> Vec<String> {
+/// Makes or checks every stream; answers what is wrong, all of it. Servers that do not answer about one stream are not
+/// asked about the next.
+pub(super) async fn prepare(
+    jetstream: &Context,
+    names: &Names,
+    config: &NatsConfig,
+    patience: &mut Patience,
+) -> Vec<String> {
     let mut problems = Vec::new();
     for wanted in wanted(names, config) {
-        problems.extend(prepare_one(jetstream, wanted).await);
+        match prepare_one(jetstream, wanted, patience).await {
+            Ok(found) => problems.extend(found),
+            Err(silence) => {
+                problems.push(silence);
+                break;
+            }
+        }
     }
     problems
 }
@@ -45,7 +58,31 @@ pub(super) async fn inspect(
 }
 
 fn unfound(name: &str, error: &GetStreamError) -> String {
+    if is_without_jetstream(error) {
+        return format!(
+            "expected JetStream to be on, found nobody at NATS who answers about the stream {name}; turn it on"
+        );
+    }
+    if lack_of_get(error).is_some() {
+        return leaderless(name, error);
+    }
     format!("expected the stream {name} or leave to make it, found: {error}")
+}
+
+fn leaderless(name: &str, error: &impl Display) -> String {
+    format!(
+        "expected servers of NATS with a leader, found no answer about the stream {name} ({error}); see that most of \
+         them run and reach each other"
+    )
+}
+
+/// What NATS does not let us do, where it said so; an answer fails to come for that as well.
+fn refused(name: &str, patience: &Patience) -> Option<String> {
+    let refusal = patience.refusal()?;
+    Some(format!(
+        "expected the rights of a gateway to the stream {name}, found: {refusal}; give the user what `fanfold \
+         nats-users` writes"
+    ))
 }
 
 fn wanted(names: &Names, config: &NatsConfig) -> Vec<Config> {
@@ -81,30 +118,46 @@ pub(super) fn is_missing(error: &GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-async fn prepare_one(jetstream: &Context, wanted: Config) -> Vec<String> {
+/// What is wrong with one stream; an error where no server says.
+async fn prepare_one(
+    jetstream: &Context,
+    wanted: Config,
+    patience: &mut Patience,
+) -> Result<Vec<String>, String> {
     let name = wanted.name.clone();
-    match jetstream.get_stream(&name).await {
-        Ok(stream) => return differences(&wanted, &stream.cached_info().config),
+    match patience.insist(|| jetstream.get_stream(&name), lack_of_get).await {
+        Ok(stream) => return Ok(differences(&wanted, &stream.cached_info().config)),
         Err(error) if is_missing(&error) => {}
-        Err(error) => return vec![unfound(&name, &error)],
+        Err(error) => {
+            let problem = refused(&name, patience).unwrap_or_else(|| unfound(&name, &error));
+            return match error.kind() {
+                GetStreamErrorKind::Request => Err(problem),
+                _ if lack_of_get(&error).is_some() => Err(problem),
+                _ => Ok(vec![problem]),
+            };
+        }
     }
-    match jetstream.create_stream(&wanted).await {
-        Ok(stream) => differences(&wanted, &stream.cached_info().config),
-        Err(error) => match error.kind() {
-            // Somebody else made it just now, and not as we would have.
-            CreateStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NAME_EXIST => {
-                match jetstream.get_stream(&name).await {
-                    Ok(stream) => differences(&wanted, &stream.cached_info().config),
-                    Err(error) => vec![format!("expected the stream {name}, found: {error}")],
-                }
+    let error = match patience.insist(|| jetstream.create_stream(&wanted), lack_of_create).await {
+        Ok(stream) => return Ok(differences(&wanted, &stream.cached_info().config)),
+        Err(error) => error,
+    };
+    if lack_of_create(&error) == Some(Lack::Leader) {
+        return Err(refused(&name, patience).unwrap_or_else(|| leaderless(&name, &error)));
+    }
+    Ok(match error.kind() {
+        // Somebody else made it just now, and not as we would have.
+        CreateStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NAME_EXIST => {
+            match jetstream.get_stream(&name).await {
+                Ok(stream) => differences(&wanted, &stream.cached_info().config),
+                Err(error) => vec![format!("expected the stream {name}, found: {error}")],
             }
-            _ => vec![format!(
-                "expected to make the stream {name} with {} replicas and {} bytes, found: {error}; give JetStream \
-                 the room and the servers, or lower the settings",
-                wanted.num_replicas, wanted.max_bytes
-            )],
-        },
-    }
+        }
+        _ => vec![format!(
+            "expected to make the stream {name} with {} replicas and {} bytes, found: {error}; give JetStream the \
+             room and the servers, or lower the settings",
+            wanted.num_replicas, wanted.max_bytes
+        )],
+    })
 }
 
 /// The settings that matter to us in which a stream is not what it should be.

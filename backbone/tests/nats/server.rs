@@ -62,6 +62,16 @@ impl Servers {
 
     /// As [`Servers::start`], with further lines of configuration.
     pub(crate) async fn start_with(release: Release, count: usize, more: &str) -> Self {
+        let mut servers = Self::configured(release, count, more);
+        for at in 0..count {
+            servers.run(at);
+        }
+        servers.wait_until_up().await;
+        servers
+    }
+
+    /// As [`Servers::start_with`], but none runs yet.
+    pub(crate) fn configured(release: Release, count: usize, more: &str) -> Self {
         let ports = free_ports(2 * count);
         let folder = tempfile::tempdir().unwrap();
         let mut servers = Servers { release, folder, ports, children: Vec::new() };
@@ -69,11 +79,16 @@ impl Servers {
             servers.children.push(None);
             servers.configure(at, count, more);
         }
-        for at in 0..count {
-            servers.run(at);
-        }
-        servers.wait_until_up().await;
         servers
+    }
+
+    /// Waits until a server that runs takes connections, whether or not it can serve.
+    pub(crate) async fn wait_until_reached(&self, at: usize) {
+        let begun = Instant::now();
+        while tokio::net::TcpStream::connect(("127.0.0.1", self.ports[at])).await.is_err() {
+            assert!(begun.elapsed() < UP, "server {at} takes no connection");
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     fn configure(&self, at: usize, count: usize, more: &str) {

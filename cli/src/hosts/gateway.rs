@@ -39,9 +39,12 @@ pub async fn run(args: Hosts) -> Result<()> {
         let buckets = built.iter().map(|config| config.tenant.system_bucket.clone());
         return ways.check(&args.config, buckets, others).await;
     }
-    let (store, backbone) = ways.clone().open(&args.config, others).await?;
-    let Ok(tls) = tls else { return Ok(()) };
     let mut stop = Stop::listen()?;
+    let (store, backbone) = tokio::select! {
+        () = stop.told() => return Ok(()),
+        opened = ways.clone().open(&args.config, others) => opened?,
+    };
+    let Ok(tls) = tls else { return Ok(()) };
     let what = What { configs: built, tls, ways, path: args.config };
     let mut begun = what.begin(store, backbone).await?;
     let listener = bind(&config).await?;

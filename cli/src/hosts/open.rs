@@ -15,6 +15,8 @@ use crate::{
 
 /// How long each may take to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// The same of NATS, which is given time of its own to choose a leader.
+const NATS_PATIENCE: Duration = Duration::from_secs(45);
 
 /// How they are reached.
 #[derive(Clone)]
@@ -180,11 +182,11 @@ async fn reach_nats(config: Option<NatsConfig>) -> std::result::Result<Backbone,
 async fn of_nats<T>(
     answer: impl Future<Output = fanfold_backbone::Result<T>>,
 ) -> std::result::Result<T, String> {
-    match tokio::time::timeout(PATIENCE, answer).await {
+    match tokio::time::timeout(NATS_PATIENCE, answer).await {
         Ok(opened) => opened.map_err(|error| match error {
             fanfold_backbone::Error::Misconfigured { problems } => problems.join("; "),
             other => other.to_string(),
         }),
-        Err(_) => Err(format!("expected NATS to answer within {} s, found none", PATIENCE.as_secs())),
+        Err(_) => Err(format!("expected NATS to answer within {} s, found none", NATS_PATIENCE.as_secs())),
     }
 }

@@ -42,9 +42,12 @@ pub async fn run(args: Hosts) -> Result<()> {
     if args.check {
         return ways.check(&args.config, [], others).await;
     }
-    let (store, backbone) = ways.open(&args.config, others).await?;
-    let (Ok(tls), Some(name)) = (tls, name) else { return Ok(()) };
     let mut stop = Stop::listen()?;
+    let (store, backbone) = tokio::select! {
+        () = stop.told() => return Ok(()),
+        opened = ways.open(&args.config, others) => opened?,
+    };
+    let (Ok(tls), Some(name)) = (tls, name) else { return Ok(()) };
     let runtime = runtime(&config, &name, store, &backbone)?;
     runtime.look_back().await.map_err(|problem| Error::service(problem.detail))?;
     let listener = bind("listen", config.listen).await?;

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Starts beside servers that come up: what is waited for, and what is told at once.
+
+use std::time::{Duration, Instant};
+
+use fanfold_backbone::{Backbone, Error, NatsConfig, NatsCredentials, Secret};
+use futures::future::join_all;
+use tokio::time::sleep;
+
+use crate::server::{Release, Servers};
+
+const BOTH: [Release; 2] = [Release::Debian, Release::Current];
+/// Longer than an operation may take, and less than a start waits.
+const LATE: Duration = Duration::from_secs(6);
+/// Less than a start waits for a leader.
+const SOON: Duration = Duration::from_secs(15);
+
+/// Opens what can be opened only after [`LATE`].
+async fn opened_late(config: NatsConfig) -> Backbone {
+    let begun = Instant::now();
+    let b = Backbone::nats(config).await.unwrap();
+    assert!(begun.elapsed() >= LATE, "{:?}", begun.elapsed());
+    b
+}
+
+/// What is wrong, and that it was told soon.
+async fn told(config: NatsConfig) -> Vec<String> {
+    let begun = Instant::now();
+    let Err(Error::Misconfigured { problems }) = Backbone::nats(config).await else {
+        panic!("expected a refusal")
+    };
+    assert!(begun.elapsed() < SOON, "{:?}: {problems:#?}", begun.elapsed());
+    problems
+}
+
+/// One server, which may not be able to serve.
+async fn reached(release: Release, more: &str) -> Servers {
+    let mut servers = Servers::configured(release, 1, more);
+    servers.run(0);
+    servers.wait_until_reached(0).await;
+    servers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_without_a_leader_is_waited_for() {
+    join_all(BOTH.map(|release| async move {
+        let mut servers = Servers::configured(release, 3, "");
+        servers.run(0);
+        servers.wait_until_reached(0).await;
+        let (b, ()) = tokio::join!(opened_late(servers.config("late")), async {
+            sleep(LATE).await;
+            servers.run(1);
+            servers.run(2);
+        });
+        b.put("k", "v").await.unwrap();
+        b.close().await;
+
+        // More copies than there are servers are a mistake, of every stream.
+        let mut impossible = servers.config("impossible");
+        impossible.replicas = 5;
+        let problems = told(impossible).await;
+        assert_eq!(problems.len(), 4, "{release:?}: {problems:#?}");
+        assert!(problems[0].contains("with 5 replicas"), "{release:?}: {problems:#?}");
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_waits_for_what_a_gateway_makes() {
+    join_all(BOTH.map(|release| async move {
+        let servers = Servers::start(release, 1).await;
+        let mut config = servers.config("first");
+        config.restricted = true;
+        config.credentials = NatsCredentials::Password { user: "w".to_owned(), password: Secret::new("any") };
+        let (worker, gateway) = tokio::join!(opened_late(config), async {
+            sleep(LATE).await;
+            servers.open("first").await
+        });
+        worker.close().await;
+        gateway.close().await;
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_and_a_jetstream_that_are_missing_are_told_at_once() {
+    join_all(BOTH.map(|release| async move {
+        let user = "{ user: g, password: right, permissions: { publish: { deny: \"$JS.API.STREAM.>\" } } }";
+        let servers = reached(release, &format!("authorization {{ users: [{user}] }}")).await;
+        let mut config = servers.config("rights");
+        config.credentials =
+            NatsCredentials::Password { user: "g".to_owned(), password: Secret::new("right") };
+        let problems = told(config).await;
+        let [problem] = &problems[..] else { panic!("{release:?}: {problems:#?}") };
+        assert!(problem.contains("the rights of a gateway to the stream rights-keys"), "{problem}");
+
+        let servers = reached(release, "jetstream: false").await;
+        let problems = told(servers.config("off")).await;
+        let [problem] = &problems[..] else { panic!("{release:?}: {problems:#?}") };
+        assert!(problem.contains("expected JetStream to be on"), "{problem}");
+    }))
+    .await;
+}
