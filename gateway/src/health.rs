@@ -150,22 +150,34 @@ impl Health {
         backbone.ready || backbone.detail == Some(words(ErrorKind::StorageFull))
     }
 
+    /// A store that lets a trial hang is looked at meanwhile.
     async fn watch(self, dependencies: Dependencies) {
-        let mut told = false;
+        tokio::join!(self.look_on(&dependencies), self.try_store(&dependencies));
+    }
+
+    async fn look_on(&self, dependencies: &Dependencies) {
         loop {
-            if !told {
-                let probe = dependencies.store.probe(&dependencies.bucket).await;
-                told = ![&probe.put_if_absent, &probe.pinned_reads, &probe.ranged_reads, &probe.multipart]
-                    .iter()
-                    .any(|support| matches!(support, Support::Unknown(_)));
-                if !probe.is_complete() {
-                    tracing::warn!(?probe, "the store lacks something that the platform builds on");
-                }
-                self.last.write().unwrap_or_else(PoisonError::into_inner).store_abilities =
-                    Some(abilities(&probe));
+            tokio::time::sleep(LOOK_EVERY).await;
+            self.look(dependencies).await;
+        }
+    }
+
+    /// Tries what the store can do, until all of it could be told.
+    async fn try_store(&self, Dependencies { store, bucket, .. }: &Dependencies) {
+        loop {
+            let probe = store.probe(bucket).await;
+            if !probe.is_complete() {
+                tracing::warn!(?probe, "the store lacks something that the platform builds on");
+            }
+            self.last.write().unwrap_or_else(PoisonError::into_inner).store_abilities =
+                Some(abilities(&probe));
+            let told = ![&probe.put_if_absent, &probe.pinned_reads, &probe.ranged_reads, &probe.multipart]
+                .iter()
+                .any(|support| matches!(support, Support::Unknown(_)));
+            if told {
+                return;
             }
             tokio::time::sleep(LOOK_EVERY).await;
-            self.look(&dependencies).await;
         }
     }
 
@@ -274,7 +286,49 @@ async fn look_at(app: &App, queue: &'static str) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use fanfold_backbone::EmbeddedConfig;
+    use fanfold_storage::{Credentials, StoreConfig};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
     use super::*;
+
+    /// A store that answers the first request, and nothing after it.
+    async fn hanging() -> Store {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut first, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 16 << 10];
+            let _ = first.read(&mut request).await.unwrap();
+            first.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            let mut held = vec![first];
+            while let Ok((next, _)) = listener.accept().await {
+                held.push(next);
+            }
+        });
+        Store::connect(StoreConfig::at(endpoint, Credentials::new("health", "health-secret"))).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_store_that_hangs_while_it_is_tried_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let backbone = Backbone::embedded(EmbeddedConfig::new(folder.path().join("backbone"))).await.unwrap();
+        let stop = CancellationToken::new();
+        let health = Health::start(hanging().await, "bank".to_owned(), backbone, None, stop.clone()).await;
+        assert!(health.readiness().ready);
+        let begun = Instant::now();
+        while health.readiness().ready {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", health.readiness());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(health.readiness().store.detail.as_deref(), Some("it does not answer in time"));
+        stop.cancel();
+    }
 
     #[test]
     fn a_backbone_that_is_full_is_asked_and_one_that_is_silent_is_not() {
