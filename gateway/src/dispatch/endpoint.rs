@@ -37,6 +37,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
@@ -50,6 +51,8 @@ use super::{
     holdings::Holdings,
 };
 
+/// Of a worker's first word; what comes later is read past it.
+const FIRST_BYTES: usize = 256;
 /// For TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A worker that could not be reached is left alone for so long.
@@ -356,6 +359,7 @@ impl Endpoint {
         let _ = stream.set_nodelay(true);
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         let stream = connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
+        let stream = accepted(stream).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -399,6 +403,19 @@ impl Endpoint {
                 self.member.name
             ),
         )
+    }
+}
+
+/// Waits for a worker's first word, its settings (RFC 9113, 3.4), which it says once it has taken our certificate. In
+/// TLS 1.3 that is after our side has seen the handshake end, and a call sent before could not be told from a lost one.
+async fn accepted<S: AsyncRead + Unpin>(stream: S) -> Result<BufReader<S>, String> {
+    let mut stream = BufReader::with_capacity(FIRST_BYTES, stream);
+    match stream.fill_buf().await.map(<[u8]>::len) {
+        Ok(0) => Err("TLS: it closed the connection without a word".to_owned()),
+        Ok(_) => Ok(stream),
+        Err(error) => {
+            Err(format!("TLS: it refuses the connection: {error}; look at tls.cert and tls.ca of both"))
+        }
     }
 }
 
