@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
 use async_nats::jetstream::message::{AckKind, Message};
-use async_nats::jetstream::stream::RawMessageErrorKind;
+use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind, RawMessageErrorKind};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::runtime::Handle;
@@ -42,6 +43,13 @@ const ACK_AGAIN: Duration = Duration::from_secs(1);
 const ACKS_UNHEARD: usize = 2;
 /// Before a lost consumer is made anew.
 const BACKOFF: Duration = Duration::from_millis(100);
+
+/// Consumers of others, or a bound on their number, that leave no place for ours.
+const IN_THE_WAY: [ErrorCode; 3] = [
+    ErrorCode::CONSUMER_WQ_CONSUMER_NOT_UNIQUE,
+    ErrorCode::CONSUMER_WQ_MULTIPLE_UNFILTERED,
+    ErrorCode::MAXIMUM_CONSUMERS_LIMIT,
+];
 
 /// The lease of one message.
 #[derive(Clone)]
@@ -330,14 +338,18 @@ pub(super) fn durable(name: String, filter_subject: String, ack_wait: Duration) 
 /// Makes a consumer where there is none; one that differs is reported and left alone.
 pub(super) async fn find_or_make(stream: &Stream, wanted: Config) -> Result<PullConsumer> {
     let name = wanted.durable_name.clone().unwrap_or_default();
-    let consumer: PullConsumer =
-        stream.get_or_create_consumer(&name, wanted.clone()).await.map_err(unavailable)?;
+    let consumer: PullConsumer = stream
+        .get_or_create_consumer(&name, wanted.clone())
+        .await
+        .map_err(|failure| unmade(&name, &failure))?;
     let found = &consumer.cached_info().config;
     for (setting, wanted, found) in [
         ("filter_subject", wanted.filter_subject, found.filter_subject.clone()),
         ("ack_wait", format!("{:?}", wanted.ack_wait), format!("{:?}", found.ack_wait)),
         ("max_deliver", wanted.max_deliver.to_string(), found.max_deliver.to_string()),
         ("max_ack_pending", wanted.max_ack_pending.to_string(), found.max_ack_pending.to_string()),
+        ("headers_only", wanted.headers_only.to_string(), found.headers_only.to_string()),
+        ("max_batch", wanted.max_batch.to_string(), found.max_batch.to_string()),
     ] {
         if wanted != found {
             let problem = format!(
@@ -348,4 +360,17 @@ pub(super) async fn find_or_make(stream: &Stream, wanted: Config) -> Result<Pull
         }
     }
     Ok(consumer)
+}
+
+/// Why there is no consumer: what is in its way goes by no waiting.
+fn unmade(name: &str, failure: &ConsumerError) -> Error {
+    match failure.kind() {
+        ConsumerErrorKind::JetStream(told) if IN_THE_WAY.contains(&told.error_code()) => {
+            let problem = format!(
+                "expected to make the consumer {name}, found: {told}; remove what is in its way with the `nats` command"
+            );
+            Error::Misconfigured { problems: vec![problem] }
+        }
+        _ => unavailable(failure),
+    }
 }

@@ -184,7 +184,12 @@ fn differences(wanted: &Config, found: &Config) -> Vec<String> {
         &bound(found.max_messages_per_subject),
     );
     check("max_msgs", &bound(wanted.max_messages), &bound(found.max_messages));
+    check("max_msg_size", &bound(wanted.max_message_size.into()), &bound(found.max_message_size.into()));
+    check("max_consumers", &bound(wanted.max_consumers.into()), &bound(found.max_consumers.into()));
     check("max_age", &wanted.max_age, &found.max_age);
+    check("discard_new_per_subject", &wanted.discard_new_per_subject, &found.discard_new_per_subject);
+    check("no_ack", &wanted.no_ack, &found.no_ack);
+    check("sealed", &wanted.sealed, &found.sealed);
     check("deny_delete", &wanted.deny_delete, &found.deny_delete);
     // Where nobody needs it, it does no harm.
     check("allow_direct", &wanted.allow_direct, &(wanted.allow_direct && found.allow_direct));

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::{self, consumer::pull};
 use fanfold_backbone::{Backbone, Error, NatsConfig, NatsCredentials, Secret};
 use futures::future::join_all;
 use tokio::time::sleep;
@@ -100,4 +101,33 @@ async fn rights_and_a_jetstream_that_are_missing_are_told_at_once() {
         assert!(problem.contains("expected JetStream to be on"), "{problem}");
     }))
     .await;
+}
+
+/// Of streams and consumers that others made or changed, all of which would break work later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_made_of_our_names_is_told_at_once() {
+    for release in BOTH {
+        let servers = Servers::start(release, 1).await;
+        let config = servers.config("taken");
+        servers.open("taken").await.close().await;
+        let jetstream = jetstream::new(async_nats::connect(servers.url(0)).await.unwrap());
+        let work = jetstream.get_stream("taken-work-0").await.unwrap();
+        work.delete_consumer("delayed").await.unwrap();
+        let spy = pull::Config { durable_name: Some("spy".to_owned()), ..pull::Config::default() };
+        work.create_consumer(spy).await.unwrap();
+        let problems = told(config.clone()).await;
+        let [problem] = &problems[..] else { panic!("{release:?}: {problems:#?}") };
+        assert!(problem.contains("expected to make the consumer delayed"), "{problem}");
+        work.delete_consumer("spy").await.unwrap();
+        servers.open("taken").await.close().await;
+
+        let mut keys = jetstream.get_stream("taken-keys").await.unwrap().cached_info().config.clone();
+        (keys.max_message_size, keys.no_ack, keys.discard_new_per_subject) = (1_000, true, true);
+        jetstream.update_stream(keys).await.unwrap();
+        let problems = told(config).await;
+        assert_eq!(problems.len(), 3, "{release:?}: {problems:#?}");
+        for (problem, setting) in problems.iter().zip(["max_msg_size", "discard_new_per_subject", "no_ack"]) {
+            assert!(problem.contains(setting), "{release:?}: {problems:#?}");
+        }
+    }
 }
