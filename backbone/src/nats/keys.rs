@@ -364,6 +364,10 @@ impl Following {
 
     fn tell_all(&mut self, state: State) {
         for (key, record) in state {
+            // Servers that lost their data count anew, so another revision is news even where it is lower.
+            if self.known.get(&key).is_some_and(|known| *known != record.revision) {
+                self.known.remove(&key);
+            }
             self.tell(&key, &record);
         }
     }

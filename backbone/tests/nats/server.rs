@@ -134,6 +134,11 @@ impl Servers {
         }
     }
 
+    /// Removes all that a server that was ended had.
+    pub(crate) fn wipe(&self, at: usize) {
+        fs::remove_dir_all(self.folder.path().join(format!("store-{at}"))).unwrap();
+    }
+
     /// Ends one server as an operator would, so that it writes everything down.
     pub(crate) fn stop(&mut self, at: usize) {
         if let Some(mut child) = self.children[at].take() {

@@ -4,10 +4,11 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, consumer::pull};
-use fanfold_backbone::{Backbone, Error, NatsConfig, NatsCredentials, Secret};
-use futures::future::join_all;
-use tokio::time::sleep;
+use fanfold_backbone::{Backbone, Change, Error, NatsConfig, NatsCredentials, Secret};
+use futures::{StreamExt, future::join_all};
+use tokio::time::{sleep, timeout};
 
+use crate::faults::WAIT;
 use crate::server::{Release, Servers};
 
 const BOTH: [Release; 2] = [Release::Debian, Release::Current];
@@ -129,5 +130,34 @@ async fn what_others_made_of_our_names_is_told_at_once() {
         for (problem, setting) in problems.iter().zip(["max_msg_size", "discard_new_per_subject", "no_ack"]) {
             assert!(problem.contains(setting), "{release:?}: {problems:#?}");
         }
+    }
+}
+
+/// F4, of a worker, which goes on while a gateway begins anew: revisions count from one again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_tells_of_what_is_there_after_all_was_lost() {
+    for release in BOTH {
+        let mut servers = Servers::start(release, 1).await;
+        let b = servers.open("again").await;
+        for n in 0..20 {
+            b.put("k", n.to_string()).await.unwrap();
+        }
+        let mut watch = b.watch("k").await.unwrap();
+        while timeout(WAIT, watch.next()).await.unwrap().unwrap() != Change::Synced {}
+        servers.kill(0);
+        servers.wipe(0);
+        servers.run(0);
+        servers.wait_until_up().await;
+        let other = servers.open("again").await;
+        let revision = other.put("k", "anew").await.unwrap();
+        assert!(revision < 20, "{release:?}: {revision}");
+        loop {
+            match timeout(WAIT, watch.next()).await.unwrap().unwrap() {
+                Change::Put { entry, .. } if entry.value == "anew" => break,
+                _ => {}
+            }
+        }
+        other.close().await;
+        b.close().await;
     }
 }
