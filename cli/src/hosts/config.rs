@@ -259,11 +259,6 @@ impl Nats {
             config.credentials = NatsCredentials::Password { user: user.clone(), password };
         }
         config.restricted = self.restricted;
-        config.tls = NatsTls {
-            required: self.require_tls,
-            authorities: self.ca.clone(),
-            certificate: self.cert.clone().zip(self.key.clone()),
-        };
         config.prefix = self.prefix.clone().unwrap_or(config.prefix);
         config.replicas = self.replicas.unwrap_or(config.replicas);
         config.shards = self.shards.unwrap_or(config.shards);
@@ -271,6 +266,12 @@ impl Nats {
         config.shard_bytes_max = self.shard_bytes.map_or(config.shard_bytes_max, |size| size.0);
         config.dead_bytes_max = self.dead_bytes.map_or(config.dead_bytes_max, |size| size.0);
         config.problems().into_iter().for_each(|problem| mistakes.note("nats", problem));
+        // Its files are no mistake of this one: like other certificates they are told with what cannot be reached.
+        config.tls = NatsTls {
+            required: self.require_tls,
+            authorities: self.ca.clone(),
+            certificate: self.cert.clone().zip(self.key.clone()),
+        };
         Some(config)
     }
 }

@@ -33,7 +33,8 @@ pub async fn run(args: Hosts) -> Result<()> {
         Ways::of(&config.store, &config.nats, &config.system_bucket, &mut mistakes),
     );
     let tls = tls::client(&config.tls);
-    let others = tls.as_ref().err().cloned().unwrap_or_default();
+    let mut others = tls.as_ref().err().cloned().unwrap_or_default();
+    others.extend(tls::problems_with_nats(&config.nats));
     ways.admit(&args.config, mistakes, &others).await?;
     if args.check {
         let buckets = built.iter().map(|config| config.tenant.system_bucket.clone());

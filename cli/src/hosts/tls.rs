@@ -13,7 +13,7 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 
-use super::config::Tls;
+use super::config::{Nats, Tls};
 
 /// What passes between gateways and workers is HTTP/2.
 const ALPN: &[u8] = b"h2";
@@ -46,6 +46,20 @@ pub fn server(tls: &Tls) -> Result<Arc<ServerConfig>, Vec<String>> {
     Ok(Arc::new(config))
 }
 
+/// What is wrong with the files for TLS with NATS, which are read again when it is reached. Where the server asks for
+/// no TLS, nobody else would notice.
+pub fn problems_with_nats(nats: &Nats) -> Vec<String> {
+    let mut problems = Vec::new();
+    if let Some(ca) = &nats.ca {
+        authorities("nats.ca", ca, &mut problems);
+    }
+    if let Some(cert) = &nats.cert {
+        certificates("nats.cert", cert, &mut problems);
+    }
+    problems.extend(nats.key.as_ref().and_then(|key| private_key("nats.key", key).err()));
+    problems
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
@@ -54,22 +68,29 @@ type Material = (RootCertStore, Vec<CertificateDer<'static>>, PrivateKeyDer<'sta
 
 fn read(tls: &Tls) -> Result<Material, Vec<String>> {
     let mut problems = Vec::new();
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates("tls.ca", &tls.ca, &mut problems) {
-        if let Err(error) = roots.add(certificate) {
-            problems.push(format!("tls.ca: expected an authority in {}, found: {error}", tls.ca.display()));
-        }
-    }
+    let roots = authorities("tls.ca", &tls.ca, &mut problems);
     let chain = certificates("tls.cert", &tls.cert, &mut problems);
-    match PrivateKeyDer::from_pem_file(&tls.key) {
+    match private_key("tls.key", &tls.key) {
         Ok(key) if problems.is_empty() => return Ok((roots, chain, key)),
         Ok(_) => {}
-        Err(error) => {
-            problems
-                .push(format!("tls.key: expected a private key in {}, found: {error}", tls.key.display()));
-        }
+        Err(problem) => problems.push(problem),
     }
     Err(problems)
+}
+
+fn authorities(key: &str, path: &Path, problems: &mut Vec<String>) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(key, path, problems) {
+        if let Err(error) = roots.add(certificate) {
+            problems.push(format!("{key}: expected an authority in {}, found: {error}", path.display()));
+        }
+    }
+    roots
+}
+
+fn private_key(key: &str, path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_file(path)
+        .map_err(|error| format!("{key}: expected a private key in {}, found: {error}", path.display()))
 }
 
 fn certificates(key: &str, path: &Path, problems: &mut Vec<String>) -> Vec<CertificateDer<'static>> {

@@ -37,7 +37,8 @@ pub async fn run(args: Hosts) -> Result<()> {
     config.check(&mut mistakes);
     let ways = Ways::of(&config.store, &config.nats, &config.system_bucket, &mut mistakes);
     let tls = tls::server(&config.tls);
-    let others = tls.as_ref().err().cloned().unwrap_or_default();
+    let mut others = tls.as_ref().err().cloned().unwrap_or_default();
+    others.extend(tls::problems_with_nats(&config.nats));
     ways.admit(&args.config, mistakes, &others).await?;
     if args.check {
         return ways.check(&args.config, [], others).await;
