@@ -157,12 +157,14 @@ impl Nats {
             return Ok(Vec::new());
         }
         sound(config.problems())?;
-        let client = connect(&config).await?.client;
-        let names = Names::new(&config.prefix, config.shards);
-        let (missing, mut problems) = streams::inspect(&context(&client, &config), &names, &config).await;
+        let Connected { client, refusals, .. } = connect(&config).await?;
+        let (names, mut patience) =
+            (Names::new(&config.prefix, config.shards), Patience::new(Duration::ZERO, refusals));
+        let found = streams::inspect(&context(&client, &config), &names, &config, &mut patience).await;
+        let (missing, mut problems) = found;
         problems.extend(too_small(&client));
         sound(problems)?;
-        Ok(missing)
+        Ok(missing.into_iter().map(|stream| stream.name).collect())
     }
 
     async fn start(core: Core, mut patience: Patience) -> Result<Self> {

@@ -15,20 +15,26 @@ use super::config::NatsConfig;
 use super::names::Names;
 use super::patience::{Lack, Patience, is_without_jetstream, lack_of_create, lack_of_get};
 
+/// Begins what the stream of keys says of its deployment: whoever spreads queues over another number of streams would
+/// look for them where they are not.
+const SHARDS: &str = "shards of the work queue: ";
 /// How long the first successor of a revision is known: longer than a write can be under way.
 const SUCCESSORS_KNOWN: Duration = Duration::from_secs(60);
 
-/// Makes or checks every stream; answers what is wrong, all of it. Servers that do not answer about one stream are not
-/// asked about the next.
+/// Checks every stream, and makes those that are missing where all others fit; answers what is wrong, all of it.
 pub(super) async fn prepare(
     jetstream: &Context,
     names: &Names,
     config: &NatsConfig,
     patience: &mut Patience,
 ) -> Vec<String> {
-    let mut problems = Vec::new();
-    for wanted in wanted(names, config) {
-        match prepare_one(jetstream, wanted, patience).await {
+    let (missing, mut problems) = inspect(jetstream, names, config, patience).await;
+    // Beside what does not fit, nothing is made: it may be another deployment's.
+    if !problems.is_empty() {
+        return problems;
+    }
+    for wanted in missing {
+        match make(jetstream, &wanted, patience).await {
             Ok(found) => problems.extend(found),
             Err(silence) => {
                 problems.push(silence);
@@ -39,19 +45,26 @@ pub(super) async fn prepare(
     problems
 }
 
-/// Checks every stream and changes nothing; answers those that are missing, and what is wrong with the others.
+/// Checks every stream and changes nothing; answers those that are missing, and what is wrong with the others. Servers
+/// that do not answer about one are not asked about the next.
 pub(super) async fn inspect(
     jetstream: &Context,
     names: &Names,
     config: &NatsConfig,
-) -> (Vec<String>, Vec<String>) {
+    patience: &mut Patience,
+) -> (Vec<Config>, Vec<String>) {
     let (mut missing, mut problems) = (Vec::new(), Vec::new());
     for wanted in wanted(names, config) {
-        let found = jetstream.get_stream(&wanted.name).await;
-        match found {
+        match patience.insist(|| jetstream.get_stream(&wanted.name), lack_of_get).await {
             Ok(stream) => problems.extend(differences(&wanted, &stream.cached_info().config)),
-            Err(error) if is_missing(&error) => missing.push(wanted.name),
-            Err(error) => problems.push(unfound(&wanted.name, &error)),
+            Err(error) if is_missing(&error) => missing.push(wanted),
+            Err(error) => {
+                let problem = refused(&wanted.name, patience);
+                problems.push(problem.unwrap_or_else(|| unfound(&wanted.name, &error)));
+                if error.kind() == GetStreamErrorKind::Request || lack_of_get(&error).is_some() {
+                    break;
+                }
+            }
         }
     }
     (missing, problems)
@@ -102,6 +115,7 @@ fn wanted(names: &Names, config: &NatsConfig) -> Vec<Config> {
             // For workers that may read some keys and not others.
             allow_direct: true,
             duplicate_window: SUCCESSORS_KNOWN,
+            description: Some(format!("{SHARDS}{}", names.shards())),
             ..common(names.keys_stream(), names.keys_all(), config.keys_bytes_max)
         },
         common(names.dead_stream(), names.dead_all(), config.dead_bytes_max),
@@ -118,37 +132,21 @@ pub(super) fn is_missing(error: &GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-/// What is wrong with one stream; an error where no server says.
-async fn prepare_one(
-    jetstream: &Context,
-    wanted: Config,
-    patience: &mut Patience,
-) -> Result<Vec<String>, String> {
-    let name = wanted.name.clone();
-    match patience.insist(|| jetstream.get_stream(&name), lack_of_get).await {
-        Ok(stream) => return Ok(differences(&wanted, &stream.cached_info().config)),
-        Err(error) if is_missing(&error) => {}
-        Err(error) => {
-            let problem = refused(&name, patience).unwrap_or_else(|| unfound(&name, &error));
-            return match error.kind() {
-                GetStreamErrorKind::Request => Err(problem),
-                _ if lack_of_get(&error).is_some() => Err(problem),
-                _ => Ok(vec![problem]),
-            };
-        }
-    }
-    let error = match patience.insist(|| jetstream.create_stream(&wanted), lack_of_create).await {
-        Ok(stream) => return Ok(differences(&wanted, &stream.cached_info().config)),
+/// Makes one stream and answers what is wrong with it; an error where no server says.
+async fn make(jetstream: &Context, wanted: &Config, patience: &mut Patience) -> Result<Vec<String>, String> {
+    let name = &wanted.name;
+    let error = match patience.insist(|| jetstream.create_stream(wanted), lack_of_create).await {
+        Ok(stream) => return Ok(differences(wanted, &stream.cached_info().config)),
         Err(error) => error,
     };
     if lack_of_create(&error) == Some(Lack::Leader) {
-        return Err(refused(&name, patience).unwrap_or_else(|| leaderless(&name, &error)));
+        return Err(refused(name, patience).unwrap_or_else(|| leaderless(name, &error)));
     }
     Ok(match error.kind() {
         // Somebody else made it just now, and not as we would have.
         CreateStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NAME_EXIST => {
-            match jetstream.get_stream(&name).await {
-                Ok(stream) => differences(&wanted, &stream.cached_info().config),
+            match jetstream.get_stream(name).await {
+                Ok(stream) => differences(wanted, &stream.cached_info().config),
                 Err(error) => vec![format!("expected the stream {name}, found: {error}")],
             }
         }
@@ -158,6 +156,11 @@ async fn prepare_one(
             wanted.num_replicas, wanted.max_bytes
         )],
     })
+}
+
+/// Of how many shards a stream says that its deployment is.
+fn shards(config: &Config) -> Option<usize> {
+    config.description.as_deref()?.strip_prefix(SHARDS)?.parse().ok()
 }
 
 /// The settings that matter to us in which a stream is not what it should be.
@@ -187,6 +190,10 @@ fn differences(wanted: &Config, found: &Config) -> Vec<String> {
     check("max_msg_size", &bound(wanted.max_message_size.into()), &bound(found.max_message_size.into()));
     check("max_consumers", &bound(wanted.max_consumers.into()), &bound(found.max_consumers.into()));
     check("max_age", &wanted.max_age, &found.max_age);
+    // One that an earlier build made says nothing.
+    if let (Some(wanted), Some(found)) = (shards(wanted), shards(found)) {
+        check("shards", &wanted, &found);
+    }
     check("discard_new_per_subject", &wanted.discard_new_per_subject, &found.discard_new_per_subject);
     check("no_ack", &wanted.no_ack, &found.no_ack);
     check("sealed", &wanted.sealed, &found.sealed);

@@ -133,6 +133,24 @@ async fn what_others_made_of_our_names_is_told_at_once() {
     }
 }
 
+/// Fewer are seen by nothing else, and more would be made beside those that there are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_number_of_shards_is_told_and_nothing_is_made() {
+    for release in BOTH {
+        let servers = Servers::start(release, 1).await;
+        servers.open("shards").await.close().await;
+        for shards in [1, 3] {
+            let mut other = servers.config("shards");
+            other.shards = shards;
+            let problems = told(other).await;
+            let [problem] = &problems[..] else { panic!("{release:?}: {problems:#?}") };
+            assert!(problem.contains(&format!("with shards {shards}, found 2")), "{problem}");
+        }
+        let jetstream = jetstream::new(async_nats::connect(servers.url(0)).await.unwrap());
+        assert!(jetstream.get_stream("shards-work-2").await.is_err());
+    }
+}
+
 /// F4, of a worker, which goes on while a gateway begins anew: revisions count from one again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_tells_of_what_is_there_after_all_was_lost() {
