@@ -420,8 +420,8 @@ async fn strangers_are_refused_and_both_sides_say_why() {
     }
 }
 
-/// They are looked at although the server asks for no TLS.
-fn wrong_authorities_for_nats_are_told(deployment: &Deployment, text_of_gateway: &str) {
+/// Files are looked at although the server asks for no TLS.
+fn wrong_certificates_for_nats_are_told(deployment: &Deployment, text_of_gateway: &str) {
     for file in ["none.pem", "digests"] {
         let unfit = text_of_gateway.replace("[nats]\n", &format!("[nats]\nca = {file:?}\n"));
         deployment.write("unfit.toml", &unfit).unwrap();
@@ -430,6 +430,12 @@ fn wrong_authorities_for_nats_are_told(deployment: &Deployment, text_of_gateway:
         assert_eq!(output.status.code(), Some(3), "{said}");
         assert!(said.contains("nats.ca: expected certificates as PEM"), "{said}");
     }
+    let unfit = text_of_gateway.replace("[nats]\n", "[nats]\nrequire_tls = true\n");
+    deployment.write("unfit.toml", &unfit).unwrap();
+    let output = deployment.fanfold(&["gateway", "--config", "unfit.toml"]).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("nats: expected TLS to be agreed"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -448,7 +454,7 @@ async fn what_is_wrong_at_the_start_is_told_together() {
         }
     }
     let text_of_gateway = std::fs::read_to_string(deployment.path("gateway-1.toml")).unwrap();
-    wrong_authorities_for_nats_are_told(&deployment, &text_of_gateway);
+    wrong_certificates_for_nats_are_told(&deployment, &text_of_gateway);
     // What is sound is told what it would make, and nothing is made.
     let other = text_of_gateway.replace(&format!("{SYSTEM_BUCKET:?}"), "\"not-there-yet\"");
     deployment.write("other.toml", &other).unwrap();

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture, PublishError};
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::{Client, ConnectErrorKind, Event, ServerError};
+use async_nats::{Client, ConnectErrorKind, Event, ServerError, rustls};
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -425,8 +425,10 @@ async fn connect(config: &NatsConfig) -> Result<Connected> {
         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
             refused("expected credentials that NATS accepts, found them refused; correct them".to_owned())
         }
-        ConnectErrorKind::Tls => refused(format!(
-            "expected TLS to be agreed with NATS, found: {failure}; correct the certificates"
+        kind if kind == ConnectErrorKind::Tls || is_of_tls(&failure) => refused(format!(
+            "expected TLS to be agreed with NATS at {}, found: {failure}; correct `ca`, or `cert` and `key`, or leave \
+             TLS out where the server has none",
+            config.urls.join(", ")
         )),
         _ => refused(format!(
             "expected NATS at {}, found it out of reach ({failure}); start it or correct `urls`",
@@ -434,4 +436,12 @@ async fn connect(config: &NatsConfig) -> Result<Connected> {
         )),
     })?;
     Ok(Connected { client, gaps, refusals })
+}
+
+/// Whether it was TLS that a connection failed for, which is told as an error of input and output.
+fn is_of_tls(failure: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(failure), |cause| cause.source()).any(|cause| {
+        let within = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause.is::<rustls::Error>() || within.is_some_and(|within| within.is::<rustls::Error>())
+    })
 }

@@ -406,7 +406,13 @@ impl Worker {
             );
         }
         let name = name.map(WorkerName::to_string).unwrap_or_default();
-        self.advertise.as_ref().map_or_else(|| self.listen.to_string(), |at| at.replace("{name}", &name))
+        let Some(advertise) = &self.advertise else { return self.listen.to_string() };
+        let address = advertise.replace("{name}", &name);
+        let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty() && !host.contains('/'));
+        if port.and_then(|(_, port)| port.parse::<u16>().ok()).is_none_or(|port| port == 0) {
+            mistakes.note("advertise", format!("expected host:port, found {advertise:?}"));
+        }
+        address
     }
 
     /// Checks the rest.
@@ -465,6 +471,24 @@ mod tests {
         check("64MiB", &[]);
         check("12GiB", &[]);
         check("1MiB", &["memory: expected at least 64MiB for all functions, found 1MiB"]);
+    }
+
+    #[test]
+    fn where_gateways_reach_a_worker_is_checked() {
+        let name: WorkerName = "w-1".parse().unwrap();
+        let check = |advertise: &str, expected: Option<&str>| {
+            let mut config: Worker = toml::from_str(WORKER).unwrap();
+            config.advertise = Some(advertise.to_owned());
+            let mut mistakes = Mistakes::default();
+            let address = config.address(Some(&name), &mut mistakes);
+            let found = mistakes.all().is_empty().then_some(address.as_str());
+            assert_eq!(found, expected, "{advertise}: {:?}", mistakes.all());
+        };
+        check("{name}.example.org:7080", Some("w-1.example.org:7080"));
+        check("[::1]:7080", Some("[::1]:7080"));
+        for wrong in ["", "{name}", "host:", ":7080", "host:0", "host:70800", "https://host:7080"] {
+            check(wrong, None);
+        }
     }
 
     /// What serde names when a key is unknown is all that there is.
