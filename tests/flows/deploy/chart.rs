@@ -98,6 +98,23 @@ fn the_chart_renders_to_what_the_programs_take() {
     assert!(!sound && said.contains("nats.replicas"), "{said}");
 }
 
+/// A release may have 53 letters, and what is made of it no more than 63 with a number behind.
+#[test]
+fn long_names_of_releases_keep_gateways_and_workers_apart() {
+    for release in ["r".repeat(53), format!("{}-{}", "r".repeat(42), "r".repeat(10))] {
+        let (sound, text, said) = helm(&["template", &release]);
+        assert!(sound, "{said}");
+        let names: Vec<_> = yaml(&text)
+            .iter()
+            .filter(|one| one["kind"] == "Service")
+            .map(|one| one["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect();
+        let [gateway, worker] = &names[..] else { panic!("{names:?}") };
+        assert!(gateway.ends_with("r-gateway") && worker.ends_with("r-worker"), "{names:?}");
+        assert!(names.iter().all(|name| name.len() <= 54), "{names:?}");
+    }
+}
+
 /// Has the programs check the files that a rendered chart gives them.
 fn files_are_taken(documents: &[Value]) {
     let maps: Vec<_> = documents.iter().filter(|one| one["kind"] == "ConfigMap").collect();

@@ -1,5 +1,5 @@
 {{- define "fanfold.name" -}}
-{{ printf "%s-%s" .context.Release.Name .part | trunc 50 }}
+{{ printf "%s-%s" (.context.Release.Name | trunc 43 | trimSuffix "-") .part }}
 {{- end }}
 
 {{- define "fanfold.selector" -}}
