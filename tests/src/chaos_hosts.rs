@@ -181,7 +181,7 @@ impl Wrong {
             Self::Upgraded(order) => replace(deployment, address, order, span).await?,
             _ => tokio::time::sleep(span).await,
         }
-        self.end(deployment)?;
+        self.end(deployment).await?;
         let begun = Instant::now();
         if let Self::Moved(host, _) = self {
             // It goes on with the clock that it has.
@@ -238,7 +238,7 @@ impl Wrong {
         Ok(())
     }
 
-    fn end(&self, deployment: &mut Deployment) -> Result<()> {
+    async fn end(&self, deployment: &mut Deployment) -> Result<()> {
         match self {
             Self::Killed(host) | Self::Stopped(host) => deployment.launch(host),
             Self::Halted(host) => deployment.signal(host, Signal::CONT),
@@ -247,7 +247,17 @@ impl Wrong {
                 .filter(|other| *other != host)
                 .try_for_each(|other| deployment.heal(host, other)),
             Self::Lossy(host) => network::lose_nothing(host),
-            Self::Forgotten => deployment.names("").iter().try_for_each(|host| deployment.launch(host)),
+            Self::Forgotten => {
+                for host in deployment.names("") {
+                    deployment.launch(&host)?;
+                    // Whoever finds no server at all ends, and is started again by what supervises it; here is nobody
+                    // who does. That the servers have no leader yet is waited for.
+                    if is_server(&host) {
+                        deployment.ready(&host).await?;
+                    }
+                }
+                Ok(())
+            }
             Self::Repeated(_) | Self::Crowded | Self::Moved(..) | Self::Upgraded(_) => Ok(()),
         }
     }
