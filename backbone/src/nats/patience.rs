@@ -39,6 +39,8 @@ pub(super) enum Lack {
 pub(super) struct Patience {
     begun: Instant,
     longest: Duration,
+    /// Since when there were too few servers, which are counted only once there is a leader.
+    too_few_since: Option<Instant>,
     /// What the server said that we may not do.
     refusals: watch::Receiver<Option<String>>,
     has_warned: bool,
@@ -47,7 +49,7 @@ pub(super) struct Patience {
 impl Patience {
     /// `refusals` tells what the server refused last: no answer will come to that.
     pub(super) fn new(longest: Duration, refusals: watch::Receiver<Option<String>>) -> Self {
-        Self { begun: Instant::now(), longest, refusals, has_warned: false }
+        Self { begun: Instant::now(), longest, too_few_since: None, refusals, has_warned: false }
     }
 
     /// Tries again for as long as what is lacking may still come.
@@ -61,12 +63,15 @@ impl Patience {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
-            let longest = match lacks(&error) {
-                Some(Lack::Leader) => self.longest,
-                Some(Lack::Servers) => self.longest.min(SERVERS),
-                None => return Err(error),
+            let is_over = match lacks(&error) {
+                Some(Lack::Leader) => self.begun.elapsed() + AGAIN >= self.longest,
+                Some(Lack::Servers) => {
+                    let since = *self.too_few_since.get_or_insert_with(Instant::now);
+                    since.elapsed() + AGAIN >= self.longest.min(SERVERS)
+                }
+                None => true,
             };
-            if self.begun.elapsed() + AGAIN >= longest || self.refusal().is_some() {
+            if is_over || self.refusal().is_some() {
                 return Err(error);
             }
             self.warn(&error);
@@ -156,7 +161,9 @@ mod tests {
     #[tokio::test]
     async fn only_what_may_come_is_waited_for() {
         let longest = Duration::from_secs(2);
-        assert!(tries(longest, None, Some(Lack::Leader)).await > 1);
+        for lack in [Lack::Leader, Lack::Servers] {
+            assert!(tries(longest, None, Some(lack)).await > 1, "{lack:?}");
+        }
         assert_eq!(tries(longest, None, None).await, 1);
         assert_eq!(tries(Duration::ZERO, None, Some(Lack::Leader)).await, 1);
         assert_eq!(tries(longest, Some("Permissions Violation"), Some(Lack::Leader)).await, 1);
