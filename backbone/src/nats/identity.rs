@@ -2,12 +2,12 @@
 //! Whether the servers still have the data that the backbone was opened on.
 //!
 //! A stream keeps the time at which it was made, whichever server leads it. Another time, or no stream, means that
-//! all was lost: revisions begin anew, and nothing that was read before says anything about what is there now.
+//! what it had was lost: revisions begin anew, and nothing that was read before says anything about what is there now.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{Core, streams};
 
@@ -15,6 +15,8 @@ use super::{Core, streams};
 const MISSING_FOR: Duration = Duration::from_secs(3);
 /// Between two looks, for as long as none of them tells.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Between two looks where nothing gives cause for one: streams may be deleted under a connection that stands.
+const LOOK_ANYWAY: Duration = Duration::from_secs(10);
 
 /// What a look found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,15 +27,22 @@ enum Found {
 }
 
 impl Core {
-    /// Looks for the stream of keys; `None` where no server tells.
-    async fn look(&self) -> Option<Found> {
-        match self.jetstream.get_stream(self.names.keys_stream()).await {
-            Ok(stream) => Some(Found::Made(stream.cached_info().created.unix_timestamp_nanos())),
-            Err(error) => streams::is_missing(&error).then_some(Found::Nothing),
+    /// Looks for every stream; `None` where no server tells of one.
+    async fn look(&self) -> Option<Vec<Found>> {
+        let mut all = Vec::new();
+        for name in self.names.streams() {
+            let found = match self.jetstream.get_stream(name).await {
+                Ok(stream) => Found::Made(stream.cached_info().created.unix_timestamp_nanos()),
+                Err(error) if streams::is_missing(&error) => Found::Nothing,
+                Err(_) => return None,
+            };
+            all.push(found);
         }
+        Some(all)
     }
 
-    /// After each time that the connection was lost, looks whether the stream is the one that it was at first.
+    /// After each time that the connection was lost, and now and then, looks whether the streams are those that they
+    /// were at first.
     pub(super) async fn recognise(self: Arc<Self>) {
         let mut gaps = self.gaps.clone();
         let looking = async {
@@ -43,8 +52,12 @@ impl Core {
                     None => sleep(LOOK_EVERY).await,
                 }
             };
-            while gaps.changed().await.is_ok() {
-                if self.is_another(known).await {
+            loop {
+                // Whoever counts the gaps has ended with the connection.
+                if let Ok(Err(_)) = timeout(LOOK_ANYWAY, gaps.changed()).await {
+                    return;
+                }
+                if self.are_others(&known).await {
                     tracing::warn!("NATS has lost its data: streams are missing or were made anew");
                     self.lost.cancel();
                     return;
@@ -54,16 +67,17 @@ impl Core {
         self.closed.run_until_cancelled(looking).await;
     }
 
-    async fn is_another(&self, known: Found) -> bool {
+    async fn are_others(&self, known: &[Found]) -> bool {
         let mut missing = None;
         loop {
             match self.look().await {
-                Some(Found::Nothing) => {
+                Some(found) if found == known => return false,
+                Some(found) if found.contains(&Found::Nothing) => {
                     if missing.get_or_insert_with(Instant::now).elapsed() >= MISSING_FOR {
                         return true;
                     }
                 }
-                Some(found) => return found != known,
+                Some(_) => return true,
                 None => missing = None,
             }
             sleep(LOOK_EVERY).await;

@@ -32,6 +32,12 @@ impl Names {
         format!("{}-work-{shard}", self.prefix)
     }
 
+    /// All of them.
+    pub(super) fn streams(&self) -> Vec<String> {
+        let work = (0..self.shards).map(|shard| self.work_stream(shard));
+        [self.keys_stream(), self.dead_stream()].into_iter().chain(work).collect()
+    }
+
     pub(super) fn key(&self, key: &str) -> String {
         format!("{}.keys.{}", self.prefix, swapped(key))
     }

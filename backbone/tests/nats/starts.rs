@@ -151,6 +151,30 @@ async fn another_number_of_shards_is_told_and_nothing_is_made() {
     }
 }
 
+/// F4 without a server that ends: whoever deletes streams leaves the connections as they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_are_deleted_are_lost_data() {
+    join_all(BOTH.map(|release| async move {
+        let servers = Servers::start(release, 1).await;
+        let jetstream = jetstream::new(async_nats::connect(servers.url(0)).await.unwrap());
+        for stream in ["gone-work-1", "gone-keys"] {
+            let b = servers.open("gone").await;
+            b.put("k", "v").await.unwrap();
+            // It knows its streams as soon as it has looked once.
+            sleep(Duration::from_secs(2)).await;
+            jetstream.delete_stream(stream).await.unwrap();
+            timeout(WAIT, b.lost()).await.unwrap_or_else(|_| panic!("{release:?}: {stream}"));
+            b.close().await;
+        }
+        // Whoever begins anew has all of them.
+        let b = servers.open("gone").await;
+        b.put("k", "v").await.unwrap();
+        assert!(timeout(LATE, b.lost()).await.is_err(), "{release:?}");
+        b.close().await;
+    }))
+    .await;
+}
+
 /// F4, of a worker, which goes on while a gateway begins anew: revisions count from one again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_tells_of_what_is_there_after_all_was_lost() {
