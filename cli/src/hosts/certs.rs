@@ -66,6 +66,16 @@ fn authority(out: &Path) -> Result<Issuer<'static, KeyPair>> {
         let key = KeyPair::from_pem(&key).map_err(failed)?;
         return Issuer::from_ca_cert_pem(&certificate, key).map_err(failed);
     }
+    // A new key beside an old certificate would sign what nobody believes.
+    for (found, missing) in [(&certificate, &key), (&key, &certificate)] {
+        if found.exists() && !missing.exists() {
+            let found = found.display();
+            let error = format!("expected {} beside {found}, found none", missing.display());
+            return Err(
+                Error::usage(error).help("bring it back, or choose another folder for another authority")
+            );
+        }
+    }
     let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -138,6 +148,24 @@ mod tests {
         }
         for right in ["g", "a.example.org", "worker-1", "10.0.0.7", "::1", "*.fanfold", "my_host"] {
             assert!(check(right).is_ok(), "{right}");
+        }
+    }
+
+    #[test]
+    fn half_an_authority_is_none_and_gets_no_other_half() {
+        let args = |folder: &Path, gateway: &str| Certs {
+            out: folder.to_owned(),
+            gateway: vec![gateway.to_owned()],
+            worker: Vec::new(),
+        };
+        for (kept, lost) in [("ca.pem", "ca.key"), ("ca.key", "ca.pem")] {
+            let folder = tempfile::tempdir().unwrap();
+            run(&args(folder.path(), "g")).unwrap();
+            std::fs::remove_file(folder.path().join(lost)).unwrap();
+            let before = std::fs::read(folder.path().join(kept)).unwrap();
+            assert_eq!(run(&args(folder.path(), "h")).unwrap_err().exit(), Exit::Usage, "{lost}");
+            assert_eq!(std::fs::read(folder.path().join(kept)).unwrap(), before);
+            assert!(!folder.path().join(lost).exists() && !folder.path().join("gateway-h.pem").exists());
         }
     }
 
