@@ -7,9 +7,9 @@
 use std::{path::Path, sync::Arc};
 
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    CertificateError, ClientConfig, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
     server::WebPkiClientVerifier,
 };
 
@@ -70,12 +70,30 @@ fn read(tls: &Tls) -> Result<Material, Vec<String>> {
     let mut problems = Vec::new();
     let roots = authorities("tls.ca", &tls.ca, &mut problems);
     let chain = certificates("tls.cert", &tls.cert, &mut problems);
+    problems.extend(out_of_time(&roots, &chain).map(|found| {
+        format!("tls.cert: expected a certificate that is good now in {}, found: {found}", tls.cert.display())
+    }));
     match private_key("tls.key", &tls.key) {
         Ok(key) if problems.is_empty() => return Ok((roots, chain, key)),
         Ok(_) => {}
         Err(problem) => problems.push(problem),
     }
     Err(problems)
+}
+
+/// Whether a certificate has expired or is not good yet, so that nobody would take it. Whether others take its
+/// authority is theirs to say.
+fn out_of_time(roots: &RootCertStore, chain: &[CertificateDer<'static>]) -> Option<CertificateError> {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    let (leaf, between) = chain.split_first()?;
+    // Times are looked at first, whatever a certificate is for.
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots.clone()), provider()).build();
+    match verifier.ok()?.verify_client_cert(leaf, between, UnixTime::now()) {
+        Err(rustls::Error::InvalidCertificate(
+            error @ (Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }),
+        )) => Some(error),
+        _ => None,
+    }
 }
 
 fn authorities(key: &str, path: &Path, problems: &mut Vec<String>) -> RootCertStore {
@@ -107,4 +125,33 @@ fn certificates(key: &str, path: &Path, problems: &mut Vec<String>) -> Vec<Certi
 
 fn unfit(tls: &Tls, error: &rustls::Error) -> String {
     format!("tls.key: expected the key of {}, found: {error}", tls.cert.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    #[test]
+    fn what_has_expired_or_is_not_good_yet_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let check = |(from, until): (i32, i32), expected: Option<&str>| {
+            let mut params = CertificateParams::new(vec!["w".to_owned()]).unwrap();
+            (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(until, 1, 1));
+            let key = KeyPair::generate().unwrap();
+            std::fs::write(at("cert"), params.self_signed(&key).unwrap().pem()).unwrap();
+            std::fs::write(at("key"), key.serialize_pem()).unwrap();
+            let tls = Tls { cert: at("cert"), key: at("key"), ca: at("cert") };
+            for problems in [client(&tls).err(), server(&tls).err()] {
+                let told = problems.unwrap_or_default().concat();
+                let fits = expected.map_or(told.is_empty(), |expected| told.contains(expected));
+                assert!(fits, "{from} to {until}: {told}");
+            }
+        };
+        check((2000, 4000), None);
+        check((2000, 2020), Some("expired"));
+        check((3000, 4000), Some("not valid yet"));
+    }
 }
