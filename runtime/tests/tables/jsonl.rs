@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use arrow::{array::AsArray, datatypes::Int64Type};
 use fanfold_protocol::{ErrorKind, job::Format};
+use fanfold_runtime::tables::TableSource;
 
 use crate::support::*;
 
@@ -52,6 +53,41 @@ async fn mistakes_are_placed() {
         &["line 2", "byte 14", "ff"],
     )
     .await;
+}
+
+#[tokio::test]
+async fn lines_that_only_look_like_json_are_mistakes() {
+    let json = |content: &'static str, words: &'static [&'static str]| {
+        problem("x.jsonl", content.as_bytes(), ErrorKind::JsonMalformed, words)
+    };
+    json("{\"a\":1}\n{\"a\":2,\"b\":3,}\n", &["line 2", "byte 8", "trailing comma"]).await;
+    json("{\"a\":\"x\"}\n{\"a\":\"y\tz\"}\n", &["line 2", "control character"]).await;
+    json("\u{feff}\n{\"a\":1,}\n", &["line 2", "byte 4", "trailing comma"]).await;
+    json("[{\"a\":1}]\n", &["line 1", "byte 0"]).await;
+    // Also where other columns are asked for than it would have.
+    let store = store();
+    let slice = put(&store, "x.jsonl", "{\"a\":1 \"b\":2}\n").await;
+    let asked = TableSource { columns: names(&["a"]), ..source(&[slice]) };
+    check_problem(read(&store, asked).await, ErrorKind::JsonMalformed, &["line 1", "byte 0"]);
+}
+
+#[tokio::test]
+async fn no_column_is_left_out_for_coming_late() {
+    let late = |line: &str| "{\"a\":{\"x\":1}}\n".repeat(80_000) + line + "\n";
+    let late_column = late("{\"a\":{\"x\":2},\"late\":3}");
+    problem("x.jsonl", late_column.clone(), ErrorKind::SchemaMismatch, &["line 80001", "column \"late\""])
+        .await;
+    let late_member = late("{\"a\":{\"x\":2,\"y\":3}}");
+    problem("x.jsonl", late_member, ErrorKind::SchemaMismatch, &["line 80001", "member of column \"a\""])
+        .await;
+    // Whoever chooses gets what was asked for.
+    let store = store();
+    let slice = put(&store, "x.jsonl", late_column).await;
+    let asked = TableSource { columns: names(&["a"]), ..source(std::slice::from_ref(&slice)) };
+    assert_eq!(read(&store, asked).await.unwrap().num_rows(), 80_001);
+    let declared = declare(&[("late", "Int64", true)]);
+    let batch = read(&store, TableSource { declared, ..source(&[slice]) }).await.unwrap();
+    assert_eq!(rows(&batch).last().map(String::as_str), Some("3"));
 }
 
 #[tokio::test]

@@ -3,7 +3,10 @@
 //!
 //! Lines are found first (a line feed never stands within a JSON text), so that
 //! every problem names its line. Whole lines then go to arrow-json; when it
-//! refuses, the lines are tried one by one for the one that is to blame.
+//! refuses, the lines are tried one by one for the one that is to blame. It lets
+//! some pass that are not JSON; not so where columns are told from them, since
+//! these lines told none. Where all columns are read, none is left out that the
+//! sample did not show.
 
 mod infer;
 mod integer;
@@ -22,11 +25,11 @@ use fanfold_protocol::{
     plan::Slice,
     stored::{
         BOM, Compressed, SAMPLE_BYTES,
-        jsonl::{Shape, is_blank, sample},
+        jsonl::{Sample, Shape, is_blank, sample},
     },
 };
 use fanfold_storage::Store;
-use serde_json::{Value, value::RawValue};
+use serde_json::{Map, Value, json, value::RawValue};
 
 use self::{infer::data_type, integer::StrictIntegers};
 use super::{
@@ -47,6 +50,8 @@ pub(super) struct JsonReader {
     schema: SchemaRef,
     /// Where lines of the sample begin that are no objects.
     malformed: Vec<u64>,
+    /// Whether a line may have no columns but these.
+    all: bool,
     rows: u64,
     lines: u64,
     counted_from: Option<u64>,
@@ -68,13 +73,13 @@ impl JsonReader {
             if !text.data().contains(&b'\n') {
                 text.fill_to(limits::RECORD_BYTES_MAX as usize + 1).await?;
             }
-            Some(sample(&uri, text.data(), text.ended())?)
+            Some(seen(&uri, text.data(), text.ended(), wanted)?)
         } else if wanted.needs_no_sample(slice) {
             None
         } else {
             // A part may end before the sample does: its object is looked at.
             let head = long_head(store, slice, head).await?;
-            Some(sample(&uri, &head, head.len() as u64 == slice.object.pin.size)?)
+            Some(seen(&uri, &head, head.len() as u64 == slice.object.pin.size, wanted)?)
         };
         if start == 0 {
             text.fill_to(BOM.len()).await?;
@@ -88,6 +93,7 @@ impl JsonReader {
             text,
             schema: Arc::new(schema),
             malformed: told.map(|told| told.malformed).unwrap_or_default(),
+            all: wanted.names().is_none(),
             rows: 0,
             lines: 0,
             counted_from: (start > 0).then_some(start),
@@ -149,7 +155,7 @@ impl JsonReader {
         guard(
             ErrorKind::JsonMalformed,
             || self.place(0, 0),
-            || match decode(&self.schema, block, rows) {
+            || match decode(&self.schema, block, rows, self.all) {
                 Ok(batch) if batch.num_rows() == rows => Ok(batch),
                 Ok(_) => Err(self.blame(text, "expected one JSON object a line")),
                 Err(error) => Err(self.blame(text, &error.to_string())),
@@ -160,9 +166,11 @@ impl JsonReader {
     /// The problem with the first line that is not one row.
     fn blame(&self, block: &str, cause: &str) -> Problem {
         let mut at = 0;
+        let is_row = |line: &str| {
+            decode(&self.schema, line.as_bytes(), 2, self.all).is_ok_and(|batch| batch.num_rows() == 1)
+        };
         for (number, line) in block.split('\n').enumerate() {
-            let good = is_blank(line.as_bytes())
-                || decode(&self.schema, line.as_bytes(), 2).is_ok_and(|b| b.num_rows() == 1);
+            let good = is_blank(line.as_bytes()) || is_row(line);
             if !good {
                 return self.blame_line(line, &self.place(number as u64, at));
             }
@@ -180,33 +188,43 @@ impl JsonReader {
     }
 
     fn blame_line(&self, line: &str, place: &str) -> Problem {
-        let malformed = |found: String| {
-            Problem::new(ErrorKind::JsonMalformed, format!("{place} must be one JSON object, found {found}"))
+        let members = match object(line, place) {
+            Ok(members) => members,
+            Err(problem) => return problem,
         };
-        match serde_json::from_str::<Value>(line) {
-            Err(error) => malformed(format!("{}: {error}", quote(line.trim()))),
-            Ok(Value::Object(_)) => {
-                let fits = |f: &&Arc<Field>| {
-                    let alone = Arc::new(Schema::new(vec![Field::clone(f)]));
-                    decode(&alone, line.as_bytes(), 2).is_err()
-                };
-                let Some(field) = self.schema.fields().iter().find(fits) else {
-                    return malformed(quote(line.trim()));
-                };
-                let members: Result<std::collections::BTreeMap<String, &RawValue>, _> =
-                    serde_json::from_str(line);
-                let found = members.ok().and_then(|m| m.get(field.name()).map(|v| v.get().to_owned()));
-                let detail = format!(
-                    "column {} of {place} must be {}, found {}; mend the value, or declare another type in the \
-                     function",
-                    quote(field.name()),
-                    field.data_type(),
-                    found.map_or("none".to_owned(), |text| quote(&text))
-                );
-                Problem::new(ErrorKind::ValueMismatch, detail)
-            }
-            Ok(_) => malformed(quote(line.trim())),
+        let refuses = |f: &&Arc<Field>| decode(&alone(f), line.as_bytes(), 2, false).is_err();
+        if let Some(field) = self.schema.fields().iter().find(refuses) {
+            let raw: Result<std::collections::BTreeMap<String, &RawValue>, _> = serde_json::from_str(line);
+            let found = raw.ok().and_then(|m| m.get(field.name()).map(|v| v.get().to_owned()));
+            let detail = format!(
+                "column {} of {place} must be {}, found {}; mend the value, or declare another type in the function",
+                quote(field.name()),
+                field.data_type(),
+                found.map_or("none".to_owned(), |text| quote(&text))
+            );
+            return Problem::new(ErrorKind::ValueMismatch, detail);
         }
+        self.unmet(&members, place).unwrap_or_else(|| no_object(place, &quote(line.trim())))
+    }
+
+    /// What a line has that the sample did not show, where everything is to be read.
+    fn unmet(&self, members: &Map<String, Value>, place: &str) -> Option<Problem> {
+        let is_new = |name: &&String| self.schema.column_with_name(name).is_none();
+        let grows = |(name, value): &(&String, &Value)| {
+            let member = json!({ name.as_str(): value }).to_string();
+            self.schema
+                .column_with_name(name)
+                .is_some_and(|(_, field)| decode(&alone(field), member.as_bytes(), 2, true).is_err())
+        };
+        let what = match members.keys().find(is_new) {
+            Some(name) => format!("column {}", quote(name)),
+            None => format!("every member of column {}", quote(members.iter().find(grows)?.0)),
+        };
+        let detail = format!(
+            "{what} of {place} must be met in the first {SAMPLE_BYTES} bytes of an object, from which columns are told, \
+             found it in none; name the columns to read in the job, or declare them in the function"
+        );
+        self.all.then(|| Problem::new(ErrorKind::SchemaMismatch, detail))
     }
 
     /// Words for the line `line` further on, at byte `at` of the window.
@@ -221,9 +239,53 @@ impl JsonReader {
     }
 }
 
-fn decode(schema: &SchemaRef, block: &[u8], rows: usize) -> Result<RecordBatch, ArrowError> {
+/// The members that a sample shows. One that shows none settles nothing for other objects
+/// but where these may have columns that it lacks.
+fn seen(uri: &str, head: &[u8], ended: bool, wanted: &Wanted) -> Result<Sample, Problem> {
+    let sample = sample(uri, head, ended)?;
+    if sample.members.is_empty() && !wanted.unites() {
+        check_first(uri, head, ended)?;
+    }
+    Ok(sample)
+}
+
+/// Why a sample shows no columns, if its first line is no object.
+fn check_first(uri: &str, head: &[u8], ended: bool) -> Result<(), Problem> {
+    let mut at = if head.starts_with(BOM) { BOM.len() } else { 0 };
+    for (number, line) in head[at..].split(|b| *b == b'\n').enumerate() {
+        let whole = ended || at + line.len() < head.len();
+        // What is no UTF-8 is told when it is decoded.
+        let Some(text) = str::from_utf8(line).ok().filter(|_| whole) else { return Ok(()) };
+        if !is_blank(line) {
+            return object(text, &format!("{uri}, line {} (byte {at})", number + 1)).map(drop);
+        }
+        at += line.len() + 1;
+    }
+    Ok(())
+}
+
+/// The members of a line, which must be one object.
+fn object(line: &str, place: &str) -> Result<Map<String, Value>, Problem> {
+    match serde_json::from_str::<Value>(line) {
+        Ok(Value::Object(members)) => Ok(members),
+        Ok(_) => Err(no_object(place, &quote(line.trim()))),
+        Err(error) => Err(no_object(place, &format!("{}: {error}", quote(line.trim())))),
+    }
+}
+
+fn no_object(place: &str, found: &str) -> Problem {
+    Problem::new(ErrorKind::JsonMalformed, format!("{place} must be one JSON object, found {found}"))
+}
+
+fn alone(field: &Field) -> SchemaRef {
+    Arc::new(Schema::new(vec![field.clone()]))
+}
+
+/// The rows of some lines; with `all`, members that are no columns are an error.
+fn decode(schema: &SchemaRef, block: &[u8], rows: usize, all: bool) -> Result<RecordBatch, ArrowError> {
     let mut decoder = ReaderBuilder::new(Arc::clone(schema))
         .with_batch_size(rows + 1)
+        .with_strict_mode(all)
         .with_coerce_primitive(true)
         .with_decoder_factory(Arc::new(StrictIntegers))
         .build_decoder()?;
