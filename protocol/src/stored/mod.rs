@@ -60,12 +60,11 @@ pub enum Compressed {
 impl Compressed {
     /// Told from an object's first bytes.
     pub fn of(head: &[u8]) -> Self {
-        if head.starts_with(&[0x1f, 0x8b, 0x08]) {
-            Self::Gzip
-        } else if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-            Self::Zstd
-        } else {
-            Self::No
+        match head {
+            [0x1f, 0x8b, 0x08, ..] => Self::Gzip,
+            // A frame of data, or one to skip, with which pzstd begins.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            _ => Self::No,
         }
     }
 }
@@ -194,6 +193,17 @@ fn unknown(uri: &ObjectUri, head: &[u8], text: &[u8]) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn first_bytes_tell_compression() {
+        let check = |head: &[u8], expected| assert_eq!(Compressed::of(head), expected, "{head:?}");
+        check(b"\x1f\x8b\x08\0", Compressed::Gzip);
+        check(b"\x28\xb5\x2f\xfd\x04", Compressed::Zstd);
+        check(b"\x50\x2a\x4d\x18\x04\0\0\0", Compressed::Zstd);
+        check(b"\x5f\x2a\x4d\x18", Compressed::Zstd);
+        check(b"P*M\n", Compressed::No);
+        check(b"", Compressed::No);
+    }
 
     #[test]
     fn names_tell() {
