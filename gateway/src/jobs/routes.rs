@@ -12,7 +12,7 @@ use fanfold_protocol::{ErrorKind, Problem, commit::Manifest, job::JobDocument, j
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Deserialize;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
@@ -96,6 +96,14 @@ pub struct EstimateQuery {
 pub struct RetryQuery {
     /// Only say what would run.
     #[serde(default)]
+    dry_run: bool,
+}
+
+/// The same as a document.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryRequest {
+    /// Only say what would run.
     dry_run: bool,
 }
 
@@ -288,6 +296,7 @@ pub(crate) async fn cancel(State(app): State<AppState>, Path(id): Path<String>) 
         ("id" = String, Path, description = "The job"), RetryQuery,
         ("Idempotency-Key" = Option<String>, Header, description = "The same key gives the same job for 24 h")
     ),
+    request_body(content = RetryRequest, description = "What the query may say as well; no body is needed"),
     responses(
         (status = 200, description = "With `dry_run`: what would run", body = ComparisonView),
         (status = 202, description = "Accepted: the new job", body = JobView, headers(("Location" = String, description = "The new job"))),
@@ -301,9 +310,10 @@ pub(crate) async fn retry(
     Path(id): Path<String>,
     Query(query): Query<RetryQuery>,
     headers: HeaderMap,
+    extract::JsonOrDefault(request): extract::JsonOrDefault<RetryRequest>,
 ) -> Answer<Response> {
     let id = job_id(&id)?;
-    if query.dry_run {
+    if query.dry_run || request.dry_run {
         return Ok(Json(ComparisonView::new(id, &app.jobs.compare(&id).await?)).into_response());
     }
     let key = idempotency_key(&headers)?;

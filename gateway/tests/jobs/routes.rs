@@ -202,6 +202,26 @@ async fn a_cancelled_job_is_run_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_may_ask_what_a_retry_would_run() {
+    let (_world, service) = service().await;
+    let job = json!({"function": "mapper", "input": "s3://bank/in/", "output": "s3://bank/out/"});
+    let accepted = post(&service, job.to_string(), "application/json").await.json();
+    let job = format!("/v1/jobs/{}", accepted["id"].as_str().unwrap());
+    service.request(Method::POST, &format!("{job}/cancel"), &[], "").await;
+    let retry = async |body: &str, kind: &str| {
+        let headers = [("content-type", kind)];
+        service.request(Method::POST, &format!("{job}/retry"), &headers, body.to_owned()).await
+    };
+    let compared = retry("{\"dry_run\": true}", "application/json").await;
+    assert_eq!((compared.status, &compared.json()["unfinished"]), (StatusCode::OK, &json!(1)));
+    retry("{\"dryrun\": true}", "application/json").await.is_problem(ErrorKind::InvalidRequest);
+    retry("dry_run=true", "application/x-www-form-urlencoded")
+        .await
+        .is_problem(ErrorKind::UnsupportedMediaType);
+    assert_eq!(retry("", "application/x-www-form-urlencoded").await.status, StatusCode::ACCEPTED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_say_what_is_wrong() {
     let (_world, service) = service().await;
     post(&service, "{\"function\": \"mapper\", \"inptu\": 1}", "application/json")
