@@ -313,12 +313,12 @@ impl Progress {
         tasks.filter_map(|slot| slot.product.as_deref()?.table())
     }
 
-    /// What the last attempt at each task of the first stage took, as far as it is kept.
+    /// What each task of the first stage took, as far as it is kept.
     pub fn took(&self) -> impl Iterator<Item = Usage> {
         self.stages.iter().take(1).flat_map(Stage::tasks).map(|slot| slot.took.usage())
     }
 
-    /// What the last attempts at the tasks of all further stages took together.
+    /// What the tasks of all further stages took together.
     pub fn folds_took(&self) -> Usage {
         let mut took = Usage::default();
         let folds = self.stages.iter().skip(1).flat_map(Stage::tasks);

@@ -88,8 +88,8 @@ pub enum TaskState {
 /// States that there are.
 const STATES: usize = TaskState::Done as usize + 1;
 
-/// What an attempt at a task took, as far as it is shown or told from: the numbers
-/// of [`Took::usage`], which fit 32 bits of nearly all tasks.
+/// What a task took, as far as it is shown or told from: the numbers of
+/// [`Took::usage`], which fit 32 bits of nearly all tasks.
 #[derive(Debug)]
 pub enum Took {
     /// All of them fit.
@@ -167,7 +167,8 @@ pub struct Slot {
     pub product: Option<Box<TaskOutcome>>,
     /// Why the last attempt failed.
     pub problem: Option<Box<Problem>>,
-    /// What the last attempt took.
+    /// What all attempts took, as it is in the job's sum: rows are those of the one that
+    /// counts. What it waited for its sandbox is of the last.
     pub took: Took,
 }
 
@@ -245,7 +246,8 @@ impl Stage {
     }
 
     /// The time within which three quarters of the tasks that it runs were done, from
-    /// when each asked for its sandbox; none while fewer are.
+    /// when each asked for its sandbox; none while fewer are. One that was tried more
+    /// than once took what its attempts took on average.
     pub fn typical(&self) -> Option<Duration> {
         let done = self.standing[TaskState::Done as usize].count();
         let open = self.tasks.len() - done;
@@ -259,7 +261,7 @@ impl Stage {
         let mut walls: Vec<u64> = ran
             .map(|slot| {
                 let took = slot.took.usage();
-                took.start_us + took.wall_us
+                took.start_us + took.wall_us / u64::from(slot.attempts)
             })
             .collect();
         let wanted = wanted(walls.len())?;
@@ -326,7 +328,13 @@ impl Stage {
     fn note(&mut self, task: u32, state: TaskState, attempt: u32, usage: &Usage) -> &mut Slot {
         self.put(task, state);
         let slot = &mut self.tasks[task as usize];
-        (slot.attempts, slot.took) = (attempt, Took::new(usage));
+        let mut took = slot.took.usage();
+        took.add_cost(usage);
+        took.start_us = usage.start_us;
+        if state == TaskState::Done {
+            took.add_rows(usage);
+        }
+        (slot.attempts, slot.took) = (attempt, Took::new(&took));
         slot
     }
 
@@ -377,6 +385,29 @@ mod tests {
             let took = Took::new(&usage(number));
             assert_eq!((took.usage(), matches!(took, Took::Small(_))), (usage(number), small), "{number}");
         }
+    }
+
+    #[test]
+    fn a_task_took_what_its_attempts_took_and_has_the_rows_of_one() {
+        let mut stage = stage(1);
+        let usage = |wall_us: u64, rows_in: u64| Usage {
+            wall_us,
+            start_us: 1,
+            memory_bytes_peak: wall_us,
+            rows_in,
+            bytes_in: 3,
+            ..Usage::default()
+        };
+        let numbers = |stage: &Stage| {
+            let took = stage.tasks()[0].took.usage();
+            (took.wall_us, took.memory_bytes_peak, took.rows_in, took.bytes_in)
+        };
+        stage.lease(0, &[0]);
+        stage.failed(0, false, 1, Problem::new(ErrorKind::GuestTrapped, "test"), &usage(9, 5));
+        assert_eq!(numbers(&stage), (9, 9, 0, 3));
+        stage.done(0, 2, TaskOutcome::Table(None), &usage(7, 6));
+        assert_eq!(numbers(&stage), (16, 9, 6, 6));
+        assert_eq!(stage.typical(), Some(Duration::from_micros(1 + 16 / 2)));
     }
 
     #[test]

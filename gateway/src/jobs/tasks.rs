@@ -75,11 +75,11 @@ pub struct TaskView {
     /// The table that it wrote.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
-    /// Wall time of the last attempt, ms.
+    /// Wall time of all attempts that were committed, ms.
     pub wall_ms: u64,
     /// Of it, in the guest and in decoding for it, ms.
     pub cpu_ms: u64,
-    /// Most memory of the last attempt.
+    /// Most memory of one of them.
     pub memory_bytes_peak: u64,
     /// Of a task whose lease takes a while: for how long, ms.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,15 +90,15 @@ pub struct TaskView {
     /// Whether a second attempt runs beside the first.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub second_attempt: bool,
-    /// Rows handed to the guest by the last attempt.
+    /// Rows handed to the guest by the attempt that succeeded.
     pub rows_in: u64,
     /// Rows that it wrote.
     pub rows_out: u64,
-    /// Bytes that it read from the store.
+    /// Bytes that all attempts read from the store.
     pub bytes_in: u64,
-    /// Bytes that it wrote to the store.
+    /// Bytes that they wrote to the store.
     pub bytes_out: u64,
-    /// Requests that it made to the store.
+    /// Requests that they made to the store.
     pub store_requests: u64,
     /// Whether it was not run, but served from what an earlier job committed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
