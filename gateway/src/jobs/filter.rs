@@ -230,7 +230,7 @@ async fn of_table(
     }
     let Some(object) = like.filter(|object| object.pin.size > 0) else { return Ok(None) };
     let (uri, size) = (&object.uri, object.pin.size);
-    let by_name = document.format == Format::Auto && stored::by_name(uri.key()) == Some(Stored::Parquet);
+    let by_name = document.format == Format::Auto && stored::is_parquet_by_name(uri.key());
     if by_name || document.format == Format::Parquet {
         return of_footer(store, object).await;
     }

@@ -235,7 +235,7 @@ impl Splitter {
 
     async fn look(&self, object: &PinnedObject, cutting: &Cutting) -> Result<Parts> {
         let (uri, size) = (&object.uri, object.pin.size);
-        let parquet = cutting.format == Format::Auto && stored::by_name(uri.key()) == Some(Stored::Parquet);
+        let parquet = cutting.format == Format::Auto && stored::is_parquet_by_name(uri.key());
         if parquet || cutting.format == Format::Parquet {
             return self.row_groups(object, cutting).await;
         }

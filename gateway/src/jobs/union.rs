@@ -147,7 +147,7 @@ impl Asked {
 /// The columns of an object; `None` where its head does not tell.
 async fn look(store: &Store, document: &JobDocument, object: &PinnedObject) -> Result<Option<Vec<Seen>>> {
     let (uri, size) = (&object.uri, object.pin.size);
-    let by_name = document.format == Format::Auto && stored::by_name(uri.key()) == Some(Stored::Parquet);
+    let by_name = document.format == Format::Auto && stored::is_parquet_by_name(uri.key());
     if by_name || document.format == Format::Parquet {
         return Ok(of_footer(&of_parquet(store, object).await?));
     }

@@ -99,6 +99,12 @@ pub fn by_name(key: &str) -> Option<Stored> {
     }
 }
 
+/// Whether an object is read as Parquet, of which the end is read first, without a look at
+/// its beginning: its name says so, and not that it is compressed as a whole.
+pub fn is_parquet_by_name(key: &str) -> bool {
+    by_name(key) == Some(Stored::Parquet) && !compressed_by_name(key)
+}
+
 /// The format of an object that begins with `head`; `text` is the beginning of
 /// its text, decompressed when it is compressed.
 ///
@@ -214,6 +220,7 @@ mod tests {
         check("a.csv/b", None);
         check("csv", None);
         check("x.gz", None);
+        assert!(is_parquet_by_name("a/b.pq") && !is_parquet_by_name("a/b.parquet.gz"));
     }
 
     #[test]

@@ -337,7 +337,8 @@ impl Decoder {
             return Err(Problem::new(ErrorKind::EmptyObject, detail));
         }
         let by_name = stored::by_name(slice.object.uri.key());
-        if asked == Format::Parquet || (asked == Format::Auto && by_name == Some(Stored::Parquet)) {
+        let is_parquet = asked == Format::Auto && stored::is_parquet_by_name(slice.object.uri.key());
+        if asked == Format::Parquet || is_parquet {
             return Ok(Self::Parquet(Box::new(ParquetReader::open(store, slice, wanted, first).await?)));
         }
         let told = match asked {

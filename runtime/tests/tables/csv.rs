@@ -297,6 +297,8 @@ async fn compressed_text_is_told_by_its_content() {
     // As pzstd writes it: before each frame one to skip, which has the length of that.
     let framed = |content: &[u8]| [&b"\x50\x2a\x4d\x18\x04\0\0\0size"[..], &zstd(content)].concat();
     assert_eq!(read_content("x", [framed(first), framed(second)].concat()).await.unwrap(), plain);
+    let whole = ["compressed as a whole", "Parquet"];
+    problem("x.parquet.gz", gzip(&content), ErrorKind::FormatUnknown, &whole).await;
     let cut = |mut bytes: Vec<u8>| {
         bytes.truncate(bytes.len() - 9);
         bytes
