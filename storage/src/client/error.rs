@@ -30,7 +30,7 @@ pub enum Error {
         uri: String,
         /// The ETag of the pin.
         expected: String,
-        /// The ETag that it has now, when known.
+        /// The ETag that it has now, or in what else it differs, when known.
         found: Option<String>,
     },
     /// The store refused the credentials or the permission.
@@ -233,7 +233,8 @@ impl Target<'_> {
         match (code, status) {
             ("NoSuchBucket", _) => Error::NoSuchBucket { bucket: self.bucket() },
             ("NoSuchKey", _) => self.not_found(),
-            (_, 412) | ("ConditionalRequestConflict" | "OperationAborted", _) => {
+            // Ranges are asked for within the size of what was pinned.
+            (_, 412 | 416) | ("ConditionalRequestConflict" | "OperationAborted", _) => {
                 Error::Conflict { target, detail }
             }
             (_, 401 | 403) => Error::AccessDenied { target, detail },

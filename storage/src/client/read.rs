@@ -186,6 +186,11 @@ impl Store {
         let expected = format!("bytes {}-{}/{}", range.start, range.end - 1, pin.size);
         if answer.content_range() != Some(expected.as_str()) {
             let found = answer.content_range().unwrap_or("none");
+            // Whoever pinned it, a list of somebody else's say, knew less than the store.
+            let size = found.rsplit_once('/').and_then(|(_, size)| size.parse::<u64>().ok());
+            if let Some(size) = size.filter(|size| *size != pin.size) {
+                return Err(another(uri, pin, answer.e_tag().map(bare_etag), size));
+            }
             return Err(Error::protocol(uri, format!("Content-Range must be {expected}, found {found}")));
         }
         if answer.e_tag().map(bare_etag).as_ref() != Some(&pin.etag) {
@@ -249,7 +254,16 @@ fn same(uri: &ObjectUri, pin: &Pin, seen: &Pin) -> Result<()> {
     if pin.etag == seen.etag && pin.size == seen.size {
         return Ok(());
     }
-    Err(Error::Changed { uri: uri.to_string(), expected: pin.etag.clone(), found: Some(seen.etag.clone()) })
+    Err(another(uri, pin, Some(seen.etag.clone()), seen.size))
+}
+
+/// What is there is not what was pinned.
+fn another(uri: &ObjectUri, pin: &Pin, etag: Option<String>, size: u64) -> Error {
+    let found = match etag {
+        Some(etag) if etag == pin.etag => Some(format!("it with {size} bytes and not {}", pin.size)),
+        other => other,
+    };
+    Error::Changed { uri: uri.to_string(), expected: pin.etag.clone(), found }
 }
 
 fn length(uri: &ObjectUri, length: Option<i64>) -> Result<u64> {

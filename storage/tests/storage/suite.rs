@@ -169,6 +169,12 @@ async fn a_pin_holds_or_the_read_fails(store: Store, bucket: String) -> Outcome 
     let chunks: Vec<_> = store.reader(&at, &before, 0..100_000, ReadAhead::default()).collect().await;
     ensure!(matches!(&chunks[..], [Err(Error::Changed { .. })]), "a reader of a changed object: {chunks:?}");
     ensure!(store.get(&at, Some(&after)).await.is_ok(), "the state that is there");
+    // A list may say another size of it.
+    let (short, long) = (after.size - 1, after.size + 100_000);
+    for (size, range) in [(short, 0..short), (long, 0..long), (long, after.size..long)] {
+        let found = store.get_range(&at, &State { size, ..after.clone() }, range).await;
+        ensure!(matches!(found, Err(Error::Changed { .. })), "a pin of {size} bytes: {found:?}");
+    }
     Ok(())
 }
 
