@@ -47,7 +47,7 @@ fn deadline(host: &Host) -> Problem {
             ErrorKind::DeadlineExceeded,
             format!(
                 "expected the function to finish within {allowed}, found it still running; raise its timeout \
-                 in function.toml (at most 60m) or give it less to do"
+                 in function.toml, or limits.task_timeout where a job sets it (at most 60m), or give it less to do"
             ),
         ),
     )
@@ -108,7 +108,7 @@ fn memory(host: &Host) -> Option<Problem> {
     let detail = if let Some(bytes) = limiter.refused_bytes() {
         format!(
             "expected at most {} of memory, found a request that makes it {bytes} bytes; raise memory in \
-             function.toml (at most 4GiB) or hold less at a time",
+             function.toml, or limits.memory where a job sets it (at most 4GiB), or hold less at a time",
             ByteSize(limiter.bytes_max())
         )
     } else {
