@@ -38,20 +38,20 @@ async fn a_task_that_waits_for_its_next_attempt_holds_up_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_bytes_are_queued_than_a_job_may_take_up() {
     let world = World::new().await;
-    world.inputs(150).await;
+    world.inputs(200).await;
     let engine = world.engine().await;
-    // Half a MiB in each lease, where these parameters are text within text.
-    let params = json!({"text": "\"".repeat(125_000)});
+    // 370 KiB in each lease, where these parameters are text within text.
+    let params = json!({"text": "\"".repeat(95_000)});
     let id = engine.submit("mapper", json!({"params": params})).await.unwrap().id;
     let record = engine.until(&id, |record| record.state == JobState::Running).await;
     let queued = world.backbone().depth(keys::TASK_QUEUE).await.unwrap().ready;
     assert_eq!(record.tasks.running, queued);
-    assert!((64..140).contains(&queued), "{queued}");
+    assert!((64..190).contains(&queued), "{queued}");
     // As leases are committed, others take their room.
     let _worker = world.work(Play::default());
     let record = engine.ended(&id).await;
     succeeded(&record);
-    assert_eq!((record.tasks.done, record.receipt.attempts), (150, 150));
+    assert_eq!((record.tasks.done, record.receipt.attempts), (200, 200));
 }
 
 #[tokio::test(flavor = "multi_thread")]
