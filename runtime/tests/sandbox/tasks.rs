@@ -419,6 +419,18 @@ async fn held_elsewhere(platform: &Platform, digest: Digest) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_would_have_to_compile_leaves_leases_to_one_that_would_not() {
+    // It leaves them for a moment only, which a busy machine may let pass.
+    for _ in 0..5 {
+        if leaves_a_lease().await {
+            return;
+        }
+    }
+    panic!("the worker was offered leases and kept them");
+}
+
+/// Whether a worker that has not compiled a component was seen to leave its lease to others; it does
+/// the work in the end.
+async fn leaves_a_lease() -> bool {
     // One thread: two loops that pull.
     let mut platform = Platform::start().await;
     let component = tables("", 0, '"');
@@ -442,22 +454,22 @@ async fn a_worker_that_would_have_to_compile_leaves_leases_to_one_that_would_not
     let mut left = false;
     for here in 1..=3 {
         let pulled =
-            backbone.pull(keys::TASK_QUEUE, 1, Duration::from_secs(5), Duration::from_secs(30)).await;
-        let [delivery] = &pulled.unwrap()[..] else { panic!("nobody left it") };
+            backbone.pull(keys::TASK_QUEUE, 1, Duration::from_secs(2), Duration::from_secs(30)).await;
+        let [delivery] = &pulled.unwrap()[..] else { break };
         left = delivery.attempt > here;
         // The other one does not take it after all, so anyone does.
         delivery.nak(Duration::ZERO).await.unwrap();
         if left {
             break;
         }
-        // It came here first: the worker has it to itself for a while.
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        // It came here first: the worker, which waits for it, is to have it next.
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(left, "the worker was offered it and kept it");
     works.settled().await;
     assert_eq!(works.keys("bank", "out/").await.len(), 1);
     assert_eq!(works.platform.runtime.cached(), [digest.prefix()]);
     works.stop().await;
+    left
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
