@@ -11,34 +11,41 @@ use tokio::time::{sleep, timeout};
 
 use super::{Core, streams};
 
-/// How long the stream must have been missing: servers that start again find their data by then.
+/// How long a stream must have been missing: servers that start again find their data by then.
 const MISSING_FOR: Duration = Duration::from_secs(3);
 /// Between two looks, for as long as none of them tells.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Between two looks where nothing gives cause for one: streams may be deleted under a connection that stands.
 const LOOK_ANYWAY: Duration = Duration::from_secs(10);
 
-/// What a look found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
-    /// Made at this time, in nanoseconds since 1970.
-    Made(i128),
-    Nothing,
-}
-
 impl Core {
-    /// Looks for every stream; `None` where no server tells of one.
-    async fn look(&self) -> Option<Vec<Found>> {
+    /// When every stream was made, `None` for one that is missing; `None` for all where no server tells of one.
+    async fn look(&self) -> Option<Vec<Option<i128>>> {
         let mut all = Vec::new();
         for name in self.names.streams() {
-            let found = match self.jetstream.get_stream(name).await {
-                Ok(stream) => Found::Made(stream.cached_info().created.unix_timestamp_nanos()),
-                Err(error) if streams::is_missing(&error) => Found::Nothing,
+            all.push(match self.jetstream.get_stream(name).await {
+                Ok(stream) => Some(stream.cached_info().created.unix_timestamp_nanos()),
+                Err(error) if streams::is_missing(&error) => None,
                 Err(_) => return None,
-            };
-            all.push(found);
+            });
         }
         Some(all)
+    }
+
+    /// When every stream was made; `None` once one has been missing for so long that it is believed.
+    async fn made(&self) -> Option<Vec<i128>> {
+        let mut missing = None;
+        loop {
+            match self.look().await.map(|all| all.into_iter().collect::<Option<Vec<_>>>()) {
+                Some(Some(made)) => return Some(made),
+                Some(None) if missing.get_or_insert_with(Instant::now).elapsed() >= MISSING_FOR => {
+                    return None;
+                }
+                Some(None) => {}
+                None => missing = None,
+            }
+            sleep(LOOK_EVERY).await;
+        }
     }
 
     /// After each time that the connection was lost, and now and then, looks whether the streams are those that they
@@ -46,41 +53,19 @@ impl Core {
     pub(super) async fn recognise(self: Arc<Self>) {
         let mut gaps = self.gaps.clone();
         let looking = async {
-            let known = loop {
-                match self.look().await {
-                    Some(found) => break found,
-                    None => sleep(LOOK_EVERY).await,
-                }
-            };
-            loop {
+            let known = self.made().await;
+            while known.is_some() {
                 // Whoever counts the gaps has ended with the connection.
                 if let Ok(Err(_)) = timeout(LOOK_ANYWAY, gaps.changed()).await {
                     return;
                 }
-                if self.are_others(&known).await {
-                    tracing::warn!("NATS has lost its data: streams are missing or were made anew");
-                    self.lost.cancel();
-                    return;
+                if self.made().await != known {
+                    break;
                 }
             }
+            tracing::warn!("NATS has lost its data: streams are missing or were made anew");
+            self.lost.cancel();
         };
         self.closed.run_until_cancelled(looking).await;
-    }
-
-    async fn are_others(&self, known: &[Found]) -> bool {
-        let mut missing = None;
-        loop {
-            match self.look().await {
-                Some(found) if found == known => return false,
-                Some(found) if found.contains(&Found::Nothing) => {
-                    if missing.get_or_insert_with(Instant::now).elapsed() >= MISSING_FOR {
-                        return true;
-                    }
-                }
-                Some(_) => return true,
-                None => missing = None,
-            }
-            sleep(LOOK_EVERY).await;
-        }
     }
 }
