@@ -9,6 +9,8 @@
 
 use s3s::{S3Result, s3_error};
 
+use crate::encoding::percent_decode;
+
 /// The calls that s3s falls back to and that change something.
 const PLAIN_CALLS: [&str; 5] = ["CopyObject", "CreateBucket", "DeleteBucket", "DeleteObject", "PutObject"];
 /// Parameters that only together name a part of an upload.
@@ -21,7 +23,9 @@ pub(super) fn check(call: &str, query: &str) -> S3Result<()> {
     }
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if OF_A_PART.contains(&name) {
+        // s3s decodes names before it looks for a sub-resource.
+        let name = percent_decode(name).unwrap_or_else(|| name.to_owned());
+        if OF_A_PART.contains(&name.as_str()) {
             return Err(s3_error!(
                 InvalidArgument,
                 "partNumber and uploadId must stand together, in the upload of a part"
@@ -52,6 +56,7 @@ mod tests {
         check("PutObject", "renameObject", Some("NotImplemented"));
         check("PutObject", "x-id=RenameObject&renameObject=", Some("NotImplemented"));
         check("PutObject", "partNumber=1", Some("InvalidArgument"));
+        check("PutObject", "part%4Eumber=1", Some("InvalidArgument"));
         check("CopyObject", "uploadId=a", Some("InvalidArgument"));
         check("UploadPart", "partNumber=1&uploadId=a", None);
         check("DeleteObject", "versionId=null", None);
