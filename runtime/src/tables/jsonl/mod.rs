@@ -221,7 +221,7 @@ impl JsonReader {
             None => format!("every member of column {}", quote(members.iter().find(grows)?.0)),
         };
         let detail = format!(
-            "{what} of {place} must be met in the first {SAMPLE_BYTES} bytes of an object, from which columns are told, \
+            "{what} of {place} must be met in the first {SAMPLE_BYTES} bytes of an object from which columns are told, \
              found it in none; name the columns to read in the job, or declare them in the function"
         );
         self.all.then(|| Problem::new(ErrorKind::SchemaMismatch, detail))
