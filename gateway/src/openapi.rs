@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use utoipa::openapi::{
-    ComponentsBuilder, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Ref, Response as ApiResponse,
-    ResponseBuilder,
+    ComponentsBuilder, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required,
+    Response as ApiResponse, ResponseBuilder,
     security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -21,6 +21,9 @@ use crate::{
     router,
     state::AppState,
 };
+
+/// What takes a document and needs none, which their macro cannot say.
+const BODY_MAY_BE_LEFT_OUT: [&str; 2] = ["/v1/jobs/{id}/retry", "/v1/triggers/{name}/replay"];
 
 /// The head of the document: what all routes share.
 pub(crate) fn empty() -> OpenApiRouter<AppState> {
@@ -52,7 +55,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 /// The whole document.
 pub fn document() -> OpenApi {
     let mut document = router::routes().to_openapi();
-    for item in document.paths.paths.values_mut() {
+    for (path, item) in &mut document.paths.paths {
         for operation in
             [&mut item.get, &mut item.put, &mut item.post, &mut item.delete].into_iter().flatten()
         {
@@ -61,6 +64,11 @@ pub fn document() -> OpenApi {
             // OpenAPI wants them to differ; handlers of several modules have one name.
             if let (Some(id), Some([tag])) = (&mut operation.operation_id, operation.tags.as_deref()) {
                 *id = format!("{tag}_{id}");
+            }
+            if let Some(RefOr::T(body)) = &mut operation.request_body
+                && BODY_MAY_BE_LEFT_OUT.contains(&path.as_str())
+            {
+                body.required = Some(Required::False);
             }
         }
     }

@@ -120,7 +120,13 @@ async fn the_document_describes_the_whole_contract() {
         let described = &document["paths"][path][method];
         assert!(described["responses"]["default"].is_object(), "{method} {path} is not described");
     }
-    // Programs that make clients want an id of its own for each operation.
+    // Programs that make clients ask for a body where it is said to be needed.
+    for (path, required) in
+        [("/v1/jobs", true), ("/v1/jobs/{id}/retry", false), ("/v1/triggers/{name}/replay", false)]
+    {
+        assert_eq!(document["paths"][path]["post"]["requestBody"]["required"], required, "{path}");
+    }
+    // And they want an id of its own for each operation.
     let paths = document["paths"].as_object().unwrap().values();
     let operations = paths.flat_map(|path| path.as_object().unwrap().values());
     let mut ids: Vec<_> = operations.filter_map(|operation| operation["operationId"].as_str()).collect();
