@@ -167,8 +167,8 @@ pub struct Slot {
     pub product: Option<Box<TaskOutcome>>,
     /// Why the last attempt failed.
     pub problem: Option<Box<Problem>>,
-    /// What all attempts took, as it is in the job's sum: rows are those of the one that
-    /// counts. What it waited for its sandbox is of the last.
+    /// What all attempts took, as the job's sum has it. Rows are those of the one that
+    /// counts, what reducers are handed included; what it waited for its sandbox is of the last.
     pub took: Took,
 }
 
