@@ -26,6 +26,10 @@ const SERVERS: Duration = Duration::from_secs(5);
 /// Before what could not be served is asked for again.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// What a cluster says while nobody leads it, or while those that have a stream do not run yet.
+const LEADERLESS: [ErrorCode; 3] =
+    [ErrorCode::CLUSTER_NOT_AVAILABLE, ErrorCode::CLUSTER_NOT_LEADER, ErrorCode::STREAM_OFFLINE];
+
 /// What servers that come up may lack for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lack {
@@ -129,7 +133,7 @@ pub(super) fn lack_of_create(error: &CreateStreamError) -> Option<Lack> {
 }
 
 fn lack_of_leader(code: ErrorCode) -> Option<Lack> {
-    [ErrorCode::CLUSTER_NOT_AVAILABLE, ErrorCode::CLUSTER_NOT_LEADER].contains(&code).then_some(Lack::Leader)
+    LEADERLESS.contains(&code).then_some(Lack::Leader)
 }
 
 /// What they lacked for an operation of ours.

@@ -67,6 +67,37 @@ async fn a_cluster_without_a_leader_is_waited_for() {
     .await;
 }
 
+/// With one copy of each stream, a cluster with a leader may still lack the server that has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_server_of_a_stream_is_waited_for() {
+    join_all(BOTH.map(|release| async move {
+        let mut servers = Servers::start(release, 3).await;
+        let mut config = servers.config("single");
+        config.replicas = 1;
+        Backbone::nats(config.clone()).await.unwrap().close().await;
+        let jetstream = jetstream::new(async_nats::connect(servers.url(0)).await.unwrap());
+        let keys = jetstream.get_stream("single-keys").await.unwrap();
+        let host = keys.cached_info().cluster.as_ref().unwrap().leader.clone().unwrap();
+        let is_host = |at: &usize| format!("n{at}") == host;
+        for at in 0..3 {
+            servers.stop(at);
+        }
+        for at in (0..3).filter(|at| !is_host(at)) {
+            servers.run(at);
+        }
+        servers.wait_until_up().await;
+        let (b, ()) = tokio::join!(opened_late(config), async {
+            sleep(LATE).await;
+            for at in (0..3).filter(is_host) {
+                servers.run(at);
+            }
+        });
+        b.put("k", "v").await.unwrap();
+        b.close().await;
+    }))
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_waits_for_what_a_gateway_makes() {
     join_all(BOTH.map(|release| async move {
