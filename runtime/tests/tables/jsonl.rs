@@ -80,6 +80,16 @@ async fn no_column_is_left_out_for_coming_late() {
     let late_member = late("{\"a\":{\"x\":2,\"y\":3}}");
     problem("x.jsonl", late_member, ErrorKind::SchemaMismatch, &["line 80001", "member of column \"a\""])
         .await;
+    let of_items = "{\"a\":[{\"x\":1}]}\n".repeat(80_000) + "{\"a\":[null,{\"x\":2,\"y\":3}]}\n";
+    problem("x.jsonl", of_items, ErrorKind::SchemaMismatch, &["line 80001", "member of column \"a\""]).await;
+    let no_json = late("{\"a\":{\"x\":2},\"late\":3,}");
+    problem("x.jsonl", no_json, ErrorKind::JsonMalformed, &["line 80001", "trailing comma"]).await;
+    // Of what is null there is nothing to lose; what is behind it is told all the same.
+    let null = late("{\"a\":{\"x\":2,\"y\":null},\"late\":null}\n{\"a\":{\"z\":{\"w\":null},\"x\":3}}");
+    problem("x.jsonl", null, ErrorKind::SchemaMismatch, &["line 80002", "member of column \"a\""]).await;
+    let batch = read_content("x.jsonl", late("{\"late\":null,\"a\":{\"y\":null,\"x\":2}}")).await.unwrap();
+    assert_eq!((batch.num_columns(), batch.num_rows()), (1, 80_001));
+    assert_eq!(rows(&batch).last().map(String::as_str), Some("{x: 2}"));
     // Whoever chooses gets what was asked for.
     let store = store();
     let slice = put(&store, "x.jsonl", late_column).await;

@@ -6,7 +6,7 @@
 //! refuses, the lines are tried one by one for the one that is to blame. It lets
 //! some pass that are not JSON; not so where columns are told from them, since
 //! these lines told none. Where all columns are read, none is left out that the
-//! sample did not show.
+//! sample did not show, unless it is null.
 
 mod infer;
 mod integer;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use arrow::{
     array::RecordBatch,
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    datatypes::{DataType, Field, Fields, Schema, SchemaRef},
     error::ArrowError,
     json::ReaderBuilder,
 };
@@ -29,7 +29,7 @@ use fanfold_protocol::{
     },
 };
 use fanfold_storage::Store;
-use serde_json::{Map, Value, json, value::RawValue};
+use serde_json::{Map, Value, value::RawValue};
 
 use self::{infer::data_type, integer::StrictIntegers};
 use super::{
@@ -155,7 +155,7 @@ impl JsonReader {
         guard(
             ErrorKind::JsonMalformed,
             || self.place(0, 0),
-            || match decode(&self.schema, block, rows, self.all) {
+            || match self.read(text, rows) {
                 Ok(batch) if batch.num_rows() == rows => Ok(batch),
                 Ok(_) => Err(self.blame(text, "expected one JSON object a line")),
                 Err(error) => Err(self.blame(text, &error.to_string())),
@@ -163,12 +163,32 @@ impl JsonReader {
         )
     }
 
+    /// The rows of some lines. Where all columns are read, what they have that is none must be null.
+    fn read(&self, text: &str, rows: usize) -> Result<RecordBatch, ArrowError> {
+        let keeps_all = |line: &str| {
+            let members = serde_json::from_str::<Map<String, Value>>(line);
+            is_blank(line.as_bytes()) || members.is_ok_and(|members| self.lost(&members).is_none())
+        };
+        match decode(&self.schema, text.as_bytes(), rows, self.all) {
+            Err(_) if self.all && text.split('\n').all(keeps_all) => {
+                decode(&self.schema, text.as_bytes(), rows, false)
+            }
+            read => read,
+        }
+    }
+
+    /// A member of a line that is not null, or has one that is not, and that no column takes.
+    fn lost<'a>(&self, members: &'a Map<String, Value>) -> Option<&'a String> {
+        members
+            .iter()
+            .find(|(name, value)| has_no_place(self.schema.fields(), name, value))
+            .map(|(name, _)| name)
+    }
+
     /// The problem with the first line that is not one row.
     fn blame(&self, block: &str, cause: &str) -> Problem {
         let mut at = 0;
-        let is_row = |line: &str| {
-            decode(&self.schema, line.as_bytes(), 2, self.all).is_ok_and(|batch| batch.num_rows() == 1)
-        };
+        let is_row = |line: &str| self.read(line, 2).is_ok_and(|batch| batch.num_rows() == 1);
         for (number, line) in block.split('\n').enumerate() {
             let good = is_blank(line.as_bytes()) || is_row(line);
             if !good {
@@ -209,22 +229,16 @@ impl JsonReader {
 
     /// What a line has that the sample did not show, where everything is to be read.
     fn unmet(&self, members: &Map<String, Value>, place: &str) -> Option<Problem> {
-        let is_new = |name: &&String| self.schema.column_with_name(name).is_none();
-        let grows = |(name, value): &(&String, &Value)| {
-            let member = json!({ name.as_str(): value }).to_string();
-            self.schema
-                .column_with_name(name)
-                .is_some_and(|(_, field)| decode(&alone(field), member.as_bytes(), 2, true).is_err())
-        };
-        let what = match members.keys().find(is_new) {
-            Some(name) => format!("column {}", quote(name)),
-            None => format!("every member of column {}", quote(members.iter().find(grows)?.0)),
+        let name = self.lost(members).filter(|_| self.all)?;
+        let what = match self.schema.column_with_name(name) {
+            Some(_) => format!("every member of column {}", quote(name)),
+            None => format!("column {}", quote(name)),
         };
         let detail = format!(
             "{what} of {place} must be met in the first {SAMPLE_BYTES} bytes of an object from which columns are told, \
              found it in none; name the columns to read in the job, or declare them in the function"
         );
-        self.all.then(|| Problem::new(ErrorKind::SchemaMismatch, detail))
+        Some(Problem::new(ErrorKind::SchemaMismatch, detail))
     }
 
     /// Words for the line `line` further on, at byte `at` of the window.
@@ -275,6 +289,24 @@ fn object(line: &str, place: &str) -> Result<Map<String, Value>, Problem> {
 
 fn no_object(place: &str, found: &str) -> Problem {
     Problem::new(ErrorKind::JsonMalformed, format!("{place} must be one JSON object, found {found}"))
+}
+
+/// Whether a member has, at any depth, what none of the fields takes and is not null.
+fn has_no_place(fields: &Fields, name: &str, value: &Value) -> bool {
+    let Some((_, field)) = fields.find(name) else { return !value.is_null() };
+    exceeds(value, field.data_type())
+}
+
+fn exceeds(value: &Value, data_type: &DataType) -> bool {
+    match (value, data_type) {
+        (Value::Object(members), DataType::Struct(fields)) => {
+            members.iter().any(|(name, value)| has_no_place(fields, name, value))
+        }
+        (Value::Array(items), DataType::List(item) | DataType::LargeList(item)) => {
+            items.iter().any(|value| exceeds(value, item.data_type()))
+        }
+        _ => false,
+    }
 }
 
 fn alone(field: &Field) -> SchemaRef {
