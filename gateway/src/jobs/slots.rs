@@ -88,8 +88,8 @@ pub enum TaskState {
 /// States that there are.
 const STATES: usize = TaskState::Done as usize + 1;
 
-/// What a task took, as far as it is shown or told from: the numbers of
-/// [`Took::usage`], which fit 32 bits of nearly all tasks.
+/// What a task took, as far as it is shown or told from: the numbers of [`Took::usage`]
+/// and [`Took::last_us`], which fit 32 bits of nearly all tasks.
 #[derive(Debug)]
 pub enum Took {
     /// All of them fit.
@@ -99,13 +99,13 @@ pub enum Took {
 }
 
 impl Took {
-    fn new(usage: &Usage) -> Self {
-        let Usage { wall_us, cpu_us, start_us, memory_bytes_peak, rows_in, rows_out, .. } = *usage;
+    fn new(usage: &Usage, last_us: u64) -> Self {
+        let Usage { wall_us, cpu_us, memory_bytes_peak, rows_in, rows_out, .. } = *usage;
         let Usage { bytes_in, bytes_out, store_requests, .. } = *usage;
         let all = [
             wall_us,
             cpu_us,
-            start_us,
+            last_us,
             memory_bytes_peak,
             rows_in,
             rows_out,
@@ -126,25 +126,11 @@ impl Took {
     /// Time, memory, rows that were handed over and written, bytes and requests; the
     /// rest is in the commit and in the job's sum.
     pub fn usage(&self) -> Usage {
-        let all = match self {
-            Self::Small(all) => all.map(u64::from),
-            Self::Large(all) => **all,
-        };
-        let [
-            wall_us,
-            cpu_us,
-            start_us,
-            memory_bytes_peak,
-            rows_in,
-            rows_out,
-            bytes_in,
-            bytes_out,
-            store_requests,
-        ] = all;
+        let [wall_us, cpu_us, _, memory_bytes_peak, rows_in, rows_out, bytes_in, bytes_out, store_requests] =
+            self.all();
         Usage {
             wall_us,
             cpu_us,
-            start_us,
             memory_bytes_peak,
             rows_in,
             rows_out,
@@ -152,6 +138,18 @@ impl Took {
             bytes_out,
             store_requests,
             ..Usage::default()
+        }
+    }
+
+    /// How long the last attempt took, from when it asked for its sandbox.
+    pub fn last_us(&self) -> u64 {
+        self.all()[2]
+    }
+
+    fn all(&self) -> [u64; 9] {
+        match self {
+            Self::Small(all) => all.map(u64::from),
+            Self::Large(all) => **all,
         }
     }
 }
@@ -168,7 +166,7 @@ pub struct Slot {
     /// Why the last attempt failed.
     pub problem: Option<Box<Problem>>,
     /// What all attempts took, as the job's sum has it. Rows are those of the one that
-    /// counts, what reducers are handed included; what it waited for its sandbox is of the last.
+    /// counts, what reducers are handed included.
     pub took: Took,
 }
 
@@ -246,8 +244,8 @@ impl Stage {
     }
 
     /// The time within which three quarters of the tasks that it runs were done, from
-    /// when each asked for its sandbox; none while fewer are. One that was tried more
-    /// than once took what its attempts took on average.
+    /// when each asked for its sandbox; none while fewer are. Attempts that failed, which
+    /// may have been quick, do not count.
     pub fn typical(&self) -> Option<Duration> {
         let done = self.standing[TaskState::Done as usize].count();
         let open = self.tasks.len() - done;
@@ -258,12 +256,7 @@ impl Stage {
         }
         // A task that was taken over ran elsewhere.
         let ran = self.tasks.iter().filter(|slot| slot.state == TaskState::Done && slot.attempts > 0);
-        let mut walls: Vec<u64> = ran
-            .map(|slot| {
-                let took = slot.took.usage();
-                took.start_us + took.wall_us / u64::from(slot.attempts)
-            })
-            .collect();
+        let mut walls: Vec<u64> = ran.map(|slot| slot.took.last_us()).collect();
         let wanted = wanted(walls.len())?;
         if wanted >= walls.len() {
             return None;
@@ -330,11 +323,11 @@ impl Stage {
         let slot = &mut self.tasks[task as usize];
         let mut took = slot.took.usage();
         took.add_cost(usage);
-        took.start_us = usage.start_us;
         if state == TaskState::Done {
             took.add_rows(usage);
         }
-        (slot.attempts, slot.took) = (attempt, Took::new(&took));
+        let last_us = usage.start_us.saturating_add(usage.wall_us);
+        (slot.attempts, slot.took) = (attempt, Took::new(&took, last_us));
         slot
     }
 
@@ -371,7 +364,6 @@ mod tests {
         let usage = |number: u64| Usage {
             wall_us: number,
             cpu_us: number + 1,
-            start_us: number + 2,
             memory_bytes_peak: number + 3,
             rows_in: number + 4,
             rows_out: number + 5,
@@ -382,8 +374,9 @@ mod tests {
         };
         let most = u64::from(u32::MAX);
         for (number, small) in [(0, true), (most - 8, true), (most - 7, false), (most * 7, false)] {
-            let took = Took::new(&usage(number));
-            assert_eq!((took.usage(), matches!(took, Took::Small(_))), (usage(number), small), "{number}");
+            let took = Took::new(&usage(number), number + 2);
+            let found = (took.usage(), took.last_us(), matches!(took, Took::Small(_)));
+            assert_eq!(found, (usage(number), number + 2, small), "{number}");
         }
     }
 
@@ -407,7 +400,7 @@ mod tests {
         assert_eq!(numbers(&stage), (9, 9, 0, 3));
         stage.done(0, 2, TaskOutcome::Table(None), &usage(7, 6));
         assert_eq!(numbers(&stage), (16, 9, 6, 6));
-        assert_eq!(stage.typical(), Some(Duration::from_micros(1 + 16 / 2)));
+        assert_eq!(stage.typical(), Some(Duration::from_micros(1 + 7)));
     }
 
     #[test]
