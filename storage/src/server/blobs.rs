@@ -177,6 +177,22 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Whether a directory, which may be missing itself, holds files.
+pub(super) fn any_in(dir: &Path) -> io::Result<bool> {
+    for n in 0..FAN_OUT {
+        let entries = match fs::read_dir(dir.join(format!("{n:02x}"))) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            if entry?.file_name().to_str().and_then(parse_name).is_some() {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 /// A file that is being written. Dropping it removes it.
 #[derive(Debug)]
 pub(super) struct Draft {

@@ -28,6 +28,9 @@ pub(super) enum Failure {
         /// Bytes that must be free for the request.
         needed: u64,
     },
+    /// There are bodies, and nothing says whose they are.
+    #[error("files in `blobs`, and no `index.redb`, or an empty one, that says what they are")]
+    Orphaned,
     /// The client's body ended or broke.
     #[error("the body of the request: {0}")]
     Body(String),
@@ -59,6 +62,16 @@ impl Failure {
     /// A refusal in S3's words.
     pub(super) fn refused(code: S3ErrorCode, message: &'static str) -> Self {
         Self::Refused { code, message }
+    }
+
+    /// What to do about a store that cannot be opened for this.
+    pub(super) fn remedy(&self) -> &'static str {
+        match self {
+            Self::Orphaned => {
+                "put `index.redb` back, or move `blobs` away to begin with an empty store: nothing was removed"
+            }
+            _ => "check the folder, its owner, and that no other server uses it",
+        }
     }
 
     /// Whether the disk had no room left.

@@ -57,7 +57,7 @@ struct State {
 impl Index {
     /// Opens or creates the index and counts this start.
     pub(super) fn open(path: &Path) -> Result<(Self, u64), Failure> {
-        let database = open(path)?;
+        let database = builder().create(path)?;
         let mut transaction = database.begin_write()?;
         transaction.set_quick_repair(is_large(path)?);
         let boot = {
@@ -111,7 +111,8 @@ impl Index {
         }
         let database = match state.database.take() {
             Some(database) => database,
-            None => open(&self.path)?,
+            // One that is gone is not begun anew: the files would be nobody's.
+            None => builder().open(&self.path)?,
         };
         work(state.database.insert(database))
     }
@@ -207,8 +208,10 @@ impl Index {
     }
 }
 
-fn open(path: &Path) -> Result<Database, Failure> {
-    Ok(Database::builder().set_cache_size(CACHE_BYTES).create(path)?)
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
 }
 
 fn is_large(path: &Path) -> Result<bool, Failure> {

@@ -34,7 +34,12 @@ mod s3;
 mod serve;
 mod subresource;
 
-use std::{io, path::PathBuf, sync::Arc, thread};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
 
 use s3s::{
     config::StaticConfigProvider,
@@ -74,14 +79,14 @@ pub struct ServerConfig {
 
 /// Why a server could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "expected a usable store in {root}, found: {detail}; check the folder, its owner, and that no other server uses it"
-)]
+#[error("expected a usable store in {root}, found: {detail}; {remedy}")]
 pub struct OpenError {
     /// The folder.
     pub root: PathBuf,
     /// What happened.
     pub detail: String,
+    /// What to do.
+    pub remedy: &'static str,
 }
 
 /// An S3 server over a folder. Cheap to clone; clones are one server.
@@ -101,7 +106,8 @@ impl Server {
     /// Like [`Server::open`], with another reserve of disk space in bytes.
     pub fn open_reserving(config: ServerConfig, free_bytes_min: u64) -> Result<Self, OpenError> {
         let root = config.root.clone();
-        let failed = |failure: Failure| OpenError { root, detail: failure.to_string() };
+        let failed =
+            |failure: Failure| OpenError { root, detail: failure.to_string(), remedy: failure.remedy() };
         let shared = Shared::open(&config, free_bytes_min).map_err(failed)?;
         let shared = Arc::new(shared);
         let unsigned = S3ServiceBuilder::new(Service(Arc::clone(&shared))).build();
@@ -148,15 +154,28 @@ struct Service(Arc<Shared>);
 impl Shared {
     fn open(config: &ServerConfig, free_bytes_min: u64) -> Result<Self, Failure> {
         std::fs::create_dir_all(&config.root)?;
-        let (index, boot) = Index::open(&config.root.join("index.redb"))?;
+        let (path, blobs) = (config.root.join("index.redb"), config.root.join("blobs"));
+        // A new index names none of the files, and the sweep would take them all.
+        if is_new(&path)? && blobs::any_in(&blobs)? {
+            return Err(Failure::Orphaned);
+        }
+        let (index, boot) = Index::open(&path)?;
         let index = Arc::new(index);
-        let blobs = Blobs::open(config.root.join("blobs"), boot, free_bytes_min)?;
+        let blobs = Blobs::open(blobs, boot, free_bytes_min)?;
         // The names of new files reach the disk with their directories; that of
         // the index and of the directories themselves is brought there here.
         std::fs::File::open(&config.root)?.sync_all()?;
         let committer = Committer::start(Arc::clone(&index), Arc::clone(&blobs))?;
         let sweeper = Some(sweep(Arc::clone(&index), Arc::clone(&blobs))?);
         Ok(Self { index, blobs, committer, sweeper })
+    }
+}
+
+/// Whether the index is yet to be made.
+fn is_new(index: &Path) -> io::Result<bool> {
+    match std::fs::metadata(index) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        found => Ok(found?.len() == 0),
     }
 }
 

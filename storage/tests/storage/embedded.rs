@@ -111,6 +111,34 @@ fn one_folder_has_one_server() {
     drop(first);
 }
 
+/// Without its index nobody knows what the files are; the sweep of a new one would take them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_lost_its_index_is_left_as_it_is() {
+    let server = Embedded::start().await;
+    let store = server.store();
+    store.create_bucket("kept").await.unwrap();
+    let pin = store.put(&uri("kept", "x"), pattern(1 << 20).into(), PutOptions::default()).await.unwrap();
+    let credentials = server.credentials.clone();
+    let root = server.stop().await;
+    let config = ServerConfig { root: root.path().join("store"), credentials };
+    let (index, away) = (config.root.join("index.redb"), root.path().join("away.redb"));
+    std::fs::rename(&index, &away).unwrap();
+    let refused = || Server::open(config.clone()).err().map(|error| error.to_string()).unwrap_or_default();
+    let told = refused();
+    assert!(told.contains("no `index.redb`") && told.contains("put `index.redb` back"), "{told}");
+    assert!(!index.exists());
+    std::fs::write(&index, "").unwrap();
+    assert!(refused().contains("put `index.redb` back"));
+    std::fs::rename(&away, &index).unwrap();
+    let server = Embedded::start_in(root, 0).await;
+    assert_eq!(server.store().get(&uri("kept", "x"), Some(&pin)).await.unwrap(), pattern(1 << 20));
+    server.stop().await;
+    // A store that never had an index may have empty folders for them.
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(root.path().join("blobs/00")).unwrap();
+    Server::open(ServerConfig { root: root.path().to_owned(), ..config }).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_of_many_objects_is_ready_at_once() {
     let server = Embedded::start().await;
