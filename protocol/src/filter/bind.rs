@@ -3,7 +3,8 @@
 //!
 //! Here it is decided, once for evaluation and for statistics, in which domain
 //! two values meet, and literals are brought into it. Numbers without a fraction
-//! of unknown length meet exactly; as soon as one is floating point, all are.
+//! of unknown length meet exactly; as soon as one is floating point, all are; only
+//! the literals of a list meet the value each by itself.
 
 use super::{
     Filter,
@@ -172,6 +173,7 @@ impl Bound {
 type Columns = [(String, Kind)];
 
 /// A value before its domain is known.
+#[derive(Clone)]
 struct Operand {
     at: Position,
     /// `None` of null.
@@ -179,6 +181,7 @@ struct Operand {
     raw: Raw,
 }
 
+#[derive(Clone)]
 pub(super) enum Raw {
     Column(usize),
     Null,
@@ -250,10 +253,28 @@ fn one_of(value: Operand, list: &[Expr], columns: &Columns) -> Result<Test, Prob
         operands.push(operand(item, columns)?);
     }
     let domain = meet(&operands, false)?;
-    let mut values = operands.into_iter().map(|operand| operand.within(domain));
-    let value = values.next().unwrap_or(Ok(Value::Null))?;
-    let mut list = values.collect::<Result<Vec<_>, _>>()?;
+    let value = operands.remove(0);
+    if domain != Domain::Float || !matches!(value.kind, Some(Kind::Exact { .. })) {
+        return one_of_domain(value, operands, domain);
+    }
+    // A literal with an exponent, or one of very many digits, rounds no other.
+    let mut groups: Vec<(Domain, Vec<Operand>)> = Vec::new();
+    for item in operands {
+        let domain = numbers([&value, &item].into_iter());
+        match groups.iter_mut().find(|(known, _)| *known == domain) {
+            Some((_, items)) => items.push(item),
+            None => groups.push((domain, vec![item])),
+        }
+    }
+    let groups = groups.into_iter().map(|(domain, items)| one_of_domain(value.clone(), items, domain));
+    Ok(Test::Or(groups.collect::<Result<_, _>>()?))
+}
+
+fn one_of_domain(value: Operand, list: Vec<Operand>, domain: Domain) -> Result<Test, Problem> {
+    let value = value.within(domain)?;
     let all = list.len();
+    let list = list.into_iter().map(|item| item.within(domain));
+    let mut list = list.collect::<Result<Vec<_>, _>>()?;
     list.retain(|item| *item != Value::Null);
     let null = list.len() < all;
     list.sort_by(Value::order);
@@ -332,14 +353,14 @@ fn meet(operands: &[Operand], ordered: bool) -> Result<Domain, Problem> {
         Kind::Boolean if ordered => Err(invalid(first.at, "what has an order, or = and <>", &first.words())),
         Kind::Boolean => Ok(Domain::Boolean),
         Kind::Text => Ok(Domain::Text),
-        Kind::Exact { .. } | Kind::Float { .. } => Ok(numbers(operands)),
+        Kind::Exact { .. } | Kind::Float { .. } => Ok(numbers(operands.iter())),
         _ => times(operands),
     }
 }
 
-fn numbers(operands: &[Operand]) -> Domain {
+fn numbers<'a>(mut operands: impl Iterator<Item = &'a Operand> + Clone) -> Domain {
     let (mut whole, mut scale) = (0, 0);
-    for kind in operands.iter().filter_map(|operand| operand.kind.as_ref()) {
+    for kind in operands.clone().filter_map(|operand| operand.kind.as_ref()) {
         let Kind::Exact { precision, scale: own } = kind else { return Domain::Float };
         whole = whole.max(precision.saturating_sub(*own));
         scale = scale.max(*own);
@@ -351,7 +372,7 @@ fn numbers(operands: &[Operand]) -> Domain {
         Some(Kind::Exact { precision, scale: 0 }) => *precision <= 19 && operand.fits_64_bits(),
         kind => kind.is_none(),
     };
-    Domain::Exact { unit: Unit::One, scale, wide: !operands.iter().all(narrow) }
+    Domain::Exact { unit: Unit::One, scale, wide: !operands.all(narrow) }
 }
 
 /// Literals are brought into the unit of the columns where that holds them.
