@@ -30,6 +30,7 @@ mod convert;
 mod csv;
 mod filter;
 mod guard;
+mod gzip;
 mod head;
 mod ipc;
 mod jsonl;

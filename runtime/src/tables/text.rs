@@ -6,18 +6,17 @@
 //! also of several members) and Zstandard (RFC 8878) are told by their first
 //! bytes and fed in small pieces, so that no input expands unobserved.
 
-use std::{io::Write, ops::Range};
+use std::ops::Range;
 
 use bytes::Bytes;
 use fanfold_protocol::{ErrorKind, Problem, limits, plan::Slice, stored::Compressed};
 use fanfold_storage::{ReadAhead, Store};
-use flate2::write::MultiGzDecoder;
 use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use zstd::stream::raw::{InBuffer, Operation, OutBuffer};
 
-use super::store_problem;
+use super::{gzip::Gzip, store_problem};
 
 /// Bytes of one ranged read.
 const CHUNK_BYTES: u64 = 4 << 20;
@@ -50,7 +49,7 @@ pub(super) struct Text {
 
 enum Inflate {
     Plain,
-    Gzip(Box<MultiGzDecoder<Vec<u8>>>),
+    Gzip(Box<Gzip>),
     /// `frame_open` within a frame, `more` when the decoder holds output back.
     Zstd {
         decoder: zstd::stream::raw::Decoder<'static>,
@@ -87,7 +86,7 @@ impl Text {
                 );
                 return Err(Problem::new(ErrorKind::InvalidJob, detail));
             }
-            Compressed::Gzip => Inflate::Gzip(Box::new(MultiGzDecoder::new(Vec::new()))),
+            Compressed::Gzip => Inflate::Gzip(Box::new(Gzip::new())),
             Compressed::Zstd => {
                 let decoder = zstd::stream::raw::Decoder::new().map_err(|e| {
                     Problem::new(ErrorKind::Internal, format!("no decoder for Zstandard: {e}"))
@@ -182,9 +181,9 @@ impl Text {
                 Inflate::Gzip(decoder) => {
                     let taken = self.chunk.len().min(PIECE_BYTES);
                     decoder
-                        .write_all(&self.chunk[..taken])
+                        .feed(&self.chunk[..taken])
                         .map_err(|e| damaged(self.malformed, &self.uri, "gzip", &e))?;
-                    self.window.append(decoder.get_mut());
+                    self.window.append(decoder.text());
                     taken
                 }
                 Inflate::Zstd { decoder, frame_open, more } => {
@@ -232,8 +231,8 @@ impl Text {
         match &mut self.inflate {
             Inflate::Plain => Ok(()),
             Inflate::Gzip(decoder) => {
-                decoder.try_finish().map_err(|e| damaged(self.malformed, &self.uri, "gzip", &e))?;
-                self.window.append(decoder.get_mut());
+                decoder.end().map_err(|e| damaged(self.malformed, &self.uri, "gzip", &e))?;
+                self.window.append(decoder.text());
                 Ok(())
             }
             Inflate::Zstd { frame_open: false, .. } => Ok(()),

@@ -292,6 +292,9 @@ async fn compressed_text_is_told_by_its_content() {
     let (first, second) = content.split_at(1_000_000);
     assert_eq!(read_content("x.csv.gz", gzip(&content)).await.unwrap(), plain);
     assert_eq!(read_content("x", [gzip(first), gzip(second)].concat()).await.unwrap(), plain);
+    // Zeros behind it fill up blocks, and mean nothing.
+    let padded = [gzip(&content), vec![0; 5 << 20]].concat();
+    assert_eq!(read_content("x.csv.gz", padded).await.unwrap(), plain);
     assert_eq!(read_content("x.csv.zst", zstd(&content)).await.unwrap(), plain);
     assert_eq!(read_content("x.csv", [zstd(first), zstd(second)].concat()).await.unwrap(), plain);
     // As pzstd writes it: before each frame one to skip, which has the length of that.
