@@ -31,12 +31,19 @@ const PIECE_BYTES: usize = 1 << 20;
 /// Refuses what cannot be copied, before anything is done.
 pub fn check(from: &str, to: &str, recursive: bool) -> Result<()> {
     match (side(from)?, side(to)?, recursive) {
-        (Side::File(_), Side::Object(_), _) | (Side::Object(_), Side::File(_) | Side::Object(_), true) => {
-            Ok(())
+        (Side::File(_), Side::Object(_), _) | (Side::Object(_), Side::File(_), true) => Ok(()),
+        (Side::Object(from), Side::Object(to), true) => {
+            let base = from.key().get(..base_bytes(&from)).unwrap_or_default();
+            let to = folder(&to)?;
+            differ(from.bucket() == to.bucket() && base == to.key(), &to)
         }
         (_, _, true) => Err(Error::usage(
             "--recursive copies a folder to a prefix, a prefix to a folder, or one to another",
         )),
+        (Side::Object(_), Side::Object(to), false) => {
+            let from = object(from)?;
+            differ(named_like(&from, &to)? == from, &from)
+        }
         (Side::Object(_), _, false) => object(from).map(drop),
         (Side::Stream, Side::Object(_), false) => object(to).map(drop),
         _ => Err(Error::usage(format!("expected s3:// on at least one side, found {from} and {to}"))),
@@ -54,12 +61,24 @@ pub async fn run(store: &Store, from: &str, to: &str, recursive: bool) -> Result
         (Side::Object(from), Side::File(to), false) => get_file(store, &from, &to).await,
         (Side::Object(from), Side::Stream, false) => get_stream(store, &from).await,
         (Side::Object(from), Side::Object(to), false) => {
-            let name = from.key().rsplit('/').next().unwrap_or_default();
-            store.copy(&from, None, &target_object(&to, name)?).await?;
+            store.copy(&from, None, &named_like(&from, &to)?).await?;
             Ok(())
         }
         _ => check(from, to, recursive),
     }
+}
+
+fn differ(same: bool, place: &ObjectUri) -> Result<()> {
+    if same {
+        return Err(Error::usage(format!("expected two places, found {place} on both sides"))
+            .help("a copy onto itself changes nothing; name another place"));
+    }
+    Ok(())
+}
+
+/// Where the copy of an object goes.
+fn named_like(from: &ObjectUri, to: &ObjectUri) -> Result<ObjectUri> {
+    target_object(to, from.key().rsplit('/').next().unwrap_or_default())
 }
 
 async fn put_file(store: &Store, from: &Path, to: &ObjectUri) -> Result<()> {
@@ -153,7 +172,7 @@ async fn below(
     prefix: &ObjectUri,
     tally: &mut Tally<'_>,
 ) -> Result<Vec<(ObjectUri, String, u64)>> {
-    let base = prefix.key().rfind('/').map_or(0, |slash| slash + 1);
+    let base = base_bytes(prefix);
     let mut objects = Vec::new();
     let mut listing = store.list(prefix.bucket(), prefix.key(), ListOptions::default());
     while let Some(entry) = listing.try_next().await? {
@@ -166,6 +185,11 @@ async fn below(
         }
     }
     Ok(objects)
+}
+
+/// Up to where the keys under a prefix are the folder that names are relative to.
+fn base_bytes(prefix: &ObjectUri) -> usize {
+    prefix.key().rfind('/').map_or(0, |slash| slash + 1)
 }
 
 /// The prefix that a place means when many things go there.
@@ -339,6 +363,30 @@ mod tests {
         bad("s3://bank/", "a", false);
         bad("-", "s3://bank/b", true);
         bad("s3://B/a", "a", false);
+    }
+
+    #[test]
+    fn nothing_is_copied_onto_itself() {
+        let check = |from: &str, to: &str, all, good: bool| {
+            let found = check(from, to, all);
+            let told = found.as_ref().err().map(|error| (error.exit(), error.to_string()));
+            let refused = told.is_some_and(|(exit, told)| {
+                assert!(exit == crate::error::Exit::Usage && told.contains("on both sides"), "{told}");
+                true
+            });
+            assert_eq!(refused, !good, "{from} {to}");
+        };
+        check("s3://bank/a", "s3://bank/a", false, false);
+        check("s3://bank/x/a", "s3://bank/x/", false, false);
+        check("s3://bank/a", "s3://bank", false, false);
+        check("s3://bank/a", "s3://bank/x/", false, true);
+        check("s3://bank/a", "s3://other/a", false, true);
+        check("s3://bank/x/", "s3://bank/x/", true, false);
+        check("s3://bank/x/", "s3://bank/x", true, false);
+        check("s3://bank/x/a", "s3://bank/x/", true, false);
+        check("s3://bank/a", "s3://bank/", true, false);
+        check("s3://bank/x", "s3://bank/x/", true, true);
+        check("s3://bank/x/", "s3://other/x/", true, true);
     }
 
     #[test]
