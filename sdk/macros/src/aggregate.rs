@@ -200,11 +200,15 @@ impl Calls {
         }
         let combine = parts.merge.map(|method| {
             check_receiver(method, "&mut self", mistakes);
-            if types(&method.sig).count() != 1 {
-                mistakes.add(
+            match types(&method.sig).collect::<Vec<_>>().as_slice() {
+                [Type::Reference(other)] => {
+                    mistakes.add(other, "merge takes the other state by value: write `other: Self`");
+                }
+                [_] => {}
+                _ => mistakes.add(
                     &method.sig.inputs,
                     "merge takes another state and nothing else: `&mut self, other: Self`",
-                );
+                ),
             }
             returning(method, quote!(()), quote!(Self::merge(self, later)))
         });
