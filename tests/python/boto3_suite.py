@@ -381,6 +381,51 @@ def test_deletes(bucket):
     assert left == sorted(f"k{n}" for n in range(15, 20)), left
 
 
+def test_bodies_that_are_not_what_was_sent_do_nothing(bucket):
+    def after(event, change):
+        one = client()
+        one.meta.events.register(f"{event}.s3", change)
+        return one
+
+    def saying(name, value):
+        def change(request, **_):
+            del request.headers[name]
+            request.headers[name] = value(request.data) if callable(value) else value
+
+        return after("before-sign", change)
+
+    def alter(request, **_):
+        request.body = request.body.replace(b"kept", b"lost")
+
+    def md5(data):
+        return base64.b64encode(hashlib.md5(data).digest()).decode()
+
+    arguments = {"Bucket": bucket, "Delete": {"Objects": [{"Key": "kept"}, {"Key": "lost"}]}}
+    for key in ("kept", "lost"):
+        S3.put_object(Bucket=bucket, Key=key, Body=b"x")
+    assert code_of(saying("Content-MD5", md5(b"x")).delete_objects, **arguments) == ("BadDigest", 400)
+    assert code_of(saying("Content-MD5", "x").delete_objects, **arguments) == ("InvalidDigest", 400)
+    assert code_of(saying("x-amz-checksum-crc32", crc32(b"x")).delete_objects, **arguments) == ("BadDigest", 400)
+    mismatch = ("XAmzContentSHA256Mismatch", 400)
+    assert code_of(after("before-send", alter).delete_objects, **arguments) == mismatch
+    assert body_of(bucket, "kept") == body_of(bucket, "lost") == b"x"
+    assert len(saying("Content-MD5", md5).delete_objects(**arguments)["Deleted"]) == 2
+
+    # What says of which parts an object is made.
+    begun = S3.create_multipart_upload(Bucket=bucket, Key="parts")["UploadId"]
+    part = S3.upload_part(Bucket=bucket, Key="parts", UploadId=begun, PartNumber=1, Body=b"kept")
+    parts = {"Bucket": bucket, "Key": "parts", "UploadId": begun}
+    parts["MultipartUpload"] = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+
+    def renumber(request, **_):
+        request.body = request.body.replace(b">1<", b">2<")
+
+    assert code_of(after("before-send", renumber).complete_multipart_upload, **parts) == mismatch
+    assert code_of(saying("Content-MD5", md5(b"x")).complete_multipart_upload, **parts) == ("BadDigest", 400)
+    S3.complete_multipart_upload(**parts)
+    assert body_of(bucket, "parts") == b"kept"
+
+
 def test_a_version_that_is_not_there_takes_no_object_with_it(bucket):
     S3.put_object(Bucket=bucket, Key="k", Body=b"x")
     assert code_of(S3.delete_object, Bucket=bucket, Key="k", VersionId="old") == ("NoSuchVersion", 404)

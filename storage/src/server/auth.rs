@@ -19,7 +19,7 @@ use super::{attributes::disallow_in_form, subresource};
 use crate::{Credentials, encoding::percent_decode};
 
 /// XML bodies: 1,000 keys of 1,024 bytes, escaped, or 10,000 parts.
-const XML_BYTES_MAX: usize = 8 << 20;
+pub(super) const XML_BYTES_MAX: usize = 8 << 20;
 /// A file in an HTML form, which s3s keeps in memory.
 const FORM_FILE_BYTES_MAX: u64 = 8 << 20;
 /// The other fields of an HTML form, which come before the signature is known.
@@ -113,7 +113,7 @@ fn signed_headers(headers: &HeaderMap, uri: &Uri) -> Option<String> {
 }
 
 /// The value of a parameter of the URL. Its name may be escaped too: s3s decodes both.
-fn parameter(uri: &Uri, name: &str) -> Option<String> {
+pub(super) fn parameter(uri: &Uri, name: &str) -> Option<String> {
     uri.query()?.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let is_it = percent_decode(key).is_some_and(|key| key == name);

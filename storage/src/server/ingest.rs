@@ -116,6 +116,26 @@ where
     }
 }
 
+/// Takes in a body of at most so many bytes that is wanted in memory.
+pub(super) async fn read<S>(mut stream: S, bytes_max: usize, claims: &Claims) -> Result<Bytes, Failure>
+where
+    S: Stream<Item = Result<Bytes, StdError>> + Unpin,
+{
+    let (mut sink, mut body) = (Sink::new(&claims.algorithms), Vec::new());
+    loop {
+        let (stride, ended) = gather(&mut stream).await?;
+        sink.hash(&stride);
+        if sink.size > bytes_max as u64 {
+            return Err(Failure::refused(S3ErrorCode::MaxMessageLengthExceeded, "the body is too long"));
+        }
+        stride.iter().for_each(|chunk| body.extend_from_slice(chunk));
+        if ended {
+            compare(sink.md5, sink.hasher, sink.size, claims)?;
+            return Ok(body.into());
+        }
+    }
+}
+
 /// The next stride, and whether the body ends with it.
 async fn gather<S>(stream: &mut S) -> Result<(Vec<Bytes>, bool), Failure>
 where
@@ -225,6 +245,17 @@ fn verify(
     body: Body,
     claims: &Claims,
 ) -> Result<Taken, Failure> {
+    let (md5, sums) = compare(md5, hasher, size, claims)?;
+    Ok(Taken { size, md5, sums, body })
+}
+
+/// The hashes of a body, where they are those that the client said.
+fn compare(
+    md5: Md5,
+    hasher: ChecksumHasher,
+    size: u64,
+    claims: &Claims,
+) -> Result<([u8; 16], Sums), Failure> {
     if claims.length.is_some_and(|length| length != size) {
         return Err(Failure::Body(format!("{size} bytes came of {}", claims.length.unwrap_or_default())));
     }
@@ -248,5 +279,5 @@ fn verify(
             "the body does not have the checksum that was sent",
         ));
     }
-    Ok(Taken { size, md5, sums, body })
+    Ok((md5, sums))
 }

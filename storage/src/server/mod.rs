@@ -7,7 +7,7 @@
 //! one file each. An answered put is on disk, whole, whatever is killed when;
 //! keys never become paths.
 //!
-//! Request → `serve` → `s3` (`range` where s3s cannot read one) → `object`, `multipart`, `bucket` → bytes
+//! Request → `serve` → `s3` (by `detour` where s3s answers otherwise than S3) → `object`, `multipart`, `bucket` → bytes
 //! by `ingest` into `blobs`, changes by `commit` and `apply` into
 //! `index`; bytes come back by `output`.
 
@@ -19,6 +19,7 @@ mod bucket;
 mod checksum;
 mod commit;
 mod condition;
+mod detour;
 mod events;
 mod failure;
 mod index;
@@ -33,6 +34,7 @@ mod record;
 mod s3;
 mod serve;
 mod subresource;
+mod xml;
 
 use std::{
     io,
@@ -52,9 +54,9 @@ use self::{
     auth::{OneKey, SignedV4},
     blobs::Blobs,
     commit::Committer,
+    detour::Detours,
     failure::Failure,
     index::Index,
-    range::OddRanges,
 };
 pub use self::{
     events::{Event, Events},
@@ -112,7 +114,7 @@ impl Server {
         let shared = Arc::new(shared);
         let unsigned = S3ServiceBuilder::new(Service(Arc::clone(&shared))).build();
         let mut builder = S3ServiceBuilder::new(Service(Arc::clone(&shared)));
-        builder.set_route(OddRanges(unsigned));
+        builder.set_route(Detours(unsigned));
         builder.set_auth(OneKey(config.credentials));
         builder.set_access(SignedV4);
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(auth::bounds()))));

@@ -2,68 +2,28 @@
 //! `Range` headers that s3s cannot read.
 //!
 //! S3 ignores one of wrong syntax and answers with the whole object, as RFC 9110 (section
-//! 14.2) has it; s3s refuses it. Such a request is taken out once its signature is checked,
-//! which may be over that header too, and answered by a service that asks for none.
-//! Invariant: that service is reached from here only.
+//! 14.2) has it; s3s refuses it. The header of such a read is corrected on its
+//! [`detour`](super::detour).
 
 use std::ops::Range;
 
-use http::{
-    Extensions, HeaderMap, HeaderValue, Method, Uri,
-    header::{AUTHORIZATION, RANGE},
-};
-use s3s::{Body, HttpRequest, S3Request, S3Response, S3Result, route::S3Route, s3_error, service::S3Service};
-
-use super::auth;
+use http::{HeaderMap, HeaderValue, Method, header::RANGE};
+use s3s::{S3Result, s3_error};
 
 /// The last place that s3s reads. No object reaches it.
 const PLACE_MAX: u64 = i64::MAX as u64;
 
-/// Answers reads whose range cannot be read.
-pub(super) struct OddRanges(
-    /// One that checks no signatures.
-    pub(super) S3Service,
-);
-
-#[async_trait::async_trait]
-impl S3Route for OddRanges {
-    fn is_match(&self, method: &Method, _: &Uri, headers: &HeaderMap, _: &mut Extensions) -> bool {
-        let is_read = matches!(*method, Method::GET | Method::HEAD);
-        is_read && headers.contains_key(RANGE) && one_range(headers).as_ref() != headers.get(RANGE)
-    }
-
-    async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {
-        auth::check(request.credentials.is_some(), &request.headers, &request.uri)
-    }
-
-    async fn call(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {
-        let S3Request { input, method, uri, mut headers, .. } = request;
-        let mut asked = HttpRequest::new(input);
-        *asked.method_mut() = method;
-        *asked.uri_mut() = unsigned(&uri).ok_or_else(|| s3_error!(InvalidURI, "the URI cannot be read"))?;
-        let range = one_range(&headers);
-        headers.remove(AUTHORIZATION);
-        headers.remove(RANGE);
-        if let Some(range) = range {
-            headers.insert(RANGE, range);
-        }
-        *asked.headers_mut() = headers;
-        let answer = self.0.call(asked).await;
-        let answer = answer.map_err(|_| s3_error!(InternalError, "the object could not be read"))?;
-        let (parts, body) = answer.into_parts();
-        let mut response = S3Response::new(body);
-        response.status = Some(parts.status);
-        response.headers = parts.headers;
-        Ok(response)
-    }
+/// Whether a read has ranges that s3s would refuse.
+pub(super) fn is_odd(method: &Method, headers: &HeaderMap) -> bool {
+    let is_read = matches!(*method, Method::GET | Method::HEAD);
+    is_read && headers.contains_key(RANGE) && one_range(headers).as_ref() != headers.get(RANGE)
 }
 
-/// The URI without what a presigned one is signed with.
-fn unsigned(uri: &Uri) -> Option<Uri> {
-    let kept = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.starts_with("X-Amz-"));
-    let query = kept.collect::<Vec<_>>().join("&");
-    let mark = if query.is_empty() { "" } else { "?" };
-    format!("{}{mark}{query}", uri.path()).parse().ok()
+/// Puts the range that is meant, or none, in the place of such ones.
+pub(super) fn correct(headers: &mut HeaderMap) {
+    let range = one_range(headers);
+    headers.remove(RANGE);
+    headers.extend(range.map(|range| (RANGE, range)));
 }
 
 /// The one range of a request as s3s reads it, if it has the form of one.
@@ -161,14 +121,5 @@ mod tests {
         for wrong in ["", "bytes=0", "bytes=5-", "bytes=-3", "bytes=4-2", "0-2", " bytes=0-2", "bytes=0-x"] {
             check(wrong, Err("InvalidArgument"));
         }
-    }
-
-    #[test]
-    fn signatures_are_taken_out_of_uris() {
-        let check = |uri: &str, expected: &str| {
-            assert_eq!(unsigned(&uri.parse().unwrap()).unwrap().to_string(), expected, "{uri}");
-        };
-        check("/bank/a%20b?X-Amz-Signature=0&partNumber=1&X-Amz-Date=1", "/bank/a%20b?partNumber=1");
-        check("http://127.0.0.1/bank/a?X-Amz-Signature=0", "/bank/a");
     }
 }
