@@ -115,6 +115,26 @@ def test_ranges(bucket):
     assert code_of(S3.get_object, Bucket=bucket, Key="empty", Range="bytes=-5") == ("InvalidRange", 416)
 
 
+def test_a_range_of_another_object_is_ignored(bucket):
+    def read_if(named, **arguments):
+        one = client()
+        one.meta.events.register("before-sign.s3", lambda request, **_: request.headers.add_header("If-Range", named))
+        head = one.head_object(Bucket=bucket, Key="k", **arguments)
+        got = one.get_object(Bucket=bucket, Key="k", **arguments)
+        status = got["ResponseMetadata"]["HTTPStatusCode"]
+        assert status == head["ResponseMetadata"]["HTTPStatusCode"], (got, head)
+        return status, got["Body"].read()
+
+    etag = S3.put_object(Bucket=bucket, Key="k", Body=b"whole")["ETag"]
+    modified = S3.head_object(Bucket=bucket, Key="k")["ResponseMetadata"]["HTTPHeaders"]["last-modified"]
+    for named in (etag, modified):
+        assert read_if(named, Range="bytes=1-2") == (206, b"ho"), named
+    for named in ('"other"', f"W/{etag}", "Sun, 09 Sep 2001 01:46:40 GMT"):
+        assert read_if(named, Range="bytes=1-2") == (200, b"whole"), named
+        assert read_if(named, Range="bytes=99-") == (200, b"whole"), named
+    assert read_if('"other"') == (200, b"whole")
+
+
 def test_ranges_of_wrong_syntax_are_ignored(bucket):
     S3.put_object(Bucket=bucket, Key="dir/k ü+%", Body=b"whole", Metadata={"a": "1"})
     at = {"Bucket": bucket, "Key": "dir/k ü+%"}

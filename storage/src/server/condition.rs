@@ -6,14 +6,14 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use s3s::{
     S3Error, S3ErrorCode, S3Result,
     dto::{ETag, ETagCondition, Timestamp},
     s3_error,
 };
 
-use super::{commit::Condition, record::ObjectRecord};
+use super::{attributes::parse_http_date, commit::Condition, record::ObjectRecord};
 
 /// The four conditions that a read can carry.
 pub(super) struct ReadConditions<'a> {
@@ -56,6 +56,17 @@ impl ReadConditions<'_> {
 /// which every other piece between quotes is an ETag.
 fn matches(condition: &ETagCondition, etag: &str) -> bool {
     condition.as_etag().is_none_or(|wanted| wanted.value().split('"').step_by(2).any(|one| one == etag))
+}
+
+/// Whether a range counts for an object of this ETag and time: the client has the rest of
+/// what `If-Range` names, by its ETag or the time of its last change (RFC 9110, section
+/// 13.1.5). Weak ETags name nothing.
+pub(super) fn range_counts(if_range: Option<&HeaderValue>, etag: &str, modified_ms: u64) -> bool {
+    let Some(named) = if_range else { return true };
+    named.to_str().is_ok_and(|named| match parse_http_date(named) {
+        Some(modified) => modified == http_time(modified_ms),
+        None => named.trim_matches('"') == etag,
+    })
 }
 
 fn not_modified(record: &ObjectRecord) -> S3Error {
@@ -123,5 +134,21 @@ mod tests {
         check("\"a\", \"b\", \"c\"", "c", true);
         check("\"a\", \"b\"", ", ", false);
         check("\"a\", \"bc\"", "b", false);
+    }
+
+    #[test]
+    fn a_range_counts_for_what_if_range_names() {
+        let check = |named: Option<&'static str>, expected| {
+            let named = named.map(HeaderValue::from_static);
+            assert_eq!(range_counts(named.as_ref(), "b", 1_000_000_000_999), expected, "{named:?}");
+        };
+        check(None, true);
+        check(Some("\"b\""), true);
+        check(Some("b"), true);
+        check(Some("\"a\""), false);
+        check(Some("W/\"b\""), false);
+        check(Some("*"), false);
+        check(Some("Sun, 09 Sep 2001 01:46:40 GMT"), true);
+        check(Some("Sun, 09 Sep 2001 01:46:41 GMT"), false);
     }
 }

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue, header};
 use s3s::{
     S3ErrorCode, S3Result, TrailingHeaders,
     dto::{self, ETag, StreamingBlob},
@@ -60,8 +60,12 @@ impl Shared {
         }
     }
 
-    pub(super) fn get(&self, input: &dto::GetObjectInput) -> S3Result<dto::GetObjectOutput> {
-        let head = Head::of_get(input);
+    pub(super) fn get(
+        &self,
+        input: &dto::GetObjectInput,
+        headers: &HeaderMap,
+    ) -> S3Result<dto::GetObjectOutput> {
+        let head = Head::of_get(input, headers);
         let found = self.find(&input.bucket, &input.key, true)?;
         let (range, content_range) = head.select(&found.record)?;
         let record = &found.record;
@@ -99,8 +103,12 @@ impl Shared {
         })
     }
 
-    pub(super) fn head(&self, input: &dto::HeadObjectInput) -> S3Result<dto::HeadObjectOutput> {
-        let head = Head::of_head(input);
+    pub(super) fn head(
+        &self,
+        input: &dto::HeadObjectInput,
+        headers: &HeaderMap,
+    ) -> S3Result<dto::HeadObjectOutput> {
+        let head = Head::of_head(input, headers);
         let found = self.find(&input.bucket, &input.key, false)?;
         let (range, content_range) = head.select(&found.record)?;
         let record = found.record;
@@ -288,13 +296,15 @@ fn source_conditions(input: &dto::CopyObjectInput) -> ReadConditions<'_> {
 struct Head<'a> {
     conditions: ReadConditions<'a>,
     range: Option<dto::Range>,
+    /// s3s does not know it.
+    if_range: Option<&'a HeaderValue>,
     part_number: Option<i32>,
     version_id: Option<&'a str>,
     with_checksum: bool,
 }
 
 impl<'a> Head<'a> {
-    fn of_get(input: &'a dto::GetObjectInput) -> Self {
+    fn of_get(input: &'a dto::GetObjectInput, headers: &'a HeaderMap) -> Self {
         Self {
             conditions: ReadConditions {
                 if_match: input.if_match.as_ref(),
@@ -303,13 +313,14 @@ impl<'a> Head<'a> {
                 if_unmodified_since: input.if_unmodified_since.as_ref(),
             },
             range: input.range,
+            if_range: headers.get(header::IF_RANGE),
             part_number: input.part_number,
             version_id: input.version_id.as_deref(),
             with_checksum: input.checksum_mode.is_some(),
         }
     }
 
-    fn of_head(input: &'a dto::HeadObjectInput) -> Self {
+    fn of_head(input: &'a dto::HeadObjectInput, headers: &'a HeaderMap) -> Self {
         Self {
             conditions: ReadConditions {
                 if_match: input.if_match.as_ref(),
@@ -318,6 +329,7 @@ impl<'a> Head<'a> {
                 if_unmodified_since: input.if_unmodified_since.as_ref(),
             },
             range: input.range,
+            if_range: headers.get(header::IF_RANGE),
             part_number: input.part_number,
             version_id: input.version_id.as_deref(),
             with_checksum: input.checksum_mode.is_some(),
@@ -328,13 +340,14 @@ impl<'a> Head<'a> {
     fn select(&self, record: &ObjectRecord) -> S3Result<(Range<u64>, Option<String>)> {
         current_version(self.version_id)?;
         self.conditions.check(record)?;
+        let counts = condition::range_counts(self.if_range, &record.etag, record.modified_ms);
         let range = match (self.part_number, self.range) {
             (Some(_), Some(_)) => {
                 return Err(s3_error!(InvalidRequest, "Range and partNumber must not be given together"));
             }
             (Some(number), None) => record.part_range(number)?,
-            (None, Some(range)) => satisfy(range, record.size)?,
-            (None, None) => return Ok((0..record.size, None)),
+            (None, Some(range)) if counts => satisfy(range, record.size)?,
+            (None, _) => return Ok((0..record.size, None)),
         };
         let header = match range.end.checked_sub(1) {
             Some(last) if !range.is_empty() => Some(format!("bytes {}-{last}/{}", range.start, record.size)),
@@ -350,7 +363,7 @@ fn satisfy(range: dto::Range, size: u64) -> S3Result<Range<u64>> {
     found.ok_or_else(|| {
         let mut error = s3_error!(InvalidRange, "the range has no byte of the object");
         if let Ok(value) = format!("bytes */{size}").parse() {
-            error.set_headers([(http::header::CONTENT_RANGE, value)].into_iter().collect());
+            error.set_headers([(header::CONTENT_RANGE, value)].into_iter().collect());
         }
         error
     })

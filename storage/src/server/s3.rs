@@ -74,11 +74,11 @@ impl S3 for Service {
     }
 
     async fn get_object(&self, req: S3Request<dto::GetObjectInput>) -> Call<dto::GetObjectOutput> {
-        answer(self.0.get(&req.input)?)
+        answer(self.0.get(&req.input, &req.headers)?)
     }
 
     async fn head_object(&self, req: S3Request<dto::HeadObjectInput>) -> Call<dto::HeadObjectOutput> {
-        answer(self.0.head(&req.input)?)
+        answer(self.0.head(&req.input, &req.headers)?)
     }
 
     async fn copy_object(&self, req: S3Request<dto::CopyObjectInput>) -> Call<dto::CopyObjectOutput> {
