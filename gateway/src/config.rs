@@ -6,12 +6,12 @@
 //! all its tokens belong to it. A gateway that serves several has one for each;
 //! what they must not share is checked in `tenants`.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use fanfold_protocol::{
-    ErrorKind, Problem, keys, limits,
+    keys, limits,
     names::TenantName,
-    size::Span,
+    size::{ByteSize, Span},
     tenant::{Tenant, WEIGHT_MAX},
     uri,
 };
@@ -110,48 +110,88 @@ impl GatewayConfig {
         }
     }
 
-    /// Fails with all mistakes together.
-    pub fn check(&self) -> Result<(), Problem> {
+    /// What is wrong with it, all of it.
+    pub fn mistakes(&self) -> Vec<Mistake> {
+        let tenant = Some(self.tenant.name.clone());
+        let mistake = |setting, detail| Mistake { tenant: tenant.clone(), setting, detail };
         let mut mistakes = Vec::new();
         if self.tokens.is_empty() {
-            mistakes
-                .push("at least one token must be configured, found none; there is no open mode".to_owned());
+            let detail = "expected at least one, found none; there is no open mode";
+            mistakes.push(mistake("tokens", detail.to_owned()));
         }
         if let Err(problem) = uri::check_bucket(&self.tenant.system_bucket) {
-            mistakes.push(format!("system_bucket: {}", problem.detail));
+            mistakes.push(mistake("system_bucket", problem.detail));
         }
-        let ranges = [
+        let calls_max = limits::TENANT_CONCURRENCY_MAX as u64;
+        let connections_max = limits::CONNECTIONS_MAX as u64;
+        let numbers = [
             ("weight", u64::from(self.tenant.weight), u64::from(WEIGHT_MAX)),
+            ("function_concurrency", self.function_concurrency as u64, calls_max),
+            ("tenant_concurrency", self.tenant_concurrency as u64, calls_max),
+            ("requests_max", self.requests_max as u64, connections_max),
+            ("connections_max", self.connections_max as u64, connections_max),
+        ];
+        let sizes = [
             ("body_bytes_max", self.body_bytes_max, limits::BODY_BYTES_MAX),
             ("component_bytes_max", self.component_bytes_max, limits::COMPONENT_BYTES_MAX),
             ("bodies_bytes_max", self.bodies_bytes_max, u64::MAX),
-            ("function_concurrency", self.function_concurrency as u64, limits::TENANT_CONCURRENCY_MAX as u64),
-            ("tenant_concurrency", self.tenant_concurrency as u64, limits::TENANT_CONCURRENCY_MAX as u64),
             ("remembered_bytes_max", self.remembered_bytes_max, u64::MAX),
-            ("requests_max", self.requests_max as u64, limits::CONNECTIONS_MAX as u64),
-            ("connections_max", self.connections_max as u64, limits::CONNECTIONS_MAX as u64),
         ];
-        for (name, found, max) in ranges {
-            if found == 0 || found > max {
-                mistakes.push(format!("{name} must be from 1 to {max}, found {found}"));
-            }
-        }
+        let number = |number: u64| number.to_string();
+        let size = |bytes| ByteSize(bytes).to_string();
+        mistakes.extend(
+            numbers
+                .into_iter()
+                .filter_map(|(name, found, max)| Some(mistake(name, outside(found, max, number)?))),
+        );
+        mistakes.extend(
+            sizes
+                .into_iter()
+                .filter_map(|(name, found, max)| Some(mistake(name, outside(found, max, size)?))),
+        );
         if self.jobs.retention < limits::JOB_RETENTION_MIN {
             let span = |time: Duration| Span(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-            mistakes.push(format!(
-                "job_retention must be at least {}, since jobs are served from others for so long, found {}",
-                span(limits::JOB_RETENTION_MIN),
-                span(self.jobs.retention)
-            ));
+            let (least, found) = (span(limits::JOB_RETENTION_MIN), span(self.jobs.retention));
+            let detail = format!(
+                "expected at least {least}, since jobs are served from others for so long, found {found}"
+            );
+            mistakes.push(mistake("job_retention", detail));
         }
-        if self.bodies_bytes_max < self.body_bytes_max.max(self.component_bytes_max) {
-            mistakes.push("bodies_bytes_max must hold at least one body and one component".to_owned());
+        let largest = self.body_bytes_max.max(self.component_bytes_max);
+        if self.bodies_bytes_max < largest {
+            let (largest, found) = (ByteSize(largest), ByteSize(self.bodies_bytes_max));
+            let detail =
+                format!("expected at least {largest}, for one body and one component, found {found}");
+            mistakes.push(mistake("bodies_bytes_max", detail));
         }
-        if mistakes.is_empty() {
-            return Ok(());
-        }
-        Err(Problem::new(ErrorKind::InvalidSettings, mistakes.join("; ")))
+        mistakes
     }
+}
+
+/// What is wrong with one setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Whose configuration it is in; none where several meet.
+    pub tenant: Option<TenantName>,
+    /// The setting, as it is called in [`GatewayConfig`].
+    pub setting: &'static str,
+    /// What was expected, and found.
+    pub detail: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.setting, self.detail)
+    }
+}
+
+/// What is wrong with an amount that is to be from 1 to so much, if anything is.
+fn outside(found: u64, max: u64, show: impl Fn(u64) -> String) -> Option<String> {
+    let bounds = match max {
+        u64::MAX => format!("at least {}", show(1)),
+        _ => format!("{} to {}", show(1), show(max)),
+    };
+    (found == 0 || found > max).then(|| format!("expected {bounds}, found {}", show(found)))
 }
 
 #[cfg(test)]
@@ -162,19 +202,24 @@ mod tests {
     fn mistakes_are_reported_together() {
         let tenant: TenantName = "default".parse().unwrap();
         let mut config = GatewayConfig::new(tenant, vec![TokenDigest::of("t")]);
-        assert_eq!(config.check(), Ok(()));
+        assert!(config.mistakes().is_empty(), "{:?}", config.mistakes());
         config.tokens.clear();
         config.tenant_concurrency = 5_000;
         config.jobs.retention = Duration::from_secs(36 * 3_600);
         config.tenant = Arc::new(Tenant::alone(TenantName::default(), "A"));
-        let detail = config.check().unwrap_err().detail;
+        config.body_bytes_max = 64 << 20;
+        config.remembered_bytes_max = 0;
+        let found: Vec<String> = config.mistakes().iter().map(Mistake::to_string).collect();
         for part in [
-            "no open mode",
-            "tenant_concurrency must be from 1 to 1000, found 5000",
-            "job_retention must be at least 7d, since jobs are served from others for so long, found 36h",
-            "system_bucket",
+            "tokens: expected at least one, found none; there is no open mode",
+            "system_bucket: ",
+            "tenant_concurrency: expected 1 to 1000, found 5000",
+            "body_bytes_max: expected 1B to 32MiB, found 64MiB",
+            "remembered_bytes_max: expected at least 1B, found 0B",
+            "job_retention: expected at least 7d, since jobs are served from others for so long, found 36h",
         ] {
-            assert!(detail.contains(part), "{detail}");
+            assert!(found.iter().any(|mistake| mistake.starts_with(part)), "{part}: {found:?}");
         }
+        assert_eq!(found.len(), 6, "{found:?}");
     }
 }

@@ -21,7 +21,7 @@ use fanfold_protocol::{ErrorKind, Problem, keys, tenant::Tenant};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::{GatewayConfig, auth, extract, router, state::AppState, triggers::sender};
+use crate::{GatewayConfig, auth, config::Mistake, extract, router, state::AppState, triggers::sender};
 
 /// How long workers know of a tenant without its being renewed, and how often it is.
 const RECORD: (Duration, Duration) = (Duration::from_secs(24 * 3_600), Duration::from_secs(3_600));
@@ -131,28 +131,34 @@ async fn write_down(backbone: &Backbone, tenants: &[Arc<Tenant>]) -> Result<(), 
 /// # Errors
 /// All mistakes together.
 pub fn check(configs: &[GatewayConfig]) -> Result<(), Problem> {
-    let mut mistakes = Vec::new();
-    for config in configs {
-        if let Err(problem) = config.check() {
-            let whose = if configs.len() > 1 { format!("{}: ", config.tenant.name) } else { String::new() };
-            mistakes.push(format!("{whose}{}", problem.detail));
-        }
-    }
-    if configs.is_empty() {
-        mistakes.push("at least one tenant must be configured, found none".to_owned());
-    }
-    for (at, config) in configs.iter().enumerate() {
-        for other in &configs[..at] {
-            meet(other, config, &mut mistakes);
-        }
-        if configs.len() > 1 {
-            own(config, configs, &mut mistakes);
-        }
-    }
+    let several = configs.len() > 1;
+    let whose = |mistake: &Mistake| match &mistake.tenant {
+        Some(name) if several => format!("{name}: {mistake}"),
+        _ => mistake.to_string(),
+    };
+    let mistakes: Vec<String> = mistakes(configs).iter().map(whose).collect();
     if mistakes.is_empty() {
         return Ok(());
     }
     Err(Problem::new(ErrorKind::InvalidSettings, mistakes.join("; ")))
+}
+
+/// The mistakes in each tenant's configuration, and where two of them meet.
+pub fn mistakes(configs: &[GatewayConfig]) -> Vec<Mistake> {
+    let mut among = Vec::new();
+    if configs.is_empty() {
+        among.push("expected at least one tenant, found none".to_owned());
+    }
+    for (at, config) in configs.iter().enumerate() {
+        for other in &configs[..at] {
+            meet(other, config, &mut among);
+        }
+        if configs.len() > 1 {
+            own(config, configs, &mut among);
+        }
+    }
+    let among = among.into_iter().map(|detail| Mistake { tenant: None, setting: "tenants", detail });
+    configs.iter().flat_map(GatewayConfig::mistakes).chain(among).collect()
 }
 
 /// What is wrong with the buckets of one tenant among several.

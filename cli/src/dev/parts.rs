@@ -165,7 +165,7 @@ fn start_runtime(data: &Data, store: &Store, backbone: &Backbone, args: &Dev) ->
 fn gateway_config(data: &Data) -> Result<GatewayConfig> {
     let mut config = GatewayConfig::new(TENANT.parse()?, vec![data.token.digest()]);
     config.sources = sources();
-    config.check()?;
+    fanfold_gateway::tenants::check(std::slice::from_ref(&config))?;
     Ok(config)
 }
 

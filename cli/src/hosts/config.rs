@@ -11,7 +11,7 @@ use std::{
 };
 
 use fanfold_backbone::{NatsConfig, NatsCredentials, NatsTls, Secret};
-use fanfold_gateway::{AwsCredentials, GatewayConfig, SourcesConfig, TokenDigest};
+use fanfold_gateway::{AwsCredentials, GatewayConfig, SourcesConfig, TokenDigest, config::Mistake};
 use fanfold_protocol::{
     keys, limits,
     names::{TenantName, WorkerName},
@@ -309,10 +309,43 @@ impl Gateway {
             self.limits.apply(&mut config);
             configs.push(config);
         }
-        if let Err(problem) = fanfold_gateway::tenants::check(&configs) {
-            mistakes.note(if alone { "limits" } else { "tenants" }, problem.detail);
+        for mistake in fanfold_gateway::tenants::mistakes(&configs) {
+            let key = self.key_of(&mistake);
+            match mistake.tenant {
+                // What stands once in the file is wrong for all tenants alike.
+                Some(_) => mistakes.note_first(&key, mistake.detail),
+                None => mistakes.note(&key, mistake.detail),
+            }
         }
         configs
+    }
+
+    /// The key of the file that a mistake of the gateway's is about.
+    fn key_of(&self, mistake: &Mistake) -> String {
+        let resident = self.tenants.iter().find(|one| Some(&one.name) == mistake.tenant.as_ref());
+        let given = |is_given: fn(&Resident) -> bool| resident.filter(|one| is_given(one));
+        let (key, own) = match mistake.setting {
+            "tokens" => ("token_digests", resident),
+            "weight" => ("tenants.weight", resident),
+            "system_bucket" => ("system_bucket", given(|one| one.system_bucket.is_some())),
+            "function_concurrency" => {
+                ("limits.function_concurrency", given(|one| one.function_concurrency.is_some()))
+            }
+            "tenant_concurrency" => {
+                ("limits.tenant_concurrency", given(|one| one.tenant_concurrency.is_some()))
+            }
+            "body_bytes_max" => ("limits.body", None),
+            "component_bytes_max" => ("limits.component", None),
+            "remembered_bytes_max" => ("limits.remembered", None),
+            "requests_max" => ("limits.requests", None),
+            "connections_max" => ("limits.connections", None),
+            "job_retention" => ("limits.job_retention", None),
+            other => (other, None),
+        };
+        match own {
+            Some(one) => format!("tenants.{} of {}", key.rsplit('.').next().unwrap_or(key), one.name),
+            None => key.to_owned(),
+        }
     }
 }
 
@@ -457,6 +490,56 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// One problem each, by the keys that stand in the file.
+    #[test]
+    fn bounds_are_told_by_their_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let digests = |token: &str| {
+            let path = dir.path().join(token);
+            std::fs::write(&path, TokenDigest::of(token).to_hex()).unwrap();
+            path
+        };
+        let told = |config: &Gateway| {
+            let mut mistakes = Mistakes::default();
+            config.build(&mut mistakes);
+            mistakes.all().to_vec()
+        };
+        let limits = |text: &str| toml::from_str::<Limits>(text).unwrap();
+        let mut config: Gateway = toml::from_str(GATEWAY).unwrap();
+        let found = told(&config).join("\n");
+        assert!(
+            found.starts_with("token_digests: expected the secret in ") && !found.contains('\n'),
+            "{found}"
+        );
+        config.token_digests = Some(digests("default"));
+        assert!(told(&config).is_empty(), "{:?}", told(&config));
+        config.limits = limits("body = \"64MiB\"\nrequests = 0\njob_retention = \"1d\"");
+        let found = told(&config);
+        let bounds = [
+            "limits.requests: expected 1 to 20000, found 0",
+            "limits.body: expected 1B to 32MiB, found 64MiB",
+            "limits.job_retention: expected at least 7d, since jobs are served from others for so long, found 1d",
+        ];
+        assert_eq!(found, bounds);
+        (config.tenant, config.token_digests) = (None, None);
+        config.limits = limits("requests = 0\ntenant_concurrency = 0");
+        config.tenants = ["bank", "shop"]
+            .map(|name| {
+                let path = digests(name);
+                let own = if name == "shop" { "tenant_concurrency = 5000\nweight = 0" } else { "" };
+                let text = format!("name = {name:?}\nbuckets = [{name:?}]\ntoken_digests = {path:?}\n{own}");
+                toml::from_str::<Resident>(&text).unwrap()
+            })
+            .into();
+        let bounds = [
+            "limits.tenant_concurrency: expected 1 to 1000, found 0",
+            "limits.requests: expected 1 to 20000, found 0",
+            "tenants.weight of shop: expected 1 to 1000, found 0",
+            "tenants.tenant_concurrency of shop: expected 1 to 1000, found 5000",
+        ];
+        assert_eq!(told(&config), bounds);
     }
 
     #[test]

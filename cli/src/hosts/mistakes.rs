@@ -52,6 +52,13 @@ impl Mistakes {
         self.0.push(format!("{key}: {mistake}"));
     }
 
+    /// The same, unless something is noted about the key already.
+    pub fn note_first(&mut self, key: &str, mistake: impl std::fmt::Display) {
+        if !self.are_about(&format!("{key}: ")) {
+            self.note(key, mistake);
+        }
+    }
+
     /// The value, or a mistake.
     pub fn take<T, E: std::fmt::Display>(
         &mut self,
