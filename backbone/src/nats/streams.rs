@@ -150,6 +150,13 @@ async fn make(jetstream: &Context, wanted: &Config, patience: &mut Patience) -> 
                 Err(error) => vec![format!("expected the stream {name}, found: {error}")],
             }
         }
+        CreateStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_SUBJECT_OVERLAP => {
+            vec![format!(
+                "expected the subjects {} for the stream {name} alone, found another stream that takes them too; \
+                 remove that one, or set another `prefix`",
+                wanted.subjects.join(", ")
+            )]
+        }
         _ => vec![format!(
             "expected to make the stream {name} with {} replicas and {} bytes, found: {error}; give JetStream the \
              room and the servers, or lower the settings",

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::{self, consumer::pull};
+use async_nats::jetstream::{self, consumer::pull, stream};
 use fanfold_backbone::{Backbone, Change, Error, NatsConfig, NatsCredentials, Secret};
 use futures::{StreamExt, future::join_all};
 use tokio::time::{sleep, timeout};
@@ -161,6 +161,27 @@ async fn what_others_made_of_our_names_is_told_at_once() {
         for (problem, setting) in problems.iter().zip(["max_msg_size", "discard_new_per_subject", "no_ack"]) {
             assert!(problem.contains(setting), "{release:?}: {problems:#?}");
         }
+    }
+}
+
+/// It is no want of room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_others_that_takes_our_subjects_is_told_as_such() {
+    for release in BOTH {
+        let servers = Servers::start(release, 1).await;
+        let jetstream = jetstream::new(async_nats::connect(servers.url(0)).await.unwrap());
+        let subjects = vec!["overlap.dead.>".to_owned()];
+        let other = stream::Config { name: "other".to_owned(), subjects, ..stream::Config::default() };
+        jetstream.create_stream(other).await.unwrap();
+        let problems = told(servers.config("overlap")).await;
+        let [problem] = &problems[..] else { panic!("{release:?}: {problems:#?}") };
+        assert!(
+            problem.contains("overlap.dead.> for the stream overlap-dead alone"),
+            "{release:?}: {problem}"
+        );
+        assert!(!problem.contains("room"), "{release:?}: {problem}");
+        jetstream.delete_stream("other").await.unwrap();
+        servers.open("overlap").await.close().await;
     }
 }
 
