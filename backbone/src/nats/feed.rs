@@ -108,7 +108,7 @@ impl Feed {
 impl Core {
     /// How far a state has to reach; who may not ask the leader takes what its copy has.
     async fn reach(&self, filter: &str) -> Result<u64> {
-        if self.restricted { Ok(0) } else { self.soon(last_sequence(&self.keys, filter)).await }
+        if self.restricted { Ok(0) } else { self.soon(|| last_sequence(&self.keys, filter)).await }
     }
 }
 

@@ -121,9 +121,9 @@ impl Core {
     /// What the leader last stored for a key. A connection that breaks takes the question along without a word.
     async fn last(&self, key: &str) -> Result<Option<Record>> {
         if self.restricted {
-            return self.insist(|| self.soon(self.ask_copy(key))).await;
+            return self.insist(|| self.soon(move || self.ask_copy(key))).await;
         }
-        self.insist(|| self.soon(self.ask_last(key))).await
+        self.insist(|| self.soon(move || self.ask_last(key))).await
     }
 
     /// What any copy has of a key, which the server can allow key by key.
@@ -169,35 +169,20 @@ impl Core {
         if expected > 0 {
             message = message.message_id(names::successor_id(key, expected));
         }
-        let mut is_unheard = false;
-        let stored = loop {
-            match self.send_record(key, message.clone()).await {
-                Some(Err(Refusal::Outdated)) if is_unheard => break self.written(key, write).await,
-                Some(stored) => break stored,
-                None if begun.elapsed() < self.operation_timeout => is_unheard = true,
-                None => break Err(Refusal::Failed(unavailable(SILENT))),
-            }
+        let stored = match self.heard(|| self.send_record(key, message.clone())).await {
+            Some((Err(Refusal::Outdated), 2..)) => self.written(key, write).await,
+            Some((stored, _)) => stored,
+            None => Err(Refusal::Failed(unavailable(SILENT))),
         };
         let record = Record { revision: stored?, value: value.map(|_| Bytes::new()), ttl, write: None };
         self.lapses.note(key, &record, begun);
         Ok(record.revision)
     }
 
-    /// The revision that a record got; nothing where no answer came.
-    async fn send_record(
-        &self,
-        key: &str,
-        message: PublishMessage,
-    ) -> Option<std::result::Result<u64, Refusal>> {
-        let ack = match self.jetstream.send_publish(self.names.key(key), message).await {
-            Ok(ack) => self.heard(ack).await?,
-            Err(failure) => Err(failure),
-        };
-        Some(match ack {
-            Ok(ack) if ack.duplicate => Err(Refusal::Outdated),
-            Ok(ack) => Ok(ack.sequence),
-            Err(failure) => Err(failure.into()),
-        })
+    /// The revision that a record got.
+    async fn send_record(&self, key: &str, message: PublishMessage) -> std::result::Result<u64, Refusal> {
+        let ack = self.jetstream.send_publish(self.names.key(key), message).await?.await?;
+        if ack.duplicate { Err(Refusal::Outdated) } else { Ok(ack.sequence) }
     }
 
     /// The revision of a write, where it is what the key holds.

@@ -28,10 +28,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture, PublishError};
-use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::stream::Info;
 use async_nats::{Client, ConnectErrorKind, Event, ServerError, rustls};
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -316,8 +318,7 @@ impl Core {
 
     /// Fails where the keys leave less of their room than is to be left of it.
     async fn check_keys(&self, left_of: impl Fn(u64) -> u64) -> Result<()> {
-        let info = async || self.keys.get_info().await.map_err(unavailable);
-        let info = self.insist(|| self.soon(info())).await?;
+        let info = self.insist(|| self.soon(move || self.ask_info())).await?;
         // Streams without a bound are not ours.
         let (bytes, bytes_max) = (info.state.bytes, u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX));
         let left = left_of(bytes_max);
@@ -326,6 +327,10 @@ impl Core {
         }
         let detail = format!("the keys have {bytes} of {bytes_max} bytes, and should leave {left}");
         Err(Error::StorageFull { detail })
+    }
+
+    async fn ask_info(&self) -> Result<Info> {
+        self.keys.get_info().await.map_err(unavailable)
     }
 
     /// Tries again what could not be served, for as long as an operation may take: in a cluster a consumer that was
@@ -345,15 +350,23 @@ impl Core {
         }
     }
 
-    /// Waits for an answer for a part of the time of an operation, so that the question can be put again.
-    async fn soon<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
-        timeout(self.operation_timeout / TRIES, answer).await.map_err(|_| unavailable(SILENT))?
+    /// Puts a question, and again whenever no answer came for a part of the time of an operation, as when a leader was
+    /// lost. The first answer counts, to whichever of them: on a slow way all come late. Answers how often it was put
+    /// as well; nothing where no answer came.
+    async fn heard<T, F: Future<Output = T>>(&self, question: impl Fn() -> F) -> Option<(T, u32)> {
+        let mut asked = FuturesUnordered::new();
+        for times in 1..=TRIES {
+            asked.push(question());
+            if let Ok(Some(answer)) = timeout(self.operation_timeout / TRIES, asked.next()).await {
+                return Some((answer, times));
+            }
+        }
+        None
     }
 
-    /// Waits as long for the acknowledgement of a message, so that it can be sent again; nothing where none came, as
-    /// when its leader was lost.
-    async fn heard(&self, ack: PublishAckFuture) -> Option<std::result::Result<PublishAck, PublishError>> {
-        timeout(self.operation_timeout / TRIES, ack.into_future()).await.ok()
+    /// The answer to a question that was heard.
+    async fn soon<T, F: Future<Output = Result<T>>>(&self, question: impl Fn() -> F) -> Result<T> {
+        self.heard(question).await.map_or_else(|| Err(unavailable(SILENT)), |(answer, _)| answer)
     }
 
     /// The stream that a queue lives in.

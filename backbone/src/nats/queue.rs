@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::Config;
-use async_nats::jetstream::context::ConsumerInfoErrorKind;
+use async_nats::jetstream::context::{ConsumerInfoErrorKind, PublishError};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{DeleteMessageErrorKind, RawMessageErrorKind};
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -93,29 +94,27 @@ impl Core {
         Ok(outcome)
     }
 
-    /// Sends a batch; answers what has to be sent again: no answer came, as where a leader was lost on the way, or
-    /// another copy of it is being stored.
+    /// Sends a batch; answers what has to be sent again: another copy of it is being stored.
     async fn send(
         &self,
         batch: Vec<(String, PublishMessage)>,
         outcome: &mut Enqueued,
         begun: Instant,
     ) -> Result<Vec<(String, PublishMessage)>> {
+        // All are handed to the one connection in their order, before the first is acknowledged.
         let mut acks = Vec::with_capacity(batch.len());
         for (subject, message) in &batch {
-            let ack = self.jetstream.send_publish(subject.clone(), message.clone()).await;
-            acks.push(self.heard(ack.map_err(|failure| failed_publish(&failure))?));
+            acks.push(self.heard(move || self.send_one(subject, message)));
         }
         let acks = join_all(acks).await;
         let has_time = begun.elapsed() < self.operation_timeout;
         let mut again = Vec::new();
         for (ack, sent) in acks.into_iter().zip(batch) {
             match ack {
-                Some(Ok(ack)) if ack.duplicate => outcome.duplicates += 1,
-                Some(Ok(_)) => outcome.accepted += 1,
-                Some(Err(failure)) if is_in_process(&failure) && has_time => again.push(sent),
-                Some(Err(failure)) => return Err(failed_publish(&failure)),
-                None if has_time => again.push(sent),
+                Some((Ok(ack), _)) if ack.duplicate => outcome.duplicates += 1,
+                Some((Ok(_), _)) => outcome.accepted += 1,
+                Some((Err(failure), _)) if is_in_process(&failure) && has_time => again.push(sent),
+                Some((Err(failure), _)) => return Err(failed_publish(&failure)),
                 None => return Err(unavailable(SILENT)),
             }
         }
@@ -125,9 +124,17 @@ impl Core {
         Ok(again)
     }
 
+    async fn send_one(
+        &self,
+        subject: &str,
+        message: &PublishMessage,
+    ) -> std::result::Result<PublishAck, PublishError> {
+        self.jetstream.send_publish(subject.to_owned(), message.clone()).await?.await
+    }
+
     pub(super) async fn depth(&self, queue: &str) -> Result<Depth> {
         check_key(queue)?;
-        self.insist(|| self.soon(self.read_depth(queue))).await
+        self.insist(|| self.soon(move || self.read_depth(queue))).await
     }
 
     async fn read_depth(&self, queue: &str) -> Result<Depth> {

@@ -10,6 +10,7 @@ mod faults;
 mod members;
 mod permissions;
 mod server;
+mod slow;
 mod starts;
 
 use std::sync::{Arc, Weak};
