@@ -13,6 +13,8 @@ use datasketches::hash::value::{canonical_float, raw_bytes};
 use datasketches::hll::{Coupon, HllSketch, HllType, HllUnion};
 use serde::{Deserialize, Serialize};
 
+use super::CHUNK;
+
 /// 2¹⁴ registers: 16 KiB once more than about 2,000 values were seen.
 const LG_REGISTERS: u8 = 14;
 
@@ -54,13 +56,13 @@ impl Distinct {
 
     /// Adds numbers; NaNs are left out.
     pub fn extend(&mut self, values: &[f64]) {
-        super::present(values, |chunk| chunk.iter().for_each(|value| self.add(*value)));
+        super::present::<CHUNK>(values, |chunk| chunk.iter().for_each(|value| self.add(*value)));
     }
 
     /// Adds a column of numbers; nulls and NaNs are left out.
     #[cfg(feature = "tables")]
     pub fn extend_from_array(&mut self, array: &arrow::array::Float64Array) {
-        super::present_in(array, |chunk| chunk.iter().for_each(|value| self.add(*value)));
+        super::present_in::<CHUNK>(array, |chunk| chunk.iter().for_each(|value| self.add(*value)));
     }
 
     /// Adds a column of texts; nulls are left out.

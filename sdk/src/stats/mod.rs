@@ -49,7 +49,7 @@ pub use topk::{TopItem, TopK};
 const CHUNK: usize = 1024;
 
 /// Gives `take` the values that are no NaN, in chunks, in order.
-fn present(values: &[f64], mut take: impl FnMut(&[f64])) {
+fn present<const CHUNK: usize>(values: &[f64], mut take: impl FnMut(&[f64])) {
     for chunk in values.chunks(CHUNK) {
         // Folded rather than stopped at the first, so that it becomes SIMD.
         if !chunk.iter().fold(false, |any, value| any | value.is_nan()) {
@@ -68,11 +68,11 @@ fn present(values: &[f64], mut take: impl FnMut(&[f64])) {
 
 /// Gives `take` the values of an array that are neither null nor NaN.
 #[cfg(feature = "tables")]
-fn present_in(array: &arrow::array::Float64Array, mut take: impl FnMut(&[f64])) {
+fn present_in<const CHUNK: usize>(array: &arrow::array::Float64Array, mut take: impl FnMut(&[f64])) {
     use arrow::array::Array;
 
     let Some(nulls) = array.nulls().filter(|nulls| nulls.null_count() > 0) else {
-        return present(array.values(), take);
+        return present::<CHUNK>(array.values(), take);
     };
     for (index, chunk) in array.values().chunks(CHUNK).enumerate() {
         let mut kept = [0.0; CHUNK];
@@ -88,6 +88,9 @@ fn present_in(array: &arrow::array::Float64Array, mut take: impl FnMut(&[f64])) 
 /// The ways in for numbers, which all numeric summaries share.
 macro_rules! numeric {
     ($summary:ty) => {
+        $crate::stats::numeric!($summary, in chunks of $crate::stats::CHUNK);
+    };
+    ($summary:ty, in chunks of $chunk:expr) => {
         impl $summary {
             /// Adds one value; a NaN is left out.
             pub fn add(&mut self, value: f64) {
@@ -96,13 +99,13 @@ macro_rules! numeric {
 
             /// Adds values; NaNs are left out. Far faster than one by one.
             pub fn extend(&mut self, values: &[f64]) {
-                $crate::stats::present(values, |chunk| self.add_present(chunk));
+                $crate::stats::present::<{ $chunk }>(values, |chunk| self.add_present(chunk));
             }
 
             /// Adds a column; nulls and NaNs are left out.
             #[cfg(feature = "tables")]
             pub fn extend_from_array(&mut self, array: &arrow::array::Float64Array) {
-                $crate::stats::present_in(array, |chunk| self.add_present(chunk));
+                $crate::stats::present_in::<{ $chunk }>(array, |chunk| self.add_present(chunk));
             }
         }
 

@@ -139,11 +139,7 @@ impl Mark {
         let (first, last) = if length >= WORD {
             let text = &bytes[..length];
             let words = text.as_chunks::<WORD>().0;
-            let first = if length <= 2 * WORD {
-                word(words.first())
-            } else {
-                words.iter().fold(0, |sum, next| mixed(sum) ^ word(Some(next)))
-            };
+            let first = if length <= 2 * WORD { word(words.first()) } else { hash(words) };
             (first, word(text.last_chunk()))
         } else if let Some(all) = bytes.first_chunk() {
             (word(Some(all)) & ((1 << (8 * length)) - 1), 0)
@@ -173,11 +169,24 @@ fn mixed(word: u64) -> u64 {
     word.wrapping_mul(SPREAD).rotate_left(32)
 }
 
-/// Compares texts of one length word by word.
+/// A hash of the words of a long text. Apart from the loop over texts, as `equal` is: what
+/// these take of registers it would lack.
+#[inline(never)]
+fn hash(words: &[[u8; WORD]]) -> u64 {
+    // Only the turn waits for the word before, and not its product.
+    let join =
+        |sum: u64, word: &[u8; WORD]| sum.rotate_left(23) ^ u64::from_le_bytes(*word).wrapping_mul(SPREAD);
+    let (fours, rest) = words.as_chunks::<4>();
+    let sum = fours.iter().fold(0, |sum, four| four.iter().fold(sum, join));
+    rest.iter().fold(sum, join)
+}
+
+/// Compares texts whose marks are equal, and with them their lengths and last words.
+#[inline(never)]
 fn equal(a: &[u8], b: &[u8]) -> bool {
-    let ((words, rest), (others, other_rest)) = (a.as_chunks::<WORD>(), b.as_chunks::<WORD>());
-    words.iter().zip(others).all(|(a, b)| u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b))
-        && rest.iter().zip(other_rest).all(|(a, b)| a == b)
+    let (words, others) = (a.as_chunks::<WORD>().0, b.as_chunks::<WORD>().0);
+    let differ = |a: &[u8; WORD], b: &[u8; WORD]| u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b);
+    words.iter().zip(others).fold(0, |all, (a, b)| all | differ(a, b)) == 0
 }
 
 #[cfg(test)]
