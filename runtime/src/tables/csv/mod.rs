@@ -43,7 +43,7 @@ use super::{
 const BLOCK_BYTES: usize = 256 << 10;
 const BLOCK_RECORDS: usize = 4 << 10;
 /// Text after which a batch is finished.
-const BATCH_TEXT_BYTES: usize = 6 << 20;
+const BATCH_TEXT_BYTES: usize = 2 << 20;
 
 /// A slice of a CSV object being read.
 pub(super) struct CsvReader {

@@ -44,7 +44,7 @@ use self::{
     selection::{Indexed, Selection},
 };
 use super::{
-    BATCH_ROWS_MAX, Skipped,
+    Skipped,
     filter::RowFilter,
     guard::{guard, quote},
     ranges::{Ahead, Sparse, fetch},
@@ -57,8 +57,11 @@ const WHOLE_BYTES: u64 = 1 << 20;
 const GROUP_BYTES_MAX: u64 = 1 << 30;
 /// Row groups up to this size are fetched while the one before is decoded.
 const AHEAD_BYTES_MAX: u64 = 128 << 20;
-/// What a decoded batch should weigh.
+/// What a decoded batch should weigh at most.
 const BATCH_BYTES_TARGET: u64 = 7 << 20;
+/// Rows that are decoded at once, so that they are still in a near cache when they are made plain: what their
+/// texts come to is not known before.
+const ROWS_AT_ONCE: usize = 8_192;
 
 /// A slice of a Parquet object being read.
 pub(super) struct ParquetReader {
@@ -375,8 +378,8 @@ impl ParquetReader {
             return Err(Problem::new(ErrorKind::DecodeLimit, detail));
         }
         let by_pages = limits::PAGE_BYTES_MAX / need.value_bytes_max.max(1);
-        let fit = usize::try_from(by_pages.min(BATCH_BYTES_TARGET / width.max(1))).unwrap_or(BATCH_ROWS_MAX);
-        Ok(fit.clamp(1, BATCH_ROWS_MAX))
+        let fit = usize::try_from(by_pages.min(BATCH_BYTES_TARGET / width.max(1))).unwrap_or(ROWS_AT_ONCE);
+        Ok(fit.clamp(1, ROWS_AT_ONCE))
     }
 }
 
