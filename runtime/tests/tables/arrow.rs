@@ -69,8 +69,10 @@ async fn files_and_streams_are_read_as_written() {
     for compression in [None, Some(CompressionType::LZ4_FRAME), Some(CompressionType::ZSTD)] {
         for content in [file(&parts, compression), stream(&parts, compression)] {
             let slice = put(&store, "x", content).await;
-            let (_, found) = batches(&store, source(std::slice::from_ref(&slice))).await.unwrap();
-            assert_eq!(found, [nullable(&table)], "{compression:?}");
+            let (schema, found) = batches(&store, source(std::slice::from_ref(&slice))).await.unwrap();
+            assert!(found.len() < 10, "{}", found.len());
+            let found = arrow::compute::concat_batches(&schema, &found).unwrap();
+            assert_eq!(found, nullable(&table), "{compression:?}");
             let mut narrow = source(&[slice]);
             narrow.columns = names(&["text", "id"]);
             let narrow = read(&store, narrow).await.unwrap();

@@ -262,7 +262,7 @@ async fn batches_are_bounded_whatever_rows_weigh() {
     let table = RecordBatch::try_from_iter([("text", text)]).unwrap();
     let slice = put(&store, "x.parquet", encode_parquet(&table, 1 << 20)).await;
     let (schema, found) = batches(&store, source(&[slice])).await.unwrap();
-    assert!(found.len() < 10, "{}", found.len());
+    assert!(found.len() < 25, "{}", found.len());
     assert_eq!(arrow::compute::concat_batches(&schema, &found).unwrap(), nullable(&table));
     // A row that fits no batch.
     let huge: ArrayRef = Arc::new(StringArray::from(vec!["x".repeat(9 << 20)]));

@@ -44,7 +44,7 @@ use self::{
     selection::{Indexed, Selection},
 };
 use super::{
-    Skipped,
+    BATCH_ROWS_MAX, Skipped,
     filter::RowFilter,
     guard::{guard, quote},
     ranges::{Ahead, Sparse, fetch},
@@ -57,11 +57,10 @@ const WHOLE_BYTES: u64 = 1 << 20;
 const GROUP_BYTES_MAX: u64 = 1 << 30;
 /// Row groups up to this size are fetched while the one before is decoded.
 const AHEAD_BYTES_MAX: u64 = 128 << 20;
-/// What a decoded batch should weigh at most.
-const BATCH_BYTES_TARGET: u64 = 7 << 20;
-/// Rows that are decoded at once, so that they are still in a near cache when they are made plain: what their
-/// texts come to is not known before.
-const ROWS_AT_ONCE: usize = 8_192;
+/// What a decoded batch should weigh: it is still in a near cache when it is made plain and handed over.
+const BATCH_BYTES_TARGET: u64 = 3 << 20;
+/// What a text is taken to weigh at least: a dictionary has each once, and rows have it again and again.
+const TEXT_BYTES: u64 = 24;
 
 /// A slice of a Parquet object being read.
 pub(super) struct ParquetReader {
@@ -378,8 +377,8 @@ impl ParquetReader {
             return Err(Problem::new(ErrorKind::DecodeLimit, detail));
         }
         let by_pages = limits::PAGE_BYTES_MAX / need.value_bytes_max.max(1);
-        let fit = usize::try_from(by_pages.min(BATCH_BYTES_TARGET / width.max(1))).unwrap_or(ROWS_AT_ONCE);
-        Ok(fit.clamp(1, ROWS_AT_ONCE))
+        let fit = usize::try_from(by_pages.min(BATCH_BYTES_TARGET / width.max(1))).unwrap_or(BATCH_ROWS_MAX);
+        Ok(fit.clamp(1, BATCH_ROWS_MAX))
     }
 }
 
@@ -396,7 +395,7 @@ fn value_bytes(chunk: &ColumnChunkMetaData, rows: u64) -> u64 {
         Type::INT32 | Type::FLOAT => 4,
         Type::INT64 | Type::DOUBLE => 8,
         Type::INT96 => 12,
-        Type::BYTE_ARRAY => stored + 4,
+        Type::BYTE_ARRAY => stored.max(TEXT_BYTES) + 4,
         Type::FIXED_LEN_BYTE_ARRAY => u64::try_from(descriptor.type_length()).unwrap_or(0),
     };
     if descriptor.max_rep_level() > 0 { fixed.max(stored) + 8 } else { fixed }
