@@ -11,8 +11,9 @@ pub(crate) mod share;
 pub(crate) mod work;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use fanfold_backbone::Backbone;
+use fanfold_backbone::{Backbone, Depth};
 
 /// A backbone to test; dropped, it takes its data with it.
 pub(crate) struct Fixture {
@@ -25,6 +26,19 @@ pub(crate) struct Fixture {
 pub(crate) fn fresh(what: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("{what}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Waits until a queue is so full: where it has replicas, what was settled is still counted for a moment.
+pub(crate) async fn comes_to(b: &Backbone, queue: &str, holds: impl Fn(Depth) -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let depth = b.depth(queue).await.unwrap();
+        if holds(depth) {
+            return;
+        }
+        assert!(Instant::now() < end, "{queue} stays at {depth:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// One test for each case, each with a backbone of its own.

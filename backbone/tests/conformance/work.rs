@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fanfold_backbone::queue::PAYLOAD_BYTES_MAX;
-use fanfold_backbone::{Backbone, Delivery, Error, Message, Settled};
+use fanfold_backbone::{Backbone, Delivery, Depth, Error, Message, Settled};
 use tokio::time::sleep;
 
-use super::fresh;
+use super::{comes_to, fresh};
 
 const WAIT: Duration = Duration::from_secs(20);
 const NO_WAIT: Duration = Duration::from_millis(50);
@@ -48,7 +48,7 @@ pub(crate) async fn delivers_in_order_of_arrival(b: &Backbone) {
     }
     assert_eq!(seen, (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
     assert!(is_empty(b, &queue).await);
-    assert_eq!(b.depth(&queue).await.unwrap(), fanfold_backbone::Depth::default());
+    comes_to(b, &queue, |depth| depth == Depth::default()).await;
     let large = Message::new("large", vec![1; PAYLOAD_BYTES_MAX]);
     b.enqueue(&queue, vec![large]).await.unwrap();
     assert_eq!(pull_one(b, &queue, LONG).await.payload.len(), PAYLOAD_BYTES_MAX);
@@ -123,11 +123,10 @@ pub(crate) async fn counts_what_was_put_off_as_waiting(b: &Backbone) {
     for put_off in &pulled[1..] {
         put_off.nak(Duration::from_secs(3_600)).await.unwrap();
     }
-    let waiting = async |worked_on_max| b.depth(&queue).await.unwrap().waiting(worked_on_max);
-    assert_eq!((waiting(0).await, waiting(1).await), (4, 3));
+    comes_to(b, &queue, |depth| (depth.waiting(0), depth.waiting(1)) == (4, 3)).await;
     assert_eq!(pull_one(b, &queue, LONG).await.id, "3");
     pulled[0].ack().await.unwrap();
-    assert_eq!((waiting(0).await, waiting(1).await), (3, 2));
+    comes_to(b, &queue, |depth| (depth.waiting(0), depth.waiting(1)) == (3, 2)).await;
     assert!(is_empty(b, &queue).await);
 }
 
