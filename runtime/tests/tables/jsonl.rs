@@ -72,6 +72,20 @@ async fn lines_that_only_look_like_json_are_mistakes() {
 }
 
 #[tokio::test]
+async fn a_comma_behind_the_last_item_is_a_mistake_wherever_it_stands() {
+    let late = "{\"a\":1,\"b\":\"x,}\"}\n".repeat(80_000) + "{\"a\":2,\"b\":\"y\", }\n";
+    let words = ["line 80001", "trailing comma"];
+    problem("x.jsonl", late.clone(), ErrorKind::JsonMalformed, &words).await;
+    let store = store();
+    let slice = put(&store, "x.jsonl", late).await;
+    for columns in [names(&["a"]), None] {
+        let declared = declare(&[("a", "Int64", false)]);
+        let asked = TableSource { columns, declared, ..source(std::slice::from_ref(&slice)) };
+        check_problem(read(&store, asked).await, ErrorKind::JsonMalformed, &words);
+    }
+}
+
+#[tokio::test]
 async fn no_column_is_left_out_for_coming_late() {
     let late = |line: &str| "{\"a\":{\"x\":1}}\n".repeat(80_000) + line + "\n";
     let late_column = late("{\"a\":{\"x\":2},\"late\":3}");

@@ -5,9 +5,11 @@
 //! every problem names its line. Whole lines then go to arrow-json; when it
 //! refuses, the lines are tried one by one for the one that is to blame. It lets
 //! some pass that are not JSON; not so where columns are told from them, since
-//! these lines told none. Where all columns are read, none is left out that the
-//! sample did not show, unless it is null.
+//! these lines told none, nor anywhere such with a comma behind a last item. Where
+//! all columns are read, none is left out that the sample did not show, unless it is
+//! null.
 
+mod comma;
 mod infer;
 mod integer;
 
@@ -29,9 +31,10 @@ use fanfold_protocol::{
     },
 };
 use fanfold_storage::Store;
+use memchr::memchr_iter;
 use serde_json::{Map, Value, value::RawValue};
 
-use self::{infer::data_type, integer::StrictIntegers};
+use self::{comma::trailing_comma, infer::data_type, integer::StrictIntegers};
 use super::{
     BATCH_ROWS_MAX,
     guard::{guard, quote},
@@ -148,8 +151,9 @@ impl JsonReader {
         // arrow-json takes more than JSON, and the columns are not told from such lines.
         let from = self.text.offset();
         let here = from..from + block.len() as u64;
-        if let Some(at) = self.malformed.iter().find(|at| here.contains(*at)) {
-            return Err(self.blame_malformed(text, (at - from) as usize));
+        let known = self.malformed.iter().find(|at| here.contains(*at)).map(|at| (at - from) as usize);
+        if let Some(at) = known.or_else(|| trailing_comma(text)) {
+            return Err(self.blame_malformed(text, at));
         }
         let rows = text.split('\n').filter(|line| !is_blank(line.as_bytes())).count();
         guard(
@@ -329,12 +333,12 @@ fn decode(schema: &SchemaRef, block: &[u8], rows: usize, all: bool) -> Result<Re
 /// Bytes of the whole lines that are decoded next, and their number.
 fn whole_lines(data: &[u8], ended: bool) -> (usize, u64) {
     let (mut bytes, mut lines) = (0, 0);
-    for line in data.split_inclusive(|b| *b == b'\n') {
-        let whole = line.ends_with(b"\n") || ended;
-        if !whole || bytes >= BLOCK_BYTES || lines >= BATCH_ROWS_MAX as u64 {
+    let last = data.len().checked_sub(1).filter(|last| ended && data[*last] != b'\n');
+    for end in memchr_iter(b'\n', data).chain(last) {
+        if bytes >= BLOCK_BYTES || lines >= BATCH_ROWS_MAX as u64 {
             break;
         }
-        bytes += line.len();
+        bytes = end + 1;
         lines += 1;
     }
     (bytes, lines)
