@@ -104,6 +104,13 @@ async fn no_column_is_left_out_for_coming_late() {
     let batch = read_content("x.jsonl", late("{\"late\":null,\"a\":{\"y\":null,\"x\":2}}")).await.unwrap();
     assert_eq!((batch.num_columns(), batch.num_rows()), (1, 80_001));
     assert_eq!(rows(&batch).last().map(String::as_str), Some("{x: 2}"));
+    // Also in blocks behind the first that has such nulls.
+    let nulls = |lines: usize| "{\"a\":{\"x\":3},\"late\":null}\n".repeat(lines);
+    let batch = read_content("x.jsonl", late(&nulls(300_000))).await.unwrap();
+    assert_eq!((batch.num_columns(), batch.num_rows()), (1, 380_000));
+    let words = ["line 380001", "column \"late\""];
+    let much_later = late(&(nulls(300_000) + "{\"a\":{\"x\":2},\"late\":3}"));
+    problem("x.jsonl", much_later, ErrorKind::SchemaMismatch, &words).await;
     // Whoever chooses gets what was asked for.
     let store = store();
     let slice = put(&store, "x.jsonl", late_column).await;

@@ -2,45 +2,34 @@
 //! Integers of JSON, strictly.
 //!
 //! arrow-json drops the fraction of a number that is wanted as an integer; the
-//! decoders made here refuse it. They serve integers at any depth.
+//! decoders made here refuse it.
 
-use std::{fmt::Debug, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{
     array::{ArrayRef, ArrowPrimitiveType, PrimitiveBuilder},
     datatypes::{
-        DataType, FieldRef, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type,
-        UInt64Type,
+        DataType, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
     },
     error::ArrowError,
-    json::reader::{ArrayDecoder, DecoderContext, DecoderFactory, Tape, TapeElement},
+    json::reader::{ArrayDecoder, Tape, TapeElement},
 };
 
 use fanfold_protocol::stored::value;
 
-/// Makes decoders of integers; leaves other types to arrow-json.
-#[derive(Debug)]
-pub(super) struct StrictIntegers;
-
-impl DecoderFactory for StrictIntegers {
-    fn make_default_decoder(
-        &self,
-        _: &DecoderContext,
-        field: &FieldRef,
-        _: bool,
-    ) -> Result<Option<Box<dyn ArrayDecoder>>, ArrowError> {
-        Ok(Some(match field.data_type() {
-            DataType::Int8 => signed::<Int8Type>(),
-            DataType::Int16 => signed::<Int16Type>(),
-            DataType::Int32 => signed::<Int32Type>(),
-            DataType::Int64 => signed::<Int64Type>(),
-            DataType::UInt8 => signed::<UInt8Type>(),
-            DataType::UInt16 => signed::<UInt16Type>(),
-            DataType::UInt32 => signed::<UInt32Type>(),
-            DataType::UInt64 => Box::new(Integers::<UInt64Type> { parse: value::unsigned }),
-            _ => return Ok(None),
-        }))
-    }
+/// The decoder of a type of integers; `None` of other types.
+pub(super) fn decoder(data_type: &DataType) -> Option<Box<dyn ArrayDecoder>> {
+    Some(match data_type {
+        DataType::Int8 => signed::<Int8Type>(),
+        DataType::Int16 => signed::<Int16Type>(),
+        DataType::Int32 => signed::<Int32Type>(),
+        DataType::Int64 => signed::<Int64Type>(),
+        DataType::UInt8 => signed::<UInt8Type>(),
+        DataType::UInt16 => signed::<UInt16Type>(),
+        DataType::UInt32 => signed::<UInt32Type>(),
+        DataType::UInt64 => Box::new(Integers::<UInt64Type> { parse: value::unsigned }),
+        _ => return None,
+    })
 }
 
 fn signed<T: ArrowPrimitiveType>() -> Box<dyn ArrayDecoder>

@@ -12,6 +12,7 @@
 mod comma;
 mod infer;
 mod integer;
+mod members;
 
 use std::sync::Arc;
 
@@ -34,7 +35,11 @@ use fanfold_storage::Store;
 use memchr::memchr_iter;
 use serde_json::{Map, Value, value::RawValue};
 
-use self::{comma::trailing_comma, infer::data_type, integer::StrictIntegers};
+use self::{
+    comma::trailing_comma,
+    infer::data_type,
+    members::{Decoders, Others},
+};
 use super::{
     BATCH_ROWS_MAX,
     guard::{guard, quote},
@@ -53,8 +58,8 @@ pub(super) struct JsonReader {
     schema: SchemaRef,
     /// Where lines of the sample begin that are no objects.
     malformed: Vec<u64>,
-    /// Whether a line may have no columns but these.
-    all: bool,
+    /// What becomes of members that are no columns.
+    others: Others,
     rows: u64,
     lines: u64,
     counted_from: Option<u64>,
@@ -96,7 +101,7 @@ impl JsonReader {
             text,
             schema: Arc::new(schema),
             malformed: told.map(|told| told.malformed).unwrap_or_default(),
-            all: wanted.names().is_none(),
+            others: if wanted.names().is_none() { Others::Refused } else { Others::LeftOut },
             rows: 0,
             lines: 0,
             counted_from: (start > 0).then_some(start),
@@ -114,8 +119,9 @@ impl JsonReader {
             let data = self.text.data();
             let (bytes, lines) = whole_lines(data, self.text.ended());
             if bytes > 0 {
-                let batch = self.decode(&data[..bytes])?;
+                let (batch, others) = self.decode(&data[..bytes])?;
                 let first_row = self.rows + 1;
+                self.others = others;
                 self.rows += batch.num_rows() as u64;
                 self.lines += lines;
                 self.text.consume(bytes);
@@ -137,7 +143,7 @@ impl JsonReader {
         }
     }
 
-    fn decode(&self, block: &[u8]) -> Result<RecordBatch, Problem> {
+    fn decode(&self, block: &[u8]) -> Result<(RecordBatch, Others), Problem> {
         let text = str::from_utf8(block).map_err(|e| {
             let at = e.valid_up_to();
             let line = block[..at].iter().filter(|b| **b == b'\n').count() as u64;
@@ -160,24 +166,20 @@ impl JsonReader {
             ErrorKind::JsonMalformed,
             || self.place(0, 0),
             || match self.read(text, rows) {
-                Ok(batch) if batch.num_rows() == rows => Ok(batch),
+                Ok((batch, others)) if batch.num_rows() == rows => Ok((batch, others)),
                 Ok(_) => Err(self.blame(text, "expected one JSON object a line")),
                 Err(error) => Err(self.blame(text, &error.to_string())),
             },
         )
     }
 
-    /// The rows of some lines. Where all columns are read, what they have that is none must be null.
-    fn read(&self, text: &str, rows: usize) -> Result<RecordBatch, ArrowError> {
-        let keeps_all = |line: &str| {
-            let members = serde_json::from_str::<Map<String, Value>>(line);
-            is_blank(line.as_bytes()) || members.is_ok_and(|members| self.lost(&members).is_none())
-        };
-        match decode(&self.schema, text.as_bytes(), rows, self.all) {
-            Err(_) if self.all && text.split('\n').all(keeps_all) => {
-                decode(&self.schema, text.as_bytes(), rows, false)
-            }
-            read => read,
+    /// The rows of some lines, and what became of their other members. Where all columns are
+    /// read these must be null; looking at that costs time, and few objects have any.
+    fn read(&self, text: &str, rows: usize) -> Result<(RecordBatch, Others), ArrowError> {
+        let read = |others| decode(&self.schema, text.as_bytes(), rows, others).map(|batch| (batch, others));
+        match self.others {
+            Others::Refused => read(Others::Refused).or_else(|_| read(Others::Null)),
+            others => read(others),
         }
     }
 
@@ -192,7 +194,7 @@ impl JsonReader {
     /// The problem with the first line that is not one row.
     fn blame(&self, block: &str, cause: &str) -> Problem {
         let mut at = 0;
-        let is_row = |line: &str| self.read(line, 2).is_ok_and(|batch| batch.num_rows() == 1);
+        let is_row = |line: &str| self.read(line, 2).is_ok_and(|(batch, _)| batch.num_rows() == 1);
         for (number, line) in block.split('\n').enumerate() {
             let good = is_blank(line.as_bytes()) || is_row(line);
             if !good {
@@ -216,7 +218,7 @@ impl JsonReader {
             Ok(members) => members,
             Err(problem) => return problem,
         };
-        let refuses = |f: &&Arc<Field>| decode(&alone(f), line.as_bytes(), 2, false).is_err();
+        let refuses = |f: &&Arc<Field>| decode(&alone(f), line.as_bytes(), 2, Others::LeftOut).is_err();
         if let Some(field) = self.schema.fields().iter().find(refuses) {
             let raw: Result<std::collections::BTreeMap<String, &RawValue>, _> = serde_json::from_str(line);
             let found = raw.ok().and_then(|m| m.get(field.name()).map(|v| v.get().to_owned()));
@@ -233,7 +235,7 @@ impl JsonReader {
 
     /// What a line has that the sample did not show, where everything is to be read.
     fn unmet(&self, members: &Map<String, Value>, place: &str) -> Option<Problem> {
-        let name = self.lost(members).filter(|_| self.all)?;
+        let name = self.lost(members).filter(|_| self.others != Others::LeftOut)?;
         let what = match self.schema.column_with_name(name) {
             Some(_) => format!("every member of column {}", quote(name)),
             None => format!("column {}", quote(name)),
@@ -317,13 +319,13 @@ fn alone(field: &Field) -> SchemaRef {
     Arc::new(Schema::new(vec![field.clone()]))
 }
 
-/// The rows of some lines; with `all`, members that are no columns are an error.
-fn decode(schema: &SchemaRef, block: &[u8], rows: usize, all: bool) -> Result<RecordBatch, ArrowError> {
+/// The rows of some lines.
+fn decode(schema: &SchemaRef, block: &[u8], rows: usize, others: Others) -> Result<RecordBatch, ArrowError> {
     let mut decoder = ReaderBuilder::new(Arc::clone(schema))
         .with_batch_size(rows + 1)
-        .with_strict_mode(all)
+        .with_strict_mode(others == Others::Refused)
         .with_coerce_primitive(true)
-        .with_decoder_factory(Arc::new(StrictIntegers))
+        .with_decoder_factory(Arc::new(Decoders { others }))
         .build_decoder()?;
     decoder.decode(block)?;
     let batch = decoder.flush()?;

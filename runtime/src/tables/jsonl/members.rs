@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Our own among the decoders of JSON, at any depth: of integers, and of objects
+//! whose members are no columns but may be null.
+//!
+//! arrow-json refuses all members that are no columns, or passes over all. Those
+//! that are null lose nothing; [`NullsApart`] looks at the tape for any that are
+//! not, so that the text is not parsed again for it.
+
+use std::collections::HashSet;
+
+use arrow::{
+    array::ArrayRef,
+    datatypes::{DataType, FieldRef},
+    error::ArrowError,
+    json::reader::{ArrayDecoder, DecoderContext, DecoderFactory, Tape, TapeElement},
+};
+
+use super::integer;
+
+/// What becomes of members of objects that are no columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Others {
+    /// They are passed over.
+    LeftOut,
+    /// There must be none.
+    Refused,
+    /// They must be null.
+    Null,
+}
+
+/// Makes the decoders that are ours; leaves other types to arrow-json.
+#[derive(Debug)]
+pub(super) struct Decoders {
+    pub(super) others: Others,
+}
+
+impl DecoderFactory for Decoders {
+    fn make_default_decoder(
+        &self,
+        context: &DecoderContext,
+        field: &FieldRef,
+        is_nullable: bool,
+    ) -> Result<Option<Box<dyn ArrayDecoder>>, ArrowError> {
+        match field.data_type() {
+            DataType::Struct(fields) if self.others == Others::Null => {
+                let inner = context.make_builtin_decoder(field, is_nullable)?;
+                let names = fields.iter().map(|field| field.name().clone()).collect();
+                Ok(Some(Box::new(NullsApart { names, inner })))
+            }
+            other => Ok(integer::decoder(other)),
+        }
+    }
+}
+
+/// Objects whose members that are no fields must be null.
+struct NullsApart {
+    names: HashSet<String>,
+    inner: Box<dyn ArrayDecoder>,
+}
+
+impl ArrayDecoder for NullsApart {
+    fn decode(&mut self, tape: &Tape<'_>, pos: &[u32]) -> Result<ArrayRef, ArrowError> {
+        for place in pos {
+            self.check(tape, *place)?;
+        }
+        self.inner.decode(tape, pos)
+    }
+}
+
+impl NullsApart {
+    fn check(&self, tape: &Tape<'_>, place: u32) -> Result<(), ArrowError> {
+        // What is no object is left to the decoder of objects.
+        let TapeElement::StartObject(end) = tape.get(place) else { return Ok(()) };
+        let mut at = place + 1;
+        while at < end {
+            let TapeElement::String(name) = tape.get(at) else {
+                return Err(tape.error(at, "the name of a member"));
+            };
+            let (name, value) = (tape.get_string(name), at + 1);
+            if tape.get(value) != TapeElement::Null && !self.names.contains(name) {
+                return Err(ArrowError::JsonError(format!("expected no column {name:?} that is not null")));
+            }
+            at = tape.next(value, "the value of a member")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::{
+        datatypes::{Field, Schema},
+        json::ReaderBuilder,
+    };
+
+    use super::*;
+
+    /// The rows of a text in which objects may have other members that are null.
+    fn rows(text: &str) -> Option<usize> {
+        let inner = DataType::Struct(vec![Field::new("x", DataType::Int64, true)].into());
+        let list = DataType::new_list(inner.clone(), true);
+        let schema = Schema::new(vec![Field::new("a", inner, true), Field::new("b", list, true)]);
+        let mut decoder = ReaderBuilder::new(Arc::new(schema))
+            .with_decoder_factory(Arc::new(Decoders { others: Others::Null }))
+            .build_decoder()
+            .unwrap();
+        decoder.decode(text.as_bytes()).ok()?;
+        decoder.flush().ok()?.map(|batch| batch.num_rows())
+    }
+
+    #[test]
+    fn members_that_are_no_columns_must_be_null() {
+        let check = |text: &str, expected: bool| assert_eq!(rows(text) == Some(1), expected, "{text}");
+        check("{\"a\":{\"x\":1},\"b\":[{\"x\":2},null]}", true);
+        check("{\"c\":null,\"a\":{\"y\":null,\"x\":1},\"b\":[{\"y\":null}]}", true);
+        check("{}", true);
+        check("{\"c\":0}", false);
+        check("{\"c\":{\"d\":null}}", false);
+        check("{\"a\":{\"y\":[]}}", false);
+        check("{\"b\":[null,{\"x\":1,\"y\":\"\"}]}", false);
+        // Integers are ours at any depth.
+        check("{\"b\":[{\"x\":1.5}]}", false);
+        check("{\"a\":1}", false);
+    }
+}
