@@ -72,6 +72,28 @@ async fn lines_that_only_look_like_json_are_mistakes() {
 }
 
 #[tokio::test]
+async fn the_line_to_blame_is_found_among_many() {
+    let store = store();
+    let check = async |text: String, words: &[&str]| {
+        let slice = put(&store, "x.jsonl", text).await;
+        let asked = TableSource { declared: declare(&[("a", "Int64", true)]), ..source(&[slice]) };
+        check_problem(read(&store, asked).await, ErrorKind::ValueMismatch, words);
+    };
+    let good = ["{\"a\":1}\n", "\n", " \r\n", "{\"a\":2,\"b\":null}\r\n"];
+    let lines = |count: usize| good.iter().cycle().take(count).copied().collect::<String>();
+    for before in [0, 1, 2, 3, 4, 7, 1_000, 40_001] {
+        for after in [0, 1, 2, 5, 1_000] {
+            let place = format!("line {} (byte {})", before + 1, lines(before).len());
+            let text = lines(before) + "{\"a\":1.5}\n" + &lines(after);
+            check(text, &[place.as_str(), "\"a\"", "1.5"]).await;
+        }
+    }
+    // Also where it is the last and does not end, and before others.
+    check(lines(99) + "{\"a\":2.5}", &["line 100 ", "2.5"]).await;
+    check(lines(4_000) + "{\"a\":3.5}\n" + &lines(10) + "{\"a\":4.5}\n", &["line 4001 ", "3.5"]).await;
+}
+
+#[tokio::test]
 async fn a_comma_behind_the_last_item_is_a_mistake_wherever_it_stands() {
     let late = "{\"a\":1,\"b\":\"x,}\"}\n".repeat(80_000) + "{\"a\":2,\"b\":\"y\", }\n";
     let words = ["line 80001", "trailing comma"];

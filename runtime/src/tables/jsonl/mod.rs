@@ -3,7 +3,7 @@
 //!
 //! Lines are found first (a line feed never stands within a JSON text), so that
 //! every problem names its line. Whole lines then go to arrow-json; when it
-//! refuses, the lines are tried one by one for the one that is to blame. It lets
+//! refuses, halves of them are tried for the line that is to blame. It lets
 //! some pass that are not JSON; not so where columns are told from them, since
 //! these lines told none, nor anywhere such with a comma behind a last item. Where
 //! all columns are read, none is left out that the sample did not show, unless it is
@@ -161,7 +161,7 @@ impl JsonReader {
         if let Some(at) = known.or_else(|| trailing_comma(text)) {
             return Err(self.blame_malformed(text, at));
         }
-        let rows = text.split('\n').filter(|line| !is_blank(line.as_bytes())).count();
+        let rows = rows_of(text);
         guard(
             ErrorKind::JsonMalformed,
             || self.place(0, 0),
@@ -191,18 +191,33 @@ impl JsonReader {
             .map(|(name, _)| name)
     }
 
-    /// The problem with the first line that is not one row.
+    /// The problem with a line that is not one row: the first of them, unless mistakes in some
+    /// lines make up for each other. Each half that is tried is half as long as the one before,
+    /// so that all are decoded about once more, with one decoder for each half.
     fn blame(&self, block: &str, cause: &str) -> Problem {
-        let mut at = 0;
-        let is_row = |line: &str| self.read(line, 2).is_ok_and(|(batch, _)| batch.num_rows() == 1);
-        for (number, line) in block.split('\n').enumerate() {
-            let good = is_blank(line.as_bytes()) || is_row(line);
-            if !good {
-                return self.blame_line(line, &self.place(number as u64, at));
+        let mut starts = vec![0];
+        starts.extend(memchr_iter(b'\n', block.as_bytes()).map(|at| at + 1));
+        starts.extend((!block.ends_with('\n')).then_some(block.len()));
+        // Lines before the first are good, and one of those up to the last is not.
+        let (mut first, mut last) = (0, starts.len() - 1);
+        while last - first > 1 {
+            let middle = usize::midpoint(first, last);
+            match self.are_rows(&block[starts[first]..starts[middle]]) {
+                true => first = middle,
+                false => last = middle,
             }
-            at += line.len() + 1;
         }
-        Problem::new(ErrorKind::JsonMalformed, format!("{}: {cause}", self.place(0, 0)))
+        let (at, line) = (starts[first], &block[starts[first]..starts[last]]);
+        if self.are_rows(line) {
+            return Problem::new(ErrorKind::JsonMalformed, format!("{}: {cause}", self.place(0, 0)));
+        }
+        self.blame_line(line.trim_end_matches('\n'), &self.place(first as u64, at))
+    }
+
+    /// Whether each of these lines is one row, or blank.
+    fn are_rows(&self, lines: &str) -> bool {
+        let rows = rows_of(lines);
+        self.read(lines, rows).is_ok_and(|(batch, _)| batch.num_rows() == rows)
     }
 
     /// The problem with the line that begins at byte `at` of the block.
@@ -330,6 +345,11 @@ fn decode(schema: &SchemaRef, block: &[u8], rows: usize, others: Others) -> Resu
     decoder.decode(block)?;
     let batch = decoder.flush()?;
     Ok(batch.unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(schema))))
+}
+
+/// How many rows these lines are, if each is one that is not blank.
+fn rows_of(lines: &str) -> usize {
+    lines.split('\n').filter(|line| !is_blank(line.as_bytes())).count()
 }
 
 /// Bytes of the whole lines that are decoded next, and their number.
