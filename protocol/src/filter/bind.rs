@@ -4,7 +4,7 @@
 //! Here it is decided, once for evaluation and for statistics, in which domain
 //! two values meet, and literals are brought into it. Numbers without a fraction
 //! of unknown length meet exactly; as soon as one is floating point, all are; only
-//! the literals of a list meet the value each by itself.
+//! the literals of a list and the bounds of `between` meet the value each by itself.
 
 use super::{
     Filter,
@@ -213,9 +213,7 @@ fn test(expr: &Expr, columns: &Columns) -> Result<Test, Problem> {
             let [value, low, high] = parts.as_ref();
             let operands = [operand(value, columns)?, operand(low, columns)?, operand(high, columns)?];
             let domain = meet(&operands, true)?;
-            let [value, low, high] = operands;
-            let parts = [value.within(domain)?, low.within(domain)?, high.within(domain)?];
-            Test::Between(domain, Box::new(parts))
+            between(operands, domain)?
         }
         Node::In(value, list) => one_of(operand(value, columns)?, list, columns)?,
         Node::Like { value, pattern, any_case } => like(value, pattern, *any_case, columns)?,
@@ -245,6 +243,22 @@ fn truth(operand: Operand) -> Result<Test, Problem> {
         None | Some(Kind::Boolean) => Ok(Test::Truth(operand.whole())),
         Some(_) => Err(invalid(operand.at, "a condition", &operand.words())),
     }
+}
+
+/// Whether a value lies between two others that it meets in this domain.
+fn between([value, low, high]: [Operand; 3], domain: Domain) -> Result<Test, Problem> {
+    let exact = domain == Domain::Float && matches!(value.kind, Some(Kind::Exact { .. }));
+    let own = |bound: &Operand| if exact { numbers([&value, bound].into_iter()) } else { domain };
+    let (least, most) = (own(&low), own(&high));
+    if least == most {
+        let parts = [value.within(least)?, low.within(least)?, high.within(least)?];
+        return Ok(Test::Between(least, Box::new(parts)));
+    }
+    // A bound in floating point rounds neither the value for the other bound nor that bound.
+    let compare = |how, domain, bound: Operand| -> Result<Test, Problem> {
+        Ok(Test::Compare(how, domain, value.clone().within(domain)?, bound.within(domain)?))
+    };
+    Ok(Test::And(vec![compare(Comparison::Ge, least, low)?, compare(Comparison::Le, most, high)?]))
 }
 
 fn one_of(value: Operand, list: &[Expr], columns: &Columns) -> Result<Test, Problem> {
