@@ -194,19 +194,26 @@ struct Diagnostic {
 
 impl From<&Error> for Diagnostic {
     fn from(error: &Error) -> Self {
-        let source = error.excerpt.as_deref().map(|excerpt| {
-            let named = miette::NamedSource::new(&excerpt.name, excerpt.text.clone());
-            let at = excerpt.offset.min(excerpt.text.len());
-            (named, miette::LabeledSpan::at_offset(at, excerpt.label.clone()))
+        let source = error.excerpt.as_deref().map(|Excerpt { name, text, offset, label }| {
+            let (before, rest) = text.split_at(text.floor_char_boundary(*offset));
+            let before = source_lines(before);
+            let span = miette::LabeledSpan::at_offset(before.len(), lines(label));
+            (miette::NamedSource::new(output::harmless(name), before + &source_lines(rest)), span)
         });
-        let (message, help) = (lines(&error.message), error.help.as_deref().map(lines));
-        Self { code: error.code.clone(), message, help, source }
+        let code = error.code.as_deref().map(output::harmless);
+        Self { code, message: lines(&error.message), help: error.help.as_deref().map(lines), source }
     }
 }
 
 /// A text of lines that may hold what others named, such as keys, for a terminal.
 fn lines(text: &str) -> String {
     text.split('\n').map(output::harmless).collect::<Vec<_>>().join("\n")
+}
+
+/// The same of a file, in which lines may be indented by tabs and end as on Windows.
+fn source_lines(text: &str) -> String {
+    let line = |line: &str| line.split('\t').map(output::harmless).collect::<Vec<_>>().join("\t");
+    text.split('\n').map(|text| line(text.strip_suffix('\r').unwrap_or(text))).collect::<Vec<_>>().join("\n")
 }
 
 impl fmt::Display for Diagnostic {
@@ -263,5 +270,21 @@ mod tests {
         let printed = Diagnostic::from(&error);
         assert_eq!(printed.message, "expected \"s3://bank/a\\u{1b}[2J\", found none");
         assert_eq!(printed.help.as_deref(), Some("one\\u{7}\ntwo"));
+    }
+
+    #[test]
+    fn what_is_printed_of_a_file_commands_no_terminal() {
+        let check = |text: &str, offset, shown: &str, rest: &str| {
+            let (name, label) = ("a\u{1b}.toml".to_owned(), "no key \u{7}".to_owned());
+            let error = Error::usage("x").excerpt(Excerpt { name, text: text.to_owned(), offset, label });
+            let (source, span) = Diagnostic::from(&error).source.unwrap();
+            assert_eq!((source.name(), source.inner().as_str()), ("a\\u{1b}.toml", shown));
+            assert_eq!((&shown[span.offset()..], span.label()), (rest, Some("no key \\u{7}")));
+        };
+        check("{\r\n\t\"ä\": x,\r\n}", 10, "{\n\t\"ä\": x,\n}", "x,\n}");
+        check("a\u{1b}[2J\rb\u{9b}\n= 'c'\n", 10, "a\\u{1b}[2J\\rb\\u{9b}\n= 'c'\n", "= 'c'\n");
+        // Places within a letter and behind the end.
+        check("é", 1, "é", "é");
+        check("\u{7}", 9, "\\u{7}", "");
     }
 }
