@@ -145,7 +145,7 @@ pub struct LogLine {
     pub at: Timestamp,
     /// How much it matters; standard output is `info`, standard error `warn`.
     pub level: Level,
-    /// One line, control characters escaped.
+    /// Mostly one line; control characters but newlines and tabs are escaped.
     pub message: String,
 }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `fanfold logs`: what functions said.
 //!
-//! Of an invocation or a job by its id, of a function by its name. Lines come escaped
-//! from the service, so a terminal shows them as they are.
+//! Of an invocation or a job by its id, of a function by its name. Messages come escaped
+//! from the service, so a terminal shows them as they are. Those of several lines, such as
+//! of a panic, are indented, so that none of these passes for a message of its own.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -210,7 +211,7 @@ fn line(line: &LogLine) -> String {
 
 fn of(line: &LogLine, whose: &str) -> String {
     let level = format!("{:?}", line.level).to_uppercase();
-    format!("{}  {level:<5}  {whose}{}", line.at, line.message)
+    format!("{}  {level:<5}  {whose}{}", line.at, line.message.replace('\n', "\n    "))
 }
 
 /// With the task, and with the attempt where it is not the first.
@@ -227,6 +228,7 @@ fn attempt(line: &TaskLine) -> (u32, u32, u32) {
 
 #[cfg(test)]
 mod tests {
+    use fanfold_protocol::{invocation::Level, time::Timestamp};
     use serde_json::json;
 
     use super::*;
@@ -243,6 +245,16 @@ mod tests {
         let page = json!({"lines": [{"invocation": "x", "version": 1, "at": 7, "time": "…", "level": "warn", "message": "m"}]});
         let page: LogPage = serde_json::from_value(page).unwrap();
         assert_eq!(line(&page.lines[0]), "1970-01-01T00:00:00.007Z  WARN   m");
+    }
+
+    #[test]
+    fn further_lines_of_a_message_are_indented() {
+        let message =
+            "panicked at src/lib.rs:1: failed\n  left: 1\n1970-01-01T00:00:00.007Z  INFO   m".to_owned();
+        let of_a_panic = LogLine { at: Timestamp(7), level: Level::Error, message };
+        let expected = "1970-01-01T00:00:00.007Z  ERROR  panicked at src/lib.rs:1: failed\n      left: 1\n    \
+                        1970-01-01T00:00:00.007Z  INFO   m";
+        assert_eq!(line(&of_a_panic), expected);
     }
 
     #[test]

@@ -146,7 +146,7 @@ pub struct LineView {
     /// `trace`, `debug`, `info`, `warn` or `error`.
     #[schema(value_type = String)]
     pub level: invocation::Level,
-    /// One line, control characters escaped.
+    /// Mostly one line; control characters but newlines and tabs are escaped.
     pub message: String,
 }
 
