@@ -88,7 +88,7 @@ pub struct InvokeQuery {
         ("Prefer" = Option<String>, Header, description = "`respond-async`: do not wait for the answer (RFC 7240)"),
         ("Idempotency-Key" = Option<String>, Header, description = "The same key gives the same answer for 24 h")
     ),
-    request_body(content = Vec<u8>, content_type = "*/*", description = "Whatever the function takes"),
+    request_body(content = Vec<u8>, content_type = "*/*", description = "Whatever the function takes; none is an empty one"),
     responses(
         (status = 200, description = "The function's own answer, whatever its status", body = Vec<u8>, content_type = "*/*", headers(
             ("X-Fanfold-Invocation-Id" = String, description = "Names the invocation"),

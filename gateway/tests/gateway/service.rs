@@ -121,9 +121,13 @@ async fn the_document_describes_the_whole_contract() {
         assert!(described["responses"]["default"].is_object(), "{method} {path} is not described");
     }
     // Programs that make clients ask for a body where it is said to be needed.
-    for (path, required) in
-        [("/v1/jobs", true), ("/v1/jobs/{id}/retry", false), ("/v1/triggers/{name}/replay", false)]
-    {
+    for (path, required) in [
+        ("/v1/jobs", true),
+        ("/v1/functions/{name}/versions", true),
+        ("/v1/functions/{name}/invoke", false),
+        ("/v1/jobs/{id}/retry", false),
+        ("/v1/triggers/{name}/replay", false),
+    ] {
         assert_eq!(document["paths"][path]["post"]["requestBody"]["required"], required, "{path}");
     }
     // And they want an id of its own for each operation.
