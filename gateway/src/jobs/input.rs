@@ -4,9 +4,12 @@
 //! First half of planning: reads listings and manifests, never the data. The
 //! answer is a pure function of the inputs and of what the store lists, sorted
 //! by the bytes of bucket and key, each object once. A folder that holds a
-//! manifest is read through the manifest and in no other way.
+//! job's manifest is read through the manifest and in no other way.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use fanfold_protocol::{
     ErrorKind, Problem,
@@ -18,6 +21,7 @@ use fanfold_protocol::{
 };
 use fanfold_storage::{ListEntry, ListOptions, Store};
 use futures::{StreamExt, TryStreamExt, stream};
+use serde::de::IgnoredAny;
 use uuid::Uuid;
 
 use super::{
@@ -177,21 +181,43 @@ impl Finder<'_> {
             return Ok(self.named(manifest, look)?.into_iter().filter(|o| pattern.matches(&o.uri)).collect());
         }
         let (mut objects, folders) = self.list(pattern, look, held).await?;
-        let folders = outermost(folders);
+        let (named, folders) = self.manifests(pattern, folders, look, held).await?;
         objects.retain(|object| !is_within(&folders, object.uri.key()));
         look.loose.extend(objects.iter().filter_map(|object| folder_of_part(&object.uri)));
-        let read = |folder: &String| {
-            let uri = ObjectUri::new(pattern.bucket(), format!("{folder}{MANIFEST_NAME}"));
-            async move { self.manifest(&uri?).await }
-        };
-        let reads: Vec<_> = folders.iter().map(read).collect();
-        let mut manifests = std::pin::pin!(stream::iter(reads).buffered(MANIFESTS_AT_ONCE));
-        while let Some(manifest) = manifests.try_next().await? {
-            let Some(manifest) = manifest else { continue };
-            objects.extend(self.named(manifest, look)?.into_iter().filter(|o| pattern.matches(&o.uri)));
-            bounded(held + objects.len(), look.listed)?;
-        }
+        objects.extend(named);
+        bounded(held + objects.len(), look.listed)?;
         Ok(objects)
+    }
+
+    /// What the manifests in these folders name and a pattern matches, and the folders, in order,
+    /// whose manifests are those of jobs. Within such a folder no other is looked at.
+    async fn manifests(
+        &self,
+        pattern: &Pattern,
+        mut folders: Vec<String>,
+        look: &mut Look,
+        held: usize,
+    ) -> Result<(Vec<PinnedObject>, Vec<String>)> {
+        let (mut named, mut of_jobs) = (Vec::new(), Vec::new());
+        while !folders.is_empty() {
+            let outer = outermost(folders.clone());
+            let read = |folder: &String| {
+                let uri = ObjectUri::new(pattern.bucket(), format!("{folder}{MANIFEST_NAME}"));
+                let folder = folder.clone();
+                async move { Ok::<_, Error>((folder, self.manifest(&uri?).await?)) }
+            };
+            let reads: Vec<_> = outer.iter().map(read).collect();
+            let mut manifests = std::pin::pin!(stream::iter(reads).buffered(MANIFESTS_AT_ONCE));
+            while let Some((folder, manifest)) = manifests.try_next().await? {
+                let Some(manifest) = manifest else { continue };
+                named.extend(self.named(manifest, look)?.into_iter().filter(|o| pattern.matches(&o.uri)));
+                bounded(held + named.len(), look.listed)?;
+                of_jobs.push(folder);
+            }
+            of_jobs.sort();
+            folders.retain(|folder| outer.binary_search(folder).is_err() && !is_within(&of_jobs, folder));
+        }
+        Ok((named, of_jobs))
     }
 
     /// The objects that a listing shows, and the folders in which it shows manifests.
@@ -220,21 +246,23 @@ impl Finder<'_> {
         Ok((objects, folders))
     }
 
+    /// The manifest of a job, if one lies there: others may call theirs the same.
     async fn manifest(&self, uri: &ObjectUri) -> Result<Option<Manifest>> {
         let bytes = match self.store.get(uri, None).await {
             Ok(bytes) => bytes,
             Err(fanfold_storage::Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(about_input(error)),
         };
-        let head = serde_json::from_slice(&bytes).map_err(|error| {
-            Error::Refused(Problem::new(
+        match serde_json::from_slice(&bytes) {
+            Ok(head) => manifest::whole(self.store, uri, head).await.map(Some),
+            Err(_) if is_of_others(&bytes) => Ok(None),
+            Err(error) => Err(Error::Refused(Problem::new(
                 ErrorKind::InvalidJob,
                 format!(
                     "expected {uri} to be the manifest of a job, found: {error}; name the objects themselves"
                 ),
-            ))
-        })?;
-        manifest::whole(self.store, uri, head).await.map(Some)
+            ))),
+        }
     }
 
     /// The objects of a manifest, pinned to the state that its job wrote.
@@ -282,6 +310,15 @@ impl Finder<'_> {
                 "{uri} lies in the platform's own bucket, of which only jobs/…/output/ can be read; copy it elsewhere"
             ),
         ))
+    }
+}
+
+/// Whether a document that is no manifest of a job is not meant to be one either: it is JSON
+/// without what all of them have. What is damaged names no tables, and must not let all be read.
+fn is_of_others(document: &[u8]) -> bool {
+    match serde_json::from_slice::<HashMap<String, IgnoredAny>>(document) {
+        Ok(members) => !(members.contains_key("job") && members.contains_key("objects")),
+        Err(_) => serde_json::from_slice::<IgnoredAny>(document).is_ok(),
     }
 }
 

@@ -33,6 +33,28 @@ fn a_key_is_within_the_folder_that_it_begins_with() {
 }
 
 #[test]
+fn manifests_of_others_are_told_from_damaged_ones() {
+    for others in [
+        "{}",
+        "[]",
+        "[{\"job\": 1, \"objects\": []}]",
+        "{\"objects\": [1]}",
+        "{\"job\": \"x\", \"files\": {}}",
+    ] {
+        assert!(is_of_others(others.as_bytes()), "{others}");
+    }
+    for damaged in [
+        "",
+        "no manifest",
+        "{\"files\": [",
+        "{\"job\": 1, \"objects\": {}}",
+        "{\"objects\": [], \"job\": null}",
+    ] {
+        assert!(!is_of_others(damaged.as_bytes()), "{damaged}");
+    }
+}
+
+#[test]
 fn only_tables_of_tasks_lie_loose() {
     let name = keys::output_part(7, &Uuid::from_u128(9), "csv");
     let folder =

@@ -54,10 +54,37 @@ async fn what_has_a_manifest_is_read_through_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_of_others_is_a_name_like_others() {
+    let world = World::new().await;
+    world.inputs(2).await;
+    let engine = world.engine().await;
+    let _worker = world.work(Play::default());
+    succeeded(&engine.run("mapper", json!({"output": "s3://bank/their/own/day/"})).await);
+    for (key, content) in [
+        ("their/_manifest.json", r#"{"files": ["a.csv"]}"#),
+        ("their/own/_manifest.json", "[]"),
+        ("their/a.csv", "x"),
+        ("their/b.csv", "x"),
+        ("their/own/day/part-stray.parquet", "x"),
+        ("their/own/day/in/_manifest.json", "not looked at"),
+    ] {
+        world.put(&format!("s3://bank/{key}"), content).await;
+    }
+    let mut all = vec!["their/a.csv".to_owned(), "their/b.csv".to_owned()];
+    all.extend(world.keys("bank", "their/own/day/part-0").await);
+    assert_eq!(reads(&world, &engine, json!("s3://bank/their/")).await, all);
+    assert_eq!(reads(&world, &engine, json!("s3://bank/their/*.csv")).await, all[..2]);
+    // It is an input where a pattern asks for it.
+    let asked = reads(&world, &engine, json!("s3://bank/their/_*.json")).await;
+    assert_eq!(asked, ["their/_manifest.json"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_inputs_and_outputs_are_refused_before_anything_is_queued() {
     let world = World::new().await;
     world.inputs(1).await;
     world.put("s3://bank/odd/_manifest.json", "no manifest").await;
+    world.put("s3://bank/torn/_manifest.json", r#"{"job": "x", "objects": []}"#).await;
     let engine = world.engine().await;
     let check = async |more: Value, kind: ErrorKind, words: &[&str]| {
         let problem = engine.submit("mapper", more.clone()).await.expect_err(&more.to_string());
@@ -70,6 +97,7 @@ async fn bad_inputs_and_outputs_are_refused_before_anything_is_queued() {
     check(json!({"input": "s3://nobucket/in/"}), ErrorKind::BucketNotFound, &["nobucket"]).await;
     check(json!({"input": "manifest://bank/odd/m.json"}), ErrorKind::ObjectNotFound, &["odd/m.json"]).await;
     check(json!({"input": "s3://bank/odd/"}), ErrorKind::InvalidJob, &["odd/_manifest.json"]).await;
+    check(json!({"input": "s3://bank/torn/"}), ErrorKind::InvalidJob, &["torn/_manifest.json", "job"]).await;
     check(json!({"input": "s3://bank/[x"}), ErrorKind::InvalidJob, &["s3://bank/[x"]).await;
     check(json!({"input": "s3://fanfold/components/"}), ErrorKind::AccessDenied, &["components"]).await;
     check(json!({"output": "s3://fanfold/x/"}), ErrorKind::AccessDenied, &["s3://fanfold/x/"]).await;
