@@ -147,8 +147,13 @@ impl TokenDigest {
         self.sha256.ct_eq(&Self::of(token).sha256).into()
     }
 
+    /// When it expired, where it is good no more.
+    pub fn expired_at(&self, now: Timestamp) -> Option<Timestamp> {
+        self.expires_at.filter(|at| *at <= now)
+    }
+
     fn is_good(&self, now: Timestamp) -> bool {
-        self.expires_at.is_none_or(|at| now < at)
+        self.expired_at(now).is_none()
     }
 }
 

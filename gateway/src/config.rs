@@ -13,6 +13,7 @@ use fanfold_protocol::{
     names::TenantName,
     size::{ByteSize, Span},
     tenant::{Tenant, WEIGHT_MAX},
+    time::Timestamp,
     uri,
 };
 
@@ -78,6 +79,9 @@ pub struct GatewayConfig {
 /// Least rate at which a body must arrive on the whole, in bytes a second:
 /// slower ones would hold memory for hours, a piece at a time.
 pub(crate) const BODY_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+
+/// Digits by which people find a digest in their file.
+const DIGEST_SHOWN: usize = 16;
 
 impl GatewayConfig {
     /// The usual bounds for this tenant and these tokens.
@@ -166,6 +170,20 @@ impl GatewayConfig {
         }
         mistakes
     }
+
+    /// What is no mistake and of no use any more.
+    pub fn warnings(&self, now: Timestamp) -> Vec<String> {
+        let warning = |token: &TokenDigest| {
+            let (at, digest) = (token.expired_at(now)?, token.to_hex());
+            Some(format!(
+                "tenant {}: expected tokens that are good, found the one whose digest begins with {} expired at {at}; \
+                 take it out of the file, or give its user another one",
+                self.tenant.name,
+                &digest[..DIGEST_SHOWN]
+            ))
+        };
+        self.tokens.iter().filter_map(warning).collect()
+    }
 }
 
 /// What is wrong with one setting.
@@ -221,5 +239,24 @@ mod tests {
             assert!(found.iter().any(|mistake| mistake.starts_with(part)), "{part}: {found:?}");
         }
         assert_eq!(found.len(), 6, "{found:?}");
+    }
+
+    #[test]
+    fn tokens_that_have_expired_are_warned_of() {
+        let tokens = [("gone", Some(8_999)), ("going", Some(9_001)), ("kept", None)];
+        let digests = tokens.map(|(token, until)| {
+            let digest = TokenDigest::of(token);
+            until.map_or(digest, |at| digest.until(Timestamp(at)))
+        });
+        let config = GatewayConfig::new("bank".parse().unwrap(), digests.to_vec());
+        assert!(config.mistakes().is_empty(), "{:?}", config.mistakes());
+        assert_eq!(config.warnings(Timestamp(8_998)), Vec::<String>::new());
+        let found = config.warnings(Timestamp(9_000));
+        let [gone] = &found[..] else { panic!("{found:?}") };
+        let digest = TokenDigest::of("gone").to_hex();
+        for part in ["tenant bank: ", &digest[..16], "expired at 1970-01-01T00:00:08.999Z"] {
+            assert!(gone.contains(part), "{part}: {gone}");
+        }
+        assert!(!gone.contains(&digest), "{gone}");
     }
 }

@@ -9,6 +9,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use fanfold_backbone::Backbone;
 use fanfold_gateway::{Dispatch, Gateway, GatewayConfig};
+use fanfold_protocol::time;
 use fanfold_storage::Store;
 use rustls::ClientConfig;
 use tokio::net::TcpListener;
@@ -32,6 +33,9 @@ pub async fn run(args: Hosts) -> Result<()> {
         config.build(&mut mistakes),
         Ways::of(&config.store, &config.nats, &config.system_bucket, &mut mistakes),
     );
+    for warning in built.iter().flat_map(|config| config.warnings(time::now())) {
+        tracing::warn!("{warning}");
+    }
     let tls = tls::client(&config.tls);
     let mut others = tls.as_ref().err().cloned().unwrap_or_default();
     others.extend(tls::problems_with_nats(&config.nats));
