@@ -32,8 +32,8 @@ use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::stream::Info;
 use async_nats::{Client, ConnectErrorKind, Event, ServerError, rustls};
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -110,7 +110,7 @@ impl Nats {
     async fn open_within(config: NatsConfig, longest: Duration) -> Result<Self> {
         sound(config.problems())?;
         let Connected { client, gaps, refusals } = connect(&config).await?;
-        let mut patience = Patience::new(longest, refusals);
+        let patience = Patience::new(longest, refusals);
         let version = client.server_info().version;
         if config.replicas > 1 && version.starts_with("2.9.") {
             tracing::warn!(
@@ -123,7 +123,7 @@ impl Nats {
         let jetstream = context(&client, &config);
         let mut problems = match config.restricted {
             true => Vec::new(),
-            false => streams::prepare(&jetstream, &names, &config, &mut patience).await,
+            false => streams::prepare(&jetstream, &names, &config, &patience).await,
         };
         problems.extend(too_small(&client));
         sound(problems)?;
@@ -160,21 +160,23 @@ impl Nats {
         }
         sound(config.problems())?;
         let Connected { client, refusals, .. } = connect(&config).await?;
-        let (names, mut patience) =
+        let (names, patience) =
             (Names::new(&config.prefix, config.shards), Patience::new(Duration::ZERO, refusals));
-        let found = streams::inspect(&context(&client, &config), &names, &config, &mut patience).await;
+        let found = streams::inspect(&context(&client, &config), &names, &config, &patience).await;
         let (missing, mut problems) = found;
         problems.extend(too_small(&client));
         sound(problems)?;
         Ok(missing.into_iter().map(|stream| stream.name).collect())
     }
 
-    async fn start(core: Core, mut patience: Patience) -> Result<Self> {
+    async fn start(core: Core, patience: Patience) -> Result<Self> {
         // Of what lapses and what is due the gateways take care, wherever there are workers with few rights.
         let shards = if core.restricted { 0 } else { core.names.shards() };
-        for shard in 0..shards {
-            patience.insist(|| core.delayed(shard), lack_of).await?;
-        }
+        let (asked, patience) = (&core, &patience);
+        let delayed = (0..shards).map(|shard| patience.insist(move || asked.delayed(shard), lack_of));
+        let mut delayed = stream::iter(delayed).buffered(streams::AT_ONCE);
+        while delayed.try_next().await?.is_some() {}
+        drop(delayed);
         let core = Arc::new(core);
         if core.restricted {
             patience.insist(|| core.ping(), lack_of).await?;

@@ -7,6 +7,8 @@
 use std::error::Error as _;
 use std::fmt::Display;
 use std::future::Future;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::ErrorCode;
@@ -39,26 +41,27 @@ pub(super) enum Lack {
     Servers,
 }
 
-/// How long a start still waits, over all that it asks for.
+/// How long a start still waits, over all that it asks for, much of it at once.
 pub(super) struct Patience {
     begun: Instant,
     longest: Duration,
     /// Since when there were too few servers, which are counted only once there is a leader.
-    too_few_since: Option<Instant>,
+    too_few_since: OnceLock<Instant>,
     /// What the server said that we may not do.
     refusals: watch::Receiver<Option<String>>,
-    has_warned: bool,
+    has_warned: AtomicBool,
 }
 
 impl Patience {
     /// `refusals` tells what the server refused last: no answer will come to that.
     pub(super) fn new(longest: Duration, refusals: watch::Receiver<Option<String>>) -> Self {
-        Self { begun: Instant::now(), longest, too_few_since: None, refusals, has_warned: false }
+        let (begun, too_few_since, has_warned) = (Instant::now(), OnceLock::new(), AtomicBool::new(false));
+        Self { begun, longest, too_few_since, refusals, has_warned }
     }
 
     /// Tries again for as long as what is lacking may still come.
     pub(super) async fn insist<T, E: Display, F: Future<Output = Result<T, E>>>(
-        &mut self,
+        &self,
         attempt: impl Fn() -> F,
         lacks: impl Fn(&E) -> Option<Lack>,
     ) -> Result<T, E> {
@@ -70,7 +73,7 @@ impl Patience {
             let is_over = match lacks(&error) {
                 Some(Lack::Leader) => self.begun.elapsed() + AGAIN >= self.longest,
                 Some(Lack::Servers) => {
-                    let since = *self.too_few_since.get_or_insert_with(Instant::now);
+                    let since = self.too_few_since.get_or_init(Instant::now);
                     since.elapsed() + AGAIN >= self.longest.min(SERVERS)
                 }
                 None => true,
@@ -88,8 +91,8 @@ impl Patience {
         self.refusals.borrow().clone()
     }
 
-    fn warn(&mut self, found: &impl Display) {
-        if !std::mem::replace(&mut self.has_warned, true) {
+    fn warn(&self, found: &impl Display) {
+        if !self.has_warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 "NATS was reached and cannot serve yet ({found}); the start waits up to {} s for its servers to have \
                  a leader and what a gateway makes",
@@ -143,7 +146,7 @@ pub(super) fn lack_of(error: &Error) -> Option<Lack> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     use super::*;
 
@@ -153,7 +156,7 @@ mod tests {
 
     async fn tries(longest: Duration, refusal: Option<&str>, lack: Option<Lack>) -> u32 {
         let (_refuse, refusals) = watch::channel(refusal.map(str::to_owned));
-        let (mut patience, count) = (Patience::new(longest, refusals), AtomicU32::new(0));
+        let (patience, count) = (Patience::new(longest, refusals), AtomicU32::new(0));
         let attempt = || {
             count.fetch_add(1, Ordering::Relaxed);
             std::future::ready(Err::<(), Error>(unavailable()))

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode};
+use futures::{StreamExt, stream};
 
 use super::config::NatsConfig;
 use super::names::Names;
@@ -18,6 +19,8 @@ use super::patience::{Lack, Patience, is_without_jetstream, lack_of_create, lack
 /// Begins what the stream of keys says of its deployment: whoever spreads queues over another number of streams would
 /// look for them where they are not.
 const SHARDS: &str = "shards of the work queue: ";
+/// Streams that are asked about or made at once, and their consumers.
+pub(super) const AT_ONCE: usize = 16;
 /// How long the first successor of a revision is known: longer than a write can be under way.
 const SUCCESSORS_KNOWN: Duration = Duration::from_secs(60);
 
@@ -26,15 +29,17 @@ pub(super) async fn prepare(
     jetstream: &Context,
     names: &Names,
     config: &NatsConfig,
-    patience: &mut Patience,
+    patience: &Patience,
 ) -> Vec<String> {
     let (missing, mut problems) = inspect(jetstream, names, config, patience).await;
     // Beside what does not fit, nothing is made: it may be another deployment's.
     if !problems.is_empty() {
         return problems;
     }
-    for wanted in missing {
-        match make(jetstream, &wanted, patience).await {
+    let making = missing.into_iter().map(|wanted| async move { make(jetstream, &wanted, patience).await });
+    let mut making = stream::iter(making).buffered(AT_ONCE);
+    while let Some(made) = making.next().await {
+        match made {
             Ok(found) => problems.extend(found),
             Err(silence) => {
                 problems.push(silence);
@@ -45,17 +50,22 @@ pub(super) async fn prepare(
     problems
 }
 
-/// Checks every stream and changes nothing; answers those that are missing, and what is wrong with the others. Servers
-/// that do not answer about one are not asked about the next.
+/// Checks every stream and changes nothing; answers those that are missing, and what is wrong with the others, in their
+/// order. Servers that do not answer about one are not asked about the rest.
 pub(super) async fn inspect(
     jetstream: &Context,
     names: &Names,
     config: &NatsConfig,
-    patience: &mut Patience,
+    patience: &Patience,
 ) -> (Vec<Config>, Vec<String>) {
     let (mut missing, mut problems) = (Vec::new(), Vec::new());
-    for wanted in wanted(names, config) {
-        match patience.insist(|| jetstream.get_stream(&wanted.name), lack_of_get).await {
+    let asking = wanted(names, config).into_iter().map(|wanted| async move {
+        let found = patience.insist(|| jetstream.get_stream(&wanted.name), lack_of_get).await;
+        (wanted, found)
+    });
+    let mut asking = stream::iter(asking).buffered(AT_ONCE);
+    while let Some((wanted, found)) = asking.next().await {
+        match found {
             Ok(stream) => problems.extend(differences(&wanted, &stream.cached_info().config)),
             Err(error) if is_missing(&error) => missing.push(wanted),
             Err(error) => {
@@ -133,7 +143,7 @@ pub(super) fn is_missing(error: &GetStreamError) -> bool {
 }
 
 /// Makes one stream and answers what is wrong with it; an error where no server says.
-async fn make(jetstream: &Context, wanted: &Config, patience: &mut Patience) -> Result<Vec<String>, String> {
+async fn make(jetstream: &Context, wanted: &Config, patience: &Patience) -> Result<Vec<String>, String> {
     let name = &wanted.name;
     let error = match patience.insist(|| jetstream.create_stream(wanted), lack_of_create).await {
         Ok(stream) => return Ok(differences(wanted, &stream.cached_info().config)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use fanfold_backbone::{Backbone, CasOutcome};
+use fanfold_backbone::{Backbone, CasOutcome, Error};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -78,5 +78,32 @@ async fn answers_that_come_late_are_heard() {
         delay_ms.store(0, Ordering::SeqCst);
         assert_eq!(b.depth("q").await.unwrap().ready, 3);
         b.close().await;
+    }
+}
+
+/// Each of 64 shards has a stream and a consumer to be asked about: one after the other, that is 52 s of waiting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_shards_are_asked_about_at_once_and_told_in_order() {
+    for release in [Release::Debian, Release::Current] {
+        let servers = Servers::start(release, 1).await;
+        let (url, delay_ms) = slow_way(&servers.url(0)).await;
+        let mut config = servers.config("wide");
+        (config.urls, config.shards, config.shard_bytes_max) = (vec![url], 64, 32 << 20);
+        Backbone::nats(config.clone()).await.unwrap().close().await;
+        delay_ms.store(200, Ordering::SeqCst);
+        let begun = Instant::now();
+        let b = Backbone::nats(config.clone()).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(20), "{release:?}: {:?}", begun.elapsed());
+        b.close().await;
+        (config.shard_bytes_max, config.dead_bytes_max) = (16 << 20, 8 << 20);
+        let Err(Error::Misconfigured { problems }) = Backbone::nats(config).await else {
+            panic!("{release:?}: expected a refusal")
+        };
+        let streams = (0..64).map(|shard| format!("wide-work-{shard} "));
+        let streams: Vec<_> = std::iter::once("wide-dead ".to_owned()).chain(streams).collect();
+        assert_eq!(problems.len(), streams.len(), "{release:?}: {problems:#?}");
+        for (problem, stream) in problems.iter().zip(&streams) {
+            assert!(problem.contains(&format!("the stream {stream}with max_bytes")), "{stream}: {problem}");
+        }
     }
 }
