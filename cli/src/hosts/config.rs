@@ -154,6 +154,8 @@ pub struct Nats {
     pub keys_bytes: Option<ByteSize>,
     pub shard_bytes: Option<ByteSize>,
     pub dead_bytes: Option<ByteSize>,
+    /// How long an operation may take before NATS counts as away.
+    pub operation_timeout: Option<Span>,
 }
 
 /// Certificates between gateways and workers.
@@ -265,6 +267,8 @@ impl Nats {
         config.keys_bytes_max = self.keys_bytes.map_or(config.keys_bytes_max, |size| size.0);
         config.shard_bytes_max = self.shard_bytes.map_or(config.shard_bytes_max, |size| size.0);
         config.dead_bytes_max = self.dead_bytes.map_or(config.dead_bytes_max, |size| size.0);
+        let timeout = self.operation_timeout.map(Span::as_duration);
+        config.operation_timeout = timeout.unwrap_or(config.operation_timeout);
         config.problems().into_iter().for_each(|problem| mistakes.note("nats", problem));
         // Its files are no mistake of this one: like other certificates they are told with what cannot be reached.
         config.tls = NatsTls {
@@ -540,6 +544,27 @@ mod tests {
             "tenants.tenant_concurrency of shop: expected 1 to 1000, found 5000",
         ];
         assert_eq!(told(&config), bounds);
+    }
+
+    #[test]
+    fn how_long_an_operation_of_nats_may_take_is_checked() {
+        let check = |timeout: Option<&str>, expected: Result<u64, &str>| {
+            let mut nats: Nats = toml::from_str("urls = [\"nats://127.0.0.1:4222\"]").unwrap();
+            nats.operation_timeout = timeout.map(|text| text.parse().unwrap());
+            let mut mistakes = Mistakes::default();
+            let ms = nats.build(&mut mistakes).unwrap().operation_timeout.as_millis();
+            let found = match mistakes.all() {
+                [] => Ok(u64::try_from(ms).unwrap()),
+                mistakes => Err(mistakes.concat()),
+            };
+            assert_eq!(found, expected.map_err(str::to_owned), "{timeout:?}");
+        };
+        let bounds = "nats: expected operation_timeout between 100 ms and 60s, found ";
+        check(None, Ok(5_000));
+        check(Some("100ms"), Ok(100));
+        check(Some("1m"), Ok(60_000));
+        check(Some("99ms"), Err(&format!("{bounds}99ms; correct it")));
+        check(Some("2m"), Err(&format!("{bounds}120s; correct it")));
     }
 
     #[test]
