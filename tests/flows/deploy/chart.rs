@@ -98,21 +98,35 @@ fn the_chart_renders_to_what_the_programs_take() {
     assert!(!sound && said.contains("nats.replicas"), "{said}");
 }
 
-/// A release may have 53 letters, and what is made of it no more than 63 with a number behind.
+/// A release may have 53 letters, and what is made of it no more than 63 with a revision of a StatefulSet behind.
 #[test]
-fn long_names_of_releases_keep_gateways_and_workers_apart() {
-    for release in ["r".repeat(53), format!("{}-{}", "r".repeat(42), "r".repeat(10))] {
-        let (sound, text, said) = helm(&["template", &release]);
+fn long_names_of_releases_keep_them_apart() {
+    // These differ behind what is kept of them, or in how much that is; two would end with a hyphen.
+    let long = [("r", 53), ("s", 53), ("r", 44)].map(|(last, letters)| "r".repeat(letters - 1) + last);
+    let hyphen = ["a", "b"].map(|last| format!("{}-{}{last}", "r".repeat(33), "r".repeat(12)));
+    let (short, mut all) = ("r".repeat(43), BTreeSet::new());
+    for release in long.iter().chain(&hyphen).chain([&short]) {
+        let (sound, text, said) = helm(&["template", release]);
         assert!(sound, "{said}");
-        let names: Vec<_> = yaml(&text)
-            .iter()
-            .filter(|one| one["kind"] == "Service")
-            .map(|one| one["metadata"]["name"].as_str().unwrap().to_owned())
-            .collect();
-        let [gateway, worker] = &names[..] else { panic!("{names:?}") };
-        assert!(gateway.ends_with("r-gateway") && worker.ends_with("r-worker"), "{names:?}");
-        assert!(names.iter().all(|name| name.len() <= 54), "{names:?}");
+        let documents = yaml(&text);
+        let named = |kind: &str, part: &str| {
+            let names = documents.iter().filter(|one| one["kind"] == kind);
+            let names = names.filter_map(|one| one["metadata"]["name"].as_str());
+            let found: Vec<_> = names.filter(|name| name.ends_with(part)).collect();
+            let [name] = found[..] else { panic!("{release}: {kind} {found:?}") };
+            name.trim_end_matches(part).to_owned()
+        };
+        let begins = named("Service", "-worker");
+        for (kind, part) in [("Service", "-gateway"), ("StatefulSet", "-worker"), ("Deployment", "-gateway")]
+        {
+            assert_eq!(named(kind, part), begins, "{release}: {kind}");
+        }
+        assert!(begins.len() <= 43 && !begins.contains("--") && begins.starts_with("rrr"), "{begins}");
+        assert!(text.contains(&format!("{{name}}.{begins}-worker.")), "{begins}");
+        assert!(release.len() > 43 || begins == *release, "{begins}");
+        all.insert(begins);
     }
+    assert_eq!(all.len(), long.len() + hyphen.len() + 1, "{all:?}");
 }
 
 /// Has the programs check the files that a rendered chart gives them.

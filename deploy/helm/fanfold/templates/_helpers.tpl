@@ -1,5 +1,15 @@
+{{- /* A release's name begins all others, of which the longest are those of StatefulSets' revisions: 11 letters more than
+"-gateway" or "-worker" and 63 at most. What is cut off of a longer one is told apart by its digest. */ -}}
+{{- define "fanfold.release" -}}
+{{- if le (len .Release.Name) 43 }}
+{{- .Release.Name }}
+{{- else }}
+{{- printf "%s-%s" (.Release.Name | trunc 34 | trimSuffix "-") (.Release.Name | sha256sum | trunc 8) }}
+{{- end }}
+{{- end }}
+
 {{- define "fanfold.name" -}}
-{{ printf "%s-%s" (.context.Release.Name | trunc 43 | trimSuffix "-") .part }}
+{{ printf "%s-%s" (include "fanfold.release" .context) .part }}
 {{- end }}
 
 {{- define "fanfold.selector" -}}
