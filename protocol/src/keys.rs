@@ -39,6 +39,14 @@ pub fn name_taken(name: &WorkerName) -> String {
     format!("workers.{name}.taken")
 }
 
+/// Pattern of all of these.
+pub const NAMES_TAKEN: &str = "workers.*.taken";
+
+/// The name that such a subject is about.
+pub fn parse_name_taken(subject: &str) -> Option<&str> {
+    subject.strip_prefix("workers.")?.strip_suffix(".taken")
+}
+
 /// Records in the backbone of components that may end their workers.
 pub const SUSPICIONS: &str = "suspicions/";
 
@@ -464,6 +472,14 @@ mod tests {
         assert_eq!(parse_commit(&id, &commit(&id, 2, 31, 1)), Some((2, 31, 1)));
         assert_eq!(parse_commit(&id, "jobs/x/commits/00/0000001/000.json"), None);
         assert_eq!(parse_commit(&id, &format!("{}00/1.json", commits(&id))), None);
+    }
+
+    #[test]
+    fn names_that_are_taken_read_back() {
+        let name: WorkerName = "w-1".parse().unwrap();
+        assert_eq!(parse_name_taken(&name_taken(&name)), Some("w-1"));
+        assert_eq!(NAMES_TAKEN.replace('*', name.as_str()), name_taken(&name));
+        assert_eq!(parse_name_taken("workers.w-1"), None);
     }
 
     #[test]

@@ -414,10 +414,36 @@ async fn strangers_are_refused_and_both_sides_say_why() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("expected the name worker-1 to be free"), "{said}");
-    while !deployment.log("worker-1").contains("another worker was refused") {
-        assert!(begun.elapsed() < PATIENCE, "{}", deployment.log("worker-1"));
+    says(&deployment, "worker-1", "another worker was refused").await;
+    says(&deployment, "gateway-1", "a worker was refused: another one has its name").await;
+}
+
+/// Waits until a process has said something.
+async fn says(deployment: &Deployment, name: &str, what: &str) {
+    let begun = Instant::now();
+    while !deployment.log(name).contains(what) {
+        assert!(begun.elapsed() < PATIENCE, "{what}: {}", deployment.log(name));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_was_halted_for_so_long_that_another_has_its_name_says_so_to_all() {
+    let mut deployment = Deployment::start(plan((Release::Debian, 1), 1, 2)).await.unwrap();
+    assert_eq!(deployment.stop("worker-2").await.unwrap(), Some(0));
+    deployment.signal("worker-1", Signal::STOP).unwrap();
+    let text = std::fs::read_to_string(deployment.path("worker-1.toml")).unwrap();
+    let probes =
+        ["worker-1", "worker-2"].map(|name| deployment.endpoint(name).unwrap().replace("http://", ""));
+    let twin = text.replace("cache-worker-1", "cache-worker-2").replace(&probes[0], &probes[1]);
+    deployment.write("worker-2.toml", &twin).unwrap();
+    deployment.launch("worker-2").unwrap();
+    deployment.ready("worker-2").await.unwrap();
+    deployment.signal("worker-1", Signal::CONT).unwrap();
+    says(&deployment, "worker-1", "expected the name worker-1 to be free").await;
+    says(&deployment, "worker-2", "another worker was refused").await;
+    says(&deployment, "gateway-1", "a worker was refused: another one has its name").await;
+    assert!(!deployment.log("worker-1").contains("another worker was refused"));
 }
 
 /// Files are looked at although the server asks for no TLS.

@@ -27,8 +27,8 @@ const OF_ALL: Needs<'static> = Needs {
     reads: &[keys::TENANTS, keys::MEMBERS, keys::SUSPICIONS],
     writes: &[keys::MEMBERS, keys::SUSPICIONS],
     pulls: &[],
-    hears: &["workers.*.taken"],
-    tells: &["workers.*.taken"],
+    hears: &[keys::NAMES_TAKEN],
+    tells: &[keys::NAMES_TAKEN],
 };
 /// What it does in the keys of each tenant.
 const OF_TENANTS: Needs<'static> = Needs {

@@ -26,7 +26,7 @@ impl Counters {
     /// Names them, without the platform's prefix.
     pub(super) fn describe(&self, registry: &mut Registry) {
         registry.register("workers_live", "Workers that take calls", self.live.clone());
-        let help = "Records of workers that this gateway cannot work with";
+        let help = "Workers with whom this gateway cannot work, or whose name another has";
         registry.register("workers_refused", help, self.refused.clone());
     }
 

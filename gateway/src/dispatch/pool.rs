@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fanfold_backbone::{Backbone, Change, Entry};
+use fanfold_backbone::{Backbone, Change, Entry, Event};
 use fanfold_protocol::{
     ErrorKind, Fault, Problem,
     function::Descriptions,
@@ -270,8 +270,33 @@ impl Pool {
         self.inner.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
-    /// Follows the workers' records, for ever.
+    /// Follows the workers' records, and hears who has none, for ever.
     async fn watch(&self, backbone: Backbone) {
+        tokio::join!(self.watch_members(&backbone), self.hear_of_twins(&backbone));
+    }
+
+    /// Tells of workers that are refused because another has their name: no record tells of them.
+    async fn hear_of_twins(&self, backbone: &Backbone) {
+        loop {
+            match backbone.subscribe(keys::NAMES_TAKEN).await {
+                Ok(mut told) => {
+                    while let Some(event) = told.next().await {
+                        let Event::Published { subject, payload } = event else { continue };
+                        let (worker, at) =
+                            (keys::parse_name_taken(&subject), String::from_utf8_lossy(&payload));
+                        tracing::warn!(worker, %at, "a worker was refused: another one has its name");
+                        self.inner.counters.refused();
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "workers without a name are not heard of; this is tried again")
+                }
+            }
+            tokio::time::sleep(WATCH_PAUSE).await;
+        }
+    }
+
+    async fn watch_members(&self, backbone: &Backbone) {
         loop {
             match backbone.watch(keys::MEMBERS).await {
                 Ok(mut watch) => {

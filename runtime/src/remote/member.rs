@@ -6,7 +6,13 @@
 //! was cut off for longer than its lease comes back as soon as it can, unless
 //! another has taken its name.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use fanfold_backbone::{Backbone, CasOutcome, Entry, Event};
 use fanfold_protocol::{
@@ -27,6 +33,8 @@ pub struct Membership {
     key: String,
     member: Member,
     revision: u64,
+    /// Another has the name, and was told so.
+    is_ousted: Arc<AtomicBool>,
 }
 
 /// Takes the name of a worker. A record that an earlier start left behind is
@@ -43,12 +51,11 @@ pub async fn join(backbone: &Backbone, member: Member) -> Result<Membership, Pro
             backbone.create_with_ttl(&key, encode(&member)?, MEMBER_LEASE).await.map_err(unanswered)?;
         match made {
             CasOutcome::Stored(revision) => {
-                return Ok(Membership { backbone: backbone.clone(), key, member, revision });
+                let (backbone, is_ousted) = (backbone.clone(), Arc::default());
+                return Ok(Membership { backbone, key, member, revision, is_ousted });
             }
             CasOutcome::Conflict(found) if Instant::now() >= patience => {
-                // So that whoever has the name knows as well; nothing depends on it.
-                let subject = keys::name_taken(&member.name);
-                drop(backbone.publish(&subject, member.address.clone().into_bytes()).await);
+                tell_taken(backbone, &member).await;
                 return Err(Problem::new(ErrorKind::InvalidSettings, taken(&member, found.as_ref())));
             }
             CasOutcome::Conflict(_) => tokio::time::sleep(LOOK_EVERY).await,
@@ -65,7 +72,8 @@ impl Membership {
         draining: CancellationToken,
         gone: CancellationToken,
     ) {
-        let refused = tokio::spawn(tell_of_twins(self.backbone.clone(), self.member.name.clone()));
+        let (backbone, name) = (self.backbone.clone(), self.member.name.clone());
+        let refused = tokio::spawn(tell_of_twins(backbone, name, Arc::clone(&self.is_ousted)));
         let _refused = AbortOnDropHandle::new(refused);
         let mut ticks = tokio::time::interval(MEMBER_RENEWAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -91,7 +99,7 @@ impl Membership {
         let renewed = self.backbone.update_with_ttl(&self.key, value.clone(), self.revision, MEMBER_LEASE);
         let found = match renewed.await.map_err(unanswered)? {
             CasOutcome::Stored(revision) => {
-                self.revision = revision;
+                self.hold(revision);
                 return Ok(());
             }
             CasOutcome::Conflict(found) => found,
@@ -99,27 +107,47 @@ impl Membership {
         match found {
             // Its answer was lost.
             Some(entry) if instance(&entry) == Some(self.member.instance) => {
-                self.revision = entry.revision;
+                self.hold(entry.revision);
                 Ok(())
             }
-            Some(entry) => Err(Problem::new(ErrorKind::InvalidSettings, taken(&self.member, Some(&entry)))),
+            Some(entry) => {
+                // Once, and not at each try that follows.
+                if !self.is_ousted.swap(true, Ordering::Relaxed) {
+                    tell_taken(&self.backbone, &self.member).await;
+                }
+                Err(Problem::new(ErrorKind::InvalidSettings, taken(&self.member, Some(&entry))))
+            }
             None => {
                 let made = self.backbone.create_with_ttl(&self.key, value, MEMBER_LEASE);
                 if let CasOutcome::Stored(revision) = made.await.map_err(unanswered)? {
                     tracing::info!(worker = %self.member.name, "the worker was not heard of for longer than its lease, and is back");
-                    self.revision = revision;
+                    self.hold(revision);
                 }
                 Ok(())
             }
         }
     }
+
+    fn hold(&mut self, revision: u64) {
+        self.revision = revision;
+        self.is_ousted.store(false, Ordering::Relaxed);
+    }
 }
 
-/// Tells of workers that were refused because they have this one's name.
-async fn tell_of_twins(backbone: Backbone, name: WorkerName) {
+/// Tells whoever has the name of a worker, and the gateways, that this one was refused it; nothing
+/// depends on it.
+async fn tell_taken(backbone: &Backbone, member: &Member) {
+    let subject = keys::name_taken(&member.name);
+    drop(backbone.publish(&subject, member.address.clone().into_bytes()).await);
+}
+
+/// Tells of workers that were refused because they have this one's name, for as long as it is this one's.
+async fn tell_of_twins(backbone: Backbone, name: WorkerName, is_ousted: Arc<AtomicBool>) {
     let Ok(mut told) = backbone.subscribe(&keys::name_taken(&name)).await else { return };
     while let Some(event) = told.next().await {
-        if let Event::Published { payload, .. } = event {
+        if let Event::Published { payload, .. } = event
+            && !is_ousted.load(Ordering::Relaxed)
+        {
             let at = String::from_utf8_lossy(&payload);
             tracing::warn!(worker = %name, %at, "another worker was refused: it has the name of this one");
         }

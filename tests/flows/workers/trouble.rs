@@ -3,13 +3,16 @@
 
 use std::sync::atomic::AtomicBool;
 
+use fanfold_backbone::Event;
 use fanfold_protocol::{
     digest::Digest,
     function::Settings,
+    keys,
     size::ByteSize,
     tenant::Tenant,
-    worker::{NOT_STARTED, WIRE_HEADER},
+    worker::{MEMBER_RENEWAL, NOT_STARTED, WIRE_HEADER},
 };
+use futures::StreamExt as _;
 
 use super::*;
 
@@ -255,6 +258,28 @@ async fn a_worker_whose_store_is_silent_is_left_out_while_there_are_others() {
     gone.cancel();
     keeping.await.unwrap();
     serving.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_wakes_to_find_its_name_taken_says_so_once() {
+    let deployment = Deployment::new().await;
+    let [halted, taking]: [SocketAddr; 2] = ["127.0.0.1:7", "127.0.0.1:9"].map(|text| text.parse().unwrap());
+    let sleeper = join(&deployment.backbone, member("a", halted, 4)).await.unwrap();
+    // It has the name once the first has been silent for longer than its lease.
+    let taker = join(&deployment.backbone, member("a", taking, 4)).await.unwrap();
+    let mut told = deployment.backbone.subscribe(keys::NAMES_TAKEN).await.unwrap();
+    let gone = CancellationToken::new();
+    let keep = |membership: fanfold_runtime::remote::Membership| {
+        tokio::spawn(membership.keep(|_| {}, CancellationToken::new(), gone.clone()))
+    };
+    let keeping = [keep(taker), keep(sleeper)];
+    let event = tokio::time::timeout(Duration::from_secs(20), told.next()).await.unwrap();
+    let subject = keys::name_taken(&"a".parse().unwrap());
+    assert_eq!(event, Some(Event::Published { subject, payload: halted.to_string().into() }));
+    // Its next tries are no news.
+    assert!(tokio::time::timeout(4 * MEMBER_RENEWAL, told.next()).await.is_err());
+    gone.cancel();
+    join_all(keeping).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
