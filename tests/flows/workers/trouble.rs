@@ -41,15 +41,34 @@ async fn each_call_runs_what_it_is_about() {
     assert_eq!(*worker.guests.about.lock().unwrap(), expected);
 }
 
+/// It takes connections, as the kernel does for it, and never says a word, or agrees on TLS and says no more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_silent_holds_nobody_up_for_long() {
+    tokio::join!(holds_nobody_up(false), holds_nobody_up(true));
+}
+
+async fn holds_nobody_up(speaks_tls: bool) {
     let deployment = Deployment::new().await;
-    // It takes connections, as the kernel does for it, and never says a word.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let membership =
         join(&deployment.backbone, member("silent", silent.local_addr().unwrap(), 8)).await.unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(deployment.authority.worker());
+    let agreeing = async {
+        let mut held = Vec::new();
+        while speaks_tls && let Ok((stream, _)) = silent.accept().await {
+            held.push(acceptor.accept(stream).await);
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = agreeing => {}
+        () = calls_beside(&deployment, membership) => {}
+    }
+}
+
+async fn calls_beside(deployment: &Deployment, silent: fanfold_runtime::remote::Membership) {
     let gone = CancellationToken::new();
-    let keeping = tokio::spawn(membership.keep(|_| {}, CancellationToken::new(), gone.clone()));
+    let keeping = tokio::spawn(silent.keep(|_| {}, CancellationToken::new(), gone.clone()));
     deployment.until("it is known", |live| live == 1).await;
     let begun = Instant::now();
     let answers = join_all((0..8).map(|_| deployment.call(0))).await;
