@@ -2,7 +2,7 @@
 //! One worker as this gateway sees it: its record, its load, and connections
 //! that calls share.
 //!
-//! They are made by the first call that needs one, and again when they are gone.
+//! They are made when it is met, and again by the first call that needs one when they are gone.
 //! Invariant: [`Failure::NotStarted`] is said only when no byte of the call can
 //! have reached a sandbox.
 
@@ -104,7 +104,8 @@ pub struct Endpoint {
     tls: Arc<ClientConfig>,
     slots: Arc<Semaphore>,
     load: Mutex<Load>,
-    rests_until: Mutex<Option<Instant>>,
+    /// Until when it is left alone, and what was found of it.
+    rest: Mutex<Option<(Instant, String)>>,
     authority: Authority,
     wire: HeaderValue,
     connections: Mutex<Vec<Sender>>,
@@ -126,7 +127,7 @@ impl Endpoint {
             heard: Mutex::new(Instant::now()),
             slots: Arc::new(Semaphore::new(member.slots as usize)),
             load: Mutex::new(Load::new(Instant::now())),
-            rests_until: Mutex::default(),
+            rest: Mutex::default(),
             // What names no host is not reached, so what stands here for it is never sent.
             authority: member.address.parse().unwrap_or_else(|_| Authority::from_static("worker")),
             wire: HeaderValue::from(member.wire_shared().unwrap_or(WIRE_VERSION)),
@@ -181,8 +182,18 @@ impl Endpoint {
     }
 
     fn rests(&self, now: Instant) -> bool {
-        let until = *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| now < until)
+        self.rest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .is_some_and(|(until, _)| now < *until)
+    }
+
+    /// Connects before anybody calls, so that both logs say at once what stands in the way of calls.
+    pub async fn meet(&self) {
+        if self.is_live(Instant::now()) {
+            drop(self.sender().await);
+        }
     }
 
     /// What one more call that may take so much memory finds here; none when it takes none.
@@ -314,8 +325,9 @@ impl Endpoint {
             return Ok(sender);
         }
         // Who waited while others found it out does not find it out once more.
-        if self.rests(Instant::now()) {
-            return Err(self.unreached("another call has just waited for it"));
+        let rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, found)) = rest.filter(|(until, _)| Instant::now() < *until) {
+            return Err(self.unreached(&found));
         }
         let begun = Instant::now();
         let (mut made, mut wrong) = (Vec::with_capacity(CONNECTIONS), String::new());
@@ -329,8 +341,9 @@ impl Endpoint {
             tracing::warn!(worker = %self.member.name, address = self.member.address, found = wrong, "a worker cannot be reached");
             let now = Instant::now();
             self.load.lock().unwrap_or_else(PoisonError::into_inner).fail(now - begun, now);
-            *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + REST);
-            return Err(self.unreached(&wrong));
+            let unreached = self.unreached(&wrong);
+            *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some((now + REST, wrong));
+            return Err(unreached);
         };
         *self.connections.lock().unwrap_or_else(PoisonError::into_inner) = made;
         Ok(sender)

@@ -49,6 +49,8 @@ const WITHDRAWAL: i64 = 5;
 const SAVED_MAX: i64 = 100 * WITHDRAWAL;
 /// Workers that this gateway has compile something at once while no call waits for it.
 const ASKED_MAX: usize = 8;
+/// Workers that are met at once: a gateway that starts finds all of them.
+const MET_MAX: usize = 16;
 /// Before a watch that ended is begun again.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
@@ -68,6 +70,8 @@ struct Inner {
     counters: Counters,
     /// Places of workers that compile while no call waits for it.
     asked: Arc<Semaphore>,
+    /// Places of workers to which the first connections are made.
+    met: Semaphore,
     /// Starts of workers of other versions that were told so.
     told: Mutex<HashSet<Uuid>>,
     chance: AtomicU64,
@@ -87,6 +91,7 @@ impl Pool {
             subjects: Subjects::default(),
             counters: Counters::default(),
             asked: Arc::new(Semaphore::new(ASKED_MAX)),
+            met: Semaphore::new(MET_MAX),
             told: Mutex::default(),
             chance: AtomicU64::new(u64::from_le_bytes(seed)),
             saved: AtomicI64::new(SAVED_MAX),
@@ -374,7 +379,21 @@ impl Pool {
             version = member.version,
             "a worker is there"
         );
-        known.insert(key, Arc::new(Endpoint::new(member, Arc::clone(&self.inner.tls))));
+        let endpoint = Arc::new(Endpoint::new(member, Arc::clone(&self.inner.tls)));
+        known.insert(key, Arc::clone(&endpoint));
+        self.meet(endpoint);
+    }
+
+    /// Connects to a worker that has come: what is wrong with its certificate or with ours is not left
+    /// to the first call to find out.
+    fn meet(&self, endpoint: Arc<Endpoint>) {
+        let inner = Arc::clone(&self.inner);
+        tokio::spawn(async move {
+            // It is never closed.
+            if let Ok(_place) = inner.met.acquire().await {
+                endpoint.meet().await;
+            }
+        });
     }
 }
 

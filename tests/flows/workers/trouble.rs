@@ -41,6 +41,21 @@ async fn each_call_runs_what_it_is_about() {
     assert_eq!(*worker.guests.about.lock().unwrap(), expected);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_met_before_it_is_called_unless_it_drains() {
+    let deployment = Deployment::new().await;
+    let [coming, leaving] =
+        [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+    let draining = Member { draining: true, ..member("leaving", leaving.local_addr().unwrap(), 4) };
+    let _leaving = join(&deployment.backbone, draining).await.unwrap();
+    let _coming =
+        join(&deployment.backbone, member("coming", coming.local_addr().unwrap(), 4)).await.unwrap();
+    // Their records are seen in their order.
+    tokio::time::timeout(Duration::from_secs(20), coming.accept()).await.unwrap().unwrap();
+    let met = tokio::time::timeout(Duration::from_millis(100), leaving.accept()).await;
+    assert!(met.is_err(), "{met:?}");
+}
+
 /// It takes connections, as the kernel does for it, and never says a word, or agrees on TLS and says no more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_silent_holds_nobody_up_for_long() {
