@@ -29,6 +29,7 @@ use super::{
     error::{Error, Result},
     filter,
     kept::{self, COPIES_AT_ONCE, Left},
+    lease::check_carried,
     plan,
     prints::Prints,
     record::JobRecord,
@@ -130,7 +131,8 @@ impl Jobs {
     /// What [`Jobs::retry`] would run. Changes nothing.
     ///
     /// # Errors
-    /// `job-not-found`; `job-not-finished`; what is wrong with the input now.
+    /// `job-not-found`; `job-not-finished`; `invalid-job` when it is more than tasks
+    /// are given now; what is wrong with the input now.
     pub async fn compare(&self, id: &Uuid) -> Result<Comparison, Problem> {
         let (vault, earlier) = (&self.inner.vault, self.earlier(id).await?);
         let output = vault.output_of(&earlier.job.document, &Uuid::nil())?;
@@ -147,8 +149,8 @@ impl Jobs {
     ///
     /// # Errors
     /// `job-not-found`; `job-not-finished`; `job-finished` when there is nothing
-    /// to run; what is wrong with the input now; `output-exists`;
-    /// `idempotency-conflict`.
+    /// to run; `invalid-job` when it is more than tasks are given now; what is wrong
+    /// with the input now; `output-exists`; `idempotency-conflict`.
     pub async fn retry(&self, id: &Uuid, key: Option<&str>) -> Result<JobRecord, Problem> {
         let key = key.map(|text| Key::new(text, &("retry", id))).transpose()?;
         self.accept(Wanted::Again(*id), key).await
@@ -171,6 +173,8 @@ impl Jobs {
                 format!("expected a job to run again, found that {id} is an estimate; submit the job itself"),
             )));
         }
+        // An earlier release may have taken more than leases carry now.
+        check_carried(&case.job.document)?;
         let vault = &self.inner.vault;
         let (before, Left { traces, .. }) = tokio::try_join!(
             Before::read(plan::stored(vault, &case.plan)),

@@ -300,6 +300,7 @@ pub(crate) async fn cancel(State(app): State<AppState>, Path(id): Path<String>) 
     responses(
         (status = 200, description = "With `dry_run`: what would run", body = ComparisonView),
         (status = 202, description = "Accepted: the new job", body = JobView, headers(("Location" = String, description = "The new job"))),
+        (status = 400, description = "The job is more than tasks are given now", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such job, bucket or object", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "The job has not ended, or there is nothing to run, or the output prefix is taken", body = ProblemBody, content_type = "application/problem+json"),
         (status = 422, description = "Too many partitions, or the key was used for another request", body = ProblemBody, content_type = "application/problem+json")

@@ -445,3 +445,29 @@ async fn a_retry_is_refused_where_it_cannot_be() {
     }
     assert_eq!(engine.jobs.compare(&running).await.unwrap().difference.vanished, 3);
 }
+
+/// Of an earlier release, which took larger parameters.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_of_what_leases_do_not_carry_any_more_is_refused_at_once() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let engine = world.engine().await;
+    let bench = Bench::new(&world, 1);
+    let failed = engine.run("mapper", json!({"output": "s3://bank/out/"})).await;
+    let place = format!("s3://fanfold/{}", keys::job_document(&failed.id));
+    let mut job = world.json(&place).await;
+    job["document"]["params"] = json!({"text": "x".repeat(300 << 10)});
+    world.put(&place, &job.to_string()).await;
+    bench.mend();
+    for refused in [
+        engine.jobs.retry(&failed.id, None).await.map(|_| ()),
+        engine.jobs.retry(&failed.id, Some("k")).await.map(|_| ()),
+        engine.jobs.compare(&failed.id).await.map(|_| ()),
+    ] {
+        let problem = refused.unwrap_err();
+        assert_eq!(problem.code, ErrorKind::InvalidJob, "{problem}");
+        assert!(problem.detail.contains("params must be at most 262144 bytes of JSON"), "{problem}");
+    }
+    assert_eq!(engine.jobs.list(&Filter::default(), None, 9).await.unwrap().0.len(), 1);
+    assert_eq!(bench.ran(), Vec::<u32>::new());
+}
