@@ -3,7 +3,7 @@
 //!
 //! A consumer in the server's memory that acknowledges nothing and begins with the last message of each subject.
 //! Its copy may lag behind the stream's leader, so the leader is asked first how far the state has to reach: what
-//! was written before is in it.
+//! was written before is in it. Who may not ask the leader waits for what it has seen itself.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -40,19 +40,24 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    /// Reads the whole state of a scope; what follows is read with [`Feed::next`]. With `headers_only`, values are
-    /// empty.
-    pub(super) async fn open(core: &Core, scope: &Scope, headers_only: bool) -> Result<(State, Self)> {
-        core.insist(|| Self::begin(core, scope, headers_only)).await
+    /// Reads the whole state of a scope, of which the revision `seen` was read before; what follows is read with
+    /// [`Feed::next`]. With `headers_only`, values are empty.
+    pub(super) async fn open(
+        core: &Core,
+        scope: &Scope,
+        headers_only: bool,
+        seen: u64,
+    ) -> Result<(State, Self)> {
+        core.insist(|| Self::begin(core, scope, headers_only, seen)).await
     }
 
-    async fn begin(core: &Core, scope: &Scope, headers_only: bool) -> Result<(State, Self)> {
+    async fn begin(core: &Core, scope: &Scope, headers_only: bool, seen: u64) -> Result<(State, Self)> {
         let filter = core.names.scope(scope);
-        let mut reach = core.reach(&filter).await?;
+        let mut reach = core.reach(&filter, seen, Duration::ZERO).await?;
         let config = Config { headers_only, ..reader(&filter, DeliverPolicy::LastPerSubject) };
         let consumer = core.keys.create_consumer(config).await.map_err(unavailable)?;
         let mut feed = Feed { intake: Intake::open(&core.jetstream, consumer).await?, last: 0 };
-        let (mut state, mut reached) = (State::new(), 0);
+        let (mut state, mut reached, begun) = (State::new(), 0, Instant::now());
         loop {
             let wait = if reached < reach { LAG_WAIT } else { Duration::ZERO };
             let (messages, is_drained) = feed.intake.batch(BATCH, wait).await?;
@@ -66,7 +71,7 @@ impl Feed {
                 return Ok((state, feed));
             }
             if is_drained {
-                reach = core.reach(&filter).await?;
+                reach = core.reach(&filter, seen, begun.elapsed()).await?;
             }
         }
     }
@@ -106,9 +111,14 @@ impl Feed {
 }
 
 impl Core {
-    /// How far a state has to reach; who may not ask the leader takes what its copy has.
-    async fn reach(&self, filter: &str) -> Result<u64> {
-        if self.restricted { Ok(0) } else { self.soon(|| last_sequence(&self.keys, filter)).await }
+    /// How far a state has to reach that was waited for so long. Who may not ask the leader takes what its copy has
+    /// once that is no less than was seen before; servers that lost their data never get there, nor do those that have
+    /// swept a removal which was seen.
+    async fn reach(&self, filter: &str, seen: u64, waited: Duration) -> Result<u64> {
+        if !self.restricted {
+            return self.soon(|| last_sequence(&self.keys, filter)).await;
+        }
+        Ok(if waited < self.operation_timeout { seen } else { 0 })
     }
 }
 

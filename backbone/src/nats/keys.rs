@@ -108,7 +108,7 @@ impl Core {
 
     pub(super) async fn list_page(&self, scope: &str, after: Option<&str>, limit: usize) -> Result<Page> {
         let scope = Scope::parse(scope)?;
-        let (state, feed) = Feed::open(self, &scope, false).await?;
+        let (state, feed) = Feed::open(self, &scope, false, 0).await?;
         feed.close(self);
         let behind = |key: &str| after.is_none_or(|after| key > after);
         let live = state.into_iter().filter(|(key, _)| behind(key));
@@ -234,7 +234,7 @@ impl Core {
     async fn listen_for_lapses(&self) -> Result<std::convert::Infallible> {
         let mut gaps = self.gaps.clone();
         gaps.mark_unchanged();
-        let (_, mut feed) = Feed::open(self, &Scope::parse("")?, true).await?;
+        let (_, mut feed) = Feed::open(self, &Scope::parse("")?, true, 0).await?;
         loop {
             tokio::select! {
                 heard = feed.next(self) => drop(heard?),
@@ -263,13 +263,14 @@ impl Core {
         let scope = Scope::parse(scope)?;
         let mut gaps = self.gaps.clone();
         gaps.mark_unchanged();
-        let (state, feed) = Feed::open(self, &scope, false).await?;
+        let (state, feed) = Feed::open(self, &scope, false, 0).await?;
+        let seen = last_of(&state);
         let known = state.iter().map(|(key, record)| (key.clone(), record.revision)).collect();
         let entries = state.into_iter().filter_map(|(key, record)| {
             Some((key, Entry { value: record.value?, revision: record.revision }))
         });
         let (watcher, watch) = watch(scope.clone(), entries.collect());
-        let following = Following { core: Arc::clone(self), scope, watcher, known, gaps };
+        let following = Following { core: Arc::clone(self), scope, watcher, known, seen, gaps };
         tokio::spawn(following.run(feed));
         Ok(watch)
     }
@@ -282,6 +283,8 @@ struct Following {
     watcher: Watcher,
     /// The last revision told of each key that there is.
     known: HashMap<String, u64>,
+    /// The last revision of all, removals included.
+    seen: u64,
     gaps: tokio::sync::watch::Receiver<u64>,
 }
 
@@ -336,13 +339,15 @@ impl Following {
     /// Reads the state again and tells in what it differs, keys included that are gone without a trace.
     async fn begin_anew(&mut self) -> Result<Feed> {
         self.gaps.mark_unchanged();
-        let (state, feed) = Feed::open(&self.core, &self.scope, false).await?;
-        let reached = state.values().map(|record| record.revision).chain(self.known.values().copied()).max();
+        let (state, feed) = Feed::open(&self.core, &self.scope, false, self.seen).await?;
+        let reached = last_of(&state).max(self.seen);
         let gone: Vec<String> = self.known.keys().filter(|key| !state.contains_key(*key)).cloned().collect();
         for key in gone {
             self.known.remove(&key);
-            self.watcher.send(&key, reached.unwrap_or_default(), None);
+            self.watcher.send(&key, reached, None);
         }
+        // Less than before where the servers lost their data.
+        self.seen = last_of(&state);
         self.tell_all(state);
         Ok(feed)
     }
@@ -358,6 +363,7 @@ impl Following {
     }
 
     fn tell(&mut self, key: &str, record: &Record) {
+        self.seen = self.seen.max(record.revision);
         if self.known.get(key).is_some_and(|known| *known >= record.revision) {
             return;
         }
@@ -367,4 +373,8 @@ impl Following {
         }
         self.watcher.send(key, record.revision, record.value.as_ref());
     }
+}
+
+fn last_of(state: &State) -> u64 {
+    state.values().map(|record| record.revision).max().unwrap_or_default()
 }

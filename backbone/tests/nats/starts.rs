@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, consumer::pull, stream};
-use fanfold_backbone::{Backbone, Change, Error, NatsConfig, NatsCredentials, Secret};
+use fanfold_backbone::{Backbone, Change, Error, NatsConfig, NatsCredentials, Secret, Watch};
 use futures::{StreamExt, future::join_all};
 use tokio::time::{sleep, timeout};
 
@@ -33,6 +33,12 @@ async fn told(config: NatsConfig) -> Vec<String> {
     };
     assert!(begun.elapsed() < SOON, "{:?}: {problems:#?}", begun.elapsed());
     problems
+}
+
+/// The same deployment as a worker has it, on servers that ask nobody who they are.
+fn as_worker(config: NatsConfig) -> NatsConfig {
+    let credentials = NatsCredentials::Password { user: "w".to_owned(), password: Secret::new("any") };
+    NatsConfig { restricted: true, credentials, ..config }
 }
 
 /// One server, which may not be able to serve.
@@ -102,10 +108,7 @@ async fn the_only_server_of_a_stream_is_waited_for() {
 async fn a_worker_waits_for_what_a_gateway_makes() {
     join_all(BOTH.map(|release| async move {
         let servers = Servers::start(release, 1).await;
-        let mut config = servers.config("first");
-        config.restricted = true;
-        config.credentials = NatsCredentials::Password { user: "w".to_owned(), password: Secret::new("any") };
-        let (worker, gateway) = tokio::join!(opened_late(config), async {
+        let (worker, gateway) = tokio::join!(opened_late(as_worker(servers.config("first"))), async {
             sleep(LATE).await;
             servers.open("first").await
         });
@@ -232,11 +235,11 @@ async fn a_watch_tells_of_what_is_there_after_all_was_lost() {
     for release in BOTH {
         let mut servers = Servers::start(release, 1).await;
         let b = servers.open("again").await;
+        let worker = Backbone::nats(as_worker(servers.config("again"))).await.unwrap();
         for n in 0..20 {
             b.put("k", n.to_string()).await.unwrap();
         }
-        let mut watch = b.watch("k").await.unwrap();
-        while timeout(WAIT, watch.next()).await.unwrap().unwrap() != Change::Synced {}
+        let mut watches = [synced(&b, "k").await, synced(&worker, "k").await];
         servers.kill(0);
         servers.wipe(0);
         servers.run(0);
@@ -244,13 +247,51 @@ async fn a_watch_tells_of_what_is_there_after_all_was_lost() {
         let other = servers.open("again").await;
         let revision = other.put("k", "anew").await.unwrap();
         assert!(revision < 20, "{release:?}: {revision}");
-        loop {
-            match timeout(WAIT, watch.next()).await.unwrap().unwrap() {
-                Change::Put { entry, .. } if entry.value == "anew" => break,
-                _ => {}
+        for watch in &mut watches {
+            loop {
+                match timeout(WAIT, watch.next()).await.unwrap().unwrap() {
+                    Change::Put { entry, .. } if entry.value == "anew" => break,
+                    _ => {}
+                }
             }
         }
-        other.close().await;
+        for b in [other, worker, b] {
+            b.close().await;
+        }
+    }
+}
+
+/// A watch whose reader has its first state.
+async fn synced(b: &Backbone, scope: &str) -> Watch {
+    let mut watch = b.watch(scope).await.unwrap();
+    while timeout(WAIT, watch.next()).await.unwrap().unwrap() != Change::Synced {}
+    watch
+}
+
+/// A worker reads from any copy. One that lags behind what a watch was told is as this server, which has lost a message
+/// and gets the next one a little later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_lags_takes_nothing_back() {
+    for release in BOTH {
+        let mut servers = Servers::start(release, 1).await;
+        let b = servers.open("lag").await;
+        let worker = Backbone::nats(as_worker(servers.config("lag"))).await.unwrap();
+        let revision = b.put("k", "old").await.unwrap();
+        let mut watch = synced(&worker, "k").await;
+        b.put("other", "kept").await.unwrap();
+        let jetstream = jetstream::new(async_nats::connect(servers.url(0)).await.unwrap());
+        let keys = jetstream.get_stream("lag-keys").await.unwrap();
+        assert!(keys.delete_message(revision).await.unwrap(), "{release:?}");
+        servers.stop(0);
+        servers.run(0);
+        servers.wait_until_up().await;
+        // By then it has looked at what there is, and it waits for longer.
+        sleep(Duration::from_secs(2)).await;
+        b.put("k", "new").await.unwrap();
+        let change = timeout(WAIT, watch.next()).await.unwrap().unwrap();
+        let is_new = matches!(&change, Change::Put { entry, .. } if entry.value == "new");
+        assert!(is_new, "{release:?}: {change:?}");
+        worker.close().await;
         b.close().await;
     }
 }
