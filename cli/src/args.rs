@@ -374,7 +374,7 @@ pub struct ResultOf {
     /// Id of the job
     #[arg(value_parser = id_of)]
     pub id: Uuid,
-    /// Save it here
+    /// Save it here (`-`: standard output)
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// As a page with the charts drawn

@@ -23,6 +23,7 @@ mod output;
 mod profile;
 mod report;
 mod similar;
+mod whole;
 
 /// Reads the command line, runs what it asks for and says how that went.
 pub fn main() -> ExitCode {

@@ -37,11 +37,18 @@ pub fn raw(bytes: &[u8]) -> Result<()> {
     forgive(out.write_all(bytes).and_then(|()| out.flush()))
 }
 
-/// A reader that has seen enough, such as `head`, is no error.
-fn forgive(written: io::Result<()>) -> Result<()> {
+/// Whether what was written was taken: a reader that has seen enough, such as `head`, is no error.
+pub fn taken(written: io::Result<()>) -> io::Result<bool> {
     match written {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|cause| unwritable(&cause)),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        other => other.map(|()| true),
+    }
+}
+
+fn forgive(written: io::Result<()>) -> Result<()> {
+    match taken(written) {
+        Ok(_) => Ok(()),
+        Err(cause) => Err(unwritable(&cause)),
     }
 }
 

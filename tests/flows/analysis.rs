@@ -109,6 +109,8 @@ async fn the_credit_risk_of_the_applicants_is_assessed() {
     let id = service.ok(&["job", "ls", "--function", "credit-report", "--output", "json"]).unwrap();
     let id: Value = serde_json::from_str(&id).unwrap();
     let id = id[0]["id"].as_str().or_else(|| id["jobs"][0]["id"].as_str()).unwrap().to_owned();
+    let printed: Value = serde_json::from_str(&service.ok(&["result", &id, "--out", "-"]).unwrap()).unwrap();
+    assert_eq!(printed["mean_pd"], report["mean_pd"]);
     service.ok(&["result", &id, "--html", "--out", &page.to_string_lossy()]).unwrap();
     let page = std::fs::read_to_string(page).unwrap();
     assert!(

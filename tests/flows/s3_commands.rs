@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `fanfold s3`, with which a newcomer needs no other client of the store.
 
-use std::{io::Write, path::Path, process::Stdio};
+use std::{
+    io::{Read, Write},
+    os::unix::fs::{FileTypeExt, PermissionsExt, symlink},
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use fanfold_tests::service::Service;
 use serde_json::Value;
@@ -83,4 +88,57 @@ async fn files_go_to_the_store_and_come_back() {
     assert!(
         service.ok(&["s3", "env"]).unwrap().contains(&format!("AWS_ENDPOINT_URL={}", service.s3_endpoint))
     );
+}
+
+#[tokio::test]
+async fn objects_go_where_they_are_told_to_and_no_further() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    service.put("s3://bank/small", "small").await.unwrap();
+    service.put("s3://bank/large", vec![b'x'; 8 << 20]).await.unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let copy = |key: &str, to: &str| {
+        let to = at(to).to_string_lossy().into_owned();
+        service.ok(&["s3", "cp", &format!("s3://bank/{key}"), &to]).unwrap()
+    };
+
+    // A file keeps its mode, and a link goes on to lead to it.
+    std::fs::write(at("private"), "earlier").unwrap();
+    std::fs::set_permissions(at("private"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    symlink("private", at("link")).unwrap();
+    copy("small", "link");
+    let mode = std::fs::metadata(at("private")).unwrap().permissions().mode() & 0o777;
+    assert_eq!((text(&at("private")), mode), ("small".into(), 0o600));
+    assert_eq!(std::fs::read_link(at("link")).unwrap(), Path::new("private"));
+
+    // A pipe is written into, to its end or for as long as anybody reads.
+    assert!(Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+    for (key, bytes) in [("small", 5), ("large", 1)] {
+        let pipe = at("pipe");
+        let reader = std::thread::spawn(move || {
+            let mut read = vec![0; bytes];
+            std::fs::File::open(pipe).unwrap().read_exact(&mut read).unwrap();
+            read
+        });
+        copy(key, "pipe");
+        assert_eq!(reader.join().unwrap().len(), bytes);
+    }
+    assert!(std::fs::symlink_metadata(at("pipe")).unwrap().file_type().is_fifo());
+
+    let mut copied =
+        service.command(&["s3", "cp", "s3://bank/large", "-"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = copied.stdout.take().unwrap();
+    out.read_exact(&mut [0]).unwrap();
+    drop(out);
+    assert!(copied.wait().unwrap().success(), "who has seen enough makes no error");
+
+    symlink("/dev/full", at("full")).unwrap();
+    let to = at("full").to_string_lossy().into_owned();
+    let full = service.run(&["s3", "cp", "s3://bank/small", &to]).unwrap();
+    let said = String::from_utf8_lossy(&full.stderr).into_owned();
+    assert_eq!(full.status.code(), Some(2), "{said}");
+    assert!(said.contains("No space left"), "{said}");
+    let left = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let drafts = left.filter(|name| name.to_string_lossy().ends_with(".part")).count();
+    assert_eq!(drafts, 0);
 }

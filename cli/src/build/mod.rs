@@ -22,6 +22,8 @@ use fanfold_protocol::function::Export;
 use settings::FunctionFile;
 use toolchain::{Search, Toolchain};
 
+use crate::whole;
+
 /// A function that is ready to be deployed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Built {
@@ -210,15 +212,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
-    let mut part = path.as_os_str().to_owned();
-    part.push(format!(".{}.part", std::process::id()));
-    let part = PathBuf::from(part);
-    let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
-    if written.is_err() {
-        // What is told is why the write failed, whatever becomes of the rest.
-        let _ = std::fs::remove_file(&part);
-    }
-    written.map_err(failed)
+    whole::write(path, bytes).map_err(failed)
 }
 
 #[cfg(test)]

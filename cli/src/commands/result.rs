@@ -15,8 +15,11 @@ use crate::{
     client::{Client, JobView},
     error::{Error, Result},
     output::{self, Table},
-    report,
+    report, whole,
 };
+
+/// What stands for standard output, as in `fanfold s3 cp`.
+const STREAM: &str = "-";
 
 /// A job's result and the job.
 struct Found {
@@ -37,7 +40,7 @@ pub async fn run(client: &Client, args: &ResultOf) -> Result<()> {
             }
         }
     };
-    match &args.out {
+    match args.out.as_deref().filter(|path| path.as_os_str() != STREAM) {
         None => output::data(&text),
         Some(path) => {
             save(path, &text)?;
@@ -100,17 +103,9 @@ fn table(found: &Found) -> String {
 }
 
 fn save(path: &Path, text: &str) -> Result<()> {
-    let failed = |cause: std::io::Error| {
-        Error::failed(format!("expected to write {}, found: {cause}", path.display()))
-    };
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(format!(".{}.part", std::process::id()));
-    let written = std::fs::write(&draft, text).and_then(|()| std::fs::rename(&draft, path));
-    if written.is_err() {
-        // What is told is why the write failed, whatever becomes of the rest.
-        let _ = std::fs::remove_file(&draft);
-    }
-    written.map_err(failed)
+    whole::write(path, text.as_bytes()).map_err(|cause| {
+        Error::usage(format!("expected to write {}, found: {cause}; choose another place", path.display()))
+    })
 }
 
 #[cfg(test)]
@@ -118,6 +113,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::error::Exit;
 
     fn found(shape: &str, value: Value) -> Found {
         let job = json!({"id": Uuid::nil(), "function": "f", "version": 1, "shape": shape, "state": "succeeded", "submitted_at": 0});
@@ -142,6 +138,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         save(&dir.path().join("r.json"), "{}").unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        assert!(save(&dir.path().join("no/r.json"), "{}").is_err());
+        for wrong in [dir.path().to_owned(), dir.path().join("no/r.json"), dir.path().join("r.json/r.json")] {
+            let error = save(&wrong, "{}").unwrap_err();
+            assert_eq!(error.exit(), Exit::Usage, "{error}");
+            assert!(error.to_string().contains("choose another place"), "{error}");
+        }
     }
 }

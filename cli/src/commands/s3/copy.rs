@@ -23,6 +23,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     output,
+    whole::Draft,
 };
 
 /// Bytes read from a file at once.
@@ -232,15 +233,14 @@ async fn download(store: &Store, from: &ObjectUri, path: &Path, bar: &ProgressBa
         Error::usage(format!("expected to write {}, found: {cause}; choose another place", path.display()))
     };
     fs::create_dir_all(folder).map_err(unwritable)?;
-    let draft = tempfile::NamedTempFile::new_in(folder).map_err(unwritable)?;
-    let mut file = tokio::fs::File::create(draft.path()).await.map_err(unwritable)?;
+    let draft = Draft::open(path).map_err(unwritable)?;
+    let mut file = tokio::fs::File::from_std(draft.file().map_err(unwritable)?);
     let size_bytes = receive(store, from, &mut file, bar, unwritable).await?;
-    draft.persist(path).map_err(|error| unwritable(error.error))?;
-    // A temporary file is private; what is kept is as open as any new file.
-    permissions(folder).and_then(|mode| fs::set_permissions(path, mode)).map_err(unwritable)?;
+    draft.finish().map_err(unwritable)?;
     Ok(size_bytes)
 }
 
+/// Reads an object until it ends or its reader has seen enough, and counts its bytes.
 async fn receive(
     store: &Store,
     from: &ObjectUri,
@@ -250,20 +250,18 @@ async fn receive(
 ) -> Result<u64> {
     let pin = store.head(from).await?.pin;
     bar.inc_length(pin.size);
+    let mut received = 0;
     let mut body = Box::pin(store.reader(from, &pin, 0..pin.size, ReadAhead::default()));
     while let Some(piece) = body.next().await {
         let piece = piece?;
-        to.write_all(&piece).await.map_err(&unwritable)?;
+        if !output::taken(to.write_all(&piece).await).map_err(&unwritable)? {
+            return Ok(received);
+        }
+        received += piece.len() as u64;
         bar.inc(piece.len() as u64);
     }
-    to.flush().await.map_err(&unwritable)?;
-    Ok(pin.size)
-}
-
-/// The mode that a new file gets here, under the process's mask.
-fn permissions(folder: &Path) -> std::io::Result<fs::Permissions> {
-    let probe = tempfile::Builder::new().make_in(folder, |path| fs::File::create_new(path))?;
-    Ok(probe.as_file().metadata()?.permissions())
+    output::taken(to.flush().await).map_err(&unwritable)?;
+    Ok(received)
 }
 
 /// Every file below a folder: its path, its name with `/`, its size.
