@@ -131,7 +131,7 @@ impl Error {
         let _ = miette::set_hook(Box::new(move |_| Box::new(hook())));
         let report = miette::Report::new_boxed(Box::new(Diagnostic::from(self)));
         // Not `eprintln!`, which panics when nobody reads, and so changes the exit code.
-        output::note(format_args!("{report:?}"));
+        output::drawn(format_args!("{report:?}"));
         ExitCode::from(self.exit as u8)
     }
 }
@@ -197,20 +197,16 @@ impl From<&Error> for Diagnostic {
         let source = error.excerpt.as_deref().map(|Excerpt { name, text, offset, label }| {
             let (before, rest) = text.split_at(text.floor_char_boundary(*offset));
             let before = source_lines(before);
-            let span = miette::LabeledSpan::at_offset(before.len(), lines(label));
+            let span = miette::LabeledSpan::at_offset(before.len(), output::harmless_lines(label));
             (miette::NamedSource::new(output::harmless(name), before + &source_lines(rest)), span)
         });
         let code = error.code.as_deref().map(output::harmless);
-        Self { code, message: lines(&error.message), help: error.help.as_deref().map(lines), source }
+        let help = error.help.as_deref().map(output::harmless_lines);
+        Self { code, message: output::harmless_lines(&error.message), help, source }
     }
 }
 
-/// A text of lines that may hold what others named, such as keys, for a terminal.
-fn lines(text: &str) -> String {
-    text.split('\n').map(output::harmless).collect::<Vec<_>>().join("\n")
-}
-
-/// The same of a file, in which lines may be indented by tabs and end as on Windows.
+/// What a terminal is shown of a file, in which lines may be indented by tabs and end as on Windows.
 fn source_lines(text: &str) -> String {
     let line = |line: &str| line.split('\t').map(output::harmless).collect::<Vec<_>>().join("\t");
     text.split('\n').map(|text| line(text.strip_suffix('\r').unwrap_or(text))).collect::<Vec<_>>().join("\n")
@@ -267,7 +263,8 @@ mod tests {
     #[test]
     fn what_is_printed_commands_no_terminal() {
         let error = Error::service("expected \"s3://bank/a\u{1b}[2J\", found none").help("one\u{7}\ntwo");
-        let printed = Diagnostic::from(&error);
+        let printed = Diagnostic::from(&error.with_code("a\u{1b}[2J"));
+        assert_eq!(printed.code.as_deref(), Some("a\\u{1b}[2J"));
         assert_eq!(printed.message, "expected \"s3://bank/a\\u{1b}[2J\", found none");
         assert_eq!(printed.help.as_deref(), Some("one\\u{7}\ntwo"));
     }

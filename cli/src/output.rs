@@ -58,8 +58,13 @@ pub fn unwritable(cause: &io::Error) -> Error {
         .help("make room where it goes, or send it elsewhere")
 }
 
-/// Tells the person at the terminal something.
+/// Tells the person at the terminal something, which may hold what others named.
 pub fn note(text: impl std::fmt::Display) {
+    drawn(harmless_lines(&text.to_string()));
+}
+
+/// Tells what is made for a terminal, such as an error with its colours.
+pub fn drawn(text: impl std::fmt::Display) {
     // There is nobody to tell when standard error is gone.
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
@@ -73,6 +78,11 @@ pub fn harmless(text: &str) -> String {
         words.escape_debug().chain(part[words.len()..].chars()).collect()
     };
     text.split_inclusive(kept).map(escaped).collect()
+}
+
+/// The same of a text whose lines stay lines.
+pub fn harmless_lines(text: &str) -> String {
+    text.split('\n').map(harmless).collect::<Vec<_>>().join("\n")
 }
 
 /// How far a function says that it is.
@@ -125,9 +135,13 @@ impl Table {
         Self { inner }
     }
 
-    /// Adds a row.
+    /// Adds a row; cells may hold what others named.
     pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
-        self.inner.add_row(cells.into_iter().map(|cell| Cell::new(cell.into())));
+        let cell = |cell: S| {
+            let text: String = cell.into();
+            Cell::new(harmless(&text))
+        };
+        self.inner.add_row(cells.into_iter().map(cell));
     }
 
     /// The table as text, without blanks at the ends of lines.
@@ -136,10 +150,15 @@ impl Table {
     }
 }
 
-/// Names and values, one pair a line; pairs without a value are left out.
+/// Names and values, one pair a line; pairs without a value are left out. They may hold what
+/// others named.
 pub fn pairs(pairs: &[(&str, String)]) -> String {
-    let shown: Vec<_> = pairs.iter().filter(|(_, value)| !value.is_empty()).collect();
-    let width = shown.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    let shown: Vec<_> = pairs
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| (harmless(name), harmless(value)))
+        .collect();
+    let width = shown.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
     shown.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
 }
 
@@ -180,5 +199,10 @@ mod tests {
         check("s3://bank/a b/ä", "s3://bank/a b/ä");
         check("a\u{1b}[2J\n", "a\\u{1b}[2J\\n");
         check("expected \"a\", found 'b\u{7}'\\", "expected \"a\", found 'b\\u{7}'\\");
+        assert_eq!(harmless_lines("a\u{1b}\nb"), "a\\u{1b}\nb");
+        let mut table = Table::new(&["name", "said"]);
+        table.row(["a\u{1b}[2J", "one\ntwo"]);
+        assert_eq!(table.text(), "NAME        SAID\na\\u{1b}[2J  one\\ntwo");
+        assert_eq!(pairs(&[("n\u{7}", "\u{9b}2J".to_owned())]), "n\\u{7}  \\u{9b}2J\n");
     }
 }

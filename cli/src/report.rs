@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::output::{Table, pairs};
+use crate::output::{Table, harmless, pairs};
 use fanfold_gateway::report::{Body, CHARTS, Cell, sections};
 
 /// Rows of a table that are shown; the rest is counted.
@@ -15,7 +15,7 @@ pub fn text(result: &Value) -> String {
         .into_iter()
         .map(|section| {
             let body = body(&section.body);
-            if section.title.is_empty() { body } else { format!("{}\n{body}", safe(&section.title)) }
+            if section.title.is_empty() { body } else { format!("{}\n{body}", harmless(&section.title)) }
         })
         .collect();
     if let Some(charts) = result.get(CHARTS).and_then(Value::as_array).filter(|charts| !charts.is_empty()) {
@@ -27,7 +27,8 @@ pub fn text(result: &Value) -> String {
 fn body(body: &Body) -> String {
     match body {
         Body::Pairs(all) => {
-            let named: Vec<_> = all.iter().map(|(name, cell)| (safe(name), safe(&cell.text))).collect();
+            let named: Vec<_> =
+                all.iter().map(|(name, cell)| (harmless(name), harmless(&cell.text))).collect();
             if let [(name, value)] = named.as_slice()
                 && name.is_empty()
             {
@@ -44,19 +45,14 @@ fn table(heads: &[String], rows: &[Vec<Cell>], more: usize) -> String {
     let heads: Vec<String> = heads
         .iter()
         .enumerate()
-        .map(|(index, head)| format!("{}{}", if number(index) { ">" } else { "" }, safe(head)))
+        .map(|(index, head)| format!("{}{}", if number(index) { ">" } else { "" }, harmless(head)))
         .collect();
     let mut table = Table::new(&heads.iter().map(String::as_str).collect::<Vec<_>>());
-    rows.iter().take(ROWS_SHOWN).for_each(|row| table.row(row.iter().map(|cell| safe(&cell.text))));
+    rows.iter().take(ROWS_SHOWN).for_each(|row| table.row(row.iter().map(|cell| cell.text.as_str())));
     match rows.len().saturating_sub(ROWS_SHOWN) + more {
         0 => table.text(),
         more => format!("{}\nand {more} more rows; see them with --output json", table.text()),
     }
-}
-
-/// Text of a function's, without what would steer a terminal.
-fn safe(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -70,7 +66,7 @@ mod tests {
         let result = json!({"rows": 1000, "note": "a\u{1b}[2J", "grades": [{"grade": "A", "n": 2}], "charts": [{}, {}]});
         assert_eq!(
             text(&result),
-            "note  a\u{fffd}[2J\nrows  1,000\n\ngrades\nGRADE  N\nA      2\n\n2 charts: draw them with --html"
+            "note  a\\u{1b}[2J\nrows  1,000\n\ngrades\nGRADE  N\nA      2\n\n2 charts: draw them with --html"
         );
         assert_eq!(text(&json!("ok")), "ok");
     }

@@ -198,7 +198,8 @@ mod tests {
 
     fn detail() -> Value {
         json!({
-            "name": "hello", "latest": 4, "exports": ["handler"], "aliases": {"prod": {"version": 4}},
+            "name": "hello", "latest": 4, "description": "clears\u{1b}[2J", "exports": ["handler"],
+            "aliases": {"prod": {"version": 4}},
             "versions": [
                 {"version": 2, "exports": ["handler"], "size_bytes": 2048, "created_at": 0,
                  "settings": {"memory": "64MiB"}, "digest": "sha256:0123456789abcdef"},
@@ -237,5 +238,14 @@ mod tests {
             assert!(page.contains(part), "{page}");
         }
         assert!(!page.contains("abcdef"));
+    }
+
+    #[test]
+    fn a_description_commands_no_terminal() {
+        let detail = detail();
+        let view = || serde_json::from_value::<FunctionView>(detail.clone()).unwrap();
+        for shown in [page(&view(), &detail), table(&[view()])] {
+            assert!(shown.contains("clears\\u{1b}[2J") && !shown.contains('\u{1b}'), "{shown}");
+        }
     }
 }

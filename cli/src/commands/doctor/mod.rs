@@ -93,9 +93,10 @@ fn text(findings: &[Finding]) -> String {
             State::Bad => "BAD ",
         };
         let indent = format!("\n{:width$}        ", "");
-        text.push_str(&format!("{sign}  {what:width$}  {}\n", found.replace('\n', &indent)));
+        let lines = |said: &str| output::harmless_lines(said).replace('\n', &indent);
+        text.push_str(&format!("{sign}  {what:width$}  {}\n", lines(found)));
         if !mend.is_empty() {
-            text.push_str(&format!("      {:width$}  -> {}\n", "", mend.replace('\n', &indent)));
+            text.push_str(&format!("      {:width$}  -> {}\n", "", lines(mend)));
         }
     }
     text
@@ -114,11 +115,13 @@ mod tests {
 
     #[test]
     fn findings_say_what_to_do() {
-        let findings =
-            [Finding::good("store", "it does\nall"), Finding::bad("gateway", "nothing answers", "start it")];
+        let findings = [
+            Finding::good("store", "it does\nall"),
+            Finding::bad("gateway", "nothing\u{1b} answers", "start it"),
+        ];
         assert_eq!(
             text(&findings),
-            "ok    store    it does\n               all\nBAD   gateway  nothing answers\n               -> start it\n"
+            "ok    store    it does\n               all\nBAD   gateway  nothing\\u{1b} answers\n               -> start it\n"
         );
         let json = serde_json::to_value(&findings).unwrap();
         assert_eq!((json[0]["state"].as_str(), json[0].get("mend")), (Some("good"), None));

@@ -176,7 +176,10 @@ fn text(progress: &ProgressView) -> String {
 fn failure_text(failure: &FailureView) -> String {
     let FailureView { stage, task, attempt, given_up, problem } = failure;
     let then = if *given_up { "given up" } else { "it is tried again" };
-    format!("task {stage}/{task}, attempt {attempt}: {}: {} ({then})", problem.code, problem.detail)
+    let text =
+        format!("task {stage}/{task}, attempt {attempt}: {}: {} ({then})", problem.code, problem.detail);
+    // The function says what it failed of, and a bar prints what it is given.
+    output::harmless(&text)
 }
 
 fn skipped_text(skipped: &SkippedView) -> String {
@@ -209,10 +212,13 @@ mod tests {
         assert_eq!(text(&ProgressView::default()), "");
         let failure = serde_json::json!({
             "number": 1, "stage": 0, "task": 7, "attempt": 1, "given_up": false,
-            "problem": {"code": "guest-panicked", "title": "t", "detail": "at x", "type": "/x", "retryable": true}
+            "problem": {"code": "guest-panicked", "title": "t", "detail": "at x\u{1b}[2J", "type": "/x", "retryable": true}
         });
         let failure: FailureView = serde_json::from_value(failure).unwrap();
-        assert_eq!(failure_text(&failure), "task 0/7, attempt 1: guest-panicked: at x (it is tried again)");
+        assert_eq!(
+            failure_text(&failure),
+            "task 0/7, attempt 1: guest-panicked: at x\\u{1b}[2J (it is tried again)"
+        );
         let skipped = serde_json::json!({"skipped": 1_200, "failures": 1_208, "tasks": "/v1/jobs/x/tasks"});
         let skipped: SkippedView = serde_json::from_value(skipped).unwrap();
         assert_eq!(skipped_text(&skipped), "1,200 more attempts failed; see `fanfold job tasks`");

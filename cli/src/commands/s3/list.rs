@@ -60,7 +60,7 @@ async fn objects(store: &Store, place: &ObjectUri, recursive: bool, view: View) 
         return output::json(&all);
     }
     if found == 0 {
-        output::note(format!("nothing lies under {place}"));
+        output::note(output::harmless(&format!("nothing lies under {place}")));
     }
     output::data(&lines.join("\n"))
 }

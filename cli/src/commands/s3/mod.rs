@@ -88,9 +88,11 @@ async fn remove(store: &Store, uri: &str, recursive: bool) -> Result<()> {
     removed += keys.len();
     store.delete_many(place.bucket(), keys).await?;
     bar.finish_and_clear();
-    output::note(format!(
-        "removed {} under {place}",
-        if removed == 1 { "1 object".into() } else { format!("{} objects", output::count(removed as u64)) }
-    ));
+    let objects = if removed == 1 {
+        "1 object".to_owned()
+    } else {
+        format!("{} objects", output::count(removed as u64))
+    };
+    output::note(output::harmless(&format!("removed {objects} under {place}")));
     Ok(())
 }
