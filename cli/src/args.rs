@@ -123,6 +123,13 @@ pub enum Command {
     NatsUsers(NatsUsers),
 }
 
+impl Command {
+    /// Whether it is a service, which runs until it is told to stop.
+    pub fn serves(&self) -> bool {
+        matches!(self, Self::Dev(_) | Self::Gateway(_) | Self::Worker(_))
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct Hosts {
     /// The configuration, TOML; docs/configuration.md has every key

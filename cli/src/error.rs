@@ -39,24 +39,24 @@ pub struct Excerpt {
 pub enum Exit {
     /// The function or the job failed.
     Failed = 1,
-    /// Wrong use.
+    /// Wrong use, and what fails on this machine.
     Usage = 2,
     /// The service refused, could not be reached or could not be started.
     Service = 3,
 }
 
 impl Error {
-    /// The function or the job failed, or a local step did.
+    /// The function or the job failed. What fails on this machine is for who uses it: see [`Self::usage`].
     pub fn failed(message: impl Into<String>) -> Self {
         Self { exit: Exit::Failed, code: None, message: message.into(), help: None, excerpt: None }
     }
 
-    /// The command was used wrongly.
+    /// The command was used wrongly, or where it cannot do what it is for.
     pub fn usage(message: impl Into<String>) -> Self {
         Self { exit: Exit::Usage, ..Self::failed(message) }
     }
 
-    /// The service refused or could not be reached.
+    /// The service refused, could not be reached or could not be started.
     pub fn service(message: impl Into<String>) -> Self {
         Self { exit: Exit::Service, ..Self::failed(message) }
     }
@@ -64,6 +64,12 @@ impl Error {
     /// Whoever's move it is.
     pub fn of(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, ..Self::failed(message) }
+    }
+
+    /// The same error, of a service that cannot start for it.
+    #[must_use]
+    pub fn of_service(self) -> Self {
+        Self { exit: Exit::Service, ..self }
     }
 
     /// The same error with a sentence on what to do, put before others.
@@ -160,7 +166,7 @@ impl From<Problem> for Error {
 impl From<crate::build::Error> for Error {
     fn from(error: crate::build::Error) -> Self {
         let message = error.to_string();
-        if error.is_wrong_use() { Self::usage(message) } else { Self::failed(message) }
+        if error.is_of_function() { Self::failed(message) } else { Self::usage(message) }
     }
 }
 
@@ -172,8 +178,9 @@ impl From<fanfold_storage::Error> for Error {
 }
 
 impl From<std::io::Error> for Error {
+    /// What this machine refuses.
     fn from(error: std::io::Error) -> Self {
-        Self::failed(error.to_string())
+        Self::usage(error.to_string())
     }
 }
 
@@ -258,6 +265,20 @@ mod tests {
         check("unauthorized", Exit::Service);
         check("a-code-of-a-later-version", Exit::Service);
         assert_eq!(Error::from(Problem::new(ErrorKind::InvalidName, "x")).exit(), Exit::Usage);
+        assert_eq!(Error::usage("x").of_service().exit(), Exit::Service);
+    }
+
+    #[test]
+    fn what_fails_on_this_machine_is_no_failure_of_a_function() {
+        use crate::build::{self, toolchain::Search};
+        assert_eq!(Error::from(std::io::Error::other("x")).exit(), Exit::Usage);
+        let check = |error: build::Error, exit| assert_eq!(Error::from(error).exit(), exit);
+        check(build::Error::NoToolchain(Search { chosen: None, passed: Vec::new() }), Exit::Usage);
+        check(build::Error::Cargo("x".to_owned()), Exit::Usage);
+        let (path, cause) = ("x".into(), std::io::Error::other("x"));
+        check(build::Error::File { action: "write", path, cause }, Exit::Usage);
+        check(build::Error::Compile { package: "x".to_owned() }, Exit::Failed);
+        check(build::Error::NotAFunction { cause: "x".to_owned() }, Exit::Failed);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use error::Error;
+use error::{Error, Exit};
 
 mod arbiter;
 mod args;
@@ -33,12 +33,16 @@ pub fn main() -> ExitCode {
     }
     let cli = args::Cli::parse();
     log_to_stderr();
-    match threads(&cli.command) {
+    let serves = cli.command.serves();
+    match threads(serves) {
         Ok(runtime) => match runtime.block_on(commands::run(cli)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => error.report(),
         },
-        Err(cause) => Error::failed(format!("the program's threads could not be started: {cause}")).report(),
+        Err(cause) => {
+            let exit = if serves { Exit::Service } else { Exit::Usage };
+            Error::of(exit, format!("the program's threads could not be started: {cause}")).report()
+        }
     }
 }
 
@@ -47,12 +51,10 @@ pub fn main() -> ExitCode {
 const THREAD_STACK_BYTES: usize = 16 << 20;
 
 /// The service gets a thread for each core, a command does with one.
-fn threads(command: &args::Command) -> std::io::Result<tokio::runtime::Runtime> {
-    let mut builder = match command {
-        args::Command::Dev(_) | args::Command::Gateway(_) | args::Command::Worker(_) => {
-            tokio::runtime::Builder::new_multi_thread()
-        }
-        _ => tokio::runtime::Builder::new_current_thread(),
+fn threads(serves: bool) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match serves {
+        true => tokio::runtime::Builder::new_multi_thread(),
+        false => tokio::runtime::Builder::new_current_thread(),
     };
     builder.thread_name("fanfold").thread_stack_size(THREAD_STACK_BYTES).enable_all().build()
 }

@@ -54,7 +54,7 @@ fn forgive(written: io::Result<()>) -> Result<()> {
 
 /// Standard output that takes no more, on a full disk for one.
 pub fn unwritable(cause: &io::Error) -> Error {
-    Error::failed(format!("expected to write all data to the standard output, found: {cause}"))
+    Error::usage(format!("expected to write all data to the standard output, found: {cause}"))
         .help("make room where it goes, or send it elsewhere")
 }
 

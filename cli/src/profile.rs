@@ -73,7 +73,7 @@ pub fn save(endpoint: &str, profile: &Profile) -> Result<()> {
 fn save_in(path: &Path, endpoint: &str, profile: &Profile) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let unwritable = |cause: std::io::Error| {
-        Error::failed(format!("the profiles in {} could not be written: {cause}", path.display()))
+        Error::usage(format!("the profiles in {} could not be written: {cause}", path.display()))
             .help("set FANFOLD_CONFIG_DIR to a folder that you can write to")
     };
     std::fs::create_dir_all(folder).map_err(unwritable)?;
@@ -105,17 +105,21 @@ fn path() -> Result<PathBuf> {
 fn load(path: &Path) -> Result<Profiles> {
     match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|cause| {
-            Error::failed(format!("expected profiles as JSON in {}, found: {cause}", path.display()))
+            Error::usage(format!("expected profiles as JSON in {}, found: {cause}", path.display()))
                 .help("remove the file; `fanfold dev` writes it anew")
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Profiles::new()),
-        Err(error) => Err(Error::failed(format!("{} could not be read: {error}", path.display()))),
+        Err(error) => {
+            Err(Error::usage(format!("expected to read the profiles in {}, found: {error}", path.display()))
+                .help("set FANFOLD_CONFIG_DIR to a folder that you can read"))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Exit;
 
     fn profile(token: &str, data: &str) -> Profile {
         let s3 = StoreProfile {
@@ -145,6 +149,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("profiles.json");
         std::fs::write(&path, "{").unwrap();
-        assert!(load(&path).err().unwrap().to_string().contains("profiles.json"));
+        let damaged = load(&path).err().unwrap();
+        assert_eq!(damaged.exit(), Exit::Usage);
+        assert!(
+            damaged.to_string().contains("profiles.json") && damaged.advice().contains("remove the file")
+        );
+        // A folder where the file should be, and a file where the folder should be.
+        std::fs::create_dir(dir.path().join("deep")).unwrap();
+        for wrong in [dir.path().join("deep"), path.join("profiles.json")] {
+            assert_eq!(load(&wrong).err().unwrap().exit(), Exit::Usage, "{}", wrong.display());
+            let saved = save_in(&wrong, "http://127.0.0.1:1", &profile("t", "/a"));
+            assert_eq!(saved.unwrap_err().exit(), Exit::Usage, "{}", wrong.display());
+        }
     }
 }

@@ -111,10 +111,18 @@ fn a_standard_output_that_is_full_is_named() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let endpoint = format!("http://127.0.0.1:{}", free_port());
     let mut command = here.command(&["doctor", "--endpoint", &endpoint]);
+    let output = command.stdout(full.try_clone().unwrap()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("to the standard output, found: No space left"), "{text}");
+
+    // A service of which nobody hears has not started.
+    let mut command = here.command(&["dev", "--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0"]);
     let output = command.stdout(full).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains("to the standard output, found: No space left"), "{text}");
+    assert!(!here.path().join(".fanfold/dev.json").exists());
 }
 
 #[test]
@@ -187,6 +195,7 @@ fn new_makes_a_folder_once() {
     here.check(&["new", "my-handler"], 2, "something there already");
     here.check(&["new", "Bad Name"], 2, "function name");
     here.check(&["new", "match"], 2, "my-match");
+    here.check(&["new", "my-handler/README.md/x"], 2, "could not be made");
     here.check(&["new", "x", "--template", "y"], 2, "handler");
     assert!(here.run(&["new", "deep/er/one"]).status.success());
     assert!(here.path().join("deep/er/one/Cargo.toml").is_file());

@@ -142,16 +142,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the command was given what it cannot build, rather than failing at it.
-    pub fn is_wrong_use(&self) -> bool {
-        matches!(
-            self,
-            Self::NoManifest { .. }
-                | Self::NoPackage { .. }
-                | Self::NotACdylib { .. }
-                | Self::Name { .. }
-                | Self::Settings(_)
-        )
+    /// Whether the function itself does not build, whatever the command was given and has here.
+    pub fn is_of_function(&self) -> bool {
+        matches!(self, Self::Compile { .. } | Self::NotAFunction { .. } | Self::Refused(_))
     }
 
     fn file(action: &'static str, path: &Path, cause: std::io::Error) -> Self {

@@ -333,7 +333,7 @@ fn http_client(endpoint: &Url) -> Result<reqwest::Client> {
     if endpoint.host_str().is_some_and(is_local) {
         builder = builder.no_proxy();
     }
-    builder.build().map_err(|error| Error::failed(format!("the HTTP client could not be made: {error}")))
+    builder.build().map_err(|error| Error::usage(format!("the HTTP client could not be made: {error}")))
 }
 
 fn is_local(host: &str) -> bool {

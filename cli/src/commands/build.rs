@@ -33,5 +33,5 @@ pub async fn run(args: Build) -> Result<()> {
 pub async fn build(dir: PathBuf, out: Option<PathBuf>) -> Result<Built> {
     let work = move || build::build(&dir, out.as_deref(), &mut |line| output::note(line));
     let built = tokio::task::spawn_blocking(work).await;
-    Ok(built.map_err(|error| Error::failed(format!("the build broke: {error}")))??)
+    Ok(built.map_err(|error| Error::usage(format!("the build broke: {error}")))??)
 }

@@ -129,7 +129,7 @@ fn note(sdk: Option<&Path>) -> String {
 
 fn write(folder: &Path, files: &[(&str, String)]) -> Result<()> {
     let failed =
-        |cause: std::io::Error| Error::failed(format!("{} could not be made: {cause}", folder.display()));
+        |cause: std::io::Error| Error::usage(format!("{} could not be made: {cause}", folder.display()));
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(failed)?;
     let draft = tempfile::Builder::new().prefix(".fanfold-new-").tempdir_in(parent).map_err(failed)?;

@@ -102,10 +102,13 @@ impl Data {
             token_file: self.folder.join("token"),
             s3_credentials_file: self.folder.join("s3-credentials.json"),
         };
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-        file.write_all(&serde_json::to_vec_pretty(&announcement)?)?;
-        file.persist(self.folder.join(ANNOUNCEMENT)).map_err(|error| error.error)?;
-        Ok(())
+        let path = self.folder.join(ANNOUNCEMENT);
+        let text = serde_json::to_vec_pretty(&announcement)?;
+        let written = tempfile::NamedTempFile::new_in(&self.folder).and_then(|mut file| {
+            file.write_all(&text)?;
+            file.persist(&path).map_err(|error| error.error)
+        });
+        written.map(drop).map_err(|cause| unwritable(&path, &cause))
     }
 
     /// Takes the announcement back; the service is no longer reached.
@@ -119,10 +122,7 @@ impl Data {
 fn lock(folder: &Path) -> Result<File> {
     let path = folder.join("gateway.lock");
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let mut file = file.map_err(|cause| {
-        Error::service(format!("expected to write {}, found: {cause}", path.display()))
-            .help("give another folder by --data DIR")
-    })?;
+    let mut file = file.map_err(|cause| unwritable(&path, &cause))?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut pid = String::new();
         // Only for the message; the process may be about to write it.
@@ -135,9 +135,14 @@ fn lock(folder: &Path) -> Result<File> {
         ))
         .help("use that service, stop it, or give this one another folder by --data DIR"));
     }
-    file.set_len(0)?;
-    file.write_all(std::process::id().to_string().as_bytes())?;
+    let written = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
+    written.map_err(|cause| unwritable(&path, &cause))?;
     Ok(file)
+}
+
+fn unwritable(path: &Path, cause: &std::io::Error) -> Error {
+    Error::service(format!("expected to write {}, found: {cause}", path.display()))
+        .help("make room there, or give another folder by --data DIR")
 }
 
 /// The folder often lies in a checkout, and holds secrets.

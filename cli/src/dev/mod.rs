@@ -39,8 +39,11 @@ pub async fn run(args: Dev) -> Result<()> {
     let parts = Parts::start(&data, listeners, &args).await?;
     keep_profile(&data, gateway, store);
     data.announce(gateway, store)?;
-    output::data(&welcome::text(&data, gateway, store))?;
-    let ended = parts.run_until(stop.told()).await;
+    let ended = match output::data(&welcome::text(&data, gateway, store)) {
+        Ok(()) => parts.run_until(stop.told()).await,
+        // Whoever reads these lines would not know that it is there.
+        Err(error) => parts.run_until(std::future::ready(())).await.and(Err(error.of_service())),
+    };
     data.retract();
     ended
 }

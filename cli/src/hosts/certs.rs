@@ -32,7 +32,7 @@ pub fn run(args: &Certs) -> Result<()> {
     // All names before anything is made: a mistake must leave nothing behind.
     args.gateway.iter().chain(&args.worker).try_for_each(|name| check(name))?;
     std::fs::create_dir_all(&args.out).map_err(|cause| {
-        Error::failed(format!("expected to make the folder {}, found: {cause}", args.out.display()))
+        Error::usage(format!("expected to make the folder {}, found: {cause}", args.out.display()))
     })?;
     let authority = authority(&args.out)?;
     for name in &args.gateway {
@@ -122,13 +122,13 @@ pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
         match cause.kind() {
             ErrorKind::AlreadyExists => Error::usage(error)
                 .help("what is there is never written over; move it away, or choose another folder"),
-            _ => Error::failed(error),
+            _ => Error::usage(error),
         }
     })
 }
 
 fn failed(error: rcgen::Error) -> Error {
-    Error::failed(format!("expected to make a certificate, found: {error}"))
+    Error::usage(format!("expected to make a certificate, found: {error}"))
 }
 
 #[cfg(test)]
@@ -177,5 +177,7 @@ mod tests {
         let before = std::fs::read(folder.path().join("gateway-g.pem")).unwrap();
         assert_eq!(run(&args).unwrap_err().exit(), Exit::Usage);
         assert_eq!(std::fs::read(folder.path().join("gateway-g.pem")).unwrap(), before);
+        let below_a_file = Certs { out: folder.path().join("ca.pem/x"), ..args };
+        assert_eq!(run(&below_a_file).unwrap_err().exit(), Exit::Usage);
     }
 }

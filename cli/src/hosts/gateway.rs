@@ -137,5 +137,5 @@ async fn bind(config: &config::Gateway) -> Result<std::net::TcpListener> {
 }
 
 fn broken(cause: impl std::fmt::Display) -> Error {
-    Error::failed(format!("the gateway broke: {cause}"))
+    Error::service(format!("the gateway broke: {cause}"))
 }

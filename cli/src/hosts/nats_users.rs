@@ -56,7 +56,7 @@ pub fn run(args: &NatsUsers) -> Result<()> {
         name.parse::<WorkerName>().map_err(|problem| Error::usage(problem.detail))?;
     }
     fs::create_dir_all(&args.out).map_err(|cause| {
-        Error::failed(format!("expected to make the folder {}, found: {cause}", args.out.display()))
+        Error::usage(format!("expected to make the folder {}, found: {cause}", args.out.display()))
     })?;
     let mut users = Vec::new();
     for name in &args.gateway {
@@ -95,7 +95,7 @@ fn worker(config: &NatsConfig, name: &str, scopes: &[String]) -> Result<Permissi
     let [reads, writes, pulls, hears, tells] =
         lists.each_ref().map(|list| list.iter().map(String::as_str).collect::<Vec<_>>());
     let needs = Needs { reads: &reads, writes: &writes, pulls: &pulls, hears: &hears, tells: &tells };
-    config.worker_permissions(name, needs).map_err(|error| Error::failed(error.to_string()))
+    config.worker_permissions(name, needs).map_err(|error| Error::usage(error.to_string()))
 }
 
 /// A user as NATS is told of it.
@@ -106,7 +106,7 @@ fn user(out: &Path, name: &str, permissions: &Permissions) -> Result<String> {
         Err(_) => {
             let mut bytes = [0; PASSWORD_BYTES];
             getrandom::fill(&mut bytes)
-                .map_err(|error| Error::failed(format!("expected random bytes, found: {error}")))?;
+                .map_err(|error| Error::usage(format!("expected random bytes, found: {error}")))?;
             let made: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
             write(&path, &made, 0o600)?;
             output::note(format!("made {}", path.display()));

@@ -53,7 +53,7 @@ pub async fn run(args: Hosts) -> Result<()> {
     runtime.look_back().await.map_err(|problem| Error::service(problem.detail))?;
     let listener = bind("listen", config.listen).await?;
     let probes = bind("probe_listen", config.probe_listen).await?;
-    let bound = listener.local_addr().map_err(|cause| Error::failed(cause.to_string()))?;
+    let bound = listener.local_addr().map_err(|cause| Error::service(cause.to_string()))?;
     // A port that was left to the system is known only now.
     let address =
         if config.listen.port() == 0 && config.advertise.is_none() { bound.to_string() } else { address };
@@ -97,13 +97,13 @@ pub async fn run(args: Hosts) -> Result<()> {
     match ended {
         Ok(Ok(())) => Ok(()),
         Ok(Err(problem)) => Err(Error::service(problem.detail)),
-        Err(error) => Err(Error::failed(format!("the worker broke: {error}"))),
+        Err(error) => Err(Error::service(format!("the worker broke: {error}"))),
     }
 }
 
 fn runtime(config: &config::Worker, name: &WorkerName, store: Store, backbone: &Backbone) -> Result<Runtime> {
     let program = std::env::current_exe().map_err(|cause| {
-        Error::failed(format!("expected to know this program's own path, found: {cause}"))
+        Error::service(format!("expected to know this program's own path, found: {cause}"))
     })?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = RuntimeConfig {

@@ -61,7 +61,7 @@ pub async fn run(endpoint: Option<&str>, token: Option<&str>, args: args::Doctor
     let looking = output::spinner("looking");
     let machine = tokio::task::spawn_blocking(machine::look)
         .await
-        .map_err(|error| Error::failed(format!("the look at this machine broke: {error}")))?;
+        .map_err(|error| Error::usage(format!("the look at this machine broke: {error}")))?;
     let service = service::look(endpoint, token).await;
     looking.finish_and_clear();
     let findings = [&machine[..], &service[..]].concat();
@@ -75,7 +75,7 @@ fn bad(findings: &[Finding]) -> usize {
 
 /// What is bad of the service comes first: without it no other command does anything.
 fn verdict(machine: usize, service: usize) -> Result<()> {
-    let exit = if service > 0 { Exit::Service } else { Exit::Failed };
+    let exit = if service > 0 { Exit::Service } else { Exit::Usage };
     match machine + service {
         0 => Ok(()),
         1 => Err(Error::of(exit, "one thing needs mending")),
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn the_exit_code_says_whether_it_is_the_service() {
         let exit = |machine, service| verdict(machine, service).err().map(|error| error.exit());
-        assert_eq!((exit(0, 0), exit(2, 0)), (None, Some(Exit::Failed)));
+        assert_eq!((exit(0, 0), exit(2, 0)), (None, Some(Exit::Usage)));
         assert_eq!((exit(0, 1), exit(1, 1)), (Some(Exit::Service), Some(Exit::Service)));
     }
 

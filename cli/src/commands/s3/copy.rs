@@ -272,7 +272,8 @@ fn walk(
     tally: &mut Tally<'_>,
 ) -> Result<()> {
     let entries = fs::read_dir(folder).map_err(|cause| unreadable(folder, &cause))?;
-    let mut entries = entries.collect::<std::io::Result<Vec<_>>>()?;
+    let entries = entries.collect::<std::io::Result<Vec<_>>>();
+    let mut entries = entries.map_err(|cause| unreadable(folder, &cause))?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let found = visit(&entry, name, files, tally);
@@ -292,7 +293,7 @@ fn visit(
     let path = entry.path();
     let part = file_name(&path)?;
     let name = if name.is_empty() { part } else { format!("{name}/{part}") };
-    if entry.file_type()?.is_dir() {
+    if entry.file_type().map_err(|cause| unreadable(&path, &cause))?.is_dir() {
         return walk(&path, &name, files, tally);
     }
     // Links to files are followed, links to folders could lead round in a circle.
