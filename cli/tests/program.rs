@@ -65,6 +65,7 @@ fn wrong_use_is_told_apart() {
     here.check(&["invoke", "f", "-d", "@no-such-file"], 2, "no-such-file");
     here.check(&["invoke", "f", "--params", "[1]"], 2, "JSON object");
     here.check(&["invoke", "f", "--endpoint", "127.0.0.1:7070"], 2, "http://");
+    here.check(&["functions", "ls", "--token", "a\nb"], 2, "a token that fits into a header");
     here.check(&["job", "run", "no-such.toml"], 2, "no-such.toml");
     here.check(&["job", "run", "--function", "f", "--input", "bank/a"], 2, "s3://bucket/key");
     here.check(&["job", "run"], 2, "by --function, found neither");

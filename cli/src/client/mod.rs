@@ -12,7 +12,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanfold_protocol::names::FunctionName;
-use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
+use reqwest::{
+    Method, RequestBuilder, Response, StatusCode, Url,
+    header::{self, HeaderValue},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
@@ -49,7 +52,8 @@ const SUBMISSION_PAUSE: Duration = Duration::from_secs(1);
 pub struct Client {
     http: reqwest::Client,
     endpoint: Url,
-    token: Option<String>,
+    /// What `Authorization` says.
+    token: Option<HeaderValue>,
 }
 
 /// A problem as the service writes it (RFC 9457).
@@ -71,6 +75,7 @@ impl Client {
         let url = parse_endpoint(text)?;
         let profile = profile::find(text)?;
         let token = choose_token(token, profile.map(|profile| profile.token));
+        let token = token.as_deref().map(bearer).transpose()?;
         Ok(Self { http: http_client(&url)?, endpoint: url, token })
     }
 
@@ -211,7 +216,7 @@ impl Client {
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.endpoint()));
         match &self.token {
-            Some(token) => request.bearer_auth(token),
+            Some(token) => request.header(header::AUTHORIZATION, token),
             None => request,
         }
     }
@@ -311,6 +316,16 @@ fn choose_token(given: Option<&str>, known: Option<String>) -> Option<String> {
     given.filter(|token| !token.is_empty()).map(str::to_owned).or(known)
 }
 
+/// How a token travels. It is never part of an error.
+fn bearer(token: &str) -> Result<HeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
+        Error::usage("expected a token that fits into a header, found one with a line break or another control character")
+            .help("give it by --token or FANFOLD_TOKEN as it stands in its file, without the end of the line")
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 fn parse_endpoint(text: &str) -> Result<Url> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     url.ok_or_else(|| {
@@ -352,6 +367,18 @@ mod tests {
         assert_eq!(choose_token(Some(""), known()), known());
         assert_eq!(choose_token(None, known()), known());
         assert_eq!(choose_token(Some(""), None), None);
+    }
+
+    #[test]
+    fn a_token_that_is_no_header_is_told_and_not_shown() {
+        assert_eq!(bearer("t-0").unwrap(), "Bearer t-0");
+        assert!(!format!("{:?}", bearer("t-0").unwrap()).contains("t-0"));
+        for token in ["t-0\n", "t-0\nx", "t-0\u{7f}", "\0t-0"] {
+            let error = Client::open(Some("http://127.0.0.1:1"), Some(token)).err().unwrap();
+            assert_eq!(error.exit(), crate::error::Exit::Usage, "{token:?}");
+            let said = format!("{error} {}", error.advice());
+            assert!(said.contains("FANFOLD_TOKEN") && !said.contains("t-0"), "{said}");
+        }
     }
 
     #[test]

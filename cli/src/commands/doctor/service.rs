@@ -21,7 +21,7 @@ pub async fn look(endpoint: Option<&str>, token: Option<&str>) -> Vec<Finding> {
     let (mut findings, readiness) = match Client::open(endpoint, token) {
         Ok(client) => gateway(&client).await,
         Err(error) => {
-            let finding = Finding::bad("gateway", error.to_string(), "check --endpoint and the profiles");
+            let finding = Finding::bad("gateway", error.to_string(), error.advice());
             (vec![finding], Value::Null)
         }
     };
