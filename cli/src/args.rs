@@ -335,6 +335,8 @@ pub enum Invocations {
         /// Id
         #[arg(value_parser = id_of)]
         id: Uuid,
+        #[command(flatten)]
+        shown: Shown,
     },
     /// Stop an invocation
     Cancel {
@@ -444,7 +446,7 @@ pub enum S3 {
         uri: String,
     },
     /// Print how other S3 clients reach the store
-    Env,
+    Env(Shown),
 }
 
 #[derive(Debug, Args)]

@@ -248,6 +248,8 @@ async fn the_commands_follow_an_asynchronous_call() {
     service.ok(&["logs", &id, "-f"]).unwrap();
     assert_eq!(ended(&id).await["state"], "succeeded");
     assert_eq!(service.ok(&["invocations", "result", &id]).unwrap(), "\"hello, Ada\"");
+    let as_json = service.ok(&["invocations", "result", &id, "--output", "json"]).unwrap();
+    assert_eq!(as_json, "\"hello, Ada\"", "an answer in JSON is printed as it is");
     assert!(service.ok(&["invocations", "show", &id]).unwrap().contains("state     succeeded"));
     let late = service.run(&["invocations", "cancel", &id]).unwrap();
     assert_eq!(late.status.code(), Some(3));

@@ -9,7 +9,7 @@ use std::{
 };
 
 use fanfold_tests::service::Service;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Every URI under a prefix.
 fn listed(service: &Service, prefix: &str) -> Vec<String> {
@@ -85,8 +85,13 @@ async fn files_go_to_the_store_and_come_back() {
     service.ok(&["s3", "rm", "s3://bank/copy/", "-r"]).unwrap();
     assert_eq!(listed(&service, "s3://bank/").len(), 3);
     assert!(service.ok(&["s3", "ls"]).unwrap().contains("s3://bank/"));
-    assert!(
-        service.ok(&["s3", "env"]).unwrap().contains(&format!("AWS_ENDPOINT_URL={}", service.s3_endpoint))
+    let exports = service.ok(&["s3", "env"]).unwrap();
+    assert!(exports.contains(&format!("export AWS_ENDPOINT_URL={}\n", service.s3_endpoint)), "{exports}");
+    let variables: Value =
+        serde_json::from_str(&service.ok(&["s3", "env", "--output", "json"]).unwrap()).unwrap();
+    assert_eq!(
+        (&variables["AWS_ENDPOINT_URL"], variables.as_object().unwrap().len()),
+        (&json!(service.s3_endpoint), 5)
     );
 }
 

@@ -399,10 +399,10 @@ pub struct TaskView {
 }
 
 /// Log lines.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct LogPage {
-    /// In order.
-    pub lines: Vec<LogLine>,
+    /// In order, each a [`LogLine`].
+    pub lines: Vec<Value>,
 }
 
 /// What tasks of a job logged.

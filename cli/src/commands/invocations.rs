@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::invoke;
 use crate::{
-    args::{Invocations, Letters},
+    args::{Invocations, Letters, View},
     client::{Client, InvocationView, LetterView, Replayed},
     error::{Error, Result},
     output::{self, Table},
@@ -34,7 +34,7 @@ pub async fn run(client: &Client, command: Invocations) -> Result<()> {
             let view: InvocationView = serde_json::from_value(found.clone())?;
             output::shown(shown.view, &found, |_| page(&view))
         }
-        Invocations::Result { id } => result(client, id).await,
+        Invocations::Result { id, shown } => result(client, id, shown.view).await,
         Invocations::Cancel { id } => {
             client.act(Method::DELETE, &format!("{PATH}/{id}")).await?;
             output::note(format!("invocation {id} is cancelled"));
@@ -60,7 +60,7 @@ pub async fn run(client: &Client, command: Invocations) -> Result<()> {
 }
 
 /// Prints what an invocation returned, as `fanfold invoke` prints it.
-async fn result(client: &Client, id: Uuid) -> Result<()> {
+async fn result(client: &Client, id: Uuid, view: View) -> Result<()> {
     let response = client.any_answer(client.request(Method::GET, &format!("{PATH}/{id}/result"))).await?;
     let (status, headers) = (response.status(), response.headers().clone());
     let body = response.bytes().await.map_err(|error| {
@@ -71,7 +71,7 @@ async fn result(client: &Client, id: Uuid) -> Result<()> {
     if !well && invoke::is_problem(&body, header("x-request-id")) {
         return Err(client.refusal_of(status, &body));
     }
-    invoke::show(&body, invoke::is_json(header("content-type")))?;
+    invoke::show(&body, invoke::is_json(header("content-type")), view)?;
     if well {
         return Ok(());
     }

@@ -2,7 +2,7 @@
 //! `fanfold invoke`: one call, the function's own answer.
 //!
 //! The body goes out and comes back as it is; only a person at a terminal gets
-//! JSON indented. What the function itself answers as a failure is printed too,
+//! JSON indented, and who asks for JSON gets text as a text of JSON. What the function itself answers as a failure is printed too,
 //! and the exit code says so.
 
 use std::{
@@ -60,7 +60,7 @@ pub async fn run(client: &Client, args: &Invoke) -> Result<()> {
     if answer.is_refusal() {
         return Err(client.suggest(client.refusal_of(answer.status, &answer.body), name).await);
     }
-    answer.print(&args.function)
+    answer.print(&args.function, args.shown.view)
 }
 
 /// JSON for a header, which takes all that JSON has but for this control character.
@@ -107,8 +107,8 @@ impl Answer {
         is_problem(&self.body, self.header("x-request-id")) || self.header("x-fanfold-version").is_empty()
     }
 
-    fn print(&self, function: &FunctionRef) -> Result<()> {
-        show(&self.body, is_json(self.header("content-type")))?;
+    fn print(&self, function: &FunctionRef, view: View) -> Result<()> {
+        show(&self.body, is_json(self.header("content-type")), view)?;
         let (id, version) = (self.header("x-fanfold-invocation-id"), self.header("x-fanfold-version"));
         if std::io::stderr().is_terminal() {
             let took = duration(self.header("server-timing"));
@@ -130,21 +130,25 @@ pub fn is_problem(body: &[u8], request_id: &str) -> bool {
 }
 
 /// Prints a body.
-pub fn show(body: &[u8], is_json: bool) -> Result<()> {
+pub fn show(body: &[u8], is_json: bool, view: View) -> Result<()> {
+    if view == View::Json && !is_json && !body.is_empty() {
+        return output::json(&text(body, "JSON does not hold")?);
+    }
     if !std::io::stdout().is_terminal() || body.is_empty() {
         return output::raw(body);
     }
     match serde_json::from_slice::<Value>(body) {
         Ok(value) if is_json => output::json(&value),
-        _ => match std::str::from_utf8(body) {
-            Ok(text) => output::data(text),
-            Err(_) => Err(Error::usage(format!(
-                "the answer is {} of binary data, which a terminal does not show",
-                output::bytes(body.len() as u64)
-            ))
-            .help("send it to a file: fanfold invoke … > FILE")),
-        },
+        _ => output::data(text(body, "a terminal does not show")?),
     }
+}
+
+fn text<'a>(body: &'a [u8], who_does_not: &str) -> Result<&'a str> {
+    std::str::from_utf8(body).map_err(|_| {
+        let size = output::bytes(body.len() as u64);
+        Error::usage(format!("the answer is {size} of binary data, which {who_does_not}"))
+            .help("send it to a file as it is, without --output: fanfold … > FILE")
+    })
 }
 
 /// Whether a body of this type is JSON.
@@ -243,6 +247,13 @@ mod tests {
         check(404, &ran, "no such thing", false);
         check(404, &[("x-request-id", "r-1")], r#"{"code": "function-not-found"}"#, true);
         check(200, &ran, r#"{"request_id": "r-1"}"#, false);
+    }
+
+    #[test]
+    fn json_is_asked_for_in_vain_of_binary_data() {
+        assert_eq!(text("ä".as_bytes(), "x").unwrap(), "ä");
+        let error = show(b"\xff", false, View::Json).unwrap_err();
+        assert_eq!((error.exit(), error.to_string().contains("JSON does not hold")), (Exit::Usage, true));
     }
 
     #[test]

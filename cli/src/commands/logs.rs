@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `fanfold logs`: what functions said.
 //!
-//! Of an invocation or a job by its id, of a function by its name. Messages come escaped
+//! Of an invocation or a job by its id, of a function by its name; as JSON a document a line,
+//! so that all of them can be read as they come. Messages come escaped
 //! from the service, so a terminal shows them as they are. Those of several lines, such as
 //! of a panic, are indented, so that none of these passes for a message of its own.
 
@@ -182,27 +183,29 @@ impl Told {
 }
 
 async fn show(client: &Client, path: &str, view: View) -> Result<()> {
-    let page: Value = client.get(path, &[]).await?;
-    if view == View::Json {
-        return output::json(&page);
-    }
-    let lines = serde_json::from_value::<LogPage>(page)?.lines;
+    let lines = client.get::<LogPage>(path, &[]).await?.lines;
     if lines.is_empty() {
         output::note("no line was logged");
     }
-    output::data(&lines.iter().map(line).collect::<Vec<_>>().join("\n"))
+    let shown = lines.iter().map(|line| shown(line, view)).collect::<Result<Vec<_>>>()?;
+    output::data(&shown.join("\n"))
 }
 
 async fn follow(client: &Client, path: &str, view: View) -> Result<()> {
     let request = client.request(Method::GET, path).query(&[("follow", "true")]);
     let mut events = Events::new(client.answer(request).await?);
     while let Some(event) = events.next().await {
-        match view {
-            View::Json => output::data(&event.data)?,
-            View::Table => output::data(&line(&serde_json::from_str(&event.data)?))?,
-        }
+        output::data(&shown(&serde_json::from_str(&event.data)?, view)?)?;
     }
     Err(Error::service(format!("the log from {} broke off", client.endpoint())))
+}
+
+/// A line as the service writes it, as it is printed.
+fn shown(written: &Value, view: View) -> Result<String> {
+    Ok(match view {
+        View::Json => written.to_string(),
+        View::Table => line(&LogLine::deserialize(written)?),
+    })
 }
 
 fn line(line: &LogLine) -> String {
@@ -244,7 +247,10 @@ mod tests {
     fn lines_are_read_as_the_service_writes_them() {
         let page = json!({"lines": [{"invocation": "x", "version": 1, "at": 7, "time": "…", "level": "warn", "message": "m"}]});
         let page: LogPage = serde_json::from_value(page).unwrap();
-        assert_eq!(line(&page.lines[0]), "1970-01-01T00:00:00.007Z  WARN   m");
+        assert_eq!(shown(&page.lines[0], View::Table).unwrap(), "1970-01-01T00:00:00.007Z  WARN   m");
+        let text = shown(&page.lines[0], View::Json).unwrap();
+        assert!(!text.contains('\n'), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["version"], 1);
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod listen;
 mod parts;
 mod welcome;
 
-pub use welcome::exports;
+pub use welcome::{exports, variables};
 
 use fanfold_storage::StoreConfig;
 use tokio::signal::unix::{SignalKind, signal};

@@ -34,14 +34,18 @@ pub fn text(data: &Data, gateway: SocketAddr, store: SocketAddr) -> String {
     text
 }
 
-/// Variables that S3 clients read, as a shell takes them.
+/// Variables that S3 clients read.
+pub fn variables(store: &StoreProfile) -> [(&'static str, &str); 5] {
+    [
+        ("AWS_ENDPOINT_URL", store.endpoint.as_str()),
+        ("AWS_REGION", store.region.as_str()),
+        ("AWS_DEFAULT_REGION", store.region.as_str()),
+        ("AWS_ACCESS_KEY_ID", store.access_key.as_str()),
+        ("AWS_SECRET_ACCESS_KEY", store.secret_key.as_str()),
+    ]
+}
+
+/// The same as a shell takes them.
 pub fn exports(store: &StoreProfile) -> String {
-    format!(
-        "export AWS_ENDPOINT_URL={}\nexport AWS_REGION={region}\nexport AWS_DEFAULT_REGION={region}\n\
-         export AWS_ACCESS_KEY_ID={}\nexport AWS_SECRET_ACCESS_KEY={}\n",
-        store.endpoint,
-        store.access_key,
-        store.secret_key,
-        region = store.region
-    )
+    variables(store).iter().map(|(name, value)| format!("export {name}={value}\n")).collect()
 }

@@ -9,6 +9,8 @@ mod list;
 mod place;
 mod tally;
 
+use std::collections::BTreeMap;
+
 use fanfold_storage::{ListOptions, Store};
 use futures::TryStreamExt;
 
@@ -27,8 +29,10 @@ const REMOVED_AT_ONCE: usize = 1_000;
 
 /// Runs the subcommand.
 pub async fn run(endpoint: Option<&str>, command: S3) -> Result<()> {
-    if let S3::Env = command {
-        return output::data(&dev::exports(&store::profile(endpoint)?));
+    if let S3::Env(shown) = command {
+        let profile = store::profile(endpoint)?;
+        let variables = BTreeMap::from(dev::variables(&profile));
+        return output::shown(shown.view, &variables, |_| dev::exports(&profile));
     }
     check(&command)?;
     let store = store::connect(endpoint)?;
@@ -37,7 +41,7 @@ pub async fn run(endpoint: Option<&str>, command: S3) -> Result<()> {
         S3::Cp { from, to, recursive } => copy::run(&store, &from, &to, recursive).await,
         S3::Rm { uri, recursive } => remove(&store, &uri, recursive).await,
         S3::Mb { uri } => make_bucket(&store, &uri).await,
-        S3::Env => Ok(()),
+        S3::Env(_) => Ok(()),
     };
     done.map_err(|error| store::located(error, &store))
 }
@@ -49,7 +53,7 @@ fn check(command: &S3) -> Result<()> {
         S3::Cp { from, to, recursive } => copy::check(from, to, *recursive),
         S3::Rm { uri, recursive: true } => prefix(uri).map(drop),
         S3::Rm { uri, recursive: false } => object(uri).map(drop),
-        S3::Ls { .. } | S3::Mb { .. } | S3::Env => Ok(()),
+        S3::Ls { .. } | S3::Mb { .. } | S3::Env(_) => Ok(()),
     }
 }
 
