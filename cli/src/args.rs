@@ -48,6 +48,12 @@ fn number<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "expected a whole number of 0 or more that is not too large".to_owned())
 }
 
+/// How many lines to print.
+fn lines(text: &str) -> Result<usize, String> {
+    let most = text.parse::<usize>().ok().filter(|most| *most > 0);
+    most.ok_or_else(|| "expected a whole number of 1 or more that is not too large".to_owned())
+}
+
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "expected an address and a port such as 127.0.0.1:7070".to_owned())
 }
@@ -317,7 +323,7 @@ pub enum Invocations {
         #[arg(long)]
         function: Option<FunctionName>,
         /// At most so many
-        #[arg(long, value_name = "N", default_value = "50", value_parser = number::<usize>)]
+        #[arg(long, value_name = "N", default_value = "50", value_parser = lines)]
         limit: usize,
         #[command(flatten)]
         shown: Shown,
@@ -347,7 +353,7 @@ pub enum Invocations {
     /// List those that were given up
     DeadLetters {
         /// At most so many
-        #[arg(long, value_name = "N", default_value = "50", value_parser = number::<usize>)]
+        #[arg(long, value_name = "N", default_value = "50", value_parser = lines)]
         limit: usize,
         #[command(flatten)]
         shown: Shown,

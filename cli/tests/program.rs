@@ -74,7 +74,17 @@ fn wrong_use_is_told_apart() {
     here.check(&["trigger", "add", "t1", "--bucket", "bank"], 2, "found --bucket alone");
     here.check(&["trigger", "add", "t1"], 2, "found neither");
     here.check(&["job", "show", "seven"], 2, "'seven' for '<ID>': expected an id such as");
-    here.check(&["job", "ls", "--limit", "ten"], 2, "expected a whole number");
+    for words in [
+        &["job", "ls"][..],
+        &["job", "tasks", "019ab4c2-7c1e-7bb0-9c5e-2f6f6d1b9d10"],
+        &["invocations", "ls"],
+        &["invocations", "dead-letters"],
+        &["trigger", "dead-letters", "t1"],
+    ] {
+        for limit in ["--limit=0", "--limit=-1", "--limit=ten"] {
+            here.check(&[words, &[limit]].concat(), 2, "a whole number of 1 or more");
+        }
+    }
     here.check(&["dev", "--listen", "localhost"], 2, "expected an address and a port");
     here.check(&["deploy", "no-such-folder"], 2, "no-such-folder");
     here.check(&["build"], 2, "Cargo.toml");

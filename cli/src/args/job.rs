@@ -10,7 +10,7 @@ use fanfold_protocol::{
 };
 use uuid::Uuid;
 
-use super::{Shown, View, id_of, number};
+use super::{Shown, View, id_of, lines, number};
 
 #[derive(Debug, Subcommand)]
 pub enum Job {
@@ -25,7 +25,7 @@ pub enum Job {
         #[arg(long)]
         function: Option<FunctionName>,
         /// At most so many
-        #[arg(long, value_name = "N", default_value = "50", value_parser = number::<usize>)]
+        #[arg(long, value_name = "N", default_value = "50", value_parser = lines)]
         limit: usize,
         #[command(flatten)]
         shown: Shown,
@@ -55,7 +55,7 @@ pub enum Job {
         #[arg(long)]
         state: Option<String>,
         /// At most so many
-        #[arg(long, value_name = "N", default_value = "50", value_parser = number::<usize>)]
+        #[arg(long, value_name = "N", default_value = "50", value_parser = lines)]
         limit: usize,
         #[command(flatten)]
         shown: Shown,

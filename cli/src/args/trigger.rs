@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use fanfold_protocol::names::{FunctionRef, TriggerName};
 
-use super::{Shown, number};
+use super::{Shown, lines};
 
 #[derive(Debug, Subcommand)]
 pub enum Trigger {
@@ -52,7 +52,7 @@ pub enum Trigger {
         /// Name
         name: TriggerName,
         /// At most so many
-        #[arg(long, value_name = "N", default_value = "50", value_parser = number::<usize>)]
+        #[arg(long, value_name = "N", default_value = "50", value_parser = lines)]
         limit: usize,
         #[command(flatten)]
         shown: Shown,
