@@ -18,6 +18,7 @@ mod commands;
 mod dev;
 mod error;
 mod hosts;
+mod input;
 mod json_text;
 mod output;
 mod profile;

@@ -103,6 +103,22 @@ fn wrong_use_is_told_apart() {
 }
 
 #[test]
+fn what_has_no_end_is_refused() {
+    let here = Here::new();
+    here.check(&["invoke", "f", "-d", "@/dev/zero"], 2, "found: more than 32MiB");
+    let zeros = std::fs::File::open("/dev/zero").unwrap();
+    let piped = here.command(&["invoke", "f", "-d", "@-"]).stdin(zeros).output().unwrap();
+    let said = String::from_utf8_lossy(&piped.stderr);
+    assert_eq!(piped.status.code(), Some(2), "{said}");
+    assert!(said.contains("from the standard input, found: more than 32MiB"), "{said}");
+    here.check(&["job", "run", "/dev/zero"], 2, "found: more than 1MiB");
+    let params = ["--function", "f", "--input", "s3://bank/a", "--params", "@/dev/zero"];
+    here.check(&[&["job", "run"][..], &params].concat(), 2, "found: more than 1MiB");
+    here.check(&["trigger", "add", "t1", "/dev/zero"], 2, "found: more than 1MiB");
+    here.check(&["deploy", "/dev/zero"], 2, "at most 64MiB, found more in /dev/zero");
+}
+
+#[test]
 fn what_the_environment_gives_is_used_and_not_shown_as_required() {
     let here = Here::new();
     let endpoint = format!("http://127.0.0.1:{}", free_port());

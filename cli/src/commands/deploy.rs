@@ -4,7 +4,10 @@
 //! A folder is built first. What the component is, the gateway judges; this
 //! command adds the name and the settings of `function.toml`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 use fanfold_protocol::{
@@ -21,7 +24,7 @@ use crate::{
     build::settings,
     client::{Client, Deployed},
     error::{Error, Result},
-    output,
+    input, output,
 };
 
 /// What is sent.
@@ -91,16 +94,21 @@ fn read(path: &Path) -> Result<Bytes> {
         ))
         .help("make one with `fanfold new`")
     };
+    // A file says how large it is; a device or a pipe is read as far as it may go.
     let size_bytes = std::fs::metadata(path).map_err(failed)?.len();
     if size_bytes > limits::COMPONENT_BYTES_MAX {
-        return Err(Error::usage(format!(
-            "a component must be at most {}, found {} in {}",
-            ByteSize(limits::COMPONENT_BYTES_MAX),
-            output::bytes(size_bytes),
-            path.display()
-        )));
+        return Err(too_large(path, &output::bytes(size_bytes)));
     }
-    Ok(std::fs::read(path).map_err(failed)?.into())
+    match input::read(path, limits::COMPONENT_BYTES_MAX) {
+        Ok(bytes) => Ok(bytes.into()),
+        Err(cause) if cause.kind() == ErrorKind::FileTooLarge => Err(too_large(path, "more")),
+        Err(cause) => Err(failed(cause)),
+    }
+}
+
+fn too_large(path: &Path, found: &str) -> Error {
+    let most = ByteSize(limits::COMPONENT_BYTES_MAX);
+    Error::usage(format!("a component must be at most {most}, found {found} in {}", path.display()))
 }
 
 async fn upload(client: &Client, package: Package) -> Result<Deployed> {

@@ -6,12 +6,16 @@
 //! and the exit code says so.
 
 use std::{
-    io::{IsTerminal, Read},
+    io::{ErrorKind, IsTerminal},
+    path::Path,
     time::Duration,
 };
 
 use bytes::Bytes;
-use fanfold_protocol::names::{FunctionRef, Qualifier};
+use fanfold_protocol::{
+    limits,
+    names::{FunctionRef, Qualifier},
+};
 use reqwest::{Method, Response, StatusCode, header};
 use serde_json::Value;
 
@@ -19,7 +23,7 @@ use crate::{
     args::{Invoke, View},
     client::Client,
     error::{Error, Result},
-    json_text, output,
+    input, json_text, output,
 };
 
 /// Beside the time of the call itself: the way there and back, and a place.
@@ -173,8 +177,8 @@ fn body(data: Option<&str>) -> Result<Body> {
     match data {
         None => Ok(Body { bytes: Vec::new(), content_type: None }),
         Some("@-") => {
-            let mut bytes = Vec::new();
-            std::io::stdin().lock().read_to_end(&mut bytes)?;
+            let bytes = input::all(std::io::stdin().lock(), limits::BODY_BYTES_MAX)
+                .map_err(|cause| unreadable("the standard input", &cause))?;
             let content_type = if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok() {
                 "application/json"
             } else {
@@ -192,9 +196,19 @@ fn body(data: Option<&str>) -> Result<Body> {
     }
 }
 
+fn unreadable(what: &str, cause: &std::io::Error) -> Error {
+    let error = Error::usage(format!("expected to read a body from {what}, found: {cause}"));
+    match cause.kind() {
+        ErrorKind::FileTooLarge => {
+            error.help("large data goes through the store: copy it there, and give the function its name")
+        }
+        _ => error,
+    }
+}
+
 fn of_file(path: &str) -> Result<Body> {
-    let bytes = std::fs::read(path)
-        .map_err(|cause| Error::usage(format!("expected to read {path}, found: {cause}")))?;
+    let bytes =
+        input::read(Path::new(path), limits::BODY_BYTES_MAX).map_err(|cause| unreadable(path, &cause))?;
     let content_type = super::content_type(path).unwrap_or("application/octet-stream");
     if content_type == "application/json" {
         let text = std::str::from_utf8(&bytes).map_err(|error| {

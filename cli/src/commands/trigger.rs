@@ -8,6 +8,7 @@
 use std::path::Path;
 
 use fanfold_protocol::{
+    limits,
     names::{FunctionName, FunctionRef, TriggerName},
     time::Timestamp,
     trigger::TriggerDocument,
@@ -20,7 +21,7 @@ use crate::{
     args::{Shown, Trigger, TriggerAdd, TriggerReplay, TriggerScope},
     client::Client,
     error::{Error, Result},
-    json_text,
+    input, json_text,
     output::{self, Table},
 };
 
@@ -195,7 +196,7 @@ fn document(args: &TriggerAdd) -> Result<TriggerDocument> {
 }
 
 fn of_file(path: &Path) -> Result<TriggerDocument> {
-    let text = std::fs::read_to_string(path).map_err(|cause| {
+    let text = input::text(path, limits::DOCUMENT_BYTES_MAX).map_err(|cause| {
         Error::usage(format!("expected a trigger as TOML in {}, found: {cause}", path.display()))
     })?;
     json_text::toml(&path.display().to_string(), &text)

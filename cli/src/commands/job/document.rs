@@ -9,6 +9,7 @@ use std::path::Path;
 use fanfold_protocol::{
     filter::{Filter, Position},
     job::{Format, JobDocument, OneOrMany},
+    limits,
     names::FunctionRef,
 };
 use serde_json::Value;
@@ -16,7 +17,7 @@ use serde_json::Value;
 use crate::{
     args::{JobRun, JobSource},
     error::{Error, Excerpt, Result},
-    json_text,
+    input, json_text,
 };
 
 /// The document that the arguments describe. Flags go over the file.
@@ -75,7 +76,7 @@ pub fn to_run(args: &JobRun) -> Result<JobDocument> {
 }
 
 fn of_file(path: &Path) -> Result<JobDocument> {
-    let text = std::fs::read_to_string(path).map_err(|cause| {
+    let text = input::text(path, limits::DOCUMENT_BYTES_MAX).map_err(|cause| {
         Error::usage(format!("expected a job as TOML in {}, found: {cause}", path.display()))
     })?;
     json_text::toml(&path.display().to_string(), &text)
@@ -106,7 +107,7 @@ fn of_flags(function: FunctionRef, args: &JobSource) -> JobDocument {
 
 fn params_of(text: &str) -> Result<Value> {
     let Some(path) = text.strip_prefix('@') else { return json_text::object("--params", text) };
-    let content = std::fs::read_to_string(path)
+    let content = input::text(Path::new(path), limits::DOCUMENT_BYTES_MAX)
         .map_err(|cause| Error::usage(format!("expected parameters as JSON in {path}, found: {cause}")))?;
     json_text::object(path, &content)
 }
