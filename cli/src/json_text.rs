@@ -3,6 +3,7 @@
 //!
 //! A mistake is shown in its line. Pure.
 
+use fanfold_gateway::toml_document::{self, Mistake};
 use fanfold_protocol::job::JobDocument;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -46,11 +47,11 @@ pub fn object(name: &str, text: &str) -> Result<Value> {
 
 /// Reads TOML into its type.
 pub fn toml<T: DeserializeOwned>(name: &str, text: &str) -> Result<T> {
-    ::toml::from_str(text).map_err(|error: ::toml::de::Error| {
-        let offset = error.span().map_or(0, |span| span.start);
+    toml_document::read(text).map_err(|Mistake { what, offset }| {
+        let offset = offset.unwrap_or(0);
         let before = text.get(..offset).unwrap_or(text);
         let line = before.matches('\n').count() + 1;
-        let what = JobDocument::for_authors(error.message());
+        let what = JobDocument::for_authors(&what);
         let excerpt = Excerpt { name: name.to_owned(), text: text.to_owned(), offset, label: what.clone() };
         Error::usage(format!("{name}:{line}: {what}")).excerpt(excerpt)
     })
@@ -112,6 +113,9 @@ mod tests {
             "{error}"
         );
         assert!(!error.to_string().contains("depth"), "only triggers set it: {error}");
+        let unread = "function = \"f\"\ninput = \"s3://a/\"\nparams = { row = nan }\n";
+        let error = toml::<JobDocument>("job.toml", unread).unwrap_err().to_string();
+        assert_eq!(error, "job.toml:3: params.row must be a finite number, found nan");
         let error = toml::<JobDocument>("job.toml", "function = \n").unwrap_err();
         assert!(error.to_string().starts_with("job.toml:1: "), "{error}");
     }

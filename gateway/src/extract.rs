@@ -33,6 +33,7 @@ use crate::{
     config::{BODY_BYTES_PER_SECOND_MIN, GatewayConfig},
     problem::Refusal,
     state::AppState,
+    toml_document::{self, Mistake},
 };
 
 /// The named parts of the path.
@@ -152,9 +153,9 @@ pub fn json_object<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
 
 fn toml_table<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;
-    toml::from_str(text).map_err(|error: toml::de::Error| {
-        let said = in_words(&error.message().replace('\n', ", "));
-        let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return said };
+    toml_document::read(text).map_err(|Mistake { what, offset }| {
+        let said = in_words(&what.replace('\n', ", "));
+        let Some(before) = offset.and_then(|offset| text.get(..offset)) else { return said };
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
         format!("{said} at line {line} column {column}")
@@ -527,6 +528,8 @@ mod tests {
             let said = toml_table::<One>(text.as_bytes()).unwrap_err();
             assert!(!said.contains('\n'), "{said}");
         }
+        let said = toml_table::<serde_json::Value>(b"[params]\nrow = nan").unwrap_err();
+        assert_eq!(said, "params.row must be a finite number, found nan at line 2 column 7");
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub mod state;
 pub mod streams;
 mod tally;
 pub mod tenants;
+pub mod toml_document;
 pub mod triggers;
 mod turns;
 
