@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
+    by_name,
     digest::Digest,
     error::{ErrorKind, Problem},
     limits,
@@ -62,6 +63,7 @@ pub struct SettingsDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// Buckets and prefixes that the function may read and write by itself.
+    #[serde(deserialize_with = "by_name::required")]
     pub grants: Grants,
     /// Variables for `context.variable`.
     pub env: BTreeMap<String, String>,
@@ -165,6 +167,9 @@ impl TryFrom<SettingsDocument> for Settings {
                     "a variable's name must be 1 to 128 of A-Z, a-z, 0-9 and '_', found {name:?}"
                 ));
             }
+        }
+        for (name, _) in document.env.iter().filter(|(_, value)| value.contains('\0')) {
+            mistakes.push(format!("the variable {name:?} must be text without NUL, found one; leave it out"));
         }
         let bytes = document.to_header().len();
         if bytes as u64 > limits::SETTINGS_BYTES_MAX {
@@ -367,6 +372,23 @@ mod tests {
         for part in ["memory must be from 4MiB to 4GiB, found 6TiB", "timeout must be", "\"a b\""] {
             assert!(problem.detail.contains(part), "{}", problem.detail);
         }
+    }
+
+    #[test]
+    fn variables_hold_no_nul() {
+        let of = |value: &str| serde_json::json!({"env": {"A": "x", "B": value}});
+        let check =
+            |value| Settings::try_from(serde_json::from_value::<SettingsDocument>(of(value)).unwrap());
+        assert!(check("\u{1}\n").is_ok());
+        let problem = check("x\0").unwrap_err();
+        assert!(problem.detail.contains("the variable \"B\" must be text without NUL"), "{problem}");
+    }
+
+    #[test]
+    fn grants_are_an_object() {
+        let lists = serde_json::json!({"grants": [["s3://bank/zz/"], []]});
+        let error = serde_json::from_value::<SettingsDocument>(lists).unwrap_err().to_string();
+        assert!(error.starts_with("invalid type: sequence"), "{error}");
     }
 
     #[test]

@@ -205,6 +205,8 @@ pub const INPUTS_MAX: usize = 1_000;
 pub const ATTEMPTS_DEFAULT: u32 = 3;
 /// As far as a job can raise it.
 pub const ATTEMPTS_MAX: u32 = 10;
+/// The pause before a second attempt: what needs longer is a mistake in the unit.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(3_600);
 /// Tables of a job without output that are kept for its retry: copying more of
 /// them would hold up its end.
 pub const KEPT_TABLES_MAX: usize = 10_000;

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use fanfold_protocol::function::{AliasTarget, Canary, Description, FunctionRecord, Version};
+use fanfold_protocol::{
+    by_name,
+    function::{AliasTarget, Canary, Description, FunctionRecord, Version},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -71,7 +74,7 @@ pub struct AliasView {
     #[schema(example = 3)]
     pub version: u32,
     /// A second version, tried on a part of the calls.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "by_name::optional", skip_serializing_if = "Option::is_none")]
     pub canary: Option<CanaryView>,
 }
 

@@ -54,6 +54,7 @@ async fn bad_documents_are_refused_in_words() {
     check("[1]", "found: a list, where an object belongs").await;
     check("{\"version\": \"one\"}", "expected a whole number from 0 to 4294967295").await;
     check("{\"version\": 1, \"canary\": 5}", "expected an object").await;
+    check("{\"version\": 1, \"canary\": [2, 10]}", "invalid type: sequence, expected an object").await;
     let canary = "{\"version\": 1, \"canary\": {\"version\": 2, \"percent\": 300}}";
     check(canary, "expected 1 to 99 percent of the calls").await;
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
+    by_name,
     error::{ErrorKind, Problem},
     invocation::Usage,
     limits,
@@ -220,23 +221,23 @@ pub struct JobDocument {
     #[serde(default)]
     pub params: Option<Value>,
     /// How CSV is read.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "by_name::required")]
     pub csv: CsvOptions,
     /// How input is taken apart.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "by_name::required")]
     pub split: SplitOptions,
     /// Parts of the result of a keyed aggregate, each with its share of the keys;
     /// by the size of the input when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reducers: Option<u32>,
     /// How failed tasks are tried again.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "by_name::required")]
     pub retry: RetryOptions,
     /// Bounds.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "by_name::required")]
     pub limits: JobLimits,
     /// What it may take.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "by_name::required")]
     pub budget: Budget,
     /// Whether tasks may be served from what earlier jobs committed over the
     /// same input, by the same component with the same settings and parameters.
@@ -314,6 +315,7 @@ impl JobDocument {
                 self.retry.attempts
             ));
         }
+        mistakes.extend(check_backoff(self.retry.backoff).err());
         if self.budget.cpu_seconds == Some(0) || self.budget.bytes == Some(ByteSize(0)) {
             mistakes.push(
                 "budget.cpu_seconds and budget.bytes must be more than 0; leave out what has no bound".into(),
@@ -374,6 +376,14 @@ impl JobDocument {
             OneOrMany::Many(uris) => uris,
         }
     }
+}
+
+/// What is wrong with the pause before a second attempt.
+pub(crate) fn check_backoff(backoff: Span) -> Result<(), String> {
+    if backoff.as_duration() <= limits::BACKOFF_MAX {
+        return Ok(());
+    }
+    Err(format!("retry.backoff must be at most {} m, found {backoff}", limits::BACKOFF_MAX.as_secs() / 60))
 }
 
 /// What stands for a job's id in its output.
@@ -455,6 +465,19 @@ mod tests {
             "limits.memory",
         ] {
             assert!(problem.detail.contains(part), "{part}: {}", problem.detail);
+        }
+    }
+
+    #[test]
+    fn a_second_attempt_comes_within_the_hour() {
+        let of = |backoff: &str| {
+            let retry = serde_json::json!({"backoff": backoff});
+            document(serde_json::json!({"function": "f", "input": "s3://bank/x", "retry": retry})).unwrap()
+        };
+        assert_eq!(of("60m").check(), Ok(()));
+        for backoff in ["3600001ms", "99999999999d"] {
+            let problem = of(backoff).check().unwrap_err();
+            assert!(problem.detail.starts_with("retry.backoff must be at most 60 m, found "), "{problem}");
         }
     }
 
@@ -543,7 +566,9 @@ mod tests {
         };
         check("input", Value::from(5), "expected input to be a URI or a list of them");
         for name in ["csv", "split", "retry", "limits", "budget"] {
-            check(name, Value::from(5), &format!("expected {name} to be an object"));
+            for value in [serde_json::json!(5), serde_json::json!([]), serde_json::json!([1])] {
+                check(name, value, &format!("expected {name} to be an object"));
+            }
         }
         assert!(document(Value::from(5)).unwrap_err().to_string().ends_with("expected an object"));
     }

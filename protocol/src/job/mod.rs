@@ -9,11 +9,11 @@ mod document;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub(crate) use self::document::words;
 pub use self::document::{
     Budget, CsvOptions, Format, JobDocument, JobLimits, OneOrMany, RetryOptions, SchemaRule, SplitOptions,
     input_uri,
 };
+pub(crate) use self::document::{check_backoff, words};
 use crate::{digest::Digest, error::Problem, invocation::Usage, time::Timestamp, uri::ObjectUri};
 
 /// A job as accepted: an object in the store, written once, before 202.

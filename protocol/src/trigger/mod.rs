@@ -16,8 +16,10 @@ pub use self::{
     template::job_of,
 };
 use crate::{
+    by_name,
     error::{ErrorKind, Problem},
     event::{CREATED, EXPIRED, REMOVED},
+    job::check_backoff,
     limits,
     names::FunctionRef,
     size::{ByteSize, Span},
@@ -59,23 +61,23 @@ pub struct TriggerDocument {
     #[serde(default)]
     pub ordered: bool,
     /// How many events start one thing together; absent, each starts its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "by_name::optional", skip_serializing_if = "Option::is_none")]
     pub batch: Option<Batch>,
     /// Starts a minute, in each gateway, above which the trigger pauses itself; 0
     /// for no bound. Absent, it is bounded only where a loop could go unseen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub starts_per_minute: Option<u32>,
     /// How an event is tried again that could not be delivered.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "by_name::required")]
     pub retry: TriggerRetry,
     /// How senders show who they are.
     #[serde(default)]
     pub auth: SenderAuth,
     /// A queue that its events are fetched from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "by_name::optional", skip_serializing_if = "Option::is_none")]
     pub sqs: Option<SqsSource>,
     /// A topic whose messages are taken for its signature.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "by_name::optional", skip_serializing_if = "Option::is_none")]
     pub sns: Option<SnsTopic>,
     /// Between two looks for objects whose events were lost; `0s` for none.
     #[serde(default = "reconcile")]
@@ -187,6 +189,7 @@ impl TriggerDocument {
                 self.retry.attempts
             ));
         }
+        mistakes.extend(check_backoff(self.retry.backoff).err());
         if self.reconcile.0 != 0 && self.reconcile.as_duration() < limits::RECONCILE_INTERVAL_MIN {
             mistakes.push(format!(
                 "reconcile must be 0s or at least {} s, found {}",
@@ -301,7 +304,7 @@ mod tests {
     #[test]
     fn mistakes_are_reported_together() {
         let wrong = document(json!({
-            "bucket": "B", "events": ["ObjectMade:*"], "concurrency": 0, "retry": {"attempts": 0},
+            "bucket": "B", "events": ["ObjectMade:*"], "concurrency": 0, "retry": {"attempts": 0, "backoff": "2h"},
             "reconcile": "1s", "batch": {"size": 0, "window": "1h"},
         }));
         let detail = wrong.check().unwrap_err().detail;
@@ -310,6 +313,7 @@ mod tests {
             "ObjectMade",
             "concurrency",
             "retry.attempts",
+            "retry.backoff must be at most 60 m, found 2h",
             "reconcile",
             "batch.size",
             "batch.window",
@@ -321,6 +325,20 @@ mod tests {
         let good = document(json!({"bucket": "bank", "function": "f@prod"}));
         assert_eq!(good.check(), Ok(()));
         assert_eq!(good.events, ["ObjectCreated:*"]);
+    }
+
+    #[test]
+    fn a_list_is_no_object() {
+        for name in ["retry", "batch", "sqs", "sns"] {
+            let mut trigger = json!({"bucket": "bank", "function": "f"});
+            trigger[name] = json!(["7"]);
+            let said = serde_json::from_value::<TriggerDocument>(trigger).unwrap_err().to_string();
+            assert!(said.starts_with("invalid type: sequence"), "{name}: {said}");
+        }
+        let template =
+            json!({"function": "f", "input": "s3://bank/{key}", "output": "s3://out/{id}/", "retry": [7]});
+        let detail = document(json!({"bucket": "bank", "job": template})).check().unwrap_err().detail;
+        assert!(detail.contains("expected retry to be an object"), "{detail}");
     }
 
     #[test]
