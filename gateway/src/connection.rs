@@ -3,7 +3,7 @@
 //! bounds that keep it from costing more than it is worth.
 //!
 //! Who is silent is gone after the first-byte timeout, who dribbles headers
-//! after the headers timeout, whatever the protocol. A connection with no request
+//! after the headers timeout, whatever the protocol, and later ones by [`heads`]. A connection with no request
 //! in work, and no answer of which the peer takes anything, is told to go within
 //! the idle timeout, by what `tally` counts, and closed soon after; where the peer
 //! takes no bytes at all, the kernel closes it after the write timeout. An HTTP/2
@@ -12,6 +12,8 @@
 //! gateway that stops answers what is on its way for [`LAST_REQUESTS`]. The outer
 //! bounds here are somewhat wider than those of the router, so that most offenders
 //! get a proper problem and only gross ones a bare status.
+
+mod heads;
 
 use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -29,6 +31,7 @@ use tokio::{net::TcpStream, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
+use self::heads::Heads;
 use crate::{
     GatewayConfig,
     tally::{Marks, Pieces, Running, Tally},
@@ -102,6 +105,7 @@ pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, dra
     }
     let tally = Arc::new(Tally::default());
     let counted = Arc::clone(&tally);
+    let stream = Heads::new(stream, Arc::clone(&tally), bounds.headers);
     let stopping = draining.clone();
     let service =
         service_fn(move |request| answer(router.clone(), Arc::clone(&counted), stopping.clone(), request));
@@ -163,10 +167,13 @@ fn answer(
     draining: CancellationToken,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Pieces>, Infallible>> {
-    let running = Running::begin(tally);
     let (head, body) = request.into_parts();
     let has_goaway = head.version == Version::HTTP_2;
-    let body = Body::new(Lingering::new(head.version, &head.headers, body));
+    if !has_goaway {
+        tally.note_turns();
+    }
+    let running = Running::begin(tally);
+    let body = Body::new(Lingering::new(&head.headers, body));
     let response = router.call(Request::from_parts(head, body));
     async move {
         let mut response = match response.await {
@@ -185,7 +192,8 @@ fn builder(bounds: Bounds) -> Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(bounds.headers)
+        // From the end of the answer before: for heads alone it would be too long.
+        .header_read_timeout(bounds.idle)
         .max_headers(RAW_HEADERS_MAX)
         .max_buf_size(RAW_HEAD_BYTES_MAX as usize);
     builder

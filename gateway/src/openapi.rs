@@ -4,14 +4,18 @@
 //! A route without a description cannot be added: both are one macro. The
 //! document is made once and served as it is.
 
-use std::sync::OnceLock;
+use std::{
+    collections::HashSet,
+    sync::{LazyLock, OnceLock},
+};
 
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderValue, header};
+use http::{HeaderValue, Method, header};
 use utoipa::openapi::{
-    ComponentsBuilder, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required,
+    ComponentsBuilder, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, Ref, RefOr, Required,
     Response as ApiResponse, ResponseBuilder,
+    path::{Operation, Parameter, ParameterIn},
     security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -74,6 +78,34 @@ pub fn document() -> OpenApi {
         }
     }
     document
+}
+
+/// Whether a query is read at a route; HEAD is answered as GET.
+pub(crate) fn reads_query(method: &Method, route: &str) -> bool {
+    static READERS: LazyLock<HashSet<(Method, String)>> = LazyLock::new(|| {
+        let paths = router::routes().to_openapi().paths.paths;
+        paths
+            .into_iter()
+            .flat_map(|(path, item)| readers(item).map(move |method| (method, path.clone())))
+            .collect()
+    });
+    let method = if *method == Method::HEAD { Method::GET } else { method.clone() };
+    READERS.contains(&(method, route.to_owned()))
+}
+
+/// The methods of a path that read a query.
+fn readers(item: PathItem) -> impl Iterator<Item = Method> {
+    let operations = [
+        (Method::GET, item.get),
+        (Method::PUT, item.put),
+        (Method::POST, item.post),
+        (Method::DELETE, item.delete),
+    ];
+    let reads = |operation: Operation| {
+        let mut parameters = operation.parameters.into_iter().flatten();
+        parameters.any(|one| matches!(one, RefOr::T(Parameter { parameter_in: ParameterIn::Query, .. })))
+    };
+    operations.into_iter().filter_map(move |(method, operation)| reads(operation?).then_some(method))
 }
 
 /// What the layers above a handler, and the reading of what it takes, may answer

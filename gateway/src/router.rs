@@ -10,7 +10,8 @@ use std::panic::AssertUnwindSafe;
 
 use axum::{
     Router,
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
+    http::{Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -24,7 +25,7 @@ use crate::{
     problem::{self, Answer, Refusal},
     report,
     state::AppState,
-    triggers,
+    triggers::{self, sender},
 };
 
 /// Every route, with its description.
@@ -67,8 +68,11 @@ async fn guard(State(app): State<AppState>, mut request: Request, next: Next) ->
 
 /// Refuses what is out of bounds, who has no token, and at once when too much is in work.
 async fn pass(app: &AppState, request: Request, next: Next) -> Response {
-    let allowed =
-        bound_head(&request).and_then(|()| auth::require(app, &request)).and_then(|()| shed(app, &request));
+    let allowed = bound_head(&request)
+        .and_then(|()| framed(&request))
+        .and_then(|()| auth::require(app, &request))
+        .and_then(|()| shed(app, &request))
+        .and_then(|()| known_query(&request));
     match allowed {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
@@ -116,6 +120,48 @@ pub(crate) fn bound_head(request: &Request) -> Answer<()> {
         ));
     }
     Ok(())
+}
+
+/// Refuses a head that a proxy before this may read otherwise than is read here: one of HTTP/1.1 with
+/// no host or several (RFC 9112, 3.2), and a body in codings that nobody undoes (6.1).
+fn framed(request: &Request) -> Answer<()> {
+    let (headers, version) = (request.headers(), request.version());
+    let hosts = headers.get_all(header::HOST).iter().count();
+    if hosts > 1 || hosts == 0 && version == Version::HTTP_11 {
+        return Err(Refusal::new(
+            ErrorKind::InvalidRequest,
+            format!(
+                "expected the header Host once, found it {hosts} times; send the name of this server in it"
+            ),
+        ));
+    }
+    for value in headers.get_all(header::TRANSFER_ENCODING) {
+        if !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+            return Err(Refusal::new(
+                ErrorKind::NotSupported,
+                format!("expected no Transfer-Encoding but chunked, found {value:?}; send the body as it is"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a query where none is read, in place of overlooking it. Stores send their notifications to
+/// whatever address they were given.
+fn known_query(request: &Request) -> Answer<()> {
+    let query = request.uri().query().unwrap_or_default();
+    let Some(route) = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) else {
+        return Ok(());
+    };
+    let is_read = || openapi::reads_query(request.method(), route);
+    if query.is_empty() || !route.starts_with("/v1/") || sender::is_address(route) || is_read() {
+        return Ok(());
+    }
+    let found: String = query.chars().take(80).collect();
+    Err(Refusal::new(
+        ErrorKind::InvalidRequest,
+        format!("expected no query here, found {found:?}; leave it out, or see /v1/openapi.json"),
+    ))
 }
 
 /// Probes pass even now: an orchestrator must not kill what is merely busy.

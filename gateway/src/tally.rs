@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -33,6 +33,10 @@ pub(crate) struct Tally {
     answered: AtomicU64,
     abandoned: AtomicU64,
     pieces: AtomicU64,
+    /// Requests of which nothing goes on any more.
+    finished: AtomicU64,
+    /// Whether a request comes only after the one before, as over HTTP/1.1.
+    takes_turns: AtomicBool,
     abusive: Notify,
 }
 
@@ -54,6 +58,22 @@ impl Tally {
             abandoned: read(&self.abandoned),
             pieces: read(&self.pieces),
         }
+    }
+
+    /// Requests that there were.
+    pub(crate) fn started(&self) -> u64 {
+        self.started.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a request comes only after the one before.
+    pub(crate) fn note_turns(&self) {
+        self.takes_turns.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what comes next is the head of another request, after a first one.
+    pub(crate) fn waits_for_head(&self) -> bool {
+        let (started, finished) = (self.started(), self.finished.load(Ordering::Relaxed));
+        self.takes_turns.load(Ordering::Relaxed) && started > 0 && started == finished
     }
 
     /// Waits until the peer has abandoned too much, so many times over.
@@ -103,6 +123,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        self.tally.finished.fetch_add(1, Ordering::Relaxed);
         if self.answered {
             return;
         }

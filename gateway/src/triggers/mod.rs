@@ -25,6 +25,7 @@ mod letters;
 mod loops;
 mod order;
 mod outcome;
+mod probes;
 mod reconcile;
 mod record;
 mod registry;

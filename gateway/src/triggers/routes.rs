@@ -27,7 +27,7 @@ use uuid::Uuid;
 use super::{
     envelope,
     intake::{self, Receipt},
-    letters, loops,
+    letters, loops, probes,
     reconcile::{Found, Scope},
     record::{Secret, Trigger, TriggerRecord},
     replay, sender, sns,
@@ -53,8 +53,8 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(resume))
         .routes(routes!(replay))
         .routes(routes!(letters::letters, letters::discard))
-        .routes(routes!(notify_any))
-        .routes(routes!(notify, probe))
+        .routes(routes!(notify_any, probes::probe_any))
+        .routes(routes!(notify, probes::probe))
 }
 
 /// How a trigger is made.
@@ -428,32 +428,8 @@ pub(crate) async fn notify(
     challenged(counted(&app, taken.await).map(Json))
 }
 
-/// Says whether a sender would be heard, to HEAD as well: MinIO asks before it sends.
-#[utoipa::path(
-    get, path = "/v1/events/s3/{trigger}", tag = "triggers",
-    params(("trigger" = String, Path, description = "The trigger")),
-    responses(
-        (status = 200, description = "It would"),
-        (status = 401, description = "Neither token nor signature", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such trigger", body = ProblemBody, content_type = "application/problem+json")
-    )
-)]
-pub(crate) async fn probe(
-    State(app): State<AppState>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-) -> Response {
-    let heard = async {
-        let known = sender::wanted(&app, &name.parse()?, &headers).await;
-        let trigger = known.as_ref().ok().map(|trigger| &**trigger);
-        sender::check(&app.config.tokens, trigger, &headers, time::now())?;
-        known.map(drop)
-    };
-    challenged(heard.await.map_err(Refusal::from))
-}
-
 /// A refused sender is told that a password will do: SNS sends none before.
-fn challenged<T: IntoResponse>(answer: Answer<T>) -> Response {
+pub(super) fn challenged<T: IntoResponse>(answer: Answer<T>) -> Response {
     let unauthorized = answer.as_ref().err().is_some_and(|refusal| refusal.0.code == ErrorKind::Unauthorized);
     let mut response = answer.into_response();
     if unauthorized {

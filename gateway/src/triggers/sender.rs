@@ -48,6 +48,11 @@ pub fn checks_itself(path: &str) -> bool {
     trigger_of(path).is_some()
 }
 
+/// Whether a path, or a route, is one that senders are given.
+pub fn is_address(path: &str) -> bool {
+    path == ADDRESS_OF_ALL || path.starts_with(ADDRESSES)
+}
+
 /// The trigger that a path is the address of.
 pub fn trigger_of(path: &str) -> Option<TriggerName> {
     path.strip_prefix(ADDRESSES)?.parse().ok()

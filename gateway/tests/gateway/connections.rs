@@ -51,12 +51,73 @@ async fn silent_and_dribbling_peers_are_let_go() {
     }
 }
 
+/// A request and its answer on a connection that is kept.
+async fn asked_once(service: &Service) -> TcpStream {
+    let mut stream = TcpStream::connect(service.address).await.unwrap();
+    ask_again(&mut stream).await;
+    stream
+}
+
+async fn ask_again(stream: &mut TcpStream) {
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: t\r\n\r\n").await.unwrap();
+    let mut said = Vec::new();
+    while !said.ends_with(b"\r\n\r\n") {
+        said.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(said).unwrap().to_ascii_lowercase();
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    let mut body = vec![0; length.parse().unwrap()];
+    stream.read_exact(&mut body).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_kept_connection_does_not_excuse_slow_headers() {
     let service = hasty().await;
+    let mut stream = asked_once(&service).await;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nx-slow").await.unwrap();
+    let mut said = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut said)).await;
+    assert!(ended.is_ok() && said.is_empty(), "{said:?}");
+}
+
+/// What comes together with a request is less than a head for no longer than nothing at all.
+#[tokio::test]
+async fn half_a_head_behind_a_request_counts_as_silence() {
+    let service = impatient(|_| {}).await;
     let sent = b"GET /healthz HTTP/1.1\r\nhost: t\r\n\r\nGET /healthz HTTP/1.1\r\nx-slow";
     let (elapsed, said) = until_closed(&service, sent).await;
     assert!(said.starts_with("HTTP/1.1 200") && elapsed < Duration::from_secs(5), "{said}");
+}
+
+/// The time for a head begins with it, and not with the end of the answer before.
+#[tokio::test]
+async fn who_asks_again_after_a_while_is_answered() {
+    let service = hasty().await;
+    let mut stream = asked_once(&service).await;
+    for _ in 0..2 {
+        tokio::time::sleep(3 * SOON).await;
+        ask_again(&mut stream).await;
+    }
+}
+
+#[tokio::test]
+async fn heads_that_others_may_read_otherwise_are_refused() {
+    let service = start().await;
+    let check = async |head: &str, status: &str, code: &str| {
+        let (_, said) = until_closed(&service, format!("{head}connection: close\r\n\r\n").as_bytes()).await;
+        let problem = said.contains(&format!("\"code\":\"{code}\""));
+        assert!(said.starts_with(&format!("HTTP/1.1 {status}")) && problem, "{head}: {said}");
+    };
+    check("GET /v1/jobs HTTP/1.1\r\n", "400", "invalid-request").await;
+    check("GET /v1/jobs HTTP/1.1\r\nhost: a\r\nhost: b\r\n", "400", "invalid-request").await;
+    check("GET /v1/jobs HTTP/1.1\r\nhost: a\r\n", "401", "unauthorized").await;
+    let packed = "POST /v1/jobs HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n";
+    let (_, said) =
+        until_closed(&service, format!("{packed}connection: close\r\n\r\n0\r\n\r\n").as_bytes()).await;
+    assert!(said.starts_with("HTTP/1.1 501") && said.contains("not-supported"), "{said}");
+    let (_, said) = until_closed(&service, b"GET /healthz HTTP/1.0\r\n\r\n").await;
+    assert!(said.starts_with("HTTP/1.0 200"), "{said}");
 }
 
 #[tokio::test]
@@ -363,6 +424,48 @@ async fn what_is_refused_unread_is_still_answered() {
             seen.push(stream.read_u8().await.unwrap());
         }
     }
+}
+
+/// The next frame: its kind, flags and stream.
+async fn next_frame(peer: &mut TcpStream) -> (u8, u8, u32) {
+    let mut head = [0; 9];
+    peer.read_exact(&mut head).await.unwrap();
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut payload = vec![0; length as usize];
+    peer.read_exact(&mut payload).await.unwrap();
+    (head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]))
+}
+
+/// Reads until an answer has ended, and no stream is reset before.
+async fn until_answered(peer: &mut TcpStream, stream: u32) {
+    loop {
+        let (kind, flags, of) = next_frame(peer).await;
+        assert_ne!(kind, 3, "stream {of} is reset");
+        if of == stream && kind <= 1 && flags & 0x1 != 0 {
+            return;
+        }
+    }
+}
+
+/// There are clients that drop an answer for a reset behind it, though that is no error.
+#[tokio::test]
+async fn what_is_refused_unread_is_not_reset_over_http_2() {
+    let service = start().await;
+    let mut peer = TcpStream::connect(service.address).await.unwrap();
+    peer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    let head =
+        |method: u8, path: &str| [vec![method, 0x86], field(&[0x04], path), field(&[0x01], "t")].concat();
+    let post = [frame(4, 0, 0, &[]), frame(1, 0x4, 1, &head(0x83, "/v1/jobs")), frame(0, 0, 1, &[b'x'; 999])];
+    peer.write_all(&post.concat()).await.unwrap();
+    until_answered(&mut peer, 1).await;
+    // A reset would stand before the answer to what is asked next.
+    peer.write_all(&frame(1, 0x5, 3, &head(0x82, "/healthz"))).await.unwrap();
+    until_answered(&mut peer, 3).await;
+    // The rest of the body is taken.
+    let rest =
+        [frame(0, 0, 1, &[b'x'; 999]), frame(0, 0x1, 1, b"x"), frame(1, 0x5, 5, &head(0x82, "/healthz"))];
+    peer.write_all(&rest.concat()).await.unwrap();
+    until_answered(&mut peer, 5).await;
 }
 
 #[tokio::test]

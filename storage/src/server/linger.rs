@@ -4,9 +4,11 @@
 //! Most HTTP/1.1 clients send their whole request before they look at the
 //! answer. Were the connection closed on them, a refusal would reach them as a
 //! broken pipe; so what a handler leaves unread is read and thrown away in the
-//! background, within bounds, while the answer is on its way. HTTP/2 can say
-//! "stop" by itself, and who asked `Expect: 100-continue` sends nothing before
-//! somebody begins to read.
+//! background, within bounds, while the answer is on its way. HTTP/2 would say
+//! "stop" right behind the answer, by a reset that is no error (RFC 9113, 8.1);
+//! there are clients that drop the answer then, and so have the same time to
+//! take it. Who asked `Expect: 100-continue` sends nothing before somebody begins
+//! to read.
 
 use std::{
     pin::Pin,
@@ -15,7 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Version, header};
+use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio_util::sync::CancellationToken;
@@ -32,19 +34,16 @@ pub struct Lingering {
     body: Option<Incoming>,
     /// Whether the client sends all of it whatever it is answered.
     sends_whole: bool,
-    /// HTTP/2 can say "stop" by itself.
-    can_stop: bool,
     /// From here on nothing is thrown away any more.
     stop: Option<CancellationToken>,
 }
 
 impl Lingering {
-    /// The body of a request of this version with these headers.
+    /// The body of a request with these headers.
     #[must_use]
-    pub fn new(version: Version, headers: &HeaderMap, body: Incoming) -> Self {
-        let can_stop = version >= Version::HTTP_2;
-        let sends_whole = !can_stop && !headers.contains_key(header::EXPECT);
-        Self { body: Some(body), sends_whole, can_stop, stop: None }
+    pub fn new(headers: &HeaderMap, body: Incoming) -> Self {
+        let sends_whole = !headers.contains_key(header::EXPECT);
+        Self { body: Some(body), sends_whole, stop: None }
     }
 
     /// The same body, of which nothing is thrown away once `stop` is cancelled: a server that
@@ -65,7 +64,7 @@ impl Body for Lingering {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         // Who waited to be told to go on is told so now.
-        self.sends_whole = !self.can_stop;
+        self.sends_whole = true;
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let frame = Pin::new(body).poll_frame(cx);
         if let Poll::Ready(None | Some(Err(_))) = frame {

@@ -102,7 +102,7 @@ async fn handle(
     let is_head = request.method() == http::Method::HEAD;
     let id = uuid::Uuid::new_v4().simple().to_string();
     let (head, body) = request.into_parts();
-    let body = Body::http_body(Lingering::new(head.version, &head.headers, body).until(stop));
+    let body = Body::http_body(Lingering::new(&head.headers, body).until(stop));
     let mut response = match service.call(Request::from_parts(head, body)).await {
         Ok(response) => response,
         Err(error) => {
