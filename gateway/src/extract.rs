@@ -6,6 +6,7 @@
 //! pieces must come in time, the whole at a least rate, and all bodies held at
 //! once fit a budget; those of strangers have one of their own.
 
+mod media;
 mod strangers;
 
 use std::{
@@ -28,7 +29,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
-pub use self::strangers::{Strangers, Unverified, read_unverified, refused_body};
+use self::media::Documents;
+pub use self::{
+    media::{require_media_type, require_unpacked},
+    strangers::{Strangers, Unverified, read_unverified, refused_body},
+};
 use crate::{
     config::{BODY_BYTES_PER_SECOND_MIN, GatewayConfig},
     problem::Refusal,
@@ -91,23 +96,19 @@ impl<T: DeserializeOwned + Default> FromRequest<AppState> for JsonOrDefault<T> {
         if held.bytes.is_empty() {
             return Ok(Self(T::default()));
         }
-        require_media_type(&parts.headers, is_json, "application/json")?;
+        Documents::Json.require(&parts.headers)?;
         Ok(Self(json_object(&held.bytes).map_err(no_document)?))
     }
 }
 
 async fn json_body(request: Request, app: &AppState) -> Result<HeldBody, Problem> {
     let (parts, body) = request.into_parts();
-    require_media_type(&parts.headers, is_json, "application/json")?;
+    Documents::Json.require(&parts.headers)?;
     json_bytes(app, &parts.headers, body).await
 }
 
 async fn json_bytes(app: &AppState, headers: &HeaderMap, body: Body) -> Result<HeldBody, Problem> {
     read(app, headers, body, limits::DOCUMENT_BYTES_MAX, "a JSON document").await
-}
-
-fn is_json(kind: &str) -> bool {
-    kind == "application/json" || kind.ends_with("+json")
 }
 
 fn no_document(found: String) -> Problem {
@@ -129,15 +130,12 @@ pub async fn document<T: DeserializeOwned>(
     refusal: fn(String) -> Problem,
 ) -> Result<(T, HeaderMap), Problem> {
     let (parts, body) = request.into_parts();
-    let fits = |kind: &str| kind == TOML || is_json(kind);
-    require_media_type(&parts.headers, fits, "application/json or application/toml")?;
+    Documents::JsonOrToml.require(&parts.headers)?;
     let held = read(app, &parts.headers, body, limits::DOCUMENT_BYTES_MAX, what).await?;
-    let is_toml = parts.headers.get(header::CONTENT_TYPE).is_some_and(|value| media_type(value) == TOML);
+    let is_toml = media::is_toml(&parts.headers);
     let document = if is_toml { toml_table(&held.bytes) } else { json_object(&held.bytes) };
     Ok((document.map_err(refusal)?, parts.headers))
 }
-
-const TOML: &str = "application/toml";
 
 /// Reads a document that is an object of JSON, or says what was found instead. A list
 /// would be taken for one otherwise, its items for the members in the order of their
@@ -193,45 +191,6 @@ pub fn single(headers: &HeaderMap, name: HeaderName) -> Result<Option<&HeaderVal
             format!("expected the header {name} once, found it {} times; send one of them", more + 1),
         )),
     }
-}
-
-/// The type and subtype of a `Content-Type`, in lower case.
-fn media_type(value: &HeaderValue) -> String {
-    let text = value.to_str().unwrap_or_default();
-    text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
-/// Refuses a body that is packed: what is read here is read as it came.
-pub fn require_unpacked(headers: &HeaderMap) -> Result<(), Problem> {
-    for value in headers.get_all(header::CONTENT_ENCODING) {
-        let text = String::from_utf8_lossy(value.as_bytes());
-        let mut codings = text.split(',').map(str::trim).filter(|coding| !coding.is_empty());
-        if codings.any(|coding| !coding.eq_ignore_ascii_case("identity")) {
-            return Err(Problem::new(
-                ErrorKind::UnsupportedMediaType,
-                format!("expected a body without Content-Encoding, found {text:?}; send it unpacked"),
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Refuses a body of another type, or one that is packed. No type at all is taken for the right one.
-pub fn require_media_type(
-    headers: &HeaderMap,
-    fits: impl Fn(&str) -> bool,
-    expected: &str,
-) -> Result<(), Problem> {
-    require_unpacked(headers)?;
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    if fits(&media_type(value)) {
-        return Ok(());
-    }
-    let text = value.to_str().unwrap_or_default();
-    Err(Problem::new(
-        ErrorKind::UnsupportedMediaType,
-        format!("expected a body of type {expected}, found {text:?}; set Content-Type"),
-    ))
 }
 
 /// The memory that bodies may take, all requests together.
@@ -530,22 +489,6 @@ mod tests {
         }
         let said = toml_table::<serde_json::Value>(b"[params]\nrow = nan").unwrap_err();
         assert_eq!(said, "params.row must be a finite number, found nan at line 2 column 7");
-    }
-
-    #[test]
-    fn packed_bodies_are_refused() {
-        let packed = |codings: &[&'static str]| {
-            let mut headers = HeaderMap::new();
-            for coding in codings {
-                headers.append(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
-            }
-            require_unpacked(&headers).err().map(|problem| problem.code)
-        };
-        assert_eq!(packed(&[]), None);
-        assert_eq!(packed(&["identity", "Identity, identity", ""]), None);
-        for coding in ["gzip", "identity, br", "x-own"] {
-            assert_eq!(packed(&["identity", coding]), Some(ErrorKind::UnsupportedMediaType), "{coding}");
-        }
     }
 
     #[test]

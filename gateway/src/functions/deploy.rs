@@ -46,11 +46,11 @@ const SETTINGS: HeaderName = HeaderName::from_static("x-fanfold-settings");
 pub struct DeployQuery {
     /// All settings as one JSON document, as in the header `X-Fanfold-Settings`.
     settings: Option<String>,
-    /// Memory of an invocation, such as `256MiB`; over what the document says.
+    /// Memory of an invocation, such as `256MiB`, where the document does not say.
     memory: Option<String>,
-    /// Wall time of an invocation, such as `30s`; over what the document says.
+    /// Wall time of an invocation, such as `30s`, where the document does not say.
     timeout: Option<String>,
-    /// What a person should know of the function.
+    /// What a person should know of the function, where the document does not say.
     description: Option<String>,
     /// An alias to point at the version.
     alias: Option<String>,
@@ -162,7 +162,7 @@ pub(super) fn alias_name(text: &str) -> Result<AliasName, Problem> {
     text.parse()
 }
 
-/// The settings from the header or the query, each value from where it is said most closely.
+/// The settings from the header or the query, each value from the one place that says it.
 fn settings(headers: &HeaderMap, query: DeployQuery) -> Result<Settings, Problem> {
     let invalid = |detail: String| Problem::new(ErrorKind::InvalidSettings, detail);
     let header =
@@ -183,6 +183,14 @@ fn settings(headers: &HeaderMap, query: DeployQuery) -> Result<Settings, Problem
     let mut document: SettingsDocument = extract::json_object(text.as_bytes()).map_err(|error| {
         invalid(format!("settings must be a JSON object of the keys of function.toml, found: {error}"))
     })?;
+    let both = [
+        ("memory", document.memory.is_some() && query.memory.is_some()),
+        ("timeout", document.timeout.is_some() && query.timeout.is_some()),
+        ("description", document.description.is_some() && query.description.is_some()),
+    ];
+    if let Some((name, _)) = both.into_iter().find(|(_, both)| *both) {
+        return Err(invalid(format!("{name} must be in the settings or in the query, found it in both")));
+    }
     let within = |name: &'static str| move |p: Problem| invalid(format!("{name}: {}", p.detail));
     if let Some(memory) = &query.memory {
         document.memory = Some(memory.parse::<ByteSize>().map_err(within("memory"))?);
@@ -217,13 +225,21 @@ mod tests {
     }
 
     #[test]
-    fn the_closest_word_counts() {
-        let query = DeployQuery { memory: Some("64MiB".to_owned()), ..DeployQuery::default() };
-        let found =
-            read(Some(r#"{"memory": "128MiB", "timeout": "5s", "description": "zählt"}"#), query).unwrap();
+    fn each_setting_is_said_in_one_place() {
+        let query = || DeployQuery { memory: Some("64MiB".to_owned()), ..DeployQuery::default() };
+        let found = read(Some(r#"{"timeout": "5s", "description": "zählt"}"#), query()).unwrap();
         assert_eq!(found.memory, ByteSize(64 << 20));
         assert_eq!(found.timeout.unwrap().to_string(), "5s");
         assert_eq!(found.description.as_deref(), Some("zählt"));
+        let problem = read(Some(r#"{"memory": "64MiB"}"#), query()).unwrap_err();
+        assert_eq!(problem.code, ErrorKind::InvalidSettings);
+        assert_eq!(problem.detail, "memory must be in the settings or in the query, found it in both");
+        let query = DeployQuery {
+            settings: Some(r#"{"timeout": "5s"}"#.to_owned()),
+            timeout: Some("5s".to_owned()),
+            ..DeployQuery::default()
+        };
+        assert!(read(None, query).unwrap_err().detail.starts_with("timeout must be in the settings or"));
     }
 
     #[test]

@@ -86,7 +86,7 @@ pub struct InvokeQuery {
         InvokeQuery,
         ("X-Fanfold-Params" = Option<String>, Header, description = "Parameters for `context.params`, as JSON"),
         ("Prefer" = Option<String>, Header, description = "`respond-async`: do not wait for the answer (RFC 7240)"),
-        ("Idempotency-Key" = Option<String>, Header, description = "The same key gives the same answer for 24 h")
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key gives the same answer for 24 h; a synchronous and an asynchronous call under one key are two")
     ),
     request_body(content = Vec<u8>, content_type = "*/*", description = "Whatever the function takes; none is an empty one"),
     responses(
@@ -102,6 +102,8 @@ pub struct InvokeQuery {
             ("Retry-After" = u32, description = "Seconds after which to look at the invocation"),
             ("X-Fanfold-Replayed" = String, description = "`true` when the call was accepted before under the key")
         )),
+        (status = 400, description = "A name, a time, parameters or a key that cannot be read, or what stands twice", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "The function asked for an object that it has no grant for", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such function, version or alias", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = ProblemBody, content_type = "application/problem+json"),
         (status = 422, description = "No handler; parameters, a body or a query that the function says do not fit; or the key was used for another request", body = ProblemBody, content_type = "application/problem+json"),
@@ -116,7 +118,7 @@ pub(crate) async fn invoke(
     request: Request,
 ) -> Answer<Response> {
     let (parts, body) = request.into_parts();
-    let (asked, query) = split_query(parts.uri.query().unwrap_or_default());
+    let (asked, query) = split_query(parts.uri.query().unwrap_or_default())?;
     let qualifier = asked.qualifier.as_deref().map_or(Ok(Qualifier::Latest), str::parse::<Qualifier>)?;
     let function = FunctionRef { name: name.parse()?, qualifier };
     let key = idempotency::key(&parts.headers)?;
@@ -153,13 +155,27 @@ pub(crate) async fn invoke(
 
 /// RFC 7240's `respond-async`. A `wait` beside it is a preference that is not met.
 fn wants_async(headers: &HeaderMap) -> bool {
-    let preferences = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
-    let mut wanted = preferences.flat_map(|value| value.split([',', ';']));
-    wanted.any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
+    let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(preferences).any(|preference| preference.eq_ignore_ascii_case("respond-async"))
+}
+
+/// The preferences in a value, without their parameters. A comma within quotes ends none.
+fn preferences(value: &str) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    let ends = move |c: char| {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ => return c == ',' && !quoted,
+        }
+        false
+    };
+    value.split(ends).map(|preference| preference.split(';').next().unwrap_or_default().trim())
 }
 
 /// Takes the platform's names out of a query; the rest stays as it was written.
-fn split_query(query: &str) -> (InvokeQuery, String) {
+fn split_query(query: &str) -> Result<(InvokeQuery, String), Problem> {
     let mut asked = InvokeQuery::default();
     let mut rest = String::with_capacity(query.len());
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -176,14 +192,17 @@ fn split_query(query: &str) -> (InvokeQuery, String) {
                 continue;
             }
         };
-        *slot = Some(percent_decode(value));
+        let invalid = |said: &str| Problem::new(ErrorKind::InvalidRequest, format!("expected {name} {said}"));
+        let text = percent_decode(value).ok_or_else(|| invalid("to be UTF-8, found other bytes"))?;
+        if slot.replace(text).is_some() {
+            return Err(invalid("once in the query, found it again; send one of them"));
+        }
     }
-    (asked, rest)
+    Ok((asked, rest))
 }
 
-/// The text of a value in `application/x-www-form-urlencoded`. What is no
-/// UTF-8 is replaced: it fits none of the names here.
-fn percent_decode(value: &str) -> String {
+/// The text of a value in `application/x-www-form-urlencoded`, unless it is no UTF-8.
+fn percent_decode(value: &str) -> Option<String> {
     let bytes = value.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -200,7 +219,7 @@ fn percent_decode(value: &str) -> String {
         }
         at += 1;
     }
-    String::from_utf8_lossy(&out).into_owned()
+    String::from_utf8(out).ok()
 }
 
 /// Parameters of a call: a JSON object, from the header or the query.
@@ -257,11 +276,29 @@ mod tests {
 
     #[test]
     fn the_platforms_names_are_taken_out_of_the_query() {
-        let (asked, rest) = split_query("a=1&qualifier=prod&b=%20x&params=%7B%22a%22%3A+1%7D&&c");
+        let (asked, rest) =
+            split_query("a=1&qualifier=prod&b=%20x&params=%7B%22a%22%3A+1%7D&&c&a=%ff").unwrap();
         assert_eq!(asked.qualifier.as_deref(), Some("prod"));
         assert_eq!(asked.params.as_deref(), Some(r#"{"a": 1}"#));
-        assert_eq!(rest, "a=1&b=%20x&c");
-        assert_eq!(percent_decode("%zz%4"), "%zz%4");
+        assert_eq!(rest, "a=1&b=%20x&c&a=%ff");
+        assert_eq!(percent_decode("%zz%4").as_deref(), Some("%zz%4"));
+    }
+
+    #[test]
+    fn the_platforms_names_stand_once_and_are_text() {
+        let check = |query: &str, said: &str| {
+            let problem = split_query(query).unwrap_err();
+            assert_eq!((problem.code, problem.detail.as_str()), (ErrorKind::InvalidRequest, said), "{query}");
+        };
+        for (name, query) in [
+            ("qualifier", "qualifier=1&qualifier=2"),
+            ("timeout", "timeout=1ms&a&timeout=1ms"),
+            ("params", "params=%7B%7D&params="),
+        ] {
+            check(query, &format!("expected {name} once in the query, found it again; send one of them"));
+        }
+        let params = "params=%7B%22how%22:%22%ff%22%7D";
+        check(params, "expected params to be UTF-8, found other bytes");
     }
 
     #[test]
@@ -296,6 +333,12 @@ mod tests {
         let headers = |text: &'static str| HeaderMap::from_iter([(PREFER, HeaderValue::from_static(text))]);
         assert!(wants_async(&headers("wait=10, Respond-Async")));
         assert!(wants_async(&headers("respond-async; x=1")));
+        assert!(wants_async(&headers(r#"x="a, \"b", respond-async"#)));
         assert!(!wants_async(&headers("wait=10")));
+        assert!(!wants_async(&headers("foo; respond-async")));
+        for quoted in [r#"x="a, respond-async, b""#, r#"x="\", respond-async""#, r#"x="a; b, respond-async"#]
+        {
+            assert!(!wants_async(&headers(quoted)), "{quoted}");
+        }
     }
 }

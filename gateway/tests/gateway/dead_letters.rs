@@ -174,10 +174,18 @@ async fn dead_letters_are_replayed_and_discarded() {
     let letters = until_dead_letters(&service, 3).await;
     assert!(letters.iter().any(|letter| letter["id"] == json!(again)), "{letters:?}");
     replay(json!({ "ids": [ids[0]] })).await.is_problem(ErrorKind::InvocationNotFound);
-    for bad in [json!({}), json!({ "ids": [ids[1]], "all": true }), json!({ "all": false })] {
+    for bad in [
+        json!({}),
+        json!({ "ids": [ids[1]], "all": true }),
+        json!({ "ids": [], "all": true }),
+        json!({ "ids": [] }),
+        json!({ "all": false }),
+    ] {
         replay(bad).await.is_problem(ErrorKind::InvalidRequest);
     }
 
+    let both = service.delete("/v1/invocations/dead-letters?ids=zz&all=true").await;
+    both.is_problem(ErrorKind::InvalidRequest);
     let gone = service.delete(&format!("/v1/invocations/dead-letters?ids={},{}", ids[1], again)).await;
     assert_eq!(gone.json()["discarded"], 2);
     service.delete("/v1/invocations/dead-letters").await.is_problem(ErrorKind::InvalidRequest);

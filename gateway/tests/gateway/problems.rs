@@ -118,6 +118,48 @@ async fn bad_names_and_queries() {
     reply.is_problem(ErrorKind::InvalidName);
 }
 
+/// What the platform would read is not overlooked, whichever route it is sent to.
+#[tokio::test]
+async fn queries_where_none_is_read_are_refused() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    for path in ["/v1/functions?x=1", "/v1/functions/f?version=1", "/v1/triggers?x", "/v1/invocations/1?a=b"]
+    {
+        let problem = service.get(path).await.is_problem(ErrorKind::InvalidRequest);
+        assert!(problem["detail"].as_str().unwrap().contains("expected no query here"), "{path}: {problem}");
+    }
+    service.delete("/v1/functions/f?force=true").await.is_problem(ErrorKind::InvalidRequest);
+    for path in ["/v1/functions?", "/healthz?x=1", "/v1/jobs?limit=1", "/v1/functions/f/logs?limit=1"] {
+        assert_eq!(service.get(path).await.status, 200, "{path}");
+    }
+    assert_eq!(service.invoke("f/invoke?whatever=1", "echo").await.json()["query"], "whatever=1");
+}
+
+#[tokio::test]
+async fn what_stands_twice_in_the_query_of_a_call_is_refused() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    for query in ["qualifier=1&qualifier=1", "timeout=1s&timeout=2s", "params=%7B%7D&params=%7B%7D"] {
+        let path = format!("f/invoke?{query}");
+        service.invoke(&path, "echo").await.is_problem(ErrorKind::InvalidRequest);
+    }
+    let path = "f/invoke?params=%7B%22how%22:%22%ff%22%7D";
+    service.invoke(path, "echo").await.is_problem(ErrorKind::InvalidRequest);
+}
+
+#[tokio::test]
+async fn documents_are_in_utf_8() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let put = async |kinds: &[&str]| {
+        let headers: Vec<_> = kinds.iter().map(|kind| ("content-type", *kind)).collect();
+        service.request(Method::PUT, "/v1/functions/f/aliases/prod", &headers, "{\"version\": 1}").await
+    };
+    assert_eq!(put(&["application/json; charset=UTF-8"]).await.status, 200);
+    put(&["application/json; charset=utf-16"]).await.is_problem(ErrorKind::UnsupportedMediaType);
+    put(&["application/json", "text/plain"]).await.is_problem(ErrorKind::InvalidRequest);
+}
+
 #[tokio::test]
 async fn long_urls_and_many_headers() {
     let service = start().await;

@@ -331,6 +331,14 @@ async fn a_trigger_has_an_address_and_a_secret_of_its_own() {
     reply.is_problem(ErrorKind::Unauthorized);
     assert_eq!(service.bare_request(Method::HEAD, path, &good, "").await.status, 200);
     assert_eq!(service.bare_request(Method::HEAD, path, &[], "").await.status, 401);
+    // The address of all triggers has no senders but those with a token of the service.
+    for (method, token, status) in
+        [(Method::HEAD, true, 200), (Method::GET, true, 200), (Method::HEAD, false, 401)]
+    {
+        let (all, bearer) = ("/v1/events/s3", format!("Bearer {}", service.token));
+        let headers = if token { vec![("authorization", bearer.as_str())] } else { Vec::new() };
+        assert_eq!(service.bare_request(method, all, &headers, "").await.status, status);
+    }
     service.until("kept", 1).await;
 }
 

@@ -260,8 +260,8 @@ pub(crate) async fn letters(
 pub struct LetterChoice {
     /// Those of these invocations.
     #[serde(default)]
-    #[schema(value_type = Vec<String>)]
-    ids: Vec<Uuid>,
+    #[schema(value_type = Option<Vec<String>>)]
+    ids: Option<Vec<Uuid>>,
     /// All there are.
     #[serde(default)]
     all: bool,
@@ -270,15 +270,20 @@ pub struct LetterChoice {
 impl TryFrom<LetterChoice> for Letters {
     type Error = Problem;
     fn try_from(choice: LetterChoice) -> Result<Self, Problem> {
-        match (choice.ids.is_empty(), choice.all) {
-            (true, true) => Ok(Self::All),
-            (false, false) => Ok(Self::Of(choice.ids)),
-            _ => Err(Problem::new(
-                ErrorKind::InvalidRequest,
-                "expected either ids, a list of invocations, or all = true, found both or neither",
-            )),
+        match (choice.ids, choice.all) {
+            (None, true) => Ok(Self::All),
+            (Some(ids), false) if !ids.is_empty() => Ok(Self::Of(ids)),
+            (Some(_), true) => Err(either("both")),
+            _ => Err(either("neither")),
         }
     }
+}
+
+fn either(found: &str) -> Problem {
+    Problem::new(
+        ErrorKind::InvalidRequest,
+        format!("expected either ids, a list of invocations, or all = true, found {found}"),
+    )
 }
 
 /// What was replayed.
@@ -294,6 +299,7 @@ pub struct ReplayView {
     request_body(content = LetterChoice, content_type = "application/json"),
     responses(
         (status = 202, description = "Accepted", body = ReplayView),
+        (status = 400, description = "Both ids and all, or neither", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such dead letter", body = ProblemBody, content_type = "application/problem+json"),
         (status = 429, description = "Too many wait already; those before are accepted", body = ProblemBody, content_type = "application/problem+json")
     )
@@ -330,6 +336,7 @@ pub struct DiscardView {
     delete, path = "/v1/invocations/dead-letters", tag = "invocations", params(DiscardQuery),
     responses(
         (status = 200, description = "They are gone", body = DiscardView),
+        (status = 400, description = "Both ids and all, or neither", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such dead letter", body = ProblemBody, content_type = "application/problem+json")
     )
 )]
@@ -337,7 +344,10 @@ pub(crate) async fn discard(
     State(app): State<AppState>,
     Query(query): Query<DiscardQuery>,
 ) -> Answer<Json<DiscardView>> {
-    let ids = query.ids.iter().flat_map(|ids| ids.split(',')).map(invocation_id);
-    let choice = LetterChoice { ids: ids.collect::<Result<_, _>>()?, all: query.all };
+    if query.ids.is_some() && query.all {
+        return Err(either("both").into());
+    }
+    let ids = query.ids.map(|ids| ids.split(',').map(invocation_id).collect::<Result<_, _>>()).transpose()?;
+    let choice = LetterChoice { ids, all: query.all };
     Ok(Json(DiscardView { discarded: app.invocations.discard(&choice.try_into()?).await? }))
 }
