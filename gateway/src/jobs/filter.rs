@@ -109,6 +109,25 @@ pub fn check(document: &JobDocument) -> Result<(), Problem> {
     document.filter.as_deref().map_or(Ok(()), |text| Filter::parse(text).map(|_| ()))
 }
 
+/// Checks that the columns which a job chooses are some, and all that its function declares.
+///
+/// # Errors
+/// `column-not-found`.
+pub fn check_chosen(document: &JobDocument, reads: Option<&[Column]>) -> Result<(), Problem> {
+    let Some(chosen) = &document.columns else { return Ok(()) };
+    let detail = match reads.into_iter().flatten().find(|declared| !chosen.contains(&declared.name)) {
+        Some(Column { name, .. }) => format!(
+            "columns must hold all that the function reads, found no {name:?}; add it to the job's columns, or leave \
+             them out"
+        ),
+        None if chosen.is_empty() => {
+            "columns must name one column at least, found none; leave it out for all columns".to_owned()
+        }
+        None => return Ok(()),
+    };
+    Err(Problem::new(ErrorKind::ColumnNotFound, detail))
+}
+
 /// Checks the filter against the columns of the job's table.
 ///
 /// # Errors
@@ -286,4 +305,36 @@ fn of_lines(head: &[u8], ended: bool) -> Option<Vec<Known>> {
         names.extend(members.into_keys());
     }
     Some(names.into_iter().map(Known::name).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn chosen_columns_are_all_that_are_declared() {
+        let column =
+            |name: &str| Column { name: name.to_owned(), data_type: "Int64".to_owned(), nullable: true };
+        let check = |chosen: Option<&[&str]>, declared: Option<&[&str]>, absent: Option<&str>| {
+            let document = json!({"function": "f", "input": "s3://bank/x", "columns": chosen});
+            let document: JobDocument = serde_json::from_value(document).unwrap();
+            let reads: Option<Vec<_>> = declared.map(|names| names.iter().copied().map(column).collect());
+            let found = check_chosen(&document, reads.as_deref()).err().map(|problem| {
+                assert_eq!(problem.code, ErrorKind::ColumnNotFound);
+                problem.detail
+            });
+            match (found, absent) {
+                (Some(found), Some(absent)) => assert!(found.contains(absent), "{found}"),
+                (found, absent) => assert_eq!(found.as_deref(), absent, "{chosen:?} of {declared:?}"),
+            }
+        };
+        check(None, Some(&["a"]), None);
+        check(Some(&["b", "a"]), Some(&["a"]), None);
+        check(Some(&["a"]), None, None);
+        check(Some(&["b"]), Some(&["a"]), Some("found no \"a\""));
+        check(Some(&[]), Some(&["a"]), Some("found no \"a\""));
+        check(Some(&[]), None, Some("one column at least, found none"));
+    }
 }

@@ -198,6 +198,8 @@ impl JobRecord {
     pub fn end(&mut self, outcome: &JobOutcome, result: Option<Value>) {
         self.state = outcome.state;
         self.ended_at = Some(outcome.ended_at);
+        // An ending may have been decided while somebody else just began.
+        self.started_at = self.started_at.map(|at| at.min(outcome.ended_at));
         self.tasks = outcome.tasks;
         self.receipt = outcome.receipt;
         (self.eta_ms, self.eta_range_ms) = (None, None);

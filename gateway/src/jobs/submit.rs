@@ -176,13 +176,14 @@ impl Jobs {
     async fn draft(&self, document: JobDocument) -> Result<Draft> {
         let version = self.inner.registry.resolve(&document.function).await?;
         let (shape, warnings) = shape_of(&version, &document)?;
+        let reads = filter::reads(&version, shape);
+        filter::check_chosen(&document, reads.as_deref())?;
         let id = Uuid::now_v7();
         let document = document.of_run(&id)?;
         let output = self.inner.vault.output_of(&document, &id)?;
         let job = job_of(id, &version, document);
         self.check_output(&job, &output).await?;
         let settings = version.settings.clone();
-        let reads = filter::reads(&version, shape);
         Ok(Draft { job, settings, shape, output, warnings, earlier: None, reads, sample: None })
     }
 

@@ -10,6 +10,7 @@ use fanfold_protocol::{
     invocation::Usage,
     job::JobState,
     keys,
+    time::Timestamp,
 };
 use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
@@ -135,7 +136,10 @@ async fn an_ending_that_nobody_told_of_is_found() {
     // Whoever decided it was killed right then.
     let ending = json!({"state": "cancelled", "ended_at": 1, "problem": null});
     world.put(&format!("s3://fanfold/{}", keys::ending(&id)), &ending.to_string()).await;
-    assert_eq!(engine.ended(&id).await.state, JobState::Cancelled);
+    let ended = engine.ended(&id).await;
+    assert_eq!(ended.state, JobState::Cancelled);
+    // It began later by the clock, and is not shown to have begun after its end.
+    assert_eq!((ended.started_at, ended.ended_at), (Some(Timestamp(1)), Some(Timestamp(1))));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -105,6 +105,12 @@ async fn what_the_function_declares_goes_first() {
     let mapper = Some(Description { reads, writes: None });
     let describes = Descriptions { mapper, ..Descriptions::default() };
     engine.registry.publish(Version { describes, ..version("texts", vec![Export::Mapper]) }).await.unwrap();
+    for columns in [&["region"][..], &[]] {
+        let job = json!({"input": "s3://bank/p/", "columns": columns});
+        let problem = engine.submit("texts", job).await.unwrap_err();
+        assert_eq!(problem.code, ErrorKind::ColumnNotFound, "{problem}");
+        assert!(problem.detail.contains("found no \"id\""), "{problem}");
+    }
     let submit = async |filter: &str| {
         engine
             .submit(
