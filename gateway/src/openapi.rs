@@ -13,8 +13,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
 use utoipa::openapi::{
-    ComponentsBuilder, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, Ref, RefOr, Required,
-    Response as ApiResponse, ResponseBuilder,
+    ComponentsBuilder, Content, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, Ref, RefOr,
+    Required, Response as ApiResponse, ResponseBuilder,
     path::{Operation, Parameter, ParameterIn},
     security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
@@ -29,6 +29,9 @@ use crate::{
 /// What takes a body and needs none, which their macro cannot say without letting it be `null`.
 const BODY_MAY_BE_LEFT_OUT: [&str; 3] =
     ["/v1/functions/{name}/invoke", "/v1/jobs/{id}/retry", "/v1/triggers/{name}/replay"];
+
+/// Types of bodies that are bytes, which their macro takes for lists of numbers.
+const BYTES: [&str; 3] = ["*/*", "application/octet-stream", "application/wasm"];
 
 /// The head of the document: what all routes share.
 pub(crate) fn empty() -> OpenApiRouter<AppState> {
@@ -65,19 +68,36 @@ pub fn document() -> OpenApi {
             [&mut item.get, &mut item.put, &mut item.post, &mut item.delete].into_iter().flatten()
         {
             let responses = &mut operation.responses.responses;
+            for response in responses.values_mut() {
+                if let RefOr::T(response) = response {
+                    leave_bytes(response.content.iter_mut());
+                }
+            }
             responses.entry("default".to_owned()).or_insert_with(|| refused().into());
             // OpenAPI wants them to differ; handlers of several modules have one name.
             if let (Some(id), Some([tag])) = (&mut operation.operation_id, operation.tags.as_deref()) {
                 *id = format!("{tag}_{id}");
             }
-            if let Some(RefOr::T(body)) = &mut operation.request_body
-                && BODY_MAY_BE_LEFT_OUT.contains(&path.as_str())
-            {
-                body.required = Some(Required::False);
+            if let Some(RefOr::T(body)) = &mut operation.request_body {
+                leave_bytes(body.content.iter_mut());
+                if BODY_MAY_BE_LEFT_OUT.contains(&path.as_str()) {
+                    body.required = Some(Required::False);
+                }
             }
         }
     }
     document
+}
+
+/// Says nothing of bytes but their type, as OpenAPI 3.1 has it for what is no JSON.
+fn leave_bytes<'a>(contents: impl Iterator<Item = (&'a String, &'a mut RefOr<Content>)>) {
+    for (kind, content) in contents {
+        if let RefOr::T(content) = content
+            && BYTES.contains(&kind.as_str())
+        {
+            content.schema = None;
+        }
+    }
 }
 
 /// Whether a query is read at a route; HEAD is answered as GET.

@@ -130,6 +130,16 @@ async fn the_document_describes_the_whole_contract() {
     ] {
         assert_eq!(document["paths"][path]["post"]["requestBody"]["required"], required, "{path}");
     }
+    // Bodies of bytes are no lists of numbers.
+    let invoke = &document["paths"]["/v1/functions/{name}/invoke"]["post"];
+    let component = &document["paths"]["/v1/functions/{name}/versions"]["post"]["requestBody"];
+    for content in [&invoke["requestBody"], &invoke["responses"]["200"], component] {
+        let kinds = content["content"].as_object().unwrap();
+        assert!(kinds.len() == 1 && kinds.values().all(|kind| kind.get("schema").is_none()), "{kinds:?}");
+    }
+    for status in ["400", "403"] {
+        assert!(invoke["responses"][status]["content"]["application/problem+json"].is_object(), "{status}");
+    }
     // And they want an id of its own for each operation.
     let paths = document["paths"].as_object().unwrap().values();
     let operations = paths.flat_map(|path| path.as_object().unwrap().values());
