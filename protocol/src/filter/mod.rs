@@ -156,6 +156,8 @@ mod tests {
         invalid("age = 1 region", &["an operator or the end", "\"region\" at column 9"]);
         invalid("age = 1 and )", &["an expression", "\")\" at column 13"]);
         invalid("(age = 1", &["the end at column 9"]);
+        invalid("not", &["an expression, found the end at column 4"]);
+        invalid("active and not )", &["an expression", "\")\" at column 16"]);
         invalid("region = 'north", &["column 10"]);
         invalid("age =\n  upper(region)", &["a call of \"upper\" at line 2, column 8"]);
         invalid("age in (select 1)", &["SELECT 1", "column 1"]);
@@ -183,6 +185,26 @@ mod tests {
             &["\"regoin\" at column 13", "\"region\""],
         );
         check("Age = 1", ErrorKind::ColumnNotFound, &["\"Age\" at column 1"]);
+    }
+
+    #[test]
+    fn nesting_has_one_limit() {
+        let nested = |open: &str, count: usize, inner: &str, close: &str| {
+            bound(&format!("{}{inner}{}", open.repeat(count), close.repeat(count)))
+        };
+        for (open, inner, close) in
+            [("(", "true", ")"), ("(", "active", ")"), ("not ", "true", ""), ("not ", "active", "")]
+        {
+            nested(open, 48, inner, close).unwrap_or_else(|problem| panic!("{open}: {}", problem.detail));
+            for count in [49, 50, 51, 100] {
+                let problem = nested(open, count, inner, close).unwrap_err();
+                let expected = "expected at most 48 parentheses, nots, signs and operators within each other";
+                assert!(problem.detail.contains(expected), "{open}: {}", problem.detail);
+            }
+        }
+        // All of them count alike.
+        assert!(nested("(", 47, "age = 1", ")").is_ok() && nested("(", 48, "age = 1", ")").is_err());
+        assert!(nested("not (", 24, "true", ")").is_ok() && nested("not (", 25, "true", ")").is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use sqlparser::{
     ast::{self, BinaryOperator, UnaryOperator},
     dialect::Dialect,
-    keywords::Keyword,
+    keywords::{Keyword, RESERVED_FOR_IDENTIFIER},
     parser::{Parser, ParserError},
     tokenizer::{Location, Token, TokenWithSpan, Tokenizer},
 };
@@ -19,8 +19,10 @@ use super::{
 };
 use crate::{ErrorKind, Problem, limits};
 
-/// Levels of parentheses and the like: the parser's own recursion.
-const NESTING_MAX: usize = 50;
+/// Parentheses, `not`s, signs and operators within each other: for each the parser calls itself.
+const NESTING_MAX: usize = 48;
+/// What it calls itself besides: for the whole, and for what is innermost, which may be a type.
+const NESTING_BESIDES: usize = 2;
 
 /// SQL as filters write it: names of letters, digits and `_`, others in double quotes.
 #[derive(Debug)]
@@ -38,6 +40,11 @@ impl Dialect for Words {
     fn is_delimited_identifier_start(&self, c: char) -> bool {
         c == '"'
     }
+
+    /// A `not` whose condition cannot be parsed is no column: what is wrong there is told.
+    fn is_reserved_for_identifier(&self, word: Keyword) -> bool {
+        word == Keyword::NOT || RESERVED_FOR_IDENTIFIER.contains(&word)
+    }
 }
 
 pub(super) fn parse(text: &str) -> Result<Expr, Problem> {
@@ -54,11 +61,15 @@ pub(super) fn parse(text: &str) -> Result<Expr, Problem> {
     let tokens =
         Tokenizer::new(&Words, text).tokenize_with_location().map_err(|e| failed(&e.to_string(), end))?;
     check_tokens(&tokens)?;
-    let mut parser = Parser::new(&Words).with_recursion_limit(NESTING_MAX).with_tokens_with_locations(tokens);
+    let levels = NESTING_MAX + NESTING_BESIDES;
+    let mut parser = Parser::new(&Words).with_recursion_limit(levels).with_tokens_with_locations(tokens);
     let parsed = parser.parse_expr().map_err(|error| match error {
         ParserError::ParserError(said) | ParserError::TokenizerError(said) => failed(&said, end),
         ParserError::RecursionLimitExceeded => {
-            let detail = format!("filter: expected parentheses at most {NESTING_MAX} deep, found more");
+            let detail = format!(
+                "filter: expected at most {NESTING_MAX} parentheses, nots, signs and operators within each other, found \
+                 more; write it with fewer"
+            );
             Problem::new(ErrorKind::FilterInvalid, detail)
         }
     })?;
