@@ -259,6 +259,12 @@ pub fn default_output(id: &Uuid) -> String {
     format!("jobs/{id}/output/")
 }
 
+/// Whether a key of the platform's own bucket, or each that begins with it, lies there.
+pub fn is_in_default_output(key: &str) -> bool {
+    let step = key.strip_prefix(jobs()).and_then(|rest| rest.split_once('/'));
+    step.is_some_and(|(id, rest)| id.parse::<Uuid>().is_ok() && rest.starts_with("output/"))
+}
+
 /// Name of a table that an attempt stages under an output prefix.
 pub fn output_part(task: u32, attempt: &Uuid, extension: &str) -> String {
     format!("part-{task:07}-{attempt}.{extension}")
@@ -472,6 +478,22 @@ mod tests {
         assert_eq!(parse_commit(&id, &commit(&id, 2, 31, 1)), Some((2, 31, 1)));
         assert_eq!(parse_commit(&id, "jobs/x/commits/00/0000001/000.json"), None);
         assert_eq!(parse_commit(&id, &format!("{}00/1.json", commits(&id))), None);
+    }
+
+    #[test]
+    fn outputs_are_told_from_what_is_beside_them() {
+        let id = Uuid::from_u128(7);
+        let output = default_output(&id);
+        assert!(is_in_default_output(&output) && is_in_default_output(&format!("{output}a/b")));
+        for other in [
+            job(&id),
+            job_document(&id),
+            output.trim_end_matches('/').to_owned(),
+            output.replace("jobs", "x"),
+        ] {
+            assert!(!is_in_default_output(&other), "{other}");
+        }
+        assert!(!is_in_default_output("") && !is_in_default_output("jobs/x/output/"));
     }
 
     #[test]

@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{ErrorKind, Problem},
+    keys,
     names::TenantName,
-    uri::check_bucket,
+    uri::{ObjectUri, check_bucket},
 };
 
 /// Largest weight: shares are told apart up to one in a thousand.
@@ -67,6 +68,40 @@ impl Tenant {
             ),
         ))
     }
+
+    /// Refuses an object or a prefix that nothing of the tenant's may read: that of a bucket that is not
+    /// its own, and of the platform's own all but the outputs of jobs.
+    ///
+    /// # Errors
+    /// `access-denied`.
+    pub fn check_read(&self, uri: &ObjectUri) -> Result<(), Problem> {
+        self.check(uri.bucket())?;
+        if uri.bucket() != self.system_bucket || keys::is_in_default_output(uri.key()) {
+            return Ok(());
+        }
+        Err(platforms_own(uri, "copy it elsewhere"))
+    }
+
+    /// Refuses an object or a prefix that nothing of the tenant's may write by itself.
+    ///
+    /// # Errors
+    /// `access-denied`.
+    pub fn check_write(&self, uri: &ObjectUri) -> Result<(), Problem> {
+        self.check(uri.bucket())?;
+        if uri.bucket() != self.system_bucket {
+            return Ok(());
+        }
+        Err(platforms_own(uri, "write to another bucket"))
+    }
+}
+
+fn platforms_own(uri: &ObjectUri, advice: &str) -> Problem {
+    Problem::new(
+        ErrorKind::AccessDenied,
+        format!(
+            "{uri} lies in the platform's own bucket, of which only jobs/…/output/ can be read; {advice}"
+        ),
+    )
 }
 
 /// A bucket by its name, or all whose names begin with what stands before a `*`.
@@ -163,6 +198,28 @@ mod tests {
             assert_eq!(problem.code, ErrorKind::AccessDenied);
             assert!(problem.detail.contains("bank-*"), "{problem}");
         }
+    }
+
+    #[test]
+    fn of_the_platforms_own_bucket_only_outputs_are_read() {
+        let mut tenant = Tenant::alone("bank".parse().unwrap(), "fanfold");
+        let id = uuid::Uuid::from_u128(7);
+        let output: ObjectUri = format!("s3://fanfold/{}", keys::default_output(&id)).parse().unwrap();
+        let document: ObjectUri = format!("s3://fanfold/{}", keys::job_document(&id)).parse().unwrap();
+        let elsewhere: ObjectUri = "s3://bank/jobs/x".parse().unwrap();
+        assert!(tenant.check_read(&output).is_ok() && tenant.check_read(&elsewhere).is_ok());
+        assert!(tenant.check_write(&elsewhere).is_ok());
+        for refused in [
+            tenant.check_read(&document),
+            tenant.check_read(&"s3://fanfold/".parse().unwrap()),
+            tenant.check_write(&output),
+        ] {
+            let problem = refused.unwrap_err();
+            assert_eq!(problem.code, ErrorKind::AccessDenied);
+            assert!(problem.detail.contains("only jobs/…/output/ can be read"), "{problem}");
+        }
+        tenant.buckets = Some(vec![pattern("shop")]);
+        assert!(tenant.check_read(&elsewhere).is_err() && tenant.check_write(&elsewhere).is_err());
     }
 
     proptest! {

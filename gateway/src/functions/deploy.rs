@@ -84,9 +84,9 @@ pub(crate) async fn deploy(
     let alias = query.alias.as_deref().map(alias_name).transpose()?;
     let (parts, body) = request.into_parts();
     let settings = settings(&parts.headers, query)?;
-    for place in settings.grants.read.iter().chain(&settings.grants.write) {
-        app.config.tenant.check(place.bucket())?;
-    }
+    let tenant = &app.config.tenant;
+    settings.grants.read.iter().try_for_each(|place| tenant.check_read(place))?;
+    settings.grants.write.iter().try_for_each(|place| tenant.check_write(place))?;
     require_media_type(
         &parts.headers,
         |kind| kind == "application/wasm" || kind == "application/octet-stream",

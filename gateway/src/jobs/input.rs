@@ -149,7 +149,7 @@ impl Finder<'_> {
         };
         look.hollow |= objects.is_empty();
         for object in &objects {
-            self.allow_bucket(&object.uri)?;
+            self.tenant.check_read(&object.uri)?;
         }
         let pinned = |Listed { uri, pin }| async move {
             let pin = match pin {
@@ -164,7 +164,7 @@ impl Finder<'_> {
     async fn inventory(&self, inventory: Inventory) -> Result<Vec<Listed>> {
         let (inventory, mut objects) = (Arc::new(inventory), Vec::new());
         for file in inventory.files()? {
-            self.allow_bucket(&file)?;
+            self.tenant.check_read(&file)?;
             let pin = self.store.head(&file).await.map_err(about_input)?.pin;
             let (inventory, at) = (Arc::clone(&inventory), file.clone());
             let read = pipe::read(self.store, &file, &pin, move |text| inventory.objects(&at, text));
@@ -270,7 +270,7 @@ impl Finder<'_> {
         look.hollow |= manifest.objects.is_empty();
         bounded(manifest.objects.len(), 0)?;
         let pinned = |object: fanfold_protocol::commit::OutputObject| {
-            self.allow_bucket(&object.uri)?;
+            self.tenant.check_read(&object.uri)?;
             let pin = Pin { etag: object.etag, size: object.size, version_id: None };
             Ok(PinnedObject { uri: object.uri, pin })
         };
@@ -280,7 +280,7 @@ impl Finder<'_> {
     /// Refuses inputs that the job may not read or that its own output would feed.
     fn allow(&self, text: &str, source: &Source) -> Result<(), Problem> {
         let scope = source.scope();
-        self.allow_bucket(&scope)?;
+        self.tenant.check_read(&scope)?;
         let written = written(self.output_format);
         let feeds = match source {
             Source::Object(uri) => uri.is_under(self.output),
@@ -291,25 +291,6 @@ impl Finder<'_> {
             }
         };
         if feeds { Err(overlap(text, self.output)) } else { Ok(()) }
-    }
-
-    /// Of the platform's own bucket only the outputs of jobs may be read.
-    fn allow_bucket(&self, uri: &ObjectUri) -> Result<(), Problem> {
-        self.tenant.check(uri.bucket())?;
-        let mut steps = uri.key().split('/');
-        let output = steps.next() == Some("jobs")
-            && steps.next().is_some_and(|id| id.parse::<uuid::Uuid>().is_ok())
-            && steps.next() == Some("output")
-            && steps.next().is_some();
-        if uri.bucket() != self.tenant.system_bucket || output {
-            return Ok(());
-        }
-        Err(Problem::new(
-            ErrorKind::AccessDenied,
-            format!(
-                "{uri} lies in the platform's own bucket, of which only jobs/…/output/ can be read; copy it elsewhere"
-            ),
-        ))
     }
 }
 

@@ -32,6 +32,29 @@ async fn a_deployment_is_answered_with_its_version() {
 }
 
 #[tokio::test]
+async fn grants_name_nothing_of_the_platforms_own_bucket_but_outputs() {
+    let service = start().await;
+    let own = &service.app.config.tenant.system_bucket;
+    let output = format!("s3://{own}/{}", keys::default_output(&uuid::Uuid::now_v7()));
+    let deploy = async |grants: serde_json::Value| {
+        let settings = json!({"grants": grants}).to_string();
+        let headers = [("x-fanfold-settings", settings.as_str())];
+        let component = component(&[], &[HANDLER], "1");
+        service.request(Method::POST, "/v1/functions/f/versions", &headers, component).await
+    };
+    for grants in [
+        json!({"read": ["s3://bank/", format!("s3://{own}/")]}),
+        json!({"read": [format!("s3://{own}/jobs/")]}),
+        json!({"write": [format!("s3://{own}/mine/")]}),
+        json!({"write": [output]}),
+    ] {
+        let problem = deploy(grants).await.is_problem(ErrorKind::AccessDenied);
+        assert!(problem["detail"].as_str().unwrap().contains("the platform's own bucket"), "{problem}");
+    }
+    assert_eq!(deploy(json!({"read": [output], "write": ["s3://bank/"]})).await.status, 201);
+}
+
+#[tokio::test]
 async fn the_same_again_is_the_same_version() {
     let service = start().await;
     let first = service.deploy("f", "1").await;

@@ -221,7 +221,7 @@ impl Host {
 
     fn check_read(&self, uri: &ObjectUri) -> Result<(), Problem> {
         self.work.look_outside();
-        self.data.tenant.check(uri.bucket())?;
+        self.data.tenant.check_read(uri)?;
         if self.call.version.settings.grants.may_read(uri) {
             return Ok(());
         }
@@ -230,9 +230,8 @@ impl Host {
 
     fn check_write(&self, uri: &ObjectUri) -> Result<(), Problem> {
         self.work.look_outside();
-        self.data.tenant.check(uri.bucket())?;
-        let platform = uri.bucket() == self.data.tenant.system_bucket;
-        if self.call.version.settings.grants.may_write(uri) && !platform {
+        self.data.tenant.check_write(uri)?;
+        if self.call.version.settings.grants.may_write(uri) {
             return Ok(());
         }
         Err(self.not_granted(uri, "write"))
