@@ -8,12 +8,13 @@
 //! late for its own ends: of two jobs under one prefix, each would sweep what the other wrote.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
 use fanfold_backbone::{Backbone, CasOutcome, Entry};
 use fanfold_protocol::{ErrorKind, Problem, digest::Digest, job::Job, keys, limits, uri::ObjectUri};
+use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -31,6 +32,8 @@ pub const RENEWAL: Duration = Duration::from_secs(20);
 /// whoever sweeps after a job has it for a moment.
 const TRIES: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(200);
+/// Records of jobs that are looked at at once.
+const RECORDS_AT_ONCE: usize = 16;
 
 /// Who writes under a prefix.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +42,15 @@ struct Holder {
     /// The idempotency key that the job was submitted under.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<Digest>,
+    /// The prefix. An earlier release did not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    output: Option<ObjectUri>,
+}
+
+impl Holder {
+    fn new(job: Uuid, key: Option<Digest>, output: &ObjectUri) -> Self {
+        Self { job, key, output: Some(output.clone()) }
+    }
 }
 
 /// The right to write under a prefix.
@@ -60,7 +72,7 @@ impl Claim {
         job: Uuid,
         key: Option<Digest>,
     ) -> Result<Self> {
-        let holder = Holder { job, key };
+        let holder = Holder::new(job, key, output);
         let name = name(output);
         let mut tries = 0;
         loop {
@@ -134,7 +146,7 @@ pub async fn hold(backbone: &Backbone, job: &Job, output: &ObjectUri) -> Result<
     if job.document.output.is_none() {
         return Ok(());
     }
-    let (name, holder) = (name(output), Holder { job: job.id, key: None });
+    let (name, holder) = (name(output), Holder::new(job.id, None, output));
     loop {
         let entry = match backbone.create(&name, json(&holder)?).await? {
             CasOutcome::Stored(_) => return Ok(()),
@@ -154,7 +166,7 @@ pub async fn hold(backbone: &Backbone, job: &Job, output: &ObjectUri) -> Result<
 
 /// Makes sure that a job holds its prefix, as far as nobody does; answers whether it does.
 pub async fn ensure(backbone: &Backbone, output: &ObjectUri, job: Uuid) -> Result<bool> {
-    let holder = Holder { job, key: None };
+    let holder = Holder::new(job, None, output);
     Ok(match backbone.create(&name(output), json(&holder)?).await? {
         CasOutcome::Stored(_) => true,
         // It may be the claim of the planning still, which would lapse.
@@ -170,6 +182,77 @@ pub async fn held(backbone: &Backbone, output: &ObjectUri, job: Uuid) -> Result<
     Ok(backbone.get(&name(output)).await?.is_some_and(|entry| holds(&entry, job)))
 }
 
+/// Who writes where at one moment: what one listing of the claims shows.
+pub struct Writers<'a> {
+    backbone: &'a Backbone,
+    /// By the names of their claims.
+    holders: HashMap<String, Holder>,
+}
+
+impl<'a> Writers<'a> {
+    /// Those of this moment.
+    pub async fn now(backbone: &'a Backbone) -> Result<Self> {
+        let claims = backbone.list(keys::OUTPUT_CLAIMS).await?.into_iter();
+        let holders = claims.filter_map(|(name, entry)| Some((name, read(&entry)?))).collect();
+        Ok(Self { backbone, holders })
+    }
+
+    /// The places that fit, in order, and the jobs that are writing there.
+    pub async fn at(&self, fits: &(dyn Fn(&ObjectUri) -> bool + Sync)) -> Result<BTreeMap<ObjectUri, Uuid>> {
+        let fitting = self.holders.values().filter(|holder| holder.output.as_ref().is_none_or(fits));
+        let looks: Vec<_> = fitting.map(|holder| self.place(holder)).collect();
+        let places = stream::iter(looks).buffer_unordered(RECORDS_AT_ONCE).try_collect::<Vec<_>>().await?;
+        Ok(places.into_iter().flatten().filter(|(place, _)| fits(place)).collect())
+    }
+
+    /// Where a holder writes, unless its job has ended. One that has a claim and no record is being
+    /// planned.
+    async fn place(&self, holder: &Holder) -> Result<Option<(ObjectUri, Uuid)>> {
+        let record = record(self.backbone, holder.job).await?;
+        if record.as_ref().is_some_and(|record| record.state.is_terminal()) {
+            return Ok(None);
+        }
+        let place = holder.output.clone().or(record.map(|record| record.output));
+        Ok(place.map(|place| (place, holder.job)))
+    }
+
+    /// Refuses to write above or below a place that another job is writing to.
+    ///
+    /// # Errors
+    /// `output-exists` with the place and the job.
+    pub async fn check_apart(&self, output: &ObjectUri) -> Result<()> {
+        let meets = |place: &ObjectUri| place.is_under(output) || output.is_under(place);
+        let around = |place: &ObjectUri| place != output && meets(place);
+        let Some((place, job)) = self.at(&around).await?.pop_first() else { return Ok(()) };
+        Err(Error::Refused(Problem::new(
+            ErrorKind::OutputExists,
+            format!(
+                "expected {output} to lie apart from what other jobs are writing, found job {job} writing to {place}; wait \
+                 for it, or choose another output prefix"
+            ),
+        )))
+    }
+}
+
+/// The job that is writing to its place in the platform's own bucket, which is not claimed, if
+/// that is where this lies.
+pub async fn own_writer(backbone: &Backbone, at: &ObjectUri) -> Result<Option<Uuid>> {
+    let Some(job) = owner(at) else { return Ok(None) };
+    let record = record(backbone, job).await?;
+    Ok(record.filter(|record| !record.state.is_terminal()).map(|_| job))
+}
+
+/// Why what a job is still writing is not read.
+pub fn unsettled(place: &ObjectUri, job: Uuid) -> Problem {
+    Problem::new(
+        ErrorKind::JobNotFinished,
+        format!(
+            "expected what lies under {place} to be of jobs that have ended, found that job {job} is writing there; wait \
+             for it and submit this one again, or leave the folder out"
+        ),
+    )
+}
+
 /// Refuses to read from folders that a job is writing to: what lies there may be of
 /// attempts that will not count.
 ///
@@ -183,32 +266,25 @@ pub async fn check_idle(
     if folders.is_empty() {
         return Ok(());
     }
-    let claims: HashMap<String, Entry> = backbone.list(keys::OUTPUT_CLAIMS).await?.into_iter().collect();
+    let writers = Writers::now(backbone).await?;
     for folder in folders {
-        let claim = claims.get(&name(folder));
-        let holder = claim.and_then(read);
+        let holder = writers.holders.get(&name(folder));
         let claimed = holder.is_some();
         // The platform's own place is not claimed.
         let own = || owner(folder).filter(|_| folder.bucket() == system_bucket);
         let Some(job) = holder.map(|holder| holder.job).or_else(own) else { continue };
         // One that has a claim and no record is being planned.
         if record(backbone, job).await?.map_or(claimed, |record| !record.state.is_terminal()) {
-            return Err(Error::Refused(Problem::new(
-                ErrorKind::JobNotFinished,
-                format!(
-                    "expected what lies under {folder} to be of jobs that have ended, found that job {job} is writing \
-                     there; wait for it and submit this one again, or leave the folder out"
-                ),
-            )));
+            return Err(unsettled(folder, job).into());
         }
     }
     Ok(())
 }
 
-/// The job whose output a folder of the platform's own bucket is.
-fn owner(folder: &ObjectUri) -> Option<Uuid> {
-    let id = folder.key().strip_prefix(keys::jobs())?.split('/').next()?.parse().ok()?;
-    (keys::default_output(&id) == folder.key()).then_some(id)
+/// The job in whose output this lies, if it is of the platform's own bucket.
+fn owner(at: &ObjectUri) -> Option<Uuid> {
+    let id = at.key().strip_prefix(keys::jobs())?.split('/').next()?.parse().ok()?;
+    at.key().starts_with(&keys::default_output(&id)).then_some(id)
 }
 
 async fn record(backbone: &Backbone, job: Uuid) -> Result<Option<JobRecord>> {

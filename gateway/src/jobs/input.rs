@@ -86,10 +86,7 @@ impl Finder<'_> {
     /// `access-denied`, `invalid-job` for a pattern or a list that cannot be read, and for two
     /// states of one object.
     pub async fn find(&self, inputs: &[String]) -> Result<Found> {
-        let sources = inputs.iter().map(|text| Source::parse(text)).collect::<Result<Vec<_>, _>>()?;
-        for (text, source) in inputs.iter().zip(&sources) {
-            self.allow(text, source)?;
-        }
+        let sources = self.sources(inputs)?;
         let (mut look, mut all, mut named) = (Look::default(), Vec::new(), BTreeSet::new());
         let mut warnings = Vec::new();
         for (text, source) in inputs.iter().zip(&sources) {
@@ -120,6 +117,18 @@ impl Finder<'_> {
             kept
         });
         Ok(Found { objects: all, empty, warnings, loose: look.loose })
+    }
+
+    /// What the inputs are, as far as the job may read them.
+    ///
+    /// # Errors
+    /// `overlapping-prefixes`, `access-denied`, `invalid-job`.
+    pub fn sources(&self, inputs: &[String]) -> Result<Vec<Source>> {
+        let sources = inputs.iter().map(|text| Source::parse(text)).collect::<Result<Vec<_>, _>>()?;
+        for (text, source) in inputs.iter().zip(&sources) {
+            self.allow(text, source)?;
+        }
+        Ok(sources)
     }
 
     async fn source(&self, source: &Source, look: &mut Look, held: usize) -> Result<Vec<PinnedObject>> {
@@ -279,16 +288,10 @@ impl Finder<'_> {
 
     /// Refuses inputs that the job may not read or that its own output would feed.
     fn allow(&self, text: &str, source: &Source) -> Result<(), Problem> {
-        let scope = source.scope();
-        self.tenant.check_read(&scope)?;
-        let written = written(self.output_format);
+        self.tenant.check_read(&source.scope())?;
         let feeds = match source {
             Source::Object(uri) => uri.is_under(self.output),
-            Source::Manifest(_) => false,
-            Source::Prefix(prefix) => self.output.is_under(prefix) || prefix.is_under(self.output),
-            Source::Pattern(pattern) => {
-                scope.is_under(self.output) || written.iter().any(|name| pattern.may_show(self.output, name))
-            }
+            listed => listed.may_list(self.output, &written(self.output_format)),
         };
         if feeds { Err(overlap(text, self.output)) } else { Ok(()) }
     }
@@ -347,6 +350,12 @@ fn written(format: Format) -> [String; 5] {
         SUCCESS_NAME.to_owned(),
         RESULT_NAME.to_owned(),
     ]
+}
+
+/// The same of jobs whatever the format of their output.
+pub fn written_in_any_format() -> Vec<String> {
+    let formats = [Format::Parquet, Format::Csv, Format::Jsonl, Format::Arrow, Format::Bytes];
+    formats.into_iter().flat_map(written).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// The folder of an object that is named like the table of a task.

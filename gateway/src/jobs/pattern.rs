@@ -47,6 +47,24 @@ impl Source {
             Self::Pattern(pattern) => pattern.scope.clone(),
         }
     }
+
+    /// Whether a listing tells what it names.
+    pub fn is_listed(&self) -> bool {
+        matches!(self, Self::Prefix(_) | Self::Pattern(_))
+    }
+
+    /// Whether its listing may show what a job writes to this place, given the names of that as
+    /// [`Pattern::may_show`] takes them, or lies within the place.
+    pub fn may_list(&self, place: &ObjectUri, written: &[String]) -> bool {
+        match self {
+            Self::Object(_) | Self::Manifest(_) => false,
+            Self::Prefix(prefix) => place.is_under(prefix) || prefix.is_under(place),
+            Self::Pattern(pattern) => {
+                let shows = || written.iter().any(|name| pattern.may_show(place, name));
+                pattern.scope.is_under(place) || place.is_under(&pattern.scope) && shows()
+            }
+        }
+    }
 }
 
 /// What a pattern means in which every special character is escaped: that needs
@@ -213,6 +231,29 @@ mod tests {
         check("s3://bank/x/**", "_manifest.json", false);
         check("s3://bank/x/**/_*.json", "_manifest.json", true);
         check("s3://other/**", "part-000.csv", false);
+    }
+
+    #[test]
+    fn what_is_written_to_a_place_may_be_listed() {
+        let written = ["part-000.csv".to_owned(), "_manifest.json".to_owned()];
+        let check = |input: &str, place: &str, expected: bool| {
+            let source = Source::parse(input).unwrap();
+            assert_eq!(source.may_list(&place.parse().unwrap(), &written), expected, "{input} {place}");
+            assert!(source.is_listed() || !expected, "{input}");
+        };
+        check("s3://bank/a/", "s3://bank/a/", true);
+        check("s3://bank/", "s3://bank/a/b/", true);
+        check("s3://bank/a/b/c/", "s3://bank/a/", true);
+        check("s3://bank/a/", "s3://bank/ab/", false);
+        check("s3://shop/a/", "s3://bank/a/", false);
+        check("s3://bank/a/*", "s3://bank/a/", true);
+        check("s3://bank/a/*.parquet", "s3://bank/a/", true);
+        check("s3://bank/a*/*.csv", "s3://bank/ab/", true);
+        check("s3://bank/a*/*.parquet", "s3://bank/ab/", false);
+        check("s3://bank/*.csv", "s3://bank/a/", false);
+        check("s3://bank/**.csv", "s3://bank/a/", true);
+        check("s3://bank/a/part-000.csv", "s3://bank/a/", false);
+        check("manifest://bank/a/_manifest.json", "s3://bank/a/", false);
     }
 
     #[test]

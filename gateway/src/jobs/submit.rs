@@ -23,11 +23,13 @@ use uuid::Uuid;
 
 use super::{
     Jobs,
-    claim::{self, Claim, Key},
+    claim::{self, Claim, Key, Writers},
     error::{Error, Result, about_input},
     filter,
     input::{self, Finder, Found},
+    kept,
     lease::check_carried,
+    pattern::Source,
     plan,
     record::JobRecord,
     retry::Earlier,
@@ -322,17 +324,26 @@ impl Jobs {
     }
 
     async fn lay_down_parts(&self, draft: &Draft) -> Result<(Job, Plan)> {
-        let found = self.look(&draft.job.document, &draft.output).await?;
+        let document = &draft.job.document;
+        let found = self.look(document, &draft.output, document.output.is_some()).await?;
         plan::lay_down(&self.inner.vault, &self.inner.splitter, draft, found).await
     }
 
-    /// The objects that a document names, as they are now.
-    pub(super) async fn look(&self, document: &JobDocument, output: &ObjectUri) -> Result<Found> {
+    /// The objects that a document names, as they are now. `claimed` says whether its output is to lie
+    /// apart from what other jobs are writing.
+    pub(super) async fn look(
+        &self,
+        document: &JobDocument,
+        output: &ObjectUri,
+        claimed: bool,
+    ) -> Result<Found> {
         let vault = &self.inner.vault;
         let tables = document.format != Format::Bytes;
         let output_format = document.output_format;
         let finder =
             Finder { store: vault.store(), tenant: &self.inner.tenant, output, output_format, tables };
+        // Whoever begins to write after this is met among what is found.
+        self.check_writers(&finder.sources(document.inputs())?, output, claimed).await?;
         let mut found = finder.find(document.inputs()).await?;
         if !found.loose.is_empty() {
             let (backbone, own) = (&self.inner.backbone, vault.bucket());
@@ -343,6 +354,39 @@ impl Jobs {
             found.warnings.extend(input::loose(&found.loose));
         }
         Ok(found)
+    }
+
+    /// Refuses inputs among which may be what a job is writing, whether or not any of it is there
+    /// yet, and a claimed output above or below that of another job.
+    async fn check_writers(&self, sources: &[Source], output: &ObjectUri, claimed: bool) -> Result<()> {
+        let listed = || sources.iter().filter(|source| source.is_listed());
+        if !claimed && listed().next().is_none() {
+            return Ok(());
+        }
+        self.restored().await?;
+        let (backbone, vault) = (&self.inner.backbone, &self.inner.vault);
+        let writers = Writers::now(backbone).await?;
+        if claimed {
+            writers.check_apart(output).await?;
+        }
+        let written = input::written_in_any_format();
+        let may_list = |place: &ObjectUri| {
+            place != output && sources.iter().any(|source| source.may_list(place, &written))
+        };
+        let mut writing = writers.at(&may_list).await?;
+        let scopes: Vec<ObjectUri> = listed().map(Source::scope).collect();
+        for scope in scopes.iter().filter(|scope| scope.bucket() == vault.bucket()) {
+            if let Some(job) = claim::own_writer(backbone, scope).await? {
+                writing.insert(vault.uri(&keys::default_output(&job))?, job);
+            }
+        }
+        for (place, job) in writing {
+            // Until a job that overwrites has ended, what is there is read through the manifest before.
+            if kept::manifest_head(vault, &place).await?.is_none() {
+                return Err(claim::unsettled(&place, job).into());
+            }
+        }
+        Ok(())
     }
 
     /// The job that this request becomes. From here on nothing of the plan is
@@ -379,7 +423,14 @@ impl Jobs {
         let plan: Plan = vault.expect(&keys::plan_draft(&id)).await?;
         let output = vault.output_of(&job.document, &id)?;
         let claim = self.claim(&job, &output, key).await?;
-        self.begin(&job, &plan, output, claim).await
+        let apart = self.check_writers(&[], &output, claim.is_some()).await;
+        match (apart, claim) {
+            (Err(refused), Some(claim)) => {
+                claim.drop_now().await;
+                Err(refused)
+            }
+            (_, claim) => self.begin(&job, &plan, output, claim).await,
+        }
     }
 
     /// The version that a job was accepted with, also when the function was

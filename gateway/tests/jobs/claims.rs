@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One job for each output prefix, also when the backbone has lost who has which.
+//! One job for each output prefix, also when the backbone has lost who has which; and what is being
+//! written there is read by none.
 
 use std::time::Duration;
 
 use fanfold_gateway::jobs::JobRecord;
-use fanfold_protocol::{ErrorKind, Problem, job::JobState, keys};
+use fanfold_protocol::{ErrorKind, Problem, digest::Digest, job::JobState, keys};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::world::{BUCKET, Engine, PATIENCE, Play, World, document, succeeded};
+use crate::world::{BUCKET, Engine, Fails, PATIENCE, Play, World, document, succeeded};
 
 fn overwriting() -> Value {
     json!({"output": "s3://bank/out/", "overwrite": true})
@@ -112,4 +113,137 @@ async fn a_key_is_no_way_to_an_output_that_another_job_has() {
     assert_eq!(again().await.unwrap().id, id);
     let _worker = world.work(Play::default());
     succeeded(&engine.ended(&id).await);
+}
+
+/// A job over an input is refused for another one that writes there.
+async fn unsettled(engine: &Engine, input: &Value, writer: &Uuid) {
+    for mut job in [json!({}), json!({"output": "s3://shop/out/"})] {
+        job["input"] = input.clone();
+        let refused = engine.submit("mapper", job).await.expect_err(&input.to_string());
+        assert_eq!(
+            (refused.code, refused.retryable()),
+            (ErrorKind::JobNotFinished, true),
+            "{input} {refused}"
+        );
+        assert!(refused.detail.contains(&writer.to_string()), "{input} {refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_job_has_only_begun_to_write_is_not_read() {
+    let world = World::new().await;
+    world.store().ensure_bucket("shop").await.unwrap();
+    world.inputs(1).await;
+    let engine = world.engine().await;
+    let named = engine.submit("mapper", json!({"output": "s3://bank/race/"})).await.unwrap();
+    let own = engine.submit("mapper", json!({})).await.unwrap();
+    let inputs = [
+        json!("s3://bank/race/"),
+        json!("s3://bank/"),
+        json!("s3://bank/race/sub/"),
+        json!("s3://bank/race/*"),
+        json!("s3://bank/r*/*.parquet"),
+        json!("s3://bank/**/part-*.csv"),
+        json!(["s3://bank/in/", "s3://bank/race/"]),
+    ];
+    for input in &inputs {
+        unsettled(&engine, input, &named.id).await;
+    }
+    unsettled(&engine, &json!(own.output.to_string()), &own.id).await;
+    let estimated = engine.jobs.estimate(document("folder", json!({"input": "s3://bank/race/"})), 1).await;
+    assert_eq!(estimated.unwrap_err().code, ErrorKind::JobNotFinished);
+    // What was refused holds nothing, and what cannot be written there is read.
+    let claims = world.backbone().list(keys::OUTPUT_CLAIMS).await.unwrap();
+    assert_eq!(claims.len(), 1);
+    for input in ["s3://bank/in/", "s3://bank/race*.csv", "s3://bank/r*/other-*", "s3://bank/race-2/"] {
+        engine.submit("mapper", json!({"input": input})).await.unwrap_or_else(|e| panic!("{input}: {e}"));
+    }
+    // A claim of an earlier release does not tell its place.
+    let [(key, _)] = &claims[..] else { panic!("{claims:?}") };
+    world.backbone().put(key, json!({"job": named.id}).to_string()).await.unwrap();
+    unsettled(&engine, &inputs[0], &named.id).await;
+    let _worker = world.work(Play::default());
+    for job in [&named, &own] {
+        succeeded(&engine.ended(&job.id).await);
+    }
+    // As if it had not been given back.
+    for (key, entry) in &claims {
+        world.backbone().put(key, entry.value.clone()).await.unwrap();
+    }
+    for input in inputs.iter().chain([&json!(own.output.to_string())]) {
+        engine.submit("folder", json!({"input": input})).await.unwrap_or_else(|e| panic!("{input}: {e}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_job_being_planned_will_write_is_not_read() {
+    let world = World::new().await;
+    world.store().ensure_bucket("shop").await.unwrap();
+    let engine = world.engine().await;
+    let (planned, key) = (Uuid::now_v7(), keys::output_claim(&Digest::of(b"s3://bank/race/")));
+    let claim = json!({"job": planned, "output": "s3://bank/race/"}).to_string();
+    world.backbone().put(&key, claim).await.unwrap();
+    unsettled(&engine, &json!("s3://bank/race/"), &planned).await;
+    world.backbone().delete(&key, None).await.unwrap();
+    engine.submit("folder", json!({"input": "s3://bank/race/"})).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_job_will_replace_is_read_until_it_has() {
+    let world = World::new().await;
+    world.inputs(2).await;
+    let engine = world.engine().await;
+    let worker = world.work(Play::default());
+    succeeded(&engine.run("mapper", overwriting()).await);
+    drop(worker);
+    let parts = world.keys("bank", "out/part-").await;
+    engine.submit("mapper", overwriting()).await.unwrap();
+    for input in ["s3://bank/out/", "s3://bank/out/*.parquet"] {
+        let reader = engine.submit("folder", json!({"input": input})).await.unwrap();
+        let slices = world.partitions(&reader.id).await.into_iter().flat_map(|partition| partition.slices);
+        let read: Vec<_> = slices.map(|slice| slice.object.uri.key().to_owned()).collect();
+        assert_eq!(read, parts, "{input}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_lie_apart_from_what_is_being_written() {
+    let world = World::new().await;
+    world.inputs(1).await;
+    let engine = world.engine().await;
+    let submit = async |output: &str| engine.submit("mapper", json!({"output": output})).await;
+    let middle = submit("s3://bank/a/b/").await.unwrap().id;
+    for output in ["s3://bank/a/", "s3://bank/a/b/c/", "s3://bank/a/b/c/d/"] {
+        let refused = submit(output).await.expect_err(output);
+        names(&refused, &middle);
+        assert!(refused.detail.contains("writing to s3://bank/a/b/;"), "{refused}");
+    }
+    // Refused ones hold nothing; siblings, among them runs of one document, do not meet.
+    assert_eq!(world.backbone().list(keys::OUTPUT_CLAIMS).await.unwrap().len(), 1);
+    for output in ["s3://bank/a/c/", "s3://bank/a/b-2/", "s3://bank/a/{run}/", "s3://bank/a/{run}/"] {
+        submit(output).await.unwrap_or_else(|e| panic!("{output}: {e}"));
+    }
+    engine.jobs.cancel(&middle).await.unwrap();
+    engine.ended(&middle).await;
+    submit("s3://bank/a/b/c/").await.unwrap();
+    // Its own retry is refused as well while another one writes below.
+    let again = engine.jobs.retry(&middle, None).await.unwrap_err();
+    assert_eq!(again.code, ErrorKind::OutputExists, "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_runs_again_meets_only_others() {
+    let world = World::new().await;
+    world.inputs(2).await;
+    let engine = world.engine().await;
+    let fails: Fails =
+        Box::new(|_, task| (task.index == 1).then(|| Problem::new(ErrorKind::FunctionError, "no luck")));
+    let worker = world.work(Play { fails, ..Play::default() });
+    let failed = engine.run("mapper", json!({"output": "s3://bank/out/"})).await;
+    assert_eq!(failed.state, JobState::Failed, "{failed:?}");
+    drop(worker);
+    let _worker = world.work(Play::default());
+    engine.jobs.compare(&failed.id).await.unwrap();
+    let again = engine.jobs.retry(&failed.id, None).await.unwrap();
+    succeeded(&engine.ended(&again.id).await);
 }
