@@ -108,6 +108,24 @@ async fn a_comma_behind_the_last_item_is_a_mistake_wherever_it_stands() {
 }
 
 #[tokio::test]
+async fn commas_too_many_and_padded_integers_are_mistakes_wherever_they_stand() {
+    let late = |line: &str| "{\"a\":1,\"b\":[2]}\n".repeat(80_000) + line + "\n";
+    for line in [
+        "{\"a\":1,,\"b\":[2]}",
+        "{ ,\"a\":1}",
+        "{\"a\":1,\"b\":[,2]}",
+        "{\"a\":1,\"b\":[2, ,3]}",
+        "{\"a\":01}",
+        "{\"a\":1,\"b\":[-007]}",
+    ] {
+        problem("x.jsonl", late(line), ErrorKind::JsonMalformed, &["line 80001"]).await;
+    }
+    // In a text they are what they were.
+    let batch = read_content("x.jsonl", late("{\"a\":\"01\",\"b\":[0,-0]}")).await.unwrap();
+    assert_eq!(rows(&batch).last().map(String::as_str), Some("1|[0, 0]"));
+}
+
+#[tokio::test]
 async fn no_column_is_left_out_for_coming_late() {
     let late = |line: &str| "{\"a\":{\"x\":1}}\n".repeat(80_000) + line + "\n";
     let late_column = late("{\"a\":{\"x\":2},\"late\":3}");

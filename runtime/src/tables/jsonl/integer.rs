@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Integers of JSON, strictly.
 //!
-//! arrow-json drops the fraction of a number that is wanted as an integer; the
-//! decoders made here refuse it.
+//! arrow-json drops the fraction of a number that is wanted as an integer, and takes
+//! `01`, which is no number of JSON; the decoders made here refuse both.
 
 use std::sync::Arc;
 
@@ -49,9 +49,10 @@ impl<T: ArrowPrimitiveType> ArrayDecoder for Integers<T> {
         for place in pos {
             match tape.get(*place) {
                 TapeElement::Null => builder.append_null(),
-                TapeElement::Number(text) | TapeElement::String(text) => {
+                found @ (TapeElement::Number(text) | TapeElement::String(text)) => {
                     let text = tape.get_string(text);
-                    let value = (self.parse)(text.as_bytes()).ok_or_else(|| {
+                    let padded = matches!(found, TapeElement::Number(_)) && is_padded(text.as_bytes());
+                    let value = (self.parse)(text.as_bytes()).filter(|_| !padded).ok_or_else(|| {
                         ArrowError::JsonError(format!("expected {}, found {text}", T::DATA_TYPE))
                     })?;
                     builder.append_value(value);
@@ -61,4 +62,9 @@ impl<T: ArrowPrimitiveType> ArrayDecoder for Integers<T> {
         }
         Ok(Arc::new(builder.finish()))
     }
+}
+
+/// Whether digits follow a zero in front.
+fn is_padded(number: &[u8]) -> bool {
+    matches!(number.strip_prefix(b"-").unwrap_or(number), [b'0', b'0'..=b'9', ..])
 }

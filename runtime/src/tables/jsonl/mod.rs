@@ -5,7 +5,7 @@
 //! every problem names its line. Whole lines then go to arrow-json; when it
 //! refuses, halves of them are tried for the line that is to blame. It lets
 //! some pass that are not JSON; not so where columns are told from them, since
-//! these lines told none, nor anywhere such with a comma behind a last item. Where
+//! these lines told none, nor anywhere such with a comma too many. Where
 //! all columns are read, none is left out that the sample did not show, unless it is
 //! null.
 
@@ -36,7 +36,7 @@ use memchr::memchr_iter;
 use serde_json::{Map, Value, value::RawValue};
 
 use self::{
-    comma::trailing_comma,
+    comma::stray_comma,
     infer::data_type,
     members::{Decoders, Others},
 };
@@ -158,7 +158,7 @@ impl JsonReader {
         let from = self.text.offset();
         let here = from..from + block.len() as u64;
         let known = self.malformed.iter().find(|at| here.contains(*at)).map(|at| (at - from) as usize);
-        if let Some(at) = known.or_else(|| trailing_comma(text)) {
+        if let Some(at) = known.or_else(|| stray_comma(text)) {
             return Err(self.blame_malformed(text, at));
         }
         let rows = rows_of(text);
