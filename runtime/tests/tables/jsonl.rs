@@ -3,7 +3,10 @@
 
 use std::fmt::Write;
 
-use arrow::{array::AsArray, datatypes::Int64Type};
+use arrow::{
+    array::{Array, AsArray},
+    datatypes::Int64Type,
+};
 use fanfold_protocol::{ErrorKind, job::Format};
 use fanfold_runtime::tables::TableSource;
 
@@ -123,6 +126,38 @@ async fn commas_too_many_and_padded_integers_are_mistakes_wherever_they_stand() 
     // In a text they are what they were.
     let batch = read_content("x.jsonl", late("{\"a\":\"01\",\"b\":[0,-0]}")).await.unwrap();
     assert_eq!(rows(&batch).last().map(String::as_str), Some("1|[0, 0]"));
+}
+
+/// An object whose members are all true.
+fn all_true(members: usize) -> String {
+    let members: Vec<_> = (0..members).map(|n| format!("\"c{n}\":true")).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+#[tokio::test]
+async fn lines_that_leave_out_most_of_many_columns_are_read() {
+    // At once they would have 320 MB of places for what is not there.
+    let content = all_true(4_000) + "\n" + &"{}\n".repeat(20_000) + "{\"c7\":false}\n";
+    let batch = read_content("x.jsonl", content).await.unwrap();
+    assert_eq!((batch.num_columns(), batch.num_rows()), (4_000, 20_002));
+    let column = batch.column(7).as_boolean();
+    assert_eq!((column.null_count(), column.value(0), column.value(20_001)), (20_000, true, false));
+    assert_eq!(batch.column(3_999).null_count(), 20_001);
+}
+
+#[tokio::test]
+async fn objects_in_arrays_are_counted_by_what_they_leave_out() {
+    let line = |objects: usize| format!("{{\"a\":[{}]}}\n", vec!["{}"; objects].join(","));
+    let first = format!("{{\"a\":[{}]}}\n", all_true(1_000));
+    // More lines than fit at once, each of which does.
+    let batch = read_content("x.jsonl", first.clone() + &line(3_000).repeat(10)).await.unwrap();
+    let lists = batch.column(0).as_list::<i32>();
+    assert_eq!(
+        (0..11).map(|row| lists.value(row).len()).collect::<Vec<_>>(),
+        [&[1][..], &[3_000; 10]].concat()
+    );
+    let content = first + &line(2) + &line(5_000);
+    problem("x.jsonl", content, ErrorKind::DecodeLimit, &["line 3", "4194304"]).await;
 }
 
 #[tokio::test]

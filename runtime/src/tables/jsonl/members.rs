@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Our own among the decoders of JSON, at any depth: of integers, and of objects
-//! whose members are no columns but may be null.
+//! Our own among the decoders of JSON, at any depth: of integers, and of objects,
+//! which are counted, and whose members may be no columns where they are null.
 //!
 //! arrow-json refuses all members that are no columns, or passes over all. Those
-//! that are null lose nothing; [`NullsApart`] looks at the tape for any that are
+//! that are null lose nothing; [`Objects`] looks at the tape for any that are
 //! not, so that the text is not parsed again for it.
 
 use std::collections::HashSet;
@@ -15,7 +15,7 @@ use arrow::{
     json::reader::{ArrayDecoder, DecoderContext, DecoderFactory, Tape, TapeElement},
 };
 
-use super::integer;
+use super::{integer, wide};
 
 /// What becomes of members of objects that are no columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,48 +42,51 @@ impl DecoderFactory for Decoders {
         is_nullable: bool,
     ) -> Result<Option<Box<dyn ArrayDecoder>>, ArrowError> {
         match field.data_type() {
-            DataType::Struct(fields) if self.others == Others::Null => {
+            DataType::Struct(fields) => {
                 let inner = context.make_builtin_decoder(field, is_nullable)?;
-                let names = fields.iter().map(|field| field.name().clone()).collect();
-                Ok(Some(Box::new(NullsApart { names, inner })))
+                let names = || fields.iter().map(|field| field.name().clone()).collect();
+                let names = (self.others == Others::Null).then(names);
+                Ok(Some(Box::new(Objects { width: wide::width(fields), names, inner })))
             }
             other => Ok(integer::decoder(other)),
         }
     }
 }
 
-/// Objects whose members that are no fields must be null.
-struct NullsApart {
-    names: HashSet<String>,
+/// Objects that are not too many for their width.
+struct Objects {
+    width: usize,
+    /// The fields, where all other members must be null.
+    names: Option<HashSet<String>>,
     inner: Box<dyn ArrayDecoder>,
 }
 
-impl ArrayDecoder for NullsApart {
+impl ArrayDecoder for Objects {
     fn decode(&mut self, tape: &Tape<'_>, pos: &[u32]) -> Result<ArrayRef, ArrowError> {
-        for place in pos {
-            self.check(tape, *place)?;
+        wide::check(pos.len(), self.width)?;
+        if let Some(names) = &self.names {
+            pos.iter().try_for_each(|place| check_others(names, tape, *place))?;
         }
         self.inner.decode(tape, pos)
     }
 }
 
-impl NullsApart {
-    fn check(&self, tape: &Tape<'_>, place: u32) -> Result<(), ArrowError> {
-        // What is no object is left to the decoder of objects.
-        let TapeElement::StartObject(end) = tape.get(place) else { return Ok(()) };
-        let mut at = place + 1;
-        while at < end {
-            let TapeElement::String(name) = tape.get(at) else {
-                return Err(tape.error(at, "the name of a member"));
-            };
-            let (name, value) = (tape.get_string(name), at + 1);
-            if tape.get(value) != TapeElement::Null && !self.names.contains(name) {
-                return Err(ArrowError::JsonError(format!("expected no column {name:?} that is not null")));
-            }
-            at = tape.next(value, "the value of a member")?;
+/// Refuses members of an object that are not among these and not null.
+fn check_others(names: &HashSet<String>, tape: &Tape<'_>, place: u32) -> Result<(), ArrowError> {
+    // What is no object is left to the decoder of objects.
+    let TapeElement::StartObject(end) = tape.get(place) else { return Ok(()) };
+    let mut at = place + 1;
+    while at < end {
+        let TapeElement::String(name) = tape.get(at) else {
+            return Err(tape.error(at, "the name of a member"));
+        };
+        let (name, value) = (tape.get_string(name), at + 1);
+        if tape.get(value) != TapeElement::Null && !names.contains(name) {
+            return Err(ArrowError::JsonError(format!("expected no column {name:?} that is not null")));
         }
-        Ok(())
+        at = tape.next(value, "the value of a member")?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

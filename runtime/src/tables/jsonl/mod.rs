@@ -13,6 +13,7 @@ mod comma;
 mod infer;
 mod integer;
 mod members;
+mod wide;
 
 use std::sync::Arc;
 
@@ -39,6 +40,7 @@ use self::{
     comma::stray_comma,
     infer::data_type,
     members::{Decoders, Others},
+    wide::is_too_wide,
 };
 use super::{
     BATCH_ROWS_MAX,
@@ -56,6 +58,8 @@ pub(super) struct JsonReader {
     uri: String,
     text: Text,
     schema: SchemaRef,
+    /// Lines that are decoded at once.
+    lines_max: u64,
     /// Where lines of the sample begin that are no objects.
     malformed: Vec<u64>,
     /// What becomes of members that are no columns.
@@ -99,6 +103,7 @@ impl JsonReader {
         Ok(Self {
             uri,
             text,
+            lines_max: wide::lines_max(&schema),
             schema: Arc::new(schema),
             malformed: told.map(|told| told.malformed).unwrap_or_default(),
             others: if wanted.names().is_none() { Others::Refused } else { Others::LeftOut },
@@ -115,11 +120,18 @@ impl JsonReader {
 
     /// The next rows, `None` after the last.
     pub(super) async fn next(&mut self) -> Result<Option<Decoded>, Problem> {
+        let mut lines_max = self.lines_max;
         loop {
             let data = self.text.data();
-            let (bytes, lines) = whole_lines(data, self.text.ended());
+            let (bytes, lines) = whole_lines(data, self.text.ended(), lines_max);
             if bytes > 0 {
-                let (batch, others) = self.decode(&data[..bytes])?;
+                let Some((batch, others)) = self.decode(&data[..bytes])? else {
+                    if lines == 1 {
+                        return Err(self.too_wide());
+                    }
+                    lines_max = lines / 2;
+                    continue;
+                };
                 let first_row = self.rows + 1;
                 self.others = others;
                 self.rows += batch.num_rows() as u64;
@@ -143,7 +155,9 @@ impl JsonReader {
         }
     }
 
-    fn decode(&self, block: &[u8]) -> Result<(RecordBatch, Others), Problem> {
+    /// The rows of a block, and what became of their other members; `None` where they hold too much
+    /// to be decoded at once.
+    fn decode(&self, block: &[u8]) -> Result<Option<(RecordBatch, Others)>, Problem> {
         let text = str::from_utf8(block).map_err(|e| {
             let at = e.valid_up_to();
             let line = block[..at].iter().filter(|b| **b == b'\n').count() as u64;
@@ -166,7 +180,8 @@ impl JsonReader {
             ErrorKind::JsonMalformed,
             || self.place(0, 0),
             || match self.read(text, rows) {
-                Ok((batch, others)) if batch.num_rows() == rows => Ok((batch, others)),
+                Ok((batch, others)) if batch.num_rows() == rows => Ok(Some((batch, others))),
+                Err(error) if is_too_wide(&error) => Ok(None),
                 Ok(_) => Err(self.blame(text, "expected one JSON object a line")),
                 Err(error) => Err(self.blame(text, &error.to_string())),
             },
@@ -178,7 +193,10 @@ impl JsonReader {
     fn read(&self, text: &str, rows: usize) -> Result<(RecordBatch, Others), ArrowError> {
         let read = |others| decode(&self.schema, text.as_bytes(), rows, others).map(|batch| (batch, others));
         match self.others {
-            Others::Refused => read(Others::Refused).or_else(|_| read(Others::Null)),
+            Others::Refused => match read(Others::Refused) {
+                Err(error) if !is_too_wide(&error) => read(Others::Null),
+                done => done,
+            },
             others => read(others),
         }
     }
@@ -214,10 +232,13 @@ impl JsonReader {
         self.blame_line(line.trim_end_matches('\n'), &self.place(first as u64, at))
     }
 
-    /// Whether each of these lines is one row, or blank.
+    /// Whether each of these lines is one row, or blank, as far as they can be decoded at once.
     fn are_rows(&self, lines: &str) -> bool {
         let rows = rows_of(lines);
-        self.read(lines, rows).is_ok_and(|(batch, _)| batch.num_rows() == rows)
+        match self.read(lines, rows) {
+            Ok((batch, _)) => batch.num_rows() == rows,
+            Err(error) => is_too_wide(&error),
+        }
     }
 
     /// The problem with the line that begins at byte `at` of the block.
@@ -246,6 +267,17 @@ impl JsonReader {
             return Problem::new(ErrorKind::ValueMismatch, detail);
         }
         self.unmet(&members, place).unwrap_or_else(|| no_object(place, &quote(line.trim())))
+    }
+
+    /// The problem with a line whose arrays hold too many objects for the members that these may have.
+    fn too_wide(&self) -> Problem {
+        let detail = format!(
+            "objects in an array of {} must have at most {} values together, those that they leave out included, found \
+             more; write one object a line, or read other columns",
+            self.place(0, 0),
+            wide::VALUES_MAX
+        );
+        Problem::new(ErrorKind::DecodeLimit, detail)
     }
 
     /// What a line has that the sample did not show, where everything is to be read.
@@ -353,11 +385,11 @@ fn rows_of(lines: &str) -> usize {
 }
 
 /// Bytes of the whole lines that are decoded next, and their number.
-fn whole_lines(data: &[u8], ended: bool) -> (usize, u64) {
+fn whole_lines(data: &[u8], ended: bool, lines_max: u64) -> (usize, u64) {
     let (mut bytes, mut lines) = (0, 0);
     let last = data.len().checked_sub(1).filter(|last| ended && data[*last] != b'\n');
     for end in memchr_iter(b'\n', data).chain(last) {
-        if bytes >= BLOCK_BYTES || lines >= BATCH_ROWS_MAX as u64 {
+        if bytes >= BLOCK_BYTES || lines >= lines_max {
             break;
         }
         bytes = end + 1;
