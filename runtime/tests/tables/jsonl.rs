@@ -173,6 +173,11 @@ async fn no_column_is_left_out_for_coming_late() {
     problem("x.jsonl", of_items, ErrorKind::SchemaMismatch, &["line 80001", "member of column \"a\""]).await;
     let no_json = late("{\"a\":{\"x\":2},\"late\":3,}");
     problem("x.jsonl", no_json, ErrorKind::JsonMalformed, &["line 80001", "trailing comma"]).await;
+    // Had twice, the one that is not null would be lost.
+    let twice = late("{\"a\":{\"x\":2},\"late\":3,\"late\":null}");
+    problem("x.jsonl", twice, ErrorKind::JsonMalformed, &["line 80001", "\"late\" twice"]).await;
+    let twice = late("{\"a\":{\"x\":2,\"y\":3,\"y\":null}}");
+    problem("x.jsonl", twice, ErrorKind::JsonMalformed, &["line 80001", "\"y\" twice"]).await;
     // Of what is null there is nothing to lose; what is behind it is told all the same.
     let null = late("{\"a\":{\"x\":2,\"y\":null},\"late\":null}\n{\"a\":{\"z\":{\"w\":null},\"x\":3}}");
     problem("x.jsonl", null, ErrorKind::SchemaMismatch, &["line 80002", "member of column \"a\""]).await;

@@ -10,6 +10,7 @@
 //! null.
 
 mod comma;
+mod doubled;
 mod infer;
 mod integer;
 mod members;
@@ -38,6 +39,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use self::{
     comma::stray_comma,
+    doubled::doubled,
     infer::data_type,
     members::{Decoders, Others},
     wide::is_too_wide,
@@ -266,7 +268,8 @@ impl JsonReader {
             );
             return Problem::new(ErrorKind::ValueMismatch, detail);
         }
-        self.unmet(&members, place).unwrap_or_else(|| no_object(place, &quote(line.trim())))
+        let unmet = self.unmet(&members, place);
+        unmet.or_else(|| twice(line, place)).unwrap_or_else(|| no_object(place, &quote(line.trim())))
     }
 
     /// The problem with a line whose arrays hold too many objects for the members that these may have.
@@ -342,6 +345,14 @@ fn object(line: &str, place: &str) -> Result<Map<String, Value>, Problem> {
 
 fn no_object(place: &str, found: &str) -> Problem {
     Problem::new(ErrorKind::JsonMalformed, format!("{place} must be one JSON object, found {found}"))
+}
+
+/// The problem with a line of which an object has a member twice.
+fn twice(line: &str, place: &str) -> Option<Problem> {
+    let name = quote(&doubled(line)?);
+    let detail =
+        format!("an object of {place} must have each member once, found {name} twice; leave one out");
+    Some(Problem::new(ErrorKind::JsonMalformed, detail))
 }
 
 /// Whether a member has, at any depth, what none of the fields takes and is not null.
