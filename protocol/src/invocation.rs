@@ -145,7 +145,7 @@ pub struct LogLine {
     pub at: Timestamp,
     /// How much it matters; standard output is `info`, standard error `warn`.
     pub level: Level,
-    /// Mostly one line; control characters but newlines and tabs are escaped.
+    /// One line, control characters escaped.
     pub message: String,
 }
 

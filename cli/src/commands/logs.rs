@@ -2,9 +2,8 @@
 //! `fanfold logs`: what functions said.
 //!
 //! Of an invocation or a job by its id, of a function by its name; as JSON a document a line,
-//! so that all of them can be read as they come. Messages come escaped
-//! from the service, so a terminal shows them as they are. Those of several lines, such as
-//! of a panic, are indented, so that none of these passes for a message of its own.
+//! so that all of them can be read as they come. Lines come escaped
+//! from the service, so a terminal shows them as they are.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -214,7 +213,7 @@ fn line(line: &LogLine) -> String {
 
 fn of(line: &LogLine, whose: &str) -> String {
     let level = format!("{:?}", line.level).to_uppercase();
-    format!("{}  {level:<5}  {whose}{}", line.at, line.message.replace('\n', "\n    "))
+    format!("{}  {level:<5}  {whose}{}", line.at, line.message)
 }
 
 /// With the task, and with the attempt where it is not the first.
@@ -231,7 +230,6 @@ fn attempt(line: &TaskLine) -> (u32, u32, u32) {
 
 #[cfg(test)]
 mod tests {
-    use fanfold_protocol::{invocation::Level, time::Timestamp};
     use serde_json::json;
 
     use super::*;
@@ -251,16 +249,6 @@ mod tests {
         let text = shown(&page.lines[0], View::Json).unwrap();
         assert!(!text.contains('\n'), "{text}");
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["version"], 1);
-    }
-
-    #[test]
-    fn further_lines_of_a_message_are_indented() {
-        let message =
-            "panicked at src/lib.rs:1: failed\n  left: 1\n1970-01-01T00:00:00.007Z  INFO   m".to_owned();
-        let of_a_panic = LogLine { at: Timestamp(7), level: Level::Error, message };
-        let expected = "1970-01-01T00:00:00.007Z  ERROR  panicked at src/lib.rs:1: failed\n      left: 1\n    \
-                        1970-01-01T00:00:00.007Z  INFO   m";
-        assert_eq!(line(&of_a_panic), expected);
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub struct TaskLineView {
     /// `trace`, `debug`, `info`, `warn` or `error`.
     #[schema(value_type = String)]
     pub level: invocation::Level,
-    /// Mostly one line; control characters but newlines and tabs are escaped.
+    /// One line, control characters escaped.
     pub message: String,
 }
 

@@ -59,9 +59,8 @@ impl Log {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds one message, which may be of several lines.
+    /// Adds one line; newlines within it are escaped.
     pub(crate) fn line(&self, level: Level, message: &str) {
-        let message = message.strip_suffix('\n').unwrap_or(message);
         let cut = message.len() > limits::LOG_LINE_BYTES_MAX;
         let end = message.floor_char_boundary(limits::LOG_LINE_BYTES_MAX);
         self.inner().push(level, &message[..end], cut);
@@ -163,16 +162,15 @@ impl Inner {
 }
 
 /// Control characters and what reverses or breaks lines in terminals become
-/// `\u{…}` (a return its short form). Newlines and tabs stay: whoever shows a message
-/// indents its further lines. What is longer than a line by that is cut, before the
-/// first character that does not fit.
+/// `\u{…}` (newline, return and tab their short forms). What is longer than a line by
+/// that is cut, before the first character that does not fit.
 fn escape(text: &str) -> (String, bool) {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         let begun = escaped.len();
         match c {
-            '\r' => escaped.extend(c.escape_default()),
-            '\n' | '\t' => escaped.push(c),
+            '\n' | '\r' => escaped.extend(c.escape_default()),
+            '\t' => escaped.push(c),
             _ if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
                 // Writing to a string cannot fail.
                 let _ = write!(escaped, "\\u{{{:x}}}", u32::from(c));
@@ -208,9 +206,9 @@ mod tests {
     #[test]
     fn lines_are_escaped() {
         let log = Log::default();
-        log.line(Level::Info, "a\x1b[31mb\r\nc\u{202e}d\te\0\n");
+        log.line(Level::Info, "a\x1b[31mb\nc\u{202e}d\te\0");
         log.write(Source::Out, b"\xff\x07\n");
-        assert_eq!(messages(&log), ["a\\u{1b}[31mb\\r\nc\\u{202e}d\te\\u{0}", "\u{fffd}\\u{7}"]);
+        assert_eq!(messages(&log), ["a\\u{1b}[31mb\\nc\\u{202e}d\te\\u{0}", "\u{fffd}\\u{7}"]);
     }
 
     #[test]

@@ -48,10 +48,6 @@ export function problem(found) {
   return at;
 }
 
-/** Lines of a log as text; further lines of a message are indented. */
-export const logLines = (lines) =>
-  lines.map((line) => `${line.time}  ${line.level.toUpperCase().padEnd(5)}  ${line.message.replaceAll("\n", "\n    ")}`).join("\n");
-
 export const count = (number) => Number(number ?? 0).toLocaleString("en-US");
 
 export function bytes(amount) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Functions: the list, and one of them with versions, aliases and its last log lines.
 
-import { bytes, el, link, logLines, moment, pairs, section, table } from "./dom.js";
+import { bytes, el, link, moment, pairs, section, table } from "./dom.js";
 import { json } from "./service.js";
 
 const target = (alias) => `version ${alias.version}${alias.canary ? `, ${alias.canary.percent} % to version ${alias.canary.version}` : ""}`;
@@ -24,7 +24,7 @@ export async function functionOf(signal, put, name) {
     v.version, v.exports.join(", "), moment(v.created_at), bytes(v.size_bytes), el("code", null, v.digest), el("pre", null, JSON.stringify(v.settings, null, 1)),
   ]);
   const aliases = Object.entries(f.aliases).map(([alias, to]) => [alias, target(to)]);
-  const lines = logLines(log.lines);
+  const lines = log.lines.map((line) => `${line.time}  ${line.level.toUpperCase().padEnd(5)}  ${line.message}`).join("\n");
   put(
     el("h1", null, f.name),
     section(null, pairs([["newest", f.latest], ["description", f.description], ["deployed (UTC)", moment(f.updated_at)]])),

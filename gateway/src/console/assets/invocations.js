@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Invocations: asynchronous ones that wait or run, those that were given up, and any of them by id.
 
-import { bytes, count, el, link, logLines, moment, pairs, problem, section, span, state, table } from "./dom.js";
+import { bytes, count, el, link, moment, pairs, problem, section, span, state, table } from "./dom.js";
 import { json } from "./service.js";
 
 /** What waits or runs, and what was given up. */
@@ -32,7 +32,7 @@ export async function invocationOf(signal, put, id) {
   const ended = !["queued", "running"].includes(i.state);
   const log = ended ? await json(`${at}/logs`, signal) : { lines: [] };
   const u = i.usage ?? {};
-  const lines = logLines(log.lines);
+  const lines = log.lines.map((line) => `${line.time}  ${line.level.toUpperCase().padEnd(5)}  ${line.message}`).join("\n");
   put(
     el("h1", null, i.function),
     section(null, pairs([
