@@ -212,9 +212,10 @@ pub(crate) async fn show(
     if let Some(record) = synchronous(&app, &id) {
         return Ok(Json(InvocationView::from(&*record)));
     }
+    // Before the rest: what tells of its progress is shown to run.
+    let progress = app.invocations.progress(&id);
     match app.invocations.standing(&id).await? {
         Some(Standing::Live(live)) => {
-            let progress = app.invocations.progress(&id);
             Ok(Json(InvocationView { progress, ..InvocationView::of_live(&id, &live) }))
         }
         Some(Standing::Ended(ended)) => Ok(Json(InvocationView::of_ended(&ended))),

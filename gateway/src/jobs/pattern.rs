@@ -251,7 +251,7 @@ mod tests {
         check("s3://bank/a*/*.csv", "s3://bank/ab/", true);
         check("s3://bank/a*/*.parquet", "s3://bank/ab/", false);
         check("s3://bank/*.csv", "s3://bank/a/", false);
-        check("s3://bank/**.csv", "s3://bank/a/", true);
+        check("s3://bank/**/*.csv", "s3://bank/a/", true);
         check("s3://bank/a/part-000.csv", "s3://bank/a/", false);
         check("manifest://bank/a/_manifest.json", "s3://bank/a/", false);
     }
