@@ -9,9 +9,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::numeric;
-
-const LANES: usize = 8;
+use super::{
+    numeric,
+    pair::{Pair, in_blocks},
+};
 
 /// The smallest and the largest value.
 ///
@@ -50,24 +51,25 @@ impl MinMax {
     }
 
     fn add_present(&mut self, chunk: &[f64]) {
-        let (mut mins, mut maxs) = ([f64::INFINITY; LANES], [f64::NEG_INFINITY; LANES]);
-        if chunk.is_empty() {
-            return;
+        if !chunk.is_empty() {
+            self.merge(&Self(Some(extremes(chunk))));
         }
-        let (whole, rest) = chunk.as_chunks::<LANES>();
-        for eight in whole {
-            for lane in 0..LANES {
-                // Comparisons rather than `f64::min`, which minds NaNs and so
-                // takes several instructions in wasm.
-                mins[lane] = if eight[lane] < mins[lane] { eight[lane] } else { mins[lane] };
-                maxs[lane] = if eight[lane] > maxs[lane] { eight[lane] } else { maxs[lane] };
-            }
-        }
-        let min = mins.iter().chain(rest).copied().fold(f64::INFINITY, f64::min);
-        let max = maxs.iter().chain(rest).copied().fold(f64::NEG_INFINITY, f64::max);
-        // Adding zero makes a negative zero positive.
-        self.merge(&Self(Some((min + 0.0, max + 0.0))));
     }
+}
+
+/// The smallest and the largest of values that are no NaN.
+#[inline(never)]
+fn extremes(values: &[f64]) -> (f64, f64) {
+    let (mut mins, mut maxs) = ([Pair::twice(f64::INFINITY); 4], [Pair::twice(f64::NEG_INFINITY); 4]);
+    let rest = in_blocks(values, |n, pair| {
+        let n = n % 4;
+        (mins[n], maxs[n]) = (mins[n].smaller(pair), maxs[n].larger(pair));
+    });
+    let with_rest = |pairs: [Pair; 4]| pairs.into_iter().flat_map(Pair::numbers).chain(rest.iter().copied());
+    let (min, max) =
+        (with_rest(mins).fold(f64::INFINITY, f64::min), with_rest(maxs).fold(f64::NEG_INFINITY, f64::max));
+    // Adding zero makes a negative zero positive.
+    (min + 0.0, max + 0.0)
 }
 
 #[cfg(all(test, feature = "tables"))]

@@ -12,10 +12,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::numeric;
+use super::{
+    numeric,
+    pair::{Pair, in_blocks},
+};
 
-/// Sums kept side by side: two SIMD registers of 128 bits for each power, which
-/// leaves room for all four in the sixteen there are.
+/// Sums kept side by side: two pairs for each power, which leaves room for all four
+/// in the sixteen registers there are.
 const LANES: usize = 4;
 
 /// Count, mean, variance, skewness and kurtosis.
@@ -141,39 +144,39 @@ impl Moments {
 }
 
 /// The sum of the values: partial sums side by side, then those in order.
+#[inline(never)]
 fn sum(values: &[f64]) -> f64 {
-    let mut sums = [0.0; LANES];
-    let (whole, rest) = values.as_chunks::<LANES>();
-    for lanes in whole {
-        for lane in 0..LANES {
-            sums[lane] += lanes[lane];
-        }
-    }
-    rest.iter().zip(&mut sums).for_each(|(value, sum)| *sum += value);
+    let mut sums = [Pair::twice(0.0); 2];
+    let rest = in_blocks(values, |n, pair| sums[n % 2] = sums[n % 2] + pair);
+    let mut sums = side_by_side(sums);
+    rest.iter().enumerate().for_each(|(n, value)| sums[n % LANES] += value);
     sums.iter().sum()
 }
 
 /// Sums of the first to fourth powers of the distances to `mean`.
+#[inline(never)]
 fn powers(values: &[f64], mean: f64) -> [f64; 4] {
-    // Four arrays rather than an array of four, and a remainder filled up with
-    // distances of zero, so that all sums stay in registers.
-    let (mut s1, mut s2, mut s3, mut s4) = ([0.0; LANES], [0.0; LANES], [0.0; LANES], [0.0; LANES]);
-    let mut add = |lanes: &[f64; LANES]| {
-        for lane in 0..LANES {
-            let distance = lanes[lane] - mean;
-            let square = distance * distance;
-            s1[lane] += distance;
-            s2[lane] += square;
-            s3[lane] += square * distance;
-            s4[lane] += square * square;
-        }
+    let (zero, means) = ([Pair::twice(0.0); 2], Pair::twice(mean));
+    let (mut s1, mut s2, mut s3, mut s4) = (zero, zero, zero, zero);
+    let mut add = |n: usize, pair: Pair| {
+        let (n, distance) = (n % 2, pair - means);
+        let square = distance * distance;
+        s1[n] = s1[n] + distance;
+        s2[n] = s2[n] + square;
+        s3[n] = s3[n] + square * distance;
+        s4[n] = s4[n] + square * square;
     };
-    let (whole, rest) = values.as_chunks::<LANES>();
-    whole.iter().for_each(&mut add);
-    let mut last = [mean; LANES];
-    last[..rest.len()].copy_from_slice(rest);
-    add(&last);
-    [s1, s2, s3, s4].map(|sums| sums.iter().sum())
+    let rest = in_blocks(values, &mut add);
+    for (n, pair) in rest.chunks(2).enumerate() {
+        // The distance of what fills up the last pair is zero.
+        add(n, Pair::of([pair[0], pair.get(1).copied().unwrap_or(mean)]));
+    }
+    [s1, s2, s3, s4].map(|sums| side_by_side(sums).iter().sum())
+}
+
+fn side_by_side(pairs: [Pair; 2]) -> [f64; LANES] {
+    let ([a, b], [c, d]) = (pairs[0].numbers(), pairs[1].numbers());
+    [a, b, c, d]
 }
 
 #[cfg(all(test, feature = "tables"))]

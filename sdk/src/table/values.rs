@@ -6,11 +6,11 @@
 //! `cast` can do this and far more, at the price of several megabytes of
 //! component. Invariant: nulls stay null, and nothing else becomes one.
 
-use arrow::array::{Array, AsArray, Float64Array, StringArray};
+use arrow::array::{Array, AsArray, Float64Array, PrimitiveArray, StringArray};
 use arrow::datatypes::{
-    DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, Float16Type, Float32Type,
-    Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
-    i256,
+    ArrowPrimitiveType, DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, Float16Type,
+    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type,
+    UInt64Type, i256,
 };
 
 /// Whether [`numbers`] takes columns of this type.
@@ -32,11 +32,11 @@ pub fn is_number(data_type: &DataType) -> bool {
 pub fn numbers(array: &dyn Array) -> Option<Float64Array> {
     macro_rules! widen {
         ($type:ty) => {
-            array.as_primitive::<$type>().unary(|value| value as f64)
+            widened(array.as_primitive::<$type>(), |value| value as f64)
         };
         ($type:ty, $scale:expr) => {{
             let unit = unit(*$scale);
-            array.as_primitive::<$type>().unary(|value| value as f64 / unit)
+            widened(array.as_primitive::<$type>(), |value| value as f64 / unit)
         }};
     }
     Some(match array.data_type() {
@@ -60,6 +60,17 @@ pub fn numbers(array: &dyn Array) -> Option<Float64Array> {
         }
         _ => return None,
     })
+}
+
+/// Each value by itself; `unary` of the array, but not in line: in a large function a guest's loop has its pointers
+/// in memory.
+#[inline(never)]
+fn widened<T: ArrowPrimitiveType>(
+    array: &PrimitiveArray<T>,
+    number: impl Fn(T::Native) -> f64,
+) -> Float64Array {
+    let numbers: Vec<f64> = array.values().iter().map(|value| number(*value)).collect();
+    Float64Array::new(numbers.into(), array.nulls().cloned())
 }
 
 /// What the digits of a decimal of this scale are counted in.
