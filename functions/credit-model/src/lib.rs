@@ -6,9 +6,9 @@
 //! that does not fit it is refused and never scored wrongly.
 
 use fanfold_sdk::{
-    arrow::array::{Array, ArrayRef, Float64Array, StringArray},
+    arrow::array::{Array, ArrayRef, AsArray, Float64Array, StringArray},
     prelude::*,
-    table,
+    table::{self, dictionary},
 };
 
 /// Name of the term that every row has.
@@ -155,25 +155,17 @@ impl Design {
         let mut sums = vec![coefficients.first().copied().unwrap_or(0.0); rows];
         for Column { name, term, values } in &self.columns {
             match values {
-                Values::Numeric(numbers) => {
-                    let weight = coefficients[*term];
-                    sums.iter_mut().zip(numbers.values()).for_each(|(sum, x)| *sum += weight * x);
-                }
+                Values::Numeric(numbers) => add_scaled(&mut sums, numbers.values(), coefficients[*term]),
                 Values::Category(texts, levels) => {
-                    // The first level has no term.
-                    let weights = std::iter::once(&0.0).chain(&coefficients[*term..]);
-                    let known: Vec<_> = levels
-                        .iter()
-                        .zip(weights)
-                        .map(|(level, weight)| (Start::of(level), level, weight))
-                        .collect();
-                    for (row, sum) in sums.iter_mut().enumerate() {
-                        let (start, text) = (Start::of_row(texts, row), texts.value(row));
-                        let found =
-                            known.iter().find(|(k, level, _)| *k == start && (k.is_all() || *level == text));
-                        let (_, _, weight) = found.ok_or_else(|| unknown(name, text, levels))?;
-                        *sum += **weight;
-                    }
+                    let texts = dictionary(texts);
+                    let weight = |text: &str| match levels.iter().position(|known| known == text) {
+                        // The first level has no term.
+                        Some(0) => Ok(0.0),
+                        Some(n) => Ok(coefficients[term + n - 1]),
+                        None => Err(unknown(name, text, levels)),
+                    };
+                    let weights = texts.values().as_string::<i32>().iter().flatten().map(weight);
+                    add_each(&mut sums, texts.keys().values(), &weights.collect::<Result<Vec<_>>>()?);
                 }
             }
         }
@@ -204,38 +196,16 @@ impl Design {
     }
 }
 
-/// The length and the first bytes of a text, by which short ones are told apart at
-/// once: WebAssembly has no instruction that compares texts.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Start {
-    bytes: usize,
-    first: u64,
+// Not in line, both: in a large function a guest's loop has its pointers in memory.
+
+#[inline(never)]
+fn add_scaled(sums: &mut [f64], numbers: &[f64], weight: f64) {
+    sums.iter_mut().zip(numbers).for_each(|(sum, x)| *sum += weight * x);
 }
 
-impl Start {
-    const BYTES: usize = size_of::<u64>();
-
-    fn of(text: &str) -> Self {
-        let first = text.bytes().take(Self::BYTES).rev().fold(0, |first, byte| first << 8 | u64::from(byte));
-        Self { bytes: text.len(), first }
-    }
-
-    /// Reads the row's text together with what lies behind it, where it is short.
-    fn of_row(texts: &StringArray, row: usize) -> Self {
-        let (start, bytes) = (texts.value_offsets()[row] as usize, texts.value_length(row) as usize);
-        match texts.value_data()[start..].first_chunk::<{ Self::BYTES }>() {
-            Some(first) if bytes < Self::BYTES => {
-                Self { bytes, first: u64::from_le_bytes(*first) & ((1 << (8 * bytes)) - 1) }
-            }
-            Some(first) => Self { bytes, first: u64::from_le_bytes(*first) },
-            None => Self::of(texts.value(row)),
-        }
-    }
-
-    /// Whether there is no more to the text.
-    fn is_all(self) -> bool {
-        self.bytes <= Self::BYTES
-    }
+#[inline(never)]
+fn add_each(sums: &mut [f64], keys: &[u32], weights: &[f64]) {
+    sums.iter_mut().zip(keys).for_each(|(sum, key)| *sum += weights[*key as usize]);
 }
 
 /// The logistic function: log-odds to probability.
@@ -337,24 +307,6 @@ fn unknown(name: &str, level: &str, levels: &[String]) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn texts_are_told_apart_whatever_their_length() {
-        let words =
-            ["", "a", "ab", "abcdefg", "abcdefgh", "abcdefgi", "abcdefghi", "abcdefghj", "b", "\0", "é"];
-        for sliced in [0, 1] {
-            let texts = StringArray::from_iter_values(words).slice(sliced, words.len() - sliced);
-            for row in 0..texts.len() {
-                assert!(Start::of_row(&texts, row) == Start::of(texts.value(row)), "{:?}", texts.value(row));
-            }
-        }
-        for (n, a) in words.iter().enumerate() {
-            for b in &words[n + 1..] {
-                let (a, b) = (Start::of(a), Start::of(b));
-                assert!(a != b || !a.is_all(), "{:x} {:x}", a.first, b.first);
-            }
-        }
-    }
 
     #[test]
     fn grades_have_sharp_bounds() {

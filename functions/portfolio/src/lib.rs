@@ -7,20 +7,17 @@
 //! amount at risk; `loss_given_default`, a share of it. The report has a line for
 //! each group and grade, sorted by both.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use credit_model::{GRADES, Model, column, grade, numbers, probability, texts};
 use fanfold_sdk::{
     arrow::{
-        array::{ArrayRef, Float64Array, StringArray},
+        array::{Array, ArrayRef, AsArray, Float64Array, StringArray},
         datatypes::{DataType, Field, Schema},
     },
     prelude::*,
+    table::dictionary,
 };
-use rustc_hash::FxBuildHasher;
 
 /// Groups that a report can have.
 const GROUPS_MAX: usize = 10_000;
@@ -86,14 +83,15 @@ impl Aggregate for Portfolio {
     fn add_batch(&mut self, batch: &RecordBatch, options: &Params<Options>) -> Result<()> {
         let pd = numbers("pd", column(batch, "pd")?)?;
         let exposure = numbers(&options.exposure, column(batch, &options.exposure)?)?;
-        let groups = texts(&options.by, column(batch, &options.by)?)?;
-        let mut sums: HashMap<&str, Grades, FxBuildHasher> = HashMap::default();
-        for (row, group) in groups.iter().flatten().enumerate() {
+        let groups = dictionary(&texts(&options.by, column(batch, &options.by)?)?);
+        let texts = groups.values().as_string::<i32>();
+        let mut sums = vec![Grades::default(); texts.len()];
+        for (row, group) in groups.keys().values().iter().enumerate() {
             let (pd, exposure) = (pd.value(row), exposure.value(row));
             let loss = pd * exposure * options.loss_given_default;
-            sums.entry(group).or_default()[grade(pd)].add(&Sums { customers: 1, pd, exposure, loss });
+            sums[*group as usize][grade(pd)].add(&Sums { customers: 1, pd, exposure, loss });
         }
-        sums.into_iter().try_for_each(|(group, grades)| self.add_group(group, &grades))
+        texts.iter().flatten().zip(&sums).try_for_each(|(group, grades)| self.add_group(group, grades))
     }
 
     fn merge(&mut self, later: Self) -> Result<()> {

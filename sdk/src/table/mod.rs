@@ -6,7 +6,7 @@
 //! wasm and in native tests alike. Invariant: batches come and go in the order
 //! of the table's rows.
 
-mod counts;
+mod dictionary;
 // Natively no stream crosses a boundary.
 #[cfg(any(test, target_family = "wasm"))]
 mod flat;
@@ -18,7 +18,7 @@ mod values;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
-pub use counts::counts;
+pub use dictionary::{counts, dictionary};
 pub use tables::{CsvOptions, Format, ReadOptions, TableReader, TableWriter, Tables, Written};
 pub use values::{is_number, numbers, texts};
 
