@@ -46,6 +46,7 @@ mod shape;
 mod shuffle;
 mod text;
 mod union;
+mod views;
 mod writer;
 
 use fanfold_protocol::{

@@ -17,14 +17,14 @@ use arrow::{
     },
     compute::{CastOptions, cast_with_options},
     datatypes::{
-        ArrowNativeType, DataType, Field, FieldRef, Fields, Int16Type, Int32Type, Int64Type, RunEndIndexType,
-        Schema, SchemaRef,
+        ArrowNativeType, BinaryType, BinaryViewType, DataType, Field, FieldRef, Fields, Int16Type, Int32Type,
+        Int64Type, RunEndIndexType, Schema, SchemaRef, StringViewType, Utf8Type,
     },
     error::ArrowError,
 };
 use fanfold_protocol::{ErrorKind, Problem, limits};
 
-use super::{BATCH_ROWS_MAX, guard::quote};
+use super::{BATCH_ROWS_MAX, guard::quote, views::strung};
 
 /// Message, alignment and schema of one column, at most, its name aside.
 const COLUMN_OVERHEAD_BYTES: usize = 512;
@@ -177,8 +177,15 @@ fn unpacked(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
 
 /// A strict cast: what does not fit is an error.
 pub(super) fn cast(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
-    if column.data_type() == to {
-        return Ok(Arc::clone(column));
+    match (column.data_type(), to) {
+        (from, to) if from == to => return Ok(Arc::clone(column)),
+        (DataType::Utf8View, DataType::Utf8) => {
+            return strung::<StringViewType, Utf8Type>(column.as_string_view());
+        }
+        (DataType::BinaryView, DataType::Binary) => {
+            return strung::<BinaryViewType, BinaryType>(column.as_binary_view());
+        }
+        _ => {}
     }
     cast_with_options(column, to, &CastOptions { safe: false, ..CastOptions::default() })
 }

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Texts and bytes behind views, strung together.
+//!
+//! It owns the cast that every column of text takes on its way from a decoder to a guest. Arrow's own appends value by
+//! value; most texts of tables are short enough to be in their views, and these are written here as one register, with
+//! what follows a text in it written over by the next. Invariant: what comes of it is what arrow's cast makes of it.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{Array, ArrayRef, ByteView, GenericByteArray, GenericByteViewArray},
+    buffer::{Buffer, OffsetBuffer},
+    datatypes::{ByteArrayType, ByteViewType},
+    error::ArrowError,
+};
+use fanfold_protocol::limits;
+
+/// Bytes of a view behind its length: the whole of a value that is no longer.
+const INLINE_BYTES: usize = 12;
+
+/// The array with its values in a row.
+pub(super) fn strung<V: ByteViewType, B: ByteArrayType<Offset = i32>>(
+    array: &GenericByteViewArray<V>,
+) -> Result<ArrayRef, ArrowError> {
+    let views = array.views();
+    // What is in the view of a missing value counts as well, and may be anything.
+    let room: usize = views.iter().map(|view| *view as u32 as usize).sum();
+    let mut values = Vec::with_capacity(room.min(limits::BATCH_BYTES_MAX as usize) + INLINE_BYTES);
+    let mut offsets = Vec::with_capacity(views.len() + 1);
+    offsets.push(0);
+    for (row, view) in views.iter().enumerate() {
+        let length = *view as u32 as usize;
+        if length <= INLINE_BYTES {
+            let end = values.len() + if array.is_null(row) { 0 } else { length };
+            values.extend_from_slice(&view.to_le_bytes()[size_of::<u32>()..]);
+            values.truncate(end);
+        } else if array.is_valid(row) {
+            let view = ByteView::from(*view);
+            let buffer = &array.data_buffers()[view.buffer_index as usize];
+            values.extend_from_slice(&buffer[view.offset as usize..][..length]);
+        }
+        let end = i32::try_from(values.len()).map_err(|_| ArrowError::OffsetOverflowError(values.len()))?;
+        offsets.push(end);
+    }
+    let offsets = OffsetBuffer::new(offsets.into());
+    Ok(Arc::new(GenericByteArray::<B>::try_new(offsets, Buffer::from_vec(values), array.nulls().cloned())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::{
+        array::{AsArray, StringViewArray},
+        compute::cast,
+        datatypes::{BinaryType, BinaryViewType, DataType, StringViewType, Utf8Type},
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn it_is_what_arrow_makes_of_it(
+            texts in prop::collection::vec(prop::option::of("[aé]{0,20}"), 0..40),
+            cut in 0..40usize,
+        ) {
+            let views = StringViewArray::from_iter(texts);
+            let cut = cut.min(views.len());
+            for views in [views.slice(0, cut), views.slice(cut, views.len() - cut)] {
+                let texts = strung::<StringViewType, Utf8Type>(&views).unwrap();
+                prop_assert_eq!(&texts, &cast(&views, &DataType::Utf8).unwrap());
+                let views = cast(&views, &DataType::BinaryView).unwrap();
+                let bytes = strung::<BinaryViewType, BinaryType>(views.as_binary_view()).unwrap();
+                prop_assert_eq!(&bytes, &cast(&views, &DataType::Binary).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_in_the_view_of_a_missing_value_is_nothing() {
+        let views = StringViewArray::from(vec!["short", "longer than a view has room for", "kept"]);
+        let missing = vec![false, false, true].into();
+        let (views, buffers, _) = views.into_parts();
+        let views = StringViewArray::new(views, buffers, Some(missing));
+        let texts = strung::<StringViewType, Utf8Type>(&views).unwrap();
+        assert_eq!(texts.as_string::<i32>().value_data(), b"kept");
+        assert_eq!(&texts, &cast(&views, &DataType::Utf8).unwrap());
+    }
+}
