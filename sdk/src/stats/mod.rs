@@ -74,6 +74,7 @@ fn any_nan(values: &[f64]) -> bool {
 /// Whether any value is NaN or infinite: what such a one less itself is, zero is not.
 // Not in line, as all loops over pairs: in a large function a guest's loop has in memory what it counts and adds up.
 #[inline(never)]
+#[allow(clippy::eq_op, reason = "it is zero but for what is not finite")]
 fn not_finite(values: &[f64]) -> bool {
     let mut zeros = [pair::Pair::twice(0.0); 4];
     let rest = pair::in_blocks(values, |n, pair| zeros[n % 4] = zeros[n % 4] + (pair - pair));
