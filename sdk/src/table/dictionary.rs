@@ -128,17 +128,8 @@ impl Seen {
         let last = self.slots.len() - 1;
         let mut at = mark.slot(self.slots.len());
         loop {
-            let slot = &mut self.slots[at & last];
-            if slot.key == 0 {
-                self.rows.push(row as u32);
-                let (Mark { first, last, length }, key) = (mark, self.rows.len() as u32);
-                *slot = Slot { first, last, length, key };
-                if self.rows.len() * 2 > self.slots.len() {
-                    self.grow();
-                }
-                return key - 1;
-            }
-            let key = slot.key - 1;
+            let slot = &self.slots[at & last];
+            let Some(key) = slot.key.checked_sub(1) else { return self.add(at & last, mark, row) };
             let is_same = || mark.is_all() || equal(first_of(texts, self.rows[key as usize]), text);
             if slot.mark() == mark && is_same() {
                 return key;
@@ -147,12 +138,23 @@ impl Seen {
         }
     }
 
+    /// The key of a text that is new, whose slot is empty.
+    #[cold]
+    fn add(&mut self, at: usize, mark: Mark, row: usize) -> u32 {
+        self.rows.push(row as u32);
+        let (Mark { first, last, length }, key) = (mark, self.rows.len() as u32);
+        self.slots[at] = Slot { first, last, length, key };
+        if self.rows.len() * 2 > self.slots.len() {
+            self.grow();
+        }
+        key - 1
+    }
+
     /// The texts, in the order of their keys.
     fn texts<'a>(&self, texts: &'a StringArray) -> impl Iterator<Item = &'a str> {
         self.rows.iter().map(|row| texts.value(*row as usize))
     }
 
-    #[cold]
     fn grow(&mut self) {
         let mut slots = vec![Slot::default(); self.slots.len() * 4];
         let last = slots.len() - 1;
@@ -234,9 +236,8 @@ fn mixed(word: u64) -> u64 {
     word.wrapping_mul(SPREAD).rotate_left(32)
 }
 
-/// A hash of the words of a long text. Apart from the loop over texts, as `equal` is: what
-/// these take of registers it would lack.
-#[inline(never)]
+/// A hash of the words of a long text.
+#[inline]
 fn hash(words: &[[u8; WORD]]) -> u64 {
     // Only the turn waits for the word before, and not its product.
     let join =
@@ -247,7 +248,7 @@ fn hash(words: &[[u8; WORD]]) -> u64 {
 }
 
 /// Compares texts whose marks are equal, and with them their lengths and last words.
-#[inline(never)]
+#[inline]
 fn equal(a: &[u8], b: &[u8]) -> bool {
     let (words, others) = (a.as_chunks::<WORD>().0, b.as_chunks::<WORD>().0);
     let differ = |a: &[u8; WORD], b: &[u8; WORD]| u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b);
