@@ -173,7 +173,7 @@ fn answer(
         tally.note_turns();
     }
     let running = Running::begin(tally);
-    let body = Body::new(Lingering::new(&head.headers, body));
+    let body = Body::new(Lingering::new(&head.headers, body).holding(running.reading()));
     let response = router.call(Request::from_parts(head, body));
     async move {
         let mut response = match response.await {

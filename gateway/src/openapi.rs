@@ -100,21 +100,21 @@ fn leave_bytes<'a>(contents: impl Iterator<Item = (&'a String, &'a mut RefOr<Con
     }
 }
 
-/// Whether a query is read at a route; HEAD is answered as GET.
-pub(crate) fn reads_query(method: &Method, route: &str) -> bool {
-    static READERS: LazyLock<HashSet<(Method, String)>> = LazyLock::new(|| {
+/// Whether a route takes a method and reads no query with it; HEAD is answered as GET.
+pub(crate) fn reads_no_query(method: &Method, route: &str) -> bool {
+    static WITHOUT: LazyLock<HashSet<(Method, String)>> = LazyLock::new(|| {
         let paths = router::routes().to_openapi().paths.paths;
         paths
             .into_iter()
-            .flat_map(|(path, item)| readers(item).map(move |method| (method, path.clone())))
+            .flat_map(|(path, item)| without_query(item).map(move |method| (method, path.clone())))
             .collect()
     });
     let method = if *method == Method::HEAD { Method::GET } else { method.clone() };
-    READERS.contains(&(method, route.to_owned()))
+    WITHOUT.contains(&(method, route.to_owned()))
 }
 
-/// The methods of a path that read a query.
-fn readers(item: PathItem) -> impl Iterator<Item = Method> {
+/// The methods of a path that read no query.
+fn without_query(item: PathItem) -> impl Iterator<Item = Method> {
     let operations = [
         (Method::GET, item.get),
         (Method::PUT, item.put),
@@ -125,7 +125,7 @@ fn readers(item: PathItem) -> impl Iterator<Item = Method> {
         let mut parameters = operation.parameters.into_iter().flatten();
         parameters.any(|one| matches!(one, RefOr::T(Parameter { parameter_in: ParameterIn::Query, .. })))
     };
-    operations.into_iter().filter_map(move |(method, operation)| reads(operation?).then_some(method))
+    operations.into_iter().filter_map(move |(method, operation)| (!reads(operation?)).then_some(method))
 }
 
 /// What the layers above a handler, and the reading of what it takes, may answer

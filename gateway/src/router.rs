@@ -153,8 +153,8 @@ fn known_query(request: &Request) -> Answer<()> {
     let Some(route) = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) else {
         return Ok(());
     };
-    let is_read = || openapi::reads_query(request.method(), route);
-    if query.is_empty() || !route.starts_with("/v1/") || sender::is_address(route) || is_read() {
+    let is_refused = || openapi::reads_no_query(request.method(), route);
+    if query.is_empty() || !route.starts_with("/v1/") || sender::is_address(route) || !is_refused() {
         return Ok(());
     }
     let found: String = query.chars().take(80).collect();

@@ -33,8 +33,8 @@ pub(crate) struct Tally {
     answered: AtomicU64,
     abandoned: AtomicU64,
     pieces: AtomicU64,
-    /// Requests of which nothing goes on any more.
-    finished: AtomicU64,
+    /// Requests whose answers have not ended, and bodies that are not read to their ends.
+    going_on: AtomicU64,
     /// Whether a request comes only after the one before, as over HTTP/1.1.
     takes_turns: AtomicBool,
     abusive: Notify,
@@ -72,8 +72,8 @@ impl Tally {
 
     /// Whether what comes next is the head of another request, after a first one.
     pub(crate) fn waits_for_head(&self) -> bool {
-        let (started, finished) = (self.started(), self.finished.load(Ordering::Relaxed));
-        self.takes_turns.load(Ordering::Relaxed) && started > 0 && started == finished
+        let going_on = self.going_on.load(Ordering::Relaxed) > 0;
+        self.takes_turns.load(Ordering::Relaxed) && self.started() > 0 && !going_on
     }
 
     /// Waits until the peer has abandoned too much, so many times over.
@@ -110,7 +110,14 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) fn begin(tally: Arc<Tally>) -> Self {
         tally.started.fetch_add(1, Ordering::Relaxed);
+        tally.going_on.fetch_add(1, Ordering::Relaxed);
         Self { tally, answered: false }
+    }
+
+    /// To be held until its body is read or given up, which may be after its answer has ended.
+    pub(crate) fn reading(&self) -> Reading {
+        self.tally.going_on.fetch_add(1, Ordering::Relaxed);
+        Reading { tally: Arc::clone(&self.tally) }
     }
 
     /// The body of its answer, which begins now.
@@ -123,7 +130,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.tally.finished.fetch_add(1, Ordering::Relaxed);
+        self.tally.going_on.fetch_sub(1, Ordering::Relaxed);
         if self.answered {
             return;
         }
@@ -131,6 +138,17 @@ impl Drop for Running {
         if self.tally.marks().are_abuse(1) {
             self.tally.abusive.notify_one();
         }
+    }
+}
+
+/// A request's body that still comes in.
+pub(crate) struct Reading {
+    tally: Arc<Tally>,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.tally.going_on.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

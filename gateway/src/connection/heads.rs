@@ -132,13 +132,18 @@ mod tests {
         assert!(tokio::time::timeout(2 * TIMEOUT, heads.read_exact(&mut byte)).await.is_err());
         tally.note_turns();
         let running = Running::begin(Arc::clone(&tally));
+        let reading = running.reading();
         // Of the body, and of what may come while the answer goes out.
         peer.write_all(b"xy").await.unwrap();
         heads.read_exact(&mut byte).await.unwrap();
         let answer = running.answer(Body::empty());
         heads.read_exact(&mut byte).await.unwrap();
         drop(answer);
+        // Of a body that nobody wanted, and that is still read away.
+        peer.write_all(b"z").await.unwrap();
+        heads.read_exact(&mut byte).await.unwrap();
         assert!(tokio::time::timeout(2 * TIMEOUT, heads.read_exact(&mut byte)).await.is_err());
+        drop(reading);
         // The next head, of which more comes and not all of it.
         for piece in [b"G", b"E"] {
             peer.write_all(piece).await.unwrap();

@@ -101,6 +101,24 @@ async fn who_asks_again_after_a_while_is_answered() {
     }
 }
 
+/// The time for a head does not run while the rest of a refused body comes in.
+#[tokio::test]
+async fn a_refused_body_may_take_longer_than_a_head() {
+    let service = hasty().await;
+    let mut stream = TcpStream::connect(service.address).await.unwrap();
+    stream.write_all(b"POST /v1/jobs HTTP/1.1\r\nhost: t\r\ncontent-length: 8\r\n\r\n").await.unwrap();
+    for _ in 0..8 {
+        tokio::time::sleep(SOON / 2).await;
+        stream.write_all(b"x").await.unwrap();
+    }
+    let mut said = Vec::new();
+    while !said.ends_with(b"}") {
+        said.push(stream.read_u8().await.unwrap());
+    }
+    assert!(said.starts_with(b"HTTP/1.1 401"), "{}", String::from_utf8_lossy(&said));
+    ask_again(&mut stream).await;
+}
+
 #[tokio::test]
 async fn heads_that_others_may_read_otherwise_are_refused() {
     let service = start().await;

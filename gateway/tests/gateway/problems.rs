@@ -129,6 +129,9 @@ async fn queries_where_none_is_read_are_refused() {
         assert!(problem["detail"].as_str().unwrap().contains("expected no query here"), "{path}: {problem}");
     }
     service.delete("/v1/functions/f?force=true").await.is_problem(ErrorKind::InvalidRequest);
+    // A method that a route does not take is told first.
+    let put = service.request(Method::PUT, "/v1/jobs?limit=1", &[], "").await;
+    put.is_problem(ErrorKind::MethodNotAllowed);
     for path in ["/v1/functions?", "/healthz?x=1", "/v1/jobs?limit=1", "/v1/functions/f/logs?limit=1"] {
         assert_eq!(service.get(path).await.status, 200, "{path}");
     }

@@ -11,6 +11,7 @@
 //! to read.
 
 use std::{
+    any::Any,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -36,6 +37,8 @@ pub struct Lingering {
     sends_whole: bool,
     /// From here on nothing is thrown away any more.
     stop: Option<CancellationToken>,
+    /// Dropped when nothing of the body is read any more.
+    held: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Lingering {
@@ -43,7 +46,7 @@ impl Lingering {
     #[must_use]
     pub fn new(headers: &HeaderMap, body: Incoming) -> Self {
         let sends_whole = !headers.contains_key(header::EXPECT);
-        Self { body: Some(body), sends_whole, stop: None }
+        Self { body: Some(body), sends_whole, stop: None, held: None }
     }
 
     /// The same body, of which nothing is thrown away once `stop` is cancelled: a server that
@@ -51,6 +54,13 @@ impl Lingering {
     #[must_use]
     pub fn until(mut self, stop: CancellationToken) -> Self {
         self.stop = Some(stop);
+        self
+    }
+
+    /// The same body, which drops `held` once it is read to its end or given up.
+    #[must_use]
+    pub fn holding(mut self, held: impl Send + Sync + 'static) -> Self {
+        self.held = Some(Box::new(held));
         self
     }
 }
@@ -69,6 +79,7 @@ impl Body for Lingering {
         let frame = Pin::new(body).poll_frame(cx);
         if let Poll::Ready(None | Some(Err(_))) = frame {
             self.body = None;
+            self.held = None;
         }
         frame
     }
@@ -88,7 +99,11 @@ impl Drop for Lingering {
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let stop = self.stop.take().unwrap_or_default();
-            runtime.spawn(tokio::time::timeout(TIMEOUT, stop.run_until_cancelled_owned(throw_away(body))));
+            let held = self.held.take();
+            runtime.spawn(async move {
+                let _ = tokio::time::timeout(TIMEOUT, stop.run_until_cancelled(throw_away(body))).await;
+                drop(held);
+            });
         }
     }
 }
