@@ -71,13 +71,21 @@ pub fn drawn(text: impl std::fmt::Display) {
 
 /// A text that may hold what others named, without what a terminal would obey.
 pub fn harmless(text: &str) -> String {
-    // Quotes and backslashes do nothing to it, and errors are full of them.
-    let kept = |letter: char| matches!(letter, '"' | '\'' | '\\');
-    let escaped = |part: &str| -> String {
-        let words = part.trim_end_matches(kept);
-        words.escape_debug().chain(part[words.len()..].chars()).collect()
-    };
-    text.split_inclusive(kept).map(escaped).collect()
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match commands(letter) {
+            true => shown.extend(letter.escape_debug()),
+            false => shown.push(letter),
+        }
+    }
+    shown
+}
+
+/// Whether a letter moves the cursor, or turns the direction of others. Wide and joining ones, such as those
+/// of Japanese, Persian and emoji, only look like something.
+fn commands(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The same of a text whose lines stay lines.
@@ -199,6 +207,12 @@ mod tests {
         check("s3://bank/a b/ä", "s3://bank/a b/ä");
         check("a\u{1b}[2J\n", "a\\u{1b}[2J\\n");
         check("expected \"a\", found 'b\u{7}'\\", "expected \"a\", found 'b\\u{7}'\\");
+        check("\u{202e}gpj.exe\u{2028}", "\\u{202e}gpj.exe\\u{2028}");
+        // Spaces and joiners of other scripts are text.
+        for kept in ["東京\u{3000}太郎", "5\u{a0}€", "می\u{200c}خواهم", "👩\u{200d}💻", "\"e\u{301}"]
+        {
+            check(kept, kept);
+        }
         assert_eq!(harmless_lines("a\u{1b}\nb"), "a\\u{1b}\nb");
         let mut table = Table::new(&["name", "said"]);
         table.row(["a\u{1b}[2J", "one\ntwo"]);
