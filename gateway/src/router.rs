@@ -135,11 +135,14 @@ fn framed(request: &Request) -> Answer<()> {
             ),
         ));
     }
-    for value in headers.get_all(header::TRANSFER_ENCODING) {
-        if !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+    for (at, value) in headers.get_all(header::TRANSFER_ENCODING).iter().enumerate() {
+        // Chunked twice is a coding beside it as well (RFC 9112, 6.1).
+        if at > 0 || !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
             return Err(Refusal::new(
                 ErrorKind::NotSupported,
-                format!("expected no Transfer-Encoding but chunked, found {value:?}; send the body as it is"),
+                format!(
+                    "expected no Transfer-Encoding but chunked, and once, found {value:?}; send the body as it is"
+                ),
             ));
         }
     }
