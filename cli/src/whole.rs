@@ -2,15 +2,16 @@
 //! Files that commands write: whole, or not at all.
 //!
 //! A draft takes a file's place once all is in it; what is no regular file, such as a device
-//! or a pipe, is written into as it comes. Invariant: no device, pipe or link is replaced, and
-//! a file that is replaced lets in those whom it let in before.
+//! or a pipe, or a file whose owner or group the process cannot give to another, is written
+//! into as it comes. Invariant: no device, pipe or link is replaced, and a file that is
+//! replaced lets in those whom it let in before.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions, Permissions},
     io::{self, ErrorKind, Write},
     os::{
         fd::AsFd,
-        unix::fs::{MetadataExt, PermissionsExt},
+        unix::fs::{MetadataExt, PermissionsExt, fchown},
     },
     path::{Path, PathBuf},
 };
@@ -59,6 +60,13 @@ impl Draft {
             return Ok(Self { file: OpenOptions::new().write(true).open(path)?, replaces: None });
         }
         let draft = Self::beside(fs::canonicalize(path)?, MODE_PRIVATE)?;
+        if fchown(&draft.file, Some(found.uid()), Some(found.gid())).is_err() {
+            // Who cannot give a file to its owner and group writes into theirs.
+            return Ok(Self {
+                file: OpenOptions::new().write(true).truncate(true).open(path)?,
+                replaces: None,
+            });
+        }
         draft.file.set_permissions(Permissions::from_mode(found.mode() & MODE_BITS))?;
         Ok(draft)
     }

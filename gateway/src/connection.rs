@@ -106,9 +106,11 @@ pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, dra
     let tally = Arc::new(Tally::default());
     let counted = Arc::clone(&tally);
     let stream = Heads::new(stream, Arc::clone(&tally), bounds.headers);
-    let stopping = draining.clone();
-    let service =
-        service_fn(move |request| answer(router.clone(), Arc::clone(&counted), stopping.clone(), request));
+    let (stopping, last) = (draining.clone(), CancellationToken::new());
+    let until = last.clone();
+    let service = service_fn(move |request| {
+        answer(router.clone(), Arc::clone(&counted), stopping.clone(), until.clone(), request)
+    });
     let builder = builder(bounds);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     // One timer for the connection's whole life: what happened is only counted.
@@ -141,6 +143,7 @@ pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, dra
             }
             () = left(&draining, &tally), if !leaving => {
                 leaving = true;
+                last.cancel();
                 connection.as_mut().graceful_shutdown();
             }
             // Being told to go binds only who listens: HTTP/2 waits for the peer to say that it heard.
@@ -165,6 +168,7 @@ fn answer(
     mut router: Router,
     tally: Arc<Tally>,
     draining: CancellationToken,
+    last: CancellationToken,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Pieces>, Infallible>> {
     let (head, body) = request.into_parts();
@@ -173,7 +177,7 @@ fn answer(
         tally.note_turns();
     }
     let running = Running::begin(tally);
-    let body = Body::new(Lingering::new(&head.headers, body).holding(running.reading()));
+    let body = Body::new(Lingering::new(&head.headers, body).until(last).holding(running.reading()));
     let response = router.call(Request::from_parts(head, body));
     async move {
         let mut response = match response.await {

@@ -157,7 +157,9 @@ fn known_query(request: &Request) -> Answer<()> {
         return Ok(());
     };
     let is_refused = || openapi::reads_no_query(request.method(), route);
-    if query.is_empty() || !route.starts_with("/v1/") || sender::is_address(route) || !is_refused() {
+    // Who shows the description may ask for it past a cache.
+    let is_free = !route.starts_with("/v1/") || route == "/v1/openapi.json" || sender::is_address(route);
+    if query.is_empty() || is_free || !is_refused() {
         return Ok(());
     }
     let found: String = query.chars().take(80).collect();

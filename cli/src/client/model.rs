@@ -399,10 +399,10 @@ pub struct TaskView {
 }
 
 /// Log lines.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LogPage {
-    /// In order, each a [`LogLine`].
-    pub lines: Vec<Value>,
+    /// In order.
+    pub lines: Vec<LogLine>,
 }
 
 /// What tasks of a job logged.

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use fanfold_protocol::uri::ObjectUri;
-use fanfold_storage::{ListEntry, ListOptions, PutOptions, ReadAhead, Store};
+use fanfold_storage::{ListEntry, ListOptions, Pin, PutOptions, ReadAhead, Store};
 use futures::{StreamExt, TryStreamExt};
 use indicatif::ProgressBar;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -127,8 +127,8 @@ async fn get_file(store: &Store, from: &ObjectUri, to: &Path) -> Result<()> {
 }
 
 async fn get_stream(store: &Store, from: &ObjectUri) -> Result<()> {
-    let mut out = tokio::io::stdout();
-    receive(store, from, &mut out, &ProgressBar::hidden(), |cause| output::unwritable(&cause)).await?;
+    let (pin, mut out) = (store.head(from).await?.pin, tokio::io::stdout());
+    receive(store, from, &pin, &mut out, &ProgressBar::hidden(), |cause| output::unwritable(&cause)).await?;
     Ok(())
 }
 
@@ -232,10 +232,12 @@ async fn download(store: &Store, from: &ObjectUri, path: &Path, bar: &ProgressBa
     let unwritable = |cause: std::io::Error| {
         Error::usage(format!("expected to write {}, found: {cause}; choose another place", path.display()))
     };
+    // What is not there makes no folder, and no pipe wait for its reader.
+    let pin = store.head(from).await?.pin;
     fs::create_dir_all(folder).map_err(unwritable)?;
     let draft = Draft::open(path).map_err(unwritable)?;
     let mut file = tokio::fs::File::from_std(draft.file().map_err(unwritable)?);
-    let size_bytes = receive(store, from, &mut file, bar, unwritable).await?;
+    let size_bytes = receive(store, from, &pin, &mut file, bar, unwritable).await?;
     draft.finish().map_err(unwritable)?;
     Ok(size_bytes)
 }
@@ -244,14 +246,14 @@ async fn download(store: &Store, from: &ObjectUri, path: &Path, bar: &ProgressBa
 async fn receive(
     store: &Store,
     from: &ObjectUri,
+    pin: &Pin,
     to: &mut (impl AsyncWrite + Unpin),
     bar: &ProgressBar,
     unwritable: impl Fn(std::io::Error) -> Error,
 ) -> Result<u64> {
-    let pin = store.head(from).await?.pin;
     bar.inc_length(pin.size);
     let mut received = 0;
-    let mut body = Box::pin(store.reader(from, &pin, 0..pin.size, ReadAhead::default()));
+    let mut body = Box::pin(store.reader(from, pin, 0..pin.size, ReadAhead::default()));
     while let Some(piece) = body.next().await {
         let piece = piece?;
         if !output::taken(to.write_all(&piece).await).map_err(&unwritable)? {
