@@ -275,7 +275,10 @@ async fn a_copy_that_lags_takes_nothing_back() {
     for release in BOTH {
         let mut servers = Servers::start(release, 1).await;
         let b = servers.open("lag").await;
-        let worker = Backbone::nats(as_worker(servers.config("lag"))).await.unwrap();
+        let mut config = as_worker(servers.config("lag"));
+        // It waits for so long: what comes a little later has to come within that on a busy machine, too.
+        config.operation_timeout = Duration::from_secs(15);
+        let worker = Backbone::nats(config).await.unwrap();
         let revision = b.put("k", "old").await.unwrap();
         let mut watch = synced(&worker, "k").await;
         b.put("other", "kept").await.unwrap();

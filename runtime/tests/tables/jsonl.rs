@@ -158,6 +158,25 @@ async fn objects_in_arrays_are_counted_by_what_they_leave_out() {
     );
     let content = first + &line(2) + &line(5_000);
     problem("x.jsonl", content, ErrorKind::DecodeLimit, &["line 3", "4194304"]).await;
+    // Each of three arrays would be small enough, and all of them are not.
+    let three = |items: &str| format!("{{\"a\":[{items}],\"b\":[{items}],\"c\":[{items}]}}\n");
+    let content = three(&all_true(1_000)) + &three(&vec!["{}"; 2_000].join(","));
+    problem("x.jsonl", content, ErrorKind::DecodeLimit, &["line 2", "4194304"]).await;
+}
+
+#[tokio::test]
+async fn the_first_of_many_columns_that_refuses_its_value_is_named() {
+    let line = |wrong: &[usize]| {
+        let value = |n| if wrong.contains(&n) { "2.5" } else { "1" };
+        let members: Vec<_> = (0..37).map(|n| format!("\"c{n}\":{}", value(n))).collect();
+        format!("{{{}}}\n", members.join(","))
+    };
+    let good = line(&[]).repeat(4_000);
+    for wrong in [&[0][..], &[1, 2], &[17, 36], &[35], &[36]] {
+        let name = format!("\"c{}\"", wrong[0]);
+        let content = good.clone() + &line(wrong);
+        problem("x.jsonl", content, ErrorKind::ValueMismatch, &["line 4001 ", &name, "2.5"]).await;
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 //! that are null lose nothing; [`Objects`] looks at the tape for any that are
 //! not, so that the text is not parsed again for it.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use arrow::{
     array::ArrayRef,
@@ -15,7 +15,7 @@ use arrow::{
     json::reader::{ArrayDecoder, DecoderContext, DecoderFactory, Tape, TapeElement},
 };
 
-use super::{integer, wide};
+use super::{integer, wide::Room};
 
 /// What becomes of members of objects that are no columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,7 @@ pub(super) enum Others {
 #[derive(Debug)]
 pub(super) struct Decoders {
     pub(super) others: Others,
+    pub(super) room: Arc<Room>,
 }
 
 impl DecoderFactory for Decoders {
@@ -46,16 +47,19 @@ impl DecoderFactory for Decoders {
                 let inner = context.make_builtin_decoder(field, is_nullable)?;
                 let names = || fields.iter().map(|field| field.name().clone()).collect();
                 let names = (self.others == Others::Null).then(names);
-                Ok(Some(Box::new(Objects { width: wide::width(fields), names, inner })))
+                let (room, members) = (Arc::clone(&self.room), fields.len());
+                Ok(Some(Box::new(Objects { room, members, names, inner })))
             }
             other => Ok(integer::decoder(other)),
         }
     }
 }
 
-/// Objects that are not too many for their width.
+/// Objects for which there is room.
 struct Objects {
-    width: usize,
+    room: Arc<Room>,
+    /// Those of each object, but for what is within them.
+    members: usize,
     /// The fields, where all other members must be null.
     names: Option<HashSet<String>>,
     inner: Box<dyn ArrayDecoder>,
@@ -63,7 +67,7 @@ struct Objects {
 
 impl ArrayDecoder for Objects {
     fn decode(&mut self, tape: &Tape<'_>, pos: &[u32]) -> Result<ArrayRef, ArrowError> {
-        wide::check(pos.len(), self.width)?;
+        self.room.take(pos.len(), self.members)?;
         if let Some(names) = &self.names {
             pos.iter().try_for_each(|place| check_others(names, tape, *place))?;
         }
@@ -91,8 +95,6 @@ fn check_others(names: &HashSet<String>, tape: &Tape<'_>, place: u32) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow::{
         datatypes::{Field, Schema},
         json::ReaderBuilder,
@@ -105,8 +107,9 @@ mod tests {
         let inner = DataType::Struct(vec![Field::new("x", DataType::Int64, true)].into());
         let list = DataType::new_list(inner.clone(), true);
         let schema = Schema::new(vec![Field::new("a", inner, true), Field::new("b", list, true)]);
+        let room = Arc::new(Room::of(&schema, 2));
         let mut decoder = ReaderBuilder::new(Arc::new(schema))
-            .with_decoder_factory(Arc::new(Decoders { others: Others::Null }))
+            .with_decoder_factory(Arc::new(Decoders { others: Others::Null, room }))
             .build_decoder()
             .unwrap();
         decoder.decode(text.as_bytes()).ok()?;

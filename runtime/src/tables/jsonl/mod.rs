@@ -14,13 +14,14 @@ mod doubled;
 mod infer;
 mod integer;
 mod members;
+mod misfit;
 mod wide;
 
 use std::sync::Arc;
 
 use arrow::{
     array::RecordBatch,
-    datatypes::{DataType, Field, Fields, Schema, SchemaRef},
+    datatypes::{DataType, Field, Schema, SchemaRef},
     error::ArrowError,
     json::ReaderBuilder,
 };
@@ -42,7 +43,8 @@ use self::{
     doubled::doubled,
     infer::data_type,
     members::{Decoders, Others},
-    wide::is_too_wide,
+    misfit::{has_no_place, refusing},
+    wide::{Room, is_too_wide},
 };
 use super::{
     BATCH_ROWS_MAX,
@@ -62,6 +64,8 @@ pub(super) struct JsonReader {
     schema: SchemaRef,
     /// Lines that are decoded at once.
     lines_max: u64,
+    /// Those that are tried next: fewer behind such that held too much.
+    lines_next: u64,
     /// Where lines of the sample begin that are no objects.
     malformed: Vec<u64>,
     /// What becomes of members that are no columns.
@@ -102,10 +106,12 @@ impl JsonReader {
             }
         }
         let schema = settle(&uri, told.as_ref().map(|told| &told.members[..]), wanted, first)?;
+        let lines_max = wide::lines_max(&schema);
         Ok(Self {
             uri,
             text,
-            lines_max: wide::lines_max(&schema),
+            lines_max,
+            lines_next: lines_max,
             schema: Arc::new(schema),
             malformed: told.map(|told| told.malformed).unwrap_or_default(),
             others: if wanted.names().is_none() { Others::Refused } else { Others::LeftOut },
@@ -122,18 +128,19 @@ impl JsonReader {
 
     /// The next rows, `None` after the last.
     pub(super) async fn next(&mut self) -> Result<Option<Decoded>, Problem> {
-        let mut lines_max = self.lines_max;
         loop {
             let data = self.text.data();
-            let (bytes, lines) = whole_lines(data, self.text.ended(), lines_max);
+            let (bytes, lines) = whole_lines(data, self.text.ended(), self.lines_next);
             if bytes > 0 {
                 let Some((batch, others)) = self.decode(&data[..bytes])? else {
                     if lines == 1 {
                         return Err(self.too_wide());
                     }
-                    lines_max = lines / 2;
+                    // Those behind them are mostly like them: not all are tried again for each.
+                    self.lines_next = lines / 2;
                     continue;
                 };
+                self.lines_next = self.lines_next.saturating_mul(2).min(self.lines_max);
                 let first_row = self.rows + 1;
                 self.others = others;
                 self.rows += batch.num_rows() as u64;
@@ -256,8 +263,7 @@ impl JsonReader {
             Ok(members) => members,
             Err(problem) => return problem,
         };
-        let refuses = |f: &&Arc<Field>| decode(&alone(f), line.as_bytes(), 2, Others::LeftOut).is_err();
-        if let Some(field) = self.schema.fields().iter().find(refuses) {
+        if let Some(field) = refusing(self.schema.fields(), line) {
             let raw: Result<std::collections::BTreeMap<String, &RawValue>, _> = serde_json::from_str(line);
             let found = raw.ok().and_then(|m| m.get(field.name()).map(|v| v.get().to_owned()));
             let detail = format!(
@@ -355,35 +361,14 @@ fn twice(line: &str, place: &str) -> Option<Problem> {
     Some(Problem::new(ErrorKind::JsonMalformed, detail))
 }
 
-/// Whether a member has, at any depth, what none of the fields takes and is not null.
-fn has_no_place(fields: &Fields, name: &str, value: &Value) -> bool {
-    let Some((_, field)) = fields.find(name) else { return !value.is_null() };
-    exceeds(value, field.data_type())
-}
-
-fn exceeds(value: &Value, data_type: &DataType) -> bool {
-    match (value, data_type) {
-        (Value::Object(members), DataType::Struct(fields)) => {
-            members.iter().any(|(name, value)| has_no_place(fields, name, value))
-        }
-        (Value::Array(items), DataType::List(item) | DataType::LargeList(item)) => {
-            items.iter().any(|value| exceeds(value, item.data_type()))
-        }
-        _ => false,
-    }
-}
-
-fn alone(field: &Field) -> SchemaRef {
-    Arc::new(Schema::new(vec![field.clone()]))
-}
-
 /// The rows of some lines.
 fn decode(schema: &SchemaRef, block: &[u8], rows: usize, others: Others) -> Result<RecordBatch, ArrowError> {
+    let room = Arc::new(Room::of(schema, rows + 1));
     let mut decoder = ReaderBuilder::new(Arc::clone(schema))
         .with_batch_size(rows + 1)
         .with_strict_mode(others == Others::Refused)
         .with_coerce_primitive(true)
-        .with_decoder_factory(Arc::new(Decoders { others }))
+        .with_decoder_factory(Arc::new(Decoders { others, room }))
         .build_decoder()?;
     decoder.decode(block)?;
     let batch = decoder.flush()?;

@@ -7,50 +7,59 @@
 //! arrays is not told by lines: those are counted when they are met, and the lines are
 //! then tried again by halves.
 
-use arrow::{
-    datatypes::{DataType, Fields, Schema},
-    error::ArrowError,
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrow::{datatypes::Schema, error::ArrowError};
 
 use super::BATCH_ROWS_MAX;
 
-/// Values that have places at once: of 36 bytes at most, most of which are never touched.
+/// Values that have places at once: of 12 bytes each where they are numbers, and of 36 at most.
 pub(super) const VALUES_MAX: usize = 4 << 20;
 
 /// Lines that are decoded at once, by what their objects may hold at any depth.
 pub(super) fn lines_max(schema: &Schema) -> u64 {
-    let fields = schema.flattened_fields().len().max(1);
-    (VALUES_MAX / fields).clamp(1, BATCH_ROWS_MAX) as u64
+    (VALUES_MAX / width(schema)).clamp(1, BATCH_ROWS_MAX) as u64
 }
 
-/// Values of an object, with those of objects in it, but for what is in arrays.
-pub(super) fn width(fields: &Fields) -> usize {
-    let within = |data_type: &DataType| match data_type {
-        DataType::Struct(inner) => width(inner),
-        _ => 0,
-    };
-    fields.iter().map(|field| 1 + within(field.data_type())).sum()
+/// Values of a line, with those of one object in each array.
+fn width(schema: &Schema) -> usize {
+    schema.flattened_fields().len().max(1)
 }
 
-/// Refuses objects of this width that are too many for one block. A single one never is.
-pub(super) fn check(objects: usize, width: usize) -> Result<(), ArrowError> {
-    if objects <= 1 || objects.saturating_mul(width) <= VALUES_MAX {
-        return Ok(());
+/// What is left of the places of lines that are decoded together. All objects of theirs share
+/// it: each of many arrays may be small enough by itself.
+#[derive(Debug)]
+pub(super) struct Room(AtomicUsize);
+
+impl Room {
+    /// For so many lines, and for as many values as there may be of objects in their arrays.
+    pub(super) fn of(schema: &Schema, lines: usize) -> Self {
+        Self(AtomicUsize::new(lines.saturating_mul(width(schema)).saturating_add(VALUES_MAX)))
     }
-    // Of this kind are no mistakes in the text.
-    Err(ArrowError::MemoryError(format!(
-        "expected at most {VALUES_MAX} values at once, found {objects} objects of {width}"
-    )))
+
+    /// Takes the places of these objects with so many members of their own, or refuses them.
+    pub(super) fn take(&self, objects: usize, members: usize) -> Result<(), ArrowError> {
+        // One thread decodes; it is atomic since decoders may be sent elsewhere.
+        let left = self.0.load(Ordering::Relaxed);
+        // Of this kind are no mistakes in the text.
+        let rest = left.checked_sub(objects.saturating_mul(members)).ok_or_else(|| {
+            ArrowError::MemoryError(format!(
+                "expected at most {left} more values at once, found {objects} objects of {members}"
+            ))
+        })?;
+        self.0.store(rest, Ordering::Relaxed);
+        Ok(())
+    }
 }
 
-/// Whether lines were refused by [`check`], as which they may be decoded by halves.
+/// Whether lines were refused by [`Room::take`], as which they may be decoded by halves.
 pub(super) fn is_too_wide(error: &ArrowError) -> bool {
     matches!(error, ArrowError::MemoryError(_))
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::Field;
+    use arrow::datatypes::{DataType, Field};
 
     use super::*;
 
@@ -75,10 +84,17 @@ mod tests {
         let inner = DataType::Struct(schema(vec![DataType::Boolean; 99]).fields);
         let list = DataType::new_list(inner.clone(), true);
         let both = schema([inner, list]);
-        assert_eq!(width(&both.fields), 101);
         // The list, its items, and the members of these.
+        assert_eq!(width(&both), 201);
         assert_eq!(lines_max(&both), (VALUES_MAX / 201) as u64);
-        assert!(check(VALUES_MAX / 101, 101).is_ok() && check(1, VALUES_MAX + 1).is_ok());
-        assert!(is_too_wide(&check(VALUES_MAX / 101 + 1, 101).unwrap_err()));
+    }
+
+    #[test]
+    fn all_objects_share_the_room() {
+        let room = Room::of(&schema(vec![DataType::Boolean; 10]), 2);
+        assert!(room.take(2, 10).is_ok() && room.take(VALUES_MAX / 2, 1).is_ok());
+        assert!(is_too_wide(&room.take(VALUES_MAX / 2 + 1, 1).unwrap_err()));
+        assert!(is_too_wide(&room.take(usize::MAX, 2).unwrap_err()));
+        assert!(room.take(VALUES_MAX / 4, 2).is_ok() && room.take(1, 1).is_err());
     }
 }

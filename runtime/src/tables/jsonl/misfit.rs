@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What of a line does not fit the columns.
+//!
+//! Looked for only where a line is refused, to say why.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
+use serde_json::Value;
+
+use super::{decode, members::Others, wide::is_too_wide};
+
+/// Whether a member has, at any depth, what none of the fields takes and is not null.
+pub(super) fn has_no_place(fields: &Fields, name: &str, value: &Value) -> bool {
+    let Some((_, field)) = fields.find(name) else { return !value.is_null() };
+    exceeds(value, field.data_type())
+}
+
+/// The first of the columns that does not take its value in a line. It is looked for by halves: each try reads the
+/// whole line.
+pub(super) fn refusing<'a>(fields: &'a [FieldRef], line: &str) -> Option<&'a FieldRef> {
+    let refuse = |fields: &[FieldRef]| {
+        let schema = Arc::new(Schema::new(fields.to_vec()));
+        decode(&schema, line.as_bytes(), 2, Others::LeftOut).is_err_and(|error| !is_too_wide(&error))
+    };
+    if !refuse(fields) {
+        return None;
+    }
+    // Columns before the first take theirs, and one of those up to the last does not.
+    let (mut first, mut last) = (0, fields.len());
+    while last - first > 1 {
+        let middle = usize::midpoint(first, last);
+        match refuse(&fields[first..middle]) {
+            true => last = middle,
+            false => first = middle,
+        }
+    }
+    fields.get(first)
+}
+
+fn exceeds(value: &Value, data_type: &DataType) -> bool {
+    match (value, data_type) {
+        (Value::Object(members), DataType::Struct(fields)) => {
+            members.iter().any(|(name, value)| has_no_place(fields, name, value))
+        }
+        (Value::Array(items), DataType::List(item) | DataType::LargeList(item)) => {
+            items.iter().any(|value| exceeds(value, item.data_type()))
+        }
+        _ => false,
+    }
+}
