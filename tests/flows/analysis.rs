@@ -2,7 +2,12 @@
 //! The main job on the real applicants: statistics, normalising, training to
 //! convergence, scores and the report, through the whole platform.
 
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, RecordBatch};
+use fanfold_sdk::stats::{MinMax, Moments};
 use fanfold_tests::service::Service;
+use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 
 use crate::support::Client;
@@ -145,4 +150,48 @@ async fn results_do_not_depend_on_the_number_of_workers() {
     }
     assert_eq!(answers[0].0, answers[1].0);
     assert_eq!(answers[0].1.to_string(), answers[1].1.to_string());
+}
+
+/// Values that end within a pair, a block and a chunk.
+#[tokio::test]
+async fn a_guest_computes_the_bits_that_a_native_program_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let client = Client::new(&service);
+    service.deploy("numeric-summary").unwrap();
+    for rows in [1, 2, 3, 15, 21, 1_024 + 16 + 5] {
+        let value = |n: u32| match n % 11 {
+            7 if rows > 7 => f64::NAN,
+            8 => -0.0,
+            _ => (f64::from(n) * 1.1).sin() * 1e6,
+        };
+        let even = Float64Array::from_iter_values((0..rows).map(value));
+        let odd =
+            Float64Array::from_iter((0..rows).map(|n| {
+                if n == 5 { Some(f64::NEG_INFINITY) } else { (n % 3 > 0 || n == 0).then(|| value(n)) }
+            }));
+        let columns = [("even", even), ("odd", odd)];
+        let batch = RecordBatch::try_from_iter(
+            columns.iter().map(|(name, column)| (*name, Arc::new(column.clone()) as ArrayRef)),
+        );
+        let batch = batch.unwrap();
+        let mut table = ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
+        table.write(&batch).unwrap();
+        let input = format!("s3://bank/{rows}.parquet");
+        service.put(&input, table.into_inner().unwrap()).await.unwrap();
+        let job = run(&client, json!({ "function": "numeric-summary", "input": input })).await;
+        for ((name, column), found) in columns.iter().zip(job["result"]["columns"].as_array().unwrap()) {
+            let (mut moments, mut extremes) = (Moments::default(), MinMax::default());
+            moments.extend_from_array(column);
+            extremes.extend_from_array(column);
+            let expected = json!({
+                "name": name, "count": moments.count(), "nulls": u64::from(rows) - moments.count(),
+                "mean": moments.mean(), "std_dev": moments.sample_std_dev(),
+                "min": extremes.min(), "max": extremes.max(),
+            });
+            // By way of the text, as the answer came.
+            let expected: Value = serde_json::from_str(&expected.to_string()).unwrap();
+            assert_eq!(*found, expected, "{rows} rows");
+        }
+    }
 }

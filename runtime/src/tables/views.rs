@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Texts and bytes behind views, strung together.
 //!
-//! It owns the cast that every column of text takes on its way from a decoder to a guest. Arrow's own appends value by
-//! value; most texts of tables are short enough to be in their views, and these are written here as one register, with
+//! It owns the cast that columns of text in Parquet take on their way to a guest. Arrow's own appends value by value; most texts of tables are short enough to be in their views, and these are written here as one register, with
 //! what follows a text in it written over by the next. Invariant: what comes of it is what arrow's cast makes of it.
 
 use std::sync::Arc;

@@ -4,7 +4,8 @@
 //! It owns the telling apart of texts that repeat, which is what most columns of text
 //! hold, so that what is done with a text is done once for each. Texts are told apart
 //! by words of eight bytes: WebAssembly has no instruction that compares or hashes
-//! bytes. Invariant: the answer depends on nothing but the texts and their order.
+//! bytes. Invariant: the answer depends on nothing but the texts and their order; who
+//! chooses texts that all collide makes it slow, up to the deadline.
 
 use arrow::array::{Array, DictionaryArray, StringArray, UInt32Array};
 use arrow::datatypes::UInt32Type;

@@ -52,7 +52,7 @@ async fn a_worker_is_met_before_it_is_called_unless_it_drains() {
         join(&deployment.backbone, member("coming", coming.local_addr().unwrap(), 4)).await.unwrap();
     // Their records are seen in their order.
     tokio::time::timeout(Duration::from_secs(20), coming.accept()).await.unwrap().unwrap();
-    let met = tokio::time::timeout(Duration::from_millis(100), leaving.accept()).await;
+    let met = tokio::time::timeout(Duration::from_secs(1), leaving.accept()).await;
     assert!(met.is_err(), "{met:?}");
 }
 
@@ -310,8 +310,15 @@ async fn who_wakes_to_find_its_name_taken_says_so_once() {
     let event = tokio::time::timeout(Duration::from_secs(20), told.next()).await.unwrap();
     let subject = keys::name_taken(&"a".parse().unwrap());
     assert_eq!(event, Some(Event::Published { subject, payload: halted.to_string().into() }));
-    // Its next tries are no news.
-    assert!(tokio::time::timeout(4 * MEMBER_RENEWAL, told.next()).await.is_err());
+    // Its next tries are no news. The other one may lose the name as well where the machine stalls.
+    let again = async {
+        while let Some(event) = told.next().await {
+            if matches!(&event, Event::Published { payload, .. } if *payload == halted.to_string()) {
+                return;
+            }
+        }
+    };
+    assert!(tokio::time::timeout(4 * MEMBER_RENEWAL, again).await.is_err());
     gone.cancel();
     join_all(keeping).await;
 }
