@@ -13,7 +13,13 @@ use std::{
 };
 
 use fanfold_backbone::{Backbone, CasOutcome, Entry};
-use fanfold_protocol::{ErrorKind, Problem, digest::Digest, job::Job, keys, limits, uri::ObjectUri};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    digest::Digest,
+    job::{Format, Job},
+    keys, limits,
+    uri::ObjectUri,
+};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -45,11 +51,15 @@ struct Holder {
     /// The prefix. An earlier release did not tell it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     output: Option<ObjectUri>,
+    /// What the job writes there. An earlier release did not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    output_format: Option<Format>,
 }
 
 impl Holder {
-    fn new(job: Uuid, key: Option<Digest>, output: &ObjectUri) -> Self {
-        Self { job, key, output: Some(output.clone()) }
+    fn new(job: &Job, key: Option<Digest>, output: &ObjectUri) -> Self {
+        let output_format = Some(job.document.output_format);
+        Self { job: job.id, key, output: Some(output.clone()), output_format }
     }
 }
 
@@ -69,7 +79,7 @@ impl Claim {
     pub async fn take(
         backbone: &Backbone,
         output: &ObjectUri,
-        job: Uuid,
+        job: &Job,
         key: Option<Digest>,
     ) -> Result<Self> {
         let holder = Holder::new(job, key, output);
@@ -146,7 +156,7 @@ pub async fn hold(backbone: &Backbone, job: &Job, output: &ObjectUri) -> Result<
     if job.document.output.is_none() {
         return Ok(());
     }
-    let (name, holder) = (name(output), Holder::new(job.id, None, output));
+    let (name, holder) = (name(output), Holder::new(job, None, output));
     loop {
         let entry = match backbone.create(&name, json(&holder)?).await? {
             CasOutcome::Stored(_) => return Ok(()),
@@ -165,12 +175,12 @@ pub async fn hold(backbone: &Backbone, job: &Job, output: &ObjectUri) -> Result<
 }
 
 /// Makes sure that a job holds its prefix, as far as nobody does; answers whether it does.
-pub async fn ensure(backbone: &Backbone, output: &ObjectUri, job: Uuid) -> Result<bool> {
+pub async fn ensure(backbone: &Backbone, output: &ObjectUri, job: &Job) -> Result<bool> {
     let holder = Holder::new(job, None, output);
     Ok(match backbone.create(&name(output), json(&holder)?).await? {
         CasOutcome::Stored(_) => true,
         // It may be the claim of the planning still, which would lapse.
-        CasOutcome::Conflict(Some(entry)) if holds(&entry, job) => {
+        CasOutcome::Conflict(Some(entry)) if holds(&entry, job.id) => {
             backbone.update(&name(output), json(&holder)?, entry.revision).await?.is_stored()
         }
         CasOutcome::Conflict(_) => false,
@@ -181,6 +191,9 @@ pub async fn ensure(backbone: &Backbone, output: &ObjectUri, job: Uuid) -> Resul
 pub async fn held(backbone: &Backbone, output: &ObjectUri, job: Uuid) -> Result<bool> {
     Ok(backbone.get(&name(output)).await?.is_some_and(|entry| holds(&entry, job)))
 }
+
+/// Whether a place is one that is asked for, given what is written there, if that is known.
+pub type Fits<'a> = dyn Fn(&ObjectUri, Option<Format>) -> bool + Sync + 'a;
 
 /// Who writes where at one moment: what one listing of the claims shows.
 pub struct Writers<'a> {
@@ -198,22 +211,29 @@ impl<'a> Writers<'a> {
     }
 
     /// The places that fit, in order, and the jobs that are writing there.
-    pub async fn at(&self, fits: &(dyn Fn(&ObjectUri) -> bool + Sync)) -> Result<BTreeMap<ObjectUri, Uuid>> {
-        let fitting = self.holders.values().filter(|holder| holder.output.as_ref().is_none_or(fits));
-        let looks: Vec<_> = fitting.map(|holder| self.place(holder)).collect();
-        let places = stream::iter(looks).buffer_unordered(RECORDS_AT_ONCE).try_collect::<Vec<_>>().await?;
-        Ok(places.into_iter().flatten().filter(|(place, _)| fits(place)).collect())
+    pub async fn at(&self, fits: &Fits<'_>) -> Result<BTreeMap<ObjectUri, Uuid>> {
+        Ok(self.writing(fits).await?.into_iter().map(|found| (found.place, found.job)).collect())
     }
 
-    /// Where a holder writes, unless its job has ended. One that has a claim and no record is being
+    async fn writing(&self, fits: &Fits<'_>) -> Result<Vec<Writing>> {
+        let fitting = self.holders.values().filter(|holder| {
+            let place = holder.output.as_ref();
+            place.is_none_or(|place| fits(place, holder.output_format))
+        });
+        let looks: Vec<_> = fitting.map(|holder| self.of(holder)).collect();
+        let found = stream::iter(looks).buffer_unordered(RECORDS_AT_ONCE).try_collect::<Vec<_>>().await?;
+        Ok(found.into_iter().flatten().filter(|found| fits(&found.place, found.format)).collect())
+    }
+
+    /// What a holder writes, unless its job has ended. One that has a claim and no record is being
     /// planned.
-    async fn place(&self, holder: &Holder) -> Result<Option<(ObjectUri, Uuid)>> {
+    async fn of(&self, holder: &Holder) -> Result<Option<Writing>> {
         let record = record(self.backbone, holder.job).await?;
         if record.as_ref().is_some_and(|record| record.state.is_terminal()) {
             return Ok(None);
         }
         let place = holder.output.clone().or(record.map(|record| record.output));
-        Ok(place.map(|place| (place, holder.job)))
+        Ok(place.map(|place| Writing { place, job: holder.job, format: holder.output_format }))
     }
 
     /// Refuses to write above or below a place that another job is writing to.
@@ -222,7 +242,7 @@ impl<'a> Writers<'a> {
     /// `output-exists` with the place and the job.
     pub async fn check_apart(&self, output: &ObjectUri) -> Result<()> {
         let meets = |place: &ObjectUri| place.is_under(output) || output.is_under(place);
-        let around = |place: &ObjectUri| place != output && meets(place);
+        let around = |place: &ObjectUri, _: Option<Format>| place != output && meets(place);
         let Some((place, job)) = self.at(&around).await?.pop_first() else { return Ok(()) };
         Err(Error::Refused(Problem::new(
             ErrorKind::OutputExists,
@@ -232,6 +252,13 @@ impl<'a> Writers<'a> {
             ),
         )))
     }
+}
+
+/// What a job that has not ended writes.
+struct Writing {
+    place: ObjectUri,
+    job: Uuid,
+    format: Option<Format>,
 }
 
 /// The job that is writing to its place in the platform's own bucket, which is not claimed, if

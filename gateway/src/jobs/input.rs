@@ -352,10 +352,13 @@ fn written(format: Format) -> [String; 5] {
     ]
 }
 
-/// The same of jobs whatever the format of their output.
-pub fn written_in_any_format() -> Vec<String> {
-    let formats = [Format::Parquet, Format::Csv, Format::Jsonl, Format::Arrow, Format::Bytes];
-    formats.into_iter().flat_map(written).collect::<BTreeSet<_>>().into_iter().collect()
+/// The same of a job whose format may not be known, and is then any.
+pub fn may_be_written(format: Option<Format>) -> Vec<String> {
+    let any = || {
+        let formats = [Format::Parquet, Format::Csv, Format::Jsonl, Format::Arrow, Format::Bytes];
+        formats.into_iter().flat_map(written).collect::<BTreeSet<_>>().into_iter().collect()
+    };
+    format.map_or_else(any, |format| written(format).into())
 }
 
 /// The folder of an object that is named like the table of a task.

@@ -468,7 +468,7 @@ impl Jobs {
         let Sweep { job, output, .. } = sweep;
         let inner = &self.inner;
         let claimed = job.document.output.is_some();
-        if claimed && !claim::ensure(&inner.backbone, output, job.id).await? {
+        if claimed && !claim::ensure(&inner.backbone, output, job).await? {
             return Ok(());
         }
         let swept = sweep.losers(&inner.vault, &inner.backbone).await;

@@ -324,8 +324,9 @@ impl Jobs {
         tracing::info!(job = %id, state = ?record.state, "restored a job from the store");
         let claims = record.output.bucket() != self.inner.vault.bucket();
         if claims && !record.state.is_terminal() {
+            let job: Job = self.inner.vault.expect(&keys::job_document(id)).await?;
             // Where another job was faster after all, the coordinator finds it.
-            claim::ensure(&self.inner.backbone, &record.output, *id).await?;
+            claim::ensure(&self.inner.backbone, &record.output, &job).await?;
         }
         self.note_new(&record).await
     }

@@ -257,7 +257,7 @@ impl Jobs {
         }
         self.restored().await?;
         let key = key.map(|key| key.digest);
-        Claim::take(&self.inner.backbone, output, job.id, key).await.map(Some)
+        Claim::take(&self.inner.backbone, output, job, key).await.map(Some)
     }
 
     async fn lay_down(
@@ -369,8 +369,8 @@ impl Jobs {
         if claimed {
             writers.check_apart(output).await?;
         }
-        let written = input::written_in_any_format();
-        let may_list = |place: &ObjectUri| {
+        let may_list = |place: &ObjectUri, format: Option<Format>| {
+            let written = input::may_be_written(format);
             place != output && sources.iter().any(|source| source.may_list(place, &written))
         };
         let mut writing = writers.at(&may_list).await?;

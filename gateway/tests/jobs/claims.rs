@@ -143,7 +143,7 @@ async fn what_a_job_has_only_begun_to_write_is_not_read() {
         json!("s3://bank/race/sub/"),
         json!("s3://bank/race/*"),
         json!("s3://bank/r*/*.parquet"),
-        json!("s3://bank/**/part-*.csv"),
+        json!("s3://bank/**/part-*.parquet"),
         json!(["s3://bank/in/", "s3://bank/race/"]),
     ];
     for input in &inputs {
@@ -155,13 +155,22 @@ async fn what_a_job_has_only_begun_to_write_is_not_read() {
     // What was refused holds nothing, and what cannot be written there is read.
     let claims = world.backbone().list(keys::OUTPUT_CLAIMS).await.unwrap();
     assert_eq!(claims.len(), 1);
-    for input in ["s3://bank/in/", "s3://bank/race*.csv", "s3://bank/r*/other-*", "s3://bank/race-2/"] {
+    let tables_of_others = "s3://bank/**/part-*.csv";
+    for input in [
+        "s3://bank/in/",
+        "s3://bank/race*.csv",
+        "s3://bank/r*/other-*",
+        "s3://bank/race-2/",
+        tables_of_others,
+    ] {
         engine.submit("mapper", json!({"input": input})).await.unwrap_or_else(|e| panic!("{input}: {e}"));
     }
-    // A claim of an earlier release does not tell its place.
+    // A claim of an earlier release tells neither its place nor what is written there.
     let [(key, _)] = &claims[..] else { panic!("{claims:?}") };
     world.backbone().put(key, json!({"job": named.id}).to_string()).await.unwrap();
-    unsettled(&engine, &inputs[0], &named.id).await;
+    for input in [&inputs[0], &json!(tables_of_others)] {
+        unsettled(&engine, input, &named.id).await;
+    }
     let _worker = world.work(Play::default());
     for job in [&named, &own] {
         succeeded(&engine.ended(&job.id).await);
@@ -173,6 +182,24 @@ async fn what_a_job_has_only_begun_to_write_is_not_read() {
     for input in inputs.iter().chain([&json!(own.output.to_string())]) {
         engine.submit("folder", json!({"input": input})).await.unwrap_or_else(|e| panic!("{input}: {e}"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_cannot_see_what_the_other_writes_run_side_by_side() {
+    let world = World::new().await;
+    world.store().ensure_bucket("shop").await.unwrap();
+    world.inputs(1).await;
+    let engine = world.engine().await;
+    for _ in 0..2 {
+        let job = json!({"input": "s3://bank/**/*.csv", "output": "s3://bank/out/{run}/"});
+        engine.submit("mapper", job).await.unwrap();
+    }
+    let csv = json!({"output": "s3://bank/race/", "output_format": "csv"});
+    let csv = engine.submit("mapper", csv).await.unwrap();
+    for input in ["s3://bank/**/*.csv", "s3://bank/r*/part-*", "s3://bank/race/"] {
+        unsettled(&engine, &json!(input), &csv.id).await;
+    }
+    engine.submit("mapper", json!({"input": "s3://bank/r*/*.parquet"})).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
