@@ -236,19 +236,19 @@ impl<'a> Writers<'a> {
         Ok(place.map(|place| Writing { place, job: holder.job, format: holder.output_format }))
     }
 
-    /// Refuses to write above or below a place that another job is writing to.
+    /// Refuses to write above or below a place that another job is writing to, for as long as it does.
     ///
     /// # Errors
-    /// `output-exists` with the place and the job.
+    /// `job-not-finished` with the place and the job.
     pub async fn check_apart(&self, output: &ObjectUri) -> Result<()> {
         let meets = |place: &ObjectUri| place.is_under(output) || output.is_under(place);
         let around = |place: &ObjectUri, _: Option<Format>| place != output && meets(place);
         let Some((place, job)) = self.at(&around).await?.pop_first() else { return Ok(()) };
         Err(Error::Refused(Problem::new(
-            ErrorKind::OutputExists,
+            ErrorKind::JobNotFinished,
             format!(
-                "expected {output} to lie apart from what other jobs are writing, found job {job} writing to {place}; wait \
-                 for it, or choose another output prefix"
+                "expected {output} to lie apart from what other jobs are writing, found job {job} writing to {place}; submit \
+                 again when it has ended, or choose another output prefix"
             ),
         )))
     }

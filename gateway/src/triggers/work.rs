@@ -2,9 +2,10 @@
 //! One event, or one batch, from its delivery to its end.
 //!
 //! What cannot be delivered is given back with a growing pause, and becomes a
-//! dead letter after its attempts; what the platform or a bound is to blame for
-//! is tried for hours, since the event is not at fault. Invariant: each delivery
-//! is settled with a fate that is counted, or comes again.
+//! dead letter after its attempts; what the platform or a bound is to blame for,
+//! or another job that has yet to end, is tried for hours, since the event is not
+//! at fault. Invariant: each delivery is settled with a fate that is counted, or
+//! comes again.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -44,6 +45,8 @@ const TURN_PAUSE: Duration = Duration::from_millis(200);
 const EXAMINED_AT_ONCE: usize = 16;
 /// After a trigger that could not be paused.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The shortest pause before an attempt of those that are not counted, doubled each time.
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
 /// The longest pause between two attempts.
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
 
@@ -275,15 +278,18 @@ async fn give_up(app: &AppState, trigger: &Trigger, delivery: &Delivery, reason:
 fn pause(trigger: &Trigger, problem: &Problem, attempt: u32, age: Duration) -> Option<Duration> {
     let retry = &trigger.record.document.retry;
     let blameless = problem.retryable() && matches!(problem.code.fault(), Fault::Platform | Fault::Limit);
+    // Of another job, which writes where this one reads or would write.
+    let waits = problem.code == ErrorKind::JobNotFinished;
     let again = match problem.code {
         ErrorKind::TriggerLoop => false,
         // It may have started something, which the next attempt finds once the backbone answers.
         ErrorKind::BackboneUnavailable => age < 2 * limits::EVENT_AGE_MAX,
-        _ if blameless => age < limits::EVENT_AGE_MAX,
+        _ if blameless || waits => age < limits::EVENT_AGE_MAX,
         _ => attempt < retry.attempts,
     };
     let doubled = 1_u32 << attempt.saturating_sub(1).min(16);
-    again.then(|| retry.backoff.as_duration().saturating_mul(doubled).min(BACKOFF_MAX))
+    let least = if blameless || waits { BACKOFF_MIN } else { Duration::ZERO };
+    again.then(|| retry.backoff.as_duration().max(least).saturating_mul(doubled).min(BACKOFF_MAX))
 }
 
 /// Keeps deliveries for another lease.
@@ -308,13 +314,15 @@ mod tests {
 
     #[test]
     fn attempts_are_counted_for_what_is_the_events_own_fault() {
-        let trigger = trigger(
-            "t",
-            json!({"bucket": "bank", "function": "f", "retry": {"attempts": 3, "backoff": "1s"}}),
-        );
-        let pause = |kind: ErrorKind, attempt: u32, hours: u64| {
-            pause(&trigger, &Problem::new(kind, "x"), attempt, Duration::from_secs(hours * 3_600))
+        let with_backoff = |backoff: &str| {
+            let retry = json!({"attempts": 3, "backoff": backoff});
+            trigger("t", json!({"bucket": "bank", "function": "f", "retry": retry}))
         };
+        let (slow, hasty) = (with_backoff("1s"), with_backoff("0s"));
+        let pause_of = |trigger: &Trigger, kind: ErrorKind, attempt: u32, hours: u64| {
+            pause(trigger, &Problem::new(kind, "x"), attempt, Duration::from_secs(hours * 3_600))
+        };
+        let pause = |kind: ErrorKind, attempt: u32, hours: u64| pause_of(&slow, kind, attempt, hours);
         assert_eq!(pause(ErrorKind::FunctionNotFound, 1, 0), Some(Duration::from_secs(1)));
         assert_eq!(pause(ErrorKind::FunctionNotFound, 2, 0), Some(Duration::from_secs(2)));
         assert_eq!(pause(ErrorKind::FunctionNotFound, 3, 0), None);
@@ -322,6 +330,14 @@ mod tests {
         assert_eq!(pause(ErrorKind::QueueFull, 4, 0), Some(Duration::from_secs(8)));
         assert_eq!(pause(ErrorKind::StoreUnavailable, 2, 7), None);
         assert_eq!(pause(ErrorKind::TriggerLoop, 1, 0), None);
+        // Another job ends by itself.
+        assert_eq!(pause(ErrorKind::JobNotFinished, 4, 0), Some(Duration::from_secs(8)));
+        assert_eq!(pause(ErrorKind::JobNotFinished, 50, 5), Some(BACKOFF_MAX));
+        assert_eq!(pause(ErrorKind::JobNotFinished, 2, 7), None);
+        // Only what is counted is tried again without a pause.
+        assert_eq!(pause_of(&hasty, ErrorKind::FunctionNotFound, 2, 0), Some(Duration::ZERO));
+        assert_eq!(pause_of(&hasty, ErrorKind::JobNotFinished, 1, 0), Some(BACKOFF_MIN));
+        assert_eq!(pause_of(&hasty, ErrorKind::StoreUnavailable, 3, 0), Some(BACKOFF_MIN * 4));
         // What has been accepted and could not be written down is not given up.
         assert_eq!(pause(ErrorKind::BackboneUnavailable, 2, 7), Some(Duration::from_secs(2)));
     }
