@@ -38,6 +38,8 @@ pub const RENEWAL: Duration = Duration::from_secs(20);
 /// whoever sweeps after a job has it for a moment.
 const TRIES: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(200);
+/// Where a job that is accepted stands among the claims: before all others.
+const ACCEPTED: u64 = 0;
 /// Records of jobs that are looked at at once.
 const RECORDS_AT_ONCE: usize = 16;
 
@@ -54,12 +56,22 @@ struct Holder {
     /// What the job writes there. An earlier release did not tell it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     output_format: Option<Format>,
+    /// Where the claim stands among all: the revision that it was made with, which renewals keep, or
+    /// [`ACCEPTED`]. Whoever reads the claims after the own is made meets all that stand before it.
+    /// The ids of jobs tell less: they are given before, by clocks that differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since: Option<u64>,
 }
 
 impl Holder {
     fn new(job: &Job, key: Option<Digest>, output: &ObjectUri) -> Self {
         let output_format = Some(job.document.output_format);
-        Self { job: job.id, key, output: Some(output.clone()), output_format }
+        Self { job: job.id, key, output: Some(output.clone()), output_format, since: None }
+    }
+
+    /// Of a job that has its plan.
+    fn accepted(job: &Job, output: &ObjectUri) -> Self {
+        Self { since: Some(ACCEPTED), ..Self::new(job, None, output) }
     }
 }
 
@@ -82,23 +94,26 @@ impl Claim {
         job: &Job,
         key: Option<Digest>,
     ) -> Result<Self> {
-        let holder = Holder::new(job, key, output);
+        let mut holder = Holder::new(job, key, output);
         let name = name(output);
         let mut tries = 0;
         loop {
+            holder.since = None;
             let other = match backbone.create_with_ttl(&name, json(&holder)?, PLANNING).await? {
-                CasOutcome::Stored(revision) => {
-                    return Ok(Self { backbone: backbone.clone(), key: name, holder, revision });
-                }
+                CasOutcome::Stored(revision) => return Ok(Self::made(backbone, name, holder, revision)),
                 CasOutcome::Conflict(None) => continue,
                 CasOutcome::Conflict(Some(entry)) => entry,
             };
             let found = read(&other);
-            if may_pass(backbone, found.as_ref(), &holder).await?
-                && let CasOutcome::Stored(revision) =
+            if may_pass(backbone, found.as_ref(), &holder).await? {
+                // The try before may be accepted yet, and may have been met by others already.
+                let same_request = found.as_ref().filter(|found| is_same_request(found, &holder));
+                holder.since = same_request.and_then(|found| found.since);
+                if let CasOutcome::Stored(revision) =
                     backbone.update_with_ttl(&name, json(&holder)?, other.revision, PLANNING).await?
-            {
-                return Ok(Self { backbone: backbone.clone(), key: name, holder, revision });
+                {
+                    return Ok(Self::made(backbone, name, holder, revision));
+                }
             }
             tries += 1;
             if tries == TRIES {
@@ -106,6 +121,16 @@ impl Claim {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    fn made(backbone: &Backbone, key: String, mut holder: Holder, revision: u64) -> Self {
+        holder.since.get_or_insert(revision);
+        Self { backbone: backbone.clone(), key, holder, revision }
+    }
+
+    /// Where it stands among all, for [`Writers::check_apart`].
+    pub fn since(&self) -> u64 {
+        self.holder.since.unwrap_or(self.revision)
     }
 
     /// Holds the prefix for another while of planning; answers whether it was
@@ -122,7 +147,8 @@ impl Claim {
     /// Holds the prefix until the job ends, also when another try of the same request has
     /// taken it over meanwhile: that one is not accepted any more. Should this fail, the
     /// coordinator makes up for it.
-    pub async fn keep(self) {
+    pub async fn keep(mut self) {
+        self.holder.since = Some(ACCEPTED);
         let kept = async {
             let (value, mut revision) = (json(&self.holder)?, self.revision);
             while let CasOutcome::Conflict(Some(entry)) =
@@ -156,7 +182,7 @@ pub async fn hold(backbone: &Backbone, job: &Job, output: &ObjectUri) -> Result<
     if job.document.output.is_none() {
         return Ok(());
     }
-    let (name, holder) = (name(output), Holder::new(job, None, output));
+    let (name, holder) = (name(output), Holder::accepted(job, output));
     loop {
         let entry = match backbone.create(&name, json(&holder)?).await? {
             CasOutcome::Stored(_) => return Ok(()),
@@ -176,7 +202,7 @@ pub async fn hold(backbone: &Backbone, job: &Job, output: &ObjectUri) -> Result<
 
 /// Makes sure that a job holds its prefix, as far as nobody does; answers whether it does.
 pub async fn ensure(backbone: &Backbone, output: &ObjectUri, job: &Job) -> Result<bool> {
-    let holder = Holder::new(job, None, output);
+    let holder = Holder::accepted(job, output);
     Ok(match backbone.create(&name(output), json(&holder)?).await? {
         CasOutcome::Stored(_) => true,
         // It may be the claim of the planning still, which would lapse.
@@ -232,18 +258,23 @@ impl<'a> Writers<'a> {
         if record.as_ref().is_some_and(|record| record.state.is_terminal()) {
             return Ok(None);
         }
+        let since = if record.is_some() { ACCEPTED } else { holder.since.unwrap_or(ACCEPTED) };
         let place = holder.output.clone().or(record.map(|record| record.output));
-        Ok(place.map(|place| Writing { place, job: holder.job, format: holder.output_format }))
+        Ok(place.map(|place| Writing { place, job: holder.job, format: holder.output_format, since }))
     }
 
     /// Refuses to write above or below a place that another job is writing to, for as long as it does.
+    /// Of two that are being planned, the one whose claim was made later gives way; `since` is
+    /// that of the own.
     ///
     /// # Errors
     /// `job-not-finished` with the place and the job.
-    pub async fn check_apart(&self, output: &ObjectUri) -> Result<()> {
+    pub async fn check_apart(&self, output: &ObjectUri, since: u64) -> Result<()> {
         let meets = |place: &ObjectUri| place.is_under(output) || output.is_under(place);
         let around = |place: &ObjectUri, _: Option<Format>| place != output && meets(place);
-        let Some((place, job)) = self.at(&around).await?.pop_first() else { return Ok(()) };
+        let before = self.writing(&around).await?.into_iter().filter(|other| other.since <= since);
+        let first = before.min_by(|one, other| one.place.cmp(&other.place));
+        let Some(Writing { place, job, .. }) = first else { return Ok(()) };
         Err(Error::Refused(Problem::new(
             ErrorKind::JobNotFinished,
             format!(
@@ -259,6 +290,8 @@ struct Writing {
     place: ObjectUri,
     job: Uuid,
     format: Option<Format>,
+    /// Where it stands among all.
+    since: u64,
 }
 
 /// The job that is writing to its place in the platform's own bucket, which is not claimed, if
@@ -336,7 +369,9 @@ pub async fn release_of(backbone: &Backbone, job: &Job, output: &ObjectUri) -> R
 }
 
 fn read(entry: &Entry) -> Option<Holder> {
-    serde_json::from_slice(&entry.value).ok()
+    let mut holder: Holder = serde_json::from_slice(&entry.value).ok()?;
+    holder.since.get_or_insert(entry.revision);
+    Some(holder)
 }
 
 fn holds(entry: &Entry, job: Uuid) -> bool {
@@ -355,7 +390,7 @@ async fn may_pass(backbone: &Backbone, found: Option<&Holder>, own: &Holder) -> 
     if found.job == own.job {
         return Ok(true);
     }
-    let same_request = is_same_request(found, own);
+    let same_request = is_same_request(found, own) && found.since != Some(ACCEPTED);
     Ok(record(backbone, found.job).await?.map_or(same_request, |record| record.state.is_terminal()))
 }
 
@@ -459,3 +494,7 @@ impl Key {
         keys::idempotency("jobs", &self.digest)
     }
 }
+
+#[cfg(test)]
+#[path = "claim_tests.rs"]
+mod tests;

@@ -136,7 +136,7 @@ impl Jobs {
     pub async fn compare(&self, id: &Uuid) -> Result<Comparison, Problem> {
         let (vault, earlier) = (&self.inner.vault, self.earlier(id).await?);
         let output = vault.output_of(&earlier.job.document, &Uuid::nil())?;
-        let found = self.look(&earlier.job.document, &output, false).await?;
+        let found = self.look(&earlier.job.document, &output, None).await?;
         let reads = filter::reads(self.version_of(&earlier.job).await?.as_ref(), earlier.plan.shape);
         let splitter = &self.inner.splitter;
         let comparing = plan::compare(vault.store(), splitter, &earlier, reads.as_deref(), found).await?;

@@ -308,7 +308,8 @@ impl Jobs {
     /// Plans, and keeps the claim meanwhile: large text takes its time. A claim
     /// that was lost all the same is noticed before the job is accepted.
     async fn plan(&self, draft: &Draft, mut claim: Option<&mut Claim>) -> Result<(Job, Plan)> {
-        let mut planned = Box::pin(self.lay_down_parts(draft));
+        let since = claim.as_deref().map(Claim::since);
+        let mut planned = Box::pin(self.lay_down_parts(draft, since));
         loop {
             tokio::select! {
                 planned = &mut planned => return planned,
@@ -323,19 +324,18 @@ impl Jobs {
         }
     }
 
-    async fn lay_down_parts(&self, draft: &Draft) -> Result<(Job, Plan)> {
-        let document = &draft.job.document;
-        let found = self.look(document, &draft.output, document.output.is_some()).await?;
+    async fn lay_down_parts(&self, draft: &Draft, since: Option<u64>) -> Result<(Job, Plan)> {
+        let found = self.look(&draft.job.document, &draft.output, since).await?;
         plan::lay_down(&self.inner.vault, &self.inner.splitter, draft, found).await
     }
 
-    /// The objects that a document names, as they are now. `claimed` says whether its output is to lie
-    /// apart from what other jobs are writing.
+    /// The objects that a document names, as they are now. `since` is that of the claim of its output,
+    /// if there is one: then it is to lie apart from what other jobs are writing.
     pub(super) async fn look(
         &self,
         document: &JobDocument,
         output: &ObjectUri,
-        claimed: bool,
+        since: Option<u64>,
     ) -> Result<Found> {
         let vault = &self.inner.vault;
         let tables = document.format != Format::Bytes;
@@ -343,7 +343,7 @@ impl Jobs {
         let finder =
             Finder { store: vault.store(), tenant: &self.inner.tenant, output, output_format, tables };
         // Whoever begins to write after this is met among what is found.
-        self.check_writers(&finder.sources(document.inputs())?, output, claimed).await?;
+        self.check_writers(&finder.sources(document.inputs())?, output, since).await?;
         let mut found = finder.find(document.inputs()).await?;
         if !found.loose.is_empty() {
             let (backbone, own) = (&self.inner.backbone, vault.bucket());
@@ -358,16 +358,16 @@ impl Jobs {
 
     /// Refuses inputs among which may be what a job is writing, whether or not any of it is there
     /// yet, and a claimed output above or below that of another job.
-    async fn check_writers(&self, sources: &[Source], output: &ObjectUri, claimed: bool) -> Result<()> {
+    async fn check_writers(&self, sources: &[Source], output: &ObjectUri, since: Option<u64>) -> Result<()> {
         let listed = || sources.iter().filter(|source| source.is_listed());
-        if !claimed && listed().next().is_none() {
+        if since.is_none() && listed().next().is_none() {
             return Ok(());
         }
         self.restored().await?;
         let (backbone, vault) = (&self.inner.backbone, &self.inner.vault);
         let writers = Writers::now(backbone).await?;
-        if claimed {
-            writers.check_apart(output).await?;
+        if let Some(since) = since {
+            writers.check_apart(output, since).await?;
         }
         let may_list = |place: &ObjectUri, format: Option<Format>| {
             let written = input::may_be_written(format);
@@ -423,7 +423,7 @@ impl Jobs {
         let plan: Plan = vault.expect(&keys::plan_draft(&id)).await?;
         let output = vault.output_of(&job.document, &id)?;
         let claim = self.claim(&job, &output, key).await?;
-        let apart = self.check_writers(&[], &output, claim.is_some()).await;
+        let apart = self.check_writers(&[], &output, claim.as_ref().map(Claim::since)).await;
         match (apart, claim) {
             (Err(refused), Some(claim)) => {
                 claim.drop_now().await;

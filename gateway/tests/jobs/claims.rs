@@ -259,6 +259,33 @@ async fn outputs_lie_apart_from_what_is_being_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_outputs_that_do_not_lie_apart_the_first_is_had() {
+    let world = World::new().await;
+    world.inputs(1).await;
+    let (engine, other) = (world.engine().await, world.engine().await);
+    for turn in 0..8 {
+        let (outer, inner) = (format!("s3://bank/{turn}/"), format!("s3://bank/{turn}/b/"));
+        let (outer, inner) = tokio::join!(
+            engine.submit("mapper", json!({"output": outer})),
+            other.submit("mapper", json!({"output": inner})),
+        );
+        let refused: Vec<_> = [outer, inner].into_iter().filter_map(Result::err).collect();
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        assert_eq!(refused[0].code, ErrorKind::JobNotFinished, "{refused:?}");
+    }
+    // One that is being planned is in the way of those that came after it, and of no other.
+    let (planned, key) = (Uuid::now_v7(), keys::output_claim(&Digest::of(b"s3://bank/a/b/")));
+    let claim =
+        |since: Option<u64>| json!({"job": planned, "output": "s3://bank/a/b/", "since": since}).to_string();
+    let submit = async || engine.submit("mapper", json!({"output": "s3://bank/a/"})).await;
+    world.backbone().put(&key, claim(None)).await.unwrap();
+    let refused = submit().await.unwrap_err();
+    assert!(refused.detail.contains(&planned.to_string()), "{refused}");
+    world.backbone().put(&key, claim(Some(u64::MAX))).await.unwrap();
+    submit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_runs_again_meets_only_others() {
     let world = World::new().await;
     world.inputs(2).await;
