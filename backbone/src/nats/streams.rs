@@ -101,8 +101,7 @@ fn leaderless(name: &str, error: &impl Display) -> String {
 
 /// What NATS does not let us do, where it said so; an answer fails to come for that as well.
 fn refused(name: &str, patience: &Patience) -> Option<String> {
-    // Streams are asked for beside one another: it may be of another one, which tells it as well.
-    let refusal = patience.refusal().filter(|refusal| refusal.contains(name))?;
+    let refusal = patience.refusal()?;
     Some(format!(
         "expected the rights of a gateway to the stream {name}, found: {refusal}; give the user what `fanfold \
          nats-users` writes"
