@@ -90,7 +90,11 @@ pub(crate) fn from_guest(answer: invocation::Response) -> Result<Response<axum::
             answer.headers.len()
         )));
     }
-    let mut response = Response::new(axum::body::Body::from(answer.body));
+    // These end with their heads (RFC 9110, 15.3.5, 15.3.6 and 15.4.5): over HTTP/2 any body would go out.
+    let is_bare =
+        matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
+    let body = if is_bare { axum::body::Body::empty() } else { answer.body.into() };
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     let options = answer.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("connection"));
@@ -119,6 +123,7 @@ fn connection_options<'a>(values: impl Iterator<Item = &'a str>) -> Vec<String> 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use hyper::body::Body as _;
 
     use super::*;
 
@@ -163,6 +168,23 @@ mod tests {
         assert_eq!(response.status(), 201);
         let names: Vec<_> = response.headers().iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["content-type", "set-cookie", "set-cookie"]);
+    }
+
+    #[test]
+    fn a_status_without_a_body_has_none() {
+        let check = |status: u16, bytes: u64| {
+            let body = from_guest(answer(status, &[])).unwrap().into_body();
+            assert_eq!(
+                (body.size_hint().exact(), body.is_end_stream()),
+                (Some(bytes), bytes == 0),
+                "{status}"
+            );
+        };
+        for status in [204, 205, 304] {
+            check(status, 0);
+        }
+        check(200, 1);
+        check(404, 1);
     }
 
     #[test]
