@@ -8,7 +8,10 @@
 use std::{
     collections::BTreeMap,
     ops::RangeBounds,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use fanfold_protocol::{
@@ -31,6 +34,18 @@ pub struct Filter {
 #[derive(Debug, Default)]
 pub struct Index {
     jobs: Mutex<BTreeMap<Uuid, Line>>,
+    /// Jobs that are being planned, of which nothing is known here yet.
+    coming: Arc<AtomicUsize>,
+}
+
+/// Room for a job that is being planned, given back when it is dropped.
+#[derive(Debug)]
+pub struct Room(Arc<AtomicUsize>);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -105,14 +120,17 @@ impl Index {
         (ids, more)
     }
 
-    /// Fails while as many jobs have not ended.
+    /// Room for one more job, to be held until it is noted.
     ///
     /// # Errors
-    /// `queue-full`.
-    pub fn check_room(&self, most: usize) -> Result<(), Problem> {
-        let unfinished = self.jobs().values().filter(|line| !line.state.is_terminal()).count();
+    /// `queue-full` while as many jobs have not ended, those that are being planned among them.
+    pub fn room(&self, most: usize) -> Result<Room, Problem> {
+        let jobs = self.jobs();
+        let noted = jobs.values().filter(|line| !line.state.is_terminal()).count();
+        let unfinished = noted + self.coming.load(Ordering::Relaxed);
         if unfinished < most {
-            return Ok(());
+            self.coming.fetch_add(1, Ordering::Relaxed);
+            return Ok(Room(Arc::clone(&self.coming)));
         }
         Err(Problem::new(
             ErrorKind::QueueFull,
@@ -121,5 +139,21 @@ impl Index {
                  have ended"
             ),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_that_are_being_planned_take_room() {
+        let index = Index::default();
+        let held = [index.room(2).unwrap(), index.room(2).unwrap()];
+        let problem = index.room(2).unwrap_err();
+        assert_eq!(problem.code, ErrorKind::QueueFull);
+        assert!(problem.detail.contains("at most 2 jobs may be queued or running, found 2"), "{problem}");
+        drop(held);
+        assert!(index.room(1).is_ok());
     }
 }

@@ -41,6 +41,7 @@ mod pack;
 mod pattern;
 mod pipe;
 mod plan;
+mod planning;
 mod policy;
 mod prints;
 mod progress;
@@ -98,6 +99,7 @@ use self::{
     error::{Error, Result},
     index::Index,
     live::Live,
+    planning::Plannings,
     split::Splitter,
     sweep::Sweep,
     vault::Vault,
@@ -184,7 +186,7 @@ struct Inner {
     index: Index,
     /// Cancelled once the unfinished jobs of the store have their records and claims.
     restored: CancellationToken,
-    key_locks: submit::KeyLocks,
+    plannings: Plannings,
     /// Jobs coordinated here; without a progress while it is being read.
     running: Mutex<HashMap<Uuid, Option<Arc<Live>>>>,
     /// The bytes of the leases of these jobs that are queued and not committed.
@@ -220,7 +222,7 @@ impl Jobs {
             holder: Uuid::now_v7().to_string(),
             index: Index::default(),
             restored: CancellationToken::new(),
-            key_locks: submit::key_locks(),
+            plannings: Plannings::default(),
             running: Mutex::default(),
             queued: Arc::default(),
             tables: tasks::Cache::default(),

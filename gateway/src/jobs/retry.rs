@@ -132,8 +132,9 @@ impl Jobs {
     ///
     /// # Errors
     /// `job-not-found`; `job-not-finished`; `invalid-job` when it is more than tasks
-    /// are given now; what is wrong with the input now.
+    /// are given now; what is wrong with the input now; `concurrency-limit`.
     pub async fn compare(&self, id: &Uuid) -> Result<Comparison, Problem> {
+        let _turn = self.inner.plannings.begin().await?;
         let (vault, earlier) = (&self.inner.vault, self.earlier(id).await?);
         let output = vault.output_of(&earlier.job.document, &Uuid::nil())?;
         let found = self.look(&earlier.job.document, &output, None).await?;

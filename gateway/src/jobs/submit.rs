@@ -18,7 +18,7 @@ use fanfold_protocol::{
     time,
     uri::ObjectUri,
 };
-use tokio::sync::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::{
@@ -26,6 +26,7 @@ use super::{
     claim::{self, Claim, Key, Writers},
     error::{Error, Result, about_input},
     filter,
+    index::Room,
     input::{self, Finder, Found},
     kept,
     lease::check_carried,
@@ -35,14 +36,6 @@ use super::{
     retry::Earlier,
     shape::{NOT_KEPT, shape_of},
 };
-
-/// Requests under the same idempotency key wait for each other, by its first byte.
-pub(super) type KeyLocks = Vec<Mutex<()>>;
-
-/// Locks for all keys.
-pub(super) fn key_locks() -> KeyLocks {
-    (0..=u8::MAX).map(|_| Mutex::new(())).collect()
-}
 
 /// What a job is before it has a plan.
 pub(super) struct Draft {
@@ -102,9 +95,25 @@ impl Jobs {
 
     /// Makes a job of what is wanted.
     pub(super) async fn accept(&self, wanted: Wanted, key: Option<Key>) -> Result<JobRecord, Problem> {
+        // Whoever goes away while this waits leaves nothing behind.
+        let turn = match &key {
+            Some(key) => Some(self.inner.plannings.turn_of(key.digest).await),
+            None => None,
+        };
+        let given = self.given(key.as_ref()).await?;
+        let place = match given {
+            Some(_) => None,
+            None => Some(self.place().await?),
+        };
         // Dropping this future half-way must not strand what it has written.
         let jobs = self.clone();
-        let accepted = tokio::spawn(async move { jobs.accept_once(wanted, key).await });
+        let accepted = tokio::spawn(async move {
+            let _held = (turn, place);
+            match given {
+                Some(job) => jobs.complete(job, key.as_ref()).await,
+                None => jobs.accept_new(wanted, key.as_ref()).await,
+            }
+        });
         match accepted.await {
             Ok(result) => result.map_err(Problem::from),
             Err(error) => Err(crate::problem::internal(error)),
@@ -130,12 +139,13 @@ impl Jobs {
         document.check()?;
         check_carried(&document)?;
         filter::check(&document)?;
-        self.inner.index.check_room(self.inner.config.unfinished_max)?;
+        let place = self.place().await?;
         let sampling = Sampling { count: sample, keep: document.output.is_some() };
         // What it gives is thrown away, and what was done before tells nothing.
         (document.output, document.overwrite, document.cache) = (None, false, false);
         let jobs = self.clone();
         let estimated = tokio::spawn(async move {
+            let _held = place;
             jobs.inner.backbone.check_room().await?;
             let mut draft = jobs.draft(document).await?;
             draft.warnings.retain(|warning| !sampling.keep || warning != NOT_KEPT);
@@ -148,20 +158,18 @@ impl Jobs {
         }
     }
 
-    async fn accept_once(&self, wanted: Wanted, key: Option<Key>) -> Result<JobRecord> {
-        let _turn = match &key {
-            Some(key) => Some(self.inner.key_locks[usize::from(key.digest.as_bytes()[0])].lock().await),
-            None => None,
-        };
-        if let Some(job) = self.given(key.as_ref()).await? {
-            return self.complete(job, key.as_ref()).await;
-        }
-        self.inner.index.check_room(self.inner.config.unfinished_max)?;
-        match self.draft_and_claim(wanted, key.as_ref()).await {
-            Ok((draft, claim)) => Box::pin(self.lay_down(&draft, claim, key.as_ref())).await,
+    /// A turn at planning a job, and room for it among those that there are.
+    async fn place(&self) -> Result<(OwnedSemaphorePermit, Room), Problem> {
+        let turn = self.inner.plannings.begin().await?;
+        Ok((turn, self.inner.index.room(self.inner.config.unfinished_max)?))
+    }
+
+    async fn accept_new(&self, wanted: Wanted, key: Option<&Key>) -> Result<JobRecord> {
+        match self.draft_and_claim(wanted, key).await {
+            Ok((draft, claim)) => Box::pin(self.lay_down(&draft, claim, key)).await,
             // What is in the way may be this very request, accepted meanwhile by another gateway.
-            Err(refused) => match self.given(key.as_ref()).await? {
-                Some(job) => self.complete(job, key.as_ref()).await,
+            Err(refused) => match self.given(key).await? {
+                Some(job) => self.complete(job, key).await,
                 None => Err(refused),
             },
         }

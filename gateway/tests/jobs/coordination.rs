@@ -87,6 +87,23 @@ async fn jobs_are_refused_while_too_many_have_not_ended() {
     tokio::time::timeout(PATIENCE, accepted).await.expect("room for another job");
 }
 
+/// Few are planned at once, and the others wait for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_submissions_is_accepted() {
+    const BURST: usize = 40;
+    let world = World::new().await;
+    world.inputs(1).await;
+    let engine = world.engine().await;
+    let submit = |key: usize| {
+        let (jobs, key) = (engine.jobs.clone(), format!("key-{key}"));
+        async move { jobs.submit(document("mapper", json!({})), Some(&key)).await.unwrap().id }
+    };
+    // Each of them twice.
+    let accepted = futures::future::join_all((0..2 * BURST).map(|n| submit(n % BURST))).await;
+    assert_eq!(accepted[..BURST], accepted[BURST..]);
+    assert_eq!(accepted.iter().collect::<HashSet<_>>().len(), BURST);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_that_are_lost_come_back_while_others_wait_in_the_queue() {
     let world = World::new().await;
