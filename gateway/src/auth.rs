@@ -211,12 +211,15 @@ pub(crate) fn is_open(path: &str) -> bool {
     OPEN.contains(&path)
 }
 
+/// Whether everybody may ask for this path; what is answered there lies in memory in any case.
+pub(crate) fn is_public(path: &str) -> bool {
+    is_open(path) || console::is_asset(path) || docs::is_page(path)
+}
+
 /// Lets nobody else through.
 pub(crate) fn require(app: &AppState, request: &Request) -> Answer<()> {
     let path = request.uri().path();
-    if is_open(path)
-        || console::is_asset(path)
-        || docs::is_page(path)
+    if is_public(path)
         || sender::checks_itself(path)
         || is_authorized(request.headers(), &app.config.tokens, time::now())
     {

@@ -35,6 +35,8 @@ pub struct GatewayConfig {
     pub component_bytes_max: u64,
     /// Bodies held in memory at once, all requests together.
     pub bodies_bytes_max: u64,
+    /// Answers in memory at once that their callers have yet to take, but for small ones.
+    pub answers_bytes_max: u64,
     /// Notifications of unknown senders that are read at once.
     pub strangers_max: usize,
     /// What they may hold in memory together.
@@ -92,6 +94,7 @@ impl GatewayConfig {
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
             component_bytes_max: limits::COMPONENT_BYTES_DEFAULT,
             bodies_bytes_max: 512 << 20,
+            answers_bytes_max: limits::ANSWERS_BYTES_MAX,
             strangers_max: limits::STRANGERS_MAX,
             strangers_bytes_max: limits::STRANGERS_BYTES_MAX,
             function_concurrency: limits::FUNCTION_CONCURRENCY_DEFAULT,
@@ -139,6 +142,7 @@ impl GatewayConfig {
             ("body_bytes_max", self.body_bytes_max, limits::BODY_BYTES_MAX),
             ("component_bytes_max", self.component_bytes_max, limits::COMPONENT_BYTES_MAX),
             ("bodies_bytes_max", self.bodies_bytes_max, u64::MAX),
+            ("answers_bytes_max", self.answers_bytes_max, u64::MAX),
             ("remembered_bytes_max", self.remembered_bytes_max, u64::MAX),
         ];
         let number = |number: u64| number.to_string();

@@ -6,7 +6,9 @@
 //! after the headers timeout, whatever the protocol, and later ones by [`heads`]. A connection with no request
 //! in work, and no answer of which the peer takes anything, is told to go within
 //! the idle timeout, by what `tally` counts, and closed soon after; where the peer
-//! takes no bytes at all, the kernel closes it after the write timeout. An HTTP/2
+//! takes no bytes at all, the kernel closes it after the write timeout. Of an HTTP/2
+//! connection, a stream of whose answer nothing is taken goes after the idle timeout by
+//! itself: see [`streams`]. An HTTP/2
 //! peer that resets most of what it asks for (CVE-2023-44487) is told to go away, and
 //! cut off when it goes on; CONTINUATION floods end at the header list's bound. A
 //! gateway that stops answers what is on its way for [`LAST_REQUESTS`]. The outer
@@ -14,6 +16,7 @@
 //! get a proper problem and only gross ones a bare status.
 
 mod heads;
+mod streams;
 
 use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -23,7 +26,7 @@ use fanfold_storage::server::Lingering;
 use http::{HeaderValue, Request, Response, Version, header};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
 use socket2::SockRef;
@@ -31,10 +34,11 @@ use tokio::{net::TcpStream, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use self::heads::Heads;
+use self::{heads::Heads, streams::Streams};
 use crate::{
     GatewayConfig,
-    tally::{Marks, Pieces, Running, Tally},
+    pieces::{Lease, Pieces},
+    tally::{Marks, Running, Tally},
 };
 
 /// Headers that hyper reads at most: the router refuses fewer, politely.
@@ -187,12 +191,13 @@ fn answer(
         if draining.is_cancelled() && !has_goaway {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(response.map(|body| running.answer(body)))
+        let lease = response.extensions_mut().remove::<Arc<Lease>>();
+        Ok(response.map(|body| running.answer(body).watched(lease, streams::taking())))
     }
 }
 
-fn builder(bounds: Bounds) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn builder(bounds: Bounds) -> Builder<Streams> {
+    let mut builder = Builder::new(Streams { patience: bounds.idle });
     builder
         .http1()
         .timer(TokioTimer::new())

@@ -209,6 +209,15 @@ impl BodyBudget {
         Self::of(bytes_max, "bodies in work", "pass large data as an s3:// URI")
     }
 
+    /// The same for answers.
+    pub(crate) fn of_answers(bytes_max: u64) -> Self {
+        Self::of(
+            bytes_max,
+            "answers that wait to be taken",
+            "take answers as they come, and write large results to an object",
+        )
+    }
+
     fn of(bytes_max: u64, what: &'static str, instead: &'static str) -> Self {
         Self { held: Arc::default(), bytes_max, what, instead }
     }

@@ -25,6 +25,7 @@ pub mod jobs;
 pub mod metrics;
 pub mod openapi;
 mod peers;
+mod pieces;
 pub mod problem;
 pub mod report;
 mod router;
@@ -211,6 +212,7 @@ impl Common {
         dispatch.describe(&metrics);
         Ok(Arc::new(App {
             bodies: extract::BodyBudget::new(config.bodies_bytes_max),
+            answers: extract::BodyBudget::of_answers(config.answers_bytes_max),
             strangers: extract::Strangers::new(config.strangers_max, config.strangers_bytes_max),
             deploys: Semaphore::new(2 * limits::COMPILES_MAX),
             pages: Semaphore::new(report::PAGES_MAX),

@@ -21,7 +21,7 @@ use tracing::Instrument as _;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
-    auth, console, context, docs, functions, health, invoke, jobs, openapi,
+    auth, console, context, docs, functions, health, invoke, jobs, openapi, pieces,
     problem::{self, Answer, Refusal},
     report,
     state::AppState,
@@ -66,15 +66,18 @@ async fn guard(State(app): State<AppState>, mut request: Request, next: Next) ->
     response
 }
 
-/// Refuses what is out of bounds, who has no token, and at once when too much is in work.
+/// Refuses what is out of bounds, who has no token, and at once when too much is in work, or when too
+/// much has been answered that nobody takes.
 async fn pass(app: &AppState, request: Request, next: Next) -> Response {
+    let is_public = auth::is_public(request.uri().path());
     let allowed = bound_head(&request)
         .and_then(|()| framed(&request))
         .and_then(|()| auth::require(app, &request))
         .and_then(|()| shed(app, &request))
         .and_then(|()| known_query(&request));
     match allowed {
-        Ok(()) => next.run(request).await,
+        Ok(()) if is_public => next.run(request).await,
+        Ok(()) => pieces::hold(&app.answers, next.run(request).await),
         Err(refusal) => refusal.into_response(),
     }
 }

@@ -40,6 +40,8 @@ pub struct App {
     pub deployment: Backbone,
     /// The memory that bodies may take.
     pub bodies: BodyBudget,
+    /// The same for answers until they are taken.
+    pub answers: BodyBudget,
     /// Room for bodies whose senders are not known yet.
     pub strangers: Strangers,
     /// Turns at checking and compiling components.

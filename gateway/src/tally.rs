@@ -1,30 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What goes on on a connection, counted so that one where nothing does can be told.
 //!
-//! A request is in work until its answer begins; from then on each piece of the
-//! answer counts. Pieces are small, and the next one is asked for when there is room for
-//! it, so that a peer that takes none is told from one that is slow: over HTTP/2
-//! as well, whose windows no timeout of a socket sees. A request costs a few
-//! counters here, no clock and no timer.
+//! A request is in work until its answer begins; from then on each of the answer's
+//! [`Pieces`] counts. A request costs a few counters here, no clock and no timer.
 
-use std::{
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    task::{Context, Poll, ready},
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use axum::body::Body;
-use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
 use tokio::sync::Notify;
+
+use crate::pieces::Pieces;
 
 /// Requests that a peer may abandon while they run, beyond those it lets finish.
 const ABANDONED_MAX: u64 = 128;
-/// A piece of an answer.
-const PIECE_BYTES_MAX: usize = 64 << 10;
 
 /// How a peer behaves.
 #[derive(Default)]
@@ -124,7 +115,12 @@ impl Running {
     pub(crate) fn answer(mut self, body: Body) -> Pieces {
         self.answered = true;
         self.tally.answered.fetch_add(1, Ordering::Relaxed);
-        Pieces { body, rest: Bytes::new(), of: self }
+        Pieces::new(body, self)
+    }
+
+    /// Notes that a piece of its answer goes out.
+    pub(crate) fn note_piece(&self) {
+        self.tally.pieces.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -152,82 +148,11 @@ impl Drop for Reading {
     }
 }
 
-/// The body of an answer in pieces that are counted.
-pub(crate) struct Pieces {
-    body: Body,
-    /// Of a larger piece.
-    rest: Bytes,
-    of: Running,
-}
-
-impl hyper::body::Body for Pieces {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if self.rest.is_empty() {
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.rest = data,
-                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-                },
-                end => return Poll::Ready(end),
-            }
-        }
-        self.of.tally.pieces.fetch_add(1, Ordering::Relaxed);
-        let length = self.rest.len().min(PIECE_BYTES_MAX);
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let (behind, rest) = (self.body.size_hint(), self.rest.len() as u64);
-        let mut hint = SizeHint::new();
-        hint.set_lower(behind.lower() + rest);
-        if let Some(upper) = behind.upper() {
-            hint.set_upper(upper + rest);
-        }
-        hint
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
-    use http_body_util::BodyExt;
 
     use super::*;
-    use hyper::body::Body as _;
-
-    #[tokio::test]
-    async fn an_answer_goes_out_in_pieces_that_count() {
-        let tally = Arc::new(Tally::default());
-        assert!(!tally.marks().any());
-        let running = Running::begin(Arc::clone(&tally));
-        assert!(tally.marks().any() && tally.marks().in_work());
-        let whole = Bytes::from(vec![b'x'; 2 * PIECE_BYTES_MAX + 1]);
-        let mut body = running.answer(Body::from(whole.clone()));
-        let mut seen = vec![tally.marks()];
-        assert!(!seen[0].in_work());
-        let mut left = whole.len() as u64;
-        for expected in [PIECE_BYTES_MAX, PIECE_BYTES_MAX, 1] {
-            assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(left), false));
-            let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
-            assert_eq!(piece.len(), expected);
-            left -= piece.len() as u64;
-            assert!(!seen.contains(&tally.marks()));
-            seen.push(tally.marks());
-        }
-        assert!(body.is_end_stream() && body.frame().await.is_none());
-        drop(body);
-        assert_eq!(tally.marks(), seen[3]);
-    }
 
     #[tokio::test]
     async fn who_abandons_most_requests_is_told_of() {

@@ -261,6 +261,9 @@ pub const CONNECTIONS_MAX: usize = 20_000;
 /// Streams of events of a tenant open at once at a gateway: behind one of a job stands
 /// a watch on the backbone.
 pub const EVENT_STREAMS_MAX: usize = 1_000;
+/// Answers of a tenant in a gateway's memory that their callers have yet to take: eight of the
+/// largest results of jobs, or 85 of the largest answers of functions.
+pub const ANSWERS_BYTES_MAX: u64 = 512 * MIB;
 /// From the signal to stop until what still runs is dropped: a call that has just begun
 /// may take its time and be answered.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(SYNC_TIMEOUT_DEFAULT.as_secs() + 5);

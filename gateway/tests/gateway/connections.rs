@@ -236,6 +236,55 @@ async fn an_answer_that_nobody_takes_ends_its_connection() {
     assert!(ended.is_ok(), "the connection is still there");
 }
 
+/// Whatever goes on beside it: it takes room from other answers meanwhile.
+#[tokio::test]
+async fn an_answer_that_nobody_takes_ends_on_a_busy_connection() {
+    let service = impatient(|config| {
+        config.idle_timeout = Duration::from_secs(2);
+        config.answers_bytes_max = 8_000_000;
+    })
+    .await;
+    service.deploy("f", "1").await;
+    let (mut sender, connection) = over_http_2(&service).await;
+    let untaken = sender.send_request(call_of(&service, "large 6000000")).await.unwrap();
+    assert_eq!(untaken.status(), 200);
+    let refused = service.invoke("f/invoke", "large 6000000").await;
+    assert!(!refused.header("x-fanfold-invocation-id").is_empty());
+    let problem = refused.is_problem(ErrorKind::ConcurrencyLimit);
+    assert!(problem["detail"].as_str().unwrap().starts_with("answers that wait to be taken"), "{problem}");
+    // Small ones go out all the same.
+    assert_eq!(service.invoke("f/invoke", "echo").await.status, 200);
+    let begun = Instant::now();
+    while service.invoke("f/invoke", "large 6000000").await.status != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the answer is still there");
+        let beside = sender.send_request(call_of(&service, "sink")).await.unwrap();
+        let said = beside.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(&said[..], b"done");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!connection.is_finished());
+    assert!(untaken.into_body().collect().await.is_err());
+}
+
+/// Windows that open bit by bit: the answer ends once the last of it has gone.
+#[tokio::test]
+async fn a_large_answer_over_http_2_is_whole() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let stream = TcpStream::connect(service.address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(20_000)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    for bytes in [16_384, 16_385, 65_537, 1_000_000] {
+        let answer = sender.send_request(call_of(&service, &format!("large {bytes}"))).await.unwrap();
+        assert_eq!(answer.headers()["content-length"], bytes.to_string());
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), bytes);
+    }
+}
+
 #[tokio::test]
 async fn who_takes_no_bytes_leaves_the_place_to_others() {
     let service = start_with(|config| {
