@@ -16,9 +16,17 @@
 //! get a proper problem and only gross ones a bare status.
 
 mod heads;
+mod socket;
 mod streams;
 
-use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use axum::{Router, body::Body};
 use fanfold_protocol::limits;
@@ -34,7 +42,7 @@ use tokio::{net::TcpStream, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use self::{heads::Heads, streams::Streams};
+use self::{heads::Heads, socket::Watch, streams::Streams};
 use crate::{
     GatewayConfig,
     pieces::{Lease, Pieces},
@@ -109,7 +117,8 @@ pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, dra
     }
     let tally = Arc::new(Tally::default());
     let counted = Arc::clone(&tally);
-    let stream = Heads::new(stream, Arc::clone(&tally), bounds.headers);
+    let (socket, watch) = socket::watched(stream);
+    let stream = Heads::new(socket, Arc::clone(&tally), bounds.headers);
     let (stopping, last) = (draining.clone(), CancellationToken::new());
     let until = last.clone();
     let service = service_fn(move |request| {
@@ -117,6 +126,7 @@ pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, dra
     });
     let builder = builder(bounds);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut gone = pin!(gone(&watch, &tally));
     // One timer for the connection's whole life: what happened is only counted.
     let mut look = pin!(tokio::time::sleep(bounds.headers));
     let mut leaving = false;
@@ -131,6 +141,7 @@ pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, dra
                 }
                 return;
             }
+            () = gone.as_mut() => return,
             () = look.as_mut() => {
                 let marks = tally.marks();
                 let quiet = !marks.in_work() && before == (marks, leaving);
@@ -154,6 +165,15 @@ pub(crate) async fn serve(stream: TcpStream, router: Router, bounds: Bounds, dra
             () = tally.abused(2), if leaving => return,
         }
     }
+}
+
+/// Waits until the peer has closed its side and a request of HTTP/1.1 is in work, which has been read to
+/// its end: as hyper itself has it, nobody waits for the answer then.
+async fn gone(watch: &Watch, tally: &Tally) {
+    watch.closed().await;
+    // Asked again with the connection, on whose task all goes on that changes it.
+    poll_fn(|_| if tally.only_works() { Poll::Ready(()) } else { Poll::Pending }).await;
+    tracing::debug!("a peer went away before it was answered");
 }
 
 async fn left(draining: &CancellationToken, tally: &Tally) {

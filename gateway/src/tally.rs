@@ -67,6 +67,12 @@ impl Tally {
         self.takes_turns.load(Ordering::Relaxed) && self.started() > 0 && !going_on
     }
 
+    /// Whether all that goes on is that a request waits for its answer, and it came after the one before.
+    pub(crate) fn only_works(&self) -> bool {
+        let going_on = self.going_on.load(Ordering::Relaxed);
+        self.takes_turns.load(Ordering::Relaxed) && self.marks().in_work() && going_on == 1
+    }
+
     /// Waits until the peer has abandoned too much, so many times over.
     pub(crate) async fn abused(&self, times: u64) {
         while !self.marks().are_abuse(times) {
@@ -153,6 +159,23 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
+
+    #[test]
+    fn a_request_only_works_between_its_end_and_its_answer() {
+        let tally = Arc::new(Tally::default());
+        let running = Running::begin(Arc::clone(&tally));
+        assert!(!tally.only_works(), "others may come beside it");
+        tally.note_turns();
+        assert!(tally.only_works());
+        let reading = running.reading();
+        assert!(!tally.only_works());
+        drop(reading);
+        assert!(tally.only_works());
+        let answer = running.answer(Body::empty());
+        assert!(!tally.only_works());
+        drop(answer);
+        assert!(!tally.only_works());
+    }
 
     #[tokio::test]
     async fn who_abandons_most_requests_is_told_of() {
