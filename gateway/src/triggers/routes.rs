@@ -410,8 +410,10 @@ pub(crate) async fn notify(
         let trigger = known.as_ref().ok().map(|trigger| &**trigger);
         if let Some(topic) = sns::topic(trigger, &parts.headers) {
             let body = sender::read_unverified(&app, &parts.headers, body).await?;
-            sns_sent(&app, topic, body.bytes()).await?;
-            return take_in(&app, &parts.headers, &body.believed().bytes, known.as_ref().ok()).await;
+            let said = sns_sent(&app, topic, body.bytes()).await?;
+            // What is taken in is held as long as the body that it came in.
+            let _held = body.believed();
+            return intake::take_in(&app.triggers, said.envelope()?, known.as_ref().ok()).await;
         }
         let signature = sender::check(&app.config.tokens, trigger, &parts.headers, time::now())?;
         let trigger = known?;
@@ -439,14 +441,15 @@ pub(super) fn challenged<T: IntoResponse>(answer: Answer<T>) -> Response {
     response
 }
 
-/// Checks that a topic has sent this, and confirms the subscription if it asks for it.
-async fn sns_sent(app: &App, topic: &SnsTopic, body: &[u8]) -> Result<(), Problem> {
+/// What a topic says that has sent this. Its subscription is confirmed if it asks for that.
+async fn sns_sent(app: &App, topic: &SnsTopic, body: &[u8]) -> Result<sns::Said, Problem> {
     let reach = app.config.sources.reach();
-    if let Some(page) = app.triggers.sns().check(reach, topic, body, time::now()).await? {
-        sns::confirm(reach, &page).await?;
+    let said = app.triggers.sns().check(reach, topic, body, time::now()).await?;
+    if let sns::Said::Confirmation(page) = &said {
+        sns::confirm(reach, page).await?;
         tracing::info!(topic = topic.topic_arn, "the subscription is confirmed");
     }
-    Ok(())
+    Ok(said)
 }
 
 async fn take_in(

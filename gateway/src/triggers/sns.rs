@@ -24,7 +24,11 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 use x509_parser::{parse_x509_certificate, pem::parse_x509_pem, time::ASN1Time};
 
-use super::{record::Trigger, sources::Reach};
+use super::{
+    envelope::{self, Envelope},
+    record::Trigger,
+    sources::Reach,
+};
 use crate::problem::internal;
 
 /// SNS sends it with every message, and no store does.
@@ -82,6 +86,31 @@ impl Message {
     }
 }
 
+/// What a topic says in a message that it has signed. Nothing else that the message holds counts, since anybody may
+/// have added it: a signature is of some members only.
+#[derive(Debug, PartialEq)]
+pub enum Said {
+    /// What the topic was told itself.
+    Notification(String),
+    /// A subscription is to be confirmed at this page.
+    Confirmation(String),
+    /// What is no event, such as that a subscription has ended.
+    Other,
+}
+
+impl Said {
+    /// The events in it.
+    ///
+    /// # Errors
+    /// As [`envelope::parse`].
+    pub fn envelope(&self) -> Result<Envelope, Problem> {
+        match self {
+            Self::Notification(text) => envelope::parse(text.as_bytes(), true),
+            Self::Confirmation(_) | Self::Other => Ok(Envelope { other: 1, ..Envelope::default() }),
+        }
+    }
+}
+
 /// A certificate's public key, and until when it counts.
 #[derive(Clone)]
 struct Key {
@@ -104,8 +133,7 @@ impl Default for Verifier {
 }
 
 impl Verifier {
-    /// Checks that a topic sent this. Gives the page that confirms a subscription,
-    /// where the message asks for that.
+    /// Checks that a topic sent this, and gives what it says.
     ///
     /// # Errors
     /// `unauthorized`; or the certificate cannot be fetched at the moment.
@@ -115,7 +143,7 @@ impl Verifier {
         topic: &SnsTopic,
         body: &[u8],
         now: Timestamp,
-    ) -> Result<Option<String>, Problem> {
+    ) -> Result<Said, Problem> {
         let message: Message =
             serde_json::from_slice(body).map_err(|error| refused(&format!("no such message: {error}")))?;
         if message.topic_arn != topic.topic_arn {
@@ -139,14 +167,17 @@ impl Verifier {
         UnparsedPublicKey::new(algorithm, &key.der)
             .verify(message.signed().as_bytes(), &signature)
             .map_err(|_| refused("one whose signature does not fit it"))?;
-        if message.r#type != "SubscriptionConfirmation" {
-            return Ok(None);
+        match message.r#type.as_str() {
+            "Notification" => Ok(Said::Notification(message.message)),
+            "SubscriptionConfirmation" => {
+                let page = message.subscribe_url.unwrap_or_default();
+                if !page.starts_with(&format!("{origin}/?Action=ConfirmSubscription&")) {
+                    return Err(refused("a SubscribeURL that is not of SNS in the region of the topic"));
+                }
+                Ok(Said::Confirmation(page))
+            }
+            _ => Ok(Said::Other),
         }
-        let page = message.subscribe_url.unwrap_or_default();
-        if !page.starts_with(&format!("{origin}/?Action=ConfirmSubscription&")) {
-            return Err(refused("a SubscribeURL that is not of SNS in the region of the topic"));
-        }
-        Ok(Some(page))
     }
 
     async fn key(&self, reach: Reach, url: &str) -> Result<Key, Problem> {
@@ -279,7 +310,7 @@ mod tests {
             [include_str!("../../tests/sns/version-1.json"), include_str!("../../tests/sns/version-2.json")]
         {
             let checked = |now| async move { verifier().check(REACH, &topic(), body.as_bytes(), now).await };
-            assert_eq!(checked(NOW).await, Ok(None), "{body}");
+            assert_eq!(checked(NOW).await, Ok(Said::Notification("hello".to_owned())), "{body}");
             // A copy that somebody kept counts no more when its outcome may be forgotten.
             let later = Timestamp(NOW.0 + limits::IDEMPOTENCY_WINDOW.as_millis() as u64);
             assert_eq!(checked(later).await.unwrap_err().code, ErrorKind::Unauthorized);
@@ -289,13 +320,47 @@ mod tests {
     #[tokio::test]
     async fn a_signed_confirmation_gives_its_page() {
         let body = include_str!("../../tests/sns/confirmation.json");
-        let page = verifier().check(REACH, &topic(), body.as_bytes(), NOW).await.unwrap().unwrap();
+        let said = verifier().check(REACH, &topic(), body.as_bytes(), NOW).await.unwrap();
+        let Said::Confirmation(page) = &said else { panic!("{said:?}") };
         assert!(
             page.starts_with("https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&"),
             "{page}"
         );
+        assert_eq!(said.envelope(), Ok(Envelope { other: 1, ..Envelope::default() }));
         let elsewhere = include_str!("../../tests/sns/confirmation-elsewhere.json");
         assert!(said(elsewhere).await.contains("SubscribeURL"));
+    }
+
+    /// A signature is of some members: whatever else is put beside them says nothing.
+    #[tokio::test]
+    async fn only_what_is_signed_is_read() {
+        let records = serde_json::json!({"Records": [{"eventName": "ObjectRemoved:Delete",
+            "s3": {"bucket": {"name": "bank"}, "object": {"key": "in/forged.csv"}}}]});
+        let events = |said: &Said| said.envelope().map(|envelope| envelope.notices.len());
+        for body in [
+            include_str!("../../tests/sns/version-2.json"),
+            include_str!("../../tests/sns/confirmation.json"),
+        ] {
+            let signed: serde_json::Value = serde_json::from_str(body).unwrap();
+            let genuine = verifier().check(REACH, &topic(), body.as_bytes(), NOW).await.unwrap();
+            for (name, value) in [
+                ("data", records.clone()),
+                ("Records", records["Records"].clone()),
+                ("Body", records.to_string().into()),
+                ("s3", records["Records"][0]["s3"].clone()),
+            ] {
+                let mut wrapped = signed.clone();
+                (wrapped["specversion"], wrapped[name]) = ("1.0".into(), value);
+                let wrapped = wrapped.to_string();
+                let said = verifier().check(REACH, &topic(), wrapped.as_bytes(), NOW).await.unwrap();
+                assert_eq!(said, genuine, "{name}");
+                assert!(events(&said).is_err() || events(&said) == Ok(0), "{name}: {said:?}");
+            }
+        }
+        // Of a notification the text that was signed counts, bare or in another envelope.
+        assert_eq!(events(&Said::Notification(records.to_string())), Ok(1));
+        let wrapped = serde_json::json!({"specversion": "1.0", "data": records});
+        assert_eq!(events(&Said::Notification(wrapped.to_string())), Ok(1));
     }
 
     #[tokio::test]

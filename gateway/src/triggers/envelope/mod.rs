@@ -24,8 +24,8 @@ pub struct Envelope {
     pub subscription: Option<String>,
 }
 
-/// Reads a body. `data` says that it is the data of a CloudEvent in binary
-/// mode, which counts as a wrapping.
+/// Reads a body. `data` says that a wrapping is off already, which counts: it is the
+/// data of a CloudEvent in binary mode, or what a message of SNS was signed for.
 ///
 /// # Errors
 /// `invalid-request` with what was expected where.
