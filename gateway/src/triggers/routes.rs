@@ -415,7 +415,8 @@ pub(crate) async fn notify(
             let _held = body.believed();
             return intake::take_in(&app.triggers, said.envelope()?, known.as_ref().ok()).await;
         }
-        let signature = sender::check(&app.config.tokens, trigger, &parts.headers, time::now())?;
+        let signature = sender::check(&app.config.tokens, trigger, &parts.headers, time::now())
+            .map_err(|problem| sns::explained(problem, &parts.headers))?;
         let trigger = known?;
         let body = match signature {
             None => sender::read(&app, &parts.headers, body).await?,

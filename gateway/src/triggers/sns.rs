@@ -33,6 +33,8 @@ use crate::problem::internal;
 
 /// SNS sends it with every message, and no store does.
 const MESSAGE_TYPE: &str = "x-amz-sns-message-type";
+/// SNS says with it that it sends the bare text that its topic was told, which has no signature.
+const RAW_DELIVERY: &str = "x-amz-sns-rawdelivery";
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest certificate or page of confirmation that is read.
 const FETCHED_BYTES_MAX: usize = 64 << 10;
@@ -41,9 +43,27 @@ const FETCHES_MAX: usize = 4;
 /// SNS changes its certificate about once a year, in each region.
 const CERTIFICATES_MAX: usize = 64;
 
-/// The topic that must have signed a request, where its trigger names one.
+/// The topic that must have signed a request, where its trigger names one. Who delivers raw signs nothing, and is to
+/// show a secret as any other sender.
 pub fn topic<'a>(trigger: Option<&'a Trigger>, headers: &HeaderMap) -> Option<&'a SnsTopic> {
-    trigger.filter(|_| headers.contains_key(MESSAGE_TYPE))?.record.document.sns.as_ref()
+    let is_signed = headers.contains_key(MESSAGE_TYPE) && !is_raw(headers);
+    trigger.filter(|_| is_signed)?.record.document.sns.as_ref()
+}
+
+fn is_raw(headers: &HeaderMap) -> bool {
+    headers.get(RAW_DELIVERY).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
+}
+
+/// Why a sender is refused who has shown no secret: one that delivers raw learns what to change.
+pub fn explained(problem: Problem, headers: &HeaderMap) -> Problem {
+    if !is_raw(headers) {
+        return problem;
+    }
+    Problem::new(
+        ErrorKind::Unauthorized,
+        "expected a signed message of SNS, or the secret of the trigger as the password of the subscription's address, \
+         found a raw delivery, which is not signed, without it; turn raw delivery off, or put the secret into the address",
+    )
 }
 
 /// A message as far as its signature and a confirmation need it.

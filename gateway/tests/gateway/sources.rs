@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a gateway lets triggers fetch from.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use fanfold_gateway::{AwsCredentials, SourcesConfig};
 use fanfold_protocol::ErrorKind;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{start, start_with};
+use crate::{
+    harness::{start, start_with},
+    triggers::put_of,
+};
 
 fn with_queue(queue_url: &str) -> Value {
     json!({"bucket": "bank", "function": "f", "sqs": {"queue_url": queue_url, "region": "eu-central-1"}})
@@ -82,4 +86,26 @@ async fn a_topics_messages_count_only_when_they_are_signed() {
         let reply = service.request(Method::POST, "/v1/events/s3/t", &headers, message.to_string()).await;
         reply.is_problem(ErrorKind::Unauthorized);
     }
+}
+
+/// Raw deliveries carry no signature, so the secret counts; without it the sender learns what to change.
+#[tokio::test]
+async fn a_raw_delivery_of_a_topic_needs_the_secret() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let document =
+        json!({"bucket": "bank", "function": "f", "sns": {"topic_arn": "arn:aws:sns:eu-west-1:1:t"}});
+    let made = service.put_json("/v1/triggers/t", document).await.json();
+    let basic = format!("Basic {}", STANDARD.encode(format!("sns:{}", made["secret"].as_str().unwrap())));
+    let raw = [("x-amz-sns-message-type", "Notification"), ("x-amz-sns-rawdelivery", "true")];
+    // Whether there is such a trigger is told to nobody.
+    for path in ["/v1/events/s3/t", "/v1/events/s3/none"] {
+        let refused = service.post_event(path, &raw, &put_of("in/a.csv")).await;
+        let problem = refused.is_problem(ErrorKind::Unauthorized);
+        assert!(problem["detail"].as_str().unwrap().contains("turn raw delivery off"), "{problem}");
+        assert!(refused.header("www-authenticate").starts_with("Basic"), "{refused:?}");
+    }
+    let known = [raw[0], raw[1], ("authorization", basic.as_str())];
+    let taken = service.post_event("/v1/events/s3/t", &known, &put_of("in/a.csv")).await;
+    assert_eq!(taken.json()["kept"], 1, "{taken:?}");
 }
