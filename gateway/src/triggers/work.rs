@@ -274,21 +274,28 @@ async fn give_up(app: &AppState, trigger: &Trigger, delivery: &Delivery, reason:
     }
 }
 
+/// Whether something other than the event is to blame, or in its way, and will pass.
+fn is_excused(problem: &Problem) -> bool {
+    match problem.code {
+        // Another job writes where this one reads or would write. Credentials that are refused are changed by the
+        // operator, in the time that there is for a store that does not answer.
+        ErrorKind::JobNotFinished | ErrorKind::StoreDenied => true,
+        code => problem.retryable() && matches!(code.fault(), Fault::Platform | Fault::Limit),
+    }
+}
+
 /// How long to wait before the next attempt; none when there is to be none.
 fn pause(trigger: &Trigger, problem: &Problem, attempt: u32, age: Duration) -> Option<Duration> {
-    let retry = &trigger.record.document.retry;
-    let blameless = problem.retryable() && matches!(problem.code.fault(), Fault::Platform | Fault::Limit);
-    // Of another job, which writes where this one reads or would write.
-    let waits = problem.code == ErrorKind::JobNotFinished;
+    let (retry, excused) = (&trigger.record.document.retry, is_excused(problem));
     let again = match problem.code {
         ErrorKind::TriggerLoop => false,
         // It may have started something, which the next attempt finds once the backbone answers.
         ErrorKind::BackboneUnavailable => age < 2 * limits::EVENT_AGE_MAX,
-        _ if blameless || waits => age < limits::EVENT_AGE_MAX,
+        _ if excused => age < limits::EVENT_AGE_MAX,
         _ => attempt < retry.attempts,
     };
     let doubled = 1_u32 << attempt.saturating_sub(1).min(16);
-    let least = if blameless || waits { BACKOFF_MIN } else { Duration::ZERO };
+    let least = if excused { BACKOFF_MIN } else { Duration::ZERO };
     again.then(|| retry.backoff.as_duration().max(least).saturating_mul(doubled).min(BACKOFF_MAX))
 }
 
@@ -330,6 +337,11 @@ mod tests {
         assert_eq!(pause(ErrorKind::QueueFull, 4, 0), Some(Duration::from_secs(8)));
         assert_eq!(pause(ErrorKind::StoreUnavailable, 2, 7), None);
         assert_eq!(pause(ErrorKind::TriggerLoop, 1, 0), None);
+        // Credentials are changed while events wait, as for a store that is away.
+        assert_eq!(pause(ErrorKind::StoreDenied, 3, 0), Some(Duration::from_secs(4)));
+        assert_eq!(pause(ErrorKind::StoreDenied, 50, 5), Some(BACKOFF_MAX));
+        assert_eq!(pause(ErrorKind::StoreDenied, 2, 7), None);
+        assert_eq!(pause_of(&hasty, ErrorKind::StoreDenied, 1, 0), Some(BACKOFF_MIN));
         // Another job ends by itself.
         assert_eq!(pause(ErrorKind::JobNotFinished, 4, 0), Some(Duration::from_secs(8)));
         assert_eq!(pause(ErrorKind::JobNotFinished, 50, 5), Some(BACKOFF_MAX));
