@@ -23,9 +23,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub struct Breaker(Mutex<HashMap<Uuid, (Instant, u32)>>);
 
 impl Breaker {
-    /// Counts a start; false when there were as many already as there may be.
-    pub fn admits(&self, trigger: &Uuid, most: Option<u32>, now: Instant) -> bool {
-        let Some(most) = most else { return true };
+    /// Counts a start, and tells the beginning of the minute that it is counted in; none when there were as many
+    /// already as there may be.
+    pub fn admit(&self, trigger: &Uuid, most: Option<u32>, now: Instant) -> Option<Instant> {
+        let Some(most) = most else { return Some(now) };
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (since, count) = counts.entry(*trigger).or_insert((now, 0));
         if now.duration_since(*since) >= MINUTE {
@@ -33,7 +34,15 @@ impl Breaker {
         }
         let admits = *count < most;
         *count += u32::from(admits);
-        admits
+        admits.then_some(*since)
+    }
+
+    /// Takes back a start that came to nothing, unless its minute is over.
+    pub fn take_back(&self, trigger: &Uuid, minute: Instant) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, count)) = counts.get_mut(trigger).filter(|(since, _)| *since == minute) {
+            *count = count.saturating_sub(1);
+        }
     }
 
     /// Counts anew: whoever lets a trigger go on has looked.
@@ -61,12 +70,31 @@ mod tests {
     #[test]
     fn starts_are_counted_by_the_minute() {
         let (breaker, id, now) = (Breaker::default(), Uuid::from_u128(1), Instant::now());
-        let admits = |seconds: u64| breaker.admits(&id, Some(2), now + Duration::from_secs(seconds));
+        let admits = |seconds: u64| breaker.admit(&id, Some(2), now + Duration::from_secs(seconds)).is_some();
         assert!(admits(0) && admits(10) && !admits(20) && !admits(59));
         assert!(admits(60) && admits(61) && !admits(119));
         breaker.forget(&id);
         assert!(admits(119) && admits(120) && !admits(178) && admits(179));
-        assert!((0..10_000).all(|_| breaker.admits(&id, None, now)));
+        assert!((0..10_000).all(|_| breaker.admit(&id, None, now).is_some()));
+    }
+
+    #[test]
+    fn what_came_to_nothing_is_no_start() {
+        let (breaker, id, now) = (Breaker::default(), Uuid::from_u128(1), Instant::now());
+        let admit = |seconds: u64| breaker.admit(&id, Some(2), now + Duration::from_secs(seconds));
+        for second in 0..10 {
+            breaker.take_back(&id, admit(second).unwrap());
+        }
+        let first = admit(10).unwrap();
+        assert!(admit(11).is_some() && admit(12).is_none());
+        // One of the minute before makes no room in the next.
+        let second = admit(61).unwrap();
+        assert!(admit(62).is_some());
+        breaker.take_back(&id, first);
+        assert!(admit(63).is_none());
+        breaker.take_back(&id, second);
+        assert!(admit(64).is_some() && admit(65).is_none());
+        breaker.take_back(&Uuid::from_u128(2), second);
     }
 
     #[test]

@@ -136,20 +136,24 @@ async fn start_all(
         }
     };
     for batch in batches {
-        if !within_rate(app, trigger).await {
+        let Some(minute) = within_rate(app, trigger).await else {
             for candidate in batch {
                 if let Some(item) = items.remove(&candidate.identity) {
                     settle(item.delivery.nak(Duration::ZERO).await);
                 }
             }
             continue;
-        }
+        };
         let ended = match &batch[..] {
             [one] if trigger.record.document.batch.is_none() => dispatch::start(app, trigger, one)
                 .await
                 .map(|started| batch::Ended { won: started.iter().map(|_| one.identity).collect(), started }),
             all => batch::start(app, trigger, all).await,
         };
+        let started = ended.as_ref().ok().and_then(|ended| ended.started.as_ref());
+        if started.is_none() {
+            app.triggers.breaker().take_back(&trigger.record.id, minute);
+        }
         for candidate in &batch {
             let Some(item) = items.remove(&candidate.identity) else { continue };
             match &ended {
@@ -165,16 +169,17 @@ async fn start_all(
     all_started
 }
 
-/// Counts a start, unless the trigger is paused; pauses it when there are more than
-/// there may be.
-async fn within_rate(app: &AppState, trigger: &Trigger) -> bool {
+/// Counts a start, in the minute that it gives, unless the trigger is paused; pauses it when there are more
+/// than there may be.
+async fn within_rate(app: &AppState, trigger: &Trigger) -> Option<Instant> {
     let record = &trigger.record;
     if app.triggers.by_id(&record.id).is_none_or(|now| now.record.paused) {
-        return false;
+        return None;
     }
     let most = breaker::most(&record.document, app.health.store_keeps_metadata());
-    if app.triggers.breaker().admits(&record.id, most, Instant::now()) {
-        return true;
+    let admitted = app.triggers.breaker().admit(&record.id, most, Instant::now());
+    if admitted.is_some() {
+        return admitted;
     }
     let most = most.unwrap_or_default();
     app.triggers.counters().tripped(&record.name);
@@ -186,7 +191,7 @@ async fn within_rate(app: &AppState, trigger: &Trigger) -> bool {
         tracing::warn!(trigger = %record.name, detail = %problem.detail, "the trigger was not paused");
         tokio::time::sleep(PAUSE).await;
     }
-    false
+    None
 }
 
 /// What every release says of an event that waits.

@@ -524,6 +524,21 @@ async fn a_trigger_that_starts_too_much_pauses_itself() {
     assert_eq!((&view["paused"], &view["paused_because"]), (&json!(false), &Value::Null));
 }
 
+#[tokio::test]
+async fn a_trigger_that_starts_nothing_does_not_pause_itself() {
+    let mut document = document();
+    // What is under way counts until it has come to nothing.
+    (document["starts_per_minute"], document["concurrency"]) = (json!(2), json!(1));
+    document["retry"] = json!({"attempts": 3, "backoff": "10ms"});
+    let (service, _) = with_trigger(document).await;
+    assert_eq!(service.delete("/v1/functions/f").await.status, 204);
+    send_objects(&service, (0..3).map(|n| format!("in/{n}.csv"))).await;
+    service.until("dead", 3).await;
+    assert_eq!(service.fate("retried").await, 6);
+    let view = service.get("/v1/triggers/t").await.json();
+    assert_eq!((&view["paused"], &view["paused_because"]), (&json!(false), &Value::Null));
+}
+
 pub async fn replay(service: &Service, request: Value) -> crate::harness::Reply {
     service.request(Method::POST, "/v1/triggers/t/replay", &[JSON], request.to_string()).await
 }
