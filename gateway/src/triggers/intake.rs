@@ -105,6 +105,17 @@ impl Waiting {
     }
 }
 
+/// What each release says of what waits, and of a message that cannot be read.
+#[derive(Deserialize)]
+struct Dated {
+    at: Timestamp,
+}
+
+/// When that was taken in which a queue holds; none when it does not say.
+pub fn taken_at(payload: &[u8]) -> Option<Timestamp> {
+    serde_json::from_slice::<Dated>(payload).ok().map(|dated| dated.at)
+}
+
 /// How full queues were a moment ago.
 pub struct Rooms {
     most: u64,

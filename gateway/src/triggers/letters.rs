@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::{intake::Waiting, record::Trigger};
+use super::{
+    intake::{Waiting, taken_at},
+    record::Trigger,
+};
 use crate::{
     extract::{Path, Query},
     problem::{Answer, ProblemBody, of_backbone},
@@ -35,7 +38,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 pub struct EventLetter {
     /// Names the event's message.
     id: String,
-    /// The bucket; absent, like all that tells of the event, when it cannot be read.
+    /// The bucket; absent, like the key and what happened, when the event cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     bucket: Option<String>,
     /// The key.
@@ -56,9 +59,8 @@ pub struct EventLetter {
 
 impl From<DeadLetter> for EventLetter {
     fn from(letter: DeadLetter) -> Self {
-        let waiting = read(&letter);
-        let taken_at = waiting.as_ref().map(|waiting| waiting.at.0);
-        let notice = waiting.map(|waiting| waiting.notice);
+        let taken_at = taken_at(&letter.payload).map(|at| at.0);
+        let notice = read(&letter).map(|waiting| waiting.notice);
         Self {
             id: letter.id,
             bucket: notice.as_ref().map(|notice| notice.bucket.clone()),
@@ -197,17 +199,21 @@ async fn sweep_one(app: &Arc<App>, trigger: &Trigger) -> Result<(), Problem> {
     let (count_max, bytes_max) = (limits::DEAD_LETTERS_MAX, limits::DEAD_LETTER_BYTES_MAX);
     let trimmed = app.backbone.trim_dead_letters(&queue, count_max, bytes_max).await;
     let mut gone = trimmed.map_err(of_backbone)? as u64;
-    // Oldest first: whoever is young ends the search.
+    // Oldest first: whoever is young ends the search. What does not say how old it is, of older releases or of nobody
+    // knows whom, is passed over and left to people.
+    let age = |letter: &DeadLetter| taken_at(&letter.payload).map(|at| now.since(at));
+    let mut after = 0;
     loop {
-        let letters = app.backbone.dead_letters(&queue, 0, AT_ONCE).await.map_err(of_backbone)?;
-        let is_old = |letter: &&DeadLetter| {
-            read(letter).is_some_and(|waiting| now.since(waiting.at) >= limits::INVOCATION_RECORD_WINDOW)
-        };
-        let old: Vec<u64> = letters.iter().take_while(is_old).map(|letter| letter.sequence).collect();
-        if old.is_empty() {
-            break;
+        let letters = app.backbone.dead_letters(&queue, after, AT_ONCE).await.map_err(of_backbone)?;
+        let aged = letters.iter().map(|letter| (letter.sequence, age(letter)));
+        let is_young = |age: Option<Duration>| age.is_some_and(|age| age < limits::INVOCATION_RECORD_WINDOW);
+        let passed: Vec<_> = aged.take_while(|(_, age)| !is_young(*age)).collect();
+        let old: Vec<u64> = passed.iter().filter(|(_, age)| age.is_some()).map(|(at, _)| *at).collect();
+        if !old.is_empty() {
+            gone += app.backbone.discard(&queue, old).await.map_err(of_backbone)? as u64;
         }
-        gone += app.backbone.discard(&queue, old).await.map_err(of_backbone)? as u64;
+        let Some((last, _)) = passed.last().filter(|_| passed.len() == letters.len()) else { break };
+        after = *last;
     }
     if gone > 0 {
         app.triggers.counters().letters_expired(&trigger.record.name, gone);

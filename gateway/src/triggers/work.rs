@@ -14,21 +14,15 @@ use std::{
 };
 
 use fanfold_backbone::Delivery;
-use fanfold_protocol::{
-    ErrorKind, Fault, Problem,
-    digest::Digest,
-    keys, limits,
-    time::{self, Timestamp},
-};
+use fanfold_protocol::{ErrorKind, Fault, Problem, digest::Digest, keys, limits, time};
 use futures::{StreamExt, stream};
-use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
     batch, breaker,
     counters::Fate,
     dispatch::{self, Candidate, Next},
-    intake::Waiting,
+    intake::{Waiting, taken_at},
     outcome::{self, Started},
     record::Trigger,
     runner::LEASE,
@@ -194,12 +188,6 @@ async fn within_rate(app: &AppState, trigger: &Trigger) -> Option<Instant> {
     None
 }
 
-/// What every release says of an event that waits.
-#[derive(Deserialize)]
-struct Taken {
-    at: Timestamp,
-}
-
 /// What a delivery carries; none when that cannot be told. It is given up then, unless a newer release
 /// has queued it, whose gateways have as long for it as for what is no event's own fault.
 async fn read(app: &AppState, trigger: &Trigger, delivery: Delivery) -> Option<Item> {
@@ -213,7 +201,7 @@ async fn read(app: &AppState, trigger: &Trigger, delivery: Delivery) -> Option<I
         None => {
             let found = format!("expected an event of this release or an older one, found: {error}");
             let problem = Problem::new(ErrorKind::Internal, found);
-            let age = serde_json::from_slice::<Taken>(payload).map(|taken| time::now().since(taken.at));
+            let age = taken_at(payload).map(|at| time::now().since(at));
             let again = pause(trigger, &problem, delivery.attempt, age.unwrap_or(Duration::MAX));
             (again, problem.reason())
         }

@@ -217,6 +217,27 @@ async fn dead_letters_are_not_kept_for_ever() {
     until(async || keys().await == ["in/young.csv"]).await;
 }
 
+/// Messages of a queue that were no notification: one of an older release, which did not say when it came, and one
+/// that does.
+#[tokio::test]
+async fn a_dead_letter_that_cannot_be_read_keeps_none_behind_it() {
+    let (service, view) = with_trigger(document()).await;
+    let queue = keys::event_queue(&id_of(&view));
+    let unread = json!({"id": "1", "reason": "no JSON", "body": "x"});
+    let payloads = [json!({"unread": unread}), json!({"unread": unread, "at": 0}), json!({"at": 0})];
+    for (count, payload) in (1..).zip(payloads) {
+        let message = Message::new(format!("odd-{count}"), Bytes::from(payload.to_string()));
+        service.base.backbone.enqueue(&queue, vec![message]).await.unwrap();
+        service.until("dead", count).await;
+    }
+    let dead = async |service: &Service| service.get("/v1/triggers/t").await.json()["events"]["dead"].clone();
+    until(async || dead(&service).await == 3).await;
+    let service = service.stop().await.serve(|_| {}).await;
+    until(async || dead(&service).await == 1).await;
+    let left = service.get("/v1/triggers/t/dead-letters").await.json()["dead_letters"].clone();
+    assert_eq!((&left[0]["id"], &left[0]["taken_at"]), (&json!("odd-1"), &Value::Null), "{left}");
+}
+
 async fn until(mut is_so: impl AsyncFnMut() -> bool) {
     let begun = std::time::Instant::now();
     while !is_so().await {

@@ -9,7 +9,12 @@ use std::sync::Arc;
 
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
 use fanfold_backbone::Message as Queued;
-use fanfold_protocol::{ErrorKind, Problem, digest::Digest, keys, limits};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    digest::Digest,
+    keys, limits,
+    time::{self, Timestamp},
+};
 use serde::{Deserialize, Serialize};
 
 use super::super::{counters::MessageFate, envelope, intake, record::Trigger};
@@ -25,6 +30,9 @@ const BODY_BYTES_KEPT: usize = 64 << 10;
 #[derive(Serialize, Deserialize)]
 struct Unread {
     unread: UnreadMessage,
+    /// When it was given up, as of an event when it was taken in; older releases did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at: Option<Timestamp>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -97,7 +105,7 @@ async fn bury(app: &App, trigger: &Trigger, id: &str, reason: &str, body: &str) 
     let kept = body.floor_char_boundary(BODY_BYTES_KEPT.min(body.len()));
     let unread =
         UnreadMessage { id: id.to_owned(), reason: reason.to_owned(), body: body[..kept].to_owned() };
-    let payload = serde_json::to_vec(&Unread { unread }).map_err(internal)?;
+    let payload = serde_json::to_vec(&Unread { unread, at: Some(time::now()) }).map_err(internal)?;
     let message = Queued::new(Digest::of(format!("sqs {id}").as_bytes()).to_hex(), payload);
     let queue = keys::event_queue(&trigger.record.id);
     app.backbone.enqueue(&queue, vec![message]).await.map(drop).map_err(of_backbone)
@@ -105,15 +113,21 @@ async fn bury(app: &App, trigger: &Trigger, id: &str, reason: &str, body: &str) 
 
 #[cfg(test)]
 mod tests {
-    use super::{super::super::intake::Waiting, *};
+    use super::{
+        super::super::intake::{Waiting, taken_at},
+        *,
+    };
 
     #[test]
     fn what_cannot_be_read_is_no_event_and_says_why() {
         let unread = UnreadMessage { id: "1".into(), reason: "no JSON".into(), body: "x".into() };
-        let payload = serde_json::to_vec(&Unread { unread }).unwrap();
+        let payload = serde_json::to_vec(&Unread { unread, at: Some(Timestamp(7)) }).unwrap();
         assert!(serde_json::from_slice::<Waiting>(&payload).is_err());
+        assert_eq!(taken_at(&payload), Some(Timestamp(7)));
         assert_eq!(unread_reason(&payload).as_deref(), Some("message 1: no JSON"));
-        assert_eq!(unread_reason(b"{}"), None);
+        let older = br#"{"unread": {"id": "1", "reason": "no JSON", "body": "x"}}"#;
+        assert_eq!(unread_reason(older).as_deref(), Some("message 1: no JSON"));
+        assert_eq!((unread_reason(b"{}"), taken_at(older)), (None, None));
     }
 
     #[test]
