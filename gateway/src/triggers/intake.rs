@@ -85,21 +85,34 @@ pub struct Waiting {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<Uuid>,
     /// How often it waited for its turn.
-    #[serde(default, skip_serializing_if = "is_first")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub turns: u32,
+    /// How often it was put back because something else was to blame or in its way.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub put_back: u32,
+    /// How often it had failed by its own fault before it was queued anew: deliveries of a message that are no failed
+    /// attempts end with another message.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures: u32,
 }
 
-fn is_first(turns: &u32) -> bool {
-    *turns == 0
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl Waiting {
-    /// The message that carries it: copies of an event have one id.
+    /// One that was taken in at this time, and not tried yet.
+    pub fn new(notice: Notice, at: Timestamp, replay: Option<Uuid>) -> Self {
+        Self { notice, at, replay, turns: 0, put_back: 0, failures: 0 }
+    }
+
+    /// The message that carries it: copies of an event have one id, until it is queued anew.
     pub fn message(&self) -> Result<Message, Problem> {
         let identity = self.notice.identity().to_hex();
         let mut id = self.replay.map_or_else(|| identity.clone(), |replay| format!("{identity}-{replay}"));
-        if self.turns > 0 {
-            id = format!("{id}-{}", self.turns);
+        let anew = self.turns.saturating_add(self.put_back);
+        if anew > 0 {
+            id = format!("{id}-{}-{anew}", self.at.0);
         }
         Ok(Message::new(id, serde_json::to_vec(self).map_err(internal)?))
     }
@@ -297,9 +310,8 @@ async fn enqueue_notices(
     check_room(triggers, trigger, notices.len()).await?;
     let (mut kept, mut duplicates) = (0, 0);
     for batch in notices.chunks(BATCH_MESSAGES) {
-        let batch =
-            batch.iter().map(|notice| Waiting { notice: (*notice).clone(), at, replay: None, turns: 0 });
-        let batch: Vec<Waiting> = batch.collect();
+        let batch: Vec<Waiting> =
+            batch.iter().map(|notice| Waiting::new((*notice).clone(), at, None)).collect();
         let (new, copies) = put(triggers, trigger, &batch).await?;
         (kept, duplicates) = (kept + new, duplicates + copies);
     }
@@ -314,4 +326,44 @@ async fn put(triggers: &Triggers, trigger: &Trigger, batch: &[Waiting]) -> Resul
     triggers.counters().events(&trigger.record.name, Fate::Kept, done.accepted as u64);
     triggers.counters().events(&trigger.record.name, Fate::Duplicate, done.duplicates as u64);
     Ok((done.accepted, done.duplicates))
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfold_protocol::event::EventKind;
+
+    use super::*;
+
+    #[test]
+    fn a_message_has_another_id_each_time_that_its_event_is_queued_anew() {
+        let notice = |key: &str| Notice {
+            bucket: "bank".into(),
+            key: key.into(),
+            other_key: None,
+            kind: EventKind::Created,
+            name: "ObjectCreated:Put".into(),
+            etag: None,
+            version_id: None,
+            sequencer: Some("01".into()),
+            time: None,
+        };
+        let first = Waiting::new(notice("a"), Timestamp(7), None);
+        let id = |waiting: &Waiting| waiting.message().unwrap().id;
+        // Copies are one, whenever they come.
+        assert_eq!(id(&first), id(&Waiting::new(notice("a"), Timestamp(8), None)));
+        assert_ne!(id(&first), id(&Waiting::new(notice("b"), Timestamp(7), None)));
+        assert_ne!(id(&first), id(&Waiting::new(notice("a"), Timestamp(7), Some(Uuid::nil()))));
+        let waited = Waiting { turns: 1, ..first.clone() };
+        let put_back = Waiting { put_back: 1, ..waited.clone() };
+        let of_another = Waiting { at: Timestamp(8), ..waited.clone() };
+        let ids: HashSet<String> = [&first, &waited, &put_back, &of_another].map(id).into();
+        assert_eq!(ids.len(), 4, "{ids:?}");
+        // What was never put back is written as older releases did.
+        let text = String::from_utf8(first.message().unwrap().payload.to_vec()).unwrap();
+        assert!(
+            !text.contains("put_back") && !text.contains("failures") && !text.contains("turns"),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<Waiting>(&text).unwrap(), first);
+    }
 }

@@ -9,7 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{Json, extract::State};
-use fanfold_backbone::DeadLetter;
+use fanfold_backbone::{DeadLetter, Message};
 use fanfold_protocol::{ErrorKind, Problem, keys, limits, time};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -60,14 +60,17 @@ pub struct EventLetter {
 impl From<DeadLetter> for EventLetter {
     fn from(letter: DeadLetter) -> Self {
         let taken_at = taken_at(&letter.payload).map(|at| at.0);
-        let notice = read(&letter).map(|waiting| waiting.notice);
+        let waiting = read(&letter);
+        // Of what was queued anew the letter knows the last deliveries only.
+        let before = waiting.as_ref().map_or(0, |waiting| waiting.failures.saturating_add(waiting.put_back));
+        let notice = waiting.map(|waiting| waiting.notice);
         Self {
             id: letter.id,
             bucket: notice.as_ref().map(|notice| notice.bucket.clone()),
             key: notice.as_ref().map(|notice| notice.key.clone()),
             event: notice.map(|notice| notice.name),
             taken_at,
-            attempts: letter.attempt,
+            attempts: letter.attempt.saturating_add(before),
             reason: letter.reason,
         }
     }
@@ -159,7 +162,8 @@ pub(crate) async fn discard(
     Ok(Json(EventLettersGone { discarded: remove_oldest(&app, &trigger.record.id, dead).await? }))
 }
 
-/// Queues all dead letters again: as many as there are now, since some may come back.
+/// Queues all dead letters again, with attempts and time counted anew: as many as there are now, since some may
+/// come back.
 ///
 /// # Errors
 /// The backbone does not answer.
@@ -169,14 +173,33 @@ pub async fn revive(app: &App, trigger: &Trigger) -> Result<u64, Problem> {
     let mut queued = 0;
     while queued < dead {
         let letters = app.backbone.dead_letters(&queue, 0, AT_ONCE).await.map_err(of_backbone)?;
-        let sequences: Vec<u64> = letters.iter().map(|letter| letter.sequence).collect();
-        let revived = app.backbone.replay(&queue, sequences).await.map_err(of_backbone)?;
+        let revived = revive_these(app, &queue, &letters).await?;
         if revived == 0 {
             break;
         }
         queued += revived as u64;
     }
     Ok(queued)
+}
+
+/// Queues these again; answers how many there were.
+async fn revive_these(app: &App, queue: &str, letters: &[DeadLetter]) -> Result<usize, Problem> {
+    let (mut unread, mut events, mut messages) = (Vec::new(), Vec::new(), Vec::new());
+    for letter in letters {
+        let Some(Waiting { notice, replay, .. }) = read(letter) else {
+            unread.push(letter.sequence);
+            continue;
+        };
+        let message = Waiting::new(notice, time::now(), replay).message()?;
+        // The queue may have seen the event's own id a moment ago; this one names the letter.
+        messages.push(Message { id: format!("{}-letter-{}", message.id, letter.sequence), ..message });
+        events.push(letter.sequence);
+    }
+    let mut revived = app.backbone.replay(queue, unread).await.map_err(of_backbone)?;
+    // Queued before they are removed: a copy starts nothing twice.
+    app.backbone.enqueue(queue, messages).await.map_err(of_backbone)?;
+    revived += app.backbone.discard(queue, events).await.map_err(of_backbone)?;
+    Ok(revived)
 }
 
 /// Removes dead letters that are too old or too many, for ever.

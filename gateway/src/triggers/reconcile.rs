@@ -292,12 +292,8 @@ async fn feed(
         if !in_time || is_known && scope.again.is_none() || !trigger.admits_key(&name, &key) {
             continue;
         }
-        batch.push(Waiting {
-            notice: notice(document.bucket.clone(), key, &name, &pin),
-            at: time::now(),
-            replay: scope.again,
-            turns: 0,
-        });
+        let notice = notice(document.bucket.clone(), key, &name, &pin);
+        batch.push(Waiting::new(notice, time::now(), scope.again));
         if batch.len() == BATCH {
             found.queued += queue(app, trigger, &mut batch, scope.patient).await?;
         }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     letters, reconcile, sqs,
-    work::{EXTEND_EVERY, extend, handle, settle},
+    work::{EXTEND_EVERY, extend, give_back, handle},
 };
 use crate::state::AppState;
 
@@ -121,9 +121,7 @@ async fn run(app: &AppState, id: Uuid) {
         // The trigger may have been changed, paused or removed meanwhile.
         let now = app.triggers.by_id(&id).filter(|trigger| !trigger.record.paused);
         let Some(trigger) = now else {
-            for delivery in pulled {
-                settle(delivery.nak(Duration::ZERO).await);
-            }
+            give_back(app, &trigger, pulled).await;
             continue;
         };
         let together = if trigger.record.document.batch.is_some() { pulled.len() } else { 1 };

@@ -4,7 +4,8 @@
 //! What cannot be delivered is given back with a growing pause, and becomes a
 //! dead letter after its attempts; what the platform or a bound is to blame for,
 //! or another job that has yet to end, is tried for hours, since the event is not
-//! at fault. Invariant: each delivery is settled with a fate that is counted, or
+//! at fault. The backbone counts deliveries: one that was no failed attempt ends
+//! with the event queued anew, under another id. Invariant: each delivery is settled with a fate that is counted, or
 //! comes again.
 
 use std::{
@@ -70,6 +71,15 @@ struct Item {
     waiting: Waiting,
 }
 
+impl Item {
+    /// How often it has failed, this time included: by what it is not to blame for, or by its own fault. A lease that
+    /// lapsed counts as the latter, since the event may be what ended the process.
+    fn failures(&self, excused: bool) -> u32 {
+        let before = if excused { self.waiting.put_back } else { self.waiting.failures };
+        before.saturating_add(self.delivery.attempt)
+    }
+}
+
 async fn act(app: &AppState, trigger: &Trigger, deliveries: &[Delivery]) -> Vec<Started> {
     let examine = |delivery: Delivery| async move {
         let item = read(app, trigger, delivery).await?;
@@ -93,8 +103,8 @@ async fn act(app: &AppState, trigger: &Trigger, deliveries: &[Delivery]) -> Vec<
             Ok(Next::Begun(state, id)) => begun.entry(id).or_default().push((state, item)),
             Ok(Next::Wait) => wait(app, trigger, item).await,
             Ok(Next::Settled(fate)) => done(app, trigger, &item, fate).await,
-            Ok(Next::Refused(state, problem)) => failed(app, trigger, &item, Some(&state), &problem).await,
-            Err(problem) => failed(app, trigger, &item, None, &problem).await,
+            Ok(Next::Refused(state, problem)) => failed(app, trigger, item, Some(&state), &problem).await,
+            Err(problem) => failed(app, trigger, item, None, &problem).await,
         }
     }
     let mut all_started = Vec::new();
@@ -104,7 +114,7 @@ async fn act(app: &AppState, trigger: &Trigger, deliveries: &[Delivery]) -> Vec<
         for (state, item) in items {
             match &finished {
                 Ok(_) => done(app, trigger, &item, Fate::Duplicate).await,
-                Err(problem) => failed(app, trigger, &item, Some(&state), problem).await,
+                Err(problem) => failed(app, trigger, item, Some(&state), problem).await,
             }
         }
     }
@@ -124,7 +134,7 @@ async fn start_all(
         Ok(batches) => batches,
         Err(problem) => {
             for (state, item) in items {
-                failed(app, trigger, &item, Some(&state), &problem).await;
+                failed(app, trigger, item, Some(&state), &problem).await;
             }
             return all_started;
         }
@@ -133,7 +143,7 @@ async fn start_all(
         let Some(minute) = within_rate(app, trigger).await else {
             for candidate in batch {
                 if let Some(item) = items.remove(&candidate.identity) {
-                    settle(item.delivery.nak(Duration::ZERO).await);
+                    put_back(app, trigger, item, Duration::ZERO).await;
                 }
             }
             continue;
@@ -155,7 +165,7 @@ async fn start_all(
                     done(app, trigger, &item, candidate.fate()).await;
                 }
                 Ok(_) => done(app, trigger, &item, Fate::Duplicate).await,
-                Err(problem) => failed(app, trigger, &item, Some(&candidate.identity), problem).await,
+                Err(problem) => failed(app, trigger, item, Some(&candidate.identity), problem).await,
             }
         }
         all_started.extend(ended.ok().and_then(|ended| ended.started));
@@ -220,11 +230,42 @@ async fn done(app: &AppState, trigger: &Trigger, item: &Item, fate: Fate) {
     settle(item.delivery.ack().await);
 }
 
-/// Queues an event anew, for later: to wait is no failed attempt.
+/// Lets an event wait for its turn.
 async fn wait(app: &AppState, trigger: &Trigger, item: Item) {
     app.triggers.counters().event(&trigger.record.name, Fate::Waited);
     let pause = TURN_PAUSE * (1 << item.waiting.turns.min(4));
-    let waiting = Waiting { turns: item.waiting.turns.saturating_add(1), ..item.waiting };
+    let Item { delivery, mut waiting } = item;
+    waiting.turns = waiting.turns.saturating_add(1);
+    queue_anew(app, trigger, &delivery, waiting, pause).await;
+}
+
+/// Puts an event back that is not to blame for being put off.
+async fn put_back(app: &AppState, trigger: &Trigger, item: Item, pause: Duration) {
+    let Item { delivery, mut waiting } = item;
+    waiting.put_back = waiting.put_back.saturating_add(1);
+    queue_anew(app, trigger, &delivery, waiting, pause).await;
+}
+
+/// Gives back what was pulled and not looked at.
+pub async fn give_back(app: &AppState, trigger: &Trigger, deliveries: Vec<Delivery>) {
+    let give_back = |delivery: Delivery| async move {
+        match serde_json::from_slice(&delivery.payload) {
+            Ok(waiting) => put_back(app, trigger, Item { delivery, waiting }, Duration::ZERO).await,
+            Err(_) => settle(delivery.nak(Duration::ZERO).await),
+        }
+    };
+    stream::iter(deliveries).for_each_concurrent(EXAMINED_AT_ONCE, give_back).await;
+}
+
+/// Queues an event anew, so that this delivery is no failed attempt. Where there is no way to, it counts as one.
+async fn queue_anew(
+    app: &AppState,
+    trigger: &Trigger,
+    delivery: &Delivery,
+    mut waiting: Waiting,
+    pause: Duration,
+) {
+    waiting.failures = waiting.failures.saturating_add(delivery.attempt.saturating_sub(1));
     let queued = match waiting.message() {
         Ok(message) => {
             let queue = keys::event_queue(&trigger.record.id);
@@ -232,16 +273,17 @@ async fn wait(app: &AppState, trigger: &Trigger, item: Item) {
         }
         Err(_) => false,
     };
-    settle(if queued { item.delivery.ack().await } else { item.delivery.nak(pause).await });
+    settle(if queued { delivery.ack().await } else { delivery.nak(pause).await });
 }
 
 /// Tries an event again later, or gives it up, and with it the state that it led to.
-async fn failed(app: &AppState, trigger: &Trigger, item: &Item, state: Option<&Digest>, problem: &Problem) {
+async fn failed(app: &AppState, trigger: &Trigger, item: Item, state: Option<&Digest>, problem: &Problem) {
     let (name, counters) = (&trigger.record.name, app.triggers.counters());
     let (delivery, notice) = (&item.delivery, &item.waiting.notice);
     let (bucket, key) = (&notice.bucket, &notice.key);
     let age = time::now().since(item.waiting.at);
-    let Some(pause) = pause(trigger, problem, delivery.attempt, age) else {
+    let excused = is_excused(problem);
+    let Some(pause) = pause(trigger, problem, item.failures(excused), age) else {
         if let Some(state) = state
             && let Err(error) = outcome::give_up(&app.backbone, &trigger.record.id, state).await
         {
@@ -255,7 +297,11 @@ async fn failed(app: &AppState, trigger: &Trigger, item: &Item, state: Option<&D
     };
     counters.event(name, Fate::Retried);
     tracing::debug!(trigger = %name, bucket, key, code = problem.code.code(), "an event is tried again");
-    settle(delivery.nak(pause).await);
+    if excused {
+        put_back(app, trigger, item, pause).await;
+    } else {
+        settle(delivery.nak(pause).await);
+    }
 }
 
 /// Makes a dead letter of an event, and counts those that had to go for it.

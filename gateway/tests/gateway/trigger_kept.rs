@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    harness::{Base, Service, start},
+    harness::{Base, Service, start, start_with},
     triggers::{JSON, batches, document, metric, put_of, replay, send_objects, wait_for_calls, with_trigger},
 };
 
@@ -79,12 +79,12 @@ async fn what_waits_for_a_removed_trigger_goes_though_another_has_its_name() {
     let paused = service.request(Method::POST, "/v1/triggers/t/pause", &[], "").await;
     assert_eq!(paused.status, 204);
     assert_eq!(service.send(&put_of("in/a.csv")).await.json()["kept"], 1);
-    // A pull that was under way may have it for a moment.
+    // A pull that was under way may have it for a moment, and queue it anew.
     let waiting = async || {
         let depth = service.app.backbone.depth(&keys::event_queue(&id_of(&made))).await.unwrap();
         depth.ready + depth.leased + depth.delayed
     };
-    assert_eq!(waiting().await, 1);
+    until(async || waiting().await == 1).await;
     assert_eq!(service.delete("/v1/triggers/t").await.status, 204);
     assert_eq!(service.put_json("/v1/triggers/t", document()).await.status, 201);
     let gone = async {
@@ -236,6 +236,92 @@ async fn a_dead_letter_that_cannot_be_read_keeps_none_behind_it() {
     until(async || dead(&service).await == 1).await;
     let left = service.get("/v1/triggers/t/dead-letters").await.json()["dead_letters"].clone();
     assert_eq!((&left[0]["id"], &left[0]["taken_at"]), (&json!("odd-1"), &Value::Null), "{left}");
+}
+
+/// A service that has no room for invocations, so that a bound is to blame for what waits.
+async fn without_room(document: Value) -> (Service, String) {
+    let service = start_with(|config| config.invocations.waiting_max = 0).await;
+    assert_eq!(service.deploy("f", "1").await.status, 201);
+    let made = service.put_json("/v1/triggers/t", document).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let queue = keys::event_queue(&id_of(&made.json()));
+    (service, queue)
+}
+
+/// An event as a queue holds it, of an object that is there.
+async fn queued(service: &Service, queue: &str, more: Value) {
+    service.object("bank", "in/a.csv", "1").await;
+    let notice = json!({"bucket": "bank", "key": "in/a.csv", "kind": "created", "name": "ObjectCreated:Put"});
+    let mut waiting = json!({"notice": notice, "at": time::now().0});
+    waiting.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let message = Message::new(Uuid::now_v7().to_string(), Bytes::from(waiting.to_string()));
+    service.base.backbone.enqueue(queue, vec![message]).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_an_event_is_not_to_blame_for_is_none_of_its_attempts() {
+    let mut document = document();
+    document["retry"] = json!({"attempts": 2, "backoff": "10ms"});
+    let (service, queue) = without_room(document).await;
+    queued(&service, &queue, json!({})).await;
+    until(async || service.fate("retried").await >= 3).await;
+    // From now on it fails by its own fault, and is tried once more.
+    assert_eq!(service.delete("/v1/functions/f").await.status, 204);
+    let letters = async || service.base.backbone.dead_letters(&queue, 0, 9).await.unwrap();
+    until(async || !letters().await.is_empty()).await;
+    let found = letters().await;
+    let letter = &found[0];
+    assert!(letter.reason.starts_with("function-not-found: "), "{letter:?}");
+    let waiting: Value = serde_json::from_slice(&letter.payload).unwrap();
+    assert_eq!((letter.attempt, waiting.get("failures")), (2, None), "{waiting}");
+    assert!(waiting["put_back"].as_u64().unwrap() >= 3, "{waiting}");
+}
+
+#[tokio::test]
+async fn a_replay_counts_attempts_and_time_anew() {
+    let mut document = document();
+    document["retry"] = json!({"attempts": 2, "backoff": "10ms"});
+    let (service, queue) = without_room(document).await;
+    // Older than anything is waited for.
+    queued(&service, &queue, json!({"at": 0})).await;
+    let dead = async || service.get("/v1/triggers/t").await.json()["events"]["dead"].clone();
+    until(async || dead().await == 1).await;
+    assert_eq!(service.fate("retried").await, 0);
+    assert_eq!(replay(&service, json!({"dead_letters": true})).await.json()["queued"], 1);
+    until(async || service.fate("retried").await >= 2).await;
+    assert_eq!(dead().await, 0);
+    assert_eq!(service.delete("/v1/functions/f").await.status, 204);
+    until(async || dead().await == 1).await;
+
+    // One that had failed of its own before it was queued anew has one attempt less, until it is replayed.
+    assert_eq!(service.delete("/v1/triggers/t/dead-letters").await.json()["discarded"], 1);
+    let retried = service.fate("retried").await;
+    queued(&service, &queue, json!({"failures": 1, "put_back": 3, "replay": Uuid::now_v7()})).await;
+    service.until("dead", 3).await;
+    assert_eq!(service.fate("retried").await, retried);
+    until(async || dead().await == 1).await;
+    let letters = service.get("/v1/triggers/t/dead-letters").await.json()["dead_letters"].clone();
+    assert_eq!(letters[0]["attempts"], 5, "{letters}");
+    assert_eq!(replay(&service, json!({"dead_letters": true})).await.json()["queued"], 1);
+    service.until("dead", 4).await;
+    assert_eq!(service.fate("retried").await, retried + 1);
+}
+
+#[tokio::test]
+async fn an_event_that_met_the_breaker_has_all_its_attempts() {
+    let mut document = document();
+    (document["starts_per_minute"], document["concurrency"]) = (json!(1), json!(1));
+    let (service, view) = with_trigger(document).await;
+    send_objects(&service, (0..2).map(|n| format!("in/{n}.csv"))).await;
+    let view_of = async || service.get("/v1/triggers/t").await.json();
+    until(async || view_of().await["paused"] == true).await;
+    until(async || view_of().await["events"]["waiting"] == 1).await;
+    let (queue, second) = (keys::event_queue(&id_of(&view)), Duration::from_secs(1));
+    let pulled = service.base.backbone.pull(&queue, 1, second, second).await.unwrap();
+    assert_eq!((pulled.len(), pulled[0].attempt), (1, 1));
+    pulled[0].nak(Duration::ZERO).await.unwrap();
+    assert_eq!(service.request(Method::POST, "/v1/triggers/t/resume", &[], "").await.status, 204);
+    service.until("started", 2).await;
 }
 
 async fn until(mut is_so: impl AsyncFnMut() -> bool) {
