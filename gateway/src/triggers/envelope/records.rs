@@ -9,6 +9,7 @@
 use fanfold_protocol::{
     Problem,
     event::{EventKind, Notice},
+    uri::KEY_BYTES_MAX,
 };
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
@@ -29,10 +30,10 @@ pub(super) fn read(envelope: &mut Envelope, record: &Value) -> Result<(), Proble
     let written = required(&object["key"], "s3.object.key")?;
     let decoded = decode_form(&written);
     // Ceph does not say whether it encodes keys, and has done both: what is
-    // written comes first.
+    // written comes first, unless it is longer than a key may be.
     let ceph = record["eventSource"].as_str().is_some_and(|source| source.contains("ceph"));
     let (key, other_key) = match decoded {
-        Some(decoded) if ceph => {
+        Some(decoded) if ceph && written.len() <= KEY_BYTES_MAX => {
             let other = Some(decoded).filter(|decoded| *decoded != written);
             (written, other)
         }
@@ -91,6 +92,26 @@ mod tests {
             assert!(check(version.into()).is_err(), "{version}");
         }
         assert_eq!(check_version(&serde_json::json!({})), Ok(()));
+    }
+
+    /// A key in another alphabet is three times as long once it is encoded.
+    #[test]
+    fn what_is_too_long_for_a_key_is_encoded() {
+        let check = |written: &str, expected: (&str, Option<&str>)| {
+            let mut envelope = Envelope::default();
+            let record = serde_json::json!({"eventSource": "ceph:s3", "eventName": "ObjectCreated:Put",
+                "s3": {"bucket": {"name": "bank"}, "object": {"key": written}}});
+            read(&mut envelope, &record).unwrap();
+            let notice = &envelope.notices[0];
+            assert_eq!((notice.key.as_str(), notice.other_key.as_deref()), expected);
+        };
+        let (written, meant) = ("%C3%A9".repeat(170), "é".repeat(170));
+        check(&written, (written.as_str(), Some(meant.as_str())));
+        let (written, meant) = ("%C3%A9".repeat(171), "é".repeat(171));
+        check(&written, (meant.as_str(), None));
+        // What is no key either way is left to whoever looks for it.
+        let plain = "x".repeat(KEY_BYTES_MAX + 1);
+        check(&plain, (plain.as_str(), None));
     }
 
     #[test]
