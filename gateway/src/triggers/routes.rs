@@ -17,7 +17,7 @@ use fanfold_protocol::{
     time::{self, Timestamp},
     trigger::{SnsTopic, TriggerDocument},
 };
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -40,6 +40,8 @@ use crate::{
     state::{App, AppState},
 };
 
+/// Queues whose depth is asked for at once.
+const DEPTHS_AT_ONCE: usize = 16;
 /// Buckets looked for at once, and for how long in all.
 const LOOKS_AT_ONCE: usize = 8;
 const LOOK_PATIENCE: Duration = Duration::from_secs(2);
@@ -204,11 +206,10 @@ async fn removed_function(app: &App, document: &Value) -> Option<FunctionName> {
     responses((status = 200, description = "By name", body = TriggerList))
 )]
 pub(crate) async fn list(State(app): State<AppState>) -> Answer<Json<TriggerList>> {
-    let mut triggers = Vec::new();
-    for trigger in app.triggers.list() {
-        triggers.push(view(&app, &trigger).await?);
-    }
-    warn(&app, &mut triggers).await;
+    let (app, all) = (&app, app.triggers.list());
+    let views = stream::iter(all).map(|trigger| async move { view(app, &trigger).await });
+    let mut triggers: Vec<TriggerView> = views.buffered(DEPTHS_AT_ONCE).try_collect().await?;
+    warn(app, &mut triggers).await;
     Ok(Json(TriggerList { triggers }))
 }
 

@@ -110,6 +110,34 @@ async fn a_trigger_is_made_shown_changed_and_removed() {
     assert_ne!(again.json()["id"], made["id"]);
 }
 
+/// They are asked about side by side, in more rounds than one.
+#[tokio::test]
+async fn many_triggers_are_listed_by_name_with_what_is_theirs() {
+    let service = start().await;
+    assert_eq!(service.deploy("f", "1").await.status, 201);
+    let names: Vec<String> = (0..20).map(|n| format!("t-{n:02}")).collect();
+    for name in &names {
+        let other =
+            json!({"bucket": "bank", "prefix": format!("{name}/"), "function": "f", "reconcile": "0s"});
+        assert_eq!(service.put_json(&format!("/v1/triggers/{name}"), other).await.status, 201);
+        let paused = service.request(Method::POST, &format!("/v1/triggers/{name}/pause"), &[], "").await;
+        assert_eq!(paused.status, 204);
+    }
+    assert_eq!(service.send(&put_of("t-17/a.csv")).await.json()["kept"], 1);
+    let begun = Instant::now();
+    loop {
+        let list = service.get("/v1/triggers").await.json();
+        let listed = list["triggers"].as_array().unwrap().iter();
+        let found: Vec<_> = listed.map(|t| (t["name"].clone(), t["events"]["waiting"].clone())).collect();
+        let expected = names.iter().map(|name| (json!(name), json!(u64::from(name == "t-17"))));
+        if found == expected.collect::<Vec<_>>() {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{list}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test]
 async fn what_alerts_follow_of_a_trigger_is_there_before_its_first_event() {
     let (service, _) = with_trigger(document()).await;
