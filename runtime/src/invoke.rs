@@ -44,7 +44,7 @@ use crate::{
     pace::Pace,
     room::{Room, room},
     sandbox::{self, Clock, Ended, Stop},
-    tables::Keys,
+    tables::{Keys, check_width},
 };
 
 /// Bytes of a body by which a call is told from others.
@@ -333,13 +333,15 @@ fn check_column(name: &str, data_type: &str) -> Result<(), Problem> {
             shown(name)
         )));
     }
-    data_type.parse::<arrow::datatypes::DataType>().map(drop).map_err(|_| {
+    let data_type = data_type.parse::<arrow::datatypes::DataType>().map_err(|_| {
         invalid(format!(
             "expected an Arrow type such as Int64 or Utf8 for the column {:?}, found {:?}",
             shown(name),
             shown(data_type)
         ))
-    })
+    })?;
+    check_width(&data_type)
+        .map_err(|refusal| invalid(format!("for the column {:?}, expected {refusal}", shown(name))))
 }
 
 /// How many brackets are open at once. Those in names count as well, and may hide others: no

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BooleanArray, new_null_array},
+    array::{Array, ArrayRef, AsArray, BooleanArray},
     compute::{
         CastOptions, cast, cast_with_options,
         kernels::{boolean, cmp},
@@ -19,7 +19,7 @@ use arrow::{
 };
 use fanfold_protocol::{ErrorKind, Problem};
 
-use super::{filter::digits, guard::quote, shape};
+use super::{filter::digits, fixed, guard::quote, shape};
 
 /// A value that has no place in the wanted type.
 pub(super) struct Miss {
@@ -51,7 +51,7 @@ pub(super) fn convert(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, Miss
         return Ok(Arc::clone(column));
     }
     if *column.data_type() == DataType::Null {
-        return Ok(new_null_array(to, column.len()));
+        return fixed::nulls(to, column.len()).map_err(|cause| Miss { value: None, cause });
     }
     if let Some(row) = first_cut(column, to) {
         return Err(Miss { value: Some((row, text(column, row))), cause: String::new() });

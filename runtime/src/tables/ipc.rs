@@ -31,6 +31,9 @@ const CONTINUATION: [u8; 4] = [0xff; 4];
 /// Bytes before a message's metadata: the continuation and its length.
 pub(super) const PREFIX_BYTES: usize = 8;
 
+/// Bytes of a message, which is held in memory whole, compressed and not.
+pub(super) const MESSAGE_BYTES_MAX: u64 = 1 << 30;
+
 /// A message with more rows than this has rows without bytes.
 const ROWS_MAX: i64 = limits::TRANSFER_BYTES_MAX as i64;
 
@@ -333,7 +336,8 @@ fn decompressed_bytes(batch: &ipc::RecordBatch<'_>, body: &[u8]) -> Result<u64, 
         let bytes = if declared == -1 { stored as u64 } else { u64::try_from(declared).unwrap_or(u64::MAX) };
         total = total.saturating_add(bytes);
     }
-    let allowed = limits::PAGE_BYTES_MAX.max(limits::DECODED_RATIO_MAX.saturating_mul(body.len() as u64));
+    let by_ratio = limits::PAGE_BYTES_MAX.max(limits::DECODED_RATIO_MAX.saturating_mul(body.len() as u64));
+    let allowed = by_ratio.min(MESSAGE_BYTES_MAX);
     if total <= allowed {
         return Ok(total);
     }

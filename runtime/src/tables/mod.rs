@@ -29,6 +29,7 @@ mod arrow_ipc;
 mod convert;
 mod csv;
 mod filter;
+mod fixed;
 mod guard;
 mod gzip;
 mod head;
@@ -56,15 +57,16 @@ use fanfold_protocol::{
     plan::Slice,
 };
 
+pub(crate) use self::{
+    fixed::check as check_width,
+    pipe::{PipeReader, PipeWriter, pipe},
+    shuffle::{Keys, ShuffleWriter, merge, parts},
+};
 pub use self::{
     ipc::{decode, encode, encode_schema},
     reader::TableReader,
     settled::{Like, Settled},
     writer::TableWriter,
-};
-pub(crate) use self::{
-    pipe::{PipeReader, PipeWriter, pipe},
-    shuffle::{Keys, ShuffleWriter, merge, parts},
 };
 
 /// What to read: slices that make one table, and what of it is wanted.

@@ -22,7 +22,7 @@ use fanfold_protocol::{
     stored::csv::delimiter_hint,
 };
 
-use super::{TableSource, convert::convert, filter::RowFilter, guard::quote, shape, union};
+use super::{TableSource, check_width, convert::convert, filter::RowFilter, guard::quote, shape, union};
 
 /// Names listed in a message, at most.
 const NAMES_SHOWN: usize = 20;
@@ -107,6 +107,11 @@ impl Wanted {
                     quote(&column.name),
                     quote(&column.data_type)
                 );
+                Problem::new(ErrorKind::SchemaMismatch, detail)
+            })?;
+            check_width(&data_type).map_err(|refusal| {
+                let detail =
+                    format!("the function must declare for column {} {refusal}", quote(&column.name));
                 Problem::new(ErrorKind::SchemaMismatch, detail)
             })?;
             declared.insert(column.name.clone(), Declared { data_type, nullable: column.nullable });

@@ -22,8 +22,12 @@ use super::{gzip::Gzip, store_problem};
 const CHUNK_BYTES: u64 = 4 << 20;
 /// Compressed bytes that are decompressed at once.
 const PIECE_BYTES: usize = 16 << 10;
+/// Compressed bytes after which others have their turn, whatever came of them.
+const TURN_BYTES: u64 = 16 * PIECE_BYTES as u64;
 /// Decompressed bytes after which the window's user is asked first.
 const INFLATED_BYTES: usize = 1 << 20;
+/// Decompressed bytes that Zstandard gives at once; as many as its blocks have at most.
+const BLOCK_BYTES: usize = 128 << 10;
 
 type Chunks = mpsc::Receiver<Result<Bytes, Problem>>;
 
@@ -50,9 +54,12 @@ pub(super) struct Text {
 enum Inflate {
     Plain,
     Gzip(Box<Gzip>),
-    /// `frame_open` within a frame, `more` when the decoder holds output back.
+    /// `frame_open` within a frame, `more` when the decoder holds output back. A frame gives a
+    /// block after the other into `block`, and may give nothing: the window is not made longer
+    /// beforehand, which would write more for each empty frame than that takes.
     Zstd {
         decoder: zstd::stream::raw::Decoder<'static>,
+        block: Box<[u8]>,
         frame_open: bool,
         more: bool,
     },
@@ -91,7 +98,7 @@ impl Text {
                 let decoder = zstd::stream::raw::Decoder::new().map_err(|e| {
                     Problem::new(ErrorKind::Internal, format!("no decoder for Zstandard: {e}"))
                 })?;
-                Inflate::Zstd { decoder, frame_open: false, more: false }
+                Inflate::Zstd { decoder, block: vec![0; BLOCK_BYTES].into(), frame_open: false, more: false }
             }
         };
         let known = (range.start as usize).min(head.len())..(range.end as usize).min(head.len());
@@ -152,6 +159,10 @@ impl Text {
                 }
             }
             self.inflate_chunk()?;
+            if self.window.len() == before {
+                // Text that is there and gives nothing, such as empty frames, may be long.
+                tokio::task::yield_now().await;
+            }
         }
         Ok(())
     }
@@ -169,8 +180,11 @@ impl Text {
     }
 
     fn inflate_chunk(&mut self) -> Result<(), Problem> {
-        let enough = self.window.len() + INFLATED_BYTES;
-        while (!self.chunk.is_empty() || self.holds_output()) && self.window.len() < enough {
+        let (enough, turn) = (self.window.len() + INFLATED_BYTES, self.stored + TURN_BYTES);
+        while (!self.chunk.is_empty() || self.holds_output())
+            && self.window.len() < enough
+            && self.stored < turn
+        {
             let before = self.window.len();
             let taken = match &mut self.inflate {
                 Inflate::Plain => {
@@ -186,17 +200,16 @@ impl Text {
                     self.window.append(decoder.text());
                     taken
                 }
-                Inflate::Zstd { decoder, frame_open, more } => {
-                    self.window.resize(before + INFLATED_BYTES, 0);
+                Inflate::Zstd { decoder, block, frame_open, more } => {
                     let mut input = InBuffer::around(&self.chunk);
-                    let mut output = OutBuffer::around_pos(self.window.as_mut_slice(), before);
+                    let mut output = OutBuffer::around(&mut block[..]);
                     let hint = decoder
                         .run(&mut input, &mut output)
                         .map_err(|e| damaged(self.malformed, &self.uri, "Zstandard", &e))?;
                     *frame_open = hint != 0;
                     let (taken, filled) = (input.pos(), output.pos());
-                    *more = filled == self.window.len();
-                    self.window.truncate(filled);
+                    *more = filled == block.len();
+                    self.window.extend_from_slice(&block[..filled]);
                     taken
                 }
             };

@@ -133,6 +133,14 @@ async fn damage_is_told() {
     let at = content.windows(8).position(|w| w == 80_000_u64.to_le_bytes()).unwrap();
     content[at + 7] = 0x40;
     problem("x", content, ErrorKind::DecodeLimit, &["decompress"]).await;
+    // One that claims 2^30 + 1 bytes, within what its length allows, is too large for memory.
+    let noise = |n: i64| if n % 4 == 0 { 0 } else { n.wrapping_mul(0x9e37_79b9_7f4a_7c15_u64 as i64) };
+    let noise: ArrayRef = Arc::new(Int64Array::from_iter_values((0..1 << 20).map(noise)));
+    let noise = RecordBatch::try_from_iter([("noise", noise)]).unwrap();
+    let mut content = stream(&[noise], Some(CompressionType::LZ4_FRAME));
+    let at = content.windows(8).position(|w| w == (8_u64 << 20).to_le_bytes()).unwrap();
+    content[at..at + 8].copy_from_slice(&((1_u64 << 30) + 1).to_le_bytes());
+    problem("x", content, ErrorKind::DecodeLimit, &["1073741824"]).await;
 }
 
 #[tokio::test]

@@ -14,11 +14,9 @@ use fanfold_protocol::{ErrorKind, Problem, stored::arrow::corrupt};
 pub(super) use self::{file::FileReader, stream::StreamReader};
 use super::{
     guard::guard,
+    ipc::MESSAGE_BYTES_MAX,
     shape::{self, Pieces},
 };
-
-/// One message is held in memory whole.
-const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 
 fn too_large(place: &str, bytes: u64) -> Problem {
     let detail = format!(

@@ -7,11 +7,17 @@
 //! arrays is not told by lines: those are counted when they are met, and the lines are
 //! then tried again by halves.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
-use arrow::{datatypes::Schema, error::ArrowError};
+use arrow::{
+    datatypes::{Field, Schema},
+    error::ArrowError,
+};
 
-use super::BATCH_ROWS_MAX;
+use super::{super::fixed, BATCH_ROWS_MAX};
 
 /// Values that have places at once: of 12 bytes each where they are numbers, and of 36 at most.
 pub(super) const VALUES_MAX: usize = 4 << 20;
@@ -21,9 +27,12 @@ pub(super) fn lines_max(schema: &Schema) -> u64 {
     (VALUES_MAX / width(schema)).clamp(1, BATCH_ROWS_MAX) as u64
 }
 
-/// Values of a line, with those of one object in each array.
+/// Values of a line, with those of one object in each array. One of a fixed size counts as
+/// often as it has the bytes of a number.
 fn width(schema: &Schema) -> usize {
-    schema.flattened_fields().len().max(1)
+    let fixed = |field: &Arc<Field>| fixed::bytes(field.data_type()) / size_of::<u64>();
+    let fixed = schema.fields().iter().map(fixed).fold(0, usize::saturating_add);
+    schema.flattened_fields().len().saturating_add(fixed).max(1)
 }
 
 /// What is left of the places of lines that are decoded together. All objects of theirs share
@@ -59,7 +68,7 @@ pub(super) fn is_too_wide(error: &ArrowError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::{DataType, Field};
+    use arrow::datatypes::DataType;
 
     use super::*;
 
@@ -77,6 +86,8 @@ mod tests {
         check(32, 131_072);
         check(64, 65_536);
         check(10_000, 419);
+        let wide = |bytes| lines_max(&schema([DataType::FixedSizeBinary(bytes)]));
+        assert_eq!((wide(16), wide(65_536), wide(i32::MAX)), (131_072, 511, 1));
     }
 
     #[test]
