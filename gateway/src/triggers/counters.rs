@@ -27,7 +27,7 @@ pub enum Fate {
     Changed,
     /// It started what it was to start, of another object than it tells of.
     StartedChanged,
-    /// A later event of the same key was seen before.
+    /// It is a removal, and a later event of the same key was seen before.
     Stale,
     /// It does not pass the filter by the key that the object really has.
     Filtered,

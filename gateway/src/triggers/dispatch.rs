@@ -73,7 +73,9 @@ pub enum Next {
 /// The store or the backbone does not answer.
 pub async fn examine(app: &App, trigger: &Trigger, waiting: &Waiting) -> Result<Next, Problem> {
     let (record, notice) = (&trigger.record, &waiting.notice);
-    if record.document.ordered && waiting.replay.is_none() && order::is_stale(app, trigger, notice).await? {
+    let noted = record.document.ordered && waiting.replay.is_none();
+    // Of what is there only the newest state can be started, however late it is told of.
+    if noted && order::is_stale(app, trigger, notice).await? && notice.kind == EventKind::Removed {
         return Ok(Next::Settled(Fate::Stale));
     }
     let (key, meta) = match (notice.kind, look(app, trigger, notice).await?) {

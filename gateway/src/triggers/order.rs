@@ -2,7 +2,7 @@
 //! Events of one key, one after the other.
 //!
 //! A record for each key holds the last sequencer seen and what the last event
-//! started. An event that is older than that is stale; one that comes while the
+//! started. A removal that is older than that is stale; an event that comes while the
 //! other's invocation or job runs waits for its turn. Invariant: who has the
 //! turn is decided by compare-and-set, before anything is started.
 

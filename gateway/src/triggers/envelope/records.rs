@@ -31,7 +31,8 @@ pub(super) fn read(envelope: &mut Envelope, record: &Value) -> Result<(), Proble
     let decoded = decode_form(&written);
     // Ceph does not say whether it encodes keys, and has done both: what is
     // written comes first, unless it is longer than a key may be.
-    let ceph = record["eventSource"].as_str().is_some_and(|source| source.contains("ceph"));
+    let source = record["eventSource"].as_str().unwrap_or_default();
+    let ceph = source.contains("ceph");
     let (key, other_key) = match decoded {
         Some(decoded) if ceph && written.len() <= KEY_BYTES_MAX => {
             let other = Some(decoded).filter(|decoded| *decoded != written);
@@ -41,6 +42,11 @@ pub(super) fn read(envelope: &mut Envelope, record: &Value) -> Result<(), Proble
         // What cannot be decoded was not encoded.
         None => (written, None),
     };
+    let time = text(&record["eventTime"]);
+    // MinIO and Ceph make it of the clock of whichever node took the request, Ceph with the bytes
+    // as they lie in memory: it orders nothing, and the time tells events apart as well.
+    let of_a_clock = ceph || source.contains("minio");
+    let sequencer = text(&object["sequencer"]).filter(|_| !of_a_clock || time.is_none());
     envelope.add(Some(Notice {
         bucket: required(&bucket["name"], "s3.bucket.name")?,
         key,
@@ -49,8 +55,8 @@ pub(super) fn read(envelope: &mut Envelope, record: &Value) -> Result<(), Proble
         name,
         etag: text(&object["eTag"]).map(bare),
         version_id: text(&object["versionId"]).filter(|id| id != "null"),
-        sequencer: text(&object["sequencer"]),
-        time: text(&record["eventTime"]),
+        sequencer,
+        time,
     }));
     Ok(())
 }
