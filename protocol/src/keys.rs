@@ -397,6 +397,11 @@ pub fn last_look(trigger: &Uuid) -> String {
     format!("looks/{trigger}")
 }
 
+/// Who listed last what a trigger acted on before: a record that lapses.
+pub fn last_sweep(trigger: &Uuid) -> String {
+    format!("sweeps/{trigger}")
+}
+
 /// Batches of a trigger's events that are being started.
 pub fn batches(trigger: &Uuid) -> String {
     format!("batches/{trigger}/")

@@ -110,7 +110,8 @@ async fn end(
     let record = &trigger.record;
     let claim = |member: Member| async move {
         let claim = Started::Batch { id: *id };
-        let won = outcome::put_once(&app.backbone, &record.id, &member.identity, claim).await?;
+        let won =
+            outcome::put_once(&app.backbone, &record.id, &member.identity, member.event.kind, claim).await?;
         Ok::<_, Problem>(won.then_some(member))
     };
     let won: Vec<Option<Member>> =

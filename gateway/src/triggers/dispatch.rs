@@ -137,7 +137,7 @@ pub async fn start(app: &App, trigger: &Trigger, candidate: &Candidate) -> Resul
         order::note(app, trigger, event, started.as_ref().ok().and_then(Option::as_ref)).await?;
     }
     let Some(started) = started? else { return Ok(None) };
-    outcome::put_once(&app.backbone, &record.id, &candidate.identity, started.clone()).await?;
+    outcome::put_once(&app.backbone, &record.id, &candidate.identity, event.kind, started.clone()).await?;
     Ok(Some(started))
 }
 

@@ -33,6 +33,7 @@ mod replay;
 mod routes;
 mod runner;
 pub(crate) mod sender;
+mod settled;
 mod sns;
 pub mod sources;
 mod sqs;

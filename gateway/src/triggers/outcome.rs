@@ -9,12 +9,15 @@
 //! event that comes for it, as from a replay, is tried anew. A claim of a batch that
 //! was given up says so and stays, so that what the batch has won stays together.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use fanfold_backbone::{Backbone, CasOutcome, Entry};
 use fanfold_protocol::{
     Problem,
     digest::Digest,
-    keys,
+    event::EventKind,
+    keys, limits,
     time::{self, Timestamp},
 };
 use serde::{Deserialize, Serialize};
@@ -54,11 +57,19 @@ pub struct Outcome {
     /// Whether its batch was given up.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     batch_given_up: bool,
+    /// Whether it lapses by itself, which only the backbone knows otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    lapses: bool,
 }
 
 impl Outcome {
     fn new(started: Option<Started>) -> Self {
-        Self { started, at: time::now(), batch_given_up: false }
+        Self { started, at: time::now(), batch_given_up: false, lapses: false }
+    }
+
+    /// Whether it lapses by itself.
+    pub fn lapses(&self) -> bool {
+        self.lapses
     }
 
     /// Whether it has started nothing and was given up.
@@ -77,7 +88,7 @@ pub async fn get(backbone: &Backbone, trigger: &Uuid, identity: &Digest) -> Resu
 }
 
 /// Writes an outcome down, unless there is one of something started; tells whether
-/// it is this one that stands.
+/// it is this one that stands. That of a removal, which no look sees, lapses after a day.
 ///
 /// # Errors
 /// The backbone does not answer.
@@ -85,24 +96,24 @@ pub async fn put_once(
     backbone: &Backbone,
     trigger: &Uuid,
     identity: &Digest,
+    kind: EventKind,
     started: Started,
 ) -> Result<bool, Problem> {
     let key = keys::event_outcome(trigger, identity);
-    let outcome = Outcome::new(Some(started));
+    let lapse_after = (kind == EventKind::Removed).then_some(limits::IDEMPOTENCY_WINDOW);
+    let outcome = Outcome { lapses: lapse_after.is_some(), ..Outcome::new(Some(started)) };
     let value = Bytes::from(serde_json::to_vec(&outcome).map_err(internal)?);
-    let mut written = backbone.create(&key, value.clone()).await;
+    let mut revision = None;
     loop {
-        let CasOutcome::Conflict(found) = written.map_err(of_backbone)? else { return Ok(true) };
-        written = match found {
-            Some(entry) => {
-                let found: Outcome = serde_json::from_slice(&entry.value).map_err(internal)?;
-                if found.started.is_some() {
-                    return Ok(found.started == outcome.started);
-                }
-                backbone.update(&key, value.clone(), entry.revision).await
+        let written = write(backbone, &key, value.clone(), revision, lapse_after).await?;
+        let CasOutcome::Conflict(found) = written else { return Ok(true) };
+        revision = found.as_ref().map(|entry| entry.revision);
+        if let Some(entry) = found {
+            let found: Outcome = serde_json::from_slice(&entry.value).map_err(internal)?;
+            if found.started.is_some() {
+                return Ok(found.started == outcome.started);
             }
-            None => backbone.create(&key, value.clone()).await,
-        };
+        }
     }
 }
 
@@ -122,7 +133,6 @@ pub async fn give_up(backbone: &Backbone, trigger: &Uuid, identity: &Digest) -> 
     let batch = keys::batch(trigger, id);
     let Some(record) = backbone.get(&batch).await.map_err(of_backbone)? else { return Ok(()) };
     backbone.update(&batch, record.value, record.revision).await.map_err(of_backbone)?;
-    // Whoever changes it meanwhile knows better.
     mark(backbone, &key, &entry, Outcome { batch_given_up: true, ..found }).await?;
     if backbone.get(&batch).await.map_err(of_backbone)?.is_none() {
         take_back(backbone, trigger, identity).await?;
@@ -144,7 +154,45 @@ pub async fn take_back(backbone: &Backbone, trigger: &Uuid, identity: &Digest) -
     mark(backbone, &key, &entry, Outcome { batch_given_up: false, ..found }).await
 }
 
+/// Changes an outcome, which stays then for good. Whoever has changed it meanwhile knows better.
 async fn mark(backbone: &Backbone, key: &str, entry: &Entry, marked: Outcome) -> Result<(), Problem> {
+    let marked = Outcome { lapses: false, ..marked };
     let value = serde_json::to_vec(&marked).map_err(internal)?;
-    backbone.update(key, value, entry.revision).await.map(drop).map_err(of_backbone)
+    write(backbone, key, value.into(), Some(entry.revision), None).await.map(drop)
+}
+
+/// Has an outcome lapse after this time, or stay for good. One that was changed meanwhile, or
+/// that a newer release has written, stays as it is.
+///
+/// # Errors
+/// The backbone does not answer.
+pub async fn set_lapse(
+    backbone: &Backbone,
+    key: &str,
+    entry: &Entry,
+    lapse_after: Option<Duration>,
+) -> Result<(), Problem> {
+    let Ok(found) = serde_json::from_slice::<Outcome>(&entry.value) else { return Ok(()) };
+    if found.lapses == lapse_after.is_some() {
+        return Ok(());
+    }
+    let value = serde_json::to_vec(&Outcome { lapses: !found.lapses, ..found }).map_err(internal)?;
+    write(backbone, key, value.into(), Some(entry.revision), lapse_after).await.map(drop)
+}
+
+/// Writes where nothing is, or over this revision.
+async fn write(
+    backbone: &Backbone,
+    key: &str,
+    value: Bytes,
+    revision: Option<u64>,
+    lapse_after: Option<Duration>,
+) -> Result<CasOutcome, Problem> {
+    let written = match (revision, lapse_after) {
+        (None, None) => backbone.create(key, value).await,
+        (None, Some(after)) => backbone.create_with_ttl(key, value, after).await,
+        (Some(revision), None) => backbone.update(key, value, revision).await,
+        (Some(revision), Some(after)) => backbone.update_with_ttl(key, value, revision, after).await,
+    };
+    written.map_err(of_backbone)
 }

@@ -6,10 +6,10 @@
 //! whatever has none is queued like an event that came in. What was given up has
 //! one, and is fed again only when somebody asks for it. The cost of a look is one
 //! request for a thousand objects, a page of the backbone for a thousand
-//! outcomes, and two requests for the packed outcomes, which let a lost
-//! backbone be no reason to start everything again. Outcomes of states that are
-//! gone are forgotten here after a day, so that there are as many as objects;
-//! that is done once a day also where no look is asked for.
+//! outcomes, and two requests for the packed outcomes. Outcomes of states that a
+//! whole look has not seen are left to lapse, so that there are as many as objects;
+//! that is done once a day also where no look is asked for. What the trigger acted
+//! on before is listed for that once a day as well.
 
 use std::{
     collections::HashMap,
@@ -17,17 +17,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use fanfold_backbone::CasOutcome;
 use fanfold_protocol::{
     ErrorKind, Problem,
-    digest::Digest,
     event::{EventKind, Notice, state_identity},
     keys, limits,
     time::{self, Timestamp},
-    uri::{ObjectUri, Pin},
+    uri::Pin,
 };
-use fanfold_storage::{ListEntry, ListOptions, Meter, PutOptions, Store};
+use fanfold_storage::{ListEntry, ListOptions, Meter, Store};
 use futures::{FutureExt, TryStreamExt};
 use serde::Serialize;
 use tokio_util::task::AbortOnDropHandle;
@@ -36,9 +35,9 @@ use uuid::Uuid;
 
 use super::{
     intake::{self, Turns, Waiting},
-    outcome::Outcome,
     record::Trigger,
     registry,
+    settled::{self, Known, Short, short},
 };
 use crate::{
     problem::{of_backbone, of_store},
@@ -55,10 +54,6 @@ const LOOKS_AT_ONCE: usize = 4;
 const BATCH: usize = 1_000;
 /// Before a full queue is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Bytes of an identity that are kept: two of a billion objects meet by one in 10^20.
-const SHORT: usize = 16;
-
-type Short = [u8; SHORT];
 
 /// Which of the objects that a trigger acts on are looked at.
 #[derive(Clone, Debug, Default)]
@@ -84,17 +79,6 @@ pub struct Found {
     pub listed: u64,
     /// Events that were queued for them.
     pub queued: u64,
-}
-
-/// What is known of a state.
-#[derive(Clone, Copy, Default)]
-struct Known {
-    /// It has an outcome in the backbone, of before yesterday.
-    old: bool,
-    /// It is there still.
-    seen: bool,
-    /// It has started nothing and was given up.
-    given_up: bool,
 }
 
 /// When a trigger is looked at.
@@ -216,36 +200,77 @@ async fn look_and_tell(app: &App, trigger: &Trigger) -> bool {
 /// The store or the backbone does not answer. What was queued until then stays.
 pub async fn look(app: &App, trigger: &Trigger, scope: &Scope) -> Result<Found, Problem> {
     let record = &trigger.record;
-    let mut known = outcomes(app, &record.id).await?;
-    if !record.document.acts_on_created() {
-        // All of them are of removals, which no listing shows.
-        forget(app, &record.id, &known).await?;
-        return Ok(Found::default());
-    }
+    let mut known = settled::outcomes(app, &record.id).await?;
     let store = app.store.with_meter(Meter::new());
-    let packed = unpack(&store, app, &record.id).await?;
+    let packed = settled::unpack(&store, app, &record.id).await?;
     for short in &packed {
         known.entry(*short).or_default();
     }
-    let found = feed(app, trigger, &store, scope, &mut known).await;
+    let found = match record.document.acts_on_created() {
+        true => feed(app, trigger, &store, scope, &mut known).await,
+        // No listing shows a removal.
+        false => Ok(Found::default()),
+    };
     let is_whole = scope.prefix.is_empty() && scope.until.is_none();
     if found.is_ok() && is_whole {
-        pack(&store, app, &record.id, &known, &packed).await?;
-        forget(app, &record.id, &known).await?;
+        let all_seen = see_former(app, trigger, &store, &mut known).await?;
+        settled::pack(&store, app, &record.id, &known, &packed, all_seen).await?;
+        if all_seen {
+            settled::settle(app, &record.id, &known, gone_after(trigger)).await?;
+        }
     }
     let (listed, queued) = found.as_ref().map_or((0, 0), |found| (found.listed, found.queued));
     app.triggers.counters().reconciled(&record.name, listed, queued, store.meter().usage().requests);
     found
 }
 
-/// Forgets outcomes of what is gone, and feeds nothing: the prefix is listed only
-/// where there may be some.
+/// Settles the outcomes and feeds nothing: the prefix is listed only where there are some.
 async fn tidy(app: &App, trigger: &Trigger) -> Result<Found, Problem> {
-    if !outcomes(app, &trigger.record.id).await?.values().any(|known| known.old) {
+    if settled::outcomes(app, &trigger.record.id).await?.is_empty() {
         return Ok(Found::default());
     }
     let nothing = Scope { since: Some(Timestamp(u64::MAX)), ..Scope::default() };
     look(app, trigger, &nothing).await
+}
+
+/// How long the outcome of a state stays that a look has not seen: until another look, which
+/// may see what one listing left out, and not less than a day.
+fn gone_after(trigger: &Trigger) -> Duration {
+    interval(trigger).max(limits::IDEMPOTENCY_WINDOW).saturating_add(limits::IDEMPOTENCY_WINDOW)
+}
+
+/// Sees the states of what the trigger acted on before, once a day; tells whether all that may
+/// have an outcome was looked for.
+async fn see_former(
+    app: &App,
+    trigger: &Trigger,
+    store: &Store,
+    known: &mut HashMap<Short, Known>,
+) -> Result<bool, Problem> {
+    let record = &trigger.record;
+    if record.formerly.is_empty() || known.values().all(|known| known.seen) {
+        return Ok(true);
+    }
+    let (key, once) = (keys::last_sweep(&record.id), limits::IDEMPOTENCY_WINDOW);
+    let taken = app.backbone.create_with_ttl(&key, Bytes::new(), once).await.map_err(of_backbone)?;
+    if !taken.is_stored() {
+        return Ok(false);
+    }
+    let (mut listed, bucket) = (0, &record.document.bucket);
+    for prefix in &record.formerly {
+        let mut listing = std::pin::pin!(store.list(bucket, prefix, ListOptions::default()));
+        while let Some(entry) = listing.try_next().await.map_err(about_bucket)? {
+            let ListEntry::Object { key, pin, last_modified } = entry else { continue };
+            listed += 1;
+            if listed > limits::LISTED_KEYS_MAX {
+                return Ok(false);
+            }
+            if let Some(known) = known.get_mut(&short(&state_identity(bucket, &key, &pin, last_modified))) {
+                known.seen = true;
+            }
+        }
+    }
+    Ok(true)
 }
 
 async fn feed(
@@ -364,102 +389,5 @@ fn about_bucket(error: fanfold_storage::Error) -> Problem {
             Problem::new(ErrorKind::BucketNotFound, error.to_string())
         }
         error => of_store(error),
-    }
-}
-
-fn short(identity: &Digest) -> Short {
-    let mut short = [0; SHORT];
-    short.copy_from_slice(&identity.as_bytes()[..SHORT]);
-    short
-}
-
-fn short_of_key(key: &str) -> Option<Short> {
-    let mut short = [0; SHORT];
-    hex::decode_to_slice(key.rsplit('/').next()?.get(..2 * SHORT)?, &mut short).ok()?;
-    Some(short)
-}
-
-/// The outcomes in the backbone.
-async fn outcomes(app: &App, trigger: &Uuid) -> Result<HashMap<Short, Known>, Problem> {
-    let (scope, now) = (keys::outcomes(trigger), time::now());
-    let mut known = HashMap::new();
-    let mut after = None;
-    loop {
-        let page = app.backbone.list_part(&scope, after.as_deref()).await.map_err(of_backbone)?;
-        for (key, entry) in &page.entries {
-            let outcome = serde_json::from_slice::<Outcome>(&entry.value).ok();
-            let is_old = |outcome: &Outcome| now.since(outcome.at) > limits::IDEMPOTENCY_WINDOW;
-            let old = outcome.as_ref().is_some_and(is_old);
-            let given_up = outcome.as_ref().is_some_and(Outcome::is_given_up);
-            known.extend(short_of_key(key).map(|short| (short, Known { old, seen: false, given_up })));
-        }
-        after = page.next;
-        if after.is_none() {
-            return Ok(known);
-        }
-    }
-}
-
-/// Forgets outcomes of states that are gone for a day. Those of removals are
-/// among them: their copies have long come.
-async fn forget(app: &App, trigger: &Uuid, known: &HashMap<Short, Known>) -> Result<(), Problem> {
-    if !known.values().any(|known| known.old && !known.seen) {
-        return Ok(());
-    }
-    let scope = keys::outcomes(trigger);
-    let mut after = None;
-    loop {
-        let page = app.backbone.list_part(&scope, after.as_deref()).await.map_err(of_backbone)?;
-        for (key, _) in &page.entries {
-            let gone = short_of_key(key).and_then(|short| known.get(&short));
-            if gone.is_some_and(|known| known.old && !known.seen) {
-                app.backbone.delete(key, None).await.map_err(of_backbone)?;
-            }
-        }
-        after = page.next;
-        if after.is_none() {
-            return Ok(());
-        }
-    }
-}
-
-/// The outcomes that the store keeps for the day the backbone is lost.
-async fn unpack(store: &Store, app: &App, trigger: &Uuid) -> Result<Vec<Short>, Problem> {
-    let uri = ObjectUri::new(app.config.tenant.system_bucket.clone(), keys::packed_outcomes(trigger))?;
-    match store.get(&uri, None).await {
-        Ok(bytes) => Ok(bytes.as_chunks::<SHORT>().0.to_vec()),
-        Err(fanfold_storage::Error::NotFound { .. }) => Ok(Vec::new()),
-        Err(error) => Err(of_store(error)),
-    }
-}
-
-/// Writes down the outcomes of all states that are there, unless nothing changed.
-/// What was given up is tried again where its dead letter was lost with the backbone.
-async fn pack(
-    store: &Store,
-    app: &App,
-    trigger: &Uuid,
-    known: &HashMap<Short, Known>,
-    packed: &[Short],
-) -> Result<(), Problem> {
-    let mut settled: Vec<Short> =
-        known.iter().filter(|(_, known)| known.seen && !known.given_up).map(|(short, _)| *short).collect();
-    settled.sort_unstable();
-    if settled == packed {
-        return Ok(());
-    }
-    let mut body = BytesMut::with_capacity(settled.len() * SHORT);
-    settled.iter().for_each(|short| body.put_slice(short));
-    let uri = ObjectUri::new(app.config.tenant.system_bucket.clone(), keys::packed_outcomes(trigger))?;
-    let options = PutOptions::typed("application/octet-stream");
-    store.put(&uri, body.freeze(), options).await.map(drop).map_err(of_store)
-}
-
-/// Removes the outcomes that the store keeps of a trigger that is gone.
-pub async fn drop_packed(app: &App, trigger: &Uuid) {
-    let uri = ObjectUri::new(app.config.tenant.system_bucket.clone(), keys::packed_outcomes(trigger));
-    let Ok(uri) = uri else { return };
-    if let Err(error) = app.store.delete(&uri).await {
-        tracing::warn!(%uri, %error, "outcomes of a removed trigger stay behind until the next start");
     }
 }

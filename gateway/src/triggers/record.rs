@@ -21,6 +21,9 @@ use crate::{
     glob::Glob,
 };
 
+/// Beginnings of keys that are remembered apart.
+const FORMERLY_MAX: usize = 16;
+
 /// What is kept of a trigger.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TriggerRecord {
@@ -39,12 +42,47 @@ pub struct TriggerRecord {
     pub secret: Secret,
     /// When it was made.
     pub created_at: Timestamp,
+    /// What keys begin with that it acted on before and does not any more: their objects may
+    /// have outcomes, which stay as long as those are there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formerly: Vec<String>,
     /// Whether it is gone.
     #[serde(default)]
     pub removed: bool,
 }
 
 impl TriggerRecord {
+    /// The same trigger with another document.
+    ///
+    /// # Errors
+    /// `invalid-trigger` when that is of another bucket: what was started for objects of this one
+    /// could not be told any more.
+    pub fn with(&self, document: TriggerDocument) -> Result<Self, Problem> {
+        let (before, now) = (&self.document, literal(&document));
+        if document.bucket != before.bucket {
+            return Err(Problem::new(
+                ErrorKind::InvalidTrigger,
+                format!(
+                    "bucket must stay {}, for which {} was made, found {}; make another trigger, or remove this one first",
+                    before.bucket, self.name, document.bucket
+                ),
+            ));
+        }
+        let mut formerly = self.formerly.clone();
+        if before.acts_on_created() {
+            formerly.push(literal(before).to_owned());
+        }
+        if document.acts_on_created() {
+            formerly.retain(|start| !start.starts_with(now));
+        }
+        formerly.sort_unstable();
+        formerly.dedup_by(|start, shorter| start.starts_with(shorter.as_str()));
+        if formerly.len() > FORMERLY_MAX {
+            formerly = vec![common(&formerly)];
+        }
+        Ok(Self { document, formerly, ..self.clone() })
+    }
+
     /// Marks the trigger as gone. Such records stay until another has the name: what is
     /// left of it says which trigger it was, and nothing else.
     pub fn remove(&mut self) {
@@ -52,6 +90,7 @@ impl TriggerRecord {
         // No token has this digest.
         self.secret = Secret::Token("0".repeat(64));
         self.paused_because = None;
+        self.formerly.clear();
         let document = &mut self.document;
         (document.prefix, document.suffix, document.glob) = (String::new(), String::new(), None);
         (document.function, document.job) = (None, None);
@@ -175,6 +214,12 @@ pub fn literal(document: &TriggerDocument) -> &str {
     if start.len() > document.prefix.len() { start } else { &document.prefix }
 }
 
+/// What all these texts, which are in order, begin with.
+fn common(texts: &[String]) -> String {
+    let (Some(first), Some(last)) = (texts.first(), texts.last()) else { return String::new() };
+    first.chars().zip(last.chars()).take_while(|(a, b)| a == b).map(|(both, _)| both).collect()
+}
+
 fn compile(text: &str) -> Result<Glob, Problem> {
     Glob::new(text).map_err(|found| {
         Problem::new(
@@ -204,6 +249,7 @@ pub(super) mod tests {
             paused_because: None,
             secret: Secret::of(&token, SenderAuth::Token),
             created_at: Timestamp(0),
+            formerly: Vec::new(),
             removed: false,
         })
         .unwrap()
@@ -232,6 +278,35 @@ pub(super) mod tests {
         let two = Notice { other_key: Some("in/a b.csv".into()), ..notice("bank", "x/a+b.csv") };
         assert!(trigger.admits(&two));
         assert_eq!(trigger.literal(), "in/");
+    }
+
+    #[test]
+    fn what_a_trigger_acted_on_before_is_remembered_unless_it_does_again() {
+        let mut record = trigger("t", json!({"bucket": "bank", "prefix": "in/", "function": "f"})).record;
+        let mut check = |prefix: &str, events: &str, expected: &[&str]| {
+            let document = json!({"bucket": "bank", "prefix": prefix, "events": [events], "function": "f"});
+            record = record.with(serde_json::from_value(document).unwrap()).unwrap();
+            assert_eq!(record.formerly, expected, "{prefix} {events}");
+        };
+        let (created, removed) = ("ObjectCreated:*", "ObjectRemoved:*");
+        check("in/", created, &[]);
+        check("in/2026/", created, &["in/"]);
+        check("in/2025/", created, &["in/"]);
+        check("in/", created, &[]);
+        check("out/", created, &["in/"]);
+        check("out/", removed, &["in/", "out/"]);
+        check("elsewhere/", removed, &["in/", "out/"]);
+        check("out/", created, &["in/"]);
+        check("", created, &[]);
+        // Many are remembered by what they have in common.
+        for n in 10..10 + FORMERLY_MAX + 2 {
+            let document = json!({"bucket": "bank", "prefix": format!("é/{n}/"), "function": "f"});
+            record.formerly.retain(|start| !start.is_empty());
+            record = record.with(serde_json::from_value(document).unwrap()).unwrap();
+        }
+        assert_eq!(record.formerly, ["é/"]);
+        let other = serde_json::from_value(json!({"bucket": "dam", "function": "f"})).unwrap();
+        assert_eq!(record.with(other).unwrap_err().code, ErrorKind::InvalidTrigger);
     }
 
     #[test]

@@ -112,17 +112,13 @@ pub(crate) async fn put(
                 paused_because: None,
                 secret: Secret::of(&token, document.auth),
                 created_at: now,
+                formerly: Vec::new(),
                 removed: false,
             };
-            Ok(match found.filter(|record| !record.removed) {
-                Some(record) if record.secret.is_for(document.auth) && !query.rotate => {
-                    TriggerRecord { document: document.clone(), ..record.clone() }
-                }
-                Some(record) => {
-                    TriggerRecord { document: document.clone(), secret: fresh.secret, ..record.clone() }
-                }
-                None => fresh,
-            })
+            let Some(record) = found.filter(|record| !record.removed) else { return Ok(fresh) };
+            let changed = record.with(document.clone())?;
+            let keeps = record.secret.is_for(document.auth) && !query.rotate;
+            Ok(if keeps { changed } else { TriggerRecord { secret: fresh.secret, ..changed } })
         })
         .await?;
     let mut view = view(&app, &trigger).await?;

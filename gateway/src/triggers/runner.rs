@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    letters, reconcile, sqs,
+    letters, reconcile, settled, sqs,
     work::{EXTEND_EVERY, extend, give_back, handle},
 };
 use crate::state::AppState;
@@ -186,7 +186,7 @@ async fn drop_rest(app: &AppState, id: &Uuid) {
         }
         Ok::<_, fanfold_backbone::Error>(())
     };
-    reconcile::drop_packed(app, id).await;
+    settled::drop_packed(app, id).await;
     if let Err(error) = dropped.await {
         tracing::warn!(%error, "events of a removed trigger stay behind until the next start");
     }

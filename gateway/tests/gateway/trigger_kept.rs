@@ -332,40 +332,86 @@ async fn until(mut is_so: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Puts an outcome of an invocation into the backbone, of this time.
-async fn outcome(base: &Base, trigger: &Uuid, identity: &Digest, at: u64) -> String {
+/// Puts an outcome of an invocation into the backbone, as if it lapsed or did not.
+async fn outcome(base: &Base, trigger: &Uuid, identity: &Digest, lapses: bool) -> String {
     let key = keys::event_outcome(trigger, identity);
-    let value = json!({"started": {"kind": "invocation", "id": Uuid::nil()}, "at": at}).to_string();
+    let started = json!({"kind": "invocation", "id": Uuid::nil()});
+    let value = json!({"started": started, "at": time::now(), "lapses": lapses}).to_string();
     base.backbone.put(&key, value).await.unwrap();
     key
 }
 
-/// A trigger that is never looked at, and one that acts on removals alone, forget
-/// as well what is gone for a day.
+/// Whether an outcome lapses.
+async fn lapses(base: &Base, key: &str) -> bool {
+    let entry = base.backbone.get(key).await.unwrap().unwrap();
+    serde_json::from_slice::<Value>(&entry.value).unwrap()["lapses"] == true
+}
+
+/// The name of the state that an object is in.
+async fn state_of(base: &Base, key: &str) -> Digest {
+    let meta = base.store.head(&ObjectUri::new("bank", key).unwrap()).await.unwrap();
+    state_identity("bank", key, &meta.pin, meta.last_modified)
+}
+
+/// A trigger that is never looked at, and one that acts on removals alone, settle
+/// as well what is gone, and what is there again.
 #[tokio::test]
-async fn outcomes_of_what_is_gone_are_forgotten_after_a_day() {
+async fn outcomes_lapse_of_what_is_gone_and_stay_of_what_is_there() {
     for events in [json!(["ObjectCreated:*"]), json!(["ObjectRemoved:*"])] {
         let mut document = document();
         document["events"] = events.clone();
         let (service, view) = with_trigger(document).await;
-        let (id, now) = (id_of(&view), time::now().0);
+        let id = id_of(&view);
         service.object("bank", "in/there.csv", "1").await;
-        let there = ObjectUri::new("bank", "in/there.csv").unwrap();
-        let meta = service.base.store.head(&there).await.unwrap();
-        let there = state_identity("bank", "in/there.csv", &meta.pin, meta.last_modified);
+        service.object("bank", "in/again.csv", "1").await;
         let base = service.stop().await;
-        let there = outcome(&base, &id, &there, 0).await;
-        let young = outcome(&base, &id, &Digest::of(b"young"), now).await;
-        let gone = outcome(&base, &id, &Digest::of(b"gone"), 0).await;
+        let there = outcome(&base, &id, &state_of(&base, "in/there.csv").await, false).await;
+        let again = outcome(&base, &id, &state_of(&base, "in/again.csv").await, true).await;
+        let gone = outcome(&base, &id, &Digest::of(b"gone"), false).await;
         let service = base.serve(|_| {}).await;
-        let has = async |key: &str| service.base.backbone.get(key).await.unwrap().is_some();
-        // They are forgotten one after the other.
-        let stays = events[0] == "ObjectCreated:*";
-        until(async || !has(&gone).await && has(&there).await == stays).await;
-        assert!(has(&young).await, "{events}");
+        let base = &service.base;
+        let of_created = events[0] == "ObjectCreated:*";
+        // One is changed after the other.
+        until(async || {
+            lapses(base, &gone).await
+                && lapses(base, &there).await != of_created
+                && lapses(base, &again).await != of_created
+        })
+        .await;
         // Nothing was fed by that.
         assert_eq!(service.fate("kept").await, 0);
     }
+}
+
+#[tokio::test]
+async fn a_filter_that_is_narrowed_and_widened_again_starts_nothing_twice() {
+    let filter = |prefix: &str| json!({"bucket": "bank", "prefix": prefix, "function": "f"});
+    let (service, view) = with_trigger(filter("in/")).await;
+    let (id, base) = (id_of(&view), service.base.clone());
+    send_objects(&service, ["in/old.csv".to_owned(), "in/2026/new.csv".to_owned()]).await;
+    service.until("started", 2).await;
+    assert_eq!(replay(&service, json!({})).await.json(), json!({"listed": 2, "queued": 0}));
+    let packed = ObjectUri::new(keys::SYSTEM_BUCKET_DEFAULT, keys::packed_outcomes(&id)).unwrap();
+    let packed_states = async || base.store.get(&packed, None).await.unwrap().len() / 16;
+    let old = keys::event_outcome(&id, &state_of(&base, "in/old.csv").await);
+    assert_eq!(service.put_json("/v1/triggers/t", filter("in/2026/")).await.status, 200);
+    // What it acted on before is listed by the first of these, and is known to the others.
+    for _ in 0..3 {
+        assert_eq!(replay(&service, json!({})).await.json(), json!({"listed": 1, "queued": 0}));
+        assert_eq!((lapses(&base, &old).await, packed_states().await), (false, 2));
+    }
+    assert_eq!(service.put_json("/v1/triggers/t", filter("in/")).await.status, 200);
+    assert_eq!(replay(&service, json!({})).await.json(), json!({"listed": 2, "queued": 0}));
+    // What is gone is seen to be so although the filter leaves it out.
+    assert_eq!(service.put_json("/v1/triggers/t", filter("in/2026/")).await.status, 200);
+    base.store.delete(&ObjectUri::new("bank", "in/old.csv").unwrap()).await.unwrap();
+    base.backbone.delete(&keys::last_sweep(&id), None).await.unwrap();
+    assert_eq!(replay(&service, json!({})).await.json(), json!({"listed": 1, "queued": 0}));
+    assert_eq!((lapses(&base, &old).await, packed_states().await), (true, 1));
+    wait_for_calls(&service, 2).await;
+    let other = json!({"bucket": "dam", "prefix": "in/", "function": "f"});
+    let problem = service.put_json("/v1/triggers/t", other).await.is_problem(ErrorKind::InvalidTrigger);
+    assert!(problem["detail"].as_str().unwrap().starts_with("bucket must stay bank"), "{problem}");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 use std::sync::atomic::Ordering;
 
+use fanfold_protocol::keys;
 use serde_json::{Value, json};
 
 use crate::{
@@ -76,6 +77,19 @@ async fn what_a_rule_of_the_bucket_removes_is_removed() {
     let marked = named("s3:LifecycleExpiration:DeleteMarkerCreated", "in/a.csv", "02");
     assert_eq!(kept(&service, &marked).await, 1);
     service.until("started", 1).await;
+}
+
+/// Else looks would have to find out that nothing is there.
+#[tokio::test]
+async fn the_outcome_of_a_removal_lapses_by_itself() {
+    let service = acting_on(json!(["ObjectRemoved:*"])).await;
+    let id = service.get("/v1/triggers/t").await.json()["id"].as_str().unwrap().parse().unwrap();
+    assert_eq!(kept(&service, &named("ObjectRemoved:Delete", "in/a.csv", "01")).await, 1);
+    service.until("started", 1).await;
+    let outcomes = service.base.backbone.list(&keys::outcomes(&id)).await.unwrap();
+    let outcomes: Vec<Value> =
+        outcomes.iter().map(|(_, entry)| serde_json::from_slice(&entry.value).unwrap()).collect();
+    assert_eq!((outcomes.len(), &outcomes[0]["lapses"]), (1, &json!(true)));
 }
 
 /// Ceph does not say whether it encodes keys: `a+b` may be meant as it is.
