@@ -154,11 +154,16 @@ pub async fn run(app: AppState) {
     }
 }
 
-/// Between two looks. A trigger that is not to be looked at is so once a day, to
-/// forget what is gone.
+/// Whether looks on schedule start something. Those of a trigger that acts on objects written
+/// in some ways would start others as well: a listing does not tell the way.
+fn feeds(trigger: &Trigger) -> bool {
+    let document = &trigger.record.document;
+    document.reconcile.0 != 0 && document.acts_on_all_created()
+}
+
+/// Between two looks. A trigger whose looks start nothing has one a day, to settle what is gone.
 fn interval(trigger: &Trigger) -> Duration {
-    let interval = trigger.record.document.reconcile.as_duration();
-    if interval.is_zero() { limits::IDEMPOTENCY_WINDOW } else { interval }
+    if feeds(trigger) { trigger.record.document.reconcile.as_duration() } else { limits::IDEMPOTENCY_WINDOW }
 }
 
 /// Whether this gateway is the one to look this time.
@@ -174,10 +179,7 @@ async fn look_and_tell(app: &App, trigger: &Trigger) -> bool {
     // Objects from before the trigger are fed when somebody asks for it.
     let since = Timestamp(record.created_at.0 / 1_000 * 1_000);
     let scope = Scope { since: Some(since), ..Scope::default() };
-    let looked = match record.document.reconcile.0 {
-        0 => tidy(app, trigger).await,
-        _ => look(app, trigger, &scope).await,
-    };
+    let looked = if feeds(trigger) { look(app, trigger, &scope).await } else { tidy(app, trigger).await };
     match looked {
         Ok(found) if found.queued > 0 => {
             tracing::info!(trigger = %record.name, listed = found.listed, queued = found.queued, "objects without an outcome were found");

@@ -2,6 +2,7 @@
 //! Triggers as the API shows them. Secrets are shown once, when they are made.
 
 use fanfold_backbone::Depth;
+use fanfold_protocol::trigger::TriggerDocument;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -21,7 +22,7 @@ pub struct TriggerView {
     /// Why, when it paused itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused_because: Option<String>,
-    /// What keeps it from starting anything, as things are now.
+    /// What keeps it from starting anything, or some of what it may be meant to, as things are now.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "expected a bucket named bank, found none; nothing starts until it is made")]
     pub warning: Option<String>,
@@ -71,7 +72,7 @@ impl TriggerView {
             id: record.id.to_string(),
             paused: record.paused,
             paused_because: record.paused_because.clone(),
-            warning: None,
+            warning: unlooked(&record.document),
             created_at: record.created_at.to_string(),
             address: format!("/v1/events/s3/{}", record.name),
             document: serde_json::to_value(&record.document).unwrap_or_default(),
@@ -85,4 +86,14 @@ impl TriggerView {
             secret: None,
         }
     }
+}
+
+/// Tells that looks start nothing although they are asked for.
+fn unlooked(document: &TriggerDocument) -> Option<String> {
+    let in_vain = document.reconcile.0 != 0 && document.acts_on_created() && !document.acts_on_all_created();
+    in_vain.then(|| {
+        "expected events with ObjectCreated:* or reconcile = \"0s\", found some ways of writing alone, which no listing \
+         tells: looks start nothing of what was lost; name one or the other"
+            .to_owned()
+    })
 }

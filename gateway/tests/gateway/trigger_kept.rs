@@ -442,6 +442,28 @@ async fn objects_of_a_silent_store_are_found_on_schedule() {
     assert_eq!(metric(&service, "reconciler_objects_found").await, 1);
 }
 
+/// No listing tells how an object was written.
+#[tokio::test]
+async fn looks_start_nothing_for_some_ways_of_writing() {
+    let acting_on =
+        |events: Value| json!({"bucket": "bank", "prefix": "in/", "events": events, "function": "f"});
+    let (service, made) = with_trigger(acting_on(json!(["ObjectCreated:CompleteMultipartUpload"]))).await;
+    let shown = service.get("/v1/triggers/t").await.json();
+    for view in [&made, &shown] {
+        assert!(view["warning"].as_str().is_some_and(|text| text.contains("looks start nothing")), "{view}");
+    }
+    let all = service.put_json("/v1/triggers/u", acting_on(json!(["ObjectCreated:*"]))).await;
+    assert_eq!(all.status, 201);
+    service.object("bank", "in/a.csv", "1").await;
+    assert_eq!(service.get("/v1/triggers/u").await.json()["warning"], Value::Null);
+    let service = service.stop().await.serve(|_| {}).await;
+    // The other one has found it.
+    wait_for_calls(&service, 1).await;
+    assert_eq!((service.fate("kept").await, metric(&service, "reconciler_objects_found").await), (0, 0));
+    assert_eq!(replay(&service, json!({})).await.json(), json!({"listed": 1, "queued": 1}));
+    service.until("started", 1).await;
+}
+
 #[tokio::test]
 async fn a_trigger_that_is_full_holds_up_no_look_at_another() {
     let (service, _) = with_trigger(json!({"bucket": "bank", "prefix": "a/", "function": "f"})).await;

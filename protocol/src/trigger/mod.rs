@@ -26,6 +26,9 @@ use crate::{
     uri,
 };
 
+/// The ways in which S3 writes objects: whatever is there was written in one of them.
+const WAYS: [&str; 4] = ["Put", "Post", "Copy", "CompleteMultipartUpload"];
+
 /// A trigger as submitted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -248,6 +251,12 @@ impl TriggerDocument {
     pub fn acts_on_created(&self) -> bool {
         self.events.iter().any(|name| plain(name).starts_with("ObjectCreated"))
     }
+
+    /// Whether it acts on objects in whichever way they were written, which no listing shows.
+    pub fn acts_on_all_created(&self) -> bool {
+        let means = |name: &str| self.events.iter().any(|pattern| names(pattern, name));
+        WAYS.iter().all(|way| means(&format!("{CREATED}{way}")))
+    }
 }
 
 fn plain(name: &str) -> &str {
@@ -388,6 +397,20 @@ mod tests {
         check("ObjectRemoved:DeleteMarkerCreated", "in/a.csv", false);
         check("ObjectCreated:Put", "out/a.csv", false);
         check("ObjectCreated:Put", "in/a.json", false);
+    }
+
+    #[test]
+    fn all_ways_of_writing_are_told_from_some() {
+        let check = |events: &[&str], expected| {
+            let trigger = document(json!({"bucket": "bank", "function": "f", "events": events}));
+            assert_eq!(trigger.acts_on_all_created(), expected, "{events:?}");
+        };
+        check(&["ObjectRemoved:*", "s3:ObjectCreated:*"], true);
+        check(&["ObjectCreated:P*", "ObjectCreated:C*"], true);
+        check(&["ObjectCreated:Put", "ObjectCreated:Post", "ObjectCreated:Copy"], false);
+        check(&["ObjectCreated:P*", "ObjectCreated:Copy", "ObjectCreated:CompleteMultipartUpload"], true);
+        check(&["ObjectCreated:CompleteMultipartUpload"], false);
+        check(&["ObjectRemoved:*"], false);
     }
 
     #[test]
