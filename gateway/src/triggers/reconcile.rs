@@ -52,6 +52,9 @@ const REST_PAUSE: Duration = Duration::from_secs(60);
 const LOOKS_AT_ONCE: usize = 4;
 /// Events queued at once.
 const BATCH: usize = 1_000;
+/// Events that may wait where looks start something. What waits has no outcome and would be
+/// queued once more, until there is room for nothing that is new.
+const WAITING_MAX: u64 = 1_000;
 /// Before a full queue is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -84,7 +87,9 @@ pub struct Found {
 /// When a trigger is looked at.
 struct Turn {
     last: Instant,
+    /// A look is due, or one for what there was no room for.
     wanted: bool,
+    rest_wanted: bool,
     /// One look at a time; dropped, it ends. Tells whether there was room for all.
     looking: Option<AbortOnDropHandle<bool>>,
     /// When to look for the rest.
@@ -95,7 +100,27 @@ struct Turn {
 
 impl Turn {
     fn new() -> Self {
-        Self { last: Instant::now(), wanted: false, looking: None, rest_at: None, looked_at: None }
+        Self {
+            last: Instant::now(),
+            wanted: false,
+            rest_wanted: false,
+            looking: None,
+            rest_at: None,
+            looked_at: None,
+        }
+    }
+
+    /// Whether a look may begin.
+    fn is_due(&self) -> bool {
+        self.looking.is_none() && (self.wanted || self.rest_wanted)
+    }
+
+    /// Begins a look.
+    fn begin(&mut self, app: &AppState, trigger: Arc<Trigger>) {
+        let (app, for_the_rest) = (Arc::clone(app), !self.wanted);
+        (self.wanted, self.rest_wanted, self.looked_at) = (false, false, Some(Instant::now()));
+        let look = async move { look_and_tell(&app, &trigger, for_the_rest).await };
+        self.looking = Some(AbortOnDropHandle::new(tokio::spawn(look)));
     }
 
     /// Takes note of events that there was no room for. They are looked for at once,
@@ -129,29 +154,38 @@ pub async fn run(app: AppState) {
         let missed = app.triggers.take_missed();
         let triggers = app.triggers.list();
         turns.retain(|id, _| triggers.iter().any(|trigger| trigger.record.id == *id));
-        let mut busy: usize = turns.values_mut().map(|turn| usize::from(turn.is_busy())).sum();
-        for trigger in triggers {
-            let interval = interval(&trigger);
+        let busy: usize = turns.values_mut().map(|turn| usize::from(turn.is_busy())).sum();
+        for trigger in &triggers {
+            let interval = interval(trigger);
             let turn = turns.entry(trigger.record.id).or_insert_with(Turn::new);
             if missed.contains(&trigger.record.id) {
                 turn.missed();
             }
-            turn.wanted |= all || turn.rest_at.take_if(|at| *at <= Instant::now()).is_some();
+            turn.wanted |= all;
+            turn.rest_wanted |= turn.rest_at.take_if(|at| *at <= Instant::now()).is_some();
             if turn.last.elapsed() >= interval {
                 turn.last = Instant::now();
-                turn.wanted |= is_ours(&app, &trigger, interval).await;
+                turn.wanted |= is_ours(&app, trigger, interval).await;
             }
-            let may = turn.looking.is_none() && !trigger.record.paused && busy < LOOKS_AT_ONCE;
-            if turn.wanted && may {
-                let app = Arc::clone(&app);
-                (turn.wanted, turn.looked_at) = (false, Some(Instant::now()));
-                let look = async move { look_and_tell(&app, &trigger).await };
-                turn.looking = Some(AbortOnDropHandle::new(tokio::spawn(look)));
-                busy += 1;
+        }
+        for trigger in next(&turns, triggers, LOOKS_AT_ONCE.saturating_sub(busy)) {
+            if let Some(turn) = turns.get_mut(&trigger.record.id) {
+                turn.begin(&app, trigger);
             }
         }
         all = tokio::time::timeout(TICK, looks.changed()).await.is_ok();
     }
+}
+
+/// So many triggers whose look is due, first those whose last one began longest ago: some whose
+/// looks follow each other at once keep none from its own.
+fn next(turns: &HashMap<Uuid, Turn>, triggers: Vec<Arc<Trigger>>, most: usize) -> Vec<Arc<Trigger>> {
+    let turn = |trigger: &Arc<Trigger>| turns.get(&trigger.record.id);
+    let is_next = |trigger: &Arc<Trigger>| !trigger.record.paused && turn(trigger).is_some_and(Turn::is_due);
+    let mut next: Vec<Arc<Trigger>> = triggers.into_iter().filter(is_next).collect();
+    next.sort_by_key(|trigger| turn(trigger).and_then(|turn| turn.looked_at));
+    next.truncate(most);
+    next
 }
 
 /// Whether looks on schedule start something. Those of a trigger that acts on objects written
@@ -173,13 +207,22 @@ async fn is_ours(app: &App, trigger: &Trigger, interval: Duration) -> bool {
     matches!(taken, Ok(CasOutcome::Stored(_)))
 }
 
-/// Looks at a trigger; tells whether there was room for all that was found.
-async fn look_and_tell(app: &App, trigger: &Trigger) -> bool {
+/// Looks at a trigger, on schedule or for what there was no room for; tells whether there was
+/// room for all that was found.
+async fn look_and_tell(app: &App, trigger: &Trigger, for_the_rest: bool) -> bool {
     let record = &trigger.record;
     // Objects from before the trigger are fed when somebody asks for it.
     let since = Timestamp(record.created_at.0 / 1_000 * 1_000);
     let scope = Scope { since: Some(since), ..Scope::default() };
-    let looked = if feeds(trigger) { look(app, trigger, &scope).await } else { tidy(app, trigger).await };
+    let feeds = feeds(trigger);
+    let crowded = if feeds { is_crowded(app, trigger).await } else { Ok(false) };
+    let has_room = matches!(crowded, Ok(false));
+    let looked = match crowded {
+        Ok(false) if feeds => look(app, trigger, &scope).await,
+        Ok(_) if for_the_rest => return has_room,
+        Ok(_) => tidy(app, trigger).await,
+        Err(problem) => Err(problem),
+    };
     match looked {
         Ok(found) if found.queued > 0 => {
             tracing::info!(trigger = %record.name, listed = found.listed, queued = found.queued, "objects without an outcome were found");
@@ -193,7 +236,13 @@ async fn look_and_tell(app: &App, trigger: &Trigger) -> bool {
             tracing::warn!(trigger = %record.name, detail = %problem.detail, "objects were not looked for; this is tried again");
         }
     }
-    true
+    has_room
+}
+
+/// Whether too much waits for a look to start something.
+async fn is_crowded(app: &App, trigger: &Trigger) -> Result<bool, Problem> {
+    let depth = app.backbone.depth(&keys::event_queue(&trigger.record.id)).await.map_err(of_backbone)?;
+    Ok(depth.waiting(trigger.in_work_max()) > WAITING_MAX)
 }
 
 /// Queues an event for every object in scope that has no outcome.
@@ -391,5 +440,41 @@ fn about_bucket(error: fanfold_storage::Error) -> Problem {
             Problem::new(ErrorKind::BucketNotFound, error.to_string())
         }
         error => of_store(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{super::record::tests::trigger, *};
+
+    #[test]
+    fn who_was_looked_at_longest_ago_is_next() {
+        let mut turns = HashMap::new();
+        let now = Instant::now();
+        let mut add = |name: &str, looked_at: Option<Instant>, wanted: bool, paused: bool| {
+            let mut trigger = trigger(name, json!({"bucket": "bank", "function": "f"}));
+            trigger.record.paused = paused;
+            let turn = Turn { looked_at, wanted, rest_wanted: name == "rest", ..Turn::new() };
+            turns.insert(trigger.record.id, turn);
+            Arc::new(trigger)
+        };
+        let later = |seconds: u64| Some(now + Duration::from_secs(seconds));
+        let triggers = vec![
+            add("a-busy", later(9), true, false),
+            add("b-busy", later(8), true, false),
+            add("idle", later(1), false, false),
+            add("new", None, true, false),
+            add("paused", None, true, true),
+            add("rest", later(7), false, false),
+        ];
+        let names = |most: usize| {
+            let next = next(&turns, triggers.clone(), most);
+            next.iter().map(|trigger| trigger.record.name.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(3), ["new", "rest", "b-busy"]);
+        assert_eq!(names(9), ["new", "rest", "b-busy", "a-busy"]);
+        assert!(names(0).is_empty());
     }
 }

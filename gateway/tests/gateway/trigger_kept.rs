@@ -464,6 +464,29 @@ async fn looks_start_nothing_for_some_ways_of_writing() {
     service.until("started", 1).await;
 }
 
+/// It has no outcome, and a look cannot tell it from what was lost.
+#[tokio::test]
+async fn while_much_waits_looks_queue_nothing() {
+    let filter = json!({"bucket": "bank", "prefix": "in/", "function": "f"});
+    let (service, view) = with_trigger(filter.clone()).await;
+    assert_eq!(service.put_json("/v1/triggers/u", filter).await.status, 201);
+    let queue = keys::event_queue(&id_of(&view));
+    for half in 0..2 {
+        let waiting = (0..501).map(|n| {
+            let later = Duration::from_secs(3_600);
+            Message::new(format!("{half}-{n}"), Bytes::from_static(b"{}")).delayed(later)
+        });
+        service.base.backbone.enqueue(&queue, waiting.collect()).await.unwrap();
+    }
+    service.object("bank", "in/a.csv", "1").await;
+    let service = service.stop().await.serve(|_| {}).await;
+    // The other trigger has found it.
+    wait_for_calls(&service, 1).await;
+    assert_eq!((service.fate("kept").await, metric(&service, "reconciler_objects_found").await), (0, 0));
+    assert_eq!(replay(&service, json!({})).await.json(), json!({"listed": 1, "queued": 1}));
+    service.until("started", 1).await;
+}
+
 #[tokio::test]
 async fn a_trigger_that_is_full_holds_up_no_look_at_another() {
     let (service, _) = with_trigger(json!({"bucket": "bank", "prefix": "a/", "function": "f"})).await;
