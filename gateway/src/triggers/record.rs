@@ -40,7 +40,7 @@ pub struct TriggerRecord {
     pub paused_because: Option<String>,
     /// What senders are checked with.
     pub secret: Secret,
-    /// When it was made.
+    /// When it was made, by the store's clock if that was told: objects of before are not its own.
     pub created_at: Timestamp,
     /// What keys begin with that it acted on before and does not any more: their objects may
     /// have outcomes, which stay as long as those are there.

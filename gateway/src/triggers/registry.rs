@@ -253,6 +253,33 @@ impl Triggers {
         Err(contended(name))
     }
 
+    /// Dates a trigger that was just made by the store's clock, which dates the objects: where a
+    /// gateway's is ahead, looks would take those of its first time for older ones. Where the
+    /// store does not tell, the gateway's counts.
+    pub async fn dated(&self, made: Arc<Trigger>) -> Arc<Trigger> {
+        match self.date(&made.record).await {
+            Ok(dated) => dated.unwrap_or(made),
+            Err(problem) => {
+                tracing::warn!(trigger = %made.record.name, detail = %problem.detail, "the store does not tell when the trigger was made; the clock of this gateway counts");
+                made
+            }
+        }
+    }
+
+    async fn date(&self, made: &TriggerRecord) -> Result<Option<Arc<Trigger>>, Problem> {
+        let written = self.inner.store.head(&self.object(&made.name)?).await.map_err(of_store)?.last_modified;
+        // A store tells whole seconds.
+        if written.0 == 0 || written.0 / 1_000 == made.created_at.0 / 1_000 {
+            return Ok(None);
+        }
+        let dated = self.change(&made.name, |found| {
+            let found = found.filter(|found| found.id == made.id && !found.removed);
+            let found = found.cloned().ok_or_else(|| not_found(&made.name))?;
+            Ok(TriggerRecord { created_at: written, ..found })
+        });
+        dated.await.map(Some)
+    }
+
     /// Refuses one trigger, or one name, more than there may be.
     ///
     /// # Errors

@@ -121,13 +121,15 @@ pub(crate) async fn put(
             Ok(if keeps { changed } else { TriggerRecord { secret: fresh.secret, ..changed } })
         })
         .await?;
+    let is_new = trigger.record.id == id;
+    let trigger = if is_new { app.triggers.dated(trigger).await } else { trigger };
     let mut view = view(&app, &trigger).await?;
     warn(&app, std::slice::from_mut(&mut view)).await;
     // Whoever else changed it meanwhile was shown the secret that counts.
     if trigger.record.secret == Secret::of(&token, document.auth) {
         view.secret = Some(token.reveal().to_owned());
     }
-    let status = if trigger.record.id == id { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(view)).into_response())
 }
 

@@ -464,6 +464,31 @@ async fn looks_start_nothing_for_some_ways_of_writing() {
     service.until("started", 1).await;
 }
 
+/// The store dates the objects, and so it does the trigger.
+#[tokio::test]
+async fn a_clock_that_is_ahead_hides_no_object_from_looks() {
+    const HOUR_MS: u64 = 3_600_000;
+    let (service, made) = with_trigger(json!({"bucket": "bank", "prefix": "in/", "function": "f"})).await;
+    let name = "t".parse().unwrap();
+    let object =
+        ObjectUri::new(service.app.config.tenant.system_bucket.clone(), keys::trigger(&name)).unwrap();
+    let written = service.base.store.head(&object).await.unwrap().last_modified;
+    let told = made["created_at"].as_str().unwrap();
+    assert!(written.to_string()[..19] >= told[..19], "{written} {told}");
+    let ahead = service.app.triggers.change(&name, |found| {
+        let mut record = found.unwrap().clone();
+        record.created_at.0 += HOUR_MS;
+        Ok(record)
+    });
+    let ahead = ahead.await.unwrap();
+    assert!(ahead.record.created_at.0 > written.0 + HOUR_MS / 2);
+    let dated = service.app.triggers.dated(ahead).await;
+    assert!(dated.record.created_at.0 < time::now().0 + 2_000, "{}", dated.record.created_at);
+    service.object("bank", "in/lost.csv", "1").await;
+    let service = service.stop().await.serve(|_| {}).await;
+    service.until("started", 1).await;
+}
+
 /// It has no outcome, and a look cannot tell it from what was lost.
 #[tokio::test]
 async fn while_much_waits_looks_queue_nothing() {
