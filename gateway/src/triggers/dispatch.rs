@@ -136,9 +136,11 @@ pub async fn start(app: &App, trigger: &Trigger, candidate: &Candidate) -> Resul
     if record.document.ordered {
         order::note(app, trigger, event, started.as_ref().ok().and_then(Option::as_ref)).await?;
     }
-    let Some(started) = started? else { return Ok(None) };
-    outcome::put_once(&app.backbone, &record.id, &candidate.identity, event.kind, started.clone()).await?;
-    Ok(Some(started))
+    let started = started?;
+    // Which job was started before, its key alone tells: it counts as a batch of one that was ended.
+    let outcome = started.clone().unwrap_or(Started::Batch { id: event.id });
+    outcome::put_once(&app.backbone, &record.id, &candidate.identity, event.kind, outcome).await?;
+    Ok(started)
 }
 
 /// The key of an object that is gone, of which the store can't tell how it was

@@ -6,15 +6,23 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use fanfold_backbone::Message;
-use fanfold_protocol::{ErrorKind, digest::Digest, event::state_identity, keys, time, uri::ObjectUri};
+use fanfold_protocol::{
+    ErrorKind,
+    digest::Digest,
+    event::{derived_id, state_identity},
+    keys, time,
+    uri::ObjectUri,
+};
 use fanfold_storage::PutOptions;
 use http::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    harness::{Base, Service, start, start_with},
-    triggers::{JSON, batches, document, metric, put_of, replay, send_objects, wait_for_calls, with_trigger},
+    harness::{AGGREGATOR, Base, Service, component, start, start_with},
+    triggers::{
+        JSON, batches, document, metric, put_of, record, replay, send_objects, wait_for_calls, with_trigger,
+    },
 };
 
 fn id_of(view: &Value) -> Uuid {
@@ -428,6 +436,32 @@ async fn nothing_of_a_removed_trigger_stays() {
     let rest =
         async |service: &Service| service.base.backbone.list(&keys::outcomes(&id)).await.unwrap().len();
     until(async || service.base.store.head(&packed).await.is_err() && rest(&service).await == 0).await;
+}
+
+/// As after a gateway that died before it wrote the outcome down, and a template that was changed since.
+#[tokio::test]
+async fn a_job_that_was_started_by_another_template_is_an_outcome() {
+    let service = start().await;
+    let (headers, bytes) = ([("content-type", "application/wasm")], component(&[], &[AGGREGATOR], "1"));
+    let deployed = service.request(Method::POST, "/v1/functions/sums/versions", &headers, bytes).await;
+    assert_eq!(deployed.status, 201);
+    let job = json!({"function": "sums", "input": "s3://{bucket}/{key}", "output": "s3://out/{id}/"});
+    let made =
+        service.put_json("/v1/triggers/t", json!({"bucket": "bank", "job": job, "reconcile": "0s"})).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let (id, base) = (id_of(&made.json()), service.base.clone());
+    service.object("bank", "in/a.csv", "x\n1\n").await;
+    let state = state_of(&base, "in/a.csv").await;
+    let key = Digest::of(format!("trigger-{}", derived_id(&id, &state)).as_bytes());
+    let earlier = json!({"job": Uuid::now_v7(), "request": Digest::of(b"another template")}).to_string();
+    base.backbone.put(&keys::idempotency("jobs", &key), earlier).await.unwrap();
+    for duplicates in 1..3 {
+        let told = json!({"Records": [record("bank", "in/a.csv", &format!("0{duplicates}"))]});
+        assert_eq!(service.send(&told).await.status, 200);
+        service.until("duplicate", duplicates).await;
+    }
+    assert!(base.backbone.get(&keys::event_outcome(&id, &state)).await.unwrap().is_some());
+    assert_eq!(replay(&service, json!({})).await.json(), json!({"listed": 1, "queued": 0}));
 }
 
 /// As for Garage, which sends nothing.
