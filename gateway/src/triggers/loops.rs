@@ -12,21 +12,22 @@
 use std::sync::Arc;
 
 use fanfold_protocol::{
-    ErrorKind, Problem, function::Export, names::FunctionRef, trigger::TriggerDocument, uri::ObjectUri,
+    ErrorKind, Fault, Problem, function::Export, names::FunctionRef, trigger::TriggerDocument, uri::ObjectUri,
 };
 
 use super::{
     record::{Trigger, literal},
     registry::Triggers,
 };
-use crate::{functions::Registry, jobs};
+use crate::{functions::Registry, jobs, problem::is_of_a_record};
 
 /// Refuses a target that is not there or is none, and a trigger that closes a
 /// circle, unless its document allows that. One over the platform's own bucket
 /// would always: whatever it starts is written down there, without a depth.
 ///
 /// # Errors
-/// `function-not-found` and its like, `export-missing`, `invalid-job`, `trigger-loop`.
+/// `function-not-found` and its like, `export-missing`, `invalid-job`, `trigger-loop`; or the store or
+/// the backbone does not answer, of the functions of other triggers as well.
 pub async fn check(
     triggers: &Triggers,
     functions: &Registry,
@@ -51,8 +52,7 @@ pub async fn check(
     let others = others.iter().filter(|other| other.record.name.as_str() != name);
     let mut nodes = Vec::new();
     for other in others {
-        // A function that is gone writes nothing.
-        let written = self::written(functions, &other.record.document).await.unwrap_or_default();
+        let written = or_nothing(self::written(functions, &other.record.document).await)?;
         nodes.push((Arc::clone(other), Places::new(written)));
     }
     match circle(&nodes, document, &Places::new(written)) {
@@ -152,6 +152,15 @@ async fn written(functions: &Registry, document: &TriggerDocument) -> Result<Vec
     Ok(written)
 }
 
+/// What another trigger writes: nothing where its function is gone, or has a record that nobody
+/// can read. Where it cannot be asked for now, nobody knows.
+fn or_nothing(written: Result<Vec<ObjectUri>, Problem>) -> Result<Vec<ObjectUri>, Problem> {
+    match written {
+        Err(problem) if problem.code.fault() != Fault::Platform || is_of_a_record(&problem) => Ok(Vec::new()),
+        written => written,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -180,6 +189,22 @@ mod tests {
         check("s3://other/in/", "in/", false);
         check("s3://bank/out/", "", true);
         check("s3://bank/in-2/", "in/", false);
+    }
+
+    #[test]
+    fn a_store_that_does_not_answer_is_no_function_that_writes_nothing() {
+        let check = |kind: ErrorKind, expected: Option<ErrorKind>| {
+            let found = or_nothing(Err(Problem::new(kind, "x")));
+            assert_eq!(found.err().map(|problem| problem.code), expected, "{kind}");
+        };
+        check(ErrorKind::FunctionNotFound, None);
+        check(ErrorKind::ExportMissing, None);
+        check(ErrorKind::Internal, None);
+        for kind in [ErrorKind::StoreUnavailable, ErrorKind::StoreDenied, ErrorKind::BackboneUnavailable] {
+            check(kind, Some(kind));
+        }
+        let written: Vec<ObjectUri> = vec!["s3://bank/in/".parse().unwrap()];
+        assert_eq!(or_nothing(Ok(written.clone())), Ok(written));
     }
 
     #[test]
