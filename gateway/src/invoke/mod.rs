@@ -207,8 +207,10 @@ fn percent_decode(value: &str) -> Option<String> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let hex = bytes.get(at + 1..at + 3).and_then(|two| std::str::from_utf8(two).ok());
-        match (bytes[at], hex.and_then(|two| u8::from_str_radix(two, 16).ok())) {
+        let digit = |at: usize| bytes.get(at).and_then(|digit| char::from(*digit).to_digit(16));
+        let byte =
+            digit(at + 1).zip(digit(at + 2)).and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+        match (bytes[at], byte) {
             (b'%', Some(byte)) => {
                 out.push(byte);
                 at += 3;
@@ -281,7 +283,11 @@ mod tests {
         assert_eq!(asked.qualifier.as_deref(), Some("prod"));
         assert_eq!(asked.params.as_deref(), Some(r#"{"a": 1}"#));
         assert_eq!(rest, "a=1&b=%20x&c&a=%ff");
-        assert_eq!(percent_decode("%zz%4").as_deref(), Some("%zz%4"));
+        for (written, expected) in
+            [("%zz%4", "%zz%4"), ("%+f", "% f"), ("%-1%é%", "%-1%é%"), ("%4A%4a", "JJ")]
+        {
+            assert_eq!(percent_decode(written).as_deref(), Some(expected));
+        }
     }
 
     #[test]
