@@ -11,11 +11,12 @@ use fanfold_protocol::{
     ErrorKind, Problem,
     commit::MANIFEST_NAME,
     function::{Column, Settings, Version},
-    job::{Format, Job, JobDocument},
+    job::{Budget, Format, Job, JobDocument},
     keys, limits,
     names::{FunctionRef, Qualifier},
     plan::{Plan, Shape},
     time,
+    tolerance::Tolerance,
     uri::ObjectUri,
 };
 use tokio::sync::OwnedSemaphorePermit;
@@ -143,6 +144,8 @@ impl Jobs {
         let sampling = Sampling { count: sample, keep: document.output.is_some() };
         // What it gives is thrown away, and what was done before tells nothing.
         (document.output, document.overwrite, document.cache) = (None, false, false);
+        // A task that fails tells nothing of the others, and whether they keep within the budget is what is asked.
+        (document.limits.tolerated_failures, document.budget) = (Tolerance::default(), Budget::default());
         let jobs = self.clone();
         let estimated = tokio::spawn(async move {
             let _held = place;

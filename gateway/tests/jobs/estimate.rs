@@ -101,8 +101,26 @@ async fn bad_samples_are_refused_and_bad_data_is_told() {
     }
     let poison = fanfold_protocol::Problem::new(ErrorKind::CsvFieldCount, "expected 1 field, found 2");
     let _worker = world.work(Play { fails: Box::new(move |_, _| Some(poison.clone())), ..Play::default() });
-    let id = engine.jobs.estimate(document("mapper", json!({})), 2).await.unwrap().id;
+    // What the job would tolerate tells nothing of what its tasks take.
+    for tolerated in ["0", "10", "100%"] {
+        let job = document("mapper", json!({"limits": {"tolerated_failures": tolerated}}));
+        let id = engine.jobs.estimate(job, 2).await.unwrap().id;
+        let record = engine.ended(&id).await;
+        assert_eq!((record.state, record.estimate), (JobState::Failed, None), "{tolerated}");
+        assert_eq!(record.problem.unwrap().code, ErrorKind::CsvFieldCount);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_job_may_take_does_not_stop_its_sample() {
+    let world = World::new().await;
+    world.inputs(20).await;
+    let engine = world.engine().await;
+    let _worker = world.work(Play { cpu_us: 1_000_000, ..Play::default() });
+    // Spent by the first of its tasks, long before the fold.
+    let job = document("folder", json!({"budget": {"cpu_seconds": 1}}));
+    let id = engine.jobs.estimate(job, 10).await.unwrap().id;
     let record = engine.ended(&id).await;
-    assert_eq!((record.state, record.estimate), (JobState::Failed, None));
-    assert_eq!(record.problem.unwrap().code, ErrorKind::CsvFieldCount);
+    succeeded(&record);
+    assert_eq!(record.estimate.unwrap().cpu_ms.expected, 22_000);
 }
