@@ -13,16 +13,69 @@ use std::time::Duration;
 use fanfold_protocol::{
     invocation::Usage,
     job::{Estimate, Range, SampleOf},
+    limits,
+    plan::{Partition, Weight},
 };
 
 /// How many standard errors the range goes to each side.
 const ERRORS: f64 = 2.0;
+/// Partitions that are held until it is known how many there are. A multiple of three, of which
+/// a third are many for each of the largest sample.
+const HELD_MAX: usize = 30 * limits::SAMPLE_PARTITIONS_MAX;
 
 /// A task of the sample: stored bytes of its partition, and what it took.
 pub type Took = (u64, Usage);
 
-/// The partitions of a sample: `count` of `partitions`, evenly spaced.
-pub fn places(partitions: usize, count: usize) -> Vec<usize> {
+/// Partitions that come one by one, of which a sample is drawn when all have come. All are held
+/// as long as they are few; of more, the middle one of each stretch of neighbours.
+pub struct Spread {
+    count: usize,
+    bytes: u64,
+    /// Partitions of a stretch: a power of three, so that each has a middle.
+    stretch: usize,
+    held: Vec<(Partition, Weight)>,
+}
+
+impl Default for Spread {
+    fn default() -> Self {
+        Self { count: 0, bytes: 0, stretch: 1, held: Vec::new() }
+    }
+}
+
+impl Spread {
+    /// The next one.
+    pub fn take(&mut self, partition: Partition, weight: Weight) {
+        if self.count % self.stretch == self.stretch / 2 {
+            self.held.push((partition, weight));
+        }
+        self.count += 1;
+        self.bytes = self.bytes.saturating_add(weight.bytes);
+        if self.held.len() == HELD_MAX {
+            // Three stretches become one: their middle is that of the second.
+            self.held = std::mem::take(&mut self.held).into_iter().skip(1).step_by(3).collect();
+            self.stretch *= 3;
+        }
+    }
+
+    /// How many have come.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// All that have come.
+    pub fn of(&self) -> SampleOf {
+        SampleOf { partitions: u32::try_from(self.count).unwrap_or(u32::MAX), bytes: self.bytes }
+    }
+
+    /// `count` of them, evenly spaced up to half a stretch.
+    pub fn sample(&self, count: usize) -> Vec<&(Partition, Weight)> {
+        let places = places(self.count, count).into_iter();
+        places.filter_map(|place| self.held.get(place / self.stretch)).collect()
+    }
+}
+
+/// The places of a sample: `count` of `partitions`, evenly spaced.
+fn places(partitions: usize, count: usize) -> Vec<usize> {
     let count = count.min(partitions);
     (0..count).map(|n| (2 * n + 1) * partitions / (2 * count)).collect()
 }
@@ -104,6 +157,36 @@ mod tests {
         assert_eq!(places(3, 8), [0, 1, 2]);
         assert_eq!(places(1_000_000, 4), [125_000, 375_000, 625_000, 875_000]);
         assert_eq!(places(0, 4), [0; 0]);
+    }
+
+    #[test]
+    fn a_sample_of_very_many_is_evenly_spaced_with_few_held() {
+        let check = |partitions: usize, count: usize, off: usize| {
+            let mut spread = Spread::default();
+            for place in 0..partitions {
+                let weight = Weight { bytes: place as u64, document: 0 };
+                spread.take(Partition { slices: Vec::new() }, weight);
+                assert!(spread.held.len() < HELD_MAX, "{place}");
+            }
+            let bytes = (0..partitions as u64).sum();
+            assert_eq!(spread.of(), SampleOf { partitions: partitions as u32, bytes });
+            let found: Vec<_> = spread.sample(count).iter().map(|(_, w)| w.bytes as usize).collect();
+            assert!(found.is_sorted_by(|a, b| a < b), "{found:?}");
+            let expected = places(partitions, count);
+            assert_eq!(found.len(), expected.len());
+            for (found, place) in found.into_iter().zip(expected) {
+                assert!(found.abs_diff(place) <= off, "{found} for {place} of {partitions}");
+            }
+        };
+        check(0, 8, 0);
+        check(10, 2, 0);
+        check(3, 8, 0);
+        check(HELD_MAX - 1, limits::SAMPLE_PARTITIONS_MAX, 0);
+        // Stretches of 3, 27 and 81.
+        check(HELD_MAX, limits::SAMPLE_PARTITIONS_MAX, 1);
+        check(300_000, 8, 13);
+        check(limits::PARTITIONS_MAX, limits::SAMPLE_PARTITIONS_MAX, 40);
+        check(limits::PARTITIONS_MAX, 1, 40);
     }
 
     #[test]

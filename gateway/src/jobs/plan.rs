@@ -12,7 +12,7 @@ use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem,
     function::Column,
-    job::{Job, Sample, SampleOf},
+    job::{Job, Sample},
     keys, limits,
     plan::{Partition, Plan, Pruned, SHARD_BYTES_TARGET, SHARD_PARTITIONS, Slice, Weight},
     uri::{ObjectUri, PinnedObject},
@@ -26,7 +26,8 @@ use super::{
     cache,
     compare::Comparing,
     error::{Error, Result},
-    estimate, filter,
+    estimate::Spread,
+    filter,
     input::Found,
     pack::Packer,
     prints::Prints,
@@ -69,12 +70,12 @@ pub async fn lay_down(
     let taken = match draft.sample {
         None => take_apart(splitter, &cutting, found.objects, starts, &mut Sink::Store(&mut writer)).await,
         Some(Sampling { count, keep }) => {
-            let mut all = Vec::new();
+            let mut all = Spread::default();
             let taken =
-                take_apart(splitter, &cutting, found.objects, starts, &mut Sink::Hold(&mut all)).await?;
+                take_apart(splitter, &cutting, found.objects, starts, &mut Sink::Spread(&mut all)).await?;
             let sample = writer.sample(&all, count).await;
             sample.map(|weights| {
-                job.sample = Some(Sample { of: sample_of(&all), weights, keep });
+                job.sample = Some(Sample { of: all.of(), weights, keep });
                 taken
             })
         }
@@ -90,8 +91,9 @@ pub async fn lay_down(
     if let Some(reducers) = earlier.map(|earlier| earlier.plan.reducers()).or(job.document.reducers) {
         plan.reduce_into(reducers);
     }
-    if draft.shape.groups() && plan.partitions > limits::GROUP_PARTITIONS_MAX {
-        return Err(Error::Refused(too_many_to_group(plan.partitions)));
+    let whole = job.sample.as_ref().map_or(plan.partitions, |sample| sample.of.partitions);
+    if draft.shape.groups() && whole > limits::GROUP_PARTITIONS_MAX {
+        return Err(Error::Refused(too_many_to_group(whole)));
     }
     plan.warnings.clone_from(&draft.warnings);
     plan.warnings.extend(found.warnings);
@@ -132,7 +134,7 @@ pub async fn compare<'a>(
 /// Where partitions go.
 enum Sink<'a, 'w> {
     Store(&'a mut Writer<'w>),
-    Hold(&'a mut Vec<(Partition, Weight)>),
+    Spread(&'a mut Spread),
     Compare(&'a mut Comparing<'w>),
 }
 
@@ -141,7 +143,7 @@ impl Sink<'_, '_> {
         let Some((partition, weight)) = partition else { return Ok(()) };
         let count = match self {
             Self::Store(writer) => writer.weights.len(),
-            Self::Hold(partitions) => partitions.len(),
+            Self::Spread(spread) => spread.count(),
             Self::Compare(comparing) => comparing.count(),
         };
         if count == limits::PARTITIONS_MAX {
@@ -149,8 +151,8 @@ impl Sink<'_, '_> {
         }
         match self {
             Self::Store(writer) => writer.take(&partition, weight).await,
-            Self::Hold(partitions) => {
-                partitions.push((partition, weight));
+            Self::Spread(spread) => {
+                spread.take(partition, weight);
                 Ok(())
             }
             Self::Compare(comparing) => comparing.take(&partition),
@@ -160,7 +162,7 @@ impl Sink<'_, '_> {
     async fn close(&mut self) -> Result<()> {
         match self {
             Self::Store(writer) => writer.close_shard().await,
-            Self::Hold(_) | Self::Compare(_) => Ok(()),
+            Self::Spread(_) | Self::Compare(_) => Ok(()),
         }
     }
 }
@@ -200,12 +202,6 @@ async fn take_apart(
     sink.take(packer.finish()).await?;
     sink.close().await?;
     Ok(([compressed, streams], pruned))
-}
-
-/// The whole that a sample is drawn from.
-fn sample_of(all: &[(Partition, Weight)]) -> SampleOf {
-    let partitions = u32::try_from(all.len()).unwrap_or(u32::MAX);
-    SampleOf { partitions, bytes: all.iter().map(|(_, weight)| weight.bytes).sum() }
 }
 
 /// Some objects, of which a warning names the first.
@@ -282,8 +278,8 @@ impl<'a> Writer<'a> {
     }
 
     /// Takes a sample of the partitions; answers the bytes of each.
-    async fn sample(&mut self, all: &[(Partition, Weight)], count: usize) -> Result<Vec<u64>> {
-        for (partition, weight) in estimate::places(all.len(), count).into_iter().map(|place| &all[place]) {
+    async fn sample(&mut self, all: &Spread, count: usize) -> Result<Vec<u64>> {
+        for (partition, weight) in all.sample(count) {
             self.take(partition, *weight).await?;
         }
         self.close_shard().await?;

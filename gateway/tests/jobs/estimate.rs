@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use fanfold_protocol::{
     ErrorKind,
     job::{JobState, Range, SampleOf},
-    keys,
+    keys, limits,
     plan::{Lease, Work},
 };
 use serde_json::{Value, json};
@@ -77,6 +77,40 @@ async fn a_sample_does_all_that_the_job_would_do() {
     assert_eq!((keeps(&leases), record.warnings), (10, vec![]));
     let (record, leases) = estimated("both", json!({})).await;
     assert_eq!((keeps(&leases), record.warnings.len()), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sample_of_very_many_is_evenly_spaced() {
+    let world = World::new().await;
+    // Of more than 30,000 partitions not all are held until it is known how many there are.
+    let rows = 80_000;
+    world.put("s3://bank/in/large.csv", &format!("a\n{}", "1\n".repeat(rows))).await;
+    let engine = world.engine().await;
+    let _worker = world.work(Play::default());
+    let id = engine.jobs.estimate(document("mapper", json!({})), 8).await.unwrap().id;
+    let record = engine.ended(&id).await;
+    succeeded(&record);
+    let bytes = 2 * (rows as u64 + 1);
+    let of = SampleOf { partitions: bytes.div_ceil(INPUT.len() as u64) as u32, bytes };
+    assert_eq!(record.estimate.unwrap().of, of);
+    let starts: Vec<u64> =
+        world.partitions(&id).await.iter().map(|p| p.slices[0].bytes.unwrap().start).collect();
+    assert_eq!(starts.len(), 8);
+    let between = |pair: &[u64]| (pair[1] - pair[0]).abs_diff(bytes / 8);
+    assert!(starts.windows(2).all(|pair| between(pair) < 32), "{starts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_its_job_would_be_refused_for_refuses_an_estimate() {
+    let world = World::new().await;
+    let rows = 2 * limits::GROUP_PARTITIONS_MAX as usize;
+    world.put("s3://bank/in/large.csv", &format!("a\n{}", "1\n".repeat(rows))).await;
+    let engine = world.engine().await;
+    let job = document("grouper", json!({}));
+    let refused = engine.jobs.submit(job.clone(), None).await.unwrap_err();
+    assert_eq!(refused.code, ErrorKind::PartitionLimit);
+    assert!(refused.detail.contains("found 2001"), "{}", refused.detail);
+    assert_eq!(engine.jobs.estimate(job, 8).await.unwrap_err(), refused);
 }
 
 #[tokio::test(flavor = "multi_thread")]
