@@ -45,6 +45,10 @@ impl Known {
     fn name(name: impl Into<String>) -> Self {
         Self { name: name.into(), kind: None, instead: None }
     }
+
+    fn is_certain(&self) -> bool {
+        self.kind.is_some() && self.instead.is_none()
+    }
 }
 
 /// What decides which row groups may pass.
@@ -52,22 +56,28 @@ impl Known {
 pub struct Pruning {
     filter: Filter,
     reads: Option<Vec<Column>>,
+    /// Columns of which nothing follows.
+    doubted: Vec<String>,
 }
 
 impl Pruning {
-    /// That of a job; none without a filter.
+    /// That of a job, of whose columns [`check_columns`] doubts these; none without a filter.
     ///
     /// # Errors
     /// `filter-invalid`.
-    pub fn new(document: &JobDocument, reads: Option<&[Column]>) -> Result<Option<Self>, Problem> {
+    pub fn new(
+        document: &JobDocument,
+        reads: Option<&[Column]>,
+        doubted: Vec<String>,
+    ) -> Result<Option<Self>, Problem> {
         let reads = reads.map(<[Column]>::to_vec);
         let filter = document.filter.as_deref().map(Filter::parse).transpose()?;
-        Ok(filter.map(|filter| Self { filter, reads }))
+        Ok(filter.map(|filter| Self { filter, reads, doubted }))
     }
 
     /// For each row group, whether rows of it may pass; `None` where that is not
     /// told. Nothing is concluded from a column that the function reads as another
-    /// kind than it is stored as, nor as the time of a zone.
+    /// kind than it is stored as, nor as the time of a zone, nor from one that is doubted.
     pub fn may_pass(&self, footer: &[u8]) -> Option<Vec<bool>> {
         let columns = footer::columns(footer)?;
         let kind = |column: &FooterColumn| {
@@ -87,7 +97,8 @@ impl Pruning {
             let mut reads = self.reads.iter().flatten();
             reads.any(|declared| declared.name == name && Kind::shifts(&declared.data_type))
         };
-        footer::may_pass(footer, &bound.distrusting(shifts))
+        let doubted = |name: &str| self.doubted.iter().any(|doubted| doubted == name);
+        footer::may_pass(footer, &bound.distrusting(|name| doubted(name) || shifts(name)))
     }
 }
 
@@ -128,7 +139,8 @@ pub fn check_chosen(document: &JobDocument, reads: Option<&[Column]>) -> Result<
     Err(Problem::new(ErrorKind::ColumnNotFound, detail))
 }
 
-/// Checks the filter against the columns of the job's table.
+/// Checks the filter against the columns of the job's table. Answers those of its columns of which
+/// nothing follows from what an object stores: objects that a union reads as one kind may store others.
 ///
 /// # Errors
 /// `column-not-found` and `filter-invalid`, with the place; what is wrong with the
@@ -138,20 +150,31 @@ pub async fn check_columns(
     document: &JobDocument,
     reads: Option<&[Column]>,
     like: Option<&Like>,
-) -> Result<()> {
-    let Some(text) = &document.filter else { return Ok(()) };
+) -> Result<Vec<String>> {
+    let Some(text) = &document.filter else { return Ok(Vec::new()) };
     let filter = Filter::parse(text)?;
     let mut known: Vec<Known> = Vec::new();
     for column in reads.into_iter().flatten() {
         let kind = Kind::of_arrow(&column.data_type);
         known.push(Known { name: column.name.clone(), kind, instead: None });
     }
-    if filter.columns().any(|name| known.iter().all(|column| column.name != name)) {
-        let Some(stored) = of_tables(store, document, like).await? else { return Ok(()) };
-        let others: Vec<_> = stored.into_iter().filter(|c| known.iter().all(|k| k.name != c.name)).collect();
+    let is_known = |known: &[Known], name: &str| known.iter().any(|column| column.name == name);
+    let mut doubted: Vec<String> =
+        filter.columns().filter(|name| !is_known(&known, name)).map(str::to_owned).collect();
+    let united = !document.schema.is_same();
+    if !doubted.is_empty() {
+        let Some(stored) = of_tables(store, document, like).await? else {
+            doubted.retain(|_| united);
+            return Ok(doubted);
+        };
+        let others: Vec<_> = stored.into_iter().filter(|c| !is_known(&known, &c.name)).collect();
         known.extend(others);
     }
-    bind(&filter, &known).map_err(Into::into)
+    bind(&filter, &known)?;
+    // What settles the table has each column in every type that it is stored in.
+    let agreed = |name: &String| known.iter().any(|column| column.name == *name && column.is_certain());
+    doubted.retain(|name| united && !agreed(name));
+    Ok(doubted)
 }
 
 /// Checks the columns that a job selects and its function does not declare against those of its table. What objects
@@ -227,7 +250,9 @@ async fn of_tables(store: &Store, document: &JobDocument, like: Option<&Like>) -
         for column in columns {
             match all.iter_mut().find(|known| known.name == column.name) {
                 // What unites them is for the reader to say.
-                Some(known) if known.kind != column.kind => known.kind = None,
+                Some(known) if (&known.kind, &known.instead) != (&column.kind, &column.instead) => {
+                    known.kind = None;
+                }
                 Some(_) => {}
                 None => all.push(column),
             }

@@ -61,10 +61,10 @@ pub async fn lay_down(
     let reads = draft.reads.as_deref();
     let (store, held) = (vault.store(), earlier.and_then(|earlier| earlier.plan.like.as_ref()));
     let like = union::like(store, &job.document, reads, &found.objects, held).await?;
-    filter::check_columns(store, &job.document, reads, like.as_ref()).await?;
+    let doubted = filter::check_columns(store, &job.document, reads, like.as_ref()).await?;
     filter::check_selection(store, &job.document, reads, like.as_ref()).await?;
     let mut writer = Writer::new(vault, &draft.job);
-    let cutting = Cutting::new(&job.document, draft.reads.as_deref(), &found.objects)?
+    let cutting = Cutting::new(&job.document, reads, &found.objects, doubted)?
         .parted_as_before(earlier.and_then(|earlier| earlier.plan.target_bytes));
     let starts = earlier.map(Earlier::starts);
     let taken = match draft.sample {
@@ -125,7 +125,9 @@ pub async fn compare<'a>(
 ) -> Result<Comparing<'a>> {
     let (document, starts) = (&earlier.job.document, Some(earlier.starts()));
     let like = union::like(store, document, reads, &found.objects, earlier.plan.like.as_ref()).await?;
-    let cutting = Cutting::new(document, reads, &found.objects)?.parted_as_before(earlier.plan.target_bytes);
+    let doubted = filter::check_columns(store, document, reads, like.as_ref()).await?;
+    let cutting =
+        Cutting::new(document, reads, &found.objects, doubted)?.parted_as_before(earlier.plan.target_bytes);
     let mut comparing = earlier.comparing(like.as_ref());
     take_apart(splitter, &cutting, found.objects, starts, &mut Sink::Compare(&mut comparing)).await?;
     Ok(comparing)

@@ -66,7 +66,7 @@ pub struct Cutting {
 
 impl Cutting {
     /// As the job's document has it, for a function that declares to read this, of
-    /// these objects.
+    /// these objects. From what they store of the columns that are doubted nothing follows.
     ///
     /// # Errors
     /// `filter-invalid`.
@@ -74,6 +74,7 @@ impl Cutting {
         document: &JobDocument,
         reads: Option<&[Column]>,
         objects: &[PinnedObject],
+        doubted: Vec<String>,
     ) -> Result<Self, Problem> {
         let total = objects.iter().fold(0, |total: u64, object| total.saturating_add(object.pin.size));
         Ok(Self {
@@ -81,7 +82,7 @@ impl Cutting {
             csv: document.csv.clone(),
             target: document.split.target(total),
             uncut_max: document.split.target_max(),
-            pruning: Pruning::new(document, reads)?,
+            pruning: Pruning::new(document, reads, doubted)?,
         })
     }
 

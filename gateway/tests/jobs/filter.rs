@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, TimestampSecondArray,
+    ArrayRef, Float32Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    TimestampSecondArray,
 };
 use fanfold_protocol::{
     ErrorKind,
@@ -155,6 +156,35 @@ async fn nothing_follows_for_times_of_a_declared_zone() {
             assert_eq!(planned, groups, "{zone}: {filter}");
         }
     }
+}
+
+/// Statistics are of what an object stores, and not of what all are read as together.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_follows_for_columns_that_a_union_widens() {
+    let world = World::new().await;
+    let narrow: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(Int64Array::from_iter_values(0..4))),
+        ("v", Arc::new(Float32Array::from_iter_values([0.0, 1.0, 2.0, 3.0]))),
+    ];
+    put(&world, "s3://bank/p/a.parquet", grouped(&RecordBatch::try_from_iter(narrow).unwrap(), 1)).await;
+    let engine = world.engine().await;
+    let _worker = world.work(Play::default());
+    let planned = async |filter: &str| {
+        let split = json!({"target_bytes": "1B"});
+        let more = json!({"input": "s3://bank/p/", "schema": "union", "filter": filter, "split": split});
+        let record = engine.run("mapper", more).await;
+        succeeded(&record);
+        // A job that runs it again would be taken apart the same way.
+        let difference = engine.jobs.compare(&record.id).await.unwrap().difference;
+        assert_eq!(difference.unchanged, u64::from(record.partitions), "{filter}: {difference:?}");
+        let slices = world.partitions(&record.id).await.into_iter().flat_map(|partition| partition.slices);
+        slices.filter_map(|slice| slice.row_groups).collect::<Vec<_>>().concat()
+    };
+    assert_eq!(planned("v > 1").await, [2, 3], "all objects store it alike");
+    let wide: Vec<(&str, ArrayRef)> = vec![("v", Arc::new(Float64Array::from_iter_values([9.0])))];
+    put(&world, "s3://bank/p/b.parquet", grouped(&RecordBatch::try_from_iter(wide).unwrap(), 1)).await;
+    assert_eq!(planned("v > 1").await, [0, 1, 2, 3]);
+    assert_eq!(planned("v > 1 and id = 2").await, [2], "only one object has it");
 }
 
 /// Row groups of each partition.
