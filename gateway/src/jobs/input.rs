@@ -255,11 +255,13 @@ impl Finder<'_> {
         Ok((objects, folders))
     }
 
-    /// The manifest of a job, if one lies there: others may call theirs the same.
+    /// The manifest of a job, if one lies there: others may call theirs the same, and only
+    /// theirs are larger than what is read whole.
     async fn manifest(&self, uri: &ObjectUri) -> Result<Option<Manifest>> {
+        use fanfold_storage::Error::{NotFound, TooLarge};
         let bytes = match self.store.get(uri, None).await {
             Ok(bytes) => bytes,
-            Err(fanfold_storage::Error::NotFound { .. }) => return Ok(None),
+            Err(NotFound { .. } | TooLarge { .. }) => return Ok(None),
             Err(error) => return Err(about_input(error)),
         };
         match serde_json::from_slice(&bytes) {

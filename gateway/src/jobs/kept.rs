@@ -198,9 +198,10 @@ async fn published(vault: &Vault, id: &Uuid, output: &ObjectUri) -> Result<Print
 /// The manifest under an output prefix, if there is one that can be read, without
 /// what its shards name.
 pub async fn manifest_head(vault: &Vault, output: &ObjectUri) -> Result<Option<Manifest>> {
+    use fanfold_storage::Error::{NotFound, TooLarge};
     match vault.store().get(&output.join(MANIFEST_NAME)?, None).await {
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-        Err(fanfold_storage::Error::NotFound { .. }) => Ok(None),
+        Err(NotFound { .. } | TooLarge { .. }) => Ok(None),
         Err(error) => Err(super::error::about_input(error)),
     }
 }

@@ -80,6 +80,23 @@ async fn a_manifest_of_others_is_a_name_like_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_of_others_may_be_larger_than_what_is_read_whole() {
+    let world = World::new().await;
+    world.inputs(1).await;
+    let engine = world.engine().await;
+    let _worker = world.work(Play::default());
+    world.put("s3://bank/their/_manifest.json", &" ".repeat((64 << 20) + 1)).await;
+    world.put("s3://bank/their/a.csv", "x").await;
+    assert_eq!(reads(&world, &engine, json!("s3://bank/their/")).await, ["their/a.csv"]);
+    let refused = engine.submit("mapper", json!({"output": "s3://bank/their/"})).await.unwrap_err();
+    assert_eq!(refused.code, ErrorKind::OutputExists, "{}", refused.detail);
+    // Whoever means to replace what is there does.
+    let record = engine.run("mapper", json!({"output": "s3://bank/their/", "overwrite": true})).await;
+    succeeded(&record);
+    assert_eq!(engine.jobs.manifest(&record.id).await.unwrap().objects.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_inputs_and_outputs_are_refused_before_anything_is_queued() {
     let world = World::new().await;
     world.inputs(1).await;
