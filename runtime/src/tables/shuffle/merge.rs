@@ -12,7 +12,7 @@ use std::{
 };
 
 use arrow::{
-    array::RecordBatch,
+    array::{AsArray, RecordBatch},
     compute::interleave_record_batch,
     datatypes::SchemaRef,
     row::{OwnedRow, Rows},
@@ -29,15 +29,16 @@ use super::{
         store_problem,
     },
     Keys, Part,
-    runs::{failed, framed},
+    runs::{failed, framed, weights},
 };
 
 /// Read from the store at once, unless a chunk is larger.
 const READ_BYTES: u64 = 256 << 10;
 /// Rows of a merged batch.
 const MERGED_ROWS_MAX: usize = 8_192;
-/// Chunks that a merged batch is made from are at most so large together.
-const MERGED_BYTES_MAX: usize = 4 << 20;
+/// Keys and states of a merged batch, up to one row more. The chunks that they come from are held until
+/// it is made: those of which all rows are in it, and one of each run beside the one that is held anyway.
+const MERGED_BYTES_MAX: usize = 2 << 20;
 
 /// A table of keys and states.
 pub(crate) struct MergedRows {
@@ -48,8 +49,8 @@ pub(crate) struct MergedRows {
     heads: BinaryHeap<Reverse<(OwnedRow, usize)>>,
     /// Chunks that the next batch takes rows from, and which rows.
     chunks: Vec<RecordBatch>,
-    chunk_bytes: usize,
     picked: Vec<(usize, usize)>,
+    picked_bytes: usize,
     first_row: u64,
 }
 
@@ -112,8 +113,8 @@ impl MergedRows {
             heads: BinaryHeap::with_capacity(runs.len()),
             runs,
             chunks: Vec::new(),
-            chunk_bytes: 0,
             picked: Vec::new(),
+            picked_bytes: 0,
             first_row: 1,
         };
         for index in 0..merged.runs.len() {
@@ -139,7 +140,7 @@ impl MergedRows {
     }
 
     async fn batch(&mut self) -> Result<Option<RecordBatch>, Problem> {
-        while self.picked.len() < MERGED_ROWS_MAX && self.chunk_bytes < MERGED_BYTES_MAX {
+        while self.picked.len() < MERGED_ROWS_MAX && self.picked_bytes < MERGED_BYTES_MAX {
             let Some(Reverse((_, index))) = self.heads.pop() else { break };
             self.pick(index);
             self.runs[index].row += 1;
@@ -151,8 +152,8 @@ impl MergedRows {
         let chunks: Vec<&RecordBatch> = self.chunks.iter().collect();
         let batch = interleave_record_batch(&chunks, &self.picked).map_err(failed)?;
         self.picked.clear();
+        self.picked_bytes = 0;
         self.chunks.clear();
-        self.chunk_bytes = 0;
         self.runs.iter_mut().for_each(|run| run.chunk = None);
         Ok(Some(batch))
     }
@@ -160,17 +161,14 @@ impl MergedRows {
     /// Takes the row at which a run stands.
     fn pick(&mut self, index: usize) {
         let run = &mut self.runs[index];
-        let (chunks, bytes) = (&mut self.chunks, &mut self.chunk_bytes);
-        let chunk = match (run.chunk, &run.batch) {
-            (Some(chunk), _) => chunk,
-            (None, Some(batch)) => {
-                *bytes += shape::ipc_bytes(batch);
-                chunks.push(batch.clone());
-                chunks.len() - 1
-            }
-            (None, None) => return,
-        };
-        run.chunk = Some(chunk);
+        let (Some(batch), Some(keys)) = (&run.batch, &run.rows) else { return };
+        let states = batch.column(batch.num_columns() - 1).as_binary::<i32>();
+        let (key, state) = weights(keys, states, run.row);
+        self.picked_bytes += key + state;
+        let chunk = *run.chunk.get_or_insert_with(|| {
+            self.chunks.push(batch.clone());
+            self.chunks.len() - 1
+        });
         self.picked.push((chunk, run.row));
     }
 
@@ -248,5 +246,109 @@ impl Run {
             "expected whole chunks in {}, found the end within one; run the job again",
             self.part.uri
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::{
+        array::{ArrayRef, BinaryArray, Int64Array},
+        datatypes::Int64Type,
+    };
+    use fanfold_protocol::function::Column;
+    use fanfold_storage::{
+        Credentials, StoreConfig,
+        server::{Server, ServerConfig},
+    };
+
+    use super::{
+        super::{ShuffleWriter, parts},
+        *,
+    };
+
+    const BUCKET: &str = "runs";
+    /// What a key of one nullable column of `Int64` takes in the form that compares.
+    const KEY_BYTES: usize = 9;
+
+    async fn store(folder: &std::path::Path) -> Store {
+        let credentials = || Credentials::new("runs", "runs-secret");
+        let server =
+            Server::open(ServerConfig { root: folder.to_owned(), credentials: credentials() }).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { server.serve(listener, Default::default()).await });
+        let store = Store::connect(StoreConfig::at(endpoint, credentials())).unwrap();
+        store.ensure_bucket(BUCKET).await.unwrap();
+        store
+    }
+
+    fn keys() -> Keys {
+        Keys::new(&[Column { name: "k".into(), data_type: "Int64".into(), nullable: true }]).unwrap()
+    }
+
+    /// A run of each `runs`-th key, beginning with the `number`-th.
+    async fn run(store: &Store, runs: usize, number: usize, rows: usize, state: &[u8]) -> Vec<Part> {
+        let numbers = (0..rows).map(|row| (row * runs + number) as i64);
+        let states = BinaryArray::from_iter_values(std::iter::repeat_n(state, rows));
+        let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_iter_values(numbers)), Arc::new(states)];
+        let batch = RecordBatch::try_new(keys().schema(), columns).unwrap();
+        let uri = ObjectUri::new(BUCKET, format!("{runs}-{}-{number}", state.len())).unwrap();
+        let mut writer = ShuffleWriter::create(store, uri, keys(), 1, "test");
+        writer.write(&batch).await.unwrap();
+        parts(store, &writer.finish().await.unwrap(), 0, 1).await.unwrap()
+    }
+
+    /// Rows of each batch; the keys must be those from 0 up.
+    async fn merged(store: &Store, parts: Vec<Part>) -> Vec<usize> {
+        let mut merged = MergedRows::open(store, Arc::new(keys()), parts).await.unwrap();
+        let (mut sizes, mut next) = (Vec::new(), 0);
+        while let Some(batch) = merged.batch().await.unwrap() {
+            let found = batch.column(0).as_primitive::<Int64Type>();
+            assert!(found.values().iter().copied().eq(next..next + batch.num_rows() as i64));
+            next += batch.num_rows() as i64;
+            sizes.push(batch.num_rows());
+        }
+        sizes
+    }
+
+    /// Chunks of a stored run.
+    async fn chunks(store: &Store, part: &Part) -> usize {
+        let text = store.get_range(&part.uri, &part.pin, part.bytes.clone()).await.unwrap();
+        let (mut rest, mut count) = (&text[..], 0);
+        while let Some((length, chunk)) = rest.split_first_chunk::<4>() {
+            rest = &chunk[u32::from_le_bytes(*length) as usize..];
+            count += 1;
+        }
+        count
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn batches_of_many_runs_are_as_large_as_those_of_few() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path()).await;
+        // By rows, by bytes, and of the largest states two.
+        for (runs, rows, state_bytes, expected) in [
+            (limits::RUNS_MERGED_MAX, 500, 10, MERGED_ROWS_MAX),
+            (limits::RUNS_MERGED_MAX, 500, 400, MERGED_BYTES_MAX.div_ceil(KEY_BYTES + 400)),
+            (2, 10_000, 400, MERGED_BYTES_MAX.div_ceil(KEY_BYTES + 400)),
+            (4, 2, limits::KEY_STATE_BYTES_MAX, 2),
+        ] {
+            let (mut all, state) = (Vec::new(), vec![7; state_bytes]);
+            for number in 0..runs {
+                all.extend(run(&store, runs, number, rows, &state).await);
+            }
+            let sizes = merged(&store, all.clone()).await;
+            let (last, full) = sizes.split_last().unwrap();
+            assert!(full.iter().all(|size| *size == expected) && *last <= expected, "{sizes:?}");
+            assert_eq!(sizes.iter().sum::<usize>(), runs * rows);
+            // Merged into one run it has the same rows, in chunks that are worth a request.
+            let uri = ObjectUri::new(BUCKET, format!("longer-{runs}-{state_bytes}")).unwrap();
+            let merging = MergedRows::open(&store, Arc::new(keys()), all).await.unwrap();
+            let longer = merging.store(&store, uri).await.unwrap();
+            let most = 2 * longer.bytes.end.div_ceil(limits::RUN_CHUNK_BYTES_TARGET as u64);
+            let found = chunks(&store, &longer).await;
+            assert!(found as u64 <= most, "{found} chunks of {} bytes", longer.bytes.end);
+            assert_eq!(merged(&store, vec![longer]).await.iter().sum::<usize>(), runs * rows);
+        }
     }
 }

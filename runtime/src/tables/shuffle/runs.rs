@@ -4,8 +4,9 @@
 use std::ops::Range;
 
 use arrow::{
-    array::{AsArray, RecordBatch, UInt32Array},
+    array::{AsArray, BinaryArray, RecordBatch, UInt32Array},
     compute::{concat_batches, take_record_batch},
+    row::Rows,
 };
 use bytes::Bytes;
 use fanfold_protocol::{
@@ -105,10 +106,7 @@ impl ShuffleWriter {
             reducers[i].cmp(&reducers[j]).then_with(|| rows.row(i).cmp(&rows.row(j))).then(a.cmp(b))
         });
         let states = run.column(run.num_columns() - 1).as_binary::<i32>().clone();
-        let weights = |row: u32| {
-            let row = row as usize;
-            (rows.row(row).as_ref().len(), usize::try_from(states.value_length(row)).unwrap_or_default())
-        };
+        let weights = |row: u32| weights(&rows, &states, row as usize);
         let mut rest = &order[..];
         for reducer in 0..self.reducers {
             self.index.push(self.sink.size());
@@ -123,6 +121,11 @@ impl ShuffleWriter {
         self.index.push(self.sink.size());
         Ok(())
     }
+}
+
+/// Bytes of the key of a row, in the form that compares, and of its state.
+pub(super) fn weights(keys: &Rows, states: &BinaryArray, row: usize) -> (usize, usize) {
+    (keys.row(row).as_ref().len(), usize::try_from(states.value_length(row)).unwrap_or_default())
 }
 
 /// Runs of rows that make good chunks, by the bytes of their keys and states.
