@@ -56,7 +56,6 @@ pages! {
     "invocation-finished",
     "job-not-finished",
     "job-finished",
-    "alias-in-use",
     "output-exists",
     "overlapping-prefixes",
     "idempotency-conflict",

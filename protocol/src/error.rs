@@ -93,7 +93,6 @@ kinds! {
     InvocationFinished "invocation-finished" 409 Caller false "The invocation has already ended";
     JobNotFinished "job-not-finished" 409 Caller true "The job has no result yet";
     JobFinished "job-finished" 409 Caller false "The job has already ended";
-    AliasInUse "alias-in-use" 409 Caller false "The version is still in use";
     OutputExists "output-exists" 409 Caller false "The output prefix already holds a finished job";
     OverlappingPrefixes "overlapping-prefixes" 422 Caller false "Input and output of the job overlap";
     IdempotencyConflict "idempotency-conflict" 422 Caller false "The idempotency key was used for another request";
