@@ -305,8 +305,8 @@ async fn until_readiness(deployment: &Deployment, name: &str, away: Option<&str>
     }
 }
 
-/// Checks that a job is refused for now: 503 and when to come again.
-async fn is_refused_for_now(deployment: &Deployment, document: &Value) {
+/// Checks that a job is refused for now: 503 and when to come again. Answers the code.
+async fn is_refused_for_now(deployment: &Deployment, document: &Value) -> Value {
     let url = format!("{}/v1/jobs", deployment.endpoint("gateway-1").unwrap());
     let request = deployment.http.post(url).bearer_auth(TOKEN).json(document);
     let answer = request.timeout(Duration::from_secs(100)).send().await.unwrap();
@@ -314,6 +314,7 @@ async fn is_refused_for_now(deployment: &Deployment, document: &Value) {
     let (status, problem) = (answer.status().as_u16(), answer.json::<Value>().await.unwrap());
     assert_eq!((status, &problem["retryable"]), (503, &json!(true)), "{problem}");
     assert!(retry_after.is_some(), "{problem}");
+    problem["code"].clone()
 }
 
 /// Backbone and store are lost while everything runs, the backbone once with all
@@ -346,7 +347,7 @@ async fn what_is_lost_later_is_told_and_needs_no_restart() {
     let begun = Instant::now();
     let scraped = deployment.ask("GET", &format!("{gateway}/metrics"), "", "").await.unwrap();
     assert!(scraped.0 == 200 && begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
-    is_refused_for_now(&deployment, &job("refused")).await;
+    assert_eq!(is_refused_for_now(&deployment, &job("refused")).await, "backbone-unavailable");
     reads(&deployment).await;
     for part in ["", "/result", "/logs"] {
         let (status, found) = deployment.ask("GET", &format!("{ended}{part}"), "", "").await.unwrap();

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{self, Service},
-    world::{Play, World, version},
+    way::{Trouble, Way},
+    world::{BUCKET, Play, World, version},
 };
 
 async fn service() -> (World, Service) {
@@ -249,4 +250,19 @@ async fn bad_requests_say_what_is_wrong() {
     for path in ["/v1/jobs?state=odd", "/v1/jobs?page=x", "/v1/jobs?limit=0", "/v1/jobs?sate=failed"] {
         service.get(path).await.is_problem(ErrorKind::InvalidRequest);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_refuses_the_platform_is_told_as_that() {
+    let mut world = World::new().await;
+    let means = |asked: &str| asked.starts_with(&format!("GET /{BUCKET}/"));
+    let way = Way::to(world.store(), Trouble::Refuse(StatusCode::FORBIDDEN), means).await;
+    world.base.store = way.store();
+    let service = world.base.serve(|_| {}).await;
+    let unknown = "/v1/jobs/00000000-0000-7000-8000-000000000000";
+    way.shut();
+    let problem = service.get(unknown).await.is_problem(ErrorKind::StoreDenied);
+    assert!(problem["detail"].as_str().unwrap().ends_with("tell the operator"), "{problem}");
+    way.open();
+    service.get(unknown).await.is_problem(ErrorKind::JobNotFound);
 }
