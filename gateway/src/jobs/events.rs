@@ -5,7 +5,8 @@
 //! a slow reader sees the newest state instead of all of them. An event's id
 //! names the record's revision and the failures told of; a reader that comes
 //! back with it is told only what is new. Invariant: every failure is told of,
-//! by itself or, when too many came at once, by their number.
+//! by itself or, when too many came at once, by their number. Progress that comes
+//! too soon after the last is told when it is due, unless newer has come by then.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -13,7 +14,7 @@ use fanfold_backbone::{Change, Entry, Watch};
 use fanfold_protocol::{Problem, job::JobState, keys};
 use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::{
@@ -38,12 +39,14 @@ pub struct JobEvent {
 }
 
 /// What a reader knows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Told {
     revision: u64,
     failures: u64,
     state: Option<JobState>,
     progress: Option<Instant>,
+    /// Progress that is not due yet, and the revision that it is of.
+    owed: Option<(u64, JobEvent)>,
 }
 
 impl Told {
@@ -78,9 +81,14 @@ impl Told {
             events.push(self.event("state", &state));
         }
         self.tell_failures(&record, &mut events);
+        self.owed = None;
         if self.progress.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) {
             self.progress = Some(Instant::now());
             events.push(self.event("progress", &ProgressView::from(&record)));
+        } else if !ended {
+            // Until that is told as well, nobody has all that the revision brings.
+            self.owed = Some((revision, self.event("progress", &ProgressView::from(&record))));
+            return events;
         }
         if ended {
             events.push(self.event("done", &JobView::from(record)));
@@ -91,6 +99,18 @@ impl Told {
             last.id = self.id();
         }
         events
+    }
+
+    /// When the progress that is owed is due.
+    fn due(&self) -> Option<Instant> {
+        self.owed.as_ref().and(self.progress).map(|last| last + PROGRESS_EVERY)
+    }
+
+    /// The progress that is owed.
+    fn pay(&mut self) -> Option<JobEvent> {
+        let (revision, event) = self.owed.take()?;
+        (self.revision, self.progress) = (revision, Some(Instant::now()));
+        Some(JobEvent { id: self.id(), ..event })
     }
 
     /// The failures that a reader does not know. A record keeps the last few: of
@@ -168,7 +188,16 @@ async fn next(mut reader: Reader) -> Option<(JobEvent, Reader)> {
         if reader.ended {
             return None;
         }
-        let change = reader.watch.next().await?;
+        let change = match reader.told.due() {
+            None => reader.watch.next().await?,
+            Some(due) => match timeout_at(due, reader.watch.next()).await {
+                Ok(change) => change?,
+                Err(_) => {
+                    reader.waiting.extend(reader.told.pay());
+                    continue;
+                }
+            },
+        };
         let Change::Put { entry, .. } = change else { continue };
         let Some(record) = read(&entry) else { continue };
         reader.ended = record.state.is_terminal();
@@ -309,5 +338,32 @@ mod tests {
         // The end comes when it comes: `done` says where the job stands.
         record.state = JobState::Succeeded;
         assert_eq!(names(&told.tell(record, 4)), ["state", "done"]);
+    }
+
+    #[test]
+    fn progress_that_comes_too_soon_is_told_when_it_is_due() {
+        let (mut told, mut record) = (Told::default(), record());
+        told.tell(record.clone(), 1);
+        assert_eq!((told.due(), told.pay()), (None, None));
+        record.tasks.done = 7;
+        assert_eq!(names(&told.tell(record.clone(), 2)), [""; 0]);
+        record.tasks.done = 8;
+        fail(&mut record, 1);
+        let events = told.tell(record.clone(), 3);
+        assert_eq!(names(&events), ["task-failed"]);
+        assert_eq!(told.due(), told.progress.map(|last| last + PROGRESS_EVERY));
+        // Whoever comes back before that is told it at once.
+        let rest = Told::parse(&events[0].id).tell(record.clone(), 3);
+        assert_eq!(names(&rest), ["state", "progress"]);
+        let owed = told.pay().unwrap();
+        assert_eq!((owed.name, owed.id.as_str()), ("progress", "3.1"));
+        assert!(owed.data.contains("\"done\":8"), "{}", owed.data);
+        assert!(Told::parse(&owed.id).tell(record.clone(), 3).is_empty());
+        assert_eq!(told.due(), None);
+        // What is told behind the end is nothing.
+        told.tell(record.clone(), 4);
+        record.state = JobState::Succeeded;
+        assert_eq!(names(&told.tell(record, 5)), ["state", "done"]);
+        assert_eq!((told.due(), told.pay()), (None, None));
     }
 }

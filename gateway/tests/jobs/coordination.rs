@@ -10,6 +10,7 @@ use fanfold_protocol::{
     invocation::Usage,
     job::JobState,
     keys,
+    plan::Lease,
     time::Timestamp,
 };
 use futures::{FutureExt, StreamExt};
@@ -157,6 +158,23 @@ async fn an_ending_that_nobody_told_of_is_found() {
     assert_eq!(ended.state, JobState::Cancelled);
     // It began later by the clock, and is not shown to have begun after its end.
     assert_eq!((ended.started_at, ended.ended_at), (Some(Timestamp(1)), Some(Timestamp(1))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_watches_sees_the_newest_counts_of_a_job_that_stands_still() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let engine = world.engine().await;
+    let id = engine.submit("mapper", json!({"retry": {"speculation": false}})).await.unwrap().id;
+    let events = engine.jobs.events(&id, None).await.unwrap().unwrap();
+    let hang = |lease: &Lease| (lease.group == 2).then_some(Mishap::Hang);
+    let _worker = world.work(Play { mishap: Box::new(hang), ..Play::default() });
+    let newest = events.filter(|event| {
+        let done = || serde_json::from_str::<Value>(&event.data).unwrap()["tasks"]["done"] == 2;
+        std::future::ready(event.name == "progress" && done())
+    });
+    let told = tokio::time::timeout(PATIENCE, std::pin::pin!(newest).next()).await;
+    assert!(matches!(told, Ok(Some(_))), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
