@@ -172,14 +172,10 @@ impl Common {
         let tasks = || self.tasks.clone();
         let registry =
             functions::Registry::start(store.clone(), bucket.clone(), backbone.clone(), tasks()).await?;
-        let triggers = triggers::Triggers::start(
-            store.clone(),
-            bucket.clone(),
-            backbone.clone(),
-            config.events_waiting_max,
-            tasks(),
-        )
-        .await?;
+        let waiting_max = config.events_waiting_max;
+        let triggers =
+            triggers::Triggers::start(store.clone(), bucket.clone(), backbone.clone(), waiting_max, tasks())
+                .await?;
         let jobs = jobs::Jobs::start(
             store.clone(),
             tenant,

@@ -340,13 +340,13 @@ mod tests {
     #[tokio::test]
     async fn a_signed_confirmation_gives_its_page() {
         let body = include_str!("../../tests/sns/confirmation.json");
-        let said = verifier().check(REACH, &topic(), body.as_bytes(), NOW).await.unwrap();
-        let Said::Confirmation(page) = &said else { panic!("{said:?}") };
+        let signed = verifier().check(REACH, &topic(), body.as_bytes(), NOW).await.unwrap();
+        let Said::Confirmation(page) = &signed else { panic!("{signed:?}") };
         assert!(
             page.starts_with("https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&"),
             "{page}"
         );
-        assert_eq!(said.envelope(), Ok(Envelope { other: 1, ..Envelope::default() }));
+        assert_eq!(signed.envelope(), Ok(Envelope { other: 1, ..Envelope::default() }));
         let elsewhere = include_str!("../../tests/sns/confirmation-elsewhere.json");
         assert!(said(elsewhere).await.contains("SubscribeURL"));
     }
