@@ -4,6 +4,8 @@
 //! Every change is checked in full before its first write, so that a refusal
 //! has no effect on the batch that it is part of.
 
+use std::collections::HashSet;
+
 use redb::{ReadableTable, Table, WriteTransaction};
 use s3s::S3ErrorCode;
 
@@ -12,7 +14,7 @@ use super::{
     commit::{Applied, Change, Complete, Condition, Done, Put, PutPart, Victim},
     failure::Failure,
     index::{BODIES, BUCKETS, OBJECTS, PARTS, UPLOADS, get_json, place},
-    record::{ObjectRecord, PartRecord},
+    record::{ObjectRecord, PartRecord, Segment},
 };
 
 /// The smallest part but the last, in bytes, as S3 has it.
@@ -104,7 +106,7 @@ impl<'t> Tables<'t> {
         check(&put.condition, old.as_ref())?;
         let body = put.inline.as_deref().filter(|body| !body.is_empty());
         let record = ObjectRecord { modified_ms: now_ms, ..put.record.clone() };
-        let freed = self.replace(&at, old, &record, body)?;
+        let freed = unnamed(self.replace(&at, old, &record, body)?, &record.segments);
         Ok(Applied { done: Done::Object(Box::new(record)), freed })
     }
 
@@ -154,7 +156,8 @@ impl<'t> Tables<'t> {
         let bytes = serde_json::to_vec(&record)?;
         let old = self.parts.insert((put.id.as_str(), put.number), &bytes[..])?;
         let old = old.map(|v| serde_json::from_slice::<PartRecord>(v.value())).transpose()?;
-        Ok(plain(old.into_iter().map(|part| part.segment.blob).collect()))
+        let freed = old.into_iter().map(|part| part.segment.blob).collect();
+        Ok(plain(unnamed(freed, std::slice::from_ref(&record.segment))))
     }
 
     /// The parts are checked again: they may have been replaced since the record
@@ -178,8 +181,8 @@ impl<'t> Tables<'t> {
         check(condition, old.as_ref())?;
         let record = ObjectRecord { modified_ms: now_ms, ..record.clone() };
         let mut freed = self.remove_upload(bucket, key, id)?;
-        freed.retain(|blob| record.segments.iter().all(|s| s.blob != *blob));
         freed.extend(self.replace(&at, old, &record, None)?);
+        let freed = unnamed(freed, &record.segments);
         Ok(Applied { done: Done::Object(Box::new(record)), freed })
     }
 
@@ -235,6 +238,13 @@ fn check(condition: &Condition, old: Option<&ObjectRecord>) -> Result<(), Failur
         }
         (Condition::Absent | Condition::Match(_), Some(_)) => Err(failed()),
     }
+}
+
+/// The files that go: a file that the new record names stays, whatever named it before.
+fn unnamed(mut freed: Vec<BlobId>, named: &[Segment]) -> Vec<BlobId> {
+    let named: HashSet<_> = named.iter().map(|segment| segment.blob).collect();
+    freed.retain(|blob| !named.contains(blob));
+    freed
 }
 
 fn is_inline(record: &ObjectRecord) -> bool {

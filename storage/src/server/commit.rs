@@ -263,3 +263,81 @@ fn fail(batch: Vec<Job>, failure: Failure) {
         let _ = job.answer.send(Err(Failure::Io(std::io::Error::new(kind, text.clone()))));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, sync::atomic::Ordering};
+
+    use super::*;
+    use crate::server::{index::tests::failing, record::Segment};
+
+    const BODY: &[u8] = b"bytes";
+
+    fn put(blobs: &Arc<Blobs>, condition: Condition) -> (Change, BlobId) {
+        let mut draft = blobs.draft().unwrap();
+        draft.file().unwrap().write_all(BODY).unwrap();
+        let blob = draft.sync().unwrap();
+        let segments = vec![Segment { blob, size: BODY.len() as u64 }];
+        let record = ObjectRecord {
+            etag: "e".into(),
+            size: BODY.len() as u64,
+            modified_ms: 0,
+            attributes: Default::default(),
+            sums: Default::default(),
+            upload_id: None,
+            segments,
+        };
+        let (bucket, key, event) = ("bank".to_owned(), "k".to_owned(), "ObjectCreated:Put");
+        let put = Put { bucket, key, record, inline: None, draft: Some(draft), condition, event };
+        (Change::Put(Box::new(put)), blob)
+    }
+
+    /// The commit is visible and not acknowledged; what it names is there, whatever comes next.
+    #[tokio::test]
+    async fn a_sync_that_fails_loses_no_file() {
+        for condition in [Condition::Always, Condition::Absent] {
+            let root = tempfile::tempdir().unwrap();
+            let (index, is_due) = failing(&root.path().join("index.redb"));
+            let index = Arc::new(index);
+            let blobs = Blobs::open(root.path().join("blobs"), 1, 0).unwrap();
+            let committer = Committer::start(Arc::clone(&index), Arc::clone(&blobs)).unwrap();
+            committer.commit(Change::CreateBucket { bucket: "bank".into() }).await.unwrap();
+            is_due.store(true, Ordering::SeqCst);
+            let (change, blob) = put(&blobs, condition.clone());
+            let answer = committer.commit(change).await;
+            assert!(!is_due.load(Ordering::SeqCst), "a sync failed");
+            assert!(matches!(answer, Err(Failure::Io(_))), "{condition:?}: {answer:?}");
+            // The next change goes to an index that was opened anew.
+            committer.commit(Change::CreateBucket { bucket: "next".into() }).await.unwrap();
+            let found = index.object("bank", "k", false).unwrap().unwrap();
+            let (record, _) = found.expect("what was written is seen when the index is opened anew");
+            assert_eq!(record.segments[0].blob, blob);
+            let (change, newer) = put(&blobs, Condition::Present);
+            assert!(
+                blobs.read(blob).is_ok() && matches!(committer.commit(change).await, Ok(Done::Object(_)))
+            );
+            assert!(blobs.read(newer).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_put_over_itself_frees_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let (index, _) = failing(&root.path().join("index.redb"));
+        let blobs = Blobs::open(root.path().join("blobs"), 1, 0).unwrap();
+        let (put, first) = put(&blobs, Condition::Always);
+        let (other, _) = self::put(&blobs, Condition::Always);
+        let freed = |change: &Change| {
+            let done = index.write(|transaction| {
+                let applied = Tables::open(&transaction)?.apply(change, 0)?;
+                transaction.commit()?;
+                Ok(applied.freed)
+            });
+            done.unwrap()
+        };
+        assert!(freed(&Change::CreateBucket { bucket: "bank".into() }).is_empty());
+        assert!(freed(&put).is_empty());
+        assert!(freed(&put).is_empty());
+        assert_eq!(freed(&other), [first]);
+    }
+}

@@ -118,6 +118,8 @@ impl Index {
     }
 
     /// Like [`Index::with`], for a transaction that is on disk when it is committed.
+    /// Only its beginning is tried again: a commit that failed may be found done all the
+    /// same, and done once more over itself it would free the files that it names.
     pub(super) fn write<T>(
         &self,
         work: impl Fn(WriteTransaction) -> Result<T, Failure>,
@@ -126,8 +128,8 @@ impl Index {
         self.with(|database| {
             let mut transaction = database.begin_write()?;
             transaction.set_quick_repair(large);
-            work(transaction)
-        })
+            Ok(work(transaction))
+        })?
     }
 
     /// Whether there is such a bucket.
@@ -248,4 +250,65 @@ pub(super) fn get_json<T: serde::de::DeserializeOwned>(
 
 fn copy(bytes: &[u8]) -> Bytes {
     Bytes::copy_from_slice(bytes)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::{
+        fs::File,
+        io,
+        os::unix::fs::FileExt,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+    };
+
+    use redb::StorageBackend;
+
+    use super::*;
+
+    /// The index's file on a disk that fails to sync once, when it is told to. What was
+    /// written stays readable, as it does in the memory of an operating system.
+    #[derive(Debug)]
+    struct Failing {
+        file: File,
+        is_due: Arc<AtomicBool>,
+    }
+
+    impl StorageBackend for Failing {
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.file.metadata()?.len())
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.file.read_exact_at(out, offset)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.file.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            if self.is_due.swap(false, Ordering::SeqCst) {
+                return Err(io::Error::other("a sync that fails"));
+            }
+            self.file.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.file.write_all_at(data, offset)
+        }
+    }
+
+    /// An index whose next sync fails once the flag is set; opened anew it is a plain one.
+    pub(in crate::server) fn failing(path: &Path) -> (Index, Arc<AtomicBool>) {
+        drop(Index::open(path).unwrap());
+        let is_due = Arc::new(AtomicBool::new(false));
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let disk = Failing { file, is_due: Arc::clone(&is_due) };
+        let database = builder().create_with_backend(disk).unwrap();
+        let state = RwLock::new(State { generation: 0, database: Some(database) });
+        (Index { path: path.to_owned(), state }, is_due)
+    }
 }
