@@ -12,9 +12,11 @@ import concurrent.futures
 import hashlib
 import io
 import os
+import socket
 import sys
 import traceback
 import urllib.error
+import urllib.parse
 import urllib.request
 import zlib
 
@@ -540,6 +542,40 @@ def test_a_presigned_url_does_what_it_was_made_for(bucket):
     assert fetch("GET", old.replace("AWSAccessKeyId", "AWS%41ccessKeyId"))[0] == 403, "a signature of version 2"
     long = presigning.generate_presigned_url("get_object", Params=at, ExpiresIn=700_000)
     assert fetch("GET", long.replace("X-Amz-Expires", "X-%41mz-Expires"))[0] == 400
+
+
+def test_buckets_in_the_names_of_hosts(bucket):
+    port = urllib.parse.urlsplit(os.environ["S3_ENDPOINT"]).port
+    resolve = socket.getaddrinfo
+    # Not every machine knows that all names under localhost are itself.
+    at_home = lambda host, *rest, **more: resolve("127.0.0.1" if host.endswith("localhost") else host, *rest, **more)
+    settings = Config(s3={"addressing_style": "virtual"}, retries={"max_attempts": 1}, signature_version="s3v4")
+    virtual = boto3.client("s3", endpoint_url=f"http://localhost:{port}", config=settings)
+    at = {"Bucket": bucket, "Key": "dir/k ü+%"}
+    url = virtual.generate_presigned_url("get_object", Params=at, ExpiresIn=60)
+    assert url.startswith(f"http://{bucket}.localhost:{port}/dir/"), url
+    socket.getaddrinfo = at_home
+    try:
+        virtual.put_object(**at, Body=b"whole")
+        assert body_of(bucket, at["Key"]) == b"whole"
+        assert virtual.get_object(**at, Range="bytes=1-2")["Body"].read() == b"ho"
+        assert virtual.get_object(**at, Range="bytes=a-b")["Body"].read() == b"whole"
+        assert fetch("GET", url) == (200, b"whole")
+        assert [o["Key"] for o in virtual.list_objects_v2(Bucket=bucket)["Contents"]] == [at["Key"]]
+        begun = virtual.create_multipart_upload(Bucket=bucket, Key="parts")["UploadId"]
+        part = {"Bucket": bucket, "Key": "parts", "UploadId": begun}
+        etag = virtual.upload_part(**part, PartNumber=1, Body=b"part")["ETag"]
+        chosen = {"Parts": [{"PartNumber": 1, "ETag": etag}]}
+        virtual.complete_multipart_upload(**part, MultipartUpload=chosen)
+        assert body_of(bucket, "parts") == b"part"
+        virtual.copy_object(Bucket=bucket, Key="copied", CopySource=at)
+        names = {"Objects": [{"Key": key} for key in (at["Key"], "parts", "copied")]}
+        assert len(virtual.delete_objects(Bucket=bucket, Delete=names)["Deleted"]) == 3
+        virtual.create_bucket(Bucket=f"{bucket}-virtual")
+        virtual.delete_bucket(Bucket=f"{bucket}-virtual")
+        assert bucket in [b["Name"] for b in virtual.list_buckets()["Buckets"]]
+    finally:
+        socket.getaddrinfo = resolve
 
 
 def post_form(bucket, fields, body=b"file"):

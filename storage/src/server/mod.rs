@@ -22,6 +22,7 @@ mod condition;
 mod detour;
 mod events;
 mod failure;
+mod host;
 mod index;
 mod ingest;
 mod linger;
@@ -56,6 +57,7 @@ use self::{
     commit::Committer,
     detour::Detours,
     failure::Failure,
+    host::OfLocalhost,
     index::Index,
 };
 pub use self::{
@@ -112,9 +114,11 @@ impl Server {
             |failure: Failure| OpenError { root, detail: failure.to_string(), remedy: failure.remedy() };
         let shared = Shared::open(&config, free_bytes_min).map_err(failed)?;
         let shared = Arc::new(shared);
-        let unsigned = S3ServiceBuilder::new(Service(Arc::clone(&shared))).build();
+        let mut unsigned = S3ServiceBuilder::new(Service(Arc::clone(&shared)));
+        unsigned.set_host(OfLocalhost);
         let mut builder = S3ServiceBuilder::new(Service(Arc::clone(&shared)));
-        builder.set_route(Detours(unsigned));
+        builder.set_host(OfLocalhost);
+        builder.set_route(Detours(unsigned.build()));
         builder.set_auth(OneKey(config.credentials));
         builder.set_access(SignedV4);
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(auth::bounds()))));
