@@ -12,6 +12,7 @@ import concurrent.futures
 import hashlib
 import io
 import os
+import re
 import socket
 import sys
 import traceback
@@ -22,6 +23,8 @@ import zlib
 
 import boto3
 from boto3.s3.transfer import TransferConfig
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
@@ -542,6 +545,30 @@ def test_a_presigned_url_does_what_it_was_made_for(bucket):
     assert fetch("GET", old.replace("AWSAccessKeyId", "AWS%41ccessKeyId"))[0] == 403, "a signature of version 2"
     long = presigning.generate_presigned_url("get_object", Params=at, ExpiresIn=700_000)
     assert fetch("GET", long.replace("X-Amz-Expires", "X-%41mz-Expires"))[0] == 400
+
+
+def put_in_chunks(bucket, key, chunks, length, trailer):
+    """A put in AWS's own encoding without signatures of chunks, which boto3 sends over TLS only."""
+    sent = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n" + trailer + b"\r\n"
+    url = f"{os.environ['S3_ENDPOINT']}/{bucket}/{key}"
+    headers = {"x-amz-decoded-content-length": str(length), "x-amz-trailer": "x-amz-checksum-crc32"}
+    request = AWSRequest("PUT", url, headers={"content-encoding": "aws-chunked", **headers}, data=sent)
+    request.context["checksum"] = {"request_algorithm": {"in": "trailer"}}
+    S3SigV4Auth(boto3.Session().get_credentials(), "s3", S3.meta.region_name).add_auth(request)
+    status, answer = fetch("PUT", url, sent, dict(request.headers.items()))
+    code = re.search(rb"<Code>(.*)</Code>", answer)
+    return status, code and code[1].decode()
+
+
+def test_bodies_in_chunks(bucket):
+    data = os.urandom(9 * MIB + 1)
+    right = f"x-amz-checksum-crc32:{crc32(data)}\r\n".encode()
+    for chunks in ([data], [data[:70_000], data[70_000:]], [data[n:n + 8192] for n in range(0, len(data), 8192)]):
+        assert put_in_chunks(bucket, "k", chunks, len(data), right) == (200, None), len(chunks)
+        assert body_of(bucket, "k") == data
+    wrong = f"x-amz-checksum-crc32:{crc32(b'x')}\r\n".encode()
+    assert put_in_chunks(bucket, "bad", [data], len(data), wrong) == (400, "BadDigest")
+    assert code_of(S3.head_object, Bucket=bucket, Key="bad")[1] == 404
 
 
 def test_buckets_in_the_names_of_hosts(bucket):

@@ -16,6 +16,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
     blobs::{BlobId, Blobs, Draft},
+    chunks::TOO_LARGE,
     failure::Failure,
     record::{Segment, Sums},
 };
@@ -168,6 +169,9 @@ fn body_failure(error: StdError) -> Failure {
             S3ErrorCode::SignatureDoesNotMatch,
             "a chunk of the body has a wrong signature",
         );
+    }
+    if text.contains(TOO_LARGE) {
+        return Failure::refused(S3ErrorCode::InvalidRequest, TOO_LARGE);
     }
     Failure::Body(text)
 }

@@ -24,7 +24,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::linger::Lingering;
+use super::{
+    chunks::{self, Chunks},
+    linger::Lingering,
+};
 
 /// How long a connection may take to send the headers of a request, and to begin.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -102,7 +105,12 @@ async fn handle(
     let is_head = request.method() == http::Method::HEAD;
     let id = uuid::Uuid::new_v4().simple().to_string();
     let (head, body) = request.into_parts();
-    let body = Body::http_body(Lingering::new(&head.headers, body).until(stop));
+    let body = Lingering::new(&head.headers, body).until(stop);
+    let body = if chunks::are_in(&head.headers) {
+        Body::http_body(Chunks::new(body))
+    } else {
+        Body::http_body(body)
+    };
     let mut response = match service.call(Request::from_parts(head, body)).await {
         Ok(response) => response,
         Err(error) => {
