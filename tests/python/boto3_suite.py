@@ -568,6 +568,7 @@ def test_bodies_in_chunks(bucket):
         assert body_of(bucket, "k") == data
     wrong = f"x-amz-checksum-crc32:{crc32(b'x')}\r\n".encode()
     assert put_in_chunks(bucket, "bad", [data], len(data), wrong) == (400, "BadDigest")
+    assert put_in_chunks(bucket, "bad", [data], 1, right) == (400, "IncompleteBody")
     assert code_of(S3.head_object, Bucket=bucket, Key="bad")[1] == 404
 
 

@@ -40,6 +40,8 @@ pub(super) struct Blobs {
     boot: u64,
     next: AtomicU64,
     free_bytes_min: u64,
+    /// Bytes that are promised to bodies and not written yet.
+    promised: AtomicU64,
     readers: Mutex<Readers>,
     reaper: mpsc::Sender<BlobId>,
 }
@@ -70,13 +72,28 @@ impl Blobs {
             boot,
             next: AtomicU64::new(0),
             free_bytes_min,
+            promised: AtomicU64::new(0),
             readers: Mutex::default(),
             reaper,
         }))
     }
 
-    /// Refuses when writing `bytes` would leave less than the reserve free.
+    /// Refuses when writing `bytes` would leave less than the reserve free, once all that
+    /// is promised is written too.
     pub(super) fn check_room(&self, bytes: u64) -> Result<(), Failure> {
+        let promised = self.promised.load(Ordering::SeqCst);
+        self.compare_room(promised.saturating_add(bytes))
+    }
+
+    /// Promises room for `bytes` that are about to be written, so that others are not
+    /// promised the same.
+    pub(super) fn promise(self: &Arc<Self>, bytes: u64) -> Result<Room, Failure> {
+        let earlier = self.promised.fetch_add(bytes, Ordering::SeqCst);
+        let room = Room { blobs: Arc::clone(self), bytes };
+        self.compare_room(earlier.saturating_add(bytes)).map(|()| room)
+    }
+
+    fn compare_room(&self, bytes: u64) -> Result<(), Failure> {
         let stat = rustix::fs::statvfs(&self.dir).map_err(io::Error::from)?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         let needed = self.free_bytes_min.saturating_add(bytes);
@@ -193,6 +210,28 @@ pub(super) fn any_in(dir: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
+/// Room that is promised to a body, as far as it is not written. Dropping it gives it back.
+#[derive(Debug)]
+pub(super) struct Room {
+    blobs: Arc<Blobs>,
+    bytes: u64,
+}
+
+impl Room {
+    /// Gives back what has been written: the disk counts it from now on.
+    pub(super) fn written(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.blobs.promised.fetch_sub(bytes, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.written(self.bytes);
+    }
+}
+
 /// A file that is being written. Dropping it removes it.
 #[derive(Debug)]
 pub(super) struct Draft {
@@ -257,5 +296,28 @@ impl Drop for Hold {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_room_is_promised_once() {
+        let root = tempfile::tempdir().unwrap();
+        let stat = rustix::fs::statvfs(root.path()).unwrap();
+        let most = stat.f_bavail * stat.f_frsize / 4 * 3;
+        let blobs = Blobs::open(root.path().join("blobs"), 1, 0).unwrap();
+        let mut room = blobs.promise(most).unwrap();
+        assert!(matches!(blobs.promise(most), Err(Failure::Full { .. })));
+        assert!(blobs.check_room(most).is_err() && blobs.check_room(0).is_ok());
+        room.written(most / 2);
+        blobs.check_room(most / 2).unwrap();
+        // More than was promised gives back no more than that.
+        room.written(u64::MAX);
+        drop(blobs.promise(most).unwrap());
+        drop(room);
+        assert_eq!(blobs.promised.load(Ordering::SeqCst), 0);
     }
 }

@@ -15,7 +15,7 @@ use s3s::{S3ErrorCode, StdError, TrailingHeaders, checksum::ChecksumHasher, cryp
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
-    blobs::{BlobId, Blobs, Draft},
+    blobs::{BlobId, Blobs, Draft, Room},
     chunks::TOO_LARGE,
     failure::Failure,
     record::{Segment, Sums},
@@ -87,18 +87,15 @@ where
     if length > BODY_BYTES_MAX {
         return Err(Failure::refused(S3ErrorCode::EntityTooLarge, "a body must be at most 5 GiB; use parts"));
     }
-    blobs.check_room(length)?;
-    let mut sink = Sink::new(&claims.algorithms);
+    let mut sink = Sink { room: Some(blobs.promise(length)?), ..Sink::new(&claims.algorithms) };
     let mut writing: Option<JoinHandle<Result<Sink, Failure>>> = None;
     let mut received = 0;
     loop {
         let (stride, ended) = gather(&mut stream).await?;
         received += stride.iter().map(|b| b.len() as u64).sum::<u64>();
-        if received > BODY_BYTES_MAX {
-            return Err(Failure::refused(
-                S3ErrorCode::EntityTooLarge,
-                "a body must be at most 5 GiB; use parts",
-            ));
+        // Room was promised for what was announced, and for no more.
+        if received > length {
+            return Err(Failure::Body(format!("more than the {length} bytes came that were announced")));
         }
         if ended && writing.is_none() && received <= INLINE_BYTES_MAX as u64 && !claims.as_file {
             return finish_inline(sink, &stride, claims);
@@ -191,6 +188,8 @@ pub(super) fn hasher(algorithms: &[String]) -> ChecksumHasher {
 /// Hashes and the file, between strides.
 #[derive(Default)]
 struct Sink {
+    /// What the disk has for the rest of the body.
+    room: Option<Room>,
     draft: Option<Draft>,
     blob: Option<BlobId>,
     md5: Md5,
@@ -220,6 +219,7 @@ impl Sink {
         let Some(draft) = &mut self.draft else { return Err(Failure::Stopping) };
         for chunk in stride {
             draft.file()?.write_all(chunk)?;
+            self.room.iter_mut().for_each(|room| room.written(chunk.len() as u64));
         }
         if ended {
             self.blob = Some(draft.sync()?);
