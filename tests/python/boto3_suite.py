@@ -245,6 +245,15 @@ def test_uploads_in_parts(bucket):
     assert "Uploads" not in S3.list_multipart_uploads(Bucket=bucket)
 
 
+def test_completions_at_once_are_one(bucket):
+    for n in range(20):
+        at, done = upload(bucket, f"k{n}", [(1, b"part")])
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            complete = lambda _: S3.complete_multipart_upload(**at, MultipartUpload={"Parts": done})["ETag"]
+            assert len(set(pool.map(complete, range(4)))) == 1
+        assert body_of(bucket, f"k{n}") == b"part"
+
+
 def test_refused_completions(bucket):
     parts = [(1, os.urandom(5 * MIB)), (2, os.urandom(100)), (3, os.urandom(100))]
     at, done = upload(bucket, "k", parts)

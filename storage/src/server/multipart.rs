@@ -12,7 +12,7 @@ use futures::StreamExt;
 use http::HeaderMap;
 use md5::{Digest, Md5};
 use s3s::{
-    S3Result, TrailingHeaders,
+    S3ErrorCode, S3Result, TrailingHeaders,
     checksum::ChecksumHasher,
     dto::{self, ETag},
     s3_error,
@@ -25,6 +25,7 @@ use super::{
     checksum::ALGORITHMS,
     commit::{Change, Complete, Done, PutPart},
     condition::{self, ReadConditions, xml_time},
+    failure::Failure,
     index::{UPLOADS, key_of, place},
     ingest::{Body, Claims, Taken, hasher},
     listing::successor,
@@ -157,10 +158,11 @@ impl Shared {
     ) -> S3Result<dto::CompleteMultipartUploadOutput> {
         let condition = condition::of_write(input.if_match.as_ref(), input.if_none_match.as_ref())?;
         let listed = listed_parts(&input)?;
+        // The parts first: they go with their upload, so that one that is still there has them.
+        let stored = self.index.parts(&input.upload_id, 0, usize::MAX)?;
         let Some(upload) = self.index.upload(&input.bucket, &input.key, &input.upload_id)? else {
             return self.completed_before(&input);
         };
-        let stored = self.index.parts(&input.upload_id, 0, usize::MAX)?;
         let parts = chosen(&listed, &stored)?;
         let listing = input.multipart_upload.iter().flat_map(|upload| upload.parts.iter().flatten());
         if let Some((part, _)) = listing.zip(&parts).find(|(listed, part)| !has_sums(part, listed)) {
@@ -185,9 +187,12 @@ impl Shared {
         }
         let (bucket, key, id) = (input.bucket.clone(), input.key.clone(), input.upload_id.clone());
         let complete = Complete { bucket, key, id, parts: listed, record, condition };
-        match self.committer.commit(Change::Complete(Box::new(complete))).await? {
-            Done::Object(record) => Ok(completed(&input, *record)),
-            _ => Err(s3_error!(InternalError, "the writer of the index answered something else")),
+        match self.committer.commit(Change::Complete(Box::new(complete))).await {
+            Ok(Done::Object(record)) => Ok(completed(&input, *record)),
+            Ok(_) => Err(s3_error!(InternalError, "the writer of the index answered something else")),
+            // The same completion, sent twice, was quicker.
+            Err(Failure::Refused { code: S3ErrorCode::NoSuchUpload, .. }) => self.completed_before(&input),
+            Err(failure) => Err(failure.into()),
         }
     }
 
