@@ -578,6 +578,8 @@ def test_bodies_in_chunks(bucket):
     wrong = f"x-amz-checksum-crc32:{crc32(b'x')}\r\n".encode()
     assert put_in_chunks(bucket, "bad", [data], len(data), wrong) == (400, "BadDigest")
     assert put_in_chunks(bucket, "bad", [data], 1, right) == (400, "IncompleteBody")
+    for other in (b"", b"x-amz-checksum-sha1:AAAA\r\n"):
+        assert put_in_chunks(bucket, "bad", [data], len(data), other) == (400, "MalformedTrailerError")
     assert code_of(S3.head_object, Bucket=bucket, Key="bad")[1] == 404
 
 

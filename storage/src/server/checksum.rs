@@ -75,22 +75,29 @@ impl From<dto::Checksum> for Sums {
 /// The algorithms that a request's headers name: by a value, by a trailer that
 /// is announced, or by the SDK's own header.
 pub(super) fn algorithms(headers: &HeaderMap) -> Vec<String> {
-    let trailers = headers.get_all("x-amz-trailer").into_iter().filter_map(|v| v.to_str().ok());
-    let announced = trailers.flat_map(|v| v.split(',')).map(|v| v.trim().to_ascii_lowercase());
     let named = headers
         .get("x-amz-sdk-checksum-algorithm")
         .and_then(|v| v.to_str().ok())
         .map(|v| format!("{PREFIX}{}", v.to_ascii_lowercase()));
     let sent = headers.keys().map(|k| k.as_str().to_owned());
-    let mut found: Vec<String> = announced
-        .chain(named)
-        .chain(sent)
-        .filter_map(|name| name.strip_prefix(PREFIX).map(str::to_owned))
-        .filter(|name| ALGORITHMS.contains(&name.as_str()))
-        .collect();
+    let mut found: Vec<String> = named.into_iter().chain(sent).filter_map(|name| algorithm(&name)).collect();
+    found.extend(announced(headers));
     found.sort();
     found.dedup();
     found
+}
+
+/// The algorithms whose values are to come in trailers.
+pub(super) fn announced(headers: &HeaderMap) -> Vec<String> {
+    let trailers = headers.get_all("x-amz-trailer").into_iter().filter_map(|v| v.to_str().ok());
+    let names = trailers.flat_map(|v| v.split(',')).map(|v| v.trim().to_ascii_lowercase());
+    names.filter_map(|name| algorithm(&name)).collect()
+}
+
+/// The algorithm that a header's name is of.
+fn algorithm(header: &str) -> Option<String> {
+    let name = header.strip_prefix(PREFIX)?;
+    ALGORITHMS.contains(&name).then(|| name.to_owned())
 }
 
 #[cfg(test)]
@@ -110,6 +117,7 @@ mod tests {
             .map(|(k, v)| (http::HeaderName::from_static(k), http::HeaderValue::from_static(v)))
             .collect();
         assert_eq!(algorithms(&headers), ["crc32", "crc64nvme", "sha256"]);
+        assert_eq!(announced(&headers), ["crc32"]);
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(super) struct Claims {
     pub(super) sums: Sums,
     /// Algorithms to work out, sent ahead or not, in lower case: `crc32` and so on.
     pub(super) algorithms: Vec<String>,
+    /// Those of them whose values are to come after the body.
+    pub(super) announced: Vec<String>,
     /// Where checksums sent after the body appear.
     pub(super) trailers: Option<TrailingHeaders>,
     /// Never into the index, however small.
@@ -277,6 +279,11 @@ fn compare(
     }
     let sums = Sums::from(hasher.finalize());
     let sent = claims.trailers.as_ref().and_then(|t| t.read(Sums::from_headers)).unwrap_or_default();
+    // Without trailers the header that announces them means nothing.
+    if claims.trailers.is_some() && claims.announced.iter().any(|name| sent.get(name).is_none()) {
+        let code = S3ErrorCode::from_bytes(b"MalformedTrailerError").unwrap_or(S3ErrorCode::InvalidRequest);
+        return Err(Failure::refused(code, "the checksum that x-amz-trailer announces did not come"));
+    }
     if !sums.agrees(&claims.sums) || !sums.agrees(&sent) {
         return Err(Failure::refused(
             S3ErrorCode::BadDigest,

@@ -405,8 +405,15 @@ impl Claims {
         if length.is_none() {
             return Err(s3_error!(MissingContentLength, "a request with a body must say its length"));
         }
-        let sums = Sums::from_headers(headers);
-        Ok(Self { length, md5, sums, algorithms: checksum::algorithms(headers), trailers, as_file: false })
+        Ok(Self {
+            length,
+            md5,
+            sums: Sums::from_headers(headers),
+            algorithms: checksum::algorithms(headers),
+            announced: checksum::announced(headers),
+            trailers,
+            as_file: false,
+        })
     }
 }
 
