@@ -297,6 +297,34 @@ def test_checksums_of_uploads_in_parts(bucket):
         assert body_of(bucket, kind, ChecksumMode="ENABLED") == parts[0][1] + parts[1][1]
 
 
+def test_a_completion_s_checksum_is_compared(bucket):
+    parts = [(1, os.urandom(5 * MIB)), (2, os.urandom(1000))]
+    whole = parts[0][1] + parts[1][1]
+    sha256 = base64.b64encode(hashlib.sha256(whole).digest()).decode()
+    joined = b"".join(zlib.crc32(data).to_bytes(4, "big") for _, data in parts)
+    full = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
+    plain = client(request_checksum_calculation="when_required")
+    for begin, right in [
+        (full, {"ChecksumCRC32": crc32(whole)}),
+        (full, {"ChecksumCRC32": crc32(whole), "ChecksumType": "FULL_OBJECT"}),
+        ({"ChecksumAlgorithm": "CRC32"}, {"ChecksumCRC32": crc32(joined)}),
+        ({"ChecksumAlgorithm": "CRC32"}, {"ChecksumCRC32": f"{crc32(joined)}-2", "ChecksumType": "COMPOSITE"}),
+        # Nothing was said at the beginning.
+        ({}, {"ChecksumCRC32": crc32(whole)}),
+        ({}, {"ChecksumSHA256": sha256}),
+    ]:
+        begun = plain.create_multipart_upload(Bucket=bucket, Key="k", **begin)
+        at = {"Bucket": bucket, "Key": "k", "UploadId": begun["UploadId"]}
+        done = [{"PartNumber": n, "ETag": plain.upload_part(**at, PartNumber=n, Body=data)["ETag"]} for n, data in parts]
+        name = next(iter(right))
+        wrong = {**right, name: base64.b64encode(bytes(4 if name == "ChecksumCRC32" else 32)).decode()}
+        refused = code_of(plain.complete_multipart_upload, **at, MultipartUpload={"Parts": done}, **wrong)
+        assert refused == ("BadDigest", 400), (begin, wrong, refused)
+        answer = plain.complete_multipart_upload(**at, MultipartUpload={"Parts": done}, **right)
+        assert answer[name].startswith(right[name]), (begin, right, answer)
+        assert body_of(bucket, "k") == whole
+
+
 def test_managed_transfers(bucket):
     data = os.urandom(21 * MIB + 3)
     config = TransferConfig(multipart_threshold=8 * MIB, multipart_chunksize=8 * MIB)

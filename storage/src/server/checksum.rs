@@ -4,6 +4,8 @@
 //! A value is kept as it is sent, in base 64; only algorithms that a request
 //! names are worked out.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
+use crc_fast::{CrcAlgorithm, checksum_combine};
 use http::HeaderMap;
 use s3s::dto;
 
@@ -100,6 +102,25 @@ fn algorithm(header: &str) -> Option<String> {
     ALGORITHMS.contains(&name).then(|| name.to_owned())
 }
 
+/// The CRC of stretches of bytes, one behind the other, from the CRC and the length of each.
+/// None for what is no CRC.
+pub(super) fn joined(algorithm: &str, stretches: &[(String, u64)]) -> Option<String> {
+    let (kind, bytes) = match algorithm {
+        "crc32" => (CrcAlgorithm::Crc32IsoHdlc, 4),
+        "crc32c" => (CrcAlgorithm::Crc32Iscsi, 4),
+        "crc64nvme" => (CrcAlgorithm::Crc64Nvme, 8),
+        _ => return None,
+    };
+    // That of nothing.
+    let mut whole = 0;
+    for (sum, length) in stretches {
+        let sum = BASE64_STANDARD.decode(sum).ok().filter(|sum| sum.len() == bytes)?;
+        let sum = sum.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
+        whole = checksum_combine(kind, whole, sum, *length);
+    }
+    Some(BASE64_STANDARD.encode(&whole.to_be_bytes()[8 - bytes..]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +139,26 @@ mod tests {
             .collect();
         assert_eq!(algorithms(&headers), ["crc32", "crc64nvme", "sha256"]);
         assert_eq!(announced(&headers), ["crc32"]);
+    }
+
+    #[test]
+    fn crcs_of_stretches_make_that_of_all() {
+        let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+        let sum = |bytes: &[u8], name: &str| {
+            let mut hasher = crate::server::ingest::hasher(&[name.to_owned()]);
+            hasher.update(bytes);
+            Sums::from(hasher.finalize()).get(name).unwrap().to_owned()
+        };
+        for name in ["crc32", "crc32c", "crc64nvme"] {
+            for cuts in [&[][..], &[0], &[1, 70_000], &[100_000, 100_000, 399_999]] {
+                let ends = cuts.iter().copied().chain([bytes.len()]);
+                let stretches = ends.scan(0, |start, end| Some(&bytes[std::mem::replace(start, end)..end]));
+                let known: Vec<_> = stretches.map(|s| (sum(s, name), s.len() as u64)).collect();
+                assert_eq!(joined(name, &known).unwrap(), sum(&bytes, name), "{name} {cuts:?}");
+            }
+        }
+        assert_eq!(joined("sha256", &[(sum(&bytes, "sha256"), 1)]), None);
+        assert_eq!(joined("crc32", &[("AAAA".to_owned(), 1)]), None);
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod record;
 mod s3;
 mod serve;
 mod subresource;
+mod whole;
 mod xml;
 
 use std::{

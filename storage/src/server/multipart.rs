@@ -6,14 +6,11 @@
 
 use std::ops::Bound;
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use fanfold_protocol::time::now;
-use futures::StreamExt;
 use http::HeaderMap;
 use md5::{Digest, Md5};
 use s3s::{
     S3ErrorCode, S3Result, TrailingHeaders,
-    checksum::ChecksumHasher,
     dto::{self, ETag},
     s3_error,
 };
@@ -22,16 +19,16 @@ use super::{
     Shared,
     apply::PART_BYTES_MIN,
     attributes::disallow_what_is_not_here,
-    checksum::ALGORITHMS,
     commit::{Change, Complete, Done, PutPart},
     condition::{self, ReadConditions, xml_time},
     failure::Failure,
     index::{UPLOADS, key_of, place},
-    ingest::{Body, Claims, Taken, hasher},
+    ingest::{Body, Claims, Taken},
     listing::successor,
     object::{as_i64, source_of},
     range::of_copied_part,
-    record::{Attributes, ObjectRecord, PartRecord, Segment, Sums, UploadRecord},
+    record::{Attributes, ObjectRecord, PartRecord, Segment, UploadRecord},
+    whole::has_sums,
 };
 
 /// Part numbers go from 1 to this, as S3 has it.
@@ -212,57 +209,6 @@ impl Shared {
         }
     }
 
-    /// The checksum of the whole object: of the parts' checksums, or, when the
-    /// client wants `FULL_OBJECT`, of all bytes, which are read for it.
-    async fn sums_of(
-        &self,
-        upload: &UploadRecord,
-        parts: &[PartRecord],
-        input: &dto::CompleteMultipartUploadInput,
-    ) -> S3Result<Sums> {
-        let Some(algorithm) = upload.checksum_algorithm.as_deref().map(str::to_ascii_lowercase) else {
-            return Ok(Sums::default());
-        };
-        let full = upload.checksum_type.as_deref() == Some(dto::ChecksumType::FULL_OBJECT)
-            || algorithm == "crc64nvme";
-        let mut hasher = hasher(std::slice::from_ref(&algorithm));
-        if full {
-            self.hash_all(parts, &mut hasher).await?;
-        } else {
-            for part in parts {
-                let sum = part.sums.get(&algorithm).and_then(|s| BASE64_STANDARD.decode(s).ok());
-                hasher.update(
-                    &sum.ok_or_else(|| {
-                        s3_error!(InvalidPart, "a part has no checksum of the upload's kind")
-                    })?,
-                );
-            }
-        }
-        let mut sums = Sums::from(hasher.finalize());
-        if let (false, Some(sum)) = (full, sums.get(&algorithm)) {
-            let composite = format!("{sum}-{}", parts.len());
-            sums.set(&algorithm, composite);
-        }
-        if sums.agrees(&claimed_sums(input)) {
-            Ok(sums)
-        } else {
-            Err(s3_error!(BadDigest, "the object does not have the checksum that was sent"))
-        }
-    }
-
-    async fn hash_all(&self, parts: &[PartRecord], hasher: &mut ChecksumHasher) -> S3Result<()> {
-        let segments: Vec<_> = parts.iter().map(|p| p.segment.clone()).collect();
-        let hold = self.blobs.hold(&segments, self.blobs.epoch());
-        let hold =
-            hold.ok_or_else(|| s3_error!(OperationAborted, "the upload changed meanwhile; try again"))?;
-        let size = segments.iter().map(|s| s.size).sum();
-        let mut bytes = super::output::stream(&self.blobs, &segments, 0..size, hold);
-        while let Some(chunk) = bytes.next().await {
-            hasher.update(&chunk.map_err(|e| s3_error!(InternalError, "a part cannot be read: {e}"))?);
-        }
-        Ok(())
-    }
-
     pub(super) async fn abort(&self, bucket: String, key: String, id: String) -> S3Result<()> {
         self.committer.commit(Change::Abort { bucket, key, id }).await?;
         Ok(())
@@ -395,21 +341,6 @@ fn chosen(listed: &[(u32, String)], stored: &[(u32, PartRecord)]) -> S3Result<Ve
     Ok(parts)
 }
 
-/// Whether a part has the checksums that the client says it has, of those that are known.
-fn has_sums(part: &PartRecord, listed: &dto::CompletedPart) -> bool {
-    let claimed = [
-        listed.checksum_crc32.as_deref(),
-        listed.checksum_crc32c.as_deref(),
-        listed.checksum_crc64nvme.as_deref(),
-        listed.checksum_sha1.as_deref(),
-        listed.checksum_sha256.as_deref(),
-    ];
-    ALGORITHMS.iter().zip(claimed).all(|(name, claimed)| {
-        let known = part.sums.get(name);
-        claimed.is_none_or(|claimed| known.is_none_or(|known| known == claimed))
-    })
-}
-
 /// MD5 over the parts' MD5s, and their number.
 fn etag_of(parts: &[PartRecord]) -> S3Result<String> {
     let mut md5 = Md5::new();
@@ -417,27 +348,6 @@ fn etag_of(parts: &[PartRecord]) -> S3Result<String> {
         md5.update(hex::decode(&part.etag).map_err(|e| s3_error!(InternalError, "a part's ETag: {e}"))?);
     }
     Ok(format!("{}-{}", hex::encode(md5.finalize()), parts.len()))
-}
-
-/// Checksums of the whole that the client sends with the completion. Those of a
-/// composite kind come with or without the number of parts.
-fn claimed_sums(input: &dto::CompleteMultipartUploadInput) -> Sums {
-    let composite = input.checksum_type.as_ref().is_none_or(|t| t.as_str() == dto::ChecksumType::COMPOSITE);
-    let parts = input.multipart_upload.as_ref().and_then(|u| u.parts.as_ref()).map_or(0, Vec::len);
-    let all = [
-        &input.checksum_crc32,
-        &input.checksum_crc32c,
-        &input.checksum_crc64nvme,
-        &input.checksum_sha1,
-        &input.checksum_sha256,
-    ];
-    let mut sums = Sums::default();
-    for (name, value) in ALGORITHMS.iter().zip(all) {
-        let Some(value) = value else { continue };
-        let whole = *name == "crc64nvme" || !composite || value.contains('-');
-        sums.set(name, if whole { value.clone() } else { format!("{value}-{parts}") });
-    }
-    sums
 }
 
 fn completed(
