@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bodies that are too large for the index: one file each, written once.
 //!
+//! A copy is another name of the same file, where the file system has such.
 //! A file is on disk, directory included, before the index names it, and goes
 //! only after the index has stopped naming it and the last reader has let go. A
 //! crash in between leaves a file that nobody names; the next start sweeps it.
@@ -102,9 +103,24 @@ impl Blobs {
 
     /// A new file, removed again unless it is kept.
     pub(super) fn draft(self: &Arc<Self>) -> io::Result<Draft> {
-        let id = BlobId { boot: self.boot, number: self.next.fetch_add(1, Ordering::Relaxed) };
+        let id = self.new_id();
         let file = File::options().write(true).create_new(true).open(path(&self.dir, id))?;
         Ok(Draft { blobs: Arc::clone(self), id, file: Some(file) })
+    }
+
+    /// Another name of a file that is held, on disk with its directory: removed again unless
+    /// it is kept. File systems without such names, or with no more for a file, refuse it.
+    pub(super) fn link(self: &Arc<Self>, held: BlobId) -> io::Result<(Draft, BlobId)> {
+        let id = self.new_id();
+        let name = path(&self.dir, id);
+        fs::hard_link(path(&self.dir, held), &name)?;
+        let draft = Draft { blobs: Arc::clone(self), id, file: None };
+        name.parent().map_or(Ok(()), sync_dir)?;
+        Ok((draft, id))
+    }
+
+    fn new_id(&self) -> BlobId {
+        BlobId { boot: self.boot, number: self.next.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// A file for reading.

@@ -4,7 +4,7 @@
 //! Each function takes a request's input and returns its output; the protocol
 //! around them is in [`s3`](super::s3).
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
@@ -22,9 +22,9 @@ use super::{
     commit::{Change, Condition, Done, Put, Victim},
     condition::{self, ReadConditions, http_time, xml_time},
     failure::{self, Failure},
-    ingest::{Claims, Taken, ingest},
+    ingest::{Body, Claims, Taken, ingest},
     output,
-    record::{Attributes, ObjectRecord, Sums},
+    record::{Attributes, ObjectRecord, Segment, Sums},
 };
 
 /// An object that was found, with its files held.
@@ -234,7 +234,10 @@ impl Shared {
         let mut claims = Claims { length: Some(found.record.size), ..Claims::default() };
         claims.algorithms = found.record.sums.algorithms();
         claims.algorithms.extend(input.checksum_algorithm.iter().map(|a| a.as_str().to_ascii_lowercase()));
-        let taken = self.take(Some(found.into_body(self, body_range)), &claims).await?;
+        let taken = match self.linked(&found, &claims).await {
+            Some(taken) => taken,
+            None => self.take(Some(found.into_body(self, body_range)), &claims).await?,
+        };
         let event = "ObjectCreated:Copy";
         let record = self.store(&input.bucket, &input.key, taken, attributes, condition, event).await?;
         let result = dto::CopyObjectResult {
@@ -248,6 +251,27 @@ impl Shared {
             ..Default::default()
         };
         Ok(dto::CopyObjectOutput { copy_object_result: Some(result), ..Default::default() })
+    }
+
+    /// A copy under another name of the same file, however large: of an object of one file
+    /// of which all is known that is to be.
+    async fn linked(&self, found: &Found, claims: &Claims) -> Option<Taken> {
+        let ObjectRecord { etag, sums, segments, .. } = &found.record;
+        let [Segment { blob, size }] = segments[..] else { return None };
+        let known = sums.algorithms();
+        if !claims.algorithms.iter().all(|name| known.contains(name)) {
+            return None;
+        }
+        // That of an object made of parts is none.
+        let md5 = hex::decode(etag).ok()?.try_into().ok()?;
+        let blobs = Arc::clone(&self.blobs);
+        match tokio::task::spawn_blocking(move || blobs.link(blob)).await.ok()? {
+            Ok((draft, blob)) => Some(Taken { size, md5, sums: sums.clone(), body: Body::File(draft, blob) }),
+            Err(error) => {
+                tracing::debug!(%error, "a copy gets its own bytes");
+                None
+            }
+        }
     }
 
     /// The source of a copy, which meets the conditions, and the range of all of it.

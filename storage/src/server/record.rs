@@ -2,7 +2,7 @@
 //! What the index keeps about buckets, objects, uploads and parts.
 //!
 //! Records are JSON, so that a later version can add fields. A record names its
-//! body; a body is named by one record only, ever.
+//! body; a body is named by one record only, ever; a copy names its source's file anew.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The suite against the embedded server, and what only that server promises.
 
-use std::time::Instant;
+use std::{os::unix::fs::MetadataExt, time::Instant};
 
 use bytes::Bytes;
 use fanfold_storage::{Credentials, Error, PutOptions, ReadAhead, Server, ServerConfig, Store};
@@ -62,6 +62,29 @@ async fn a_reader_that_has_begun_gets_the_object_that_it_began() {
         // The put may have come first; mixed bytes never come.
         Err(error) => assert!(matches!(error, Error::Changed { .. }), "{error}"),
     }
+    server.stop().await;
+}
+
+/// However large it is, a copy is there at once, and goes on without its source.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_another_name_of_its_source_s_file() {
+    let server = Embedded::start().await;
+    let store = server.store();
+    store.create_bucket("copied").await.unwrap();
+    let (from, to, body) = (uri("copied", "from"), uri("copied", "to"), pattern(3 << 20));
+    let pin = store.put(&from, body.clone().into(), PutOptions::default()).await.unwrap();
+    let copied = store.copy(&from, Some(&pin), &to).await.unwrap();
+    assert_eq!(copied.etag, pin.etag);
+    let blobs = server.root.path().join("store/blobs");
+    let fans = std::fs::read_dir(blobs).unwrap().map(|fan| fan.unwrap().path());
+    let files = fans.flat_map(|fan| std::fs::read_dir(fan).unwrap());
+    let names: Vec<_> =
+        files.map(|file| file.unwrap().metadata().unwrap()).map(|file| file.nlink()).collect();
+    assert_eq!(names, [2, 2]);
+    store.put(&from, "other".into(), PutOptions::default()).await.unwrap();
+    assert_eq!(store.get(&to, Some(&copied)).await.unwrap(), body);
+    let server = Embedded::start_in(server.stop().await, 0).await;
+    assert_eq!(server.store().get(&to, Some(&copied)).await.unwrap(), body);
     server.stop().await;
 }
 
