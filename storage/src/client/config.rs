@@ -33,7 +33,8 @@ pub struct StoreConfig {
     pub path_style: bool,
     /// Bound on opening a connection.
     pub connect_timeout: Duration,
-    /// Bound on the time from a request's start to its answer's first byte.
+    /// Bound on the time from a request's start to its answer's first byte. Copies and
+    /// completions of uploads in parts have all of `operation_timeout` for it.
     pub read_timeout: Duration,
     /// Bound on one call with all its retries, bodies of answers excluded.
     pub operation_timeout: Duration,
@@ -98,12 +99,21 @@ impl StoreConfig {
         Ok(self.builder(credentials, http_client(scheme)))
     }
 
-    fn builder(&self, credentials: &Credentials, http: SharedHttpClient) -> Builder {
-        let timeouts = TimeoutConfig::builder()
+    /// What is otherwise for a request that a store may work on for long before it answers:
+    /// a copy of some GiB, an object of many parts.
+    pub(super) fn patient(&self) -> Builder {
+        Builder::new().timeout_config(self.timeouts(self.operation_timeout))
+    }
+
+    fn timeouts(&self, read_timeout: Duration) -> TimeoutConfig {
+        TimeoutConfig::builder()
             .connect_timeout(self.connect_timeout)
-            .read_timeout(self.read_timeout)
+            .read_timeout(read_timeout)
             .operation_timeout(self.operation_timeout)
-            .build();
+            .build()
+    }
+
+    fn builder(&self, credentials: &Credentials, http: SharedHttpClient) -> Builder {
         let stalls = StalledStreamProtectionConfig::enabled().grace_period(self.stall_timeout).build();
         let keys = aws_sdk_s3::config::Credentials::new(
             &credentials.access_key,
@@ -124,7 +134,7 @@ impl StoreConfig {
             .region(Region::new(self.region.clone()))
             .credentials_provider(keys)
             .force_path_style(self.path_style)
-            .timeout_config(timeouts)
+            .timeout_config(self.timeouts(self.read_timeout))
             .stalled_stream_protection(stalls)
             .retry_config(retries)
             // Stores other than AWS often refuse or ignore the newer checksum

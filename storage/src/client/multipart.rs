@@ -167,7 +167,9 @@ impl MultipartWriter {
             .key(self.uri.key())
             .set_upload_id(self.upload.clone())
             .set_if_match(self.options.if_match.as_deref().map(quoted_etag))
-            .multipart_upload(parts);
+            .multipart_upload(parts)
+            .customize()
+            .config_override(self.store.config().patient());
         match request.send().boxed().await.map_err(|e| Target::Object(&self.uri).error(e)) {
             Ok(answer) => {
                 let etag = answer.e_tag().ok_or_else(|| Error::protocol(&self.uri, "no ETag"))?;

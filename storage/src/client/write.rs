@@ -272,6 +272,7 @@ impl Store {
                 .set_content_type(content_type)
                 .set_metadata(Some(metadata.into_iter().collect()));
         }
+        let request = request.customize().config_override(self.config().patient());
         let answer = request.send().boxed().await.map_err(|e| {
             let error = Target::Object(from).error(e);
             pin.map_or(error.clone(), |p| error.changed(from, &p.etag))

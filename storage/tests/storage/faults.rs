@@ -172,6 +172,25 @@ async fn a_completion_whose_answer_was_lost_is_complete() {
     server.stop().await;
 }
 
+/// What a store works on for long is waited for, not given up and sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_and_completions_may_take_long() {
+    const READ_TIMEOUT: Duration = Duration::from_secs(3);
+    let server = Embedded::start().await;
+    let address = proxy::start_slow(server.address, READ_TIMEOUT + Duration::from_secs(2)).await;
+    let hasty = StoreConfig { read_timeout: READ_TIMEOUT, attempts_max: 1, ..config(&server, address) };
+    let store = Store::connect(hasty).unwrap();
+    store.create_bucket("long").await.unwrap();
+    let (from, to, parts) = (uri("long", "from"), uri("long", "to"), uri("long", "parts"));
+    let pin = store.put(&from, "copied".into(), PutOptions::default()).await.unwrap();
+    let mut writer = store.writer(&parts, PutOptions::default());
+    writer.write(pattern(9 << 20).into()).await.unwrap();
+    let (copied, written) = tokio::join!(store.copy(&from, Some(&pin), &to), writer.finish());
+    assert_eq!(copied.unwrap().etag, pin.etag);
+    assert_eq!(store.get(&parts, Some(&written.unwrap())).await.unwrap(), pattern(9 << 20));
+    server.stop().await;
+}
+
 /// What came of deleting two batches while the store refuses one object so often, and how
 /// many keys each request had.
 async fn deleted(code: &'static str, times: u64) -> (Result<(), Error>, Vec<usize>) {

@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -137,6 +138,35 @@ async fn pass(target: SocketAddr, request: Request<Full<Bytes>>) -> hyper::Resul
     tokio::spawn(connection);
     let (head, body) = sender.send_request(request).await?.into_parts();
     Ok(Response::from_parts(head, Full::new(body.collect().await?.to_bytes())))
+}
+
+/// Starts a proxy before `target` that takes its time over copies and completions of uploads.
+pub async fn start_slow(target: SocketAddr, delay: Duration) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let answer = service_fn(move |request| answer_slowly(target, delay, request));
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), answer),
+            );
+        }
+    });
+    address
+}
+
+async fn answer_slowly(
+    target: SocketAddr,
+    delay: Duration,
+    request: Request<Incoming>,
+) -> hyper::Result<Response<Full<Bytes>>> {
+    let is_copy = request.headers().contains_key("x-amz-copy-source");
+    let is_completion =
+        request.method() == Method::POST && request.uri().query().is_some_and(|q| q.contains("uploadId="));
+    if is_copy || is_completion {
+        tokio::time::sleep(delay).await;
+    }
+    answer(target, None, request).await
 }
 
 /// A store that says of one object, a few times, that it was not deleted.
