@@ -38,7 +38,7 @@ pub struct StoreConfig {
     pub read_timeout: Duration,
     /// Bound on one call with all its retries, bodies of answers excluded.
     pub operation_timeout: Duration,
-    /// How long a body may stand still before the transfer is given up and resumed.
+    /// How long a body may stand still, or only trickle, before the transfer is given up and resumed.
     pub stall_timeout: Duration,
     /// How often one call is tried.
     pub attempts_max: u32,

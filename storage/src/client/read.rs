@@ -11,11 +11,15 @@ use aws_sdk_s3::{operation::get_object::GetObjectOutput, primitives::ByteStream}
 use bytes::{Bytes, BytesMut};
 use fanfold_protocol::time::Timestamp;
 use futures::{FutureExt, Stream, StreamExt, stream};
+use tokio::time::{Instant, timeout_at};
 
 use super::{Error, ObjectUri, Pin, Result, Store, back_off, bare_etag, error::Target, quoted_etag};
 
-/// How often in a row a body may break off without a single new byte.
+/// How often in a row a body may break off before it has brought [`PROGRESS_BYTES`].
 const RESUMES_MAX: u32 = 5;
+/// What a body brings within `stall_timeout`, unless it counts as broken off: a trickle holds
+/// a read as long as silence does. The SDK itself is content with a byte a second.
+const PROGRESS_BYTES: u64 = 16 << 10;
 
 /// What a store knows about an object besides its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,7 +168,7 @@ impl Store {
                 Ok(()) => return Ok(()),
                 Err(e) => error = e,
             }
-            if body.len() > before {
+            if (body.len() - before) as u64 >= PROGRESS_BYTES {
                 attempt = 0;
             }
         }
@@ -228,18 +232,26 @@ impl Store {
         length: u64,
         body: &mut BytesMut,
     ) -> Result<()> {
+        let broken = |left: u64, why: &dyn std::fmt::Display| Error::Unavailable {
+            target: uri.to_string(),
+            detail: format!("the body broke off {left} bytes before its end: {why}"),
+        };
+        let patience = self.inner.config.stall_timeout;
         let mut left = length;
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|e| Error::Unavailable {
-                target: uri.to_string(),
-                detail: format!("the body broke off {left} bytes before its end: {e}"),
-            })?;
+        let (mut due, mut left_then) = (Instant::now() + patience, left);
+        loop {
+            let next = timeout_at(due, stream.next()).await;
+            let Some(chunk) = next.map_err(|_| broken(left, &"it only trickled"))? else { break };
+            let chunk = chunk.map_err(|e| broken(left, &e))?;
             let Some(rest) = left.checked_sub(chunk.len() as u64) else {
                 return Err(Error::protocol(uri, format!("a body of more than its {length} bytes")));
             };
             left = rest;
             self.meter.read(chunk.len());
             body.extend_from_slice(&chunk);
+            if left_then - left >= PROGRESS_BYTES {
+                (due, left_then) = (Instant::now() + patience, left);
+            }
         }
         if left == 0 {
             return Ok(());

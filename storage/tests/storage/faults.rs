@@ -93,6 +93,33 @@ async fn a_body_that_stands_still_is_taken_up_where_it_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_only_trickles_is_taken_up_where_it_did() {
+    let (server, faults) = (Embedded::start().await, Faults::default());
+    let address = proxy::start(server.address, faults.clone()).await;
+    let hasty = StoreConfig { stall_timeout: Duration::from_secs(1), ..config(&server, address) };
+    let store = Store::connect(hasty).unwrap();
+    store.create_bucket("slow").await.unwrap();
+    let (at, body) = (uri("slow", "x"), pattern(4 << 20));
+    let pin = server.store().put(&at, body.clone().into(), PutOptions::default()).await.unwrap();
+    faults.after.store(1_000_000, SeqCst);
+    faults.trickles.store(2, SeqCst);
+    let began = Instant::now();
+    assert_eq!(store.get_range(&at, &pin, 0..pin.size).await.unwrap(), body);
+    assert_eq!(faults.trickles.load(SeqCst), 0, "it trickled");
+    assert!(began.elapsed() < STALL_MAX, "{:?}", began.elapsed());
+    // It is not taken up for ever.
+    faults.after.store(1_000, SeqCst);
+    faults.trickles.store(u64::MAX, SeqCst);
+    let read = store.get_range(&at, &pin, 0..pin.size).await;
+    assert!(
+        matches!(read, Err(Error::Unavailable { .. } | Error::Timeout { .. })),
+        "{:?}",
+        read.map(|read| read.len())
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_changed_while_a_body_stood_still_is_not_mixed_with_what_it_was() {
     let (server, faults) = (Embedded::start().await, Faults::default());
     let address = proxy::start(server.address, faults.clone()).await;

@@ -27,6 +27,8 @@ pub struct Faults {
     pub cuts: Arc<AtomicU64>,
     /// Connections that are still to stand still instead, for ever.
     pub stalls: Arc<AtomicU64>,
+    /// Connections that are still to trickle instead, a byte at a time.
+    pub trickles: Arc<AtomicU64>,
     /// Bytes of answers before a cut or a stall; 0 is before the first.
     pub after: Arc<AtomicU64>,
 }
@@ -54,9 +56,19 @@ async fn carry(client: TcpStream, target: SocketAddr, faults: Faults) {
         let happens =
             |left: &AtomicU64| is_due && left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
         let (cut, stalled) = (happens(&faults.cuts), happens(&faults.stalls));
+        let rest = usize::try_from(faults.after.load(SeqCst).saturating_sub(carried)).unwrap().min(length);
+        if happens(&faults.trickles) {
+            let _ = to_client.write_all(&buffer[..rest]).await;
+            for byte in &buffer[rest..length] {
+                if to_client.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            break;
+        }
         if cut || stalled {
-            let rest = usize::try_from(faults.after.load(SeqCst).saturating_sub(carried)).unwrap();
-            let _ = to_client.write_all(&buffer[..rest.min(length)]).await;
+            let _ = to_client.write_all(&buffer[..rest]).await;
             if stalled {
                 std::future::pending::<()>().await;
             }
