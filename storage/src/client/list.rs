@@ -82,7 +82,11 @@ impl Store {
                     Page::After(token) => Some(token),
                     Page::Done => return Ok(None),
                 };
-                let (entries, next) = store.list_page(&bucket, &prefix, &options, token).await?;
+                let (entries, next) = store.list_page(&bucket, &prefix, &options, token.clone()).await?;
+                if next.is_some() && next == token {
+                    let what = "a listing that stays where it is, its continuation token again";
+                    return Err(Error::protocol(format!("s3://{bucket}/"), what));
+                }
                 Ok(Some((entries, next.map_or(Page::Done, Page::After))))
             }
         });

@@ -26,7 +26,7 @@ impl Store {
     pub async fn uploads(&self, bucket: &str, prefix: &str) -> Result<Vec<Upload>> {
         let (mut all, mut after) = (Vec::new(), None);
         loop {
-            let (key, id): (Option<String>, Option<String>) = after.unzip();
+            let (key, id): (Option<String>, Option<String>) = after.clone().unzip();
             let request = self
                 .client_of(bucket)?
                 .list_multipart_uploads()
@@ -51,7 +51,12 @@ impl Store {
                 return Ok(all);
             }
             let key = answer.next_key_marker().and_then(text).ok_or_else(wrong)?;
-            after = Some((key, answer.next_upload_id_marker().unwrap_or_default().to_owned()));
+            let next = Some((key, answer.next_upload_id_marker().unwrap_or_default().to_owned()));
+            if next == after {
+                let what = "a listing of uploads that stays where it is, its markers again";
+                return Err(Error::protocol(format!("s3://{bucket}/"), what));
+            }
+            after = next;
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanfold_storage::{Error, ListOptions, Meter, PutOptions, PutOutcome, Store, StoreConfig};
+use fanfold_storage::{Credentials, Error, ListOptions, Meter, PutOptions, PutOutcome, Store, StoreConfig};
 use futures::TryStreamExt;
 
 use crate::{
@@ -197,6 +197,25 @@ async fn a_completion_whose_answer_was_lost_is_complete() {
     assert_eq!(faults.cuts.load(SeqCst), 0, "an answer was lost");
     assert_eq!(store.get(&at, Some(&pin)).await.unwrap(), pattern(16 << 20));
     server.stop().await;
+}
+
+/// A listing whose next page is the same for ever ends all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_that_does_not_go_on_is_an_error() {
+    let objects = "<ListBucketResult><IsTruncated>true</IsTruncated>\
+                   <NextContinuationToken>same</NextContinuationToken></ListBucketResult>";
+    let uploads = "<ListMultipartUploadsResult><IsTruncated>true</IsTruncated><NextKeyMarker>k</NextKeyMarker>\
+                   <NextUploadIdMarker>same</NextUploadIdMarker></ListMultipartUploadsResult>";
+    let store = |address: SocketAddr| {
+        let credentials = Credentials::new("key", "secret");
+        Store::connect(StoreConfig::at(format!("http://{address}"), credentials)).unwrap()
+    };
+    let told = |error: Option<Error>| error.map(|error| error.to_string()).unwrap_or_default();
+    let listing = store(proxy::start_saying(objects).await).list("bank", "", ListOptions::default());
+    let told_of_objects = told(listing.try_collect::<Vec<_>>().await.err());
+    assert!(told_of_objects.contains("stays where it is"), "{told_of_objects}");
+    let told_of_uploads = told(store(proxy::start_saying(uploads).await).uploads("bank", "").await.err());
+    assert!(told_of_uploads.contains("stays where it is"), "{told_of_uploads}");
 }
 
 /// What a store works on for long is waited for, not given up and sent again.

@@ -3,6 +3,7 @@
 //! HTTP for those of a store that is busy.
 
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -150,6 +151,23 @@ async fn pass(target: SocketAddr, request: Request<Full<Bytes>>) -> hyper::Resul
     tokio::spawn(connection);
     let (head, body) = sender.send_request(request).await?.into_parts();
     Ok(Response::from_parts(head, Full::new(body.collect().await?.to_bytes())))
+}
+
+/// Starts a store that has one answer for everything.
+pub async fn start_saying(text: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let answer = service_fn(move |_: Request<Incoming>| async move {
+                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(text.as_bytes()))))
+            });
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), answer),
+            );
+        }
+    });
+    address
 }
 
 /// Starts a proxy before `target` that takes its time over copies and completions of uploads.
