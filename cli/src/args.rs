@@ -434,15 +434,15 @@ pub enum S3 {
         from: String,
         /// File or s3://bucket/key; ending in '/' keeps the name
         to: String,
-        /// A folder, or all under a prefix, to a folder or prefix
+        /// A whole folder, here or in the store, into another; s3://bucket/in is the folder in/
         #[arg(short, long)]
         recursive: bool,
     },
-    /// Remove an object, or with --recursive all under a prefix
+    /// Remove an object, or with --recursive all in a folder
     Rm {
         /// s3://bucket/key
         uri: String,
-        /// All under the prefix
+        /// All in the folder; s3://bucket/in is the folder in/, whatever else begins with in
         #[arg(short, long)]
         recursive: bool,
     },

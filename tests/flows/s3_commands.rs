@@ -96,6 +96,39 @@ async fn files_go_to_the_store_and_come_back() {
 }
 
 #[tokio::test]
+async fn a_folder_is_no_prefix_of_other_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    for key in ["in", "in/a.csv", "in/deep/b.csv", "in2/c.csv", "income.parquet"] {
+        service.put(&format!("s3://bank/{key}"), "x").await.unwrap();
+    }
+    let said = |words: &[&str]| {
+        let output = service.run(words).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{words:?}: {said}");
+        said
+    };
+    let to = folder.path().join("to");
+    let copied = said(&["s3", "cp", "-r", "s3://bank/in", &to.to_string_lossy()]);
+    assert!(copied.contains("s3://bank/in itself is an object") && copied.contains("not copied"), "{copied}");
+    assert!(to.join("a.csv").is_file() && to.join("deep/b.csv").is_file());
+    assert_eq!(std::fs::read_dir(&to).unwrap().count(), 2);
+    said(&["s3", "cp", "-r", "s3://bank/in", "s3://bank/copy"]);
+    assert_eq!(listed(&service, "s3://bank/copy"), ["s3://bank/copy/a.csv", "s3://bank/copy/deep/b.csv"]);
+
+    let removed = said(&["s3", "rm", "-r", "s3://bank/in"]);
+    assert!(removed.contains("removed 2 objects under s3://bank/in/"), "{removed}");
+    assert!(
+        removed.contains("s3://bank/in itself is an object") && removed.contains("not removed"),
+        "{removed}"
+    );
+    let left = ["in", "in2/c.csv", "income.parquet"].map(|key| format!("s3://bank/{key}"));
+    assert_eq!(listed(&service, "s3://bank/in"), left);
+    let removed = said(&["s3", "rm", "-r", "s3://bank/copy/"]);
+    assert!(removed.contains("removed 2 objects") && !removed.contains("itself"), "{removed}");
+}
+
+#[tokio::test]
 async fn objects_go_where_they_are_told_to_and_no_further() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start(folder.path()).unwrap();

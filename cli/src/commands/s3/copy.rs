@@ -17,7 +17,7 @@ use indicatif::ProgressBar;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{
-    place::{Side, content_type, object, side, target_file, target_object, under},
+    place::{Side, content_type, folder, object, side, target_file, target_object, under},
     tally::Tally,
 };
 use crate::{
@@ -34,12 +34,11 @@ pub fn check(from: &str, to: &str, recursive: bool) -> Result<()> {
     match (side(from)?, side(to)?, recursive) {
         (Side::File(_), Side::Object(_), _) | (Side::Object(_), Side::File(_), true) => Ok(()),
         (Side::Object(from), Side::Object(to), true) => {
-            let base = from.key().get(..base_bytes(&from)).unwrap_or_default();
             let to = folder(&to)?;
-            differ(from.bucket() == to.bucket() && base == to.key(), &to)
+            differ(folder(&from)? == to, &to)
         }
         (_, _, true) => Err(Error::usage(
-            "--recursive copies a folder to a prefix, a prefix to a folder, or one to another",
+            "--recursive copies a folder of this machine or of the store to one of the store or of this machine",
         )),
         (Side::Object(_), Side::Object(to), false) => {
             let from = object(from)?;
@@ -55,8 +54,14 @@ pub fn check(from: &str, to: &str, recursive: bool) -> Result<()> {
 pub async fn run(store: &Store, from: &str, to: &str, recursive: bool) -> Result<()> {
     match (side(from)?, side(to)?, recursive) {
         (Side::File(from), Side::Object(to), true) => put_folder(store, &from, &to).await,
-        (Side::Object(from), Side::File(to), true) => get_prefix(store, &from, &to).await,
-        (Side::Object(from), Side::Object(to), true) => copy_prefix(store, &from, &to).await,
+        (Side::Object(from), Side::File(to), true) => {
+            get_folder(store, &folder(&from)?, &to).await?;
+            super::beside(store, &from, "copied").await
+        }
+        (Side::Object(from), Side::Object(to), true) => {
+            copy_folder(store, &folder(&from)?, &folder(&to)?).await?;
+            super::beside(store, &from, "copied").await
+        }
         (Side::File(from), Side::Object(to), false) => put_file(store, &from, &to).await,
         (Side::Stream, Side::Object(to), false) => put_stream(store, &to).await,
         (Side::Object(from), Side::File(to), false) => get_file(store, &from, &to).await,
@@ -132,7 +137,7 @@ async fn get_stream(store: &Store, from: &ObjectUri) -> Result<()> {
     Ok(())
 }
 
-async fn get_prefix(store: &Store, from: &ObjectUri, to: &Path) -> Result<()> {
+async fn get_folder(store: &Store, from: &ObjectUri, to: &Path) -> Result<()> {
     let bar = output::bytes_bar("downloading", 0);
     let mut tally = Tally::new(&bar);
     let mut objects = below(store, from, &mut tally).await?;
@@ -147,55 +152,42 @@ async fn get_prefix(store: &Store, from: &ObjectUri, to: &Path) -> Result<()> {
     tally.end("objects", to.display())
 }
 
-async fn copy_prefix(store: &Store, from: &ObjectUri, to: &ObjectUri) -> Result<()> {
-    let prefix = folder(to)?;
+async fn copy_folder(store: &Store, from: &ObjectUri, to: &ObjectUri) -> Result<()> {
     let bar = output::bytes_bar("copying", 0);
     let mut tally = Tally::new(&bar);
     let objects = below(store, from, &mut tally).await?;
     bar.set_length(objects.iter().map(|(_, _, size)| size).sum());
     let copies = objects.iter().map(|(uri, name, size)| {
-        let (prefix, bar) = (&prefix, &bar);
+        let bar = &bar;
         let copied = async move {
-            store.copy(uri, None, &prefix.join(name)?).await?;
+            store.copy(uri, None, &to.join(name)?).await?;
             bar.inc(*size);
             Ok::<_, Error>(*size)
         };
         async move { (uri.to_string(), copied.await) }
     });
     tally.run(copies).await?;
-    tally.end("objects", &prefix)
+    tally.end("objects", to)
 }
 
-/// Every object under a prefix, with its name relative to the last `/` of the
-/// prefix, as names are to a folder, and its size.
+/// Every object in a folder, with its name there and its size.
 async fn below(
     store: &Store,
-    prefix: &ObjectUri,
+    folder: &ObjectUri,
     tally: &mut Tally<'_>,
 ) -> Result<Vec<(ObjectUri, String, u64)>> {
-    let base = base_bytes(prefix);
     let mut objects = Vec::new();
-    let mut listing = store.list(prefix.bucket(), prefix.key(), ListOptions::default());
+    let mut listing = store.list(folder.bucket(), folder.key(), ListOptions::default());
     while let Some(entry) = listing.try_next().await? {
         if let ListEntry::Object { key, pin, .. } = entry {
-            let name = key.get(base..).unwrap_or_default().to_owned();
-            match ObjectUri::new(prefix.bucket(), key.as_str()) {
+            let name = key.strip_prefix(folder.key()).unwrap_or_default().to_owned();
+            match ObjectUri::new(folder.bucket(), key.as_str()) {
                 Ok(uri) => objects.push((uri, name, pin.size)),
                 Err(problem) => tally.failed(&format!("{key:?}"), &Error::from(problem)),
             }
         }
     }
     Ok(objects)
-}
-
-/// Up to where the keys under a prefix are the folder that names are relative to.
-fn base_bytes(prefix: &ObjectUri) -> usize {
-    prefix.key().rfind('/').map_or(0, |slash| slash + 1)
-}
-
-/// The prefix that a place means when many things go there.
-fn folder(to: &ObjectUri) -> Result<ObjectUri> {
-    if to.key().is_empty() || to.key().ends_with('/') { Ok(to.clone()) } else { Ok(to.join("/")?) }
 }
 
 async fn upload(store: &Store, from: &Path, to: &ObjectUri, bar: &ProgressBar) -> Result<()> {
@@ -384,9 +376,9 @@ mod tests {
         check("s3://bank/a", "s3://other/a", false, true);
         check("s3://bank/x/", "s3://bank/x/", true, false);
         check("s3://bank/x/", "s3://bank/x", true, false);
-        check("s3://bank/x/a", "s3://bank/x/", true, false);
-        check("s3://bank/a", "s3://bank/", true, false);
-        check("s3://bank/x", "s3://bank/x/", true, true);
+        check("s3://bank/x", "s3://bank/x/", true, false);
+        check("s3://bank/x/a", "s3://bank/x/", true, true);
+        check("s3://bank/a", "s3://bank/", true, true);
         check("s3://bank/x/", "s3://other/x/", true, true);
     }
 

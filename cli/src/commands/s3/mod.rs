@@ -11,11 +11,12 @@ mod tally;
 
 use std::collections::BTreeMap;
 
+use fanfold_protocol::uri::ObjectUri;
 use fanfold_storage::{ListOptions, Store};
 use futures::TryStreamExt;
 
 pub use self::place::content_type;
-use self::place::{object, prefix};
+use self::place::{folder, object, prefix};
 use super::store;
 use crate::{
     args::S3,
@@ -51,7 +52,7 @@ fn check(command: &S3) -> Result<()> {
     match command {
         S3::Ls { uri: Some(uri), .. } if uri != "s3://" => prefix(uri).map(drop),
         S3::Cp { from, to, recursive } => copy::check(from, to, *recursive),
-        S3::Rm { uri, recursive: true } => prefix(uri).map(drop),
+        S3::Rm { uri, recursive: true } => folder(&prefix(uri)?).map(drop),
         S3::Rm { uri, recursive: false } => object(uri).map(drop),
         S3::Ls { .. } | S3::Mb { .. } | S3::Env(_) => Ok(()),
     }
@@ -76,7 +77,8 @@ async fn remove(store: &Store, uri: &str, recursive: bool) -> Result<()> {
         store.delete(&uri).await?;
         return Ok(());
     }
-    let place = prefix(uri)?;
+    let named = prefix(uri)?;
+    let place = folder(&named)?;
     let bar = output::spinner("removing");
     let mut removed = 0;
     let mut keys = Vec::new();
@@ -98,5 +100,15 @@ async fn remove(store: &Store, uri: &str, recursive: bool) -> Result<()> {
         format!("{} objects", output::count(removed as u64))
     };
     output::note(output::harmless(&format!("removed {objects} under {place}")));
+    beside(store, &named, "removed").await
+}
+
+/// Tells of an object of the very name that a folder was named by: nothing was done to it.
+async fn beside(store: &Store, named: &ObjectUri, done: &str) -> Result<()> {
+    if *named != folder(named)? && store.head(named).await.is_ok() {
+        output::note(output::harmless(&format!(
+            "{named} itself is an object beside that folder and was not {done}; name it without --recursive"
+        )));
+    }
     Ok(())
 }

@@ -34,6 +34,13 @@ pub fn prefix(text: &str) -> Result<ObjectUri> {
     Ok(text.parse::<ObjectUri>()?)
 }
 
+/// The folder that a place means where all in it is meant: `s3://bank/in` is `in/`, and neither `in2/` nor
+/// `income.csv`, whose keys begin alike.
+pub fn folder(place: &ObjectUri) -> Result<ObjectUri> {
+    let is_folder = place.key().is_empty() || place.key().ends_with('/');
+    if is_folder { Ok(place.clone()) } else { Ok(place.join("/")?) }
+}
+
 /// One object.
 pub fn object(text: &str) -> Result<ObjectUri> {
     let uri = prefix(text)?;
@@ -42,7 +49,7 @@ pub fn object(text: &str) -> Result<ObjectUri> {
             "expected an object such as s3://{}/key, found {text}",
             uri.bucket()
         ))
-        .help("say --recursive for all under a prefix"));
+        .help("say --recursive for all in a folder"));
     }
     Ok(uri)
 }
@@ -110,6 +117,16 @@ mod tests {
         assert!(
             object("s3://bank/").is_err() && object("s3://bank/a/").is_err() && object("s3://bank/a").is_ok()
         );
+    }
+
+    #[test]
+    fn a_folder_ends_where_its_name_does() {
+        let check = |place: &str, expected: &str| assert_eq!(folder(&uri(place)).unwrap(), uri(expected));
+        check("s3://bank", "s3://bank");
+        check("s3://bank/", "s3://bank/");
+        check("s3://bank/in", "s3://bank/in/");
+        check("s3://bank/in/", "s3://bank/in/");
+        check("s3://bank/in/deep", "s3://bank/in/deep/");
     }
 
     #[test]
