@@ -19,6 +19,16 @@ pub struct Error {
     message: String,
     help: Option<String>,
     excerpt: Option<Box<Excerpt>>,
+    unanswered: Option<Unanswered>,
+}
+
+/// How a service left a question without an answer of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// Nobody took it.
+    NoConnection,
+    /// It did not come in time, was lost on the way, or a proxy has nobody to ask.
+    Lost,
 }
 
 /// The place in a text that a message is about.
@@ -48,7 +58,14 @@ pub enum Exit {
 impl Error {
     /// The function or the job failed. What fails on this machine is for who uses it: see [`Self::usage`].
     pub fn failed(message: impl Into<String>) -> Self {
-        Self { exit: Exit::Failed, code: None, message: message.into(), help: None, excerpt: None }
+        Self {
+            exit: Exit::Failed,
+            code: None,
+            message: message.into(),
+            help: None,
+            excerpt: None,
+            unanswered: None,
+        }
     }
 
     /// The command was used wrongly, or where it cannot do what it is for.
@@ -97,6 +114,17 @@ impl Error {
         self
     }
 
+    /// The same error, of a question that the service did not answer.
+    #[must_use]
+    pub fn without_answer(self, how: Unanswered) -> Self {
+        Self { unanswered: Some(how), ..self }
+    }
+
+    /// How the service did not answer, where it did not.
+    pub fn unanswered(&self) -> Option<Unanswered> {
+        self.unanswered
+    }
+
     /// The stable code of what the service answered.
     pub fn code(&self) -> Option<&str> {
         self.code.as_deref()
@@ -126,7 +154,7 @@ impl Error {
             _ => Exit::Service,
         };
         let help = request_id.map(|id| format!("request {id}; docs/errors/{code}.md explains {code}"));
-        Self { exit, code: Some(code.to_owned()), message: detail.to_owned(), help, excerpt: None }
+        Self { code: Some(code.to_owned()), help, ..Self::of(exit, detail) }
     }
 
     /// Prints the error and gives the exit code.
@@ -153,13 +181,7 @@ impl std::error::Error for Error {}
 impl From<Problem> for Error {
     /// A problem found before the service was asked: wrong use.
     fn from(problem: Problem) -> Self {
-        Self {
-            exit: Exit::Usage,
-            code: Some(problem.code.code().to_owned()),
-            message: problem.detail,
-            help: None,
-            excerpt: None,
-        }
+        Self::usage(problem.detail).with_code(problem.code.code())
     }
 }
 
@@ -172,8 +194,7 @@ impl From<crate::build::Error> for Error {
 
 impl From<fanfold_storage::Error> for Error {
     fn from(error: fanfold_storage::Error) -> Self {
-        let code = error.kind().code().to_owned();
-        Self { exit: Exit::Service, code: Some(code), message: error.to_string(), help: None, excerpt: None }
+        Self::service(error.to_string()).with_code(error.kind().code())
     }
 }
 

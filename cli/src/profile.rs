@@ -14,6 +14,7 @@ use std::{
 };
 
 use fanfold_storage::Credentials;
+use reqwest::Url;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -59,15 +60,41 @@ impl StoreProfile {
 
 type Profiles = BTreeMap<String, Profile>;
 
-/// The entry for an endpoint, if there is one.
-pub fn find(endpoint: &str) -> Result<Option<Profile>> {
-    Ok(load(&path()?)?.remove(endpoint.trim_end_matches('/')))
+/// The entry for an endpoint, if there is one, and where it says that the service is. Who has no
+/// home has no entries.
+pub fn find(endpoint: &str) -> Result<Option<(String, Profile)>> {
+    match path() {
+        Some(path) => Ok(entry(load(&path)?, endpoint)),
+        None => Ok(None),
+    }
+}
+
+/// The entry for an endpoint, however it is written; `fanfold dev` writes 127.0.0.1 where people
+/// write localhost.
+fn entry(mut profiles: Profiles, endpoint: &str) -> Option<(String, Profile)> {
+    let exact = profiles.remove_entry(endpoint.trim_end_matches('/'));
+    let wanted = place(endpoint);
+    exact.or_else(|| profiles.into_iter().find(|(at, _)| wanted.is_some() && place(at) == wanted))
+}
+
+/// An endpoint in one way of writing it.
+fn place(endpoint: &str) -> Option<Url> {
+    let mut url = Url::parse(endpoint).ok()?;
+    if url.host_str() == Some("localhost") {
+        url.set_host(Some("127.0.0.1")).ok()?;
+    }
+    let path = url.path().trim_end_matches('/').to_owned();
+    url.set_path(&path);
+    Some(url)
 }
 
 /// Writes the entry for an endpoint. One for the same folder at another
 /// address, which an earlier start left, goes.
 pub fn save(endpoint: &str, profile: &Profile) -> Result<()> {
-    save_in(&path()?, endpoint, profile)
+    let path = path().ok_or_else(|| {
+        Error::usage("expected HOME or FANFOLD_CONFIG_DIR in the environment, found neither")
+    })?;
+    save_in(&path, endpoint, profile)
 }
 
 fn save_in(path: &Path, endpoint: &str, profile: &Profile) -> Result<()> {
@@ -91,15 +118,12 @@ fn save_in(path: &Path, endpoint: &str, profile: &Profile) -> Result<()> {
     Ok(())
 }
 
-fn path() -> Result<PathBuf> {
+fn path() -> Option<PathBuf> {
     let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let folder = from("FANFOLD_CONFIG_DIR")
         .or_else(|| from("XDG_CONFIG_HOME").map(|d| d.join("fanfold")))
-        .or_else(|| from("HOME").map(|d| d.join(".config/fanfold")))
-        .ok_or_else(|| {
-            Error::usage("expected HOME or FANFOLD_CONFIG_DIR in the environment, found neither")
-        })?;
-    Ok(folder.join("profiles.json"))
+        .or_else(|| from("HOME").map(|d| d.join(".config/fanfold")))?;
+    Some(folder.join("profiles.json"))
 }
 
 fn load(path: &Path) -> Result<Profiles> {
@@ -142,6 +166,25 @@ mod tests {
         let expected = [("http://127.0.0.1:2", "two"), ("http://127.0.0.1:3", "three")];
         assert_eq!(found, expected.map(|(at, token)| (at.to_owned(), token.to_owned())));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn an_endpoint_is_found_however_it_is_written() {
+        let known = ["http://127.0.0.1:7070", "https://fanfold.example.org"];
+        let profiles =
+            || -> Profiles { known.map(|at| (at.to_owned(), profile(at, "/a"))).into_iter().collect() };
+        let check = |endpoint: &str, expected: Option<&str>| {
+            let found = entry(profiles(), endpoint);
+            assert!(found.iter().all(|(at, profile)| *at == profile.token), "{endpoint}");
+            assert_eq!(found.map(|(at, _)| at).as_deref(), expected, "{endpoint}");
+        };
+        check(known[0], Some(known[0]));
+        check("http://localhost:7070/", Some(known[0]));
+        check("https://Fanfold.example.org:443", Some(known[1]));
+        check("http://fanfold.example.org", None);
+        check("http://127.0.0.1:7071", None);
+        check("http://10.0.0.1:7070", None);
+        check("localhost:7070", None);
     }
 
     #[test]

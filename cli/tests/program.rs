@@ -95,6 +95,7 @@ fn wrong_use_is_told_apart() {
     here.check(&["s3", "cp", "a", "b"], 2, "s3://");
     here.check(&["s3", "ls", "s3://Bad_Bucket/"], 2, "bucket name");
     here.check(&["s3", "rm", "s3://bank/a/"], 2, "--recursive");
+    here.check(&["s3", "ls", "--endpoint", "127.0.0.1:7070"], 2, "http://");
     here.check(&["dev", "--listen", "0.0.0.0:0"], 2, "loopback");
     here.check(&["dev", "--workers", "0"], 2, "--workers");
     here.check(&["dev", "--memory", "1MiB"], 2, "at least 64MiB");
@@ -130,6 +131,40 @@ fn what_the_environment_gives_is_used_and_not_shown_as_required() {
     assert!(said.contains("Usage:") && !said.contains("--endpoint"), "{said}");
     let said = run(&["functions", "ls"]);
     assert!(said.contains(&endpoint), "{said}");
+}
+
+#[test]
+fn who_is_told_all_needs_no_profile() {
+    let here = Here::new();
+    let endpoint = format!("http://127.0.0.1:{}", free_port());
+    let keys = [
+        ("AWS_ACCESS_KEY_ID", "k"),
+        ("AWS_SECRET_ACCESS_KEY", "s"),
+        ("FANFOLD_S3_ENDPOINT", endpoint.as_str()),
+    ];
+    let check = |command: &mut Command, words: &[&str], code: i32, said: &str| {
+        let output = command.env("FANFOLD_ENDPOINT", &endpoint).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {text}");
+        assert!(text.contains(said), "{words:?}: expected {said:?} in {text}");
+    };
+    // Nowhere to look: there is none.
+    let functions = ["functions", "ls"];
+    let homeless = |words: &[&str]| {
+        let mut command = here.command(words);
+        command.env_remove("HOME").env_remove("XDG_CONFIG_HOME");
+        command
+    };
+    check(homeless(&functions).env("FANFOLD_TOKEN", "t"), &functions, 3, &endpoint);
+    check(&mut homeless(&functions), &functions, 3, &endpoint);
+    // A damaged file is told to whom it matters.
+    std::fs::create_dir_all(here.path().join("config/fanfold")).unwrap();
+    std::fs::write(here.path().join("config/fanfold/profiles.json"), "{").unwrap();
+    check(here.command(&functions).env("FANFOLD_TOKEN", "t"), &functions, 3, &endpoint);
+    check(&mut here.command(&functions), &functions, 2, "profiles.json");
+    let store = ["s3", "env"];
+    check(here.command(&store).envs(keys), &store, 0, "");
+    check(&mut here.command(&store), &store, 2, "profiles.json");
 }
 
 #[test]

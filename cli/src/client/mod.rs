@@ -29,7 +29,7 @@ pub use self::{
     },
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, Unanswered},
     profile::{self, ENDPOINT_DEFAULT},
     similar,
 };
@@ -69,12 +69,18 @@ struct ProblemBody {
 
 impl Client {
     /// The service that the flags name, or the default one; the token from the
-    /// flags, or the one that `fanfold dev` left.
+    /// flags, or else the one that `fanfold dev` left, with where it left it for.
     pub fn open(endpoint: Option<&str>, token: Option<&str>) -> Result<Self> {
         let text = endpoint.unwrap_or(ENDPOINT_DEFAULT).trim_end_matches('/');
         let url = parse_endpoint(text)?;
-        let profile = profile::find(text)?;
-        let token = choose_token(token, profile.map(|profile| profile.token));
+        let (url, token) = match given(token) {
+            Some(token) => (url, Some(token.to_owned())),
+            None => match profile::find(text)? {
+                // Another may listen at the other addresses of a name.
+                Some((at, profile)) => (parse_endpoint(&at)?, Some(profile.token)),
+                None => (url, None),
+            },
+        };
         let token = token.as_deref().map(bearer).transpose()?;
         Ok(Self { http: http_client(&url)?, endpoint: url, token })
     }
@@ -242,11 +248,12 @@ impl Client {
     /// What the body of a refusal says.
     pub fn refusal_of(&self, status: StatusCode, body: &[u8]) -> Error {
         let Ok(problem) = serde_json::from_slice::<ProblemBody>(body) else {
-            return Error::service(format!(
+            let error = Error::service(format!(
                 "expected an answer of fanfold from {}, found HTTP status {status}",
                 self.endpoint()
             ))
             .help("check --endpoint: something else may listen there");
+            return if of_proxy(status) { error.without_answer(Unanswered::Lost) } else { error };
         };
         let detail = match &problem.guest_code {
             Some(code) => format!("{code}: {}", problem.detail),
@@ -295,25 +302,37 @@ impl Client {
     fn unreachable(&self, error: &reqwest::Error) -> Error {
         let endpoint = self.endpoint();
         if error.is_timeout() && !error.is_connect() {
-            return Error::service(format!("expected an answer from {endpoint} in time, found none"))
-                .help("see `fanfold doctor`; the service may be busy");
+            return self.late();
         }
         let mut cause: &dyn std::error::Error = error;
         while let Some(inner) = cause.source() {
             cause = inner;
         }
+        let how = if error.is_connect() { Unanswered::NoConnection } else { Unanswered::Lost };
         Error::service(format!("expected a service at {endpoint}, found none that answers: {cause}"))
             .help("start it with `fanfold dev`, or say where it is by --endpoint or FANFOLD_ENDPOINT")
+            .without_answer(how)
     }
+
+    /// An answer that does not come in time.
+    pub fn late(&self) -> Error {
+        Error::service(format!("expected an answer from {} in time, found none", self.endpoint()))
+            .help("see `fanfold doctor`; the service may be busy")
+            .without_answer(Unanswered::Lost)
+    }
+}
+
+/// What proxies say of a service behind them that is away.
+fn of_proxy(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
 /// A piece of an upload: small enough for a bar that moves.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// The token that is given, else the one that is known. A variable that is set to
-/// nothing counts as not set.
-fn choose_token(given: Option<&str>, known: Option<String>) -> Option<String> {
-    given.filter(|token| !token.is_empty()).map(str::to_owned).or(known)
+/// The token that is given. A variable that is set to nothing counts as not set.
+fn given(token: Option<&str>) -> Option<&str> {
+    token.filter(|token| !token.is_empty())
 }
 
 /// How a token travels. It is never part of an error.
@@ -326,7 +345,8 @@ fn bearer(token: &str) -> Result<HeaderValue> {
     Ok(value)
 }
 
-fn parse_endpoint(text: &str) -> Result<Url> {
+/// Reads where a service is.
+pub fn parse_endpoint(text: &str) -> Result<Url> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     url.ok_or_else(|| {
         Error::usage(format!("expected an endpoint such as {ENDPOINT_DEFAULT}, found {text:?}"))
@@ -362,11 +382,8 @@ mod tests {
 
     #[test]
     fn an_empty_token_is_none() {
-        let known = || Some("known".to_owned());
-        assert_eq!(choose_token(Some("given"), known()).as_deref(), Some("given"));
-        assert_eq!(choose_token(Some(""), known()), known());
-        assert_eq!(choose_token(None, known()), known());
-        assert_eq!(choose_token(Some(""), None), None);
+        assert_eq!(given(Some("given")), Some("given"));
+        assert_eq!((given(Some("")), given(None)), (None, None));
     }
 
     #[test]

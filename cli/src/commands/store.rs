@@ -9,14 +9,18 @@ use fanfold_protocol::ErrorKind;
 use fanfold_storage::{Credentials, Store, StoreConfig, server};
 
 use crate::{
+    client::parse_endpoint,
     error::{Error, Result},
     profile::{self, ENDPOINT_DEFAULT, Profile, StoreProfile},
 };
 
 /// Connects to the store that the environment and the profile say.
 pub fn connect(endpoint: Option<&str>) -> Result<Store> {
-    let profile = profile::find(endpoint.unwrap_or(ENDPOINT_DEFAULT))?;
-    let config = choose(profile.as_ref(), |name| std::env::var(name).ok().filter(|value| !value.is_empty()))?;
+    let endpoint = endpoint.unwrap_or(ENDPOINT_DEFAULT);
+    // What is mistyped here would have another store taken than the one that is meant.
+    parse_endpoint(endpoint)?;
+    let known = || profile::find(endpoint).map(|found| found.map(|(_, profile)| profile));
+    let config = choose(known, |name| std::env::var(name).ok().filter(|value| !value.is_empty()))?;
     Ok(Store::connect(config)?)
 }
 
@@ -46,9 +50,15 @@ pub fn located(error: Error, store: &Store) -> Error {
     ))
 }
 
-fn choose(profile: Option<&Profile>, variable: impl Fn(&str) -> Option<String>) -> Result<StoreConfig> {
+/// The profile is looked for only where it may decide.
+fn choose(
+    profile: impl FnOnce() -> Result<Option<Profile>>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<StoreConfig> {
     let own = variable("FANFOLD_S3_ENDPOINT");
-    if let (None, Some(profile)) = (&own, profile) {
+    if own.is_none()
+        && let Some(profile) = profile()?
+    {
         return Ok(profile.s3.config());
     }
     let endpoint = own.or_else(|| variable("AWS_ENDPOINT_URL_S3")).or_else(|| variable("AWS_ENDPOINT_URL"));
@@ -94,7 +104,7 @@ mod tests {
     fn check(profile: Option<Profile>, set: &[(&str, &str)], expected: Option<(Option<&str>, &str)>) {
         let variable =
             |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
-        let found = choose(profile.as_ref(), variable);
+        let found = choose(|| Ok(profile), variable);
         let found = found.as_ref().ok().map(|c| (c.endpoint.as_deref(), c.region.as_str()));
         assert_eq!(found, expected, "{set:?}");
     }
@@ -130,6 +140,11 @@ mod tests {
             &with(&[("AWS_ENDPOINT_URL", "http://x"), ("AWS_REGION", "eu")]),
             Some((Some("http://x"), "eu")),
         );
+        let own = |name: &str| {
+            let set = with(&[("FANFOLD_S3_ENDPOINT", "http://o")]);
+            set.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
+        };
+        assert!(choose(|| Err(Error::usage("a damaged file")), own).is_ok(), "nobody needs to look");
         check(None, &with(&[]), Some((None, "us-east-1")));
         check(None, &[], None);
         check(None, &[("FANFOLD_S3_ENDPOINT", "http://o")], None);

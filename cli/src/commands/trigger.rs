@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::{
     args::{Shown, Trigger, TriggerAdd, TriggerReplay, TriggerScope},
     client::Client,
-    error::{Error, Result},
+    error::{Error, Result, Unanswered},
     input, json_text,
     output::{self, Table},
 };
@@ -160,15 +160,27 @@ async fn add(client: &Client, args: &TriggerAdd) -> Result<()> {
     if view.secret.is_some() {
         output::note("the secret is shown this once; give it to the store that sends");
     }
+    // Before anything else can fail: nobody is told the secret again.
+    output::shown(args.shown.view, &trigger, |_| page(client, &view))?;
     if args.backfill {
-        let found: Found =
-            client.send(Method::POST, &format!("{}/replay", path(&args.name)), &json!({})).await?;
-        output::note(format!(
-            "{} of {} objects that were there start {}",
-            found.queued, found.listed, view.name
-        ));
+        let found = replay(client, &args.name, &json!({})).await.map_err(|error| {
+            error.help(format!("the trigger is made; `fanfold trigger backfill {}` feeds it", args.name))
+        })?;
+        let Found { queued, listed } = serde_json::from_value(found)?;
+        output::note(format!("{queued} of {listed} objects that were there start {}", view.name));
     }
-    output::shown(args.shown.view, &trigger, |_| page(client, &view))
+    Ok(())
+}
+
+/// Has the service feed a trigger, which takes as long as the trigger has no room for all that is found.
+async fn replay(client: &Client, trigger: &TriggerName, request: &Value) -> Result<Value> {
+    let queued = client.plan(&format!("{}/replay", path(trigger)), Some(request)).await;
+    queued.map_err(|error| match error.unanswered() {
+        Some(Unanswered::Lost) if request["dead_letters"] != true => error.help(format!(
+            "a replay that has begun goes on without being waited for; `fanfold trigger show {trigger}` counts what waits"
+        )),
+        _ => error,
+    })
 }
 
 fn document(args: &TriggerAdd) -> Result<TriggerDocument> {
@@ -215,7 +227,7 @@ async fn feed(
             request[name] = json!(value);
         }
     }
-    let found: Value = client.send(Method::POST, &format!("{}/replay", path(trigger)), &request).await?;
+    let found = replay(client, trigger, &request).await?;
     let view: Found = serde_json::from_value(found.clone())?;
     output::shown(shown.view, &found, |_| {
         output::pairs(&[("listed", view.listed.to_string()), ("queued", view.queued.to_string())])
@@ -322,6 +334,26 @@ mod tests {
             rotate: false,
             shown: Shown { view: View::Table },
         }
+    }
+
+    #[tokio::test]
+    async fn a_replay_that_nobody_waits_for_is_told_to_go_on() {
+        use tokio::io::AsyncReadExt;
+        // It takes the question and hangs up.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 4_096]).await;
+            }
+        });
+        let client = Client::open(Some(&endpoint), Some("t")).unwrap();
+        let check = async |request: Value, goes_on: bool| {
+            let error = replay(&client, &"t1".parse().unwrap(), &request).await.unwrap_err();
+            assert_eq!(error.advice().contains("goes on"), goes_on, "{error}: {}", error.advice());
+        };
+        check(json!({}), true).await;
+        check(json!({"dead_letters": true}), false).await;
     }
 
     #[test]
