@@ -393,7 +393,7 @@ pub struct ResultOf {
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// As a page with the charts drawn
-    #[arg(long)]
+    #[arg(long, conflicts_with = "view")]
     pub html: bool,
     #[command(flatten)]
     pub shown: Shown,

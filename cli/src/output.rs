@@ -22,19 +22,25 @@ use crate::{
 
 /// Writes data and a newline to standard output.
 pub fn data(text: &str) -> Result<()> {
+    data_taken(text).map(drop)
+}
+
+/// The same of data that more follows, and whether anybody reads on.
+pub fn data_taken(text: &str) -> Result<bool> {
     let mut out = io::stdout().lock();
     let written =
         out.write_all(text.as_bytes()).and_then(|()| match text.ends_with('\n') || text.is_empty() {
             true => out.flush(),
             false => out.write_all(b"\n").and_then(|()| out.flush()),
         });
-    forgive(written)
+    taken(written).map_err(|cause| unwritable(&cause))
 }
 
 /// Writes bytes to standard output as they are.
 pub fn raw(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
-    forgive(out.write_all(bytes).and_then(|()| out.flush()))
+    let written = out.write_all(bytes).and_then(|()| out.flush());
+    taken(written).map(drop).map_err(|cause| unwritable(&cause))
 }
 
 /// Whether what was written was taken: a reader that has seen enough, such as `head`, is no error.
@@ -42,13 +48,6 @@ pub fn taken(written: io::Result<()>) -> io::Result<bool> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         other => other.map(|()| true),
-    }
-}
-
-fn forgive(written: io::Result<()>) -> Result<()> {
-    match taken(written) {
-        Ok(_) => Ok(()),
-        Err(cause) => Err(unwritable(&cause)),
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
+    io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
     path::Path,
     process::{Command, Output, Stdio},
@@ -101,6 +102,8 @@ fn wrong_use_is_told_apart() {
     here.check(&["dev", "--memory", "1MiB"], 2, "at least 64MiB");
     here.check(&["logs", "Not A Name"], 2, "Not A Name");
     here.check(&["logs", "f", "--task", "0"], 2, "--task");
+    let page = ["result", "019ab4c2-7c1e-7bb0-9c5e-2f6f6d1b9d10", "--html", "--output", "json"];
+    here.check(&page, 2, "cannot be used with");
 }
 
 #[test]
@@ -185,6 +188,31 @@ fn a_standard_output_that_is_full_is_named() {
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains("to the standard output, found: No space left"), "{text}");
     assert!(!here.path().join(".fanfold/dev.json").exists());
+}
+
+#[test]
+fn a_log_is_followed_as_long_as_somebody_reads() {
+    let here = Here::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4_096]).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").unwrap();
+        let skipped = "event: invocations-skipped\ndata: {\"skipped\": 7}\n\n";
+        let line = "event: log\ndata: {\"at\": 7, \"level\": \"info\", \"message\": \"m\"}\n\n";
+        let lines = std::iter::once(skipped).chain(std::iter::repeat_n(line, 100_000));
+        // Whoever reads to the end is told that the stream broke off.
+        let _ = lines.map(str::as_bytes).try_for_each(|event| stream.write_all(event));
+    });
+    let mut command = here.command(&["logs", "f", "-f", "--endpoint", &endpoint]);
+    let mut program = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(program.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    let ended = program.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{said}");
+    assert!(first.ends_with("INFO   m\n") && said.contains("7 invocations"), "{first} {said}");
 }
 
 #[test]

@@ -332,8 +332,8 @@ pub struct FailureView {
     pub problem: Told,
 }
 
-/// Attempts that failed and are not told one by one: what an event named
-/// `failures-skipped` carries.
+/// Attempts that failed and are not told one by one, or invocations whose lines came faster than they
+/// were read: what events named `failures-skipped` and `invocations-skipped` carry.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct SkippedView {
     /// How many.

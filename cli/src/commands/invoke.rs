@@ -133,17 +133,18 @@ pub fn is_problem(body: &[u8], request_id: &str) -> bool {
     named.as_ref().and_then(|problem| problem["request_id"].as_str()).is_some_and(|id| id == request_id)
 }
 
-/// Prints a body.
+/// Prints a body; `is_json` is what its type says, which a function may say of anything.
 pub fn show(body: &[u8], is_json: bool, view: View) -> Result<()> {
-    if view == View::Json && !is_json && !body.is_empty() {
+    let parsed = || is_json.then(|| serde_json::from_slice::<Value>(body).ok()).flatten();
+    if view == View::Json && !body.is_empty() && parsed().is_none() {
         return output::json(&text(body, "JSON does not hold")?);
     }
     if !std::io::stdout().is_terminal() || body.is_empty() {
         return output::raw(body);
     }
-    match serde_json::from_slice::<Value>(body) {
-        Ok(value) if is_json => output::json(&value),
-        _ => output::data(text(body, "a terminal does not show")?),
+    match parsed() {
+        Some(value) => output::json(&value),
+        None => output::data(text(body, "a terminal does not show")?),
     }
 }
 
@@ -266,8 +267,11 @@ mod tests {
     #[test]
     fn json_is_asked_for_in_vain_of_binary_data() {
         assert_eq!(text("ä".as_bytes(), "x").unwrap(), "ä");
-        let error = show(b"\xff", false, View::Json).unwrap_err();
-        assert_eq!((error.exit(), error.to_string().contains("JSON does not hold")), (Exit::Usage, true));
+        // Whether or not it is called JSON.
+        for is_json in [false, true] {
+            let error = show(b"\xff", is_json, View::Json).unwrap_err();
+            assert_eq!((error.exit(), error.to_string().contains("JSON does not hold")), (Exit::Usage, true));
+        }
     }
 
     #[test]

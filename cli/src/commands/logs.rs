@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     args::{Logs, View},
-    client::{Client, Events, InvocationView, JobView, LogPage, TaskLine, TaskLogPage},
+    client::{Client, Events, InvocationView, JobView, LogPage, SkippedView, TaskLine, TaskLogPage},
     error::{Error, Result},
     output,
 };
@@ -102,8 +102,8 @@ async fn of_job(client: &Client, id: &Uuid, args: &Logs) -> Result<()> {
         let job: JobView = client.get(&path, &[]).await?;
         let ended = job.state.is_terminal();
         let since = told.since(ended);
-        told.tell(client, &format!("{path}/logs"), args, since).await?;
-        if !args.follow || ended {
+        let read_on = told.tell(client, &format!("{path}/logs"), args, since).await?;
+        if !args.follow || ended || !read_on {
             break;
         }
         tokio::time::sleep(JOB_LOOK_EVERY).await;
@@ -131,8 +131,9 @@ impl Told {
         if ended { 0 } else { self.newest.saturating_sub(LATE_MS) }
     }
 
-    /// Prints, page by page, what the store got since then and was not printed before.
-    async fn tell(&mut self, client: &Client, path: &str, args: &Logs, since: u64) -> Result<()> {
+    /// Prints, page by page, what the store got since then and was not printed before, and says whether
+    /// anybody reads on.
+    async fn tell(&mut self, client: &Client, path: &str, args: &Logs, since: u64) -> Result<bool> {
         let task = args.task.map(|task| task.to_string());
         let since = since.to_string();
         let mut page: Option<String> = None;
@@ -143,18 +144,20 @@ impl Told {
             asked.extend(page.as_deref().map(|page| ("page", page)));
             let found: TaskLogPage = client.get(path, &asked).await?;
             self.newest = self.newest.max(found.newest.unwrap_or_default());
-            self.print(&found.lines, args)?;
+            if !self.print(&found.lines, args)? {
+                return Ok(false);
+            }
             page = found.next;
             if page.is_none() {
-                return Ok(());
+                return Ok(true);
             }
         }
     }
 
-    fn print(&mut self, lines: &[Value], args: &Logs) -> Result<()> {
+    fn print(&mut self, lines: &[Value], args: &Logs) -> Result<bool> {
         let fresh = self.fresh(lines)?;
         if fresh.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         self.any = true;
         if args.follow {
@@ -164,7 +167,7 @@ impl Told {
             View::Json => value.to_string(),
             View::Table => task_line(line),
         });
-        output::data(&shown.collect::<Vec<_>>().join("\n"))
+        output::data_taken(&shown.collect::<Vec<_>>().join("\n"))
     }
 
     /// Those of attempts that were not printed before; an attempt's come all at once.
@@ -196,12 +199,26 @@ async fn follow(client: &Client, path: &str, view: View) -> Result<()> {
     let request = client.request(Method::GET, path).query(&[("follow", "true")]);
     let mut events = Events::new(client.answer(request).await?);
     while let Some(event) = events.next().await {
-        match view {
-            View::Json => output::data(&event.data)?,
-            View::Table => output::data(&line(&serde_json::from_str(&event.data)?))?,
+        let shown = match (event.name.as_str(), view) {
+            ("log", View::Json) => event.data,
+            ("log", View::Table) => line(&serde_json::from_str(&event.data)?),
+            ("invocations-skipped", _) => {
+                output::note(skipped_text(&serde_json::from_str(&event.data)?));
+                continue;
+            }
+            // What a later service tells.
+            _ => continue,
+        };
+        if !output::data_taken(&shown)? {
+            return Ok(());
         }
     }
     Err(Error::service(format!("the log from {} broke off", client.endpoint())))
+}
+
+fn skipped_text(skipped: &SkippedView) -> String {
+    let skipped = output::count(skipped.skipped);
+    format!("lines came too fast: those of {skipped} invocations, of this function or others, were skipped")
 }
 
 fn line(line: &LogLine) -> String {
@@ -243,6 +260,12 @@ mod tests {
         let page = json!({"lines": [{"invocation": "x", "version": 1, "at": 7, "time": "…", "level": "warn", "message": "m"}]});
         let page: LogPage = serde_json::from_value(page).unwrap();
         assert_eq!(line(&page.lines[0]), "1970-01-01T00:00:00.007Z  WARN   m");
+    }
+
+    #[test]
+    fn what_was_skipped_is_told() {
+        let text = skipped_text(&serde_json::from_str(r#"{"skipped": 1200}"#).unwrap());
+        assert!(text.contains("those of 1,200 invocations"), "{text}");
     }
 
     #[test]

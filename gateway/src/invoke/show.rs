@@ -284,7 +284,8 @@ pub(crate) async fn logs(State(app): State<AppState>, Path(id): Path<String>) ->
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct LogQuery {
-    /// Goes on with new lines as server-sent events named `log`.
+    /// Goes on with new lines as server-sent events named `log`; one named `invocations-skipped` says of how
+    /// many invocations, of any function, the lines came faster than they were read.
     #[serde(default)]
     follow: bool,
     /// Lines of the past, the newest ones, at most 10,000; 1,000 when absent.
@@ -335,9 +336,7 @@ pub(crate) async fn function_logs(
             |record: &Arc<Record>| record.function == name && !seen.contains(&(record.id, record.attempt));
         std::future::ready(match record {
             Ok(record) => fresh(&record).then(|| record_lines(&record).into_iter().map(event).collect()),
-            Err(BroadcastStreamRecvError::Lagged(count)) => {
-                Some(vec![Event::default().comment(format!("{count} invocations were skipped"))])
-            }
+            Err(BroadcastStreamRecvError::Lagged(count)) => Some(vec![skipped(count)]),
         })
     });
     let events = stream::iter(kept).map(event).chain(news.flat_map(stream::iter));
@@ -346,4 +345,26 @@ pub(crate) async fn function_logs(
 
 fn event(line: LineView) -> Event {
     Event::default().event("log").json_data(line).unwrap_or_default()
+}
+
+fn skipped(invocations: u64) -> Event {
+    let told = serde_json::json!({ "skipped": invocations });
+    Event::default().event("invocations-skipped").json_data(told).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use axum::response::Sse;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_gap_in_a_log_is_an_event_of_its_own() {
+        let events = stream::iter([Ok::<_, Infallible>(skipped(7))]);
+        let body = Sse::new(events).into_response().into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "event: invocations-skipped\ndata: {\"skipped\":7}\n\n");
+    }
 }

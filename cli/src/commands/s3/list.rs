@@ -53,7 +53,9 @@ async fn objects(store: &Store, place: &ObjectUri, recursive: bool, view: View) 
             View::Table => lines.push(line(place, &entry)),
         }
         if lines.len() == LINES_AT_ONCE {
-            output::data(&std::mem::take(&mut lines).join("\n"))?;
+            if !output::data_taken(&std::mem::take(&mut lines).join("\n"))? {
+                return Ok(());
+            }
         }
     }
     if view == View::Json {
