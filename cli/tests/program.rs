@@ -246,6 +246,7 @@ fn a_service_that_is_not_there_is_told_apart() {
         &["invoke", "f"],
         &["logs", "f"],
         &["job", "ls"],
+        &["job", "watch", id],
         &["job", "run", "--function", "f", "--input", "s3://bank/a"],
         &["result", id],
     ] {

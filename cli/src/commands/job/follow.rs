@@ -3,43 +3,61 @@
 //!
 //! The events are a convenience; whether the job has ended, its state says. A
 //! stream that breaks is resumed, so that a restart of the service is no more
-//! than a pause.
+//! than a pause. Invariant: a service that is away is waited for by the clock,
+//! however long each try takes, and that is said.
 
 use std::{io::IsTerminal, time::Duration};
 
 use indicatif::ProgressBar;
-use reqwest::Method;
+use reqwest::{
+    Method, StatusCode,
+    header::{CONTENT_TYPE, HeaderValue},
+};
 use serde_json::Value;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::show;
 use crate::{
     client::{Client, Event, Events, FailureView, JobView, ProgressView, SkippedView},
-    error::{Error, Exit, Result},
+    error::{Error, Result, Unanswered},
     output,
 };
 
-/// Before a broken stream is resumed.
-const PAUSE: Duration = Duration::from_millis(500);
-/// How often a service that does not answer is tried: about half a minute.
-const TRIES: u32 = 60;
+/// On an answer, or the beginning of one.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// Failures told one by one; a job may have a million.
 const FAILURES_TOLD: u32 = 20;
 
-/// Follows a job to its end, and gives it as the service shows it.
-pub async fn follow(client: &Client, id: Uuid) -> Result<Value> {
-    follow_every(client, id, PAUSE).await
+/// How a service that is away is waited for.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// Between two tries.
+    pause: Duration,
+    /// Since it was last heard of.
+    silence: Duration,
 }
 
-async fn follow_every(client: &Client, id: Uuid, pause: Duration) -> Result<Value> {
+const PATIENCE: Patience = Patience { pause: Duration::from_millis(500), silence: Duration::from_secs(30) };
+
+/// Follows a job that was just accepted to its end, and gives it as the service shows it.
+pub async fn follow(client: &Client, id: Uuid) -> Result<Value> {
+    follow_with(client, id, PATIENCE, true).await
+}
+
+/// The same of a job that somebody names: where nobody listens at all, nobody is waited for.
+pub async fn watch(client: &Client, id: Uuid) -> Result<Value> {
+    follow_with(client, id, PATIENCE, false).await
+}
+
+async fn follow_with(client: &Client, id: Uuid, patience: Patience, mut reached: bool) -> Result<Value> {
     let mut told = Telling::new();
     let mut last_id: Option<String> = None;
-    let mut tries = 0;
+    let mut heard = Instant::now();
     loop {
-        match events(client, id, last_id.as_deref()).await {
+        let refused = match in_time(client, events(client, id, last_id.as_deref())).await {
             Ok(mut events) => {
                 while let Some(event) = events.next().await {
-                    tries = 0;
                     told.tell(&event);
                     last_id = event.id.or(last_id);
                     if event.name == "done" {
@@ -47,21 +65,33 @@ async fn follow_every(client: &Client, id: Uuid, pause: Duration) -> Result<Valu
                         return Ok(serde_json::from_str(&event.data)?);
                     }
                 }
+                // It was there until now, however long it had nothing to tell.
+                (heard, reached) = (Instant::now(), true);
+                None
             }
-            Err(error) if !may_pass(&error) || tries >= TRIES => return Err(error),
-            Err(_) => {}
-        }
-        tries += 1;
-        if let Ok(job) = client.get::<Value>(&format!("/v1/jobs/{id}"), &[]).await {
-            // It answers, whatever it has against a stream.
-            tries = 0;
-            if serde_json::from_value::<JobView>(job.clone())?.state.is_terminal() {
-                told.end();
-                return Ok(job);
+            Err(error) if !may_pass(&error, reached) => return Err(error),
+            Err(error) => Some(error),
+        };
+        match in_time(client, client.get::<Value>(&format!("/v1/jobs/{id}"), &[])).await {
+            Ok(job) => {
+                // It answers, whatever it has against a stream.
+                (heard, reached) = (Instant::now(), true);
+                told.answers();
+                if serde_json::from_value::<JobView>(job.clone())?.state.is_terminal() {
+                    told.end();
+                    return Ok(job);
+                }
             }
+            Err(error) if heard.elapsed() >= patience.silence => return Err(refused.unwrap_or(error)),
+            Err(_) => told.waits(client.endpoint()),
         }
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(patience.pause).await;
     }
+}
+
+/// An answer, unless it lets itself be waited for too long.
+async fn in_time<T>(client: &Client, answer: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(ANSWER_PATIENCE, answer).await.unwrap_or_else(|_| Err(client.late()))
 }
 
 async fn events(client: &Client, id: Uuid, last_id: Option<&str>) -> Result<Events> {
@@ -69,14 +99,29 @@ async fn events(client: &Client, id: Uuid, last_id: Option<&str>) -> Result<Even
     if let Some(last_id) = last_id {
         request = request.header("last-event-id", last_id);
     }
-    Ok(Events::new(client.answer(request).await?))
+    let answer = client.answer(request).await?;
+    let kind = answer.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    // Without content once all was told.
+    if answer.status() == StatusCode::NO_CONTENT || kind.starts_with(b"text/event-stream") {
+        return Ok(Events::new(answer));
+    }
+    Err(Error::service(format!(
+        "expected events of fanfold from {}, found something else",
+        client.endpoint()
+    ))
+    .help("check --endpoint: something else may listen there"))
 }
 
-/// A service that cannot be reached now may be restarting, and one may have too many
-/// streams open.
-fn may_pass(error: &Error) -> bool {
-    error.exit() == Exit::Service
-        && matches!(error.code(), None | Some("shutting-down" | "backbone-unavailable" | "concurrency-limit"))
+/// A service that was reached and now does not answer may be restarting, and one may have too many
+/// streams open. What answers otherwise than fanfold does is something else.
+fn may_pass(error: &Error, reached: bool) -> bool {
+    match error.unanswered() {
+        Some(Unanswered::NoConnection) => reached,
+        Some(Unanswered::Lost) => true,
+        None => {
+            matches!(error.code(), Some("shutting-down" | "backbone-unavailable" | "concurrency-limit"))
+        }
+    }
 }
 
 /// Tells a person how far the job is.
@@ -84,16 +129,30 @@ struct Telling {
     bar: Option<ProgressBar>,
     failures: u32,
     line: String,
+    /// Whether it was said that the service does not answer.
+    waits: bool,
 }
 
 impl Telling {
     fn new() -> Self {
         let template = "{spinner} {wide_bar} {pos}/{len} tasks {msg}";
         let bar = std::io::stderr().is_terminal().then(|| output::bar(0, template));
-        Self { bar, failures: 0, line: String::new() }
+        Self { bar, failures: 0, line: String::new(), waits: false }
+    }
+
+    /// Says once that the service is waited for.
+    fn waits(&mut self, endpoint: &str) {
+        if !std::mem::replace(&mut self.waits, true) {
+            self.say(format!("{endpoint} does not answer; trying again"));
+        }
+    }
+
+    fn answers(&mut self) {
+        self.waits = false;
     }
 
     fn tell(&mut self, event: &Event) {
+        self.answers();
         match event.name.as_str() {
             "progress" => {
                 if let Ok(progress) = serde_json::from_str(&event.data) {
@@ -224,39 +283,80 @@ mod tests {
         assert_eq!(skipped_text(&skipped), "1,200 more attempts failed; see `fanfold job tasks`");
     }
 
-    #[tokio::test]
-    async fn a_job_is_followed_by_its_state_as_long_as_streams_are_refused() {
-        let (id, asked) = (Uuid::from_u128(7), Arc::new(AtomicU32::new(0)));
-        let answer = move |request: Request<Incoming>| {
-            let (status, body) = if request.uri().path().ends_with("/events") {
-                (429, serde_json::json!({"code": "concurrency-limit", "detail": "too many streams"}))
-            } else {
-                let ended = asked.fetch_add(1, Ordering::SeqCst) > TRIES;
-                let state = if ended { "succeeded" } else { "running" };
-                let job = serde_json::json!({"id": id, "function": "f", "version": 1, "state": state, "submitted_at": 0});
-                (200, job)
-            };
-            let body = Full::new(Bytes::from(body.to_string()));
-            std::future::ready(Response::builder().status(status).body(body))
-        };
+    /// Where a service listens that answers so.
+    async fn serve(answer: impl Fn(Request<Incoming>) -> (u16, String) + Clone + Send + 'static) -> Client {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let service = service_fn(answer.clone());
+                let answer = answer.clone();
+                let service = service_fn(move |request| {
+                    let (status, body) = answer(request);
+                    std::future::ready(Response::builder().status(status).body(Full::new(Bytes::from(body))))
+                });
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
         });
-        let client = Client::open(Some(&endpoint), Some("t")).unwrap();
-        let job = follow_every(&client, id, Duration::from_millis(1)).await.unwrap();
+        Client::open(Some(&endpoint), Some("t")).unwrap()
+    }
+
+    const BRIEF: Patience = Patience { pause: Duration::from_millis(1), silence: Duration::from_millis(200) };
+
+    #[tokio::test]
+    async fn a_job_is_followed_by_its_state_as_long_as_streams_are_refused() {
+        let (id, asked) = (Uuid::from_u128(7), Arc::new(AtomicU32::new(0)));
+        let client = serve(move |request| {
+            if request.uri().path().ends_with("/events") {
+                return (429, r#"{"code": "concurrency-limit", "detail": "too many streams"}"#.to_owned());
+            }
+            let ended = asked.fetch_add(1, Ordering::SeqCst) > 60;
+            let state = if ended { "succeeded" } else { "running" };
+            let job = serde_json::json!({"id": id, "function": "f", "version": 1, "state": state, "submitted_at": 0});
+            (200, job.to_string())
+        });
+        let job = follow_with(&client.await, id, BRIEF, false).await.unwrap();
         assert_eq!(job["state"], "succeeded");
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_away_is_waited_for_by_the_clock() {
+        let id = Uuid::from_u128(7);
+        let begun = Instant::now();
+        let away = serve(|_| (503, "<html>".to_owned())).await;
+        assert!(follow_with(&away, id, BRIEF, false).await.unwrap_err().to_string().contains("503"));
+        assert!(begun.elapsed() >= BRIEF.silence);
+        // Nobody listens at port 1.
+        let nobody = Client::open(Some("http://127.0.0.1:1"), Some("t")).unwrap();
+        let begun = Instant::now();
+        assert!(follow_with(&nobody, id, BRIEF, true).await.is_err() && begun.elapsed() >= BRIEF.silence);
+        // In these cases for no time at all.
+        let endless = Patience { silence: Duration::MAX, ..BRIEF };
+        assert!(follow_with(&nobody, id, endless, false).await.is_err());
+        for (status, said) in [(404, "an answer of fanfold"), (200, "events of fanfold")] {
+            let another = serve(move |_| (status, "<html>".to_owned())).await;
+            let error = follow_with(&another, id, endless, true).await.unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+        }
     }
 
     #[test]
     fn only_a_service_that_may_come_back_is_waited_for() {
-        assert!(may_pass(&Error::service("connection refused")));
-        assert!(may_pass(&Error::from_answer("shutting-down", "", None)));
-        assert!(!may_pass(&Error::from_answer("job-not-found", "", None)));
-        assert!(!may_pass(&Error::from_answer("unauthorized", "", None)));
+        let gone = |how| Error::service("x").without_answer(how);
+        assert!(may_pass(&gone(Unanswered::NoConnection), true));
+        assert!(!may_pass(&gone(Unanswered::NoConnection), false));
+        assert!(may_pass(&gone(Unanswered::Lost), false));
+        assert!(may_pass(&Error::from_answer("shutting-down", "", None), false));
+        assert!(!may_pass(&Error::from_answer("job-not-found", "", None), true));
+        assert!(!may_pass(&Error::from_answer("unauthorized", "", None), true));
+        assert!(!may_pass(&Error::service("an answer of something else"), true));
+    }
+
+    #[test]
+    fn it_is_said_once_that_a_service_is_waited_for() {
+        let mut told = Telling::new();
+        told.waits("http://127.0.0.1:1");
+        assert!(told.waits);
+        told.tell(&Event::default());
+        assert!(!told.waits);
     }
 }

@@ -40,7 +40,7 @@ pub async fn run(client: &Client, command: Job) -> Result<()> {
             let view: JobView = serde_json::from_value(job.clone())?;
             output::shown(shown.view, &job, |_| show::page(&view))
         }
-        Job::Watch { id, shown } => finish(&follow::follow(client, id).await?, shown.view),
+        Job::Watch { id, shown } => finish(&follow::watch(client, id).await?, shown.view),
         Job::Tasks { id, state, limit, shown } => {
             let (path, query) = (format!("/v1/jobs/{id}/tasks"), [("state", state.as_deref())]);
             let tasks = client.pages(&path, "tasks", &query, limit, PAGE_MAX).await?;
