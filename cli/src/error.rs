@@ -53,6 +53,8 @@ pub enum Exit {
     Usage = 2,
     /// The service refused, could not be reached or could not be started.
     Service = 3,
+    /// It was told to stop: as shells have it of Ctrl-C.
+    Interrupted = 130,
 }
 
 impl Error {

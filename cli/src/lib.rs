@@ -19,6 +19,7 @@ mod dev;
 mod error;
 mod hosts;
 mod input;
+mod interrupt;
 mod json_text;
 mod output;
 mod profile;
@@ -36,10 +37,14 @@ pub fn main() -> ExitCode {
     log_to_stderr();
     let serves = cli.command.serves();
     match threads(serves) {
-        Ok(runtime) => match runtime.block_on(commands::run(cli)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => error.report(),
-        },
+        Ok(runtime) => {
+            let done = runtime.block_on(commands::run(cli));
+            if !serves {
+                // A read of standard input that was given up would be waited for.
+                runtime.shutdown_background();
+            }
+            done.map_or_else(|error| error.report(), |()| ExitCode::SUCCESS)
+        }
         Err(cause) => {
             let exit = if serves { Exit::Service } else { Exit::Usage };
             Error::of(exit, format!("the program's threads could not be started: {cause}")).report()

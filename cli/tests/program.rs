@@ -215,6 +215,52 @@ fn a_log_is_followed_as_long_as_somebody_reads() {
     assert!(first.ends_with("INFO   m\n") && said.contains("7 invocations"), "{first} {said}");
 }
 
+/// A store with one object, of which it gives the first half and then no more.
+fn store_that_halts() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut requests = BufReader::new(stream.try_clone().unwrap()).lines();
+                while let Some(Ok(first)) = requests.next() {
+                    while requests.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+                    let (status, length) = match first.starts_with("HEAD") {
+                        true => ("200 OK", 0),
+                        false => ("206 Partial Content\r\ncontent-range: bytes 0-2047/2048", 1_024),
+                    };
+                    let head = format!("HTTP/1.1 {status}\r\ncontent-length: 2048\r\netag: \"e\"\r\n\r\n");
+                    stream.write_all(head.as_bytes()).unwrap();
+                    stream.write_all(&vec![b'x'; length]).unwrap();
+                }
+            });
+        }
+    });
+    endpoint
+}
+
+#[test]
+fn a_download_that_is_stopped_leaves_nothing() {
+    let here = Here::new();
+    let mut command = here.command(&["s3", "cp", "s3://bank/a", "to/a"]);
+    command.env("FANFOLD_S3_ENDPOINT", store_that_halts());
+    command.env("AWS_ACCESS_KEY_ID", "k").env("AWS_SECRET_ACCESS_KEY", "s").stderr(Stdio::piped());
+    let program = command.spawn().unwrap();
+    let files = || std::fs::read_dir(here.path().join("to")).map_or(0, Iterator::count);
+    let begun = std::time::Instant::now();
+    while files() == 0 {
+        assert!(begun.elapsed().as_secs() < 20, "expected a file on its way, found none");
+        std::thread::yield_now();
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&program), rustix::process::Signal::INT)
+        .unwrap();
+    let ended = program.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!((ended.status.code(), files()), (Some(130), 0), "{said}");
+    assert!(said.contains("stopped before all was copied"), "{said}");
+}
+
 #[test]
 fn a_standard_error_that_takes_nothing_changes_no_exit_code() {
     let here = Here::new();

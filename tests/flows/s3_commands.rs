@@ -129,6 +129,25 @@ async fn a_folder_is_no_prefix_of_other_names() {
 }
 
 #[tokio::test]
+async fn an_upload_that_is_stopped_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    let store = service.store().unwrap();
+    store.ensure_bucket("bank").await.unwrap();
+    let mut program =
+        service.command(&["s3", "cp", "-", "s3://bank/large"]).stdin(Stdio::piped()).spawn().unwrap();
+    // More than one part, and no end of it.
+    let mut pipe = program.stdin.take().unwrap();
+    pipe.write_all(&vec![b'x'; 20 << 20]).unwrap();
+    while store.uploads("bank", "").await.unwrap().is_empty() {}
+    rustix::process::kill_process(rustix::process::Pid::from_child(&program), rustix::process::Signal::INT)
+        .unwrap();
+    assert_eq!(program.wait().unwrap().code(), Some(130));
+    assert!(store.uploads("bank", "").await.unwrap().is_empty());
+    assert!(listed(&service, "s3://bank/").is_empty());
+}
+
+#[tokio::test]
 async fn objects_go_where_they_are_told_to_and_no_further() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start(folder.path()).unwrap();

@@ -26,6 +26,7 @@ use std::sync::{Arc, OnceLock};
 use aws_sdk_s3::{Client, config::Builder};
 use fanfold_protocol::tenant::Tenant;
 pub use fanfold_protocol::uri::{ObjectUri, Pin, PinnedObject};
+use tokio_util::task::TaskTracker;
 
 pub use self::{
     arbitrate::Arbiter,
@@ -65,6 +66,8 @@ struct Inner {
     config: StoreConfig,
     sdk: Builder,
     arbitration: Option<arbitrate::Arbitration>,
+    /// Removals of what dropped writers had begun.
+    removals: TaskTracker,
 }
 
 impl Store {
@@ -72,7 +75,7 @@ impl Store {
     /// address shows with the first call.
     pub fn connect(config: StoreConfig) -> Result<Self> {
         let sdk = config.build()?;
-        let inner = Arc::new(Inner { config, sdk, arbitration: None });
+        let inner = Arc::new(Inner { config, sdk, arbitration: None, removals: TaskTracker::new() });
         Ok(Self { inner, client: Arc::default(), meter: Meter::new(), tenant: None })
     }
 
@@ -80,7 +83,8 @@ impl Store {
     pub fn reconnected(&self) -> Result<Self> {
         let (config, arbitration) = (self.inner.config.clone(), self.inner.arbitration.clone());
         let sdk = config.build()?;
-        Ok(self.metered(Arc::new(Inner { config, sdk, arbitration }), Meter::new()))
+        let inner = Inner { config, sdk, arbitration, removals: self.inner.removals.clone() };
+        Ok(self.metered(Arc::new(inner), Meter::new()))
     }
 
     /// The same store, as far as it is a tenant's: another's buckets are refused before
@@ -92,7 +96,8 @@ impl Store {
 
     fn with_arbitration(&self, arbitration: Option<arbitrate::Arbitration>) -> Self {
         let (config, sdk) = (self.inner.config.clone(), self.inner.sdk.clone());
-        self.metered(Arc::new(Inner { config, sdk, arbitration }), self.meter.clone())
+        let inner = Inner { config, sdk, arbitration, removals: self.inner.removals.clone() };
+        self.metered(Arc::new(inner), self.meter.clone())
     }
 
     /// The same store, with what is done through the new handle counted by `meter`.
@@ -104,6 +109,13 @@ impl Store {
     /// The meter of this handle.
     pub fn meter(&self) -> &Meter {
         &self.meter
+    }
+
+    /// Waits until what dropped writers had begun is removed, as far as the store can be reached: for
+    /// whoever is about to end the runtime that does it.
+    pub async fn settled(&self) {
+        self.inner.removals.close();
+        self.inner.removals.wait().await;
     }
 
     /// How this store is reached.

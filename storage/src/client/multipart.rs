@@ -197,12 +197,14 @@ impl Drop for MultipartWriter {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let (store, uri) = (self.store.clone(), self.uri.clone());
         let mut flying = std::mem::take(&mut self.flying);
-        runtime.spawn(async move {
+        let removals = self.store.inner.removals.clone();
+        let removal = async move {
             flying.shutdown().await;
             if let Err(error) = abort(&store, &uri, &id).await {
                 tracing::warn!(%uri, %error, "an abandoned upload could not be removed");
             }
-        });
+        };
+        removals.spawn_on(removal, &runtime);
     }
 }
 

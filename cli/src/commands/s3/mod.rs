@@ -9,7 +9,7 @@ mod list;
 mod place;
 mod tally;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use fanfold_protocol::uri::ObjectUri;
 use fanfold_storage::{ListOptions, Store};
@@ -21,12 +21,15 @@ use super::store;
 use crate::{
     args::S3,
     dev,
-    error::{Error, Result},
+    error::{Error, Exit, Result},
+    interrupt::Interrupt,
     output,
 };
 
 /// Keys removed by one request.
 const REMOVED_AT_ONCE: usize = 1_000;
+/// On parts of what was not copied.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the subcommand.
 pub async fn run(endpoint: Option<&str>, command: S3) -> Result<()> {
@@ -39,12 +42,31 @@ pub async fn run(endpoint: Option<&str>, command: S3) -> Result<()> {
     let store = store::connect(endpoint)?;
     let done = match command {
         S3::Ls { uri, recursive, shown } => list::run(&store, uri.as_deref(), recursive, shown.view).await,
-        S3::Cp { from, to, recursive } => copy::run(&store, &from, &to, recursive).await,
+        S3::Cp { from, to, recursive } => until_told(&store, copy::run(&store, &from, &to, recursive)).await,
         S3::Rm { uri, recursive } => remove(&store, &uri, recursive).await,
         S3::Mb { uri } => make_bucket(&store, &uri).await,
         S3::Env(_) => Ok(()),
     };
     done.map_err(|error| store::located(error, &store))
+}
+
+/// Copies until all is done or the program is told to stop, and leaves nothing that nobody sees and that
+/// takes room.
+async fn until_told(store: &Store, copies: impl Future<Output = Result<()>>) -> Result<()> {
+    let interrupt = Interrupt::listen();
+    let done = tokio::select! {
+        done = copies => done,
+        () = interrupt.told() => {
+            Err(Error::of(Exit::Interrupted, "stopped before all was copied; what was not whole is removed"))
+        }
+    };
+    // Files on their way went with the copies, parts of objects go now.
+    if tokio::time::timeout(REMOVAL_PATIENCE, store.settled()).await.is_err() {
+        output::note(
+            "parts of what was not copied may still lie in the store, which did not remove them in time",
+        );
+    }
+    done
 }
 
 /// Tells typing mistakes before a store is looked for.
