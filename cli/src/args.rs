@@ -3,11 +3,13 @@
 //! Parsing only: every value is checked where it is used.
 
 mod job;
+mod s3;
 mod trigger;
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use fanfold_protocol::{
     names::{AliasName, FunctionName, FunctionRef, TenantName},
     size::{ByteSize, Span},
@@ -16,6 +18,7 @@ use uuid::Uuid;
 
 pub use self::{
     job::{Job, JobRun, JobSource},
+    s3::S3,
     trigger::{Trigger, TriggerAdd, TriggerReplay, TriggerScope},
 };
 
@@ -87,6 +90,7 @@ pub enum Command {
     /// Deploy a function: a folder with Cargo.toml, or a .wasm file
     Deploy(Deploy),
     /// List, show and remove functions, and point their aliases
+    #[command(visible_alias = "function")]
     Functions {
         #[command(subcommand)]
         command: Functions,
@@ -94,11 +98,13 @@ pub enum Command {
     /// Call a function
     Invoke(Invoke),
     /// Look at asynchronous calls, cancel them, and replay those that were given up
+    #[command(visible_alias = "invocation")]
     Invocations {
         #[command(subcommand)]
         command: Invocations,
     },
     /// Run and follow jobs
+    #[command(visible_alias = "jobs")]
     Job {
         #[command(subcommand)]
         command: Job,
@@ -108,6 +114,7 @@ pub enum Command {
     /// Print the log lines of an invocation, of a job's tasks, or of a function's latest calls
     Logs(Logs),
     /// Start functions and jobs by what happens to objects
+    #[command(visible_alias = "triggers")]
     Trigger {
         #[command(subcommand)]
         command: Trigger,
@@ -127,6 +134,20 @@ pub enum Command {
     Certs(Certs),
     /// Make users of NATS that may do what gateways and workers need, and nothing else
     NatsUsers(NatsUsers),
+    /// Print what completes these commands in a shell
+    Completions {
+        /// Shell
+        shell: Shell,
+    },
+}
+
+/// The script that completes the words of this program in a shell.
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    let mut command = Cli::command();
+    let name = command.get_name().to_owned();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    script
 }
 
 impl Command {
@@ -253,6 +274,7 @@ pub struct Deploy {
 #[derive(Debug, Subcommand)]
 pub enum Functions {
     /// List all functions
+    #[command(visible_alias = "list")]
     Ls(Shown),
     /// Show a function's versions and aliases
     Show {
@@ -262,6 +284,7 @@ pub enum Functions {
         shown: Shown,
     },
     /// Remove a function with all its versions
+    #[command(visible_alias = "delete")]
     Rm {
         /// Name
         name: FunctionName,
@@ -299,8 +322,8 @@ pub struct Invoke {
     /// The body: JSON text, @FILE, or @- for standard input
     #[arg(short, long, value_name = "JSON|@FILE|@-")]
     pub data: Option<String>,
-    /// For the function's params: a JSON object
-    #[arg(long, value_name = "JSON")]
+    /// For the function's params: a JSON object, or @FILE
+    #[arg(long, value_name = "JSON|@FILE")]
     pub params: Option<String>,
     /// Do not wait for the answer: print the id of the invocation
     #[arg(long = "async")]
@@ -315,6 +338,7 @@ pub struct Invoke {
 #[derive(Debug, Subcommand)]
 pub enum Invocations {
     /// List those that wait or run
+    #[command(visible_alias = "list")]
     Ls {
         /// Only those in this state: queued or running
         #[arg(long)]
@@ -414,45 +438,6 @@ pub struct Logs {
     pub failed: bool,
     #[command(flatten)]
     pub shown: Shown,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum S3 {
-    /// List buckets, or what lies under a prefix
-    Ls {
-        /// s3://bucket/prefix
-        uri: Option<String>,
-        /// All keys, not one level
-        #[arg(short, long)]
-        recursive: bool,
-        #[command(flatten)]
-        shown: Shown,
-    },
-    /// Copy a file to the store, an object to a file (`-`: standard streams), or an object to another
-    Cp {
-        /// File or s3://bucket/key
-        from: String,
-        /// File or s3://bucket/key; ending in '/' keeps the name
-        to: String,
-        /// A whole folder, here or in the store, into another; s3://bucket/in is the folder in/
-        #[arg(short, long)]
-        recursive: bool,
-    },
-    /// Remove an object, or with --recursive all in a folder
-    Rm {
-        /// s3://bucket/key
-        uri: String,
-        /// All in the folder; s3://bucket/in is the folder in/, whatever else begins with in
-        #[arg(short, long)]
-        recursive: bool,
-    },
-    /// Make a bucket
-    Mb {
-        /// s3://bucket
-        uri: String,
-    },
-    /// Print how other S3 clients reach the store
-    Env(Shown),
 }
 
 #[derive(Debug, Args)]

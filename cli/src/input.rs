@@ -10,7 +10,16 @@ use std::{
     path::Path,
 };
 
-use fanfold_protocol::size::ByteSize;
+use fanfold_protocol::{limits, size::ByteSize};
+use serde_json::Value;
+
+use crate::{
+    error::{Error, Result},
+    json_text,
+};
+
+/// What stands for the standard input.
+const STREAM: &str = "-";
 
 /// All of a file.
 ///
@@ -25,9 +34,40 @@ pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// As of [`read`]; [`ErrorKind::InvalidData`] where it is not UTF-8.
 pub fn text(path: &Path, bytes_max: u64) -> io::Result<String> {
-    let bytes = read(path, bytes_max)?;
+    utf_8(read(path, bytes_max)?)
+}
+
+fn is_stream(path: &Path) -> bool {
+    path.as_os_str() == STREAM
+}
+
+fn utf_8(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf8(bytes)
         .map_err(|error| io::Error::new(ErrorKind::InvalidData, format!("what is not UTF-8: {error}")))
+}
+
+/// All of a file of text, or of the standard input where that is [`STREAM`].
+///
+/// # Errors
+/// As of [`text`].
+pub fn text_or_stream(path: &Path, bytes_max: u64) -> io::Result<String> {
+    match is_stream(path) {
+        true => utf_8(all(io::stdin().lock(), bytes_max)?),
+        false => text(path, bytes_max),
+    }
+}
+
+/// What a person calls it.
+pub fn name(path: &Path) -> String {
+    if is_stream(path) { "the standard input".to_owned() } else { path.display().to_string() }
+}
+
+/// What `--params` stands for: a JSON object, or `@` and a file with one.
+pub fn params(text: &str) -> Result<Value> {
+    let Some(path) = text.strip_prefix('@') else { return json_text::object("--params", text) };
+    let content = self::text(Path::new(path), limits::DOCUMENT_BYTES_MAX)
+        .map_err(|cause| Error::usage(format!("expected parameters as JSON in {path}, found: {cause}")))?;
+    json_text::object(path, &content)
 }
 
 /// All of a stream.

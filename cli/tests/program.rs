@@ -97,6 +97,8 @@ fn wrong_use_is_told_apart() {
     here.check(&["s3", "ls", "s3://Bad_Bucket/"], 2, "bucket name");
     here.check(&["s3", "rm", "s3://bank/a/"], 2, "--recursive");
     here.check(&["s3", "ls", "--endpoint", "127.0.0.1:7070"], 2, "http://");
+    here.check(&["s3", "rb", "s3://bank/in/"], 2, "a bucket such as s3://bank");
+    here.check(&["completions", "basic"], 2, "bash");
     here.check(&["dev", "--listen", "0.0.0.0:0"], 2, "loopback");
     here.check(&["dev", "--workers", "0"], 2, "--workers");
     here.check(&["dev", "--memory", "1MiB"], 2, "at least 64MiB");
@@ -116,6 +118,7 @@ fn what_has_no_end_is_refused() {
     assert_eq!(piped.status.code(), Some(2), "{said}");
     assert!(said.contains("from the standard input, found: more than 32MiB"), "{said}");
     here.check(&["job", "run", "/dev/zero"], 2, "found: more than 1MiB");
+    here.check(&["invoke", "f", "--params", "@/dev/zero"], 2, "found: more than 1MiB");
     let params = ["--function", "f", "--input", "s3://bank/a", "--params", "@/dev/zero"];
     here.check(&[&["job", "run"][..], &params].concat(), 2, "found: more than 1MiB");
     here.check(&["trigger", "add", "t1", "/dev/zero"], 2, "found: more than 1MiB");
@@ -279,6 +282,44 @@ fn mistakes_in_a_job_file_have_a_line() {
     )
     .unwrap();
     here.check(&["job", "run", "job.toml"], 2, "job.toml:3: unknown field `ouptut`");
+    let piped = std::fs::File::open(here.path().join("job.toml")).unwrap();
+    let output = here.command(&["job", "run", "-"]).stdin(piped).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("the standard input:3: unknown field `ouptut`"), "{said}");
+}
+
+#[test]
+fn parameters_of_a_call_may_lie_in_a_file() {
+    let here = Here::new();
+    std::fs::write(here.path().join("params.json"), "[1]").unwrap();
+    here.check(&["invoke", "f", "--params", "@params.json"], 2, "a JSON object in params.json");
+    std::fs::write(here.path().join("params.json"), "{\"a\": 1}").unwrap();
+    let endpoint = format!("http://127.0.0.1:{}", free_port());
+    here.check(&["invoke", "f", "--params", "@params.json", "--endpoint", &endpoint], 3, &endpoint);
+}
+
+#[test]
+fn commands_have_the_names_that_people_try() {
+    let here = Here::new();
+    let functions = ["function list", "functions delete", "invocation list", "jobs list"];
+    for words in functions.into_iter().chain(["triggers list", "trigger delete", "s3 list", "s3 delete"]) {
+        let words: Vec<_> = words.split(' ').chain(["--help"]).collect();
+        assert!(here.run(&words).status.success(), "{words:?}");
+    }
+}
+
+#[test]
+fn shells_complete_every_command() {
+    let here = Here::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = here.run(&["completions", shell]);
+        let script = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && output.stderr.is_empty(), "{shell}");
+        for word in ["fanfold", "functions", "dead-letters", "no-cache"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
 }
 
 #[test]

@@ -129,6 +129,24 @@ async fn a_folder_is_no_prefix_of_other_names() {
 }
 
 #[tokio::test]
+async fn a_bucket_is_removed_when_it_is_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path()).unwrap();
+    service.put("s3://bank/a", "x").await.unwrap();
+    let refused = |bucket: &str, said: &str| {
+        let output = service.run(&["s3", "rb", bucket]).unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        assert!(text.contains(said), "{text}");
+    };
+    refused("s3://bank", "fanfold s3 rm --recursive s3://bank/");
+    assert_eq!(listed(&service, "s3://bank/"), ["s3://bank/a"]);
+    service.ok(&["s3", "rm", "--recursive", "s3://bank/"]).unwrap();
+    service.ok(&["s3", "rb", "s3://bank"]).unwrap();
+    refused("bank", "bucket-not-found");
+}
+
+#[tokio::test]
 async fn an_upload_that_is_stopped_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start(folder.path()).unwrap();

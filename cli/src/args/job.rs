@@ -17,6 +17,7 @@ pub enum Job {
     /// Submit a job
     Run(Box<JobRun>),
     /// List jobs, the newest first
+    #[command(visible_alias = "list")]
     Ls {
         /// Only those in this state
         #[arg(long)]
@@ -134,8 +135,8 @@ impl JobSource {
 /// A job, from a file or from flags.
 #[derive(Debug, Args)]
 pub struct JobSource {
-    /// The job as TOML
-    #[arg(value_name = "FILE.toml", conflicts_with = "function")]
+    /// The job as TOML; `-` for standard input
+    #[arg(value_name = "FILE.toml|-", conflicts_with = "function")]
     pub file: Option<PathBuf>,
     /// The function, in place of a file
     #[arg(long, requires = "input")]

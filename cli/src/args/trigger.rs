@@ -13,6 +13,7 @@ pub enum Trigger {
     /// Make a trigger, or change it
     Add(Box<TriggerAdd>),
     /// List all triggers
+    #[command(visible_alias = "list")]
     Ls(Shown),
     /// Show a trigger
     Show {
@@ -22,6 +23,7 @@ pub enum Trigger {
         shown: Shown,
     },
     /// Remove a trigger
+    #[command(visible_alias = "delete")]
     Rm {
         /// Name
         name: TriggerName,
@@ -81,8 +83,8 @@ pub struct TriggerScope {
 pub struct TriggerAdd {
     /// Name
     pub name: TriggerName,
-    /// The trigger as TOML
-    #[arg(value_name = "FILE.toml", conflicts_with_all = ["bucket", "function"])]
+    /// The trigger as TOML; `-` for standard input
+    #[arg(value_name = "FILE.toml|-", conflicts_with_all = ["bucket", "function"])]
     pub file: Option<PathBuf>,
     /// Bucket, in place of a file
     #[arg(long)]

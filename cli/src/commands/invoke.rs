@@ -38,7 +38,7 @@ struct Body {
 /// Calls.
 pub async fn run(client: &Client, args: &Invoke) -> Result<()> {
     let body = body(args.data.as_deref())?;
-    let params = args.params.as_deref().map(|text| json_text::object("--params", text)).transpose()?;
+    let params = args.params.as_deref().map(input::params).transpose()?;
     let name = &args.function.name;
     let mut request = client.request(Method::POST, &format!("/v1/functions/{name}/invoke"));
     if args.function.qualifier != Qualifier::Latest {

@@ -20,11 +20,11 @@ mod store;
 mod trigger;
 
 use crate::{
-    args::{Cli, Command},
+    args::{self, Cli, Command},
     client::Client,
     dev,
     error::Result,
-    hosts,
+    hosts, output,
 };
 
 pub use s3::content_type;
@@ -53,6 +53,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Worker(args) => hosts::worker(args).await,
         Command::Certs(args) => hosts::certs::run(&args),
         Command::NatsUsers(args) => hosts::nats_users::run(&args),
+        Command::Completions { shell } => output::raw(&args::completions(shell)),
         Command::Doctor(args) => doctor::run(endpoint.as_deref(), token.as_deref(), args).await,
     }
 }

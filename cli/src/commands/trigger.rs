@@ -208,10 +208,10 @@ fn document(args: &TriggerAdd) -> Result<TriggerDocument> {
 }
 
 fn of_file(path: &Path) -> Result<TriggerDocument> {
-    let text = input::text(path, limits::DOCUMENT_BYTES_MAX).map_err(|cause| {
-        Error::usage(format!("expected a trigger as TOML in {}, found: {cause}", path.display()))
-    })?;
-    json_text::toml(&path.display().to_string(), &text)
+    let name = input::name(path);
+    let text = input::text_or_stream(path, limits::DOCUMENT_BYTES_MAX)
+        .map_err(|cause| Error::usage(format!("expected a trigger as TOML in {name}, found: {cause}")))?;
+    json_text::toml(&name, &text)
 }
 
 /// Queues what is in scope.

@@ -12,7 +12,6 @@ use fanfold_protocol::{
     limits,
     names::FunctionRef,
 };
-use serde_json::Value;
 
 use crate::{
     args::{JobRun, JobSource},
@@ -37,7 +36,7 @@ pub fn read(args: &JobSource) -> Result<JobDocument> {
         document.output = Some(output.parse()?);
     }
     if let Some(params) = &args.params {
-        document.params = Some(params_of(params)?);
+        document.params = Some(input::params(params)?);
     }
     if let Some(columns) = &args.columns {
         document.columns = Some(columns.clone());
@@ -76,10 +75,10 @@ pub fn to_run(args: &JobRun) -> Result<JobDocument> {
 }
 
 fn of_file(path: &Path) -> Result<JobDocument> {
-    let text = input::text(path, limits::DOCUMENT_BYTES_MAX).map_err(|cause| {
-        Error::usage(format!("expected a job as TOML in {}, found: {cause}", path.display()))
-    })?;
-    json_text::toml(&path.display().to_string(), &text)
+    let name = input::name(path);
+    let text = input::text_or_stream(path, limits::DOCUMENT_BYTES_MAX)
+        .map_err(|cause| Error::usage(format!("expected a job as TOML in {name}, found: {cause}")))?;
+    json_text::toml(&name, &text)
 }
 
 fn of_flags(function: FunctionRef, args: &JobSource) -> JobDocument {
@@ -103,13 +102,6 @@ fn of_flags(function: FunctionRef, args: &JobSource) -> JobDocument {
         budget: Default::default(),
         cache: true,
     }
-}
-
-fn params_of(text: &str) -> Result<Value> {
-    let Some(path) = text.strip_prefix('@') else { return json_text::object("--params", text) };
-    let content = input::text(Path::new(path), limits::DOCUMENT_BYTES_MAX)
-        .map_err(|cause| Error::usage(format!("expected parameters as JSON in {path}, found: {cause}")))?;
-    json_text::object(path, &content)
 }
 
 #[cfg(test)]

@@ -44,7 +44,8 @@ pub async fn run(endpoint: Option<&str>, command: S3) -> Result<()> {
         S3::Ls { uri, recursive, shown } => list::run(&store, uri.as_deref(), recursive, shown.view).await,
         S3::Cp { from, to, recursive } => until_told(&store, copy::run(&store, &from, &to, recursive)).await,
         S3::Rm { uri, recursive } => remove(&store, &uri, recursive).await,
-        S3::Mb { uri } => make_bucket(&store, &uri).await,
+        S3::Mb { uri } => store.ensure_bucket(&bucket(&uri)?).await.map_err(Error::from),
+        S3::Rb { uri } => remove_bucket(&store, &bucket(&uri)?).await,
         S3::Env(_) => Ok(()),
     };
     done.map_err(|error| store::located(error, &store))
@@ -76,19 +77,33 @@ fn check(command: &S3) -> Result<()> {
         S3::Cp { from, to, recursive } => copy::check(from, to, *recursive),
         S3::Rm { uri, recursive: true } => folder(&prefix(uri)?).map(drop),
         S3::Rm { uri, recursive: false } => object(uri).map(drop),
-        S3::Ls { .. } | S3::Mb { .. } | S3::Env(_) => Ok(()),
+        S3::Mb { uri } | S3::Rb { uri } => bucket(uri).map(drop),
+        S3::Ls { .. } | S3::Env(_) => Ok(()),
     }
 }
 
-async fn make_bucket(store: &Store, uri: &str) -> Result<()> {
-    // A bare name is what people type.
+/// A bucket's name, of `s3://bucket`. A bare name is what people type.
+fn bucket(uri: &str) -> Result<String> {
     let text = if uri.starts_with("s3://") { uri.to_owned() } else { format!("s3://{uri}") };
     let place = prefix(&text)?;
     if !place.key().is_empty() {
         return Err(Error::usage(format!("expected a bucket such as s3://{}, found {uri}", place.bucket())));
     }
-    store.ensure_bucket(place.bucket()).await?;
-    Ok(())
+    Ok(place.bucket().to_owned())
+}
+
+async fn remove_bucket(store: &Store, bucket: &str) -> Result<()> {
+    // Removing what is not there is no error of the client's; here it is a typing mistake.
+    if !store.bucket_exists(bucket).await? {
+        return Err(fanfold_storage::Error::NoSuchBucket { bucket: bucket.to_owned() }.into());
+    }
+    match store.delete_bucket(bucket).await {
+        Err(fanfold_storage::Error::Conflict { .. }) => {
+            Err(Error::service(format!("expected an empty bucket {bucket}, found objects in it"))
+                .help(format!("remove them first: fanfold s3 rm --recursive s3://{bucket}/")))
+        }
+        removed => Ok(removed?),
+    }
 }
 
 async fn remove(store: &Store, uri: &str, recursive: bool) -> Result<()> {
