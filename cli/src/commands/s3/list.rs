@@ -52,10 +52,8 @@ async fn objects(store: &Store, place: &ObjectUri, recursive: bool, view: View) 
             View::Json => all.push(value(place, &entry)),
             View::Table => lines.push(line(place, &entry)),
         }
-        if lines.len() == LINES_AT_ONCE {
-            if !output::data_taken(&std::mem::take(&mut lines).join("\n"))? {
-                return Ok(());
-            }
+        if lines.len() == LINES_AT_ONCE && !output::data_taken(&std::mem::take(&mut lines).join("\n"))? {
+            return Ok(());
         }
     }
     if view == View::Json {
