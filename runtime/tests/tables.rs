@@ -9,6 +9,8 @@ mod arrow_ipc;
 mod csv_text;
 #[path = "tables/filter.rs"]
 mod filter;
+#[path = "tables/hostile.rs"]
+mod hostile;
 #[path = "tables/jsonl.rs"]
 mod jsonl;
 #[path = "tables/parquet.rs"]

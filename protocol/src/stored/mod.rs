@@ -17,6 +17,7 @@ pub mod jsonl;
 #[cfg(feature = "filter")]
 pub mod pages;
 pub mod parquet;
+pub mod schema;
 pub mod thrift;
 pub mod value;
 

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Problem, limits,
     plan::Slice,
-    stored::parquet::{TAIL_BYTES, TRAILER_BYTES, corrupt, footer_length},
+    stored::{
+        parquet::{TAIL_BYTES, TRAILER_BYTES, corrupt, footer_length},
+        schema,
+    },
 };
 use fanfold_storage::Store;
 use parquet::{
@@ -58,6 +61,7 @@ pub(super) fn with_places(
 /// The footer, with the types in which its columns are read.
 pub(super) fn parse(uri: &str, footer: &[u8]) -> Result<ArrowReaderMetadata, Problem> {
     let failed = |e: parquet::errors::ParquetError| corrupt(&format!("the footer of {uri}"), &e.to_string());
+    schema::check(uri, footer)?;
     let metadata = Arc::new(ParquetMetaDataReader::decode_metadata(footer).map_err(failed)?);
     let stored =
         ArrowReaderMetadata::try_new(Arc::clone(&metadata), ArrowReaderOptions::new()).map_err(failed)?;
