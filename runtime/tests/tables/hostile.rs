@@ -2,9 +2,18 @@
 //! Parquet that is small and claims much, and Parquet of rare types: it is read as
 //! what it says, or refused by name.
 
-use fanfold_protocol::ErrorKind;
+use std::sync::Arc;
 
-use crate::support::*;
+use arrow::{
+    array::{ArrayRef, FixedSizeListArray, RecordBatch},
+    datatypes::{DataType, Field, Int32Type},
+};
+use fanfold_protocol::ErrorKind;
+use parquet::{
+    column::writer::ColumnWriter, file::writer::SerializedFileWriter, schema::parser::parse_message_type,
+};
+
+use crate::{parquet_files::encode_parquet, support::*};
 
 /// An object that is a footer only: a schema of these elements, and no rows.
 fn footer_only(count: u32, elements: &[u8]) -> Vec<u8> {
@@ -24,4 +33,52 @@ async fn a_schema_that_is_no_tree_of_bounded_depth_is_refused() {
     assert_eq!(read_content("x.parquet", footer_only(2, &flat)).await.unwrap().num_rows(), 0);
     problem("x.parquet", footer_only(130_001, &deep), ErrorKind::DecodeLimit, &["64 groups"]).await;
     problem("x.parquet", footer_only(2, &huge), ErrorKind::ParquetCorrupt, &["more columns"]).await;
+}
+
+/// A row group for each call, of columns that `write` fills.
+fn encode_groups(message: &str, groups: &[&dyn Fn(&mut ColumnWriter<'_>)]) -> Vec<u8> {
+    let schema = Arc::new(parse_message_type(message).unwrap());
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Default::default()).unwrap();
+    for write in groups {
+        let mut group = writer.next_row_group().unwrap();
+        while let Some(mut column) = group.next_column().unwrap() {
+            write(column.untyped());
+            column.close().unwrap();
+        }
+        group.close().unwrap();
+    }
+    writer.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn missing_values_of_great_width_are_refused() {
+    let missing = |column: &mut ColumnWriter<'_>| {
+        let ColumnWriter::FixedLenByteArrayColumnWriter(column) = column else { panic!("another type") };
+        column.write_batch(&[], Some(&[0]), None).unwrap();
+    };
+    let wide = "message m { optional fixed_len_byte_array(2147483647) x; }";
+    let words = ["2147483647", "8388608"];
+    problem("x.parquet", encode_groups(wide, &[&missing]), ErrorKind::DecodeLimit, &words).await;
+    let narrow = "message m { optional fixed_len_byte_array(5) x; }";
+    let found = read_content("x.parquet", encode_groups(narrow, &[&missing])).await.unwrap();
+    assert_eq!(rows(&found), ["∅"]);
+}
+
+#[tokio::test]
+async fn lists_of_fixed_size_weigh_what_they_keep_room_for() {
+    let lists = |size: i32, valid: &[bool]| {
+        let values = valid.iter().map(|valid| valid.then(|| (0..size).map(Some)));
+        let lists: ArrayRef =
+            Arc::new(FixedSizeListArray::from_iter_primitive::<Int32Type, _, _>(values, size));
+        RecordBatch::try_from_iter([("x", lists)]).unwrap()
+    };
+    let small = lists(3, &[true, false, true, false]);
+    let found = read_content("x.parquet", encode_parquet(&small, 3)).await.unwrap();
+    let item = Field::new_list_field(DataType::Int32, true);
+    assert_eq!(found.column(0).data_type(), &DataType::FixedSizeList(Arc::new(item), 3));
+    assert_eq!(found.column(0), small.column(0));
+    // Missing ones that take 12 MB each.
+    let large = encode_parquet(&lists(3_000_000, &[false, false]), 2);
+    assert!(large.len() < 4_096);
+    problem("x.parquet", large, ErrorKind::DecodeLimit, &["12000008", "8388608"]).await;
 }

@@ -33,26 +33,36 @@ enum Fault {
     Expands(u64),
 }
 
-/// The bytes of the longest text in the pages of a column chunk that are in
-/// these encodings: all of them, or those at these places. The pages' headers have
-/// been checked.
-pub(super) fn longest(
+/// What the texts of a column chunk in these encodings take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Measured {
+    /// Bytes of the longest one.
+    pub(super) longest: u64,
+    /// Bytes of those that repeat parts of others, written out.
+    pub(super) expanded: u64,
+}
+
+/// Measures the texts in the pages of a column chunk that are in these encodings:
+/// all of them, or those at these places. The pages' headers have been checked.
+pub(super) fn measure(
     data: Arc<impl ChunkReader + 'static>,
     chunk: &ColumnChunkMetaData,
     rows: usize,
     places: Option<Vec<PageLocation>>,
-) -> Result<u64, ParquetError> {
+) -> Result<Measured, ParquetError> {
     let mut pages = SerializedPageReader::new(data, chunk, rows, places)?;
-    let mut longest = 0;
+    let mut all = Measured::default();
     while let Some(page) = pages.get_next_page()? {
         let measured = match page.encoding() {
             Encoding::DELTA_LENGTH_BYTE_ARRAY => lengths(values(&page, chunk)),
             Encoding::DELTA_BYTE_ARRAY => prefixed(values(&page, chunk)),
             _ => continue,
         };
-        longest = longest.max(measured.map_err(|fault| ParquetError::General(fault.words()))?);
+        let measured = measured.map_err(|fault| ParquetError::General(fault.words()))?;
+        all.longest = all.longest.max(measured.longest);
+        all.expanded = all.expanded.saturating_add(measured.expanded);
     }
-    Ok(longest)
+    Ok(all)
 }
 
 /// The bytes of a page behind its levels; none where the levels' lengths lie.
@@ -85,15 +95,15 @@ impl Fault {
     }
 }
 
-/// The bytes of the longest text of a DELTA_LENGTH_BYTE_ARRAY page.
-fn lengths(page: &[u8]) -> Result<u64, Fault> {
+/// The texts of a DELTA_LENGTH_BYTE_ARRAY page, which are all there.
+fn lengths(page: &[u8]) -> Result<Measured, Fault> {
     let (lengths, _) = unpack(page).ok_or(Fault::Malformed)?;
-    Ok(lengths.iter().copied().max().unwrap_or(0).max(0) as u64)
+    Ok(Measured { longest: lengths.iter().copied().max().unwrap_or(0).max(0) as u64, expanded: 0 })
 }
 
-/// The bytes of the longest text of a DELTA_BYTE_ARRAY page, of which all
-/// together must be no larger than a page may be.
-fn prefixed(page: &[u8]) -> Result<u64, Fault> {
+/// The texts of a DELTA_BYTE_ARRAY page, which all together must be no larger
+/// than a page may be.
+fn prefixed(page: &[u8]) -> Result<Measured, Fault> {
     let (prefixes, used) = unpack(page).ok_or(Fault::Malformed)?;
     let (suffixes, _) = unpack(&page[used..]).ok_or(Fault::Malformed)?;
     if prefixes.len() != suffixes.len() {
@@ -106,7 +116,8 @@ fn prefixed(page: &[u8]) -> Result<u64, Fault> {
         total = total.saturating_add(prefix).saturating_add(suffix);
         longest = longest.max(prefix.saturating_add(suffix));
     }
-    if total > limits::PAGE_BYTES_MAX { Err(Fault::Expands(total)) } else { Ok(longest) }
+    let measured = Measured { longest, expanded: total };
+    if total > limits::PAGE_BYTES_MAX { Err(Fault::Expands(total)) } else { Ok(measured) }
 }
 
 /// The values of DELTA_BINARY_PACKED bytes, and how many bytes they took.
@@ -212,7 +223,7 @@ mod tests {
         let page = [packed(0, mib << 1), packed(mib, (mib << 1) - 1)].concat();
         assert_eq!(prefixed(&page).ok(), None);
         let page = [packed(0, 2), packed(9, 0)].concat();
-        assert_eq!(prefixed(&page), Ok(11));
+        assert_eq!(prefixed(&page), Ok(Measured { longest: 11, expanded: 30 }));
         let page = [packed(40 << 20, 0), packed(1, 0)].concat();
         assert_eq!(prefixed(&page), Err(Fault::Expands(3 * ((40 << 20) + 1))));
     }

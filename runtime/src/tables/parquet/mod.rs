@@ -14,6 +14,7 @@ mod footer;
 mod header;
 mod pages;
 mod selection;
+mod weight;
 
 use std::{collections::VecDeque, iter, ops::Range, sync::Arc};
 
@@ -35,13 +36,13 @@ use parquet::{
             RowSelectionPolicy,
         },
     },
-    basic::Type,
     file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData},
 };
 
 use self::{
     pages::{Budget, Chunk, Need},
     selection::{Indexed, Selection},
+    weight::Leaf,
 };
 use super::{
     BATCH_ROWS_MAX, Skipped,
@@ -59,8 +60,6 @@ const GROUP_BYTES_MAX: u64 = 1 << 30;
 const AHEAD_BYTES_MAX: u64 = 128 << 20;
 /// What a decoded batch should weigh: it is still in a near cache when it is made plain and handed over.
 const BATCH_BYTES_TARGET: u64 = 3 << 20;
-/// What a text is taken to weigh at least: a dictionary has each once, and rows have it again and again.
-const TEXT_BYTES: u64 = 24;
 
 /// A slice of a Parquet object being read.
 pub(super) struct ParquetReader {
@@ -71,6 +70,8 @@ pub(super) struct ParquetReader {
     /// The same with the places of pages, for row groups of which some are read.
     paged: Option<ArrowReaderMetadata>,
     selection: Selection,
+    /// All leaves of the schema.
+    leaves: Vec<Leaf>,
     mask: ProjectionMask,
     /// Where the wanted columns are among those decoded.
     order: Vec<usize>,
@@ -116,7 +117,7 @@ impl ParquetReader {
         let schema =
             Arc::new(Schema::new(indices.iter().map(|i| Arc::clone(&fields[*i])).collect::<Vec<_>>()));
         let mask = ProjectionMask::roots(metadata.parquet_schema(), sorted);
-        let all = groups(&uri, slice, metadata.metadata())?;
+        let all = groups(&uri, slice.row_groups.as_deref(), metadata.metadata())?;
         // A column of another type than the other objects have is complained of as such.
         let table = wanted.table(&uri, &schema, first);
         let filter = table.and_then(|table| wanted.filter(&table)).unwrap_or(None);
@@ -144,6 +145,7 @@ impl ParquetReader {
             ahead: None,
             current: None,
             budget: Budget::default(),
+            leaves: Leaf::all(&metadata),
             metadata,
             paged,
             selection,
@@ -344,20 +346,24 @@ impl ParquetReader {
             let parts: Option<Vec<_>> = ranges.into_iter().map(part).collect();
             let parts =
                 parts.ok_or_else(|| Problem::new(ErrorKind::Internal, "a column chunk was not fetched"))?;
-            let repeated = chunk.column_descr().max_rep_level() > 0;
-            let mut of_chunk = budget.check(&Chunk { place: &place, parts: &parts, repeated })?;
+            let (item_bytes_max, views) = (self.leaves[leaf].item_bytes_max(), self.leaves[leaf].views);
+            let mut of_chunk =
+                budget.check(&Chunk { place: &place, parts: &parts, item_bytes_max, views })?;
             if of_chunk.delta {
                 let rows = usize::try_from(self.rows(index)).unwrap_or(usize::MAX);
                 let pages = self.selection.of(index).and_then(|selected| selected.locations(leaf));
-                let longest = guard(
+                let measured = guard(
                     ErrorKind::ParquetCorrupt,
                     || place(start),
                     || {
-                        delta::longest(Arc::new(data.clone()), chunk, rows, pages)
+                        delta::measure(Arc::new(data.clone()), chunk, rows, pages)
                             .map_err(|e| corrupt(&place(start), &e.to_string()))
                     },
                 )?;
-                of_chunk.value_bytes_max = of_chunk.value_bytes_max.max(longest);
+                of_chunk.value_bytes_max = of_chunk.value_bytes_max.max(measured.longest);
+                if item_bytes_max.is_some() && views {
+                    of_chunk.lists_bytes = of_chunk.lists_bytes.saturating_add(measured.expanded);
+                }
             }
             need.add(of_chunk, || format!("row group {index} of {}", self.uri))?;
         }
@@ -367,10 +373,16 @@ impl ParquetReader {
     /// Rows of a batch of good size.
     fn batch_rows(&self, index: usize, need: Need) -> Result<usize, Problem> {
         let rows = self.rows(index).max(1);
-        let width: u64 = self.chunks(index).map(|(_, chunk)| value_bytes(chunk, rows)).sum();
-        if width > limits::BATCH_BYTES_MAX && rows > 1 {
+        let (mut least, mut width) = (0_u64, 0_u64);
+        for (leaf, chunk) in self.chunks(index) {
+            least = least.saturating_add(self.leaves[leaf].row_bytes_min());
+            width = width.saturating_add(self.leaves[leaf].row_bytes(chunk, rows));
+        }
+        // What a single row takes in all is told better when it is decoded.
+        let found = if rows > 1 { width } else { least };
+        if found > limits::BATCH_BYTES_MAX {
             let detail = format!(
-                "a row of {} must take at most {} bytes, found about {width} in row group {index}; select fewer columns",
+                "a row of {} must take at most {} bytes, found about {found} in row group {index}; select fewer columns",
                 self.uri,
                 limits::BATCH_BYTES_MAX
             );
@@ -386,28 +398,19 @@ fn total(ranges: &[Range<u64>]) -> u64 {
     ranges.iter().map(|r| r.end - r.start).fold(0, u64::saturating_add)
 }
 
-/// About how many bytes a row takes in this column.
-fn value_bytes(chunk: &ColumnChunkMetaData, rows: u64) -> u64 {
-    let descriptor = chunk.column_descr();
-    let stored = u64::try_from(chunk.uncompressed_size()).unwrap_or(0) / rows;
-    let fixed = match descriptor.physical_type() {
-        Type::BOOLEAN => 1,
-        Type::INT32 | Type::FLOAT => 4,
-        Type::INT64 | Type::DOUBLE => 8,
-        Type::INT96 => 12,
-        Type::BYTE_ARRAY => stored.max(TEXT_BYTES) + 4,
-        Type::FIXED_LEN_BYTE_ARRAY => u64::try_from(descriptor.type_length()).unwrap_or(0),
-    };
-    if descriptor.max_rep_level() > 0 { fixed.max(stored) + 8 } else { fixed }
-}
-
 /// The row groups of the slice, all of which must be there.
-fn groups(uri: &str, slice: &Slice, metadata: &ParquetMetaData) -> Result<VecDeque<usize>, Problem> {
-    let count = metadata.num_row_groups();
-    if let Some(bad) = metadata.row_groups().iter().position(|g| g.num_rows() < 0) {
-        return Err(corrupt(&format!("row group {bad} of {uri}"), "a negative number of rows"));
+fn groups(uri: &str, chosen: Option<&[u32]>, metadata: &ParquetMetaData) -> Result<VecDeque<usize>, Problem> {
+    let (count, mut rows) = (metadata.num_row_groups(), 0_i64);
+    for (index, group) in metadata.row_groups().iter().enumerate() {
+        let place = || format!("row group {index} of {uri}");
+        if group.num_rows() < 0 {
+            return Err(corrupt(&place(), "a negative number of rows"));
+        }
+        rows = rows
+            .checked_add(group.num_rows())
+            .ok_or_else(|| corrupt(&place(), "more rows than can be counted"))?;
     }
-    let Some(chosen) = &slice.row_groups else { return Ok((0..count).collect()) };
+    let Some(chosen) = chosen else { return Ok((0..count).collect()) };
     match chosen.iter().find(|g| **g as usize >= count) {
         Some(bad) => {
             let detail =
@@ -431,4 +434,32 @@ fn prune(
     let bytes = pruned.iter().map(|group| metadata.row_group(*group).compressed_size());
     let bytes = bytes.filter_map(|bytes| u64::try_from(bytes).ok()).fold(0, u64::saturating_add);
     (kept, Skipped { row_groups: pruned.len() as u64, bytes, ..Skipped::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use parquet::{
+        file::metadata::FileMetaData,
+        schema::{parser::parse_message_type, types::SchemaDescriptor},
+    };
+
+    use super::*;
+
+    #[test]
+    fn rows_are_few_enough_to_be_counted() {
+        let schema = parse_message_type("message m { }").unwrap();
+        let schema = Arc::new(SchemaDescriptor::new(Arc::new(schema)));
+        let check = |rows: &[i64]| {
+            let group = |rows: &i64| {
+                RowGroupMetaData::builder(Arc::clone(&schema)).set_num_rows(*rows).build().unwrap()
+            };
+            let file = FileMetaData::new(1, 0, None, None, Arc::clone(&schema), None);
+            let metadata = ParquetMetaData::new(file, rows.iter().map(group).collect());
+            groups("x", None, &metadata).map(Vec::<usize>::from).map_err(|p| p.code)
+        };
+        assert_eq!(check(&[i64::MAX - 7, 0, 7]), Ok(vec![0, 1, 2]));
+        for rows in [&[i64::MAX, 0, 1][..], &[3, -1]] {
+            assert_eq!(check(rows), Err(ErrorKind::ParquetCorrupt), "{rows:?}");
+        }
+    }
 }

@@ -17,6 +17,9 @@ const ITEMS_MAX: u64 = 128 << 20;
 /// Decompressed pages of a column of lists in one row group: one row may need
 /// all of them at once.
 const LIST_BYTES_MAX: u64 = 1 << 30;
+/// Lists of all columns in one row group, decoded: one row may need all of them at once.
+/// The most items that one column may have fit, of 64-bit integers with their levels.
+const LISTS_BYTES_MAX: u64 = 2 << 30;
 /// Pages that are decompressed at one time, over all columns of a row group.
 const OPEN_BYTES_MAX: u64 = 1 << 30;
 
@@ -32,8 +35,10 @@ pub(super) struct Budget {
 pub(super) struct Chunk<'a> {
     pub(super) place: &'a dyn Fn(u64) -> String,
     pub(super) parts: &'a [(u64, Bytes)],
-    /// Whether the column holds lists.
-    pub(super) repeated: bool,
+    /// What an item takes at most, where the column holds lists.
+    pub(super) item_bytes_max: Option<u64>,
+    /// Whether decoded values need their pages.
+    pub(super) views: bool,
 }
 
 /// What the pages of a chunk, or of several, need in memory.
@@ -44,6 +49,8 @@ pub(super) struct Need {
     /// The most that a page weighs for each of its values: views keep the pages
     /// of a batch in memory.
     pub(super) value_bytes_max: u64,
+    /// What lists take at most when decoded.
+    pub(super) lists_bytes: u64,
     /// Whether texts in a delta encoding are among them.
     pub(super) delta: bool,
 }
@@ -53,15 +60,19 @@ impl Need {
     pub(super) fn add(&mut self, other: Self, place: impl Fn() -> String) -> Result<(), Problem> {
         self.open_bytes += other.open_bytes;
         self.value_bytes_max += other.value_bytes_max;
+        self.lists_bytes = self.lists_bytes.saturating_add(other.lists_bytes);
         self.delta |= other.delta;
-        if self.open_bytes <= OPEN_BYTES_MAX {
+        let (what, found, bound) = if self.open_bytes > OPEN_BYTES_MAX {
+            ("columns of which one page each take", self.open_bytes, OPEN_BYTES_MAX)
+        } else if self.lists_bytes > LISTS_BYTES_MAX {
+            ("lists that take, when decoded,", self.lists_bytes, LISTS_BYTES_MAX)
+        } else {
             return Ok(());
-        }
+        };
         let detail = format!(
-            "{} must have columns of which one page each take at most {OPEN_BYTES_MAX} bytes together, found {}; \
-             select fewer columns or write smaller pages",
-            place(),
-            self.open_bytes
+            "{} must have {what} at most {bound} bytes together, found {found}; \
+             select fewer columns or write smaller pages and row groups",
+            place()
         );
         Err(Problem::new(ErrorKind::DecodeLimit, detail))
     }
@@ -86,7 +97,11 @@ impl Budget {
             self.check_part(chunk, *offset, bytes, &mut walk)?;
         }
         let Walk { value_bytes_max, delta, .. } = walk;
-        Ok(Need { open_bytes: walk.dictionary + walk.page, value_bytes_max, delta })
+        let behind_views = if chunk.views { walk.bytes } else { 0 };
+        let lists =
+            chunk.item_bytes_max.map(|each| walk.items.saturating_mul(each).saturating_add(behind_views));
+        let open_bytes = walk.dictionary + walk.page;
+        Ok(Need { open_bytes, value_bytes_max, lists_bytes: lists.unwrap_or(0), delta })
     }
 
     fn check_part(
@@ -119,7 +134,7 @@ impl Budget {
             }
             walk.take(header.dictionary, decoded, values);
             walk.delta |= header.delta;
-            walk.check(decoded, chunk.repeated).map_err(|p| p.within(place()))?;
+            walk.check(decoded, chunk.item_bytes_max.is_some()).map_err(|p| p.within(place()))?;
             self.spend(stored as u64 + length as u64, decoded).map_err(|p| p.within(place()))?;
             at += length + stored;
         }
@@ -179,11 +194,48 @@ mod tests {
 
     use super::*;
 
+    /// Of pages that take no bytes and hold so many values each.
+    fn need(pages: &[u64], item_bytes_max: Option<u64>) -> Result<Need, Problem> {
+        let mut bytes = Vec::new();
+        for values in pages {
+            // type = 0, sizes 0 and 0, data page header { values, encodings }.
+            bytes.extend([0x15, 0, 0x15, 0, 0x15, 0, 0x2c, 0x15]);
+            let mut rest = values << 1;
+            while rest >= 0x80 {
+                bytes.push(rest as u8 | 0x80);
+                rest >>= 7;
+            }
+            bytes.extend([rest as u8, 0x15, 0, 0x15, 0, 0x15, 0, 0, 0]);
+        }
+        let parts = [(0, Bytes::from(bytes))];
+        let chunk = Chunk { place: &|at| at.to_string(), parts: &parts, item_bytes_max, views: false };
+        Budget::default().check(&chunk)
+    }
+
+    #[test]
+    fn lists_are_weighed_over_all_columns() {
+        let join = |columns: &[Need]| {
+            let mut sum = Need::default();
+            columns.iter().try_for_each(|need| sum.add(*need, || "group".to_owned())).map_err(|p| p.code)
+        };
+        // Items of a megabyte, which a dictionary has once.
+        let wide = need(&[1_000, 1_000], Some(1 << 20)).unwrap();
+        assert_eq!((wide.lists_bytes, join(&[wide])), (2_000 << 20, Ok(())));
+        assert_eq!(join(&[wide, need(&[48], Some(1 << 20)).unwrap()]), Ok(()));
+        assert_eq!(join(&[wide, need(&[49], Some(1 << 20)).unwrap()]), Err(ErrorKind::DecodeLimit));
+        // As many integers as one column may have, then those of another one.
+        let long = need(&[ITEMS_MAX], Some(12)).unwrap();
+        assert_eq!((join(&[long]), join(&[long, long])), (Ok(()), Err(ErrorKind::DecodeLimit)));
+        assert_eq!(need(&[ITEMS_MAX, 1], Some(12)).unwrap_err().code, ErrorKind::DecodeLimit);
+        // In no list, rows are decoded by batches.
+        assert_eq!(need(&[ITEMS_MAX, ITEMS_MAX], None).unwrap().lists_bytes, 0);
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let parts = [(0, Bytes::from(bytes))];
-            let chunk = Chunk { place: &|at| at.to_string(), parts: &parts, repeated: true };
+            let chunk = Chunk { place: &|at| at.to_string(), parts: &parts, item_bytes_max: Some(8), views: true };
             let _ = Budget::default().check(&chunk);
         }
     }
