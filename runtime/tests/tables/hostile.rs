@@ -82,3 +82,16 @@ async fn lists_of_fixed_size_weigh_what_they_keep_room_for() {
     assert!(large.len() < 4_096);
     problem("x.parquet", large, ErrorKind::DecodeLimit, &["12000008", "8388608"]).await;
 }
+
+#[tokio::test]
+async fn row_groups_without_rows_are_passed_over() {
+    let write = |values: Vec<i64>| {
+        move |column: &mut ColumnWriter<'_>| {
+            let ColumnWriter::Int64ColumnWriter(column) = column else { panic!("another type") };
+            column.write_batch(&values, None, None).unwrap();
+        }
+    };
+    let (none, some, more) = (write(vec![]), write(vec![1, 2]), write(vec![3]));
+    let content = encode_groups("message m { required int64 x; }", &[&none, &some, &none, &more, &none]);
+    assert_eq!(rows(&read_content("x.parquet", content).await.unwrap()), ["1", "2", "3"]);
+}

@@ -23,9 +23,14 @@ const LISTS_BYTES_MAX: u64 = 2 << 30;
 /// Pages that are decompressed at one time, over all columns of a row group.
 const OPEN_BYTES_MAX: u64 = 1 << 30;
 
+/// Pages of an object, which may be empty, and lie in more than one column chunk: a tenth
+/// of a microsecond each. As many of 2 KiB are all that may be decompressed.
+const PAGES_MAX: u64 = 8 << 20;
+
 /// What has been decompressed of an object, and out of what.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Budget {
+    pages: u64,
     stored: u64,
     decoded: u64,
 }
@@ -142,8 +147,15 @@ impl Budget {
     }
 
     fn spend(&mut self, stored: u64, decoded: u64) -> Result<(), Problem> {
+        self.pages += 1;
         self.stored += stored;
         self.decoded += decoded;
+        if self.pages > PAGES_MAX {
+            let detail = format!(
+                "an object must have at most {PAGES_MAX} pages to be read, found more; write larger pages"
+            );
+            return Err(Problem::new(ErrorKind::DecodeLimit, detail));
+        }
         let by_ratio = limits::PAGE_BYTES_MAX.max(self.stored.saturating_mul(limits::DECODED_RATIO_MAX));
         if self.decoded <= by_ratio.min(limits::DECODED_BYTES_MAX) {
             return Ok(());
@@ -196,6 +208,10 @@ mod tests {
 
     /// Of pages that take no bytes and hold so many values each.
     fn need(pages: &[u64], item_bytes_max: Option<u64>) -> Result<Need, Problem> {
+        check(&mut Budget::default(), pages, item_bytes_max)
+    }
+
+    fn check(budget: &mut Budget, pages: &[u64], item_bytes_max: Option<u64>) -> Result<Need, Problem> {
         let mut bytes = Vec::new();
         for values in pages {
             // type = 0, sizes 0 and 0, data page header { values, encodings }.
@@ -209,7 +225,7 @@ mod tests {
         }
         let parts = [(0, Bytes::from(bytes))];
         let chunk = Chunk { place: &|at| at.to_string(), parts: &parts, item_bytes_max, views: false };
-        Budget::default().check(&chunk)
+        budget.check(&chunk)
     }
 
     #[test]
@@ -229,6 +245,14 @@ mod tests {
         assert_eq!(need(&[ITEMS_MAX, 1], Some(12)).unwrap_err().code, ErrorKind::DecodeLimit);
         // In no list, rows are decoded by batches.
         assert_eq!(need(&[ITEMS_MAX, ITEMS_MAX], None).unwrap().lists_bytes, 0);
+    }
+
+    #[test]
+    fn pages_are_counted_over_all_chunks() {
+        let mut budget = Budget { pages: PAGES_MAX - 3, ..Budget::default() };
+        assert!(check(&mut budget, &[1, 1], None).is_ok());
+        assert!(check(&mut budget, &[1], None).is_ok());
+        assert_eq!(check(&mut budget, &[1], None).unwrap_err().code, ErrorKind::DecodeLimit);
     }
 
     proptest! {
