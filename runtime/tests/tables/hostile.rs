@@ -5,12 +5,14 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, FixedSizeListArray, RecordBatch},
-    datatypes::{DataType, Field, Int32Type},
+    array::{ArrayRef, FixedSizeListArray, Int64Array, IntervalDayTimeArray, RecordBatch},
+    datatypes::{DataType, Field, Int32Type, IntervalDayTime},
 };
 use fanfold_protocol::ErrorKind;
+use fanfold_runtime::tables::TableSource;
 use parquet::{
-    column::writer::ColumnWriter, file::writer::SerializedFileWriter, schema::parser::parse_message_type,
+    column::writer::ColumnWriter, data_type::FixedLenByteArray, file::writer::SerializedFileWriter,
+    schema::parser::parse_message_type,
 };
 
 use crate::{parquet_files::encode_parquet, support::*};
@@ -94,4 +96,32 @@ async fn row_groups_without_rows_are_passed_over() {
     let (none, some, more) = (write(vec![]), write(vec![1, 2]), write(vec![3]));
     let content = encode_groups("message m { required int64 x; }", &[&none, &some, &none, &more, &none]);
     assert_eq!(rows(&read_content("x.parquet", content).await.unwrap()), ["1", "2", "3"]);
+}
+
+#[tokio::test]
+async fn intervals_are_read_whole_or_not_at_all() {
+    let write = |column: &mut ColumnWriter<'_>| match column {
+        ColumnWriter::FixedLenByteArrayColumnWriter(column) => {
+            let months = FixedLenByteArray::from(vec![7, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]);
+            column.write_batch(&[months], None, None).unwrap();
+        }
+        ColumnWriter::Int64ColumnWriter(column) => _ = column.write_batch(&[5], None, None).unwrap(),
+        _ => panic!("another type"),
+    };
+    let message = "message m { required int64 n; required group s { \
+                   required fixed_len_byte_array(12) i (INTERVAL); } }";
+    let store = store();
+    let slice = put(&store, "x.parquet", encode_groups(message, &[&write])).await;
+    let all = source(std::slice::from_ref(&slice));
+    let uri = slice.object.uri.to_string();
+    let words = ["\"s.i\"", "INTERVAL", uri.as_str()];
+    check_problem(read(&store, all.clone()).await, ErrorKind::SchemaMismatch, &words);
+    let others = TableSource { columns: names(&["n"]), ..all };
+    assert_eq!(rows(&read(&store, others).await.unwrap()), ["5"]);
+    // Those of arrow have no months.
+    let days: ArrayRef = Arc::new(IntervalDayTimeArray::from(vec![IntervalDayTime::new(3, 4)]));
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+    let table = RecordBatch::try_from_iter([("i", days), ("n", numbers)]).unwrap();
+    let found = read_content("x.parquet", encode_parquet(&table, 1)).await.unwrap();
+    assert_eq!(found.column(0), table.column(0));
 }

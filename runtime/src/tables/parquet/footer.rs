@@ -16,12 +16,15 @@ use fanfold_protocol::{
 };
 use fanfold_storage::Store;
 use parquet::{
-    arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
-    basic::Type,
+    arrow::{
+        ARROW_SCHEMA_META_KEY, ProjectionMask,
+        arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
+    },
+    basic::{ConvertedType, Type},
     file::metadata::{ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader},
 };
 
-use super::super::{ranges::Sparse, store_problem};
+use super::super::{guard::quote, ranges::Sparse, store_problem};
 use super::{WHOLE_BYTES, selection::Selection};
 
 /// The footer's bytes, and what was read with it: of a small object all.
@@ -76,6 +79,32 @@ pub(super) fn parse(uri: &str, footer: &[u8]) -> Result<ArrowReaderMetadata, Pro
         stored.schema().fields().iter().map(|field| read_field(field, &mut leaves)).collect();
     let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
     ArrowReaderMetadata::try_new(metadata, options).map_err(failed)
+}
+
+/// Refuses to read an INTERVAL, of months, days and milliseconds, for which arrow has no decoder: it drops
+/// the months. Of what arrow wrote itself it knows which of them are there.
+pub(super) fn check_intervals(
+    uri: &str,
+    metadata: &ParquetMetaData,
+    mask: &ProjectionMask,
+) -> Result<(), Problem> {
+    let file = metadata.file_metadata();
+    let mut pairs = file.key_value_metadata().into_iter().flatten();
+    if pairs.any(|pair| pair.key == ARROW_SCHEMA_META_KEY) {
+        return Ok(());
+    }
+    let mut wanted =
+        file.schema_descr().columns().iter().enumerate().filter(|(at, _)| mask.leaf_included(*at));
+    let Some((_, interval)) = wanted.find(|(_, leaf)| leaf.converted_type() == ConvertedType::INTERVAL)
+    else {
+        return Ok(());
+    };
+    let detail = format!(
+        "column {} of {uri} must have a type that is read without loss, found INTERVAL; \
+         name the other columns to read, or write it as numbers of months, days and milliseconds",
+        quote(&interval.path().string())
+    );
+    Err(Problem::new(ErrorKind::SchemaMismatch, detail))
 }
 
 /// The field as it is read, which takes its own from the physical types of the leaves.

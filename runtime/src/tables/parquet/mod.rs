@@ -117,6 +117,7 @@ impl ParquetReader {
         let schema =
             Arc::new(Schema::new(indices.iter().map(|i| Arc::clone(&fields[*i])).collect::<Vec<_>>()));
         let mask = ProjectionMask::roots(metadata.parquet_schema(), sorted);
+        footer::check_intervals(&uri, metadata.metadata(), &mask)?;
         let all = groups(&uri, slice.row_groups.as_deref(), metadata.metadata())?;
         // A column of another type than the other objects have is complained of as such.
         let table = wanted.table(&uri, &schema, first);
