@@ -187,8 +187,8 @@ fn logical(thrift: &mut Thrift<'_>) -> Option<Logical> {
             _ => {
                 thrift.skip(kind)?;
                 match id {
-                    // Texts, and JSON.
-                    1 | 12 => Logical::Text,
+                    // Texts, names of an enumeration, and JSON.
+                    1 | 4 | 12 => Logical::Text,
                     5 => Logical::Decimal,
                     6 => Logical::Date,
                     15 => Logical::Half,
@@ -296,7 +296,7 @@ const FIXED: i64 = 7;
 /// ConvertedType, which came before LogicalType.
 fn converted(value: i64) -> Logical {
     match value {
-        0 | 19 => Logical::Text,
+        0 | 4 | 19 => Logical::Text,
         5 => Logical::Decimal,
         6 => Logical::Date,
         9 => Logical::Instant(3),
@@ -542,13 +542,15 @@ mod tests {
             let found = column(&element, &[]);
             assert_eq!((found.kind == Kind::Text, found.instead), (text, None), "{annotation:?}");
         };
-        // ConvertedType: UTF8, JSON, ENUM. LogicalType: STRING, JSON, ENUM.
+        // ConvertedType: UTF8, JSON, ENUM, BSON. LogicalType: STRING, JSON, ENUM, BSON.
         check(&[0x25, 0], true);
         check(&[0x25, 38], true);
-        check(&[0x25, 8], false);
+        check(&[0x25, 8], true);
+        check(&[0x25, 40], false);
         check(&[0x6c, 0x1c, 0, 0], true);
         check(&[0x6c, 0xcc, 0, 0], true);
-        check(&[0x6c, 0x4c, 0, 0], false);
+        check(&[0x6c, 0x4c, 0, 0], true);
+        check(&[0x6c, 0xdc, 0, 0], false);
         check(&[], false);
         // Arrow's own schema may say that bytes are text.
         let arrow = [&[0x39, 0x1c, 0x18, 12], ARROW_SCHEMA, &[0]].concat();

@@ -11,7 +11,9 @@ use arrow::{
 use fanfold_protocol::ErrorKind;
 use fanfold_runtime::tables::TableSource;
 use parquet::{
-    column::writer::ColumnWriter, data_type::FixedLenByteArray, file::writer::SerializedFileWriter,
+    column::writer::ColumnWriter,
+    data_type::{ByteArray, FixedLenByteArray},
+    file::{properties::WriterProperties, writer::SerializedFileWriter},
     schema::parser::parse_message_type,
 };
 
@@ -124,4 +126,64 @@ async fn intervals_are_read_whole_or_not_at_all() {
     let table = RecordBatch::try_from_iter([("i", days), ("n", numbers)]).unwrap();
     let found = read_content("x.parquet", encode_parquet(&table, 1)).await.unwrap();
     assert_eq!(found.column(0), table.column(0));
+}
+
+/// A column of byte arrays, with a dictionary or without.
+fn encode_bytes(annotated: &str, values: &[&[u8]], dictionary: bool) -> Vec<u8> {
+    let schema = Arc::new(parse_message_type(&format!("message m {{ {annotated}; }}")).unwrap());
+    let properties = WriterProperties::builder().set_dictionary_enabled(dictionary).build();
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties)).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    let bytes = values.iter().map(|value| ByteArray::from(value.to_vec()));
+    let missing = vec![1; values.len()];
+    match column.untyped() {
+        ColumnWriter::ByteArrayColumnWriter(column) => {
+            column.write_batch(&bytes.collect::<Vec<_>>(), Some(&missing), None).unwrap()
+        }
+        ColumnWriter::FixedLenByteArrayColumnWriter(column) => {
+            let bytes: Vec<_> = bytes.map(FixedLenByteArray::from).collect();
+            column.write_batch(&bytes, Some(&missing), None).unwrap()
+        }
+        _ => panic!("another type"),
+    };
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn decimals_are_read_in_the_bytes_that_they_need() {
+    // -1.50, as few bytes as it needs, and as many as there may be.
+    let sign_extended = |length: usize| [vec![0xff; length - 2], vec![0xff, 0x6a]].concat();
+    let (short, full, long) = (sign_extended(2), sign_extended(16), sign_extended(17));
+    for dictionary in [true, false] {
+        let encode = |annotated, values: &[&[u8]]| encode_bytes(annotated, values, dictionary);
+        let bytes = "optional binary x (DECIMAL(30,2))";
+        let found = read_content("x.parquet", encode(bytes, &[&short, &full])).await.unwrap();
+        assert_eq!(
+            (types(&found), rows(&found)),
+            (vec!["x Decimal128(30, 2)".to_owned()], vec!["-1.50".to_owned(); 2])
+        );
+        let words = ["\"x\"", "at most 16 bytes", "one of 17"];
+        problem("x.parquet", encode(bytes, &[&short, &long]), ErrorKind::ValueMismatch, &words).await;
+        // Of fixed length there may be more of them.
+        let fixed = "optional fixed_len_byte_array(20) x (DECIMAL(30,2))";
+        let found = read_content("x.parquet", encode(fixed, &[&sign_extended(20)])).await.unwrap();
+        assert_eq!(rows(&found), ["-1.50"]);
+    }
+}
+
+#[tokio::test]
+async fn names_of_enumerations_are_texts() {
+    let store = store();
+    for annotated in ["optional binary x (ENUM)", "optional binary x (JSON)"] {
+        let sound = encode_bytes(annotated, &["\"é\"".as_bytes(), b"2"], true);
+        let slice = put(&store, "x.parquet", sound).await;
+        let filtered = TableSource { filter: Some("x >= '2'".to_owned()), ..source(&[slice]) };
+        let found = read(&store, filtered).await.unwrap();
+        assert_eq!((types(&found), rows(&found)), (vec!["x Utf8".to_owned()], vec!["2".to_owned()]));
+        let damaged = encode_bytes(annotated, &[b"2", b"\xff\xfe and more than fits a view"], false);
+        problem("x.parquet", damaged, ErrorKind::ParquetCorrupt, &["row group 0", "UTF-8"]).await;
+    }
 }

@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Pages of texts in delta encodings, measured before they are decoded.
+//! Pages of texts in delta encodings, and of decimals stored as bytes, measured
+//! before they are decoded.
 //!
 //! DELTA_LENGTH_BYTE_ARRAY and DELTA_BYTE_ARRAY say how many texts follow and
 //! how much each repeats of the one before; the decoder allocates by that count
 //! and writes the repetitions out. Here the lengths are decoded first, into
-//! bounded memory, so that a small page never becomes a large one.
+//! bounded memory, so that a small page never becomes a large one. Decimals are
+//! copied value by value, and the decoder gives up at one that is longer than its
+//! type; so theirs are read from PLAIN pages and dictionaries too.
 //!
 //! Format: parquet-format 2.x, Encodings.md, DELTA_BINARY_PACKED (5),
-//! DELTA_LENGTH_BYTE_ARRAY (6), DELTA_BYTE_ARRAY (7).
+//! DELTA_LENGTH_BYTE_ARRAY (6), DELTA_BYTE_ARRAY (7), PLAIN (0).
 
 use std::sync::Arc;
 
 use fanfold_protocol::limits;
 use parquet::{
-    basic::Encoding,
+    basic::{Encoding, PageType},
     column::page::{Page, PageReader},
     errors::ParquetError,
     file::{
@@ -42,13 +45,15 @@ pub(super) struct Measured {
     pub(super) expanded: u64,
 }
 
-/// Measures the texts in the pages of a column chunk that are in these encodings:
-/// all of them, or those at these places. The pages' headers have been checked.
+/// Measures the texts in the pages of a column chunk that are in these encodings, or
+/// also in PLAIN: all of them, or those at these places. The pages' headers have been
+/// checked.
 pub(super) fn measure(
     data: Arc<impl ChunkReader + 'static>,
     chunk: &ColumnChunkMetaData,
     rows: usize,
     places: Option<Vec<PageLocation>>,
+    also_plain: bool,
 ) -> Result<Measured, ParquetError> {
     let mut pages = SerializedPageReader::new(data, chunk, rows, places)?;
     let mut all = Measured::default();
@@ -56,6 +61,8 @@ pub(super) fn measure(
         let measured = match page.encoding() {
             Encoding::DELTA_LENGTH_BYTE_ARRAY => lengths(values(&page, chunk)),
             Encoding::DELTA_BYTE_ARRAY => prefixed(values(&page, chunk)),
+            _ if also_plain && page.page_type() == PageType::DICTIONARY_PAGE => plain(page.buffer()),
+            Encoding::PLAIN if also_plain => plain(values(&page, chunk)),
             _ => continue,
         };
         let measured = measured.map_err(|fault| ParquetError::General(fault.words()))?;
@@ -89,10 +96,21 @@ fn values<'a>(page: &'a Page, chunk: &ColumnChunkMetaData) -> &'a [u8] {
 impl Fault {
     fn words(self) -> String {
         match self {
-            Self::Malformed => "delta-encoded texts of impossible lengths".to_owned(),
+            Self::Malformed => "texts of impossible lengths".to_owned(),
             Self::Expands(bytes) => format!("a page of texts that take {bytes} bytes when written out"),
         }
     }
+}
+
+/// The bytes of a PLAIN page, each value's behind its length.
+fn plain(mut page: &[u8]) -> Result<Measured, Fault> {
+    let mut longest = 0;
+    while let Some((length, rest)) = page.split_first_chunk::<4>() {
+        let length = u32::from_le_bytes(*length);
+        page = rest.get(length as usize..).ok_or(Fault::Malformed)?;
+        longest = longest.max(u64::from(length));
+    }
+    Ok(Measured { longest, expanded: 0 })
 }
 
 /// The texts of a DELTA_LENGTH_BYTE_ARRAY page, which are all there.
@@ -228,10 +246,19 @@ mod tests {
         assert_eq!(prefixed(&page), Err(Fault::Expands(3 * ((40 << 20) + 1))));
     }
 
+    #[test]
+    fn plain_values_are_measured() {
+        let check = |page: &[u8], expected| assert_eq!(plain(page).map(|m| m.longest), expected, "{page:?}");
+        check(&[], Ok(0));
+        check(&[1, 0, 0, 0, 9, 3, 0, 0, 0, 7, 8, 9, 0, 0, 0, 0], Ok(3));
+        check(&[2, 0, 0, 0, 9], Err(Fault::Malformed));
+        check(&[0xff, 0xff, 0xff, 0xff, 9], Err(Fault::Malformed));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = (lengths(&bytes), prefixed(&bytes));
+            let _ = (lengths(&bytes), prefixed(&bytes), plain(&bytes));
         }
     }
 }

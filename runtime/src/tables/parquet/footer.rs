@@ -22,6 +22,7 @@ use parquet::{
     },
     basic::{ConvertedType, Type},
     file::metadata::{ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader},
+    schema::types::ColumnDescriptor,
 };
 
 use super::super::{guard::quote, ranges::Sparse, store_problem};
@@ -73,8 +74,7 @@ pub(super) fn parse(uri: &str, footer: &[u8]) -> Result<ArrowReaderMetadata, Pro
         let detail = format!("{uri} must have at most {} columns, found {columns}", limits::COLUMNS_MAX);
         return Err(Problem::new(ErrorKind::DecodeLimit, detail));
     }
-    let mut leaves =
-        metadata.file_metadata().schema_descr().columns().iter().map(|leaf| leaf.physical_type());
+    let mut leaves = metadata.file_metadata().schema_descr().columns().iter().map(|leaf| &**leaf);
     let fields: Vec<FieldRef> =
         stored.schema().fields().iter().map(|field| read_field(field, &mut leaves)).collect();
     let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
@@ -107,12 +107,12 @@ pub(super) fn check_intervals(
     Err(Problem::new(ErrorKind::SchemaMismatch, detail))
 }
 
-/// The field as it is read, which takes its own from the physical types of the leaves.
-fn read_field(field: &FieldRef, leaves: &mut impl Iterator<Item = Type>) -> FieldRef {
+/// The field as it is read, which takes its own from the leaves.
+fn read_field<'a>(field: &FieldRef, leaves: &mut impl Iterator<Item = &'a ColumnDescriptor>) -> FieldRef {
     Arc::new(Field::clone(field).with_data_type(read_type(field.data_type(), leaves)))
 }
 
-fn read_type(data_type: &DataType, leaves: &mut impl Iterator<Item = Type>) -> DataType {
+fn read_type<'a>(data_type: &DataType, leaves: &mut impl Iterator<Item = &'a ColumnDescriptor>) -> DataType {
     match data_type {
         DataType::List(f) => DataType::List(read_field(f, leaves)),
         DataType::LargeList(f) => DataType::LargeList(read_field(f, leaves)),
@@ -121,17 +121,21 @@ fn read_type(data_type: &DataType, leaves: &mut impl Iterator<Item = Type>) -> D
         DataType::FixedSizeList(f, size) => DataType::FixedSizeList(read_field(f, leaves), *size),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(|f| read_field(f, leaves)).collect()),
         DataType::Map(f, sorted) => DataType::Map(read_field(f, leaves), *sorted),
-        leaf => leaf_type(leaf, leaves.next() == Some(Type::INT96)),
+        leaf => leaf_type(leaf, leaves.next()),
     }
 }
 
 /// How a leaf is read. INT96 holds days and nanoseconds of the day: as nanoseconds of 64 bits
-/// its years would end in 2262, as microseconds they reach further than any calendar.
-fn leaf_type(data_type: &DataType, int96: bool) -> DataType {
+/// its years would end in 2262, as microseconds they reach further than any calendar. The names of an
+/// enumeration are texts, which arrow takes for bytes.
+fn leaf_type(data_type: &DataType, leaf: Option<&ColumnDescriptor>) -> DataType {
+    let int96 = leaf.is_some_and(|leaf| leaf.physical_type() == Type::INT96);
+    let names = leaf.is_some_and(|leaf| leaf.converted_type() == ConvertedType::ENUM);
     match data_type {
         DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView if names => DataType::Utf8View,
         DataType::Binary | DataType::LargeBinary => DataType::BinaryView,
-        DataType::Dictionary(_, values) => leaf_type(values, int96),
+        DataType::Dictionary(_, values) => leaf_type(values, leaf),
         DataType::Timestamp(_, zone) if int96 => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
         other => other.clone(),
     }

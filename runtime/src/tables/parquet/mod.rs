@@ -16,11 +16,17 @@ mod pages;
 mod selection;
 mod weight;
 
-use std::{collections::VecDeque, iter, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    iter,
+    ops::Range,
+    sync::Arc,
+};
 
 use arrow::{
-    array::RecordBatch,
+    array::{Array, RecordBatch},
     datatypes::{Schema, SchemaRef},
+    error::ArrowError,
 };
 use fanfold_protocol::{
     ErrorKind, Problem, limits,
@@ -36,10 +42,13 @@ use parquet::{
             RowSelectionPolicy,
         },
     },
+    errors::ParquetError,
     file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData},
+    schema::types::SchemaDescriptor,
 };
 
 use self::{
+    delta::Measured,
     pages::{Budget, Chunk, Need},
     selection::{Indexed, Selection},
     weight::Leaf,
@@ -75,6 +84,8 @@ pub(super) struct ParquetReader {
     mask: ProjectionMask,
     /// Where the wanted columns are among those decoded.
     order: Vec<usize>,
+    /// The wanted columns whose texts are still to be checked when they are decoded.
+    unchecked: Vec<usize>,
     schema: SchemaRef,
     /// Groups that are still to be read.
     groups: VecDeque<usize>,
@@ -131,6 +142,8 @@ impl ParquetReader {
             selection = selected;
             pruned.add(skipped);
         }
+        let leaves = Leaf::all(&metadata);
+        let unchecked = unchecked(&leaves, metadata.parquet_schema(), &indices);
         let paged = footer::with_places(&uri, &metadata, &selection)?;
         let whole = (slice.object.pin.size <= WHOLE_BYTES).then_some(known);
         Ok(Self {
@@ -146,7 +159,8 @@ impl ParquetReader {
             ahead: None,
             current: None,
             budget: Budget::default(),
-            leaves: Leaf::all(&metadata),
+            unchecked,
+            leaves,
             metadata,
             paged,
             selection,
@@ -200,8 +214,11 @@ impl ParquetReader {
                 let reader = &mut group.reader;
                 let batch = guard(ErrorKind::ParquetCorrupt, place, || {
                     let batch = reader.next().transpose().map_err(|e| corrupt(&place(), &e.to_string()))?;
-                    let batch = batch.map(|b| b.project(&self.order)).transpose();
-                    batch.map_err(|e| corrupt(&place(), &e.to_string()))
+                    let batch = batch.map(|b| {
+                        let batch = b.project(&self.order)?;
+                        check_texts(&batch, &self.unchecked).map(|()| batch)
+                    });
+                    batch.transpose().map_err(|e| corrupt(&place(), &e.to_string()))
                 })?;
                 batch.filter(|batch| batch.num_rows() > 0).ok_or_else(|| {
                     corrupt(&place(), &format!("the end {} rows before it was due", run.end - run.start))
@@ -349,20 +366,16 @@ impl ParquetReader {
             let parts: Option<Vec<_>> = ranges.into_iter().map(part).collect();
             let parts =
                 parts.ok_or_else(|| Problem::new(ErrorKind::Internal, "a column chunk was not fetched"))?;
-            let (item_bytes_max, views) = (self.leaves[leaf].item_bytes_max(), self.leaves[leaf].views);
+            let Leaf { views, decimal_bytes_max, .. } = self.leaves[leaf];
+            let item_bytes_max = self.leaves[leaf].item_bytes_max();
             let mut of_chunk =
                 budget.check(&Chunk { place: &place, parts: &parts, item_bytes_max, views })?;
-            if of_chunk.delta {
-                let rows = usize::try_from(self.rows(index)).unwrap_or(usize::MAX);
-                let pages = self.selection.of(index).and_then(|selected| selected.locations(leaf));
-                let measured = guard(
-                    ErrorKind::ParquetCorrupt,
-                    || place(start),
-                    || {
-                        delta::measure(Arc::new(data.clone()), chunk, rows, pages)
-                            .map_err(|e| corrupt(&place(start), &e.to_string()))
-                    },
-                )?;
+            if of_chunk.delta || decimal_bytes_max.is_some() {
+                let place = || place(start);
+                let measured = guard(ErrorKind::ParquetCorrupt, place, || {
+                    self.measure(index, leaf, data).map_err(|e| corrupt(&place(), &e.to_string()))
+                })?;
+                check_decimals(decimal_bytes_max, measured, place)?;
                 of_chunk.value_bytes_max = of_chunk.value_bytes_max.max(measured.longest);
                 if item_bytes_max.is_some() && views {
                     of_chunk.lists_bytes = of_chunk.lists_bytes.saturating_add(measured.expanded);
@@ -371,6 +384,14 @@ impl ParquetReader {
             need.add(of_chunk, || format!("row group {index} of {}", self.uri))?;
         }
         Ok(need)
+    }
+
+    fn measure(&self, index: usize, leaf: usize, data: &Sparse) -> Result<Measured, ParquetError> {
+        let rows = usize::try_from(self.rows(index)).unwrap_or(usize::MAX);
+        let pages = self.selection.of(index).and_then(|selected| selected.locations(leaf));
+        let chunk = self.group(index).column(leaf);
+        let also_plain = self.leaves[leaf].decimal_bytes_max.is_some();
+        delta::measure(Arc::new(data.clone()), chunk, rows, pages, also_plain)
     }
 
     /// Rows of a batch of good size.
@@ -399,6 +420,29 @@ impl ParquetReader {
 
 fn total(ranges: &[Range<u64>]) -> u64 {
     ranges.iter().map(|r| r.end - r.start).fold(0, u64::saturating_add)
+}
+
+/// Which of the wanted columns hold texts that the decoder does not check.
+fn unchecked(leaves: &[Leaf], schema: &SchemaDescriptor, wanted: &[usize]) -> Vec<usize> {
+    let within = |(leaf, of): (usize, &Leaf)| of.unchecked.then(|| schema.get_column_root_idx(leaf));
+    let columns: BTreeSet<usize> = leaves.iter().enumerate().filter_map(within).collect();
+    (0..wanted.len()).filter(|at| columns.contains(&wanted[*at])).collect()
+}
+
+/// Checks that the texts in these columns are UTF-8, at any depth.
+fn check_texts(batch: &RecordBatch, columns: &[usize]) -> Result<(), ArrowError> {
+    columns.iter().try_for_each(|at| batch.column(*at).to_data().validate_full())
+}
+
+/// Refuses decimals that are stored longer than their precision asks for.
+fn check_decimals(most: Option<u64>, found: Measured, place: impl Fn() -> String) -> Result<(), Problem> {
+    let Some(most) = most.filter(|most| found.longest > *most) else { return Ok(()) };
+    let detail = format!(
+        "{} must hold decimals of at most {most} bytes, found one of {}; write them with no more bytes than their precision needs, or name the other columns to read",
+        place(),
+        found.longest
+    );
+    Err(Problem::new(ErrorKind::ValueMismatch, detail))
 }
 
 /// The row groups of the slice, all of which must be there; those without rows are left out.
@@ -442,10 +486,7 @@ fn prune(
 
 #[cfg(test)]
 mod tests {
-    use parquet::{
-        file::metadata::FileMetaData,
-        schema::{parser::parse_message_type, types::SchemaDescriptor},
-    };
+    use parquet::{file::metadata::FileMetaData, schema::parser::parse_message_type};
 
     use super::*;
 

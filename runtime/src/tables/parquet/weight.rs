@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the values of a column weigh once they are decoded, told from its type.
+//! What the values of a column weigh once they are decoded, told from its type; and what
+//! of them the decoder does not check.
 //!
 //! Pages say how many values there are, and a run of equal ones takes a few bytes
 //! however long it is. What is missing takes room as well: a value of fixed width
 //! as much as any other, and a list of fixed size as much as all its items.
 
+use std::iter;
+
 use arrow::datatypes::DataType;
 use parquet::{
-    arrow::arrow_reader::ArrowReaderMetadata, basic::Type, file::metadata::ColumnChunkMetaData,
+    arrow::arrow_reader::ArrowReaderMetadata,
+    basic::{ConvertedType, Type},
+    file::metadata::ColumnChunkMetaData,
     schema::types::ColumnDescriptor,
 };
 
@@ -25,6 +30,11 @@ pub(super) struct Leaf {
     width: u64,
     /// Whether values lie behind views, and pages are kept for them.
     pub(super) views: bool,
+    /// The longest value that the decoder takes, of decimals that are stored as bytes.
+    pub(super) decimal_bytes_max: Option<u64>,
+    /// Whether values are read as texts of which the decoder does not look whether they are UTF-8: it
+    /// does so only where the column says that.
+    pub(super) unchecked: bool,
     /// Whether it is in lists, maps included.
     listed: bool,
     places: Places,
@@ -42,27 +52,39 @@ struct Places {
 impl Leaf {
     /// The leaves in the order of their columns.
     pub(super) fn all(metadata: &ArrowReaderMetadata) -> Vec<Self> {
-        let mut places = Vec::new();
+        let mut read = Vec::new();
         for field in metadata.schema().fields() {
-            Places::NONE.within(field.data_type(), false, &mut places);
+            Places::NONE.within(field.data_type(), false, &mut read);
         }
-        let mut places = places.into_iter();
-        let leaves = metadata.parquet_schema().columns().iter();
-        leaves.map(|leaf| Self::new(leaf, places.next().unwrap_or(Places::NONE))).collect()
+        let none = (Places::NONE, &DataType::Null);
+        let read = read.into_iter().chain(iter::repeat(none));
+        let leaves = metadata.parquet_schema().columns().iter().zip(read);
+        leaves.map(|(leaf, (places, data_type))| Self::new(leaf, places, data_type)).collect()
     }
 
-    fn new(descriptor: &ColumnDescriptor, places: Places) -> Self {
+    fn new(descriptor: &ColumnDescriptor, places: Places, data_type: &DataType) -> Self {
         let physical = descriptor.physical_type();
+        let is = |converted| descriptor.converted_type() == converted;
+        let longest = if descriptor.type_precision() > 38 { 32 } else { 16 };
+        let decimal = physical == Type::BYTE_ARRAY && is(ConvertedType::DECIMAL);
         let width = match physical {
             Type::BOOLEAN => 1,
             Type::INT32 | Type::FLOAT => 4,
             Type::INT64 | Type::DOUBLE => 8,
             Type::INT96 => 12,
+            // Bytes with where they end, and what is made of them.
+            Type::BYTE_ARRAY if decimal => 2 * longest + 4,
             Type::BYTE_ARRAY => VIEW_BYTES,
             Type::FIXED_LEN_BYTE_ARRAY => u64::try_from(descriptor.type_length()).unwrap_or(0),
         };
-        let views = physical == Type::BYTE_ARRAY;
-        Self { width, views, listed: descriptor.max_rep_level() > 0, places }
+        Self {
+            width,
+            views: physical == Type::BYTE_ARRAY && !decimal,
+            decimal_bytes_max: decimal.then_some(longest),
+            unchecked: *data_type == DataType::Utf8View && !is(ConvertedType::UTF8),
+            listed: descriptor.max_rep_level() > 0,
+            places,
+        }
     }
 
     /// The least that a row takes, also where its value is missing.
@@ -89,8 +111,8 @@ impl Leaf {
 impl Places {
     const NONE: Self = Self { per_row: 1, per_item: 1 };
 
-    /// Those of the leaves of a type, which may be within lists whose length varies.
-    fn within(self, data_type: &DataType, varies: bool, found: &mut Vec<Self>) {
+    /// Those of the leaves of a type, which may be within lists whose length varies, and their types.
+    fn within<'a>(self, data_type: &'a DataType, varies: bool, found: &mut Vec<(Self, &'a DataType)>) {
         use DataType::{FixedSizeList, LargeList, LargeListView, List, ListView, Map, Struct};
         match data_type {
             List(item) | LargeList(item) | ListView(item) | LargeListView(item) | Map(item, _) => {
@@ -103,7 +125,7 @@ impl Places {
                 places.within(item.data_type(), varies, found);
             }
             Struct(fields) => fields.iter().for_each(|f| self.within(f.data_type(), varies, found)),
-            _ => found.push(self),
+            leaf => found.push((self, leaf)),
         }
     }
 }
@@ -124,7 +146,7 @@ mod tests {
         let check = |data_type: DataType, expected: &[(u64, u64)]| {
             let mut found = Vec::new();
             Places::NONE.within(&data_type, false, &mut found);
-            let found: Vec<_> = found.iter().map(|p| (p.per_row, p.per_item)).collect();
+            let found: Vec<_> = found.iter().map(|(p, _)| (p.per_row, p.per_item)).collect();
             assert_eq!(found, expected, "{data_type}");
         };
         check(DataType::Int32, &[(1, 1)]);
