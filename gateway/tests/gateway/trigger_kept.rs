@@ -481,11 +481,10 @@ async fn objects_of_a_silent_store_are_found_on_schedule() {
 async fn looks_start_nothing_for_some_ways_of_writing() {
     let acting_on =
         |events: Value| json!({"bucket": "bank", "prefix": "in/", "events": events, "function": "f"});
-    let (service, made) = with_trigger(acting_on(json!(["ObjectCreated:CompleteMultipartUpload"]))).await;
+    let (service, _) = with_trigger(acting_on(json!(["ObjectCreated:CompleteMultipartUpload"]))).await;
+    service.object("bank", "elsewhere/a.csv", "1").await;
     let shown = service.get("/v1/triggers/t").await.json();
-    for view in [&made, &shown] {
-        assert!(view["warning"].as_str().is_some_and(|text| text.contains("looks start nothing")), "{view}");
-    }
+    assert!(shown["warning"].as_str().is_some_and(|text| text.contains("looks start nothing")), "{shown}");
     let all = service.put_json("/v1/triggers/u", acting_on(json!(["ObjectCreated:*"]))).await;
     assert_eq!(all.status, 201);
     service.object("bank", "in/a.csv", "1").await;
