@@ -45,10 +45,6 @@ impl Known {
     fn name(name: impl Into<String>) -> Self {
         Self { name: name.into(), kind: None, instead: None }
     }
-
-    fn is_certain(&self) -> bool {
-        self.kind.is_some() && self.instead.is_none()
-    }
 }
 
 /// What decides which row groups may pass.
@@ -172,7 +168,7 @@ pub async fn check_columns(
     }
     bind(&filter, &known)?;
     // What settles the table has each column in every type that it is stored in.
-    let agreed = |name: &String| known.iter().any(|column| column.name == *name && column.is_certain());
+    let agreed = |name: &String| known.iter().any(|column| column.name == *name && column.kind.is_some());
     doubted.retain(|name| united && !agreed(name));
     Ok(doubted)
 }
