@@ -6,7 +6,10 @@
 //! the object as it is at that moment. So whoever copies last copies the truth,
 //! and a crash in between is mended at the next change or start.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::ready,
+};
 
 use bytes::Bytes;
 use fanfold_backbone::{Backbone, CasOutcome, Entry};
@@ -200,13 +203,21 @@ impl Records {
             let found = all.entry(name.clone()).or_default();
             if key == keys::aliases(&name) {
                 found.etag = Some(pin.etag);
-            } else if let Some(number) =
-                rest.strip_prefix("versions/").and_then(|file| file.strip_suffix(".json"))
-            {
-                found.latest = found.latest.max(number.parse().unwrap_or(0));
+            } else if let Some(number) = rest.strip_prefix("versions/").and_then(number_of) {
+                found.latest = found.latest.max(number);
             }
         }
         Ok(all)
+    }
+
+    /// The highest number above `known` that a version has in the store, whether or not the
+    /// record knows of it; else `known`.
+    pub(crate) async fn highest(&self, name: &FunctionName, known: u32) -> Result<u32, Problem> {
+        let prefix = keys::versions(name);
+        let unknown = ListOptions { start_after: Some(keys::version(name, known)), ..ListOptions::default() };
+        let listing = self.store.list(&self.bucket, &prefix, unknown).map_err(of_store);
+        let number = |entry: &ListEntry| entry.name().strip_prefix(&prefix).and_then(number_of);
+        listing.try_fold(known, |highest, entry| ready(Ok(highest.max(number(&entry).unwrap_or(0))))).await
     }
 }
 
@@ -215,6 +226,11 @@ impl Records {
 struct Stored {
     latest: u32,
     etag: Option<String>,
+}
+
+/// The number of the version that lies in this file.
+fn number_of(file: &str) -> Option<u32> {
+    file.strip_suffix(".json")?.parse().ok()
 }
 
 fn contended(name: &FunctionName) -> Problem {

@@ -19,6 +19,7 @@ use fanfold_protocol::{
 use fanfold_storage::{PutOptions, PutOutcome, Store};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{
@@ -159,44 +160,18 @@ impl Registry {
     }
 
     /// Gives a deployment its number, unless the newest version has the same
-    /// bytes and settings. The number in `draft` is not looked at.
+    /// bytes and settings. The number in `draft` is not looked at. Once begun it
+    /// comes to its end, also when this future is dropped.
     ///
     /// # Errors
     /// When the store or the backbone does not answer. The version may then be
     /// there all the same; publishing again finds it.
     pub async fn publish(&self, draft: Version) -> Result<Published, Problem> {
-        let found = self.inner.records.read(&draft.name).await?;
-        let record = found.map_or_else(|| blank(&draft.name), |(record, _)| record);
-        if record.latest > record.removed {
-            match self.inner.stored_version(&draft.name, record.latest).await {
-                Ok(newest) if is_same(&newest, &draft) => {
-                    self.inner.raise(&draft.name, record.latest).await?;
-                    return Ok(Published { version: Arc::new(newest), created: false });
-                }
-                Err(problem) if !is_gone(&problem) => return Err(problem),
-                _ => {}
-            }
-        }
-        let mut version = draft;
-        for number in record.latest + 1..=record.latest.saturating_add(RACES_MAX) {
-            version.version = number;
-            if self.inner.create(&version).await? {
-                let known = self.inner.raise(&version.name, number).await?;
-                let version = Arc::new(version);
-                known.keep(Arc::clone(&version));
-                return Ok(Published { version, created: true });
-            }
-            // Another gateway was first, or a crash left it without a record.
-            let other = self.inner.stored_version(&version.name, number).await?;
-            if is_same(&other, &version) {
-                self.inner.raise(&version.name, number).await?;
-                return Ok(Published { version: Arc::new(other), created: false });
-            }
-        }
-        Err(internal(format!("no number was free for {} after {}", version.name, record.latest)))
+        let inner = Arc::clone(&self.inner);
+        to_its_end(async move { inner.publish(draft).await }).await
     }
 
-    /// Points an alias, or removes it with `None`.
+    /// Points an alias, or removes it with `None`. Comes to its end as [`Registry::publish`] does.
     ///
     /// # Errors
     /// `function-not-found`, `version-not-found`, `alias-not-found` (when it is
@@ -207,39 +182,19 @@ impl Registry {
         alias: &AliasName,
         target: Option<AliasTarget>,
     ) -> Result<Arc<FunctionRecord>, Problem> {
-        let change = |record: Option<&FunctionRecord>| {
-            let mut record =
-                record.filter(|r| r.latest > r.removed).cloned().ok_or_else(|| no_function(name))?;
-            match &target {
-                Some(target) => {
-                    check_target(&record, target)?;
-                    if record.aliases.insert(alias.clone(), target.clone()).is_none() {
-                        check_aliases(&record)?;
-                    }
-                }
-                None => {
-                    record.aliases.remove(alias).ok_or_else(|| no_alias(&record, alias))?;
-                }
-            }
-            Ok(record)
-        };
-        Ok(self.inner.change(name, change).await?.record)
+        let (inner, name, alias) = (Arc::clone(&self.inner), name.clone(), alias.clone());
+        to_its_end(async move { inner.set_alias(&name, &alias, target).await }).await
     }
 
     /// Removes a function with its aliases. Objects of its versions stay, so
     /// that jobs that run them end as they began; their numbers are not given again.
+    /// Comes to its end as [`Registry::publish`] does.
     ///
     /// # Errors
     /// `function-not-found`; or the store or backbone does not answer.
     pub async fn remove(&self, name: &FunctionName) -> Result<(), Problem> {
-        let change = |record: Option<&FunctionRecord>| {
-            let mut record =
-                record.filter(|r| r.latest > r.removed).cloned().ok_or_else(|| no_function(name))?;
-            record.removed = record.latest;
-            record.aliases.clear();
-            Ok(record)
-        };
-        self.inner.change(name, change).await.map(drop)
+        let (inner, name) = (Arc::clone(&self.inner), name.clone());
+        to_its_end(async move { inner.remove(&name).await }).await
     }
 }
 
@@ -277,6 +232,79 @@ impl Inner {
             found => found.map_err(of_store)?,
         };
         serde_json::from_slice(&bytes).map_err(|error| internal(format!("{uri}: {error}")))
+    }
+
+    async fn publish(&self, draft: Version) -> Result<Published, Problem> {
+        let found = self.records.read(&draft.name).await?;
+        let record = found.map_or_else(|| blank(&draft.name), |(record, _)| record);
+        if record.latest > record.removed {
+            match self.stored_version(&draft.name, record.latest).await {
+                Ok(newest) if is_same(&newest, &draft) => {
+                    self.raise(&draft.name, record.latest).await?;
+                    return Ok(Published { version: Arc::new(newest), created: false });
+                }
+                Err(problem) if !is_gone(&problem) => return Err(problem),
+                _ => {}
+            }
+        }
+        let mut version = draft;
+        for number in record.latest + 1..=record.latest.saturating_add(RACES_MAX) {
+            version.version = number;
+            if self.create(&version).await? {
+                let known = self.raise(&version.name, number).await?;
+                let version = Arc::new(version);
+                known.keep(Arc::clone(&version));
+                return Ok(Published { version, created: true });
+            }
+            // Another gateway was first, or a crash left it without a record.
+            let other = self.stored_version(&version.name, number).await?;
+            if is_same(&other, &version) {
+                self.raise(&version.name, number).await?;
+                return Ok(Published { version: Arc::new(other), created: false });
+            }
+        }
+        Err(internal(format!("no number was free for {} after {}", version.name, record.latest)))
+    }
+
+    async fn set_alias(
+        &self,
+        name: &FunctionName,
+        alias: &AliasName,
+        target: Option<AliasTarget>,
+    ) -> Result<Arc<FunctionRecord>, Problem> {
+        let change = |record: Option<&FunctionRecord>| {
+            let mut record =
+                record.filter(|r| r.latest > r.removed).cloned().ok_or_else(|| no_function(name))?;
+            match &target {
+                Some(target) => {
+                    check_target(&record, target)?;
+                    if record.aliases.insert(alias.clone(), target.clone()).is_none() {
+                        check_aliases(&record)?;
+                    }
+                }
+                None => {
+                    record.aliases.remove(alias).ok_or_else(|| no_alias(&record, alias))?;
+                }
+            }
+            Ok(record)
+        };
+        Ok(self.change(name, change).await?.record)
+    }
+
+    async fn remove(&self, name: &FunctionName) -> Result<(), Problem> {
+        let known = self.cache.get(name).map_or(0, |known| known.record.latest);
+        // A deployment that a crash ended before the record knew of it goes as well: else it
+        // would be the newest version, and the function back, after the next start.
+        let highest = self.records.highest(name, known).await?;
+        let change = |record: Option<&FunctionRecord>| {
+            let mut record =
+                record.filter(|r| r.latest > r.removed).cloned().ok_or_else(|| no_function(name))?;
+            record.latest = record.latest.max(highest);
+            record.removed = record.latest;
+            record.aliases.clear();
+            Ok(record)
+        };
+        self.change(name, change).await.map(drop)
     }
 
     /// Writes a version unless its number is taken.
@@ -339,6 +367,13 @@ impl Inner {
             Change::Synced => {}
         }
     }
+}
+
+/// Does to its end what must not be left half done when whoever asked for it goes away.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::spawn(work.in_current_span()).await.map_err(internal)?
 }
 
 /// Same bytes, same settings.

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Deploying, versions and aliases.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use fanfold_protocol::{ErrorKind, Problem, keys, limits, uri::ObjectUri};
+use fanfold_protocol::{ErrorKind, Problem, function::Version, keys, limits, uri::ObjectUri};
+use futures::FutureExt;
 use http::Method;
 use serde_json::json;
 
@@ -241,6 +242,40 @@ async fn a_version_that_a_crash_left_without_a_record_is_found() {
     let again = service.deploy("f", "2").await;
     assert_eq!((again.status.as_u16(), &again.json()["version"]), (200, &json!(2)));
     assert_eq!(service.get("/v1/functions/f").await.json()["latest"], 2);
+}
+
+#[tokio::test]
+async fn a_removal_takes_what_a_crash_left_without_a_record_along() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let object = |number| {
+        let key = keys::version(&"f".parse().unwrap(), number);
+        ObjectUri::new(service.app.config.tenant.system_bucket.clone(), key).unwrap()
+    };
+    let left = service.base.store.get(&object(1), None).await.unwrap();
+    service.base.store.put(&object(2), left, Default::default()).await.unwrap();
+    assert_eq!(service.delete("/v1/functions/f").await.status, 204);
+    let service = service.stop().await.serve(|_| {}).await;
+    service.get("/v1/functions/f").await.is_problem(ErrorKind::FunctionNotFound);
+    let again = service.deploy("f", "1").await;
+    assert_eq!((again.status.as_u16(), &again.json()["version"]), (201, &json!(3)));
+}
+
+#[tokio::test]
+async fn a_deployment_comes_to_its_end_without_its_caller() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let registry = &service.app.registry;
+    let version = registry.newest(&"f".parse().unwrap()).await.unwrap().unwrap();
+    let draft = Version { name: "g".parse().unwrap(), ..(*version).clone() };
+    // Looked at once and dropped, as when a connection breaks.
+    assert!(registry.publish(draft).now_or_never().is_none());
+    let there = async {
+        while service.get("/v1/functions/g").await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), there).await.unwrap();
 }
 
 #[tokio::test]
