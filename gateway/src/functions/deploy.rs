@@ -28,7 +28,6 @@ use fanfold_storage::PutOptions;
 use serde::Deserialize;
 use tower::ServiceExt;
 use utoipa::IntoParams;
-use uuid::Uuid;
 
 use super::{component, component::ComponentInfo, registry::Published, views::VersionView};
 use crate::{
@@ -129,19 +128,26 @@ async fn draft(app: &App, name: FunctionName, bytes: Bytes, settings: Settings) 
 }
 
 async fn publish(app: &App, mut draft: Version, bytes: Bytes) -> Result<Published, Problem> {
+    keep(app, &draft.digest, bytes).await?;
     let newest = app.registry.newest(&draft.name).await?.filter(|newest| newest.digest == draft.digest);
     draft.describes = match newest {
         // The same component has been through all this.
         Some(newest) => newest.describes.clone(),
-        None => prepare(app, draft.digest, bytes).await?,
+        None => prepare(app, draft.digest).await?,
     };
     app.registry.publish(draft).await
 }
 
-async fn prepare(app: &App, digest: Digest, bytes: Bytes) -> Result<Descriptions, Problem> {
-    let uri = ObjectUri::new(app.config.tenant.system_bucket.clone(), keys::component(&digest))?;
-    let (writer, options) = (Uuid::now_v7().to_string(), PutOptions::typed("application/wasm"));
-    app.store.put_if_absent(&uri, bytes, &writer, options).await.map_err(of_store)?;
+/// Stores the component, also where it lies already: what is there may be damaged, and to look
+/// costs no less. Nobody who reads it meanwhile sees a difference.
+async fn keep(app: &App, digest: &Digest, bytes: Bytes) -> Result<(), Problem> {
+    let uri = ObjectUri::new(app.config.tenant.system_bucket.clone(), keys::component(digest))?;
+    app.store.put(&uri, bytes, PutOptions::typed("application/wasm")).await.map_err(of_store)?;
+    Ok(())
+}
+
+/// Has the component compiled and asked what it is.
+async fn prepare(app: &App, digest: Digest) -> Result<Descriptions, Problem> {
     app.dispatch
         .prepare
         .clone()

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fanfold_protocol::{ErrorKind, Problem, function::Version, keys, limits, uri::ObjectUri};
+use fanfold_protocol::{ErrorKind, Problem, digest::Digest, function::Version, keys, limits, uri::ObjectUri};
 use futures::FutureExt;
 use http::Method;
 use serde_json::json;
@@ -21,7 +21,7 @@ async fn a_deployment_is_answered_with_its_version() {
     assert_eq!(reply.status, 201, "{reply:?}");
     let body = reply.json();
     assert_eq!((&body["name"], &body["version"]), (&json!("f"), &json!(1)));
-    assert_eq!(body["digest"], fanfold_protocol::digest::Digest::of(&bytes).to_string());
+    assert_eq!(body["digest"], Digest::of(&bytes).to_string());
     assert_eq!(body["exports"], json!(["handler", "aggregator"]));
     assert_eq!(body["settings"]["memory"], "64MiB");
     assert_eq!(service.get("/v1/functions/f/versions/prod").await.json(), body);
@@ -67,6 +67,29 @@ async fn the_same_again_is_the_same_version() {
     let path = "/v1/functions/f/versions?timeout=5s";
     let settings = service.request(Method::POST, path, &[], component(&[], &[HANDLER], "2")).await;
     assert_eq!((settings.status.as_u16(), &settings.json()["version"]), (201, &json!(3)));
+}
+
+#[tokio::test]
+async fn the_same_again_heals_a_component_that_is_damaged_or_gone() {
+    let service = start().await;
+    let store = &service.base.store;
+    let bytes = component(&[], &[HANDLER], "1");
+    let key = keys::component(&Digest::of(&bytes));
+    let uri = ObjectUri::new(service.app.config.tenant.system_bucket.clone(), key).unwrap();
+    for name in ["f", "g"] {
+        for damaged in [None, Some(b"torn".to_vec()), Some(vec![0; bytes.len()])] {
+            match damaged {
+                Some(damaged) => {
+                    store.put(&uri, damaged.into(), Default::default()).await.unwrap();
+                }
+                None => store.delete(&uri).await.unwrap(),
+            }
+            let reply = service.deploy(name, "1").await;
+            assert!(reply.status.is_success(), "{reply:?}");
+            assert_eq!(reply.json()["version"], 1);
+            assert_eq!(store.get(&uri, None).await.unwrap(), bytes);
+        }
+    }
 }
 
 #[tokio::test]
@@ -235,8 +258,7 @@ async fn a_version_that_a_crash_left_without_a_record_is_found() {
     let bytes = service.base.store.get(&object(1), None).await.unwrap();
     let mut version: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
     version["version"] = json!(2);
-    version["digest"] =
-        json!(fanfold_protocol::digest::Digest::of(&component(&[], &[HANDLER], "2")).to_string());
+    version["digest"] = json!(Digest::of(&component(&[], &[HANDLER], "2")).to_string());
     let body = bytes::Bytes::from(version.to_string());
     service.base.store.put(&object(2), body, Default::default()).await.unwrap();
     let again = service.deploy("f", "2").await;
