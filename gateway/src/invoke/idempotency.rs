@@ -14,9 +14,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use fanfold_backbone::{CasOutcome, Change};
-use fanfold_protocol::{
-    ErrorKind, Problem, digest::Digest, invocation, keys, limits, names::FunctionRef, time, uri::ObjectUri,
-};
+use fanfold_protocol::{ErrorKind, Problem, digest::Digest, invocation, keys, limits, time, uri::ObjectUri};
 use fanfold_storage::{ListEntry, ListOptions, PutOptions};
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
@@ -105,23 +103,26 @@ pub(crate) fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     ))
 }
 
-/// The answer to a call under a key, and whether it was remembered.
+/// The answer to a call under a key, and whether it was remembered. `call` may be why none
+/// can be made: what was answered before is the answer all the same.
 ///
 /// # Errors
 /// `idempotency-conflict` when the key was used for another request;
 /// `concurrency-limit` when the first call under it runs on and on, or too much is
-/// remembered already; `storage-full` when the backbone is short of room; and as [`call::run`].
+/// remembered already; `storage-full` when the backbone is short of room; why no call
+/// can be made; and as [`call::run`].
 pub(crate) async fn once(
     app: AppState,
     key: &str,
-    reference: &FunctionRef,
-    call: Call,
+    fingerprint: Digest,
+    call: Result<Call, Problem>,
     held: HeldBody,
 ) -> Result<(Reply, bool), Problem> {
     let record = keys::idempotency(SCOPE, &Digest::of(key.as_bytes()));
-    let fingerprint = call::fingerprint(reference, &call.params, &call.request);
-    let patience = call.timeout + app.config.key_lease;
-    let found = timeout(patience, find(&app, &record, fingerprint)).await.unwrap_or_else(|_| {
+    let most = call.as_ref().map_or(limits::SYNC_TIMEOUT_DEFAULT, |call| call.timeout);
+    let patience = most + app.config.key_lease;
+    let finding = find(&app, &record, fingerprint, call.as_ref().err());
+    let found = timeout(patience, finding).await.unwrap_or_else(|_| {
         Err(Problem::new(
             ErrorKind::ConcurrencyLimit,
             "expected the first call under this Idempotency-Key to end, it still runs; ask again in a moment",
@@ -132,7 +133,7 @@ pub(crate) async fn once(
         Found::Free(hold) => hold,
     };
     let (told, outcome) = oneshot::channel();
-    tokio::spawn(own(app, hold, fingerprint, call, held, told));
+    tokio::spawn(own(app, hold, fingerprint, call?, held, told));
     // Closed without a word where the call panicked.
     Ok((outcome.await.map_err(internal)??, false))
 }
@@ -145,8 +146,13 @@ enum Found {
     Free(Hold),
 }
 
-/// Waits until no other call holds the key.
-async fn find(app: &AppState, record: &str, fingerprint: Digest) -> Result<Found, Problem> {
+/// Waits until no other call holds the key. It is not taken where the call is refused.
+async fn find(
+    app: &AppState,
+    record: &str,
+    fingerprint: Digest,
+    refused: Option<&Problem>,
+) -> Result<Found, Problem> {
     let owner = Uuid::now_v7();
     let running = encode(&Stored { fingerprint, owner: Some(owner), answer: None }, &[])?;
     loop {
@@ -160,6 +166,9 @@ async fn find(app: &AppState, record: &str, fingerprint: Digest) -> Result<Found
                 None => changed(app, record, entry.revision).await?,
             }
         } else if let Some(mut hold) = Hold::begin(app, record, owner, running.clone()) {
+            if let Some(problem) = refused {
+                return Err(problem.clone());
+            }
             app.remembered.check(&app.backbone, Instant::now()).await?;
             if hold.renew().await.map_err(of_backbone)? {
                 return Ok(Found::Free(hold));

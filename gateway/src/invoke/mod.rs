@@ -17,7 +17,7 @@ pub mod records;
 pub mod remembered;
 pub mod show;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -26,7 +26,7 @@ use axum::{
 };
 use fanfold_protocol::{
     ErrorKind, Problem,
-    function::Export,
+    function::{Export, Version},
     invocation, limits,
     names::{FunctionRef, Qualifier},
     size::Span,
@@ -42,7 +42,7 @@ use self::{
 use crate::{
     extract::{self, Path},
     problem::{Answer, ProblemBody},
-    state::AppState,
+    state::{App, AppState},
 };
 
 const PARAMS: HeaderName = HeaderName::from_static("x-fanfold-params");
@@ -138,19 +138,38 @@ pub(crate) async fn invoke(
         let call = AsyncCall { id: None, function, params, timeout: asked, request, depth: 0, origin };
         return Ok(Box::pin(asynchronous::routes::respond(&app, key.as_deref(), call)).await?);
     }
-    let version = app.registry.resolve(&function).await?;
-    version.require(Export::Handler)?;
-    let timeout = timeout(version.settings.timeout_or(limits::SYNC_TIMEOUT_DEFAULT), asked)?;
-    let held =
-        extract::read(&app, &parts.headers, body, app.config.body_bytes_max, "the body of a call").await?;
-    let call = Call { version, timeout, params, request: request(held.bytes.clone()) };
-    let Some(key) = key else { return Ok(call::run(&app, call).await?.into_response()) };
-    let (reply, replayed) = Box::pin(idempotency::once(app, &key, &function, call, held)).await?;
+    let ready = ready(&app, &function, asked).await;
+    let most = app.config.body_bytes_max;
+    let reading = extract::read(&app, &parts.headers, body, most, "the body of a call");
+    let Some(key) = key else {
+        let (version, timeout) = ready?;
+        let held = reading.await?;
+        let call = Call { version, timeout, params, request: request(held.bytes.clone()) };
+        return Ok(call::run(&app, call).await?.into_response());
+    };
+    let held = reading.await?;
+    let request = request(held.bytes.clone());
+    let fingerprint = call::fingerprint(&function, &params, &request);
+    // What was answered under the key stays the answer, whatever has become of the function.
+    let call = ready.map(|(version, timeout)| Call { version, timeout, params, request });
+    let (reply, replayed) = Box::pin(idempotency::once(app, &key, fingerprint, call, held)).await?;
     let mut response = reply.into_response();
     if replayed {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
+}
+
+/// The version that a call runs, and the time that it has.
+async fn ready(
+    app: &App,
+    function: &FunctionRef,
+    asked: Option<Duration>,
+) -> Result<(Arc<Version>, Duration), Problem> {
+    let version = app.registry.resolve(function).await?;
+    version.require(Export::Handler)?;
+    let timeout = timeout(version.settings.timeout_or(limits::SYNC_TIMEOUT_DEFAULT), asked)?;
+    Ok((version, timeout))
 }
 
 /// RFC 7240's `respond-async`. A `wait` beside it is a preference that is not met.

@@ -9,9 +9,10 @@ use std::{
 use fanfold_gateway::GatewayConfig;
 use fanfold_protocol::{ErrorKind, digest::Digest, keys};
 use http::Method;
+use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use crate::harness::{Base, Reply, Service, start, start_with};
+use crate::harness::{AGGREGATOR, Base, Reply, Service, component, start, start_with};
 
 /// How long a key is held without a renewal, where that matters.
 const LEASE: Duration = Duration::from_millis(1_500);
@@ -45,6 +46,40 @@ async fn the_same_key_gives_the_same_answer() {
     assert_eq!(call(&service, "k2", "echo other").await.status, 200);
     assert_eq!(runs(&service), 2);
     call(&service, &"k".repeat(256), "echo").await.is_problem(ErrorKind::InvalidRequest);
+}
+
+#[tokio::test]
+async fn an_answer_outlives_what_gave_it() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    service.put_json("/v1/functions/f/aliases/prod", json!({"version": 1})).await;
+    let call = async |key: &str, query: &str| {
+        let path = format!("/v1/functions/f/invoke{query}");
+        service.request(Method::POST, &path, &[("idempotency-key", key)], "status 201").await
+    };
+    let first = [call("k1", "").await, call("k2", "?qualifier=prod").await];
+    let again = async || {
+        for (first, (key, query)) in first.iter().zip([("k1", "?timeout=31s"), ("k2", "?qualifier=prod")]) {
+            let again = call(key, query).await;
+            assert_eq!((first.status.as_u16(), again.status.as_u16()), (201, 201), "{again:?}");
+            assert_eq!(again.header("x-fanfold-invocation-id"), first.header("x-fanfold-invocation-id"));
+            assert_eq!(again.header("x-fanfold-replayed"), "true");
+        }
+    };
+    again().await;
+    assert_eq!(service.delete("/v1/functions/f/aliases/prod").await.status, 204);
+    again().await;
+    // The next version has no handler, and then there is none.
+    let aggregator = component(&[], &[AGGREGATOR], "2");
+    assert_eq!(service.request(Method::POST, "/v1/functions/f/versions", &[], aggregator).await.status, 201);
+    again().await;
+    call("new", "").await.is_problem(ErrorKind::ExportMissing);
+    assert_eq!(service.delete("/v1/functions/f").await.status, 204);
+    again().await;
+    call("new", "").await.is_problem(ErrorKind::FunctionNotFound);
+    // What is refused takes no key.
+    assert!(service.base.backbone.get(&record("new")).await.unwrap().is_none());
+    assert_eq!(runs(&service), 2);
 }
 
 #[tokio::test]
