@@ -4,6 +4,9 @@
 import { bytes, count, el, link, moment, pairs, problem, section, span, state, table } from "./dom.js";
 import { json } from "./service.js";
 
+/** The field for an id that is on the page. */
+let field = null;
+
 /** What waits or runs, and what was given up. */
 export async function invocations(signal, put) {
   const [live, dead] = await Promise.all([json("/v1/invocations", signal), json("/v1/invocations/dead-letters", signal)]);
@@ -16,7 +19,8 @@ export async function invocations(signal, put) {
   const running = live.invocations.map((i) => [link(i.id, "invocations", i.id), i.function, i.version, state(i.state), moment(i.accepted_at), count(i.attempts)]);
   const given = dead.dead_letters.map((letter) => [link(letter.id, "invocations", letter.id), letter.function ?? "", letter.version ?? "", moment(letter.accepted_at), letter.reason]);
   // What somebody types is not taken away.
-  if (document.activeElement?.tagName === "INPUT") return;
+  if (field !== null && document.activeElement === field) return;
+  field = input;
   put(
     el("h1", null, "Invocations"),
     section("One of them", form, el("p", { class: "faint" }, "Synchronous calls are known here for a while, by the gateway that answered them.")),

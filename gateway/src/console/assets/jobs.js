@@ -16,7 +16,10 @@ export async function jobs(signal, put) {
     then();
     jobs(signal, put).catch(() => {});
   };
-  choice.addEventListener("change", again(() => ([only, page] = [choice.value, null])));
+  choice.addEventListener("change", again(() => {
+    [only, page] = [choice.value, null];
+    choice.blur();
+  }));
   const newest = el("button", { type: "button", hidden: page === null }, "Newest");
   newest.addEventListener("click", again(() => (page = null)));
   const older = el("button", { type: "button", hidden: !found.next }, "Older");
@@ -25,7 +28,7 @@ export async function jobs(signal, put) {
     link(job.id, "jobs", job.id), job.function, state(job.state), bar(job.tasks), moment(job.submitted_at), span(job.receipt.elapsed_ms), count(job.receipt.rows_in),
   ]);
   const shown = table(["job", "function", "state", "tasks", "submitted (UTC)", ">took", ">rows in"], rows, "No job. Submit one with `fanfold job run`.");
-  // A choice that is open is not taken out of somebody's hand.
+  // A choice that may be open is not taken out of somebody's hand; who has chosen lets go of it.
   if (document.activeElement?.tagName !== "SELECT") put(el("h1", null, "Jobs"), section(null, el("div", { class: "tools" }, choice, newest, older), shown));
 }
 

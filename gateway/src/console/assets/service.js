@@ -43,7 +43,7 @@ export const json = async (path, signal) => (await ask(path, signal)).json();
 /** A text. */
 export const text = async (path, signal) => (await ask(path, signal)).text();
 
-/** Server-sent events with the token, which EventSource cannot carry; begun anew after what came last when the connection breaks. */
+/** Server-sent events with the token, which EventSource cannot carry; begun anew after what came last when the connection breaks or there was no place for it. */
 export async function events(path, signal, told) {
   let last = null;
   for (;;) {
@@ -61,7 +61,7 @@ export async function events(path, signal, told) {
             if (event.data && told(event.event, JSON.parse(event.data)) === "enough") return;
           }
         }
-      } else if (response.status < 500) return;
+      } else if (response.status < 500 && response.status !== 429) return;
     } catch (error) {
       if (signal.aborted) return;
     }
