@@ -30,6 +30,13 @@ pub struct Filter {
     pub function: Option<FunctionName>,
 }
 
+impl Filter {
+    /// Whether jobs in this state are listed.
+    pub(super) fn takes(&self, found: JobState) -> bool {
+        self.state.is_none_or(|state| state == found)
+    }
+}
+
 /// The jobs that there are.
 #[derive(Debug, Default)]
 pub struct Index {
@@ -105,19 +112,20 @@ impl Index {
         self.jobs().values().filter(|line| line.output == output).all(stopped)
     }
 
-    /// At most `limit` jobs, newest first, from before `before`; and whether
-    /// there are more.
-    pub fn page(&self, filter: &Filter, before: Option<Uuid>, limit: usize) -> (Vec<Uuid>, bool) {
+    /// At most `limit` jobs, newest first, from before `before`; and the last of
+    /// them, when there are more.
+    pub fn page(&self, filter: &Filter, before: Option<Uuid>, limit: usize) -> (Vec<Uuid>, Option<Uuid>) {
         let jobs = self.jobs();
         let fits = |line: &Line| {
-            filter.state.is_none_or(|state| state == line.state)
+            filter.takes(line.state)
                 && filter.function.as_ref().is_none_or(|function| *function == line.function)
         };
         let older = jobs.range(..before.unwrap_or(Uuid::max())).rev().filter(|(_, line)| fits(line));
         let mut ids: Vec<Uuid> = older.map(|(id, _)| *id).take(limit + 1).collect();
         let more = ids.len() > limit;
         ids.truncate(limit);
-        (ids, more)
+        let next = ids.last().copied().filter(|_| more);
+        (ids, next)
     }
 
     /// Room for one more job, to be held until it is noted.

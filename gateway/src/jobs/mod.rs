@@ -257,8 +257,8 @@ impl Jobs {
         self.find(id).await?.ok_or_else(|| unknown(id))
     }
 
-    /// At most `limit` jobs, newest first, from before `before`; and whether
-    /// there are more.
+    /// At most `limit` jobs, newest first, from before `before`; and the last one
+    /// looked at, when there are more. It may be none of those, for what cannot be read is left out.
     ///
     /// # Errors
     /// When the store or the backbone does not answer.
@@ -267,18 +267,19 @@ impl Jobs {
         filter: &Filter,
         before: Option<Uuid>,
         limit: usize,
-    ) -> Result<(Vec<JobRecord>, bool), Problem> {
-        let (ids, more) = self.inner.index.page(filter, before, limit);
+    ) -> Result<(Vec<JobRecord>, Option<Uuid>), Problem> {
+        let (ids, next) = self.inner.index.page(filter, before, limit);
         let mut records = Vec::with_capacity(ids.len());
         for id in ids {
             match self.find(&id).await {
                 Err(error) if error.is_newer() => {
                     tracing::warn!(job = %id, %error, "a job is left out of a list");
                 }
-                found => records.extend(found?),
+                // It may have moved on since it was taken into the index.
+                found => records.extend(found?.filter(|record| filter.takes(record.state))),
             }
         }
-        Ok((records, more))
+        Ok((records, next))
     }
 
     /// Asks that a job ends now. Answers its record as it is soon after: ended,

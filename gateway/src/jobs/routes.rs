@@ -182,8 +182,8 @@ pub(crate) async fn list(
         function: query.function.map(|name| name.parse()).transpose()?,
     };
     let before = query.page.as_deref().map(job_page).transpose()?;
-    let (records, more) = app.jobs.list(&filter, before, page_size(query.limit)?).await?;
-    let next = records.last().filter(|_| more).map(|record| record.id.to_string());
+    let (records, next) = app.jobs.list(&filter, before, page_size(query.limit)?).await?;
+    let next = next.map(|id| id.to_string());
     Ok(Json(JobList { jobs: records.into_iter().map(JobView::from).collect(), next }))
 }
 

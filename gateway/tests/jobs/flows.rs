@@ -264,10 +264,10 @@ async fn jobs_are_listed_newest_first() {
     let all = Filter::default();
     let listed =
         |records: &[fanfold_gateway::jobs::JobRecord]| records.iter().map(|r| r.id).collect::<Vec<_>>();
-    let (records, more) = engine.jobs.list(&all, None, 2).await.unwrap();
-    assert_eq!((listed(&records), more), (ids[..2].to_vec(), true));
-    let (records, more) = engine.jobs.list(&all, Some(ids[1]), 2).await.unwrap();
-    assert_eq!((listed(&records), more), (ids[2..].to_vec(), false));
+    let (records, next) = engine.jobs.list(&all, None, 2).await.unwrap();
+    assert_eq!((listed(&records), next), (ids[..2].to_vec(), Some(ids[1])));
+    let (records, next) = engine.jobs.list(&all, next, 2).await.unwrap();
+    assert_eq!((listed(&records), next), (ids[2..].to_vec(), None));
     let folds = Filter { function: Some("folder".parse().unwrap()), ..Filter::default() };
     assert_eq!(listed(&engine.jobs.list(&folds, None, 9).await.unwrap().0), [ids[1]]);
     let failed = Filter { state: Some(JobState::Failed), ..Filter::default() };
