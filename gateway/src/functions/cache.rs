@@ -14,8 +14,8 @@ use std::{
 };
 
 use fanfold_protocol::{
-    function::{AliasTarget, FunctionRecord, Version},
-    names::FunctionName,
+    function::{FunctionRecord, Version},
+    names::{AliasName, FunctionName},
 };
 
 /// Versions of one function kept in memory; the oldest go first.
@@ -28,8 +28,11 @@ pub(crate) struct Known {
     /// Of the backbone's entry.
     revision: u64,
     versions: Arc<RwLock<BTreeMap<u32, Arc<Version>>>>,
-    draws: Arc<AtomicU32>,
+    draws: Draws,
 }
+
+/// Calls through each alias that has a canary.
+type Draws = Arc<BTreeMap<AliasName, Arc<AtomicU32>>>;
 
 impl Known {
     /// Whether the function exists: after a removal only the record is left.
@@ -54,14 +57,26 @@ impl Known {
         }
     }
 
-    /// The version for the next call through an alias. Of every hundred calls
-    /// the canary gets exactly its percentage, spread out.
-    pub(crate) fn draw(&self, target: &AliasTarget) -> u32 {
-        let Some(canary) = &target.canary else { return target.version };
-        let ticket = self.draws.fetch_add(1, Ordering::Relaxed) % 100;
+    /// The version for the next call through an alias, if there is one of this name. Of every
+    /// hundred calls through it the canary gets exactly its percentage, spread out.
+    pub(crate) fn draw(&self, alias: &AliasName) -> Option<u32> {
+        let target = self.record.aliases.get(alias)?;
+        let Some((canary, draws)) = target.canary.as_ref().zip(self.draws.get(alias)) else {
+            return Some(target.version);
+        };
+        let ticket = draws.fetch_add(1, Ordering::Relaxed) % 100;
         // 61 has no divisor in common with 100, so this is a permutation.
-        if ticket * 61 % 100 < u32::from(canary.percent) { canary.version } else { target.version }
+        let is_canary = ticket * 61 % 100 < u32::from(canary.percent);
+        Some(if is_canary { canary.version } else { target.version })
     }
+}
+
+/// The counters for a record's aliases; those that there were go on.
+fn draws(record: &FunctionRecord, before: &Draws) -> Draws {
+    let weighted = record.aliases.iter().filter(|(_, target)| target.canary.is_some());
+    Arc::new(
+        weighted.map(|(alias, _)| (alias.clone(), before.get(alias).cloned().unwrap_or_default())).collect(),
+    )
 }
 
 /// All that is known.
@@ -88,14 +103,15 @@ impl Cache {
         let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = functions.get_mut(&record.name) {
             if known.revision < revision {
+                known.draws = draws(&record, &known.draws);
                 known.record = Arc::new(record);
                 known.revision = revision;
             }
             return known.clone();
         }
         let name = record.name.clone();
-        let known =
-            Known { record: Arc::new(record), revision, versions: Arc::default(), draws: Arc::default() };
+        let draws = draws(&record, &Draws::default());
+        let known = Known { record: Arc::new(record), revision, versions: Arc::default(), draws };
         functions.insert(name, known.clone());
         known
     }
@@ -111,7 +127,7 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
-    use fanfold_protocol::function::Canary;
+    use fanfold_protocol::function::{AliasTarget, Canary};
 
     use super::{super::records::blank, *};
 
@@ -130,13 +146,33 @@ mod tests {
         assert!(cache.get(&"f".parse().unwrap()).is_none());
     }
 
+    fn weighted(aliases: &[(&str, u8)]) -> FunctionRecord {
+        let target = |percent| AliasTarget::new(1, Some(Canary::new(2, percent)));
+        let aliases = aliases.iter().map(|(alias, percent)| (alias.parse().unwrap(), target(*percent)));
+        FunctionRecord { aliases: aliases.collect(), ..record(2) }
+    }
+
     #[test]
     fn a_canary_gets_exactly_its_share() {
         for percent in [1, 10, 50, 99] {
-            let known = Cache::default().apply(record(2), 1);
-            let target = AliasTarget::new(1, Some(Canary::new(2, percent)));
-            let hits = (0..100).filter(|_| known.draw(&target) == 2).count();
+            let known = Cache::default().apply(weighted(&[("prod", percent)]), 1);
+            let hits = (0..100).filter(|_| known.draw(&"prod".parse().unwrap()) == Some(2)).count();
             assert_eq!(hits, usize::from(percent));
+            assert_eq!(known.draw(&"test".parse().unwrap()), None);
         }
+    }
+
+    #[test]
+    fn aliases_in_turn_give_each_canary_its_share() {
+        let (cache, mut hits) = (Cache::default(), [0, 0]);
+        let mut known = cache.apply(weighted(&[("a", 50), ("b", 50)]), 1);
+        for call in 0..100 {
+            for (hits, alias) in hits.iter_mut().zip(["a", "b"]) {
+                *hits += u32::from(known.draw(&alias.parse().unwrap()) == Some(2));
+            }
+            // Nor does it begin anew with each change of the record.
+            known = cache.apply(weighted(&[("a", 50), ("b", 50)]), call + 2);
+        }
+        assert_eq!(hits, [50, 50]);
     }
 }

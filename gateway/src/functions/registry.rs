@@ -390,9 +390,7 @@ fn choose(known: &Known, qualifier: &Qualifier) -> Result<u32, Problem> {
         Qualifier::Latest => Ok(record.latest),
         Qualifier::Version(number) if known.has(*number) => Ok(*number),
         Qualifier::Version(number) => Err(no_version(record, *number)),
-        Qualifier::Alias(alias) => {
-            record.aliases.get(alias).map(|target| known.draw(target)).ok_or_else(|| no_alias(record, alias))
-        }
+        Qualifier::Alias(alias) => known.draw(alias).ok_or_else(|| no_alias(record, alias)),
     }
 }
 
