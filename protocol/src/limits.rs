@@ -29,6 +29,9 @@ pub const URL_BYTES_MAX: u64 = 8 * KIB;
 pub const SETTINGS_BYTES_MAX: u64 = 24 * KIB;
 /// JSON of a job, of an alias, of a trigger: small documents all.
 pub const DOCUMENT_BYTES_MAX: u64 = MIB;
+/// Names of functions of a tenant, of removed ones as well: of each a record stays in
+/// memory and in the backbone, which all tenants share.
+pub const FUNCTION_NAMES_MAX: usize = 10_000;
 /// Aliases of a function: all of them are in one record, which is held in memory.
 pub const ALIASES_MAX: usize = 100;
 

@@ -14,7 +14,9 @@ use std::{
 };
 
 use fanfold_protocol::{
+    ErrorKind, Problem,
     function::{FunctionRecord, Version},
+    limits,
     names::{AliasName, FunctionName},
 };
 
@@ -98,6 +100,28 @@ impl Cache {
         all
     }
 
+    /// Fails where there is no room for a function of this name. Records of removed functions
+    /// stay, each under its name: numbers of versions are not given again.
+    ///
+    /// # Errors
+    /// `invalid-request`.
+    pub(crate) fn check_name(&self, name: &FunctionName) -> Result<(), Problem> {
+        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
+        let most = limits::FUNCTION_NAMES_MAX;
+        if functions.len() < most || functions.contains_key(name) {
+            return Ok(());
+        }
+        let free = functions.values().find(|known| !known.exists()).map(|known| &known.record.name);
+        let way = free.map_or_else(
+            || "remove a function and take its name".to_owned(),
+            |free| format!("take the name of one that was removed, such as {free}"),
+        );
+        Err(Problem::new(
+            ErrorKind::InvalidRequest,
+            format!("at most {most} names may be used for functions, found as many; {way}"),
+        ))
+    }
+
     /// Takes over a record, unless a newer one is known; answers what is known then.
     pub(crate) fn apply(&self, record: FunctionRecord, revision: u64) -> Known {
         let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
@@ -144,6 +168,32 @@ mod tests {
         assert!(cache.get(&"f".parse().unwrap()).is_some());
         cache.forget(&"f".parse().unwrap(), 25);
         assert!(cache.get(&"f".parse().unwrap()).is_none());
+    }
+
+    #[test]
+    fn names_of_removed_functions_are_used_again_once_there_are_many() {
+        let cache = Cache::default();
+        let add = |name: &str, removed| {
+            let record = FunctionRecord { latest: 1, removed, ..blank(&name.parse().unwrap()) };
+            cache.apply(record, u64::from(removed) + 1);
+        };
+        let check = |name: &str, expected: Result<(), &str>| {
+            let found = cache.check_name(&name.parse().unwrap());
+            match expected {
+                Ok(()) => assert_eq!(found, Ok(()), "{name}"),
+                Err(part) => assert!(found.unwrap_err().detail.contains(part), "{name}"),
+            }
+        };
+        for n in 1..limits::FUNCTION_NAMES_MAX {
+            add(&format!("f-{n:04}"), 0);
+        }
+        check("g", Ok(()));
+        add("g", 0);
+        check("h", Err("at most 10000 names may be used for functions, found as many; remove a function"));
+        check("f-0001", Ok(()));
+        add("f-0001", 1);
+        check("h", Err("such as f-0001"));
+        check("f-0001", Ok(()));
     }
 
     fn weighted(aliases: &[(&str, u8)]) -> FunctionRecord {

@@ -164,7 +164,8 @@ impl Registry {
     /// comes to its end, also when this future is dropped.
     ///
     /// # Errors
-    /// When the store or the backbone does not answer. The version may then be
+    /// `invalid-request` for one name too many; `storage-full` when the backbone is short of
+    /// room for another; or the store or the backbone does not answer. The version may then be
     /// there all the same; publishing again finds it.
     pub async fn publish(&self, draft: Version) -> Result<Published, Problem> {
         let inner = Arc::clone(&self.inner);
@@ -236,6 +237,10 @@ impl Inner {
 
     async fn publish(&self, draft: Version) -> Result<Published, Problem> {
         let found = self.records.read(&draft.name).await?;
+        if found.is_none() {
+            self.cache.check_name(&draft.name)?;
+            self.records.backbone.check_room().await.map_err(of_backbone)?;
+        }
         let record = found.map_or_else(|| blank(&draft.name), |(record, _)| record);
         if record.latest > record.removed {
             match self.stored_version(&draft.name, record.latest).await {
