@@ -34,7 +34,7 @@ pub struct Deployed {
     pub rest: BTreeMap<String, Value>,
 }
 
-/// All functions.
+/// Functions.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FunctionList {
     /// By name.

@@ -10,7 +10,7 @@ use fanfold_protocol::{
     time::Timestamp,
 };
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::trigger;
 use crate::{
@@ -21,6 +21,8 @@ use crate::{
     similar,
 };
 
+/// Most functions that are asked for at once.
+const PAGE_MAX: usize = 1_000;
 /// Triggers that are named of those that start a removed function.
 const TRIGGERS_NAMED: usize = 10;
 
@@ -28,7 +30,8 @@ const TRIGGERS_NAMED: usize = 10;
 pub async fn run(client: &Client, command: Functions) -> Result<()> {
     match command {
         Functions::Ls(shown) => {
-            let list: Value = client.get("/v1/functions", &[]).await?;
+            let found = client.pages("/v1/functions", "functions", &[], usize::MAX, PAGE_MAX).await?;
+            let list = json!({ "functions": found });
             let functions = serde_json::from_value::<FunctionList>(list.clone())?.functions;
             if functions.is_empty() {
                 output::note("nothing is deployed yet; begin with `fanfold new`");

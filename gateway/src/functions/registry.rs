@@ -122,9 +122,21 @@ impl Registry {
         }
     }
 
-    /// Every function's record, by name.
-    pub fn list(&self) -> Vec<Arc<FunctionRecord>> {
-        self.inner.cache.all().into_iter().map(|known| known.record).collect()
+    /// The records of at most `limit` functions by name, from behind `after`; and the last name
+    /// of them, when there are more.
+    pub fn list(
+        &self,
+        after: Option<&FunctionName>,
+        limit: usize,
+    ) -> (Vec<Arc<FunctionRecord>>, Option<FunctionName>) {
+        let all = self.inner.cache.all();
+        let begin = after.map_or(0, |after| all.partition_point(|known| known.record.name <= *after));
+        let rest = all.into_iter().skip(begin).map(|known| known.record);
+        let mut page: Vec<_> = rest.take(limit + 1).collect();
+        let more = page.len() > limit;
+        page.truncate(limit);
+        let next = page.last().filter(|_| more).map(|record| record.name.clone());
+        (page, next)
     }
 
     /// The newest `count` versions of a function, newest first.

@@ -6,8 +6,13 @@
 use std::future::ready;
 
 use axum::{Json, extract::State, http::StatusCode};
-use fanfold_protocol::names::{FunctionName, FunctionRef, Qualifier};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    names::{FunctionName, FunctionRef, Qualifier},
+};
 use futures::{StreamExt, TryStreamExt, stream};
+use serde::Deserialize;
+use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -16,14 +21,15 @@ use super::{
     views::{AliasView, FunctionDetail, FunctionList, FunctionView, VersionView},
 };
 use crate::{
-    extract,
-    extract::Path,
+    extract::{self, Path, Query},
     problem::{Answer, ProblemBody},
     state::AppState,
 };
 
 /// Versions shown with a function; older ones are asked for by number.
 const VERSIONS_SHOWN: usize = 100;
+/// Functions on a page, unless fewer are asked for.
+const PAGE_MAX: usize = 1_000;
 /// Versions read at once for a list.
 const READS_AT_ONCE: usize = 16;
 
@@ -37,13 +43,32 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(set_alias, remove_alias))
 }
 
-/// Every function, by name.
+/// How functions are listed.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// `next` of the page before.
+    page: Option<String>,
+    /// Functions on a page, at most 1,000; as many when absent.
+    limit: Option<usize>,
+}
+
+/// The functions, by name.
 #[utoipa::path(
-    get, path = "/v1/functions", tag = "functions",
-    responses((status = 200, description = "By name", body = FunctionList))
+    get, path = "/v1/functions", tag = "functions", params(ListQuery),
+    responses(
+        (status = 200, description = "By name", body = FunctionList),
+        (status = 400, description = "No such page, or a limit out of its range", body = ProblemBody, content_type = "application/problem+json")
+    )
 )]
-pub(crate) async fn list(State(app): State<AppState>) -> Answer<Json<FunctionList>> {
-    let functions = stream::iter(app.registry.list())
+pub(crate) async fn list(
+    State(app): State<AppState>,
+    Query(query): Query<ListQuery>,
+) -> Answer<Json<FunctionList>> {
+    let after = query.page.as_deref().map(page).transpose()?;
+    let (records, next) = app.registry.list(after.as_ref(), page_size(query.limit)?);
+    let functions = stream::iter(records)
         .map(|record| {
             let registry = app.registry.clone();
             async move {
@@ -64,7 +89,7 @@ pub(crate) async fn list(State(app): State<AppState>) -> Answer<Json<FunctionLis
         .try_filter_map(|function| ready(Ok(function)))
         .try_collect()
         .await?;
-    Ok(Json(FunctionList { functions }))
+    Ok(Json(FunctionList { functions, next: next.map(|name| name.to_string()) }))
 }
 
 /// One function: its aliases and its newest versions.
@@ -168,4 +193,24 @@ pub(crate) async fn remove_alias(
 ) -> Answer<StatusCode> {
     app.registry.set_alias(&name.parse()?, &alias.parse()?, None).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+fn page(text: &str) -> Result<FunctionName, Problem> {
+    text.parse().map_err(|_| {
+        let found: String = text.chars().take(80).collect();
+        Problem::new(
+            ErrorKind::InvalidRequest,
+            format!("page must be `next` of an earlier answer, found {found:?}"),
+        )
+    })
+}
+
+fn page_size(limit: Option<usize>) -> Result<usize, Problem> {
+    match limit.unwrap_or(PAGE_MAX) {
+        size @ 1..=PAGE_MAX => Ok(size),
+        found => Err(Problem::new(
+            ErrorKind::InvalidRequest,
+            format!("limit must be from 1 to {PAGE_MAX}, found {found}; use page for more"),
+        )),
+    }
 }

@@ -154,11 +154,14 @@ impl FunctionView {
     }
 }
 
-/// Every function.
+/// A page of functions.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FunctionList {
     /// By name.
     pub functions: Vec<FunctionView>,
+    /// For `page`, to get the next ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// A function with all its versions.

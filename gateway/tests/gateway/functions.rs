@@ -301,6 +301,34 @@ async fn a_deployment_comes_to_its_end_without_its_caller() {
 }
 
 #[tokio::test]
+async fn functions_are_listed_in_pages() {
+    let base = Base::new().await;
+    let before = base.serve(|_| {}).await;
+    for name in ["b", "a-2", "a-1", "gone"] {
+        before.deploy(name, "1").await;
+    }
+    before.delete("/v1/functions/gone").await;
+    let version = keys::version(&"a-2".parse().unwrap(), 1);
+    let version = ObjectUri::new(before.app.config.tenant.system_bucket.clone(), version).unwrap();
+    base.store.delete(&version).await.unwrap();
+    // One that has not read it before, and leaves out what has nothing left: a page of its own here.
+    let service = base.serve(|_| {}).await;
+    let (mut names, mut query) = (Vec::new(), "limit=1".to_owned());
+    loop {
+        let list = service.get(&format!("/v1/functions?{query}")).await.json();
+        names.push(list["functions"][0]["name"].as_str().map(str::to_owned));
+        let Some(next) = list["next"].as_str() else { break };
+        query = format!("limit=1&page={next}");
+    }
+    assert_eq!(names, [Some("a-1".to_owned()), None, Some("b".to_owned())]);
+    let all = service.get("/v1/functions").await.json();
+    assert_eq!((all["functions"].as_array().unwrap().len(), all.get("next")), (2, None));
+    for query in ["limit=0", "limit=1001", "page=A!", "x=1"] {
+        service.get(&format!("/v1/functions?{query}")).await.is_problem(ErrorKind::InvalidRequest);
+    }
+}
+
+#[tokio::test]
 async fn another_gateway_sees_a_change_at_once() {
     let base = Base::new().await;
     let (one, two) = (base.serve(|_| {}).await, base.serve(|_| {}).await);

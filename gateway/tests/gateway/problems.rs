@@ -123,8 +123,7 @@ async fn bad_names_and_queries() {
 async fn queries_where_none_is_read_are_refused() {
     let service = start().await;
     service.deploy("f", "1").await;
-    for path in ["/v1/functions?x=1", "/v1/functions/f?version=1", "/v1/triggers?x", "/v1/invocations/1?a=b"]
-    {
+    for path in ["/v1/functions/f?version=1", "/v1/triggers?x", "/v1/invocations/1?a=b"] {
         let problem = service.get(path).await.is_problem(ErrorKind::InvalidRequest);
         assert!(problem["detail"].as_str().unwrap().contains("expected no query here"), "{path}: {problem}");
     }

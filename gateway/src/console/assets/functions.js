@@ -6,9 +6,14 @@ import { json } from "./service.js";
 
 const target = (alias) => `version ${alias.version}${alias.canary ? `, ${alias.canary.percent} % to version ${alias.canary.version}` : ""}`;
 
-/** Every function. */
+/** Every function; the service tells a thousand at once. */
 export async function functions(signal, put) {
   const found = await json("/v1/functions", signal);
+  for (let { next } = found; next; ) {
+    const more = await json(`/v1/functions?page=${encodeURIComponent(next)}`, signal);
+    found.functions.push(...more.functions);
+    next = more.next;
+  }
   const rows = found.functions.map((f) => [
     link(f.name, "functions", f.name), f.exports.join(", "), f.latest, Object.entries(f.aliases).map(([name, to]) => el("div", null, `${name}: ${target(to)}`)),
     bytes(f.size_bytes), moment(f.updated_at), f.description ?? "",
