@@ -11,6 +11,10 @@ use fanfold_tests::{
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::support::Client;
 
@@ -376,6 +380,42 @@ async fn what_is_lost_later_is_told_and_needs_no_restart() {
     until_readiness(&deployment, "worker-1", None).await;
     let id = deployment.submit("gateway-1", &job("again")).await.unwrap();
     gives(&deployment, "gateway-1", &id, &result).await;
+}
+
+/// While it ends what runs, whoever connects is refused, so that it goes elsewhere.
+#[tokio::test]
+async fn a_gateway_that_drains_refuses_who_connects() {
+    let mut deployment = Deployment::start(plan((Release::Debian, 1), 1, 1)).await.unwrap();
+    let address = deployment.endpoint("gateway-1").unwrap().replace("http://", "");
+    let mut running = TcpStream::connect(&address).await.unwrap();
+    // Its body does not come, so it runs for the 15 s that one may be silent.
+    let head = format!(
+        "POST /v1/jobs HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {TOKEN}\r\n\
+         content-type: application/json\r\ncontent-length: 8\r\nexpect: 100-continue\r\n\r\n"
+    );
+    running.write_all(head.as_bytes()).await.unwrap();
+    let mut asked = [0; 12];
+    running.read_exact(&mut asked).await.unwrap();
+    assert_eq!(&asked, b"HTTP/1.1 100");
+    let refusing = async {
+        let refused = async {
+            loop {
+                match TcpStream::connect(&address).await {
+                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return,
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        let refused = tokio::time::timeout(Duration::from_secs(8), refused).await;
+        assert!(refused.is_ok(), "who connects is left hanging");
+        // It is there all the same, and answers what it has begun.
+        running.write_all(b"\"nobody\"").await.unwrap();
+        let mut said = String::new();
+        running.read_to_string(&mut said).await.unwrap();
+        assert!(said.contains("HTTP/1.1 4"), "{said}");
+    };
+    let (stopped, ()) = tokio::join!(deployment.stop("gateway-1"), refusing);
+    assert_eq!(stopped.unwrap(), Some(0));
 }
 
 /// A worker with a certificate of another authority, and one with another's name.

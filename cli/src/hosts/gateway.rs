@@ -52,13 +52,14 @@ pub async fn run(args: Hosts) -> Result<()> {
     let Ok(tls) = tls else { return Ok(()) };
     let what = What { configs: built, tls, ways, path: args.config };
     let mut begun = what.begin(store, backbone).await?;
-    let listener = bind(&config).await?;
-    while serve(begun, &listener, &mut stop).await? == Ended::Lost {
+    let mut listener = bind(&config).await?;
+    while let Some(kept) = serve(begun, listener, &mut stop).await? {
         output::note("NATS has lost its data; the gateway begins anew with what the store has");
         begun = tokio::select! {
             () = stop.told() => return Ok(()),
             begun = what.begin_anew() => begun,
         };
+        listener = kept;
     }
     Ok(())
 }
@@ -76,13 +77,6 @@ struct Begun {
     backbone: Backbone,
     /// Ends the connections to workers.
     workers: DropGuard,
-}
-
-#[derive(PartialEq, Eq)]
-enum Ended {
-    Told,
-    /// The backbone's data is another.
-    Lost,
 }
 
 impl What {
@@ -111,20 +105,30 @@ impl What {
     }
 }
 
-async fn serve(begun: Begun, listener: &std::net::TcpListener, stop: &mut Stop) -> Result<Ended> {
+/// Serves until it is told to stop; gives the listener back where the backbone's data is another.
+async fn serve(
+    begun: Begun,
+    listener: std::net::TcpListener,
+    stop: &mut Stop,
+) -> Result<Option<std::net::TcpListener>> {
     let Begun { gateway, backbone, workers } = begun;
     let (ours, stopping) = (listener.try_clone().and_then(TcpListener::from_std), CancellationToken::new());
     let serving = tokio::spawn(gateway.serve(ours.map_err(broken)?, stopping.clone()));
-    let ended = tokio::select! {
-        () = stop.told() => Ended::Told,
-        () = backbone.lost() => Ended::Lost,
+    let kept = tokio::select! {
+        // A port stays bound while anybody holds it: with this one gone, who connects is refused
+        // as soon as the gateway has closed its own, and goes elsewhere while it drains.
+        () = stop.told() => {
+            drop(listener);
+            None
+        }
+        () = backbone.lost() => Some(listener),
     };
     stopping.cancel();
     let served = serving.await;
     drop(workers);
     backbone.close().await;
     served.map_err(broken)?;
-    Ok(ended)
+    Ok(kept)
 }
 
 async fn bind(config: &config::Gateway) -> Result<std::net::TcpListener> {
