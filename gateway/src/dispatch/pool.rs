@@ -3,7 +3,7 @@
 //!
 //! Their records are watched: who lapses or drains gets nothing more, and who
 //! comes back is there at once. Retries have a budget, so that a deployment in
-//! trouble is not asked twice for everything.
+//! trouble is not asked twice for everything; each tenant has its own.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -54,11 +54,13 @@ const MET_MAX: usize = 16;
 /// Before a watch that ended is begun again.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
-/// The workers of a gateway, as a tenant calls them; clones share both.
+/// The workers of a gateway, as a tenant calls them; clones share all of it.
 #[derive(Clone)]
 pub struct Pool {
     inner: Arc<Inner>,
     calls: Calls,
+    /// Saved up for retries of these calls.
+    saved: Arc<AtomicI64>,
 }
 
 struct Inner {
@@ -75,7 +77,6 @@ struct Inner {
     /// Starts of workers of other versions that were told so.
     told: Mutex<HashSet<Uuid>>,
     chance: AtomicU64,
-    saved: AtomicI64,
 }
 
 impl Pool {
@@ -94,17 +95,20 @@ impl Pool {
             met: Semaphore::new(MET_MAX),
             told: Mutex::default(),
             chance: AtomicU64::new(u64::from_le_bytes(seed)),
-            saved: AtomicI64::new(SAVED_MAX),
         };
-        let pool = Self { inner: Arc::new(inner), calls: Calls::default() };
+        let pool = Self::of(Arc::new(inner));
         let watching = pool.clone();
         tokio::spawn(async move { stop.run_until_cancelled(watching.watch(backbone)).await });
         pool
     }
 
-    /// The same workers, for calls that are counted by themselves.
+    fn of(inner: Arc<Inner>) -> Self {
+        Self { inner, calls: Calls::default(), saved: Arc::new(AtomicI64::new(SAVED_MAX)) }
+    }
+
+    /// The same workers, for calls that are counted by themselves and have a budget of their own.
     pub(super) fn counting_apart(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner), calls: Calls::default() }
+        Self::of(Arc::clone(&self.inner))
     }
 
     /// Names what is counted of the workers and of these calls, without the platform's prefix.
@@ -267,12 +271,12 @@ impl Pool {
 
     fn deposit(&self) {
         let add = |saved: i64| (saved < SAVED_MAX).then(|| saved + DEPOSIT);
-        let _ = self.inner.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        let _ = self.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
 
     fn withdraw(&self) -> bool {
         let take = |saved: i64| (saved >= WITHDRAWAL).then(|| saved - WITHDRAWAL);
-        self.inner.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        self.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     /// Follows the workers' records, and hears who has none, for ever.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Workers of a gateway of several tenants: whose calls are counted where.
+//! Workers of a gateway of several tenants: whose calls are counted where, and whose retries are spent.
 
 use std::path::PathBuf;
 
@@ -70,4 +70,42 @@ async fn calls_are_counted_for_the_tenant_that_makes_them() {
     }
     shutdown.cancel();
     serving.await.unwrap();
+}
+
+/// One whose calls all fail spends what it has for retries, and nothing of another's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_has_spent_its_retries_leaves_others_theirs() {
+    let deployment = Deployment::new().await;
+    let (backbone, authority) = (&deployment.backbone, &deployment.authority);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let start = async |name: &str| {
+        let counted = Arc::clone(&asked);
+        let invoke = service_fn(move |_: Invocation| {
+            counted.fetch_add(1, SeqCst);
+            async { Err::<Outcome, _>(Problem::new(ErrorKind::StoreUnavailable, "as the test says")) }
+        });
+        let unable = Calls { invoke: BoxCloneSyncService::new(invoke), ..calls(&Arc::default(), 8) };
+        let (guests, patience) = (Arc::default(), limits::DRAIN_TIMEOUT);
+        Worker::start_with(backbone, authority, name, guests, unable, Vec::new(), patience).await
+    };
+    let _workers = [start("a").await, start("b").await];
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _stop) = store(folder.path().join("s3")).await;
+    let configs = ["bank", "shop"].map(|name| tenant(name).0).into();
+    let (backbone, dispatch) = (backbone.clone(), deployment.dispatch.clone());
+    let gateway = Gateway::shared(configs, store, backbone, dispatch).await.unwrap();
+    deployment.until("both are there", |live| live == 2).await;
+    // How many workers a call of a tenant is tried at.
+    let tried = async |tenant: usize| {
+        let (before, invoke) = (asked.load(SeqCst), gateway.apps()[tenant].dispatch.invoke.clone());
+        let problem = invoke.oneshot(invocation(0)).await.unwrap_err();
+        assert_eq!(problem.code, ErrorKind::StoreUnavailable, "{problem}");
+        asked.load(SeqCst) - before
+    };
+    let mut retried = 0;
+    while tried(0).await == 2 {
+        retried += 1;
+        assert!(retried < 1_000, "retries have no end");
+    }
+    assert_eq!((retried > 50, tried(1).await), (true, 2), "{retried}");
 }
