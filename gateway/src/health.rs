@@ -271,6 +271,9 @@ pub(crate) async fn show_metrics(State(app): State<AppState>, headers: HeaderMap
             app.triggers.backlog().look(&app.backbone, &triggers),
         );
     }
+    if let Some(workers) = &app.dispatch.workers {
+        workers.note_reached();
+    }
     let form = Exposition::of(&headers);
     let text = form.write(app.metrics.encode().map_err(internal)?);
     let kind = HeaderValue::from_static(form.content_type());

@@ -439,9 +439,15 @@ async fn strangers_are_refused_and_both_sides_say_why() {
     let url = format!("{}/v1/functions/hello/invoke", deployment.endpoint("gateway-1").unwrap());
     let (status, found) = deployment.ask("POST", &url, "application/json", "\"Ada\"").await.unwrap();
     assert_eq!((status, &found["code"]), (503, &json!("worker-unavailable")), "{found}");
+    // Its record is there all the while, and it rests only for moments.
+    for _ in 0..20 {
+        assert_eq!(workers_live(&deployment, "gateway-1").await, "0");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     deployment.launch("worker-1").unwrap();
     deployment.ready("worker-1").await.unwrap();
     greets(&deployment, "gateway-1").await;
+    assert_eq!(workers_live(&deployment, "gateway-1").await, "1");
     let text = std::fs::read_to_string(deployment.path("worker-1.toml")).unwrap();
     let probes = deployment.endpoint("worker-1").unwrap().replace("http://", "");
     let twin = text.replace("cache-worker-1", "cache-twin").replace(&probes, "127.0.0.1:0");
@@ -452,6 +458,13 @@ async fn strangers_are_refused_and_both_sides_say_why() {
     assert!(said.contains("expected the name worker-1 to be free"), "{said}");
     says(&deployment, "worker-1", "another worker was refused").await;
     says(&deployment, "gateway-1", "a worker was refused: another one has its name").await;
+}
+
+/// What a gateway's metrics say of its workers.
+async fn workers_live(deployment: &Deployment, gateway: &str) -> String {
+    let metrics = format!("{}/metrics", deployment.endpoint(gateway).unwrap());
+    let text = deployment.http.get(metrics).bearer_auth(TOKEN).send().await.unwrap().text().await.unwrap();
+    text.lines().find_map(|line| line.strip_prefix("fanfold_workers_live ")).unwrap().to_owned()
 }
 
 /// Waits until a process has said something.

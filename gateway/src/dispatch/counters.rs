@@ -25,7 +25,7 @@ pub(super) struct Counters {
 impl Counters {
     /// Names them, without the platform's prefix.
     pub(super) fn describe(&self, registry: &mut Registry) {
-        registry.register("workers_live", "Workers that take calls", self.live.clone());
+        registry.register("workers_live", "Workers that take calls and are reached", self.live.clone());
         let help = "Workers with whom this gateway cannot work, or whose name another has";
         registry.register("workers_refused", help, self.refused.clone());
     }

@@ -2,7 +2,8 @@
 //! One worker as this gateway sees it: its record, its load, and connections
 //! that calls share.
 //!
-//! They are made when it is met, and again by the first call that needs one when they are gone.
+//! They are made when it is met, and again by the first call that needs one when they are gone, or once it says
+//! that it is there still.
 //! Invariant: [`Failure::NotStarted`] is said only when no byte of the call can
 //! have reached a sandbox.
 
@@ -57,6 +58,8 @@ const FIRST_BYTES: usize = 256;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A worker that could not be reached is left alone for so long.
 const REST: Duration = Duration::from_millis(500);
+/// Before one that could not be reached is met once more.
+const MEET_PAUSE: Duration = Duration::from_secs(10);
 /// How often a silent worker is asked whether it is there, and how long it may
 /// take: a host that is cut off is known to be gone after both.
 const PING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3));
@@ -104,7 +107,7 @@ pub struct Endpoint {
     tls: Arc<ClientConfig>,
     slots: Arc<Semaphore>,
     load: Mutex<Load>,
-    /// Until when it is left alone, and what was found of it.
+    /// Until when it is left alone, and what was found of it; none once it was reached.
     rest: Mutex<Option<(Instant, String)>>,
     authority: Authority,
     wire: HeaderValue,
@@ -187,6 +190,20 @@ impl Endpoint {
             .unwrap_or_else(PoisonError::into_inner)
             .as_ref()
             .is_some_and(|(until, _)| now < *until)
+    }
+
+    /// Whether a connection leads to it.
+    pub fn is_reached(&self) -> bool {
+        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.iter().any(|sender| !sender.is_closed())
+    }
+
+    /// Whether it is to be met although it was before: no connection leads to it, and nobody tries for one
+    /// or has found out a moment ago that there is none.
+    pub fn is_to_be_met(&self, now: Instant) -> bool {
+        let tried = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let tried = tried.as_ref().is_some_and(|(until, _)| now < *until + MEET_PAUSE);
+        !tried && self.is_live(now) && !self.is_reached() && self.connecting.try_lock().is_ok()
     }
 
     /// Connects before anybody calls, so that both logs say at once what stands in the way of calls.
@@ -346,6 +363,7 @@ impl Endpoint {
             return Err(unreached);
         };
         *self.connections.lock().unwrap_or_else(PoisonError::into_inner) = made;
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(sender)
     }
 

@@ -123,6 +123,18 @@ impl Pool {
         self.endpoints().iter().filter(|endpoint| endpoint.is_live(now)).count()
     }
 
+    /// Workers that take calls and that this gateway has a connection to: fewer than are live, where their
+    /// certificates or the way to them do not let it have one.
+    pub fn reached(&self) -> usize {
+        let (endpoints, now) = (self.endpoints(), Instant::now());
+        endpoints.iter().filter(|endpoint| endpoint.is_live(now) && endpoint.is_reached()).count()
+    }
+
+    /// Notes how many are reached; done when somebody scrapes.
+    pub(crate) fn note_reached(&self) {
+        self.inner.counters.live(self.reached());
+    }
+
     /// Runs a handler on a worker. Dropping the future stops it there.
     ///
     /// # Errors
@@ -345,7 +357,6 @@ impl Pool {
         let is_called = |endpoint: &&Arc<Endpoint>| !others || endpoint.store_answers();
         let endpoints: Arc<[Arc<Endpoint>]> = known.values().filter(is_called).cloned().collect();
         drop(known);
-        self.inner.counters.live(endpoints.len());
         *self.inner.endpoints.write().unwrap_or_else(PoisonError::into_inner) = endpoints;
     }
 
@@ -362,6 +373,9 @@ impl Pool {
         if let Some(endpoint) = known.get(&key).filter(|endpoint| endpoint.member.instance == member.instance)
         {
             endpoint.hear(&member);
+            if endpoint.is_to_be_met(Instant::now()) {
+                self.meet(Arc::clone(endpoint));
+            }
             return;
         }
         if member.wire_shared().is_none() {
@@ -388,7 +402,7 @@ impl Pool {
         self.meet(endpoint);
     }
 
-    /// Connects to a worker that has come: what is wrong with its certificate or with ours is not left
+    /// Connects to a worker that has come, or to which nothing leads any more: what is wrong with its certificate or with ours is not left
     /// to the first call to find out.
     fn meet(&self, endpoint: Arc<Endpoint>) {
         let inner = Arc::clone(&self.inner);

@@ -56,6 +56,42 @@ async fn a_worker_is_met_before_it_is_called_unless_it_drains() {
     assert!(met.is_err(), "{met:?}");
 }
 
+/// Its record is there, and nobody calls.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_counts_once_it_is_reached_and_is_tried_again_until_then() {
+    let deployment = Deployment::new().await;
+    let pool = deployment.dispatch.workers.as_ref().unwrap();
+    let stranger = Authority::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, stop, gone) =
+        (listener.local_addr().unwrap(), CancellationToken::new(), CancellationToken::new());
+    let serve = |listener: TcpListener, authority: &Authority, stop: &CancellationToken| {
+        let calls = calls(&Arc::default(), 8);
+        tokio::spawn(serve(listener, authority.worker(), calls, stop.clone(), limits::DRAIN_TIMEOUT))
+    };
+    let serving = serve(listener, &stranger, &stop);
+    let membership = join(&deployment.backbone, member("a", address, 8)).await.unwrap();
+    let keeping = tokio::spawn(membership.keep(|_| {}, CancellationToken::new(), gone.clone()));
+    // It has been tried, and would be called.
+    deployment.until("it is known", |live| live == 1).await;
+    deployment.until("it rests", |live| live == 0).await;
+    deployment.until("it has rested", |live| live == 1).await;
+    assert_eq!(pool.reached(), 0);
+    // With a certificate that fits it is found, by itself.
+    stop.cancel();
+    serving.await.unwrap();
+    let listener = TcpListener::bind(address).await.unwrap();
+    let serving = serve(listener, &deployment.authority, &CancellationToken::new());
+    let begun = Instant::now();
+    while pool.reached() == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it is not met again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    gone.cancel();
+    keeping.await.unwrap();
+    serving.abort();
+}
+
 /// It takes connections, as the kernel does for it, and never says a word, or agrees on TLS and says no more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_silent_holds_nobody_up_for_long() {
