@@ -98,6 +98,25 @@ fn the_chart_renders_to_what_the_programs_take() {
     assert!(!sound && said.contains("nats.replicas"), "{said}");
 }
 
+/// Who balances goes on sending to a pod for moments after it is told to stop.
+#[test]
+fn a_gateway_serves_on_until_services_know_that_it_goes() {
+    let (sound, text, said) = helm(&["template", "release"]);
+    assert!(sound, "{said}");
+    let documents = yaml(&text);
+    let pod = |kind: &str| {
+        documents.iter().find(|one| one["kind"] == kind).unwrap()["spec"]["template"]["spec"].clone()
+    };
+    let gateway = pod("Deployment");
+    let waits = gateway["containers"][0]["lifecycle"]["preStop"]["exec"]["command"].as_array().unwrap();
+    assert_eq!(waits[0], "sleep");
+    let seconds: u64 = waits[1].as_str().unwrap().parse().unwrap();
+    let grace = gateway["terminationGracePeriodSeconds"].as_u64().unwrap();
+    assert!(seconds >= 5 && seconds + DRAIN_TIMEOUT.as_secs() < grace, "{waits:?} of {grace}");
+    // A worker tells the gateways itself.
+    assert!(pod("StatefulSet")["containers"][0]["lifecycle"].is_null());
+}
+
 /// A release may have 53 letters, and what is made of it no more than 63 with a revision of a StatefulSet behind.
 #[test]
 fn long_names_of_releases_keep_them_apart() {
