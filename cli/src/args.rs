@@ -243,6 +243,9 @@ pub struct New {
     /// What kind of function
     #[arg(long, default_value = "handler")]
     pub template: Template,
+    /// Folder of fanfold-sdk; by itself, that of the checkout that this program was built from [env: FANFOLD_SDK]
+    #[arg(long, value_name = "DIR")]
+    pub sdk: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

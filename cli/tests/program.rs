@@ -377,6 +377,10 @@ fn new_makes_a_folder_once() {
     here.check(&["new", "x", "--template", "y"], 2, "handler");
     assert!(here.run(&["new", "deep/er/one"]).status.success());
     assert!(here.path().join("deep/er/one/Cargo.toml").is_file());
+    here.check(&["new", "lost", "--sdk", "no-such"], 2, "the package fanfold-sdk in no-such");
+    let lost = here.command(&["new", "lost"]).env("FANFOLD_SDK", "my-handler").output().unwrap();
+    assert_eq!(lost.status.code(), Some(2));
+    assert!(!here.path().join("lost").exists());
     let left: Vec<_> =
         std::fs::read_dir(here.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().starts_with(".fanfold")), "{left:?}");

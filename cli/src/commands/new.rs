@@ -17,11 +17,10 @@ use crate::{
     output,
 };
 
-/// The SDK of the checkout that this program was built from. It counts only
-/// where it still lies there.
+/// The SDK of the checkout that this program was built from, if it still lies there.
 const CHECKOUT_SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../sdk");
-/// The SDK's version otherwise.
-const SDK_VERSION: &str = "0.1";
+/// The SDK's package. No registry has it, so a folder is made for one that lies on this machine.
+const SDK_PACKAGE: &str = "fanfold-sdk";
 /// Package names that the compiler gives a meaning of its own.
 const RESERVED: [&str; 8] = ["alloc", "core", "proc-macro", "std", "test", "fanfold-sdk", "serde", "build"];
 /// Keywords (Rust reference, edition 2024) that are allowed names of functions.
@@ -50,8 +49,9 @@ pub fn run(args: &New) -> Result<()> {
         ))
         .help("choose another name, or remove what is there"));
     }
-    let checkout = Path::new(CHECKOUT_SDK).canonicalize().ok().filter(|sdk| sdk.join("Cargo.toml").is_file());
-    write(&folder, &files(args.template, &name, checkout.as_deref()))?;
+    let variable = || std::env::var_os("FANFOLD_SDK").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let sdk = sdk(args.sdk.clone().or_else(variable).as_deref(), Path::new(CHECKOUT_SDK))?;
+    write(&folder, &files(args.template, &name, &sdk))?;
     let shown = folder.display();
     output::note(format!(
         "made {shown}\n\n  cd {shown}\n  fanfold build\n  fanfold deploy .     (the service is started by `fanfold dev`)\n  fanfold invoke {name}"
@@ -69,8 +69,35 @@ fn name_of(folder: &Path) -> Result<FunctionName> {
     Ok(name)
 }
 
+/// The SDK's folder: the one that was named, else that of the checkout.
+fn sdk(named: Option<&Path>, checkout: &Path) -> Result<PathBuf> {
+    let help = "name the folder `sdk` of a checkout of Fanfold by --sdk or FANFOLD_SDK";
+    match named {
+        Some(folder) => is_sdk(folder).ok_or_else(|| {
+            let (wanted, at) = (SDK_PACKAGE, folder.display());
+            Error::usage(format!("expected the package {wanted} in {at}, found none")).help(help)
+        }),
+        None => is_sdk(checkout).ok_or_else(|| {
+            Error::usage(format!(
+                "expected the package {SDK_PACKAGE}, which no registry has, in the checkout that this program was built \
+                 from, found none at {}",
+                checkout.display()
+            ))
+            .help(help)
+        }),
+    }
+}
+
+/// The folder by its whole path, if it is the SDK's.
+fn is_sdk(folder: &Path) -> Option<PathBuf> {
+    let folder = folder.canonicalize().ok()?;
+    let manifest: toml::Table = fs::read_to_string(folder.join("Cargo.toml")).ok()?.parse().ok()?;
+    let package = manifest.get("package")?.get("name")?.as_str()?;
+    (package == SDK_PACKAGE).then_some(folder)
+}
+
 /// Every file of the folder with its text.
-fn files(template: Template, name: &FunctionName, sdk: Option<&Path>) -> Vec<(&'static str, String)> {
+fn files(template: Template, name: &FunctionName, sdk: &Path) -> Vec<(&'static str, String)> {
     let (source, readme, description) = match template {
         Template::Handler => {
             (template!("handler/lib.rs"), template!("handler/README.md"), "greets whoever calls")
@@ -108,23 +135,17 @@ fn files(template: Template, name: &FunctionName, sdk: Option<&Path>) -> Vec<(&'
     files
 }
 
-fn dependency(sdk: Option<&Path>) -> String {
-    match sdk {
-        // JSON's quoting of a path is TOML's too.
-        Some(path) => format!("path = {}", serde_json::Value::from(path.to_string_lossy())),
-        None => format!("version = \"{SDK_VERSION}\""),
-    }
+fn dependency(sdk: &Path) -> String {
+    // JSON's quoting of a path is TOML's too.
+    format!("path = {}", serde_json::Value::from(sdk.to_string_lossy()))
 }
 
-fn note(sdk: Option<&Path>) -> String {
-    match sdk {
-        Some(path) => format!(
-            "\n`Cargo.toml` takes `fanfold-sdk` from the checkout that made this folder, {}. On another machine write\n\
-             `version = \"{SDK_VERSION}\"` in place of the `path`, or the path of a checkout there.",
-            path.display()
-        ),
-        None => String::new(),
-    }
+fn note(sdk: &Path) -> String {
+    format!(
+        "\n`Cargo.toml` takes `{SDK_PACKAGE}` from {}. On another machine write the path of the\n\
+         folder `sdk` in a checkout of Fanfold there; no registry has it.",
+        sdk.display()
+    )
 }
 
 fn write(folder: &Path, files: &[(&str, String)]) -> Result<()> {
@@ -146,18 +167,17 @@ fn write(folder: &Path, files: &[(&str, String)]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Exit;
 
     #[test]
     fn nothing_is_left_to_fill_in() {
         for template in [Template::Handler, Template::Map, Template::Aggregate] {
-            for sdk in [None, Some(Path::new("/some where/sdk"))] {
-                for (file, text) in files(template, &"my-fn".parse().unwrap(), sdk) {
-                    assert!(
-                        !text.contains("{{") || file == "src/lib.rs" && !text.contains("{{n"),
-                        "{file}: {text}"
-                    );
-                    assert!(text.ends_with('\n'), "{file}");
-                }
+            for (file, text) in files(template, &"my-fn".parse().unwrap(), Path::new("/some where/sdk")) {
+                assert!(
+                    !text.contains("{{") || file == "src/lib.rs" && !text.contains("{{n"),
+                    "{file}: {text}"
+                );
+                assert!(text.ends_with('\n'), "{file}");
             }
         }
     }
@@ -166,7 +186,7 @@ mod tests {
     fn manifests_and_settings_are_read_back() {
         let name: FunctionName = "my-fn".parse().unwrap();
         for template in [Template::Handler, Template::Map, Template::Aggregate] {
-            let files = files(template, &name, Some(Path::new("/some \"where\"/sdk")));
+            let files = files(template, &name, Path::new("/some \"where\"/sdk"));
             let text =
                 |wanted: &str| files.iter().find(|(file, _)| *file == wanted).map(|(_, text)| text.as_str());
             let manifest: toml::Table = text("Cargo.toml").unwrap().parse().unwrap();
@@ -182,7 +202,32 @@ mod tests {
                 assert_eq!(job.function.name, name);
             }
         }
-        assert_eq!(dependency(None), "version = \"0.1\"");
+    }
+
+    #[test]
+    fn the_sdk_is_the_one_that_is_named_or_the_checkout_s() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| dir.path().join(name);
+        for (folder, package) in [("named", SDK_PACKAGE), ("checkout", SDK_PACKAGE), ("other", "other")] {
+            fs::create_dir(place(folder)).unwrap();
+            let manifest = format!("[package]\nname = {package:?}\n");
+            fs::write(place(folder).join("Cargo.toml"), manifest).unwrap();
+        }
+        let check = |named: Option<&str>, checkout: &str, expected: Option<&str>| {
+            let found = sdk(named.map(place).as_deref(), &place(checkout));
+            let expected = expected.map(|folder| place(folder).canonicalize().unwrap());
+            assert_eq!(found.as_ref().ok(), expected.as_ref(), "{named:?}, {checkout}");
+            if let Err(error) = found {
+                assert_eq!(error.exit(), Exit::Usage);
+                assert!(error.advice().contains("--sdk"), "{error}: {}", error.advice());
+            }
+        };
+        check(None, "checkout", Some("checkout"));
+        check(Some("named"), "checkout", Some("named"));
+        check(Some("named"), "gone", Some("named"));
+        check(Some("other"), "checkout", None);
+        check(Some("gone"), "checkout", None);
+        check(None, "gone", None);
     }
 
     #[test]
