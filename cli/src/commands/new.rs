@@ -21,6 +21,11 @@ use crate::{
 const CHECKOUT_SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../sdk");
 /// The SDK's package. No registry has it, so a folder is made for one that lies on this machine.
 const SDK_PACKAGE: &str = "fanfold-sdk";
+/// Why a handler's manifest leaves out what the SDK has by itself.
+const HANDLER_FEATURES_NOTE: &str = "\
+# A handler needs neither the feature `tables` (rows, maps, aggregates) nor `stats` (sketches), and compiles
+# faster without. Take `default-features = false` out to have both.
+";
 /// Package names that the compiler gives a meaning of its own.
 const RESERVED: [&str; 8] = ["alloc", "core", "proc-macro", "std", "test", "fanfold-sdk", "serde", "build"];
 /// Keywords (Rust reference, edition 2024) that are allowed names of functions.
@@ -112,12 +117,15 @@ fn files(template: Template, name: &FunctionName, sdk: &Path) -> Vec<(&'static s
         Template::Map => Some(template!("map/job.toml.in")),
         Template::Aggregate => Some(template!("aggregate/job.toml.in")),
     };
-    // A handler needs neither tables nor sketches, and compiles faster without.
-    let features = if template == Template::Handler { ", default-features = false" } else { "" };
+    let (features, features_note) = match template {
+        Template::Handler => (", default-features = false", HANDLER_FEATURES_NOTE),
+        Template::Map | Template::Aggregate => ("", ""),
+    };
     let filled = |text: &str| {
         text.replace("{{name}}", name.as_str())
             .replace("{{description}}", description)
             .replace("{{sdk}}", &dependency(sdk))
+            .replace("{{features_note}}", features_note)
             .replace("{{features}}", features)
             .replace("{{sdk_note}}", &note(sdk))
     };
@@ -193,6 +201,8 @@ mod tests {
             let sdk = &manifest["dependencies"]["fanfold-sdk"];
             assert_eq!(sdk["path"].as_str(), Some("/some \"where\"/sdk"));
             assert_eq!(sdk.get("default-features").is_some(), template == Template::Handler);
+            let noted = text("Cargo.toml").unwrap().contains("`tables`");
+            assert_eq!(noted, template == Template::Handler);
             let settings =
                 crate::build::settings::parse("function.toml", text("function.toml").unwrap()).unwrap();
             assert_eq!(settings.name, name);
