@@ -253,7 +253,7 @@ pub struct Build {
     /// Folder with the function's Cargo.toml
     #[arg(default_value = ".")]
     pub dir: PathBuf,
-    /// Where to put the component
+    /// Where to put the component; its settings go beside it as NAME.function.toml
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     #[command(flatten)]
@@ -262,7 +262,7 @@ pub struct Build {
 
 #[derive(Debug, Args)]
 pub struct Deploy {
-    /// A folder with Cargo.toml, which is built first, or a .wasm file
+    /// A folder with Cargo.toml, which is built first, or a .wasm file with NAME.function.toml or function.toml beside it
     pub source: PathBuf,
     /// Name; that of function.toml, of the crate or of the file when absent
     #[arg(long)]

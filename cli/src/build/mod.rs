@@ -156,7 +156,8 @@ impl Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Builds the function in `dir` to `out`, by default `fanfold/NAME.wasm` in the
-/// crate's target folder. May install a toolchain the first time.
+/// crate's target folder, and puts its settings beside the component. May install
+/// a toolchain the first time.
 pub fn build(dir: &Path, out: Option<&Path>, progress: &mut dyn FnMut(&str)) -> Result<Built> {
     let toolchain = ready(dir, progress)?;
     let guest = cargo::locate(&toolchain, dir)?;
@@ -165,7 +166,10 @@ pub fn build(dir: &Path, out: Option<&Path>, progress: &mut dyn FnMut(&str)) -> 
     progress(&format!("compiling {} for {}", guest.package, toolchain.target));
     let wasm = cargo::compile(&toolchain, &guest)?;
     let default = guest.target_dir.join("fanfold").join(format!("{}.wasm", settings.name));
-    finish(&wasm, out.unwrap_or(&default), settings)
+    let path = out.unwrap_or(&default);
+    let built = finish(&wasm, path, settings)?;
+    keep_settings(&guest.dir, path, &built.settings)?;
+    Ok(built)
 }
 
 fn ready(dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<Toolchain> {
@@ -199,6 +203,21 @@ fn finish(wasm: &Path, path: &Path, settings: FunctionFile) -> Result<Built> {
     })
 }
 
+/// The component can be deployed without its crate, with the settings that it was built with.
+/// Beside a device, a pipe or a link, such as `/dev/stdout`, there is no place for more, and the
+/// crate's own folder is where its author keeps them.
+fn keep_settings(crate_dir: &Path, component: &Path, settings: &FunctionFile) -> Result<()> {
+    let folder = match component.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let is_file = component.symlink_metadata().is_ok_and(|found| found.is_file());
+    if !is_file || crate_dir.canonicalize().ok() == folder.canonicalize().ok() {
+        return Ok(());
+    }
+    write_whole(&settings::beside(component), settings.text.as_bytes())
+}
+
 /// Another process, such as a deployment, never sees half a file.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let failed = |cause| Error::file("write", path, cause);
@@ -217,6 +236,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let said = build(dir.path(), None, &mut |_| {}).unwrap_err().to_string();
         assert!(said.starts_with("expected a Cargo.toml in") && said.contains("fanfold new"), "{said}");
+    }
+
+    #[test]
+    fn settings_lie_beside_the_component() {
+        let dir = tempfile::tempdir().unwrap();
+        let (home, away) = (dir.path().join("f"), dir.path().join("out"));
+        for folder in [&home, &away] {
+            std::fs::create_dir(folder).unwrap();
+            std::fs::write(folder.join("f.wasm"), b"\0asm").unwrap();
+        }
+        let text = "name = \"f\"\nmemory = \"8MiB\"\n";
+        std::fs::write(home.join(settings::FILE_NAME), text).unwrap();
+        let settings = settings::read(&home, "f").unwrap();
+        let kept = |component: &Path| {
+            keep_settings(&home, component, &settings).unwrap();
+            std::fs::read_to_string(settings::beside(component)).ok()
+        };
+        assert_eq!(kept(&away.join("f.wasm")).as_deref(), Some(text));
+        assert_eq!(kept(&home.join("f.wasm")), None);
+        assert_eq!(kept(Path::new("/dev/null")), None);
+        std::os::unix::fs::symlink(away.join("f.wasm"), away.join("link.wasm")).unwrap();
+        assert_eq!(kept(&away.join("link.wasm")), None);
     }
 
     #[test]

@@ -7,7 +7,12 @@
 //! is walked by hand rather than through serde, because serde stops at the
 //! first mistake: here all are reported together, each with its line.
 
-use std::{collections::BTreeMap, fmt, path::Path, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use fanfold_protocol::{
     error::Problem,
@@ -23,6 +28,11 @@ use toml::{
 /// The file's name.
 pub const FILE_NAME: &str = "function.toml";
 
+/// Where a component's settings lie beside it: `NAME.function.toml`.
+pub fn beside(component: &Path) -> PathBuf {
+    component.with_extension(FILE_NAME)
+}
+
 /// A function's settings as its author wrote them, all of them valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionFile {
@@ -30,6 +40,8 @@ pub struct FunctionFile {
     pub name: FunctionName,
     /// Everything else, as deployment sends it.
     pub settings: SettingsDocument,
+    /// All of it as the file says it.
+    pub text: String,
 }
 
 /// One thing wrong with a settings file.
@@ -65,17 +77,22 @@ impl std::error::Error for Mistakes {}
 /// Reads the settings of the function in `dir`; without a file, the function is
 /// called like its package and has the platform's defaults.
 pub fn read(dir: &Path, package: &str) -> Result<FunctionFile, super::Error> {
-    let path = dir.join(FILE_NAME);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(parse(&path.display().to_string(), &text)?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let name = package.replace('_', "-").parse().map_err(|problem: Problem| super::Error::Name {
-                package: package.to_owned(),
-                cause: problem.detail,
-            })?;
-            Ok(FunctionFile { name, settings: SettingsDocument::default() })
-        }
-        Err(cause) => Err(super::Error::file("read", &path, cause)),
+    if let Some(file) = read_file(&dir.join(FILE_NAME))? {
+        return Ok(file);
+    }
+    let name: FunctionName = package.replace('_', "-").parse().map_err(|problem: Problem| {
+        super::Error::Name { package: package.to_owned(), cause: problem.detail }
+    })?;
+    let text = format!("name = \"{name}\"\n");
+    Ok(FunctionFile { name, settings: SettingsDocument::default(), text })
+}
+
+/// Reads a settings file, if it is there.
+pub fn read_file(path: &Path) -> Result<Option<FunctionFile>, super::Error> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(parse(&path.display().to_string(), &text)?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(super::Error::file("read", path, cause)),
     }
 }
 
@@ -153,7 +170,7 @@ impl Walk<'_> {
         if self.mistakes.is_empty() {
             self.judge(0, &settings);
         }
-        Some(FunctionFile { name: name?, settings })
+        Some(FunctionFile { name: name?, settings, text: self.text.to_owned() })
     }
 
     /// Asks the platform's rules about one setting alone, so that the answer
@@ -317,6 +334,15 @@ REGION = "north"
     fn a_name_is_enough() {
         let file = parse("f", "name = \"a\"").unwrap();
         assert_eq!(file.settings, SettingsDocument::default());
+    }
+
+    #[test]
+    fn what_a_package_is_called_can_be_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = read(dir.path(), "credit_score").unwrap();
+        assert_eq!((file.name.as_str(), &file.settings), ("credit-score", &SettingsDocument::default()));
+        assert_eq!(parse("f", &file.text).unwrap(), file);
+        assert_eq!(beside(Path::new("a/b.wasm")), Path::new("a/b.function.toml"));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! `fanfold deploy`: a folder or a component becomes a version.
 //!
 //! A folder is built first. What the component is, the gateway judges; this
-//! command adds the name and the settings of `function.toml`.
+//! command adds the name and the settings of `function.toml`, or of what `fanfold
+//! build` has made of it beside a component.
 
 use std::{
     io::ErrorKind,
@@ -68,13 +69,13 @@ async fn of_folder(folder: PathBuf, name: Option<FunctionName>) -> Result<Packag
 
 fn of_file(path: &Path, name: Option<FunctionName>) -> Result<Package> {
     let component = read(path)?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let beside = folder.join(settings::FILE_NAME).is_file();
-    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    if beside {
-        let file = settings::read(folder, &stem)?;
-        return Ok(Package { name: name.unwrap_or(file.name), settings: file.settings, component });
+    let places = [settings::beside(path), path.with_file_name(settings::FILE_NAME)];
+    for place in &places {
+        if let Some(file) = settings::read_file(place)? {
+            return Ok(Package { name: name.unwrap_or(file.name), settings: file.settings, component });
+        }
     }
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let named = name.map_or_else(
         || {
             stem.replace('_', "-")
@@ -83,6 +84,10 @@ fn of_file(path: &Path, name: Option<FunctionName>) -> Result<Package> {
         },
         Ok,
     )?;
+    let [own, common] = places.map(|place| place.display().to_string());
+    output::note(output::harmless(&format!(
+        "neither {own} nor {common} is there: {named} gets the default settings"
+    )));
     Ok(Package { name: named, settings: SettingsDocument::default(), component })
 }
 
@@ -144,6 +149,12 @@ mod tests {
         std::fs::write(dir.path().join("function.toml"), "name = \"named\"\nmemory = \"8MiB\"").unwrap();
         assert_eq!(name(None).unwrap(), "named");
         assert_eq!(of_file(&path, None).unwrap().settings.memory, Some(ByteSize(8 << 20)));
+        // What was built with it goes before what lies there for all.
+        std::fs::write(dir.path().join("credit_score.function.toml"), "name = \"own\"").unwrap();
+        assert_eq!(name(None).unwrap(), "own");
+        assert_eq!(of_file(&path, None).unwrap().settings, SettingsDocument::default());
+        std::fs::write(dir.path().join("credit_score.function.toml"), "nmae = \"own\"").unwrap();
+        assert_eq!(of_file(&path, None).err().unwrap().exit(), Exit::Usage);
         let missing = of_file(&dir.path().join("x.wasm"), None).err().unwrap();
         assert_eq!(missing.exit(), Exit::Usage);
     }
