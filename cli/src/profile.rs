@@ -46,12 +46,16 @@ pub struct StoreProfile {
     pub access_key: String,
     /// Secret key.
     pub secret_key: String,
+    /// Of temporary keys; none of those that are kept has one.
+    #[serde(skip)]
+    pub session_token: Option<String>,
 }
 
 impl StoreProfile {
     /// What the storage client takes.
     pub fn config(&self) -> fanfold_storage::StoreConfig {
-        let credentials = Credentials::new(self.access_key.clone(), self.secret_key.clone());
+        let credentials = Credentials::new(self.access_key.clone(), self.secret_key.clone())
+            .with_session(self.session_token.clone());
         let mut config = fanfold_storage::StoreConfig::at(self.endpoint.clone(), credentials);
         config.region.clone_from(&self.region);
         config
@@ -151,6 +155,7 @@ mod tests {
             region: "us-east-1".into(),
             access_key: "a".into(),
             secret_key: "b".into(),
+            session_token: None,
         };
         Profile { token: token.into(), s3, data: Some(data.into()) }
     }

@@ -3,7 +3,8 @@
 //! can read.
 //!
 //! The embedded server checks signatures against them, the client signs with
-//! them. The secret is never printed: `Debug` leaves it out.
+//! them. The secret is never printed: `Debug` leaves it out. Temporary ones have a
+//! session token as well, and are never kept.
 
 use std::{
     fmt, fs,
@@ -29,6 +30,9 @@ pub struct Credentials {
     pub access_key: String,
     /// The secret half.
     pub secret_key: String,
+    /// What temporary ones are sent with. A secret too, and no part of the file.
+    #[serde(skip)]
+    pub session_token: Option<String>,
 }
 
 /// Why credentials could not be loaded or made.
@@ -72,7 +76,13 @@ pub enum CredentialsError {
 impl Credentials {
     /// Credentials given by an operator.
     pub fn new(access_key: impl Into<String>, secret_key: impl Into<String>) -> Self {
-        Self { access_key: access_key.into(), secret_key: secret_key.into() }
+        Self { access_key: access_key.into(), secret_key: secret_key.into(), session_token: None }
+    }
+
+    /// The same, sent with a session token if there is one.
+    #[must_use]
+    pub fn with_session(self, session_token: Option<String>) -> Self {
+        Self { session_token, ..self }
     }
 
     /// New ones, from the system's randomness.
@@ -80,8 +90,8 @@ impl Credentials {
         let mut bytes = [0_u8; ACCESS_KEY_LENGTH + SECRET_BYTES];
         getrandom::fill(&mut bytes).map_err(|e| CredentialsError::Random(e.to_string()))?;
         let (access, secret) = bytes.split_at(ACCESS_KEY_LENGTH);
-        let access_key = access.iter().map(|b| char::from(ALPHABET[usize::from(b % 32)])).collect();
-        Ok(Self { access_key, secret_key: hex::encode(secret) })
+        let access_key: String = access.iter().map(|b| char::from(ALPHABET[usize::from(b % 32)])).collect();
+        Ok(Self::new(access_key, hex::encode(secret)))
     }
 
     /// Those kept at `path`, or new ones, which are then kept there with mode
@@ -153,6 +163,15 @@ mod tests {
         assert_eq!(Credentials::load_or_create(&path).unwrap(), made);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         assert!(!format!("{made:?}").contains(&made.secret_key));
+    }
+
+    #[test]
+    fn a_session_s_token_is_neither_shown_nor_kept() {
+        let session = Credentials::new("a", "s").with_session(Some("temporary".into()));
+        assert!(!format!("{session:?}").contains("temporary"));
+        assert_eq!(serde_json::to_string(&session).unwrap(), r#"{"access_key":"a","secret_key":"s"}"#);
+        let kept = r#"{"access_key":"a","secret_key":"s","session_token":"temporary"}"#;
+        assert!(serde_json::from_str::<Credentials>(kept).is_err());
     }
 
     #[test]

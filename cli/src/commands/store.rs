@@ -34,6 +34,7 @@ pub fn profile(endpoint: Option<&str>) -> Result<StoreProfile> {
         region: config.region.clone(),
         access_key: credentials.access_key.clone(),
         secret_key: credentials.secret_key.clone(),
+        session_token: credentials.session_token.clone(),
     })
 }
 
@@ -72,7 +73,7 @@ fn choose(
             None => nothing_known(),
         });
     };
-    let credentials = Credentials::new(access_key, secret_key);
+    let credentials = Credentials::new(access_key, secret_key).with_session(variable("AWS_SESSION_TOKEN"));
     let mut config = match endpoint {
         Some(endpoint) => StoreConfig::at(endpoint, credentials),
         None => StoreConfig::new(server::REGION, credentials),
@@ -97,6 +98,7 @@ mod tests {
             region: "us-east-1".into(),
             access_key: "a".into(),
             secret_key: "b".into(),
+            session_token: None,
         };
         Profile { token: "t".into(), s3, data: None }
     }
@@ -118,6 +120,18 @@ mod tests {
             assert!(advice.contains("http://127.0.0.1:7071") && advice.contains("fanfold dev"), "{advice}");
         }
         assert_eq!(located("bucket-not-found"), "see the message");
+    }
+
+    #[test]
+    fn temporary_keys_have_a_token() {
+        let check = |profile: Option<&Profile>, expected: Option<&str>| {
+            let config =
+                choose(profile, |name| name.starts_with("AWS_").then(|| name.to_lowercase())).unwrap();
+            let keys = config.credentials.unwrap();
+            assert_eq!(keys.session_token.as_deref(), expected, "{}", keys.access_key);
+        };
+        check(None, Some("aws_session_token"));
+        check(Some(&profile()), None);
     }
 
     #[test]

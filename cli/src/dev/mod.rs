@@ -58,6 +58,7 @@ fn keep_profile(data: &Data, gateway: std::net::SocketAddr, store: std::net::Soc
             region: fanfold_storage::server::REGION.to_owned(),
             access_key: data.credentials.access_key.clone(),
             secret_key: data.credentials.secret_key.clone(),
+            session_token: None,
         },
         data: Some(data.folder().to_owned()),
     };

@@ -18,6 +18,7 @@ pub fn text(data: &Data, gateway: SocketAddr, store: SocketAddr) -> String {
         region: fanfold_storage::server::REGION.to_owned(),
         access_key: data.credentials.access_key.clone(),
         secret_key: data.credentials.secret_key.clone(),
+        session_token: None,
     };
     text.push_str("\nFor any S3 client:\n\n");
     for line in exports(&store).lines() {
@@ -35,17 +36,38 @@ pub fn text(data: &Data, gateway: SocketAddr, store: SocketAddr) -> String {
 }
 
 /// Variables that S3 clients read.
-pub fn variables(store: &StoreProfile) -> [(&'static str, &str); 5] {
-    [
+pub fn variables(store: &StoreProfile) -> Vec<(&'static str, &str)> {
+    let mut variables = vec![
         ("AWS_ENDPOINT_URL", store.endpoint.as_str()),
         ("AWS_REGION", store.region.as_str()),
         ("AWS_DEFAULT_REGION", store.region.as_str()),
         ("AWS_ACCESS_KEY_ID", store.access_key.as_str()),
         ("AWS_SECRET_ACCESS_KEY", store.secret_key.as_str()),
-    ]
+    ];
+    variables.extend(store.session_token.as_deref().map(|token| ("AWS_SESSION_TOKEN", token)));
+    variables
 }
 
 /// The same as a shell takes them.
 pub fn exports(store: &StoreProfile) -> String {
     variables(store).iter().map(|(name, value)| format!("export {name}={value}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn temporary_keys_come_with_their_token() {
+        let mut store = StoreProfile {
+            endpoint: "http://127.0.0.1:7071".into(),
+            region: "us-east-1".into(),
+            access_key: "a".into(),
+            secret_key: "b".into(),
+            session_token: None,
+        };
+        assert!(!exports(&store).contains("AWS_SESSION_TOKEN"));
+        store.session_token = Some("temporary".into());
+        assert!(exports(&store).ends_with("export AWS_SESSION_TOKEN=temporary\n"));
+    }
 }

@@ -80,7 +80,8 @@ impl Mistakes {
         Some(text)
     }
 
-    /// The access key and the secret key in a file.
+    /// The access key and the secret key in a file. It is read once, at the start, so keys that
+    /// are good for hours only are of no use.
     pub fn key_pair(&mut self, key: &str, path: &Path) -> Option<(String, String)> {
         let text = self.secret(key, path)?;
         let mut lines = text.lines().map(|line| line.trim().to_owned());
@@ -89,6 +90,13 @@ impl Mistakes {
             self.note(
                 key,
                 "expected the access key on the first line and the secret key on the second, found one line",
+            );
+        }
+        if lines.next().is_some() {
+            self.note(
+                key,
+                "expected keys that do not expire, found a third line behind them; temporary keys with a session \
+                 token are not taken, so make a user for the service",
             );
         }
         pair
@@ -220,6 +228,21 @@ mod tests {
         let read = read.unwrap();
         assert!(read.limits.drain.is_some() && read.limits.requests.is_none());
         assert_eq!(read.tenants.len(), 1);
+    }
+
+    #[test]
+    fn keys_are_two_lines() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let check = |text: &str, expected: &str| {
+            std::fs::write(file.path(), text).unwrap();
+            let mut mistakes = Mistakes::default();
+            mistakes.key_pair("store.credentials", file.path());
+            let found = mistakes.all().concat();
+            assert!(found.contains(expected) && found.is_empty() == expected.is_empty(), "{text:?}: {found}");
+        };
+        check("access\nsecret\n\n", "");
+        check("access\n", "store.credentials: expected the access key on the first line");
+        check("access\nsecret\ntoken\n", "store.credentials: expected keys that do not expire");
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl StoreConfig {
         let keys = aws_sdk_s3::config::Credentials::new(
             &credentials.access_key,
             &credentials.secret_key,
-            None,
+            credentials.session_token.clone(),
             None,
             "fanfold",
         );
@@ -162,7 +162,34 @@ fn http_client(scheme: &str) -> SharedHttpClient {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+    use crate::Store;
+
+    #[tokio::test]
+    async fn a_session_s_token_is_sent_and_signed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let keys = Credentials::new("key", "secret").with_session(Some("temporary".to_owned()));
+        let config = StoreConfig { attempts_max: 1, ..StoreConfig::at(endpoint, keys) };
+        let store = Store::connect(config).unwrap();
+        let answering = async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut head = Vec::<u8>::new();
+            while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                assert_ne!(connection.read_buf(&mut head).await.unwrap(), 0);
+            }
+            let refusal = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n";
+            connection.write_all(refusal).await.unwrap();
+            String::from_utf8(head).unwrap().to_lowercase()
+        };
+        let (answered, head) = tokio::join!(store.list_buckets(), answering);
+        assert!(answered.is_err());
+        assert!(head.contains("x-amz-security-token: temporary\r\n"), "{head}");
+        let (_, signed) = head.split_once("signedheaders=").unwrap();
+        assert!(signed.split(',').next().unwrap().contains("x-amz-security-token"), "{head}");
+    }
 
     #[test]
     fn mistakes_are_reported_together() {

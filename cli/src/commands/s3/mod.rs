@@ -35,7 +35,7 @@ const REMOVAL_PATIENCE: Duration = Duration::from_secs(2);
 pub async fn run(endpoint: Option<&str>, command: S3) -> Result<()> {
     if let S3::Env(shown) = command {
         let profile = store::profile(endpoint)?;
-        let variables = BTreeMap::from(dev::variables(&profile));
+        let variables = BTreeMap::from_iter(dev::variables(&profile));
         return output::shown(shown.view, &variables, |_| dev::exports(&profile));
     }
     check(&command)?;
