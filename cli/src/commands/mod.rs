@@ -48,7 +48,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Result(args) => result::run(&client()?, &args).await,
         Command::Logs(args) => logs::run(&client()?, &args).await,
         Command::Trigger { command } => trigger::run(&client()?, command).await,
-        Command::S3 { command } => s3::run(endpoint.as_deref(), command).await,
+        Command::S3 { command } => s3::run(endpoint.as_deref(), token.as_deref(), command).await,
         Command::Gateway(args) => hosts::gateway(args).await,
         Command::Worker(args) => hosts::worker(args).await,
         Command::Certs(args) => hosts::certs::run(&args),

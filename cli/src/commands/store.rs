@@ -2,8 +2,9 @@
 //! Which store the `s3` commands and `doctor` talk to.
 //!
 //! `FANFOLD_S3_ENDPOINT` decides when it is set; else the store of the service
-//! that the flags name; else what the usual `AWS_*` variables say. Pure but for
-//! the last step, which reads the environment.
+//! that the flags name, where `fanfold dev` has left it and no other token is
+//! given; else what the usual `AWS_*` variables say. Pure but for the last step,
+//! which reads the environment.
 
 use fanfold_protocol::ErrorKind;
 use fanfold_storage::{Credentials, Store, StoreConfig, server};
@@ -15,18 +16,22 @@ use crate::{
 };
 
 /// Connects to the store that the environment and the profile say.
-pub fn connect(endpoint: Option<&str>) -> Result<Store> {
+pub fn connect(endpoint: Option<&str>, token: Option<&str>) -> Result<Store> {
     let endpoint = endpoint.unwrap_or(ENDPOINT_DEFAULT);
     // What is mistyped here would have another store taken than the one that is meant.
     parse_endpoint(endpoint)?;
-    let known = || profile::find(endpoint).map(|found| found.map(|(_, profile)| profile));
+    // Whoever comes with another token means another service, which has the address now.
+    let known = || {
+        let found = profile::find(endpoint)?.map(|(_, profile)| profile);
+        Ok(found.filter(|profile| is_of(profile, token)))
+    };
     let config = choose(known, |name| std::env::var(name).ok().filter(|value| !value.is_empty()))?;
     Ok(Store::connect(config)?)
 }
 
 /// The store's address and keys, for other clients.
-pub fn profile(endpoint: Option<&str>) -> Result<StoreProfile> {
-    let store = connect(endpoint)?;
+pub fn profile(endpoint: Option<&str>, token: Option<&str>) -> Result<StoreProfile> {
+    let store = connect(endpoint, token)?;
     let config = store.config();
     let Some(credentials) = &config.credentials else { return Err(nothing_known()) };
     Ok(StoreProfile {
@@ -49,6 +54,10 @@ pub fn located(error: Error, store: &Store) -> Error {
         "the store was looked for at {place}; start it with `fanfold dev`, or say where it is by \
          --endpoint or FANFOLD_S3_ENDPOINT"
     ))
+}
+
+fn is_of(profile: &Profile, token: Option<&str>) -> bool {
+    token.is_none_or(|token| token.trim() == profile.token)
 }
 
 /// The profile is looked for only where it may decide.
@@ -123,15 +132,23 @@ mod tests {
     }
 
     #[test]
+    fn a_service_with_another_token_is_another_service() {
+        let check = |token, expected| assert_eq!(is_of(&profile(), token), expected, "{token:?}");
+        check(None, true);
+        check(Some("t"), true);
+        check(Some("of-compose"), false);
+    }
+
+    #[test]
     fn temporary_keys_have_a_token() {
-        let check = |profile: Option<&Profile>, expected: Option<&str>| {
+        let check = |profile: Option<Profile>, expected: Option<&str>| {
             let config =
-                choose(profile, |name| name.starts_with("AWS_").then(|| name.to_lowercase())).unwrap();
+                choose(|| Ok(profile), |name| name.starts_with("AWS_").then(|| name.to_lowercase())).unwrap();
             let keys = config.credentials.unwrap();
             assert_eq!(keys.session_token.as_deref(), expected, "{}", keys.access_key);
         };
         check(None, Some("aws_session_token"));
-        check(Some(&profile()), None);
+        check(Some(profile()), None);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub async fn look(endpoint: Option<&str>, token: Option<&str>) -> Vec<Finding> {
         }
     };
     let told = readiness.get("store_abilities").filter(|told| told.is_object());
-    match store::connect(endpoint) {
+    match store::connect(endpoint, token) {
         Ok(store) => findings.push(object_store(&store, told).await),
         Err(error) => findings.push(Finding::bad("store", error.to_string(), error.advice())),
     }

@@ -32,14 +32,14 @@ const REMOVED_AT_ONCE: usize = 1_000;
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the subcommand.
-pub async fn run(endpoint: Option<&str>, command: S3) -> Result<()> {
+pub async fn run(endpoint: Option<&str>, token: Option<&str>, command: S3) -> Result<()> {
     if let S3::Env(shown) = command {
-        let profile = store::profile(endpoint)?;
+        let profile = store::profile(endpoint, token)?;
         let variables = BTreeMap::from_iter(dev::variables(&profile));
         return output::shown(shown.view, &variables, |_| dev::exports(&profile));
     }
     check(&command)?;
-    let store = store::connect(endpoint)?;
+    let store = store::connect(endpoint, token)?;
     let done = match command {
         S3::Ls { uri, recursive, shown } => list::run(&store, uri.as_deref(), recursive, shown.view).await,
         S3::Cp { from, to, recursive } => until_told(&store, copy::run(&store, &from, &to, recursive)).await,
