@@ -8,6 +8,7 @@ use std::{
     net::TcpListener,
     path::Path,
     process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 struct Here {
@@ -396,6 +397,27 @@ fn a_taken_port_and_a_taken_folder_are_told() {
     std::fs::write(here.path().join("file"), "").unwrap();
     let free = ["dev", "--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--data", "file/x"];
     here.check(&free, 3, "--data DIR");
+}
+
+#[test]
+fn a_service_that_starts_can_be_stopped() {
+    let here = Here::new();
+    // A store that takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let words =
+        ["dev", "--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0", "--store-endpoint", &endpoint];
+    let child = here.command(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (connected, connection) = std::sync::mpsc::channel();
+    std::thread::spawn(move || connected.send(silent.accept().unwrap()));
+    let _held = connection.recv_timeout(Duration::from_secs(30)).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("stopping") && output.stdout.is_empty(), "{said}");
+    assert!(!here.path().join(".fanfold/dev.json").exists());
 }
 
 #[test]

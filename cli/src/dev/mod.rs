@@ -34,9 +34,12 @@ pub async fn run(args: Dev) -> Result<()> {
     let listeners = Listeners::bind(&args).await?;
     let data = Data::open(&args.data)?;
     let (gateway, store) = (listeners.gateway_address, listeners.store_address);
-    // Asked for before the service is announced: from then on it may be told to stop.
+    // A start may take long, of a store that did not end well for one, and may be told to stop as well.
     let mut stop = Stop::listen()?;
-    let parts = Parts::start(&data, listeners, &args).await?;
+    let parts = tokio::select! {
+        () = stop.told() => return Ok(()),
+        started = Parts::start(&data, listeners, &args) => started?,
+    };
     keep_profile(&data, gateway, store);
     data.announce(gateway, store)?;
     let ended = match output::data(&welcome::text(&data, gateway, store)) {
@@ -91,15 +94,20 @@ impl Stop {
     /// Comes back when the process is told to stop. A second signal ends it at once.
     pub async fn told(&mut self) {
         self.one().await;
+        let again = Self::listen();
         output::note("stopping; once more to stop at once");
-        let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-        if let (Ok(interrupt), Ok(terminate)) = (interrupt, terminate) {
-            let mut again = Stop { interrupt, terminate };
-            tokio::spawn(async move {
-                again.one().await;
-                std::process::exit(130);
-            });
+        if let Ok(again) = again {
+            // Without a thread the process ends all the same, once all is done.
+            let _ = std::thread::Builder::new().name("stop".to_owned()).spawn(|| again.ends_process());
         }
+    }
+
+    /// Ends the process when it is told. Waits beside the runtime of the service, which no longer
+    /// runs what it was given while it is let go, and waits then for files to be read and written.
+    fn ends_process(mut self) {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
+        runtime.block_on(self.one());
+        std::process::exit(130);
     }
 
     async fn one(&mut self) {

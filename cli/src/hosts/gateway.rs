@@ -51,7 +51,10 @@ pub async fn run(args: Hosts) -> Result<()> {
     };
     let Ok(tls) = tls else { return Ok(()) };
     let what = What { configs: built, tls, ways, path: args.config };
-    let mut begun = what.begin(store, backbone).await?;
+    let mut begun = tokio::select! {
+        () = stop.told() => return Ok(()),
+        begun = what.begin(store, backbone) => begun?,
+    };
     let mut listener = bind(&config).await?;
     while let Some(kept) = serve(begun, listener, &mut stop).await? {
         output::note("NATS has lost its data; the gateway begins anew with what the store has");

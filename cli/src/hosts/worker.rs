@@ -49,8 +49,10 @@ pub async fn run(args: Hosts) -> Result<()> {
         opened = ways.open(&args.config, others) => opened?,
     };
     let (Ok(tls), Some(name)) = (tls, name) else { return Ok(()) };
-    let runtime = runtime(&config, &name, store, &backbone)?;
-    runtime.look_back().await.map_err(|problem| Error::service(problem.detail))?;
+    let runtime = tokio::select! {
+        () = stop.told() => return Ok(()),
+        started = runtime(&config, &name, store, &backbone) => started?,
+    };
     let listener = bind("listen", config.listen).await?;
     let probes = bind("probe_listen", config.probe_listen).await?;
     let bound = listener.local_addr().map_err(|cause| Error::service(cause.to_string()))?;
@@ -101,7 +103,13 @@ pub async fn run(args: Hosts) -> Result<()> {
     }
 }
 
-fn runtime(config: &config::Worker, name: &WorkerName, store: Store, backbone: &Backbone) -> Result<Runtime> {
+/// The sandboxes, once they know what those before them left.
+async fn runtime(
+    config: &config::Worker,
+    name: &WorkerName,
+    store: Store,
+    backbone: &Backbone,
+) -> Result<Runtime> {
     let program = std::env::current_exe().map_err(|cause| {
         Error::service(format!("expected to know this program's own path, found: {cause}"))
     })?;
@@ -113,8 +121,10 @@ fn runtime(config: &config::Worker, name: &WorkerName, store: Store, backbone: &
         cache_dir: config.cache.clone(),
         compiler: CompilerCommand { program, args: vec![COMPILE_WORD.into()] },
     };
-    Runtime::start(runtime, store, config.system_bucket.clone(), backbone.clone())
-        .map_err(|error| Error::service(error.to_string()))
+    let runtime = Runtime::start(runtime, store, config.system_bucket.clone(), backbone.clone())
+        .map_err(|error| Error::service(error.to_string()))?;
+    runtime.look_back().await.map_err(|problem| Error::service(problem.detail))?;
+    Ok(runtime)
 }
 
 async fn enter(backbone: &Backbone, member: Member) -> Result<Membership> {
