@@ -5,7 +5,7 @@
 //! functions, jobs or data. Data goes to standard output, everything else to
 //! standard error, and the exit code says whose move it is.
 
-use std::process::ExitCode;
+use std::{ffi::OsStr, process::ExitCode};
 
 use clap::Parser;
 use error::{Error, Exit};
@@ -65,12 +65,18 @@ fn threads(serves: bool) -> std::io::Result<tokio::runtime::Runtime> {
     builder.thread_name("fanfold").thread_stack_size(THREAD_STACK_BYTES).enable_all().build()
 }
 
+/// No longer once `NO_COLOR` says anything (no-color.org).
+fn are_colors_welcome(no_color: Option<&OsStr>) -> bool {
+    no_color.is_none_or(OsStr::is_empty)
+}
+
 /// Standard output is for data. What the S3 server refuses its clients is told
 /// to them; the library would log each as an error.
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,s3s=off"));
-    let colors = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let colors = is_terminal && are_colors_welcome(std::env::var_os("NO_COLOR").as_deref());
     // A log that cannot be written, on a full disk for one, is no reason to fail: telling of it on
     // the same stderr would panic.
     tracing_subscriber::fmt()
@@ -79,4 +85,18 @@ fn log_to_stderr() {
         .with_writer(std::io::stderr)
         .log_internal_errors(false)
         .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_wants_no_colors_gets_none() {
+        let check =
+            |set: Option<&str>, expected| assert_eq!(are_colors_welcome(set.map(OsStr::new)), expected);
+        check(None, true);
+        check(Some(""), true);
+        check(Some("1"), false);
+    }
 }
