@@ -2,11 +2,14 @@
 //! How a command fails: a message, help, and an exit code that says whose move
 //! it is. Printed in one place, on standard error.
 
-use std::{fmt, process::ExitCode};
+use std::{borrow::Cow, fmt, process::ExitCode};
 
 use fanfold_protocol::error::{ErrorKind, Fault, Problem};
 
 use crate::output;
+
+/// Bytes that are shown of a line. A document without line breaks is one of megabytes.
+const LINE_BYTES_MAX: usize = 400;
 
 /// A command's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -225,7 +228,8 @@ struct Diagnostic {
 impl From<&Error> for Diagnostic {
     fn from(error: &Error) -> Self {
         let source = error.excerpt.as_deref().map(|Excerpt { name, text, offset, label }| {
-            let (before, rest) = text.split_at(text.floor_char_boundary(*offset));
+            let (text, offset) = shortened(text, text.floor_char_boundary(*offset));
+            let (before, rest) = text.split_at(offset);
             let before = source_lines(before);
             let span = miette::LabeledSpan::at_offset(before.len(), output::harmless_lines(label));
             (miette::NamedSource::new(output::harmless(name), before + &source_lines(rest)), span)
@@ -234,6 +238,36 @@ impl From<&Error> for Diagnostic {
         let help = error.help.as_deref().map(output::harmless_lines);
         Self { code, message: output::harmless_lines(&error.message), help, source }
     }
+}
+
+/// The text with what can be shown of its lines, and the place in that.
+fn shortened(text: &str, offset: usize) -> (String, usize) {
+    let (mut shown, mut place, mut start) = (String::new(), 0, 0);
+    for (index, line) in text.split('\n').enumerate() {
+        if index > 0 {
+            shown.push('\n');
+        }
+        let at = offset.checked_sub(start).filter(|at| *at <= line.len());
+        let (part, before) = around(line, at.unwrap_or(0));
+        if at.is_some() {
+            place = shown.len() + before;
+        }
+        shown.push_str(&part);
+        start += line.len() + 1;
+    }
+    (shown, place)
+}
+
+/// What is shown of a line around a place, and where in that the place is.
+fn around(line: &str, at: usize) -> (Cow<'_, str>, usize) {
+    if line.len() <= LINE_BYTES_MAX {
+        return (line.into(), at);
+    }
+    let from = line.floor_char_boundary(at.saturating_sub(LINE_BYTES_MAX / 2));
+    let to = line.ceil_char_boundary((from + LINE_BYTES_MAX).min(line.len()));
+    let before = if from > 0 { "…" } else { "" };
+    let behind = if to < line.len() { "…" } else { "" };
+    (format!("{before}{}{behind}", &line[from..to]).into(), before.len() + at - from)
 }
 
 /// What a terminal is shown of a file, in which lines may be indented by tabs and end as on Windows.
@@ -327,5 +361,25 @@ mod tests {
         // Places within a letter and behind the end.
         check("é", 1, "é", "é");
         check("\u{7}", 9, "\\u{7}", "");
+    }
+
+    #[test]
+    fn of_a_long_line_only_what_is_around_the_place_is_shown() {
+        let check = |text: &str, offset: usize| {
+            let (shown, place) = shortened(text, offset);
+            assert!(shown.lines().all(|line| line.len() <= LINE_BYTES_MAX + 10), "{}", shown.len());
+            assert_eq!(shown.lines().count(), text.lines().count());
+            let wanted: String = text[offset..].chars().take(20).collect();
+            assert!(shown[place..].starts_with(&wanted), "expected {wanted:?} at {place} in {shown}");
+        };
+        let long = format!("{}here{}", "ä".repeat(5_000), "b".repeat(5_000));
+        check(&long, 10_000);
+        check(&long, 0);
+        check(&long, 20);
+        check(&long, long.len());
+        check(&format!("one\n{long}\nthree"), 4 + 10_000);
+        check(&format!("one\n{long}\nthree"), 1);
+        assert_eq!(shortened("one\ntwo\n", 8), ("one\ntwo\n".to_owned(), 8));
+        assert_eq!(shortened("one\ntwo", 3), ("one\ntwo".to_owned(), 3));
     }
 }

@@ -64,6 +64,9 @@ fn wrong_use_is_told_apart() {
     here.check(&["frobnicate"], 2, "frobnicate");
     here.check(&["invoke", "Not_A_Name"], 2, "function name");
     here.check(&["invoke", "f", "-d", "{\"a\": }"], 2, "line 1, column 7");
+    std::fs::write(here.path().join("line.json"), format!("[{}x]", "1, ".repeat(100_000))).unwrap();
+    let shown = here.run(&["invoke", "f", "-d", "@line.json"]);
+    assert_eq!((shown.status.code(), shown.stderr.len() < 4_000), (Some(2), true));
     here.check(&["invoke", "f", "-d", "@no-such-file"], 2, "no-such-file");
     here.check(&["invoke", "f", "--params", "[1]"], 2, "JSON object");
     here.check(&["invoke", "f", "--endpoint", "127.0.0.1:7070"], 2, "http://");
