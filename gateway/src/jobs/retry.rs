@@ -7,7 +7,10 @@
 //! tables and states are copied and committed on behalf of the new job's tasks
 //! before the first lease is queued, and so are folds of nothing else.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use fanfold_protocol::{
     ErrorKind, Problem,
@@ -222,7 +225,7 @@ pub async fn take_over(vault: &Vault, case: &Case) -> Result<()> {
         _ => return Ok(()),
     };
     let (given, committed) = tokio::try_join!(Given::read(vault, plan, &jobs, which), committed(vault, id))?;
-    let taking = &Taking { vault, case, given: &given, committed };
+    let taking = &Taking { vault, case, given: &given, committed, late: AtomicUsize::new(0) };
     let groups = (0..).zip(plan.groups_of(0)).map(|(group, (first, count))| (group, first, count));
     let groups = groups.filter(|(_, first, count)| taking.served(*first, *count).iter().all(Option::is_some));
     let take = |(group, first, count): (u32, u32, u32)| taking.group(group, first, count);
@@ -259,6 +262,8 @@ struct Taking<'a> {
     given: &'a Given,
     /// Groups whose first lease is committed, by stage.
     committed: HashSet<(u32, u32)>,
+    /// Groups for which the store took too long to copy.
+    late: AtomicUsize,
 }
 
 impl Taking<'_> {
@@ -284,6 +289,10 @@ impl Taking<'_> {
             let commit: Commit = self.vault.expect(&key).await?;
             return Ok(commit.tasks.iter().all(|task| task.attempt == 0));
         }
+        // As slow as the store is, the rest is run sooner than it is copied.
+        if self.late.load(Ordering::Relaxed) >= COPIES_AT_ONCE {
+            return Ok(false);
+        }
         let earlier = served.first().and_then(|served| self.given.job(*served));
         let products = self.given.products(self.vault, stage, served).await?;
         let Some((earlier, products)) = earlier.zip(products) else {
@@ -305,8 +314,10 @@ impl Taking<'_> {
         for ((index, product), served) in (first..).zip(&products).zip(served) {
             let outcome = match copied(self.vault, self.case, &attempt, (stage, index), product).await {
                 Ok(outcome) => outcome,
-                // It is gone, has changed, or is more than can be copied.
-                Err(Error::Store(error)) if !error.is_transient() => {
+                // It is gone, has changed, or is more than can be copied, also within the time there is
+                // for it: another try would take as long.
+                Err(Error::Store(error)) if is_late(&error) || !error.is_transient() => {
+                    self.late.fetch_add(usize::from(is_late(&error)), Ordering::Relaxed);
                     tracing::warn!(%job, stage, group, %error, "a group is run again, since it cannot be taken over");
                     return Ok(false);
                 }
@@ -320,6 +331,10 @@ impl Taking<'_> {
         let commit = Commit { job, stage, group, round: 0, attempt, worker, tasks };
         self.vault.write_once(&key, &commit).await
     }
+}
+
+fn is_late(error: &fanfold_storage::Error) -> bool {
+    matches!(error, fanfold_storage::Error::Timeout { .. })
 }
 
 /// A product at a place of the new job's own.

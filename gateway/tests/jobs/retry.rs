@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Jobs that are run again, and what they take over.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use fanfold_gateway::jobs::{Change, Filter, JobRecord};
@@ -12,6 +16,7 @@ use fanfold_protocol::{
     job::{Difference, JobState},
     keys,
 };
+use fanfold_storage::{Store, StoreConfig};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -352,13 +357,37 @@ async fn a_job_is_cancelled_while_it_takes_over() {
     engine.until(&id, |record| record.state == JobState::Running).await;
     let begun = async {
         while held.load(Ordering::SeqCst) == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(PATIENCE, begun).await.unwrap();
     let record = engine.jobs.cancel(&id).await.unwrap();
     assert_eq!((record.state, record.tasks.done), (JobState::Cancelled, 0));
     assert_eq!(world.keys("bank", "out/").await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_too_long_to_copy_is_run_again() {
+    let mut world = World::new().await;
+    world.inputs(70).await;
+    let bench = Bench::new(&world, 2);
+    let failed = world.engine().await.run("mapper", json!({"output": "s3://bank/out/"})).await;
+    assert_eq!(failed.state, JobState::Failed);
+    bench.mend();
+    let (way, held) = holding_copies(&world.base.endpoint).await;
+    let config = world.store().config().clone();
+    let (endpoint, operation_timeout) = (Some(way), Duration::from_secs(3));
+    world.base.store = Store::connect(StoreConfig { endpoint, operation_timeout, ..config }).unwrap();
+    let engine = world.engine().await;
+    let record = retried(&engine, &failed.id).await;
+    succeeded(&record);
+    assert_eq!(bench.ran().into_iter().collect::<BTreeSet<_>>(), (0..70).collect());
+    assert_eq!((record.receipt.attempts, record.receipt.cache_hits), (70, 0));
+    assert_eq!(rows(&engine, &record.id).await, (70, 70));
+    // It is not tried for each of them: as many are under way at once, and as many again began
+    // before all of these were late.
+    let held = held.load(Ordering::SeqCst);
+    assert!((1..=32).contains(&held), "{held}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
