@@ -124,9 +124,12 @@ impl Products {
 }
 
 /// What came of a try to publish.
+#[derive(PartialEq, Eq)]
 enum Tried {
-    /// The job's manifest is there.
+    /// The job's manifest is there, as it was to be.
     Published,
+    /// It is there, and its shards are another coordinator's.
+    PublishedElsewhere,
     /// The job has ended before.
     Ended,
     /// Another writer came between.
@@ -235,12 +238,12 @@ impl Closing<'_> {
             let uri = self.vault.uri(&keys::dead_letters(&self.job.id))?;
             head.all_failed = Some(AllFailed { tasks: products.dead_letters.len() as u64, uri });
         }
-        let body = serde_json::to_vec(&head).map_err(|e| Error::damaged(uri.to_string(), e))?;
-        let published = self.publish_head(&uri, &body.into(), products).await;
-        if matches!(published, Ok(false) | Err(Error::Refused(_))) {
+        let tried = self.publish_head(&uri, &head, products).await;
+        // After another failure its manifest may be there; what is not named then is swept.
+        if matches!(tried, Ok(Tried::PublishedElsewhere | Tried::Ended) | Err(Error::Refused(_))) {
             manifest::remove_shards(store, self.output, &head).await?;
         }
-        published
+        tried.map(|tried| tried != Tried::Ended)
     }
 
     /// What comes after the manifest. The output is there, so that what the store refuses for good
@@ -272,12 +275,13 @@ impl Closing<'_> {
         Ok(())
     }
 
-    async fn publish_head(&self, uri: &ObjectUri, body: &Bytes, products: &Products) -> Result<bool> {
+    async fn publish_head(&self, uri: &ObjectUri, head: &Manifest, products: &Products) -> Result<Tried> {
+        let body = serde_json::to_vec(head).map_err(|e| Error::damaged(uri.to_string(), e))?;
+        let body = Bytes::from(body);
         for _ in 0..TRIES_MAX {
-            match self.publish_once(uri, body, products).await? {
-                Tried::Published => return Ok(true),
-                Tried::Ended => return Ok(false),
+            match self.publish_once(uri, (head, &body), products).await? {
                 Tried::Outrun => {}
+                tried => return Ok(tried),
             }
         }
         Err(occupied(uri, None).into())
@@ -289,14 +293,20 @@ impl Closing<'_> {
         options
     }
 
-    /// One try.
-    async fn publish_once(&self, uri: &ObjectUri, body: &Bytes, products: &Products) -> Result<Tried> {
+    /// One try, with the head and what it is as text.
+    async fn publish_once(
+        &self,
+        uri: &ObjectUri,
+        (head, body): (&Manifest, &Bytes),
+        products: &Products,
+    ) -> Result<Tried> {
         let store = self.vault.store();
         let found = self.found(uri).await?;
         if let Some((Some(manifest), _)) = &found
             && manifest.job == self.job.id
         {
-            return Ok(Tried::Published);
+            let is_ours = manifest.shards == head.shards;
+            return Ok(if is_ours { Tried::Published } else { Tried::PublishedElsewhere });
         }
         // This coordinator may have been paused while another one ended the job. The place is
         // not the job's any more then, and what was found there may be a later job's.
@@ -485,3 +495,7 @@ pub async fn small_result(vault: &Vault, id: &Uuid) -> Result<Option<Value>> {
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+#[path = "finish_tests.rs"]
+mod tests;

@@ -347,7 +347,7 @@ fn written(format: Format) -> [String; 5] {
     let id = Uuid::nil();
     [
         keys::output_part(0, &id, format.extension()),
-        manifest::shard_name(&id, 0),
+        manifest::shard_name(&id, &id, 0),
         MANIFEST_NAME.to_owned(),
         SUCCESS_NAME.to_owned(),
         RESULT_NAME.to_owned(),

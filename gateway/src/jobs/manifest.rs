@@ -3,8 +3,10 @@
 //!
 //! A manifest that names few objects is one document. One that names many is a head,
 //! which is put once and makes the output visible, and shards beside it, which were
-//! written before and of which nothing is visible without the head. Only shards in the
-//! head's own folder are read: a manifest may come from anybody.
+//! written before and of which nothing is visible without the head. Whoever lays a manifest
+//! out names its shards like nobody else, so that of two coordinators of one job neither
+//! removes what the other's head names. Only shards in the head's own folder are read: a
+//! manifest may come from anybody.
 
 use bytes::Bytes;
 use fanfold_protocol::{
@@ -15,7 +17,7 @@ use fanfold_protocol::{
     },
     uri::ObjectUri,
 };
-use fanfold_storage::{PutOptions, Store};
+use fanfold_storage::{ListOptions, PutOptions, Store};
 use futures::{Stream, StreamExt, TryStreamExt, future::try_join_all, stream};
 use uuid::Uuid;
 
@@ -27,7 +29,7 @@ use super::{
 /// Shards written or read at once.
 const SHARDS_AT_ONCE: usize = 4;
 
-/// The head of a manifest; its shards are written when it needs any.
+/// The head of a manifest; its shards are written when it needs any, anew each time.
 pub async fn lay_out(
     store: &Store,
     output: &ObjectUri,
@@ -38,11 +40,11 @@ pub async fn lay_out(
         return Ok(manifest.clone());
     }
     let parts: Vec<_> = manifest.objects.chunks(MANIFEST_OBJECTS_MAX).enumerate().collect();
-    let mut shards = Vec::with_capacity(parts.len());
+    let (attempt, mut shards) = (Uuid::new_v4(), Vec::with_capacity(parts.len()));
     // As text there are no more than these at once: all of a million objects are 200 MB.
     for few in parts.chunks(SHARDS_AT_ONCE) {
         let writes = few.iter().map(|(number, objects)| {
-            write_shard(store, output, shard_name(&manifest.job, *number), objects, options)
+            write_shard(store, output, shard_name(&manifest.job, &attempt, *number), objects, options)
         });
         shards.extend(try_join_all(writes).await?);
     }
@@ -89,9 +91,13 @@ pub fn failed(letters: &[DeadLetter]) -> (Vec<DeadLetter>, bool) {
     (letters.iter().take(MANIFEST_FAILED_MAX).map(short).collect(), all)
 }
 
-/// Name of a shard of a job's manifest.
-pub fn shard_name(job: &Uuid, number: usize) -> String {
-    format!("_manifest-{job}-{number:05}.jsonl")
+/// Name of a shard of a job's manifest, as one attempt to publish it writes it.
+pub fn shard_name(job: &Uuid, attempt: &Uuid, number: usize) -> String {
+    format!("{}{attempt}-{number:05}.jsonl", shards_of(job))
+}
+
+fn shards_of(job: &Uuid) -> String {
+    format!("_manifest-{job}-")
 }
 
 fn lines(objects: &[OutputObject]) -> serde_json::Result<Bytes> {
@@ -164,6 +170,25 @@ async fn read_shard(store: &Store, uri: &ObjectUri, shard: ManifestShard) -> Res
         return Err(wrong(&format!("{} objects instead of {count}", objects.len())));
     }
     Ok(objects)
+}
+
+/// Keys of the shards of a job's manifest under its output that the head which is there does not
+/// name. Coordinators wrote them that did not get further.
+pub async fn stray_shards(
+    store: &Store,
+    output: &ObjectUri,
+    job: &Uuid,
+    head: Option<&Manifest>,
+) -> Result<Vec<String>> {
+    let prefix = format!("{}{}", output.key(), shards_of(job));
+    let listing = store.list(output.bucket(), &prefix, ListOptions::default());
+    let mut keys: Vec<_> = listing.map_ok(|entry| entry.name().to_owned()).try_collect().await?;
+    let named = |key: &String| {
+        let mut shards = head.into_iter().flat_map(|head| &head.shards);
+        shards.any(|shard| shard.uri.bucket() == output.bucket() && shard.uri.key() == key)
+    };
+    keys.retain(|key| !named(key));
+    Ok(keys)
 }
 
 /// Removes the shards of a manifest that is not there any more, or never was.
@@ -248,8 +273,17 @@ mod tests {
         assert_eq!(counts, [full, full, full, full, 5]);
         assert!(head.objects.is_empty() && head.rows == many.rows);
         assert!(head.shards.iter().all(|shard| shard.uri.key().starts_with("out/_manifest-")));
-        // Written again, by a coordinator that goes on, it is the same.
-        assert_eq!(lay_out(&store, &output, &many, &PutOptions::default()).await.unwrap(), head);
+        // Written again, by another coordinator, it lies beside this one.
+        let other = lay_out(&store, &output, &many, &PutOptions::default()).await.unwrap();
+        let keys =
+            |head: &Manifest| head.shards.iter().map(|shard| shard.uri.key().to_owned()).collect::<Vec<_>>();
+        let stray =
+            async |head: Option<&Manifest>| stray_shards(&store, &output, &many.job, head).await.unwrap();
+        assert_eq!((stray(Some(&head)).await, stray(Some(&other)).await), (keys(&other), keys(&head)));
+        assert_eq!(stray(None).await.len(), 10);
+        assert_eq!(stray_shards(&store, &output, &Uuid::from_u128(1), None).await.unwrap(), [""; 0]);
+        remove_shards(&store, &output, &other).await.unwrap();
+        assert_eq!(stray(Some(&head)).await, [""; 0]);
         assert_eq!(whole(&store, &uri, head.clone()).await.unwrap(), many);
         for named in [&head, &few] {
             let prints = prints(&store, &uri, named.clone()).await.unwrap();

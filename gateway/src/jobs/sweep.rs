@@ -4,7 +4,7 @@
 //! Runs when a job ends, under the job's claim on its output prefix: parts there
 //! that the manifest does not name belong to losers; without one, all of them
 //! do. So do uploads in parts that are open still: whoever began them was killed, or
-//! is too late. It runs again soon after a job was stopped and, for what its commits name,
+//! is too late; and shards of the job's manifest that its head does not name. It runs again soon after a job was stopped and, for what its commits name,
 //! once more when no attempt can run any longer. Only names that an attempt gives are
 //! touched, and only objects that are not older than the job.
 
@@ -12,7 +12,7 @@ use std::{collections::HashSet, time::Duration};
 
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{
-    commit::{MANIFEST_NAME, Manifest},
+    commit::{MANIFEST_NAME, MANIFEST_OBJECTS_MAX, Manifest},
     job::Job,
     keys, limits,
     time::Timestamp,
@@ -25,7 +25,7 @@ use uuid::Uuid;
 use super::{
     case, claim,
     error::{Error, Result},
-    manifest,
+    kept, manifest,
     prints::{Fingerprint, Prints},
     vault::Vault,
 };
@@ -158,17 +158,24 @@ impl Sweep<'_> {
         let prefix = format!("{}part-", self.output.key());
         let listing = vault.store().list(self.output.bucket(), &prefix, ListOptions::default());
         let mut listing = std::pin::pin!(listing);
-        let mut losers = Vec::new();
+        let (mut losers, mut parts) = (Vec::new(), 0);
         while let Some(entry) = listing.try_next().await? {
             let ListEntry::Object { key, last_modified, .. } = entry else { continue };
             let name = key.strip_prefix(self.output.key()).unwrap_or_default();
             if !is_part(name) || last_modified < oldest {
                 continue;
             }
+            parts += 1;
             let uri = ObjectUri::new(self.output.bucket(), key)?;
             if keep.place(&Fingerprint::of_object(&uri)).is_none() {
                 losers.push(uri.key().to_owned());
             }
+        }
+        // No fewer have a manifest in shards.
+        if parts > MANIFEST_OBJECTS_MAX {
+            let head = kept::manifest_head(vault, self.output).await?;
+            let (store, job) = (vault.store(), &self.job.id);
+            losers.extend(manifest::stray_shards(store, self.output, job, head.as_ref()).await?);
         }
         Ok(losers)
     }
