@@ -83,21 +83,28 @@ impl Records {
     }
 
     /// Changes the record: `change` makes the new one out of what is there, and
-    /// may be asked several times. Answers the record and its revision in the
-    /// backbone. Not cancellation safe beyond this: a dropped change may have
-    /// been made.
+    /// may be asked several times, but not about what it has just made. Answers the
+    /// record and its revision in the backbone. Not cancellation safe beyond this: a
+    /// dropped change may have been made.
     pub(crate) async fn change(
         &self,
         name: &FunctionName,
         change: impl Fn(Option<&FunctionRecord>) -> Result<FunctionRecord, Problem>,
     ) -> Result<(FunctionRecord, u64), Problem> {
+        let mut tried = None;
         for _ in 0..TRIES_MAX {
             let found = self.read(name).await?;
-            let wanted = change(found.as_ref().map(|(record, _)| record))?;
-            let unchanged = found.as_ref().is_some_and(|(record, _)| *record == wanted);
+            let record = found.as_ref().map(|(record, _)| record);
+            // A write whose answer was lost is sent again, and refused for what it has written.
+            if tried.is_some() && tried.as_ref() == record {
+                return self.copy(name).await;
+            }
+            let wanted = change(record)?;
+            let unchanged = record == Some(&wanted);
             if unchanged || self.write(&wanted, found.map(|(_, etag)| etag)).await? {
                 return self.copy(name).await;
             }
+            tried = Some(wanted);
         }
         Err(contended(name))
     }

@@ -14,7 +14,7 @@ use fanfold_gateway::jobs::JobsConfig;
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::{Commit, CommitNotice, TaskCommit, TaskOutcome},
-    function::Export,
+    function::{AliasTarget, Export},
     invocation::Usage,
     job::JobState,
     keys,
@@ -433,4 +433,23 @@ async fn a_job_that_failed_has_ended_only_when_nothing_is_left_of_it() {
     let engine = world.engine().await;
     assert_eq!(engine.ended(&id).await.state, JobState::Failed);
     assert_eq!(world.keys("bank", "out/").await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_a_function_whose_answer_is_lost_is_known_for_ones_own() {
+    let mut world = World::new().await;
+    let means = |asked: &str| asked.starts_with("PUT /") && asked.contains("/mapper/aliases.json");
+    // What a write meets with that is sent again for want of an answer.
+    let way = Way::to(world.store(), Trouble::Mistell(StatusCode::PRECONDITION_FAILED), means).await;
+    world.base.store = way.store();
+    let registry = world.engine().await.registry.clone();
+    let (name, alias) = ("mapper".parse().unwrap(), "prod".parse().unwrap());
+    registry.set_alias(&name, &alias, Some(AliasTarget::new(1, None))).await.unwrap();
+    way.shut();
+    registry.set_alias(&name, &alias, None).await.unwrap();
+    registry.remove(&name).await.unwrap();
+    way.met(2).await;
+    assert_eq!(registry.show(&name).await.unwrap_err().code, ErrorKind::FunctionNotFound);
+    // What somebody else has done is told all the same.
+    assert_eq!(registry.remove(&name).await.unwrap_err().code, ErrorKind::FunctionNotFound);
 }

@@ -26,6 +26,8 @@ pub enum Trouble {
     Hold,
     /// It is answered so, and the store never sees it.
     Refuse(StatusCode),
+    /// The store does it, and it is answered so.
+    Mistell(StatusCode),
 }
 
 type Means = Box<dyn Fn(&str) -> bool + Send + Sync>;
@@ -102,16 +104,26 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> hyper::Resul
         shared.met.send_modify(|met| *met += 1);
         match shared.trouble {
             Trouble::Hold => drop(shared.shut.subscribe().wait_for(|shut| !shut).await),
-            Trouble::Refuse(status) => {
-                let mut refusal = Response::new(Full::default());
-                *refusal.status_mut() = status;
-                return Ok(refusal);
+            Trouble::Refuse(status) => return Ok(refusal(status)),
+            Trouble::Mistell(status) => {
+                pass(&shared, Request::from_parts(head, body)).await?;
+                return Ok(refusal(status));
             }
         }
     }
+    pass(&shared, Request::from_parts(head, body)).await
+}
+
+fn refusal(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut refusal = Response::new(Full::default());
+    *refusal.status_mut() = status;
+    refusal
+}
+
+async fn pass(shared: &Shared, request: Request<Full<Bytes>>) -> hyper::Result<Response<Full<Bytes>>> {
     let stream = TokioIo::new(TcpStream::connect(&shared.upstream).await.unwrap());
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
     tokio::spawn(connection);
-    let (head, body) = sender.send_request(Request::from_parts(head, body)).await?.into_parts();
+    let (head, body) = sender.send_request(request).await?.into_parts();
     Ok(Response::from_parts(head, Full::new(body.collect().await?.to_bytes())))
 }
