@@ -468,8 +468,7 @@ impl Jobs {
     }
 
     async fn sweep_again(&self, sweep: Sweep<'_>) -> Result<()> {
-        let Sweep { job, output, .. } = sweep;
-        let inner = &self.inner;
+        let (Sweep { job, output, .. }, inner) = (&sweep, &self.inner);
         let claimed = job.document.output.is_some();
         if claimed && !claim::ensure(&inner.backbone, output, job).await? {
             return Ok(());
