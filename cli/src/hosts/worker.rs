@@ -72,13 +72,10 @@ pub async fn run(args: Hosts) -> Result<()> {
     };
     let patience = config.drain.map_or(limits::DRAIN_TIMEOUT, Span::as_duration);
     let serving = tokio::spawn(serve(listener, tls, calls, draining.clone(), patience));
-    let probing = tokio::spawn(probes::serve(
-        probes,
-        runtime.clone(),
-        backbone.clone(),
-        draining.clone(),
-        gone.clone(),
-    ));
+    let probing = {
+        let (runtime, draining, gone) = (runtime.clone(), draining.clone(), gone.clone());
+        tokio::spawn(probes::serve(probes, runtime, backbone.clone(), draining, gone))
+    };
     let (tasks, drained) = (runtime.clone(), draining.clone());
     let mut working = tokio::spawn(async move { tasks.run_tasks(drained, patience).await });
     output::note(format!("the worker {name} takes calls on {bound} and tasks from the queue"));
