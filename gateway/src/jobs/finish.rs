@@ -6,13 +6,15 @@
 //! publishing through one manifest, or sweeping what was staged. The outcome
 //! comes last, so that a job with an outcome needs nothing any more.
 
+mod read;
+
 use bytes::Bytes;
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::{
-        ANSWER_INLINE_BYTES_MAX, AllFailed, AnswerRef, DeadLetter, FAILED_INPUTS_MAX, MANIFEST_NAME,
-        Manifest, OutputObject, RESULT_NAME, SUCCESS_NAME,
+        AllFailed, AnswerRef, DeadLetter, FAILED_INPUTS_MAX, MANIFEST_NAME, Manifest, OutputObject,
+        RESULT_NAME, SUCCESS_NAME,
     },
     job::{Estimate, Job, JobOutcome, JobState, Receipt, TaskCounts},
     keys, limits,
@@ -26,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+pub use self::read::{published, small_result};
 use super::{
     cache, claim,
     error::{Error, Result},
@@ -227,7 +230,7 @@ impl Closing<'_> {
         self.vault.write_bytes_once(&key, body.into(), "application/jsonl").await.map(|_| ())
     }
 
-    /// Makes the output visible: the answer first, then the manifest that says
+    /// Makes the output visible: the answer first, where there is one, then the manifest that says
     /// that all is there. False when another coordinator has ended the job already.
     async fn publish(&self, products: &Products) -> Result<bool> {
         let store = self.vault.store();
@@ -300,8 +303,7 @@ impl Closing<'_> {
         (head, body): (&Manifest, &Bytes),
         products: &Products,
     ) -> Result<Tried> {
-        let store = self.vault.store();
-        let found = self.found(uri).await?;
+        let (found, beside) = tokio::try_join!(self.found(uri), self.beside(products))?;
         if let Some((Some(manifest), _)) = &found
             && manifest.job == self.job.id
         {
@@ -319,25 +321,31 @@ impl Closing<'_> {
         {
             return Err(occupied(uri, manifest.as_ref().map(|m| m.job)).into());
         }
-        self.store_answer(products, found.is_some()).await?;
-        let options = self.marked(PutOptions::typed("application/json"));
-        let Some((manifest, pin)) = found else {
-            let writer = self.job.id.to_string();
-            let outcome = store.put_if_absent(uri, body.clone(), &writer, options).await?;
-            let is_ours = matches!(outcome, PutOutcome::Created(_));
-            return Ok(if is_ours { Tried::Published } else { Tried::Outrun });
-        };
-        if let Some(manifest) = manifest {
-            // What it names is removed only after the new one is in its place.
-            let old = serde_json::to_vec(&manifest).map_err(|e| Error::damaged(uri.to_string(), e))?;
-            let kept = self.vault.uri(&keys::replaced(&self.job.id))?;
-            store.put(&kept, old.into(), PutOptions::typed("application/json")).await?;
+        if !self.store_answer(products, beside).await? {
+            return Ok(Tried::Outrun);
         }
-        let options = PutOptions { if_match: Some(pin.etag), ..options };
-        match store.put(uri, body.clone(), options).await {
-            Ok(_) => Ok(Tried::Published),
+        if let Some((Some(manifest), _)) = &found {
+            // What it names is removed only after the new one is in its place.
+            let old = serde_json::to_vec(manifest).map_err(|e| Error::damaged(uri.to_string(), e))?;
+            let kept = self.vault.uri(&keys::replaced(&self.job.id))?;
+            self.vault.store().put(&kept, old.into(), PutOptions::typed("application/json")).await?;
+        }
+        let seen = found.map(|(_, pin)| pin.etag);
+        let published = self.put_over(uri, seen, body.clone()).await?;
+        Ok(if published { Tried::Published } else { Tried::Outrun })
+    }
+
+    /// Writes JSON over what was seen there, by its ETag; false when something else is there now.
+    async fn put_over(&self, uri: &ObjectUri, seen: Option<String>, body: Bytes) -> Result<bool> {
+        let (store, options) = (self.vault.store(), self.marked(PutOptions::typed("application/json")));
+        if seen.is_none() {
+            let outcome = store.put_if_absent(uri, body, &self.job.id.to_string(), options).await?;
+            return Ok(matches!(outcome, PutOutcome::Created(_)));
+        }
+        match store.put(uri, body, PutOptions { if_match: seen, ..options }).await {
+            Ok(_) => Ok(true),
             Err(fanfold_storage::Error::Conflict { .. } | fanfold_storage::Error::NotFound { .. }) => {
-                Ok(Tried::Outrun)
+                Ok(false)
             }
             Err(error) => Err(error.into()),
         }
@@ -360,30 +368,33 @@ impl Closing<'_> {
         }
     }
 
-    /// Stores the answer in the platform's own place and beside the manifest.
-    async fn store_answer(&self, products: &Products, replacing: bool) -> Result<()> {
-        let store = self.vault.store();
-        let beside = self.output.join(RESULT_NAME)?;
-        let own = self.vault.uri(&keys::result(&self.job.id))?;
-        match &products.answer {
-            Some(AnswerRef::Inline(value)) => {
-                let body: Bytes =
-                    serde_json::to_vec(value).map_err(|e| Error::damaged(own.to_string(), e))?.into();
-                let options = self.marked(PutOptions::typed("application/json"));
-                tokio::try_join!(
-                    store.put(&own, body.clone(), options.clone()),
-                    store.put(&beside, body, options)
-                )?;
-            }
-            Some(AnswerRef::Object(staged)) => {
-                let depth = self.job.document.depth;
-                let beside = store.copy_at_depth(staged, None, &beside, depth);
-                tokio::try_join!(store.copy(staged, None, &own), beside)?;
-            }
-            None if replacing => store.delete(&beside).await?,
-            None => {}
+    /// The ETag of what lies where the answer goes, if there is an answer.
+    async fn beside(&self, products: &Products) -> Result<Option<String>> {
+        if products.answer.is_none() {
+            return Ok(None);
         }
-        Ok(())
+        match self.vault.store().head(&self.output.join(RESULT_NAME)?).await {
+            Ok(meta) => Ok(Some(meta.pin.etag)),
+            Err(fanfold_storage::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(super::error::about_input(error)),
+        }
+    }
+
+    /// Stores the answer in the platform's own place and, over what was seen there, where the
+    /// manifest goes; false when something else is there now, as a later job's answer.
+    async fn store_answer(&self, products: &Products, seen: Option<String>) -> Result<bool> {
+        let (store, own) = (self.vault.store(), self.vault.uri(&keys::result(&self.job.id))?);
+        let body: Bytes = match &products.answer {
+            Some(AnswerRef::Inline(value)) => {
+                serde_json::to_vec(value).map_err(|e| Error::damaged(own.to_string(), e))?.into()
+            }
+            Some(AnswerRef::Object(staged)) => store.get(staged, None).await?,
+            None => return Ok(true),
+        };
+        let (beside, options) =
+            (self.output.join(RESULT_NAME)?, self.marked(PutOptions::typed("application/json")));
+        let put = async { store.put(&own, body.clone(), options).await.map_err(Error::from) };
+        tokio::try_join!(put, self.put_over(&beside, seen, body.clone())).map(|(_, written)| written)
     }
 
     async fn remove_replaced(&self, products: &Products) -> Result<()> {
@@ -394,6 +405,10 @@ impl Closing<'_> {
             return Ok(());
         };
         let (store, uri) = (self.vault.store(), self.output.join(MANIFEST_NAME)?);
+        // Once the job has ended, what lies there may be a later one's.
+        if products.answer.is_none() && self.vault.bytes(&keys::outcome(&self.job.id)).await?.is_none() {
+            store.delete(&self.output.join(RESULT_NAME)?).await?;
+        }
         let print = |object: &OutputObject| Fingerprint::of_object(&object.uri);
         let kept: Prints<()> = products.manifest.objects.iter().map(|object| (print(object), ())).collect();
         let named = manifest::named(store, &uri, old.objects.clone(), old.shards.clone());
@@ -466,34 +481,6 @@ fn occupied(uri: &ObjectUri, job: Option<Uuid>) -> Problem {
             "expected no manifest at {uri}, found one{job} when the job was done; submit it with another output prefix"
         ),
     )
-}
-
-/// The manifest of a job and its answer, where it has one, when they have been published and are
-/// still there.
-pub async fn published(
-    vault: &Vault,
-    id: &Uuid,
-    output: &ObjectUri,
-) -> Result<Option<(ObjectUri, Option<ObjectUri>)>> {
-    if kept::manifest_head(vault, output).await?.is_none_or(|head| head.job != *id) {
-        return Ok(None);
-    }
-    let answer = match vault.store().head(&vault.uri(&keys::result(id))?).await {
-        Ok(_) => Some(output.join(RESULT_NAME)?),
-        Err(fanfold_storage::Error::NotFound { .. }) => None,
-        Err(error) => return Err(error.into()),
-    };
-    Ok(Some((output.join(MANIFEST_NAME)?, answer)))
-}
-
-/// The result of a job that has ended, when it is small enough for a record.
-pub async fn small_result(vault: &Vault, id: &Uuid) -> Result<Option<Value>> {
-    let uri = vault.uri(&keys::result(id))?;
-    match vault.store().head(&uri).await {
-        Ok(meta) if meta.pin.size <= ANSWER_INLINE_BYTES_MAX as u64 => vault.read(&keys::result(id)).await,
-        Ok(_) | Err(fanfold_storage::Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }
 
 #[cfg(test)]

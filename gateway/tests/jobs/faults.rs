@@ -351,6 +351,58 @@ async fn who_was_paused_leaves_the_output_of_a_later_job_alone() {
     assert_eq!(world.keys("bank", "out/part-").await, named);
 }
 
+/// A coordinator is halted as it writes its job's answer, and goes on after a later job.
+async fn check_answers(has_earlier: bool) {
+    let mut world = World::new().await;
+    world.inputs(3).await;
+    let job = json!({"output": "s3://bank/out/", "overwrite": true});
+    let _worker = world.work(Play::default());
+    if has_earlier {
+        succeeded(&world.engine().await.run("folder", job.clone()).await);
+    }
+    let direct = world.store().clone();
+    let means = |asked: &str| asked.starts_with("PUT /bank/out/result.json");
+    let way = Way::to(&direct, Trouble::Hold, means).await;
+    world.base.store = way.store();
+    let long = Duration::from_secs(600);
+    let paused = world.engine_with(|config| (config.tenure, config.scan) = (long, long)).await;
+    world.base.store = direct;
+    way.shut();
+    // Each has an answer of its own.
+    world.inputs(4).await;
+    let id = paused.submit("folder", job.clone()).await.unwrap().id;
+    way.met(1).await;
+    world.backbone().delete(&keys::coordinator(&id), None).await.unwrap();
+    let engine = world.engine().await;
+    succeeded(&engine.ended(&id).await);
+    world.inputs(5).await;
+    let later = engine.run("folder", job).await;
+    succeeded(&later);
+    way.open();
+    carried_out(&paused, 1).await;
+    assert_eq!(Some(world.json("s3://bank/out/result.json").await), later.result);
+    assert_eq!(engine.jobs.manifest(&later.id).await.unwrap().job, later.id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_paused_leaves_the_answer_of_a_later_job_alone() {
+    check_answers(false).await;
+    check_answers(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_goes_with_the_output_that_it_was_of() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let engine = world.engine().await;
+    let _worker = world.work(Play::default());
+    let job = json!({"output": "s3://bank/out/", "overwrite": true});
+    succeeded(&engine.run("folder", job.clone()).await);
+    assert_eq!(world.keys("bank", "out/result.json").await, ["out/result.json"]);
+    succeeded(&engine.run("mapper", job).await);
+    assert_eq!(world.keys("bank", "out/result.json").await, [""; 0]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_removed_does_not_undo_an_output() {
     let mut world = World::new().await;
