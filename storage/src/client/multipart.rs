@@ -223,7 +223,9 @@ async fn upload_part(
         .key(uri.key())
         .upload_id(id)
         .part_number(number)
-        .body(ByteStream::from(body));
+        .body(ByteStream::from(body))
+        .customize()
+        .config_override(store.sending(length));
     let answer = request.send().boxed().await.map_err(|e| Target::Object(uri).error(e))?;
     let etag = answer.e_tag().ok_or_else(|| Error::protocol(uri, "no ETag of a part"))?;
     store.meter.written(length);

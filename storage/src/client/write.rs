@@ -5,10 +5,12 @@
 //! writer's name lies in the object's metadata, so a writer whose answer was
 //! lost meets its own object and knows that it has won.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use aws_sdk_s3::{
-    operation::put_object::{PutObjectOutput, builders::PutObjectFluentBuilder},
+    config::{Builder, timeout::TimeoutConfig},
+    error::SdkError,
+    operation::put_object::{PutObjectError, PutObjectOutput, builders::PutObjectFluentBuilder},
     primitives::ByteStream,
     types::{Delete, MetadataDirective, ObjectIdentifier},
 };
@@ -28,6 +30,14 @@ const CONFLICTS_MAX: u32 = 8;
 const DELETE_KEYS_MAX: usize = 1_000;
 /// Deletes in flight for keys that DeleteObjects cannot carry.
 const SINGLE_DELETES: usize = 8;
+
+/// Bytes of a body that every request has the time for.
+const PROMPT_BYTES_MAX: usize = 1 << 20;
+/// The least rate at which a larger one is waited for, in bytes a second.
+const SENDING_RATE_MIN: u64 = 256 << 10;
+/// Larger ones are told apart by powers of two from here on only: the SDK keeps connections for
+/// each timeout that there is.
+const SENDING_BYTES_MIN: usize = 8 << 20;
 
 /// What goes with a body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,7 +93,7 @@ impl Store {
         }
         let mut attempt = 0;
         loop {
-            match self.put_request(uri, &body, &options)?.send().boxed().await {
+            match self.send(self.put_request(uri, &body, &options)?, body.len()).await {
                 Ok(answer) => return self.written(uri, &body, &answer),
                 Err(e) if collided(&e) && attempt < CONFLICTS_MAX => attempt += 1,
                 Err(e) => return Err(Target::Object(uri).error(e)),
@@ -124,7 +134,7 @@ impl Store {
         let mut attempt = 0;
         loop {
             let request = self.put_request(uri, &body, &options)?.if_none_match("*");
-            let error = match request.send().boxed().await {
+            let error = match self.send(request, body.len()).await {
                 Ok(answer) => return self.written(uri, &body, &answer).map(PutOutcome::Created),
                 Err(e) if collided(&e) => Target::Object(uri).error(e),
                 Err(e) => match Target::Object(uri).error(e) {
@@ -303,11 +313,43 @@ impl Store {
             .body(ByteStream::from(body.clone())))
     }
 
+    async fn send(
+        &self,
+        request: PutObjectFluentBuilder,
+        bytes: usize,
+    ) -> Result<PutObjectOutput, SdkError<PutObjectError>> {
+        if bytes <= PROMPT_BYTES_MAX {
+            return request.send().boxed().await;
+        }
+        request.customize().config_override(self.sending(bytes)).send().boxed().await
+    }
+
+    /// What is otherwise for a request with so large a body: `read_timeout` begins with the
+    /// request, so that each try has the time for sending it over a slow way besides.
+    pub(super) fn sending(&self, bytes: usize) -> Builder {
+        let (config, more) = (self.config(), sending_time(bytes));
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(config.connect_timeout)
+            .read_timeout(config.read_timeout + more)
+            .operation_timeout(config.operation_timeout + more.saturating_mul(config.attempts_max))
+            .build();
+        Builder::new().timeout_config(timeouts)
+    }
+
     fn written(&self, uri: &ObjectUri, body: &Bytes, answer: &PutObjectOutput) -> Result<Pin> {
         self.meter.written(body.len());
         let etag = answer.e_tag().ok_or_else(|| Error::protocol(uri, "no ETag"))?;
         Ok(Pin { etag: bare_etag(etag), size: body.len() as u64, version_id: version(answer.version_id()) })
     }
+}
+
+/// How long a body of so many bytes may be under way.
+fn sending_time(bytes: usize) -> Duration {
+    if bytes <= PROMPT_BYTES_MAX {
+        return Duration::ZERO;
+    }
+    let roughly = bytes.next_power_of_two().max(SENDING_BYTES_MIN);
+    Duration::from_secs(roughly as u64 / SENDING_RATE_MIN)
 }
 
 /// S3 answers 409 when two conditional writes meet; the loser is to try again.
@@ -321,4 +363,21 @@ pub(super) fn collided<E>(
 /// characters and reads carriage returns as line feeds.
 fn fits_xml(key: &str) -> bool {
     key.chars().all(|c| (c >= ' ' || c == '\t' || c == '\n') && !matches!(c, '\u{fffe}' | '\u{ffff}'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_times_are_told_apart_for_bodies_of_any_size() {
+        let check =
+            |bytes, expected_secs| assert_eq!(sending_time(bytes).as_secs(), expected_secs, "{bytes}");
+        check(0, 0);
+        check(1 << 20, 0);
+        check((1 << 20) + 1, 32);
+        check(8 << 20, 32);
+        check((8 << 20) + 1, 64);
+        check(80 << 20, 512);
+    }
 }

@@ -237,6 +237,28 @@ async fn copies_and_completions_may_take_long() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_body_has_the_time_that_a_slow_way_takes() {
+    let server = Embedded::start().await;
+    let address = proxy::start_narrow(server.address, 3 << 20).await;
+    let (read_timeout, attempts_max) = (Duration::from_secs(1), 1);
+    let hasty = StoreConfig { read_timeout, attempts_max, ..config(&server, address) };
+    let store = Store::connect(hasty).unwrap();
+    server.store().create_bucket("slow").await.unwrap();
+    let (body, places) = (pattern(9 << 20), ["whole", "once", "parts"].map(|key| uri("slow", key)));
+    let put = store.put(&places[0], body.clone().into(), PutOptions::default()).await;
+    put.unwrap();
+    let put = store.put_if_absent(&places[1], body.clone().into(), "me", PutOptions::default()).await;
+    assert!(matches!(put, Ok(PutOutcome::Created(_))), "{put:?}");
+    let mut writer = store.writer(&places[2], PutOptions::default());
+    writer.write(body.clone().into()).await.unwrap();
+    writer.finish().await.unwrap();
+    for at in &places {
+        assert_eq!(server.store().get(at, None).await.unwrap(), body);
+    }
+    server.stop().await;
+}
+
 /// What came of deleting two batches while the store refuses one object so often, and how
 /// many keys each request had.
 async fn deleted(code: &'static str, times: u64) -> (Result<(), Error>, Vec<usize>) {

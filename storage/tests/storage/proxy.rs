@@ -83,6 +83,34 @@ async fn carry(client: TcpStream, target: SocketAddr, faults: Faults) {
     upward.abort();
 }
 
+/// Starts a proxy before `target` through which requests go at so many bytes a second.
+pub async fn start_narrow(target: SocketAddr, rate: u32) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(carry_slowly(client, target, rate));
+        }
+    });
+    address
+}
+
+async fn carry_slowly(client: TcpStream, target: SocketAddr, rate: u32) {
+    let server = TcpStream::connect(target).await.unwrap();
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let downward = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
+        if to_server.write_all(&buffer[..length]).await.is_err() {
+            break;
+        }
+        let length = u32::try_from(length).unwrap();
+        tokio::time::sleep(Duration::from_secs(1) * length / rate).await;
+    }
+    downward.abort();
+}
+
 /// What a store that is busy was asked and refused.
 #[derive(Clone, Default)]
 pub struct Busy {
