@@ -5,7 +5,7 @@
 //! the platform's own bucket; partial states are there already. Keeping is a
 //! saving and no promise: what is not there any more is computed again.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use fanfold_protocol::{
@@ -30,10 +30,18 @@ use super::{
 
 /// Objects copied at once.
 pub const COPIES_AT_ONCE: usize = 16;
+/// How long the end of a job waits for what it keeps.
+const KEEPING_MAX: Duration = Duration::from_secs(60);
 
-/// Copies tables of a job out of its output prefix, as many as may be kept, and leaves
-/// a mark by which they are found again when they are old.
+/// Copies tables of a job out of its output prefix, as many as may be kept and as the store
+/// copies soon, and leaves a mark by which they are found again when they are old.
 pub async fn keep(vault: &Vault, id: &Uuid, tables: &[OutputObject]) {
+    if tokio::time::timeout(KEEPING_MAX, keep_all(vault, id, tables)).await.is_err() {
+        tracing::warn!(job = %id, "the store is slow to copy; a retry writes again what is not kept");
+    }
+}
+
+async fn keep_all(vault: &Vault, id: &Uuid, tables: &[OutputObject]) {
     if let Err(error) = mark(vault, id).await {
         tracing::warn!(job = %id, %error, "what is kept for a retry stays as long as the job's records");
     }
@@ -53,6 +61,10 @@ pub async fn keep(vault: &Vault, id: &Uuid, tables: &[OutputObject]) {
     while let Some(copied) = copies.next().await {
         if let Err(error) = copied {
             tracing::warn!(job = %id, %error, "a table is not kept; a retry writes it again");
+            // So would the others fare, one after the other.
+            if error.is_transient() {
+                return;
+            }
         }
     }
 }

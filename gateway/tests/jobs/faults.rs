@@ -5,7 +5,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -504,4 +504,31 @@ async fn a_change_of_a_function_whose_answer_is_lost_is_known_for_ones_own() {
     assert_eq!(registry.show(&name).await.unwrap_err().code, ErrorKind::FunctionNotFound);
     // What somebody else has done is told all the same.
     assert_eq!(registry.remove(&name).await.unwrap_err().code, ErrorKind::FunctionNotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_ends_without_what_a_busy_store_does_not_keep() {
+    let mut world = World::new().await;
+    world.inputs(40).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let means = move |asked: &str| {
+        let is_meant = asked.starts_with("PUT /fanfold/") && asked.contains("/kept/part-");
+        counted.fetch_add(usize::from(is_meant), Ordering::SeqCst);
+        is_meant
+    };
+    let way = Way::to(world.store(), Trouble::Refuse(StatusCode::SERVICE_UNAVAILABLE), means).await;
+    let direct = std::mem::replace(&mut world.base.store, way.store());
+    let engine = world.engine().await;
+    world.base.store = direct;
+    way.shut();
+    let hang = |lease: &Lease| (lease.group == 39).then_some(Mishap::Hang);
+    let _worker = world.work(Play { mishap: Box::new(hang), ..Play::default() });
+    let id = engine.submit("mapper", json!({"output": "s3://bank/out/"})).await.unwrap().id;
+    engine.until(&id, |record| record.tasks.done == 39).await;
+    engine.jobs.cancel(&id).await.unwrap();
+    assert_eq!(engine.ended(&id).await.state, JobState::Cancelled);
+    let asked = asked.load(Ordering::SeqCst);
+    assert!((1..=16).contains(&asked), "{asked} of 39");
+    assert_eq!(world.keys("bank", "out/").await, [""; 0]);
 }
