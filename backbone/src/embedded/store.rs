@@ -71,6 +71,11 @@ impl<'t> Tables<'t> {
     }
 }
 
+/// The last sequence that a commit on disk has handed out.
+pub(crate) fn sequence(txn: &ReadTransaction) -> DbResult<u64> {
+    Ok(txn.open_table(META)?.get("sequence")?.map_or(0, |value| value.value()))
+}
+
 /// Milliseconds that the store was open, over all its lives. Never goes back, whatever the wall clock does.
 pub(crate) struct Clock {
     base_ms: u64,

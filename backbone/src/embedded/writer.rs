@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::embedded::kv::{self, Changed, Kv};
 use crate::embedded::op::{Grant, Leased, Op, Reply, Request, Verb};
 use crate::embedded::queue::{Place, Queue, Waiter};
-use crate::embedded::store::{DbResult, Store, Tables};
+use crate::embedded::store::{self, DbResult, Store, Tables};
 use crate::embedded::work::{self, Queues, Work};
 use crate::error::{Error, Result};
 use crate::kv::{Watcher, watch};
@@ -324,11 +324,16 @@ impl Writer {
         Settled::Done
     }
 
-    /// Loads the queues anew after a failed transaction. Leases that the file agrees with go on.
+    /// Loads the queues anew after a failed transaction. Leases that the file agrees with go on. What failed may
+    /// be on disk all the same: its sequences are not handed out again, nor is what expires of it forgotten.
     fn reload(&mut self) -> Result<()> {
         self.adrift = true;
         let (now_ms, window) = (self.store.clock.now_ms(), self.dedupe_window);
-        let mut loaded = self.store.read(|txn| work::load(txn, now_ms, window))?;
+        let (mut loaded, landed) =
+            self.store.read(|txn| Ok((work::load(txn, now_ms, window)?, store::sequence(txn)?)))?;
+        if landed > self.sequence {
+            (self.sequence, self.next_expiry) = (landed, Some(0));
+        }
         for (name, old) in &mut self.queues {
             let queue = loaded.entry(name.clone()).or_default();
             queue.waiters = mem::take(&mut old.waiters);
@@ -418,5 +423,53 @@ impl Writer {
 fn refuse(durable: &mut Vec<Request>, failure: &Error) {
     for request in durable.extract_if(.., |request| request.op.grows()) {
         let _ = request.reply.send(Err(failure.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use redb::ReadableTable as _;
+
+    use super::*;
+    use crate::embedded::EmbeddedConfig;
+    use crate::embedded::store::MESSAGES;
+    use crate::queue::{Enqueued, Message};
+
+    fn enqueue(id: &str) -> (Request, oneshot::Receiver<Result<Reply>>) {
+        let (reply, answer) = oneshot::channel();
+        let op = Op::Enqueue { queue: "q".to_owned(), messages: vec![Message::new(id, id.to_owned())] };
+        (Request { op, reply, _room: None }, answer)
+    }
+
+    #[test]
+    fn what_landed_although_its_commit_failed_is_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = EmbeddedConfig::new(folder.path().join("b.redb"));
+        let store = Arc::new(Store::open(&config).unwrap());
+        let (_sender, inbox) = mpsc::channel();
+        let mut writer = Writer::new(Arc::clone(&store), inbox, config.dedupe_window).unwrap();
+        // It is on disk, and the writer is told that it failed.
+        let first = [enqueue("first").0];
+        store.write(|tables| writer.apply(tables, &first, &[])).unwrap();
+        writer.reload().unwrap();
+        let (second, mut answer) = enqueue("second");
+        writer.commit(&mut vec![second], Vec::new()).unwrap();
+        let Ok(Ok(Reply::Enqueued(enqueued))) = answer.try_recv() else { panic!("another answer") };
+        assert_eq!(enqueued, Enqueued { accepted: 1, duplicates: 0 });
+        // Whoever sends the first one again is told that it is there, and it is.
+        let (again, mut answer) = enqueue("first");
+        writer.commit(&mut vec![again], Vec::new()).unwrap();
+        let Ok(Ok(Reply::Enqueued(enqueued))) = answer.try_recv() else { panic!("another answer") };
+        assert_eq!(enqueued, Enqueued { accepted: 0, duplicates: 1 });
+        let payloads = store.read(|txn| {
+            let mut payloads = Vec::new();
+            for row in txn.open_table(MESSAGES)?.iter()? {
+                payloads.push(row?.1.value().to_vec());
+            }
+            Ok(payloads)
+        });
+        assert_eq!(payloads.unwrap(), [b"first".to_vec(), b"second".to_vec()]);
     }
 }
