@@ -288,3 +288,36 @@ async fn answer_reluctantly(
         None => pass(target, Request::from_parts(head, Full::new(body))).await,
     }
 }
+
+/// Starts a proxy before `target` that passes requests on and cuts the connection in place of
+/// the answer: to those of `method` with `query` in their URL, as many as are left.
+pub async fn start_swallowing(
+    target: SocketAddr,
+    method: &'static str,
+    query: &'static str,
+    left: Arc<AtomicU64>,
+) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let left = Arc::clone(&left);
+            let answer = service_fn(move |request: Request<Incoming>| {
+                let is_meant = request.method() == method
+                    && request.uri().query().is_some_and(|text| text.contains(query));
+                let left = Arc::clone(&left);
+                async move {
+                    let answered = answer(target, None, request).await.map_err(std::io::Error::other);
+                    let is_lost =
+                        is_meant && left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
+                    let lost = std::io::ErrorKind::ConnectionReset;
+                    if is_lost { Err(lost.into()) } else { answered }
+                }
+            });
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), answer),
+            );
+        }
+    });
+    address
+}
