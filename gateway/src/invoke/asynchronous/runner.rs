@@ -8,7 +8,7 @@
 //! newer release can read) is not counted as an attempt and bounded by the
 //! invocation's age alone.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use fanfold_backbone::{Delivery, Share};
 use fanfold_protocol::{
@@ -334,15 +334,11 @@ impl Work<'_> {
             tenant: Some(Arc::clone(&self.app.config.tenant)),
             board: Some(self.seat.board.clone()),
         };
-        let mut running = std::pin::pin!(call::execute(self.app, invocation));
-        let mut extend = tokio::time::interval_at(Instant::now() + EXTEND_EVERY, EXTEND_EVERY);
-        let attempt = loop {
-            tokio::select! {
-                outcome = running.as_mut() => break Attempt::Ran(Box::new(outcome)),
-                () = self.seat.cancelled.cancelled() => break Attempt::Cancelled,
-                () = self.inner.shutdown.cancelled() => break Attempt::Stopped,
-                _ = extend.tick() => self.extend().await,
-            }
+        let attempt = tokio::select! {
+            outcome = call::execute(self.app, invocation) => Attempt::Ran(Box::new(outcome)),
+            () = self.seat.cancelled.cancelled() => Attempt::Cancelled,
+            () = self.inner.shutdown.cancelled() => Attempt::Stopped,
+            never = self.hold() => match never {},
         };
         drop(place);
         let cancelled = || Problem::new(ErrorKind::Cancelled, "the invocation was cancelled on request");
@@ -360,6 +356,16 @@ impl Work<'_> {
             call::Note { id, attempt: live.attempts, version, started_at: begun, queued: Duration::ZERO };
         note.keep(self.app, result, left);
         attempt
+    }
+
+    /// Holds the delivery for ever, beside what runs: a backbone that does not answer holds up neither
+    /// the call nor its cancellation.
+    async fn hold(&self) -> Infallible {
+        let mut extend = tokio::time::interval_at(Instant::now() + EXTEND_EVERY, EXTEND_EVERY);
+        loop {
+            extend.tick().await;
+            self.extend().await;
+        }
     }
 
     /// Holds the delivery for another while, and looks whether the invocation
