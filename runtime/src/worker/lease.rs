@@ -109,11 +109,10 @@ pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result
     };
     match ended {
         Ok(()) | Err(Ending::Cancelled) => delivery.ack().await?,
-        Err(Ending::Drained) => {
+        Err(Ending::Drained | Ending::Unable) => {
             handover::note(&shop.backbone, delivery).await;
             delivery.nak(Duration::ZERO).await?
         }
-        Err(Ending::Unable) => delivery.nak(Duration::ZERO).await?,
         Err(Ending::Failed(problem)) => {
             let delay = backoff(tries);
             tracing::warn!(%problem, id = delivery.id, ?delay, "a lease is given back");
