@@ -4,9 +4,10 @@
 //! Runs when a job ends, under the job's claim on its output prefix: parts there
 //! that the manifest does not name belong to losers; without one, all of them
 //! do. So do uploads in parts that are open still: whoever began them was killed, or
-//! is too late; and shards of the job's manifest that its head does not name. It runs again soon after a job was stopped and, for what its commits name,
-//! once more when no attempt can run any longer. Only names that an attempt gives are
-//! touched, and only objects that are not older than the job.
+//! is too late; and shards of the job's manifest that its head does not name. It runs
+//! again soon after a job was stopped and, for what its commits name, once more when no
+//! attempt can run any longer. Only names that an attempt gives are touched, and only
+//! objects that are not older than the job.
 
 use std::{collections::HashSet, time::Duration};
 
