@@ -25,7 +25,7 @@ pub use bus::{Event, Subscription};
 pub use embedded::{Embedded, EmbeddedConfig};
 pub use error::{Error, Result};
 pub use kv::{CasOutcome, Change, DeleteOutcome, Entry, Page, Watch};
-pub use nats::{Nats, NatsConfig, NatsCredentials, NatsTls, Needs, Permissions, Secret};
+pub use nats::{Nats, NatsConfig, NatsCredentials, NatsTls, NatsUser, Needs, Permissions, Secret};
 pub use queue::{DeadLetter, Delivery, Depth, Enqueued, Message, Settled};
 pub use share::{Share, Shared};
 

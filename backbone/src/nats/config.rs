@@ -25,7 +25,7 @@ pub struct NatsConfig {
     /// Transport security.
     pub tls: NatsTls,
     /// The credentials are a worker's, which may do only what
-    /// [`NatsConfig::worker_permissions`] says: streams are neither made nor checked, nothing is swept, and keys are
+    /// [`NatsConfig::worker_permissions`] says, in an account of its own: streams are neither made nor checked, nothing is swept, and keys are
     /// read from any copy, which may lag a moment behind.
     pub restricted: bool,
     /// Begins every stream's name and every subject, so that deployments can share a cluster.
@@ -214,7 +214,7 @@ pub struct NatsTls {
 
 /// A text that is not shown.
 #[derive(Clone)]
-pub struct Secret(String);
+pub struct Secret(pub(super) String);
 
 impl Secret {
     /// Keeps `text` to itself.

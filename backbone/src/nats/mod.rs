@@ -43,7 +43,7 @@ use self::fault::{SILENT, unavailable};
 use self::keys::Expected;
 use self::names::Names;
 use self::patience::{Patience, lack_of};
-pub use self::permissions::{Needs, Permissions};
+pub use self::permissions::{NatsUser, Needs, Permissions};
 pub(crate) use self::pull::Hold;
 use crate::bounds::DURATION_MAX;
 use crate::bus::Subscription;
@@ -391,7 +391,10 @@ fn sound(problems: Vec<String>) -> Result<()> {
 }
 
 fn context(client: &Client, config: &NatsConfig) -> async_nats::jetstream::Context {
+    let of_worker = || Names::new(&config.prefix, config.shards).worker_api();
+    let api = if config.restricted { of_worker() } else { permissions::API.to_owned() };
     ContextBuilder::new()
+        .api_prefix(api)
         .timeout(config.operation_timeout)
         .ack_timeout(config.operation_timeout)
         .max_ack_inflight(PUBLISHES_MAX)

@@ -38,6 +38,11 @@ impl Names {
         [self.keys_stream(), self.dead_stream()].into_iter().chain(work).collect()
     }
 
+    /// What a worker asks JetStream under, which its own account does not have.
+    pub(super) fn worker_api(&self) -> String {
+        format!("{}.api", self.prefix)
+    }
+
     pub(super) fn key(&self, key: &str) -> String {
         format!("{}.keys.{}", self.prefix, swapped(key))
     }

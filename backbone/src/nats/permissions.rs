@@ -1,17 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a process may do at the servers, as NATS itself enforces it: subjects to publish and to subscribe to.
+//! What a process may do at the servers, as NATS itself enforces it: accounts, and subjects to publish and to subscribe to.
 //!
 //! Pure, out of the same names that the backbone uses. A gateway does everything within its deployment but what loses
-//! data; of a worker, the platform says what it needs ([`Needs`]). Invariant: nobody may delete, purge or change a
-//! stream; and a worker may settle no delivery but those it got, because the subjects of settlements are not among
-//! what it may publish: the server allows replies to what it delivered, and no others.
+//! data; of a worker, the platform says what it needs ([`Needs`]). Invariant: a worker deletes, purges and changes no
+//! stream, and settles no delivery but those it got, because the subjects of settlements are not among what it may
+//! publish: the server allows replies to what it delivered, and no others.
+//!
+//! Each worker has an account of its own, with a share in what it needs of the deployment's. Permissions alone would not
+//! do: whoever asks names the subject of the answer, and the servers publish it there by their own right, so that in one
+//! account a record of a worker's becomes any other record, or a request that deletes a stream. Across accounts the
+//! answer goes to a subject of the servers' own, and from there to the one that was named, in the account that asked.
 
 use std::fmt;
 
-use super::NatsConfig;
 use super::names::{self, Names};
+use super::{NatsConfig, Secret};
 use crate::error::Result;
 use crate::name::Scope;
+
+/// What JetStream is asked under, in the account that has it.
+pub(super) const API: &str = "$JS.API";
 
 /// The keys, queues and subjects that a worker works with.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +45,28 @@ pub struct Permissions {
     pub subscribe: Vec<String>,
     /// Whether it may also publish to where a message it got asks for a reply.
     pub replies: bool,
+}
+
+/// A user of NATS.
+#[derive(Debug, Clone)]
+pub struct NatsUser {
+    /// Also what a worker's account is named by.
+    pub name: String,
+    /// What it proves itself with.
+    pub password: Secret,
+}
+
+/// What the accounts of workers have of the deployment's, by its subjects there.
+#[derive(Debug, Default)]
+struct Shares {
+    /// To be asked, with one answer each.
+    requests: Vec<String>,
+    /// To be asked, with many answers.
+    pulls: Vec<String>,
+    /// Where deliveries are settled.
+    settlements: Vec<String>,
+    /// To be heard.
+    events: Vec<String>,
 }
 
 /// How often a reply may be given to one delivery, and for how long: a lease is extended every ten seconds while its
@@ -75,33 +105,117 @@ impl NatsConfig {
         Permissions { publish, subscribe, replies: false }
     }
 
-    /// What a worker of this deployment may do that proves itself as `user` and is [restricted](NatsConfig::restricted).
+    /// What a worker of this deployment may do in its account that proves itself as `user` and is
+    /// [restricted](NatsConfig::restricted).
     ///
     /// # Errors
     /// [`crate::Error::InvalidKey`] for a scope that is none.
     pub fn worker_permissions(&self, user: &str, needs: Needs<'_>) -> Result<Permissions> {
+        let shares = self.shares(needs)?;
+        let publish = shares.requests.iter().chain(&shares.pulls).map(|subject| self.of_worker(subject));
+        let inbox = format!("{}.>", Self::inbox(user));
+        Ok(Permissions {
+            publish: publish.collect(),
+            subscribe: std::iter::once(inbox).chain(shares.events).collect(),
+            replies: true,
+        })
+    }
+
+    /// The accounts of this deployment as they stand in a server's configuration: the one that has its streams, of
+    /// which gateways are users, and one for each worker.
+    ///
+    /// # Errors
+    /// As [`NatsConfig::worker_permissions`].
+    pub fn accounts(&self, gateways: &[NatsUser], workers: &[NatsUser], needs: Needs<'_>) -> Result<String> {
+        let shares = self.shares(needs)?;
+        let user = |user: &NatsUser, permissions: &Permissions| {
+            let (name, password) = (&user.name, &user.password.0);
+            format!("      {{ user: {name:?}, password: {password:?}, permissions: {{ {permissions} }} }}\n")
+        };
+        let account = |name: &str, more: &str, users: &str, shared: &str, lines: &[String]| {
+            let lines = lines.concat();
+            format!("  {name:?}: {{\n{more}    users: [\n{users}    ]\n    {shared}: [\n{lines}    ]\n  }}\n")
+        };
+        let permissions = self.gateway_permissions();
+        let users: String = gateways.iter().map(|gateway| user(gateway, &permissions)).collect();
+        let of_workers: Vec<String> = workers.iter().map(|worker| self.account_of(worker)).collect();
+        // What is shared with nobody in particular is everybody's.
+        let exports = if workers.is_empty() { Vec::new() } else { shares.exports(&of_workers) };
+        let own = account(&self.prefix, "    jetstream: enabled\n", &users, "exports", &exports);
+        let imports = self.imports(&shares);
+        let mut accounts = vec![own];
+        for (worker, name) in workers.iter().zip(&of_workers) {
+            let users = user(worker, &self.worker_permissions(&worker.name, needs)?);
+            accounts.push(account(name, "", &users, "imports", &imports));
+        }
+        Ok(format!("accounts {{\n{}}}\n", accounts.concat()))
+    }
+
+    fn account_of(&self, worker: &NatsUser) -> String {
+        format!("{}-{}", self.prefix, worker.name)
+    }
+
+    fn shares(&self, needs: Needs<'_>) -> Result<Shares> {
         let names = Names::new(&self.prefix, self.shards);
-        let (keys, mut publish) = (names.keys_stream(), Vec::new());
-        publish.push(format!("$JS.API.CONSUMER.MSG.NEXT.{keys}.*"));
+        let (keys, mut shares) = (names.keys_stream(), Shares::default());
+        shares.pulls.push(format!("{API}.CONSUMER.MSG.NEXT.{keys}.*"));
         for scope in needs.reads {
             let subject = names.scope(&Scope::parse(scope)?);
-            publish.push(format!("$JS.API.DIRECT.GET.{keys}.{subject}"));
-            publish.push(format!("$JS.API.CONSUMER.CREATE.{keys}.*.{subject}"));
+            shares.requests.push(format!("{API}.DIRECT.GET.{keys}.{subject}"));
+            shares.requests.push(format!("{API}.CONSUMER.CREATE.{keys}.*.{subject}"));
         }
         for scope in needs.writes {
-            publish.push(names.scope(&Scope::parse(scope)?));
+            shares.requests.push(names.scope(&Scope::parse(scope)?));
         }
         for queue in needs.pulls {
             let (stream, consumer) = (names.work_stream(names.shard(queue)), names::consumer(queue));
-            publish.extend(
-                ["INFO", "MSG.NEXT"].map(|call| format!("$JS.API.CONSUMER.{call}.{stream}.{consumer}")),
-            );
-            publish.push(format!("$JS.API.CONSUMER.CREATE.{stream}.{consumer}.{}", names.ready(queue)));
-            publish.push(names.dead(queue));
+            let ready = names.ready(queue);
+            shares.requests.push(format!("{API}.CONSUMER.INFO.{stream}.{consumer}"));
+            shares.requests.push(format!("{API}.CONSUMER.CREATE.{stream}.{consumer}.{ready}"));
+            shares.requests.push(names.dead(queue));
+            shares.pulls.push(format!("{API}.CONSUMER.MSG.NEXT.{stream}.{consumer}"));
+            shares.settlements.push(format!("$JS.ACK.{stream}.{consumer}.>"));
         }
-        publish.extend(needs.tells.iter().map(|pattern| names.event(pattern)));
-        let mut subscribe = vec![format!("{}.>", Self::inbox(user))];
-        subscribe.extend(needs.hears.iter().map(|pattern| names.event(pattern)));
-        Ok(Permissions { publish, subscribe, replies: true })
+        shares.requests.extend(needs.tells.iter().map(|pattern| names.event(pattern)));
+        shares.events.extend(needs.hears.iter().map(|pattern| names.event(pattern)));
+        Ok(shares)
+    }
+
+    /// A subject as a worker's account has it. The servers answer what is asked under JetStream's own in any account,
+    /// if only that it has none.
+    fn of_worker(&self, subject: &str) -> String {
+        let api = Names::new(&self.prefix, self.shards).worker_api();
+        subject.strip_prefix(API).map_or_else(|| subject.to_owned(), |asked| format!("{api}{asked}"))
+    }
+
+    fn imports(&self, shares: &Shares) -> Vec<String> {
+        let account = &self.prefix;
+        let services = shares.services().map(|(subject, _)| {
+            let to = self.of_worker(subject);
+            format!("      {{ service: {{ account: {account:?}, subject: {subject:?} }}, to: {to:?} }}\n")
+        });
+        let events = shares
+            .events
+            .iter()
+            .map(|subject| format!("      {{ stream: {{ account: {account:?}, subject: {subject:?} }} }}\n"));
+        services.chain(events).collect()
+    }
+}
+
+impl Shares {
+    /// What is asked, and how it is answered.
+    fn services(&self) -> impl Iterator<Item = (&String, &'static str)> {
+        let single = self.requests.iter().chain(&self.settlements).map(|subject| (subject, "single"));
+        single.chain(self.pulls.iter().map(|subject| (subject, "stream")))
+    }
+
+    fn exports(&self, accounts: &[String]) -> Vec<String> {
+        let services = self.services().map(|(subject, answers)| {
+            format!("      {{ service: {subject:?}, response_type: {answers}, accounts: {accounts:?} }}\n")
+        });
+        let events = self.events.iter();
+        let events =
+            events.map(|subject| format!("      {{ stream: {subject:?}, accounts: {accounts:?} }}\n"));
+        services.chain(events).collect()
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::{Client, ConnectOptions};
 use fanfold_backbone::{
-    Backbone, Change, Event, Message, NatsConfig, NatsCredentials, Needs, Secret, Settled,
+    Backbone, Change, Event, Message, NatsConfig, NatsCredentials, NatsUser, Needs, Secret, Settled,
 };
 use futures::StreamExt;
 use futures::future::join_all;
@@ -87,13 +87,13 @@ async fn a_worker_does_its_work_and_nothing_else() {
 async fn check(release: Release) {
     let mut config = NatsConfig::new(["nats://127.0.0.1:1"]);
     (config.prefix, config.shards) = ("strict".to_owned(), 2);
-    let gateway = config.gateway_permissions();
     let allowed = config.worker_permissions("w", NEEDS).unwrap();
-    let user = |name: &str, permissions: &dyn std::fmt::Display| {
-        format!("{{ user: {name:?}, password: \"{name}-password\", permissions: {{ {permissions} }} }}\n")
+    let user = |name: &str| {
+        let password = Secret::new(format!("{name}-password"));
+        NatsUser { name: name.to_owned(), password }
     };
-    let users = user("gateway", &gateway) + &user("w", &allowed);
-    let servers = Servers::start_with(release, 1, &format!("authorization {{ users: [\n{users}] }}\n")).await;
+    let accounts = config.accounts(&[user("gateway")], &[user("w"), user("v")], NEEDS).unwrap();
+    let servers = Servers::start_with(release, 1, &accounts).await;
     let config = servers.config("strict");
     let full = Backbone::nats(as_user(&config, "gateway", false)).await.unwrap();
     full.put("functions/f", "secret").await.unwrap();
@@ -102,6 +102,7 @@ async fn check(release: Release) {
     full.enqueue("invocations", vec![Message::new("i", "")]).await.unwrap();
 
     let worker = Backbone::nats(as_user(&config, "w", true)).await.unwrap();
+    let other = Backbone::nats(as_user(&config, "v", true)).await.unwrap();
     does_its_work(&full, &worker).await;
 
     // Whatever it tries beyond that, past our own client.
@@ -110,14 +111,16 @@ async fn check(release: Release) {
     let (stream, consumer) = next.rsplit_once("NEXT.").unwrap().1.split_once('.').unwrap();
     for subject in [
         "$JS.API.STREAM.DELETE.strict-keys".to_owned(),
+        "strict.api.STREAM.DELETE.strict-keys".to_owned(),
         format!("$JS.API.STREAM.PURGE.{stream}"),
         format!("$JS.API.STREAM.UPDATE.{stream}"),
         format!("$JS.API.STREAM.MSG.DELETE.{stream}"),
         format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}"),
         "$JS.API.STREAM.MSG.GET.strict-keys".to_owned(),
-        "$JS.API.DIRECT.GET.strict-keys.strict.keys.functions.f".to_owned(),
+        "strict.api.DIRECT.GET.strict-keys.strict.keys.functions.f".to_owned(),
+        "$JS.API.DIRECT.GET.strict-keys.strict.keys.workers.w".to_owned(),
         "$JS.API.DIRECT.GET.strict-keys".to_owned(),
-        "$JS.API.CONSUMER.CREATE.strict-keys.x.strict.keys.>".to_owned(),
+        "strict.api.CONSUMER.CREATE.strict-keys.x.strict.keys.>".to_owned(),
         "$JS.API.CONSUMER.CREATE.strict-keys".to_owned(),
         "strict.keys.functions.f".to_owned(),
         "strict.events.jobs.1.cancel".to_owned(),
@@ -128,17 +131,59 @@ async fn check(release: Release) {
     for subject in ["strict.>", "_INBOX.>", "_INBOX_other.>", "$JS.>"] {
         rogue.subscribe(subject).await;
     }
+    forges_nothing(&rogue, &full, &other, stream).await;
     // The completion of what another was given.
     let gateway = Rogue::connect(&url, "gateway").await;
     let inbox = "_INBOX.completion";
     let mut given = gateway.client.subscribe(inbox).await.unwrap();
-    gateway.client.publish_with_reply(next.clone(), inbox, "1".into()).await.unwrap();
+    gateway
+        .client
+        .publish_with_reply(next.replace("strict.api", "$JS.API"), inbox, "1".into())
+        .await
+        .unwrap();
     let message = timeout(WAIT, given.next()).await.unwrap().unwrap();
     rogue.publish(message.reply.unwrap().as_str(), "+ACK").await;
     assert_eq!(full.depth("tasks").await.unwrap().leased, 1, "{release:?}");
     assert_eq!(full.get("functions/f").await.unwrap().unwrap().value, "secret");
-    worker.close().await;
-    full.close().await;
+    for b in [worker, other, full] {
+        b.close().await;
+    }
+}
+
+/// Whoever asks names where the answer goes, and the servers publish it by their own right: what it may ask must not
+/// become a record, a message, an event or a request of the deployment's.
+async fn forges_nothing(rogue: &Rogue, full: &Backbone, other: &Backbone, stream: &str) {
+    let mut cancels = other.subscribe("jobs.*.cancel").await.unwrap();
+    let before = full.depth("tasks").await.unwrap();
+    assert!(before.ready > 0, "{before:?}");
+    let shard = stream.trim_start_matches("strict-work-");
+    let ask = "strict.api.DIRECT.GET.strict-keys.strict.keys.workers.";
+    // The second is what a request that takes nothing wants.
+    for payload in ["FORGED", ""] {
+        rogue.client.request("strict.keys.workers.w", payload.into()).await.unwrap();
+        for reply in [
+            "strict.keys.functions.f".to_owned(),
+            format!("strict.work.{shard}.ready.tasks"),
+            "$JS.API.STREAM.DELETE.strict-keys".to_owned(),
+            format!("$JS.API.STREAM.PURGE.{stream}"),
+            "strict.api.STREAM.DELETE.strict-keys".to_owned(),
+            "strict.events.jobs.1.cancel".to_owned(),
+        ] {
+            for (subject, payload) in [
+                (format!("{ask}w"), ""),
+                (format!("{ask}nobody"), ""),
+                ("strict.keys.workers.w".to_owned(), payload),
+            ] {
+                rogue.client.publish_with_reply(subject, reply.clone(), payload.into()).await.unwrap();
+            }
+        }
+    }
+    rogue.client.flush().await.unwrap();
+    // Nothing tells when the servers have answered all of them.
+    assert!(timeout(Duration::from_secs(1), cancels.next()).await.is_err());
+    assert_eq!(full.depth("tasks").await.unwrap(), before);
+    assert_eq!(full.get("functions/f").await.unwrap().unwrap().value, "secret");
+    full.put("functions/f", "secret").await.unwrap();
 }
 
 /// All that a worker does with its backbone.

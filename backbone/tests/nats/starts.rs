@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, consumer::pull, stream};
-use fanfold_backbone::{Backbone, Change, Error, NatsConfig, NatsCredentials, Secret, Watch};
+use fanfold_backbone::{
+    Backbone, Change, Error, NatsConfig, NatsCredentials, NatsUser, Needs, Secret, Watch,
+};
 use futures::{StreamExt, future::join_all};
 use tokio::time::{sleep, timeout};
 
@@ -35,7 +37,19 @@ async fn told(config: NatsConfig) -> Vec<String> {
     problems
 }
 
-/// The same deployment as a worker has it, on servers that ask nobody who they are.
+/// A server of a deployment whose worker is `w`; whoever does not say who it is may do everything.
+async fn with_worker(release: Release, prefix: &str) -> Servers {
+    let mut config = NatsConfig::new(["nats://127.0.0.1:1"]);
+    (config.prefix, config.shards) = (prefix.to_owned(), 2);
+    let needs = Needs { reads: &["workers/", "k"], writes: &[], pulls: &[], hears: &[], tells: &[] };
+    let worker = NatsUser { name: "w".to_owned(), password: Secret::new("any") };
+    let accounts = config.accounts(&[], &[worker], needs).unwrap();
+    // The first are the users of the account that has the streams.
+    let accounts = accounts.replacen("users: [", "users: [{ user: others, password: any }", 1);
+    Servers::start_with(release, 1, &format!("no_auth_user: others\n{accounts}")).await
+}
+
+/// The same deployment as its worker has it.
 fn as_worker(config: NatsConfig) -> NatsConfig {
     let credentials = NatsCredentials::Password { user: "w".to_owned(), password: Secret::new("any") };
     NatsConfig { restricted: true, credentials, ..config }
@@ -107,7 +121,7 @@ async fn the_only_server_of_a_stream_is_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_waits_for_what_a_gateway_makes() {
     join_all(BOTH.map(|release| async move {
-        let servers = Servers::start(release, 1).await;
+        let servers = with_worker(release, "first").await;
         let (worker, gateway) = tokio::join!(opened_late(as_worker(servers.config("first"))), async {
             sleep(LATE).await;
             servers.open("first").await
@@ -233,7 +247,7 @@ async fn streams_that_are_deleted_are_lost_data() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_tells_of_what_is_there_after_all_was_lost() {
     for release in BOTH {
-        let mut servers = Servers::start(release, 1).await;
+        let mut servers = with_worker(release, "again").await;
         let b = servers.open("again").await;
         let worker = Backbone::nats(as_worker(servers.config("again"))).await.unwrap();
         for n in 0..20 {
@@ -273,7 +287,7 @@ async fn synced(b: &Backbone, scope: &str) -> Watch {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_that_lags_takes_nothing_back() {
     for release in BOTH {
-        let mut servers = Servers::start(release, 1).await;
+        let mut servers = with_worker(release, "lag").await;
         let b = servers.open("lag").await;
         let mut config = as_worker(servers.config("lag"));
         // It waits for so long: what comes a little later has to come within that on a busy machine, too.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `fanfold nats-users`: a user of NATS for each gateway and worker, who may do what
-//! it needs and nothing else.
+//! it needs and nothing else, workers in accounts of their own.
 //!
 //! Gives what a server includes in its configuration, and a file with the password
 //! of each user. Passwords that are there are kept, so that further users can be
@@ -8,7 +8,7 @@
 
 use std::{fs, path::Path};
 
-use fanfold_backbone::{NatsConfig, Needs, Permissions};
+use fanfold_backbone::{NatsConfig, NatsUser, Needs, Secret};
 use fanfold_protocol::{keys, names::WorkerName};
 
 use super::certs::write;
@@ -58,26 +58,27 @@ pub fn run(args: &NatsUsers) -> Result<()> {
     fs::create_dir_all(&args.out).map_err(|cause| {
         Error::usage(format!("expected to make the folder {}, found: {cause}", args.out.display()))
     })?;
-    let mut users = Vec::new();
-    for name in &args.gateway {
-        users.push(user(&args.out, name, &config.gateway_permissions())?);
-    }
+    let users = |names: &[String]| names.iter().map(|name| user(&args.out, name)).collect::<Result<Vec<_>>>();
+    let (gateways, workers) = (users(&args.gateway)?, users(&args.worker)?);
     // Whose system bucket is the deployment's own has no scope of its own.
     let scopes: Vec<String> =
         std::iter::once(String::new()).chain(args.tenant.iter().map(keys::tenant_scope)).collect();
-    for name in &args.worker {
-        users.push(user(&args.out, name, &worker(&config, name, &scopes)?)?);
-    }
+    let accounts = accounts(&config, &gateways, &workers, &scopes)?;
     let path = args.out.join("users.conf");
     // It follows from the rest, so an earlier one is made anew.
     let _ = fs::remove_file(&path);
-    write(&path, &format!("authorization {{\n  users: [\n{}  ]\n}}\n", users.concat()), 0o600)?;
+    write(&path, &accounts, 0o600)?;
     output::note(format!("made {}; include it in the configuration of NATS", path.display()));
     Ok(())
 }
 
-/// What a worker may do that works for the tenants of these scopes.
-fn worker(config: &NatsConfig, name: &str, scopes: &[String]) -> Result<Permissions> {
+/// The accounts of a deployment whose workers work for the tenants of these scopes.
+fn accounts(
+    config: &NatsConfig,
+    gateways: &[NatsUser],
+    workers: &[NatsUser],
+    scopes: &[String],
+) -> Result<String> {
     let all = |of_all: &[&str], of_tenants: &[&str], separator: &str| -> Vec<String> {
         let scoped = scopes.iter().flat_map(|scope| {
             let scope = scope.replace('/', separator);
@@ -95,11 +96,11 @@ fn worker(config: &NatsConfig, name: &str, scopes: &[String]) -> Result<Permissi
     let [reads, writes, pulls, hears, tells] =
         lists.each_ref().map(|list| list.iter().map(String::as_str).collect::<Vec<_>>());
     let needs = Needs { reads: &reads, writes: &writes, pulls: &pulls, hears: &hears, tells: &tells };
-    config.worker_permissions(name, needs).map_err(|error| Error::usage(error.to_string()))
+    config.accounts(gateways, workers, needs).map_err(|error| Error::usage(error.to_string()))
 }
 
-/// A user as NATS is told of it.
-fn user(out: &Path, name: &str, permissions: &Permissions) -> Result<String> {
+/// A user, with the password that lies there or a new one.
+fn user(out: &Path, name: &str) -> Result<NatsUser> {
     let path = out.join(format!("{name}.password"));
     let password = match fs::read_to_string(&path) {
         Ok(known) => known.trim().to_owned(),
@@ -113,7 +114,7 @@ fn user(out: &Path, name: &str, permissions: &Permissions) -> Result<String> {
             made
         }
     };
-    Ok(format!("    {{ user: {name:?}, password: {password:?}, permissions: {{ {permissions} }} }}\n"))
+    Ok(NatsUser { name: name.to_owned(), password: Secret::new(password) })
 }
 
 #[cfg(test)]
