@@ -262,7 +262,7 @@ struct Taking<'a> {
     given: &'a Given,
     /// Groups whose first lease is committed, by stage.
     committed: HashSet<(u32, u32)>,
-    /// Groups for which the store took too long to copy.
+    /// Groups one after the other for which the store took too long to copy.
     late: AtomicUsize,
 }
 
@@ -328,6 +328,7 @@ impl Taking<'_> {
             let looked_outside = self.given.looked_outside(stage, *served);
             tasks.push(TaskCommit { index, attempt: 0, outcome, usage, looked_outside });
         }
+        self.late.store(0, Ordering::Relaxed);
         let commit = Commit { job, stage, group, round: 0, attempt, worker, tasks };
         self.vault.write_once(&key, &commit).await
     }

@@ -176,7 +176,8 @@ impl Sweep<'_> {
         if parts > MANIFEST_OBJECTS_MAX {
             let head = kept::manifest_head(vault, self.output).await?;
             let (store, job) = (vault.store(), &self.job.id);
-            losers.extend(manifest::stray_shards(store, self.output, job, head.as_ref()).await?);
+            // First: once the parts are gone, nothing tells that there are any.
+            losers.splice(0..0, manifest::stray_shards(store, self.output, job, head.as_ref()).await?);
         }
         Ok(losers)
     }
