@@ -75,7 +75,7 @@ impl Lease {
     }
 }
 
-/// Bytes of an answer that holds its share.
+/// A piece of an answer that holds its share.
 struct Lent {
     bytes: Bytes,
     lease: Arc<Lease>,
@@ -129,11 +129,13 @@ pub(crate) struct Pieces {
     taking: Option<Arc<Taking>>,
     given: u64,
     ended: bool,
+    /// Pieces that were lent out when the end was last asked for.
+    left: usize,
 }
 
 impl Pieces {
     pub(crate) fn new(body: Body, of: Running) -> Self {
-        Self { body, rest: Bytes::new(), of, lease: None, taking: None, given: 0, ended: false }
+        Self { body, rest: Bytes::new(), of, lease: None, taking: None, given: 0, ended: false, left: 0 }
     }
 
     /// The same answer, whose bytes hold this lease, and which says here what waits.
@@ -153,11 +155,21 @@ impl Pieces {
         self.lease.is_some() && self.taking.is_some()
     }
 
-    /// Waits until all that is lent has come back, where somebody watches.
-    fn poll_back(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Waits until all that is lent has come back, where somebody watches; each piece that does
+    /// shows that the peer goes on.
+    fn poll_back(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(lease) = self.lease.as_ref().filter(|_| self.lingers()) else { return Poll::Ready(()) };
         lease.back.register(cx.waker());
-        if lease.out.load(Ordering::Acquire) == 0 { Poll::Ready(()) } else { Poll::Pending }
+        let out = lease.out.load(Ordering::Acquire);
+        if out == 0 {
+            return Poll::Ready(());
+        }
+        if out < self.left {
+            self.of.note_piece();
+            self.offer();
+        }
+        self.left = out;
+        Poll::Pending
     }
 }
 
@@ -175,17 +187,13 @@ impl hyper::body::Body for Pieces {
             }
             match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => {
-                        self.rest = match &self.lease {
-                            Some(lease) => Bytes::from_owner(Lent::new(data, lease)),
-                            None => data,
-                        };
-                    }
+                    Ok(data) => self.rest = data,
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => {
                     self.ended = true;
+                    self.left = self.lease.as_ref().map_or(0, |lease| lease.out.load(Ordering::Acquire));
                     self.offer();
                 }
             }
@@ -197,7 +205,11 @@ impl hyper::body::Body for Pieces {
         self.of.note_piece();
         self.offer();
         let length = self.rest.len().min(PIECE_BYTES_MAX);
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
+        let piece = self.rest.split_to(length);
+        Poll::Ready(Some(Ok(Frame::data(match &self.lease {
+            Some(lease) => Bytes::from_owner(Lent::new(piece, lease)),
+            None => piece,
+        }))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -298,13 +310,19 @@ mod tests {
         let (budget, taking) = (BodyBudget::of_answers(LARGE as u64), Arc::new(Taking::default()));
         let mut body = pieces(hold(&budget, answer(LARGE)), Some(&taking));
         assert_eq!(taking.piece(), None);
-        drop(piece(&mut body).await);
+        let first = piece(&mut body).await;
         assert_eq!(taking.piece(), Some(1));
         let last = piece(&mut body).await;
         assert_eq!(taking.piece(), Some(2));
         let mut end = Box::pin(body.frame());
+        for _ in 0..2 {
+            assert!(end.as_mut().now_or_never().is_none());
+            assert_eq!(taking.piece(), Some(3));
+        }
+        // A peer that takes the rest slowly has its time for each piece.
+        drop(first);
         assert!(end.as_mut().now_or_never().is_none());
-        assert_eq!(taking.piece(), Some(3));
+        assert_eq!(taking.piece(), Some(4));
         drop(last);
         assert!(end.await.is_none());
     }

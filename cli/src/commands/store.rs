@@ -57,7 +57,7 @@ pub fn located(error: Error, store: &Store) -> Error {
 }
 
 fn is_of(profile: &Profile, token: Option<&str>) -> bool {
-    token.is_none_or(|token| token.trim() == profile.token)
+    token.map(str::trim).filter(|token| !token.is_empty()).is_none_or(|token| token == profile.token)
 }
 
 /// The profile is looked for only where it may decide.
@@ -135,6 +135,7 @@ mod tests {
     fn a_service_with_another_token_is_another_service() {
         let check = |token, expected| assert_eq!(is_of(&profile(), token), expected, "{token:?}");
         check(None, true);
+        check(Some(" "), true);
         check(Some("t"), true);
         check(Some("of-compose"), false);
     }

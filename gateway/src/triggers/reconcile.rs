@@ -27,7 +27,7 @@ use fanfold_protocol::{
     uri::Pin,
 };
 use fanfold_storage::{ListEntry, ListOptions, Meter, Store};
-use futures::{FutureExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use serde::Serialize;
 use tokio_util::task::AbortOnDropHandle;
 use utoipa::ToSchema;
@@ -302,7 +302,8 @@ async fn see_former(
     if record.formerly.is_empty() || known.values().all(|known| known.seen) {
         return Ok(true);
     }
-    let (key, once) = (keys::last_sweep(&record.id), limits::IDEMPOTENCY_WINDOW);
+    // The next day's turn is not missed when its look is sooner done.
+    let (key, once) = (keys::last_sweep(&record.id), limits::IDEMPOTENCY_WINDOW / 2);
     let taken = app.backbone.create_with_ttl(&key, Bytes::new(), once).await.map_err(of_backbone)?;
     if !taken.is_stored() {
         return Ok(false);
@@ -310,11 +311,20 @@ async fn see_former(
     let (mut listed, bucket) = (0, &record.document.bucket);
     for prefix in &record.formerly {
         let mut listing = std::pin::pin!(store.list(bucket, prefix, ListOptions::default()));
-        while let Some(entry) = listing.try_next().await.map_err(about_bucket)? {
-            let ListEntry::Object { key, pin, last_modified } = entry else { continue };
+        while let Some(entry) = listing.next().await {
+            let (key, pin, last_modified) = match entry {
+                Ok(ListEntry::Object { key, pin, last_modified }) => (key, pin, last_modified),
+                Ok(_) => continue,
+                Err(error) => {
+                    tracing::warn!(trigger = %record.name, prefix, %error, "what was acted on before cannot be listed");
+                    return Ok(false);
+                }
+            };
             listed += 1;
+            // No look lists as much, so that none would start anything for the rest.
             if listed > limits::LISTED_KEYS_MAX {
-                return Ok(false);
+                tracing::warn!(trigger = %record.name, prefix, "what was acted on before is too much to be listed");
+                return Ok(true);
             }
             if let Some(known) = known.get_mut(&short(&state_identity(bucket, &key, &pin, last_modified))) {
                 known.seen = true;

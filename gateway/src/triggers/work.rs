@@ -154,8 +154,12 @@ async fn start_all(
                 .map(|started| batch::Ended { won: started.iter().map(|_| one.identity).collect(), started }),
             all => batch::start(app, trigger, all).await,
         };
-        let started = ended.as_ref().ok().and_then(|ended| ended.started.as_ref());
-        if started.is_none() {
+        // What the backbone did not note may have been started.
+        let nothing_started = match &ended {
+            Ok(ended) => ended.started.is_none(),
+            Err(problem) => problem.code != ErrorKind::BackboneUnavailable,
+        };
+        if nothing_started {
             app.triggers.breaker().take_back(&trigger.record.id, minute);
         }
         for candidate in &batch {
