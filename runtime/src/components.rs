@@ -2,12 +2,15 @@
 //! Components ready to run: fetched, compiled, checked and linked once each.
 //!
 //! Whoever needs a component by its digest comes here; the first one makes it
-//! (store, compiler, artifact cache), the others wait for the same flight.
+//! (store, compiler, artifact cache), the others wait for the same flight. Its
+//! bytes are fetched once it is its turn to be compiled, so that as many are held
+//! as compilers run, however long the line before them is.
 //! Invariant: a sandbox starts from a pre-linked component, never from a
 //! linker, and a component's bytes have the digest that was asked for.
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -30,7 +33,7 @@ use crate::{
         aggregator::AggregateFunctionPre, grouper::GroupFunctionPre, handler::HandlerFunctionPre,
         mapper::MapFunctionPre,
     },
-    compile::{self, CompilerCommand, Urgency, Wanted},
+    compile::{self, CompilerCommand, Turn, Urgency, Wanted},
     flights::{Flights, Route},
     host::{Data, Host, store_problem},
     link,
@@ -119,7 +122,8 @@ impl Components {
     }
 
     /// The component, made ready if need be. Work that has begun goes on for
-    /// the others when one of those who wait goes away.
+    /// the others when one of those who wait goes away, and what still stands in line
+    /// before the compilers is given up with the last of them.
     pub(crate) async fn get(
         self: &Arc<Self>,
         digest: Digest,
@@ -131,7 +135,7 @@ impl Components {
         }
         let route = (digest, data.tenant.system_bucket.clone());
         let take_off = |wanted| self.take_off(route.clone(), Arc::clone(data), wanted);
-        let landing = self.flights.join(route.clone(), urgency, take_off);
+        let (landing, _seat) = self.flights.join(route.clone(), urgency, take_off);
         landing.await
     }
 
@@ -141,13 +145,13 @@ impl Components {
         data: Arc<Data>,
         wanted: Wanted,
     ) -> BoxFuture<'static, Result<Arc<Loaded>, Problem>> {
-        let (components, digest) = (Arc::clone(self), route.0);
+        let components = Arc::clone(self);
         let task = data.threads.clone().spawn(async move {
-            let loaded = components.make(digest, &data, wanted).await;
+            let loaded = components.make(&route, &data, &wanted).await;
             if let Ok(loaded) = &loaded {
-                components.keep(digest, Arc::clone(loaded));
+                components.keep(route.0, Arc::clone(loaded));
             }
-            components.flights.end(&route);
+            components.flights.end(&route, &wanted);
             loaded
         });
         async move { crate::host::joined(task.await)? }.boxed()
@@ -168,11 +172,11 @@ impl Components {
 
     async fn make(
         self: &Arc<Self>,
-        digest: Digest,
+        route: &Route,
         data: &Data,
-        wanted: Wanted,
+        wanted: &Wanted,
     ) -> Result<Arc<Loaded>, Problem> {
-        let this = Arc::clone(self);
+        let (this, digest) = (Arc::clone(self), route.0);
         let cached = blocking(move || {
             let artifact = this.artifacts.read(&digest)?;
             // Refused by wasmtime all the same: compiled again.
@@ -183,8 +187,9 @@ impl Components {
         if let Some(loaded) = cached.await? {
             return Ok(loaded);
         }
+        let turn = self.turn(route, wanted).await?;
         let component = fetch(data, &digest).await?;
-        let compiled = compile::compile(&self.compiler, component, wanted).await?;
+        let compiled = compile::compile(&self.compiler, component, wanted, turn).await?;
         let artifact = Artifact::from_compiler(compiled);
         self.compiled.fetch_add(1, Relaxed);
         let this = Arc::clone(self);
@@ -196,6 +201,22 @@ impl Components {
             Ok(loaded)
         })
         .await?
+    }
+
+    /// A turn to compile, unless all who wanted the component have gone: then its flight has ended.
+    async fn turn(&self, route: &Route, wanted: &Wanted) -> Result<Turn, Problem> {
+        let mut turn = pin!(compile::turn(&route.1, wanted));
+        loop {
+            tokio::select! {
+                turn = &mut turn => return turn,
+                () = wanted.left() => {
+                    if self.flights.give_up(route, wanted) {
+                        let rule = "expected somebody to wait for the component, found that all have gone";
+                        return Err(Problem::new(ErrorKind::Internal, rule));
+                    }
+                }
+            }
+        }
     }
 
     fn link(&self, artifact: &Artifact) -> Result<Arc<Loaded>, Problem> {

@@ -2,6 +2,7 @@
 //! What is being made ready, once for all who want it.
 //!
 //! The first who wants a component makes it, and whoever comes before it is there joins that flight.
+//! A flight that nobody waits for any more can be given up before it has cost anything.
 //! Invariant: what a call or a task joins is waited for from then on, whoever began it.
 
 use std::{
@@ -15,7 +16,7 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 
-use crate::compile::{Urgency, Wanted};
+use crate::compile::{Seat, Urgency, Wanted};
 
 /// A component, and the bucket that it is fetched from: one tenant may lack what another has.
 pub(crate) type Route = (Digest, String);
@@ -30,29 +31,47 @@ impl<T: Clone> Flights<T> {
         Self(Mutex::default())
     }
 
-    /// Joins the flight of a component, which `take_off` begins where there is none.
+    /// Joins the flight of a component, which `take_off` begins where there is none, for as long as the seat is kept.
     pub(crate) fn join(
         &self,
         route: Route,
         urgency: Urgency,
         take_off: impl FnOnce(Wanted) -> BoxFuture<'static, Result<T, Problem>>,
-    ) -> Landing<T> {
+    ) -> (Landing<T>, Seat) {
         let mut flights = self.flights();
         let (landing, wanted) = flights.entry(route).or_insert_with(|| {
             let wanted = Wanted::default();
             (take_off(wanted.clone()).shared(), wanted)
         });
         wanted.note(urgency);
-        landing.clone()
+        // While nobody else can look whether it is left.
+        (landing.clone(), Seat::new(wanted))
     }
 
     /// It is there, or failed: the next who wants it begins anew.
-    pub(crate) fn end(&self, route: &Route) {
-        self.flights().remove(route);
+    pub(crate) fn end(&self, route: &Route, wanted: &Wanted) {
+        remove(&mut self.flights(), route, wanted);
+    }
+
+    /// Ends the flight where nobody waits for it any more; false where somebody does.
+    pub(crate) fn give_up(&self, route: &Route, wanted: &Wanted) -> bool {
+        let mut flights = self.flights();
+        let is_left = wanted.is_left();
+        if is_left {
+            remove(&mut flights, route, wanted);
+        }
+        is_left
     }
 
     fn flights(&self) -> MutexGuard<'_, HashMap<Route, (Landing<T>, Wanted)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes a flight; one that was begun after it was given up stays.
+fn remove<T>(flights: &mut HashMap<Route, (Landing<T>, Wanted)>, route: &Route, wanted: &Wanted) {
+    if flights.get(route).is_some_and(|(_, under_way)| under_way.is(wanted)) {
+        flights.remove(route);
     }
 }
 
@@ -78,14 +97,32 @@ mod tests {
         drop(flights.join(route("theirs"), Urgency::Ahead, |wanted| begin(wanted, &theirs)));
         assert!(!is_urgent(&ours) && !is_urgent(&theirs));
         for urgency in [Urgency::Waited, Urgency::Ahead] {
-            let joined = flights.join(route("ours"), urgency, |wanted| begin(wanted, &ours));
+            let (joined, _seat) = flights.join(route("ours"), urgency, |wanted| begin(wanted, &ours));
             assert_eq!(joined.now_or_never(), Some(Ok(7)));
             assert!(is_urgent(&ours) && !is_urgent(&theirs), "{urgency:?}");
         }
         // Of the next one nothing is known.
-        flights.end(&route("ours"));
+        flights.end(&route("ours"), ours.get().expect("a flight"));
         let next = OnceLock::new();
         drop(flights.join(route("ours"), Urgency::Ahead, |wanted| begin(wanted, &next)));
         assert!(!is_urgent(&next));
+    }
+
+    #[test]
+    fn a_flight_is_given_up_with_the_last_who_waits_and_not_before() {
+        let flights = Flights::new();
+        let route = (Digest::of(b"x"), "ours".to_owned());
+        let (first, next) = (OnceLock::new(), OnceLock::new());
+        let join = |seen| flights.join(route.clone(), Urgency::Waited, |wanted| begin(wanted, seen)).1;
+        let (one, other) = (join(&first), join(&first));
+        let wanted = first.get().expect("a flight");
+        drop(one);
+        assert!(!flights.give_up(&route, wanted) && wanted.left().now_or_never().is_none());
+        drop(other);
+        assert!(wanted.left().now_or_never().is_some() && flights.give_up(&route, wanted));
+        // Whoever comes then begins another one, which does not end with the first.
+        let _seat = join(&next);
+        flights.end(&route, wanted);
+        drop(join(&next));
     }
 }

@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use self::turns::Turns;
-pub(crate) use self::turns::{Urgency, Wanted};
+pub(crate) use self::turns::{Seat, Turn, Urgency, Wanted};
 
 /// Wall time of a child: its CPU time, and as much again on a busy host.
 const WALL_TIME_MAX: Duration = Duration::from_secs(2 * limits::COMPILE_CPU_SECONDS);
@@ -50,21 +50,30 @@ pub struct CompilerCommand {
     pub args: Vec<OsString>,
 }
 
-/// Compiles a component, before those for which nobody waits if it is `wanted`. Dropping the future kills
-/// the child.
+/// Waits for a turn to compile something of a tenant's, before what nobody waits for if it is `wanted`.
+pub(crate) async fn turn(tenant: &str, wanted: &Wanted) -> Result<Turn, Problem> {
+    let turn = CHILDREN.take(tenant, wanted.clone()).await;
+    turn.ok_or_else(|| broken("the line before the compilers is gone"))
+}
+
+/// Compiles a component in its turn. Dropping the future kills the child.
 pub(crate) async fn compile(
     command: &CompilerCommand,
     component: Bytes,
-    wanted: Wanted,
+    wanted: &Wanted,
+    turn: Turn,
 ) -> Result<Vec<u8>, Problem> {
-    let Some(_turn) = CHILDREN.take(wanted.clone()).await else {
-        return Err(broken("the line before the compilers is gone"));
-    };
+    let compiled = run(command, component, wanted).await;
+    drop(turn);
+    compiled
+}
+
+async fn run(command: &CompilerCommand, component: Bytes, wanted: &Wanted) -> Result<Vec<u8>, Problem> {
     if !wanted.is_waited_for() {
         let mut child = start(command, true)?;
         tokio::select! {
             ended = converse(&mut child, component.clone()) => return ended,
-            () = pressed(&wanted) => {}
+            () = pressed(wanted) => {}
         }
         // Another begins, which takes its part of the machine; but not before this one is gone.
         let _ = child.start_kill();
