@@ -340,6 +340,10 @@ fn whoever_stops_the_programs_waits_until_they_have_drained() {
         };
         let start = format!("/usr/bin/fanfold {part} --config /etc/fanfold/{part}.toml");
         assert_eq!(value(&unit, "ExecStart"), start);
+        let users = std::fs::read_to_string(root().join("deploy/systemd/fanfold.sysusers")).unwrap();
+        let made = format!("u {} - ", value(&unit, "User"));
+        assert!(users.lines().any(|line| line.starts_with(&made)), "{part}: nothing makes its user: {users}");
+        assert!(GUIDE.contains("fanfold.sysusers"), "the guide does not say how that user is made");
         assert!(value(&unit, "TimeoutStopSec").parse::<u64>().unwrap() > drains, "{part}");
         // It is started again for ever, unless it says that its file is wrong.
         assert_eq!(value(unit.split("[Service]").next().unwrap(), "StartLimitIntervalSec"), "0");

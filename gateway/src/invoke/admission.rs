@@ -8,7 +8,9 @@
 //!
 //! Where there are several gateways, each holds back the others' parts of the
 //! places: it takes them itself, as soon as they are free. Of its own part, half
-//! stays for calls that somebody waits for, unless it is a single place.
+//! stays for calls that somebody waits for, unless it is a single place. A part is
+//! one place at least, so that no gateway refuses all calls: a limit below the
+//! number of gateways is exceeded, which is told.
 
 use std::{
     collections::HashMap,
@@ -91,6 +93,14 @@ impl Admission {
             return;
         }
         tracing::info!(gateways, "limits on calls are divided");
+        for (limit, most) in self.exceeded(gateways) {
+            tracing::warn!(
+                gateways,
+                most,
+                "expected {limit} to be no less than there are gateways, found it less: each admits one call, and \
+                 all of them more than {limit}; raise it or run fewer gateways"
+            );
+        }
         let functions = self.inner.functions.read().unwrap_or_else(PoisonError::into_inner);
         for gate in functions.values().chain([&self.inner.tenant]) {
             let (gate, inner) = (Arc::clone(gate), Arc::clone(&self.inner));
@@ -105,6 +115,15 @@ impl Admission {
             let (places, inner) = (Arc::clone(places), Arc::clone(&self.inner));
             tokio::spawn(async move { places.divide(&inner.gateways).await });
         }
+    }
+
+    /// The limits that so many gateways do not keep to, since each has one place at least.
+    fn exceeded(&self, gateways: usize) -> impl Iterator<Item = (&'static str, usize)> {
+        let limits = [
+            ("function_concurrency", self.inner.function_places),
+            ("tenant_concurrency", self.inner.tenant.places.most),
+        ];
+        limits.into_iter().filter(move |(_, most)| gateways > *most)
     }
 
     /// Waits until the tenant's places were divided anew, so that there may be more of them. For
@@ -347,6 +366,27 @@ mod tests {
         }
         admission.divide(2);
         assert_eq!(admitted(&admission, &fresh).await, (3, 3));
+    }
+
+    #[tokio::test]
+    async fn every_gateway_has_a_place_and_limits_that_this_exceeds_are_known() {
+        let admission = Admission::new(2, 4);
+        let exceeded = |gateways| admission.exceeded(gateways).collect::<Vec<_>>();
+        assert!(exceeded(2).is_empty());
+        assert_eq!(exceeded(4), [("function_concurrency", 2)]);
+        assert_eq!(exceeded(5), [("function_concurrency", 2), ("tenant_concurrency", 4)]);
+        admission.divide(5);
+        let f: FunctionName = "f".parse().unwrap();
+        let begun = std::time::Instant::now();
+        loop {
+            let (held, more) = (admission.admit(&f).await, admission.admit(&f).await);
+            if held.is_ok() && more.is_err() {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(10), "{}", more.is_ok());
+            drop((held, more));
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

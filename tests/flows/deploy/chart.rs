@@ -47,7 +47,26 @@ fn the_autoscaler_counts_what_all_gateways_say_once() {
     assert!(sound, "{said}");
     let documents = yaml(&text);
     let scaler = documents.iter().find(|one| one["kind"] == "HorizontalPodAutoscaler").unwrap();
-    assert_eq!(scaler["spec"]["metrics"][0]["external"]["metric"]["name"], series);
+    let metric = &scaler["spec"]["metrics"][0]["external"]["metric"];
+    assert_eq!(metric["name"], series);
+    assert!(metric["selector"]["matchLabels"]["release"].is_null(), "nobody writes that label: {metric}");
+
+    // Two releases of a namespace have a queue each.
+    let both = "worker.autoscaling.enabled=true,monitoring.enabled=true";
+    let (sound, text, said) = helm(&["template", "release", "--set", both]);
+    assert!(sound, "{said}");
+    let documents = yaml(&text);
+    let of_workers = |one: &&Value| {
+        one["kind"] == "HorizontalPodAutoscaler" && one["spec"]["scaleTargetRef"]["kind"] == "StatefulSet"
+    };
+    let scaler = documents.iter().find(of_workers).unwrap();
+    let metric = &scaler["spec"]["metrics"][0]["external"]["metric"];
+    assert_eq!(metric["selector"]["matchLabels"]["release"], "release");
+    for monitor in documents.iter().filter(|one| one["kind"] == "PodMonitor") {
+        let labels = monitor["spec"]["podMetricsEndpoints"][0]["relabelings"].as_array().unwrap();
+        let label = labels.iter().find(|label| label["targetLabel"] == "release").unwrap();
+        assert_eq!(label["replacement"], "release");
+    }
 }
 
 #[test]
