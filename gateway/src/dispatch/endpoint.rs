@@ -201,9 +201,10 @@ impl Endpoint {
     /// Whether it is to be met although it was before: no connection leads to it, and nobody tries for one
     /// or has found out a moment ago that there is none.
     pub fn is_to_be_met(&self, now: Instant) -> bool {
-        let tried = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
-        let tried = tried.as_ref().is_some_and(|(until, _)| now < *until + MEET_PAUSE);
-        !tried && self.is_live(now) && !self.is_reached() && self.connecting.try_lock().is_ok()
+        let failed =
+            self.rest.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(until, _)| *until);
+        let is_time = failed.is_none_or(|until| now >= until + MEET_PAUSE);
+        is_time && self.is_live(now) && !self.is_reached() && self.connecting.try_lock().is_ok()
     }
 
     /// Connects before anybody calls, so that both logs say at once what stands in the way of calls.
