@@ -918,7 +918,8 @@ async fn check_handed_over(stops: bool) {
         tokio::time::timeout(Duration::from_secs(10), works.stop()).await.expect("an end of its patience");
         given_back.await;
     } else {
-        // What runs is kept for 20 s.
+        // Its input is read soon, which would fail by itself. What runs is kept for 20 s.
+        tokio::time::sleep(Duration::from_secs(2)).await;
         platform.gate.set(Passage::Closed);
         given_back.await;
         platform.gate.set(Passage::Open);
