@@ -206,8 +206,11 @@ impl Text {
                     let hint = decoder
                         .run(&mut input, &mut output)
                         .map_err(|e| damaged(self.malformed, &self.uri, "Zstandard", &e))?;
-                    *frame_open = hint != 0;
                     let (taken, filled) = (input.pos(), output.pos());
+                    // Asked once more after the end, it hints at the frame that would be next.
+                    if taken > 0 || filled > 0 {
+                        *frame_open = hint != 0;
+                    }
                     *more = filled == block.len();
                     self.window.extend_from_slice(&block[..filled]);
                     taken

@@ -297,6 +297,12 @@ async fn compressed_text_is_told_by_its_content() {
     assert_eq!(read_content("x.csv.gz", padded).await.unwrap(), plain);
     assert_eq!(read_content("x.csv.zst", zstd(&content)).await.unwrap(), plain);
     assert_eq!(read_content("x.csv", [zstd(first), zstd(second)].concat()).await.unwrap(), plain);
+    // Blocks may be full to the last byte.
+    for bytes in [128 << 10, 256 << 10, 1 << 20] {
+        let whole = [b"a\n", "1\n".repeat(bytes / 2 - 1).as_bytes()].concat();
+        let plain = read_content("x.csv", whole.clone()).await.unwrap();
+        assert_eq!(read_content("x.csv.zst", zstd(&whole)).await.unwrap(), plain, "{bytes} bytes");
+    }
     // Of what is empty there may be any number; others have their turn meanwhile.
     let empty = [zstd(&[]).repeat(100_000), zstd(&content)].concat();
     assert_eq!(read_content("x.csv", empty).await.unwrap(), plain);
