@@ -21,12 +21,14 @@ const OF_A_PART: [&str; 2] = ["partNumber", "uploadId"];
 const WRITES: [&str; 5] =
     ["CopyObject", "CreateMultipartUpload", "PutObject", "UploadPart", "UploadPartCopy"];
 /// What of S3's own stands in a URL: its signature, and what changes nothing of the object.
-const OF_A_URL: [&str; 10] = [
+const OF_A_URL: [&str; 12] = [
     "x-amz-algorithm",
     "x-amz-content-sha256",
     "x-amz-credential",
     "x-amz-date",
+    "x-amz-expected-bucket-owner",
     "x-amz-expires",
+    "x-amz-request-payer",
     "x-amz-sdk-checksum-algorithm",
     "x-amz-security-token",
     "x-amz-signature",
@@ -41,7 +43,7 @@ pub(super) fn check(call: &str, query: &str) -> S3Result<()> {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         // s3s decodes names before it looks for a sub-resource.
         let name = percent_decode(name).unwrap_or_else(|| name.to_owned());
-        if writes && is_hoisted(&name) {
+        if writes && is_hoisted(&name, value) {
             return Err(s3_error!(
                 NotImplemented,
                 "this server reads {name:?} in headers only; have it signed as one, not put into the URL"
@@ -66,10 +68,18 @@ pub(super) fn check(call: &str, query: &str) -> S3Result<()> {
 }
 
 /// Whether a parameter is a header of S3's own that a client put into a presigned URL. A
-/// checksum is let through: some SDKs put there that of the empty body they sign with.
-fn is_hoisted(name: &str) -> bool {
+/// checksum is let through: some SDKs put there that of the empty body they sign with; and
+/// what asks for no more than every object has.
+fn is_hoisted(name: &str, value: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    name.starts_with("x-amz-") && !name.starts_with("x-amz-checksum-") && !OF_A_URL.contains(&name.as_str())
+    let is_usual = matches!(
+        (&name[..], value),
+        ("x-amz-acl", "private" | "bucket-owner-full-control") | ("x-amz-storage-class", "STANDARD")
+    );
+    name.starts_with("x-amz-")
+        && !is_usual
+        && !name.starts_with("x-amz-checksum-")
+        && !OF_A_URL.contains(&name.as_str())
 }
 
 #[cfg(test)]
@@ -105,5 +115,9 @@ mod tests {
                       &X-Amz-Security-Token=e&X-Amz-SignedHeaders=host&X-Amz-Signature=0&x-id=PutObject\
                       &x-amz-checksum-crc32=AAAAAA%3D%3D&x-amz-sdk-checksum-algorithm=CRC32&x-amz-user-agent=f";
         check("PutObject", signed, None);
+        let usual = "x-amz-acl=private&x-amz-storage-class=STANDARD&x-amz-expected-bucket-owner=1\
+                     &x-amz-request-payer=requester";
+        check("PutObject", usual, None);
+        check("PutObject", "x-amz-storage-class=GLACIER", Some("NotImplemented"));
     }
 }
