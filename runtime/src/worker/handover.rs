@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How often a lease was given back because its worker stopped, or had no store.
+//! How often a lease was given back because its worker stopped.
 //!
 //! A queue counts deliveries, whatever came of them, and a worker may not queue a lease
-//! anew. So one that stops writes down that this delivery was no try, and so does one
-//! whose store is silent: neither is the lease's fault. Invariant: a note
+//! anew. So one that stops writes down that this delivery was no try. Invariant: a note
 //! that is late or lost makes a try of what was none, and no lease is lost with it.
 
 use std::time::Duration;

@@ -109,13 +109,11 @@ pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result
     };
     match ended {
         Ok(()) | Err(Ending::Cancelled) => delivery.ack().await?,
-        Err(ending @ (Ending::Drained | Ending::Unable)) => {
-            // A lease that keeps every worker from the store would otherwise never have failed.
-            if matches!(ending, Ending::Drained) || delivery.attempt <= UNCOUNTED_MAX {
-                handover::note(&shop.backbone, delivery).await;
-            }
+        Err(Ending::Drained) => {
+            handover::note(&shop.backbone, delivery).await;
             delivery.nak(Duration::ZERO).await?
         }
+        Err(Ending::Unable) => delivery.nak(Duration::ZERO).await?,
         Err(Ending::Failed(problem)) => {
             let delay = backoff(tries);
             tracing::warn!(%problem, id = delivery.id, ?delay, "a lease is given back");
