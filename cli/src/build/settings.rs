@@ -17,6 +17,7 @@ use std::{
 use fanfold_protocol::{
     error::Problem,
     function::{Grants, Settings, SettingsDocument},
+    limits,
     names::FunctionName,
     uri::ObjectUri,
 };
@@ -24,6 +25,8 @@ use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
+
+use crate::input;
 
 /// The file's name.
 pub const FILE_NAME: &str = "function.toml";
@@ -89,7 +92,7 @@ pub fn read(dir: &Path, package: &str) -> Result<FunctionFile, super::Error> {
 
 /// Reads a settings file, if it is there.
 pub fn read_file(path: &Path) -> Result<Option<FunctionFile>, super::Error> {
-    match std::fs::read_to_string(path) {
+    match input::text(path, limits::DOCUMENT_BYTES_MAX) {
         Ok(text) => Ok(Some(parse(&path.display().to_string(), &text)?)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(super::Error::file("read", path, cause)),
@@ -301,6 +304,12 @@ mod tests {
         for (found, expected) in found.iter().zip(expected) {
             assert!(found.starts_with(expected), "expected {expected}, found {found}");
         }
+    }
+
+    #[test]
+    fn no_more_is_read_than_settings_have() {
+        let said = read_file(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert_eq!(said, "could not read /dev/zero: more than 1MiB, the most that is taken");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use reqwest::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 pub use self::{
@@ -162,13 +163,32 @@ impl Client {
     /// Asks for a job and reads what is accepted. Where the connection is lost it asks
     /// again; the service sees one request, which it knows by its key.
     pub async fn submit<T: DeserializeOwned>(&self, path: &str, body: Option<&impl Serialize>) -> Result<T> {
-        let key = Uuid::new_v4().to_string();
+        self.submit_after(path, body, SUBMISSION_PAUSE).await
+    }
+
+    /// The same, with such a pause before it asks again.
+    async fn submit_after<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Option<&impl Serialize>,
+        pause: Duration,
+    ) -> Result<T> {
+        let (key, begun) = (Uuid::new_v4().to_string(), Instant::now());
         let mut tries = 1;
         loop {
             let request = self.planned(path, body).header("idempotency-key", &key);
             let error = match request.send().await {
                 Ok(response) if response.status().is_success() => return self.read(response).await,
-                Ok(response) => return Err(self.refusal(response).await),
+                Ok(response) => {
+                    let refusal = self.refusal(response).await;
+                    // What was asked for before the connection was lost may be being planned still.
+                    let may_go_on = tries > 1 && refusal.code() == Some("concurrency-limit");
+                    if !may_go_on || begun.elapsed() >= PLAN_TIMEOUT {
+                        return Err(refusal);
+                    }
+                    sleep(pause).await;
+                    continue;
+                }
                 Err(error) => error,
             };
             // Where nobody listens at all, nobody has begun to plan.
@@ -176,7 +196,7 @@ impl Client {
                 return Err(self.unreachable(&error));
             }
             tracing::debug!(%error, tries, "the connection was lost before the job was accepted");
-            tokio::time::sleep(SUBMISSION_PAUSE * tries).await;
+            sleep(pause * tries).await;
             tries += 1;
         }
     }
@@ -378,7 +398,56 @@ fn is_local(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
     use super::*;
+
+    /// A status and a body; where there is none, the connection is lost.
+    type Answer = Option<(&'static str, &'static str)>;
+
+    /// A service that answers one connection after the other so.
+    async fn answering(answers: &'static [Answer]) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut asked = [0; 4096];
+                assert!(stream.read(&mut asked).await.unwrap() > 0);
+                let Some((status, body)) = answer else { continue };
+                let length = body.len();
+                let text = format!(
+                    "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+                );
+                stream.write_all(text.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+            }
+        });
+        Client::open(Some(&endpoint), Some("t")).unwrap()
+    }
+
+    async fn submit(answers: &'static [Answer]) -> Result<Value> {
+        let client = answering(answers).await;
+        client.submit_after("/v1/jobs", None::<&Value>, Duration::from_millis(1)).await
+    }
+
+    #[tokio::test]
+    async fn a_job_that_is_being_planned_still_is_asked_for_again() {
+        const BUSY: Answer =
+            Some(("429 Busy", r#"{"code": "concurrency-limit", "detail": "being planned"}"#));
+        const FULL: Answer = Some(("429 Full", r#"{"code": "queue-full", "detail": "too many jobs"}"#));
+        const ACCEPTED: Answer = Some(("202 Accepted", r#"{"id": 7}"#));
+        let accepted = submit(&[None, BUSY, BUSY, BUSY, BUSY, ACCEPTED]).await.unwrap();
+        assert_eq!(accepted["id"], 7);
+        // Where nothing was lost, nothing of ours can be in the way.
+        let refused = submit(&[BUSY, ACCEPTED]).await.unwrap_err();
+        assert_eq!(refused.code(), Some("concurrency-limit"));
+        let refused = submit(&[None, FULL, ACCEPTED]).await.unwrap_err();
+        assert_eq!(refused.code(), Some("queue-full"));
+    }
 
     #[test]
     fn an_empty_token_is_none() {

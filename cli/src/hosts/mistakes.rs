@@ -6,12 +6,13 @@
 
 use std::path::Path;
 
+use fanfold_protocol::limits;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use crate::{
     error::{Error, Result},
-    json_text,
+    input, json_text,
 };
 
 /// Mistakes, each with the key that it is about.
@@ -23,7 +24,7 @@ pub struct Mistakes(Vec<String>);
 /// # Errors
 /// Wrong use: it is no TOML, or too much is wrong or missing to go on.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<(T, Mistakes)> {
-    let text = std::fs::read_to_string(path).map_err(|cause| {
+    let text = input::text(path, limits::DOCUMENT_BYTES_MAX).map_err(|cause| {
         Error::usage(format!("expected a configuration in {}, found: {cause}", path.display())).help(
             "deploy/gateway.toml and deploy/worker.toml are examples; docs/configuration.md has every key",
         )
@@ -70,7 +71,7 @@ impl Mistakes {
 
     /// What a file of a secret holds.
     pub fn secret(&mut self, key: &str, path: &Path) -> Option<String> {
-        let text = std::fs::read_to_string(path)
+        let text = input::text(path, limits::DOCUMENT_BYTES_MAX)
             .map_err(|cause| format!("expected the secret in {}, found: {cause}", path.display()));
         let text = self.take(key, text)?.trim().to_owned();
         if text.is_empty() {
@@ -228,6 +229,16 @@ mod tests {
         let read = read.unwrap();
         assert!(read.limits.drain.is_some() && read.limits.requests.is_none());
         assert_eq!(read.tenants.len(), 1);
+    }
+
+    #[test]
+    fn no_more_is_read_than_a_configuration_has() {
+        let endless = Path::new("/dev/zero");
+        let error = read::<Gateway>(endless).err().unwrap().to_string();
+        assert!(error.contains("in /dev/zero, found: more than 1MiB"), "{error}");
+        let mut mistakes = Mistakes::default();
+        assert_eq!(mistakes.secret("nats.token", endless), None);
+        assert!(mistakes.all().concat().contains("found: more than 1MiB"), "{:?}", mistakes.all());
     }
 
     #[test]

@@ -284,19 +284,14 @@ impl Jobs {
         }
     }
 
-    /// Waits until it is known which jobs the store had at the start.
+    /// Waits until it is known which jobs the store had at the start. Who plans a job has waited
+    /// for that before its turn.
     ///
     /// # Errors
     /// `backbone-unavailable` when that takes long, as after a loss of the backbone.
     pub(super) async fn restored(&self) -> Result<()> {
         let restored = tokio::time::timeout(RESTORING_MAX, self.inner.restored.cancelled()).await;
-        restored.map_err(|_| {
-            Error::Refused(Problem::new(
-                ErrorKind::BackboneUnavailable,
-                "expected all jobs of the store to be known, found that they are still looked through after a start; \
-                 try again in a moment",
-            ))
-        })
+        restored.map_err(|_| Error::Refused(unrestored()))
     }
 
     /// Of all jobs, or of those that were given their id since some time.
@@ -401,6 +396,15 @@ impl Jobs {
         let notice = serde_json::to_vec(&notice).map_err(|e| Error::damaged(&key, e))?;
         Ok(self.inner.backbone.publish(&keys::commit_subject(&lease.job), notice).await?)
     }
+}
+
+/// Why nothing is planned yet that other jobs may be in the way of.
+pub fn unrestored() -> Problem {
+    Problem::new(
+        ErrorKind::BackboneUnavailable,
+        "expected all jobs of the store to be known, found that they are still looked through after a start; try \
+         again in a moment",
+    )
 }
 
 /// The progress of a job, if it is coordinated here.

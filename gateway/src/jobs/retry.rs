@@ -33,7 +33,7 @@ use super::{
     filter,
     kept::{self, COPIES_AT_ONCE, Left},
     lease::check_carried,
-    plan,
+    plan, planning,
     prints::Prints,
     record::JobRecord,
     submit::Wanted,
@@ -135,9 +135,11 @@ impl Jobs {
     ///
     /// # Errors
     /// `job-not-found`; `job-not-finished`; `invalid-job` when it is more than tasks
-    /// are given now; what is wrong with the input now; `concurrency-limit`.
+    /// are given now; what is wrong with the input now; `concurrency-limit`;
+    /// `backbone-unavailable` soon after a start.
     pub async fn compare(&self, id: &Uuid) -> Result<Comparison, Problem> {
-        let _turn = self.inner.plannings.begin().await?;
+        let meets = self.meets_again(id, planning::lists).await?;
+        let _turn = self.turn(self.inner.plannings.arrive(), meets).await?;
         let (vault, earlier) = (&self.inner.vault, self.earlier(id).await?);
         let output = vault.output_of(&earlier.job.document, &Uuid::nil())?;
         let found = self.look(&earlier.job.document, &output, None).await?;

@@ -19,7 +19,6 @@ use fanfold_protocol::{
     tolerance::Tolerance,
     uri::ObjectUri,
 };
-use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::{
@@ -27,12 +26,11 @@ use super::{
     claim::{self, Claim, Key, Writers},
     error::{Error, Result, about_input},
     filter,
-    index::Room,
     input::{self, Finder, Found},
     kept,
     lease::check_carried,
     pattern::Source,
-    plan,
+    plan, planning,
     record::JobRecord,
     retry::Earlier,
     shape::{NOT_KEPT, shape_of},
@@ -97,14 +95,19 @@ impl Jobs {
     /// Makes a job of what is wanted.
     pub(super) async fn accept(&self, wanted: Wanted, key: Option<Key>) -> Result<JobRecord, Problem> {
         // Whoever goes away while this waits leaves nothing behind.
+        let mut waiting = self.inner.plannings.arrive();
         let turn = match &key {
-            Some(key) => Some(self.inner.plannings.turn_of(key.digest).await),
+            Some(key) => Some(waiting.turn_of(key.digest).await?),
             None => None,
         };
         let given = self.given(key.as_ref()).await?;
-        let place = match given {
-            Some(_) => None,
-            None => Some(self.place().await?),
+        let place = if given.is_none() {
+            let meets = self.meets(&wanted).await?;
+            Some(self.place(waiting, meets).await?)
+        } else {
+            // Nothing is left to wait for, and others may need the seat.
+            drop(waiting);
+            None
         };
         // Dropping this future half-way must not strand what it has written.
         let jobs = self.clone();
@@ -140,12 +143,12 @@ impl Jobs {
         document.check()?;
         check_carried(&document)?;
         filter::check(&document)?;
-        let place = self.place().await?;
         let sampling = Sampling { count: sample, keep: document.output.is_some() };
         // What it gives is thrown away, and what was done before tells nothing.
         (document.output, document.overwrite, document.cache) = (None, false, false);
         // A task that fails tells nothing of the others, and whether they keep within the budget is what is asked.
         (document.limits.tolerated_failures, document.budget) = (Tolerance::default(), Budget::default());
+        let place = self.place(self.inner.plannings.arrive(), planning::meets_others(&document)).await?;
         let jobs = self.clone();
         let estimated = tokio::spawn(async move {
             let _held = place;
@@ -159,12 +162,6 @@ impl Jobs {
             Ok(result) => result.map_err(Problem::from),
             Err(error) => Err(crate::problem::internal(error)),
         }
-    }
-
-    /// A turn at planning a job, and room for it among those that there are.
-    async fn place(&self) -> Result<(OwnedSemaphorePermit, Room), Problem> {
-        let turn = self.inner.plannings.begin().await?;
-        Ok((turn, self.inner.index.room(self.inner.config.unfinished_max)?))
     }
 
     async fn accept_new(&self, wanted: Wanted, key: Option<&Key>) -> Result<JobRecord> {

@@ -18,7 +18,13 @@ use serde_json::{Value, json};
 use tokio_util::sync::DropGuard;
 use uuid::Uuid;
 
-use crate::world::{Engine, Mishap, PATIENCE, Play, World, document, succeeded};
+use crate::{
+    way::{Trouble, Way},
+    world::{Engine, Mishap, PATIENCE, Play, World, document, succeeded},
+};
+
+/// Jobs of a tenant that are planned at once.
+const PLANNED_AT_ONCE: usize = 8;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_waits_for_its_next_attempt_holds_up_no_other() {
@@ -86,6 +92,67 @@ async fn jobs_are_refused_while_too_many_have_not_ended() {
         }
     };
     tokio::time::timeout(PATIENCE, accepted).await.expect("room for another job");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_no_room_for_a_job_waits_for_no_turn() {
+    let mut world = World::new().await;
+    world.inputs(1).await;
+    let means = |asked: &str| asked.starts_with("GET /bank") && asked.contains("list-type=2");
+    let way = Way::to(world.store(), Trouble::Hold, means).await;
+    world.base.store = way.store();
+    let engine = world.engine_with(|config| config.unfinished_max = PLANNED_AT_ONCE).await;
+    way.shut();
+    let submit = || Box::pin(engine.submit("mapper", json!({})));
+    let mut planned: Vec<_> = (0..PLANNED_AT_ONCE).map(|_| submit()).collect();
+    assert!(planned.iter_mut().all(|job| job.now_or_never().is_none()));
+    let refused = submit().now_or_never().expect("no wait").unwrap_err();
+    assert_eq!(refused.code, ErrorKind::QueueFull, "{refused}");
+    way.open();
+    for accepted in futures::future::join_all(planned).await {
+        accepted.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_other_jobs_to_be_known_keeps_no_turn_from_others() {
+    let mut world = World::new().await;
+    world.inputs(1).await;
+    let ended = {
+        let engine = world.engine().await;
+        let id = engine.submit("mapper", json!({"output": "s3://bank/again/"})).await.unwrap().id;
+        engine.jobs.cancel(&id).await.unwrap();
+        engine.ended(&id).await.id
+    };
+    // What tells which jobs the store has.
+    let parts = ["list-type=2", "delimiter=", "prefix=jobs"];
+    let means = move |asked: &str| parts.iter().all(|part| asked.contains(*part));
+    let way = Way::to(world.store(), Trouble::Hold, means).await;
+    world.base.store = way.store();
+    way.shut();
+    let engine = &world.engine().await;
+    way.met(1).await;
+    let wait = move |n: usize| {
+        let output = format!("s3://bank/out-{n}/");
+        [
+            async move { engine.submit("mapper", json!({"output": output})).await.map(drop) }.boxed_local(),
+            async move { engine.jobs.estimate(document("folder", json!({})), 1).await.map(drop) }
+                .boxed_local(),
+            async move { engine.jobs.retry(&ended, None).await.map(drop) }.boxed_local(),
+            async move { engine.jobs.compare(&ended).await.map(drop) }.boxed_local(),
+        ]
+    };
+    let mut waiting: Vec<_> = (0..PLANNED_AT_ONCE).flat_map(wait).collect();
+    assert!(waiting.iter_mut().all(|job| job.now_or_never().is_none()));
+    // Where no other job can be in the way, none is waited for.
+    engine.submit("folder", json!({"input": "s3://bank/in/000.csv"})).await.unwrap();
+    assert!(waiting.iter_mut().all(|job| job.now_or_never().is_none()));
+    way.open();
+    let ends = futures::future::join_all(waiting).await;
+    // Of the retries one has the output.
+    let refused: Vec<_> = ends.into_iter().filter_map(Result::err).collect();
+    assert_eq!(refused.len(), PLANNED_AT_ONCE - 1, "{refused:?}");
+    assert!(refused.iter().all(|problem| problem.code == ErrorKind::OutputExists), "{refused:?}");
 }
 
 /// Few are planned at once, and the others wait for that.
