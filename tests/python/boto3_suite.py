@@ -9,6 +9,7 @@ trailers, presigned URLs, listings of version 1, part copies, part listings.
 import ast
 import base64
 import concurrent.futures
+import contextlib
 import hashlib
 import io
 import os
@@ -611,18 +612,31 @@ def test_bodies_in_chunks(bucket):
     assert code_of(S3.head_object, Bucket=bucket, Key="bad")[1] == 404
 
 
+@contextlib.contextmanager
+def localhost_known():
+    """Not every machine knows that all names under localhost are itself."""
+    resolve = socket.getaddrinfo
+    at_home = lambda host, *rest, **more: resolve("127.0.0.1" if host.endswith("localhost") else host, *rest, **more)
+    socket.getaddrinfo = at_home
+    try:
+        yield
+    finally:
+        socket.getaddrinfo = resolve
+
+
+def client_of(host, style):
+    port = urllib.parse.urlsplit(os.environ["S3_ENDPOINT"]).port
+    settings = Config(s3={"addressing_style": style}, retries={"max_attempts": 1}, signature_version="s3v4")
+    return boto3.client("s3", endpoint_url=f"http://{host}:{port}", config=settings)
+
+
 def test_buckets_in_the_names_of_hosts(bucket):
     port = urllib.parse.urlsplit(os.environ["S3_ENDPOINT"]).port
-    resolve = socket.getaddrinfo
-    # Not every machine knows that all names under localhost are itself.
-    at_home = lambda host, *rest, **more: resolve("127.0.0.1" if host.endswith("localhost") else host, *rest, **more)
-    settings = Config(s3={"addressing_style": "virtual"}, retries={"max_attempts": 1}, signature_version="s3v4")
-    virtual = boto3.client("s3", endpoint_url=f"http://localhost:{port}", config=settings)
+    virtual = client_of("localhost", "virtual")
     at = {"Bucket": bucket, "Key": "dir/k ü+%"}
     url = virtual.generate_presigned_url("get_object", Params=at, ExpiresIn=60)
     assert url.startswith(f"http://{bucket}.localhost:{port}/dir/"), url
-    socket.getaddrinfo = at_home
-    try:
+    with localhost_known():
         virtual.put_object(**at, Body=b"whole")
         assert body_of(bucket, at["Key"]) == b"whole"
         assert virtual.get_object(**at, Range="bytes=1-2")["Body"].read() == b"ho"
@@ -641,8 +655,32 @@ def test_buckets_in_the_names_of_hosts(bucket):
         virtual.create_bucket(Bucket=f"{bucket}-virtual")
         virtual.delete_bucket(Bucket=f"{bucket}-virtual")
         assert bucket in [b["Name"] for b in virtual.list_buckets()["Buckets"]]
-    finally:
-        socket.getaddrinfo = resolve
+
+
+def test_the_name_of_the_server_is_no_bucket(bucket):
+    by_path, virtual = client_of("s3.localhost", "path"), client_of("s3.localhost", "virtual")
+    other = f"{bucket}-other"
+    with localhost_known():
+        by_path.create_bucket(Bucket=other)
+        assert other in [b["Name"] for b in by_path.list_buckets()["Buckets"]]
+        by_path.put_object(Bucket=bucket, Key="dir/k", Body=b"whole")
+        assert virtual.get_object(Bucket=bucket, Key="dir/k")["Body"].read() == b"whole"
+        virtual.put_object(Bucket=bucket, Key=other, Body=b"called like a bucket")
+        virtual.delete_object(Bucket=bucket, Key=other)
+        by_path.delete_bucket(Bucket=other)
+
+
+def test_a_host_that_may_be_a_bucket_reaches_no_other(bucket):
+    astray = client_of("fanfold.localhost", "path")
+    with localhost_known():
+        # The same request is that for a key of a bucket that is gone.
+        assert code_of(astray.delete_bucket, Bucket=bucket) == ("NoSuchBucket", 404)
+        S3.head_bucket(Bucket=bucket)
+        try:
+            astray.create_bucket(Bucket=f"{bucket}-astray")
+            raise AssertionError("a bucket was made of what may be a key")
+        except ClientError as error:
+            assert "reached at localhost" in error.response["Error"]["Message"], error
 
 
 def post_form(bucket, fields, body=b"file"):

@@ -6,6 +6,8 @@
 //! not count, and that it must be over all that says what is to be done: whoever was
 //! given a presigned URL must not make another request of it by a header.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName, Uri};
 use s3s::{
     S3Error, S3Request, S3Result,
@@ -15,7 +17,7 @@ use s3s::{
     dto, s3_error,
 };
 
-use super::{attributes::disallow_in_form, subresource};
+use super::{Shared, attributes::disallow_in_form, host, subresource};
 use crate::{Credentials, encoding::percent_decode};
 
 /// XML bodies: 1,000 keys of 1,024 bytes, escaped, or 10,000 parts.
@@ -45,13 +47,17 @@ impl S3Auth for OneKey {
     }
 }
 
-/// Lets requests through that are signed with version 4.
-pub(super) struct SignedV4;
+/// Lets requests through that are signed with version 4 and to a host that can be meant.
+pub(super) struct SignedV4(pub(super) Arc<Shared>);
 
 #[async_trait::async_trait]
 impl S3Access for SignedV4 {
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
         check(cx.credentials().is_some(), cx.headers(), cx.uri())?;
+        // A bucket that is to be made is not there yet.
+        if cx.s3_op().name() != "CreateBucket" {
+            host::check(&self.0, cx.headers())?;
+        }
         subresource::check(cx.s3_op().name(), cx.uri().query().unwrap_or_default())
     }
 

@@ -3,16 +3,28 @@
 //!
 //! Clients that put the bucket there leave it out of the path, and a request whose host
 //! were passed over would be one for another bucket, or make one of a key. Of other hosts
-//! nobody can tell whether they begin with a bucket: those have it in the path.
+//! nobody can tell whether they begin with a bucket: those have it in the path. So does
+//! `s3.localhost`, which is too short a name for a bucket and one that people give such a
+//! server, as LocalStack has it; a bucket may stand before it as well.
+//!
+//! Which buckets there are decides nothing: the delete of a key from a bucket that is gone
+//! would else be that of a bucket called like the key. Whoever means the server by another
+//! name is told so by [`check`].
 //! Invariant: each service that reads paths is given this.
 
+use http::{HeaderMap, header::HOST};
 use s3s::{
     S3Result,
     host::{S3Host, VirtualHost},
+    s3_error,
 };
+
+use super::Shared;
 
 /// The name of the machine itself, with the dot before it.
 const SUFFIX: &str = ".localhost";
+/// The server's own, before that.
+const SERVER: &str = "s3";
 
 /// Reads the bucket off a host.
 #[derive(Clone, Copy, Debug)]
@@ -28,10 +40,29 @@ impl S3Host for OfLocalhost {
     }
 }
 
+/// Refuses requests whose host names a bucket that is not there, in words for those who did not
+/// mean to name one.
+pub(super) fn check(shared: &Shared, headers: &HeaderMap) -> S3Result<()> {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    match host.and_then(bucket) {
+        Some(bucket) if !shared.index.has_bucket(&bucket)? => Err(s3_error!(
+            NoSuchBucket,
+            "the host names the bucket {bucket}, which does not exist; with the bucket in the path this server is \
+             reached at localhost or s3.localhost"
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The bucket in small letters, in which alone buckets are named.
 fn bucket(host: &str) -> Option<String> {
     let name = host.rsplit_once(':').map_or(host, |(name, _port)| name).to_ascii_lowercase();
-    let bucket = name.strip_suffix('.').unwrap_or(&name).strip_suffix(SUFFIX)?;
+    let before = name.strip_suffix('.').unwrap_or(&name).strip_suffix(SUFFIX)?;
+    let bucket = match before.strip_suffix(SERVER) {
+        Some("") => "",
+        Some(more) => more.strip_suffix('.').unwrap_or(before),
+        None => before,
+    };
     (!bucket.is_empty()).then(|| bucket.to_owned())
 }
 
@@ -49,7 +80,14 @@ mod tests {
         check("bank.localhost", Some("bank"));
         check("a.b.LocalHost.:80", Some("a.b"));
         check("Bank.localhost", Some("bank"));
+        check("bank.s3.localhost:7071", Some("bank"));
+        check("a.b.S3.localhost", Some("a.b"));
+        check("banks3.localhost", Some("banks3"));
+        check("s3.bank.localhost", Some("s3.bank"));
         check("localhost:7071", None);
+        check("s3.localhost:7071", None);
+        check("S3.localhost.", None);
+        check(".s3.localhost", None);
         check(".localhost", None);
         check("notlocalhost", None);
         check("bank.localhost.example.org", None);

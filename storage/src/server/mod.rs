@@ -122,7 +122,7 @@ impl Server {
         builder.set_host(OfLocalhost);
         builder.set_route(Detours(unsigned.build()));
         builder.set_auth(OneKey(config.credentials));
-        builder.set_access(SignedV4);
+        builder.set_access(SignedV4(Arc::clone(&shared)));
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(auth::bounds()))));
         Ok(Self { service: builder.build(), shared })
     }
