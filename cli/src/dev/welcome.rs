@@ -48,9 +48,17 @@ pub fn variables(store: &StoreProfile) -> Vec<(&'static str, &str)> {
     variables
 }
 
-/// The same as a shell takes them.
+/// The same as a shell takes them. A session token of other keys, which clients would send with these, goes.
 pub fn exports(store: &StoreProfile) -> String {
-    variables(store).iter().map(|(name, value)| format!("export {name}={value}\n")).collect()
+    let set = variables(store).into_iter().map(|(name, value)| format!("export {name}={}\n", quoted(value)));
+    let unset = store.session_token.is_none().then(|| "unset AWS_SESSION_TOKEN\n".to_owned());
+    set.chain(unset).collect()
+}
+
+/// A value as a shell reads it back: as it is where no letter of it means something to a shell.
+fn quoted(value: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.:/+=@%,".contains(letter);
+    if value.chars().all(is_plain) { value.to_owned() } else { format!("'{}'", value.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]
@@ -66,8 +74,24 @@ mod tests {
             secret_key: "b".into(),
             session_token: None,
         };
-        assert!(!exports(&store).contains("AWS_SESSION_TOKEN"));
+        assert!(exports(&store).ends_with("export AWS_SECRET_ACCESS_KEY=b\nunset AWS_SESSION_TOKEN\n"));
         store.session_token = Some("temporary".into());
         assert!(exports(&store).ends_with("export AWS_SESSION_TOKEN=temporary\n"));
+        assert!(!exports(&store).contains("unset"));
+    }
+
+    #[test]
+    fn a_shell_reads_back_what_was_quoted() {
+        let check = |value: &str, expected: &str| {
+            assert_eq!(quoted(value), expected);
+            let script = format!("printf %s {}", quoted(value));
+            let read = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(read.stdout).unwrap(), value);
+        };
+        check("http://127.0.0.1:7071", "http://127.0.0.1:7071");
+        check("wJalr/K7+bPx==", "wJalr/K7+bPx==");
+        check("two words; $(three) `four`", "'two words; $(three) `four`'");
+        check("it's~*\\\"", r#"'it'\''s~*\"'"#);
+        check("", "");
     }
 }
