@@ -3,7 +3,8 @@
 //!
 //! Readiness is looked at by a task, now and then, never by a request: a store
 //! in trouble is not helped by being asked more often. The store's abilities are
-//! probed once, at the start, and again as long as that could not be told.
+//! probed once, at the start, and again as long as that could not be told; what probes
+//! left that were killed is removed now and then.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -17,7 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use fanfold_backbone::Backbone;
-use fanfold_protocol::{ErrorKind, keys};
+use fanfold_protocol::{ErrorKind, keys, time};
 use fanfold_storage::{Probe, Store, Support};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,10 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// A dependency that takes longer to answer is not ready.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
+/// A probe is long over by then, whoever made it.
+const PROBE_AGE: Duration = Duration::from_secs(24 * 3_600);
+/// Between two rounds of removing what older ones left.
+const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 /// How long a scrape waits for the depth of a queue.
 const DEPTH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -152,7 +157,7 @@ impl Health {
 
     /// A store that lets a trial hang is looked at meanwhile.
     async fn watch(self, dependencies: Dependencies) {
-        tokio::join!(self.look_on(&dependencies), self.try_store(&dependencies));
+        tokio::join!(self.look_on(&dependencies), self.try_store(&dependencies), sweep(&dependencies));
     }
 
     async fn look_on(&self, dependencies: &Dependencies) {
@@ -206,6 +211,16 @@ impl Health {
             tracing::info!(ready, store = ?readiness.store.detail, backbone = ?readiness.backbone.detail, "readiness");
         }
         readiness.ready = ready;
+    }
+}
+
+/// Removes what old probes left, for ever.
+async fn sweep(Dependencies { store, bucket, .. }: &Dependencies) {
+    loop {
+        if let Err(error) = store.sweep_probes(bucket, time::now(), PROBE_AGE).await {
+            tracing::warn!(%error, "what probes left could not be swept; this is tried again in an hour");
+        }
+        tokio::time::sleep(SWEEP_EVERY).await;
     }
 }
 

@@ -15,8 +15,8 @@ use axum::http::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use fanfold_backbone::{CasOutcome, Change};
 use fanfold_protocol::{ErrorKind, Problem, digest::Digest, invocation, keys, limits, time, uri::ObjectUri};
-use fanfold_storage::{ListEntry, ListOptions, PutOptions};
-use futures::{StreamExt, TryStreamExt};
+use fanfold_storage::PutOptions;
+use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::oneshot,
@@ -359,33 +359,14 @@ async fn stow(app: &App, id: Uuid, body: &Bytes) -> Result<(Option<ObjectUri>, B
 
 /// Removes bodies whose records have lapsed, now and every hour, for ever.
 pub(crate) async fn sweep(app: AppState) {
+    let (bucket, bodies) = (&app.config.tenant.system_bucket, keys::idempotency_bodies());
+    let age = limits::IDEMPOTENCY_WINDOW + SWEEP_EVERY;
     loop {
-        if let Err(error) = sweep_once(&app).await {
+        if let Err(error) = app.store.delete_old(bucket, bodies, time::now(), age).await {
             tracing::warn!(%error, "remembered answers could not be swept; this is tried again in an hour");
         }
         sleep(SWEEP_EVERY).await;
     }
-}
-
-async fn sweep_once(app: &App) -> fanfold_storage::Result<()> {
-    let bucket = &app.config.tenant.system_bucket;
-    let listing = app.store.list(bucket, keys::idempotency_bodies(), ListOptions::default());
-    let now = time::now();
-    let lapsed: Vec<String> = listing
-        .try_filter_map(|entry| {
-            let old = match entry {
-                ListEntry::Object { key, last_modified, .. }
-                    if now.since(last_modified) > limits::IDEMPOTENCY_WINDOW + SWEEP_EVERY =>
-                {
-                    Some(key)
-                }
-                _ => None,
-            };
-            std::future::ready(Ok(old))
-        })
-        .try_collect()
-        .await?;
-    app.store.delete_many(bucket, lapsed).await
 }
 
 fn encode(stored: &Stored, body: &[u8]) -> Result<Bytes, Problem> {

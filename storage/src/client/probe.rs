@@ -4,16 +4,20 @@
 //! Run at start, under `_fanfold/probe/`: racing writers, a changed pin, a
 //! range, an upload in parts. It never fails as a whole; each answer says
 //! supported, not supported (and how that showed), or that it could not be told.
+//! What it wrote goes with it, or, where it was killed, with [`Store::sweep_probes`].
 
 use std::time::Duration;
 
 use bytes::Bytes;
+use fanfold_protocol::time::Timestamp;
 use futures::future::join_all;
 use serde::Serialize;
 use tokio::time::timeout;
 
 use super::{DEPTH_METADATA, Error, ObjectUri, Pin, PutOptions, PutOutcome, Result, Store};
 
+/// What the keys of all probes begin with.
+const PROBES: &str = "_fanfold/probe/";
 /// Writers that race for one key.
 const RACERS: usize = 12;
 /// Two parts: one of the smallest size that S3 lets go before the last, and a rest.
@@ -72,7 +76,7 @@ impl Store {
     pub async fn probe(&self, bucket: &str) -> Probe {
         let run = uuid::Uuid::new_v4().simple();
         let place = |name: &str| {
-            ObjectUri::new(bucket, format!("_fanfold/probe/{run}/{name}"))
+            ObjectUri::new(bucket, format!("{PROBES}{run}/{name}"))
                 .map_err(|problem| Error::Config(problem.to_string()))
         };
         let (absent, pinned, ranged, parts, metadata) = tokio::join!(
@@ -118,9 +122,22 @@ impl Store {
         ended.unwrap_or_else(|error| Support::Unknown(error.to_string()))
     }
 
+    /// Removes what probes left that were killed: objects, and uploads that nobody ends, which are, `now`, as old
+    /// as `age` or older.
+    pub async fn sweep_probes(&self, bucket: &str, now: Timestamp, age: Duration) -> Result<()> {
+        self.delete_old(bucket, PROBES, now, age).await?;
+        let mut uploads = self.uploads(bucket, PROBES).await?;
+        uploads.retain(|upload| now.since(upload.begun) >= age);
+        for upload in uploads {
+            let uri = ObjectUri::new(bucket, upload.key).map_err(|p| Error::Config(p.to_string()))?;
+            self.abort_upload(&uri, &upload.id).await?;
+        }
+        Ok(())
+    }
+
     async fn probe_only_absent(&self, bucket: &str) -> Support {
         let run = uuid::Uuid::new_v4().simple();
-        let uri = match ObjectUri::new(bucket, format!("_fanfold/probe/{run}/absent")) {
+        let uri = match ObjectUri::new(bucket, format!("{PROBES}{run}/absent")) {
             Ok(uri) => uri,
             Err(problem) => return Support::Unknown(problem.to_string()),
         };

@@ -15,11 +15,12 @@ use aws_sdk_s3::{
     types::{Delete, MetadataDirective, ObjectIdentifier},
 };
 use bytes::Bytes;
+use fanfold_protocol::time::Timestamp;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::{
-    DEPTH_METADATA, Error, ObjectUri, Pin, Result, Store, WRITER_METADATA, arbitrate::Written, back_off,
-    bare_etag, error::Target, quoted_etag, read::version,
+    DEPTH_METADATA, Error, ListEntry, ListOptions, ObjectUri, Pin, Result, Store, WRITER_METADATA,
+    arbitrate::Written, back_off, bare_etag, error::Target, quoted_etag, read::version,
 };
 use crate::encoding::percent_encode;
 
@@ -193,6 +194,19 @@ impl Store {
         });
         let deleted = stream::iter(singly).buffer_unordered(SINGLE_DELETES).try_collect().await;
         refused.and(deleted)
+    }
+
+    /// Deletes the objects of a bucket whose keys begin with `prefix` and that, `now`, are as old as `age` or older.
+    pub async fn delete_old(&self, bucket: &str, prefix: &str, now: Timestamp, age: Duration) -> Result<()> {
+        let listing = self.list(bucket, prefix, ListOptions::default());
+        let old = listing.try_filter_map(|entry| {
+            std::future::ready(Ok(match entry {
+                ListEntry::Object { key, last_modified, .. } if now.since(last_modified) >= age => Some(key),
+                _ => None,
+            }))
+        });
+        let old: Vec<String> = old.try_collect().await?;
+        self.delete_many(bucket, old).await
     }
 
     /// Deletes as many as fit a request, and again those for which the store was too busy.

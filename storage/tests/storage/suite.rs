@@ -6,10 +6,13 @@
 //! its failure must have; a case that passes where a difference is expected
 //! fails the suite, so the list stays true.
 
-use std::{collections::BTreeMap, future::Future, pin::Pin};
+use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
 
 use bytes::Bytes;
-use fanfold_protocol::uri::{ObjectUri, Pin as State};
+use fanfold_protocol::{
+    time::Timestamp,
+    uri::{ObjectUri, Pin as State},
+};
 use fanfold_storage::{
     Error, ListEntry, ListOptions, Meter, PutOptions, PutOutcome, ReadAhead, Store, client::DEPTH_METADATA,
 };
@@ -59,6 +62,7 @@ const CASES: &[Case] = cases! {
     buckets_come_and_go
     a_bucket_with_objects_stays
     a_probe_finds_everything
+    what_killed_probes_left_is_swept
     use_is_metered
     a_whole_read_is_bounded
 };
@@ -531,6 +535,35 @@ async fn a_probe_finds_everything(store: Store, bucket: String) -> Outcome {
     ensure!(probe.is_complete(), "{probe:?}");
     let left = names(&store, &bucket, "", ListOptions::default()).await?;
     ensure!(left.is_empty(), "left: {left:?}");
+    Ok(())
+}
+
+async fn what_killed_probes_left_is_swept(store: Store, bucket: String) -> Outcome {
+    const DAY: Duration = Duration::from_secs(24 * 3_600);
+    let keys = ["_fanfold/probe/7/absent", "_fanfold/probes", "in/_fanfold/probe/7/absent"];
+    for key in keys {
+        put(&store, &uri(&bucket, key), b"x").await?;
+    }
+    let mut writer = store.writer(&uri(&bucket, "_fanfold/probe/7/multipart"), PutOptions::default());
+    writer.write(pattern(9 << 20).into()).await.map_err(text)?;
+    std::mem::forget(writer);
+    let now = fanfold_protocol::time::now();
+    store.sweep_probes(&bucket, now, DAY).await.map_err(text)?;
+    let young = names(&store, &bucket, "", ListOptions::default()).await?;
+    ensure!(young == keys, "of one that may still run: {young:?}");
+    ensure!(store.uploads(&bucket, "").await.map_err(text)?.len() == 1, "its upload");
+    // Clocks may differ by a little. Parts may still be on their way.
+    let tomorrow = Timestamp(now.0 + 25 * 3_600_000);
+    for _ in 0..20 {
+        store.sweep_probes(&bucket, tomorrow, DAY).await.map_err(text)?;
+        if store.uploads(&bucket, "").await.map_err(text)?.is_empty() {
+            break;
+        }
+    }
+    let uploads = store.uploads(&bucket, "").await.map_err(text)?;
+    ensure!(uploads.is_empty(), "left: {uploads:?}");
+    let left = names(&store, &bucket, "", ListOptions::default()).await?;
+    ensure!(left == keys[1..], "left: {left:?}");
     Ok(())
 }
 

@@ -16,8 +16,7 @@ use fanfold_protocol::{
     time::{self, Timestamp},
     uri::ObjectUri,
 };
-use fanfold_storage::{ListEntry, ListOptions, PutOptions, PutOutcome, Store};
-use futures::TryStreamExt;
+use fanfold_storage::{PutOptions, PutOutcome, Store};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -166,23 +165,9 @@ impl Ends {
 
     /// Removes ends that are older than `window`, and then what they alone named.
     pub(super) async fn sweep(&self, window: Duration) -> fanfold_storage::Result<()> {
-        self.expire(keys::invocation_ends(), window).await?;
-        self.expire(keys::invocation_bodies(), window + BODY_SLACK).await
-    }
-
-    async fn expire(&self, prefix: &str, window: Duration) -> fanfold_storage::Result<()> {
-        let now = time::now();
-        let listing = self.store.list(&self.bucket, prefix, ListOptions::default());
-        let old = listing.try_filter_map(|entry| {
-            std::future::ready(Ok(match entry {
-                ListEntry::Object { key, last_modified, .. } if now.since(last_modified) >= window => {
-                    Some(key)
-                }
-                _ => None,
-            }))
-        });
-        let old: Vec<String> = old.try_collect().await?;
-        self.store.delete_many(&self.bucket, old).await
+        let (store, bucket, now) = (&self.store, &self.bucket, time::now());
+        store.delete_old(bucket, keys::invocation_ends(), now, window).await?;
+        store.delete_old(bucket, keys::invocation_bodies(), now, window + BODY_SLACK).await
     }
 
     fn uri(&self, key: &str) -> Result<ObjectUri, Problem> {
