@@ -8,6 +8,7 @@ use std::{
     net::TcpListener,
     path::Path,
     process::{Command, Output, Stdio},
+    sync::mpsc::Receiver,
     time::Duration,
 };
 
@@ -266,6 +267,69 @@ fn a_download_that_is_stopped_leaves_nothing() {
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!((ended.status.code(), files()), (Some(130), 0), "{said}");
     assert!(said.contains("stopped before all was copied"), "{said}");
+}
+
+/// A store that begins uploads and answers none of their parts, nor, unless it `removes` them, what ends them.
+/// It tells the method of each request.
+fn store_that_takes_no_parts(removes: bool) -> (String, Receiver<String>) {
+    const BEGUN: &str = "<InitiateMultipartUploadResult><Bucket>bank</Bucket><Key>a</Key><UploadId>u</UploadId>\
+                         </InitiateMultipartUploadResult>";
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, tell) = (stream.unwrap(), tell.clone());
+            std::thread::spawn(move || {
+                let mut requests = BufReader::new(stream.try_clone().unwrap()).lines();
+                while let Some(Ok(first)) = requests.next() {
+                    while requests.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+                    let method = first.split(' ').next().unwrap();
+                    let answer = match method {
+                        "POST" => format!("200 OK\r\ncontent-length: {}\r\n\r\n{BEGUN}", BEGUN.len()),
+                        "DELETE" if removes => "204 No Content\r\n\r\n".to_owned(),
+                        _ => String::new(),
+                    };
+                    let _ = tell.send(method.to_owned());
+                    if answer.is_empty() {
+                        // Held until the program lets go of it.
+                        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+                        return;
+                    }
+                    stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).unwrap();
+                }
+            });
+        }
+    });
+    (endpoint, told)
+}
+
+#[test]
+fn a_second_signal_ends_at_once_what_the_first_lets_end() {
+    let interrupted = |removes: bool, at: &[&str]| {
+        let here = Here::new();
+        std::fs::write(here.path().join("a"), vec![b'x'; 9 << 20]).unwrap();
+        let (endpoint, requests) = store_that_takes_no_parts(removes);
+        let mut command = here.command(&["s3", "cp", "a", "s3://bank/a"]);
+        command.env("FANFOLD_S3_ENDPOINT", endpoint).stderr(Stdio::piped());
+        let program =
+            command.env("AWS_ACCESS_KEY_ID", "k").env("AWS_SECRET_ACCESS_KEY", "s").spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&program);
+        for method in at {
+            while requests.recv_timeout(Duration::from_secs(30)).unwrap() != *method {}
+            rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        }
+        let ended = program.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(130), "{said}");
+        assert!(said.contains("once more to stop at once"), "{said}");
+        said
+    };
+    let said = interrupted(true, &["PUT"]);
+    assert!(said.contains("stopped before all was copied") && !said.contains("may still lie"), "{said}");
+    // Without the second it would wait for the removal, and tell what became of it.
+    let said = interrupted(false, &["PUT", "DELETE"]);
+    assert!(!said.contains("stopped before all") && !said.contains("may still lie"), "{said}");
 }
 
 #[test]
