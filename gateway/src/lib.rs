@@ -24,6 +24,7 @@ pub mod invoke;
 pub mod jobs;
 pub mod metrics;
 pub mod openapi;
+mod page;
 mod peers;
 mod pieces;
 pub mod problem;

@@ -26,7 +26,10 @@ use super::{
     cache::{Cache, Known},
     records::{Records, blank, of_entry},
 };
-use crate::problem::{internal, of_backbone, of_store};
+use crate::{
+    page,
+    problem::{internal, of_backbone, of_store},
+};
 
 /// Before a watch that ended is begun again.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
@@ -132,11 +135,9 @@ impl Registry {
         let all = self.inner.cache.all();
         let begin = after.map_or(0, |after| all.partition_point(|known| known.record.name <= *after));
         let rest = all.into_iter().skip(begin).map(|known| known.record);
-        let mut page: Vec<_> = rest.take(limit + 1).collect();
-        let more = page.len() > limit;
-        page.truncate(limit);
-        let next = page.last().filter(|_| more).map(|record| record.name.clone());
-        (page, next)
+        let mut records: Vec<_> = rest.take(limit + 1).collect();
+        let next = page::cut(&mut records, limit).map(|record| record.name.clone());
+        (records, next)
     }
 
     /// The newest `count` versions of a function, newest first.

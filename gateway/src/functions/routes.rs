@@ -6,10 +6,7 @@
 use std::future::ready;
 
 use axum::{Json, extract::State, http::StatusCode};
-use fanfold_protocol::{
-    ErrorKind, Problem,
-    names::{FunctionName, FunctionRef, Qualifier},
-};
+use fanfold_protocol::names::{FunctionName, FunctionRef, Qualifier};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -22,6 +19,7 @@ use super::{
 };
 use crate::{
     extract::{self, Path, Query},
+    page,
     problem::{Answer, ProblemBody},
     state::AppState,
 };
@@ -66,8 +64,9 @@ pub(crate) async fn list(
     State(app): State<AppState>,
     Query(query): Query<ListQuery>,
 ) -> Answer<Json<FunctionList>> {
-    let after = query.page.as_deref().map(page).transpose()?;
-    let (records, next) = app.registry.list(after.as_ref(), page_size(query.limit)?);
+    let after: Option<FunctionName> = page::place(query.page.as_deref())?;
+    let limit = page::size(query.limit, PAGE_MAX, PAGE_MAX)?;
+    let (records, next) = app.registry.list(after.as_ref(), limit);
     let functions = stream::iter(records)
         .map(|record| {
             let registry = app.registry.clone();
@@ -193,24 +192,4 @@ pub(crate) async fn remove_alias(
 ) -> Answer<StatusCode> {
     app.registry.set_alias(&name.parse()?, &alias.parse()?, None).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn page(text: &str) -> Result<FunctionName, Problem> {
-    text.parse().map_err(|_| {
-        let found: String = text.chars().take(80).collect();
-        Problem::new(
-            ErrorKind::InvalidRequest,
-            format!("page must be `next` of an earlier answer, found {found:?}"),
-        )
-    })
-}
-
-fn page_size(limit: Option<usize>) -> Result<usize, Problem> {
-    match limit.unwrap_or(PAGE_MAX) {
-        size @ 1..=PAGE_MAX => Ok(size),
-        found => Err(Problem::new(
-            ErrorKind::InvalidRequest,
-            format!("limit must be from 1 to {PAGE_MAX}, found {found}; use page for more"),
-        )),
-    }
 }

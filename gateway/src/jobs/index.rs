@@ -20,6 +20,7 @@ use fanfold_protocol::{
 use uuid::Uuid;
 
 use super::{prints::Fingerprint, record::JobRecord};
+use crate::page;
 
 /// What a list is narrowed by.
 #[derive(Clone, Debug, Default)]
@@ -122,9 +123,7 @@ impl Index {
         };
         let older = jobs.range(..before.unwrap_or(Uuid::max())).rev().filter(|(_, line)| fits(line));
         let mut ids: Vec<Uuid> = older.map(|(id, _)| *id).take(limit + 1).collect();
-        let more = ids.len() > limit;
-        ids.truncate(limit);
-        let next = ids.last().copied().filter(|_| more);
+        let next = page::cut(&mut ids, limit).copied();
         (ids, next)
     }
 

@@ -24,12 +24,13 @@ use uuid::Uuid;
 use super::{
     Jobs,
     error::{Error, Result},
-    routes::{bad_page, job_id},
+    routes::job_id,
     unknown,
     vault::Vault,
 };
 use crate::{
     extract::{Path, Query},
+    page,
     problem::{Answer, ProblemBody},
     state::AppState,
 };
@@ -203,7 +204,7 @@ async fn committed(vault: &Vault, id: &Uuid, key: &str) -> Result<Option<(LogKey
 /// The key that a page begins after.
 fn place(id: &Uuid, page: &str) -> Result<String, Problem> {
     let key = format!("{}{page}", keys::task_logs(id));
-    LogKey::parse(id, &key).map(|_| key).ok_or_else(|| bad_page(page))
+    LogKey::parse(id, &key).map(|_| key).ok_or_else(|| page::bad(page))
 }
 
 /// Where the wanted lines lie, in order.

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     extract::{self, Path, Query},
+    page,
     problem::{Answer, ProblemBody, Refusal},
     state::AppState,
     streams,
@@ -181,8 +182,9 @@ pub(crate) async fn list(
         state: query.state.as_deref().map(job_state).transpose()?,
         function: query.function.map(|name| name.parse()).transpose()?,
     };
-    let before = query.page.as_deref().map(job_page).transpose()?;
-    let (records, next) = app.jobs.list(&filter, before, page_size(query.limit)?).await?;
+    let before = page::place(query.page.as_deref())?;
+    let limit = page::size(query.limit, PAGE_DEFAULT, PAGE_MAX)?;
+    let (records, next) = app.jobs.list(&filter, before, limit).await?;
     let next = next.map(|id| id.to_string());
     Ok(Json(JobList { jobs: records.into_iter().map(JobView::from).collect(), next }))
 }
@@ -271,8 +273,8 @@ pub(crate) async fn tasks(
     Path(id): Path<String>,
     Query(query): Query<TaskQuery>,
 ) -> Answer<Json<TaskPage>> {
-    let (after, limit) = (query.page.as_deref(), page_size(query.limit)?);
-    Ok(Json(app.jobs.tasks(&job_id(&id)?, query.state, after, limit).await?))
+    let limit = page::size(query.limit, PAGE_DEFAULT, PAGE_MAX)?;
+    Ok(Json(app.jobs.tasks(&job_id(&id)?, query.state, query.page.as_deref(), limit).await?))
 }
 
 /// Ends a job: running tasks are stopped, nothing of its output becomes visible.
@@ -357,29 +359,6 @@ pub(crate) fn job_id(text: &str) -> Result<Uuid, Problem> {
             format!("expected the id of a job, a UUID, found {found:?}; see GET /v1/jobs"),
         )
     })
-}
-
-fn job_page(text: &str) -> Result<Uuid, Problem> {
-    text.parse().map_err(|_| bad_page(text))
-}
-
-/// What is no `next` of an earlier answer.
-pub(super) fn bad_page(text: &str) -> Problem {
-    let found: String = text.chars().take(80).collect();
-    Problem::new(
-        ErrorKind::InvalidRequest,
-        format!("page must be `next` of an earlier answer, found {found:?}"),
-    )
-}
-
-fn page_size(limit: Option<usize>) -> Result<usize, Problem> {
-    match limit.unwrap_or(PAGE_DEFAULT) {
-        size @ 1..=PAGE_MAX => Ok(size),
-        found => Err(Problem::new(
-            ErrorKind::InvalidRequest,
-            format!("limit must be from 1 to {PAGE_MAX}, found {found}; use page for more"),
-        )),
-    }
 }
 
 fn job_state(word: &str) -> Result<JobState, Problem> {

@@ -19,10 +19,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    Jobs, case::Case, error::Result, live::Live, progress::Progress, recover, routes::bad_page, slots,
-    stragglers::Stragglers, unknown,
+    Jobs, case::Case, error::Result, live::Live, progress::Progress, recover, slots, stragglers::Stragglers,
+    unknown,
 };
-use crate::problem::ProblemView;
+use crate::{page, problem::ProblemView};
 
 /// Jobs whose tasks are kept.
 const HELD: usize = 4;
@@ -199,7 +199,7 @@ impl Jobs {
         after: Option<&str>,
         limit: usize,
     ) -> Result<TaskPage, Problem> {
-        let after = after.map(|text| Cursor::parse(text).ok_or_else(|| bad_page(text))).transpose()?;
+        let after = after.map(|text| Cursor::parse(text).ok_or_else(|| page::bad(text))).transpose()?;
         // Of a job that was forgotten, its tasks may be held here still.
         self.get(id).await?;
         let live = self.progress_of(id).await?;

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{Json, extract::State};
 use fanfold_backbone::{DeadLetter, Message};
-use fanfold_protocol::{ErrorKind, Problem, keys, limits, time};
+use fanfold_protocol::{Problem, keys, limits, time};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     extract::{Path, Query},
+    page,
     problem::{Answer, ProblemBody, of_backbone},
     state::{App, AppState},
 };
@@ -117,23 +118,11 @@ pub(crate) async fn letters(
     Query(query): Query<EventLetterQuery>,
 ) -> Answer<Json<EventLetters>> {
     let trigger = app.triggers.show(&name.parse()?).await?;
-    let wrong = |detail: String| Problem::new(ErrorKind::InvalidRequest, detail);
-    let after = query
-        .page
-        .as_deref()
-        .map_or(Ok(0), str::parse)
-        .map_err(|_| wrong("page must be `next` of an earlier answer, found another text".to_owned()))?;
-    let limit = query.limit.unwrap_or(PAGE_DEFAULT);
-    if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(
-            wrong(format!("limit must be from 1 to {PAGE_MAX}, found {limit}; use page for more")).into()
-        );
-    }
+    let after = page::place(query.page.as_deref())?.unwrap_or(0);
+    let limit = page::size(query.limit, PAGE_DEFAULT, PAGE_MAX)?;
     let queue = keys::event_queue(&trigger.record.id);
     let mut found = app.backbone.dead_letters(&queue, after, limit + 1).await.map_err(of_backbone)?;
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|last| last.sequence.to_string());
+    let next = page::cut(&mut found, limit).map(|last| last.sequence.to_string());
     Ok(Json(EventLetters { dead_letters: found.into_iter().map(EventLetter::from).collect(), next }))
 }
 

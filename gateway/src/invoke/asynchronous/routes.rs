@@ -25,6 +25,7 @@ use crate::{
         idempotency::Promise,
         show::{InvocationView, invocation_id, not_found},
     },
+    page,
     problem::{Answer, ProblemBody, internal},
     state::{App, AppState},
 };
@@ -127,28 +128,15 @@ pub(crate) async fn list(
         return Err(Problem::new(ErrorKind::InvalidRequest, detail).into());
     }
     let function: Option<FunctionName> = query.function.map(|name| name.parse()).transpose()?;
-    let after = query.page.as_deref().map(str::parse).transpose().map_err(|_| bad_page())?;
+    let after = page::place(query.page.as_deref())?;
     let fits = |live: &Live| {
         state.is_none_or(|state| live.state() == state)
             && function.as_ref().is_none_or(|name| live.function == *name)
     };
-    let (found, next) = app.invocations.list(after, page_size(query.limit)?, fits).await?;
+    let limit = page::size(query.limit, PAGE_DEFAULT, PAGE_MAX)?;
+    let (found, next) = app.invocations.list(after, limit, fits).await?;
     let invocations = found.iter().map(|(id, live)| InvocationView::of_live(id, live)).collect();
     Ok(Json(LiveList { invocations, next: next.map(|id| id.to_string()) }))
-}
-
-fn bad_page() -> Problem {
-    Problem::new(ErrorKind::InvalidRequest, "page must be `next` of an earlier answer, found another text")
-}
-
-fn page_size(limit: Option<usize>) -> Result<usize, Problem> {
-    match limit.unwrap_or(PAGE_DEFAULT) {
-        size @ 1..=PAGE_MAX => Ok(size),
-        found => Err(Problem::new(
-            ErrorKind::InvalidRequest,
-            format!("limit must be from 1 to {PAGE_MAX}, found {found}; use page for more"),
-        )),
-    }
 }
 
 /// Ends an asynchronous invocation that waits or runs. A synchronous one ends when its caller closes the connection.
@@ -245,12 +233,10 @@ pub(crate) async fn letters(
     State(app): State<AppState>,
     Query(query): Query<LetterQuery>,
 ) -> Answer<Json<LetterList>> {
-    let after = query.page.as_deref().map_or(Ok(0), str::parse).map_err(|_| bad_page())?;
-    let limit = page_size(query.limit)?;
+    let after = page::place(query.page.as_deref())?.unwrap_or(0);
+    let limit = page::size(query.limit, PAGE_DEFAULT, PAGE_MAX)?;
     let mut letters = app.invocations.dead_letters(after, limit + 1).await?;
-    let more = letters.len() > limit;
-    letters.truncate(limit);
-    let next = letters.last().filter(|_| more).map(|last| last.letter.sequence.to_string());
+    let next = page::cut(&mut letters, limit).map(|last| last.letter.sequence.to_string());
     Ok(Json(LetterList { dead_letters: letters.into_iter().map(LetterView::from).collect(), next }))
 }
 
