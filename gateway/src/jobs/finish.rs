@@ -7,6 +7,7 @@
 //! comes last, so that a job with an outcome needs nothing any more.
 
 mod read;
+mod there;
 
 use bytes::Bytes;
 use fanfold_backbone::Backbone;
@@ -20,7 +21,7 @@ use fanfold_protocol::{
     keys, limits,
     names::{FunctionRef, Qualifier},
     time::{self, Timestamp},
-    uri::{ObjectUri, Pin},
+    uri::ObjectUri,
 };
 use fanfold_storage::{PutOptions, PutOutcome};
 use futures::TryStreamExt as _;
@@ -127,7 +128,7 @@ impl Products {
 }
 
 /// What came of a try to publish.
-#[derive(PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 enum Tried {
     /// The job's manifest is there, as it was to be.
     Published,
@@ -137,6 +138,8 @@ enum Tried {
     Ended,
     /// Another writer came between.
     Outrun,
+    /// It is not to be there, and no manifest of the job is.
+    Refused(Problem),
 }
 
 /// Carries out the ending of one job.
@@ -241,12 +244,18 @@ impl Closing<'_> {
             let uri = self.vault.uri(&keys::dead_letters(&self.job.id))?;
             head.all_failed = Some(AllFailed { tasks: products.dead_letters.len() as u64, uri });
         }
-        let tried = self.publish_head(&uri, &head, products).await;
-        // After another failure its manifest may be there; what is not named then is swept.
-        if matches!(tried, Ok(Tried::PublishedElsewhere | Tried::Ended) | Err(Error::Refused(_))) {
+        let tried = match self.publish_head(&uri, &head, products).await {
+            Err(Error::Refused(refusal)) => self.after_refusal(&uri, &head, refusal).await?,
+            // After another failure its manifest may be there; what is not named then is swept.
+            tried => tried?,
+        };
+        if tried != Tried::Published {
             manifest::remove_shards(store, self.output, &head).await?;
         }
-        tried.map(|tried| tried != Tried::Ended)
+        match tried {
+            Tried::Refused(refusal) => Err(refusal.into()),
+            tried => Ok(tried != Tried::Ended),
+        }
     }
 
     /// What comes after the manifest. The output is there, so that what the store refuses for good
@@ -304,11 +313,8 @@ impl Closing<'_> {
         products: &Products,
     ) -> Result<Tried> {
         let (found, beside) = tokio::try_join!(self.found(uri), self.beside(products))?;
-        if let Some((Some(manifest), _)) = &found
-            && manifest.job == self.job.id
-        {
-            let is_ours = manifest.shards == head.shards;
-            return Ok(if is_ours { Tried::Published } else { Tried::PublishedElsewhere });
+        if let Some(placed) = self.placed(found.as_ref(), head) {
+            return Ok(placed);
         }
         // This coordinator may have been paused while another one ended the job. The place is
         // not the job's any more then, and what was found there may be a later job's.
@@ -339,7 +345,9 @@ impl Closing<'_> {
     async fn put_over(&self, uri: &ObjectUri, seen: Option<String>, body: Bytes) -> Result<bool> {
         let (store, options) = (self.vault.store(), self.marked(PutOptions::typed("application/json")));
         if seen.is_none() {
-            let outcome = store.put_if_absent(uri, body, &self.job.id.to_string(), options).await?;
+            // Not the job's id: what another coordinator of the job wrote is not this one's.
+            let writer = Uuid::new_v4().to_string();
+            let outcome = store.put_if_absent(uri, body, &writer, options).await?;
             return Ok(matches!(outcome, PutOutcome::Created(_)));
         }
         match store.put(uri, body, PutOptions { if_match: seen, ..options }).await {
@@ -348,35 +356,6 @@ impl Closing<'_> {
                 Ok(false)
             }
             Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The manifest that is there, read as far as it can be, and its state.
-    async fn found(&self, uri: &ObjectUri) -> Result<Option<(Option<Manifest>, Pin)>> {
-        use fanfold_storage::Error::{NotFound, TooLarge};
-        let store = self.vault.store();
-        let found = match store.get_with_pin(uri, None).await {
-            Ok((bytes, pin)) => Ok((serde_json::from_slice(&bytes).ok(), pin)),
-            // Another program's: those of jobs have shards before they are so large.
-            Err(TooLarge { .. }) => store.head(uri).await.map(|meta| (None, meta.pin)),
-            Err(error) => Err(error),
-        };
-        match found {
-            Ok(found) => Ok(Some(found)),
-            Err(NotFound { .. }) => Ok(None),
-            Err(error) => Err(super::error::about_input(error)),
-        }
-    }
-
-    /// The ETag of what lies where the answer goes, if there is an answer.
-    async fn beside(&self, products: &Products) -> Result<Option<String>> {
-        if products.answer.is_none() {
-            return Ok(None);
-        }
-        match self.vault.store().head(&self.output.join(RESULT_NAME)?).await {
-            Ok(meta) => Ok(Some(meta.pin.etag)),
-            Err(fanfold_storage::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(super::error::about_input(error)),
         }
     }
 

@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Coordinators of one job that publish side by side, and what is there after a later job.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
 use fanfold_backbone::EmbeddedConfig;
-use fanfold_protocol::{commit::MANIFEST_OBJECTS_MAX, digest::Digest};
+use fanfold_protocol::{commit::MANIFEST_OBJECTS_MAX, digest::Digest, tenant::Tenant};
 use fanfold_storage::{
-    Credentials, ListOptions, StoreConfig,
+    Arbiter, Credentials, ListOptions, Store, StoreConfig,
+    client::WRITER_METADATA,
     server::{Server, ServerConfig},
 };
+use futures::future::BoxFuture;
 use serde_json::json;
 
 use super::*;
@@ -28,7 +35,7 @@ impl World {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { server.serve(listener, Default::default()).await });
-        let store = fanfold_storage::Store::connect(StoreConfig::at(endpoint, credentials())).unwrap();
+        let store = Store::connect(StoreConfig::at(endpoint, credentials())).unwrap();
         for bucket in ["fanfold", "bank"] {
             store.ensure_bucket(bucket).await.unwrap();
         }
@@ -49,14 +56,94 @@ impl World {
         Self { vault: Vault::new(store, "fanfold".to_owned()), backbone, job, output, _folder: folder }
     }
 
-    async fn publish(&self, products: &Products) -> bool {
+    fn closing(&self) -> Closing<'_> {
         let Self { vault, backbone, job, output, .. } = self;
-        Closing { vault, backbone, job, output }.publish(products).await.unwrap()
+        Closing { vault, backbone, job, output }
+    }
+
+    async fn publish(&self, products: &Products) -> bool {
+        self.closing().publish(products).await.unwrap()
+    }
+
+    /// Others write where the manifest goes, whenever the job is about to.
+    fn meddle(&mut self, theirs: Theirs) {
+        self.job.document.overwrite = true;
+        let store = self.vault.store().clone();
+        let (uri, job) = (self.output.join(MANIFEST_NAME).unwrap(), self.job.id);
+        let meddler = Meddler { store: store.clone(), uri, job, tries: AtomicU32::new(0), theirs };
+        self.vault = Vault::new(store.arbitrated(Arc::new(meddler), "fanfold"), "fanfold".to_owned());
+    }
+
+    async fn head(&self) -> Manifest {
+        let uri = self.output.join(MANIFEST_NAME).unwrap();
+        serde_json::from_slice(&self.vault.store().get(&uri, None).await.unwrap()).unwrap()
     }
 
     async fn shards(&self) -> Vec<String> {
         let list = self.vault.store().list("bank", "out/_manifest-", ListOptions::default());
         list.map_ok(|entry| entry.name().to_owned()).try_collect().await.unwrap()
+    }
+}
+
+/// What others put where the manifest goes.
+#[derive(Clone, Copy, Debug)]
+enum Theirs {
+    /// Other jobs' heads; the last time it is the own one that lands, and that is not told.
+    Landed,
+    /// The head of another coordinator of the job, of a release that marks it with the job's id.
+    Rivals,
+    /// Other jobs' heads.
+    Others,
+}
+
+/// Lets nobody win, and has another head there by then.
+#[derive(Debug)]
+struct Meddler {
+    store: Store,
+    uri: ObjectUri,
+    job: Uuid,
+    tries: AtomicU32,
+    theirs: Theirs,
+}
+
+impl Meddler {
+    async fn write(&self, contest: &str) {
+        let number = self.tries.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut options = PutOptions::default();
+        let head = |job: &Uuid| Bytes::from(serde_json::to_vec(&products(job, 1).manifest).unwrap());
+        let body = match self.theirs {
+            Theirs::Landed if number == TRIES_MAX => {
+                let prefix = format!("_fanfold/contests/{contest}/");
+                let list = self.store.list("fanfold", &prefix, ListOptions::default());
+                let staged: Vec<_> = list.try_collect().await.unwrap();
+                let own = ObjectUri::new("fanfold", staged[0].name()).unwrap();
+                self.store.get(&own, None).await.unwrap()
+            }
+            Theirs::Rivals => {
+                options.metadata.insert(WRITER_METADATA.to_owned(), self.job.to_string());
+                head(&self.job)
+            }
+            Theirs::Landed | Theirs::Others => head(&Uuid::now_v7()),
+        };
+        self.store.put(&self.uri, body, options).await.unwrap();
+    }
+}
+
+impl Arbiter for Meddler {
+    fn is_needed(&self) -> bool {
+        true
+    }
+
+    fn decide<'a>(
+        &'a self,
+        contest: &'a str,
+        _: &'a str,
+        _: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<String, String>> {
+        Box::pin(async move {
+            self.write(contest).await;
+            Ok("nobody".to_owned())
+        })
     }
 }
 
@@ -106,4 +193,37 @@ async fn who_publishes_in_vain_takes_no_shard_of_the_manifest_that_is_there() {
     world.vault.store().put(&uri, later.into(), PutOptions::default()).await.unwrap();
     assert!(!world.publish(&many).await);
     assert_eq!(world.shards().await, shards);
+}
+
+#[tokio::test]
+async fn who_does_not_get_through_looks_whose_manifest_is_there() {
+    let refused = |published: Result<bool>| match published {
+        Err(Error::Refused(problem)) => problem.code,
+        other => panic!("{other:?}"),
+    };
+    for (theirs, shards) in [(Theirs::Landed, 2), (Theirs::Rivals, 0), (Theirs::Others, 0)] {
+        let mut world = World::new().await;
+        world.meddle(theirs);
+        let many = products(&world.job.id, MANIFEST_OBJECTS_MAX + 1);
+        let published = world.closing().publish(&many).await;
+        assert_eq!(world.shards().await.len(), shards, "{theirs:?}");
+        match theirs {
+            Theirs::Landed | Theirs::Rivals => assert!(published.unwrap(), "{theirs:?}"),
+            Theirs::Others => assert_eq!(refused(published), ErrorKind::OutputExists),
+        }
+        let named = world.head().await.shards.into_iter().map(|shard| shard.uri.key().to_owned());
+        assert_eq!(named.collect::<Vec<_>>(), world.shards().await, "{theirs:?}");
+    }
+}
+
+#[tokio::test]
+async fn where_nobody_can_tell_what_is_there_a_refusal_stays_one() {
+    let mut world = World::new().await;
+    let tenant = Tenant { buckets: Some(Vec::new()), ..Tenant::alone("shop".parse().unwrap(), "fanfold") };
+    let store = world.vault.store().of_tenant(Arc::new(tenant));
+    world.vault = Vault::new(store, "fanfold".to_owned());
+    let (uri, head) = (world.output.join(MANIFEST_NAME).unwrap(), products(&world.job.id, 1).manifest);
+    let told = world.closing().after_refusal(&uri, &head, occupied(&uri, None)).await;
+    let Err(Error::Refused(problem)) = told else { panic!("{told:?}") };
+    assert_eq!(problem.code, ErrorKind::OutputExists);
 }

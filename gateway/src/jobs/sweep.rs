@@ -69,8 +69,9 @@ pub struct Sweep<'a> {
     pub output: &'a ObjectUri,
     /// The job.
     pub job: &'a Job,
-    /// Whether only what its commits name is removed, and no other parts. That is for when the job
-    /// has ended a while ago: since then anybody may have put something there.
+    /// Whether only what its commits name is removed, and no other parts, besides shards of its
+    /// manifest. That is for when the job has ended a while ago: since then anybody may have put
+    /// something there.
     pub committed: bool,
 }
 
@@ -138,17 +139,17 @@ impl Sweep<'_> {
     }
 
     async fn find_committed(&self, vault: &Vault) -> Result<Vec<String>> {
-        let (mut committed, losers) = (Vec::new(), self.find(vault).await?);
+        let losers = self.find(vault).await?;
         if losers.is_empty() {
-            return Ok(committed);
+            return Ok(losers);
         }
-        let losers: HashSet<_> = losers.into_iter().collect();
+        let (parts, mut committed) = parts_and_shards(self.output, losers);
         let mut commits = std::pin::pin!(case::commits(vault, &self.job.id));
         while let Some(commit) = commits.try_next().await? {
             let tables = commit.tasks.iter().filter_map(|task| task.outcome.table());
             let here = tables.filter(|table| table.uri.bucket() == self.output.bucket());
             let keys = here.map(|table| table.uri.key().to_owned());
-            committed.extend(keys.filter(|key| losers.contains(key)));
+            committed.extend(keys.filter(|key| parts.contains(key)));
         }
         Ok(committed)
     }
@@ -183,6 +184,14 @@ impl Sweep<'_> {
     }
 }
 
+/// Parts under a prefix, and shards of a job's manifest, which nobody else put there: its id is in
+/// their names.
+fn parts_and_shards(output: &ObjectUri, losers: Vec<String>) -> (HashSet<String>, Vec<String>) {
+    let named = |key: &String| is_part(key.strip_prefix(output.key()).unwrap_or_default());
+    let (parts, shards): (Vec<_>, Vec<_>) = losers.into_iter().partition(named);
+    (parts.into_iter().collect(), shards)
+}
+
 /// Whether a name is one that [`keys::output_part`] makes.
 pub fn is_part(name: &str) -> bool {
     let read = || {
@@ -215,5 +224,15 @@ mod tests {
         ] {
             assert!(!is_part(other), "{other}");
         }
+    }
+
+    #[test]
+    fn shards_are_told_from_parts() {
+        let (job, attempt) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let part = format!("out/{}", keys::output_part(3, &attempt, "parquet"));
+        let shard = format!("out/{}", manifest::shard_name(&job, &attempt, 0));
+        let output = "s3://bank/out/".parse().unwrap();
+        let (parts, shards) = parts_and_shards(&output, vec![shard.clone(), part.clone()]);
+        assert_eq!((parts, shards), (HashSet::from([part]), vec![shard]));
     }
 }
