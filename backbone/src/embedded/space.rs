@@ -23,6 +23,21 @@ pub(crate) struct Space {
     pub(crate) bytes: AtomicU64,
     /// The length it may not grow beyond, in bytes.
     pub(crate) bytes_max: AtomicU64,
+    /// Whether the disk says of what it writes next that it failed.
+    #[cfg(test)]
+    pub(crate) sync_fails: std::sync::atomic::AtomicBool,
+}
+
+impl Space {
+    /// Of a file that is not open yet.
+    pub(crate) fn new(bytes_max: u64) -> Self {
+        Space {
+            bytes: AtomicU64::new(0),
+            bytes_max: AtomicU64::new(bytes_max),
+            #[cfg(test)]
+            sync_fails: Default::default(),
+        }
+    }
 }
 
 /// A redb backend that reserves what it grows by.
@@ -78,7 +93,12 @@ impl StorageBackend for ReservedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.inner.sync_data()
+        self.inner.sync_data()?;
+        #[cfg(test)]
+        if self.space.sync_fails.swap(false, Ordering::Relaxed) {
+            return Err(io::Error::other("the disk reports a failure late"));
+        }
+        Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

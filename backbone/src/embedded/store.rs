@@ -7,7 +7,7 @@
 use std::fs::{self, OpenOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -117,8 +117,7 @@ impl Store {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             fs::create_dir_all(folder).map_err(|failure| explain(failure.into(), &path))?;
         }
-        let bytes_max = AtomicU64::new(config.size_bytes_max.unwrap_or(u64::MAX));
-        let space = Arc::new(Space { bytes: AtomicU64::new(0), bytes_max });
+        let space = Arc::new(Space::new(config.size_bytes_max.unwrap_or(u64::MAX)));
         let db = open_file(&path, config.cache_bytes, &space).map_err(|failure| explain(failure, &path))?;
         let (base_ms, sequence) = prepare(&db, &path)?;
         let clock = Clock { base_ms, started: Instant::now() };
@@ -129,6 +128,12 @@ impl Store {
     /// Moves the bound on the file's size.
     pub(crate) fn set_size_bytes_max(&self, bytes_max: u64) {
         self.space.bytes_max.store(bytes_max, Ordering::Relaxed);
+    }
+
+    /// Makes the next commit fail when it is written.
+    #[cfg(test)]
+    pub(crate) fn fail_next_sync(&self) {
+        self.space.sync_fails.store(true, Ordering::Relaxed);
     }
 
     /// Reads one snapshot. Blocks on the disk.
@@ -148,7 +153,8 @@ impl Store {
         outcome.map_err(|failure| self.explain(failure))
     }
 
-    /// Runs one transaction and makes it durable. On failure nothing of it is kept, and the file is reopened.
+    /// Runs one transaction and makes it durable. On failure it is kept as a whole or not at all, and the file is
+    /// reopened.
     pub(crate) fn write<T>(&self, work: impl FnOnce(&mut Tables<'_>) -> DbResult<T>) -> Result<T> {
         let outcome = {
             let db = self.db.read().unwrap_or_else(PoisonError::into_inner);

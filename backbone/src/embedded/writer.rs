@@ -38,6 +38,8 @@ pub(crate) struct Writer {
     dedupe_window: Duration,
     queues: Queues,
     watchers: Vec<Watcher>,
+    /// What a failed commit was to change, until it is known whether it is on disk all the same.
+    doubtful: Vec<Changed>,
     sequence: u64,
     tokens: u64,
     /// When the next key expires, on the store's clock.
@@ -75,6 +77,7 @@ impl Writer {
             dedupe_window,
             queues,
             watchers: Vec::new(),
+            doubtful: Vec::new(),
             sequence,
             tokens: 0,
             next_expiry: Some(0),
@@ -177,13 +180,18 @@ impl Writer {
             self.put_back(waiters);
             return Err(failure);
         }
-        let store = Arc::clone(&self.store);
-        match store.write(|tables| self.apply(tables, durable, &waiters)) {
-            Ok(effects) => {
+        let (store, mut effects) = (Arc::clone(&self.store), Effects::default());
+        let written = store.write(|tables| {
+            effects = self.apply(tables, durable, &waiters)?;
+            Ok(())
+        });
+        match written {
+            Ok(()) => {
                 self.finish(mem::take(durable), waiters, effects);
                 Ok(())
             }
             Err(failure) => {
+                self.doubtful = effects.changed;
                 if let Err(reading) = self.reload() {
                     tracing::error!(%reading, "the queues cannot be read after a failed commit");
                 }
@@ -273,9 +281,7 @@ impl Writer {
         self.sequence = effects.sequence;
         self.tokens = effects.tokens;
         self.next_expiry = effects.next_expiry;
-        for (key, revision, value) in &effects.changed {
-            self.watchers.retain(|watcher| watcher.send(key, *revision, value.as_ref()));
-        }
+        self.tell(&effects.changed);
         for (request, reply) in durable.into_iter().zip(effects.replies) {
             let _ = request.reply.send(Ok(reply));
         }
@@ -294,6 +300,12 @@ impl Writer {
             let _ = reply.send(Ok(Reply::Grant(grant)));
         }
         self.put_back(unserved);
+    }
+
+    fn tell(&mut self, changed: &[Changed]) {
+        for (key, revision, value) in changed {
+            self.watchers.retain(|watcher| watcher.send(key, *revision, value.as_ref()));
+        }
     }
 
     /// What needs no transaction.
@@ -325,14 +337,17 @@ impl Writer {
     }
 
     /// Loads the queues anew after a failed transaction. Leases that the file agrees with go on. What failed may
-    /// be on disk all the same: its sequences are not handed out again, nor is what expires of it forgotten.
+    /// be on disk all the same: its sequences are not handed out again, nor is what expires of it forgotten, and
+    /// watchers are told.
     fn reload(&mut self) -> Result<()> {
         self.adrift = true;
         let (now_ms, window) = (self.store.clock.now_ms(), self.dedupe_window);
         let (mut loaded, landed) =
             self.store.read(|txn| Ok((work::load(txn, now_ms, window)?, store::sequence(txn)?)))?;
+        let doubtful = mem::take(&mut self.doubtful);
         if landed > self.sequence {
             (self.sequence, self.next_expiry) = (landed, Some(0));
+            self.tell(&doubtful);
         }
         for (name, old) in &mut self.queues {
             let queue = loaded.entry(name.clone()).or_default();
@@ -430,12 +445,27 @@ fn refuse(durable: &mut Vec<Request>, failure: &Error) {
 mod tests {
     use std::sync::mpsc;
 
+    use bytes::Bytes;
+    use futures::{FutureExt as _, StreamExt as _};
     use redb::ReadableTable as _;
+    use tempfile::TempDir;
 
     use super::*;
     use crate::embedded::EmbeddedConfig;
+    use crate::embedded::op::Expected;
     use crate::embedded::store::MESSAGES;
+    use crate::kv::{Change, Watch};
+    use crate::name::Scope;
     use crate::queue::{Enqueued, Message};
+
+    fn writer() -> (TempDir, Arc<Store>, Writer) {
+        let folder = tempfile::tempdir().unwrap();
+        let config = EmbeddedConfig::new(folder.path().join("b.redb"));
+        let store = Arc::new(Store::open(&config).unwrap());
+        let (_, inbox) = mpsc::channel();
+        let writer = Writer::new(Arc::clone(&store), inbox, config.dedupe_window).unwrap();
+        (folder, store, writer)
+    }
 
     fn enqueue(id: &str) -> (Request, oneshot::Receiver<Result<Reply>>) {
         let (reply, answer) = oneshot::channel();
@@ -445,11 +475,7 @@ mod tests {
 
     #[test]
     fn what_landed_although_its_commit_failed_is_not_overwritten() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = EmbeddedConfig::new(folder.path().join("b.redb"));
-        let store = Arc::new(Store::open(&config).unwrap());
-        let (_sender, inbox) = mpsc::channel();
-        let mut writer = Writer::new(Arc::clone(&store), inbox, config.dedupe_window).unwrap();
+        let (_folder, store, mut writer) = writer();
         // It is on disk, and the writer is told that it failed.
         let first = [enqueue("first").0];
         store.write(|tables| writer.apply(tables, &first, &[])).unwrap();
@@ -471,5 +497,43 @@ mod tests {
             Ok(payloads)
         });
         assert_eq!(payloads.unwrap(), [b"first".to_vec(), b"second".to_vec()]);
+    }
+
+    #[test]
+    fn watchers_are_told_of_what_landed_although_its_commit_failed_and_of_nothing_else() {
+        let (_folder, store, mut writer) = writer();
+        let Ok(Reply::Watch(mut watch)) = writer.answer(Op::Watch(Scope::parse("a/").unwrap())) else {
+            panic!("another answer")
+        };
+        let told = |watch: &mut Watch| -> Vec<Change> {
+            std::iter::from_fn(|| watch.next().now_or_never().flatten()).collect()
+        };
+        let mut fails = |op: Op| {
+            let (reply, mut answer) = oneshot::channel();
+            writer.stalled = None;
+            writer.commit_all(vec![Request { op, reply, _room: None }]);
+            assert!(matches!(answer.try_recv(), Ok(Err(_))), "it is told as failed");
+        };
+        let put = |value: Bytes| Op::Write {
+            key: "a/key".to_owned(),
+            value,
+            ttl: None,
+            expected: Expected::Anything,
+        };
+        assert_eq!(told(&mut watch), [Change::Synced]);
+        store.set_size_bytes_max(0);
+        fails(put(vec![0_u8; 64 << 20].into()));
+        store.set_size_bytes_max(u64::MAX);
+        assert!(told(&mut watch).is_empty());
+        store.fail_next_sync();
+        fails(put("x".into()));
+        let seen = told(&mut watch);
+        let is_put =
+            matches!(&seen[..], [Change::Put { key, entry }] if key == "a/key" && entry.value == "x");
+        assert!(is_put, "{seen:?}");
+        store.fail_next_sync();
+        fails(Op::Delete { key: "a/key".to_owned(), expected: None });
+        let seen = told(&mut watch);
+        assert!(matches!(&seen[..], [Change::Delete { key, .. }] if key == "a/key"), "{seen:?}");
     }
 }
