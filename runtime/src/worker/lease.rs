@@ -4,8 +4,9 @@
 //! Read, check, run task after task, commit, announce, acknowledge. Failures
 //! of functions and data are results and are committed; failures of the
 //! platform are not, and the lease is given back, up to
-//! [`TRIES_MAX`] times. Invariant: nothing staged outlives an attempt that
-//! does not commit, as far as the store can be reached.
+//! [`TRIES_MAX`] times, and more often while this worker has no store. Invariant:
+//! nothing staged outlives an attempt that does not commit, as far as the store can
+//! be reached.
 
 use std::{
     convert::Infallible,
@@ -43,9 +44,6 @@ use crate::{
 
 /// Tries after which a lease's failure is recorded instead of tried again.
 const TRIES_MAX: u32 = 8;
-/// Deliveries up to which a lease is not given up while nobody can say how many of them
-/// were tries.
-const UNCOUNTED_MAX: u32 = 64;
 /// Tries in which a lease that cannot be read is left to others: a newer release may
 /// have written it for newer workers.
 const UNREAD_MAX: u32 = 3;
@@ -113,14 +111,29 @@ pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result
             handover::note(&shop.backbone, delivery).await;
             delivery.nak(Duration::ZERO).await?
         }
-        Err(Ending::Unable) => delivery.nak(Duration::ZERO).await?,
+        Err(Ending::Unable) => {
+            handover::note_without_store(&shop.backbone, delivery).await;
+            delivery.nak(Duration::ZERO).await?
+        }
         Err(Ending::Failed(problem)) => {
-            let delay = backoff(tries);
+            let mut delay = backoff(tries);
+            if is_without_store(shop).await {
+                handover::note_without_store(&shop.backbone, delivery).await;
+                // What makes no try waits longer each time all the same.
+                delay = backoff(delivery.attempt.saturating_sub(HOPS_MAX));
+            }
             tracing::warn!(%problem, id = delivery.id, ?delay, "a lease is given back");
             delivery.nak(delay).await?
         }
     };
     Ok(())
+}
+
+/// Whether this worker has no store. What the platform fails at meanwhile says nothing of a lease,
+/// in whatever words.
+async fn is_without_store(shop: &Shop) -> bool {
+    let data = &shop.platform.data;
+    shop.reach.is_without(&data.store, &data.tenant.system_bucket).await
 }
 
 /// Whether this worker would have to compile a lease's component and another one
@@ -146,7 +159,7 @@ fn is_ready(member: &Member, digest: Digest) -> bool {
 /// still to come.
 fn tries(delivery: u32, handed_over: Option<u32>) -> u32 {
     let tries = delivery.saturating_sub(HOPS_MAX).saturating_sub(handed_over.unwrap_or(0)).max(1);
-    if handed_over.is_none() && delivery <= UNCOUNTED_MAX { tries.min(TRIES_MAX - 1) } else { tries }
+    if handed_over.is_none() && delivery <= handover::PATIENCE { tries.min(TRIES_MAX - 1) } else { tries }
 }
 
 /// Doubles with each try.
@@ -214,10 +227,12 @@ async fn attempt(
     let last = tries >= TRIES_MAX;
     let version = match shop.version(&lease.function, lease.version).await {
         Ok(version) => version,
-        Err(problem) if problem.code.fault() == Fault::Platform && !last => {
-            return Err(Ending::Failed(problem));
+        Err(problem) => {
+            if problem.code.fault() == Fault::Platform && (!last || is_without_store(shop).await) {
+                return Err(Ending::Failed(problem));
+            }
+            return give_up(shop, lease, &problem).await;
         }
-        Err(problem) => return give_up(shop, lease, &problem).await,
     };
     if tries > TRIES_MAX {
         let problem = crate::internal(format!(
@@ -403,8 +418,12 @@ async fn run_task(
     usage.add(&staging);
     let outcome = match staged {
         Ok(outcome) => outcome,
-        Err((problem, true)) if !last => return Err(Ending::Failed(problem)),
-        Err((problem, _)) => TaskOutcome::Failed(problem),
+        Err((problem, by_platform)) => {
+            if by_platform && (!last || is_without_store(shop).await) {
+                return Err(Ending::Failed(problem));
+            }
+            TaskOutcome::Failed(problem)
+        }
     };
     let (index, attempt) = (task.index, task.attempt);
     Ok((TaskCommit { index, attempt, outcome, usage, looked_outside }, logs))
@@ -453,7 +472,7 @@ mod tests {
         // Nobody knows: that gives nothing up, unless it goes on and on.
         assert_eq!(tries(HOPS_MAX + 2, None), 2);
         assert_eq!(tries(HOPS_MAX + TRIES_MAX + 12, None), TRIES_MAX - 1);
-        assert!(tries(UNCOUNTED_MAX + 1, None) > TRIES_MAX);
+        assert!(tries(handover::PATIENCE + 1, None) > TRIES_MAX);
     }
 
     #[test]

@@ -79,16 +79,16 @@ impl Reach {
     pub(crate) async fn look(&self, store: &Store, bucket: &str) {
         loop {
             let asked = Instant::now();
-            let answer = tokio::time::timeout(LOOK_TIMEOUT, store.bucket_exists(bucket)).await;
-            let found = match answer {
-                Ok(Ok(_)) => None,
-                Ok(Err(error)) if is_an_answer(error.kind()) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(_) => Some(format!("no answer within {} s", LOOK_TIMEOUT.as_secs())),
-            };
+            let found = missing_answer(store, bucket).await;
             self.note(found.as_deref(), asked);
             tokio::time::sleep(if found.is_none() { LOOK_EVERY.0 } else { LOOK_EVERY.1 }).await;
         }
+    }
+
+    /// Whether the store gives this worker no answer, by the last look or by one more: for whoever
+    /// has just failed.
+    pub(crate) async fn is_without(&self, store: &Store, bucket: &str) -> bool {
+        !self.answers() || missing_answer(store, bucket).await.is_some()
     }
 
     fn note(&self, wrong: Option<&str>, asked: Instant) {
@@ -107,6 +107,15 @@ impl Reach {
     }
 }
 
+/// Looks at the store; says what there was instead of an answer.
+async fn missing_answer(store: &Store, bucket: &str) -> Option<String> {
+    match tokio::time::timeout(LOOK_TIMEOUT, store.bucket_exists(bucket)).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => (!is_an_answer(error.kind())).then(|| error.to_string()),
+        Err(_) => Some(format!("no answer within {} s", LOOK_TIMEOUT.as_secs())),
+    }
+}
+
 /// Whether the store itself said so, and not for want of the store.
 fn is_an_answer(kind: ErrorKind) -> bool {
     !matches!(kind, ErrorKind::StoreUnavailable | ErrorKind::StoreTimeout)
@@ -114,6 +123,8 @@ fn is_an_answer(kind: ErrorKind) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use fanfold_storage::{Credentials, Server, ServerConfig, StoreConfig};
+
     use super::*;
 
     #[tokio::test]
@@ -133,5 +144,30 @@ mod tests {
         reach.note(Some("gone"), since + 10 * silent_max);
         tokio::time::timeout(9 * silent_max, reach.lost()).await.expect("silence that counts");
         assert!(since.elapsed() >= silent_max);
+    }
+
+    #[tokio::test]
+    async fn who_has_failed_looks_at_the_store_once_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let credentials = || Credentials::new("reach", "reach-secret");
+        let config = ServerConfig { root: folder.path().to_owned(), credentials: credentials() };
+        let server = Server::open(config).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let store = |endpoint: String| {
+            let config = StoreConfig { attempts_max: 1, ..StoreConfig::at(endpoint, credentials()) };
+            Store::connect(config).unwrap()
+        };
+        let there = store(format!("http://{}", listener.local_addr().unwrap()));
+        tokio::spawn(async move { server.serve(listener, Default::default()).await });
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let gone = store(format!("http://{}", free.local_addr().unwrap()));
+        drop(free);
+
+        let reach = Reach::new();
+        // That there is no such bucket is an answer.
+        assert!(!reach.is_without(&there, "bank").await);
+        assert!(reach.is_without(&gone, "bank").await);
+        reach.note(Some("gone"), Instant::now());
+        assert!(reach.is_without(&there, "bank").await);
     }
 }

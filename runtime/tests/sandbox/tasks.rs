@@ -865,9 +865,35 @@ async fn a_worker_that_has_drained_long_enough_gives_back_what_runs() {
     assert_eq!((depth.ready, depth.leased), (1, 0), "{depth:?}");
 }
 
-/// However many workers stop in a row, the next one has all tries.
+/// How a worker comes to give a lease back that runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum GivesBack {
+    Stopping,
+    /// Its store is silent for too long.
+    Cut,
+    /// Its store is silent when the function ends, so that it cannot commit.
+    CutAtTheEnd,
+}
+
+/// However many workers stop in a row, or lose their store, the next one has all tries.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_workers_handed_over_has_failed_nowhere() {
+    check_handed_over(16, 20_000, GivesBack::Stopping).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_workers_without_a_store_gave_back_has_failed_nowhere() {
+    check_handed_over(16, 120_000, GivesBack::Cut).await;
+}
+
+/// The pause grows with the deliveries, so that there are few of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_workers_without_a_store_could_not_commit_has_failed_nowhere() {
+    check_handed_over(5, 5_000, GivesBack::CutAtTheEnd).await;
+}
+
+/// `had`: how many deliveries others have had, of which those behind the fourth were no tries.
+async fn check_handed_over(had: u32, timeout_ms: u64, gives_back: GivesBack) {
     let platform = Platform::start().await;
     let endless = tables("(loop $forever (br $forever))", 0, '"');
     let _: Arc<Version> = platform.deploy(endless, Settings::default()).await.unwrap();
@@ -876,7 +902,6 @@ async fn a_lease_that_workers_handed_over_has_failed_nowhere() {
     let platform = Arc::clone(&works.platform);
     let backbone = &platform.backbone;
     let mut running = backbone.subscribe(&keys::running_subject(&works.job)).await.unwrap();
-    // Others have had it: those of the deliveries behind the fourth have all stopped.
     platform.gate.set(Passage::Closed);
     let silent = async {
         while platform.runtime.store_answers() {
@@ -884,24 +909,38 @@ async fn a_lease_that_workers_handed_over_has_failed_nowhere() {
         }
     };
     tokio::time::timeout(Duration::from_secs(30), silent).await.expect("a look at the store");
-    works.enqueue(&works.lease(0, 0, maps), 1).await;
+    let mut lease = works.lease(0, 0, maps);
+    lease.common.timeout_ms = timeout_ms;
+    works.enqueue(&lease, 1).await;
     let mut key = String::new();
-    for attempt in 1..=16 {
+    for attempt in 1..=had {
         let (wait, hold) = (Duration::from_secs(5), Duration::from_secs(30));
         let pulled = backbone.pull(keys::TASK_QUEUE, 1, wait, hold).await.unwrap();
         let [delivery] = &pulled[..] else { panic!("the worker took it") };
         assert_eq!(delivery.attempt, attempt);
         key = keys::hand_over(&Digest::of(delivery.id.as_bytes()));
-        backbone.put(&key, "12").await.unwrap();
+        backbone.put(&key, (had - 4).to_string()).await.unwrap();
         delivery.nak(Duration::ZERO).await.unwrap();
     }
     platform.gate.set(Passage::Open);
     let told = tokio::time::timeout(Duration::from_secs(30), running.next()).await;
     told.expect("a lease that runs").expect("a notice");
-    tokio::time::timeout(Duration::from_secs(10), works.stop()).await.expect("an end of its patience");
-    let depth = backbone.depth(keys::TASK_QUEUE).await.unwrap();
-    assert_eq!((depth.ready, depth.leased), (1, 0), "{depth:?}");
-    assert_eq!(backbone.get(&key).await.unwrap().unwrap().value, "13");
+    let given_back = async {
+        let (wait, hold) = (Duration::from_secs(60), Duration::from_secs(30));
+        let pulled = backbone.pull(keys::TASK_QUEUE, 1, wait, hold).await.unwrap();
+        let [delivery] = &pulled[..] else { panic!("the worker keeps it") };
+        assert_eq!(delivery.attempt, had + 2);
+        assert_eq!(backbone.get(&key).await.unwrap().unwrap().value, (had - 3).to_string());
+    };
+    if gives_back == GivesBack::Stopping {
+        tokio::time::timeout(Duration::from_secs(10), works.stop()).await.expect("an end of its patience");
+        given_back.await;
+    } else {
+        platform.gate.set(Passage::Closed);
+        given_back.await;
+        platform.gate.set(Passage::Open);
+        works.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
