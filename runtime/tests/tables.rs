@@ -7,6 +7,8 @@
 mod arrow_ipc;
 #[path = "tables/csv.rs"]
 mod csv_text;
+#[path = "tables/embeddings.rs"]
+mod embeddings;
 #[path = "tables/filter.rs"]
 mod filter;
 #[path = "tables/hostile.rs"]

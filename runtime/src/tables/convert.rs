@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BooleanArray},
+    array::{Array, ArrayRef, AsArray, BooleanArray, new_null_array},
     compute::{
         CastOptions, cast, cast_with_options,
         kernels::{boolean, cmp},
@@ -19,7 +19,7 @@ use arrow::{
 };
 use fanfold_protocol::{ErrorKind, Problem};
 
-use super::{filter::digits, fixed, guard::quote, shape};
+use super::{filter::digits, guard::quote, shape};
 
 /// A value that has no place in the wanted type.
 pub(super) struct Miss {
@@ -51,7 +51,7 @@ pub(super) fn convert(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, Miss
         return Ok(Arc::clone(column));
     }
     if *column.data_type() == DataType::Null {
-        return fixed::nulls(to, column.len()).map_err(|cause| Miss { value: None, cause });
+        return Ok(new_null_array(to, column.len()));
     }
     if let Some(row) = first_cut(column, to) {
         return Err(Miss { value: Some((row, text(column, row))), cause: String::new() });
@@ -118,7 +118,7 @@ fn may_cut(from: &DataType, to: &DataType) -> bool {
 
 /// The wanted members of a struct, each with the place of what it is made of: as arrow has
 /// it, by their names if all are there, else in order.
-fn members<'a>(from: &Fields, to: &'a Fields) -> impl Iterator<Item = (usize, &'a Field)> {
+pub(super) fn members<'a>(from: &Fields, to: &'a Fields) -> impl Iterator<Item = (usize, &'a Field)> {
     let named = to.iter().all(|field| from.find(field.name()).is_some());
     let place = move |at: usize, field: &Field| match from.find(field.name()) {
         Some((place, _)) if named => place,

@@ -12,8 +12,9 @@
 //! # Memory
 //!
 //! A reader holds two batches of at most 8 MiB and, by format:
-//! Parquet the selected columns of one row group as stored, and those of the
-//! next one when they are small enough to be read ahead (128 MiB); Arrow files
+//! Parquet the selected columns of one row group as stored, those of the
+//! next one when they are small enough to be read ahead (128 MiB), and of lists
+//! what the rows of a batch take, 1 GiB at most; Arrow files
 //! up to two runs of blocks, 16 MiB each unless one block is larger; text about
 //! four chunks of 4 MiB, and one record (at most 8 MiB). A writer holds one
 //! Parquet row group (64 MiB) or a few MiB of text, and the parts in flight.

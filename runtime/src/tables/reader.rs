@@ -29,6 +29,7 @@ use super::{
     arrow_ipc::{FileReader, StreamReader},
     csv::CsvReader,
     filter::RowFilter,
+    fixed::FixedColumns,
     head::{beginning, head},
     jsonl::JsonReader,
     objects::ObjectRow,
@@ -54,6 +55,8 @@ pub struct TableReader {
     filter: Option<RowFilter>,
     /// All wanted columns, those that only the filter reads included.
     wide: SchemaRef,
+    /// Those of them whose values take room whatever is in them.
+    fixed: FixedColumns,
     schema: SchemaRef,
     current: Option<Current>,
     cut: Option<Cut>,
@@ -177,6 +180,7 @@ impl TableReader {
             wanted,
             first,
             filter,
+            fixed: FixedColumns::of(&wide),
             wide,
             schema,
             current: Some(Current { uri, decoder }),
@@ -245,7 +249,7 @@ impl TableReader {
             }
             if let Some(current) = &mut self.current {
                 if let Some(decoded) = current.decoder.next().await? {
-                    let rest = Pieces::of(decoded.batch.clone());
+                    let rest = Pieces::fitting(decoded.batch.clone(), self.fixed.clone());
                     self.cut = Some(Cut { uri: current.uri.clone(), decoded, rest, index: 0 });
                     continue;
                 }

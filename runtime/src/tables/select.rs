@@ -22,7 +22,9 @@ use fanfold_protocol::{
     stored::csv::delimiter_hint,
 };
 
-use super::{TableSource, check_width, convert::convert, filter::RowFilter, guard::quote, shape, union};
+use super::{
+    TableSource, check_width, convert::convert, filter::RowFilter, fixed, guard::quote, shape, union,
+};
 
 /// Names listed in a message, at most.
 const NAMES_SHOWN: usize = 20;
@@ -309,7 +311,10 @@ impl Wanted {
             Ok(Field::new(field.name(), declared.data_type.clone(), declared.nullable))
         };
         let fields = stored.fields().iter().map(field).collect::<Result<Vec<_>, _>>()?;
-        Ok(Arc::new(Schema::new(fields)))
+        let schema = Schema::new(fields);
+        fixed::check_rows(&schema)
+            .map_err(|refusal| Problem::new(ErrorKind::DecodeLimit, format!("{uri}: {refusal}")))?;
+        Ok(Arc::new(schema))
     }
 
     /// Checks that another object's columns have the types of the first one's,

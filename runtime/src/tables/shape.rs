@@ -24,7 +24,7 @@ use arrow::{
 };
 use fanfold_protocol::{ErrorKind, Problem, limits};
 
-use super::{BATCH_ROWS_MAX, guard::quote, views::strung};
+use super::{BATCH_ROWS_MAX, fixed::FixedColumns, guard::quote, views::strung};
 
 /// Message, alignment and schema of one column, at most, its name aside.
 const COLUMN_OVERHEAD_BYTES: usize = 512;
@@ -156,6 +156,11 @@ pub(super) fn plain_as(batch: &RecordBatch, schema: &SchemaRef) -> Result<Record
     RecordBatch::try_new_with_options(Arc::clone(schema), columns.collect::<Result<Vec<_>, _>>()?, &options)
 }
 
+/// The column in its plain type.
+pub(super) fn plain_column(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    cast(&unpacked(column)?, &plain_type(column.data_type()))
+}
+
 /// The column without dictionaries and views of lists, from the outside in: what they name is
 /// taken as it is, and only then made something else. All that might be named is more than
 /// was weighed.
@@ -208,11 +213,27 @@ pub(super) fn assemble(
 pub(super) struct Pieces {
     /// What is left, the first rows last.
     rest: Vec<RecordBatch>,
+    /// What rows are to be made, whatever is in them.
+    columns: FixedColumns,
 }
 
 impl Pieces {
     pub(super) fn of(batch: RecordBatch) -> Self {
-        Self { rest: vec![batch] }
+        Self::fitting(batch, FixedColumns::default())
+    }
+
+    /// Pieces that fit also when they have been made parts of a table with these columns.
+    pub(super) fn fitting(batch: RecordBatch, columns: FixedColumns) -> Self {
+        Self { rest: vec![batch], columns }
+    }
+
+    /// Bytes of a piece, up to [`WEIGHED_BYTES_MAX`].
+    fn bytes(&self, batch: &RecordBatch) -> usize {
+        let stored = ipc_bytes(batch);
+        if stored as u64 > limits::BATCH_BYTES_MAX {
+            return stored;
+        }
+        stored.max(self.columns.bytes(batch)).min(WEIGHED_BYTES_MAX + 1)
     }
 }
 
@@ -222,7 +243,7 @@ impl Iterator for Pieces {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let batch = self.rest.pop()?;
-            let (rows, bytes) = (batch.num_rows(), ipc_bytes(&batch));
+            let (rows, bytes) = (batch.num_rows(), self.bytes(&batch));
             if rows <= BATCH_ROWS_MAX && bytes as u64 <= limits::BATCH_BYTES_MAX {
                 return Some(Ok(batch));
             }

@@ -9,12 +9,12 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::RecordBatch,
+    array::{RecordBatch, new_null_array},
     datatypes::{DataType, Field, Schema},
 };
 use fanfold_protocol::{ErrorKind, Problem};
 
-use super::{fixed, guard::quote, shape};
+use super::{guard::quote, shape};
 
 /// The columns of some objects together, in the order in which they are met.
 #[derive(Debug, Default)]
@@ -171,10 +171,7 @@ pub(super) fn fill(piece: &RecordBatch, table: &Schema) -> Result<RecordBatch, P
     for field in table.fields() {
         let column = match piece.column_by_name(field.name()) {
             Some(column) => Arc::clone(column),
-            None => fixed::nulls(field.data_type(), piece.num_rows()).map_err(|refusal| {
-                let detail = format!("in column {}, {refusal}", quote(field.name()));
-                Problem::new(ErrorKind::DecodeLimit, detail)
-            })?,
+            None => new_null_array(field.data_type(), piece.num_rows()),
         };
         fields.push(Field::new(field.name(), column.data_type().clone(), true));
         columns.push(column);

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use arrow::{
     array::{Array, AsArray},
-    datatypes::Int64Type,
+    datatypes::{Float32Type, Int64Type},
 };
 use fanfold_protocol::{ErrorKind, job::Format};
 use fanfold_runtime::tables::TableSource;
@@ -162,6 +162,28 @@ async fn objects_in_arrays_are_counted_by_what_they_leave_out() {
     let three = |items: &str| format!("{{\"a\":[{items}],\"b\":[{items}],\"c\":[{items}]}}\n");
     let content = three(&all_true(1_000)) + &three(&vec!["{}"; 2_000].join(","));
     problem("x.jsonl", content, ErrorKind::DecodeLimit, &["line 2", "4194304"]).await;
+}
+
+#[tokio::test]
+async fn lists_of_fixed_size_in_arrays_are_counted_by_what_they_keep_room_for() {
+    let line = |items: &str| format!("{{\"a\":[{items}]}}\n");
+    let nulls = |count: usize| line(&vec!["null"; count].join(","));
+    let (store, whole) = (store(), vec!["0.5"; 1_536].join(","));
+    let read = async |content: String| {
+        let slice = put(&store, "x.jsonl", content).await;
+        let declared = declare(&[("a", "List(FixedSizeList(1536 x Float32))", true)]);
+        read(&store, TableSource { declared, ..source(&[slice]) }).await
+    };
+    // More lines than fit at once, each of which does.
+    let content = line(&format!("null,[{whole}]")) + &nulls(600).repeat(20) + &line("");
+    let found = read(content).await.unwrap();
+    let lists = found.column(0).as_list::<i32>();
+    assert_eq!((lists.len(), lists.values().len()), (22, 2 + 20 * 600));
+    assert_eq!(lists.values().null_count(), 1 + 20 * 600);
+    let first = lists.value(0).as_fixed_size_list().value(1);
+    assert_eq!(first.as_primitive::<Float32Type>().values().to_vec(), vec![0.5; 1_536]);
+    let refused = read(nulls(2) + &nulls(6_000)).await;
+    check_problem(refused, ErrorKind::DecodeLimit, &["line 2", "4194304"]);
 }
 
 #[tokio::test]

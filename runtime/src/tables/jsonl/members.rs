@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Our own among the decoders of JSON, at any depth: of integers, and of objects,
-//! which are counted, and whose members may be no columns where they are null.
+//! Our own among the decoders of JSON, at any depth: of integers, of objects, which are
+//! counted, and whose members may be no columns where they are null, and of values of fixed
+//! size, which take room where they are null.
 //!
 //! arrow-json refuses all members that are no columns, or passes over all. Those
-//! that are null lose nothing; [`Objects`] looks at the tape for any that are
+//! that are null lose nothing; [`Roomy`] looks at the tape for any that are
 //! not, so that the text is not parsed again for it.
 
 use std::{collections::HashSet, sync::Arc};
@@ -15,7 +16,10 @@ use arrow::{
     json::reader::{ArrayDecoder, DecoderContext, DecoderFactory, Tape, TapeElement},
 };
 
-use super::{integer, wide::Room};
+use super::{
+    integer,
+    wide::{Room, fixed_values},
+};
 
 /// What becomes of members of objects that are no columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,30 +46,32 @@ impl DecoderFactory for Decoders {
         field: &FieldRef,
         is_nullable: bool,
     ) -> Result<Option<Box<dyn ArrayDecoder>>, ArrowError> {
-        match field.data_type() {
+        let (members, names) = match field.data_type() {
             DataType::Struct(fields) => {
-                let inner = context.make_builtin_decoder(field, is_nullable)?;
                 let names = || fields.iter().map(|field| field.name().clone()).collect();
-                let names = (self.others == Others::Null).then(names);
-                let (room, members) = (Arc::clone(&self.room), fields.len());
-                Ok(Some(Box::new(Objects { room, members, names, inner })))
+                (fields.len(), (self.others == Others::Null).then(names))
             }
-            other => Ok(integer::decoder(other)),
-        }
+            fixed @ (DataType::FixedSizeList(_, _) | DataType::FixedSizeBinary(_)) => {
+                (fixed_values(fixed), None)
+            }
+            other => return Ok(integer::decoder(other)),
+        };
+        let inner = context.make_builtin_decoder(field, is_nullable)?;
+        Ok(Some(Box::new(Roomy { room: Arc::clone(&self.room), members, names, inner })))
     }
 }
 
-/// Objects for which there is room.
-struct Objects {
+/// Objects, or values of fixed size, for which there is room.
+struct Roomy {
     room: Arc<Room>,
-    /// Those of each object, but for what is within them.
+    /// Those of each object, but for what is within them, or what a value counts as.
     members: usize,
     /// The fields, where all other members must be null.
     names: Option<HashSet<String>>,
     inner: Box<dyn ArrayDecoder>,
 }
 
-impl ArrayDecoder for Objects {
+impl ArrayDecoder for Roomy {
     fn decode(&mut self, tape: &Tape<'_>, pos: &[u32]) -> Result<ArrayRef, ArrowError> {
         self.room.take(pos.len(), self.members)?;
         if let Some(names) = &self.names {

@@ -281,8 +281,8 @@ impl JsonReader {
     /// The problem with a line whose arrays hold too many objects for the members that these may have.
     fn too_wide(&self) -> Problem {
         let detail = format!(
-            "objects in an array of {} must have at most {} values together, those that they leave out included, found \
-             more; write one object a line, or read other columns",
+            "what is in the arrays of {} must be at most {} values together, those that objects leave out and values \
+             of fixed size that are null included, found more; write one object a line, or read other columns",
             self.place(0, 0),
             wide::VALUES_MAX
         );

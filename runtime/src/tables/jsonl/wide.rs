@@ -3,9 +3,9 @@
 //!
 //! arrow-json holds places for all members of all objects that it decodes together,
 //! whether or not a line has them, so that little text could take much memory. Lines are
-//! therefore taken fewer at a time the more columns there are. How many objects are in
-//! arrays is not told by lines: those are counted when they are met, and the lines are
-//! then tried again by halves.
+//! therefore taken fewer at a time the more columns there are. How many objects, and how many
+//! values of fixed size, are in arrays is not told by lines: those are counted when they are
+//! met, and the lines are then tried again by halves.
 
 use std::sync::{
     Arc,
@@ -13,7 +13,7 @@ use std::sync::{
 };
 
 use arrow::{
-    datatypes::{Field, Schema},
+    datatypes::{DataType, Field, Schema},
     error::ArrowError,
 };
 
@@ -35,6 +35,16 @@ fn width(schema: &Schema) -> usize {
     schema.flattened_fields().len().saturating_add(fixed).max(1)
 }
 
+/// Values that one of a fixed size counts as where it is in an array: an item of its own has a
+/// place in the text besides its bytes.
+pub(super) fn fixed_values(data_type: &DataType) -> usize {
+    let items = match data_type {
+        DataType::FixedSizeList(_, size) => usize::try_from(*size).unwrap_or(0),
+        _ => 0,
+    };
+    (fixed::bytes(data_type) / size_of::<u64>()).max(items / 2)
+}
+
 /// What is left of the places of lines that are decoded together. All objects of theirs share
 /// it: each of many arrays may be small enough by itself.
 #[derive(Debug)]
@@ -46,14 +56,15 @@ impl Room {
         Self(AtomicUsize::new(lines.saturating_mul(width(schema)).saturating_add(VALUES_MAX)))
     }
 
-    /// Takes the places of these objects with so many members of their own, or refuses them.
+    /// Takes the places of these objects with so many members of their own, or of values that count
+    /// as so many, or refuses them.
     pub(super) fn take(&self, objects: usize, members: usize) -> Result<(), ArrowError> {
         // One thread decodes; it is atomic since decoders may be sent elsewhere.
         let left = self.0.load(Ordering::Relaxed);
         // Of this kind are no mistakes in the text.
         let rest = left.checked_sub(objects.saturating_mul(members)).ok_or_else(|| {
             ArrowError::MemoryError(format!(
-                "expected at most {left} more values at once, found {objects} objects of {members}"
+                "expected at most {left} more values at once, found {objects} times {members}"
             ))
         })?;
         self.0.store(rest, Ordering::Relaxed);
@@ -68,8 +79,6 @@ pub(super) fn is_too_wide(error: &ArrowError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::DataType;
-
     use super::*;
 
     fn schema(data_types: impl IntoIterator<Item = DataType>) -> Schema {

@@ -72,6 +72,16 @@ pub(super) fn measure(
     Ok(all)
 }
 
+/// What the bytes of a page are in memory when its texts are decoded.
+pub(super) fn written_bytes(page: &Page, chunk: &ColumnChunkMetaData) -> Result<u64, ParquetError> {
+    match page.encoding() {
+        Encoding::DELTA_BYTE_ARRAY => prefixed(values(page, chunk))
+            .map(|measured| measured.expanded)
+            .map_err(|fault| ParquetError::General(fault.words())),
+        _ => Ok(page.buffer().len() as u64),
+    }
+}
+
 /// The bytes of a page behind its levels; none where the levels' lengths lie.
 fn values<'a>(page: &'a Page, chunk: &ColumnChunkMetaData) -> &'a [u8] {
     let buffer = page.buffer();
@@ -183,7 +193,8 @@ fn bits(packed: &[u8], start: usize, width: usize) -> u64 {
     (shifted & ((1_u128 << width) - 1)) as u64
 }
 
-fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
+/// A LEB128 number that begins at `at`, which is moved behind it.
+pub(super) fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
     let mut value = 0_u64;
     for shift in (0..64).step_by(7) {
         let byte = *bytes.get(*at)?;

@@ -3,16 +3,19 @@
 //!
 //! Of a row group only the wanted columns are fetched, in few large ranges; the
 //! next group's are fetched meanwhile when they are small. Page headers are
-//! checked ([`pages`]), then arrow-rs decodes from memory. Where an index of pages says
+//! checked ([`pages`]), then arrow-rs decodes from memory, as many rows at once as may be
+//! held ([`fit`]). Where an index of pages says
 //! that a filter passes only some of them, the others are neither fetched nor
 //! decoded ([`selection`]). Strings are decoded as
 //! views, so that a dictionary is never expanded by more than a batch. Bytes are
 //! those of the pinned state or the read fails.
 
 mod delta;
+mod fit;
 mod footer;
 mod header;
 mod pages;
+mod rows;
 mod selection;
 mod weight;
 
@@ -29,7 +32,7 @@ use arrow::{
     error::ArrowError,
 };
 use fanfold_protocol::{
-    ErrorKind, Problem, limits,
+    ErrorKind, Problem,
     plan::Slice,
     stored::{footer::may_pass, parquet::corrupt},
 };
@@ -42,19 +45,17 @@ use parquet::{
             RowSelectionPolicy,
         },
     },
-    errors::ParquetError,
     file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData},
     schema::types::SchemaDescriptor,
 };
 
 use self::{
-    delta::Measured,
-    pages::{Budget, Chunk, Need},
+    pages::Budget,
     selection::{Indexed, Selection},
     weight::Leaf,
 };
 use super::{
-    BATCH_ROWS_MAX, Skipped,
+    Skipped,
     filter::RowFilter,
     guard::{guard, quote},
     ranges::{Ahead, Sparse, fetch},
@@ -67,8 +68,6 @@ const WHOLE_BYTES: u64 = 1 << 20;
 const GROUP_BYTES_MAX: u64 = 1 << 30;
 /// Row groups up to this size are fetched while the one before is decoded.
 const AHEAD_BYTES_MAX: u64 = 128 << 20;
-/// What a decoded batch should weigh: it is still in a near cache when it is made plain and handed over.
-const BATCH_BYTES_TARGET: u64 = 3 << 20;
 
 /// A slice of a Parquet object being read.
 pub(super) struct ParquetReader {
@@ -195,7 +194,7 @@ impl ParquetReader {
                     None => fetch(&self.store, &self.slice, self.ranges(index)?).await?,
                 };
             }
-            self.current = Some(self.start(index, data)?);
+            self.current = Some(self.start(index, data).await?);
         }
     }
 
@@ -321,12 +320,9 @@ impl ParquetReader {
     }
 
     /// Checks a group's pages and makes its decoder.
-    fn start(&mut self, index: usize, data: Sparse) -> Result<Group, Problem> {
-        let mut budget = self.budget;
-        let need = self.check_pages(index, &data, &mut budget)?;
-        self.budget = budget;
+    async fn start(&mut self, index: usize, data: Sparse) -> Result<Group, Problem> {
+        let batch_rows = self.batch_rows(index, &data).await?;
         let before = (0..index).map(|g| self.rows(g)).fold(0, u64::saturating_add);
-        let batch_rows = self.batch_rows(index, need)?;
         let place = || format!("row group {index} of {}", self.uri);
         let selected = self.selection.of(index);
         let metadata = selected.and(self.paged.as_ref()).unwrap_or(&self.metadata);
@@ -352,70 +348,6 @@ impl ParquetReader {
     fn rows(&self, index: usize) -> u64 {
         u64::try_from(self.group(index).num_rows()).unwrap_or(0)
     }
-
-    /// Checks the pages of all wanted columns: what decoding them needs.
-    fn check_pages(&self, index: usize, data: &Sparse, budget: &mut Budget) -> Result<Need, Problem> {
-        let mut need = Need::default();
-        for (leaf, chunk) in self.chunks(index) {
-            let name = chunk.column_path().string();
-            let place =
-                |at: u64| format!("column {} of row group {index} of {}, byte {at}", quote(&name), self.uri);
-            let part = |range: Range<u64>| Some((range.start, data.get(range)?));
-            let ranges = self.parts(index, leaf, chunk)?;
-            let start = ranges.first().map_or(0, |range| range.start);
-            let parts: Option<Vec<_>> = ranges.into_iter().map(part).collect();
-            let parts =
-                parts.ok_or_else(|| Problem::new(ErrorKind::Internal, "a column chunk was not fetched"))?;
-            let Leaf { views, decimal_bytes_max, .. } = self.leaves[leaf];
-            let item_bytes_max = self.leaves[leaf].item_bytes_max();
-            let mut of_chunk =
-                budget.check(&Chunk { place: &place, parts: &parts, item_bytes_max, views })?;
-            if of_chunk.delta || decimal_bytes_max.is_some() {
-                let place = || place(start);
-                let measured = guard(ErrorKind::ParquetCorrupt, place, || {
-                    self.measure(index, leaf, data).map_err(|e| corrupt(&place(), &e.to_string()))
-                })?;
-                check_decimals(decimal_bytes_max, measured, place)?;
-                of_chunk.value_bytes_max = of_chunk.value_bytes_max.max(measured.longest);
-                if item_bytes_max.is_some() && views {
-                    of_chunk.lists_bytes = of_chunk.lists_bytes.saturating_add(measured.expanded);
-                }
-            }
-            need.add(of_chunk, || format!("row group {index} of {}", self.uri))?;
-        }
-        Ok(need)
-    }
-
-    fn measure(&self, index: usize, leaf: usize, data: &Sparse) -> Result<Measured, ParquetError> {
-        let rows = usize::try_from(self.rows(index)).unwrap_or(usize::MAX);
-        let pages = self.selection.of(index).and_then(|selected| selected.locations(leaf));
-        let chunk = self.group(index).column(leaf);
-        let also_plain = self.leaves[leaf].decimal_bytes_max.is_some();
-        delta::measure(Arc::new(data.clone()), chunk, rows, pages, also_plain)
-    }
-
-    /// Rows of a batch of good size.
-    fn batch_rows(&self, index: usize, need: Need) -> Result<usize, Problem> {
-        let rows = self.rows(index).max(1);
-        let (mut least, mut width) = (0_u64, 0_u64);
-        for (leaf, chunk) in self.chunks(index) {
-            least = least.saturating_add(self.leaves[leaf].row_bytes_min());
-            width = width.saturating_add(self.leaves[leaf].row_bytes(chunk, rows));
-        }
-        // What a single row takes in all is told better when it is decoded.
-        let found = if rows > 1 { width } else { least };
-        if found > limits::BATCH_BYTES_MAX {
-            let detail = format!(
-                "a row of {} must take at most {} bytes, found about {found} in row group {index}; select fewer columns",
-                self.uri,
-                limits::BATCH_BYTES_MAX
-            );
-            return Err(Problem::new(ErrorKind::DecodeLimit, detail));
-        }
-        let by_pages = limits::PAGE_BYTES_MAX / need.value_bytes_max.max(1);
-        let fit = usize::try_from(by_pages.min(BATCH_BYTES_TARGET / width.max(1))).unwrap_or(BATCH_ROWS_MAX);
-        Ok(fit.clamp(1, BATCH_ROWS_MAX))
-    }
 }
 
 fn total(ranges: &[Range<u64>]) -> u64 {
@@ -432,17 +364,6 @@ fn unchecked(leaves: &[Leaf], schema: &SchemaDescriptor, wanted: &[usize]) -> Ve
 /// Checks that the texts in these columns are UTF-8, at any depth.
 fn check_texts(batch: &RecordBatch, columns: &[usize]) -> Result<(), ArrowError> {
     columns.iter().try_for_each(|at| batch.column(*at).to_data().validate_full())
-}
-
-/// Refuses decimals that are stored longer than their precision asks for.
-fn check_decimals(most: Option<u64>, found: Measured, place: impl Fn() -> String) -> Result<(), Problem> {
-    let Some(most) = most.filter(|most| found.longest > *most) else { return Ok(()) };
-    let detail = format!(
-        "{} must hold decimals of at most {most} bytes, found one of {}; write them with no more bytes than their precision needs, or name the other columns to read",
-        place(),
-        found.longest
-    );
-    Err(Problem::new(ErrorKind::ValueMismatch, detail))
 }
 
 /// The row groups of the slice, all of which must be there; those without rows are left out.

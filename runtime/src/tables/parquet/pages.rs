@@ -11,15 +11,6 @@ use fanfold_protocol::{ErrorKind, Problem, limits};
 
 use super::header::PageHeader;
 
-/// Items of a column of lists in one row group: its pages may repeat an item
-/// without spending bytes on it.
-const ITEMS_MAX: u64 = 128 << 20;
-/// Decompressed pages of a column of lists in one row group: one row may need
-/// all of them at once.
-const LIST_BYTES_MAX: u64 = 1 << 30;
-/// Lists of all columns in one row group, decoded: one row may need all of them at once.
-/// The most items that one column may have fit, of 64-bit integers with their levels.
-const LISTS_BYTES_MAX: u64 = 2 << 30;
 /// Pages that are decompressed at one time, over all columns of a row group.
 const OPEN_BYTES_MAX: u64 = 1 << 30;
 
@@ -54,7 +45,7 @@ pub(super) struct Need {
     /// The most that a page weighs for each of its values: views keep the pages
     /// of a batch in memory.
     pub(super) value_bytes_max: u64,
-    /// What lists take at most when decoded.
+    /// What the lists of all rows take at most when decoded.
     pub(super) lists_bytes: u64,
     /// Whether texts in a delta encoding are among them.
     pub(super) delta: bool,
@@ -67,17 +58,14 @@ impl Need {
         self.value_bytes_max += other.value_bytes_max;
         self.lists_bytes = self.lists_bytes.saturating_add(other.lists_bytes);
         self.delta |= other.delta;
-        let (what, found, bound) = if self.open_bytes > OPEN_BYTES_MAX {
-            ("columns of which one page each take", self.open_bytes, OPEN_BYTES_MAX)
-        } else if self.lists_bytes > LISTS_BYTES_MAX {
-            ("lists that take, when decoded,", self.lists_bytes, LISTS_BYTES_MAX)
-        } else {
+        if self.open_bytes <= OPEN_BYTES_MAX {
             return Ok(());
-        };
+        }
         let detail = format!(
-            "{} must have {what} at most {bound} bytes together, found {found}; \
-             select fewer columns or write smaller pages and row groups",
-            place()
+            "{} must have columns of which one page each take at most {OPEN_BYTES_MAX} bytes together, found {}; \
+             select fewer columns or write smaller pages",
+            place(),
+            self.open_bytes
         );
         Err(Problem::new(ErrorKind::DecodeLimit, detail))
     }
@@ -137,9 +125,9 @@ impl Budget {
             if header.dictionary && values > decoded {
                 return Err(corrupt(&format!("a dictionary of {values} values in {decoded} bytes")));
             }
+            check_size(decoded).map_err(|p| p.within(place()))?;
             walk.take(header.dictionary, decoded, values);
             walk.delta |= header.delta;
-            walk.check(decoded, chunk.item_bytes_max.is_some()).map_err(|p| p.within(place()))?;
             self.spend(stored as u64 + length as u64, decoded).map_err(|p| p.within(place()))?;
             at += length + stored;
         }
@@ -182,22 +170,17 @@ impl Walk {
             self.value_bytes_max = self.value_bytes_max.max(decoded / values.max(1));
         }
     }
+}
 
-    fn check(&self, page: u64, repeated: bool) -> Result<(), Problem> {
-        let (what, found, bound) = if page > limits::PAGE_BYTES_MAX {
-            ("a page must decompress to", page, limits::PAGE_BYTES_MAX)
-        } else if repeated && self.items > ITEMS_MAX {
-            ("the lists of a column must have in one row group", self.items, ITEMS_MAX)
-        } else if repeated && self.bytes > LIST_BYTES_MAX {
-            ("the lists of a column must take in one row group", self.bytes, LIST_BYTES_MAX)
-        } else {
-            return Ok(());
-        };
-        let unit = if found == self.items && page != found { "items" } else { "bytes" };
-        let detail =
-            format!("{what} at most {bound} {unit}, found {found}; write smaller pages or row groups");
-        Err(Problem::new(ErrorKind::DecodeLimit, detail))
+fn check_size(page: u64) -> Result<(), Problem> {
+    if page <= limits::PAGE_BYTES_MAX {
+        return Ok(());
     }
+    let detail = format!(
+        "a page must decompress to at most {} bytes, found {page}; write smaller pages",
+        limits::PAGE_BYTES_MAX
+    );
+    Err(Problem::new(ErrorKind::DecodeLimit, detail))
 }
 
 #[cfg(test)]
@@ -232,19 +215,16 @@ mod tests {
     fn lists_are_weighed_over_all_columns() {
         let join = |columns: &[Need]| {
             let mut sum = Need::default();
-            columns.iter().try_for_each(|need| sum.add(*need, || "group".to_owned())).map_err(|p| p.code)
+            columns.iter().for_each(|need| sum.add(*need, || "group".to_owned()).unwrap());
+            sum.lists_bytes
         };
         // Items of a megabyte, which a dictionary has once.
         let wide = need(&[1_000, 1_000], Some(1 << 20)).unwrap();
-        assert_eq!((wide.lists_bytes, join(&[wide])), (2_000 << 20, Ok(())));
-        assert_eq!(join(&[wide, need(&[48], Some(1 << 20)).unwrap()]), Ok(()));
-        assert_eq!(join(&[wide, need(&[49], Some(1 << 20)).unwrap()]), Err(ErrorKind::DecodeLimit));
-        // As many integers as one column may have, then those of another one.
-        let long = need(&[ITEMS_MAX], Some(12)).unwrap();
-        assert_eq!((join(&[long]), join(&[long, long])), (Ok(()), Err(ErrorKind::DecodeLimit)));
-        assert_eq!(need(&[ITEMS_MAX, 1], Some(12)).unwrap_err().code, ErrorKind::DecodeLimit);
+        assert_eq!(join(&[wide, need(&[48], Some(1 << 20)).unwrap()]), 2_048 << 20);
         // In no list, rows are decoded by batches.
-        assert_eq!(need(&[ITEMS_MAX, ITEMS_MAX], None).unwrap().lists_bytes, 0);
+        assert_eq!(join(&[need(&[1 << 30, 1 << 30], None).unwrap()]), 0);
+        let most = need(&[1 << 30], Some(u64::MAX)).unwrap();
+        assert_eq!(join(&[most, wide]), u64::MAX);
     }
 
     #[test]
