@@ -48,16 +48,19 @@ pub async fn arbitrated(store: &Store, backbone: &Backbone, bucket: &str) -> Res
     let failed = |error: fanfold_backbone::Error| Error::service(error.to_string());
     let told = backbone.get(keys::ARBITRATED).await.map_err(failed)?.is_some();
     let needed = told
-        || match store.probe_put_if_absent(bucket).await {
+        || match store.probe_conditional_writes(bucket).await {
             Support::Supported => false,
             Support::Unsupported(how) => {
-                tracing::warn!(how, "the store cannot put if absent: the backbone decides from now on");
+                tracing::warn!(
+                    how,
+                    "the store cannot decide on conditional writes: the backbone does from now on"
+                );
                 backbone.create(keys::ARBITRATED, how.into_bytes()).await.map_err(failed)?;
                 true
             }
             Support::Unknown(why) => {
                 return Err(Error::service(format!(
-                    "expected to find out whether the store can put if absent, found: {why}"
+                    "expected to find out whether the store decides on conditional writes, found: {why}"
                 )));
             }
         };

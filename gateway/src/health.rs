@@ -63,6 +63,8 @@ pub struct Dependency {
 pub struct Abilities {
     /// Of writers racing for an absent key, exactly one wins.
     pub put_if_absent: &'static str,
+    /// Of writers racing over one state of an object, exactly one wins, and none that comes after it.
+    pub put_if_match: &'static str,
     /// A read pinned to an ETag fails after the object changed.
     pub pinned_reads: &'static str,
     /// A range returns exactly its bytes.
@@ -176,10 +178,7 @@ impl Health {
             }
             self.last.write().unwrap_or_else(PoisonError::into_inner).store_abilities =
                 Some(abilities(&probe));
-            let told = ![&probe.put_if_absent, &probe.pinned_reads, &probe.ranged_reads, &probe.multipart]
-                .iter()
-                .any(|support| matches!(support, Support::Unknown(_)));
-            if told {
+            if !probe.needed().iter().any(|(_, support)| matches!(support, Support::Unknown(_))) {
                 return;
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -236,6 +235,7 @@ fn abilities(probe: &Probe) -> Abilities {
     };
     Abilities {
         put_if_absent: word(&probe.put_if_absent),
+        put_if_match: word(&probe.put_if_match),
         pinned_reads: word(&probe.pinned_reads),
         ranged_reads: word(&probe.ranged_reads),
         multipart: word(&probe.multipart),

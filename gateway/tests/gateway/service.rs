@@ -25,7 +25,9 @@ async fn health_and_readiness() {
     let body = ready.json();
     assert_eq!((ready.status.as_u16(), &body["ready"]), (200, &json!(true)));
     assert_eq!((&body["store"], &body["backbone"]), (&json!({"ready": true}), &json!({"ready": true})));
-    assert_eq!(body["store_abilities"]["put_if_absent"], "supported");
+    for ability in ["put_if_absent", "put_if_match"] {
+        assert_eq!(body["store_abilities"][ability], "supported", "{ability}");
+    }
 }
 
 /// Before anything else is looked at: what is refused then needs no room.

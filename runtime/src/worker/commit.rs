@@ -74,30 +74,34 @@ pub(super) async fn is_stopped(data: &Data, job: &Uuid) -> Result<bool, Problem>
     Ok(ending.state != JobState::Succeeded)
 }
 
-/// Commits; when another attempt was first, removes what this one staged.
-/// Returns the commit that stands, as JSON, and what came to nothing.
+/// Commits; when another attempt was first, removes what this one staged, once it is seen
+/// that the commit that stands is not its own. Returns that commit, as JSON, and what came to nothing.
 pub(super) async fn put(
     data: &Data,
     worker: &str,
-    lease: &Lease,
+    at: Place,
     attempt: Uuid,
     tasks: Vec<TaskCommit>,
 ) -> Result<(Bytes, Option<Overtaken>), Problem> {
-    let Lease { job, stage, group, round, .. } = *lease;
+    let Place { job, stage, group, round } = at;
     let commit = Commit { job, stage, group, round, attempt, worker: worker.to_owned(), tasks };
     let body = serde_json::to_vec(&commit).map(Bytes::from);
     let body =
         body.map_err(|error| crate::internal(format!("a commit cannot be written as JSON: {error}")))?;
-    let (place, writer) = (place(data, lease.into())?, attempt.to_string());
+    let (place, writer) = (place(data, at)?, attempt.to_string());
     let options = PutOptions::typed("application/json");
     let outcome = data.store.put_if_absent(&place, body.clone(), &writer, options).await;
     match outcome.map_err(|error| store_problem(&error))? {
         PutOutcome::Created(_) => Ok((body, None)),
         PutOutcome::Exists => {
+            let winner = winner(data, at).await?;
+            let winner = winner.ok_or_else(|| crate::internal("expected the commit that won, found none"))?;
+            // An answer was lost, and the store has told of our own commit as another's.
+            if winner == body {
+                return Ok((body, None));
+            }
             tracing::info!(%job, stage, group, round, "another attempt has committed first");
             remove(data, &commit.tasks).await;
-            let winner = winner(data, lease.into()).await?;
-            let winner = winner.ok_or_else(|| crate::internal("expected the commit that won, found none"))?;
             Ok((winner, Some(overtaken(attempt, &commit.tasks))))
         }
     }
@@ -155,5 +159,97 @@ pub(super) async fn announce_running(
     };
     if let Err(error) = shop.backbone.publish(&keys::running_subject(&job), payload).await {
         tracing::debug!(%error, %job, "a running lease is not announced");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use fanfold_protocol::{
+        commit::{OutputObject, TaskOutcome},
+        names::TenantName,
+        tenant::Tenant,
+    };
+    use fanfold_storage::{Credentials, Store, StoreConfig};
+    use http::{Method, Request, Response, StatusCode};
+    use http_body_util::{BodyExt, Full};
+    use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use tokio::{net::TcpListener, runtime::Handle};
+
+    use super::*;
+
+    /// A store that has a commit, says of each that it is another writer's, and refuses others.
+    struct Misleading {
+        /// None: whichever it was sent.
+        commit: Option<Bytes>,
+        sent: Mutex<Bytes>,
+        deleted: Mutex<Vec<String>>,
+    }
+
+    impl Misleading {
+        async fn answer(&self, request: Request<Incoming>) -> hyper::Result<Response<Full<Bytes>>> {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes();
+            let answer = Response::builder();
+            let answer = match head.method {
+                Method::PUT => {
+                    *self.sent.lock().unwrap() = body;
+                    answer.status(StatusCode::PRECONDITION_FAILED).body(Full::default())
+                }
+                Method::DELETE => {
+                    self.deleted.lock().unwrap().push(head.uri.path().to_owned());
+                    answer.status(StatusCode::NO_CONTENT).body(Full::default())
+                }
+                _ => {
+                    let commit = self.commit.clone().unwrap_or_else(|| self.sent.lock().unwrap().clone());
+                    let answer =
+                        answer.header("etag", "\"e\"").header("x-amz-meta-fanfold-writer", "another");
+                    answer.body(Full::from(commit))
+                }
+            };
+            Ok(answer.unwrap())
+        }
+    }
+
+    async fn start(commit: Option<Bytes>) -> (Data, Arc<Misleading>) {
+        let server = Arc::new(Misleading { commit, sent: Mutex::default(), deleted: Mutex::default() });
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let serving = Arc::clone(&server);
+        tokio::spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                let serving = Arc::clone(&serving);
+                let answer = service_fn(move |request| {
+                    let serving = Arc::clone(&serving);
+                    async move { serving.answer(request).await }
+                });
+                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(connection), answer));
+            }
+        });
+        let store = Store::connect(StoreConfig::at(endpoint, Credentials::new("key", "secret"))).unwrap();
+        let tenant = Arc::new(Tenant::alone(TenantName::default(), "fanfold"));
+        (Data { store, threads: Handle::current(), tenant, settled: Arc::default() }, server)
+    }
+
+    #[tokio::test]
+    async fn what_the_standing_commit_names_stays() {
+        let check = async |standing: Option<&'static str>, removed: &[&str]| {
+            let (data, server) = start(standing.map(Bytes::from)).await;
+            let uri = ObjectUri::new("bank", "out/part-0").unwrap();
+            let table = OutputObject { uri, size: 1, etag: "e".to_owned(), rows: 1 };
+            let outcome = TaskOutcome::Table(Some(table));
+            let (usage, looked_outside) = (Usage::default(), false);
+            let task = TaskCommit { index: 0, attempt: 1, outcome, usage, looked_outside };
+            let at = Place { job: Uuid::new_v4(), stage: 0, group: 0, round: 0 };
+            let (stands, overtaken) = put(&data, "w", at, Uuid::new_v4(), vec![task]).await.unwrap();
+            assert_eq!(*server.deleted.lock().unwrap(), removed, "{standing:?}");
+            assert_eq!(overtaken.is_some(), standing.is_some(), "{standing:?}");
+            let expected = standing.map_or_else(|| server.sent.lock().unwrap().clone(), Bytes::from);
+            assert_eq!(stands, expected);
+        };
+        check(None, &[]).await;
+        check(Some("of another attempt"), &["/bank/out/part-0"]).await;
     }
 }

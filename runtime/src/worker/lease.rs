@@ -298,7 +298,7 @@ async fn commit_all(shop: &Shop, attempt: &Attempt, done: WorkDone) -> Result<Op
     let (data, lease) = (&shop.platform.data, &attempt.lease);
     let logs = done.logs.put(data, lease, attempt.id).await.map_err(Ending::Failed)?;
     let (committed, overtaken) =
-        commit::put(data, &shop.name, lease, attempt.id, done.tasks).await.map_err(Ending::Failed)?;
+        commit::put(data, &shop.name, lease.into(), attempt.id, done.tasks).await.map_err(Ending::Failed)?;
     if overtaken.is_some() {
         logs::remove(data, &logs).await;
     }
@@ -317,8 +317,9 @@ async fn give_up(shop: &Shop, lease: Lease, problem: &Problem) -> Result<(), End
     };
     let tasks = lease.tasks.iter().map(failed).collect();
     let data = &shop.platform.data;
-    let (committed, _) =
-        commit::put(data, &shop.name, &lease, Uuid::new_v4(), tasks).await.map_err(Ending::Failed)?;
+    let (committed, _) = commit::put(data, &shop.name, (&lease).into(), Uuid::new_v4(), tasks)
+        .await
+        .map_err(Ending::Failed)?;
     commit::announce(&shop.backbone, &lease, &committed).await;
     Ok(())
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a store really supports, found out by doing it.
 //!
-//! Run at start, under `_fanfold/probe/`: racing writers, a changed pin, a
-//! range, an upload in parts. It never fails as a whole; each answer says
-//! supported, not supported (and how that showed), or that it could not be told.
-//! What it wrote goes with it, or, where it was killed, with [`Store::sweep_probes`].
+//! Run at start, under `_fanfold/probe/`: writers that race for a key and over a
+//! state, a changed pin, a range, an upload in parts. It never fails as a whole;
+//! each answer says supported, not supported (and how that showed), or that it
+//! could not be told. What it wrote goes with it, or, where it was
+//! killed, with [`Store::sweep_probes`].
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use fanfold_protocol::time::Timestamp;
 use futures::future::join_all;
 use serde::Serialize;
 use tokio::time::timeout;
+use uuid::{Uuid, fmt::Simple};
 
 use super::{DEPTH_METADATA, Error, ObjectUri, Pin, PutOptions, PutOutcome, Result, Store};
 
@@ -43,6 +45,15 @@ impl Support {
     pub fn is_supported(&self) -> bool {
         *self == Self::Supported
     }
+
+    /// Of two abilities that are both needed.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Unsupported(how), _) | (_, Self::Unsupported(how)) => Self::Unsupported(how),
+            (Self::Unknown(why), _) | (_, Self::Unknown(why)) => Self::Unknown(why),
+            (Self::Supported, Self::Supported) => Self::Supported,
+        }
+    }
 }
 
 /// What a store can do.
@@ -50,6 +61,9 @@ impl Support {
 pub struct Probe {
     /// Of writers racing for an absent key, exactly one wins.
     pub put_if_absent: Support,
+    /// Of writers racing over one state of an object, exactly one wins, and none that
+    /// comes after it.
+    pub put_if_match: Support,
     /// A read pinned to an ETag fails after the object changed.
     pub pinned_reads: Support,
     /// A range returns exactly its bytes.
@@ -57,16 +71,26 @@ pub struct Probe {
     /// An object can be written in parts.
     pub multipart: Support,
     /// An object keeps the metadata that it was written with. Without it the depth
-    /// of chains of triggers goes unseen; nothing else builds on it.
+    /// of chains of triggers goes unseen, and a writer whose answer was lost has to
+    /// read what is there to know it for its own.
     pub user_metadata: Support,
 }
 
 impl Probe {
+    /// What the platform builds on, by its name.
+    pub fn needed(&self) -> [(&'static str, &Support); 5] {
+        [
+            ("put-if-absent", &self.put_if_absent),
+            ("put-if-match", &self.put_if_match),
+            ("pinned reads", &self.pinned_reads),
+            ("ranged reads", &self.ranged_reads),
+            ("multipart", &self.multipart),
+        ]
+    }
+
     /// Whether the store can do all that the platform builds on.
     pub fn is_complete(&self) -> bool {
-        [&self.put_if_absent, &self.pinned_reads, &self.ranged_reads, &self.multipart]
-            .into_iter()
-            .all(Support::is_supported)
+        self.needed().iter().all(|(_, support)| support.is_supported())
     }
 }
 
@@ -74,25 +98,21 @@ impl Store {
     /// Finds out what the store can do in this bucket. Takes some seconds at
     /// most on a healthy store and removes what it wrote.
     pub async fn probe(&self, bucket: &str) -> Probe {
-        let run = uuid::Uuid::new_v4().simple();
-        let place = |name: &str| {
-            ObjectUri::new(bucket, format!("{PROBES}{run}/{name}"))
-                .map_err(|problem| Error::Config(problem.to_string()))
-        };
-        let (absent, pinned, ranged, parts, metadata) = tokio::join!(
+        let run = Uuid::new_v4().simple();
+        let place = |name: &str| place(bucket, run, name);
+        let (absent, matching, pinned, ranged, parts, metadata) = tokio::join!(
             async { self.probe_absent(&place("absent")?).await },
+            async { self.probe_match(&place("match")?).await },
             async { self.probe_pinned(&place("pinned")?).await },
             async { self.probe_ranged(&place("ranged")?).await },
             async { self.probe_multipart(&place("multipart")?).await },
             async { self.probe_metadata(&place("metadata")?).await },
         );
-        for uri in ["absent", "pinned", "ranged", "multipart", "metadata"].map(place).into_iter().flatten() {
-            if let Err(error) = self.delete(&uri).await {
-                tracing::warn!(%uri, %error, "an object of the probe could not be removed");
-            }
-        }
+        let places = ["absent", "match", "pinned", "ranged", "multipart", "metadata"].map(place);
+        self.clear(places.into_iter().flatten()).await;
         Probe {
             put_if_absent: support(absent),
+            put_if_match: support(matching),
             pinned_reads: support(pinned),
             ranged_reads: support(ranged),
             multipart: support(parts),
@@ -100,12 +120,12 @@ impl Store {
         }
     }
 
-    /// Finds out only who decides on conditional writes. A start waits for this, so a store that leaves an answer
-    /// open is asked again soon, about another object.
-    pub async fn probe_put_if_absent(&self, bucket: &str) -> Support {
+    /// Finds out only whether the store decides on conditional writes of either kind. A start waits for this, so a
+    /// store that leaves an answer open is asked again soon, about other objects.
+    pub async fn probe_conditional_writes(&self, bucket: &str) -> Support {
         let probe = || {
             let (store, bucket) = (self.clone(), bucket.to_owned());
-            tokio::spawn(async move { store.probe_only_absent(&bucket).await })
+            tokio::spawn(async move { store.probe_conditions(&bucket).await })
         };
         let mut first = probe();
         let ended = match timeout(SOON, &mut first).await {
@@ -135,17 +155,22 @@ impl Store {
         Ok(())
     }
 
-    async fn probe_only_absent(&self, bucket: &str) -> Support {
-        let run = uuid::Uuid::new_v4().simple();
-        let uri = match ObjectUri::new(bucket, format!("{PROBES}{run}/absent")) {
-            Ok(uri) => uri,
-            Err(problem) => return Support::Unknown(problem.to_string()),
-        };
-        let found = self.probe_absent(&uri).await;
-        if let Err(error) = self.delete(&uri).await {
-            tracing::warn!(%uri, %error, "an object of the probe could not be removed");
+    async fn probe_conditions(&self, bucket: &str) -> Support {
+        let run = Uuid::new_v4().simple();
+        let place = |name: &str| place(bucket, run, name);
+        let absent = async { self.probe_absent(&place("absent")?).await };
+        let matching = async { self.probe_match(&place("match")?).await };
+        let (absent, matching) = tokio::join!(absent, matching);
+        self.clear(["absent", "match"].map(place).into_iter().flatten()).await;
+        support(absent).and(support(matching))
+    }
+
+    async fn clear(&self, places: impl Iterator<Item = ObjectUri>) {
+        for uri in places {
+            if let Err(error) = self.delete(&uri).await {
+                tracing::warn!(%uri, %error, "an object of the probe could not be removed");
+            }
         }
-        support(found)
     }
 
     async fn probe_absent(&self, uri: &ObjectUri) -> Result<Option<String>> {
@@ -156,7 +181,9 @@ impl Store {
         });
         let outcomes = join_all(puts).await.into_iter().collect::<Result<Vec<_>>>();
         let outcomes = match outcomes {
-            Err(Error::Other { code, detail, .. }) => return Ok(Some(format!("{code}: {detail}"))),
+            Err(Error::Other { code, detail, .. }) => {
+                return Ok(Some(format!("a put with If-None-Match gave {code}: {detail}")));
+            }
             outcomes => outcomes?,
         };
         let winners: Vec<_> = outcomes
@@ -166,7 +193,36 @@ impl Store {
             .map(|(_, writer)| writer.as_bytes())
             .collect();
         let found = self.get(uri, None).await?;
-        Ok((winners != [&found[..]]).then(|| format!("{} of {RACERS} racing writers won", winners.len())))
+        Ok((winners != [&found[..]])
+            .then(|| format!("{} of {RACERS} writers that raced with If-None-Match won", winners.len())))
+    }
+
+    async fn probe_match(&self, uri: &ObjectUri) -> Result<Option<String>> {
+        let first = self.put_matched(uri, &Bytes::from_static(b"first"), &PutOptions::default()).await?;
+        let over_first = PutOptions { if_match: Some(first.etag), ..PutOptions::default() };
+        let bodies: Vec<_> = (0..RACERS).map(|n| Bytes::from(format!("probe-{n}"))).collect();
+        let puts = bodies.iter().map(|body| self.put_matched(uri, body, &over_first));
+        let outcomes = join_all(puts).await.into_iter().map(has_won).collect::<Result<Vec<_>>>();
+        let outcomes = match outcomes {
+            Err(Error::Other { code, detail, .. }) => {
+                return Ok(Some(format!("a put with If-Match gave {code}: {detail}")));
+            }
+            outcomes => outcomes?,
+        };
+        let winners: Vec<_> = bodies.iter().zip(outcomes).filter(|(_, won)| *won).map(|(b, _)| b).collect();
+        let found = self.get(uri, None).await?;
+        let one_won = match &winners[..] {
+            [winner] => **winner == found,
+            // The one that won never heard of it, and was refused when it asked again.
+            [] => bodies.contains(&found),
+            _ => false,
+        };
+        if !one_won {
+            let won = winners.len();
+            return Ok(Some(format!("{won} of {RACERS} writers that raced with one If-Match won")));
+        }
+        let late = has_won(self.put_matched(uri, &Bytes::from_static(b"late"), &over_first).await)?;
+        Ok(late.then(|| "a put with the If-Match of an earlier state won".to_owned()))
     }
 
     async fn probe_pinned(&self, uri: &ObjectUri) -> Result<Option<String>> {
@@ -210,6 +266,21 @@ impl Store {
         let found = self.head(uri).await?.user_metadata;
         Ok((found.get(DEPTH_METADATA).map(String::as_str) != Some("1"))
             .then(|| format!("metadata {DEPTH_METADATA} = 1 must be kept, found {found:?}")))
+    }
+}
+
+/// Where a run of the probe lays an object.
+fn place(bucket: &str, run: Simple, name: &str) -> Result<ObjectUri> {
+    ObjectUri::new(bucket, format!("{PROBES}{run}/{name}"))
+        .map_err(|problem| Error::Config(problem.to_string()))
+}
+
+/// Whether a put with `If-Match` was made, or refused for the object's state.
+fn has_won(put: Result<Pin>) -> Result<bool> {
+    match put {
+        Ok(_) => Ok(true),
+        Err(Error::Conflict { .. } | Error::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! A put-if-absent has one winner however often its request is sent: the
 //! writer's name lies in the object's metadata, so a writer whose answer was
-//! lost meets its own object and knows that it has won.
+//! lost meets its own object and knows that it has won. Where a store drops
+//! metadata, it knows its object by the bytes.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,7 +20,7 @@ use fanfold_protocol::time::Timestamp;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::{
-    DEPTH_METADATA, Error, ListEntry, ListOptions, ObjectUri, Pin, Result, Store, WRITER_METADATA,
+    DEPTH_METADATA, Error, ListEntry, ListOptions, Meta, ObjectUri, Pin, Result, Store, WRITER_METADATA,
     arbitrate::Written, back_off, bare_etag, error::Target, quoted_etag, read::version,
 };
 use crate::encoding::percent_encode;
@@ -92,10 +93,20 @@ impl Store {
                 }),
             };
         }
+        self.put_matched(uri, &body, &options).await
+    }
+
+    /// The same, as the store decides.
+    pub(super) async fn put_matched(
+        &self,
+        uri: &ObjectUri,
+        body: &Bytes,
+        options: &PutOptions,
+    ) -> Result<Pin> {
         let mut attempt = 0;
         loop {
-            match self.send(self.put_request(uri, &body, &options)?, body.len()).await {
-                Ok(answer) => return self.written(uri, &body, &answer),
+            match self.send(self.put_request(uri, body, options)?, body.len()).await {
+                Ok(answer) => return self.written(uri, body, &answer),
                 Err(e) if collided(&e) && attempt < CONFLICTS_MAX => attempt += 1,
                 Err(e) => return Err(Target::Object(uri).error(e)),
             }
@@ -104,7 +115,8 @@ impl Store {
     }
 
     /// Writes an object unless one is there. `writer` names this attempt and must
-    /// be unique among all that may write this key; `if_match` is ignored.
+    /// be unique among all that may write this key; `if_match` is ignored. On a store
+    /// that drops metadata, writers of the same bytes count as one.
     pub async fn put_if_absent(
         &self,
         uri: &ObjectUri,
@@ -139,7 +151,7 @@ impl Store {
                 Ok(answer) => return self.written(uri, &body, &answer).map(PutOutcome::Created),
                 Err(e) if collided(&e) => Target::Object(uri).error(e),
                 Err(e) => match Target::Object(uri).error(e) {
-                    Error::Conflict { target, detail } => match self.recognise(uri, writer).await? {
+                    Error::Conflict { target, detail } => match self.recognise(uri, writer, &body).await? {
                         Some(outcome) => return Ok(outcome),
                         // Deleted since: the key is free again.
                         None => Error::Conflict { target, detail },
@@ -156,13 +168,30 @@ impl Store {
     }
 
     /// Whose object lies there: this writer's, another's, or none.
-    async fn recognise(&self, uri: &ObjectUri, writer: &str) -> Result<Option<PutOutcome>> {
-        match self.head(uri).await {
-            Ok(meta) if meta.user_metadata.get(WRITER_METADATA).is_some_and(|w| w == writer) => {
-                Ok(Some(PutOutcome::Created(meta.pin)))
-            }
-            Ok(_) => Ok(Some(PutOutcome::Exists)),
-            Err(Error::NotFound { .. }) => Ok(None),
+    async fn recognise(&self, uri: &ObjectUri, writer: &str, body: &Bytes) -> Result<Option<PutOutcome>> {
+        let Some(meta) = self.head_if_there(uri).await? else { return Ok(None) };
+        let is_ours = self.is_by(writer, body, uri, &meta).await?;
+        Ok(Some(if is_ours { PutOutcome::Created(meta.pin) } else { PutOutcome::Exists }))
+    }
+
+    /// Whether what lies there is this writer's: by its name or, where none was kept, by its bytes.
+    pub(super) async fn is_by(
+        &self,
+        writer: &str,
+        body: &Bytes,
+        uri: &ObjectUri,
+        meta: &Meta,
+    ) -> Result<bool> {
+        if let Some(found) = meta.user_metadata.get(WRITER_METADATA) {
+            return Ok(found == writer);
+        }
+        if meta.pin.size != body.len() as u64 {
+            return Ok(false);
+        }
+        match self.get_range(uri, &meta.pin, 0..meta.pin.size).await {
+            Ok(found) => Ok(found == *body),
+            // It was replaced or deleted since.
+            Err(Error::Changed { .. } | Error::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }

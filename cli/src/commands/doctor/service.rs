@@ -129,13 +129,8 @@ async fn object_store(store: &Store, told: Option<&Value>) -> Finding {
             return Finding::bad("store", format!("{at} does not answer in time"), "check that it runs");
         }
     };
-    let abilities = [
-        ("put-if-absent", &probe.put_if_absent),
-        ("pinned reads", &probe.pinned_reads),
-        ("ranged reads", &probe.ranged_reads),
-        ("multipart", &probe.multipart),
-    ];
-    let lacking: Vec<_> = abilities
+    let needed = probe.needed();
+    let lacking: Vec<_> = needed
         .iter()
         .filter_map(|(name, support)| match support {
             Support::Supported => None,
@@ -144,13 +139,13 @@ async fn object_store(store: &Store, told: Option<&Value>) -> Finding {
         })
         .collect();
     if lacking.is_empty() {
-        return Finding::good("store", format!("{at}: put-if-absent, pinned and ranged reads, multipart"));
+        return Finding::good("store", format!("{at}: {}", needed.map(|(name, _)| name).join(", ")));
     }
     Finding::bad(
         "store",
         format!("{at}\n{}", lacking.join("\n")),
-        "use a store that has these, or a newer version of it; where it cannot put if absent, the backbone decides \
-         instead, which takes more requests",
+        "use a store that has these, or a newer version of it; where it cannot put if absent or over one ETag alone, the \
+         backbone decides instead, which takes more requests",
     )
 }
 
@@ -167,6 +162,7 @@ fn probed(told: &Value) -> Probe {
     };
     Probe {
         put_if_absent: support("put_if_absent"),
+        put_if_match: support("put_if_match"),
         pinned_reads: support("pinned_reads"),
         ranged_reads: support("ranged_reads"),
         multipart: support("multipart"),
@@ -230,17 +226,17 @@ mod tests {
         let stranger = Store::connect(StoreConfig { attempts_max: 1, ..stranger }).unwrap();
         let store = Store::connect(StoreConfig::at(endpoint, credentials)).unwrap();
         let words = |word: &str| {
-            json!({"put_if_absent": word, "pinned_reads": "supported", "ranged_reads": "supported",
-                "multipart": "supported", "user_metadata": "supported"})
+            json!({"put_if_absent": "supported", "put_if_match": word, "pinned_reads": "supported",
+                "ranged_reads": "supported", "multipart": "supported", "user_metadata": "supported"})
         };
         let check = async |store: &Store, told: Option<&Value>, state: State, part: &str| {
             let finding = object_store(store, told).await;
             assert!(finding.state == state && finding.found.contains(part), "{told:?}: {finding:?}");
         };
         check(&store, None, State::Warning, "no bucket fanfold").await;
-        check(&store, Some(&words("supported")), State::Good, "put-if-absent").await;
-        check(&store, Some(&words("unsupported")), State::Bad, "no put-if-absent").await;
-        check(&store, Some(&words("unknown")), State::Bad, "put-if-absent could not be tried").await;
+        check(&store, Some(&words("supported")), State::Good, "put-if-absent, put-if-match").await;
+        check(&store, Some(&words("unsupported")), State::Bad, "no put-if-match").await;
+        check(&store, Some(&words("unknown")), State::Bad, "put-if-match could not be tried").await;
         check(&stranger, Some(&words("supported")), State::Warning, "refuses the keys").await;
         check(&stranger, None, State::Bad, "").await;
         store.ensure_bucket(SYSTEM_BUCKET_DEFAULT).await.unwrap();
