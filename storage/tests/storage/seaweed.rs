@@ -30,7 +30,6 @@ const DIFFERENCES: &[Difference] = &[
         case: "uploads_that_nobody_ends_are_found_and_removed",
         says: "uploads that cannot be read",
     },
-    Difference { case: "what_killed_probes_left_is_swept", says: "uploads that cannot be read" },
 ];
 
 struct Seaweed {
