@@ -4,7 +4,8 @@
 //! Readiness is looked at by a task, now and then, never by a request: a store
 //! in trouble is not helped by being asked more often. The store's abilities are
 //! probed once, at the start, and again as long as that could not be told; what probes
-//! left that were killed is removed now and then.
+//! left that were killed is removed now and then. The first look comes before the first
+//! connection, so nobody is told of what was not looked at.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -20,14 +21,15 @@ use axum::{
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{ErrorKind, keys, time};
 use fanfold_storage::{Probe, Store, Support};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     dispatch::Pool,
     exposition::Exposition,
+    extract::Query,
     problem::{Answer, ProblemBody, internal},
     state::{App, AppState},
 };
@@ -252,18 +254,32 @@ pub(crate) async fn healthz() -> &'static str {
     "ok\n"
 }
 
+/// What a gateway is to be ready for.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ReadyQuery {
+    /// `true` for balancers: 503 then says only that this gateway is stopping. What is away or full is so for
+    /// all gateways, each of which can say it and answer the rest. The body is the same.
+    #[serde(default)]
+    serving: bool,
+}
+
 /// Whether the gateway can serve, with the state of each dependency. Needs no token.
 #[utoipa::path(
-    get, path = "/readyz", tag = "service", security(()),
+    get, path = "/readyz", tag = "service", security(()), params(ReadyQuery),
     responses(
-        (status = 200, description = "It can serve", body = Readiness),
-        (status = 503, description = "It cannot, or it is stopping", body = Readiness)
+        (status = 200, description = "It can serve; with `serving`, it answers requests", body = Readiness),
+        (status = 503, description = "It cannot, or it is stopping; with `serving`, it is stopping", body = Readiness)
     )
 )]
-pub(crate) async fn readyz(State(app): State<AppState>) -> (StatusCode, Json<Readiness>) {
-    let mut readiness = app.health.readiness();
-    readiness.ready &= !app.draining.is_cancelled();
-    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+pub(crate) async fn readyz(
+    State(app): State<AppState>,
+    Query(query): Query<ReadyQuery>,
+) -> (StatusCode, Json<Readiness>) {
+    let (mut readiness, stopping) = (app.health.readiness(), app.draining.is_cancelled());
+    readiness.ready &= !stopping;
+    let well = if query.serving { !stopping } else { readiness.ready };
+    let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness))
 }
 

@@ -139,6 +139,9 @@ async fn many_hosts_give_the_answer_of_one_whatever_is_killed() {
         let (status, readiness) = deployment.ask("GET", &readyz, "text/plain", "").await.unwrap();
         if status == 503 {
             assert_eq!(readiness["workers"]["ready"], false, "{readiness}");
+            // Who balances goes on sending to it: it says itself what is wrong.
+            let serving = format!("{readyz}?serving=true");
+            assert_eq!(deployment.ask("GET", &serving, "text/plain", "").await.unwrap().0, 200);
             break;
         }
         assert!(begun.elapsed() < PATIENCE, "{readiness}");

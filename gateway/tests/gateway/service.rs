@@ -55,6 +55,31 @@ async fn new_jobs_and_calls_are_refused_while_the_backbone_has_no_room() {
     service.base.without_writes(refused).await.unwrap();
 }
 
+/// What all gateways share may be full or away: each of them goes on answering, and lets users make room.
+#[tokio::test]
+async fn balancers_are_told_only_of_a_gateway_that_stops() {
+    let service = start().await;
+    let asked = async |path: &str| {
+        let reply = service.bare_request(Method::GET, path, &[], "").await;
+        (reply.status.as_u16(), reply.json()["ready"].clone())
+    };
+    assert_eq!(asked("/readyz?serving=true").await, (200, json!(true)));
+    let full = async {
+        while asked("/readyz").await.0 != 503 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(asked("/readyz?serving=false").await, (503, json!(false)));
+        assert_eq!(asked("/readyz?serving=true").await, (200, json!(false)));
+    };
+    let full = tokio::time::timeout(Duration::from_secs(20), full);
+    service.base.without_writes(full).await.unwrap();
+    let refused = service.bare_request(Method::GET, "/readyz?serving=yes", &[], "").await;
+    let body = refused.is_problem(ErrorKind::InvalidRequest);
+    assert!(body["detail"].as_str().unwrap().contains("serving must be true or false"), "{body}");
+    service.app.draining.cancel();
+    assert_eq!(asked("/readyz?serving=true").await, (503, json!(false)));
+}
+
 #[tokio::test]
 async fn metrics_are_named_as_prometheus_has_it() {
     let service = start().await;

@@ -137,7 +137,8 @@ livenessProbe:
   periodSeconds: 10
   failureThreshold: 6
 readinessProbe:
-  httpGet: { path: /readyz, port: probes }
+  {{- /* What is away is away for all gateways at once: those that answer say so, and stay in the Service. */}}
+  httpGet: { path: "/readyz{{ if eq .part "gateway" }}?serving=true{{ end }}", port: probes }
   periodSeconds: 5
   timeoutSeconds: 4
 {{- end }}
