@@ -153,7 +153,8 @@ impl Metrics {
             "Invocations ended, by function and outcome",
             self.invocations.clone(),
         );
-        let help = "Of an invocation in its sandbox, once it could run";
+        let help =
+            "Of an invocation in its sandbox, once it could run; of one that was cut off, since it was begun";
         registry.register_with_unit(
             "invocation_duration",
             help,
@@ -179,21 +180,27 @@ impl Metrics {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// Counts the end of an invocation. `outcome` is `ok` or a problem's code.
+    /// Counts the end of an invocation. `outcome` is `ok` or a problem's code; of one that was cut off there is no
+    /// usage, only how long it lasted.
     pub(crate) fn invocation(
         &self,
         function: &FunctionName,
         outcome: &'static str,
         queued: Duration,
-        usage: &Usage,
+        usage: Result<&Usage, Duration>,
     ) {
         let labels = InvocationLabels { function: self.function_label(function), outcome };
         self.invocations.get_or_create(&labels).inc();
         self.queue_seconds.observe(queued.as_secs_f64());
-        if usage.wall_us > 0 {
-            self.start_seconds.observe(Duration::from_micros(usage.start_us).as_secs_f64());
-            self.invocation_seconds.observe(Duration::from_micros(usage.wall_us).as_secs_f64());
-            self.memory_bytes.observe(usage.memory_bytes_peak as f64);
+        match usage {
+            Ok(usage) if usage.wall_us > 0 => {
+                self.start_seconds.observe(Duration::from_micros(usage.start_us).as_secs_f64());
+                self.invocation_seconds.observe(Duration::from_micros(usage.wall_us).as_secs_f64());
+                self.memory_bytes.observe(usage.memory_bytes_peak as f64);
+            }
+            // It never ran.
+            Ok(_) => {}
+            Err(lasted) => self.invocation_seconds.observe(lasted.as_secs_f64()),
         }
     }
 
@@ -320,7 +327,7 @@ mod tests {
         let metrics = Metrics::new();
         for n in 0..2 * FUNCTIONS_MAX {
             let name = format!("f{n}").parse().unwrap();
-            metrics.invocation(&name, "ok", Duration::ZERO, &Usage::default());
+            metrics.invocation(&name, "ok", Duration::ZERO, Ok(&Usage::default()));
         }
         let text = metrics.encode().unwrap();
         let lines = text.lines().filter(|line| line.starts_with("fanfold_invocations_total{")).count();

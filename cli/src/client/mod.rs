@@ -26,7 +26,7 @@ pub use self::{
     model::{
         ComparisonView, Deployed, FailureView, FunctionList, FunctionView, InvocationView, JobList, JobView,
         LetterView, LogPage, ProgressView, ReceiptView, Replayed, RetryOf, SkippedView, SlowView, TaskLine,
-        TaskLogPage, TaskPage, TaskView,
+        TaskLogPage, TaskPage, TaskView, UsageView,
     },
 };
 use crate::{

@@ -86,12 +86,24 @@ pub struct InvocationView {
     /// Where it came from.
     #[serde(default)]
     pub origin: Option<OriginView>,
+    /// What its last attempt took, as far as that is known.
+    #[serde(default)]
+    pub usage: Option<UsageView>,
     /// What it returned.
     #[serde(default)]
     pub response: Option<ResponseView>,
     /// Why it, or its last attempt, returned nothing.
     #[serde(default)]
     pub problem: Option<Told>,
+}
+
+/// What an attempt took, as far as that is known.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct UsageView {
+    /// From its beginning to its end.
+    pub wall_us: Option<u64>,
+    /// Most memory at one time.
+    pub memory_bytes_peak: Option<u64>,
 }
 
 /// Where an asynchronous invocation came from.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::invoke;
 use crate::{
     args::{Invocations, Letters, View},
-    client::{Client, InvocationView, LetterView, Replayed},
+    client::{Client, InvocationView, LetterView, Replayed, UsageView},
     error::{Error, Result},
     output::{self, Table},
 };
@@ -112,6 +112,11 @@ fn page(view: &InvocationView) -> String {
         format!("status {}, {}{kind}", answer.status, output::bytes(answer.bytes))
     });
     let problem = view.problem.as_ref().map(|problem| format!("{}: {}", problem.code, problem.detail));
+    // What was cut off tells nobody what it took.
+    let usage = view.ended_at.and(view.started_at).map(|_| view.usage.unwrap_or_default());
+    let told = |value: fn(UsageView) -> Option<u64>, shown: fn(u64) -> String| {
+        usage.map(|usage| value(usage).map_or_else(|| "unknown".to_owned(), shown)).unwrap_or_default()
+    };
     output::pairs(&[
         ("id", view.id.to_string()),
         ("function", format!("{}@{}", view.function, view.version)),
@@ -121,6 +126,8 @@ fn page(view: &InvocationView) -> String {
         ("accepted", view.accepted_at.map(output::moment).unwrap_or_default()),
         ("started", view.started_at.map(output::moment).unwrap_or_default()),
         ("ended", view.ended_at.map(output::moment).unwrap_or_default()),
+        ("ran", told(|usage| usage.wall_us, output::span_us)),
+        ("peak memory", told(|usage| usage.memory_bytes_peak, output::bytes)),
         ("progress", view.progress.map(output::progress).unwrap_or_default()),
         ("answer", answer.unwrap_or_default()),
         ("problem", problem.unwrap_or_default()),
@@ -163,6 +170,24 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }
-        assert!(!text.contains("started"), "{text}");
+        assert!(!text.contains("started") && !text.contains("unknown"), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_known_of_an_invocation_is_shown_as_that() {
+        let check = |usage: Value, expected: [&str; 2]| {
+            let view = json!({
+                "id": "0192d3a4-6c1e-7b52-9a41-3f0c5d2e8a10", "function": "f", "version": 2, "state": "cancelled",
+                "started_at": 0, "ended_at": 1_000, "usage": usage,
+            });
+            let text = page(&serde_json::from_value(view).unwrap());
+            for line in expected {
+                assert!(text.contains(line), "{line} is not in {text}");
+            }
+        };
+        check(Value::Null, ["ran          unknown", "peak memory  unknown"]);
+        check(json!({ "wall_us": 1_500 }), ["ran          1.5 ms", "peak memory  unknown"]);
+        let whole = json!({ "wall_us": 0, "memory_bytes_peak": 0, "cpu_us": 0 });
+        check(whole, ["ran          0 µs", "peak memory  0 B"]);
     }
 }

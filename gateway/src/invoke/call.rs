@@ -90,48 +90,65 @@ pub(crate) async fn run(app: &App, call: Call) -> Result<Reply, Problem> {
     let id = Uuid::now_v7();
     let mut ending = Ending::new(app, id, Arc::clone(&call.version), queued);
     let Call { version, timeout, params, request } = call;
-    let number = version.version;
+    let (number, began) = (version.version, Instant::now());
     let tenant = Some(Arc::clone(&app.config.tenant));
     // Nobody knows its id, and could ask how far it is, before it is answered.
     let board = None;
     let invocation =
         Invocation { id, attempt: 1, depth: 0, version, timeout, params, request, tenant, board };
-    let outcome = execute(app, invocation).await;
+    let ran = execute(app, invocation).await;
     drop(place);
-    let usage = outcome.usage;
-    let queue_us = u64::try_from(queued.as_micros()).unwrap_or(u64::MAX);
-    let timing = Timing { queue_us, start_us: usage.start_us, run_us: usage.wall_us };
-    let result = ending.note(outcome);
+    // Without a receipt, how long it was waited for is all that is known.
+    let (start_us, run_us) =
+        ran.left.usage.map_or_else(|| (0, micros(began.elapsed())), |usage| (usage.start_us, usage.wall_us));
+    let timing = Timing { queue_us: micros(queued), start_us, run_us };
+    let result = ending.note(ran);
     Ok(Reply { id, version: number, timing, result })
 }
 
 /// Runs an invocation that has its place. Dropping the future stops the sandbox.
-pub(crate) async fn execute(app: &App, invocation: Invocation) -> Outcome {
+pub(crate) async fn execute(app: &App, invocation: Invocation) -> Ran {
     let timeout = invocation.timeout;
     let running = app.dispatch.invoke.clone().oneshot(invocation);
     match tokio::time::timeout(timeout + OVERDUE, running).await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(problem)) => failed(problem),
-        Err(_) => failed(Problem::new(
-            ErrorKind::DeadlineExceeded,
-            format!(
-                "expected an answer within {} s, found none; make the function faster, or raise its timeout",
-                timeout.as_secs()
-            ),
-        )),
+        Ok(Ok(Outcome { result, logs, progress, usage })) => {
+            Ran { result, left: Left { logs, progress, usage: Some(usage) } }
+        }
+        Ok(Err(problem)) => {
+            let usage = (!may_have_run(&problem)).then(Usage::default);
+            Ran { result: Err(problem), left: Left { usage, ..Left::default() } }
+        }
+        Err(_) => {
+            let problem = Problem::new(
+                ErrorKind::DeadlineExceeded,
+                format!(
+                    "expected an answer within {} s, found none; make the function faster, or raise its timeout",
+                    timeout.as_secs()
+                ),
+            );
+            Ran { result: Err(problem), left: Left::default() }
+        }
     }
 }
 
-fn failed(problem: Problem) -> Outcome {
-    Outcome { result: Err(problem), logs: Vec::new(), progress: None, usage: Usage::default() }
+/// Whether a call that came to no outcome may have had a sandbox. All else stood in its way before that.
+fn may_have_run(problem: &Problem) -> bool {
+    matches!(problem.code, ErrorKind::WorkerLost | ErrorKind::Internal)
 }
 
-/// What is kept of an outcome beside its answer.
-#[derive(Default)]
+/// How a run ended, as far as it was told.
+pub(crate) struct Ran {
+    pub(crate) result: Result<invocation::Response, Problem>,
+    pub(crate) left: Left,
+}
+
+/// What is kept of a run beside its answer.
+#[derive(Clone, Default)]
 pub(crate) struct Left {
     pub(crate) logs: Vec<LogLine>,
     pub(crate) progress: Option<Progress>,
-    pub(crate) usage: Usage,
+    /// None of a run that was cut off, whose receipt went with its sandbox.
+    pub(crate) usage: Option<Usage>,
 }
 
 /// An attempt, as it is counted and kept for whoever asks.
@@ -149,15 +166,17 @@ impl Note<'_> {
     pub(crate) fn keep(self, app: &App, result: Result<KeptBody, Problem>, left: Left) {
         let Left { logs, progress, usage } = left;
         let outcome = result.as_ref().err().map_or("ok", |problem| problem.code.code());
-        app.metrics.invocation(&self.version.name, outcome, self.queued, &usage);
+        let ended_at = time::now();
+        let lasted = ended_at.since(self.started_at);
+        app.metrics.invocation(&self.version.name, outcome, self.queued, usage.as_ref().ok_or(lasted));
         app.records.keep(Record {
             id: self.id,
             attempt: self.attempt,
             function: self.version.name.clone(),
             version: self.version.version,
             started_at: self.started_at,
-            ended_at: time::now(),
-            queue_us: u64::try_from(self.queued.as_micros()).unwrap_or(u64::MAX),
+            ended_at,
+            queue_us: micros(self.queued),
             result,
             logs,
             progress,
@@ -182,11 +201,10 @@ impl<'a> Ending<'a> {
         Self { app, id, version, queued, started_at: time::now(), result: None, left: Left::default() }
     }
 
-    fn note(&mut self, outcome: Outcome) -> Result<invocation::Response, Problem> {
-        let Outcome { logs, progress, usage, .. } = outcome;
-        self.left = Left { logs, progress, usage };
-        self.result = Some(outcome.result.as_ref().map(kept).map_err(Problem::clone));
-        outcome.result
+    fn note(&mut self, ran: Ran) -> Result<invocation::Response, Problem> {
+        self.left = ran.left;
+        self.result = Some(ran.result.as_ref().map(kept).map_err(Problem::clone));
+        ran.result
     }
 }
 
@@ -242,6 +260,11 @@ impl IntoResponse for Reply {
         insert(headers, SERVER_TIMING, &timing);
         response
     }
+}
+
+/// The unit of receipts.
+pub(super) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {

@@ -67,8 +67,8 @@ pub struct Record {
     pub logs: Vec<LogLine>,
     /// How far it said, the last time, that it was.
     pub progress: Option<Progress>,
-    /// What it took.
-    pub usage: Usage,
+    /// What it took; none where it was cut off, and with it whatever could have told.
+    pub usage: Option<Usage>,
 }
 
 impl Record {
@@ -165,7 +165,7 @@ mod tests {
             result: Ok(KeptBody { status: 200, content_type: None, body, bytes: body_bytes as u64 }),
             logs: Vec::new(),
             progress: None,
-            usage: Usage::default(),
+            usage: Some(Usage::default()),
         }
     }
 

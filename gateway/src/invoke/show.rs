@@ -17,13 +17,14 @@ use fanfold_protocol::{
 };
 use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
     asynchronous::{Origin, Standing},
+    call::micros,
     headers,
     records::{BODY_BYTES_MAX, RECORDS_MAX, Record},
 };
@@ -74,7 +75,9 @@ pub struct InvocationView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub progress: Option<invocation::Progress>,
-    /// The receipt of the last attempt: time, memory, rows and bytes.
+    /// The receipt of the last attempt: time, memory, rows and bytes. It is lost with an attempt that was cut off,
+    /// as by a caller that went away: of a synchronous call only `wall_us` is told then, of an asynchronous one
+    /// nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub usage: Option<Value>,
@@ -120,7 +123,10 @@ impl From<&Record> for InvocationView {
             origin: None,
             queue_us: Some(record.queue_us),
             progress: record.progress,
-            usage: serde_json::to_value(record.usage).ok(),
+            usage: match &record.usage {
+                Some(usage) => serde_json::to_value(usage).ok(),
+                None => Some(json!({ "wall_us": micros(record.ended_at.since(record.started_at)) })),
+            },
             response: record.result.as_ref().ok().map(|kept| ResponseView {
                 status: kept.status,
                 content_type: kept.content_type.clone(),
@@ -348,7 +354,7 @@ fn event(line: LineView) -> Event {
 }
 
 fn skipped(invocations: u64) -> Event {
-    let told = serde_json::json!({ "skipped": invocations });
+    let told = json!({ "skipped": invocations });
     Event::default().event("invocations-skipped").json_data(told).unwrap_or_default()
 }
 

@@ -239,7 +239,8 @@ async fn what_waits_and_what_runs_can_be_cancelled() {
         assert!(begun.elapsed() < Duration::from_secs(1));
     }
     for id in [&queued, &running] {
-        assert_eq!(service.get(&path(id)).await.json()["state"], "cancelled");
+        let shown = service.get(&path(id)).await.json();
+        assert_eq!((&shown["state"], shown.get("usage")), (&json!("cancelled"), None), "{shown}");
         service.get(&format!("{}/result", path(id))).await.is_problem(ErrorKind::Cancelled);
         service.delete(&path(id)).await.is_problem(ErrorKind::InvocationFinished);
     }

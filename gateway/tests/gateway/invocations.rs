@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use fanfold_protocol::ErrorKind;
+use fanfold_protocol::{ErrorKind, Problem};
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -211,6 +211,55 @@ async fn goes_away_behind(behind: &str) {
         metrics.contains(r#"fanfold_invocations_total{function="f",outcome="cancelled"} 1"#),
         "{metrics}"
     );
+    // What it took went with it, but for how long it was waited for.
+    for line in ["fanfold_invocation_duration_seconds_count 1\n", "fanfold_sandbox_start_seconds_count 0\n"] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+    let id = service.app.records.of_function(&"f".parse().unwrap())[0].id;
+    let shown = service.get(&format!("/v1/invocations/{id}")).await.json();
+    assert_eq!(shown["state"], "cancelled");
+    waited_for(&shown, 0);
+}
+
+/// Checks that a call has no receipt but for the time that it was waited for, at least so long.
+fn waited_for(shown: &Value, us_min: u64) {
+    let usage = shown["usage"].as_object().unwrap();
+    assert!(usage.len() == 1 && usage["wall_us"].as_u64().unwrap() >= us_min, "{shown}");
+}
+
+/// A sandbox ends at its deadline by itself. One that does not tells nobody what it took.
+#[tokio::test]
+async fn a_call_that_is_overdue_has_no_receipt() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let reply = service.invoke("f/invoke?timeout=1ms", "sleep 60000").await;
+    reply.is_problem(ErrorKind::DeadlineExceeded);
+    let timing = reply.header("server-timing");
+    let run_ms = timing.rsplit_once("run;dur=").unwrap().1.parse::<f64>().unwrap();
+    assert!(run_ms >= 1_000.0, "{timing}");
+    let id = reply.header("x-fanfold-invocation-id");
+    waited_for(&service.get(&format!("/v1/invocations/{id}")).await.json(), 1_000_000);
+}
+
+/// What was refused before it began took nothing, which is known.
+#[tokio::test]
+async fn a_call_that_nobody_takes_has_taken_nothing() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let refusal = |kind: ErrorKind| {
+        *service.workers.refuse_calls.lock().unwrap() = Some(Problem::new(kind, "as asked"));
+    };
+    let usage = async || {
+        let reply = service.invoke("f/invoke", "echo").await;
+        let id = reply.header("x-fanfold-invocation-id");
+        service.get(&format!("/v1/invocations/{id}")).await.json()
+    };
+    refusal(ErrorKind::WorkerUnavailable);
+    let shown = usage().await;
+    assert_eq!((&shown["usage"]["wall_us"], &shown["usage"]["memory_bytes_peak"]), (&json!(0), &json!(0)));
+    // With this one the call may have begun.
+    refusal(ErrorKind::WorkerLost);
+    waited_for(&usage().await, 0);
 }
 
 #[tokio::test]

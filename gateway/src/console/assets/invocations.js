@@ -36,12 +36,14 @@ export async function invocationOf(signal, put, id) {
   const ended = !["queued", "running"].includes(i.state);
   const log = ended ? await json(`${at}/logs`, signal) : { lines: [] };
   const u = i.usage ?? {};
+  // What was cut off tells nobody what it took.
+  const told = (value, shown) => (value !== undefined ? shown(value) : ended && i.started_at ? "unknown" : null);
   const lines = log.lines.map((line) => `${line.time}  ${line.level.toUpperCase().padEnd(5)}  ${line.message}`).join("\n");
   put(
     el("h1", null, i.function),
     section(null, pairs([
       ["state", state(i.state)], ["invocation", i.id], ["version", link(String(i.version), "functions", i.function.split("@")[0])], ["attempts", count(i.attempts)], ["accepted (UTC)", moment(i.accepted_at)], ["started (UTC)", moment(i.started_at)],
-      ["waited", i.queue_us === undefined ? null : span(i.queue_us / 1000)], ["ran", u.wall_us === undefined ? null : span(u.wall_us / 1000)], ["peak memory", u.memory_bytes_peak === undefined ? null : bytes(u.memory_bytes_peak)],
+      ["waited", i.queue_us === undefined ? null : span(i.queue_us / 1000)], ["ran", told(u.wall_us, (us) => span(us / 1000))], ["peak memory", told(u.memory_bytes_peak, bytes)],
       ["answer", i.response ? `HTTP ${i.response.status}, ${i.response.content_type ?? "no type"}, ${bytes(i.response.bytes)}` : null],
     ])),
     i.problem ? problem({ title: "Its problem", ...i.problem }) : "",

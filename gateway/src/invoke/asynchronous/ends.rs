@@ -54,8 +54,9 @@ pub struct Ended {
     /// How far the last attempt said, the last time, that it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// What the last attempt took.
-    pub usage: Usage,
+    /// What the last attempt took; none where there was none, or nobody was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
 }
 
 /// What an asynchronous invocation returned, but for its body.
@@ -94,7 +95,7 @@ impl Ended {
             result,
             logs: Vec::new(),
             progress: None,
-            usage: Usage::default(),
+            usage: None,
         }
     }
 

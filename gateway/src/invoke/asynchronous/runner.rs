@@ -15,7 +15,7 @@ use fanfold_protocol::{
     ErrorKind, Problem,
     digest::Digest,
     function::Version,
-    invocation::{Invocation, Outcome, Response},
+    invocation::{Invocation, Response},
     keys, limits, time,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -32,7 +32,7 @@ use super::{
 use crate::{
     invoke::{
         admission::Place,
-        call::{self, Left},
+        call::{self, Left, Ran},
         headers,
     },
     problem::internal,
@@ -68,7 +68,7 @@ enum Settle {
 /// How an attempt ended.
 enum Attempt {
     /// By itself.
-    Ran(Box<Outcome>),
+    Ran(Box<Ran>),
     /// The invocation has ended elsewhere, mostly by being cancelled.
     Cancelled,
     /// The gateway stops.
@@ -317,7 +317,7 @@ impl Work<'_> {
                 live.update(&self.inner.backbone, &self.message.head.id, revision).await?;
                 Ok(Settle::Again(Duration::ZERO))
             }
-            Attempt::Ran(outcome) => self.decide(live, revision, *outcome).await,
+            Attempt::Ran(ran) => self.decide(live, revision, *ran).await,
         }
     }
 
@@ -335,7 +335,7 @@ impl Work<'_> {
             board: Some(self.seat.board.clone()),
         };
         let attempt = tokio::select! {
-            outcome = call::execute(self.app, invocation) => Attempt::Ran(Box::new(outcome)),
+            ran = call::execute(self.app, invocation) => Attempt::Ran(Box::new(ran)),
             () = self.seat.cancelled.cancelled() => Attempt::Cancelled,
             () = self.inner.shutdown.cancelled() => Attempt::Stopped,
             never = self.hold() => match never {},
@@ -343,10 +343,8 @@ impl Work<'_> {
         drop(place);
         let cancelled = || Problem::new(ErrorKind::Cancelled, "the invocation was cancelled on request");
         let (result, left) = match &attempt {
-            Attempt::Ran(outcome) => {
-                let Outcome { logs, progress, usage, .. } = &**outcome;
-                let left = Left { logs: logs.clone(), progress: *progress, usage: *usage };
-                (outcome.result.as_ref().map(call::kept).map_err(Problem::clone), left)
+            Attempt::Ran(ran) => {
+                (ran.result.as_ref().map(call::kept).map_err(Problem::clone), ran.left.clone())
             }
             Attempt::Cancelled => (Err(cancelled()), Left::default()),
             Attempt::Stopped => return attempt,
@@ -383,9 +381,9 @@ impl Work<'_> {
     }
 
     /// What follows from an attempt.
-    async fn decide(&self, mut live: Live, revision: u64, outcome: Outcome) -> Result<Settle, Problem> {
+    async fn decide(&self, mut live: Live, revision: u64, ran: Ran) -> Result<Settle, Problem> {
         let id = self.message.head.id;
-        let result = outcome.result.and_then(checked);
+        let (result, left) = (ran.result.and_then(checked), ran.left);
         let problem = match result.as_ref().err() {
             Some(problem) if is_unavailable(problem.code) => {
                 live.undo();
@@ -399,7 +397,7 @@ impl Work<'_> {
             _ => {
                 let mut ended =
                     Ended::new(id, &live, result.as_ref().map(Answer::from).map_err(Problem::clone));
-                (ended.logs, ended.progress, ended.usage) = (outcome.logs, outcome.progress, outcome.usage);
+                (ended.logs, ended.progress, ended.usage) = (left.logs, left.progress, left.usage);
                 let settled = self.end(ended, result.as_ref().ok()).await;
                 if settled.is_err() {
                     live.undo();

@@ -45,7 +45,7 @@ impl InvocationView {
             origin: Some(ended.origin.clone()),
             queue_us: waited.and_then(|us| u64::try_from(us).ok()),
             progress: ended.progress,
-            usage: serde_json::to_value(ended.usage).ok(),
+            usage: ended.usage.and_then(|usage| serde_json::to_value(usage).ok()),
             response: ended.result.as_ref().ok().map(|answer| ResponseView {
                 status: answer.status,
                 content_type: answer.content_type().map(str::to_owned),
