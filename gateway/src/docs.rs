@@ -13,7 +13,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     extract::Path,
-    problem::{Answer, ProblemBody, Refusal},
+    problem::{Answer, Refusal},
     state::AppState,
 };
 
@@ -128,7 +128,7 @@ pub(crate) fn is_page(path: &str) -> bool {
     params(("code" = String, Path, description = "As in a problem", example = "function-not-found")),
     responses(
         (status = 200, description = "What it means and what to do", body = String, content_type = "text/markdown"),
-        (status = 404, description = "No such code", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such code")
     )
 )]
 pub(crate) async fn error_page(Path(code): Path<String>) -> Answer<Response> {

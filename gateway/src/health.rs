@@ -30,7 +30,7 @@ use crate::{
     dispatch::Pool,
     exposition::Exposition,
     extract::Query,
-    problem::{Answer, ProblemBody, internal},
+    problem::{Answer, internal},
     state::{App, AppState},
 };
 
@@ -288,7 +288,7 @@ pub(crate) async fn readyz(
     get, path = "/metrics", tag = "service",
     responses(
         (status = 200, description = "The metrics", content((String = "text/plain"), (String = "application/openmetrics-text"))),
-        (status = 401, description = "No valid token", body = ProblemBody, content_type = "application/problem+json")
+        (status = 401, description = "No valid token")
     )
 )]
 pub(crate) async fn show_metrics(State(app): State<AppState>, headers: HeaderMap) -> Answer<Response> {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The description of the API (OpenAPI 3.1), generated from the handlers.
 //!
-//! A route without a description cannot be added: both are one macro. The
-//! document is made once and served as it is.
+//! A route without a description cannot be added: both are one macro. What is
+//! refused has one body, which routes leave out and is added here. The document is
+//! made once and served as it is.
 
 use std::{
     collections::HashSet,
@@ -21,7 +22,7 @@ use utoipa::openapi::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    problem::{Answer, internal},
+    problem::{Answer, ProblemBody, internal},
     router,
     state::AppState,
 };
@@ -48,7 +49,10 @@ pub(crate) fn empty() -> OpenApiRouter<AppState> {
     let document = OpenApiBuilder::new()
         .info(info)
         .components(Some(
-            ComponentsBuilder::new().security_scheme("token", SecurityScheme::Http(bearer.build())).build(),
+            ComponentsBuilder::new()
+                .security_scheme("token", SecurityScheme::Http(bearer.build()))
+                .schema_from::<ProblemBody>()
+                .build(),
         ))
         .security(Some([SecurityRequirement::new("token", Vec::<String>::new())]))
         .build();
@@ -68,9 +72,11 @@ pub fn document() -> OpenApi {
             [&mut item.get, &mut item.put, &mut item.post, &mut item.delete].into_iter().flatten()
         {
             let responses = &mut operation.responses.responses;
-            for response in responses.values_mut() {
-                if let RefOr::T(response) = response {
-                    leave_bytes(response.content.iter_mut());
+            for (status, response) in responses.iter_mut() {
+                let RefOr::T(response) = response else { continue };
+                leave_bytes(response.content.iter_mut());
+                if status.starts_with(['4', '5']) && response.content.is_empty() {
+                    response.content.extend(refused().content);
                 }
             }
             responses.entry("default".to_owned()).or_insert_with(|| refused().into());
@@ -129,7 +135,7 @@ fn without_query(item: PathItem) -> impl Iterator<Item = Method> {
 }
 
 /// What the layers above a handler, and the reading of what it takes, may answer
-/// on every route.
+/// on every route; its body is that of all that is refused.
 fn refused() -> ApiResponse {
     let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("ProblemBody"))).build();
     let description = "Refused: 400 what cannot be read, 401 without a token, 413, 414 and 431 what is too large, \

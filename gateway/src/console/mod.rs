@@ -13,7 +13,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     extract::Path,
-    problem::{Answer, ProblemBody, Refusal, internal},
+    problem::{Answer, Refusal, internal},
     report,
     state::AppState,
 };
@@ -68,7 +68,7 @@ pub(crate) async fn page() -> Answer<Response> {
     params(("file" = String, Path, description = "As the page names it", example = "console.js")),
     responses(
         (status = 200, description = "The file", body = String, content_type = "text/javascript"),
-        (status = 404, description = "No such file", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such file")
     )
 )]
 pub(crate) async fn asset(Path(name): Path<String>) -> Answer<Response> {

@@ -32,7 +32,7 @@ use utoipa::IntoParams;
 use super::{component, component::ComponentInfo, registry::Published, views::VersionView};
 use crate::{
     extract::{self, Path, Query, require_media_type},
-    problem::{Answer, ProblemBody, internal, of_backbone, of_store},
+    problem::{Answer, internal, of_backbone, of_store},
     state::{App, AppState},
 };
 
@@ -68,9 +68,9 @@ pub struct DeployQuery {
     responses(
         (status = 201, description = "A new version", body = VersionView),
         (status = 200, description = "The newest version is the same already", body = VersionView),
-        (status = 400, description = "A name or the settings are not valid, or 10,000 names are used already", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "The component is too large", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "The component is refused", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "A name or the settings are not valid, or 10,000 names are used already"),
+        (status = 413, description = "The component is too large"),
+        (status = 422, description = "The component is refused")
     )
 )]
 pub(crate) async fn deploy(

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     extract::{self, Path, Query},
     page,
-    problem::{Answer, ProblemBody},
+    problem::Answer,
     state::AppState,
 };
 
@@ -57,7 +57,7 @@ pub struct ListQuery {
     get, path = "/v1/functions", tag = "functions", params(ListQuery),
     responses(
         (status = 200, description = "By name", body = FunctionList),
-        (status = 400, description = "No such page, or a limit out of its range", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "No such page, or a limit out of its range")
     )
 )]
 pub(crate) async fn list(
@@ -97,7 +97,7 @@ pub(crate) async fn list(
     params(("name" = String, Path, description = "The function")),
     responses(
         (status = 200, description = "The function", body = FunctionDetail),
-        (status = 404, description = "No such function", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such function")
     )
 )]
 pub(crate) async fn show(
@@ -122,7 +122,7 @@ pub(crate) async fn show(
     params(("name" = String, Path, description = "The function")),
     responses(
         (status = 204, description = "It is gone"),
-        (status = 404, description = "No such function", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such function")
     )
 )]
 pub(crate) async fn remove(State(app): State<AppState>, Path(name): Path<String>) -> Answer<StatusCode> {
@@ -139,7 +139,7 @@ pub(crate) async fn remove(State(app): State<AppState>, Path(name): Path<String>
     ),
     responses(
         (status = 200, description = "The version", body = VersionView),
-        (status = 404, description = "No such function or version", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such function or version")
     )
 )]
 pub(crate) async fn version(
@@ -160,8 +160,8 @@ pub(crate) async fn version(
     request_body = AliasView,
     responses(
         (status = 200, description = "Where the alias points now", body = AliasView),
-        (status = 400, description = "Odd weights, or more than 100 aliases", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such function or version", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "Odd weights, or more than 100 aliases"),
+        (status = 404, description = "No such function or version")
     )
 )]
 pub(crate) async fn set_alias(
@@ -183,7 +183,7 @@ pub(crate) async fn set_alias(
     ),
     responses(
         (status = 204, description = "It is gone"),
-        (status = 404, description = "No such function or alias", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such function or alias")
     )
 )]
 pub(crate) async fn remove_alias(

@@ -41,7 +41,7 @@ use self::{
 };
 use crate::{
     extract::{self, Path},
-    problem::{Answer, ProblemBody},
+    problem::Answer,
     state::{App, AppState},
 };
 
@@ -102,14 +102,14 @@ pub struct InvokeQuery {
             ("Retry-After" = u32, description = "Seconds after which to look at the invocation"),
             ("X-Fanfold-Replayed" = String, description = "`true` when the call was accepted before under the key")
         )),
-        (status = 400, description = "A name, a time, parameters or a key that cannot be read, or what stands twice", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "The function asked for an object that it has no grant for", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such function, version or alias", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "No handler; parameters, a body or a query that the function says do not fit; or the key was used for another request", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too much runs or waits already", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 500, description = "The function failed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "The function ran into its deadline", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "A name, a time, parameters or a key that cannot be read, or what stands twice"),
+        (status = 403, description = "The function asked for an object that it has no grant for"),
+        (status = 404, description = "No such function, version or alias"),
+        (status = 413, description = "The body is too large"),
+        (status = 422, description = "No handler; parameters, a body or a query that the function says do not fit; or the key was used for another request"),
+        (status = 429, description = "Too much runs or waits already"),
+        (status = 500, description = "The function failed"),
+        (status = 504, description = "The function ran into its deadline")
     )
 )]
 pub(crate) async fn invoke(

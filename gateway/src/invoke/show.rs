@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     extract::{Path, Query},
-    problem::{Answer, ProblemBody, ProblemView, Refusal},
+    problem::{Answer, ProblemView, Refusal},
     state::{App, AppState},
     streams,
 };
@@ -207,7 +207,7 @@ pub(crate) fn not_found(id: &str) -> Problem {
     params(("id" = String, Path, description = "From `X-Fanfold-Invocation-Id`")),
     responses(
         (status = 200, description = "State and receipt", body = InvocationView),
-        (status = 404, description = "No such invocation", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such invocation")
     )
 )]
 pub(crate) async fn show(
@@ -235,9 +235,9 @@ pub(crate) async fn show(
     params(("id" = String, Path, description = "From `X-Fanfold-Invocation-Id`")),
     responses(
         (status = 200, description = "The body, under the status and type of the function's own answer", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 404, description = "No such invocation", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "It has not ended", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 500, description = "The function failed, or its answer was too large to be kept", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such invocation"),
+        (status = 409, description = "It has not ended"),
+        (status = 500, description = "The function failed, or its answer was too large to be kept")
     )
 )]
 pub(crate) async fn result(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Response> {
@@ -269,8 +269,8 @@ pub(crate) async fn result(State(app): State<AppState>, Path(id): Path<String>) 
     params(("id" = String, Path, description = "From `X-Fanfold-Invocation-Id`")),
     responses(
         (status = 200, description = "Oldest first", body = LogView),
-        (status = 404, description = "No such invocation", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "It has not ended: its lines are there from then on, whole", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such invocation"),
+        (status = 409, description = "It has not ended: its lines are there from then on, whole")
     )
 )]
 pub(crate) async fn logs(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Json<LogView>> {
@@ -306,9 +306,9 @@ pub struct LogQuery {
         (status = 200, description = "Oldest first; with `follow` a stream of events, each a line", content(
             (LogView = "application/json"), (LineView = "text/event-stream")
         )),
-        (status = 400, description = "More lines than are shown at once", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such function", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too many streams are open already", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "More lines than are shown at once"),
+        (status = 404, description = "No such function"),
+        (status = 429, description = "Too many streams are open already")
     )
 )]
 pub(crate) async fn function_logs(

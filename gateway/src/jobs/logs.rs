@@ -31,7 +31,7 @@ use super::{
 use crate::{
     extract::{Path, Query},
     page,
-    problem::{Answer, ProblemBody},
+    problem::Answer,
     state::AppState,
 };
 
@@ -104,8 +104,8 @@ pub struct TaskLogPage {
     params(("id" = String, Path, description = "The job"), LogQuery),
     responses(
         (status = 200, description = "Those of attempts that failed first", body = TaskLogPage),
-        (status = 400, description = "No such task or page", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such job", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "No such task or page"),
+        (status = 404, description = "No such job")
     )
 )]
 pub(crate) async fn logs(

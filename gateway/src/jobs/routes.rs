@@ -26,7 +26,7 @@ use super::{
 use crate::{
     extract::{self, Path, Query},
     page,
-    problem::{Answer, ProblemBody, Refusal},
+    problem::{Answer, Refusal},
     state::AppState,
     streams,
 };
@@ -117,10 +117,10 @@ pub struct RetryRequest {
     ), description = "The job document: function, input, output, params and more; unknown keys are refused"),
     responses(
         (status = 202, description = "Accepted; input without content is none, which a warning tells", body = JobView, headers(("Location" = String, description = "The job"))),
-        (status = 400, description = "The document is not valid", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such function, bucket or object", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "The output prefix holds or awaits another job's output, or another job is writing what is to be read", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Too many partitions, overlapping prefixes, or the key was used for another request", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "The document is not valid"),
+        (status = 404, description = "No such function, bucket or object"),
+        (status = 409, description = "The output prefix holds or awaits another job's output, or another job is writing what is to be read"),
+        (status = 422, description = "Too many partitions, overlapping prefixes, or the key was used for another request")
     )
 )]
 pub(crate) async fn submit(State(app): State<AppState>, request: Request) -> Answer<Response> {
@@ -151,9 +151,9 @@ async fn read_document(app: &AppState, request: Request) -> Answer<(JobDocument,
     ), description = "The job document, as for submitting it"),
     responses(
         (status = 202, description = "Accepted; input without content is none, which a warning tells", body = JobView, headers(("Location" = String, description = "The job"))),
-        (status = 400, description = "The document or the sample is not valid", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such function, bucket or object", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Too many partitions", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "The document or the sample is not valid"),
+        (status = 404, description = "No such function, bucket or object"),
+        (status = 422, description = "Too many partitions")
     )
 )]
 pub(crate) async fn estimate(
@@ -171,7 +171,7 @@ pub(crate) async fn estimate(
     get, path = "/v1/jobs", tag = "jobs", params(ListQuery),
     responses(
         (status = 200, description = "Newest first", body = JobList),
-        (status = 400, description = "No such state", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "No such state")
     )
 )]
 pub(crate) async fn list(
@@ -194,7 +194,7 @@ pub(crate) async fn list(
     get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job")),
     responses(
         (status = 200, description = "The job", body = JobView),
-        (status = 404, description = "No such job", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such job")
     )
 )]
 pub(crate) async fn show(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Json<JobView>> {
@@ -206,8 +206,8 @@ pub(crate) async fn show(State(app): State<AppState>, Path(id): Path<String>) ->
     get, path = "/v1/jobs/{id}/result", tag = "jobs", params(("id" = String, Path, description = "The job")),
     responses(
         (status = 200, description = "The result", body = Object),
-        (status = 404, description = "No such job, or a map, which has a manifest instead", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "The job has not ended, or not well", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such job, or a map, which has a manifest instead"),
+        (status = 409, description = "The job has not ended, or not well")
     )
 )]
 pub(crate) async fn result(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Response> {
@@ -220,8 +220,8 @@ pub(crate) async fn result(State(app): State<AppState>, Path(id): Path<String>) 
     get, path = "/v1/jobs/{id}/manifest", tag = "jobs", params(("id" = String, Path, description = "The job")),
     responses(
         (status = 200, description = "The manifest", body = Object),
-        (status = 404, description = "No such job", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "The job has not ended, or not well", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such job"),
+        (status = 409, description = "The job has not ended, or not well")
     )
 )]
 pub(crate) async fn manifest(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Json<Manifest>> {
@@ -241,8 +241,8 @@ pub(crate) async fn manifest(State(app): State<AppState>, Path(id): Path<String>
     responses(
         (status = 200, description = "The events; each one's data is JSON, that of `done` the whole job", body = JobView, content_type = "text/event-stream"),
         (status = 204, description = "`Last-Event-ID` is that of `done`: there is nothing more, and an `EventSource` asks no more"),
-        (status = 404, description = "No such job", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too many streams are open already", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such job"),
+        (status = 429, description = "Too many streams are open already")
     )
 )]
 pub(crate) async fn events(
@@ -265,7 +265,7 @@ pub(crate) async fn events(
     params(("id" = String, Path, description = "The job"), TaskQuery),
     responses(
         (status = 200, description = "Failed first", body = TaskPage),
-        (status = 404, description = "No such job", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such job")
     )
 )]
 pub(crate) async fn tasks(
@@ -282,8 +282,8 @@ pub(crate) async fn tasks(
     post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(("id" = String, Path, description = "The job")),
     responses(
         (status = 202, description = "It ends, or has ended already", body = JobView),
-        (status = 404, description = "No such job", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "It had ended before", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such job"),
+        (status = 409, description = "It had ended before")
     )
 )]
 pub(crate) async fn cancel(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Response> {
@@ -302,10 +302,10 @@ pub(crate) async fn cancel(State(app): State<AppState>, Path(id): Path<String>) 
     responses(
         (status = 200, description = "With `dry_run`: what would run", body = ComparisonView),
         (status = 202, description = "Accepted: the new job", body = JobView, headers(("Location" = String, description = "The new job"))),
-        (status = 400, description = "The job is more than tasks are given now", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such job, bucket or object", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "The job has not ended, or there is nothing to run, or the output prefix is taken", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Too many partitions, or the key was used for another request", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "The job is more than tasks are given now"),
+        (status = 404, description = "No such job, bucket or object"),
+        (status = 409, description = "The job has not ended, or there is nothing to run, or the output prefix is taken"),
+        (status = 422, description = "Too many partitions, or the key was used for another request")
     )
 )]
 pub(crate) async fn retry(

@@ -25,7 +25,7 @@ use super::page::{self, Facts};
 use crate::{
     extract::Path,
     jobs::{JobRecord, job_id},
-    problem::{Answer, ProblemBody, internal},
+    problem::{Answer, internal},
     state::AppState,
 };
 
@@ -44,8 +44,8 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
     get, path = "/v1/jobs/{id}/report", tag = "jobs", params(("id" = String, Path, description = "The job")),
     responses(
         (status = 200, description = "One page that needs no network", body = String, content_type = "text/html"),
-        (status = 404, description = "No such job, or its output was removed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "The job has not ended, or not well", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such job, or its output was removed"),
+        (status = 409, description = "The job has not ended, or not well")
     )
 )]
 pub(crate) async fn report(State(app): State<AppState>, Path(id): Path<String>) -> Answer<Response> {

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     extract::{Path, Query},
     page,
-    problem::{Answer, ProblemBody, of_backbone},
+    problem::{Answer, of_backbone},
     state::{App, AppState},
 };
 
@@ -108,8 +108,8 @@ pub struct EventLetterQuery {
     params(("name" = String, Path, description = "The trigger"), EventLetterQuery),
     responses(
         (status = 200, description = "Oldest first", body = EventLetters),
-        (status = 400, description = "No such page", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such trigger", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "No such page"),
+        (status = 404, description = "No such trigger")
     )
 )]
 pub(crate) async fn letters(
@@ -139,7 +139,7 @@ pub struct EventLettersGone {
     params(("name" = String, Path, description = "The trigger")),
     responses(
         (status = 200, description = "They are gone", body = EventLettersGone),
-        (status = 404, description = "No such trigger", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such trigger")
     )
 )]
 pub(crate) async fn discard(

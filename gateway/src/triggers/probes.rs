@@ -11,11 +11,7 @@ use axum::{
 use fanfold_protocol::time;
 
 use super::{routes::challenged, sender};
-use crate::{
-    extract::Path,
-    problem::{ProblemBody, Refusal},
-    state::AppState,
-};
+use crate::{extract::Path, problem::Refusal, state::AppState};
 
 /// Says that a sender would be heard, to HEAD as well; who would not has been refused before.
 #[utoipa::path(
@@ -32,8 +28,8 @@ pub(crate) async fn probe_any() -> StatusCode {
     params(("trigger" = String, Path, description = "The trigger")),
     responses(
         (status = 200, description = "It would"),
-        (status = 401, description = "Neither token nor signature", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such trigger", body = ProblemBody, content_type = "application/problem+json")
+        (status = 401, description = "Neither token nor signature"),
+        (status = 404, description = "No such trigger")
     )
 )]
 pub(crate) async fn probe(

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     auth::Token,
     extract::{self, Path, Query},
-    problem::{Answer, ProblemBody, Refusal, internal, of_backbone},
+    problem::{Answer, Refusal, internal, of_backbone},
     state::{App, AppState},
 };
 
@@ -79,9 +79,9 @@ pub struct PutQuery {
     responses(
         (status = 200, description = "Changed", body = TriggerView),
         (status = 201, description = "Made", body = TriggerView),
-        (status = 400, description = "The document is not valid", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such function", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "No handler, or it would start itself", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "The document is not valid"),
+        (status = 404, description = "No such function"),
+        (status = 422, description = "No handler, or it would start itself")
     )
 )]
 pub(crate) async fn put(
@@ -217,7 +217,7 @@ pub(crate) async fn list(State(app): State<AppState>) -> Answer<Json<TriggerList
     params(("name" = String, Path, description = "The trigger")),
     responses(
         (status = 200, description = "The trigger", body = TriggerView),
-        (status = 404, description = "No such trigger", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such trigger")
     )
 )]
 pub(crate) async fn show(State(app): State<AppState>, Path(name): Path<String>) -> Answer<Json<TriggerView>> {
@@ -233,7 +233,7 @@ pub(crate) async fn show(State(app): State<AppState>, Path(name): Path<String>) 
     params(("name" = String, Path, description = "The trigger")),
     responses(
         (status = 204, description = "It is gone"),
-        (status = 404, description = "No such trigger", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such trigger")
     )
 )]
 pub(crate) async fn remove(State(app): State<AppState>, Path(name): Path<String>) -> Answer<StatusCode> {
@@ -247,7 +247,7 @@ pub(crate) async fn remove(State(app): State<AppState>, Path(name): Path<String>
     params(("name" = String, Path, description = "The trigger")),
     responses(
         (status = 204, description = "Its events wait"),
-        (status = 404, description = "No such trigger", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such trigger")
     )
 )]
 pub(crate) async fn pause(State(app): State<AppState>, Path(name): Path<String>) -> Answer<StatusCode> {
@@ -261,7 +261,7 @@ pub(crate) async fn pause(State(app): State<AppState>, Path(name): Path<String>)
     params(("name" = String, Path, description = "The trigger")),
     responses(
         (status = 204, description = "Its events are worked on"),
-        (status = 404, description = "No such trigger", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such trigger")
     )
 )]
 pub(crate) async fn resume(State(app): State<AppState>, Path(name): Path<String>) -> Answer<StatusCode> {
@@ -295,9 +295,9 @@ pub struct ReplayRequest {
     request_body(content = ReplayRequest, description = "Which of them; no body stands for all that have started nothing yet"),
     responses(
         (status = 200, description = "Queued", body = Found),
-        (status = 400, description = "Dead letters with a prefix or a time, or no time", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such trigger or bucket", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Another replay of it still goes on", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "Dead letters with a prefix or a time, or no time"),
+        (status = 404, description = "No such trigger or bucket"),
+        (status = 429, description = "Another replay of it still goes on")
     )
 )]
 pub(crate) async fn replay(
@@ -364,10 +364,10 @@ async fn alter(app: &App, name: &str, alter: impl Fn(&mut TriggerRecord)) -> Res
     request_body(content = Object, description = "A notification of AWS, MinIO, Ceph or SeaweedFS, bare or in SNS, SQS, EventBridge or CloudEvents"),
     responses(
         (status = 200, description = "Kept", body = Receipt),
-        (status = 400, description = "No notification", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No trigger for this bucket", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "Larger than 1 MiB", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too much waits already", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "No notification"),
+        (status = 404, description = "No trigger for this bucket"),
+        (status = 413, description = "Larger than 1 MiB"),
+        (status = 429, description = "Too much waits already")
     )
 )]
 pub(crate) async fn notify_any(State(app): State<AppState>, request: Request) -> Answer<Json<Receipt>> {
@@ -390,12 +390,12 @@ pub(crate) async fn notify_any(State(app): State<AppState>, request: Request) ->
     request_body(content = Object, description = "As for /v1/events/s3"),
     responses(
         (status = 200, description = "Kept", body = Receipt),
-        (status = 400, description = "No notification", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, description = "Neither token nor signature", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such trigger, or another bucket", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "Larger than 1 MiB", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too much waits already", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "The backbone or the certificate of SNS is out of reach", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "No notification"),
+        (status = 401, description = "Neither token nor signature"),
+        (status = 404, description = "No such trigger, or another bucket"),
+        (status = 413, description = "Larger than 1 MiB"),
+        (status = 429, description = "Too much waits already"),
+        (status = 503, description = "The backbone or the certificate of SNS is out of reach")
     )
 )]
 pub(crate) async fn notify(

@@ -164,9 +164,24 @@ async fn the_document_describes_the_whole_contract() {
         let kinds = content["content"].as_object().unwrap();
         assert!(kinds.len() == 1 && kinds.values().all(|kind| kind.get("schema").is_none()), "{kinds:?}");
     }
-    for status in ["400", "403"] {
-        assert!(invoke["responses"][status]["content"]["application/problem+json"].is_object(), "{status}");
+    // All that is refused has one body, but for what is not ready, which says what of it.
+    let problem =
+        json!({"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemBody"}}});
+    let mut refusals = 0;
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for operation in operations.as_object().unwrap().values().filter(|one| one["responses"].is_object()) {
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                if status.starts_with(['4', '5', 'd']) && path != "/readyz" {
+                    assert_eq!(response["content"], problem, "{status} of {path}");
+                    refusals += 1;
+                }
+            }
+        }
     }
+    assert!(refusals > 100, "{refusals}");
+    assert!(
+        document["paths"]["/readyz"]["get"]["responses"]["503"]["content"]["application/json"].is_object()
+    );
     // And they want an id of its own for each operation.
     let paths = document["paths"].as_object().unwrap().values();
     let operations = paths.flat_map(|path| path.as_object().unwrap().values());

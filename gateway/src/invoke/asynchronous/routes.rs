@@ -26,7 +26,7 @@ use crate::{
         show::{InvocationView, invocation_id, not_found},
     },
     page,
-    problem::{Answer, ProblemBody, internal},
+    problem::{Answer, internal},
     state::{App, AppState},
 };
 
@@ -113,7 +113,7 @@ pub struct LiveList {
     get, path = "/v1/invocations", tag = "invocations", params(LiveQuery),
     responses(
         (status = 200, description = "Those that have not ended", body = LiveList),
-        (status = 400, description = "No such state or page", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "No such state or page")
     )
 )]
 pub(crate) async fn list(
@@ -145,8 +145,8 @@ pub(crate) async fn list(
     params(("id" = String, Path, description = "From the `Location` of the acceptance")),
     responses(
         (status = 200, description = "It has ended now", body = InvocationView),
-        (status = 404, description = "No such invocation", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "It had ended before", body = ProblemBody, content_type = "application/problem+json")
+        (status = 404, description = "No such invocation"),
+        (status = 409, description = "It had ended before")
     )
 )]
 pub(crate) async fn cancel(
@@ -226,7 +226,7 @@ pub struct LetterQuery {
     get, path = "/v1/invocations/dead-letters", tag = "invocations", params(LetterQuery),
     responses(
         (status = 200, description = "Oldest first", body = LetterList),
-        (status = 400, description = "No such page", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "No such page")
     )
 )]
 pub(crate) async fn letters(
@@ -285,9 +285,9 @@ pub struct ReplayView {
     request_body(content = LetterChoice, content_type = "application/json"),
     responses(
         (status = 202, description = "Accepted", body = ReplayView),
-        (status = 400, description = "Both ids and all, or neither", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such dead letter", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too many wait already; those before are accepted", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "Both ids and all, or neither"),
+        (status = 404, description = "No such dead letter"),
+        (status = 429, description = "Too many wait already; those before are accepted")
     )
 )]
 pub(crate) async fn replay(
@@ -322,8 +322,8 @@ pub struct DiscardView {
     delete, path = "/v1/invocations/dead-letters", tag = "invocations", params(DiscardQuery),
     responses(
         (status = 200, description = "They are gone", body = DiscardView),
-        (status = 400, description = "Both ids and all, or neither", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such dead letter", body = ProblemBody, content_type = "application/problem+json")
+        (status = 400, description = "Both ids and all, or neither"),
+        (status = 404, description = "No such dead letter")
     )
 )]
 pub(crate) async fn discard(
