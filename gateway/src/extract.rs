@@ -486,7 +486,7 @@ mod tests {
     fn mistakes_in_toml_are_one_line() {
         #[derive(Debug, serde::Deserialize)]
         struct One {
-            #[allow(dead_code)]
+            #[allow(dead_code, reason = "it is read to be refused")]
             a: u32,
         }
         let said = toml_table::<One>(b"# One\na = \"b\"").unwrap_err();

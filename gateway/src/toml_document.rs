@@ -99,7 +99,7 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     struct One {
-        #[allow(dead_code)]
+        #[allow(dead_code, reason = "it is read to be refused")]
         a: u32,
     }
 

@@ -10,13 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{
-    digest::Digest,
-    error::Problem,
-    function::{Descriptions, Version},
-    tenant::Tenant,
-    time::Timestamp,
-};
+use crate::{digest::Digest, error::Problem, function::Version, tenant::Tenant, time::Timestamp};
 
 /// A call of a function's handler, on its way to a worker.
 #[derive(Clone, Debug)]
@@ -118,9 +112,6 @@ pub struct Preparation {
     /// Whose it is; none where the worker's own system bucket is meant.
     pub tenant: Option<Arc<Tenant>>,
 }
-
-/// The answer to a [`Preparation`].
-pub type Prepared = Result<Descriptions, Problem>;
 
 /// How much a line matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used, reason = "tests say what is wrong by panicking")]
 
 mod artifacts;
-mod bench;
 mod bombs;
 mod brief;
 mod grants;
