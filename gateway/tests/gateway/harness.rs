@@ -434,36 +434,18 @@ impl Service {
     }
 }
 
-/// A component with an empty instance imported or exported under each name
-/// (component model, Binary.md), and a custom section that holds `salt`.
+/// A component with an empty instance imported or exported under each name, and a custom section
+/// that holds `salt`.
 pub fn component(imports: &[&str], exports: &[&str], salt: &str) -> Vec<u8> {
-    fn section(out: &mut Vec<u8>, id: u8, content: &[u8]) {
-        assert!(content.len() < 0x80);
-        out.extend([id, content.len() as u8]);
-        out.extend(content);
+    let mut text = "(component".to_owned();
+    for name in imports {
+        text.push_str(&format!("(import {name:?} (instance))"));
     }
-    fn text(name: &str) -> Vec<u8> {
-        let mut out = vec![0x00, name.len() as u8];
-        out.extend(name.bytes());
-        out
+    for (n, name) in exports.iter().enumerate() {
+        // What is exported counts as another instance.
+        let instance = imports.len() + 2 * n;
+        text.push_str(&format!("(instance) (export {name:?} (instance {instance}))"));
     }
-    let mut out = b"\0asm\x0d\0\x01\0".to_vec();
-    for (index, name) in imports.iter().enumerate() {
-        section(&mut out, 7, &[1, 0x42, 0]);
-        let mut import = vec![1];
-        import.extend(text(name));
-        import.extend([0x05, index as u8]);
-        section(&mut out, 10, &import);
-    }
-    for (index, name) in exports.iter().enumerate() {
-        section(&mut out, 5, &[1, 0x01, 0]);
-        let mut export = vec![1];
-        export.extend(text(name));
-        export.extend([0x05, (imports.len() + 2 * index) as u8, 0x00]);
-        section(&mut out, 11, &export);
-    }
-    let mut custom = vec![1, b's'];
-    custom.extend(salt.bytes());
-    section(&mut out, 0, &custom);
-    out
+    text.push_str(&format!("(@custom \"s\" {salt:?}))"));
+    wat::parse_str(text).unwrap()
 }

@@ -7,6 +7,7 @@
 
 mod asynchronous;
 mod auth;
+mod components;
 mod connections;
 mod dead_letters;
 mod functions;
