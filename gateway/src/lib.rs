@@ -17,6 +17,7 @@ pub mod dispatch;
 mod docs;
 mod exposition;
 pub mod extract;
+mod form;
 pub mod functions;
 mod glob;
 pub mod health;

@@ -5,24 +5,19 @@
 //! Encoding leaves only RFC 3986's unreserved characters and `/` as they are,
 //! so that `+` and `%` survive every decoder.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// What is written as `%XX`, and all that is not ASCII.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
 /// `text` with all bytes but letters, digits, `-._~` and `/` as `%XX`.
 pub(crate) fn percent_encode(text: &str) -> String {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let mut out = String::with_capacity(text.len());
-    for &byte in text.as_bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push('%');
-            out.push(char::from(HEX[usize::from(byte >> 4)]));
-            out.push(char::from(HEX[usize::from(byte & 15)]));
-        }
-    }
-    out
+    utf8_percent_encode(text, ESCAPED).to_string()
 }
 
 /// The text that a store encoded: `%XX` is a byte, `+` is a space (S3 writes
-/// spaces that way). None when the result is not UTF-8 or an escape is broken.
+/// spaces that way). None when the result is not UTF-8 or an escape is broken, which
+/// the crate would leave as it is: names and signatures are not guessed at.
 pub(crate) fn percent_decode(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();

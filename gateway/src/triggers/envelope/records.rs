@@ -11,10 +11,10 @@ use fanfold_protocol::{
     event::{EventKind, Notice},
     uri::KEY_BYTES_MAX,
 };
-use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use super::{Envelope, refused, required, text};
+use crate::form;
 
 /// Reads one element of `Records`.
 pub(super) fn read(envelope: &mut Envelope, record: &Value) -> Result<(), Problem> {
@@ -28,7 +28,7 @@ pub(super) fn read(envelope: &mut Envelope, record: &Value) -> Result<(), Proble
     };
     let (bucket, object) = (&record["s3"]["bucket"], &record["s3"]["object"]);
     let written = required(&object["key"], "s3.object.key")?;
-    let decoded = decode_form(&written);
+    let decoded = form::decode(&written);
     // Ceph does not say whether it encodes keys, and has done both: what is
     // written comes first, unless it is longer than a key may be.
     let source = record["eventSource"].as_str().unwrap_or_default();
@@ -77,13 +77,6 @@ pub(super) fn bare(etag: String) -> String {
     etag.trim_matches('"').to_owned()
 }
 
-/// The text of `application/x-www-form-urlencoded`: `+` is a space, `%2B` a
-/// plus. None when it is not UTF-8.
-fn decode_form(written: &str) -> Option<String> {
-    let spaced = written.replace('+', " ");
-    percent_decode_str(&spaced).decode_utf8().ok().map(std::borrow::Cow::into_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,17 +111,5 @@ mod tests {
         // What is no key either way is left to whoever looks for it.
         let plain = "x".repeat(KEY_BYTES_MAX + 1);
         check(&plain, (plain.as_str(), None));
-    }
-
-    #[test]
-    fn keys_are_decoded_as_forms() {
-        let check = |written: &str, expected: &str| assert_eq!(decode_form(written).unwrap(), expected);
-        check("a+b", "a b");
-        check("a%2Bb%20c", "a+b c");
-        check("in%2Fx%25.csv", "in/x%.csv");
-        check("%E2%82%AC", "€");
-        check("100%", "100%");
-        check("a&b=c", "a&b=c");
-        assert_eq!(decode_form("%FF"), None);
     }
 }
