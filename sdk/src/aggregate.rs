@@ -33,8 +33,9 @@ pub const STATE_BYTES_MAX: usize = 8 << 20;
 ///
 /// Each may return its value in a `Result`, and each but `merge` may also take
 /// `&Params<T>` and `&Context`. They are yours to call in tests as they are
-/// written. The state must serialise alike wherever it was made: use `BTreeMap`,
-/// not `HashMap`, whose order is random.
+/// written. The state must serialise alike wherever it was made, and an answer is the
+/// same each time only if its `Output` does so too: use `BTreeMap`, not `HashMap`, whose
+/// order is random.
 ///
 /// `#[fanfold::aggregate(key = "region")]`, or `key = ["region", "grade"]`, makes one row
 /// for each key instead of one answer; see [`crate::group::Grouped`].

@@ -4,9 +4,18 @@
 //! Of numeric columns: count, nulls, mean, standard deviation (of a sample),
 //! extremes, quartiles and a histogram of equal bins between the extremes. Of
 //! the others: count, nulls, about how many distinct values, and the most
-//! frequent ones of text. Extremes and counts are exact, moments exact up to
-//! rounding; quartiles and the histogram's counts come from a t-digest, whose
-//! error in rank is below one percent in the middle and smaller at the ends.
+//! frequent ones of text.
+//!
+//! Numbers are what `table::numbers` makes of them: integers beyond 2⁵³ and
+//! decimals are rounded to an `f64` before anything else. Of those, counts, nulls and
+//! extremes are exact, moments exact up to rounding; quartiles and the histogram's
+//! counts come from a t-digest, whose error in rank is below one percent in the middle
+//! and smaller at the ends.
+//!
+//! Each of the most frequent texts, `top`, has its exact `count` where there are at most
+//! 768 different ones. Where there are more, it came `count_min` times at least and
+//! `count_max` times at most; texts that may be no more frequent than those that were not
+//! followed are not shown, so a column of keys has no `top`.
 //!
 //! Answer: `rows`, `columns` in the table's order, and `charts`. NaN counts as
 //! missing. Of texts beyond 256 bytes the beginning is shown, marked as `cut`. The
@@ -234,7 +243,9 @@ impl Summary {
                 }
             }
             Self::Text { count, nulls, distinct, top } => {
-                let top = top.top(TOP).into_iter().map(frequent).collect();
+                // What is not followed came as often as the sketch may err, at most.
+                let certain = |item: &TopItem| item.count_min > top.error();
+                let top = top.top(TOP).into_iter().filter(certain).map(frequent).collect();
                 let distinct = Some(distinct.estimate().round() as u64);
                 Column { name, kind, count, nulls, distinct, top, ..Column::default() }
             }
@@ -244,7 +255,13 @@ impl Summary {
 }
 
 fn frequent(item: TopItem) -> Value {
-    let mut shown = json!({ "value": item.item, "count": item.count_max });
+    let mut shown = json!({ "value": item.item });
+    if item.count_min == item.count_max {
+        shown["count"] = json!(item.count_max);
+    } else {
+        shown["count_min"] = json!(item.count_min);
+        shown["count_max"] = json!(item.count_max);
+    }
     if item.cut {
         shown["cut"] = json!(true);
     }
@@ -374,6 +391,24 @@ mod tests {
         let begin = "a page ".repeat(37)[..256].to_owned();
         assert_eq!(text["top"][0], json!({ "value": begin, "count": 750, "cut": true }));
         assert_eq!(text["count"], 1_500);
+        Ok(())
+    }
+
+    #[test]
+    fn only_what_is_certainly_frequent_is_shown() -> Result<()> {
+        let top = |text: fn(u32) -> String| -> Result<Value> {
+            let pages: Vec<Page> = (0..30_000).map(|n| Page { text: text(n) }).collect();
+            let answer = testing::aggregate::<ColumnStats>(pages, (), 3)?;
+            Ok(answer["columns"][0]["top"].clone())
+        };
+        let found = top(|n| if n.is_multiple_of(10) { "often".to_owned() } else { n.to_string() })?;
+        let bound = |name: &str| found[0][name].as_u64().unwrap_or_default();
+        assert_eq!((&found[0]["value"], &found[0]["count"]), (&json!("often"), &Value::Null), "{found}");
+        assert!((2_000..=3_000).contains(&bound("count_min")), "{found}");
+        assert!((3_000..4_000).contains(&bound("count_max")), "{found}");
+        assert_eq!(found.as_array().map(Vec::len), Some(1), "{found}");
+        // Each comes once.
+        assert_eq!(top(|n| n.to_string())?, Value::Null);
         Ok(())
     }
 

@@ -255,7 +255,7 @@ fn wrong_type(wanted: &str, name: &str, array: &ArrayRef) -> Error {
     let found = array.data_type();
     Error::new(
         "value-mismatch",
-        format!("expected {wanted} in the column {name:?}, found {found}; put it into exclude"),
+        format!("expected {wanted} in the column {name:?}, found {found}; store it as {wanted}"),
     )
 }
 

@@ -14,11 +14,8 @@
 
 use std::collections::BTreeMap;
 
-use fanfold_sdk::{
-    arrow::array::{Array, ArrayRef, Float64Array, StringArray},
-    prelude::*,
-    table,
-};
+use credit_model::{numbers, texts};
+use fanfold_sdk::{arrow::array::ArrayRef, prelude::*};
 
 const BINS: usize = 10_000;
 const CALIBRATION_BINS: usize = 10;
@@ -127,11 +124,11 @@ impl Aggregate for Portfolio {
     }
 
     fn add_batch(&mut self, batch: &RecordBatch, options: &Params<Options>) -> Result<()> {
-        let pd = numbers(batch, "pd")?;
-        let amount = numbers(batch, &options.amount)?;
-        let grades = texts(batch, "grade")?;
-        let groups = texts(batch, &options.by)?;
-        let outcomes = options.outcome.as_ref().map(|name| texts(batch, name)).transpose()?;
+        let pd = numbers("pd", column(batch, "pd")?)?;
+        let amount = numbers(&options.amount, column(batch, &options.amount)?)?;
+        let grades = texts("grade", column(batch, "grade")?)?;
+        let groups = texts(&options.by, column(batch, &options.by)?)?;
+        let outcomes = options.outcome.as_ref().map(|name| texts(name, column(batch, name)?)).transpose()?;
         let lgd = options.loss_given_default.unwrap_or(LOSS_GIVEN_DEFAULT);
         for row in 0..batch.num_rows() {
             let p = pd.value(row);
@@ -375,35 +372,6 @@ fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
     })
 }
 
-fn numbers(batch: &RecordBatch, name: &str) -> Result<Float64Array> {
-    let array = column(batch, name)?;
-    let numbers = table::numbers(array).ok_or_else(|| wrong_type("numbers", name, array))?;
-    whole(name, numbers.null_count())?;
-    Ok(numbers)
-}
-
-fn texts(batch: &RecordBatch, name: &str) -> Result<StringArray> {
-    let array = column(batch, name)?;
-    let texts = table::texts(array).ok_or_else(|| wrong_type("text", name, array))?;
-    whole(name, texts.null_count())?;
-    Ok(texts)
-}
-
-fn wrong_type(wanted: &str, name: &str, array: &ArrayRef) -> Error {
-    let found = array.data_type();
-    Error::new("value-mismatch", format!("expected {wanted} in the column {name:?}, found {found}"))
-}
-
-fn whole(name: &str, nulls: usize) -> Result<()> {
-    if nulls == 0 {
-        return Ok(());
-    }
-    Err(Error::new(
-        "null-value",
-        format!("expected a value in every row of the column {name:?}, found {nulls} missing"),
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -456,6 +424,17 @@ mod tests {
         assert_eq!(report["outcome"], Value::Null);
         assert_eq!(report["charts"].as_array().map(Vec::len), Some(3));
         Ok(())
+    }
+
+    #[test]
+    fn an_amount_that_is_no_number_is_refused() {
+        for amount in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let rows = vec![score("car", 0.1, "good"), Score { amount, ..score("tv", 0.1, "bad") }];
+            let error = testing::aggregate::<Portfolio>(rows, params(), 1).unwrap_err();
+            assert_eq!(error.code(), "value-mismatch", "{amount}");
+            let told = ["\"amount\"", "row 2"];
+            assert!(told.iter().all(|part| error.message().contains(part)), "{error}");
+        }
     }
 
     #[test]

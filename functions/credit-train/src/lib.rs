@@ -10,15 +10,15 @@
 //! (XᵀWX)⁻¹XᵀWz with z = Xβ + W⁻¹(y-p), with less rounding (McCullagh and
 //! Nelder, Generalized Linear Models, 2nd edition, section 2.5).
 //!
-//! Params: `target`, `positive`, `exclude`, and `model` from the last round.
-//! Answer: `model`, `rows`, `step` (null after the first round) and
-//! `log_likelihood` (of the model that came in). The fit stands when `step` is
-//! tiny: below 1e-8, a further round changes nothing that matters.
+//! Params: `target`, a column of text or truth values, `positive`, `exclude`, and
+//! `model` from the last round. Answer: `model`, `rows`, `step` (null after the first
+//! round) and `log_likelihood` (of the model that came in). The fit stands when `step`
+//! is tiny: below 1e-8, a further round changes nothing that matters.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use credit_model::{Feature, Kind, Model, column, probability, texts};
-use fanfold_sdk::{prelude::*, table::is_number};
+use fanfold_sdk::{arrow::datatypes::DataType, prelude::*, table::is_number};
 
 /// More categories than this in a column are a mistake: it is an identifier.
 const LEVELS_MAX: usize = 1_000;
@@ -168,7 +168,11 @@ fn learn(
     order: &mut Vec<String>,
     columns: &mut Columns,
 ) -> Result<()> {
-    column(batch, &options.target)?;
+    let target = column(batch, &options.target)?;
+    if !is_text(target.data_type()) {
+        return Err(no_target(&options.target, target.data_type()));
+    }
+    texts(&options.target, target)?;
     for (field, array) in batch.schema().fields().iter().zip(batch.columns()) {
         let name = field.name();
         if *name == options.target || options.exclude.contains(name) {
@@ -176,6 +180,7 @@ fn learn(
         }
         let levels = match field.data_type() {
             kind if is_number(kind) => None,
+            kind if !is_text(kind) => return Err(no_feature(name, kind)),
             _ => {
                 let texts = texts(name, array)?;
                 let mut levels = BTreeSet::new();
@@ -294,6 +299,28 @@ fn newton(terms: &[String], matrix: &[f64], gradient: &[f64]) -> Result<(Vec<f64
     Ok((step.iter().zip(&scale).map(|(step, scale)| step / scale).collect(), largest))
 }
 
+/// Whether [`texts`] takes columns of this type.
+fn is_text(kind: &DataType) -> bool {
+    matches!(kind, DataType::Utf8 | DataType::Boolean)
+}
+
+fn no_target(name: &str, found: &DataType) -> Error {
+    Error::new(
+        "value-mismatch",
+        format!(
+            "expected text or truth values in the target {name:?}, found {found}; store its outcomes as words, or \
+             name another column"
+        ),
+    )
+}
+
+fn no_feature(name: &str, found: &DataType) -> Error {
+    Error::new(
+        "value-mismatch",
+        format!("expected numbers or text in the column {name:?}, found {found}; put it into exclude"),
+    )
+}
+
 fn dependent(term: &str) -> Error {
     Error::new(
         "dependent-terms",
@@ -377,6 +404,31 @@ mod tests {
         let missing =
             testing::aggregate::<Training>(loans(&["bad"]), json!({ "target": "x", "positive": "y" }), 1);
         assert_eq!(missing.unwrap_err().code(), "column-not-found");
+    }
+
+    #[derive(Row)]
+    struct Paid {
+        paid: String,
+        late: i64,
+        since: Date,
+    }
+
+    #[test]
+    fn a_column_of_another_type_is_named_in_the_first_round() {
+        let refused = |target: &str| {
+            let rows = vec![Paid { paid: "late".to_owned(), late: 1, since: Date(7) }];
+            let params = json!({ "target": target, "positive": "1" });
+            let error = testing::aggregate::<Training>(rows, params, 1).unwrap_err();
+            assert_eq!(error.code(), "value-mismatch");
+            error.message().to_owned()
+        };
+        for target in ["late", "since"] {
+            let message = refused(target);
+            assert!(message.contains(&format!("the target {target:?}")), "{message}");
+            assert!(!message.contains("exclude"), "{message}");
+        }
+        let message = refused("paid");
+        assert!(message.contains("the column \"since\"") && message.contains("exclude"), "{message}");
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! stay as they are too, missing values (NaN among them) stay missing, and a
 //! constant column becomes 0, also one of a single value. A numeric column without
 //! statistics is an error, and so are values in one that had none when it was summed up.
+//! So are integers and decimals whose statistics say that they are constant, but which
+//! have so many digits that different ones are rounded to the same number.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -19,6 +21,9 @@ use fanfold_sdk::{
     prelude::*,
     table::numbers,
 };
+
+/// Decimal digits that an `f64` keeps whatever they are.
+const DIGITS: i32 = 15;
 
 /// What the job is asked.
 #[derive(Deserialize)]
@@ -78,6 +83,10 @@ fn normalize(rows: &RecordBatch, options: &Params<Options>) -> Result<RecordBatc
         let column = known.get(field.name().as_str()).ok_or_else(|| unknown(field.name()))?;
         let scaled: Float64Array = match column.scale(options.method) {
             Some((offset, divisor)) if divisor > 0.0 => numbers.unary(|x| (x - offset) / divisor),
+            // A single value has no deviation, and is constant for certain.
+            Some((value, _)) if column.std_dev.is_some() && is_rounded(field.data_type(), value) => {
+                return Err(indistinct(field.name(), value));
+            }
             Some(_) => numbers.unary(|x| if x.is_nan() { x } else { 0.0 }),
             None if numbers.iter().flatten().all(f64::is_nan) => numbers,
             None => return Err(unfit(field.name())),
@@ -86,6 +95,29 @@ fn normalize(rows: &RecordBatch, options: &Params<Options>) -> Result<RecordBatc
         columns.push(Arc::new(scaled));
     }
     Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+}
+
+/// Whether numbers of this type may differ and yet be this value as an `f64`.
+fn is_rounded(kind: &DataType, value: f64) -> bool {
+    let scale = match kind {
+        DataType::Int64 | DataType::UInt64 => 0,
+        DataType::Decimal32(_, scale)
+        | DataType::Decimal64(_, scale)
+        | DataType::Decimal128(_, scale)
+        | DataType::Decimal256(_, scale) => *scale,
+        _ => return false,
+    };
+    value.abs() * 10_f64.powi(i32::from(scale)) >= 10_f64.powi(DIGITS)
+}
+
+fn indistinct(column: &str, value: f64) -> Error {
+    Error::new(
+        "invalid-params",
+        format!(
+            "expected statistics that tell the values in the column {column:?} apart, found all of them rounded to \
+             {value}, as numbers of more than {DIGITS} digits are; put the column into keep"
+        ),
+    )
 }
 
 fn unknown(column: &str) -> Error {
@@ -182,6 +214,30 @@ mod tests {
         // Values so far apart that their deviation is beyond all numbers are not the same.
         let wide = json!({ "name": "price", "mean": 0.0, "std_dev": null, "min": -1e200, "max": 1e200 });
         assert_eq!(scaled("zscore", wide, &[Some(1e200)]).unwrap_err().code(), "invalid-params");
+        Ok(())
+    }
+
+    #[derive(Row)]
+    struct Key {
+        id: i64,
+    }
+
+    #[test]
+    fn integers_that_statistics_cannot_tell_apart_are_refused() -> Result<()> {
+        let keys = |ids: [i64; 2]| Vec::from(ids.map(|id| Key { id }));
+        for method in ["zscore", "minmax"] {
+            let stats = |min: f64, max: f64| {
+                let id = json!({ "name": "id", "mean": min, "std_dev": max - min, "min": min, "max": max });
+                json!({ "method": method, "stats": { "columns": [id] } })
+            };
+            // As column-stats says of these two.
+            let (n, rounded) = (1_i64 << 53, 2_f64.powi(53));
+            let error = testing::map::<normalize>(keys([n, n + 1]), stats(rounded, rounded)).unwrap_err();
+            assert_eq!(error.code(), "invalid-params");
+            assert!(error.message().contains("\"id\"") && error.message().contains("keep"), "{error}");
+            testing::map::<normalize>(keys([n, n + 4]), stats(rounded, rounded + 4.0))?;
+            testing::map::<normalize>(keys([7, 7]), stats(7.0, 7.0))?;
+        }
         Ok(())
     }
 

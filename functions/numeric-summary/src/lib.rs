@@ -4,7 +4,8 @@
 //! at which numbers can be added up.
 //!
 //! Answer: `rows`, and `columns` in the table's order. Columns of other types are
-//! passed over; NaN counts as missing.
+//! passed over; NaN counts as missing. Numbers are what `table::numbers` makes of them:
+//! integers beyond 2⁵³ and decimals are rounded to an `f64`, and so are their extremes.
 
 use fanfold_sdk::{
     prelude::*,
@@ -146,6 +147,20 @@ mod tests {
             );
             assert_eq!(answer["columns"].as_array().map(Vec::len), Some(2));
         }
+        Ok(())
+    }
+
+    #[derive(Row)]
+    struct Key {
+        id: i64,
+    }
+
+    #[test]
+    fn extremes_of_large_integers_are_rounded() -> Result<()> {
+        let keys = Vec::from([(1 << 53) + 1, (1 << 53) + 3].map(|id| Key { id }));
+        let answer = testing::aggregate::<Summary>(keys, (), 1)?;
+        let id = &answer["columns"][0];
+        assert_eq!((&id["min"], &id["max"]), (&json!(2_f64.powi(53)), &json!(2_f64.powi(53) + 4.0)));
         Ok(())
     }
 

@@ -2,9 +2,10 @@
 //! Statistics of the tables of a folder, kept up to date as they come and go.
 //!
 //! Only the table that an event tells of is read. What it adds up to is stored
-//! under its key, `states/KEY.json`; the folder's `FOLDER/stats.json` is merged
-//! from the states that are there. So an event that comes twice changes nothing,
-//! a table that is written again counts once, and one that is removed no more.
+//! under its key, `states/KEY.state`, as postcard, since JSON has no infinities; the
+//! folder's `FOLDER/stats.json` is merged from the states that are there. So an event
+//! that comes twice changes nothing, a table that is written again counts once, and one
+//! that is removed no more.
 //!
 //! Two events of a folder may be handled at once. Whoever has written the
 //! statistics looks at the states again and merges once more when they are
@@ -24,6 +25,7 @@ use fanfold_sdk::{
 /// Statistics are merged again so often, at most, while states change.
 const ROUNDS_MAX: usize = 20;
 const JSON: &str = "application/json";
+const BYTES: &str = "application/octet-stream";
 
 /// What a table adds up to.
 #[derive(Default, Serialize, Deserialize)]
@@ -49,11 +51,11 @@ fn thumbnail_stats(event: ObjectEvent, context: &Context) -> Result<Json<Value>>
             "expected a variable OUTPUT such as s3://bank/thumbnails/; set it in function.toml",
         )
     })?;
-    let own = format!("{output}states/{}.json", event.key);
+    let own = format!("{output}states/{}.state", event.key);
     match event.kind {
         EventKind::Created => {
             let state = State::of(&event)?;
-            context.objects().write(&own, JSON, &serde_json::to_vec(&state)?)?;
+            context.objects().write(&own, BYTES, &postcard::to_allocvec(&state)?)?;
         }
         EventKind::Removed => context.objects().remove(&own)?,
     }
@@ -88,7 +90,7 @@ fn merge(context: &Context, states: &[ObjectInfo]) -> Result<State> {
     let mut merged = State::default();
     for state in states {
         match context.objects().read(&state.uri) {
-            Ok(content) => merged.merge(serde_json::from_slice(&content)?),
+            Ok(content) => merged.merge(State::read(&state.uri, &content)?),
             // Gone since it was listed: the next look finds that.
             Err(error) if error.code() == "object-not-found" => {}
             Err(error) => return Err(error),
@@ -116,6 +118,20 @@ impl State {
             }
         }
         Ok(state)
+    }
+
+    /// What the object at `uri` stores.
+    fn read(uri: &str, content: &[u8]) -> Result<Self> {
+        match postcard::take_from_bytes(content) {
+            Ok((state, [])) => Ok(state),
+            _ => Err(Error::new(
+                "state-unreadable",
+                format!(
+                    "expected a state of this version of the function in {uri}, found something else; remove that \
+                     object and write its table again"
+                ),
+            )),
+        }
     }
 
     fn merge(&mut self, later: Self) {
@@ -182,6 +198,29 @@ mod tests {
         );
         assert_eq!(stats(&env, "in/sub/")["rows"], 1);
         Ok(())
+    }
+
+    #[test]
+    fn values_whose_powers_are_infinite_are_merged() -> Result<()> {
+        let mut env = env().object("s3://bank/in/c.csv", "x\n1e200\n-1e200\n");
+        for key in ["in/c.csv", "in/a.csv"] {
+            env.call::<thumbnail_stats>(event("created", key))?;
+        }
+        let found = stats(&env, "in/");
+        assert_eq!((&found["tables"], &found["rows"]), (&json!(2), &json!(4)), "{found}");
+        let x = &found["columns"][2];
+        assert_eq!((&x["name"], &x["count"], &x["mean"]), (&json!("x"), &json!(2), &json!(0.0)));
+        assert_eq!((&x["std_dev"], &x["min"], &x["max"]), (&json!(null), &json!(-1e200), &json!(1e200)));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_no_state_is_named() {
+        let uri = "s3://bank/thumbnails/states/in/old.csv.json";
+        let mut env = env().object(uri, r#"{"tables":1,"rows":1,"columns":{}}"#);
+        let error = env.call::<thumbnail_stats>(event("created", "in/a.csv")).unwrap_err();
+        assert_eq!(error.code(), "state-unreadable");
+        assert!(error.message().contains(uri), "{error}");
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! another one that stands for later values, serialises, and answers. A NaN is
 //! taken for a missing value and left out everywhere. Invariant: the same
 //! values in the same parts, merged in the same order, give the same bytes; and
-//! `MinMax`, `Histogram` and `Distinct` give the same whatever the parts.
+//! `MinMax`, `Histogram` and `Distinct` give the same whatever the parts. What is
+//! kept of a summary may be infinite or NaN, for which JSON has no words: store it in
+//! a binary form such as postcard, as jobs do.
 //!
 //! | summary | answers | merge | error |
 //! |---|---|---|---|

@@ -23,6 +23,10 @@ const LANES: usize = 4;
 
 /// Count, mean, variance, skewness and kurtosis.
 ///
+/// Of finite values the mean is finite, however large they are. Their variance is
+/// infinite where it is beyond all numbers, as from about 1e154 on. Of infinite values
+/// nothing but the count is a number: mean and variance are NaN.
+///
 /// ```
 /// use fanfold_sdk::stats::Moments;
 ///
@@ -81,15 +85,23 @@ impl Moments {
         self.sample_variance().map(f64::sqrt)
     }
 
-    /// The skewness g₁ = √n·m₃ / m₂^1.5; `None` when all values are equal.
+    /// The skewness g₁ = √n·m₃ / m₂^1.5; `None` when all values are equal, or so near
+    /// each other or so far apart that their powers are beyond what a number holds.
     pub fn skewness(&self) -> Option<f64> {
-        (self.m2 > 0.0).then(|| (self.count as f64).sqrt() * self.m3 / self.m2.powf(1.5))
+        let m2 = self.spread()?;
+        quotient((self.count as f64).sqrt() * self.m3, m2.powf(1.5))
     }
 
     /// The excess kurtosis g₂ = n·m₄ / m₂² − 3, which is 0 for a normal
-    /// distribution; `None` when all values are equal.
+    /// distribution; `None` as [`Moments::skewness`].
     pub fn kurtosis(&self) -> Option<f64> {
-        (self.m2 > 0.0).then(|| self.count as f64 * self.m4 / (self.m2 * self.m2) - 3.0)
+        let m2 = self.spread()?;
+        quotient(self.count as f64 * self.m4, m2 * m2).map(|ratio| ratio - 3.0)
+    }
+
+    /// The sum of squared distances, unless all values are equal.
+    fn spread(&self) -> Option<f64> {
+        Some(self.m2).filter(|m2| *m2 > 0.0)
     }
 
     /// Adds what `later` stands for. The result is the same as that of all
@@ -105,6 +117,11 @@ impl Moments {
         let (na, nb) = (self.count as f64, later.count as f64);
         let n = na + nb;
         let delta = later.mean - self.mean;
+        if !delta.is_finite() {
+            // Divided first, since the means are further apart than any number.
+            *self = Self::far_apart(self.count + later.count, self.mean * (na / n) + later.mean * (nb / n));
+            return;
+        }
         let step = delta / n;
         let m4 = self.m4
             + later.m4
@@ -132,6 +149,9 @@ impl Moments {
         // The distances sum to what rounding left out of the mean (Chan and
         // others, equation 1.7).
         let [left, m2, m3, m4] = powers(chunk, mean);
+        if !m2.is_finite() {
+            return Self::of_large(chunk);
+        }
         let shift = left / count;
         Self {
             count: chunk.len() as u64,
@@ -141,6 +161,35 @@ impl Moments {
             m4: m4 - 4.0 * shift * m3,
         }
     }
+
+    /// Of values whose sum, or whose squares' sum, is beyond all numbers.
+    #[cold]
+    #[inline(never)]
+    fn of_large(chunk: &[f64]) -> Self {
+        let count = chunk.len() as u64;
+        if chunk.iter().any(|value| !value.is_finite()) {
+            return Self::far_apart(count, f64::NAN);
+        }
+        if chunk.iter().all(|value| *value == chunk[0]) {
+            return Self { count, mean: chunk[0], ..Self::default() };
+        }
+        // Divided before they are added, so that only the rounding of the last sum can be too much.
+        let mean: f64 = chunk.iter().map(|value| value / count as f64).sum();
+        Self::far_apart(count, mean.clamp(f64::MIN, f64::MAX))
+    }
+
+    /// Of values the sum of whose squared distances is beyond all numbers; NaN where the mean is.
+    fn far_apart(count: u64, mean: f64) -> Self {
+        let beyond = if mean.is_nan() { f64::NAN } else { f64::INFINITY };
+        Self { count, mean, m2: beyond, m3: f64::NAN, m4: beyond }
+    }
+}
+
+/// A quotient of sums of powers; `None` where it or what it is divided by is not in the
+/// range in which numbers are precise.
+fn quotient(above: f64, below: f64) -> Option<f64> {
+    let quotient = above / below;
+    (below.is_normal() && quotient.is_finite()).then_some(quotient)
 }
 
 /// The sum of the values: partial sums side by side, then those in order.
@@ -223,6 +272,79 @@ mod tests {
             let again = merged(&values, cut, Moments::extend, Moments::merge);
             prop_assert_eq!(again, found);
         }
+
+        #[test]
+        fn finite_values_of_any_size_have_a_finite_mean(
+            values in prop::collection::vec(prop::num::f64::ANY, 1..1500), cut in 0..1500usize
+        ) {
+            let values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
+            let found = merged(&values, cut, Moments::extend, Moments::merge);
+            let n = values.len() as f64;
+            let expected: f64 = values.iter().map(|value| value / n).sum();
+            let largest = values.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+            prop_assert!(found.mean().is_none_or(|mean| (mean - expected).abs() <= 1e-9 * largest.max(1e-300)));
+            prop_assert!(found.variance().is_none_or(|variance| !variance.is_nan()));
+            prop_assert!(found.skewness().is_none_or(f64::is_finite));
+            prop_assert!(found.kurtosis().is_none_or(f64::is_finite));
+        }
+    }
+
+    fn of(values: &[f64]) -> Moments {
+        let mut moments = Moments::default();
+        moments.extend(values);
+        moments
+    }
+
+    fn one_by_one(values: &[f64]) -> Moments {
+        let mut moments = Moments::default();
+        values.iter().for_each(|value| moments.add(*value));
+        moments
+    }
+
+    #[test]
+    fn sums_may_be_beyond_all_numbers() {
+        for (value, count) in [(f64::MAX, 2), (f64::MIN, 1_000), (1e300, 1_000), (1e306, 3_000)] {
+            let same = vec![value; count];
+            for found in [of(&same), one_by_one(&same)] {
+                assert_eq!((found.mean(), found.variance()), (Some(value), Some(0.0)), "{count} of {value}");
+                assert_eq!((found.skewness(), found.kurtosis()), (None, None));
+            }
+        }
+        let max = f64::MAX;
+        let far: [(&[f64], f64); 4] = [
+            (&[max, max, -max], max / 3.0),
+            (&[max, -max], 0.0),
+            (&[max, max, 0.0], max / 1.5),
+            (&[1e200, 1.1e200, 1.3e200], 3.4e200 / 3.0),
+        ];
+        for (values, mean) in far {
+            for found in [of(values), one_by_one(values)] {
+                let near = found.mean().unwrap();
+                assert!((near - mean).abs() <= 1e-15 * max.min(values[0]), "{near} {mean}");
+                assert_eq!(found.variance(), Some(f64::INFINITY), "{values:?}");
+                assert_eq!((found.skewness(), found.kurtosis()), (None, None));
+            }
+        }
+        for found in [of(&[1.0, f64::INFINITY]), one_by_one(&[f64::NEG_INFINITY, 1.0])] {
+            assert_eq!((found.count(), found.mean().map(f64::is_nan)), (2, Some(true)));
+            assert_eq!((found.variance().map(f64::is_nan), found.kurtosis()), (Some(true), None));
+        }
+    }
+
+    #[test]
+    fn shapes_that_no_number_tells_are_none() {
+        // The fourth powers are zero, or infinite.
+        for scale in [1e-160, 1e-90, 1e90, 1e100] {
+            let found = of(&[1.0, 2.0, 4.0].map(|value| value * scale));
+            assert_eq!(found.kurtosis(), None, "{scale}");
+        }
+        assert_eq!(of(&[1e-160, 2e-160, 4e-160]).skewness(), None);
+        // Only times their count are they.
+        let mut values = [0.0; 100];
+        values[7] = 1e77;
+        assert_eq!(of(&values).kurtosis(), None);
+        let (small, usual) = (of(&[1e-70, 2e-70, 4e-70]), of(&[1.0, 2.0, 4.0]));
+        assert!((small.kurtosis().unwrap() - usual.kurtosis().unwrap()).abs() < 1e-9);
     }
 
     #[test]

@@ -112,10 +112,12 @@ impl Quantiles {
     }
 
     fn add_present(&mut self, chunk: &[f64]) {
-        if let Held::Few(values) = &mut self.0
-            && values.len() + chunk.len() <= EXACT_MAX
-        {
-            return values.extend(chunk.iter().filter(|value| value.is_finite()));
+        if let Held::Few(values) = &mut self.0 {
+            let finite = chunk.iter().filter(|value| value.is_finite());
+            // No more of them than there is room for.
+            if finite.clone().nth(EXACT_MAX - values.len()).is_none() {
+                return values.extend(finite);
+            }
         }
         let digest = self.digest();
         if chunk.len() < SORTED_MIN {
@@ -398,6 +400,25 @@ mod tests {
         let mut far = Quantiles::default();
         far.extend(&[f64::MIN, f64::MAX]);
         assert_eq!(far.quantile(0.5), Some(0.0));
+    }
+
+    #[test]
+    fn infinite_values_take_no_room_of_few_ones() {
+        // Each third value is infinite, and 512 are not.
+        let value = |n: usize| if n % 3 == 2 { f64::INFINITY } else { n as f64 };
+        let values: Vec<f64> = (0..EXACT_MAX / 2 * 3).map(value).collect();
+        let of = |part: usize| {
+            let mut quantiles = Quantiles::default();
+            values.chunks(part).for_each(|values| quantiles.extend(values));
+            quantiles
+        };
+        let all = of(values.len());
+        // By NumPy's definition, over those that are finite.
+        assert_eq!((all.count(), all.quantiles(&[0.25, 0.5])), (512, Some(vec![191.5, 383.0])));
+        let bytes = Vec::from(all);
+        for part in [1, 7, 512] {
+            assert_eq!(Vec::from(of(part)), bytes, "{part}");
+        }
     }
 
     #[test]

@@ -101,7 +101,9 @@ impl TopK {
         self.0.maximum_error()
     }
 
-    /// Up to `k` texts, the most frequent first, equal ones by their bytes.
+    /// Up to `k` texts, the most frequent first, equal ones by their bytes. A text that is
+    /// not among all of them came [`TopK::error`] times at most: so those whose `count_min`
+    /// is above that are more frequent for certain, and others need not be.
     pub fn top(&self, k: usize) -> Vec<TopItem> {
         // No threshold: with one, few items of a flat distribution would be
         // left out though they are exact.
