@@ -18,6 +18,7 @@ mod commands;
 mod dev;
 mod error;
 mod hosts;
+mod indent;
 mod input;
 mod interrupt;
 mod json_text;

@@ -18,6 +18,7 @@ use serde::Serialize;
 use crate::{
     args::View,
     error::{Error, Result},
+    indent::indented,
 };
 
 /// Writes data and a newline to standard output.
@@ -108,12 +109,12 @@ pub fn shown<T: Serialize>(view: View, value: &T, table: impl FnOnce(&T) -> Stri
 
 /// Prints JSON, indented for people when they look.
 pub fn json(value: &impl Serialize) -> Result<()> {
-    let text = if io::stdout().is_terminal() {
-        serde_json::to_string_pretty(value)?
-    } else {
-        serde_json::to_string(value)?
-    };
-    data(&text)
+    json_text(&serde_json::to_string(value)?)
+}
+
+/// The same of JSON that others wrote, of which no digit is changed.
+pub fn json_text(text: &str) -> Result<()> {
+    if io::stdout().is_terminal() { data(&indented(text)) } else { data(text) }
 }
 
 /// Columns with a head.

@@ -6,10 +6,10 @@
 //! are swept. A [`Manifest`] is the only way to a job's output.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
+    answer::Answer,
     error::Problem,
     invocation::{LogLine, Progress, Usage},
     names::FunctionRef,
@@ -110,7 +110,7 @@ impl TaskOutcome {
 #[serde(rename_all = "lowercase")]
 pub enum AnswerRef {
     /// A small one.
-    Inline(Value),
+    Inline(Answer),
     /// A large one, staged under the attempt's name.
     Object(ObjectUri),
 }

@@ -5,6 +5,7 @@
 //! functions, no I/O and no async runtime, and it compiles to WebAssembly.
 //! `wit/function.wit`, beside it, is the only contract between host and guest.
 
+pub mod answer;
 pub mod by_name;
 pub mod commit;
 pub mod digest;

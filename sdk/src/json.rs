@@ -20,3 +20,16 @@ pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     reader.end().map_err(|error| format!(": {error}"))?;
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubles_are_read_to_their_last_bit() {
+        for text in ["51.248178375505404", "-93.31137037688033", "52.314008204106244", "97.45365320034685"] {
+            let exact: f64 = text.parse().unwrap();
+            assert_eq!(read::<f64>(text.as_bytes()).map(f64::to_bits), Ok(exact.to_bits()), "{text}");
+        }
+    }
+}

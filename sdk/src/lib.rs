@@ -34,7 +34,7 @@
 //! }
 //!
 //! #[derive(Deserialize, Default)]
-//! #[serde(default)]
+//! #[serde(default, deny_unknown_fields)]
 //! struct Weights {
 //!     threshold: f64,
 //! }

@@ -13,12 +13,15 @@ use crate::{Error, Result, host, json};
 
 /// The parameters of the call or the job, read into `T`.
 ///
-/// It dereferences to `T`, so members are read directly.
+/// It dereferences to `T`, so members are read directly. With
+/// `#[serde(deny_unknown_fields)]` above `T` a member that `T` does not have, such as one whose
+/// name is misspelt, is refused; without it such members are passed over.
 ///
 /// ```
 /// use fanfold_sdk::prelude::*;
 ///
 /// #[derive(Deserialize)]
+/// #[serde(deny_unknown_fields)]
 /// struct Weights { threshold: f64 }
 ///
 /// let params = Params::<Weights>::from_json(r#"{"threshold": 0.2}"#)?;
@@ -26,6 +29,7 @@ use crate::{Error, Result, host, json};
 ///
 /// let error = Params::<Weights>::from_json(r#"{"threshold": "high"}"#).err();
 /// assert_eq!(error.map(|e| e.code().to_owned()).as_deref(), Some("invalid-params"));
+/// assert!(Params::<Weights>::from_json(r#"{"threshold": 0.2, "treshold": 0.3}"#).is_err());
 /// # Ok::<(), Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -18,6 +18,7 @@ mod handlers {
     }
 
     #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
     struct Settings {
         greeting: String,
     }
@@ -49,6 +50,17 @@ mod handlers {
         };
         assert_eq!(code(&mut Env::new().params(json!({"greeting": "hi"})), "page=x"), "invalid-query");
         assert_eq!(code(&mut Env::new(), "page=7"), "invalid-params");
+    }
+
+    #[test]
+    fn a_misspelt_parameter_is_refused_where_none_is_unknown() {
+        let mut env = Env::new().params(json!({"greeting": "hi", "greting": "ho"}));
+        let error = env.call::<everything>(Request::new("").with_query("page=7")).unwrap_err();
+        assert_eq!(error.code(), "invalid-params");
+        assert!(
+            error.message().starts_with("params.greting: unknown field `greting`, expected `greeting`"),
+            "{error}"
+        );
     }
 }
 
@@ -178,6 +190,77 @@ mod names {
         assert!(RecordBatch::rows(&truths)?.all(|row| row.first_row));
         let indexes = Field::batch([Field { index: 7 }])?;
         assert!(Field::rows(&indexes)?.all(|field| field.index == 7));
+        Ok(())
+    }
+}
+
+/// Functions with the names that the code of the attributes uses itself.
+mod names_of_functions {
+    use super::*;
+
+    mod a_request {
+        use super::*;
+
+        #[fanfold::handler]
+        pub(super) fn request(body: String, _: &Context) -> String {
+            body
+        }
+    }
+
+    mod an_argument {
+        use super::*;
+
+        #[fanfold::handler]
+        pub(super) fn argument_0(body: String) -> String {
+            body
+        }
+    }
+
+    mod a_row {
+        use super::*;
+
+        #[fanfold::map]
+        pub(super) fn row(c: Customer, _: &Context) -> Score {
+            Score { id: c.id, pd: 0.0 }
+        }
+    }
+
+    mod an_input {
+        use super::*;
+
+        #[fanfold::map]
+        pub(super) fn input(c: Customer) -> Score {
+            Score { id: c.id, pd: 1.0 }
+        }
+    }
+
+    mod an_output {
+        use super::*;
+
+        #[fanfold::map]
+        pub(super) fn output(batch: &RecordBatch) -> RecordBatch {
+            batch.clone()
+        }
+    }
+
+    mod a_batch {
+        use super::*;
+
+        #[fanfold::map]
+        pub(super) fn batch(batch: RecordBatch) -> RecordBatch {
+            batch
+        }
+    }
+
+    #[test]
+    fn no_function_of_an_author_is_hidden() -> Result<()> {
+        assert_eq!(testing::call::<a_request::request>("a")?.text(), "a");
+        assert_eq!(testing::call::<an_argument::argument_0>("b")?.text(), "b");
+        let score = |pd| [Score { id: 0, pd }];
+        assert_eq!(testing::map::<a_row::row>(customers(1), ())?.rows::<Score>()?, score(0.0));
+        assert_eq!(testing::map::<an_input::input>(customers(1), ())?.rows::<Score>()?, score(1.0));
+        assert_eq!(testing::map::<an_output::output>(customers(1), ())?.rows::<Customer>()?, customers(1));
+        assert_eq!(testing::map::<a_batch::batch>(customers(1), ())?.rows::<Customer>()?, customers(1));
         Ok(())
     }
 }

@@ -116,6 +116,11 @@ async fn the_credit_risk_of_the_applicants_is_assessed() {
     let id = id[0]["id"].as_str().or_else(|| id["jobs"][0]["id"].as_str()).unwrap().to_owned();
     let printed: Value = serde_json::from_str(&service.ok(&["result", &id, "--out", "-"]).unwrap()).unwrap();
     assert_eq!(printed["mean_pd"], report["mean_pd"]);
+    // As the function wrote it, which is not in the order of names.
+    let stored = "s3://bank/report/result.json".parse().unwrap();
+    let stored = service.store().unwrap().get(&stored, None).await.unwrap();
+    assert!(stored.starts_with(b"{\"customers\":"), "{stored:?}");
+    assert_eq!(stored, service.ok(&["result", &id, "--output", "json"]).unwrap().trim_end().as_bytes());
     service.ok(&["result", &id, "--html", "--out", &page.to_string_lossy()]).unwrap();
     let page = std::fs::read_to_string(page).unwrap();
     assert!(

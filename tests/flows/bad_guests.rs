@@ -36,6 +36,16 @@ async fn a_misbehaving_handler_ends_with_its_code() {
         (&json!(true), &json!("busy")),
         "{busy:?}"
     );
+    // What the platform told keeps its code, whatever the function says of trying again.
+    for (how, retryable) in [("open-missing", false), ("open-awaited", true)] {
+        let missing = client.invoke("misbehave", &json!(how)).await;
+        missing.refused("object-not-found", &["s3://granted/missing"]);
+        assert_eq!(
+            (&missing.body["retryable"], &missing.body["guest_code"]),
+            (&json!(retryable), &json!(null)),
+            "{missing:?}"
+        );
+    }
     // The deadline is 2 s by the function's settings.
     let start = Instant::now();
     client.invoke("misbehave", &json!("loop")).await.refused("deadline-exceeded", &["4s"]);
@@ -60,6 +70,9 @@ async fn params_that_do_not_fit_are_the_callers_to_mend() {
     answer.refused("invalid-params", &["params.row", "string \"first\""]);
     assert_eq!((answer.status, &answer.body["retryable"]), (422, &json!(false)), "{answer:?}");
     assert_eq!(answer.body["guest_code"], json!(null), "{answer:?}");
+    let misspelt = "/v1/functions/misbehave/invoke?params=%7B%22rwo%22%3A1%7D";
+    let answer = client.post(misspelt, &json!("well")).await;
+    answer.refused("invalid-params", &["params.rwo: unknown field `rwo`, expected `how` or `row`"]);
     let no_object = "/v1/functions/misbehave/invoke?params=7";
     client.post(no_object, &json!("well")).await.refused("invalid-request", &["JSON object"]);
 }

@@ -8,7 +8,7 @@
 mod events;
 mod model;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use fanfold_protocol::names::FunctionName;
@@ -17,14 +17,14 @@ use reqwest::{
     header::{self, HeaderValue},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 pub use self::{
     events::{Event, Events},
     model::{
-        ComparisonView, Deployed, FailureView, FunctionList, FunctionView, InvocationView, JobList, JobView,
+        ComparisonView, Deployed, FailureView, FunctionList, FunctionView, InvocationView, JobView,
         LetterView, LogPage, ProgressView, ReceiptView, Replayed, RetryOf, SkippedView, SlowView, TaskLine,
         TaskLogPage, TaskPage, TaskView, UsageView,
     },
@@ -103,16 +103,16 @@ impl Client {
         response.text().await.map_err(|error| self.unreachable(&error))
     }
 
-    /// As many lines of a list as asked for, page by page.
-    pub async fn pages(
+    /// As many lines of a list as asked for, page by page: values, or JSON as it was written.
+    pub async fn pages<T: DeserializeOwned>(
         &self,
         path: &str,
         member: &str,
         query: &[(&str, Option<&str>)],
         limit: usize,
         page_max: usize,
-    ) -> Result<Vec<Value>> {
-        let mut items: Vec<Value> = Vec::new();
+    ) -> Result<Vec<T>> {
+        let mut items: Vec<T> = Vec::new();
         let mut page: Option<String> = None;
         loop {
             let size = (limit - items.len().min(limit)).clamp(1, page_max).to_string();
@@ -120,14 +120,13 @@ impl Client {
                 query.iter().filter_map(|(name, value)| Some((*name, (*value)?))).collect();
             asked.push(("limit", &size));
             asked.extend(page.as_deref().map(|page| ("page", page)));
-            let mut answer: Value = self.get(path, &asked).await?;
-            match answer[member].take() {
-                Value::Array(more) => items.extend(more),
-                _ => {
-                    return Err(Error::service(format!("expected a list of {member} at {path}, found none")));
-                }
-            }
-            page = answer["next"].as_str().map(str::to_owned);
+            let answer: BTreeMap<String, Box<RawValue>> = self.get(path, &asked).await?;
+            let Some(list) = answer.get(member) else {
+                return Err(Error::service(format!("expected a list of {member} at {path}, found none")));
+            };
+            items.extend(serde_json::from_str::<Vec<T>>(list.get())?);
+            let next = answer.get("next").map(|next| serde_json::from_str::<Option<String>>(next.get()));
+            page = next.transpose()?.flatten();
             if page.is_none() || items.len() >= limit {
                 items.truncate(limit);
                 return Ok(items);

@@ -155,16 +155,6 @@ pub struct Replayed {
     pub id: Uuid,
 }
 
-/// A page of jobs.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct JobList {
-    /// The newest first.
-    pub jobs: Vec<JobView>,
-    /// For the page after it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next: Option<String>,
-}
-
 impl JobView {
     /// Whether it gives tables under a manifest and no answer.
     pub fn gives_tables(&self) -> bool {

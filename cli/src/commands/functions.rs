@@ -30,7 +30,8 @@ const TRIGGERS_NAMED: usize = 10;
 pub async fn run(client: &Client, command: Functions) -> Result<()> {
     match command {
         Functions::Ls(shown) => {
-            let found = client.pages("/v1/functions", "functions", &[], usize::MAX, PAGE_MAX).await?;
+            let found: Vec<Value> =
+                client.pages("/v1/functions", "functions", &[], usize::MAX, PAGE_MAX).await?;
             let list = json!({ "functions": found });
             let functions = serde_json::from_value::<FunctionList>(list.clone())?.functions;
             if functions.is_empty() {

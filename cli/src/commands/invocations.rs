@@ -25,7 +25,7 @@ pub async fn run(client: &Client, command: Invocations) -> Result<()> {
         Invocations::Ls { state, function, limit, shown } => {
             let function = function.map(|name| name.to_string());
             let query = [("state", state.as_deref()), ("function", function.as_deref())];
-            let found = client.pages(PATH, "invocations", &query, limit, PAGE_MAX).await?;
+            let found: Vec<Value> = client.pages(PATH, "invocations", &query, limit, PAGE_MAX).await?;
             let views: Vec<InvocationView> = serde_json::from_value(Value::Array(found.clone()))?;
             output::shown(shown.view, &json!({ "invocations": found }), |_| list(&views))
         }
@@ -41,7 +41,7 @@ pub async fn run(client: &Client, command: Invocations) -> Result<()> {
             Ok(())
         }
         Invocations::DeadLetters { limit, shown } => {
-            let found = client.pages(LETTERS, "dead_letters", &[], limit, PAGE_MAX).await?;
+            let found: Vec<Value> = client.pages(LETTERS, "dead_letters", &[], limit, PAGE_MAX).await?;
             let views: Vec<LetterView> = serde_json::from_value(Value::Array(found.clone()))?;
             output::shown(shown.view, &json!({ "dead_letters": found }), |_| letters(&views))
         }

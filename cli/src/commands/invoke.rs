@@ -135,17 +135,15 @@ pub fn is_problem(body: &[u8], request_id: &str) -> bool {
 
 /// Prints a body; `is_json` is what its type says, which a function may say of anything.
 pub fn show(body: &[u8], is_json: bool, view: View) -> Result<()> {
-    let parsed = || is_json.then(|| serde_json::from_slice::<Value>(body).ok()).flatten();
-    if view == View::Json && !body.is_empty() && parsed().is_none() {
+    let holds_json = || is_json && serde_json::from_slice::<Value>(body).is_ok();
+    if view == View::Json && !body.is_empty() && !holds_json() {
         return output::json(&text(body, "JSON does not hold")?);
     }
     if !std::io::stdout().is_terminal() || body.is_empty() {
         return output::raw(body);
     }
-    match parsed() {
-        Some(value) => output::json(&value),
-        None => output::data(text(body, "a terminal does not show")?),
-    }
+    let shown = text(body, "a terminal does not show")?;
+    if holds_json() { output::json_text(shown) } else { output::data(shown) }
 }
 
 fn text<'a>(body: &'a [u8], who_does_not: &str) -> Result<&'a str> {

@@ -2,11 +2,12 @@
 //! `fanfold result`: what a job came to.
 //!
 //! Of an aggregate the answer, of a map the manifest of its tables. As a table,
-//! as JSON, or as the page with the charts drawn that the service makes. Files appear whole.
+//! as JSON, or as the page with the charts drawn that the service makes. As JSON an
+//! answer is what its function wrote, to the last digit. Files appear whole.
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 
 use super::job;
@@ -14,6 +15,7 @@ use crate::{
     args::{ResultOf, View},
     client::{Client, JobView},
     error::{Error, Result},
+    indent::indented,
     output::{self, Table},
     report, whole,
 };
@@ -24,7 +26,7 @@ const STREAM: &str = "-";
 /// A job's result and the job.
 struct Found {
     job: JobView,
-    value: Value,
+    json: Box<RawValue>,
 }
 
 /// Prints or saves.
@@ -34,9 +36,9 @@ pub async fn run(client: &Client, args: &ResultOf) -> Result<()> {
         false => {
             let found = find(client, args.id).await?;
             match (args.shown.view, &args.out) {
-                (_, Some(_)) => serde_json::to_string_pretty(&found.value)?,
-                (View::Json, None) => return output::json(&found.value),
-                (View::Table, None) => return output::data(&table(&found)),
+                (_, Some(_)) => indented(found.json.get()),
+                (View::Json, None) => return output::json_text(found.json.get()),
+                (View::Table, None) => return output::data(&table(&found)?),
             }
         }
     };
@@ -50,10 +52,9 @@ pub async fn run(client: &Client, args: &ResultOf) -> Result<()> {
     }
 }
 
-/// Prints a job's result.
-pub async fn print(client: &Client, id: Uuid, view: View) -> Result<()> {
-    let found = find(client, id).await?;
-    output::shown(view, &found.value, |_| table(&found))
+/// Prints a job's result for people.
+pub async fn print(client: &Client, id: Uuid) -> Result<()> {
+    output::data(&table(&find(client, id).await?)?)
 }
 
 /// The page that the service makes of it.
@@ -65,8 +66,8 @@ async fn page(client: &Client, id: Uuid) -> Result<String> {
 async fn find(client: &Client, id: Uuid) -> Result<Found> {
     let job = succeeded(client, id).await?;
     let what = if job.gives_tables() { "manifest" } else { "result" };
-    let value = client.get(&format!("/v1/jobs/{id}/{what}"), &[]).await?;
-    Ok(Found { job, value })
+    let json = client.get(&format!("/v1/jobs/{id}/{what}"), &[]).await?;
+    Ok(Found { job, json })
 }
 
 async fn succeeded(client: &Client, id: Uuid) -> Result<JobView> {
@@ -78,11 +79,13 @@ async fn succeeded(client: &Client, id: Uuid) -> Result<JobView> {
     Ok(job)
 }
 
-fn table(found: &Found) -> String {
-    if !found.job.gives_tables() {
-        return report::text(&found.value);
-    }
-    let manifest = &found.value;
+fn table(found: &Found) -> Result<String> {
+    let value: Value = serde_json::from_str(found.json.get())?;
+    Ok(if found.job.gives_tables() { tables(&value) } else { report::text(&value) })
+}
+
+/// What a manifest names.
+fn tables(manifest: &Value) -> String {
     let number = |value: &Value| value.as_u64().unwrap_or_default();
     let mut table = Table::new(&["object", ">rows", ">size"]);
     for object in manifest["objects"].as_array().map(Vec::as_slice).unwrap_or_default() {
@@ -115,22 +118,23 @@ mod tests {
     use super::*;
     use crate::error::Exit;
 
-    fn found(shape: &str, value: Value) -> Found {
+    fn found(shape: &str, value: &Value) -> Found {
         let job = json!({"id": Uuid::nil(), "function": "f", "version": 1, "shape": shape, "state": "succeeded", "submitted_at": 0});
-        Found { job: serde_json::from_value(job).unwrap(), value }
+        let json = serde_json::value::to_raw_value(value).unwrap();
+        Found { job: serde_json::from_value(job).unwrap(), json }
     }
 
     #[test]
     fn maps_show_their_manifest() {
         let manifest = json!({"rows": 3_000, "bytes": 2_048, "objects": [{"uri": "s3://b/p", "rows": 3_000, "size": 2_048, "etag": "e"}]});
-        let text = table(&found("map", manifest));
+        let text = table(&found("map", &manifest)).unwrap();
         assert!(text.contains("s3://b/p  3,000  2.00 KiB"), "{text}");
     }
 
     #[test]
     fn aggregates_show_their_answer() {
-        let found = found("aggregate", json!({"title": "Credit report", "auc": 0.83}));
-        assert!(table(&found).contains("auc    0.83"));
+        let found = found("aggregate", &json!({"title": "Credit report", "auc": 0.83}));
+        assert!(table(&found).unwrap().contains("auc    0.83"));
     }
 
     #[test]

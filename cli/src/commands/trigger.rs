@@ -116,7 +116,7 @@ pub async fn run(client: &Client, command: Trigger) -> Result<()> {
         Trigger::Backfill { name, scope, shown } => feed(client, &name, json!({}), &scope, &shown).await,
         Trigger::DeadLetters { name, limit, shown } => {
             let path = format!("{}/dead-letters", path(&name));
-            let found = client.pages(&path, "dead_letters", &[], limit, PAGE_MAX).await?;
+            let found: Vec<Value> = client.pages(&path, "dead_letters", &[], limit, PAGE_MAX).await?;
             let views: Vec<LetterView> = serde_json::from_value(Value::Array(found.clone()))?;
             output::shown(shown.view, &json!({ "dead_letters": found }), |_| letters(&views))
         }

@@ -19,9 +19,9 @@ struct Banded {
     band: String,
 }
 
-/// What a job may set: `params = { high = 500.0 }`.
+/// What a job may set: `params = { high = 500.0 }`. A misspelt name is refused.
 #[derive(Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 struct Bands {
     high: f64,
 }
@@ -68,6 +68,13 @@ mod tests {
         assert_eq!(banded.len(), 2);
         assert_eq!((banded[0].band.as_str(), banded[1].band.as_str()), ("low", "high"));
         Ok(())
+    }
+
+    #[test]
+    fn misspelt_params_are_refused() {
+        let error = testing::map::<band>(examples(), json!({ "hihg": 200.0 })).unwrap_err();
+        assert_eq!(error.code(), "invalid-params");
+        assert!(error.message().contains("unknown field `hihg`, expected `high`"), "{error}");
     }
 
     #[test]

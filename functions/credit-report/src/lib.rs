@@ -24,6 +24,7 @@ const LOSS_GIVEN_DEFAULT: f64 = 0.45;
 
 /// What the job is asked.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Options {
     amount: String,
     by: String,

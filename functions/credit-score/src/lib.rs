@@ -19,6 +19,7 @@ use fanfold_sdk::{
 
 /// What the job is asked.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Options {
     model: Model,
     #[serde(default)]

@@ -29,6 +29,7 @@ const PIVOT_MIN: f64 = 1e-12;
 
 /// What the job is asked.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Options {
     target: String,
     positive: String,

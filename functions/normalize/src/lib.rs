@@ -27,6 +27,7 @@ const DIGITS: i32 = 15;
 
 /// What the job is asked.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Options {
     method: Method,
     stats: Stats,

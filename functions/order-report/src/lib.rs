@@ -27,6 +27,7 @@ struct Clean {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Options {
     rates: BTreeMap<String, f64>,
 }

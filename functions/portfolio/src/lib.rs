@@ -24,6 +24,7 @@ const GROUPS_MAX: usize = 10_000;
 
 /// What the job is asked.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Options {
     model: Model,
     keep: Vec<String>,

@@ -209,6 +209,7 @@ async fn next(mut reader: Reader) -> Option<(JobEvent, Reader)> {
 mod tests {
     use fanfold_protocol::{
         ErrorKind,
+        answer::Answer,
         digest::Digest,
         job::{Receipt, TaskCounts},
         plan::Shape,
@@ -314,6 +315,18 @@ mod tests {
         assert_eq!(failures(&told.tell(after.clone(), 4)), (vec![6], 0));
         // Whoever was told of none is told of each.
         assert_eq!(failures(&Told::default().tell(after, 4)), (vec![1, 2, 3, 4, 5, 6], 0));
+    }
+
+    #[test]
+    fn the_last_event_has_the_answer_as_its_function_wrote_it() {
+        let written = r#"{"b": 1.10, "a": 340282366920938463463374607431768211455}"#;
+        let result = Some(Answer::try_from(written.to_owned()).unwrap());
+        let record = JobRecord { state: JobState::Succeeded, result, ..record() };
+        // By way of the backbone.
+        let kept = serde_json::from_slice(&serde_json::to_vec(&record).unwrap()).unwrap();
+        let events = Told::default().tell(kept, 1);
+        let done = events.last().unwrap();
+        assert!(done.name == "done" && done.data.contains(&format!("\"result\":{written}")), "{done:?}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{
     ErrorKind, Problem,
+    answer::Answer,
     commit::{
         AllFailed, AnswerRef, DeadLetter, FAILED_INPUTS_MAX, MANIFEST_NAME, Manifest, OutputObject,
         RESULT_NAME, SUCCESS_NAME,
@@ -26,7 +27,6 @@ use fanfold_protocol::{
 use fanfold_storage::{PutOptions, PutOutcome};
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use uuid::Uuid;
 
 pub use self::read::{published, small_result};
@@ -119,9 +119,9 @@ impl Products {
     }
 
     /// The answer, when it is small.
-    pub fn small_answer(&self) -> Option<Value> {
+    pub fn small_answer(&self) -> Option<Answer> {
         match &self.answer {
-            Some(AnswerRef::Inline(value)) => Some(value.clone()),
+            Some(AnswerRef::Inline(answer)) => Some(answer.clone()),
             _ => None,
         }
     }
@@ -363,10 +363,8 @@ impl Closing<'_> {
     /// manifest goes; false when something else is there now, as a later job's answer.
     async fn store_answer(&self, products: &Products, seen: Option<String>) -> Result<bool> {
         let (store, own) = (self.vault.store(), self.vault.uri(&keys::result(&self.job.id))?);
-        let body: Bytes = match &products.answer {
-            Some(AnswerRef::Inline(value)) => {
-                serde_json::to_vec(value).map_err(|e| Error::damaged(own.to_string(), e))?.into()
-            }
+        let body = match &products.answer {
+            Some(AnswerRef::Inline(answer)) => Bytes::copy_from_slice(answer.as_str().as_bytes()),
             Some(AnswerRef::Object(staged)) => store.get(staged, None).await?,
             None => return Ok(true),
         };

@@ -227,3 +227,16 @@ async fn where_nobody_can_tell_what_is_there_a_refusal_stays_one() {
     let Err(Error::Refused(problem)) = told else { panic!("{told:?}") };
     assert_eq!(problem.code, ErrorKind::OutputExists);
 }
+
+#[tokio::test]
+async fn an_answer_is_published_as_its_function_wrote_it() {
+    let world = World::new().await;
+    let written = r#"{"b": 51.248178375505404, "a": 340282366920938463463374607431768211455, "c": 1.10}"#;
+    let answer = Answer::try_from(written.to_owned()).unwrap();
+    let products = Products { answer: Some(AnswerRef::Inline(answer.clone())), ..products(&world.job.id, 0) };
+    assert!(world.closing().publish(&products).await.unwrap());
+    let stored = world.output.join(RESULT_NAME).unwrap();
+    assert_eq!(world.vault.store().get(&stored, None).await.unwrap(), written);
+    let read = small_result(&world.vault, &world.job.id).await.unwrap();
+    assert_eq!((products.small_answer(), read), (Some(answer.clone()), Some(answer)));
+}

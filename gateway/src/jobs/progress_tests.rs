@@ -71,7 +71,8 @@ fn commit(plan: &Plan, spec: &LeaseSpec, fails: impl Fn(u32, u32) -> Option<Prob
             TaskOutcome::State(StateRef::Inline(task.to_string()))
         }
         (None, Shape::Aggregate | Shape::MapAggregate) if plan.finishes(spec.stage) => {
-            TaskOutcome::Answer(AnswerRef::Inline(merged(spec).into()))
+            let answer = serde_json::json!(merged(spec)).to_string();
+            TaskOutcome::Answer(AnswerRef::Inline(answer.try_into().unwrap()))
         }
         (None, _) => TaskOutcome::State(StateRef::Inline(merged(spec))),
     };
@@ -139,7 +140,7 @@ fn run(plan: &Plan, seed: &[usize], copies: usize, fails: impl Fn(u32, u32) -> O
 
 fn answer(progress: &Progress) -> String {
     match progress.answer() {
-        Some(AnswerRef::Inline(value)) => value.as_str().unwrap().to_owned(),
+        Some(AnswerRef::Inline(answer)) => serde_json::from_str(answer.as_str()).unwrap(),
         other => panic!("{other:?}"),
     }
 }

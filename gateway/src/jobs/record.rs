@@ -7,6 +7,7 @@
 
 use fanfold_protocol::{
     Problem,
+    answer::Answer,
     digest::Digest,
     invocation::Progress,
     job::{Estimate, Job, JobOutcome, JobState, Receipt, RetryOf, TaskCounts},
@@ -16,7 +17,6 @@ use fanfold_protocol::{
     uri::ObjectUri,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use uuid::Uuid;
 
 /// Failures that a record keeps, newest last; all of them are in the commits, and
@@ -79,7 +79,7 @@ pub struct JobRecord {
     pub result_uri: Option<ObjectUri>,
     /// The result, when it is small.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub result: Option<Value>,
+    pub result: Option<Answer>,
     /// Of a sample: what the whole will take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimate: Option<Estimate>,
@@ -195,7 +195,7 @@ impl JobRecord {
     }
 
     /// The record of a job that ended so.
-    pub fn end(&mut self, outcome: &JobOutcome, result: Option<Value>) {
+    pub fn end(&mut self, outcome: &JobOutcome, result: Option<Answer>) {
         self.state = outcome.state;
         self.ended_at = Some(outcome.ended_at);
         // An ending may have been decided while somebody else just began.

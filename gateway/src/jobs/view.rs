@@ -6,11 +6,11 @@
 //! looks.
 
 use fanfold_protocol::{
+    answer::Answer,
     invocation::Progress,
     job::{Difference, Estimate, JobState, RetryOf},
 };
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -76,9 +76,10 @@ pub struct JobView {
     /// The result of an aggregate as an object.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result_uri: Option<String>,
-    /// The result of an aggregate, when it is small.
+    /// The result of an aggregate, when it is small: as the function made it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub result: Option<Value>,
+    #[schema(value_type = Option<Value>)]
+    pub result: Option<Answer>,
     /// Of an estimate: what the whole job will take, each figure as `low`,
     /// `expected` and `high`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -19,7 +19,7 @@ use fanfold_protocol::{
 };
 use serde_json::{Value, json};
 
-use crate::world::{Fails, Happens, Mishap, OVERTAKEN_CPU_US, PATIENCE, Play, World, succeeded};
+use crate::world::{Fails, Happens, Mishap, OVERTAKEN_CPU_US, PATIENCE, Play, World, result, succeeded};
 
 /// What happens to the lease of this group of the first stage the first time.
 fn once(group: u32, mishap: Mishap) -> Happens {
@@ -206,7 +206,7 @@ async fn failures_are_tolerated_as_a_count_and_as_a_share() {
         assert_eq!(manifest.failed.iter().map(|letter| letter.task).collect::<Vec<_>>(), [1, 3]);
     }
     let record = run("folder", json!("40%")).await;
-    assert_eq!(record.result, Some(json!({"fold": "(000 002 004)"})));
+    assert_eq!(result(&record), Some(json!({"fold": "(000 002 004)"})));
     let refused = engine
         .jobs
         .submit(

@@ -13,7 +13,7 @@ use fanfold_gateway::jobs::{Filter, TaskState};
 use fanfold_protocol::{ErrorKind, Problem, commit::Manifest, job::JobState, keys, plan::Work};
 use serde_json::json;
 
-use crate::world::{Mishap, Play, World, document, succeeded};
+use crate::world::{Mishap, Play, World, document, result, succeeded};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_map_publishes_its_tables_through_one_manifest() {
@@ -54,13 +54,13 @@ async fn an_aggregate_is_folded_in_the_order_of_its_input() {
     succeeded(&record);
     let low: Vec<_> = (0..16).map(|n| format!("{n:03}")).collect();
     let expected = json!({"fold": format!("(({}) (016 017))", low.join(" "))});
-    assert_eq!(record.result.as_ref(), Some(&expected));
+    assert_eq!(result(&record).as_ref(), Some(&expected));
     assert_eq!(world.json("s3://bank/report/result.json").await, expected);
     assert_eq!(engine.jobs.result(&record.id).await.unwrap(), serde_json::to_vec(&expected).unwrap());
     assert_eq!(record.tasks.total, 18 + 2 + 1);
     // Without an output everything lies in the platform's own place.
     let record = engine.run("folder", json!({})).await;
-    assert_eq!(record.result, Some(expected));
+    assert_eq!(result(&record), Some(expected));
     assert_eq!(record.output.to_string(), format!("s3://fanfold/{}", keys::default_output(&record.id)));
 }
 
@@ -127,7 +127,7 @@ async fn a_function_with_both_halves_gives_what_two_jobs_give() {
     let manifests =
         (engine.jobs.manifest(&map.id).await.unwrap(), engine.jobs.manifest(&both.id).await.unwrap());
     assert_eq!(names(manifests.0), names(manifests.1));
-    assert_eq!(both.result, Some(world.json("s3://bank/out/result.json").await));
+    assert_eq!(result(&both), Some(world.json("s3://bank/out/result.json").await));
     // Without an output the tables are nowhere, and the author is told.
     let answer = engine.run("both", json!({})).await;
     assert_eq!(answer.result, fold.result);

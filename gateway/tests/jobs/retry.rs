@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::{
     harness::Base,
-    world::{Engine, Mishap, PATIENCE, Play, World, succeeded},
+    world::{Engine, Mishap, PATIENCE, Play, World, result, succeeded},
 };
 
 /// A worker on which a task fails while it is broken; it says what it has run.
@@ -291,7 +291,7 @@ async fn what_changed_was_added_or_vanished_is_brought_up_to_date() {
     let own = check("mapper", json!({})).await;
     assert_eq!(rows(&engine, &own.id).await, (4, 4));
     let fold = check("folder", json!({})).await;
-    assert_eq!(fold.result, Some(json!({"fold": "(000 0005 001 002)"})));
+    assert_eq!(result(&fold), Some(json!({"fold": "(000 0005 001 002)"})));
 }
 
 #[tokio::test(flavor = "multi_thread")]

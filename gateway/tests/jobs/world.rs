@@ -270,6 +270,11 @@ pub fn succeeded(record: &JobRecord) {
     assert_eq!(record.state, JobState::Succeeded, "{record:?}");
 }
 
+/// The result that a record shows.
+pub fn result(record: &JobRecord) -> Option<Value> {
+    record.result.as_ref().map(|answer| serde_json::from_str(answer.as_str()).unwrap())
+}
+
 pub fn version(name: &str, exports: Vec<Export>) -> Version {
     Version {
         name: name.parse().unwrap(),
@@ -438,7 +443,10 @@ impl Worker {
                     .collect();
                 let merged = format!("({})", parts.join(" "));
                 match finish {
-                    true => TaskOutcome::Answer(AnswerRef::Inline(json!({"fold": merged}))),
+                    true => {
+                        let answer = json!({"fold": merged}).to_string();
+                        TaskOutcome::Answer(AnswerRef::Inline(answer.try_into().unwrap()))
+                    }
                     false => TaskOutcome::State(StateRef::Inline(merged)),
                 }
             }

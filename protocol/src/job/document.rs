@@ -217,7 +217,8 @@ pub struct JobDocument {
     /// Replaces the output of an earlier job.
     #[serde(default)]
     pub overwrite: bool,
-    /// For `context.params`: a JSON object.
+    /// For `context.params`: a JSON object. Functions get its integers from -2^63 to 2^64 - 1 and
+    /// its doubles as they are, and larger integers as the nearest doubles.
     #[serde(default)]
     pub params: Option<Value>,
     /// How CSV is read.
@@ -444,6 +445,23 @@ mod tests {
         .unwrap();
         assert_eq!(job.check(), Ok(()));
         assert_eq!(job.inputs().len(), 1);
+    }
+
+    #[test]
+    fn numbers_in_params_keep_their_value() {
+        for number in [
+            "18446744073709551615",
+            "-9223372036854775808",
+            "51.248178375505404",
+            "-93.31137037688033",
+            "52.314008204106244",
+        ] {
+            let text = format!(r#"{{"function": "f", "input": "s3://a/", "params": {{"n": {number}}}}}"#);
+            let job: JobDocument = serde_json::from_str(&text).unwrap();
+            // As it is stored, and read again.
+            let job: JobDocument = serde_json::from_slice(&serde_json::to_vec(&job).unwrap()).unwrap();
+            assert_eq!(job.params.unwrap()["n"].to_string(), number);
+        }
     }
 
     #[test]

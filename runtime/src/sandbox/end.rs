@@ -159,7 +159,8 @@ fn with_progress(host: &Host, mut problem: Problem) -> Problem {
 
 /// The problem of a call that returned an error. What the host itself had said
 /// in this invocation keeps its kind when the guest passes its code on. Whether
-/// what the caller sent fits, only the guest can say: those codes are its to give.
+/// what the caller sent fits, only the guest can say: those codes are its to give. So is,
+/// of any error, that trying again may help.
 pub(crate) fn guest_problem(error: &types::Error, host: &Host) -> Problem {
     let message = match cut(&error.message, TEXT_BYTES_MAX) {
         message if message.is_empty() => {
@@ -170,7 +171,8 @@ pub(crate) fn guest_problem(error: &types::Error, host: &Host) -> Problem {
     let may_say = |kind: ErrorKind| GUESTS_TO_SAY.contains(&kind) || host.has_issued(kind);
     let said = ErrorKind::ALL.iter().find(|kind| kind.code() == error.code && may_say(**kind));
     if let Some(kind) = said {
-        return Problem::new(*kind, message);
+        let guest_retryable = error.retryable.then_some(true);
+        return Problem { guest_retryable, ..Problem::new(*kind, message) };
     }
     Problem {
         guest_code: Some(code(&error.code)),

@@ -18,6 +18,7 @@ use std::{
 use bytes::Bytes;
 use fanfold_protocol::{
     ErrorKind, Fault, Problem,
+    answer::Answer,
     commit::OutputObject,
     function::{Column, Export, Version},
     invocation::ProgressBoard,
@@ -25,7 +26,6 @@ use fanfold_protocol::{
     plan::{Lease, Partition, StateRef, Task, Work as TaskWork},
     size::ByteSize,
 };
-use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wasmtime::component::Resource;
@@ -81,8 +81,8 @@ pub(crate) enum Product {
     Runs(StateRef),
     /// A table and the partial state of its rows.
     Mapped(Option<OutputObject>, Bytes),
-    /// The job's answer, as written and as read.
-    Answer(String, Value),
+    /// The job's answer.
+    Answer(Answer),
 }
 
 /// How a task ended.
@@ -455,15 +455,14 @@ fn checked_state(state: Vec<u8>) -> Result<Bytes, Problem> {
 }
 
 fn checked_answer(text: String) -> Result<Product, Problem> {
-    match serde_json::from_str(&text) {
-        Ok(value) => Ok(Product::Answer(text, value)),
-        Err(error) => Err(Problem::new(
+    Answer::try_from(text).map(Product::Answer).map_err(|error| {
+        Problem::new(
             ErrorKind::ResponseInvalid,
             format!(
                 "expected the aggregator's answer to be JSON, found: {error}; serialise it with a JSON library"
             ),
-        )),
-    }
+        )
+    })
 }
 
 fn flat<T>(returned: Result<Result<T, Fail>, Stop>) -> Result<T, Fail> {
@@ -503,7 +502,8 @@ mod tests {
 
     #[test]
     fn answers_are_json() {
-        assert!(matches!(checked_answer("{\"a\":1}".into()), Ok(Product::Answer(_, _))));
+        let answer = checked_answer("{\"b\": 1.10, \"a\": 1}\n".into()).unwrap();
+        assert!(matches!(&answer, Product::Answer(kept) if kept.as_str() == "{\"b\": 1.10, \"a\": 1}"));
         assert_eq!(checked_answer("{a}".into()).unwrap_err().code, ErrorKind::ResponseInvalid);
         assert_eq!(checked_answer(String::new()).unwrap_err().code, ErrorKind::ResponseInvalid);
         let large = vec![0; 1 + limits::STATE_BYTES_MAX as usize];

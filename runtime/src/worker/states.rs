@@ -81,11 +81,11 @@ pub(super) async fn stage(
             let state = stage_state(data, attempt, task, state, usage).await?;
             Ok(TaskOutcome::Mapped { table, state })
         }
-        Product::Answer(text, value) if text.len() <= ANSWER_INLINE_BYTES_MAX => {
-            Ok(TaskOutcome::Answer(AnswerRef::Inline(value)))
+        Product::Answer(answer) if answer.as_str().len() <= ANSWER_INLINE_BYTES_MAX => {
+            Ok(TaskOutcome::Answer(AnswerRef::Inline(answer)))
         }
-        Product::Answer(text, _) => {
-            let uri = put(data, attempt, task, "json", text.into(), usage).await?;
+        Product::Answer(answer) => {
+            let uri = put(data, attempt, task, "json", answer.into_bytes().into(), usage).await?;
             Ok(TaskOutcome::Answer(AnswerRef::Object(uri)))
         }
     }

@@ -525,7 +525,10 @@ async fn an_aggregate_is_folded_in_order() {
         Work::Merge { states: Vec::new(), finish: true },
     ];
     let finished = works.tasks(2, 0, works_now).await;
-    let answer = |text: &str| TaskOutcome::Answer(AnswerRef::Inline(serde_json::json!(text)));
+    let answer = |text: &str| {
+        let json = serde_json::json!(text).to_string();
+        TaskOutcome::Answer(AnswerRef::Inline(json.try_into().unwrap()))
+    };
     assert_eq!(finished[0].outcome, answer("[[bbb]b]"));
     assert_eq!(finished[1].outcome, answer("[]"));
     works.stop().await;

@@ -30,6 +30,13 @@ async fn lines_are_rows() {
     )
     .await;
     check("{}\n{\"a\":1}\n", &["a Int64"], &["∅", "1"]).await;
+    // To the last bit.
+    check(
+        "{\"a\":51.248178375505404}\n{\"a\":-93.31137037688033}\n",
+        &["a Float64"],
+        &["51.248178375505404", "-93.31137037688033"],
+    )
+    .await;
 }
 
 #[tokio::test]

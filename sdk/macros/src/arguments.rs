@@ -9,7 +9,7 @@
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Error, FnArg, GenericArgument, GenericParam, PathArguments, Result, Signature, Type};
+use syn::{Error, FnArg, GenericArgument, GenericParam, Ident, PathArguments, Result, Signature, Type};
 
 /// Gathers mistakes.
 #[derive(Default)]
@@ -200,6 +200,12 @@ pub(crate) fn with_static(tokens: TokenStream) -> TokenStream {
         }
     }
     made
+}
+
+/// A local of the code that an attribute writes. It hides no function of the author's
+/// that has its name, and reads as the same local wherever it stands.
+pub(crate) fn local(name: &str) -> Ident {
+    Ident::new(name, Span::mixed_site())
 }
 
 /// The place of a signature's output, or of its name when it has none.

@@ -6,13 +6,13 @@
 //! does not take the query away from the others.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
+use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Error, ItemFn, Result, Type};
+use syn::{Error, Ident, ItemFn, Result, Type};
 
 use crate::arguments::{
-    Mistakes, check_no_attribute, check_signature, last_name, named_type, only_one, output_span, referred,
-    types,
+    Mistakes, check_no_attribute, check_signature, last_name, local, named_type, only_one, output_span,
+    referred, types,
 };
 
 const PLACE: &str = "`#[fanfold::handler]` goes above a function, such as \
@@ -29,8 +29,9 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
     let name = &function.sig.ident;
     let named = named_type(&function);
     let only = only_one("handler");
-    let (made, passed) = arguments(&function);
-    let result = format_ident!("answer");
+    let request = local("request");
+    let (made, passed) = arguments(&function, &request);
+    let result = local("answer");
     let answer = quote_spanned! {output_span(&function.sig)=>
         ::fanfold_sdk::__private::IntoResponse::into_response(#result)
     };
@@ -41,7 +42,7 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
         impl ::fanfold_sdk::__private::Handler for #name {
             #[allow(unused_mut, unused_variables)]
             fn handle(
-                mut request: ::fanfold_sdk::__private::Request,
+                mut #request: ::fanfold_sdk::__private::Request,
             ) -> ::fanfold_sdk::__private::Result<::fanfold_sdk::__private::Response> {
                 #(#made)*
                 #[allow(clippy::let_unit_value)]
@@ -84,15 +85,15 @@ fn check_arguments(function: &ItemFn, mistakes: &mut Mistakes) {
 }
 
 /// Statements that make the arguments, and the arguments as they are passed.
-fn arguments(function: &ItemFn) -> (Vec<TokenStream>, Vec<TokenStream>) {
+fn arguments(function: &ItemFn, request: &Ident) -> (Vec<TokenStream>, Vec<TokenStream>) {
     let mut first = Vec::new();
     let mut last = Vec::new();
     let mut passed = Vec::new();
     for (index, ty) in types(&function.sig).enumerate() {
-        let argument = format_ident!("argument_{index}");
+        let argument = local(&format!("argument_{index}"));
         let taken = referred(ty).unwrap_or(ty);
         let statement = quote_spanned! {taken.span()=>
-            let #argument = <#taken as ::fanfold_sdk::__private::FromRequest>::from_request(&mut request)?;
+            let #argument = <#taken as ::fanfold_sdk::__private::FromRequest>::from_request(&mut #request)?;
         };
         if is_body(ty) {
             last.push(statement)

@@ -6,13 +6,14 @@
 //! for a row.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
+use quote::{quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{Error, Ident, ItemFn, Result, ReturnType, Token, Type};
 
 use crate::arguments::{
-    Extra, Mistakes, check_signature, extra, last_name, named_type, only_one, referred, types, with_static,
+    Extra, Mistakes, check_signature, extra, last_name, local, named_type, only_one, referred, types,
+    with_static,
 };
 
 const PLACE: &str =
@@ -118,7 +119,7 @@ fn extras(function: &ItemFn, mistakes: &mut Mistakes) -> (Vec<TokenStream>, Vec<
     let mut made = Vec::new();
     let mut passed = Vec::new();
     for (index, ty) in types(&function.sig).skip(1).enumerate() {
-        let argument = format_ident!("argument_{index}");
+        let argument = local(&format!("argument_{index}"));
         made.push(match extra(ty, EXTRAS, mistakes) {
             Some(Extra::Params(params)) => quote_spanned! {params.span()=>
                 let #argument = ::fanfold_sdk::__private::params::<#params>()?;
@@ -145,17 +146,18 @@ fn over_rows(
     let run = quote_spanned! {input.span()=>
         ::fanfold_sdk::__private::map_rows::<#row, #output>
     };
+    let (source, sink, each) = (local("input"), local("output"), local("row"));
     quote! {
         fn describe() -> ::fanfold_sdk::__private::Description {
             #describe
         }
 
         fn map(
-            input: &mut dyn ::fanfold_sdk::__private::BatchSource,
-            output: &mut dyn ::fanfold_sdk::__private::BatchSink,
+            #source: &mut dyn ::fanfold_sdk::__private::BatchSource,
+            #sink: &mut dyn ::fanfold_sdk::__private::BatchSink,
         ) -> ::fanfold_sdk::__private::Result<()> {
             #(#made)*
-            #run(input, output, |row| #name(row, #(#passed),*))
+            #run(#source, #sink, |#each| #name(#each, #(#passed),*))
         }
     }
 }
@@ -168,7 +170,8 @@ fn over_batches(
     (made, passed): &(Vec<TokenStream>, Vec<TokenStream>),
 ) -> TokenStream {
     let name = &function.sig.ident;
-    let batch = if referred(input).is_some() { quote!(&batch) } else { quote!(batch) };
+    let (source, sink, batch) = (local("input"), local("output"), local("batch"));
+    let passed_batch = if referred(input).is_some() { quote!(&#batch) } else { quote!(#batch) };
     let side = |side: &Option<Type>| match side {
         Some(ty) => quote_spanned! {ty.span()=>
             ::core::option::Option::Some(<#ty as ::fanfold_sdk::__private::Row>::columns())
@@ -182,11 +185,13 @@ fn over_batches(
         }
 
         fn map(
-            input: &mut dyn ::fanfold_sdk::__private::BatchSource,
-            output: &mut dyn ::fanfold_sdk::__private::BatchSink,
+            #source: &mut dyn ::fanfold_sdk::__private::BatchSource,
+            #sink: &mut dyn ::fanfold_sdk::__private::BatchSink,
         ) -> ::fanfold_sdk::__private::Result<()> {
             #(#made)*
-            ::fanfold_sdk::__private::map_batches::<#output>(input, output, |batch| #name(#batch, #(#passed),*))
+            ::fanfold_sdk::__private::map_batches::<#output>(
+                #source, #sink, |#batch| #name(#passed_batch, #(#passed),*)
+            )
         }
     }
 }

@@ -13,7 +13,7 @@ use reqwest::{
     Method, StatusCode,
     header::{CONTENT_TYPE, HeaderValue},
 };
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
@@ -41,16 +41,21 @@ struct Patience {
 const PATIENCE: Patience = Patience { pause: Duration::from_millis(500), silence: Duration::from_secs(30) };
 
 /// Follows a job that was just accepted to its end, and gives it as the service shows it.
-pub async fn follow(client: &Client, id: Uuid) -> Result<Value> {
+pub async fn follow(client: &Client, id: Uuid) -> Result<Box<RawValue>> {
     follow_with(client, id, PATIENCE, true).await
 }
 
 /// The same of a job that somebody names: where nobody listens at all, nobody is waited for.
-pub async fn watch(client: &Client, id: Uuid) -> Result<Value> {
+pub async fn watch(client: &Client, id: Uuid) -> Result<Box<RawValue>> {
     follow_with(client, id, PATIENCE, false).await
 }
 
-async fn follow_with(client: &Client, id: Uuid, patience: Patience, mut reached: bool) -> Result<Value> {
+async fn follow_with(
+    client: &Client,
+    id: Uuid,
+    patience: Patience,
+    mut reached: bool,
+) -> Result<Box<RawValue>> {
     let mut told = Telling::new();
     let mut last_id: Option<String> = None;
     let mut heard = Instant::now();
@@ -72,12 +77,12 @@ async fn follow_with(client: &Client, id: Uuid, patience: Patience, mut reached:
             Err(error) if !may_pass(&error, reached) => return Err(error),
             Err(error) => Some(error),
         };
-        match in_time(client, client.get::<Value>(&format!("/v1/jobs/{id}"), &[])).await {
+        match in_time(client, client.get::<Box<RawValue>>(&format!("/v1/jobs/{id}"), &[])).await {
             Ok(job) => {
                 // It answers, whatever it has against a stream.
                 (heard, reached) = (Instant::now(), true);
                 told.answers();
-                if serde_json::from_value::<JobView>(job.clone())?.state.is_terminal() {
+                if serde_json::from_str::<JobView>(job.get())?.state.is_terminal() {
                     told.end();
                     return Ok(job);
                 }
@@ -253,6 +258,7 @@ mod tests {
     };
 
     use bytes::Bytes;
+    use fanfold_protocol::job::JobState;
     use http_body_util::Full;
     use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
     use hyper_util::rt::TokioIo;
@@ -315,7 +321,7 @@ mod tests {
             (200, job.to_string())
         });
         let job = follow_with(&client.await, id, BRIEF, false).await.unwrap();
-        assert_eq!(job["state"], "succeeded");
+        assert_eq!(serde_json::from_str::<JobView>(job.get()).unwrap().state, JobState::Succeeded);
     }
 
     #[tokio::test]

@@ -3,20 +3,23 @@
 //!
 //! [`document`] makes the job from a file or flags, [`follow`] waits for it,
 //! [`show`] prints it. Whether a job that was waited for has failed, the exit
-//! code says.
+//! code says. Jobs are printed as JSON as the service wrote them, since they
+//! hold answers of functions.
 
 mod document;
 mod follow;
 mod show;
 
+use std::collections::BTreeMap;
+
 use fanfold_protocol::job::JobState;
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 
 use crate::{
     args::{Job, JobRun, JobSource, View},
-    client::{Client, ComparisonView, JobList, JobView, TaskPage},
+    client::{Client, ComparisonView, JobView, TaskPage},
     error::{Error, Result},
     output,
 };
@@ -31,19 +34,19 @@ pub async fn run(client: &Client, command: Job) -> Result<()> {
         Job::Ls { state, function, limit, shown } => {
             let function = function.map(|name| name.to_string());
             let query = [("state", state.as_deref()), ("function", function.as_deref())];
-            let jobs = client.pages("/v1/jobs", "jobs", &query, limit, PAGE_MAX).await?;
-            let list: JobList = serde_json::from_value(serde_json::json!({ "jobs": jobs }))?;
-            output::shown(shown.view, &serde_json::json!({ "jobs": jobs }), |_| show::list(&list.jobs))
+            let jobs: Vec<Box<RawValue>> = client.pages("/v1/jobs", "jobs", &query, limit, PAGE_MAX).await?;
+            let views = jobs.iter().map(|job| view(job)).collect::<Result<Vec<_>>>()?;
+            output::shown(shown.view, &BTreeMap::from([("jobs", jobs)]), |_| show::list(&views))
         }
         Job::Show { id, shown } => {
-            let job: Value = client.get(&format!("/v1/jobs/{id}"), &[]).await?;
-            let view: JobView = serde_json::from_value(job.clone())?;
+            let job: Box<RawValue> = client.get(&format!("/v1/jobs/{id}"), &[]).await?;
+            let view = view(&job)?;
             output::shown(shown.view, &job, |_| show::page(&view))
         }
         Job::Watch { id, shown } => finish(&follow::watch(client, id).await?, shown.view),
         Job::Tasks { id, state, limit, shown } => {
             let (path, query) = (format!("/v1/jobs/{id}/tasks"), [("state", state.as_deref())]);
-            let tasks = client.pages(&path, "tasks", &query, limit, PAGE_MAX).await?;
+            let tasks: Vec<Value> = client.pages(&path, "tasks", &query, limit, PAGE_MAX).await?;
             let views = tasks
                 .iter()
                 .cloned()
@@ -63,26 +66,26 @@ pub async fn run(client: &Client, command: Job) -> Result<()> {
 
 async fn submit(client: &Client, args: &JobRun) -> Result<()> {
     let document = document::to_run(args)?;
-    let submitted = client.submit::<Value>("/v1/jobs", Some(&document)).await;
+    let submitted = client.submit::<Box<RawValue>>("/v1/jobs", Some(&document)).await;
     let job = match submitted {
         Ok(job) => job,
         Err(error) => return Err(client.suggest(error, &document.function.name).await),
     };
-    let view: JobView = serde_json::from_value(job.clone())?;
+    let accepted = view(&job)?;
     if !args.wait {
         // Whoever waits is told with the result.
-        for warning in &view.warnings {
+        for warning in &accepted.warnings {
             output::note(format!("warning: {warning}"));
         }
-        output::note(format!("submitted; follow it with `fanfold job watch {}`", view.id));
-        return output::shown(args.view(), &job, |_| view.id.to_string());
+        output::note(format!("submitted; follow it with `fanfold job watch {}`", accepted.id));
+        return output::shown(args.view(), &job, |_| accepted.id.to_string());
     }
-    output::note(format!("job {}", view.id));
-    let job = follow::follow(client, view.id).await?;
-    let view: JobView = serde_json::from_value(job.clone())?;
-    if args.view() == View::Table && view.state == JobState::Succeeded && !view.gives_tables() {
-        output::note(summary(&view));
-        return super::result::print(client, view.id, View::Table).await;
+    output::note(format!("job {}", accepted.id));
+    let job = follow::follow(client, accepted.id).await?;
+    let ended = view(&job)?;
+    if args.view() == View::Table && ended.state == JobState::Succeeded && !ended.gives_tables() {
+        output::note(summary(&ended));
+        return super::result::print(client, ended.id).await;
     }
     finish(&job, args.view())
 }
@@ -91,18 +94,16 @@ async fn submit(client: &Client, args: &JobRun) -> Result<()> {
 async fn estimate(client: &Client, source: &JobSource, sample: u32, shown: View) -> Result<()> {
     let document = document::read(source)?;
     let path = format!("/v1/jobs/estimate?sample={sample}");
-    let submitted = client.plan::<Value>(&path, Some(&document)).await;
-    let job = match submitted {
-        Ok(job) => job,
+    let submitted = client.plan::<JobView>(&path, Some(&document)).await;
+    let id = match submitted {
+        Ok(job) => job.id,
         Err(error) => return Err(client.suggest(error, &document.function.name).await),
     };
-    let id = serde_json::from_value::<JobView>(job)?.id;
     output::note(format!("job {id} runs a sample"));
-    let job = follow::follow(client, id).await?;
-    let view: JobView = serde_json::from_value(job.clone())?;
-    match &view.estimate {
+    let sampled = view(&follow::follow(client, id).await?)?;
+    match &sampled.estimate {
         Some(estimate) => output::shown(shown, estimate, show::estimate),
-        None => ended(&view),
+        None => ended(&sampled),
     }
 }
 
@@ -115,24 +116,26 @@ async fn retry(client: &Client, id: Uuid, dry_run: bool, wait: bool, shown: View
         return output::shown(shown, &compared, |_| show::comparison(&comparison));
     }
     output::note(show::comparison(&comparison).trim_end());
-    let job: Value = client.submit(&path, None::<&Value>).await?;
-    let view: JobView = serde_json::from_value(job.clone())?;
+    let job: Box<RawValue> = client.submit(&path, None::<&Value>).await?;
+    let accepted = view(&job)?;
     if wait {
-        output::note(format!("job {}", view.id));
-        return finish(&follow::follow(client, view.id).await?, shown);
+        output::note(format!("job {}", accepted.id));
+        return finish(&follow::follow(client, accepted.id).await?, shown);
     }
-    output::note(format!("job {id} runs again; follow it with `fanfold job watch {}`", view.id));
-    match shown {
-        View::Json => output::json(&job),
-        View::Table => output::data(&view.id.to_string()),
-    }
+    output::note(format!("job {id} runs again; follow it with `fanfold job watch {}`", accepted.id));
+    output::shown(shown, &job, |_| accepted.id.to_string())
 }
 
 /// Prints a job that has ended; one that did not succeed is an error.
-fn finish(job: &Value, shown: View) -> Result<()> {
-    let view: JobView = serde_json::from_value(job.clone())?;
-    output::shown(shown, job, |_| show::page(&view))?;
+fn finish(job: &RawValue, shown: View) -> Result<()> {
+    let view = view(job)?;
+    output::shown(shown, &job, |_| show::page(&view))?;
     ended(&view)
+}
+
+/// What a job says that is not printed as it is.
+fn view(job: &RawValue) -> Result<JobView> {
+    Ok(serde_json::from_str(job.get())?)
 }
 
 fn ended(view: &JobView) -> Result<()> {

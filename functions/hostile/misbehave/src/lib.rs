@@ -6,7 +6,7 @@ use fanfold_sdk::prelude::*;
 
 /// What the job is asked.
 #[derive(Deserialize, Default)]
-#[serde(crate = "fanfold_sdk::serde", default)]
+#[serde(crate = "fanfold_sdk::serde", default, deny_unknown_fields)]
 struct Options {
     how: String,
     row: Option<u64>,
@@ -65,6 +65,7 @@ fn misbehave(how: &str, context: &Context) -> Result<()> {
         "read" => context.objects().open("s3://secret/x").map(drop),
         "write" => context.objects().write("s3://granted/elsewhere", "text/plain", b"x").map(drop),
         "open-missing" => context.objects().open("s3://granted/missing").map(drop),
+        "open-awaited" => context.objects().open("s3://granted/missing").map(drop).map_err(Error::retryable),
         _ => Ok(()),
     }
 }

@@ -19,6 +19,7 @@ struct Keyed {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Options {
     /// How many keys there are.
     keys: u64,

@@ -2,11 +2,11 @@
 //! What the ending of a job has left, for whoever takes it up or shows it later.
 
 use fanfold_protocol::{
+    answer::Answer,
     commit::{ANSWER_INLINE_BYTES_MAX, MANIFEST_NAME, RESULT_NAME},
     keys,
     uri::ObjectUri,
 };
-use serde_json::Value;
 use uuid::Uuid;
 
 use crate::jobs::{error::Result, kept, vault::Vault};
@@ -30,7 +30,7 @@ pub async fn published(
 }
 
 /// The result of a job that has ended, when it is small enough for a record.
-pub async fn small_result(vault: &Vault, id: &Uuid) -> Result<Option<Value>> {
+pub async fn small_result(vault: &Vault, id: &Uuid) -> Result<Option<Answer>> {
     let uri = vault.uri(&keys::result(id))?;
     match vault.store().head(&uri).await {
         Ok(meta) if meta.pin.size <= ANSWER_INLINE_BYTES_MAX as u64 => vault.read(&keys::result(id)).await,

@@ -62,7 +62,8 @@ impl World {
         let plan = progress.plan();
         let committed: usize = commits.values().map(|commit| commit.tasks.len()).sum();
         assert_eq!((committed as u64, progress.counts().done), (plan.tasks(), plan.tasks()));
-        assert_eq!(progress.answer(), Some(&AnswerRef::Inline(json!([0, plan.partitions]))));
+        let answer = json!([0, plan.partitions]).to_string().try_into().unwrap();
+        assert_eq!(progress.answer(), Some(&AnswerRef::Inline(answer)));
     }
 
     /// Of the tasks that some workers committed, the most over the mean.

@@ -250,7 +250,10 @@ impl World {
         let outcome = |task: u32| match (spec.stage, job.progress.plan().finishes(spec.stage)) {
             (0, _) => TaskOutcome::State(state(task, task + 1)),
             (_, false) => TaskOutcome::State(merged(spec).map_or(state(0, 0), |(from, to)| state(from, to))),
-            (_, true) => TaskOutcome::Answer(AnswerRef::Inline(json!(merged(spec)))),
+            (_, true) => {
+                let answer = json!(merged(spec)).to_string();
+                TaskOutcome::Answer(AnswerRef::Inline(answer.try_into().unwrap()))
+            }
         };
         let task = |index: &u32| {
             let (index, attempt, outcome) = (*index, spec.round + 1, outcome(*index));
