@@ -199,7 +199,13 @@ impl From<crate::build::Error> for Error {
 
 impl From<fanfold_storage::Error> for Error {
     fn from(error: fanfold_storage::Error) -> Self {
-        Self::service(error.to_string()).with_code(error.kind().code())
+        let told = Self::service(error.to_string()).with_code(error.kind().code());
+        match error {
+            fanfold_storage::Error::OtherRegion { .. } => {
+                told.help("`fanfold s3` asks in the region of its profile, or that of AWS_REGION")
+            }
+            _ => told,
+        }
     }
 }
 

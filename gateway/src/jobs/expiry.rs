@@ -228,13 +228,25 @@ async fn expire(vault: &Vault, window: Duration) -> Result<usize> {
             if now.since(last_modified) < window {
                 continue;
             }
-            if let Some(job) = key.rsplit('/').next().and_then(|id| id.parse::<Uuid>().ok()) {
-                vault.clear(&keys::all_staged(&job)).await?;
-                vault.clear(&keys::all_kept(&job)).await?;
+            match expire_mark(vault, &key).await {
+                Err(error) if !error.is_transient() => {
+                    tracing::warn!(mark = %key, %error, "what is kept to save other jobs work stays behind");
+                }
+                expired => {
+                    expired?;
+                    count += 1;
+                }
             }
-            vault.store().delete(&vault.uri(&key)?).await?;
-            count += 1;
         }
     }
     Ok(count)
+}
+
+/// Removes what was kept for a mark, then the mark.
+async fn expire_mark(vault: &Vault, mark: &str) -> Result<()> {
+    if let Some(job) = mark.rsplit('/').next().and_then(|id| id.parse::<Uuid>().ok()) {
+        vault.clear(&keys::all_staged(&job)).await?;
+        vault.clear(&keys::all_kept(&job)).await?;
+    }
+    Ok(vault.store().delete(&vault.uri(mark)?).await?)
 }

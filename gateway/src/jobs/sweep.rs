@@ -83,21 +83,23 @@ impl Sweep<'_> {
     /// other job has begun to write there, so that what was seen is this job's.
     pub async fn losers(&self, vault: &Vault, backbone: &Backbone) -> Result<usize> {
         let (losers, uploads) = match self.committed {
-            true => (self.find_committed(vault).await?, Vec::new()),
-            false => tokio::try_join!(self.find(vault), self.uploads(vault))?,
+            true => (self.find_committed(vault).await?, Ok(Vec::new())),
+            false => {
+                let (losers, uploads) = tokio::join!(self.find(vault), self.uploads(vault));
+                (losers?, uploads)
+            }
         };
-        let count = losers.len() + uploads.len();
-        if count == 0 {
-            return Ok(0);
-        }
-        if self.job.document.output.is_some() && !claim::held(backbone, self.output, self.job.id).await? {
+        let count = losers.len() + uploads.as_ref().map_or(0, Vec::len);
+        let has_claim = count > 0 && self.job.document.output.is_some();
+        if has_claim && !claim::held(backbone, self.output, self.job.id).await? {
             tracing::debug!(job = %self.job.id, "the output prefix has another writer; nothing is swept there");
             return Ok(0);
         }
         if !losers.is_empty() {
             vault.store().delete_many(self.output.bucket(), losers).await?;
         }
-        for (uri, upload) in uploads {
+        // What is read as input is gone by now, whatever becomes of these.
+        for (uri, upload) in uploads? {
             vault.store().abort_upload(&uri, &upload).await?;
         }
         Ok(count)
@@ -108,8 +110,8 @@ impl Sweep<'_> {
         let (parts, staged) = (format!("{}part-", self.output.key()), keys::all_staged(&self.job.id));
         let oldest = self.oldest();
         let (output, own) = tokio::try_join!(
-            vault.store().uploads(self.output.bucket(), &parts),
-            vault.store().uploads(vault.bucket(), &staged),
+            open_uploads(vault, self.output.bucket(), &parts),
+            open_uploads(vault, vault.bucket(), &staged),
         )?;
         let name = |key: &str| is_part(key.strip_prefix(self.output.key()).unwrap_or_default());
         let output = output.into_iter().filter(|upload| name(&upload.key) && upload.begun >= oldest);
@@ -190,6 +192,21 @@ fn parts_and_shards(output: &ObjectUri, losers: Vec<String>) -> (HashSet<String>
     let named = |key: &String| is_part(key.strip_prefix(output.key()).unwrap_or_default());
     let (parts, shards): (Vec<_>, Vec<_>) = losers.into_iter().partition(named);
     (parts.into_iter().collect(), shards)
+}
+
+/// The open uploads to keys that begin with `prefix`. Where they cannot be listed, for want of a
+/// permission say, they stay: they take room, and nobody reads them.
+async fn open_uploads(vault: &Vault, bucket: &str, prefix: &str) -> Result<Vec<Upload>> {
+    match vault.store().uploads(bucket, prefix).await {
+        Err(error) if !error.is_transient() => {
+            tracing::warn!(
+                bucket, prefix, %error,
+                "open uploads could not be listed, which takes s3:ListBucketMultipartUploads; they stay behind"
+            );
+            Ok(Vec::new())
+        }
+        uploads => Ok(uploads?),
+    }
 }
 
 /// Whether a name is one that [`keys::output_part`] makes.

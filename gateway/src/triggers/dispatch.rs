@@ -165,7 +165,7 @@ async fn look(app: &App, trigger: &Trigger, notice: &Notice) -> Result<Found, Pr
         match app.store.head(&uri).await {
             Ok(meta) => return Ok(Found::There(key.to_owned(), Box::new(meta))),
             Err(StoreError::NotFound { .. }) => {}
-            Err(error @ StoreError::NoSuchBucket { .. }) => {
+            Err(error) if error.kind() == ErrorKind::BucketNotFound => {
                 return Err(Problem::new(ErrorKind::BucketNotFound, error.to_string()));
             }
             Err(error) => return Err(of_store(error)),

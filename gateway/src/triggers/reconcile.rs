@@ -445,11 +445,9 @@ fn notice(bucket: String, key: String, name: &str, pin: &Pin) -> Notice {
 }
 
 fn about_bucket(error: fanfold_storage::Error) -> Problem {
-    match error {
-        error @ fanfold_storage::Error::NoSuchBucket { .. } => {
-            Problem::new(ErrorKind::BucketNotFound, error.to_string())
-        }
-        error => of_store(error),
+    match error.kind() {
+        kind @ ErrorKind::BucketNotFound => Problem::new(kind, error.to_string()),
+        _ => of_store(error),
     }
 }
 

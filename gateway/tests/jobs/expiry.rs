@@ -12,10 +12,14 @@ use fanfold_protocol::{
     keys,
     uri::ObjectUri,
 };
+use http::StatusCode;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::world::{BUCKET, PATIENCE, Play, World, succeeded};
+use crate::{
+    way::{Trouble, Way},
+    world::{BUCKET, PATIENCE, Play, World, succeeded},
+};
 
 const SOON: Duration = Duration::from_millis(10);
 
@@ -74,6 +78,27 @@ async fn what_is_kept_for_a_retry_goes_in_the_end() {
     let again = engine.ended(&again.id).await;
     succeeded(&again);
     assert_eq!((again.retry.unwrap().difference.unchanged, again.receipt.attempts), (0, 5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_forgotten_keeps_nothing_else() {
+    let mut world = World::new().await;
+    let [stuck, other] = [1, 2].map(Uuid::from_u128);
+    let means = move |asked: &str| asked.starts_with("GET /") && asked.contains(&stuck.to_string());
+    let way = Way::to(world.store(), Trouble::Refuse(StatusCode::FORBIDDEN), means).await;
+    let direct = std::mem::replace(&mut world.base.store, way.store());
+    let _engine = world.engine_that_serves(SOON).await;
+    world.base.store = direct;
+    way.shut();
+    for id in [stuck, other] {
+        world.put(&format!("s3://{BUCKET}/{}part-0", keys::all_kept(&id)), "rows").await;
+        world.put(&format!("s3://{BUCKET}/{}", keys::kept_mark(&id)), "").await;
+    }
+    way.met(1).await;
+    gone(&world, &keys::kept_mark(&other)).await;
+    gone(&world, &keys::all_kept(&other)).await;
+    assert_eq!(world.keys(BUCKET, &keys::kept_mark(&stuck)).await.len(), 1);
+    assert_eq!(world.keys(BUCKET, &keys::all_kept(&stuck)).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -133,6 +133,36 @@ async fn uploads_that_killed_workers_began_are_swept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn uploads_that_may_not_be_listed_keep_nothing_else_from_being_swept() {
+    let mut world = World::new().await;
+    world.inputs(5).await;
+    let means = |asked: &str| asked.starts_with("GET /bank") && asked.contains("uploads");
+    let way = Way::to(world.store(), Trouble::Refuse(StatusCode::FORBIDDEN), means).await;
+    let direct = std::mem::replace(&mut world.base.store, way.store());
+    let engine = world.engine().await;
+    world.base.store = direct;
+    let job = json!({"output": "s3://bank/out/", "retry": {"attempts": 1}});
+    let id = engine.submit("mapper", job).await.unwrap().id;
+    // In the platform's own bucket they may be.
+    let staged = ObjectUri::new(BUCKET, keys::staged(&id, 0, 1, &Uuid::new_v4(), "runs")).unwrap();
+    let mut writer = world.store().writer(&staged, PutOptions::default());
+    writer.write(vec![7; 9 << 20].into()).await.unwrap();
+    std::mem::forget(writer);
+    way.shut();
+    let _worker = world.work(Play {
+        fails: Box::new(|_, task| {
+            (task.index == 2)
+                .then(|| Problem::new(ErrorKind::GuestPanicked, "expected a number, found a pear"))
+        }),
+        ..Play::default()
+    });
+    assert_eq!(engine.ended(&id).await.state, JobState::Failed);
+    way.met(1).await;
+    assert_eq!(world.keys("bank", "out/").await, [""; 0]);
+    assert!(world.store().uploads(BUCKET, "").await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_bus_alone_says_of_a_commit_does_not_count() {
     let world = World::new().await;
     world.inputs(40).await;

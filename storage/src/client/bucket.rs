@@ -36,23 +36,23 @@ impl Store {
 
     /// Whether there is a bucket of this name that the credentials may use.
     pub async fn bucket_exists(&self, bucket: &str) -> Result<bool> {
-        let client = self.client_of(bucket)?;
-        let there = match client.head_bucket().bucket(bucket).send().boxed().await {
-            Ok(_) => Ok(true),
-            Err(e) => Err(Target::Bucket(bucket).error(e)),
-        };
-        let there = match there {
+        let request = self.client_of(bucket)?.head_bucket().bucket(bucket);
+        let there = match request.send().boxed().await.map_err(|e| Target::Bucket(bucket).error(e)) {
             // A HEAD does not say why. Who lists is told, and a clock that is off is allowed for once that is told.
-            Err(Error::AccessDenied { .. }) => {
-                let listed = client.list_objects_v2().bucket(bucket).max_keys(1).send().boxed().await;
-                listed.map(|_| true).map_err(|e| Target::Bucket(bucket).error(e))
-            }
-            there => there,
+            Err(Error::AccessDenied { .. } | Error::Other { .. }) => self.list_one(bucket).await,
+            there => there.map(drop),
         };
         match there {
+            Ok(()) => Ok(true),
             Err(Error::NoSuchBucket { .. }) => Ok(false),
-            there => there,
+            Err(error) => Err(error),
         }
+    }
+
+    /// Lists an object of a bucket, for what the store says when it refuses that.
+    pub(super) async fn list_one(&self, bucket: &str) -> Result<()> {
+        let request = self.client_of(bucket)?.list_objects_v2().bucket(bucket).max_keys(1);
+        request.send().boxed().await.map(drop).map_err(|e| Target::Bucket(bucket).error(e))
     }
 
     /// Creates a bucket. One of that name makes it [`Error::Conflict`].

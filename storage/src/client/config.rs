@@ -12,7 +12,7 @@ use aws_sdk_s3::config::{
 };
 use aws_smithy_http_client::tls;
 
-use super::{Error, Result};
+use super::{Error, Result, region::SignedFor};
 use crate::Credentials;
 
 /// The SDK waits a random share of this before its first retry, and of twice as
@@ -141,6 +141,7 @@ impl StoreConfig {
             // headers; bodies are covered by the signature's SHA-256 and by length.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .interceptor(SignedFor::new(&self.region))
     }
 }
 

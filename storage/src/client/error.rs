@@ -10,6 +10,8 @@ use aws_sdk_s3::{
 };
 use fanfold_protocol::{ErrorKind, Problem, uri::ObjectUri};
 
+use super::region;
+
 /// The result of a call to the store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -52,6 +54,20 @@ pub enum Error {
     NoSuchBucket {
         /// The bucket.
         bucket: String,
+    },
+    /// The bucket lies in another region than requests are signed for.
+    #[error(
+        "expected {target} in the region {asked}, which `store.region` names, found it in {}; \
+         set `store.region` to that, or take a bucket of {asked}",
+        found.as_deref().unwrap_or("another")
+    )]
+    OtherRegion {
+        /// The bucket.
+        target: String,
+        /// The region that it was asked for in.
+        asked: String,
+        /// Where it is, when known.
+        found: Option<String>,
     },
     /// A condition of a write did not hold.
     #[error("the condition on writing {target} must hold, found: {detail}; read it again and decide anew")]
@@ -120,7 +136,7 @@ impl Error {
             Self::Changed { .. } | Self::Conflict { .. } => ErrorKind::ObjectChanged,
             Self::AccessDenied { .. } => ErrorKind::StoreDenied,
             Self::AnotherTenants { .. } => ErrorKind::AccessDenied,
-            Self::NoSuchBucket { .. } => ErrorKind::BucketNotFound,
+            Self::NoSuchBucket { .. } | Self::OtherRegion { .. } => ErrorKind::BucketNotFound,
             Self::Timeout { .. } => ErrorKind::StoreTimeout,
             Self::Unavailable { .. } => ErrorKind::StoreUnavailable,
             Self::Full { .. } => ErrorKind::StorageFull,
@@ -146,12 +162,25 @@ impl Error {
     /// What an answer says of one of several objects, of which none has a status of its own.
     pub(super) fn of_code(target: String, code: &str, detail: &str) -> Self {
         let said = if detail.is_empty() { code } else { detail }.to_owned();
-        match code {
-            "InternalError" | "OperationAborted" | "RequestTimeout" | "ServiceUnavailable" | "SlowDown" => {
-                Self::Unavailable { target, detail: said }
-            }
+        Self::of_known(&target, code, &said).unwrap_or_else(|| match code {
+            "OperationAborted" => Self::Unavailable { target, detail: said },
             "AccessDenied" => Self::AccessDenied { target, detail: said },
             _ => Self::Other { target, code: code.to_owned(), detail: detail.to_owned() },
+        })
+    }
+
+    /// What a code says under whatever status it comes: stores disagree in those, and a copy may
+    /// fail within an answer that began with 200.
+    fn of_known(target: &str, code: &str, detail: &str) -> Option<Self> {
+        let (target, detail) = (target.to_owned(), detail.to_owned());
+        match code {
+            "InternalError" | "RequestTimeout" | "ServiceUnavailable" | "SlowDown" | "SlowDownRead"
+            | "SlowDownWrite" => Some(Self::Unavailable { target, detail }),
+            // Quotas are Ceph's `QuotaExceeded` (403) and MinIO's `XMinioAdminBucketQuotaExceeded` (400).
+            _ if code == "XMinioStorageFull" || code.ends_with("QuotaExceeded") => {
+                Some(Self::Full { target, detail })
+            }
+            _ => None,
         }
     }
 
@@ -206,9 +235,13 @@ impl Target<'_> {
         let target = self.text();
         match &error {
             SdkError::ServiceError(service) => {
+                let answer = service.raw();
+                let redirect = answer.headers().get("location").map(|to| format!("it points to {to}"));
                 let code = service.err().code().unwrap_or_default();
-                let detail = service.err().message().unwrap_or(code);
-                self.refusal(service.raw().status().as_u16(), code, detail)
+                let detail = service.err().message().or(redirect.as_deref()).unwrap_or(code);
+                let bucket = self.bucket();
+                region::elsewhere(Target::Bucket(&bucket).text(), code, detail, answer)
+                    .unwrap_or_else(|| self.refusal(answer.status().as_u16(), code, detail))
             }
             SdkError::TimeoutError(_) => Error::Timeout { target, detail: chain(&error) },
             SdkError::DispatchFailure(failure) if failure.is_timeout() => {
@@ -230,6 +263,9 @@ impl Target<'_> {
     fn refusal(self, status: u16, code: &str, detail: &str) -> Error {
         let target = self.text();
         let detail = if detail.is_empty() { format!("HTTP status {status}") } else { detail.to_owned() };
+        if let Some(known) = Error::of_known(&target, code, &detail) {
+            return known;
+        }
         match (code, status) {
             ("NoSuchBucket", _) => Error::NoSuchBucket { bucket: self.bucket() },
             ("NoSuchKey", _) => self.not_found(),
@@ -241,7 +277,9 @@ impl Target<'_> {
             ("NoSuchUpload", _) => Error::Other { target, code: code.to_owned(), detail },
             (_, 404) => self.not_found(),
             (_, 507) => Error::Full { target, detail },
-            (_, 408 | 429 | 500 | 502..=504) => Error::Unavailable { target, detail },
+            // What a store does not have, it will not have later; proxies have statuses of their own.
+            (_, 408 | 429 | 500 | 502..=504 | 506 | 508..=599) => Error::Unavailable { target, detail },
+            ("", _) => Error::Other { target, code: "an answer without a code".to_owned(), detail },
             _ => Error::Other { target, code: format!("{code} (HTTP status {status})"), detail },
         }
     }
@@ -271,6 +309,47 @@ fn innermost(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
     use crate::{Credentials, Store, StoreConfig};
+
+    #[test]
+    fn a_refusal_that_passes_is_told_from_one_that_stays() {
+        let check = |status, code: &str, expected: ErrorKind| {
+            let found = Target::Bucket("bank").refusal(status, code, "");
+            assert_eq!(found.kind(), expected, "{status} {code}: {found}");
+            let passes = matches!(expected, ErrorKind::StoreUnavailable | ErrorKind::StorageFull);
+            assert_eq!(found.is_transient(), passes, "{status} {code}");
+        };
+        for status in [408, 429, 500, 502, 503, 504, 520, 522, 524, 526, 530, 598] {
+            check(status, "", ErrorKind::StoreUnavailable);
+        }
+        for status in [301, 400, 405, 411, 501, 505] {
+            check(status, "", ErrorKind::Internal);
+        }
+        check(400, "RequestTimeout", ErrorKind::StoreUnavailable);
+        for code in ["InternalError", "ServiceUnavailable", "SlowDown"] {
+            check(200, code, ErrorKind::StoreUnavailable);
+        }
+        check(400, "InvalidRequest", ErrorKind::Internal);
+        check(501, "NotImplemented", ErrorKind::Internal);
+        check(403, "QuotaExceeded", ErrorKind::StorageFull);
+        check(400, "XMinioAdminBucketQuotaExceeded", ErrorKind::StorageFull);
+        check(507, "XMinioStorageFull", ErrorKind::StorageFull);
+        check(507, "", ErrorKind::StorageFull);
+        check(403, "AccessDenied", ErrorKind::StoreDenied);
+        check(409, "OperationAborted", ErrorKind::ObjectChanged);
+        check(404, "", ErrorKind::BucketNotFound);
+    }
+
+    #[test]
+    fn codes_alone_say_as_much() {
+        let check = |code: &str, expected: ErrorKind| {
+            assert_eq!(Error::of_code("s3://bank/a".to_owned(), code, "").kind(), expected, "{code}");
+        };
+        check("SlowDown", ErrorKind::StoreUnavailable);
+        check("OperationAborted", ErrorKind::StoreUnavailable);
+        check("QuotaExceeded", ErrorKind::StorageFull);
+        check("AccessDenied", ErrorKind::StoreDenied);
+        check("InvalidArgument", ErrorKind::Internal);
+    }
 
     #[tokio::test]
     async fn a_store_that_is_not_there_is_told_in_plain_words() {

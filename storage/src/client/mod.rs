@@ -18,10 +18,11 @@ mod meter;
 mod multipart;
 mod probe;
 mod read;
+mod region;
 mod uploads;
 mod write;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, atomic::AtomicBool};
 
 use aws_sdk_s3::{Client, config::Builder};
 use fanfold_protocol::tenant::Tenant;
@@ -68,6 +69,21 @@ struct Inner {
     arbitration: Option<arbitrate::Arbitration>,
     /// Removals of what dropped writers had begun.
     removals: TaskTracker,
+    /// Whether the store was found to take no lists of objects to delete.
+    takes_no_lists: Arc<AtomicBool>,
+}
+
+impl Inner {
+    /// The same store, reached so: what was begun there and learnt of it is shared.
+    fn with(
+        &self,
+        config: StoreConfig,
+        sdk: Builder,
+        arbitration: Option<arbitrate::Arbitration>,
+    ) -> Arc<Self> {
+        let (removals, takes_no_lists) = (self.removals.clone(), Arc::clone(&self.takes_no_lists));
+        Arc::new(Self { config, sdk, arbitration, removals, takes_no_lists })
+    }
 }
 
 impl Store {
@@ -75,7 +91,8 @@ impl Store {
     /// address shows with the first call.
     pub fn connect(config: StoreConfig) -> Result<Self> {
         let sdk = config.build()?;
-        let inner = Arc::new(Inner { config, sdk, arbitration: None, removals: TaskTracker::new() });
+        let (removals, takes_no_lists) = (TaskTracker::new(), Arc::default());
+        let inner = Arc::new(Inner { config, sdk, arbitration: None, removals, takes_no_lists });
         Ok(Self { inner, client: Arc::default(), meter: Meter::new(), tenant: None })
     }
 
@@ -83,8 +100,7 @@ impl Store {
     pub fn reconnected(&self) -> Result<Self> {
         let (config, arbitration) = (self.inner.config.clone(), self.inner.arbitration.clone());
         let sdk = config.build()?;
-        let inner = Inner { config, sdk, arbitration, removals: self.inner.removals.clone() };
-        Ok(self.metered(Arc::new(inner), Meter::new()))
+        Ok(self.metered(self.inner.with(config, sdk, arbitration), Meter::new()))
     }
 
     /// The same store, as far as it is a tenant's: another's buckets are refused before
@@ -96,8 +112,7 @@ impl Store {
 
     fn with_arbitration(&self, arbitration: Option<arbitrate::Arbitration>) -> Self {
         let (config, sdk) = (self.inner.config.clone(), self.inner.sdk.clone());
-        let inner = Inner { config, sdk, arbitration, removals: self.inner.removals.clone() };
-        self.metered(Arc::new(inner), self.meter.clone())
+        self.metered(self.inner.with(config, sdk, arbitration), self.meter.clone())
     }
 
     /// The same store, with what is done through the new handle counted by `meter`.
@@ -144,14 +159,19 @@ impl Store {
     }
 }
 
-/// The ETag as pins have it: without the quotes of the header.
+/// The ETag as pins have it: without the quotes of the header, unless it is weak.
 fn bare_etag(etag: &str) -> String {
-    etag.trim_matches('"').to_owned()
+    if is_weak(etag) { etag.to_owned() } else { etag.trim_matches('"').to_owned() }
 }
 
 /// The ETag as conditions have it.
 fn quoted_etag(etag: &str) -> String {
-    if etag.starts_with("W/") { etag.to_owned() } else { format!("\"{etag}\"") }
+    if is_weak(etag) { etag.to_owned() } else { format!("\"{etag}\"") }
+}
+
+/// Whether no `If-Match` holds for it (RFC 9110, section 13.1.1), also for the object that has it.
+fn is_weak(etag: &str) -> bool {
+    etag.starts_with("W/\"")
 }
 
 /// How long to wait before try `attempt` (from 1): doubling from 50 ms up to
@@ -163,4 +183,19 @@ async fn back_off(attempt: u32) {
     let share = getrandom::fill(&mut seed).map_or(0, |()| u64::from(u16::from_le_bytes(seed)));
     let delay_ms = ceiling_ms - ceiling_ms * share / (2 * 65_536);
     tokio::time::sleep(std::time::Duration::from_millis(delay_ms)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn etags_come_back_as_they_were() {
+        let check = |header: &str, bare: &str| {
+            assert_eq!(bare_etag(header), bare);
+            assert_eq!(quoted_etag(bare), header);
+        };
+        check("\"5d41402a-2\"", "5d41402a-2");
+        check("W/\"5d41402a\"", "W/\"5d41402a\"");
+    }
 }

@@ -176,9 +176,12 @@ impl MultipartWriter {
                 Ok(Pin { etag: bare_etag(etag), size: self.size, version_id: version(answer.version_id()) })
             }
             // The answer to an earlier try may have been lost: is the object ours?
-            Err(error @ (Error::Other { .. } | Error::NotFound { .. } | Error::Conflict { .. })) => {
-                self.recognise().await.ok_or(error)
-            }
+            Err(
+                error @ (Error::Other { .. }
+                | Error::NotFound { .. }
+                | Error::Conflict { .. }
+                | Error::Unavailable { .. }),
+            ) => self.recognise().await.ok_or(error),
             Err(error) => Err(error),
         }
     }

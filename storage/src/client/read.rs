@@ -13,7 +13,7 @@ use fanfold_protocol::time::Timestamp;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Error, ObjectUri, Pin, Result, Store, back_off, bare_etag, error::Target, quoted_etag};
+use super::{Error, ObjectUri, Pin, Result, Store, back_off, bare_etag, error::Target, is_weak, quoted_etag};
 
 /// How often in a row a body may break off before it has brought [`PROGRESS_BYTES`].
 const RESUMES_MAX: u32 = 5;
@@ -60,6 +60,13 @@ impl Store {
             // An answer to HEAD has no body to say which of the two is missing.
             Err(Error::NotFound { .. }) if matches!(self.bucket_exists(uri.bucket()).await, Ok(false)) => {
                 return Err(Error::NoSuchBucket { bucket: uri.bucket().to_owned() });
+            }
+            // Nor what is wrong with the request.
+            Err(error @ Error::Other { .. }) => {
+                return Err(match self.list_one(uri.bucket()).await {
+                    Err(reason @ (Error::OtherRegion { .. } | Error::Other { .. })) => reason,
+                    _ => error,
+                });
             }
             Err(error) => return Err(error),
         };
@@ -215,7 +222,8 @@ impl Store {
             .get_object()
             .bucket(uri.bucket())
             .key(uri.key())
-            .set_if_match(pin.map(|p| quoted_etag(&p.etag)))
+            // Of a weak one the answer's own is compared, alone.
+            .set_if_match(pin.filter(|p| !is_weak(&p.etag)).map(|p| quoted_etag(&p.etag)))
             .set_version_id(pin.and_then(|p| p.version_id.clone()))
             .set_range(range.map(|r| format!("bytes={}-{}", r.start, r.end - 1)));
         request.send().boxed().await.map_err(|e| {

@@ -24,9 +24,9 @@ pub struct Upload {
 impl Store {
     /// The open uploads of a bucket to keys that begin with `prefix`.
     pub async fn uploads(&self, bucket: &str, prefix: &str) -> Result<Vec<Upload>> {
-        let (mut all, mut after) = (Vec::new(), None);
+        let (mut all, mut after) = (Vec::new(), (None::<String>, None::<String>));
         loop {
-            let (key, id): (Option<String>, Option<String>) = after.clone().unzip();
+            let (key, id) = after.clone();
             let request = self
                 .client_of(bucket)?
                 .list_multipart_uploads()
@@ -37,24 +37,24 @@ impl Store {
                 .encoding_type(EncodingType::Url);
             let answer = request.send().boxed().await.map_err(|e| Target::Bucket(bucket).error(e))?;
             let encoded = answer.encoding_type() == Some(&EncodingType::Url);
-            let text = |raw: &str| if encoded { percent_decode(raw) } else { Some(raw.to_owned()) };
-            let wrong = || Error::protocol(format!("s3://{bucket}/"), "uploads that cannot be read");
+            let wrong = |what: &str| Error::protocol(format!("s3://{bucket}/"), what);
             for upload in answer.uploads() {
-                let (key, id) = upload.key().zip(upload.upload_id()).ok_or_else(wrong)?;
-                let key = text(key).ok_or_else(wrong)?;
+                let named = upload.key().zip(upload.upload_id());
+                let (key, id) = named.ok_or_else(|| wrong("an upload without its key or name"))?;
                 // Not every server knows prefixes here.
-                if key.starts_with(prefix) {
+                if let Some(key) = key_under(prefix, key, encoded) {
                     all.push(Upload { key, id: id.to_owned(), begun: timestamp(upload.initiated()) });
                 }
             }
             if !answer.is_truncated().unwrap_or(false) {
                 return Ok(all);
             }
-            let key = answer.next_key_marker().and_then(text).ok_or_else(wrong)?;
-            let next = Some((key, answer.next_upload_id_marker().unwrap_or_default().to_owned()));
+            let marker = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
+            let key = marker(answer.next_key_marker()).and_then(|key| key_under("", &key, encoded));
+            // SeaweedFS orders uploads by their names and goes on behind one without a key.
+            let next = (key, marker(answer.next_upload_id_marker()));
             if next == after {
-                let what = "a listing of uploads that stays where it is, its markers again";
-                return Err(Error::protocol(format!("s3://{bucket}/"), what));
+                return Err(wrong("a listing of uploads that stays where it is, its markers again"));
             }
             after = next;
         }
@@ -63,5 +63,34 @@ impl Store {
     /// Removes an open upload with its parts; nothing when it has ended.
     pub async fn abort_upload(&self, uri: &ObjectUri, id: &str) -> Result<()> {
         abort(self, uri, id).await
+    }
+}
+
+/// The key that an answer has, if it begins with `prefix`. SeaweedFS says that keys are encoded and
+/// sends them as they are: one is read so where it can't be decoded, or loses the prefix by that.
+fn key_under(prefix: &str, raw: &str, encoded: bool) -> Option<String> {
+    let decoded = if encoded { percent_decode(raw) } else { None };
+    [decoded, Some(raw.to_owned())].into_iter().flatten().find(|key| key.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_as_they_were_meant() {
+        let check = |prefix: &str, raw: &str, encoded: bool, key: Option<&str>| {
+            assert_eq!(key_under(prefix, raw, encoded).as_deref(), key, "{prefix} {raw}");
+        };
+        check("a+b/", "a%2Bb/part-1", true, Some("a+b/part-1"));
+        check("a b/", "a+b/part-1", true, Some("a b/part-1"));
+        check("100%/", "100%25/part-1", true, Some("100%/part-1"));
+        // Of servers that only say that they encode.
+        check("a+b/", "a+b/part-1", true, Some("a+b/part-1"));
+        check("100%/", "100%/part-1", true, Some("100%/part-1"));
+        check("%41/", "%41/part-1", true, Some("%41/part-1"));
+        check("", "100%/part-1", true, Some("100%/part-1"));
+        check("a%2Bb/", "a%2Bb/part-1", false, Some("a%2Bb/part-1"));
+        check("a/", "b/part-1", true, None);
     }
 }

@@ -6,7 +6,7 @@
 //! lost meets its own object and knows that it has won. Where a store drops
 //! metadata, it knows its object by the bytes.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use aws_sdk_s3::{
     config::{Builder, timeout::TimeoutConfig},
@@ -30,7 +30,7 @@ use crate::encoding::percent_encode;
 const CONFLICTS_MAX: u32 = 8;
 /// Keys in one DeleteObjects request, as S3 has it.
 const DELETE_KEYS_MAX: usize = 1_000;
-/// Deletes in flight for keys that DeleteObjects cannot carry.
+/// Deletes in flight where DeleteObjects cannot carry them.
 const SINGLE_DELETES: usize = 8;
 
 /// Bytes of a body that every request has the time for.
@@ -217,12 +217,7 @@ impl Store {
                 deleted => refused = refused.and(deleted),
             }
         }
-        let singly = awkward.into_iter().map(|key| async move {
-            let uri = ObjectUri::new(bucket, key).map_err(|p| Error::Config(p.to_string()))?;
-            self.delete(&uri).await
-        });
-        let deleted = stream::iter(singly).buffer_unordered(SINGLE_DELETES).try_collect().await;
-        refused.and(deleted)
+        refused.and(self.delete_singly(bucket, awkward).await)
     }
 
     /// Deletes the objects of a bucket whose keys begin with `prefix` and that, `now`, are as old as `age` or older.
@@ -242,7 +237,15 @@ impl Store {
     async fn delete_batch(&self, bucket: &str, keys: &[String]) -> Result<()> {
         let (mut left, mut refused, mut attempt) = (keys.to_vec(), Ok(()), 0);
         loop {
-            let failed = self.delete_request(bucket, &left).await?;
+            if self.inner.takes_no_lists.load(Relaxed) {
+                return refused.and(self.delete_singly(bucket, left).await);
+            }
+            let failed = match self.delete_request(bucket, &left).await {
+                Err(refusal @ Error::Other { .. }) => {
+                    return refused.and(self.delete_unlisted(bucket, left, &refusal).await);
+                }
+                failed => failed?,
+            };
             let (busy, denied): (Vec<_>, Vec<_>) =
                 failed.into_iter().partition(|(_, error)| error.is_transient());
             refused = refused.and(denied.into_iter().next().map_or(Ok(()), |(_, error)| Err(error)));
@@ -254,6 +257,35 @@ impl Store {
             left = busy.into_iter().map(|(key, _)| key).collect();
             back_off(attempt).await;
         }
+    }
+
+    /// Deletes singly what the store refused to delete by a list. Where that goes well it is lists
+    /// that the store does not take: some want a `Content-MD5`, some have no such request.
+    async fn delete_unlisted(&self, bucket: &str, keys: Vec<String>, refusal: &Error) -> Result<()> {
+        self.delete_singly(bucket, keys).await?;
+        if !self.inner.takes_no_lists.swap(true, Relaxed) {
+            tracing::warn!(
+                error = %refusal,
+                "the store takes no lists of objects to delete; each is deleted by itself from now on"
+            );
+        }
+        Ok(())
+    }
+
+    /// Deletes each by a request of its own.
+    async fn delete_singly(&self, bucket: &str, keys: Vec<String>) -> Result<()> {
+        let deletes = keys.into_iter().map(|key| async move {
+            let uri = ObjectUri::new(bucket, key).map_err(|p| Error::Config(p.to_string()))?;
+            self.delete(&uri).await
+        });
+        let (mut deleted, mut refused) = (stream::iter(deletes).buffer_unordered(SINGLE_DELETES), Ok(()));
+        while let Some(one) = deleted.next().await {
+            match one {
+                Err(error) if error.is_transient() => return Err(error),
+                one => refused = refused.and(one),
+            }
+        }
+        refused
     }
 
     /// The keys that the store did not delete, and why.

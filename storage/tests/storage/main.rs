@@ -17,6 +17,7 @@ mod forgetful;
 mod full;
 mod keys;
 mod proxy;
+mod refusals;
 mod seaweed;
 mod suite;
 mod support;

@@ -198,6 +198,43 @@ pub async fn start_saying(text: &'static str) -> SocketAddr {
     address
 }
 
+/// Starts a proxy before `target` that has answers of its own to some requests.
+pub async fn start_instead(
+    target: SocketAddr,
+    instead: impl Fn(&Request<Incoming>) -> Option<Response<Full<Bytes>>> + Clone + Send + Sync + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let instead = instead.clone();
+            let answer = service_fn(move |request: Request<Incoming>| {
+                let given = instead(&request);
+                async move {
+                    let Some(given) = given else { return answer(target, None, request).await };
+                    request.into_body().collect().await?;
+                    Ok(given)
+                }
+            });
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), answer),
+            );
+        }
+    });
+    address
+}
+
+/// An answer in S3's words, with a code and a message; without a code it has no body.
+pub fn saying(status: u16, code: &str, message: &str) -> Response<Full<Bytes>> {
+    let text = match code {
+        "" => String::new(),
+        _ => format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>"),
+    };
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    response
+}
+
 /// Starts a proxy before `target` that takes its time over copies and completions of uploads.
 pub async fn start_slow(target: SocketAddr, delay: Duration) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use fanfold_protocol::uri::ObjectUri;
+use fanfold_protocol::{ErrorKind, uri::ObjectUri};
 use fanfold_storage::{ListEntry, ListOptions, Pin, PutOptions, ReadAhead, Store};
 use futures::{StreamExt, TryStreamExt};
 use indicatif::ProgressBar;
@@ -28,6 +28,8 @@ use crate::{
 
 /// Bytes read from a file at once.
 const PIECE_BYTES: usize = 1 << 20;
+/// What S3 copies in one request; some stores copy more.
+const COPY_BYTES_MAX: u64 = 5 << 30;
 
 /// Refuses what cannot be copied, before anything is done.
 pub fn check(from: &str, to: &str, recursive: bool) -> Result<()> {
@@ -67,8 +69,7 @@ pub async fn run(store: &Store, from: &str, to: &str, recursive: bool) -> Result
         (Side::Object(from), Side::File(to), false) => get_file(store, &from, &to).await,
         (Side::Object(from), Side::Stream, false) => get_stream(store, &from).await,
         (Side::Object(from), Side::Object(to), false) => {
-            store.copy(&from, None, &named_like(&from, &to)?).await?;
-            Ok(())
+            copy_object(store, &from, &named_like(&from, &to)?).await
         }
         _ => check(from, to, recursive),
     }
@@ -160,7 +161,7 @@ async fn copy_folder(store: &Store, from: &ObjectUri, to: &ObjectUri) -> Result<
     let copies = objects.iter().map(|(uri, name, size)| {
         let bar = &bar;
         let copied = async move {
-            store.copy(uri, None, &to.join(name)?).await?;
+            copy_object(store, uri, &to.join(name)?).await?;
             bar.inc(*size);
             Ok::<_, Error>(*size)
         };
@@ -168,6 +169,25 @@ async fn copy_folder(store: &Store, from: &ObjectUri, to: &ObjectUri) -> Result<
     });
     tally.run(copies).await?;
     tally.end("objects", to)
+}
+
+async fn copy_object(store: &Store, from: &ObjectUri, to: &ObjectUri) -> Result<()> {
+    match store.copy(from, None, to).await {
+        Ok(_) => Ok(()),
+        // Stores say it in words of their own.
+        Err(error @ fanfold_storage::Error::Other { .. }) => match store.head(from).await {
+            Ok(meta) if meta.pin.size > COPY_BYTES_MAX => Err(too_large(from, to, meta.pin.size)),
+            _ => Err(error.into()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn too_large(from: &ObjectUri, to: &ObjectUri, size_bytes: u64) -> Error {
+    let (most, found) = (output::bytes(COPY_BYTES_MAX), output::bytes(size_bytes));
+    Error::service(format!("expected at most {most}, which a store copies at once, found {found} at {from}"))
+        .with_code(ErrorKind::TransferTooLarge.code())
+        .help(format!("have it go through this machine: fanfold s3 cp '{from}' - | fanfold s3 cp - '{to}'"))
 }
 
 /// Every object in a folder, with its name there and its size.
@@ -356,6 +376,19 @@ mod tests {
         bad("s3://bank/", "a", false);
         bad("-", "s3://bank/b", true);
         bad("s3://B/a", "a", false);
+    }
+
+    #[test]
+    fn what_is_too_large_to_be_copied_is_told_with_a_way_round() {
+        let [from, to] = ["s3://bank/a", "s3://bank/b"].map(|uri| uri.parse::<ObjectUri>().unwrap());
+        let error = too_large(&from, &to, 6 << 30);
+        assert_eq!(error.code(), Some("transfer-too-large"));
+        assert!(error.to_string().contains("s3://bank/a"), "{error}");
+        assert!(
+            error.advice().contains("cp 's3://bank/a' - | fanfold s3 cp - 's3://bank/b'"),
+            "{}",
+            error.advice()
+        );
     }
 
     #[test]
