@@ -89,8 +89,8 @@ pub enum Change {
         /// The revision of the removal.
         revision: u64,
     },
-    /// The state as it was when the watch began is complete; changes follow. Seen again, after the state
-    /// itself, where an implementation had to begin anew.
+    /// The state as it was when the watch began is complete; changes follow. Comes once: an implementation that has
+    /// to begin anew tells in what the state differs from what it told.
     Synced,
 }
 

@@ -9,6 +9,7 @@ mod bounds;
 pub mod bus;
 pub mod embedded;
 pub mod error;
+mod follow;
 pub mod kv;
 pub mod name;
 pub mod nats;

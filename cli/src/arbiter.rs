@@ -12,10 +12,9 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
-use fanfold_backbone::{Backbone, CasOutcome};
+use fanfold_backbone::{Backbone, CasOutcome, Change};
 use fanfold_protocol::{keys, limits};
 use fanfold_storage::{Arbiter, Store, Support};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
@@ -24,8 +23,6 @@ use crate::error::{Error, Result};
 
 /// How often a contest is looked at that others change meanwhile.
 const TRIES_MAX: u32 = 16;
-/// Before a watch that ended is begun again.
-const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
 /// The backbone as an arbiter.
 struct ByBackbone {
@@ -73,17 +70,13 @@ pub async fn arbitrated(store: &Store, backbone: &Backbone, bucket: &str) -> Res
 
 /// Waits until another process says that the backbone is to decide.
 async fn follow(arbiter: Weak<ByBackbone>, backbone: Backbone) {
-    while arbiter.strong_count() > 0 {
-        if let Ok(mut watch) = backbone.watch(keys::STORE_RECORDS).await {
-            while let Some(change) = watch.next().await {
-                let Some(arbiter) = arbiter.upgrade() else { return };
-                if matches!(change, fanfold_backbone::Change::Put { .. }) {
-                    arbiter.needed.store(true, Ordering::SeqCst);
-                    return;
-                }
-            }
+    let mut changes = backbone.follow(keys::STORE_RECORDS);
+    while let Some(change) = changes.next().await {
+        let Some(arbiter) = arbiter.upgrade() else { return };
+        if matches!(change, Change::Put { .. }) {
+            arbiter.needed.store(true, Ordering::SeqCst);
+            return;
         }
-        tokio::time::sleep(WATCH_PAUSE).await;
     }
 }
 

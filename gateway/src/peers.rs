@@ -7,7 +7,7 @@
 //! with more than its part of the calls refuses some that others had room for.
 //! A gateway that cannot reach the backbone keeps to the number that it knew.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use fanfold_backbone::{Backbone, CasOutcome, Change, Error};
 use fanfold_protocol::{
@@ -20,9 +20,6 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::invoke::admission::Admission;
-
-/// Before a watch that ended is begun again.
-const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
 /// Counts the gateways of a tenant, this one included, and divides until `stop`.
 pub fn start(backbone: Backbone, tenant: &TenantName, admission: Admission, stop: CancellationToken) {
@@ -62,38 +59,27 @@ async fn write(backbone: &Backbone, own: &str, revision: Option<u64>) -> Result<
     })
 }
 
-/// Follows the records, for ever.
+/// Follows the records, for as long as the backbone is open.
 async fn watch(backbone: Backbone, prefix: String, admission: Admission) {
-    let (mut known, mut fresh) = (BTreeSet::new(), BTreeSet::new());
-    loop {
-        match backbone.watch(&prefix).await {
-            Ok(mut watch) => {
-                fresh.clear();
-                while let Some(change) = watch.next().await {
-                    match change {
-                        Change::Put { key, .. } => {
-                            fresh.insert(key.clone());
-                            known.insert(key);
-                        }
-                        Change::Delete { key, .. } => {
-                            fresh.remove(&key);
-                            known.remove(&key);
-                        }
-                        // Who was not seen by now has lapsed while nobody watched.
-                        Change::Synced => known.clone_from(&fresh),
-                    }
-                    admission.divide(known.len());
-                }
+    let mut known = BTreeSet::new();
+    let mut changes = backbone.follow(&prefix);
+    while let Some(change) = changes.next().await {
+        match change {
+            Change::Put { key, .. } => {
+                known.insert(key);
             }
-            Err(error) => tracing::warn!(%error, "gateways are not watched; this is tried again"),
+            Change::Delete { key, .. } => {
+                known.remove(&key);
+            }
+            Change::Synced => {}
         }
-        tokio::time::sleep(WATCH_PAUSE).await;
+        admission.divide(known.len());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use fanfold_backbone::EmbeddedConfig;
     use fanfold_protocol::names::FunctionName;

@@ -12,7 +12,6 @@ use std::{
         Arc, PoisonError, RwLock, RwLockWriteGuard,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use fanfold_backbone::{Backbone, CasOutcome, Change, DeleteOutcome, Entry};
@@ -26,9 +25,6 @@ use futures::StreamExt as _;
 use tokio::runtime::Handle;
 
 use crate::journal::{Remains, Running};
-
-/// Before a watch that ended is begun again.
-const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
 /// The suspicions that there are.
 pub(crate) struct Suspects {
@@ -114,21 +110,13 @@ impl Suspects {
 
     /// Follows the records, until the backbone closes.
     pub(crate) async fn follow(&self) {
-        loop {
-            match self.backbone.watch(keys::SUSPICIONS).await {
-                Ok(mut watch) => {
-                    while let Some(change) = watch.next().await {
-                        match change {
-                            Change::Put { key, entry } => self.follow_one(&key, Some(&entry)),
-                            Change::Delete { key, .. } => self.follow_one(&key, None),
-                            Change::Synced => {}
-                        }
-                    }
-                }
-                Err(fanfold_backbone::Error::Closed) => return,
-                Err(error) => tracing::warn!(%error, "suspicions are not watched; this is tried again"),
+        let mut changes = self.backbone.follow(keys::SUSPICIONS);
+        while let Some(change) = changes.next().await {
+            match change {
+                Change::Put { key, entry } => self.follow_one(&key, Some(&entry)),
+                Change::Delete { key, .. } => self.follow_one(&key, None),
+                Change::Synced => {}
             }
-            tokio::time::sleep(WATCH_PAUSE).await;
         }
     }
 

@@ -64,6 +64,19 @@ pub(crate) async fn tells_a_slow_subscriber(b: &Backbone) {
     assert_eq!(last, Some(format!("{root}.{}", EVENTS - 1)));
 }
 
+pub(crate) async fn tells_that_it_listens(b: &Backbone) {
+    let root = fresh("listens");
+    let mut events = b.follow_subject(&format!("{root}.>"));
+    assert_eq!(timeout(SOON, events.next()).await.unwrap(), Some(Event::Lagged(0)));
+    let subject = format!("{root}.a");
+    b.publish(&subject, "x").await.unwrap();
+    let expected = Event::Published { subject, payload: "x".into() };
+    assert_eq!(timeout(SOON, events.next()).await.unwrap(), Some(expected));
+    b.close().await;
+    assert_eq!(timeout(SOON, events.next()).await.unwrap(), None);
+    assert_eq!(timeout(SOON, b.follow_subject(&root).next()).await.unwrap(), None);
+}
+
 pub(crate) async fn ends_with_the_backbone(b: &Backbone) {
     let pattern = format!("{}.>", fresh("end"));
     let (mut events, mut watch) = (b.subscribe(&pattern).await.unwrap(), b.watch("").await.unwrap());

@@ -236,6 +236,30 @@ pub(crate) async fn tells_watchers_of_expiry(b: &Backbone) {
     assert!(state.is_empty());
 }
 
+pub(crate) async fn tells_the_state_once_and_then_what_differs(b: &Backbone) {
+    let root = fresh("follow");
+    let (gone, kept) = (format!("{root}/gone"), format!("{root}/kept"));
+    let put = |key: &str, value: &'static str, revision| {
+        let entry = Entry { value: value.into(), revision };
+        Change::Put { key: key.to_owned(), entry }
+    };
+    let first = b.put(&kept, "old").await.unwrap();
+    let second = b.put(&gone, "x").await.unwrap();
+    let mut changes = b.follow(&format!("{root}/"));
+    let state = [put(&gone, "x", second), put(&kept, "old", first), Change::Synced];
+    for expected in state {
+        assert_eq!(timeout(SOON, changes.next()).await.unwrap(), Some(expected));
+    }
+    let DeleteOutcome::Deleted(third) = b.delete(&gone, None).await.unwrap() else { panic!("it was there") };
+    let fourth = b.put(&kept, "new").await.unwrap();
+    for expected in [Change::Delete { key: gone, revision: third }, put(&kept, "new", fourth)] {
+        assert_eq!(timeout(SOON, changes.next()).await.unwrap(), Some(expected));
+    }
+    b.close().await;
+    assert_eq!(timeout(SOON, changes.next()).await.unwrap(), None);
+    assert_eq!(timeout(SOON, b.follow(&kept).next()).await.unwrap(), None);
+}
+
 pub(crate) async fn refuses_bad_names_and_sizes(b: &Backbone) {
     for bad in ["", "/", "a/", "a//b", "a b", "a*", "a>", "ä", &"k".repeat(600)] {
         assert!(matches!(b.put(bad, "x").await, Err(Error::InvalidKey { .. })), "{bad}");

@@ -48,7 +48,8 @@ macro_rules! conformance_suite {
         $crate::conformance_cases! { $open;
             keys: holds_what_was_put, compares_before_it_sets, never_reuses_a_revision, lets_one_racer_win,
                 lists_scopes_in_pages, forgets_after_the_time_to_live, renews_a_lease, watches_without_a_gap,
-                watches_one_key, tells_watchers_of_expiry, refuses_bad_names_and_sizes;
+                watches_one_key, tells_watchers_of_expiry, tells_the_state_once_and_then_what_differs,
+                refuses_bad_names_and_sizes;
             work: delivers_in_order_of_arrival, drops_duplicates_in_a_batch_and_after_it,
                 delivers_again_when_the_lease_lapses, keeps_an_extended_lease, gives_back_at_once_or_later,
                 counts_what_was_put_off_as_waiting, holds_delayed_messages, buries_and_replays_the_dead, keeps_the_newest_of_the_dead,
@@ -56,7 +57,7 @@ macro_rules! conformance_suite {
                 has_one_effect_for_many_copies, keeps_queues_apart;
             share: keeps_scopes_apart, serves_whoever_had_less, waits_at_all_and_takes_from_one,
                 goes_on_past_what_cannot_be_pulled;
-            bus: matches_wildcards, tells_a_slow_subscriber, ends_with_the_backbone;
+            bus: matches_wildcards, tells_a_slow_subscriber, tells_that_it_listens, ends_with_the_backbone;
         }
     };
 }

@@ -178,6 +178,8 @@ async fn a_lost_server_is_told_soon_and_found_again() {
         let mut watch = b.watch("k/").await.unwrap();
         let mut events = b.subscribe("a.>").await.unwrap();
         servers.kill(0);
+        let (mut late, mut heard_late) = (b.follow("k/"), b.follow_subject("a.>"));
+        let late = tokio::spawn(async move { tokio::join!(late.next(), heard_late.next()) });
         let begun = Instant::now();
         for outcome in [
             b.put("k/2", "x").await.map(drop),
@@ -209,6 +211,9 @@ async fn a_lost_server_is_told_soon_and_found_again() {
         .expect("the watch goes on");
         let told = timeout(WAIT, events.next()).await.unwrap().unwrap();
         assert!(matches!(told, Event::Lagged(lost) if lost > 0), "{told:?}");
+        let (first, listens) = timeout(WAIT, late).await.expect("what is followed opens in the end").unwrap();
+        assert!(matches!(&first, Some(Change::Put { key, .. }) if key == "k/1"), "{first:?}");
+        assert_eq!(listens, Some(Event::Lagged(0)));
         b.publish("a.b", "x").await.unwrap();
         let heard = timeout(WAIT, events.next()).await.unwrap().unwrap();
         assert!(matches!(&heard, Event::Published { subject, .. } if subject == "a.b"), "{heard:?}");
@@ -307,8 +312,11 @@ async fn a_watch_that_was_cut_off_misses_no_removal() {
     servers.run(0);
     let mut removed = BTreeSet::new();
     while removed.len() < 2 {
-        if let Change::Delete { key, .. } = timeout(WAIT, watch.next()).await.unwrap().unwrap() {
-            removed.insert(key);
+        match timeout(WAIT, watch.next()).await.unwrap().unwrap() {
+            Change::Delete { key, .. } => {
+                removed.insert(key);
+            }
+            change => panic!("told again: {change:?}"),
         }
     }
     assert_eq!(removed, ["k/1", "k/2"].map(str::to_owned).into());

@@ -103,7 +103,6 @@ pub struct Endpoint {
     draining: AtomicBool,
     store_answers: AtomicBool,
     holdings: RwLock<Holdings>,
-    heard: Mutex<Instant>,
     tls: Arc<ClientConfig>,
     slots: Arc<Semaphore>,
     load: Mutex<Load>,
@@ -127,7 +126,6 @@ impl Endpoint {
             draining: AtomicBool::new(member.draining),
             store_answers: AtomicBool::new(member.store_answers),
             holdings: RwLock::new(holdings),
-            heard: Mutex::new(Instant::now()),
             slots: Arc::new(Semaphore::new(member.slots as usize)),
             load: Mutex::new(Load::new(Instant::now())),
             rest: Mutex::default(),
@@ -144,7 +142,6 @@ impl Endpoint {
 
     /// Takes over what it says of itself anew.
     pub fn hear(&self, member: &Member) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.draining.store(member.draining, Ordering::Relaxed);
         self.store_answers.store(member.store_answers, Ordering::Relaxed);
         self.holdings_mut().hear(&member.cached);
@@ -172,11 +169,6 @@ impl Endpoint {
     /// Whether it takes calls and can do all that they may need.
     pub fn is_able(&self) -> bool {
         self.store_answers() && !self.draining.load(Ordering::Relaxed)
-    }
-
-    /// Whether it said anything of late.
-    pub fn heard_within(&self, time: Duration) -> bool {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < time
     }
 
     /// Whether it takes calls, as far as is known.

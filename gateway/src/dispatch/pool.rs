@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -22,8 +22,8 @@ use fanfold_protocol::{
     invocation::{Invocation, Outcome, Preparation},
     keys, limits,
     worker::{
-        Frame, INVOKE_PATH, MEMBER_LEASE, Member, PREPARE_PATH, PrepareHead, WIRE_VERSION, decode,
-        decode_outcome, encode, encode_call,
+        Frame, INVOKE_PATH, Member, PREPARE_PATH, PrepareHead, WIRE_VERSION, decode, decode_outcome, encode,
+        encode_call,
     },
 };
 use futures::StreamExt;
@@ -51,8 +51,6 @@ const SAVED_MAX: i64 = 100 * WITHDRAWAL;
 const ASKED_MAX: usize = 8;
 /// Workers that are met at once: a gateway that starts finds all of them.
 const MET_MAX: usize = 16;
-/// Before a watch that ended is begun again.
-const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
 /// The workers of a gateway, as a tenant calls them; clones share all of it.
 #[derive(Clone)]
@@ -291,43 +289,26 @@ impl Pool {
         self.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
-    /// Follows the workers' records, and hears who has none, for ever.
+    /// Follows the workers' records, and hears who has none, for as long as the backbone is open.
     async fn watch(&self, backbone: Backbone) {
         tokio::join!(self.watch_members(&backbone), self.hear_of_twins(&backbone));
     }
 
     /// Tells of workers that are refused because another has their name: no record tells of them.
     async fn hear_of_twins(&self, backbone: &Backbone) {
-        loop {
-            match backbone.subscribe(keys::NAMES_TAKEN).await {
-                Ok(mut told) => {
-                    while let Some(event) = told.next().await {
-                        let Event::Published { subject, payload } = event else { continue };
-                        let (worker, at) =
-                            (keys::parse_name_taken(&subject), String::from_utf8_lossy(&payload));
-                        tracing::warn!(worker, %at, "a worker was refused: another one has its name");
-                        self.inner.counters.refused();
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "workers without a name are not heard of; this is tried again")
-                }
-            }
-            tokio::time::sleep(WATCH_PAUSE).await;
+        let mut told = backbone.follow_subject(keys::NAMES_TAKEN);
+        while let Some(event) = told.next().await {
+            let Event::Published { subject, payload } = event else { continue };
+            let (worker, at) = (keys::parse_name_taken(&subject), String::from_utf8_lossy(&payload));
+            tracing::warn!(worker, %at, "a worker was refused: another one has its name");
+            self.inner.counters.refused();
         }
     }
 
     async fn watch_members(&self, backbone: &Backbone) {
-        loop {
-            match backbone.watch(keys::MEMBERS).await {
-                Ok(mut watch) => {
-                    while let Some(change) = watch.next().await {
-                        self.follow(change);
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "workers are not watched; this is tried again"),
-            }
-            tokio::time::sleep(WATCH_PAUSE).await;
+        let mut changes = backbone.follow(keys::MEMBERS);
+        while let Some(change) = changes.next().await {
+            self.follow(change);
         }
     }
 
@@ -349,8 +330,7 @@ impl Pool {
                     tracing::info!(worker = key, "a worker is gone");
                 }
             }
-            // The whole state has just been seen: who was not in it has lapsed meanwhile.
-            Change::Synced => known.retain(|_, endpoint| endpoint.heard_within(2 * MEMBER_LEASE)),
+            Change::Synced => {}
         }
         // One whose store is silent is left out while there are others.
         let others = known.values().any(|endpoint| endpoint.is_able());

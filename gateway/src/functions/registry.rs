@@ -6,7 +6,7 @@
 //! by the first call that needs it. Numbers of versions are given by
 //! put-if-absent, without gaps, and never again after a removal.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fanfold_backbone::{Backbone, Change};
@@ -31,8 +31,6 @@ use crate::{
     problem::{internal, of_backbone, of_store},
 };
 
-/// Before a watch that ended is begun again.
-const WATCH_PAUSE: Duration = Duration::from_secs(1);
 /// Versions read at once for a list.
 const READS_AT_ONCE: usize = 16;
 /// Numbers tried for one deployment: so many others may come between.
@@ -354,19 +352,11 @@ impl Inner {
         Ok(self.cache.apply(record, revision))
     }
 
-    /// Takes over every change in the backbone, for ever.
+    /// Takes over every change in the backbone, for as long as that is open.
     async fn follow(&self) {
-        loop {
-            match self.records.backbone.watch(keys::functions()).await {
-                Ok(mut watch) => {
-                    while let Some(change) = watch.next().await {
-                        self.heard(change);
-                    }
-                    tracing::warn!("the watch of functions ended; it is begun again");
-                }
-                Err(error) => tracing::warn!(%error, "functions cannot be watched; this is tried again"),
-            }
-            tokio::time::sleep(WATCH_PAUSE).await;
+        let mut changes = self.records.backbone.follow(keys::functions());
+        while let Some(change) = changes.next().await {
+            self.heard(change);
         }
     }
 

@@ -74,16 +74,9 @@ impl Jobs {
 
     /// Keeps the index up to date.
     pub(super) async fn follow(self) {
-        loop {
-            match self.inner.backbone.watch(keys::jobs()).await {
-                Ok(mut watch) => {
-                    while let Some(change) = watch.next().await {
-                        self.note_change(&change);
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "the records of jobs are not followed"),
-            }
-            sleep(PAUSE).await;
+        let mut changes = self.inner.backbone.follow(keys::jobs());
+        while let Some(change) = changes.next().await {
+            self.note_change(&change);
         }
     }
 

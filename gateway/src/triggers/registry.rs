@@ -11,7 +11,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError, RwLock},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -36,8 +35,6 @@ use crate::problem::{internal, is_of_a_record, of_backbone, of_store};
 
 /// How often a change is tried that others get in the way of.
 const TRIES_MAX: u32 = 32;
-/// Before a watch that ended is begun again.
-const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
 /// The handle of a tenant's triggers; clones share everything.
 #[derive(Clone)]
@@ -382,20 +379,13 @@ impl Triggers {
         Ok(())
     }
 
-    /// Takes over changes made elsewhere, for ever.
+    /// Takes over changes made elsewhere, for as long as the backbone is open.
     async fn follow(&self) {
-        loop {
-            match self.inner.backbone.watch(keys::triggers()).await {
-                Ok(mut watch) => {
-                    while let Some(change) = watch.next().await {
-                        if let Change::Put { entry, .. } = change {
-                            self.take(&entry);
-                        }
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "triggers are not watched; this is tried again"),
+        let mut changes = self.inner.backbone.follow(keys::triggers());
+        while let Some(change) = changes.next().await {
+            if let Change::Put { entry, .. } = change {
+                self.take(&entry);
             }
-            tokio::time::sleep(WATCH_PAUSE).await;
         }
     }
 

@@ -143,7 +143,7 @@ async fn tell_taken(backbone: &Backbone, member: &Member) {
 
 /// Tells of workers that were refused because they have this one's name, for as long as it is this one's.
 async fn tell_of_twins(backbone: Backbone, name: WorkerName, is_ousted: Arc<AtomicBool>) {
-    let Ok(mut told) = backbone.subscribe(&keys::name_taken(&name)).await else { return };
+    let mut told = backbone.follow_subject(&keys::name_taken(&name));
     while let Some(event) = told.next().await {
         if let Event::Published { payload, .. } = event
             && !is_ousted.load(Ordering::Relaxed)

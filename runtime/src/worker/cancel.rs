@@ -9,10 +9,9 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use fanfold_backbone::{Backbone, Event, Subscription};
+use fanfold_backbone::{Backbone, Event};
 use fanfold_protocol::keys;
 use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
@@ -20,8 +19,6 @@ use uuid::Uuid;
 
 /// Every job's cancellations.
 const PATTERN: &str = "jobs.*.cancel";
-/// Before listening is begun anew.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// The leases that run, by job.
 pub(crate) struct Cancels {
@@ -77,26 +74,15 @@ impl Cancels {
 
     /// Listens for as long as the backbone is open.
     pub(crate) async fn listen(&self) {
-        loop {
-            match self.backbone.subscribe(PATTERN).await {
-                Ok(subscription) => self.follow(subscription).await,
-                Err(fanfold_backbone::Error::Closed) => return,
-                Err(error) => tracing::warn!(%error, "cancellations cannot be heard; trying again"),
-            }
-            tokio::time::sleep(RETRY).await;
-        }
-    }
-
-    async fn follow(&self, mut subscription: Subscription) {
-        // What was said before listening began, or was lost.
-        self.check_all().await;
-        while let Some(event) = subscription.next().await {
+        let mut events = self.backbone.follow_subject(PATTERN);
+        while let Some(event) = events.next().await {
             match event {
                 Event::Published { subject, .. } => {
                     if let Some(job) = subject.split('.').nth(1).and_then(|id| id.parse().ok()) {
                         self.cancel(job);
                     }
                 }
+                // What was said before listening began, or was lost.
                 Event::Lagged(_) => self.check_all().await,
             }
         }

@@ -9,19 +9,15 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
-use fanfold_backbone::{Change, Share, Watch};
+use fanfold_backbone::{Change, Share};
 use fanfold_protocol::{keys, tenant::Tenant};
 use futures::StreamExt as _;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{LEASE, Worker, aside::Asides, cancel::Cancels, shop::Shop};
-
-/// Before the records are watched anew.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// A tenant's shop, with what listens to its cancellations.
 type Open = (Arc<Shop>, Arc<AbortOnDropHandle<()>>);
@@ -55,19 +51,9 @@ impl Floor {
 
     /// Follows the tenants for as long as the backbone is open.
     pub(super) async fn follow(&self) {
-        loop {
-            match self.worker.backbone.watch(keys::TENANTS).await {
-                Ok(watch) => self.hear(watch).await,
-                Err(fanfold_backbone::Error::Closed) => return,
-                Err(error) => tracing::warn!(%error, "tenants are not watched; this is tried again"),
-            }
-            tokio::time::sleep(RETRY).await;
-        }
-    }
-
-    async fn hear(&self, mut watch: Watch) {
         let (mut known, mut is_whole) = (BTreeMap::new(), false);
-        while let Some(change) = watch.next().await {
+        let mut changes = self.worker.backbone.follow(keys::TENANTS);
+        while let Some(change) = changes.next().await {
             match change {
                 Change::Put { key, entry } => match serde_json::from_slice::<Tenant>(&entry.value) {
                     Ok(tenant) => drop(known.insert(key, Arc::new(tenant))),

@@ -8,7 +8,6 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use fanfold_backbone::{Backbone, Event};
@@ -19,8 +18,6 @@ use uuid::Uuid;
 
 /// Every invocation's cancellation.
 const PATTERN: &str = "invocations.*.cancel";
-/// Before listening is begun anew.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// The invocations that run here.
 #[derive(Default)]
@@ -59,22 +56,15 @@ impl Running {
         self.seats().get(id).and_then(|(_, board)| board.newest())
     }
 
-    /// Listens to what other gateways cancel, for ever.
+    /// Listens to what other gateways cancel, for as long as the backbone is open.
     pub(super) async fn listen(&self, backbone: &Backbone) {
-        loop {
-            match backbone.subscribe(PATTERN).await {
-                Ok(mut events) => {
-                    while let Some(event) = events.next().await {
-                        // What is lost is found when the lease is extended.
-                        let Event::Published { subject, .. } = event else { continue };
-                        if let Some(id) = subject.split('.').nth(1).and_then(|id| id.parse().ok()) {
-                            self.cancel(&id);
-                        }
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "cancellations cannot be listened to; trying again"),
+        let mut events = backbone.follow_subject(PATTERN);
+        while let Some(event) = events.next().await {
+            // What is lost is found when the lease is extended.
+            let Event::Published { subject, .. } = event else { continue };
+            if let Some(id) = subject.split('.').nth(1).and_then(|id| id.parse().ok()) {
+                self.cancel(&id);
             }
-            tokio::time::sleep(PAUSE).await;
         }
     }
 
