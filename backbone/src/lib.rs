@@ -28,6 +28,7 @@ pub use error::{Error, Result};
 pub use kv::{CasOutcome, Change, DeleteOutcome, Entry, Page, Watch};
 pub use nats::{Nats, NatsConfig, NatsCredentials, NatsTls, NatsUser, Needs, Permissions, Secret};
 pub use queue::{DeadLetter, Delivery, Depth, Enqueued, Message, Settled};
+use queue::{PullRequest, WhenAbandoned};
 pub use share::{Share, Shared};
 
 /// Keys that are read at once where a scope is gone through and each costs its own.
@@ -316,24 +317,12 @@ impl Backbone {
         wait: Duration,
         lease: Duration,
     ) -> Result<Vec<Delivery>> {
-        match &self.driver {
-            Driver::Embedded(b) => b.pull(&self.full(queue), max, wait, lease).await,
-            Driver::Nats(b) => Box::pin(b.pull(&self.full(queue), max, wait, lease, false)).await,
-        }
+        self.pull_as(queue, PullRequest { max, wait, lease, when_abandoned: WhenAbandoned::GiveBack }).await
     }
 
-    /// The same, for a caller that waits at several queues and often abandons a pull.
-    async fn pull_or_withdraw(
-        &self,
-        queue: &str,
-        max: usize,
-        wait: Duration,
-        lease: Duration,
-    ) -> Result<Vec<Delivery>> {
-        match &self.driver {
-            Driver::Embedded(b) => b.pull(&self.full(queue), max, wait, lease).await,
-            Driver::Nats(b) => Box::pin(b.pull(&self.full(queue), max, wait, lease, true)).await,
-        }
+    /// The same, which says as well what becomes of a pull that is abandoned.
+    async fn pull_as(&self, queue: &str, request: PullRequest) -> Result<Vec<Delivery>> {
+        each!(self, b => b.pull(&self.full(queue), request).await)
     }
 
     /// How full a queue is.

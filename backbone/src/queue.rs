@@ -46,6 +46,27 @@ impl Message {
     }
 }
 
+/// What a pull asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PullRequest {
+    /// Messages, at most; one where it is 0.
+    pub(crate) max: usize,
+    /// How long the first of them is waited for.
+    pub(crate) wait: Duration,
+    /// How long they are leased.
+    pub(crate) lease: Duration,
+    pub(crate) when_abandoned: WhenAbandoned,
+}
+
+/// What an implementation does about a pull that nobody waits for any more, where messages may still come to it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum WhenAbandoned {
+    /// Gives back all that still comes.
+    GiveBack,
+    /// Withdraws it, so that nothing comes any more; what is on its way just then may wait for its lease to lapse.
+    Withdraw,
+}
+
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Enqueued {

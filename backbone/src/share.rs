@@ -16,6 +16,7 @@ use fanfold_protocol::fair::{Fair, Service};
 use futures::future::select_all;
 use tokio::sync::Notify;
 
+use crate::queue::{PullRequest, WhenAbandoned};
 use crate::{Backbone, Delivery, Error, Result};
 
 /// How long a queue that was found empty is not asked again while others have work.
@@ -202,8 +203,14 @@ impl<T: Clone> Share<T> {
                 return (member, max, Ok(Vec::new()));
             }
         }
-        let left = until.saturating_duration_since(Instant::now());
-        let pulled = member.backbone.pull_or_withdraw(self.queue, max, left, self.lease).await;
+        let request = PullRequest {
+            max,
+            wait: until.saturating_duration_since(Instant::now()),
+            lease: self.lease,
+            // Whoever waits at several queues abandons all but one of them each time.
+            when_abandoned: WhenAbandoned::Withdraw,
+        };
+        let pulled = member.backbone.pull_as(self.queue, request).await;
         (member, max, pulled)
     }
 

@@ -32,7 +32,7 @@ use crate::bus::{Bus, EVENT_BYTES_MAX, Subscription};
 use crate::error::{Error, Result};
 use crate::kv::{CasOutcome, DeleteOutcome, Entry, Page, VALUE_BYTES_MAX, Watch};
 use crate::name::{Pattern, Scope, check_key, check_subject};
-use crate::queue::{DeadLetter, Delivery, Depth, Enqueued, Message, Settled, check_batch};
+use crate::queue::{DeadLetter, Delivery, Depth, Enqueued, Message, PullRequest, Settled, check_batch};
 
 /// What waiting operations may hold together, in units of [`ROOM_UNIT_BYTES`]: 128 MiB.
 const ROOM_UNITS: u32 = 32_768;
@@ -231,14 +231,10 @@ impl Embedded {
         }
     }
 
-    pub(crate) async fn pull(
-        &self,
-        queue: &str,
-        max: usize,
-        wait: Duration,
-        lease: Duration,
-    ) -> Result<Vec<Delivery>> {
+    pub(crate) async fn pull(&self, queue: &str, request: PullRequest) -> Result<Vec<Delivery>> {
         check_key(queue)?;
+        // An abandoned pull gets nothing, and what it had got already is given back: that is both at once.
+        let PullRequest { max, wait, lease, when_abandoned: _ } = request;
         let pull = Pull {
             queue: queue.to_owned(),
             max: max.max(1),

@@ -153,23 +153,23 @@ impl Intake {
         self.batch_until(max, wait, std::future::pending()).await
     }
 
-    /// The same. Once it is abandoned, no more is taken than was on its way: the server passes over requests that
+    /// The same. Once it is withdrawn, no more is taken than was on its way: the server passes over requests that
     /// nobody listens to.
     pub(super) async fn batch_until(
         &mut self,
         max: usize,
         wait: Duration,
-        abandoned: impl Future<Output = ()>,
+        withdrawn: impl Future<Output = ()>,
     ) -> Result<(Vec<Message>, bool)> {
         self.request(max, wait).await?;
-        let (mut messages, mut is_abandoned) = (Vec::new(), false);
-        let mut abandoned = pin!(abandoned);
+        let (mut messages, mut is_withdrawn) = (Vec::new(), false);
+        let mut withdrawn = pin!(withdrawn);
         while self.is_asking() {
             let heard = tokio::select! {
                 biased;
                 heard = self.next() => heard,
-                () = &mut abandoned, if !is_abandoned => {
-                    is_abandoned = true;
+                () = &mut withdrawn, if !is_withdrawn => {
+                    is_withdrawn = true;
                     self.subscriber.drain().await.map_err(unavailable)?;
                     continue;
                 }
@@ -178,7 +178,7 @@ impl Intake {
                 Ok(Heard::Message(message)) => messages.push(*message),
                 Ok(Heard::End) => {}
                 // What came is under lease already and has to be handed on.
-                Err(_) if is_abandoned || !messages.is_empty() => return Ok((messages, false)),
+                Err(_) if is_withdrawn || !messages.is_empty() => return Ok((messages, false)),
                 Err(error) => return Err(error),
             }
             self.until = Instant::now() + REST_GRACE;

@@ -29,7 +29,7 @@ use super::{Core, Nats, Stream, names};
 use crate::bounds::DURATION_MAX;
 use crate::error::{Error, Result};
 use crate::name::check_key;
-use crate::queue::{Delivery, Lease, Settled};
+use crate::queue::{Delivery, Lease, PullRequest, Settled, WhenAbandoned};
 
 /// Most messages of one request; a larger pull gets what comes first.
 const PULL_MAX: usize = 1_024;
@@ -62,25 +62,16 @@ pub(crate) struct Hold {
 }
 
 impl Nats {
-    /// `withdrawn`: an abandoned pull is taken back from the server, so that it gets nothing any more; what is on
-    /// its way just then may wait for its lease to lapse. Otherwise it gives back all that it still gets.
-    pub(crate) async fn pull(
-        &self,
-        queue: &str,
-        max: usize,
-        wait: Duration,
-        lease: Duration,
-        withdrawn: bool,
-    ) -> Result<Vec<Delivery>> {
+    pub(crate) async fn pull(&self, queue: &str, request: PullRequest) -> Result<Vec<Delivery>> {
         check_key(queue)?;
-        let until = Instant::now() + wait.min(DURATION_MAX);
-        let lease = lease.clamp(LEASE_MIN, DURATION_MAX);
+        let until = Instant::now() + request.wait.min(DURATION_MAX);
+        let (max, lease) = (request.max.clamp(1, PULL_MAX), request.lease.clamp(LEASE_MIN, DURATION_MAX));
         let mut failing = None;
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.open(self.pull_once(queue, max.clamp(1, PULL_MAX), left, lease, withdrawn)).await {
+            let wait = until.saturating_duration_since(Instant::now());
+            match self.open(self.pull_once(queue, PullRequest { max, wait, lease, ..request })).await {
                 Ok(deliveries) if !deliveries.is_empty() => return Ok(deliveries),
-                Ok(_) if left.is_zero() || Instant::now() >= until => return Ok(Vec::new()),
+                Ok(_) if wait.is_zero() || Instant::now() >= until => return Ok(Vec::new()),
                 Ok(_) => failing = None,
                 Err(error @ Error::Unavailable { .. }) => {
                     let since = *failing.get_or_insert_with(Instant::now);
@@ -100,20 +91,17 @@ impl Nats {
     }
 
     /// One request, in a task that outlives its caller for as long as something may still come.
-    async fn pull_once(
-        &self,
-        queue: &str,
-        max: usize,
-        wait: Duration,
-        lease: Duration,
-        withdrawn: bool,
-    ) -> Result<Vec<Delivery>> {
+    async fn pull_once(&self, queue: &str, request: PullRequest) -> Result<Vec<Delivery>> {
         let (mut reply, answer) = oneshot::channel();
         let (nats, queue) = (self.clone(), queue.to_owned());
         tokio::spawn(async move {
-            let abandoned =
-                async { if withdrawn { reply.closed().await } else { std::future::pending().await } };
-            let pulled = nats.request(&queue, max, wait, lease, abandoned).await;
+            let withdrawn = async {
+                match request.when_abandoned {
+                    WhenAbandoned::GiveBack => std::future::pending().await,
+                    WhenAbandoned::Withdraw => reply.closed().await,
+                }
+            };
+            let pulled = nats.request(&queue, request, withdrawn).await;
             // Where nobody waits any more, what came is dropped here.
             drop(reply.send(pulled));
         });
@@ -123,16 +111,14 @@ impl Nats {
     async fn request(
         &self,
         queue: &str,
-        max: usize,
-        wait: Duration,
-        lease: Duration,
-        abandoned: impl Future<Output = ()>,
+        PullRequest { max, wait, lease, .. }: PullRequest,
+        withdrawn: impl Future<Output = ()>,
     ) -> Result<Pulled> {
         let core = self.core();
         let consumer = core.consumer(queue).await?;
         let pulled = async {
             let mut intake = Intake::open(&core.jetstream, consumer).await?;
-            intake.batch_until(max, wait, abandoned).await
+            intake.batch_until(max, wait, withdrawn).await
         };
         let messages = match pulled.await {
             Ok((messages, _)) => messages,

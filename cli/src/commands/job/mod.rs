@@ -60,7 +60,11 @@ pub async fn run(client: &Client, command: Job) -> Result<()> {
             output::note(format!("job {id} is cancelled"));
             Ok(())
         }
-        Job::Retry { id, dry_run, wait, shown } => retry(client, id, dry_run, wait, shown.view).await,
+        Job::Retry { id, dry_run: true, shown, .. } => {
+            let (compared, comparison) = compare(client, id).await?;
+            output::shown(shown.view, &compared, |_| show::comparison(&comparison))
+        }
+        Job::Retry { id, wait, shown, .. } => retry(client, id, wait, shown.view).await,
     }
 }
 
@@ -107,16 +111,18 @@ async fn estimate(client: &Client, source: &JobSource, sample: u32, shown: View)
     }
 }
 
+/// What would be different from a job as it ran: all that the service says, and the same as it is shown.
+async fn compare(client: &Client, id: Uuid) -> Result<(Value, ComparisonView)> {
+    let compared: Value = client.plan(&format!("/v1/jobs/{id}/retry?dry_run=true"), None::<&Value>).await?;
+    let comparison = serde_json::from_value(compared.clone())?;
+    Ok((compared, comparison))
+}
+
 /// Says what is different from the job as it ran, and runs that.
-async fn retry(client: &Client, id: Uuid, dry_run: bool, wait: bool, shown: View) -> Result<()> {
-    let path = format!("/v1/jobs/{id}/retry");
-    let compared: Value = client.plan(&format!("{path}?dry_run=true"), None::<&Value>).await?;
-    let comparison: ComparisonView = serde_json::from_value(compared.clone())?;
-    if dry_run {
-        return output::shown(shown, &compared, |_| show::comparison(&comparison));
-    }
+async fn retry(client: &Client, id: Uuid, wait: bool, shown: View) -> Result<()> {
+    let (_, comparison) = compare(client, id).await?;
     output::note(show::comparison(&comparison).trim_end());
-    let job: Box<RawValue> = client.submit(&path, None::<&Value>).await?;
+    let job: Box<RawValue> = client.submit(&format!("/v1/jobs/{id}/retry"), None::<&Value>).await?;
     let accepted = view(&job)?;
     if wait {
         output::note(format!("job {}", accepted.id));
