@@ -45,7 +45,7 @@ use tower::Service;
 use self::{heads::Heads, socket::Watch, streams::Streams};
 use crate::{
     GatewayConfig,
-    pieces::{Lease, Pieces},
+    pieces::{LentShare, Pieces},
     tally::{Marks, Running, Tally},
 };
 
@@ -211,8 +211,8 @@ fn answer(
         if draining.is_cancelled() && !has_goaway {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        let lease = response.extensions_mut().remove::<Arc<Lease>>();
-        Ok(response.map(|body| running.answer(body).watched(lease, streams::taking())))
+        let share = response.extensions_mut().remove::<Arc<LentShare>>();
+        Ok(response.map(|body| running.answer(body).watched(share, streams::taking())))
     }
 }
 

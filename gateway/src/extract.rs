@@ -226,24 +226,24 @@ impl BodyBudget {
     ///
     /// # Errors
     /// `concurrency-limit`.
-    pub fn take(&self, bytes: u64) -> Result<Share, Problem> {
+    pub fn take(&self, bytes: u64) -> Result<BudgetShare, Problem> {
         let mut share = self.share();
         share.take(bytes)?;
         Ok(share)
     }
 
-    fn share(&self) -> Share {
-        Share { budget: self.clone(), bytes: 0 }
+    fn share(&self) -> BudgetShare {
+        BudgetShare { budget: self.clone(), bytes: 0 }
     }
 }
 
 /// What one body takes of the budget, given back when it is dropped.
-pub struct Share {
+pub struct BudgetShare {
     budget: BodyBudget,
     bytes: u64,
 }
 
-impl Share {
+impl BudgetShare {
     fn take(&mut self, bytes: u64) -> Result<(), Problem> {
         self.bytes += bytes;
         let before = self.budget.held.fetch_add(bytes, Ordering::Relaxed);
@@ -262,7 +262,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for BudgetShare {
     fn drop(&mut self) {
         self.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -272,7 +272,7 @@ impl Drop for Share {
 pub struct HeldBody {
     /// The body.
     pub bytes: Bytes,
-    _share: Share,
+    _share: BudgetShare,
 }
 
 /// Reads a body within its bounds.
@@ -299,7 +299,7 @@ async fn in_time(
     declared: Option<u64>,
     bytes_max: u64,
     what: &str,
-    mut share: Share,
+    mut share: BudgetShare,
 ) -> Result<HeldBody, Problem> {
     let deadline = whole_timeout(&app.config, declared.unwrap_or(bytes_max));
     let bytes = collect(&app.config, body, bytes_max, what, &mut share);
@@ -312,7 +312,7 @@ async fn collect(
     mut body: Body,
     bytes_max: u64,
     what: &str,
-    share: &mut Share,
+    share: &mut BudgetShare,
 ) -> Result<Bytes, Problem> {
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();

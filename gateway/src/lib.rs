@@ -15,6 +15,7 @@ mod console;
 pub mod context;
 pub mod dispatch;
 mod docs;
+pub mod event_streams;
 mod exposition;
 pub mod extract;
 mod form;
@@ -23,6 +24,7 @@ mod glob;
 pub mod health;
 pub mod invoke;
 pub mod jobs;
+mod keyed_locks;
 pub mod metrics;
 pub mod openapi;
 mod page;
@@ -33,12 +35,10 @@ pub mod report;
 mod router;
 mod server;
 pub mod state;
-pub mod streams;
 mod tally;
 pub mod tenants;
 pub mod toml_document;
 pub mod triggers;
-mod turns;
 
 use std::sync::Arc;
 
@@ -217,7 +217,7 @@ impl Common {
             admission,
             records: invoke::records::Records::default(),
             remembered: invoke::remembered::Remembered::new(config.remembered_bytes_max),
-            streams: streams::Streams::new(config.event_streams_max),
+            event_streams: event_streams::EventStreams::new(config.event_streams_max),
             metrics,
             draining: self.draining.clone(),
             config,
@@ -227,8 +227,8 @@ impl Common {
             registry,
             jobs,
             triggers,
-            replays: turns::Turns::default(),
-            held_keys: turns::Turns::default(),
+            replays: keyed_locks::KeyedLocks::default(),
+            held_keys: keyed_locks::KeyedLocks::default(),
             invocations,
             health: self.health.clone(),
             dispatch,

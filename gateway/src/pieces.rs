@@ -26,7 +26,7 @@ use futures::task::AtomicWaker;
 use hyper::body::{Body as _, Frame, SizeHint};
 
 use crate::{
-    extract::{BodyBudget, Share},
+    extract::{BodyBudget, BudgetShare},
     problem::Refusal,
     tally::Running,
 };
@@ -46,7 +46,7 @@ pub(crate) fn hold(budget: &BodyBudget, mut response: Response) -> Response {
     }
     match budget.take(bytes) {
         Ok(share) => {
-            response.extensions_mut().insert(Lease::of(share));
+            response.extensions_mut().insert(LentShare::of(share));
             response
         }
         Err(problem) => {
@@ -61,43 +61,43 @@ pub(crate) fn hold(budget: &BodyBudget, mut response: Response) -> Response {
     }
 }
 
-/// What an answer takes of the budget.
-pub(crate) struct Lease {
-    _share: Share,
-    /// What of the answer is lent out.
+/// What an answer takes of the budget, lent to each of its pieces.
+pub(crate) struct LentShare {
+    _share: BudgetShare,
+    /// Pieces that it is lent to.
     out: AtomicUsize,
     back: AtomicWaker,
 }
 
-impl Lease {
-    fn of(share: Share) -> Arc<Self> {
+impl LentShare {
+    fn of(share: BudgetShare) -> Arc<Self> {
         Arc::new(Self { _share: share, out: AtomicUsize::new(0), back: AtomicWaker::new() })
     }
 }
 
 /// A piece of an answer that holds its share.
-struct Lent {
+struct Held {
     bytes: Bytes,
-    lease: Arc<Lease>,
+    share: Arc<LentShare>,
 }
 
-impl Lent {
-    fn new(bytes: Bytes, lease: &Arc<Lease>) -> Self {
-        lease.out.fetch_add(1, Ordering::Relaxed);
-        Self { bytes, lease: Arc::clone(lease) }
+impl Held {
+    fn new(bytes: Bytes, share: &Arc<LentShare>) -> Self {
+        share.out.fetch_add(1, Ordering::Relaxed);
+        Self { bytes, share: Arc::clone(share) }
     }
 }
 
-impl AsRef<[u8]> for Lent {
+impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Lent {
+impl Drop for Held {
     fn drop(&mut self) {
-        self.lease.out.fetch_sub(1, Ordering::AcqRel);
-        self.lease.back.wake();
+        self.share.out.fetch_sub(1, Ordering::AcqRel);
+        self.share.back.wake();
     }
 }
 
@@ -120,27 +120,27 @@ impl Taking {
 /// The body of an answer in pieces that are counted.
 pub(crate) struct Pieces {
     body: Body,
-    /// Of a larger piece.
+    /// What is left of a larger piece that the body gave.
     rest: Bytes,
     of: Running,
-    /// Of a large answer.
-    lease: Option<Arc<Lease>>,
-    /// Of an answer over HTTP/2.
+    /// What a large answer takes of the budget.
+    share: Option<Arc<LentShare>>,
+    /// Where an answer over HTTP/2 says what waits for its peer.
     taking: Option<Arc<Taking>>,
     given: u64,
     ended: bool,
-    /// Pieces that were lent out when the end was last asked for.
+    /// Pieces that the share was lent to when the end was last asked for.
     left: usize,
 }
 
 impl Pieces {
     pub(crate) fn new(body: Body, of: Running) -> Self {
-        Self { body, rest: Bytes::new(), of, lease: None, taking: None, given: 0, ended: false, left: 0 }
+        Self { body, rest: Bytes::new(), of, share: None, taking: None, given: 0, ended: false, left: 0 }
     }
 
-    /// The same answer, whose bytes hold this lease, and which says here what waits.
-    pub(crate) fn watched(self, lease: Option<Arc<Lease>>, taking: Option<Arc<Taking>>) -> Self {
-        Self { lease, taking, ..self }
+    /// The same answer, whose bytes hold this share, and which says here what waits.
+    pub(crate) fn watched(self, share: Option<Arc<LentShare>>, taking: Option<Arc<Taking>>) -> Self {
+        Self { share, taking, ..self }
     }
 
     /// Notes that a piece waits to be taken.
@@ -152,15 +152,15 @@ impl Pieces {
     }
 
     fn lingers(&self) -> bool {
-        self.lease.is_some() && self.taking.is_some()
+        self.share.is_some() && self.taking.is_some()
     }
 
-    /// Waits until all that is lent has come back, where somebody watches; each piece that does
-    /// shows that the peer goes on.
+    /// Waits until all pieces have given the share back, where somebody watches; each that does shows
+    /// that the peer goes on.
     fn poll_back(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(lease) = self.lease.as_ref().filter(|_| self.lingers()) else { return Poll::Ready(()) };
-        lease.back.register(cx.waker());
-        let out = lease.out.load(Ordering::Acquire);
+        let Some(share) = self.share.as_ref().filter(|_| self.lingers()) else { return Poll::Ready(()) };
+        share.back.register(cx.waker());
+        let out = share.out.load(Ordering::Acquire);
         if out == 0 {
             return Poll::Ready(());
         }
@@ -193,7 +193,7 @@ impl hyper::body::Body for Pieces {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => {
                     self.ended = true;
-                    self.left = self.lease.as_ref().map_or(0, |lease| lease.out.load(Ordering::Acquire));
+                    self.left = self.share.as_ref().map_or(0, |share| share.out.load(Ordering::Acquire));
                     self.offer();
                 }
             }
@@ -206,8 +206,8 @@ impl hyper::body::Body for Pieces {
         self.offer();
         let length = self.rest.len().min(PIECE_BYTES_MAX);
         let piece = self.rest.split_to(length);
-        Poll::Ready(Some(Ok(Frame::data(match &self.lease {
-            Some(lease) => Bytes::from_owner(Lent::new(piece, lease)),
+        Poll::Ready(Some(Ok(Frame::data(match &self.share {
+            Some(share) => Bytes::from_owner(Held::new(piece, share)),
             None => piece,
         }))))
     }
@@ -270,9 +270,9 @@ mod tests {
     }
 
     fn pieces(mut response: Response, taking: Option<&Arc<Taking>>) -> Pieces {
-        let lease = response.extensions_mut().remove::<Arc<Lease>>();
+        let share = response.extensions_mut().remove::<Arc<LentShare>>();
         let running = Running::begin(Arc::default());
-        running.answer(response.into_body()).watched(lease, taking.map(Arc::clone))
+        running.answer(response.into_body()).watched(share, taking.map(Arc::clone))
     }
 
     async fn piece(body: &mut Pieces) -> Bytes {
@@ -291,7 +291,7 @@ mod tests {
         // Small ones need none.
         let small = hold(&budget, answer(1_000));
         assert_eq!(
-            (small.status(), small.extensions().get::<Arc<Lease>>().is_none()),
+            (small.status(), small.extensions().get::<Arc<LentShare>>().is_none()),
             (StatusCode::OK, true)
         );
         let (first, last) = (piece(&mut body).await, piece(&mut body).await);

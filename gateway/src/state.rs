@@ -14,15 +14,15 @@ use uuid::Uuid;
 
 use crate::{
     Dispatch, GatewayConfig,
+    event_streams::EventStreams,
     extract::{BodyBudget, Strangers},
     functions::Registry,
     health::Health,
     invoke::{admission::Admission, asynchronous::Invocations, records::Records, remembered::Remembered},
     jobs::Jobs,
+    keyed_locks::KeyedLocks,
     metrics::Metrics,
-    streams::Streams,
     triggers::Triggers,
-    turns::Turns,
 };
 
 /// The state that handlers extract with `State<AppState>`.
@@ -30,7 +30,7 @@ pub type AppState = Arc<App>;
 
 /// The parts of a running gateway.
 pub struct App {
-    /// As checked.
+    /// The configuration, as checked.
     pub config: GatewayConfig,
     /// Where the truth lies.
     pub store: Store,
@@ -54,8 +54,8 @@ pub struct App {
     pub jobs: Jobs,
     /// What objects start.
     pub triggers: Triggers,
-    /// Those of them that are being replayed.
-    pub replays: Turns<Uuid>,
+    /// The triggers that are being replayed.
+    pub replays: KeyedLocks<Uuid>,
     /// Asynchronous invocations.
     pub invocations: Invocations,
     /// How many invocations run at once.
@@ -65,9 +65,9 @@ pub struct App {
     /// What is remembered under idempotency keys.
     pub remembered: Remembered,
     /// The records of idempotency keys that calls of this process hold.
-    pub held_keys: Turns<String>,
+    pub held_keys: KeyedLocks<String>,
     /// Streams of events that are open.
-    pub streams: Streams,
+    pub event_streams: EventStreams,
     /// What is counted.
     pub metrics: Metrics,
     /// Whether the gateway can serve.

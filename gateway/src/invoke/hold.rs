@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::framed;
-use crate::{state::AppState, turns::Turn};
+use crate::{keyed_locks::KeyedLock, state::AppState};
 
 /// Renewals in the time after which a hold lapses, and attempts in the time of a renewal
 /// while the backbone is away: who comes back first should find the key held.
@@ -29,12 +29,12 @@ pub(super) struct Hold {
     owner: Uuid,
     /// What the record says while the call runs.
     running: Bytes,
-    /// Of the record, as far as that is known.
+    /// The revision of the record, as far as it is known.
     revision: Option<u64>,
-    _turn: Turn<String>,
+    _lock: KeyedLock<String>,
 }
 
-/// Of a record only whose it is.
+/// What says of a record whose it is.
 #[derive(Deserialize)]
 struct Owned {
     owner: Option<Uuid>,
@@ -44,9 +44,9 @@ impl Hold {
     /// What may become a hold, unless another call of this process has the key.
     /// `running` names the owner.
     pub(super) fn begin(app: &AppState, record: &str, owner: Uuid, running: Bytes) -> Option<Self> {
-        let turn = app.held_keys.begin(record.to_owned())?;
+        let lock = app.held_keys.try_lock(record.to_owned())?;
         let record = record.to_owned();
-        Some(Self { app: Arc::clone(app), record, owner, running, revision: None, _turn: turn })
+        Some(Self { app: Arc::clone(app), record, owner, running, revision: None, _lock: lock })
     }
 
     /// Whom the record names.

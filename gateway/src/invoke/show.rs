@@ -29,10 +29,10 @@ use super::{
     records::{BODY_BYTES_MAX, RECORDS_MAX, Record},
 };
 use crate::{
+    event_streams,
     extract::{Path, Query},
     problem::{Answer, ProblemView, Refusal},
     state::{App, AppState},
-    streams,
 };
 
 /// Lines shown when the caller does not say how many.
@@ -328,7 +328,7 @@ pub(crate) async fn function_logs(
             ),
         ));
     }
-    let place = query.follow.then(|| app.streams.open()).transpose()?;
+    let place = query.follow.then(|| app.event_streams.open()).transpose()?;
     // Listen first, then look back: nothing falls between.
     let news = place.map(|place| (place, app.records.follow()));
     let past = app.records.of_function(&name);
@@ -346,7 +346,7 @@ pub(crate) async fn function_logs(
         })
     });
     let events = stream::iter(kept).map(event).chain(news.flat_map(stream::iter));
-    Ok(streams::answer(&app, place, events))
+    Ok(event_streams::answer(&app, place, events))
 }
 
 fn event(line: LineView) -> Event {

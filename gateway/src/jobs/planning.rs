@@ -23,7 +23,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{Jobs, error::Result, index::Room, pattern::Source, recover, submit::Wanted};
-use crate::turns::{Turn, Turns};
+use crate::keyed_locks::{KeyedLock, KeyedLocks};
 
 /// Plans of a tenant that are made at once: the largest take about 200 MB each.
 const AT_ONCE: usize = 8;
@@ -35,12 +35,12 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 /// The turns at planning.
 pub struct Plannings {
     /// Requests under the same idempotency key wait for each other.
-    keys: Turns<Digest>,
+    keys: KeyedLocks<Digest>,
     places: Arc<Semaphore>,
     seats: Semaphore,
-    /// As there were at first.
+    /// The places that there were at first.
     at_once: usize,
-    /// The same of the seats.
+    /// The seats that there were at first.
     seats_max: usize,
     wait: Duration,
 }
@@ -54,7 +54,7 @@ impl Default for Plannings {
 impl Plannings {
     fn new(at_once: usize, seats_max: usize, wait: Duration) -> Self {
         let (places, seats) = (Arc::new(Semaphore::new(at_once)), Semaphore::new(seats_max));
-        Self { keys: Turns::default(), places, seats, at_once, seats_max, wait }
+        Self { keys: KeyedLocks::default(), places, seats, at_once, seats_max, wait }
     }
 
     /// A request on its way to a turn. Its time runs from now on.
@@ -93,11 +93,11 @@ pub struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// The turn of an idempotency key, once no other request has it.
+    /// The lock of an idempotency key, once no other request has it.
     ///
     /// # Errors
     /// `concurrency-limit` when another has it for too long, or when too many wait.
-    pub async fn turn_of(&mut self, key: Digest) -> Result<Turn<Digest>, Problem> {
+    pub async fn lock(&mut self, key: Digest) -> Result<KeyedLock<Digest>, Problem> {
         let keys = &self.plannings.keys;
         let busy = || {
             Problem::new(
@@ -106,7 +106,7 @@ impl Waiting<'_> {
                  planned; ask again in a moment",
             )
         };
-        self.wait(keys.wait(key), busy).await
+        self.wait(keys.lock(key), busy).await
     }
 
     /// A turn at planning, which ends when it is dropped.
@@ -236,23 +236,23 @@ mod tests {
     async fn who_waits_under_a_key_has_a_seat_and_one_wait_in_all() {
         let (wait, key) = (Duration::from_millis(40), Digest::of(b"monday"));
         let plannings = Plannings::new(1, 1, wait);
-        let first = plannings.arrive().turn_of(key).await.unwrap();
+        let first = plannings.arrive().lock(key).await.unwrap();
         let place = plannings.arrive().begin().await.unwrap();
         let mut second = plannings.arrive();
         {
-            let mut waiting = Box::pin(second.turn_of(key));
+            let mut waiting = Box::pin(second.lock(key));
             assert!(waiting.as_mut().now_or_never().is_none());
-            let third = plannings.arrive().turn_of(key).now_or_never().expect("no wait").err().unwrap();
+            let third = plannings.arrive().lock(key).now_or_never().expect("no wait").err().unwrap();
             assert!(third.detail.contains("at most 1 requests wait"), "{third}");
             // Who has nothing to wait for needs no seat.
-            let other = plannings.arrive().turn_of(Digest::of(b"tuesday")).now_or_never();
+            let other = plannings.arrive().lock(Digest::of(b"tuesday")).now_or_never();
             assert!(other.expect("no wait").is_ok());
             let problem = waiting.await.err().unwrap();
             assert_eq!((problem.code, problem.retryable()), (ErrorKind::ConcurrencyLimit, true));
             assert!(problem.detail.contains("under this Idempotency-Key"), "{problem}");
         }
         drop(first);
-        let key = second.turn_of(key).now_or_never().expect("no wait").unwrap();
+        let key = second.lock(key).now_or_never().expect("no wait").unwrap();
         let late = timeout(wait / 2, second.begin()).await.expect("no second wait").unwrap_err();
         assert!(late.detail.contains("they take long"), "{late}");
         drop((key, place));

@@ -24,11 +24,11 @@ use super::{
     view::{ComparisonView, JobList, JobView, state_of},
 };
 use crate::{
+    event_streams,
     extract::{self, Path, Query},
     page,
     problem::{Answer, Refusal},
     state::AppState,
-    streams,
 };
 
 /// Lines of a page, unless asked otherwise.
@@ -251,12 +251,12 @@ pub(crate) async fn events(
     headers: HeaderMap,
 ) -> Answer<Response> {
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
-    let place = app.streams.open()?;
+    let place = app.event_streams.open()?;
     let Some(events) = app.jobs.events(&job_id(&id)?, last).await? else {
         return Ok(StatusCode::NO_CONTENT.into_response());
     };
     let events = events.map(|event| Event::default().event(event.name).id(event.id).data(event.data));
-    Ok(streams::answer(&app, place, events))
+    Ok(event_streams::answer(&app, place, events))
 }
 
 /// The tasks of a job, failed ones first.

@@ -96,8 +96,8 @@ impl Jobs {
     pub(super) async fn accept(&self, wanted: Wanted, key: Option<Key>) -> Result<JobRecord, Problem> {
         // Whoever goes away while this waits leaves nothing behind.
         let mut waiting = self.inner.plannings.arrive();
-        let turn = match &key {
-            Some(key) => Some(waiting.turn_of(key.digest).await?),
+        let lock = match &key {
+            Some(key) => Some(waiting.lock(key.digest).await?),
             None => None,
         };
         let given = self.given(key.as_ref()).await?;
@@ -112,7 +112,7 @@ impl Jobs {
         // Dropping this future half-way must not strand what it has written.
         let jobs = self.clone();
         let accepted = tokio::spawn(async move {
-            let _held = (turn, place);
+            let _held = (lock, place);
             match given {
                 Some(job) => jobs.complete(job, key.as_ref()).await,
                 None => jobs.accept_new(wanted, key.as_ref()).await,

@@ -36,10 +36,10 @@ const BATCH_MESSAGES: usize = 1_000;
 const MATCHING_MAX: Duration = Duration::from_millis(5);
 
 /// Lets others have their turn where many events are held against triggers.
-pub struct Turns(Instant);
+pub struct YieldTimer(Instant);
 
-impl Turns {
-    /// Others have just had it.
+impl YieldTimer {
+    /// Others have just had their turn.
     pub fn begin() -> Self {
         Self(Instant::now())
     }
@@ -219,12 +219,12 @@ pub async fn take_what_fits(
         triggers.counters().unmatched(receipt.events as u64);
         return Err(problem);
     }
-    let (now, mut turns) = (time::now(), Turns::begin());
+    let (now, mut timer) = (time::now(), YieldTimer::begin());
     let (mut full, mut ignored) = (Vec::new(), vec![true; notices.len()]);
     // One trigger after the other: the events of all of them together may be more than
     // there is memory for.
     for trigger in &candidates {
-        let matching = matching(trigger, &notices, &mut ignored, &mut turns).await;
+        let matching = matching(trigger, &notices, &mut ignored, &mut timer).await;
         if matching.is_empty() {
             continue;
         }
@@ -267,7 +267,7 @@ async fn matching<'a>(
     trigger: &Trigger,
     notices: &'a [Notice],
     ignored: &mut [bool],
-    turns: &mut Turns,
+    timer: &mut YieldTimer,
 ) -> Vec<&'a Notice> {
     let mut matching = Vec::new();
     for (index, notice) in notices.iter().enumerate() {
@@ -275,7 +275,7 @@ async fn matching<'a>(
             ignored[index] = false;
             matching.push(notice);
         }
-        turns.pass().await;
+        timer.pass().await;
     }
     matching
 }

@@ -34,7 +34,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    intake::{self, Turns, Waiting},
+    intake::{self, Waiting, YieldTimer},
     record::Trigger,
     registry,
     settled::{self, Known, Short, short},
@@ -349,11 +349,11 @@ async fn feed(
     let prefix = if scope.prefix.len() > literal.len() { &scope.prefix } else { literal };
     let name = listed_name(trigger);
     let mut listing = std::pin::pin!(store.list(&document.bucket, prefix, ListOptions::default()));
-    let (mut found, mut batch, mut turns) = (Found::default(), Vec::new(), Turns::begin());
+    let (mut found, mut batch, mut timer) = (Found::default(), Vec::new(), YieldTimer::begin());
     while let Some(entry) = listing.try_next().await.map_err(about_bucket)? {
         let ListEntry::Object { key, pin, last_modified } = entry else { continue };
         // Whole pages are there at once.
-        turns.pass().await;
+        timer.pass().await;
         found.listed += 1;
         if found.listed > limits::LISTED_KEYS_MAX as u64 {
             return Err(Problem::new(

@@ -22,7 +22,7 @@ use crate::{problem::internal, state::AppState};
 /// when it is removed meanwhile, `queue-full` when the gateway stops while there is no room;
 /// and as [`reconcile::look`].
 pub async fn replay(app: &AppState, trigger: Arc<Trigger>, scope: Scope) -> Result<Found, Problem> {
-    let Some(turn) = app.replays.begin(trigger.record.id) else {
+    let Some(lock) = app.replays.try_lock(trigger.record.id) else {
         return Err(Problem::new(
             ErrorKind::ConcurrencyLimit,
             format!(
@@ -34,7 +34,7 @@ pub async fn replay(app: &AppState, trigger: Arc<Trigger>, scope: Scope) -> Resu
     };
     let app = Arc::clone(app);
     let looking = tokio::spawn(async move {
-        let _turn = turn;
+        let _lock = lock;
         reconcile::look(&app, &trigger, &scope).await
     });
     looking.await.map_err(internal)?

@@ -23,7 +23,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const _: () = assert!(KEEP_ALIVE.as_secs() < limits::IDLE_TIMEOUT.as_secs() / 2);
 
 /// The streams of a tenant that may be open at once.
-pub struct Streams {
+pub struct EventStreams {
     most: usize,
     free: Arc<Semaphore>,
 }
@@ -31,8 +31,8 @@ pub struct Streams {
 /// The place of one stream, given back when it is dropped.
 pub struct Place(OwnedSemaphorePermit);
 
-impl Streams {
-    /// So many.
+impl EventStreams {
+    /// At most so many at once.
     pub fn new(most: usize) -> Self {
         Self { most, free: Arc::new(Semaphore::new(most)) }
     }
