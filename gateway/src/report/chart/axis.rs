@@ -58,11 +58,7 @@ fn labels(plot: &Plot<'_>, axis: Axis) -> Vec<(f64, String)> {
     }
     match if axis == Axis::X { &plot.x } else { &plot.y } {
         Some(Scale::Line(line)) => line.labels(format(plot, axis)),
-        Some(Scale::Bands(bands)) => {
-            let center =
-                |name: &String| bands.cell(name).map(|(start, width)| (start + width / 2.0, cut(name)));
-            bands.names().iter().filter_map(center).collect()
-        }
+        Some(Scale::Bands(bands)) => bands.labels().map(|(at, name)| (at, cut(name))).collect(),
         None => Vec::new(),
     }
 }

@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 use super::{
-    scale::{Names, name, number},
+    scale::{Names, number},
     spec::{Channel, Kind},
 };
 
@@ -30,9 +30,7 @@ impl Colors {
     /// The colour of a mark with this value.
     pub fn of(&self, value: Option<&Value>) -> String {
         match (self, value) {
-            (Self::Names(names), Some(value)) => {
-                nth(names.place(&name(value)).unwrap_or_default()).to_owned()
-            }
+            (Self::Names(names), Some(value)) => nth(names.place(value).unwrap_or_default()).to_owned(),
             (Self::Ramp(from, to), Some(value)) => {
                 let share = number(value, false).map_or(0.0, |value| (value - from) / (to - from));
                 ramp(share)

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     color::{checked, nth},
     plot::{Axis, Plot},
-    scale::{Scale, name},
+    scale::{Scale, key, name},
     spec::{Channel, Layer, Mark, Row, Source, shortened},
     svg::{Svg, path},
 };
@@ -92,8 +92,8 @@ impl Pen<'_> {
         let (one, two) = self.layer.channels(axis);
         match (one, two, self.scale(axis)) {
             (Some(one), None, Some(Scale::Bands(bands))) => {
-                let name = name(one.of(row)?);
-                let (start, width) = if gap { bands.band(&name)? } else { bands.cell(&name)? };
+                let value = one.of(row)?;
+                let (start, width) = if gap { bands.band(value)? } else { bands.cell(value)? };
                 Some(self.beside(row, start, width))
             }
             (Some(one), Some(two), Some(scale)) => {
@@ -114,9 +114,8 @@ impl Pen<'_> {
         let Some(value) = self.layer.offset.as_ref().and_then(|channel| channel.of(row)) else {
             return (start, width);
         };
-        let value = name(value);
         let count = self.plot.offsets.all().len().max(1) as f64;
-        let index = self.plot.offsets.place(&value).unwrap_or_default() as f64;
+        let index = self.plot.offsets.place(value).unwrap_or_default() as f64;
         (start + width / count * index, width / count)
     }
 
@@ -162,8 +161,8 @@ impl Pen<'_> {
         let mut groups: Vec<Vec<usize>> = Vec::new();
         let mut known: HashMap<Option<String>, usize> = HashMap::new();
         for (index, row) in self.layer.rows.iter().enumerate() {
-            let key = self.layer.series.as_ref().and_then(|channel| channel.of(row)).map(name);
-            let group = *known.entry(key).or_insert(groups.len());
+            let series = self.layer.series.as_ref().and_then(|channel| channel.of(row)).map(key);
+            let group = *known.entry(series).or_insert(groups.len());
             if group == groups.len() {
                 groups.push(Vec::new());
             }

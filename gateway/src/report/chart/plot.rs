@@ -4,11 +4,13 @@
 //! Layers share their scales. Pure; [`super::draw`] and [`super::axis`] use what
 //! is decided here.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 
 use super::{
     color::{self, Colors},
-    scale::{Bands, Line, Names, Scale, Wish, name, number},
+    scale::{Bands, Line, Names, Scale, Wish, key, number},
     spec::{Channel, Chart, Kind, Layer, Mark, Row, Sort, Source, Unsupported},
 };
 
@@ -73,7 +75,7 @@ impl Layer {
         let amount = |channel: &Channel, row: &Row| channel.of(row).and_then(|value| number(value, false));
         let stacked =
             to.is_none() && self.series.is_some() && self.offset.is_none() && from.stack != Some(false);
-        let mut piles: std::collections::HashMap<(String, bool), f64> = std::collections::HashMap::new();
+        let mut piles: HashMap<(String, bool), f64> = HashMap::new();
         let span = |row: &Row| {
             let value = amount(from, row)?;
             if let Some(to) = to {
@@ -82,8 +84,11 @@ impl Layer {
             if !stacked {
                 return Some((0.0, value));
             }
-            let place =
-                self.channels(across).0.and_then(|channel| channel.of(row)).map(name).unwrap_or_default();
+            // What has no place is not drawn, and nothing stands on it.
+            let place = match self.channels(across).0 {
+                Some(channel) => place(channel, row)?,
+                None => String::new(),
+            };
             let pile = piles.entry((place, value < 0.0)).or_default();
             let below = *pile;
             *pile += value;
@@ -93,10 +98,19 @@ impl Layer {
     }
 }
 
+/// What tells a row's place along an axis from others: of amounts and moments not how they are written.
+fn place(channel: &Channel, row: &Row) -> Option<String> {
+    let value = channel.of(row)?;
+    match channel.kind {
+        Kind::Discrete => Some(key(value)),
+        kind => number(value, kind == Kind::Temporal).map(|at| (at + 0.0).to_string()),
+    }
+}
+
 /// Lays out a chart.
 pub fn lay_out(chart: &Chart) -> Result<Plot<'_>, Unsupported> {
     let offsets = match chart.layers.iter().find_map(|layer| layer.offset.as_ref()) {
-        Some(channel) => Names::new(names(chart, channel, |layer| layer.offset.as_ref(), None, NAMES_MAX)?),
+        Some(channel) => names(chart, channel, |layer| layer.offset.as_ref(), None, NAMES_MAX)?,
         None => Names::default(),
     };
     let (x, width) = scale(chart, Axis::X, chart.width, offsets.all().len())?;
@@ -104,7 +118,7 @@ pub fn lay_out(chart: &Chart) -> Result<Plot<'_>, Unsupported> {
     let series = match chart.layers.iter().find_map(|layer| layer.series.as_ref()) {
         Some(channel) if channel.kind == Kind::Discrete => {
             let names = names(chart, channel, |layer| layer.series.as_ref(), None, COLORS_MAX)?;
-            Some((channel, Colors::Names(Names::new(names))))
+            Some((channel, Colors::Names(names)))
         }
         Some(channel) => {
             let all = values(chart, |layer| layer.series.as_ref());
@@ -133,7 +147,7 @@ fn scale(
             ));
         }
         let names = names(chart, first, |layer| layer.channels(axis).0, Some(axis), NAMES_MAX)?;
-        let count = names.len().max(1) as f64;
+        let count = names.all().len().max(1) as f64;
         let length = size.unwrap_or(match axis {
             Axis::X => (count * BAND_WIDTH.max(groups as f64 * 16.0)).clamp(160.0, 960.0),
             Axis::Y => count * BAND_HEIGHT,
@@ -199,12 +213,12 @@ fn names<'a>(
     channel: impl Fn(&'a Layer) -> Option<&'a Channel>,
     axis: Option<Axis>,
     most: usize,
-) -> Result<Vec<String>, Unsupported> {
+) -> Result<Names, Unsupported> {
     let mut found: Vec<&Value> = match &first.domain {
         Some(domain) => domain.iter().collect(),
         None => {
-            let mut seen = std::collections::HashSet::new();
-            values(chart, channel).into_iter().filter(|value| seen.insert(name(value))).collect()
+            let mut seen = HashSet::new();
+            values(chart, channel).into_iter().filter(|value| seen.insert(key(value))).collect()
         }
     };
     if found.len() > most {
@@ -215,44 +229,45 @@ fn names<'a>(
         )));
     }
     if first.domain.is_some() {
-        return Ok(found.into_iter().map(name).collect());
+        return Ok(Names::new(&found));
     }
     match &first.sort {
         Sort::Data => {}
         Sort::Ascending => found.sort_by(|a, b| compare(a, b)),
         Sort::Descending => found.sort_by(|a, b| compare(b, a)),
         Sort::Given(order) => {
-            let rank = |value: &&Value| order.iter().position(|known| known == *value).unwrap_or(order.len());
-            found.sort_by_key(rank);
+            let order = Names::new(&order.iter().collect::<Vec<_>>());
+            found.sort_by_key(|value| order.place(value).unwrap_or(usize::MAX));
         }
         Sort::ByOther(descending) => sort_by_other(chart, first, axis, *descending, &mut found),
     }
-    Ok(found.into_iter().map(name).collect())
+    Ok(Names::new(&found))
 }
 
 fn sort_by_other(chart: &Chart, first: &Channel, axis: Option<Axis>, descending: bool, found: &mut [&Value]) {
     let other = if axis == Some(Axis::Y) { Axis::X } else { Axis::Y };
     let Source::Field(_) = first.source else { return };
-    let mut sums: std::collections::HashMap<String, f64> = std::collections::HashMap::new();
+    let mut sums: HashMap<String, f64> = HashMap::new();
     for layer in &chart.layers {
         let Some(amounts) = layer.channels(other).0 else { continue };
         for row in layer.rows.iter() {
-            if let (Some(key), Some(amount)) =
+            if let (Some(named), Some(amount)) =
                 (first.of(row), amounts.of(row).and_then(|value| number(value, false)))
             {
-                *sums.entry(name(key)).or_default() += amount;
+                *sums.entry(key(named)).or_default() += amount;
             }
         }
     }
-    let sum = |value: &Value| sums.get(&name(value)).copied().unwrap_or_default();
+    let sum = |value: &Value| sums.get(&key(value)).copied().unwrap_or_default();
     found.sort_by(|a, b| if descending { sum(b).total_cmp(&sum(a)) } else { sum(a).total_cmp(&sum(b)) });
 }
 
-/// Numbers by size, everything else by name.
+/// Numbers by size, and after them everything else by its text.
 fn compare(a: &Value, b: &Value) -> std::cmp::Ordering {
     match (a.as_f64(), b.as_f64()) {
         (Some(a), Some(b)) => a.total_cmp(&b),
-        _ => name(a).cmp(&name(b)),
+        (None, None) => key(a).cmp(&key(b)),
+        (a, b) => b.is_some().cmp(&a.is_some()),
     }
 }
 
@@ -307,6 +322,43 @@ mod tests {
         );
         assert_eq!(plain.layers[0].measure(), Axis::X);
         assert_eq!(plain.layers[0].spans()[2], Some((0.0, 4.0)));
+    }
+
+    #[test]
+    fn piles_stand_where_their_amounts_are_and_not_where_they_look_alike() {
+        let check = |kind: &str, one: Value, two: Value, three: Value| {
+            let values = json!([{"x": one, "s": "u", "n": 1}, {"x": two, "s": "u", "n": 2}, {"x": three, "s": "v", "n": 4}]);
+            let encoding = json!({
+                "x": {"field": "x", "type": kind}, "y": {"field": "n", "type": "quantitative"},
+                "color": {"field": "s", "type": "nominal"}
+            });
+            let chart =
+                read(&json!({"mark": "bar", "data": {"values": values}, "encoding": encoding})).unwrap();
+            let spans: Vec<_> = chart.layers[0].spans().into_iter().flatten().collect();
+            assert_eq!(spans, [(0.0, 1.0), (0.0, 2.0), (2.0, 6.0)], "{kind}");
+            lay_out(&chart).unwrap().x
+        };
+        check("quantitative", json!(1_700_000_000.0), json!(1_700_000_060.0), json!(1_700_000_060));
+        check("temporal", json!("2026-01-02"), json!("2026-01-03"), json!("2026-01-03T00:00:00Z"));
+        let Some(Scale::Bands(bands)) = check("nominal", json!(0.00001), json!(0.00002), json!(0.00002))
+        else {
+            panic!("no bands")
+        };
+        assert_eq!(bands.names(), ["1e-5", "2e-5"]);
+        let Some(Scale::Bands(bands)) =
+            check("ordinal", json!(1e9), json!(1_000_000_001.0), json!(1_000_000_001))
+        else {
+            panic!("no bands")
+        };
+        assert_eq!(bands.names(), ["1000000000", "1000000001"]);
+    }
+
+    #[test]
+    fn numbers_come_before_names_in_any_mixture() {
+        let mixed = [json!("1x"), json!(10), json!(2), json!("b"), json!(1.5)];
+        let mut sorted: Vec<&Value> = mixed.iter().collect();
+        sorted.sort_by(|a, b| compare(a, b));
+        assert_eq!(json!(sorted), json!([1.5, 2, 10, "1x", "b"]));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Pure. Ticks are multiples of 1, 2 or 5 times a power of ten, and the ends of
 //! a scale are ticks unless its author set them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, hash_map::Entry};
 
 use fanfold_protocol::time::Timestamp;
 use serde_json::Value;
@@ -47,7 +47,7 @@ pub struct Bands {
     length: f64,
 }
 
-/// Names in their order, each found at once: every mark looks its own up.
+/// Values in their order with what they are called, each found at once: every mark looks its own up.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Names {
     all: Vec<String>,
@@ -55,23 +55,30 @@ pub struct Names {
 }
 
 impl Names {
-    /// These; of equal ones the first counts.
-    pub fn new(all: Vec<String>) -> Self {
-        let mut places = HashMap::new();
-        for (place, name) in all.iter().enumerate() {
-            places.entry(name.clone()).or_insert(place);
+    /// These; of equal ones the first counts. Where two would look alike, all are written in full.
+    pub fn new(values: &[&Value]) -> Self {
+        let (mut places, mut distinct) = (HashMap::new(), Vec::new());
+        for value in values {
+            if let Entry::Vacant(free) = places.entry(key(value)) {
+                free.insert(distinct.len());
+                distinct.push(*value);
+            }
+        }
+        let mut all: Vec<String> = distinct.iter().map(|value| name(value)).collect();
+        if all.iter().collect::<HashSet<_>>().len() < all.len() {
+            all = distinct.iter().map(|value| key(value)).collect();
         }
         Self { all, places }
     }
 
-    /// All of them.
+    /// What all of them are called.
     pub fn all(&self) -> &[String] {
         &self.all
     }
 
     /// How many come before this one.
-    pub fn place(&self, name: &str) -> Option<usize> {
-        self.places.get(name).copied()
+    pub fn place(&self, value: &Value) -> Option<usize> {
+        self.places.get(&key(value)).copied()
     }
 }
 
@@ -143,8 +150,8 @@ impl Line {
 
 impl Bands {
     /// A band for each name.
-    pub fn new(names: Vec<String>, length: f64) -> Self {
-        Self { names: Names::new(names), length }
+    pub fn new(names: Names, length: f64) -> Self {
+        Self { names, length }
     }
 
     /// The names in order.
@@ -152,17 +159,26 @@ impl Bands {
         self.names.all()
     }
 
-    /// The start of a name's band, without the gap, and its width.
-    pub fn band(&self, name: &str) -> Option<(f64, f64)> {
-        let (start, step) = self.cell(name)?;
+    /// The middle of each band with its name.
+    pub fn labels(&self) -> impl Iterator<Item = (f64, &str)> {
+        let step = self.step();
+        self.names().iter().enumerate().map(move |(place, name)| (step * (place as f64 + 0.5), name.as_str()))
+    }
+
+    /// The start of a value's band, without the gap, and its width.
+    pub fn band(&self, value: &Value) -> Option<(f64, f64)> {
+        let (start, step) = self.cell(value)?;
         Some((start + step * GAP / 2.0, step * (1.0 - GAP)))
     }
 
-    /// The start of a name's band and its width, up to the next one.
-    pub fn cell(&self, name: &str) -> Option<(f64, f64)> {
-        let place = self.names.place(name)?;
-        let step = self.length / self.names().len() as f64;
-        Some((step * place as f64, step))
+    /// The start of a value's band and its width, up to the next one.
+    pub fn cell(&self, value: &Value) -> Option<(f64, f64)> {
+        let place = self.names.place(value)?;
+        Some((self.step() * place as f64, self.step()))
+    }
+
+    fn step(&self) -> f64 {
+        self.length / self.names().len() as f64
     }
 }
 
@@ -171,7 +187,7 @@ impl Scale {
     pub fn center(&self, value: &Value) -> Option<f64> {
         match self {
             Self::Line(line) => number(value, line.moments).map(|number| line.at(number)),
-            Self::Bands(bands) => bands.cell(&name(value)).map(|(start, width)| start + width / 2.0),
+            Self::Bands(bands) => bands.cell(value).map(|(start, width)| start + width / 2.0),
         }
     }
 }
@@ -191,7 +207,23 @@ pub fn number(value: &Value, moment: bool) -> Option<f64> {
     }
 }
 
-/// A value as a name.
+/// What tells a value from all others. A number has its own text here, however many digits that are.
+pub fn key(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => {
+            let text = number.to_string();
+            // It is the same number with and without a point, and one zero of either sign.
+            match text.strip_suffix(".0").unwrap_or(&text) {
+                "-0" => "0".to_owned(),
+                text => text.to_owned(),
+            }
+        }
+        other => other.to_string(),
+    }
+}
+
+/// What a value is called in words and tooltips: short, so that two may be called the same.
 pub fn name(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -367,11 +399,27 @@ mod tests {
         assert!((log.at(10.0) - 50.0).abs() < 1e-9);
         let one = Line::new(5.0, 5.0, 100.0, Wish::default());
         assert!((0.0..=100.0).contains(&one.at(5.0)));
-        let bands = Bands::new(vec!["a".into(), "b".into()], 100.0);
-        assert_eq!(bands.cell("b"), Some((50.0, 50.0)));
-        assert_eq!(bands.band("c"), None);
-        let twice = Names::new(vec!["a".into(), "b".into(), "a".into()]);
-        assert_eq!((twice.place("a"), twice.place("b"), twice.all().len()), (Some(0), Some(1), 3));
+        let bands = Bands::new(names(json!(["a", "b"])), 100.0);
+        assert_eq!(bands.cell(&json!("b")), Some((50.0, 50.0)));
+        assert_eq!(bands.band(&json!("c")), None);
+        assert_eq!(bands.labels().collect::<Vec<_>>(), [(25.0, "a"), (75.0, "b")]);
+    }
+
+    fn names(values: Value) -> Names {
+        Names::new(&values.as_array().unwrap().iter().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn values_are_told_apart_by_all_their_digits() {
+        let twice = names(json!(["a", "b", "a"]));
+        assert_eq!((twice.place(&json!("a")), twice.place(&json!("b"))), (Some(0), Some(1)));
+        assert_eq!(twice.all(), ["a", "b"]);
+        let near = names(json!([1_700_000_000.0, 1_700_000_060.0]));
+        assert_eq!(near.place(&json!(1_700_000_060_u64)), Some(1));
+        assert_eq!(near.all(), ["1700000000", "1700000060"]);
+        assert_eq!(names(json!([0.30000000000000004, 2.0])).all(), ["0.3", "2"]);
+        assert_eq!(names(json!([0.0, -0.0, 0])).all(), ["0"]);
+        assert_eq!(names(json!([1.5e300, true, [1]])).place(&json!(true)), Some(1));
     }
 
     #[test]
