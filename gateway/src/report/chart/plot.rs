@@ -73,8 +73,9 @@ impl Layer {
         let across = if measure == Axis::X { Axis::Y } else { Axis::X };
         let (Some(from), to) = self.channels(measure) else { return vec![None; self.rows.len()] };
         let amount = |channel: &Channel, row: &Row| channel.of(row).and_then(|value| number(value, false));
-        let stacked =
-            to.is_none() && self.series.is_some() && self.offset.is_none() && from.stack != Some(false);
+        // What is on a logarithmic scale does not add up along it.
+        let piled = self.series.is_some() && self.offset.is_none() && !from.log;
+        let stacked = to.is_none() && piled && from.stack != Some(false);
         let mut piles: HashMap<(String, bool), f64> = HashMap::new();
         let span = |row: &Row| {
             let value = amount(from, row)?;
@@ -155,11 +156,12 @@ fn scale(
         return Ok((Some(Scale::Bands(Bands::new(names, length))), length));
     }
     let length = size.unwrap_or(if axis == Axis::X { LINE_WIDTH } else { LINE_HEIGHT });
-    Ok((Some(Scale::Line(line(chart, axis, first, length))), length))
+    Ok((Some(Scale::Line(line(chart, axis, first, length)?)), length))
 }
 
-fn line(chart: &Chart, axis: Axis, first: &Channel, length: f64) -> Line {
+fn line(chart: &Chart, axis: Axis, first: &Channel, length: f64) -> Result<Line, Unsupported> {
     let moments = first.kind == Kind::Temporal;
+    let log = chart.layers.iter().any(|layer| layer.channels(axis).0.is_some_and(|channel| channel.log));
     let ends = |values: &mut dyn Iterator<Item = f64>| {
         values
             .filter(|v| v.is_finite())
@@ -168,20 +170,16 @@ fn line(chart: &Chart, axis: Axis, first: &Channel, length: f64) -> Line {
     let flipped = axis == Axis::Y;
     let given =
         first.domain.as_ref().map(|domain| ends(&mut domain.iter().filter_map(|v| number(v, moments))));
-    if let Some((low, high)) = given.filter(|(low, high)| low < high) {
-        return Line::new(
-            low,
-            high,
-            length,
-            Wish { exact: true, log: first.log, moments, flipped, zero: false },
-        );
-    }
+    let given = given.filter(|(low, high)| low < high);
     let mut all = Vec::new();
     let mut measured = false;
     for layer in &chart.layers {
         if matches!(layer.mark, Mark::Bar | Mark::Area) && layer.measure() == axis {
             measured = true;
-            all.extend(layer.spans().into_iter().flatten().flat_map(|(low, high)| [low, high]));
+            // Where bars begin is no value, and a logarithmic scale has no place for it.
+            let begins = log && layer.channels(axis).1.is_none();
+            let ends = |(low, high): (f64, f64)| [if begins && low == 0.0 { high } else { low }, high];
+            all.extend(layer.spans().into_iter().flatten().flat_map(ends));
             continue;
         }
         let (one, two) = layer.channels(axis);
@@ -193,9 +191,20 @@ fn line(chart: &Chart, axis: Axis, first: &Channel, length: f64) -> Line {
         );
     }
     let (low, high) = ends(&mut all.into_iter());
-    let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
+    if log && given.map_or(low, |(from, _)| from.min(low)) <= 0.0 {
+        return Err(Unsupported(
+            "a logarithmic scale of values of zero or less is not drawn here".to_owned(),
+        ));
+    }
+    if let Some((low, high)) = given {
+        return Ok(Line::new(low, high, length, Wish { exact: true, log, moments, flipped, zero: false }));
+    }
+    let (low, high) = if low <= high { (low, high) } else { (f64::from(u8::from(log)), 1.0) };
+    // The smallest bar has a length as well: it begins at the power of ten below it.
+    let below = 10_f64.powf((low.log10() - 1.0).ceil()).max(f64::MIN_POSITIVE);
+    let low = if log && measured { below } else { low };
     let zero = first.zero.unwrap_or(!moments && (measured || !first.binned));
-    Line::new(low, high, length, Wish { zero, exact: first.binned, log: first.log, moments, flipped })
+    Ok(Line::new(low, high, length, Wish { zero, exact: first.binned, log, moments, flipped }))
 }
 
 fn values<'a>(chart: &'a Chart, channel: impl Fn(&'a Layer) -> Option<&'a Channel>) -> Vec<&'a Value> {
@@ -359,6 +368,35 @@ mod tests {
         let mut sorted: Vec<&Value> = mixed.iter().collect();
         sorted.sort_by(|a, b| compare(a, b));
         assert_eq!(json!(sorted), json!([1.5, 2, 10, "1x", "b"]));
+    }
+
+    #[test]
+    fn bars_on_a_logarithmic_scale_begin_below_the_smallest() {
+        let chart = |mark: &str, values: Value, scale: Value| {
+            let y = json!({"field": "n", "type": "quantitative", "scale": scale});
+            let encoding = json!({"x": {"field": "g", "type": "nominal"}, "y": y, "color": {"field": "g"}});
+            read(&json!({"mark": mark, "data": {"values": values}, "encoding": encoding})).unwrap()
+        };
+        let rows = |ns: [f64; 2]| json!(ns.map(|n| json!({"g": "a", "n": n})));
+        let log = json!({"type": "log"});
+        for mark in ["bar", "area"] {
+            let bars = chart(mark, rows([10.0, 1000.0]), log.clone());
+            assert_eq!(bars.layers[0].spans(), [Some((0.0, 10.0)), Some((0.0, 1000.0))]);
+            let Some(Scale::Line(line)) = lay_out(&bars).unwrap().y else { panic!("no line") };
+            let places = [1.0, 10.0, 100.0, 1000.0].map(|n| (line.at(n) / LINE_HEIGHT * 3.0).round() as i32);
+            assert_eq!((places, line.base()), ([3, 2, 1, 0], LINE_HEIGHT));
+        }
+        let empty = chart("bar", json!([]), log.clone());
+        assert!(matches!(lay_out(&empty).unwrap().y, Some(Scale::Line(_))));
+        let refused = [("bar", -5.0, log.clone()), ("area", 0.0, log.clone()), ("point", 0.0, log)];
+        let ends = [("bar", 5.0, json!({"type": "log", "domain": [0, 10]}))];
+        for (mark, low, scale) in refused.into_iter().chain(ends) {
+            let error = lay_out(&chart(mark, rows([low, 5.0]), scale)).err().unwrap().to_string();
+            assert_eq!(
+                error, "a logarithmic scale of values of zero or less is not drawn here",
+                "{mark} {low}"
+            );
+        }
     }
 
     #[test]

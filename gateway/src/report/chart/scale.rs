@@ -100,8 +100,9 @@ pub struct Wish {
 impl Line {
     /// A line that holds values from `low` to `high`.
     pub fn new(low: f64, high: f64, length: f64, wish: Wish) -> Self {
-        let (low, high) = (held(low), held(high));
         let log = wish.log && low > 0.0;
+        let hold = |end: f64| if log { end.clamp(1.0 / AMOUNT_MAX, AMOUNT_MAX) } else { held(end) };
+        let (low, high) = (hold(low), hold(high));
         let (mut low, mut high) = match wish.zero && !log && !wish.exact {
             true => (low.min(0.0), high.max(0.0)),
             false => (low, high),
