@@ -6,8 +6,10 @@
 //! drawn here is told as such; nothing is guessed.
 
 mod axis;
+mod channel;
 mod color;
 mod draw;
+mod pile;
 mod plot;
 pub mod scale;
 pub mod spec;

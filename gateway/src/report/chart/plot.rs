@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use super::{
     color::{self, Colors},
+    pile,
     scale::{Bands, Line, Names, Scale, Wish, key, number},
-    spec::{Channel, Chart, Kind, Layer, Mark, Row, Sort, Source, Unsupported},
+    spec::{Channel, Chart, Kind, Layer, Mark, Sort, Source, Unsupported},
 };
 
 /// Widths and heights of plots whose author gave none.
@@ -66,50 +67,11 @@ impl Layer {
         let binned = self.y.as_ref().is_some_and(|y| y.binned);
         if (discrete(&self.y) || binned) && !discrete(&self.x) { Axis::X } else { Axis::Y }
     }
-
-    /// From where to where each row's bar or area reaches, along its measure.
-    pub fn spans(&self) -> Vec<Option<(f64, f64)>> {
-        let measure = self.measure();
-        let across = if measure == Axis::X { Axis::Y } else { Axis::X };
-        let (Some(from), to) = self.channels(measure) else { return vec![None; self.rows.len()] };
-        let amount = |channel: &Channel, row: &Row| channel.of(row).and_then(|value| number(value, false));
-        // What is on a logarithmic scale does not add up along it.
-        let piled = self.series.is_some() && self.offset.is_none() && !from.log;
-        let stacked = to.is_none() && piled && from.stack != Some(false);
-        let mut piles: HashMap<(String, bool), f64> = HashMap::new();
-        let span = |row: &Row| {
-            let value = amount(from, row)?;
-            if let Some(to) = to {
-                return Some((value, amount(to, row)?));
-            }
-            if !stacked {
-                return Some((0.0, value));
-            }
-            // What has no place is not drawn, and nothing stands on it.
-            let place = match self.channels(across).0 {
-                Some(channel) => place(channel, row)?,
-                None => String::new(),
-            };
-            let pile = piles.entry((place, value < 0.0)).or_default();
-            let below = *pile;
-            *pile += value;
-            Some((below, *pile))
-        };
-        self.rows.iter().map(span).collect()
-    }
-}
-
-/// What tells a row's place along an axis from others: of amounts and moments not how they are written.
-fn place(channel: &Channel, row: &Row) -> Option<String> {
-    let value = channel.of(row)?;
-    match channel.kind {
-        Kind::Discrete => Some(key(value)),
-        kind => number(value, kind == Kind::Temporal).map(|at| (at + 0.0).to_string()),
-    }
 }
 
 /// Lays out a chart.
 pub fn lay_out(chart: &Chart) -> Result<Plot<'_>, Unsupported> {
+    chart.layers.iter().try_for_each(pile::check)?;
     let offsets = match chart.layers.iter().find_map(|layer| layer.offset.as_ref()) {
         Some(channel) => names(chart, channel, |layer| layer.offset.as_ref(), None, NAMES_MAX)?,
         None => Names::default(),
@@ -313,53 +275,6 @@ mod tests {
         check(json!(["b"]), &["b", "a"]);
         check(json!("-y"), &["a", "b"]);
         check(json!("y"), &["b", "a"]);
-    }
-
-    #[test]
-    fn bars_of_one_place_are_stacked_by_colour() {
-        let stacked = chart(
-            "bar",
-            json!({
-                "x": {"field": "g", "type": "nominal"}, "y": {"field": "n", "type": "quantitative"}, "color": {"field": "s", "type": "nominal"}
-            }),
-        );
-        let spans: Vec<_> = stacked.layers[0].spans().into_iter().flatten().collect();
-        assert_eq!(spans, [(0.0, 2.0), (0.0, 6.0), (2.0, 6.0), (0.0, -1.0)]);
-        let plain = chart(
-            "bar",
-            json!({"y": {"field": "g", "type": "nominal"}, "x": {"field": "n", "type": "quantitative"}}),
-        );
-        assert_eq!(plain.layers[0].measure(), Axis::X);
-        assert_eq!(plain.layers[0].spans()[2], Some((0.0, 4.0)));
-    }
-
-    #[test]
-    fn piles_stand_where_their_amounts_are_and_not_where_they_look_alike() {
-        let check = |kind: &str, one: Value, two: Value, three: Value| {
-            let values = json!([{"x": one, "s": "u", "n": 1}, {"x": two, "s": "u", "n": 2}, {"x": three, "s": "v", "n": 4}]);
-            let encoding = json!({
-                "x": {"field": "x", "type": kind}, "y": {"field": "n", "type": "quantitative"},
-                "color": {"field": "s", "type": "nominal"}
-            });
-            let chart =
-                read(&json!({"mark": "bar", "data": {"values": values}, "encoding": encoding})).unwrap();
-            let spans: Vec<_> = chart.layers[0].spans().into_iter().flatten().collect();
-            assert_eq!(spans, [(0.0, 1.0), (0.0, 2.0), (2.0, 6.0)], "{kind}");
-            lay_out(&chart).unwrap().x
-        };
-        check("quantitative", json!(1_700_000_000.0), json!(1_700_000_060.0), json!(1_700_000_060));
-        check("temporal", json!("2026-01-02"), json!("2026-01-03"), json!("2026-01-03T00:00:00Z"));
-        let Some(Scale::Bands(bands)) = check("nominal", json!(0.00001), json!(0.00002), json!(0.00002))
-        else {
-            panic!("no bands")
-        };
-        assert_eq!(bands.names(), ["1e-5", "2e-5"]);
-        let Some(Scale::Bands(bands)) =
-            check("ordinal", json!(1e9), json!(1_000_000_001.0), json!(1_000_000_001))
-        else {
-            panic!("no bands")
-        };
-        assert_eq!(bands.names(), ["1000000000", "1000000001"]);
     }
 
     #[test]

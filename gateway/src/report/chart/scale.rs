@@ -194,7 +194,7 @@ impl Scale {
 }
 
 /// An amount that can be calculated with.
-fn held(amount: f64) -> f64 {
+pub fn held(amount: f64) -> f64 {
     if amount.abs() < 1.0 / AMOUNT_MAX { 0.0 } else { amount.clamp(-AMOUNT_MAX, AMOUNT_MAX) }
 }
 

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::channel;
+
 /// More marks than this make a file that no browser likes. Each layer has one for each
 /// of its rows, also of those that it shares.
 const ROWS_MAX: usize = 20_000;
@@ -124,14 +126,25 @@ pub struct Channel {
     pub log: bool,
     /// Values are the edges of bins.
     pub binned: bool,
-    /// Whether bars and areas are put on each other, when the author says.
-    pub stack: Option<bool>,
+    /// How bars and areas are put on each other, when the author says.
+    pub stack: Option<Stack>,
     /// The order of names.
     pub sort: Sort,
     /// How an axis writes numbers.
     pub format: Option<String>,
     /// Whether there is an axis or a legend.
     pub shown: bool,
+}
+
+/// How bars and areas of one place are put on each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stack {
+    /// Not at all.
+    Off,
+    /// One after the other, from zero.
+    Zero,
+    /// The same, as shares of all that stands at a place.
+    Normalize,
 }
 
 /// Where a channel's values come from.
@@ -178,7 +191,7 @@ impl Channel {
 }
 
 /// A column by its name; dots reach into objects unless a column is so called.
-fn lookup<'a>(row: &'a Row, field: &str) -> Option<&'a Value> {
+pub fn lookup<'a>(row: &'a Row, field: &str) -> Option<&'a Value> {
     row.get(field).or_else(|| {
         let (first, rest) = field.split_once('.')?;
         lookup(row.get(first)?.as_object()?, rest)
@@ -197,6 +210,10 @@ pub fn read(spec: &Value) -> Result<Chart, Unsupported> {
         if object.contains_key(member) {
             return Err(no(format!("{member:?}")));
         }
+    }
+    let scales = object.get("resolve").and_then(|resolve| resolve.get("scale")).and_then(Value::as_object);
+    if let Some((channel, how)) = scales.into_iter().flatten().find(|(_, how)| *how != "shared") {
+        return Err(no(format!("the scale of {channel:?} that is {how}")));
     }
     let (layers, data, encoding) = match object.get("layer").and_then(Value::as_array) {
         Some(layers) => (layers.as_slice(), object.get("data"), object.get("encoding")),
@@ -247,11 +264,13 @@ fn weight(value: &Value) -> usize {
     VALUE_BYTES + within
 }
 
-fn no(what: impl std::fmt::Display) -> Unsupported {
+/// The sentence that something is not drawn.
+pub fn no(what: impl std::fmt::Display) -> Unsupported {
     Unsupported(format!("{what} is not drawn here"))
 }
 
-fn title(value: Option<&Value>) -> Option<String> {
+/// The words of a title, whichever way they are given.
+pub fn title(value: Option<&Value>) -> Option<String> {
     match value? {
         Value::String(text) => Some(text.clone()),
         Value::Object(object) => title(object.get("text")),
@@ -288,7 +307,7 @@ fn read_layer(
     let mut encoding = shared.and_then(Value::as_object).cloned().unwrap_or_default();
     encoding.extend(object.get("encoding").and_then(Value::as_object).cloned().unwrap_or_default());
     check_channels(&encoding)?;
-    let channel = |name: &str| encoding.get(name).map(|value| read_channel(name, value, &rows)).transpose();
+    let channel = |name: &str| encoding.get(name).map(|value| channel::read(name, value, &rows)).transpose();
     let color = channel("color")?.or(channel("fill")?).or(channel("stroke")?);
     let fixed = color.as_ref().and_then(|channel| match &channel.source {
         Source::Fixed(value) => value.as_str().map(str::to_owned),
@@ -351,96 +370,6 @@ fn check_channels(encoding: &Row) -> Result<(), Unsupported> {
         }
     }
     Ok(())
-}
-
-fn read_channel(name: &str, value: &Value, rows: &[Row]) -> Result<Channel, Unsupported> {
-    let object = value.as_object().ok_or_else(|| no(format!("a channel {name:?} that is no object")))?;
-    let bin = object.get("bin").filter(|bin| !matches!(bin, Value::Null | Value::Bool(false)));
-    let binned = bin.is_some_and(|bin| bin == "binned" || bin.get("binned") == Some(&Value::Bool(true)));
-    for member in ["aggregate", "timeUnit", "condition"] {
-        if object.contains_key(member) {
-            return Err(no(format!("{member:?} of the channel {name:?}")));
-        }
-    }
-    if bin.is_some() && !binned {
-        return Err(no(format!("\"bin\" of the channel {name:?}, unless it is \"binned\"")));
-    }
-    let source = match (object.get("field"), object.get("datum").or(object.get("value"))) {
-        (Some(Value::String(field)), _) => Source::Field(field.replace("\\.", ".")),
-        (None, Some(fixed)) => Source::Fixed(fixed.clone()),
-        _ => return Err(no(format!("the channel {name:?} without a field"))),
-    };
-    // A `value` there is a number of pixels.
-    if matches!(name, "x" | "y" | "x2" | "y2" | "xOffset") && object.contains_key("value") {
-        return Err(no(format!("\"value\" of the channel {name:?}, use \"datum\"")));
-    }
-    let scale = object.get("scale").and_then(Value::as_object);
-    let axis = object.get("axis").or(object.get("legend"));
-    let of_axis = |member: &str| axis.and_then(|axis| axis.get(member));
-    let scale_type = scale.and_then(|scale| scale.get("type")).and_then(Value::as_str).unwrap_or("linear");
-    Ok(Channel {
-        kind: kind(object.get("type").and_then(Value::as_str), &source, rows),
-        title: named(object.get("title")).or_else(|| named(of_axis("title"))),
-        domain: scale.and_then(|scale| scale.get("domain")).and_then(Value::as_array).cloned(),
-        zero: scale.and_then(|scale| scale.get("zero")).and_then(Value::as_bool),
-        log: scale_type == "log",
-        binned,
-        stack: object.get("stack").and_then(stack),
-        sort: sort(name, object.get("sort")),
-        format: of_axis("format").and_then(Value::as_str).map(str::to_owned),
-        shown: !matches!(axis, Some(Value::Null | Value::Bool(false))),
-        source,
-    })
-}
-
-/// `null` takes a title away.
-fn named(value: Option<&Value>) -> Option<String> {
-    match value? {
-        Value::Null => Some(String::new()),
-        other => title(Some(other)),
-    }
-}
-
-fn stack(value: &Value) -> Option<bool> {
-    match value {
-        Value::Null | Value::Bool(false) => Some(false),
-        Value::Bool(true) => Some(true),
-        Value::String(word) => Some(word == "zero"),
-        _ => None,
-    }
-}
-
-fn sort(channel: &str, value: Option<&Value>) -> Sort {
-    let other = if channel == "y" { "x" } else { "y" };
-    match value {
-        Some(Value::Null) => Sort::Data,
-        Some(Value::Array(values)) => Sort::Given(values.clone()),
-        Some(Value::String(word)) if word == "descending" => Sort::Descending,
-        Some(Value::String(word)) if word == other => Sort::ByOther(false),
-        Some(Value::String(word)) if word.strip_prefix('-') == Some(other) => Sort::ByOther(true),
-        Some(Value::Object(object)) if object.get("encoding").and_then(Value::as_str) == Some(other) => {
-            Sort::ByOther(object.get("order").and_then(Value::as_str) == Some("descending"))
-        }
-        _ => Sort::Ascending,
-    }
-}
-
-fn kind(word: Option<&str>, source: &Source, rows: &[Row]) -> Kind {
-    match word {
-        Some("quantitative") => return Kind::Quantitative,
-        Some("temporal") => return Kind::Temporal,
-        Some("nominal" | "ordinal") => return Kind::Discrete,
-        _ => {}
-    }
-    let numbers = match source {
-        Source::Fixed(value) => value.is_number(),
-        Source::Field(field) => {
-            let mut values =
-                rows.iter().filter_map(|row| lookup(row, field)).filter(|value| !value.is_null()).peekable();
-            values.peek().is_some() && values.all(Value::is_number)
-        }
-    };
-    if numbers { Kind::Quantitative } else { Kind::Discrete }
 }
 
 #[cfg(test)]
@@ -527,6 +456,10 @@ mod tests {
         check(bar(json!({"encoding": {"y": {"aggregate": "count"}}})), "aggregate");
         check(bar(json!({"encoding": {"x": {"field": "b", "bin": true}}})), "binned");
         check(bar(json!({"transform": []})), "transform");
+        check(
+            bar(json!({"resolve": {"scale": {"x": "shared", "y": "independent"}}})),
+            "the scale of \"y\" that is \"independent\"",
+        );
         check(json!(7), "no object");
     }
 }
