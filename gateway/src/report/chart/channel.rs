@@ -157,7 +157,7 @@ fn sort(name: &str, kind: Kind, value: Option<&Value>) -> Result<Sort, Unsupport
 }
 
 /// A value of the specification, as it is told in a sentence.
-fn short(value: &Value) -> String {
+pub fn short(value: &Value) -> String {
     shortened(&value.to_string()).to_owned()
 }
 

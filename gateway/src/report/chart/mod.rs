@@ -9,6 +9,7 @@ mod axis;
 mod channel;
 mod color;
 mod draw;
+mod moment;
 mod pile;
 mod plot;
 pub mod scale;

@@ -18,6 +18,8 @@ impl Layer {
     /// From where to where each row's bar or area reaches, along its measure.
     pub fn spans(&self) -> Vec<Option<(f64, f64)>> {
         let (Some(from), to) = self.channels(self.measure()) else { return vec![None; self.rows.len()] };
+        let moments = from.kind == Kind::Temporal;
+        let amount = |channel: &Channel, row: &Row| number(channel.of(row)?, moments);
         let stack = self.stack(from, to);
         let totals = if stack == Stack::Normalize { self.totals(from) } else { HashMap::new() };
         let mut piles: HashMap<(Place, bool), f64> = HashMap::new();
@@ -68,16 +70,13 @@ impl Layer {
     fn totals(&self, from: &Channel) -> HashMap<Place, f64> {
         let mut totals: HashMap<Place, f64> = HashMap::new();
         for row in self.rows.iter() {
-            if let (Some(place), Some(value)) = (self.pile(row), amount(from, row)) {
+            if let (Some(place), Some(value)) = (self.pile(row), from.of(row).and_then(|n| number(n, false)))
+            {
                 *totals.entry(place).or_default() += held(value);
             }
         }
         totals
     }
-}
-
-fn amount(channel: &Channel, row: &Row) -> Option<f64> {
-    number(channel.of(row)?, false)
 }
 
 /// What tells a row's place along an axis from others: of amounts and moments not how they are written.
@@ -101,7 +100,9 @@ pub fn check(layer: &Layer) -> Result<(), Unsupported> {
         if !measured || end.is_some() || channel.kind != Kind::Quantitative || channel.log {
             return Err(no("\"stack\" of anything but amounts of bars and areas on a linear scale"));
         }
-        let below_zero = |row: &Row| amount(channel, row).is_some_and(|amount| amount < 0.0);
+        let below_zero = |row: &Row| {
+            channel.of(row).and_then(|value| number(value, false)).is_some_and(|amount| amount < 0.0)
+        };
         if stack == Stack::Normalize && layer.rows.iter().any(below_zero) {
             return Err(no("\"stack\" as shares of amounts below zero"));
         }
@@ -140,6 +141,16 @@ mod tests {
         );
         assert_eq!(plain.measure(), Axis::X);
         assert_eq!(plain.spans()[2], Some((0.0, 4.0)));
+    }
+
+    #[test]
+    fn bars_reach_from_moment_to_moment() {
+        let values = json!([{"job": "a", "from": "1970-01-01T00:00:01Z", "to": "1970-01-01T01:00:03+01:00"}]);
+        let encoding = json!({
+            "y": {"field": "job"}, "x": {"field": "from", "type": "temporal"}, "x2": {"field": "to"}, "color": {"field": "job"}
+        });
+        let chart = read(&json!({"mark": "bar", "data": {"values": values}, "encoding": encoding})).unwrap();
+        assert_eq!(chart.layers[0].spans(), [Some((1_000.0, 3_000.0))]);
     }
 
     fn of(values: &Value, stack: Value, offset: bool) -> Layer {

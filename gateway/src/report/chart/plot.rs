@@ -9,10 +9,11 @@ use std::collections::{HashMap, HashSet};
 use serde_json::Value;
 
 use super::{
+    channel::short,
     color::{self, Colors},
     pile,
     scale::{Bands, Line, Names, Scale, Wish, key, number},
-    spec::{Channel, Chart, Kind, Layer, Mark, Sort, Source, Unsupported},
+    spec::{Channel, Chart, Kind, Layer, Mark, Row, Sort, Source, Unsupported, shortened},
 };
 
 /// Widths and heights of plots whose author gave none.
@@ -84,6 +85,10 @@ pub fn lay_out(chart: &Chart) -> Result<Plot<'_>, Unsupported> {
             Some((channel, Colors::Names(names)))
         }
         Some(channel) => {
+            let moments = channel.kind == Kind::Temporal;
+            for (channel, rows) in chart.layers.iter().filter_map(|l| Some((l.series.as_ref()?, &l.rows))) {
+                readable(channel, rows, moments)?;
+            }
             let all = values(chart, |layer| layer.series.as_ref());
             Some((channel, color::ramp_over(channel, &all)))
         }
@@ -136,15 +141,16 @@ fn line(chart: &Chart, axis: Axis, first: &Channel, length: f64) -> Result<Line,
     let mut all = Vec::new();
     let mut measured = false;
     for layer in &chart.layers {
+        let (one, two) = layer.channels(axis);
+        one.into_iter().chain(two).try_for_each(|channel| readable(channel, &layer.rows, moments))?;
         if matches!(layer.mark, Mark::Bar | Mark::Area) && layer.measure() == axis {
             measured = true;
-            // Where bars begin is no value, and a logarithmic scale has no place for it.
-            let begins = log && layer.channels(axis).1.is_none();
+            // Where bars begin is no value, and neither logarithmic scales nor moments have a place for it.
+            let begins = (log || moments) && two.is_none();
             let ends = |(low, high): (f64, f64)| [if begins && low == 0.0 { high } else { low }, high];
             all.extend(layer.spans().into_iter().flatten().flat_map(ends));
             continue;
         }
-        let (one, two) = layer.channels(axis);
         let channels = one.into_iter().chain(two);
         all.extend(
             channels.flat_map(|c| {
@@ -167,6 +173,22 @@ fn line(chart: &Chart, axis: Axis, first: &Channel, length: f64) -> Result<Line,
     let low = if log && measured { below } else { low };
     let zero = first.zero.unwrap_or(!moments && (measured || !first.binned));
     Ok(Line::new(low, high, length, Wish { zero, exact: first.binned, log, moments, flipped }))
+}
+
+/// Refuses a column none of whose values has a place on a line or a ramp: all of it would be missing.
+fn readable(channel: &Channel, rows: &[Row], moments: bool) -> Result<(), Unsupported> {
+    let mut values = rows.iter().filter_map(|row| channel.of(row)).peekable();
+    let Some(first) = values.peek().copied() else { return Ok(()) };
+    if values.any(|value| number(value, moments).is_some()) {
+        return Ok(());
+    }
+    let what = match &channel.source {
+        Source::Field(field) => format!("the column {:?}", shortened(field)),
+        Source::Fixed(_) => "a fixed value".to_owned(),
+    };
+    let expected =
+        if moments { "dates and times of ISO 8601, or milliseconds since 1970" } else { "numbers" };
+    Err(Unsupported(format!("{what} is not drawn here: expected {expected}, found {}", short(first))))
 }
 
 fn values<'a>(chart: &'a Chart, channel: impl Fn(&'a Layer) -> Option<&'a Channel>) -> Vec<&'a Value> {
@@ -222,9 +244,8 @@ fn sort_by_other(chart: &Chart, first: &Channel, axis: Option<Axis>, descending:
     for layer in &chart.layers {
         let Some(amounts) = layer.channels(other).0 else { continue };
         for row in layer.rows.iter() {
-            if let (Some(named), Some(amount)) =
-                (first.of(row), amounts.of(row).and_then(|value| number(value, false)))
-            {
+            let amount = amounts.of(row).and_then(|value| number(value, amounts.kind == Kind::Temporal));
+            if let (Some(named), Some(amount)) = (first.of(row), amount) {
                 *sums.entry(key(named)).or_default() += amount;
             }
         }
@@ -283,6 +304,29 @@ mod tests {
         let mut sorted: Vec<&Value> = mixed.iter().collect();
         sorted.sort_by(|a, b| compare(a, b));
         assert_eq!(json!(sorted), json!([1.5, 2, 10, "1x", "b"]));
+    }
+
+    #[test]
+    fn columns_without_a_value_to_draw_are_told() {
+        let laid_out = |encoding: Value| {
+            let values = json!([{"t": null, "n": 1}, {"t": "soon", "n": 2}, {"t": "late", "n": 3, "ns": 1_700_000_000_000_000_000_u64}]);
+            let chart =
+                read(&json!({"mark": "point", "data": {"values": values}, "encoding": encoding})).unwrap();
+            lay_out(&chart).err().map(|error| error.to_string())
+        };
+        let n = json!({"field": "n", "type": "quantitative"});
+        let t = |kind: &str| json!({"field": "t", "type": kind});
+        let moments = "expected dates and times of ISO 8601, or milliseconds since 1970, found";
+        let of_t = |found: &str| Some(format!("the column \"t\" is not drawn here: {found} \"soon\""));
+        assert_eq!(laid_out(json!({"x": t("temporal"), "y": n})), of_t(moments));
+        assert_eq!(laid_out(json!({"x": n, "y": t("quantitative")})), of_t("expected numbers, found"));
+        assert_eq!(laid_out(json!({"x": n, "color": t("temporal")})), of_t(moments));
+        let ns = json!({"field": "ns", "type": "temporal"});
+        let found = format!("the column \"ns\" is not drawn here: {moments} 1700000000000000000");
+        assert_eq!(laid_out(json!({"x": ns})), Some(found));
+        // Some that can be drawn are, and so is a column without any.
+        assert_eq!(laid_out(json!({"x": {"field": "n", "type": "temporal"}, "y": n})), None);
+        assert_eq!(laid_out(json!({"x": {"field": "none", "type": "temporal"}, "y": n})), None);
     }
 
     #[test]

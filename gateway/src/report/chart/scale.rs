@@ -6,8 +6,9 @@
 
 use std::collections::{HashMap, HashSet, hash_map::Entry};
 
-use fanfold_protocol::time::Timestamp;
 use serde_json::Value;
+
+use super::moment;
 
 /// Ticks aimed at.
 const TICKS: f64 = 6.0;
@@ -112,7 +113,8 @@ impl Line {
             let room = if low == 0.0 { 1.0 } else { low.abs() * 0.5 };
             (low, high) = if log { (low / 10.0, low * 10.0) } else { (low - room, high + room) };
         }
-        let step = if wish.moments { moment_step(low, high) } else { step(low, high) };
+        let of_moments = wish.moments.then(|| moment::step((high - low) / (TICKS + 1.0))).flatten();
+        let step = of_moments.unwrap_or_else(|| step(low, high));
         let (mut from, mut to) = (low, high);
         if !wish.exact && !wish.moments && !log {
             (from, to) = ((low / step + 1e-9).floor() * step, (high / step - 1e-9).ceil() * step);
@@ -139,9 +141,8 @@ impl Line {
     /// Places of ticks with what they say.
     pub fn labels(&self, format: Option<&str>) -> Vec<(f64, String)> {
         let step = self.ticks.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min);
-        let days = self.moments && self.to - self.from >= 2.0 * DAY_MS;
         let text = |tick: f64| match (self.moments, format) {
-            (true, _) => moment(tick, days),
+            (true, _) => moment::label(tick, self.to - self.from),
             (false, Some(format)) => formatted(tick, format),
             (false, None) => grouped(plain(tick, step)),
         };
@@ -201,9 +202,10 @@ pub fn held(amount: f64) -> f64 {
 /// A value as an amount; a moment as milliseconds since 1970.
 pub fn number(value: &Value, moment: bool) -> Option<f64> {
     match value {
+        Value::Number(number) if moment => number.as_f64().filter(|ms| ms.abs() <= moment::MS_MAX),
         Value::Number(number) => number.as_f64(),
         Value::Bool(flag) => Some(f64::from(u8::from(*flag))),
-        Value::String(text) if moment => parse_moment(text),
+        Value::String(text) if moment => moment::parse(text),
         _ => None,
     }
 }
@@ -236,45 +238,6 @@ pub fn name(value: &Value) -> String {
     }
 }
 
-const DAY_MS: f64 = 86_400_000.0;
-
-/// Dates and times of ISO 8601, as UTC.
-fn parse_moment(text: &str) -> Option<f64> {
-    let (date, time) = text.split_once(['T', ' ']).unwrap_or((text, ""));
-    let mut parts = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
-    let (year, month) = (parts.next()??, parts.next().unwrap_or(Some(1))?);
-    let day = parts.next().unwrap_or(Some(1))?;
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || !(0..=9_999).contains(&year) {
-        return None;
-    }
-    let time = time.trim_end_matches('Z');
-    let mut seconds = 0.0;
-    for (part, weight) in time.split(':').filter(|part| !part.is_empty()).zip([3_600.0, 60.0, 1.0]) {
-        seconds += part.parse::<f64>().ok()? * weight;
-    }
-    let ms = days_from_civil(year, month, day) as f64 * DAY_MS + seconds * 1_000.0;
-    ms.is_finite().then_some(ms)
-}
-
-/// Days since 1970-01-01, by Howard Hinnant's algorithm of that name.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year - era * 400;
-    let shifted = (month + 9) % 12;
-    let day_of_year = (153 * shifted + 2) / 5 + day - 1;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
-}
-
-fn moment(ms: f64, days: bool) -> String {
-    if ms < 0.0 {
-        return plain(ms, 0.0);
-    }
-    let text = Timestamp(ms as u64).to_string();
-    let cut = if days { text.get(..10) } else { text.get(5..16) };
-    cut.unwrap_or_default().replace('T', " ")
-}
-
 fn step(low: f64, high: f64) -> f64 {
     let raw = (high - low) / TICKS;
     let power = 10_f64.powf(raw.log10().floor());
@@ -288,24 +251,6 @@ fn ticks(low: f64, high: f64, step: f64) -> Vec<f64> {
     }
     let (first, last) = ((low / step - 1e-9).ceil() as i64, (high / step + 1e-9).floor() as i64);
     (first..=last).map(|n| n as f64 * step).collect()
-}
-
-fn moment_step(low: f64, high: f64) -> f64 {
-    const HOUR_MS: f64 = DAY_MS / 24.0;
-    let steps = [
-        HOUR_MS / 60.0,
-        HOUR_MS / 12.0,
-        HOUR_MS / 2.0,
-        HOUR_MS,
-        6.0 * HOUR_MS,
-        DAY_MS,
-        7.0 * DAY_MS,
-        30.0 * DAY_MS,
-        90.0 * DAY_MS,
-        365.25 * DAY_MS,
-    ];
-    let span = high - low;
-    steps.into_iter().find(|step| span / step <= TICKS + 1.0).unwrap_or_else(|| step(low, high))
 }
 
 fn log_ticks(low: f64, high: f64) -> Vec<f64> {
@@ -442,18 +387,6 @@ mod tests {
         }
         let decades = Line::new(1.0, 1e6, 100.0, Wish { log: true, ..Wish::default() });
         assert_eq!(decades.labels(None).len(), 7);
-    }
-
-    #[test]
-    fn moments_are_read() {
-        let at = |text: &str| parse_moment(text);
-        assert_eq!(at("1970-01-02"), Some(DAY_MS));
-        assert_eq!(at("2000-02-29T12:00:00Z"), Some(951_825_600_000.0));
-        assert_eq!(at("2026"), at("2026-01-01"));
-        assert_eq!(at("2026-13-01"), None);
-        assert_eq!((at("soon"), at("2026-01-01Tnan"), at("2026-01-01T1e308")), (None, None, None));
-        let line = Line::new(0.0, 10.0 * DAY_MS, 100.0, Wish { moments: true, ..Wish::default() });
-        assert_eq!(line.labels(None)[0].1, "1970-01-01");
     }
 
     #[test]
