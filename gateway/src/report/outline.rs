@@ -10,7 +10,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use super::chart::scale::plain;
+use super::chart::digits::plain;
 
 /// The member of a result that holds its charts.
 pub const CHARTS: &str = "charts";

@@ -3,8 +3,9 @@
 
 use super::{
     color::{Colors, nth, ramp},
+    digits::plain,
     plot::{Axis, Plot},
-    scale::{Scale, plain},
+    scale::Scale,
     spec::Channel,
     svg::Svg,
 };

@@ -8,6 +8,7 @@
 mod axis;
 mod channel;
 mod color;
+pub mod digits;
 mod draw;
 mod moment;
 mod pile;

@@ -8,7 +8,10 @@ use std::collections::{HashMap, HashSet, hash_map::Entry};
 
 use serde_json::Value;
 
-use super::moment;
+use super::{
+    digits::{formatted, grouped, plain},
+    moment,
+};
 
 /// Ticks aimed at.
 const TICKS: f64 = 6.0;
@@ -140,13 +143,18 @@ impl Line {
 
     /// Places of ticks with what they say.
     pub fn labels(&self, format: Option<&str>) -> Vec<(f64, String)> {
-        let step = self.ticks.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min);
-        let text = |tick: f64| match (self.moments, format) {
-            (true, _) => moment::label(tick, self.to - self.from),
-            (false, Some(format)) => formatted(tick, format),
-            (false, None) => grouped(plain(tick, step)),
+        let text = |(index, tick): (usize, &f64)| match (self.moments, format) {
+            (true, _) => moment::label(*tick, self.to - self.from),
+            (false, Some(format)) => formatted(*tick, format, self.nearest(index)),
+            (false, None) => grouped(&plain(*tick, self.nearest(index))),
         };
-        self.ticks.iter().map(|tick| (self.at(*tick), text(*tick))).collect()
+        self.ticks.iter().enumerate().map(|tick| (self.at(*tick.1), text(tick))).collect()
+    }
+
+    /// How far a tick's nearest neighbour is; without one it is infinitely far.
+    fn nearest(&self, index: usize) -> f64 {
+        let around = &self.ticks[index.saturating_sub(1)..self.ticks.len().min(index + 2)];
+        around.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min)
     }
 }
 
@@ -261,62 +269,6 @@ fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     if inside.len() >= 2 { inside } else { ticks(low, high, step(low, high)) }
 }
 
-/// A number with as many digits as the step between neighbours needs.
-pub fn plain(value: f64, step: f64) -> String {
-    if value == 0.0 {
-        return "0".to_owned();
-    }
-    if value.abs() >= 1e6 || value.abs() < 1e-4 {
-        let text = format!("{value:.2e}");
-        let (digits, power) = text.split_once('e').unwrap_or((&text, "0"));
-        let digits =
-            if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits };
-        return match power.parse::<i32>() {
-            Ok(6..=8) if value.abs() < 1e9 => format!("{}M", trimmed(value / 1e6, 2)),
-            Ok(9..=11) => format!("{}G", trimmed(value / 1e9, 2)),
-            _ => format!("{digits}e{power}"),
-        };
-    }
-    let digits = match step {
-        step if step > 0.0 && step.is_finite() => (-step.log10().floor()).clamp(0.0, 6.0) as usize,
-        _ => 4,
-    };
-    trimmed(value, digits)
-}
-
-/// Whole numbers of five digits and more get their thousands set apart.
-fn grouped(text: String) -> String {
-    let digits = text.trim_start_matches('-');
-    match digits.parse::<u64>() {
-        Ok(number) if number >= 10_000 => {
-            format!("{}{}", &text[..text.len() - digits.len()], fanfold_protocol::shown::count(number))
-        }
-        _ => text,
-    }
-}
-
-fn trimmed(value: f64, digits: usize) -> String {
-    let text = format!("{value:.digits$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
-}
-
-/// The part of d3's number formats that charts of results use: `%`, `f`, `s`,
-/// `d` and `e` with a precision.
-fn formatted(value: f64, format: &str) -> String {
-    let kind = format.chars().last().unwrap_or_default();
-    let precision: Option<usize> = format
-        .split_once('.')
-        .and_then(|(_, rest)| rest.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok())
-        .filter(|precision| *precision <= 12);
-    match kind {
-        '%' | 'p' => format!("{:.*}%", precision.unwrap_or(0), value * 100.0),
-        'f' => format!("{value:.*}", precision.unwrap_or(2)),
-        'd' => format!("{value:.0}"),
-        'e' => format!("{value:.*e}", precision.unwrap_or(2)),
-        _ => plain(value, 0.0),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -335,6 +287,47 @@ mod tests {
         check(-5.0, 7.0, &["-6", "-4", "-2", "0", "2", "4", "6", "8"]);
         check(0.0, 2_000_000.0, &["0", "500,000", "1M", "1.5M", "2M"]);
         check(0.0, 0.00003, &["0", "5e-6", "1e-5", "1.5e-5", "2e-5", "2.5e-5", "3e-5"]);
+    }
+
+    #[test]
+    fn ticks_are_told_apart_however_close() {
+        let labels = |low: f64, high: f64, log: bool| {
+            let line = Line::new(low, high, 100.0, Wish { log, ..Wish::default() });
+            line.labels(None).into_iter().map(|(_, text)| text).collect::<Vec<_>>()
+        };
+        let check = |low: f64, high: f64, expected: &[&str]| assert_eq!(labels(low, high, false), expected);
+        check(
+            1_700_000_000.0,
+            1_700_000_060.0,
+            &[
+                "1,700,000,000",
+                "1,700,000,010",
+                "1,700,000,020",
+                "1,700,000,030",
+                "1,700,000,040",
+                "1,700,000,050",
+                "1,700,000,060",
+            ],
+        );
+        check(
+            -2_000_001.0,
+            -2_000_000.0,
+            &["-2,000,001", "-2,000,000.8", "-2,000,000.6", "-2,000,000.4", "-2,000,000.2", "-2,000,000"],
+        );
+        check(1.7e9, 1.7012e9, &["1.7G", "1.7002G", "1.7004G", "1.7006G", "1.7008G", "1.701G", "1.7012G"]);
+        assert_eq!(labels(1e5, 1e10, true), ["100,000", "1M", "10M", "100M", "1G", "10G"]);
+        assert_eq!(labels(1e-6, 1e-2, true), ["1e-6", "1e-5", "0.0001", "0.001", "0.01"]);
+        for low in [1.0, 0.5, 1e-5, 1e-9, 1e6, 3e8, 1e12, 2e14, 1e16] {
+            for share in [1e-12, 1e-9, 1e-6, 1e-3, 1.0] {
+                for sign in [1.0, -1.0] {
+                    let (one, two) = (sign * low, sign * low * (1.0 + share));
+                    let mut all = labels(one.min(two), one.max(two), false);
+                    let count = all.len();
+                    all.dedup();
+                    assert!(count > 2 && all.len() == count, "{low} and {share} more: {all:?}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -390,13 +383,9 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_written_short() {
-        assert_eq!(formatted(0.256, ".1%"), "25.6%");
-        assert_eq!(formatted(1.0, "%"), "100%");
-        assert_eq!(formatted(2.5, ".2f"), "2.50");
+    fn values_have_short_names() {
         assert_eq!(name(&json!(3)), "3");
         assert_eq!(name(&json!(0.25)), "0.25");
         assert_eq!(name(&json!("x")), "x");
-        assert_eq!(plain(1234.5678, 0.0), "1234.5678");
     }
 }
