@@ -10,7 +10,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use super::chart::digits::plain;
+use super::chart::digits::{grouped, scientific, trimmed};
 
 /// The member of a result that holds its charts.
 pub const CHARTS: &str = "charts";
@@ -244,14 +244,14 @@ fn amount(number: &serde_json::Number) -> String {
     }
 }
 
-/// Six digits that count.
+/// Six digits that count, or of large numbers all before the point.
 fn six_digits(value: f64) -> String {
-    if value == 0.0 || !(1e-4..1e9).contains(&value.abs()) {
-        return plain(value, 0.0);
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if !(1e-4..1e15).contains(&size) => scientific(value, 5),
+        size if size >= 1e9 => grouped(&trimmed(value, 0)),
+        size => trimmed(value, (5 - size.log10().floor() as i32).clamp(0, 9) as usize),
     }
-    let digits = (5 - value.abs().log10().floor() as i32).clamp(0, 9) as usize;
-    let text = format!("{value:.digits$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
 #[cfg(test)]
@@ -339,6 +339,13 @@ mod tests {
         check(-1234.5678, "-1234.57");
         check(1234567.0, "1234567");
         check(1e-9, "1e-9");
+        check(0.000_012_345_67, "1.23457e-5");
+        check(999_999_999.0, "999999999");
+        check(1_234_567_890.75, "1,234,567,891");
+        check(-1e9, "-1,000,000,000");
+        check(123_456_789_012_345.0, "123,456,789,012,345");
+        check(-1.234_567_89e15, "-1.23457e15");
+        check(f64::MAX, "1.79769e308");
         assert_eq!(cell(&json!(-12345)).text, "-12,345");
         assert_eq!(cell(&json!([1, 2, 3])).text, "1, 2, 3");
         assert_eq!(cell(&json!((0..20).collect::<Vec<_>>())).text, "20 items");
