@@ -3,7 +3,8 @@
 
 use super::{
     color::{Colors, nth, ramp},
-    digits::plain,
+    digits::{formatted, grouped, plain},
+    moment,
     plot::{Axis, Plot},
     scale::Scale,
     spec::Channel,
@@ -140,9 +141,21 @@ fn legend_width(plot: &Plot<'_>) -> f64 {
         Colors::Names(names) => {
             names.all().iter().take(LEGEND_MAX).map(|name| cut(name).chars().count()).max().unwrap_or(0)
         }
-        Colors::Ramp(..) => 8,
+        Colors::Ramp { from, to, moments } => {
+            ends(channel, *from, *to, *moments).iter().map(|end| end.chars().count()).max().unwrap_or(0)
+        }
     };
     title.max(names + 3) as f64 * LETTER + 28.0
+}
+
+/// What the ends of a ramp are called, the dark one first.
+fn ends(channel: &Channel, from: f64, to: f64, moments: bool) -> [String; 2] {
+    let step = (to - from) / 100.0;
+    [to, from].map(|end| match &channel.format {
+        _ if moments => moment::label(end, to - from),
+        Some(format) => formatted(end, format, step),
+        None => grouped(&plain(end, step)),
+    })
 }
 
 fn legend(svg: &mut Svg, plot: &Plot<'_>) {
@@ -169,7 +182,7 @@ fn legend(svg: &mut Svg, plot: &Plot<'_>) {
                 svg.words(x, y, "label", "start", &format!("and {} more", names.len() - LEGEND_MAX));
             }
         }
-        Colors::Ramp(from, to) => {
+        Colors::Ramp { from, to, moments } => {
             const STEPS: usize = 20;
             for step in 0..STEPS {
                 let color = ramp(1.0 - step as f64 / (STEPS - 1) as f64);
@@ -183,14 +196,9 @@ fn legend(svg: &mut Svg, plot: &Plot<'_>) {
                 ];
                 svg.mark("rect", &field, "");
             }
-            svg.words(x + 17.0, 26.0, "label", "start", &plain(*to, (to - from) / 100.0));
-            svg.words(
-                x + 17.0,
-                18.0 + STEPS as f64 * 5.0,
-                "label",
-                "start",
-                &plain(*from, (to - from) / 100.0),
-            );
+            let [dark, light] = ends(channel, *from, *to, *moments);
+            svg.words(x + 17.0, 26.0, "label", "start", &dark);
+            svg.words(x + 17.0, 18.0 + STEPS as f64 * 5.0, "label", "start", &light);
         }
     }
 }

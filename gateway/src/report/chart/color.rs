@@ -4,10 +4,13 @@
 //! The palette keeps its hues apart for the common kinds of colour blindness
 //! by lightness as well. Pure.
 
+use std::cmp::Ordering;
+
 use serde_json::Value;
 
 use super::{
-    scale::{Names, number},
+    moment::DAY_MS,
+    scale::{Names, held, number},
     spec::{Channel, Kind},
 };
 
@@ -15,6 +18,8 @@ const PALETTE: [&str; 10] = [
     "#2f6fb0", "#e08a2e", "#3f9a56", "#b8434f", "#8468b8", "#7d5a3c", "#d07ab0", "#6b7785", "#a8a132",
     "#39a3ad",
 ];
+/// Of what has no colour of its own.
+const GREY: &str = "#9aa4ae";
 const RAMP: [[f64; 3]; 3] = [[222.0, 235.0, 247.0], [94.0, 155.0, 206.0], [16.0, 62.0, 120.0]];
 
 /// How a layer's colours are chosen.
@@ -22,29 +27,45 @@ const RAMP: [[f64; 3]; 3] = [[222.0, 235.0, 247.0], [94.0, 155.0, 206.0], [16.0,
 pub enum Colors {
     /// One for each name, in order.
     Names(Names),
-    /// A ramp between two amounts.
-    Ramp(f64, f64),
+    /// A ramp between two amounts or moments.
+    Ramp {
+        /// The lightest.
+        from: f64,
+        /// The darkest, and the larger one.
+        to: f64,
+        /// Values are milliseconds since 1970.
+        moments: bool,
+    },
 }
 
 impl Colors {
-    /// The colour of a mark with this value.
+    /// The colour of a mark with this value; grey without one, and where the scale does not have it.
     pub fn of(&self, value: Option<&Value>) -> String {
-        match (self, value) {
-            (Self::Names(names), Some(value)) => nth(names.place(value).unwrap_or_default()).to_owned(),
-            (Self::Ramp(from, to), Some(value)) => {
-                let share = number(value, false).map_or(0.0, |value| (value - from) / (to - from));
-                ramp(share)
+        let own = value.and_then(|value| match self {
+            Self::Names(names) => names.place(value).map(|place| nth(place).to_owned()),
+            Self::Ramp { from, to, moments } => {
+                number(value, *moments).map(|value| ramp((held(value) - from) / (to - from)))
             }
-            (_, None) => "#9aa4ae".to_owned(),
-        }
+        });
+        own.unwrap_or_else(|| GREY.to_owned())
     }
 }
 
-/// A ramp over all values of a channel.
+/// A ramp over all values of a channel, or between the ends that its author gave.
 pub fn ramp_over(channel: &Channel, values: &[&Value]) -> Colors {
-    let numbers = values.iter().filter_map(|value| number(value, channel.kind == Kind::Temporal));
+    let moments = channel.kind == Kind::Temporal;
+    let given: Option<Vec<&Value>> = channel.domain.as_ref().map(|domain| domain.iter().collect());
+    let values = given.as_deref().unwrap_or(values);
+    let numbers = values.iter().filter_map(|value| number(value, moments)).map(held);
     let (low, high) = numbers.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), n| (l.min(n), h.max(n)));
-    if low < high { Colors::Ramp(low, high) } else { Colors::Ramp(low - 1.0, low + 1.0) }
+    // One value stands in the middle; the room around it has to be more than its last digit.
+    let room = (if moments { DAY_MS } else { 1.0_f64 }).max(low.abs() * 1e-9);
+    let (from, to) = match low.partial_cmp(&high) {
+        Some(Ordering::Less) => (low, high),
+        Some(Ordering::Equal) => (low - room, low + room),
+        _ => (0.0, 1.0),
+    };
+    Colors::Ramp { from, to, moments }
 }
 
 /// The colour of the nth name.
@@ -70,7 +91,41 @@ pub fn checked(color: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::report::chart::channel;
+
+    fn over(members: Value, values: Value) -> Colors {
+        let mut channel = json!({"field": "a", "type": "quantitative"});
+        channel.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        let channel = channel::read("color", &channel, &[]).unwrap();
+        ramp_over(&channel, &values.as_array().unwrap().iter().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn amounts_and_moments_have_places_on_their_ramp() {
+        let check = |members: Value, values: Value, value: Value, share: f64| {
+            assert_eq!(over(members, values).of(Some(&value)), ramp(share), "{value}");
+        };
+        let days = json!({"type": "temporal"});
+        check(days.clone(), json!(["2026-01-01", "2026-01-05"]), json!("2026-01-02T00:00:00Z"), 0.25);
+        check(days, json!(["2026-01-01"]), json!("2026-01-01"), 0.5);
+        check(json!({}), json!([1, 5]), json!(5), 1.0);
+        check(json!({}), json!([7]), json!(7), 0.5);
+        check(json!({}), json!([1e308]), json!(1e308), 0.5);
+        check(json!({}), json!([-1e308, 1e308]), json!(0), 0.5);
+        check(json!({}), json!([]), json!(1), 1.0);
+        check(json!({"scale": {"domain": [0, 10]}}), json!([4, 6]), json!(5), 0.5);
+        assert_eq!(over(json!({}), json!([1, 2])).of(Some(&json!("x"))), GREY);
+    }
+
+    #[test]
+    fn names_that_are_not_on_the_scale_are_grey() {
+        let colors = Colors::Names(Names::new(&[&json!("a"), &json!("b")]));
+        assert_eq!(colors.of(Some(&json!("b"))), nth(1));
+        assert_eq!((colors.of(Some(&json!("c"))), colors.of(None)), (GREY.to_owned(), GREY.to_owned()));
+    }
 
     #[test]
     fn colours_are_nothing_but_colours() {

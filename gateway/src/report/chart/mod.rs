@@ -87,6 +87,18 @@ mod tests {
     }
 
     #[test]
+    fn a_legend_of_moments_has_their_dates() {
+        let time = json!({"field": "t", "type": "temporal"});
+        let points =
+            draw(json!("point"), json!({"x": {"field": "a", "type": "quantitative"}, "color": time}));
+        assert!(points.contains(">2026-01-01<") && points.contains(">2026-03-01<"), "{points}");
+        // The ends of the legend have the colours of the first and of the last point.
+        for color in ["#deebf7", "#103e78"] {
+            assert_eq!(points.matches(&format!("fill=\"{color}\"")).count(), 2, "{points}");
+        }
+    }
+
+    #[test]
     fn no_place_is_not_a_number() {
         let empty = json!({"mark": "bar", "data": {"values": []}, "encoding": {
             "x": {"field": "a", "type": "nominal"}, "y": {"field": "b", "type": "quantitative"}}});
@@ -94,7 +106,12 @@ mod tests {
             "x": {"field": "a", "type": "quantitative"}, "y": {"field": "b", "type": "quantitative", "scale": {"type": "log"}}}});
         let huge = json!({"mark": "point", "data": {"values": [{"x": 1e308}]}, "encoding": {
             "x": {"field": "x", "type": "quantitative", "scale": {"type": "log"}}}});
-        for spec in [empty, same, huge] {
+        let colors = |values: Value| {
+            let n = json!({"field": "n", "type": "quantitative"});
+            json!({"mark": "point", "data": {"values": values}, "encoding": {"x": n, "color": n}})
+        };
+        let (no_colors, far) = (colors(json!([])), colors(json!([{"n": -1e308}, {"n": 1e308}])));
+        for spec in [empty, same, huge, no_colors, far] {
             let svg = render(&spec).unwrap();
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }

@@ -11,7 +11,8 @@ pub const MS_MAX: f64 = 8.64e15;
 
 const MINUTE_MS: f64 = 60_000.0;
 const HOUR_MS: f64 = 60.0 * MINUTE_MS;
-const DAY_MS: f64 = 24.0 * HOUR_MS;
+/// A day.
+pub const DAY_MS: f64 = 24.0 * HOUR_MS;
 /// After so many days dates come again, in a year that is larger by [`CYCLE_YEARS`].
 const CYCLE_DAYS: i64 = 146_097;
 const CYCLE_YEARS: i64 = 400;

@@ -371,6 +371,6 @@ mod tests {
             read(&json!({"mark": "point", "data": {"values": values}, "encoding": encoding})).unwrap()
         };
         assert!(lay_out(&colored("nominal")).err().unwrap().to_string().contains("2001 names"));
-        assert!(matches!(lay_out(&colored("quantitative")).unwrap().series, Some((_, Colors::Ramp(..)))));
+        assert!(matches!(lay_out(&colored("quantitative")).unwrap().series, Some((_, Colors::Ramp { .. }))));
     }
 }
