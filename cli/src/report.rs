@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::output::{Table, harmless, pairs};
 use fanfold_gateway::report::{Body, CHARTS, Cell, sections};
 
-/// Rows of a table that are shown; the rest is counted.
+/// Rows of a table, or pairs, that are shown; the rest is counted.
 const ROWS_SHOWN: usize = 200;
 
 /// The text, and what it does not show.
@@ -26,15 +26,15 @@ pub fn text(result: &Value) -> String {
 
 fn body(body: &Body) -> String {
     match body {
-        Body::Pairs(all) => {
-            let named: Vec<_> =
-                all.iter().map(|(name, cell)| (harmless(name), harmless(&cell.text))).collect();
-            if let [(name, value)] = named.as_slice()
+        Body::Pairs { pairs: all, more } => {
+            if let [(name, value)] = all.as_slice()
                 && name.is_empty()
             {
-                return value.clone();
+                return harmless(&value.text);
             }
-            pairs(&named.iter().map(|(name, value)| (name.as_str(), value.clone())).collect::<Vec<_>>())
+            let named: Vec<_> =
+                all.iter().take(ROWS_SHOWN).map(|(name, cell)| (name.as_str(), cell.text.clone())).collect();
+            and_more(pairs(&named), all.len() + more - named.len(), "values")
         }
         Body::Table { heads, rows, more } => table(heads, rows, *more),
     }
@@ -49,9 +49,13 @@ fn table(heads: &[String], rows: &[Vec<Cell>], more: usize) -> String {
         .collect();
     let mut table = Table::new(&heads.iter().map(String::as_str).collect::<Vec<_>>());
     rows.iter().take(ROWS_SHOWN).for_each(|row| table.row(row.iter().map(|cell| cell.text.as_str())));
-    match rows.len().saturating_sub(ROWS_SHOWN) + more {
-        0 => table.text(),
-        more => format!("{}\nand {more} more rows; see them with --output json", table.text()),
+    and_more(table.text(), rows.len().saturating_sub(ROWS_SHOWN) + more, "rows")
+}
+
+fn and_more(text: String, more: usize, what: &str) -> String {
+    match more {
+        0 => text,
+        more => format!("{}\nand {more} more {what}; see them with --output json", text.trim_end()),
     }
 }
 
@@ -69,5 +73,14 @@ mod tests {
             "note  a\\u{1b}[2J\nrows  1,000\n\ngrades\nGRADE  N\nA      2\n\n2 charts: draw them with --html"
         );
         assert_eq!(text(&json!("ok")), "ok");
+    }
+
+    #[test]
+    fn what_is_not_shown_is_counted() {
+        let named: serde_json::Map<_, _> = (0..ROWS_SHOWN + 3).map(|n| (format!("n{n}"), json!(n))).collect();
+        let shown = text(&json!({"named": named, "rows": vec![7; ROWS_SHOWN + 2]}));
+        assert!(shown.contains("\nand 3 more values; see them with --output json\n\nrows\n"), "{shown}");
+        assert!(shown.ends_with(" 7\nand 2 more rows; see them with --output json"), "{shown}");
+        assert_eq!(shown.lines().count(), 2 * ROWS_SHOWN + 6, "{shown}");
     }
 }

@@ -4,7 +4,7 @@
 //! Pure. Objects of plain values become pairs, lists of objects become tables,
 //! objects of such objects become tables with the names in front. What is nested
 //! deeper becomes sections of its own. Whatever a function returns, there are so many
-//! sections, columns and rows at most: what is beyond is counted, not walked through.
+//! sections, columns, rows and pairs at most: what is beyond is counted, not walked through.
 
 use std::collections::HashSet;
 
@@ -20,9 +20,9 @@ const DEPTH_MAX: usize = 6;
 const SECTIONS_MAX: usize = 1_000;
 /// Records of more names are no rows of a table.
 const COLUMNS_MAX: usize = 500;
-/// Rows of a table; a browser gets slow beyond.
+/// Rows of a table, or pairs; a browser gets slow beyond.
 const ROWS_MAX: usize = 5_000;
-/// Cells of all tables together, most of which may be empty.
+/// Cells of all tables and pairs together, most of which may be empty.
 pub(super) const CELLS_MAX: usize = 1_000_000;
 /// Letters of a name within the title of what it holds.
 const LETTERS_MAX: usize = 100;
@@ -40,7 +40,12 @@ pub struct Section {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
     /// Names and values.
-    Pairs(Vec<(String, Cell)>),
+    Pairs {
+        /// Each with its name, which is empty for a value by itself.
+        pairs: Vec<(String, Cell)>,
+        /// So many are not among them.
+        more: usize,
+    },
     /// Rows under heads.
     Table {
         /// The columns' names.
@@ -78,7 +83,10 @@ fn walk(title: String, value: &Value, depth: usize, out: &mut Vec<Section>, room
     match value {
         Value::Object(object) => walk_object(title, object, depth, out, room),
         Value::Array(items) => out.push(Section { title, body: list(items, room) }),
-        plain => out.push(Section { title, body: Body::Pairs(vec![(String::new(), cell(plain))]) }),
+        plain => {
+            let pairs = vec![(String::new(), cell(plain))];
+            out.push(Section { title, body: Body::Pairs { pairs, more: 0 } });
+        }
     }
 }
 
@@ -102,8 +110,10 @@ fn walk_object(
     let counted = depth >= DEPTH_MAX || out.len() + nested > SECTIONS_MAX;
     let (plain, nested): (Vec<_>, Vec<_>) = members().partition(|(_, value)| is_plain(value) || counted);
     if !plain.is_empty() {
-        let pairs = plain.into_iter().map(|(name, value)| (name.clone(), cell(value))).collect();
-        out.push(Section { title: title.clone(), body: Body::Pairs(pairs) });
+        let fits = fitting(plain.len(), 2, room);
+        let more = plain.len() - fits;
+        let pairs = plain.into_iter().take(fits).map(|(name, value)| (name.clone(), cell(value))).collect();
+        out.push(Section { title: title.clone(), body: Body::Pairs { pairs, more } });
     }
     for (name, value) in nested {
         let name: String = name.chars().take(LETTERS_MAX).collect();
@@ -262,7 +272,7 @@ mod tests {
 
     fn texts(body: &Body) -> Vec<Vec<String>> {
         match body {
-            Body::Pairs(pairs) => {
+            Body::Pairs { pairs, .. } => {
                 pairs.iter().map(|(name, cell)| vec![name.clone(), cell.text.clone()]).collect()
             }
             Body::Table { heads, rows, .. } => {
@@ -305,7 +315,7 @@ mod tests {
     fn what_is_beyond_is_counted() {
         let table = |result: Value| match sections(&result).remove(0).body {
             Body::Table { heads, rows, more } => (heads.len(), rows.len(), more),
-            Body::Pairs(_) => panic!("no table"),
+            Body::Pairs { .. } => panic!("no table"),
         };
         assert_eq!(table(json!(vec![json!({"a": 1}); ROWS_MAX + 7])), (1, ROWS_MAX, 7));
         assert_eq!(table(json!(vec![1; ROWS_MAX + 7])), (1, ROWS_MAX, 7));
@@ -321,9 +331,19 @@ mod tests {
         let two = sections_within(&json!({"a": [wide, {}, {}, {}], "b": [[1], [2]]}), &mut room);
         let left = two.iter().map(|section| match &section.body {
             Body::Table { rows, more, .. } => (rows.len(), *more),
-            Body::Pairs(_) => panic!("no table"),
+            Body::Pairs { .. } => panic!("no table"),
         });
         assert_eq!(left.collect::<Vec<_>>(), [(3, 1), (0, 2)]);
+        // Names and values are cells as well.
+        let named = |count: usize| Value::Object((0..count).map(|n| (n.to_string(), json!(n))).collect());
+        let pairs = |result: Value, room: &mut usize| match sections_within(&result, room).remove(0).body {
+            Body::Pairs { pairs, more } => (pairs.len(), more),
+            Body::Table { .. } => panic!("no pairs"),
+        };
+        let mut room = CELLS_MAX;
+        assert_eq!(pairs(named(ROWS_MAX + 7), &mut room), (ROWS_MAX, 7));
+        assert_eq!(room, CELLS_MAX - 2 * ROWS_MAX);
+        assert_eq!(pairs(named(7), &mut 5), (2, 5));
         let nested = |name: usize| ("x".repeat(200) + &name.to_string(), json!({"a": [{}], "b": [{}]}));
         let deep: Map<String, Value> = (0..SECTIONS_MAX).map(nested).collect();
         let found = sections(&Value::Object(deep));

@@ -123,12 +123,13 @@ fn not_drawn(page: &mut String, spec: &Value, why: &chart::Unsupported, room: &m
 
 fn body(page: &mut String, body: &Body) {
     match body {
-        Body::Pairs(pairs) => {
+        Body::Pairs { pairs, more } => {
             page.push_str("<table class=\"pairs\">\n<tbody>\n");
             for (name, cell) in pairs {
                 let _ = writeln!(page, "<tr><th scope=\"row\">{}</th>{}</tr>", escape(name), data(cell));
             }
             page.push_str("</tbody>\n</table>\n");
+            and_more(page, *more, "values");
         }
         Body::Table { heads, rows, more } => table(page, heads, rows, *more),
     }
@@ -150,8 +151,12 @@ fn table(page: &mut String, heads: &[String], rows: &[Vec<Cell>], more: usize) {
         let _ = writeln!(page, "<tr>{}</tr>", row.iter().map(data).collect::<String>());
     }
     page.push_str("</tbody>\n</table></div>\n");
+    and_more(page, more, "rows");
+}
+
+fn and_more(page: &mut String, more: usize, what: &str) {
     if more > 0 {
-        let _ = writeln!(page, "<p class=\"why\">And {more} more rows.</p>");
+        let _ = writeln!(page, "<p class=\"why\">And {more} more {what}.</p>");
     }
 }
 
@@ -171,6 +176,13 @@ mod tests {
         let page = html(&Facts::default(), &json!({"charts": vec![chart; CHARTS_MAX + 1]}));
         assert_eq!(page.matches("<svg ").count(), CHARTS_MAX);
         assert_eq!(page.matches("because a page draws 100 charts at most").count(), 1);
+    }
+
+    #[test]
+    fn what_a_page_leaves_out_is_counted() {
+        let named: serde_json::Map<_, _> = (0..5_003).map(|n| (format!("n{n}"), json!(n))).collect();
+        let page = html(&Facts::default(), &json!({"named": named, "rows": vec![1; 5_002]}));
+        assert!(page.contains("And 3 more values.") && page.contains("And 2 more rows."));
     }
 
     #[test]
