@@ -126,16 +126,26 @@ impl Table {
     /// An empty table; a head that begins with `>` stands over numbers, which
     /// are set flush right.
     pub fn new(heads: &[&str]) -> Self {
+        Self::under(heads.iter().map(|head| match head.strip_prefix('>') {
+            Some(head) => (head.to_uppercase(), true),
+            None => (head.to_uppercase(), false),
+        }))
+    }
+
+    /// An empty table under names of others, which stay as they are, each with whether it stands
+    /// over numbers.
+    pub fn under(heads: impl IntoIterator<Item = (String, bool)>) -> Self {
+        let (heads, numbers): (Vec<String>, Vec<bool>) = heads.into_iter().unzip();
         let mut inner = comfy_table::Table::new();
         inner.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         if !io::stdout().is_terminal() {
             inner.set_content_arrangement(ContentArrangement::Disabled);
         }
-        inner.set_header(heads.iter().map(|head| head.trim_start_matches('>').to_uppercase()));
-        for (index, head) in heads.iter().enumerate() {
+        inner.set_header(heads.iter().map(|head| harmless(head)));
+        for (index, number) in numbers.into_iter().enumerate() {
             if let Some(column) = inner.column_mut(index) {
                 column.set_padding((0, 2));
-                if head.starts_with('>') {
+                if number {
                     column.set_cell_alignment(CellAlignment::Right);
                 }
             }
@@ -198,6 +208,9 @@ mod tests {
         table.row(["a", "1"]);
         table.row(["bcd", "1,000"]);
         assert_eq!(table.text(), "NAME   ROWS\na         1\nbcd   1,000");
+        let mut named = Table::under([(">50k".to_owned(), false), ("\u{1b}Über".to_owned(), true)]);
+        named.row(["yes", "1"]);
+        assert_eq!(named.text(), ">50k  \\u{1b}Über\nyes            1");
         assert_eq!(pairs(&[("id", "7".into()), ("problem", String::new())]), "id  7\n");
     }
 

@@ -42,12 +42,7 @@ fn body(body: &Body) -> String {
 
 fn table(heads: &[String], rows: &[Vec<Cell>], more: usize) -> String {
     let number = |index: usize| rows.iter().any(|row| row.get(index).is_some_and(|cell| cell.number));
-    let heads: Vec<String> = heads
-        .iter()
-        .enumerate()
-        .map(|(index, head)| format!("{}{}", if number(index) { ">" } else { "" }, harmless(head)))
-        .collect();
-    let mut table = Table::new(&heads.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut table = Table::under(heads.iter().enumerate().map(|(index, head)| (head.clone(), number(index))));
     rows.iter().take(ROWS_SHOWN).for_each(|row| table.row(row.iter().map(|cell| cell.text.as_str())));
     and_more(table.text(), rows.len().saturating_sub(ROWS_SHOWN) + more, "rows")
 }
@@ -67,10 +62,10 @@ mod tests {
 
     #[test]
     fn a_result_is_readable() {
-        let result = json!({"rows": 1000, "note": "a\u{1b}[2J", "grades": [{"grade": "A", "n": 2}], "charts": [{}, {}]});
+        let result = json!({"rows": 1000, "note": "a\u{1b}[2J", "grades": [{"grade": "A", ">50k": 2}], "charts": [{}, {}]});
         assert_eq!(
             text(&result),
-            "note  a\\u{1b}[2J\nrows  1,000\n\ngrades\nGRADE  N\nA      2\n\n2 charts: draw them with --html"
+            "note  a\\u{1b}[2J\nrows  1,000\n\ngrades\ngrade  >50k\nA         2\n\n2 charts: draw them with --html"
         );
         assert_eq!(text(&json!("ok")), "ok");
     }
