@@ -397,6 +397,7 @@ fn is_local(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
