@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(labels(1e-6, 1e-2, true), ["1e-6", "1e-5", "0.0001", "0.001", "0.01"]);
         for low in [1.0, 0.5, 1e-5, 1e-9, 1e6, 3e8, 1e12, 2e14, 1e16] {
             for share in [1e-12, 1e-9, 1e-6, 1e-3, 1.0] {
-                for sign in [1.0, -1.0] {
+                for sign in [1.0_f64, -1.0] {
                     let (one, two) = (sign * low, sign * low * (1.0 + share));
                     let mut all = labels(one.min(two), one.max(two), false);
                     let count = all.len();
