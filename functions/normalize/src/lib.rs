@@ -24,6 +24,8 @@ use fanfold_sdk::{
 
 /// Decimal digits that an `f64` keeps whatever they are.
 const DIGITS: i32 = 15;
+/// 2^53: whole numbers below it are kept as well.
+const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// What the job is asked.
 #[derive(Deserialize)]
@@ -101,7 +103,7 @@ fn normalize(rows: &RecordBatch, options: &Params<Options>) -> Result<RecordBatc
 /// Whether numbers of this type may differ and yet be this value as an `f64`.
 fn is_rounded(kind: &DataType, value: f64) -> bool {
     let scale = match kind {
-        DataType::Int64 | DataType::UInt64 => 0,
+        DataType::Int64 | DataType::UInt64 => return value.abs() >= WHOLE_MAX,
         DataType::Decimal32(_, scale)
         | DataType::Decimal64(_, scale)
         | DataType::Decimal128(_, scale)
@@ -238,6 +240,9 @@ mod tests {
             assert!(error.message().contains("\"id\"") && error.message().contains("keep"), "{error}");
             testing::map::<normalize>(keys([n, n + 4]), stats(rounded, rounded + 4.0))?;
             testing::map::<normalize>(keys([7, 7]), stats(7.0, 7.0))?;
+            // The same moment in microseconds: sixteen digits that are all kept.
+            let moment = 1_700_000_000_000_000_i64;
+            testing::map::<normalize>(keys([moment, moment]), stats(moment as f64, moment as f64))?;
         }
         Ok(())
     }

@@ -134,8 +134,10 @@ impl Told {
     }
 
     fn event(&self, name: &'static str, data: &impl Serialize) -> JobEvent {
-        // Views are made of texts and numbers, which always have a JSON form.
-        JobEvent { name, id: self.id(), data: serde_json::to_string(data).unwrap_or_default() }
+        // Views are made of texts and numbers, which always have a JSON form. Ends of lines, which only
+        // an answer's function can have put between its tokens, would part the event's data.
+        let data = serde_json::to_string(data).unwrap_or_default().replace(['\r', '\n'], " ");
+        JobEvent { name, id: self.id(), data }
     }
 }
 
@@ -226,6 +228,13 @@ mod tests {
         for other in ["", "17", "a.b", "-1.2"] {
             assert_eq!(Told::parse(other), Told::default(), "{other}");
         }
+    }
+
+    #[test]
+    fn an_event_is_one_line() {
+        let answer = Answer::try_from("[1,\r\n \"a\\nb\"]".to_owned()).unwrap();
+        let event = Told::default().event("done", &answer);
+        assert_eq!(event.data, "[1,   \"a\\nb\"]");
     }
 
     fn record() -> JobRecord {

@@ -412,7 +412,7 @@ mod tests {
             commit(&mut progress, task, 1, Some(ErrorKind::CsvFieldCount));
         }
         let begun = std::time::Instant::now();
-        for _ in 0..1_000 {
+        for _ in 0..250 {
             let (first, next) = page(&progress, None, None, 50);
             assert_eq!(numbers(&first[..5]), [3, 500_000, MANY - 1, 0, 1]);
             let (second, next) = page(&progress, None, next, 50);
@@ -420,7 +420,8 @@ mod tests {
             assert_eq!(page(&progress, None, next, 50).0[49].task, 147);
             assert_eq!(page(&progress, Some(TaskState::Done), None, 50).0.len(), 0);
         }
-        // Four pages a thousand times: with a look at each of a million tasks that is a minute.
+        // A thousand pages: with a look at each of a million tasks that is a quarter of a minute, and more
+        // where the machine has much else to do.
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(10), "{took:?}");
     }

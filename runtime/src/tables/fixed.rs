@@ -50,7 +50,10 @@ pub(super) fn bytes(data_type: &DataType) -> usize {
     match data_type {
         DataType::FixedSizeBinary(bytes) => length(*bytes),
         DataType::FixedSizeList(item, items) => {
-            let own = item.data_type().primitive_width().unwrap_or(1);
+            let own = match item.data_type() {
+                DataType::Boolean => return length(*items).div_ceil(8),
+                other => other.primitive_width().unwrap_or(1),
+            };
             length(*items).saturating_mul(bytes(item.data_type()).max(own))
         }
         DataType::Struct(fields) => {

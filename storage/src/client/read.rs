@@ -270,7 +270,7 @@ impl Store {
 }
 
 /// Some stores ignore If-Match; the answer's own headers are checked as well.
-fn same(uri: &ObjectUri, pin: &Pin, seen: &Pin) -> Result<()> {
+pub(super) fn same(uri: &ObjectUri, pin: &Pin, seen: &Pin) -> Result<()> {
     if pin.etag == seen.etag && pin.size == seen.size {
         return Ok(());
     }

@@ -21,7 +21,11 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::{
     DEPTH_METADATA, Error, ListEntry, ListOptions, Meta, ObjectUri, Pin, Result, Store, WRITER_METADATA,
-    arbitrate::Written, back_off, bare_etag, error::Target, quoted_etag, read::version,
+    arbitrate::Written,
+    back_off, bare_etag,
+    error::Target,
+    is_weak, quoted_etag,
+    read::{same, version},
 };
 use crate::encoding::percent_encode;
 
@@ -263,7 +267,7 @@ impl Store {
     /// that the store does not take: some want a `Content-MD5`, some have no such request.
     async fn delete_unlisted(&self, bucket: &str, keys: Vec<String>, refusal: &Error) -> Result<()> {
         self.delete_singly(bucket, keys).await?;
-        if !self.inner.takes_no_lists.swap(true, Relaxed) {
+        if says_no_lists(refusal) && !self.inner.takes_no_lists.swap(true, Relaxed) {
             tracing::warn!(
                 error = %refusal,
                 "the store takes no lists of objects to delete; each is deleted by itself from now on"
@@ -344,13 +348,18 @@ impl Store {
             source = format!("{source}?versionId={}", percent_encode(id));
         }
         self.client_of(from.bucket())?;
+        let weak = pin.filter(|p| is_weak(&p.etag));
+        if let Some(pin) = weak {
+            // No condition holds for it: it is looked at before.
+            same(from, pin, &self.head(from).await?.pin)?;
+        }
         let mut request = self
             .client_of(to.bucket())?
             .copy_object()
             .bucket(to.bucket())
             .key(to.key())
             .copy_source(source)
-            .set_copy_source_if_match(pin.map(|p| quoted_etag(&p.etag)));
+            .set_copy_source_if_match(pin.filter(|_| weak.is_none()).map(|p| quoted_etag(&p.etag)));
         if let Some(PutOptions { content_type, metadata, .. }) = instead {
             request = request
                 .metadata_directive(MetadataDirective::Replace)
@@ -432,6 +441,15 @@ pub(super) fn collided<E>(
     error: &aws_sdk_s3::error::SdkError<E, aws_sdk_s3::config::http::HttpResponse>,
 ) -> bool {
     error.raw_response().is_some_and(|r| r.status().as_u16() == 409)
+}
+
+/// Whether a store that refuses a list so has no such request, or wants of it what we do not send: other
+/// refusals may be of this one request.
+fn says_no_lists(refusal: &Error) -> bool {
+    let Error::Other { code, detail, .. } = refusal else { return false };
+    let codes = ["MissingContentMD5", "InvalidRequest", "NotImplemented", "MethodNotAllowed"];
+    codes.iter().any(|known| code.starts_with(known))
+        || matches!(detail.as_str(), "HTTP status 405" | "HTTP status 501")
 }
 
 /// DeleteObjects carries keys in XML 1.0, which has no words for most control

@@ -86,6 +86,10 @@ async fn objects_are_deleted_singly_where_lists_are_not_taken() {
         assert!(result.is_ok() && !is_left, "{status} {code}: {result:?}");
         assert_eq!(lists, 1, "{status} {code}");
     }
+    // Of another refusal nobody knows that it stays.
+    let (result, lists, is_left) = deleted(400, "IncompleteBody").await;
+    assert!(result.is_ok() && !is_left, "{result:?}");
+    assert_eq!(lists, 2);
     // Who may not delete is refused once for all, and so is who comes at a bad moment.
     let (result, lists, is_left) = deleted(403, "AccessDenied").await;
     assert!(matches!(result, Err(Error::AccessDenied { .. })) && is_left, "{result:?}");

@@ -40,8 +40,9 @@ impl ParquetReader {
         let need = self.check_pages(index, data, &mut budget)?;
         self.budget = budget;
         let lists = if need.lists_bytes <= LISTS_BYTES_MAX {
-            // All rows may be in one batch: none needs to be known.
-            Lists { bytes: need.lists_bytes, row_bytes_max: 0 }
+            // All rows may be in one batch: none needs to be known, and the rough bound of them all says
+            // little of what a good batch is.
+            Lists::default()
         } else {
             weigh(self.lists(index, data)?).await?
         };
