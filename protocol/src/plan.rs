@@ -368,6 +368,17 @@ pub enum StateRef {
     },
 }
 
+impl StateRef {
+    /// Bytes of the state, or of the object with all states by key.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Inline(digits) => digits.len() as u64 / 2,
+            Self::Object { size, .. } => *size,
+            Self::Runs { pin, .. } => pin.size,
+        }
+    }
+}
+
 /// Largest state that travels inside records and messages.
 pub const STATE_INLINE_BYTES_MAX: usize = 4 << 10;
 

@@ -142,7 +142,8 @@ async fn answer(
     let timeout = timeout.min(limits::TIMEOUT_MAX);
     let patience = if crowded == Crowded::Waits { timeout.min(PATIENCE) } else { Duration::ZERO };
     let (memory_bytes_max, demand) = (version.settings.memory.0, loaded.demands.of(Export::Handler));
-    let room = room(platform, Use::Call, (demand, None), memory_bytes_max, Instant::now() + patience).await?;
+    let until = Instant::now() + patience;
+    let room = room(platform, Use::Call, (demand, None), memory_bytes_max, 0, until).await?;
     let _underway = platform.enter(version.digest, fingerprint(&params, &request));
     let call = Call { id, version, attempt, depth, params, timeout, memory_bytes_max, board };
     let run = Run::new(platform, call, asked, room.memory);
@@ -362,7 +363,7 @@ fn depth(data_type: &str) -> usize {
 /// Room for a component that is asked what it is, which takes little.
 async fn room_to_describe(platform: &Platform, loaded: &Loaded, asked: Instant) -> Result<Room, Problem> {
     let demands = (&loaded.demands.describing, None);
-    room(platform, Use::Call, demands, limits::MEMORY_BYTES_MIN, asked + DESCRIBE_TIMEOUT).await
+    room(platform, Use::Call, demands, limits::MEMORY_BYTES_MIN, 0, asked + DESCRIBE_TIMEOUT).await
 }
 
 pub(crate) fn missing(version: &Version, export: Export) -> Problem {

@@ -22,10 +22,12 @@ pub(crate) struct Room {
     pub(crate) memory: Reservation,
     /// For the one beside it.
     pub(crate) beside: Option<Reservation>,
+    /// For what the host holds meanwhile.
+    pub(crate) _held: Option<Reservation>,
 }
 
-/// Room for a sandbox, and for one `beside` it, each of which may take `bytes_max`; waits no
-/// longer than until `deadline`.
+/// Room for a sandbox, and for one `beside` it, each of which may take `bytes_max`, and for
+/// `held_bytes` of the host's; waits no longer than until `deadline`.
 ///
 /// # Errors
 /// `concurrency-limit`.
@@ -34,11 +36,12 @@ pub(crate) async fn room(
     purpose: Use,
     (demand, beside): (&Arc<Demand>, Option<&Arc<Demand>>),
     bytes_max: u64,
+    held_bytes: u64,
     deadline: Instant,
 ) -> Result<Room, Problem> {
     let count = 1 + u32::from(beside.is_some());
     let more = beside.map_or(0, |beside| beside.expected(bytes_max));
-    let bytes = demand.expected(bytes_max) + more;
+    let bytes = demand.expected(bytes_max) + more + held_bytes;
     let taking = async {
         let slots = platform.shared.slots(count).await?;
         Some((slots, platform.memory.take(purpose, demand, bytes).await))
@@ -46,7 +49,8 @@ pub(crate) async fn room(
     let taken = tokio::time::timeout_at(deadline.into(), taking).await.ok().flatten();
     let (slots, mut memory) = taken.ok_or_else(|| none(count, bytes))?;
     let beside = beside.map(|beside| memory.split(beside, more));
-    Ok(Room { _slots: slots, memory, beside })
+    let held = (held_bytes > 0).then(|| memory.hold(held_bytes));
+    Ok(Room { _slots: slots, memory, beside, _held: held })
 }
 
 fn none(count: u32, bytes: u64) -> Problem {

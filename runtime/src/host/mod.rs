@@ -78,6 +78,17 @@ pub(crate) struct Data {
     pub(crate) settled: Arc<Settled>,
 }
 
+impl Data {
+    /// Talks to the store where its connections live.
+    pub(crate) async fn talk<T: Send + 'static>(
+        &self,
+        talk: impl Future<Output = fanfold_storage::Result<T>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let talked = AbortOnDropHandle::new(self.threads.spawn(talk)).await;
+        joined(talked)?.map_err(|error| store_problem(&error))
+    }
+}
+
 /// The state of one sandbox.
 pub(crate) struct Host {
     pub(crate) call: Call,

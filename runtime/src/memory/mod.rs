@@ -233,6 +233,13 @@ impl Reservation {
         let (budget, demand) = (Arc::clone(&self.budget), Arc::clone(demand));
         Self { budget, demand, purpose: self.purpose, pages, used_bytes: 0 }
     }
+
+    /// Sets so much of it apart for what the host holds beside the sandbox, all of which counts.
+    pub(crate) fn hold(&mut self, bytes: u64) -> Self {
+        let mut held = self.split(&Arc::default(), bytes);
+        held.cover(bytes);
+        held
+    }
 }
 
 impl Drop for Reservation {
@@ -315,6 +322,21 @@ mod tests {
         assert_eq!(reserved(&budget), 0);
         assert!(now(&mut take(&budget, Use::Call, 16)).is_some());
         assert!(now(&mut take(&budget, Use::Task, 12)).is_some());
+    }
+
+    #[test]
+    fn what_the_host_holds_counts_beside_the_sandbox() {
+        let budget = budget(16);
+        let mut sandbox = now(&mut take(&budget, Use::Task, 10)).unwrap();
+        let held = sandbox.hold(4 * PAGE_BYTES);
+        assert_eq!((sandbox.pages, held.pages, reserved(&budget)), (6, 4, 10));
+        sandbox.cover(7 * PAGE_BYTES);
+        assert_eq!(reserved(&budget), 11);
+        // Also where it is more than there was room for.
+        let more = sandbox.hold(20 * PAGE_BYTES);
+        assert_eq!((sandbox.pages, more.pages, reserved(&budget)), (0, 20, 24));
+        drop((sandbox, held, more));
+        assert_eq!(reserved(&budget), 0);
     }
 
     #[test]

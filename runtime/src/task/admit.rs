@@ -10,7 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fanfold_protocol::{ErrorKind, Problem, function::Export, plan::Work};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    function::Export,
+    limits,
+    plan::{StateRef, Work},
+};
 
 use super::Attempt;
 use crate::{
@@ -59,7 +64,7 @@ pub(super) async fn admit(
     attempt.waits.begin();
     let room = tokio::select! {
         biased;
-        room = room(platform, Use::Task, demands, bytes_max, deadline) => room,
+        room = room(platform, Use::Task, demands, bytes_max, held_bytes(work), deadline) => room,
         () = attempt.stop.cancelled() => Err(Problem::new(
             ErrorKind::Cancelled,
             "expected room for the task, found that its work was cancelled; start it again if it is wanted",
@@ -80,5 +85,35 @@ fn exports(work: &Work) -> (Export, Option<Export>) {
         Work::MapAccumulate { .. } => (Export::Mapper, Some(Export::Aggregator)),
         Work::Group { mapped: true, .. } => (Export::Mapper, Some(Export::Grouper)),
         Work::Group { .. } | Work::Reduce { .. } => (Export::Grouper, None),
+    }
+}
+
+/// What the host holds for a task beside its sandboxes: the states that it merges, of which none is larger
+/// than may be, whatever a lease says.
+fn held_bytes(work: &Work) -> u64 {
+    let bytes = |state: &StateRef| state.bytes().min(limits::STATE_BYTES_MAX);
+    match work {
+        Work::Merge { states, .. } => states.iter().map(bytes).sum(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfold_protocol::digest::Digest;
+
+    use super::*;
+
+    #[test]
+    fn states_that_are_merged_are_held() {
+        let digest = Digest::of(b"state");
+        let object = |size| StateRef::Object { uri: "s3://fanfold/state".parse().unwrap(), size, digest };
+        let large = object(8 << 20);
+        let states = vec![StateRef::Inline(hex::encode("state")), large.clone(), large];
+        assert_eq!(held_bytes(&Work::Merge { states: states.clone(), finish: true }), (16 << 20) + 5);
+        let wrong = vec![object(u64::MAX); 2];
+        assert_eq!(held_bytes(&Work::Merge { states: wrong, finish: true }), 16 << 20);
+        // A reducer reads its share bit by bit.
+        assert_eq!(held_bytes(&Work::Reduce { states, reducers: 3 }), 0);
     }
 }

@@ -9,6 +9,7 @@
 mod admit;
 mod both;
 mod keyed;
+mod merge;
 
 use std::{
     sync::Arc,
@@ -21,7 +22,7 @@ use fanfold_protocol::{
     answer::Answer,
     commit::OutputObject,
     function::{Column, Export, Version},
-    invocation::ProgressBoard,
+    invocation::{ProgressBoard, Usage},
     keys, limits,
     plan::{Lease, Partition, StateRef, Task, Work as TaskWork},
     size::ByteSize,
@@ -35,13 +36,12 @@ use self::{
     admit::admit,
     both::map_accumulate,
     keyed::{create_shuffle, reduce},
+    merge::{merge, read_states},
 };
 use crate::{
     Platform,
     bindings::{
-        aggregator::{AggregateFunction, AggregateFunctionPre},
-        grouper::GroupFunctionPre,
-        handler::fanfold::function::types,
+        aggregator::AggregateFunctionPre, grouper::GroupFunctionPre, handler::fanfold::function::types,
         mapper::MapFunctionPre,
     },
     compile::Urgency,
@@ -123,17 +123,16 @@ impl From<Problem> for Fail {
     }
 }
 
-/// Runs a task. `states` are those that a merge takes, in order.
-pub(crate) async fn run(platform: &Platform, attempt: &Attempt, task: &Task, states: Vec<Bytes>) -> TaskEnd {
+/// Runs a task.
+pub(crate) async fn run(platform: &Platform, attempt: &Attempt, task: &Task) -> TaskEnd {
     let asked = Instant::now();
-    started(platform, attempt, task, states, asked).await.unwrap_or_else(TaskEnd::failed)
+    started(platform, attempt, task, asked).await.unwrap_or_else(TaskEnd::failed)
 }
 
 async fn started(
     platform: &Platform,
     attempt: &Attempt,
     task: &Task,
-    states: Vec<Bytes>,
     asked: Instant,
 ) -> Result<TaskEnd, Problem> {
     let Attempt { lease, version, .. } = attempt;
@@ -145,6 +144,11 @@ async fn started(
         Ok(room) => room,
         // That others have it all says nothing of this function.
         Err(problem) => return Ok(TaskEnd { platform_failed: true, ..TaskEnd::failed(problem) }),
+    };
+    let mut read = Usage::default();
+    let states = match &task.work {
+        TaskWork::Merge { states, .. } => read_states(&platform.data, states, &mut read).await?,
+        _ => Vec::new(),
     };
     let _underway = platform.enter(version.digest, (lease.job, lease.stage, lease.group, task.index));
     let call = Call {
@@ -160,7 +164,7 @@ async fn started(
     attempt.board.tell(None);
     let run = Run::new(platform, call.clone(), asked, room.memory);
     let beside = room.beside.map(|memory| Run::new(platform, call, asked, memory));
-    Ok(match (&task.work, &loaded.mapper, &loaded.aggregator, &loaded.grouper, beside) {
+    let mut end = match (&task.work, &loaded.mapper, &loaded.aggregator, &loaded.grouper, beside) {
         (TaskWork::Map(partition), Some(pre), ..) => map(run, pre, attempt, task, partition).await,
         (TaskWork::Accumulate(partition), _, Some(pre), ..) => {
             accumulate(run, Folder::Aggregator(pre), attempt, task, partition).await
@@ -187,7 +191,9 @@ async fn started(
             return Err(missing(version, Export::Mapper));
         }
         _ => return Err(missing(version, Export::Aggregator)),
-    })
+    };
+    end.ended.usage.add(&read);
+    Ok(end)
 }
 
 async fn map(
@@ -344,73 +350,6 @@ async fn finished(output: Writer, task: &Task, work: &Arc<Work>) -> Result<Optio
     output.end(work).await
 }
 
-async fn merge(
-    mut run: Run,
-    pre: &AggregateFunctionPre<Host>,
-    attempt: &Attempt,
-    states: Vec<Bytes>,
-    finish: bool,
-) -> TaskEnd {
-    let Run { store, work, clock, deadline } = &mut run;
-    let call = async {
-        let instance = pre.instantiate_async(&mut *store).await?;
-        clock.started = Instant::now();
-        let state = match merged(store, &instance, states).await? {
-            Ok(state) => state,
-            Err(fail) => return Ok(Err(fail)),
-        };
-        if !finish {
-            return Ok(Ok(Product::State(state)));
-        }
-        let answer = instance.fanfold_function_aggregator().call_finish(&mut *store, &state).await?;
-        Ok(answer.map_err(Fail::Guest).and_then(|text| Ok(checked_answer(text)?)))
-    };
-    let returned = sandbox::bounded(*deadline, Some(&attempt.stop), work, call).await;
-    end(run, flat(returned), |product| product)
-}
-
-/// Folds states from the left, as many at a time as one host call moves. The
-/// order and the grouping depend on the states' sizes alone.
-async fn merged(
-    store: &mut wasmtime::Store<Host>,
-    instance: &AggregateFunction,
-    states: Vec<Bytes>,
-) -> wasmtime::Result<Result<Bytes, Fail>> {
-    let mut rest = &states[..];
-    let mut state = None;
-    while state.is_none() || !rest.is_empty() {
-        let took = fitting(state.as_ref().map_or(0, Bytes::len), rest, state.is_some());
-        let (now, later) = rest.split_at(took);
-        rest = later;
-        let parts: Vec<Vec<u8>> = state.iter().chain(now).map(|part| part.to_vec()).collect();
-        if let [only] = &parts[..] {
-            state = Some(Bytes::copy_from_slice(only));
-            continue;
-        }
-        state = match instance.fanfold_function_aggregator().call_merge(&mut *store, &parts).await? {
-            Ok(merged) => match checked_state(merged) {
-                Ok(merged) => Some(merged),
-                Err(problem) => return Ok(Err(problem.into())),
-            },
-            Err(error) => return Ok(Err(Fail::Guest(error))),
-        };
-    }
-    Ok(Ok(state.unwrap_or_default()))
-}
-
-/// How many of the next states fit beside the one that is there: at least one
-/// more, because two always do.
-fn fitting(held: usize, states: &[Bytes], holds: bool) -> usize {
-    let mut room = limits::TRANSFER_BYTES_MAX.saturating_sub(held as u64);
-    let fits = |state: &&Bytes| {
-        let fits = room >= state.len() as u64;
-        room = room.saturating_sub(state.len() as u64);
-        fits
-    };
-    let least = if holds { 1 } else { 2 };
-    states.iter().take_while(fits).count().max(least).min(states.len())
-}
-
 async fn open_input(
     store: &mut wasmtime::Store<Host>,
     attempt: &Attempt,
@@ -487,18 +426,6 @@ fn end<T>(run: Run, returned: Result<T, Fail>, product: impl FnOnce(T) -> Produc
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn states_are_grouped_by_their_sizes() {
-        let states = |sizes: &[usize]| sizes.iter().map(|n| Bytes::from(vec![0; *n])).collect::<Vec<_>>();
-        const MIB: usize = 1 << 20;
-        assert_eq!(fitting(0, &states(&[1, 2, 3]), false), 3);
-        assert_eq!(fitting(0, &states(&[8 * MIB, 8 * MIB, 1]), false), 2);
-        assert_eq!(fitting(8 * MIB, &states(&[8 * MIB, 1]), true), 1);
-        assert_eq!(fitting(MIB, &states(&[7 * MIB, 8 * MIB, MIB]), true), 2);
-        assert_eq!(fitting(0, &states(&[]), false), 0);
-        assert_eq!(fitting(0, &states(&[5]), false), 1);
-    }
 
     #[test]
     fn answers_are_json() {

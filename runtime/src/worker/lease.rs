@@ -21,7 +21,7 @@ use fanfold_protocol::{
     digest::Digest,
     invocation::{LogLine, ProgressBoard, Usage},
     keys,
-    plan::{Lease, Task, Work},
+    plan::{Lease, Task},
     worker::Member,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -392,26 +392,13 @@ async fn run_task(
     task: &Task,
     last: bool,
 ) -> Result<(TaskCommit, Vec<LogLine>), Ending> {
-    let platform = &shop.platform;
-    let data = &platform.data;
-    let mut staging = Usage::default();
-    let states = match &task.work {
-        Work::Merge { states, .. } => states::read(data, states, &mut staging).await,
-        Work::Map(_)
-        | Work::Accumulate(_)
-        | Work::MapAccumulate { .. }
-        | Work::Group { .. }
-        | Work::Reduce { .. } => Ok(Vec::new()),
-    };
-    let end = match states {
-        Ok(states) => task::run(platform, attempt, task, states).await,
-        Err(problem) => TaskEnd::failed(problem),
-    };
+    let end = task::run(&shop.platform, attempt, task).await;
     if attempt.stop.is_cancelled() {
         return Ok((stopped(task, end), Vec::new()));
     }
     let TaskEnd { ended, platform_failed, looked_outside } = end;
     let Ended { result, logs, mut usage, .. } = ended;
+    let (data, mut staging) = (&shop.platform.data, Usage::default());
     let staged = match result {
         Ok(product) => states::stage(data, attempt, task, product, &mut staging).await.map_err(|p| (p, true)),
         Err(problem) => Err((problem, platform_failed)),

@@ -1,69 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Partial states and answers on their way between tasks: small ones inside
+//! Partial states and answers on their way to other tasks: small ones inside
 //! records, large ones as staged objects.
 //!
-//! Invariant: what is read back is what was written, byte for byte, or the
-//! merge does not happen.
+//! Invariant: what a commit names lies where it says, with the digest that it says.
 
 use bytes::Bytes;
 use fanfold_protocol::{
-    ErrorKind, Problem,
+    Problem,
     commit::{ANSWER_INLINE_BYTES_MAX, AnswerRef, TaskOutcome},
     digest::Digest,
     invocation::Usage,
-    keys, limits,
+    keys,
     plan::{STATE_INLINE_BYTES_MAX, StateRef, Task},
     uri::ObjectUri,
 };
 use fanfold_storage::PutOptions;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    host::{Data, joined, store_problem},
+    host::Data,
     task::{Attempt, Product},
 };
-
-/// Reads the states of a merge, in order.
-pub(super) async fn read(data: &Data, states: &[StateRef], usage: &mut Usage) -> Result<Vec<Bytes>, Problem> {
-    let mut reads = Vec::with_capacity(states.len());
-    for state in states {
-        reads.push(read_one(data, state));
-    }
-    let read: Vec<Bytes> = stream::iter(reads).buffered(limits::RANGES_IN_FLIGHT_MAX).try_collect().await?;
-    for (state, bytes) in states.iter().zip(&read) {
-        if matches!(state, StateRef::Object { .. }) {
-            usage.bytes_in += bytes.len() as u64;
-            usage.store_requests += 1;
-        }
-    }
-    Ok(read)
-}
-
-async fn read_one(data: &Data, state: &StateRef) -> Result<Bytes, Problem> {
-    match state {
-        StateRef::Inline(digits) => hex::decode(digits).map(Bytes::from).map_err(|error| {
-            crate::internal(format!("expected a partial state in hexadecimal digits, found: {error}"))
-        }),
-        StateRef::Runs { uri, .. } => {
-            Err(crate::internal(format!("expected a partial state to merge, found states by key in {uri}")))
-        }
-        StateRef::Object { uri, digest, .. } => {
-            let (store, from) = (data.store.clone(), uri.clone());
-            let bytes = on_data_thread(data, async move { store.get(&from, None).await }).await?;
-            let found = Digest::of(&bytes);
-            if found == *digest {
-                return Ok(bytes);
-            }
-            Err(Problem::new(
-                ErrorKind::ObjectChanged,
-                format!(
-                    "expected the partial state {uri} with the digest {digest}, found {found}; run the job again"
-                ),
-            ))
-        }
-    }
-}
 
 /// Puts what a task gave where its commit can name it.
 pub(super) async fn stage(
@@ -123,17 +79,8 @@ async fn put(
     let (store, to, mut options) = (data.store.clone(), uri.clone(), PutOptions::typed(content_type));
     // An answer is copied to the output with it.
     options.mark_depth(lease.common.depth);
-    on_data_thread(data, async move { store.put(&to, body, options).await }).await?;
+    data.talk(async move { store.put(&to, body, options).await }).await?;
     Ok(uri)
-}
-
-/// Talks to the store where its connections live.
-async fn on_data_thread<T: Send + 'static>(
-    data: &Data,
-    talk: impl Future<Output = fanfold_storage::Result<T>> + Send + 'static,
-) -> Result<T, Problem> {
-    let talked = AbortOnDropHandle::new(data.threads.spawn(talk)).await;
-    joined(talked)?.map_err(|error| store_problem(&error))
 }
 
 /// The objects that an outcome names.

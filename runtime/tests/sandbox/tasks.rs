@@ -653,6 +653,41 @@ async fn large_states_and_answers_are_staged() {
     works.stop().await;
 }
 
+/// They lie in the memory of the host, up to 128 MiB of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn states_are_read_once_there_is_room_for_them() {
+    let works = Works::start(tables("", 0, '"')).await;
+    let merge = |state: &StateRef| vec![Work::Merge { states: vec![state.clone(); 3], finish: true }];
+    // After this one the component is there, and no more is expected of it than of any.
+    works.tasks(1, 0, merge(&StateRef::Inline(hex::encode("b")))).await;
+    let body = vec![b'b'; 100_000];
+    works.platform.put("fanfold", "state", body.clone()).await;
+    let uri: ObjectUri = "s3://fanfold/state".parse().unwrap();
+    let state = StateRef::Object { uri: uri.clone(), size: 100_000, digest: Digest::of(&body) };
+    works.platform.gate.set(Passage::Stalled);
+    works.enqueue(&works.lease(1, 1, merge(&state)), 1).await;
+    let counted = async {
+        while works.platform.runtime.memory().reserved_bytes < (4 << 20) + 300_000 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), counted).await.expect("room while nothing can be read");
+    works.platform.gate.set(Passage::Open);
+    works.settled().await;
+    assert_eq!(works.platform.runtime.memory().reserved_bytes, 0);
+    let key = keys::commit(&works.job, 1, 1, 0);
+    let commit: Commit =
+        serde_json::from_slice(&works.platform.get(&format!("s3://fanfold/{key}")).await).unwrap();
+    assert!(matches!(commit.tasks[0].outcome, TaskOutcome::Answer(AnswerRef::Object(_))), "{commit:?}");
+    assert_eq!(commit.tasks[0].usage.bytes_in, 300_000);
+    // What was not written as it is there is not merged.
+    let other = StateRef::Object { uri, size: 100_000, digest: Digest::of(b"another state") };
+    let merged = works.tasks(1, 2, merge(&other)).await;
+    let TaskOutcome::Failed(problem) = &merged[0].outcome else { panic!("{:?}", merged[0]) };
+    assert_eq!(problem.code, ErrorKind::ObjectChanged, "{problem}");
+    works.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failures_of_data_and_functions_are_results() {
     let works = Works::start(tables("", 0, 'x')).await;
