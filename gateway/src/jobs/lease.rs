@@ -41,7 +41,7 @@ const _: () = assert!(
     limits::JOB_CARRIED_BYTES_MAX + GROUP_DOCUMENT_BYTES_MAX as usize + LEASE_REST_BYTES
         <= queue::PAYLOAD_BYTES_MAX
 );
-/// The longest wait before another attempt.
+/// The longest wait before another attempt that doubling makes; the first of a job may be longer.
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
 
 /// Why leases are queued.
@@ -299,11 +299,11 @@ fn common(job: &Job, version: &Version, output: ObjectUri, like: Option<Like>) -
 }
 
 /// How long a round waits: none for the first, then the job's backoff, doubled
-/// for each further one, less up to half. The spreading follows from the
+/// for each further one up to a bound, less up to half. The spreading follows from the
 /// lease's name, so that leases that failed together do not come back together.
 fn backoff(first: Duration, id: &str, round: u32) -> Duration {
     let Some(doublings) = round.checked_sub(1) else { return Duration::ZERO };
-    let full = first.saturating_mul(1 << doublings.min(16)).min(BACKOFF_MAX);
+    let full = first.saturating_mul(1 << doublings.min(16)).min(BACKOFF_MAX.max(first));
     let digest = fanfold_protocol::digest::Digest::of(id.as_bytes());
     let share = u32::from(digest.as_bytes()[0]);
     full - full * share / (2 * 256)
@@ -377,10 +377,18 @@ mod tests {
     fn waiting_doubles_and_spreads() {
         let second = Duration::from_secs(1);
         assert_eq!(backoff(second, "a", 0), Duration::ZERO);
+        let check = |first: Duration, round: u32, full: Duration| {
+            let delay = backoff(first, "a", round);
+            assert!(
+                delay > full / 2 - Duration::from_millis(1) && delay <= full,
+                "{first:?} {round} {delay:?}"
+            );
+        };
         for round in 1..20 {
-            let full = second.saturating_mul(1 << (round - 1).min(16)).min(BACKOFF_MAX);
-            let delay = backoff(second, "a", round);
-            assert!(delay > full / 2 - Duration::from_millis(1) && delay <= full, "{round} {delay:?}");
+            check(second, round, second.saturating_mul(1 << (round - 1).min(16)).min(BACKOFF_MAX));
+            // What is longer by itself is not shortened, nor doubled.
+            check(limits::BACKOFF_MAX, round, limits::BACKOFF_MAX);
+            check(2 * BACKOFF_MAX / 3, round, if round == 1 { 2 * BACKOFF_MAX / 3 } else { BACKOFF_MAX });
         }
         assert_ne!(backoff(second, "a", 1), backoff(second, "b", 1));
     }

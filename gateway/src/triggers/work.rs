@@ -42,7 +42,7 @@ const EXAMINED_AT_ONCE: usize = 16;
 const PAUSE: Duration = Duration::from_secs(1);
 /// The shortest pause before an attempt of those that are not counted, doubled each time.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
-/// The longest pause between two attempts.
+/// The longest pause between two attempts that doubling makes; the first of a trigger may be longer.
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
 
 /// Handles an event or a batch, which stays ours meanwhile, and sees what it starts
@@ -338,8 +338,8 @@ fn pause(trigger: &Trigger, problem: &Problem, attempt: u32, age: Duration) -> O
         _ => attempt < retry.attempts,
     };
     let doubled = 1_u32 << attempt.saturating_sub(1).min(16);
-    let least = if excused { BACKOFF_MIN } else { Duration::ZERO };
-    again.then(|| retry.backoff.as_duration().max(least).saturating_mul(doubled).min(BACKOFF_MAX))
+    let first = retry.backoff.as_duration().max(if excused { BACKOFF_MIN } else { Duration::ZERO });
+    again.then(|| first.saturating_mul(doubled).min(BACKOFF_MAX.max(first)))
 }
 
 /// Keeps deliveries for another lease.
@@ -393,6 +393,12 @@ mod tests {
         assert_eq!(pause_of(&hasty, ErrorKind::FunctionNotFound, 2, 0), Some(Duration::ZERO));
         assert_eq!(pause_of(&hasty, ErrorKind::JobNotFinished, 1, 0), Some(BACKOFF_MIN));
         assert_eq!(pause_of(&hasty, ErrorKind::StoreUnavailable, 3, 0), Some(BACKOFF_MIN * 4));
+        // What is longer by itself is not shortened, nor doubled.
+        let patient = with_backoff("10m");
+        for attempt in [1, 2] {
+            let found = pause_of(&patient, ErrorKind::FunctionNotFound, attempt, 0);
+            assert_eq!(found, Some(Duration::from_secs(600)), "{attempt}");
+        }
         // What has been accepted and could not be written down is not given up.
         assert_eq!(pause(ErrorKind::BackboneUnavailable, 2, 7), Some(Duration::from_secs(2)));
     }
