@@ -6,7 +6,7 @@
 //! So every body carries the id, and no other code knows its shape. Inner detail goes to the log, once, where it is turned into a
 //! `Problem`.
 
-use std::any::Any;
+use std::{any::Any, time::Duration};
 
 use axum::response::{IntoResponse, Response};
 use fanfold_protocol::{ErrorKind, Problem};
@@ -216,7 +216,7 @@ pub(crate) fn render(mut response: Response, id: &RequestId) -> Response {
 }
 
 fn body(problem: Problem, id: &RequestId) -> Response {
-    let kind = problem.code;
+    let (kind, retry_after) = (problem.code, retry_after(&problem));
     if kind.status() >= 500 {
         tracing::warn!(request_id = %id, code = kind.code(), detail = %problem.detail, "request failed");
     }
@@ -225,8 +225,8 @@ fn body(problem: Problem, id: &RequestId) -> Response {
     let mut response = (status, json).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    if let Some(seconds) = retry_after(kind) {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+    if let Some(seconds) = retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if kind == ErrorKind::Unauthorized {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"fanfold\""));
@@ -234,12 +234,33 @@ fn body(problem: Problem, id: &RequestId) -> Response {
     response
 }
 
-/// Seconds to wait: little where places become free all the time, more where
-/// something must recover first.
-fn retry_after(kind: ErrorKind) -> Option<&'static str> {
-    match kind.status() {
-        429 => Some("1"),
-        503 => Some("5"),
-        _ => None,
+/// Seconds to wait: as long as the problem lasts; where that is not known, little where places
+/// become free all the time, more where something must recover first.
+fn retry_after(problem: &Problem) -> Option<u64> {
+    let usual = match problem.code.status() {
+        429 => 1,
+        503 => 5,
+        _ => return None,
+    };
+    let whole = |wait: Duration| wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    Some(problem.wait.map_or(usual, whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_to_come_back_is_told_when() {
+        let check = |kind: ErrorKind, wait: Option<u64>, expected: Option<u64>| {
+            let wait = wait.map(Duration::from_millis);
+            let problem = Problem { wait, ..Problem::new(kind, "expected room, found none") };
+            assert_eq!(retry_after(&problem), expected, "{kind} {wait:?}");
+        };
+        check(ErrorKind::ConcurrencyLimit, None, Some(1));
+        check(ErrorKind::ConcurrencyLimit, Some(86_400_001), Some(86_401));
+        check(ErrorKind::QueueFull, Some(30_000), Some(30));
+        check(ErrorKind::StoreUnavailable, None, Some(5));
+        check(ErrorKind::FunctionNotFound, Some(1_000), None);
     }
 }

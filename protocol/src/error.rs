@@ -6,7 +6,7 @@
 //! and each has a page under `docs/errors/`. Releases that are next to each other
 //! work together: a code that only the newer one knows is `internal` to the other.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -189,12 +189,15 @@ pub struct Problem {
     /// Overrides the kind's own answer, for errors that a guest marked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_retryable: Option<bool>,
+    /// How long it will last, where that is known: for whoever asks now, so that it is never kept.
+    #[serde(skip)]
+    pub wait: Option<Duration>,
 }
 
 impl Problem {
     /// A problem of this kind.
     pub fn new(code: ErrorKind, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), guest_code: None, guest_retryable: None }
+        Self { code, detail: detail.into(), guest_code: None, guest_retryable: None, wait: None }
     }
 
     /// Whether the same request may succeed when tried again.
@@ -254,6 +257,15 @@ mod tests {
         assert_eq!((problem.code, problem.retryable()), (ErrorKind::Internal, true));
         assert_eq!(problem.reason(), "internal: full: expected room, found none");
         assert!(serde_json::from_value::<ErrorKind>(serde_json::json!(5)).is_err());
+    }
+
+    #[test]
+    fn how_long_it_lasts_is_told_and_not_kept() {
+        let problem = Problem::new(ErrorKind::QueueFull, "expected room, found none");
+        let waiting = Problem { wait: Some(Duration::from_secs(7)), ..problem.clone() };
+        let kept = serde_json::to_value(&waiting).unwrap();
+        assert_eq!(kept, serde_json::to_value(&problem).unwrap());
+        assert_eq!(serde_json::from_value::<Problem>(kept).unwrap(), problem);
     }
 
     #[test]

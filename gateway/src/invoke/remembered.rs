@@ -61,20 +61,24 @@ impl Remembered {
     fn check_part(&self, now: Instant) -> Result<(), Problem> {
         let mut hours = self.hours.lock().unwrap_or_else(PoisonError::into_inner);
         let lapsed = limits::IDEMPOTENCY_WINDOW + HOUR;
-        while hours.front().is_some_and(|hour| now.duration_since(hour.begun) > lapsed) {
+        while hours.front().is_some_and(|hour| now.duration_since(hour.begun) >= lapsed) {
             hours.pop_front();
         }
-        if hours.iter().map(|hour| hour.bytes).sum::<u64>() < self.bytes_max {
+        let mut bytes = hours.iter().map(|hour| hour.bytes).sum::<u64>();
+        if bytes < self.bytes_max {
             return Ok(());
         }
-        Err(Problem::new(
-            ErrorKind::ConcurrencyLimit,
-            format!(
-                "what is remembered under Idempotency-Key for 24 h may take at most {} at a gateway, found as much; \
-                 call without a key, or ask the operator to raise limits.remembered",
-                ByteSize(self.bytes_max)
-            ),
-        ))
+        let makes_room = |hour: &&Hour| {
+            bytes -= hour.bytes;
+            bytes < self.bytes_max
+        };
+        let wait = hours.iter().find(makes_room).map(|hour| (hour.begun + lapsed).duration_since(now));
+        let detail = format!(
+            "what is remembered under Idempotency-Key for 24 h may take at most {} at a gateway, found as much; \
+             call without a key, or ask the operator to raise limits.remembered",
+            ByteSize(self.bytes_max)
+        );
+        Err(Problem { wait, ..Problem::new(ErrorKind::ConcurrencyLimit, detail) })
     }
 
     /// Counts a record whose value has so many bytes.
@@ -111,8 +115,23 @@ mod tests {
         assert_eq!(problem.code, ErrorKind::ConcurrencyLimit);
         assert!(problem.detail.contains("at most 1000B at a gateway"), "{problem}");
         // The first of them, an hour later than it may have been written.
-        assert!(remembered.check_part(after(25)).is_err());
-        assert_eq!(remembered.check_part(after(26)), Ok(()));
+        assert_eq!(problem.wait, Some(HOUR));
+        assert!(remembered.check_part(after(25) - Duration::from_secs(1)).is_err());
+        assert_eq!(remembered.check_part(after(25)), Ok(()));
+    }
+
+    #[test]
+    fn what_must_lapse_first_is_waited_for() {
+        let (remembered, begun) = (Remembered::new(1_000), Instant::now());
+        for (hour, bytes) in [(0, 100), (3, 500), (5, 900)] {
+            remembered.note(bytes, begun + hour * HOUR);
+        }
+        // The last of them alone is more than there may be.
+        let wait = |hour: u32| remembered.check_part(begun + hour * HOUR).unwrap_err().wait;
+        assert_eq!(wait(6), Some(24 * HOUR));
+        assert_eq!(wait(28), Some(2 * HOUR));
+        assert_eq!(remembered.check_part(begun + 30 * HOUR), Ok(()));
+        assert_eq!(Remembered::new(0).check_part(begun).unwrap_err().wait, None);
     }
 
     #[test]

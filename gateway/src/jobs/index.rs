@@ -12,6 +12,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use fanfold_protocol::{
@@ -21,6 +22,9 @@ use uuid::Uuid;
 
 use super::{prints::Fingerprint, record::JobRecord};
 use crate::page;
+
+/// Where there is no room for a job, when to ask again: of so many that have not ended some end by then.
+const FULL_FOR: Duration = Duration::from_secs(30);
 
 /// What a list is narrowed by.
 #[derive(Clone, Debug, Default)]
@@ -139,13 +143,10 @@ impl Index {
             self.coming.fetch_add(1, Ordering::Relaxed);
             return Ok(Room(Arc::clone(&self.coming)));
         }
-        Err(Problem::new(
-            ErrorKind::QueueFull,
-            format!(
-                "at most {most} jobs may be queued or running, found {unfinished}; submit it again when some \
-                 have ended"
-            ),
-        ))
+        let detail = format!(
+            "at most {most} jobs may be queued or running, found {unfinished}; submit it again when some have ended"
+        );
+        Err(Problem { wait: Some(FULL_FOR), ..Problem::new(ErrorKind::QueueFull, detail) })
     }
 }
 
@@ -160,6 +161,7 @@ mod tests {
         let problem = index.room(2).unwrap_err();
         assert_eq!(problem.code, ErrorKind::QueueFull);
         assert!(problem.detail.contains("at most 2 jobs may be queued or running, found 2"), "{problem}");
+        assert_eq!(problem.wait, Some(FULL_FOR));
         drop(held);
         assert!(index.room(1).is_ok());
     }

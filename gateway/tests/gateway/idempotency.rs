@@ -114,6 +114,9 @@ async fn what_is_remembered_is_bounded() {
     assert!((2..5).contains(&kept), "{kept}");
     let problem = refused.is_problem(ErrorKind::ConcurrencyLimit);
     assert!(problem["detail"].as_str().unwrap().contains("limits.remembered"), "{problem}");
+    // Nothing of it lapses any sooner.
+    let wait: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((24 * 3_600..=25 * 3_600).contains(&wait), "{wait}");
     assert_eq!(runs(&service), kept);
     let promised = service.promise("f", &[("idempotency-key", "new")], "echo").await;
     promised.is_problem(ErrorKind::ConcurrencyLimit);
