@@ -349,11 +349,15 @@ async fn copied(
     product: &TaskOutcome,
 ) -> Result<TaskOutcome> {
     let table = async |table: &OutputObject| {
+        // It was first, and is not any more: a run would have left none here.
+        if task > 0 && table.rows == 0 {
+            return Ok::<_, Error>(None);
+        }
         let extension = kept::name(&table.uri).split_once('.').map_or("", |(_, extension)| extension);
         let uri = case.output.join(&keys::output_part(task, attempt, extension))?;
         let (pin, depth) = (kept::pin(table), case.job.document.depth);
         let pin = vault.store().copy_at_depth(&table.uri, Some(&pin), &uri, depth).await?;
-        Ok::<_, Error>(Some(OutputObject { uri, size: pin.size, etag: pin.etag, rows: table.rows }))
+        Ok(Some(OutputObject { uri, size: pin.size, etag: pin.etag, rows: table.rows }))
     };
     let state = async |state: &StateRef| match state {
         StateRef::Inline(_) => Ok(state.clone()),

@@ -198,7 +198,7 @@ async fn a_larger_object_settles_no_types_that_are_declared() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_part_is_not_served_by_one_that_shows_no_columns() {
+async fn the_first_part_alone_shows_columns_without_rows_also_where_it_is_served() {
     let world = World::new().await;
     let engine = world.engine().await;
     let seen = Seen::new(&world, Play { without_rows: true, ..Play::default() });
@@ -221,6 +221,11 @@ async fn the_first_part_is_not_served_by_one_that_shows_no_columns() {
         assert_eq!(seen.take(), [0], "{function}");
         run("three").await;
         assert_eq!(seen.take(), [0; 0], "{function}");
+        // What was the first part is the second.
+        world.put("s3://bank/in/00.csv", INPUT).await;
+        let four = run("four").await;
+        assert_eq!((seen.take(), four.receipt.cache_hits > 0), (vec![0], true), "{function}");
+        world.store().delete(&"s3://bank/in/00.csv".parse().unwrap()).await.unwrap();
     }
 }
 

@@ -465,7 +465,7 @@ impl Worker {
     async fn table(&self, lease: &Lease, task: &Task, attempt: &Uuid) -> OutputObject {
         let uri = lease.common.output.join(&keys::output_part(task.index, attempt, "parquet")).unwrap();
         let pin = self.store.put(&uri, Bytes::from_static(b"rows"), PutOptions::default()).await.unwrap();
-        OutputObject { uri, size: pin.size, etag: pin.etag, rows: 1 }
+        OutputObject { uri, size: pin.size, etag: pin.etag, rows: u64::from(!self.play.without_rows) }
     }
 }
 
