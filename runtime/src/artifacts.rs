@@ -4,8 +4,9 @@
 //! Between the compiler and the cache of loaded components. Each file is a MAC
 //! and the artifact; the MAC (HMAC-SHA256, RFC 2104) covers the component's
 //! digest, the engine's compatibility digest and the artifact. Beyond a bound the
-//! oldest files are removed. Invariant: nothing becomes executable code here that does not bear that MAC or come
-//! straight from our compiler. `unsafe` is here and in [`crate::fault`] alone.
+//! oldest files are removed, among them those that upgrades leave: for another engine,
+//! which is of use again after a way back. Invariant: nothing becomes executable code
+//! here that does not bear that MAC or come straight from our compiler. `unsafe` is here and in [`crate::fault`] alone.
 
 use std::{
     fs::{self, OpenOptions},
@@ -16,6 +17,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use fanfold_protocol::digest::Digest;
@@ -29,6 +31,11 @@ const MAC_BYTES: usize = 32;
 const KEY_BYTES: usize = 64;
 /// Bytes of all artifacts that are kept.
 const FILES_BYTES_MAX: u64 = 2 << 30;
+/// How names of artifacts end.
+const ENDING: &str = ".bin";
+/// How names of files end that are being written, and how old those are that never will be whole.
+const UNFINISHED: &str = ".tmp";
+const ABANDONED_AFTER: Duration = Duration::from_secs(3_600);
 /// File of the key within the cache folder.
 const KEY_FILE: &str = "key";
 
@@ -38,9 +45,17 @@ pub(crate) struct Artifacts {
     key: [u8; KEY_BYTES],
     compatibility: [u8; 32],
     refused: AtomicU64,
-    /// Those that are there for this engine, the newest last, with the bytes of their files.
-    held: Mutex<Vec<(Digest, u64)>>,
+    /// Those that are there, the newest last.
+    held: Mutex<Vec<Held>>,
     bytes_max: u64,
+}
+
+/// A file of the folder.
+struct Held {
+    name: String,
+    /// The component, of an artifact for this engine.
+    digest: Option<Digest>,
+    bytes: u64,
 }
 
 /// Machine code that our compiler made: fresh from it, or with a MAC that says so.
@@ -72,24 +87,30 @@ impl Artifact {
 impl Artifacts {
     /// Opens the folder; makes it and its key when they are not there.
     pub(crate) fn open(folder: &Path, compatibility: [u8; 32]) -> io::Result<Self> {
+        Self::open_within(folder, compatibility, FILES_BYTES_MAX)
+    }
+
+    fn open_within(folder: &Path, compatibility: [u8; 32], bytes_max: u64) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let key = read_or_make_key(folder)?;
         let held = Mutex::new(held(folder, &compatibility)?);
         let (folder, refused) = (folder.to_owned(), AtomicU64::new(0));
-        Ok(Self { folder, key, compatibility, refused, held, bytes_max: FILES_BYTES_MAX })
+        let artifacts = Self { folder, key, compatibility, refused, held, bytes_max };
+        artifacts.make_room(&mut artifacts.held());
+        Ok(artifacts)
     }
 
     /// Whether there is an artifact of this component.
     pub(crate) fn holds(&self, digest: &Digest) -> bool {
-        self.held().iter().any(|(held, _)| held == digest)
+        self.held().iter().any(|held| held.digest.as_ref() == Some(digest))
     }
 
     /// The components whose artifacts came last, the newest first.
     pub(crate) fn newest(&self, count: usize) -> Vec<Digest> {
-        self.held().iter().rev().take(count).map(|(digest, _)| *digest).collect()
+        self.held().iter().rev().filter_map(|held| held.digest).take(count).collect()
     }
 
-    fn held(&self) -> MutexGuard<'_, Vec<(Digest, u64)>> {
+    fn held(&self) -> MutexGuard<'_, Vec<Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -117,7 +138,7 @@ impl Artifacts {
             return Some(Artifact(bytes.split_off(MAC_BYTES)));
         }
         self.refused.fetch_add(1, Relaxed);
-        self.held().retain(|(held, _)| held != digest);
+        self.held().retain(|held| held.digest.as_ref() != Some(digest));
         tracing::warn!(path = %path.display(), "a compiled component was altered or is foreign; it is compiled again");
         if let Err(error) = fs::remove_file(&path) {
             tracing::warn!(path = %path.display(), %error, "the altered file cannot be removed");
@@ -130,7 +151,7 @@ impl Artifacts {
         let tag = self.mac(digest, &artifact.0).finalize().into_bytes();
         let mut name = [0_u8; 8];
         getrandom::fill(&mut name).map_err(io::Error::other)?;
-        let temporary = self.folder.join(format!("{}.tmp", hex::encode(name)));
+        let temporary = self.folder.join(format!("{}{UNFINISHED}", hex::encode(name)));
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         let written = file
             .write_all(&tag)
@@ -141,31 +162,34 @@ impl Artifacts {
             let _ = fs::remove_file(&temporary);
         } else {
             let mut held = self.held();
-            held.retain(|(held, _)| held != digest);
-            held.push((*digest, (MAC_BYTES + artifact.0.len()) as u64));
+            held.retain(|held| held.digest.as_ref() != Some(digest));
+            let (name, bytes) = (self.name(digest), (MAC_BYTES + artifact.0.len()) as u64);
+            held.push(Held { name, digest: Some(*digest), bytes });
             self.make_room(&mut held);
         }
         written
     }
 
     /// Removes the oldest files beyond the bound, but never the newest.
-    fn make_room(&self, held: &mut Vec<(Digest, u64)>) {
-        let mut bytes: u64 = held.iter().map(|(_, bytes)| bytes).sum();
-        let beyond = held.iter().take_while(|(_, size)| {
+    fn make_room(&self, held: &mut Vec<Held>) {
+        let mut bytes: u64 = held.iter().map(|held| held.bytes).sum();
+        let beyond = held.iter().take_while(|held| {
             let goes = bytes > self.bytes_max;
-            bytes -= if goes { *size } else { 0 };
+            bytes -= if goes { held.bytes } else { 0 };
             goes
         });
-        let count = beyond.count().min(held.len() - 1);
-        for (digest, _) in held.drain(..count) {
-            if let Err(error) = fs::remove_file(self.path(&digest)) {
-                tracing::warn!(%digest, %error, "the artifact of a component cannot be removed");
-            }
+        let count = beyond.count().min(held.len().saturating_sub(1));
+        for Held { name, .. } in held.drain(..count) {
+            remove(&self.folder.join(name));
         }
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
-        self.folder.join(format!("{}{}", digest.to_hex(), ending(&self.compatibility)))
+        self.folder.join(self.name(digest))
+    }
+
+    fn name(&self, digest: &Digest) -> String {
+        format!("{}-{}{ENDING}", digest.to_hex(), engine(&self.compatibility))
     }
 
     fn mac(&self, digest: &Digest, artifact: &[u8]) -> Hmac<Sha256> {
@@ -176,26 +200,53 @@ impl Artifacts {
     }
 }
 
-/// How names of artifacts for an engine end.
-fn ending(compatibility: &[u8; 32]) -> String {
-    format!("-{}.bin", hex::encode(&compatibility[..8]))
+/// An engine, as the names of its artifacts have it.
+fn engine(compatibility: &[u8; 32]) -> String {
+    hex::encode(&compatibility[..8])
 }
 
-/// The components of which there are artifacts for this engine, with their bytes; oldest first.
-fn held(folder: &Path, compatibility: &[u8; 32]) -> io::Result<Vec<(Digest, u64)>> {
-    let ending = ending(compatibility);
+/// The artifacts that are there, oldest first. What was left unfinished long ago is removed.
+fn held(folder: &Path, compatibility: &[u8; 32]) -> io::Result<Vec<Held>> {
+    let ours = engine(compatibility);
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let name = entry.file_name();
-        let digits = name.to_str().and_then(|name| name.strip_suffix(&ending));
-        if let Some(digest) = digits.and_then(|digits| format!("sha256:{digits}").parse().ok()) {
-            let metadata = entry.metadata()?;
-            found.push((metadata.modified()?, (digest, metadata.len())));
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let artifact = artifact(&name).map(|(digest, engine)| (engine == ours).then_some(digest));
+        if artifact.is_none() && !name.ends_with(UNFINISHED) {
+            continue;
+        }
+        let metadata = match entry.metadata() {
+            // Another process over the same folder removed it, or made it whole.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            metadata => metadata?,
+        };
+        let modified = metadata.modified()?;
+        match artifact {
+            Some(digest) => found.push((modified, Held { name, digest, bytes: metadata.len() })),
+            None if modified.elapsed().is_ok_and(|age| age > ABANDONED_AFTER) => remove(&entry.path()),
+            None => {}
         }
     }
     found.sort_unstable_by_key(|(modified, _)| *modified);
     Ok(found.into_iter().map(|(_, held)| held).collect())
+}
+
+/// The component and the engine in the name of an artifact; none for another file.
+fn artifact(name: &str) -> Option<(Digest, &str)> {
+    let (digits, engine) = name.strip_suffix(ENDING)?.split_once('-')?;
+    Some((format!("sha256:{digits}").parse().ok()?, engine))
+}
+
+/// Removes a file, unless another process over the same folder was first.
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "a file of compiled components cannot be removed");
+        }
+    }
 }
 
 /// The key of this installation: random bytes, readable by its owner only.
@@ -227,7 +278,7 @@ fn read_or_make_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{collections::BTreeSet, fs::File, os::unix::fs::PermissionsExt as _, time::SystemTime};
 
     use super::*;
 
@@ -275,6 +326,48 @@ mod tests {
         assert_eq!(artifacts.newest(9), [digests[4]]);
         assert!(artifacts.holds(&digests[4]) && !artifacts.holds(&digests[3]));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "the key and the one");
+    }
+
+    #[test]
+    fn what_other_engines_and_broken_writes_left_makes_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str, seconds: u64| {
+            let file = File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(folder.path().join(name))
+                .unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+        };
+        let digests = [b"a", b"b", b"c", b"d"].map(|name| Digest::of(name));
+        let older = Artifacts::open(folder.path(), [8; 32]).unwrap();
+        let newer = open(folder.path());
+        for (engine, number) in [(&older, 0), (&newer, 1), (&older, 2), (&newer, 3)] {
+            engine.write(&digests[number], &Artifact(vec![7; 100])).unwrap();
+            at(&engine.name(&digests[number]), number as u64);
+        }
+        // It is no artifact, nor is one that is being written.
+        at("notes.bin", 0);
+        at("broken.tmp", 0);
+        fs::write(folder.path().join("begun.tmp"), b"code").unwrap();
+        let names = || {
+            let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+            names.map(|name| name.into_string().unwrap()).collect::<BTreeSet<_>>()
+        };
+        let check = |files: u64, left: &[(&Artifacts, usize)], known: &[Digest]| {
+            let bytes_max = files * (MAC_BYTES as u64 + 100);
+            let opened = Artifacts::open_within(folder.path(), [7; 32], bytes_max).unwrap();
+            let left = left.iter().map(|(engine, number)| engine.name(&digests[*number]));
+            let others = [KEY_FILE, "notes.bin", "begun.tmp"].map(str::to_owned);
+            assert_eq!(names(), left.chain(others).collect::<BTreeSet<_>>(), "{files} files");
+            assert_eq!(opened.newest(9), known);
+        };
+        let all = [(&older, 0), (&newer, 1), (&older, 2), (&newer, 3)];
+        check(4, &all, &[digests[3], digests[1]]);
+        check(3, &all[1..], &[digests[3], digests[1]]);
+        check(1, &all[3..], &[digests[3]]);
+        check(0, &all[3..], &[digests[3]]);
     }
 
     #[test]
