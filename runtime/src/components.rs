@@ -147,12 +147,10 @@ impl Components {
     ) -> BoxFuture<'static, Result<Arc<Loaded>, Problem>> {
         let components = Arc::clone(self);
         let task = data.threads.clone().spawn(async move {
-            let loaded = components.make(&route, &data, &wanted).await;
-            if let Ok(loaded) = &loaded {
-                components.keep(route.0, Arc::clone(loaded));
-            }
-            components.flights.end(&route, &wanted);
-            loaded
+            let _under_way = components.flights.under_way(&route, &wanted);
+            let loaded = components.make(&route, &data, &wanted).await?;
+            components.keep(route.0, Arc::clone(&loaded));
+            Ok::<_, Problem>(loaded)
         });
         async move { crate::host::joined(task.await)? }.boxed()
     }

@@ -48,9 +48,10 @@ impl<T: Clone> Flights<T> {
         (landing.clone(), Seat::new(wanted))
     }
 
-    /// It is there, or failed: the next who wants it begins anew.
-    pub(crate) fn end(&self, route: &Route, wanted: &Wanted) {
-        remove(&mut self.flights(), route, wanted);
+    /// A flight under way, which ends when this is dropped: what it makes is there, or making it
+    /// failed or panicked, and the next who wants it begins anew.
+    pub(crate) fn under_way<'a>(&'a self, route: &'a Route, wanted: &'a Wanted) -> UnderWay<'a, T> {
+        UnderWay { flights: self, route, wanted }
     }
 
     /// Ends the flight where nobody waits for it any more; false where somebody does.
@@ -68,6 +69,19 @@ impl<T: Clone> Flights<T> {
     }
 }
 
+/// Ends a flight when dropped.
+pub(crate) struct UnderWay<'a, T: Clone> {
+    flights: &'a Flights<T>,
+    route: &'a Route,
+    wanted: &'a Wanted,
+}
+
+impl<T: Clone> Drop for UnderWay<'_, T> {
+    fn drop(&mut self) {
+        remove(&mut self.flights.flights(), self.route, self.wanted);
+    }
+}
+
 /// Removes a flight; one that was begun after it was given up stays.
 fn remove<T>(flights: &mut HashMap<Route, (Landing<T>, Wanted)>, route: &Route, wanted: &Wanted) {
     if flights.get(route).is_some_and(|(_, under_way)| under_way.is(wanted)) {
@@ -77,7 +91,10 @@ fn remove<T>(flights: &mut HashMap<Route, (Landing<T>, Wanted)>, route: &Route, 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::OnceLock;
+    use std::{
+        panic::{AssertUnwindSafe, catch_unwind},
+        sync::OnceLock,
+    };
 
     use super::*;
 
@@ -102,7 +119,7 @@ mod tests {
             assert!(is_urgent(&ours) && !is_urgent(&theirs), "{urgency:?}");
         }
         // Of the next one nothing is known.
-        flights.end(&route("ours"), ours.get().expect("a flight"));
+        drop(flights.under_way(&route("ours"), ours.get().expect("a flight")));
         let next = OnceLock::new();
         drop(flights.join(route("ours"), Urgency::Ahead, |wanted| begin(wanted, &next)));
         assert!(!is_urgent(&next));
@@ -122,7 +139,24 @@ mod tests {
         assert!(wanted.left().now_or_never().is_some() && flights.give_up(&route, wanted));
         // Whoever comes then begins another one, which does not end with the first.
         let _seat = join(&next);
-        flights.end(&route, wanted);
+        drop(flights.under_way(&route, wanted));
         drop(join(&next));
+    }
+
+    #[test]
+    fn a_flight_ends_also_where_it_panics() {
+        let flights = Flights::new();
+        let route = (Digest::of(b"x"), "ours".to_owned());
+        let (first, next) = (OnceLock::new(), OnceLock::new());
+        let join = |seen| flights.join(route.clone(), Urgency::Waited, |wanted| begin(wanted, seen)).1;
+        let _seat = join(&first);
+        let wanted = first.get().expect("a flight");
+        let making = AssertUnwindSafe(|| {
+            let _under_way = flights.under_way(&route, wanted);
+            assert!(wanted.is_left(), "a panic, to be caught by the test");
+        });
+        assert!(catch_unwind(making).is_err());
+        drop(join(&next));
+        assert!(next.get().is_some(), "it joined what had ended");
     }
 }

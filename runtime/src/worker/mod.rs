@@ -60,10 +60,8 @@ pub(crate) async fn run(
     let threads = own.data.threads.clone();
     let loops = 2 * worker.running_max;
     let floor = Floor::new(worker, shutdown.clone());
-    let mut running = JoinSet::new();
-    for _ in 0..loops {
-        running.spawn_on(pull(Arc::clone(&floor.share), Arc::clone(&reach), shutdown.clone()), &threads);
-    }
+    let pulling =
+        repeated(loops, &threads, || pull(Arc::clone(&floor.share), Arc::clone(&reach), shutdown.clone()));
     let data = &own.data;
     let looking = reach.look(&data.store, &data.tenant.system_bucket);
     let suspecting = own.suspects.follow();
@@ -74,9 +72,8 @@ pub(crate) async fn run(
         floor.drained.cancel();
         std::future::pending::<()>().await;
     };
-    let done = async { while running.join_next().await.is_some() {} };
     tokio::select! {
-        () = done => {}
+        () = pulling => {}
         () = looking => {}
         () = suspecting => {}
         () = following => {}
@@ -89,6 +86,28 @@ pub(crate) async fn run(
         ErrorKind::ShuttingDown,
         "expected an open backbone to take work from, found it shut down",
     ))
+}
+
+/// Runs so many of a loop on these threads until all have ended. One that panics is begun anew: what
+/// it was at comes back once its lease lapses, and there are as many as before.
+async fn repeated<F>(count: usize, threads: &Handle, begin: impl Fn() -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut running = JoinSet::new();
+    for _ in 0..count {
+        running.spawn_on(begin(), threads);
+    }
+    while let Some(ended) = running.join_next().await {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            tracing::error!(%error, "a loop that takes work panicked; it is begun anew");
+            // Not at once: it may do nothing else.
+            tokio::time::sleep(PULL_BACKOFF.0).await;
+            running.spawn_on(begin(), threads);
+        }
+    }
 }
 
 /// One loop, which rests while the store is silent. Ends with `shutdown` or with the
@@ -133,5 +152,23 @@ async fn work(shared: &Shared<Arc<Shop>>) {
     if let Err(error) = settled {
         // It will be delivered again once its lease lapses; its commit decides.
         tracing::warn!(%error, id = shared.delivery.id, "a lease cannot be settled");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_loop_that_panics_is_begun_anew_and_one_that_ends_is_not() {
+        let begun = AtomicUsize::new(0);
+        let begin = || {
+            let before = begun.fetch_add(1, SeqCst);
+            async move { assert!(before >= 2, "a panic, to be caught by the test") }
+        };
+        repeated(3, &Handle::current(), begin).await;
+        assert_eq!(begun.load(SeqCst), 5);
     }
 }
