@@ -261,6 +261,25 @@ async fn what_waits_and_what_runs_can_be_cancelled() {
 }
 
 #[tokio::test]
+async fn a_call_that_found_no_place_has_one_soon_after_it_is_free() {
+    let service = start_with(|config| {
+        config.function_concurrency = 2;
+        // As long as those wait that have been put off often.
+        config.invocations.backoff = Duration::from_secs(600);
+    })
+    .await;
+    service.deploy("f", "1").await;
+    let first = id(&service.promise("f", &[], "sleep 1000").await);
+    until_runs(&service, 1).await;
+    // Of two places one is for calls that nobody waits for.
+    let second = id(&service.promise("f", &[], "echo").await);
+    for id in [&first, &second] {
+        let ended = service.ended(id).await;
+        assert_eq!((&ended["state"], &ended["attempts"]), (&json!("succeeded"), &json!(1)), "{ended}");
+    }
+}
+
+#[tokio::test]
 async fn another_gateway_can_cancel_what_runs_here() {
     let base = Base::new().await;
     let first = base.serve(|_| {}).await;

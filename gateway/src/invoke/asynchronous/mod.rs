@@ -35,7 +35,7 @@ use fanfold_protocol::{
     time,
 };
 use fanfold_storage::Store;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, MutexGuard, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -431,12 +431,7 @@ impl Inner {
     /// # Errors
     /// `queue-full`, `storage-full`; or the backbone does not answer.
     async fn take_room(&self) -> Result<(), Problem> {
-        let mut waiting = self.waiting.lock().await;
-        if waiting.read_at.is_none_or(|at| at.elapsed() >= DEPTH_READING) {
-            let (depth, room) = (self.backbone.depth(keys::INVOCATION_QUEUE), self.backbone.check_room());
-            let (depth, ()) = tokio::try_join!(depth, room).map_err(of_backbone)?;
-            *waiting = Waiting { read_at: Some(Instant::now()), count: depth.waiting(self.places) };
-        }
+        let mut waiting = self.waiting().await?;
         let most = self.config.waiting_max;
         if waiting.count >= most as u64 {
             return Err(Problem::new(
@@ -448,6 +443,20 @@ impl Inner {
         }
         waiting.count += 1;
         Ok(())
+    }
+
+    /// How many wait, as of a moment ago.
+    ///
+    /// # Errors
+    /// `storage-full`; or the backbone does not answer.
+    async fn waiting(&self) -> Result<MutexGuard<'_, Waiting>, Problem> {
+        let mut waiting = self.waiting.lock().await;
+        if waiting.read_at.is_none_or(|at| at.elapsed() >= DEPTH_READING) {
+            let (depth, room) = (self.backbone.depth(keys::INVOCATION_QUEUE), self.backbone.check_room());
+            let (depth, ()) = tokio::try_join!(depth, room).map_err(of_backbone)?;
+            *waiting = Waiting { read_at: Some(Instant::now()), count: depth.waiting(self.places) };
+        }
+        Ok(waiting)
     }
 
     /// Tells whoever runs it. The bus may lose it: a runner also looks whether

@@ -49,8 +49,11 @@ const PULL_WATCHDOG: Duration = Duration::from_secs(30);
 const PULL_MAX: usize = 32;
 /// After a pull that failed.
 const PULL_PAUSE: Duration = Duration::from_secs(1);
-/// The longest wait before another delivery.
+/// The longest wait before another delivery; of few that found no place, which may be free soon; and how
+/// often in a second those together may look for one.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+const PLACE_PAUSE_MAX: Duration = Duration::from_secs(2);
+const LOOKS_PER_SECOND: u64 = 200;
 /// How often an end is tried to be written while its result is at hand.
 const END_TRIES: u32 = 6;
 const END_PAUSE: Duration = Duration::from_millis(500);
@@ -177,7 +180,7 @@ async fn handle(app: &App, delivery: &Delivery) {
     let inner = &app.invocations.inner;
     let settle = attend(app, inner, delivery).await.unwrap_or_else(|problem| {
         tracing::warn!(id = delivery.id, detail = %problem.detail, "an invocation is put off");
-        Settle::Again(pause(inner.config.backoff, &delivery.id, delivery.attempt))
+        Settle::Again(pause(inner.config.backoff, &delivery.id, delivery.attempt, PAUSE_MAX))
     });
     let settled = match &settle {
         Settle::Again(pause) => delivery.nak(*pause).await.map(drop),
@@ -231,7 +234,7 @@ async fn unread(inner: &Inner, delivery: &Delivery, error: &serde_json::Error) -
     let age = message::accepted_at(&delivery.payload).map(|at| time::now().since(at));
     if age.is_some_and(|age| age <= inner.config.age_max) {
         tracing::warn!(id = delivery.id, %error, "an invocation is left to gateways that can read its message");
-        return Ok(Settle::Again(pause(inner.config.backoff, &delivery.id, delivery.attempt)));
+        return Ok(Settle::Again(pause(inner.config.backoff, &delivery.id, delivery.attempt, PAUSE_MAX)));
     }
     let problem = internal(format!("the message of invocation {:?} cannot be read: {error}", delivery.id));
     let reason = format!("{}: expected the message of a call, found: {error}", problem.code);
@@ -300,7 +303,8 @@ impl Work<'_> {
         let function = &live.function;
         let version = self.inner.registry.pinned(function, live.version).await?;
         let Ok(place) = self.app.admission.admit_background(function).await else {
-            return Ok(Settle::Again(self.pause(self.delivery.attempt)));
+            let waiting = self.inner.waiting().await.map_or(u64::MAX, |waiting| waiting.count);
+            return Ok(Settle::Again(self.pause(self.delivery.attempt, place_pause_max(waiting))));
         };
         live.begin(time::now());
         let Some(revision) = live.update(&self.inner.backbone, &self.message.head.id, revision).await? else {
@@ -389,7 +393,7 @@ impl Work<'_> {
                 live.undo();
                 live.problem = Some(problem.clone());
                 live.update(&self.inner.backbone, &id, revision).await?;
-                return Ok(Settle::Again(self.pause(self.delivery.attempt)));
+                return Ok(Settle::Again(self.pause(self.delivery.attempt, PAUSE_MAX)));
             }
             Some(problem) if problem.retryable() && live.attempts < limits::ATTEMPTS_DEFAULT => {
                 problem.clone()
@@ -406,7 +410,7 @@ impl Work<'_> {
                 return settled;
             }
         };
-        let pause = self.pause(live.attempts);
+        let pause = self.pause(live.attempts, PAUSE_MAX);
         live.failed(problem);
         live.update(&self.inner.backbone, &id, revision).await?;
         self.inner.counters.retries.inc();
@@ -442,8 +446,8 @@ impl Work<'_> {
         }
     }
 
-    fn pause(&self, times: u32) -> Duration {
-        pause(self.inner.config.backoff, &self.delivery.id, times)
+    fn pause(&self, times: u32, most: Duration) -> Duration {
+        pause(self.inner.config.backoff, &self.delivery.id, times, most)
     }
 }
 
@@ -482,10 +486,16 @@ fn is_unavailable(code: ErrorKind) -> bool {
 /// How long to wait after so many times: doubled each time, up to a bound, less
 /// up to half. The spreading follows from the id, so that what failed together
 /// does not come back together.
-fn pause(first: Duration, id: &str, times: u32) -> Duration {
-    let full = first.saturating_mul(1 << times.saturating_sub(1).min(16)).min(PAUSE_MAX);
+fn pause(first: Duration, id: &str, times: u32, most: Duration) -> Duration {
+    let full = first.saturating_mul(1 << times.saturating_sub(1).min(16)).min(most);
     let share = u32::from(Digest::of(format!("{id}/{times}").as_bytes()).as_bytes()[0]);
     full - full * share / (2 * 256)
+}
+
+/// The longest wait for a place while so many wait: few look again soon, so that none stays free beside
+/// them, and many not so often that they do nothing else.
+fn place_pause_max(waiting: u64) -> Duration {
+    Duration::from_millis(waiting.saturating_mul(1_000) / LOOKS_PER_SECOND).clamp(PLACE_PAUSE_MAX, PAUSE_MAX)
 }
 
 #[cfg(test)]
@@ -497,9 +507,16 @@ mod tests {
         let second = Duration::from_secs(1);
         for times in 1..40 {
             let full = second.saturating_mul(1 << (times - 1).min(16)).min(PAUSE_MAX);
-            let found = pause(second, "a", times);
+            let found = pause(second, "a", times, PAUSE_MAX);
             assert!(found > full / 2 - Duration::from_millis(1) && found <= full, "{times} {found:?}");
         }
-        assert_ne!(pause(second, "a", 1), pause(second, "b", 1));
+        assert_ne!(pause(second, "a", 1, PAUSE_MAX), pause(second, "b", 1, PAUSE_MAX));
+    }
+
+    #[test]
+    fn few_look_for_a_place_soon_and_many_not_too_often() {
+        for (waiting, seconds) in [(0, 2), (400, 2), (1_000, 5), (10_000, 50), (u64::MAX, 60)] {
+            assert_eq!(place_pause_max(waiting), Duration::from_secs(seconds), "{waiting}");
+        }
     }
 }
