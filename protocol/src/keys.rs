@@ -302,9 +302,14 @@ pub fn cache(key: &Digest) -> String {
     format!("cache/{}/", key.to_hex())
 }
 
+/// Those of them whose input was written in the same words, of which this is the digest.
+pub fn cache_over(key: &Digest, input: &Digest) -> String {
+    format!("{}{:016x}/", cache(key), input.prefix())
+}
+
 /// The mark of one of them: an empty object.
-pub fn cached(key: &Digest, job: &Uuid) -> String {
-    format!("cache/{}/{job}", key.to_hex())
+pub fn cached(key: &Digest, input: &Digest, job: &Uuid) -> String {
+    format!("{}{job}", cache_over(key, input))
 }
 
 /// Who coordinates a job: a record in the backbone that lapses.

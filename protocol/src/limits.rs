@@ -217,8 +217,13 @@ pub const KEPT_TABLES_MAX: usize = 10_000;
 /// below it a second sandbox costs more than it saves.
 pub const SPECULATION_AFTER_MIN: Duration = Duration::from_secs(1);
 /// Earlier jobs that a job's tasks may be served from: each costs a look at its
-/// plan and its commits.
+/// commits, and memory for what they say.
 pub const CACHE_JOBS_MAX: usize = 3;
+/// Earlier jobs whose plans are looked at to find those.
+pub const CACHE_LOOKS_MAX: usize = 32;
+/// Partitions of these plans, together, after which no further one is begun: as many as of three of
+/// the largest jobs.
+pub const CACHE_LOOKS_PARTITIONS_MAX: u64 = 3 * PARTITIONS_MAX as u64;
 /// How long a job may serve others after it has ended, and one that failed keeps what
 /// a retry takes over.
 pub const CACHE_WINDOW: Duration = Duration::from_secs(7 * 24 * 3_600);

@@ -22,6 +22,12 @@ impl Timestamp {
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
+
+    /// This much later.
+    pub fn later(self, span: Duration) -> Timestamp {
+        let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Timestamp(self.0.saturating_add(span_ms))
+    }
 }
 
 impl fmt::Display for Timestamp {
@@ -53,6 +59,14 @@ pub fn now() -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_are_added_and_told() {
+        let (begun, span) = (Timestamp(1_000), Duration::from_secs(2));
+        assert_eq!(begun.later(span), Timestamp(3_000));
+        assert_eq!(begun.later(span).since(begun), span);
+        assert_eq!(begun.later(Duration::MAX), Timestamp(u64::MAX));
+    }
 
     #[test]
     fn timestamps_print_as_rfc_3339() {

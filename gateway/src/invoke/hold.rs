@@ -42,11 +42,18 @@ struct Owned {
 
 impl Hold {
     /// What may become a hold, unless another call of this process has the key.
-    /// `running` names the owner.
-    pub(super) fn begin(app: &AppState, record: &str, owner: Uuid, running: Bytes) -> Option<Self> {
+    /// `running` names the owner. It is written where there is no record, or over the one whose
+    /// time is over and that has the revision `over`.
+    pub(super) fn begin(
+        app: &AppState,
+        record: &str,
+        owner: Uuid,
+        running: Bytes,
+        over: Option<u64>,
+    ) -> Option<Self> {
         let lock = app.held_keys.try_lock(record.to_owned())?;
         let record = record.to_owned();
-        Some(Self { app: Arc::clone(app), record, owner, running, revision: None, _lock: lock })
+        Some(Self { app: Arc::clone(app), record, owner, running, revision: over, _lock: lock })
     }
 
     /// Whom the record names.

@@ -7,14 +7,23 @@
 //! caller will ask again. Answers that a retry may better (a full house, a store that
 //! does not answer) are not remembered. The backbone is shared by all tenants, so what
 //! is large goes to the tenant's own bucket, and what is kept is bounded by
-//! [`super::remembered`].
+//! [`super::remembered`]. A record says when its time is over, by the wall clock: the sweeps of
+//! what lies in the store go by that one, while an embedded backbone counts a time to live
+//! only while it is open. Invariant: a record whose time is over, or whose body is gone, is
+//! absent, and is written over at its revision.
 
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use fanfold_backbone::{CasOutcome, Change};
-use fanfold_protocol::{ErrorKind, Problem, digest::Digest, invocation, keys, limits, time, uri::ObjectUri};
+use fanfold_protocol::{
+    ErrorKind, Problem,
+    digest::Digest,
+    invocation, keys, limits,
+    time::{self, Timestamp},
+    uri::ObjectUri,
+};
 use fanfold_storage::PutOptions;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -55,6 +64,8 @@ struct Stored {
     fingerprint: Digest,
     /// The call that wrote it; gateways of an earlier release name none.
     owner: Option<Uuid>,
+    /// Until when the answer is given again; gateways of an earlier release do not say.
+    expires_at: Option<Timestamp>,
     /// Absent while the call runs.
     answer: Option<Answer>,
 }
@@ -64,6 +75,17 @@ struct Stored {
 struct Promised {
     fingerprint: Digest,
     id: Uuid,
+    /// Until when; gateways of an earlier release do not say.
+    expires_at: Option<Timestamp>,
+}
+
+/// When the time of what is remembered now is over.
+fn end() -> Timestamp {
+    time::now().later(limits::IDEMPOTENCY_WINDOW)
+}
+
+fn is_over(expires_at: Option<Timestamp>) -> bool {
+    expires_at.is_some_and(|end| end <= time::now())
 }
 
 #[derive(Serialize, Deserialize)]
@@ -121,16 +143,22 @@ pub(crate) async fn once(
     let record = keys::idempotency(SCOPE, &Digest::of(key.as_bytes()));
     let most = call.as_ref().map_or(limits::SYNC_TIMEOUT_DEFAULT, |call| call.timeout);
     let patience = most + app.config.key_lease;
-    let finding = find(&app, &record, fingerprint, call.as_ref().err());
-    let found = timeout(patience, finding).await.unwrap_or_else(|_| {
-        Err(Problem::new(
-            ErrorKind::ConcurrencyLimit,
-            "expected the first call under this Idempotency-Key to end, it still runs; ask again in a moment",
-        ))
-    });
-    let hold = match found? {
-        Found::Answer(answer, body) => return Ok((recall(&app, answer, body).await?, true)),
-        Found::Free(hold) => hold,
+    let mut gone = None;
+    let hold = loop {
+        let finding = find(&app, &record, fingerprint, call.as_ref().err(), gone);
+        let found = timeout(patience, finding).await.unwrap_or_else(|_| {
+            Err(Problem::new(
+                ErrorKind::ConcurrencyLimit,
+                "expected the first call under this Idempotency-Key to end, it still runs; ask again in a moment",
+            ))
+        });
+        match found? {
+            Found::Free(hold) => break hold,
+            Found::Answer(answer, body, revision) => match recall(&app, answer, body).await? {
+                Some(reply) => return Ok((reply, true)),
+                None => gone = Some(revision),
+            },
+        }
     };
     let (told, outcome) = oneshot::channel();
     tokio::spawn(own(app, hold, fingerprint, call?, held, told));
@@ -140,42 +168,51 @@ pub(crate) async fn once(
 
 /// What a key stands for.
 enum Found {
-    /// The answer of an earlier call, and its body where that lies within the record.
-    Answer(Answer, Bytes),
+    /// The answer of an earlier call, its body where that lies within the record, and the
+    /// record's revision.
+    Answer(Answer, Bytes, u64),
     /// Nothing: whoever found it holds the key now.
     Free(Hold),
 }
 
-/// Waits until no other call holds the key. It is not taken where the call is refused.
+/// Waits until no other call holds the key. It is not taken where the call is refused. The record
+/// of the revision `gone` stands for nothing.
 async fn find(
     app: &AppState,
     record: &str,
     fingerprint: Digest,
     refused: Option<&Problem>,
+    gone: Option<u64>,
 ) -> Result<Found, Problem> {
     let owner = Uuid::now_v7();
-    let running = encode(&Stored { fingerprint, owner: Some(owner), answer: None }, &[])?;
+    let running = Stored { fingerprint, owner: Some(owner), expires_at: None, answer: None };
+    let running = encode(&running, &[])?;
     loop {
+        let mut over = None;
         if let Some(entry) = app.backbone.get(record).await.map_err(of_backbone)? {
             let (stored, body) = decode(&entry.value)?;
-            if stored.fingerprint != fingerprint {
+            if is_over(stored.expires_at) || gone == Some(entry.revision) {
+                over = Some(entry.revision);
+            } else if stored.fingerprint != fingerprint {
                 return Err(conflict());
+            } else if let Some(answer) = stored.answer {
+                return Ok(Found::Answer(answer, body, entry.revision));
+            } else {
+                changed(app, record, entry.revision).await?;
+                continue;
             }
-            match stored.answer {
-                Some(answer) => return Ok(Found::Answer(answer, body)),
-                None => changed(app, record, entry.revision).await?,
-            }
-        } else if let Some(mut hold) = Hold::begin(app, record, owner, running.clone()) {
-            if let Some(problem) = refused {
-                return Err(problem.clone());
-            }
-            app.remembered.check(&app.backbone, Instant::now()).await?;
-            if hold.renew().await.map_err(of_backbone)? {
-                return Ok(Found::Free(hold));
-            }
-        } else {
+        }
+        let Some(mut hold) = Hold::begin(app, record, owner, running.clone(), over) else {
             // The record is about to be made, or lapsed and will be made again.
             sleep(LOOK_AGAIN).await;
+            continue;
+        };
+        if let Some(problem) = refused {
+            return Err(problem.clone());
+        }
+        app.remembered.check(&app.backbone, Instant::now()).await?;
+        if hold.renew().await.map_err(of_backbone)? {
+            return Ok(Found::Free(hold));
         }
     }
 }
@@ -200,31 +237,32 @@ impl Promise {
     pub(crate) async fn under(app: &App, key: &str, fingerprint: Digest) -> Result<Self, Problem> {
         let record = keys::idempotency(ASYNC_SCOPE, &Digest::of(key.as_bytes()));
         let id = Uuid::now_v7();
-        let value = serde_json::to_vec(&Promised { fingerprint, id }).map_err(internal)?;
+        let value = serde_json::to_vec(&Promised { fingerprint, id, expires_at: Some(end()) });
+        let value = Bytes::from(value.map_err(internal)?);
+        // The revision of a record whose time is over.
+        let mut over = None;
         loop {
-            let window = limits::IDEMPOTENCY_WINDOW;
-            let created = match app.remembered.check(&app.backbone, Instant::now()).await {
-                Ok(()) => app.backbone.create_with_ttl(&record, value.clone(), window).await,
-                // What was promised before is kept all the same.
-                Err(full) => match app.backbone.get(&record).await.map_err(of_backbone)? {
-                    Some(entry) => Ok(CasOutcome::Conflict(Some(entry))),
-                    None => return Err(full),
-                },
-            };
-            match created.map_err(of_backbone)? {
-                CasOutcome::Stored(revision) => {
-                    app.remembered.note(value.len(), Instant::now());
-                    return Ok(Self { id, record, made: Some((revision, value.len())) });
-                }
-                CasOutcome::Conflict(Some(entry)) => {
-                    let found: Promised = serde_json::from_slice(&entry.value).map_err(internal)?;
-                    if found.fingerprint != fingerprint {
-                        return Err(conflict());
+            let room = app.remembered.check(&app.backbone, Instant::now()).await;
+            let held = match &room {
+                Ok(()) => match write(app, &record, value.clone(), over).await? {
+                    CasOutcome::Stored(revision) => {
+                        app.remembered.note(value.len(), Instant::now());
+                        return Ok(Self { id, record, made: Some((revision, value.len())) });
                     }
-                    return Ok(Self { id: found.id, record, made: None });
+                    CasOutcome::Conflict(held) => held,
+                },
+                // What was promised before is kept all the same.
+                Err(_) => app.backbone.get(&record).await.map_err(of_backbone)?,
+            };
+            if let Some(entry) = &held {
+                let found: Promised = serde_json::from_slice(&entry.value).map_err(internal)?;
+                if !is_over(found.expires_at) {
+                    let kept = Self { id: found.id, record, made: None };
+                    return if found.fingerprint == fingerprint { Ok(kept) } else { Err(conflict()) };
                 }
-                CasOutcome::Conflict(None) => {}
             }
+            room?;
+            over = held.map(|entry| entry.revision);
         }
     }
 
@@ -241,6 +279,16 @@ impl Promise {
             Err(error) => tracing::warn!(%error, record = self.record, "an idempotency key was not freed"),
         }
     }
+}
+
+/// Writes a promise where there is none, or over one of this revision.
+async fn write(app: &App, record: &str, value: Bytes, over: Option<u64>) -> Result<CasOutcome, Problem> {
+    let (backbone, window) = (&app.backbone, limits::IDEMPOTENCY_WINDOW);
+    let written = match over {
+        Some(revision) => backbone.update_with_ttl(record, value, revision, window).await,
+        None => backbone.create_with_ttl(record, value, window).await,
+    };
+    written.map_err(of_backbone)
 }
 
 fn conflict() -> Problem {
@@ -265,20 +313,26 @@ async fn changed(app: &App, record: &str, revision: u64) -> Result<(), Problem> 
     Ok(())
 }
 
-/// The answer that a record holds.
-async fn recall(app: &App, answer: Answer, body: Bytes) -> Result<Reply, Problem> {
+/// The answer that a record holds; none when its body is gone.
+async fn recall(app: &App, answer: Answer, body: Bytes) -> Result<Option<Reply>, Problem> {
     let Answer { id, version, timing, result } = answer;
     let result = match result {
         Ok(Head { status, headers, object }) => {
             let body = match object {
-                Some(uri) => app.store.get(&uri, None).await.map_err(of_store)?,
+                Some(uri) => match app.store.get(&uri, None).await {
+                    Err(fanfold_storage::Error::NotFound { .. }) => {
+                        tracing::warn!(%id, %uri, "the body of a remembered answer is gone; its call runs again");
+                        return Ok(None);
+                    }
+                    read => read.map_err(of_store)?,
+                },
                 None => body,
             };
             Ok(invocation::Response { status, headers, body })
         }
         Err(problem) => Err(problem),
     };
-    Ok(Reply { id, version, timing, result })
+    Ok(Some(Reply { id, version, timing, result }))
 }
 
 /// Runs the call while the key is held, tells whoever waits what it gave, and remembers it.
@@ -317,7 +371,8 @@ async fn keep(app: &App, hold: &mut Hold, fingerprint: Digest, reply: &Reply) ->
         Err(problem) => (Err(problem.clone()), Bytes::new()),
     };
     let answer = Answer { id: reply.id, version: reply.version, timing: reply.timing, result };
-    let stored = Stored { fingerprint, owner: Some(hold.owner()), answer: Some(answer) };
+    let (owner, expires_at) = (Some(hold.owner()), Some(end()));
+    let stored = Stored { fingerprint, owner, expires_at, answer: Some(answer) };
     let value = encode(&stored, &inline)?;
     let bytes = value.len();
     if hold.write(value, limits::IDEMPOTENCY_WINDOW).await.map_err(of_backbone)? {
@@ -386,8 +441,8 @@ mod tests {
         let head = Head { status: 200, headers: vec![("a".into(), "b\n".into())], object: None };
         let answer =
             Answer { id: Uuid::from_u128(1), version: 2, timing: Timing::default(), result: Ok(head) };
-        let stored =
-            Stored { fingerprint: Digest::of(b"x"), owner: Some(Uuid::from_u128(3)), answer: Some(answer) };
+        let (owner, expires_at) = (Some(Uuid::from_u128(3)), Some(Timestamp(4)));
+        let stored = Stored { fingerprint: Digest::of(b"x"), owner, expires_at, answer: Some(answer) };
         let (read, body) = decode(&encode(&stored, b"line\nline").unwrap()).unwrap();
         assert_eq!(read.fingerprint, stored.fingerprint);
         assert_eq!(body, b"line\nline"[..]);
@@ -395,8 +450,11 @@ mod tests {
         assert_eq!(head.headers, [("a".to_owned(), "b\n".to_owned())]);
         // As a gateway of an earlier release wrote it.
         let mut older = serde_json::to_value(&stored).unwrap();
-        older.as_object_mut().unwrap().remove("owner");
+        for later in ["owner", "expires_at"] {
+            assert!(older.as_object_mut().unwrap().remove(later).is_some());
+        }
         let (read, _) = decode(&older.to_string().into()).unwrap();
-        assert_eq!((read.owner, read.answer.map(|answer| answer.version)), (None, Some(2)));
+        assert_eq!((read.owner, read.expires_at), (None, None));
+        assert_eq!(read.answer.map(|answer| answer.version), Some(2));
     }
 }

@@ -4,8 +4,9 @@
 //! What a task gives follows from its component, settings and parameters and
 //! from its pinned input, unless its function looked at anything else, which its
 //! commit says. Jobs that do the same leave a mark under a common key; a new one
-//! looks for the newest marks and takes over what those jobs gave for the same
-//! partitions, in the way of a retry. What is not there any more is run.
+//! looks through the marks, those over the same input first, and takes over what
+//! these jobs gave for the same partitions, in the way of a retry. What is not there
+//! any more is run.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -85,35 +86,52 @@ fn key(job: &Job, settings: &Settings, plan: &Plan) -> Result<Digest> {
 }
 
 /// Which jobs serve the tasks of a new one; none those of a retry, which goes on
-/// with one of its own. The groups of the plan are parted where tasks that are
-/// served meet others.
-pub async fn find(vault: &Vault, job: &Job, settings: &Settings, plan: &mut Plan) -> Result<CacheUse> {
+/// with one of its own, `earlier`. The groups of the plan are parted where tasks that
+/// are served meet others. None at all where a retry goes on with what was done under
+/// another key, as before `READING` was raised: under its own it would pass that on.
+pub async fn find(
+    vault: &Vault,
+    job: &Job,
+    earlier: Option<&Job>,
+    settings: &Settings,
+    plan: &mut Plan,
+) -> Result<Option<CacheUse>> {
     let key = key(job, settings, plan)?;
-    let jobs = if job.retry.is_some() { Vec::new() } else { newest(vault, &key).await? };
+    if let Some(retry) = &job.retry {
+        let held = earlier.and_then(|earlier| earlier.cache.as_ref());
+        let is_alike = retry.difference.unchanged == 0 || held.is_some_and(|held| held.key == key);
+        return Ok(is_alike.then(|| CacheUse { key, jobs: Vec::new() }));
+    }
+    let marks = vault.keys(&keys::cache(&key)).await?;
+    let jobs = to_look_at(&marks, &keys::cache_over(&key, &input(&job.document)?));
     if jobs.is_empty() {
-        return Ok(CacheUse { key, jobs });
+        return Ok(Some(CacheUse { key, jobs }));
     }
     let given = Given::read(vault, plan, &jobs, Which::Reproducible).await?;
     let served: Vec<bool> = given.served().iter().map(Option::is_some).collect();
     plan.groups = regroup(&plan.groups, &served);
-    let jobs = if served.contains(&true) { jobs } else { Vec::new() };
-    Ok(CacheUse { key, jobs })
+    Ok(Some(CacheUse { key, jobs: given.jobs() }))
 }
 
-/// The newest jobs with a mark; their ids sort by time.
-async fn newest(vault: &Vault, key: &Digest) -> Result<Vec<Uuid>> {
-    let marks = vault.keys(&keys::cache(key)).await?;
-    let id = |mark: &String| mark.rsplit('/').next()?.parse::<Uuid>().ok();
-    let mut jobs: Vec<Uuid> = marks.iter().filter_map(id).collect();
+/// The words in which the input of a job was written.
+fn input(document: &JobDocument) -> Result<Digest> {
+    let text = serde_json::to_vec(document.inputs()).map_err(|e| Error::damaged("a job's input", e))?;
+    Ok(Digest::of(&text))
+}
+
+/// The jobs of these marks that are looked at, in order: those whose mark begins with
+/// `same` before others, and of each the newest first. Their ids sort by time.
+fn to_look_at(marks: &[String], same: &str) -> Vec<Uuid> {
+    let read = |mark: &String| Some((mark.starts_with(same), mark.rsplit('/').next()?.parse::<Uuid>().ok()?));
+    let mut jobs: Vec<(bool, Uuid)> = marks.iter().filter_map(read).collect();
     jobs.sort_unstable_by(|a, b| b.cmp(a));
-    jobs.truncate(limits::CACHE_JOBS_MAX);
-    Ok(jobs)
+    jobs.into_iter().map(|(_, id)| id).take(limits::CACHE_LOOKS_MAX).collect()
 }
 
 /// Marks a job that has ended, so that others find it.
 pub async fn mark(vault: &Vault, job: &Job) -> Result<()> {
     let Some(cache) = &job.cache else { return Ok(()) };
-    let mark = vault.uri(&keys::cached(&cache.key, &job.id))?;
+    let mark = vault.uri(&keys::cached(&cache.key, &input(&job.document)?, &job.id))?;
     vault.store().put(&mark, Bytes::new(), PutOptions::default()).await?;
     Ok(())
 }
@@ -142,25 +160,19 @@ impl Served {
     }
 }
 
-/// An earlier job.
+/// An earlier job that serves some task.
 struct Source {
     plan: Plan,
     left: Left,
 }
 
-impl Source {
-    /// What is left of it; none when it is gone, or its types are others than the new plan's.
-    async fn read(vault: &Vault, plan: &Plan, id: &Uuid) -> Result<Option<Self>> {
-        let (document, head) = (keys::job_document(id), keys::plan(id));
-        let (job, theirs) = tokio::try_join!(vault.read::<Job>(&document), vault.read::<Plan>(&head))?;
-        let Some((job, theirs)) = job.zip(theirs) else { return Ok(None) };
-        if !union::settled_alike(plan.like.as_ref(), theirs.like.as_ref()) {
-            return Ok(None);
-        }
-        let output = vault.output_of(&job.document, id)?;
-        let left = Left::read(vault, &theirs, &output).await?;
-        Ok(Some(Self { plan: theirs, left }))
-    }
+/// An earlier job and the head of its plan; none when it is gone, or its types are others than the
+/// new plan's.
+async fn heads(vault: &Vault, plan: &Plan, id: &Uuid) -> Result<Option<(Job, Plan)>> {
+    let (document, head) = (keys::job_document(id), keys::plan(id));
+    let (job, theirs) = tokio::try_join!(vault.read::<Job>(&document), vault.read::<Plan>(&head))?;
+    let alike = |(_, theirs): &(Job, Plan)| union::settled_alike(plan.like.as_ref(), theirs.like.as_ref());
+    Ok(job.zip(theirs).filter(alike))
 }
 
 /// What earlier jobs gave for the partitions of a new plan: where that is written, and
@@ -172,8 +184,9 @@ pub struct Given {
 }
 
 impl Given {
-    /// Reads what is left of these jobs; of several that gave the same, the one
-    /// named first counts. Jobs whose types another object settled do not.
+    /// Reads what is left of these jobs, one after the other until enough of them serve
+    /// something; of several that gave the same, the one named first counts. Jobs whose
+    /// types another object settled do not.
     pub async fn read(vault: &Vault, plan: &Plan, jobs: &[Uuid], which: Which) -> Result<Self> {
         let mut numbered = Vec::with_capacity(plan.partitions as usize);
         let mut partitions = std::pin::pin!(plan::stored(vault, plan));
@@ -182,20 +195,28 @@ impl Given {
             numbered.push((Fingerprint::of_partition(&partition)?, number));
         }
         let mut given = Self { sources: Vec::new(), served: vec![None; numbered.len()] };
-        let now = Prints::new(numbered);
+        let (now, mut looked) = (Prints::new(numbered), 0);
         for id in jobs {
+            if given.is_enough() || looked > limits::CACHE_LOOKS_PARTITIONS_MAX {
+                break;
+            }
             match given.add(vault, plan, &now, id, which).await {
                 // It lies where nobody can read any more, was removed meanwhile, or is of a newer release.
                 Err(error) if which == Which::Reproducible && !error.is_transient() => {
                     tracing::warn!(job = %id, %error, "an earlier job serves nothing, since it cannot be read");
                 }
-                added => added?,
+                added => looked += added?,
             }
         }
         Ok(given)
     }
 
-    /// Looks which partitions another job serves.
+    /// Whether another job would serve nothing more, or be one too many.
+    fn is_enough(&self) -> bool {
+        self.sources.len() == limits::CACHE_JOBS_MAX || self.served.iter().all(Option::is_some)
+    }
+
+    /// Looks which partitions another job serves that none does yet; answers how many it had.
     async fn add(
         &mut self,
         vault: &Vault,
@@ -203,26 +224,40 @@ impl Given {
         now: &Prints<u32>,
         id: &Uuid,
         which: Which,
-    ) -> Result<()> {
-        let Some(mut added) = Source::read(vault, plan, id).await? else { return Ok(()) };
-        if which == Which::Reproducible {
-            added.left.traces.keep_reproducible();
-        }
-        let source = u32::try_from(self.sources.len()).unwrap_or(u32::MAX);
+    ) -> Result<u64> {
+        let Some((job, theirs)) = heads(vault, plan, id).await? else { return Ok(0) };
+        let count = u64::from(theirs.partitions);
+        let is_open = |number: &&u32| self.served[**number as usize].is_none();
         let mut found = Vec::new();
-        let mut partitions = std::pin::pin!(plan::stored(vault, &added.plan));
+        let mut partitions = std::pin::pin!(plan::stored(vault, &theirs));
         for task in 0_u32.. {
             let Some(partition) = partitions.try_next().await? else { break };
-            if added.left.traces.came(0, task) != Came::Product {
-                continue;
-            }
-            found.extend(now.find(&Fingerprint::of_partition(&partition)?).map(|number| (*number, task)));
+            let print = Fingerprint::of_partition(&partition)?;
+            found.extend(now.find(&print).filter(is_open).map(|number| (*number, task)));
         }
+        // Its commits cost far more to read than the plan.
+        if found.is_empty() {
+            return Ok(count);
+        }
+        let mut left = Left::read(vault, &theirs, &vault.output_of(&job.document, id)?).await?;
+        if which == Which::Reproducible {
+            left.traces.keep_reproducible();
+        }
+        found.retain(|(_, task)| left.traces.came(0, *task) == Came::Product);
+        if found.is_empty() {
+            return Ok(count);
+        }
+        let source = u32::try_from(self.sources.len()).unwrap_or(u32::MAX);
         for (number, task) in found {
             self.served[number as usize].get_or_insert(Served { source, task });
         }
-        self.sources.push(added);
-        Ok(())
+        self.sources.push(Source { plan: theirs, left });
+        Ok(count)
+    }
+
+    /// The jobs that serve any of them, in the order in which they were named.
+    fn jobs(&self) -> Vec<Uuid> {
+        self.sources.iter().map(|source| source.plan.job).collect()
     }
 
     /// For each partition of the new plan, who serves it.
@@ -284,5 +319,38 @@ impl Given {
             products.push(product);
         }
         Ok(Some(products))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn jobs_over_the_same_input_are_looked_at_first_and_of_these_the_newest() {
+        let [key, here, there] = [b"key", b"in/", b"out"].map(|text| Digest::of(text));
+        let marks: Vec<String> = [(1, &there), (2, &here), (3, &there), (4, &here), (5, &there)]
+            .map(|(id, input)| keys::cached(&key, input, &Uuid::from_u128(id)))
+            .into();
+        // An earlier release told no input.
+        let earlier = format!("{}{}", keys::cache(&key), Uuid::from_u128(6));
+        let marks = [marks, vec![earlier, keys::cache(&key)]].concat();
+        let looked = to_look_at(&marks, &keys::cache_over(&key, &here));
+        assert_eq!(looked, [4, 2, 6, 5, 3, 1].map(Uuid::from_u128));
+        let many = |id| keys::cached(&key, &there, &Uuid::from_u128(id));
+        let looked = to_look_at(&(0..100).map(many).collect::<Vec<_>>(), "");
+        assert_eq!((looked.len(), looked[0]), (limits::CACHE_LOOKS_MAX, Uuid::from_u128(99)));
+    }
+
+    #[test]
+    fn one_input_is_the_same_as_a_list_of_it() {
+        let of = |input: Value| {
+            let document = json!({"function": "f", "input": input});
+            super::input(&serde_json::from_value(document).unwrap()).unwrap()
+        };
+        assert_eq!(of(json!("s3://bank/in/")), of(json!(["s3://bank/in/"])));
+        assert_ne!(of(json!("s3://bank/in/")), of(json!("s3://bank/out/")));
     }
 }

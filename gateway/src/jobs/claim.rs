@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One writer for each output prefix, and one job for each idempotency key.
+//! One writer for each output prefix, and ([`Key`]) one job for each idempotency key.
 //!
 //! Both are records in the backbone under compare-and-set. A claim is made
 //! before planning, so that what lies under a prefix and in no manifest can be
 //! swept without asking whose it is. Where the backbone has lost claims, the jobs in
 //! the store have theirs again before others are accepted, and a job that comes too
 //! late for its own ends: of two jobs under one prefix, each would sweep what the other wrote.
+
+mod key;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,13 +19,14 @@ use fanfold_protocol::{
     ErrorKind, Problem,
     digest::Digest,
     job::{Format, Job},
-    keys, limits,
+    keys,
     uri::ObjectUri,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use self::key::Key;
 use super::{
     error::{Error, Result},
     record::JobRecord,
@@ -410,89 +413,6 @@ pub(super) fn taken(output: &ObjectUri, job: Option<Uuid>) -> Problem {
             "expected {output} to be free, found {job} writing there; wait for it, or choose another output prefix"
         ),
     )
-}
-
-/// An idempotency key and the request that came with it.
-pub struct Key {
-    /// Of the key's text.
-    pub digest: Digest,
-    request: Digest,
-}
-
-/// What is remembered of a request made under a key.
-#[derive(Serialize, Deserialize)]
-struct Remembered {
-    job: Uuid,
-    request: Digest,
-}
-
-impl Key {
-    /// Reads a key, 1 to 255 visible ASCII characters, that came with a request.
-    pub fn new(text: &str, request: &impl Serialize) -> Result<Self, Problem> {
-        let length_max = limits::IDEMPOTENCY_KEY_BYTES_MAX;
-        if text.is_empty() || text.len() > length_max || !text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
-            return Err(Problem::new(
-                ErrorKind::InvalidRequest,
-                format!("an Idempotency-Key must be 1 to {length_max} visible ASCII characters; shorten it"),
-            ));
-        }
-        let request = serde_json::to_vec(request).map_err(|e| Error::damaged("the job", e))?;
-        Ok(Self { digest: Digest::of(text.as_bytes()), request: Digest::of(&request) })
-    }
-
-    /// The job that was submitted under the key within the last 24 hours.
-    ///
-    /// # Errors
-    /// `idempotency-conflict` when it was another request.
-    pub async fn find(&self, backbone: &Backbone) -> Result<Option<Uuid>> {
-        let Some(entry) = backbone.get(&self.name()).await? else { return Ok(None) };
-        self.same(&entry).map(Some)
-    }
-
-    /// Gives the key to a job that is planned and not yet accepted; answers the
-    /// job that has it, which may be another one.
-    pub async fn give(&self, backbone: &Backbone, job: Uuid) -> Result<Uuid> {
-        let value = json(&Remembered { job, request: self.request })?;
-        loop {
-            match backbone.create_with_ttl(&self.name(), value.clone(), limits::IDEMPOTENCY_WINDOW).await? {
-                CasOutcome::Stored(_) => return Ok(job),
-                CasOutcome::Conflict(Some(entry)) => return self.same(&entry),
-                CasOutcome::Conflict(None) => {}
-            }
-        }
-    }
-
-    /// The job that has the key, once it is given.
-    pub async fn wait(&self, backbone: &Backbone) -> Result<Option<Uuid>> {
-        let deadline = tokio::time::Instant::now() + PLANNING;
-        loop {
-            let found = self.find(backbone).await?;
-            if found.is_some() || tokio::time::Instant::now() > deadline {
-                return Ok(found);
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-
-    fn same(&self, entry: &Entry) -> Result<Uuid> {
-        let name = self.name();
-        let found: Remembered = serde_json::from_slice(&entry.value).map_err(|e| Error::damaged(&name, e))?;
-        if found.request == self.request {
-            return Ok(found.job);
-        }
-        Err(Error::Refused(Problem::new(
-            ErrorKind::IdempotencyConflict,
-            format!(
-                "expected the request that this Idempotency-Key was first used for, which became job {}, found another \
-                 one; use a new key",
-                found.job
-            ),
-        )))
-    }
-
-    fn name(&self) -> String {
-        keys::idempotency("jobs", &self.digest)
-    }
 }
 
 #[cfg(test)]

@@ -208,8 +208,11 @@ impl Closing<'_> {
                 None => Ok(Vec::new()),
             }
         };
+        // What committed nothing serves nobody, and would be in the way of those that do.
+        let serves = products.tasks.done > 0;
+        let marking = async { if serves { cache::mark(self.vault, self.job).await } else { Ok(()) } };
         let (followed, swept, marked) =
-            tokio::join!(following, Box::pin(self.sweep(succeeded)), cache::mark(self.vault, self.job));
+            tokio::join!(following, Box::pin(self.sweep(succeeded, serves)), marking);
         outcome.warnings.extend(followed?);
         swept?;
         if let Err(error) = marked {
@@ -410,12 +413,12 @@ impl Closing<'_> {
     /// Removes what losers staged. Beside a manifest nobody sees what stays behind, so that a
     /// failure here does not keep a job from ending. Without one it would be read as input,
     /// so that a failure that passes is none that a job ends with.
-    async fn sweep(&self, succeeded: bool) -> Result<()> {
+    async fn sweep(&self, succeeded: bool, serves: bool) -> Result<()> {
         let swept = async {
             let staged = async {
                 match succeeded {
                     true => Ok::<_, Error>(
-                        sweep::staged(self.vault, self.job).await?
+                        sweep::staged(self.vault, self.job, serves).await?
                             + kept::forget(self.vault, self.job).await?,
                     ),
                     false => Ok(0),

@@ -104,7 +104,8 @@ pub async fn lay_down(
         job.retry = Some(earlier.take_over(vault, &mut plan).await?);
     }
     if job.document.cache {
-        job.cache = Some(cache::find(vault, &job, &draft.settings, &mut plan).await?);
+        let earlier = earlier.map(|earlier| &earlier.job);
+        job.cache = cache::find(vault, &job, earlier, &draft.settings, &mut plan).await?;
     }
     let (document, head) = (keys::job_document(&job.id), keys::plan_draft(&job.id));
     tokio::try_join!(vault.write_once(&document, &job), vault.write_once(&head, &plan))?;

@@ -34,10 +34,10 @@ use super::{
 /// How far the store's clock may be behind ours: an hour, and what it rounds away.
 const SKEW_MAX: Duration = Duration::from_secs(3_600 + 60);
 
-/// Removes the states and answers that attempts staged, but for the states when
-/// they may serve other jobs and are not too much for that.
-pub async fn staged(vault: &Vault, job: &Job) -> Result<usize> {
-    if job.cache.is_none() {
+/// Removes the states and answers that attempts staged, but for the states when the
+/// job `serves` others, whose mark they go with, and they are not too much for that.
+pub async fn staged(vault: &Vault, job: &Job, serves: bool) -> Result<usize> {
+    if !serves || job.cache.is_none() {
         return vault.clear(&keys::all_staged(&job.id)).await;
     }
     let (mut gone, mut states, mut bytes) = (Vec::new(), Vec::new(), 0);

@@ -7,9 +7,9 @@ use std::{
 };
 
 use fanfold_gateway::GatewayConfig;
-use fanfold_protocol::{ErrorKind, digest::Digest, keys};
+use fanfold_protocol::{ErrorKind, digest::Digest, keys, time};
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::harness::{AGGREGATOR, Base, Reply, Service, component, start, start_with};
@@ -25,6 +25,11 @@ async fn call(service: &Service, key: &str, body: &str) -> Reply {
 /// The record of a key.
 fn record(key: &str) -> String {
     keys::idempotency("invoke", &Digest::of(key.as_bytes()))
+}
+
+/// The same of an asynchronous call.
+fn promised(key: &str) -> String {
+    keys::idempotency("invoke-async", &Digest::of(key.as_bytes()))
 }
 
 fn runs(service: &Service) -> usize {
@@ -97,6 +102,78 @@ async fn large_answers_are_remembered_too() {
         let kept = service.base.backbone.get(&record(&key)).await.unwrap().unwrap().value;
         assert!(kept.len() < 2_000, "{} bytes", kept.len());
     }
+}
+
+#[tokio::test]
+async fn an_answer_whose_body_is_gone_is_none() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let first = call(&service, "k", "large 5000").await;
+    let (bucket, age) = (keys::SYSTEM_BUCKET_DEFAULT, Duration::from_secs(60));
+    let later = time::now().later(age + age);
+    service.base.store.delete_old(bucket, keys::idempotency_bodies(), later, age).await.unwrap();
+    // Who asks at the same moment is given what the first of them is.
+    let (one, other) = tokio::join!(call(&service, "k", "large 5000"), call(&service, "k", "large 5000"));
+    assert_eq!((one.status.as_u16(), other.status.as_u16(), runs(&service)), (200, 200, 2));
+    let id = |reply: &Reply| reply.header("x-fanfold-invocation-id").to_owned();
+    assert_eq!(id(&one), id(&other));
+    assert_ne!(id(&one), id(&first));
+    let again = call(&service, "k", "large 5000").await;
+    assert_eq!((id(&again), again.header("x-fanfold-replayed")), (id(&one), "true"));
+    assert_eq!((again.body, runs(&service)), (first.body, 2));
+}
+
+/// Ends the time of a record that the backbone keeps: it counts its own time while it is open, and
+/// may have been closed for long.
+async fn end_time(service: &Service, record: &str) {
+    let held = service.base.backbone.get(record).await.unwrap().unwrap().value;
+    let end = held.iter().position(|b| *b == b'\n').unwrap_or(held.len());
+    let mut head: Value = serde_json::from_slice(&held[..end]).unwrap();
+    assert!(head["expires_at"].as_u64().unwrap() > time::now().0);
+    head["expires_at"] = json!(time::now());
+    let value = [head.to_string().as_bytes(), &held[end..]].concat();
+    service.base.backbone.put(record, value).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_is_free_once_its_time_is_over_though_its_record_is_there() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    for (round, body) in ["echo one", "echo other"].into_iter().enumerate() {
+        let first = call(&service, "k", body).await;
+        assert!(first.status == 200 && !first.headers.contains_key("x-fanfold-replayed"), "{first:?}");
+        assert_eq!(call(&service, "k", body).await.header("x-fanfold-replayed"), "true");
+        assert_eq!(runs(&service), round + 1);
+        end_time(&service, &record("k")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_promise_is_none_once_its_time_is_over_though_its_record_is_there() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let promise = async |body: &'static str| service.promise("f", &[("idempotency-key", "k")], body).await;
+    let mut ids = Vec::new();
+    for body in ["echo one", "echo other"] {
+        let (first, again) = (promise(body).await, promise(body).await);
+        assert_eq!((first.status.as_u16(), again.status.as_u16()), (202, 202), "{first:?} {again:?}");
+        assert!(!first.headers.contains_key("x-fanfold-replayed"));
+        assert_eq!(again.header("x-fanfold-replayed"), "true");
+        ids.push(first.json()["id"].clone());
+        end_time(&service, &promised("k")).await;
+    }
+    assert_ne!(ids[0], ids[1]);
+}
+
+#[tokio::test]
+async fn a_promise_whose_time_is_over_is_not_made_anew_while_no_more_is_remembered() {
+    let service = start_with(|config| config.remembered_bytes_max = 1).await;
+    service.deploy("f", "1").await;
+    let promise = async || service.promise("f", &[("idempotency-key", "k")], "echo").await;
+    assert_eq!(promise().await.status, 202);
+    assert_eq!(promise().await.header("x-fanfold-replayed"), "true");
+    end_time(&service, &promised("k")).await;
+    promise().await.is_problem(ErrorKind::ConcurrencyLimit);
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use fanfold_gateway::jobs::JobRecord;
 use fanfold_protocol::{
     ErrorKind, Problem,
     commit::Manifest,
+    digest::Digest,
     function::{Column, Description, Descriptions, Export, Version},
     job::JobState,
     keys,
@@ -23,7 +24,7 @@ use fanfold_storage::client::DEPTH_METADATA;
 use serde_json::{Value, json};
 use tokio_util::sync::DropGuard;
 
-use crate::world::{BUCKET, INPUT, Play, World, succeeded, version};
+use crate::world::{BUCKET, Engine, INPUT, Play, World, succeeded, version};
 
 const INPUTS: usize = 40;
 /// Three of sixteen each, at most, and the root.
@@ -63,6 +64,15 @@ fn cached(more: Value) -> Value {
 
 fn all() -> Vec<u32> {
     (0..INPUTS as u32).collect()
+}
+
+/// Publishes `declared`, a map that declares its only column.
+async fn publish_declared(engine: &Engine) {
+    let column = Column { name: "a".into(), data_type: "Int64".into(), nullable: true };
+    let mapper = Some(Description { reads: Some(vec![column]), writes: None });
+    let describes = Descriptions { mapper, ..Descriptions::default() };
+    let declared = Version { describes, ..version("declared", vec![Export::Mapper]) };
+    engine.registry.publish(declared).await.unwrap();
 }
 
 async fn manifest(world: &World, record: &JobRecord) -> Manifest {
@@ -174,11 +184,7 @@ async fn a_larger_object_settles_no_types_that_are_declared() {
     let world = World::new().await;
     world.inputs(INPUTS).await;
     let engine = world.engine().await;
-    let column = Column { name: "a".into(), data_type: "Int64".into(), nullable: true };
-    let mapper = Some(Description { reads: Some(vec![column]), writes: None });
-    let describes = Descriptions { mapper, ..Descriptions::default() };
-    let declared = Version { describes, ..version("declared", vec![Export::Mapper]) };
-    engine.registry.publish(declared).await.unwrap();
+    publish_declared(&engine).await;
     let seen = Seen::new(&world, Play::default());
     let first = engine.run("declared", cached(json!({}))).await;
     succeeded(&first);
@@ -195,6 +201,48 @@ async fn a_larger_object_settles_no_types_that_are_declared() {
     let other = engine.run("mapper", cached(json!({}))).await;
     succeeded(&other);
     assert_eq!(other.receipt.cache_hits, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_over_other_input_are_in_nobodys_way() {
+    let world = World::new().await;
+    world.inputs(INPUTS).await;
+    let engine = world.engine().await;
+    publish_declared(&engine).await;
+    let seen = Seen::new(&world, Play::default());
+    let run = async |input: &str| {
+        let record = engine.run("declared", cached(json!({"input": input}))).await;
+        succeeded(&record);
+        (record.receipt.cache_hits, seen.take().len())
+    };
+    assert_eq!(run("s3://bank/in/").await, (0, INPUTS));
+    for month in 0..5 {
+        world.put(&format!("s3://bank/{month}/a.csv"), INPUT).await;
+        assert_eq!(run(&format!("s3://bank/{month}/")).await, (0, 1));
+    }
+    // In other words it is found behind five that serve nothing, and in the same words before them.
+    assert_eq!(run("s3://bank/in/*.csv").await, (INPUTS as u64, 0));
+    assert_eq!(run("s3://bank/in/").await, (INPUTS as u64, 0));
+    // Several serve together.
+    let several = json!(["s3://bank/in/", "s3://bank/0/", "s3://bank/3/"]);
+    let record = engine.run("declared", cached(json!({"input": several}))).await;
+    succeeded(&record);
+    assert_eq!((record.receipt.cache_hits, seen.take().len()), (INPUTS as u64 + 2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_did_nothing_leaves_no_mark() {
+    let world = World::new().await;
+    world.inputs(INPUTS).await;
+    let engine = world.engine().await;
+    let marks = async || world.keys(BUCKET, keys::caches()).await.len();
+    let idle = engine.submit("folder", cached(json!({}))).await.unwrap();
+    assert_eq!(engine.jobs.cancel(&idle.id).await.unwrap().state, JobState::Cancelled);
+    engine.ended(&idle.id).await;
+    assert_eq!(marks().await, 0);
+    let _worker = world.work(Play::default());
+    succeeded(&engine.run("folder", cached(json!({}))).await);
+    assert_eq!(marks().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -283,6 +331,48 @@ async fn what_looked_outside_serves_nobody_by_way_of_a_retry_either() {
     seen.take();
     let record = engine.run("folder", cached(json!({}))).await;
     assert_eq!((record.receipt.cache_hits, seen.take()), (0, all()));
+}
+
+async fn forget_marks(world: &World) {
+    for mark in world.keys(BUCKET, keys::caches()).await {
+        world.store().delete(&ObjectUri::new(BUCKET, mark).unwrap()).await.unwrap();
+    }
+}
+
+/// A job whose last task trapped.
+async fn failed(world: &World, engine: &Engine) -> JobRecord {
+    let trap = || Problem::new(ErrorKind::GuestTrapped, "expected the function to return, found a trap");
+    let fails = move |lease: &Lease, task: &Task| (lease.stage == 0 && task.index == 39).then(trap);
+    let _worker = world.work(Play { fails: Box::new(fails), ..Play::default() });
+    let record = engine.run("folder", cached(json!({"limits": {"max_parallel": 1}}))).await;
+    assert_eq!(record.state, JobState::Failed);
+    record
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_done_under_another_key_serves_nobody_by_way_of_a_retry() {
+    let world = World::new().await;
+    world.inputs(INPUTS).await;
+    let engine = world.engine().await;
+    // As a release did that read the same input otherwise.
+    let another = Digest::of(b"another reading");
+    for (key, marks) in [(None, 1), (Some(another), 0)] {
+        forget_marks(&world).await;
+        let failed = failed(&world, &engine).await;
+        forget_marks(&world).await;
+        if let Some(key) = key {
+            let document = format!("s3://{BUCKET}/{}", keys::job_document(&failed.id));
+            let mut job = world.json(&document).await;
+            job["cache"]["key"] = json!(key);
+            world.put(&document, &job.to_string()).await;
+        }
+        let _worker = world.work(Play::default());
+        let again = engine.jobs.retry(&failed.id, None).await.unwrap();
+        let again = engine.ended(&again.id).await;
+        succeeded(&again);
+        assert!(again.receipt.cache_hits > 0, "{again:?}");
+        assert_eq!(world.keys(BUCKET, keys::caches()).await.len(), marks, "{key:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,15 +14,13 @@ mod dead;
 mod ends;
 mod live;
 mod message;
+mod room;
 pub(super) mod routes;
 mod runner;
 mod running;
 mod view;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fanfold_backbone::{Backbone, queue};
@@ -35,7 +33,7 @@ use fanfold_protocol::{
     time,
 };
 use fanfold_storage::Store;
-use tokio::sync::{Mutex, MutexGuard, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -50,6 +48,7 @@ pub use self::{
 use self::{
     ends::Ends,
     message::{check_size, payload},
+    room::Room,
     running::Running,
 };
 use crate::{functions::Registry, invoke::admission::Admission, problem::of_backbone};
@@ -60,8 +59,6 @@ const FORGET_PAUSES: [Duration; 4] =
 /// Between two rounds of removing what is old, and what is too much.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 const TRIM_EVERY: Duration = Duration::from_secs(60);
-/// How long a reading of the queue's depth serves.
-const DEPTH_READING: Duration = Duration::from_millis(200);
 
 /// How asynchronous invocations are looked after. The defaults suit production;
 /// tests are hastier.
@@ -127,20 +124,14 @@ struct Inner {
     config: InvocationsConfig,
     counters: Counters,
     running: Running,
-    waiting: Mutex<Waiting>,
+    /// For those that wait.
+    room: Room,
     /// Places of this gateway to run them, which [`Admission`] divides.
     slots: Arc<Semaphore>,
     /// Those of all gateways.
     places: u64,
     shutdown: CancellationToken,
     tracker: TaskTracker,
-}
-
-/// How many wait: read now and then, and counted on meanwhile.
-#[derive(Default)]
-struct Waiting {
-    read_at: Option<Instant>,
-    count: u64,
 }
 
 /// Where an asynchronous invocation stands.
@@ -167,10 +158,10 @@ impl Invocations {
             ends: Ends { store, bucket },
             backbone,
             registry,
+            room: Room::new(config.waiting_max),
             config,
             counters: Counters::default(),
             running: Running::default(),
-            waiting: Mutex::default(),
             slots: admission.background(),
             places: admission.background_most() as u64,
             shutdown,
@@ -431,32 +422,22 @@ impl Inner {
     /// # Errors
     /// `queue-full`, `storage-full`; or the backbone does not answer.
     async fn take_room(&self) -> Result<(), Problem> {
-        let mut waiting = self.waiting().await?;
-        let most = self.config.waiting_max;
-        if waiting.count >= most as u64 {
-            return Err(Problem::new(
-                ErrorKind::QueueFull,
-                format!(
-                    "at most {most} invocations may wait, found as many; try again later, or add workers"
-                ),
-            ));
-        }
-        waiting.count += 1;
-        Ok(())
+        self.room.take(self.reading()).await
     }
 
     /// How many wait, as of a moment ago.
     ///
     /// # Errors
     /// `storage-full`; or the backbone does not answer.
-    async fn waiting(&self) -> Result<MutexGuard<'_, Waiting>, Problem> {
-        let mut waiting = self.waiting.lock().await;
-        if waiting.read_at.is_none_or(|at| at.elapsed() >= DEPTH_READING) {
-            let (depth, room) = (self.backbone.depth(keys::INVOCATION_QUEUE), self.backbone.check_room());
-            let (depth, ()) = tokio::try_join!(depth, room).map_err(of_backbone)?;
-            *waiting = Waiting { read_at: Some(Instant::now()), count: depth.waiting(self.places) };
-        }
-        Ok(waiting)
+    async fn waiting(&self) -> Result<u64, Problem> {
+        self.room.waiting(self.reading()).await
+    }
+
+    /// How many wait now, where there is room for more in the backbone.
+    async fn reading(&self) -> Result<u64, Problem> {
+        let (depth, room) = (self.backbone.depth(keys::INVOCATION_QUEUE), self.backbone.check_room());
+        let (depth, ()) = tokio::try_join!(depth, room).map_err(of_backbone)?;
+        Ok(depth.waiting(self.places))
     }
 
     /// Tells whoever runs it. The bus may lose it: a runner also looks whether

@@ -303,7 +303,7 @@ impl Work<'_> {
         let function = &live.function;
         let version = self.inner.registry.pinned(function, live.version).await?;
         let Ok(place) = self.app.admission.admit_background(function).await else {
-            let waiting = self.inner.waiting().await.map_or(u64::MAX, |waiting| waiting.count);
+            let waiting = self.inner.waiting().await.unwrap_or(u64::MAX);
             return Ok(Settle::Again(self.pause(self.delivery.attempt, place_pause_max(waiting))));
         };
         live.begin(time::now());
