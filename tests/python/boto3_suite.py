@@ -96,6 +96,41 @@ def test_checksums_of_every_kind_are_checked(bucket):
     assert code_of(S3.head_object, Bucket=bucket, Key="bad") == ("404", 404)
 
 
+def saying(headers):
+    """A client whose requests have these headers, as those of another SDK may."""
+    other = client(request_checksum_calculation="when_required")
+
+    def add(request, **_):
+        for name, value in headers.items():
+            del request.headers[name]
+            request.headers[name] = value
+
+    other.meta.events.register("before-sign.s3", add)
+    return other
+
+
+def test_checksums_of_other_kinds_are_refused(bucket):
+    S3.put_object(Bucket=bucket, Key="k", Body=b"kept")
+    at = {"Bucket": bucket, "Key": "k"}
+    begun = {**at, "UploadId": S3.create_multipart_upload(**at)["UploadId"]}
+    deletes = {"Bucket": bucket, "Delete": {"Objects": [{"Key": "k"}]}}
+    not_here = ("NotImplemented", 501)
+    for name in ("sha512", "md5", "xxhash64", "xxhash3", "xxhash128", "unheard-of"):
+        value = {f"x-amz-checksum-{name}": base64.b64encode(bytes(16)).decode()}
+        for headers in (value, {"x-amz-sdk-checksum-algorithm": name.upper()}):
+            assert code_of(saying(headers).put_object, **at, Body=b"x") == not_here, headers
+            assert code_of(saying(headers).upload_part, **begun, PartNumber=1, Body=b"x") == not_here, headers
+        assert code_of(saying(value).delete_objects, **deletes) == not_here, name
+        named = saying({"x-amz-checksum-algorithm": name.upper()})
+        assert code_of(named.create_multipart_upload, **at) == not_here, name
+        assert code_of(named.copy_object, Bucket=bucket, Key="copy", CopySource=at) == not_here, name
+        trailer = f"x-amz-checksum-{name}"
+        sent = f"{trailer}:AAAA\r\n".encode()
+        assert put_in_chunks(bucket, "k", [b"x"], 1, sent, announced=trailer) == (501, "NotImplemented"), name
+    assert body_of(bucket, "k") == b"kept"
+    assert code_of(S3.head_object, Bucket=bucket, Key="copy")[1] == 404
+
+
 def test_ranges(bucket):
     data = os.urandom(10_000)
     S3.put_object(Bucket=bucket, Key="k", Body=data)
@@ -585,11 +620,11 @@ def test_a_presigned_url_does_what_it_was_made_for(bucket):
     assert fetch("GET", long.replace("X-Amz-Expires", "X-%41mz-Expires"))[0] == 400
 
 
-def put_in_chunks(bucket, key, chunks, length, trailer):
+def put_in_chunks(bucket, key, chunks, length, trailer, announced="x-amz-checksum-crc32"):
     """A put in AWS's own encoding without signatures of chunks, which boto3 sends over TLS only."""
     sent = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n" + trailer + b"\r\n"
     url = f"{os.environ['S3_ENDPOINT']}/{bucket}/{key}"
-    headers = {"x-amz-decoded-content-length": str(length), "x-amz-trailer": "x-amz-checksum-crc32"}
+    headers = {"x-amz-decoded-content-length": str(length), "x-amz-trailer": announced}
     request = AWSRequest("PUT", url, headers={"content-encoding": "aws-chunked", **headers}, data=sent)
     request.context["checksum"] = {"request_algorithm": {"in": "trailer"}}
     S3SigV4Auth(boto3.Session().get_credentials(), "s3", S3.meta.region_name).add_auth(request)

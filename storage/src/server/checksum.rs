@@ -2,12 +2,13 @@
 //! The checksums that S3 clients send along: which, where, and whether they agree.
 //!
 //! A value is kept as it is sent, in base 64; only algorithms that a request
-//! names are worked out.
+//! names are worked out. Invariant: one that is not known here is refused wherever it is
+//! named, as its value would be compared with nothing.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use crc_fast::{CrcAlgorithm, checksum_combine};
 use http::HeaderMap;
-use s3s::dto;
+use s3s::{S3Result, dto, s3_error};
 
 use super::record::Sums;
 
@@ -15,6 +16,10 @@ use super::record::Sums;
 const PREFIX: &str = "x-amz-checksum-";
 /// The algorithms that are known, as the headers have them.
 pub(super) const ALGORITHMS: [&str; 5] = ["crc32", "crc32c", "crc64nvme", "sha1", "sha256"];
+/// Headers that name an algorithm themselves: of copies and uploads in parts, and the SDKs' own.
+const NAMING: [&str; 2] = ["x-amz-checksum-algorithm", "x-amz-sdk-checksum-algorithm"];
+/// What else follows the prefix and is no algorithm.
+const NO_VALUES: [&str; 3] = ["algorithm", "mode", "type"];
 
 impl Sums {
     /// Those among headers or trailers.
@@ -75,31 +80,40 @@ impl From<dto::Checksum> for Sums {
 }
 
 /// The algorithms that a request's headers name: by a value, by a trailer that
-/// is announced, or by the SDK's own header.
-pub(super) fn algorithms(headers: &HeaderMap) -> Vec<String> {
-    let named = headers
-        .get("x-amz-sdk-checksum-algorithm")
-        .and_then(|v| v.to_str().ok())
-        .map(|v| format!("{PREFIX}{}", v.to_ascii_lowercase()));
-    let sent = headers.keys().map(|k| k.as_str().to_owned());
-    let mut found: Vec<String> = named.into_iter().chain(sent).filter_map(|name| algorithm(&name)).collect();
-    found.extend(announced(headers));
+/// is announced, or outright.
+pub(super) fn algorithms(headers: &HeaderMap) -> S3Result<Vec<String>> {
+    let named = NAMING.iter().filter_map(|name| headers.get(*name)?.to_str().ok());
+    let sent = headers.keys().filter_map(|name| of_header(name.as_str()));
+    let mut found = named.chain(sent).map(known).collect::<S3Result<Vec<_>>>()?;
+    found.extend(announced(headers)?);
     found.sort();
     found.dedup();
-    found
+    Ok(found)
 }
 
 /// The algorithms whose values are to come in trailers.
-pub(super) fn announced(headers: &HeaderMap) -> Vec<String> {
+pub(super) fn announced(headers: &HeaderMap) -> S3Result<Vec<String>> {
     let trailers = headers.get_all("x-amz-trailer").into_iter().filter_map(|v| v.to_str().ok());
     let names = trailers.flat_map(|v| v.split(',')).map(|v| v.trim().to_ascii_lowercase());
-    names.filter_map(|name| algorithm(&name)).collect()
+    names.filter_map(|name| of_header(&name).map(known)).collect()
 }
 
-/// The algorithm that a header's name is of.
-fn algorithm(header: &str) -> Option<String> {
-    let name = header.strip_prefix(PREFIX)?;
-    ALGORITHMS.contains(&name).then(|| name.to_owned())
+/// The algorithm of a name, as the headers have it.
+pub(super) fn known(name: &str) -> S3Result<String> {
+    let name = name.trim().to_ascii_lowercase();
+    if ALGORITHMS.contains(&name.as_str()) {
+        return Ok(name);
+    }
+    Err(s3_error!(
+        NotImplemented,
+        "a checksum must be a CRC32, CRC32C, CRC64NVME, SHA1 or SHA256, found {name:?}; have the client send one of \
+         these"
+    ))
+}
+
+/// The algorithm that a header's name says it has a value of, known or not.
+fn of_header(name: &str) -> Option<&str> {
+    name.strip_prefix(PREFIX).filter(|rest| !NO_VALUES.contains(rest))
 }
 
 /// The CRC of stretches of bytes, one behind the other, from the CRC and the length of each.
@@ -137,8 +151,29 @@ mod tests {
             .into_iter()
             .map(|(k, v)| (http::HeaderName::from_static(k), http::HeaderValue::from_static(v)))
             .collect();
-        assert_eq!(algorithms(&headers), ["crc32", "crc64nvme", "sha256"]);
-        assert_eq!(announced(&headers), ["crc32"]);
+        assert_eq!(algorithms(&headers).unwrap(), ["crc32", "crc64nvme", "sha256"]);
+        assert_eq!(announced(&headers).unwrap(), ["crc32"]);
+    }
+
+    #[test]
+    fn algorithms_that_are_not_known_are_refused() {
+        let check = |name: &'static str, value: &'static str, expected: Option<&str>| {
+            let header = (http::HeaderName::from_static(name), http::HeaderValue::from_static(value));
+            let found = algorithms(&HeaderMap::from_iter([header])).ok().map(|names| names.join(" "));
+            assert_eq!(found.as_deref(), expected, "{name}: {value}");
+        };
+        for name in ["x-amz-checksum-sha512", "x-amz-checksum-md5", "x-amz-checksum-xxhash3"] {
+            check(name, "AAAA", None);
+            check("x-amz-trailer", name, None);
+        }
+        for name in NAMING {
+            check(name, "XXHASH128", None);
+            check(name, "SHA1", Some("sha1"));
+        }
+        check("x-amz-trailer", "x-amz-trailer-signature, x-amz-checksum-crc32", Some("crc32"));
+        check("x-amz-checksum-mode", "ENABLED", Some(""));
+        check("x-amz-checksum-type", "FULL_OBJECT", Some(""));
+        check("x-amz-meta-a", "x-amz-checksum-sha512", Some(""));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::{
     Shared,
     apply::PART_BYTES_MIN,
     attributes::disallow_what_is_not_here,
+    checksum,
     commit::{Change, Complete, Done, PutPart},
     condition::{self, ReadConditions, xml_time},
     failure::Failure,
@@ -50,6 +51,7 @@ impl Shared {
         headers: &HeaderMap,
     ) -> S3Result<dto::CreateMultipartUploadOutput> {
         disallow_what_is_not_here(headers)?;
+        checksum::algorithms(headers)?;
         let id = uuid::Uuid::new_v4().simple().to_string();
         let record = Box::new(UploadRecord {
             begun_ms: now().0,

@@ -221,6 +221,7 @@ impl Shared {
         headers: &HeaderMap,
     ) -> S3Result<dto::CopyObjectOutput> {
         disallow_what_is_not_here(headers)?;
+        let asked = checksum::algorithms(headers)?;
         // s3s does not know yet that a copy may have conditions on what it writes.
         let condition = condition::of_write_headers(headers)?;
         let (bucket, key) = source_of(&input.copy_source)?;
@@ -233,7 +234,7 @@ impl Shared {
             if replaced { Attributes::of_copy(&mut input)? } else { found.record.attributes.clone() };
         let mut claims = Claims { length: Some(found.record.size), ..Claims::default() };
         claims.algorithms = found.record.sums.algorithms();
-        claims.algorithms.extend(input.checksum_algorithm.iter().map(|a| a.as_str().to_ascii_lowercase()));
+        claims.algorithms.extend(asked);
         let taken = match self.linked(&found, &claims).await {
             Some(taken) => taken,
             None => self.take(Some(found.into_body(self, body_range)), &claims).await?,
@@ -433,8 +434,8 @@ impl Claims {
             length,
             md5,
             sums: Sums::from_headers(headers),
-            algorithms: checksum::algorithms(headers),
-            announced: checksum::announced(headers),
+            algorithms: checksum::algorithms(headers)?,
+            announced: checksum::announced(headers)?,
             trailers,
             as_file: false,
         })
