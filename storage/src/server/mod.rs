@@ -23,6 +23,7 @@ mod condition;
 mod detour;
 mod events;
 mod failure;
+mod form;
 mod host;
 mod index;
 mod ingest;

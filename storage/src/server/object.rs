@@ -146,12 +146,13 @@ impl Shared {
     }
 
     /// Takes the body in before the condition is decided: a client that is still
-    /// sending would not see an early answer.
+    /// sending would not see an early answer. The `event` is told, in S3's words.
     pub(super) async fn put(
         &self,
         mut input: dto::PutObjectInput,
         headers: &HeaderMap,
         trailers: Option<TrailingHeaders>,
+        event: &'static str,
     ) -> S3Result<dto::PutObjectOutput> {
         disallow_what_is_not_here(headers)?;
         let attributes = Attributes::of_put(&mut input)?;
@@ -159,11 +160,12 @@ impl Shared {
         if !self.index.has_bucket(&input.bucket)? {
             return Err(s3_error!(NoSuchBucket, "the bucket does not exist"));
         }
-        let claims = Claims::of(headers, input.content_md5.take(), input.content_length, trailers)?;
+        let mut claims = Claims::of(headers, input.content_md5.take(), input.content_length, trailers)?;
+        claims.add_fields(&input)?;
         let taken = self.take(input.body.take(), &claims).await?;
         let sums = taken.sums.clone();
         let etag = taken.etag();
-        self.store(&input.bucket, &input.key, taken, attributes, condition, "ObjectCreated:Put").await?;
+        self.store(&input.bucket, &input.key, taken, attributes, condition, event).await?;
         Ok(dto::PutObjectOutput {
             checksum_type: sums.dto_type(),
             checksum_crc32: sums.crc32,
@@ -439,6 +441,26 @@ impl Claims {
             trailers,
             as_file: false,
         })
+    }
+
+    /// Adds the checksums that the fields of a form say. Those of a put are its headers again.
+    fn add_fields(&mut self, input: &dto::PutObjectInput) -> S3Result<()> {
+        let sent = [
+            &input.checksum_crc32,
+            &input.checksum_crc32c,
+            &input.checksum_crc64nvme,
+            &input.checksum_sha1,
+            &input.checksum_sha256,
+        ];
+        for (name, sum) in checksum::ALGORITHMS.iter().zip(sent) {
+            if let Some(sum) = sum {
+                self.sums.set(name, sum.trim().to_owned());
+                self.algorithms.push((*name).to_owned());
+            }
+        }
+        let named = input.checksum_algorithm.as_ref().map(|name| checksum::known(name.as_str()));
+        self.algorithms.extend(named.transpose()?);
+        Ok(())
     }
 }
 

@@ -70,7 +70,11 @@ impl S3 for Service {
     }
 
     async fn put_object(&self, req: S3Request<dto::PutObjectInput>) -> Call<dto::PutObjectOutput> {
-        answer(self.0.put(req.input, &req.headers, req.trailing_headers).await?)
+        answer(self.0.put(req.input, &req.headers, req.trailing_headers, "ObjectCreated:Put").await?)
+    }
+
+    async fn post_object(&self, req: S3Request<dto::PostObjectInput>) -> Call<dto::PostObjectOutput> {
+        self.0.post(req.input, &req.headers).await
     }
 
     async fn get_object(&self, req: S3Request<dto::GetObjectInput>) -> Call<dto::GetObjectOutput> {
