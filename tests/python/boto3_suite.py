@@ -271,6 +271,7 @@ def test_uploads_in_parts(bucket):
     assert code_of(S3.head_object, Bucket=bucket, Key="k")[1] == 404
     answer = S3.complete_multipart_upload(**at, MultipartUpload={"Parts": done})
     assert answer["ETag"] == etag_of(parts), answer
+    assert answer["Location"] == f"{os.environ['S3_ENDPOINT']}/{bucket}/k", answer
     again = S3.complete_multipart_upload(**at, MultipartUpload={"Parts": done})
     assert again["ETag"] == answer["ETag"], again
     whole = b"".join(data for _, data in parts)
@@ -575,13 +576,17 @@ def test_buckets(bucket):
     assert code_of(S3.create_multipart_upload, Bucket=own, Key="k") == ("NoSuchBucket", 404)
 
 
-def fetch(method, url, data=None, headers=None):
+def send(method, url, data=None, headers=None):
     request = urllib.request.Request(url, data=data, method=method, headers=headers or {})
     try:
-        with urllib.request.urlopen(request) as answer:
-            return answer.status, answer.read()
+        return urllib.request.urlopen(request)
     except urllib.error.HTTPError as error:
-        return error.code, error.read()
+        return error
+
+
+def fetch(method, url, data=None, headers=None):
+    with send(method, url, data, headers) as answer:
+        return answer.status, answer.read()
 
 
 def test_presigned_urls(bucket):
@@ -724,22 +729,51 @@ def post_form(bucket, fields, body=b"file"):
     head = "".join([*parts, f'{line}"file"; filename="x"\r\n\r\n']).encode()
     data = head + body + b"\r\n--form--\r\n"
     kind = {"Content-Type": "multipart/form-data; boundary=form"}
-    return fetch("POST", f"{os.environ['S3_ENDPOINT']}/{bucket}", data, kind)[0]
+    return send("POST", f"{os.environ['S3_ENDPOINT']}/{bucket}", data, kind)
+
+
+def form_of(bucket, key="k", signature_version="s3v4", **fields):
+    """The fields of a form that is signed for them."""
+    conditions = [{name: value} for name, value in fields.items()]
+    signing = client(signature_version=signature_version)
+    return signing.generate_presigned_post(bucket, key, Fields=fields, Conditions=conditions)["fields"]
 
 
 def test_forms(bucket):
-    def form(key="k", signature_version="s3v4", **fields):
-        conditions = [{name: value} for name, value in fields.items()]
-        signing = client(signature_version=signature_version)
-        return signing.generate_presigned_post(bucket, key, Fields=fields, Conditions=conditions)["fields"]
+    def form(*of, **fields):
+        return form_of(bucket, *of, **fields)
 
-    assert post_form(bucket, form()) == 204 and body_of(bucket, "k") == b"file"
-    assert post_form(bucket, form("old", signature_version="s3")) == 403, "a signature of version 2"
-    assert post_form(bucket, form("sealed", **{"x-amz-server-side-encryption": "AES256"})) == 501
-    assert post_form(bucket, form("${filename}")) == 501
-    assert post_form(bucket, {**form("other"), "key": "k2"}) in (400, 403)
+    assert post_form(bucket, form()).status == 204 and body_of(bucket, "k") == b"file"
+    assert post_form(bucket, form("old", signature_version="s3")).status == 403, "a signature of version 2"
+    assert post_form(bucket, form("sealed", **{"x-amz-server-side-encryption": "AES256"})).status == 501
+    assert post_form(bucket, form("${filename}")).status == 501
+    assert post_form(bucket, {**form("other"), "key": "k2"}).status in (400, 403)
     keys = [o["Key"] for o in S3.list_objects_v2(Bucket=bucket)["Contents"]]
     assert keys == ["k"], keys
+
+
+def test_a_form_s_checksum_is_compared(bucket):
+    right = {"x-amz-checksum-sha256": base64.b64encode(hashlib.sha256(b"file").digest()).decode()}
+    wrong = {"x-amz-checksum-sha256": base64.b64encode(bytes(32)).decode()}
+    refused = post_form(bucket, form_of(bucket, **wrong))
+    assert refused.status == 400 and b"<Code>BadDigest</Code>" in refused.read()
+    assert post_form(bucket, form_of(bucket, **{"x-amz-sdk-checksum-algorithm": "SHA512"})).status == 501
+    assert code_of(S3.head_object, Bucket=bucket, Key="k")[1] == 404
+    assert post_form(bucket, form_of(bucket, **right)).status == 204
+    head = S3.head_object(Bucket=bucket, Key="k", ChecksumMode="ENABLED")
+    assert head["ChecksumSHA256"] == right["x-amz-checksum-sha256"], head
+
+
+def test_a_form_is_told_where_its_object_is(bucket):
+    location = f"{os.environ['S3_ENDPOINT']}/{bucket}"
+    answer = post_form(bucket, form_of(bucket, "dir/k +"))
+    assert answer.headers["Location"] == f"{location}/dir/k%20%2B", answer.headers
+    assert answer.headers["ETag"] == S3.head_object(Bucket=bucket, Key="dir/k +")["ETag"], answer.headers
+    assert post_form(bucket, form_of(bucket, "empty"), b"").status == 204 and body_of(bucket, "empty") == b""
+    # Where the browser is sent, nobody may read without a signature.
+    sent = post_form(bucket, form_of(bucket, "k", success_action_redirect=f"{location}/done"))
+    assert sent.status == 403 and sent.geturl().startswith(f"{location}/done?bucket={bucket}&key=k"), sent.geturl()
+    assert body_of(bucket, "k") == b"file"
 
 
 def test_what_is_not_here_is_refused(bucket):

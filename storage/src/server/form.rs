@@ -11,7 +11,7 @@ use s3s::{
     dto::{self, ETag},
 };
 
-use super::Shared;
+use super::{Shared, host};
 
 impl Shared {
     pub(super) async fn post(
@@ -19,10 +19,16 @@ impl Shared {
         form: dto::PostObjectInput,
         headers: &HeaderMap,
     ) -> S3Result<S3Response<dto::PostObjectOutput>> {
+        // A browser that is sent elsewhere has a Location already.
+        let location = form.success_action_redirect.is_none();
+        let location = location.then(|| host::location(headers, &form.bucket, &form.key));
         let put = self.put(of_form(form), headers, None, "ObjectCreated:Post").await?;
         let mut told = HeaderMap::new();
         if let Some(etag) = put.e_tag.as_ref().map(ETag::to_http_header).and_then(Result::ok) {
             told.insert(header::ETAG, etag);
+        }
+        if let Some(location) = location.and_then(|location| location.parse().ok()) {
+            told.insert(header::LOCATION, location);
         }
         let output = dto::PostObjectOutput { e_tag: put.e_tag, ..Default::default() };
         Ok(S3Response::with_headers(output, told))

@@ -20,6 +20,7 @@ use s3s::{
 };
 
 use super::Shared;
+use crate::encoding::percent_encode;
 
 /// The name of the machine itself, with the dot before it.
 const SUFFIX: &str = ".localhost";
@@ -54,6 +55,16 @@ pub(super) fn check(shared: &Shared, headers: &HeaderMap) -> S3Result<()> {
     }
 }
 
+/// The URL of an object as whoever asks reaches this server, which speaks plain HTTP.
+pub(super) fn location(headers: &HeaderMap, bucket: &str, key: &str) -> String {
+    let key = percent_encode(key);
+    match headers.get(HOST).and_then(|host| host.to_str().ok()) {
+        Some(host) if self::bucket(host).is_some() => format!("http://{host}/{key}"),
+        Some(host) => format!("http://{host}/{bucket}/{key}"),
+        None => format!("/{bucket}/{key}"),
+    }
+}
+
 /// The bucket in small letters, in which alone buckets are named.
 fn bucket(host: &str) -> Option<String> {
     let name = host.rsplit_once(':').map_or(host, |(name, _port)| name).to_ascii_lowercase();
@@ -69,6 +80,18 @@ fn bucket(host: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_object_is_where_it_was_put() {
+        let check = |host: &'static str, expected: &str| {
+            let headers = [(HOST, http::HeaderValue::from_static(host))].into_iter().collect();
+            assert_eq!(location(&headers, "bank", "dir/k +"), expected, "{host}");
+        };
+        check("127.0.0.1:7071", "http://127.0.0.1:7071/bank/dir/k%20%2B");
+        check("s3.localhost", "http://s3.localhost/bank/dir/k%20%2B");
+        check("bank.localhost:7071", "http://bank.localhost:7071/dir/k%20%2B");
+        assert_eq!(location(&HeaderMap::new(), "bank", "k"), "/bank/k");
+    }
 
     #[test]
     fn only_names_of_this_machine_have_buckets() {

@@ -23,6 +23,7 @@ use super::{
     commit::{Change, Complete, Done, PutPart},
     condition::{self, ReadConditions, xml_time},
     failure::Failure,
+    host,
     index::{UPLOADS, key_of, place},
     ingest::{Body, Claims, Taken},
     listing::successor,
@@ -154,13 +155,14 @@ impl Shared {
     pub(super) async fn complete(
         &self,
         input: dto::CompleteMultipartUploadInput,
+        headers: &HeaderMap,
     ) -> S3Result<dto::CompleteMultipartUploadOutput> {
         let condition = condition::of_write(input.if_match.as_ref(), input.if_none_match.as_ref())?;
         let listed = listed_parts(&input)?;
         // The parts first: they go with their upload, so that one that is still there has them.
         let stored = self.index.parts(&input.upload_id, 0, usize::MAX)?;
         let Some(upload) = self.index.upload(&input.bucket, &input.key, &input.upload_id)? else {
-            return self.completed_before(&input);
+            return self.completed_before(&input, headers);
         };
         let parts = chosen(&listed, &stored)?;
         let listing = input.multipart_upload.iter().flat_map(|upload| upload.parts.iter().flatten());
@@ -187,10 +189,12 @@ impl Shared {
         let (bucket, key, id) = (input.bucket.clone(), input.key.clone(), input.upload_id.clone());
         let complete = Complete { bucket, key, id, parts: listed, record, condition };
         match self.committer.commit(Change::Complete(Box::new(complete))).await {
-            Ok(Done::Object(record)) => Ok(completed(&input, *record)),
+            Ok(Done::Object(record)) => Ok(completed(&input, headers, *record)),
             Ok(_) => Err(s3_error!(InternalError, "the writer of the index answered something else")),
             // The same completion, sent twice, was quicker.
-            Err(Failure::Refused { code: S3ErrorCode::NoSuchUpload, .. }) => self.completed_before(&input),
+            Err(Failure::Refused { code: S3ErrorCode::NoSuchUpload, .. }) => {
+                self.completed_before(&input, headers)
+            }
             Err(failure) => Err(failure.into()),
         }
     }
@@ -200,12 +204,13 @@ impl Shared {
     fn completed_before(
         &self,
         input: &dto::CompleteMultipartUploadInput,
+        headers: &HeaderMap,
     ) -> S3Result<dto::CompleteMultipartUploadOutput> {
         let found = self.index.object(&input.bucket, &input.key, false)?;
         let found = found.ok_or_else(|| s3_error!(NoSuchBucket, "the bucket does not exist"))?;
         match found {
             Some((record, _)) if record.upload_id.as_ref() == Some(&input.upload_id) => {
-                Ok(completed(input, record))
+                Ok(completed(input, headers, record))
             }
             _ => Err(s3_error!(NoSuchUpload, "the upload does not exist")),
         }
@@ -354,12 +359,13 @@ fn etag_of(parts: &[PartRecord]) -> S3Result<String> {
 
 fn completed(
     input: &dto::CompleteMultipartUploadInput,
+    headers: &HeaderMap,
     record: ObjectRecord,
 ) -> dto::CompleteMultipartUploadOutput {
     dto::CompleteMultipartUploadOutput {
         bucket: Some(input.bucket.clone()),
         key: Some(input.key.clone()),
-        location: Some(format!("/{}/{}", input.bucket, crate::encoding::percent_encode(&input.key))),
+        location: Some(host::location(headers, &input.bucket, &input.key)),
         e_tag: Some(ETag::Strong(record.etag)),
         checksum_type: record.sums.dto_type(),
         checksum_crc32: record.sums.crc32,

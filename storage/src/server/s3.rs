@@ -166,7 +166,7 @@ impl S3 for Service {
         &self,
         req: S3Request<dto::CompleteMultipartUploadInput>,
     ) -> Call<dto::CompleteMultipartUploadOutput> {
-        answer(self.0.complete(req.input).await?)
+        answer(self.0.complete(req.input, &req.headers).await?)
     }
 
     async fn abort_multipart_upload(
