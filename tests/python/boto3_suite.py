@@ -334,6 +334,27 @@ def test_checksums_of_uploads_in_parts(bucket):
         assert body_of(bucket, kind, ChecksumMode="ENABLED") == parts[0][1] + parts[1][1]
 
 
+def test_types_of_checksums_are_what_was_begun_with(bucket):
+    at = {"Bucket": bucket, "Key": "k"}
+    for asked in (
+        {"ChecksumAlgorithm": "SHA256", "ChecksumType": "FULL_OBJECT"},
+        {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "COMPOSITE"},
+        {"ChecksumAlgorithm": "CRC32", "ChecksumType": "OTHER"},
+    ):
+        assert code_of(S3.create_multipart_upload, **at, **asked) == ("InvalidRequest", 400), asked
+    typed = saying({"x-amz-checksum-type": "COMPOSITE"})
+    assert code_of(typed.create_multipart_upload, **at) == ("InvalidRequest", 400)
+    for algorithm, kind in (("CRC32", "COMPOSITE"), ("SHA1", "COMPOSITE"), ("CRC64NVME", "FULL_OBJECT")):
+        begun = S3.create_multipart_upload(**at, ChecksumAlgorithm=algorithm)
+        assert begun["ChecksumType"] == kind, begun
+        assert S3.list_parts(**at, UploadId=begun["UploadId"])["ChecksumType"] == kind
+    at, done = upload(bucket, "k", [(1, b"part")], ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")
+    other = code_of(S3.complete_multipart_upload, **at, MultipartUpload={"Parts": done}, ChecksumType="COMPOSITE")
+    assert other == ("InvalidRequest", 400), other
+    S3.complete_multipart_upload(**at, MultipartUpload={"Parts": done}, ChecksumType="FULL_OBJECT")
+    assert body_of(bucket, "k") == b"part"
+
+
 def test_a_completion_s_checksum_is_compared(bucket):
     parts = [(1, os.urandom(5 * MIB)), (2, os.urandom(1000))]
     whole = parts[0][1] + parts[1][1]
@@ -378,7 +399,7 @@ def test_managed_transfers(bucket):
 def test_part_copies(bucket):
     data = os.urandom(12 * MIB)
     S3.put_object(Bucket=bucket, Key="source +%", Body=data)
-    at, _ = upload(bucket, "k", [])
+    at, _ = upload(bucket, "k", [], ChecksumAlgorithm="CRC32")
     done = []
     for number, (first, last) in enumerate([(0, 6 * MIB - 1), (6 * MIB, 12 * MIB - 1)], start=1):
         answer = S3.upload_part_copy(
@@ -386,6 +407,7 @@ def test_part_copies(bucket):
             CopySourceRange=f"bytes={first}-{last}",
         )
         done.append({"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]})
+        assert answer["CopyPartResult"]["ChecksumCRC32"] == crc32(data[first:last + 1]), answer
     for header, code in [
         (f"bytes=0-{12 * MIB}", "InvalidRange"), ("bytes=5-", "InvalidArgument"), ("bytes=-5", "InvalidArgument"),
         ("0-4", "InvalidArgument"), ("bytes=4-2", "InvalidArgument"),

@@ -30,7 +30,7 @@ use super::{
     object::{as_i64, source_of},
     range::of_copied_part,
     record::{Attributes, ObjectRecord, PartRecord, Segment, UploadRecord},
-    whole::has_sums,
+    whole::{has_sums, kind_of_upload},
 };
 
 /// Part numbers go from 1 to this, as S3 has it.
@@ -53,12 +53,13 @@ impl Shared {
     ) -> S3Result<dto::CreateMultipartUploadOutput> {
         disallow_what_is_not_here(headers)?;
         checksum::algorithms(headers)?;
+        let kind = kind_of_upload(&input)?;
         let id = uuid::Uuid::new_v4().simple().to_string();
         let record = Box::new(UploadRecord {
             begun_ms: now().0,
             attributes: Attributes::of_upload(&mut input)?,
             checksum_algorithm: input.checksum_algorithm.as_ref().map(|a| a.as_str().to_owned()),
-            checksum_type: input.checksum_type.as_ref().map(|t| t.as_str().to_owned()),
+            checksum_type: kind.map(str::to_owned),
         });
         let (bucket, key) = (input.bucket.clone(), input.key.clone());
         self.committer.commit(Change::CreateUpload { bucket, key, id: id.clone(), record }).await?;
@@ -67,7 +68,7 @@ impl Shared {
             key: Some(input.key),
             upload_id: Some(id),
             checksum_algorithm: input.checksum_algorithm,
-            checksum_type: input.checksum_type,
+            checksum_type: kind.map(dto::ChecksumType::from_static),
             ..Default::default()
         })
     }
@@ -121,7 +122,11 @@ impl Shared {
         let result = dto::CopyPartResult {
             e_tag: Some(ETag::Strong(part.etag)),
             last_modified: Some(xml_time(now().0)),
-            ..Default::default()
+            checksum_crc32: part.sums.crc32,
+            checksum_crc32c: part.sums.crc32c,
+            checksum_crc64nvme: part.sums.crc64nvme,
+            checksum_sha1: part.sums.sha1,
+            checksum_sha256: part.sums.sha256,
         };
         Ok(dto::UploadPartCopyOutput { copy_part_result: Some(result), ..Default::default() })
     }
@@ -258,6 +263,7 @@ impl Shared {
             is_truncated: Some(truncated),
             parts: Some(parts.collect()),
             checksum_algorithm: upload.checksum_algorithm.map(dto::ChecksumAlgorithm::from),
+            checksum_type: upload.checksum_type.map(dto::ChecksumType::from),
             storage_class: Some(dto::StorageClass::from_static(dto::StorageClass::STANDARD)),
             ..Default::default()
         })

@@ -88,7 +88,7 @@ pub(super) struct UploadRecord {
     /// The checksum that parts are to carry, as S3 names algorithms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) checksum_algorithm: Option<String>,
-    /// `COMPOSITE` or `FULL_OBJECT`, when the client chose.
+    /// `COMPOSITE` or `FULL_OBJECT`, of an upload that has an algorithm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) checksum_type: Option<String>,
 }

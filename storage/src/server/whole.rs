@@ -32,10 +32,18 @@ impl Shared {
     ) -> S3Result<Sums> {
         let claimed = claimed(input);
         let begun_with = upload.checksum_algorithm.as_deref().map(str::to_ascii_lowercase);
-        let kind = match &begun_with {
-            Some(_) => upload.checksum_type.as_deref().unwrap_or(ChecksumType::COMPOSITE),
-            None => input.checksum_type.as_ref().map_or(ChecksumType::FULL_OBJECT, ChecksumType::as_str),
+        let asked = input.checksum_type.as_ref().map(ChecksumType::as_str);
+        let kind = match (&begun_with, upload.checksum_type.as_deref()) {
+            (Some(_), Some(kind)) => kind,
+            (Some(algorithm), None) => kind_of(algorithm, None)?,
+            (None, _) => asked.unwrap_or(ChecksumType::FULL_OBJECT),
         };
+        if let Some(asked) = asked.filter(|asked| *asked != kind) {
+            return Err(s3_error!(
+                InvalidRequest,
+                "the upload was begun for a checksum of the type {kind}, found {asked}; complete it with the same"
+            ));
+        }
         let Some(algorithm) = begun_with.or_else(|| claimed.algorithms().into_iter().next()) else {
             return Ok(Sums::default());
         };
@@ -77,6 +85,37 @@ impl Shared {
         }
         only(&Sums::from(hasher.finalize()), algorithm)
     }
+}
+
+/// The type of the checksum of an upload that begins, where it is to have one.
+pub(super) fn kind_of_upload(input: &dto::CreateMultipartUploadInput) -> S3Result<Option<&'static str>> {
+    let asked = input.checksum_type.as_ref().map(ChecksumType::as_str);
+    match &input.checksum_algorithm {
+        Some(algorithm) => kind_of(&algorithm.as_str().to_ascii_lowercase(), asked).map(Some),
+        None if asked.is_some() => {
+            Err(s3_error!(InvalidRequest, "x-amz-checksum-type must come with x-amz-checksum-algorithm"))
+        }
+        None => Ok(None),
+    }
+}
+
+/// The type that is asked for, where the algorithm has it, or else its first, as S3 has them: a
+/// SHA of all bytes does not follow from those of parts, and CRC64NVME has no other.
+fn kind_of(algorithm: &str, asked: Option<&str>) -> S3Result<&'static str> {
+    let kinds: &[&'static str] = match algorithm {
+        "crc64nvme" => &[ChecksumType::FULL_OBJECT],
+        "sha1" | "sha256" => &[ChecksumType::COMPOSITE],
+        _ => &[ChecksumType::COMPOSITE, ChecksumType::FULL_OBJECT],
+    };
+    let found = kinds.iter().copied().find(|kind| asked.is_none_or(|asked| asked == *kind));
+    found.ok_or_else(|| {
+        s3_error!(
+            InvalidRequest,
+            "the checksum type of {algorithm} must be {}, found {}",
+            kinds.join(" or "),
+            asked.unwrap_or_default()
+        )
+    })
 }
 
 /// The checksum of the parts' checksums, and their number.
@@ -130,4 +169,31 @@ pub(super) fn has_sums(part: &PartRecord, listed: &dto::CompletedPart) -> bool {
         let known = part.sums.get(name);
         claimed.is_none_or(|claimed| known.is_none_or(|known| known == claimed))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn algorithms_have_their_types() {
+        let check = |algorithm: &str, asked: Option<&str>, expected: Option<&str>| {
+            assert_eq!(kind_of(algorithm, asked).ok(), expected, "{algorithm} {asked:?}");
+        };
+        let (composite, full) = (Some("COMPOSITE"), Some("FULL_OBJECT"));
+        for algorithm in ["crc32", "crc32c"] {
+            check(algorithm, None, composite);
+            check(algorithm, composite, composite);
+            check(algorithm, full, full);
+        }
+        for algorithm in ["sha1", "sha256"] {
+            check(algorithm, None, composite);
+            check(algorithm, composite, composite);
+            check(algorithm, full, None);
+        }
+        check("crc64nvme", None, full);
+        check("crc64nvme", full, full);
+        check("crc64nvme", composite, None);
+        check("crc32", Some("OTHER"), None);
+    }
 }
