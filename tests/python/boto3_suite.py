@@ -291,6 +291,27 @@ def test_completions_at_once_are_one(bucket):
         assert body_of(bucket, f"k{n}") == b"part"
 
 
+def test_listings_of_uploads(bucket):
+    keys = ["a/1", "a/2", "a/3", "b", "b", "b/1", "ba", "c//1", "c//2"]
+    ids = [S3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"] for key in keys]
+    expected = sorted(zip(keys, ids))
+    listing = S3.get_paginator("list_multipart_uploads")
+    for size in (1, 2, 3, 100):
+        pages = lambda **asked: list(listing.paginate(Bucket=bucket, PaginationConfig={"PageSize": size}, **asked))
+        shown = lambda pages: [(u["Key"], u["UploadId"]) for page in pages for u in page.get("Uploads", [])]
+        assert shown(pages()) == expected, size
+        assert shown(pages(Prefix="b")) == [one for one in expected if one[0].startswith("b")], size
+        rolled = pages(Delimiter="/")
+        assert [p["Prefix"] for page in rolled for p in page.get("CommonPrefixes", [])] == ["a/", "b/", "c/"], rolled
+        assert shown(rolled) == [one for one in expected if "/" not in one[0]], size
+        counts = [len(page.get("Uploads", [])) + len(page.get("CommonPrefixes", [])) for page in rolled]
+        assert sum(counts) == 6 and set(counts[:-1]) <= {size}, (size, counts)
+    behind = S3.list_multipart_uploads(Bucket=bucket, KeyMarker="b")["Uploads"]
+    assert [u["Key"] for u in behind] == ["b/1", "ba", "c//1", "c//2"], behind
+    none = S3.list_multipart_uploads(Bucket=bucket, MaxUploads=0)
+    assert "Uploads" not in none and not none["IsTruncated"], none
+
+
 def test_refused_completions(bucket):
     parts = [(1, os.urandom(5 * MIB)), (2, os.urandom(100)), (3, os.urandom(100))]
     at, done = upload(bucket, "k", parts)

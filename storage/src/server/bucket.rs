@@ -151,7 +151,6 @@ impl Shared {
         })
     }
 
-    /// Open uploads. With a delimiter a page may show fewer than it was cut at.
     pub(super) fn list_uploads(
         &self,
         input: dto::ListMultipartUploadsInput,
@@ -159,44 +158,39 @@ impl Shared {
         self.require_bucket(&input.bucket)?;
         let spelling = Spelling::of(input.encoding_type.as_ref())?;
         let max = page_size(input.max_uploads)?;
-        let mut uploads = self.open_uploads(&input, max)?;
-        // A page of nothing has no last entry to go on from.
-        let truncated = max > 0 && uploads.len() > max;
-        uploads.truncate(max);
-        let last = uploads.last().filter(|_| truncated).map(|u| (spelling.write(&u.key), u.id.clone()));
-        let (next_key, next_id) = last.unzip();
-        let prefix = input.prefix.clone().unwrap_or_default();
-        let mut rolled = std::collections::BTreeSet::new();
-        if let Some(delimiter) = input.delimiter.as_deref().filter(|d| !d.is_empty()) {
-            uploads.retain(|upload| {
-                let rest = upload.key.get(prefix.len()..).unwrap_or_default();
-                let group =
-                    rest.find(delimiter).map(|at| format!("{prefix}{}", &rest[..at + delimiter.len()]));
-                group.map(|g| rolled.insert(g)).is_none()
-            });
-        }
-        let line = |upload: OpenUpload| dto::MultipartUpload {
-            key: Some(spelling.write(&upload.key)),
+        let query = Query {
+            prefix: input.prefix.unwrap_or_default(),
+            delimiter: input.delimiter.clone(),
+            after: input.key_marker.clone().filter(|m| !m.is_empty()),
+            max,
+        };
+        let page = self.open_uploads(&input.bucket, &query, input.upload_id_marker.as_deref())?;
+        // A page that ends with a prefix is gone on from behind all that it stands for.
+        let last = page.entries.last().filter(|(key, _)| page.next.as_ref() == Some(key));
+        let next_id = last.map(|(_, upload)| upload.id.clone());
+        let line = |(key, upload): (String, OpenUpload)| dto::MultipartUpload {
+            key: Some(spelling.write(&key)),
             upload_id: Some(upload.id),
             initiated: Some(xml_time(upload.record.begun_ms)),
             checksum_algorithm: upload.record.checksum_algorithm.map(dto::ChecksumAlgorithm::from),
+            checksum_type: upload.record.checksum_type.map(dto::ChecksumType::from),
             owner: Some(owner()),
             storage_class: Some(dto::StorageClass::from_static(dto::StorageClass::STANDARD)),
             ..Default::default()
         };
         Ok(dto::ListMultipartUploadsOutput {
             bucket: Some(input.bucket),
-            prefix: Some(spelling.write(&prefix)),
+            prefix: Some(spelling.write(&query.prefix)),
             delimiter: input.delimiter.map(|d| spelling.write(&d)),
             key_marker: input.key_marker.map(|k| spelling.write(&k)),
             upload_id_marker: input.upload_id_marker,
-            next_key_marker: next_key,
+            next_key_marker: page.next.as_deref().map(|key| spelling.write(key)),
             next_upload_id_marker: next_id,
             encoding_type: input.encoding_type,
             max_uploads: i32::try_from(max).ok(),
-            is_truncated: Some(truncated),
-            uploads: Some(uploads.into_iter().map(line).collect()),
-            common_prefixes: Some(spelling.prefixes(rolled.into_iter().collect())),
+            is_truncated: Some(page.next.is_some()),
+            uploads: Some(page.entries.into_iter().map(line).collect()),
+            common_prefixes: Some(spelling.prefixes(page.prefixes)),
             ..Default::default()
         })
     }

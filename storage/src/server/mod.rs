@@ -7,7 +7,7 @@
 //! one file each. An answered put is on disk, whole, whatever is killed when;
 //! keys never become paths.
 //!
-//! Request → `serve` (chunks held small by `chunks`) → `s3` (by `detour` where s3s answers otherwise than S3) → `object`, `multipart`, `bucket` → bytes
+//! Request → `serve` (chunks held small by `chunks`) → `s3` (by `detour` where s3s answers otherwise than S3) → `object`, `form`, `multipart`, `bucket` → bytes
 //! by `ingest` into `blobs`, changes by `commit` and `apply` into
 //! `index`; bytes come back by `output`.
 

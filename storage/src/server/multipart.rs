@@ -26,7 +26,7 @@ use super::{
     host,
     index::{UPLOADS, key_of, place},
     ingest::{Body, Claims, Taken},
-    listing::successor,
+    listing::{Entries, Page, Query, successor},
     object::{as_i64, source_of},
     range::of_copied_part,
     record::{Attributes, ObjectRecord, PartRecord, Segment, UploadRecord},
@@ -40,7 +40,6 @@ const PAGE_MAX: i32 = 1_000;
 
 /// One upload of a listing.
 pub(super) struct OpenUpload {
-    pub(super) key: String,
     pub(super) id: String,
     pub(super) record: UploadRecord,
 }
@@ -269,34 +268,35 @@ impl Shared {
         })
     }
 
-    /// Open uploads by key and then id, after the markers; one more than `max`.
+    /// A page of the open uploads, by key and then id. Behind the query's key come those of the
+    /// key itself whose ids are behind `id`.
     pub(super) fn open_uploads(
         &self,
-        input: &dto::ListMultipartUploadsInput,
-        max: usize,
-    ) -> S3Result<Vec<OpenUpload>> {
-        let prefix = place(&input.bucket, input.prefix.as_deref().unwrap_or_default());
-        let marker =
-            input.key_marker.as_deref().map(|key| place(&input.bucket, key)).filter(|m| *m >= prefix);
-        let id_marker = input.upload_id_marker.as_deref().filter(|_| marker.is_some());
-        let end = successor(&prefix).unwrap_or_default();
+        bucket: &str,
+        query: &Query,
+        id: Option<&str>,
+    ) -> S3Result<Page<OpenUpload>> {
+        let end = successor(&place(bucket, "")).unwrap_or_default();
+        // Ids are hexadecimal, so this lies behind all of the key's uploads.
+        let id = id.filter(|id| !id.is_empty()).unwrap_or("~");
         Ok(self.index.read(|tx| {
             let table = tx.open_table(UPLOADS)?;
-            let first = marker.clone().unwrap_or_else(|| prefix.clone());
-            let from = match (&marker, id_marker) {
-                (Some(_), Some(id)) => Bound::Excluded((&first[..], id)),
-                // Ids are hexadecimal, so this lies behind all of the key's uploads.
-                (Some(_), None) => Bound::Excluded((&first[..], "~")),
-                (None, _) => Bound::Included((&first[..], "")),
-            };
-            let range = table.range::<(&[u8], &str)>((from, Bound::Excluded((&end[..], ""))))?;
-            let uploads = range.take(max + 1).map(|entry| {
-                let (key, value) = entry?;
-                let (at, id) = key.value();
-                let record = serde_json::from_slice(value.value())?;
-                Ok(OpenUpload { key: key_of(at), id: id.to_owned(), record })
-            });
-            uploads.collect()
+            query.page(|from| {
+                let from = from.map(|key| [bucket.as_bytes(), &[0], &key[..]].concat());
+                let from = match &from {
+                    Bound::Excluded(key) => Bound::Excluded((&key[..], id)),
+                    Bound::Included(key) => Bound::Included((&key[..], "")),
+                    Bound::Unbounded => Bound::Unbounded,
+                };
+                let range = table.range::<(&[u8], &str)>((from, Bound::Excluded((&end[..], ""))))?;
+                let uploads = range.map(|entry| {
+                    let (at, value) = entry?;
+                    let (at, id) = at.value();
+                    let record = serde_json::from_slice(value.value())?;
+                    Ok((key_of(at).into_bytes(), OpenUpload { id: id.to_owned(), record }))
+                });
+                Ok(Box::new(uploads) as Entries<'_, _>)
+            })
         })?)
     }
 }
