@@ -173,7 +173,8 @@ impl Backbone {
 /// A time to live runs on monotonic time and only while the backbone runs. An expired key reads as absent; its
 /// [`Change::Delete`] may follow up to a second later. Each write sets the time to live anew, or removes it.
 /// Over NATS each process counts from when it first saw a revision, and the first to see it lapse removes it; who
-/// wrote it never takes it for alive longer than another does.
+/// wrote it never takes it for alive longer than another does. There a [long](NatsConfig::long_ttl) one runs on while
+/// no process does, by the servers' clock.
 impl Backbone {
     /// What a key holds.
     ///

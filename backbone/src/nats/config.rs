@@ -44,13 +44,16 @@ pub struct NatsConfig {
     pub dedupe_window: Duration,
     /// Lease of the consumers. A pull may ask for another one, at the price of one more message each.
     pub lease: Duration,
+    /// Times to live of at least so long go on by the servers' clock while no process counts them; shorter ones are
+    /// leases, of which nobody's wall clock decides.
+    pub long_ttl: Duration,
     /// How long an operation may take before it is reported as unavailable.
     pub operation_timeout: Duration,
 }
 
 impl NatsConfig {
     /// The defaults: prefix `fanfold`, one copy, four shards of 1 GiB, 1 GiB of keys, 256 MiB of dead letters, ids
-    /// remembered for two minutes, leases of 30 s, 5 s for an operation.
+    /// remembered for two minutes, leases of 30 s, times to live that are long from ten minutes on, 5 s for an operation.
     pub fn new(urls: impl IntoIterator<Item = impl Into<String>>) -> Self {
         NatsConfig {
             urls: urls.into_iter().map(Into::into).collect(),
@@ -65,6 +68,7 @@ impl NatsConfig {
             dead_bytes_max: 256 << 20,
             dedupe_window: Duration::from_secs(120),
             lease: Duration::from_secs(30),
+            long_ttl: Duration::from_secs(600),
             operation_timeout: Duration::from_secs(5),
         }
     }

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use async_nats::datetime::DateTime;
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
@@ -35,6 +36,8 @@ pub(super) type State = BTreeMap<String, Record>;
 /// Records of a scope as they come.
 pub(super) struct Feed {
     intake: Intake,
+    /// When the servers made the consumer, by their clock.
+    made: DateTime,
     /// What the consumer numbered last; a gap means that something was lost on the way.
     last: u64,
 }
@@ -56,7 +59,8 @@ impl Feed {
         let mut reach = core.reach(&filter, seen, Duration::ZERO).await?;
         let config = Config { headers_only, ..reader(&filter, DeliverPolicy::LastPerSubject) };
         let consumer = core.keys.create_consumer(config).await.map_err(unavailable)?;
-        let mut feed = Feed { intake: Intake::open(&core.jetstream, consumer).await?, last: 0 };
+        let made = consumer.cached_info().created;
+        let mut feed = Feed { intake: Intake::open(&core.jetstream, consumer).await?, made, last: 0 };
         let (mut state, mut reached, begun) = (State::new(), 0, Instant::now());
         loop {
             let wait = if reached < reach { LAG_WAIT } else { Duration::ZERO };
@@ -98,12 +102,14 @@ impl Feed {
     }
 
     fn read(&mut self, core: &Core, message: &Message) -> Result<Option<(String, Record)>> {
-        let number = message.info().map_err(unavailable)?.consumer_sequence;
-        if number != self.last + 1 {
+        let info = message.info().map_err(unavailable)?;
+        if info.consumer_sequence != self.last + 1 {
             return Err(unavailable("a consumer left out messages"));
         }
-        self.last = number;
-        let record = Record::of_delivered(message)?;
+        self.last = info.consumer_sequence;
+        // What came after the consumer has no age, nor has what lies before a clock that was set back.
+        let age = Duration::try_from(self.made - info.published).unwrap_or_default();
+        let record = Record { age, ..Record::of_delivered(message)? };
         let Some(key) = core.names.key_of(&message.subject) else { return Ok(None) };
         core.lapses.note(&key, &record, Instant::now());
         Ok(Some((key, record)))

@@ -174,7 +174,8 @@ impl Core {
             Some((stored, _)) => stored,
             None => Err(Refusal::Failed(unavailable(SILENT))),
         };
-        let record = Record { revision: stored?, value: value.map(|_| Bytes::new()), ttl, write: None };
+        let (value, age) = (value.map(|_| Bytes::new()), Duration::ZERO);
+        let record = Record { revision: stored?, value, ttl, age, write: None };
         self.lapses.note(key, &record, begun);
         Ok(record.revision)
     }

@@ -3,8 +3,11 @@
 //!
 //! Server 2.9 knows no time to live of a message, and wall clocks may jump. So each process counts from when it
 //! first saw a revision (from before the write, for its own), reads what has lapsed as absent, and sweeps it with
-//! a removal that expects that very revision. Invariant: whoever wrote a key takes it for lapsed no later than
+//! a removal that expects that very revision. Invariant: whoever wrote a lease takes it for lapsed no later than
 //! anybody else, and a revision that was renewed is never swept.
+//!
+//! A long time to live would begin anew with each start of all processes, and perhaps never end. Of those, what had
+//! passed by the servers' clock before a revision was first seen counts as well: nobody holds a lease for so long.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,8 +21,11 @@ const REMOVED_KEPT: Duration = Duration::from_secs(60);
 const ENDED_KEPT: Duration = Duration::from_secs(3_600);
 
 /// What ends by itself.
-#[derive(Default)]
-pub(super) struct Lapses(Mutex<HashMap<String, Lapse>>);
+pub(super) struct Lapses {
+    known: Mutex<HashMap<String, Lapse>>,
+    /// The shortest time to live that is a long one.
+    long: Duration,
+}
 
 /// The end of one revision.
 #[derive(Debug, Clone, Copy)]
@@ -33,22 +39,30 @@ pub(super) struct Lapse {
 }
 
 impl Lapses {
+    /// Nothing, where times to live from `long` on run on while nobody counts them.
+    pub(super) fn new(long: Duration) -> Self {
+        Lapses { known: Mutex::default(), long }
+    }
+
     /// Notes what was seen of a key at `now`; true where it has not lapsed.
     pub(super) fn note(&self, key: &str, record: &Record, now: Instant) -> bool {
         let mut lapses = self.lock();
         let known = lapses.get(key).copied().filter(|known| known.revision >= record.revision);
         if let Some(known) = known.filter(|known| known.revision == record.revision) {
-            let seen = lapse(record, now).map_or(known.at, |seen| seen.at.min(known.at));
+            let seen = self.lapse(record, now).map_or(known.at, |seen| seen.at.min(known.at));
             lapses.insert(key.to_owned(), Lapse { at: seen, ..known });
             return seen > now;
         }
-        match lapse(record, now) {
-            // An older revision than what is known tells nothing.
-            _ if known.is_some() => {}
-            Some(seen) => drop(lapses.insert(key.to_owned(), seen)),
-            None => drop(lapses.remove(key)),
+        // An older revision than what is known tells nothing.
+        if known.is_some() {
+            return true;
         }
-        true
+        let Some(seen) = self.lapse(record, now) else {
+            lapses.remove(key);
+            return true;
+        };
+        lapses.insert(key.to_owned(), seen);
+        seen.at > now
     }
 
     /// What has ended since the last time. It stays known as ended until something newer is, so that nobody who reads
@@ -81,19 +95,20 @@ impl Lapses {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Lapse>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// When a record ends, if it does.
-fn lapse(record: &Record, now: Instant) -> Option<Lapse> {
-    let (after, is_removal) = match (&record.value, record.ttl) {
-        (None, _) => (REMOVED_KEPT, true),
-        (Some(_), ttl) => (ttl?, false),
-    };
-    // A time beyond what the clock can count does not end.
-    let at = now.checked_add(after)?;
-    Some(Lapse { revision: record.revision, at, is_removal, is_taken: false })
+    /// When a record ends, if it does, as seen at `now`.
+    fn lapse(&self, record: &Record, now: Instant) -> Option<Lapse> {
+        let (after, is_removal) = match (&record.value, record.ttl) {
+            (None, _) => (REMOVED_KEPT, true),
+            (Some(_), Some(ttl)) if ttl >= self.long => (ttl.saturating_sub(record.age), false),
+            (Some(_), ttl) => (ttl?, false),
+        };
+        // A time beyond what the clock can count does not end.
+        let at = now.checked_add(after)?;
+        Some(Lapse { revision: record.revision, at, is_removal, is_taken: false })
+    }
 }
 
 #[cfg(test)]
@@ -101,12 +116,17 @@ mod tests {
     use super::*;
 
     fn record(revision: u64) -> Record {
-        Record { revision, value: Some("x".into()), ttl: Some(Duration::from_secs(10)), write: None }
+        let (ttl, age) = (Some(Duration::from_secs(10)), Duration::ZERO);
+        Record { revision, value: Some("x".into()), ttl, age, write: None }
+    }
+
+    fn lapses() -> (Lapses, Instant) {
+        (Lapses::new(Duration::from_secs(60)), Instant::now())
     }
 
     #[test]
     fn a_revision_ends_by_the_first_sight_of_it_and_a_renewed_one_does_not() {
-        let (lapses, start) = (Lapses::default(), Instant::now());
+        let (lapses, start) = lapses();
         let at = |seconds| start + Duration::from_secs(seconds);
         assert!(lapses.note("k", &record(5), at(0)));
         assert!(lapses.note("k", &record(5), at(9)), "seen again, it ends no later");
@@ -124,7 +144,7 @@ mod tests {
 
     #[test]
     fn what_has_ended_stays_ended_while_it_is_swept() {
-        let (lapses, start) = (Lapses::default(), Instant::now());
+        let (lapses, start) = lapses();
         let at = |seconds| start + Duration::from_secs(seconds);
         lapses.note("k", &record(5), at(0));
         let (key, lapse) = lapses.take_due(at(10)).pop().unwrap();
@@ -146,5 +166,25 @@ mod tests {
         assert!(!lapses.note("k", &record(7), at(200)));
         lapses.take_due(at(110 + 3_600));
         assert!(lapses.lock().is_empty());
+    }
+    #[test]
+    fn what_has_passed_of_a_long_time_counts_and_of_a_lease_it_does_not() {
+        let (lapses, start) = lapses();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let aged = |revision, ttl, age| {
+            let (ttl, age) = (Some(Duration::from_secs(ttl)), Duration::from_secs(age));
+            Record { ttl, age, ..record(revision) }
+        };
+        assert!(lapses.note("long", &aged(1, 60, 40), at(0)));
+        assert!(lapses.note("long", &aged(1, 60, 0), at(19)), "read alone, it tells of no age");
+        assert!(!lapses.note("long", &aged(1, 60, 0), at(20)));
+        assert!(!lapses.note("over", &aged(2, 60, 61), at(0)), "it ended while nobody counted");
+        assert!(lapses.note("lease", &aged(3, 59, 58), at(0)));
+        assert!(lapses.note("lease", &aged(3, 59, 58), at(58)));
+        let due = lapses.take_due(at(20));
+        assert!(due.len() == 2 && due.iter().all(|(key, _)| key != "lease"), "{due:?}");
+        // A get may come before the state is read.
+        assert!(lapses.note("late", &aged(4, 60, 0), at(0)));
+        assert!(!lapses.note("late", &aged(4, 60, 70), at(1)));
     }
 }

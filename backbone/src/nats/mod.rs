@@ -139,7 +139,7 @@ impl Nats {
             jetstream,
             names,
             consumers: Mutex::default(),
-            lapses: lapses::Lapses::default(),
+            lapses: lapses::Lapses::new(config.long_ttl),
             gaps,
             lease: config.lease,
             operation_timeout: config.operation_timeout,

@@ -26,6 +26,9 @@ pub(super) struct Record {
     /// `None` where the key was removed.
     pub(super) value: Option<Bytes>,
     pub(super) ttl: Option<Duration>,
+    /// How long it had lain there at least, by the servers' clock, when the state was asked for that it came with;
+    /// nothing where it was asked for alone.
+    pub(super) age: Duration,
     /// Which write stored it; of no use to anyone but who made it.
     pub(super) write: Option<Uuid>,
 }
@@ -45,7 +48,8 @@ impl Record {
         let header = |name| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str());
         let ttl = header(TTL_MS).and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
         let write = header(WRITE).and_then(|write| write.parse().ok());
-        Record { revision, value: header(REMOVED).is_none().then_some(payload), ttl, write }
+        let value = header(REMOVED).is_none().then_some(payload);
+        Record { revision, value, ttl, age: Duration::ZERO, write }
     }
 }
 

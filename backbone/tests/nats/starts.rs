@@ -243,6 +243,43 @@ async fn streams_that_are_deleted_are_lost_data() {
     .await;
 }
 
+/// A lease begins anew with whoever sees it for the first time; what is kept for a day must end although gateways are
+/// started anew every day.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_time_to_live_goes_on_while_nobody_counts_it() {
+    const TTL: Duration = Duration::from_secs(10);
+    join_all(BOTH.map(|release| async move {
+        let servers = Servers::start(release, 1).await;
+        let mut config = servers.config("kept");
+        config.long_ttl = TTL;
+        let b = Backbone::nats(config.clone()).await.unwrap();
+        let (lease, written) = (TTL - Duration::from_secs(1), Instant::now());
+        b.put_with_ttl("lease", "x", lease).await.unwrap();
+        b.put_with_ttl("long", "x", TTL).await.unwrap();
+        b.close().await;
+        sleep(TTL / 2).await;
+
+        let (opened, b) = (Instant::now(), Backbone::nats(config.clone()).await.unwrap());
+        assert!(b.get("long").await.unwrap().is_some(), "{release:?}: {:?}", written.elapsed());
+        while b.get("long").await.unwrap().is_some() {
+            sleep(Duration::from_millis(50)).await;
+        }
+        assert!(written.elapsed() >= TTL, "{release:?}: {:?}", written.elapsed());
+        assert!(opened.elapsed() < TTL, "{release:?}: it began anew");
+        assert!(b.get("lease").await.unwrap().is_some(), "{release:?}: {:?}", opened.elapsed());
+        b.put_with_ttl("long", "again", TTL).await.unwrap();
+        b.close().await;
+        sleep(TTL).await;
+
+        // All of it has passed meanwhile.
+        let (opened, b) = (Instant::now(), Backbone::nats(config).await.unwrap());
+        assert!(b.list("long").await.unwrap().is_empty(), "{release:?}");
+        assert!(opened.elapsed() < TTL, "{release:?}: it began anew");
+        b.close().await;
+    }))
+    .await;
+}
+
 /// F4, of a worker, which goes on while a gateway begins anew: revisions count from one again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_tells_of_what_is_there_after_all_was_lost() {
