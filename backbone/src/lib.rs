@@ -326,6 +326,18 @@ impl Backbone {
         each!(self, b => b.pull(&self.full(queue), request).await)
     }
 
+    /// Lets those pull from a queue who may make nothing, for as long as this is open: over NATS a
+    /// [restricted](NatsConfig::restricted) user pulls through what another has made. An embedded one needs nothing.
+    ///
+    /// # Errors
+    /// [`Error::InvalidKey`], [`Error::Misconfigured`], [`Error::Unavailable`], [`Error::Closed`].
+    pub async fn keep_queue(&self, queue: &str) -> Result<()> {
+        match &self.driver {
+            Driver::Embedded(_) => Ok(()),
+            Driver::Nats(nats) => nats.keep_queue(&self.full(queue)).await,
+        }
+    }
+
     /// How full a queue is.
     ///
     /// # Errors

@@ -49,7 +49,7 @@ impl Core {
     }
 
     /// After each time that the connection was lost, and now and then, looks whether the streams are those that they
-    /// were at first.
+    /// were at first, and what is kept in them for others is there.
     pub(super) async fn recognise(self: Arc<Self>) {
         let mut gaps = self.gaps.clone();
         let looking = async {
@@ -62,6 +62,7 @@ impl Core {
                 if self.made().await != known {
                     break;
                 }
+                self.mend_kept().await;
             }
             tracing::warn!("NATS has lost its data: streams are missing or were made anew");
             self.lost.cancel();

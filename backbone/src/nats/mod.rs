@@ -22,7 +22,7 @@ mod queue;
 mod record;
 mod streams;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -89,6 +89,8 @@ struct Core {
     dead: Stream,
     work: Vec<Stream>,
     consumers: Mutex<HashMap<String, PullConsumer>>,
+    /// Queues whose consumers are made for others, and again when they are gone.
+    kept: Mutex<BTreeSet<String>>,
     lapses: lapses::Lapses,
     /// Counts the times that something may have been lost on the way.
     gaps: watch::Receiver<u64>,
@@ -139,6 +141,7 @@ impl Nats {
             jetstream,
             names,
             consumers: Mutex::default(),
+            kept: Mutex::default(),
             lapses: lapses::Lapses::new(config.long_ttl),
             gaps,
             lease: config.lease,
@@ -268,6 +271,10 @@ impl Nats {
 
     pub(crate) async fn enqueue(&self, queue: &str, messages: Vec<Message>) -> Result<Enqueued> {
         self.open(self.core().enqueue(queue, messages)).await
+    }
+
+    pub(crate) async fn keep_queue(&self, queue: &str) -> Result<()> {
+        self.within(self.core().keep_queue(queue)).await
     }
 
     pub(crate) async fn depth(&self, queue: &str) -> Result<Depth> {

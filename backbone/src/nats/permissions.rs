@@ -28,7 +28,7 @@ pub struct Needs<'a> {
     pub reads: &'a [&'a str],
     /// Scopes of keys that it writes.
     pub writes: &'a [&'a str],
-    /// Queues that it pulls from.
+    /// Queues that it pulls from, which others [keep](crate::Backbone::keep_queue).
     pub pulls: &'a [&'a str],
     /// Patterns of events that it hears.
     pub hears: &'a [&'a str],
@@ -169,9 +169,8 @@ impl NatsConfig {
         }
         for queue in needs.pulls {
             let (stream, consumer) = (names.work_stream(names.shard(queue)), names::consumer(queue));
-            let ready = names.ready(queue);
+            // Not to make it: the servers take that for leave to change it, for everybody who pulls.
             shares.requests.push(format!("{API}.CONSUMER.INFO.{stream}.{consumer}"));
-            shares.requests.push(format!("{API}.CONSUMER.CREATE.{stream}.{consumer}.{ready}"));
             shares.requests.push(names.dead(queue));
             shares.pulls.push(format!("{API}.CONSUMER.MSG.NEXT.{stream}.{consumer}"));
             shares.settlements.push(format!("$JS.ACK.{stream}.{consumer}.>"));

@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The receiving side of the work queue: pulls, and what a delivery does to settle itself.
 //!
-//! One durable consumer for each queue, made on first use and made again when it is lost. A pull runs as a task of
+//! One durable consumer for each queue, made on first use and made again when it is lost; those who may make none
+//! pull through what others keep for them. A pull runs as a task of
 //! its own, so that what it got is given back when nobody waits for it any more. A lease is known twice: the server
 //! redelivers by it, and whoever holds it fences himself by the monotonic clock, so that a worker that slept
 //! through its lease cannot take the message away from the next one.
 
+use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
+use async_nats::jetstream::context::{ConsumerInfoError, ConsumerInfoErrorKind};
 use async_nats::jetstream::message::{AckKind, Message};
 use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind, RawMessageErrorKind};
 use futures::StreamExt;
@@ -286,19 +289,50 @@ impl Core {
         self.jetstream.client().request(reply.clone(), what.into()).await.map(drop).map_err(unavailable)
     }
 
-    /// The consumer of a queue, made where it is missing and checked where it is not.
+    /// The consumer of a queue, looked up once.
     async fn consumer(&self, queue: &str) -> Result<PullConsumer> {
         if let Some(consumer) = self.consumers().get(queue) {
             return Ok(consumer.clone());
         }
+        let consumer = self.find_consumer(queue).await?;
+        self.consumers().insert(queue.to_owned(), consumer.clone());
+        Ok(consumer)
+    }
+
+    /// The consumer of a queue, made where it is missing and checked where it is not. Whoever may make one may change
+    /// it for all others, so that a restricted user takes what a gateway has made.
+    async fn find_consumer(&self, queue: &str) -> Result<PullConsumer> {
         let config = Config {
             description: Some(queue.to_owned()),
             max_waiting: WAITING_MAX,
             ..durable(names::consumer(queue), self.names.ready(queue), self.lease)
         };
-        let consumer = find_or_make(self.work(queue), config).await?;
-        self.consumers().insert(queue.to_owned(), consumer.clone());
-        Ok(consumer)
+        let stream = self.work(queue);
+        if self.restricted { find(stream, queue, config).await } else { find_or_make(stream, config).await }
+    }
+
+    /// Makes the consumer of a queue, and from then on whenever it is missing.
+    pub(super) async fn keep_queue(&self, queue: &str) -> Result<()> {
+        check_key(queue)?;
+        if !self.restricted {
+            self.insist(|| self.find_consumer(queue)).await?;
+            self.kept().insert(queue.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Makes those consumers of kept queues that are missing.
+    pub(super) async fn mend_kept(&self) {
+        let kept = self.kept().clone();
+        for queue in kept {
+            if let Err(error) = self.find_consumer(&queue).await {
+                tracing::warn!(%error, queue, "workers may not be able to pull from a queue");
+            }
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn forget_consumer(&self, queue: &str) {
@@ -328,6 +362,25 @@ pub(super) async fn find_or_make(stream: &Stream, wanted: Config) -> Result<Pull
         .get_or_create_consumer(&name, wanted.clone())
         .await
         .map_err(|failure| unmade(&name, &failure))?;
+    checked(consumer, wanted)
+}
+
+/// The consumer of a queue, where it is; one that differs is reported.
+async fn find(stream: &Stream, queue: &str, wanted: Config) -> Result<PullConsumer> {
+    let name = wanted.durable_name.clone().unwrap_or_default();
+    let found = stream.get_consumer::<Config>(&name).await.map_err(|failure| {
+        match failure.downcast_ref::<ConsumerInfoError>().map(ConsumerInfoError::kind) {
+            Some(ConsumerInfoErrorKind::NotFound) => unavailable(format!(
+                "expected the consumer {name} of {queue}, found none; start a gateway, which makes it"
+            )),
+            _ => unavailable(failure),
+        }
+    })?;
+    checked(found, wanted)
+}
+
+fn checked(consumer: PullConsumer, wanted: Config) -> Result<PullConsumer> {
+    let name = &consumer.cached_info().name;
     let found = &consumer.cached_info().config;
     for (setting, wanted, found) in [
         ("filter_subject", wanted.filter_subject, found.filter_subject.clone()),

@@ -103,12 +103,16 @@ async fn check(release: Release) {
 
     let worker = Backbone::nats(as_user(&config, "w", true)).await.unwrap();
     let other = Backbone::nats(as_user(&config, "v", true)).await.unwrap();
+    let missing = worker.pull("tasks", 1, Duration::ZERO, LEASE).await.unwrap_err();
+    assert!(missing.is_retryable() && missing.to_string().contains("start a gateway"), "{missing}");
+    full.keep_queue("tasks").await.unwrap();
     does_its_work(&full, &worker).await;
 
     // Whatever it tries beyond that, past our own client.
     let (rogue, url) = (Rogue::connect(&servers.url(0), "w").await, servers.url(0));
     let next = allowed.publish.iter().find(|subject| subject.contains("MSG.NEXT.strict-work")).unwrap();
     let (stream, consumer) = next.rsplit_once("NEXT.").unwrap().1.split_once('.').unwrap();
+    let ready = format!("strict.work.{}.ready.tasks", stream.trim_start_matches("strict-work-"));
     for subject in [
         "$JS.API.STREAM.DELETE.strict-keys".to_owned(),
         "strict.api.STREAM.DELETE.strict-keys".to_owned(),
@@ -116,6 +120,9 @@ async fn check(release: Release) {
         format!("$JS.API.STREAM.UPDATE.{stream}"),
         format!("$JS.API.STREAM.MSG.DELETE.{stream}"),
         format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}"),
+        // Which would change it for all workers.
+        format!("strict.api.CONSUMER.CREATE.{stream}.{consumer}.{ready}"),
+        format!("strict.api.CONSUMER.DURABLE.CREATE.{stream}.{consumer}"),
         "$JS.API.STREAM.MSG.GET.strict-keys".to_owned(),
         "strict.api.DIRECT.GET.strict-keys.strict.keys.functions.f".to_owned(),
         "$JS.API.DIRECT.GET.strict-keys.strict.keys.workers.w".to_owned(),
@@ -124,7 +131,7 @@ async fn check(release: Release) {
         "$JS.API.CONSUMER.CREATE.strict-keys".to_owned(),
         "strict.keys.functions.f".to_owned(),
         "strict.events.jobs.1.cancel".to_owned(),
-        format!("strict.work.{}.ready.tasks", stream.trim_start_matches("strict-work-")),
+        ready,
     ] {
         rogue.publish(&subject, "{}").await;
     }
@@ -145,8 +152,28 @@ async fn check(release: Release) {
     rogue.publish(message.reply.unwrap().as_str(), "+ACK").await;
     assert_eq!(full.depth("tasks").await.unwrap().leased, 1, "{release:?}");
     assert_eq!(full.get("functions/f").await.unwrap().unwrap().value, "secret");
+    let delete = format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}");
+    is_given_what_it_lost(&full, &worker, &gateway, delete).await;
     for b in [worker, other, full] {
         b.close().await;
+    }
+}
+
+/// A worker whose consumer was deleted waits for a gateway to make it again.
+async fn is_given_what_it_lost(full: &Backbone, worker: &Backbone, gateway: &Rogue, delete: String) {
+    let (begun, inbox) = (Instant::now(), "_INBOX.deleted");
+    let mut answers = gateway.client.subscribe(inbox).await.unwrap();
+    gateway.client.publish_with_reply(delete, inbox, "".into()).await.unwrap();
+    let deleted = timeout(WAIT, answers.next()).await.unwrap().unwrap().payload;
+    assert!(String::from_utf8_lossy(&deleted).contains("\"success\":true"), "{deleted:?}");
+    full.enqueue("tasks", vec![Message::new("later", "")]).await.unwrap();
+    loop {
+        match worker.pull("tasks", 9, Duration::from_secs(1), LEASE).await {
+            Ok(pulled) if pulled.iter().any(|delivery| delivery.id == "later") => return,
+            Ok(_) => {}
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+        assert!(begun.elapsed() < 3 * WAIT, "it is not made again");
     }
 }
 

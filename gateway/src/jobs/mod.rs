@@ -127,8 +127,7 @@ pub struct JobsConfig {
     pub straggle: Duration,
     /// After a job was stopped, until what its tasks staged meanwhile is swept.
     pub late_sweep: Duration,
-    /// After a job was stopped, until what was committed for it all the same is swept: no
-    /// attempt can run any more then.
+    /// After a job was stopped, until what was committed all the same is swept: no attempt can run any more.
     pub last_sweep: Duration,
     /// How long a job may serve the tasks of others after it has ended, and how long
     /// one that failed keeps what a retry takes over.
@@ -137,8 +136,7 @@ pub struct JobsConfig {
     pub retention: Duration,
     /// How old the parts of a plan are when nobody can be planning the job any more.
     pub unaccepted: Duration,
-    /// How long a job is left to other gateways of which a newer release wrote something
-    /// that is not known here.
+    /// How long a job is left to other gateways of which a newer release wrote what is not known here.
     pub left: Duration,
     /// Whether commits are taken as the bus brings them, if only this process speaks
     /// there; those that others may have sent are read from the store in any case.
@@ -230,6 +228,8 @@ impl Jobs {
             tracker: TaskTracker::new(),
         });
         let jobs = Self { inner };
+        // Workers may not make what they pull leases through.
+        jobs.inner.backbone.keep_queue(keys::TASK_QUEUE).await.map_err(crate::problem::of_backbone)?;
         jobs.load_index().await.map_err(Problem::from)?;
         jobs.spawn(jobs.clone().follow());
         jobs.spawn(jobs.clone().look_after());
