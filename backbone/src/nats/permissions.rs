@@ -151,8 +151,9 @@ impl NatsConfig {
         Ok(format!("accounts {{\n{}}}\n", accounts.concat()))
     }
 
+    /// With a character between the two that is in no prefix, so that no deployment beside this one has it.
     fn account_of(&self, worker: &NatsUser) -> String {
-        format!("{}-{}", self.prefix, worker.name)
+        format!("{}:{}", self.prefix, worker.name)
     }
 
     fn shares(&self, needs: Needs<'_>) -> Result<Shares> {
@@ -216,5 +217,28 @@ impl Shares {
         let events =
             events.map(|subject| format!("      {{ stream: {subject:?}, accounts: {accounts:?} }}\n"));
         services.chain(events).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of a deployment's accounts.
+    fn accounts(prefix: &str, workers: &[&str]) -> Vec<String> {
+        let mut config = NatsConfig::new(["nats://127.0.0.1:4222"]);
+        config.prefix = prefix.to_owned();
+        let user = |name: &&str| NatsUser { name: (*name).to_owned(), password: Secret::new("p") };
+        let workers: Vec<_> = workers.iter().map(user).collect();
+        let needs = Needs { reads: &[], writes: &[], pulls: &[], hears: &[], tells: &[] };
+        let text = config.accounts(&[], &workers, needs).unwrap();
+        let named = text.lines().filter_map(|line| line.strip_prefix("  \"")?.strip_suffix("\": {"));
+        named.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn no_account_of_one_deployment_is_anothers() {
+        assert_eq!(accounts("x", &["y", "y-z"]), ["x", "x:y", "x:y-z"]);
+        assert_eq!(accounts("x-y", &["z"]), ["x-y", "x-y:z"]);
     }
 }
