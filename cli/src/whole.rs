@@ -43,6 +43,17 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     draft.finish()
 }
 
+/// Makes a file that is not there yet: where it is, not even a crash of the host leaves a part of it.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`] where something is there, which stays as it is.
+pub fn make(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let (mut file, draft) = draft(path, mode)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    draft.persist_noclobber(path).map_err(|error| error.error)
+}
+
 impl Draft {
     /// Begins a file; its folder is there. A pipe is waited for until somebody reads it.
     pub fn open(path: &Path) -> io::Result<Self> {
@@ -85,12 +96,17 @@ impl Draft {
     }
 
     fn beside(path: PathBuf, mode: u32) -> io::Result<Self> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let mut named = tempfile::Builder::new();
-        named.prefix(".fanfold-").suffix(".part").permissions(Permissions::from_mode(mode));
-        let (file, draft) = named.tempfile_in(folder.unwrap_or(Path::new(".")))?.into_parts();
+        let (file, draft) = draft(&path, mode)?;
         Ok(Self { file, replaces: Some((draft, path)) })
     }
+}
+
+/// An empty file beside a path, which is gone where it does not take its place.
+fn draft(path: &Path, mode: u32) -> io::Result<(File, TempPath)> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut named = tempfile::Builder::new();
+    named.prefix(".fanfold-").suffix(".part").permissions(Permissions::from_mode(mode));
+    Ok(named.tempfile_in(folder.unwrap_or(Path::new(".")))?.into_parts())
 }
 
 fn is_same(one: &Metadata, other: &Metadata) -> bool {
@@ -143,6 +159,25 @@ mod tests {
         assert!(write(dir.path(), b"x").is_err());
         assert_eq!(write(&dir.path().join("no/r.json"), b"x").unwrap_err().kind(), ErrorKind::NotFound);
         assert_eq!(names(dir.path()), ["as-others", "r.json"]);
+    }
+
+    #[test]
+    fn what_is_made_is_whole_and_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        make(&at("key"), b"secret", 0o600).unwrap();
+        assert_eq!(fs::metadata(at("key")).unwrap().mode() & MODE_BITS, 0o600);
+        symlink("nothing", at("link")).unwrap();
+        fs::write(at("empty"), "").unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        for taken in ["key", "link", "empty", "folder"] {
+            let refused = make(&at(taken), b"other", 0o600).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::AlreadyExists, "{taken}");
+        }
+        assert_eq!(fs::read(at("key")).unwrap(), b"secret");
+        assert_eq!(fs::read(at("empty")).unwrap(), b"");
+        assert_eq!(make(&at("no/key"), b"x", 0o600).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(names(dir.path()), ["empty", "folder", "key", "link"]);
     }
 
     #[test]

@@ -5,13 +5,7 @@
 //! A gateway's certificate is for clients only and a worker's for servers only, so
 //! that none can play the other's part. Nothing that is there is written over.
 
-use std::{
-    fs::OpenOptions,
-    io::{ErrorKind, Write},
-    net::IpAddr,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-};
+use std::{io::ErrorKind, net::IpAddr, path::Path};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -21,7 +15,7 @@ use rcgen::{
 use crate::{
     args::Certs,
     error::{Error, Result},
-    output,
+    output, whole,
 };
 
 /// Longest name of a host that DNS takes.
@@ -116,8 +110,7 @@ fn named(name: &str) -> DistinguishedName {
 
 /// Makes a file that is not there.
 pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
-    let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    opened.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|cause| {
+    whole::make(path, text.as_bytes(), mode).map_err(|cause| {
         let error = format!("expected to make {}, found: {cause}", path.display());
         match cause.kind() {
             ErrorKind::AlreadyExists => Error::usage(error)

@@ -6,7 +6,7 @@
 //! of each user. Passwords that are there are kept, so that further users can be
 //! added later.
 
-use std::{fs, path::Path};
+use std::{fs, io::ErrorKind, path::Path};
 
 use fanfold_backbone::{NatsConfig, NatsUser, Needs, Secret};
 use fanfold_protocol::{keys, names::WorkerName};
@@ -103,7 +103,10 @@ fn accounts(
 fn user(out: &Path, name: &str) -> Result<NatsUser> {
     let path = out.join(format!("{name}.password"));
     let password = match fs::read_to_string(&path) {
-        Ok(known) => known.trim().to_owned(),
+        Ok(known) => kept(&path, known.trim())?,
+        Err(cause) if cause.kind() != ErrorKind::NotFound => {
+            return Err(Error::usage(format!("expected to read {}, found: {cause}", path.display())));
+        }
         Err(_) => {
             let mut bytes = [0; PASSWORD_BYTES];
             getrandom::fill(&mut bytes)
@@ -117,24 +120,67 @@ fn user(out: &Path, name: &str) -> Result<NatsUser> {
     Ok(NatsUser { name: name.to_owned(), password: Secret::new(password) })
 }
 
+/// A password as it is made here. Whatever else lies in its place, such as nothing where the disk was full, would open
+/// the account to whoever guesses it.
+fn kept(path: &Path, found: &str) -> Result<String> {
+    let is_digit = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+    if found.len() == 2 * PASSWORD_BYTES && found.bytes().all(is_digit) {
+        return Ok(found.to_owned());
+    }
+    let (path, digits) = (path.display(), 2 * PASSWORD_BYTES);
+    let found = if found.is_empty() { "none" } else { "something else" };
+    let error =
+        format!("expected a password of {digits} digits, 0 to 9 and a to f, in {path}, found {found}");
+    Err(Error::usage(error).help("bring back what was made, or remove the file for a new password"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::Exit;
 
+    fn users(out: &Path, worker: &[&str]) -> NatsUsers {
+        NatsUsers {
+            out: out.to_owned(),
+            gateway: Vec::new(),
+            worker: worker.iter().map(|name| (*name).to_owned()).collect(),
+            tenant: Vec::new(),
+            prefix: "fanfold".to_owned(),
+            shards: 4,
+        }
+    }
+
+    #[test]
+    fn only_passwords_as_they_are_made_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (args, path) = (users(folder.path(), &["w"]), folder.path().join("w.password"));
+        run(&args).unwrap();
+        let made = fs::read_to_string(&path).unwrap();
+        // As an editor leaves it.
+        fs::write(&path, format!("{made}\n")).unwrap();
+        run(&args).unwrap();
+        let conf = folder.path().join("users.conf");
+        assert!(fs::read_to_string(&conf).unwrap().contains(&format!("password: {made:?}")));
+        fs::remove_file(&conf).unwrap();
+        let shorter = &made[1..];
+        for wrong in ["", "\n", shorter, &format!("A{shorter}"), &format!("{made}0")] {
+            fs::write(&path, wrong).unwrap();
+            let error = run(&args).unwrap_err();
+            assert_eq!(error.exit(), Exit::Usage, "{wrong:?}");
+            assert!(error.to_string().contains("w.password"), "{error}");
+            assert!(!conf.exists() && fs::read_to_string(&path).unwrap() == wrong, "{wrong:?}");
+        }
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_eq!(run(&args).unwrap_err().exit(), Exit::Usage);
+    }
+
     #[test]
     fn no_user_and_wrong_names_leave_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("nats");
-        for workers in [vec![], vec!["worker-1".to_owned(), "a b".to_owned()]] {
-            let args = NatsUsers {
-                out: out.clone(),
-                gateway: Vec::new(),
-                worker: workers,
-                tenant: Vec::new(),
-                prefix: "fanfold".to_owned(),
-                shards: 4,
-            };
+        for workers in [&[][..], &["worker-1", "a b"]] {
+            let args = users(&out, workers);
             assert_eq!(run(&args).unwrap_err().exit(), Exit::Usage, "{args:?}");
             assert!(!out.exists(), "{args:?}");
         }
