@@ -86,7 +86,7 @@ async fn believed(residents: &[Resident], parts: &http::request::Parts, body: Bo
                 // By the first, since somebody must.
                 Err(problem) => return (Some(*first), extract::refused_body(problem)),
             };
-            let fits = |(_, signature): &&(usize, sender::Signature)| signature.check(read.bytes()).is_ok();
+            let fits = |(_, signature): &&(usize, sender::Signature)| signature.fits(read.bytes());
             let at = signed.iter().find(fits).map(|(at, _)| *at);
             (at.or(Some(*first)), Body::from(read.bytes().clone()))
         }

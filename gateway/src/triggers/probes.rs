@@ -10,7 +10,10 @@ use axum::{
 };
 use fanfold_protocol::time;
 
-use super::{routes::challenged, sender};
+use super::{
+    routes::challenged,
+    sender::{self, Shown},
+};
 use crate::{extract::Path, problem::Refusal, state::AppState};
 
 /// Says that a sender would be heard, to HEAD as well; who would not has been refused before.
@@ -40,7 +43,13 @@ pub(crate) async fn probe(
     let heard = async {
         let known = sender::wanted(&app, &name.parse()?, &headers).await;
         let trigger = known.as_ref().ok().map(|trigger| &**trigger);
-        sender::check(&app.config.tokens, trigger, &headers, time::now())?;
+        let shown = sender::check(&app.config.tokens, trigger, &headers, time::now())?;
+        // A probe has no body, so that a signature is of an empty one.
+        if let Shown::Signature(signature) = shown
+            && !signature.is_some_and(|signature| signature.fits(b""))
+        {
+            return Err(sender::unfit());
+        }
         known.map(drop)
     };
     challenged(heard.await.map_err(Refusal::from))

@@ -30,7 +30,9 @@ use super::{
     letters, loops, probes,
     reconcile::{Found, Scope},
     record::{Secret, Trigger, TriggerRecord},
-    replay, sender, sns,
+    replay,
+    sender::{self, Shown},
+    sns,
     views::{TriggerList, TriggerView},
 };
 use crate::{
@@ -407,25 +409,26 @@ pub(crate) async fn notify(
     let taken = async {
         let known = sender::wanted(&app, &name.parse()?, &parts.headers).await;
         let trigger = known.as_ref().ok().map(|trigger| &**trigger);
-        if let Some(topic) = sns::topic(trigger, &parts.headers) {
-            let body = sender::read_unverified(&app, &parts.headers, body).await?;
-            let said = sns_sent(&app, topic, body.bytes()).await?;
-            // What is taken in is held as long as the body that it came in.
-            let _held = body.believed();
-            return intake::take_in(&app.triggers, said.envelope()?, known.as_ref().ok()).await;
-        }
-        let signature = sender::check(&app.config.tokens, trigger, &parts.headers, time::now())
-            .map_err(|problem| sns::explained(problem, &parts.headers))?;
-        let trigger = known?;
-        let body = match signature {
-            None => sender::read(&app, &parts.headers, body).await?,
-            Some(signature) => {
-                let body = sender::read_unverified(&app, &parts.headers, body).await?;
-                signature.check(body.bytes())?;
-                body.believed()
-            }
+        let explained = |problem| sns::explained(problem, &parts.headers);
+        let shown = sender::check(&app.config.tokens, trigger, &parts.headers, time::now());
+        let Shown::Signature(signature) = shown.map_err(explained)? else {
+            let trigger = known?;
+            let body = sender::read(&app, &parts.headers, body).await?;
+            return take_in(&app, &parts.headers, &body.bytes, Some(&trigger)).await;
         };
-        take_in(&app, &parts.headers, &body.bytes, Some(&trigger)).await
+        // Also where no trigger waits for it, which must not be told apart.
+        let body = sender::read_unverified(&app, &parts.headers, body).await?;
+        if signature.is_some_and(|signature| signature.fits(body.bytes())) {
+            let (trigger, body) = (known?, body.believed());
+            return take_in(&app, &parts.headers, &body.bytes, Some(&trigger)).await;
+        }
+        if !sns::is_signed(&parts.headers) {
+            return Err(explained(sender::unfit()));
+        }
+        let said = sns_sent(&app, sns::topic(trigger, &parts.headers), body.bytes()).await?;
+        // What is taken in is held as long as the body that it came in.
+        let _held = body.believed();
+        intake::take_in(&app.triggers, said.envelope()?, known.as_ref().ok()).await
     };
     challenged(counted(&app, taken.await).map(Json))
 }
@@ -441,13 +444,13 @@ pub(super) fn challenged<T: IntoResponse>(answer: Answer<T>) -> Response {
     response
 }
 
-/// What a topic says that has sent this. Its subscription is confirmed if it asks for that.
-async fn sns_sent(app: &App, topic: &SnsTopic, body: &[u8]) -> Result<sns::Said, Problem> {
+/// What the topic says that has sent this. Its subscription is confirmed if it asks for that.
+async fn sns_sent(app: &App, topic: Option<&SnsTopic>, body: &[u8]) -> Result<sns::Said, Problem> {
     let reach = app.config.sources.reach();
     let said = app.triggers.sns().check(reach, topic, body, time::now()).await?;
     if let sns::Said::Confirmation(page) = &said {
         sns::confirm(reach, page).await?;
-        tracing::info!(topic = topic.topic_arn, "the subscription is confirmed");
+        tracing::info!(topic = topic.map(|topic| topic.topic_arn.as_str()), "the subscription is confirmed");
     }
     Ok(said)
 }

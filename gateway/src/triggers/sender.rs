@@ -6,8 +6,10 @@
 //! password of basic authentication in the URL (SNS, and stores that know no
 //! tokens). A signature is an HMAC-SHA256 (RFC 2104) over the time, a full stop
 //! and the body, so that neither can be changed nor sent again much later.
-//! Everything that can be is checked before a body is read; nothing says
-//! whether a trigger exists. Who has shown no token yet costs no look at the
+//! Everything that can be is checked before a body is read. Nothing says
+//! whether a trigger exists, or what it asks for: how far a request that shows
+//! nothing gets, and why it is refused, follows from the request alone. Who has
+//! shown no token yet costs no look at the
 //! backbone, and has no part in the memory for bodies of those who have.
 
 use std::sync::Arc;
@@ -23,7 +25,10 @@ use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, HeaderName, header};
 use sha2::Sha256;
 
-use super::{record::Trigger, registry, sns};
+use super::{
+    record::{Secret, Trigger},
+    registry, sns,
+};
 use crate::{
     auth::{self, TokenDigest},
     extract::{self, HeldBody, Unverified},
@@ -75,9 +80,9 @@ pub fn claim(trigger: &Trigger, headers: &HeaderMap) -> Claim {
         return if named == Some(topic.topic_arn.as_str()) { Claim::Believed } else { Claim::Refused };
     }
     match check(&[], Some(trigger), headers, time::now()) {
-        Ok(None) => Claim::Believed,
-        Ok(Some(signature)) => Claim::Signed(signature),
-        Err(_) => Claim::Refused,
+        Ok(Shown::Token) => Claim::Believed,
+        Ok(Shown::Signature(Some(signature))) if signature.key.is_some() => Claim::Signed(signature),
+        Ok(Shown::Signature(_)) | Err(_) => Claim::Refused,
     }
 }
 
@@ -118,16 +123,23 @@ pub async fn read_unverified(app: &AppState, headers: &HeaderMap, body: Body) ->
     extract::read_unverified(app, headers, body, limits::NOTIFICATION_BYTES_MAX, WHAT).await
 }
 
+/// What the headers of a request show of its sender.
+pub enum Shown {
+    /// A token of the service, or that of the trigger.
+    Token,
+    /// A signature, on which the body decides: ours, or where there is none, one of SNS.
+    Signature(Option<Signature>),
+}
+
 /// A signature that is checked once the body is there.
-#[derive(Debug)]
 pub struct Signature {
-    key: String,
+    /// What it must be made with; nothing where no signature will do.
+    key: Option<String>,
     timestamp: String,
     signature: Vec<u8>,
 }
 
-/// Checks what the headers alone can tell. A signature comes back, to be checked
-/// against the body.
+/// Checks what the headers alone can tell, for a trigger or for none.
 ///
 /// # Errors
 /// `unauthorized`.
@@ -136,45 +148,57 @@ pub fn check(
     trigger: Option<&Trigger>,
     headers: &HeaderMap,
     now: Timestamp,
-) -> Result<Option<Signature>, Problem> {
-    if auth::is_authorized(headers, tokens, now) {
-        return Ok(None);
+) -> Result<Shown, Problem> {
+    // What a topic signs is to be signed by it, whatever else is shown.
+    let is_of_topic = sns::topic(trigger, headers).is_some();
+    let secret = trigger.map(|trigger| &trigger.record.secret).filter(|_| !is_of_topic);
+    let token = shown(headers);
+    let fits = |expected: TokenDigest| token.as_deref().is_some_and(|token| expected.is_of(token));
+    let is_known = secret.and_then(Secret::token).is_some_and(fits);
+    if is_known || !is_of_topic && auth::is_authorized(headers, tokens, now) {
+        return Ok(Shown::Token);
     }
-    let Some(trigger) = trigger else { return Err(unauthorized("another or none")) };
-    let secret = &trigger.record.secret;
-    if let Some(expected) = secret.token() {
-        return match shown(headers) {
-            Some(token) if expected.is_of(&token) => Ok(None),
-            Some(_) => Err(unauthorized("another")),
-            None => Err(unauthorized("none")),
-        };
+    let key = secret.and_then(Secret::key).map(str::to_owned);
+    match Signature::read(key, headers, now) {
+        Ok(Some(signature)) => Ok(Shown::Signature(Some(signature))),
+        Ok(None) | Err(_) if sns::is_signed(headers) => Ok(Shown::Signature(None)),
+        Ok(None) => Err(unauthorized(if token.is_some() { "another" } else { "none" })),
+        Err(found) => Err(unauthorized(found)),
     }
-    let key = secret.key().unwrap_or_default().to_owned();
-    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let timestamp = text(&TIMESTAMP).ok_or_else(|| unauthorized("no X-Fanfold-Timestamp"))?;
-    let seconds: u64 = timestamp.parse().map_err(|_| unauthorized("no time in X-Fanfold-Timestamp"))?;
-    if (now.0 / 1_000).abs_diff(seconds) > limits::SIGNATURE_AGE_MAX.as_secs() {
-        return Err(unauthorized("an X-Fanfold-Timestamp of more than five minutes away"));
-    }
-    let digits = text(&SIGNATURE).and_then(|value| value.strip_prefix(SCHEME));
-    let signature = digits.and_then(|digits| hex::decode(digits).ok());
-    let signature = signature.ok_or_else(|| unauthorized("no X-Fanfold-Signature of sha256="))?;
-    Ok(Some(Signature { key, timestamp: timestamp.to_owned(), signature }))
 }
 
 impl Signature {
-    /// Checks it, in constant time.
-    ///
-    /// # Errors
-    /// `unauthorized`.
-    pub fn check(&self, body: &[u8]) -> Result<(), Problem> {
-        let mac = Hmac::<Sha256>::new_from_slice(self.key.as_bytes());
-        let mut mac = mac.map_err(crate::problem::internal)?;
+    /// The signature of a request, if it says that it has one; the error is what was found in its place.
+    fn read(key: Option<String>, headers: &HeaderMap, now: Timestamp) -> Result<Option<Self>, &'static str> {
+        if !headers.contains_key(&TIMESTAMP) && !headers.contains_key(&SIGNATURE) {
+            return Ok(None);
+        }
+        let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let timestamp = text(&TIMESTAMP).ok_or("no X-Fanfold-Timestamp")?;
+        let seconds: u64 = timestamp.parse().map_err(|_| "no time in X-Fanfold-Timestamp")?;
+        if (now.0 / 1_000).abs_diff(seconds) > limits::SIGNATURE_AGE_MAX.as_secs() {
+            return Err("an X-Fanfold-Timestamp of more than five minutes away");
+        }
+        let digits = text(&SIGNATURE).and_then(|value| value.strip_prefix(SCHEME));
+        let signature = digits.and_then(|digits| hex::decode(digits).ok());
+        let signature = signature.ok_or("no X-Fanfold-Signature of sha256=")?;
+        Ok(Some(Self { key, timestamp: timestamp.to_owned(), signature }))
+    }
+
+    /// Whether it is of this body, told in constant time; where no signature will do, in as much time.
+    pub fn fits(&self, body: &[u8]) -> bool {
+        let key = self.key.as_deref().unwrap_or_default();
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key.as_bytes()) else { return false };
         mac.update(self.timestamp.as_bytes());
         mac.update(b".");
         mac.update(body);
-        mac.verify_slice(&self.signature).map_err(|_| unauthorized("a signature that does not fit the body"))
+        mac.verify_slice(&self.signature).is_ok() && self.key.is_some()
     }
+}
+
+/// Why a sender is refused whose signature is of another body or by another secret, or has nothing to fit to.
+pub fn unfit() -> Problem {
+    unauthorized("a signature that does not fit the body")
 }
 
 /// The token that a request shows, either way.
@@ -208,10 +232,7 @@ mod tests {
     use http::HeaderValue;
     use serde_json::json;
 
-    use super::{
-        super::record::{Secret, tests::trigger},
-        *,
-    };
+    use super::{super::record::tests::trigger, *};
     use crate::auth::Token;
 
     const NOW: Timestamp = Timestamp(1_795_348_496_000);
@@ -256,20 +277,37 @@ mod tests {
         };
         let found = |at: u64, signature: String, body: &str| {
             let headers = headers(&[(TIMESTAMP, at.to_string()), (SIGNATURE, signature)]);
-            check(&[], Some(&trigger), &headers, NOW)
-                .and_then(|signature| signature.unwrap().check(body.as_bytes()))
+            let shown = check(&[], Some(&trigger), &headers, NOW);
+            matches!(shown, Ok(Shown::Signature(Some(signature))) if signature.fits(body.as_bytes()))
         };
         let now = NOW.0 / 1_000;
-        assert!(found(now, sign(now, "body"), "body").is_ok());
-        assert!(found(now - 299, sign(now - 299, "body"), "body").is_ok());
-        assert!(found(now - 301, sign(now - 301, "body"), "body").is_err());
-        assert!(found(now + 301, sign(now + 301, "body"), "body").is_err());
-        assert!(found(now, sign(now, "body"), "bodx").is_err());
-        assert!(found(now, sign(now - 1, "body"), "body").is_err());
-        assert!(found(now, "sha256=zz".into(), "body").is_err());
+        assert!(found(now, sign(now, "body"), "body"));
+        assert!(found(now - 299, sign(now - 299, "body"), "body"));
+        assert!(!found(now - 301, sign(now - 301, "body"), "body"));
+        assert!(!found(now + 301, sign(now + 301, "body"), "body"));
+        assert!(!found(now, sign(now, "body"), "bodx"));
+        assert!(!found(now, sign(now - 1, "body"), "body"));
+        assert!(!found(now, "sha256=zz".into(), "body"));
         // The secret itself is no token.
         let bearer = headers(&[(header::AUTHORIZATION, format!("Bearer {}", token.reveal()))]);
         assert!(check(&[], Some(&trigger), &bearer, NOW).is_err());
+    }
+
+    /// A signature by no key at all must not do for a trigger that knows none, nor for none.
+    #[test]
+    fn a_signature_fits_only_what_has_a_key() {
+        let (trigger, _) = with_secret(SenderAuth::Token);
+        let at = NOW.0 / 1_000;
+        let mut mac = Hmac::<Sha256>::new_from_slice(b"").unwrap();
+        mac.update(format!("{at}.body").as_bytes());
+        let signature = format!("sha256={}", hex::encode(mac.finalize().into_bytes()));
+        let headers = headers(&[(TIMESTAMP, at.to_string()), (SIGNATURE, signature)]);
+        for trigger in [Some(&trigger), None] {
+            let shown = check(&[], trigger, &headers, NOW).unwrap();
+            let Shown::Signature(Some(signature)) = shown else { panic!("it is a signature") };
+            assert!(!signature.fits(b"body"));
+        }
+        assert!(matches!(claim(&trigger, &headers), Claim::Refused));
     }
 
     #[test]

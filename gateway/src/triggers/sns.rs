@@ -5,7 +5,8 @@
 //! message names is fetched only from SNS in the topic's own region, and so is
 //! the page that confirms a subscription: a stranger chooses no address that
 //! this host talks to. A signature holds for ever, so a message counts for some
-//! hours only: for less time than the outcome of its event is known. Source: «Verifying the signatures of Amazon SNS messages»
+//! hours only: for less time than the outcome of its event is known. A refusal does not
+//! say whether a trigger names a topic, or which: whoever does not know it learns nothing of it. Source: «Verifying the signatures of Amazon SNS messages»
 //! in the developer guide of SNS.
 
 use std::{
@@ -19,6 +20,7 @@ use fanfold_protocol::{ErrorKind, Problem, limits, time::Timestamp, trigger::Sns
 use http::HeaderMap;
 use ring::signature::{
     RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey,
+    VerificationAlgorithm,
 };
 use serde::Deserialize;
 use tokio::sync::Semaphore;
@@ -46,8 +48,12 @@ const CERTIFICATES_MAX: usize = 64;
 /// The topic that must have signed a request, where its trigger names one. Who delivers raw signs nothing, and is to
 /// show a secret as any other sender.
 pub fn topic<'a>(trigger: Option<&'a Trigger>, headers: &HeaderMap) -> Option<&'a SnsTopic> {
-    let is_signed = headers.contains_key(MESSAGE_TYPE) && !is_raw(headers);
-    trigger.filter(|_| is_signed)?.record.document.sns.as_ref()
+    trigger.filter(|_| is_signed(headers))?.record.document.sns.as_ref()
+}
+
+/// Whether a request is to be a message that SNS has signed.
+pub fn is_signed(headers: &HeaderMap) -> bool {
+    headers.contains_key(MESSAGE_TYPE) && !is_raw(headers)
 }
 
 fn is_raw(headers: &HeaderMap) -> bool {
@@ -153,51 +159,69 @@ impl Default for Verifier {
 }
 
 impl Verifier {
-    /// Checks that a topic sent this, and gives what it says.
+    /// Checks that a topic sent this, if there is one, and gives what it says. What can be is checked by the message
+    /// itself; of what follows, nothing is told apart.
     ///
     /// # Errors
     /// `unauthorized`; or the certificate cannot be fetched at the moment.
     pub async fn check(
         &self,
         reach: Reach,
-        topic: &SnsTopic,
+        topic: Option<&SnsTopic>,
         body: &[u8],
         now: Timestamp,
     ) -> Result<Said, Problem> {
         let message: Message =
             serde_json::from_slice(body).map_err(|error| refused(&format!("no such message: {error}")))?;
-        if message.topic_arn != topic.topic_arn {
-            return Err(refused("one of another topic"));
-        }
         if !is_fresh(&message.timestamp, now) {
             return Err(refused("one whose Timestamp is hours old, or none"));
         }
-        let origin = topic.origin().unwrap_or_default();
+        let named = SnsTopic { topic_arn: message.topic_arn.clone() };
+        let origin = named.origin().unwrap_or_default();
         let file = message.signing_cert_url.strip_prefix(&format!("{origin}/"));
         if !file.is_some_and(is_certificate) {
-            return Err(refused("one whose SigningCertURL is not of SNS in the region of the topic"));
+            return Err(refused("one whose SigningCertURL is not of SNS in the region of its topic"));
         }
-        let key = self.key(reach, &message.signing_cert_url).await?;
-        let algorithm = match message.signature_version.as_str() {
+        let algorithm: &'static dyn VerificationAlgorithm = match message.signature_version.as_str() {
             "1" => &RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
             "2" => &RSA_PKCS1_2048_8192_SHA256,
             _ => return Err(refused("one of an unknown SignatureVersion")),
         };
-        let signature = STANDARD.decode(&message.signature).unwrap_or_default();
-        UnparsedPublicKey::new(algorithm, &key.der)
-            .verify(message.signed().as_bytes(), &signature)
-            .map_err(|_| refused("one whose signature does not fit it"))?;
+        let is_of_topic = topic.is_some_and(|topic| topic.topic_arn == named.topic_arn);
+        if !is_of_topic || !self.has_signed(reach, &message, algorithm).await? {
+            return Err(refused("one of another topic, or whose signature does not fit it"));
+        }
         match message.r#type.as_str() {
             "Notification" => Ok(Said::Notification(message.message)),
             "SubscriptionConfirmation" => {
                 let page = message.subscribe_url.unwrap_or_default();
                 if !page.starts_with(&format!("{origin}/?Action=ConfirmSubscription&")) {
-                    return Err(refused("a SubscribeURL that is not of SNS in the region of the topic"));
+                    return Err(refused("a SubscribeURL that is not of SNS in the region of its topic"));
                 }
                 Ok(Said::Confirmation(page))
             }
             _ => Ok(Said::Other),
         }
+    }
+
+    /// Whether the certificate that a message names is of who signed it.
+    async fn has_signed(
+        &self,
+        reach: Reach,
+        message: &Message,
+        algorithm: &'static dyn VerificationAlgorithm,
+    ) -> Result<bool, Problem> {
+        let key = match self.key(reach, &message.signing_cert_url).await {
+            Err(problem) if problem.code == ErrorKind::Unauthorized => {
+                tracing::debug!(detail = %problem.detail, "a message for a topic of SNS is refused");
+                return Ok(false);
+            }
+            key => key?,
+        };
+        let signature = STANDARD.decode(&message.signature).unwrap_or_default();
+        let verified =
+            UnparsedPublicKey::new(algorithm, &key.der).verify(message.signed().as_bytes(), &signature);
+        Ok(verified.is_ok())
     }
 
     async fn key(&self, reach: Reach, url: &str) -> Result<Key, Problem> {
@@ -321,7 +345,7 @@ mod tests {
     }
 
     async fn said(body: &str) -> String {
-        verifier().check(REACH, &topic(), body.as_bytes(), NOW).await.unwrap_err().detail
+        verifier().check(REACH, Some(&topic()), body.as_bytes(), NOW).await.unwrap_err().detail
     }
 
     #[tokio::test]
@@ -329,7 +353,8 @@ mod tests {
         for body in
             [include_str!("../../tests/sns/version-1.json"), include_str!("../../tests/sns/version-2.json")]
         {
-            let checked = |now| async move { verifier().check(REACH, &topic(), body.as_bytes(), now).await };
+            let checked =
+                |now| async move { verifier().check(REACH, Some(&topic()), body.as_bytes(), now).await };
             assert_eq!(checked(NOW).await, Ok(Said::Notification("hello".to_owned())), "{body}");
             // A copy that somebody kept counts no more when its outcome may be forgotten.
             let later = Timestamp(NOW.0 + limits::IDEMPOTENCY_WINDOW.as_millis() as u64);
@@ -340,7 +365,7 @@ mod tests {
     #[tokio::test]
     async fn a_signed_confirmation_gives_its_page() {
         let body = include_str!("../../tests/sns/confirmation.json");
-        let signed = verifier().check(REACH, &topic(), body.as_bytes(), NOW).await.unwrap();
+        let signed = verifier().check(REACH, Some(&topic()), body.as_bytes(), NOW).await.unwrap();
         let Said::Confirmation(page) = &signed else { panic!("{signed:?}") };
         assert!(
             page.starts_with("https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&"),
@@ -362,7 +387,7 @@ mod tests {
             include_str!("../../tests/sns/confirmation.json"),
         ] {
             let signed: serde_json::Value = serde_json::from_str(body).unwrap();
-            let genuine = verifier().check(REACH, &topic(), body.as_bytes(), NOW).await.unwrap();
+            let genuine = verifier().check(REACH, Some(&topic()), body.as_bytes(), NOW).await.unwrap();
             for (name, value) in [
                 ("data", records.clone()),
                 ("Records", records["Records"].clone()),
@@ -372,7 +397,7 @@ mod tests {
                 let mut wrapped = signed.clone();
                 (wrapped["specversion"], wrapped[name]) = ("1.0".into(), value);
                 let wrapped = wrapped.to_string();
-                let said = verifier().check(REACH, &topic(), wrapped.as_bytes(), NOW).await.unwrap();
+                let said = verifier().check(REACH, Some(&topic()), wrapped.as_bytes(), NOW).await.unwrap();
                 assert_eq!(said, genuine, "{name}");
                 assert!(events(&said).is_err() || events(&said) == Ok(0), "{name}: {said:?}");
             }
@@ -404,6 +429,27 @@ mod tests {
         for (from, to, part) in changes {
             let detail = said(&body.replacen(from, to, 1)).await;
             assert!(detail.contains(part), "{from} → {to}: {detail}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_does_not_say_which_topic_a_trigger_names() {
+        let body = include_str!("../../tests/sns/version-2.json");
+        let other = SnsTopic { topic_arn: "arn:aws:sns:eu-west-1:1:other".to_owned() };
+        for (from, to) in [
+            ("hello", "hallo"),
+            ("\"2\"", "\"3\""),
+            ("2026-11-23", "2026-11-22"),
+            ("sns.eu-west-1", "sns.eu-west-2"),
+            (":1:t\"", ":1:u\""),
+        ] {
+            let body = body.replacen(from, to, 1);
+            let (verifier, ours) = (verifier(), topic());
+            let mut found = Vec::new();
+            for topic in [None, Some(&ours), Some(&other)] {
+                found.push(verifier.check(REACH, topic, body.as_bytes(), NOW).await.unwrap_err());
+            }
+            assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "{from} → {to}: {found:?}");
         }
     }
 

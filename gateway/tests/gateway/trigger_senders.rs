@@ -55,6 +55,98 @@ async fn a_signed_notification_counts_once_and_for_some_minutes() {
     wait_for_calls(&service, 1).await;
 }
 
+/// What a refusal says, but for what is new in each.
+fn said(reply: &Reply) -> (u16, Value, Vec<Option<String>>) {
+    let header = |name: &str| reply.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    let mut document = if reply.body.is_empty() { Value::Null } else { reply.json() };
+    if let Some(members) = document.as_object_mut() {
+        members.remove("request_id");
+    }
+    (reply.status.as_u16(), document, ["content-type", "www-authenticate", "retry-after"].map(header).into())
+}
+
+/// What strangers may send: headers with which SNS, stores and others show who they are, or who they are not.
+fn heads(now: u64) -> Vec<Vec<(&'static str, String)>> {
+    let head = |pairs: &[(&'static str, &str)]| -> Vec<(&'static str, String)> {
+        pairs.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
+    };
+    let (now, old) = (now.to_string(), (now - 400).to_string());
+    let at = |time: &str, signature: &str| {
+        head(&[("x-fanfold-timestamp", time), ("x-fanfold-signature", signature)])
+    };
+    let sns = head(&[("x-amz-sns-message-type", "Notification")]);
+    let raw = [sns.clone(), head(&[("x-amz-sns-rawdelivery", "true")])].concat();
+    let basic = head(&[("authorization", "Basic eDp5")]);
+    let mut heads = vec![
+        head(&[]),
+        head(&[("authorization", "Bearer ff_0")]),
+        head(&[("authorization", "Digest x")]),
+        head(&[("x-fanfold-timestamp", now.as_str())]),
+        head(&[("x-fanfold-signature", "sha256=00")]),
+        at("soon", "sha256=00"),
+        at(&old, "sha256=00"),
+        at(&now, "sha256=zz"),
+        [at(&now, "sha256=00"), head(&[("content-encoding", "gzip")])].concat(),
+    ];
+    for of in [Vec::new(), sns, raw] {
+        heads.push(of.clone());
+        heads.push([of.clone(), basic.clone()].concat());
+        heads.push([of, at(&now, "sha256=00")].concat());
+    }
+    heads
+}
+
+#[tokio::test]
+async fn a_refusal_does_not_tell_which_triggers_there_are() {
+    let service = start_with(|_| {}).await;
+    assert_eq!(service.deploy("f", "1").await.status, 201);
+    let topic = json!({"topic_arn": "arn:aws:sns:eu-west-1:1:t"});
+    for (name, member, value) in [
+        ("by-token", "auth", json!("token")),
+        ("by-signature", "auth", json!("signature")),
+        ("by-topic", "sns", topic),
+    ] {
+        let mut made = document();
+        made[member] = value;
+        assert_eq!(service.put_json(&format!("/v1/triggers/{name}"), made).await.status, 201);
+    }
+    let signed: Value = serde_json::from_str(include_str!("../sns/version-2.json")).unwrap();
+    let fresh = std::time::UNIX_EPOCH + std::time::Duration::from_millis(time::now().0);
+    let message = |changes: &[(&str, &str)]| {
+        let mut message = signed.clone();
+        message["Timestamp"] = humantime::format_rfc3339_seconds(fresh).to_string().into();
+        for (member, value) in changes {
+            message[member] = (*value).into();
+        }
+        message.to_string()
+    };
+    // None of these has anything fetched.
+    let bodies = [
+        put_of("in/a.csv").to_string(),
+        message(&[("Timestamp", "2020-01-01T00:00:00Z")]),
+        message(&[("SigningCertURL", "https://127.0.0.1/a.pem")]),
+        message(&[("SignatureVersion", "9")]),
+        message(&[("TopicArn", "arn:aws:sns:eu-west-1:1:u")]),
+    ];
+    let mut told = std::collections::BTreeSet::new();
+    for head in heads(time::now().0 / 1_000) {
+        let headers: Vec<(&str, &str)> = head.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let posts = bodies.iter().map(|body| (Method::POST, body.as_str()));
+        for (method, body) in posts.chain([(Method::GET, "")]) {
+            let mut found = Vec::new();
+            for name in ["none", "by-token", "by-signature", "by-topic"] {
+                let path = format!("/v1/events/s3/{name}");
+                let reply = service.bare_request(method.clone(), &path, &headers, body.to_owned()).await;
+                assert!(!reply.status.is_success(), "{name} {headers:?} {body}: {reply:?}");
+                found.push(said(&reply));
+            }
+            assert!(found.iter().all(|said| *said == found[0]), "{method} {headers:?} {body}: {found:#?}");
+            told.insert(found[0].1["detail"].to_string());
+        }
+    }
+    assert!(told.len() > 10, "each is told what is wrong with it: {told:#?}");
+}
+
 /// A service whose trigger takes signed notifications, and the trigger's secret.
 async fn signing(change: impl FnOnce(&mut GatewayConfig)) -> (Service, String) {
     let service = start_with(change).await;
