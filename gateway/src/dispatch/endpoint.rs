@@ -19,11 +19,11 @@ use bytes::{Bytes, buf::Chain};
 use fanfold_protocol::{
     ErrorKind, Fault, Problem,
     digest::Digest,
-    invocation::{Preparation, Usage},
+    invocation::Preparation,
     limits,
     worker::{
         FRAME_TYPE, Frame, HEAD_BYTES_MAX, Member, NO_ROOM, NOT_STARTED, PREPARE_PATH, PrepareHead,
-        UNKNOWN_SUBJECT, WIRE_HEADER, WIRE_VERSION, decode_outcome, encode,
+        UNKNOWN_SUBJECT, WIRE_HEADER, WIRE_VERSION, encode,
     },
 };
 use futures::future::join_all;
@@ -49,6 +49,7 @@ use tokio_rustls::{
 
 use super::{
     choice::{Load, Offer},
+    failure::{Failure, causes, had_sandbox, has_no_room, is_refused},
     holdings::Holdings,
 };
 
@@ -63,6 +64,9 @@ const MEET_PAUSE: Duration = Duration::from_secs(10);
 /// How often a silent worker is asked whether it is there, and how long it may
 /// take: a host that is cut off is known to be gone after both.
 const PING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3));
+/// How long a preparation may take: its turn behind two of the longest, and its own. One that lives and never ends it
+/// would hold for good whoever waits.
+const PREPARING_MAX: Duration = Duration::from_secs(6 * limits::COMPILE_CPU_SECONDS);
 /// Windows that an answer of the usual size fits into.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -73,19 +77,6 @@ const WIRE: HeaderName = HeaderName::from_static(WIRE_HEADER);
 
 type Body = Full<Chain<Bytes, Bytes>>;
 type Sender = SendRequest<Body>;
-
-/// Why there is no outcome.
-#[derive(Debug)]
-pub enum Failure {
-    /// Nothing of the call has run.
-    NotStarted(Problem),
-    /// Nothing of it has run, since there is no room for its sandbox.
-    NoRoom(Problem),
-    /// Nothing of it has run, since the worker does not know what it is about.
-    Untold(Problem),
-    /// It may have run, or run still.
-    Lost(Problem),
-}
 
 /// What it takes to run a call.
 #[derive(Clone, Debug)]
@@ -110,6 +101,7 @@ pub struct Endpoint {
     rest: Mutex<Option<(Instant, String)>>,
     authority: Authority,
     wire: HeaderValue,
+    preparing_max: Duration,
     connections: Mutex<Vec<Sender>>,
     /// Counts calls, which take the connections in turn.
     turns: AtomicUsize,
@@ -132,6 +124,7 @@ impl Endpoint {
             // What names no host is not reached, so what stands here for it is never sent.
             authority: member.address.parse().unwrap_or_else(|_| Authority::from_static("worker")),
             wire: HeaderValue::from(member.wire_shared().unwrap_or(WIRE_VERSION)),
+            preparing_max: PREPARING_MAX,
             connections: Mutex::default(),
             turns: AtomicUsize::new(0),
             connecting: tokio::sync::Mutex::default(),
@@ -229,6 +222,21 @@ impl Endpoint {
 
     /// Sends a frame and gives the frame of the answer. Says what it takes, if anything.
     pub async fn call(
+        &self,
+        path: &'static str,
+        frame: Frame,
+        needs: Option<&Needs>,
+    ) -> Result<Bytes, Failure> {
+        let exchange = self.exchange(path, frame, needs);
+        if path != PREPARE_PATH {
+            // Whoever calls waits no longer than the call may take.
+            return exchange.await;
+        }
+        let prepared = tokio::time::timeout(self.preparing_max, exchange).await;
+        prepared.unwrap_or_else(|_| Err(Failure::Lost(self.endless())))
+    }
+
+    async fn exchange(
         &self,
         path: &'static str,
         frame: Frame,
@@ -418,6 +426,18 @@ impl Endpoint {
         )
     }
 
+    fn endless(&self) -> Problem {
+        Problem::new(
+            ErrorKind::WorkerLost,
+            format!(
+                "expected the worker {} to prepare a component within {} s, found no end of it; deploy again, and see \
+                 its log",
+                self.member.name,
+                self.preparing_max.as_secs()
+            ),
+        )
+    }
+
     fn lost(&self, error: &(dyn std::error::Error + 'static)) -> Problem {
         let error = causes(error);
         Problem::new(
@@ -443,37 +463,69 @@ async fn accepted<S: AsyncRead + Unpin>(stream: S) -> Result<BufReader<S>, Strin
     }
 }
 
-/// Whether an outcome is that of a sandbox, so that the component was there.
-fn had_sandbox(frame: &Bytes) -> bool {
-    decode_outcome(frame.clone())
-        .is_ok_and(|outcome| outcome.result.is_ok() || outcome.usage != Usage::default())
-}
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
 
-/// An error with what lies behind it, which the outermost does not tell.
-fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let more = std::iter::successors(error.source(), |error| error.source());
-    more.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
-}
+    use fanfold_protocol::worker::{INVOKE_PATH, WIRE_VERSION_MIN};
+    use hyper::{server, service::service_fn};
+    use tokio_rustls::rustls::{RootCertStore, crypto::ring};
+    use uuid::Uuid;
 
-/// Whether the worker takes no call at all because it has enough, or stops.
-fn has_no_room(problem: &Problem) -> bool {
-    matches!(problem.code, ErrorKind::ConcurrencyLimit | ErrorKind::ShuttingDown)
-}
+    use super::*;
 
-/// Whether the worker said, in HTTP/2's own words, that it did nothing with a stream: that it
-/// refused it, or that it goes away without an error and had not seen it (RFC 9113, 6.8). Streams
-/// that it had seen are ended, and break with the connection if they are not.
-fn is_refused(error: &hyper::Error) -> bool {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(error) = cause.downcast_ref::<h2::Error>() {
-            return match error.reason() {
-                Some(h2::Reason::REFUSED_STREAM) => true,
-                Some(h2::Reason::NO_ERROR) => error.is_go_away() && error.is_remote(),
-                _ => false,
-            };
+    fn member() -> Member {
+        Member {
+            name: "silent".parse().unwrap(),
+            instance: Uuid::now_v7(),
+            address: "127.0.0.1:1".to_owned(),
+            wire: WIRE_VERSION,
+            wire_min: WIRE_VERSION_MIN,
+            version: "0.1.0".to_owned(),
+            engine: "e".to_owned(),
+            slots: 1,
+            memory_bytes: 1 << 30,
+            zone: None,
+            draining: false,
+            store_answers: true,
+            cached: Vec::new(),
         }
-        source = cause.source();
     }
-    false
+
+    /// One whose worker lives, takes everything and answers nothing.
+    async fn silent(preparing_max: Duration) -> Endpoint {
+        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let (ours, theirs) = tokio::io::duplex(64 << 10);
+        let never = service_fn(|_: Request<Incoming>| {
+            std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>()
+        });
+        let serving = server::conn::http2::Builder::new(TokioExecutor::new());
+        tokio::spawn(serving.serve_connection(TokioIo::new(theirs), never));
+        let (sender, connection): (Sender, _) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(ours)).await.unwrap();
+        tokio::spawn(connection);
+        let endpoint = Endpoint { preparing_max, ..Endpoint::new(member(), Arc::new(tls)) };
+        endpoint.connections.lock().unwrap().push(sender);
+        endpoint
+    }
+
+    #[tokio::test]
+    async fn a_preparation_without_an_end_is_given_up() {
+        let most = Duration::from_millis(50);
+        let endpoint = silent(most).await;
+        let component = Preparation { digest: Digest::of(b"x"), tenant: None };
+        let needs = Needs { component, memory_bytes: 1 };
+        let prepared = tokio::time::timeout(Duration::from_secs(20), endpoint.prepare(&needs)).await.unwrap();
+        let Err(Failure::Lost(problem)) = prepared else { panic!("{prepared:?}") };
+        assert_eq!(problem.code, ErrorKind::WorkerLost);
+        assert!(problem.detail.contains("worker silent to prepare"), "{problem}");
+        assert!(!endpoint.holds(needs.component.digest));
+        // Of calls their callers know how long they may take.
+        let call = endpoint.call(INVOKE_PATH, Frame::default(), None);
+        assert!(tokio::time::timeout(4 * most, call).await.is_err());
+    }
 }

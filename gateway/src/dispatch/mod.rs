@@ -13,6 +13,7 @@
 mod choice;
 mod counters;
 mod endpoint;
+mod failure;
 mod holdings;
 mod pool;
 #[cfg(test)]

@@ -36,7 +36,8 @@ use uuid::Uuid;
 use super::{
     choice::{Choice, prefer},
     counters::{Calls, Counters},
-    endpoint::{Endpoint, Failure, Needs},
+    endpoint::{Endpoint, Needs},
+    failure::Failure,
     subjects::Subjects,
 };
 
