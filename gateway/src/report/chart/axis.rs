@@ -2,7 +2,7 @@
 //! Axes, their words, and legends: everything around the plot.
 
 use super::{
-    color::{Colors, nth, ramp},
+    color::{Colors, in_turn, ramp},
     digits::{formatted, grouped, plain},
     moment,
     plot::{Axis, Plot},
@@ -138,7 +138,7 @@ fn legend_width(plot: &Plot<'_>) -> f64 {
     };
     let title = channel.label().map_or(0, |label| cut(label).chars().count());
     let names = match colors {
-        Colors::Names(names) => {
+        Colors::Names { names, .. } => {
             names.all().iter().take(LEGEND_MAX).map(|name| cut(name).chars().count()).max().unwrap_or(0)
         }
         Colors::Ramp { from, to, moments } => {
@@ -163,7 +163,7 @@ fn legend(svg: &mut Svg, plot: &Plot<'_>) {
     let x = plot.width + 18.0;
     svg.words(x, 8.0, "name", "start", &channel.label().map(cut).unwrap_or_default());
     match colors {
-        Colors::Names(names) => {
+        Colors::Names { names, range } => {
             let names = names.all();
             for (index, name) in names.iter().take(LEGEND_MAX).enumerate() {
                 let y = 18.0 + index as f64 * 16.0;
@@ -172,7 +172,7 @@ fn legend(svg: &mut Svg, plot: &Plot<'_>) {
                     ("y", y.into()),
                     ("width", 10.0.into()),
                     ("height", 10.0.into()),
-                    ("fill", nth(index).into()),
+                    ("fill", in_turn(range, index).into()),
                 ];
                 svg.mark("rect", &swatch, "");
                 svg.words(x + 15.0, y + 9.0, "label", "start", &cut(name));

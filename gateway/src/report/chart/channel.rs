@@ -7,26 +7,18 @@
 use serde_json::{Map, Value};
 
 use super::{
+    color::checked,
     scale::number,
     spec::{Channel, Kind, Row, Sort, Source, Stack, Unsupported, lookup, no, shortened, title},
 };
 
-/// Members of a scale that move or colour what is on it, unless they are off.
-const MOVING: [&str; 10] = [
-    "clamp",
-    "domainMax",
-    "domainMid",
-    "domainMin",
-    "domainRaw",
-    "range",
-    "rangeMax",
-    "rangeMin",
-    "reverse",
-    "scheme",
-];
+/// Members of a scale that move what is on it, unless they are off.
+const MOVING: [&str; 5] = ["domainMid", "domainRaw", "rangeMax", "rangeMin", "reverse"];
+/// The channels of colours.
+const COLORS: [&str; 3] = ["color", "fill", "stroke"];
 
-/// Reads a channel.
-pub fn read(name: &str, value: &Value, rows: &[Row]) -> Result<Channel, Unsupported> {
+/// Reads a channel. `beside` is the column on the axis that it may be sorted by: on y, or for y itself on x.
+pub fn read(name: &str, value: &Value, beside: Option<&str>, rows: &[Row]) -> Result<Channel, Unsupported> {
     let object = value.as_object().ok_or_else(|| no(format!("a channel {name:?} that is no object")))?;
     let binned = check_members(name, object)?;
     let source = match (object.get("field"), object.get("datum").or(object.get("value"))) {
@@ -51,10 +43,12 @@ pub fn read(name: &str, value: &Value, rows: &[Row]) -> Result<Channel, Unsuppor
     Ok(Channel {
         title: named(object.get("title")).or_else(|| named(of_axis("title"))),
         domain: domain(name, kind, scale)?,
+        ends: [end(name, kind, scale, "domainMin")?, end(name, kind, scale, "domainMax")?],
+        range: range(name, kind, scale)?,
         zero: scale.get("zero").and_then(Value::as_bool),
         log,
         binned,
-        sort: sort(name, kind, object.get("sort"))?,
+        sort: sort(name, kind, object.get("sort"), beside)?,
         format: format.or((stack == Some(Stack::Normalize)).then_some("%")).map(str::to_owned),
         shown: !matches!(axis, Some(Value::Null | Value::Bool(false))),
         stack,
@@ -86,7 +80,9 @@ fn check_members(name: &str, object: &Row) -> Result<bool, Unsupported> {
 /// are refused.
 fn is_log(name: &str, kind: Kind, scale: &Row) -> Result<bool, Unsupported> {
     let on = |member: &&str| !matches!(scale.get(*member), None | Some(Value::Null | Value::Bool(false)));
-    if let Some(member) = MOVING.into_iter().find(on) {
+    // Beyond the ends there is nothing, unless they are given; a ramp keeps what is there anyway.
+    let bounded = !COLORS.contains(&name) && ["domain", "domainMin", "domainMax"].iter().any(on);
+    if let Some(member) = MOVING.into_iter().chain(bounded.then_some("clamp")).find(on) {
         return Err(no(format!("{member:?} of the scale of the channel {name:?}")));
     }
     match scale.get("type") {
@@ -115,6 +111,31 @@ fn domain(name: &str, kind: Kind, scale: &Row) -> Result<Option<Vec<Value>>, Uns
     values.cloned().map(Some).ok_or_else(odd)
 }
 
+/// An end of a scale that is given by itself.
+fn end(name: &str, kind: Kind, scale: &Row, member: &str) -> Result<Option<f64>, Unsupported> {
+    let Some(value) = scale.get(member).filter(|value| !value.is_null()) else { return Ok(None) };
+    let end = if kind == Kind::Discrete { None } else { number(value, kind == Kind::Temporal) };
+    let odd = || no(format!("{member:?} {} of the scale of the channel {name:?}", short(value)));
+    end.map(Some).ok_or_else(odd)
+}
+
+/// The colours that names have in turn, where the author gives them. A range with a name is a scheme.
+fn range(name: &str, kind: Kind, scale: &Row) -> Result<Vec<String>, Unsupported> {
+    let of_colors = COLORS.contains(&name);
+    let colors = match scale.get("range") {
+        None | Some(Value::Null | Value::Bool(false)) => return Ok(Vec::new()),
+        Some(Value::String(_)) if of_colors => return Ok(Vec::new()),
+        Some(Value::Array(colors)) if of_colors && kind == Kind::Discrete => colors.as_slice(),
+        Some(_) => &[],
+    };
+    let colors: Option<Vec<_>> = colors.iter().map(|color| checked(color.as_str()?)).collect();
+    let odd = || {
+        let asked = scale.get("range").map(short).unwrap_or_default();
+        no(format!("the range {asked} of the channel {name:?}"))
+    };
+    colors.filter(|colors| !colors.is_empty()).ok_or_else(odd)
+}
+
 /// `null` takes a title away.
 fn named(value: Option<&Value>) -> Option<String> {
     match value? {
@@ -134,7 +155,7 @@ fn stack(name: &str, value: Option<&Value>) -> Result<Option<Stack>, Unsupported
     }
 }
 
-fn sort(name: &str, kind: Kind, value: Option<&Value>) -> Result<Sort, Unsupported> {
+fn sort(name: &str, kind: Kind, value: Option<&Value>, beside: Option<&str>) -> Result<Sort, Unsupported> {
     let other = if name == "y" { "x" } else { "y" };
     let sort = match value {
         None => Some(Sort::Ascending),
@@ -147,8 +168,14 @@ fn sort(name: &str, kind: Kind, value: Option<&Value>) -> Result<Sort, Unsupport
             word if word == other => Some(Sort::ByOther(false)),
             word => (word.strip_prefix('-') == Some(other)).then_some(Sort::ByOther(true)),
         },
-        Some(Value::Object(by)) if by.get("encoding").and_then(Value::as_str) == Some(other) => {
-            Some(Sort::ByOther(by.get("order").and_then(Value::as_str) == Some("descending")))
+        Some(Value::Object(by)) => {
+            let word = |member: &str| by.get(member).and_then(Value::as_str);
+            let sums = by.get("op").is_none_or(|op| op.is_null() || op == "sum");
+            let by_other = match word("encoding") {
+                Some(encoding) => encoding == other,
+                None => word("field").is_some() && word("field") == beside && sums,
+            };
+            by_other.then(|| Sort::ByOther(word("order") == Some("descending")))
         }
         Some(_) => None,
     };
@@ -188,13 +215,13 @@ mod tests {
     fn of(name: &str, members: Value) -> Result<Channel, Unsupported> {
         let mut channel = json!({"field": "a", "type": "quantitative"});
         channel.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
-        read(name, &channel, &[])
+        read(name, &channel, Some("n"), &[])
     }
 
     #[test]
     fn scales_are_drawn_as_they_are_asked_for_or_refused() {
         let drawn = |members: Value| of("y", members).unwrap();
-        assert!(drawn(json!({"scale": {"type": "log", "reverse": false, "scheme": null}})).log);
+        assert!(drawn(json!({"scale": {"type": "log", "reverse": false, "clamp": true}})).log);
         assert!(
             !drawn(json!({"scale": {"type": "linear", "zero": false, "nice": true}, "impute": null})).log
         );
@@ -209,6 +236,45 @@ mod tests {
         assert!(drawn(days).domain.is_some());
         let names = json!({"type": "nominal", "scale": {"domain": ["b", "a"]}, "sort": "descending"});
         assert_eq!(drawn(names).sort, Sort::Descending);
+        let from = drawn(json!({"scale": {"domainMin": -2, "domainMax": null}}));
+        assert_eq!((from.ends, from.domain), ([Some(-2.0), None], None));
+        let from = drawn(json!({"type": "temporal", "scale": {"domainMax": "1970-01-02"}}));
+        assert_eq!(from.ends, [None, Some(86_400_000.0)]);
+    }
+
+    #[test]
+    fn names_stand_in_the_order_of_the_column_beside_them() {
+        let check = |by: Value, expected: Sort| {
+            let sorted = of("x", json!({"type": "nominal", "sort": by}));
+            assert_eq!(sorted.unwrap().sort, expected, "{by}");
+        };
+        check(json!({"field": "n", "op": "sum", "order": "descending"}), Sort::ByOther(true));
+        check(json!({"field": "n"}), Sort::ByOther(false));
+        check(json!({"encoding": "y", "order": "ascending"}), Sort::ByOther(false));
+    }
+
+    #[test]
+    fn colours_are_those_of_the_author_where_names_have_them() {
+        let range = |kind: &str, scale: Value| {
+            let channel = of("color", json!({"type": kind, "scale": scale}));
+            channel.map(|channel| channel.range).map_err(|error| error.to_string())
+        };
+        assert_eq!(
+            range("nominal", json!({"range": ["red", "#00f"]})),
+            Ok(vec!["red".into(), "#00f".into()])
+        );
+        for scale in [
+            json!({"scheme": "viridis"}),
+            json!({"range": "category"}),
+            json!({"clamp": true, "domain": [0, 1]}),
+        ] {
+            assert_eq!(range("quantitative", scale), Ok(Vec::new()));
+        }
+        let refused =
+            |found: &str| Err(format!("the range {found} of the channel \"color\" is not drawn here"));
+        assert_eq!(range("nominal", json!({"range": ["url(http://x)"]})), refused(r#"["url(http://x)"]"#));
+        assert_eq!(range("nominal", json!({"range": []})), refused("[]"));
+        assert_eq!(range("quantitative", json!({"range": ["red", "blue"]})), refused(r#"["red","blue"]"#));
     }
 
     #[test]
@@ -224,10 +290,10 @@ mod tests {
         check("color", json!({"scale": {"type": "log"}}), "a scale of type \"log\"");
         check("x", json!({"scale": {"type": 7}}), "a scale of type 7");
         check("x", json!({"scale": {"reverse": true}}), "\"reverse\" of the scale");
-        check("x", json!({"scale": {"clamp": true}}), "\"clamp\" of the scale");
-        check("y", json!({"scale": {"domainMax": 0}}), "\"domainMax\" of the scale");
-        check("color", json!({"scale": {"range": ["red", "blue"]}}), "\"range\" of the scale");
-        check("color", json!({"scale": {"scheme": "viridis"}}), "\"scheme\" of the scale");
+        check("x", json!({"scale": {"clamp": true, "domainMin": 0}}), "\"clamp\" of the scale");
+        check("y", json!({"scale": {"domainMax": "x"}}), "\"domainMax\" \"x\" of the scale");
+        check("y", json!({"type": "nominal", "scale": {"domainMin": 0}}), "\"domainMin\" 0 of the scale");
+        check("y", json!({"scale": {"range": [200, 0]}}), "the range [200,0]");
         for domain in [json!([1]), json!([2, 1]), json!([0, 1, 2]), json!(["a", "b"]), json!("unaggregated")]
         {
             check("y", json!({"scale": {"domain": domain}}), &format!("the domain {domain}"));
@@ -235,7 +301,11 @@ mod tests {
         check("y", json!({"impute": {"value": 0}}), "\"impute\"");
         check("y", json!({"stack": "center"}), "\"stack\" \"center\"");
         check("y", json!({"sort": "descending"}), "\"sort\" \"descending\"");
-        check("x", json!({"type": "nominal", "sort": {"field": "b"}}), "\"sort\" {\"field\":\"b\"}");
+        for by in
+            [json!({"field": "b"}), json!({"field": "n", "op": "max"}), json!({"encoding": "x"}), json!({})]
+        {
+            check("x", json!({"type": "nominal", "sort": by}), &format!("\"sort\" {by}"));
+        }
         let raw = of("color", json!({"scale": null})).unwrap_err().to_string();
         assert_eq!(raw, "the channel \"color\" without a scale is not drawn here");
     }

@@ -26,7 +26,12 @@ const RAMP: [[f64; 3]; 3] = [[222.0, 235.0, 247.0], [94.0, 155.0, 206.0], [16.0,
 #[derive(Clone, Debug)]
 pub enum Colors {
     /// One for each name, in order.
-    Names(Names),
+    Names {
+        /// The names.
+        names: Names,
+        /// The author's colours, in turn; ours where there are none.
+        range: Vec<String>,
+    },
     /// A ramp between two amounts or moments.
     Ramp {
         /// The lightest.
@@ -42,7 +47,7 @@ impl Colors {
     /// The colour of a mark with this value; grey without one, and where the scale does not have it.
     pub fn of(&self, value: Option<&Value>) -> String {
         let own = value.and_then(|value| match self {
-            Self::Names(names) => names.place(value).map(|place| nth(place).to_owned()),
+            Self::Names { names, range } => names.place(value).map(|place| in_turn(range, place).to_owned()),
             Self::Ramp { from, to, moments } => {
                 number(value, *moments).map(|value| ramp((held(value) - from) / (to - from)))
             }
@@ -58,17 +63,25 @@ pub fn ramp_over(channel: &Channel, values: &[&Value]) -> Colors {
     let values = given.as_deref().unwrap_or(values);
     let numbers = values.iter().filter_map(|value| number(value, moments)).map(held);
     let (low, high) = numbers.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), n| (l.min(n), h.max(n)));
+    let [from, to] = channel.ends;
+    let (low, high) = (from.map_or(low, held), to.map_or(high, held));
     // One value stands in the middle; the room around it has to be more than its last digit.
     let room = (if moments { DAY_MS } else { 1.0_f64 }).max(low.abs() * 1e-9);
     let (from, to) = match low.partial_cmp(&high) {
         Some(Ordering::Less) => (low, high),
-        Some(Ordering::Equal) => (low - room, low + room),
+        // So does an end beyond which all values are.
+        _ if low.is_finite() => (low - room, low + room),
         _ => (0.0, 1.0),
     };
     Colors::Ramp { from, to, moments }
 }
 
-/// The colour of the nth name.
+/// The colour of the nth name, of the author's if there are any.
+pub fn in_turn(range: &[String], index: usize) -> &str {
+    if range.is_empty() { nth(index) } else { &range[index % range.len()] }
+}
+
+/// The nth of our own.
 pub fn nth(index: usize) -> &'static str {
     PALETTE[index % PALETTE.len()]
 }
@@ -99,7 +112,7 @@ mod tests {
     fn over(members: Value, values: Value) -> Colors {
         let mut channel = json!({"field": "a", "type": "quantitative"});
         channel.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
-        let channel = channel::read("color", &channel, &[]).unwrap();
+        let channel = channel::read("color", &channel, None, &[]).unwrap();
         ramp_over(&channel, &values.as_array().unwrap().iter().collect::<Vec<_>>())
     }
 
@@ -117,14 +130,23 @@ mod tests {
         check(json!({}), json!([-1e308, 1e308]), json!(0), 0.5);
         check(json!({}), json!([]), json!(1), 1.0);
         check(json!({"scale": {"domain": [0, 10]}}), json!([4, 6]), json!(5), 0.5);
+        let from = |end: f64| json!({"scale": {"domainMin": end}});
+        check(from(0.0), json!([4, 8]), json!(4), 0.5);
+        check(from(9.0), json!([4, 8]), json!(8), 0.0);
+        check(from(9.0), json!([]), json!(9), 0.5);
+        check(json!({"scale": {"domainMax": 10}}), json!([0, 5]), json!(5), 0.5);
         assert_eq!(over(json!({}), json!([1, 2])).of(Some(&json!("x"))), GREY);
     }
 
     #[test]
     fn names_that_are_not_on_the_scale_are_grey() {
-        let colors = Colors::Names(Names::new(&[&json!("a"), &json!("b")]));
+        let names = Names::new(&[&json!("a"), &json!("b")]);
+        let colors = Colors::Names { names: names.clone(), range: Vec::new() };
         assert_eq!(colors.of(Some(&json!("b"))), nth(1));
         assert_eq!((colors.of(Some(&json!("c"))), colors.of(None)), (GREY.to_owned(), GREY.to_owned()));
+        // Fewer colours than names come again.
+        let colors = Colors::Names { names, range: vec!["red".to_owned()] };
+        assert_eq!(["a", "b", "c"].map(|name| colors.of(Some(&json!(name)))), ["red", "red", GREY]);
     }
 
     #[test]

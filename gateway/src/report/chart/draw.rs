@@ -121,7 +121,7 @@ impl Pen<'_> {
 
     fn bars(&self, svg: &mut Svg) {
         let measure = self.layer.measure();
-        let across = if measure == Axis::X { Axis::Y } else { Axis::X };
+        let across = self.layer.across();
         let Some(Scale::Line(line)) = self.scale(measure) else { return self.rects(svg) };
         for (row, span) in self.layer.rows.iter().zip(self.layer.spans()) {
             let (Some((low, high)), Some((start, width))) = (span, self.across(across, row, true)) else {
@@ -156,7 +156,7 @@ impl Pen<'_> {
         svg.mark("rect", &attributes, &self.tooltip(row));
     }
 
-    /// Rows of one colour each, in the order of x.
+    /// Rows of one colour each, in the order of where they stand.
     fn groups(&self) -> Vec<Vec<usize>> {
         let mut groups: Vec<Vec<usize>> = Vec::new();
         let mut known: HashMap<Option<String>, usize> = HashMap::new();
@@ -168,7 +168,9 @@ impl Pen<'_> {
             }
             groups[group].push(index);
         }
-        let at = |index: &usize| self.center(Axis::X, self.layer.x.as_ref(), &self.layer.rows[*index]);
+        let across = self.layer.across();
+        let channel = self.layer.channels(across).0;
+        let at = |index: &usize| self.center(across, channel, &self.layer.rows[*index]);
         for group in &mut groups {
             group.sort_by(|a, b| at(a).unwrap_or(f64::INFINITY).total_cmp(&at(b).unwrap_or(f64::INFINITY)));
         }

@@ -87,6 +87,33 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_measures_along_x_goes_from_moment_to_moment() {
+        let axes =
+            json!({"x": {"field": "n", "type": "quantitative"}, "y": {"field": "t", "type": "temporal"}});
+        let along = |rows: [(&str, f64); 3]| {
+            let values = json!(rows.map(|(t, n)| json!({"t": t, "n": n})));
+            let svg = render(&json!({"mark": "line", "data": {"values": values}, "encoding": axes})).unwrap();
+            let (_, way) = svg.split_once("<path d=\"").unwrap();
+            way.split('"').next().unwrap().to_owned()
+        };
+        let (first, second, third) = (("2026-01-01", 1.0), ("2026-01-02", 3.0), ("2026-01-03", 2.0));
+        for rows in [[second, first, third], [first, second, third]] {
+            assert_eq!(along(rows), "M280 0L420 120L140 240");
+        }
+    }
+
+    #[test]
+    fn names_have_the_colours_that_their_author_gave() {
+        let color = json!({"field": "s", "type": "nominal", "scale": {"range": ["tomato", "#0c0"]}});
+        let points =
+            draw(json!("point"), json!({"x": {"field": "a", "type": "quantitative"}, "color": color}));
+        // Each in the legend as well: two are bad and one is good.
+        for (color, count) in [("tomato", 3), ("#0c0", 2)] {
+            assert_eq!(points.matches(&format!("fill=\"{color}\"")).count(), count, "{points}");
+        }
+    }
+
+    #[test]
     fn a_legend_of_moments_has_their_dates() {
         let time = json!({"field": "t", "type": "temporal"});
         let points =

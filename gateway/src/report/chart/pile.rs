@@ -23,10 +23,12 @@ impl Layer {
         let stack = self.stack(from, to);
         let totals = if stack == Stack::Normalize { self.totals(from) } else { HashMap::new() };
         let mut piles: HashMap<(Place, bool), f64> = HashMap::new();
+        // A logarithmic scale has no place for it, and a bar that reaches there is left out.
+        let is_off = |value: f64| from.log && self.mark == Mark::Bar && value <= 0.0;
         let span = |row: &Row| {
-            let value = amount(from, row)?;
+            let value = amount(from, row).filter(|value| !is_off(*value))?;
             if let Some(to) = to {
-                return Some((value, amount(to, row)?));
+                return Some((value, amount(to, row).filter(|value| !is_off(*value))?));
             }
             if stack == Stack::Off {
                 return Some((0.0, value));
@@ -58,8 +60,7 @@ impl Layer {
     }
 
     fn pile(&self, row: &Row) -> Option<Place> {
-        let across = if self.measure() == Axis::X { Axis::Y } else { Axis::X };
-        let place = match self.channels(across).0 {
+        let place = match self.channels(self.across()).0 {
             Some(channel) => place(channel, row)?,
             None => String::new(),
         };
@@ -90,7 +91,8 @@ fn place(channel: &Channel, row: &Row) -> Option<String> {
 
 /// Refuses areas and piles that are not drawn.
 pub fn check(layer: &Layer) -> Result<(), Unsupported> {
-    if layer.mark == Mark::Area && layer.y.as_ref().is_none_or(|y| y.kind == Kind::Discrete || y.binned) {
+    let measures = |y: &Channel| y.kind == Kind::Quantitative && !y.binned;
+    if layer.mark == Mark::Area && !layer.y.as_ref().is_some_and(measures) {
         return Err(no("an area without amounts along y"));
     }
     for axis in [Axis::X, Axis::Y] {
@@ -141,6 +143,27 @@ mod tests {
         );
         assert_eq!(plain.measure(), Axis::X);
         assert_eq!(plain.spans()[2], Some((0.0, 4.0)));
+    }
+
+    #[test]
+    fn bars_by_date_measure_amounts_whichever_way_they_lie() {
+        let (day, n) =
+            (json!({"field": "day", "type": "temporal"}), json!({"field": "n", "type": "quantitative"}));
+        let values =
+            json!([{"day": "2026-01-01", "n": 3, "s": "u"}, {"day": "2026-01-01", "n": 4, "s": "v"}]);
+        let ways = [(json!({"x": n, "y": day}), Axis::X), (json!({"x": day, "y": n}), Axis::Y)];
+        for (mut encoding, measure) in ways {
+            encoding["color"] = json!({"field": "s"});
+            let chart =
+                read(&json!({"mark": "bar", "data": {"values": values}, "encoding": encoding})).unwrap();
+            let layer = &chart.layers[0];
+            assert_eq!(layer.measure(), measure);
+            assert_eq!(layer.spans(), [Some((0.0, 3.0)), Some((3.0, 7.0))]);
+            lay_out(&chart).unwrap();
+        }
+        // From one moment to another they measure time.
+        let span = layer("bar", json!({"x": n, "y": day, "y2": {"field": "end"}}));
+        assert_eq!(span.measure(), Axis::Y);
     }
 
     #[test]
@@ -204,6 +227,8 @@ mod tests {
         refused("bar", json!({"x": g, "y": piled("normalize", "linear")}), "below zero");
         refused("area", json!({"x": n, "y": g}), "an area without amounts along y");
         refused("area", json!({"x": n}), "an area without amounts along y");
+        let day = json!({"field": "g", "type": "temporal"});
+        refused("area", json!({"x": n, "y": day}), "an area without amounts along y");
         check(&layer("bar", json!({"x": g, "y": piled("zero", "linear")}))).unwrap();
     }
 

@@ -13,7 +13,7 @@ use super::{
     color::{self, Colors},
     pile,
     scale::{Bands, Line, Names, Scale, Wish, key, number},
-    spec::{Channel, Chart, Kind, Layer, Mark, Row, Sort, Source, Unsupported, shortened},
+    spec::{Channel, Chart, Kind, Layer, Mark, Row, Sort, Source, Unsupported, no, shortened},
 };
 
 /// Widths and heights of plots whose author gave none.
@@ -65,8 +65,16 @@ impl Layer {
     /// The axis along which bars and areas measure.
     pub fn measure(&self) -> Axis {
         let discrete = |channel: &Option<Channel>| channel.as_ref().is_none_or(|c| c.kind == Kind::Discrete);
+        let is = |channel: &Option<Channel>, kind: Kind| channel.as_ref().is_some_and(|c| c.kind == kind);
         let binned = self.y.as_ref().is_some_and(|y| y.binned);
-        if (discrete(&self.y) || binned) && !discrete(&self.x) { Axis::X } else { Axis::Y }
+        // Beside amounts a moment says where, not how much, unless it reaches to another one.
+        let dated = is(&self.y, Kind::Temporal) && self.y2.is_none() && is(&self.x, Kind::Quantitative);
+        if (discrete(&self.y) || binned || dated) && !discrete(&self.x) { Axis::X } else { Axis::Y }
+    }
+
+    /// The other axis: where they stand.
+    pub fn across(&self) -> Axis {
+        if self.measure() == Axis::X { Axis::Y } else { Axis::X }
     }
 }
 
@@ -82,7 +90,9 @@ pub fn lay_out(chart: &Chart) -> Result<Plot<'_>, Unsupported> {
     let series = match chart.layers.iter().find_map(|layer| layer.series.as_ref()) {
         Some(channel) if channel.kind == Kind::Discrete => {
             let names = names(chart, channel, |layer| layer.series.as_ref(), None, COLORS_MAX)?;
-            Some((channel, Colors::Names(names)))
+            let mut ranges = chart.layers.iter().filter_map(|layer| Some(&layer.series.as_ref()?.range));
+            let range = ranges.find(|range| !range.is_empty()).cloned().unwrap_or_default();
+            Some((channel, Colors::Names { names, range }))
         }
         Some(channel) => {
             let moments = channel.kind == Kind::Temporal;
@@ -158,21 +168,33 @@ fn line(chart: &Chart, axis: Axis, first: &Channel, length: f64) -> Result<Line,
             }),
         );
     }
-    let (low, high) = ends(&mut all.into_iter());
-    if log && given.map_or(low, |(from, _)| from.min(low)) <= 0.0 {
-        return Err(Unsupported(
-            "a logarithmic scale of values of zero or less is not drawn here".to_owned(),
-        ));
+    // Bars that a logarithmic scale leaves out are missed where there are no others.
+    let none_left = all.is_empty() && {
+        let mut values = values(chart, |layer| layer.channels(axis).0).into_iter();
+        values.any(|value| number(value, moments).is_some_and(|amount| amount <= 0.0))
+    };
+    let (least, most) = ends(&mut all.into_iter());
+    let zero = given.is_none() && !log && first.zero.unwrap_or(!moments && (measured || !first.binned));
+    let (low, high) = match given {
+        Some(ends) => ends,
+        None if least > most => {
+            let from = first.ends[0].or(first.ends[1]).unwrap_or(f64::from(u8::from(log)));
+            (from, from.max(1.0))
+        }
+        // The smallest bar has a length as well: it begins at the power of ten below it.
+        None if log && measured => (10_f64.powf((least.log10() - 1.0).ceil()).max(f64::MIN_POSITIVE), most),
+        None if zero && first.ends != [None; 2] => (least.min(0.0), most.max(0.0)),
+        None => (least, most),
+    };
+    let (low, high) = (first.ends[0].unwrap_or(low), first.ends[1].unwrap_or(high));
+    if log && (none_left || low.min(least) <= 0.0) {
+        return Err(no("a logarithmic scale of values of zero or less"));
     }
-    if let Some((low, high)) = given {
-        return Ok(Line::new(low, high, length, Wish { exact: true, log, moments, flipped, zero: false }));
+    if low > high {
+        return Err(no("a scale that would end before it begins, by its \"domainMin\" or \"domainMax\""));
     }
-    let (low, high) = if low <= high { (low, high) } else { (f64::from(u8::from(log)), 1.0) };
-    // The smallest bar has a length as well: it begins at the power of ten below it.
-    let below = 10_f64.powf((low.log10() - 1.0).ceil()).max(f64::MIN_POSITIVE);
-    let low = if log && measured { below } else { low };
-    let zero = first.zero.unwrap_or(!moments && (measured || !first.binned));
-    Ok(Line::new(low, high, length, Wish { zero, exact: first.binned, log, moments, flipped }))
+    let exact = given.is_some() || first.binned || first.ends != [None; 2];
+    Ok(Line::new(low, high, length, Wish { zero, exact, log, moments, flipped }))
 }
 
 /// Refuses a column none of whose values has a place on a line or a ramp: all of it would be missing.
@@ -336,10 +358,10 @@ mod tests {
             let encoding = json!({"x": {"field": "g", "type": "nominal"}, "y": y, "color": {"field": "g"}});
             read(&json!({"mark": mark, "data": {"values": values}, "encoding": encoding})).unwrap()
         };
-        let rows = |ns: [f64; 2]| json!(ns.map(|n| json!({"g": "a", "n": n})));
+        let rows = |ns: &[f64]| ns.iter().map(|n| json!({"g": "a", "n": n})).collect::<Value>();
         let log = json!({"type": "log"});
         for mark in ["bar", "area"] {
-            let bars = chart(mark, rows([10.0, 1000.0]), log.clone());
+            let bars = chart(mark, rows(&[10.0, 1000.0]), log.clone());
             assert_eq!(bars.layers[0].spans(), [Some((0.0, 10.0)), Some((0.0, 1000.0))]);
             let Some(Scale::Line(line)) = lay_out(&bars).unwrap().y else { panic!("no line") };
             let places = [1.0, 10.0, 100.0, 1000.0].map(|n| (line.at(n) / LINE_HEIGHT * 3.0).round() as i32);
@@ -347,15 +369,48 @@ mod tests {
         }
         let empty = chart("bar", json!([]), log.clone());
         assert!(matches!(lay_out(&empty).unwrap().y, Some(Scale::Line(_))));
-        let refused = [("bar", -5.0, log.clone()), ("area", 0.0, log.clone()), ("point", 0.0, log)];
-        let ends = [("bar", 5.0, json!({"type": "log", "domain": [0, 10]}))];
-        for (mark, low, scale) in refused.into_iter().chain(ends) {
-            let error = lay_out(&chart(mark, rows([low, 5.0]), scale)).err().unwrap().to_string();
-            assert_eq!(
-                error, "a logarithmic scale of values of zero or less is not drawn here",
-                "{mark} {low}"
-            );
+        // Bars that have no place there are left out.
+        let mixed = chart("bar", rows(&[-5.0, 0.0, 1000.0]), log.clone());
+        assert_eq!(mixed.layers[0].spans(), [None, None, Some((0.0, 1000.0))]);
+        let Some(Scale::Line(line)) = lay_out(&mixed).unwrap().y else { panic!("no line") };
+        assert_eq!(line.at(100.0), LINE_HEIGHT);
+        let refused = |chart: Chart| {
+            let error = lay_out(&chart).err().unwrap().to_string();
+            assert_eq!(error, "a logarithmic scale of values of zero or less is not drawn here");
+        };
+        let others = [("area", 0.0, log.clone()), ("point", 0.0, log)];
+        let ends = [json!({"type": "log", "domain": [0, 10]}), json!({"type": "log", "domainMin": 0})];
+        for (mark, low, scale) in others.into_iter().chain(ends.map(|scale| ("bar", 5.0, scale))) {
+            refused(chart(mark, rows(&[low, 5.0]), scale));
         }
+        refused(chart("bar", rows(&[-5.0, 0.0]), json!({"type": "log"})));
+    }
+
+    #[test]
+    fn an_end_of_an_axis_stands_in_for_that_of_its_values() {
+        let check = |mark: &str, ns: [f64; 2], scale: Value, ends: [f64; 2]| {
+            let values = json!(ns.map(|n| json!({"g": n, "n": n})));
+            let y = json!({"field": "n", "type": "quantitative", "scale": scale});
+            let encoding = json!({"x": {"field": "g", "type": "nominal"}, "y": y});
+            let chart = json!({"mark": mark, "data": {"values": values}, "encoding": encoding});
+            let chart = read(&chart).unwrap();
+            let Some(Scale::Line(line)) = lay_out(&chart).unwrap().y else { panic!("no line") };
+            assert_eq!(ends.map(|end| line.at(end)), [LINE_HEIGHT, 0.0], "{mark} {scale}");
+        };
+        check("bar", [3.0, 7.0], json!({"domainMax": 9.5}), [0.0, 9.5]);
+        check("point", [3.0, 7.0], json!({"domainMin": 2.5, "zero": false}), [2.5, 7.0]);
+        check("point", [3.0, 7.0], json!({"domainMin": -1, "domainMax": 5}), [-1.0, 5.0]);
+        check("point", [3.0, 7.0], json!({"domain": [0, 5], "domainMax": 10}), [0.0, 10.0]);
+        check("bar", [10.0, 500.0], json!({"type": "log", "domainMin": 0.1}), [0.1, 500.0]);
+        check("point", [0.0, 0.0], json!({"domainMin": 0}), [-1.0, 1.0]);
+        let of = |values: Value, scale: Value| {
+            let y = json!({"field": "n", "type": "quantitative", "scale": scale});
+            let spec = json!({"mark": "point", "data": {"values": values}, "encoding": {"y": y}});
+            lay_out(&read(&spec).unwrap()).err().map(|error| error.to_string())
+        };
+        let turned = of(json!([{"n": 3}]), json!({"domainMin": 4})).unwrap();
+        assert!(turned.contains("end before it begins"), "{turned}");
+        assert_eq!(of(json!([]), json!({"domainMin": 4})), None);
     }
 
     #[test]

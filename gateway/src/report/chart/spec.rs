@@ -82,7 +82,7 @@ pub struct Layer {
 pub enum Mark {
     /// From zero, or from one end to the other.
     Bar,
-    /// Points joined in the order of x.
+    /// Points joined in the order of x, or of y where x measures.
     Line,
     /// From zero up to a line.
     Area,
@@ -120,6 +120,10 @@ pub struct Channel {
     pub title: Option<String>,
     /// The scale's ends, or its values in order.
     pub domain: Option<Vec<Value>>,
+    /// The scale's lower and upper end, where the author gives one by itself; a moment in milliseconds.
+    pub ends: [Option<f64>; 2],
+    /// The author's colours for names, in turn.
+    pub range: Vec<String>,
     /// Whether the scale holds zero, when the author says.
     pub zero: Option<bool>,
     /// A logarithmic scale.
@@ -307,7 +311,11 @@ fn read_layer(
     let mut encoding = shared.and_then(Value::as_object).cloned().unwrap_or_default();
     encoding.extend(object.get("encoding").and_then(Value::as_object).cloned().unwrap_or_default());
     check_channels(&encoding)?;
-    let channel = |name: &str| encoding.get(name).map(|value| channel::read(name, value, &rows)).transpose();
+    let column = |name: &str| encoding.get(name)?.get("field")?.as_str();
+    let channel = |name: &str| {
+        let beside = column(if name == "y" { "x" } else { "y" });
+        encoding.get(name).map(|value| channel::read(name, value, beside, &rows)).transpose()
+    };
     let color = channel("color")?.or(channel("fill")?).or(channel("stroke")?);
     let fixed = color.as_ref().and_then(|channel| match &channel.source {
         Source::Fixed(value) => value.as_str().map(str::to_owned),
