@@ -143,16 +143,27 @@ impl Store {
     }
 
     /// Removes what probes left that were killed: objects, and uploads that nobody ends, which are, `now`, as old
-    /// as `age` or older.
+    /// as `age` or older. What the store does not let be listed or ended stays: it takes room, and is in nobody's way.
     pub async fn sweep_probes(&self, bucket: &str, now: Timestamp, age: Duration) -> Result<()> {
         self.delete_old(bucket, PROBES, now, age).await?;
-        let mut uploads = self.uploads(bucket, PROBES).await?;
-        uploads.retain(|upload| now.since(upload.begun) >= age);
-        for upload in uploads {
+        let uploads = match self.uploads(bucket, PROBES).await {
+            Err(error) if !error.is_transient() => {
+                tracing::debug!(bucket, %error, "uploads of probes, which takes s3:ListBucketMultipartUploads, stay");
+                Vec::new()
+            }
+            uploads => uploads?,
+        };
+        let mut swept = Ok(());
+        for upload in uploads.into_iter().filter(|upload| now.since(upload.begun) >= age) {
             let uri = ObjectUri::new(bucket, upload.key).map_err(|p| Error::Config(p.to_string()))?;
-            self.abort_upload(&uri, &upload.id).await?;
+            match self.abort_upload(&uri, &upload.id).await {
+                Err(error) if !error.is_transient() => {
+                    tracing::debug!(%uri, %error, "an upload of a probe, which takes s3:AbortMultipartUpload, stays");
+                }
+                aborted => swept = swept.and(aborted),
+            }
         }
-        Ok(())
+        swept
     }
 
     async fn probe_conditions(&self, bucket: &str) -> Support {

@@ -7,10 +7,11 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
-use fanfold_protocol::ErrorKind;
+use fanfold_protocol::{ErrorKind, time::Timestamp};
 use fanfold_storage::{Credentials, Error, ListOptions, PutOptions, Store, StoreConfig};
 use futures::TryStreamExt;
 use http::{Method, Request, Response, header};
@@ -197,6 +198,57 @@ async fn open_uploads_are_found_where_keys_are_raw_and_pages_have_no_key() {
     let found = store.uploads("bank", "100%/a+b/").await.unwrap();
     let found: Vec<_> = found.iter().map(|upload| (upload.key.as_str(), upload.id.as_str())).collect();
     assert_eq!(found, [("100%/a+b/part-1", "one"), ("100%/a+b/part-2", "three")]);
+}
+
+/// What comes of sweeping two uploads of probes, of which the first is answered so, and how many are ended.
+async fn swept(
+    listed: Option<(u16, &'static str)>,
+    first: (u16, &'static str),
+) -> (Result<(), Error>, usize) {
+    const UPLOADS: &str = "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>\
+        <Upload><Key>_fanfold/probe/1/multipart</Key><UploadId>one</UploadId></Upload>\
+        <Upload><Key>_fanfold/probe/2/multipart</Key><UploadId>two</UploadId></Upload>\
+        </ListMultipartUploadsResult>";
+    const OBJECTS: &str = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
+    let ended = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&ended);
+    let store = of_answers(move |request| {
+        if asks(request, &Method::DELETE, "uploadId=one") {
+            return saying(first.0, first.1, "not here");
+        }
+        if asks(request, &Method::DELETE, "uploadId=two") {
+            counted.fetch_add(1, SeqCst);
+            return saying(204, "", "");
+        }
+        if !asks(request, &Method::GET, "uploads") {
+            return Response::new(Full::from(OBJECTS));
+        }
+        listed.map_or_else(
+            || Response::new(Full::from(UPLOADS)),
+            |(status, code)| saying(status, code, "not here"),
+        )
+    })
+    .await;
+    let swept = store.sweep_probes("bank", Timestamp(4_000_000_000_000), Duration::from_secs(60)).await;
+    (swept, ended.load(SeqCst))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_of_probes_are_swept_as_far_as_the_store_lets() {
+    let denied = (403, "AccessDenied");
+    for listed in [denied, (501, "NotImplemented")] {
+        let (told, ended) = swept(Some(listed), denied).await;
+        assert!(told.is_ok() && ended == 0, "{told:?}");
+    }
+    let (told, ended) = swept(None, denied).await;
+    assert!(told.is_ok() && ended == 1, "{told:?}");
+    // What passes is told, and tried again later.
+    let busy = (503, "SlowDown");
+    let (told, ended) = swept(None, busy).await;
+    assert!(matches!(told, Err(Error::Unavailable { .. })), "{told:?}");
+    assert_eq!(ended, 1);
+    let (told, _) = swept(Some(busy), denied).await;
+    assert!(matches!(told, Err(Error::Unavailable { .. })), "{told:?}");
 }
 
 /// No condition holds for a weak ETag, so that the object itself is looked at.
