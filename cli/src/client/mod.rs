@@ -14,7 +14,7 @@ use bytes::Bytes;
 use fanfold_protocol::names::FunctionName;
 use reqwest::{
     Method, RequestBuilder, Response, StatusCode, Url,
-    header::{self, HeaderValue},
+    header::{self, HeaderMap, HeaderValue},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -31,6 +31,7 @@ pub use self::{
 };
 use crate::{
     error::{Error, Result, Unanswered},
+    output,
     profile::{self, ENDPOINT_DEFAULT},
     similar,
 };
@@ -47,6 +48,10 @@ const PLAN_TIMEOUT: Duration = Duration::from_secs(1_800);
 /// How often a job is asked for when the connection is lost, and the first pause between.
 const SUBMISSIONS: u32 = 4;
 const SUBMISSION_PAUSE: Duration = Duration::from_secs(1);
+/// How long a job is asked for where the service is busy with others.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+/// What a service says over a job that it is planning still, in words that it says of nothing else.
+const OF_THE_KEY: &str = "under this Idempotency-Key";
 
 /// A connection to a service.
 #[derive(Clone)]
@@ -162,28 +167,42 @@ impl Client {
     /// Asks for a job and reads what is accepted. Where the connection is lost it asks
     /// again; the service sees one request, which it knows by its key.
     pub async fn submit<T: DeserializeOwned>(&self, path: &str, body: Option<&impl Serialize>) -> Result<T> {
-        self.submit_after(path, body, SUBMISSION_PAUSE).await
+        self.submit_after(path, body, SUBMISSION_PAUSE, BUSY_TIMEOUT).await
     }
 
-    /// The same, with such a pause before it asks again.
+    /// The same, with such a pause before it asks again, and so long where the service is busy.
     async fn submit_after<T: DeserializeOwned>(
         &self,
         path: &str,
         body: Option<&impl Serialize>,
         pause: Duration,
+        busy_max: Duration,
     ) -> Result<T> {
         let (key, begun) = (Uuid::new_v4().to_string(), Instant::now());
-        let mut tries = 1;
+        let (mut tries, mut told, mut busy_since) = (1, false, None::<Instant>);
         loop {
             let request = self.planned(path, body).header("idempotency-key", &key);
             let error = match request.send().await {
                 Ok(response) if response.status().is_success() => return self.read(response).await,
                 Ok(response) => {
+                    let pause = retry_after(response.headers()).unwrap_or(pause);
                     let refusal = self.refusal(response).await;
-                    // What was asked for before the connection was lost may be being planned still.
-                    let may_go_on = tries > 1 && refusal.code() == Some("concurrency-limit");
-                    if !may_go_on || begun.elapsed() >= PLAN_TIMEOUT {
+                    if tries == 1 || refusal.code() != Some("concurrency-limit") {
                         return Err(refusal);
+                    }
+                    // What was asked for before the connection was lost may be being planned still,
+                    // and then nothing else tells what has become of it.
+                    let is_planned = refusal.to_string().contains(OF_THE_KEY);
+                    busy_since = if is_planned { None } else { busy_since.or_else(|| Some(Instant::now())) };
+                    let is_late = busy_since.is_some_and(|since| since.elapsed() >= busy_max);
+                    if is_late || begun.elapsed() >= PLAN_TIMEOUT {
+                        return Err(refusal);
+                    }
+                    if !std::mem::replace(&mut told, true) {
+                        output::note(format_args!(
+                            "the connection was lost before the job was accepted; it is asked for again while the \
+                             service says: {refusal}"
+                        ));
                     }
                     sleep(pause).await;
                     continue;
@@ -341,6 +360,12 @@ impl Client {
     }
 }
 
+/// How long the service wants to be left alone, if it says so in seconds; a minute at most.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds).min(BUSY_TIMEOUT))
+}
+
 /// What proxies say of a service behind them that is away.
 fn of_proxy(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
@@ -429,24 +454,49 @@ mod tests {
         Client::open(Some(&endpoint), Some("t")).unwrap()
     }
 
-    async fn submit(answers: &'static [Answer]) -> Result<Value> {
+    async fn submit(answers: &'static [Answer], busy_max: Duration) -> Result<Value> {
         let client = answering(answers).await;
-        client.submit_after("/v1/jobs", None::<&Value>, Duration::from_millis(1)).await
+        client.submit_after("/v1/jobs", None::<&Value>, Duration::from_millis(1), busy_max).await
     }
 
     #[tokio::test]
     async fn a_job_that_is_being_planned_still_is_asked_for_again() {
-        const BUSY: Answer =
-            Some(("429 Busy", r#"{"code": "concurrency-limit", "detail": "being planned"}"#));
+        const PLANNED: Answer = Some((
+            "429 Planned",
+            r#"{"code": "concurrency-limit", "detail": "the first request under this Idempotency-Key is planned"}"#,
+        ));
+        const BUSY: Answer = Some((
+            "429 Busy",
+            r#"{"code": "concurrency-limit", "detail": "at most 8 jobs are planned at once"}"#,
+        ));
         const FULL: Answer = Some(("429 Full", r#"{"code": "queue-full", "detail": "too many jobs"}"#));
         const ACCEPTED: Answer = Some(("202 Accepted", r#"{"id": 7}"#));
-        let accepted = submit(&[None, BUSY, BUSY, BUSY, BUSY, ACCEPTED]).await.unwrap();
-        assert_eq!(accepted["id"], 7);
+        let planned = &[None, PLANNED, PLANNED, PLANNED, PLANNED, ACCEPTED];
+        assert_eq!(submit(planned, Duration::ZERO).await.unwrap()["id"], 7);
+        // Others than ours are waited for as well, but not for long.
+        let busy = &[None, BUSY, PLANNED, BUSY, ACCEPTED];
+        assert_eq!(submit(busy, BUSY_TIMEOUT).await.unwrap()["id"], 7);
+        for refused in [&[None, PLANNED, BUSY, ACCEPTED], &[None, BUSY, PLANNED, ACCEPTED]] {
+            let refused = submit(refused, Duration::ZERO).await.unwrap_err();
+            assert!(refused.to_string().contains("at most 8 jobs"), "{refused}");
+        }
         // Where nothing was lost, nothing of ours can be in the way.
-        let refused = submit(&[BUSY, ACCEPTED]).await.unwrap_err();
+        let refused = submit(&[PLANNED, ACCEPTED], BUSY_TIMEOUT).await.unwrap_err();
         assert_eq!(refused.code(), Some("concurrency-limit"));
-        let refused = submit(&[None, FULL, ACCEPTED]).await.unwrap_err();
+        let refused = submit(&[None, FULL, ACCEPTED], BUSY_TIMEOUT).await.unwrap_err();
         assert_eq!(refused.code(), Some("queue-full"));
+    }
+
+    #[test]
+    fn a_service_is_left_alone_for_as_long_as_it_says() {
+        let check = |said: &'static str, expected: Option<u64>| {
+            let headers = HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static(said))]);
+            assert_eq!(retry_after(&headers), expected.map(Duration::from_secs), "{said}");
+        };
+        check("5", Some(5));
+        check("86400", Some(60));
+        check("Mon, 30 Nov 2026 09:52:14 GMT", None);
+        assert_eq!(retry_after(&HeaderMap::new()), None);
     }
 
     #[test]
