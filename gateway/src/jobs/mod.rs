@@ -99,7 +99,7 @@ use self::{
     error::{Error, Result},
     index::Index,
     live::Live,
-    planning::Plannings,
+    planning::{Plannings, WAIT_MAX},
     split::Splitter,
     sweep::Sweep,
     vault::Vault,
@@ -123,6 +123,8 @@ pub struct JobsConfig {
     pub lost: Duration,
     /// Jobs of a tenant that may be queued or running.
     pub unfinished_max: usize,
+    /// How long a request waits for its turn at being planned, and for what comes before.
+    pub planning_wait: Duration,
     /// How long a lease may take in any case before it is begun a second time.
     pub straggle: Duration,
     /// After a job was stopped, until what its tasks staged meanwhile is swept.
@@ -153,6 +155,7 @@ impl Default for JobsConfig {
             watchdog: Duration::from_secs(2),
             lost: Duration::from_secs(300),
             unfinished_max: limits::JOBS_UNFINISHED_MAX,
+            planning_wait: WAIT_MAX,
             straggle: limits::SPECULATION_AFTER_MIN,
             late_sweep: Duration::from_secs(3),
             last_sweep: 2 * limits::TIMEOUT_MAX,
@@ -215,12 +218,12 @@ impl Jobs {
             tenant,
             backbone,
             registry,
-            config,
             shutdown,
             holder: Uuid::now_v7().to_string(),
             index: Index::default(),
             restored: CancellationToken::new(),
-            plannings: Plannings::default(),
+            plannings: Plannings::within(config.planning_wait),
+            config,
             running: Mutex::default(),
             queued: Arc::default(),
             tables: tasks::Cache::default(),

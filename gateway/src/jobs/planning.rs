@@ -30,7 +30,7 @@ const AT_ONCE: usize = 8;
 /// Seats for those that wait, each with a document of 1 MiB at most.
 const SEATS: usize = 256;
 /// The longest wait, whatever for: most plans are made within milliseconds.
-const WAIT_MAX: Duration = Duration::from_secs(10);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The turns at planning.
 pub struct Plannings {
@@ -45,13 +45,12 @@ pub struct Plannings {
     wait: Duration,
 }
 
-impl Default for Plannings {
-    fn default() -> Self {
-        Self::new(AT_ONCE, SEATS, WAIT_MAX)
-    }
-}
-
 impl Plannings {
+    /// Those of a tenant, of which each is waited for so long.
+    pub fn within(wait: Duration) -> Self {
+        Self::new(AT_ONCE, SEATS, wait)
+    }
+
     fn new(at_once: usize, seats_max: usize, wait: Duration) -> Self {
         let (places, seats) = (Arc::new(Semaphore::new(at_once)), Semaphore::new(seats_max));
         Self { keys: KeyedLocks::default(), places, seats, at_once, seats_max, wait }
@@ -100,6 +99,7 @@ impl Waiting<'_> {
     pub async fn lock(&mut self, key: Digest) -> Result<KeyedLock<Digest>, Problem> {
         let keys = &self.plannings.keys;
         let busy = || {
+            // The command line knows this refusal by "under this Idempotency-Key".
             Problem::new(
                 ErrorKind::ConcurrencyLimit,
                 "expected the first request under this Idempotency-Key to have become a job, found it still being \

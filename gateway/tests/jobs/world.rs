@@ -164,6 +164,7 @@ impl World {
             scan: Duration::from_millis(50),
             flush: Duration::from_millis(50),
             watchdog: Duration::from_millis(150),
+            planning_wait: PATIENCE,
             straggle: Duration::from_millis(50),
             late_sweep: Duration::from_millis(100),
             cache_window: Duration::from_secs(3_600),
