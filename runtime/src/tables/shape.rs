@@ -90,8 +90,12 @@ fn mapped_field(field: &FieldRef, change: fn(&DataType) -> Option<DataType>) -> 
 /// only become texts where [`plain_as`] makes them plain. Decoders look at the text of each
 /// view, and many views may be one long text.
 pub(super) fn unread(schema: &Schema) -> SchemaRef {
-    let bytes = |data_type: &DataType| (*data_type == DataType::Utf8View).then_some(DataType::BinaryView);
-    Arc::new(Schema::new(schema.fields().iter().map(|f| mapped_field(f, bytes)).collect::<Fields>()))
+    changed(schema, |data_type| (*data_type == DataType::Utf8View).then_some(DataType::BinaryView))
+}
+
+/// The schema with what `change` makes another type of made that, at any depth.
+pub(super) fn changed(schema: &Schema, change: fn(&DataType) -> Option<DataType>) -> SchemaRef {
+    Arc::new(Schema::new(schema.fields().iter().map(|f| mapped_field(f, change)).collect::<Fields>()))
 }
 
 /// Refuses columns of a stream or a file whose values cannot be taken one by one as they are

@@ -4,6 +4,8 @@
 //! Parquet is written with the settings below and no others, so that equal
 //! tables are equal bytes whatever wrote them.
 
+use std::sync::Arc;
+
 use arrow::{
     array::RecordBatch,
     datatypes::SchemaRef,
@@ -19,7 +21,7 @@ use parquet::{
     file::properties::WriterProperties,
 };
 
-use super::{csv::CsvEncoder, lines};
+use super::{columns, csv::CsvEncoder, lines};
 
 /// Rows of a Parquet row group, at most.
 const GROUP_ROWS: usize = 1 << 20;
@@ -33,7 +35,11 @@ const DICTIONARY_BYTES: usize = 256 << 10;
 type JsonWriter = arrow::json::Writer<Vec<u8>, LineDelimited>;
 
 pub(super) enum Encoder {
-    Parquet(Box<ArrowWriter<Vec<u8>>>),
+    Parquet {
+        writer: Box<ArrowWriter<Vec<u8>>>,
+        /// What is stored, as [`columns::stored`] tells it.
+        schema: SchemaRef,
+    },
     Csv(CsvEncoder),
     Jsonl(Box<JsonWriter>),
     Arrow(Box<FileWriter<Vec<u8>>>),
@@ -49,8 +55,9 @@ impl Encoder {
             }
             Format::Arrow => Self::Arrow(Box::new(FileWriter::try_new(Vec::new(), schema).map_err(refused)?)),
             Format::Auto | Format::Parquet | Format::Bytes => {
-                let writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties()?));
-                Self::Parquet(Box::new(writer.map_err(refused_parquet)?))
+                let schema = columns::stored(schema)?;
+                let writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&schema), Some(properties()?));
+                Self::Parquet { writer: Box::new(writer.map_err(refused_parquet)?), schema }
             }
         })
     }
@@ -59,14 +66,16 @@ impl Encoder {
     /// batches can be seen in the bytes, they stay whole.
     pub(super) fn rows_at_once(&self, batch: &RecordBatch) -> Result<usize, Problem> {
         match self {
-            Self::Parquet(_) | Self::Arrow(_) => Ok(batch.num_rows()),
+            Self::Parquet { .. } | Self::Arrow(_) => Ok(batch.num_rows()),
             Self::Csv(_) | Self::Jsonl(_) => lines::rows_at_once(batch),
         }
     }
 
     pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<(), Problem> {
         match self {
-            Self::Parquet(writer) => writer.write(batch).map_err(refused_parquet),
+            Self::Parquet { writer, schema } => {
+                writer.write(&columns::fitted(batch, schema)?).map_err(refused_parquet)
+            }
             Self::Csv(encoder) => encoder.write(batch),
             Self::Jsonl(writer) => writer.write(batch).map_err(refused),
             Self::Arrow(writer) => writer.write(batch).map_err(refused),
@@ -86,7 +95,7 @@ impl Encoder {
     /// Ends the table and gives its last bytes.
     pub(super) fn finish(mut self) -> Result<Vec<u8>, Problem> {
         match &mut self {
-            Self::Parquet(writer) => _ = writer.finish().map_err(refused_parquet)?,
+            Self::Parquet { writer, .. } => _ = writer.finish().map_err(refused_parquet)?,
             Self::Csv(_) => {}
             Self::Jsonl(writer) => writer.finish().map_err(refused)?,
             Self::Arrow(writer) => writer.finish().map_err(refused)?,
@@ -96,7 +105,7 @@ impl Encoder {
 
     fn buffer(&mut self) -> &mut Vec<u8> {
         match self {
-            Self::Parquet(writer) => writer.inner_mut(),
+            Self::Parquet { writer, .. } => writer.inner_mut(),
             Self::Csv(encoder) => &mut encoder.out,
             Self::Jsonl(writer) => writer.get_mut(),
             Self::Arrow(writer) => writer.get_mut(),

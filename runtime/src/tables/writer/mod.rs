@@ -6,6 +6,7 @@
 //! and never before. Equal batches give equal bytes: no time, no randomness, no
 //! metadata of the guest's goes in.
 
+mod columns;
 mod csv;
 mod encoder;
 mod lines;
@@ -139,7 +140,11 @@ impl TableWriter {
 impl Table {
     fn create(uri: &ObjectUri, format: Format, schema: &Schema) -> Result<Self, Problem> {
         let layout = Layout::new(uri, schema)?;
-        let encoder = Encoder::create(format, &layout.schema).map_err(|p| p.within(uri))?;
+        let encoder = guard(
+            ErrorKind::SchemaMismatch,
+            || format!("writing {uri}"),
+            || Encoder::create(format, &layout.schema).map_err(|p| p.within(uri)),
+        )?;
         Ok(Self { layout, encoder })
     }
 }
