@@ -97,7 +97,8 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// A table being read: an iterator over its batches.
+/// A table being read: an iterator over its batches. A table without rows has none, and
+/// [`TableReader::schema`] tells its columns.
 pub struct TableReader {
     source: host::Reader,
     ended: bool,
@@ -195,7 +196,8 @@ impl TableWriter {
         buffer.finish(&mut self.sink)
     }
 
-    /// Ends the table and makes it visible.
+    /// Ends the table and makes it visible. Where nothing was written there is no table: one without
+    /// rows takes a batch without rows, such as `RecordBatch::new_empty(schema)`.
     ///
     /// # Errors
     ///
