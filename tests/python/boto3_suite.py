@@ -20,6 +20,7 @@ import traceback
 import urllib.error
 import urllib.parse
 import urllib.request
+import xml.etree.ElementTree
 import zlib
 
 import boto3
@@ -630,6 +631,39 @@ def send(method, url, data=None, headers=None):
 def fetch(method, url, data=None, headers=None):
     with send(method, url, data, headers) as answer:
         return answer.status, answer.read()
+
+
+def signed(method, path, headers=None, data=b"", region=None):
+    """Any request at all: the status, the headers and the body of its answer."""
+    url = f"{os.environ['S3_ENDPOINT']}{path}"
+    request = AWSRequest(method, url, headers=headers or {}, data=data)
+    S3SigV4Auth(boto3.Session().get_credentials(), "s3", region or S3.meta.region_name).add_auth(request)
+    sent = urllib.request.Request(url, data=data or None, method=method, headers=dict(request.headers.items()))
+    try:
+        with urllib.request.urlopen(sent) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
+def test_keys_with_control_characters_stay_what_they_are(bucket):
+    keys = ["d/in\n.csv", "d/in\r.csv", "d/in\r\n.csv"]
+    for key in keys:
+        S3.put_object(Bucket=bucket, Key=key, Body=b"a\r\nb", ContentType="application/xml")
+    status, _, answer = signed("GET", f"/{bucket}?list-type=2")
+    found = [key.text for key in xml.etree.ElementTree.fromstring(answer).iter() if key.tag.endswith("}Key")]
+    assert (status, found) == (200, keys), answer
+    assert body_of(bucket, keys[0]) == b"a\r\nb"
+    answer = S3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": keys[1]}]})
+    assert [d["Key"] for d in answer["Deleted"]] == keys[1:2], answer
+    for odd in ("\x01", "\ufffe"):
+        key = f"a{odd}"
+        S3.put_object(Bucket=bucket, Key=key, Body=b"x")
+        data = f"<Delete><Object><Key>{key}</Key></Object></Delete>".encode()
+        status, _, answer = signed("POST", f"/{bucket}?delete", data=data)
+        assert status == 400 and b"MalformedXML" in answer, answer
+        assert body_of(bucket, key) == b"x"
+    assert b"<Key>a&#x1;</Key>" in signed("GET", f"/{bucket}?list-type=2&prefix=a")[2]
 
 
 def test_presigned_urls(bucket):

@@ -20,6 +20,7 @@ mod checksum;
 mod chunks;
 mod commit;
 mod condition;
+mod control;
 mod detour;
 mod events;
 mod failure;

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     chunks::{self, Chunks},
+    control,
     linger::Lingering,
 };
 
@@ -127,12 +128,26 @@ async fn handle(
     {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
+    keep_keys(&mut response);
     let headers = response.headers_mut();
     headers.insert(header::SERVER, HeaderValue::from_static("fanfold"));
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert("x-amz-request-id", id);
     }
     Ok(response)
+}
+
+/// Has keys in XML be read as what they are. The bytes of an object stay as they are, whatever
+/// their type: what comes with them tells of ranges.
+fn keep_keys(response: &mut Response<Body>) {
+    let headers = response.headers();
+    let is_xml = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/xml");
+    if !is_xml || headers.contains_key(header::ACCEPT_RANGES) {
+        return;
+    }
+    if let Some(written) = response.body().bytes().and_then(|xml| control::escaped(&xml)) {
+        *response.body_mut() = Body::from(written);
+    }
 }
 
 #[cfg(test)]

@@ -9,10 +9,11 @@
 use std::pin::pin;
 
 use http::{HeaderMap, HeaderName, Method, Uri, header};
-use s3s::{Body, S3Request, S3Result};
+use s3s::{Body, S3Request, S3Result, s3_error};
 
 use super::{
     auth::{XML_BYTES_MAX, parameter},
+    control,
     ingest::{Claims, read},
 };
 
@@ -34,7 +35,14 @@ pub(super) async fn take(request: &mut S3Request<Body>) -> S3Result<()> {
         claims = Claims { length: claims.length, md5: claims.md5, ..Claims::default() };
     }
     let body = pin!(std::mem::take(&mut request.input));
-    request.input = Body::from(read(body, XML_BYTES_MAX, &claims).await?);
+    let xml = read(body, XML_BYTES_MAX, &claims).await?;
+    if !control::is_well_formed(&xml) {
+        return Err(s3_error!(
+            MalformedXML,
+            "the body must be XML 1.0, found a control character that it does not have; delete a key with one by itself"
+        ));
+    }
+    request.input = Body::from(xml);
     Ok(())
 }
 
