@@ -647,11 +647,11 @@ def signed(method, path, headers=None, data=b"", region=None):
 
 
 def test_keys_with_control_characters_stay_what_they_are(bucket):
-    keys = ["d/in\n.csv", "d/in\r.csv", "d/in\r\n.csv"]
+    keys = ["d/in\n.csv", "d/in\r\n.csv", "d/in\r.csv"]
     for key in keys:
         S3.put_object(Bucket=bucket, Key=key, Body=b"a\r\nb", ContentType="application/xml")
     status, _, answer = signed("GET", f"/{bucket}?list-type=2")
-    found = [key.text for key in xml.etree.ElementTree.fromstring(answer).iter() if key.tag.endswith("}Key")]
+    found = [key.text for key in xml.etree.ElementTree.fromstring(answer).iter() if key.tag.endswith("Key")]
     assert (status, found) == (200, keys), answer
     assert body_of(bucket, keys[0]) == b"a\r\nb"
     answer = S3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": keys[1]}]})
@@ -664,6 +664,16 @@ def test_keys_with_control_characters_stay_what_they_are(bucket):
         assert status == 400 and b"MalformedXML" in answer, answer
         assert body_of(bucket, key) == b"x"
     assert b"<Key>a&#x1;</Key>" in signed("GET", f"/{bucket}?list-type=2&prefix=a")[2]
+
+
+def test_a_region_that_can_be_none_is_told_the_right_one(bucket):
+    for method, path in [("GET", "/"), ("PUT", f"/{bucket}/k")]:
+        status, headers, answer = signed(method, path, region="US")
+        told = xml.etree.ElementTree.fromstring(answer)
+        assert (status, told.findtext("Code")) == (400, "AuthorizationHeaderMalformed"), answer
+        assert told.findtext("Region") == headers["x-amz-bucket-region"] == "us-east-1", answer
+    # Another one may be meant for a server that is somewhere else.
+    assert signed("GET", "/", region="eu-west-1")[0] == 200
 
 
 def test_presigned_urls(bucket):

@@ -36,6 +36,7 @@ mod output;
 mod range;
 mod record;
 mod s3;
+mod scope;
 mod serve;
 mod subresource;
 mod whole;

@@ -28,6 +28,7 @@ use super::{
     chunks::{self, Chunks},
     control,
     linger::Lingering,
+    scope,
 };
 
 /// How long a connection may take to send the headers of a request, and to begin.
@@ -112,14 +113,9 @@ async fn handle(
     } else {
         Body::http_body(body)
     };
-    let mut response = match service.call(Request::from_parts(head, body)).await {
-        Ok(response) => response,
-        Err(error) => {
-            tracing::error!(request_id = id, ?error, "a request could not be answered");
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            response
-        }
+    let mut response = match scope::refusal(&head.headers, &head.uri) {
+        Some(refusal) => refusal,
+        None => answer(&service, Request::from_parts(head, body), &id).await,
     };
     // s3s answers a HEAD with a range as if it were for the whole object.
     if is_head
@@ -135,6 +131,15 @@ async fn handle(
         headers.insert("x-amz-request-id", id);
     }
     Ok(response)
+}
+
+async fn answer(service: &S3Service, request: Request<Body>, id: &str) -> Response<Body> {
+    service.call(request).await.unwrap_or_else(|error| {
+        tracing::error!(request_id = id, ?error, "a request could not be answered");
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
 }
 
 /// Has keys in XML be read as what they are. The bytes of an object stay as they are, whatever
