@@ -872,6 +872,15 @@ def test_what_is_not_here_is_refused(bucket):
     assert code_of(S3.get_bucket_lifecycle_configuration, Bucket=bucket)[1] == 501
 
 
+def test_no_object_has_tags(bucket):
+    S3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    assert S3.get_object_tagging(Bucket=bucket, Key="k")["TagSet"] == []
+    assert code_of(S3.get_object_tagging, Bucket=bucket, Key="missing") == ("NoSuchKey", 404)
+    assert code_of(S3.get_object_tagging, Bucket=f"{bucket}-none", Key="k") == ("NoSuchBucket", 404)
+    tags = {"TagSet": [{"Key": "a", "Value": "b"}]}
+    assert code_of(S3.put_object_tagging, Bucket=bucket, Key="k", Tagging=tags) == ("NotImplemented", 501)
+
+
 def asking(query):
     """A client whose puts carry a query, as those of a newer boto3 may."""
     other = client()

@@ -85,6 +85,16 @@ impl S3 for Service {
         answer(self.0.head(&req.input, &req.headers)?)
     }
 
+    /// There are no tags here; clients ask for them before they copy an object in parts.
+    async fn get_object_tagging(
+        &self,
+        req: S3Request<dto::GetObjectTaggingInput>,
+    ) -> Call<dto::GetObjectTaggingOutput> {
+        current_version(req.input.version_id.as_deref())?;
+        self.0.find(&req.input.bucket, &req.input.key, false)?;
+        answer(dto::GetObjectTaggingOutput { tag_set: Vec::new(), version_id: None })
+    }
+
     async fn copy_object(&self, req: S3Request<dto::CopyObjectInput>) -> Call<dto::CopyObjectOutput> {
         answer(self.0.copy(req.input, &req.headers).await?)
     }
