@@ -638,7 +638,8 @@ def signed(method, path, headers=None, data=b"", region=None):
     url = f"{os.environ['S3_ENDPOINT']}{path}"
     request = AWSRequest(method, url, headers=headers or {}, data=data)
     S3SigV4Auth(boto3.Session().get_credentials(), "s3", region or S3.meta.region_name).add_auth(request)
-    sent = urllib.request.Request(url, data=data or None, method=method, headers=dict(request.headers.items()))
+    body = data if method in ("PUT", "POST") else None
+    sent = urllib.request.Request(url, data=body, method=method, headers=dict(request.headers.items()))
     try:
         with urllib.request.urlopen(sent) as answer:
             return answer.status, answer.headers, answer.read()
@@ -870,6 +871,32 @@ def test_what_is_not_here_is_refused(bucket):
     kms = code_of(S3.put_object, Bucket=bucket, Key="k", Body=b"x", ServerSideEncryption="aws:kms", SSEKMSKeyId="x")
     assert kms == ("NotImplemented", 501)
     assert code_of(S3.get_bucket_lifecycle_configuration, Bucket=bucket)[1] == 501
+
+
+def test_conditions_on_dates_of_other_forms(bucket):
+    S3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    when = S3.head_object(Bucket=bucket, Key="k")["LastModified"]
+    old_forms = [when.strftime("%A, %d-%b-%y %H:%M:%S GMT"), when.strftime("%a %b ") + f"{when.day:2}" + when.strftime(" %H:%M:%S %Y")]
+    for method in ("GET", "HEAD"):
+        ask = lambda **headers: signed(method, f"/{bucket}/k", {k.replace("_", "-"): v for k, v in headers.items()})[0]
+        for form in old_forms:
+            assert ask(If_Modified_Since=form) == 304, form
+            assert ask(If_Unmodified_Since=form) == 200, form
+        for old in ("Thursday, 01-Jan-15 00:00:00 GMT", "Thu Jan  1 00:00:00 2015"):
+            assert ask(If_Unmodified_Since=old) == 412, old
+        for none in ("garbage", "0", f"{old_forms[0]}, {old_forms[0]}"):
+            assert ask(If_Modified_Since=none) == 200, none
+            assert ask(If_Unmodified_Since=none) == 200, none
+    url = f"/{bucket}/copied"
+    copy = lambda name, date: signed("PUT", url, {"x-amz-copy-source": f"/{bucket}/k", f"x-amz-copy-source-{name}": date})[0]
+    assert copy("if-modified-since", "garbage") == 200
+    assert copy("if-modified-since", old_forms[1]) == 412
+    assert copy("if-unmodified-since", "Thursday, 01-Jan-15 00:00:00 GMT") == 412
+    # Whoever has to sign has to sign all the same, and a call is what its URL says.
+    odd = {"If-Modified-Since": "garbage"}
+    assert fetch("GET", f"{os.environ['S3_ENDPOINT']}/{bucket}/k", headers=odd)[0] == 403
+    assert signed("PUT", f"/{bucket}/k?renameObject", odd)[0] == 501
+    assert body_of(bucket, "k") == b"x"
 
 
 def test_no_object_has_tags(bucket):

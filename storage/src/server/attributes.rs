@@ -153,15 +153,17 @@ fn trim_encoding(encoding: &str) -> Option<String> {
     (!kept.is_empty()).then(|| kept.join(","))
 }
 
-fn http_date(time: &Timestamp) -> Option<String> {
+/// A time as an HTTP date.
+pub(super) fn http_date(time: &Timestamp) -> Option<String> {
     let mut text = Vec::new();
     time.format(TimestampFormat::HttpDate, &mut text).ok()?;
     String::from_utf8(text).ok()
 }
 
-/// The time of an HTTP date.
+/// The time of an HTTP date, which may be of one of the old forms.
 pub(super) fn parse_http_date(text: &str) -> Option<Timestamp> {
-    Timestamp::parse(TimestampFormat::HttpDate, text).ok()
+    let of_old_form = || httpdate::parse_http_date(text).ok().map(Timestamp::from);
+    Timestamp::parse(TimestampFormat::HttpDate, text).ok().or_else(of_old_form)
 }
 
 #[cfg(test)]
@@ -198,6 +200,8 @@ mod tests {
     #[test]
     fn http_dates_survive() {
         let text = "Sun, 22 Nov 2026 16:51:00 GMT";
-        assert_eq!(http_date(&parse_http_date(text).unwrap()).as_deref(), Some(text));
+        for form in [text, "Sunday, 22-Nov-26 16:51:00 GMT", "Sun Nov 22 16:51:00 2026"] {
+            assert_eq!(http_date(&parse_http_date(form).unwrap()).as_deref(), Some(text), "{form}");
+        }
     }
 }

@@ -54,11 +54,7 @@ pub(super) struct SignedV4(pub(super) Arc<Shared>);
 impl S3Access for SignedV4 {
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
         check(cx.credentials().is_some(), cx.headers(), cx.uri())?;
-        // A bucket that is to be made is not there yet.
-        if cx.s3_op().name() != "CreateBucket" {
-            host::check(&self.0, cx.headers())?;
-        }
-        subresource::check(cx.s3_op().name(), cx.uri().query().unwrap_or_default())
+        check_call(&self.0, cx)
     }
 
     /// Of an upload by a form only the fields tell what it asks for.
@@ -69,6 +65,26 @@ impl S3Access for SignedV4 {
         }
         disallow_in_form(&request.input)
     }
+}
+
+/// Asks the rest of requests whose signature was checked before: those on their
+/// [`detour`](super::detour).
+pub(super) struct Signed(pub(super) Arc<Shared>);
+
+#[async_trait::async_trait]
+impl S3Access for Signed {
+    async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
+        check_call(&self.0, cx)
+    }
+}
+
+/// Whether a request is to a host that can be meant, and the call that it looks like.
+fn check_call(shared: &Shared, cx: &S3AccessContext<'_>) -> S3Result<()> {
+    // A bucket that is to be made is not there yet.
+    if cx.s3_op().name() != "CreateBucket" {
+        host::check(shared, cx.headers())?;
+    }
+    subresource::check(cx.s3_op().name(), cx.uri().query().unwrap_or_default())
 }
 
 /// Whether a request may pass, once s3s has checked the signature of one that has any.

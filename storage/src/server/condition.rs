@@ -149,6 +149,7 @@ mod tests {
         check(Some("W/\"b\""), false);
         check(Some("*"), false);
         check(Some("Sun, 09 Sep 2001 01:46:40 GMT"), true);
+        check(Some("Sun Sep  9 01:46:40 2001"), true);
         check(Some("Sun, 09 Sep 2001 01:46:41 GMT"), false);
     }
 }

@@ -3,13 +3,17 @@
 //!
 //! Such a request is taken out once its signature is checked, which may be over what is
 //! changed of it here, and answered by a service that asks for none: reads whose
-//! [`range`] s3s refuses, and requests whose body is in [`xml`], once it is compared.
+//! [`range`] s3s refuses, requests whose [`dates`] it cannot read, and those whose body is in
+//! [`xml`], once it is compared.
 //! Invariant: that service is reached from here only.
 
 use http::{Extensions, HeaderMap, Method, Uri, header::AUTHORIZATION};
-use s3s::{Body, HttpRequest, S3Request, S3Response, S3Result, route::S3Route, s3_error, service::S3Service};
+use s3s::{
+    Body, HttpRequest, S3Request, S3Response, S3Result, TrailingHeaders, route::S3Route, s3_error,
+    service::S3Service,
+};
 
-use super::{auth, range, xml};
+use super::{auth, dates, range, xml};
 
 /// Answers what is taken out.
 pub(super) struct Detours(
@@ -20,7 +24,9 @@ pub(super) struct Detours(
 #[async_trait::async_trait]
 impl S3Route for Detours {
     fn is_match(&self, method: &Method, uri: &Uri, headers: &HeaderMap, _: &mut Extensions) -> bool {
-        range::is_odd(method, headers) || xml::is_sent(method, uri, headers)
+        range::is_odd(method, headers)
+            || dates::are_odd(method, uri, headers)
+            || xml::is_sent(method, uri, headers)
     }
 
     async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {
@@ -28,17 +34,22 @@ impl S3Route for Detours {
     }
 
     async fn call(&self, mut request: S3Request<Body>) -> S3Result<S3Response<Body>> {
-        if request.method == Method::POST {
+        if xml::is_sent(&request.method, &request.uri, &request.headers) {
             xml::take(&mut request).await?;
-        } else {
+        }
+        if range::is_odd(&request.method, &request.headers) {
             range::correct(&mut request.headers);
         }
-        let S3Request { input, method, uri, mut headers, .. } = request;
+        dates::correct(&mut request.headers);
+        let S3Request { input, method, uri, mut headers, trailing_headers, .. } = request;
         let mut asked = HttpRequest::new(input);
         *asked.method_mut() = method;
         *asked.uri_mut() = unsigned(&uri).ok_or_else(|| s3_error!(InvalidURI, "the URI cannot be read"))?;
         headers.remove(AUTHORIZATION);
         *asked.headers_mut() = headers;
+        if let Some(trailers) = trailing_headers {
+            asked.extensions_mut().insert(trailers);
+        }
         let answer = self.0.call(asked).await;
         let answer = answer.map_err(|_| s3_error!(InternalError, "the request could not be answered"))?;
         let (parts, body) = answer.into_parts();
@@ -47,6 +58,11 @@ impl S3Route for Detours {
         response.headers = parts.headers;
         Ok(response)
     }
+}
+
+/// The trailers of a request, which s3s knows only of those that it checked itself.
+pub(super) fn trailers<T>(request: &mut S3Request<T>) -> Option<TrailingHeaders> {
+    request.trailing_headers.take().or_else(|| request.extensions.remove())
 }
 
 /// The URI without what a presigned one is signed with.

@@ -21,6 +21,7 @@ mod chunks;
 mod commit;
 mod condition;
 mod control;
+mod dates;
 mod detour;
 mod events;
 mod failure;
@@ -57,7 +58,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    auth::{OneKey, SignedV4},
+    auth::{OneKey, Signed, SignedV4},
     blobs::Blobs,
     commit::Committer,
     detour::Detours,
@@ -121,6 +122,9 @@ impl Server {
         let shared = Arc::new(shared);
         let mut unsigned = S3ServiceBuilder::new(Service(Arc::clone(&shared)));
         unsigned.set_host(OfLocalhost);
+        // s3s asks about access only where there are keys.
+        unsigned.set_auth(OneKey(config.credentials.clone()));
+        unsigned.set_access(Signed(Arc::clone(&shared)));
         let mut builder = S3ServiceBuilder::new(Service(Arc::clone(&shared)));
         builder.set_host(OfLocalhost);
         builder.set_route(Detours(unsigned.build()));

@@ -8,6 +8,7 @@ use s3s::{S3, S3Error, S3Request, S3Response, S3Result, dto, s3_error};
 use super::{
     REGION, Service,
     commit::{Change, Condition, Victim},
+    detour,
     object::current_version,
 };
 
@@ -69,8 +70,9 @@ impl S3 for Service {
         answer(blocking(move || shared.list_v2(req.input)).await?)
     }
 
-    async fn put_object(&self, req: S3Request<dto::PutObjectInput>) -> Call<dto::PutObjectOutput> {
-        answer(self.0.put(req.input, &req.headers, req.trailing_headers, "ObjectCreated:Put").await?)
+    async fn put_object(&self, mut req: S3Request<dto::PutObjectInput>) -> Call<dto::PutObjectOutput> {
+        let trailers = detour::trailers(&mut req);
+        answer(self.0.put(req.input, &req.headers, trailers, "ObjectCreated:Put").await?)
     }
 
     async fn post_object(&self, req: S3Request<dto::PostObjectInput>) -> Call<dto::PostObjectOutput> {
@@ -161,8 +163,9 @@ impl S3 for Service {
         answer(self.0.create_upload(req.input, &req.headers).await?)
     }
 
-    async fn upload_part(&self, req: S3Request<dto::UploadPartInput>) -> Call<dto::UploadPartOutput> {
-        answer(self.0.put_part(req.input, &req.headers, req.trailing_headers).await?)
+    async fn upload_part(&self, mut req: S3Request<dto::UploadPartInput>) -> Call<dto::UploadPartOutput> {
+        let trailers = detour::trailers(&mut req);
+        answer(self.0.put_part(req.input, &req.headers, trailers).await?)
     }
 
     async fn upload_part_copy(
