@@ -713,12 +713,12 @@ def test_a_presigned_url_does_what_it_was_made_for(bucket):
     assert fetch("GET", long.replace("X-Amz-Expires", "X-%41mz-Expires"))[0] == 400
 
 
-def put_in_chunks(bucket, key, chunks, length, trailer, announced="x-amz-checksum-crc32"):
+def put_in_chunks(bucket, key, chunks, length, trailer, announced="x-amz-checksum-crc32", **more):
     """A put in AWS's own encoding without signatures of chunks, which boto3 sends over TLS only."""
     sent = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n" + trailer + b"\r\n"
     url = f"{os.environ['S3_ENDPOINT']}/{bucket}/{key}"
     headers = {"x-amz-decoded-content-length": str(length), "x-amz-trailer": announced}
-    request = AWSRequest("PUT", url, headers={"content-encoding": "aws-chunked", **headers}, data=sent)
+    request = AWSRequest("PUT", url, headers={"content-encoding": "aws-chunked", **headers, **more}, data=sent)
     request.context["checksum"] = {"request_algorithm": {"in": "trailer"}}
     S3SigV4Auth(boto3.Session().get_credentials(), "s3", S3.meta.region_name).add_auth(request)
     status, answer = fetch("PUT", url, sent, dict(request.headers.items()))
@@ -897,6 +897,36 @@ def test_conditions_on_dates_of_other_forms(bucket):
     assert fetch("GET", f"{os.environ['S3_ENDPOINT']}/{bucket}/k", headers=odd)[0] == 403
     assert signed("PUT", f"/{bucket}/k?renameObject", odd)[0] == 501
     assert body_of(bucket, "k") == b"x"
+
+
+def test_expires_is_given_back_as_it_was_written(bucket):
+    date = "Sun, 06 Nov 1994 08:49:37 GMT"
+    large = os.urandom(MIB)
+    for expires in ("0", "never", "Sun Nov  6 08:49:37 1994", date):
+        told = lambda key: [signed(method, f"/{bucket}/{key}")[1]["Expires"] for method in ("GET", "HEAD")]
+        headers = {"Expires": expires, "x-amz-meta-a": "b"}
+        assert signed("PUT", f"/{bucket}/k", headers, large)[0] == 200, expires
+        got = S3.get_object(Bucket=bucket, Key="k")
+        assert (got["Body"].read(), got["Metadata"]) == (large, {"a": "b"})
+        assert told("k") == [expires] * 2
+        source = {"x-amz-copy-source": f"/{bucket}/k"}
+        assert signed("PUT", f"/{bucket}/copied", source)[0] == 200
+        assert told("copied") == [expires] * 2
+        replaced = {**source, "x-amz-metadata-directive": "REPLACE", "Expires": "-1"}
+        assert signed("PUT", f"/{bucket}/copied", replaced)[0] == 200
+        assert told("copied") == ["-1"] * 2
+        status, _, answer = signed("POST", f"/{bucket}/parts?uploads", {"Expires": expires})
+        begun = re.search(b"<UploadId>(.*)</UploadId>", answer)[1].decode()
+        at = {"Bucket": bucket, "Key": "parts", "UploadId": begun}
+        part = S3.upload_part(**at, PartNumber=1, Body=b"x")
+        S3.complete_multipart_upload(**at, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]})
+        assert told("parts") == [expires] * 2
+    asked = urllib.parse.quote(date)
+    assert signed("GET", f"/{bucket}/copied?response-expires={asked}")[1]["Expires"] == date
+    # What comes behind a body is compared all the same.
+    for told, expected in ((b"body", (200, None)), (b"other", (400, "BadDigest"))):
+        trailer = f"x-amz-checksum-crc32:{crc32(told)}\r\n".encode()
+        assert put_in_chunks(bucket, "chunks", [b"body"], 4, trailer, expires="0") == expected, told
 
 
 def test_no_object_has_tags(bucket):

@@ -4,19 +4,27 @@
 //! Nothing that a client asks for is dropped in silence: encryption and other
 //! features that this server does not have are refused.
 
-use http::HeaderMap;
+use std::collections::BTreeMap;
+
+use http::{Extensions, HeaderMap, HeaderValue, header};
 use s3s::{
     S3Error, S3Result,
     dto::{self, Timestamp, TimestampFormat},
     s3_error,
 };
 
-use super::record::{Attributes, Sums};
+use super::{
+    dates::Expires,
+    record::{Attributes, Sums},
+};
 
 /// User metadata of an object, names and values together, as S3 has it.
 const METADATA_BYTES_MAX: usize = 2_048;
 /// S3's own default.
 const CONTENT_TYPE: &str = "binary/octet-stream";
+/// Stands among the metadata of an input for an `Expires` that it has no place for. No header has
+/// such a name.
+const EXPIRES: &str = "Expires:";
 /// Headers that ask for what this server does not do.
 const NOT_HERE: [&str; 12] = [
     "x-amz-server-side-encryption",
@@ -90,18 +98,28 @@ fn not_here() -> S3Error {
     )
 }
 
+/// Puts an `Expires` that was taken out of a request's headers where the attributes of its input
+/// are made from.
+pub(super) fn put_expires(extensions: &mut Extensions, metadata: &mut Option<dto::Metadata>) {
+    if let Some(Expires(text)) = extensions.remove() {
+        metadata.get_or_insert_default().insert(EXPIRES.to_owned(), text);
+    }
+}
+
 macro_rules! attributes_of {
     ($name:ident, $input:ty) => {
         /// The attributes in a request, taken out of it.
         pub(super) fn $name(input: &mut $input) -> S3Result<Self> {
-            let metadata = input.metadata.take().unwrap_or_default().into_iter().collect();
+            let metadata = input.metadata.take().unwrap_or_default();
+            let mut metadata: BTreeMap<String, String> = metadata.into_iter().collect();
+            let expires = metadata.remove(EXPIRES);
             Self {
                 content_type: input.content_type.take().map(|t| t.to_string()),
                 content_encoding: input.content_encoding.take().and_then(|e| trim_encoding(&e)),
                 content_language: input.content_language.take(),
                 content_disposition: input.content_disposition.take(),
                 cache_control: input.cache_control.take(),
-                expires: input.expires.take().and_then(|t| http_date(&t)),
+                expires: expires.or_else(|| http_date(&input.expires.take()?)),
                 metadata,
             }
             .checked()
@@ -113,6 +131,13 @@ impl Attributes {
     attributes_of!(of_put, dto::PutObjectInput);
     attributes_of!(of_copy, dto::CopyObjectInput);
     attributes_of!(of_upload, dto::CreateMultipartUploadInput);
+
+    /// The header `Expires` as it was written, unless the reader asks for another.
+    pub(super) fn expires(&self, asked: Option<&Timestamp>) -> HeaderMap {
+        let text = self.expires.as_deref().filter(|_| asked.is_none());
+        let value = text.and_then(|text| HeaderValue::from_str(text).ok());
+        value.map(|value| (header::EXPIRES, value)).into_iter().collect()
+    }
 
     fn checked(mut self) -> S3Result<Self> {
         let bytes: usize = self.metadata.iter().map(|(k, v)| k.len() + v.len()).sum();

@@ -2,10 +2,11 @@
 //! Dates in headers that s3s cannot read, and refuses.
 //!
 //! A condition on what is no date has to be ignored, and dates of the two old forms are to be
-//! read (RFC 9110, sections 13.1.3, 13.1.4 and 5.6.7). The headers of such a request are corrected on
-//! its [`detour`](super::detour).
+//! read (RFC 9110, sections 13.1.3, 13.1.4 and 5.6.7). `Expires` is the readers' affair: S3 gives back what
+//! was written, `0` or any text. The headers of such a request are corrected on its
+//! [`detour`](super::detour).
 
-use http::{HeaderMap, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderValue, Method, Uri, header::EXPIRES};
 
 use super::{
     attributes::{http_date, parse_http_date},
@@ -20,6 +21,10 @@ const CONDITIONS: [&str; 4] = [
     "x-amz-copy-source-if-unmodified-since",
 ];
 
+/// An `Expires` that is no date as s3s would write it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Expires(pub(super) String);
+
 /// Whether a request has dates that s3s would refuse.
 pub(super) fn are_odd(method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
     let count = match *method {
@@ -28,11 +33,13 @@ pub(super) fn are_odd(method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
         Method::POST => parameter(uri, "uploads").is_some(),
         _ => false,
     };
-    count && CONDITIONS.iter().any(|name| one_date(headers, name).as_ref() != headers.get(*name))
+    let is_odd = |name: &&str| one_date(headers, name).as_ref() != headers.get(*name);
+    count && (CONDITIONS.iter().any(is_odd) || expires(headers).is_some())
 }
 
-/// Puts the dates that are meant, or none, in the place of such ones.
-pub(super) fn correct(headers: &mut HeaderMap) {
+/// Puts the dates that are meant, or none, in the place of such ones, and takes out an
+/// `Expires` that is none.
+pub(super) fn correct(headers: &mut HeaderMap) -> Option<Expires> {
     for name in CONDITIONS {
         let date = one_date(headers, name);
         headers.remove(name);
@@ -40,14 +47,29 @@ pub(super) fn correct(headers: &mut HeaderMap) {
             headers.insert(name, date);
         }
     }
+    let text = expires(headers)?.to_owned();
+    headers.remove(EXPIRES);
+    Some(Expires(text))
 }
 
 /// The one date of a header as s3s reads it, if it has the form of one.
 fn one_date(headers: &HeaderMap, name: &str) -> Option<HeaderValue> {
+    let date = http_date(&parse_http_date(one(headers, name)?)?)?;
+    HeaderValue::from_str(&date).ok()
+}
+
+/// What is written in `Expires`, unless it is a date that s3s gives back as it is.
+fn expires(headers: &HeaderMap) -> Option<&str> {
+    let text = one(headers, EXPIRES.as_str()).filter(|text| !text.is_empty())?;
+    let date = parse_http_date(text).and_then(|date| http_date(&date));
+    (date.as_deref() != Some(text)).then_some(text)
+}
+
+/// The text of a header that stands there once.
+fn one<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
-    let date = http_date(&parse_http_date(value.to_str().ok()?)?)?;
-    HeaderValue::from_str(&date).ok()
+    value.to_str().ok()
 }
 
 #[cfg(test)]
@@ -66,7 +88,7 @@ mod tests {
                 }
                 let is_odd = are_odd(&Method::GET, &Uri::from_static("/bank/k"), &headers);
                 assert_eq!(is_odd, values != expected.as_slice(), "{name}: {values:?}");
-                correct(&mut headers);
+                assert_eq!(correct(&mut headers), None);
                 let kept = headers.get(name).map(|value| value.to_str().unwrap());
                 assert_eq!(kept, expected, "{name}: {values:?}");
                 assert_eq!(headers.len(), usize::from(expected.is_some()));
@@ -85,6 +107,21 @@ mod tests {
             "Sun, 31 Feb 1994 08:49:37 GMT",
         ] {
             check(&[wrong], None);
+        }
+    }
+
+    #[test]
+    fn an_expires_that_is_no_date_is_taken_out() {
+        let check = |text: &str, is_taken: bool| {
+            let mut headers = HeaderMap::from_iter([(EXPIRES, text.parse().unwrap())]);
+            assert_eq!(are_odd(&Method::PUT, &Uri::from_static("/bank/k"), &headers), is_taken, "{text}");
+            assert_eq!(correct(&mut headers), is_taken.then(|| Expires(text.to_owned())));
+            assert_eq!(headers.is_empty(), is_taken, "{text}");
+        };
+        check(DATE, false);
+        check("", false);
+        for text in ["0", "-1", "never", "Sunday, 06-Nov-94 08:49:37 GMT"] {
+            check(text, true);
         }
     }
 

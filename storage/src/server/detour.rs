@@ -40,7 +40,7 @@ impl S3Route for Detours {
         if range::is_odd(&request.method, &request.headers) {
             range::correct(&mut request.headers);
         }
-        dates::correct(&mut request.headers);
+        let expires = dates::correct(&mut request.headers);
         let S3Request { input, method, uri, mut headers, trailing_headers, .. } = request;
         let mut asked = HttpRequest::new(input);
         *asked.method_mut() = method;
@@ -49,6 +49,9 @@ impl S3Route for Detours {
         *asked.headers_mut() = headers;
         if let Some(trailers) = trailing_headers {
             asked.extensions_mut().insert(trailers);
+        }
+        if let Some(expires) = expires {
+            asked.extensions_mut().insert(expires);
         }
         let answer = self.0.call(asked).await;
         let answer = answer.map_err(|_| s3_error!(InternalError, "the request could not be answered"))?;

@@ -9,14 +9,14 @@ use std::{ops::Range, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use s3s::{
-    S3ErrorCode, S3Result, TrailingHeaders,
+    S3ErrorCode, S3Response, S3Result, TrailingHeaders,
     dto::{self, ETag, StreamingBlob},
     s3_error,
 };
 
 use super::{
     Shared,
-    attributes::{disallow_what_is_not_here, parse_http_date},
+    attributes::disallow_what_is_not_here,
     blobs::Hold,
     checksum,
     commit::{Change, Condition, Done, Put, Victim},
@@ -64,7 +64,7 @@ impl Shared {
         &self,
         input: &dto::GetObjectInput,
         headers: &HeaderMap,
-    ) -> S3Result<dto::GetObjectOutput> {
+    ) -> S3Result<S3Response<dto::GetObjectOutput>> {
         let head = Head::of_get(input, headers);
         let found = self.find(&input.bucket, &input.key, true)?;
         let (range, content_range) = head.select(&found.record)?;
@@ -72,7 +72,8 @@ impl Shared {
         let whole = content_range.is_none();
         let sums = if whole && head.with_checksum { record.sums.clone() } else { Sums::default() };
         let attributes = record.attributes.clone();
-        Ok(dto::GetObjectOutput {
+        let expires = attributes.expires(input.response_expires.as_ref());
+        let output = dto::GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
             cache_control: input.response_cache_control.clone().or(attributes.cache_control),
             checksum_type: sums.dto_type(),
@@ -91,23 +92,21 @@ impl Shared {
             content_range,
             content_type: input.response_content_type.clone().or(attributes.content_type),
             e_tag: Some(ETag::Strong(record.etag.clone())),
-            expires: input
-                .response_expires
-                .clone()
-                .or(attributes.expires.as_deref().and_then(parse_http_date)),
+            expires: input.response_expires.clone(),
             last_modified: Some(http_time(record.modified_ms)),
             metadata: Some(attributes.metadata.into_iter().collect()),
             parts_count: head.part_number.and_then(|_| record.parts_count()),
             body: Some(found.into_body(self, range)),
             ..Default::default()
-        })
+        };
+        Ok(S3Response::with_headers(output, expires))
     }
 
     pub(super) fn head(
         &self,
         input: &dto::HeadObjectInput,
         headers: &HeaderMap,
-    ) -> S3Result<dto::HeadObjectOutput> {
+    ) -> S3Result<S3Response<dto::HeadObjectOutput>> {
         let head = Head::of_head(input, headers);
         let found = self.find(&input.bucket, &input.key, false)?;
         let (range, content_range) = head.select(&found.record)?;
@@ -115,7 +114,8 @@ impl Shared {
         let sums = if head.with_checksum { record.sums.clone() } else { Sums::default() };
         let parts_count = head.part_number.and_then(|_| record.parts_count());
         let attributes = record.attributes;
-        Ok(dto::HeadObjectOutput {
+        let expires = attributes.expires(input.response_expires.as_ref());
+        let output = dto::HeadObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
             cache_control: input.response_cache_control.clone().or(attributes.cache_control),
             checksum_type: sums.dto_type(),
@@ -134,15 +134,13 @@ impl Shared {
             content_range,
             content_type: input.response_content_type.clone().or(attributes.content_type),
             e_tag: Some(ETag::Strong(record.etag)),
-            expires: input
-                .response_expires
-                .clone()
-                .or(attributes.expires.as_deref().and_then(parse_http_date)),
+            expires: input.response_expires.clone(),
             last_modified: Some(http_time(record.modified_ms)),
             metadata: Some(attributes.metadata.into_iter().collect()),
             parts_count,
             ..Default::default()
-        })
+        };
+        Ok(S3Response::with_headers(output, expires))
     }
 
     /// Takes the body in before the condition is decided: a client that is still

@@ -51,7 +51,7 @@ pub(super) struct Attributes {
     pub(super) content_disposition: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) cache_control: Option<String>,
-    /// As an HTTP date.
+    /// As it was written, most often an HTTP date.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) expires: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -7,6 +7,7 @@ use s3s::{S3, S3Error, S3Request, S3Response, S3Result, dto, s3_error};
 
 use super::{
     REGION, Service,
+    attributes::put_expires,
     commit::{Change, Condition, Victim},
     detour,
     object::current_version,
@@ -72,6 +73,7 @@ impl S3 for Service {
 
     async fn put_object(&self, mut req: S3Request<dto::PutObjectInput>) -> Call<dto::PutObjectOutput> {
         let trailers = detour::trailers(&mut req);
+        put_expires(&mut req.extensions, &mut req.input.metadata);
         answer(self.0.put(req.input, &req.headers, trailers, "ObjectCreated:Put").await?)
     }
 
@@ -80,11 +82,11 @@ impl S3 for Service {
     }
 
     async fn get_object(&self, req: S3Request<dto::GetObjectInput>) -> Call<dto::GetObjectOutput> {
-        answer(self.0.get(&req.input, &req.headers)?)
+        self.0.get(&req.input, &req.headers)
     }
 
     async fn head_object(&self, req: S3Request<dto::HeadObjectInput>) -> Call<dto::HeadObjectOutput> {
-        answer(self.0.head(&req.input, &req.headers)?)
+        self.0.head(&req.input, &req.headers)
     }
 
     /// There are no tags here; clients ask for them before they copy an object in parts.
@@ -97,7 +99,8 @@ impl S3 for Service {
         answer(dto::GetObjectTaggingOutput { tag_set: Vec::new(), version_id: None })
     }
 
-    async fn copy_object(&self, req: S3Request<dto::CopyObjectInput>) -> Call<dto::CopyObjectOutput> {
+    async fn copy_object(&self, mut req: S3Request<dto::CopyObjectInput>) -> Call<dto::CopyObjectOutput> {
+        put_expires(&mut req.extensions, &mut req.input.metadata);
         answer(self.0.copy(req.input, &req.headers).await?)
     }
 
@@ -158,8 +161,9 @@ impl S3 for Service {
 
     async fn create_multipart_upload(
         &self,
-        req: S3Request<dto::CreateMultipartUploadInput>,
+        mut req: S3Request<dto::CreateMultipartUploadInput>,
     ) -> Call<dto::CreateMultipartUploadOutput> {
+        put_expires(&mut req.extensions, &mut req.input.metadata);
         answer(self.0.create_upload(req.input, &req.headers).await?)
     }
 
