@@ -462,6 +462,14 @@ def test_copies(bucket):
     other = code_of(S3.copy_object, Bucket=bucket, Key="e", CopySource=source, IfMatch='"other"')
     assert other == ("PreconditionFailed", 412), other
     S3.copy_object(Bucket=bucket, Key="e", CopySource=source, IfMatch=put["ETag"])
+    for directive in ("MetadataDirective", "TaggingDirective"):
+        for word in ("replace", "NOPE"):
+            refused = code_of(S3.copy_object, Bucket=bucket, Key="f", CopySource=source, **{directive: word})
+            assert refused == ("InvalidArgument", 400), (directive, word, refused)
+        S3.copy_object(Bucket=bucket, Key="g", CopySource=source, **{directive: "COPY"})
+    S3.copy_object(Bucket=bucket, Key="g", CopySource=source, TaggingDirective="REPLACE")
+    assert S3.head_object(Bucket=bucket, Key="g")["Metadata"] == {"m": "1"}
+    assert code_of(S3.head_object, Bucket=bucket, Key="f")[1] == 404
 
 
 def test_what_a_writer_cannot_have_is_refused(bucket):

@@ -224,9 +224,12 @@ impl Shared {
         let asked = checksum::algorithms(headers)?;
         // s3s does not know yet that a copy may have conditions on what it writes.
         let condition = condition::of_write_headers(headers)?;
+        let replaced =
+            replaces("metadata", input.metadata_directive.as_ref().map(dto::MetadataDirective::as_str))?;
+        // There are no tags to copy, and others are refused.
+        replaces("tagging", input.tagging_directive.as_ref().map(dto::TaggingDirective::as_str))?;
         let (bucket, key) = source_of(&input.copy_source)?;
         let (found, body_range) = self.find_source(bucket, key, &source_conditions(&input))?;
-        let replaced = input.metadata_directive.as_ref().is_some_and(|d| d.as_str() == "REPLACE");
         if (bucket, key) == (&*input.bucket, &*input.key) && !replaced {
             return Err(s3_error!(InvalidRequest, "a copy of an object to itself must replace its metadata"));
         }
@@ -297,6 +300,18 @@ pub(super) fn source_of(source: &dto::CopySource) -> S3Result<(&str, &str)> {
             Ok((bucket, key))
         }
         _ => Err(s3_error!(NotImplemented, "a copy reads from a bucket, not from an access point")),
+    }
+}
+
+/// Whether a copy has what its own request says in the place of what its source has. A word that
+/// is neither must not be passed over: what the request says would be lost.
+fn replaces(what: &str, directive: Option<&str>) -> S3Result<bool> {
+    match directive {
+        None | Some("COPY") => Ok(false),
+        Some("REPLACE") => Ok(true),
+        Some(other) => {
+            Err(s3_error!(InvalidArgument, "x-amz-{what}-directive must be COPY or REPLACE, found {other:?}"))
+        }
     }
 }
 
