@@ -946,6 +946,20 @@ def test_no_object_has_tags(bucket):
     assert code_of(S3.put_object_tagging, Bucket=bucket, Key="k", Tagging=tags) == ("NotImplemented", 501)
 
 
+def test_buckets_of_another_owner_are_not_here(bucket):
+    S3.put_object(Bucket=bucket, Key="k", Body=b"x", ExpectedBucketOwner="fanfold")
+    denied = ("AccessDenied", 403)
+    other = {"Bucket": bucket, "ExpectedBucketOwner": "111122223333"}
+    assert code_of(S3.get_object, **other, Key="k") == denied
+    assert code_of(S3.put_object, **other, Key="k", Body=b"y") == denied
+    assert code_of(S3.delete_objects, **other, Delete={"Objects": [{"Key": "k"}]}) == denied
+    source = {"Bucket": bucket, "Key": "k"}
+    copy = {"Bucket": bucket, "Key": "copied", "CopySource": source}
+    assert code_of(S3.copy_object, **copy, ExpectedSourceBucketOwner="111122223333") == denied
+    S3.copy_object(**copy, ExpectedSourceBucketOwner="fanfold")
+    assert body_of(bucket, "k") == b"x"
+
+
 def asking(query):
     """A client whose puts carry a query, as those of a newer boto3 may."""
     other = client()

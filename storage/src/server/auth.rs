@@ -17,7 +17,7 @@ use s3s::{
     dto, s3_error,
 };
 
-use super::{Shared, attributes::disallow_in_form, host, subresource};
+use super::{Shared, attributes::disallow_in_form, bucket, host, subresource};
 use crate::{Credentials, encoding::percent_decode};
 
 /// XML bodies: 1,000 keys of 1,024 bytes, escaped, or 10,000 parts.
@@ -33,6 +33,9 @@ const EXPIRY_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
 /// Headers of S3's own that need not be signed: the signature is over two of them in
 /// another way, and nothing follows from the third.
 const UNSIGNED: [&str; 3] = ["x-amz-content-sha256", "x-amz-date", "x-amz-user-agent"];
+
+/// What says whose the bucket is that is meant, and the source of a copy.
+const OWNERS: [&str; 2] = ["x-amz-expected-bucket-owner", "x-amz-source-expected-bucket-owner"];
 
 /// Knows one secret.
 pub(super) struct OneKey(pub(super) Credentials);
@@ -105,6 +108,7 @@ pub(super) fn check(is_signed: bool, headers: &HeaderMap, uri: &Uri) -> S3Result
             "X-Amz-Expires must be at most 604800, which are seven days"
         ));
     }
+    check_owners(headers, uri)?;
     // The form of an upload by a browser has a policy in place of headers.
     let Some(signed) = signed_headers(headers, uri) else { return Ok(()) };
     let is_signed = |name: &str| signed.split(';').any(|one| one.eq_ignore_ascii_case(name));
@@ -112,6 +116,24 @@ pub(super) fn check(is_signed: bool, headers: &HeaderMap, uri: &Uri) -> S3Result
     let mut needed = own.filter(|name| !UNSIGNED.contains(name)).chain(["host"]);
     match needed.find(|name| !is_signed(name)) {
         Some(name) => Err(s3_error!(AccessDenied, "the header {name} must be signed like the rest")),
+        None => Ok(()),
+    }
+}
+
+/// Refuses requests that mean somebody else's buckets. What says so may stand in a presigned
+/// URL too, in which some SDKs begin each word with a capital.
+fn check_owners(headers: &HeaderMap, uri: &Uri) -> S3Result<()> {
+    let in_headers = headers.iter().map(|(name, value)| {
+        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    });
+    let in_url = parameters(uri).map(|(name, value)| (name.to_ascii_lowercase(), value));
+    let mut named = in_headers.chain(in_url).filter(|(name, _)| OWNERS.contains(&name.as_str()));
+    let owner = bucket::owner().id.unwrap_or_default();
+    match named.find(|(_, expected)| *expected != owner) {
+        Some((name, expected)) => Err(s3_error!(
+            AccessDenied,
+            "all buckets here are {owner}'s, found {expected:?} in {name}; leave it out, or name {owner}"
+        )),
         None => Ok(()),
     }
 }
@@ -136,10 +158,13 @@ fn signed_headers(headers: &HeaderMap, uri: &Uri) -> Option<String> {
 
 /// The value of a parameter of the URL. Its name may be escaped too: s3s decodes both.
 pub(super) fn parameter(uri: &Uri, name: &str) -> Option<String> {
-    uri.query()?.split('&').find_map(|pair| {
+    parameters(uri).find_map(|(key, value)| (key == name).then_some(value))
+}
+
+fn parameters(uri: &Uri) -> impl Iterator<Item = (String, String)> {
+    uri.query().unwrap_or_default().split('&').filter_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let is_it = percent_decode(key).is_some_and(|key| key == name);
-        is_it.then(|| percent_decode(value).unwrap_or_default())
+        Some((percent_decode(key)?, percent_decode(value).unwrap_or_default()))
     })
 }
 
@@ -181,6 +206,23 @@ mod tests {
         check(&by_url.replace("-Signature", "%2DSignature"), by_header, &[COPY], false);
         // A form has its fields and its policy.
         check("/bank", "", &[], true);
+    }
+
+    #[test]
+    fn only_buckets_of_their_owner_are_meant() {
+        let check = |headers: &[(&'static str, &'static str)], uri: &str, taken: bool| {
+            let headers = headers.iter().map(|(name, value)| {
+                (HeaderName::from_static(*name), http::HeaderValue::from_static(*value))
+            });
+            let found = super::check(true, &headers.collect(), &uri.parse().unwrap());
+            assert_eq!(found.is_ok(), taken, "{uri}: {found:?}");
+        };
+        check(&[("x-amz-expected-bucket-owner", "fanfold")], "/bank/k", true);
+        check(&[("x-amz-expected-bucket-owner", "111122223333")], "/bank/k", false);
+        check(&[("x-amz-source-expected-bucket-owner", "111122223333")], "/bank/k", false);
+        check(&[], "/bank/k?x-amz-expected-bucket-owner=fanfold", true);
+        check(&[], "/bank/k?x-amz-expected-bucket-owner=111122223333", false);
+        check(&[], "/bank/k?X-Amz-Expected-Bucket-Owner=111122223333", false);
     }
 
     #[test]
