@@ -52,7 +52,8 @@ async fn serve_within(
     shutdown: CancellationToken,
 ) {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(header_timeout);
+    // Whoever has no more to say may still want the answer.
+    builder.timer(TokioTimer::new()).header_read_timeout(header_timeout).half_close(true);
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
@@ -159,7 +160,7 @@ fn keep_keys(response: &mut Response<Body>) {
 mod tests {
     use std::{net::SocketAddr, time::Instant};
 
-    use s3s::{S3, service::S3ServiceBuilder};
+    use s3s::{S3, S3Request, S3Response, S3Result, dto, s3_error, service::S3ServiceBuilder};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         task::JoinHandle,
@@ -172,10 +173,28 @@ mod tests {
 
     impl S3 for Nothing {}
 
+    /// Takes so long to say that it has no buckets that the end of what a client sends comes first.
+    struct Slow;
+
+    #[async_trait::async_trait]
+    impl S3 for Slow {
+        async fn list_buckets(
+            &self,
+            _: S3Request<dto::ListBucketsInput>,
+        ) -> S3Result<S3Response<dto::ListBucketsOutput>> {
+            sleep(Duration::from_millis(200)).await;
+            Err(s3_error!(NotImplemented, "there are none"))
+        }
+    }
+
     async fn served(header_timeout: Duration) -> (SocketAddr, DropGuard, JoinHandle<()>) {
+        serving(Nothing, header_timeout).await
+    }
+
+    async fn serving(s3: impl S3, header_timeout: Duration) -> (SocketAddr, DropGuard, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let service = S3ServiceBuilder::new(Nothing).build();
+        let service = S3ServiceBuilder::new(s3).build();
         let serving = tokio::spawn(serve_within(header_timeout, service, listener, shutdown.clone()));
         (address, shutdown.drop_guard(), serving)
     }
@@ -196,6 +215,19 @@ mod tests {
             stream.read_to_string(&mut said).await.unwrap();
             assert_eq!(said.matches("HTTP/1.1 501").count(), 2, "{said}");
         }
+    }
+
+    /// As `nc -N` and some proxies do: the end of a request is the end of what is sent.
+    #[tokio::test]
+    async fn who_has_no_more_to_say_is_answered() {
+        let (address, _until, _) = serving(Slow, HEADER_TIMEOUT).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: t\r\n\r\n").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut said = String::new();
+        let read = timeout(HEADER_TIMEOUT / 2, stream.read_to_string(&mut said)).await;
+        read.expect("the connection ends with the answer").unwrap();
+        assert!(said.starts_with("HTTP/1.1 501 "), "{said:?}");
     }
 
     /// Who goes on to send what was refused does not hold up the end.
