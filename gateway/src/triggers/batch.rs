@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::{
     dispatch::Candidate,
     order,
-    outcome::{self, Started},
+    outcome::{self, Started, Written},
     record::Trigger,
     target,
 };
@@ -110,9 +110,9 @@ async fn end(
     let record = &trigger.record;
     let claim = |member: Member| async move {
         let claim = Started::Batch { id: *id };
-        let won =
-            outcome::put_once(&app.backbone, &record.id, &member.identity, member.event.kind, claim).await?;
-        Ok::<_, Problem>(won.then_some(member))
+        let kind = member.event.kind;
+        let written = outcome::put_once(&app.backbone, &record.id, &member.identity, kind, claim).await?;
+        Ok::<_, Problem>((written != Written::Otherwise).then_some(member))
     };
     let won: Vec<Option<Member>> =
         stream::iter(batch.members).map(claim).buffered(CLAIMS_AT_ONCE).try_collect().await?;

@@ -21,7 +21,7 @@ use super::{
     counters::Fate,
     intake::Waiting,
     order,
-    outcome::{self, Started},
+    outcome::{self, Started, Written},
     record::Trigger,
     target,
 };
@@ -139,8 +139,11 @@ pub async fn start(app: &App, trigger: &Trigger, candidate: &Candidate) -> Resul
     let started = started?;
     // Which job was started before, its key alone tells: it counts as a batch of one that was ended.
     let outcome = started.clone().unwrap_or(Started::Batch { id: event.id });
-    outcome::put_once(&app.backbone, &record.id, &candidate.identity, event.kind, outcome).await?;
-    Ok(started)
+    let written =
+        outcome::put_once(&app.backbone, &record.id, &candidate.identity, event.kind, outcome).await?;
+    // Other events of the same state may have been examined side by side with this one: all are
+    // accepted under one id, and start one thing, for the one that writes it down.
+    Ok(started.filter(|_| written == Written::Now))
 }
 
 /// The key of an object that is gone, of which the store can't tell how it was

@@ -46,6 +46,17 @@ pub enum Started {
     },
 }
 
+/// When an outcome was written down that was to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// Now.
+    Now,
+    /// Before, by whoever started the same.
+    Before,
+    /// Never: there is another one, of something else that was started.
+    Otherwise,
+}
+
 /// What became of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -98,7 +109,7 @@ pub async fn put_once(
     identity: &Digest,
     kind: EventKind,
     started: Started,
-) -> Result<bool, Problem> {
+) -> Result<Written, Problem> {
     let key = keys::event_outcome(trigger, identity);
     let lapse_after = (kind == EventKind::Removed).then_some(limits::IDEMPOTENCY_WINDOW);
     let outcome = Outcome { lapses: lapse_after.is_some(), ..Outcome::new(Some(started)) };
@@ -106,12 +117,13 @@ pub async fn put_once(
     let mut revision = None;
     loop {
         let written = write(backbone, &key, value.clone(), revision, lapse_after).await?;
-        let CasOutcome::Conflict(found) = written else { return Ok(true) };
+        let CasOutcome::Conflict(found) = written else { return Ok(Written::Now) };
         revision = found.as_ref().map(|entry| entry.revision);
         if let Some(entry) = found {
             let found: Outcome = serde_json::from_slice(&entry.value).map_err(internal)?;
             if found.started.is_some() {
-                return Ok(found.started == outcome.started);
+                let is_same = found.started == outcome.started;
+                return Ok(if is_same { Written::Before } else { Written::Otherwise });
             }
         }
     }

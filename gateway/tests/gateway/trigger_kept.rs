@@ -332,6 +332,27 @@ async fn an_event_that_met_the_breaker_has_all_its_attempts() {
     service.until("started", 2).await;
 }
 
+/// They are all examined before the outcome of the first is written down.
+#[tokio::test]
+async fn events_of_one_state_side_by_side_are_one_start() {
+    let mut document = document();
+    (document["starts_per_minute"], document["concurrency"]) = (json!(40), json!(40));
+    let (service, _) = with_trigger(document).await;
+    assert_eq!(service.request(Method::POST, "/v1/triggers/t/pause", &[], "").await.status, 204);
+    service.object("bank", "in/a.csv", "1").await;
+    let records: Vec<_> = (10..50).map(|n| record("bank", "in/a.csv", &n.to_string())).collect();
+    assert_eq!(service.send(&json!({"Records": records})).await.json()["kept"], 40);
+    assert_eq!(service.request(Method::POST, "/v1/triggers/t/resume", &[], "").await.status, 204);
+    service.until("duplicate", 39).await;
+    service.until("started", 1).await;
+    wait_for_calls(&service, 1).await;
+    // The breaker has counted one of forty as well.
+    send_objects(&service, (0..39).map(|n| format!("in/{n}.csv"))).await;
+    service.until("started", 40).await;
+    assert_eq!(service.get("/v1/triggers/t").await.json()["paused"], false);
+    assert_eq!(service.fate("duplicate").await, 39);
+}
+
 async fn until(mut is_so: impl AsyncFnMut() -> bool) {
     let begun = std::time::Instant::now();
     while !is_so().await {
