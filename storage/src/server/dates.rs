@@ -60,7 +60,7 @@ fn one_date(headers: &HeaderMap, name: &str) -> Option<HeaderValue> {
 
 /// What is written in `Expires`, unless it is a date that s3s gives back as it is.
 fn expires(headers: &HeaderMap) -> Option<&str> {
-    let text = one(headers, EXPIRES.as_str()).filter(|text| !text.is_empty())?;
+    let text = one(headers, "expires").filter(|text| !text.is_empty())?;
     let date = parse_http_date(text).and_then(|date| http_date(&date));
     (date.as_deref() != Some(text)).then_some(text)
 }
