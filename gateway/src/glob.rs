@@ -26,6 +26,9 @@ pub enum Place {
     Is(char),
     /// Any hexadecimal digit in lower case.
     Hex,
+    /// This character, where only a pattern that has itself is meant: what stands for
+    /// several characters does not take it.
+    Asked(char),
 }
 
 #[derive(Debug)]
@@ -68,6 +71,7 @@ impl Set {
         match place {
             Place::Is(c) => self.has(c),
             Place::Hex => "0123456789abcdef".chars().any(|c| self.has(c)),
+            Place::Asked(c) => matches!(self, Self::Is(own) if *own == c),
         }
     }
 }
@@ -93,6 +97,16 @@ impl Glob {
 
     /// Whether any text fits that has in each place what may stand there.
     pub fn meets(&self, text: impl Iterator<Item = Place>) -> bool {
+        self.follow(text).contains(&self.steps.len())
+    }
+
+    /// Whether what fits may begin so.
+    pub fn may_begin(&self, text: impl Iterator<Item = Place>) -> bool {
+        !self.follow(text).is_empty()
+    }
+
+    /// The states behind a text; none where nothing that fits begins so.
+    fn follow(&self, text: impl Iterator<Item = Place>) -> Vec<usize> {
         let (mut now, mut next) = (States::of(self), States::of(self));
         self.enter(0, &mut now);
         for place in text {
@@ -103,13 +117,13 @@ impl Glob {
                     self.enter(state + 1, &mut next);
                 }
             }
-            if next.reached.is_empty() {
-                return false;
-            }
             now.seen.fill(false);
             std::mem::swap(&mut now, &mut next);
+            if now.reached.is_empty() {
+                break;
+            }
         }
-        now.reached.contains(&self.steps.len())
+        now.reached
     }
 
     /// Reaches a state, and those that it goes on in without taking a character.
@@ -330,6 +344,27 @@ mod tests {
     fn escaped_characters_are_what_they_are() {
         check(r"\*\?\[\{\\", &[r"*?[{\"], &["ab[{\\"]);
         check("]", &["]"], &[]);
+    }
+
+    #[test]
+    fn what_must_be_asked_for_is_taken_by_itself_alone() {
+        let check = |pattern: &str, fits: bool, begins: bool| {
+            let glob = Glob::new(pattern).unwrap();
+            let text = || [Place::Is('a'), Place::Is('/'), Place::Asked('_'), Place::Is('b')].into_iter();
+            assert_eq!((glob.meets(text()), glob.may_begin(text())), (fits, begins), "{pattern}");
+        };
+        check("a/_b", true, true);
+        check("a/_*", true, true);
+        check(r"a/\_b", true, true);
+        check("*/{b,_b}", true, true);
+        check("**/_b/**", false, true);
+        check("a/_b*/x", false, true);
+        check("a/*", false, false);
+        check("a/?b", false, false);
+        check("a/[_]b", false, false);
+        check("a/[!x]b", false, false);
+        check("**", false, false);
+        check("a/**/_x", false, false);
     }
 
     #[test]

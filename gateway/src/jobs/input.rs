@@ -242,8 +242,8 @@ impl Finder<'_> {
         while let Some(entry) = listing.try_next().await.map_err(about_input)? {
             let ListEntry::Object { key, pin, .. } = entry else { continue };
             look.listed += 1;
-            if let Some(folder) = key.strip_suffix(MANIFEST_NAME).filter(|f| f.is_empty() || f.ends_with('/'))
-            {
+            let folder = key.strip_suffix(MANIFEST_NAME).filter(|f| f.is_empty() || f.ends_with('/'));
+            if let Some(folder) = folder.filter(|folder| pattern.enters(folder)) {
                 folders.push(folder.to_owned());
             }
             let uri = ObjectUri::new(pattern.bucket(), key)?;
@@ -425,8 +425,8 @@ fn bounded(objects: usize, listed: usize) -> Result<(), Problem> {
 
 fn nothing(text: &str, listed: usize) -> String {
     format!(
-        "expected at least one object at {text}, found none among {listed} keys listed there (names that begin \
-         with '_' or '.' are not input); check the bucket, the prefix and the pattern"
+        "expected at least one object at {text}, found none among {listed} keys listed there (what begins with \
+         '_' or '.' is not input, nor what lies in folders that do); check the bucket, the prefix and the pattern"
     )
 }
 

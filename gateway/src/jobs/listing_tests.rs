@@ -101,7 +101,8 @@ fn inventories_name_the_latest_versions() {
                 \"bank\",\"gone\",\"v2\",\"true\",\"true\",\"\",\"\",\"\"\n\
                 \"bank\",\"in%2F\",\"v3\",\"true\",\"false\",\"0\",\"\",\"d\"\n\
                 \"bank\",\"in/_SUCCESS\",\"v4\",\"true\",\"false\",\"0\",\"\",\"d\"\n\
-                \"bank\",\"in/.x.crc\",\"v5\",\"true\",\"false\",\"4\",\"\",\"c\"\n";
+                \"bank\",\"in/.x.crc\",\"v5\",\"true\",\"false\",\"4\",\"\",\"c\"\n\
+                \"bank\",\"in/_temporary/0/x\",\"v6\",\"true\",\"false\",\"4\",\"\",\"c\"\n";
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
     gzip.write_all(rows.as_bytes()).unwrap();
     let gzip = gzip.finish().unwrap();

@@ -2,7 +2,8 @@
 //! The words of a job's `input`: objects, prefixes, globs and manifests.
 //!
 //! Pure text, used by [`super::input`]. Keys are matched as they are, character for
-//! character; what the characters of a pattern mean is in [`crate::glob`].
+//! character; what the characters of a pattern mean is in [`crate::glob`]. Names that hide
+//! an object or a folder are matched by themselves alone.
 
 use fanfold_protocol::{ErrorKind, Problem, job::input_uri, uri::ObjectUri};
 
@@ -58,7 +59,10 @@ impl Source {
     pub fn may_list(&self, place: &ObjectUri, written: &[String]) -> bool {
         match self {
             Self::Object(_) | Self::Manifest(_) => false,
-            Self::Prefix(prefix) => place.is_under(prefix) || prefix.is_under(place),
+            Self::Prefix(prefix) => {
+                let shows = || Pattern::everything(prefix).enters(place.key());
+                prefix.is_under(place) || place.is_under(prefix) && shows()
+            }
             Self::Pattern(pattern) => {
                 let shows = || written.iter().any(|name| pattern.may_show(place, name));
                 pattern.scope.is_under(place) || place.is_under(&pattern.scope) && shows()
@@ -89,14 +93,12 @@ pub struct Pattern {
     scope: ObjectUri,
     /// `None` matches everything in scope.
     glob: Option<Glob>,
-    /// Whether the pattern itself asks for hidden names.
-    hidden: bool,
 }
 
 impl Pattern {
     /// Everything under a prefix.
     pub fn everything(prefix: &ObjectUri) -> Self {
-        Self { scope: prefix.clone(), glob: None, hidden: false }
+        Self { scope: prefix.clone(), glob: None }
     }
 
     fn parse(text: &str, uri: &ObjectUri) -> Result<Self, Problem> {
@@ -110,12 +112,7 @@ impl Pattern {
             )
         })?;
         let literal = uri.key().split(META).next().unwrap_or_default();
-        let last = uri.key().rsplit('/').next().unwrap_or_default();
-        Ok(Self {
-            scope: ObjectUri::new(uri.bucket(), literal)?,
-            glob: Some(glob),
-            hidden: last.starts_with(['_', '.']),
-        })
+        Ok(Self { scope: ObjectUri::new(uri.bucket(), literal)?, glob: Some(glob) })
     }
 
     /// The bucket.
@@ -141,40 +138,64 @@ impl Pattern {
         uri.is_under(&self.scope) && self.glob.as_ref().is_none_or(|glob| glob.is_match(uri.key()))
     }
 
-    /// Whether a listed object is input: it fits, is no mark of a folder, and is
-    /// not hidden, as Hadoop's readers have it, by `_` or `.` before its name.
+    /// Whether a listed object is input: it fits, is no mark of a folder, and neither its name
+    /// nor a folder that it lies in is hidden, unless the pattern asks for that.
     pub fn shows(&self, uri: &ObjectUri) -> bool {
-        let name = name_of(uri.key());
-        !name.is_empty() && self.shows_name(name) && self.matches(uri)
+        let fits = || match &self.glob {
+            Some(glob) => glob.meets(places(uri.key())),
+            None => self.enters(uri.key()),
+        };
+        !is_mark(uri.key()) && uri.is_under(&self.scope) && fits()
+    }
+
+    /// Whether input may lie in a folder of the bucket: no step of it is hidden, unless the
+    /// pattern asks for that.
+    pub fn enters(&self, folder: &str) -> bool {
+        match &self.glob {
+            Some(glob) => glob.may_begin(places(folder)),
+            None => !has_hidden(folder.strip_prefix(self.literal()).unwrap_or_default()),
+        }
     }
 
     /// Whether an object in this folder could be input whose name is like this one, in
     /// which `0` stands for any hexadecimal digit.
     pub fn may_show(&self, folder: &ObjectUri, name: &str) -> bool {
-        let open = |c: char| if c == '0' { Place::Hex } else { Place::Is(c) };
-        let key = folder.key().chars().map(Place::Is).chain(name.chars().map(open));
-        folder.bucket() == self.bucket()
-            && self.shows_name(name)
-            && self.glob.as_ref().map_or_else(|| folder.is_under(&self.scope), |glob| glob.meets(key))
-    }
-
-    fn shows_name(&self, name: &str) -> bool {
-        self.hidden || !is_hidden(name)
+        let open = |place: Place| if matches!(place, Place::Is('0')) { Place::Hex } else { place };
+        let fits = || match &self.glob {
+            Some(glob) => glob.meets(places(folder.key()).chain(places(name).map(open))),
+            None => folder.is_under(&self.scope) && self.enters(folder.key()) && !has_hidden(name),
+        };
+        folder.bucket() == self.bucket() && fits()
     }
 }
 
-/// Whether a key that nobody asked for is input: neither the mark of a folder nor hidden.
+/// Whether a key that nobody asked for is input: no mark of a folder, and no step of it is hidden.
 pub fn is_shown(key: &str) -> bool {
-    let name = name_of(key);
-    !name.is_empty() && !is_hidden(name)
+    !is_mark(key) && !has_hidden(key)
 }
 
-fn name_of(key: &str) -> &str {
-    key.rsplit('/').next().unwrap_or_default()
+fn is_mark(key: &str) -> bool {
+    key.is_empty() || key.ends_with('/')
 }
 
+/// The characters of a key, of which those that hide a step must be asked for.
+fn places(key: &str) -> impl Iterator<Item = Place> {
+    key.split_inclusive('/').flat_map(|step| {
+        let hidden = is_hidden(step);
+        let place =
+            move |(at, c): (usize, char)| if at == 0 && hidden { Place::Asked(c) } else { Place::Is(c) };
+        step.char_indices().map(place)
+    })
+}
+
+fn has_hidden(key: &str) -> bool {
+    key.split('/').any(is_hidden)
+}
+
+/// Whether the name of an object or a folder is hidden, as Spark has it: folders of partitions
+/// may be named after columns such as `_year`.
 fn is_hidden(name: &str) -> bool {
-    name.starts_with(['_', '.'])
+    name.starts_with('.') || (name.starts_with('_') && !name.contains('='))
 }
 
 #[cfg(test)]
@@ -246,7 +267,11 @@ mod tests {
         check("s3://bank/a/b/c/", "s3://bank/a/", true);
         check("s3://bank/a/", "s3://bank/ab/", false);
         check("s3://shop/a/", "s3://bank/a/", false);
+        check("s3://bank/a/", "s3://bank/a/_out/", false);
+        check("s3://bank/a/", "s3://bank/a/_n=1/", true);
+        check("s3://bank/_out/", "s3://bank/_out/a/", true);
         check("s3://bank/a/*", "s3://bank/a/", true);
+        check("s3://bank/**/*.csv", "s3://bank/a/_out/", false);
         check("s3://bank/a/*.parquet", "s3://bank/a/", true);
         check("s3://bank/a*/*.csv", "s3://bank/ab/", true);
         check("s3://bank/a*/*.parquet", "s3://bank/ab/", false);
@@ -265,6 +290,74 @@ mod tests {
         check("s3://bank/a/*", "a/_manifest.json", false);
         check("s3://bank/a/_*.csv", "a/_x.csv", true);
         check("s3://bank/", "x", true);
+        check("s3://bank/**/_x", "a/_x/", false);
+    }
+
+    #[test]
+    fn what_lies_in_hidden_folders_is_no_input() {
+        for input in
+            ["s3://bank/", "s3://bank/a/", "s3://bank/a/**", "s3://bank/a*/**/*.csv", "s3://bank/**/*"]
+        {
+            check(input, "a/.ipynb_checkpoints/x.csv", false);
+            check(input, "a/_temporary/0/x.csv", false);
+            check(input, "a/b/.Trash/b/x.csv", false);
+            check(input, "a/b=1/_c/x.csv", false);
+            check(input, "a/b_c/d.e/x.csv", true);
+            // Names of partitions, but those with a dot.
+            check(input, "a/_year=2026/x.csv", true);
+            check(input, "a/_year=2026/_x.csv", false);
+            check(input, "a/.year=2026/x.csv", false);
+        }
+        check("s3://bank/*/*/x.csv", "a/_temporary/x.csv", false);
+        check("s3://bank/a/?temporary/x.csv", "a/_temporary/x.csv", false);
+        check("s3://bank/a/[_t]*/x.csv", "a/_temporary/x.csv", false);
+        check("s3://bank/*", "_year=1", true);
+    }
+
+    #[test]
+    fn hidden_folders_are_input_where_they_are_asked_for() {
+        check("s3://bank/a/_raw/", "a/_raw/x.csv", true);
+        check("s3://bank/a/_raw/", "a/_raw/_x.csv", false);
+        check("s3://bank/_raw/**/*.csv", "_raw/b/x.csv", true);
+        check("s3://bank/_raw/**/*.csv", "_raw/.b/x.csv", false);
+        check("s3://bank/*/_raw/*.csv", "a/_raw/x.csv", true);
+        check("s3://bank/**/{_raw,b}/*.csv", "a/_raw/x.csv", true);
+        check("s3://bank/**/_r*/**", "a/_raw/b/x.csv", true);
+        check("s3://bank/**/_r*/_r*/**", "a/_raw/_r/x.csv", true);
+        check("s3://bank/**/_r*/**", "a/_raw/_b/x.csv", false);
+        check("s3://bank/a/_r*/x.csv", "a/_raw/x.csv", true);
+    }
+
+    #[test]
+    fn folders_are_entered_that_are_not_hidden() {
+        let check = |input: &str, folder: &str, expected: bool| {
+            let pattern = match Source::parse(input).unwrap() {
+                Source::Pattern(pattern) => pattern,
+                Source::Prefix(prefix) => Pattern::everything(&prefix),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(pattern.enters(folder), expected, "{input} {folder}");
+        };
+        check("s3://bank/", "", true);
+        check("s3://bank/a/", "a/", true);
+        check("s3://bank/a/", "a/b/_c=1/", true);
+        check("s3://bank/a/", "a/_b/c/", false);
+        check("s3://bank/_a/", "_a/b/", true);
+        check("s3://bank/a/_m*", "a/", true);
+        check("s3://bank/a*/**/*.csv", "ab/c/", true);
+        check("s3://bank/a*/**/*.csv", "ab/.c/", false);
+        check("s3://bank/a*/*.csv", "ab/c/", false);
+    }
+
+    #[test]
+    fn inventories_list_what_a_listing_shows() {
+        let check = |key: &str, expected: bool| assert_eq!(is_shown(key), expected, "{key}");
+        check("a/x.csv", true);
+        check("a/_b=1/x.csv", true);
+        check("a/", false);
+        check("a/_SUCCESS", false);
+        check("a/_temporary/0/x.csv", false);
+        check(".x/a.csv", false);
     }
 
     #[test]

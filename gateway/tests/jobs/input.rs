@@ -20,6 +20,10 @@ async fn inputs_name_objects_in_byte_order() {
     for key in ["a/2.csv", "a/1.csv", "a/b/3.csv", "a/_x.csv", "a/.y.csv", "a/b/", "a/4.txt", "c/1.csv"] {
         world.put(&format!("s3://bank/{key}"), "x").await;
     }
+    // What programs leave beside their tables, and a manifest that is none and that nobody asks for.
+    for key in ["_temporary/0/1.csv", ".ipynb_checkpoints/1.csv", "b/.Trash/1.csv", ".Trash/_manifest.json"] {
+        world.put(&format!("s3://bank/a/{key}"), "x").await;
+    }
     let engine = world.engine().await;
     let check = async |input: Value, keys: &[&str]| assert_eq!(reads(&world, &engine, input).await, keys);
     check(json!("s3://bank/a/"), &["a/1.csv", "a/2.csv", "a/4.txt", "a/b/3.csv"]).await;
@@ -31,6 +35,8 @@ async fn inputs_name_objects_in_byte_order() {
         &["a/1.csv", "a/2.csv", "c/1.csv"],
     )
     .await;
+    check(json!("s3://bank/a/_temporary/"), &["a/_temporary/0/1.csv"]).await;
+    check(json!("s3://bank/*/b/.T*/*.csv"), &["a/b/.Trash/1.csv"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
