@@ -462,6 +462,10 @@ mod map_of_batches {
         std::fs::write(csv.path(), "pd,other,id\n1,x,7\n2,y,8.5\n").unwrap();
         let error = testing::map::<same>(Table::read(csv.path()).unwrap(), ()).unwrap_err();
         assert_eq!(error.code(), "value-mismatch");
+        let tsv = tempfile::Builder::new().suffix(".tsv").tempfile().unwrap();
+        std::fs::write(tsv.path(), "pd\tother\tid\n1\tx,y\t7\n").unwrap();
+        let table = testing::map::<same>(Table::read(tsv.path()).unwrap(), ()).unwrap();
+        assert_eq!(table.rows::<Score>().unwrap(), [Score { id: 7, pd: 1.0 }]);
         assert_eq!(same::describe().writes.unwrap()[1].data_type, "Float64");
     }
 }

@@ -37,7 +37,7 @@ use super::{
 
 /// Raised when the platform reads the same input otherwise than before, or notes
 /// otherwise what follows from it.
-const READING: u32 = 3;
+const READING: u32 = 4;
 
 /// What tasks do, the partition left out.
 #[derive(Serialize)]

@@ -282,7 +282,7 @@ async fn of_table(
     let ended = head.len() as u64 == size;
     Ok(match stored::tell(uri, document.format, &head, &head, &document.csv)? {
         Stored::Parquet => of_footer(store, object).await?,
-        Stored::Csv => of_header(&head, &document.csv, ended)?,
+        Stored::Csv => of_header(uri.key(), &head, &document.csv, ended)?,
         Stored::Jsonl => of_lines(&head, ended),
         Stored::ArrowFile | Stored::ArrowStream => None,
     })
@@ -295,11 +295,11 @@ async fn of_footer(store: &Store, object: &PinnedObject) -> Result<Option<Vec<Kn
 }
 
 /// The names in the header of CSV.
-fn of_header(head: &[u8], csv: &CsvOptions, ended: bool) -> Result<Option<Vec<Known>>, Problem> {
+fn of_header(key: &str, head: &[u8], csv: &CsvOptions, ended: bool) -> Result<Option<Vec<Known>>, Problem> {
     if !csv.header {
         return Ok(None);
     }
-    let (text, scanner) = (head.strip_prefix(BOM).unwrap_or(head), Scanner::new(csv)?);
+    let (text, scanner) = (head.strip_prefix(BOM).unwrap_or(head), Scanner::new(key, csv)?);
     let (mut at, mut fields) = (0, Vec::new());
     loop {
         match scanner.record(text, at, ended, usize::MAX, &mut fields) {

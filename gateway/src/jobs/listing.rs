@@ -326,7 +326,8 @@ fn rows(
     mut text: impl Read,
     mut take: impl FnMut(&[Cow<'_, str>]) -> Result<(), Problem>,
 ) -> Result<(), Problem> {
-    let scanner = Scanner::new(&CsvOptions::default())?;
+    // A list is CSV with commas, however it is named.
+    let scanner = Scanner::new("", &CsvOptions::default())?;
     let (mut window, mut fields, mut begun, mut ended) = (Vec::new(), Vec::new(), false, false);
     while !ended {
         let before = window.len();

@@ -273,7 +273,8 @@ impl Splitter {
     /// The cuts of a CSV object, all of which is read. Chunks are scanned at once;
     /// what that found counts when their turn comes.
     async fn csv(&self, object: &PinnedObject, cutting: &Cutting) -> Result<Vec<u64>> {
-        let (size, target, scanner) = (object.pin.size, cutting.target, Scanner::new(&cutting.csv)?);
+        let (size, target) = (object.pin.size, cutting.target);
+        let scanner = Scanner::new(object.uri.key(), &cutting.csv)?;
         let mut cuts = CsvCuts::new(scanner, cutting.csv.header, target);
         let chunks = self.store.reader(&object.uri, &object.pin, 0..size, SCAN).map_err(about_input);
         let mut offset = 0;

@@ -169,7 +169,7 @@ async fn look(store: &Store, document: &JobDocument, object: &PinnedObject) -> R
 
 fn of_head(uri: &str, stored: Stored, head: &Bytes, csv: &CsvOptions, ended: bool) -> Option<Vec<Seen>> {
     match stored {
-        Stored::Csv => of_csv(head, csv, ended),
+        Stored::Csv => of_csv(uri, head, csv, ended),
         Stored::Jsonl => {
             // What is wrong with it, its reader tells.
             let members = jsonl::sample(uri, head, ended).ok()?.members;
@@ -198,8 +198,8 @@ fn of_message(head: &[u8]) -> Option<Vec<Seen>> {
     Some(vec![(String::new(), Digest::of(message.get(8..8 + length)?).to_string())])
 }
 
-fn of_csv(head: &[u8], csv: &CsvOptions, ended: bool) -> Option<Vec<Seen>> {
-    let (text, scanner) = (head.strip_prefix(BOM).unwrap_or(head), Scanner::new(csv).ok()?);
+fn of_csv(uri: &str, head: &[u8], csv: &CsvOptions, ended: bool) -> Option<Vec<Seen>> {
+    let (text, scanner) = (head.strip_prefix(BOM).unwrap_or(head), Scanner::new(uri, csv).ok()?);
     let (mut at, mut fields) = (0, Vec::new());
     let next = loop {
         match scanner.record(text, at, ended, limits::COLUMNS_MAX, &mut fields) {

@@ -53,12 +53,14 @@ async fn filters_are_checked_before_a_job_is_accepted() {
     let world = World::new().await;
     put(&world, "s3://bank/p/t.parquet", table()).await;
     world.put("s3://bank/c/t.csv", "id,region\n1,north\n").await;
+    world.put("s3://bank/t/t.tsv", "id\tregion\n1\tnorth\n").await;
+    world.put("s3://bank/j/t.csv", "{\"id\":1,\"region\":\"north\"}\n").await;
     world.put("s3://bank/l/t.jsonl", "{\"id\":1}\n{\"region\":\"x\"}\n").await;
     let engine = world.engine().await;
     let submit = async |format: &str, filter: &str| {
         engine.submit("mapper", json!({"input": format!("s3://bank/{format}/"), "filter": filter})).await
     };
-    for format in ["p", "c", "l"] {
+    for format in ["p", "c", "t", "l"] {
         submit(format, "id > 5 and region is not null").await.unwrap();
         for (filter, kind, place) in [
             ("id >", ErrorKind::FilterInvalid, "the end at column 5"),
@@ -71,7 +73,7 @@ async fn filters_are_checked_before_a_job_is_accepted() {
             assert!(problem.detail.contains(place), "{place}: {}", problem.detail);
         }
     }
-    for format in ["p", "c", "l"] {
+    for format in ["p", "c", "t", "l"] {
         let select = async |columns: [&str; 2]| {
             let input = format!("s3://bank/{format}/");
             engine.submit("mapper", json!({"input": input, "columns": columns})).await
@@ -81,6 +83,9 @@ async fn filters_are_checked_before_a_job_is_accepted() {
         assert_eq!(problem.code, ErrorKind::ColumnNotFound, "{format}: {}", problem.detail);
         assert!(problem.detail.contains("\"region\"") && problem.detail.contains("a column \"nope\""));
     }
+    let problem = submit("j", "id > 5").await.unwrap_err();
+    assert_eq!(problem.code, ErrorKind::FormatUnknown, "{}", problem.detail);
+    assert!(problem.detail.contains("format = \"jsonl\""), "{}", problem.detail);
     submit("p", "id > 5 and at > '1970-01-01'").await.unwrap();
     let problem = submit("p", "id > 5 and at > 'noon'").await.unwrap_err();
     assert_eq!(problem.code, ErrorKind::FilterInvalid, "{}", problem.detail);

@@ -15,6 +15,7 @@ use crate::{
     limits,
     names::FunctionRef,
     size::{ByteSize, Span},
+    stored::COMMA,
     tolerance::Tolerance,
     uri::ObjectUri,
 };
@@ -75,8 +76,10 @@ impl SchemaRule {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "csv to be an object")]
 pub struct CsvOptions {
-    /// Between fields; one ASCII character.
-    pub delimiter: char,
+    /// Between fields; one ASCII character. When absent, as the object's name has it: a tab where
+    /// that ends in `.tsv` or `.tab`, a comma elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<char>,
     /// Whether the first record names the columns.
     pub header: bool,
     /// Around fields; one ASCII character.
@@ -88,7 +91,7 @@ pub struct CsvOptions {
 impl Default for CsvOptions {
     fn default() -> Self {
         let nulls = ["", "NA", "N/A", "null", "NaN"].map(str::to_owned).to_vec();
-        Self { delimiter: ',', header: true, quote: '"', nulls }
+        Self { delimiter: None, header: true, quote: '"', nulls }
     }
 }
 
@@ -301,12 +304,13 @@ impl JobDocument {
         if self.params.as_ref().is_some_and(|p| !p.is_object()) {
             mistakes.push("params must be a table of names and values".into());
         }
-        for (name, c) in [("csv.delimiter", self.csv.delimiter), ("csv.quote", self.csv.quote)] {
+        let delimiter = self.csv.delimiter.unwrap_or(COMMA);
+        for (name, c) in [("csv.delimiter", delimiter), ("csv.quote", self.csv.quote)] {
             if !c.is_ascii() || matches!(c, '\r' | '\n' | '\0') {
                 mistakes.push(format!("{name} must be one ASCII character, found {c:?}"));
             }
         }
-        if self.csv.delimiter == self.csv.quote {
+        if delimiter == self.csv.quote {
             mistakes.push("csv.delimiter and csv.quote must differ".into());
         }
         if !(1..=limits::ATTEMPTS_MAX).contains(&self.retry.attempts) {

@@ -103,11 +103,11 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// The scanner for a dialect.
+    /// The scanner for the dialect of an object, which its name may tell.
     ///
     /// # Errors
     /// `invalid-request` when its characters are not two different ones of ASCII.
-    pub fn new(options: &CsvOptions) -> Result<Self, Problem> {
+    pub fn new(key: &str, options: &CsvOptions) -> Result<Self, Problem> {
         let ascii = |name: &str, c: char| {
             u8::try_from(c).ok().filter(|b| b.is_ascii() && !matches!(b, b'\r' | b'\n' | 0)).ok_or_else(
                 || {
@@ -116,8 +116,9 @@ impl Scanner {
                 },
             )
         };
+        let delimiter = super::delimiter(key, options);
         let scanner =
-            Self { delimiter: ascii("delimiter", options.delimiter)?, quote: ascii("quote", options.quote)? };
+            Self { delimiter: ascii("delimiter", delimiter)?, quote: ascii("quote", options.quote)? };
         if scanner.delimiter != scanner.quote {
             return Ok(scanner);
         }

@@ -224,7 +224,7 @@ mod tests {
     use crate::{job::CsvOptions, stored::csv::Fault};
 
     fn scanner() -> Scanner {
-        Scanner::new(&CsvOptions::default()).unwrap()
+        Scanner::new("x.csv", &CsvOptions::default()).unwrap()
     }
 
     fn cuts(text: &[u8], header: bool, target: u64, piece: usize) -> Vec<u64> {

@@ -21,6 +21,8 @@ pub mod schema;
 pub mod thrift;
 pub mod value;
 
+use std::fmt::Display;
+
 use crate::{
     error::{ErrorKind, Problem},
     job::{CsvOptions, Format},
@@ -85,19 +87,33 @@ const PARQUET: &[u8] = b"PAR1";
 /// How every message of an Arrow stream begins.
 const MESSAGE: &[u8] = &[0xff; 4];
 
-/// What the object's name says, compression's suffix aside.
+/// What the object's name says.
 pub fn by_name(key: &str) -> Option<Stored> {
-    let key = key.to_ascii_lowercase();
-    let bare = COMPRESSED_SUFFIXES.iter().find_map(|suffix| key.strip_suffix(suffix)).unwrap_or(&key);
-    let name = bare.rsplit('/').next().unwrap_or_default();
-    match name.rsplit_once('.')?.1 {
+    match ending(key)?.as_str() {
         "parquet" | "pq" => Some(Stored::Parquet),
-        "csv" | "tsv" => Some(Stored::Csv),
+        "csv" | "tsv" | "tab" => Some(Stored::Csv),
         "jsonl" | "ndjson" => Some(Stored::Jsonl),
         "arrow" | "feather" | "ipc" => Some(Stored::ArrowFile),
         "arrows" => Some(Stored::ArrowStream),
         _ => None,
     }
+}
+
+/// What stands between the fields of CSV where neither the job nor the name says otherwise.
+pub const COMMA: char = ',';
+
+/// What stands between the fields of CSV in the object of this name.
+pub fn delimiter(key: &str, csv: &CsvOptions) -> char {
+    let by_name = || if matches!(ending(key).as_deref(), Some("tsv" | "tab")) { '\t' } else { COMMA };
+    csv.delimiter.unwrap_or_else(by_name)
+}
+
+/// How the object's name ends, in lower case and compression's suffix aside.
+fn ending(key: &str) -> Option<String> {
+    let key = key.to_ascii_lowercase();
+    let bare = COMPRESSED_SUFFIXES.iter().find_map(|suffix| key.strip_suffix(suffix)).unwrap_or(&key);
+    let name = bare.rsplit('/').next().unwrap_or_default();
+    Some(name.rsplit_once('.')?.1.to_owned())
 }
 
 /// Whether an object is read as Parquet, of which the end is read first, without a look at
@@ -129,6 +145,9 @@ pub fn tell(
             told.ok_or_else(|| unknown(uri, head, text))?
         }
     };
+    if stored == Stored::Csv && csv.header {
+        check_header(uri, text)?;
+    }
     let binary = !matches!(stored, Stored::Csv | Stored::Jsonl);
     if binary && Compressed::of(head) != Compressed::No {
         let detail = format!(
@@ -160,11 +179,37 @@ fn by_text(text: &[u8], csv: &CsvOptions) -> Option<Stored> {
     let line = str::from_utf8(first_line(text)).ok().filter(|l| !l.contains('\0'))?;
     if line.starts_with('{') && serde_json::from_str::<serde::de::IgnoredAny>(line).is_ok() {
         Some(Stored::Jsonl)
-    } else if line.contains(csv.delimiter) {
+    } else if line.contains(csv.delimiter.unwrap_or(COMMA)) {
         Some(Stored::Csv)
     } else {
         None
     }
+}
+
+/// Refuses JSON, of which CSV would have the first line for a header and the table no rows.
+///
+/// # Errors
+/// `format-unknown`.
+pub fn check_header(uri: impl Display, text: &[u8]) -> Result<(), Problem> {
+    let detail = if is_json_array(text) {
+        format!("{uri} must be CSV, found an array of JSON; {ARRAY_AS_TABLE}")
+    } else if is_json_object(text) {
+        format!(
+            "{uri} must be CSV, found a JSON object for a header; set format = \"jsonl\" to read JSON Lines"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Problem::new(ErrorKind::FormatUnknown, detail))
+}
+
+/// What to do with an array of JSON.
+const ARRAY_AS_TABLE: &str = "write its objects one a line, or the rows as CSV";
+
+/// Text that begins an object of JSON, which a header such as `{id},{2026}` does not.
+fn is_json_object(text: &[u8]) -> bool {
+    let Some(first) = first_line(text).strip_prefix(b"{").map(<[u8]>::trim_ascii_start) else { return false };
+    matches!(first.first(), None | Some(b'"' | b'}'))
 }
 
 /// Text that begins an array of JSON, which a header such as `[id],[2026]` does not.
@@ -183,8 +228,7 @@ fn first_line(text: &[u8]) -> &[u8] {
 fn unknown(uri: &ObjectUri, head: &[u8], text: &[u8]) -> Problem {
     if is_json_array(text) {
         let detail = format!(
-            "{uri} must be Parquet, CSV, JSON Lines or Arrow, found an array of JSON; write its objects one a line, or \
-             the rows as CSV"
+            "{uri} must be Parquet, CSV, JSON Lines or Arrow, found an array of JSON; {ARRAY_AS_TABLE}"
         );
         return Problem::new(ErrorKind::FormatUnknown, detail);
     }
@@ -217,11 +261,59 @@ mod tests {
         let check = |key: &str, expected| assert_eq!(by_name(key), expected, "{key}");
         check("a/b.PARQUET", Some(Stored::Parquet));
         check("x.csv.gz", Some(Stored::Csv));
+        check("x.tsv", Some(Stored::Csv));
+        check("x.Tab.gz", Some(Stored::Csv));
         check("x.ndjson.zst", Some(Stored::Jsonl));
         check("a.csv/b", None);
         check("csv", None);
         check("x.gz", None);
         assert!(is_parquet_by_name("a/b.pq") && !is_parquet_by_name("a/b.parquet.gz"));
+    }
+
+    #[test]
+    fn names_tell_delimiters() {
+        let by = |key: &str, asked| delimiter(key, &CsvOptions { delimiter: asked, ..CsvOptions::default() });
+        for key in ["a/x.tsv", "x.TAB", "x.tsv.gz", "x.tab.zst", "s3://bank/x.tsv"] {
+            assert_eq!((by(key, None), by(key, Some(','))), ('\t', ','), "{key}");
+        }
+        for key in ["x.csv", "x.csv.gz", "tsv", "x.tsv/y", "x.tsv.csv", ""] {
+            assert_eq!((by(key, None), by(key, Some('\t'))), (',', '\t'), "{key}");
+        }
+    }
+
+    #[test]
+    fn json_is_no_header() {
+        let uri = &ObjectUri::new("bank", "x.csv").unwrap();
+        let check = |text: &str, word: Option<&str>| {
+            let told = |format, csv: &CsvOptions| tell(uri, format, text.as_bytes(), text.as_bytes(), csv);
+            for format in [Format::Auto, Format::Csv] {
+                match (told(format, &CsvOptions::default()), word) {
+                    (Ok(stored), None) => assert_eq!(stored, Stored::Csv, "{text}"),
+                    (Err(problem), Some(word)) => {
+                        assert_eq!(problem.code, ErrorKind::FormatUnknown);
+                        assert!(problem.detail.contains(word), "{problem}");
+                    }
+                    (found, _) => panic!("{text}: {found:?}"),
+                }
+                // Where there is no header nothing is lost.
+                let bare = CsvOptions { header: false, ..CsvOptions::default() };
+                assert_eq!(told(format, &bare), Ok(Stored::Csv), "{text}");
+            }
+            assert!(word.is_none() || told(Format::Jsonl, &CsvOptions::default()).is_ok());
+        };
+        check("{\"a\":7}\n", Some("format = \"jsonl\""));
+        check("\u{feff}\n { \"a\": 7, \"b\": 8}\n", Some("format = \"jsonl\""));
+        check("{\r\n  \"a\": 7\r\n}\r\n", Some("format = \"jsonl\""));
+        check("{}\n", Some("format = \"jsonl\""));
+        check("{\"a\":\"cut o", Some("format = \"jsonl\""));
+        check("[{\"a\":7}]", Some("array of JSON"));
+        check("[\n1,\n", Some("array of JSON"));
+        check("{a},{b}\n1,2\n", None);
+        check("{,}\n1,2\n", None);
+        check("[a],[b]\n1,2\n", None);
+        check("\"{\"\"a\"\":7}\"\n1\n", None);
+        check("a,b\n{\"a\":7},1\n", None);
+        check("", None);
     }
 
     #[test]

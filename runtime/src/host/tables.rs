@@ -474,7 +474,7 @@ fn csv_options(options: tables::CsvOptions) -> Result<CsvOptions, Problem> {
         )));
     }
     let tables::CsvOptions { delimiter, header, quote, nulls } = options;
-    Ok(CsvOptions { delimiter, header, quote, nulls })
+    Ok(CsvOptions { delimiter: Some(delimiter), header, quote, nulls })
 }
 
 fn refused(detail: impl Into<String>) -> Problem {

@@ -76,7 +76,7 @@ async fn text_is_taken_as_it_is_written() {
 #[tokio::test]
 async fn options_are_honoured() {
     let batch = with_options(b"a;'b;''c'\n-;1\n", |o| {
-        (o.delimiter, o.quote, o.nulls) = (';', '\'', vec!["-".into()])
+        (o.delimiter, o.quote, o.nulls) = (Some(';'), '\'', vec!["-".into()])
     });
     let batch = batch.await.unwrap();
     assert_eq!(
@@ -95,7 +95,7 @@ async fn options_are_honoured() {
     assert_eq!(types(&batch), ["column_1 Int64", "column_2 Utf8"]);
     assert_eq!(rows(&batch), ["1|x", "2|y"]);
     check_problem(
-        with_options(b"a,b\n", |o| o.delimiter = 'é').await,
+        with_options(b"a,b\n", |o| o.delimiter = Some('é')).await,
         ErrorKind::InvalidRequest,
         &["delimiter"],
     );
@@ -164,6 +164,51 @@ async fn values_that_do_not_fit_are_placed() {
         ErrorKind::ValueMismatch,
         &["column \"t\"", "row 2", ".2501", "Timestamp(ms)"],
     );
+}
+
+#[tokio::test]
+async fn names_tell_the_delimiter() {
+    let content = b"a\tb\n1,5\t2\n";
+    for (name, content) in
+        [("x.tsv", content.to_vec()), ("x.TAB", content.to_vec()), ("x.tsv.gz", gzip(content))]
+    {
+        let batch = read_content(name, content).await.unwrap();
+        assert_eq!(
+            (types(&batch), rows(&batch)),
+            (vec!["a Utf8".into(), "b Int64".into()], vec!["1,5|2".into()])
+        );
+    }
+    let store = store();
+    let slice = put(&store, "x.tsv", "a\t,b\n1,2\n").await;
+    let mut given = source(std::slice::from_ref(&slice));
+    given.csv.delimiter = Some(',');
+    assert_eq!(types(&read(&store, given).await.unwrap()), ["a\t Int64", "b Int64"]);
+    // Also of a part, and where the format is said.
+    let slice = put(&store, "x.tsv", "a\tb\n1\t2\n3\t4\n").await;
+    let mut part = source(&[range(&slice, 8, 12)]);
+    part.format = Format::Csv;
+    assert_eq!(rows(&read(&store, part).await.unwrap()), ["3|4"]);
+}
+
+#[tokio::test]
+async fn json_is_not_taken_for_a_header() {
+    let line = b"{\"a\":7}\n";
+    let jsonl = ["JSON object", "format = \"jsonl\""];
+    problem("x.csv", &line[..], ErrorKind::FormatUnknown, &jsonl).await;
+    problem("x.csv.gz", gzip(line), ErrorKind::FormatUnknown, &jsonl).await;
+    problem("x.tsv", &b"{\n  \"a\": 7\n}\n"[..], ErrorKind::FormatUnknown, &jsonl).await;
+    problem("x.csv", &b"[{\"a\":7}]\n"[..], ErrorKind::FormatUnknown, &["array of JSON"]).await;
+    let store = store();
+    for content in [line.to_vec(), gzip(line)] {
+        let mut asked = source(&[put(&store, "x.csv", content).await]);
+        asked.format = Format::Csv;
+        check_problem(read(&store, asked.clone()).await, ErrorKind::FormatUnknown, &jsonl);
+        asked.csv.header = false;
+        assert_eq!(rows(&read(&store, asked.clone()).await.unwrap()), ["{\"a\":7}"]);
+        asked.format = Format::Jsonl;
+        assert_eq!(rows(&read(&store, asked).await.unwrap()), ["7"]);
+    }
+    check("{a},b\n1,2\n", &["{a} Int64", "b Int64"], &["1|2"]).await;
 }
 
 #[tokio::test]

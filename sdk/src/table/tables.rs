@@ -84,7 +84,8 @@ pub struct ReadOptions {
     pub format: Format,
     /// The columns to read, in this order; `None` for all.
     pub columns: Option<Vec<String>>,
-    /// For CSV; `None` for a comma, a header, `"` and the usual nulls.
+    /// For CSV; `None` for a header, `"`, the usual nulls, and a comma, or a tab where the
+    /// table's name ends in `.tsv` or `.tab`.
     pub csv: Option<CsvOptions>,
 }
 

@@ -18,7 +18,7 @@ use crate::{Error, Result};
 /// The format a table of this name is stored in.
 pub(crate) fn resolve(format: Format, name: &str) -> Format {
     let by_name = |ending: &str| match ending {
-        "csv" | "tsv" => Format::Csv,
+        "csv" | "tsv" | "tab" => Format::Csv,
         "jsonl" | "ndjson" => Format::Jsonl,
         "parquet" => Format::Parquet,
         "arrow" | "feather" | "ipc" | "arrows" => Format::Arrow,
@@ -38,7 +38,7 @@ pub(crate) fn read(
     options: &ReadOptions,
 ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
     let (schema, batches) = match resolve(options.format, name) {
-        Format::Csv => read_csv(&content, &options.csv.clone().unwrap_or_default())?,
+        Format::Csv => read_csv(&content, &options.csv.clone().unwrap_or_else(|| csv_of(name)))?,
         Format::Jsonl => read_jsonl(content)?,
         Format::Parquet => read_parquet(content)?,
         Format::Arrow | Format::Automatic => read_arrow(content)?,
@@ -47,6 +47,14 @@ pub(crate) fn read(
     let indexes = chosen.iter().map(|name| schema.index_of(name)).collect::<Result<Vec<_>, _>>()?;
     let projected = batches.iter().map(|batch| batch.project(&indexes)).collect::<Result<_, _>>()?;
     Ok((schema.project(&indexes)?.into(), projected))
+}
+
+/// How a table of this name is read where nobody says it.
+fn csv_of(name: &str) -> CsvOptions {
+    match name.rsplit('.').next() {
+        Some("tsv" | "tab") => CsvOptions { delimiter: '\t', ..CsvOptions::default() },
+        _ => CsvOptions::default(),
+    }
 }
 
 fn read_csv(content: &[u8], options: &CsvOptions) -> Result<(SchemaRef, Vec<RecordBatch>)> {

@@ -149,7 +149,7 @@ impl Table {
         Self { schema: Schema::empty().into(), batches: Vec::new() }
     }
 
-    /// Reads a local file: CSV (`.csv`), JSON Lines (`.jsonl`, `.ndjson`), Arrow
+    /// Reads a local file: CSV (`.csv`; with tabs `.tsv`, `.tab`), JSON Lines (`.jsonl`, `.ndjson`), Arrow
     /// (`.arrow`, `.feather`, `.ipc`), and with the feature `parquet` also
     /// Parquet (`.parquet`).
     ///

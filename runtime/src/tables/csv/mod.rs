@@ -19,7 +19,7 @@ use fanfold_protocol::{
     limits,
     plan::Slice,
     stored::{
-        BOM, Compressed, SAMPLE_BYTES,
+        BOM, Compressed, SAMPLE_BYTES, check_header,
         csv::{Fault, Field, Scanner, Step},
         guess::{Guess, Guessed},
     },
@@ -291,7 +291,7 @@ struct Dialect<'a> {
 
 impl<'a> Dialect<'a> {
     fn new(uri: &'a str, options: &CsvOptions) -> Result<Self, Problem> {
-        let scanner = Scanner::new(options)?;
+        let scanner = Scanner::new(uri, options)?;
         Ok(Self { uri, scanner, nulls: Nulls::new(&options.nulls), header: options.header })
     }
 
@@ -367,6 +367,7 @@ impl<'a> Dialect<'a> {
             bytes: values,
             lines: count_lines(&data[..values]),
             sample: values..end,
+            check_header(self.uri, data)?;
             ended: ended && end == data.len(),
         }))
     }
