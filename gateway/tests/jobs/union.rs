@@ -76,6 +76,24 @@ async fn few_objects_stand_for_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn long_numbers_are_a_type_of_their_own() {
+    let world = World::new().await;
+    for (name, text) in [
+        ("a.csv", "id\n0.5\n0.5\n0.5\n0.5\n0.5\n0.5\n0.5\n0.5\n"),
+        ("b.jsonl", "{\"id\":9007199254740993}\n"),
+        ("c.tsv", "id\tv\n1234567890123456\t1\n"),
+        ("d.tab", "id\tv\n1\t1\n"),
+        ("e.csv", "id\n7\n"),
+    ] {
+        world.put(&format!("s3://bank/u/{name}"), text).await;
+    }
+    let engine = world.engine().await;
+    // The readers settle what they are together: that these are too long for doubles, they must see.
+    assert_eq!(settled(&world, &engine, "mapper", json!({"columns": ["id"]})).await, "a.csv b.jsonl d.tab");
+    assert_eq!(settled(&world, &engine, "mapper", json!({})).await, "a.csv b.jsonl c.tsv d.tab");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn filters_may_name_what_one_object_has() {
     let world = various().await;
     let engine = world.engine().await;

@@ -3,17 +3,21 @@
 //!
 //! Looked at are the whole lines within the first 1 MiB of the (decompressed)
 //! object, wherever in it a slice lies. Columns come in the order in which they
-//! are first met. Numbers are `Int64` when all are whole and fit, else `Float64`;
+//! are first met. Numbers are `Int64` when all are whole and fit, else `Float64`, or
+//! `Utf8` where that would take digits from a whole one;
 //! texts are `Utf8`, dates too; plain values of several kinds are `Utf8`, and so
 //! are columns without values; arrays are lists, objects are structs.
+
+mod number;
 
 use std::{collections::HashMap, fmt};
 
 use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+    Deserializer,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
+use self::number::Numbers;
 use super::{BOM, SAMPLE_BYTES};
 use crate::{
     error::{ErrorKind, Problem},
@@ -29,8 +33,12 @@ pub enum Shape {
     Bool,
     /// Whole numbers of 64 bits.
     Int,
+    /// Such of which one at least is larger than all whole numbers that doubles keep.
+    Long,
     /// Numbers.
     Float,
+    /// Numbers of which only their texts have all digits.
+    Digits,
     /// Texts, and plain values of several kinds.
     Text,
     /// Arrays.
@@ -42,12 +50,23 @@ pub enum Shape {
 }
 
 impl Shape {
+    /// The form of a whole number.
+    fn whole(value: i64) -> Self {
+        if value.unsigned_abs() <= number::KEPT_MAX { Self::Int } else { Self::Long }
+    }
+
+    fn is_number(&self) -> bool {
+        matches!(self, Self::Int | Self::Long | Self::Float | Self::Digits)
+    }
+
     /// The form that both have.
     pub fn join(self, other: Self) -> Self {
         match (self, other) {
             (Self::Null, shape) | (shape, Self::Null) => shape,
             (a, b) if a == b => a,
+            (Self::Int, Self::Long) | (Self::Long, Self::Int) => Self::Long,
             (Self::Int, Self::Float) | (Self::Float, Self::Int) => Self::Float,
+            (a, b) if a.is_number() && b.is_number() => Self::Digits,
             (Self::List(a), Self::List(b)) => Self::List(Box::new(a.join(*b))),
             (Self::Object(mut members), Self::Object(others)) => {
                 members.join(others);
@@ -92,10 +111,14 @@ impl Members {
     }
 
     /// The members of an object; of one that has more than `most` one more than that.
-    fn read<'de, A: MapAccess<'de>>(mut entries: A, most: usize) -> Result<Self, A::Error> {
+    fn read<'de, A: MapAccess<'de>>(
+        mut entries: A,
+        most: usize,
+        numbers: &mut Numbers<'_>,
+    ) -> Result<Self, A::Error> {
         let mut members = Self::default();
-        while let Some((name, shape)) = entries.next_entry()? {
-            members.add(name, shape);
+        while let Some(name) = entries.next_key()? {
+            members.add(name, entries.next_value_seed(OneShape(numbers))?);
             if members.list.len() > most {
                 // All behind it only has to be JSON.
                 while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
@@ -142,8 +165,8 @@ pub fn sample(uri: &str, data: &[u8], ended: bool) -> Result<Sample, Problem> {
     for line in data[..end].split_inclusive(|b| *b == b'\n') {
         let whole = line.ends_with(b"\n") || (ended && end == data.len());
         any |= !line.trim_ascii().is_empty();
-        match whole.then(|| serde_json::from_slice(line)) {
-            Some(Ok(Line(members))) => joined.join(members),
+        match whole.then(|| members_of(line)) {
+            Some(Ok(members)) => joined.join(members),
             Some(Err(_)) if !is_blank(line) => malformed.push(at as u64),
             _ => {}
         }
@@ -165,38 +188,49 @@ pub fn is_blank(line: &[u8]) -> bool {
     line.iter().all(|b| matches!(b, b' ' | b'\t' | b'\r' | b'\n'))
 }
 
-/// A line that is an object: as many of its members as columns can be, and one more.
-struct Line(Members);
+/// The members of a line, which must be an object: as many as columns can be, and one more.
+fn members_of(line: &[u8]) -> serde_json::Result<Members> {
+    let mut deserializer = serde_json::Deserializer::from_slice(line);
+    let members = OneLine(&mut Numbers::of(line)).deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(members)
+}
 
-impl<'de> Deserialize<'de> for Line {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(LineVisitor)
+/// Reads a line.
+struct OneLine<'n, 'a>(&'n mut Numbers<'a>);
+
+impl<'de> DeserializeSeed<'de> for OneLine<'_, '_> {
+    type Value = Members;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Members, D::Error> {
+        deserializer.deserialize_map(self)
     }
 }
 
-struct LineVisitor;
-
-impl<'de> Visitor<'de> for LineVisitor {
-    type Value = Line;
+impl<'de> Visitor<'de> for OneLine<'_, '_> {
+    type Value = Members;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Line, A::Error> {
-        Members::read(entries, limits::COLUMNS_MAX).map(Line)
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Members, A::Error> {
+        Members::read(entries, limits::COLUMNS_MAX, self.0)
     }
 }
 
-impl<'de> Deserialize<'de> for Shape {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ShapeVisitor)
+/// Reads the form of one value, whose numbers are the next ones of the line.
+struct OneShape<'n, 'a>(&'n mut Numbers<'a>);
+
+impl<'de> DeserializeSeed<'de> for OneShape<'_, '_> {
+    type Value = Shape;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Shape, D::Error> {
+        deserializer.deserialize_any(self)
     }
 }
 
-struct ShapeVisitor;
-
-impl<'de> Visitor<'de> for ShapeVisitor {
+impl<'de> Visitor<'de> for OneShape<'_, '_> {
     type Value = Shape;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -211,17 +245,24 @@ impl<'de> Visitor<'de> for ShapeVisitor {
         Ok(Shape::Bool)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Shape, E> {
-        Ok(Shape::Int)
+    fn visit_i64<E>(self, value: i64) -> Result<Shape, E> {
+        self.0.pass();
+        Ok(Shape::whole(value))
     }
 
     /// Whole numbers beyond `Int64` keep their digits as text.
     fn visit_u64<E>(self, value: u64) -> Result<Shape, E> {
-        Ok(if i64::try_from(value).is_ok() { Shape::Int } else { Shape::Text })
+        self.0.pass();
+        Ok(i64::try_from(value).map_or(Shape::Digits, Shape::whole))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Shape, E> {
-        Ok(Shape::Float)
+    /// Also what stands as a whole number and is beyond 64 bits, or `-0`.
+    fn visit_f64<E>(self, value: f64) -> Result<Shape, E> {
+        Ok(match self.0.is_whole(value) {
+            false => Shape::Float,
+            true if value == 0.0 => Shape::Int,
+            true => Shape::Digits,
+        })
     }
 
     fn visit_str<E>(self, _: &str) -> Result<Shape, E> {
@@ -230,14 +271,14 @@ impl<'de> Visitor<'de> for ShapeVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Shape, A::Error> {
         let mut shape = Shape::Null;
-        while let Some(item) = items.next_element::<Shape>()? {
+        while let Some(item) = items.next_element_seed(OneShape(self.0))? {
             shape = shape.join(item);
         }
         Ok(Shape::List(Box::new(shape)))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Shape, A::Error> {
-        Members::read(entries, usize::MAX).map(Shape::Object)
+        Members::read(entries, usize::MAX, self.0).map(Shape::Object)
     }
 }
 
@@ -260,6 +301,45 @@ mod tests {
         check("{\"a\":{\"x\":1}}\n{\"a\":{\"y\":1,\"x\":2}}", r#"[("a", Object([("x", Int), ("y", Int)]))]"#);
         check("{\"a\":1,\"a\":\"x\"}", r#"[("a", Text)]"#);
         check("{\"a\":1}\n[1]\n{\"b\":}\n", r#"[("a", Int)]"#);
+    }
+
+    #[test]
+    fn numbers_are_told_by_their_digits() {
+        let check = |values: &[&str], expected: &str| {
+            let lines: Vec<String> = values.iter().map(|value| format!("{{\"a\":{value}}}")).collect();
+            assert_eq!(told(&lines.join("\n")), format!("[(\"a\", {expected})]"), "{values:?}");
+        };
+        check(&["-0", "9007199254740992"], "Int");
+        check(&["9007199254740993"], "Long");
+        check(&["-9223372036854775808", "9223372036854775807", "1"], "Long");
+        for beyond in ["9223372036854775808", "18446744073709551616", "-9223372036854775809"] {
+            check(&[beyond], "Digits");
+            check(&[beyond, "1"], "Digits");
+            check(&["0.5", "null", beyond], "Digits");
+            check(&[beyond, "\"x\""], "Text");
+        }
+        check(&["-0", "0.5", "9007199254740992"], "Float");
+        check(&["9007199254740993", "0.5"], "Digits");
+        check(&["0.5", "-9007199254740993", "1"], "Digits");
+        for float in [
+            "-0.0",
+            "-0e0",
+            "1e300",
+            "9223372036854775808.0",
+            "-1.8446744073709552e19",
+            "18446744073709551616E0",
+        ] {
+            check(&[float, "1"], "Float");
+        }
+        // Each is looked up in its own place, whatever stands around it.
+        check(&["[1.5,18446744073709551616]", "[\"2\\\"3\",4]"], "List(Text)");
+        check(
+            &[r#"[{"1":"-0 \" 5","x":[1e300,7]},{"\\":2,"x":[-0.0]}]"#],
+            r#"List(Object([("1", Text), ("x", List(Float)), ("\\", Int)]))"#,
+        );
+        check(&["[1, 2.5, -0,\t1e300 , 20000000000000000000]"], "List(Digits)");
+        check(&["[20000000000000000000, 2.5]"], "List(Digits)");
+        check(&["{\"x\":1e300,\"y\":-0}"], r#"Object([("x", Float), ("y", Int)])"#);
     }
 
     #[test]

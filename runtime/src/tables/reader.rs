@@ -372,9 +372,14 @@ impl Decoder {
         })
     }
 
-    /// Whether the types of its columns are guessed from text.
-    fn is_guessed(&self) -> bool {
-        matches!(self, Self::Csv(_) | Self::Jsonl(_))
+    /// Where types are guessed from text, the columns of whole numbers some of which doubles
+    /// do not keep.
+    fn guessed(&self) -> Option<&[String]> {
+        match self {
+            Self::Csv(r) => Some(r.long()),
+            Self::Jsonl(r) => Some(r.long()),
+            _ => None,
+        }
     }
 
     /// What was left out when it was opened.
@@ -471,7 +476,7 @@ async fn unite(
         let slice = Slice::whole(object.clone());
         let decoder = Decoder::open(store, &slice, source.format, &source.csv, wanted, None).await?;
         let undeclared = decoder.schema().fields().iter().filter(|f| wanted.declared(f.name()).is_none());
-        union.add(&object.uri.to_string(), undeclared, decoder.is_guessed())?;
+        union.add(&object.uri.to_string(), undeclared, decoder.guessed())?;
     }
     let stored = wanted.complete(union.fields())?;
     if let Some(like) = like {

@@ -28,12 +28,15 @@ struct Column {
     data_type: DataType,
     /// Whether it was guessed from text wherever it was met.
     text: bool,
+    /// Whether it holds whole numbers some of which doubles do not keep.
+    long: bool,
     /// The object that it was first met in.
     uri: String,
 }
 
 impl Union {
-    /// Adds the columns of an object.
+    /// Adds the columns of an object; where they were guessed from text, `guessed` has those of
+    /// whole numbers some of which doubles do not keep.
     ///
     /// # Errors
     /// `schema-mismatch` when no type holds the values of a column without loss.
@@ -41,17 +44,19 @@ impl Union {
         &mut self,
         uri: &str,
         stored: impl Iterator<Item = &'a Arc<Field>>,
-        text: bool,
+        guessed: Option<&[String]>,
     ) -> Result<(), Problem> {
         for field in stored {
             let data_type = shape::plain_type(field.data_type());
+            let (text, long) = (guessed.is_some(), guessed.is_some_and(|long| long.contains(field.name())));
             let Some(column) = self.columns.iter_mut().find(|column| column.name == *field.name()) else {
                 let (name, uri) = (field.name().clone(), uri.to_owned());
-                self.columns.push(Column { name, data_type, text, uri });
+                self.columns.push(Column { name, data_type, text, long, uri });
                 continue;
             };
             column.text &= text;
-            let Some(common) = common(&column.data_type, &data_type, column.text) else {
+            column.long |= long;
+            let Some(common) = column.common(&data_type) else {
                 let detail = format!(
                     "column {} of {uri} must be of a type that widens to that in {}, {}, or the other way, found \
                      {data_type}; declare the column's type in the function or read the objects separately",
@@ -73,6 +78,16 @@ impl Union {
             known => Field::new(name, known, true),
         };
         self.columns.into_iter().map(field).collect()
+    }
+}
+
+impl Column {
+    /// The type that holds its values and those of another object.
+    fn common(&self, other: &DataType) -> Option<DataType> {
+        match common(&self.data_type, other, self.text) {
+            Some(DataType::Float64) if self.text && self.long => Some(DataType::Utf8),
+            common => common,
+        }
     }
 }
 

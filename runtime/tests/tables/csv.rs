@@ -10,6 +10,7 @@ use arrow::{
 use fanfold_protocol::{
     ErrorKind, Problem,
     job::{CsvOptions, Format},
+    stored::SAMPLE_BYTES,
 };
 use flate2::{Compression, write::GzEncoder};
 use proptest::prelude::*;
@@ -164,6 +165,73 @@ async fn values_that_do_not_fit_are_placed() {
         ErrorKind::ValueMismatch,
         &["column \"t\"", "row 2", ".2501", "Timestamp(ms)"],
     );
+}
+
+/// Reads a column whose last value stands behind what types are guessed from.
+async fn late(early: &str, last: &str, declared: Option<&str>) -> Result<RecordBatch, Problem> {
+    let store = store();
+    let lines = SAMPLE_BYTES / early.len() + 1;
+    let slice = put(&store, "x.csv", format!("a\n{}{last}\n", format!("{early}\n").repeat(lines))).await;
+    let mut source = source(&[slice]);
+    source.declared = declared.and_then(|data_type| declare(&[("a", data_type, true)]));
+    read(&store, source).await
+}
+
+async fn check_late(early: &str, last: &str, declared: Option<&str>, expected: &str) {
+    let found = late(early, last, declared).await.unwrap();
+    let last_row = rows(&found.slice(found.num_rows() - 1, 1));
+    assert_eq!(last_row, [expected], "{last} behind {early}");
+}
+
+async fn check_lost(early: &str, last: &str, words: &[&str]) {
+    let words = [words, &["column \"a\"", "row ", last]].concat();
+    check_problem(late(early, last, None).await, ErrorKind::ValueMismatch, &words);
+}
+
+#[tokio::test]
+async fn numbers_lose_nothing_for_coming_late() {
+    for code in ["00123", "-007", "+01", "00"] {
+        check_lost("12345678", code, &["Int64", "zeros in front"]).await;
+        check_lost("12345.25", code, &["Float64", "zeros in front"]).await;
+    }
+    for long in ["9007199254740993", "-1234567890123456"] {
+        check_lost("12345.25", long, &["Float64", "last digits"]).await;
+        check_late("12345678", long, None, long).await;
+    }
+    check_lost("12345678", "x", &["Int64", "\"x\"; mend"]).await;
+    for (last, expected) in [("0", "0"), ("-0", "0"), (" 7", "7"), ("3.0", "3"), ("NA", "∅")] {
+        check_late("12345678", last, None, expected).await;
+    }
+    for (last, expected) in [
+        ("0", "0.0"),
+        ("-0.25", "-0.25"),
+        ("123456789012345", "123456789012345.0"),
+        ("1234567890123456.5", "1234567890123456.5"),
+        ("1e300", "1e300"),
+        ("NA", "∅"),
+    ] {
+        check_late("12345.25", last, None, expected).await;
+    }
+    // Who declares a type knows what it takes.
+    check_late("12345678", "00123", Some("Int64"), "123").await;
+    check_late("12345678", "00123", Some("Int32"), "123").await;
+    check_late("12345.25", "007", Some("Float64"), "7.0").await;
+    check_late("12345.25", "9007199254740993", Some("Float64"), "9007199254740992.0").await;
+}
+
+#[tokio::test]
+async fn moments_keep_their_zones_however_late() {
+    let (local, zoned) = ("2024-01-01T00:00:00", "2024-01-01T00:00:00Z");
+    for last in [zoned, "2024-01-01T00:00:00+02:00"] {
+        check_lost(local, last, &["Timestamp(µs)", "zone would be lost"]).await;
+    }
+    for last in [local, "2024-01-01"] {
+        check_lost(zoned, last, &["UTC", "no zone"]).await;
+    }
+    check_late(local, "2024-01-02", None, "2024-01-02T00:00:00").await;
+    check_late(zoned, "2024-01-01T00:00:00+02:00", None, "2023-12-31T22:00:00Z").await;
+    let declared = Some("Timestamp(Microsecond, None)");
+    check_late(local, "2024-01-01T00:00:00+02:00", declared, "2023-12-31T22:00:00").await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use arrow::{
     array::{Array, AsArray},
     datatypes::{Float32Type, Int64Type},
 };
-use fanfold_protocol::{ErrorKind, job::Format};
+use fanfold_protocol::{ErrorKind, job::Format, stored::SAMPLE_BYTES};
 use fanfold_runtime::tables::TableSource;
 
 use crate::support::*;
@@ -37,6 +37,60 @@ async fn lines_are_rows() {
         &["51.248178375505404", "-93.31137037688033"],
     )
     .await;
+}
+
+#[tokio::test]
+async fn numbers_keep_their_digits() {
+    let lines = |values: &[&str]| values.iter().map(|v| format!("{{\"a\":{v}}}\n")).collect::<String>();
+    for (values, data_type) in [
+        (&["18446744073709551616", "18446744073709551617"][..], "a Utf8"),
+        (&["9223372036854775808", "-9223372036854775809", "1"][..], "a Utf8"),
+        (&["0.5", "9007199254740993"][..], "a Utf8"),
+        (&["0", "9007199254740993", "-9223372036854775808"][..], "a Int64"),
+        (&["0.5", "1e300"][..], "a Float64"),
+    ] {
+        check(&lines(values), &[data_type], values).await;
+    }
+    check(&lines(&["-0", "9007199254740993"]), &["a Int64"], &["0", "9007199254740993"]).await;
+    check(&lines(&["[18446744073709551617, 1]"]), &["a List(Utf8)"], &["[18446744073709551617, 1]"]).await;
+}
+
+#[tokio::test]
+async fn numbers_lose_no_digits_for_coming_late() {
+    let store = store();
+    let reading = async |early: &str, last: &str, declared: &[(&str, &str, bool)]| {
+        let lines = SAMPLE_BYTES / early.len() + 1;
+        let text = format!("{}{{\"b\":true,\"a\":{last}}}\n", format!("{early}\n").repeat(lines));
+        let declared = (!declared.is_empty()).then(|| declare(declared)).flatten();
+        let asked = TableSource { declared, ..source(&[put(&store, "x.jsonl", text).await]) };
+        (read(&store, asked).await, format!("line {}", lines + 1))
+    };
+    let (plain, list) = ("{\"a\":0.5,\"b\":true}", "{\"a\":[0.5],\"b\":true}");
+    let object = "{\"a\":{\"x\":0.5},\"b\":true}";
+    for (early, last) in [
+        (plain, "9007199254740993"),
+        (plain, "-18446744073709551617"),
+        (list, "[0.5,9007199254740993]"),
+        (object, "{\"x\":9007199254740993}"),
+    ] {
+        let (found, line) = reading(early, last, &[]).await;
+        let words = [line.as_str(), "column \"a\"", "digits would be lost"];
+        check_problem(found, ErrorKind::ValueMismatch, &words);
+    }
+    for (early, last, expected) in [
+        (plain, "9007199254740992", "9007199254740992.0"),
+        (plain, "1e300", "1e300"),
+        (plain, "-0", "-0.0"),
+        (list, "[1,1e300]", "[1.0, 1e300]"),
+    ] {
+        let found = reading(early, last, &[]).await.0.unwrap();
+        let last_row = rows(&found.slice(found.num_rows() - 1, 1));
+        assert_eq!(last_row, [format!("{expected}|true")], "{last}");
+    }
+    // Who declares a type knows what it takes.
+    let declared = [("a", "Float64", false)];
+    let found = reading(plain, "9007199254740993", &declared).await.0.unwrap();
+    assert_eq!(rows(&found).last().map(String::as_str), Some("9007199254740992.0"));
 }
 
 #[tokio::test]

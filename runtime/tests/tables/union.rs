@@ -118,6 +118,28 @@ async fn text_is_guessed_from_all_objects() {
 }
 
 #[tokio::test]
+async fn long_numbers_of_one_object_beside_fractions_of_another_are_texts() {
+    let store = store();
+    let slices = [
+        put(&store, "a.csv", "id,n,m\n1234567890123456789,1,1234567890123456789\n").await,
+        put(&store, "b.csv", "id,n,m\n0.5,2.5,1\n").await,
+        put(&store, "c.jsonl", "{\"id\":9007199254740993,\"n\":3}\n").await,
+        put(&store, "d.jsonl", "{\"id\":18446744073709551617}\n").await,
+    ];
+    let expected: [&[&str]; 4] = [
+        &["1234567890123456789|1.0|1234567890123456789"],
+        &["0.5|2.5|1"],
+        &["9007199254740993|3.0|∅"],
+        &["18446744073709551617|∅|∅"],
+    ];
+    let types = ["id Utf8", "n Float64", "m Int64"];
+    check(&store, united(&slices), &types, &expected).await;
+    // Whichever comes first.
+    let turned = [slices[2].clone(), slices[1].clone()];
+    check(&store, united(&turned), &types, &[expected[2], expected[1]]).await;
+}
+
+#[tokio::test]
 async fn what_is_declared_needs_no_object() {
     let store = store();
     let slices = [put(&store, "a.csv", "id,x\n1,5\n").await, put(&store, "b.csv", "x\n6\n").await];

@@ -2,7 +2,9 @@
 //! One column of CSV on its way into an Arrow array.
 //!
 //! A [`Column`] takes the fields of its column, a block of records at a time,
-//! and parses them in one loop. It never sees another column.
+//! and parses them in one loop. It never sees another column. Where its type was
+//! guessed, a value of which something would be lost is none of it: in the sample
+//! it would have made a text of the column.
 
 use std::{ops::Range, sync::Arc};
 
@@ -15,8 +17,11 @@ use arrow::{
     },
 };
 
-use fanfold_protocol::stored::csv::Field;
-use fanfold_protocol::stored::value;
+use fanfold_protocol::stored::{
+    csv::Field,
+    guess::{has_leading_zero, is_kept_by_double},
+    value,
+};
 
 /// Unquoted texts that mean a missing value.
 #[derive(Clone, Debug)]
@@ -87,6 +92,10 @@ pub(super) fn unescape(text: &str, quote: u8) -> String {
 pub(super) struct Column {
     index: usize,
     values: Values,
+    /// Whether nobody has declared its type.
+    guessed: bool,
+    /// Whether its moments have a zone.
+    zoned: bool,
 }
 
 macro_rules! values {
@@ -148,7 +157,7 @@ pub(super) fn read_type(wanted: &DataType) -> DataType {
 
 impl Column {
     /// The column at this place among all, read in a type from [`read_type`].
-    pub(super) fn new(index: usize, data_type: &DataType) -> Self {
+    pub(super) fn new(index: usize, data_type: &DataType, guessed: bool) -> Self {
         use DataType as T;
         let values = match data_type {
             T::Boolean => Values::Bool(BooleanBuilder::new()),
@@ -174,7 +183,7 @@ impl Column {
             }
             _ => Values::Text(StringBuilder::new()),
         };
-        Self { index, values }
+        Self { index, values, guessed, zoned: matches!(data_type, T::Timestamp(_, Some(_))) }
     }
 
     /// Its place among all columns.
@@ -185,28 +194,60 @@ impl Column {
     /// Takes the column's fields of a block. The record of the first field that
     /// is no such value is the error.
     pub(super) fn append(&mut self, cells: Cells<'_>) -> Result<(), usize> {
-        let at = self.index;
+        let (at, guessed) = (self.index, self.guessed);
+        let zone = guessed.then_some(self.zoned);
         match &mut self.values {
             Values::Bool(b) => truths(b, cells, at),
-            Values::I8(b) => small(b, cells, at),
-            Values::I16(b) => small(b, cells, at),
-            Values::I32(b) => small(b, cells, at),
-            Values::I64(b) => parsed(b, cells, at, value::integer_in),
-            Values::U8(b) => small(b, cells, at),
-            Values::U16(b) => small(b, cells, at),
-            Values::U32(b) => small(b, cells, at),
-            Values::U64(b) => parsed(b, cells, at, |t, at| value::unsigned(&t[at])),
-            Values::F32(b) => parsed(b, cells, at, |t, at| single(&t[at])),
-            Values::F64(b) => parsed(b, cells, at, value::float_in),
+            Values::I8(b) => small(b, cells, at, guessed),
+            Values::I16(b) => small(b, cells, at, guessed),
+            Values::I32(b) => small(b, cells, at, guessed),
+            Values::I64(b) => parsed(b, cells, at, |t, at| {
+                value::integer_in(t, at.clone()).filter(|_| !guessed || !has_leading_zero(&t[at]))
+            }),
+            Values::U8(b) => small(b, cells, at, guessed),
+            Values::U16(b) => small(b, cells, at, guessed),
+            Values::U32(b) => small(b, cells, at, guessed),
+            Values::U64(b) => parsed(b, cells, at, |t, at| {
+                value::unsigned(&t[at.clone()]).filter(|_| !guessed || !has_leading_zero(&t[at]))
+            }),
+            Values::F32(b) => parsed(b, cells, at, |t, at| {
+                single(&t[at.clone()]).filter(|_| !guessed || is_kept_by_double(&t[at]))
+            }),
+            Values::F64(b) => parsed(b, cells, at, |t, at| {
+                value::float_in(t, at.clone()).filter(|_| !guessed || is_kept_by_double(&t[at]))
+            }),
             Values::Date(b) => parsed(b, cells, at, |t, at| value::date(&t[at])),
-            Values::Seconds(b) => parsed(b, cells, at, |t, at| ticks(&t[at], 1)),
-            Values::Millis(b) => parsed(b, cells, at, |t, at| ticks(&t[at], 1_000)),
-            Values::Micros(b) => parsed(b, cells, at, |t, at| ticks(&t[at], 1_000_000)),
-            Values::Nanos(b) => parsed(b, cells, at, |t, at| ticks(&t[at], 1_000_000_000)),
+            Values::Seconds(b) => parsed(b, cells, at, |t, at| ticks(&t[at], 1, zone)),
+            Values::Millis(b) => parsed(b, cells, at, |t, at| ticks(&t[at], 1_000, zone)),
+            Values::Micros(b) => parsed(b, cells, at, |t, at| ticks(&t[at], 1_000_000, zone)),
+            Values::Nanos(b) => parsed(b, cells, at, |t, at| ticks(&t[at], 1_000_000_000, zone)),
             Values::Text(b) => {
                 texts(b, cells, at);
                 Ok(())
             }
+        }
+    }
+
+    /// What of a text that was not taken would have been lost, in words that go behind it;
+    /// nothing where it is no such value at all.
+    pub(super) fn lost(&self, text: &[u8]) -> &'static str {
+        let zoned = || value::moment(text).map(|moment| moment.zoned);
+        match &self.values {
+            _ if !self.guessed => "",
+            Values::Seconds(_) | Values::Millis(_) | Values::Micros(_) | Values::Nanos(_) => {
+                match (zoned(), self.zoned) {
+                    (Some(true), false) => ", whose zone would be lost",
+                    (Some(false), true) => ", which has no zone as the others have",
+                    _ => "",
+                }
+            }
+            Values::Bool(_) | Values::Date(_) | Values::Text(_) => "",
+            _ if value::float(text).is_none() => "",
+            _ if has_leading_zero(text) => ", whose zeros in front would be lost",
+            Values::F32(_) | Values::F64(_) if !is_kept_by_double(text) => {
+                ", whose last digits would be lost"
+            }
+            _ => "",
         }
     }
 
@@ -221,9 +262,10 @@ fn single(text: &[u8]) -> Option<f32> {
     str::from_utf8(text.trim_ascii()).ok()?.parse().ok()
 }
 
-/// A moment in ticks of which there are `rate` in a second; none of a finer one.
-fn ticks(text: &[u8], rate: i64) -> Option<i64> {
-    let moment = value::moment(text)?;
+/// A moment in ticks of which there are `rate` in a second; none of a finer one, nor of one
+/// that has a zone where all of its column have none, or the other way.
+fn ticks(text: &[u8], rate: i64, zone: Option<bool>) -> Option<i64> {
+    let moment = value::moment(text).filter(|moment| zone.is_none_or(|zoned| zoned == moment.zoned))?;
     let (nanos, each) = (i64::from(moment.nanos), 1_000_000_000 / rate);
     let fraction = (nanos % each == 0).then_some(nanos / each)?;
     moment.seconds.checked_mul(rate)?.checked_add(fraction)
@@ -252,11 +294,15 @@ fn small<T: ArrowPrimitiveType>(
     builder: &mut PrimitiveBuilder<T>,
     cells: Cells<'_>,
     index: usize,
+    guessed: bool,
 ) -> Result<(), usize>
 where
     T::Native: TryFrom<i64>,
 {
-    parsed(builder, cells, index, |text, range| T::Native::try_from(value::integer_in(text, range)?).ok())
+    parsed(builder, cells, index, |text, range| {
+        let value = T::Native::try_from(value::integer_in(text, range.clone())?).ok();
+        value.filter(|_| !guessed || !has_leading_zero(&text[range]))
+    })
 }
 
 fn truths(builder: &mut BooleanBuilder, cells: Cells<'_>, index: usize) -> Result<(), usize> {

@@ -9,7 +9,7 @@ pub(super) fn data_type(guessed: Guessed) -> Option<DataType> {
     Some(match guessed {
         Guessed::Nothing => return None,
         Guessed::Truth => DataType::Boolean,
-        Guessed::Integer => DataType::Int64,
+        Guessed::Integer | Guessed::Long => DataType::Int64,
         Guessed::Float => DataType::Float64,
         Guessed::Date => DataType::Date32,
         Guessed::Local => DataType::Timestamp(TimeUnit::Microsecond, None),
@@ -35,7 +35,9 @@ mod tests {
         check(&[], "Utf8");
         check(&["true", "FALSE"], "Boolean");
         check(&["1", "-2", "0"], "Int64");
+        check(&["1", "1234567890123456789"], "Int64");
         check(&["1", "2.5", "1e-3"], "Float64");
+        check(&["0.5", "1234567890123456"], "Utf8");
         check(&["007", "1"], "Utf8");
         check(&["00.5"], "Utf8");
         check(&["0.5"], "Float64");

@@ -60,6 +60,8 @@ pub(super) struct CsvReader {
     lines: u64,
     /// Where numbers count from, when not from the object's start.
     counted_from: Option<u64>,
+    /// Columns of whole numbers some of which doubles do not keep, as far as types were guessed.
+    long: Vec<String>,
 }
 
 /// What the head of an object says.
@@ -125,8 +127,12 @@ impl CsvReader {
             ArrowField::new(name, data_type, true)
         };
         let fields: Vec<ArrowField> = indices.iter().map(field).collect();
-        let columns = indices.iter().zip(&fields);
-        let columns = columns.map(|(index, field)| Column::new(*index, field.data_type())).collect();
+        let column = |(index, field): (&usize, &ArrowField)| {
+            Column::new(*index, field.data_type(), wanted.declared(field.name()).is_none())
+        };
+        let columns = indices.iter().zip(&fields).map(column).collect();
+        let long = header.names.iter().zip(&guesses).filter(|(_, guessed)| **guessed == Guessed::Long);
+        let long = long.map(|(name, _)| name.clone()).collect();
         let schema = Arc::new(Schema::new(fields));
         Ok(Self {
             columns,
@@ -138,9 +144,15 @@ impl CsvReader {
             records: 0,
             lines: if start == 0 { header.lines } else { 0 },
             counted_from: (start > 0).then_some(start),
+            long,
             uri,
             text,
         })
+    }
+
+    /// Columns of whole numbers some of which doubles do not keep.
+    pub(super) fn long(&self) -> &[String] {
+        &self.long
     }
 
     /// The wanted columns as they are read.
@@ -267,11 +279,12 @@ impl CsvReader {
         let field = self.fields[record * self.names.len() + index];
         let text = String::from_utf8_lossy(&self.text.data()[field.range()]).into_owned();
         let detail = format!(
-            "column {} of {} must be {}, found {}; mend the value, or declare another type in the function",
+            "column {} of {} must be {}, found {}{}; mend the value, or declare another type in the function",
             quote(&self.names[index]),
             self.place(field.start as usize, record),
             self.schema.field(place).data_type(),
-            quote(&text)
+            quote(&text),
+            self.columns[place].lost(text.as_bytes())
         );
         Problem::new(ErrorKind::ValueMismatch, detail)
     }
@@ -354,6 +367,7 @@ impl<'a> Dialect<'a> {
             }
         };
         let names = if self.header {
+            check_header(self.uri, data)?;
             let names = fields.iter().map(|f| self.name(data, *f)).collect::<Result<Vec<_>, _>>()?;
             self.check_names(&names)?;
             names
@@ -367,7 +381,6 @@ impl<'a> Dialect<'a> {
             bytes: values,
             lines: count_lines(&data[..values]),
             sample: values..end,
-            check_header(self.uri, data)?;
             ended: ended && end == data.len(),
         }))
     }

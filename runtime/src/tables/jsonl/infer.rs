@@ -7,9 +7,9 @@ use fanfold_protocol::stored::jsonl::Shape;
 /// The type that takes values of this form; `None` when there is none.
 pub(super) fn data_type(shape: &Shape) -> Option<DataType> {
     Some(match shape {
-        Shape::Null | Shape::Text => DataType::Utf8,
+        Shape::Null | Shape::Digits | Shape::Text => DataType::Utf8,
         Shape::Bool => DataType::Boolean,
-        Shape::Int => DataType::Int64,
+        Shape::Int | Shape::Long => DataType::Int64,
         Shape::Float => DataType::Float64,
         Shape::List(item) => DataType::new_list(data_type(item)?, true),
         Shape::Object(members) => {
@@ -22,13 +22,15 @@ pub(super) fn data_type(shape: &Shape) -> Option<DataType> {
 
 #[cfg(test)]
 mod tests {
+    use fanfold_protocol::stored::jsonl::sample;
+
     use super::*;
 
-    fn check(lines: &[&str], expected: &str) {
-        let shapes = lines.iter().map(|l| serde_json::from_str::<Shape>(l).unwrap());
-        let shape = shapes.fold(Shape::Null, Shape::join);
-        let found = data_type(&shape).map_or("none".to_owned(), |t| t.to_string());
-        assert_eq!(found, expected, "{lines:?}");
+    fn check(values: &[&str], expected: &str) {
+        let lines: Vec<String> = values.iter().map(|value| format!("{{\"a\":{value}}}")).collect();
+        let sample = sample("s3://bank/a", lines.join("\n").as_bytes(), true).unwrap();
+        let found = data_type(&sample.members[0].1).map_or("none".to_owned(), |t| t.to_string());
+        assert_eq!(found, expected, "{values:?}");
     }
 
     #[test]
@@ -37,6 +39,8 @@ mod tests {
         check(&["1", "2.5"], "Float64");
         check(&["1", "true"], "Utf8");
         check(&["18446744073709551615"], "Utf8");
+        check(&["-0", "9007199254740993"], "Int64");
+        check(&["0.5", "9007199254740993"], "Utf8");
         check(&["null"], "Utf8");
         check(&["[1]", "[]", "[2.5]"], "List(Float64)");
         check(&["[1]", "1"], "none");

@@ -3,12 +3,13 @@
 //!
 //! Looked for only where a line is refused, to say why.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use arrow::datatypes::{DataType, FieldRef, Fields, Schema};
-use serde_json::Value;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
+use fanfold_protocol::{ErrorKind, Problem};
+use serde_json::{Value, value::RawValue};
 
-use super::{decode, members::Others, wide::is_too_wide};
+use super::{super::guard::quote, decode, members::Others, wide::is_too_wide};
 
 /// Whether a member has, at any depth, what none of the fields takes and is not null.
 pub(super) fn has_no_place(fields: &Fields, name: &str, value: &Value) -> bool {
@@ -36,6 +37,19 @@ pub(super) fn refusing<'a>(fields: &'a [FieldRef], line: &str) -> Option<&'a Fie
         }
     }
     fields.get(first)
+}
+
+/// The problem with a line of which this column does not take its value, for which there may be a reason.
+pub(super) fn value_mismatch(field: &Field, line: &str, place: &str, reason: &str) -> Problem {
+    let raw: Result<BTreeMap<String, &RawValue>, _> = serde_json::from_str(line);
+    let found = raw.ok().and_then(|m| m.get(field.name()).map(|v| v.get().to_owned()));
+    let detail = format!(
+        "column {} of {place} must be {}, found {}{reason}; mend the value, or declare another type in the function",
+        quote(field.name()),
+        field.data_type(),
+        found.map_or("none".to_owned(), |text| quote(&text))
+    );
+    Problem::new(ErrorKind::ValueMismatch, detail)
 }
 
 fn exceeds(value: &Value, data_type: &DataType) -> bool {

@@ -10,6 +10,7 @@
 //! null.
 
 mod comma;
+mod digits;
 mod doubled;
 mod infer;
 mod integer;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 
 use arrow::{
     array::RecordBatch,
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
     error::ArrowError,
     json::ReaderBuilder,
 };
@@ -36,14 +37,15 @@ use fanfold_protocol::{
 };
 use fanfold_storage::Store;
 use memchr::memchr_iter;
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Map, Value};
 
 use self::{
     comma::stray_comma,
+    digits::{has_large, losing},
     doubled::doubled,
     infer::data_type,
     members::{Decoders, Others},
-    misfit::{has_no_place, refusing},
+    misfit::{has_no_place, refusing, value_mismatch},
     wide::{Room, is_too_wide},
 };
 use super::{
@@ -68,6 +70,10 @@ pub(super) struct JsonReader {
     lines_next: u64,
     /// Where lines of the sample begin that are no objects.
     malformed: Vec<u64>,
+    /// Where the columns are whose types nobody has declared.
+    guessed: Vec<usize>,
+    /// Columns of whole numbers some of which doubles do not keep, as far as the sample shows.
+    long: Vec<String>,
     /// What becomes of members that are no columns.
     others: Others,
     rows: u64,
@@ -107,12 +113,19 @@ impl JsonReader {
         }
         let schema = settle(&uri, told.as_ref().map(|told| &told.members[..]), wanted, first)?;
         let lines_max = wide::lines_max(&schema);
+        let fields = schema.fields().iter().enumerate();
+        let guessed = fields.filter(|(_, field)| wanted.declared(field.name()).is_none());
+        let guessed = guessed.map(|(at, _)| at).collect();
+        let members = told.iter().flat_map(|told| &told.members);
+        let long = members.filter(|(_, shape)| *shape == Shape::Long).map(|(name, _)| name.clone()).collect();
         Ok(Self {
             uri,
             text,
             lines_max,
             lines_next: lines_max,
             schema: Arc::new(schema),
+            guessed,
+            long,
             malformed: told.map(|told| told.malformed).unwrap_or_default(),
             others: if wanted.names().is_none() { Others::Refused } else { Others::LeftOut },
             rows: 0,
@@ -124,6 +137,11 @@ impl JsonReader {
     /// The wanted columns as they are read.
     pub(super) fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// Columns of whole numbers some of which doubles do not keep.
+    pub(super) fn long(&self) -> &[String] {
+        &self.long
     }
 
     /// The next rows, `None` after the last.
@@ -189,7 +207,9 @@ impl JsonReader {
             ErrorKind::JsonMalformed,
             || self.place(0, 0),
             || match self.read(text, rows) {
-                Ok((batch, others)) if batch.num_rows() == rows => Ok(Some((batch, others))),
+                Ok((batch, others)) if batch.num_rows() == rows => {
+                    self.check_digits(text, &batch).map(|()| Some((batch, others)))
+                }
                 Err(error) if is_too_wide(&error) => Ok(None),
                 Ok(_) => Err(self.blame(text, "expected one JSON object a line")),
                 Err(error) => Err(self.blame(text, &error.to_string())),
@@ -264,18 +284,29 @@ impl JsonReader {
             Err(problem) => return problem,
         };
         if let Some(field) = refusing(self.schema.fields(), line) {
-            let raw: Result<std::collections::BTreeMap<String, &RawValue>, _> = serde_json::from_str(line);
-            let found = raw.ok().and_then(|m| m.get(field.name()).map(|v| v.get().to_owned()));
-            let detail = format!(
-                "column {} of {place} must be {}, found {}; mend the value, or declare another type in the function",
-                quote(field.name()),
-                field.data_type(),
-                found.map_or("none".to_owned(), |text| quote(&text))
-            );
-            return Problem::new(ErrorKind::ValueMismatch, detail);
+            return value_mismatch(field, line, place, "");
         }
         let unmet = self.unmet(&members, place);
         unmet.or_else(|| twice(line, place)).unwrap_or_else(|| no_object(place, &quote(line.trim())))
+    }
+
+    /// Refuses whole numbers that lost digits in columns that were told to be of doubles: had they
+    /// been in the sample, these would be texts. Few tables have any that large.
+    fn check_digits(&self, block: &str, batch: &RecordBatch) -> Result<(), Problem> {
+        let large = self.guessed.iter().filter(|at| has_large(batch.column(**at)));
+        let large: Vec<&FieldRef> = large.map(|at| &self.schema.fields()[*at]).collect();
+        if large.is_empty() {
+            return Ok(());
+        }
+        let mut at = 0;
+        for (number, line) in block.split_inclusive('\n').enumerate() {
+            if let Some(field) = losing(&large, line) {
+                let place = self.place(number as u64, at);
+                return Err(value_mismatch(field, line, &place, ", of which digits would be lost"));
+            }
+            at += line.len();
+        }
+        Ok(())
     }
 
     /// The problem with a line whose arrays hold too many objects for the members that these may have.
