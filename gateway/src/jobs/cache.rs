@@ -35,7 +35,7 @@ use super::{
     vault::Vault,
 };
 
-/// Raised when the platform reads the same input otherwise than before, or notes
+/// Raised when the platform reads or writes the same otherwise than before, or notes
 /// otherwise what follows from it.
 const READING: u32 = 4;
 

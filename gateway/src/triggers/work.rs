@@ -339,7 +339,10 @@ fn pause(trigger: &Trigger, problem: &Problem, attempt: u32, age: Duration) -> O
     };
     let doubled = 1_u32 << attempt.saturating_sub(1).min(16);
     let first = retry.backoff.as_duration().max(if excused { BACKOFF_MIN } else { Duration::ZERO });
-    again.then(|| first.saturating_mul(doubled).min(BACKOFF_MAX.max(first)))
+    // Of what no attempt is to blame for, the end is looked for often, however patient the trigger is.
+    let is_attempt = !excused && problem.code != ErrorKind::BackboneUnavailable;
+    let most = if is_attempt { BACKOFF_MAX.max(first) } else { BACKOFF_MAX };
+    again.then(|| first.saturating_mul(doubled).min(most))
 }
 
 /// Keeps deliveries for another lease.
@@ -398,6 +401,9 @@ mod tests {
         for attempt in [1, 2] {
             let found = pause_of(&patient, ErrorKind::FunctionNotFound, attempt, 0);
             assert_eq!(found, Some(Duration::from_secs(600)), "{attempt}");
+        }
+        for code in [ErrorKind::JobNotFinished, ErrorKind::QueueFull, ErrorKind::BackboneUnavailable] {
+            assert_eq!(pause_of(&patient, code, 1, 0), Some(BACKOFF_MAX), "{code:?}");
         }
         // What has been accepted and could not be written down is not given up.
         assert_eq!(pause(ErrorKind::BackboneUnavailable, 2, 7), Some(Duration::from_secs(2)));

@@ -65,16 +65,20 @@ pub(super) async fn admit(
     let room = tokio::select! {
         biased;
         room = room(platform, Use::Task, demands, bytes_max, held_bytes(work), deadline) => room,
-        () = attempt.stop.cancelled() => Err(Problem::new(
-            ErrorKind::Cancelled,
-            "expected room for the task, found that its work was cancelled; start it again if it is wanted",
-        )),
+        () = attempt.stop.cancelled() => Err(cancelled("room for the task")),
     };
     attempt.waits.end();
     if room.is_ok() {
         attempt.begun.cancel();
     }
     room
+}
+
+/// The end of a task that waited for something when it was stopped.
+pub(super) fn cancelled(expected: &str) -> Problem {
+    let detail =
+        format!("expected {expected}, found that its work was cancelled; start it again if it is wanted");
+    Problem::new(ErrorKind::Cancelled, detail)
 }
 
 /// What a task runs, and what it runs at the same time.

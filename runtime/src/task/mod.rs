@@ -33,7 +33,7 @@ use wasmtime::component::Resource;
 
 pub(crate) use self::admit::Waits;
 use self::{
-    admit::admit,
+    admit::{admit, cancelled},
     both::map_accumulate,
     keyed::{create_shuffle, reduce},
     merge::{merge, read_states},
@@ -147,7 +147,10 @@ async fn started(
     };
     let mut read = Usage::default();
     let states = match &task.work {
-        TaskWork::Merge { states, .. } => read_states(&platform.data, states, &mut read).await?,
+        TaskWork::Merge { states, .. } => tokio::select! {
+            states = read_states(&platform.data, states, &mut read) => states?,
+            () = attempt.stop.cancelled() => return Ok(TaskEnd::failed(cancelled("the task's states"))),
+        },
         _ => Vec::new(),
     };
     let _underway = platform.enter(version.digest, (lease.job, lease.stage, lease.group, task.index));

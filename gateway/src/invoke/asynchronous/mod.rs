@@ -48,7 +48,7 @@ pub use self::{
 use self::{
     ends::Ends,
     message::{check_size, payload},
-    room::Room,
+    room::{Reading, Room},
     running::Running,
 };
 use crate::{functions::Registry, invoke::admission::Admission, problem::of_backbone};
@@ -428,16 +428,20 @@ impl Inner {
     /// How many wait, as of a moment ago.
     ///
     /// # Errors
-    /// `storage-full`; or the backbone does not answer.
+    /// The backbone does not answer.
     async fn waiting(&self) -> Result<u64, Problem> {
         self.room.waiting(self.reading()).await
     }
 
-    /// How many wait now, where there is room for more in the backbone.
-    async fn reading(&self) -> Result<u64, Problem> {
-        let (depth, room) = (self.backbone.depth(keys::INVOCATION_QUEUE), self.backbone.check_room());
-        let (depth, ()) = tokio::try_join!(depth, room).map_err(of_backbone)?;
-        Ok(depth.waiting(self.places))
+    async fn reading(&self) -> Result<Reading, Problem> {
+        let (depth, room) =
+            tokio::join!(self.backbone.depth(keys::INVOCATION_QUEUE), self.backbone.check_room());
+        let waiting = depth.map_err(of_backbone)?.waiting(self.places);
+        let closed = match room.map_err(of_backbone) {
+            Err(problem) if problem.code == ErrorKind::StorageFull => Some(problem),
+            room => room.map(|()| None)?,
+        };
+        Ok(Reading { waiting, closed })
     }
 
     /// Tells whoever runs it. The bus may lose it: a runner also looks whether

@@ -19,10 +19,19 @@ pub(super) struct Room {
     waiting: Mutex<Waiting>,
 }
 
+/// What the backbone says.
+pub(super) struct Reading {
+    /// How many wait.
+    pub(super) waiting: u64,
+    /// Why it takes no more; that says nothing of how many wait.
+    pub(super) closed: Option<Problem>,
+}
+
 #[derive(Default)]
 struct Waiting {
     read_at: Option<Instant>,
     count: u64,
+    closed: Option<Problem>,
     /// When the last reading failed, unless one has succeeded since, and why.
     failed: Option<(Instant, Problem)>,
 }
@@ -36,12 +45,15 @@ impl Room {
     /// Counts one more that waits; `reading` tells how many do, where that is not known.
     ///
     /// # Errors
-    /// `queue-full`; or why the reading failed that this waited for.
+    /// `queue-full`; why the backbone takes no more; or why the reading failed that this waited for.
     pub(super) async fn take(
         &self,
-        reading: impl Future<Output = Result<u64, Problem>>,
+        reading: impl Future<Output = Result<Reading, Problem>>,
     ) -> Result<(), Problem> {
         let mut waiting = self.read(reading).await?;
+        if let Some(problem) = &waiting.closed {
+            return Err(problem.clone());
+        }
         let most = self.most;
         if waiting.count >= most as u64 {
             return Err(Problem::new(
@@ -61,14 +73,14 @@ impl Room {
     /// Why the reading failed that this waited for.
     pub(super) async fn waiting(
         &self,
-        reading: impl Future<Output = Result<u64, Problem>>,
+        reading: impl Future<Output = Result<Reading, Problem>>,
     ) -> Result<u64, Problem> {
         Ok(self.read(reading).await?.count)
     }
 
     async fn read(
         &self,
-        reading: impl Future<Output = Result<u64, Problem>>,
+        reading: impl Future<Output = Result<Reading, Problem>>,
     ) -> Result<MutexGuard<'_, Waiting>, Problem> {
         let came = Instant::now();
         let mut waiting = self.waiting.lock().await;
@@ -79,7 +91,9 @@ impl Room {
         }
         if waiting.read_at.is_none_or(|at| at.elapsed() >= READING) {
             match reading.await {
-                Ok(count) => *waiting = Waiting { read_at: Some(Instant::now()), count, failed: None },
+                Ok(Reading { waiting: count, closed }) => {
+                    *waiting = Waiting { read_at: Some(Instant::now()), count, closed, failed: None };
+                }
                 Err(problem) => {
                     waiting.failed = Some((Instant::now(), problem.clone()));
                     return Err(problem);
@@ -121,13 +135,26 @@ mod tests {
         // Who comes later asks anew, and may be lucky.
         assert!(room.take(fails()).now_or_never().is_none());
         assert_eq!(readings.load(Ordering::Relaxed), 2);
-        assert_eq!(room.take(async { Ok(0) }).await, Ok(()));
+        assert_eq!(room.take(async { Ok(read(0)) }).await, Ok(()));
+    }
+
+    fn read(waiting: u64) -> Reading {
+        Reading { waiting, closed: None }
+    }
+
+    #[tokio::test]
+    async fn a_backbone_that_takes_no_more_still_tells_how_many_wait() {
+        let room = Room::new(3);
+        let full = || Problem::new(ErrorKind::StorageFull, "expected room, found none");
+        let reading = || async { Ok(Reading { waiting: 2, closed: Some(full()) }) };
+        assert_eq!(room.take(reading()).await, Err(full()));
+        assert_eq!(room.waiting(reading()).await, Ok(2));
     }
 
     #[tokio::test]
     async fn what_was_read_is_counted_on_until_it_is_full() {
         let room = Room::new(3);
-        assert_eq!(room.take(async { Ok(1) }).await, Ok(()));
+        assert_eq!(room.take(async { Ok(read(1)) }).await, Ok(()));
         let taken = Instant::now();
         let unread = || async { Err(silent()) };
         let second = room.take(unread()).await;
@@ -137,7 +164,7 @@ mod tests {
             assert_eq!(second, Ok(()));
             assert_eq!(third.unwrap_err().code, ErrorKind::QueueFull);
         }
-        let full = Room::new(3).take(async { Ok(3) }).await.unwrap_err();
+        let full = Room::new(3).take(async { Ok(read(3)) }).await.unwrap_err();
         assert_eq!(full.code, ErrorKind::QueueFull);
     }
 }
