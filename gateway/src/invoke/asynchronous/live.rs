@@ -108,6 +108,11 @@ impl Live {
         self.problem.is_some() && self.started_at.is_none()
     }
 
+    /// Whether its last attempt, or where none runs its acceptance, began longer ago than that.
+    pub(super) fn is_older(&self, now: Timestamp, than: Duration) -> bool {
+        now.since(self.started_at.unwrap_or(self.accepted_at)) > than
+    }
+
     /// How long ago it was accepted.
     pub(super) fn age(&self, now: Timestamp) -> Duration {
         now.since(self.accepted_at)

@@ -56,6 +56,9 @@ use crate::{functions::Registry, invoke::admission::Admission, problem::of_backb
 /// Between tries to remove the record of a call that was refused.
 const FORGET_PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(180)];
+/// For how long a record is believed without a look at how its invocation ended: the end is written and the record
+/// removed within a moment of each other.
+const BELIEVED: Duration = Duration::from_secs(60);
 /// Between two rounds of removing what is old, and what is too much.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 const TRIM_EVERY: Duration = Duration::from_secs(60);
@@ -257,6 +260,9 @@ impl Invocations {
                 let id = key.strip_prefix(keys::invocation_records()).and_then(|id| id.parse::<Uuid>().ok());
                 let live = serde_json::from_slice::<Live>(&entry.value).ok();
                 let Some((id, live)) = id.zip(live).filter(|(_, live)| fits(live)) else { continue };
+                if self.inner.is_over(&id, &live, entry.revision).await {
+                    continue;
+                }
                 found.push((id, live));
                 if found.len() == limit {
                     return Ok((found, Some(id)));
@@ -361,12 +367,26 @@ impl Inner {
     /// backbone is away, if the store has the end.
     async fn live(&self, id: &Uuid) -> Result<Option<Live>, Problem> {
         match Live::get(&self.backbone, id).await {
-            Ok(found) => Ok(found.map(|(live, _)| live)),
+            Ok(Some((live, revision))) => Ok((!self.is_over(id, &live, revision).await).then_some(live)),
+            Ok(None) => Ok(None),
             Err(problem) => match self.ends.get(id).await {
                 Ok(Some(_)) => Ok(None),
                 _ => Err(problem),
             },
         }
+    }
+
+    /// Whether an invocation has ended although its record is there: whoever ended it died before it removed the record,
+    /// or a server that was killed brought it back. Such a record is removed. One that changed of late is believed, as
+    /// are all while the store is away.
+    async fn is_over(&self, id: &Uuid, live: &Live, revision: u64) -> bool {
+        if !live.is_older(time::now(), BELIEVED) || !matches!(self.ends.get(id).await, Ok(Some(_))) {
+            return false;
+        }
+        if let Err(error) = self.backbone.delete(&keys::invocation_record(id), Some(revision)).await {
+            tracing::debug!(%id, %error, "the record of a call that has ended cannot be removed yet");
+        }
+        true
     }
 
     /// Makes the record of a call and queues it; false when there is a record already.
