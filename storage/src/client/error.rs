@@ -8,7 +8,7 @@ use aws_sdk_s3::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
 };
-use fanfold_protocol::{ErrorKind, Problem, uri::ObjectUri};
+use fanfold_protocol::{ErrorKind, Problem, time, uri::ObjectUri};
 
 use super::region;
 
@@ -174,8 +174,8 @@ impl Error {
     fn of_known(target: &str, code: &str, detail: &str) -> Option<Self> {
         let (target, detail) = (target.to_owned(), detail.to_owned());
         match code {
-            "InternalError" | "RequestTimeout" | "ServiceUnavailable" | "SlowDown" | "SlowDownRead"
-            | "SlowDownWrite" => Some(Self::Unavailable { target, detail }),
+            "InternalError" | "RequestTimeout" | TIME_TOO_SKEWED | "ServiceUnavailable" | "SlowDown"
+            | "SlowDownRead" | "SlowDownWrite" => Some(Self::Unavailable { target, detail }),
             // Quotas are Ceph's `QuotaExceeded` (403) and MinIO's `XMinioAdminBucketQuotaExceeded` (400).
             _ if code == "XMinioStorageFull" || code.ends_with("QuotaExceeded") => {
                 Some(Self::Full { target, detail })
@@ -239,6 +239,9 @@ impl Target<'_> {
                 let redirect = answer.headers().get("location").map(|to| format!("it points to {to}"));
                 let code = service.err().code().unwrap_or_default();
                 let detail = service.err().message().or(redirect.as_deref()).unwrap_or(code);
+                if code == TIME_TOO_SKEWED {
+                    return clocks_apart(target, detail, answer.headers().get("date"));
+                }
                 let bucket = self.bucket();
                 region::elsewhere(Target::Bucket(&bucket).text(), code, detail, answer)
                     .unwrap_or_else(|| self.refusal(answer.status().as_u16(), code, detail))
@@ -283,6 +286,19 @@ impl Target<'_> {
             _ => Error::Other { target, code: format!("{code} (HTTP status {status})"), detail },
         }
     }
+}
+
+/// A request was signed for a time that is not the store's.
+const TIME_TOO_SKEWED: &str = "RequestTimeTooSkewed";
+
+/// The keys may be right: what is wrong passes once both clocks agree.
+fn clocks_apart(target: String, said: &str, store: Option<&str>) -> Error {
+    let store = store.unwrap_or("another time");
+    let detail = format!(
+        "its clock says {store} and this one {}, too far apart for a signed request ({said}); set the clocks",
+        time::now()
+    );
+    Error::Unavailable { target, detail }
 }
 
 /// An error and its causes, in their own words.
@@ -335,6 +351,7 @@ mod tests {
         check(507, "XMinioStorageFull", ErrorKind::StorageFull);
         check(507, "", ErrorKind::StorageFull);
         check(403, "AccessDenied", ErrorKind::StoreDenied);
+        check(403, TIME_TOO_SKEWED, ErrorKind::StoreUnavailable);
         check(409, "OperationAborted", ErrorKind::ObjectChanged);
         check(404, "", ErrorKind::BucketNotFound);
     }
@@ -349,6 +366,16 @@ mod tests {
         check("QuotaExceeded", ErrorKind::StorageFull);
         check("AccessDenied", ErrorKind::StoreDenied);
         check("InvalidArgument", ErrorKind::Internal);
+    }
+
+    #[test]
+    fn clocks_that_are_apart_are_both_told() {
+        let store = "Mon, 30 Nov 2026 10:00:00 GMT";
+        let error = clocks_apart("s3://bank/a".to_owned(), "too far", Some(store));
+        assert!(error.is_transient() && error.kind() == ErrorKind::StoreUnavailable, "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains(store) && text.contains("and this one 2"), "{text}");
+        assert!(text.contains("(too far); set the clocks"), "{text}");
     }
 
     #[tokio::test]

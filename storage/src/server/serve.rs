@@ -9,6 +9,7 @@
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
+use fanfold_protocol::time;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
@@ -25,7 +26,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    attributes::http_date,
     chunks::{self, Chunks},
+    condition::http_time,
     control,
     linger::Lingering,
     scope,
@@ -128,6 +131,11 @@ async fn handle(
     keep_keys(&mut response);
     let headers = response.headers_mut();
     headers.insert(header::SERVER, HeaderValue::from_static("fanfold"));
+    // hyper's own is of the latest time that its thread has seen, also after the clock was put
+    // back; clients would take that for their clock's error and sign for a time to come.
+    if let Some(now) = http_date(&http_time(time::now().0)).and_then(|now| now.parse().ok()) {
+        headers.insert(header::DATE, now);
+    }
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert("x-amz-request-id", id);
     }
@@ -197,6 +205,22 @@ mod tests {
         let service = S3ServiceBuilder::new(s3).build();
         let serving = tokio::spawn(serve_within(header_timeout, service, listener, shutdown.clone()));
         (address, shutdown.drop_guard(), serving)
+    }
+
+    /// The one date of an answer is that of the clock.
+    #[tokio::test]
+    async fn answers_say_the_time_of_the_clock() {
+        let (address, _until, _) = served(HEADER_TIMEOUT).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let before = time::now().0 / 1_000;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        let after = time::now().0 / 1_000;
+        let dates: Vec<_> = said.lines().filter_map(|line| line.strip_prefix("date: ")).collect();
+        let possible: Vec<_> = (before..=after).filter_map(|s| http_date(&http_time(s * 1_000))).collect();
+        assert_eq!(dates.len(), 1, "{said}");
+        assert!(possible.iter().any(|date| date == dates[0]), "{possible:?}: {said}");
     }
 
     /// A refusal reaches a client that sends its whole body before it looks.
