@@ -254,7 +254,16 @@ impl Jobs {
             Wanted::Again(id) => self.draft_again(&id).await?,
         };
         let claim = self.claim(&draft.job, &draft.output, key).await?;
-        Ok((draft, claim))
+        match self.check_claimed(&draft.job, &draft.output, claim.as_ref()).await {
+            Ok(()) => Ok((draft, claim)),
+            Err(refused) => Err(given_back(claim, refused).await),
+        }
+    }
+
+    /// Looks at a claimed output once more: whoever had it, while the claim was waited for, may have
+    /// left a manifest there.
+    async fn check_claimed(&self, job: &Job, output: &ObjectUri, claim: Option<&Claim>) -> Result<()> {
+        if claim.is_some() { self.check_output(job, output).await } else { Ok(()) }
     }
 
     /// Claims the output of a job, once it is known which other jobs have claims. The
@@ -431,14 +440,14 @@ impl Jobs {
         let plan: Plan = vault.expect(&keys::plan_draft(&id)).await?;
         let output = vault.output_of(&job.document, &id)?;
         let claim = self.claim(&job, &output, key).await?;
-        let apart = self.check_writers(&[], &output, claim.as_ref().map(Claim::since)).await;
-        match (apart, claim) {
-            (Err(refused), Some(claim)) => {
-                claim.drop_now().await;
-                Err(refused)
-            }
-            (_, claim) => self.begin(&job, &plan, output, claim).await,
-        }
+        let fits = match self.check_writers(&[], &output, claim.as_ref().map(Claim::since)).await {
+            Ok(()) => self.check_claimed(&job, &output, claim.as_ref()).await,
+            refused => refused,
+        };
+        let Err(refused) = fits else { return self.begin(&job, &plan, output, claim).await };
+        let refused = given_back(claim, refused).await;
+        // What lies there may be its own: another gateway has completed it meanwhile.
+        self.find(&id).await?.ok_or(refused)
     }
 
     /// The version that a job was accepted with, also when the function was
@@ -465,4 +474,12 @@ impl Jobs {
             self.inner.index.note_unknown(record);
         }
     }
+}
+
+/// Why a job is not accepted, once the output that it had claimed is free again.
+async fn given_back(claim: Option<Claim>, refused: Error) -> Error {
+    if let Some(claim) = claim {
+        claim.drop_now().await;
+    }
+    refused
 }

@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use fanfold_gateway::jobs::JobRecord;
 use fanfold_protocol::{ErrorKind, Problem, digest::Digest, job::JobState, keys};
+use http::StatusCode;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::world::{BUCKET, Engine, Fails, PATIENCE, Play, World, document, succeeded};
+use crate::{
+    way::{Trouble, Way},
+    world::{BUCKET, Engine, Fails, PATIENCE, Play, World, document, succeeded},
+};
 
 fn overwriting() -> Value {
     json!({"output": "s3://bank/out/", "overwrite": true})
@@ -113,6 +117,32 @@ async fn a_key_is_no_way_to_an_output_that_another_job_has() {
     assert_eq!(again().await.unwrap().id, id);
     let _worker = world.work(Play::default());
     succeeded(&engine.ended(&id).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_left_under_an_output_while_its_claim_was_waited_for_is_seen() {
+    let mut world = World::new().await;
+    world.inputs(1).await;
+    // The first look finds nothing, as if it came before the other job's end.
+    let means = |asked: &str| asked.starts_with("GET /bank/out/_manifest.json");
+    let way = Way::to(world.store(), Trouble::Refuse(StatusCode::NOT_FOUND), means).await;
+    world.base.store = way.store();
+    let engine = world.engine().await;
+    let key = keys::output_claim(&Digest::of(b"s3://bank/out/"));
+    let claim = json!({"job": Uuid::now_v7(), "output": "s3://bank/out/"}).to_string();
+    world.backbone().put(&key, claim).await.unwrap();
+    world.put("s3://bank/out/_manifest.json", "{}").await;
+    way.shut();
+    let ending = async {
+        way.met(1).await;
+        way.open();
+        world.backbone().delete(&key, None).await.unwrap();
+    };
+    let submitting = engine.submit("mapper", json!({"output": "s3://bank/out/"}));
+    let (submitted, ()) = tokio::join!(submitting, ending);
+    assert_eq!(submitted.unwrap_err().code, ErrorKind::OutputExists);
+    // It has no claim any more.
+    engine.submit("mapper", overwriting()).await.unwrap();
 }
 
 /// A job over an input is refused for another one that writes there.
