@@ -371,6 +371,7 @@ impl Coordinator {
         let id = self.case.job.id;
         for commit in commits.into_iter().filter(|commit| commit.job == id) {
             self.leases.committed((commit.stage, commit.group, commit.round));
+            self.live.stragglers().saw(&commit.worker);
             let failures = self.live.progress().absorb(commit);
             for failure in failures {
                 let FailedAttempt { stage, task, attempt, given_up, problem } = failure;

@@ -4,7 +4,8 @@
 //! Workers tell of leases that take a while; what is told is compared with the
 //! time within which three quarters of the stage were done. Only a matter of
 //! speed: of two attempts the first commit wins, and a notice that is lost
-//! means one attempt.
+//! means one attempt. Where one worker does all of a job, none is begun a second time:
+//! beside itself it would be no faster, and fill the service with it.
 
 use std::{
     collections::BTreeMap,
@@ -38,6 +39,8 @@ pub struct Stragglers {
     running: BTreeMap<Place, Running>,
     /// When a worker told of any lease the last time.
     told: Option<Instant>,
+    /// The workers that the job was seen to have, of whom two are enough to know.
+    workers: Vec<String>,
     /// What nothing is overdue before.
     least: Duration,
 }
@@ -45,12 +48,13 @@ pub struct Stragglers {
 impl Stragglers {
     /// Nothing was told yet.
     pub fn new(least: Duration) -> Self {
-        Self { running: BTreeMap::new(), told: None, least }
+        Self { running: BTreeMap::new(), told: None, workers: Vec::new(), least }
     }
 
     /// Takes in what a worker tells. Of two attempts the older one counts.
     pub fn note(&mut self, notice: RunningNotice, now: Instant) {
         self.told = Some(now);
+        self.saw(&notice.worker);
         let running_for = Duration::from_millis(notice.running_ms);
         let since = now.checked_sub(running_for).unwrap_or(now);
         let place = (notice.stage, notice.group, notice.round);
@@ -58,6 +62,13 @@ impl Stragglers {
         let known = self.running.entry(place).or_insert(running);
         known.since = known.since.min(since);
         known.progress = notice.progress.or(known.progress);
+    }
+
+    /// Takes in that a worker does something of the job.
+    pub fn saw(&mut self, worker: &str) {
+        if self.workers.len() < 2 && self.workers.iter().all(|known| known != worker) {
+            self.workers.push(worker.to_owned());
+        }
     }
 
     /// When it was told the last time that any lease is worked on.
@@ -85,6 +96,9 @@ impl Stragglers {
 
     /// The leases that are to be begun a second time now.
     pub fn overdue(&self, progress: &mut Progress, now: Instant) -> Vec<LeaseSpec> {
+        if self.workers.len() < 2 {
+            return Vec::new();
+        }
         let mut typical: BTreeMap<u32, Option<Duration>> = BTreeMap::new();
         let mut specs = Vec::new();
         for ((stage, group, round), running) in &self.running {
@@ -198,6 +212,9 @@ mod tests {
             overtaken: None,
         };
         stragglers.note(notice, begun);
+        stragglers.saw("slow");
+        assert!(stragglers.overdue(progress, begun + running).is_empty(), "it is the only worker");
+        stragglers.saw("test");
         stragglers.overdue(progress, begun + running).into_iter().map(|spec| spec.group).collect()
     }
 

@@ -25,7 +25,7 @@ use super::{shop::Shop, states::staged};
 use crate::host::{Data, store_problem};
 
 /// What a lease is about.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     pub(super) job: Uuid,
     pub(super) stage: u32,

@@ -17,7 +17,7 @@ use futures::StreamExt as _;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{LEASE, Worker, aside::Asides, cancel::Cancels, shop::Shop};
+use super::{LEASE, Worker, aside::Asides, cancel::Cancels, here, shop::Shop};
 
 /// A tenant's shop, with what listens to its cancellations.
 type Open = (Arc<Shop>, Arc<AbortOnDropHandle<()>>);
@@ -92,6 +92,7 @@ impl Floor {
             name: self.worker.name.clone(),
             cancels: Cancels::new(backbone.clone()),
             asides: Asides::default(),
+            here: here::Leases::default(),
             backbone,
             members: self.worker.backbone.clone(),
             reach: Arc::clone(&self.worker.reach),

@@ -82,6 +82,10 @@ pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result
             return delivery.dead(&reason).await.map(drop);
         }
     };
+    let place = Place::from(&lease);
+    if lease.second && shop.here.has(place) {
+        return leave_second(shop, delivery, place).await;
+    }
     if delivery.attempt <= HOPS_MAX
         && another_holds(shop, &lease).await
         && let Some(step) = shop.asides.step(&delivery.id, delivery.attempt, Instant::now())
@@ -91,6 +95,7 @@ pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result
         tokio::time::sleep(step.rest).await;
         return Ok(());
     }
+    let _here = shop.here.begin(place);
     let (registration, heard) = (shop.cancels.register(lease.job), Instant::now());
     if shop.cancels.check(lease.job).await? {
         return delivery.ack().await.map(drop);
@@ -127,6 +132,24 @@ pub(super) async fn work(shared: &Shared<Arc<Shop>>) -> fanfold_backbone::Result
         }
     };
     Ok(())
+}
+
+/// Leaves a second attempt to other workers, as this one runs the first; for a few deliveries, as
+/// there may be no other.
+async fn leave_second(shop: &Shop, delivery: &Delivery, place: Place) -> fanfold_backbone::Result<()> {
+    if delivery.attempt < HOPS_MAX {
+        return delivery.nak(backoff(delivery.attempt)).await.map(drop);
+    }
+    let Place { job, stage, group, .. } = place;
+    tracing::debug!(%job, stage, group, "no other worker begins a lease a second time");
+    tell_nothing_done(shop, place).await;
+    delivery.ack().await.map(drop)
+}
+
+/// Tells of a second attempt that ends before it has begun.
+async fn tell_nothing_done(shop: &Shop, place: Place) {
+    let nothing = Some(commit::overtaken(Uuid::new_v4(), &[]));
+    commit::announce_running(shop, place, Duration::ZERO, None, nothing).await;
 }
 
 /// Whether this worker has no store. What the platform fails at meanwhile says nothing of a lease,
@@ -219,8 +242,7 @@ async fn attempt(
     if is_repeated && let Some(winner) = commit::winner(data, place).await.map_err(Ending::Failed)? {
         commit::announce(&shop.backbone, &lease, &winner).await;
         if lease.second {
-            let nothing = Some(commit::overtaken(Uuid::new_v4(), &[]));
-            commit::announce_running(shop, place, Duration::ZERO, None, nothing).await;
+            tell_nothing_done(shop, place).await;
         }
         return Ok(());
     }

@@ -11,6 +11,7 @@ mod cancel;
 mod commit;
 mod floor;
 mod handover;
+mod here;
 mod lease;
 mod logs;
 mod reach;
