@@ -66,6 +66,10 @@ pub fn of_store(error: fanfold_storage::Error) -> Problem {
         ErrorKind::StoreUnavailable => {
             "expected the object store to answer, found it unavailable; try again later"
         }
+        _ if matches!(error, fanfold_storage::Error::Lost { .. }) => {
+            "expected the body of each object that the platform needs, found one missing from the store's disk; the \
+             operator finds its name in the log"
+        }
         _ => {
             "expected the platform's own objects to be readable and writable; tell the operator the request id"
         }

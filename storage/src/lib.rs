@@ -17,3 +17,6 @@ pub use client::{
 };
 pub use credentials::{Credentials, CredentialsError};
 pub use server::{Server, ServerConfig};
+
+/// What the embedded server calls an object whose body is gone from its disk, which no other try brings back.
+const BODY_LOST: &str = "StoredBodyLost";

@@ -306,6 +306,9 @@ pub(crate) fn store_problem(error: &fanfold_storage::Error) -> Problem {
         return Problem::new(kind, error.to_string());
     }
     tracing::warn!(%error, "the store failed");
+    if matches!(error, fanfold_storage::Error::Lost { .. }) {
+        return Problem::new(kind, error.to_string());
+    }
     let detail = match kind {
         ErrorKind::StoreDenied => {
             "expected the object store to accept the platform's credentials, found that it refuses them; \

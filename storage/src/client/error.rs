@@ -11,6 +11,7 @@ use aws_sdk_s3::{
 use fanfold_protocol::{ErrorKind, Problem, time, uri::ObjectUri};
 
 use super::region;
+use crate::BODY_LOST;
 
 /// The result of a call to the store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -101,6 +102,16 @@ pub enum Error {
         /// What the store said.
         detail: String,
     },
+    /// The store has the object, and its body no more.
+    #[error(
+        "expected the body of {target} in the store, found: {detail}; write the object anew, or restore the store"
+    )]
+    Lost {
+        /// The object.
+        target: String,
+        /// What the store said.
+        detail: String,
+    },
     /// The object is larger than the caller takes.
     #[error("{uri} must be at most {bytes_max} bytes here, found {bytes}; read it by ranges")]
     TooLarge {
@@ -141,7 +152,7 @@ impl Error {
             Self::Unavailable { .. } => ErrorKind::StoreUnavailable,
             Self::Full { .. } => ErrorKind::StorageFull,
             Self::TooLarge { .. } => ErrorKind::TransferTooLarge,
-            Self::Config(_) | Self::Other { .. } => ErrorKind::Internal,
+            Self::Lost { .. } | Self::Config(_) | Self::Other { .. } => ErrorKind::Internal,
         }
     }
 
@@ -176,6 +187,7 @@ impl Error {
         match code {
             "InternalError" | "RequestTimeout" | TIME_TOO_SKEWED | "ServiceUnavailable" | "SlowDown"
             | "SlowDownRead" | "SlowDownWrite" => Some(Self::Unavailable { target, detail }),
+            BODY_LOST => Some(Self::Lost { target, detail }),
             // Quotas are Ceph's `QuotaExceeded` (403) and MinIO's `XMinioAdminBucketQuotaExceeded` (400).
             _ if code == "XMinioStorageFull" || code.ends_with("QuotaExceeded") => {
                 Some(Self::Full { target, detail })
@@ -350,6 +362,7 @@ mod tests {
         check(400, "XMinioAdminBucketQuotaExceeded", ErrorKind::StorageFull);
         check(507, "XMinioStorageFull", ErrorKind::StorageFull);
         check(507, "", ErrorKind::StorageFull);
+        check(500, BODY_LOST, ErrorKind::Internal);
         check(403, "AccessDenied", ErrorKind::StoreDenied);
         check(403, TIME_TOO_SKEWED, ErrorKind::StoreUnavailable);
         check(409, "OperationAborted", ErrorKind::ObjectChanged);

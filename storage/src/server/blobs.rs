@@ -123,6 +123,16 @@ impl Blobs {
         File::open(path(&self.dir, id))
     }
 
+    /// Makes sure that a file is there and as long as it was written.
+    pub(super) fn check(&self, segment: &Segment) -> Result<(), Failure> {
+        let path = path(&self.dir, segment.blob);
+        match fs::metadata(&path) {
+            Ok(file) if file.len() >= segment.size => Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Err(Failure::Lost(path)),
+        }
+    }
+
     /// Where retirements stand, to be given to [`Blobs::hold`].
     pub(super) fn epoch(&self) -> u64 {
         self.lock().epoch

@@ -4,9 +4,11 @@
 //! A full disk is a refusal (507, retried by nobody blindly), never half an
 //! object; whatever else the disk says is an internal error, logged here once.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use s3s::{S3Error, S3ErrorCode};
+
+use crate::BODY_LOST;
 
 /// What goes wrong below the protocol.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +30,9 @@ pub(super) enum Failure {
         /// Bytes that must be free for the request.
         needed: u64,
     },
+    /// A body is not on disk as the index has it.
+    #[error("{} is missing or too short, which holds the body of an object", .0.display())]
+    Lost(PathBuf),
     /// There are bodies, and nothing says whose they are.
     #[error("files in `blobs`, and no `index.redb`, or an empty one, that says what they are")]
     Orphaned,
@@ -103,6 +108,14 @@ impl From<Failure> for S3Error {
             }
             Failure::Body(detail) => S3Error::with_message(S3ErrorCode::IncompleteBody, detail),
             Failure::Stopping => S3Error::with_message(S3ErrorCode::ServiceUnavailable, failure.to_string()),
+            Failure::Lost(_) => {
+                tracing::error!(%failure, "a stored body is lost");
+                named(
+                    BODY_LOST,
+                    http::StatusCode::INTERNAL_SERVER_ERROR,
+                    "a stored body is missing from the server's disk; see its log",
+                )
+            }
             failure => {
                 tracing::error!(%failure, "the store failed");
                 S3Error::with_message(S3ErrorCode::InternalError, "the server failed; see its log")

@@ -116,7 +116,7 @@ impl Shared {
         }
         let mut claims = Claims { length: Some(range.end - range.start), as_file: true, ..Claims::default() };
         claims.algorithms.extend(upload.checksum_algorithm.iter().map(|a| a.to_ascii_lowercase()));
-        let taken = self.take(Some(found.into_body(self, range)), &claims).await?;
+        let taken = self.take(Some(found.into_body(self, range)?), &claims).await?;
         let part = self.store_part(&input.bucket, &input.key, &input.upload_id, number, taken).await?;
         let result = dto::CopyPartResult {
             e_tag: Some(ETag::Strong(part.etag)),

@@ -36,13 +36,14 @@ pub(super) struct Found {
 
 impl Found {
     /// The bytes `range` of the body.
-    pub(super) fn into_body(self, shared: &Shared, range: Range<u64>) -> StreamingBlob {
+    pub(super) fn into_body(self, shared: &Shared, range: Range<u64>) -> S3Result<StreamingBlob> {
         if !self.record.segments.is_empty() {
-            return output::stream(&shared.blobs, &self.record.segments, range, self.hold);
+            output::check(&shared.blobs, &self.record.segments, &range)?;
+            return Ok(output::stream(&shared.blobs, &self.record.segments, range, self.hold));
         }
         let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
         let bytes = self.inline.map(|b| b.slice(place(range.start)..place(range.end))).unwrap_or_default();
-        StreamingBlob::from(s3s::Body::from(bytes))
+        Ok(StreamingBlob::from(s3s::Body::from(bytes)))
     }
 }
 
@@ -96,7 +97,7 @@ impl Shared {
             last_modified: Some(http_time(record.modified_ms)),
             metadata: Some(attributes.metadata.into_iter().collect()),
             parts_count: head.part_number.and_then(|_| record.parts_count()),
-            body: Some(found.into_body(self, range)),
+            body: Some(found.into_body(self, range)?),
             ..Default::default()
         };
         Ok(S3Response::with_headers(output, expires))
@@ -240,7 +241,7 @@ impl Shared {
         claims.algorithms.extend(asked);
         let taken = match self.linked(&found, &claims).await {
             Some(taken) => taken,
-            None => self.take(Some(found.into_body(self, body_range)), &claims).await?,
+            None => self.take(Some(found.into_body(self, body_range)?), &claims).await?,
         };
         let event = "ObjectCreated:Copy";
         let record = self.store(&input.bucket, &input.key, taken, attributes, condition, event).await?;

@@ -24,6 +24,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
     blobs::{BlobId, Blobs, Hold},
+    failure::Failure,
     record::Segment,
 };
 
@@ -50,6 +51,17 @@ pub(super) fn stream(
         })
         .buffered(READS_AHEAD);
     StreamingBlob::new(Output { inner, left, _hold: hold })
+}
+
+/// Makes sure of the file that a body begins with, before anything is answered: a body that breaks off
+/// is asked for again. What is missing of the others is found by whoever goes on from there.
+pub(super) fn check(blobs: &Blobs, segments: &[Segment], range: &Range<u64>) -> Result<(), Failure> {
+    let mut start = 0;
+    let first = segments.iter().find(|segment| {
+        start += segment.size;
+        range.start < start
+    });
+    first.map_or(Ok(()), |segment| blobs.check(segment))
 }
 
 /// One read of one file.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The suite against the embedded server, and what only that server promises.
 
-use std::{os::unix::fs::MetadataExt, time::Instant};
+use std::{os::unix::fs::MetadataExt, path::PathBuf, time::Instant};
 
 use bytes::Bytes;
-use fanfold_storage::{Credentials, Error, PutOptions, ReadAhead, Server, ServerConfig, Store};
+use fanfold_storage::{Credentials, Error, PutOptions, ReadAhead, Server, ServerConfig, Store, StoreConfig};
 use futures::{StreamExt, TryStreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -65,6 +65,40 @@ async fn a_reader_that_has_begun_gets_the_object_that_it_began() {
     server.stop().await;
 }
 
+/// The files of bodies.
+fn files(server: &Embedded) -> Vec<PathBuf> {
+    let blobs = server.root.path().join("store/blobs");
+    let fans = std::fs::read_dir(blobs).unwrap().map(|fan| fan.unwrap().path());
+    fans.flat_map(|fan| std::fs::read_dir(fan).unwrap()).map(|file| file.unwrap().path()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_gone_from_the_disk_is_told_and_not_waited_for() {
+    let server = Embedded::start().await;
+    let store = Store::connect(StoreConfig { attempts_max: 1, ..server.config() }).unwrap();
+    store.create_bucket("lost").await.unwrap();
+    let (at, to) = (uri("lost", "x"), uri("lost", "y"));
+    let pin = store.put(&at, pattern(3 << 20).into(), PutOptions::default()).await.unwrap();
+    let stored = files(&server);
+    let [file] = &stored[..] else { panic!("{stored:?}") };
+    let lost = async || {
+        for found in [store.get(&at, None).await, store.get_range(&at, &pin, 1 << 20..2 << 20).await] {
+            let error = found.unwrap_err();
+            assert!(matches!(error, Error::Lost { .. }) && !error.is_transient(), "{error:?}");
+            assert!(error.to_string().contains("s3://lost/x in the store, found: a stored body is missing"));
+        }
+    };
+    std::fs::File::options().write(true).open(file).unwrap().set_len(3).unwrap();
+    lost().await;
+    std::fs::remove_file(file).unwrap();
+    lost().await;
+    assert!(store.copy(&at, Some(&pin), &to).await.is_err());
+    // Written anew it is whole.
+    store.put(&at, pattern(3 << 20).into(), PutOptions::default()).await.unwrap();
+    assert_eq!(store.get(&at, None).await.unwrap(), pattern(3 << 20));
+    server.stop().await;
+}
+
 /// However large it is, a copy is there at once, and goes on without its source.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_is_another_name_of_its_source_s_file() {
@@ -75,11 +109,7 @@ async fn a_copy_is_another_name_of_its_source_s_file() {
     let pin = store.put(&from, body.clone().into(), PutOptions::default()).await.unwrap();
     let copied = store.copy(&from, Some(&pin), &to).await.unwrap();
     assert_eq!(copied.etag, pin.etag);
-    let blobs = server.root.path().join("store/blobs");
-    let fans = std::fs::read_dir(blobs).unwrap().map(|fan| fan.unwrap().path());
-    let files = fans.flat_map(|fan| std::fs::read_dir(fan).unwrap());
-    let names: Vec<_> =
-        files.map(|file| file.unwrap().metadata().unwrap()).map(|file| file.nlink()).collect();
+    let names: Vec<_> = files(&server).iter().map(|file| file.metadata().unwrap().nlink()).collect();
     assert_eq!(names, [2, 2]);
     store.put(&from, "other".into(), PutOptions::default()).await.unwrap();
     assert_eq!(store.get(&to, Some(&copied)).await.unwrap(), body);
