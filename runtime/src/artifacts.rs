@@ -10,7 +10,7 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{
@@ -249,15 +249,24 @@ fn remove(path: &Path) {
     }
 }
 
-/// The key of this installation: random bytes, readable by its owner only.
+/// The key of this installation: random bytes, readable by its owner only. One of another length, as a
+/// full disk leaves behind, is made anew: all that depends on it is compiled again.
 fn read_or_make_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
     let path = folder.join(KEY_FILE);
     let mut key = [0; KEY_BYTES];
-    match fs::File::open(&path) {
-        Ok(mut file) => {
-            file.read_exact(&mut key)?;
-            return Ok(key);
-        }
+    match fs::read(&path) {
+        Ok(found) => match <[u8; KEY_BYTES]>::try_from(found) {
+            Ok(key) => return Ok(key),
+            Err(found) => {
+                let (path, bytes) = (path.display(), found.len());
+                tracing::warn!(
+                    %path, bytes,
+                    "the key of compiled components must have {KEY_BYTES} bytes; it is made anew, and they are compiled \
+                     again"
+                );
+                remove(&folder.join(KEY_FILE));
+            }
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
@@ -368,6 +377,19 @@ mod tests {
         check(3, &all[1..], &[digests[3], digests[1]]);
         check(1, &all[3..], &[digests[3]]);
         check(0, &all[3..], &[digests[3]]);
+    }
+
+    #[test]
+    fn a_key_of_another_length_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let (before, path) = (open(folder.path()).key, folder.path().join(KEY_FILE));
+        for length in [0, KEY_BYTES - 1, KEY_BYTES + 1] {
+            fs::write(&path, vec![7; length]).unwrap();
+            let key = open(folder.path()).key;
+            assert!(key != before && key != [7; KEY_BYTES], "{length}");
+            assert_eq!(open(folder.path()).key, key, "{length}");
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
     }
 
     #[test]

@@ -75,6 +75,10 @@ impl Failure {
             Self::Orphaned => {
                 "put `index.redb` back, or move `blobs` away to begin with an empty store: nothing was removed"
             }
+            Self::Index(error) if is_damage(error) => {
+                "restore the folder from a backup, or move all of it away to begin with an empty store: `index.redb` is \
+                 damaged, or of another program"
+            }
             _ => "check the folder, its owner, and that no other server uses it",
         }
     }
@@ -89,6 +93,21 @@ impl Failure {
             Self::Index(e) => matches!(&**e, redb::Error::Io(e) if full(e)),
             _ => false,
         }
+    }
+}
+
+/// Whether the file of an index is not what redb wrote.
+fn is_damage(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Io(error) => {
+            matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+        }
+        redb::Error::Corrupted(_)
+        | redb::Error::UpgradeRequired(_)
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TypeDefinitionChanged { .. }
+        | redb::Error::TableIsMultimap(_) => true,
+        _ => false,
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashSet,
+    panic::catch_unwind,
     path::{Path, PathBuf},
     sync::{PoisonError, RwLock},
 };
@@ -57,7 +58,11 @@ struct State {
 impl Index {
     /// Opens or creates the index and counts this start.
     pub(super) fn open(path: &Path) -> Result<(Self, u64), Failure> {
-        let database = builder().create(path)?;
+        // redb says of itself that an altered file may make it panic; that is a damaged file, not our end.
+        let created = catch_unwind(|| builder().create(path));
+        let database = created.unwrap_or_else(|_| {
+            Err(redb::StorageError::Corrupted("its pages contradict each other".to_owned()).into())
+        })?;
         let mut transaction = database.begin_write()?;
         transaction.set_quick_repair(is_large(path)?);
         let boot = {

@@ -192,6 +192,24 @@ async fn a_store_that_lost_its_index_is_left_as_it_is() {
     Server::open(ServerConfig { root: root.path().to_owned(), ..config }).unwrap();
 }
 
+#[test]
+fn an_index_that_is_damaged_says_what_to_do() {
+    let root = tempfile::tempdir().unwrap();
+    let index = root.path().join("index.redb");
+    let config =
+        || ServerConfig { root: root.path().to_owned(), credentials: Credentials::random().unwrap() };
+    drop(Server::open(config()).unwrap());
+    let whole = std::fs::read(&index).unwrap();
+    for damaged in [vec![b'x'; whole.len()], [b"other".as_slice(), &whole[5..]].concat()] {
+        std::fs::write(&index, &damaged).unwrap();
+        let told = Server::open(config()).err().unwrap().to_string();
+        assert!(told.contains("restore the folder from a backup, or move all of it away"), "{told}");
+        assert_eq!(std::fs::read(&index).unwrap(), damaged);
+    }
+    std::fs::write(&index, whole).unwrap();
+    Server::open(config()).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_of_many_objects_is_ready_at_once() {
     let server = Embedded::start().await;
