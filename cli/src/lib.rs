@@ -9,6 +9,7 @@ use std::{ffi::OsStr, process::ExitCode};
 
 use clap::Parser;
 use error::{Error, Exit};
+use tokio::signal::unix::{SignalKind, signal};
 
 mod arbiter;
 mod args;
@@ -39,6 +40,9 @@ pub fn main() -> ExitCode {
     let serves = cli.command.serves();
     match threads(serves) {
         Ok(runtime) => {
+            if serves {
+                outlive_full_files(&runtime);
+            }
             let done = runtime.block_on(commands::run(cli));
             if !serves {
                 // A read of standard input that was given up would be waited for.
@@ -66,6 +70,16 @@ fn threads(serves: bool) -> std::io::Result<tokio::runtime::Runtime> {
     builder.thread_name("fanfold").thread_stack_size(THREAD_STACK_BYTES).enable_all().build()
 }
 
+/// A file that may not grow further (`ulimit -f`) is a full disk to whoever writes it. Left to itself,
+/// the signal that comes with it would end the process: it is caught, once and for all.
+fn outlive_full_files(runtime: &tokio::runtime::Runtime) {
+    let _context = runtime.enter();
+    let too_large = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    if let Err(error) = signal(too_large) {
+        tracing::warn!(%error, "a limit on the size of files (ulimit -f) would end this process");
+    }
+}
+
 /// No longer once `NO_COLOR` says anything (no-color.org).
 fn are_colors_welcome(no_color: Option<&OsStr>) -> bool {
     no_color.is_none_or(OsStr::is_empty)
@@ -91,6 +105,13 @@ fn log_to_stderr() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_on_files_ends_no_service() {
+        use rustix::process::{Signal, getpid, kill_process};
+        outlive_full_files(&threads(true).unwrap());
+        kill_process(getpid(), Signal::XFSZ).unwrap();
+    }
 
     #[test]
     fn who_wants_no_colors_gets_none() {

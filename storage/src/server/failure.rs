@@ -83,10 +83,10 @@ impl Failure {
         }
     }
 
-    /// Whether the disk had no room left.
+    /// Whether the disk had no room left, or a file might not grow (`ulimit -f`).
     pub(super) fn is_full(&self) -> bool {
-        let full =
-            |e: &io::Error| matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        let full = |e: &io::Error| matches!(e.kind(), StorageFull | QuotaExceeded | FileTooLarge);
         match self {
             Self::Full { .. } => true,
             Self::Io(e) => full(e),
@@ -155,4 +155,25 @@ pub(super) fn named(code: &str, status: http::StatusCode, message: &'static str)
     let mut error = S3Error::with_message(code, message);
     error.set_status_code(status);
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_leaves_no_room_is_a_full_disk() {
+        use io::ErrorKind::{FileTooLarge, NotFound, QuotaExceeded, StorageFull};
+        let check = |kind: io::ErrorKind, status: u16| {
+            let of_index = Failure::Index(Box::new(redb::Error::Io(kind.into())));
+            for failure in [Failure::Io(kind.into()), of_index] {
+                let told = S3Error::from(failure).status_code().map(|status| status.as_u16());
+                assert_eq!(told, Some(status), "{kind}");
+            }
+        };
+        for kind in [StorageFull, QuotaExceeded, FileTooLarge] {
+            check(kind, 507);
+        }
+        check(NotFound, 500);
+    }
 }
