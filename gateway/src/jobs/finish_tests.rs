@@ -7,7 +7,12 @@ use std::sync::{
 };
 
 use fanfold_backbone::EmbeddedConfig;
-use fanfold_protocol::{commit::MANIFEST_OBJECTS_MAX, digest::Digest, tenant::Tenant};
+use fanfold_protocol::{
+    commit::{Commit, MANIFEST_OBJECTS_MAX, TaskCommit, TaskOutcome},
+    digest::Digest,
+    invocation::Usage,
+    tenant::Tenant,
+};
 use fanfold_storage::{
     Arbiter, Credentials, ListOptions, Store, StoreConfig,
     client::WRITER_METADATA,
@@ -241,4 +246,48 @@ async fn an_answer_is_published_as_its_function_wrote_it() {
     assert_eq!(world.vault.store().get(&stored, None).await.unwrap(), written);
     let read = small_result(&world.vault, &world.job.id).await.unwrap();
     assert_eq!((products.small_answer(), read), (Some(answer.clone()), Some(answer)));
+}
+
+#[tokio::test]
+async fn beside_another_program_s_manifest_a_job_that_failed_leaves_no_parts_of_its_own() {
+    let world = World::new().await;
+    let (store, id) = (world.vault.store(), world.job.id);
+    let [own, lost, theirs] =
+        [0, 1, 2].map(|task| format!("out/{}", keys::output_part(task, &Uuid::new_v4(), "parquet")));
+    let at = |key: &str| ObjectUri::new("bank", key).unwrap();
+    for key in [&own, &lost, &theirs] {
+        store.put(&at(key), "x".into(), PutOptions::default()).await.unwrap();
+    }
+    let table = |key: &str| OutputObject { uri: at(key), size: 1, etag: "e".into(), rows: 1 };
+    let task = |index: u32, key: &str| TaskCommit {
+        index,
+        attempt: 1,
+        outcome: TaskOutcome::Table(Some(table(key))),
+        usage: Usage::default(),
+        looked_outside: false,
+    };
+    let commit = Commit {
+        job: id,
+        stage: 0,
+        group: 0,
+        round: 0,
+        attempt: Uuid::new_v4(),
+        worker: "test".into(),
+        tasks: vec![task(0, &own), task(1, &lost)],
+    };
+    assert!(world.vault.write_once(&keys::commit(&id, 0, 0, 0), &commit).await.unwrap());
+    store.put(&at("out/_manifest.json"), "{}".into(), PutOptions::default()).await.unwrap();
+    claim::hold(&world.backbone, &world.job, &world.output).await.unwrap();
+    let sweep = Sweep { output: &world.output, job: &world.job, committed: false };
+    assert_eq!(sweep.losers(&world.vault, &world.backbone).await.unwrap(), 2);
+    let list = async || -> Vec<String> {
+        let list = store.list("bank", "out/part-", ListOptions::default());
+        list.map_ok(|entry| entry.name().to_owned()).try_collect().await.unwrap()
+    };
+    assert_eq!(list().await, [theirs.clone()]);
+    // What a job that succeeded gave is not taken away, whoever wrote over its manifest.
+    store.put(&at(&own), "x".into(), PutOptions::default()).await.unwrap();
+    decide(&world.vault, &id, JobState::Succeeded, None).await.unwrap();
+    assert_eq!(sweep.losers(&world.vault, &world.backbone).await.unwrap(), 0);
+    assert_eq!(list().await, [own, theirs]);
 }

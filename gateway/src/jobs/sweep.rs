@@ -3,7 +3,7 @@
 //!
 //! Runs when a job ends, under the job's claim on its output prefix: parts there
 //! that the manifest does not name belong to losers; without one, all of them
-//! do. So do uploads in parts that are open still: whoever began them was killed, or
+//! do, and beside one that cannot be read those that the job's commits name. So do uploads in parts that are open still: whoever began them was killed, or
 //! is too late; and shards of the job's manifest that its head does not name. It runs
 //! again soon after a job was stopped and, for what its commits name, once more when no
 //! attempt can run any longer. Only names that an attempt gives are touched, and only
@@ -14,7 +14,7 @@ use std::{collections::HashSet, time::Duration};
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{
     commit::{MANIFEST_NAME, MANIFEST_OBJECTS_MAX, Manifest},
-    job::Job,
+    job::{Job, JobState},
     keys, limits,
     time::Timestamp,
     uri::ObjectUri,
@@ -25,7 +25,8 @@ use uuid::Uuid;
 
 use super::{
     case, claim,
-    error::{Error, Result},
+    error::Result,
+    finish::Ending,
     kept, manifest,
     prints::{Fingerprint, Prints},
     vault::Vault,
@@ -127,21 +128,32 @@ impl Sweep<'_> {
         Timestamp(self.job.submitted_at.0.saturating_sub(skew_ms))
     }
 
-    /// What a manifest names: of this job, or of the one that it was to replace.
-    async fn named(&self, vault: &Vault) -> Result<Prints<()>> {
+    /// What a manifest names: of this job, or of the one that it was to replace. None when what lies
+    /// there cannot be read as one.
+    async fn named(&self, vault: &Vault) -> Result<Option<Prints<()>>> {
+        use fanfold_storage::Error::{NotFound, TooLarge};
         let uri = self.output.join(MANIFEST_NAME)?;
         let bytes = match vault.store().get(&uri, None).await {
             Ok(bytes) => bytes,
-            Err(fanfold_storage::Error::NotFound { .. }) => return Ok(Prints::default()),
+            Err(NotFound { .. }) => return Ok(Some(Prints::default())),
+            Err(TooLarge { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let head: Manifest =
-            serde_json::from_slice(&bytes).map_err(|e| Error::damaged(uri.to_string(), e))?;
-        manifest::prints(vault.store(), &uri, head).await
+        match serde_json::from_slice::<Manifest>(&bytes) {
+            Ok(head) => manifest::prints(vault.store(), &uri, head).await.map(Some),
+            Err(error) => {
+                tracing::warn!(job = %self.job.id, %uri, %error, "a manifest is another program's, or damaged");
+                Ok(None)
+            }
+        }
     }
 
     async fn find_committed(&self, vault: &Vault) -> Result<Vec<String>> {
-        let losers = self.find(vault).await?;
+        self.committed(vault, self.find(vault).await?).await
+    }
+
+    /// Of these parts those that the job's commits name.
+    async fn committed(&self, vault: &Vault, losers: Vec<String>) -> Result<Vec<String>> {
         if losers.is_empty() {
             return Ok(losers);
         }
@@ -157,7 +169,19 @@ impl Sweep<'_> {
     }
 
     async fn find(&self, vault: &Vault) -> Result<Vec<String>> {
-        let keep = self.named(vault).await?;
+        if let Some(keep) = self.named(vault).await? {
+            return self.find_but(&keep, vault).await;
+        }
+        // Nobody can say what it names: parts of whoever wrote it stay, and what this job gave to its readers.
+        let ending = vault.read::<Ending>(&keys::ending(&self.job.id)).await?;
+        if ending.is_some_and(|ending| ending.state == JobState::Succeeded) {
+            return Ok(Vec::new());
+        }
+        self.committed(vault, self.find_but(&Prints::default(), vault).await?).await
+    }
+
+    /// Parts that are not among these.
+    async fn find_but(&self, keep: &Prints<()>, vault: &Vault) -> Result<Vec<String>> {
         let oldest = self.oldest();
         let prefix = format!("{}part-", self.output.key());
         let listing = vault.store().list(self.output.bucket(), &prefix, ListOptions::default());
