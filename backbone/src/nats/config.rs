@@ -47,16 +47,13 @@ pub struct NatsConfig {
     /// Times to live of at least so long go on by the servers' clock while no process counts them; shorter ones are
     /// leases, of which nobody's wall clock decides.
     pub long_ttl: Duration,
-    /// How long the mark of a removal stays, for those to hear of it who lost their connection.
-    pub removed_kept: Duration,
     /// How long an operation may take before it is reported as unavailable.
     pub operation_timeout: Duration,
 }
 
 impl NatsConfig {
     /// The defaults: prefix `fanfold`, one copy, four shards of 1 GiB, 1 GiB of keys, 256 MiB of dead letters, ids
-    /// remembered for two minutes, leases of 30 s, times to live that are long from ten minutes on, marks of
-    /// removals kept for a minute, 5 s for an operation.
+    /// remembered for two minutes, leases of 30 s, times to live that are long from ten minutes on, 5 s for an operation.
     pub fn new(urls: impl IntoIterator<Item = impl Into<String>>) -> Self {
         NatsConfig {
             urls: urls.into_iter().map(Into::into).collect(),
@@ -72,7 +69,6 @@ impl NatsConfig {
             dedupe_window: Duration::from_secs(120),
             lease: Duration::from_secs(30),
             long_ttl: Duration::from_secs(600),
-            removed_kept: Duration::from_secs(60),
             operation_timeout: Duration::from_secs(5),
         }
     }
@@ -121,7 +117,6 @@ impl NatsConfig {
         for (name, time, max) in [
             ("dedupe_window", self.dedupe_window, Duration::from_secs(24 * 3_600)),
             ("lease", self.lease, Duration::from_secs(3_600)),
-            ("removed_kept", self.removed_kept, Duration::from_secs(24 * 3_600)),
             ("operation_timeout", self.operation_timeout, Duration::from_secs(60)),
         ] {
             check(

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind, RawMessageErrorKind};
+use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::time::sleep;
@@ -223,9 +223,6 @@ impl Core {
                 }
                 let swept = due.into_iter().map(|(key, lapse)| self.sweep_one(key, lapse));
                 stream::iter(swept).for_each_concurrent(SWEEPS, |swept| swept).await;
-                let trimmed = self.superseded.take().into_iter();
-                let trimmed = trimmed.map(|(key, revision)| self.trim_one(key, revision));
-                stream::iter(trimmed).for_each_concurrent(SWEEPS, |trimmed| trimmed).await;
             }
         };
         tokio::select! {
@@ -241,9 +238,7 @@ impl Core {
         let (_, mut feed) = Feed::open(self, &Scope::parse("")?, true, 0).await?;
         loop {
             tokio::select! {
-                heard = feed.next(self) => if let Some((key, record)) = heard? {
-                    self.superseded.note(key, &record);
-                },
+                heard = feed.next(self) => drop(heard?),
                 _ = gaps.changed() => return Err(unavailable("the connection was lost")),
             }
         }
@@ -251,61 +246,15 @@ impl Core {
 
     async fn sweep_one(&self, key: String, lapse: Lapse) {
         if lapse.is_removal {
-            // Together with what it removed, which a crash would bring back; what was written since stays.
-            match self.erase(&key, lapse.revision).await {
-                Ok(()) => self.lapses.forget(&key, lapse),
-                Err(error) => {
-                    tracing::debug!(%error, key, "the mark of a removal cannot be deleted yet");
-                    self.lapses.put_back(&key, lapse);
-                }
-            }
+            // By its sequence: what was written since is another message. Gone already is as good.
+            drop(self.keys.delete_message(lapse.revision).await);
+            self.lapses.forget(&key, lapse);
             return;
         }
         if let Err(Refusal::Failed(error)) = self.store(&key, None, None, lapse.revision).await {
             tracing::debug!(%error, key, "a key that has lapsed cannot be removed yet");
             self.lapses.put_back(&key, lapse);
         }
-    }
-
-    async fn trim_one(&self, key: String, revision: u64) {
-        if let Err(error) = self.erase(&key, revision).await {
-            tracing::debug!(%error, key, "older revisions of a key cannot be deleted yet");
-        }
-    }
-
-    /// Deletes a revision of a key and all before it, so that no restart finds them again.
-    async fn erase(&self, key: &str, revision: u64) -> Result<()> {
-        if self.jetstream.client().server_info().version.starts_with("2.9.") {
-            return self.erase_each(revision).await;
-        }
-        let purge = self.keys.purge().filter(self.names.key(key)).sequence(revision + 1);
-        purge.await.map(drop).map_err(unavailable)
-    }
-
-    /// The same one by one. Server 2.9 reads the whole stream for what a newer one knows where to find; a newer one
-    /// takes a hundred times longer for this.
-    async fn erase_each(&self, revision: u64) -> Result<()> {
-        let (mut chain, mut next) = (Vec::new(), revision);
-        while next > 0 {
-            match self.keys.get_raw_message(next).await {
-                Ok(message) => {
-                    chain.push(next);
-                    next = record::predecessor(&message);
-                }
-                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
-                Err(error) => return Err(unavailable(error)),
-            }
-        }
-        // The oldest first: what is left by a crash between is newer, and is found from there.
-        for revision in chain.into_iter().rev() {
-            let Err(error) = self.keys.delete_message(revision).await else { continue };
-            // Another gateway may have been faster.
-            match self.keys.get_raw_message(revision).await {
-                Err(gone) if gone.kind() == RawMessageErrorKind::NoMessageFound => {}
-                _ => return Err(unavailable(error)),
-            }
-        }
-        Ok(())
     }
 }
 

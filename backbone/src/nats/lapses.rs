@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use super::record::Record;
 
+/// How long the mark of a removal stays, for those to hear of it who lost their connection.
+const REMOVED_KEPT: Duration = Duration::from_secs(60);
 /// How long is known what has ended, where nothing newer is heard of its key: by then somebody has swept it.
 const ENDED_KEPT: Duration = Duration::from_secs(3_600);
 
@@ -23,8 +25,6 @@ pub(super) struct Lapses {
     known: Mutex<HashMap<String, Lapse>>,
     /// The shortest time to live that is a long one.
     long: Duration,
-    /// How long the mark of a removal stays.
-    removed_kept: Duration,
 }
 
 /// The end of one revision.
@@ -39,10 +39,9 @@ pub(super) struct Lapse {
 }
 
 impl Lapses {
-    /// Nothing, where times to live from `long` on run on while nobody counts them, and marks of removals stay for
-    /// `removed_kept`.
-    pub(super) fn new(long: Duration, removed_kept: Duration) -> Self {
-        Lapses { known: Mutex::default(), long, removed_kept }
+    /// Nothing, where times to live from `long` on run on while nobody counts them.
+    pub(super) fn new(long: Duration) -> Self {
+        Lapses { known: Mutex::default(), long }
     }
 
     /// Notes what was seen of a key at `now`; true where it has not lapsed.
@@ -79,15 +78,11 @@ impl Lapses {
         taken.collect()
     }
 
-    /// Lets what could not be swept be taken again, unless something newer is known: the mark of a removal, which does
-    /// no harm, once it has been kept for as long again.
+    /// Lets what could not be swept be taken again, unless something newer is known.
     pub(super) fn put_back(&self, key: &str, lapse: Lapse) {
         let mut lapses = self.lock();
         if let Some(known) = lapses.get_mut(key).filter(|known| known.revision == lapse.revision) {
             known.is_taken = false;
-            if known.is_removal {
-                known.at += self.removed_kept;
-            }
         }
     }
 
@@ -106,7 +101,7 @@ impl Lapses {
     /// When a record ends, if it does, as seen at `now`.
     fn lapse(&self, record: &Record, now: Instant) -> Option<Lapse> {
         let (after, is_removal) = match (&record.value, record.ttl) {
-            (None, _) => (self.removed_kept, true),
+            (None, _) => (REMOVED_KEPT, true),
             (Some(_), Some(ttl)) if ttl >= self.long => (ttl.saturating_sub(record.age), false),
             (Some(_), ttl) => (ttl?, false),
         };
@@ -126,7 +121,7 @@ mod tests {
     }
 
     fn lapses() -> (Lapses, Instant) {
-        (Lapses::new(Duration::from_secs(60), Duration::from_secs(60)), Instant::now())
+        (Lapses::new(Duration::from_secs(60)), Instant::now())
     }
 
     #[test]
@@ -161,9 +156,6 @@ mod tests {
         lapses.note("k", &Record { value: None, ..record(6) }, at(12));
         lapses.put_back(&key, lapse);
         let (key, mark) = lapses.take_due(at(72)).pop().unwrap();
-        lapses.put_back(&key, mark);
-        assert!(lapses.take_due(at(131)).is_empty(), "a mark that could not be deleted does no harm");
-        assert_eq!(lapses.take_due(at(132)).len(), 1);
         lapses.forget(&key, lapse);
         assert_eq!(lapses.lock().len(), 1, "what is newer stays");
         lapses.forget(&key, mark);

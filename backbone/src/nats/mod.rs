@@ -21,7 +21,6 @@ mod pull;
 mod queue;
 mod record;
 mod streams;
-mod superseded;
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
@@ -93,7 +92,6 @@ struct Core {
     /// Queues whose consumers are made for others, and again when they are gone.
     kept: Mutex<BTreeSet<String>>,
     lapses: lapses::Lapses,
-    superseded: superseded::Superseded,
     /// Counts the times that something may have been lost on the way.
     gaps: watch::Receiver<u64>,
     lease: Duration,
@@ -144,8 +142,7 @@ impl Nats {
             names,
             consumers: Mutex::default(),
             kept: Mutex::default(),
-            lapses: lapses::Lapses::new(config.long_ttl, config.removed_kept),
-            superseded: superseded::Superseded::default(),
+            lapses: lapses::Lapses::new(config.long_ttl),
             gaps,
             lease: config.lease,
             operation_timeout: config.operation_timeout,

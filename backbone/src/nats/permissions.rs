@@ -101,7 +101,6 @@ impl NatsConfig {
             publish.extend(consumer_calls.map(|call| format!("$JS.API.CONSUMER.{call}.{stream}.>")));
             publish.push(format!("$JS.ACK.{stream}.>"));
         }
-        publish.push(format!("$JS.API.STREAM.PURGE.{}", names.keys_stream()));
         let subscribe = vec!["_INBOX.>".to_owned(), format!("{}.events.>", self.prefix)];
         Permissions { publish, subscribe, replies: false }
     }

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How an entry of the key-value half lies in its stream: value, time to live, or the mark of a removal.
 //!
-//! The last message of each key's subject, before which a few older ones may lie; the revision is the stream's sequence.
+//! One message for each key, since the stream keeps one for each subject; the revision is the stream's sequence.
 //! A removal is a message as well, so that watchers hear of it, and is swept once everybody had the time to.
 
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::Message;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use bytes::Bytes;
@@ -52,12 +51,6 @@ impl Record {
         let value = header(REMOVED).is_none().then_some(payload);
         Record { revision, value, ttl, age: Duration::ZERO, write }
     }
-}
-
-/// The revision that a stored one took the place of; 0 where there was none.
-pub(super) fn predecessor(message: &StreamMessage) -> u64 {
-    let header = message.headers.get(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE);
-    header.and_then(|revision| revision.as_str().parse().ok()).unwrap_or_default()
 }
 
 /// The message that stores a value, or a removal where there is none.

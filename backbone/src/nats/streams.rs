@@ -21,13 +21,6 @@ use super::patience::{Lack, Patience, is_without_jetstream, lack_of_create, lack
 const SHARDS: &str = "shards of the work queue: ";
 /// Streams that are asked about or made at once, and their consumers.
 pub(super) const AT_ONCE: usize = 16;
-/// Revisions of a key that lie in its stream at most. What the servers drop by this bound they forget in memory alone: it
-/// stands in their files until they compact those, and a server that was killed takes the newest that it finds
-/// there for what the key holds. So older ones are deleted before it comes to that, see
-/// [`Superseded`](super::superseded::Superseded), and with the mark of a removal all that are left.
-const HISTORY: i64 = 64;
-/// How many an earlier build kept.
-const EARLIER_HISTORY: i64 = 1;
 /// How long the first successor of a revision is known: longer than a write can be under way.
 const SUCCESSORS_KNOWN: Duration = Duration::from_secs(60);
 
@@ -128,7 +121,7 @@ fn wanted(names: &Names, config: &NatsConfig) -> Vec<Config> {
     };
     let mut all = vec![
         Config {
-            max_messages_per_subject: HISTORY,
+            max_messages_per_subject: 1,
             // For workers that may read some keys and not others.
             allow_direct: true,
             duplicate_window: SUCCESSORS_KNOWN,
@@ -205,21 +198,11 @@ fn differences(wanted: &Config, found: &Config) -> Vec<String> {
     check("duplicate_window", &wanted.duplicate_window, &found.duplicate_window);
     // Both 0 and -1 mean that there is no bound.
     let bound = |n: i64| (n > 0).then_some(n);
-    let is_earlier = |found: i64| found == EARLIER_HISTORY && wanted.max_messages_per_subject == HISTORY;
-    if is_earlier(found.max_messages_per_subject) {
-        tracing::warn!(
-            "expected the stream {} to keep {HISTORY} messages of a subject, found {EARLIER_HISTORY}: a server that is \
-             killed may bring back removed keys; run `nats stream edit {} --max-msgs-per-subject {HISTORY}`",
-            wanted.name,
-            wanted.name
-        );
-    } else {
-        check(
-            "max_msgs_per_subject",
-            &bound(wanted.max_messages_per_subject),
-            &bound(found.max_messages_per_subject),
-        );
-    }
+    check(
+        "max_msgs_per_subject",
+        &bound(wanted.max_messages_per_subject),
+        &bound(found.max_messages_per_subject),
+    );
     check("max_msgs", &bound(wanted.max_messages), &bound(found.max_messages));
     check("max_msg_size", &bound(wanted.max_message_size.into()), &bound(found.max_message_size.into()));
     check("max_consumers", &bound(wanted.max_consumers.into()), &bound(found.max_consumers.into()));

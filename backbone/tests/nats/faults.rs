@@ -146,60 +146,6 @@ async fn delete_consumers(servers: &Servers, scope: &str) {
     }
 }
 
-/// A server that is killed reads its files anew, where older revisions stand of which it had forgotten.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn removed_keys_stay_removed_when_a_server_is_killed() {
-    join_all(BOTH.map(removed_and_killed)).await;
-}
-
-async fn removed_and_killed(release: Release) {
-    let mut servers = Servers::start(release, 1).await;
-    let mut config = servers.config("removed");
-    (config.removed_kept, config.operation_timeout) = (Duration::from_millis(500), Duration::from_secs(15));
-    let b = Backbone::nats(config.clone()).await.unwrap();
-    let kept = b.put("kept", "0").await.unwrap();
-    // Written once, as often as a call is, and more often than the servers keep; and one that is made again.
-    for (key, writes) in [("once", 1), ("call", 3), ("often", 150), ("again", 3)] {
-        for n in 0..writes {
-            b.put(key, n.to_string()).await.unwrap();
-            // No faster than older revisions are deleted, a few times a second.
-            sleep(Duration::from_millis(20)).await;
-        }
-        assert!(matches!(b.delete(key, None).await.unwrap(), DeleteOutcome::Deleted(_)));
-    }
-    b.put_with_ttl("lapses", "x", Duration::from_millis(100)).await.unwrap();
-    let again = b.put("again", "new").await.unwrap();
-    // No mark is left, nor anything that it removed.
-    let stream = jetstream_of(&servers).await.get_stream("removed-keys").await.unwrap();
-    let begun = Instant::now();
-    loop {
-        let subjects = stream.info_with_subjects("removed.keys.>").await.unwrap();
-        let left: BTreeSet<_> = subjects.map(|subject| subject.unwrap().0).collect().await;
-        if left.len() == 2 {
-            break;
-        }
-        assert!(begun.elapsed() < LONG, "{release:?}: {left:?}");
-        sleep(Duration::from_millis(100)).await;
-    }
-    // The second time, what the first one read is written down.
-    for _ in 0..2 {
-        servers.kill(0);
-        servers.run(0);
-        servers.wait_until_up().await;
-        let other = servers.open("removed").await;
-        for b in [&b, &other] {
-            let listed = b.list("").await.unwrap();
-            let found: BTreeMap<_, _> = listed.iter().map(|(key, entry)| (&**key, entry.revision)).collect();
-            assert_eq!(found, BTreeMap::from([("again", again), ("kept", kept)]), "{release:?}");
-            for gone in ["once", "call", "often", "lapses"] {
-                assert_eq!(b.get(gone).await.unwrap(), None, "{release:?}: {gone}");
-            }
-        }
-        other.close().await;
-    }
-    b.close().await;
-}
-
 /// As after a crash between a delivery and its being written down: such an ack is not answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_the_server_forgot_is_settled() {

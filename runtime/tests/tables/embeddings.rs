@@ -26,14 +26,16 @@ use crate::{parquet_files::encode_parquet, support::*};
 /// So many embeddings, of which every `missing`th is missing; none where that is 0.
 fn embeddings(count: usize, size: usize, missing: usize) -> ArrayRef {
     let value = |n: usize| move |item: usize| Some((n * 31 + item) as f32 / 8.0);
-    let one = |n: usize| (missing == 0 || n % missing > 0).then(|| (0..size).map(value(n)));
+    let one = |n: usize| (missing == 0 || !n.is_multiple_of(missing)).then(|| (0..size).map(value(n)));
     let all = (0..count).map(one);
     Arc::new(FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(all, size as i32))
 }
 
 /// The same of doubles.
 fn doubles(count: usize, size: usize, missing: usize) -> ArrayRef {
-    let one = |n: usize| (missing == 0 || n % missing > 0).then(|| (0..size).map(|item| Some(item as f64)));
+    let one = |n: usize| {
+        (missing == 0 || !n.is_multiple_of(missing)).then(|| (0..size).map(|item| Some(item as f64)))
+    };
     let all = (0..count).map(one);
     Arc::new(FixedSizeListArray::from_iter_primitive::<Float64Type, _, _>(all, size as i32))
 }

@@ -211,9 +211,9 @@ mod tests {
     #[test]
     fn only_buckets_of_their_owner_are_meant() {
         let check = |headers: &[(&'static str, &'static str)], uri: &str, taken: bool| {
-            let headers = headers.iter().map(|(name, value)| {
-                (HeaderName::from_static(*name), http::HeaderValue::from_static(*value))
-            });
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), http::HeaderValue::from_static(value)));
             let found = super::check(true, &headers.collect(), &uri.parse().unwrap());
             assert_eq!(found.is_ok(), taken, "{uri}: {found:?}");
         };

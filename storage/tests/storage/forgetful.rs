@@ -129,12 +129,9 @@ impl Forgetful {
             (Method::PUT, Some(from)) => match objects.get(&format!("/{}", from.trim_start_matches('/'))) {
                 Some(object) => {
                     let object = object.clone();
-                    let text = format!(
-                        "<CopyObjectResult><ETag>{}</ETag></CopyObjectResult>",
-                        etag(&object.0).replace('"', "&quot;")
-                    );
+                    let answer = copied_as(&etag(&object.0));
                     objects.insert(path, object);
-                    Response::new(Full::from(text))
+                    answer
                 }
                 None => missing(),
             },
@@ -184,6 +181,12 @@ impl Forgetful {
 
 fn etag(body: &[u8]) -> String {
     format!("\"{}\"", hex::encode(Md5::digest(body)))
+}
+
+/// What a copy with this ETag is answered with.
+fn copied_as(etag: &str) -> Response<Full<Bytes>> {
+    let etag = etag.replace('"', "&quot;");
+    Response::new(Full::from(format!("<CopyObjectResult><ETag>{etag}</ETag></CopyObjectResult>")))
 }
 
 fn missing() -> Response<Full<Bytes>> {

@@ -59,6 +59,10 @@ const FORGET_PAUSES: [Duration; 4] =
 /// For how long a record is believed without a look at how its invocation ended: the end is written and the record
 /// removed within a moment of each other.
 const BELIEVED: Duration = Duration::from_secs(60);
+/// The same in lists, where each look is one of many: few calls take so long.
+const BELIEVED_IN_LISTS: Duration = Duration::from_secs(3_600);
+/// How long such a look may take.
+const LOOK_MAX: Duration = Duration::from_secs(1);
 /// Between two rounds of removing what is old, and what is too much.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 const TRIM_EVERY: Duration = Duration::from_secs(60);
@@ -260,7 +264,7 @@ impl Invocations {
                 let id = key.strip_prefix(keys::invocation_records()).and_then(|id| id.parse::<Uuid>().ok());
                 let live = serde_json::from_slice::<Live>(&entry.value).ok();
                 let Some((id, live)) = id.zip(live).filter(|(_, live)| fits(live)) else { continue };
-                if self.inner.is_over(&id, &live, entry.revision).await {
+                if self.inner.is_over(&id, &live, entry.revision, BELIEVED_IN_LISTS).await {
                     continue;
                 }
                 found.push((id, live));
@@ -367,7 +371,9 @@ impl Inner {
     /// backbone is away, if the store has the end.
     async fn live(&self, id: &Uuid) -> Result<Option<Live>, Problem> {
         match Live::get(&self.backbone, id).await {
-            Ok(Some((live, revision))) => Ok((!self.is_over(id, &live, revision).await).then_some(live)),
+            Ok(Some((live, revision))) => {
+                Ok((!self.is_over(id, &live, revision, BELIEVED).await).then_some(live))
+            }
             Ok(None) => Ok(None),
             Err(problem) => match self.ends.get(id).await {
                 Ok(Some(_)) => Ok(None),
@@ -377,12 +383,13 @@ impl Inner {
     }
 
     /// Whether an invocation has ended although its record is there: whoever ended it died before it removed the record,
-    /// or a server that was killed brought it back. Such a record is removed. One that changed of late is believed, as
-    /// are all while the store is away.
-    async fn is_over(&self, id: &Uuid, live: &Live, revision: u64) -> bool {
-        if !live.is_older(time::now(), BELIEVED) || !matches!(self.ends.get(id).await, Ok(Some(_))) {
+    /// or a NATS server that was killed brought it back. Such a record is removed. One that began within `believed` is
+    /// believed, as are all while the store is silent.
+    async fn is_over(&self, id: &Uuid, live: &Live, revision: u64, believed: Duration) -> bool {
+        if !live.is_older(time::now(), believed) {
             return false;
         }
+        let Ok(Ok(Some(_))) = tokio::time::timeout(LOOK_MAX, self.ends.get(id)).await else { return false };
         if let Err(error) = self.backbone.delete(&keys::invocation_record(id), Some(revision)).await {
             tracing::debug!(%id, %error, "the record of a call that has ended cannot be removed yet");
         }
