@@ -50,6 +50,11 @@ pub(super) fn is_in_process(failure: &PublishError) -> bool {
     code(failure) == Some(ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT)
 }
 
+/// True where no server of the stream took the message: its copies have no leader for a moment, say.
+pub(super) fn is_unheard(failure: &PublishError) -> bool {
+    failure.kind() == PublishErrorKind::StreamNotFound
+}
+
 /// Why a message was not stored.
 pub(super) fn failed_publish(failure: &PublishError) -> Error {
     match told(failure) {

@@ -21,11 +21,11 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
-use super::Core;
-use super::fault::{SILENT, failed_publish, is_in_process, unavailable};
+use super::fault::{SILENT, failed_publish, is_in_process, is_unheard, unavailable};
 use super::feed::{LAG_WAIT, last_sequence, reader};
 use super::intake::Intake;
 use super::names;
+use super::{Core, RETRY_AFTER};
 use crate::bounds::{DURATION_MAX, REASON_BYTES_MAX};
 use crate::error::Result;
 use crate::name::check_key;
@@ -94,7 +94,7 @@ impl Core {
         Ok(outcome)
     }
 
-    /// Sends a batch; answers what has to be sent again: another copy of it is being stored.
+    /// Sends a batch; answers what has to be sent again: another copy of it is being stored, or no server heard it.
     async fn send(
         &self,
         batch: Vec<(String, PublishMessage)>,
@@ -108,18 +108,22 @@ impl Core {
         }
         let acks = join_all(acks).await;
         let has_time = begun.elapsed() < self.operation_timeout;
-        let mut again = Vec::new();
+        let (mut again, mut pause) = (Vec::new(), IN_PROCESS);
         for (ack, sent) in acks.into_iter().zip(batch) {
             match ack {
                 Some((Ok(ack), _)) if ack.duplicate => outcome.duplicates += 1,
                 Some((Ok(_), _)) => outcome.accepted += 1,
                 Some((Err(failure), _)) if is_in_process(&failure) && has_time => again.push(sent),
+                Some((Err(failure), _)) if is_unheard(&failure) && has_time => {
+                    pause = RETRY_AFTER;
+                    again.push(sent);
+                }
                 Some((Err(failure), _)) => return Err(failed_publish(&failure)),
                 None => return Err(unavailable(SILENT)),
             }
         }
         if !again.is_empty() {
-            sleep(IN_PROCESS).await;
+            sleep(pause).await;
         }
         Ok(again)
     }
