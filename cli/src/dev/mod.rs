@@ -12,7 +12,6 @@ mod welcome;
 
 pub use welcome::{exports, variables};
 
-use fanfold_storage::StoreConfig;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::{data::Data, listen::Listeners, parts::Parts};
@@ -68,12 +67,6 @@ fn keep_profile(data: &Data, gateway: std::net::SocketAddr, store: std::net::Soc
     if let Err(error) = profile::save(&format!("http://{gateway}"), &profile) {
         output::note(format!("warning: other commands need --token and --endpoint, because {error}"));
     }
-}
-
-/// The store as this process reaches it: over loopback, like any other.
-fn store_config(data: &Data, address: std::net::SocketAddr, args: &Dev) -> StoreConfig {
-    let endpoint = args.store_endpoint.clone().unwrap_or_else(|| format!("http://{address}"));
-    StoreConfig::at(endpoint, data.credentials.clone())
 }
 
 /// SIGINT and SIGTERM.

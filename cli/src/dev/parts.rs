@@ -12,13 +12,13 @@ use fanfold_gateway::{AwsCredentials, Dispatch, Gateway, GatewayConfig, SourcesC
 use fanfold_protocol::{keys::SYSTEM_BUCKET_DEFAULT, limits::DRAIN_TIMEOUT};
 use fanfold_runtime::{CompilerCommand, Runtime, RuntimeConfig};
 use fanfold_storage::{
-    Store,
+    Store, StoreConfig,
     server::{Server, ServerConfig},
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{COMPILE_WORD, data::Data, listen::Listeners, store_config};
+use super::{COMPILE_WORD, data::Data, listen::Listeners};
 use crate::{
     arbiter::arbitrated,
     args::Dev,
@@ -81,11 +81,12 @@ impl Parts {
         let Listeners { gateway, store, store_address, .. } = listeners;
         let (server, backbone) = tokio::try_join!(open_store(data), open_backbone(data))?;
         let events = server.listen();
+        let served = server.clone();
         let serving = Part::start("store", |stop| async move {
-            server.serve(store, stop).await;
+            served.serve(store, stop).await;
             Ok(())
         });
-        let mut client = connect(data, store_address, args).await?;
+        let mut client = connect(data, server, store_address, args).await?;
         if args.store_endpoint.is_some() {
             client = arbitrated(&client, &backbone, SYSTEM_BUCKET_DEFAULT).await?;
         }
@@ -140,8 +141,16 @@ async fn open_backbone(data: &Data) -> Result<Backbone> {
     opened.map_err(|error| Error::service(format!("{}: {error}", data.backbone().display())))
 }
 
-async fn connect(data: &Data, address: SocketAddr, args: &Dev) -> Result<Store> {
-    let store = Store::connect(store_config(data, address, args))?;
+/// The store as this process reaches it: without a socket, unless it is to be reached by way of another endpoint.
+async fn connect(data: &Data, server: Server, address: SocketAddr, args: &Dev) -> Result<Store> {
+    let config = match &args.store_endpoint {
+        Some(endpoint) => StoreConfig::at(endpoint, data.credentials.clone()),
+        None => StoreConfig {
+            server: Some(server),
+            ..StoreConfig::at(format!("http://{address}"), data.credentials.clone())
+        },
+    };
+    let store = Store::connect(config)?;
     store.ensure_bucket(SYSTEM_BUCKET_DEFAULT).await?;
     Ok(store)
 }

@@ -13,7 +13,7 @@ use aws_sdk_s3::config::{
 use aws_smithy_http_client::tls;
 
 use super::{Error, Result, region::SignedFor};
-use crate::Credentials;
+use crate::{Credentials, server::Server};
 
 /// The SDK waits a random share of this before its first retry, and of twice as
 /// much before each further one, up to the second bound.
@@ -25,6 +25,8 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 pub struct StoreConfig {
     /// Base URL of the store, `http://` or `https://`; none means AWS.
     pub endpoint: Option<String>,
+    /// The server at the endpoint, where that is in this process: requests are handed to it.
+    pub server: Option<Server>,
     /// The region that requests are signed for.
     pub region: String,
     /// What requests are signed with. None is an error: there is no ambient search.
@@ -51,6 +53,7 @@ impl StoreConfig {
     pub fn new(region: impl Into<String>, credentials: Credentials) -> Self {
         Self {
             endpoint: None,
+            server: None,
             region: region.into(),
             credentials: Some(credentials),
             path_style: false,
@@ -96,7 +99,8 @@ impl StoreConfig {
         let (Some(credentials), true) = (&self.credentials, mistakes.is_empty()) else {
             return Err(Error::Config(mistakes.join("; ")));
         };
-        Ok(self.builder(credentials, http_client(scheme)))
+        let http = self.server.as_ref().map_or_else(|| http_client(scheme), Server::http_client);
+        Ok(self.builder(credentials, http))
     }
 
     /// What is otherwise for a request that a store may work on for long before it answers:

@@ -2,7 +2,7 @@
 //! The S3 server that comes with Fanfold, over a local folder.
 //!
 //! It is the store of `fanfold dev` and of the tests, and is reached like any
-//! other store, over HTTP with signed requests. s3s speaks the protocol; small
+//! other store, over HTTP with signed requests; from within its process without a socket. s3s speaks the protocol; small
 //! bodies and everything about objects are in one redb file, larger bodies are
 //! one file each. An answered put is on disk, whole, whatever is killed when;
 //! keys never become paths.
@@ -23,6 +23,7 @@ mod condition;
 mod control;
 mod dates;
 mod detour;
+mod direct;
 mod events;
 mod failure;
 mod form;
@@ -44,7 +45,7 @@ mod whole;
 mod xml;
 
 use std::{
-    io,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -104,6 +105,12 @@ pub struct OpenError {
 pub struct Server {
     service: S3Service,
     shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
 }
 
 impl Server {

@@ -9,14 +9,16 @@
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use fanfold_protocol::time;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use http_body_util::BodyExt;
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
 };
-use s3s::{Body, service::S3Service};
+use s3s::{Body, StdError, service::S3Service};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -108,10 +110,19 @@ async fn handle(
     stop: CancellationToken,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let is_head = request.method() == http::Method::HEAD;
-    let id = uuid::Uuid::new_v4().simple().to_string();
     let (head, body) = request.into_parts();
     let body = Lingering::new(&head.headers, body).until(stop);
+    Ok(answer(&service, head, body).await)
+}
+
+/// Answers a request, whichever way it came.
+pub(super) async fn answer<B>(service: &S3Service, head: Parts, body: B) -> Response<Body>
+where
+    B: hyper::body::Body<Data = Bytes, Error: Into<StdError>> + Send + Sync + Unpin + 'static,
+{
+    let is_head = head.method == http::Method::HEAD;
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let body = body.map_err(Into::into);
     let body = if chunks::are_in(&head.headers) {
         Body::http_body(Chunks::new(body))
     } else {
@@ -119,7 +130,7 @@ async fn handle(
     };
     let mut response = match scope::refusal(&head.headers, &head.uri) {
         Some(refusal) => refusal,
-        None => answer(&service, Request::from_parts(head, body), &id).await,
+        None => ask(service, Request::from_parts(head, body), &id).await,
     };
     // s3s answers a HEAD with a range as if it were for the whole object.
     if is_head
@@ -139,10 +150,10 @@ async fn handle(
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert("x-amz-request-id", id);
     }
-    Ok(response)
+    response
 }
 
-async fn answer(service: &S3Service, request: Request<Body>, id: &str) -> Response<Body> {
+async fn ask(service: &S3Service, request: Request<Body>, id: &str) -> Response<Body> {
     service.call(request).await.unwrap_or_else(|error| {
         tracing::error!(request_id = id, ?error, "a request could not be answered");
         let mut response = Response::new(Body::empty());

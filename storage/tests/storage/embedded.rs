@@ -21,6 +21,24 @@ async fn the_embedded_server_passes_the_suite() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_server_passes_the_suite_without_a_socket() {
+    let server = Embedded::start().await;
+    suite::run(&Store::connect(server.direct()).unwrap(), &[]).await;
+    server.stop().await;
+}
+
+/// Whoever is in the process is asked who they are like anybody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn signatures_are_checked_without_a_socket() {
+    let server = Embedded::start().await;
+    let forged = Credentials::new(&server.credentials.access_key, "another secret");
+    let config = StoreConfig { credentials: Some(forged), ..server.direct() };
+    let refused = Store::connect(config).unwrap().list_buckets().await.unwrap_err();
+    assert!(matches!(refused, Error::AccessDenied { .. }), "{refused}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn everything_is_there_after_a_restart() {
     let server = Embedded::start().await;
     let store = server.store();

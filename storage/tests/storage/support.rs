@@ -15,6 +15,7 @@ pub struct Embedded {
     pub root: TempDir,
     pub credentials: Credentials,
     pub address: SocketAddr,
+    server: Server,
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
 }
@@ -31,9 +32,9 @@ impl Embedded {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let token = shutdown.clone();
-        let serving = tokio::spawn(async move { server.serve(listener, token).await });
-        Self { root, credentials, address, shutdown, serving }
+        let (served, token) = (server.clone(), shutdown.clone());
+        let serving = tokio::spawn(async move { served.serve(listener, token).await });
+        Self { root, credentials, address, server, shutdown, serving }
     }
 
     pub fn endpoint(&self) -> String {
@@ -42,6 +43,15 @@ impl Embedded {
 
     pub fn config(&self) -> StoreConfig {
         StoreConfig::at(self.endpoint(), self.credentials.clone())
+    }
+
+    /// The way without a socket. The endpoint is one at which nobody listens.
+    pub fn direct(&self) -> StoreConfig {
+        StoreConfig {
+            server: Some(self.server.clone()),
+            endpoint: Some("http://127.0.0.1:9".to_owned()),
+            ..self.config()
+        }
     }
 
     pub fn store(&self) -> Store {
