@@ -7,7 +7,6 @@
 use std::{
     io,
     ops::Range,
-    os::unix::fs::FileExt,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -15,6 +14,10 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
+use rustix::{
+    buffer::spare_capacity,
+    io::{pread, retry_on_intr},
+};
 use s3s::{
     StdError,
     dto::StreamingBlob,
@@ -74,8 +77,16 @@ struct Read {
 
 impl Read {
     fn run(&self, blobs: &Blobs) -> io::Result<Bytes> {
-        let mut buffer = vec![0; self.length];
-        blobs.read(self.blob)?.read_exact_at(&mut buffer, self.offset)?;
+        let file = blobs.read(self.blob)?;
+        // Into room that nothing was written to before.
+        let mut buffer = Vec::with_capacity(self.length);
+        while buffer.len() < self.length {
+            let at = self.offset + buffer.len() as u64;
+            if retry_on_intr(|| pread(&file, spare_capacity(&mut buffer), at))? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        buffer.truncate(self.length);
         Ok(buffer.into())
     }
 }
