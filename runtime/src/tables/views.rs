@@ -12,35 +12,39 @@ use arrow::{
     datatypes::{ByteArrayType, ByteViewType},
     error::ArrowError,
 };
-use fanfold_protocol::limits;
 
 /// Bytes of a view behind its length: the whole of a value that is no longer.
 const INLINE_BYTES: usize = 12;
+/// Bytes of what is written at once for it.
+const REGISTER_BYTES: usize = size_of::<u128>();
 
 /// The array with its values in a row.
 pub(super) fn strung<V: ByteViewType, B: ByteArrayType<Offset = i32>>(
     array: &GenericByteViewArray<V>,
 ) -> Result<ArrayRef, ArrowError> {
     let views = array.views();
-    // What is in the view of a missing value counts as well, and may be anything.
-    let room: usize = views.iter().map(|view| *view as u32 as usize).sum();
-    let mut values = Vec::with_capacity(room.min(limits::BATCH_BYTES_MAX as usize) + INLINE_BYTES);
+    let mut end = 0;
     let mut offsets = Vec::with_capacity(views.len() + 1);
     offsets.push(0);
     for (row, view) in views.iter().enumerate() {
-        let length = *view as u32 as usize;
-        if length <= INLINE_BYTES {
-            let end = values.len() + if array.is_null(row) { 0 } else { length };
-            values.extend_from_slice(&view.to_le_bytes()[size_of::<u32>()..]);
-            values.truncate(end);
-        } else if array.is_valid(row) {
+        // What is in the view of a missing value may be anything.
+        if array.is_valid(row) {
+            end += *view as u32 as usize;
+        }
+        offsets.push(i32::try_from(end).map_err(|_| ArrowError::OffsetOverflowError(end))?);
+    }
+    let mut values = vec![0; end + REGISTER_BYTES];
+    for (view, reach) in views.iter().zip(offsets.windows(2)) {
+        let (start, end) = (reach[0] as usize, reach[1] as usize);
+        if end - start <= INLINE_BYTES {
+            values[start..start + REGISTER_BYTES].copy_from_slice(&(view >> u32::BITS).to_le_bytes());
+        } else {
             let view = ByteView::from(*view);
             let buffer = &array.data_buffers()[view.buffer_index as usize];
-            values.extend_from_slice(&buffer[view.offset as usize..][..length]);
+            values[start..end].copy_from_slice(&buffer[view.offset as usize..][..end - start]);
         }
-        let end = i32::try_from(values.len()).map_err(|_| ArrowError::OffsetOverflowError(values.len()))?;
-        offsets.push(end);
     }
+    values.truncate(end);
     let offsets = OffsetBuffer::new(offsets.into());
     Ok(Arc::new(GenericByteArray::<B>::try_new(offsets, Buffer::from_vec(values), array.nulls().cloned())?))
 }
