@@ -149,13 +149,14 @@ fn micros(time: Duration) -> u64 {
 }
 
 /// What this thread has cost so far.
-fn thread_cpu_ns() -> u64 {
+pub(crate) fn thread_cpu_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
 thread_local! {
     static LAST_TURN_NS: Cell<u64> = const { Cell::new(0) };
+    static ELSEWHERE_NS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// CPU time of the last turn of a guest on this thread, told once.
@@ -163,14 +164,20 @@ pub(crate) fn last_turn() -> Duration {
     Duration::from_nanos(LAST_TURN_NS.take())
 }
 
-/// Adds up the CPU time that a future's polls cost their threads: waiting, and
-/// whatever else the machine does meanwhile, is left out.
+/// Counts what another thread has cost, to which the future that is polled here gave work.
+pub(crate) fn spent_elsewhere(cpu_ns: u64) {
+    ELSEWHERE_NS.set(ELSEWHERE_NS.get().saturating_add(cpu_ns));
+}
+
+/// Adds up the CPU time that a future's polls cost their threads, and what they say was
+/// [spent elsewhere](spent_elsewhere): waiting, and whatever else the machine does meanwhile, is left out.
 pub(crate) async fn timed<F: Future>(future: F, busy_ns: &AtomicU64) -> F::Output {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|context| {
+        ELSEWHERE_NS.set(0);
         let began = thread_cpu_ns();
         let polled = future.as_mut().poll(context);
-        let busy = thread_cpu_ns().saturating_sub(began);
+        let busy = thread_cpu_ns().saturating_sub(began).saturating_add(ELSEWHERE_NS.take());
         busy_ns.fetch_add(busy, Relaxed);
         LAST_TURN_NS.set(busy);
         polled

@@ -58,18 +58,27 @@ pub(super) fn measure(
     let mut pages = SerializedPageReader::new(data, chunk, rows, places)?;
     let mut all = Measured::default();
     while let Some(page) = pages.get_next_page()? {
-        let measured = match page.encoding() {
-            Encoding::DELTA_LENGTH_BYTE_ARRAY => lengths(values(&page, chunk)),
-            Encoding::DELTA_BYTE_ARRAY => prefixed(values(&page, chunk)),
-            _ if also_plain && page.page_type() == PageType::DICTIONARY_PAGE => plain(page.buffer()),
-            Encoding::PLAIN if also_plain => plain(values(&page, chunk)),
-            _ => continue,
-        };
-        let measured = measured.map_err(|fault| ParquetError::General(fault.words()))?;
+        let measured = measure_page(&page, chunk, also_plain)?;
         all.longest = all.longest.max(measured.longest);
         all.expanded = all.expanded.saturating_add(measured.expanded);
     }
     Ok(all)
+}
+
+/// Measures the texts in one page, if it is in these encodings.
+pub(super) fn measure_page(
+    page: &Page,
+    chunk: &ColumnChunkMetaData,
+    also_plain: bool,
+) -> Result<Measured, ParquetError> {
+    let measured = match page.encoding() {
+        Encoding::DELTA_LENGTH_BYTE_ARRAY => lengths(values(page, chunk)),
+        Encoding::DELTA_BYTE_ARRAY => prefixed(values(page, chunk)),
+        _ if also_plain && page.page_type() == PageType::DICTIONARY_PAGE => plain(page.buffer()),
+        Encoding::PLAIN if also_plain => plain(values(page, chunk)),
+        _ => return Ok(Measured::default()),
+    };
+    measured.map_err(|fault| ParquetError::General(fault.words()))
 }
 
 /// What the bytes of a page are in memory when its texts are decoded.

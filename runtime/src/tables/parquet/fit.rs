@@ -57,7 +57,7 @@ impl ParquetReader {
             let place =
                 |at: u64| format!("column {} of row group {index} of {}, byte {at}", quote(&name), self.uri);
             let part = |range: Range<u64>| Some((range.start, data.get(range)?));
-            let ranges = self.parts(index, leaf, chunk)?;
+            let ranges = self.wanted(index, leaf, chunk)?;
             let start = ranges.first().map_or(0, |range| range.start);
             let parts: Option<Vec<_>> = ranges.into_iter().map(part).collect();
             let parts =
@@ -112,7 +112,7 @@ impl ParquetReader {
     }
 
     /// Rows of a batch of good size.
-    fn fit(&self, index: usize, need: Need, lists: Lists) -> Result<usize, Problem> {
+    pub(super) fn fit(&self, index: usize, need: Need, lists: Lists) -> Result<usize, Problem> {
         let rows = self.rows(index).max(1);
         let (mut least, mut width) = (0_u64, 0_u64);
         for (leaf, chunk) in self.chunks(index) {
@@ -129,20 +129,31 @@ impl ParquetReader {
             );
             return Err(Problem::new(ErrorKind::DecodeLimit, detail));
         }
-        if lists.row_bytes_max > LISTS_BYTES_MAX {
-            let detail = format!(
-                "the lists of a row of {} must take at most {LISTS_BYTES_MAX} bytes when they are decoded, found {} in \
-                 row group {index}; select fewer columns or write shorter lists",
-                self.uri, lists.row_bytes_max
-            );
-            return Err(Problem::new(ErrorKind::DecodeLimit, detail));
-        }
-        let by_pages = limits::PAGE_BYTES_MAX / need.value_bytes_max.max(1);
-        let by_lists = LISTS_BYTES_MAX / lists.row_bytes_max.max(1);
+        check_lists(&self.uri, index, lists.row_bytes_max)?;
         let by_weight = BATCH_BYTES_TARGET / width.max(lists.bytes / rows).max(1);
-        let fit = usize::try_from(by_pages.min(by_lists).min(by_weight)).unwrap_or(BATCH_ROWS_MAX);
+        let held = rows_held(need.value_bytes_max, lists.row_bytes_max);
+        let fit = usize::try_from(by_weight).unwrap_or(BATCH_ROWS_MAX).min(held);
         Ok(fit.clamp(1, BATCH_ROWS_MAX))
     }
+}
+
+/// How many rows are held at once by what the largest ones take: of a page for each value, and in lists.
+pub(super) fn rows_held(value_bytes_max: u64, row_bytes_max: u64) -> usize {
+    let by_pages = limits::PAGE_BYTES_MAX / value_bytes_max.max(1);
+    let by_lists = LISTS_BYTES_MAX / row_bytes_max.max(1);
+    usize::try_from(by_pages.min(by_lists)).unwrap_or(BATCH_ROWS_MAX).clamp(1, BATCH_ROWS_MAX)
+}
+
+/// Refuses a row whose lists take more than may be held.
+pub(super) fn check_lists(uri: &str, index: usize, row_bytes_max: u64) -> Result<(), Problem> {
+    if row_bytes_max <= LISTS_BYTES_MAX {
+        return Ok(());
+    }
+    let detail = format!(
+        "the lists of a row of {uri} must take at most {LISTS_BYTES_MAX} bytes when they are decoded, found \
+         {row_bytes_max} in row group {index}; select fewer columns or write shorter lists"
+    );
+    Err(Problem::new(ErrorKind::DecodeLimit, detail))
 }
 
 /// What lists of several columns take.
@@ -155,7 +166,11 @@ async fn weigh(columns: Vec<(String, Rows)>) -> Result<Lists, Problem> {
 }
 
 /// Refuses decimals that are stored longer than their precision asks for.
-fn check_decimals(most: Option<u64>, found: Measured, place: impl Fn() -> String) -> Result<(), Problem> {
+pub(super) fn check_decimals(
+    most: Option<u64>,
+    found: Measured,
+    place: impl Fn() -> String,
+) -> Result<(), Problem> {
     let Some(most) = most.filter(|most| found.longest > *most) else { return Ok(()) };
     let detail = format!(
         "{} must hold decimals of at most {most} bytes, found one of {}; write them with no more bytes than their precision needs, or name the other columns to read",

@@ -4,24 +4,27 @@
 //! Of a row group only the wanted columns are fetched, in few large ranges; the
 //! next group's are fetched meanwhile when they are small. Page headers are
 //! checked ([`pages`]), then arrow-rs decodes from memory, as many rows at once as may be
-//! held ([`fit`]). Where an index of pages says
+//! held ([`fit`]). A row group that is too large for that is fetched in pieces and checked page by page as it is
+//! decoded ([`stream`]). Where an index of pages says
 //! that a filter passes only some of them, the others are neither fetched nor
 //! decoded ([`selection`]). Strings are decoded as
 //! views, so that a dictionary is never expanded by more than a batch. Bytes are
 //! those of the pinned state or the read fails.
 
+mod column;
 mod delta;
 mod fit;
 mod footer;
+mod groups;
 mod header;
 mod pages;
 mod rows;
 mod selection;
+mod stream;
 mod weight;
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    iter,
     ops::Range,
     sync::Arc,
 };
@@ -51,23 +54,20 @@ use parquet::{
 
 use self::{
     pages::Budget,
-    selection::{Indexed, Selection},
+    selection::{Indexed, Selected, Selection, select},
+    stream::{Next, Room, Streamed},
     weight::Leaf,
 };
 use super::{
     Skipped,
     filter::RowFilter,
-    guard::{guard, quote},
-    ranges::{Ahead, Sparse, fetch},
+    guard::guard,
+    ranges::{Ahead, Sparse},
     select::{Decoded, First, Wanted},
 };
 
 /// Objects up to this size are read whole, with one request.
 const WHOLE_BYTES: u64 = 1 << 20;
-/// Wanted columns of one row group, as stored: they are held in memory.
-const GROUP_BYTES_MAX: u64 = 1 << 30;
-/// Row groups up to this size are fetched while the one before is decoded.
-const AHEAD_BYTES_MAX: u64 = 128 << 20;
 
 /// A slice of a Parquet object being read.
 pub(super) struct ParquetReader {
@@ -81,30 +81,64 @@ pub(super) struct ParquetReader {
     /// All leaves of the schema.
     leaves: Vec<Leaf>,
     mask: ProjectionMask,
-    /// Where the wanted columns are among those decoded.
-    order: Vec<usize>,
-    /// The wanted columns whose texts are still to be checked when they are decoded.
-    unchecked: Vec<usize>,
+    shown: Arc<Shown>,
     schema: SchemaRef,
-    /// Groups that are still to be read.
+    /// Groups that are still to be read. The first one may have begun.
     groups: VecDeque<usize>,
+    /// What is still to be read of it, where it is read in parts.
+    parts: VecDeque<Selected>,
     pruned: Skipped,
     whole: Option<Sparse>,
     ahead: Option<Ahead>,
     current: Option<Group>,
     budget: Budget,
+    room: Room,
+}
+
+/// How decoded batches become those of the wanted columns.
+#[derive(Debug)]
+struct Shown {
+    /// Where the wanted columns are among those decoded.
+    order: Vec<usize>,
+    /// The wanted columns whose texts are still to be checked when they are decoded.
+    unchecked: Vec<usize>,
 }
 
 /// A row group being decoded.
 struct Group {
     index: usize,
-    reader: ParquetRecordBatchReader,
+    decoder: Decoder,
     /// Rows before the group.
     before: u64,
     /// Runs of its rows that are still to be given out.
     runs: VecDeque<Range<u64>>,
     /// Decoded rows that are to be given out first.
     decoded: Option<RecordBatch>,
+}
+
+enum Decoder {
+    /// Of which all bytes are held.
+    Held(ParquetRecordBatchReader),
+    /// Of which pieces are.
+    Streamed(Streamed),
+}
+
+impl Shown {
+    /// Decodes the next batch.
+    fn read(
+        &self,
+        reader: &mut ParquetRecordBatchReader,
+        place: impl Fn() -> String,
+    ) -> Result<Option<RecordBatch>, Problem> {
+        guard(ErrorKind::ParquetCorrupt, &place, || {
+            let batch = reader.next().transpose().map_err(|e| corrupt(&place(), &e.to_string()))?;
+            let batch = batch.map(|b| {
+                let batch = b.project(&self.order)?;
+                check_texts(&batch, &self.unchecked).map(|()| batch)
+            });
+            batch.transpose().map_err(|e| corrupt(&place(), &e.to_string()))
+        })
+    }
 }
 
 impl ParquetReader {
@@ -150,15 +184,16 @@ impl ParquetReader {
             slice: slice.clone(),
             uri,
             mask,
-            order,
+            shown: Arc::new(Shown { order, unchecked }),
             schema,
             groups,
+            parts: VecDeque::new(),
             pruned,
             whole,
             ahead: None,
             current: None,
             budget: Budget::default(),
-            unchecked,
+            room: Room::default(),
             leaves,
             metadata,
             paged,
@@ -176,82 +211,68 @@ impl ParquetReader {
         &self.schema
     }
 
-    /// The next rows, `None` after the last.
+    /// The next rows, `None` after the last. Not cancellation safe.
     pub(super) async fn next(&mut self) -> Result<Option<Decoded>, Problem> {
         loop {
-            if let Some(decoded) = self.decode()? {
+            if let Some(decoded) = self.decode().await? {
                 return Ok(Some(decoded));
             }
             let Some(index) = self.groups.pop_front() else { return Ok(None) };
             // What is in memory already is fetched at once, and checking pages takes its time.
             tokio::task::yield_now().await;
-            let mut data = self.fetch(index).await?;
-            if !self.agrees(index, &data) {
-                // The index is damaged: everything is read after all.
-                self.selection.forget(index);
-                data = match &self.whole {
-                    Some(whole) => whole.clone(),
-                    None => fetch(&self.store, &self.slice, self.ranges(index)?).await?,
-                };
-            }
-            self.current = Some(self.start(index, data).await?);
+            self.current = Some(self.begin(index).await?);
         }
     }
 
     /// The next rows of the current group; ends the group when there are none.
-    fn decode(&mut self) -> Result<Option<Decoded>, Problem> {
-        let Some(group) = &mut self.current else { return Ok(None) };
-        let Some(run) = group.runs.front_mut() else {
-            self.current = None;
-            return Ok(None);
-        };
-        let row = group.before + run.start + 1;
-        let place = || format!("row group {} of {}, at row {row}", group.index, self.uri);
-        let batch = match group.decoded.take() {
-            Some(batch) => batch,
-            None => {
-                let reader = &mut group.reader;
-                let batch = guard(ErrorKind::ParquetCorrupt, place, || {
-                    let batch = reader.next().transpose().map_err(|e| corrupt(&place(), &e.to_string()))?;
-                    let batch = batch.map(|b| {
-                        let batch = b.project(&self.order)?;
-                        check_texts(&batch, &self.unchecked).map(|()| batch)
-                    });
-                    batch.transpose().map_err(|e| corrupt(&place(), &e.to_string()))
-                })?;
-                batch.filter(|batch| batch.num_rows() > 0).ok_or_else(|| {
-                    corrupt(&place(), &format!("the end {} rows before it was due", run.end - run.start))
-                })?
+    async fn decode(&mut self) -> Result<Option<Decoded>, Problem> {
+        loop {
+            let Some(group) = &mut self.current else { return Ok(None) };
+            let Some(run) = group.runs.front().cloned() else {
+                self.end();
+                return Ok(None);
+            };
+            let (index, row) = (group.index, group.before + run.start + 1);
+            let place = || format!("row group {index} of {}, at row {row}", self.uri);
+            let batch = match group.decoded.take() {
+                Some(batch) => Some(batch),
+                None => match &mut group.decoder {
+                    Decoder::Held(reader) => self.shown.read(reader, place)?,
+                    Decoder::Streamed(streamed) => match streamed.next(&self.shown, place()).await? {
+                        Next::Batch(batch) => batch,
+                        Next::Fewer(rows) => {
+                            // What it holds is given up first.
+                            self.current = None;
+                            self.current = Some(self.stream(index, run.start, rows)?);
+                            continue;
+                        }
+                    },
+                },
+            };
+            let batch = batch.filter(|batch| batch.num_rows() > 0).ok_or_else(|| {
+                corrupt(&place(), &format!("the end {} rows before it was due", run.end - run.start))
+            })?;
+            // A batch may reach over rows that are left out: its rows are numbered by runs.
+            let rows = usize::try_from(run.end - run.start).unwrap_or(usize::MAX).min(batch.num_rows());
+            group.runs[0].start += rows as u64;
+            if group.runs[0].is_empty() {
+                group.runs.pop_front();
             }
-        };
-        // A batch may reach over rows that are left out: its rows are numbered by runs.
-        let rows = usize::try_from(run.end - run.start).unwrap_or(usize::MAX).min(batch.num_rows());
-        run.start += rows as u64;
-        if run.is_empty() {
-            group.runs.pop_front();
+            if rows < batch.num_rows() {
+                group.decoded = Some(batch.slice(rows, batch.num_rows() - rows));
+            }
+            return Ok(Some(Decoded { batch: batch.slice(0, rows), first_row: row, counted_from: None }));
         }
-        if rows < batch.num_rows() {
-            group.decoded = Some(batch.slice(rows, batch.num_rows() - rows));
-        }
-        Ok(Some(Decoded { batch: batch.slice(0, rows), first_row: row, counted_from: None }))
     }
 
-    /// The wanted columns of a group; starts fetching the group after it.
-    async fn fetch(&mut self, index: usize) -> Result<Sparse, Problem> {
-        if let Some(whole) = &self.whole {
-            return Ok(whole.clone());
+    /// Ends the current group.
+    fn end(&mut self) {
+        if let Some(Group { index, decoder: Decoder::Streamed(streamed), .. }) = &self.current {
+            self.budget = streamed.budget();
+            let held_bytes_max = streamed.held_bytes_max();
+            tracing::debug!(uri = self.uri, index, held_bytes_max, "a row group was read in pieces");
         }
-        let data = match self.ahead.take() {
-            Some(ahead) => ahead.finish().await?,
-            None => fetch(&self.store, &self.slice, self.ranges(index)?).await?,
-        };
-        if let Some(next) = self.groups.front() {
-            let ranges = self.ranges(*next)?;
-            if total(&ranges) <= AHEAD_BYTES_MAX {
-                self.ahead = Some(Ahead::start(&self.store, &self.slice, ranges));
-            }
-        }
-        Ok(data)
+        self.current = None;
     }
 
     fn group(&self, index: usize) -> &RowGroupMetaData {
@@ -264,68 +285,13 @@ impl ParquetReader {
         columns.filter(|(leaf, _)| self.mask.leaf_included(*leaf))
     }
 
-    /// Whether the pages that were fetched of a group are those of its index.
-    fn agrees(&self, index: usize, data: &Sparse) -> bool {
-        let Some(selected) = self.selection.of(index) else { return true };
-        let sound = |(leaf, chunk): (usize, &ColumnChunkMetaData)| {
-            let repeated = chunk.column_descr().max_rep_level() > 0;
-            self.range(index, chunk).is_ok_and(|range| selected.agrees(leaf, &range, data, repeated))
-        };
-        self.chunks(index).all(sound)
-    }
-
-    /// Where the wanted pages of a column chunk lie.
-    fn parts(
-        &self,
-        index: usize,
-        leaf: usize,
-        chunk: &ColumnChunkMetaData,
-    ) -> Result<Vec<Range<u64>>, Problem> {
-        let range = self.range(index, chunk)?;
-        let selected = self.selection.of(index).and_then(|selected| selected.ranges(leaf, &range));
-        Ok(selected.unwrap_or_else(|| vec![range]))
-    }
-
-    /// Where the wanted columns of a group lie.
-    fn ranges(&self, index: usize) -> Result<Vec<Range<u64>>, Problem> {
-        let mut ranges = Vec::new();
-        for (leaf, chunk) in self.chunks(index) {
-            ranges.extend(self.parts(index, leaf, chunk)?);
-        }
-        let bytes = total(&ranges);
-        if bytes <= GROUP_BYTES_MAX {
-            return Ok(ranges);
-        }
-        let detail = format!(
-            "the wanted columns of row group {index} of {} must be at most {GROUP_BYTES_MAX} bytes, found {bytes}; \
-             select fewer columns or write smaller row groups",
-            self.uri
-        );
-        Err(Problem::new(ErrorKind::DecodeLimit, detail))
-    }
-
-    fn range(&self, index: usize, chunk: &ColumnChunkMetaData) -> Result<Range<u64>, Problem> {
-        let place = || {
-            format!("column {} of row group {index} of {}", quote(&chunk.column_path().string()), self.uri)
-        };
-        let (start, length) = guard(ErrorKind::ParquetCorrupt, place, || Ok(chunk.byte_range()))?;
-        let size = self.slice.object.pin.size;
-        match start.checked_add(length) {
-            Some(end) if end <= size => Ok(start..end),
-            _ => Err(corrupt(
-                &place(),
-                &format!("{length} bytes at {start} of an object of {size}; it may be truncated"),
-            )),
-        }
-    }
-
-    /// Checks a group's pages and makes its decoder.
-    async fn start(&mut self, index: usize, data: Sparse) -> Result<Group, Problem> {
+    /// Checks a group's pages and makes the decoder of these runs of its rows.
+    async fn start(&mut self, index: usize, data: Sparse, runs: Vec<Range<u64>>) -> Result<Group, Problem> {
         let batch_rows = self.batch_rows(index, &data).await?;
-        let before = (0..index).map(|g| self.rows(g)).fold(0, u64::saturating_add);
         let place = || format!("row group {index} of {}", self.uri);
-        let selected = self.selection.of(index);
-        let metadata = selected.and(self.paged.as_ref()).unwrap_or(&self.metadata);
+        let paged = self.paged.as_ref().filter(|_| self.selection.of(index).is_some());
+        let metadata = paged.unwrap_or(&self.metadata);
+        let all = runs.len() == 1 && runs[0] == (0..self.rows(index));
         let reader = guard(ErrorKind::ParquetCorrupt, place, || {
             let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(data, metadata.clone())
                 .with_row_groups(vec![index])
@@ -333,25 +299,22 @@ impl ParquetReader {
                 // Of pages that were not fetched no row may be asked for.
                 .with_row_selection_policy(RowSelectionPolicy::Selectors)
                 .with_batch_size(batch_rows);
-            let builder = match selected {
-                Some(selected) => builder.with_row_selection(selected.selection()),
-                None => builder,
-            };
+            let builder = if all { builder } else { builder.with_row_selection(select(&runs)) };
             builder.build().map_err(|e| corrupt(&place(), &e.to_string()))
         })?;
-        let all = iter::once(0..self.rows(index));
-        let runs = selected.map_or_else(|| all.collect(), |selected| selected.runs.clone());
         let runs = runs.into_iter().filter(|run| !run.is_empty()).collect();
-        Ok(Group { index, reader, before, runs, decoded: None })
+        let decoder = Decoder::Held(reader);
+        Ok(Group { index, decoder, before: self.before(index), runs, decoded: None })
+    }
+
+    /// Rows of the groups before.
+    fn before(&self, index: usize) -> u64 {
+        (0..index).map(|g| self.rows(g)).fold(0, u64::saturating_add)
     }
 
     fn rows(&self, index: usize) -> u64 {
         u64::try_from(self.group(index).num_rows()).unwrap_or(0)
     }
-}
-
-fn total(ranges: &[Range<u64>]) -> u64 {
-    ranges.iter().map(|r| r.end - r.start).fold(0, u64::saturating_add)
 }
 
 /// Which of the wanted columns hold texts that the decoder does not check.

@@ -58,22 +58,26 @@ impl Need {
         self.value_bytes_max += other.value_bytes_max;
         self.lists_bytes = self.lists_bytes.saturating_add(other.lists_bytes);
         self.delta |= other.delta;
-        if self.open_bytes <= OPEN_BYTES_MAX {
-            return Ok(());
-        }
-        let detail = format!(
-            "{} must have columns of which one page each take at most {OPEN_BYTES_MAX} bytes together, found {}; \
-             select fewer columns or write smaller pages",
-            place(),
-            self.open_bytes
-        );
-        Err(Problem::new(ErrorKind::DecodeLimit, detail))
+        check_open(self.open_bytes, place)
     }
 }
 
+/// Refuses pages of all columns that together take too much.
+pub(super) fn check_open(bytes: u64, place: impl Fn() -> String) -> Result<(), Problem> {
+    if bytes <= OPEN_BYTES_MAX {
+        return Ok(());
+    }
+    let detail = format!(
+        "{} must have columns of which one page each take at most {OPEN_BYTES_MAX} bytes together, found {bytes}; \
+         select fewer columns or write smaller pages",
+        place()
+    );
+    Err(Problem::new(ErrorKind::DecodeLimit, detail))
+}
+
 /// The sum and the extremes of a chunk's pages so far.
-#[derive(Default)]
-struct Walk {
+#[derive(Debug, Default)]
+pub(super) struct Walk {
     items: u64,
     bytes: u64,
     dictionary: u64,
@@ -89,12 +93,10 @@ impl Budget {
         for (offset, bytes) in chunk.parts {
             self.check_part(chunk, *offset, bytes, &mut walk)?;
         }
-        let Walk { value_bytes_max, delta, .. } = walk;
         let behind_views = if chunk.views { walk.bytes } else { 0 };
         let lists =
             chunk.item_bytes_max.map(|each| walk.items.saturating_mul(each).saturating_add(behind_views));
-        let open_bytes = walk.dictionary + walk.page;
-        Ok(Need { open_bytes, value_bytes_max, lists_bytes: lists.unwrap_or(0), delta })
+        Ok(Need { lists_bytes: lists.unwrap_or(0), ..walk.need() })
     }
 
     fn check_part(
@@ -106,32 +108,43 @@ impl Budget {
     ) -> Result<(), Problem> {
         let mut at = 0;
         while at < bytes.len() {
-            let place = || (chunk.place)(offset + at as u64);
-            let corrupt = |found: &str| {
-                let detail = format!("{} must hold a page, found {found}; the file is damaged", place());
-                Problem::new(ErrorKind::ParquetCorrupt, detail)
-            };
-            let (header, length) =
-                PageHeader::read(&bytes[at..]).ok_or_else(|| corrupt("no valid page header"))?;
-            let (Ok(stored), Ok(decoded), Ok(values)) =
-                (usize::try_from(header.stored), u64::try_from(header.decoded), u64::try_from(header.values))
-            else {
-                return Err(corrupt("a page of negative size"));
-            };
-            let rest = bytes.len() - at - length;
-            if stored > rest {
-                return Err(corrupt(&format!("{stored} bytes of which only {rest} are in its column chunk")));
-            }
-            if header.dictionary && values > decoded {
-                return Err(corrupt(&format!("a dictionary of {values} values in {decoded} bytes")));
-            }
-            check_size(decoded).map_err(|p| p.within(place()))?;
-            walk.take(header.dictionary, decoded, values);
-            walk.delta |= header.delta;
-            self.spend(stored as u64 + length as u64, decoded).map_err(|p| p.within(place()))?;
-            at += length + stored;
+            let start = offset + at as u64;
+            let place = || (chunk.place)(start);
+            let (header, length) = PageHeader::read(&bytes[at..]).ok_or_else(|| no_header(&place()))?;
+            at += length;
+            // No more than there are.
+            at += self.check_page(place, header, length as u64, (bytes.len() - at) as u64, walk)? as usize;
         }
         Ok(())
+    }
+
+    /// Checks a page by its header of `length` bytes, behind which its chunk has `rest` more, and takes
+    /// it into account. Gives how many of them it takes.
+    pub(super) fn check_page(
+        &mut self,
+        place: impl Fn() -> String,
+        header: PageHeader,
+        length: u64,
+        rest: u64,
+        walk: &mut Walk,
+    ) -> Result<u64, Problem> {
+        let (Ok(stored), Ok(decoded), Ok(values)) =
+            (u64::try_from(header.stored), u64::try_from(header.decoded), u64::try_from(header.values))
+        else {
+            return Err(damaged(&place(), "a page of negative size"));
+        };
+        if stored > rest {
+            let found = format!("{stored} bytes of which only {rest} are in its column chunk");
+            return Err(damaged(&place(), &found));
+        }
+        if header.dictionary && values > decoded {
+            return Err(damaged(&place(), &format!("a dictionary of {values} values in {decoded} bytes")));
+        }
+        check_size(decoded).map_err(|p| p.within(place()))?;
+        walk.take(header.dictionary, decoded, values);
+        walk.delta |= header.delta;
+        self.spend(stored + length, decoded).map_err(|p| p.within(place()))?;
+        Ok(stored)
     }
 
     fn spend(&mut self, stored: u64, decoded: u64) -> Result<(), Problem> {
@@ -160,6 +173,16 @@ impl Budget {
 }
 
 impl Walk {
+    /// What the pages need, besides what lists of them do.
+    pub(super) fn need(&self) -> Need {
+        Need {
+            open_bytes: self.dictionary + self.page,
+            value_bytes_max: self.value_bytes_max,
+            lists_bytes: 0,
+            delta: self.delta,
+        }
+    }
+
     fn take(&mut self, dictionary: bool, decoded: u64, values: u64) {
         self.bytes += decoded;
         if dictionary {
@@ -170,6 +193,16 @@ impl Walk {
             self.value_bytes_max = self.value_bytes_max.max(decoded / values.max(1));
         }
     }
+}
+
+/// The problem of bytes that no page begins with.
+pub(super) fn no_header(place: &str) -> Problem {
+    damaged(place, "no valid page header")
+}
+
+fn damaged(place: &str, found: &str) -> Problem {
+    let detail = format!("{place} must hold a page, found {found}; the file is damaged");
+    Problem::new(ErrorKind::ParquetCorrupt, detail)
 }
 
 fn check_size(page: u64) -> Result<(), Problem> {

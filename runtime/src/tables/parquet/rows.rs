@@ -92,18 +92,7 @@ impl Rows {
         while bytes < STEP_BYTES {
             let Some(page) = self.pages.get_next_page()? else { return Ok(false) };
             bytes += page.buffer().len() + PAGE_BYTES;
-            if page.is_dictionary_page() {
-                continue;
-            }
-            let values = u64::from(page.num_values());
-            let written = if self.views { delta::written_bytes(&page, &self.chunk)? } else { 0 };
-            let items = Items {
-                levels: levels(&page, &self.chunk).unwrap_or_default(),
-                count: values,
-                bytes: &self.item_bytes,
-                behind: written.div_ceil(values.max(1)),
-            };
-            self.weighed.add(items);
+            self.weighed.add_page(&page, &self.chunk, &self.item_bytes, self.views)?;
         }
         Ok(true)
     }
@@ -147,13 +136,36 @@ struct Items<'a> {
 
 /// Rows that were weighed, and the one that has begun.
 #[derive(Debug, Default)]
-struct Weighed {
+pub(super) struct Weighed {
     bytes: u64,
     row_bytes: u64,
     row_bytes_max: u64,
 }
 
 impl Weighed {
+    /// Adds the items of the next page, of which each takes so much by its definition level; of `views`
+    /// the page is kept as well.
+    pub(super) fn add_page(
+        &mut self,
+        page: &Page,
+        chunk: &ColumnChunkMetaData,
+        item_bytes: &[u64],
+        views: bool,
+    ) -> Result<(), ParquetError> {
+        if page.is_dictionary_page() {
+            return Ok(());
+        }
+        let count = u64::from(page.num_values());
+        let written = if views { delta::written_bytes(page, chunk)? } else { 0 };
+        self.add(Items {
+            levels: levels(page, chunk).unwrap_or_default(),
+            count,
+            bytes: item_bytes,
+            behind: written.div_ceil(count.max(1)),
+        });
+        Ok(())
+    }
+
     fn add(&mut self, items: Items<'_>) {
         let most = items.bytes.iter().copied().max().unwrap_or(0);
         let weight = |level: u8| items.bytes.get(usize::from(level)).copied().unwrap_or(most);
@@ -187,7 +199,7 @@ impl Weighed {
         }
     }
 
-    fn lists(&self) -> Lists {
+    pub(super) fn lists(&self) -> Lists {
         Lists { bytes: self.bytes, row_bytes_max: self.row_bytes_max.max(self.row_bytes) }
     }
 }

@@ -52,7 +52,9 @@ pub(super) struct Selected {
     /// Runs of rows, in order, apart from each other.
     pub(super) runs: Vec<Range<u64>>,
     /// The pages of the wanted columns by leaf, as far as they are known.
-    pages: BTreeMap<usize, Vec<Page>>,
+    pages: Arc<BTreeMap<usize, Vec<Page>>>,
+    /// The first row that it says something of: those before belong to another part.
+    from: u64,
 }
 
 impl Selected {
@@ -87,6 +89,37 @@ impl Selected {
         self.pages(leaf).map(|pages| pages.map(location).collect())
     }
 
+    /// The same rows in parts that take at most so many bytes each; none where parts would
+    /// have much in common, or one row takes more.
+    pub(super) fn parts(&self, bytes: &impl Fn(&Self) -> u64, bytes_max: u64) -> Option<Vec<Self>> {
+        let all = bytes(self);
+        if all <= bytes_max {
+            return Some(vec![self.clone()]);
+        }
+        let (first, second) = self.halves()?;
+        // A page in which rows are parted is read twice, and so is a dictionary.
+        if bytes(&first).saturating_add(bytes(&second)) > all.saturating_add(all / 4) {
+            return None;
+        }
+        let mut parts = first.parts(bytes, bytes_max)?;
+        parts.extend(second.parts(bytes, bytes_max)?);
+        Some(parts)
+    }
+
+    /// The first half of the rows and the second.
+    fn halves(&self) -> Option<(Self, Self)> {
+        let (mut first, mut second, mut left) = (Vec::new(), Vec::new(), self.rows() / 2);
+        for run in &self.runs {
+            let cut = run.start + left.min(run.end - run.start);
+            left -= cut - run.start;
+            first.extend((cut > run.start).then_some(run.start..cut));
+            second.extend((cut < run.end).then_some(cut..run.end));
+        }
+        let from = first.last()?.end;
+        let of = |runs, from| Self { runs, pages: Arc::clone(&self.pages), from };
+        Some((of(first, self.from), of(second, from)))
+    }
+
     fn holds(&self, page: &Page) -> bool {
         let next = self.runs.partition_point(|run| run.end <= page.rows.start);
         self.runs.get(next).is_some_and(|run| run.start < page.rows.end)
@@ -113,20 +146,6 @@ impl Selected {
             && self.pages(leaf).is_none_or(|mut pages| pages.all(sound))
     }
 
-    /// What is selected of the row group's rows.
-    pub(super) fn selection(&self) -> RowSelection {
-        let (mut at, mut selectors) = (0, Vec::with_capacity(2 * self.runs.len()));
-        let count = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
-        for run in &self.runs {
-            if run.start > at {
-                selectors.push(RowSelector::skip(count(run.start - at)));
-            }
-            selectors.push(RowSelector::select(count(run.end - run.start)));
-            at = run.end;
-        }
-        RowSelection::from(selectors)
-    }
-
     /// What is left out of a row group of so many rows.
     fn skipped(&self, rows: u64) -> Skipped {
         let all = self.pages.values().flatten();
@@ -136,6 +155,20 @@ impl Selected {
         let (pages, bytes) = left_out.fold((0, 0), bytes);
         Skipped { rows_unread: rows - self.rows(), pages, bytes, ..Skipped::default() }
     }
+}
+
+/// Runs of rows in the words of the decoder.
+pub(super) fn select<'a>(runs: impl IntoIterator<Item = &'a Range<u64>>) -> RowSelection {
+    let (mut at, mut selectors) = (0, Vec::new());
+    let count = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
+    for run in runs {
+        if run.start > at {
+            selectors.push(RowSelector::skip(count(run.start - at)));
+        }
+        selectors.push(RowSelector::select(count(run.end - run.start)));
+        at = run.end;
+    }
+    RowSelection::from(selectors)
 }
 
 fn location(page: &Page) -> PageLocation {
@@ -167,9 +200,14 @@ impl Selection {
         self.groups.get(&group)
     }
 
-    /// Reads a row group whole.
-    pub(super) fn forget(&mut self, group: usize) {
-        self.groups.remove(&group);
+    /// Reads a part of what is selected of a row group.
+    pub(super) fn put(&mut self, group: usize, part: Selected) {
+        self.groups.insert(group, part);
+    }
+
+    /// Reads a row group whole, or what is left of it: gives from which row on.
+    pub(super) fn forget(&mut self, group: usize) -> u64 {
+        self.groups.remove(&group).map_or(0, |selected| selected.from)
     }
 
     /// All pages of what is selected, for the decoder.
@@ -306,7 +344,7 @@ impl Indexed<'_> {
         let paged: Vec<_> = columns.iter().map(|column| of_column(column.as_ref()?)).collect();
         let runs = passing(filter.bound(), rows, &paged);
         let all = runs.len() == 1 && runs[0] == (0..rows);
-        (!all && rows > 0).then_some(Selected { runs, pages })
+        (!all && rows > 0).then(|| Selected { runs, pages: Arc::new(pages), from: 0 })
     }
 }
 
