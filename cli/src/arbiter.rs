@@ -16,10 +16,13 @@ use std::{
 
 use fanfold_backbone::{Backbone, CasOutcome, Change};
 use fanfold_protocol::{keys, limits};
-use fanfold_storage::{Arbiter, Store, Support};
+use fanfold_storage::{Arbiter, Store};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    patience::Patience,
+};
 
 /// How often a contest is looked at that others change meanwhile.
 const TRIES_MAX: u32 = 16;
@@ -41,13 +44,18 @@ impl fmt::Debug for ByBackbone {
 ///
 /// # Errors
 /// When that cannot be found out, since the store or the backbone does not answer.
-pub async fn arbitrated(store: &Store, backbone: &Backbone, bucket: &str) -> Result<Store> {
+pub async fn arbitrated(
+    store: &Store,
+    backbone: &Backbone,
+    bucket: &str,
+    patience: &Patience,
+) -> Result<Store> {
     let failed = |error: fanfold_backbone::Error| Error::service(error.to_string());
     let told = backbone.get(keys::ARBITRATED).await.map_err(failed)?.is_some();
     let needed = told
-        || match store.probe_conditional_writes(bucket).await {
-            Support::Supported => false,
-            Support::Unsupported(how) => {
+        || match patience.insist(bucket, || store.probe_conditional_writes(bucket)).await {
+            Ok(None) => false,
+            Ok(Some(how)) => {
                 tracing::warn!(
                     how,
                     "the store cannot decide on conditional writes: the backbone does from now on"
@@ -55,7 +63,7 @@ pub async fn arbitrated(store: &Store, backbone: &Backbone, bucket: &str) -> Res
                 backbone.create(keys::ARBITRATED, how.into_bytes()).await.map_err(failed)?;
                 true
             }
-            Support::Unknown(why) => {
+            Err(why) => {
                 return Err(Error::service(format!(
                     "expected to find out whether the store decides on conditional writes, found: {why}"
                 )));

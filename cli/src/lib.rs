@@ -24,6 +24,7 @@ mod input;
 mod interrupt;
 mod json_text;
 mod output;
+mod patience;
 mod profile;
 mod report;
 mod similar;

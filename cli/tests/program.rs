@@ -487,6 +487,39 @@ fn a_service_that_starts_can_be_stopped() {
     assert!(!here.path().join(".fanfold/dev.json").exists());
 }
 
+/// A store that fails on its side so often, and then refuses whoever asks.
+fn store_that_refuses_after(failures: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let failures = std::iter::repeat_n("503 Service Unavailable", failures);
+        let answers = failures.chain(std::iter::repeat("403 Forbidden"));
+        for (answer, stream) in answers.zip(listener.incoming()) {
+            let mut stream = stream.unwrap();
+            let mut request = BufReader::new(stream.try_clone().unwrap()).lines();
+            while request.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            let head = format!("HTTP/1.1 {answer}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+            stream.write_all(head.as_bytes()).unwrap();
+        }
+    });
+    endpoint
+}
+
+#[test]
+fn a_store_that_fails_on_its_side_is_waited_for_and_one_that_refuses_is_told() {
+    let here = Here::new();
+    // The first is tried by one call alone, the other fails more often than that.
+    for (failures, waits) in [(0, 0), (7, 1)] {
+        let endpoint = store_that_refuses_after(failures);
+        let ports = ["--listen", "127.0.0.1:0", "--s3-listen", "127.0.0.1:0"];
+        let output = here.run(&[&["dev", "--store-endpoint", &endpoint][..], &ports].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        assert!(said.contains("expected access to s3://fanfold/"), "{said}");
+        assert_eq!(said.matches("the store cannot serve yet").count(), waits, "{said}");
+    }
+}
+
 #[test]
 fn help_and_version_are_data() {
     let here = Here::new();

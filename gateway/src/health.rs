@@ -175,14 +175,15 @@ impl Health {
     async fn try_store(&self, Dependencies { store, bucket, .. }: &Dependencies) {
         loop {
             let probe = store.probe(bucket).await;
-            if !probe.is_complete() {
-                tracing::warn!(?probe, "the store lacks something that the platform builds on");
-            }
             self.last.write().unwrap_or_else(PoisonError::into_inner).store_abilities =
                 Some(abilities(&probe));
-            if !probe.needed().iter().any(|(_, support)| matches!(support, Support::Unknown(_))) {
+            if probe.is_settled() {
+                if !probe.is_complete() {
+                    tracing::warn!(?probe, "the store lacks something that the platform builds on");
+                }
                 return;
             }
+            tracing::warn!(?probe, "it could not be told what the store can do; this is tried again");
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }

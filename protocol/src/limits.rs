@@ -272,6 +272,9 @@ pub const EVENT_STREAMS_MAX: usize = 1_000;
 /// Answers of a tenant in a gateway's memory that their callers have yet to take: eight of the
 /// largest results of jobs, or 85 of the largest answers of functions.
 pub const ANSWERS_BYTES_MAX: u64 = 512 * MIB;
+/// How long a start waits for what is there and cannot serve yet, NATS or a store: a cluster chooses
+/// a leader within it, and whoever starts processes in any order has started them all.
+pub const START_PATIENCE: Duration = Duration::from_secs(20);
 /// From the signal to stop until what still runs is dropped: a call that has just begun
 /// may take its time and be answered.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(SYNC_TIMEOUT_DEFAULT.as_secs() + 5);

@@ -18,6 +18,8 @@ use tokio::{
 
 use crate::support::Client;
 
+mod starts;
+
 const PATIENCE: Duration = Duration::from_secs(400);
 /// Bigger than a task's part of it by a hundred, so that there is time for trouble.
 const ROWS: u64 = 120_000;

@@ -32,6 +32,7 @@ use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::stream::Info;
 use async_nats::{Client, ConnectErrorKind, Event, ServerError, rustls};
 use bytes::Bytes;
+use fanfold_protocol::limits;
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
@@ -105,7 +106,7 @@ struct Core {
 
 impl Nats {
     pub(crate) async fn open_with(config: NatsConfig) -> Result<Self> {
-        Self::open_within(config, patience::START).await
+        Self::open_within(config, limits::START_PATIENCE).await
     }
 
     /// Opens, and waits so long for servers that are there and cannot serve yet.

@@ -21,8 +21,6 @@ use tokio::time::sleep;
 
 use crate::error::Error;
 
-/// How long a start waits for a leader.
-pub(super) const START: Duration = Duration::from_secs(20);
 /// How long it waits for more servers: that there are too few is a mistake as a rule.
 const SERVERS: Duration = Duration::from_secs(5);
 /// Before what could not be served is asked for again.

@@ -23,6 +23,7 @@ use crate::{
     arbiter::arbitrated,
     args::Dev,
     error::{Error, Result},
+    patience::Patience,
 };
 
 /// Whom the gateway of a developer serves.
@@ -86,10 +87,7 @@ impl Parts {
             served.serve(store, stop).await;
             Ok(())
         });
-        let mut client = connect(data, server, store_address, args).await?;
-        if args.store_endpoint.is_some() {
-            client = arbitrated(&client, &backbone, SYSTEM_BUCKET_DEFAULT).await?;
-        }
+        let client = connect(data, server, store_address, args, &backbone).await?;
         let runtime = start_runtime(data, &client, &backbone, args)?;
         runtime.look_back().await.map_err(|problem| Error::service(problem.detail))?;
         let dispatch = Dispatch::local(runtime.invoker(), runtime.preparer());
@@ -141,18 +139,26 @@ async fn open_backbone(data: &Data) -> Result<Backbone> {
     opened.map_err(|error| Error::service(format!("{}: {error}", data.backbone().display())))
 }
 
-/// The store as this process reaches it: without a socket, unless it is to be reached by way of another endpoint.
-async fn connect(data: &Data, server: Server, address: SocketAddr, args: &Dev) -> Result<Store> {
-    let config = match &args.store_endpoint {
-        Some(endpoint) => StoreConfig::at(endpoint, data.credentials.clone()),
-        None => StoreConfig {
-            server: Some(server),
-            ..StoreConfig::at(format!("http://{address}"), data.credentials.clone())
-        },
-    };
+/// The store as this process reaches it: without a socket, unless it is to go by another endpoint.
+async fn connect(
+    data: &Data,
+    server: Server,
+    address: SocketAddr,
+    args: &Dev,
+    backbone: &Backbone,
+) -> Result<Store> {
+    let (bucket, patience) = (SYSTEM_BUCKET_DEFAULT, Patience::of_start());
+    let endpoint = args.store_endpoint.clone();
+    let server = endpoint.is_none().then_some(server);
+    let endpoint = endpoint.unwrap_or_else(|| format!("http://{address}"));
+    let config = StoreConfig { server, ..StoreConfig::at(endpoint, data.credentials.clone()) };
     let store = Store::connect(config)?;
-    store.ensure_bucket(SYSTEM_BUCKET_DEFAULT).await?;
-    Ok(store)
+    patience.insist(bucket, || store.ensure_bucket(bucket)).await?;
+    match args.store_endpoint {
+        Some(_) => arbitrated(&store, backbone, bucket, &patience).await,
+        // Our own decides on conditional writes.
+        None => Ok(store),
+    }
 }
 
 fn start_runtime(data: &Data, store: &Store, backbone: &Backbone, args: &Dev) -> Result<Runtime> {

@@ -11,12 +11,11 @@ use crate::{
     arbiter::arbitrated,
     error::{Error, Result},
     output,
+    patience::Patience,
 };
 
-/// How long each may take to answer.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// The same of NATS, which is given time of its own to choose a leader.
-const NATS_PATIENCE: Duration = Duration::from_secs(45);
+/// How long NATS may take to answer, which is waited for where it has no leader yet.
+const NATS_ANSWER: Duration = Duration::from_secs(45);
 
 /// How they are reached.
 #[derive(Clone)]
@@ -52,20 +51,22 @@ impl Ways {
         Err(mistakes.with([others, &problems[..]].concat()).into_error(path))
     }
 
-    /// Reaches both. `others` are problems that were found before.
+    /// Reaches both, and waits for what cannot serve yet unless the start fails in any case. `others` are
+    /// problems that were found before.
     ///
     /// # Errors
     /// Everything that is wrong, together.
     pub async fn open(self, path: &Path, mut others: Vec<String>) -> Result<(Store, Backbone)> {
-        let (store, backbone) = tokio::join!(reach_store(self.store, &self.bucket), reach_nats(self.nats));
+        let Self { store, nats, bucket } = self;
+        let patience = if others.is_empty() { Patience::of_start() } else { Patience::none() };
+        let nats = async { reach_nats(nats).await.inspect_err(|_| patience.give_up()) };
+        let (store, backbone) = tokio::join!(reach_store(store, &bucket, &patience), nats);
         let opened = match (store, backbone) {
             (Ok(store), Ok(backbone)) if others.is_empty() => {
-                match tokio::time::timeout(PATIENCE, arbitrated(&store, &backbone, &self.bucket)).await {
-                    Ok(Ok(store)) => return Ok((store, backbone)),
-                    Ok(Err(error)) => Err(error.to_string()),
-                    Err(_) => Err("expected the store to be tried in time, found it slow".to_owned()),
+                match arbitrated(&store, &backbone, &bucket, &patience).await {
+                    Ok(store) => return Ok((store, backbone)),
+                    Err(error) => Err(vec![format!("store: {error}")]),
                 }
-                .map_err(|problem| vec![format!("store: {problem}")])
             }
             (store, backbone) => Err([
                 store.err().map(|problem| format!("store: {problem}")),
@@ -141,7 +142,8 @@ async fn missing_buckets(
     let store = impatient(&config)?;
     let mut missing = Vec::new();
     for bucket in buckets {
-        if !about(&bucket, store.bucket_exists(&bucket)).await? {
+        let there = Patience::none().insist(&bucket, || store.bucket_exists(&bucket)).await;
+        if !there.map_err(|error| error.to_string())? {
             missing.push(format!("the bucket {bucket}"));
         }
     }
@@ -154,24 +156,15 @@ async fn missing_streams(config: Option<NatsConfig>) -> std::result::Result<Vec<
     Ok(missing.into_iter().map(|name| format!("the stream {name} of NATS")).collect())
 }
 
-/// The store's answer about a bucket, in time.
-async fn about<T>(
+async fn reach_store(
+    config: Option<StoreConfig>,
     bucket: &str,
-    answer: impl Future<Output = fanfold_storage::Result<T>>,
-) -> std::result::Result<T, String> {
-    match tokio::time::timeout(PATIENCE, answer).await {
-        Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_) => Err(format!(
-            "expected an answer about the bucket {bucket} within {} s, found none",
-            PATIENCE.as_secs()
-        )),
-    }
-}
-
-async fn reach_store(config: Option<StoreConfig>, bucket: &str) -> std::result::Result<Store, String> {
+    patience: &Patience,
+) -> std::result::Result<Store, String> {
     let config = config.ok_or("it is not configured")?;
-    about(bucket, impatient(&config)?.ensure_bucket(bucket)).await?;
-    Store::connect(config).map_err(|error| error.to_string())
+    let store = impatient(&config)?;
+    let reached = patience.insist(bucket, || store.ensure_bucket(bucket)).await;
+    reached.and_then(|()| Store::connect(config)).map_err(|error| error.to_string())
 }
 
 async fn reach_nats(config: Option<NatsConfig>) -> std::result::Result<Backbone, String> {
@@ -182,11 +175,11 @@ async fn reach_nats(config: Option<NatsConfig>) -> std::result::Result<Backbone,
 async fn of_nats<T>(
     answer: impl Future<Output = fanfold_backbone::Result<T>>,
 ) -> std::result::Result<T, String> {
-    match tokio::time::timeout(NATS_PATIENCE, answer).await {
+    match tokio::time::timeout(NATS_ANSWER, answer).await {
         Ok(opened) => opened.map_err(|error| match error {
             fanfold_backbone::Error::Misconfigured { problems } => problems.join("; "),
             other => other.to_string(),
         }),
-        Err(_) => Err(format!("expected NATS to answer within {} s, found none", NATS_PATIENCE.as_secs())),
+        Err(_) => Err(format!("expected NATS to answer within {} s, found none", NATS_ANSWER.as_secs())),
     }
 }

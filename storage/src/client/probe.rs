@@ -46,13 +46,8 @@ impl Support {
         *self == Self::Supported
     }
 
-    /// Of two abilities that are both needed.
-    fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Unsupported(how), _) | (_, Self::Unsupported(how)) => Self::Unsupported(how),
-            (Self::Unknown(why), _) | (_, Self::Unknown(why)) => Self::Unknown(why),
-            (Self::Supported, Self::Supported) => Self::Supported,
-        }
+    fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown(_))
     }
 }
 
@@ -92,6 +87,11 @@ impl Probe {
     pub fn is_complete(&self) -> bool {
         self.needed().iter().all(|(_, support)| support.is_supported())
     }
+
+    /// Whether all could be found out. What could not says nothing of the store: it may have been busy.
+    pub fn is_settled(&self) -> bool {
+        !self.user_metadata.is_unknown() && !self.needed().iter().any(|(_, support)| support.is_unknown())
+    }
 }
 
 impl Store {
@@ -120,9 +120,13 @@ impl Store {
         }
     }
 
-    /// Finds out only whether the store decides on conditional writes of either kind. A start waits for this, so a
-    /// store that leaves an answer open is asked again soon, about other objects.
-    pub async fn probe_conditional_writes(&self, bucket: &str) -> Support {
+    /// Finds out only whether the store decides on conditional writes of either kind: none, it does, or what showed
+    /// that it does not. A start waits for this, so a store that leaves an answer open is asked again soon, about other
+    /// objects.
+    ///
+    /// # Errors
+    /// It could not be found out.
+    pub async fn probe_conditional_writes(&self, bucket: &str) -> Result<Option<String>> {
         let probe = || {
             let (store, bucket) = (self.clone(), bucket.to_owned());
             tokio::spawn(async move { store.probe_conditions(&bucket).await })
@@ -139,7 +143,10 @@ impl Store {
                 }
             }
         };
-        ended.unwrap_or_else(|error| Support::Unknown(error.to_string()))
+        ended.unwrap_or_else(|error| {
+            let (target, code) = (format!("s3://{bucket}/"), "a probe that broke".to_owned());
+            Err(Error::Other { target, code, detail: error.to_string() })
+        })
     }
 
     /// Removes what probes left that were killed: objects, and uploads that nobody ends, which are, `now`, as old
@@ -166,14 +173,17 @@ impl Store {
         swept
     }
 
-    async fn probe_conditions(&self, bucket: &str) -> Support {
+    async fn probe_conditions(&self, bucket: &str) -> Result<Option<String>> {
         let run = Uuid::new_v4().simple();
         let place = |name: &str| place(bucket, run, name);
         let absent = async { self.probe_absent(&place("absent")?).await };
         let matching = async { self.probe_match(&place("match")?).await };
         let (absent, matching) = tokio::join!(absent, matching);
         self.clear(["absent", "match"].map(place).into_iter().flatten()).await;
-        support(absent).and(support(matching))
+        match (absent, matching) {
+            (Ok(Some(how)), _) | (_, Ok(Some(how))) => Ok(Some(how)),
+            (absent, matching) => absent.and(matching),
+        }
     }
 
     async fn clear(&self, places: impl Iterator<Item = ObjectUri>) {
@@ -301,5 +311,33 @@ fn support(result: Result<Option<String>>) -> Support {
         Ok(None) => Support::Supported,
         Ok(Some(how)) => Support::Unsupported(how),
         Err(error) => Support::Unknown(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_told_is_no_lack() {
+        let check = |ranges: Support, metadata: Support, complete: bool, settled: bool| {
+            let supported = || Support::Supported;
+            let probe = Probe {
+                put_if_absent: supported(),
+                put_if_match: supported(),
+                pinned_reads: supported(),
+                ranged_reads: ranges,
+                multipart: supported(),
+                user_metadata: metadata,
+            };
+            assert_eq!((probe.is_complete(), probe.is_settled()), (complete, settled), "{probe:?}");
+        };
+        let lacks = || Support::Unsupported("a range returned other bytes".to_owned());
+        let busy = || Support::Unknown("HTTP status 503".to_owned());
+        check(Support::Supported, Support::Supported, true, true);
+        check(lacks(), Support::Supported, false, true);
+        check(busy(), Support::Supported, false, false);
+        check(Support::Supported, lacks(), true, true);
+        check(Support::Supported, busy(), true, false);
     }
 }

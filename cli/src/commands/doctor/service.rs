@@ -141,12 +141,13 @@ async fn object_store(store: &Store, told: Option<&Value>) -> Finding {
     if lacking.is_empty() {
         return Finding::good("store", format!("{at}: {}", needed.map(|(name, _)| name).join(", ")));
     }
-    Finding::bad(
-        "store",
-        format!("{at}\n{}", lacking.join("\n")),
+    let mend = if needed.iter().any(|(_, support)| matches!(support, Support::Unsupported(_))) {
         "use a store that has these, or a newer version of it; where it cannot put if absent or over one ETag alone, the \
-         backbone decides instead, which takes more requests",
-    )
+         backbone decides instead, which takes more requests"
+    } else {
+        "check that it serves, and that these keys may write there; then try again"
+    };
+    Finding::bad("store", format!("{at}\n{}", lacking.join("\n")), mend)
 }
 
 fn is_denied(error: &fanfold_storage::Error) -> bool {
@@ -237,6 +238,8 @@ mod tests {
         check(&store, Some(&words("supported")), State::Good, "put-if-absent, put-if-match").await;
         check(&store, Some(&words("unsupported")), State::Bad, "no put-if-match").await;
         check(&store, Some(&words("unknown")), State::Bad, "put-if-match could not be tried").await;
+        let busy = object_store(&store, Some(&words("unknown"))).await;
+        assert!(busy.mend.contains("try again"), "{busy:?}");
         check(&stranger, Some(&words("supported")), State::Warning, "refuses the keys").await;
         check(&stranger, None, State::Bad, "").await;
         store.ensure_bucket(SYSTEM_BUCKET_DEFAULT).await.unwrap();

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a start waits for, and what it tells at once.
+
+use fanfold_protocol::limits::START_PATIENCE;
+
+use super::*;
+
+/// Whoever starts all at once starts some of it before its store.
+#[tokio::test]
+async fn a_store_that_cannot_serve_yet_is_waited_for() {
+    const WAITS: &str = "the store cannot serve yet";
+    let troubles = (Troubles { busy: 100, ..Troubles::default() }, 0);
+    let mut deployment =
+        Deployment::start(Plan { troubles, ..plan((Release::Debian, 1), 1, 1) }).await.unwrap();
+    deployment.deploy("gateway-1", "hello").await.unwrap();
+    let both = ["worker-1", "gateway-1"];
+    for name in both {
+        assert_eq!(deployment.stop(name).await.unwrap(), Some(0));
+    }
+    deployment.proxy.troubled();
+    for name in both {
+        deployment.launch(name).unwrap();
+    }
+    for name in both {
+        says(&deployment, name, WAITS).await;
+    }
+    // Each has asked several times.
+    let begun = Instant::now();
+    while deployment.proxy.counts().1 < 16 {
+        assert!(begun.elapsed() < START_PATIENCE, "{:?}", deployment.proxy.counts());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    deployment.proxy.calm();
+    for name in both {
+        deployment.ready(name).await.unwrap();
+        assert_eq!(deployment.log(name).matches(WAITS).count(), 1, "{}", deployment.log(name));
+    }
+    greets(&deployment, "gateway-1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_time_mends_is_told_at_once() {
+    let deployment = Deployment::start(plan((Release::Debian, 1), 1, 1)).await.unwrap();
+    deployment.write("refused", "nobody\nsecret\n").unwrap();
+    for (part, file) in [("gateway", "gateway-1.toml"), ("worker", "worker-1.toml")] {
+        let sound = std::fs::read_to_string(deployment.path(file)).unwrap();
+        let urls = sound.lines().find(|line| line.starts_with("urls = ")).unwrap();
+        let refused = sound.replace("\"store\"", "\"refused\"");
+        // Nobody listens there: for a store alone it would be waited.
+        let away = sound.replace(&deployment.proxy.endpoint(), "http://127.0.0.1:1");
+        let away = away.replace(urls, "urls = [\"nats://127.0.0.1:1\"]");
+        for (wrong, named) in [(refused, &["store: expected access"][..]), (away, &["store:", "nats:"][..])] {
+            deployment.write("wrong.toml", &wrong).unwrap();
+            let begun = Instant::now();
+            let output = deployment.fanfold(&[part, "--config", "wrong.toml"]).unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(3), "{said}");
+            assert!(begun.elapsed() < START_PATIENCE, "{:?}: {said}", begun.elapsed());
+            for named in named.iter().chain(&["no port was bound"]) {
+                assert!(said.contains(named), "expected {named} in {said}");
+            }
+        }
+    }
+}
