@@ -82,13 +82,11 @@ async fn what_is_kept_for_a_retry_goes_in_the_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_forgotten_keeps_nothing_else() {
-    let mut world = World::new().await;
+    let world = World::new().await;
     let [stuck, other] = [1, 2].map(Uuid::from_u128);
     let means = move |asked: &str| asked.starts_with("GET /") && asked.contains(&stuck.to_string());
     let way = Way::to(world.store(), Trouble::Refuse(StatusCode::FORBIDDEN), means).await;
-    let direct = std::mem::replace(&mut world.base.store, way.store());
-    let _engine = world.engine_that_serves(SOON).await;
-    world.base.store = direct;
+    let _engine = world.engine_by(&way, |config| config.cache_window = SOON).await;
     way.shut();
     for id in [stuck, other] {
         world.put(&format!("s3://{BUCKET}/{}part-0", keys::all_kept(&id)), "rows").await;

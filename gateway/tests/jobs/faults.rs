@@ -18,7 +18,7 @@ use fanfold_protocol::{
     invocation::Usage,
     job::JobState,
     keys,
-    plan::{Lease, StateRef},
+    plan::{Lease, StateRef, Task},
     uri::ObjectUri,
 };
 use fanfold_storage::PutOptions;
@@ -132,30 +132,44 @@ async fn uploads_that_killed_workers_began_are_swept() {
     assert_eq!(left("fanfold").await, [""; 0]);
 }
 
+/// A job of five tasks of which one will fail, and whose engine finds that the store refuses some of what it asks.
+struct Doomed {
+    world: World,
+    way: Way,
+    engine: Engine,
+    id: Uuid,
+}
+
+impl Doomed {
+    async fn new(refusal: StatusCode, means: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        let world = World::new().await;
+        world.inputs(5).await;
+        let way = Way::to(world.store(), Trouble::Refuse(refusal), means).await;
+        let engine = world.engine_by(&way, |_| ()).await;
+        let job = json!({"output": "s3://bank/out/", "retry": {"attempts": 1}});
+        let id = engine.submit("mapper", job).await.unwrap().id;
+        way.shut();
+        Self { world, way, engine, id }
+    }
+}
+
+fn third_fails() -> Play {
+    let fails = |_: &Lease, task: &Task| {
+        (task.index == 2).then(|| Problem::new(ErrorKind::GuestPanicked, "expected a number, found a pear"))
+    };
+    Play { fails: Box::new(fails), ..Play::default() }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_that_may_not_be_listed_keep_nothing_else_from_being_swept() {
-    let mut world = World::new().await;
-    world.inputs(5).await;
     let means = |asked: &str| asked.starts_with("GET /bank") && asked.contains("uploads");
-    let way = Way::to(world.store(), Trouble::Refuse(StatusCode::FORBIDDEN), means).await;
-    let direct = std::mem::replace(&mut world.base.store, way.store());
-    let engine = world.engine().await;
-    world.base.store = direct;
-    let job = json!({"output": "s3://bank/out/", "retry": {"attempts": 1}});
-    let id = engine.submit("mapper", job).await.unwrap().id;
+    let Doomed { world, way, engine, id } = Doomed::new(StatusCode::FORBIDDEN, means).await;
     // In the platform's own bucket they may be.
     let staged = ObjectUri::new(BUCKET, keys::staged(&id, 0, 1, &Uuid::new_v4(), "runs")).unwrap();
     let mut writer = world.store().writer(&staged, PutOptions::default());
     writer.write(vec![7; 9 << 20].into()).await.unwrap();
     std::mem::forget(writer);
-    way.shut();
-    let _worker = world.work(Play {
-        fails: Box::new(|_, task| {
-            (task.index == 2)
-                .then(|| Problem::new(ErrorKind::GuestPanicked, "expected a number, found a pear"))
-        }),
-        ..Play::default()
-    });
+    let _worker = world.work(third_fails());
     assert_eq!(engine.ended(&id).await.state, JobState::Failed);
     way.met(1).await;
     assert_eq!(world.keys("bank", "out/").await, [""; 0]);
@@ -351,16 +365,13 @@ async fn carried_out(engine: &Engine, count: u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_paused_leaves_the_output_of_a_later_job_alone() {
-    let mut world = World::new().await;
+    let world = World::new().await;
     world.inputs(3).await;
-    let direct = world.store().clone();
     let means = |asked: &str| asked.starts_with("GET /bank/out/_manifest.json");
-    let way = Way::to(&direct, Trouble::Hold, means).await;
-    world.base.store = way.store();
+    let way = Way::to(world.store(), Trouble::Hold, means).await;
     // It renews nothing while it is paused, and takes no other job.
     let long = Duration::from_secs(600);
-    let paused = world.engine_with(|config| (config.tenure, config.scan) = (long, long)).await;
-    world.base.store = direct;
+    let paused = world.engine_by(&way, |config| (config.tenure, config.scan) = (long, long)).await;
     let job = json!({"output": "s3://bank/out/", "overwrite": true});
     let id = paused.submit("mapper", job.clone()).await.unwrap().id;
     way.shut();
@@ -383,20 +394,17 @@ async fn who_was_paused_leaves_the_output_of_a_later_job_alone() {
 
 /// A coordinator is halted as it writes its job's answer, and goes on after a later job.
 async fn check_answers(has_earlier: bool) {
-    let mut world = World::new().await;
+    let world = World::new().await;
     world.inputs(3).await;
     let job = json!({"output": "s3://bank/out/", "overwrite": true});
     let _worker = world.work(Play::default());
     if has_earlier {
         succeeded(&world.engine().await.run("folder", job.clone()).await);
     }
-    let direct = world.store().clone();
     let means = |asked: &str| asked.starts_with("PUT /bank/out/result.json");
-    let way = Way::to(&direct, Trouble::Hold, means).await;
-    world.base.store = way.store();
+    let way = Way::to(world.store(), Trouble::Hold, means).await;
     let long = Duration::from_secs(600);
-    let paused = world.engine_with(|config| (config.tenure, config.scan) = (long, long)).await;
-    world.base.store = direct;
+    let paused = world.engine_by(&way, |config| (config.tenure, config.scan) = (long, long)).await;
     way.shut();
     // Each has an answer of its own.
     world.inputs(4).await;
@@ -435,7 +443,7 @@ async fn an_answer_goes_with_the_output_that_it_was_of() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_removed_does_not_undo_an_output() {
-    let mut world = World::new().await;
+    let world = World::new().await;
     world.inputs(3).await;
     let job = json!({"output": "s3://bank/out/", "overwrite": true});
     let _worker = world.work(Play::default());
@@ -444,9 +452,7 @@ async fn what_cannot_be_removed_does_not_undo_an_output() {
     let left = world.keys("bank", "out/part-").await;
     let means = |asked: &str| asked.starts_with("POST /bank") && asked.contains("delete");
     let way = Way::to(world.store(), Trouble::Refuse(StatusCode::FORBIDDEN), means).await;
-    let direct = std::mem::replace(&mut world.base.store, way.store());
-    let engine = world.engine().await;
-    world.base.store = direct;
+    let engine = world.engine_by(&way, |_| ()).await;
     way.shut();
     let record = engine.run("mapper", job).await;
     succeeded(&record);
@@ -489,23 +495,9 @@ async fn what_was_decided_outlives_whatever_keeps_a_job_from_its_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_failed_has_ended_only_when_nothing_is_left_of_it() {
-    let mut world = World::new().await;
-    world.inputs(5).await;
     let means = |asked: &str| asked.starts_with("GET /bank") && asked.contains("list-type=2");
-    let way = Way::to(world.store(), Trouble::Refuse(StatusCode::SERVICE_UNAVAILABLE), means).await;
-    let direct = std::mem::replace(&mut world.base.store, way.store());
-    let engine = world.engine().await;
-    world.base.store = direct;
-    let job = json!({"output": "s3://bank/out/", "retry": {"attempts": 1}});
-    let id = engine.submit("mapper", job).await.unwrap().id;
-    way.shut();
-    let _worker = world.work(Play {
-        fails: Box::new(|_, task| {
-            (task.index == 2)
-                .then(|| Problem::new(ErrorKind::GuestPanicked, "expected a number, found a pear"))
-        }),
-        ..Play::default()
-    });
+    let Doomed { world, way, engine, id } = Doomed::new(StatusCode::SERVICE_UNAVAILABLE, means).await;
+    let _worker = world.work(third_fails());
     // It sweeps in vain, and again.
     way.met(2).await;
     drop(engine);
@@ -538,7 +530,7 @@ async fn a_change_of_a_function_whose_answer_is_lost_is_known_for_ones_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_ends_without_what_a_busy_store_does_not_keep() {
-    let mut world = World::new().await;
+    let world = World::new().await;
     world.inputs(40).await;
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);
@@ -548,9 +540,7 @@ async fn a_job_ends_without_what_a_busy_store_does_not_keep() {
         is_meant
     };
     let way = Way::to(world.store(), Trouble::Refuse(StatusCode::SERVICE_UNAVAILABLE), means).await;
-    let direct = std::mem::replace(&mut world.base.store, way.store());
-    let engine = world.engine().await;
-    world.base.store = direct;
+    let engine = world.engine_by(&way, |_| ()).await;
     way.shut();
     let hang = |lease: &Lease| (lease.group == 39).then_some(Mishap::Hang);
     let _worker = world.work(Play { mishap: Box::new(hang), ..Play::default() });

@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use crate::harness::Base;
+use crate::{harness::Base, way::Way};
 
 pub const BUCKET: &str = "fanfold";
 /// What an input holds.
@@ -145,11 +145,18 @@ impl World {
 
     /// An engine that differs from the others in this.
     pub async fn engine_with(&self, differ: impl FnOnce(&mut JobsConfig)) -> Engine {
-        let stop = CancellationToken::new();
-        let registry =
-            Registry::start(self.store().clone(), BUCKET.into(), self.backbone().clone(), stop.clone())
-                .await
-                .unwrap();
+        self.engine_at(self.store().clone(), differ).await
+    }
+
+    /// The same, which alone reaches the store by this way.
+    pub async fn engine_by(&self, way: &Way, differ: impl FnOnce(&mut JobsConfig)) -> Engine {
+        self.engine_at(way.store(), differ).await
+    }
+
+    async fn engine_at(&self, store: Store, differ: impl FnOnce(&mut JobsConfig)) -> Engine {
+        let (backbone, stop) = (self.backbone().clone(), CancellationToken::new());
+        let registry = Registry::start(store.clone(), BUCKET.into(), backbone.clone(), stop.clone());
+        let registry = registry.await.unwrap();
         for (name, exports) in [
             ("mapper", vec![Export::Mapper]),
             ("folder", vec![Export::Aggregator]),
@@ -171,7 +178,6 @@ impl World {
             ..JobsConfig::default()
         };
         differ(&mut config);
-        let (store, backbone) = (self.store().clone(), self.backbone().clone());
         let tenant = Arc::new(Tenant::alone("default".parse().unwrap(), BUCKET));
         let jobs =
             Jobs::start(store, tenant, backbone, registry.clone(), config, stop.clone()).await.unwrap();
