@@ -6,13 +6,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use fanfold_storage::{ListEntry, ListOptions};
 use fanfold_tests::{
     proxy::{Proxy, Troubles},
     service::Service,
+    until,
 };
 use futures::TryStreamExt;
 use rand::{RngExt, SeedableRng};
@@ -20,14 +21,11 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use crate::support::Client;
+use crate::support::{Client, has_ended};
 
 /// Clients that call at the same time, and calls of each while one service lives.
 const CLIENTS: usize = 4;
 const CALLS: usize = 60;
-/// From the last start until everything has ended: what is tried again waits a
-/// second, then two.
-const SETTLED_MAX: Duration = Duration::from_secs(60);
 
 /// What a function is asked for, by the number of the call.
 fn how(number: usize) -> &'static str {
@@ -172,31 +170,25 @@ async fn what_was_promised_ends_once_over_a_store_that_misbehaves() {
 
 /// The ids of all dead letters, once there are so many: they follow the ends.
 async fn until_letters(service: &Service, count: usize) -> Vec<String> {
-    let begun = Instant::now();
-    loop {
+    let letters = async || -> Vec<String> {
         let list = ["invocations", "dead-letters", "--limit", "1000", "--output", "json"];
         let list: Value = serde_json::from_str(&service.ok(&list).unwrap()).unwrap();
-        let letters = list["dead_letters"].as_array().unwrap();
-        if letters.len() >= count || begun.elapsed() > SETTLED_MAX {
-            return letters.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        list["dead_letters"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["id"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    until("all dead letters", letters, |letters| letters.len() >= count).await
 }
 
 /// Waits until everything has ended, checks each end, and gives the ids of those that failed.
 async fn settled(service: &Service, promises: &BTreeMap<String, String>) -> BTreeSet<String> {
     let client = Client::new(service);
-    let (begun, mut failed) = (Instant::now(), BTreeSet::new());
+    let mut failed = BTreeSet::new();
     for (key, id) in promises {
-        let ended = loop {
-            let shown = client.get(&format!("/v1/invocations/{id}")).await.body;
-            if !matches!(shown["state"].as_str(), Some("queued" | "running")) {
-                break shown;
-            }
-            assert!(begun.elapsed() < SETTLED_MAX, "{key} has not ended: {shown}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
+        let ended = client.ended(&format!("/v1/invocations/{id}")).await;
         let (client, number) = key.strip_prefix("key-").unwrap().split_once('-').unwrap();
         let how = how(client.parse::<usize>().unwrap() + number.parse::<usize>().unwrap());
         let (state, attempts) = (ended["state"].as_str().unwrap(), ended["attempts"].as_u64().unwrap());
@@ -233,16 +225,11 @@ async fn the_commands_follow_an_asynchronous_call() {
     let client = Client::new(&service);
     client.deploy_folder("hostile/misbehave").await;
     let ended = async |id: &str| {
-        let end = Instant::now() + SETTLED_MAX;
-        loop {
+        let shown = async || -> Value {
             let shown = service.ok(&["invocations", "show", id, "--output", "json"]).unwrap();
-            let shown: Value = serde_json::from_str(&shown).unwrap();
-            if !matches!(shown["state"].as_str(), Some("queued" | "running")) {
-                return shown;
-            }
-            assert!(Instant::now() < end, "{shown}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            serde_json::from_str(&shown).unwrap()
+        };
+        until("the end of a call", shown, has_ended).await
     };
     let id = service.ok(&["invoke", "hello", "-d", "\"Ada\"", "--async"]).unwrap().trim().to_owned();
     service.ok(&["logs", &id, "-f"]).unwrap();
@@ -265,11 +252,8 @@ async fn the_commands_follow_an_asynchronous_call() {
     let refused = service.run(&["invocations", "result", failed]).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     let until_letter = async |id: &str| {
-        let end = Instant::now() + SETTLED_MAX;
-        while !service.ok(&["invocations", "dead-letters"]).unwrap().contains(id) {
-            assert!(Instant::now() < end);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let letters = async || service.ok(&["invocations", "dead-letters"]).unwrap();
+        until("its dead letter", letters, |letters| letters.contains(id)).await;
     };
     until_letter(failed).await;
     let replayed = service.ok(&["invocations", "replay", failed, "--output", "json"]).unwrap();

@@ -8,19 +8,6 @@ use serde_json::{Value, json};
 
 use crate::support::{Client, problem};
 
-/// Waits until a document of the gateway fits.
-async fn until(client: &Client<'_>, path: &str, fits: impl Fn(&Value) -> bool) -> Value {
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        let found = client.get(path).await.body;
-        if fits(&found) {
-            return found;
-        }
-        assert!(Instant::now() < end, "{found}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 #[tokio::test]
 async fn a_cancellation_stops_what_runs_within_a_second() {
     let folder = tempfile::tempdir().unwrap();
@@ -35,7 +22,7 @@ async fn a_cancellation_stops_what_runs_within_a_second() {
     let id = client.post("/v1/jobs", &job).await.body["id"].as_str().unwrap().to_owned();
     // A worker says so once the loop has run for a moment.
     let tasks = format!("/v1/jobs/{id}/tasks");
-    let running = until(&client, &tasks, |page| page["tasks"][0]["running_ms"].is_u64()).await;
+    let running = client.until(&tasks, |page| page["tasks"][0]["running_ms"].is_u64()).await;
     assert!(running["tasks"][0]["worker"].is_string(), "{running}");
     let asked = Instant::now();
     let cancelled = client.post(&format!("/v1/jobs/{id}/cancel"), &json!({})).await;
@@ -71,10 +58,10 @@ async fn objects_that_change_or_vanish_after_planning_are_named() {
     });
     let id = client.post("/v1/jobs", &job).await.body["id"].as_str().unwrap().to_owned();
     let tasks = format!("/v1/jobs/{id}/tasks");
-    until(&client, &tasks, |page| page["tasks"][0]["state"] == "running").await;
+    client.until(&tasks, |page| page["tasks"][0]["state"] == "running").await;
     service.put(objects[1], "n\n7\n").await.unwrap();
     service.ok(&["s3", "rm", objects[2]]).unwrap();
-    until(&client, &format!("/v1/jobs/{id}"), |job| job["ended_at"].is_u64()).await;
+    client.until(&format!("/v1/jobs/{id}"), |job| job["ended_at"].is_u64()).await;
     let found = client.get(&tasks).await.body["tasks"].clone();
     let expected =
         [("deadline-exceeded", "3s"), ("object-changed", objects[1]), ("object-not-found", objects[2])];

@@ -3,34 +3,28 @@
 //! everything else goes on. The test stands for the fault of a sandbox: it sends the
 //! signal of one while the function runs. Who is killed from outside is to blame for nothing.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{path::Path, time::Duration};
 
-use fanfold_tests::service::{Service, component};
-use serde_json::{Value, json};
+use fanfold_tests::{
+    service::{Service, component},
+    until,
+};
+use serde_json::json;
 
 use crate::support::{Client, problem};
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes of a place of the journal. The first tells of the process.
 const PLACE_BYTES: usize = 40;
 
 /// Waits until something of a function runs, as the next start would find it.
 async fn until_under_way(folder: &Path) {
-    let begun = Instant::now();
     let running = folder.join("data/cache/running");
     let is_under_way = || {
         let files = std::fs::read_dir(&running).into_iter().flatten().flatten();
         let mut contents = files.filter_map(|file| std::fs::read(file.path()).ok());
         contents.any(|content| content.iter().skip(PLACE_BYTES).any(|byte| *byte != 0))
     };
-    while !is_under_way() {
-        assert!(begun.elapsed() < PATIENCE, "nothing runs");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("something that runs", async || is_under_way(), |is| *is).await;
 }
 
 /// Has a service break that runs something, and starts it again.
@@ -60,15 +54,7 @@ async fn what_ends_its_process_three_times_does_not_run_a_fourth_time() {
     }
     let client = Client::new(&service);
     let path = format!("/v1/jobs/{}", accepted["id"].as_str().unwrap());
-    let begun = Instant::now();
-    let ended: Value = loop {
-        let job = client.get(&path).await.body;
-        if !matches!(job["state"].as_str(), Some("queued" | "running")) {
-            break job;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{job}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    let ended = client.ended(&path).await;
     assert_eq!(ended["state"], "failed", "{ended}");
     let tasks = client.get(&format!("{path}/tasks?state=failed")).await.body;
     problem(&tasks["tasks"][0]["problem"], "version-quarantined", &["dev-"]);

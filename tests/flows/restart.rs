@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use fanfold_tests::service::Service;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::Client;
 
@@ -56,15 +56,7 @@ async fn a_running_job_goes_on_after_a_kill() {
     let service = Service::start(folder.path()).unwrap();
     assert!(service.started_in < Duration::from_secs(5), "{:?}", service.started_in);
     let client = Client::new(&service);
-    let end = std::time::Instant::now() + Duration::from_secs(60);
-    let job: Value = loop {
-        let job = client.get(&path).await.body;
-        if !matches!(job["state"].as_str(), Some("queued" | "running")) {
-            break job;
-        }
-        assert!(std::time::Instant::now() < end, "the job did not end: {job}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+    let job = client.ended(&path).await;
     assert_eq!((&job["state"], &job["result"]["rows"]), (&json!("succeeded"), &json!(OBJECTS)), "{job}");
     assert_eq!(job["result"]["columns"][0]["max"], (OBJECTS - 1) as f64);
 }

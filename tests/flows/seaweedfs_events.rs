@@ -11,12 +11,12 @@ use std::{
 
 use fanfold_protocol::uri::ObjectUri;
 use fanfold_storage::{Credentials, Store, StoreConfig};
-use fanfold_tests::service::Service;
+use fanfold_tests::{service::Service, until};
 use serde_json::json;
 
 use crate::{
     support::Client,
-    triggers::{program, put_with_boto3, until},
+    triggers::{program, put_with_boto3},
 };
 
 /// A SeaweedFS of one's own, ended when this is dropped.
@@ -144,20 +144,17 @@ async fn seaweedfs_tells_of_every_object_once_it_is_told_to() {
     put_with_boto3(&endpoint, &credentials, &keys);
     for name in names {
         let table = ObjectUri::new("bank", format!("parquet/in/{name}.parquet")).unwrap();
-        until(name, async || weed.store.head(&table).await.ok()).await;
+        until(name, || weed.store.head(&table), Result::is_ok).await.unwrap();
     }
     let line = format!("s3://bank/{longest} -> ");
-    until("the longest key", async || {
-        let logs = client.get("/v1/functions/csv-to-parquet/logs").await.body;
-        logs.to_string().contains(&line).then_some(())
-    })
-    .await;
-    until("all events", async || (fate(&service, "started").await == 7).then_some(())).await;
+    let logs = async || client.get("/v1/functions/csv-to-parquet/logs").await.body.to_string();
+    until("the longest key", logs, |logs| logs.contains(&line)).await;
+    until("all events", || fate(&service, "started"), |started| *started == 7).await;
 
     // The same key again, with other bytes: another event, not a copy of the first.
     let again = ObjectUri::new("bank", "in/plain.csv").unwrap();
     weed.store.put(&again, "id\n1\n2\n".into(), Default::default()).await.unwrap();
-    until("what was written again", async || (fate(&service, "started").await == 8).then_some(())).await;
+    until("what was written again", || fate(&service, "started"), |started| *started == 8).await;
     assert_eq!(fate(&service, "kept").await, 8);
     assert_eq!(client.get("/v1/triggers/t").await.body["events"]["dead"], 0);
 }

@@ -14,23 +14,18 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
-    time::{Duration, Instant},
 };
 
 use axum::{Router, extract::State, http::HeaderMap, response::IntoResponse};
 use fanfold_protocol::uri::ObjectUri;
-use fanfold_tests::service::Service;
+use fanfold_tests::{service::Service, until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{
-    support::Client,
-    triggers::{program, until},
-};
+use crate::{support::Client, triggers::program};
 
 /// What the service is given to sign with.
 const KEYS: &[(&str, &str)] = &[("AWS_ACCESS_KEY_ID", "tester"), ("AWS_SECRET_ACCESS_KEY", "of-the-tester")];
-const WAIT: Duration = Duration::from_secs(60);
 
 /// A simulator of AWS of one's own.
 struct Moto {
@@ -61,11 +56,7 @@ impl Moto {
             .unwrap();
         let endpoint = format!("http://127.0.0.1:{port}");
         let moto = Self { child, endpoint, http: reqwest::Client::new(), _folder: folder };
-        let begun = Instant::now();
-        while moto.http.get(&moto.endpoint).send().await.is_err() {
-            assert!(begun.elapsed() < WAIT, "moto did not start");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        until("moto to start", || moto.http.get(&moto.endpoint).send(), Result::is_ok).await.unwrap();
         moto
     }
 
@@ -131,7 +122,7 @@ async fn written(service: &Service, name: &str) {
     let (store, uri) =
         (service.store().unwrap(), ObjectUri::new("bank", format!("parquet/in/{name}.parquet")));
     let uri = uri.unwrap();
-    until(name, async || store.head(&uri).await.ok()).await;
+    until(name, || store.head(&uri), Result::is_ok).await.unwrap();
 }
 
 /// A counter, all whose labels hold this text.
@@ -168,7 +159,7 @@ async fn notifications_of_every_wrapping_are_fetched() {
     for name in ["direct", "through sns", "bridge+d"] {
         written(&service, name).await;
     }
-    until("an empty queue", async || (moto.count(&queue).await == 0).then_some(())).await;
+    until("an empty queue", || moto.count(&queue), |count| *count == 0).await;
     assert_eq!(counted(&service, "fanfold_sqs_messages_total", "taken").await, 4);
     assert_eq!(counted(&service, "fanfold_trigger_events_total", "\"started\"").await, 3);
     let shown = client.get("/v1/triggers/t").await.body;
@@ -216,16 +207,16 @@ async fn a_message_whose_taker_was_killed_before_deleting_it_has_one_effect() {
     make(&service, "t", &trigger(&queue, &endpoint)).await;
     moto.send(&queue, &record("in/once.csv").to_string()).await;
     written(&service, "once").await;
-    until("the end of the event", async || {
+    let told = async || {
         let started = counted(&service, "fanfold_trigger_events_total", "\"started\"").await;
-        (started == 1 && between.tried.load(SeqCst) > 0).then_some(())
-    })
-    .await;
+        (started, between.tried.load(SeqCst))
+    };
+    until("the end of the event", told, |(started, tried)| *started == 1 && *tried > 0).await;
     service.kill().unwrap();
     assert_eq!(moto.count(&queue).await, 1);
     between.deaf.store(false, SeqCst);
     let service = Service::start_among(folder.path(), &[], KEYS).unwrap();
-    until("an empty queue", async || (moto.count(&queue).await == 0).then_some(())).await;
+    until("an empty queue", || moto.count(&queue), |count| *count == 0).await;
     assert!(counted(&service, "fanfold_trigger_events_total", "\"duplicate\"").await > 0);
     assert_eq!(counted(&service, "fanfold_trigger_events_total", "\"started\"").await, 0);
 }
@@ -252,9 +243,9 @@ async fn messages_that_are_no_notifications_end_where_they_can_be_looked_at() {
     let dead = async |name: &str| {
         client.get(&format!("/v1/triggers/{name}")).await.body["events"]["dead"].as_u64().unwrap()
     };
-    until("the dead letter", async || (dead("plain").await == 1).then_some(())).await;
-    until("an empty queue", async || (moto.count(&plain).await == 0).then_some(())).await;
-    until("the queue's own", async || (moto.count(&aside).await == 1).then_some(())).await;
+    until("the dead letter", || dead("plain"), |dead| *dead == 1).await;
+    until("an empty queue", || moto.count(&plain), |count| *count == 0).await;
+    until("the queue's own", || moto.count(&aside), |count| *count == 1).await;
     assert_eq!((moto.count(&careful).await, dead("careful").await), (0, 0));
     assert_eq!(counted(&service, "fanfold_sqs_messages_total", "trigger=\"plain\",fate=\"unread\"").await, 4);
     assert_eq!(counted(&service, "fanfold_sqs_messages_total", "trigger=\"plain\",fate=\"buried\"").await, 1);
@@ -270,11 +261,9 @@ async fn what_is_wrong_with_a_queue_is_shown_and_nothing_else_suffers() {
     make(&service, "closed", &trigger(&wrong, "http://127.0.0.1:9")).await;
     let client = Client::new(&service);
     for (name, part) in [("wrong", "NonExistentQueue"), ("closed", "cannot be reached")] {
-        let error = until(name, async || {
-            let shown = client.get(&format!("/v1/triggers/{name}")).await.body;
-            shown["sqs"]["error"].as_str().map(str::to_owned)
-        })
-        .await;
+        let shown = async || client.get(&format!("/v1/triggers/{name}")).await.body;
+        let shown = until(name, shown, |shown| shown["sqs"]["error"].is_string()).await;
+        let error = shown["sqs"]["error"].as_str().unwrap();
         assert!(error.contains(part) && !error.contains("of-the-tester"), "{error}");
         assert!(counted(&service, "fanfold_sqs_polls_failed_total", name).await > 0);
     }
@@ -285,7 +274,7 @@ async fn what_is_wrong_with_a_queue_is_shown_and_nothing_else_suffers() {
     let document = trigger(&queue, &moto.endpoint).to_string();
     let changed = client.send("PUT", "/v1/triggers/wrong", "application/json", document).await;
     assert_eq!(changed.status, 200, "{changed:?}");
-    until("an empty queue", async || (moto.count(&queue).await == 0).then_some(())).await;
+    until("an empty queue", || moto.count(&queue), |count| *count == 0).await;
     let shown = client.get("/v1/triggers/wrong").await.body;
     assert!(shown["sqs"]["error"].is_null(), "{shown}");
 }

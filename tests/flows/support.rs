@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Asking the service over HTTP and saying what came.
 
-use fanfold_tests::service::{Service, component};
+use fanfold_tests::{
+    service::{Service, component},
+    until,
+};
 use serde_json::{Value, json};
 
 /// An answer of the gateway.
@@ -125,14 +128,22 @@ impl<'a> Client<'a> {
             return accepted;
         }
         let path = format!("/v1/jobs/{}", accepted.body["id"].as_str().unwrap());
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        loop {
-            let job = self.get(&path).await;
-            if !matches!(job.body["state"].as_str(), Some("queued" | "running")) {
-                return job;
-            }
-            assert!(std::time::Instant::now() < end, "the job did not end: {job:?}");
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+        until("the job's end", || self.get(&path), |job| has_ended(&job.body)).await
     }
+
+    /// A document of the service, once it fits.
+    pub async fn until(&self, path: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let shown = async || self.get(path).await.body;
+        until(&format!("another state of {path}"), shown, fits).await
+    }
+
+    /// A job or a call that was promised, once it has ended.
+    pub async fn ended(&self, path: &str) -> Value {
+        self.until(path, has_ended).await
+    }
+}
+
+/// Whether a job or a call that was promised has ended, however it did.
+pub fn has_ended(shown: &Value) -> bool {
+    !matches!(shown["state"].as_str(), Some("queued" | "running"))
 }

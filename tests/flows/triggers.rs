@@ -6,12 +6,11 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use fanfold_protocol::uri::ObjectUri;
 use fanfold_storage::Credentials;
-use fanfold_tests::service::Service;
+use fanfold_tests::{service::Service, until};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
@@ -52,17 +51,6 @@ pub fn put_with_boto3(endpoint: &str, credentials: &Credentials, keys: &[String]
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(60), "{what} did not come");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_key_its_object_starts_the_function() {
     let folder = tempfile::tempdir().unwrap();
@@ -99,17 +87,14 @@ async fn whatever_the_key_its_object_starts_the_function() {
     for key in keys {
         let table = format!("parquet/{}.parquet", key.strip_suffix(".csv").unwrap());
         let uri = ObjectUri::new("bank", table.clone()).unwrap();
-        let found = until(&table, async || store.head(&uri).await.ok()).await;
+        let found = until(&table, || store.head(&uri), Result::is_ok).await.unwrap();
         // What the function wrote says that a trigger led to it.
         assert_eq!(found.user_metadata.get("fanfold-depth").map(String::as_str), Some("1"), "{key}");
     }
     // Its table would have a key that is too long; that it was started shows in its log.
     let line = format!("s3://bank/{longest} -> ");
-    until("the longest key", async || {
-        let logs = client.get("/v1/functions/csv-to-parquet/logs").await.body;
-        logs.to_string().contains(&line).then_some(())
-    })
-    .await;
+    let logs = async || client.get("/v1/functions/csv-to-parquet/logs").await.body.to_string();
+    until("the longest key", logs, |logs| logs.contains(&line)).await;
     let shown: Value =
         serde_json::from_str(&service.ok(&["trigger", "show", "on-upload", "--output", "json"]).unwrap())
             .unwrap();
@@ -136,7 +121,7 @@ async fn objects_put_while_the_service_is_killed_are_found_at_its_next_start() {
     service.put("s3://bank/in/40.csv", "id\n").await.unwrap();
     for n in 0..=40 {
         let uri = ObjectUri::new("bank", format!("parquet/in/{n}.parquet")).unwrap();
-        until("a table", async || store.head(&uri).await.ok()).await;
+        until("a table", || store.head(&uri), Result::is_ok).await.unwrap();
     }
 }
 
@@ -156,29 +141,18 @@ async fn an_object_starts_a_job_of_its_own() {
     service.put("s3://bank/in/a b.csv", "x,y\n1.0,2.0\n").await.unwrap();
     let etag = store.head(&ObjectUri::new("bank", key).unwrap()).await.unwrap().pin.etag;
     let result = ObjectUri::new("bank", format!("out/{etag}/result.json")).unwrap();
-    let jobs = async || client.get("/v1/jobs").await.body;
-    let begun = Instant::now();
-    let found = loop {
-        if let Ok(found) = store.get(&result, None).await {
-            break found;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(30), "{}", jobs().await);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
-    let result: Value = serde_json::from_slice(&found).unwrap();
+    let found = async || (store.get(&result, None).await, client.get("/v1/jobs").await.body);
+    let (result, _) = until("a result", found, |(result, _)| result.is_ok()).await;
+    let result: Value = serde_json::from_slice(&result.unwrap()).unwrap();
     assert_eq!(result["rows"], 2, "{result}");
     // A trigger that looks there knows that this one stands before it.
     for name in ["result.json", "_manifest.json", "_SUCCESS"] {
         let uri = ObjectUri::new("bank", format!("out/{etag}/{name}")).unwrap();
-        let found = until(name, async || store.head(&uri).await.ok()).await;
+        let found = until(name, || store.head(&uri), Result::is_ok).await.unwrap();
         assert_eq!(found.user_metadata.get("fanfold-depth").map(String::as_str), Some("1"), "{name}");
     }
-    let all = until("both jobs", async || {
-        let jobs = jobs().await["jobs"].as_array().unwrap().clone();
-        (jobs.len() == 2).then_some(jobs)
-    })
-    .await;
-    assert_eq!(all.len(), 2);
+    let jobs = async || client.get("/v1/jobs").await.body["jobs"].as_array().unwrap().clone();
+    until("both jobs", jobs, |jobs| jobs.len() == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,14 +174,15 @@ async fn statistics_of_a_folder_follow_what_comes_and_goes() {
     let stats = ObjectUri::new("bank", "thumbnails/in/stats.json").unwrap();
     let read =
         async || -> Option<Value> { serde_json::from_slice(&store.get(&stats, None).await.ok()?).ok() };
-    let all = until("the statistics of all", async || read().await.filter(|s| s["tables"] == TABLES)).await;
+    let is_all = |read: &Option<Value>| read.as_ref().is_some_and(|s| s["tables"] == TABLES);
+    let all = until("the statistics of all", &read, is_all).await.unwrap();
     assert_eq!((&all["rows"], &all["columns"][0]["max"]), (&json!(TABLES), &json!((TABLES - 1) as f64)));
     let marked = store.head(&stats).await.unwrap().user_metadata.get("fanfold-depth").cloned();
     assert_eq!(marked.as_deref(), Some("1"));
     store.delete(&ObjectUri::new("bank", format!("in/{}.csv", TABLES - 1)).unwrap()).await.unwrap();
     // Who was late with the statistics of all writes once more, as the function's head says.
     let is_rest = |s: &Value| s["tables"] == TABLES - 1 && s["columns"][0]["max"] == (TABLES - 2) as f64;
-    until("the statistics of the rest", async || read().await.filter(is_rest)).await;
+    until("the statistics of the rest", &read, |read| read.as_ref().is_some_and(is_rest)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,11 +207,8 @@ async fn a_circle_of_two_that_was_allowed_ends_after_sixteen() {
     add("b", "b/", "back", false).await.refused("trigger-loop", &["s3://bank/b/", "allow_loops"]);
     assert_eq!(add("b", "b/", "back", true).await.status, 201);
     service.put("s3://bank/a/x.csv", "id\n1\n").await.unwrap();
-    until("the dead letter", async || {
-        let shown = client.get("/v1/triggers/a").await.body;
-        (shown["events"]["dead"] == 1).then_some(())
-    })
-    .await;
+    let shown = async || client.get("/v1/triggers/a").await.body;
+    until("the dead letter", shown, |shown| shown["events"]["dead"] == 1).await;
     assert_eq!(client.metric("fanfold_trigger_events_total", "fate=\"loop\"").await, 1.0);
     let letters = service.ok(&["trigger", "dead-letters", "a"]).unwrap();
     assert!(letters.contains("trigger-loop: at most 16"), "{letters}");
@@ -289,17 +261,15 @@ async fn copies_of_events_in_any_order_change_no_byte() {
         let mut etags = Vec::new();
         for place in ["once", "often"] {
             let uri = ObjectUri::new("bank", format!("parquet/{place}/{n}.parquet")).unwrap();
-            etags.push(until("a table", async || store.head(&uri).await.ok()).await.pin.etag);
+            etags.push(until("a table", || store.head(&uri), Result::is_ok).await.unwrap().pin.etag);
         }
         assert_eq!(etags[0], etags[1], "{n}");
     }
-    until("the rest of the copies", async || {
-        let shown = client.get("/v1/triggers/often").await.body;
-        (shown["events"] == json!({"waiting": 0, "running": 0, "delayed": 0, "dead": 0})).then_some(())
-    })
-    .await;
+    let events = async || client.get("/v1/triggers/often").await.body["events"].clone();
+    let none = json!({"waiting": 0, "running": 0, "delayed": 0, "dead": 0});
+    until("the rest of the copies", events, |events| *events == none).await;
     let ended = async || client.metric("fanfold_async_invocations_ended_total", "").await;
-    until("every end", async || (ended().await >= 2.0 * TABLES as f64).then_some(())).await;
+    until("every end", &ended, |ended| *ended >= 2.0 * TABLES as f64).await;
     assert_eq!(ended().await, 2.0 * TABLES as f64);
 }
 
@@ -324,16 +294,14 @@ async fn a_trigger_is_run_by_its_commands() {
     let made = json(&["trigger", "add", "t", &file.to_string_lossy(), "--backfill"]);
     assert!(made["secret"].is_string(), "{made}");
     let nothing_new = async || {
-        until("an outcome", async || (json(&["trigger", "backfill", "t"])["queued"] == 0).then_some(()))
-            .await;
+        let queued = async || json(&["trigger", "backfill", "t"])["queued"].clone();
+        until("an outcome", queued, |queued| *queued == 0).await;
     };
     nothing_new().await;
     service.ok(&["trigger", "pause", "t"]).unwrap();
     service.put("s3://bank/in/later", "x").await.unwrap();
-    until("an event that waits", async || {
-        (json(&["trigger", "show", "t"])["events"]["waiting"] == 1).then_some(())
-    })
-    .await;
+    let waiting = async || json(&["trigger", "show", "t"])["events"]["waiting"].clone();
+    until("an event that waits", waiting, |waiting| *waiting == 1).await;
     assert!(service.ok(&["trigger", "ls"]).unwrap().contains("paused"));
     service.ok(&["trigger", "resume", "t"]).unwrap();
     nothing_new().await;
@@ -344,7 +312,7 @@ async fn a_trigger_is_run_by_its_commands() {
     assert!(removed.status.success() && said.contains("starts echo, found t;"), "{said}");
     service.put("s3://bank/in/lost", "x").await.unwrap();
     let letters = || json(&["trigger", "dead-letters", "t"])["dead_letters"].as_array().unwrap().len();
-    until("a dead letter", async || (letters() == 1).then_some(())).await;
+    until("a dead letter", async || letters(), |letters| *letters == 1).await;
     assert!(service.ok(&["trigger", "dead-letters", "t"]).unwrap().contains("s3://bank/in/lost"));
     deploy();
     assert_eq!(json(&["trigger", "replay", "t", "--dead-letters"])["queued"], 1);

@@ -27,6 +27,7 @@ use fanfold_protocol::{
     worker::{Member, Subject, WIRE_VERSION, WIRE_VERSION_MIN},
 };
 use fanfold_runtime::remote::{Calls, join, serve};
+use fanfold_tests::until;
 use futures::future::join_all;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::{
@@ -177,6 +178,10 @@ impl Worker {
     fn started(&self) -> usize {
         self.guests.started.load(SeqCst)
     }
+
+    async fn until_it_runs(&self, count: usize) {
+        until("calls that run", async || self.guests.running.load(SeqCst), |running| *running >= count).await;
+    }
 }
 
 fn member(name: &str, address: SocketAddr, slots: u32) -> Member {
@@ -272,10 +277,7 @@ impl Deployment {
 
     async fn until(&self, what: &str, fits: impl Fn(usize) -> bool) -> Duration {
         let begun = Instant::now();
-        while !fits(self.live()) {
-            assert!(begun.elapsed() < Duration::from_secs(20), "{what}: {} workers", self.live());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until(what, async || self.live(), |live| fits(*live)).await;
         begun.elapsed()
     }
 
@@ -338,9 +340,7 @@ async fn who_holds_the_component_goes_first_and_then_anyone() {
     assert_eq!((a.started(), b.started(), b.guests.prepared.load(SeqCst)), (20, 0, 0));
     // While its slot is taken the other one is asked.
     let busy = async {
-        while a.guests.running.load(SeqCst) == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        a.until_it_runs(1).await;
         deployment.call(1).await
     };
     let (long, short) = tokio::join!(deployment.call(1_000), busy);
@@ -388,11 +388,7 @@ async fn what_is_deployed_is_compiled_by_all_workers() {
     let prepared = || workers.iter().map(|worker| worker.guests.prepared.load(SeqCst)).collect::<Vec<_>>();
     // Whoever deployed it waited for one of them.
     assert!(prepared().iter().sum::<usize>() >= 1);
-    let begun = Instant::now();
-    while prepared() != [1, 1, 1] {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", prepared());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("all to have it", async || prepared(), |prepared| *prepared == [1, 1, 1]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -401,9 +397,7 @@ async fn what_is_too_much_is_refused_at_once() {
     let worker = deployment.worker("a", 2).await;
     let busy = join_all((0..2).map(|_| deployment.call(1_500)));
     let refused = async {
-        while worker.guests.running.load(SeqCst) < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        worker.until_it_runs(2).await;
         let begun = Instant::now();
         let refused = join_all((0..50).map(|_| deployment.call(0))).await;
         // The promise is 10 ms for each; the machines of CI are slow and shared.
@@ -418,14 +412,10 @@ async fn what_is_too_much_is_refused_at_once() {
     // Another gateway takes all slots: the worker itself refuses, and nothing has run.
     let other =
         Dispatch::remote(&deployment.backbone, deployment.authority.gateway(), CancellationToken::new());
-    while other.workers.as_ref().unwrap().live() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("its worker", async || other.workers.as_ref().unwrap().live(), |live| *live > 0).await;
     let theirs = join_all((0..2).map(|_| other.invoke.clone().oneshot(invocation(800))));
     let ours = async {
-        while worker.guests.running.load(SeqCst) < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        worker.until_it_runs(2).await;
         deployment.call(0).await
     };
     let (theirs, ours) = tokio::join!(theirs, ours);
@@ -440,9 +430,7 @@ async fn a_killed_worker_loses_what_it_had_and_gets_nothing_more() {
     let a = deployment.worker("a", 8).await;
     let running = deployment.call(10_000);
     let killing = async {
-        while a.started() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        a.until_it_runs(1).await;
         a.kill();
     };
     let (lost, ()) = tokio::join!(running, killing);
@@ -499,9 +487,7 @@ async fn a_worker_that_drains_ends_what_it_has() {
     deployment.until("both are there", |live| live == 2).await;
     let running = join_all((0..6).map(|_| deployment.call(1_000)));
     let draining = async {
-        while a.started() + b.started() < 6 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until("all to begin", async || a.started() + b.started(), |started| *started >= 6).await;
         let before = a.started();
         a.draining.cancel();
         deployment.until("a drains", |live| live == 1).await;
@@ -527,9 +513,7 @@ async fn a_worker_drains_for_as_long_as_it_may_and_no_longer() {
     deployment.until("it is there", |live| live == 1).await;
     let running = deployment.call(20_000);
     let draining = async {
-        while worker.started() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        worker.until_it_runs(1).await;
         worker.draining.cancel();
     };
     let broken_off = async { tokio::join!(running, draining).0 };
@@ -557,18 +541,14 @@ async fn strangers_are_refused_on_both_sides() {
         [(stranger.gateway(), "invalid peer certificate"), (Arc::new(bare), "it refuses the connection")];
     for (tls, why) in strangers {
         let dispatch = Dispatch::remote(&deployment.backbone, tls, CancellationToken::new());
-        let begun = Instant::now();
-        loop {
+        let refused = async || {
             let refused = dispatch.invoke.clone().oneshot(invocation(0)).await.unwrap_err();
             // Refused before it could begin anything, which is told.
             assert_eq!(refused.code, ErrorKind::WorkerUnavailable, "{refused}");
-            if refused.detail.contains(why) {
-                break;
-            }
-            // It is not known yet, or rests from being met.
-            assert!(begun.elapsed() < Duration::from_secs(20), "{refused}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            refused
+        };
+        // Before, it is not known yet, or rests from being met.
+        until(why, refused, |refused| refused.detail.contains(why)).await;
     }
     assert_eq!(worker.started(), 0);
     // A worker of another authority under another name: our gateway does not believe it.

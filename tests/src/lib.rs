@@ -14,4 +14,22 @@ pub mod hosts;
 pub mod network;
 pub mod proxy;
 pub mod service;
+mod until;
 pub mod upgrade;
+
+pub use until::until;
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use super::until;
+
+    #[tokio::test]
+    async fn what_fits_is_waited_for() {
+        let mut looks = 1..;
+        let look = || ready(looks.next().unwrap());
+        assert_eq!(until("a third look", look, |look| *look == 3).await, 3);
+        assert_eq!(looks.next(), Some(4));
+    }
+}

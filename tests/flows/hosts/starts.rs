@@ -2,6 +2,7 @@
 //! What a start waits for, and what it tells at once.
 
 use fanfold_protocol::limits::START_PATIENCE;
+use fanfold_tests::until;
 
 use super::*;
 
@@ -25,11 +26,7 @@ async fn a_store_that_cannot_serve_yet_is_waited_for() {
         says(&deployment, name, WAITS).await;
     }
     // Each has asked several times.
-    let begun = Instant::now();
-    while deployment.proxy.counts().1 < 16 {
-        assert!(begun.elapsed() < START_PATIENCE, "{:?}", deployment.proxy.counts());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("several tries", async || deployment.proxy.counts().1, |tries| *tries >= 16).await;
     deployment.proxy.calm();
     for name in both {
         deployment.ready(name).await.unwrap();

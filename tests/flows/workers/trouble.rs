@@ -82,11 +82,7 @@ async fn a_worker_counts_once_it_is_reached_and_is_tried_again_until_then() {
     serving.await.unwrap();
     let listener = TcpListener::bind(address).await.unwrap();
     let serving = serve(listener, &deployment.authority, &CancellationToken::new());
-    let begun = Instant::now();
-    while pool.reached() == 0 {
-        assert!(begun.elapsed() < Duration::from_secs(30), "it is not met again");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("it to be met again", async || pool.reached(), |reached| *reached > 0).await;
     gone.cancel();
     keeping.await.unwrap();
     serving.abort();
