@@ -15,7 +15,7 @@ use fanfold_protocol::{
 };
 use tower::ServiceExt as _;
 
-use crate::support::{Platform, handler, invocation};
+use crate::support::{Platform, handler, invocation, until};
 
 /// Answers an empty body, and loops on any other.
 const FIXTURE: &str = r#"(func (export "fanfold:function/handler@0.1.0#handle") (type $handle)
@@ -81,11 +81,7 @@ async fn brief_calls_are_done_at_once_until_one_is_not() {
     let platform = Platform::start().await;
     let version = platform.deploy(handler(FIXTURE), Settings::default()).await.unwrap();
     assert!(at_once(&platform, &version).await < CALLS, "nothing is known of it yet");
-    let patience = Instant::now() + Duration::from_secs(60);
-    while at_once(&platform, &version).await < CALLS {
-        assert!(Instant::now() < patience, "expected brief calls to be done at once");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("brief calls that are done at once", || at_once(&platform, &version), |done| *done == CALLS).await;
     let (outcome, done) = call(&platform, &version, b"loop", TURN).await;
     assert_eq!(outcome.result.unwrap_err().code, ErrorKind::DeadlineExceeded);
     assert!(!done);

@@ -7,7 +7,7 @@ use fanfold_protocol::{ErrorKind, function::Settings};
 use futures::future::join_all;
 use tower::ServiceExt as _;
 
-use crate::support::{Platform, handler, invocation};
+use crate::support::{Platform, handler, invocation, until};
 
 /// Takes 40 MiB, and holds them for a tenth of a second, or for ever with a body.
 const FIXTURE: &str = r#"(import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $subscribe (param i64) (result i32)))
@@ -44,9 +44,8 @@ async fn sandboxes_that_do_not_fit_together_take_turns_and_all_end() {
 }
 
 async fn until_reserved(platform: &Platform, fits: fn(u64) -> bool) {
-    while !fits(platform.runtime.memory().reserved_bytes) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let reserved = async || platform.runtime.memory().reserved_bytes;
+    until("other memory to be reserved", reserved, |bytes| fits(*bytes)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -69,6 +68,6 @@ async fn a_call_that_another_worker_can_take_is_refused_at_once() {
         refused = tokio::time::timeout(LONG / 2, refused) => refused.unwrap(),
     }
     // The first was stopped with its future.
-    tokio::time::timeout(LONG, until_reserved(&platform, |bytes| bytes == 0)).await.unwrap();
+    until_reserved(&platform, |bytes| bytes == 0).await;
     beside().await.unwrap().result.unwrap();
 }

@@ -9,7 +9,7 @@ use fanfold_protocol::{
 };
 use tower::ServiceExt as _;
 
-use crate::support::{Platform, handler, invocation};
+use crate::support::{Platform, handler, invocation, until};
 
 /// Tells its progress, and then loops unless its body is empty.
 const FIXTURE: &str = r#"(import "fanfold:function/context@0.1.0" "progress" (func $progress (param i64 i32 i64)))
@@ -30,13 +30,8 @@ async fn progress_is_told_while_a_function_runs_and_with_its_outcome() {
     let board = ProgressBoard::default();
     let mut endless = invocation(&version, b"loop", LONG);
     endless.board = Some(board.clone());
-    let seen = async {
-        while board.newest() != told {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
     tokio::select! {
         ended = platform.runtime.invoker().oneshot(endless) => panic!("{ended:?}"),
-        seen = tokio::time::timeout(LONG / 2, seen) => seen.unwrap(),
+        _ = until("what it tells", async || board.newest(), |newest| *newest == told) => {}
     }
 }

@@ -35,6 +35,11 @@ use uuid::Uuid;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
+#[path = "../../../tests/src/until.rs"]
+mod until;
+
+pub use until::until;
+
 pub const SYSTEM: &str = "fanfold";
 
 /// The fixtures' folder.

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fanfold_backbone::{Event, Message};
+use fanfold_backbone::{Depth, Event, Message};
 use fanfold_protocol::{
     ErrorKind,
     commit::{AnswerRef, Commit, CommitNotice, RunningNotice, TaskCommit, TaskLog, TaskOutcome},
@@ -22,7 +22,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::support::{Passage, Platform, component};
+use crate::support::{Passage, Platform, component, until};
 
 /// A mapper that copies its input, and an aggregator whose state is text: `b`
 /// for each batch, and brackets around what was merged together. `{pause}` is
@@ -237,16 +237,12 @@ impl Works {
 
     /// Waits until nothing is queued or leased.
     async fn settled(&self) {
-        let settle = async {
-            loop {
-                let depth = self.platform.backbone.depth(keys::TASK_QUEUE).await.unwrap();
-                if depth.ready + depth.leased + depth.delayed == 0 {
-                    break;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), settle).await.expect("an empty queue");
+        self.comes_to("an empty queue", |depth| depth.ready + depth.leased + depth.delayed == 0).await;
+    }
+
+    /// Waits until the queue of tasks is so full.
+    async fn comes_to(&self, what: &str, holds: impl Fn(&Depth) -> bool) {
+        until(what, async || self.platform.backbone.depth(keys::TASK_QUEUE).await.unwrap(), holds).await;
     }
 
     async fn stop(self) {
@@ -302,12 +298,8 @@ async fn a_worker_whose_store_is_silent_leaves_work_to_others() {
     let works = Works::start(tables("", 0, '"')).await;
     let rows = works.partition("in/1.csv", "id,name\n1,a\n").await;
     let answering = async |expected: bool| {
-        let changed = async {
-            while works.platform.runtime.store_answers() != expected {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), changed).await.expect("a look at the store");
+        let answers = async || works.platform.runtime.store_answers();
+        until("a look at the store", answers, |answers| *answers == expected).await;
     };
     works.platform.gate.set(Passage::Closed);
     answering(false).await;
@@ -376,12 +368,7 @@ async fn a_worker_that_stops_gives_back_what_has_not_begun_and_ends_what_has() {
         let told = tokio::time::timeout(Duration::from_secs(30), running.next()).await;
         let Ok(Some(Event::Published { payload, .. })) = told else { panic!("{told:?}") };
         let runs: RunningNotice = serde_json::from_slice(&payload).unwrap();
-        let both = async {
-            while backbone.depth(keys::TASK_QUEUE).await.unwrap().leased < 2 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), both).await.expect("the worker has both");
+        works.comes_to("a worker that has both", |depth| depth.leased >= 2).await;
         works.shutdown.cancel();
         let (wait, hold) = (Duration::from_secs(20), Duration::from_secs(30));
         let pulled = backbone.pull(keys::TASK_QUEUE, 1, wait, hold).await;
@@ -666,12 +653,8 @@ async fn states_are_read_once_there_is_room_for_them() {
     let state = StateRef::Object { uri: uri.clone(), size: 100_000, digest: Digest::of(&body) };
     works.platform.gate.set(Passage::Stalled);
     works.enqueue(&works.lease(1, 1, merge(&state)), 1).await;
-    let counted = async {
-        while works.platform.runtime.memory().reserved_bytes < (4 << 20) + 300_000 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(15), counted).await.expect("room while nothing can be read");
+    let reserved = async || works.platform.runtime.memory().reserved_bytes;
+    until("room while nothing can be read", reserved, |bytes| *bytes >= (4 << 20) + 300_000).await;
     works.platform.gate.set(Passage::Open);
     works.settled().await;
     assert_eq!(works.platform.runtime.memory().reserved_bytes, 0);
@@ -747,12 +730,7 @@ async fn a_lease_is_given_back_when_the_store_fails() {
     works.platform.gate.set(Passage::Closed);
     let lease = works.lease(0, 1, vec![Work::Map(warm)]);
     works.enqueue(&lease, 1).await;
-    let given_back = async {
-        while works.platform.backbone.depth(keys::TASK_QUEUE).await.unwrap().delayed < 1 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), given_back).await.expect("given back");
+    works.comes_to("a task that is given back", |depth| depth.delayed > 0).await;
     let key = keys::commit(&works.job, 0, 1, 0);
     assert_eq!(works.keys("fanfold", &key).await, [""; 0], "no verdict while the platform fails");
     works.platform.gate.set(Passage::Open);
@@ -768,12 +746,7 @@ async fn a_cancelled_job_stops_within_a_second() {
     let works = Works::start(tables("(loop $forever (br $forever))", 0, '"')).await;
     let maps = vec![Work::Map(works.partition("in/1.csv", "id\n1\n").await)];
     works.enqueue(&works.lease(0, 0, maps.clone()), 2).await;
-    let leased = async {
-        while works.platform.backbone.depth(keys::TASK_QUEUE).await.unwrap().leased < 2 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), leased).await.expect("the worker has room for two");
+    works.comes_to("a worker that has room for two", |depth| depth.leased >= 2).await;
     works.platform.backbone.put(&keys::job_cancel(&works.job), "x").await.unwrap();
     works.platform.backbone.publish(&keys::cancel_subject(&works.job), "x").await.unwrap();
     tokio::time::timeout(Duration::from_secs(1), works.settled()).await.expect("stopped within a second");
@@ -891,12 +864,7 @@ async fn a_worker_that_has_drained_long_enough_gives_back_what_runs() {
     let works = Works::draining(platform, Duration::from_millis(300));
     let maps = vec![Work::Map(works.partition("in/1.csv", "id\n1\n").await)];
     works.enqueue(&works.lease(0, 0, maps), 1).await;
-    let leased = async {
-        while works.platform.backbone.depth(keys::TASK_QUEUE).await.unwrap().leased < 1 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), leased).await.expect("a worker that takes it");
+    works.comes_to("a worker that takes it", |depth| depth.leased >= 1).await;
     let platform = works.platform.clone();
     tokio::time::timeout(Duration::from_secs(10), works.stop()).await.expect("an end of its patience");
     let depth = platform.backbone.depth(keys::TASK_QUEUE).await.unwrap();
@@ -941,12 +909,7 @@ async fn check_handed_over(had: u32, timeout_ms: u64, gives_back: GivesBack) {
     let backbone = &platform.backbone;
     let mut running = backbone.subscribe(&keys::running_subject(&works.job)).await.unwrap();
     platform.gate.set(Passage::Closed);
-    let silent = async {
-        while platform.runtime.store_answers() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), silent).await.expect("a look at the store");
+    until("a look at the store", async || platform.runtime.store_answers(), |answers| !answers).await;
     let mut lease = works.lease(0, 0, maps);
     lease.common.timeout_ms = timeout_ms;
     works.enqueue(&lease, 1).await;
@@ -992,12 +955,7 @@ async fn a_lease_that_cannot_be_run_fails_or_is_a_dead_letter() {
     let garbage = Message::new("garbage", "{");
     works.platform.backbone.enqueue(keys::TASK_QUEUE, vec![garbage]).await.unwrap();
     // At first a newer worker might have read it.
-    let given_back = async {
-        while works.platform.backbone.depth(keys::TASK_QUEUE).await.unwrap().delayed < 1 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), given_back).await.expect("given back");
+    works.comes_to("a task that is given back", |depth| depth.delayed > 0).await;
     assert!(works.platform.backbone.dead_letters(keys::TASK_QUEUE, 0, 10).await.unwrap().is_empty());
     works.settled().await;
     let dead = works.platform.backbone.dead_letters(keys::TASK_QUEUE, 0, 10).await.unwrap();
