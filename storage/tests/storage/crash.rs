@@ -18,7 +18,7 @@ use futures::TryStreamExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{pattern, uri};
+use crate::support::{pattern, until, uri};
 
 /// Set for the child process, which is this binary once more.
 const ROOT: &str = "FANFOLD_STORAGE_CRASH_ROOT";
@@ -162,16 +162,11 @@ async fn swept(root: &Path, store: &Store) {
     for entry in listed {
         store.delete(&uri("crash", entry.name())).await.unwrap();
     }
-    let begun = Instant::now();
-    loop {
+    let left = async || {
         let fans = std::fs::read_dir(root.join("store/blobs")).unwrap();
-        let left = fans.map(|fan| std::fs::read_dir(fan.unwrap().path()).unwrap().count()).sum::<usize>();
-        // Parts of uploads that were open when the server died stay until aborted.
-        let open = left <= usize::try_from(ROUNDS * WRITERS * 2).unwrap();
-        if open {
-            return;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(10), "{left} files are left");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        fans.map(|fan| std::fs::read_dir(fan.unwrap().path()).unwrap().count()).sum::<usize>()
+    };
+    // Parts of uploads that were open when the server died stay until aborted.
+    let open = usize::try_from(ROUNDS * WRITERS * 2).unwrap();
+    until("files to go", left, |left| *left <= open).await;
 }

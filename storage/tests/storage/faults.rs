@@ -16,7 +16,7 @@ use futures::TryStreamExt;
 
 use crate::{
     proxy::{self, Busy, Faults, Reluctant},
-    support::{Embedded, pattern, uri},
+    support::{Embedded, pattern, until, uri},
 };
 
 /// Within which a body that stands still is given up and taken up again.
@@ -134,9 +134,7 @@ async fn what_changed_while_a_body_stood_still_is_not_mixed_with_what_it_was() {
     faults.after.store(1_000_000, SeqCst);
     faults.stalls.store(1, SeqCst);
     let changing = async {
-        while faults.stalls.load(SeqCst) > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until("a read that stands still", async || faults.stalls.load(SeqCst), |left| *left == 0).await;
         direct.put(&at, vec![0; 4 << 20].into(), PutOptions::default()).await.unwrap();
     };
     let (read, ()) = tokio::join!(store.get_range(&at, &pin, 0..pin.size), changing);

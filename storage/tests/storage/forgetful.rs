@@ -24,7 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use md5::{Digest, Md5};
 use tokio::{net::TcpListener, sync::Notify};
 
-use crate::support::uri;
+use crate::support::{until, uri};
 
 /// Objects by their path: body and metadata.
 type Objects = HashMap<String, (Bytes, HeaderMap)>;
@@ -286,13 +286,7 @@ async fn a_store_that_forgets_a_condition_is_seen() {
             assert_eq!(each, (absent, matching, has.metadata), "{has:?}: {found:?}");
         }
         // A second probe, of a store that was slow to answer, may still be under way.
-        let cleared = async {
-            while !server.keys().is_empty() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let cleared = tokio::time::timeout(Duration::from_secs(20), cleared).await;
-        assert!(cleared.is_ok(), "{has:?}: {:?}", server.keys());
+        until("nothing to be left", async || server.keys(), Vec::is_empty).await;
     };
     check(FORGETFUL, false, false).await;
     check(Has { if_match: Heed::Never, ..MINDFUL }, true, false).await;
@@ -378,9 +372,7 @@ async fn a_winner_whose_write_another_finished_has_won() {
         winners.pauses.store(true, SeqCst);
         let first = store.put_if_absent(&at, "of the first".into(), "first", PutOptions::default());
         let another = async {
-            while winners.pauses.load(SeqCst) {
-                tokio::task::yield_now().await;
-            }
+            until("a decision that waits", async || winners.pauses.load(SeqCst), |pauses| !pauses).await;
             let outcome = store.put_if_absent(&at, "of the other".into(), "other", PutOptions::default());
             let outcome = outcome.await;
             winners.goes_on.notify_one();

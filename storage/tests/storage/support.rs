@@ -10,6 +10,11 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+#[path = "../../../tests/src/until.rs"]
+mod until;
+
+pub use until::until;
+
 /// A running embedded server, in this process, over a folder of its own.
 pub struct Embedded {
     pub root: TempDir,
