@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fanfold_backbone::queue::Message;
+use fanfold_backbone::{Depth, queue::Message};
 use fanfold_gateway::{
     GatewayConfig,
     invoke::asynchronous::{AsyncCall, Origin},
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     dead_letters::dead_letters,
-    harness::{Base, Reply, Service, start, start_with},
+    harness::{Base, Reply, Service, start, start_with, until},
 };
 
 pub fn hasty(config: &mut GatewayConfig) {
@@ -37,16 +37,6 @@ pub fn id(reply: &Reply) -> String {
 
 pub fn runs(service: &Service) -> usize {
     service.workers.calls.load(Ordering::SeqCst)
-}
-
-/// Waits until so many runs have begun.
-pub async fn until_runs(service: &Service, count: usize) {
-    let begun = async {
-        while runs(service) < count {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), begun).await.unwrap();
 }
 
 fn call(id: Uuid, body: &str) -> AsyncCall {
@@ -128,12 +118,8 @@ async fn bodies_and_the_queue_are_bounded() {
     for id in &accepted {
         assert_eq!(service.delete(&format!("/v1/invocations/{id}")).await.status, 200);
     }
-    let there_is_room = async {
-        while service.promise("f", &[], "echo").await.status != 202 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), there_is_room).await.unwrap();
+    let promised = async || service.promise("f", &[], "echo").await.status;
+    until("room for a call", promised, |status| *status == 202).await;
 }
 
 #[tokio::test]
@@ -158,17 +144,11 @@ async fn a_call_that_finds_no_room_is_not_shown_as_queued() {
     refused.is_problem(ErrorKind::StorageFull);
     // Where nothing at all has room, the removal of its record waits for some.
     backbone.as_embedded().unwrap().set_size_bytes_max(u64::MAX);
-    let gone = async {
-        loop {
-            let records = backbone.list(keys::invocation_records()).await.unwrap();
-            let ids: Vec<_> = records.iter().filter_map(|(key, _)| key.rsplit('/').next()).collect();
-            if ids == accepted {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    let ids = async || -> Vec<String> {
+        let records = backbone.list(keys::invocation_records()).await.unwrap();
+        records.iter().filter_map(|(key, _)| key.rsplit('/').next()).map(str::to_owned).collect()
     };
-    tokio::time::timeout(Duration::from_secs(10), gone).await.unwrap();
+    until("its record to go", ids, |ids| *ids == accepted).await;
 }
 
 #[tokio::test]
@@ -177,16 +157,8 @@ async fn progress_is_told_while_a_function_runs_and_kept_with_its_end() {
     service.deploy("f", "1").await;
     let told = json!({"done": 3, "total": 10});
     let runs = id(&service.promise("f", &[], "progress 60000").await);
-    let shown = async {
-        loop {
-            let shown = service.get(&format!("/v1/invocations/{runs}")).await.json();
-            if shown["progress"].is_object() {
-                return shown;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let shown = tokio::time::timeout(Duration::from_secs(30), shown).await.unwrap();
+    let shown = async || service.get(&format!("/v1/invocations/{runs}")).await.json();
+    let shown = until("its progress", shown, |shown| shown["progress"].is_object()).await;
     assert_eq!((&shown["state"], &shown["progress"]), (&json!("running"), &told));
     assert_eq!(service.delete(&format!("/v1/invocations/{runs}")).await.status, 200);
     let ends = id(&service.promise("f", &[], "progress 0").await);
@@ -202,7 +174,7 @@ async fn what_waits_and_what_runs_can_be_cancelled() {
     let service = start_with(|config| config.tenant_concurrency = 2).await;
     service.deploy("f", "1").await;
     let running = id(&service.promise("f", &[], "sleep 60000").await);
-    until_runs(&service, 1).await;
+    service.until_calls(1).await;
     let queued = id(&service.promise("f", &[], "echo").await);
     let path = |id: &str| format!("/v1/invocations/{id}");
     assert_eq!(service.get(&path(&running)).await.json()["state"], "running");
@@ -270,7 +242,7 @@ async fn a_call_that_found_no_place_has_one_soon_after_it_is_free() {
     .await;
     service.deploy("f", "1").await;
     let first = id(&service.promise("f", &[], "sleep 1000").await);
-    until_runs(&service, 1).await;
+    service.until_calls(1).await;
     // Of two places one is for calls that nobody waits for.
     let second = id(&service.promise("f", &[], "echo").await);
     for id in [&first, &second] {
@@ -285,7 +257,7 @@ async fn another_gateway_can_cancel_what_runs_here() {
     let first = base.serve(|_| {}).await;
     first.deploy("f", "1").await;
     let running = id(&first.promise("f", &[], "sleep 60000").await);
-    until_runs(&first, 1).await;
+    first.until_calls(1).await;
     let second = base.serve(|_| {}).await;
     assert_eq!(second.delete(&format!("/v1/invocations/{running}")).await.status, 200);
     let stopped = async {
@@ -345,16 +317,8 @@ async fn a_thousand_copies_of_one_id_have_one_effect() {
     let ended = services[0].app.invocations.outcome(&derived).await.unwrap().unwrap();
     assert_eq!((ended.attempts, ended.state()), (1, "succeeded"));
     // Messages leave the queue after the end is written.
-    let left = async {
-        loop {
-            let depth = base.backbone.depth(keys::INVOCATION_QUEUE).await.unwrap();
-            if (depth.ready, depth.leased, depth.delayed, depth.dead) == (0, 0, 0, 0) {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), left).await.unwrap();
+    let depth = async || base.backbone.depth(keys::INVOCATION_QUEUE).await.unwrap();
+    until("an empty queue", depth, |depth| *depth == Depth::default()).await;
     let records = base.backbone.list("invocations/").await.unwrap();
     assert!(records.is_empty(), "{records:?}");
 }
@@ -365,7 +329,7 @@ async fn copies_of_a_message_end_an_invocation_once() {
     service.deploy("f", "1").await;
     let id = Uuid::now_v7();
     service.app.invocations.accept(call(id, "sleep 100")).await.unwrap();
-    until_runs(&service, 1).await;
+    service.until_calls(1).await;
     let head = json!({
         "id": id, "function": "f", "version": 1, "timeout_ms": 1000, "params": "{}", "method": "POST", "query": "",
         "headers": [], "accepted_at": 4_000_000_000_000_u64, "depth": 0, "origin": { "kind": "call" }
@@ -376,12 +340,8 @@ async fn copies_of_a_message_end_an_invocation_once() {
     assert_eq!(service.ended(&id.to_string()).await["state"], "succeeded");
     let late = vec![Message::new("late", payload)];
     service.base.backbone.enqueue(keys::INVOCATION_QUEUE, late).await.unwrap();
-    let gone = async {
-        while service.base.backbone.depth(keys::INVOCATION_QUEUE).await.unwrap().ready > 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), gone).await.unwrap();
+    let depth = async || service.base.backbone.depth(keys::INVOCATION_QUEUE).await.unwrap();
+    until("the late copy to be taken", depth, |depth| depth.ready == 0).await;
     assert_eq!(runs(&service), 1);
 }
 
@@ -396,10 +356,10 @@ async fn a_gateway_that_stops_gives_back_what_runs() {
     first.deploy("f", "1").await;
     let ids =
         [id(&first.promise("f", &[], "sleep 700").await), id(&first.promise("f", &[], "sleep 60000").await)];
-    until_runs(&first, 2).await;
+    first.until_calls(2).await;
     first.stop().await;
     let second = base.serve(quick).await;
-    until_runs(&second, 2).await;
+    second.until_calls(2).await;
     let ended = second.ended(&ids[0]).await;
     // The attempt that was broken off does not count.
     assert_eq!((&ended["state"], &ended["attempts"]), (&json!("succeeded"), &json!(1)), "{ended}");
@@ -428,7 +388,7 @@ async fn stopping_lets_short_ones_end() {
     let first = base.serve(hasty).await;
     first.deploy("f", "1").await;
     let id = id(&first.promise("f", &[], "sleep 300").await);
-    until_runs(&first, 1).await;
+    first.until_calls(1).await;
     first.stop().await;
     let second = base.serve(hasty).await;
     assert_eq!(second.get(&format!("/v1/invocations/{id}")).await.json()["state"], "succeeded");
@@ -442,7 +402,7 @@ async fn the_version_is_that_of_the_promise() {
     service.deploy("g", "1").await;
     service.put_json("/v1/functions/g/aliases/prod", json!({ "version": 1 })).await;
     let busy = id(&service.promise("f", &[], "sleep 60000").await);
-    until_runs(&service, 1).await;
+    service.until_calls(1).await;
     let headers = [("prefer", "respond-async")];
     let path = "/v1/functions/g/invoke?qualifier=prod&timeout=7s";
     let waiting = id(&service.request(Method::POST, path, &headers, "echo").await);
@@ -476,7 +436,7 @@ async fn who_waits_for_an_answer_is_served_first() {
     for _ in 0..12 {
         ids.push(id(&service.promise("f", &[], "sleep 400").await));
     }
-    until_runs(&service, 2).await;
+    service.until_calls(2).await;
     // Two of four places are left to these, however many wait.
     for _ in 0..5 {
         assert_eq!(service.invoke("f/invoke", "echo").await.status, 200);

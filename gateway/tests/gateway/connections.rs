@@ -19,7 +19,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::harness::{Service, start, start_with};
+use crate::harness::{Service, start, start_with, until};
 
 const SOON: Duration = Duration::from_millis(300);
 
@@ -384,11 +384,8 @@ async fn streams_beyond_the_bound_are_refused() {
     }
     assert_eq!(service.get("/v1/functions/f/logs").await.status, 200);
     drop(stream);
-    let begun = Instant::now();
-    while service.get(of_job).await.status != 404 {
-        assert!(begun.elapsed() < Duration::from_secs(10));
-        tokio::task::yield_now().await;
-    }
+    let status = async || service.get(of_job).await.status;
+    until("room for a stream", status, |status| *status == 404).await;
 }
 
 #[tokio::test]
@@ -580,9 +577,7 @@ async fn stopping_finishes_what_runs() {
         let service = Arc::clone(&service);
         async move { service.invoke("f/invoke", "sleep 500").await.status }
     });
-    while service.workers.calls.load(Ordering::SeqCst) == 0 {
-        tokio::task::yield_now().await;
-    }
+    service.until_calls(1).await;
     service.shutdown.cancel();
     assert_eq!(running.await.unwrap(), 200);
     let closed = async {

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    asynchronous::{hasty, id, runs, until_runs},
-    harness::{Base, Service, start, start_with},
+    asynchronous::{hasty, id, runs},
+    harness::{Base, Service, start, start_with, until},
 };
 
 pub async fn dead_letters(service: &Service) -> Vec<Value> {
@@ -23,16 +23,7 @@ pub async fn dead_letters(service: &Service) -> Vec<Value> {
 
 /// Dead letters, once there are so many: they follow the end.
 async fn until_dead_letters(service: &Service, count: usize) -> Vec<Value> {
-    let there = async {
-        loop {
-            let letters = dead_letters(service).await;
-            if letters.len() >= count {
-                return letters;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), there).await.unwrap()
+    until("all dead letters", || dead_letters(service), |letters| letters.len() >= count).await
 }
 
 #[tokio::test]
@@ -117,18 +108,11 @@ async fn a_call_waits_for_a_worker_and_counts_what_a_worker_took_along() {
     *service.workers.refuse_calls.lock().unwrap() = Some(nobody);
     let waiting = id(&service.promise("f", &[], "echo").await);
     // More often than it may fail.
-    until_runs(&service, 5).await;
+    service.until_calls(5).await;
     let path = format!("/v1/invocations/{waiting}");
-    let shown = async {
-        loop {
-            // While it is tried once more it runs.
-            let shown = service.get(&path).await.json();
-            if shown["state"] == "queued" {
-                return shown;
-            }
-        }
-    };
-    let shown = tokio::time::timeout(Duration::from_secs(10), shown).await.unwrap();
+    // While it is tried once more it runs.
+    let shown = async || service.get(&path).await.json();
+    let shown = until("a call that waits", shown, |shown| shown["state"] == "queued").await;
     assert_eq!((&shown["attempts"], &shown["problem"]["code"]), (&json!(0), &json!("worker-unavailable")));
     *service.workers.refuse_calls.lock().unwrap() = None;
     let ended = service.ended(&waiting).await;
@@ -236,14 +220,9 @@ async fn large_answers_are_kept_and_ends_are_swept() {
     until_dead_letters(&first, 1).await;
     first.stop().await;
     let second = base.serve(|config| config.invocations.window = Duration::ZERO).await;
-    let swept = async {
-        while second.get(&format!("/v1/invocations/{large}")).await.status != 404
-            || !dead_letters(&second).await.is_empty()
-        {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), swept).await.unwrap();
+    let left =
+        async || (second.get(&format!("/v1/invocations/{large}")).await.status, dead_letters(&second).await);
+    until("a sweep", left, |(status, letters)| *status == 404 && letters.is_empty()).await;
     let metrics = String::from_utf8(second.get("/metrics").await.body.to_vec()).unwrap();
     assert!(metrics.contains("fanfold_async_invocation_dead_letters_expired_total 1"), "{metrics}");
 }
@@ -271,16 +250,7 @@ async fn keeps_two(change: impl FnOnce(&mut InvocationsConfig, u64)) {
     let sizes = letters.iter().map(|letter| letter.payload.len() + letter.id.len() + letter.reason.len());
     let two = sizes.rev().take(2).sum::<usize>() as u64;
     let second = base.serve(|config| change(&mut config.invocations, two)).await;
-    let trimmed = async {
-        loop {
-            let letters = dead_letters(&second).await;
-            if letters.len() <= 2 {
-                return letters;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let letters = tokio::time::timeout(Duration::from_secs(10), trimmed).await.unwrap();
+    let letters = until("fewer letters", || dead_letters(&second), |letters| letters.len() <= 2).await;
     let kept: Vec<_> = letters.iter().map(|letter| letter["id"].as_str().unwrap()).collect();
     assert_eq!(kept, &ids[3..]);
     let metrics = String::from_utf8(second.get("/metrics").await.body.to_vec()).unwrap();

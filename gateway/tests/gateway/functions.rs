@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Deploying, versions and aliases.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use fanfold_protocol::{ErrorKind, Problem, digest::Digest, function::Version, keys, limits, uri::ObjectUri};
 use futures::FutureExt;
 use http::Method;
 use serde_json::json;
 
-use crate::harness::{AGGREGATOR, Base, HANDLER, component, start, start_with};
+use crate::harness::{AGGREGATOR, Base, HANDLER, component, start, start_with, until};
 
 #[tokio::test]
 async fn a_deployment_is_answered_with_its_version() {
@@ -292,12 +292,8 @@ async fn a_deployment_comes_to_its_end_without_its_caller() {
     let draft = Version { name: "g".parse().unwrap(), ..(*version).clone() };
     // Looked at once and dropped, as when a connection breaks.
     assert!(registry.publish(draft).now_or_never().is_none());
-    let there = async {
-        while service.get("/v1/functions/g").await.status != 200 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), there).await.unwrap();
+    let status = async || service.get("/v1/functions/g").await.status;
+    until("the function", status, |status| *status == 200).await;
 }
 
 #[tokio::test]

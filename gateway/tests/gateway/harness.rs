@@ -32,6 +32,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::{service_fn, util::BoxCloneSyncService};
 
+#[path = "../../../tests/src/until.rs"]
+mod until;
+
+pub use until::until;
+
 pub const HANDLER: &str = "fanfold:function/handler@0.1.0";
 pub const AGGREGATOR: &str = "fanfold:function/aggregator@0.1.0";
 
@@ -406,20 +411,20 @@ impl Service {
         self.request(Method::POST, &format!("/v1/functions/{function}/invoke"), &all, body).await
     }
 
+    /// Waits until so many calls have begun.
+    pub async fn until_calls(&self, count: usize) {
+        let calls = async || self.workers.calls.load(Ordering::SeqCst);
+        until("calls that have begun", calls, |calls| *calls >= count).await;
+    }
+
     /// What an invocation becomes, once it has.
     pub async fn ended(&self, id: &str) -> Value {
-        let waiting = async {
-            loop {
-                let shown = self.get(&format!("/v1/invocations/{id}")).await.json();
-                if !["queued", "running"]
-                    .contains(&shown["state"].as_str().unwrap_or_else(|| panic!("{shown}")))
-                {
-                    return shown;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap()
+        let shown = async || self.get(&format!("/v1/invocations/{id}")).await.json();
+        until("the end of a call", shown, |shown| {
+            let state = shown["state"].as_str().unwrap_or_else(|| panic!("{shown}"));
+            !["queued", "running"].contains(&state)
+        })
+        .await
     }
 
     pub async fn invoke(&self, path: &str, body: impl Into<Bytes>) -> Reply {

@@ -12,7 +12,7 @@ use http::Method;
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use crate::harness::{AGGREGATOR, Base, Reply, Service, component, start, start_with};
+use crate::harness::{AGGREGATOR, Base, Reply, Service, component, start, start_with, until};
 
 /// How long a key is held without a renewal, where that matters.
 const LEASE: Duration = Duration::from_millis(1_500);
@@ -247,9 +247,7 @@ async fn abandoned(service: &Service, body: &str) {
         body.len()
     );
     stream.write_all(request.as_bytes()).await.unwrap();
-    while runs(service) == 0 {
-        tokio::task::yield_now().await;
-    }
+    service.until_calls(1).await;
 }
 
 #[tokio::test]
@@ -273,11 +271,8 @@ async fn a_body_has_its_share_of_memory_while_its_call_runs() {
         refused += 1;
     }
     assert!(refused > 0, "it ran for too short a time");
-    let begun = std::time::Instant::now();
-    while service.invoke("f/invoke", vec![b'x'; 200_000]).await.status != 200 {
-        assert!(begun.elapsed() < Duration::from_secs(10));
-        tokio::task::yield_now().await;
-    }
+    let status = async || service.invoke("f/invoke", vec![b'x'; 200_000]).await.status;
+    until("room for a body", status, |status| *status == 200).await;
 }
 
 #[tokio::test]
@@ -359,20 +354,10 @@ async fn two() -> (Service, Service) {
     (one, base.serve(hasty).await)
 }
 
-async fn until_runs(service: &Service, count: usize) {
-    while runs(service) < count {
-        tokio::task::yield_now().await;
-    }
-}
-
 /// Waits until the record of a key is there, or is not.
 async fn until_recorded(service: &Service, key: &str, wanted: bool) {
-    let looking = async {
-        while service.base.backbone.get(&record(key)).await.unwrap().is_some() != wanted {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), looking).await.unwrap();
+    let found = async || service.base.backbone.get(&record(key)).await.unwrap();
+    until("another record", found, |found| found.is_some() == wanted).await;
 }
 
 /// Stores once more what the record of a key holds, as a write does whose acknowledgement is lost.
@@ -394,7 +379,7 @@ async fn a_renewal_of_which_nothing_is_heard_costs_no_second_run() {
     let (service, other) = two().await;
     let body = "sleep 4000";
     let again = async {
-        until_runs(&service, 1).await;
+        service.until_calls(1).await;
         write_unheard(&service, "k").await;
         call(&other, "k", body).await
     };
@@ -407,7 +392,7 @@ async fn an_answer_is_remembered_after_a_renewal_of_which_nothing_was_heard() {
     let (service, other) = two().await;
     let body = "sleep 300";
     let unheard = async {
-        until_runs(&service, 1).await;
+        service.until_calls(1).await;
         write_unheard(&service, "k").await;
     };
     let (first, ()) = tokio::join!(call(&service, "k", body), unheard);
@@ -419,7 +404,7 @@ async fn a_call_runs_once_when_its_hold_lapses_while_the_backbone_is_away() {
     let (service, other) = two().await;
     let body = "sleep 6000";
     let again = async {
-        until_runs(&service, 1).await;
+        service.until_calls(1).await;
         service.base.without_writes(until_recorded(&service, "k", false)).await;
         assert_eq!(service.workers.running.0.load(Ordering::SeqCst), 1, "it was over too early");
         // Before the record is made again, and after.
@@ -439,7 +424,7 @@ async fn an_answer_is_remembered_whose_hold_has_lapsed() {
     let (service, other) = two().await;
     let body = "sleep 300";
     let lapsing = async {
-        until_runs(&service, 1).await;
+        service.until_calls(1).await;
         service.base.backbone.delete(&record("k"), None).await.unwrap();
     };
     let (first, ()) = tokio::join!(call(&service, "k", body), lapsing);
@@ -454,7 +439,7 @@ async fn an_answer_that_the_backbone_does_not_take_is_remembered_later() {
         let service = Arc::clone(&service);
         async move { call(&service, "k", body).await }
     });
-    until_runs(&service, 1).await;
+    service.until_calls(1).await;
     let first = service.base.without_writes(first).await.unwrap();
     ran_once([&service, &other], &first, &call(&other, "k", body).await);
 }
@@ -468,7 +453,7 @@ async fn an_answer_is_not_written_over_that_of_another_call() {
     let backbone = &service.base.backbone;
     let answered = backbone.get(&record("k1")).await.unwrap().unwrap().value;
     let taking_over = async {
-        until_runs(&service, 2).await;
+        service.until_calls(2).await;
         backbone.put_with_ttl(&record("k2"), answered, Duration::from_secs(60)).await.unwrap();
     };
     let (second, ()) = tokio::join!(call(&service, "k2", body), taking_over);

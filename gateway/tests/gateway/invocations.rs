@@ -163,9 +163,7 @@ async fn admission_refuses_what_is_too_much() {
             tokio::spawn(async move { service.invoke("f/invoke", "sleep 3000").await.status })
         })
         .collect();
-    while service.workers.calls.load(Ordering::SeqCst) < 2 {
-        tokio::task::yield_now().await;
-    }
+    service.until_calls(2).await;
     let reply = service.invoke("f/invoke", "echo").await;
     reply.is_problem(ErrorKind::ConcurrencyLimit);
     assert_eq!(reply.header("retry-after"), "1");
@@ -196,9 +194,7 @@ async fn goes_away_behind(behind: &str) {
         body.len()
     );
     stream.write_all(request.as_bytes()).await.unwrap();
-    while service.workers.calls.load(Ordering::SeqCst) == 0 {
-        tokio::task::yield_now().await;
-    }
+    service.until_calls(1).await;
     drop(stream);
     let gone = async {
         while service.workers.dropped.load(Ordering::SeqCst) == 0 {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     asynchronous::hasty,
-    harness::{start, start_with},
+    harness::{start, start_with, until},
     triggers::{document, with_trigger},
 };
 
@@ -93,16 +93,8 @@ async fn a_call_of_an_unknown_origin_waits_for_who_knows_it() {
         backbone.enqueue(keys::INVOCATION_QUEUE, vec![message]).await.unwrap();
     }
     // The old one is a dead letter, with its record or without; the other one is put off.
-    let settled = async {
-        loop {
-            let depth = backbone.depth(keys::INVOCATION_QUEUE).await.unwrap();
-            if (depth.delayed, depth.dead) == (1, 1) {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), settled).await.unwrap();
+    let depth = async || backbone.depth(keys::INVOCATION_QUEUE).await.unwrap();
+    until("both to be settled", depth, |depth| (depth.delayed, depth.dead) == (1, 1)).await;
     let _base = service.stop().await;
     let letters = backbone.dead_letters(keys::INVOCATION_QUEUE, 0, 9).await.unwrap();
     assert_eq!(letters.iter().map(|letter| &letter.id[..]).collect::<Vec<_>>(), [old.to_string()]);

@@ -1,27 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Health, metrics, the description of the API, and the pages about errors.
 
-use std::time::Duration;
-
 use fanfold_protocol::ErrorKind;
 use http::Method;
 use serde_json::json;
 
-use crate::harness::start;
+use crate::harness::{Reply, start, until};
 
 #[tokio::test]
 async fn health_and_readiness() {
     let service = start().await;
     assert_eq!(service.bare_request(Method::GET, "/healthz", &[], "").await.body, "ok\n");
-    let probed = async {
-        loop {
-            let ready = service.bare_request(Method::GET, "/readyz", &[], "").await;
-            if ready.json()["store_abilities"].is_object() {
-                return ready;
-            }
-        }
-    };
-    let ready = tokio::time::timeout(Duration::from_secs(20), probed).await.unwrap();
+    let ready = async || service.bare_request(Method::GET, "/readyz", &[], "").await;
+    let is_probed = |ready: &Reply| ready.json()["store_abilities"].is_object();
+    let ready = until("a store that was tried", ready, is_probed).await;
     let body = ready.json();
     assert_eq!((ready.status.as_u16(), &body["ready"]), (200, &json!(true)));
     assert_eq!((&body["store"], &body["backbone"]), (&json!({"ready": true}), &json!({"ready": true})));
@@ -38,21 +30,17 @@ async fn new_jobs_and_calls_are_refused_while_the_backbone_has_no_room() {
     let refused = async |path: &str| {
         let job = json!({"function": "none", "input": "s3://bank/in/"}).to_string();
         let headers = [("content-type", "application/json")];
-        loop {
-            let reply = service.request(Method::POST, path, &headers, job.clone()).await;
-            if reply.json()["code"] != "function-not-found" {
-                return reply;
-            }
-        }
+        let reply = async || service.request(Method::POST, path, &headers, job.clone()).await;
+        until("no room", reply, |reply| reply.json()["code"] != "function-not-found").await
     };
     let refusals = async {
         for path in ["/v1/jobs", "/v1/jobs/estimate"] {
             refused(path).await.is_problem(ErrorKind::StorageFull);
         }
-        while service.promise("f", &[], "echo").await.status != 507 {}
+        let status = async || service.promise("f", &[], "echo").await.status;
+        until("no room", status, |status| *status == 507).await;
     };
-    let refused = tokio::time::timeout(Duration::from_secs(20), refusals);
-    service.base.without_writes(refused).await.unwrap();
+    service.base.without_writes(refusals).await;
 }
 
 /// What all gateways share may be full or away: each of them goes on answering, and lets users make room.
@@ -65,14 +53,11 @@ async fn balancers_are_told_only_of_a_gateway_that_stops() {
     };
     assert_eq!(asked("/readyz?serving=true").await, (200, json!(true)));
     let full = async {
-        while asked("/readyz").await.0 != 503 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until("no readiness", || asked("/readyz"), |(status, _)| *status == 503).await;
         assert_eq!(asked("/readyz?serving=false").await, (503, json!(false)));
         assert_eq!(asked("/readyz?serving=true").await, (200, json!(false)));
     };
-    let full = tokio::time::timeout(Duration::from_secs(20), full);
-    service.base.without_writes(full).await.unwrap();
+    service.base.without_writes(full).await;
     let refused = service.bare_request(Method::GET, "/readyz?serving=yes", &[], "").await;
     let body = refused.is_problem(ErrorKind::InvalidRequest);
     assert!(body["detail"].as_str().unwrap().contains("serving must be true or false"), "{body}");

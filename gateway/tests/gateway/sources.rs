@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{start, start_with},
+    harness::{start, start_with, until},
     triggers::put_of,
 };
 
@@ -51,16 +51,9 @@ async fn queues_on_private_addresses_are_refused_unless_the_operator_allows_them
     // A name is looked up when it is connected to.
     let reply = service.put_json("/v1/triggers/t", with_queue("https://localhost/1/bank")).await;
     assert_eq!(reply.status, 201, "{reply:?}");
-    let looking = async {
-        loop {
-            let shown = service.get("/v1/triggers/t").await.json();
-            if let Some(error) = shown["sqs"]["error"].as_str() {
-                return error.to_owned();
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    let error = tokio::time::timeout(std::time::Duration::from_secs(30), looking).await.unwrap();
+    let shown = async || service.get("/v1/triggers/t").await.json();
+    let shown = until("an error", shown, |shown| shown["sqs"]["error"].is_string()).await;
+    let error = shown["sqs"]["error"].as_str().unwrap();
     assert!(error.contains("no public address"), "{error}");
 }
 

@@ -12,10 +12,7 @@ use http::Method;
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use crate::{
-    asynchronous::until_runs,
-    harness::{AGGREGATOR, Base, HANDLER, Headers, Reply, Service, component},
-};
+use crate::harness::{AGGREGATOR, Base, HANDLER, Headers, Reply, Service, component, until};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -334,18 +331,13 @@ async fn a_tenant_whose_part_grows_has_it_at_once() {
     let admission = &bank.app.admission;
     admission.divide(2);
     let name = "f".parse().unwrap();
-    let halved = async {
-        loop {
-            let _held = [admission.admit(&name).await, admission.admit(&name).await];
-            if admission.admit(&name).await.is_err() {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
+    let admits_three = async || {
+        let _held = [admission.admit(&name).await, admission.admit(&name).await];
+        admission.admit(&name).await.is_ok()
     };
-    tokio::time::timeout(Duration::from_secs(10), halved).await.expect("half of the places");
+    until("half of the places", admits_three, |admits| !admits).await;
     let first = bank.promise("f", &[], "sleep 60000").await.json()["id"].as_str().unwrap().to_owned();
-    until_runs(bank, 1).await;
+    bank.until_calls(1).await;
     let second = bank.promise("f", &[], "echo").await.json()["id"].as_str().unwrap().to_owned();
     admission.divide(1);
     // A pull for the shop alone would have lasted for longer.

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    harness::{AGGREGATOR, Base, Service, component, start, start_with},
+    harness::{AGGREGATOR, Base, Service, component, start, start_with, until},
     triggers::{
         JSON, batches, document, metric, put_of, record, replay, send_objects, wait_for_calls, with_trigger,
     },
@@ -92,15 +92,10 @@ async fn what_waits_for_a_removed_trigger_goes_though_another_has_its_name() {
         let depth = service.app.backbone.depth(&keys::event_queue(&id_of(&made))).await.unwrap();
         depth.ready + depth.leased + depth.delayed
     };
-    until(async || waiting().await == 1).await;
+    until("an event that waits", &waiting, |waiting| *waiting == 1).await;
     assert_eq!(service.delete("/v1/triggers/t").await.status, 204);
     assert_eq!(service.put_json("/v1/triggers/t", document()).await.status, 201);
-    let gone = async {
-        while waiting().await > 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("its events are dropped");
+    until("its events to be dropped", &waiting, |waiting| *waiting == 0).await;
 }
 
 #[tokio::test]
@@ -122,7 +117,8 @@ async fn dead_letters_are_listed_by_page_and_discarded() {
     assert_eq!(service.delete("/v1/functions/f").await.status, 204);
     send_objects(&service, (0..3).map(|n| format!("in/{n}.csv"))).await;
     // They are counted before they are set aside.
-    until(async || service.get("/v1/triggers/t").await.json()["events"]["dead"] == 3).await;
+    let shown = async || service.get("/v1/triggers/t").await.json();
+    until("three dead letters", shown, |shown| shown["events"]["dead"] == 3).await;
     let path = "/v1/triggers/t/dead-letters";
     let first = service.get(&format!("{path}?limit=2")).await.json();
     assert_eq!(first["dead_letters"].as_array().unwrap().len(), 2);
@@ -158,16 +154,16 @@ async fn what_was_given_up_is_no_new_dead_letter_at_each_look() {
     service.base.store.put(&deep, Bytes::from_static(b"x"), options).await.unwrap();
     assert_eq!(service.send(&put_of("in/deep.csv")).await.status, 200);
     let dead = async |service: &Service| service.get("/v1/triggers/t").await.json()["events"]["dead"].clone();
-    until(async || dead(&service).await == 2).await;
+    until("two dead letters", || dead(&service), |dead| *dead == 2).await;
     // A gateway that starts looks.
     let service = service.stop().await.serve(|_| {}).await;
-    until(async || metric(&service, "reconciler_objects_listed").await >= 2).await;
+    until("a look", || metric(&service, "reconciler_objects_listed"), |listed| *listed >= 2).await;
     assert_eq!((service.fate("kept").await, dead(&service).await), (0, json!(2)));
     // Replayed in vain, it is one dead letter still.
     assert_eq!(replay(&service, json!({"dead_letters": true})).await.json()["queued"], 2);
     service.until("dead", 1).await;
     service.until("loop", 1).await;
-    until(async || dead(&service).await == 2).await;
+    until("two dead letters", || dead(&service), |dead| *dead == 2).await;
     // Forgotten, it waits for somebody to ask for it; then it has started for good.
     assert_eq!(service.delete("/v1/triggers/t/dead-letters").await.json(), json!({"discarded": 2}));
     assert_eq!(service.deploy("f", "2").await.status, 201);
@@ -187,9 +183,9 @@ async fn a_batch_that_was_given_up_is_started_by_a_replay() {
     assert_eq!(service.delete("/v1/functions/f").await.status, 204);
     send_objects(&service, (0..3).map(|n| format!("in/{n}.csv"))).await;
     let dead = async |service: &Service| service.get("/v1/triggers/t").await.json()["events"]["dead"].clone();
-    until(async || dead(&service).await == 3).await;
+    until("three dead letters", || dead(&service), |dead| *dead == 3).await;
     let service = service.stop().await.serve(|_| {}).await;
-    until(async || metric(&service, "reconciler_objects_listed").await >= 3).await;
+    until("a look", || metric(&service, "reconciler_objects_listed"), |listed| *listed >= 3).await;
     assert_eq!((service.fate("kept").await, dead(&service).await), (0, json!(3)));
     assert_eq!(service.delete("/v1/triggers/t/dead-letters").await.json(), json!({"discarded": 3}));
     assert_eq!(service.deploy("f", "2").await.status, 201);
@@ -222,7 +218,7 @@ async fn dead_letters_are_not_kept_for_ever() {
         let letters = letters["dead_letters"].as_array().unwrap().clone();
         letters.iter().map(|letter| letter["key"].as_str().unwrap().to_owned()).collect()
     };
-    until(async || keys().await == ["in/young.csv"]).await;
+    until("the young one alone", keys, |keys| *keys == ["in/young.csv"]).await;
 }
 
 /// Messages of a queue that were no notification: one of an older release, which did not say when it came, and one
@@ -239,9 +235,9 @@ async fn a_dead_letter_that_cannot_be_read_keeps_none_behind_it() {
         service.until("dead", count).await;
     }
     let dead = async |service: &Service| service.get("/v1/triggers/t").await.json()["events"]["dead"].clone();
-    until(async || dead(&service).await == 3).await;
+    until("three dead letters", || dead(&service), |dead| *dead == 3).await;
     let service = service.stop().await.serve(|_| {}).await;
-    until(async || dead(&service).await == 1).await;
+    until("one dead letter", || dead(&service), |dead| *dead == 1).await;
     let left = service.get("/v1/triggers/t/dead-letters").await.json()["dead_letters"].clone();
     assert_eq!((&left[0]["id"], &left[0]["taken_at"]), (&json!("odd-1"), &Value::Null), "{left}");
 }
@@ -272,12 +268,11 @@ async fn what_an_event_is_not_to_blame_for_is_none_of_its_attempts() {
     document["retry"] = json!({"attempts": 2, "backoff": "10ms"});
     let (service, queue) = without_room(document).await;
     queued(&service, &queue, json!({})).await;
-    until(async || service.fate("retried").await >= 3).await;
+    until("retries", || service.fate("retried"), |retried| *retried >= 3).await;
     // From now on it fails by its own fault, and is tried once more.
     assert_eq!(service.delete("/v1/functions/f").await.status, 204);
     let letters = async || service.base.backbone.dead_letters(&queue, 0, 9).await.unwrap();
-    until(async || !letters().await.is_empty()).await;
-    let found = letters().await;
+    let found = until("a dead letter", letters, |letters| !letters.is_empty()).await;
     let letter = &found[0];
     assert!(letter.reason.starts_with("function-not-found: "), "{letter:?}");
     let waiting: Value = serde_json::from_slice(&letter.payload).unwrap();
@@ -293,13 +288,13 @@ async fn a_replay_counts_attempts_and_time_anew() {
     // Older than anything is waited for.
     queued(&service, &queue, json!({"at": 0})).await;
     let dead = async || service.get("/v1/triggers/t").await.json()["events"]["dead"].clone();
-    until(async || dead().await == 1).await;
+    until("one dead letter", &dead, |dead| *dead == 1).await;
     assert_eq!(service.fate("retried").await, 0);
     assert_eq!(replay(&service, json!({"dead_letters": true})).await.json()["queued"], 1);
-    until(async || service.fate("retried").await >= 2).await;
+    until("retries", || service.fate("retried"), |retried| *retried >= 2).await;
     assert_eq!(dead().await, 0);
     assert_eq!(service.delete("/v1/functions/f").await.status, 204);
-    until(async || dead().await == 1).await;
+    until("one dead letter", &dead, |dead| *dead == 1).await;
 
     // One that had failed of its own before it was queued anew has one attempt less, until it is replayed.
     assert_eq!(service.delete("/v1/triggers/t/dead-letters").await.json()["discarded"], 1);
@@ -307,7 +302,7 @@ async fn a_replay_counts_attempts_and_time_anew() {
     queued(&service, &queue, json!({"failures": 1, "put_back": 3, "replay": Uuid::now_v7()})).await;
     service.until("dead", 3).await;
     assert_eq!(service.fate("retried").await, retried);
-    until(async || dead().await == 1).await;
+    until("one dead letter", &dead, |dead| *dead == 1).await;
     let letters = service.get("/v1/triggers/t/dead-letters").await.json()["dead_letters"].clone();
     assert_eq!(letters[0]["attempts"], 5, "{letters}");
     assert_eq!(replay(&service, json!({"dead_letters": true})).await.json()["queued"], 1);
@@ -322,8 +317,8 @@ async fn an_event_that_met_the_breaker_has_all_its_attempts() {
     let (service, view) = with_trigger(document).await;
     send_objects(&service, (0..2).map(|n| format!("in/{n}.csv"))).await;
     let view_of = async || service.get("/v1/triggers/t").await.json();
-    until(async || view_of().await["paused"] == true).await;
-    until(async || view_of().await["events"]["waiting"] == 1).await;
+    let stands = |view: &Value| view["paused"] == true && view["events"]["waiting"] == 1;
+    until("a pause with an event that waits", view_of, stands).await;
     let (queue, second) = (keys::event_queue(&id_of(&view)), Duration::from_secs(1));
     let pulled = service.base.backbone.pull(&queue, 1, second, second).await.unwrap();
     assert_eq!((pulled.len(), pulled[0].attempt), (1, 1));
@@ -351,14 +346,6 @@ async fn events_of_one_state_side_by_side_are_one_start() {
     service.until("started", 40).await;
     assert_eq!(service.get("/v1/triggers/t").await.json()["paused"], false);
     assert_eq!(service.fate("duplicate").await, 39);
-}
-
-async fn until(mut is_so: impl AsyncFnMut() -> bool) {
-    let begun = std::time::Instant::now();
-    while !is_so().await {
-        assert!(begun.elapsed() < std::time::Duration::from_secs(20));
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
 }
 
 /// Puts an outcome of an invocation into the backbone, as if it lapsed or did not.
@@ -401,12 +388,9 @@ async fn outcomes_lapse_of_what_is_gone_and_stay_of_what_is_there() {
         let base = &service.base;
         let of_created = events[0] == "ObjectCreated:*";
         // One is changed after the other.
-        until(async || {
-            lapses(base, &gone).await
-                && lapses(base, &there).await != of_created
-                && lapses(base, &again).await != of_created
-        })
-        .await;
+        let lapse =
+            async || (lapses(base, &gone).await, lapses(base, &there).await, lapses(base, &again).await);
+        until("those to lapse", lapse, |lapse| *lapse == (true, !of_created, !of_created)).await;
         // Nothing was fed by that.
         assert_eq!(service.fate("kept").await, 0);
     }
@@ -456,7 +440,8 @@ async fn nothing_of_a_removed_trigger_stays() {
     assert_eq!(service.delete("/v1/triggers/t").await.status, 204);
     let rest =
         async |service: &Service| service.base.backbone.list(&keys::outcomes(&id)).await.unwrap().len();
-    until(async || service.base.store.head(&packed).await.is_err() && rest(&service).await == 0).await;
+    let left = async || (service.base.store.head(&packed).await.is_ok(), rest(&service).await);
+    until("nothing to be left", left, |left| *left == (false, 0)).await;
 }
 
 /// As after a gateway that died before it wrote the outcome down, and a template that was changed since.

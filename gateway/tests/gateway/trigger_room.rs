@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    harness::{Base, Reply, Service, start_with},
+    harness::{Base, Reply, Service, start_with, until},
     triggers::{document, put_of, record, send_objects, wait_for_calls},
 };
 
@@ -83,12 +83,8 @@ async fn many_events_of_a_notification_are_kept_together() {
     };
     // One that was not paused yet when it pulled gives back what it has.
     let waiting = async |count: u64| {
-        let are_there = async {
-            while service.get("/v1/triggers/full").await.json()["events"]["waiting"] != count {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), are_there).await.unwrap();
+        let events = async || service.get("/v1/triggers/full").await.json()["events"].clone();
+        until("others that wait", events, |events| events["waiting"] == count).await;
     };
     service.send(&told(EVENTS + 1)).await.is_problem(ErrorKind::QueueFull);
     waiting(0).await;
@@ -144,11 +140,7 @@ async fn a_full_queue_stops_no_event_of_the_store_and_loses_no_object() {
         service.object("bank", &key, "1").await;
     }
     let waiting = async || service.get("/v1/triggers/full").await.json()["events"]["waiting"].clone();
-    let begun = Instant::now();
-    while waiting().await != ROOM {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{}", waiting().await);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("a full queue", waiting, |waiting| *waiting == ROOM).await;
     assert_eq!(service.put_json("/v1/triggers/t", document()).await.status, 201);
     service.object("bank", "in/missed.csv", "1").await;
     service.until("started", 1).await;
@@ -156,7 +148,7 @@ async fn a_full_queue_stops_no_event_of_the_store_and_loses_no_object() {
     for key in filling() {
         service.base.store.delete(&ObjectUri::new("bank", key).unwrap()).await.unwrap();
     }
-    let mut taken = 0;
+    let (mut taken, begun) = (0, Instant::now());
     while taken < ROOM as usize {
         assert!(begun.elapsed() < Duration::from_secs(40));
         let wait = Duration::from_millis(100);

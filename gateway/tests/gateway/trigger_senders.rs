@@ -11,7 +11,7 @@ use sha2::Sha256;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
-    harness::{Reply, Service, start_with},
+    harness::{Reply, Service, start_with, until},
     triggers::{JSON, document, put_of, record, wait_for_calls, with_trigger},
 };
 
@@ -170,15 +170,7 @@ async fn send_signed(service: &Service, secret: &str) -> Reply {
 
 /// Sends the same until it is answered so.
 async fn send_signed_until(service: &Service, secret: &str, status: u16) -> Reply {
-    let begun = std::time::Instant::now();
-    loop {
-        let reply = send_signed(service, secret).await;
-        if reply.status == status {
-            return reply;
-        }
-        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{reply:?}");
-        tokio::task::yield_now().await;
-    }
+    until("another answer", || send_signed(service, secret), |reply| reply.status == status).await
 }
 
 /// How many requests are in work, with the one that asks.
@@ -220,11 +212,7 @@ async fn strangers_take_no_room_from_those_who_are_known() {
 async fn strangers_take_memory_for_what_they_send_and_not_for_what_they_announce() {
     let (service, secret) = signing(|config| config.strangers_bytes_max = 100_000).await;
     let _held = [stranger(&service, 1).await, stranger(&service, 1).await, stranger(&service, 1).await];
-    let begun = std::time::Instant::now();
-    while active(&service).await < 4 {
-        assert!(begun.elapsed() < std::time::Duration::from_secs(20));
-        tokio::task::yield_now().await;
-    }
+    until("requests in work", || active(&service), |active| *active >= 4).await;
     assert_eq!(send_signed(&service, &secret).await.status, 200);
     let full = stranger(&service, 99_990).await;
     let refused = send_signed_until(&service, &secret, 429).await.is_problem(ErrorKind::ConcurrencyLimit);
@@ -307,11 +295,8 @@ async fn a_full_queue_is_told_and_the_same_notification_is_kept_later() {
     service.send(&records(3..5)).await.is_problem(ErrorKind::QueueFull);
     assert_eq!(refused(&service, ErrorKind::QueueFull).await, 1);
     // One that was pulled as the pause came is given back.
-    let begun = std::time::Instant::now();
-    while service.get("/v1/triggers/t").await.json()["events"]["waiting"] != 3 {
-        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "not all of them wait");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    let events = async || service.get("/v1/triggers/t").await.json()["events"].clone();
+    until("all of them to wait", events, |events| events["waiting"] == 3).await;
     assert_eq!(service.request(Method::POST, "/v1/triggers/t/resume", &[], "").await.status, 204);
     service.until("started", 3).await;
     // As a sender does that was told to come again.

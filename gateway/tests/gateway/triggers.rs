@@ -12,7 +12,7 @@ use fanfold_storage::PutOptions;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Base, Service, start};
+use crate::harness::{Base, Service, start, until};
 
 pub const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -124,37 +124,31 @@ async fn many_triggers_are_listed_by_name_with_what_is_theirs() {
         assert_eq!(paused.status, 204);
     }
     assert_eq!(service.send(&put_of("t-17/a.csv")).await.json()["kept"], 1);
-    let begun = Instant::now();
-    loop {
+    let waiting = async || -> Vec<(Value, Value)> {
         let list = service.get("/v1/triggers").await.json();
         let listed = list["triggers"].as_array().unwrap().iter();
-        let found: Vec<_> = listed.map(|t| (t["name"].clone(), t["events"]["waiting"].clone())).collect();
-        let expected = names.iter().map(|name| (json!(name), json!(u64::from(name == "t-17"))));
-        if found == expected.collect::<Vec<_>>() {
-            return;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(20), "{list}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        listed.map(|t| (t["name"].clone(), t["events"]["waiting"].clone())).collect()
+    };
+    let expected = names.iter().map(|name| (json!(name), json!(u64::from(name == "t-17"))));
+    let expected: Vec<_> = expected.collect();
+    until("all of them, with what waits", waiting, |waiting| *waiting == expected).await;
 }
 
 #[tokio::test]
 async fn what_alerts_follow_of_a_trigger_is_there_before_its_first_event() {
     let (service, _) = with_trigger(document()).await;
-    let begun = Instant::now();
-    loop {
-        let text = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
-        let series = [
-            "fanfold_trigger_events_total{trigger=\"t\",fate=\"dead\"} 0\n",
-            "fanfold_trigger_events_total{trigger=\"t\",fate=\"loop\"} 0\n",
-            "fanfold_trigger_breaker_trips_total{trigger=\"t\"} 0\n",
-        ];
-        if series.iter().all(|line| text.contains(line)) {
-            return;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(20), "{text}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let series = [
+        "fanfold_trigger_events_total{trigger=\"t\",fate=\"dead\"} 0\n",
+        "fanfold_trigger_events_total{trigger=\"t\",fate=\"loop\"} 0\n",
+        "fanfold_trigger_breaker_trips_total{trigger=\"t\"} 0\n",
+    ];
+    metrics_that_say(&service, &series).await;
+}
+
+/// The metrics, once they have all of these lines.
+async fn metrics_that_say(service: &Service, lines: &[&str]) -> String {
+    let text = async || String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
+    until("other metrics", text, |text| lines.iter().all(|line| text.contains(line))).await
 }
 
 #[tokio::test]
@@ -165,17 +159,7 @@ async fn what_waits_for_a_trigger_is_told_while_the_trigger_is_there() {
     for key in ["in/a.csv", "in/b.csv"] {
         assert_eq!(service.send(&put_of(key)).await.json()["kept"], 1);
     }
-    let begun = Instant::now();
-    let told = async |lines: &[&str]| {
-        loop {
-            let text = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
-            if lines.iter().all(|line| text.contains(line)) {
-                return text;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(20), "{lines:?} are not in\n{text}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
+    let told = async |lines: &[&str]| metrics_that_say(&service, lines).await;
     let waiting = "fanfold_trigger_events_waiting{trigger=\"t\",state=\"ready\"}";
     told(&[format!("{waiting} 2\n").as_str(), "fanfold_trigger_paused{trigger=\"t\"} 1\n"]).await;
     service.request(Method::POST, "/v1/triggers/t/resume", &[], "").await;
@@ -285,11 +269,7 @@ async fn an_event_starts_the_function_once_however_often_it_comes() {
 }
 
 pub async fn wait_for_calls(service: &Service, calls: usize) {
-    let begun = Instant::now();
-    while service.workers.calls.load(Ordering::SeqCst) < calls {
-        assert!(begun.elapsed() < Duration::from_secs(20));
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    service.until_calls(calls).await;
     assert_eq!(service.workers.calls.load(Ordering::SeqCst), calls);
 }
 
@@ -518,22 +498,15 @@ async fn a_batch_that_was_left_halfway_is_ended_once() {
     // Claimed, but not started: the function is not there.
     assert_eq!(service.delete("/v1/functions/f").await.status, 204);
     send_objects(&service, (0..3).map(|n| format!("in/{n}.csv"))).await;
-    let begun = Instant::now();
-    while service.fate("retried").await < 3 {
-        assert!(begun.elapsed() < Duration::from_secs(20));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("retries", || service.fate("retried"), |retried| *retried >= 3).await;
     let base: Base = service.stop().await;
     let service = base.serve(|_| {}).await;
     assert_eq!(service.deploy("f", "2").await.status, 201);
     // Whatever batches the events come in now, they start the one that they belong to.
     wait_for_calls(&service, 1).await;
     let view = async || service.get("/v1/triggers/t").await.json()["events"].clone();
-    let begun = Instant::now();
-    while view().await != json!({"waiting": 0, "running": 0, "delayed": 0, "dead": 0}) {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{}", view().await);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let none = json!({"waiting": 0, "running": 0, "delayed": 0, "dead": 0});
+    until("the end of all", view, |view| *view == none).await;
     wait_for_calls(&service, 1).await;
     assert_eq!(batches(&service), [["in/0.csv", "in/1.csv", "in/2.csv"]]);
 }
@@ -545,15 +518,8 @@ async fn a_trigger_that_starts_too_much_pauses_itself() {
     let (service, _) = with_trigger(document).await;
     send_objects(&service, (0..5).map(|n| format!("in/{n}.csv"))).await;
     service.until("started", 3).await;
-    let begun = Instant::now();
-    let view = loop {
-        let view = service.get("/v1/triggers/t").await.json();
-        if view["paused"] == json!(true) {
-            break view;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(20), "{view}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    let view = async || service.get("/v1/triggers/t").await.json();
+    let view = until("a pause", view, |view| view["paused"] == true).await;
     assert!(view["paused_because"].as_str().unwrap().contains("more than 3 times"), "{view}");
     assert!(metric(&service, "trigger_breaker_trips").await >= 1);
     // Nothing is lost: whoever has looked lets it go on.
