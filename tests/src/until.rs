@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 /// Long enough for a busy machine; nothing waits for it when all is well.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The first pause between two looks, and the longest.
-const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(50)];
+const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
 
 /// Looks again and again until what is found fits, and gives that.
 ///

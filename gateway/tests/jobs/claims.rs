@@ -2,8 +2,6 @@
 //! One job for each output prefix, also when the backbone has lost who has which; and what is being
 //! written there is read by none.
 
-use std::time::Duration;
-
 use fanfold_gateway::jobs::JobRecord;
 use fanfold_protocol::{ErrorKind, Problem, digest::Digest, job::JobState, keys};
 use http::StatusCode;
@@ -11,8 +9,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
+    harness::until,
     way::{Trouble, Way},
-    world::{BUCKET, Engine, Fails, PATIENCE, Play, World, document, succeeded},
+    world::{BUCKET, Engine, Fails, Play, World, document, succeeded},
 };
 
 fn overwriting() -> Value {
@@ -26,12 +25,8 @@ async fn begun(world: &World, key: Option<&str>) -> Uuid {
         let id = engine.jobs.submit(document("mapper", overwriting()), key).await.unwrap().id;
         engine.until(&id, |record| record.state == JobState::Running).await.id
     };
-    let released = async {
-        while world.backbone().get(&keys::coordinator(&id)).await.unwrap().is_some() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, released).await.expect("a job that is given back");
+    let tenure = async || world.backbone().get(&keys::coordinator(&id)).await.unwrap();
+    until("a job that is given back", tenure, Option::is_none).await;
     id
 }
 

@@ -19,6 +19,7 @@ use tokio_util::sync::DropGuard;
 use uuid::Uuid;
 
 use crate::{
+    harness::until,
     way::{Trouble, Way},
     world::{Engine, Mishap, PATIENCE, Play, World, document, succeeded},
 };
@@ -86,12 +87,7 @@ async fn jobs_are_refused_while_too_many_have_not_ended() {
     // What was accepted is told again.
     assert_eq!(engine.jobs.submit(job(), Some("key")).await.unwrap().id, first);
     engine.jobs.cancel(&first).await.unwrap();
-    let accepted = async {
-        while engine.jobs.submit(job(), None).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, accepted).await.expect("room for another job");
+    until("room for another job", || engine.jobs.submit(job(), None), Result::is_ok).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,12 +256,8 @@ async fn whoever_watches_is_told_of_failures_that_came_while_nobody_coordinated(
         engine.until(&id, |record| record.failures == 1).await;
         id
     };
-    let gone = async {
-        while world.backbone().get(&keys::coordinator(&id)).await.unwrap().is_some() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, gone).await.expect("a coordinator that has gone");
+    let tenure = async || world.backbone().get(&keys::coordinator(&id)).await.unwrap();
+    until("a coordinator that has gone", tenure, Option::is_none).await;
     // The failure that is new is the first one that the next coordinator finds.
     let task = TaskCommit {
         index: 0,

@@ -17,24 +17,16 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
+    harness::until,
     way::{Trouble, Way},
-    world::{BUCKET, PATIENCE, Play, World, succeeded},
+    world::{BUCKET, Play, World, succeeded},
 };
 
 const SOON: Duration = Duration::from_millis(10);
 
-async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
-    let wait = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "never: {what}");
-}
-
 /// Waits until nothing lies under a prefix of the platform's bucket.
 async fn gone(world: &World, prefix: &str) {
-    eventually(prefix, async || world.keys(BUCKET, prefix).await.is_empty()).await;
+    until("nothing to be left", || world.keys(BUCKET, prefix), Vec::is_empty).await;
 }
 
 /// Waits until an engine whose jobs serve others for a moment has looked through all
@@ -164,8 +156,8 @@ async fn jobs_are_forgotten_and_their_output_is_not() {
     // Nobody works on it, so that it does not end.
     let running = engine.submit("mapper", json!({"output": "s3://bank/running/"})).await.unwrap().id;
     for id in [own.id, elsewhere.id, failed.id] {
-        eventually("forgotten", async || engine.jobs.get(&id).await.is_err()).await;
-        assert_eq!(engine.jobs.get(&id).await.unwrap_err().code, ErrorKind::JobNotFound);
+        let forgotten = until("it to be forgotten", || engine.jobs.get(&id), Result::is_err).await;
+        assert_eq!(forgotten.unwrap_err().code, ErrorKind::JobNotFound);
     }
     let shown = other.jobs.tasks(&own.id, None, None, 9).await;
     assert_eq!(shown.unwrap_err().code, ErrorKind::JobNotFound, "nor what was shown of it");
@@ -180,7 +172,7 @@ async fn jobs_are_forgotten_and_their_output_is_not() {
         let (records, _) = engine.jobs.list(&Filter::default(), None, 9).await.unwrap();
         records.iter().map(|record| record.id).collect::<Vec<_>>()
     };
-    eventually("alone in the list", async || listed().await == [running]).await;
+    until("it alone in the list", listed, |listed| *listed == [running]).await;
     drop(engine);
     // Nor does anybody find them who looks through the store.
     let world = world.with_fresh_backbone().await;
@@ -235,7 +227,7 @@ async fn what_is_committed_for_a_job_that_has_failed_goes_in_the_end() {
     let twice = world.keys("bank", "twice/").await;
     let soon = |config: &mut JobsConfig| (config.cache_window, config.last_sweep) = (SOON, SOON);
     let _engine = world.engine_with(soon).await;
-    eventually("swept", async || !world.keys("bank", "out/").await.contains(&late)).await;
+    until("a sweep", || world.keys("bank", "out/"), |keys| !keys.contains(&late)).await;
     looked(&world).await;
     assert_eq!(world.keys("bank", "out/").await, [strange]);
     assert_eq!(world.keys("bank", "twice/").await, twice);

@@ -19,7 +19,10 @@ use fanfold_protocol::{
 };
 use serde_json::{Value, json};
 
-use crate::world::{Fails, Happens, Mishap, OVERTAKEN_CPU_US, PATIENCE, Play, World, result, succeeded};
+use crate::{
+    harness::until,
+    world::{Fails, Happens, Mishap, OVERTAKEN_CPU_US, Play, World, result, succeeded},
+};
 
 /// What happens to the lease of this group of the first stage the first time.
 fn once(group: u32, mishap: Mishap) -> Happens {
@@ -80,16 +83,9 @@ async fn a_straggler_that_commits_after_all_changes_nothing() {
     succeeded(&record);
     assert_eq!(record.receipt.second_attempts, 1);
     // The late attempt writes its tables, finds the commit of the other, and leaves that as it is.
-    let winner: Commit = tokio::time::timeout(PATIENCE, async {
-        loop {
-            match world.store().get(&"s3://bank/late".parse().unwrap(), None).await {
-                Ok(bytes) => return serde_json::from_slice(&bytes).unwrap(),
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
-            }
-        }
-    })
-    .await
-    .unwrap();
+    let late = "s3://bank/late".parse().unwrap();
+    let winner = until("the late attempt", || world.store().get(&late, None), Result::is_ok).await;
+    let winner: Commit = serde_json::from_slice(&winner.unwrap()).unwrap();
     let manifest = engine.jobs.manifest(&record.id).await.unwrap();
     assert_eq!((manifest.rows, manifest.objects.len()), (INPUTS as u64, INPUTS));
     let of_winner = |key: &str| key.contains(&winner.attempt.to_string());
@@ -115,15 +111,11 @@ async fn a_straggler_is_shown_and_left_alone_when_the_job_says_so() {
     let job = json!({"output": "s3://bank/out/", "retry": {"attempts": 3, "speculation": false}});
     let id = engine.submit("mapper", job).await.unwrap().id;
     engine.until(&id, |record| record.tasks.done == 298).await;
-    let running = tokio::time::timeout(PATIENCE, async {
-        loop {
-            let page = engine.jobs.tasks(&id, Some(TaskState::Running), None, 1).await.unwrap();
-            if page.tasks[0].worker.is_some() {
-                return page.tasks[0].clone();
-            }
-        }
-    });
-    let running = running.await.unwrap();
+    let running = async || {
+        let page = engine.jobs.tasks(&id, Some(TaskState::Running), None, 1).await.unwrap();
+        page.tasks[0].clone()
+    };
+    let running = until("a worker that tells", running, |task| task.worker.is_some()).await;
     assert_eq!((running.worker.as_deref(), running.second_attempt), (Some("slow"), false));
     assert!(running.running_ms.unwrap() >= 3_600_000, "{running:?}");
     let record = engine.until(&id, |record| !record.slowest.is_empty()).await;

@@ -27,8 +27,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
+    harness::until,
     way::{Trouble, Way},
-    world::{BUCKET, Engine, Happens, Mishap, PATIENCE, Play, World, document, result, succeeded, version},
+    world::{BUCKET, Engine, Happens, Mishap, Play, World, document, result, succeeded, version},
 };
 
 /// The fold of 40 inputs as it is when nothing goes wrong.
@@ -236,15 +237,9 @@ async fn another_engine_takes_over_when_the_tenure_lapses() {
     let id = half_done(&world).await;
     // A coordinator that was killed leaves its tenure behind.
     let key = keys::coordinator(&id);
-    while !world
-        .backbone()
-        .create_with_ttl(&key, "dead", Duration::from_millis(600))
-        .await
-        .unwrap()
-        .is_stored()
-    {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let ttl = Duration::from_millis(600);
+    let tenure = async || world.backbone().create_with_ttl(&key, "dead", ttl).await.unwrap();
+    until("a tenure that is given back", tenure, |tenure| tenure.is_stored()).await;
     let _worker = world.work(Play::default());
     let engine = world.engine().await;
     let record = engine.ended(&id).await;
@@ -348,19 +343,13 @@ async fn a_young_job_is_found_before_what_is_old_is_looked_for() {
 async fn carried_out(engine: &Engine, count: u32) {
     let mut registry = prometheus_client::registry::Registry::default();
     engine.jobs.counters().describe(&mut registry);
-    let ended = async {
-        loop {
-            let mut text = String::new();
-            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-            let ended = text.lines().filter(|line| line.starts_with("jobs_ended_total"));
-            let counts = ended.map(|line| line.rsplit(' ').next().unwrap().parse::<u32>().unwrap());
-            if counts.sum::<u32>() >= count {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    let ended = async || {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let ended = text.lines().filter(|line| line.starts_with("jobs_ended_total"));
+        ended.map(|line| line.rsplit(' ').next().unwrap().parse::<u32>().unwrap()).sum::<u32>()
     };
-    tokio::time::timeout(PATIENCE, ended).await.expect("endings that are carried out");
+    until("endings that are carried out", ended, |ended| *ended >= count).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,8 +26,8 @@ use tokio_util::sync::DropGuard;
 use uuid::Uuid;
 
 use crate::{
-    harness::Base,
-    world::{Engine, Mishap, PATIENCE, Play, World, result, succeeded},
+    harness::{Base, until},
+    world::{Engine, Mishap, Play, World, result, succeeded},
 };
 
 /// A worker on which a task fails while it is broken; it says what it has run.
@@ -355,12 +355,7 @@ async fn a_job_is_cancelled_while_it_takes_over() {
     let engine = world.engine().await;
     let id = engine.jobs.retry(&failed.id, None).await.unwrap().id;
     engine.until(&id, |record| record.state == JobState::Running).await;
-    let begun = async {
-        while held.load(Ordering::SeqCst) == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, begun).await.unwrap();
+    until("a copy that is held", async || held.load(Ordering::SeqCst), |held| *held > 0).await;
     let record = engine.jobs.cancel(&id).await.unwrap();
     assert_eq!((record.state, record.tasks.done), (JobState::Cancelled, 0));
     assert_eq!(world.keys("bank", "out/").await, [""; 0]);

@@ -30,7 +30,10 @@ use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use crate::{harness::Base, way::Way};
+use crate::{
+    harness::{Base, until},
+    way::Way,
+};
 
 pub const BUCKET: &str = "fanfold";
 /// What an input holds.
@@ -379,9 +382,7 @@ impl Worker {
     async fn committed(&self, lease: &Lease) -> ObjectUri {
         let key = keys::commit(&lease.job, lease.stage, lease.group, lease.round);
         let uri = ObjectUri::new(BUCKET, key).unwrap();
-        while self.store.head(&uri).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until("a commit", || self.store.head(&uri), Result::is_ok).await.unwrap();
         uri
     }
 
