@@ -9,7 +9,7 @@ use fanfold_backbone::{Backbone, CasOutcome, Change, DeleteOutcome, Entry, Error
 use futures::StreamExt;
 use tokio::time::{sleep, timeout};
 
-use super::fresh;
+use super::{fresh, until};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -118,13 +118,7 @@ pub(crate) async fn forgets_after_the_time_to_live(b: &Backbone) {
     b.put_with_ttl(&kept, "x", Duration::from_millis(600)).await.unwrap();
     b.put(&kept, "y").await.unwrap();
     assert!(b.get(&short).await.unwrap().is_some());
-    timeout(SOON, async {
-        while b.get(&short).await.unwrap().is_some() {
-            sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-    .unwrap();
+    until("the key to lapse", async || b.get(&short).await.unwrap(), Option::is_none).await;
     assert_eq!(b.list(&format!("{root}/")).await.unwrap().len(), 1);
     assert!(!b.update(&short, "x", first).await.unwrap().is_stored());
     assert!(b.create(&short, "again").await.unwrap().is_stored());
@@ -142,13 +136,8 @@ pub(crate) async fn renews_a_lease(b: &Backbone) {
         held = b.update_with_ttl(&key, "me", held, ttl).await.unwrap().revision().unwrap();
         assert!(!b.create_with_ttl(&key, "you", ttl).await.unwrap().is_stored());
     }
-    timeout(SOON, async {
-        while !b.create_with_ttl(&key, "you", ttl).await.unwrap().is_stored() {
-            sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-    .unwrap();
+    let taken = async || b.create_with_ttl(&key, "you", ttl).await.unwrap();
+    until("the lease to lapse", taken, |taken| taken.is_stored()).await;
 }
 
 /// Reads a watch until `enough`, keeping what each key last held.

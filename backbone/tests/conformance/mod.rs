@@ -8,12 +8,14 @@
 pub(crate) mod bus;
 pub(crate) mod keys;
 pub(crate) mod share;
+#[path = "../../../tests/src/until.rs"]
+mod until;
 pub(crate) mod work;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use fanfold_backbone::{Backbone, Depth};
+pub(crate) use until::until;
 
 /// A backbone to test; dropped, it takes its data with it.
 pub(crate) struct Fixture {
@@ -30,15 +32,8 @@ pub(crate) fn fresh(what: &str) -> String {
 
 /// Waits until a queue is so full: where it has replicas, what was settled is still counted for a moment.
 pub(crate) async fn comes_to(b: &Backbone, queue: &str, holds: impl Fn(Depth) -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
-        let depth = b.depth(queue).await.unwrap();
-        if holds(depth) {
-            return;
-        }
-        assert!(Instant::now() < end, "{queue} stays at {depth:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let depth = async || b.depth(queue).await.unwrap();
+    until(&format!("{queue} to be otherwise full"), depth, |depth| holds(*depth)).await;
 }
 
 /// One test for each case, each with a backbone of its own.

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use fanfold_backbone::Backbone;
 use futures::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use crate::faults::{WAIT, drain, messages};
+use crate::conformance::until;
+use crate::faults::{drain, messages};
 use crate::server::{Release, Servers};
 
 /// How the load goes, and whether it shall end.
@@ -24,13 +25,8 @@ impl Load {
     /// Waits until some hundred more messages were accepted.
     async fn goes_on(&self) {
         let from = self.queued.load(Ordering::Acquire);
-        timeout(WAIT, async {
-            while self.queued.load(Ordering::Acquire) < from + 600 {
-                sleep(Duration::from_millis(50)).await;
-            }
-        })
-        .await
-        .expect("publishing goes on");
+        let queued = async || self.queued.load(Ordering::Acquire);
+        until("publishing to go on", queued, |queued| *queued >= from + 600).await;
     }
 
     fn is_over(&self) -> bool {
@@ -43,9 +39,7 @@ async fn produce(b: Backbone, load: Arc<Load>) -> (BTreeSet<String>, Duration) {
     let (mut accepted, mut longest, mut n) = (BTreeSet::new(), Duration::ZERO, 0);
     while !load.is_over() {
         let (batch, begun) = (messages(n..n + 20), Instant::now());
-        while b.enqueue("q", batch.clone()).await.is_err() {
-            sleep(Duration::from_millis(20)).await;
-        }
+        until("a batch to be taken", || b.enqueue("q", batch.clone()), Result::is_ok).await.unwrap();
         longest = longest.max(begun.elapsed());
         accepted.extend(batch.into_iter().map(|message| message.id));
         n += 20;

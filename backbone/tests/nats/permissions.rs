@@ -10,8 +10,9 @@ use fanfold_backbone::{
 };
 use futures::StreamExt;
 use futures::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use crate::conformance::until;
 use crate::faults::WAIT;
 use crate::server::{Release, Servers};
 
@@ -61,12 +62,9 @@ impl Rogue {
 
     /// Waits until the server has said that this is not allowed.
     async fn reproached(&self, what: &str, subject: &str) {
-        let begun = Instant::now();
         let wanted = format!("permissions violation for {what} to \"{subject}\"").to_lowercase();
-        while !self.errors.lock().unwrap().iter().any(|error| error.to_lowercase().contains(&wanted)) {
-            assert!(begun.elapsed() < WAIT, "{what} {subject}: {:?}", self.errors.lock().unwrap());
-            sleep(Duration::from_millis(5)).await;
-        }
+        let told = async || self.errors.lock().unwrap().clone();
+        until(&wanted, told, |told| told.iter().any(|error| error.to_lowercase().contains(&wanted))).await;
     }
 }
 

@@ -10,6 +10,7 @@ use fanfold_backbone::{
 use futures::{StreamExt, future::join_all};
 use tokio::time::{sleep, timeout};
 
+use crate::conformance::until;
 use crate::faults::WAIT;
 use crate::server::{Release, Servers};
 
@@ -261,9 +262,7 @@ async fn a_long_time_to_live_goes_on_while_nobody_counts_it() {
 
         let (opened, b) = (Instant::now(), Backbone::nats(config.clone()).await.unwrap());
         assert!(b.get("long").await.unwrap().is_some(), "{release:?}: {:?}", written.elapsed());
-        while b.get("long").await.unwrap().is_some() {
-            sleep(Duration::from_millis(50)).await;
-        }
+        until("it to lapse", async || b.get("long").await.unwrap(), Option::is_none).await;
         assert!(written.elapsed() >= TTL, "{release:?}: {:?}", written.elapsed());
         assert!(opened.elapsed() < TTL, "{release:?}: it began anew");
         assert!(b.get("lease").await.unwrap().is_some(), "{release:?}: {:?}", opened.elapsed());
