@@ -6,6 +6,7 @@
 //! pieces must come in time, the whole at a least rate, and all bodies held at
 //! once fit a budget; those of strangers have one of their own.
 
+mod key;
 mod media;
 mod strangers;
 
@@ -31,6 +32,7 @@ use serde::de::DeserializeOwned;
 
 use self::media::Documents;
 pub use self::{
+    key::{check_key, idempotency_key},
     media::{require_media_type, require_unpacked},
     strangers::{Strangers, Unverified, read_unverified, refused_body},
 };

@@ -14,7 +14,6 @@
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use fanfold_backbone::{CasOutcome, Change};
 use fanfold_protocol::{
@@ -44,7 +43,6 @@ use crate::{
     state::{App, AppState},
 };
 
-const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// Keys of calls, apart from those of other requests.
 const SCOPE: &str = "invoke";
 /// The same for asynchronous calls, whose records say which call it became.
@@ -102,27 +100,6 @@ struct Head {
     headers: Vec<(String, String)>,
     /// Where the body lies when it is not within the record.
     object: Option<ObjectUri>,
-}
-
-/// The key of a request.
-///
-/// # Errors
-/// `invalid-request` for a key that is empty, long or not visible ASCII.
-pub(crate) fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let mut values = headers.get_all(HEADER).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default();
-    let shaped = (1..=limits::IDEMPOTENCY_KEY_BYTES_MAX).contains(&text.len()) && values.next().is_none();
-    if shaped {
-        return Ok(Some(text.to_owned()));
-    }
-    Err(Problem::new(
-        ErrorKind::InvalidRequest,
-        format!(
-            "Idempotency-Key must be one text of 1 to {} visible ASCII characters, found {value:?}; a UUID does well",
-            limits::IDEMPOTENCY_KEY_BYTES_MAX
-        ),
-    ))
 }
 
 /// The answer to a call under a key, and whether it was remembered. `call` may be why none

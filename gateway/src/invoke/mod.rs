@@ -122,7 +122,7 @@ pub(crate) async fn invoke(
     let (asked, query) = split_query(parts.uri.query().unwrap_or_default())?;
     let qualifier = asked.qualifier.as_deref().map_or(Ok(Qualifier::Latest), str::parse::<Qualifier>)?;
     let function = FunctionRef { name: name.parse()?, qualifier };
-    let key = idempotency::key(&parts.headers)?;
+    let key = extract::idempotency_key(&parts.headers)?;
     let params = params(&parts.headers, asked.params)?;
     let asked = asked.timeout.as_deref().map(timeout_of).transpose()?;
     let request = |body| invocation::Request {
@@ -137,7 +137,7 @@ pub(crate) async fn invoke(
             extract::read(&app, &parts.headers, body, most, "the body of an asynchronous call").await?;
         let (request, origin) = (request(held.bytes.clone()), Origin::Call);
         let call = AsyncCall { id: None, function, params, timeout: asked, request, depth: 0, origin };
-        return Ok(Box::pin(asynchronous::routes::respond(&app, key.as_deref(), call)).await?);
+        return Ok(Box::pin(asynchronous::routes::respond(&app, key, call)).await?);
     }
     let ready = ready(&app, &function, asked).await;
     let most = app.config.body_bytes_max;
@@ -153,7 +153,7 @@ pub(crate) async fn invoke(
     let fingerprint = call::fingerprint(&function, &params, &request);
     // What was answered under the key stays the answer, whatever has become of the function.
     let call = ready.map(|(version, timeout)| Call { version, timeout, params, request });
-    let (reply, replayed) = Box::pin(idempotency::once(app, &key, fingerprint, call, held)).await?;
+    let (reply, replayed) = Box::pin(idempotency::once(app, key, fingerprint, call, held)).await?;
     let mut response = reply.into_response();
     if replayed {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));

@@ -10,7 +10,7 @@ use axum::{
 };
 use fanfold_protocol::{ErrorKind, Problem, commit::Manifest, job::JobDocument, job::JobState, limits};
 use futures::StreamExt;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -35,7 +35,6 @@ use crate::{
 const PAGE_DEFAULT: usize = 50;
 /// Most lines of a page.
 const PAGE_MAX: usize = 1_000;
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The routes of jobs.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -125,7 +124,7 @@ pub struct RetryRequest {
 )]
 pub(crate) async fn submit(State(app): State<AppState>, request: Request) -> Answer<Response> {
     let (document, headers) = read_document(&app, request).await?;
-    let key = idempotency_key(&headers)?;
+    let key = extract::idempotency_key(&headers)?;
     accepted(app.jobs.submit(document, key).await?)
 }
 
@@ -319,7 +318,7 @@ pub(crate) async fn retry(
     if query.dry_run || request.dry_run {
         return Ok(Json(ComparisonView::new(id, &app.jobs.compare(&id).await?)).into_response());
     }
-    let key = idempotency_key(&headers)?;
+    let key = extract::idempotency_key(&headers)?;
     accepted(app.jobs.retry(&id, key).await?)
 }
 
@@ -338,16 +337,6 @@ fn unreadable(found: String) -> Problem {
             "expected a job document with function, input and what else it needs, found: {found}; see /v1/openapi.json"
         ),
     )
-}
-
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
-    let Some(value) = extract::single(headers, IDEMPOTENCY_KEY)? else { return Ok(None) };
-    value.to_str().map(Some).map_err(|_| {
-        Problem::new(
-            ErrorKind::InvalidRequest,
-            "an Idempotency-Key must be visible ASCII characters; choose another",
-        )
-    })
 }
 
 /// Reads the id of a job.

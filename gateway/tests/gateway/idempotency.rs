@@ -11,6 +11,7 @@ use fanfold_protocol::{ErrorKind, digest::Digest, keys, time};
 use http::Method;
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
+use uuid::Uuid;
 
 use crate::harness::{AGGREGATOR, Base, Reply, Service, component, start, start_with, until};
 
@@ -50,7 +51,31 @@ async fn the_same_key_gives_the_same_answer() {
     call(&service, "k1", "echo other").await.is_problem(ErrorKind::IdempotencyConflict);
     assert_eq!(call(&service, "k2", "echo other").await.status, 200);
     assert_eq!(runs(&service), 2);
-    call(&service, &"k".repeat(256), "echo").await.is_problem(ErrorKind::InvalidRequest);
+    assert_eq!(call(&service, "order 4711", "echo").await.status, 200);
+}
+
+#[tokio::test]
+async fn all_routes_refuse_the_same_keys_in_the_same_words() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let job = json!({"function": "f", "input": "s3://bank/in/"}).to_string();
+    let (retry, long) = (format!("/v1/jobs/{}/retry", Uuid::nil()), "k".repeat(256));
+    for (keys, found) in [
+        (vec![""], "1 to 255 printable ASCII characters, found none"),
+        (vec![long.as_str()], "1 to 255 printable ASCII characters, found 256"),
+        (vec!["a\tb"], "1 to 255 printable ASCII characters, found \"a\\tb\""),
+        (vec!["a", "b"], "expected the header idempotency-key once, found it 2 times"),
+    ] {
+        for (path, body) in
+            [("/v1/functions/f/invoke", "echo"), ("/v1/jobs", job.as_str()), (retry.as_str(), "")]
+        {
+            let headers: Vec<_> = keys.iter().map(|key| ("idempotency-key", *key)).collect();
+            let refused = service.request(Method::POST, path, &headers, body.to_owned()).await;
+            let problem = refused.is_problem(ErrorKind::InvalidRequest);
+            assert!(problem["detail"].as_str().unwrap().contains(found), "{path}: {problem}");
+        }
+    }
+    assert_eq!(runs(&service), 0);
 }
 
 #[tokio::test]

@@ -17,7 +17,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{PAUSE, PLANNING, json};
-use crate::jobs::error::{Error, Result};
+use crate::{
+    extract::check_key,
+    jobs::error::{Error, Result},
+};
 
 /// An idempotency key and the request that came with it.
 pub struct Key {
@@ -37,15 +40,12 @@ struct Remembered {
 }
 
 impl Key {
-    /// Reads a key, 1 to 255 visible ASCII characters, that came with a request.
+    /// The key that came with a request.
+    ///
+    /// # Errors
+    /// As [`check_key`].
     pub fn new(text: &str, request: &impl Serialize) -> Result<Self, Problem> {
-        let length_max = limits::IDEMPOTENCY_KEY_BYTES_MAX;
-        if text.is_empty() || text.len() > length_max || !text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
-            return Err(Problem::new(
-                ErrorKind::InvalidRequest,
-                format!("an Idempotency-Key must be 1 to {length_max} visible ASCII characters; shorten it"),
-            ));
-        }
+        check_key(text.as_bytes())?;
         let request = serde_json::to_vec(request).map_err(|e| Error::damaged("the job", e))?;
         Ok(Self { digest: Digest::of(text.as_bytes()), request: Digest::of(&request) })
     }
