@@ -172,7 +172,7 @@ impl Jobs {
     /// Whether what is wanted meets other jobs, and these are not known yet.
     pub(super) async fn meets(&self, wanted: &Wanted) -> Result<bool> {
         match wanted {
-            Wanted::Document(document) => Ok(meets_others(document)),
+            Wanted::Document(document) | Wanted::Sample(document, _) => Ok(meets_others(document)),
             Wanted::Again(id) => self.meets_again(id, meets_others).await,
         }
     }

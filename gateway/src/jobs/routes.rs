@@ -144,7 +144,11 @@ async fn read_document(app: &AppState, request: Request) -> Answer<(JobDocument,
 ///
 /// What is accepted is a job that leaves no output; once it has succeeded, its `estimate` says time, CPU time, bytes and peak memory, each with a range.
 #[utoipa::path(
-    post, path = "/v1/jobs/estimate", tag = "jobs", params(EstimateQuery),
+    post, path = "/v1/jobs/estimate", tag = "jobs",
+    params(
+        EstimateQuery,
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key gives the same job for 24 h")
+    ),
     request_body(content(
         (Object = "application/json"), (String = "application/toml")
     ), description = "The job document, as for submitting it"),
@@ -152,7 +156,7 @@ async fn read_document(app: &AppState, request: Request) -> Answer<(JobDocument,
         (status = 202, description = "Accepted; input without content is none, which a warning tells", body = JobView, headers(("Location" = String, description = "The job"))),
         (status = 400, description = "The document or the sample is not valid"),
         (status = 404, description = "No such function, bucket or object"),
-        (status = 422, description = "Too many partitions")
+        (status = 422, description = "Too many partitions, or the key was used for another request")
     )
 )]
 pub(crate) async fn estimate(
@@ -160,9 +164,10 @@ pub(crate) async fn estimate(
     Query(query): Query<EstimateQuery>,
     request: Request,
 ) -> Answer<Response> {
-    let (document, _) = read_document(&app, request).await?;
+    let (document, headers) = read_document(&app, request).await?;
+    let key = extract::idempotency_key(&headers)?;
     let sample = query.sample.unwrap_or(limits::SAMPLE_PARTITIONS_DEFAULT);
-    accepted(app.jobs.estimate(document, sample).await?)
+    accepted(app.jobs.estimate(document, sample, key).await?)
 }
 
 /// The jobs, newest first.

@@ -30,7 +30,7 @@ use super::{
     kept,
     lease::check_carried,
     pattern::Source,
-    plan, planning,
+    plan,
     record::JobRecord,
     retry::Earlier,
     shape::{NOT_KEPT, shape_of},
@@ -74,6 +74,8 @@ fn job_of(id: Uuid, version: &Version, document: JobDocument) -> Job {
 pub(super) enum Wanted {
     /// What somebody wrote.
     Document(Box<JobDocument>),
+    /// A part of what somebody wrote, to tell what all of it takes.
+    Sample(Box<JobDocument>, Sampling),
     /// A job that has ended, to be run again.
     Again(Uuid),
 }
@@ -125,12 +127,18 @@ impl Jobs {
     }
 
     /// Runs `sample` partitions of what this job would be and tells from them what
-    /// it would take. A job of its own, which leaves no output.
+    /// it would take. A job of its own, which leaves no output. A key used before answers the
+    /// job that it was used for.
     ///
     /// # Errors
     /// What is wrong with the document, its function or its input; `invalid-request`
-    /// when the sample is too small or too large.
-    pub async fn estimate(&self, mut document: JobDocument, sample: usize) -> Result<JobRecord, Problem> {
+    /// when the sample is too small or too large; `idempotency-conflict`.
+    pub async fn estimate(
+        &self,
+        mut document: JobDocument,
+        sample: usize,
+        key: Option<&str>,
+    ) -> Result<JobRecord, Problem> {
         if !(1..=limits::SAMPLE_PARTITIONS_MAX).contains(&sample) {
             return Err(Problem::new(
                 ErrorKind::InvalidRequest,
@@ -143,25 +151,13 @@ impl Jobs {
         document.check()?;
         check_carried(&document)?;
         filter::check(&document)?;
+        let key = key.map(|text| Key::new(text, &("estimate", sample, &document))).transpose()?;
         let sampling = Sampling { count: sample, keep: document.output.is_some() };
         // What it gives is thrown away, and what was done before tells nothing.
         (document.output, document.overwrite, document.cache) = (None, false, false);
         // A task that fails tells nothing of the others, and whether they keep within the budget is what is asked.
         (document.limits.tolerated_failures, document.budget) = (Tolerance::default(), Budget::default());
-        let place = self.place(self.inner.plannings.arrive(), planning::meets_others(&document)).await?;
-        let jobs = self.clone();
-        let estimated = tokio::spawn(async move {
-            let _held = place;
-            jobs.inner.backbone.check_room().await?;
-            let mut draft = jobs.draft(document).await?;
-            draft.warnings.retain(|warning| !sampling.keep || warning != NOT_KEPT);
-            draft.sample = Some(sampling);
-            jobs.lay_down(&draft, None, None).await
-        });
-        match estimated.await {
-            Ok(result) => result.map_err(Problem::from),
-            Err(error) => Err(crate::problem::internal(error)),
-        }
+        self.accept(Wanted::Sample(Box::new(document), sampling), key).await
     }
 
     async fn accept_new(&self, wanted: Wanted, key: Option<&Key>) -> Result<JobRecord> {
@@ -195,6 +191,13 @@ impl Jobs {
         self.check_output(&job, &output).await?;
         let settings = version.settings.clone();
         Ok(Draft { job, settings, shape, output, warnings, earlier: None, reads, sample: None })
+    }
+
+    async fn draft_sample(&self, document: JobDocument, sampling: Sampling) -> Result<Draft> {
+        let mut draft = self.draft(document).await?;
+        draft.warnings.retain(|warning| !sampling.keep || warning != NOT_KEPT);
+        draft.sample = Some(sampling);
+        Ok(draft)
     }
 
     /// A job that runs an earlier one again, with the version that it ran.
@@ -251,6 +254,7 @@ impl Jobs {
         self.inner.backbone.check_room().await?;
         let draft = match wanted {
             Wanted::Document(document) => self.draft(*document).await?,
+            Wanted::Sample(document, sampling) => self.draft_sample(*document, sampling).await?,
             Wanted::Again(id) => self.draft_again(&id).await?,
         };
         let claim = self.claim(&draft.job, &draft.output, key).await?;

@@ -66,9 +66,12 @@ async fn all_routes_refuse_the_same_keys_in_the_same_words() {
         (vec!["a\tb"], "1 to 255 printable ASCII characters, found \"a\\tb\""),
         (vec!["a", "b"], "expected the header idempotency-key once, found it 2 times"),
     ] {
-        for (path, body) in
-            [("/v1/functions/f/invoke", "echo"), ("/v1/jobs", job.as_str()), (retry.as_str(), "")]
-        {
+        for (path, body) in [
+            ("/v1/functions/f/invoke", "echo"),
+            ("/v1/jobs", job.as_str()),
+            ("/v1/jobs/estimate", job.as_str()),
+            (retry.as_str(), ""),
+        ] {
             let headers: Vec<_> = keys.iter().map(|key| ("idempotency-key", *key)).collect();
             let refused = service.request(Method::POST, path, &headers, body.to_owned()).await;
             let problem = refused.is_problem(ErrorKind::InvalidRequest);

@@ -175,7 +175,8 @@ async fn what_a_job_has_only_begun_to_write_is_not_read() {
         unsettled(&engine, input, &named.id).await;
     }
     unsettled(&engine, &json!(own.output.to_string()), &own.id).await;
-    let estimated = engine.jobs.estimate(document("folder", json!({"input": "s3://bank/race/"})), 1).await;
+    let estimated =
+        engine.jobs.estimate(document("folder", json!({"input": "s3://bank/race/"})), 1, None).await;
     assert_eq!(estimated.unwrap_err().code, ErrorKind::JobNotFinished);
     // What was refused holds nothing, and what cannot be written there is read.
     let claims = world.backbone().list(keys::OUTPUT_CLAIMS).await.unwrap();

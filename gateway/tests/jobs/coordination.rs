@@ -77,7 +77,7 @@ async fn jobs_are_refused_while_too_many_have_not_ended() {
     engine.jobs.submit(job(), None).await.unwrap();
     let refused = [
         engine.jobs.submit(job(), None).await.unwrap_err(),
-        engine.jobs.estimate(job(), 1).await.unwrap_err(),
+        engine.jobs.estimate(job(), 1, None).await.unwrap_err(),
         engine.jobs.retry(&ended, None).await.unwrap_err(),
     ];
     for problem in refused {
@@ -132,7 +132,7 @@ async fn who_waits_for_other_jobs_to_be_known_keeps_no_turn_from_others() {
         let output = format!("s3://bank/out-{n}/");
         [
             async move { engine.submit("mapper", json!({"output": output})).await.map(drop) }.boxed_local(),
-            async move { engine.jobs.estimate(document("folder", json!({})), 1).await.map(drop) }
+            async move { engine.jobs.estimate(document("folder", json!({})), 1, None).await.map(drop) }
                 .boxed_local(),
             async move { engine.jobs.retry(&ended, None).await.map(drop) }.boxed_local(),
             async move { engine.jobs.compare(&ended).await.map(drop) }.boxed_local(),

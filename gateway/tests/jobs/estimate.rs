@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use fanfold_gateway::jobs::Filter;
 use fanfold_protocol::{
     ErrorKind,
     job::{JobState, Range, SampleOf},
@@ -24,7 +25,7 @@ async fn a_sample_tells_what_all_of_it_takes_and_leaves_nothing() {
     // Ten partitions of a hundred, and of the second the fold of these ten.
     for (function, cpu_ms) in [("mapper", 300), ("folder", 330)] {
         let job = document(function, json!({"output": "s3://bank/out/"}));
-        let id = engine.jobs.estimate(job, 10).await.unwrap().id;
+        let id = engine.jobs.estimate(job, 10, None).await.unwrap().id;
         let record = engine.ended(&id).await;
         succeeded(&record);
         let told = record.estimate.unwrap();
@@ -55,7 +56,7 @@ async fn a_sample_does_all_that_the_job_would_do() {
     let _worker = world.work(Play { cpu_us: 3_000, sees, ..Play::default() });
     let estimated = async |function: &str, more: Value| {
         leases.lock().unwrap().clear();
-        let id = engine.jobs.estimate(document(function, more), 10).await.unwrap().id;
+        let id = engine.jobs.estimate(document(function, more), 10, None).await.unwrap().id;
         let record = engine.ended(&id).await;
         succeeded(&record);
         for left in [keys::default_output(&id), keys::all_staged(&id)] {
@@ -87,7 +88,7 @@ async fn a_sample_of_very_many_is_evenly_spaced() {
     world.put("s3://bank/in/large.csv", &format!("a\n{}", "1\n".repeat(rows))).await;
     let engine = world.engine().await;
     let _worker = world.work(Play::default());
-    let id = engine.jobs.estimate(document("mapper", json!({})), 8).await.unwrap().id;
+    let id = engine.jobs.estimate(document("mapper", json!({})), 8, None).await.unwrap().id;
     let record = engine.ended(&id).await;
     succeeded(&record);
     let bytes = 2 * (rows as u64 + 1);
@@ -110,7 +111,29 @@ async fn what_its_job_would_be_refused_for_refuses_an_estimate() {
     let refused = engine.jobs.submit(job.clone(), None).await.unwrap_err();
     assert_eq!(refused.code, ErrorKind::PartitionLimit);
     assert!(refused.detail.contains("found 2001"), "{}", refused.detail);
-    assert_eq!(engine.jobs.estimate(job, 8).await.unwrap_err(), refused);
+    assert_eq!(engine.jobs.estimate(job, 8, None).await.unwrap_err(), refused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_key_makes_one_estimate() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let engine = world.engine().await;
+    let job = || document("folder", json!({}));
+    let estimated = async |sample| engine.jobs.estimate(job(), sample, Some("monday")).await;
+    let (one, two) = tokio::join!(estimated(2), estimated(2));
+    let id = one.unwrap().id;
+    assert_eq!((two.unwrap().id, estimated(2).await.unwrap().id), (id, id));
+    assert_eq!(engine.jobs.list(&Filter::default(), None, 9).await.unwrap().0.len(), 1);
+    // Of another sample, or the job itself, it is another request.
+    for refused in [estimated(3).await, engine.jobs.submit(job(), Some("monday")).await] {
+        assert_eq!(refused.unwrap_err().code, ErrorKind::IdempotencyConflict);
+    }
+    let _worker = world.work(Play::default());
+    let record = engine.ended(&id).await;
+    succeeded(&record);
+    assert_eq!(record.estimate.unwrap().sampled, 2);
+    assert_eq!(estimated(2).await.unwrap().id, id);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,7 +142,7 @@ async fn a_small_job_is_its_own_sample() {
     world.inputs(3).await;
     let engine = world.engine().await;
     let _worker = world.work(Play::default());
-    let id = engine.jobs.estimate(document("folder", json!({})), 8).await.unwrap().id;
+    let id = engine.jobs.estimate(document("folder", json!({})), 8, None).await.unwrap().id;
     assert_eq!(engine.ended(&id).await.estimate.unwrap().sampled, 3);
 }
 
@@ -129,7 +152,7 @@ async fn bad_samples_are_refused_and_bad_data_is_told() {
     world.inputs(20).await;
     let engine = world.engine().await;
     for sample in [0, 1_001] {
-        let refused = engine.jobs.estimate(document("folder", json!({})), sample).await.unwrap_err();
+        let refused = engine.jobs.estimate(document("folder", json!({})), sample, None).await.unwrap_err();
         assert_eq!(refused.code, ErrorKind::InvalidRequest);
         assert!(refused.detail.contains("1 to 1000"), "{}", refused.detail);
     }
@@ -138,7 +161,7 @@ async fn bad_samples_are_refused_and_bad_data_is_told() {
     // What the job would tolerate tells nothing of what its tasks take.
     for tolerated in ["0", "10", "100%"] {
         let job = document("mapper", json!({"limits": {"tolerated_failures": tolerated}}));
-        let id = engine.jobs.estimate(job, 2).await.unwrap().id;
+        let id = engine.jobs.estimate(job, 2, None).await.unwrap().id;
         let record = engine.ended(&id).await;
         assert_eq!((record.state, record.estimate), (JobState::Failed, None), "{tolerated}");
         assert_eq!(record.problem.unwrap().code, ErrorKind::CsvFieldCount);
@@ -153,7 +176,7 @@ async fn what_the_job_may_take_does_not_stop_its_sample() {
     let _worker = world.work(Play { cpu_us: 1_000_000, ..Play::default() });
     // Spent by the first of its tasks, long before the fold.
     let job = document("folder", json!({"budget": {"cpu_seconds": 1}}));
-    let id = engine.jobs.estimate(job, 10).await.unwrap().id;
+    let id = engine.jobs.estimate(job, 10, None).await.unwrap().id;
     let record = engine.ended(&id).await;
     succeeded(&record);
     assert_eq!(record.estimate.unwrap().cpu_ms.expected, 22_000);

@@ -98,7 +98,7 @@ async fn submit(client: &Client, args: &JobRun) -> Result<()> {
 async fn estimate(client: &Client, source: &JobSource, sample: u32, shown: View) -> Result<()> {
     let document = document::read(source)?;
     let path = format!("/v1/jobs/estimate?sample={sample}");
-    let submitted = client.plan::<JobView>(&path, Some(&document)).await;
+    let submitted = client.submit::<JobView>(&path, Some(&document)).await;
     let id = match submitted {
         Ok(job) => job.id,
         Err(error) => return Err(client.suggest(error, &document.function.name).await),
