@@ -26,7 +26,7 @@ pub use self::{
     model::{
         ComparisonView, Deployed, FailureView, FunctionList, FunctionView, InvocationView, JobView,
         LetterView, LogPage, ProgressView, ReceiptView, Replayed, RetryOf, SkippedView, SlowView, TaskLine,
-        TaskLogPage, TaskPage, TaskView, UsageView,
+        TaskLogPage, TaskPage, TaskView, Told, UsageView,
     },
 };
 use crate::{

@@ -235,6 +235,9 @@ pub struct ComparisonView {
     /// One by one, failed ones first; not always all.
     #[serde(default)]
     pub differences: Vec<DifferingView>,
+    /// Why it would be refused now.
+    #[serde(default)]
+    pub problem: Option<Told>,
 }
 
 /// One difference.

@@ -53,6 +53,8 @@ pub struct Comparison {
     pub differing: Vec<Differing>,
     /// For each partition of the new plan, whether it is taken over.
     pub taken: Vec<bool>,
+    /// Why it would be refused as its output is now, whatever is different.
+    pub refused: Option<Problem>,
 }
 
 /// What an earlier job read.

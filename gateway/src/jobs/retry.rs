@@ -43,6 +43,9 @@ use super::{
     view::state_word,
 };
 
+/// Jobs looked at to find out whether one of them ran another again.
+const RETRIES_FOLLOWED: usize = 64;
+
 /// A job that has ended, as far as another one may take it over.
 pub struct Earlier {
     /// The job.
@@ -131,7 +134,7 @@ impl Earlier {
 }
 
 impl Jobs {
-    /// What [`Jobs::retry`] would run. Changes nothing.
+    /// What [`Jobs::retry`] would run, and why it may not. Changes nothing.
     ///
     /// # Errors
     /// `job-not-found`; `job-not-finished`; `invalid-job` when it is more than tasks
@@ -146,7 +149,12 @@ impl Jobs {
         let reads = filter::reads(self.version_of(&earlier.job).await?.as_ref(), earlier.plan.shape);
         let splitter = &self.inner.splitter;
         let comparing = plan::compare(vault.store(), splitter, &earlier, reads.as_deref(), found).await?;
-        Ok(earlier.tell(vault, comparing).await?)
+        let refused = match self.again(&earlier).await {
+            Ok(_) => None,
+            Err(Error::Refused(problem)) => Some(problem),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Comparison { refused, ..earlier.tell(vault, comparing).await? })
     }
 
     /// Runs a job again that has ended, as a new job that takes over what was
@@ -191,13 +199,41 @@ impl Jobs {
 
     /// The document of the new job: the same, which may replace the output of
     /// the earlier job and no other's.
+    ///
+    /// # Errors
+    /// `output-exists` when another job's output lies there, unless the document lets it be replaced.
     pub(super) async fn again(&self, earlier: &Earlier) -> Result<JobDocument> {
-        let mut document = earlier.job.document.clone();
-        if let Some(output) = &document.output {
-            let found = kept::manifest_head(&self.inner.vault, output).await?;
-            document.overwrite |= found.is_some_and(|manifest| manifest.job == earlier.job.id);
+        let (mut document, id) = (earlier.job.document.clone(), earlier.job.id);
+        let Some(output) = &document.output else { return Ok(document) };
+        let Some(found) = kept::manifest_head(&self.inner.vault, output).await? else { return Ok(document) };
+        if !document.overwrite && found.job != id {
+            let (which, advice) = match self.is_retry_of(found.job, id).await? {
+                true => (", which ran it again", "retry that one"),
+                false => ("", "submit it with another output prefix, or with overwrite = true"),
+            };
+            return Err(Error::Refused(Problem::new(
+                ErrorKind::OutputExists,
+                format!(
+                    "expected no output but that of job {id} at {output}, found that of job {}{which}; {advice}",
+                    found.job
+                ),
+            )));
         }
+        document.overwrite = true;
         Ok(document)
+    }
+
+    /// Whether a job ran an earlier one again, itself or by way of others, as far as they are remembered.
+    async fn is_retry_of(&self, mut job: Uuid, earlier: Uuid) -> Result<bool> {
+        for _ in 0..RETRIES_FOLLOWED {
+            let found: Option<Job> = self.inner.vault.read(&keys::job_document(&job)).await?;
+            let Some(retry) = found.and_then(|job| job.retry) else { return Ok(false) };
+            if retry.job == earlier {
+                return Ok(true);
+            }
+            job = retry.job;
+        }
+        Ok(false)
     }
 }
 

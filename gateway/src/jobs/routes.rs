@@ -304,7 +304,7 @@ pub(crate) async fn cancel(State(app): State<AppState>, Path(id): Path<String>) 
     ),
     request_body(content = RetryRequest, description = "What the query may say as well; no body is needed"),
     responses(
-        (status = 200, description = "With `dry_run`: what would run", body = ComparisonView),
+        (status = 200, description = "With `dry_run`: what would run, and why it would be refused now", body = ComparisonView),
         (status = 202, description = "Accepted: the new job", body = JobView, headers(("Location" = String, description = "The new job"))),
         (status = 400, description = "The job is more than tasks are given now"),
         (status = 404, description = "No such job, bucket or object"),

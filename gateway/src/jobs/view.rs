@@ -255,6 +255,9 @@ pub struct ComparisonView {
     pub retry: RetryView,
     /// One by one, at most 1,000: failed ones first.
     pub differences: Vec<DifferingView>,
+    /// Why it would be refused now: another job's output lies where its own belongs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<ProblemView>,
 }
 
 /// One difference.
@@ -343,6 +346,7 @@ impl ComparisonView {
         Self {
             retry: RetryView::from(&RetryOf { job, difference: comparison.difference }),
             differences: comparison.differing.iter().map(differing).collect(),
+            problem: comparison.refused.as_ref().map(ProblemView::from),
         }
     }
 }

@@ -464,10 +464,37 @@ async fn a_retry_is_refused_where_it_cannot_be() {
     succeeded(&engine.run("mapper", json!({"output": "s3://bank/out/"})).await);
     let taken = engine.jobs.retry(&running, None).await.unwrap_err();
     assert_eq!(taken.code, ErrorKind::OutputExists, "{}", taken.detail);
+    assert!(taken.detail.ends_with("or with overwrite = true"), "{taken}");
     for name in ["000", "001", "002"] {
         world.store().delete(&format!("s3://bank/in/{name}.csv").parse().unwrap()).await.unwrap();
     }
-    assert_eq!(engine.jobs.compare(&running).await.unwrap().difference.vanished, 3);
+    let compared = engine.jobs.compare(&running).await.unwrap();
+    assert_eq!((compared.difference.vanished, compared.refused), (3, Some(taken)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_run_again_leads_to_the_job_to_run_again_now() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let engine = world.engine().await;
+    let bench = Bench::new(&world, 1);
+    let failed = engine.run("mapper", json!({"output": "s3://bank/out/"})).await.id;
+    assert_eq!(engine.jobs.compare(&failed).await.unwrap().refused, None);
+    bench.mend();
+    let mut last = failed;
+    for round in 0..2 {
+        let again = retried(&engine, &last).await;
+        succeeded(&again);
+        last = again.id;
+        world.put(&format!("s3://bank/in/more{round}.csv"), "a\n1\n").await;
+        let refused = engine.jobs.retry(&failed, None).await.unwrap_err();
+        assert_eq!(refused.code, ErrorKind::OutputExists, "{refused}");
+        let advice = format!("found that of job {last}, which ran it again; retry that one");
+        assert!(refused.detail.ends_with(&advice), "{refused}");
+        assert_eq!(engine.jobs.compare(&failed).await.unwrap().refused, Some(refused));
+        assert_eq!(engine.jobs.compare(&last).await.unwrap().refused, None);
+    }
+    succeeded(&retried(&engine, &last).await);
 }
 
 /// Of an earlier release, which took larger parameters.

@@ -4,7 +4,7 @@
 use fanfold_protocol::job::{Difference, Estimate, JobState};
 
 use crate::{
-    client::{ComparisonView, JobView, ReceiptView, RetryOf, SlowView, TaskView},
+    client::{ComparisonView, JobView, ReceiptView, RetryOf, SlowView, TaskView, Told},
     output::{self, Table},
 };
 
@@ -174,6 +174,7 @@ pub fn comparison(comparison: &ComparisonView) -> String {
         ("added", output::count(difference.added)),
         ("vanished", output::count(difference.vanished)),
         ("to run", format!("{} partitions", output::count(difference.run()))),
+        ("refused", comparison.problem.as_ref().map(told).unwrap_or_default()),
     ]);
     if comparison.differences.is_empty() {
         return text;
@@ -184,12 +185,16 @@ pub fn comparison(comparison: &ComparisonView) -> String {
         table.row([
             differing.change.clone(),
             input(&differing.input, differing.input.len()),
-            problem.map(|p| format!("{}: {}", p.code, p.detail)).unwrap_or_default(),
+            problem.map(told).unwrap_or_default(),
         ]);
     }
     text.push('\n');
     text.push_str(&table.text());
     text
+}
+
+fn told(problem: &Told) -> String {
+    format!("{}: {}", problem.code, problem.detail)
 }
 
 fn input(objects: &[String], count: usize) -> String {
@@ -203,6 +208,24 @@ fn input(objects: &[String], count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_would_be_refused_says_so() {
+        let mut compared = serde_json::json!({
+            "of": "7", "unchanged": 3, "failed": 1, "unfinished": 0, "changed": 0, "added": 0, "vanished": 0,
+            "run": 1, "differences": [],
+        });
+        let shown = |compared: &serde_json::Value| {
+            comparison(&serde_json::from_value::<ComparisonView>(compared.clone()).unwrap())
+        };
+        assert!(!shown(&compared).contains("refused"));
+        compared["problem"] = serde_json::json!({"code": "output-exists", "detail": "expected none"});
+        assert!(
+            shown(&compared).contains("refused     output-exists: expected none\n"),
+            "{}",
+            shown(&compared)
+        );
+    }
 
     #[test]
     fn an_estimate_is_shown_with_its_ranges() {
