@@ -27,6 +27,9 @@ async fn a_cancellation_stops_what_runs_within_a_second() {
     let asked = Instant::now();
     let cancelled = client.post(&format!("/v1/jobs/{id}/cancel"), &json!({})).await;
     assert_eq!((cancelled.status, &cancelled.body["state"]), (202, &json!("cancelled")));
+    let receipt = &cancelled.body["receipt"];
+    assert_eq!(receipt["attempts"], 1, "{receipt}");
+    assert!(receipt["cpu_ms"].as_u64().unwrap() >= 100, "{receipt}");
     // The loop took all of a processor; once it is stopped the service is idle.
     let window = Duration::from_millis(200);
     loop {

@@ -7,8 +7,9 @@
 
 mod patience;
 mod shown;
+mod stopped;
 
-use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc};
 
 use fanfold_protocol::{
     ErrorKind, Problem,
@@ -45,8 +46,6 @@ use super::{
 const EVENTS_AT_ONCE: usize = 512;
 /// The watchdog looks every so often for an ending that nobody told of.
 const ENDING_LOOKED_FOR: u32 = 8;
-/// How long a job that is done waits for what overtaken attempts took.
-const OVERTAKEN_WAIT: Duration = Duration::from_secs(1);
 
 /// The coordinator of one job.
 pub struct Coordinator {
@@ -124,7 +123,9 @@ impl Coordinator {
         }
         loop {
             if let Some(ending) = self.ending().await? {
-                if ending.state == JobState::Succeeded && self.live.progress().second_attempts() > 0 {
+                if ending.state != JobState::Succeeded {
+                    Box::pin(self.stop_rest(events.as_mut())).await?;
+                } else if self.live.progress().second_attempts() > 0 {
                     Box::pin(self.stop_overtaken(events.as_mut())).await?;
                 }
                 return Box::pin(self.end(ending)).await;
@@ -268,34 +269,6 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Stops attempts that were overtaken and may still run; waits a little for what they took.
-    async fn stop_overtaken(
-        &self,
-        mut events: Pin<&mut (impl Stream<Item = Vec<Heard>> + Send)>,
-    ) -> Result<()> {
-        finish::stop_tasks(&self.jobs.inner.backbone, &self.case.job.id).await?;
-        let told = async {
-            while self.live.progress().awaits_overtaken()
-                && let Some(chunk) = events.next().await
-            {
-                for event in chunk {
-                    self.note_overtaken(&event);
-                }
-            }
-        };
-        // Whoever does not tell in time has gone, or had not begun.
-        let _ = tokio::time::timeout(OVERTAKEN_WAIT, told).await;
-        Ok(())
-    }
-
-    /// Whether an attempt tells what it took for nothing; that is counted.
-    fn note_overtaken(&self, event: &Heard) -> bool {
-        let Heard::Running(notice) = event else { return false };
-        let Some(overtaken) = &notice.overtaken else { return false };
-        self.live.progress().note_overtaken(overtaken);
-        true
-    }
-
     /// Of a sample: what the whole will take.
     fn estimate(&self, ending: &Ending) -> Option<Estimate> {
         let sample = self.case.job.sample.as_ref()?;
@@ -308,6 +281,14 @@ impl Coordinator {
 
     /// Takes in what the bus brought, and queues what follows.
     async fn hear(&mut self, events: Vec<Heard>) -> Result<()> {
+        if self.take_in(events).await? {
+            self.look().await?;
+        }
+        self.queue_ready().await
+    }
+
+    /// Takes in what the bus brought; answers whether anything was missed.
+    async fn take_in(&mut self, events: Vec<Heard>) -> Result<bool> {
         let (id, mut lagged) = (self.case.job.id, false);
         let (mut commits, mut unread) = (Vec::new(), BTreeSet::new());
         for event in events {
@@ -341,10 +322,7 @@ impl Coordinator {
             Err(error) => return Err(error),
         }
         self.take(commits);
-        if lagged {
-            self.look().await?;
-        }
-        self.queue_ready().await
+        Ok(lagged)
     }
 
     /// Finds commits that nobody told of; answers their number.

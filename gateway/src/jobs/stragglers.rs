@@ -64,6 +64,20 @@ impl Stragglers {
         known.progress = notice.progress.or(known.progress);
     }
 
+    /// Forgets a lease that a worker has told of and now tells that its attempt has ended.
+    pub fn forget(&mut self, ended: &RunningNotice) {
+        let place = (ended.stage, ended.group, ended.round);
+        // Of two attempts the other one goes on.
+        if self.running.get(&place).is_some_and(|known| known.worker == ended.worker) {
+            self.running.remove(&place);
+        }
+    }
+
+    /// Whether any lease is worked on, as far as it was told.
+    pub fn is_any(&self) -> bool {
+        !self.running.is_empty()
+    }
+
     /// Takes in that a worker does something of the job.
     pub fn saw(&mut self, worker: &str) {
         if self.workers.len() < 2 && self.workers.iter().all(|known| known != worker) {
@@ -263,6 +277,28 @@ mod tests {
             why(&spec(&[1], 1), Some(730), 100, Some(&problem), true),
             "7 times the input of others; attempt 2, after guest-trapped; a second attempt runs beside it"
         );
+    }
+
+    #[test]
+    fn a_lease_is_forgotten_with_the_attempt_that_was_told_of() {
+        let notice = |worker: &str, group: u32| RunningNotice {
+            job: Uuid::nil(),
+            stage: 0,
+            group,
+            round: 0,
+            worker: worker.to_owned(),
+            running_ms: 500,
+            progress: None,
+            overtaken: None,
+        };
+        let mut stragglers = Stragglers::new(LEAST);
+        stragglers.note(notice("first", 7), Instant::now());
+        for other in [notice("second", 7), notice("first", 8)] {
+            stragglers.forget(&other);
+            assert!(stragglers.is_any(), "{other:?}");
+        }
+        stragglers.forget(&notice("first", 7));
+        assert!(!stragglers.is_any());
     }
 
     #[test]

@@ -74,6 +74,24 @@ async fn what_a_straggler_took_for_nothing_is_in_the_receipt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_attempts_took_that_were_stopped_is_in_the_receipt() {
+    let world = World::new().await;
+    world.inputs(INPUTS).await;
+    let engine = world.engine().await;
+    let job = json!({"output": "s3://bank/out/", "retry": {"attempts": 1, "speculation": false}});
+    let _worker = world.work(Play { mishap: once(LAST_GROUP, Mishap::Stopped), ..Play::default() });
+    let id = engine.submit("mapper", job).await.unwrap().id;
+    // All but those of the last lease.
+    let done = INPUTS as u64 - 2;
+    engine.until(&id, |record| record.tasks.done == done && !record.slowest.is_empty()).await;
+    let cancelled = engine.jobs.cancel(&id).await.unwrap();
+    assert_eq!(cancelled.state, JobState::Cancelled);
+    let receipt = cancelled.receipt;
+    assert_eq!((receipt.attempts, receipt.usage.cpu_us), (done + 3, 10 * done + OVERTAKEN_CPU_US));
+    assert_eq!(engine.jobs.get(&id).await.unwrap().receipt, cancelled.receipt);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_straggler_that_commits_after_all_changes_nothing() {
     let world = World::new().await;
     world.inputs(INPUTS).await;

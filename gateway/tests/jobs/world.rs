@@ -41,7 +41,7 @@ pub const INPUT: &str = "a\n1\n";
 /// Long enough for a busy machine; nothing waits for it when all is well.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What an attempt takes that is overtaken.
+/// What an attempt takes that is overtaken or stopped.
 pub const OVERTAKEN_CPU_US: u64 = 7_000;
 
 /// Whether and why a task of a lease fails.
@@ -85,6 +85,8 @@ pub enum Mishap {
     /// The same, and it is given up once another attempt was committed, which is
     /// told twice.
     Overtaken,
+    /// The same, once its job is stopped.
+    Stopped,
 }
 
 impl Default for Play {
@@ -349,10 +351,17 @@ impl Worker {
                 let late = self.clone();
                 tokio::spawn(async move {
                     late.committed(&lease).await;
-                    let usage = Usage { cpu_us: OVERTAKEN_CPU_US, ..Usage::default() };
-                    let told = Overtaken { attempt: Uuid::new_v4(), tasks: 3, usage };
-                    late.tell_running(&lease, Some(told)).await;
-                    late.tell_running(&lease, Some(told)).await;
+                    late.tell_for_nothing(&lease).await;
+                });
+            }
+            Some(Mishap::Stopped) => {
+                self.tell_running(&lease, None).await;
+                let stopped = self.clone();
+                tokio::spawn(async move {
+                    let mark = keys::job_cancel(&lease.job);
+                    let look = || stopped.backbone.get(&mark);
+                    until("the job to be stopped", look, |mark| matches!(mark, Ok(Some(_)))).await.unwrap();
+                    stopped.tell_for_nothing(&lease).await;
                 });
             }
             Some(Mishap::Late) => {
@@ -367,6 +376,14 @@ impl Worker {
             }
         }
         None
+    }
+
+    /// Tells twice of one attempt that it came to nothing.
+    async fn tell_for_nothing(&self, lease: &Lease) {
+        let usage = Usage { cpu_us: OVERTAKEN_CPU_US, ..Usage::default() };
+        let told = Overtaken { attempt: Uuid::new_v4(), tasks: 3, usage };
+        self.tell_running(lease, Some(told)).await;
+        self.tell_running(lease, Some(told)).await;
     }
 
     async fn tell_running(&self, lease: &Lease, overtaken: Option<Overtaken>) {
