@@ -54,7 +54,8 @@ pub struct Ended {
     /// How far the last attempt said, the last time, that it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// What the last attempt took; none where there was none, or nobody was told.
+    /// What the last attempt took; none where there was none, or nobody was told, as of one that was
+    /// cancelled while it ran: that ended before its sandbox did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
 }
