@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{
     counters::Fate,
     intake::Waiting,
-    order,
+    order::{self, Turns},
     outcome::{self, Started, Written},
     record::Trigger,
     target,
@@ -67,11 +67,16 @@ pub enum Next {
     Refused(Digest, Problem),
 }
 
-/// Finds out what is to be done with an event.
+/// Finds out what is to be done with an event, and takes its turn where there are some.
 ///
 /// # Errors
 /// The store or the backbone does not answer.
-pub async fn examine(app: &App, trigger: &Trigger, waiting: &Waiting) -> Result<Next, Problem> {
+pub async fn examine(
+    app: &App,
+    trigger: &Trigger,
+    turns: &Turns,
+    waiting: &Waiting,
+) -> Result<Next, Problem> {
     let (record, notice) = (&trigger.record, &waiting.notice);
     let noted = record.document.ordered && waiting.replay.is_none();
     // Of what is there only the newest state can be started, however late it is told of.
@@ -117,7 +122,7 @@ pub async fn examine(app: &App, trigger: &Trigger, waiting: &Waiting) -> Result<
     if event.depth >= limits::CHAIN_DEPTH_MAX {
         return Ok(Next::Refused(identity, too_deep(&event)));
     }
-    if record.document.ordered && !order::take_turn(app, trigger, &event).await? {
+    if record.document.ordered && !turns.take(app, trigger, &event).await? {
         return Ok(Next::Wait);
     }
     let other = |pin: &fanfold_protocol::uri::Pin| notice.etag.as_ref().is_some_and(|etag| *etag != pin.etag);

@@ -24,6 +24,7 @@ use super::{
     counters::Fate,
     dispatch::{self, Candidate, Next},
     intake::{Waiting, taken_at},
+    order::{self, Turns},
     outcome::{self, Started},
     record::Trigger,
     runner::LEASE,
@@ -48,14 +49,18 @@ const BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// Handles an event or a batch, which stays ours meanwhile, and sees what it starts
 /// to its end, for which the trigger has a bounded number of places.
 pub async fn handle(app: AppState, trigger: Arc<Trigger>, deliveries: Vec<Delivery>) {
+    let turns = Turns::default();
     let started = {
-        let mut acting = std::pin::pin!(act(&app, &trigger, &deliveries));
+        let mut acting = std::pin::pin!(act(&app, &trigger, &turns, &deliveries));
         let first = tokio::time::Instant::now() + EXTEND_EVERY;
         let mut ticks = tokio::time::interval_at(first, EXTEND_EVERY);
         loop {
             tokio::select! {
                 started = &mut acting => break started,
-                _ = ticks.tick() => extend(&deliveries).await,
+                _ = ticks.tick() => {
+                    extend(&deliveries).await;
+                    turns.keep(&app, &trigger).await;
+                }
             }
         }
     };
@@ -80,10 +85,10 @@ impl Item {
     }
 }
 
-async fn act(app: &AppState, trigger: &Trigger, deliveries: &[Delivery]) -> Vec<Started> {
+async fn act(app: &AppState, trigger: &Trigger, turns: &Turns, deliveries: &[Delivery]) -> Vec<Started> {
     let examine = |delivery: Delivery| async move {
         let item = read(app, trigger, delivery).await?;
-        let next = dispatch::examine(app, trigger, &item.waiting).await;
+        let next = dispatch::examine(app, trigger, turns, &item.waiting).await;
         Some((item, next))
     };
     let examined = stream::iter(deliveries.to_vec()).map(examine).buffered(EXAMINED_AT_ONCE);
@@ -142,6 +147,8 @@ async fn start_all(
     for batch in batches {
         let Some(minute) = within_rate(app, trigger).await else {
             for candidate in batch {
+                // It may have been written again once its event comes back: that is another one by then.
+                order::give_back(app, trigger, &candidate.event).await;
                 if let Some(item) = items.remove(&candidate.identity) {
                     put_back(app, trigger, item, Duration::ZERO).await;
                 }

@@ -20,6 +20,7 @@ mod service;
 mod sources;
 mod tenants;
 mod trigger_kept;
+mod trigger_order;
 mod trigger_removals;
 mod trigger_room;
 mod trigger_senders;
