@@ -8,6 +8,10 @@
 //! end of one object and the beginning of another. Two writes of one file are
 //! told apart by its ETag and by when its pieces were written, which both stand
 //! in its entry.
+//!
+//! A bucket with versions has a folder `KEY.versions` for each key, with a file
+//! for each version, and says at the folder which one is the object now: that is
+//! changed last, so it is the event, and what happens to the files is none.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use fanfold_protocol::{
@@ -20,6 +24,8 @@ use super::{Envelope, records::bare, refused, required, text};
 
 /// Where the filer keeps buckets, unless it is told otherwise.
 const BUCKETS: &str = "/buckets/";
+/// What the name of a folder of versions ends with.
+const VERSIONS: &str = ".versions";
 
 /// Whether it has the shape of one.
 pub(super) fn is_one(value: &Value) -> bool {
@@ -30,16 +36,20 @@ pub(super) fn is_one(value: &Value) -> bool {
 pub(super) fn read(envelope: &mut Envelope, value: &Value) -> Result<(), Problem> {
     let path = required(&value["key"], "key")?;
     let entry = if value["message"].is_object() { &value["message"] } else { &value["message_data"] };
-    let folder = ["new_entry", "old_entry"].iter().any(|name| entry[name]["is_directory"] == true);
-    let removed = |path: &str| notice(path, EventKind::Removed, "ObjectRemoved:Delete", &entry["old_entry"]);
-    let created = |path: &str| notice(path, EventKind::Created, "ObjectCreated:Put", &entry["new_entry"]);
+    let (old, new) = (&entry["old_entry"], &entry["new_entry"]);
+    let folder = [old, new].iter().any(|entry| entry["is_directory"] == true);
+    let removed = |path: &str| notice(path, EventKind::Removed, "ObjectRemoved:Delete", old);
+    let created = |path: &str| notice(path, EventKind::Created, "ObjectCreated:Put", new);
     match value["event_type"].as_str() {
+        Some("create" | "update") if folder => envelope.add(latest(&path, old, new)),
         _ if folder => envelope.add(None),
         Some("create" | "update") => envelope.add(created(&path)),
+        // The delete marker that takes its place is told at the folder of versions.
+        Some("delete") if extended(old, "Version-Id").is_some_and(|id| id == "null") => envelope.add(None),
         Some("delete") => envelope.add(removed(&path)),
         Some("rename") => {
             envelope.add(removed(&path));
-            let (parent, name) = (text(&entry["new_parent_path"]), text(&entry["new_entry"]["name"]));
+            let (parent, name) = (text(&entry["new_parent_path"]), text(&new["name"]));
             if let Some((parent, name)) = parent.zip(name) {
                 let moved = created(&format!("{}/{name}", parent.trim_end_matches('/')));
                 // Its pieces may be older than what it takes the place of.
@@ -58,7 +68,7 @@ pub(super) fn read(envelope: &mut Envelope, value: &Value) -> Result<(), Problem
 fn notice(path: &str, kind: EventKind, name: &str, entry: &Value) -> Option<Notice> {
     let (bucket, key) = path.strip_prefix(BUCKETS)?.split_once('/')?;
     // Parts of uploads that are going on lie in a folder of the bucket.
-    if key.is_empty() || key.starts_with(".uploads/") {
+    if key.is_empty() || key.starts_with(".uploads/") || is_version(key, entry) {
         return None;
     }
     Some(Notice {
@@ -74,10 +84,48 @@ fn notice(path: &str, kind: EventKind, name: &str, entry: &Value) -> Option<Noti
     })
 }
 
-/// The ETag that S3 would tell, in base 64 among the entry's attributes.
+/// What became of an object that has versions, as its folder of them tells; none where the same
+/// version is the object still.
+fn latest(path: &str, old: &Value, new: &Value) -> Option<Notice> {
+    let path = path.strip_suffix(VERSIONS)?;
+    let is = |entry: &Value, name: &str| extended(entry, name).is_some_and(|value| value == "true");
+    let is_marker = |entry: &Value| is(entry, "Latest-Version-Is-Delete-Marker");
+    let (before, now) = (extended(old, "Latest-Version-Id"), extended(new, "Latest-Version-Id"));
+    let (kind, name, entry) = match (&before, &now) {
+        (_, Some(_)) if before == now => return None,
+        (_, Some(_)) if is_marker(new) => (EventKind::Removed, "ObjectRemoved:DeleteMarkerCreated", new),
+        (_, Some(_)) => (EventKind::Created, "ObjectCreated:Put", new),
+        // One without a version has taken its place, or it was removed before.
+        (Some(_), None) if is(new, "Null-Version-Is-Latest") || is_marker(old) => return None,
+        (Some(_), None) => (EventKind::Removed, "ObjectRemoved:Delete", old),
+        (None, None) => return None,
+    };
+    Some(Notice {
+        etag: extended(entry, "Latest-Version-ETag").map(bare),
+        version_id: now.or(before).filter(|id| id != "null"),
+        // It is known to the second, which orders nothing.
+        sequencer: None,
+        time: extended(entry, "Latest-Version-Mtime"),
+        ..notice(path, kind, name, entry)?
+    })
+}
+
+/// Whether it is the file of a version.
+fn is_version(key: &str, entry: &Value) -> bool {
+    let file = key.rsplit_once('/').filter(|(folder, _)| folder.ends_with(VERSIONS));
+    let id = file.and_then(|(_, name)| name.strip_prefix("v_"));
+    id.is_some_and(|id| extended(entry, "Version-Id").is_some_and(|told| told == id))
+}
+
+/// The ETag that S3 would tell.
 fn etag(entry: &Value) -> Option<String> {
-    let encoded = entry["extended"]["Seaweed-X-Amz-ETag"].as_str()?;
-    String::from_utf8(STANDARD.decode(encoded).ok()?).ok().map(bare)
+    extended(entry, "ETag").map(bare)
+}
+
+/// What S3 keeps under a name of its own among the entry's attributes, in base 64.
+fn extended(entry: &Value, name: &str) -> Option<String> {
+    let encoded = entry["extended"][format!("Seaweed-X-Amz-{name}")].as_str()?;
+    String::from_utf8(STANDARD.decode(encoded).ok()?).ok()
 }
 
 /// When the latest piece was written, in nanoseconds since 1970.
