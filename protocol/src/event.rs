@@ -69,7 +69,7 @@ pub struct Notice {
     /// Orders the events of one key, where the store gives one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequencer: Option<String>,
-    /// When it happened, as the sender wrote it.
+    /// When it happened, as the sender wrote it; of a listing, when the object was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
 }
@@ -77,7 +77,7 @@ pub struct Notice {
 impl Notice {
     /// Names the event: the same for every copy of the notification, another one
     /// for every other event. Without a sequencer it is the time that tells events of
-    /// one state apart; a listing knows neither.
+    /// one state apart.
     pub fn identity(&self) -> Digest {
         let state = self.version_id.as_deref().or(self.etag.as_deref()).unwrap_or_default();
         let sequencer = self.sequencer.as_deref().unwrap_or_default();

@@ -296,6 +296,9 @@ async fn a_trigger_is_run_by_its_commands() {
     let nothing_new = async || {
         let queued = async || json(&["trigger", "backfill", "t"])["queued"].clone();
         until("an outcome", queued, |queued| *queued == 0).await;
+        // Each of these has queued what had none yet.
+        let events = async || json(&["trigger", "show", "t"])["events"].clone();
+        until("an idle trigger", events, |events| events["waiting"] == 0 && events["running"] == 0).await;
     };
     nothing_new().await;
     service.ok(&["trigger", "pause", "t"]).unwrap();

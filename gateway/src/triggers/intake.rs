@@ -15,7 +15,7 @@ use std::{
 use fanfold_backbone::{Backbone, Message};
 use fanfold_protocol::{
     ErrorKind, Problem,
-    event::Notice,
+    event::{EventKind, Notice},
     keys,
     time::{self, Timestamp},
 };
@@ -84,6 +84,9 @@ pub struct Waiting {
     /// Started again although it has an outcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<Uuid>,
+    /// Queued because somebody asked for it, however short ago it was told or found; what it starts is as ever.
+    #[serde(skip)]
+    pub asked: Option<Uuid>,
     /// How often it waited for its turn.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub turns: u32,
@@ -103,13 +106,20 @@ fn is_zero(count: &u32) -> bool {
 impl Waiting {
     /// One that was taken in at this time, and not tried yet.
     pub fn new(notice: Notice, at: Timestamp, replay: Option<Uuid>) -> Self {
-        Self { notice, at, replay, turns: 0, put_back: 0, failures: 0 }
+        Self { notice, at, replay, asked: None, turns: 0, put_back: 0, failures: 0 }
     }
 
-    /// The message that carries it: copies of an event have one id, until it is queued anew.
+    /// The message that carries it: copies of an event have one id, until it is queued anew. What says neither its
+    /// place in the order nor its time may be another event of an object that has changed, and is none's copy but of
+    /// what came with it; an outcome then shows whether there is something to start.
     pub fn message(&self) -> Result<Message, Problem> {
-        let identity = self.notice.identity().to_hex();
-        let mut id = self.replay.map_or_else(|| identity.clone(), |replay| format!("{identity}-{replay}"));
+        let notice = &self.notice;
+        let mut id = notice.identity().to_hex();
+        if let Some(asked) = self.replay.or(self.asked) {
+            id = format!("{id}-{asked}");
+        } else if notice.kind == EventKind::Created && notice.sequencer.is_none() && notice.time.is_none() {
+            id = format!("{id}-{}", self.at.0);
+        }
         let anew = self.turns.saturating_add(self.put_back);
         if anew > 0 {
             id = format!("{id}-{}-{anew}", self.at.0);
@@ -330,13 +340,10 @@ async fn put(triggers: &Triggers, trigger: &Trigger, batch: &[Waiting]) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use fanfold_protocol::event::EventKind;
-
     use super::*;
 
-    #[test]
-    fn a_message_has_another_id_each_time_that_its_event_is_queued_anew() {
-        let notice = |key: &str| Notice {
+    fn notice(key: &str) -> Notice {
+        Notice {
             bucket: "bank".into(),
             key: key.into(),
             other_key: None,
@@ -346,9 +353,41 @@ mod tests {
             version_id: None,
             sequencer: Some("01".into()),
             time: None,
+        }
+    }
+
+    fn id(waiting: &Waiting) -> String {
+        waiting.message().unwrap().id
+    }
+
+    #[test]
+    fn what_says_not_when_it_happened_is_no_copy_of_what_came_before() {
+        let differ = |notice: Notice| {
+            let at = |ms: u64| id(&Waiting::new(notice.clone(), Timestamp(ms), None));
+            assert_eq!(at(7), at(7));
+            at(7) != at(8)
         };
+        let bare = Notice { sequencer: None, ..notice("a") };
+        assert!(differ(bare.clone()));
+        assert!(differ(Notice { etag: Some("e".into()), ..bare.clone() }));
+        assert!(!differ(Notice { time: Some("2026-11-22T11:54:56Z".into()), ..bare.clone() }));
+        assert!(!differ(notice("a")));
+        // Nothing is left of a removal that could tell whether it has started something.
+        assert!(!differ(Notice { kind: EventKind::Removed, ..bare }));
+    }
+
+    #[test]
+    fn what_was_asked_for_is_no_copy_and_is_told_as_ever() {
+        let found = Waiting::new(notice("a"), Timestamp(7), None);
+        let asked = |n: u128| Waiting { asked: Some(Uuid::from_u128(n)), ..found.clone() };
+        let ids: HashSet<String> = [&found, &asked(1), &asked(2)].map(id).into();
+        assert_eq!(ids.len(), 3, "{ids:?}");
+        assert_eq!(asked(1).message().unwrap().payload, found.message().unwrap().payload);
+    }
+
+    #[test]
+    fn a_message_has_another_id_each_time_that_its_event_is_queued_anew() {
         let first = Waiting::new(notice("a"), Timestamp(7), None);
-        let id = |waiting: &Waiting| waiting.message().unwrap().id;
         // Copies are one, whenever they come.
         assert_eq!(id(&first), id(&Waiting::new(notice("a"), Timestamp(8), None)));
         assert_ne!(id(&first), id(&Waiting::new(notice("b"), Timestamp(7), None)));

@@ -69,7 +69,8 @@ pub struct Scope {
     pub until: Option<Timestamp>,
     /// Starts also what was started before, under this name.
     pub again: Option<Uuid>,
-    /// Starts also what was given up before.
+    /// Starts also what was given up before, and whatever was told or found a moment ago and has
+    /// started nothing yet.
     pub given_up: bool,
     /// Waits for room where a queue is full.
     pub patient: bool,
@@ -347,7 +348,7 @@ async fn feed(
         return Ok(Found::default());
     }
     let prefix = if scope.prefix.len() > literal.len() { &scope.prefix } else { literal };
-    let name = listed_name(trigger);
+    let (name, asked) = (listed_name(trigger), scope.given_up.then(Uuid::now_v7));
     let mut listing = std::pin::pin!(store.list(&document.bucket, prefix, ListOptions::default()));
     let (mut found, mut batch, mut timer) = (Found::default(), Vec::new(), YieldTimer::begin());
     while let Some(entry) = listing.try_next().await.map_err(about_bucket)? {
@@ -378,8 +379,8 @@ async fn feed(
         if !in_time || is_known && scope.again.is_none() || !trigger.admits_key(&name, &key) {
             continue;
         }
-        let notice = notice(document.bucket.clone(), key, &name, &pin);
-        batch.push(Waiting::new(notice, time::now(), scope.again));
+        let notice = notice(document.bucket.clone(), key, &name, &pin, last_modified);
+        batch.push(Waiting { asked, ..Waiting::new(notice, time::now(), scope.again) });
         if batch.len() == BATCH {
             found.queued += queue(app, trigger, &mut batch, scope.patient).await?;
         }
@@ -430,7 +431,8 @@ fn listed_name(trigger: &Trigger) -> String {
     if any { "ObjectCreated:Put".to_owned() } else { created.into_iter().next().unwrap_or_default() }
 }
 
-fn notice(bucket: String, key: String, name: &str, pin: &Pin) -> Notice {
+/// An event for an object that is there: the same of each look, until it is written again.
+fn notice(bucket: String, key: String, name: &str, pin: &Pin, last_modified: Timestamp) -> Notice {
     Notice {
         bucket,
         key,
@@ -440,7 +442,7 @@ fn notice(bucket: String, key: String, name: &str, pin: &Pin) -> Notice {
         etag: Some(pin.etag.clone()),
         version_id: None,
         sequencer: None,
-        time: None,
+        time: Some(last_modified.to_string()),
     }
 }
 

@@ -19,6 +19,7 @@ mod releases;
 mod service;
 mod sources;
 mod tenants;
+mod trigger_again;
 mod trigger_kept;
 mod trigger_order;
 mod trigger_removals;
