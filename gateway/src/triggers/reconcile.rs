@@ -12,8 +12,9 @@
 //! on before is listed for that once a day as well.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -132,15 +133,15 @@ impl Turn {
         self.rest_at.get_or_insert(at);
     }
 
-    /// Whether a look goes on; takes note of the end of one.
-    fn is_busy(&mut self) -> bool {
-        let Some(looking) = &mut self.looking else { return false };
-        let Some(done) = looking.now_or_never() else { return true };
+    /// Takes note of the end of its look.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(looking) = &mut self.looking else { return Poll::Pending };
+        let Poll::Ready(done) = looking.poll_unpin(context) else { return Poll::Pending };
         self.looking = None;
         if !done.unwrap_or(true) {
             self.rest_at = Some(Instant::now() + REST_PAUSE);
         }
-        false
+        Poll::Ready(())
     }
 }
 
@@ -152,38 +153,67 @@ pub async fn run(app: AppState) {
     // What happened while nobody listened.
     let mut all = true;
     loop {
-        let missed = app.triggers.take_missed();
         let triggers = app.triggers.list();
-        turns.retain(|id, _| triggers.iter().any(|trigger| trigger.record.id == *id));
-        let busy: usize = turns.values_mut().map(|turn| usize::from(turn.is_busy())).sum();
-        for trigger in &triggers {
-            let interval = interval(trigger);
-            let turn = turns.entry(trigger.record.id).or_insert_with(Turn::new);
-            if missed.contains(&trigger.record.id) {
-                turn.missed();
+        note_what_is_due(&app, &mut turns, &triggers, all).await;
+        let mut tick = std::pin::pin!(tokio::time::sleep(TICK));
+        all = loop {
+            let busy = turns.values().filter(|turn| turn.looking.is_some()).count();
+            for trigger in next(&turns, &triggers, LOOKS_AT_ONCE.saturating_sub(busy)) {
+                if let Some(turn) = turns.get_mut(&trigger.record.id) {
+                    turn.begin(&app, trigger);
+                }
             }
-            turn.wanted |= all;
-            turn.rest_wanted |= turn.rest_at.take_if(|at| *at <= Instant::now()).is_some();
-            if turn.last.elapsed() >= interval {
-                turn.last = Instant::now();
-                turn.wanted |= is_ours(&app, trigger, interval).await;
+            tokio::select! {
+                _ = looks.changed() => break true,
+                () = &mut tick => break false,
+                // The next one does not wait for the clock.
+                () = an_end(&mut turns) => {}
             }
-        }
-        for trigger in next(&turns, triggers, LOOKS_AT_ONCE.saturating_sub(busy)) {
-            if let Some(turn) = turns.get_mut(&trigger.record.id) {
-                turn.begin(&app, trigger);
-            }
-        }
-        all = tokio::time::timeout(TICK, looks.changed()).await.is_ok();
+        };
     }
+}
+
+/// Notes which triggers are to be looked at, and forgets those that are gone, with their looks.
+async fn note_what_is_due(
+    app: &AppState,
+    turns: &mut HashMap<Uuid, Turn>,
+    triggers: &[Arc<Trigger>],
+    all: bool,
+) {
+    let missed = app.triggers.take_missed();
+    let there: HashSet<Uuid> = triggers.iter().map(|trigger| trigger.record.id).collect();
+    turns.retain(|id, _| there.contains(id));
+    for trigger in triggers {
+        let interval = interval(trigger);
+        let turn = turns.entry(trigger.record.id).or_insert_with(Turn::new);
+        if missed.contains(&trigger.record.id) {
+            turn.missed();
+        }
+        turn.wanted |= all;
+        turn.rest_wanted |= turn.rest_at.take_if(|at| *at <= Instant::now()).is_some();
+        if turn.last.elapsed() >= interval {
+            turn.last = Instant::now();
+            turn.wanted |= is_ours(app, trigger, interval).await;
+        }
+    }
+}
+
+/// Waits until a look has ended.
+async fn an_end(turns: &mut HashMap<Uuid, Turn>) {
+    // All of them are asked, so that each wakes this.
+    let poll = |context: &mut Context<'_>| {
+        let ended = turns.values_mut().map(|turn| usize::from(turn.poll_end(context).is_ready()));
+        if ended.sum::<usize>() > 0 { Poll::Ready(()) } else { Poll::Pending }
+    };
+    std::future::poll_fn(poll).await;
 }
 
 /// So many triggers whose look is due, first those whose last one began longest ago: some whose
 /// looks follow each other at once keep none from its own.
-fn next(turns: &HashMap<Uuid, Turn>, triggers: Vec<Arc<Trigger>>, most: usize) -> Vec<Arc<Trigger>> {
+fn next(turns: &HashMap<Uuid, Turn>, triggers: &[Arc<Trigger>], most: usize) -> Vec<Arc<Trigger>> {
     let turn = |trigger: &Arc<Trigger>| turns.get(&trigger.record.id);
-    let is_next = |trigger: &Arc<Trigger>| !trigger.record.paused && turn(trigger).is_some_and(Turn::is_due);
-    let mut next: Vec<Arc<Trigger>> = triggers.into_iter().filter(is_next).collect();
+    let is_next = |trigger: &&Arc<Trigger>| !trigger.record.paused && turn(trigger).is_some_and(Turn::is_due);
+    let mut next: Vec<Arc<Trigger>> = triggers.iter().filter(is_next).cloned().collect();
     next.sort_by_key(|trigger| turn(trigger).and_then(|turn| turn.looked_at));
     next.truncate(most);
     next
@@ -201,10 +231,11 @@ fn interval(trigger: &Trigger) -> Duration {
     if feeds(trigger) { trigger.record.document.reconcile.as_duration() } else { limits::IDEMPOTENCY_WINDOW }
 }
 
-/// Whether this gateway is the one to look this time.
+/// Whether this gateway is the one to look this time: for most of the interval no other is, but not for
+/// all of it, else it would miss its own next turn by a moment.
 async fn is_ours(app: &App, trigger: &Trigger, interval: Duration) -> bool {
     let key = keys::last_look(&trigger.record.id);
-    let taken = app.backbone.create_with_ttl(&key, Bytes::new(), interval / 2).await;
+    let taken = app.backbone.create_with_ttl(&key, Bytes::new(), interval / 5 * 4).await;
     matches!(taken, Ok(CasOutcome::Stored(_)))
 }
 
@@ -480,7 +511,7 @@ mod tests {
             add("rest", later(7), false, false),
         ];
         let names = |most: usize| {
-            let next = next(&turns, triggers.clone(), most);
+            let next = next(&turns, &triggers, most);
             next.iter().map(|trigger| trigger.record.name.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(names(3), ["new", "rest", "b-busy"]);

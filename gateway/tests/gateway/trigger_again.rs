@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What comes again a moment later and is no copy: the queue knows ids of messages for two minutes.
+//! What comes again a moment later and is no copy: the queue knows ids of messages for two minutes. And how soon
+//! looks come again where there are many.
+
+use std::time::{Duration, Instant};
 
 use fanfold_protocol::uri::ObjectUri;
 use serde_json::{Value, json};
@@ -68,4 +71,21 @@ async fn a_look_finds_the_same_bytes_that_were_written_again() {
     written_after(&service, first).await;
     let service = service.stop().await.serve(|_| {}).await;
     service.until("started", 1).await;
+}
+
+/// A few at once, one after the other: a clock that let so many begin each second would take 14.
+#[tokio::test]
+async fn looks_at_many_triggers_follow_each_other_at_once() {
+    const TRIGGERS: usize = 60;
+    let (service, _) = with_trigger(document()).await;
+    for n in 0..TRIGGERS {
+        let other = json!({"bucket": "bank", "prefix": format!("{n}/"), "function": "f"});
+        assert_eq!(service.put_json(&format!("/v1/triggers/t-{n}"), other).await.status, 201);
+        service.object("bank", &format!("{n}/a.csv"), "1").await;
+    }
+    // A gateway that starts looks.
+    let service = service.stop().await.serve(|_| {}).await;
+    let begun = Instant::now();
+    wait_for_calls(&service, TRIGGERS).await;
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
 }
