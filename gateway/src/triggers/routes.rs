@@ -329,8 +329,10 @@ pub(crate) async fn replay(
     Ok(Json(Found { listed: 0, queued }))
 }
 
+/// A time with an offset from UTC, or with none, which is UTC.
 fn moment(name: &str, text: &str) -> Result<Timestamp, Problem> {
-    let parsed = humantime::parse_rfc3339_weak(text).ok();
+    let with_offset = || chrono::DateTime::parse_from_rfc3339(text).ok().map(std::time::SystemTime::from);
+    let parsed = humantime::parse_rfc3339_weak(text).ok().or_else(with_offset);
     let since = parsed.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
     since.and_then(|since| u64::try_from(since.as_millis()).ok()).map(Timestamp).ok_or_else(|| {
         Problem::new(
@@ -476,4 +478,26 @@ fn counted(app: &App, taken: Result<Receipt, Problem>) -> Answer<Receipt> {
         app.triggers.counters().refused(problem.code);
         Refusal(problem)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_an_offset_or_in_utc() {
+        let check = |text: &str, expected: Option<u64>| {
+            assert_eq!(moment("since", text).ok(), expected.map(Timestamp), "{text}");
+        };
+        let midnight = 1_795_305_600_000;
+        check("2026-11-22T00:00:00Z", Some(midnight));
+        check("2026-11-22T00:00:00.250Z", Some(midnight + 250));
+        check("2026-11-22 00:00:00", Some(midnight));
+        check("2026-11-22T05:00:00+05:00", Some(midnight));
+        check("2026-11-21T20:30:00-03:30", Some(midnight));
+        for wrong in ["yesterday", "", "2026-11-22", "2026-13-22T00:00:00+05:00", "1970-01-01T00:00:00+05:00"]
+        {
+            check(wrong, None);
+        }
+    }
 }
