@@ -45,7 +45,8 @@ pub struct EmbeddedConfig {
     pub path: PathBuf,
     /// How long a message id is remembered. Ids of settled messages are forgotten on restart.
     pub dedupe_window: Duration,
-    /// Memory for cached pages, in bytes.
+    /// Memory for cached pages, in bytes, and a quarter more for what the allocator adds to each. It fills up, if only
+    /// with what pages were before; what it lacks is read from the operating system's cache.
     pub cache_bytes: usize,
     /// Bound on the file's size, in bytes; beyond it writes answer [`Error::StorageFull`]. The file grows by
     /// doubling, at most 4 GiB at a time, and takes the disk's blocks when it does: bound and full disk take
@@ -54,12 +55,12 @@ pub struct EmbeddedConfig {
 }
 
 impl EmbeddedConfig {
-    /// The defaults: ids remembered for two minutes, 64 MiB of cache, no bound on the file.
+    /// The defaults: ids remembered for two minutes, 16 MiB of cache, no bound on the file.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         EmbeddedConfig {
             path: path.into(),
             dedupe_window: Duration::from_secs(120),
-            cache_bytes: 64 << 20,
+            cache_bytes: 16 << 20,
             size_bytes_max: None,
         }
     }

@@ -39,8 +39,9 @@ const LAYOUT: u64 = 1;
 /// Beyond this, commits save what a repair would find out, so that opening after a
 /// crash need not walk the file; up to it, one flush to the disk is enough for each.
 const QUICK_REPAIR_BYTES: u64 = 64 << 20;
-/// Memory for pages of the index.
-const CACHE_BYTES: usize = 64 << 20;
+/// Memory for pages of the index, and a quarter more for what the allocator adds to each. It fills up, if only
+/// with what pages were before; what it lacks is read from the operating system's cache.
+const CACHE_BYTES: usize = 16 << 20;
 
 /// The index of a store.
 pub(super) struct Index {
