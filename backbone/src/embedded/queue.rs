@@ -14,6 +14,9 @@ use crate::embedded::op::{Pull, Reply};
 use crate::error::Result;
 use crate::queue::Depth;
 
+/// Entries for which each collection of a queue keeps its room.
+const KEPT_ENTRIES: usize = 1_024;
+
 /// Where a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -105,7 +108,8 @@ impl Queue {
         self.ready.first().copied()
     }
 
-    /// Makes ready whose time has come: lapsed leases and delays.
+    /// Makes ready whose time has come: lapsed leases and delays. Forgets old ids, and gives back the room that a
+    /// storm took.
     pub(crate) fn tick(&mut self, now: Instant, now_ms: u64) {
         while let Some(&(until, sequence)) = self.lapses.first()
             && until <= now
@@ -125,6 +129,15 @@ impl Queue {
             {
                 self.seen.remove(&id);
             }
+        }
+        if let Some(room) = less_room(self.items.len(), self.items.capacity()) {
+            self.items.shrink_to(room);
+        }
+        if let Some(room) = less_room(self.seen.len(), self.seen.capacity()) {
+            self.seen.shrink_to(room);
+        }
+        if let Some(room) = less_room(self.seen_order.len(), self.seen_order.capacity()) {
+            self.seen_order.shrink_to(room);
         }
     }
 
@@ -171,5 +184,60 @@ impl Queue {
     /// True where nothing would be lost by forgetting this queue.
     pub(crate) fn is_idle(&self) -> bool {
         self.items.is_empty() && self.seen.is_empty() && self.waiters.is_empty() && self.dead == 0
+    }
+}
+
+/// The room that a collection is to keep which has much more than it needs. It gets as much as twice what it holds,
+/// so that it is moved again only after it has halved or doubled.
+fn less_room(entries: usize, room: usize) -> Option<usize> {
+    let needed = entries.max(KEPT_ENTRIES);
+    (room / 8 > needed).then_some(2 * needed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STORM: u64 = 100_000;
+
+    fn rooms(queue: &Queue) -> [usize; 3] {
+        [queue.items.capacity(), queue.seen.capacity(), queue.seen_order.capacity()]
+    }
+
+    #[test]
+    fn the_room_of_a_storm_is_given_back_and_what_is_left_of_it_stays() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        for sequence in 0..STORM {
+            assert!(queue.note(&sequence.to_string(), 0, 1_000 + sequence));
+            queue.place(sequence, 0, Place::Ready);
+        }
+        let full = rooms(&queue);
+        queue.tick(now, 999);
+        assert_eq!(rooms(&queue), full);
+        for sequence in 10..STORM {
+            assert!(queue.remove(sequence).is_some());
+        }
+        queue.tick(now, 1_000 + STORM - 11);
+        let left = rooms(&queue);
+        assert!(left.iter().all(|room| *room <= 8 * KEPT_ENTRIES), "{left:?}, of {full:?}");
+        assert_eq!((queue.depth().ready, queue.first_ready()), (10, Some(0)));
+        assert!(queue.item(9).is_some() && queue.item(10).is_none());
+        // The last ten ids are known still.
+        assert_eq!((queue.seen.len(), queue.seen_order.len()), (10, 10));
+        assert!(!queue.note(&(STORM - 1).to_string(), 1_000, 2_000));
+        assert!(queue.note("0", 1_000, 2_000));
+    }
+
+    #[test]
+    fn what_comes_and_goes_moves_nothing() {
+        let check = |entries: usize, room: usize, expected: Option<usize>| {
+            assert_eq!(less_room(entries, room), expected, "{entries} of {room}");
+        };
+        check(0, 8 * KEPT_ENTRIES, None);
+        check(0, 8 * KEPT_ENTRIES + 8, Some(2 * KEPT_ENTRIES));
+        check(10_000, 80_007, None);
+        check(10_000, 80_008, Some(20_000));
+        // Hash tables take a power of two, which may be twice as much as was asked for.
+        check(5_001, 40_000, None);
     }
 }
