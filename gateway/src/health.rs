@@ -140,8 +140,8 @@ impl Health {
     pub fn readiness(&self) -> Readiness {
         let mut readiness = self.last.read().unwrap_or_else(PoisonError::into_inner).clone();
         readiness.workers = self.workers.as_ref().map(|workers| {
-            let ready = workers.live() > 0;
-            Dependency { ready, detail: (!ready).then(|| "no worker is there".to_owned()) }
+            let detail = workers.obstacle();
+            Dependency { ready: detail.is_none(), detail }
         });
         readiness.ready &= readiness.workers.as_ref().is_none_or(|workers| workers.ready);
         readiness

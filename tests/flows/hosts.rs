@@ -449,6 +449,10 @@ async fn strangers_are_refused_and_both_sides_say_why() {
         assert_eq!(workers_live(&deployment, "gateway-1").await, "0");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    let readyz = format!("{}/readyz", deployment.endpoint("gateway-1").unwrap());
+    let (status, told) = deployment.ask("GET", &readyz, "text/plain", "").await.unwrap();
+    let detail = json!("1 worker is known and cannot be reached");
+    assert_eq!((status, &told["workers"]["detail"]), (503, &detail), "{told}");
     deployment.launch("worker-1").unwrap();
     deployment.ready("worker-1").await.unwrap();
     greets(&deployment, "gateway-1").await;

@@ -161,12 +161,17 @@ impl Endpoint {
 
     /// Whether it takes calls and can do all that they may need.
     pub fn is_able(&self) -> bool {
-        self.store_answers() && !self.draining.load(Ordering::Relaxed)
+        self.store_answers() && !self.is_draining()
+    }
+
+    /// Whether it takes nothing more, as it says.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// Whether it takes calls, as far as is known.
     pub fn is_live(&self, now: Instant) -> bool {
-        !self.draining.load(Ordering::Relaxed) && !self.rests(now)
+        !self.is_draining() && !self.rests(now)
     }
 
     fn rests(&self, now: Instant) -> bool {
@@ -181,6 +186,12 @@ impl Endpoint {
     pub fn is_reached(&self) -> bool {
         let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.iter().any(|sender| !sender.is_closed())
+    }
+
+    /// Whether the last try to connect to it was in vain. One that is met for the first time is not yet known to be so.
+    pub fn is_out_of_reach(&self) -> bool {
+        let is_failed = self.rest.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        is_failed && !self.is_reached()
     }
 
     /// Whether it is to be met although it was before: no connection leads to it, and nobody tries for one

@@ -129,6 +129,21 @@ impl Pool {
         endpoints.iter().filter(|endpoint| endpoint.is_live(now) && endpoint.is_reached()).count()
     }
 
+    /// Why no worker can be called, in a few words; nothing where one can, or is being met for the first time, so that
+    /// a start tells of no trouble before it has found any.
+    pub fn obstacle(&self) -> Option<String> {
+        let endpoints = self.endpoints();
+        let staying = endpoints.iter().filter(|endpoint| !endpoint.is_draining());
+        let (known, lost) = staying.fold((0, 0), |(known, lost), endpoint| {
+            (known + 1, lost + usize::from(endpoint.is_out_of_reach()))
+        });
+        match known {
+            0 => Some("no worker is there".to_owned()),
+            1 if lost == 1 => Some("1 worker is known and cannot be reached".to_owned()),
+            _ => (lost == known).then(|| format!("{known} workers are known, none can be reached")),
+        }
+    }
+
     /// Notes how many are reached; done when somebody scrapes.
     pub(crate) fn note_reached(&self) {
         self.inner.counters.live(self.reached());

@@ -61,6 +61,7 @@ async fn a_worker_is_met_before_it_is_called_unless_it_drains() {
 async fn a_worker_counts_once_it_is_reached_and_is_tried_again_until_then() {
     let deployment = Deployment::new().await;
     let pool = deployment.dispatch.workers.as_ref().unwrap();
+    assert_eq!(pool.obstacle().as_deref(), Some("no worker is there"));
     let stranger = Authority::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, stop, gone) =
@@ -77,12 +78,15 @@ async fn a_worker_counts_once_it_is_reached_and_is_tried_again_until_then() {
     deployment.until("it rests", |live| live == 0).await;
     deployment.until("it has rested", |live| live == 1).await;
     assert_eq!(pool.reached(), 0);
+    // Readiness says so, also between the times that it is left alone.
+    assert_eq!(pool.obstacle().as_deref(), Some("1 worker is known and cannot be reached"));
     // With a certificate that fits it is found, by itself.
     stop.cancel();
     serving.await.unwrap();
     let listener = TcpListener::bind(address).await.unwrap();
     let serving = serve(listener, &deployment.authority, &CancellationToken::new());
     until("it to be met again", async || pool.reached(), |reached| *reached > 0).await;
+    assert_eq!(pool.obstacle(), None);
     gone.cancel();
     keeping.await.unwrap();
     serving.abort();
