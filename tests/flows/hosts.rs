@@ -590,5 +590,7 @@ async fn what_is_wrong_at_the_start_is_told_together() {
     let output = deployment.fanfold(&["worker", "--config", "wrong.toml"]).unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("lissten"), "{said}");
+    for named in ["lissten", "probe_listen", "cache", "store.credentials", "nats.urls", "tls.ca"] {
+        assert!(said.contains(&format!("{named}: ")), "expected {named} in {said}");
+    }
 }

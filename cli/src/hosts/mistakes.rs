@@ -2,7 +2,8 @@
 //! Mistakes in a configuration, gathered so that all are told at once.
 //!
 //! serde stops at the first. Here it is asked about each key by itself: what it has against a
-//! key it says before it misses others. What can be read without the wrong keys is looked at further.
+//! key it says before it misses others. What can be read without the wrong keys is looked at further; where that is not
+//! all that there has to be, it is asked for what it misses, again and again.
 
 use std::path::Path;
 
@@ -36,15 +37,12 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<(T, Mistakes)> {
     };
     let Ok(table) = toml::from_str::<Table>(&text) else { return Err(first) };
     let (kept, mut mistakes) = sift::<T>(table);
-    let missed = match Value::Table(kept).try_into::<T>() {
-        Ok(config) => return Ok((config, mistakes)),
-        Err(error) => error.message().to_owned(),
-    };
-    // A key that was left out is missed as well.
-    if !mistakes.0.iter().any(|mistake| is_missed(&missed, mistake)) {
-        mistakes.0.push(missed);
+    if let Ok(config) = Value::Table(kept.clone()).try_into::<T>() {
+        return Ok((config, mistakes));
     }
-    Err(if mistakes.0.len() == 1 { first } else { mistakes.into_error(path) })
+    let wrong = mistakes.0.len();
+    miss::<T>(kept, "", &|table| table, &mut mistakes);
+    Err(if wrong < 2 && mistakes.0.len() == wrong { first } else { mistakes.into_error(path) })
 }
 
 impl Mistakes {
@@ -131,12 +129,6 @@ impl Mistakes {
     }
 }
 
-/// Whether a message misses the key that a mistake is about.
-fn is_missed(message: &str, mistake: &str) -> bool {
-    let key = mistake.split(':').next().unwrap_or_default().rsplit('.').next().unwrap_or_default();
-    message == format!("missing field `{key}`")
-}
-
 /// The keys that serde takes, and what it has against each of the others.
 fn sift<T: DeserializeOwned>(table: Table) -> (Table, Mistakes) {
     let mut mistakes = Mistakes::default();
@@ -148,12 +140,12 @@ fn sift<T: DeserializeOwned>(table: Table) -> (Table, Mistakes) {
 fn sift_table<T: DeserializeOwned>(
     table: Table,
     path: &str,
-    within: &dyn Fn(Value) -> Value,
+    within: Around<'_>,
     mistakes: &mut Mistakes,
 ) -> Table {
     let mut kept = Table::new();
     for (key, value) in table {
-        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let path = at(path, &key);
         let around = |value: Value| within(Value::Table(Table::from_iter([(key.clone(), value)])));
         // What a section has within is asked about key by key.
         let shell = match &value {
@@ -165,21 +157,71 @@ fn sift_table<T: DeserializeOwned>(
             mistakes.note(&path, refusal);
             continue;
         }
-        let value = match value {
-            Value::Table(inner) => Value::Table(sift_table::<T>(inner, &path, &around, mistakes)),
-            Value::Array(items) if are_tables(&items) => {
-                let one = |value: Value| around(Value::Array(vec![value]));
-                let sifted = items.into_iter().map(|item| match item {
-                    Value::Table(inner) => Value::Table(sift_table::<T>(inner, &path, &one, mistakes)),
-                    other => other,
-                });
-                Value::Array(sifted.collect())
-            }
-            other => other,
-        };
+        let sift = &mut |inner, around: Around<'_>| sift_table::<T>(inner, &path, around, mistakes);
+        let value = with_tables(value, &around, sift);
         kept.insert(key, value);
     }
     kept
+}
+
+/// Notes what serde misses in a table at a path, which `within` puts into an otherwise empty document, unless something
+/// is noted about it already. Of all that is missed it names the first alone, so that is given a value before it is asked
+/// for the next. Gives the table with those values.
+fn miss<T: DeserializeOwned>(table: Table, path: &str, within: Around<'_>, mistakes: &mut Mistakes) -> Table {
+    let mut filled = Table::new();
+    for (key, value) in table {
+        let path = at(path, &key);
+        let around = |value: Value| within(Value::Table(Table::from_iter([(key.clone(), value)])));
+        let fill = &mut |inner, around: Around<'_>| miss::<T>(inner, &path, around, mistakes);
+        let value = with_tables(value, &around, fill);
+        filled.insert(key, value);
+    }
+    while let Some(key) = missed::<T>(within(Value::Table(filled.clone()))) {
+        let path = at(path, &key);
+        let around = |value: Value| within(Value::Table(Table::from_iter([(key.clone(), value)])));
+        // What is no key of this table is missed in one around it.
+        let Some(value) = taken::<T>(&around).filter(|_| !filled.contains_key(&key)) else { break };
+        let mut found = Mistakes::default();
+        let fill = &mut |inner, around: Around<'_>| miss::<T>(inner, &path, around, &mut found);
+        let value = with_tables(value, &around, fill);
+        if found.0.is_empty() {
+            found.note(&path, "expected a value, found none");
+        }
+        if !mistakes.are_about(&format!("{path}: ")) {
+            mistakes.0.append(&mut found.0);
+        }
+        filled.insert(key, value);
+    }
+    filled
+}
+
+/// The path of a key of the table at a path.
+fn at(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// What puts a value into an otherwise empty document.
+type Around<'a> = &'a dyn Fn(Value) -> Value;
+
+/// A value with the tables that it is or has changed. `around` puts it into an otherwise empty document, and what
+/// `change` gets does so with the table.
+fn with_tables(
+    value: Value,
+    around: Around<'_>,
+    change: &mut dyn FnMut(Table, Around<'_>) -> Table,
+) -> Value {
+    match value {
+        Value::Table(inner) => Value::Table(change(inner, around)),
+        Value::Array(items) if are_tables(&items) => {
+            let one = |value: Value| around(Value::Array(vec![value]));
+            let changed = items.into_iter().map(|item| match item {
+                Value::Table(inner) => Value::Table(change(inner, &one)),
+                other => other,
+            });
+            Value::Array(changed.collect())
+        }
+        other => other,
+    }
 }
 
 fn are_tables(items: &[Value]) -> bool {
@@ -190,6 +232,20 @@ fn are_tables(items: &[Value]) -> bool {
 fn refusal<T: DeserializeOwned>(document: Value) -> Option<String> {
     let error = document.try_into::<T>().err()?;
     (!error.message().starts_with("missing field")).then(|| error.message().to_owned())
+}
+
+/// What serde misses first in a document that it has nothing else against.
+fn missed<T: DeserializeOwned>(document: Value) -> Option<String> {
+    let error = document.try_into::<T>().err()?;
+    Some(error.message().strip_prefix("missing field `")?.strip_suffix('`')?.to_owned())
+}
+
+/// A value that serde takes for a key, of the kinds that those have that must be given; none for a key that it does not
+/// know.
+fn taken<T: DeserializeOwned>(around: Around<'_>) -> Option<Value> {
+    let kinds =
+        [Value::Table(Table::new()), Value::Array(Vec::new()), Value::from("a"), Value::from("127.0.0.1:1")];
+    kinds.into_iter().find(|value| refusal::<T>(around(value.clone())).is_none())
 }
 
 #[cfg(test)]
@@ -264,6 +320,33 @@ mod tests {
             mistakes,
             ["listen: expected an address and a port such as 0.0.0.0:7070, found \"localhost\""]
         );
-        assert!(is_missed("missing field `listen`", &mistakes[0]));
+    }
+
+    /// What is missed, by itself and beside what is wrong, whole sections included.
+    #[test]
+    fn every_missing_key_is_told_with_its_table() {
+        fn check<T: DeserializeOwned>(text: &str, expected: &[&str]) {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            let error = read::<T>(file.path()).err().unwrap().to_string();
+            let told = error.lines().filter_map(|line| line.strip_prefix("  ")?.split(": ").next());
+            let (mut told, mut expected) = (told.collect::<Vec<_>>(), expected.to_vec());
+            told.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(told, expected, "{text:?}: {error}");
+        }
+        let sections = ["store.credentials", "nats.urls", "tls.cert", "tls.key", "tls.ca"];
+        let with = |keys: &[&'static str]| [keys, &sections[..]].concat();
+        check::<Gateway>("", &with(&["listen"]));
+        check::<Worker>("", &with(&["listen", "probe_listen", "cache"]));
+        let listen = "listen = \"127.0.0.1:1\"\n";
+        check::<Gateway>(&format!("{listen}[tls]\n[nats]\n[store]\n"), &sections);
+        // What was refused is not missed as well.
+        check::<Gateway>("listen = 1\nlissten = 2\n", &with(&["lissten", "listen"]));
+        check::<Gateway>("listen = 1\nstore = 2\n", &[&["listen", "store"][..], &sections[1..]].concat());
+        let tenant = format!("{GATEWAY}[[tenants]]\nweight = 2\n");
+        check::<Gateway>(&tenant, &["tenants.name", "tenants.token_digests"]);
+        check::<Gateway>(&GATEWAY.replace("urls = ", "# "), &["nats.urls"]);
+        check::<Worker>(&WORKER.replace("cache = ", "cash = "), &["cash", "cache"]);
     }
 }
