@@ -432,7 +432,12 @@ async fn strangers_are_refused_and_both_sides_say_why() {
     assert!(made.status.success(), "{made:?}");
     assert_eq!(deployment.stop("worker-2").await.unwrap(), Some(0));
     let text = std::fs::read_to_string(deployment.path("worker-2.toml")).unwrap();
-    deployment.write("worker-2.toml", &text.replace("certs/worker", "others/worker")).unwrap();
+    // It knows that of the gateway as well.
+    let both = ["certs/ca.pem", "others/ca.pem"].map(|file| deployment.path(file));
+    let both = both.map(|file| std::fs::read_to_string(file).unwrap()).concat();
+    deployment.write("both.pem", &both).unwrap();
+    let text = text.replace("certs/worker", "others/worker").replace("certs/ca.pem", "both.pem");
+    deployment.write("worker-2.toml", &text).unwrap();
     deployment.launch("worker-2").unwrap();
     deployment.ready("worker-2").await.unwrap();
     // Before anybody calls.
@@ -539,6 +544,7 @@ async fn what_is_wrong_at_the_start_is_told_together() {
     }
     let text_of_gateway = std::fs::read_to_string(deployment.path("gateway-1.toml")).unwrap();
     wrong_certificates_for_nats_are_told(&deployment, &text_of_gateway);
+    starts::certificates_that_nobody_would_take_are_told(&deployment);
     // What is sound is told what it would make, and nothing is made.
     let other = text_of_gateway.replace(&format!("{SYSTEM_BUCKET:?}"), "\"not-there-yet\"");
     deployment.write("other.toml", &other).unwrap();

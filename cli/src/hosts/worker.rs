@@ -36,7 +36,7 @@ pub async fn run(args: Hosts) -> Result<()> {
     let address = config.address(name.as_ref(), &mut mistakes);
     config.check(&mut mistakes);
     let ways = Ways::of(&config.store, &config.nats, &config.system_bucket, &mut mistakes);
-    let tls = tls::server(&config.tls);
+    let tls = tls::server(&config.tls, &address);
     let mut others = tls.as_ref().err().cloned().unwrap_or_default();
     others.extend(tls::problems_with_nats(&config.nats));
     ways.admit(&args.config, mistakes, &others).await?;

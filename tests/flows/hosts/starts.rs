@@ -59,3 +59,25 @@ async fn what_no_time_mends_is_told_at_once() {
         }
     }
 }
+
+/// Between gateways and workers, where all files are there and fit each other.
+pub fn certificates_that_nobody_would_take_are_told(deployment: &Deployment) {
+    let made = deployment.fanfold(&["certs", "--out", "others", "--worker", "127.0.0.1"]).unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let authority = ("certs/ca.pem", "others/ca.pem", "tls.ca: expected the authority of");
+    for (part, other, purpose) in [("gateway", "worker", "clients"), ("worker", "gateway", "servers")] {
+        let sound = std::fs::read_to_string(deployment.path(&format!("{part}-1.toml"))).unwrap();
+        let (own, theirs) = (format!("certs/{part}-"), format!("certs/{other}-"));
+        let purpose = format!("tls.cert: expected a certificate for {purpose}");
+        for (from, to, expected) in [(own.as_str(), theirs.as_str(), purpose.as_str()), authority] {
+            deployment.write("unfit.toml", &sound.replace(from, to)).unwrap();
+            for more in [&[][..], &["--check"]] {
+                let output =
+                    deployment.fanfold(&[&[part, "--config", "unfit.toml"][..], more].concat()).unwrap();
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert_eq!(output.status.code(), Some(3), "{part} {more:?}: {said}");
+                assert!(said.contains(expected), "{part} {more:?}: expected {expected} in {said}");
+            }
+        }
+    }
+}
