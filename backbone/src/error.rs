@@ -82,6 +82,14 @@ pub enum Error {
         /// Every problem, as expected, found and what to do.
         problems: Vec<String>,
     },
+    /// No server could be reached, so that nothing was asked yet.
+    #[error("expected NATS at {urls}, found it out of reach ({detail}); start it or correct `urls`")]
+    OutOfReach {
+        /// Where they were looked for.
+        urls: String,
+        /// What failed.
+        detail: String,
+    },
     /// The backbone cannot serve at the moment.
     #[error("expected the backbone to answer, found it unavailable ({detail}); retry with the same ids")]
     Unavailable {
@@ -101,7 +109,7 @@ impl Error {
             Error::TooLarge { .. } => ErrorKind::PayloadTooLarge,
             Error::StorageFull { .. } => ErrorKind::StorageFull,
             Error::Locked { .. } | Error::Corrupt { .. } | Error::Misconfigured { .. } => ErrorKind::Internal,
-            Error::Unavailable { .. } => ErrorKind::BackboneUnavailable,
+            Error::OutOfReach { .. } | Error::Unavailable { .. } => ErrorKind::BackboneUnavailable,
             Error::Closed => ErrorKind::ShuttingDown,
         }
     }
@@ -124,6 +132,7 @@ impl From<Error> for Problem {
             Error::Locked { .. }
             | Error::Corrupt { .. }
             | Error::Misconfigured { .. }
+            | Error::OutOfReach { .. }
             | Error::Unavailable { .. } => {
                 "expected the backbone to answer, found it unavailable; retry later".to_owned()
             }

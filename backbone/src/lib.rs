@@ -83,7 +83,8 @@ impl Backbone {
     /// Opens the backbone over NATS JetStream, making streams and consumers where they are missing.
     ///
     /// # Errors
-    /// [`Error::Misconfigured`] with everything that is wrong; [`Error::Unavailable`].
+    /// [`Error::Misconfigured`] with everything that is wrong; [`Error::OutOfReach`], which is not waited for;
+    /// [`Error::Unavailable`].
     pub async fn nats(config: NatsConfig) -> Result<Self> {
         Ok(Self::whole(Driver::Nats(Nats::open_with(config).await?)))
     }

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a start waits for: a store that cannot be reached yet, or fails on its side.
+//! What a start waits for: a store or a NATS that cannot be reached yet, or a store that fails on its side.
 //!
 //! Processes are started in any order, and a store that comes up refuses connections first, and answers with errors
-//! then. Invariant: what no time mends ends a start at once.
+//! then. For servers of NATS that are reached and have no leader the backbone waits itself. Invariant: what no time mends
+//! ends a start at once.
 
 use std::{
+    collections::BTreeSet,
+    fmt::Display,
     future::Future,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -20,13 +23,14 @@ const ANSWER: Duration = Duration::from_secs(15);
 /// Before what it could not serve is asked for again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// How long a start still waits, over all that it asks the store for.
+/// How long a start still waits, over all that it asks for.
 pub struct Patience {
     begun: Instant,
     longest: Duration,
     /// There is nothing to wait for any more.
     over: CancellationToken,
-    has_warned: AtomicBool,
+    /// What was told to be waited for.
+    warned: Mutex<BTreeSet<&'static str>>,
 }
 
 impl Patience {
@@ -41,15 +45,11 @@ impl Patience {
     }
 
     fn new(longest: Duration) -> Self {
-        Self {
-            begun: Instant::now(),
-            longest,
-            over: CancellationToken::new(),
-            has_warned: AtomicBool::new(false),
-        }
+        let (begun, over) = (Instant::now(), CancellationToken::new());
+        Self { begun, longest, over, warned: Mutex::default() }
     }
 
-    /// Waits no longer: whatever the store says, the start fails.
+    /// Waits no longer: whatever comes, the start fails.
     pub fn give_up(&self) {
         self.over.cancel();
     }
@@ -60,26 +60,37 @@ impl Patience {
         bucket: &str,
         ask: impl Fn() -> F,
     ) -> Result<T> {
+        let in_time = || async { timeout(ANSWER, ask()).await.unwrap_or_else(|_| Err(silent(bucket))) };
+        self.insist_on("the store", in_time, may_pass).await
+    }
+
+    /// The answer of somebody to a question, which is put again for as long as what is wrong may pass.
+    pub async fn insist_on<T, E: Display, F: Future<Output = std::result::Result<T, E>>>(
+        &self,
+        whom: &'static str,
+        ask: impl Fn() -> F,
+        may_pass: impl Fn(&E) -> bool,
+    ) -> std::result::Result<T, E> {
         loop {
-            let error = match timeout(ANSWER, ask()).await {
-                Ok(Err(error)) => error,
-                Ok(answer) => return answer,
-                Err(_) => silent(bucket),
+            let error = match ask().await {
+                Err(error) => error,
+                answer => return answer,
             };
             if !may_pass(&error) || self.begun.elapsed() + AGAIN >= self.longest {
                 return Err(error);
             }
-            self.warn(&error);
+            self.warn(whom, &error);
             if self.over.run_until_cancelled(sleep(AGAIN)).await.is_none() {
                 return Err(error);
             }
         }
     }
 
-    fn warn(&self, found: &Error) {
-        if !self.over.is_cancelled() && !self.has_warned.swap(true, Ordering::Relaxed) {
+    fn warn(&self, whom: &'static str, found: &impl Display) {
+        let is_new = || self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(whom);
+        if !self.over.is_cancelled() && is_new() {
             tracing::warn!(
-                "the store cannot serve yet ({found}); the start waits up to {} s for it",
+                "{whom} cannot serve yet ({found}); the start waits up to {} s for it",
                 self.longest.as_secs()
             );
         }
@@ -100,7 +111,10 @@ fn silent(bucket: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::SocketAddr, sync::atomic::AtomicU32};
+    use std::{
+        net::SocketAddr,
+        sync::atomic::{AtomicU32, Ordering},
+    };
 
     use fanfold_storage::{Credentials, Store, StoreConfig};
     use tokio::{
@@ -178,6 +192,6 @@ mod tests {
         let asking = patience.insist("bank", || store.bucket_exists("bank"));
         let (there, ()) = tokio::join!(asking, comes_up(address));
         assert!(there.unwrap());
-        assert!(patience.has_warned.into_inner());
+        assert!(patience.warned.into_inner().unwrap().contains("the store"));
     }
 }

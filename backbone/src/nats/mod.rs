@@ -456,10 +456,10 @@ async fn connect(config: &NatsConfig) -> Result<Connected> {
              TLS out where the server has none",
             config.urls.join(", ")
         )),
-        _ => refused(format!(
-            "expected NATS at {}, found it out of reach ({failure}); start it or correct `urls`",
-            config.urls.join(", ")
-        )),
+        ConnectErrorKind::ServerParse => {
+            refused(format!("expected URLs of NATS, found {}: {failure}; correct `urls`", config.urls.join(", ")))
+        }
+        _ => Error::OutOfReach { urls: config.urls.join(", "), detail: failure.to_string() },
     })?;
     Ok(Connected { client, gaps, refusals })
 }

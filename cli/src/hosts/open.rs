@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a process stands on: the store and the backbone, reached before anything else.
 
-use std::{collections::BTreeSet, future::Future, path::Path, time::Duration};
+use std::{collections::BTreeSet, fmt, future::Future, path::Path, time::Duration};
 
 use fanfold_backbone::{Backbone, NatsConfig};
 use fanfold_storage::{Store, StoreConfig};
@@ -59,8 +59,10 @@ impl Ways {
     pub async fn open(self, path: &Path, mut others: Vec<String>) -> Result<(Store, Backbone)> {
         let Self { store, nats, bucket } = self;
         let patience = if others.is_empty() { Patience::of_start() } else { Patience::none() };
-        let nats = async { reach_nats(nats).await.inspect_err(|_| patience.give_up()) };
-        let (store, backbone) = tokio::join!(reach_store(store, &bucket, &patience), nats);
+        let store =
+            async { reach_store(store, &bucket, &patience).await.inspect_err(|_| patience.give_up()) };
+        let nats = async { reach_nats(nats, &patience).await.inspect_err(|_| patience.give_up()) };
+        let (store, backbone) = tokio::join!(store, nats);
         let opened = match (store, backbone) {
             (Ok(store), Ok(backbone)) if others.is_empty() => {
                 match arbitrated(&store, &backbone, &bucket, &patience).await {
@@ -152,7 +154,7 @@ async fn missing_buckets(
 
 async fn missing_streams(config: Option<NatsConfig>) -> std::result::Result<Vec<String>, String> {
     let Some(config) = config else { return Ok(Vec::new()) };
-    let missing = of_nats(Backbone::nats_missing(config)).await?;
+    let missing = of_nats(Backbone::nats_missing(config)).await.map_err(|trouble| trouble.told)?;
     Ok(missing.into_iter().map(|name| format!("the stream {name} of NATS")).collect())
 }
 
@@ -167,19 +169,43 @@ async fn reach_store(
     reached.and_then(|()| Store::connect(config)).map_err(|error| error.to_string())
 }
 
-async fn reach_nats(config: Option<NatsConfig>) -> std::result::Result<Backbone, String> {
-    of_nats(Backbone::nats(config.ok_or("it is not configured")?)).await
+async fn reach_nats(
+    config: Option<NatsConfig>,
+    patience: &Patience,
+) -> std::result::Result<Backbone, String> {
+    let config = config.ok_or("it is not configured")?;
+    let open = || of_nats(Backbone::nats(config.clone()));
+    let opened = patience.insist_on("NATS", open, |trouble| trouble.is_out_of_reach).await;
+    opened.map_err(|trouble| trouble.told)
+}
+
+/// Why NATS cannot be worked with.
+struct Trouble {
+    told: String,
+    /// So that it may come up.
+    is_out_of_reach: bool,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told)
+    }
 }
 
 /// The answer of NATS, in time.
 async fn of_nats<T>(
     answer: impl Future<Output = fanfold_backbone::Result<T>>,
-) -> std::result::Result<T, String> {
-    match tokio::time::timeout(NATS_ANSWER, answer).await {
-        Ok(opened) => opened.map_err(|error| match error {
+) -> std::result::Result<T, Trouble> {
+    let Ok(opened) = tokio::time::timeout(NATS_ANSWER, answer).await else {
+        let told = format!("expected NATS to answer within {} s, found none", NATS_ANSWER.as_secs());
+        return Err(Trouble { told, is_out_of_reach: false });
+    };
+    opened.map_err(|error| {
+        let is_out_of_reach = matches!(error, fanfold_backbone::Error::OutOfReach { .. });
+        let told = match error {
             fanfold_backbone::Error::Misconfigured { problems } => problems.join("; "),
             other => other.to_string(),
-        }),
-        Err(_) => Err(format!("expected NATS to answer within {} s, found none", NATS_ANSWER.as_secs())),
-    }
+        };
+        Trouble { told, is_out_of_reach }
+    })
 }

@@ -35,6 +35,31 @@ async fn a_store_that_cannot_serve_yet_is_waited_for() {
     greets(&deployment, "gateway-1").await;
 }
 
+/// Nor does whoever starts all at once start NATS first.
+#[tokio::test]
+async fn a_nats_that_refuses_connections_is_waited_for() {
+    const WAITS: &str = "NATS cannot serve yet";
+    let mut deployment = Deployment::start(plan((Release::Debian, 1), 1, 1)).await.unwrap();
+    deployment.deploy("gateway-1", "hello").await.unwrap();
+    let both = ["worker-1", "gateway-1"];
+    for name in both {
+        assert_eq!(deployment.stop(name).await.unwrap(), Some(0));
+    }
+    deployment.stop("nats-1").await.unwrap();
+    for name in both {
+        deployment.launch(name).unwrap();
+    }
+    for name in both {
+        says(&deployment, name, WAITS).await;
+    }
+    deployment.launch("nats-1").unwrap();
+    for name in both {
+        deployment.ready(name).await.unwrap();
+        assert_eq!(deployment.log(name).matches(WAITS).count(), 1, "{}", deployment.log(name));
+    }
+    greets(&deployment, "gateway-1").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_no_time_mends_is_told_at_once() {
     let deployment = Deployment::start(plan((Release::Debian, 1), 1, 1)).await.unwrap();
@@ -43,10 +68,16 @@ async fn what_no_time_mends_is_told_at_once() {
         let sound = std::fs::read_to_string(deployment.path(file)).unwrap();
         let urls = sound.lines().find(|line| line.starts_with("urls = ")).unwrap();
         let refused = sound.replace("\"store\"", "\"refused\"");
-        // Nobody listens there: for a store alone it would be waited.
-        let away = sound.replace(&deployment.proxy.endpoint(), "http://127.0.0.1:1");
-        let away = away.replace(urls, "urls = [\"nats://127.0.0.1:1\"]");
-        for (wrong, named) in [(refused, &["store: expected access"][..]), (away, &["store:", "nats:"][..])] {
+        // Nobody listens there: for one of them alone it would be waited.
+        let away = refused.replace(urls, "urls = [\"nats://127.0.0.1:1\"]");
+        let unknown = sound.replace(&format!("nats/{part}-1.password"), "refused");
+        let unknown = unknown.replace(&deployment.proxy.endpoint(), "http://127.0.0.1:1");
+        let (store, nats) = ("store: expected access", "nats: expected credentials that NATS accepts");
+        for (wrong, named) in [
+            (refused, [store, store]),
+            (away, [store, "nats: expected NATS at"]),
+            (unknown, ["store: ", nats]),
+        ] {
             deployment.write("wrong.toml", &wrong).unwrap();
             let begun = Instant::now();
             let output = deployment.fanfold(&[part, "--config", "wrong.toml"]).unwrap();
