@@ -102,6 +102,8 @@ impl Gateway {
     ) -> Result<Self, Problem> {
         tenants::check(&configs)?;
         let (draining, tasks) = (CancellationToken::new(), CancellationToken::new());
+        // Whoever fails half-way leaves nothing running.
+        let failing = tasks.clone().drop_guard();
         for config in &configs {
             store.ensure_bucket(&config.tenant.system_bucket).await.map_err(problem::of_store)?;
         }
@@ -121,6 +123,7 @@ impl Gateway {
             futures::future::try_join_all(configs.into_iter().map(|config| common.app(config))).await?;
         apps.iter().for_each(|app| look_after(app, &tasks));
         invoke::asynchronous::start(&apps);
+        failing.disarm();
         Ok(Self { apps, tasks })
     }
 

@@ -5,11 +5,11 @@
 //! has lost its data, the gateway begins anew with what the store has; its port
 //! stays bound meanwhile, so that who connects waits.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use fanfold_backbone::Backbone;
 use fanfold_gateway::{Dispatch, Gateway, GatewayConfig};
-use fanfold_protocol::time;
+use fanfold_protocol::{ErrorKind, Problem, time};
 use fanfold_storage::Store;
 use rustls::ClientConfig;
 use tokio::net::TcpListener;
@@ -21,6 +21,7 @@ use crate::{
     dev::Stop,
     error::{Error, Result},
     output,
+    patience::Patience,
 };
 
 /// Before what was lost is looked for again.
@@ -45,15 +46,16 @@ pub async fn run(args: Hosts) -> Result<()> {
         return ways.check(&args.config, buckets, others).await;
     }
     let mut stop = Stop::listen()?;
+    let patience = Patience::of_start();
     let (store, backbone) = tokio::select! {
         () = stop.told() => return Ok(()),
-        opened = ways.clone().open(&args.config, others) => opened?,
+        opened = ways.clone().open(&args.config, others, &patience) => opened?,
     };
     let Ok(tls) = tls else { return Ok(()) };
     let what = What { configs: built, tls, ways, path: args.config };
     let mut begun = tokio::select! {
         () = stop.told() => return Ok(()),
-        begun = what.begin(store, backbone) => begun?,
+        begun = what.begin(store, backbone, &patience) => begun?,
     };
     let mut listener = bind(&config).await?;
     while let Some(kept) = serve(begun, listener, &mut stop).await? {
@@ -83,12 +85,13 @@ struct Begun {
 }
 
 impl What {
-    async fn begin(&self, store: Store, backbone: Backbone) -> Result<Begun> {
+    async fn begin(&self, store: Store, backbone: Backbone, patience: &Patience) -> Result<Begun> {
         let ending = CancellationToken::new();
         let dispatch = Dispatch::remote(&backbone, Arc::clone(&self.tls), ending.clone());
         let workers = ending.drop_guard();
-        let gateway = Gateway::shared(self.configs.clone(), store, backbone.clone(), dispatch).await;
-        let gateway = gateway.map_err(|problem| Error::service(problem.detail))?;
+        let begin =
+            || Gateway::shared(self.configs.clone(), store.clone(), backbone.clone(), dispatch.clone());
+        let gateway = insist(patience, begin).await?;
         Ok(Begun { gateway, backbone, workers })
     }
 
@@ -96,8 +99,9 @@ impl What {
     async fn begin_anew(&self) -> Begun {
         loop {
             let begun = async {
-                let (store, backbone) = self.ways.clone().open(&self.path, Vec::new()).await?;
-                self.begin(store, backbone).await
+                let patience = Patience::of_start();
+                let (store, backbone) = self.ways.clone().open(&self.path, Vec::new(), &patience).await?;
+                self.begin(store, backbone, &patience).await
             };
             match begun.await {
                 Ok(begun) => return begun,
@@ -106,6 +110,18 @@ impl What {
             tokio::time::sleep(RETRY).await;
         }
     }
+}
+
+/// Begins, and again as long as the store or the backbone may be there soon.
+async fn insist<T, F: Future<Output = std::result::Result<T, Problem>>>(
+    patience: &Patience,
+    begin: impl Fn() -> F,
+) -> Result<T> {
+    use ErrorKind::{BackboneUnavailable, StoreTimeout, StoreUnavailable};
+    let may_pass =
+        |problem: &Problem| matches!(problem.code, StoreUnavailable | StoreTimeout | BackboneUnavailable);
+    let begun = patience.insist_on("what the gateway begins with", begin, may_pass).await;
+    begun.map_err(|problem| Error::service(problem.detail))
 }
 
 /// Serves until it is told to stop; gives the listener back where the backbone's data is another.
@@ -145,4 +161,34 @@ async fn bind(config: &config::Gateway) -> Result<std::net::TcpListener> {
 
 fn broken(cause: impl std::fmt::Display) -> Error {
     Error::service(format!("the gateway broke: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, future::ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_may_be_there_soon_is_asked_for_again() {
+        for (code, expected) in [
+            (ErrorKind::StoreUnavailable, 2),
+            (ErrorKind::StoreTimeout, 2),
+            (ErrorKind::BackboneUnavailable, 2),
+            (ErrorKind::StoreDenied, 1),
+            (ErrorKind::StorageFull, 1),
+            (ErrorKind::Internal, 1),
+        ] {
+            let (patience, asked) = (Patience::of_start(), Cell::new(0));
+            let begin = || {
+                asked.set(asked.get() + 1);
+                if asked.get() == 2 {
+                    patience.give_up();
+                }
+                ready(Err::<(), _>(Problem::new(code, "as the test says")))
+            };
+            let told = insist(&patience, begin).await.unwrap_err().to_string();
+            assert_eq!((asked.get(), told.as_str()), (expected, "as the test says"), "{code}");
+        }
+    }
 }

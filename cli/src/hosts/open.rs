@@ -51,21 +51,27 @@ impl Ways {
         Err(mistakes.with([others, &problems[..]].concat()).into_error(path))
     }
 
-    /// Reaches both, and waits for what cannot serve yet unless the start fails in any case. `others` are
-    /// problems that were found before.
+    /// Reaches both, and waits with this patience for what cannot serve yet unless the start fails in any case.
+    /// `others` are problems that were found before.
     ///
     /// # Errors
     /// Everything that is wrong, together.
-    pub async fn open(self, path: &Path, mut others: Vec<String>) -> Result<(Store, Backbone)> {
+    pub async fn open(
+        self,
+        path: &Path,
+        mut others: Vec<String>,
+        patience: &Patience,
+    ) -> Result<(Store, Backbone)> {
         let Self { store, nats, bucket } = self;
-        let patience = if others.is_empty() { Patience::of_start() } else { Patience::none() };
-        let store =
-            async { reach_store(store, &bucket, &patience).await.inspect_err(|_| patience.give_up()) };
-        let nats = async { reach_nats(nats, &patience).await.inspect_err(|_| patience.give_up()) };
+        if !others.is_empty() {
+            patience.give_up();
+        }
+        let store = async { reach_store(store, &bucket, patience).await.inspect_err(|_| patience.give_up()) };
+        let nats = async { reach_nats(nats, patience).await.inspect_err(|_| patience.give_up()) };
         let (store, backbone) = tokio::join!(store, nats);
         let opened = match (store, backbone) {
             (Ok(store), Ok(backbone)) if others.is_empty() => {
-                match arbitrated(&store, &backbone, &bucket, &patience).await {
+                match arbitrated(&store, &backbone, &bucket, patience).await {
                     Ok(store) => return Ok((store, backbone)),
                     Err(error) => Err(vec![format!("store: {error}")]),
                 }

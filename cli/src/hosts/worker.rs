@@ -26,6 +26,7 @@ use crate::{
     dev::{COMPILE_WORD, Stop},
     error::{Error, Result},
     output,
+    patience::Patience,
 };
 
 /// Runs it until it is told to stop.
@@ -44,9 +45,10 @@ pub async fn run(args: Hosts) -> Result<()> {
         return ways.check(&args.config, [], others).await;
     }
     let mut stop = Stop::listen()?;
+    let patience = Patience::of_start();
     let (store, backbone) = tokio::select! {
         () = stop.told() => return Ok(()),
-        opened = ways.open(&args.config, others) => opened?,
+        opened = ways.open(&args.config, others, &patience) => opened?,
     };
     let (Ok(tls), Some(name)) = (tls, name) else { return Ok(()) };
     let runtime = tokio::select! {
