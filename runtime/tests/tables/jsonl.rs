@@ -314,6 +314,24 @@ async fn values_that_do_not_fit_are_placed() {
 }
 
 #[tokio::test]
+async fn nothing_is_cut_off_what_is_declared() {
+    for (data_type, bad) in [
+        ("Date32", &["1.5", "-0.9", "1e30"][..]),
+        ("Timestamp(Microsecond, None)", &["1234567890.75", "1e30"]),
+        ("Binary", &["\"a\"", "\"abc\"", "5"]),
+    ] {
+        for value in bad {
+            let text = format!("{{\"x\":null}}\n{{\"x\":{value}}}\n");
+            let store = store();
+            let slice = put(&store, "x.jsonl", text).await;
+            let declared = declare(&[("x", data_type, true)]);
+            let found = read(&store, TableSource { declared, ..source(&[slice]) }).await;
+            check_problem(found, ErrorKind::ValueMismatch, &["line 2", "column \"x\""]);
+        }
+    }
+}
+
+#[tokio::test]
 async fn declared_columns_may_be_left_out() {
     let store = store();
     let slice = put(&store, "x.jsonl", "{\"a\":1,\"t\":\"2024-01-31T00:00:00Z\"}\n{\"a\":2}\n").await;

@@ -65,6 +65,6 @@ impl<T: ArrowPrimitiveType> ArrayDecoder for Integers<T> {
 }
 
 /// Whether digits follow a zero in front.
-fn is_padded(number: &[u8]) -> bool {
+pub(super) fn is_padded(number: &[u8]) -> bool {
     matches!(number.strip_prefix(b"-").unwrap_or(number), [b'0', b'0'..=b'9', ..])
 }

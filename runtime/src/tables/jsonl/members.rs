@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Our own among the decoders of JSON, at any depth: of integers, of objects, which are
-//! counted, and whose members may be no columns where they are null, and of values of fixed
-//! size, which take room where they are null.
+//! Our own among the decoders of JSON, at any depth: of integers, times and bytes, which are
+//! strict, of objects, which are counted, and whose members may be no columns where they are
+//! null, and of values of fixed size, which take room where they are null.
 //!
 //! arrow-json refuses all members that are no columns, or passes over all. Those
 //! that are null lose nothing; [`Roomy`] looks at the tape for any that are
@@ -18,6 +18,7 @@ use arrow::{
 
 use super::{
     integer,
+    strict::{self, Strict},
     wide::{Room, fixed_values},
 };
 
@@ -46,6 +47,13 @@ impl DecoderFactory for Decoders {
         field: &FieldRef,
         is_nullable: bool,
     ) -> Result<Option<Box<dyn ArrayDecoder>>, ArrowError> {
+        let builtin = || -> Result<Box<dyn ArrayDecoder>, ArrowError> {
+            let inner = context.make_builtin_decoder(field, is_nullable)?;
+            Ok(match strict::refuses(field.data_type()) {
+                Some(refuses) => Box::new(Strict { refuses, inner }),
+                None => inner,
+            })
+        };
         let (members, names) = match field.data_type() {
             DataType::Struct(fields) => {
                 let names = || fields.iter().map(|field| field.name().clone()).collect();
@@ -54,9 +62,10 @@ impl DecoderFactory for Decoders {
             fixed @ (DataType::FixedSizeList(_, _) | DataType::FixedSizeBinary(_)) => {
                 (fixed_values(fixed), None)
             }
+            other if strict::refuses(other).is_some() => return builtin().map(Some),
             other => return Ok(integer::decoder(other)),
         };
-        let inner = context.make_builtin_decoder(field, is_nullable)?;
+        let inner = builtin()?;
         Ok(Some(Box::new(Roomy { room: Arc::clone(&self.room), members, names, inner })))
     }
 }

@@ -43,8 +43,15 @@ pub(super) fn refusing<'a>(fields: &'a [FieldRef], line: &str) -> Option<&'a Fie
 pub(super) fn value_mismatch(field: &Field, line: &str, place: &str, reason: &str) -> Problem {
     let raw: Result<BTreeMap<String, &RawValue>, _> = serde_json::from_str(line);
     let found = raw.ok().and_then(|m| m.get(field.name()).map(|v| v.get().to_owned()));
+    let form = match field.data_type() {
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
+            " in pairs of hexadecimal digits"
+        }
+        _ => "",
+    };
     let detail = format!(
-        "column {} of {place} must be {}, found {}{reason}; mend the value, or declare another type in the function",
+        "column {} of {place} must be {}{form}, found {}{reason}; mend the value, or declare another type in the \
+         function",
         quote(field.name()),
         field.data_type(),
         found.map_or("none".to_owned(), |text| quote(&text))

@@ -16,6 +16,7 @@ mod infer;
 mod integer;
 mod members;
 mod misfit;
+mod strict;
 mod wide;
 
 use std::sync::Arc;
