@@ -134,7 +134,7 @@ impl Moments {
             + 3.0 * step * (na * later.m2 - nb * self.m2);
         let m2 = self.m2 + later.m2 + delta * step * na * nb;
         let mean = self.mean + step * nb;
-        *self = Self { count: self.count + later.count, mean, m2, m3, m4 };
+        *self = Self { count: self.count + later.count, mean, m2, m3, m4 }.canonical();
     }
 
     fn add_present(&mut self, chunk: &[f64]) {
@@ -152,14 +152,17 @@ impl Moments {
         if !m2.is_finite() {
             return Self::of_large(chunk);
         }
+        // Far from zero it may be more than the distances are, so no power of it is left out.
         let shift = left / count;
+        let square = shift * shift;
         Self {
             count: chunk.len() as u64,
             mean: mean + shift,
             m2: m2 - left * shift,
-            m3: m3 - 3.0 * shift * m2,
-            m4: m4 - 4.0 * shift * m3,
+            m3: m3 - 3.0 * shift * m2 + 2.0 * left * square,
+            m4: m4 - 4.0 * shift * m3 + 6.0 * square * m2 - 3.0 * left * shift * square,
         }
+        .canonical()
     }
 
     /// Of values whose sum, or whose squares' sum, is beyond all numbers.
@@ -181,7 +184,14 @@ impl Moments {
     /// Of values the sum of whose squared distances is beyond all numbers; NaN where the mean is.
     fn far_apart(count: u64, mean: f64) -> Self {
         let beyond = if mean.is_nan() { f64::NAN } else { f64::INFINITY };
-        Self { count, mean, m2: beyond, m3: f64::NAN, m4: beyond }
+        Self { count, mean, m2: beyond, m3: f64::NAN, m4: beyond }.canonical()
+    }
+
+    /// With one NaN for all: which sign a sum gives to it differs between machines.
+    fn canonical(self) -> Self {
+        let one = |number: f64| if number.is_nan() { f64::NAN } else { number };
+        let Self { count, mean, m2, m3, m4 } = self;
+        Self { count, mean: one(mean), m2: one(m2), m3: one(m3), m4: one(m4) }
     }
 }
 
@@ -352,6 +362,53 @@ mod tests {
         let mut moments = Moments::default();
         moments.extend(&(0..100_000).map(|i| 1e9 + f64::from(i % 10)).collect::<Vec<_>>());
         assert!((moments.variance().unwrap() - 8.25).abs() < 1e-6);
+    }
+
+    /// Skewness and kurtosis by the definition, in whole numbers.
+    fn exact_shape(values: &[i64]) -> (f64, f64) {
+        let count = values.len() as i128;
+        let total: i128 = values.iter().map(|value| i128::from(*value)).sum();
+        // Of distances to the mean, times the count.
+        let power = |p: u32| {
+            let powers = values.iter().map(|value| (count * i128::from(*value) - total).pow(p));
+            powers.sum::<i128>() as f64
+        };
+        let (n, m2) = (count as f64, power(2));
+        (n.sqrt() * power(3) / m2.powf(1.5), n * power(4) / (m2 * m2) - 3.0)
+    }
+
+    #[test]
+    fn values_far_from_zero_keep_their_shape() {
+        // The step is what doubles of that size differ by, so that a mean may be further off than the values are apart.
+        for (far, step, error) in
+            [(0.0, 1.0, 1e-9), (1e12, 0.125, 1e-5), (1e15, 0.125, 0.02), (1.7e18, 256.0, 0.02)]
+        {
+            for tail in [false, true] {
+                let mut state = 1_u64;
+                let mut value = || {
+                    state =
+                        state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let value = (state >> 33) as i64 % 40;
+                    if tail { value * value / 40 } else { value }
+                };
+                let whole: Vec<i64> = (0..100_000).map(|_| value()).collect();
+                let found = of(&whole.iter().map(|value| far + *value as f64 * step).collect::<Vec<_>>());
+                let (skewness, kurtosis) = exact_shape(&whole);
+                let off = found.skewness().unwrap() - skewness;
+                assert!(off.abs() < error, "skewness {skewness} at {far}: {off}");
+                let off = found.kurtosis().unwrap() - kurtosis;
+                assert!(off.abs() < error, "kurtosis {kurtosis} at {far}: {off}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_nan_has_the_same_bits_everywhere() {
+        let mut found = of(&[1e110, -1e110]);
+        assert_eq!((found.m2.is_finite(), found.m3.to_bits()), (true, f64::NAN.to_bits()));
+        found.merge(&of(&[-1e110, 1e110]));
+        assert_eq!(found.m3.to_bits(), f64::NAN.to_bits());
+        assert_eq!(of(&[f64::INFINITY, f64::NEG_INFINITY]).mean.to_bits(), f64::NAN.to_bits());
     }
 
     #[test]
