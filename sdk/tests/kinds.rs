@@ -470,6 +470,64 @@ mod map_of_batches {
     }
 }
 
+mod tables_of_text {
+    use super::*;
+
+    #[derive(Row, Debug, PartialEq)]
+    struct Order {
+        code: String,
+        at: Timestamp,
+        day: Option<Date>,
+        paid: Option<bool>,
+        bytes: Option<Vec<u8>>,
+    }
+
+    fn read(ending: &str, content: &str) -> Result<Table> {
+        let file = tempfile::Builder::new().suffix(ending).tempfile()?;
+        std::fs::write(file.path(), content)?;
+        Table::read(file.path())
+    }
+
+    #[test]
+    fn declared_columns_are_read_from_the_text() {
+        let order = |code: &str, bytes: Option<&[u8]>| Order {
+            code: code.to_owned(),
+            at: Timestamp(11_045_000_000),
+            day: Some(Date(1)),
+            paid: None,
+            bytes: bytes.map(<[u8]>::to_vec),
+        };
+        let csv = "code,at,day,paid,bytes\n00123,1970-01-01T03:04:05,1970-01-02,,1.10\n1.10,1970-01-01 03:04:05,1970-01-02,,\n";
+        let table = read(".csv", csv).unwrap();
+        assert_eq!(table.rows::<Order>().unwrap(), [order("00123", Some(b"1.10")), order("1.10", None)]);
+        // Nobody declares them: the time of day is kept, and so are zeros in front.
+        let told: Vec<_> =
+            table.schema().fields().iter().map(|field| field.data_type().to_string()).collect();
+        assert_eq!(told, ["Utf8", "Timestamp(µs)", "Date32", "Utf8", "Float64"]);
+
+        let lines = "{\"code\":1.10,\"at\":11045000000,\"day\":\"1970-01-02\",\"bytes\":\"0aff\"}\n{\"code\":\"x\",\"at\":\"1970-01-01T03:04:05\",\"day\":1}\n";
+        let rows = read(".jsonl", lines).unwrap().rows::<Order>().unwrap();
+        assert_eq!(rows, [order("1.10", Some(&[0x0a, 0xff])), order("x", None)]);
+    }
+
+    #[test]
+    fn what_the_platform_refuses_is_refused() {
+        let check = |ending: &str, content: &str, told: &str| {
+            let error = read(ending, content).unwrap().rows::<Order>().unwrap_err();
+            assert_eq!(error.code(), "value-mismatch", "{error}");
+            assert!(error.message().contains(told), "{error}");
+        };
+        check(".csv", "code,at,day,paid,bytes\nx,1970-01-01,1970-01-01,yes,\n", "found yes in row 0");
+        check(".csv", "code,at,day,paid,bytes\nx,1970-01-01,19700101,true,\n", "found 19700101");
+        check(".csv", "code,at,day,paid,bytes\nx,1767322800,,,\n", "found 1767322800");
+        check(".jsonl", "{\"code\":\"x\",\"at\":1.5}\n", "found 1.5 in row 0");
+        check(".jsonl", "{\"code\":[1],\"at\":1}\n", "found [1]");
+        check(".jsonl", "{\"code\":\"x\",\"at\":1}\n\n{\"code\":\"x\",\"at\":-0.9}\n", "row 1");
+        check(".jsonl", "{\"code\":\"x\",\"at\":1,\"paid\":1}\n", "`paid`");
+        check(".jsonl", "{\"code\":\"x\",\"at\":1,\"bytes\":\"abc\"}\n", "`bytes`");
+    }
+}
+
 mod aggregates {
     use super::*;
 

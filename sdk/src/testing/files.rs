@@ -5,13 +5,13 @@
 //! Invariant: a text that does not fit a column's type is an error, never a
 //! silent null.
 
-use std::io::{Cursor, Seek};
+use std::io::Cursor;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
-use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
+use super::text::guessed;
 use crate::table::{CsvOptions, Format, ReadOptions};
 use crate::{Error, Result};
 
@@ -31,22 +31,51 @@ pub(crate) fn resolve(format: Format, name: &str) -> Format {
     }
 }
 
+/// A table, and the text that it was read from, if it was text.
+pub(crate) struct Stored {
+    pub(crate) schema: SchemaRef,
+    pub(crate) batches: Vec<RecordBatch>,
+    pub(crate) text: Option<Text>,
+}
+
+/// What columns are read from in the types that a function declares: on the platform no
+/// other types come between.
+#[derive(Debug, Clone)]
+pub(crate) enum Text {
+    /// The columns of CSV.
+    Csv(RecordBatch),
+    /// Lines of JSON.
+    Jsonl(Arc<[u8]>),
+}
+
 /// Reads a table out of `content`, which is called `name`.
 pub(crate) fn read(
     content: Vec<u8>,
     name: &str,
     options: &ReadOptions,
 ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-    let (schema, batches) = match resolve(options.format, name) {
-        Format::Csv => read_csv(&content, &options.csv.clone().unwrap_or_else(|| csv_of(name)))?,
-        Format::Jsonl => read_jsonl(content)?,
-        Format::Parquet => read_parquet(content)?,
-        Format::Arrow | Format::Automatic => read_arrow(content)?,
-    };
+    let Stored { schema, batches, .. } = stored(content, name, options)?;
     let Some(chosen) = &options.columns else { return Ok((schema, batches)) };
     let indexes = chosen.iter().map(|name| schema.index_of(name)).collect::<Result<Vec<_>, _>>()?;
     let projected = batches.iter().map(|batch| batch.project(&indexes)).collect::<Result<_, _>>()?;
     Ok((schema.project(&indexes)?.into(), projected))
+}
+
+/// Reads all columns out of `content`, which is called `name`.
+pub(crate) fn stored(content: Vec<u8>, name: &str, options: &ReadOptions) -> Result<Stored> {
+    let (text, (schema, batches)) = match resolve(options.format, name) {
+        Format::Csv => {
+            let texts = read_csv(&content, &options.csv.clone().unwrap_or_else(|| csv_of(name)))?;
+            (Some(Text::Csv(texts.clone())), typed(&texts)?)
+        }
+        Format::Jsonl => {
+            let content: Arc<[u8]> = content.into();
+            (Some(Text::Jsonl(content.clone())), read_jsonl(&content)?)
+        }
+        Format::Parquet => (None, read_parquet(content)?),
+        Format::Arrow | Format::Automatic => (None, read_arrow(content)?),
+    };
+    Ok(Stored { schema, batches, text })
 }
 
 /// How a table of this name is read where nobody says it.
@@ -57,7 +86,8 @@ fn csv_of(name: &str) -> CsvOptions {
     }
 }
 
-fn read_csv(content: &[u8], options: &CsvOptions) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+/// The columns as texts, without those that mean missing values.
+fn read_csv(content: &[u8], options: &CsvOptions) -> Result<RecordBatch> {
     let ascii = |what: &str, sign: char| {
         u8::try_from(sign).map_err(|_| {
             Error::new("invalid-csv", format!("{what} must be one ASCII character, found `{sign}`"))
@@ -74,40 +104,28 @@ fn read_csv(content: &[u8], options: &CsvOptions) -> Result<(SchemaRef, Vec<Reco
         arrow::csv::ReaderBuilder::new(schema.clone()).with_format(format).build(Cursor::new(content))?;
     let batches = reader.collect::<Result<Vec<_>, _>>()?;
     let whole = arrow::compute::concat_batches(&schema, &batches)?;
-    let arrays: Vec<ArrayRef> = whole.columns().iter().map(|texts| typed(texts, &options.nulls)).collect();
+    let is_value = |text: &&str| !options.nulls.iter().any(|null| null == text);
+    let present = |texts: &ArrayRef| -> ArrayRef {
+        Arc::new(texts.as_string::<i32>().iter().map(|text| text.filter(is_value)).collect::<StringArray>())
+    };
+    Ok(RecordBatch::try_new(schema, whole.columns().iter().map(present).collect())?)
+}
+
+/// Each column in the first type that fits all its texts.
+fn typed(texts: &RecordBatch) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let arrays: Vec<ArrayRef> = texts.columns().iter().map(|texts| guessed(texts.as_string())).collect();
     let named =
         |(field, array): (&Arc<Field>, &ArrayRef)| Field::new(field.name(), array.data_type().clone(), true);
-    let typed: SchemaRef =
-        Schema::new(schema.fields().iter().zip(&arrays).map(named).collect::<Vec<_>>()).into();
-    Ok((typed.clone(), vec![RecordBatch::try_new(typed, arrays)?]))
+    let fields = texts.schema_ref().fields().iter().zip(&arrays).map(named);
+    let schema: SchemaRef = Schema::new(fields.collect::<Vec<_>>()).into();
+    Ok((schema.clone(), vec![RecordBatch::try_new(schema, arrays)?]))
 }
 
-/// The first type that fits every text of a column.
-fn typed(texts: &ArrayRef, nulls: &[String]) -> ArrayRef {
-    let is_null = |text: &str| nulls.iter().any(|null| null == text);
-    let texts: ArrayRef = Arc::new(
-        texts.as_string::<i32>().iter().map(|text| text.filter(|t| !is_null(t))).collect::<StringArray>(),
-    );
-    if texts.null_count() == texts.len() {
-        return texts;
-    }
-    let strict = CastOptions { safe: false, ..CastOptions::default() };
-    // As on the platform, only `true` and `false` are truth values; the cast takes `yes` too.
-    let truth = |text: &str| text.eq_ignore_ascii_case("true") || text.eq_ignore_ascii_case("false");
-    let truths = texts.as_string::<i32>().iter().flatten().all(truth);
-    [DataType::Int64, DataType::Float64, DataType::Boolean, DataType::Date32]
-        .into_iter()
-        .filter(|data_type| truths || *data_type != DataType::Boolean)
-        .find_map(|data_type| cast_with_options(&texts, &data_type, &strict).ok())
-        .unwrap_or(texts)
-}
-
-fn read_jsonl(content: Vec<u8>) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-    let mut content = Cursor::new(content);
-    let (schema, _) = arrow::json::reader::infer_json_schema(&mut content, None)?;
-    content.rewind()?;
+fn read_jsonl(content: &[u8]) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let (schema, _) = arrow::json::reader::infer_json_schema(content, None)?;
     let schema: SchemaRef = schema.into();
-    let reader = arrow::json::ReaderBuilder::new(schema.clone()).build(content)?;
+    let reader =
+        arrow::json::ReaderBuilder::new(schema.clone()).with_coerce_primitive(true).build(content)?;
     Ok((schema, reader.collect::<Result<_, _>>()?))
 }
 

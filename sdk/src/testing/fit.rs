@@ -37,17 +37,19 @@ pub(super) fn fit_column(array: &ArrayRef, column: &Column, first_row: u64) -> R
     };
     match (0..array.len()).find(is_lost) {
         None => Ok(fitted),
-        Some(row) => Err(Error::new(
-            "value-mismatch",
-            format!(
-                "column `{}` must be {} in every row, found {} in row {}; change the field's type, or mend the value",
-                column.name,
-                column.data_type,
-                array_value_to_string(array, row)?,
-                first_row + row as u64
-            ),
-        )),
+        Some(row) => Err(misfit(column, &array_value_to_string(array, row)?, first_row + row as u64)),
     }
+}
+
+/// What is told of a value that has no place in the declared type.
+pub(super) fn misfit(column: &Column, found: &str, row: u64) -> Error {
+    Error::new(
+        "value-mismatch",
+        format!(
+            "column `{}` must be {} in every row, found {found} in row {row}; change the field's type, or mend the value",
+            column.name, column.data_type,
+        ),
+    )
 }
 
 /// Which values had more than the cast left of them: a fraction, or a time of day.

@@ -28,7 +28,11 @@ pub(crate) mod files;
 #[cfg(feature = "tables")]
 mod fit;
 #[cfg(feature = "tables")]
+mod jsonl;
+#[cfg(feature = "tables")]
 mod tables;
+#[cfg(feature = "tables")]
+mod text;
 
 use serde::Serialize;
 

@@ -8,15 +8,16 @@
 
 use std::path::Path;
 
-use arrow::array::{RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::fit::fit_column;
-use super::{Env, files};
+use super::files::{Stored, Text};
+use super::fit::{fit_column, misfit};
+use super::{Env, files, jsonl, text};
 use crate::aggregate::{self, Aggregate};
 use crate::group::{self, Grouped};
 use crate::host::Reader;
@@ -130,7 +131,7 @@ fn sorted(states: &Table, keys: &[Column]) -> Result<Table> {
     let mut order: Vec<u32> = (0..whole.num_rows() as u32).collect();
     order.sort_by(|a, b| rows.row(*a as usize).cmp(&rows.row(*b as usize)));
     let batch = take_record_batch(&whole, &UInt32Array::from(order))?;
-    Ok(Table { schema: states.schema.clone(), batches: vec![batch] })
+    Ok(Table::of(states.schema.clone(), vec![batch]))
 }
 
 fn grouped(states: Vec<Vec<u8>>) -> Vec<Vec<Vec<u8>>> {
@@ -142,16 +143,24 @@ fn grouped(states: Vec<Vec<u8>>) -> Vec<Vec<Vec<u8>>> {
 pub struct Table {
     schema: SchemaRef,
     batches: Vec<RecordBatch>,
+    text: Option<Text>,
 }
 
 impl Table {
+    fn of(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
+        Self { schema, batches, text: None }
+    }
+
     fn empty() -> Self {
-        Self { schema: Schema::empty().into(), batches: Vec::new() }
+        Self::of(Schema::empty().into(), Vec::new())
     }
 
     /// Reads a local file: CSV (`.csv`; with tabs `.tsv`, `.tab`), JSON Lines (`.jsonl`, `.ndjson`), Arrow
     /// (`.arrow`, `.feather`, `.ipc`), and with the feature `parquet` also
     /// Parquet (`.parquet`).
+    ///
+    /// As on the platform, what a function declares to read is read from the text of CSV and JSON Lines
+    /// in the declared types; without a declaration columns of CSV have the first type that fits them.
     ///
     /// # Errors
     ///
@@ -173,8 +182,9 @@ impl Table {
         let path = path.as_ref();
         let name = path.display().to_string();
         let content = std::fs::read(path).map_err(|error| Error::from(error).context(&name))?;
-        let (schema, batches) = files::read(content, &name, options).map_err(|error| error.context(&name))?;
-        Ok(Self { schema, batches })
+        let Stored { schema, batches, text } =
+            files::stored(content, &name, options).map_err(|error| error.context(&name))?;
+        Ok(Self { schema, batches, text })
     }
 
     /// The number of rows.
@@ -218,13 +228,38 @@ impl Table {
         let Some(reads) = reads else { return Ok(self) };
         let fields: Vec<_> = reads.iter().map(|c| ArrowField::new(c.name, c.arrow_type(), true)).collect();
         let schema: SchemaRef = Schema::new(fields).into();
+        if let Some(text) = &self.text {
+            let arrays = reads.iter().map(|column| self.fit_text(text, column)).collect::<Result<_>>()?;
+            return Ok(Self::of(schema.clone(), vec![assemble(schema, arrays, self.len())?]));
+        }
         let mut first_row = 0;
         let mut batches = Vec::with_capacity(self.batches.len());
         for batch in &self.batches {
             batches.push(fit_batch(batch, reads, &schema, first_row)?);
             first_row += batch.num_rows() as u64;
         }
-        Ok(Self { schema, batches })
+        Ok(Self::of(schema, batches))
+    }
+
+    /// The column in its declared type, read from the text.
+    fn fit_text(&self, text: &Text, column: &Column) -> Result<ArrayRef> {
+        // Objects of JSON leave out what they lack.
+        let is_absent = self.schema.column_with_name(column.name).is_none();
+        if !(matches!(text, Text::Jsonl(_)) && is_absent && column.nullable) {
+            let mut first_row = 0;
+            for batch in &self.batches {
+                crate::row::locate(batch, column, first_row)?;
+                first_row += batch.num_rows() as u64;
+            }
+        }
+        match text {
+            Text::Jsonl(lines) => jsonl::read(lines, self.len(), column),
+            Text::Csv(texts) => {
+                let texts = texts.column(texts.schema_ref().index_of(column.name)?).as_string::<i32>();
+                text::parse(texts, &column.arrow_type())
+                    .map_err(|row| misfit(column, texts.value(row), row as u64))
+            }
+        }
     }
 
     /// Cuts the table into parts of as equal a number of rows as can be.
@@ -237,7 +272,7 @@ impl Table {
         let bound = |part: usize| whole.num_rows() * part / parts;
         let part = |index| {
             let (start, end) = (bound(index), bound(index + 1));
-            Self { schema: self.schema.clone(), batches: vec![whole.slice(start, end - start)] }
+            Self::of(self.schema.clone(), vec![whole.slice(start, end - start)])
         };
         Ok((0..parts).map(part).collect())
     }
@@ -256,8 +291,13 @@ fn fit_batch(
         let array = batch.column_by_name(column.name).unwrap_or_else(|| batch.column(0));
         arrays.push(fit_column(array, column, first_row)?);
     }
-    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(schema.clone(), arrays, &rows)?)
+    assemble(schema.clone(), arrays, batch.num_rows())
+}
+
+/// A batch of these columns, which may be none.
+fn assemble(schema: SchemaRef, arrays: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(schema, arrays, &options)?)
 }
 
 impl BatchSink for Table {
@@ -276,6 +316,8 @@ impl BatchSink for Table {
             ));
         }
         self.batches.push(batch.clone());
+        // It is no longer all there is.
+        self.text = None;
         Ok(())
     }
 }

@@ -60,7 +60,7 @@ fn is_kept(text: &[u8], whole: i64) -> bool {
 fn is_no_hexadecimal(tape: &Tape<'_>, place: u32) -> bool {
     match tape.get(place) {
         TapeElement::Null => false,
-        TapeElement::String(text) => tape.get_string(text).len() % 2 != 0,
+        TapeElement::String(text) => !tape.get_string(text).len().is_multiple_of(2),
         _ => true,
     }
 }
