@@ -36,6 +36,15 @@ impl ObjectUri {
         Ok(Self { bucket, key })
     }
 
+    /// The place of one object, which must have a key.
+    pub fn of_object(text: &str) -> Result<Self, Problem> {
+        let uri: Self = text.parse()?;
+        if uri.key.is_empty() {
+            return Err(no_place(text));
+        }
+        Ok(uri)
+    }
+
     /// The bucket.
     pub fn bucket(&self) -> &str {
         &self.bucket
@@ -82,15 +91,19 @@ pub fn check_bucket(name: &str) -> Result<(), Problem> {
     ))
 }
 
+fn no_place(text: &str) -> Problem {
+    let found: String = text.chars().take(200).collect();
+    Problem::new(
+        ErrorKind::InvalidRequest,
+        format!("an object's place must be written s3://bucket/key, found {found:?}"),
+    )
+}
+
 impl FromStr for ObjectUri {
     type Err = Problem;
     fn from_str(text: &str) -> Result<Self, Problem> {
         let Some(rest) = text.strip_prefix("s3://") else {
-            let found: String = text.chars().take(200).collect();
-            return Err(Problem::new(
-                ErrorKind::InvalidRequest,
-                format!("an object's place must be written s3://bucket/key, found {found:?}"),
-            ));
+            return Err(no_place(text));
         };
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
         Self::new(bucket, key)
@@ -162,6 +175,16 @@ mod tests {
             assert!(text.parse::<ObjectUri>().is_err(), "{text}");
         }
         assert!(format!("s3://bank/{}", "k".repeat(1_025)).parse::<ObjectUri>().is_err());
+    }
+
+    #[test]
+    fn an_object_has_a_key() {
+        assert_eq!(ObjectUri::of_object("s3://bank/a").unwrap().key(), "a");
+        for text in ["s3://bank/", "s3://bank", "bank/a"] {
+            let problem = ObjectUri::of_object(text).unwrap_err();
+            assert_eq!((problem.code, problem.retryable()), (ErrorKind::InvalidRequest, false), "{text}");
+            assert!(problem.detail.contains("s3://bucket/key"), "{}", problem.detail);
+        }
     }
 
     #[test]

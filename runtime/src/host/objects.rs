@@ -45,7 +45,7 @@ impl objects::HostObject for Host {
 
 impl objects::Host for Host {
     async fn open(&mut self, uri: String) -> Result<Resource<Object>, Refusal> {
-        let uri: ObjectUri = uri.parse()?;
+        let uri = ObjectUri::of_object(&uri)?;
         self.check_read(&uri)?;
         let store = self.store();
         let head = async move {
@@ -57,7 +57,7 @@ impl objects::Host for Host {
     }
 
     async fn write(&mut self, uri: String, content_type: String, content: Vec<u8>) -> Result<(), Refusal> {
-        let uri: ObjectUri = uri.parse()?;
+        let uri = ObjectUri::of_object(&uri)?;
         self.check_write(&uri)?;
         check_transfer(content.len() as u64, limits::TRANSFER_BYTES_MAX)?;
         check_content_type(&content_type)?;
@@ -95,7 +95,7 @@ impl objects::Host for Host {
     }
 
     async fn remove(&mut self, uri: String) -> Result<(), Refusal> {
-        let uri: ObjectUri = uri.parse()?;
+        let uri = ObjectUri::of_object(&uri)?;
         self.check_write(&uri)?;
         let store = self.store();
         self.run(async move { store.delete(&uri).await.map_err(|e| store_problem(&e)) }).await

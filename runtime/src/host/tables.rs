@@ -399,7 +399,7 @@ async fn write(inner: &mut Sink, batches: &[u8], work: &Work) -> Result<(), Prob
 
 impl tables::Host for Host {
     async fn open(&mut self, uri: String, options: tables::ReadOptions) -> Result<Resource<Reader>, Refusal> {
-        let uri: ObjectUri = uri.parse()?;
+        let uri = ObjectUri::of_object(&uri)?;
         self.check_read(&uri)?;
         let csv = options.csv.map(csv_options).transpose()?.unwrap_or_default();
         let place = self.place()?;
@@ -424,7 +424,7 @@ impl tables::Host for Host {
     }
 
     async fn create(&mut self, uri: String, stored_as: tables::Format) -> Result<Resource<Writer>, Refusal> {
-        let uri: ObjectUri = uri.parse()?;
+        let uri = ObjectUri::of_object(&uri)?;
         self.check_write(&uri)?;
         let place = Some(self.place()?);
         let (id, depth) = (self.call.id.to_string(), self.call.depth);

@@ -155,6 +155,17 @@ async fn prefixes_are_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_is_named_with_its_key() {
+    let platform = Platform::start().await;
+    let settings = || Settings { grants: grants(&["s3://bank/"], &["s3://bank/"]), ..Settings::default() };
+    // The one that lists takes prefixes.
+    for verb in READS.iter().chain(&WRITES).filter(|verb| **verb != 'l') {
+        let found = probe(&platform, settings(), *verb, "s3://bank/").await;
+        assert_eq!(found, Err(ErrorKind::InvalidRequest), "{verb}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_the_platforms_own_bucket_functions_reach_outputs_of_jobs_at_most() {
     let platform = Platform::start().await;
     // As versions have them that were deployed before such grants were refused.
@@ -173,7 +184,7 @@ async fn of_the_platforms_own_bucket_functions_reach_outputs_of_jobs_at_most() {
     for verb in READS {
         call(verb, &output).await.unwrap_or_else(|problem| panic!("{verb}: {problem}"));
     }
-    let reads = READS.iter().flat_map(|verb| [(*verb, document.as_str()), (*verb, "s3://fanfold/")]);
+    let reads = READS.iter().map(|verb| (*verb, document.as_str())).chain([('l', "s3://fanfold/")]);
     for (verb, uri) in reads.chain(WRITES.iter().map(|verb| (*verb, output.as_str()))) {
         let problem = call(verb, uri).await.unwrap_err();
         assert_eq!(problem.code, ErrorKind::AccessDenied, "{verb} {uri}");
