@@ -225,6 +225,9 @@ async fn customers_are_grouped_without_a_map_and_refused_where_they_cannot_be() 
     for function in ["spend-by-customer", "order-report"] {
         service.deploy(function).unwrap();
     }
+    let shown = client.get("/v1/functions/spend-by-customer/versions/1").await;
+    let key = json!([{ "name": "customer", "data_type": "Utf8", "nullable": true }]);
+    assert_eq!(shown.body["describes"]["grouper"]["keys"], key, "{shown:?}");
     let orders =
         "id,status,currency,customer,amount\n1,paid,EUR,Li,2.5\n2,paid,EUR,,1\n3,cancelled,EUR,Ada,3\n";
     service.put("s3://shop/in/1.csv", orders).await.unwrap();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use fanfold_protocol::{
     by_name,
-    function::{AliasTarget, Canary, Description, FunctionRecord, Version},
+    function::{AliasTarget, Canary, FunctionRecord, Version},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -27,12 +27,12 @@ pub struct VersionView {
     pub digest: String,
     /// Of the component.
     pub size_bytes: u64,
-    /// What the component exports: `handler`, `mapper`, `aggregator`.
+    /// What the component exports: `handler`, `mapper`, `aggregator`, `grouper`.
     pub exports: Vec<&'static str>,
     /// Settings, every value filled in.
     #[schema(value_type = Object)]
     pub settings: Value,
-    /// What mapper and aggregator say of the columns they read and write.
+    /// What mapper, aggregator and grouper say of the columns they read and write.
     #[schema(value_type = Object)]
     pub describes: Value,
     /// Milliseconds since 1970.
@@ -43,15 +43,6 @@ pub struct VersionView {
 
 impl From<&Version> for VersionView {
     fn from(version: &Version) -> Self {
-        let describe =
-            |description: &Option<Description>| serde_json::to_value(description).unwrap_or_default();
-        let mut describes = serde_json::Map::new();
-        if version.describes.mapper.is_some() {
-            describes.insert("mapper".to_owned(), describe(&version.describes.mapper));
-        }
-        if version.describes.aggregator.is_some() {
-            describes.insert("aggregator".to_owned(), describe(&version.describes.aggregator));
-        }
         Self {
             name: version.name.to_string(),
             version: version.version,
@@ -59,7 +50,7 @@ impl From<&Version> for VersionView {
             size_bytes: version.size_bytes,
             exports: version.exports.iter().map(|export| export.as_str()).collect(),
             settings: serde_json::to_value(&version.settings).unwrap_or_default(),
-            describes: Value::Object(describes),
+            describes: serde_json::to_value(&version.describes).unwrap_or_default(),
             created_at: version.created_at.0,
             created: version.created_at.to_string(),
         }
