@@ -89,7 +89,12 @@ impl Timestamp {
 impl fmt::Display for Date {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (year, month, day) = self.ymd();
-        write!(f, "{year:04}-{month:02}-{day:02}")
+        match year {
+            0..=9_999 => write!(f, "{year:04}")?,
+            // With more than four digits, or before year 0, ISO 8601 wants a sign.
+            _ => write!(f, "{year:+05}")?,
+        }
+        write!(f, "-{month:02}-{day:02}")
     }
 }
 
@@ -128,6 +133,12 @@ mod tests {
     #[test]
     fn text_is_iso_8601() {
         assert_eq!(Date(20_760).to_string(), "2026-11-03");
+        for (year, text) in
+            [(0, "0000"), (-1, "-0001"), (9_999, "9999"), (10_000, "+10000"), (-12_345, "-12345")]
+        {
+            let date = Date::from_ymd(year, 2, 3).unwrap();
+            assert_eq!(date.to_string(), format!("{text}-02-03"));
+        }
         assert_eq!(Timestamp(-1).to_string(), "1969-12-31T23:59:59.999999Z");
         assert_eq!(Timestamp(1_000_000).to_string(), "1970-01-01T00:00:01Z");
     }
