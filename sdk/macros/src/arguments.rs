@@ -157,14 +157,23 @@ pub(crate) fn extra<'a>(ty: &'a Type, wanted: &str, mistakes: &mut Mistakes) -> 
     }
 }
 
-/// An item that clashes with a second one of its kind in the same module; in
-/// wasm builds the linker finds those in other modules.
+/// An item that clashes with a second one of its kind in the same module. In wasm builds it is
+/// one of the whole crate, which is the component: an exported macro stands in its root, wherever it
+/// is written. Native tests may have several, each in a module.
 pub(crate) fn only_one(kind: &str) -> TokenStream {
     let name = quote::format_ident!("a_component_has_only_one_{kind}");
     quote! {
+        #[cfg(not(target_family = "wasm"))]
         #[allow(non_camel_case_types, dead_code)]
         #[doc(hidden)]
         enum #name {}
+
+        #[cfg(target_family = "wasm")]
+        #[doc(hidden)]
+        #[macro_export]
+        macro_rules! #name {
+            () => {};
+        }
     }
 }
 
