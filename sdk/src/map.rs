@@ -49,16 +49,14 @@ pub trait MapOutput {
     #[doc(hidden)]
     fn writes() -> Option<&'static [crate::row::Column]>;
 
-    /// Adds it to what was gathered.
+    /// Adds it to what was gathered, and writes what should not wait.
     #[doc(hidden)]
-    fn gather(self, gathered: &mut Self::Gathered) -> Result<()>;
+    fn gather(self, gathered: &mut Self::Gathered, output: &mut dyn BatchSink) -> Result<()>;
 }
 
 /// Output on its way into a table.
 #[doc(hidden)]
 pub trait Gathered: Default {
-    /// Writes what should not wait.
-    fn flush_full(&mut self, output: &mut dyn BatchSink) -> Result<()>;
     /// Writes all that is left.
     fn finish(&mut self, output: &mut dyn BatchSink) -> Result<()>;
 }
@@ -67,10 +65,10 @@ pub trait Gathered: Default {
 #[doc(hidden)]
 pub struct GatheredRows<R: Row>(RowBuffer<R>);
 
-/// A batch, written at once.
+/// Batches, each of which is written at once.
 #[doc(hidden)]
 #[derive(Default)]
-pub struct GatheredBatch(Option<RecordBatch>);
+pub struct GatheredBatch;
 
 impl<R: Row> Default for GatheredRows<R> {
     fn default() -> Self {
@@ -79,22 +77,14 @@ impl<R: Row> Default for GatheredRows<R> {
 }
 
 impl<R: Row> Gathered for GatheredRows<R> {
-    fn flush_full(&mut self, output: &mut dyn BatchSink) -> Result<()> {
-        self.0.flush_full(output)
-    }
-
     fn finish(&mut self, output: &mut dyn BatchSink) -> Result<()> {
         self.0.finish(output)
     }
 }
 
 impl Gathered for GatheredBatch {
-    fn flush_full(&mut self, output: &mut dyn BatchSink) -> Result<()> {
-        self.0.take().map_or(Ok(()), |batch| output.write(&batch))
-    }
-
-    fn finish(&mut self, output: &mut dyn BatchSink) -> Result<()> {
-        self.flush_full(output)
+    fn finish(&mut self, _output: &mut dyn BatchSink) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -106,9 +96,9 @@ impl<R: OwnedRow> MapOutput for R {
     }
 
     #[inline]
-    fn gather(self, gathered: &mut Self::Gathered) -> Result<()> {
+    fn gather(self, gathered: &mut Self::Gathered, output: &mut dyn BatchSink) -> Result<()> {
         gathered.0.push(self);
-        Ok(())
+        gathered.0.flush_full(output)
     }
 }
 
@@ -120,9 +110,8 @@ impl<R: OwnedRow> MapOutput for Option<R> {
     }
 
     #[inline]
-    fn gather(self, gathered: &mut Self::Gathered) -> Result<()> {
-        self.into_iter().for_each(|row| gathered.0.push(row));
-        Ok(())
+    fn gather(self, gathered: &mut Self::Gathered, output: &mut dyn BatchSink) -> Result<()> {
+        self.into_iter().try_for_each(|row| row.gather(gathered, output))
     }
 }
 
@@ -134,9 +123,8 @@ impl<R: OwnedRow> MapOutput for Vec<R> {
     }
 
     #[inline]
-    fn gather(self, gathered: &mut Self::Gathered) -> Result<()> {
-        self.into_iter().for_each(|row| gathered.0.push(row));
-        Ok(())
+    fn gather(self, gathered: &mut Self::Gathered, output: &mut dyn BatchSink) -> Result<()> {
+        self.into_iter().try_for_each(|row| row.gather(gathered, output))
     }
 }
 
@@ -147,9 +135,8 @@ impl MapOutput for RecordBatch {
         None
     }
 
-    fn gather(self, gathered: &mut Self::Gathered) -> Result<()> {
-        gathered.0 = Some(self);
-        Ok(())
+    fn gather(self, _gathered: &mut Self::Gathered, output: &mut dyn BatchSink) -> Result<()> {
+        output.write(&self)
     }
 }
 
@@ -161,8 +148,8 @@ impl<T: MapOutput, E: Into<Error>> MapOutput for std::result::Result<T, E> {
     }
 
     #[inline]
-    fn gather(self, gathered: &mut Self::Gathered) -> Result<()> {
-        self.map_err(Into::into)?.gather(gathered)
+    fn gather(self, gathered: &mut Self::Gathered, output: &mut dyn BatchSink) -> Result<()> {
+        self.map_err(Into::into)?.gather(gathered, output)
     }
 }
 
@@ -193,8 +180,7 @@ pub fn map_rows<R: Row, O: MapOutput>(
     while let Some(batch) = input.next()? {
         let columns = R::bind(&batch, read)?;
         for row in 0..batch.num_rows() {
-            function(R::view(&columns, row)).gather(&mut gathered)?;
-            gathered.flush_full(output)?;
+            function(R::view(&columns, row)).gather(&mut gathered, output)?;
         }
         read += batch.num_rows() as u64;
     }
@@ -211,12 +197,11 @@ pub fn map_batches<O: MapOutput>(
     let mut gathered = O::Gathered::default();
     let mut called = false;
     while let Some(batch) = input.next()? {
-        function(batch).gather(&mut gathered)?;
-        gathered.flush_full(output)?;
+        function(batch).gather(&mut gathered, output)?;
         called = true;
     }
     if !called {
-        function(RecordBatch::new_empty(input.schema()?)).gather(&mut gathered)?;
+        function(RecordBatch::new_empty(input.schema()?)).gather(&mut gathered, output)?;
     }
     gathered.finish(output)
 }

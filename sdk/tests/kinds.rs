@@ -438,6 +438,23 @@ mod heavy_rows {
         check_batches(&texts, TEXT_BYTES);
         assert_eq!(texts.len() as u64, ROWS);
     }
+
+    mod of_one_call {
+        use super::*;
+
+        #[fanfold::map]
+        fn stacked(c: Customer) -> Vec<Page> {
+            (c.id..ROWS).map(|id| Page { id, text: Some("a".repeat(TEXT_BYTES)) }).collect()
+        }
+
+        #[test]
+        fn batches_are_small_as_well() {
+            let pages = testing::map::<stacked>(customers(1), ()).unwrap();
+            check_batches(&pages, TEXT_BYTES);
+            let pages = pages.rows::<Page>().unwrap();
+            assert!(pages.iter().map(|page| page.id).eq(0..ROWS));
+        }
+    }
 }
 
 mod map_of_batches {
