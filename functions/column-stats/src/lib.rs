@@ -8,9 +8,9 @@
 //!
 //! Numbers are what `table::numbers` makes of them: integers beyond 2⁵³ and
 //! decimals are rounded to an `f64` before anything else. Of those, counts, nulls and
-//! extremes are exact, moments exact up to rounding; quartiles and the histogram's
-//! counts come from a t-digest, whose error in rank is below one percent in the middle
-//! and smaller at the ends.
+//! extremes are exact, moments exact up to rounding. Quartiles and the histogram's counts
+//! are exact where there are at most 512 different numbers; of more they come from a
+//! t-digest, whose error in rank is below one percent in the middle and smaller at the ends.
 //!
 //! Each of the most frequent texts, `top`, has its exact `count` where there are at most
 //! 768 different ones. Where there are more, it came `count_min` times at least and
@@ -88,7 +88,7 @@ struct Numeric {
     histogram: Option<Histogram>,
 }
 
-/// `counts[i]` values lie between `edges[i]` and `edges[i + 1]`.
+/// `counts[i]` values lie between `edges[i]` and `edges[i + 1]`; those at an edge are above it.
 #[derive(Serialize)]
 struct Histogram {
     edges: Vec<f64>,
@@ -371,6 +371,30 @@ mod tests {
             );
             assert_eq!(answer["columns"][2]["count"], 1_000);
             assert_eq!(answer["charts"].as_array().map(Vec::len), Some(1));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_histogram_of_whole_numbers_has_each_in_its_bin() -> Result<()> {
+        let item = |i: u32| Item { price: Some(f64::from(i % 4)), name: String::new(), sold: true };
+        for partitions in [1, 3] {
+            let items = (0..20_000).map(item).collect::<Vec<_>>();
+            let answer = testing::aggregate::<ColumnStats>(items, (), partitions)?;
+            let histogram = &answer["columns"][0]["histogram"];
+            let found =
+                |edge: &Value, count: &Value| Some((edge.as_f64()?, count.as_u64().filter(|n| *n > 0)?));
+            let [edges, counts] =
+                ["edges", "counts"].map(|part| histogram[part].as_array().into_iter().flatten());
+            let found: Vec<_> = edges.zip(counts).filter_map(|(edge, count)| found(edge, count)).collect();
+            // As numpy.histogram has them; the last bin is closed.
+            let expected = [(0.0, 5_000), (0.9, 5_000), (1.95, 5_000), (2.85, 5_000)];
+            assert_eq!(
+                found.iter().map(|(_, n)| *n).collect::<Vec<_>>(),
+                expected.map(|(_, n)| n),
+                "{histogram}"
+            );
+            assert!(found.iter().zip(expected).all(|((a, _), (b, _))| (a - b).abs() < 1e-9), "{histogram}");
         }
         Ok(())
     }

@@ -14,7 +14,7 @@
 //! | [`Moments`] | count, mean, variance, skewness, kurtosis | in order | rounding |
 //! | [`MinMax`] | smallest and largest | any order | none |
 //! | [`Histogram`] | counts in bins of equal width | any order | none |
-//! | [`Quantiles`] | median and other quantiles | in order | none for up to 512 values; 2 % of rank, far less at the ends |
+//! | [`Quantiles`] | median and other quantiles | in order | none for up to 512 different values; 2 % of rank, far less at the ends |
 //! | [`Distinct`] | number of distinct values | any order | 0.8 %, one standard deviation |
 //! | [`TopK`] | most frequent texts | in order | bounds given with each count |
 //!

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The median and other quantiles of more values than one can keep.
 //!
-//! Few values are kept as they are, and their quantiles are exact. Of more it
-//! owns a thin cover of the t-digest of Apache DataSketches. Sources:
+//! While the values are few, or the same few again and again as in a column of
+//! whole years, they are counted, and their quantiles are exact. Of more it owns a
+//! thin cover of the t-digest of Apache DataSketches. Sources:
 //! Dunning and Ertl, "Computing extremely accurate quantiles using t-digests",
 //! arXiv:1902.04023; Dunning, "The t-digest: efficient estimates of
 //! distributions", Software Impacts 7, 2021. It was chosen over KLL because it
@@ -14,9 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::numeric;
 
-/// Quantiles: exact for up to 512 values, of more to within 2 % of rank at the
-/// worst, in the middle of wildly uneven values; far less for smooth ones, and
-/// at the ends.
+/// Quantiles: exact for up to 512 different values, of more to within 2 % of rank
+/// at the worst, in the middle of wildly uneven values; far less for smooth ones,
+/// and at the ends.
 ///
 /// Exact ones lie between two values as R's type 7, NumPy and spreadsheets have
 /// it. Keeps up to 13 KiB. Infinite values are left out, as NaNs are.
@@ -38,13 +39,13 @@ pub struct Quantiles(Held);
 
 #[derive(Debug, Clone)]
 enum Held {
-    /// At most [`EXACT_MAX`], in the order in which they came.
-    Few(Vec<f64>),
+    /// At most [`DIFFERENT_MAX`] in ascending order, and how often each came.
+    Few(Vec<(f64, u64)>),
     Many(Box<TDigestMut>),
 }
 
-/// How many values are kept as they are.
-const EXACT_MAX: usize = 512;
+/// How many different values are counted.
+const DIFFERENT_MAX: usize = 512;
 
 /// The compression δ is twice this. A centroid in the middle then holds at most
 /// (4·ln(n/δ) + 24) / 4δ of n values (Dunning and Ertl, scale function k₂):
@@ -54,8 +55,9 @@ const K: u16 = 400;
 /// Values sorted at a time: so many that the digest is seldom merged, and few enough to stay in a near cache.
 const CHUNK: usize = 8192;
 
-/// Before few values in bytes. A digest's bytes begin with the length of its preamble, which is not 0.
-const FEW: u8 = 0;
+/// Before counted values in bytes. A digest's bytes begin with the length of its preamble,
+/// which is 1 or 2; with 0 began few values of earlier builds, which counted none.
+const FEW: u8 = 3;
 
 impl Default for Quantiles {
     fn default() -> Self {
@@ -69,7 +71,7 @@ impl Quantiles {
     /// The number of values.
     pub fn count(&self) -> u64 {
         match &self.0 {
-            Held::Few(values) => values.len() as u64,
+            Held::Few(counts) => counts.iter().map(|(_, times)| times).sum(),
             Held::Many(digest) => digest.total_weight(),
         }
     }
@@ -83,11 +85,7 @@ impl Quantiles {
     /// Several quantiles at once, which is cheaper than one by one.
     pub fn quantiles(&self, ranks: &[f64]) -> Option<Vec<f64>> {
         match &self.0 {
-            Held::Few(values) => {
-                let mut values = values.clone();
-                values.sort_unstable_by(f64::total_cmp);
-                ranks.iter().map(|rank| between(&values, *rank)).collect()
-            }
+            Held::Few(counts) => ranks.iter().map(|rank| between(counts, *rank)).collect(),
             Held::Many(digest) => digest.clone().quantiles(ranks).ok().flatten(),
         }
     }
@@ -95,50 +93,79 @@ impl Quantiles {
     /// The part of the values that lie below `value`; `None` without values.
     pub fn rank(&self, value: f64) -> Option<f64> {
         match &self.0 {
-            Held::Few(values) => {
-                let below = values.iter().filter(|found| **found < value).count();
-                (!values.is_empty() && !value.is_nan()).then(|| below as f64 / values.len() as f64)
+            Held::Few(counts) => {
+                let below: u64 =
+                    counts.iter().filter(|(found, _)| *found < value).map(|(_, times)| times).sum();
+                (!counts.is_empty() && !value.is_nan()).then(|| below as f64 / self.count() as f64)
             }
-            Held::Many(digest) => digest.clone().rank(value).ok().flatten(),
+            // Of those that are `value` itself the digest takes half to be below it.
+            Held::Many(digest) => digest.clone().rank(value.next_down()).ok().flatten(),
         }
     }
 
     /// Adds what `later` stands for.
     pub fn merge(&mut self, later: &Self) {
         match &later.0 {
-            Held::Few(values) => self.add_present(values),
+            Held::Few(counts) => self.add_counts(counts),
             Held::Many(digest) => self.digest().merge(digest),
         }
     }
 
     fn add_present(&mut self, chunk: &[f64]) {
-        if let Held::Few(values) = &mut self.0 {
-            let finite = chunk.iter().filter(|value| value.is_finite());
-            // No more of them than there is room for.
-            if finite.clone().nth(EXACT_MAX - values.len()).is_none() {
-                return values.extend(finite);
-            }
-        }
-        let digest = self.digest();
         if chunk.len() < SORTED_MIN {
-            return chunk.iter().for_each(|&value| digest.update(value));
+            match &mut self.0 {
+                Held::Few(_) => {
+                    chunk.iter().filter(|x| x.is_finite()).for_each(|&x| self.add_counts(&[(x, 1)]))
+                }
+                Held::Many(digest) => chunk.iter().for_each(|&value| digest.update(value)),
+            }
+            return;
+        }
+        let sorted = sorted(chunk);
+        if let Held::Few(_) = &self.0 {
+            let runs = sorted.chunk_by(|a, b| a.total_cmp(b).is_eq()).map(|run| (run[0], run.len() as u64));
+            let counts: Vec<_> = runs.take(DIFFERENT_MAX + 1).collect();
+            if counts.len() <= DIFFERENT_MAX {
+                return self.add_counts(&counts);
+            }
         }
         // The digest takes values one by one and sorts what it holds whenever it is
         // full. Sorted here, without comparisons, and handed over as a digest of
         // its own, they are merged in one pass.
-        if let Some(part) = of_sorted(&sorted(chunk)) {
-            digest.merge(&part);
+        if let Some(part) = of_sorted(&sorted) {
+            self.digest().merge(&part);
+        }
+    }
+
+    /// Adds different values, of each so many.
+    fn add_counts(&mut self, counts: &[(f64, u64)]) {
+        match &mut self.0 {
+            Held::Few(held) => {
+                for (value, times) in counts {
+                    match held.binary_search_by(|(known, _)| known.total_cmp(value)) {
+                        Ok(place) => held[place].1 += times,
+                        Err(place) => held.insert(place, (*value, *times)),
+                    }
+                }
+                if held.len() > DIFFERENT_MAX {
+                    self.digest();
+                }
+            }
+            Held::Many(digest) => {
+                if let Some(part) = of_counts(counts) {
+                    digest.merge(&part);
+                }
+            }
         }
     }
 
     /// The digest of what is held, which it is from now on.
     fn digest(&mut self) -> &mut TDigestMut {
-        if let Held::Few(values) = &self.0 {
-            let digest = TDigestMut::new(K);
-            let mut digest =
-                digest.unwrap_or_else(|error| unreachable!("a constant size is refused: {error}"));
-            values.iter().for_each(|&value| digest.update(value));
-            self.0 = Held::Many(Box::new(digest));
+        if let Held::Few(counts) = &self.0 {
+            let empty = || {
+                TDigestMut::new(K).unwrap_or_else(|error| unreachable!("a constant size is refused: {error}"))
+            };
+            self.0 = Held::Many(Box::new(of_counts(counts).unwrap_or_else(empty)));
         }
         match &mut self.0 {
             Held::Many(digest) => digest,
@@ -151,13 +178,20 @@ impl Quantiles {
 ///
 /// Source: Hyndman and Fan, "Sample quantiles in statistical packages", The
 /// American Statistician 50, 1996, definition 7.
-fn between(sorted: &[f64], rank: f64) -> Option<f64> {
-    let last = sorted.len().checked_sub(1)?;
+fn between(counts: &[(f64, u64)], rank: f64) -> Option<f64> {
+    let last = counts.iter().map(|(_, times)| times).sum::<u64>().checked_sub(1)?;
     if !(0.0..=1.0).contains(&rank) {
         return None;
     }
+    let at = |place: u64| {
+        let upto = counts.iter().scan(0, |upto, (value, times)| {
+            *upto += times;
+            Some((*upto, *value))
+        });
+        upto.skip_while(|(upto, _)| *upto <= place).map(|(_, value)| value).next()
+    };
     let place = rank * last as f64;
-    let (low, high) = (sorted[place as usize], sorted[place.ceil() as usize]);
+    let (low, high) = (at((place as u64).min(last))?, at((place.ceil() as u64).min(last))?);
     let part = place.fract();
     Some(if low == high { low } else { low * (1.0 - part) + high * part })
 }
@@ -175,33 +209,58 @@ const OUTER: usize = 256;
 const GROUP: usize = 8;
 
 /// The digest of these values; `None` without values.
-///
-/// It is made in the form in which digests travel, the one way to hand over many
-/// at once. Source: Apache DataSketches, the double precision image of a t-digest.
 fn of_sorted(values: &[f64]) -> Option<TDigestMut> {
-    let (first, last) = (values.first()?, values.last()?);
     let (low, rest) = values.split_at(OUTER.min(values.len()));
     let (inner, high) = rest.split_at(rest.len().saturating_sub(OUTER) / GROUP * GROUP);
     let (groups, _) = inner.as_chunks::<GROUP>();
+    let mut centroids = Vec::with_capacity(low.len() + groups.len() + high.len());
+    centroids.extend(low.iter().map(|value| (*value, 1)));
+    centroids.extend(groups.iter().map(|group| (mean(group), GROUP as u64)));
+    centroids.extend(high.iter().map(|value| (*value, 1)));
+    of_centroids(&centroids)
+}
+
+/// One centroid holds at most this part of the values that are counted, since a digest
+/// takes a centroid's values to lie to both of its sides.
+const PARTS: u64 = 2_048;
+
+/// The digest of counted values; `None` without values.
+fn of_counts(counts: &[(f64, u64)]) -> Option<TDigestMut> {
+    let most = counts.iter().map(|(_, times)| times).sum::<u64>().div_ceil(PARTS).max(1);
+    let parts = counts.iter().flat_map(|&(value, times)| {
+        let whole = std::iter::repeat_n((value, most), (times / most) as usize);
+        whole.chain((times % most > 0).then_some((value, times % most)))
+    });
+    of_centroids(&parts.collect::<Vec<_>>())
+}
+
+/// The digest of centroids in ascending order, whose first and last are the extremes.
+///
+/// It is made in the form in which digests travel, the one way to hand over many
+/// at once. Source: Apache DataSketches, the double precision image of a t-digest.
+fn of_centroids(centroids: &[(f64, u64)]) -> Option<TDigestMut> {
+    let ((first, _), (last, _)) = (centroids.first()?, centroids.last()?);
     // Longs before the centroids, version, the family of t-digests; size, flags, unused.
     let mut image = vec![2, 1, 20];
-    image.reserve(32 + 16 * (low.len() + groups.len() + high.len()));
+    image.reserve(32 + 16 * centroids.len());
     image.extend(K.to_le_bytes());
     image.extend([0; 3]);
     // So many centroids, and no further values.
-    image.extend(((low.len() + groups.len() + high.len()) as u64).to_le_bytes());
+    image.extend((centroids.len() as u64).to_le_bytes());
     image.extend(first.to_le_bytes());
     image.extend(last.to_le_bytes());
-    let mut add = |mean: f64, weight: usize| {
-        let mut centroid = [0; 16];
-        centroid[..8].copy_from_slice(&mean.to_le_bytes());
-        centroid[8..].copy_from_slice(&(weight as u64).to_le_bytes());
-        image.extend(centroid);
-    };
-    low.iter().for_each(|value| add(*value, 1));
-    groups.iter().for_each(|group| add(mean(group), GROUP));
-    high.iter().for_each(|value| add(*value, 1));
+    for (mean, weight) in centroids {
+        image.extend(pair(*mean, *weight));
+    }
     Some(TDigestMut::deserialize(&image).unwrap_or_else(|error| unreachable!("an image of its own: {error}")))
+}
+
+/// A value and a count in bytes.
+fn pair(value: f64, count: u64) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&value.to_le_bytes());
+    bytes[8..].copy_from_slice(&count.to_le_bytes());
+    bytes
 }
 
 /// The mean of values in ascending order. Divided before they are added, so that no sum
@@ -260,9 +319,9 @@ fn sorted(values: &[f64]) -> Vec<f64> {
 impl From<Quantiles> for Vec<u8> {
     fn from(quantiles: Quantiles) -> Self {
         match quantiles.0 {
-            Held::Few(values) => {
-                std::iter::once(FEW).chain(values.into_iter().flat_map(f64::to_le_bytes)).collect()
-            }
+            Held::Few(counts) => std::iter::once(FEW)
+                .chain(counts.into_iter().flat_map(|(value, times)| pair(value, times)))
+                .collect(),
             Held::Many(mut digest) => digest.serialize(),
         }
     }
@@ -272,18 +331,28 @@ impl TryFrom<Vec<u8>> for Quantiles {
     type Error = String;
 
     fn try_from(bytes: Vec<u8>) -> Result<Self, String> {
-        let Some((&FEW, values)) = bytes.split_first() else {
+        let Some((&FEW, pairs)) = bytes.split_first() else {
             let digest = TDigestMut::deserialize(&bytes).map_err(|error| error.to_string())?;
             return Ok(Self(Held::Many(Box::new(digest))));
         };
-        let (values, rest) = values.as_chunks();
-        if !rest.is_empty() || values.len() > EXACT_MAX {
+        let (pairs, rest) = pairs.as_chunks::<16>();
+        let number = |pair: &[u8; 16]| {
+            let (value, times) =
+                (u128::from_le_bytes(*pair) as u64, (u128::from_le_bytes(*pair) >> 64) as u64);
+            (f64::from_bits(value), times)
+        };
+        let counts: Vec<_> = pairs.iter().map(number).collect();
+        let ascending = counts.is_sorted_by(|(a, _), (b, _)| a.total_cmp(b).is_lt());
+        let counted = counts.iter().all(|(value, times)| value.is_finite() && *times > 0);
+        let total = counts.iter().try_fold(0_u64, |sum, (_, times)| sum.checked_add(*times));
+        if !rest.is_empty() || counts.len() > DIFFERENT_MAX || !ascending || !counted || total.is_none() {
             return Err(format!(
-                "expected at most {EXACT_MAX} values of 8 bytes, found {} bytes",
+                "expected at most {DIFFERENT_MAX} values in ascending order, each with how often it came, found {} \
+                 bytes that are not",
                 bytes.len() - 1
             ));
         }
-        Ok(Self(Held::Few(values.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect())))
+        Ok(Self(Held::Few(counts)))
     }
 }
 
@@ -406,7 +475,7 @@ mod tests {
     fn infinite_values_take_no_room_of_few_ones() {
         // Each third value is infinite, and 512 are not.
         let value = |n: usize| if n % 3 == 2 { f64::INFINITY } else { n as f64 };
-        let values: Vec<f64> = (0..EXACT_MAX / 2 * 3).map(value).collect();
+        let values: Vec<f64> = (0..DIFFERENT_MAX / 2 * 3).map(value).collect();
         let of = |part: usize| {
             let mut quantiles = Quantiles::default();
             values.chunks(part).for_each(|values| quantiles.extend(values));
@@ -419,6 +488,54 @@ mod tests {
         for part in [1, 7, 512] {
             assert_eq!(Vec::from(of(part)), bytes, "{part}");
         }
+    }
+
+    #[test]
+    fn values_that_repeat_are_counted_exactly() {
+        // Years, one of which is half of them.
+        let values: Vec<f64> =
+            (0..100_000).map(|n| f64::from(if n % 2 == 0 { 0 } else { n % 400 })).collect();
+        let of = |part: usize| {
+            let mut all = Quantiles::default();
+            for values in values.chunks(part) {
+                let mut later = Quantiles::default();
+                later.extend(values);
+                all.merge(&travelled(&later));
+            }
+            all
+        };
+        let bytes = Vec::from(of(values.len()));
+        for part in [100, 8_193] {
+            assert_eq!(Vec::from(of(part)), bytes, "{part}");
+        }
+        let all = of(1_000);
+        assert_eq!((all.count(), all.rank(0.0), all.rank(1.0)), (100_000, Some(0.0), Some(0.5)));
+        assert_eq!(
+            (all.rank(200.0), all.rank(201.0), all.rank(202.0)),
+            (Some(0.75), Some(0.75), Some(0.7525))
+        );
+        assert_eq!(all.quantiles(&[0.25, 0.602, 1.0]), Some(vec![0.0, 81.0, 399.0]));
+    }
+
+    #[test]
+    fn a_value_that_many_have_is_above_its_own_rank() {
+        // A third is zero, and those above it are too many to be counted.
+        let mut all = Quantiles::default();
+        let part = |n: u32| (0..3_000).map(move |i| if i % 3 == 0 { 0.0 } else { f64::from(n * 3_000 + i) });
+        for n in 0..40 {
+            let mut later = Quantiles::default();
+            // Some parts hold few different values, others many.
+            later.extend(&part(n).take(if n % 2 == 0 { 600 } else { 3_000 }).collect::<Vec<_>>());
+            all.merge(&later);
+        }
+        let third = 1.0 / 3.0;
+        assert_eq!(all.rank(0.0), Some(0.0));
+        assert!((all.rank(1.0).unwrap() - third).abs() < RANK_ERROR, "{:?}", all.rank(1.0));
+        assert_eq!(all.quantile(0.3), Some(0.0));
+        // Of a digest too, where the value is not the least one.
+        all.extend(&[-1.0; 200]);
+        let below = 200.0 / all.count() as f64;
+        assert!((all.rank(0.0).unwrap() - below).abs() < 0.005, "{:?}", all.rank(0.0));
     }
 
     #[test]
@@ -437,6 +554,20 @@ mod tests {
     fn garbage_is_refused() {
         assert!(Quantiles::try_from(vec![1, 2, 3]).is_err());
         assert!(Quantiles::try_from(vec![0, 2, 3]).is_err());
+        assert!(Quantiles::try_from(vec![FEW, 2, 3]).is_err());
+        let few = |pairs: &[(f64, u64)]| {
+            let bytes = pairs.iter().flat_map(|(value, times)| pair(*value, *times));
+            Quantiles::try_from(std::iter::once(FEW).chain(bytes).collect::<Vec<_>>()).map(|few| few.count())
+        };
+        assert_eq!(few(&[(1.0, 2), (3.0, 1)]), Ok(3));
+        for wrong in [
+            [(3.0, 1), (1.0, 1)],
+            [(1.0, 0), (2.0, 1)],
+            [(1.0, 1), (f64::NAN, 1)],
+            [(1.0, u64::MAX), (2.0, 1)],
+        ] {
+            assert!(few(&wrong).is_err(), "{wrong:?}");
+        }
         assert!(Quantiles::try_from(vec![]).is_err());
         assert_eq!(Quantiles::default().quantile(0.5), None);
     }
