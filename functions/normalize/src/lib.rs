@@ -70,6 +70,23 @@ impl Column {
             Method::MinMax => self.min.zip(self.max).map(|(min, max)| (min, max - min)),
         }
     }
+
+    /// Why values of this column cannot be scaled.
+    fn unfit(&self) -> Error {
+        let column = &self.name;
+        let message = match (self.min, self.max, self.mean) {
+            // Infinite numbers have no mean, and JSON has no infinite numbers.
+            (Some(min), Some(max), Some(_)) => format!(
+                "expected a standard deviation that a number can hold in the column {column:?}, found values from \
+                 {min:e} to {max:e}, whose squares are too large for one; use minmax, or put the column into keep"
+            ),
+            _ => format!(
+                "expected statistics of the values in the column {column:?}, found those of none, or of some that \
+                 are infinite; run column-stats over this table, or put the column into keep"
+            ),
+        };
+        Error::new("invalid-params", message)
+    }
 }
 
 #[fanfold::map]
@@ -85,6 +102,11 @@ fn normalize(rows: &RecordBatch, options: &Params<Options>) -> Result<RecordBatc
         };
         let column = known.get(field.name().as_str()).ok_or_else(|| unknown(field.name()))?;
         let scaled: Float64Array = match column.scale(options.method) {
+            // The extremes are further apart than any number: their halves are not.
+            Some((least, f64::INFINITY)) => {
+                let width = column.max.unwrap_or(f64::MAX) / 2.0 - least / 2.0;
+                numbers.unary(|x| (x / 2.0 - least / 2.0) / width)
+            }
             Some((offset, divisor)) if divisor > 0.0 => numbers.unary(|x| (x - offset) / divisor),
             // A single value has no deviation, and is constant for certain.
             Some((value, _)) if column.std_dev.is_some() && is_rounded(field.data_type(), value) => {
@@ -92,7 +114,7 @@ fn normalize(rows: &RecordBatch, options: &Params<Options>) -> Result<RecordBatc
             }
             Some(_) => numbers.unary(|x| if x.is_nan() { x } else { 0.0 }),
             None if numbers.iter().flatten().all(f64::is_nan) => numbers,
-            None => return Err(unfit(field.name())),
+            None => return Err(column.unfit()),
         };
         fields.push(Arc::new(Field::new(field.name(), DataType::Float64, field.is_nullable())));
         columns.push(Arc::new(scaled));
@@ -128,16 +150,6 @@ fn unknown(column: &str) -> Error {
         "column-not-found",
         format!(
             "expected statistics of the column {column:?}, found none; run column-stats over it, or put it into keep"
-        ),
-    )
-}
-
-fn unfit(column: &str) -> Error {
-    Error::new(
-        "invalid-params",
-        format!(
-            "expected statistics of the values in the column {column:?}, found those of none, or of some that are \
-             infinite; run column-stats over this table, or put the column into keep"
         ),
     )
 }
@@ -216,7 +228,27 @@ mod tests {
         }
         // Values so far apart that their deviation is beyond all numbers are not the same.
         let wide = json!({ "name": "price", "mean": 0.0, "std_dev": null, "min": -1e200, "max": 1e200 });
-        assert_eq!(scaled("zscore", wide, &[Some(1e200)]).unwrap_err().code(), "invalid-params");
+        let error = scaled("zscore", wide.clone(), &[Some(1e200)]).unwrap_err();
+        assert_eq!(error.code(), "invalid-params");
+        assert!(
+            ["from -1e200 to 1e200", "minmax"].iter().all(|part| error.message().contains(part)),
+            "{error}"
+        );
+        let bits = |values: [f64; 3]| values.map(|x| Some(x.to_bits()));
+        assert_eq!(scaled("minmax", wide, &[1e200, -1e200, 0.0].map(Some))?, bits([1.0, 0.0, 0.5]));
+        Ok(())
+    }
+
+    #[test]
+    fn extremes_further_apart_than_any_number_are_scaled() -> Result<()> {
+        for (min, max) in [(-1.7e308, 1.7e308), (f64::MIN, f64::MAX)] {
+            let stats = json!({ "name": "price", "mean": 0.0, "std_dev": null, "min": min, "max": max });
+            let found = scaled("minmax", stats, &[Some(max), None, Some(min), Some(0.0)])?;
+            assert_eq!(
+                found,
+                [Some(1.0), None, Some(0.0), Some(0.5)].map(|x: Option<f64>| x.map(f64::to_bits))
+            );
+        }
         Ok(())
     }
 
