@@ -60,6 +60,36 @@ pub enum Kind {
     },
 }
 
+/// The share of an exposure that is lost when its customer defaults, from 0 to 1.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct LossGivenDefault(f64);
+
+impl LossGivenDefault {
+    /// The share.
+    pub fn share(self) -> f64 {
+        self.0
+    }
+}
+
+impl Default for LossGivenDefault {
+    /// The Basel Committee's for senior unsecured claims (Basel II, June 2006, paragraph 287).
+    fn default() -> Self {
+        Self(0.45)
+    }
+}
+
+impl TryFrom<f64> for LossGivenDefault {
+    type Error = String;
+
+    fn try_from(share: f64) -> Result<Self, String> {
+        if (0.0..=1.0).contains(&share) {
+            return Ok(Self(share));
+        }
+        Err(format!("expected a share from 0 to 1, found {share}; write 45 % as 0.45"))
+    }
+}
+
 impl Model {
     /// A model that knows nothing yet: all coefficients are zero.
     pub fn new(target: String, positive: String, features: Vec<Feature>) -> Self {
@@ -92,11 +122,13 @@ impl Model {
             columns.push(Column { name: feature.name.clone(), term, values });
             term += width;
         }
-        if term != self.coefficients.len() {
+        if term != self.coefficients.len() || term != self.terms.len() {
             return Err(Error::new(
                 "invalid-params",
                 format!(
-                    "expected {term} coefficients for the model's features, found {}; pass the model as credit-train gave it",
+                    "expected {term} terms and coefficients for the model's features, found {} and {}; pass the model \
+                     as credit-train gave it",
+                    self.terms.len(),
                     self.coefficients.len()
                 ),
             ));

@@ -4,12 +4,12 @@
 //!
 //! Params: `model` as `credit-train` answers it; `keep`, the columns to carry
 //! over to the scores; of those, `by`, a column to group by, and `exposure`, the
-//! amount at risk; `loss_given_default`, a share of it. The report has a line for
-//! each group and grade, sorted by both.
+//! amount at risk; `loss_given_default`, a share of it from 0 to 1. The report has a
+//! line for each group and grade, sorted by both.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use credit_model::{GRADES, Model, column, grade, numbers, probability, texts};
+use credit_model::{GRADES, LossGivenDefault, Model, column, grade, numbers, probability, texts};
 use fanfold_sdk::{
     arrow::{
         array::{Array, ArrayRef, AsArray, Float64Array, StringArray},
@@ -30,7 +30,7 @@ struct Options {
     keep: Vec<String>,
     by: String,
     exposure: String,
-    loss_given_default: f64,
+    loss_given_default: LossGivenDefault,
 }
 
 #[fanfold::map]
@@ -89,7 +89,7 @@ impl Aggregate for Portfolio {
         let mut sums = vec![Grades::default(); texts.len()];
         for (row, group) in groups.keys().values().iter().enumerate() {
             let (pd, exposure) = (pd.value(row), exposure.value(row));
-            let loss = pd * exposure * options.loss_given_default;
+            let loss = pd * exposure * options.loss_given_default.share();
             sums[*group as usize][grade(pd)].add(&Sums { customers: 1, pd, exposure, loss });
         }
         texts.iter().flatten().zip(&sums).try_for_each(|(group, grades)| self.add_group(group, grades))
@@ -188,6 +188,18 @@ mod tests {
             "expected_loss": 0.0 });
         assert_eq!(report, json!([north, south]));
         Ok(())
+    }
+
+    #[test]
+    fn a_loss_that_is_no_share_is_refused_before_anything_is_scored() {
+        for loss in [45.0, -1.0] {
+            let mut params = params();
+            params["loss_given_default"] = json!(loss);
+            let customer = Customer { id: 1, region: "south".to_owned(), debt: 1.0 };
+            let error = testing::map::<score>(vec![customer], params).unwrap_err();
+            assert_eq!(error.code(), "invalid-params");
+            assert!(error.message().contains("params.loss_given_default"), "{error}");
+        }
     }
 
     #[test]
