@@ -1,26 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a portfolio's scores say: counts, mean probability and expected loss by
 //! group and by grade, and, where the outcome is known, ranking power (AUC),
-//! calibration and Brier score, with charts.
+//! calibration and Brier score, with charts. What makes those doubtful is said in
+//! `warnings`.
 //!
 //! Params: `amount`, the column with the exposure; `by`, a column to group by;
 //! `outcome` and `positive`, the column with what happened and its bad value,
-//! when known; `loss_given_default`, 0.45 when absent, the Basel Committee's
-//! value for senior unsecured claims (Basel II, June 2006, paragraph 287).
+//! when known; `loss_given_default`, a share from 0 to 1, 0.45 when absent, the Basel
+//! Committee's value for senior unsecured claims (Basel II, June 2006, paragraph 287).
 //!
 //! The probability axis is cut into 10,000 bins. AUC is the area under the line
 //! through them (Fawcett, An introduction to ROC analysis, 2006): pairs within
 //! one bin count half, so the error is at most half the share of such pairs.
+//! Calibration compares about ten groups of equal size, the deciles of risk of Hosmer
+//! and Lemeshow, Applied Logistic Regression, 2nd edition, section 5.2: in a portfolio
+//! of few defaults, tenths of the axis would put all customers into one group.
 
 use std::collections::BTreeMap;
 
-use credit_model::{numbers, texts};
+use credit_model::{LossGivenDefault, numbers, texts};
 use fanfold_sdk::{arrow::array::ArrayRef, prelude::*};
 
 const BINS: usize = 10_000;
-const CALIBRATION_BINS: usize = 10;
+/// Groups of customers whose predicted and observed defaults are compared.
+const CALIBRATION_GROUPS: u64 = 10;
+/// Bars of the chart of probabilities, at most.
+const BARS: usize = 50;
+/// Bins are drawn together in the chart of ranking power up to this part of either outcome.
+const ROC_STEPS: u64 = 100;
+/// An error of AUC worth a warning.
+const AUC_ERROR_MAX: f64 = 0.01;
 const GROUPS_MAX: usize = 10_000;
-const LOSS_GIVEN_DEFAULT: f64 = 0.45;
 
 /// What the job is asked.
 #[derive(Deserialize)]
@@ -33,7 +43,7 @@ struct Options {
     #[serde(default)]
     positive: Option<String>,
     #[serde(default)]
-    loss_given_default: Option<f64>,
+    loss_given_default: LossGivenDefault,
 }
 
 /// The scores seen so far.
@@ -42,10 +52,20 @@ struct Portfolio {
     all: Sums,
     groups: BTreeMap<String, Sums>,
     grades: BTreeMap<String, Sums>,
-    /// Rows by bin of probability, and those of them with the bad outcome.
-    bins: Vec<(u64, u64)>,
-    calibration: Vec<Sums>,
+    /// Rows by bin of probability.
+    bins: Vec<Bin>,
     squared_error: f64,
+}
+
+/// Rows of about one probability.
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+struct Bin {
+    rows: u64,
+    bad: u64,
+    pd: f64,
+    /// The probability of one of them, and whether another one's is different.
+    one: f64,
+    mixed: bool,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -69,6 +89,8 @@ struct Report {
     by_group: Vec<Line>,
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<Outcome>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     charts: Vec<Value>,
 }
 
@@ -86,14 +108,14 @@ struct Line {
 /// How the scores compare with what happened.
 #[derive(Serialize)]
 struct Outcome {
-    bad_rate: f64,
+    bad_rate: Option<f64>,
     /// Absent when all rows have one outcome.
     auc: Option<f64>,
-    brier_score: f64,
+    brier_score: Option<f64>,
     calibration: Vec<Calibration>,
 }
 
-/// Rows of one tenth of the probability axis.
+/// About a tenth of the rows: those with a probability from `from` to `to`.
 #[derive(Serialize)]
 struct Calibration {
     from: f64,
@@ -118,8 +140,7 @@ impl Aggregate for Portfolio {
             all: Sums::default(),
             groups: BTreeMap::new(),
             grades: BTreeMap::new(),
-            bins: vec![(0, 0); BINS],
-            calibration: vec![Sums::default(); CALIBRATION_BINS],
+            bins: vec![Bin::default(); BINS],
             squared_error: 0.0,
         })
     }
@@ -130,7 +151,7 @@ impl Aggregate for Portfolio {
         let grades = texts("grade", column(batch, "grade")?)?;
         let groups = texts(&options.by, column(batch, &options.by)?)?;
         let outcomes = options.outcome.as_ref().map(|name| texts(name, column(batch, name)?)).transpose()?;
-        let lgd = options.loss_given_default.unwrap_or(LOSS_GIVEN_DEFAULT);
+        let lgd = options.loss_given_default.share();
         for row in 0..batch.num_rows() {
             let p = pd.value(row);
             if !(0.0..=1.0).contains(&p) {
@@ -150,9 +171,8 @@ impl Aggregate for Portfolio {
             self.all.add(&one);
             entry(&mut self.grades, grades.value(row))?.add(&one);
             entry(&mut self.groups, groups.value(row))?.add(&one);
-            let bin = &mut self.bins[bin(p, BINS)];
-            *bin = (bin.0 + 1, bin.1 + u64::from(bad));
-            self.calibration[self::bin(p, CALIBRATION_BINS)].add(&one);
+            let bin = Bin { rows: 1, bad: bad.into(), pd: p, one: p, mixed: false };
+            self.bins[((p * BINS as f64) as usize).min(BINS - 1)].add(bin);
             self.squared_error += (p - f64::from(u8::from(bad))).powi(2);
         }
         Ok(())
@@ -166,8 +186,7 @@ impl Aggregate for Portfolio {
         for (name, sums) in &other.grades {
             entry(&mut self.grades, name)?.add(sums);
         }
-        self.bins.iter_mut().zip(&other.bins).for_each(|(bin, more)| *bin = (bin.0 + more.0, bin.1 + more.1));
-        self.calibration.iter_mut().zip(&other.calibration).for_each(|(sums, more)| sums.add(more));
+        self.bins.iter_mut().zip(other.bins).for_each(|(bin, more)| bin.add(more));
         self.squared_error += other.squared_error;
         Ok(())
     }
@@ -186,17 +205,20 @@ impl Aggregate for Portfolio {
         ];
         if let Some(outcome) = &outcome {
             charts.push(calibration(&outcome.calibration));
-            charts.push(self.roc());
+            // Without both outcomes there is nothing to tell apart.
+            charts.extend(outcome.auc.map(|_| self.roc()));
         }
+        let warnings = if known { self.warnings(options) } else { Vec::new() };
         Ok(Report {
             customers: self.all.rows,
             mean_pd: (self.all.rows > 0).then(|| self.all.pd / self.all.rows as f64),
             exposure: self.all.amount,
             expected_loss: self.all.loss,
-            loss_given_default: options.loss_given_default.unwrap_or(LOSS_GIVEN_DEFAULT),
+            loss_given_default: options.loss_given_default.share(),
             by_grade,
             by_group,
             outcome,
+            warnings,
             charts,
         })
     }
@@ -224,23 +246,78 @@ impl Sums {
     }
 }
 
+impl Bin {
+    fn add(&mut self, more: Self) {
+        if self.rows == 0 {
+            *self = more;
+        } else if more.rows > 0 {
+            self.mixed |= more.mixed || more.one.to_bits() != self.one.to_bits();
+            self.rows += more.rows;
+            self.bad += more.bad;
+            self.pd += more.pd;
+        }
+    }
+}
+
 impl Portfolio {
     fn outcome(&self) -> Outcome {
-        let rows = self.all.rows.max(1) as f64;
-        let calibration = self.calibration.iter().enumerate().filter(|(_, sums)| sums.rows > 0);
-        let calibration = calibration.map(|(n, sums)| Calibration {
-            from: n as f64 / CALIBRATION_BINS as f64,
-            to: (n + 1) as f64 / CALIBRATION_BINS as f64,
-            customers: sums.rows,
-            predicted: sums.pd / sums.rows as f64,
-            observed: sums.bad as f64 / sums.rows as f64,
-        });
+        let mean = |sum: f64| (self.all.rows > 0).then(|| sum / self.all.rows as f64);
         Outcome {
-            bad_rate: self.all.bad as f64 / rows,
+            bad_rate: mean(self.all.bad as f64),
             auc: self.auc(),
-            brier_score: self.squared_error / rows,
-            calibration: calibration.collect(),
+            brier_score: mean(self.squared_error),
+            calibration: self.calibration(),
         }
+    }
+
+    /// Groups of neighbouring bins; each ends where a further tenth of the rows is full.
+    fn calibration(&self) -> Vec<Calibration> {
+        let tenths =
+            |rows: u64| u128::from(rows) * u128::from(CALIBRATION_GROUPS) / u128::from(self.all.rows.max(1));
+        let (mut groups, mut group, mut from, mut before) = (Vec::new(), Bin::default(), None, 0);
+        for (n, bin) in self.bins.iter().enumerate().filter(|(_, bin)| bin.rows > 0) {
+            let from_bin = *from.get_or_insert(n);
+            group.add(*bin);
+            if tenths(before + group.rows) == tenths(before) {
+                continue;
+            }
+            groups.push(Calibration {
+                from: edge(from_bin),
+                to: edge(n + 1),
+                customers: group.rows,
+                predicted: group.pd / group.rows as f64,
+                observed: group.bad as f64 / group.rows as f64,
+            });
+            before += group.rows;
+            (group, from) = (Bin::default(), None);
+        }
+        groups
+    }
+
+    /// What makes the comparison with the outcome doubtful.
+    fn warnings(&self, options: &Options) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let Sums { rows, bad, .. } = self.all;
+        if rows > 0 && bad == 0 {
+            warnings.push(format!(
+                "no row of {rows} has {:?} in the column {:?}; mend positive if it is misspelt",
+                options.positive.as_deref().unwrap_or_default(),
+                options.outcome.as_deref().unwrap_or_default()
+            ));
+        }
+        // Pairs of a bad and a good row that count half, though one may have the higher probability.
+        let unclear = self.bins.iter().filter(|bin| bin.mixed);
+        let unclear: u128 = unclear.map(|bin| u128::from(bin.bad) * u128::from(bin.rows - bin.bad)).sum();
+        let pairs = u128::from(bad) * u128::from(rows - bad);
+        let error = unclear as f64 / (2 * pairs.max(1)) as f64;
+        if error > AUC_ERROR_MAX {
+            warnings.push(format!(
+                "auc may be off by {error:.3} at the most: probabilities that differ by less than {} are taken to be \
+                 equal, and many do",
+                edge(1)
+            ));
+        }
+        warnings
     }
 
     /// The share of pairs of a bad and a good row in which the bad one has the
@@ -248,7 +325,7 @@ impl Portfolio {
     fn auc(&self) -> Option<f64> {
         let (bad, good) = (u128::from(self.all.bad), u128::from(self.all.rows - self.all.bad));
         let (mut good_below, mut twice_won) = (0, 0);
-        for (rows, bad) in &self.bins {
+        for Bin { rows, bad, .. } in &self.bins {
             let (bad, good) = (u128::from(*bad), u128::from(rows - bad));
             twice_won += bad * (2 * good_below + good);
             good_below += good;
@@ -256,12 +333,17 @@ impl Portfolio {
         (bad > 0 && good > 0).then(|| twice_won as f64 / (2 * bad * good) as f64)
     }
 
+    /// Bars of equal width over the probabilities that there are.
     fn distribution(&self) -> Value {
-        let tenths = self.bins.chunks(BINS / 50).enumerate().map(|(n, bins)| {
-            let rows: u64 = bins.iter().map(|(rows, _)| rows).sum();
-            json!({ "from": n as f64 / 50.0, "to": (n + 1) as f64 / 50.0, "customers": rows })
+        let first = self.bins.iter().position(|bin| bin.rows > 0).unwrap_or(0);
+        let end = self.bins.iter().rposition(|bin| bin.rows > 0).map_or(first, |last| last + 1);
+        let width = (end - first).div_ceil(BARS).max(1);
+        let bars = self.bins[first..end].chunks(width).enumerate().map(|(n, bins)| {
+            let from = first + n * width;
+            let rows: u64 = bins.iter().map(|bin| bin.rows).sum();
+            json!({ "from": edge(from), "to": edge((from + width).min(BINS)), "customers": rows })
         });
-        let values: Vec<Value> = tenths.collect();
+        let values: Vec<Value> = bars.collect();
         json!({
             "$schema": SCHEMA,
             "title": "customers by probability of default",
@@ -276,18 +358,23 @@ impl Portfolio {
     }
 
     /// The share of bad rows found against the share of good rows accused, from
-    /// the highest probability down, at a hundred places.
+    /// the highest probability down, bin by bin where that is further than a hundredth.
     fn roc(&self) -> Value {
-        let (all_bad, all_good) = (self.all.bad.max(1) as f64, (self.all.rows - self.all.bad).max(1) as f64);
-        let (mut bad, mut good) = (0, 0);
-        let mut values = vec![json!({ "false positives": 0.0, "true positives": 0.0 })];
-        for bins in self.bins.rchunks(BINS / 100) {
-            bad += bins.iter().map(|(_, bad)| bad).sum::<u64>();
-            good += bins.iter().map(|(rows, bad)| rows - bad).sum::<u64>();
-            values.push(
-                json!({ "false positives": good as f64 / all_good, "true positives": bad as f64 / all_bad }),
-            );
+        let (all_bad, all_good) = (self.all.bad, self.all.rows - self.all.bad);
+        let share = |part: u64, all: u64| part as f64 / all as f64;
+        let point = |(bad, good)| json!({ "false positives": share(good, all_good), "true positives": share(bad, all_bad) });
+        let far = |grown: u64, all: u64| u128::from(grown) * u128::from(ROC_STEPS) > u128::from(all);
+        let (mut drawn, mut last) = ((0, 0), (0, 0));
+        let mut values = vec![point(drawn)];
+        for bin in self.bins.iter().rev().filter(|bin| bin.rows > 0) {
+            let next = (last.0 + bin.bad, last.1 + bin.rows - bin.bad);
+            if last != drawn && (far(next.0 - drawn.0, all_bad) || far(next.1 - drawn.1, all_good)) {
+                values.push(point(last));
+                drawn = last;
+            }
+            last = next;
         }
+        values.push(point(last));
         json!({
             "$schema": SCHEMA,
             "title": "bad customers found against good customers accused (ROC)",
@@ -321,12 +408,14 @@ fn bars(title: &str, axis: &str, lines: &[Line]) -> Value {
 fn calibration(lines: &[Calibration]) -> Value {
     let values: Vec<Value> =
         lines.iter().map(|line| json!({ "predicted": line.predicted, "observed": line.observed })).collect();
+    // The diagonal, on which both are equal, ends where the points do.
+    let most = lines.iter().fold(0.0, |most: f64, line| most.max(line.predicted).max(line.observed));
     json!({
         "$schema": SCHEMA,
         "title": "calibration: observed against predicted share of bad outcomes",
         "layer": [
             {
-                "data": { "values": [{ "predicted": 0, "observed": 0 }, { "predicted": 1, "observed": 1 }] },
+                "data": { "values": [{ "predicted": 0, "observed": 0 }, { "predicted": most, "observed": most }] },
                 "mark": "line",
                 "encoding": {
                     "x": { "field": "predicted", "type": "quantitative" },
@@ -360,8 +449,9 @@ fn entry<'a>(sums: &'a mut BTreeMap<String, Sums>, name: &str) -> Result<&'a mut
     sums.get_mut(name).ok_or_else(|| Error::new("too-many-groups", "expected the group that was just made"))
 }
 
-fn bin(p: f64, bins: usize) -> usize {
-    ((p * bins as f64) as usize).min(bins - 1)
+/// The probability at which a bin begins.
+fn edge(bin: usize) -> f64 {
+    bin as f64 / BINS as f64
 }
 
 fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
@@ -414,6 +504,107 @@ mod tests {
             assert_eq!(report["by_group"][0]["name"], "car");
             assert_eq!(report["by_grade"][1]["bad_rate"], 1.0);
             assert_eq!(report["charts"].as_array().map(Vec::len), Some(5));
+        }
+        Ok(())
+    }
+
+    /// The area under the line of a report's chart of ranking power.
+    fn area(report: &Value) -> f64 {
+        let points = report["charts"][4]["data"]["values"].as_array().unwrap();
+        assert!((3..=4 * ROC_STEPS as usize).contains(&points.len()), "{}", points.len());
+        let at = |point: &Value, rate: &str| point[rate].as_f64().unwrap();
+        let ends = [&points[0], &points[points.len() - 1]];
+        let ends = ends.map(|end| (at(end, "false positives"), at(end, "true positives")));
+        assert_eq!(ends, [(0.0, 0.0), (1.0, 1.0)]);
+        let step = |pair: &[Value]| {
+            let [x, y] =
+                ["false positives", "true positives"].map(|rate| (at(&pair[0], rate), at(&pair[1], rate)));
+            (x.1 - x.0) * (y.0 + y.1) / 2.0
+        };
+        points.windows(2).map(step).sum()
+    }
+
+    #[test]
+    fn a_portfolio_of_few_defaults_is_drawn_as_one_of_many() -> Result<()> {
+        // Probabilities up to `scale`; of those below half of it each hundredth is bad, of the others each tenth.
+        for scale in [0.01, 1.0] {
+            let row = |n: u32| {
+                let part = (f64::from(n * 7 % 1_000) + 0.5) / 1_000.0;
+                let bad = n.is_multiple_of(if part < 0.5 { 100 } else { 10 });
+                score("car", part * scale, if bad { "bad" } else { "good" })
+            };
+            for partitions in [1, 3] {
+                let rows = (0..10_000).map(row).collect::<Vec<_>>();
+                let report = testing::aggregate::<Portfolio>(rows, params(), partitions)?;
+                let auc = report["outcome"]["auc"].as_f64().unwrap();
+                assert!(
+                    auc > 0.65 && (area(&report) - auc).abs() < 0.005,
+                    "{scale}: {auc} {}",
+                    area(&report)
+                );
+                assert_eq!(report["warnings"], Value::Null);
+                let groups = report["outcome"]["calibration"].as_array().unwrap();
+                assert_eq!(groups.len(), 10);
+                for group in groups {
+                    assert_eq!(group["customers"], 1_000, "{group}");
+                    let [from, to, predicted] =
+                        ["from", "to", "predicted"].map(|part| group[part].as_f64().unwrap());
+                    assert!((to - from - scale / 10.0).abs() < 1e-3 * scale && predicted < to, "{group}");
+                }
+                let bars = report["charts"][2]["data"]["values"].as_array().unwrap();
+                assert!((40..=BARS).contains(&bars.len()), "{}", bars.len());
+                assert_eq!(bars.iter().filter_map(|bar| bar["customers"].as_u64()).sum::<u64>(), 10_000);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_makes_a_report_doubtful_is_said() -> Result<()> {
+        let report = |rows: Vec<Score>, positive: &str| {
+            let mut params = params();
+            params["positive"] = json!(positive);
+            testing::aggregate::<Portfolio>(rows, params, 1)
+        };
+        let rows = || vec![score("car", 0.1, "good"), score("car", 0.6, "bad")];
+        assert_eq!(report(rows(), "bad")?["warnings"], Value::Null);
+        let misspelt = report(rows(), "Bad")?;
+        let warning = misspelt["warnings"][0].as_str().unwrap();
+        assert!(warning.contains("no row of 2 has \"Bad\" in the column \"outcome\""), "{warning}");
+        // Neither ranking power nor a chart of it.
+        assert_eq!(
+            (&misspelt["outcome"]["auc"], misspelt["charts"].as_array().map(Vec::len)),
+            (&Value::Null, Some(4))
+        );
+        // All of them within one bin.
+        let near = report(vec![score("car", 1e-5, "good"), score("car", 9e-5, "bad")], "bad")?;
+        let warning = near["warnings"][0].as_str().unwrap();
+        assert!(near["outcome"]["auc"] == 0.5 && warning.contains("off by 0.500"), "{warning}");
+        // As many, but really equal: what a rating scale gives.
+        let equal = report(vec![score("car", 1e-5, "good"), score("car", 1e-5, "bad")], "bad")?;
+        assert_eq!((&equal["outcome"]["auc"], &equal["warnings"]), (&json!(0.5), &Value::Null));
+        let none = report(Vec::new(), "bad")?;
+        assert_eq!(
+            none["outcome"],
+            json!({ "bad_rate": null, "auc": null, "brier_score": null, "calibration": [] })
+        );
+        assert_eq!((&none["warnings"], &none["mean_pd"]), (&Value::Null, &Value::Null));
+        Ok(())
+    }
+
+    #[test]
+    fn a_loss_that_is_no_share_is_refused() -> Result<()> {
+        for (loss, fits) in [(0.0, true), (1.0, true), (45.0, false), (-1.0, false)] {
+            let mut params = params();
+            params["loss_given_default"] = json!(loss);
+            let found = testing::aggregate::<Portfolio>(vec![score("car", 0.1, "bad")], params, 1);
+            match found {
+                Ok(report) => assert!(fits && report["loss_given_default"] == loss, "{loss}"),
+                Err(error) => {
+                    assert!(!fits && error.code() == "invalid-params", "{error}");
+                    assert!(error.message().contains("params.loss_given_default"), "{error}");
+                }
+            }
         }
         Ok(())
     }
