@@ -11,9 +11,16 @@
 //! Nelder, Generalized Linear Models, 2nd edition, section 2.5).
 //!
 //! Params: `target`, a column of text or truth values, `positive`, `exclude`, and
-//! `model` from the last round. Answer: `model`, `rows`, `step` (null after the first
-//! round) and `log_likelihood` (of the model that came in). The fit stands when `step`
-//! is tiny: below 1e-8, a further round changes nothing that matters.
+//! `model` from the last round, of the same three. Answer: `model`, `rows`, `step` (null
+//! after the first round) and `log_likelihood` (of the model that came in), and
+//! `warnings` where a name in `exclude` is no column. The fit stands when `step` is tiny:
+//! below 1e-8, a further round changes nothing that matters.
+//!
+//! It never stands where a combination of the terms tells the outcomes apart, since the
+//! likelihood then grows with the coefficients for ever (Albert and Anderson, On the
+//! existence of maximum likelihood estimates in logistic regression models, 1984). Such
+//! an outcome is refused as `separable`: at once where every row is on its own side, and
+//! where only the rows of one term are, as soon as their odds are beyond doubt.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +33,9 @@ const LEVELS_MAX: usize = 1_000;
 const TERMS_MAX: usize = 1_000;
 /// A pivot of the scaled matrix below this means that terms depend on each other.
 const PIVOT_MIN: f64 = 1e-12;
+/// Log-odds of what happened above which all rows of a term are only where it settles
+/// the outcome: 1 to half a billion.
+const MARGIN_MAX: f64 = 20.0;
 
 /// What the job is asked.
 #[derive(Deserialize)]
@@ -48,15 +58,29 @@ struct Fit {
     /// its standard error.
     step: Option<f64>,
     log_likelihood: Option<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 /// The rows seen so far.
 #[derive(Serialize, Deserialize)]
 enum Training {
     /// Of the first round: columns in their order, with their levels if they hold text.
-    Learning { rows: u64, order: Vec<String>, columns: BTreeMap<String, Option<BTreeSet<String>>> },
-    /// Of the others: sums over the terms; of the matrix the lower triangle, by rows.
-    Fitting { rows: u64, positives: u64, matrix: Vec<f64>, gradient: Vec<f64>, log_likelihood: f64 },
+    Learning { rows: u64, order: Vec<String>, columns: Columns, excluded: BTreeSet<String> },
+    /// Of the others.
+    Fitting { rows: u64, positives: u64, sums: Sums, log_likelihood: f64 },
+}
+
+type Columns = BTreeMap<String, Option<BTreeSet<String>>>;
+
+/// Sums over the terms.
+#[derive(Serialize, Deserialize)]
+struct Sums {
+    /// The lower triangle, by rows.
+    matrix: Vec<f64>,
+    gradient: Vec<f64>,
+    /// Of the rows in which a term is not zero, the least log-odds of what happened.
+    margins: Vec<f64>,
 }
 
 #[fanfold::aggregate]
@@ -65,8 +89,10 @@ impl Aggregate for Training {
 
     fn new(options: &Params<Options>) -> Result<Self> {
         let Some(model) = &options.model else {
-            return Ok(Self::Learning { rows: 0, order: Vec::new(), columns: BTreeMap::new() });
+            let (order, columns, excluded) = (Vec::new(), Columns::new(), BTreeSet::new());
+            return Ok(Self::Learning { rows: 0, order, columns, excluded });
         };
+        options.agrees_with(model)?;
         let terms = model.coefficients.len();
         if terms > TERMS_MAX {
             return Err(Error::new(
@@ -74,18 +100,19 @@ impl Aggregate for Training {
                 format!("expected at most {TERMS_MAX} terms, found {terms}"),
             ));
         }
-        let matrix = vec![0.0; terms * (terms + 1) / 2];
-        Ok(Self::Fitting { rows: 0, positives: 0, matrix, gradient: vec![0.0; terms], log_likelihood: 0.0 })
+        Ok(Self::Fitting { rows: 0, positives: 0, sums: Sums::of(terms), log_likelihood: 0.0 })
     }
 
     fn add_batch(&mut self, batch: &RecordBatch, options: &Params<Options>) -> Result<()> {
         match (self, &options.model) {
-            (Self::Learning { rows, order, columns }, _) => {
+            (Self::Learning { rows, order, columns, excluded }, _) => {
                 *rows += batch.num_rows() as u64;
+                let known = |name: &&String| batch.column_by_name(name).is_some();
+                excluded.extend(options.exclude.iter().filter(known).cloned());
                 learn(batch, options, order, columns)
             }
-            (Self::Fitting { rows, positives, matrix, gradient, log_likelihood }, Some(model)) => {
-                let (positive, likelihood) = accumulate(batch, model, matrix, gradient)?;
+            (Self::Fitting { rows, positives, sums, log_likelihood }, Some(model)) => {
+                let (positive, likelihood) = accumulate(batch, model, sums)?;
                 *rows += batch.num_rows() as u64;
                 *positives += positive;
                 *log_likelihood += likelihood;
@@ -98,10 +125,11 @@ impl Aggregate for Training {
     fn merge(&mut self, other: Self) -> Result<()> {
         match (self, other) {
             (
-                Self::Learning { rows, order, columns },
-                Self::Learning { rows: more, order: later, columns: others },
+                Self::Learning { rows, order, columns, excluded },
+                Self::Learning { rows: more, order: later, columns: others, excluded: also },
             ) => {
                 *rows += more;
+                excluded.extend(also);
                 for name in later {
                     let levels = others.get(&name).cloned().flatten();
                     note(&name, levels, order, columns)?;
@@ -109,14 +137,13 @@ impl Aggregate for Training {
                 Ok(())
             }
             (
-                Self::Fitting { rows, positives, matrix, gradient, log_likelihood },
-                Self::Fitting { rows: more, positives: also, matrix: m, gradient: g, log_likelihood: l },
+                Self::Fitting { rows, positives, sums, log_likelihood },
+                Self::Fitting { rows: more, positives: also, sums: s, log_likelihood: l },
             ) => {
                 *rows += more;
                 *positives += also;
                 *log_likelihood += l;
-                matrix.iter_mut().zip(m).for_each(|(sum, x)| *sum += x);
-                gradient.iter_mut().zip(g).for_each(|(sum, x)| *sum += x);
+                sums.add(s);
                 Ok(())
             }
             _ => Err(mixed()),
@@ -125,7 +152,7 @@ impl Aggregate for Training {
 
     fn finish(self, options: &Params<Options>) -> Result<Fit> {
         match (self, &options.model) {
-            (Self::Learning { rows, order, mut columns }, _) => {
+            (Self::Learning { rows, order, mut columns, excluded }, _) => {
                 if rows == 0 {
                     return Err(Error::new("input-empty", "expected rows to learn from, found none"));
                 }
@@ -137,9 +164,11 @@ impl Aggregate for Training {
                     Feature { name, kind }
                 });
                 let model = Model::new(options.target.clone(), options.positive.clone(), features.collect());
-                Ok(Fit { model, rows, step: None, log_likelihood: None })
+                let unknown = options.exclude.iter().filter(|name| !excluded.contains(*name));
+                let warnings = unknown.map(|name| format!("no column {name:?} to exclude")).collect();
+                Ok(Fit { model, rows, step: None, log_likelihood: None, warnings })
             }
-            (Self::Fitting { rows, positives, matrix, gradient, log_likelihood }, Some(model)) => {
+            (Self::Fitting { rows, positives, sums, log_likelihood }, Some(model)) => {
                 if positives == 0 || positives == rows {
                     return Err(Error::new(
                         "one-outcome",
@@ -149,18 +178,81 @@ impl Aggregate for Training {
                         ),
                     ));
                 }
-                let (change, step) = newton(&model.terms, &matrix, &gradient)?;
+                sums.check(model)?;
+                let (change, step) = newton(&model.terms, &sums.matrix, &sums.gradient)?;
                 let mut model = model.clone();
                 model.coefficients.iter_mut().zip(&change).for_each(|(c, d)| *c += d);
                 model.round += 1;
-                Ok(Fit { model, rows, step: Some(step), log_likelihood: Some(log_likelihood) })
+                let (step, log_likelihood) = (Some(step), Some(log_likelihood));
+                Ok(Fit { model, rows, step, log_likelihood, warnings: Vec::new() })
             }
             (Self::Fitting { .. }, None) => Err(mixed()),
         }
     }
 }
 
-type Columns = BTreeMap<String, Option<BTreeSet<String>>>;
+impl Options {
+    /// Whether a round goes on with the model that it was given.
+    fn agrees_with(&self, model: &Model) -> Result<()> {
+        let differs = |expected: &str, found: &str| {
+            Err(Error::new(
+                "invalid-params",
+                format!(
+                    "expected {expected}, which the model was begun with, found {found}; start again without model"
+                ),
+            ))
+        };
+        if self.target != model.target {
+            return differs(&format!("the target {:?}", model.target), &format!("{:?}", self.target));
+        }
+        if self.positive != model.positive {
+            return differs(
+                &format!("the positive value {:?}", model.positive),
+                &format!("{:?}", self.positive),
+            );
+        }
+        match model.features.iter().find(|feature| self.exclude.contains(&feature.name)) {
+            None => Ok(()),
+            Some(feature) => differs(&format!("the column {:?}", feature.name), "it in exclude"),
+        }
+    }
+}
+
+impl Sums {
+    fn of(terms: usize) -> Self {
+        Self {
+            matrix: vec![0.0; terms * (terms + 1) / 2],
+            gradient: vec![0.0; terms],
+            margins: vec![f64::INFINITY; terms],
+        }
+    }
+
+    fn add(&mut self, later: Self) {
+        self.matrix.iter_mut().zip(later.matrix).for_each(|(sum, x)| *sum += x);
+        self.gradient.iter_mut().zip(later.gradient).for_each(|(sum, x)| *sum += x);
+        self.margins.iter_mut().zip(later.margins).for_each(|(least, x)| *least = least.min(x));
+    }
+
+    /// Whether there is a step from here, as far as single terms show.
+    fn check(&self, model: &Model) -> Result<()> {
+        if self.margins[0] > 0.0 {
+            return Err(separable("the outcome of every row", "the terms together"));
+        }
+        for (i, (term, margin)) in model.terms.iter().zip(&self.margins).enumerate() {
+            let square = self.matrix[i * (i + 1) / 2 + i];
+            if *margin == f64::INFINITY {
+                return Err(absent(term));
+            }
+            if *margin > MARGIN_MAX {
+                return Err(separable("the outcome of each of its rows", &format!("the term {term:?}")));
+            }
+            if !square.is_normal() {
+                return Err(out_of_scale(term, square));
+            }
+        }
+        Ok(())
+    }
+}
 
 /// Takes down the columns of a batch and the levels of those that hold text.
 fn learn(
@@ -232,12 +324,7 @@ fn note(
 }
 
 /// Adds a batch to the sums; gives the positive rows and the log-likelihood.
-fn accumulate(
-    batch: &RecordBatch,
-    model: &Model,
-    matrix: &mut [f64],
-    gradient: &mut [f64],
-) -> Result<(u64, f64)> {
+fn accumulate(batch: &RecordBatch, model: &Model, sums: &mut Sums) -> Result<(u64, f64)> {
     let outcomes = model.outcomes(batch)?;
     let design = model.bind(batch)?;
     let (mut positives, mut log_likelihood) = (0, 0.0);
@@ -251,16 +338,19 @@ fn accumulate(
         let p = probability(log_odds);
         let weight = p * (1.0 - p);
         let residual = f64::from(u8::from(positive)) - p;
+        let margin = if positive { log_odds } else { -log_odds };
         for (n, (i, x)) in terms.iter().enumerate() {
-            gradient[*i] += residual * x;
+            sums.gradient[*i] += residual * x;
+            if *x != 0.0 {
+                sums.margins[*i] = sums.margins[*i].min(margin);
+            }
             let start = i * (i + 1) / 2;
             for (j, y) in &terms[..=n] {
-                matrix[start + j] += weight * x * y;
+                sums.matrix[start + j] += weight * x * y;
             }
         }
         positives += u64::from(positive);
         // log p of what happened, without the loss of 1 - p for p near 1.
-        let margin = if positive { log_odds } else { -log_odds };
         log_likelihood -= (-margin.abs()).exp().ln_1p() + (-margin).max(0.0);
     }
     Ok((positives, log_likelihood))
@@ -272,9 +362,6 @@ fn newton(terms: &[String], matrix: &[f64], gradient: &[f64]) -> Result<(Vec<f64
     let n = gradient.len();
     let at = |i: usize, j: usize| i * (i + 1) / 2 + j;
     let scale: Vec<f64> = (0..n).map(|i| matrix[at(i, i)].sqrt()).collect();
-    if let Some(i) = scale.iter().position(|s| !s.is_finite() || *s == 0.0) {
-        return Err(dependent(&terms[i]));
-    }
     let mut factor = vec![0.0; matrix.len()];
     for i in 0..n {
         for j in 0..=i {
@@ -326,7 +413,39 @@ fn dependent(term: &str) -> Error {
     Error::new(
         "dependent-terms",
         format!(
-            "expected terms that do not follow from each other, found that {term:?} does; put its column into exclude"
+            "expected terms that do not follow from each other, found that {term:?} does; put its column into exclude, \
+             or scale it first, as normalize does, if its numbers are large and differ by little"
+        ),
+    )
+}
+
+fn absent(term: &str) -> Error {
+    Error::new(
+        "dependent-terms",
+        format!(
+            "expected a row in which {term:?} is not zero, found none; put its column into exclude and start again \
+             without model"
+        ),
+    )
+}
+
+fn out_of_scale(term: &str, square: f64) -> Error {
+    Error::new(
+        "out-of-scale",
+        format!(
+            "expected numbers whose squares can be added up in {term:?}, found their sum to be {square:e}; scale the \
+             columns first, as normalize does"
+        ),
+    )
+}
+
+fn separable(what: &str, by: &str) -> Error {
+    Error::new(
+        "separable",
+        format!(
+            "expected outcomes that the terms leave open, found that {what} is separated by {by}, for which no finite \
+             coefficients are the best; put the column that gives the outcome away into exclude and start again \
+             without model"
         ),
     )
 }
@@ -405,6 +524,100 @@ mod tests {
         let missing =
             testing::aggregate::<Training>(loans(&["bad"]), json!({ "target": "x", "positive": "y" }), 1);
         assert_eq!(missing.unwrap_err().code(), "column-not-found");
+    }
+
+    #[derive(Clone, Row)]
+    struct Case {
+        x: f64,
+        kind: String,
+        outcome: String,
+    }
+
+    /// Cases of two kinds, with numbers from -1 to 1; what is positive overlaps where `mixed`.
+    fn cases(mixed: bool) -> Vec<Case> {
+        let case = |n: i32| {
+            let x = f64::from(n) / 50.0 - 1.0 + 0.01;
+            let positive = if mixed && n % 7 == 0 { x < 0.0 } else { x > 0.0 };
+            let outcome = if positive { "bad" } else { "good" }.to_owned();
+            Case { x, kind: if n % 2 == 0 { "even" } else { "odd" }.to_owned(), outcome }
+        };
+        (0..100).map(case).collect()
+    }
+
+    /// Trains until it converges or fails; gives the round, and the error if there is one.
+    fn train(cases: &[Case], partitions: usize) -> (usize, Option<Error>) {
+        let mut params = json!({ "target": "outcome", "positive": "bad" });
+        for round in 0..40 {
+            match testing::aggregate::<Training>(cases.to_vec(), params.clone(), partitions) {
+                Ok(fit) if fit["step"].as_f64().is_some_and(|step| step < 1e-8) => return (round, None),
+                Ok(fit) => params["model"] = fit["model"].clone(),
+                Err(error) => return (round, Some(error)),
+            }
+        }
+        panic!("expected an end within 40 rounds");
+    }
+
+    #[test]
+    fn an_outcome_that_is_separated_is_named() {
+        for partitions in [1, 3] {
+            let (round, error) = train(&cases(false), partitions);
+            let error = error.unwrap();
+            assert_eq!(error.code(), "separable", "{error}");
+            assert!(round <= 10 && error.message().contains("every row"), "{round} {error}");
+            // Of one kind all are bad; the others overlap.
+            let mut some = cases(true);
+            some.iter_mut()
+                .filter(|case| case.kind == "odd")
+                .for_each(|case| case.outcome = "bad".to_owned());
+            let (round, error) = train(&some, partitions);
+            let error = error.unwrap();
+            assert_eq!(error.code(), "separable", "{error}");
+            assert!(round <= 25 && error.message().contains("\"kind=odd\""), "{round} {error}");
+        }
+        // A few rows far out are beyond doubt, and the fit stands.
+        let mut far = cases(true);
+        far.push(Case { x: 1_000.0, kind: "odd".to_owned(), outcome: "bad".to_owned() });
+        let (round, error) = train(&far, 1);
+        assert!(round <= 12 && error.is_none(), "{round} {error:?}");
+    }
+
+    #[test]
+    fn what_has_the_wrong_scale_or_no_row_is_named() {
+        for scale in [1e200, 1e-200] {
+            let cases: Vec<_> =
+                cases(true).into_iter().map(|case| Case { x: case.x * scale, ..case }).collect();
+            let error = train(&cases, 1).1.unwrap();
+            assert!(error.code() == "out-of-scale" && error.message().contains("\"x\""), "{error}");
+        }
+        let cases: Vec<_> = cases(true).into_iter().map(|case| Case { x: 0.0, ..case }).collect();
+        let error = train(&cases, 1).1.unwrap();
+        assert_eq!(error.code(), "dependent-terms");
+        assert!(error.message().contains("\"x\" is not zero"), "{error}");
+    }
+
+    #[test]
+    fn a_round_goes_on_with_what_its_model_was_begun_with() -> Result<()> {
+        let params = json!({ "target": "outcome", "positive": "bad", "exclude": ["kind", "knid"] });
+        let learned = testing::aggregate::<Training>(cases(true), params.clone(), 2)?;
+        assert_eq!(learned["warnings"], json!(["no column \"knid\" to exclude"]));
+        let next = |member: &str, value: Value| {
+            let mut params = params.clone();
+            params["model"] = learned["model"].clone();
+            params[member] = value;
+            testing::aggregate::<Training>(cases(true), params, 2)
+        };
+        next("exclude", json!(["kind"]))?;
+        for (member, value) in
+            [("target", json!("kind")), ("positive", json!("good")), ("exclude", json!(["x"]))]
+        {
+            let error = next(member, value).unwrap_err();
+            assert_eq!(error.code(), "invalid-params", "{member}");
+            assert!(error.message().contains("start again without model"), "{error}");
+        }
+        let mut cut = learned["model"].clone();
+        cut["terms"].as_array_mut().unwrap().pop();
+        assert_eq!(next("model", cut).unwrap_err().code(), "invalid-params");
+        Ok(())
     }
 
     #[derive(Row)]
