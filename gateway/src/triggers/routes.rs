@@ -331,10 +331,9 @@ pub(crate) async fn replay(
 
 /// A time with an offset from UTC, or with none, which is UTC.
 fn moment(name: &str, text: &str) -> Result<Timestamp, Problem> {
-    let with_offset = || chrono::DateTime::parse_from_rfc3339(text).ok().map(std::time::SystemTime::from);
-    let parsed = humantime::parse_rfc3339_weak(text).ok().or_else(with_offset);
-    let since = parsed.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-    since.and_then(|since| u64::try_from(since.as_millis()).ok()).map(Timestamp).ok_or_else(|| {
+    let read = |text: &str| chrono::DateTime::parse_from_rfc3339(text).ok();
+    let parsed = read(text).or_else(|| read(&format!("{text}Z")));
+    parsed.and_then(|at| u64::try_from(at.timestamp_millis()).ok()).map(Timestamp).ok_or_else(|| {
         Problem::new(
             ErrorKind::InvalidRequest,
             format!(
@@ -495,8 +494,18 @@ mod tests {
         check("2026-11-22 00:00:00", Some(midnight));
         check("2026-11-22T05:00:00+05:00", Some(midnight));
         check("2026-11-21T20:30:00-03:30", Some(midnight));
-        for wrong in ["yesterday", "", "2026-11-22", "2026-13-22T00:00:00+05:00", "1970-01-01T00:00:00+05:00"]
-        {
+        check("2026-11-22T05:00:00.250+05:00", Some(midnight + 250));
+        check("2026-11-21T20:30:00.250-03:30", Some(midnight + 250));
+        check("2026-11-22T00:00:00.250", Some(midnight + 250));
+        for wrong in [
+            "yesterday",
+            "",
+            "2026-11-22",
+            "2026-13-22T00:00:00+05:00",
+            "2026-11-22T00:00:00.5+99:00",
+            "2026-11-22T00:00:00ZZ",
+            "1970-01-01T00:00:00+05:00",
+        ] {
             check(wrong, None);
         }
     }
