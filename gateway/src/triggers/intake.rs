@@ -84,7 +84,8 @@ pub struct Waiting {
     /// Started again although it has an outcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<Uuid>,
-    /// Queued because somebody asked for it, however short ago it was told or found; what it starts is as ever.
+    /// Queued because somebody asked for it after it was given up, however short ago it was queued before; what it
+    /// starts is as ever.
     #[serde(skip)]
     pub asked: Option<Uuid>,
     /// How often it waited for its turn.

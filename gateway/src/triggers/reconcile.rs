@@ -70,8 +70,7 @@ pub struct Scope {
     pub until: Option<Timestamp>,
     /// Starts also what was started before, under this name.
     pub again: Option<Uuid>,
-    /// Starts also what was given up before, and whatever was told or found a moment ago and has
-    /// started nothing yet.
+    /// Starts also what was given up before, however short ago.
     pub given_up: bool,
     /// Waits for room where a queue is full.
     pub patient: bool,
@@ -398,12 +397,14 @@ async fn feed(
             ));
         }
         let short = short(&state_identity(&document.bucket, &key, &pin, last_modified));
-        let is_known = match known.get_mut(&short) {
+        // What has no outcome yet may wait in the queue: it is not queued again and again with each replay.
+        let (is_known, asked) = match known.get_mut(&short) {
             Some(known) => {
                 known.seen = true;
-                !(known.given_up && scope.given_up)
+                let asked = asked.filter(|_| known.given_up);
+                (asked.is_none(), asked)
             }
-            None => false,
+            None => (false, None),
         };
         let in_time = scope.since.is_none_or(|since| last_modified >= since)
             && scope.until.is_none_or(|until| last_modified < until);

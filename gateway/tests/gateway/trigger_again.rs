@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use fanfold_protocol::uri::ObjectUri;
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
@@ -49,6 +50,17 @@ async fn a_replay_queues_again_what_one_before_led_to_nothing() {
     wait_for_calls(&service, 1).await;
 }
 
+/// While they wait, as for a pause to end, each copy would take room from what is new.
+#[tokio::test]
+async fn a_replay_queues_no_copies_of_what_one_before_has_queued() {
+    let (service, _) = with_trigger(document()).await;
+    assert_eq!(service.request(Method::POST, "/v1/triggers/t/pause", &[], "").await.status, 204);
+    service.object("bank", "in/a.csv", "1").await;
+    for queued in [1, 0] {
+        assert_eq!(replay(&service, json!({})).await.json(), json!({"listed": 1, "queued": queued}));
+    }
+}
+
 /// Writes the same bytes until they are another state, and tells its second.
 async fn written_after(service: &Service, second: u64) -> u64 {
     let uri = ObjectUri::new("bank", "in/a.csv").unwrap();
@@ -73,10 +85,10 @@ async fn a_look_finds_the_same_bytes_that_were_written_again() {
     service.until("started", 1).await;
 }
 
-/// A few at once, one after the other: a clock that let so many begin each second would take 14.
+/// A few at once, one after the other: a clock that let so many begin each second would take 25.
 #[tokio::test]
 async fn looks_at_many_triggers_follow_each_other_at_once() {
-    const TRIGGERS: usize = 60;
+    const TRIGGERS: usize = 100;
     let (service, _) = with_trigger(document()).await;
     for n in 0..TRIGGERS {
         let other = json!({"bucket": "bank", "prefix": format!("{n}/"), "function": "f"});
@@ -87,5 +99,5 @@ async fn looks_at_many_triggers_follow_each_other_at_once() {
     let service = service.stop().await.serve(|_| {}).await;
     let begun = Instant::now();
     wait_for_calls(&service, TRIGGERS).await;
-    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
