@@ -492,8 +492,8 @@ impl Jobs {
     }
 }
 
-/// How long a cancellation waits for the job to end.
-const CANCEL_WAIT: Duration = Duration::from_secs(2);
+/// How long a cancellation waits for the job to end, which may listen for a second to what its attempts took.
+const CANCEL_WAIT: Duration = Duration::from_secs(3);
 
 fn unknown(id: &Uuid) -> Problem {
     Problem::new(
