@@ -61,6 +61,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const REST: Duration = Duration::from_millis(500);
 /// Before one that could not be reached is met once more.
 const MEET_PAUSE: Duration = Duration::from_secs(10);
+/// The same where no worker is reached: the gateway is not ready then, so that no call comes that would find one.
+const MEET_PAUSE_ALONE: Duration = Duration::from_secs(2);
 /// How often a silent worker is asked whether it is there, and how long it may
 /// take: a host that is cut off is known to be gone after both.
 const PING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3));
@@ -195,11 +197,12 @@ impl Endpoint {
     }
 
     /// Whether it is to be met although it was before: no connection leads to it, and nobody tries for one
-    /// or has found out a moment ago that there is none.
-    pub fn is_to_be_met(&self, now: Instant) -> bool {
+    /// or has found out a moment ago that there is none. `others` are reached, or none is.
+    pub fn is_to_be_met(&self, others: bool, now: Instant) -> bool {
         let failed =
             self.rest.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(until, _)| *until);
-        let is_time = failed.is_none_or(|until| now >= until + MEET_PAUSE);
+        let pause = if others { MEET_PAUSE } else { MEET_PAUSE_ALONE };
+        let is_time = failed.is_none_or(|until| now >= until + pause);
         is_time && self.is_live(now) && !self.is_reached() && self.connecting.try_lock().is_ok()
     }
 

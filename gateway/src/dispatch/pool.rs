@@ -369,8 +369,9 @@ impl Pool {
         if let Some(endpoint) = known.get(&key).filter(|endpoint| endpoint.member.instance == member.instance)
         {
             endpoint.hear(&member);
-            if endpoint.is_to_be_met(Instant::now()) {
-                self.meet(Arc::clone(endpoint));
+            let others = known.values().any(|endpoint| endpoint.is_reached());
+            if endpoint.is_to_be_met(others, Instant::now()) {
+                self.meet_again(Arc::clone(endpoint));
             }
             return;
         }
@@ -398,13 +399,24 @@ impl Pool {
         self.meet(endpoint);
     }
 
-    /// Connects to a worker that has come, or to which nothing leads any more: what is wrong with its certificate or with ours is not left
-    /// to the first call to find out.
+    /// Connects to a worker that has come: what is wrong with its certificate or with ours is not left to the first
+    /// call to find out.
     fn meet(&self, endpoint: Arc<Endpoint>) {
         let inner = Arc::clone(&self.inner);
         tokio::spawn(async move {
             // It is never closed.
             if let Ok(_place) = inner.met.acquire().await {
+                endpoint.meet().await;
+            }
+        });
+    }
+
+    /// Connects to one to which nothing leads any more, where there is a place now: as its record is renewed all the
+    /// time, there would be no end of those that wait for one.
+    fn meet_again(&self, endpoint: Arc<Endpoint>) {
+        let inner = Arc::clone(&self.inner);
+        tokio::spawn(async move {
+            if let Ok(_place) = inner.met.try_acquire() {
                 endpoint.meet().await;
             }
         });
