@@ -43,7 +43,7 @@ struct Options {
     #[serde(default)]
     positive: Option<String>,
     #[serde(default)]
-    loss_given_default: LossGivenDefault,
+    loss_given_default: Option<LossGivenDefault>,
 }
 
 /// The scores seen so far.
@@ -151,7 +151,7 @@ impl Aggregate for Portfolio {
         let grades = texts("grade", column(batch, "grade")?)?;
         let groups = texts(&options.by, column(batch, &options.by)?)?;
         let outcomes = options.outcome.as_ref().map(|name| texts(name, column(batch, name)?)).transpose()?;
-        let lgd = options.loss_given_default.share();
+        let lgd = options.loss_given_default.unwrap_or_default().share();
         for row in 0..batch.num_rows() {
             let p = pd.value(row);
             if !(0.0..=1.0).contains(&p) {
@@ -214,7 +214,7 @@ impl Aggregate for Portfolio {
             mean_pd: (self.all.rows > 0).then(|| self.all.pd / self.all.rows as f64),
             exposure: self.all.amount,
             expected_loss: self.all.loss,
-            loss_given_default: options.loss_given_default.share(),
+            loss_given_default: options.loss_given_default.unwrap_or_default().share(),
             by_grade,
             by_group,
             outcome,
@@ -589,6 +589,15 @@ mod tests {
             json!({ "bad_rate": null, "auc": null, "brier_score": null, "calibration": [] })
         );
         assert_eq!((&none["warnings"], &none["mean_pd"]), (&Value::Null, &Value::Null));
+        Ok(())
+    }
+
+    #[test]
+    fn a_loss_that_is_null_is_that_of_the_basel_committee() -> Result<()> {
+        let mut params = params();
+        params["loss_given_default"] = Value::Null;
+        let report = testing::aggregate::<Portfolio>(vec![score("car", 0.1, "bad")], params, 1)?;
+        assert_eq!(report["loss_given_default"], 0.45);
         Ok(())
     }
 
