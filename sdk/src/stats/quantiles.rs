@@ -162,10 +162,14 @@ impl Quantiles {
     /// The digest of what is held, which it is from now on.
     fn digest(&mut self) -> &mut TDigestMut {
         if let Held::Few(counts) = &self.0 {
-            let empty = || {
-                TDigestMut::new(K).unwrap_or_else(|error| unreachable!("a constant size is refused: {error}"))
-            };
-            self.0 = Held::Many(Box::new(of_counts(counts).unwrap_or_else(empty)));
+            let digest = TDigestMut::new(K);
+            let mut digest =
+                digest.unwrap_or_else(|error| unreachable!("a constant size is refused: {error}"));
+            // Merged, since as it is made it has several times the centroids of a digest.
+            if let Some(part) = of_counts(counts) {
+                digest.merge(&part);
+            }
+            self.0 = Held::Many(Box::new(digest));
         }
         match &mut self.0 {
             Held::Many(digest) => digest,
@@ -536,6 +540,18 @@ mod tests {
         all.extend(&[-1.0; 200]);
         let below = 200.0 / all.count() as f64;
         assert!((all.rank(0.0).unwrap() - below).abs() < 0.005, "{:?}", all.rank(0.0));
+    }
+
+    #[test]
+    fn counts_that_became_too_many_take_no_more_room_than_other_digests() {
+        let mut all = Quantiles::default();
+        for part in 0..2 {
+            // Each part has 300 different values, both have 600.
+            all.extend(&(0..CHUNK).map(|n| (n % 300 + part * 300) as f64).collect::<Vec<_>>());
+        }
+        assert_eq!(all.count(), 2 * CHUNK as u64);
+        let bytes = Vec::from(all);
+        assert!(bytes.len() <= 13 << 10, "{}", bytes.len());
     }
 
     #[test]
