@@ -141,7 +141,8 @@ impl Budget {
             return Err(damaged(&place(), &format!("a dictionary of {values} values in {decoded} bytes")));
         }
         check_size(decoded).map_err(|p| p.within(place()))?;
-        walk.take(header.dictionary, decoded, values);
+        // What is not compressed is kept as it is stored, whatever the header claims.
+        walk.take(header.dictionary, decoded.max(stored), values);
         walk.delta |= header.delta;
         self.spend(stored + length, decoded).map_err(|p| p.within(place()))?;
         Ok(stored)
@@ -183,14 +184,14 @@ impl Walk {
         }
     }
 
-    fn take(&mut self, dictionary: bool, decoded: u64, values: u64) {
-        self.bytes += decoded;
+    fn take(&mut self, dictionary: bool, bytes: u64, values: u64) {
+        self.bytes += bytes;
         if dictionary {
-            self.dictionary += decoded;
+            self.dictionary += bytes;
         } else {
             self.items = self.items.saturating_add(values);
-            self.page = self.page.max(decoded);
-            self.value_bytes_max = self.value_bytes_max.max(decoded / values.max(1));
+            self.page = self.page.max(bytes);
+            self.value_bytes_max = self.value_bytes_max.max(bytes / values.max(1));
         }
     }
 }
@@ -258,6 +259,23 @@ mod tests {
         assert_eq!(join(&[need(&[1 << 30, 1 << 30], None).unwrap()]), 0);
         let most = need(&[1 << 30], Some(u64::MAX)).unwrap();
         assert_eq!(join(&[most, wide]), u64::MAX);
+    }
+
+    #[test]
+    fn a_page_takes_no_less_than_it_is_stored_with() {
+        let check = |decoded: i64, stored: i64, dictionary: bool, expected: (u64, u64)| {
+            let header = PageHeader { decoded, stored, values: 10, dictionary, delta: false };
+            let (mut budget, mut walk) = (Budget::default(), Walk::default());
+            let taken = budget.check_page(String::new, header, 20, 1 << 20, &mut walk).unwrap();
+            let need = walk.need();
+            assert_eq!(
+                (taken, need.open_bytes, need.value_bytes_max),
+                (stored as u64, expected.0, expected.1)
+            );
+        };
+        check(1_000, 400, false, (1_000, 100));
+        check(0, 400, false, (400, 40));
+        check(10, 400, true, (400, 0));
     }
 
     #[test]
