@@ -26,6 +26,7 @@ use parquet::{
     errors::ParquetError,
     file::metadata::{ParquetMetaData, RowGroupMetaData},
 };
+use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
@@ -45,6 +46,12 @@ use crate::{
         pieces::{Share, Source},
     },
 };
+
+/// Batches that are decoded at one time, by all readers of the process. Each takes a thread that may wait, of which
+/// there are 512, for bytes that the embedded store reads on such threads: these are not to wait all of them. Fewer
+/// also hold less while they decode.
+const DECODERS_MAX: usize = 32;
+static DECODERS: Semaphore = Semaphore::const_new(DECODERS_MAX);
 
 /// What a reader holds of the row group that it reads, as stored.
 #[derive(Clone, Copy, Debug)]
@@ -166,7 +173,10 @@ impl Streamed {
         let reader = self.reader.take();
         let mut reader = reader.ok_or_else(|| crate::internal("a row group was read on after an error"))?;
         let shown = Arc::clone(shown);
+        let turn = DECODERS.acquire().await;
         let decode = move || {
+            // Until it ends, also where nobody waits for it any longer.
+            let _turn = turn;
             let began = thread_cpu_ns();
             let batch = shown.read(&mut reader, || place.clone());
             (reader, batch, thread_cpu_ns().saturating_sub(began))

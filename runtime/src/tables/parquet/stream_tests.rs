@@ -2,7 +2,7 @@
 //! Row groups read in pieces, with so little room that small ones are: against the embedded server,
 //! and against what is read at once.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use arrow::{
     array::{ArrayRef, Int64Array, ListArray, StringArray},
@@ -32,6 +32,7 @@ use parquet::{
 use tokio::{
     io::{AsyncReadExt, copy},
     net::{TcpListener, TcpStream},
+    task::JoinSet,
 };
 
 use super::*;
@@ -411,4 +412,41 @@ async fn a_reader_that_is_dropped_fetches_no_more() {
     assert!(source.held_bytes() > 0);
     drop(reader);
     assert_eq!(source.held_bytes(), 0);
+}
+
+/// The embedded store in the process reads on the threads on which decoders wait for it.
+#[test]
+fn readers_leave_threads_to_the_store() {
+    const THREADS: usize = DECODERS_MAX + 4;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(THREADS)
+        .enable_all()
+        .build()
+        .unwrap();
+    let all = async {
+        let folder = tempfile::tempdir().unwrap();
+        let config = ServerConfig { root: folder.path().to_owned(), credentials: credentials() };
+        let server = Some(Server::open(config).unwrap());
+        // Nobody listens there.
+        let config = StoreConfig::at("http://127.0.0.1:9", credentials());
+        let store = Store::connect(StoreConfig { server, ..config }).unwrap();
+        store.ensure_bucket(BUCKET).await.unwrap();
+        let slice = put(&store, &encode(&table(4_000), small_pages())).await;
+        let mut opened = Vec::new();
+        for _ in 0..THREADS + 8 {
+            let mut reader = open(&store, &slice, None, None).await;
+            reader.room = NO_ROOM;
+            opened.push(reader);
+        }
+        let mut reading = JoinSet::new();
+        for mut reader in opened {
+            reading.spawn(async move { read(&mut reader).await.map(|found| found.rows.len()) });
+        }
+        for rows in reading.join_all().await {
+            assert_eq!(rows.unwrap(), 4_000);
+        }
+    };
+    let ended = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), all).await });
+    assert!(ended.is_ok(), "readers wait for each other");
 }
