@@ -14,7 +14,7 @@ use super::{Group, ParquetReader, selection::Selected};
 use crate::tables::{
     BATCH_ROWS_MAX,
     guard::{guard, quote},
-    ranges::{Ahead, Sparse, fetch},
+    ranges::{Ahead, Sparse, coalesce, fetch},
 };
 
 /// Row groups up to this size are fetched while the one before is decoded.
@@ -59,10 +59,12 @@ impl ParquetReader {
         {
             let range = |(leaf, chunk)| self.range(index, chunk).map(|range| (leaf, range));
             let chunks = self.chunks(index).map(range).collect::<Result<Vec<_>, _>>()?;
-            let of_chunk = |of: &Selected, (leaf, range): &(usize, Range<u64>)| {
-                of.ranges(*leaf, range).map_or(range.end - range.start, |ranges| total(&ranges))
+            let bytes = |of: &Selected| {
+                let wanted = chunks
+                    .iter()
+                    .flat_map(|(leaf, range)| of.ranges(*leaf, range).unwrap_or_else(|| vec![range.clone()]));
+                total(&coalesce(wanted.collect()))
             };
-            let bytes = |of: &Selected| chunks.iter().map(|c| of_chunk(of, c)).fold(0, u64::saturating_add);
             match selected.parts(&bytes, self.held_bytes_max(index)) {
                 Some(parts) => self.parts = parts.into(),
                 None => _ = self.selection.forget(index),
@@ -125,13 +127,13 @@ impl ParquetReader {
         Ok(selected.unwrap_or_else(|| vec![range]))
     }
 
-    /// Where the wanted columns of a group lie.
+    /// Where the wanted columns of a group lie, with what is read along between them.
     fn ranges(&self, index: usize) -> Result<Vec<Range<u64>>, Problem> {
         let mut ranges = Vec::new();
         for (leaf, chunk) in self.chunks(index) {
             ranges.extend(self.wanted(index, leaf, chunk)?);
         }
-        Ok(ranges)
+        Ok(coalesce(ranges))
     }
 
     pub(super) fn range(&self, index: usize, chunk: &ColumnChunkMetaData) -> Result<Range<u64>, Problem> {

@@ -261,6 +261,21 @@ async fn what_a_filter_selects_of_a_large_row_group_is_read_in_parts() {
 }
 
 #[tokio::test]
+async fn what_lies_between_selected_pages_counts_where_it_is_read_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = connect(serve(folder.path()).await);
+    let indexed = one_dictionary().set_write_batch_size(50).set_data_page_row_count_limit(50);
+    let slice = put(&store, &encode(&table(5_000), indexed)).await;
+    // A tenth of the row group, in pages that are so near to each other that all is read.
+    let begins: Vec<u64> = (0..10).map(|at| 500 * at).collect();
+    let filter = begins.iter().map(|id| format!("id >= {id} and id < {}", id + 50));
+    let filter = filter.collect::<Vec<_>>().join(" or ");
+    let found = check(&store, &slice, None, Some(&filter), SMALL).await;
+    assert!(found.parted && found.held_bytes_max == 0);
+    assert_eq!(found.rows, begins.iter().flat_map(|id| id + 1..=id + 50).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn batches_are_smaller_once_a_page_shows_that_they_must_be() {
     let folder = tempfile::tempdir().unwrap();
     let store = connect(serve(folder.path()).await);
