@@ -13,8 +13,8 @@
 //!
 //! A reader holds two batches of at most 8 MiB and, by format:
 //! Parquet the selected columns of one row group as stored, up to 256 MiB (of more
-//! than 64 columns up to 1 GiB), or of a larger one pieces of 256 MiB together, a column's
-//! of 64 MiB unless a page is longer; those of the
+//! than 64 columns up to 1 GiB), or of a larger one pieces of 256 MiB together (of more than
+//! 4,096 columns up to 1 GiB), a column's of 64 MiB unless a page is longer; those of the
 //! next one when they are small enough to be read ahead (128 MiB), and of lists
 //! what the rows of a batch take, 1 GiB at most; Arrow files
 //! up to two runs of blocks, 16 MiB each unless one block is larger; text about

@@ -47,6 +47,11 @@ impl Share {
         let pieces = usize::try_from(share / piece_bytes).unwrap_or(2).max(2);
         Self { piece_bytes, pieces }
     }
+
+    /// What so many parts hold all together, where none asks for more at once than a piece.
+    pub(super) fn bytes(self, parts: u64) -> u64 {
+        parts.saturating_mul(self.piece_bytes).saturating_mul(self.pieces as u64)
+    }
 }
 
 /// An object of which parts are read in pieces.
@@ -254,6 +259,7 @@ mod tests {
         let check = |parts, piece_bytes: u64, pieces| {
             let share = Share::of(parts, 256 * mib, 64 * mib);
             assert_eq!(share, Share { piece_bytes, pieces }, "{parts}");
+            assert_eq!(share.bytes(parts), parts * piece_bytes * pieces as u64, "{parts}");
         };
         check(1, 16 * mib, 4);
         check(4, 16 * mib, 4);

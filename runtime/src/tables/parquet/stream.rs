@@ -79,6 +79,21 @@ impl Room {
     }
 }
 
+/// What the pieces of all wanted columns may take: no piece is smaller than some, of however many columns.
+const PIECES_BYTES_MAX: u64 = 1 << 30;
+
+/// Refuses to read so many columns in pieces that these would take too much.
+fn check_columns(uri: &str, index: usize, columns: u64, share: Share) -> Result<(), Problem> {
+    if share.bytes(columns) <= PIECES_BYTES_MAX {
+        return Ok(());
+    }
+    let detail = format!(
+        "row group {index} of {uri}, of which more than {PIECES_BYTES_MAX} bytes are wanted, must be read with fewer \
+         columns, found {columns}; select fewer, or write smaller row groups"
+    );
+    Err(Problem::new(ErrorKind::DecodeLimit, detail))
+}
+
 /// Why the decoder is to stop, in the words of those who know: it passes on no more than a text.
 #[derive(Debug)]
 pub(super) enum Stop {
@@ -217,8 +232,9 @@ impl ParquetReader {
         for (leaf, chunk) in self.chunks(index) {
             ranges.insert(leaf, self.range(index, chunk)?);
         }
-        let stop = CancellationToken::new();
-        let share = Share::of(ranges.len() as u64, self.room.group_bytes, self.room.chunk_bytes);
+        let (stop, columns) = (CancellationToken::new(), ranges.len() as u64);
+        let share = Share::of(columns, self.room.group_bytes, self.room.chunk_bytes);
+        check_columns(&self.uri, index, columns, share)?;
         let source = Arc::new(Source::new(&self.store, &self.slice, share, stop.clone()));
         let ledger = Arc::new(Mutex::new(Ledger {
             uri: self.uri.clone(),

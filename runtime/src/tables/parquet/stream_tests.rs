@@ -301,6 +301,18 @@ async fn batches_are_smaller_once_a_page_shows_that_they_must_be() {
 }
 
 #[test]
+fn pieces_of_very_many_columns_are_refused() {
+    let check = |columns: u64| {
+        let Room { group_bytes, chunk_bytes } = Room::default();
+        let share = Share::of(columns, group_bytes, chunk_bytes);
+        check_columns("s3://bank/x", 3, columns, share).map_err(|problem| problem.code)
+    };
+    assert_eq!(check(16_384), Ok(()));
+    assert_eq!(check(16_385), Err(ErrorKind::DecodeLimit));
+    assert_eq!(check(131_072), Err(ErrorKind::DecodeLimit));
+}
+
+#[test]
 fn rows_at_once_hang_on_the_largest() {
     let take = |batch_rows: usize, takes: &[Takes]| {
         let mut ledger = Ledger {
