@@ -15,7 +15,6 @@ use std::{
     path::Path,
     slice,
     str::FromStr,
-    time::UNIX_EPOCH,
 };
 
 use axum::extract::Request;
@@ -30,6 +29,7 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use crate::{
     console, docs,
     problem::{Answer, Refusal},
+    rfc3339,
     state::AppState,
     triggers::sender,
 };
@@ -158,7 +158,7 @@ impl TokenDigest {
 }
 
 /// A line of a configuration's file: 64 hexadecimal digits and, where the token expires, `until`
-/// and a time in UTC (RFC 3339). The error is what was expected.
+/// and a time (RFC 3339). The error is what was expected.
 impl FromStr for TokenDigest {
     type Err = &'static str;
     fn from_str(line: &str) -> Result<Self, Self::Err> {
@@ -168,11 +168,8 @@ impl FromStr for TokenDigest {
             return Ok(digest);
         }
         let time = rest.trim_start().strip_prefix("until ").map(str::trim);
-        let at = time.and_then(|time| humantime::parse_rfc3339_weak(time).ok());
-        let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-        let ms = since.and_then(|since| u64::try_from(since.as_millis()).ok());
-        let at = ms.ok_or("`until` and a time such as 2027-06-30T00:00:00Z behind the digits")?;
-        Ok(digest.until(Timestamp(at)))
+        let at = time.and_then(rfc3339::time);
+        Ok(digest.until(at.ok_or("`until` and a time such as 2027-06-30T00:00:00Z behind the digits")?))
     }
 }
 
@@ -334,6 +331,7 @@ mod tests {
         check("", Ok(None));
         check(" until 1970-01-01T00:00:09Z", Ok(Some(9_000)));
         check("\tuntil  1970-01-01 00:00:09", Ok(Some(9_000)));
+        check(" until 1970-01-01T05:00:09.250+05:00", Ok(Some(9_250)));
         check("0", Err("64 hexadecimal digits"));
         check(" 1970-01-01T00:00:09Z", no_time);
         check(" until tomorrow", no_time);

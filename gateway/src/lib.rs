@@ -32,6 +32,7 @@ mod peers;
 mod pieces;
 pub mod problem;
 pub mod report;
+mod rfc3339;
 mod router;
 mod server;
 pub mod state;
