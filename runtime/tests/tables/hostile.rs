@@ -11,9 +11,13 @@ use arrow::{
 use fanfold_protocol::ErrorKind;
 use fanfold_runtime::tables::TableSource;
 use parquet::{
+    basic::Encoding,
     column::writer::ColumnWriter,
     data_type::{ByteArray, FixedLenByteArray},
-    file::{properties::WriterProperties, writer::SerializedFileWriter},
+    file::{
+        properties::{WriterProperties, WriterPropertiesBuilder},
+        writer::SerializedFileWriter,
+    },
     schema::parser::parse_message_type,
 };
 
@@ -130,9 +134,12 @@ async fn intervals_are_read_whole_or_not_at_all() {
 
 /// A column of byte arrays, with a dictionary or without.
 fn encode_bytes(annotated: &str, values: &[&[u8]], dictionary: bool) -> Vec<u8> {
+    encode_bytes_with(annotated, values, WriterProperties::builder().set_dictionary_enabled(dictionary))
+}
+
+fn encode_bytes_with(annotated: &str, values: &[&[u8]], properties: WriterPropertiesBuilder) -> Vec<u8> {
     let schema = Arc::new(parse_message_type(&format!("message m {{ {annotated}; }}")).unwrap());
-    let properties = WriterProperties::builder().set_dictionary_enabled(dictionary).build();
-    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties)).unwrap();
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties.build())).unwrap();
     let mut group = writer.next_row_group().unwrap();
     let mut column = group.next_column().unwrap().unwrap();
     let bytes = values.iter().map(|value| ByteArray::from(value.to_vec()));
@@ -185,5 +192,21 @@ async fn names_of_enumerations_are_texts() {
         assert_eq!((types(&found), rows(&found)), (vec!["x Utf8".to_owned()], vec!["2".to_owned()]));
         let damaged = encode_bytes(annotated, &[b"2", b"\xff\xfe and more than fits a view"], false);
         problem("x.parquet", damaged, ErrorKind::ParquetCorrupt, &["row group 0", "UTF-8"]).await;
+    }
+}
+
+/// The decoder looks at texts in these encodings in a row.
+#[tokio::test]
+async fn texts_that_share_a_character_are_refused() {
+    let long = [&b"more than fits a view, up to \xc3"[..], b"\xa9, and as much behind it"];
+    for encoding in [Encoding::DELTA_LENGTH_BYTE_ARRAY, Encoding::DELTA_BYTE_ARRAY, Encoding::PLAIN] {
+        let properties = || WriterProperties::builder().set_dictionary_enabled(false).set_encoding(encoding);
+        let encode = |values: &[&[u8]]| encode_bytes_with("optional binary x (UTF8)", values, properties());
+        let found = read_content("x.parquet", encode(&["é".as_bytes(), b"", "aé".as_bytes()])).await.unwrap();
+        assert_eq!(rows(&found), ["é", "", "aé"]);
+        for values in [[&b"a\xc3"[..], b"\xa9"], long] {
+            let words = ["row group 0", "UTF-8"];
+            problem("x.parquet", encode(&values), ErrorKind::ParquetCorrupt, &words).await;
+        }
     }
 }

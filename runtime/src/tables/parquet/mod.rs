@@ -25,13 +25,13 @@ mod weight;
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    ops::Range,
+    ops::{BitOr, Range},
     sync::Arc,
 };
 
 use arrow::{
-    array::{Array, RecordBatch},
-    datatypes::{Schema, SchemaRef},
+    array::{Array, ArrayData, RecordBatch},
+    datatypes::{DataType, Schema, SchemaRef},
     error::ArrowError,
 };
 use fanfold_protocol::{
@@ -324,9 +324,27 @@ fn unchecked(leaves: &[Leaf], schema: &SchemaDescriptor, wanted: &[usize]) -> Ve
     (0..wanted.len()).filter(|at| columns.contains(&wanted[*at])).collect()
 }
 
-/// Checks that the texts in these columns are UTF-8, at any depth.
+/// Checks that each text is UTF-8 by itself, at any depth: those in these columns as a whole, others only where the
+/// decoder leaves off.
 fn check_texts(batch: &RecordBatch, columns: &[usize]) -> Result<(), ArrowError> {
-    columns.iter().try_for_each(|at| batch.column(*at).to_data().validate_full())
+    columns.iter().try_for_each(|at| batch.column(*at).to_data().validate_full())?;
+    if batch.columns().iter().any(|column| is_split(&column.to_data())) {
+        let detail = "encountered non UTF-8 data: a text begins within a character";
+        return Err(ArrowError::InvalidArgumentError(detail.to_owned()));
+    }
+    Ok(())
+}
+
+/// Whether a text begins within a character. In delta encodings the decoder looks at texts in a row, where one may
+/// go on with the character that the one before does not end.
+fn is_split(data: &ArrayData) -> bool {
+    // Behind the length of a view, the first byte: zero where there is none.
+    let begins_within = |view: &u128| (*view >> u32::BITS) as u8 & 0xc0 == 0x80;
+    match data.data_type() {
+        // Without a branch for each.
+        DataType::Utf8View => data.buffer(0).iter().map(begins_within).fold(false, BitOr::bitor),
+        _ => data.child_data().iter().any(is_split),
+    }
 }
 
 /// The row groups of the slice, all of which must be there; those without rows are left out.
