@@ -32,12 +32,14 @@
 //! assert_eq!((range.min(), range.max()), (Some(-1.0), Some(3.0)));
 //! ```
 
+mod centroids;
 mod distinct;
 mod histogram;
 mod minmax;
 mod moments;
 mod pair;
 mod quantiles;
+mod sorted;
 mod topk;
 
 pub use distinct::{Distinct, Key};

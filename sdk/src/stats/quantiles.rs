@@ -13,7 +13,11 @@
 use datasketches::tdigest::TDigestMut;
 use serde::{Deserialize, Serialize};
 
-use super::numeric;
+use super::{
+    centroids::{K, of_counts, of_sorted, pair},
+    numeric,
+    sorted::sorted,
+};
 
 /// Quantiles: exact for up to 512 different values, of more to within 2 % of rank
 /// at the worst, in the middle of wildly uneven values; far less for smooth ones,
@@ -46,11 +50,6 @@ enum Held {
 
 /// How many different values are counted.
 const DIFFERENT_MAX: usize = 512;
-
-/// The compression δ is twice this. A centroid in the middle then holds at most
-/// (4·ln(n/δ) + 24) / 4δ of n values (Dunning and Ertl, scale function k₂):
-/// 2.5 % of a billion, and half of that is the error.
-const K: u16 = 400;
 
 /// Values sorted at a time: so many that the digest is seldom merged, and few enough to stay in a near cache.
 const CHUNK: usize = 8192;
@@ -203,123 +202,6 @@ fn between(counts: &[(f64, u64)], rank: f64) -> Option<f64> {
 /// Below this many values, sorting them by digits is not worth its tables.
 const SORTED_MIN: usize = 128;
 
-/// So many values at each end of a part are centroids of their own, and between those
-/// every [`GROUP`] are one.
-///
-/// At the r-th value from an end, a centroid may hold r·(4·ln(n/δ) + 24) / δ (see
-/// [`K`]), which from here on is 7 at least and grows with n. So a digest would not have
-/// kept them apart either, wherever the part's values lie among all.
-const OUTER: usize = 256;
-const GROUP: usize = 8;
-
-/// The digest of these values; `None` without values.
-fn of_sorted(values: &[f64]) -> Option<TDigestMut> {
-    let (low, rest) = values.split_at(OUTER.min(values.len()));
-    let (inner, high) = rest.split_at(rest.len().saturating_sub(OUTER) / GROUP * GROUP);
-    let (groups, _) = inner.as_chunks::<GROUP>();
-    let mut centroids = Vec::with_capacity(low.len() + groups.len() + high.len());
-    centroids.extend(low.iter().map(|value| (*value, 1)));
-    centroids.extend(groups.iter().map(|group| (mean(group), GROUP as u64)));
-    centroids.extend(high.iter().map(|value| (*value, 1)));
-    of_centroids(&centroids)
-}
-
-/// One centroid holds at most this part of the values that are counted, since a digest
-/// takes a centroid's values to lie to both of its sides.
-const PARTS: u64 = 2_048;
-
-/// The digest of counted values; `None` without values.
-fn of_counts(counts: &[(f64, u64)]) -> Option<TDigestMut> {
-    let most = counts.iter().map(|(_, times)| times).sum::<u64>().div_ceil(PARTS).max(1);
-    let parts = counts.iter().flat_map(|&(value, times)| {
-        let whole = std::iter::repeat_n((value, most), (times / most) as usize);
-        whole.chain((times % most > 0).then_some((value, times % most)))
-    });
-    of_centroids(&parts.collect::<Vec<_>>())
-}
-
-/// The digest of centroids in ascending order, whose first and last are the extremes.
-///
-/// It is made in the form in which digests travel, the one way to hand over many
-/// at once. Source: Apache DataSketches, the double precision image of a t-digest.
-fn of_centroids(centroids: &[(f64, u64)]) -> Option<TDigestMut> {
-    let ((first, _), (last, _)) = (centroids.first()?, centroids.last()?);
-    // Longs before the centroids, version, the family of t-digests; size, flags, unused.
-    let mut image = vec![2, 1, 20];
-    image.reserve(32 + 16 * centroids.len());
-    image.extend(K.to_le_bytes());
-    image.extend([0; 3]);
-    // So many centroids, and no further values.
-    image.extend((centroids.len() as u64).to_le_bytes());
-    image.extend(first.to_le_bytes());
-    image.extend(last.to_le_bytes());
-    for (mean, weight) in centroids {
-        image.extend(pair(*mean, *weight));
-    }
-    Some(TDigestMut::deserialize(&image).unwrap_or_else(|error| unreachable!("an image of its own: {error}")))
-}
-
-/// A value and a count in bytes.
-fn pair(value: f64, count: u64) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&value.to_le_bytes());
-    bytes[8..].copy_from_slice(&count.to_le_bytes());
-    bytes
-}
-
-/// The mean of values in ascending order. Divided before they are added, so that no sum
-/// overflows, and no further out than they are, however it is rounded.
-fn mean(group: &[f64; GROUP]) -> f64 {
-    group.iter().map(|value| value / GROUP as f64).sum::<f64>().clamp(group[0], group[GROUP - 1])
-}
-
-/// The finite ones of the values in ascending order.
-///
-/// By digits, of which no more than four are looked at: the highest in which the values differ. Those that
-/// are alike in all of these are sorted by comparison.
-/// Source: radix sort from the lowest digit, Knuth, "The Art of Computer
-/// Programming" 3, 5.2.5; the order of a float's bits as IEEE 754, 5.10.
-fn sorted(values: &[f64]) -> Vec<f64> {
-    const DIGITS: u32 = 4;
-    // A negative number's bits fall as it grows: turn all of them, or else only
-    // the sign, so that they grow with it.
-    let key = |value: &f64| {
-        let bits = value.to_bits();
-        bits ^ (((bits as i64 >> 63) as u64) | 1 << 63)
-    };
-    let value = |key: u64| f64::from_bits(key ^ (((!key as i64 >> 63) as u64) | 1 << 63));
-    let mut keys: Vec<u64> = values.iter().filter(|value| value.is_finite()).map(key).collect();
-    let (low, high) = keys.iter().fold((u64::MAX, 0), |(low, high), key| (low.min(*key), high.max(*key)));
-    let shift = u64::BITS.saturating_sub(high.saturating_sub(low).leading_zeros() + 8 * DIGITS);
-    let digits = |key: u64| (((key - low) >> shift) as u32).to_le_bytes();
-    let mut spare = vec![0; keys.len()];
-    let mut counts = [[0u32; 256]; DIGITS as usize];
-    for key in &keys {
-        for (digit, byte) in digits(*key).into_iter().enumerate() {
-            counts[digit][usize::from(byte)] += 1;
-        }
-    }
-    for (digit, counts) in counts.iter_mut().enumerate() {
-        if counts.iter().any(|&count| count as usize == keys.len()) {
-            continue;
-        }
-        let mut next = 0;
-        for count in counts.iter_mut() {
-            (*count, next) = (next, next + *count);
-        }
-        for key in &keys {
-            let place = &mut counts[usize::from(digits(*key)[digit])];
-            spare[*place as usize] = *key;
-            *place += 1;
-        }
-        std::mem::swap(&mut keys, &mut spare);
-    }
-    if !keys.is_sorted() {
-        keys.chunk_by_mut(|a, b| digits(*a) == digits(*b)).for_each(<[u64]>::sort_unstable);
-    }
-    keys.into_iter().map(value).collect()
-}
-
 impl From<Quantiles> for Vec<u8> {
     fn from(quantiles: Quantiles) -> Self {
         match quantiles.0 {
@@ -400,18 +282,6 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sorting_sorts(mut values in prop_oneof![
-            prop::collection::vec(prop::num::f64::ANY, 0..300),
-            // Alike in every digit that is looked at, beside one that is far.
-            prop::collection::vec(prop_oneof![9 => (0..1_000u64).prop_map(near_one), 1 => -9.0..9e9f64], 0..300),
-        ]) {
-            let found: Vec<u64> = sorted(&values).into_iter().map(f64::to_bits).collect();
-            values.retain(|value| value.is_finite());
-            values.sort_by(f64::total_cmp);
-            prop_assert_eq!(found, values.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
-        }
-
-        #[test]
         fn sorted_values_are_the_digest_that_they_make_one_by_one(
             values in prop::collection::vec(-1e9..1e9f64, 1..300)
         ) {
@@ -422,10 +292,6 @@ mod tests {
             let found = |digest: &mut TDigestMut| digest.quantiles(&[0.0, 0.1, 0.5, 1.0]).unwrap();
             prop_assert_eq!(found(&mut at_once), found(&mut one_by_one));
         }
-    }
-
-    fn near_one(steps: u64) -> f64 {
-        f64::from_bits(1.0_f64.to_bits() + steps)
     }
 
     #[test]
