@@ -47,7 +47,7 @@ struct Shared {
 }
 
 impl Way {
-    /// A way to where `store` is, through which no request is sent twice.
+    /// A way to where `store` is, through which no request that failed is sent again.
     pub async fn to(
         store: &Store,
         trouble: Trouble,

@@ -37,7 +37,11 @@ impl Store {
     /// Whether there is a bucket of this name that the credentials may use.
     pub async fn bucket_exists(&self, bucket: &str) -> Result<bool> {
         let request = self.client_of(bucket)?.head_bucket().bucket(bucket);
-        let there = match request.send().boxed().await.map_err(|e| Target::Bucket(bucket).error(e)) {
+        let answer = self
+            .hedged(move |tried| request.clone().customize().interceptor(tried).send().boxed())
+            .boxed()
+            .await;
+        let there = match answer.map_err(|e| Target::Bucket(bucket).error(e)) {
             // A HEAD does not say why. Who lists is told, and a clock that is off is allowed for once that is told.
             Err(Error::AccessDenied { .. } | Error::Other { .. }) => self.list_one(bucket).await,
             there => there.map(drop),

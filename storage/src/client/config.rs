@@ -40,7 +40,8 @@ pub struct StoreConfig {
     pub read_timeout: Duration,
     /// Bound on one call with all its retries, bodies of answers excluded.
     pub operation_timeout: Duration,
-    /// How long a body may stand still, or only trickle, before the transfer is given up and resumed.
+    /// How long a body may stand still, or only trickle, before the transfer is given up and resumed: of a read's
+    /// first try a quarter of it, of the second half. A read without an answer after a quarter is sent once more beside it.
     pub stall_timeout: Duration,
     /// How often one call is tried.
     pub attempts_max: u32,

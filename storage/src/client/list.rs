@@ -111,7 +111,11 @@ impl Store {
             .set_max_keys(options.page_keys)
             .set_continuation_token(token)
             .encoding_type(EncodingType::Url);
-        let answer = request.send().boxed().await.map_err(|e| Target::Bucket(bucket).error(e))?;
+        let answer = self
+            .hedged(move |tried| request.clone().customize().interceptor(tried).send().boxed())
+            .boxed()
+            .await;
+        let answer = answer.map_err(|e| Target::Bucket(bucket).error(e))?;
         let next = answer.next_continuation_token().map(str::to_owned);
         if answer.is_truncated().unwrap_or(false) && next.is_none() {
             return Err(Error::protocol(

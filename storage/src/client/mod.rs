@@ -13,6 +13,7 @@ mod arbitrate;
 mod bucket;
 mod config;
 mod error;
+mod hedge;
 mod list;
 mod meter;
 mod multipart;
@@ -27,6 +28,7 @@ use std::sync::{Arc, OnceLock, atomic::AtomicBool};
 use aws_sdk_s3::{Client, config::Builder};
 use fanfold_protocol::tenant::Tenant;
 pub use fanfold_protocol::uri::{ObjectUri, Pin, PinnedObject};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 pub use self::{
@@ -71,6 +73,8 @@ struct Inner {
     removals: TaskTracker,
     /// Whether the store was found to take no lists of objects to delete.
     takes_no_lists: Arc<AtomicBool>,
+    /// Places for requests that are sent a second time.
+    hedges: Arc<Semaphore>,
 }
 
 impl Inner {
@@ -82,7 +86,8 @@ impl Inner {
         arbitration: Option<arbitrate::Arbitration>,
     ) -> Arc<Self> {
         let (removals, takes_no_lists) = (self.removals.clone(), Arc::clone(&self.takes_no_lists));
-        Arc::new(Self { config, sdk, arbitration, removals, takes_no_lists })
+        let hedges = Arc::clone(&self.hedges);
+        Arc::new(Self { config, sdk, arbitration, removals, takes_no_lists, hedges })
     }
 }
 
@@ -92,7 +97,8 @@ impl Store {
     pub fn connect(config: StoreConfig) -> Result<Self> {
         let sdk = config.build()?;
         let (removals, takes_no_lists) = (TaskTracker::new(), Arc::default());
-        let inner = Arc::new(Inner { config, sdk, arbitration: None, removals, takes_no_lists });
+        let hedges = Arc::new(Semaphore::new(hedge::HEDGES_MAX));
+        let inner = Arc::new(Inner { config, sdk, arbitration: None, removals, takes_no_lists, hedges });
         Ok(Self { inner, client: Arc::default(), meter: Meter::new(), tenant: None })
     }
 

@@ -3,9 +3,9 @@
 //!
 //! A read with a pin returns bytes of exactly the pinned state, of exactly the
 //! asked length, or an error: a body that is cut or stalls is taken up again
-//! where it broke off, under the same pin.
+//! where it broke off, under the same pin, soon at first and more patiently with each try.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use aws_sdk_s3::{operation::get_object::GetObjectOutput, primitives::ByteStream};
 use bytes::{Bytes, BytesMut};
@@ -17,7 +17,7 @@ use super::{Error, ObjectUri, Pin, Result, Store, back_off, bare_etag, error::Ta
 
 /// How often in a row a body may break off before it has brought [`PROGRESS_BYTES`].
 const RESUMES_MAX: u32 = 5;
-/// What a body brings within `stall_timeout`, unless it counts as broken off: a trickle holds
+/// What a body brings within the patience of a try, unless it counts as broken off: a trickle holds
 /// a read as long as silence does. The SDK itself is content with a byte a second.
 const PROGRESS_BYTES: u64 = 16 << 10;
 
@@ -55,7 +55,11 @@ impl Store {
     /// What the store knows about an object.
     pub async fn head(&self, uri: &ObjectUri) -> Result<Meta> {
         let request = self.client_of(uri.bucket())?.head_object().bucket(uri.bucket()).key(uri.key());
-        let answer = match request.send().boxed().await.map_err(|e| Target::Object(uri).error(e)) {
+        let answer = self
+            .hedged(move |tried| request.clone().customize().interceptor(tried).send().boxed())
+            .boxed()
+            .await;
+        let answer = match answer.map_err(|e| Target::Object(uri).error(e)) {
             Ok(answer) => answer,
             // An answer to HEAD has no body to say which of the two is missing.
             Err(Error::NotFound { .. }) if matches!(self.bucket_exists(uri.bucket()).await, Ok(false)) => {
@@ -105,7 +109,7 @@ impl Store {
             return Err(Error::TooLarge { uri: uri.to_string(), bytes: size, bytes_max });
         }
         let mut body = BytesMut::with_capacity(capacity(uri, size)?);
-        if let Err(error) = self.drain(uri, answer.body, size, &mut body).await {
+        if let Err(error) = self.drain(uri, answer.body, size, &mut body, self.patience(0)).await {
             self.resume(uri, &seen, 0..size, &mut body, error).await?;
         }
         Ok((body.freeze(), seen))
@@ -123,7 +127,7 @@ impl Store {
             });
         }
         let mut body = BytesMut::with_capacity(capacity(uri, range.end - range.start)?);
-        if let Err(error) = self.read_into(uri, pin, range.clone(), &mut body).await {
+        if let Err(error) = self.read_into(uri, pin, range.clone(), &mut body, self.patience(0)).await {
             self.resume(uri, pin, range, &mut body, error).await?;
         }
         Ok(body.freeze())
@@ -170,8 +174,8 @@ impl Store {
             attempt += 1;
             tracing::debug!(%uri, read = body.len(), %error, "resuming a read");
             back_off(attempt).await;
-            let before = body.len();
-            match self.read_into(uri, pin, range.start + before as u64..range.end, body).await {
+            let (before, patience) = (body.len(), self.patience(attempt));
+            match self.read_into(uri, pin, range.start + before as u64..range.end, body, patience).await {
                 Ok(()) => return Ok(()),
                 Err(e) => error = e,
             }
@@ -189,6 +193,7 @@ impl Store {
         pin: &Pin,
         range: Range<u64>,
         body: &mut BytesMut,
+        patience: Duration,
     ) -> Result<()> {
         if range.is_empty() {
             return Ok(());
@@ -208,7 +213,13 @@ impl Store {
             let found = answer.e_tag().map(bare_etag);
             return Err(Error::Changed { uri: uri.to_string(), expected: pin.etag.clone(), found });
         }
-        self.drain(uri, answer.body, range.end - range.start, body).await
+        self.drain(uri, answer.body, range.end - range.start, body, patience).await
+    }
+
+    /// How long a body may stand still on a read's try, counted from 0. Most that do never go on, which
+    /// the first tries find out soon; the later ones have the time for a store that is slow.
+    fn patience(&self, attempt: u32) -> Duration {
+        self.soon().saturating_mul(1 << attempt.min(2))
     }
 
     async fn request(
@@ -226,7 +237,11 @@ impl Store {
             .set_if_match(pin.filter(|p| !is_weak(&p.etag)).map(|p| quoted_etag(&p.etag)))
             .set_version_id(pin.and_then(|p| p.version_id.clone()))
             .set_range(range.map(|r| format!("bytes={}-{}", r.start, r.end - 1)));
-        request.send().boxed().await.map_err(|e| {
+        let answer = self
+            .hedged(move |tried| request.clone().customize().interceptor(tried).send().boxed())
+            .boxed()
+            .await;
+        answer.map_err(|e| {
             let error = Target::Object(uri).error(e);
             pin.map_or(error.clone(), |p| error.changed(uri, &p.etag))
         })
@@ -239,12 +254,12 @@ impl Store {
         mut stream: ByteStream,
         length: u64,
         body: &mut BytesMut,
+        patience: Duration,
     ) -> Result<()> {
         let broken = |left: u64, why: &dyn std::fmt::Display| Error::Unavailable {
             target: uri.to_string(),
             detail: format!("the body broke off {left} bytes before its end: {why}"),
         };
-        let patience = self.inner.config.stall_timeout;
         let mut left = length;
         let (mut due, mut left_then) = (Instant::now() + patience, left);
         loop {

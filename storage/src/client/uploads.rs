@@ -35,7 +35,11 @@ impl Store {
                 .set_key_marker(key)
                 .set_upload_id_marker(id)
                 .encoding_type(EncodingType::Url);
-            let answer = request.send().boxed().await.map_err(|e| Target::Bucket(bucket).error(e))?;
+            let answer = self
+                .hedged(move |tried| request.clone().customize().interceptor(tried).send().boxed())
+                .boxed()
+                .await;
+            let answer = answer.map_err(|e| Target::Bucket(bucket).error(e))?;
             let encoded = answer.encoding_type() == Some(&EncodingType::Url);
             let wrong = |what: &str| Error::protocol(format!("s3://{bucket}/"), what);
             for upload in answer.uploads() {

@@ -91,7 +91,7 @@ async fn a_body_that_stands_still_is_taken_up_where_it_stopped() {
     assert_eq!(read, body[1..]);
     assert_eq!(faults.stalls.load(SeqCst), 0, "it stood still");
     assert_eq!(meter.usage().bytes_read, pin.size - 1, "nothing was read twice");
-    assert!(took < STALL_MAX, "{took:?}");
+    assert!(took < store.config().stall_timeout, "{took:?}: what never goes on is found out soon");
     server.stop().await;
 }
 
@@ -126,7 +126,8 @@ async fn a_body_that_only_trickles_is_taken_up_where_it_did() {
 async fn what_changed_while_a_body_stood_still_is_not_mixed_with_what_it_was() {
     let (server, faults) = (Embedded::start().await, Faults::default());
     let address = proxy::start(server.address, faults.clone()).await;
-    let hasty = StoreConfig { stall_timeout: Duration::from_secs(1), ..config(&server, address) };
+    // The first try has a second of it, within which the object changes.
+    let hasty = StoreConfig { stall_timeout: Duration::from_secs(4), ..config(&server, address) };
     let (store, direct) = (Store::connect(hasty).unwrap(), server.store());
     direct.create_bucket("still").await.unwrap();
     let at = uri("still", "x");
