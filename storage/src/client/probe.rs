@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanfold_protocol::time::Timestamp;
-use futures::future::join_all;
+use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use serde::Serialize;
 use tokio::time::timeout;
 use uuid::{Uuid, fmt::Simple};
@@ -25,8 +25,10 @@ const RACERS: usize = 12;
 /// Two parts: one of the smallest size that S3 lets go before the last, and a rest.
 const MULTIPART_BYTES: usize = (8 << 20) + 1;
 
-/// Before the probe of a start is made anew.
+/// Before the probe of a start is made anew, and how often it is under way at most: each waits for some thirty
+/// answers, of which any may be left open, and for none of the others'.
 const SOON: Duration = Duration::from_secs(2);
+const AT_ONCE: usize = 3;
 
 /// Whether a store can do something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -131,16 +133,14 @@ impl Store {
             let (store, bucket) = (self.clone(), bucket.to_owned());
             tokio::spawn(async move { store.probe_conditions(&bucket).await })
         };
-        let mut first = probe();
-        let ended = match timeout(SOON, &mut first).await {
-            Ok(ended) => ended,
-            // Whichever comes later still removes what it wrote.
-            Err(_) => {
-                let second = probe();
-                tokio::select! {
-                    ended = first => ended,
-                    ended = second => ended,
-                }
+        // Whichever come later still remove what they wrote.
+        let mut probes = FuturesUnordered::new();
+        let ended = loop {
+            if probes.len() < AT_ONCE {
+                probes.push(probe());
+            }
+            if let Ok(Some(ended)) = timeout(SOON, probes.next()).await {
+                break ended;
             }
         };
         ended.unwrap_or_else(|error| {
