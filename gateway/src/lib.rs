@@ -46,6 +46,7 @@ use std::sync::Arc;
 use fanfold_backbone::Backbone;
 use fanfold_protocol::{Problem, limits};
 use fanfold_storage::Store;
+use futures::future::try_join_all;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -105,9 +106,8 @@ impl Gateway {
         let (draining, tasks) = (CancellationToken::new(), CancellationToken::new());
         // Whoever fails half-way leaves nothing running.
         let failing = tasks.clone().drop_guard();
-        for config in &configs {
-            store.ensure_bucket(&config.tenant.system_bucket).await.map_err(problem::of_store)?;
-        }
+        let made = configs.iter().map(|config| store.ensure_bucket(&config.tenant.system_bucket));
+        try_join_all(made).await.map_err(problem::of_store)?;
         let bucket = configs.first().map(|config| config.tenant.system_bucket.clone()).unwrap_or_default();
         let health = health::Health::start(
             store.clone(),
@@ -120,8 +120,7 @@ impl Gateway {
         let tenants = configs.iter().map(|config| Arc::clone(&config.tenant)).collect();
         tenants::announce(backbone.clone(), tenants, tasks.clone()).await?;
         let common = Common { store, backbone, dispatch, health, draining, tasks: tasks.clone() };
-        let apps =
-            futures::future::try_join_all(configs.into_iter().map(|config| common.app(config))).await?;
+        let apps = try_join_all(configs.into_iter().map(|config| common.app(config))).await?;
         apps.iter().for_each(|app| look_after(app, &tasks));
         invoke::asynchronous::start(&apps);
         failing.disarm();
@@ -176,12 +175,12 @@ impl Common {
         let store = self.store.of_tenant(Arc::clone(&tenant));
         let (backbone, bucket) = (self.backbone.scoped(&tenant.scope), tenant.system_bucket.clone());
         let tasks = || self.tasks.clone();
-        let registry =
-            functions::Registry::start(store.clone(), bucket.clone(), backbone.clone(), tasks()).await?;
         let waiting_max = config.events_waiting_max;
-        let triggers =
-            triggers::Triggers::start(store.clone(), bucket.clone(), backbone.clone(), waiting_max, tasks())
-                .await?;
+        // An answer that the store leaves open holds up one of them.
+        let (registry, triggers) = tokio::try_join!(
+            functions::Registry::start(store.clone(), bucket.clone(), backbone.clone(), tasks()),
+            triggers::Triggers::start(store.clone(), bucket.clone(), backbone.clone(), waiting_max, tasks()),
+        )?;
         let jobs = jobs::Jobs::start(
             store.clone(),
             tenant,

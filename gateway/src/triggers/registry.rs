@@ -17,7 +17,7 @@ use bytes::Bytes;
 use fanfold_backbone::{Backbone, CasOutcome, Change, Entry, kv::VALUE_BYTES_MAX};
 use fanfold_protocol::{ErrorKind, Problem, keys, limits, names::TriggerName, uri::ObjectUri};
 use fanfold_storage::{ListEntry, ListOptions, PutOptions, PutOutcome, Store};
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -35,6 +35,8 @@ use crate::problem::{internal, is_of_a_record, of_backbone, of_store};
 
 /// How often a change is tried that others get in the way of.
 const TRIES_MAX: u32 = 32;
+/// Records read at once when the copies are rebuilt: there may be ten thousand, and a start waits for them.
+const REBUILDS_AT_ONCE: usize = 16;
 
 /// The handle of a tenant's triggers; clones share everything.
 #[derive(Clone)]
@@ -365,18 +367,23 @@ impl Triggers {
     async fn rebuild(&self) -> Result<(), Problem> {
         let listing = self.inner.store.list(&self.inner.bucket, keys::triggers(), ListOptions::default());
         let entries: Vec<ListEntry> = listing.try_collect().await.map_err(of_store)?;
-        for entry in entries {
-            let name =
-                entry.name().strip_prefix(keys::triggers()).and_then(|file| file.strip_suffix(".json"));
-            let Some(name) = name.and_then(|name| name.parse::<TriggerName>().ok()) else { continue };
-            match self.copy(&name).await {
-                Err(problem) if is_of_a_record(&problem) => {
-                    tracing::error!(trigger = %name, detail = %problem.detail, "its record cannot be copied: it starts nothing until it is made anew");
+        let names = entries.into_iter().filter_map(|entry| {
+            let file = entry.name().strip_prefix(keys::triggers())?;
+            file.strip_suffix(".json")?.parse::<TriggerName>().ok()
+        });
+        stream::iter(names)
+            .map(|name| async move {
+                match self.copy(&name).await {
+                    Err(problem) if is_of_a_record(&problem) => {
+                        tracing::error!(trigger = %name, detail = %problem.detail, "its record cannot be copied: it starts nothing until it is made anew");
+                        Ok(())
+                    }
+                    copied => copied.map(drop),
                 }
-                copied => drop(copied?),
-            }
-        }
-        Ok(())
+            })
+            .buffer_unordered(REBUILDS_AT_ONCE)
+            .try_collect()
+            .await
     }
 
     /// Takes over changes made elsewhere, for as long as the backbone is open.
@@ -446,9 +453,66 @@ fn contended(name: &TriggerName) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use fanfold_backbone::EmbeddedConfig;
+    use fanfold_storage::{Credentials, StoreConfig};
     use serde_json::json;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+        sync::Barrier,
+    };
 
     use super::{super::record::tests::trigger, *};
+
+    /// Answers a listing at once, and a read of a record once as many have come as there may be.
+    async fn answer(mut connection: TcpStream, together: &Barrier) {
+        let mut head = Vec::<u8>::new();
+        while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+            if connection.read_buf(&mut head).await.unwrap() == 0 {
+                return;
+            }
+        }
+        let head = String::from_utf8(head).unwrap();
+        let body = if head.contains("list-type=2") {
+            let keys = (0..REBUILDS_AT_ONCE).map(|n| keys::trigger(&format!("t-{n}").parse().unwrap()));
+            let object =
+                |key: String| format!("<Contents><Key>{key}</Key><Size>1</Size><ETag>e</ETag></Contents>");
+            format!("<ListBucketResult>{}</ListBucketResult>", keys.map(object).collect::<String>())
+        } else {
+            together.wait().await;
+            let (_, name) = head.split_once(keys::triggers()).unwrap();
+            let (name, _) = name.split_once(".json").unwrap();
+            let trigger = trigger(name, json!({"bucket": "bank", "function": "f"}));
+            serde_json::to_string(&trigger.record).unwrap()
+        };
+        let length = body.len();
+        let text = format!(
+            "HTTP/1.1 200 OK\r\nconnection: close\r\netag: \"e\"\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        connection.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_start_reads_records_beside_each_other() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let together = Arc::new(Barrier::new(REBUILDS_AT_ONCE));
+        tokio::spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                let together = Arc::clone(&together);
+                tokio::spawn(async move { answer(connection, &together).await });
+            }
+        });
+        let store = Store::connect(StoreConfig::at(endpoint, Credentials::new("key", "secret"))).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let backbone = Backbone::embedded(EmbeddedConfig::new(folder.path().join("backbone"))).await.unwrap();
+        let starting = Triggers::start(store, "fanfold".to_owned(), backbone, 10, CancellationToken::new());
+        let started = tokio::time::timeout(Duration::from_secs(15), starting).await;
+        let triggers = started.expect("none of them waits for another").unwrap();
+        assert_eq!(triggers.list().len(), REBUILDS_AT_ONCE);
+    }
 
     fn add(known: &mut BTreeMap<TriggerName, Known>, name: &str, removed: bool) {
         let mut trigger = trigger(name, json!({"bucket": "bank", "function": "f"}));
