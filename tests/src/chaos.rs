@@ -47,11 +47,13 @@ const CLIENTS: usize = 3;
 /// Objects of the input, and rows of each.
 const OBJECTS: u64 = 24;
 const ROWS: u64 = 200;
-/// From a restart until the service answers.
+/// From a restart until the service answers (F1).
 const READY_MAX: Duration = Duration::from_secs(5);
-/// After which a start asks the store again for an answer that never ends.
-const STALLED_MAX: Duration = Duration::from_secs(15);
-/// From the end of all trouble until every job has ended and nothing is left over.
+/// What answers that never end add to that: one is given up within it (F8), and a start may meet several. Reads
+/// are asked for again after 2.5 s, and so is all of the probe after 2 s.
+const STALLED_MAX: Duration = Duration::from_secs(20);
+/// From the last kill until a job has ended, and from there until the next has, under trouble; then, without any, until
+/// nothing is left over. A job takes seconds: this is for what would never end.
 const SETTLED_MAX: Duration = Duration::from_secs(120);
 
 /// What a client did and heard. All of it is for whoever reads a failed history.
