@@ -37,7 +37,7 @@ use super::{
 
 /// Raised when the platform reads or writes the same otherwise than before, or notes
 /// otherwise what follows from it.
-const READING: u32 = 5;
+const READING: u32 = 6;
 
 /// What tasks do, the partition left out.
 #[derive(Serialize)]

@@ -4,7 +4,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, Float64Array, Int64Array, NullArray, RecordBatch, StringArray, StructArray},
+    array::{
+        ArrayRef, BinaryArray, Float64Array, Int64Array, NullArray, RecordBatch, StringArray, StructArray,
+    },
     datatypes::{DataType, Field, Schema},
 };
 use fanfold_protocol::{ErrorKind, commit::OutputObject, job::Format, plan::Slice, uri::PinnedObject};
@@ -120,6 +122,24 @@ async fn csv_is_written_as_the_rfc_has_it() {
     let single = single.unwrap();
     let object = write(&store, Format::Csv, std::slice::from_ref(&single)).await.unwrap();
     assert_eq!(read(&store, source(&[slice(&store, &object).await])).await.unwrap(), single);
+}
+
+#[tokio::test]
+async fn csv_keeps_rows_and_values_of_which_nothing_is_to_be_seen() {
+    let store = store();
+    let nulls: ArrayRef = Arc::new(NullArray::new(3));
+    let alone = RecordBatch::try_from_iter_with_nullable([("a", Arc::clone(&nulls), true)]).unwrap();
+    let bytes: ArrayRef =
+        Arc::new(BinaryArray::from_opt_vec(vec![Some(&b"\x0a\xff"[..]), Some(&b""[..]), None]));
+    let beside = RecordBatch::try_from_iter_with_nullable([("a", nulls, true), ("b", bytes, true)]).unwrap();
+    for (table, expected) in
+        [(alone, "a\r\nnull\r\nnull\r\nnull\r\n"), (beside, "a,b\r\n,0aff\r\n,\"\"\r\n,\r\n")]
+    {
+        let object = write(&store, Format::Csv, std::slice::from_ref(&table)).await.unwrap();
+        assert_eq!(store.get(&object.uri, None).await.unwrap(), expected.as_bytes());
+        let found = read(&store, source(&[slice(&store, &object).await])).await.unwrap();
+        assert_eq!(found.num_rows(), 3, "{expected}");
+    }
 }
 
 #[tokio::test]

@@ -2,18 +2,17 @@
 //! Batches as CSV: RFC 4180 with a header, UTF-8, lines ended by CR LF.
 //!
 //! A missing value is an empty field, and `null` where it would be an empty
-//! line. Texts that a reader would take for a missing value are quoted, so that
-//! what is written reads back; NaN, which CSV has no word for, becomes missing.
-
-use std::fmt::Write;
+//! line. Texts and bytes that a reader would take for a missing value are quoted, so
+//! that none is lost; NaN, which CSV has no word for, becomes missing.
 
 use arrow::{
     array::{Array, AsArray, RecordBatch, StringArray},
     datatypes::{DataType, Schema},
-    util::display::{ArrayFormatter, FormatOptions},
+    util::display::ArrayFormatter,
 };
 use fanfold_protocol::{ErrorKind, Problem, job::CsvOptions};
 
+use super::times;
 use crate::tables::guard::quote;
 
 pub(super) struct CsvEncoder {
@@ -24,7 +23,10 @@ pub(super) struct CsvEncoder {
 /// A column on its way out.
 enum Cells<'a> {
     Text(&'a StringArray),
-    Other(&'a dyn Array, ArrayFormatter<'a>),
+    /// One in which nothing is anything, whatever its type says of missing values.
+    Missing,
+    /// With its name.
+    Other(&'a str, &'a dyn Array, ArrayFormatter<'a>),
 }
 
 impl CsvEncoder {
@@ -51,12 +53,12 @@ impl CsvEncoder {
     }
 
     pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<(), Problem> {
-        let options = FormatOptions::new();
         let mut columns = Vec::with_capacity(batch.num_columns());
-        for array in batch.columns() {
+        for (field, array) in batch.schema_ref().fields().iter().zip(batch.columns()) {
             columns.push(match array.data_type() {
                 DataType::Utf8 => Cells::Text(array.as_string::<i32>()),
-                _ => Cells::Other(array, ArrayFormatter::try_new(array, &options).map_err(unprintable)?),
+                DataType::Null => Cells::Missing,
+                _ => Cells::Other(field.name(), array, times::formatter(array).map_err(unprintable)?),
             });
         }
         let mut scratch = String::new();
@@ -81,19 +83,18 @@ impl CsvEncoder {
     ) -> Result<(), Problem> {
         let missing: &[u8] = if alone { b"null" } else { b"" };
         match column {
+            Cells::Missing => self.out.extend_from_slice(missing),
             Cells::Text(array) if array.is_null(row) => self.out.extend_from_slice(missing),
             Cells::Text(array) => {
                 let text = array.value(row);
                 let reserved = self.nulls.iter().any(|n| n == text);
                 push(&mut self.out, text, reserved);
             }
-            Cells::Other(array, _) if array.is_null(row) => self.out.extend_from_slice(missing),
-            Cells::Other(_, formatter) => {
-                scratch.clear();
-                write!(scratch, "{}", formatter.value(row)).map_err(|_| {
-                    Problem::new(ErrorKind::Internal, format!("row {row} could not be printed"))
-                })?;
-                push(&mut self.out, scratch, false);
+            Cells::Other(_, array, _) if array.is_null(row) => self.out.extend_from_slice(missing),
+            Cells::Other(name, array, formatter) => {
+                times::print(name, array.data_type(), formatter, row, scratch)?;
+                // Of no bytes, as of an empty text, nothing is to be seen.
+                push(&mut self.out, scratch, scratch.is_empty());
             }
         }
         Ok(())

@@ -21,7 +21,7 @@ use parquet::{
     file::properties::WriterProperties,
 };
 
-use super::{columns, csv::CsvEncoder, lines};
+use super::{columns, csv::CsvEncoder, lines, times};
 
 /// Rows of a Parquet row group, at most.
 const GROUP_ROWS: usize = 1 << 20;
@@ -77,7 +77,11 @@ impl Encoder {
                 writer.write(&columns::fitted(batch, schema)?).map_err(refused_parquet)
             }
             Self::Csv(encoder) => encoder.write(batch),
-            Self::Jsonl(writer) => writer.write(batch).map_err(refused),
+            Self::Jsonl(writer) => {
+                let before = writer.get_ref().len();
+                writer.write(batch).map_err(refused)?;
+                times::check(batch, writer.get_ref().get(before..).unwrap_or_default())
+            }
             Self::Arrow(writer) => writer.write(batch).map_err(refused),
         }
     }
@@ -124,7 +128,7 @@ fn properties() -> Result<WriterProperties, Problem> {
         .build())
 }
 
-fn refused(error: ArrowError) -> Problem {
+pub(super) fn refused(error: ArrowError) -> Problem {
     let detail = format!(
         "the table must have columns that its format can hold, found: {error}; choose another format"
     );

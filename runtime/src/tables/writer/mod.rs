@@ -10,6 +10,7 @@ mod columns;
 mod csv;
 mod encoder;
 mod lines;
+mod times;
 
 use arrow::{array::RecordBatch, datatypes::Schema};
 use bytes::Bytes;
