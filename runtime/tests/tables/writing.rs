@@ -12,6 +12,7 @@ use arrow::{
 use fanfold_protocol::{ErrorKind, commit::OutputObject, job::Format, plan::Slice, uri::PinnedObject};
 use fanfold_runtime::tables::TableWriter;
 use fanfold_storage::{Error, Store};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::{parquet_files::mixed, support::*};
 
@@ -122,6 +123,16 @@ async fn csv_is_written_as_the_rfc_has_it() {
     let single = single.unwrap();
     let object = write(&store, Format::Csv, std::slice::from_ref(&single)).await.unwrap();
     assert_eq!(read(&store, source(&[slice(&store, &object).await])).await.unwrap(), single);
+}
+
+#[tokio::test]
+async fn parquet_says_who_wrote_it_as_its_specification_has_it() {
+    let store = store();
+    let object = write(&store, Format::Parquet, &[table(Format::Parquet, 1)]).await.unwrap();
+    let content = store.get(&object.uri, None).await.unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(content).unwrap();
+    let written_by = reader.metadata().file_metadata().created_by().unwrap();
+    assert_eq!(written_by, "fanfold version 1.0.0 (build 1)");
 }
 
 #[tokio::test]

@@ -32,6 +32,11 @@ const GROUP_BYTES: usize = 64 << 20;
 /// written plain, and was looked up in vain, which costs more the larger it became.
 const DICTIONARY_BYTES: usize = 256 << 10;
 
+/// Who wrote a Parquet file, in the form of its specification (parquet.thrift, `created_by`):
+/// readers in Java warn of any other. The version is that of these settings, for releases
+/// next to each other write the same bytes.
+const CREATED_BY: &str = "fanfold version 1.0.0 (build 1)";
+
 type JsonWriter = arrow::json::Writer<Vec<u8>, LineDelimited>;
 
 pub(super) enum Encoder {
@@ -121,7 +126,7 @@ fn properties() -> Result<WriterProperties, Problem> {
     let level = ZstdLevel::try_new(1).map_err(refused_parquet)?;
     Ok(WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
-        .set_created_by("fanfold".to_owned())
+        .set_created_by(CREATED_BY.to_owned())
         .set_dictionary_page_size_limit(DICTIONARY_BYTES)
         .set_max_row_group_row_count(Some(GROUP_ROWS))
         .set_max_row_group_bytes(Some(GROUP_BYTES))
