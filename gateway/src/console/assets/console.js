@@ -65,6 +65,8 @@ function navigate(current) {
 }
 
 function signIn(refusal) {
+  // The view that is on the page looks no more: it would be refused, and take away what is typed.
+  leaving.abort();
   forget();
   document.getElementById("leave").hidden = true;
   const input = el("input", { type: "password", autocomplete: "off", required: true, "aria-label": "Token", placeholder: "ff_…" });
