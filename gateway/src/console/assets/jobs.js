@@ -51,7 +51,9 @@ export async function jobOf(signal, put, id) {
   await list();
   if (!["succeeded", "failed", "cancelled"].includes(job.state)) {
     await events(`${at}/events`, signal, (name, data) => {
-      job = name === "done" ? data : { ...job, ...(name === "progress" || name === "state" ? data : {}) };
+      // What is not told any more, such as the time left, holds no more.
+      const gone = name === "progress" ? { eta_ms: null, eta_range_ms: null, slowest: [] } : {};
+      job = name === "done" ? data : { ...job, ...gone, ...(name === "progress" || name === "state" ? data : {}) };
       fill();
       if (name !== "state") list().catch(() => {});
       return name === "done" ? "enough" : null;
