@@ -223,6 +223,42 @@ fn a_log_is_followed_as_long_as_somebody_reads() {
     assert!(first.ends_with("INFO   m\n") && said.contains("7 invocations"), "{first} {said}");
 }
 
+#[test]
+fn a_log_that_broke_off_is_followed_further() {
+    let here = Here::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let asked = std::thread::spawn(move || {
+        let lines = ["one", "two"].map(|message| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4_096];
+            let length = stream.read(&mut request).unwrap();
+            let line = format!(
+                "event: log\ndata: {{\"at\": 7, \"level\": \"info\", \"message\": \"{message}\"}}\n\n"
+            );
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/event-stream\r\n\r\n";
+            stream.write_all(format!("{head}{line}").as_bytes()).unwrap();
+            String::from_utf8_lossy(&request[..length]).lines().next().unwrap().to_owned()
+        });
+        // Now something else listens there.
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4_096]).unwrap();
+        stream
+            .write_all(b"HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            .unwrap();
+        lines
+    });
+    let output = here.command(&["logs", "f", "-f", "--endpoint", &endpoint]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    let lines = String::from_utf8_lossy(&output.stdout);
+    let told: Vec<_> = lines.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
+    assert_eq!(told, ["one", "two"], "{said}");
+    assert!(said.contains("broke off; trying again") && said.contains("meanwhile is not shown"), "{said}");
+    let [first, second] = asked.join().unwrap();
+    assert!(!first.contains("limit") && second.contains("limit=0"), "{first} {second}");
+}
+
 /// A store with one object, of which it gives the first half and then no more.
 fn store_that_halts() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -2,7 +2,8 @@
 //! `fanfold logs`: what functions said.
 //!
 //! Of an invocation or a job by its id, of a function by its name. Lines come escaped
-//! from the service, so a terminal shows them as they are.
+//! from the service, so a terminal shows them as they are. Whoever follows them outlasts a
+//! restart of the service.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -10,12 +11,14 @@ use fanfold_protocol::{invocation::LogLine, names::FunctionName};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::job::follow::Away;
 use crate::{
     args::{Logs, View},
     client::{Client, Events, InvocationView, JobView, LogPage, SkippedView, TaskLine, TaskLogPage},
-    error::{Error, Result},
+    error::{Error, Result, Unanswered},
     output,
 };
 
@@ -23,6 +26,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// Between two looks at a job that goes on: its lines are found by listing.
 const JOB_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A stream that lasts so long was one, whether or not it had anything to tell.
+const STEADY: Duration = Duration::from_secs(5);
 /// How much later than its time an object may show in a listing, ms.
 const LATE_MS: u64 = 5_000;
 
@@ -84,29 +89,32 @@ async fn of_invocation(client: &Client, id: &Uuid, args: &Logs) -> Result<()> {
 
 /// Waits for an invocation to end: its log is there from then on, whole.
 async fn end(client: &Client, id: &Uuid) -> Result<()> {
+    let (path, mut away) = (format!("/v1/invocations/{id}"), Away::default());
     loop {
-        let found: InvocationView = client.get(&format!("/v1/invocations/{id}"), &[]).await?;
-        if !matches!(found.state.as_str(), "queued" | "running") {
-            return Ok(());
+        match client.get::<InvocationView>(&path, &[]).await {
+            Ok(found) if !matches!(found.state.as_str(), "queued" | "running") => return Ok(()),
+            Ok(_) => {
+                away.answers();
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            Err(error) => away.wait(error).await?,
         }
-        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
 /// Prints what the tasks of a job logged: what there is, or all of it until it ends.
 async fn of_job(client: &Client, id: &Uuid, args: &Logs) -> Result<()> {
-    let path = format!("/v1/jobs/{id}");
-    let mut told = Told::default();
+    let (path, mut told, mut away) = (format!("/v1/jobs/{id}"), Told::default(), Away::default());
     loop {
-        // Asked before the lines are read, so that no line comes after the last look.
-        let job: JobView = client.get(&path, &[]).await?;
-        let ended = job.state.is_terminal();
-        let since = told.since(ended);
-        let read_on = told.tell(client, &format!("{path}/logs"), args, since).await?;
-        if !args.follow || ended || !read_on {
-            break;
+        match told.look(client, &path, args).await {
+            Ok(true) => break,
+            Ok(false) => {
+                away.answers();
+                tokio::time::sleep(JOB_LOOK_EVERY).await;
+            }
+            Err(error) if args.follow => away.wait(error).await?,
+            Err(error) => return Err(error),
         }
-        tokio::time::sleep(JOB_LOOK_EVERY).await;
     }
     if !told.any {
         output::note("no line was logged");
@@ -131,24 +139,36 @@ impl Told {
         if ended { 0 } else { self.newest.saturating_sub(LATE_MS) }
     }
 
+    /// Prints what is new, and says whether that was all, or nobody reads on.
+    async fn look(&mut self, client: &Client, path: &str, args: &Logs) -> Result<bool> {
+        // Asked before the lines are read, so that no line comes after the last look.
+        let job: JobView = client.get(path, &[]).await?;
+        let ended = job.state.is_terminal();
+        let since = self.since(ended);
+        let read_on = self.tell(client, &format!("{path}/logs"), args, since).await?;
+        Ok(!args.follow || ended || !read_on)
+    }
+
     /// Prints, page by page, what the store got since then and was not printed before, and says whether
     /// anybody reads on.
     async fn tell(&mut self, client: &Client, path: &str, args: &Logs, since: u64) -> Result<bool> {
         let task = args.task.map(|task| task.to_string());
         let since = since.to_string();
-        let mut page: Option<String> = None;
+        let (mut page, mut newest) = (None::<String>, self.newest);
         loop {
             let mut asked = vec![("since", since.as_str())];
             asked.extend(task.as_deref().map(|task| ("task", task)));
             asked.extend(args.failed.then_some(("failed", "true")));
             asked.extend(page.as_deref().map(|page| ("page", page)));
             let found: TaskLogPage = client.get(path, &asked).await?;
-            self.newest = self.newest.max(found.newest.unwrap_or_default());
+            newest = newest.max(found.newest.unwrap_or_default());
             if !self.print(&found.lines, args)? {
                 return Ok(false);
             }
             page = found.next;
             if page.is_none() {
+                // Pages are not in the order of time: after some of them others are still to come.
+                self.newest = newest;
                 return Ok(true);
             }
         }
@@ -196,9 +216,28 @@ async fn show(client: &Client, path: &str, view: View) -> Result<()> {
 }
 
 async fn follow(client: &Client, path: &str, view: View) -> Result<()> {
-    let request = client.request(Method::GET, path).query(&[("follow", "true")]);
+    let mut away = Away::default();
+    loop {
+        match stream(client, path, view, &mut away).await {
+            Ok(()) => return Ok(()),
+            Err(error) => away.wait(error).await?,
+        }
+    }
+}
+
+/// Prints lines as they come, until nobody reads on.
+async fn stream(client: &Client, path: &str, view: View, away: &mut Away) -> Result<()> {
+    let mut asked = vec![("follow", "true")];
+    // A stream begins with lines of the past, which the one before has told.
+    asked.extend(away.was_reached().then_some(("limit", "0")));
+    let request = client.request(Method::GET, path).query(&asked);
     let mut events = Events::new(client.answer(request).await?);
+    let opened = Instant::now();
+    if away.reach() {
+        output::note("the log goes on; what was logged meanwhile is not shown");
+    }
     while let Some(event) = events.next().await {
+        away.answers();
         let shown = match (event.name.as_str(), view) {
             ("log", View::Json) => event.data,
             ("log", View::Table) => line(&serde_json::from_str(&event.data)?),
@@ -213,7 +252,11 @@ async fn follow(client: &Client, path: &str, view: View) -> Result<()> {
             return Ok(());
         }
     }
-    Err(Error::service(format!("the log from {} broke off", client.endpoint())))
+    if opened.elapsed() >= STEADY {
+        away.answers();
+    }
+    Err(Error::service(format!("the log from {} broke off", client.endpoint()))
+        .without_answer(Unanswered::Lost))
 }
 
 fn skipped_text(skipped: &SkippedView) -> String {

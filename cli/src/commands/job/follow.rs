@@ -129,6 +129,56 @@ fn may_pass(error: &Error, reached: bool) -> bool {
     }
 }
 
+/// A service as whoever asks it again and again waits for it while it restarts.
+#[derive(Default)]
+pub struct Away {
+    /// Whether anybody ever listened.
+    reached: bool,
+    /// Since when it has not answered.
+    since: Option<Instant>,
+}
+
+impl Away {
+    /// Whether it was reached before.
+    pub fn was_reached(&self) -> bool {
+        self.reached
+    }
+
+    /// It is reached, whatever comes of that. Says whether it was before, and was waited for since.
+    pub fn reach(&mut self) -> bool {
+        std::mem::replace(&mut self.reached, true) && self.since.is_some()
+    }
+
+    /// It answered as it should.
+    pub fn answers(&mut self) {
+        *self = Self { reached: true, since: None };
+    }
+
+    /// Comes back when it is to be asked again, after an error that may pass.
+    ///
+    /// # Errors
+    /// This one, where it does not pass, or has not for too long.
+    pub async fn wait(&mut self, error: Error) -> Result<()> {
+        self.wait_with(error, PATIENCE).await
+    }
+
+    async fn wait_with(&mut self, error: Error, patience: Patience) -> Result<()> {
+        if !may_pass(&error, self.reached) {
+            return Err(error);
+        }
+        match self.since {
+            Some(since) if since.elapsed() >= patience.silence => return Err(error),
+            Some(_) => {}
+            None => {
+                self.since = Some(Instant::now());
+                output::note(format!("{error}; trying again"));
+            }
+        }
+        tokio::time::sleep(patience.pause).await;
+        Ok(())
+    }
+}
+
 /// Tells a person how far the job is.
 struct Telling {
     bar: Option<ProgressBar>,
@@ -355,6 +405,25 @@ mod tests {
         assert!(!may_pass(&Error::from_answer("job-not-found", "", None), true));
         assert!(!may_pass(&Error::from_answer("unauthorized", "", None), true));
         assert!(!may_pass(&Error::service("an answer of something else"), true));
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_again_and_again_waits_for_a_service_that_was_there() {
+        let gone = || Error::service("x").without_answer(Unanswered::NoConnection);
+        let mut away = Away::default();
+        assert!(away.wait_with(gone(), BRIEF).await.is_err());
+        // Too many streams are open: what was not begun does not go on.
+        assert!(away.wait_with(Error::from_answer("concurrency-limit", "", None), BRIEF).await.is_ok());
+        assert!(!away.reach());
+        away.answers();
+        assert!(away.wait_with(gone(), BRIEF).await.is_ok());
+        assert!(away.wait_with(Error::from_answer("job-not-found", "", None), BRIEF).await.is_err());
+        assert!(away.reach());
+        away.answers();
+        assert!(!away.reach());
+        let begun = Instant::now();
+        while away.wait_with(gone(), BRIEF).await.is_ok() {}
+        assert!(begun.elapsed() >= BRIEF.silence);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! hold answers of functions.
 
 mod document;
-mod follow;
+pub mod follow;
 mod show;
 
 use std::collections::BTreeMap;
@@ -84,7 +84,7 @@ async fn submit(client: &Client, args: &JobRun) -> Result<()> {
         output::note(format!("submitted; follow it with `fanfold job watch {}`", accepted.id));
         return output::shown(args.view(), &job, |_| accepted.id.to_string());
     }
-    output::note(format!("job {}", accepted.id));
+    waits_for(accepted.id);
     let job = follow::follow(client, accepted.id).await?;
     let ended = view(&job)?;
     if args.view() == View::Table && ended.state == JobState::Succeeded && !ended.gives_tables() {
@@ -92,6 +92,13 @@ async fn submit(client: &Client, args: &JobRun) -> Result<()> {
         return super::result::print(client, ended.id).await;
     }
     finish(&job, args.view())
+}
+
+/// Says which job is waited for, and, since Ctrl-C ends the wait at once, that this is all it ends.
+fn waits_for(id: Uuid) {
+    output::note(format!(
+        "job {id}; it goes on without this command, and `fanfold job cancel {id}` stops it"
+    ));
 }
 
 /// Runs a sample and prints what the whole would take.
@@ -125,7 +132,7 @@ async fn retry(client: &Client, id: Uuid, wait: bool, shown: View) -> Result<()>
     let job: Box<RawValue> = client.submit(&format!("/v1/jobs/{id}/retry"), None::<&Value>).await?;
     let accepted = view(&job)?;
     if wait {
-        output::note(format!("job {}", accepted.id));
+        waits_for(accepted.id);
         return finish(&follow::follow(client, accepted.id).await?, shown);
     }
     output::note(format!("job {id} runs again; follow it with `fanfold job watch {}`", accepted.id));
