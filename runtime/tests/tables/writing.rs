@@ -223,6 +223,14 @@ async fn what_cannot_be_written_is_told() {
     check_problem(writer(Format::Bytes), ErrorKind::InvalidRequest, &["bytes"]);
     let found = writer(Format::Csv).unwrap().write(&mixed(1)).await;
     check_problem(found, ErrorKind::SchemaMismatch, &["\"list\"", "CSV"]);
+    let rows_of_nothing = mixed(3).project(&[]).unwrap();
+    for (format, fits) in FORMATS.into_iter().zip([false, false, true, true]) {
+        let found = writer(format).unwrap().write(&rows_of_nothing).await;
+        match fits {
+            true => found.unwrap(),
+            false => check_problem(found, ErrorKind::SchemaMismatch, &["a column at least", "s3://"]),
+        }
+    }
     let numbers =
         |name| RecordBatch::try_from_iter([(name, Arc::new(Int64Array::from(vec![1])) as ArrayRef)]).unwrap();
     let mut writing = writer(Format::Parquet).unwrap();

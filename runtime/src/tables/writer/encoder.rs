@@ -52,6 +52,12 @@ pub(super) enum Encoder {
 
 impl Encoder {
     pub(super) fn create(format: Format, schema: &SchemaRef) -> Result<Self, Problem> {
+        // Parquet counts rows by their columns, and a line of CSV without a field is none.
+        if schema.fields().is_empty() && !matches!(format, Format::Jsonl | Format::Arrow) {
+            let detail =
+                "a table must have a column at least, found none; write one, or write jsonl or arrow";
+            return Err(Problem::new(ErrorKind::SchemaMismatch, detail));
+        }
         Ok(match format {
             Format::Csv => Self::Csv(CsvEncoder::create(schema)?),
             Format::Jsonl => {
