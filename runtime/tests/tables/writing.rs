@@ -136,6 +136,15 @@ async fn parquet_says_who_wrote_it_as_its_specification_has_it() {
 }
 
 #[tokio::test]
+async fn csv_keeps_names_of_columns_that_begin_with_a_byte_order_mark() {
+    let store = store();
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+    let table = RecordBatch::try_from_iter_with_nullable([("\u{feff}id", numbers, true)]).unwrap();
+    let object = write(&store, Format::Csv, std::slice::from_ref(&table)).await.unwrap();
+    assert_eq!(read(&store, source(&[slice(&store, &object).await])).await.unwrap(), table);
+}
+
+#[tokio::test]
 async fn csv_keeps_rows_and_values_of_which_nothing_is_to_be_seen() {
     let store = store();
     let nulls: ArrayRef = Arc::new(NullArray::new(3));

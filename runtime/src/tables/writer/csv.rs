@@ -45,8 +45,10 @@ impl CsvEncoder {
             if place > 0 {
                 encoder.out.push(b',');
             }
-            // An empty name alone would be an empty line.
-            push(&mut encoder.out, field.name(), field.name().is_empty());
+            // An empty name alone would be an empty line, and what marks the order of bytes would be
+            // taken for the object's, if it came first.
+            let quoted = field.name().is_empty() || field.name().starts_with('\u{feff}');
+            push(&mut encoder.out, field.name(), quoted);
         }
         encoder.out.extend_from_slice(b"\r\n");
         Ok(encoder)
