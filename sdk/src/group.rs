@@ -268,18 +268,18 @@ impl<'a, G: Grouped> Groups<'a, G> {
         self.held_bytes = 0;
         states.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let (mut begin, mut builder, mut bytes, mut written) = (0, BinaryBuilder::new(), 0, 0);
-        for (at, (_, state)) in states.iter().enumerate() {
+        for (at, (key, state)) in states.iter().enumerate() {
             let state = encode(state, KEY_STATE_BYTES_MAX)?;
-            bytes += state.len();
+            written += state.len();
+            bytes += key.len() + state.len();
             builder.append_value(state);
             if bytes >= BATCH_BYTES || at + 1 - begin == BATCH_ROWS {
                 self.write_batch(&states[begin..=at], &mut builder)?;
-                written += bytes;
                 (begin, bytes) = (at + 1, 0);
             }
         }
         self.write_batch(&states[begin..], &mut builder)?;
-        Ok(written + bytes)
+        Ok(written)
     }
 
     fn write_batch(&mut self, states: &[(Box<[u8]>, G)], builder: &mut BinaryBuilder) -> Result<()> {
@@ -496,6 +496,49 @@ mod tests {
         }
     }
 
+    #[derive(Row)]
+    struct Visit {
+        url: String,
+    }
+
+    #[derive(Default, Serialize, Deserialize)]
+    struct Visits(u64);
+
+    impl Grouped for Visits {
+        type Output = Count;
+        type Params = NoParams;
+        const KEYS: &'static [&'static str] = &["url"];
+
+        fn reads() -> &'static [Column] {
+            Visit::columns()
+        }
+
+        fn begin(_: &Scope<NoParams>) -> Result<Self> {
+            Ok(Self::default())
+        }
+
+        fn fold(
+            groups: &mut Groups<'_, Self>,
+            batch: &RecordBatch,
+            first_row: u64,
+            scope: &Scope<NoParams>,
+        ) -> Result<()> {
+            fold_keyed_rows::<Visit>(batch, first_row, |row, _| {
+                groups.at(row, scope)?.0 += 1;
+                Ok(())
+            })
+        }
+
+        fn combine(&mut self, later: Self) -> Result<()> {
+            self.0 += later.0;
+            Ok(())
+        }
+
+        fn conclude(self, _: &Scope<NoParams>) -> Result<Count> {
+            Ok(Count { count: self.0 })
+        }
+    }
+
     #[derive(Default)]
     struct Written(Vec<RecordBatch>);
 
@@ -540,6 +583,19 @@ mod tests {
             written(1_000, |n| Event { key: n, grows: if n < 500 { MIB / 8 } else { MIB }, takes: 0 });
         assert!(writes.len() < 25, "{writes:?}");
         assert!(memory_bytes() <= 2 * GROWTH_BYTES, "{}", memory_bytes());
+    }
+
+    #[test]
+    fn states_of_long_keys_are_written_in_small_batches() {
+        const URL_BYTES: usize = 2_000;
+        let visit = |n: usize| Visit { url: format!("{n:0>URL_BYTES$}") };
+        let batch = |first: usize| Visit::batch((first..first + 1_000).map(visit)).unwrap();
+        let mut input = Reader::new(Visit::schema(), (0..10_000).step_by(1_000).map(batch).collect());
+        let mut output = Written::default();
+        accumulate::<Visits>(&mut input, &mut output).unwrap();
+        let rows: Vec<usize> = output.0.iter().map(RecordBatch::num_rows).collect();
+        assert_eq!(rows.iter().sum::<usize>(), 10_000);
+        assert!(rows.iter().all(|rows| rows * URL_BYTES <= BATCH_BYTES), "{rows:?}");
     }
 
     #[test]
