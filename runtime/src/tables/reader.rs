@@ -286,8 +286,9 @@ impl TableReader {
         if self.decoded_bytes <= limits::DECODED_BYTES_MAX {
             return Ok(());
         }
+        let advice = self.current.as_ref().map_or("", |current| current.decoder.advice());
         let detail = format!(
-            "a table must decode to at most {} bytes a task, found more in {uri}; split the input into more objects",
+            "a table must decode to at most {} bytes a task, found more in {uri}; {advice}",
             limits::DECODED_BYTES_MAX
         );
         Err(Problem::new(ErrorKind::DecodeLimit, detail))
@@ -379,6 +380,15 @@ impl Decoder {
             Self::Csv(r) => Some(r.long()),
             Self::Jsonl(r) => Some(r.long()),
             _ => None,
+        }
+    }
+
+    /// What makes less of it for each task.
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Merged(_) => "ask for more reducers",
+            Self::Piped(_) => "lower split.target_bytes",
+            _ => "split the input into more objects",
         }
     }
 
@@ -483,4 +493,26 @@ async fn unite(
         like.settled.put(key, Arc::clone(&stored));
     }
     Ok(First { uri, stored })
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array};
+
+    use super::{super::pipe::pipe, *};
+
+    #[tokio::test]
+    async fn too_much_is_refused_with_what_makes_less_of_it() {
+        let (mut writer, reader) = pipe();
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+        writer.write(&RecordBatch::try_from_iter([("n", column)]).unwrap()).await.unwrap();
+        let mut table = TableReader::open_pipe(reader, None).await.unwrap();
+        table.decoded_bytes = limits::DECODED_BYTES_MAX;
+        let problem = table.next().await.unwrap_err();
+        assert_eq!(problem.code, ErrorKind::DecodeLimit);
+        assert!(
+            problem.detail.ends_with("the table that the map writes; lower split.target_bytes"),
+            "{problem}"
+        );
+    }
 }

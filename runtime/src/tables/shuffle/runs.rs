@@ -133,17 +133,7 @@ fn chunks(rows: &[u32], weights: impl Fn(u32) -> (usize, usize)) -> Result<Vec<&
     let (mut chunks, mut begin, mut bytes) = (Vec::new(), 0, 0);
     for (at, row) in rows.iter().enumerate() {
         let (key, state) = weights(*row);
-        if key > limits::KEY_BYTES_MAX || state > limits::KEY_STATE_BYTES_MAX {
-            return Err(Problem::new(
-                ErrorKind::TransferTooLarge,
-                format!(
-                    "a key must take at most {} and its partial state at most {}, found {key} and {state} bytes; keep a sketch \
-                     instead of every value",
-                    ByteSize(limits::KEY_BYTES_MAX as u64),
-                    ByteSize(limits::KEY_STATE_BYTES_MAX as u64)
-                ),
-            ));
-        }
+        check(key, state)?;
         if bytes > 0 && bytes + key + state > limits::RUN_CHUNK_BYTES_TARGET {
             chunks.push(&rows[begin..at]);
             (begin, bytes) = (at, 0);
@@ -154,6 +144,26 @@ fn chunks(rows: &[u32], weights: impl Fn(u32) -> (usize, usize)) -> Result<Vec<&
         chunks.push(&rows[begin..]);
     }
     Ok(chunks)
+}
+
+/// Refuses keys and states that take too much, in the words of whichever it is.
+fn check(key: usize, state: usize) -> Result<(), Problem> {
+    let (what, most, found, advice) = if key > limits::KEY_BYTES_MAX {
+        (
+            "key, as it is compared,",
+            limits::KEY_BYTES_MAX,
+            key,
+            "group by a shorter value, such as its digest",
+        )
+    } else if state > limits::KEY_STATE_BYTES_MAX {
+        let advice = "keep a sketch instead of every value";
+        ("partial state of a key", limits::KEY_STATE_BYTES_MAX, state, advice)
+    } else {
+        return Ok(());
+    };
+    let most = ByteSize(most as u64);
+    let detail = format!("a {what} must take at most {most}, found {found} bytes; {advice}");
+    Err(Problem::new(ErrorKind::TransferTooLarge, detail))
 }
 
 /// A chunk as it is stored.
@@ -202,4 +212,33 @@ pub(super) fn failed(error: arrow::error::ArrowError) -> Problem {
 
 fn failed_with(error: &dyn std::fmt::Display) -> Problem {
     crate::internal(format!("keys and states could not be arranged: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_too_much_is_named() {
+        let refused = |key: usize, state: usize| chunks(&[0], |_| (key, state)).unwrap_err();
+        for (key, state, expected, other) in [
+            (
+                limits::KEY_BYTES_MAX + 1,
+                9,
+                "a key, as it is compared, must take at most 64KiB, found 65537",
+                "sketch",
+            ),
+            (
+                9,
+                limits::KEY_STATE_BYTES_MAX + 1,
+                "a partial state of a key must take at most 1MiB, found 1048577",
+                "digest",
+            ),
+        ] {
+            let problem = refused(key, state);
+            assert_eq!(problem.code, ErrorKind::TransferTooLarge);
+            assert!(problem.detail.starts_with(expected) && !problem.detail.contains(other), "{problem}");
+        }
+        assert_eq!(chunks(&[0], |_| (limits::KEY_BYTES_MAX, limits::KEY_STATE_BYTES_MAX)).unwrap(), [[0]]);
+    }
 }
