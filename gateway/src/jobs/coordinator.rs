@@ -218,6 +218,8 @@ impl Coordinator {
                 objects.push(format!("{} more", more + 1));
             }
             format!("task {task} over {}", objects.join(" and "))
+        } else if self.case.plan.shape.groups() {
+            format!("reducer {task}")
         } else {
             format!("task {task} of fold {stage}")
         };

@@ -105,6 +105,24 @@ async fn reducers_begin_when_all_is_shuffled_and_write_the_table() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_fails_behind_the_first_stage_is_told_by_its_name() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let engine = world.engine().await;
+    let _worker = world.work(Play {
+        fails: Box::new(|lease, _| (lease.stage == 1).then(|| Problem::new(ErrorKind::CsvMalformed, "bad"))),
+        ..Play::default()
+    });
+    for (function, said) in
+        [("grouper", "reducer 0 failed after"), ("folder", "task 0 of fold 1 failed after")]
+    {
+        let record = engine.run(function, json!({})).await;
+        let problem = record.problem.unwrap();
+        assert!(record.state == JobState::Failed && problem.detail.starts_with(said), "{problem}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_function_with_both_halves_gives_what_two_jobs_give() {
     let world = World::new().await;
     world.inputs(18).await;
