@@ -6,7 +6,8 @@
 //! gave up into commits that say so. Invariant: a job whose plan has a head and
 //! that has no outcome is taken up by some gateway, sooner or later. One of which a
 //! newer release wrote something that is not known here is left to gateways of that
-//! release, and ends here only if it is cancelled.
+//! release, and ends here only if it is cancelled. While a gateway waits to begin anew,
+//! as when it has no store, the job is anyone's.
 
 use std::{sync::Arc, time::Duration};
 
@@ -52,6 +53,23 @@ const RESTORING_MAX: Duration = Duration::from_secs(10);
 const UNSHOWN_MAX: Duration = Duration::from_secs(2 * 3_600);
 /// Jobs restored at once.
 const RESTORED_AT_ONCE: usize = 8;
+
+/// What has kept one gateway from going on with a job so far.
+struct Setbacks {
+    /// Before the next try.
+    pause: Duration,
+    /// Failures that do not pass by themselves.
+    strikes: u32,
+}
+
+impl Setbacks {
+    /// How long to wait now; the next time it is longer.
+    fn pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(PAUSE_MAX);
+        pause
+    }
+}
 
 /// The record that a change brought.
 pub fn of_change(change: &Change) -> Option<JobRecord> {
@@ -123,54 +141,74 @@ impl Jobs {
         self.running().remove(&id);
     }
 
-    async fn coordinate(self, id: Uuid, tenure: Tenure) {
-        let left = tokio::select! {
-            left = self.persist(id, &tenure) => left,
-            () = tenure.lost.cancelled() => {
-                tracing::warn!(job = %id, "another gateway may coordinate the job now");
-                false
-            }
-            () = self.inner.shutdown.cancelled() => false,
-        };
-        if left {
-            // Meanwhile those may have it that can read it, and this gateway does not ask for it.
+    /// Coordinates a job until it has ended, or another gateway has it. It is given back for as long as it rests.
+    async fn coordinate(self, id: Uuid, mut tenure: Tenure) {
+        let mut setbacks = Setbacks { pause: PAUSE, strikes: 0 };
+        loop {
+            let rest = tokio::select! {
+                rest = self.persist(id, &tenure, &mut setbacks) => rest,
+                () = tenure.lost.cancelled() => {
+                    tracing::warn!(job = %id, "another gateway may coordinate the job now");
+                    None
+                }
+                () = self.inner.shutdown.cancelled() => None,
+            };
+            let Some(rest) = rest else {
+                self.running().remove(&id);
+                return tenure.release().await;
+            };
+            // Meanwhile those may have it that get further, and this gateway does not ask for it.
             self.running().insert(id, None);
             tenure.release().await;
-            self.inner.shutdown.run_until_cancelled(sleep(self.inner.config.left)).await;
-            self.running().remove(&id);
-        } else {
-            self.running().remove(&id);
-            tenure.release().await;
+            let Some(again) = self.after_rest(&id, rest).await else {
+                self.running().remove(&id);
+                return;
+            };
+            tenure = again;
         }
     }
 
-    /// Works on a job until it has ended, beginning anew after each failure; true when it
-    /// has not, and is left to gateways of a newer release.
-    async fn persist(&self, id: Uuid, tenure: &Tenure) -> bool {
-        let (mut pause, mut strikes) = (PAUSE, 0);
+    /// Takes a job again after a rest, unless somebody has it by then or this gateway stops.
+    async fn after_rest(&self, id: &Uuid, rest: Duration) -> Option<Tenure> {
+        let inner = &self.inner;
+        inner.shutdown.run_until_cancelled(sleep(rest)).await?;
+        let taken = Tenure::take(&inner.backbone, id, &inner.holder, inner.config.tenure).await;
+        taken.unwrap_or_else(|error| {
+            tracing::warn!(job = %id, %error, "a job was not taken up again");
+            None
+        })
+    }
+
+    /// Works on a job until it has ended, beginning anew after each failure that does not pass by itself. Answers how
+    /// long it is left to other gateways where these may get further: they are of a newer release, or are not cut off
+    /// from the store.
+    async fn persist(&self, id: Uuid, tenure: &Tenure, setbacks: &mut Setbacks) -> Option<Duration> {
         loop {
             let error = match Box::pin(self.work(id, tenure)).await {
-                Ok(()) => return false,
-                Err(error) if error.is_closing() => return false,
+                Ok(()) => return None,
+                Err(error) if error.is_closing() => return None,
                 Err(error) => error,
             };
+            let passes = error.is_transient();
             let is_over = if error.is_newer() {
                 if !self.is_cancelled(&id).await {
                     tracing::warn!(job = %id, %error, "a job is left to gateways that can read it");
-                    return true;
+                    return Some(self.inner.config.left);
                 }
                 true
             } else {
                 tracing::warn!(job = %id, %error, "coordinating a job failed; it begins anew from what is written down");
-                let lasts = !error.is_transient();
-                strikes += u32::from(lasts);
-                lasts && strikes >= STRIKES_MAX
+                setbacks.strikes += u32::from(!passes);
+                !passes && setbacks.strikes >= STRIKES_MAX
             };
             if is_over && Box::pin(self.give_up(id, error)).await {
-                return false;
+                return None;
+            }
+            let pause = setbacks.pause();
+            if passes {
+                return Some(pause);
             }
             sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 

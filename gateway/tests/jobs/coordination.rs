@@ -14,6 +14,7 @@ use fanfold_protocol::{
     time::Timestamp,
 };
 use futures::{FutureExt, StreamExt};
+use http::StatusCode;
 use serde_json::{Value, json};
 use tokio_util::sync::DropGuard;
 use uuid::Uuid;
@@ -277,4 +278,19 @@ async fn whoever_watches_is_told_of_failures_that_came_while_nobody_coordinated(
     let first = tokio::time::timeout(PATIENCE, std::pin::pin!(failures).next()).await.unwrap().unwrap();
     let told: Value = serde_json::from_str(&first.data).unwrap();
     assert_eq!((first.name, &told["skipped"]), ("failures-skipped", &json!(1)));
+}
+
+/// A gateway that renews its tenures and has no store is no coordinator.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_cut_off_from_the_store_leaves_its_jobs_to_others() {
+    let world = World::new().await;
+    world.inputs(3).await;
+    let way = Way::to(world.store(), Trouble::Refuse(StatusCode::SERVICE_UNAVAILABLE), |_| true).await;
+    let cut_off = world.engine_by(&way, |_| ()).await;
+    let id = cut_off.submit("folder", json!({})).await.unwrap().id;
+    cut_off.until(&id, |record| record.state == JobState::Running).await;
+    way.shut();
+    let engine = world.engine().await;
+    let _worker = world.work(Play::default());
+    succeeded(&engine.ended(&id).await);
 }
