@@ -22,7 +22,7 @@ use fanfold_runtime::BUDGET_BYTES_MIN;
 use fanfold_storage::{Credentials, StoreConfig};
 use serde::Deserialize;
 
-use super::mistakes::Mistakes;
+use super::{mistakes::Mistakes, tls};
 
 /// The file of `fanfold gateway`.
 #[derive(Debug, Deserialize)]
@@ -442,12 +442,16 @@ impl Worker {
                 format!("expected host:port by which gateways reach {}, found none", self.listen),
             );
         }
-        let name = name.map(WorkerName::to_string).unwrap_or_default();
         let Some(advertise) = &self.advertise else { return self.listen.to_string() };
-        let address = advertise.replace("{name}", &name);
-        let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty() && !host.contains('/'));
-        if port.and_then(|(_, port)| port.parse::<u16>().ok()).is_none_or(|port| port == 0) {
-            mistakes.note("advertise", format!("expected host:port, found {advertise:?}"));
+        let address = advertise.replace("{name}", name.map_or("", WorkerName::as_str));
+        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        // Without its name the host is not known; that is told by itself.
+        let is_named = name.is_some() || !advertise.contains("{name}");
+        if port.is_none_or(|port| port == 0) || is_named && tls::host_of(&address).is_none() {
+            mistakes.note(
+                "advertise",
+                format!("expected host:port by which gateways reach this worker, found {advertise:?}"),
+            );
         }
         address
     }
@@ -597,6 +601,15 @@ mod tests {
         for wrong in ["", "{name}", "host:", ":7080", "host:0", "host:70800", "https://host:7080"] {
             check(wrong, None);
         }
+        // What nobody can reach: any address, and what is no name of a host.
+        for wrong in ["0.0.0.0:7080", "[::]:7080", "my host:7080", "-host:7080", "a..b:7080"] {
+            check(wrong, None);
+        }
+        let mut config: Worker = toml::from_str(WORKER).unwrap();
+        config.advertise = Some("{name}.example.org:7080".to_owned());
+        let mut mistakes = Mistakes::default();
+        config.address(None, &mut mistakes);
+        assert!(mistakes.all().is_empty(), "a name that is wrong is told by itself: {:?}", mistakes.all());
     }
 
     /// What serde names when a key is unknown is all that there is.

@@ -89,8 +89,8 @@ fn read(tls: &Tls, purpose: Purpose, host: Option<&ServerName<'_>>) -> Result<Ma
     Err(problems)
 }
 
-/// The host that gateways look for in a worker's certificate. What is none, or stands for any, is told as such.
-fn host_of(address: &str) -> Option<ServerName<'static>> {
+/// The host that gateways look for in a worker's certificate; nothing where it is none, or stands for any.
+pub fn host_of(address: &str) -> Option<ServerName<'static>> {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let is_any = host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified());
