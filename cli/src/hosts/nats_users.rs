@@ -6,7 +6,7 @@
 //! of each user. Passwords that are there are kept, so that further users can be
 //! added later.
 
-use std::{fs, io::ErrorKind, path::Path};
+use std::{collections::BTreeSet, fs, io::ErrorKind, path::Path};
 
 use fanfold_backbone::{NatsConfig, NatsUser, Needs, Secret};
 use fanfold_protocol::{keys, names::WorkerName};
@@ -51,9 +51,14 @@ pub fn run(args: &NatsUsers) -> Result<()> {
             .help("name each, such as --gateway gateway --worker worker-1"));
     }
     // All names before anything is made: a mistake must leave nothing behind.
+    let mut names = BTreeSet::new();
     for name in args.gateway.iter().chain(&args.worker) {
         // It becomes part of subjects and of a file's name.
         name.parse::<WorkerName>().map_err(|problem| Error::usage(problem.detail))?;
+        if !names.insert(name) {
+            return Err(Error::usage(format!("expected each user once, found {name} twice"))
+                .help("NATS does not start with two users of one name, also in different accounts"));
+        }
     }
     fs::create_dir_all(&args.out).map_err(|cause| {
         Error::usage(format!("expected to make the folder {}, found: {cause}", args.out.display()))
@@ -176,13 +181,16 @@ mod tests {
     }
 
     #[test]
-    fn no_user_and_wrong_names_leave_nothing_behind() {
+    fn no_user_and_wrong_or_repeated_names_leave_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("nats");
-        for workers in [&[][..], &["worker-1", "a b"]] {
+        for workers in [&[][..], &["worker-1", "a b"], &["worker-1", "worker-1"]] {
             let args = users(&out, workers);
             assert_eq!(run(&args).unwrap_err().exit(), Exit::Usage, "{args:?}");
             assert!(!out.exists(), "{args:?}");
         }
+        let both = NatsUsers { gateway: vec!["worker-1".to_owned()], ..users(&out, &["worker-1"]) };
+        let error = run(&both).unwrap_err().to_string();
+        assert!(error.contains("found worker-1 twice") && !out.exists(), "{error}");
     }
 }
