@@ -14,6 +14,7 @@ mod dead;
 mod ends;
 mod live;
 mod message;
+mod pauses;
 mod room;
 pub(super) mod routes;
 mod runner;

@@ -13,7 +13,6 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use fanfold_backbone::{Delivery, Share};
 use fanfold_protocol::{
     ErrorKind, Problem,
-    digest::Digest,
     function::Version,
     invocation::{Invocation, Response},
     keys, limits, time,
@@ -27,6 +26,7 @@ use super::{
     ends::{Answer, Ended},
     live::Live,
     message::{self, Message},
+    pauses::{PAUSE_MAX, pause, place_pause_max},
     running::Seat,
 };
 use crate::{
@@ -49,11 +49,6 @@ const PULL_WATCHDOG: Duration = Duration::from_secs(30);
 const PULL_MAX: usize = 32;
 /// After a pull that failed.
 const PULL_PAUSE: Duration = Duration::from_secs(1);
-/// The longest wait before another delivery; of few that found no place, which may be free soon; and how
-/// often in a second those together may look for one.
-const PAUSE_MAX: Duration = Duration::from_secs(60);
-const PLACE_PAUSE_MAX: Duration = Duration::from_secs(2);
-const LOOKS_PER_SECOND: u64 = 200;
 /// How often an end is tried to be written while its result is at hand.
 const END_TRIES: u32 = 6;
 const END_PAUSE: Duration = Duration::from_millis(500);
@@ -481,42 +476,4 @@ fn is_unavailable(code: ErrorKind) -> bool {
             | ErrorKind::ConcurrencyLimit
             | ErrorKind::WorkerUnavailable
     )
-}
-
-/// How long to wait after so many times: doubled each time, up to a bound, less
-/// up to half. The spreading follows from the id, so that what failed together
-/// does not come back together.
-fn pause(first: Duration, id: &str, times: u32, most: Duration) -> Duration {
-    let full = first.saturating_mul(1 << times.saturating_sub(1).min(16)).min(most);
-    let share = u32::from(Digest::of(format!("{id}/{times}").as_bytes()).as_bytes()[0]);
-    full - full * share / (2 * 256)
-}
-
-/// The longest wait for a place while so many wait: few look again soon, so that none stays free beside
-/// them, and many not so often that they do nothing else.
-fn place_pause_max(waiting: u64) -> Duration {
-    Duration::from_millis(waiting.saturating_mul(1_000) / LOOKS_PER_SECOND).clamp(PLACE_PAUSE_MAX, PAUSE_MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_and_spread() {
-        let second = Duration::from_secs(1);
-        for times in 1..40 {
-            let full = second.saturating_mul(1 << (times - 1).min(16)).min(PAUSE_MAX);
-            let found = pause(second, "a", times, PAUSE_MAX);
-            assert!(found > full / 2 - Duration::from_millis(1) && found <= full, "{times} {found:?}");
-        }
-        assert_ne!(pause(second, "a", 1, PAUSE_MAX), pause(second, "b", 1, PAUSE_MAX));
-    }
-
-    #[test]
-    fn few_look_for_a_place_soon_and_many_not_too_often() {
-        for (waiting, seconds) in [(0, 2), (400, 2), (1_000, 5), (10_000, 50), (u64::MAX, 60)] {
-            assert_eq!(place_pause_max(waiting), Duration::from_secs(seconds), "{waiting}");
-        }
-    }
 }
