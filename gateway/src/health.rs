@@ -22,6 +22,7 @@ use fanfold_backbone::Backbone;
 use fanfold_protocol::{ErrorKind, keys, time};
 use fanfold_storage::{Probe, Store, Support};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -99,6 +100,8 @@ pub struct Readiness {
 pub struct Health {
     last: Arc<RwLock<Readiness>>,
     workers: Option<Pool>,
+    /// Whether the store answered the last look, whatever it said.
+    store_answers: watch::Sender<bool>,
 }
 
 /// What is looked at.
@@ -126,7 +129,8 @@ impl Health {
             backbone: waiting,
             workers: None,
         };
-        let health = Self { last: Arc::new(RwLock::new(readiness)), workers };
+        let (last, store_answers) = (Arc::new(RwLock::new(readiness)), watch::Sender::new(true));
+        let health = Self { last, workers, store_answers };
         let dependencies = Dependencies { store, bucket, backbone };
         health.look(&dependencies).await;
         let watched = health.clone();
@@ -157,6 +161,20 @@ impl Health {
     fn backbone_answers(&self) -> bool {
         let backbone = self.readiness().backbone;
         backbone.ready || backbone.detail == Some(words(ErrorKind::StorageFull))
+    }
+
+    /// Does what is of no use without the store: begins once that answers, and gives up where it is silent.
+    pub(crate) async fn with_store<F: Future>(&self, other: impl FnOnce() -> F) -> Option<F::Output> {
+        let mut answers = self.store_answers.subscribe();
+        // The sender is ours, so neither wait fails.
+        drop(answers.wait_for(|answers| *answers).await);
+        let silent = async { drop(answers.wait_for(|answers| !*answers).await) };
+        tokio::select! {
+            // What is done is not thrown away for it.
+            biased;
+            done = other() => Some(done),
+            () = silent => None,
+        }
     }
 
     /// A store that lets a trial hang is looked at meanwhile.
@@ -191,10 +209,10 @@ impl Health {
     async fn look(&self, Dependencies { store, bucket, backbone }: &Dependencies) {
         let store = async {
             match tokio::time::timeout(LOOK_TIMEOUT, store.bucket_exists(bucket)).await {
-                Ok(Ok(true)) => None,
-                Ok(Ok(false)) => Some("its system bucket is missing".to_owned()),
-                Ok(Err(error)) => Some(words(error.kind())),
-                Err(_) => Some("it does not answer in time".to_owned()),
+                Ok(Ok(true)) => (None, true),
+                Ok(Ok(false)) => (Some("its system bucket is missing".to_owned()), true),
+                Ok(Err(error)) => (Some(words(error.kind())), is_an_answer(error.kind())),
+                Err(_) => (Some("it does not answer in time".to_owned()), false),
             }
         };
         let backbone = async {
@@ -204,7 +222,8 @@ impl Health {
                 Err(_) => Some("it does not answer in time".to_owned()),
             }
         };
-        let (store, backbone) = tokio::join!(store, backbone);
+        let ((store, answers), backbone) = tokio::join!(store, backbone);
+        self.store_answers.send_replace(answers);
         let mut readiness = self.last.write().unwrap_or_else(PoisonError::into_inner);
         readiness.store = Dependency { ready: store.is_none(), detail: store };
         readiness.backbone = Dependency { ready: backbone.is_none(), detail: backbone };
@@ -224,6 +243,11 @@ async fn sweep(Dependencies { store, bucket, .. }: &Dependencies) {
         }
         tokio::time::sleep(SWEEP_EVERY).await;
     }
+}
+
+/// Whether the store itself said so, and not for want of the store.
+fn is_an_answer(kind: ErrorKind) -> bool {
+    !matches!(kind, ErrorKind::StoreUnavailable | ErrorKind::StoreTimeout)
 }
 
 fn words(kind: ErrorKind) -> String {
@@ -356,12 +380,17 @@ mod tests {
         let stop = CancellationToken::new();
         let health = Health::start(hanging().await, "bank".to_owned(), backbone, None, stop.clone()).await;
         assert!(health.readiness().ready);
+        assert_eq!(health.with_store(|| async { "done" }).await, Some("done"));
         let begun = Instant::now();
+        // What waits as long as it may is given up with the store.
+        assert_eq!(health.with_store(std::future::pending::<()>).await, None);
         while health.readiness().ready {
             assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", health.readiness());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert_eq!(health.readiness().store.detail.as_deref(), Some("it does not answer in time"));
+        let begun = health.with_store(|| std::future::ready(()));
+        assert!(tokio::time::timeout(Duration::from_millis(50), begun).await.is_err());
         stop.cancel();
     }
 
@@ -375,7 +404,8 @@ mod tests {
                 backbone: Dependency { ready: detail.is_none(), detail },
                 workers: None,
             };
-            let health = Health { last: Arc::new(RwLock::new(readiness)), workers: None };
+            let (last, store_answers) = (Arc::new(RwLock::new(readiness)), watch::Sender::new(true));
+            let health = Health { last, workers: None, store_answers };
             assert_eq!(health.backbone_answers(), expected);
         };
         check(None, true);

@@ -30,6 +30,7 @@ use super::{
     running::Seat,
 };
 use crate::{
+    health::Health,
     invoke::{
         admission::Place,
         call::{self, Left, Ran},
@@ -96,7 +97,8 @@ pub(crate) fn start(apps: &[AppState]) {
     }
     if let Some(first) = apps.iter().max_by_key(|app| places(app)) {
         let (app, places) = (Arc::clone(first), first.admission.divided(places(first)));
-        first.invocations.inner.tracker.spawn(async move { until_drained(&app, pull(share, places)).await });
+        let pulling = async move { until_drained(&app, pull(share, places, &app.health)).await };
+        first.invocations.inner.tracker.spawn(pulling);
     }
 }
 
@@ -122,19 +124,21 @@ fn places(app: &AppState) -> usize {
     (app.config.tenant_concurrency / 2).max(1)
 }
 
-async fn pull(share: Arc<Share<AppState>>, places: Arc<Semaphore>) {
+/// While the store answers: without it, no end of a call could be written.
+async fn pull(share: Arc<Share<AppState>>, places: Arc<Semaphore>, health: &Health) {
     loop {
         let taken = take(&places).await;
         let room = |app: &AppState| app.invocations.inner.slots.available_permits().min(taken.len());
-        let deliveries = match tokio::time::timeout(PULL_WATCHDOG, share.pull(PULL_WAIT, room)).await {
-            Ok(Ok(deliveries)) => deliveries,
-            Ok(Err(fanfold_backbone::Error::Closed)) => return,
-            Ok(Err(error)) => {
+        let pulling = || tokio::time::timeout(PULL_WATCHDOG, share.pull(PULL_WAIT, room));
+        let deliveries = match health.with_store(pulling).await {
+            Some(Ok(Ok(deliveries))) => deliveries,
+            Some(Ok(Err(fanfold_backbone::Error::Closed))) => return,
+            Some(Ok(Err(error))) => {
                 tracing::warn!(%error, "asynchronous calls cannot be pulled; trying again");
                 tokio::time::sleep(PULL_PAUSE).await;
                 continue;
             }
-            Err(_) => continue,
+            Some(Err(_)) | None => continue,
         };
         for (shared, place) in deliveries.into_iter().zip(taken) {
             let (app, share) = (Arc::clone(&shared.what), Arc::clone(&share));
