@@ -7,6 +7,8 @@ umask 077
 random() { od -An -N"$1" -tx1 /dev/urandom | tr -d ' \n'; }
 
 if [ ! -d state ]; then
+  # What an earlier run began, if it was interrupted, is nobody's yet.
+  rm -rf state.part
   mkdir state.part
   random 32 >state.part/token
   printf %s "$(cat state.part/token)" | sha256sum | cut -d' ' -f1 >state.part/token-digests

@@ -409,6 +409,8 @@ fn the_compose_files_secrets_are_made_once_and_are_ones_own() {
     let script = scratch.path().join("setup.sh");
     std::fs::copy(root().join("deploy/compose/setup.sh"), &script).unwrap();
     let make = || assert!(Command::new(&script).arg("--secrets").status().unwrap().success());
+    // As a run leaves it that was interrupted.
+    std::fs::create_dir(scratch.path().join("state.part")).unwrap();
     make();
     let read = |name: &str| std::fs::read_to_string(scratch.path().join("state").join(name)).unwrap();
     let (token, store) = (read("token"), read("store-credentials"));
