@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use super::{
     Jobs, claim,
+    end::finish::{self, Ending},
     error::{Error, Result},
-    finish::{self, Ending},
     record::JobRecord,
     vault::Vault,
 };

@@ -2,68 +2,38 @@
 //! Jobs: from a document to tables and answers, whatever is killed meanwhile.
 //!
 //! ```text
-//! submit ─> input ─> split ─> pack ─> plan ─> coordinator ─> lease ─> queue ~> workers
-//!                                                 ^  progress                     │
-//!                                                 └────────── commits <───────────┘
-//!                                             finish ─> manifest, result, outcome
+//!  plan: submit ─> input ─> split ─> pack ─> layout
+//!                                              │  plan
+//!                                              v
+//!  coordinate: recover ─> coordinator ──> lease ─> queue ~> workers
+//!                            │  ^  progress                   │
+//!                            │  └────────── commits <─────────┘
+//!                            v
+//!  end: finish ─> manifest, result, outcome;  sweep;  expiry
 //! ```
 //!
 //! The truth of a job is its plan and its commits in the store. Everything in
 //! the backbone and in memory here is made from them and can be made again.
+//!
+//! A folder each for what makes a plan (`plan`), what earlier jobs did of it (`reuse`), how
+//! far it is (`progress`), who looks after it (`coordinate`), what becomes of it (`end`) and
+//! what is seen of it (`api`). Beside them stands what all of them share: errors, what is
+//! written down in store and backbone, and this handle.
 
-mod bits;
-mod cache;
+mod api;
 mod case;
 mod claim;
-mod compare;
-mod coordinator;
-mod counters;
+mod coordinate;
+mod end;
 mod error;
-mod estimate;
-mod eta;
-mod events;
-mod expiry;
-mod filter;
-mod finish;
-mod footer;
-mod heard;
 mod index;
-mod input;
-mod kept;
-mod lease;
-mod listing;
-mod live;
-mod logs;
 mod manifest;
-mod outcomes;
-mod overtaken;
-mod pack;
-mod pattern;
-mod pipe;
 mod plan;
-mod planning;
-mod policy;
 mod prints;
 mod progress;
 mod record;
-mod recover;
-mod rests;
-mod retry;
-mod routes;
-mod shape;
-#[cfg(test)]
-mod simulation;
-mod slots;
-mod split;
-mod stragglers;
-mod submit;
-mod sweep;
-mod tasks;
-mod tenure;
-mod traces;
-mod union;
+mod reuse;
 mod vault;
-mod view;
 
 use std::{
     collections::HashMap,
@@ -86,22 +56,27 @@ use futures::StreamExt;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-pub use compare::{Change, Comparison, Differing};
-pub use counters::Counters;
+pub(crate) use api::routes::job_id;
+pub use api::{
+    routes::routes,
+    tasks::{TaskPage, TaskState, TaskView},
+};
+pub use coordinate::counters::Counters;
 pub use index::Filter;
+pub(crate) use plan::shape::shape;
 pub use record::{JobRecord, TaskFailure};
-pub(crate) use routes::job_id;
-pub use routes::routes;
-pub(crate) use shape::shape;
-pub use tasks::{TaskPage, TaskState, TaskView};
+pub use reuse::compare::{Change, Comparison, Differing};
 
 use self::{
+    api::{tasks, view},
+    coordinate::{live::Live, recover},
+    end::{finish, sweep::Sweep},
     error::{Error, Result},
     index::Index,
-    live::Live,
-    planning::{Plannings, WAIT_MAX},
-    split::Splitter,
-    sweep::Sweep,
+    plan::{
+        planning::{Plannings, WAIT_MAX},
+        split::Splitter,
+    },
     vault::Vault,
 };
 use crate::functions::Registry;
