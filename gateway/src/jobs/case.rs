@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 
 use fanfold_backbone::{Backbone, CasOutcome};
 use fanfold_protocol::{
-    commit::Commit,
+    answer::Answer,
+    commit::{ANSWER_INLINE_BYTES_MAX, Commit},
     job::{Job, JobOutcome, JobState},
     keys,
     plan::Plan,
@@ -20,7 +21,7 @@ use uuid::Uuid;
 
 use super::{
     Jobs, claim,
-    end::finish::{self, Ending},
+    ending::{self, Ending},
     error::{Error, Result},
     record::JobRecord,
     vault::Vault,
@@ -77,7 +78,7 @@ impl Case {
     pub async fn hold(&self, jobs: &Jobs) -> Result<bool> {
         match claim::hold(&jobs.inner.backbone, &self.job, &self.output).await {
             Err(Error::Refused(taken)) => {
-                finish::decide(&jobs.inner.vault, &self.job.id, JobState::Failed, Some(taken)).await?;
+                ending::decide(&jobs.inner.vault, &self.job.id, JobState::Failed, Some(taken)).await?;
                 Ok(false)
             }
             held => held.map(|()| true),
@@ -135,11 +136,20 @@ async fn restored(
 ) -> Result<JobRecord> {
     let mut record = JobRecord::new(job, plan, output);
     if let Some(outcome) = outcome {
-        let result =
-            if outcome.result_uri.is_some() { finish::small_result(vault, &job.id).await? } else { None };
+        let result = if outcome.result_uri.is_some() { small_result(vault, &job.id).await? } else { None };
         record.end(outcome, result);
     }
     Ok(record)
+}
+
+/// The result of a job that has ended, when it is small enough for a record.
+pub async fn small_result(vault: &Vault, id: &Uuid) -> Result<Option<Answer>> {
+    let uri = vault.uri(&keys::result(id))?;
+    match vault.store().head(&uri).await {
+        Ok(meta) if meta.pin.size <= ANSWER_INLINE_BYTES_MAX as u64 => vault.read(&keys::result(id)).await,
+        Ok(_) | Err(fanfold_storage::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Reads those of these commits that are there, in no particular order.

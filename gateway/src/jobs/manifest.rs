@@ -15,6 +15,7 @@ use fanfold_protocol::{
         DeadLetter, FAILED_INPUTS_MAX, MANIFEST_FAILED_MAX, MANIFEST_OBJECTS_MAX, Manifest, ManifestShard,
         OutputObject,
     },
+    keys,
     uri::ObjectUri,
 };
 use fanfold_storage::{ListOptions, PutOptions, Store};
@@ -201,6 +202,21 @@ pub async fn remove_shards(store: &Store, output: &ObjectUri, head: &Manifest) -
     Ok(store.delete_many(output.bucket(), keys).await?)
 }
 
+/// Whether a name is one that [`keys::output_part`] makes.
+pub fn is_part(name: &str) -> bool {
+    let read = || {
+        let (task, rest) = name.strip_prefix("part-")?.split_at_checked(7)?;
+        let (attempt, extension) = rest.strip_prefix('-')?.split_at_checked(36)?;
+        let task: u32 = task.parse().ok()?;
+        let attempt: Uuid = attempt.parse().ok()?;
+        Some(
+            keys::output_part(task, &attempt, extension.strip_prefix('.')?) == name
+                && !extension.contains('/'),
+        )
+    };
+    read().unwrap_or(false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,5 +320,20 @@ mod tests {
         refused(short, &uri, "5 objects instead of 6").await;
         remove_shards(&store, &output, &head).await.unwrap();
         refused(head, &uri, "_manifest-").await;
+    }
+
+    #[test]
+    fn only_names_of_attempts_are_parts() {
+        let name = keys::output_part(12, &Uuid::from_u128(7), "parquet");
+        assert!(is_part(&name), "{name}");
+        for other in [
+            "part-0000012.parquet",
+            "part-0000012-x.parquet",
+            "_manifest.json",
+            "part-",
+            &format!("{name}/x"),
+        ] {
+            assert!(!is_part(other), "{other}");
+        }
     }
 }

@@ -17,14 +17,17 @@
 //!
 //! A folder each for what makes a plan (`plan`), what earlier jobs did of it (`reuse`), how
 //! far it is (`progress`), who looks after it (`coordinate`), what becomes of it (`end`) and
-//! what is seen of it (`api`). Beside them stands what all of them share: errors, what is
-//! written down in store and backbone, and this handle.
+//! what is seen of it (`api`). They look one way, each at those behind it: `api`, `coordinate`,
+//! `end`, then `plan` and `reuse`, which look at each other, and `progress`. What goes back, as an
+//! accepted job to whoever coordinates it, goes through this handle, [`Jobs`]. Beside it stands what
+//! all of them share: errors, and what is written down in store and backbone.
 
 mod api;
 mod case;
 mod claim;
 mod coordinate;
 mod end;
+mod ending;
 mod error;
 mod index;
 mod manifest;
@@ -68,7 +71,7 @@ pub use record::{JobRecord, TaskFailure};
 pub use reuse::compare::{Change, Comparison, Differing};
 
 use self::{
-    api::{tasks, view},
+    api::tasks,
     coordinate::{live::Live, recover},
     end::{finish, sweep::Sweep},
     error::{Error, Result},
@@ -282,12 +285,12 @@ impl Jobs {
                     ErrorKind::Cancelled,
                     "the job was cancelled on request; submit it again to run it",
                 );
-                finish::decide(&self.inner.vault, id, JobState::Cancelled, Some(why)).await?.state
+                ending::decide(&self.inner.vault, id, JobState::Cancelled, Some(why)).await?.state
             }
             ended => ended,
         };
         if decided != JobState::Cancelled || record.state.is_terminal() {
-            let state = view::state_word(decided);
+            let state = record::state_word(decided);
             return Err(Problem::new(
                 ErrorKind::JobFinished,
                 format!(
@@ -379,7 +382,7 @@ impl Jobs {
                 ErrorKind::JobNotFinished,
                 format!(
                     "expected job {id} to have ended, found it {}; wait for it",
-                    view::state_word(record.state)
+                    record::state_word(record.state)
                 ),
             )),
             JobState::Failed | JobState::Cancelled => {
@@ -390,7 +393,7 @@ impl Jobs {
                     ErrorKind::JobFinished,
                     format!(
                         "expected job {id} to have succeeded, found it {}{why}",
-                        view::state_word(record.state)
+                        record::state_word(record.state)
                     ),
                 ))
             }

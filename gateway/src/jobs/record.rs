@@ -23,6 +23,9 @@ use uuid::Uuid;
 /// whoever watches is told how many more there are.
 const FAILURES_KEPT: usize = 8;
 
+/// Objects that are named of a task.
+pub const INPUTS_NAMED: usize = 8;
+
 /// A job as it is shown.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobRecord {
@@ -133,6 +136,23 @@ pub struct TaskFailure {
     pub given_up: bool,
     /// Why.
     pub problem: Problem,
+}
+
+/// The word for a state.
+pub fn state_word(state: JobState) -> &'static str {
+    match state {
+        JobState::Queued => "queued",
+        JobState::Running => "running",
+        JobState::Succeeded => "succeeded",
+        JobState::Failed => "failed",
+        JobState::Cancelled => "cancelled",
+    }
+}
+
+/// The state of a word.
+pub fn state_of(word: &str) -> Option<JobState> {
+    use JobState::{Cancelled, Failed, Queued, Running, Succeeded};
+    [Queued, Running, Succeeded, Failed, Cancelled].into_iter().find(|state| state_word(*state) == word)
 }
 
 impl JobRecord {

@@ -17,8 +17,12 @@ use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::view::{FailureView, JobView, ProgressView, SkippedView, StateView, state_word};
-use crate::jobs::{Jobs, error::Error, record::JobRecord};
+use super::view::{FailureView, JobView, ProgressView, SkippedView, StateView};
+use crate::jobs::{
+    Jobs,
+    error::Error,
+    record::{JobRecord, state_word},
+};
 
 /// Between two events of progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);

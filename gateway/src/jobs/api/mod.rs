@@ -8,4 +8,4 @@ mod events;
 mod logs;
 pub(super) mod routes;
 pub(super) mod tasks;
-pub(super) mod view;
+mod view;

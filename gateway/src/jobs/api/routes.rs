@@ -19,9 +19,12 @@ use uuid::Uuid;
 use super::{
     logs,
     tasks::{TaskPage, TaskState},
-    view::{ComparisonView, JobList, JobView, state_of},
+    view::{ComparisonView, JobList, JobView},
 };
-use crate::jobs::{index::Filter, record::JobRecord};
+use crate::jobs::{
+    index::Filter,
+    record::{JobRecord, state_of},
+};
 use crate::{
     event_streams,
     extract::{self, Path, Query},

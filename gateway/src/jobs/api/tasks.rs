@@ -24,6 +24,7 @@ use crate::jobs::{
     coordinate::{live::Live, recover},
     error::Result,
     progress::{Progress, slots, stragglers::Stragglers},
+    record::INPUTS_NAMED,
     unknown,
 };
 use crate::{page, problem::ProblemView};
@@ -32,9 +33,6 @@ use crate::{page, problem::ProblemView};
 const HELD: usize = 4;
 /// How long the tasks of a job that runs elsewhere are kept.
 const FRESH: Duration = Duration::from_secs(2);
-
-/// Objects that are named of a task.
-pub const INPUTS_NAMED: usize = 8;
 
 /// Where a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -8,14 +8,14 @@
 use fanfold_protocol::{
     answer::Answer,
     invocation::Progress,
-    job::{Difference, Estimate, JobState, RetryOf},
+    job::{Difference, Estimate, RetryOf},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::jobs::{
-    record::{JobRecord, SlowLease, TaskFailure},
+    record::{JobRecord, SlowLease, TaskFailure, state_word},
     reuse::compare::{Change, Comparison, Differing},
 };
 use crate::problem::ProblemView;
@@ -300,23 +300,6 @@ pub struct StateView {
     pub id: String,
     /// Its state.
     pub state: &'static str,
-}
-
-/// The word for a state.
-pub fn state_word(state: JobState) -> &'static str {
-    match state {
-        JobState::Queued => "queued",
-        JobState::Running => "running",
-        JobState::Succeeded => "succeeded",
-        JobState::Failed => "failed",
-        JobState::Cancelled => "cancelled",
-    }
-}
-
-/// The state of a word.
-pub fn state_of(word: &str) -> Option<JobState> {
-    use JobState::{Cancelled, Failed, Queued, Running, Succeeded};
-    [Queued, Running, Succeeded, Failed, Cancelled].into_iter().find(|state| state_word(*state) == word)
 }
 
 impl From<&RetryOf> for RetryView {

@@ -25,23 +25,24 @@ use super::{
     heard::{self, Heard},
     lease::{Leases, Turn},
     live::Live,
+    rests::Rests,
     tenure::Tenure,
 };
 use crate::jobs::{
     Jobs,
-    api::tasks::INPUTS_NAMED,
     case::{self, Case},
     claim,
-    end::finish::{self, Closing, Ending, Products},
+    end::finish::{Closing, Products},
+    ending::{self, Ending},
     error::Result,
     plan::{Shards, estimate},
     progress::{
         Progress,
         policy::Policy,
-        rests::Rests,
         slots::{FailedAttempt, GivenUp, LeaseSpec},
         stragglers::Stragglers,
     },
+    record::INPUTS_NAMED,
     reuse::retry,
 };
 
@@ -193,10 +194,10 @@ impl Coordinator {
         };
         if let Some(given_up) = given_up {
             let problem = self.explain(given_up).await?;
-            return finish::decide(vault, id, JobState::Failed, Some(problem)).await.map(Some);
+            return ending::decide(vault, id, JobState::Failed, Some(problem)).await.map(Some);
         }
         if complete {
-            return finish::decide(vault, id, JobState::Succeeded, None).await.map(Some);
+            return ending::decide(vault, id, JobState::Succeeded, None).await.map(Some);
         }
         if let Some(spent) = self.case.job.document.budget.spent(&committed) {
             let detail = format!(
@@ -204,7 +205,7 @@ impl Coordinator {
                  fanfold job retry: what is done is kept"
             );
             let problem = Problem::new(ErrorKind::BudgetSpent, detail);
-            return finish::decide(vault, id, JobState::Failed, Some(problem)).await.map(Some);
+            return ending::decide(vault, id, JobState::Failed, Some(problem)).await.map(Some);
         }
         Ok(None)
     }

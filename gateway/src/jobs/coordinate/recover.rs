@@ -30,11 +30,10 @@ use crate::jobs::{
     Jobs,
     case::{self, Case},
     claim,
-    end::{
-        expiry,
-        finish::{self, Ending},
-    },
+    end::{expiry, finish},
+    ending::{self, Ending},
     error::{Error, Result},
+    plan::planning,
     record::JobRecord,
 };
 
@@ -225,7 +224,7 @@ impl Jobs {
         };
         if let Some(outcome) = &case.outcome {
             let result = match outcome.result_uri {
-                Some(_) => finish::small_result(&self.inner.vault, &id).await?,
+                Some(_) => case::small_result(&self.inner.vault, &id).await?,
                 None => None,
             };
             case.record.end(outcome, result);
@@ -242,7 +241,7 @@ impl Jobs {
         let problem = Problem::from(error).within("the job could not be carried on");
         let ended = async {
             let inner = &self.inner;
-            let ending = finish::decide(&inner.vault, &id, JobState::Failed, Some(problem.clone())).await?;
+            let ending = ending::decide(&inner.vault, &id, JobState::Failed, Some(problem.clone())).await?;
             finish::stop_tasks(&inner.backbone, &id).await?;
             let Some(mut record) = self.find(&id).await? else { return Ok(()) };
             let waiting = record.tasks.waiting + record.tasks.running;
@@ -273,7 +272,7 @@ impl Jobs {
                 false => inner.vault.expect(&key).await?,
             };
             let result = match outcome.result_uri {
-                Some(_) => finish::small_result(&inner.vault, &id).await?,
+                Some(_) => case::small_result(&inner.vault, &id).await?,
                 None => None,
             };
             record.end(&outcome, result);
@@ -323,7 +322,7 @@ impl Jobs {
     /// `backbone-unavailable` when that takes long, as after a loss of the backbone.
     pub(in crate::jobs) async fn restored(&self) -> Result<()> {
         let restored = tokio::time::timeout(RESTORING_MAX, self.inner.restored.cancelled()).await;
-        restored.map_err(|_| Error::Refused(unrestored()))
+        restored.map_err(|_| Error::Refused(planning::unrestored()))
     }
 
     /// Of all jobs, or of those that were given their id since some time.
@@ -428,15 +427,6 @@ impl Jobs {
         let notice = serde_json::to_vec(&notice).map_err(|e| Error::damaged(&key, e))?;
         Ok(self.inner.backbone.publish(&keys::commit_subject(&lease.job), notice).await?)
     }
-}
-
-/// Why nothing is planned yet that other jobs may be in the way of.
-pub fn unrestored() -> Problem {
-    Problem::new(
-        ErrorKind::BackboneUnavailable,
-        "expected all jobs of the store to be known, found that they are still looked through after a start; try \
-         again in a moment",
-    )
 }
 
 /// The progress of a job, if it is coordinated here.

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The end of a job: decided once, then carried out, then written down.
+//! The end of a job: carried out once it is decided, then written down.
 //!
-//! First an ending is put if absent: success, failure or cancellation, whichever
-//! comes first. Then its effects follow, each of which may be done twice:
+//! What [`super::super::ending`] says has effects, each of which may be done twice:
 //! publishing through one manifest, or sweeping what was staged. The outcome
 //! comes last, so that a job with an outcome needs nothing any more.
 
@@ -21,18 +20,17 @@ use fanfold_protocol::{
     job::{Estimate, Job, JobOutcome, JobState, Receipt, TaskCounts},
     keys, limits,
     names::{FunctionRef, Qualifier},
-    time::{self, Timestamp},
     uri::ObjectUri,
 };
 use fanfold_storage::{PutOptions, PutOutcome};
 use futures::TryStreamExt as _;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use self::read::{published, small_result};
+pub use self::read::published;
 use super::sweep::{self, Sweep};
 use crate::jobs::{
     claim,
+    ending::Ending,
     error::{Error, Result},
     manifest,
     prints::{Fingerprint, Prints},
@@ -43,27 +41,6 @@ use crate::jobs::{
 
 /// How often a manifest is looked at again that others change meanwhile.
 const TRIES_MAX: u32 = 16;
-
-/// How a job is to end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ending {
-    /// Succeeded, failed or cancelled.
-    pub state: JobState,
-    /// When it was decided.
-    pub ended_at: Timestamp,
-    /// Why it did not succeed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub problem: Option<Problem>,
-}
-
-/// Decides how a job ends, unless that is decided; answers the decision.
-pub async fn decide(vault: &Vault, id: &Uuid, state: JobState, problem: Option<Problem>) -> Result<Ending> {
-    let ending = Ending { state, ended_at: time::now(), problem };
-    if vault.write_once(&keys::ending(id), &ending).await? {
-        return Ok(ending);
-    }
-    vault.expect(&keys::ending(id)).await
-}
 
 /// Tells workers that nothing of a job is wanted any more: those that run its
 /// tasks, and those that will be given its leases.

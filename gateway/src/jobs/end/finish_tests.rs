@@ -12,6 +12,7 @@ use fanfold_protocol::{
     digest::Digest,
     invocation::Usage,
     tenant::Tenant,
+    time,
 };
 use fanfold_storage::{
     Arbiter, Credentials, ListOptions, Store, StoreConfig,
@@ -22,6 +23,7 @@ use futures::future::BoxFuture;
 use serde_json::json;
 
 use super::*;
+use crate::jobs::{case::small_result, ending::decide};
 
 struct World {
     vault: Vault,

@@ -21,11 +21,10 @@ use fanfold_protocol::{
 };
 use fanfold_storage::{ListEntry, ListOptions, Upload};
 use futures::TryStreamExt;
-use uuid::Uuid;
 
-use super::finish::Ending;
 use crate::jobs::{
     case, claim,
+    ending::Ending,
     error::Result,
     manifest,
     prints::{Fingerprint, Prints},
@@ -115,7 +114,7 @@ impl Sweep<'_> {
             open_uploads(vault, self.output.bucket(), &parts),
             open_uploads(vault, vault.bucket(), &staged),
         )?;
-        let name = |key: &str| is_part(key.strip_prefix(self.output.key()).unwrap_or_default());
+        let name = |key: &str| manifest::is_part(key.strip_prefix(self.output.key()).unwrap_or_default());
         let output = output.into_iter().filter(|upload| name(&upload.key) && upload.begun >= oldest);
         let output = output.map(|upload| (self.output.bucket(), upload));
         let own = own.into_iter().map(|upload| (vault.bucket(), upload));
@@ -191,7 +190,7 @@ impl Sweep<'_> {
         while let Some(entry) = listing.try_next().await? {
             let ListEntry::Object { key, last_modified, .. } = entry else { continue };
             let name = key.strip_prefix(self.output.key()).unwrap_or_default();
-            if !is_part(name) || last_modified < oldest {
+            if !manifest::is_part(name) || last_modified < oldest {
                 continue;
             }
             parts += 1;
@@ -214,7 +213,7 @@ impl Sweep<'_> {
 /// Parts under a prefix, and shards of a job's manifest, which nobody else put there: its id is in
 /// their names.
 fn parts_and_shards(output: &ObjectUri, losers: Vec<String>) -> (HashSet<String>, Vec<String>) {
-    let named = |key: &String| is_part(key.strip_prefix(output.key()).unwrap_or_default());
+    let named = |key: &String| manifest::is_part(key.strip_prefix(output.key()).unwrap_or_default());
     let (parts, shards): (Vec<_>, Vec<_>) = losers.into_iter().partition(named);
     (parts.into_iter().collect(), shards)
 }
@@ -234,39 +233,11 @@ async fn open_uploads(vault: &Vault, bucket: &str, prefix: &str) -> Result<Vec<U
     }
 }
 
-/// Whether a name is one that [`keys::output_part`] makes.
-pub fn is_part(name: &str) -> bool {
-    let read = || {
-        let (task, rest) = name.strip_prefix("part-")?.split_at_checked(7)?;
-        let (attempt, extension) = rest.strip_prefix('-')?.split_at_checked(36)?;
-        let task: u32 = task.parse().ok()?;
-        let attempt: Uuid = attempt.parse().ok()?;
-        Some(
-            keys::output_part(task, &attempt, extension.strip_prefix('.')?) == name
-                && !extension.contains('/'),
-        )
-    };
-    read().unwrap_or(false)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use uuid::Uuid;
 
-    #[test]
-    fn only_names_of_attempts_are_parts() {
-        let name = keys::output_part(12, &Uuid::from_u128(7), "parquet");
-        assert!(is_part(&name), "{name}");
-        for other in [
-            "part-0000012.parquet",
-            "part-0000012-x.parquet",
-            "_manifest.json",
-            "part-",
-            &format!("{name}/x"),
-        ] {
-            assert!(!is_part(other), "{other}");
-        }
-    }
+    use super::*;
 
     #[test]
     fn shards_are_told_from_parts() {

@@ -31,7 +31,6 @@ use super::{
     pipe,
 };
 use crate::jobs::{
-    end::sweep,
     error::{Error, Result, about_input},
     manifest,
 };
@@ -367,7 +366,7 @@ pub fn may_be_written(format: Option<Format>) -> Vec<String> {
 
 /// The folder of an object that is named like the table of a task.
 fn folder_of_part(uri: &ObjectUri) -> Option<ObjectUri> {
-    let name = uri.key().rsplit('/').next().filter(|name| sweep::is_part(name))?;
+    let name = uri.key().rsplit('/').next().filter(|name| manifest::is_part(name))?;
     ObjectUri::new(uri.bucket(), uri.key().strip_suffix(name)?).ok()
 }
 

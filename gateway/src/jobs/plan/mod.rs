@@ -4,13 +4,15 @@
 //! ```text
 //! submit ─> planning ─────> input ──────────────────> layout ─────────> plan
 //!   shape     its turn        pattern, listing, pipe    union, filter
-//!                                                       split ─> pack
+//!   carried                                             split ─> pack
 //!                                                       estimate
 //! ```
 //!
 //! Owns what happens until the head of a plan is in the store. What earlier jobs did of it
-//! is asked of [`super::reuse`], which in turn plans by what is here.
+//! is asked of [`super::reuse`], which in turn plans by what is here. An accepted job is handed
+//! on through [`super::Jobs`]; nothing in here knows how it runs or ends.
 
+pub(super) mod carried;
 pub(super) mod estimate;
 pub(super) mod filter;
 mod footer;

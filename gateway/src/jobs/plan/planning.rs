@@ -23,7 +23,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{pattern::Source, submit::Wanted};
-use crate::jobs::{Jobs, coordinate::recover, error::Result, index::Room};
+use crate::jobs::{Jobs, error::Result, index::Room};
 use crate::keyed_locks::{KeyedLock, KeyedLocks};
 
 /// Plans of a tenant that are made at once: the largest take about 200 MB each.
@@ -165,7 +165,7 @@ impl Jobs {
         meets: bool,
     ) -> Result<OwnedSemaphorePermit, Problem> {
         if meets {
-            waiting.wait(self.inner.restored.cancelled(), recover::unrestored).await?;
+            waiting.wait(self.inner.restored.cancelled(), unrestored).await?;
         }
         waiting.begin().await
     }
@@ -200,6 +200,15 @@ pub fn meets_others(document: &JobDocument) -> bool {
 /// Whether a listing tells what a job reads: that may be what others write.
 pub fn lists(document: &JobDocument) -> bool {
     document.inputs().iter().any(|text| Source::parse(text).is_ok_and(|source| source.is_listed()))
+}
+
+/// Why nothing is planned yet that other jobs may be in the way of.
+pub fn unrestored() -> Problem {
+    Problem::new(
+        ErrorKind::BackboneUnavailable,
+        "expected all jobs of the store to be known, found that they are still looked through after a start; try \
+         again in a moment",
+    )
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use fanfold_protocol::{
 use uuid::Uuid;
 
 use super::{
+    carried::check_carried,
     filter,
     input::{self, Finder, Found},
     layout,
@@ -31,7 +32,6 @@ use super::{
 use crate::jobs::{
     Jobs,
     claim::{self, Claim, Key, Writers},
-    coordinate::lease::check_carried,
     error::{Error, Result, about_input},
     record::JobRecord,
     reuse::{kept, retry::Earlier},

@@ -12,7 +12,6 @@ mod machine;
 mod outcomes;
 mod overtaken;
 pub(super) mod policy;
-pub(super) mod rests;
 #[cfg(test)]
 mod simulation;
 pub(super) mod slots;

@@ -31,14 +31,12 @@ use super::{
 };
 use crate::jobs::{
     Jobs,
-    api::view::state_word,
     case::{self, Case},
     claim::Key,
-    coordinate::lease::check_carried,
     error::{Error, Result},
-    plan::{self, filter, planning, submit::Wanted, union},
+    plan::{self, carried::check_carried, filter, planning, submit::Wanted, union},
     prints::Prints,
-    record::JobRecord,
+    record::{JobRecord, state_word},
     unknown,
     vault::Vault,
 };

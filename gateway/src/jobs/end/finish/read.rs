@@ -2,8 +2,7 @@
 //! What the ending of a job has left, for whoever takes it up or shows it later.
 
 use fanfold_protocol::{
-    answer::Answer,
-    commit::{ANSWER_INLINE_BYTES_MAX, MANIFEST_NAME, RESULT_NAME},
+    commit::{MANIFEST_NAME, RESULT_NAME},
     keys,
     uri::ObjectUri,
 };
@@ -27,14 +26,4 @@ pub async fn published(
         Err(error) => return Err(error.into()),
     };
     Ok(Some((output.join(MANIFEST_NAME)?, answer)))
-}
-
-/// The result of a job that has ended, when it is small enough for a record.
-pub async fn small_result(vault: &Vault, id: &Uuid) -> Result<Option<Answer>> {
-    let uri = vault.uri(&keys::result(id))?;
-    match vault.store().head(&uri).await {
-        Ok(meta) if meta.pin.size <= ANSWER_INLINE_BYTES_MAX as u64 => vault.read(&keys::result(id)).await,
-        Ok(_) | Err(fanfold_storage::Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::stragglers::Place;
+use crate::jobs::progress::stragglers::Place;
 
 /// The rounds of one job that wait.
 #[derive(Debug, Default)]
