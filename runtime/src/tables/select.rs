@@ -192,6 +192,7 @@ impl Wanted {
         available: &[&str],
         first: Option<&First>,
     ) -> Result<Vec<usize>, Problem> {
+        self.check_once(uri, available)?;
         if self.unites() {
             return self.resolve_some(uri, available, first);
         }
@@ -204,10 +205,7 @@ impl Wanted {
                 .iter()
                 .map(|name| position(name).ok_or_else(|| not_found(uri, name, available)))
                 .collect(),
-            (None, None) => {
-                check_once(uri, available)?;
-                Ok((0..available.len()).collect())
-            }
+            (None, None) => Ok((0..available.len()).collect()),
             (None, Some(first)) => {
                 let expected = first.stored.fields();
                 if let Some(extra) =
@@ -224,6 +222,21 @@ impl Wanted {
         }
     }
 
+    /// Refuses an object of which a wanted name means two columns: one of them would be
+    /// taken for both.
+    fn check_once(&self, uri: &str, available: &[&str]) -> Result<(), Problem> {
+        let mut sorted = available.to_vec();
+        sorted.sort_unstable();
+        let is_wanted = |name: &str| self.names.as_ref().is_none_or(|names| names.iter().any(|n| n == name));
+        match sorted.windows(2).find(|pair| pair[0] == pair[1] && is_wanted(pair[0])) {
+            Some(pair) => Err(Problem::new(
+                ErrorKind::SchemaMismatch,
+                format!("{uri} must name each column once, found column {} twice", quote(pair[0])),
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// The same where objects may lack columns that need no value.
     fn resolve_some(
         &self,
@@ -231,7 +244,6 @@ impl Wanted {
         available: &[&str],
         first: Option<&First>,
     ) -> Result<Vec<usize>, Problem> {
-        check_once(uri, available)?;
         let names: Vec<&str> = match (&self.names, first) {
             (Some(names), _) => names.iter().map(String::as_str).collect(),
             (None, Some(first)) => {
@@ -395,18 +407,6 @@ impl Wanted {
             columns.push(fitted);
         }
         shape::assemble(shown, columns, piece.num_rows()).map_err(|p| p.within(uri))
-    }
-}
-
-fn check_once(uri: &str, available: &[&str]) -> Result<(), Problem> {
-    let mut sorted = available.to_vec();
-    sorted.sort_unstable();
-    match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(Problem::new(
-            ErrorKind::SchemaMismatch,
-            format!("{uri} must name each column once, found column {} twice", quote(pair[0])),
-        )),
-        None => Ok(()),
     }
 }
 

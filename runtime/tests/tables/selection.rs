@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, Decimal128Array, Float64Array, RecordBatch},
+    array::{Array, ArrayRef, Decimal128Array, Float64Array, RecordBatch},
     datatypes::{DataType, Field, Schema},
+    ipc::writer::FileWriter,
 };
 use fanfold_protocol::{ErrorKind, job::Format};
 use fanfold_runtime::tables::TableReader;
@@ -46,6 +47,29 @@ async fn columns_come_in_the_wanted_order() {
     );
     let none = reading(names(&[]), None).await.unwrap();
     assert_eq!((none.num_rows(), none.num_columns()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_name_that_means_two_columns_is_refused_where_it_is_wanted() {
+    let store = store();
+    let field = |name: &str| Field::new(name, DataType::Float64, true);
+    let schema = Arc::new(Schema::new(vec![field("a"), field("b"), field("a")]));
+    let values = |value: f64| -> ArrayRef { Arc::new(Float64Array::from(vec![value])) };
+    let batch = RecordBatch::try_new(schema, vec![values(1.0), values(2.0), values(3.0)]).unwrap();
+    let mut writer = FileWriter::try_new(Vec::new(), batch.schema_ref()).unwrap();
+    writer.write(&batch).unwrap();
+    let slice = put(&store, "x.arrow", writer.into_inner().unwrap()).await;
+    let reading = |columns, declared| {
+        let mut source = source(std::slice::from_ref(&slice));
+        (source.columns, source.declared) = (columns, declared);
+        read(&store, source)
+    };
+    let declared = declare(&[("a", "Float64", true)]);
+    for (columns, declared) in [(None, None), (names(&["b", "a"]), None), (None, declared)] {
+        let found = reading(columns, declared).await;
+        check_problem(found, ErrorKind::SchemaMismatch, &["column \"a\" twice"]);
+    }
+    assert_eq!(rows(&reading(names(&["b"]), None).await.unwrap()), ["2.0"]);
 }
 
 #[tokio::test]
