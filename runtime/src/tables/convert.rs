@@ -102,6 +102,8 @@ fn room(data_type: &DataType) -> Option<(Counted, i16)> {
 fn may_cut(from: &DataType, to: &DataType) -> bool {
     match (from, to) {
         (_, DataType::Dictionary(_, to)) => may_cut(from, to),
+        // Arrow makes a truth of any number but zero.
+        (_, DataType::Boolean) => from.is_integer() || from.is_floating(),
         (DataType::Struct(from), DataType::Struct(to)) => {
             members(from, to).any(|(place, to)| may_cut(from[place].data_type(), to.data_type()))
         }
@@ -189,7 +191,7 @@ fn items(column: &ArrayRef) -> Option<ArrayRef> {
 
 /// The same of a column without parts: what was cut off does not come back.
 fn first_cut_value(column: &ArrayRef, to: &DataType) -> Option<usize> {
-    let cut = if column.data_type().is_floating() {
+    let cut = if column.data_type().is_floating() && *to != DataType::Boolean {
         let numbers = shape::cast(column, &DataType::Float64).ok()?;
         let fractions = BooleanArray::from_unary(numbers.as_primitive::<Float64Type>(), |v| v.fract() != 0.0);
         boolean::and(&fractions, &boolean::is_not_null(column).ok()?).ok()?
@@ -267,6 +269,19 @@ mod tests {
         }
         check(decimals(&[Some(100), Some(99_900)]), &wanted("Int8"), Some(1));
         check(decimals(&[Some(205)]), &wanted("Decimal128(12, 3)"), None);
+    }
+
+    #[test]
+    fn truths_are_0_and_1() {
+        let to = wanted("Boolean");
+        for from in ["Int8", "UInt64", "Float32"] {
+            let numbers = |values: &[Option<f64>]| cast(&floats(values), &wanted(from)).unwrap();
+            check(numbers(&[Some(0.0), None, Some(1.0)]), &to, None);
+            check(numbers(&[Some(1.0), None, Some(2.0)]), &to, Some(2));
+        }
+        check(floats(&[Some(0.5)]), &to, Some(0));
+        check(floats(&[Some(f64::NAN)]), &to, Some(0));
+        check(Arc::new(StringArray::from(vec!["false", "true"])), &to, None);
     }
 
     #[test]

@@ -52,9 +52,10 @@ pub(super) fn misfit(column: &Column, found: &str, row: u64) -> Error {
     )
 }
 
-/// Which values had more than the cast left of them: a fraction, or a time of day.
+/// Which values had more than the cast left of them: a fraction, a time of day, or a number that is
+/// neither 0 nor 1.
 fn cut(array: &ArrayRef, fitted: &ArrayRef) -> Result<Option<BooleanArray>, ArrowError> {
-    use DataType::{Date32, Date64, Decimal32, Decimal64, Decimal128, Decimal256, Timestamp};
+    use DataType::{Boolean, Date32, Date64, Decimal32, Decimal64, Decimal128, Decimal256, Timestamp};
     let (from, to) = (array.data_type(), fitted.data_type());
     if from.is_floating() && (to.is_integer() || to.is_temporal()) {
         let numbers = cast(array, &DataType::Float64)?;
@@ -68,6 +69,8 @@ fn cut(array: &ArrayRef, fitted: &ArrayRef) -> Result<Option<BooleanArray>, Arro
             fitted.clone()
         }
         (Date64 | Timestamp(_, _), Date32) => fitted.clone(),
+        // Of any number but zero arrow makes a truth.
+        (number, Boolean) if number.is_integer() || number.is_floating() => fitted.clone(),
         // Between zones moments move, which is no loss.
         (Timestamp(TimeUnit::Nanosecond, zone), Timestamp(unit, _)) => {
             cast(array, &Timestamp(*unit, zone.clone()))?
@@ -120,6 +123,10 @@ mod tests {
             |values: Vec<i128>| Decimal128Array::from(values).with_precision_and_scale(9, 2).unwrap();
         check::<u16>(decimals(vec![100, 200]), None);
         check::<u16>(decimals(vec![100, 205]), misfit("2.05"));
+
+        check::<Option<bool>>(Int64Array::from(vec![Some(0), None, Some(1)]), None);
+        check::<bool>(Int64Array::from(vec![1, 2]), misfit("row 11"));
+        check::<bool>(Float64Array::from(vec![0.5]), misfit("0.5"));
         check::<f64>(decimals(vec![205]), None);
     }
 
