@@ -94,6 +94,44 @@ async fn numbers_lose_no_digits_for_coming_late() {
 }
 
 #[tokio::test]
+async fn texts_lose_nothing_for_coming_late() {
+    let store = store();
+    let reading = async |early: &str, last: &str, declared: Option<_>| {
+        let lines = SAMPLE_BYTES / early.len() + 1;
+        let text = format!("{}{{\"b\":true,\"a\":{last}}}\n", format!("{early}\n").repeat(lines));
+        let asked = TableSource { declared, ..source(&[put(&store, "x.jsonl", text).await]) };
+        (read(&store, asked).await, format!("line {}", lines + 1))
+    };
+    let (whole, float) = ("{\"a\":1,\"b\":true}", "{\"a\":0.5,\"b\":true}");
+    let (list, object) = ("{\"a\":[1],\"b\":true}", "{\"a\":{\"x\":[0.5]},\"b\":true}");
+    for (early, last) in [
+        (whole, "\"00123\""),
+        (whole, "\"-01\""),
+        (float, "\"00.5\""),
+        (float, "\"12345678901234567890\""),
+        (list, "[1,\"02\"]"),
+        (object, "{\"x\":[1,\"9007199254740993\"]}"),
+    ] {
+        let (found, line) = reading(early, last, None).await;
+        check_problem(found, ErrorKind::ValueMismatch, &[line.as_str(), "column \"a\""]);
+    }
+    for (early, last, expected) in [
+        (whole, "\"123\"", "123"),
+        (float, "\"0.25\"", "0.25"),
+        (list, "[\"2\"]", "[2]"),
+        (object, "{\"x\":[\"1e3\"]}", "{x: [1000.0]}"),
+    ] {
+        let found = reading(early, last, None).await.0.unwrap();
+        let last_row = rows(&found.slice(found.num_rows() - 1, 1));
+        assert_eq!(last_row, [format!("{expected}|true")], "{last}");
+    }
+    // Who declares a type gets what can be had.
+    let declared = declare(&[("a", "Int64", false)]);
+    let found = reading(whole, "\"00123\"", declared).await.0.unwrap();
+    assert_eq!(rows(&found).last().map(String::as_str), Some("123"));
+}
+
+#[tokio::test]
 async fn mistakes_are_placed() {
     let json = |content: &'static str, kind, words: &'static [&'static str]| {
         problem("x.jsonl", content.as_bytes(), kind, words)
@@ -184,8 +222,10 @@ async fn commas_too_many_and_padded_integers_are_mistakes_wherever_they_stand() 
     ] {
         problem("x.jsonl", late(line), ErrorKind::JsonMalformed, &["line 80001"]).await;
     }
-    // In a text they are what they were.
-    let batch = read_content("x.jsonl", late("{\"a\":\"01\",\"b\":[0,-0]}")).await.unwrap();
+    // In a text they are no mistake of the JSON.
+    let text = late("{\"a\":\"01\",\"b\":[2]}");
+    problem("x.jsonl", text, ErrorKind::ValueMismatch, &["line 80001", "01"]).await;
+    let batch = read_content("x.jsonl", late("{\"a\":1,\"b\":[0,-0]}")).await.unwrap();
     assert_eq!(rows(&batch).last().map(String::as_str), Some("1|[0, 0]"));
 }
 

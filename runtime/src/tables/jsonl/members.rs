@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Our own among the decoders of JSON, at any depth: of integers, times and bytes, which are
-//! strict, of objects, which are counted, and whose members may be no columns where they are
-//! null, and of values of fixed size, which take room where they are null.
+//! strict, as are those of numbers that nobody declared; of objects, which are counted, and whose
+//! members may be no columns where they are null; and of values of fixed size, which take room
+//! where they are null.
 //!
 //! arrow-json refuses all members that are no columns, or passes over all. Those
 //! that are null lose nothing; [`Roomy`] looks at the tape for any that are
 //! not, so that the text is not parsed again for it.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use arrow::{
     array::ArrayRef,
@@ -21,6 +28,9 @@ use super::{
     strict::{self, Strict},
     wide::{Room, fixed_values},
 };
+
+/// In the metadata of a column whose type nobody declared.
+pub(super) const TOLD: &str = "told";
 
 /// What becomes of members of objects that are no columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +46,18 @@ pub(super) enum Others {
 /// Makes the decoders that are ours; leaves other types to arrow-json.
 #[derive(Debug)]
 pub(super) struct Decoders {
-    pub(super) others: Others,
-    pub(super) room: Arc<Room>,
+    others: Others,
+    room: Arc<Room>,
+    /// Whether what is being made is within a column whose type nobody declared.
+    told: AtomicBool,
 }
 
-impl DecoderFactory for Decoders {
-    fn make_default_decoder(
+impl Decoders {
+    pub(super) fn new(others: Others, room: Arc<Room>) -> Self {
+        Self { others, room, told: AtomicBool::new(false) }
+    }
+
+    fn make(
         &self,
         context: &DecoderContext,
         field: &FieldRef,
@@ -62,11 +78,42 @@ impl DecoderFactory for Decoders {
             fixed @ (DataType::FixedSizeList(_, _) | DataType::FixedSizeBinary(_)) => {
                 (fixed_values(fixed), None)
             }
-            other if strict::refuses(other).is_some() => return builtin().map(Some),
-            other => return Ok(integer::decoder(other)),
+            other => {
+                let told = strict::refuses_told(other).filter(|_| self.told.load(Ordering::Relaxed));
+                let inner = match integer::decoder(other) {
+                    Some(integers) => integers,
+                    None if told.is_none() && strict::refuses(other).is_none() => return Ok(None),
+                    None => builtin()?,
+                };
+                return Ok(Some(match told {
+                    Some(refuses) => Box::new(Strict { refuses, inner }),
+                    None => inner,
+                }));
+            }
         };
         let inner = builtin()?;
         Ok(Some(Box::new(Roomy { room: Arc::clone(&self.room), members, names, inner })))
+    }
+}
+
+impl DecoderFactory for Decoders {
+    fn make_default_decoder(
+        &self,
+        context: &DecoderContext,
+        field: &FieldRef,
+        is_nullable: bool,
+    ) -> Result<Option<Box<dyn ArrayDecoder>>, ArrowError> {
+        if !field.metadata().contains_key(TOLD) {
+            return self.make(context, field, is_nullable);
+        }
+        // One thread makes them, and those within a column before that of the column is there.
+        self.told.store(true, Ordering::Relaxed);
+        let made = self.make(context, field, is_nullable).and_then(|made| match made {
+            Some(decoder) => Ok(decoder),
+            None => context.make_builtin_decoder(field, is_nullable),
+        });
+        self.told.store(false, Ordering::Relaxed);
+        made.map(Some)
     }
 }
 
@@ -124,7 +171,7 @@ mod tests {
         let schema = Schema::new(vec![Field::new("a", inner, true), Field::new("b", list, true)]);
         let room = Arc::new(Room::of(&schema, 2));
         let mut decoder = ReaderBuilder::new(Arc::new(schema))
-            .with_decoder_factory(Arc::new(Decoders { others: Others::Null, room }))
+            .with_decoder_factory(Arc::new(Decoders::new(Others::Null, room)))
             .build_decoder()
             .unwrap();
         decoder.decode(text.as_bytes()).ok()?;

@@ -45,7 +45,7 @@ use self::{
     digits::{has_large, losing},
     doubled::doubled,
     infer::data_type,
-    members::{Decoders, Others},
+    members::{Decoders, Others, TOLD},
     misfit::{has_no_place, refusing, value_mismatch},
     wide::{Room, is_too_wide},
 };
@@ -400,7 +400,7 @@ fn decode(schema: &SchemaRef, block: &[u8], rows: usize, others: Others) -> Resu
         .with_batch_size(rows + 1)
         .with_strict_mode(others == Others::Refused)
         .with_coerce_primitive(true)
-        .with_decoder_factory(Arc::new(Decoders { others, room }))
+        .with_decoder_factory(Arc::new(Decoders::new(others, room)))
         .build_decoder()?;
     decoder.decode(block)?;
     let batch = decoder.flush()?;
@@ -480,7 +480,8 @@ fn settle(
             );
             Problem::new(ErrorKind::SchemaMismatch, detail)
         })?;
-        Ok(Field::new(name, data_type, true))
+        let field = Field::new(name, data_type, true);
+        Ok(if wanted.declared(name).is_some() { field } else { field.with_metadata([(TOLD, "")]) })
     };
     let fields = indices.iter().map(field).collect::<Result<Vec<_>, Problem>>()?;
     Ok(Schema::new(fields))

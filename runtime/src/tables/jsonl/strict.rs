@@ -3,7 +3,9 @@
 //!
 //! Of a number that is wanted as a date, a time or a duration it drops the fraction, and makes
 //! the largest one of what is beyond the range; of hexadecimal digits it takes an odd number. Here both
-//! are refused. Texts of times are left to it.
+//! are refused. Texts of times are left to it, and so are those of numbers, but where a column was told
+//! to be of numbers and a text has zeros or digits that one would lose: in the sample it would have
+//! made texts of them.
 
 use arrow::{
     array::ArrayRef,
@@ -11,7 +13,10 @@ use arrow::{
     error::ArrowError,
     json::reader::{ArrayDecoder, Tape, TapeElement},
 };
-use fanfold_protocol::stored::value;
+use fanfold_protocol::stored::{
+    guess::{has_leading_zero, is_kept_by_double},
+    value,
+};
 
 use super::integer::is_padded;
 
@@ -26,6 +31,15 @@ pub(super) fn refuses(data_type: &DataType) -> Option<Refuses> {
     match data_type {
         Date32 | Date64 | Time32(_) | Time64(_) | Timestamp(_, _) | Duration(_) => Some(is_no_whole_number),
         Binary | LargeBinary | BinaryView | FixedSizeBinary(_) => Some(is_no_hexadecimal),
+        _ => None,
+    }
+}
+
+/// What a column that was told to be of this type should not take besides.
+pub(super) fn refuses_told(data_type: &DataType) -> Option<Refuses> {
+    match data_type {
+        whole if whole.is_integer() => Some(is_code),
+        float if float.is_floating() => Some(is_more_than_a_double),
         _ => None,
     }
 }
@@ -55,6 +69,14 @@ fn is_no_whole_number(tape: &Tape<'_>, place: u32) -> bool {
 /// double on the way.
 fn is_kept(text: &[u8], whole: i64) -> bool {
     !text.contains(&b'.') || value::float(text).is_some_and(|double| double as i64 == whole)
+}
+
+fn is_code(tape: &Tape<'_>, place: u32) -> bool {
+    matches!(tape.get(place), TapeElement::String(text) if has_leading_zero(tape.get_string(text).as_bytes()))
+}
+
+fn is_more_than_a_double(tape: &Tape<'_>, place: u32) -> bool {
+    matches!(tape.get(place), TapeElement::String(text) if !is_kept_by_double(tape.get_string(text).as_bytes()))
 }
 
 fn is_no_hexadecimal(tape: &Tape<'_>, place: u32) -> bool {
