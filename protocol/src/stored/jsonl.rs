@@ -157,7 +157,8 @@ pub struct Sample {
 pub fn sample(uri: &str, data: &[u8], ended: bool) -> Result<Sample, Problem> {
     let mut at = if data.starts_with(BOM) { BOM.len() } else { 0 };
     let data = &data[at..];
-    let cut = data.len().min(SAMPLE_BYTES);
+    // The mark before the text counts, as whoever fetches the sample has no more.
+    let cut = data.len().min(SAMPLE_BYTES - at);
     // A first line that is longer than the sample is looked at all the same.
     let first_end = data.iter().position(|b| *b == b'\n').map_or(data.len(), |at| at + 1);
     let end = cut.max(first_end);
@@ -340,6 +341,19 @@ mod tests {
         check(&["[1, 2.5, -0,\t1e300 , 20000000000000000000]"], "List(Digits)");
         check(&["[20000000000000000000, 2.5]"], "List(Digits)");
         check(&["{\"x\":1e300,\"y\":-0}"], r#"Object([("x", Float), ("y", Int)])"#);
+    }
+
+    #[test]
+    fn a_sample_is_the_same_however_much_follows() {
+        let (line, last) = ("{\"a\":1}\n", "{\"a\":0.5}\n");
+        for bom in ["", "\u{feff}"] {
+            for beyond in 0..4 {
+                let fill = SAMPLE_BYTES + beyond - bom.len() - line.len() - last.len();
+                let text = format!("{bom}{line}{}{last}", " ".repeat(fill));
+                let seen = |text: &[u8]| sample("s3://bank/a", text, false).unwrap().members;
+                assert_eq!(seen(&text.as_bytes()[..SAMPLE_BYTES]), seen(text.as_bytes()), "{beyond}");
+            }
+        }
     }
 
     #[test]

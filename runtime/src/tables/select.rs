@@ -19,7 +19,7 @@ use fanfold_protocol::{
     function::Column,
     job::SchemaRule,
     plan::Slice,
-    stored::csv::delimiter_hint,
+    stored::{SAMPLE_BYTES, csv::delimiter_hint},
 };
 
 use super::{
@@ -173,10 +173,10 @@ impl Wanted {
         self.names.as_ref().is_some_and(|names| names.iter().all(|name| self.declared.contains_key(name)))
     }
 
-    /// Whether the beginning of the slice's object has nothing to say of types: it is not in the slice,
-    /// and they are declared.
+    /// Whether the sample of the slice's object has nothing to say: its records are not in the slice,
+    /// of which it would tell those that are malformed, and types are declared.
     pub(super) fn needs_no_sample(&self, slice: &Slice) -> bool {
-        slice.bytes.is_some_and(|bytes| bytes.start > 0) && self.is_declared()
+        slice.bytes.is_some_and(|bytes| bytes.start >= SAMPLE_BYTES as u64) && self.is_declared()
     }
 
     /// The wanted columns by name; `None` for all.

@@ -15,7 +15,7 @@ use fanfold_protocol::{
     job::CsvOptions,
     plan::{self, Slice},
     stored::{
-        BOM, arrow,
+        BOM, SAMPLE_BYTES, arrow,
         csv::Scanner,
         cut::{CsvCuts, line_end, next_aim, ranges},
         parquet::{TRAILER_BYTES, footer_length, row_group_bytes},
@@ -151,6 +151,43 @@ proptest! {
             let each = read_each(&store, &slices, &source(&slices)).await;
             assert_eq!(each.iter().flat_map(texts).collect::<Vec<_>>(), expected);
         });
+    }
+}
+
+#[tokio::test]
+async fn a_part_refuses_what_the_whole_refuses() {
+    let store = store();
+    // What the reader behind the sample would take.
+    for bad in ["{\"n\":1e400}", "{\"n\":1 \"m\":2}"] {
+        let text = format!("{}{bad}\n", "{\"n\":0.5}\n".repeat(20));
+        let whole = put(&store, "x.jsonl", text.clone()).await;
+        let declared = declare(&[("n", "Float64", false)]);
+        let reading =
+            |slice: Slice| read(&store, TableSource { declared: declared.clone(), ..source(&[slice]) });
+        let part = parts(&whole, &line_cuts(text.as_bytes(), 50)).pop().unwrap();
+        for slice in [whole, part] {
+            check_problem(reading(slice).await, ErrorKind::JsonMalformed, &["one JSON object"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn types_are_told_from_the_last_record_of_a_sample_that_is_all() {
+    let store = store();
+    for (name, first, record, last) in
+        [("x.csv", "n\n", "1\n", "0.5"), ("x.jsonl", "", "{\"n\":1}\n", "{\"n\":0.5}")]
+    {
+        let rows = (SAMPLE_BYTES - first.len() - last.len()) / record.len();
+        let text = format!("{first}{}", record.repeat(rows));
+        let fill = "\n".repeat(SAMPLE_BYTES - text.len() - last.len());
+        let whole = put(&store, name, text + &fill + last).await;
+        let size = whole.object.pin.size;
+        assert_eq!(size, SAMPLE_BYTES as u64);
+        let part = range(&whole, 0, (first.len() + record.len()) as u64);
+        for slice in [whole, part] {
+            let batch = read(&store, source(&[slice])).await.unwrap();
+            assert_eq!(batch.schema().field(0).data_type(), &DataType::Float64, "{name}");
+        }
     }
 }
 

@@ -310,7 +310,8 @@ impl<'a> Dialect<'a> {
 
     /// Reads the header from the text's own start.
     async fn read_from(&self, text: &mut Text) -> Result<Header, Problem> {
-        text.fill_to(SAMPLE_BYTES).await?;
+        // One more tells whether the text ends with the sample.
+        text.fill_to(SAMPLE_BYTES + 1).await?;
         if let Some(header) = self.read(text.data(), text.ended())? {
             return Ok(header);
         }

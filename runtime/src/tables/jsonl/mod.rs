@@ -94,7 +94,8 @@ impl JsonReader {
         let mut text = Text::open(store, slice, head, ErrorKind::JsonMalformed)?;
         let start = text.offset();
         let told = if slice.is_whole() {
-            text.fill_to(SAMPLE_BYTES).await?;
+            // One more tells whether the text ends with the sample.
+            text.fill_to(SAMPLE_BYTES + 1).await?;
             if !text.data().contains(&b'\n') {
                 text.fill_to(limits::RECORD_BYTES_MAX as usize + 1).await?;
             }
