@@ -12,6 +12,7 @@ use fanfold_protocol::{
     job::{CsvOptions, Format},
     stored::SAMPLE_BYTES,
 };
+use fanfold_runtime::tables::TableSource;
 use flate2::{Compression, write::GzEncoder};
 use proptest::prelude::*;
 
@@ -72,6 +73,35 @@ async fn text_is_taken_as_it_is_written() {
     check("\"a\rb\",c\r\n1,x\ry\r\n", &["a\rb Int64", "c Utf8"], &["1|x\ry"]).await;
     check("\"a \"\"b\"\"\",c\n\"\",\n\"NA\",NA\n", &["a \"b\" Utf8", "c Utf8"], &["|∅", "NA|∅"]).await;
     check("a,b\n 1 ,x\n2, y \n", &["a Int64", "b Utf8"], &["1|x", "2| y "]).await;
+}
+
+#[tokio::test]
+async fn what_is_empty_in_quotes_is_a_value_of_texts_alone() {
+    check(
+        "\"i\",\"f\",\"b\",\"d\",\"t\"\n\"1\",\"0.5\",\"true\",\"2024-01-31\",\"x\"\n\"\",\"\",\"\",\"\",\"\"\n",
+        &["i Int64", "f Float64", "b Boolean", "d Date32", "t Utf8"],
+        &["1|0.5|true|2024-01-31|x", "∅|∅|∅|∅|"],
+    )
+    .await;
+    check("a\n1\n\"\"\n2\n", &["a Int64"], &["1", "∅", "2"]).await;
+    check("a,b\n\"\",\"\"\n\"NA\",x\n", &["a Utf8", "b Utf8"], &["|", "NA|x"]).await;
+    let store = store();
+    let slice = put(&store, "x.csv", "a\n\"\"\n1\n").await;
+    for (data_type, expected) in [
+        ("UInt8", "∅"),
+        ("Decimal128(9, 2)", "∅"),
+        ("Timestamp(Microsecond, None)", "∅"),
+        ("Utf8", ""),
+        ("Binary", ""),
+    ] {
+        let declared = declare(&[("a", data_type, true)]);
+        let first = range(&slice, 0, 5);
+        let batch = read(&store, TableSource { declared, ..source(&[first]) }).await.unwrap();
+        assert_eq!(rows(&batch), [expected], "{data_type}");
+    }
+    // Only where the empty text is a missing value.
+    let kept = with_options(b"a\n1\n\"\"\n", |o| o.nulls = Vec::new()).await.unwrap();
+    assert_eq!((types(&kept), rows(&kept)), (vec!["a Utf8".into()], vec!["1".into(), "".into()]));
 }
 
 #[tokio::test]

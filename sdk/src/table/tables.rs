@@ -66,7 +66,7 @@ pub struct CsvOptions {
     pub header: bool,
     /// The quote character; one ASCII character.
     pub quote: char,
-    /// Field texts that mean a missing value, when not quoted.
+    /// Field texts that mean a missing value, when not quoted; the empty one also in quotes, but in columns of text.
     pub nulls: Vec<String>,
 }
 

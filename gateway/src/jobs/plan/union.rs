@@ -229,7 +229,10 @@ fn of_csv(uri: &str, head: &[u8], csv: &CsvOptions, ended: bool) -> Option<Vec<S
     for record in cells.chunks_exact(names.len()) {
         for (guess, field) in guesses.iter_mut().zip(record) {
             let value = &values[field.range()];
-            if field.quoted || csv.nulls.iter().all(|null| null.as_bytes() != value) {
+            // In quotes the empty one tells nothing either, as the readers have it.
+            let is_null =
+                (!field.quoted || value.is_empty()) && csv.nulls.iter().any(|null| null.as_bytes() == value);
+            if !is_null {
                 guess.see(value);
             }
         }

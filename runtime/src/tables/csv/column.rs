@@ -23,6 +23,8 @@ use fanfold_protocol::stored::{
     value,
 };
 
+use super::super::shape::plain_type;
+
 /// Unquoted texts that mean a missing value.
 #[derive(Clone, Debug)]
 pub(super) struct Nulls {
@@ -56,6 +58,12 @@ impl Nulls {
             Some(b) => self.first[usize::from(*b)] && self.texts.iter().any(|t| t == text),
         }
     }
+
+    /// The same in a column that is not of texts. In quotes the empty one is no value there
+    /// either: so it stands where a writer quotes every field.
+    pub(super) fn means_no_text(&self, field: Field, text: &[u8]) -> bool {
+        self.means(field, text) || (self.empty && text.is_empty())
+    }
 }
 
 /// A block of records: their text, and the fields of all columns.
@@ -80,6 +88,10 @@ impl<'a> Cells<'a> {
     fn is_null(self, field: Field) -> bool {
         self.nulls.means(field, &self.text.as_bytes()[field.range()])
     }
+
+    fn is_no_text(self, field: Field) -> bool {
+        self.nulls.means_no_text(field, &self.text.as_bytes()[field.range()])
+    }
 }
 
 /// The field's text with doubled quotes made single.
@@ -96,6 +108,8 @@ pub(super) struct Column {
     guessed: bool,
     /// Whether its moments have a zone.
     zoned: bool,
+    /// Whether an empty text in quotes is a value of it.
+    keeps_empty: bool,
 }
 
 macro_rules! values {
@@ -156,8 +170,9 @@ pub(super) fn read_type(wanted: &DataType) -> DataType {
 }
 
 impl Column {
-    /// The column at this place among all, read in a type from [`read_type`].
-    pub(super) fn new(index: usize, data_type: &DataType, guessed: bool) -> Self {
+    /// The column at this place among all, read in a type from [`read_type`], and what somebody
+    /// declares it to be.
+    pub(super) fn new(index: usize, data_type: &DataType, declared: Option<&DataType>) -> Self {
         use DataType as T;
         let values = match data_type {
             T::Boolean => Values::Bool(BooleanBuilder::new()),
@@ -183,7 +198,9 @@ impl Column {
             }
             _ => Values::Text(StringBuilder::new()),
         };
-        Self { index, values, guessed, zoned: matches!(data_type, T::Timestamp(_, Some(_))) }
+        let zoned = matches!(data_type, T::Timestamp(_, Some(_)));
+        let keeps_empty = declared.is_none_or(|declared| matches!(plain_type(declared), T::Utf8 | T::Binary));
+        Self { index, values, guessed: declared.is_none(), zoned, keeps_empty }
     }
 
     /// Its place among all columns.
@@ -222,7 +239,7 @@ impl Column {
             Values::Micros(b) => parsed(b, cells, at, |t, at| ticks(&t[at], 1_000_000, zone)),
             Values::Nanos(b) => parsed(b, cells, at, |t, at| ticks(&t[at], 1_000_000_000, zone)),
             Values::Text(b) => {
-                texts(b, cells, at);
+                texts(b, cells, at, self.keeps_empty);
                 Ok(())
             }
         }
@@ -283,7 +300,7 @@ fn parsed<T: ArrowPrimitiveType>(
     for (record, field) in cells.fields(index).enumerate() {
         match parse(text, field.range()) {
             Some(value) if is_plain(&value) || !cells.is_null(field) => builder.append_value(value),
-            _ if cells.is_null(field) => builder.append_null(),
+            _ if cells.is_no_text(field) => builder.append_null(),
             _ => return Err(record),
         }
     }
@@ -307,7 +324,7 @@ where
 
 fn truths(builder: &mut BooleanBuilder, cells: Cells<'_>, index: usize) -> Result<(), usize> {
     for (record, field) in cells.fields(index).enumerate() {
-        if cells.is_null(field) {
+        if cells.is_no_text(field) {
             builder.append_null();
         } else {
             builder.append_value(value::truth(cells.text_of(field).as_bytes()).ok_or(record)?);
@@ -316,9 +333,10 @@ fn truths(builder: &mut BooleanBuilder, cells: Cells<'_>, index: usize) -> Resul
     Ok(())
 }
 
-fn texts(builder: &mut StringBuilder, cells: Cells<'_>, index: usize) {
+fn texts(builder: &mut StringBuilder, cells: Cells<'_>, index: usize, keeps_empty: bool) {
     for field in cells.fields(index) {
-        if cells.is_null(field) {
+        let is_missing = if keeps_empty { cells.is_null(field) } else { cells.is_no_text(field) };
+        if is_missing {
             builder.append_null();
         } else if field.escaped {
             builder.append_value(unescape(cells.text_of(field), cells.quote));

@@ -128,7 +128,8 @@ impl CsvReader {
         };
         let fields: Vec<ArrowField> = indices.iter().map(field).collect();
         let column = |(index, field): (&usize, &ArrowField)| {
-            Column::new(*index, field.data_type(), wanted.declared(field.name()).is_none())
+            let declared = wanted.declared(field.name()).map(|declared| &declared.data_type);
+            Column::new(*index, field.data_type(), declared)
         };
         let columns = indices.iter().zip(&fields).map(column).collect();
         let long = header.names.iter().zip(&guesses).filter(|(_, guessed)| **guessed == Guessed::Long);
@@ -394,7 +395,7 @@ impl<'a> Dialect<'a> {
         for record in fields.chunks_exact(width) {
             for (guess, field) in guesses.iter_mut().zip(record) {
                 let text = &sample[field.range()];
-                if !self.nulls.means(*field, text) {
+                if !self.nulls.means_no_text(*field, text) {
                     guess.see(text);
                 }
             }
