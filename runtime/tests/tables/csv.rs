@@ -122,6 +122,8 @@ async fn options_are_honoured() {
         (types(&batch), rows(&batch)),
         (vec!["a Date32".into(), "b Int64".into()], vec!["∅|∅".into(), "2024-02-29|1".into()])
     );
+    let returns = with_options(b"1,x\r2,y\r", |o| o.header = false).await;
+    check_problem(returns, ErrorKind::CsvMalformed, &["LF or CRLF", "byte 3"]);
     let batch = with_options(b"1,x\n2,y\n", |o| o.header = false).await.unwrap();
     assert_eq!(types(&batch), ["column_1 Int64", "column_2 Utf8"]);
     assert_eq!(rows(&batch), ["1|x", "2|y"]);

@@ -368,14 +368,14 @@ impl<'a> Dialect<'a> {
                 Err(fault) => return Err(self.malformed(fault)),
             }
         };
-        let names = if self.header {
+        let names: Vec<String> = if self.header {
             check_header(self.uri, data)?;
-            let names = fields.iter().map(|f| self.name(data, *f)).collect::<Result<Vec<_>, _>>()?;
-            self.check_names(&names)?;
-            names
+            fields.iter().map(|f| self.name(data, *f)).collect::<Result<_, _>>()?
         } else {
             (1..=fields.len()).map(|n| format!("column_{n}")).collect()
         };
+        fields.iter().try_for_each(|field| self.check_return(data, *field))?;
+        self.check_names(&names)?;
         let values = if self.header { next } else { at };
         let end = data.len().min(SAMPLE_BYTES.max(next));
         Ok(Some(Header {
@@ -412,26 +412,28 @@ impl<'a> Dialect<'a> {
             );
             Problem::new(ErrorKind::InvalidUtf8, detail)
         })?;
-        self.check_name(text, field)?;
-        Ok(if field.escaped { unescape(text, self.scanner.quote) } else { text.to_owned() })
-    }
-
-    /// Refuses what only other kinds of text have in a header: UTF-16, and lines that end in CR.
-    fn check_name(&self, text: &str, field: Field) -> Result<(), Problem> {
-        let (uri, start) = (self.uri, field.start as usize);
         if let Some(at) = text.find('\0') {
             let detail = format!(
-                "the header of {uri} must be UTF-8, found a zero as in UTF-16 at byte {}; convert the object to UTF-8",
-                start + at
+                "the header of {} must be UTF-8, found a zero as in UTF-16 at byte {}; convert the object to UTF-8",
+                self.uri,
+                field.start as usize + at
             );
             return Err(Problem::new(ErrorKind::InvalidUtf8, detail));
         }
-        match text.trim_end_matches('\r').find('\r') {
+        Ok(if field.escaped { unescape(text, self.scanner.quote) } else { text.to_owned() })
+    }
+
+    /// Refuses lines that end in CR alone, which would all be the first record.
+    fn check_return(&self, data: &[u8], field: Field) -> Result<(), Problem> {
+        let text = &data[field.range()];
+        let end = text.iter().rposition(|b| *b != b'\r').unwrap_or(0);
+        match text[..end].iter().position(|b| *b == b'\r') {
             Some(at) if !field.quoted => {
                 let detail = format!(
-                    "the lines of {uri} must end in LF or CRLF, found a CR alone in the header at byte {}; convert the \
+                    "the lines of {} must end in LF or CRLF, found a CR alone in the first record at byte {}; convert the \
                      ends of lines",
-                    start + at
+                    self.uri,
+                    field.start as usize + at
                 );
                 Err(Problem::new(ErrorKind::CsvMalformed, detail))
             }
