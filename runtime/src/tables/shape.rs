@@ -57,7 +57,7 @@ pub(super) fn plain_type(data_type: &DataType) -> DataType {
 }
 
 /// The type with what `change` makes another of made that, at any depth.
-fn mapped(data_type: &DataType, change: fn(&DataType) -> Option<DataType>) -> DataType {
+pub(super) fn mapped(data_type: &DataType, change: fn(&DataType) -> Option<DataType>) -> DataType {
     use DataType::{
         Dictionary, FixedSizeList, LargeList, LargeListView, List, ListView, Map, RunEndEncoded, Struct,
         Union,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow::{
     array::{RecordBatch, new_null_array},
-    datatypes::{DataType, Field, Schema},
+    datatypes::{DataType, Field, Fields, Schema},
 };
 use fanfold_protocol::{ErrorKind, Problem};
 
@@ -47,13 +47,18 @@ impl Union {
         guessed: Option<&[String]>,
     ) -> Result<(), Problem> {
         for field in stored {
-            let data_type = shape::plain_type(field.data_type());
+            let mut data_type = shape::plain_type(field.data_type());
             let (text, long) = (guessed.is_some(), guessed.is_some_and(|long| long.contains(field.name())));
             let Some(column) = self.columns.iter_mut().find(|column| column.name == *field.name()) else {
                 let (name, uri) = (field.name().clone(), uri.to_owned());
                 self.columns.push(Column { name, data_type, text, long, uri });
                 continue;
             };
+            if column.text != text {
+                // Beside types that are stored nothing is guessed anew.
+                let guessed = if text { &mut data_type } else { &mut column.data_type };
+                *guessed = seen(guessed);
+            }
             column.text &= text;
             column.long |= long;
             let Some(common) = column.common(&data_type) else {
@@ -71,10 +76,11 @@ impl Union {
         Ok(())
     }
 
-    /// The columns. Those that nowhere had a value are texts.
+    /// The columns. Those that nowhere had a value are texts, and so is what within guessed ones had none.
     pub(super) fn fields(self) -> Vec<Field> {
-        let field = |Column { name, data_type, .. }| match data_type {
+        let field = |Column { name, data_type, text, .. }| match data_type {
             DataType::Null => Field::new(name, DataType::Utf8, true),
+            known if text => Field::new(name, seen(&known), true),
             known => Field::new(name, known, true),
         };
         self.columns.into_iter().map(field).collect()
@@ -91,15 +97,27 @@ impl Column {
     }
 }
 
+/// What was guessed, with texts where within lists and objects no value was seen.
+fn seen(guessed: &DataType) -> DataType {
+    match guessed {
+        DataType::Null => DataType::Null,
+        known => shape::mapped(known, |within| (*within == DataType::Null).then_some(DataType::Utf8)),
+    }
+}
+
 /// The narrowest type that holds all values of both without loss; of columns
 /// that were guessed from `text`, what would be guessed from both.
 pub(super) fn common(a: &DataType, b: &DataType, text: bool) -> Option<DataType> {
-    use DataType::{Date32, Decimal128, Float32, Float64, Int64, Null, Timestamp, Utf8};
+    use DataType::{Date32, Decimal128, Float32, Float64, Int64, List, Null, Struct, Timestamp, Utf8};
     if a == b {
         return Some(a.clone());
     }
     match (a, b) {
         (Null, other) | (other, Null) => Some(other.clone()),
+        (List(a), List(b)) if text => {
+            Some(DataType::new_list(common(a.data_type(), b.data_type(), true)?, true))
+        }
+        (Struct(a), Struct(b)) if text => Some(Struct(members(a, b)?)),
         (Int64, Float64) | (Float64, Int64) if text => Some(Float64),
         (Date32, moment @ Timestamp(_, None)) | (moment @ Timestamp(_, None), Date32) if text => {
             Some(moment.clone())
@@ -125,6 +143,21 @@ pub(super) fn common(a: &DataType, b: &DataType, text: bool) -> Option<DataType>
             }
         },
     }
+}
+
+/// The members of objects of text of either kind, in the order in which they are met.
+fn members(a: &Fields, b: &Fields) -> Option<Fields> {
+    let mut members = a.to_vec();
+    for field in b {
+        match a.find(field.name()) {
+            Some((place, known)) => {
+                let common = common(known.data_type(), field.data_type(), true)?;
+                members[place] = Arc::new(Field::new(field.name(), common, true));
+            }
+            None => members.push(Arc::clone(field)),
+        }
+    }
+    Some(members.into())
 }
 
 /// How wide numbers are.
@@ -236,5 +269,37 @@ mod tests {
         check("Date32", "Timestamp(µs)", "Timestamp(µs)");
         check("Null", "Int64", "Int64");
         check("List(Int64)", "Int64", "none");
+        check("List(Int64)", "List(Float64)", "List(Float64)");
+        check("List(List(Null))", "List(List(Int64))", "List(List(Int64))");
+        check("List(Int64)", "List(List(Int64))", "none");
+    }
+
+    #[test]
+    fn objects_have_the_members_of_both() {
+        let object = |members: &[(&str, DataType)]| {
+            let field = |(name, data_type): &(&str, DataType)| Field::new(*name, data_type.clone(), true);
+            DataType::Struct(members.iter().map(field).collect())
+        };
+        let (whole, float) = (DataType::Int64, DataType::Float64);
+        let a = object(&[("x", whole), ("y", DataType::Null)]);
+        let b = object(&[("z", DataType::Null), ("y", DataType::Boolean), ("x", float.clone())]);
+        let both = [("x", float), ("y", DataType::Boolean), ("z", DataType::Null)];
+        assert_eq!(common(&a, &b, true), Some(object(&both)));
+        assert_eq!(common(&a, &b, false), None);
+        assert_eq!(common(&a, &object(&[("x", object(&[]))]), true), None);
+        // What nowhere had a value is text, at any depth.
+        let mut union = Union::default();
+        for data_type in [a, b] {
+            let field = Arc::new(Field::new("o", data_type, true));
+            union.add("x", [field].iter(), Some(&[])).unwrap();
+        }
+        // Beside such that are stored it is at once.
+        let lists = |item| [Arc::new(Field::new("l", DataType::new_list(item, true), true))];
+        let mut beside = Union::default();
+        beside.add("x", lists(DataType::Null).iter(), Some(&[])).unwrap();
+        beside.add("y", lists(DataType::Utf8).iter(), None).unwrap();
+        assert_eq!(beside.fields(), lists(DataType::Utf8).map(Arc::unwrap_or_clone));
+        let texts = object(&[("x", DataType::Float64), ("y", DataType::Boolean), ("z", DataType::Utf8)]);
+        assert_eq!(union.fields(), [Field::new("o", texts, true)]);
     }
 }

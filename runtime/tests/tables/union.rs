@@ -118,6 +118,27 @@ async fn text_is_guessed_from_all_objects() {
 }
 
 #[tokio::test]
+async fn lists_and_objects_of_json_are_told_as_of_one_object() {
+    let store = store();
+    let slices = [
+        put(&store, "a.jsonl", "{\"l\":[],\"o\":{\"x\":1}}\n{\"l\":[1],\"o\":{\"x\":2,\"n\":null}}\n").await,
+        put(&store, "b.jsonl", "{\"o\":{\"y\":[true],\"x\":0.5},\"l\":[2.5]}\n").await,
+        put(&store, "c.jsonl", "{\"l\":[]}\n").await,
+    ];
+    check(
+        &store,
+        united(&slices),
+        &["l List(Float64)", "o Struct(\"x\": Float64, \"n\": Utf8, \"y\": List(Boolean))"],
+        &[
+            &["[]|{x: 1.0, n: , y: }", "[1.0]|{x: 2.0, n: , y: }"],
+            &["[2.5]|{x: 0.5, n: , y: [true]}"],
+            &["[]|∅"],
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn long_numbers_of_one_object_beside_fractions_of_another_are_texts() {
     let store = store();
     let slices = [

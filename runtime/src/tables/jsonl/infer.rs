@@ -4,16 +4,18 @@
 use arrow::datatypes::{DataType, Field};
 use fanfold_protocol::stored::jsonl::Shape;
 
-/// The type that takes values of this form; `None` when there is none.
-pub(super) fn data_type(shape: &Shape) -> Option<DataType> {
+/// The type that takes values of this form, where none was seen `unseen`; `None` when there is none.
+pub(super) fn data_type(shape: &Shape, unseen: &DataType) -> Option<DataType> {
     Some(match shape {
-        Shape::Null | Shape::Digits | Shape::Text => DataType::Utf8,
+        Shape::Null => unseen.clone(),
+        Shape::Digits | Shape::Text => DataType::Utf8,
         Shape::Bool => DataType::Boolean,
         Shape::Int | Shape::Long => DataType::Int64,
         Shape::Float => DataType::Float64,
-        Shape::List(item) => DataType::new_list(data_type(item)?, true),
+        Shape::List(item) => DataType::new_list(data_type(item, unseen)?, true),
         Shape::Object(members) => {
-            let field = |(name, shape): &(String, Shape)| Some(Field::new(name, data_type(shape)?, true));
+            let field =
+                |(name, shape): &(String, Shape)| Some(Field::new(name, data_type(shape, unseen)?, true));
             DataType::Struct(members.iter().map(field).collect::<Option<Vec<_>>>()?.into())
         }
         Shape::Mixed => return None,
@@ -29,7 +31,8 @@ mod tests {
     fn check(values: &[&str], expected: &str) {
         let lines: Vec<String> = values.iter().map(|value| format!("{{\"a\":{value}}}")).collect();
         let sample = sample("s3://bank/a", lines.join("\n").as_bytes(), true).unwrap();
-        let found = data_type(&sample.members[0].1).map_or("none".to_owned(), |t| t.to_string());
+        let found =
+            data_type(&sample.members[0].1, &DataType::Utf8).map_or("none".to_owned(), |t| t.to_string());
         assert_eq!(found, expected, "{values:?}");
     }
 

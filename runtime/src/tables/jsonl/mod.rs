@@ -461,17 +461,15 @@ fn settle(
         names.extend(absent);
     }
     let indices = wanted.resolve(uri, &names, first)?;
+    // Another object may tell what it is.
+    let unseen = if wanted.unites() { DataType::Null } else { DataType::Utf8 };
     let field = |index: &usize| {
         let name = names[*index];
         let settled = first.and_then(|first| first.data_type(name)).cloned();
         let declared = wanted.declared(name).map(|d| readable(&d.data_type));
         let data_type = match declared.or(settled) {
             Some(data_type) => Some(data_type),
-            None => members.get(*index).and_then(|(_, shape)| match shape {
-                // Another object may tell what it is.
-                Shape::Null if wanted.unites() => Some(DataType::Null),
-                shape => data_type(shape),
-            }),
+            None => members.get(*index).and_then(|(_, shape)| data_type(shape, &unseen)),
         };
         let data_type = data_type.ok_or_else(|| {
             let detail = format!(
