@@ -134,6 +134,12 @@ pub fn tell(
     text: &[u8],
     csv: &CsvOptions,
 ) -> Result<Stored, Problem> {
+    if let (Some(by), Format::Auto | Format::Csv | Format::Jsonl) = (foreign(head), asked) {
+        let detail = format!(
+            "{uri} must be stored as it is or as gzip or Zstandard, found {by}; decompress it, or compress it otherwise"
+        );
+        return Err(Problem::new(ErrorKind::FormatUnknown, detail));
+    }
     let stored = match asked {
         Format::Parquet => Stored::Parquet,
         Format::Csv => Stored::Csv,
@@ -157,6 +163,18 @@ pub fn tell(
         return Err(Problem::new(ErrorKind::FormatUnknown, detail));
     }
     Ok(stored)
+}
+
+/// What an object is compressed by that is not decompressed here.
+fn foreign(head: &[u8]) -> Option<&'static str> {
+    match head {
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, ..] => Some("bzip2"),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
+        [b'P', b'K', 3, 4, ..] => Some("a ZIP archive"),
+        [0x04, 0x22, 0x4d, 0x18, ..] => Some("LZ4"),
+        [0xff, 0x06, 0, 0, b's', b'N', b'a', b'P', b'p', b'Y', ..] => Some("Snappy"),
+        _ => None,
+    }
 }
 
 fn by_magic(head: &[u8]) -> Option<Stored> {
@@ -254,6 +272,26 @@ mod tests {
         check(b"\x5f\x2a\x4d\x18", Compressed::Zstd);
         check(b"P*M\n", Compressed::No);
         check(b"", Compressed::No);
+    }
+
+    #[test]
+    fn other_compressions_are_named() {
+        let uri = &ObjectUri::new("bank", "x.csv").unwrap();
+        let told = |asked, head: &[u8]| tell(uri, asked, head, head, &CsvOptions::default());
+        for (head, word) in [
+            (&b"BZh91AY&SY\0"[..], "bzip2"),
+            (b"\xfd7zXZ\0\0", "xz"),
+            (b"PK\x03\x04\x14", "ZIP"),
+            (b"\x04\x22\x4d\x18d", "LZ4"),
+            (b"\xff\x06\0\0sNaPpY", "Snappy"),
+        ] {
+            for asked in [Format::Auto, Format::Csv, Format::Jsonl] {
+                let problem = told(asked, head).unwrap_err();
+                assert_eq!(problem.code, ErrorKind::FormatUnknown);
+                assert!(problem.detail.contains(word), "{problem}");
+            }
+        }
+        assert_eq!(told(Format::Auto, b"BZh9,PK\n"), Ok(Stored::Csv));
     }
 
     #[test]
