@@ -418,6 +418,17 @@ async fn records_beyond_the_limit_are_refused() {
     let long = "x".repeat(7 << 20);
     let batch = read_content("x.csv", format!("a,b\n1,{long}\n2,{long}\n")).await.unwrap();
     assert_eq!(batch.num_rows(), 2);
+    // One that is too large is refused also where its end is fetched with what is before it.
+    let store = store();
+    for (bytes, fits) in [(8_300_000, true), (8_500_000, false)] {
+        let content = format!("a,b\n1,x\n2,{}\n", "x".repeat(bytes));
+        let asked = TableSource { columns: names(&["a"]), ..source(&[put(&store, "x.csv", content).await]) };
+        let found = read(&store, asked).await;
+        match fits {
+            true => assert_eq!(rows(&found.unwrap()), ["1", "2"]),
+            false => check_problem(found, ErrorKind::DecodeLimit, &["row 2", "line 3", "8388608"]),
+        }
+    }
 }
 
 fn gzip(content: &[u8]) -> Vec<u8> {

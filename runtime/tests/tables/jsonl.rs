@@ -431,4 +431,16 @@ async fn parts_of_declared_columns_read_nothing_of_the_beginning() {
 async fn a_line_has_a_limit() {
     let content = format!("{{\"a\":\"{}", "x".repeat(20 << 20));
     problem("x.jsonl", content, ErrorKind::DecodeLimit, &["line 1", "8388608"]).await;
+    // Also where its end is fetched with what is before it.
+    let store = store();
+    for (bytes, fits) in [(8_300_000, true), (8_500_000, false)] {
+        let content = format!("{{\"a\":1}}\n{{\"a\":2,\"b\":\"{}\"}}\n", "x".repeat(bytes));
+        let asked =
+            TableSource { columns: names(&["a"]), ..source(&[put(&store, "x.jsonl", content).await]) };
+        let found = read(&store, asked).await;
+        match fits {
+            true => assert_eq!(rows(&found.unwrap()), ["1", "2"]),
+            false => check_problem(found, ErrorKind::DecodeLimit, &["line 2", "8388608"]),
+        }
+    }
 }

@@ -196,7 +196,14 @@ impl CsvReader {
             return Err(self.fault(fault, block.records));
         }
         if block.bytes == 0 && data.len() as u64 > limits::RECORD_BYTES_MAX {
-            return Err(self.too_large());
+            return Err(self.too_large(0, 0));
+        }
+        // One that is too large ends its block, where its end was fetched with its beginning.
+        let record = self.fields.len().saturating_sub(width);
+        if let (Some(first), Some(last)) = (self.fields.get(record), self.fields.last())
+            && u64::from(last.end - first.start) > limits::RECORD_BYTES_MAX
+        {
+            return Err(self.too_large(first.start as usize, block.records.saturating_sub(1)));
         }
         let whole = &data[..block.bytes];
         let text = str::from_utf8(whole).map_err(|e| self.invalid_utf8(e.valid_up_to()))?;
@@ -256,10 +263,10 @@ impl CsvReader {
         }
     }
 
-    fn too_large(&self) -> Problem {
+    fn too_large(&self, at: usize, records: usize) -> Problem {
         let detail = format!(
             "{} must be at most {} bytes long, found more; look for a quote that is not closed",
-            self.place(0, 0),
+            self.place(at, records),
             limits::RECORD_BYTES_MAX
         );
         Problem::new(ErrorKind::DecodeLimit, detail)

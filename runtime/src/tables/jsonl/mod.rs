@@ -59,6 +59,8 @@ use super::{
 
 /// Text that is decoded at once.
 const BLOCK_BYTES: usize = 4 << 20;
+/// A line is at most so long.
+const LINE_BYTES_MAX: usize = limits::RECORD_BYTES_MAX as usize;
 
 /// A slice of a JSON Lines object being read.
 pub(super) struct JsonReader {
@@ -169,15 +171,15 @@ impl JsonReader {
                 if batch.num_rows() > 0 {
                     return Ok(Some(Decoded { batch, first_row, counted_from: self.counted_from }));
                 }
-            } else if self.text.ended() {
-                return Ok(None);
-            } else if data.len() as u64 > limits::RECORD_BYTES_MAX {
+            } else if data.len() > LINE_BYTES_MAX {
                 let detail = format!(
                     "{} must be at most {} bytes long, found more; is it one JSON object a line?",
                     self.place(0, 0),
                     limits::RECORD_BYTES_MAX
                 );
                 return Err(Problem::new(ErrorKind::DecodeLimit, detail));
+            } else if self.text.ended() {
+                return Ok(None);
             } else {
                 self.text.fill().await?;
             }
@@ -413,12 +415,13 @@ fn rows_of(lines: &str) -> usize {
     lines.split('\n').filter(|line| !is_blank(line.as_bytes())).count()
 }
 
-/// Bytes of the whole lines that are decoded next, and their number.
+/// Bytes of the whole lines that are decoded next, and their number: none from one that is too long on,
+/// wherever its end may be in what was fetched.
 fn whole_lines(data: &[u8], ended: bool, lines_max: u64) -> (usize, u64) {
     let (mut bytes, mut lines) = (0, 0);
     let last = data.len().checked_sub(1).filter(|last| ended && data[*last] != b'\n');
     for end in memchr_iter(b'\n', data).chain(last) {
-        if bytes >= BLOCK_BYTES || lines >= lines_max {
+        if bytes >= BLOCK_BYTES || lines >= lines_max || end - bytes > LINE_BYTES_MAX {
             break;
         }
         bytes = end + 1;
