@@ -308,7 +308,7 @@ pub enum Functions {
         #[arg(long, value_name = "1-99", requires = "canary", value_parser = number::<u8>)]
         percent: Option<u8>,
     },
-    /// Point an alias at the version before the one it points at
+    /// Point an alias at the version before the one it points at; with a canary, at the older of the two
     Rollback {
         /// Name
         name: FunctionName,

@@ -97,19 +97,32 @@ async fn point(client: &Client, name: &FunctionName, alias: &AliasName, target: 
 async fn rollback(client: &Client, name: &FunctionName, alias: &AliasName) -> Result<()> {
     let view: FunctionView = serde_json::from_value(show(client, name).await?)?;
     let from = pointed_at(&view.aliases, alias)?;
-    let oldest = || Error::usage(format!("expected a version before {from}, found none; it is the oldest"));
-    // Numbers have no gaps: whether there is one before, the service knows.
-    let version = from.checked_sub(1).filter(|version| *version > 0).ok_or_else(oldest)?;
+    let oldest =
+        || Error::usage(format!("expected a version before {}, found none; it is the oldest", from.version));
+    let version = before(from).ok_or_else(oldest)?;
     match point(client, name, alias, AliasTarget::new(version, None)).await {
         Err(error) if error.code() == Some(ErrorKind::VersionNotFound.code()) => Err(oldest()),
         pointed => pointed,
     }
 }
 
-/// The version that an alias points at, a canary aside.
-fn pointed_at(aliases: &BTreeMap<AliasName, AliasTarget>, alias: &AliasName) -> Result<u32> {
+/// The version that an alias goes back to. One with a canary has two, of which the newer is on
+/// trial: the older one gets all calls again, and none before it any.
+fn before(target: &AliasTarget) -> Option<u32> {
+    match &target.canary {
+        Some(canary) => Some(target.version.min(canary.version)),
+        // Numbers have no gaps: whether there is one before, the service knows.
+        None => target.version.checked_sub(1).filter(|version| *version > 0),
+    }
+}
+
+/// Where an alias points.
+fn pointed_at<'a>(
+    aliases: &'a BTreeMap<AliasName, AliasTarget>,
+    alias: &AliasName,
+) -> Result<&'a AliasTarget> {
     if let Some(target) = aliases.get(alias) {
-        return Ok(target.version);
+        return Ok(target);
     }
     let names: Vec<_> = aliases.keys().map(AliasName::as_str).collect();
     let error = Error::usage(format!("expected an alias {alias}, found {}", list(&names)));
@@ -215,9 +228,22 @@ mod tests {
     #[test]
     fn an_alias_is_found_or_another_is_suggested() {
         let view: FunctionView = serde_json::from_value(detail()).unwrap();
-        assert_eq!(pointed_at(&view.aliases, &"prod".parse().unwrap()).unwrap(), 4);
+        assert_eq!(pointed_at(&view.aliases, &"prod".parse().unwrap()).unwrap().version, 4);
         let error = pointed_at(&view.aliases, &"prd".parse().unwrap()).unwrap_err();
         assert!(error.to_string().contains("found prod"), "{error}");
+    }
+
+    #[test]
+    fn an_alias_goes_back_to_what_was_before() {
+        let check = |version, canary: Option<u32>, expected| {
+            let canary = canary.map(|version| Canary::new(version, 10));
+            assert_eq!(before(&AliasTarget::new(version, canary)), expected);
+        };
+        check(3, None, Some(2));
+        check(1, None, None);
+        check(3, Some(4), Some(3));
+        check(4, Some(2), Some(2));
+        check(1, Some(2), Some(1));
     }
 
     #[test]
