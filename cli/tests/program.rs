@@ -93,6 +93,7 @@ fn wrong_use_is_told_apart() {
     }
     here.check(&["dev", "--listen", "localhost"], 2, "expected an address and a port");
     here.check(&["deploy", "no-such-folder"], 2, "no-such-folder");
+    here.check(&["deploy", ".", "--alias", "latest"], 2, "of its own");
     here.check(&["build"], 2, "Cargo.toml");
     std::fs::write(here.path().join("Cargo.toml"), "[package]\nname = \"f\"\n").unwrap();
     std::fs::write(here.path().join("function.toml"), "name = \"f\"\nmemroy = \"64MiB\"\n").unwrap();

@@ -10,8 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorKind, Problem};
 
+/// The qualifier of the newest version.
+const LATEST: &str = "latest";
+
 macro_rules! name {
-    ($(#[$doc:meta])* $type:ident, $what:literal, $max:literal) => {
+    ($(#[$doc:meta])* $type:ident, $what:literal, $max:literal $(, $also:path)?) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -28,6 +31,7 @@ macro_rules! name {
             type Err = Problem;
             fn from_str(text: &str) -> Result<Self, Problem> {
                 check($what, text, $max)?;
+                $($also(text)?;)?
                 Ok(Self(text.to_owned()))
             }
         }
@@ -36,6 +40,7 @@ macro_rules! name {
             type Error = Problem;
             fn try_from(text: String) -> Result<Self, Problem> {
                 check($what, &text, $max)?;
+                $($also(&text)?;)?
                 Ok(Self(text))
             }
         }
@@ -60,7 +65,7 @@ name! {
 }
 name! {
     /// The name of an alias of a function, such as `prod`.
-    AliasName, "an alias", 63
+    AliasName, "an alias", 63, not_latest
 }
 name! {
     /// The name of a trigger within its tenant.
@@ -99,6 +104,19 @@ fn check(what: &str, text: &str, length_max: usize) -> Result<(), Problem> {
     ))
 }
 
+/// What means something else as a [`Qualifier`] is no alias.
+fn not_latest(text: &str) -> Result<(), Problem> {
+    if text != LATEST {
+        return Ok(());
+    }
+    Err(Problem::new(
+        ErrorKind::InvalidName,
+        format!(
+            "an alias must have a name of its own, found {text:?}, which always means the newest version"
+        ),
+    ))
+}
+
 /// Which version of a function is meant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Qualifier {
@@ -114,7 +132,7 @@ impl FromStr for Qualifier {
     type Err = Problem;
     fn from_str(text: &str) -> Result<Self, Problem> {
         match text {
-            "latest" => Ok(Self::Latest),
+            LATEST => Ok(Self::Latest),
             "" => Err(Problem::new(
                 ErrorKind::InvalidName,
                 "expected a version or alias after @, found none; leave out the @, or in a URL the \
@@ -135,7 +153,7 @@ impl FromStr for Qualifier {
 impl fmt::Display for Qualifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Latest => f.write_str("latest"),
+            Self::Latest => f.write_str(LATEST),
             Self::Version(version) => write!(f, "{version}"),
             Self::Alias(alias) => write!(f, "{alias}"),
         }
@@ -197,6 +215,17 @@ mod tests {
             let problem = bad.parse::<FunctionName>().unwrap_err();
             assert_eq!(problem.code, ErrorKind::InvalidName, "{bad}");
         }
+    }
+
+    #[test]
+    fn latest_is_no_alias() {
+        for bad in ["latest", "", "3"] {
+            let problem = bad.parse::<AliasName>().unwrap_err();
+            assert_eq!(problem.code, ErrorKind::InvalidName, "{bad}");
+            assert!(serde_json::from_value::<AliasName>(bad.into()).is_err(), "{bad}");
+        }
+        assert!("prod".parse::<AliasName>().is_ok());
+        assert!("latest".parse::<FunctionName>().is_ok());
     }
 
     #[test]

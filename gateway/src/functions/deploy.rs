@@ -19,7 +19,7 @@ use fanfold_protocol::{
     function::{AliasTarget, Descriptions, Settings, SettingsDocument, Version},
     invocation::Preparation,
     keys,
-    names::{AliasName, FunctionName, Qualifier},
+    names::{AliasName, FunctionName},
     size::ByteSize,
     time,
     uri::ObjectUri,
@@ -80,7 +80,7 @@ pub(crate) async fn deploy(
     request: Request,
 ) -> Answer<Response> {
     let name: FunctionName = name.parse()?;
-    let alias = query.alias.as_deref().map(alias_name).transpose()?;
+    let alias = query.alias.as_deref().map(str::parse::<AliasName>).transpose()?;
     let (parts, body) = request.into_parts();
     let settings = settings(&parts.headers, query)?;
     let tenant = &app.config.tenant;
@@ -153,19 +153,6 @@ async fn prepare(app: &App, digest: Digest) -> Result<Descriptions, Problem> {
         .clone()
         .oneshot(Preparation { digest, tenant: Some(Arc::clone(&app.config.tenant)) })
         .await
-}
-
-/// An alias as written in a path or a query. `latest` always means the newest version.
-pub(super) fn alias_name(text: &str) -> Result<AliasName, Problem> {
-    if matches!(text.parse(), Ok(Qualifier::Latest)) {
-        return Err(Problem::new(
-            ErrorKind::InvalidName,
-            format!(
-                "an alias must have a name of its own, found {text:?}, which always means the newest version"
-            ),
-        ));
-    }
-    text.parse()
 }
 
 /// The settings from the header or the query, each value from the one place that says it.
@@ -258,11 +245,5 @@ mod tests {
         {
             assert_eq!(result.unwrap_err().code, ErrorKind::InvalidSettings);
         }
-    }
-
-    #[test]
-    fn latest_is_no_alias() {
-        assert!(alias_name("latest").is_err() && alias_name("").is_err() && alias_name("3").is_err());
-        assert!(alias_name("prod").is_ok());
     }
 }

@@ -169,8 +169,7 @@ pub(crate) async fn set_alias(
     Path((name, alias)): Path<(String, String)>,
     extract::Json(target): extract::Json<AliasView>,
 ) -> Answer<Json<AliasView>> {
-    let alias = deploy::alias_name(&alias)?;
-    app.registry.set_alias(&name.parse()?, &alias, Some(target.clone().into())).await?;
+    app.registry.set_alias(&name.parse()?, &alias.parse()?, Some(target.clone().into())).await?;
     Ok(Json(target))
 }
 
