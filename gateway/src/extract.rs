@@ -38,6 +38,7 @@ pub use self::{
 };
 use crate::{
     config::{BODY_BYTES_PER_SECOND_MIN, GatewayConfig},
+    form,
     problem::Refusal,
     state::AppState,
     toml_document::{self, Mistake},
@@ -65,6 +66,11 @@ pub struct Query<T>(pub T);
 impl<T: DeserializeOwned> FromRequestParts<AppState> for Query<T> {
     type Rejection = Refusal;
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Refusal> {
+        // What reads it would put a sign of its own in the place of what is no character.
+        if form::decode(parts.uri.query().unwrap_or_default()).is_none() {
+            let detail = "expected a query in UTF-8, found other bytes; escape the bytes that its characters have there";
+            return Err(Refusal::new(ErrorKind::InvalidRequest, detail));
+        }
         match axum::extract::Query::from_request_parts(parts, app).await {
             Ok(axum::extract::Query(value)) => Ok(Self(value)),
             Err(rejection) => {

@@ -5,7 +5,7 @@ use fanfold_protocol::ErrorKind;
 use http::Method;
 use serde_json::json;
 
-use crate::harness::start;
+use crate::harness::{HANDLER, component, start};
 
 #[tokio::test]
 async fn unknown_paths_and_methods() {
@@ -116,6 +116,21 @@ async fn bad_names_and_queries() {
     service.get("/v1/functions/f").await.is_problem(ErrorKind::FunctionNotFound);
     let reply = service.put_json("/v1/functions/f/aliases/latest", json!({"version": 1})).await;
     reply.is_problem(ErrorKind::InvalidName);
+}
+
+#[tokio::test]
+async fn queries_are_in_utf_8() {
+    let service = start().await;
+    let deploy = async |query: &str| {
+        let path = format!("/v1/functions/f/versions?{query}");
+        service.request(Method::POST, &path, &[], component(&[], &[HANDLER], "1")).await
+    };
+    for query in ["description=z%e4hlt", "settings=%7B%22env%22:%7B%22A%22:%22%ff%22%7D%7D", "%ff=1"] {
+        let problem = deploy(query).await.is_problem(ErrorKind::InvalidRequest);
+        assert!(problem["detail"].as_str().unwrap().contains("a query in UTF-8"), "{query}: {problem}");
+    }
+    let version = deploy("description=z%c3%a4hlt+%e2%82%ac").await.json();
+    assert_eq!(version["settings"]["description"], "zählt €");
 }
 
 /// What the platform would read is not overlooked, whichever route it is sent to.
