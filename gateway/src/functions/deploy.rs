@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, StatusCode},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -66,7 +66,7 @@ pub struct DeployQuery {
     ),
     request_body(content = Vec<u8>, content_type = "application/wasm", description = "A component"),
     responses(
-        (status = 201, description = "A new version", body = VersionView),
+        (status = 201, description = "A new version", body = VersionView, headers(("Location" = String, description = "The version"))),
         (status = 200, description = "The newest version is the same already", body = VersionView),
         (status = 400, description = "A name or the settings are not valid, or 10,000 names are used already"),
         (status = 413, description = "The component is too large"),
@@ -104,8 +104,18 @@ pub(crate) async fn deploy(
         let target = AliasTarget::new(published.version.version, None);
         app.registry.set_alias(&published.version.name, &alias, Some(target)).await?;
     }
-    let status = if published.created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, axum::Json(VersionView::from(&*published.version))).into_response())
+    answer(&published)
+}
+
+/// The version; of a new one, where it is (RFC 9110, 15.3.2).
+fn answer(Published { version, created }: &Published) -> Answer<Response> {
+    let view = axum::Json(VersionView::from(&**version));
+    if !created {
+        return Ok(view.into_response());
+    }
+    let place = format!("/v1/functions/{}/versions/{}", version.name, version.version);
+    let place = HeaderValue::from_str(&place).map_err(internal)?;
+    Ok((StatusCode::CREATED, [(header::LOCATION, place)], view).into_response())
 }
 
 /// Checks the component; the version's number and descriptions are still open.
@@ -205,8 +215,6 @@ fn as_component(mut problem: Problem) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn read(header: Option<&str>, query: DeployQuery) -> Result<Settings, Problem> {

@@ -20,6 +20,7 @@ async fn a_deployment_is_answered_with_its_version() {
         service.request(Method::POST, "/v1/functions/f/versions?alias=prod", &headers, bytes.clone()).await;
     assert_eq!(reply.status, 201, "{reply:?}");
     let body = reply.json();
+    assert_eq!(service.get(reply.header("location")).await.json(), body);
     assert_eq!((&body["name"], &body["version"]), (&json!("f"), &json!(1)));
     assert_eq!(body["digest"], Digest::of(&bytes).to_string());
     assert_eq!(body["exports"], json!(["handler", "aggregator"]));
