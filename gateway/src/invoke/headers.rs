@@ -56,7 +56,7 @@ pub(crate) fn for_guest(headers: &HeaderMap) -> Vec<(String, String)> {
             let name = name.as_str();
             !NOT_FOR_GUESTS.contains(&name) && !name.starts_with(OWN) && !named.iter().any(|n| n == name)
         })
-        .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
+        .filter_map(|(name, value)| Some((name.as_str().to_owned(), text(value)?.to_owned())))
         .collect()
 }
 
@@ -115,6 +115,11 @@ pub(crate) fn from_guest(answer: invocation::Response) -> Result<Response<axum::
     Ok(response)
 }
 
+/// A value as text; beyond ASCII it is, as that of an answer, UTF-8.
+fn text(value: &HeaderValue) -> Option<&str> {
+    str::from_utf8(value.as_bytes()).ok()
+}
+
 /// The headers that `Connection` names: they, too, concern the connection only.
 fn connection_options<'a>(values: impl Iterator<Item = &'a str>) -> Vec<String> {
     values.flat_map(|value| value.split(',')).map(|option| option.trim().to_ascii_lowercase()).collect()
@@ -145,6 +150,15 @@ mod tests {
         let seen = for_guest(&headers);
         let expected = [("content-type", "text/plain"), ("accept", "a"), ("accept", "b")];
         assert_eq!(seen, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn text_beyond_ascii_comes_in_as_it_is() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("x-name", "zählt\t日".as_bytes()), ("x-bytes", &b"z\xe4hlt"[..])] {
+            headers.append(name, HeaderValue::from_bytes(value).unwrap());
+        }
+        assert_eq!(for_guest(&headers), [("x-name".to_owned(), "zählt\t日".to_owned())]);
     }
 
     fn answer(status: u16, headers: &[(&str, &str)]) -> invocation::Response {
