@@ -10,6 +10,8 @@ use serde::Serialize;
 use crate::request::{Bytes, Json};
 use crate::{Error, Result};
 
+const CONTENT_TYPE: &str = "content-type";
+
 /// The answer, whole.
 ///
 /// ```
@@ -44,7 +46,7 @@ impl Response {
         let body = serde_json::to_vec(value).map_err(|error| {
             Error::new("invalid-response", format!("the answer has no JSON form: {error}"))
         })?;
-        Ok(Self::new(body).with_header("content-type", "application/json"))
+        Ok(Self::new(body).with_header(CONTENT_TYPE, "application/json"))
     }
 
     /// The same answer with another status.
@@ -54,10 +56,15 @@ impl Response {
         self
     }
 
-    /// The same answer with one more header.
+    /// The same answer with one more header. A `content-type` takes the place of the one
+    /// before, such as that of [`Response::json`]: an answer has one.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.headers.push((name.to_ascii_lowercase(), value.into()));
+        let name = name.to_ascii_lowercase();
+        if name == CONTENT_TYPE {
+            self.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(CONTENT_TYPE));
+        }
+        self.headers.push((name, value.into()));
         self
     }
 
@@ -114,13 +121,13 @@ impl IntoResponse for () {
 
 impl IntoResponse for Bytes {
     fn into_response(self) -> Result<Response> {
-        Ok(Response::new(self).with_header("content-type", "application/octet-stream"))
+        Ok(Response::new(self).with_header(CONTENT_TYPE, "application/octet-stream"))
     }
 }
 
 impl IntoResponse for String {
     fn into_response(self) -> Result<Response> {
-        Ok(Response::new(self.into_bytes()).with_header("content-type", "text/plain; charset=utf-8"))
+        Ok(Response::new(self.into_bytes()).with_header(CONTENT_TYPE, "text/plain; charset=utf-8"))
     }
 }
 
@@ -167,6 +174,15 @@ mod tests {
         check((), 204, None, "");
         check((201, Json([1])), 201, Some("application/json"), "[1]");
         check(Ok::<_, Error>("fine"), 200, Some("text/plain; charset=utf-8"), "fine");
+    }
+
+    #[test]
+    fn an_answer_has_one_type() {
+        let answer = Response::json(&[1]).unwrap().with_header("X-Tag", "a").with_header("x-tag", "b");
+        let answer = answer.with_header("Content-Type", "application/geo+json");
+        let headers: Vec<_> =
+            answer.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(headers, [("x-tag", "a"), ("x-tag", "b"), ("content-type", "application/geo+json")]);
     }
 
     #[test]

@@ -226,11 +226,10 @@ impl Drop for Ending<'_> {
 
 /// What is kept of an answer.
 pub(crate) fn kept(response: &invocation::Response) -> KeptBody {
-    let kind = response.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
     let small = response.body.len() <= BODY_BYTES_MAX;
     KeptBody {
         status: response.status,
-        content_type: kind.map(|(_, value)| value.clone()),
+        content_type: headers::content_type(&response.headers).map(str::to_owned),
         body: small.then(|| owned(&response.body)),
         bytes: response.body.len() as u64,
     }

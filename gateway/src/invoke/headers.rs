@@ -108,11 +108,23 @@ pub(crate) fn from_guest(answer: invocation::Response) -> Result<Response<axum::
         let value = HeaderValue::from_bytes(value.as_bytes())
             .map_err(|_| invalid(format!("expected visible text in the function's header {:?}", shown())))?;
         let text = name.as_str();
-        if !NOT_FROM_GUESTS.contains(&text) && !text.starts_with(OWN) && !named.iter().any(|n| n == text) {
+        if NOT_FROM_GUESTS.contains(&text) || text.starts_with(OWN) || named.iter().any(|n| n == text) {
+            continue;
+        }
+        // An answer has one type (RFC 9110, 5.3): who gave it another meant the last.
+        if name == header::CONTENT_TYPE {
+            headers.insert(name, value);
+        } else {
             headers.append(name, value);
         }
     }
     Ok(response)
+}
+
+/// The type of an answer by its headers.
+pub(crate) fn content_type(headers: &[(String, String)]) -> Option<&str> {
+    let last = headers.iter().rfind(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+    last.map(|(_, value)| value.as_str())
 }
 
 /// A value as text; beyond ASCII it is, as that of an answer, UTF-8.
@@ -182,6 +194,16 @@ mod tests {
         assert_eq!(response.status(), 201);
         let names: Vec<_> = response.headers().iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["content-type", "set-cookie", "set-cookie"]);
+    }
+
+    #[test]
+    fn an_answer_has_one_type() {
+        let typed =
+            answer(200, &[("content-type", "application/json"), ("x-a", "1"), ("Content-Type", "a/b")]);
+        assert_eq!(content_type(&typed.headers), Some("a/b"));
+        let response = from_guest(typed).unwrap();
+        assert_eq!(response.headers().get_all("content-type").iter().collect::<Vec<_>>(), ["a/b"]);
+        assert_eq!(content_type(&[]), None);
     }
 
     #[test]

@@ -21,7 +21,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{live::Live, message::Origin};
-use crate::{invoke::framed, problem::of_store};
+use crate::{
+    invoke::{framed, headers},
+    problem::of_store,
+};
 
 /// A larger body goes into an object of its own, so that looking at an end is cheap.
 const INLINE_BYTES_MAX: usize = 256 << 10;
@@ -76,8 +79,7 @@ pub struct Answer {
 impl Answer {
     /// The type of its body, as the guest said.
     pub fn content_type(&self) -> Option<&str> {
-        let kind = self.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
-        kind.map(|(_, value)| value.as_str())
+        headers::content_type(&self.headers)
     }
 }
 
