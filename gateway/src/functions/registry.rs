@@ -100,6 +100,30 @@ impl Registry {
         self.inner.version(&known, number).await
     }
 
+    /// The version that a reference names, and the canary beside it, if it has one. Counts as no
+    /// call.
+    ///
+    /// # Errors
+    /// As [`Registry::resolve`].
+    pub async fn named(
+        &self,
+        reference: &FunctionRef,
+    ) -> Result<(Arc<Version>, Option<Arc<Version>>), Problem> {
+        let Qualifier::Alias(alias) = &reference.qualifier else {
+            return Ok((self.resolve(reference).await?, None));
+        };
+        let known = match self.inner.cache.get(&reference.name) {
+            Some(known) if known.record.aliases.contains_key(alias) => known,
+            _ => self.inner.fresh(&reference.name).await?,
+        };
+        let target = known.record.aliases.get(alias).ok_or_else(|| no_alias(&known.record, alias))?;
+        let canary = match &target.canary {
+            Some(canary) => Some(self.inner.version(&known, canary.version).await?),
+            None => None,
+        };
+        Ok((self.inner.version(&known, target.version).await?, canary))
+    }
+
     /// A version by its number, also of a function that was removed since: work
     /// that was accepted for it ends as it began.
     ///

@@ -130,7 +130,7 @@ pub(crate) async fn remove(State(app): State<AppState>, Path(name): Path<String>
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// One version of a function, by its number or through an alias.
+/// One version of a function, by its number or through an alias: of one with a canary, the version beside that.
 #[utoipa::path(
     get, path = "/v1/functions/{name}/versions/{version}", tag = "functions",
     params(
@@ -147,7 +147,8 @@ pub(crate) async fn version(
     Path((name, version)): Path<(String, String)>,
 ) -> Answer<Json<VersionView>> {
     let reference = FunctionRef { name: name.parse()?, qualifier: version.parse()? };
-    Ok(Json(VersionView::from(&*app.registry.resolve(&reference).await?)))
+    let (version, _) = app.registry.named(&reference).await?;
+    Ok(Json(VersionView::from(&*version)))
 }
 
 /// Points an alias at a version, or at two with a share of the calls each.

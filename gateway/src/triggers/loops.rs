@@ -12,7 +12,11 @@
 use std::sync::Arc;
 
 use fanfold_protocol::{
-    ErrorKind, Fault, Problem, function::Export, names::FunctionRef, trigger::TriggerDocument, uri::ObjectUri,
+    ErrorKind, Fault, Problem,
+    function::{Export, Version},
+    names::FunctionRef,
+    trigger::TriggerDocument,
+    uri::ObjectUri,
 };
 
 use super::{
@@ -136,18 +140,30 @@ fn meets(place: &ObjectUri, goal: &Goal<'_>) -> bool {
 /// The prefixes under which what the trigger starts may write.
 async fn written(functions: &Registry, document: &TriggerDocument) -> Result<Vec<ObjectUri>, Problem> {
     if let Some(function) = &document.function {
-        let version = functions.resolve(function).await?;
-        version.require(Export::Handler)?;
-        return Ok(version.settings.grants.write.clone());
+        return granted(functions, function, |version| version.require(Export::Handler)).await;
     }
     let job = document.job.clone().unwrap_or_default();
     let function: FunctionRef = job["function"].as_str().unwrap_or_default().parse()?;
-    let version = functions.resolve(&function).await?;
-    jobs::shape(&version)?;
-    let mut written = version.settings.grants.write.clone();
+    let mut written = granted(functions, &function, |version| jobs::shape(version).map(drop)).await?;
     if let Some(output) = job["output"].as_str() {
         let output = output.replace("{bucket}", &document.bucket);
         written.push(output.split('{').next().unwrap_or_default().parse()?);
+    }
+    Ok(written)
+}
+
+/// What the version that is started may write by itself, and what a canary beside it may that can be
+/// started as well.
+async fn granted(
+    functions: &Registry,
+    function: &FunctionRef,
+    fits: fn(&Version) -> Result<(), Problem>,
+) -> Result<Vec<ObjectUri>, Problem> {
+    let (version, canary) = functions.named(function).await?;
+    fits(&version)?;
+    let mut written = version.settings.grants.write.clone();
+    if let Some(canary) = canary.filter(|canary| fits(canary).is_ok()) {
+        written.extend(canary.settings.grants.write.iter().cloned());
     }
     Ok(written)
 }

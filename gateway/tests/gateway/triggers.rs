@@ -246,6 +246,29 @@ async fn a_trigger_that_would_start_itself_is_refused() {
 }
 
 #[tokio::test]
+async fn a_canary_that_would_start_its_own_trigger_is_seen() {
+    let service = start().await;
+    for settings in ["{}", r#"{"grants": {"write": ["s3://bank/in/done/"]}}"#] {
+        let bytes = crate::harness::component(&[], &[crate::harness::HANDLER], "1");
+        let headers = [("content-type", "application/wasm"), ("x-fanfold-settings", settings)];
+        let reply = service.request(Method::POST, "/v1/functions/f/versions", &headers, bytes).await;
+        assert_eq!(reply.status, 201, "{reply:?}");
+    }
+    let point = async |target| service.put_json("/v1/functions/f/aliases/prod", target).await.status;
+    let mut through = document();
+    through["function"] = json!("f@prod");
+    assert_eq!(point(json!({"version": 1, "canary": {"version": 2, "percent": 1}})).await, 200);
+    // Of a hundred calls one goes to the canary, which no number of looks changes.
+    for _ in 0..10 {
+        let problem = service.put_json("/v1/triggers/t", through.clone()).await;
+        problem.is_problem(ErrorKind::TriggerLoop);
+        assert_eq!(service.get("/v1/functions/f/versions/prod").await.json()["version"], 1);
+    }
+    assert_eq!(point(json!({"version": 1})).await, 200);
+    assert_eq!(service.put_json("/v1/triggers/t", through).await.status, 201);
+}
+
+#[tokio::test]
 async fn an_event_starts_the_function_once_however_often_it_comes() {
     let (service, _) = with_trigger(document()).await;
     service.object("bank", "in/a b+c.csv", "1").await;
