@@ -11,7 +11,7 @@ use std::panic::AssertUnwindSafe;
 use axum::{
     Router,
     extract::{MatchedPath, Request, State},
-    http::{Version, header},
+    http::{Method, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -74,7 +74,8 @@ async fn pass(app: &AppState, request: Request, next: Next) -> Response {
         .and_then(|()| framed(&request))
         .and_then(|()| auth::require(app, &request))
         .and_then(|()| shed(app, &request))
-        .and_then(|()| known_query(&request));
+        .and_then(|()| known_query(&request))
+        .and_then(|()| unconditional(&request));
     match allowed {
         Ok(()) if is_public => next.run(request).await,
         Ok(()) => pieces::hold(&app.answers, next.run(request).await),
@@ -170,6 +171,23 @@ fn known_query(request: &Request) -> Answer<()> {
         ErrorKind::InvalidRequest,
         format!("expected no query here, found {found:?}; leave it out, or see /v1/openapi.json"),
     ))
+}
+
+/// Refuses a change under a condition, in place of making it whatever there is: nothing here has the
+/// entity tag that could be compared. What a call's condition is of, its function knows.
+fn unconditional(request: &Request) -> Answer<()> {
+    let conditions = [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_UNMODIFIED_SINCE];
+    let found = conditions.iter().find(|name| request.headers().contains_key(*name));
+    match found.filter(|_| matches!(*request.method(), Method::PUT | Method::DELETE)) {
+        None => Ok(()),
+        Some(name) => Err(Refusal::new(
+            ErrorKind::InvalidRequest,
+            format!(
+                "expected no {name} with {}, found one; leave it out, as changes are made here under no condition",
+                request.method()
+            ),
+        )),
+    }
 }
 
 /// Probes pass even now: an orchestrator must not kill what is merely busy.

@@ -152,6 +152,34 @@ async fn queries_where_none_is_read_are_refused() {
     assert_eq!(service.invoke("f/invoke?whatever=1", "echo").await.json()["query"], "whatever=1");
 }
 
+/// Nobody who asks for it only under a condition finds a change made under none.
+#[tokio::test]
+async fn changes_under_conditions_are_refused() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    for (name, value) in [
+        ("if-match", "\"1\""),
+        ("if-none-match", "*"),
+        ("if-unmodified-since", "Mon, 30 Nov 2026 09:52:14 GMT"),
+    ] {
+        let headers = [("content-type", "application/json"), (name, value)];
+        for (method, path) in
+            [(Method::PUT, "/v1/functions/f/aliases/prod"), (Method::DELETE, "/v1/functions/f")]
+        {
+            let reply = service.request(method, path, &headers, "{\"version\": 1}").await;
+            let problem = reply.is_problem(ErrorKind::InvalidRequest);
+            assert!(
+                problem["detail"].as_str().unwrap().starts_with(&format!("expected no {name}")),
+                "{problem}"
+            );
+        }
+        assert_eq!(service.request(Method::GET, "/v1/functions/f", &headers, "").await.status, 200);
+        let seen = service.request(Method::POST, "/v1/functions/f/invoke", &headers, "echo").await;
+        assert!(seen.json()["headers"].to_string().contains(name), "{seen:?}");
+    }
+    service.get("/v1/functions/f/versions/prod").await.is_problem(ErrorKind::AliasNotFound);
+}
+
 #[tokio::test]
 async fn what_stands_twice_in_the_query_of_a_call_is_refused() {
     let service = start().await;
