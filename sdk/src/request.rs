@@ -6,6 +6,7 @@
 //! the author's code runs. Invariant: whatever does not fit is refused with a
 //! code of its own and says what was expected; a body is taken once.
 
+use std::fmt::Display;
 use std::ops::Deref;
 
 use serde::de::DeserializeOwned;
@@ -89,10 +90,31 @@ impl Request {
     ///
     /// `invalid-query`, saying what does not fit.
     pub fn query<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_urlencoded::from_str(&self.query).map_err(|unfit| {
+        let refused = |unfit: &dyn Display| {
             Error::new("invalid-query", format!("query `{}`: {unfit}; mend the query string", self.query))
-        })
+        };
+        if !is_text(&self.query) {
+            return Err(refused(&"expected UTF-8, found other bytes"));
+        }
+        serde_urlencoded::from_str(&self.query).map_err(|unfit| refused(&unfit))
     }
+}
+
+/// Whether what is written in a query is UTF-8. What reads it puts a sign of its own in the place of
+/// other bytes.
+fn is_text(query: &str) -> bool {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let mut bytes = Vec::with_capacity(query.len());
+    let mut rest = query.as_bytes();
+    while let [byte, after @ ..] = rest {
+        let escaped = match after {
+            [high, low, ..] if *byte == b'%' => digit(*high).zip(digit(*low)),
+            _ => None,
+        };
+        bytes.push(escaped.map_or(*byte, |(high, low)| (high * 16 + low) as u8));
+        rest = if escaped.is_some() { &after[2..] } else { after };
+    }
+    std::str::from_utf8(&bytes).is_ok()
 }
 
 fn unfit_body(unfit: &str) -> Error {
@@ -217,6 +239,23 @@ mod tests {
         check::<Json<u8>>(Request::new("1 2"), "invalid-body", "trailing characters");
         check::<String>(Request::new(vec![0xff]), "invalid-body", "expected UTF-8");
         check::<Query<Page>>(Request::new("").with_query("page=x"), "invalid-query", "page=x");
+        let latin = Request::new("").with_query("page=7&name=z%e4hlt");
+        check::<Query<Page>>(latin, "invalid-query", "expected UTF-8");
+    }
+
+    #[test]
+    fn queries_are_text() {
+        for (query, expected) in [
+            ("", true),
+            ("name=z%c3%A4hlt+%E2%82%AC", true),
+            ("100%&%zz&%4&%e", true),
+            ("zählt=%25", true),
+            ("%FF", false),
+            ("%c3%", false),
+            ("a=%c3&b=%a4", false),
+        ] {
+            assert_eq!(is_text(query), expected, "{query}");
+        }
     }
 
     #[test]
