@@ -31,7 +31,7 @@ use std::{
 use axum::{Router, body::Body};
 use fanfold_protocol::limits;
 use fanfold_storage::server::Lingering;
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -210,6 +210,11 @@ fn answer(
         };
         if draining.is_cancelled() && !has_goaway {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        // The framework tells the length of every answer, and hyper takes it out of these over HTTP/1.1 only
+        // (RFC 9110, 8.6).
+        if matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            response.headers_mut().remove(header::CONTENT_LENGTH);
         }
         let share = response.extensions_mut().remove::<Arc<LentShare>>();
         Ok(response.map(|body| running.answer(body).watched(share, streams::taking())))

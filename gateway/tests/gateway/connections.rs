@@ -555,6 +555,20 @@ async fn http_2_is_served() {
 }
 
 #[tokio::test]
+async fn an_answer_that_ends_with_its_head_tells_no_length_over_http_2() {
+    let service = start().await;
+    service.deploy("f", "1").await;
+    let (mut sender, _connection) = over_http_2(&service).await;
+    for (status, length) in [(200_u16, Some("4")), (204, None), (304, None)] {
+        let request = call_of(&service, &format!("status {status}"));
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), status);
+        let told = answer.headers().get("content-length").map(|value| value.to_str().unwrap());
+        assert_eq!(told, length, "{status}");
+    }
+}
+
+#[tokio::test]
 async fn gross_headers_are_refused_in_words_over_http_2() {
     let service = start().await;
     let stream = TcpStream::connect(service.address).await.unwrap();
