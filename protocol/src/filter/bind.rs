@@ -58,9 +58,6 @@ pub enum Domain {
     },
 }
 
-/// 64-bit integers.
-pub const INTEGERS: Domain = Domain::Exact { unit: Unit::One, scale: 0, wide: false };
-
 /// A condition.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Test {
@@ -123,13 +120,13 @@ pub enum Value {
     Calculated(Box<Arithmetic>),
 }
 
-/// A calculation. With 64-bit integers, what overflows is missing; so is, with
-/// either, what is divided by zero.
+/// A calculation. Of whole numbers, what needs more bits than its domain has is
+/// missing; so is, of all, what is divided by zero.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arithmetic {
     /// What.
     pub what: Calculation,
-    /// `INTEGERS` or [`Domain::Float`]; also of what it gives.
+    /// Whole numbers or [`Domain::Float`]; also of what it gives.
     pub domain: Domain,
     /// Of this.
     pub left: Value,
@@ -324,16 +321,7 @@ fn operand(expr: &Expr, columns: &Columns) -> Result<Operand, Problem> {
             if let Some(other) = operands.iter().find(|o| o.kind.as_ref().is_some_and(|k| !k.is_number())) {
                 return Err(invalid(other.at, "a number to calculate with", &other.words()));
             }
-            let whole = |o: &Operand| match o.kind {
-                Some(Kind::Exact { precision, scale: 0 }) => precision <= 19 && o.fits_64_bits(),
-                None => true,
-                _ => false,
-            };
-            let domain = match operands.iter().all(whole) && *what != Calculation::Divide {
-                true => INTEGERS,
-                false => Domain::Float,
-            };
-            let kind = if domain == INTEGERS { Kind::INTEGER } else { Kind::FLOAT };
+            let (domain, kind) = calculated(*what, &operands);
             let [left, right] = operands;
             let (left, right) = (left.within(domain)?, right.within(domain)?);
             (Some(kind), Raw::Calculated(Box::new(Arithmetic { what: *what, domain, left, right })))
@@ -341,6 +329,26 @@ fn operand(expr: &Expr, columns: &Columns) -> Result<Operand, Problem> {
         _ => return Err(invalid(at, "a value", "a condition")),
     };
     Ok(Operand { at, kind, raw })
+}
+
+/// In what two numbers are calculated with, and what that gives. Unsigned and longer ones are
+/// not rounded either: of the digits of an identifier the last ones are asked for.
+fn calculated(what: Calculation, operands: &[Operand; 2]) -> (Domain, Kind) {
+    let digits = |operand: &Operand| match operand.kind {
+        Some(Kind::Exact { precision, scale: 0 }) => Some(precision),
+        None => Some(1),
+        _ => None,
+    };
+    let precision = match (what, digits(&operands[0]), digits(&operands[1])) {
+        (Calculation::Multiply, Some(left), Some(right)) => left.saturating_add(right),
+        (Calculation::Add | Calculation::Subtract, Some(left), Some(right)) => left.max(right) + 1,
+        (Calculation::Remainder, Some(left), Some(right)) => left.max(right),
+        _ => return (Domain::Float, Kind::FLOAT),
+    };
+    let wide = !operands.iter().all(Operand::is_narrow);
+    // What is wide has more digits than 64 bits do, lest it be taken for narrow.
+    let precision = if wide { precision.clamp(20, DIGITS_MAX) } else { 19 };
+    (Domain::Exact { unit: Unit::One, scale: 0, wide }, Kind::Exact { precision, scale: 0 })
 }
 
 /// The domain in which these meet. Texts that are written beside dates and
@@ -382,11 +390,7 @@ fn numbers<'a>(mut operands: impl Iterator<Item = &'a Operand> + Clone) -> Domai
     if whole + scale > DIGITS_MAX {
         return Domain::Float;
     }
-    let narrow = |operand: &Operand| match &operand.kind {
-        Some(Kind::Exact { precision, scale: 0 }) => *precision <= 19 && operand.fits_64_bits(),
-        kind => kind.is_none(),
-    };
-    Domain::Exact { unit: Unit::One, scale, wide: !operands.all(narrow) }
+    Domain::Exact { unit: Unit::One, scale, wide: !operands.all(Operand::is_narrow) }
 }
 
 /// Literals are brought into the unit of the columns where that holds them.
@@ -424,8 +428,13 @@ impl Operand {
         *kind == Kind::Text && matches!(self.raw, Raw::Text(_))
     }
 
-    fn fits_64_bits(&self) -> bool {
-        !matches!(self.raw, Raw::Exact(units) if i64::try_from(units).is_err())
+    /// Whether it is a whole number within 64 bits, or null.
+    fn is_narrow(&self) -> bool {
+        match (&self.kind, &self.raw) {
+            (Some(Kind::Exact { scale: 0, .. }), Raw::Exact(units)) => i64::try_from(*units).is_ok(),
+            (Some(Kind::Exact { precision, scale: 0 }), _) => *precision <= 19,
+            (kind, _) => kind.is_none(),
+        }
     }
 
     /// For messages.

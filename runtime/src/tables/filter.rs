@@ -319,20 +319,29 @@ impl Batch<'_> {
             let value = |row| floats(*what, l.value(left.at(row)?), r.value(right.at(row)?));
             return Ok(Operand::all((0..self.rows).map(value).collect::<Float64Array>()));
         }
+        if matches!(domain, Domain::Exact { wide: true, .. }) {
+            let (l, r) =
+                (left.values.as_primitive::<Decimal128Type>(), right.values.as_primitive::<Decimal128Type>());
+            let value = |row| integers(*what, l.value(left.at(row)?), r.value(right.at(row)?));
+            return Ok(Operand::all((0..self.rows).map(value).collect::<Decimal128Array>()));
+        }
         let (l, r) = (left.values.as_primitive::<Int64Type>(), right.values.as_primitive::<Int64Type>());
-        let value = |row| integers(*what, l.value(left.at(row)?), r.value(right.at(row)?));
+        let value = |row| {
+            let found = integers(*what, l.value(left.at(row)?).into(), r.value(right.at(row)?).into())?;
+            i64::try_from(found).ok()
+        };
         Ok(Operand::all((0..self.rows).map(value).collect::<Int64Array>()))
     }
 }
 
 /// Missing where it overflows and where it is divided by zero.
-fn integers(what: Calculation, left: i64, right: i64) -> Option<i64> {
+fn integers(what: Calculation, left: i128, right: i128) -> Option<i128> {
     match what {
         Calculation::Add => left.checked_add(right),
         Calculation::Subtract => left.checked_sub(right),
         Calculation::Multiply => left.checked_mul(right),
         Calculation::Divide => left.checked_div(right),
-        Calculation::Remainder => (right != 0).then(|| left.wrapping_rem(right)),
+        Calculation::Remainder => left.checked_rem(right),
     }
 }
 
@@ -350,9 +359,13 @@ fn floats(what: Calculation, left: f64, right: f64) -> Option<f64> {
 /// What was calculated in one domain, in another one of numbers.
 fn widen(values: Operand, from: Domain, to: Domain) -> Found<Operand> {
     let Operand { values, one } = values;
-    let values = match to {
-        Domain::Float => cast(&values, &DataType::Float64)?,
-        Domain::Exact { scale, wide: true, .. } if from != Domain::Float => {
+    let values: ArrayRef = match (from, to) {
+        // Arrow would take the whole numbers for ones with a fraction.
+        (Domain::Exact { wide: true, .. }, Domain::Float) => {
+            Arc::new(values.as_primitive::<Decimal128Type>().unary::<_, Float64Type>(|units| units as f64))
+        }
+        (_, Domain::Float) => cast(&values, &DataType::Float64)?,
+        (Domain::Exact { .. }, Domain::Exact { scale, wide: true, .. }) => {
             let factor = 10_i128.checked_pow(u32::from(scale));
             Arc::new(units(&values)?.unary_opt::<_, Decimal128Type>(|units| units.checked_mul(factor?)))
         }
