@@ -57,7 +57,7 @@ const UNKNOWN: Outcomes = Outcomes { yes: false, no: false, unknown: true };
 impl Bound {
     /// Whether a row may pass, among rows of whose columns this is known, in the
     /// order of [`Bound::columns`].
-    pub fn may_pass(&self, statistics: &[Statistics]) -> bool {
+    pub fn may_pass(&self, statistics: &[&Statistics]) -> bool {
         let known = Known { kinds: &self.columns, statistics };
         known.outcomes(&self.test).yes
     }
@@ -65,7 +65,7 @@ impl Bound {
 
 struct Known<'a> {
     kinds: &'a [(String, Kind)],
-    statistics: &'a [Statistics],
+    statistics: &'a [&'a Statistics],
 }
 
 impl Known<'_> {
@@ -85,12 +85,13 @@ impl Known<'_> {
                 all([least, self.compare(Comparison::Le, *domain, value, high)].into_iter())
             }
             Test::In { domain, value, list, null } => {
-                let found = list.iter().map(|item| self.compare(Comparison::Eq, *domain, value, item));
-                any(found.chain(null.then_some(UNKNOWN)))
+                let nearest = self.nearest(*domain, value, list);
+                let found = nearest.map(|item| self.compare(Comparison::Eq, *domain, value, item));
+                any(found.into_iter().chain(null.then_some(UNKNOWN)))
             }
             Test::Like { value, pattern, any_case } => self.like(value, pattern, *any_case),
             Test::IsNull(Value::Column(place)) => {
-                let known = self.statistics.get(*place).unwrap_or(&Statistics::UNKNOWN);
+                let known = self.known(*place);
                 Outcomes { yes: known.nulls, no: known.values, unknown: false }
             }
             Test::IsNull(_) => Outcomes { unknown: false, ..ANY },
@@ -114,17 +115,12 @@ impl Known<'_> {
 
     /// A column against a literal; anything else may be of any outcome.
     fn compare(&self, how: Comparison, domain: Domain, column: &Value, literal: &Value) -> Outcomes {
-        let place = match (column, literal) {
-            (_, Value::Null) => return UNKNOWN,
-            (_, Value::Column(_) | Value::Calculated(_)) => return ANY,
-            (Value::Column(place), _) => place,
-            _ => return ANY,
-        };
-        let (Some(known), Some((_, kind))) = (self.statistics.get(*place), self.kinds.get(*place)) else {
-            return ANY;
-        };
-        let found = known.bounds.as_ref().and_then(|bounds| against(bounds, kind, domain, literal));
-        let Some((low, high)) = found else {
+        match literal {
+            Value::Null => return UNKNOWN,
+            Value::Column(_) | Value::Calculated(_) => return ANY,
+            _ => {}
+        }
+        let Some((low, high)) = self.bounded(column, domain, literal) else {
             return self.with_nulls(column, Outcomes { unknown: false, ..ANY });
         };
         // Texts may be cut, and NaN is not told: then that all are equal is not known.
@@ -145,12 +141,32 @@ impl Known<'_> {
         self.with_nulls(column, Outcomes { yes, no, unknown: false })
     }
 
+    /// The literal of an ascending list that says of a column what all of them do: the first that is
+    /// no less than its least value. One that lies between the bounds is it or behind it, and one that
+    /// all values equal is it. So that long lists cost little for each of very many pages.
+    fn nearest<'l>(&self, domain: Domain, column: &Value, list: &'l [Value]) -> Option<&'l Value> {
+        let least = |item: &Value| self.bounded(column, domain, item).map(|(low, _)| low);
+        let at = list.partition_point(|item| least(item) == Some(Ordering::Greater));
+        list.get(at).or_else(|| list.last())
+    }
+
+    /// How the least and the greatest value of a column stand to a literal.
+    fn bounded(&self, column: &Value, domain: Domain, literal: &Value) -> Option<(Ordering, Ordering)> {
+        let Value::Column(place) = column else { return None };
+        let (_, kind) = self.kinds.get(*place)?;
+        against(self.known(*place).bounds.as_ref()?, kind, domain, literal)
+    }
+
+    fn known(&self, place: usize) -> &Statistics {
+        self.statistics.get(place).copied().unwrap_or(&Statistics::UNKNOWN)
+    }
+
     /// A text that begins like the pattern lies between that beginning and what
     /// comes after all that begin so.
     fn like(&self, value: &Value, pattern: &str, any_case: bool) -> Outcomes {
         let beginning = pattern.split(['%', '_', '\\']).next().unwrap_or_default().as_bytes();
         let bounds = match value {
-            Value::Column(place) => self.statistics.get(*place).and_then(|known| known.bounds.as_ref()),
+            Value::Column(place) => self.known(*place).bounds.as_ref(),
             _ => None,
         };
         let yes = match bounds {
@@ -165,7 +181,7 @@ impl Known<'_> {
 
     fn with_nulls(&self, value: &Value, outcomes: Outcomes) -> Outcomes {
         let Value::Column(place) = value else { return ANY };
-        let known = self.statistics.get(*place).unwrap_or(&Statistics::UNKNOWN);
+        let known = self.known(*place);
         Outcomes {
             yes: outcomes.yes && known.values,
             no: outcomes.no && known.values,

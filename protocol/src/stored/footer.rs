@@ -71,7 +71,7 @@ pub fn may_pass(footer: &[u8], bound: &Bound) -> Option<Vec<bool>> {
         let (STRUCT, count) = thrift.list()? else { return None };
         for _ in 0..count {
             let statistics = row_group(&mut thrift, &read)?;
-            passing.push(bound.may_pass(&statistics));
+            passing.push(bound.may_pass(&statistics.iter().collect::<Vec<_>>()));
             if passing.len() > limits::ROW_GROUPS_MAX {
                 return None;
             }
@@ -593,6 +593,21 @@ mod tests {
         {
             check(filter, false);
         }
+        // Of lists the literals beside the bounds, and those between them.
+        for (list, passes) in [
+            ("-9, -4", false),
+            ("8", false),
+            ("-9, 8, 99", false),
+            ("-9, -3", true),
+            ("9, 0, -9", true),
+            ("7, 9e0", true),
+            ("8, 9e0", false),
+        ] {
+            check(&format!("a in ({list})"), passes);
+            check(&format!("a not in ({list})"), true);
+        }
+        let equal = |filter: &str| may_pass(&footer(5, 5, true), &bound(filter)).unwrap()[0];
+        assert!(!equal("a not in (1, 5, 9)") && !equal("a not in (1, null)") && equal("a not in (1, 9)"));
         check("a = 8 or a + 1 = 9", true);
         check("(a > 7) is not true", true);
         check("(a > 7) is unknown", true);
