@@ -82,6 +82,17 @@ impl Kind {
         zone.is_some_and(|zone| !matches!(zone, "UTC" | "+00:00"))
     }
 
+    /// Whether values that are stored as another kind are the same numbers when they are read as
+    /// this one, so that their statistics hold: integers of all widths, as are identifiers that a
+    /// function declares unsigned, and floating point that is widened.
+    pub(crate) fn keeps(&self, stored: &Self) -> bool {
+        match (self, stored) {
+            (Self::Exact { scale, .. }, Self::Exact { scale: stored, .. }) => scale == stored,
+            (Self::Float { bits }, Self::Float { bits: stored }) => bits >= stored,
+            _ => self == stored,
+        }
+    }
+
     pub(super) fn is_number(&self) -> bool {
         matches!(self, Self::Exact { .. } | Self::Float { .. })
     }
@@ -107,6 +118,20 @@ impl fmt::Display for Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_kept_where_none_is_rounded() {
+        let check = |read: Kind, stored: Kind, kept: bool, back: bool| {
+            assert_eq!((read.keeps(&stored), stored.keeps(&read)), (kept, back), "{read:?} {stored:?}");
+        };
+        check(Kind::UNSIGNED, Kind::INTEGER, true, true);
+        check(Kind::decimal(12, 2), Kind::decimal(10, 2), true, true);
+        check(Kind::decimal(12, 3), Kind::decimal(12, 2), false, false);
+        check(Kind::FLOAT, Kind::Float { bits: 32 }, true, false);
+        check(Kind::FLOAT, Kind::INTEGER, false, false);
+        check(Kind::Instant { scale: 6 }, Kind::Instant { scale: 3 }, false, false);
+        check(Kind::Date, Kind::Date, true, true);
+    }
 
     #[test]
     fn moments_shift_in_zones_that_are_not_utc() {

@@ -104,7 +104,7 @@ pub fn relied_on(footer: &[u8], bound: &Bound) -> Option<Vec<Option<FooterColumn
 /// The columns of a filter that have statistics to rely on.
 fn wanted(columns: &[FooterColumn], bound: &Bound) -> Vec<Option<FooterColumn>> {
     let column = |(name, kind): &(String, Kind)| {
-        columns.iter().find(|c| c.name == *name && c.kind == *kind && c.leaf.is_some()).cloned()
+        columns.iter().find(|c| c.name == *name && kind.keeps(&c.kind) && c.leaf.is_some()).cloned()
     };
     bound.columns.iter().map(column).collect()
 }

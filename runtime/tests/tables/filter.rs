@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arrow::{
     array::{
-        ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array, RecordBatch,
-        StringArray, TimestampMicrosecondArray, TimestampSecondArray, UInt64Array,
+        ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array,
+        RecordBatch, StringArray, TimestampMicrosecondArray, TimestampSecondArray, UInt64Array,
     },
     ipc::writer::FileWriter,
 };
@@ -319,6 +319,30 @@ async fn moments_of_a_declared_zone_pass_as_they_are_read() {
             let (rows, left) = skipped(&store, source).await;
             assert_eq!((rows, left.rows, left.row_groups), (0, 0, 3 / group_rows as u64), "{zone}");
         }
+    }
+}
+
+/// A function's `u64` and `f64` are most often stored as signed integers and narrow floats.
+#[tokio::test]
+async fn numbers_are_left_out_by_statistics_of_other_widths() {
+    let store = store();
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(Int64Array::from_iter_values(0..100))),
+        ("share", Arc::new(Float32Array::from_iter_values((0..100_u8).map(|n| f32::from(n) / 8.0)))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let slice = put(&store, "x.parquet", encode_without_index(&batch, 10)).await;
+    for (filter, given, groups) in [
+        ("id >= 95", 5, 9),
+        ("id in (3, 55)", 2, 8),
+        ("share < 0.5", 4, 9),
+        ("share > 1e300", 0, 10),
+        ("share > 11.0 and id < 90", 1, 9),
+    ] {
+        let mut source = filtered(&slice, filter);
+        source.declared = declare(&[("id", "UInt64", false), ("share", "Float64", true)]);
+        let (rows, left) = skipped(&store, source).await;
+        assert_eq!((rows, left.row_groups), (given, groups), "{filter}");
     }
 }
 
