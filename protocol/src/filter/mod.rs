@@ -111,6 +111,8 @@ mod tests {
             ("tags", Kind::Other("List(Utf8)".into())),
             ("odd name", Kind::Text),
             ("date", Kind::Date),
+            ("interval", Kind::INTEGER),
+            ("case", Kind::Text),
         ]
     }
 
@@ -131,6 +133,7 @@ mod tests {
             "balance * 2 / 3 - 1 % 5 > +0.5e3 and -age < 1",
             "tags is not null and null is null and income is null",
             "age <> 2.5 and 5 != age and income = 1",
+            "interval - 5 > 1 and interval in (7, 8) and case = 'x' or not case like 'y%'",
             "true",
             "age\n= 1",
         ] {
@@ -160,11 +163,17 @@ mod tests {
         invalid("active and not )", &["an expression", "\")\" at column 16"]);
         invalid("region = 'north", &["column 10"]);
         invalid("age =\n  upper(region)", &["a call of \"upper\" at line 2, column 8"]);
-        invalid("age in (select 1)", &["SELECT 1", "column 1"]);
+        invalid("age in (select 1)", &["found \"1\" at column 16"]);
         invalid("cast(age as int) = 1", &["a call of \"cast\" at column 5"]);
         invalid("age::int = 1", &["\"::\" at column 4"]);
         invalid("age = 1; drop", &["\";\" at column 8"]);
-        invalid("case when true then 1 end = 1", &["column 1"]);
+        invalid("case when true then 1 end = 1", &["an operator or the end", "\"when\" at column 6"]);
+        invalid("region like 'a' escape '!'", &["an operator or the end", "\"escape\" at column 17"]);
+        invalid(
+            "age is not distinct from 5",
+            &["null, true, false or unknown after is", "\"distinct\" at column 12"],
+        );
+        invalid("(age, income) = 1", &["columns, literals", "column 1"]);
         invalid("age in (age)", &["literals", "column 9"]);
         invalid("age + 1", &["a condition", "at column 1"]);
         invalid("region", &["a condition", "a text", "column 1"]);
@@ -230,6 +239,10 @@ mod tests {
             refused(format!("age = 1{}", " and age = 1".repeat(limits::FILTER_OPERATORS_MAX)));
             refused(format!("region = '{}'", "x".repeat(limits::FILTER_BYTES_MAX)));
             refused(format!("{}age = 1", "- ".repeat(900)));
+            // What is not understood is not printed either.
+            refused(format!("(age{}, 2) = 1", " + 1".repeat(1_000)));
+            refused(format!("age{} is distinct from 2", " + 1".repeat(1_000)));
+            refused(format!("{}1", "case case when 1 then ".repeat(40)));
             let items: Vec<String> = (0..10_000).map(|n| n.to_string()).collect();
             bound(&format!("age in ({})", items.join(","))).unwrap();
             bound(&format!("age = 1{}", " or age = 1".repeat(500))).unwrap();

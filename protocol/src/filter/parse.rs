@@ -2,13 +2,14 @@
 //! From text to an [`Expr`].
 //!
 //! Tokens and precedence are those of the crate `sqlparser`. Only tokens that a
-//! filter may hold reach its parser, so that no feature of SQL beyond them can be
-//! written, and their number bounds how deep it goes.
+//! filter may hold reach its parser, and words of SQL that mean nothing in a filter
+//! are names like others, so that no feature beyond can be written; the number of
+//! tokens bounds how deep it goes.
 
 use sqlparser::{
     ast::{self, BinaryOperator, UnaryOperator},
     dialect::Dialect,
-    keywords::{Keyword, RESERVED_FOR_IDENTIFIER},
+    keywords::Keyword,
     parser::{Parser, ParserError},
     tokenizer::{Location, Token, TokenWithSpan, Tokenizer},
 };
@@ -43,7 +44,7 @@ impl Dialect for Words {
 
     /// A `not` whose condition cannot be parsed is no column: what is wrong there is told.
     fn is_reserved_for_identifier(&self, word: Keyword) -> bool {
-        word == Keyword::NOT || RESERVED_FOR_IDENTIFIER.contains(&word)
+        word == Keyword::NOT
     }
 }
 
@@ -58,8 +59,9 @@ pub(super) fn parse(text: &str) -> Result<Expr, Problem> {
         return Err(Problem::new(ErrorKind::FilterInvalid, detail));
     }
     let end = end_of(text);
-    let tokens =
+    let mut tokens =
         Tokenizer::new(&Words, text).tokenize_with_location().map_err(|e| failed(&e.to_string(), end))?;
+    keep_names(&mut tokens);
     check_tokens(&tokens)?;
     let levels = NESTING_MAX + NESTING_BESIDES;
     let mut parser = Parser::new(&Words).with_recursion_limit(levels).with_tokens_with_locations(tokens);
@@ -79,6 +81,19 @@ pub(super) fn parse(text: &str) -> Result<Expr, Problem> {
         return Err(invalid(at, "an operator or the end", &quote(&rest.token.to_string())));
     }
     lower(&parsed, Position { line: 1, column: 1 }, limits::FILTER_DEPTH_MAX)
+}
+
+/// Takes other words than those of filters for names, whatever SQL makes of them.
+fn keep_names(tokens: &mut [TokenWithSpan]) {
+    use Keyword::{DATE, FALSE, NULL, NoKeyword, TIMESTAMP, TRUE, UNKNOWN};
+    for TokenWithSpan { token, .. } in tokens {
+        if let Token::Word(word) = token
+            && !takes_parentheses(word.keyword)
+            && !matches!(word.keyword, DATE | FALSE | NULL | TIMESTAMP | TRUE | UNKNOWN)
+        {
+            word.keyword = NoKeyword;
+        }
+    }
 }
 
 /// Refuses what a filter may not hold.
@@ -153,9 +168,17 @@ fn failed(said: &str, end: Position) -> Problem {
     });
     let (words, at) = place.unwrap_or((said.split(" at Line: ").next().unwrap_or(said), end));
     match words.strip_prefix("Expected: ").and_then(|words| words.rsplit_once(", found: ")) {
-        Some((expected, "EOF")) => invalid(end, expected, "the end"),
-        Some((expected, found)) => invalid(at, expected, &quote(found)),
+        Some((expected, "EOF")) => invalid(end, offered(expected), "the end"),
+        Some((expected, found)) => invalid(at, offered(expected), &quote(found)),
         None => invalid(at, "a condition", &quote(words)),
+    }
+}
+
+/// What the parser expected, without what only it understands.
+fn offered(expected: &str) -> &str {
+    match expected.ends_with(" after IS") {
+        true => "null, true, false or unknown after is",
+        false => expected,
     }
 }
 
@@ -208,7 +231,8 @@ fn lower(expr: &ast::Expr, near: Position, room: usize) -> Result<Expr, Problem>
         ast::Expr::IsNotTrue(inner) => negated(Node::Is(one(inner)?, true), true),
         ast::Expr::IsFalse(inner) => Node::Is(one(inner)?, false),
         ast::Expr::IsNotFalse(inner) => negated(Node::Is(one(inner)?, false), true),
-        other => return Err(invalid(at, UNDERSTOOD, &quote(&other.to_string()))),
+        // To print it would go as deep as it is.
+        _ => return Err(invalid(at, UNDERSTOOD, "something else")),
     };
     Ok(Expr { at, node })
 }
