@@ -36,6 +36,9 @@ use crate::{
     },
 };
 
+/// Bytes of a schema that a guest may keep, after the table's end, by a handle without a place.
+const SCHEMA_KEPT_BYTES: usize = 64 << 10;
+
 /// What comes back from the data threads: the reader for the next turn.
 type Turn = (Box<TableReader>, Option<Batch>);
 
@@ -63,7 +66,8 @@ pub struct Reader {
     work: Arc<Work>,
     threads: Handle,
     state: Reading,
-    /// Of a table that the guest opened itself, until its end.
+    /// Of a table that the guest opened itself, until its end, or that of its handle where the
+    /// schema is large: there may be many handles.
     place: Option<OwnedSemaphorePermit>,
 }
 
@@ -179,7 +183,9 @@ impl Reader {
 
     fn end(&mut self, result: Result<(), Problem>) {
         self.state = Reading::Ended(result);
-        self.place = None;
+        if self.schema.len() <= SCHEMA_KEPT_BYTES {
+            self.place = None;
+        }
     }
 }
 
@@ -483,4 +489,25 @@ fn refused(detail: impl Into<String>) -> Problem {
 
 fn unusable() -> Problem {
     refused("expected a table that is being written, found one that is finished or failed; create another")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_large_schema_keeps_its_place() {
+        let places = Arc::new(Semaphore::new(1));
+        for (bytes, free) in [(SCHEMA_KEPT_BYTES, 1), (SCHEMA_KEPT_BYTES + 1, 0)] {
+            let place = Some(Arc::clone(&places).try_acquire_owned().unwrap());
+            let state = Reading::Ended(Ok(()));
+            let (schema, work, threads) = (vec![0; bytes], Arc::default(), Handle::current());
+            let mut reader = Reader { schema, work, threads, state, place };
+            assert_eq!(places.available_permits(), 0);
+            reader.end(Ok(()));
+            assert_eq!(places.available_permits(), free, "{bytes}");
+            drop(reader);
+            assert_eq!(places.available_permits(), 1, "{bytes}");
+        }
+    }
 }
