@@ -97,7 +97,8 @@ impl Inner {
 
     fn write(&mut self, source: Source, bytes: &[u8]) {
         for piece in bytes.split_inclusive(|b| *b == b'\n') {
-            if self.cut {
+            // What a panic says on standard error is kept all the same.
+            if self.cut && source == Source::Out {
                 return;
             }
             let (text, ended) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
@@ -264,6 +265,12 @@ mod tests {
             Some("thread '<unnamed>' (1) panicked at src/lib.rs:3:4: index out of bounds"),
         );
         check("all is well\n", None);
+        // Also behind more than a log holds.
+        let log = Log::default();
+        log.write(Source::Out, &b"x\n".repeat(limits::LOG_BYTES_MAX));
+        log.write(Source::Err, b"thread 'main' panicked at a:1:2:\nno\n");
+        assert_eq!(log.panic().as_deref(), Some("thread 'main' panicked at a:1:2: no"));
+        assert_eq!(messages(&log).pop().as_deref(), Some(LOG_MARKER));
     }
 
     #[test]
