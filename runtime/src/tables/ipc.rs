@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::RecordBatch,
+    array::{Array, MutableArrayData, RecordBatch, RecordBatchOptions, make_array},
     buffer::Buffer,
     datatypes::{Schema, SchemaRef},
     error::ArrowError,
@@ -36,6 +36,9 @@ pub(super) const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 
 /// A message with more rows than this has rows without bytes.
 const ROWS_MAX: i64 = limits::TRANSFER_BYTES_MAX as i64;
+
+/// How many times as long as its batch a guest's message may be for that to lie in it.
+const SPARE_FACTOR: usize = 2;
 
 /// The batch as an Arrow IPC stream: its schema and one record batch. Refused
 /// when that is larger than a guest takes at once.
@@ -153,7 +156,10 @@ fn decode_stream(bytes: &[u8]) -> Result<Vec<RecordBatch>, Problem> {
                 let detail = format!("dictionaries and views must expand to at most {} bytes a call, found more; write plain or smaller batches", limits::PAGE_BYTES_MAX);
                 Problem::new(ErrorKind::TransferTooLarge, detail)
             })?;
-            batches.push(shape::plain_as(&batch, &shape::plain_schema(&schema)).map_err(malformed)?);
+            let plain = shape::plain_as(&batch, &shape::plain_schema(&schema)).map_err(malformed)?;
+            // Whoever keeps a part of a message keeps all of it, and nobody weighs what no column names.
+            let is_spacious = frame.len() > SPARE_FACTOR * expanded;
+            batches.push(if is_spacious { apart(&plain).map_err(malformed)? } else { plain });
         }
     }
     let schema = messages.schema().ok_or_else(|| corrupt("expected a schema, found the end".to_owned()))?;
@@ -161,6 +167,19 @@ fn decode_stream(bytes: &[u8]) -> Result<Vec<RecordBatch>, Problem> {
         batches.push(RecordBatch::new_empty(shape::plain_schema(&schema)));
     }
     Ok(batches)
+}
+
+/// The batch in buffers of its own.
+fn apart(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let columns = batch.columns().iter().map(|column| {
+        let data = column.to_data();
+        let mut copy = MutableArrayData::try_new(vec![&data], false, data.len())?;
+        copy.try_extend(0, 0, data.len())?;
+        Ok(make_array(copy.freeze()))
+    });
+    let columns = columns.collect::<Result<Vec<_>, ArrowError>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(batch.schema(), columns, &options)
 }
 
 fn malformed(error: ArrowError) -> Problem {
@@ -346,4 +365,59 @@ fn decompressed_bytes(batch: &ipc::RecordBatch<'_>, body: &[u8]) -> Result<u64, 
         body.len()
     );
     Err(Problem::new(ErrorKind::DecodeLimit, detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::{
+        array::{ArrayRef, Int64Array, ListArray, StringArray},
+        datatypes::Int32Type,
+    };
+
+    use super::*;
+
+    /// The stream with so many bytes more at the end of its one batch, which no column names.
+    fn with_spare(stream: &[u8], spare: usize) -> Vec<u8> {
+        let schema = Frame::read(stream, 0).unwrap().unwrap().len();
+        let frame = Frame::read(&stream[schema..], 0).unwrap().unwrap();
+        let (begin, end) = (schema + PREFIX_BYTES, schema + PREFIX_BYTES + frame.metadata);
+        let [before, after] = [frame.body, frame.body + spare].map(|bytes| (bytes as i64).to_le_bytes());
+        let mut padded = (begin..end - 7).filter(|at| stream[*at..at + 8] == before).map(|at| {
+            let tail = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+            let body = &stream[end..end + frame.body];
+            [&stream[..at], &after, &stream[at + 8..end], body, &vec![0; spare], &tail].concat()
+        });
+        let is_told = |padded: &Vec<u8>| {
+            Frame::read(&padded[schema..], 0)
+                .is_ok_and(|found| found.is_some_and(|f| f.body == frame.body + spare))
+        };
+        padded.find(is_told).unwrap()
+    }
+
+    #[test]
+    fn what_no_column_names_is_not_kept() {
+        let columns: [(&str, ArrayRef); 3] = [
+            ("number", Arc::new(Int64Array::from(vec![Some(1), None, Some(3)]))),
+            ("text", Arc::new(StringArray::from(vec!["one", "two", ""]))),
+            (
+                "list",
+                Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>([
+                    Some(vec![Some(1), None]),
+                    None,
+                    Some(vec![]),
+                ])),
+            ),
+        ];
+        let batch = RecordBatch::try_from_iter_with_nullable(
+            columns.into_iter().map(|(name, column)| (name, column, true)),
+        )
+        .unwrap();
+        let stream = encode(&batch).unwrap();
+        for spare in [0, 64, 8 << 20] {
+            let [found] = <[RecordBatch; 1]>::try_from(decode(&with_spare(&stream, spare)).unwrap()).unwrap();
+            assert_eq!(found, batch, "{spare}");
+            let held = found.get_array_memory_size();
+            assert!(held < 64 << 10, "{spare}: {held} bytes");
+        }
+    }
 }
