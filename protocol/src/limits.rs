@@ -192,6 +192,9 @@ pub const FILTER_BYTES_MAX: usize = 64 << 10;
 pub const FILTER_OPERATORS_MAX: usize = 1_024;
 /// Conditions and calculations within each other: they are walked by recursion.
 pub const FILTER_DEPTH_MAX: usize = 64;
+/// Characters between two `%` of a pattern that has a `_` there: each is a bit of the word by
+/// which they are found.
+pub const FILTER_PATTERN_CHARS_MAX: usize = 64;
 /// Tasks of a job that are queued or running at once.
 pub const TASKS_OUTSTANDING_MAX: usize = 10_000;
 /// Bytes of a job's leases that are queued or running at once: what they lie in is

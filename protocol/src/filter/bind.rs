@@ -12,7 +12,9 @@ use super::{
     invalid,
     kind::Kind,
     literal::{DIGITS_MAX, as_float, moment, number, rescale},
-    missing, quote,
+    missing,
+    pattern::Pattern,
+    quote,
 };
 use crate::Problem;
 
@@ -83,9 +85,7 @@ pub enum Test {
         /// The text.
         value: Value,
         /// The pattern.
-        pattern: String,
-        /// Whether capitals do not matter.
-        any_case: bool,
+        pattern: Pattern,
     },
     /// A value that is missing.
     IsNull(Value),
@@ -213,7 +213,7 @@ fn test(expr: &Expr, columns: &Columns) -> Result<Test, Problem> {
             between(operands, domain)?
         }
         Node::In(value, list) => one_of(operand(value, columns)?, list, columns)?,
-        Node::Like { value, pattern, any_case } => like(value, pattern, *any_case, columns)?,
+        Node::Like { value, pattern } => like(value, pattern, columns)?,
         Node::Column(_) | Node::Boolean(_) | Node::Null => truth(operand(expr, columns)?)?,
         Node::Number(_) | Node::Text(_) | Node::Moment(_) | Node::Calculate(..) => {
             let found = operand(expr, columns)?.words();
@@ -292,15 +292,12 @@ fn one_of_domain(value: Operand, list: Vec<Operand>, domain: Domain) -> Result<T
     Ok(Test::In { domain, value, list, null })
 }
 
-fn like(value: &Expr, pattern: &Expr, any_case: bool, columns: &Columns) -> Result<Test, Problem> {
+fn like(value: &Expr, pattern: &Pattern, columns: &Columns) -> Result<Test, Problem> {
     let value = operand(value, columns)?;
     if value.kind.as_ref().is_some_and(|kind| *kind != Kind::Text) {
         return Err(invalid(value.at, "a text before like", &value.words()));
     }
-    match &pattern.node {
-        Node::Text(text) => Ok(Test::Like { value: value.whole(), pattern: text.clone(), any_case }),
-        _ => Err(invalid(pattern.at, "a text in quotes after like", "something else")),
-    }
+    Ok(Test::Like { value: value.whole(), pattern: pattern.clone() })
 }
 
 fn operand(expr: &Expr, columns: &Columns) -> Result<Operand, Problem> {

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use super::pattern::Pattern;
 use crate::Problem;
 
 /// A place in a filter, both counted from 1.
@@ -119,8 +120,7 @@ pub(super) enum Node {
     In(Box<Expr>, Vec<Expr>),
     Like {
         value: Box<Expr>,
-        pattern: Box<Expr>,
-        any_case: bool,
+        pattern: Pattern,
     },
     IsNull(Box<Expr>),
     Is(Box<Expr>, bool),

@@ -15,6 +15,7 @@ mod expr;
 mod kind;
 mod literal;
 mod parse;
+mod pattern;
 mod prune;
 
 use crate::{ErrorKind, Problem, stored::csv};
@@ -25,6 +26,7 @@ pub use self::{
     expr::{Calculation, Comparison, Position},
     kind::Kind,
     literal::DAY_SECONDS,
+    pattern::Pattern,
     prune::{Bounds, Statistics},
 };
 
@@ -187,6 +189,9 @@ mod tests {
         invalid("tags = 'a'", &["List(Utf8) at column 1"]);
         invalid("age like 'a'", &["a text before like", "column 1"]);
         invalid("region like region", &["in quotes after like", "column 13"]);
+        let holes = "_".repeat(65);
+        let pattern = format!("age = 1 or region not ilike '%{holes}%'");
+        invalid(&pattern, &["at most 64 characters between two %", "found 65 at column 29"]);
         invalid("(age > 1) = true", &["a value, found a condition"]);
         check(
             "age = 1 and regoin = 'x'",

@@ -16,7 +16,9 @@ use sqlparser::{
 
 use super::{
     expr::{Calculation, Comparison, Expr, Node, Position},
-    invalid, quote,
+    invalid,
+    pattern::Pattern,
+    quote,
 };
 use crate::{ErrorKind, Problem, limits};
 
@@ -218,10 +220,10 @@ fn lower(expr: &ast::Expr, near: Position, room: usize) -> Result<Expr, Problem>
             negated(Node::In(one(expr)?, literals(list, at, room)?), *not)
         }
         ast::Expr::Like { negated: not, any: false, expr, pattern, escape_char: None } => {
-            negated(Node::Like { value: one(expr)?, pattern: one(pattern)?, any_case: false }, *not)
+            negated(like(one(expr)?, &*one(pattern)?, false)?, *not)
         }
         ast::Expr::ILike { negated: not, any: false, expr, pattern, escape_char: None } => {
-            negated(Node::Like { value: one(expr)?, pattern: one(pattern)?, any_case: true }, *not)
+            negated(like(one(expr)?, &*one(pattern)?, true)?, *not)
         }
         ast::Expr::IsNull(inner) | ast::Expr::IsUnknown(inner) => Node::IsNull(one(inner)?),
         ast::Expr::IsNotNull(inner) | ast::Expr::IsNotUnknown(inner) => {
@@ -302,6 +304,18 @@ fn binary(op: &BinaryOperator, at: Position, left: Box<Expr>, right: Box<Expr>) 
         (None, Some(what)) => Ok(Node::Calculate(what, left, right)),
         (None, None) => Err(invalid(at, UNDERSTOOD, &quote(&op.to_string()))),
     }
+}
+
+fn like(value: Box<Expr>, pattern: &Expr, any_case: bool) -> Result<Node, Problem> {
+    let Node::Text(text) = &pattern.node else {
+        return Err(invalid(pattern.at, "a text in quotes after like", "something else"));
+    };
+    let pattern = Pattern::new(text, any_case).map_err(|found| {
+        let most = limits::FILTER_PATTERN_CHARS_MAX;
+        let expected = format!("at most {most} characters between two % of a pattern that has a _ there");
+        invalid(pattern.at, &expected, &found.to_string())
+    })?;
+    Ok(Node::Like { value, pattern })
 }
 
 fn minus(inner: Expr) -> Node {

@@ -89,7 +89,7 @@ impl Known<'_> {
                 let found = nearest.map(|item| self.compare(Comparison::Eq, *domain, value, item));
                 any(found.into_iter().chain(null.then_some(UNKNOWN)))
             }
-            Test::Like { value, pattern, any_case } => self.like(value, pattern, *any_case),
+            Test::Like { value, pattern } => self.like(value, pattern.beginning().as_bytes()),
             Test::IsNull(Value::Column(place)) => {
                 let known = self.known(*place);
                 Outcomes { yes: known.nulls, no: known.values, unknown: false }
@@ -163,14 +163,13 @@ impl Known<'_> {
 
     /// A text that begins like the pattern lies between that beginning and what
     /// comes after all that begin so.
-    fn like(&self, value: &Value, pattern: &str, any_case: bool) -> Outcomes {
-        let beginning = pattern.split(['%', '_', '\\']).next().unwrap_or_default().as_bytes();
+    fn like(&self, value: &Value, beginning: &[u8]) -> Outcomes {
         let bounds = match value {
             Value::Column(place) => self.known(*place).bounds.as_ref(),
             _ => None,
         };
         let yes = match bounds {
-            Some(Bounds::Text(low, high)) if !any_case => {
+            Some(Bounds::Text(low, high)) => {
                 let low = &low[..low.len().min(beginning.len())];
                 low <= beginning && high.as_slice() >= beginning
             }

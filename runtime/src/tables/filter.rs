@@ -13,7 +13,7 @@ use arrow::{
         Array, ArrayRef, AsArray, BooleanArray, Datum, Decimal128Array, Float64Array, Int64Array, Scalar,
         StringArray,
     },
-    compute::{and_kleene, cast, ilike, is_null, kernels::cmp, like, not, or_kleene},
+    compute::{and_kleene, cast, is_null, kernels::cmp, not, or_kleene},
     datatypes::{DataType, Decimal128Type, Float64Type, Int64Type, Schema, TimeUnit, UInt64Type},
     error::ArrowError,
 };
@@ -177,13 +177,10 @@ impl Batch<'_> {
                 };
                 Ok((0..self.rows).map(found).collect())
             }
-            Test::Like { value, pattern, any_case } => {
-                let (value, pattern) =
-                    (self.value(value, Domain::Text)?, StringArray::from(vec![pattern.as_str()]));
-                let (text, pattern) = (value.datum(), Scalar::new(pattern));
-                let found =
-                    if *any_case { ilike(text.as_ref(), &pattern) } else { like(text.as_ref(), &pattern) };
-                self.spread(value.one, found?)
+            Test::Like { value, pattern } => {
+                let value = self.value(value, Domain::Text)?;
+                let texts = value.values.as_string::<i32>();
+                self.spread(value.one, BooleanArray::from_unary(texts, |text| pattern.matches(text)))
             }
             Test::IsNull(value) => {
                 let value = self.own(value)?;

@@ -184,6 +184,11 @@ const CASES: &[(&str, &str)] = &[
     ("t like '_\\_rth'", "2"),
     ("t not like 'n%'", "2 4 5"),
     ("t like 's_d'", "5"),
+    ("t like ''", "4"),
+    ("t like '%_%'", "1 2 5 6"),
+    ("t like '%o_th%' or t like '%\\%_'", "1 6"),
+    ("t ilike '%R_H' or t ilike 'SÜ%'", "1 2 5"),
+    ("(null like 'a') is unknown and 'a' ilike 'A'", "1 2 3 4 5 6"),
     ("t in ('süd', 'x')", "5"),
     ("'north' = t", "1"),
     // Dates and moments.
