@@ -62,6 +62,11 @@ impl Kind {
                 _ => None,
             };
         }
+        if let Some(("Decimal32" | "Decimal64" | "Decimal128", inner)) = name.split_once('(') {
+            let (precision, scale) = inner.strip_suffix(')')?.split_once(',')?;
+            let (precision, scale): (u8, u8) = (precision.trim().parse().ok()?, scale.trim().parse().ok()?);
+            return (scale <= precision).then(|| Self::decimal(precision, scale));
+        }
         match name {
             "Boolean" => Some(Self::Boolean),
             "Int8" | "Int16" | "Int32" | "Int64" | "UInt8" | "UInt16" | "UInt32" => Some(Self::INTEGER),
@@ -71,15 +76,17 @@ impl Kind {
             "Float64" => Some(Self::FLOAT),
             "Utf8" | "LargeUtf8" | "Utf8View" => Some(Self::Text),
             "Date32" => Some(Self::Date),
+            "Date64" => Some(Self::Instant { scale: 3 }),
             _ => None,
         }
     }
 
-    /// Whether moments without a zone become others when they are read as an Arrow type, by its
-    /// name: they are taken for the time of its zone, which need not be UTC.
+    /// Whether moments may become others when they are read as an Arrow type, by its name: without
+    /// a zone they are taken for the time of its zone, which need not be UTC, and with one they
+    /// become the days of that as `Date64`.
     pub fn shifts(name: &str) -> bool {
         let zone = name.strip_prefix("Timestamp").and_then(|inner| inner.split('"').nth(1));
-        zone.is_some_and(|zone| !matches!(zone, "UTC" | "+00:00"))
+        name == "Date64" || zone.is_some_and(|zone| !matches!(zone, "UTC" | "+00:00"))
     }
 
     /// Whether values that are stored as another kind are the same numbers when they are read as
@@ -134,8 +141,20 @@ mod tests {
     }
 
     #[test]
+    fn declared_types_have_the_kinds_that_the_reader_gives_them() {
+        let check = |name: &str, expected: Option<Kind>| assert_eq!(Kind::of_arrow(name), expected, "{name}");
+        check("Decimal128(10, 2)", Some(Kind::Exact { precision: 10, scale: 2 }));
+        check("Decimal64(18,0)", Some(Kind::Exact { precision: 18, scale: 0 }));
+        check("Decimal128(19, 0)", Some(Kind::UNSIGNED));
+        check("Date64", Some(Kind::Instant { scale: 3 }));
+        for name in ["Decimal128(3, 5)", "Decimal128(10, -2)", "Decimal128(10", "Decimal256(10, 2)"] {
+            check(name, None);
+        }
+    }
+
+    #[test]
     fn moments_shift_in_zones_that_are_not_utc() {
-        for name in ["Timestamp(µs, \"+02:00\")", "Timestamp(Second, Some(\"Europe/Berlin\"))"] {
+        for name in ["Timestamp(µs, \"+02:00\")", "Timestamp(Second, Some(\"Europe/Berlin\"))", "Date64"] {
             assert!(Kind::shifts(name), "{name}");
         }
         for name in [

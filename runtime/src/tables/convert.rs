@@ -104,6 +104,8 @@ fn may_cut(from: &DataType, to: &DataType) -> bool {
         (_, DataType::Dictionary(_, to)) => may_cut(from, to),
         // Arrow makes a truth of any number but zero.
         (_, DataType::Boolean) => from.is_integer() || from.is_floating(),
+        // And whole days, though there is room for milliseconds.
+        (DataType::Timestamp(_, _), DataType::Date64) => true,
         (DataType::Struct(from), DataType::Struct(to)) => {
             members(from, to).any(|(place, to)| may_cut(from[place].data_type(), to.data_type()))
         }
@@ -302,12 +304,16 @@ mod tests {
             last(1_001, zone, &wanted("Timestamp(Nanosecond, None)"), true);
             last(-DAY, zone, &wanted("Date32"), true);
             last(-1, zone, &wanted("Date32"), false);
+            last(-DAY, zone, &wanted("Date64"), true);
+            last(HOUR, zone, &wanted("Date64"), false);
             last(1_001, zone, &wanted("Int64"), true);
         }
         // A day begins where its zone has it.
         let zoned = |value| moments(&[Some(value)], Some("+01:00"));
         check(zoned(DAY - HOUR), &wanted("Date32"), None);
         check(zoned(DAY), &wanted("Date32"), Some(0));
+        check(zoned(DAY - HOUR), &wanted("Date64"), None);
+        check(zoned(DAY), &wanted("Date64"), Some(0));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use arrow::{
     array::{
         ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array,
-        RecordBatch, StringArray, TimestampMicrosecondArray, TimestampSecondArray, UInt64Array,
+        RecordBatch, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampSecondArray,
+        UInt64Array,
     },
     ipc::writer::FileWriter,
 };
@@ -324,6 +325,23 @@ async fn moments_of_a_declared_zone_pass_as_they_are_read() {
             let (rows, left) = skipped(&store, source).await;
             assert_eq!((rows, left.rows, left.row_groups), (0, 0, 3 / group_rows as u64), "{zone}");
         }
+    }
+}
+
+/// Of a zone `Date64` has the days, which begin at other moments than are stored.
+#[tokio::test]
+async fn days_of_a_stored_zone_pass_as_they_are_read() {
+    const HOUR: i64 = 3_600_000;
+    let store = store();
+    let midnights = TimestampMillisecondArray::from(vec![-HOUR, 23 * HOUR]).with_timezone("+01:00");
+    let columns: Vec<(&str, ArrayRef)> =
+        vec![("id", Arc::new(Int64Array::from(vec![1, 2]))), ("at", Arc::new(midnights))];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let slice = put(&store, "x.parquet", encode_pages(&batch, 1, 1)).await;
+    for (filter, expected) in [("at = '1970-01-01'", 1), ("at > '1970-01-01'", 1), ("at < '1970-01-01'", 0)] {
+        let mut source = filtered(&slice, filter);
+        source.declared = declare(&[("id", "Int64", false), ("at", "Date64", true)]);
+        assert_eq!(read(&store, source).await.unwrap().num_rows(), expected, "{filter}");
     }
 }
 
