@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, Float32Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
-    TimestampSecondArray,
+    TimestampMillisecondArray, TimestampSecondArray,
 };
 use fanfold_protocol::{
     ErrorKind,
@@ -139,6 +139,7 @@ async fn nothing_follows_for_times_of_a_declared_zone() {
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("id", Arc::new(Int64Array::from_iter_values(0..4))),
         ("at", Arc::new(TimestampMicrosecondArray::from_iter_values(0..4))),
+        ("ms", Arc::new(TimestampMillisecondArray::from_iter_values(0..4))),
     ];
     let batch = RecordBatch::try_from_iter(columns).unwrap();
     put(&world, "s3://bank/p/t.parquet", grouped(&batch, 1)).await;
@@ -148,12 +149,20 @@ async fn nothing_follows_for_times_of_a_declared_zone() {
         data_type: data_type.into(),
         nullable: true,
     };
-    for (name, zone, expected) in [("utc", "UTC", [0, 0]), ("east", "+02:00", [4, 1])] {
-        let reads = Some(vec![column("id", "Int64"), column("at", &format!("Timestamp(µs, \"{zone}\")"))]);
+    for (name, zone, expected) in [("utc", "UTC", [0, 0, 1]), ("east", "+02:00", [4, 1, 4])] {
+        let moment = format!("Timestamp(µs, \"{zone}\")");
+        let reads = Some(vec![column("id", "Int64"), column("at", &moment), column("ms", &moment)]);
         let mapper = Some(Description { reads, writes: None });
         let describes = Descriptions { mapper, ..Descriptions::default() };
         engine.registry.publish(Version { describes, ..version(name, vec![Export::Mapper]) }).await.unwrap();
-        for (filter, groups) in ["at < '1970-01-01'", "at < '1970-01-01' and id = 2"].iter().zip(expected) {
+        let filters = [
+            ("at < '1970-01-01'", expected[0]),
+            ("at < '1970-01-01' and id = 2", expected[1]),
+            // Stored in another unit than is declared.
+            ("ms < '1970-01-01'", expected[0]),
+            ("ms > '1970-01-01 00:00:00.0025' and id < 9", expected[2]),
+        ];
+        for (filter, groups) in filters {
             let more = json!({"input": "s3://bank/p/", "filter": filter, "split": {"target_bytes": "1B"}});
             let id = engine.submit(name, more).await.unwrap().id;
             let slices = world.partitions(&id).await.into_iter().flat_map(|partition| partition.slices);

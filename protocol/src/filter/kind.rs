@@ -89,13 +89,14 @@ impl Kind {
         name == "Date64" || zone.is_some_and(|zone| !matches!(zone, "UTC" | "+00:00"))
     }
 
-    /// Whether values that are stored as another kind are the same numbers when they are read as
-    /// this one, so that their statistics hold: integers of all widths, as are identifiers that a
-    /// function declares unsigned, and floating point that is widened.
+    /// Whether values that are stored as another kind are the same when they are read as this one, so
+    /// that their statistics hold: integers of all widths, as are identifiers that a function declares
+    /// unsigned, floating point that is widened, and moments in any unit.
     pub(crate) fn keeps(&self, stored: &Self) -> bool {
         match (self, stored) {
             (Self::Exact { scale, .. }, Self::Exact { scale: stored, .. }) => scale == stored,
             (Self::Float { bits }, Self::Float { bits: stored }) => bits >= stored,
+            (Self::Instant { .. }, Self::Instant { .. }) => true,
             _ => self == stored,
         }
     }
@@ -136,7 +137,8 @@ mod tests {
         check(Kind::decimal(12, 3), Kind::decimal(12, 2), false, false);
         check(Kind::FLOAT, Kind::Float { bits: 32 }, true, false);
         check(Kind::FLOAT, Kind::INTEGER, false, false);
-        check(Kind::Instant { scale: 6 }, Kind::Instant { scale: 3 }, false, false);
+        check(Kind::Instant { scale: 6 }, Kind::Instant { scale: 3 }, true, true);
+        check(Kind::Instant { scale: 0 }, Kind::Date, false, false);
         check(Kind::Date, Kind::Date, true, true);
     }
 

@@ -43,6 +43,24 @@ pub enum Bounds {
     Text(Vec<u8>, Vec<u8>),
 }
 
+impl Bounds {
+    /// The same in the unit in which moments are read: not narrower than in that in which they are
+    /// stored.
+    pub(crate) fn reread(self, stored: &Kind, read: &Kind) -> Self {
+        let (&Kind::Instant { scale: stored }, &Kind::Instant { scale: read }, &Self::Exact(low, high)) =
+            (stored, read, &self)
+        else {
+            return self;
+        };
+        let unit = 10_i128.pow(u32::from(stored.abs_diff(read)));
+        match read < stored {
+            true => Self::Exact(low.div_euclid(unit), -(-high).div_euclid(unit)),
+            // What 64 bits hold has nine digits more at most.
+            false => Self::Exact(low * unit, high * unit),
+        }
+    }
+}
+
 /// What a condition may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Outcomes {

@@ -34,6 +34,8 @@ pub struct FooterColumn {
     pub instead: Option<Kind>,
     /// Its number among the leaves, unless it holds other columns.
     pub leaf: Option<usize>,
+    /// What it is read as, where a filter asks for it.
+    read: Kind,
     physical: i64,
     unsigned: bool,
     pub(super) required: bool,
@@ -104,7 +106,8 @@ pub fn relied_on(footer: &[u8], bound: &Bound) -> Option<Vec<Option<FooterColumn
 /// The columns of a filter that have statistics to rely on.
 fn wanted(columns: &[FooterColumn], bound: &Bound) -> Vec<Option<FooterColumn>> {
     let column = |(name, kind): &(String, Kind)| {
-        columns.iter().find(|c| c.name == *name && kind.keeps(&c.kind) && c.leaf.is_some()).cloned()
+        let found = columns.iter().find(|c| c.name == *name && kind.keeps(&c.kind) && c.leaf.is_some())?;
+        Some(FooterColumn { read: kind.clone(), ..found.clone() })
     };
     bound.columns.iter().map(column).collect()
 }
@@ -247,6 +250,7 @@ impl Element<'_> {
         };
         Some(FooterColumn {
             name: str::from_utf8(self.name).ok()?.to_owned(),
+            read: kind.clone(),
             kind,
             instead,
             leaf,
@@ -455,7 +459,7 @@ pub(super) fn bounds(column: &FooterColumn, least: &[u8], greatest: &[u8]) -> Op
         Bounds::Float(least, greatest) => least <= greatest,
         Bounds::Exact(least, greatest) => least <= greatest,
     };
-    ordered.then_some(found)
+    ordered.then(|| found.reread(&column.kind, &column.read))
 }
 
 fn float(column: &FooterColumn, bytes: &[u8]) -> Option<f64> {
@@ -576,6 +580,25 @@ mod tests {
     fn timestamps_of_old_writers_are_microseconds() {
         let found = column(&[0x15, 6, 0x25, 2, 0x18, 1, b'a', 0], &[]);
         assert_eq!((found.kind, found.instead), (Kind::Instant { scale: 6 }, None));
+    }
+
+    #[test]
+    fn bounds_of_moments_are_rounded_outwards() {
+        let check = |read: u8, (least, greatest): (i64, i64), expected: Option<(i128, i128)>| {
+            // 64 bits, optional, `a`; TIMESTAMP_MICROS.
+            let stored = column(&[0x15, 4, 0x25, 2, 0x18, 1, b'a', 0x25, 20, 0], &[]);
+            assert_eq!(stored.kind, Kind::Instant { scale: 6 });
+            let column = FooterColumn { read: Kind::Instant { scale: read }, ..stored };
+            let found = bounds(&column, &least.to_le_bytes(), &greatest.to_le_bytes());
+            assert_eq!(found, expected.map(|(least, greatest)| Bounds::Exact(least, greatest)), "{read}");
+        };
+        check(6, (-1, 1), Some((-1, 1)));
+        check(9, (-1, i64::MAX), Some((-1_000, i128::from(i64::MAX) * 1_000)));
+        check(3, (-2_000, 3_000), Some((-2, 3)));
+        check(3, (-1_500, 1_500), Some((-2, 2)));
+        check(3, (1_500, 1_500), Some((1, 2)));
+        check(0, (-1_999_999, -1), Some((-2, 0)));
+        check(3, (1_500, 1_200), None);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arrow::{
     array::{
         ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array,
-        RecordBatch, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampSecondArray,
-        UInt64Array,
+        RecordBatch, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+        TimestampNanosecondArray, TimestampSecondArray, UInt64Array,
     },
     ipc::writer::FileWriter,
 };
@@ -366,6 +366,39 @@ async fn numbers_are_left_out_by_statistics_of_other_widths() {
         source.declared = declare(&[("id", "UInt64", false), ("share", "Float64", true)]);
         let (rows, left) = skipped(&store, source).await;
         assert_eq!((rows, left.row_groups), (given, groups), "{filter}");
+    }
+}
+
+/// The SDK declares microseconds; others write milli- or nanoseconds.
+#[tokio::test]
+async fn moments_are_left_out_by_statistics_of_other_units() {
+    let store = store();
+    let millis = (0..100).map(|n| 10 * (n - 50));
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("ms", Arc::new(TimestampMillisecondArray::from_iter_values(millis.clone()))),
+        ("ns", Arc::new(TimestampNanosecondArray::from_iter_values(millis.map(|ms| 1_000_000 * ms)))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let groups = put(&store, "groups.parquet", encode_without_index(&batch, 10)).await;
+    let pages = put(&store, "pages.parquet", encode_pages(&batch, 100, 10)).await;
+    for (asked, given) in [
+        (">= '1970-01-01 00:00:00.45'", 5),
+        ("< '1969-12-31 23:59:59.5'", 0),
+        ("= '1970-01-01'", 1),
+        ("> '1970-01-01 00:00:00.4899999'", 1),
+        ("> '1970-01-01 00:00:00.4900001'", 0),
+        ("between '1970-01-01' and '1970-01-01 00:00:00.099999'", 10),
+    ] {
+        for column in ["ms", "ns"] {
+            for (slice, group_rows) in [(&groups, 10), (&pages, 100)] {
+                let mut source = filtered(slice, &format!("{column} {asked}"));
+                source.declared = declare(&[(column, "Timestamp(Microsecond, None)", true)]);
+                let (rows, left) = skipped(&store, source).await;
+                let unread = left.row_groups * group_rows + left.rows_unread;
+                let expected = if given == 0 { 100 } else { 90 };
+                assert_eq!((rows, unread), (given, expected), "{column} {asked} {}", slice.object.uri);
+            }
+        }
     }
 }
 
