@@ -157,9 +157,50 @@ pub(super) fn named(code: &str, status: http::StatusCode, message: &'static str)
     error
 }
 
+/// A refusal with what it is about, where s3s told its code alone: clients show that as
+/// «Unknown». None where there is nothing to add.
+pub(super) fn explained(xml: &[u8]) -> Option<Vec<u8>> {
+    let said = std::str::from_utf8(xml.strip_suffix(b"</Error>")?).ok()?;
+    let (_, code) = said.strip_suffix("</Code>")?.rsplit_once("<Error><Code>")?;
+    let message = match code {
+        "InvalidBucketName" => {
+            "a bucket name must be 3 to 63 lower-case letters, digits, '.' and '-', begin and end with a letter or \
+             digit and not look like an address"
+        }
+        "InvalidURI" => "the path or the query of the request cannot be read",
+        "KeyTooLongError" => "a key must be at most 1024 bytes",
+        "MalformedXML" => "the body is not the XML that the request needs",
+        "SignatureDoesNotMatch" => {
+            "the signature is not that of this request under the secret key; check the key, and whether something \
+             on the way changes requests"
+        }
+        _ => return None,
+    };
+    Some(format!("{said}<Message>{message}</Message></Error>").into_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_code_alone_is_explained() {
+        let check = |xml: &str, expected: Option<&str>| {
+            let found = explained(xml.as_bytes()).map(|found| String::from_utf8(found).unwrap());
+            assert_eq!(found.as_deref(), expected, "{xml}");
+        };
+        check(
+            "<Error><Code>KeyTooLongError</Code></Error>",
+            Some(
+                "<Error><Code>KeyTooLongError</Code><Message>a key must be at most 1024 bytes</Message></Error>",
+            ),
+        );
+        let said = "<Error><Code>InvalidURI</Code><Message>in other words</Message></Error>";
+        for other in [said, "<Error><Code>NoSuchKey</Code></Error>", "<Code>InvalidURI</Code>", ""] {
+            check(other, None);
+        }
+        assert_eq!(explained(b"\xff<Error><Code>InvalidURI</Code></Error>"), None);
+    }
 
     #[test]
     fn whatever_leaves_no_room_is_a_full_disk() {

@@ -31,7 +31,7 @@ use super::{
     attributes::http_date,
     chunks::{self, Chunks},
     condition::http_time,
-    control,
+    control, failure,
     linger::Lingering,
     scope,
 };
@@ -139,7 +139,7 @@ where
     {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
-    keep_keys(&mut response);
+    mend_xml(&mut response);
     let headers = response.headers_mut();
     headers.insert(header::SERVER, HeaderValue::from_static("fanfold"));
     // hyper's own is of the latest time that its thread has seen, also after the clock was put
@@ -162,15 +162,16 @@ async fn ask(service: &S3Service, request: Request<Body>, id: &str) -> Response<
     })
 }
 
-/// Has keys in XML be read as what they are. The bytes of an object stay as they are, whatever
-/// their type: what comes with them tells of ranges.
-fn keep_keys(response: &mut Response<Body>) {
+/// Has keys in XML be read as what they are, and says what a refusal is about. The bytes of an
+/// object stay as they are, whatever their type: what comes with them tells of ranges.
+fn mend_xml(response: &mut Response<Body>) {
     let headers = response.headers();
     let is_xml = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/xml");
     if !is_xml || headers.contains_key(header::ACCEPT_RANGES) {
         return;
     }
-    if let Some(written) = response.body().bytes().and_then(|xml| control::escaped(&xml)) {
+    let written = |xml: Bytes| failure::explained(&xml).or_else(|| control::escaped(&xml));
+    if let Some(written) = response.body().bytes().and_then(written) {
         *response.body_mut() = Body::from(written);
     }
 }
@@ -232,6 +233,20 @@ mod tests {
         let possible: Vec<_> = (before..=after).filter_map(|s| http_date(&http_time(s * 1_000))).collect();
         assert_eq!(dates.len(), 1, "{said}");
         assert!(possible.iter().any(|date| date == dates[0]), "{possible:?}: {said}");
+    }
+
+    /// s3s tells of a wrong name by a code without words, which clients show as «Unknown».
+    #[tokio::test]
+    async fn a_refusal_says_what_it_is_about() {
+        let (address, _until, _) = served(HEADER_TIMEOUT).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /py/k HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        assert!(
+            said.contains("<Code>InvalidBucketName</Code><Message>a bucket name must be 3 to 63"),
+            "{said}"
+        );
     }
 
     /// A refusal reaches a client that sends its whole body before it looks.
