@@ -10,6 +10,7 @@
 pub mod arrow;
 pub mod csv;
 pub mod cut;
+pub mod escapes;
 #[cfg(feature = "filter")]
 pub mod footer;
 pub mod guess;

@@ -40,6 +40,16 @@ async fn lines_are_rows() {
 }
 
 #[tokio::test]
+async fn escaped_pairs_are_one_character_of_any_plane() {
+    check(
+        r#"{"a":"\ud842\udfb7\u91ce","\ud840\udc00":"\ud83d\ude00\udbff\udfff"}"#,
+        &["a Utf8", "\u{20000} Utf8"],
+        &["\u{20bb7}\u{91ce}|\u{1f600}\u{10ffff}"],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn numbers_keep_their_digits() {
     let lines = |values: &[&str]| values.iter().map(|v| format!("{{\"a\":{v}}}\n")).collect::<String>();
     for (values, data_type) in [

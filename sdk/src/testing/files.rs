@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
+use super::jsonl::joined;
 use super::text::guessed;
 use crate::table::{CsvOptions, Format, ReadOptions};
 use crate::{Error, Result};
@@ -122,6 +123,8 @@ fn typed(texts: &RecordBatch) -> Result<(SchemaRef, Vec<RecordBatch>)> {
 }
 
 fn read_jsonl(content: &[u8]) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let text = joined(content);
+    let content = &*text;
     let (schema, _) = arrow::json::reader::infer_json_schema(content, None)?;
     let schema: SchemaRef = schema.into();
     let reader =

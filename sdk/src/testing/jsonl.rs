@@ -5,6 +5,10 @@
 //! them with `arrow-json` too, but takes whole numbers by its own words, cuts nothing off
 //! numbers that are times, and wants two hexadecimal digits for each byte.
 
+#[path = "../../../protocol/src/stored/escapes.rs"]
+mod escapes;
+
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -18,6 +22,14 @@ use super::fit::misfit;
 use super::text::{parse, value};
 use crate::Result;
 use crate::row::Column;
+
+/// The content in the way in which `arrow-json` reads all characters right; what is no UTF-8 as it is.
+pub(super) fn joined(content: &[u8]) -> Cow<'_, [u8]> {
+    match str::from_utf8(content).map(escapes::joined) {
+        Ok(Cow::Owned(text)) => Cow::Owned(text.into_bytes()),
+        _ => Cow::Borrowed(content),
+    }
+}
 
 /// The column out of so many lines.
 pub(super) fn read(content: &[u8], rows: usize, column: &Column) -> Result<ArrayRef> {
@@ -45,7 +57,7 @@ fn decode(content: &[u8], rows: usize, field: &FieldRef) -> Result<ArrayRef, Arr
         .with_coerce_primitive(true)
         .with_decoder_factory(Arc::new(Decoders))
         .build_decoder()?;
-    decoder.decode(content)?;
+    decoder.decode(&joined(content))?;
     let batch = decoder.flush()?.unwrap_or_else(|| RecordBatch::new_empty(schema));
     Ok(Arc::clone(batch.column(0)))
 }
@@ -168,5 +180,7 @@ mod tests {
         assert_eq!(found, [Some("1.10"), Some("12345678901234567890"), Some("true"), None]);
         let bytes = read(b"{\"x\":\"0aff\"}", 1, &Column::of::<Vec<u8>>("x")).unwrap();
         assert_eq!(bytes.as_binary::<i32>().value(0), [0x0a, 0xff]);
+        let name = read(br#"{"x":"\ud842\udfb7\u91ce"}"#, 1, &column).unwrap();
+        assert_eq!(name.as_string::<i32>().value(0), "\u{20bb7}\u{91ce}");
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn has_no_place(fields: &Fields, name: &str, value: &Value) -> bool {
 pub(super) fn refusing<'a>(fields: &'a [FieldRef], line: &str) -> Option<&'a FieldRef> {
     let refuse = |fields: &[FieldRef]| {
         let schema = Arc::new(Schema::new(fields.to_vec()));
-        decode(&schema, line.as_bytes(), 2, Others::LeftOut).is_err_and(|error| !is_too_wide(&error))
+        decode(&schema, line, 2, Others::LeftOut).is_err_and(|error| !is_too_wide(&error))
     };
     if !refuse(fields) {
         return None;

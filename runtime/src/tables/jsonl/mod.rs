@@ -33,6 +33,7 @@ use fanfold_protocol::{
     plan::Slice,
     stored::{
         BOM, Compressed, SAMPLE_BYTES,
+        escapes::joined,
         jsonl::{Sample, Shape, is_blank, sample},
     },
 };
@@ -224,7 +225,7 @@ impl JsonReader {
     /// The rows of some lines, and what became of their other members. Where all columns are
     /// read these must be null; looking at that costs time, and few objects have any.
     fn read(&self, text: &str, rows: usize) -> Result<(RecordBatch, Others), ArrowError> {
-        let read = |others| decode(&self.schema, text.as_bytes(), rows, others).map(|batch| (batch, others));
+        let read = |others| decode(&self.schema, text, rows, others).map(|batch| (batch, others));
         match self.others {
             Others::Refused => match read(Others::Refused) {
                 Err(error) if !is_too_wide(&error) => read(Others::Null),
@@ -397,7 +398,7 @@ fn twice(line: &str, place: &str) -> Option<Problem> {
 }
 
 /// The rows of some lines.
-fn decode(schema: &SchemaRef, block: &[u8], rows: usize, others: Others) -> Result<RecordBatch, ArrowError> {
+fn decode(schema: &SchemaRef, block: &str, rows: usize, others: Others) -> Result<RecordBatch, ArrowError> {
     let room = Arc::new(Room::of(schema, rows + 1));
     let mut decoder = ReaderBuilder::new(Arc::clone(schema))
         .with_batch_size(rows + 1)
@@ -405,7 +406,7 @@ fn decode(schema: &SchemaRef, block: &[u8], rows: usize, others: Others) -> Resu
         .with_coerce_primitive(true)
         .with_decoder_factory(Arc::new(Decoders::new(others, room)))
         .build_decoder()?;
-    decoder.decode(block)?;
+    decoder.decode(joined(block).as_bytes())?;
     let batch = decoder.flush()?;
     Ok(batch.unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(schema))))
 }

@@ -103,7 +103,7 @@ mod tests {
 
     fn read(value: &str, data_type: &DataType) -> Option<ArrayRef> {
         let schema = Arc::new(Schema::new(vec![Field::new("a", data_type.clone(), true)]));
-        let batch = decode(&schema, format!("{{\"a\":{value}}}").as_bytes(), 1, Others::Refused).ok()?;
+        let batch = decode(&schema, &format!("{{\"a\":{value}}}"), 1, Others::Refused).ok()?;
         Some(Arc::clone(batch.column(0)))
     }
 
