@@ -19,7 +19,7 @@ use arrow::{
 };
 use fanfold_protocol::{ErrorKind, Problem};
 
-use super::{filter::digits, guard::quote, shape};
+use super::{filter::digits, guard::quote, shape, zones};
 
 /// A value that has no place in the wanted type.
 pub(super) struct Miss {
@@ -56,7 +56,9 @@ pub(super) fn convert(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, Miss
     if let Some(row) = first_cut(column, to) {
         return Err(Miss { value: Some((row, text(column, row))), cause: String::new() });
     }
-    shape::cast(column, to).map_err(|e| {
+    let is_text = shape::plain_type(to) == DataType::Utf8;
+    let printed = if is_text { zones::printable(column) } else { Ok(Arc::clone(column)) };
+    printed.and_then(|column| shape::cast(&column, to)).map_err(|e| {
         let lenient = cast_with_options(column, to, &CastOptions { safe: true, ..CastOptions::default() });
         let lost =
             |cast: &ArrayRef| (0..column.len()).find(|row| cast.is_null(*row) && !column.is_null(*row));
@@ -170,8 +172,8 @@ fn parts<'a>(column: &ArrayRef, to: &'a DataType) -> Vec<(ArrayRef, &'a DataType
     items(column).zip(item_type(to)).into_iter().collect()
 }
 
-/// The items of all lists.
-fn items(column: &ArrayRef) -> Option<ArrayRef> {
+/// The items of all lists, or entries of all maps.
+pub(super) fn items(column: &ArrayRef) -> Option<ArrayRef> {
     let within = |values: &dyn Array, offsets: &[i32]| {
         let (start, end) =
             (usize::try_from(*offsets.first()?).ok()?, usize::try_from(*offsets.last()?).ok()?);

@@ -53,6 +53,7 @@ mod text;
 mod union;
 mod views;
 mod writer;
+mod zones;
 
 use fanfold_protocol::{
     Problem,

@@ -22,6 +22,7 @@ use parquet::{
 };
 
 use super::{columns, csv::CsvEncoder, lines, times};
+use crate::tables::zones::printable_batch;
 
 /// Rows of a Parquet row group, at most.
 const GROUP_ROWS: usize = 1 << 20;
@@ -87,8 +88,9 @@ impl Encoder {
             Self::Parquet { writer, schema } => {
                 writer.write(&columns::fitted(batch, schema)?).map_err(refused_parquet)
             }
-            Self::Csv(encoder) => encoder.write(batch),
+            Self::Csv(encoder) => encoder.write(&printable_batch(batch, refused)?),
             Self::Jsonl(writer) => {
+                let batch = &printable_batch(batch, refused)?;
                 let before = writer.get_ref().len();
                 writer.write(batch).map_err(refused)?;
                 times::check(batch, writer.get_ref().get(before..).unwrap_or_default())

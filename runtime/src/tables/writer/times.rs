@@ -136,6 +136,20 @@ mod tests {
     }
 
     #[test]
+    fn offsets_with_seconds_are_written_in_utc() {
+        let check = |at: i64, zone: &str, text: &str| {
+            let moments = TimestampSecondArray::from(vec![Some(at), None]).with_timezone(zone);
+            let moments: ArrayRef = Arc::new(moments);
+            assert_eq!(written(Format::Csv, &moments).unwrap(), format!("at\r\n{text}\r\nnull\r\n"));
+            let lines = format!("{{\"at\":\"{text}\"}}\n{{\"at\":null}}\n");
+            assert_eq!(written(Format::Jsonl, &moments).unwrap(), lines);
+        };
+        check(0, "Africa/Monrovia", "1970-01-01T00:00:00Z");
+        check(-5_000_000_000, "Europe/Amsterdam", "1811-07-23T15:06:40Z");
+        check(0, "Europe/Amsterdam", "1970-01-01T01:00:00+01:00");
+    }
+
+    #[test]
     fn texts_may_say_anything() {
         let [said, of]: [ArrayRef; 2] = [
             Arc::new(StringArray::from(vec!["ERROR: none", "<invalid>"])),
