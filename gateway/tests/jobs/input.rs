@@ -117,6 +117,8 @@ async fn bad_inputs_and_outputs_are_refused_before_anything_is_queued() {
         }
     };
     check(json!({"input": "s3://bank/in/9.csv"}), ErrorKind::ObjectNotFound, &["s3://bank/in/9.csv"]).await;
+    let folder = "write s3://bank/in/ for all under a prefix";
+    check(json!({"input": "s3://bank/in"}), ErrorKind::ObjectNotFound, &["s3://bank/in,", folder]).await;
     check(json!({"input": "s3://nobucket/in/"}), ErrorKind::BucketNotFound, &["nobucket"]).await;
     check(json!({"input": "manifest://bank/odd/m.json"}), ErrorKind::ObjectNotFound, &["odd/m.json"]).await;
     check(json!({"input": "s3://bank/odd/"}), ErrorKind::InvalidJob, &["odd/_manifest.json"]).await;

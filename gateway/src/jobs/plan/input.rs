@@ -135,7 +135,7 @@ impl Finder<'_> {
     async fn source(&self, source: &Source, look: &mut Look, held: usize) -> Result<Vec<PinnedObject>> {
         match source {
             Source::Object(uri) => {
-                let pin = self.store.head(uri).await.map_err(about_input)?.pin;
+                let pin = self.store.head(uri).await.map_err(about_named)?.pin;
                 Ok(vec![PinnedObject { uri: uri.clone(), pin }])
             }
             Source::Manifest(uri) => self.listed(uri, look).await,
@@ -297,6 +297,19 @@ impl Finder<'_> {
             listed => listed.may_list(self.output, &written(self.output_format)),
         };
         if feeds { Err(overlap(text, self.output)) } else { Ok(()) }
+    }
+}
+
+/// An error about an object that an input names. Where nothing is, a folder may be meant.
+fn about_named(error: fanfold_storage::Error) -> Error {
+    match error {
+        fanfold_storage::Error::NotFound { uri } => Error::Refused(Problem::new(
+            ErrorKind::ObjectNotFound,
+            format!(
+                "expected an object at {uri}, found none; check the key, or write {uri}/ for all under a prefix"
+            ),
+        )),
+        error => about_input(error),
     }
 }
 
