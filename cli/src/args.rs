@@ -343,8 +343,8 @@ pub enum Invocations {
     /// List those that wait or run
     #[command(visible_alias = "list")]
     Ls {
-        /// Only those in this state: queued or running
-        #[arg(long)]
+        /// Only those in this state
+        #[arg(long, value_parser = ["queued", "running"])]
         state: Option<String>,
         /// Only those of this function
         #[arg(long)]

@@ -74,6 +74,9 @@ fn wrong_use_is_told_apart() {
     here.check(&["functions", "ls", "--token", "a\nb"], 2, "a token that fits into a header");
     here.check(&["job", "run", "no-such.toml"], 2, "no-such.toml");
     here.check(&["job", "run", "--function", "f", "--input", "bank/a"], 2, "s3://bucket/key");
+    std::fs::create_dir(here.path().join("band")).unwrap();
+    std::fs::write(here.path().join("band/job.toml"), "function = \"band\"\n").unwrap();
+    here.check(&["job", "run", "band"], 2, "did you mean band/job.toml?");
     here.check(&["job", "run"], 2, "by --function, found neither");
     here.check(&["job", "run", "--input", "s3://bank/a"], 2, "by --function, found neither");
     here.check(&["trigger", "add", "t1", "--function", "hello"], 2, "found --function alone");
@@ -91,6 +94,9 @@ fn wrong_use_is_told_apart() {
             here.check(&[words, &[limit]].concat(), 2, "a whole number of 1 or more");
         }
     }
+    here.check(&["job", "ls", "--state", "runing"], 2, "a similar value exists: 'running'");
+    here.check(&["job", "tasks", "019ab4c2-7c1e-7bb0-9c5e-2f6f6d1b9d10", "--state", "faild"], 2, "'failed'");
+    here.check(&["invocations", "ls", "--state", "failed"], 2, "[possible values: queued, running]");
     here.check(&["dev", "--listen", "localhost"], 2, "expected an address and a port");
     here.check(&["deploy", "no-such-folder"], 2, "no-such-folder");
     here.check(&["deploy", ".", "--alias", "latest"], 2, "of its own");

@@ -20,7 +20,7 @@ pub enum Job {
     #[command(visible_alias = "list")]
     Ls {
         /// Only those in this state
-        #[arg(long)]
+        #[arg(long, value_parser = ["queued", "running", "succeeded", "failed", "cancelled"])]
         state: Option<String>,
         /// Only those of this function
         #[arg(long)]
@@ -53,7 +53,7 @@ pub enum Job {
         #[arg(value_parser = id_of)]
         id: Uuid,
         /// Only those in this state
-        #[arg(long)]
+        #[arg(long, value_parser = ["failed", "running", "waiting", "done"])]
         state: Option<String>,
         /// At most so many
         #[arg(long, value_name = "N", default_value = "50", value_parser = lines)]

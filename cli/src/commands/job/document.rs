@@ -76,8 +76,13 @@ pub fn to_run(args: &JobRun) -> Result<JobDocument> {
 
 fn of_file(path: &Path) -> Result<JobDocument> {
     let name = input::name(path);
-    let text = input::text_or_stream(path, limits::DOCUMENT_BYTES_MAX)
-        .map_err(|cause| Error::usage(format!("expected a job as TOML in {name}, found: {cause}")))?;
+    let text = input::text_or_stream(path, limits::DOCUMENT_BYTES_MAX).map_err(|cause| {
+        let error = Error::usage(format!("expected a job as TOML in {name}, found: {cause}"));
+        match path.join("job.toml") {
+            within if within.is_file() => error.help(format!("did you mean {}?", within.display())),
+            _ => error,
+        }
+    })?;
     json_text::toml(&name, &text)
 }
 
