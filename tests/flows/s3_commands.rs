@@ -140,6 +140,9 @@ async fn a_bucket_is_removed_when_it_is_empty() {
         assert!(text.contains(said), "{text}");
     };
     refused("s3://bank", "fanfold s3 rm --recursive s3://bank/");
+    // Of a service that is new it holds nothing.
+    service.put("s3://fanfold/a", "x").await.unwrap();
+    refused("s3://fanfold", "the platform's own");
     assert_eq!(listed(&service, "s3://bank/"), ["s3://bank/a"]);
     service.ok(&["s3", "rm", "--recursive", "s3://bank/"]).unwrap();
     service.ok(&["s3", "rb", "s3://bank"]).unwrap();

@@ -61,8 +61,8 @@ impl fmt::Display for Built {
 pub enum Error {
     /// No route leads to a compiler for WebAssembly.
     #[error(
-        "expected a Rust toolchain for WebAssembly, found none; run `rustup target add wasm32-wasip2`, or mend one \
-         of these:\n{0}"
+        "expected a Rust toolchain for WebAssembly, found none; with Rust installed (https://rustup.rs), run \
+         `rustup target add wasm32-wasip2`, or mend one of these:\n{0}"
     )]
     NoToolchain(Search),
     /// The folder is no package.

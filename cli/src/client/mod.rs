@@ -347,8 +347,13 @@ impl Client {
             cause = inner;
         }
         let how = if error.is_connect() { Unanswered::NoConnection } else { Unanswered::Lost };
+        // What one that speaks no TLS answers to its greeting is no record of TLS.
+        let help = match cause.to_string().contains("InvalidContentType") {
+            true => "what listens there speaks no TLS: write http:// instead of https://",
+            false => "start it with `fanfold dev`, or say where it is by --endpoint or FANFOLD_ENDPOINT",
+        };
         Error::service(format!("expected a service at {endpoint}, found none that answers: {cause}"))
-            .help("start it with `fanfold dev`, or say where it is by --endpoint or FANFOLD_ENDPOINT")
+            .help(help)
             .without_answer(how)
     }
 
@@ -503,6 +508,15 @@ mod tests {
     fn an_empty_token_is_none() {
         assert_eq!(given(Some("given")), Some("given"));
         assert_eq!((given(Some("")), given(None)), (None, None));
+    }
+
+    #[tokio::test]
+    async fn tls_is_not_asked_of_one_that_speaks_none() {
+        let plain = answering(&[Some(("400 Bad Request", ""))]).await;
+        let endpoint = plain.endpoint().replacen("http://", "https://", 1);
+        let client = Client::open(Some(&endpoint), Some("t")).unwrap();
+        let error = client.get::<Value>("/v1/functions", &[]).await.unwrap_err();
+        assert!(error.advice().contains("write http://"), "{error}: {}", error.advice());
     }
 
     #[test]

@@ -71,7 +71,10 @@ async fn find(client: &Client, id: Uuid) -> Result<Found> {
 }
 
 async fn succeeded(client: &Client, id: Uuid) -> Result<JobView> {
-    let job = job::state(client, id).await?;
+    let job = job::state(client, id).await.map_err(|error| match error.code() {
+        Some("job-not-found") => error.help(format!("of a call it is: fanfold invocations result {id}")),
+        _ => error,
+    })?;
     job::require_success(&job)?;
     for warning in &job.warnings {
         output::note(format!("warning: {warning}"));

@@ -476,6 +476,6 @@ const CANCEL_WAIT: Duration = Duration::from_secs(3);
 fn unknown(id: &Uuid) -> Problem {
     Problem::new(
         ErrorKind::JobNotFound,
-        format!("expected a job with the id {id}, found none; see GET /v1/jobs"),
+        format!("expected a job with the id {id}, found none; see `fanfold job ls`"),
     )
 }

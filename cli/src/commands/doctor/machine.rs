@@ -32,7 +32,8 @@ fn guest_toolchain() -> Finding {
         None => Finding::bad(
             WHAT,
             format!("no Rust that compiles to WebAssembly\n{search}"),
-            "run `rustup target add wasm32-wasip2`, or `fanfold build` in a function's folder, which finds a way",
+            "with Rust installed (https://rustup.rs), run `rustup target add wasm32-wasip2`, or `fanfold build` in a \
+             function's folder, which finds a way",
         ),
     }
 }

@@ -69,9 +69,9 @@ fn line(place: &ObjectUri, entry: &ListEntry) -> String {
     match entry {
         ListEntry::Object { key, pin, last_modified } => {
             let (at, size) = (output::moment(*last_modified), output::bytes(pin.size));
-            format!("{at}  {size:>10}  s3://{}/{}", place.bucket(), key.escape_debug())
+            format!("{at}  {size:>10}  s3://{}/{}", place.bucket(), output::harmless(key))
         }
-        ListEntry::Prefix(prefix) => format!("{:33}s3://{}/{}", "", place.bucket(), prefix.escape_debug()),
+        ListEntry::Prefix(prefix) => format!("{:33}s3://{}/{}", "", place.bucket(), output::harmless(prefix)),
     }
 }
 
@@ -97,6 +97,8 @@ mod tests {
         let pin = Pin { etag: "e".into(), size: 2_048, version_id: None };
         let object = ListEntry::Object { key: "a\u{1b}[2J".into(), pin, last_modified: Timestamp(0) };
         assert_eq!(line(&place, &object), "1970-01-01 00:00:00    2.00 KiB  s3://bank/a\\u{1b}[2J");
+        let quotes = ListEntry::Prefix(r#"it's "a\b"/"#.into());
+        assert!(line(&place, &quotes).ends_with(r#"s3://bank/it's "a\b"/"#));
         let prefix = line(&place, &ListEntry::Prefix("a/".into()));
         assert_eq!(prefix.find("s3://"), line(&place, &object).find("s3://"));
     }

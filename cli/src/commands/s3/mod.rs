@@ -11,7 +11,7 @@ mod tally;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use fanfold_protocol::uri::ObjectUri;
+use fanfold_protocol::{keys::SYSTEM_BUCKET_DEFAULT, uri::ObjectUri};
 use fanfold_storage::{ListOptions, Store};
 use futures::TryStreamExt;
 
@@ -99,8 +99,13 @@ async fn remove_bucket(store: &Store, bucket: &str) -> Result<()> {
     }
     match store.delete_bucket(bucket).await {
         Err(fanfold_storage::Error::Conflict { .. }) => {
-            Err(Error::service(format!("expected an empty bucket {bucket}, found objects in it"))
-                .help(format!("remove them first: fanfold s3 rm --recursive s3://{bucket}/")))
+            let error = Error::service(format!("expected an empty bucket {bucket}, found objects in it"));
+            Err(match bucket {
+                SYSTEM_BUCKET_DEFAULT => {
+                    error.help("it is the platform's own: functions, jobs and triggers lie there")
+                }
+                _ => error.help(format!("remove them first: fanfold s3 rm --recursive s3://{bucket}/")),
+            })
         }
         removed => Ok(removed?),
     }

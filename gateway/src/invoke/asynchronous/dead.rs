@@ -210,7 +210,7 @@ fn no_letter(id: &Uuid) -> Problem {
     Problem::new(
         ErrorKind::InvocationNotFound,
         format!(
-            "expected a dead letter of invocation {id}, found none; see GET /v1/invocations/dead-letters"
+            "expected a dead letter of invocation {id}, found none; see `fanfold invocations dead-letters`"
         ),
     )
 }

@@ -352,7 +352,7 @@ pub(crate) fn job_id(text: &str) -> Result<Uuid, Problem> {
         let found: String = text.chars().take(80).collect();
         Problem::new(
             ErrorKind::JobNotFound,
-            format!("expected the id of a job, a UUID, found {found:?}; see GET /v1/jobs"),
+            format!("expected the id of a job, a UUID, found {found:?}; see `fanfold job ls`"),
         )
     })
 }
