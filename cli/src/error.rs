@@ -162,6 +162,18 @@ impl Error {
         Self { code: Some(code.to_owned()), help, ..Self::of(exit, detail) }
     }
 
+    /// The same answer of a call that was run: what the function passes on, such as an object that is not
+    /// there, is its failure, and what the platform is to blame for stays the service's.
+    #[must_use]
+    pub fn of_run(self) -> Self {
+        let is_code = |kind: &&ErrorKind| self.code.as_deref() == Some(kind.code());
+        let fault = ErrorKind::ALL.iter().find(is_code).map(|kind| kind.fault());
+        match fault {
+            Some(Fault::Caller | Fault::Limit) => Self { exit: Exit::Failed, ..self },
+            _ => self,
+        }
+    }
+
     /// Prints the error and gives the exit code.
     pub fn report(&self) -> ExitCode {
         // Lines are not folded: what they name is to be searched for and pasted.
@@ -329,6 +341,14 @@ mod tests {
         check("a-code-of-a-later-version", Exit::Service);
         assert_eq!(Error::from(Problem::new(ErrorKind::InvalidName, "x")).exit(), Exit::Usage);
         assert_eq!(Error::usage("x").of_service().exit(), Exit::Service);
+        let check = |code: &str, exit| {
+            assert_eq!(Error::from_answer(code, "", None).of_run().exit(), exit, "{code}");
+        };
+        check("access-denied", Exit::Failed);
+        check("object-not-found", Exit::Failed);
+        check("function-error", Exit::Failed);
+        check("worker-lost", Exit::Service);
+        check("store-unavailable", Exit::Service);
     }
 
     #[test]

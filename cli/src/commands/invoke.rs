@@ -62,7 +62,8 @@ pub async fn run(client: &Client, args: &Invoke) -> Result<()> {
     }
     let answer = Answer::read(client, &args.function, response).await?;
     if answer.is_refusal() {
-        return Err(client.suggest(client.refusal_of(answer.status, &answer.body), name).await);
+        let refusal = client.refusal_of(answer.status, &answer.body);
+        return Err(if answer.was_run() { refusal.of_run() } else { client.suggest(refusal, name).await });
     }
     answer.print(&args.function, args.shown.view)
 }
@@ -109,6 +110,12 @@ impl Answer {
             return false;
         }
         is_problem(&self.body, self.header("x-request-id")) || self.header("x-fanfold-version").is_empty()
+    }
+
+    /// Whether a sandbox ran for it. What is refused before that took no time to run.
+    fn was_run(&self) -> bool {
+        let timing = self.header("server-timing");
+        timing.contains("run;dur=") && !timing.contains("run;dur=0.000")
     }
 
     fn print(&self, function: &FunctionRef, view: View) -> Result<()> {
@@ -260,6 +267,20 @@ mod tests {
         check(404, &ran, "no such thing", false);
         check(404, &[("x-request-id", "r-1")], r#"{"code": "function-not-found"}"#, true);
         check(200, &ran, r#"{"request_id": "r-1"}"#, false);
+    }
+
+    #[test]
+    fn calls_that_ran_are_told_by_their_time() {
+        let check = |timing: Option<&'static str>, expected: bool| {
+            let name = header::HeaderName::from_static("server-timing");
+            let headers = timing.map(|timing| (name, header::HeaderValue::from_static(timing)));
+            let headers = headers.into_iter().collect();
+            let answer = Answer { status: StatusCode::NOT_FOUND, headers, body: Bytes::new() };
+            assert_eq!(answer.was_run(), expected, "{timing:?}");
+        };
+        check(None, false);
+        check(Some("queue;dur=0.002, start;dur=0.000, run;dur=0.000"), false);
+        check(Some("queue;dur=0.002, start;dur=0.224, run;dur=0.108"), true);
     }
 
     #[test]
