@@ -128,6 +128,10 @@ pub(super) fn common(a: &DataType, b: &DataType, text: bool) -> Option<DataType>
             let precision = u8::try_from(whole.checked_add(scale)?).ok()?;
             (precision <= 38).then_some(Decimal128(precision, scale))
         }
+        // Of moments that the finer unit does not reach a value-mismatch is told when they are read.
+        (Timestamp(a, zone), Timestamp(b, other)) if zone == other => {
+            Some(Timestamp(*a.max(b), zone.clone()))
+        }
         _ => match (bits(a)?, bits(b)?) {
             (Bits::Float(a), Bits::Float(b)) => Some(if a.max(b) > 32 { Float64 } else { Float32 }),
             // So many bits of a whole number are in the fraction of a float.
@@ -256,6 +260,9 @@ mod tests {
         check("Null", "Boolean", "Boolean");
         check("Utf8", "Int32", "none");
         check("Date32", "Timestamp(µs)", "none");
+        check("Timestamp(ms)", "Timestamp(µs)", "Timestamp(µs)");
+        check("Timestamp(s, \"UTC\")", "Timestamp(ns, \"UTC\")", "Timestamp(ns, \"UTC\")");
+        check("Timestamp(ms)", "Timestamp(µs, \"UTC\")", "none");
         check("Decimal128(10, 2)", "Decimal128(8, 4)", "Decimal128(12, 4)");
         check("Decimal128(38, 0)", "Decimal128(38, 2)", "none");
     }
