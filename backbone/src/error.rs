@@ -136,6 +136,7 @@ impl From<Error> for Problem {
             | Error::Unavailable { .. } => {
                 "expected the backbone to answer, found it unavailable; retry later".to_owned()
             }
+            Error::Closed => "expected a running service, found it stopping; try again".to_owned(),
             told => told.to_string(),
         };
         Problem::new(error.kind(), detail)

@@ -344,6 +344,49 @@ fn settings_that_operators_are_told_of_exist() {
     assert!(checked > 8, "expected the settings of the guide, found {checked}");
 }
 
+/// The words of the program: its sources, with texts that go on in a next line joined.
+fn own_words() -> String {
+    let mut text = String::new();
+    let parts = ["protocol", "storage", "backbone", "runtime", "gateway", "cli", "sdk"];
+    let mut folders = parts.map(|part| root().join(part).join("src")).to_vec();
+    while let Some(folder) = folders.pop() {
+        let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                text.push_str(&read(&path));
+            }
+        }
+    }
+    text.split("\\\n").map(str::trim_start).collect()
+}
+
+/// What stands between names and numbers in an example is what the program says: four of its words in a row.
+#[test]
+fn examples_of_problems_are_in_the_words_of_the_program() {
+    let (words, mut strange, mut checked) = (own_words(), Vec::new(), 0);
+    // Their words are the function's own.
+    let told_by_functions = ["function-error", "guest-panicked"];
+    for file in documents().into_iter().filter(|file| file.starts_with("docs/errors")) {
+        let code = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if told_by_functions.contains(&code.as_str()) {
+            continue;
+        }
+        checked += 1;
+        let text = read(&root().join(&file));
+        let example = text.split("```json").nth(1).and_then(|rest| rest.split("```").next());
+        let example: serde_json::Value = serde_json::from_str(example.unwrap_or_default())
+            .unwrap_or_else(|e| panic!("the example of {code}: {e}"));
+        let detail: Vec<&str> = example["detail"].as_str().unwrap_or_default().split(' ').collect();
+        if !detail.windows(4).any(|run| words.contains(&run.join(" "))) {
+            strange.push(format!("{}: nothing says {:?}", file.display(), detail.join(" ")));
+        }
+    }
+    assert!(strange.is_empty(), "{}", strange.join("\n"));
+    assert!(checked > 60, "expected a page for each kind, found {checked}");
+}
+
 #[test]
 fn decisions_are_numbered_in_order_and_listed() {
     let folder = root().join("docs/decisions");

@@ -56,8 +56,8 @@ pub enum CheckError {
     },
     /// None of the exports that make a component a function.
     #[error(
-        "expected at least one of the exports fanfold:function/handler, mapper and aggregator at 0.1, found {}; \
-         mark a function with #[fanfold::handler], #[fanfold::map] or #[fanfold::aggregate]", list(.found)
+        "expected at least one of the exports fanfold:function/handler, mapper, aggregator and grouper at 0.1, \
+         found {}; mark a function with #[fanfold::handler], #[fanfold::map] or #[fanfold::aggregate]", list(.found)
     )]
     NoFunction {
         /// What is exported instead.
