@@ -320,7 +320,7 @@ pub enum Functions {
 
 #[derive(Debug, Args)]
 pub struct Invoke {
-    /// NAME or NAME@QUALIFIER: a version's number or an alias
+    /// NAME or NAME@QUALIFIER: a version's number, an alias or latest
     pub function: FunctionRef,
     /// The body: JSON text, @FILE, or @- for standard input
     #[arg(short, long, value_name = "JSON|@FILE|@-")]
@@ -333,7 +333,7 @@ pub struct Invoke {
     pub asynchronous: bool,
     #[command(flatten)]
     pub shown: Shown,
-    /// How long it may take; what its function.toml says when absent, and 30s otherwise, or 5m with --async
+    /// How long it may take: at most, and when absent, what its function.toml says, or else 30s, 5m with --async
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<Span>,
 }
