@@ -160,8 +160,7 @@ async fn results_do_not_depend_on_the_number_of_workers() {
 /// Values that end within a pair, a block and a chunk.
 #[tokio::test]
 async fn a_guest_computes_the_bits_that_a_native_program_does() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     service.deploy("numeric-summary").unwrap();
     for rows in [1, 2, 3, 15, 21, 1_024 + 16 + 5] {

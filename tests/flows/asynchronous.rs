@@ -219,8 +219,7 @@ async fn ends(service: &Service) -> Vec<String> {
 
 #[tokio::test]
 async fn the_commands_follow_an_asynchronous_call() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     service.deploy("hello").unwrap();
     let client = Client::new(&service);
     client.deploy_folder("hostile/misbehave").await;

@@ -9,8 +9,7 @@ use crate::support::Client;
 
 #[tokio::test]
 async fn files_that_are_no_function_are_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     let text = b"not wasm at all".to_vec();
     client.deploy("f", text).await.refused("not-a-component", &["component"]);
@@ -45,8 +44,7 @@ async fn files_that_are_no_function_are_refused() {
 
 #[tokio::test]
 async fn what_is_not_there_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     service.deploy("hello").unwrap();
     client.invoke("hullo", &json!("x")).await.refused("function-not-found", &["hullo"]);
@@ -67,8 +65,7 @@ async fn what_is_not_there_is_named() {
 
 #[tokio::test]
 async fn nothing_is_done_without_a_token() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let _ = rustls::crypto::ring::default_provider().install_default();
     let http = reqwest::Client::new();
     for path in ["/v1/functions", "/v1/jobs", "/metrics", "/v1/openapi.json", "/v1/nothing"] {

@@ -47,8 +47,7 @@ async fn stats(client: &Client<'_>, input: &str) -> Value {
 
 #[tokio::test]
 async fn damaged_tables_are_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     service.deploy("column-stats").unwrap();
     for Case { name, content, code, named } in cases() {
@@ -67,8 +66,7 @@ async fn damaged_tables_are_named() {
 
 #[tokio::test]
 async fn inputs_and_params_that_do_not_fit_are_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     for function in ["column-stats", "credit-train"] {
         service.deploy(function).unwrap();

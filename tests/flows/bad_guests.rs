@@ -11,8 +11,7 @@ use crate::support::{Client, problem};
 
 #[tokio::test]
 async fn a_misbehaving_handler_ends_with_its_code() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     client.deploy_folder("hostile/misbehave").await;
     service.put("s3://granted/x", "x").await.unwrap();
@@ -55,8 +54,7 @@ async fn a_misbehaving_handler_ends_with_its_code() {
 
 #[tokio::test]
 async fn params_that_do_not_fit_are_the_callers_to_mend() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     client.deploy_folder("hostile/misbehave").await;
     // As `fanfold invoke` sends them: in X-Fanfold-Params.
@@ -79,8 +77,7 @@ async fn params_that_do_not_fit_are_the_callers_to_mend() {
 
 #[tokio::test]
 async fn a_flood_of_log_lines_is_cut() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     client.deploy_folder("hostile/misbehave").await;
     let answer = client.invoke("misbehave", &json!("flood")).await;
@@ -94,8 +91,7 @@ async fn a_flood_of_log_lines_is_cut() {
 
 #[tokio::test]
 async fn a_misbehaving_map_fails_its_job_and_leaves_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     client.deploy_folder("hostile/misbehave").await;
     for n in 0..3 {

@@ -12,8 +12,7 @@ const MARKUP: &str = "<img src=x onerror=alert(1)>";
 
 #[tokio::test]
 async fn the_console_shows_what_the_token_opens() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     let http = reqwest::Client::new();
     let anonymous = async |path: &str| http.get(format!("{}{path}", service.endpoint)).send().await.unwrap();

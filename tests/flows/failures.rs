@@ -10,8 +10,7 @@ use crate::support::{Client, problem};
 
 #[tokio::test]
 async fn a_cancellation_stops_what_runs_within_a_second() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     client.deploy_folder("hostile/misbehave").await;
     service.put("s3://bank/in/0.csv", "n\n0\n").await.unwrap();
@@ -78,8 +77,7 @@ async fn objects_that_change_or_vanish_after_planning_are_named() {
 
 #[tokio::test]
 async fn a_job_is_mended_and_only_the_rest_is_run() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     client.deploy_folder("hostile/misbehave").await;
     for n in 0..3 {
@@ -114,8 +112,7 @@ async fn a_job_is_mended_and_only_the_rest_is_run() {
 
 #[tokio::test]
 async fn what_tasks_log_is_read_by_the_id_of_their_job() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     client.deploy_folder("hostile/misbehave").await;
     for n in 0..3 {
@@ -155,8 +152,7 @@ async fn what_tasks_log_is_read_by_the_id_of_their_job() {
 
 #[tokio::test]
 async fn a_report_over_tolerated_failures_says_what_is_missing() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     service.deploy("column-stats").unwrap();
     for n in 0..17 {

@@ -31,8 +31,7 @@ async fn settings_that_are_allowed_can_be_deployed() {
 
 #[tokio::test]
 async fn an_alias_goes_back_from_a_version_long_ago() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     // More than are shown with a function.
     for version in 1..=103 {

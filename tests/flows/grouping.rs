@@ -148,8 +148,7 @@ async fn groups_are_the_same_for_every_schedule() {
 
 #[tokio::test]
 async fn what_was_shuffled_before_is_taken_over_by_a_retry() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     client.deploy_folder("hostile/spread").await;
     upload(&service, 2_000).await;
@@ -187,8 +186,7 @@ const MANY: u64 = 200_000;
 
 /// What one task of a function that has 96 MiB gives of all numbers, and its job.
 async fn spread(params: Value) -> (Groups, Value) {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     client.deploy_folder("hostile/spread").await;
     upload(&service, MANY).await;
@@ -219,8 +217,7 @@ async fn states_that_grow_beyond_memory_are_grouped() {
 
 #[tokio::test]
 async fn customers_are_grouped_without_a_map_and_refused_where_they_cannot_be() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     for function in ["spend-by-customer", "order-report"] {
         service.deploy(function).unwrap();

@@ -57,10 +57,9 @@ async fn answers(address: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_slow_peers_hinder_nobody() {
-    let folder = tempfile::tempdir().unwrap();
     let count = PEERS_MAX.min(raise_open_files().saturating_sub(OTHER_FILES));
     assert!(count >= ASK_EVERY, "expected a limit of at least {} open files", OTHER_FILES + ASK_EVERY);
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let address = address(&service);
     let body = format!(
         "POST /v1/jobs HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
@@ -133,8 +132,7 @@ async fn flood(address: &str, mut piece: impl FnMut(u32) -> Vec<u8>) -> (Vec<u8>
 
 /// Floods over and over, each of which must be ended by the service, at little cost.
 async fn ends_floods(piece: impl Fn(u32) -> Vec<u8>) {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let address = address(&service);
     let mut before = None;
     for _ in 0..FLOODS {

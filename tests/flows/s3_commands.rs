@@ -130,8 +130,7 @@ async fn a_folder_is_no_prefix_of_other_names() {
 
 #[tokio::test]
 async fn a_bucket_is_removed_when_it_is_empty() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     service.put("s3://bank/a", "x").await.unwrap();
     let refused = |bucket: &str, said: &str| {
         let output = service.run(&["s3", "rb", bucket]).unwrap();
@@ -151,8 +150,7 @@ async fn a_bucket_is_removed_when_it_is_empty() {
 
 #[tokio::test]
 async fn an_upload_that_is_stopped_leaves_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let store = service.store().unwrap();
     store.ensure_bucket("bank").await.unwrap();
     let mut program =

@@ -71,8 +71,7 @@ async fn output(service: &Service, prefix: &str) -> String {
 
 #[tokio::test]
 async fn the_parts_of_an_input_do_not_show_in_what_comes_of_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     for function in ["column-stats", "normalize"] {
         service.deploy(function).unwrap();
@@ -117,8 +116,7 @@ async fn the_parts_of_an_input_do_not_show_in_what_comes_of_it() {
 
 #[tokio::test]
 async fn functions_see_the_rows_that_pass_the_filter() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     for function in ["column-stats", "normalize"] {
         service.deploy(function).unwrap();
@@ -165,8 +163,7 @@ async fn functions_see_the_rows_that_pass_the_filter() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_that_differ_are_one_table() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let client = Client::new(&service);
     service.deploy("column-stats").unwrap();
     let input = "s3://bank/u/";

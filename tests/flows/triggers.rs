@@ -53,8 +53,7 @@ pub fn put_with_boto3(endpoint: &str, credentials: &Credentials, keys: &[String]
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_key_its_object_starts_the_function() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let (client, store) = (Client::new(&service), service.store().unwrap());
     store.ensure_bucket("bank").await.unwrap();
     client.deploy_folder("csv-to-parquet").await;
@@ -127,8 +126,7 @@ async fn objects_put_while_the_service_is_killed_are_found_at_its_next_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_starts_a_job_of_its_own() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let (client, store) = (Client::new(&service), service.store().unwrap());
     store.ensure_bucket("bank").await.unwrap();
     client.deploy_folder("column-stats").await;
@@ -158,8 +156,7 @@ async fn an_object_starts_a_job_of_its_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_of_a_folder_follow_what_comes_and_goes() {
     const TABLES: u64 = 24;
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let (client, store) = (Client::new(&service), service.store().unwrap());
     store.ensure_bucket("bank").await.unwrap();
     client.deploy_folder("thumbnail-stats").await;
@@ -187,8 +184,7 @@ async fn statistics_of_a_folder_follow_what_comes_and_goes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_circle_of_two_that_was_allowed_ends_after_sixteen() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let (client, store) = (Client::new(&service), service.store().unwrap());
     store.ensure_bucket("bank").await.unwrap();
     // Each writes where the other looks: a/in/… to b/in/a/in/…, and that to a/in/b/in/….
@@ -225,8 +221,7 @@ async fn a_circle_of_two_that_was_allowed_ends_after_sixteen() {
 async fn copies_of_events_in_any_order_change_no_byte() {
     const TABLES: usize = 40;
     let seed = 20_261_128_u64;
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path()).unwrap();
+    let service = Service::fresh().unwrap();
     let (client, store) = (Client::new(&service), service.store().unwrap());
     store.ensure_bucket("bank").await.unwrap();
     let settings = json!({"grants": {"read": ["s3://bank/"], "write": ["s3://bank/parquet/"]},

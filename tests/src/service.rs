@@ -12,11 +12,14 @@ use anyhow::{Context, Result, bail, ensure};
 use fanfold_storage::{Credentials, Store, StoreConfig};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// A running service. It is ended when this is dropped.
 pub struct Service {
     child: Child,
     folder: PathBuf,
+    /// Where that is its own, it is removed with it.
+    _scratch: Option<TempDir>,
     /// The gateway's base URL.
     pub endpoint: String,
     /// The S3 server's base URL.
@@ -68,6 +71,14 @@ pub fn component(function: &str) -> Result<PathBuf> {
 }
 
 impl Service {
+    /// Starts a service in a new folder of its own.
+    pub fn fresh() -> Result<Self> {
+        let scratch = tempfile::tempdir()?;
+        let mut service = Self::start(scratch.path())?;
+        service._scratch = Some(scratch);
+        Ok(service)
+    }
+
     /// Starts a service that keeps everything in `folder`; with what an earlier
     /// one left there, if anything.
     pub fn start(folder: &Path) -> Result<Self> {
@@ -129,6 +140,7 @@ impl Service {
         Ok(Self {
             child,
             folder: folder.to_owned(),
+            _scratch: None,
             s3_endpoint: text("s3_endpoint")?,
             token: of(&profile["token"])?,
             credentials: Credentials::new(

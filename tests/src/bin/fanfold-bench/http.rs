@@ -36,8 +36,7 @@ pub fn serve_bare() -> Result<()> {
 
 /// Measures both servers at each number of connections.
 pub fn measure() -> Result<Vec<Measurement>> {
-    let folder = tempfile::tempdir()?;
-    let service = Service::start(folder.path())?;
+    let service = Service::fresh()?;
     service.deploy("hello")?;
     let bare = Bare::start()?;
     let address = service.endpoint.trim_start_matches("http://").to_owned();

@@ -29,7 +29,6 @@ const LOOKS: Duration = Duration::from_millis(100);
 struct Bench {
     service: Service,
     client: reqwest::Client,
-    _folder: tempfile::TempDir,
 }
 
 /// Jobs of 1, 1,000 and 10,000 tasks.
@@ -125,12 +124,11 @@ pub fn document(input: &Value, format: &str) -> Value {
 
 impl Bench {
     fn start() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let service = Service::start(folder.path())?;
+        let service = Service::fresh()?;
         service.deploy("no-op")?;
         service.ok(&["s3", "mb", "s3://bench"])?;
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Ok(Self { service, client: reqwest::Client::new(), _folder: folder })
+        Ok(Self { service, client: reqwest::Client::new() })
     }
 
     /// Seconds from submission to the end, a few times.

@@ -34,8 +34,7 @@ const COMPILED: &str = "credit-train";
 /// Measures each trouble beside its like, in turns.
 pub fn measure() -> Result<Vec<Measurement>> {
     let silent = SILENT_MAX.min(raise_open_files().saturating_sub(OTHER_FILES));
-    let folder = tempfile::tempdir()?;
-    let service = Service::start(folder.path())?;
+    let service = Service::fresh()?;
     service.deploy("hello")?;
     let misbehave = component("misbehave")?;
     service.ok(&["deploy", &misbehave.to_string_lossy(), "--name", "misbehave"])?;

@@ -40,8 +40,7 @@ struct Overload {
 
 /// Measures peak, overload and recovery in turns.
 pub fn measure() -> Result<Vec<Measurement>> {
-    let folder = tempfile::tempdir()?;
-    let service = Service::start(folder.path())?;
+    let service = Service::fresh()?;
     let worker = component("misbehave")?;
     service.ok(&["deploy", &worker.to_string_lossy(), "--name", "misbehave"])?;
     let address = service.endpoint.trim_start_matches("http://").to_owned();

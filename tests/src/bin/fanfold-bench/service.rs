@@ -15,8 +15,7 @@ const ROUNDS: usize = 5;
 pub fn measure() -> Result<Vec<Measurement>> {
     let (mut ready, mut resident) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let folder = tempfile::tempdir()?;
-        let service = Service::start(folder.path())?;
+        let service = Service::fresh()?;
         ready.push(service.started_in.as_secs_f64() * 1e3);
         std::thread::sleep(Duration::from_millis(500));
         resident.push((service.resident_bytes()? >> 20) as f64);

@@ -40,8 +40,8 @@ pub fn measure() -> Result<Vec<Measurement>> {
 }
 
 /// A service with a handler and a bucket.
-async fn service(folder: &std::path::Path) -> Result<Service> {
-    let service = Service::start(folder)?;
+async fn service() -> Result<Service> {
+    let service = Service::fresh()?;
     let handler = component("raw-wit")?;
     service.ok(&["deploy", &handler.to_string_lossy(), "--name", "echo"])?;
     service.store()?.ensure_bucket("bank").await?;
@@ -50,8 +50,7 @@ async fn service(folder: &std::path::Path) -> Result<Service> {
 
 /// From before a put until the function has been started, on a service that does nothing else.
 async fn put_to_start() -> Result<Vec<Measurement>> {
-    let folder = tempfile::tempdir()?;
-    let service = service(folder.path()).await?;
+    let service = service().await?;
     let client = Client { http: reqwest::Client::new(), service: &service };
     let document = json!({"bucket": "bank", "prefix": "in/", "function": "echo"});
     let made = client.ask("PUT", "/v1/triggers/t", &document).await?;
@@ -82,8 +81,7 @@ async fn put_to_start() -> Result<Vec<Measurement>> {
 }
 
 async fn storm() -> Result<Vec<Measurement>> {
-    let folder = tempfile::tempdir()?;
-    let service = service(folder.path()).await?;
+    let service = service().await?;
     put_objects(&service).await?;
     let client = Client { http: reqwest::Client::new(), service: &service };
     let document =
