@@ -313,14 +313,7 @@ impl JobDocument {
         if delimiter == self.csv.quote {
             mistakes.push("csv.delimiter and csv.quote must differ".into());
         }
-        if !(1..=limits::ATTEMPTS_MAX).contains(&self.retry.attempts) {
-            mistakes.push(format!(
-                "retry.attempts must be from 1 to {}, found {}",
-                limits::ATTEMPTS_MAX,
-                self.retry.attempts
-            ));
-        }
-        mistakes.extend(check_backoff(self.retry.backoff).err());
+        mistakes.extend(retry_mistakes(self.retry.attempts, self.retry.backoff));
         if self.budget.cpu_seconds == Some(0) || self.budget.bytes == Some(ByteSize(0)) {
             mistakes.push(
                 "budget.cpu_seconds and budget.bytes must be more than 0; leave out what has no bound".into(),
@@ -383,12 +376,18 @@ impl JobDocument {
     }
 }
 
-/// What is wrong with the pause before a second attempt.
-pub(crate) fn check_backoff(backoff: Span) -> Result<(), String> {
-    if backoff.as_duration() <= limits::BACKOFF_MAX {
-        return Ok(());
+/// What is wrong with how often it is tried, and with the pause before a second attempt.
+pub(crate) fn retry_mistakes(attempts: u32, backoff: Span) -> Vec<String> {
+    let mut mistakes = Vec::new();
+    let most = limits::ATTEMPTS_MAX;
+    if !(1..=most).contains(&attempts) {
+        mistakes.push(format!("retry.attempts must be from 1 to {most}, found {attempts}"));
     }
-    Err(format!("retry.backoff must be at most {} m, found {backoff}", limits::BACKOFF_MAX.as_secs() / 60))
+    if backoff.as_duration() > limits::BACKOFF_MAX {
+        let minutes = limits::BACKOFF_MAX.as_secs() / 60;
+        mistakes.push(format!("retry.backoff must be at most {minutes} m, found {backoff}"));
+    }
+    mistakes
 }
 
 /// What stands for a job's id in its output.

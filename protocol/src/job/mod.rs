@@ -13,7 +13,7 @@ pub use self::document::{
     Budget, CsvOptions, Format, JobDocument, JobLimits, OneOrMany, RetryOptions, SchemaRule, SplitOptions,
     input_uri,
 };
-pub(crate) use self::document::{check_backoff, words};
+pub(crate) use self::document::{retry_mistakes, words};
 use crate::{digest::Digest, error::Problem, invocation::Usage, time::Timestamp, uri::ObjectUri};
 
 /// A job as accepted: an object in the store, written once, before 202.

@@ -19,7 +19,7 @@ use crate::{
     by_name,
     error::{ErrorKind, Problem},
     event::{CREATED, EXPIRED, REMOVED},
-    job::check_backoff,
+    job::retry_mistakes,
     limits,
     names::FunctionRef,
     size::{ByteSize, Span},
@@ -185,14 +185,7 @@ impl TriggerDocument {
             ));
         }
         mistakes.extend(self.batch.iter().flat_map(Batch::mistakes));
-        if !(1..=limits::ATTEMPTS_MAX).contains(&self.retry.attempts) {
-            mistakes.push(format!(
-                "retry.attempts must be from 1 to {}, found {}",
-                limits::ATTEMPTS_MAX,
-                self.retry.attempts
-            ));
-        }
-        mistakes.extend(check_backoff(self.retry.backoff).err());
+        mistakes.extend(retry_mistakes(self.retry.attempts, self.retry.backoff));
         if self.reconcile.0 != 0 && self.reconcile.as_duration() < limits::RECONCILE_INTERVAL_MIN {
             mistakes.push(format!(
                 "reconcile must be 0s or at least {} s, found {}",
