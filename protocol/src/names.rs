@@ -13,6 +13,25 @@ use crate::error::{ErrorKind, Problem};
 /// The qualifier of the newest version.
 const LATEST: &str = "latest";
 
+/// The conversions by which serde takes a type for the text that it is parsed from and printed as.
+macro_rules! as_text {
+    ($type:ident) => {
+        impl TryFrom<String> for $type {
+            type Error = crate::Problem;
+            fn try_from(text: String) -> Result<Self, crate::Problem> {
+                text.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(value: $type) -> String {
+                value.to_string()
+            }
+        }
+    };
+}
+pub(crate) use as_text;
+
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $what:literal, $max:literal $(, $also:path)?) => {
         $(#[$doc])*
@@ -180,18 +199,7 @@ impl FromStr for FunctionRef {
     }
 }
 
-impl TryFrom<String> for FunctionRef {
-    type Error = Problem;
-    fn try_from(text: String) -> Result<Self, Problem> {
-        text.parse()
-    }
-}
-
-impl From<FunctionRef> for String {
-    fn from(reference: FunctionRef) -> String {
-        reference.to_string()
-    }
-}
+as_text!(FunctionRef);
 
 impl fmt::Display for FunctionRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

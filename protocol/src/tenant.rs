@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{ErrorKind, Problem},
     keys,
-    names::TenantName,
+    names::{TenantName, as_text},
     uri::{ObjectUri, check_bucket},
 };
 
@@ -140,18 +140,7 @@ impl FromStr for BucketPattern {
     }
 }
 
-impl TryFrom<String> for BucketPattern {
-    type Error = Problem;
-    fn try_from(text: String) -> Result<Self, Problem> {
-        text.parse()
-    }
-}
-
-impl From<BucketPattern> for String {
-    fn from(pattern: BucketPattern) -> String {
-        pattern.to_string()
-    }
-}
+as_text!(BucketPattern);
 
 impl fmt::Display for BucketPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

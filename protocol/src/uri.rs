@@ -8,7 +8,10 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ErrorKind, Problem};
+use crate::{
+    error::{ErrorKind, Problem},
+    names::as_text,
+};
 
 /// Longest key, in bytes, as S3 has it.
 pub const KEY_BYTES_MAX: usize = 1_024;
@@ -110,18 +113,7 @@ impl FromStr for ObjectUri {
     }
 }
 
-impl TryFrom<String> for ObjectUri {
-    type Error = Problem;
-    fn try_from(text: String) -> Result<Self, Problem> {
-        text.parse()
-    }
-}
-
-impl From<ObjectUri> for String {
-    fn from(uri: ObjectUri) -> String {
-        uri.to_string()
-    }
-}
+as_text!(ObjectUri);
 
 impl fmt::Display for ObjectUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
