@@ -59,12 +59,11 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
     let attributes = &input.attrs;
     let methods = [parts.new, parts.add, parts.add_batch, parts.merge, parts.finish].into_iter().flatten();
     let methods = methods.map(|method| with_types(method.to_token_stream(), &parts));
-    let (implementation, kind, export) = match &keys {
-        Some(keys) => {
-            (keyed_implementation(&parts, keys, &asked, &calls), quote!(Grouped), quote!(__export_grouped))
-        }
-        None => (implementation(&parts, &asked, &calls), quote!(Aggregate), quote!(__export_aggregate)),
+    let (kind, export) = match keys {
+        Some(_) => (quote!(Grouped), quote!(__export_grouped)),
+        None => (quote!(Aggregate), quote!(__export_aggregate)),
     };
+    let implementation = implementation(&parts, keys.as_deref(), &asked, &calls);
     let only = only_one("aggregate");
     Ok(quote! {
         #(#attributes)*
@@ -322,26 +321,20 @@ fn returning(method: &ImplItemFn, value: TokenStream, call: TokenStream) -> Toke
     }
 }
 
-fn implementation(parts: &Parts<'_>, asked: &Asked, calls: &Calls) -> TokenStream {
+fn implementation(parts: &Parts<'_>, keys: Option<&[LitStr]>, asked: &Asked, calls: &Calls) -> TokenStream {
     let Calls { begin, fold, combine, conclude } = calls;
     let output = parts.output;
     let params = params(asked);
-    let reads = match parts.row {
-        Some(row) => {
-            let stated = with_static(row.to_token_stream());
-            quote_spanned! {row.span()=>
-                ::core::option::Option::Some(<#stated as ::fanfold_sdk::__private::Row>::columns())
-            }
+    let (described, receiver) = match keys {
+        Some(keys) => {
+            (described_by_key(parts, keys), quote!(groups: &mut ::fanfold_sdk::__private::Groups<'_, Self>))
         }
-        None => quote!(::core::option::Option::None),
+        None => (described(parts), quote!(&mut self)),
     };
     quote! {
         type Output = #output;
         type Params = #params;
-
-        fn describe() -> ::fanfold_sdk::__private::Description {
-            ::fanfold_sdk::__private::describe_batches(#reads, ::core::option::Option::None)
-        }
+        #described
 
         #[allow(unused_variables)]
         fn begin(scope: &::fanfold_sdk::__private::Scope<Self::Params>) -> ::fanfold_sdk::__private::Result<Self> {
@@ -350,7 +343,7 @@ fn implementation(parts: &Parts<'_>, asked: &Asked, calls: &Calls) -> TokenStrea
 
         #[allow(unused_variables)]
         fn fold(
-            &mut self,
+            #receiver,
             batch: &::fanfold_sdk::__private::RecordBatch,
             first_row: u64,
             scope: &::fanfold_sdk::__private::Scope<Self::Params>,
@@ -372,47 +365,35 @@ fn implementation(parts: &Parts<'_>, asked: &Asked, calls: &Calls) -> TokenStrea
     }
 }
 
-fn keyed_implementation(parts: &Parts<'_>, keys: &[LitStr], asked: &Asked, calls: &Calls) -> TokenStream {
-    let Calls { begin, fold, combine, conclude } = calls;
-    let output = parts.output;
-    let params = params(asked);
+/// What it reads.
+fn described(parts: &Parts<'_>) -> TokenStream {
+    let reads = match parts.row {
+        Some(row) => {
+            let stated = with_static(row.to_token_stream());
+            quote_spanned! {row.span()=>
+                ::core::option::Option::Some(<#stated as ::fanfold_sdk::__private::Row>::columns())
+            }
+        }
+        None => quote!(::core::option::Option::None),
+    };
+    quote! {
+        fn describe() -> ::fanfold_sdk::__private::Description {
+            ::fanfold_sdk::__private::describe_batches(#reads, ::core::option::Option::None)
+        }
+    }
+}
+
+/// What it reads and by which key.
+fn described_by_key(parts: &Parts<'_>, keys: &[LitStr]) -> TokenStream {
     let stated = with_static(parts.row.map_or_else(TokenStream::new, ToTokens::to_token_stream));
     let reads = quote_spanned! {parts.row.span()=>
         <#stated as ::fanfold_sdk::__private::Row>::columns()
     };
     quote! {
-        type Output = #output;
-        type Params = #params;
         const KEYS: &'static [&'static str] = &[#(#keys),*];
 
         fn reads() -> &'static [::fanfold_sdk::__private::Column] {
             #reads
-        }
-
-        #[allow(unused_variables)]
-        fn begin(scope: &::fanfold_sdk::__private::Scope<Self::Params>) -> ::fanfold_sdk::__private::Result<Self> {
-            #begin
-        }
-
-        fn fold(
-            groups: &mut ::fanfold_sdk::__private::Groups<'_, Self>,
-            batch: &::fanfold_sdk::__private::RecordBatch,
-            first_row: u64,
-            scope: &::fanfold_sdk::__private::Scope<Self::Params>,
-        ) -> ::fanfold_sdk::__private::Result<()> {
-            #fold
-        }
-
-        fn combine(&mut self, later: Self) -> ::fanfold_sdk::__private::Result<()> {
-            #combine
-        }
-
-        #[allow(unused_variables)]
-        fn conclude(
-            self,
-            scope: &::fanfold_sdk::__private::Scope<Self::Params>,
-        ) -> ::fanfold_sdk::__private::Result<Self::Output> {
-            #conclude
         }
     }
 }
