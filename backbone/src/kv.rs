@@ -28,6 +28,13 @@ pub struct Entry {
     pub revision: u64,
 }
 
+/// What a key must hold for a write to take place.
+pub(crate) enum Expected {
+    Anything,
+    Nothing,
+    Revision(u64),
+}
+
 /// How a compare-and-set ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CasOutcome {

@@ -25,6 +25,7 @@ use bytes::Bytes;
 pub use bus::{Event, Subscription};
 pub use embedded::{Embedded, EmbeddedConfig};
 pub use error::{Error, Result};
+use kv::Expected;
 pub use kv::{CasOutcome, Change, DeleteOutcome, Entry, Page, Watch};
 pub use nats::{Nats, NatsConfig, NatsCredentials, NatsTls, NatsUser, Needs, Permissions, Secret};
 pub use queue::{DeadLetter, Delivery, Depth, Enqueued, Message, Settled};
@@ -190,7 +191,7 @@ impl Backbone {
     /// # Errors
     /// See the head of this block.
     pub async fn put(&self, key: &str, value: impl Into<Bytes>) -> Result<u64> {
-        each!(self, b => b.put(&self.full(key), value.into(), None).await)
+        self.set(key, value.into(), None).await
     }
 
     /// As [`Backbone::put`], gone after `ttl`.
@@ -198,7 +199,7 @@ impl Backbone {
     /// # Errors
     /// See the head of this block.
     pub async fn put_with_ttl(&self, key: &str, value: impl Into<Bytes>, ttl: Duration) -> Result<u64> {
-        each!(self, b => b.put(&self.full(key), value.into(), Some(ttl)).await)
+        self.set(key, value.into(), Some(ttl)).await
     }
 
     /// Stores a value where the key holds none.
@@ -206,7 +207,7 @@ impl Backbone {
     /// # Errors
     /// See the head of this block.
     pub async fn create(&self, key: &str, value: impl Into<Bytes>) -> Result<CasOutcome> {
-        each!(self, b => b.create(&self.full(key), value.into(), None).await)
+        self.write(key, value.into(), None, Expected::Nothing).await
     }
 
     /// As [`Backbone::create`], gone after `ttl`.
@@ -219,7 +220,7 @@ impl Backbone {
         value: impl Into<Bytes>,
         ttl: Duration,
     ) -> Result<CasOutcome> {
-        each!(self, b => b.create(&self.full(key), value.into(), Some(ttl)).await)
+        self.write(key, value.into(), Some(ttl), Expected::Nothing).await
     }
 
     /// Stores a value where the key still holds `expected` revision.
@@ -227,7 +228,7 @@ impl Backbone {
     /// # Errors
     /// See the head of this block.
     pub async fn update(&self, key: &str, value: impl Into<Bytes>, expected: u64) -> Result<CasOutcome> {
-        each!(self, b => b.update(&self.full(key), value.into(), expected, None).await)
+        self.write(key, value.into(), None, Expected::Revision(expected)).await
     }
 
     /// As [`Backbone::update`], gone after `ttl`: how a lease is renewed.
@@ -241,7 +242,24 @@ impl Backbone {
         expected: u64,
         ttl: Duration,
     ) -> Result<CasOutcome> {
-        each!(self, b => b.update(&self.full(key), value.into(), expected, Some(ttl)).await)
+        self.write(key, value.into(), Some(ttl), Expected::Revision(expected)).await
+    }
+
+    async fn set(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<u64> {
+        let stored = self.write(key, value, ttl, Expected::Anything).await?.revision();
+        stored.ok_or_else(|| Error::Unavailable {
+            detail: "it refused what is written over anything; report this as a bug".to_owned(),
+        })
+    }
+
+    async fn write(
+        &self,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+        expected: Expected,
+    ) -> Result<CasOutcome> {
+        each!(self, b => b.write(&self.full(key), value, ttl, expected).await)
     }
 
     /// Removes a key; with `expected`, only where it still holds that revision.

@@ -9,9 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use redb::{ReadTransaction, ReadableTable};
 
-use crate::embedded::op::Expected;
 use crate::embedded::store::{DbResult, KV, Tables, millis};
-use crate::kv::{CasOutcome, DeleteOutcome, Entry, Page};
+use crate::kv::{CasOutcome, DeleteOutcome, Entry, Expected, Page};
 use crate::name::Scope;
 
 /// Keys purged in one transaction, so that a flood of expiries does not hold up the rest.

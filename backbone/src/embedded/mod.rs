@@ -24,13 +24,13 @@ use redb::ReadTransaction;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_blocking;
 
-use self::op::{Expected, Op, Pull, Reply, Request, Verb};
+use self::op::{Op, Pull, Reply, Request, Verb};
 use self::store::{DbResult, Store};
 use self::writer::Writer;
 use crate::bounds::{DURATION_MAX, REASON_BYTES_MAX, check_size};
 use crate::bus::{Bus, EVENT_BYTES_MAX, Subscription};
 use crate::error::{Error, Result};
-use crate::kv::{CasOutcome, DeleteOutcome, Entry, Page, VALUE_BYTES_MAX, Watch};
+use crate::kv::{CasOutcome, DeleteOutcome, Entry, Expected, Page, VALUE_BYTES_MAX, Watch};
 use crate::name::{Pattern, Scope, check_key, check_subject};
 use crate::queue::{DeadLetter, Delivery, Depth, Enqueued, Message, PullRequest, Settled, check_batch};
 
@@ -168,28 +168,7 @@ impl Embedded {
         self.read(move |txn, now_ms| kv::list(txn, &scope, after.as_deref(), limit, now_ms)).await
     }
 
-    pub(crate) async fn put(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<u64> {
-        match self.write(key, value, ttl, Expected::Anything).await? {
-            CasOutcome::Stored(revision) => Ok(revision),
-            CasOutcome::Conflict(_) => Err(mismatch()),
-        }
-    }
-
-    pub(crate) async fn create(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<CasOutcome> {
-        self.write(key, value, ttl, Expected::Nothing).await
-    }
-
-    pub(crate) async fn update(
-        &self,
-        key: &str,
-        value: Bytes,
-        expected: u64,
-        ttl: Option<Duration>,
-    ) -> Result<CasOutcome> {
-        self.write(key, value, ttl, Expected::Revision(expected)).await
-    }
-
-    async fn write(
+    pub(crate) async fn write(
         &self,
         key: &str,
         value: Bytes,

@@ -12,16 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::embedded::{Embedded, Held};
 use crate::error::Result;
-use crate::kv::{CasOutcome, DeleteOutcome, Watch};
+use crate::kv::{CasOutcome, DeleteOutcome, Expected, Watch};
 use crate::name::Scope;
 use crate::queue::{Delivery, Depth, Enqueued, Lease, Message, Settled};
-
-/// What a key must hold for a write to take place.
-pub(crate) enum Expected {
-    Anything,
-    Nothing,
-    Revision(u64),
-}
 
 /// How a delivery ends, or goes on.
 pub(crate) enum Verb {

@@ -452,9 +452,8 @@ mod tests {
 
     use super::*;
     use crate::embedded::EmbeddedConfig;
-    use crate::embedded::op::Expected;
     use crate::embedded::store::MESSAGES;
-    use crate::kv::{Change, Watch};
+    use crate::kv::{Change, Expected, Watch};
     use crate::name::Scope;
     use crate::queue::{Enqueued, Message};
 

@@ -25,7 +25,7 @@ use super::names;
 use super::record::{self, Record};
 use crate::bounds::check_size;
 use crate::error::Result;
-use crate::kv::{CasOutcome, DeleteOutcome, Entry, Page, VALUE_BYTES_MAX, Watch, Watcher, watch};
+use crate::kv::{CasOutcome, DeleteOutcome, Entry, Expected, Page, VALUE_BYTES_MAX, Watch, Watcher, watch};
 use crate::name::{Scope, check_key};
 
 /// Between two looks at what has lapsed.
@@ -37,34 +37,15 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 /// How long a watch stays after its reader left.
 const UNWATCHED: Duration = Duration::from_secs(1);
 
-/// What a compare-and-set expects of a key.
-pub(super) enum Expected {
-    Nothing,
-    Revision(u64),
-}
-
 impl Core {
     pub(super) async fn get(&self, key: &str) -> Result<Option<Entry>> {
         check_key(key)?;
         Ok(self.last(key).await?.and_then(|record| self.live(key, record)))
     }
 
-    pub(super) async fn put(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<u64> {
-        check_key(key)?;
-        check_size("a value", VALUE_BYTES_MAX, value.len())?;
-        loop {
-            // A write that expects nothing could slip in between another's comparison and its storing.
-            let revision = self.last(key).await?.map_or(0, |last| last.revision);
-            match self.store(key, Some(value.clone()), ttl, revision).await {
-                Ok(revision) => return Ok(revision),
-                Err(Refusal::Failed(error)) => return Err(error),
-                Err(Refusal::Outdated) => {}
-            }
-        }
-    }
-
-    /// Stores a value where the key holds what is expected.
-    pub(super) async fn cas(
+    /// Stores a value where the key holds what is expected. Where that is anything, it names what it follows all the
+    /// same: else it could slip in between another's comparison and its storing.
+    pub(super) async fn write(
         &self,
         key: &str,
         value: Bytes,
@@ -77,7 +58,7 @@ impl Core {
             let last = self.last(key).await?;
             let revision = last.as_ref().map_or(0, |last| last.revision);
             match (&expected, last.and_then(|last| self.live(key, last))) {
-                (Expected::Nothing, None) => {}
+                (Expected::Anything, _) | (Expected::Nothing, None) => {}
                 (Expected::Revision(expected), Some(held)) if held.revision == *expected => {}
                 (_, held) => return Ok(CasOutcome::Conflict(held)),
             }

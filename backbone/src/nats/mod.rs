@@ -41,7 +41,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::config::{NatsConfig, NatsCredentials, NatsTls, Secret};
 use self::fault::{SILENT, unavailable};
-use self::keys::Expected;
 use self::names::Names;
 use self::patience::{Patience, lack_of};
 pub use self::permissions::{NatsUser, Needs, Permissions};
@@ -49,7 +48,7 @@ pub(crate) use self::pull::Hold;
 use crate::bounds::DURATION_MAX;
 use crate::bus::Subscription;
 use crate::error::{Error, Result};
-use crate::kv::{CasOutcome, DeleteOutcome, Entry, Page, Watch};
+use crate::kv::{CasOutcome, DeleteOutcome, Entry, Expected, Page, Watch};
 use crate::queue::{DeadLetter, Depth, Enqueued, Message};
 
 /// Largest message that the servers have to take, in bytes.
@@ -244,22 +243,14 @@ impl Nats {
         self.open(self.core().list_page(scope, after, limit)).await
     }
 
-    pub(crate) async fn put(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<u64> {
-        self.within(self.core().put(key, value, bounded(ttl))).await
-    }
-
-    pub(crate) async fn create(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<CasOutcome> {
-        self.within(self.core().cas(key, value, bounded(ttl), Expected::Nothing)).await
-    }
-
-    pub(crate) async fn update(
+    pub(crate) async fn write(
         &self,
         key: &str,
         value: Bytes,
-        expected: u64,
         ttl: Option<Duration>,
+        expected: Expected,
     ) -> Result<CasOutcome> {
-        self.within(self.core().cas(key, value, bounded(ttl), Expected::Revision(expected))).await
+        self.within(self.core().write(key, value, bounded(ttl), expected)).await
     }
 
     pub(crate) async fn delete(&self, key: &str, expected: Option<u64>) -> Result<DeleteOutcome> {
