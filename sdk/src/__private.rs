@@ -14,7 +14,7 @@ pub use crate::{Context, Error, FromRequest, IntoResponse, Params, Request, Resp
 pub use crate::{
     aggregate::{Aggregate, NoParams, Scope, fold_rows},
     group::{Grouped, Groups, fold_keyed_rows},
-    map::{MapOutput, Mapper, describe_batches, describe_rows, map_batches, map_rows},
+    map::{MapOutput, Mapper, describe_rows, map_batches, map_rows},
     row::{Column, Field, Row, locate},
     table::{BatchSink, BatchSource, Description},
 };

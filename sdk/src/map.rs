@@ -159,15 +159,6 @@ pub fn describe_rows<R: Row, O: MapOutput>() -> Description {
     Description { reads: Some(R::columns()), writes: O::writes() }
 }
 
-/// The description of a map of batches, as far as the author told.
-#[doc(hidden)]
-pub fn describe_batches(
-    reads: Option<&'static [crate::row::Column]>,
-    writes: Option<&'static [crate::row::Column]>,
-) -> Description {
-    Description { reads, writes }
-}
-
 /// Runs `function` on each row.
 #[doc(hidden)]
 pub fn map_rows<R: Row, O: MapOutput>(

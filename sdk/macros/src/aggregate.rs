@@ -378,7 +378,7 @@ fn described(parts: &Parts<'_>) -> TokenStream {
     };
     quote! {
         fn describe() -> ::fanfold_sdk::__private::Description {
-            ::fanfold_sdk::__private::describe_batches(#reads, ::core::option::Option::None)
+            ::fanfold_sdk::__private::Description { reads: #reads, writes: ::core::option::Option::None }
         }
     }
 }

@@ -181,7 +181,7 @@ fn over_batches(
     let (reads, writes) = (side(&columns.reads), side(&columns.writes));
     quote! {
         fn describe() -> ::fanfold_sdk::__private::Description {
-            ::fanfold_sdk::__private::describe_batches(#reads, #writes)
+            ::fanfold_sdk::__private::Description { reads: #reads, writes: #writes }
         }
 
         fn map(
