@@ -109,9 +109,7 @@ pub fn aliases(name: &FunctionName) -> String {
 }
 
 /// All functions.
-pub fn functions() -> &'static str {
-    "functions/"
-}
+pub const FUNCTIONS: &str = "functions/";
 
 /// Record of a function in the backbone.
 pub fn function_record(name: &FunctionName) -> String {
@@ -124,9 +122,7 @@ pub fn job(id: &Uuid) -> String {
 }
 
 /// All jobs.
-pub fn jobs() -> &'static str {
-    "jobs/"
-}
+pub const JOBS: &str = "jobs/";
 
 /// The job as accepted.
 pub fn job_document(id: &Uuid) -> String {
@@ -235,9 +231,7 @@ pub fn all_kept(id: &Uuid) -> String {
 }
 
 /// All marks of jobs that kept something for a retry.
-pub fn kept_marks() -> &'static str {
-    "kept/"
-}
+pub const KEPT_MARKS: &str = "kept/";
 
 /// The mark of one of them: an empty object.
 pub fn kept_mark(id: &Uuid) -> String {
@@ -261,7 +255,7 @@ pub fn default_output(id: &Uuid) -> String {
 
 /// Whether a key of the platform's own bucket, or each that begins with it, lies there.
 pub fn is_in_default_output(key: &str) -> bool {
-    let step = key.strip_prefix(jobs()).and_then(|rest| rest.split_once('/'));
+    let step = key.strip_prefix(JOBS).and_then(|rest| rest.split_once('/'));
     step.is_some_and(|(id, rest)| id.parse::<Uuid>().is_ok() && rest.starts_with("output/"))
 }
 
@@ -293,9 +287,7 @@ pub fn replaced(id: &Uuid) -> String {
 }
 
 /// All marks of jobs that may serve the tasks of others.
-pub fn caches() -> &'static str {
-    "cache/"
-}
+pub const CACHES: &str = "cache/";
 
 /// The marks of the jobs under one key.
 pub fn cache(key: &Digest) -> String {
@@ -363,9 +355,7 @@ pub fn cancel_subject(id: &Uuid) -> String {
 }
 
 /// All triggers, in the store and in the backbone.
-pub fn triggers() -> &'static str {
-    "triggers/"
-}
+pub const TRIGGERS: &str = "triggers/";
 
 /// A trigger, as the store keeps it.
 pub fn trigger(name: &TriggerName) -> String {
@@ -433,9 +423,7 @@ pub fn invocation_record(id: &Uuid) -> String {
 }
 
 /// All of them.
-pub fn invocation_records() -> &'static str {
-    "invocations/"
-}
+pub const INVOCATION_RECORDS: &str = "invocations/";
 
 /// How an asynchronous invocation ended.
 pub fn invocation_end(id: &Uuid) -> String {
@@ -443,9 +431,7 @@ pub fn invocation_end(id: &Uuid) -> String {
 }
 
 /// All of them.
-pub fn invocation_ends() -> &'static str {
-    "invocations/ends/"
-}
+pub const INVOCATION_ENDS: &str = "invocations/ends/";
 
 /// What an attempt at an asynchronous invocation returned, when it is too large
 /// to be written down with the end.
@@ -454,9 +440,7 @@ pub fn invocation_body(attempt: &Uuid) -> String {
 }
 
 /// All of them.
-pub fn invocation_bodies() -> &'static str {
-    "invocations/bodies/"
-}
+pub const INVOCATION_BODIES: &str = "invocations/bodies/";
 
 /// Subject on which the cancellation of an asynchronous invocation is announced.
 pub fn invocation_cancel_subject(id: &Uuid) -> String {
@@ -469,9 +453,7 @@ pub fn idempotency(scope: &str, key_digest: &Digest) -> String {
 }
 
 /// Bodies of remembered answers that are too large for their records.
-pub fn idempotency_bodies() -> &'static str {
-    "idempotency/"
-}
+pub const IDEMPOTENCY_BODIES: &str = "idempotency/";
 
 /// The body of the remembered answer of an invocation.
 pub fn idempotency_body(invocation: &Uuid) -> String {

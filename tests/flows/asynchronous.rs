@@ -210,7 +210,7 @@ async fn settled(service: &Service, promises: &BTreeMap<String, String>) -> BTre
 /// The ids of all ends in the store.
 async fn ends(service: &Service) -> Vec<String> {
     let store = service.store().unwrap();
-    let prefix = fanfold_protocol::keys::invocation_ends();
+    let prefix = fanfold_protocol::keys::INVOCATION_ENDS;
     let bucket = fanfold_protocol::keys::SYSTEM_BUCKET_DEFAULT;
     let listing = store.list(bucket, prefix, ListOptions::default());
     let listed: Vec<ListEntry> = listing.try_collect().await.unwrap();

@@ -164,7 +164,7 @@ impl Records {
     pub(crate) async fn rebuild(&self) -> Result<(), Problem> {
         let stored = self.stored().await?;
         let copies: HashMap<String, Entry> =
-            self.backbone.list(keys::functions()).await.map_err(of_backbone)?.into_iter().collect();
+            self.backbone.list(keys::FUNCTIONS).await.map_err(of_backbone)?.into_iter().collect();
         let stale = stored.into_iter().filter(|(name, found)| {
             let copy = copies
                 .get(&keys::function_record(name))
@@ -198,11 +198,10 @@ impl Records {
     async fn stored(&self) -> Result<BTreeMap<FunctionName, Stored>, Problem> {
         let mut all: BTreeMap<FunctionName, Stored> = BTreeMap::new();
         let mut listing =
-            std::pin::pin!(self.store.list(&self.bucket, keys::functions(), ListOptions::default()));
+            std::pin::pin!(self.store.list(&self.bucket, keys::FUNCTIONS, ListOptions::default()));
         while let Some(entry) = listing.try_next().await.map_err(of_store)? {
             let ListEntry::Object { key, pin, .. } = entry else { continue };
-            let Some((name, rest)) =
-                key.strip_prefix(keys::functions()).and_then(|rest| rest.split_once('/'))
+            let Some((name, rest)) = key.strip_prefix(keys::FUNCTIONS).and_then(|rest| rest.split_once('/'))
             else {
                 continue;
             };

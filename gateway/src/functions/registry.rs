@@ -70,7 +70,7 @@ impl Registry {
         let records = Records { store, bucket, backbone };
         records.rebuild().await?;
         let inner = Arc::new(Inner { records, cache: Cache::default() });
-        for (_, entry) in inner.records.backbone.list(keys::functions()).await.map_err(of_backbone)? {
+        for (_, entry) in inner.records.backbone.list(keys::FUNCTIONS).await.map_err(of_backbone)? {
             if let Some(record) = of_entry(&entry) {
                 inner.cache.apply(record, entry.revision);
             }
@@ -378,7 +378,7 @@ impl Inner {
 
     /// Takes over every change in the backbone, for as long as that is open.
     async fn follow(&self) {
-        let mut changes = self.records.backbone.follow(keys::functions());
+        let mut changes = self.records.backbone.follow(keys::FUNCTIONS);
         while let Some(change) = changes.next().await {
             self.heard(change);
         }
@@ -391,7 +391,7 @@ impl Inner {
                 None => tracing::warn!(key, "a function's record in the backbone cannot be read"),
             },
             Change::Delete { key, revision } => {
-                let name = key.strip_prefix(keys::functions()).and_then(|name| name.parse().ok());
+                let name = key.strip_prefix(keys::FUNCTIONS).and_then(|name| name.parse().ok());
                 if let Some(name) = name {
                     self.cache.forget(&name, revision);
                 }

@@ -391,7 +391,7 @@ async fn stow(app: &App, id: Uuid, body: &Bytes) -> Result<(Option<ObjectUri>, B
 
 /// Removes bodies whose records have lapsed, now and every hour, for ever.
 pub(crate) async fn sweep(app: AppState) {
-    let (bucket, bodies) = (&app.config.tenant.system_bucket, keys::idempotency_bodies());
+    let (bucket, bodies) = (&app.config.tenant.system_bucket, keys::IDEMPOTENCY_BODIES);
     let age = limits::IDEMPOTENCY_WINDOW + SWEEP_EVERY;
     loop {
         if let Err(error) = app.store.delete_old(bucket, bodies, time::now(), age).await {

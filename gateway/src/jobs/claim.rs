@@ -346,7 +346,7 @@ pub async fn check_idle(
 
 /// The job in whose output this lies, if it is of the platform's own bucket.
 fn owner(at: &ObjectUri) -> Option<Uuid> {
-    let id = at.key().strip_prefix(keys::jobs())?.split('/').next()?.parse().ok()?;
+    let id = at.key().strip_prefix(keys::JOBS)?.split('/').next()?.parse().ok()?;
     at.key().starts_with(&keys::default_output(&id)).then_some(id)
 }
 

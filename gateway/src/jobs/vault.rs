@@ -106,9 +106,9 @@ impl Vault {
     /// some time, which ids begin with (RFC 9562, version 7).
     pub async fn jobs(&self, since: Option<Timestamp>) -> Result<Vec<Uuid>> {
         let first = |since: Timestamp| Builder::from_unix_timestamp_millis(since.0, &[0; 10]).into_uuid();
-        let start_after = since.map(|since| format!("{}{}", keys::jobs(), first(since)));
-        let folders = self.folders(keys::jobs(), start_after).await?;
-        let id = |folder: &String| folder.strip_prefix(keys::jobs())?.strip_suffix('/')?.parse::<Uuid>().ok();
+        let start_after = since.map(|since| format!("{}{}", keys::JOBS, first(since)));
+        let folders = self.folders(keys::JOBS, start_after).await?;
+        let id = |folder: &String| folder.strip_prefix(keys::JOBS)?.strip_suffix('/')?.parse::<Uuid>().ok();
         Ok(folders.iter().filter_map(id).collect())
     }
 

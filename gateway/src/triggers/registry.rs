@@ -365,10 +365,10 @@ impl Triggers {
     /// after the backbone was lost. A record that cannot be copied is left out, so
     /// that all others have their events; making its trigger anew mends a large one.
     async fn rebuild(&self) -> Result<(), Problem> {
-        let listing = self.inner.store.list(&self.inner.bucket, keys::triggers(), ListOptions::default());
+        let listing = self.inner.store.list(&self.inner.bucket, keys::TRIGGERS, ListOptions::default());
         let entries: Vec<ListEntry> = listing.try_collect().await.map_err(of_store)?;
         let names = entries.into_iter().filter_map(|entry| {
-            let file = entry.name().strip_prefix(keys::triggers())?;
+            let file = entry.name().strip_prefix(keys::TRIGGERS)?;
             file.strip_suffix(".json")?.parse::<TriggerName>().ok()
         });
         stream::iter(names)
@@ -388,7 +388,7 @@ impl Triggers {
 
     /// Takes over changes made elsewhere, for as long as the backbone is open.
     async fn follow(&self) {
-        let mut changes = self.inner.backbone.follow(keys::triggers());
+        let mut changes = self.inner.backbone.follow(keys::TRIGGERS);
         while let Some(change) = changes.next().await {
             if let Change::Put { entry, .. } = change {
                 self.take(&entry);
@@ -482,7 +482,7 @@ mod tests {
             format!("<ListBucketResult>{}</ListBucketResult>", keys.map(object).collect::<String>())
         } else {
             together.wait().await;
-            let (_, name) = head.split_once(keys::triggers()).unwrap();
+            let (_, name) = head.split_once(keys::TRIGGERS).unwrap();
             let (name, _) = name.split_once(".json").unwrap();
             let trigger = trigger(name, json!({"bucket": "bank", "function": "f"}));
             serde_json::to_string(&trigger.record).unwrap()

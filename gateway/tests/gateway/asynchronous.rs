@@ -145,7 +145,7 @@ async fn a_call_that_finds_no_room_is_not_shown_as_queued() {
     // Where nothing at all has room, the removal of its record waits for some.
     backbone.as_embedded().unwrap().set_size_bytes_max(u64::MAX);
     let ids = async || -> Vec<String> {
-        let records = backbone.list(keys::invocation_records()).await.unwrap();
+        let records = backbone.list(keys::INVOCATION_RECORDS).await.unwrap();
         records.iter().filter_map(|(key, _)| key.rsplit('/').next()).map(str::to_owned).collect()
     };
     until("its record to go", ids, |ids| *ids == accepted).await;

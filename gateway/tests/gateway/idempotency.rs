@@ -139,7 +139,7 @@ async fn an_answer_whose_body_is_gone_is_none() {
     let first = call(&service, "k", "large 5000").await;
     let (bucket, age) = (keys::SYSTEM_BUCKET_DEFAULT, Duration::from_secs(60));
     let later = time::now().later(age + age);
-    service.base.store.delete_old(bucket, keys::idempotency_bodies(), later, age).await.unwrap();
+    service.base.store.delete_old(bucket, keys::IDEMPOTENCY_BODIES, later, age).await.unwrap();
     // Who asks at the same moment is given what the first of them is.
     let (one, other) = tokio::join!(call(&service, "k", "large 5000"), call(&service, "k", "large 5000"));
     assert_eq!((one.status.as_u16(), other.status.as_u16(), runs(&service)), (200, 200, 2));

@@ -235,7 +235,7 @@ async fn a_job_that_did_nothing_leaves_no_mark() {
     let world = World::new().await;
     world.inputs(INPUTS).await;
     let engine = world.engine().await;
-    let marks = async || world.keys(BUCKET, keys::caches()).await.len();
+    let marks = async || world.keys(BUCKET, keys::CACHES).await.len();
     let idle = engine.submit("folder", cached(json!({}))).await.unwrap();
     assert_eq!(engine.jobs.cancel(&idle.id).await.unwrap().state, JobState::Cancelled);
     engine.ended(&idle.id).await;
@@ -334,7 +334,7 @@ async fn what_looked_outside_serves_nobody_by_way_of_a_retry_either() {
 }
 
 async fn forget_marks(world: &World) {
-    for mark in world.keys(BUCKET, keys::caches()).await {
+    for mark in world.keys(BUCKET, keys::CACHES).await {
         world.store().delete(&ObjectUri::new(BUCKET, mark).unwrap()).await.unwrap();
     }
 }
@@ -371,7 +371,7 @@ async fn what_was_done_under_another_key_serves_nobody_by_way_of_a_retry() {
         let again = engine.ended(&again.id).await;
         succeeded(&again);
         assert!(again.receipt.cache_hits > 0, "{again:?}");
-        assert_eq!(world.keys(BUCKET, keys::caches()).await.len(), marks, "{key:?}");
+        assert_eq!(world.keys(BUCKET, keys::CACHES).await.len(), marks, "{key:?}");
     }
 }
 
@@ -387,7 +387,7 @@ async fn marks_are_removed_in_the_end() {
     let gone = async {
         while marks.load(Ordering::SeqCst) > 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            marks.store(world.keys(BUCKET, keys::caches()).await.len(), Ordering::SeqCst);
+            marks.store(world.keys(BUCKET, keys::CACHES).await.len(), Ordering::SeqCst);
         }
     };
     tokio::time::timeout(crate::world::PATIENCE, gone).await.unwrap();

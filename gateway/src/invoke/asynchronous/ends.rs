@@ -170,8 +170,8 @@ impl Ends {
     /// Removes ends that are older than `window`, and then what they alone named.
     pub(super) async fn sweep(&self, window: Duration) -> fanfold_storage::Result<()> {
         let (store, bucket, now) = (&self.store, &self.bucket, time::now());
-        store.delete_old(bucket, keys::invocation_ends(), now, window).await?;
-        store.delete_old(bucket, keys::invocation_bodies(), now, window + BODY_SLACK).await
+        store.delete_old(bucket, keys::INVOCATION_ENDS, now, window).await?;
+        store.delete_old(bucket, keys::INVOCATION_BODIES, now, window + BODY_SLACK).await
     }
 
     fn uri(&self, key: &str) -> Result<ObjectUri, Problem> {

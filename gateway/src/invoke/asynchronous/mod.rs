@@ -259,10 +259,10 @@ impl Invocations {
         let mut found = Vec::new();
         loop {
             // No page of `limit`: few of many may fit.
-            let page = self.inner.backbone.list_part(keys::invocation_records(), after.as_deref());
+            let page = self.inner.backbone.list_part(keys::INVOCATION_RECORDS, after.as_deref());
             let page = page.await.map_err(of_backbone)?;
             for (key, entry) in page.entries {
-                let id = key.strip_prefix(keys::invocation_records()).and_then(|id| id.parse::<Uuid>().ok());
+                let id = key.strip_prefix(keys::INVOCATION_RECORDS).and_then(|id| id.parse::<Uuid>().ok());
                 let live = serde_json::from_slice::<Live>(&entry.value).ok();
                 let Some((id, live)) = id.zip(live).filter(|(_, live)| fits(live)) else { continue };
                 if self.inner.is_over(&id, &live, entry.revision, BELIEVED_IN_LISTS).await {

@@ -82,7 +82,7 @@ pub fn of_change(change: &Change) -> Option<JobRecord> {
 impl Jobs {
     /// Reads every record.
     pub(in crate::jobs) async fn load_index(&self) -> Result<()> {
-        for (_, entry) in self.inner.backbone.list(keys::jobs()).await? {
+        for (_, entry) in self.inner.backbone.list(keys::JOBS).await? {
             if let Ok(record) = serde_json::from_slice(&entry.value) {
                 self.inner.index.note(&record);
             }
@@ -92,7 +92,7 @@ impl Jobs {
 
     /// Keeps the index up to date.
     pub(in crate::jobs) async fn follow(self) {
-        let mut changes = self.inner.backbone.follow(keys::jobs());
+        let mut changes = self.inner.backbone.follow(keys::JOBS);
         while let Some(change) = changes.next().await {
             self.note_change(&change);
         }
@@ -102,7 +102,7 @@ impl Jobs {
         if let Some(record) = of_change(change) {
             self.inner.index.note(&record);
         } else if let Change::Delete { key, .. } = change
-            && let Some(id) = key.strip_prefix(keys::jobs()).and_then(|id| id.parse().ok())
+            && let Some(id) = key.strip_prefix(keys::JOBS).and_then(|id| id.parse().ok())
         {
             self.inner.index.forget(&id);
         }

@@ -221,7 +221,7 @@ pub(in crate::jobs) fn ago(span: Duration) -> Timestamp {
 /// kept for them; answers their number.
 async fn expire(vault: &Vault, window: Duration) -> Result<usize> {
     let mut count = 0;
-    for marks in [keys::caches(), keys::kept_marks()] {
+    for marks in [keys::CACHES, keys::KEPT_MARKS] {
         let listing = vault.store().list(vault.bucket(), marks, ListOptions::default());
         let (mut listing, now) = (pin!(listing), time::now());
         while let Some(entry) = listing.try_next().await? {
