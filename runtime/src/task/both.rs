@@ -77,11 +77,10 @@ pub(super) async fn map_accumulate(
         }
         Err(failed) => Err(failed),
     };
-    let product = |product| product;
     match both {
-        Err((Half::Fold, fail)) => together(end(folding, Err(fail), product), mapping, Half::Fold),
-        Err((Half::Map, fail)) => together(end(mapping, Err(fail), product), folding, Half::Map),
-        Ok(both) => together(end(mapping, Ok(both), product), folding, Half::Map),
+        Err((Half::Fold, fail)) => together(end(folding, Err(fail)), mapping, Half::Fold),
+        Err((Half::Map, fail)) => together(end(mapping, Err(fail)), folding, Half::Map),
+        Ok(both) => together(end(mapping, Ok(both)), folding, Half::Map),
     }
 }
 

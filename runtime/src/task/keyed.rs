@@ -62,7 +62,7 @@ pub(super) async fn reduce(
     if states.iter().map(runs).sum::<usize>() > limits::RUNS_MERGED_MAX {
         remove_scratch(&mut run, attempt, task).await;
     }
-    end(run, flat(returned), Product::Table)
+    end(run, flat(returned).map(Product::Table))
 }
 
 async fn open_reduce(

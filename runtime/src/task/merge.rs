@@ -89,7 +89,7 @@ pub(super) async fn merge(
         Ok(answer.map_err(Fail::Guest).and_then(|text| Ok(checked_answer(text)?)))
     };
     let returned = sandbox::bounded(*deadline, Some(&attempt.stop), work, call).await;
-    end(run, flat(returned), |product| product)
+    end(run, flat(returned))
 }
 
 /// Folds states from the left, as many at a time as one host call moves. The

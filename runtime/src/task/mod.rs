@@ -215,7 +215,7 @@ async fn map(
         })
     };
     let returned = sandbox::bounded(*deadline, Some(&attempt.stop), work, call).await;
-    end(run, flat(returned), Product::Table)
+    end(run, flat(returned).map(Product::Table))
 }
 
 /// What folds rows into partial states.
@@ -261,7 +261,7 @@ async fn accumulate(
         })
     };
     let returned = sandbox::bounded(*deadline, Some(&attempt.stop), work, call).await;
-    end(run, flat(returned), |product| product)
+    end(run, flat(returned))
 }
 
 /// Calls a mapper; gives back the table that it wrote, not finished.
@@ -411,14 +411,13 @@ fn flat<T>(returned: Result<Result<T, Fail>, Stop>) -> Result<T, Fail> {
     returned.map_err(Fail::Stopped)?
 }
 
-fn end<T>(run: Run, returned: Result<T, Fail>, product: impl FnOnce(T) -> Product) -> TaskEnd {
+fn end(run: Run, returned: Result<Product, Fail>) -> TaskEnd {
     let host = run.store.data();
-    let result = match returned {
-        Ok(value) => Ok(product(value)),
-        Err(Fail::Guest(error)) => Err(sandbox::guest_problem(&error, host)),
-        Err(Fail::Host(problem)) => Err(problem),
-        Err(Fail::Stopped(stop)) => Err(sandbox::problem(&stop, host)),
-    };
+    let result = returned.map_err(|fail| match fail {
+        Fail::Guest(error) => sandbox::guest_problem(&error, host),
+        Fail::Host(problem) => problem,
+        Fail::Stopped(stop) => sandbox::problem(&stop, host),
+    });
     let by_platform =
         |problem: &Problem| problem.code.fault() == Fault::Platform || host.has_issued_platform();
     let platform_failed = result.as_ref().err().is_some_and(by_platform);
