@@ -215,6 +215,7 @@ async fn next_batch(mut reader: Box<TableReader>, work: &Work) -> Result<Turn, P
 }
 
 /// Where a guest's batches go.
+#[derive(Default)]
 pub(crate) struct Sink {
     /// Into an object.
     pub(crate) table: Option<TableWriter>,
@@ -267,7 +268,7 @@ impl Sink {
 
 impl From<TableWriter> for Sink {
     fn from(table: TableWriter) -> Self {
-        Self { table: Some(table), pipe: None, shuffle: None, rows: 0, _place: None }
+        Self { table: Some(table), ..Self::default() }
     }
 }
 
@@ -312,9 +313,7 @@ impl Writer {
         let inner = self.take()?;
         joined(start(&self.threads, work, async move { inner.finish().await }).await)?
     }
-}
 
-impl Writer {
     fn take(&mut self) -> Result<Box<Sink>, Problem> {
         self.inner.take().ok_or_else(|| self.failed.clone().unwrap_or_else(unusable))
     }

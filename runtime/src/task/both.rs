@@ -42,8 +42,7 @@ pub(super) async fn map_accumulate(
     let Run { store, work, clock, deadline } = &mut mapping;
     let mapped = async {
         let table = keep.then(|| create_output(store.data_mut(), attempt, task)).transpose();
-        let sink =
-            table.map(|table| Sink { table, pipe: Some(writer), shuffle: None, rows: 0, _place: None });
+        let sink = table.map(|table| Sink { table, pipe: Some(writer), ..Sink::default() });
         let mut called = call_map(store, clock, mapper, attempt, partition, sink).await?;
         if let Ok(output) = &mut called {
             output.end_pipe().await;

@@ -126,6 +126,6 @@ pub(super) fn create_shuffle(
 ) -> Result<Writer, Problem> {
     let (uri, keys) = (staged(host, attempt, task, "runs")?, keys_of(&attempt.version)?);
     let shuffle = ShuffleWriter::create(&host.store(), uri, keys, reducers, &attempt.id.to_string());
-    let sink = Sink { table: None, pipe: None, shuffle: Some(shuffle), rows: 0, _place: None };
+    let sink = Sink { shuffle: Some(shuffle), ..Sink::default() };
     Ok(Writer::lend(&host.data, sink))
 }
