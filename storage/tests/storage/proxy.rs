@@ -143,12 +143,20 @@ impl Busy {
 
 /// Starts a proxy before `target` that refuses requests in its place.
 pub async fn start_busy(target: SocketAddr, busy: Busy) -> SocketAddr {
+    serve(move |request| answer(target, busy.refusal(), request)).await
+}
+
+/// Starts a server that answers each request so; it ends with the runtime.
+async fn serve<A, E>(answer: impl Fn(Request<Incoming>) -> A + Clone + Send + 'static) -> SocketAddr
+where
+    A: Future<Output = Result<Response<Full<Bytes>>, E>> + Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
-            let busy = busy.clone();
-            let answer = service_fn(move |request| answer(target, busy.refusal(), request));
+            let answer = service_fn(answer.clone());
             tokio::spawn(
                 hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), answer),
             );
@@ -183,19 +191,7 @@ async fn pass(target: SocketAddr, request: Request<Full<Bytes>>) -> hyper::Resul
 
 /// Starts a store that has one answer for everything.
 pub async fn start_saying(text: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let answer = service_fn(move |_: Request<Incoming>| async move {
-                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(text.as_bytes()))))
-            });
-            tokio::spawn(
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), answer),
-            );
-        }
-    });
-    address
+    serve(move |_| async move { Ok::<_, Infallible>(Response::new(Full::from(text))) }).await
 }
 
 /// Starts a proxy before `target` that has answers of its own to some requests.
@@ -203,25 +199,15 @@ pub async fn start_instead(
     target: SocketAddr,
     instead: impl Fn(&Request<Incoming>) -> Option<Response<Full<Bytes>>> + Clone + Send + Sync + 'static,
 ) -> SocketAddr {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let instead = instead.clone();
-            let answer = service_fn(move |request: Request<Incoming>| {
-                let given = instead(&request);
-                async move {
-                    let Some(given) = given else { return answer(target, None, request).await };
-                    request.into_body().collect().await?;
-                    Ok(given)
-                }
-            });
-            tokio::spawn(
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), answer),
-            );
+    serve(move |request: Request<Incoming>| {
+        let given = instead(&request);
+        async move {
+            let Some(given) = given else { return answer(target, None, request).await };
+            request.into_body().collect().await?;
+            Ok(given)
         }
-    });
-    address
+    })
+    .await
 }
 
 /// An answer in S3's words, with a code and a message; without a code it has no body.
@@ -237,17 +223,7 @@ pub fn saying(status: u16, code: &str, message: &str) -> Response<Full<Bytes>> {
 
 /// Starts a proxy before `target` that takes its time over copies and completions of uploads.
 pub async fn start_slow(target: SocketAddr, delay: Duration) -> SocketAddr {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let answer = service_fn(move |request| answer_slowly(target, delay, request));
-            tokio::spawn(
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), answer),
-            );
-        }
-    });
-    address
+    serve(move |request| answer_slowly(target, delay, request)).await
 }
 
 async fn answer_slowly(
@@ -295,18 +271,7 @@ impl Reluctant {
 
 /// Starts a proxy before `target` that refuses to delete one object.
 pub async fn start_reluctant(target: SocketAddr, reluctant: Reluctant) -> SocketAddr {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let reluctant = reluctant.clone();
-            let answer = service_fn(move |request| answer_reluctantly(target, reluctant.clone(), request));
-            tokio::spawn(
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), answer),
-            );
-        }
-    });
-    address
+    serve(move |request| answer_reluctantly(target, reluctant.clone(), request)).await
 }
 
 async fn answer_reluctantly(
@@ -334,27 +299,16 @@ pub async fn start_swallowing(
     query: &'static str,
     left: Arc<AtomicU64>,
 ) -> SocketAddr {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let left = Arc::clone(&left);
-            let answer = service_fn(move |request: Request<Incoming>| {
-                let is_meant = request.method() == method
-                    && request.uri().query().is_some_and(|text| text.contains(query));
-                let left = Arc::clone(&left);
-                async move {
-                    let answered = answer(target, None, request).await.map_err(std::io::Error::other);
-                    let is_lost =
-                        is_meant && left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
-                    let lost = std::io::ErrorKind::ConnectionReset;
-                    if is_lost { Err(lost.into()) } else { answered }
-                }
-            });
-            tokio::spawn(
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), answer),
-            );
+    serve(move |request: Request<Incoming>| {
+        let is_meant =
+            request.method() == method && request.uri().query().is_some_and(|text| text.contains(query));
+        let left = Arc::clone(&left);
+        async move {
+            let answered = answer(target, None, request).await.map_err(std::io::Error::other);
+            let is_lost = is_meant && left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
+            let lost = std::io::ErrorKind::ConnectionReset;
+            if is_lost { Err(lost.into()) } else { answered }
         }
-    });
-    address
+    })
+    .await
 }
