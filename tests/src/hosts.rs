@@ -320,11 +320,6 @@ impl Deployment {
         Ok(format!("http://{}:{}", host.address, host.port))
     }
 
-    /// Whether a process was started and not killed.
-    pub fn is_running(&self, name: &str) -> bool {
-        self.hosts.get(name).is_some_and(|host| host.process.is_some())
-    }
-
     /// What a process has written.
     pub fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()
