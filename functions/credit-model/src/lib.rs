@@ -5,8 +5,13 @@
 //! A model names every column and every category that it knows, so that a table
 //! that does not fit it is refused and never scored wrongly.
 
+use std::sync::Arc;
+
 use fanfold_sdk::{
-    arrow::array::{Array, ArrayRef, AsArray, Float64Array, StringArray},
+    arrow::{
+        array::{Array, ArrayRef, AsArray, Float64Array, StringArray},
+        datatypes::{DataType, Field, Schema},
+    },
     prelude::*,
     table::{self, dictionary},
 };
@@ -134,6 +139,24 @@ impl Model {
             ));
         }
         Ok(Design { columns })
+    }
+
+    /// The columns to `keep` of each row, with `pd`, the probability of the positive value, and its `grade`.
+    pub fn scores(&self, rows: &RecordBatch, keep: &[String]) -> Result<RecordBatch> {
+        let mut pd = self.bind(rows)?.log_odds(rows.num_rows(), &self.coefficients)?;
+        pd.iter_mut().for_each(|p| *p = probability(*p));
+        let grades = StringArray::from_iter_values(pd.iter().map(|p| GRADES[grade(*p)]));
+        let (mut fields, mut columns): (Vec<_>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
+        let schema = rows.schema();
+        for name in keep {
+            columns.push(Arc::clone(column(rows, name)?));
+            fields.push(Arc::clone(&schema.fields()[schema.index_of(name)?]));
+        }
+        fields.push(Arc::new(Field::new("pd", DataType::Float64, false)));
+        columns.push(Arc::new(Float64Array::from(pd)));
+        fields.push(Arc::new(Field::new("grade", DataType::Utf8, false)));
+        columns.push(Arc::new(grades));
+        Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
     }
 
     /// Which rows of the target hold the positive value.

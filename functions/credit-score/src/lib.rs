@@ -6,16 +6,8 @@
 //! probability of the model's positive outcome) and `grade`. A row that the model
 //! cannot score, since a value is missing, unknown, NaN or infinite, is an error.
 
-use std::sync::Arc;
-
-use credit_model::{GRADES, Model, column, grade, probability};
-use fanfold_sdk::{
-    arrow::{
-        array::{ArrayRef, Float64Array, StringArray},
-        datatypes::{DataType, Field, Schema},
-    },
-    prelude::*,
-};
+use credit_model::Model;
+use fanfold_sdk::prelude::*;
 
 /// What the job is asked.
 #[derive(Deserialize)]
@@ -28,22 +20,7 @@ struct Options {
 
 #[fanfold::map]
 fn credit_score(rows: &RecordBatch, options: &Params<Options>) -> Result<RecordBatch> {
-    let design = options.model.bind(rows)?;
-    let mut pd = design.log_odds(rows.num_rows(), &options.model.coefficients)?;
-    pd.iter_mut().for_each(|p| *p = probability(*p));
-    let grades = StringArray::from_iter_values(pd.iter().map(|p| GRADES[grade(*p)]));
-
-    let (mut fields, mut columns): (Vec<_>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
-    let schema = rows.schema();
-    for name in &options.keep {
-        columns.push(Arc::clone(column(rows, name)?));
-        fields.push(Arc::clone(&schema.fields()[schema.index_of(name)?]));
-    }
-    fields.push(Arc::new(Field::new("pd", DataType::Float64, false)));
-    columns.push(Arc::new(Float64Array::from(pd)));
-    fields.push(Arc::new(Field::new("grade", DataType::Utf8, false)));
-    columns.push(Arc::new(grades));
-    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+    options.model.scores(rows, &options.keep)
 }
 
 #[cfg(test)]

@@ -7,14 +7,11 @@
 //! amount at risk; `loss_given_default`, a share of it from 0 to 1. The report has a
 //! line for each group and grade, sorted by both.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use credit_model::{GRADES, LossGivenDefault, Model, column, grade, numbers, probability, texts};
+use credit_model::{GRADES, LossGivenDefault, Model, column, grade, numbers, texts};
 use fanfold_sdk::{
-    arrow::{
-        array::{Array, ArrayRef, AsArray, Float64Array, StringArray},
-        datatypes::{DataType, Field, Schema},
-    },
+    arrow::array::{Array, AsArray},
     prelude::*,
     table::dictionary,
 };
@@ -35,21 +32,7 @@ struct Options {
 
 #[fanfold::map]
 fn score(rows: &RecordBatch, options: &Params<Options>) -> Result<RecordBatch> {
-    let design = options.model.bind(rows)?;
-    let mut pd = design.log_odds(rows.num_rows(), &options.model.coefficients)?;
-    pd.iter_mut().for_each(|p| *p = probability(*p));
-    let grades = StringArray::from_iter_values(pd.iter().map(|p| GRADES[grade(*p)]));
-    let schema = rows.schema();
-    let (mut fields, mut columns): (Vec<_>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
-    for name in &options.keep {
-        columns.push(Arc::clone(column(rows, name)?));
-        fields.push(Arc::clone(&schema.fields()[schema.index_of(name)?]));
-    }
-    fields.push(Arc::new(Field::new("pd", DataType::Float64, false)));
-    columns.push(Arc::new(Float64Array::from(pd)));
-    fields.push(Arc::new(Field::new("grade", DataType::Utf8, false)));
-    columns.push(Arc::new(grades));
-    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+    options.model.scores(rows, &options.keep)
 }
 
 /// Sums by group, and within it by grade.
@@ -146,6 +129,7 @@ impl Sums {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use credit_model::probability;
     use fanfold_sdk::testing;
 
     #[derive(Clone, Row)]
