@@ -49,11 +49,17 @@ fn credentials() -> Credentials {
     Credentials::new("stream", "stream-secret")
 }
 
-async fn serve(folder: &std::path::Path) -> SocketAddr {
-    let server = Server::open(ServerConfig { root: folder.to_owned(), credentials: credentials() }).unwrap();
+/// A server in a folder of its own, which is there as long as the test.
+async fn serve() -> SocketAddr {
+    let folder = tempfile::tempdir().unwrap();
+    let config = ServerConfig { root: folder.path().to_owned(), credentials: credentials() };
+    let server = Server::open(config).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { server.serve(listener, CancellationToken::new()).await });
+    tokio::spawn(async move {
+        let _folder = folder;
+        server.serve(listener, CancellationToken::new()).await
+    });
     connect(address).ensure_bucket(BUCKET).await.unwrap();
     address
 }
@@ -202,8 +208,7 @@ async fn check(
 
 #[tokio::test]
 async fn a_large_row_group_is_read_in_pieces() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = connect(serve(folder.path()).await);
+    let store = connect(serve().await);
     let table = table(ROWS);
     for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
         for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY] {
@@ -221,8 +226,7 @@ async fn a_large_row_group_is_read_in_pieces() {
 
 #[tokio::test]
 async fn of_a_large_row_group_wanted_columns_are_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = connect(serve(folder.path()).await);
+    let store = connect(serve().await);
     let properties = small_pages().set_max_row_group_row_count(Some(3_000));
     let slice = put(&store, &encode(&table(6_000), properties)).await;
     for columns in [&["vector"][..], &["kind", "id"], &["vector", "kind", "id"]] {
@@ -242,8 +246,7 @@ async fn of_a_large_row_group_wanted_columns_are_read() {
 
 #[tokio::test]
 async fn what_a_filter_selects_of_a_large_row_group_is_read_in_parts() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = connect(serve(folder.path()).await);
+    let store = connect(serve().await);
     let indexed = one_dictionary().set_write_batch_size(50).set_data_page_row_count_limit(50);
     let slice = put(&store, &encode(&table(5_000), indexed)).await;
     let filter = Some("id >= 1010 and id < 4444 or id = 4900");
@@ -262,8 +265,7 @@ async fn what_a_filter_selects_of_a_large_row_group_is_read_in_parts() {
 
 #[tokio::test]
 async fn what_lies_between_selected_pages_counts_where_it_is_read_along() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = connect(serve(folder.path()).await);
+    let store = connect(serve().await);
     let indexed = one_dictionary().set_write_batch_size(50).set_data_page_row_count_limit(50);
     let slice = put(&store, &encode(&table(5_000), indexed)).await;
     // A tenth of the row group, in pages that are so near to each other that all is read.
@@ -277,8 +279,7 @@ async fn what_lies_between_selected_pages_counts_where_it_is_read_along() {
 
 #[tokio::test]
 async fn batches_are_smaller_once_a_page_shows_that_they_must_be() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = connect(serve(folder.path()).await);
+    let store = connect(serve().await);
     // A text of 2 MiB among short ones, behind the first batch.
     let text = |row: usize| if row == 15_000 { "y".repeat(2 << 20) } else { format!("{row:0100}") };
     let table = RecordBatch::try_from_iter([
@@ -357,8 +358,7 @@ fn rows_at_once_hang_on_the_largest() {
 
 #[tokio::test]
 async fn a_damaged_page_is_told_when_it_is_come_to() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = connect(serve(folder.path()).await);
+    let store = connect(serve().await);
     let content = encode(&table(ROWS), small_pages());
     let file = SerializedFileReader::new(Bytes::from(content.clone())).unwrap();
     let (start, _) = file.metadata().row_group(0).column(2).byte_range();
@@ -392,8 +392,7 @@ async fn a_damaged_page_is_told_when_it_is_come_to() {
 
 #[tokio::test]
 async fn an_object_must_stay_as_it_was() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = connect(serve(folder.path()).await);
+    let store = connect(serve().await);
     let slice = put(&store, &encode(&table(ROWS), small_pages())).await;
     let mut reader = open(&store, &slice, None, None).await;
     reader.room = SMALL;
@@ -406,8 +405,7 @@ async fn an_object_must_stay_as_it_was() {
 
 #[tokio::test]
 async fn pieces_that_break_off_are_read_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let address = serve(folder.path()).await;
+    let address = serve().await;
     let slice = put(&connect(address), &encode(&table(ROWS), small_pages())).await;
     let gone = CancellationToken::new();
     let store = breaking(address, 1_000_000, gone.clone()).await;
@@ -426,8 +424,7 @@ async fn pieces_that_break_off_are_read_on() {
 
 #[tokio::test]
 async fn a_reader_that_is_dropped_fetches_no_more() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = connect(serve(folder.path()).await);
+    let store = connect(serve().await);
     let slice = put(&store, &encode(&table(ROWS), small_pages())).await;
     let mut reader = open(&store, &slice, None, None).await;
     reader.room = SMALL;
