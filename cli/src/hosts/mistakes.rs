@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Mistakes in a configuration, gathered so that all are told at once.
 //!
-//! serde stops at the first. Here it is asked about each key by itself: what it has against a
-//! key it says before it misses others. What can be read without the wrong keys is looked at further; where that is not
-//! all that there has to be, it is asked for what it misses, again and again.
+//! serde stops at the first, and is asked again without it. What can be read without the wrong keys is looked at
+//! further, unless that is not all that there has to be.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use fanfold_protocol::limits;
 use serde::de::DeserializeOwned;
+use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
 use crate::{
@@ -36,13 +36,11 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<(T, Mistakes)> {
         Err(first) => first,
     };
     let Ok(table) = toml::from_str::<Table>(&text) else { return Err(first) };
-    let (kept, mut mistakes) = sift::<T>(table);
-    if let Ok(config) = Value::Table(kept.clone()).try_into::<T>() {
-        return Ok((config, mistakes));
+    match sift(table) {
+        (Some(config), refused, _) => Ok((config, refused)),
+        (None, refused, missed) if refused.0.len() < 2 && missed.0.is_empty() => Err(first),
+        (None, refused, missed) => Err(refused.with(missed.0).into_error(path)),
     }
-    let wrong = mistakes.0.len();
-    miss::<T>(kept, "", &|table| table, &mut mistakes);
-    Err(if wrong < 2 && mistakes.0.len() == wrong { first } else { mistakes.into_error(path) })
 }
 
 impl Mistakes {
@@ -129,123 +127,74 @@ impl Mistakes {
     }
 }
 
-/// The keys that serde takes, and what it has against each of the others.
-fn sift<T: DeserializeOwned>(table: Table) -> (Table, Mistakes) {
-    let mut mistakes = Mistakes::default();
-    let kept = sift_table::<T>(table, "", &|table| table, &mut mistakes);
-    (kept, mistakes)
-}
-
-/// The same of a table at a path, which `within` puts into an otherwise empty document.
-fn sift_table<T: DeserializeOwned>(
-    table: Table,
-    path: &str,
-    within: Around<'_>,
-    mistakes: &mut Mistakes,
-) -> Table {
-    let mut kept = Table::new();
-    for (key, value) in table {
-        let path = at(path, &key);
-        let around = |value: Value| within(Value::Table(Table::from_iter([(key.clone(), value)])));
-        // What a section has within is asked about key by key.
-        let shell = match &value {
-            Value::Table(_) => Value::Table(Table::new()),
-            Value::Array(items) if are_tables(items) => Value::Array(Vec::new()),
-            other => other.clone(),
+/// What is read from a table, unless something is missed in it; what serde refuses in it, and what it misses.
+///
+/// Each time it names the first mistake alone. So what it refuses is taken out, and what it misses is put in, until it
+/// finds no other.
+fn sift<T: DeserializeOwned>(table: Table) -> (Option<T>, Mistakes, Mistakes) {
+    let (mut refused, mut missed) = (Mistakes::default(), Mistakes::default());
+    let mut document = Value::Table(table);
+    // What was put in, each with the values that are left to be tried there.
+    let mut filled = BTreeMap::new();
+    loop {
+        let error = match serde_path_to_error::deserialize(document.clone()) {
+            Ok(read) => return (filled.is_empty().then_some(read), refused, missed),
+            Err(error) => error,
         };
-        if let Some(refusal) = refusal::<T>(around(shell)) {
-            mistakes.note(&path, refusal);
-            continue;
+        let message = error.inner().message();
+        let missing = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+        let mut path: Vec<Segment> = error.path().iter().cloned().collect();
+        path.extend(missing.map(|key| Segment::Map { key: key.to_owned() }));
+        // What is wrong in a list is told of the list.
+        while matches!(path.last(), Some(Segment::Seq { .. })) {
+            path.pop();
         }
-        let sift = &mut |inner, around: Around<'_>| sift_table::<T>(inner, &path, around, mistakes);
-        let value = with_tables(value, &around, sift);
-        kept.insert(key, value);
-    }
-    kept
-}
-
-/// Notes what serde misses in a table at a path, which `within` puts into an otherwise empty document, unless something
-/// is noted about it already. Of all that is missed it names the first alone, so that is given a value before it is asked
-/// for the next. Gives the table with those values.
-fn miss<T: DeserializeOwned>(table: Table, path: &str, within: Around<'_>, mistakes: &mut Mistakes) -> Table {
-    let mut filled = Table::new();
-    for (key, value) in table {
-        let path = at(path, &key);
-        let around = |value: Value| within(Value::Table(Table::from_iter([(key.clone(), value)])));
-        let fill = &mut |inner, around: Around<'_>| miss::<T>(inner, &path, around, mistakes);
-        let value = with_tables(value, &around, fill);
-        filled.insert(key, value);
-    }
-    while let Some(key) = missed::<T>(within(Value::Table(filled.clone()))) {
-        let path = at(path, &key);
-        let around = |value: Value| within(Value::Table(Table::from_iter([(key.clone(), value)])));
-        // What is no key of this table is missed in one around it.
-        let Some(value) = taken::<T>(&around).filter(|_| !filled.contains_key(&key)) else { break };
-        let mut found = Mistakes::default();
-        let fill = &mut |inner, around: Around<'_>| miss::<T>(inner, &path, around, &mut found);
-        let value = with_tables(value, &around, fill);
-        if found.0.is_empty() {
-            found.note(&path, "expected a value, found none");
+        let (place, name) = (format!("{path:?}"), name_of(&path));
+        let Some(Segment::Map { key }) = path.pop() else { break };
+        let Some(table) = table_at(&mut document, &path) else { break };
+        if missing.is_some() {
+            // A section, which is missed by what it has to have: values of other kinds are tried where it is refused.
+            table.insert(key, Value::Table(Table::new()));
+            let others = [Value::Array(Vec::new()), Value::from("a"), Value::from("127.0.0.1:1")];
+            if filled.insert(place, others.into_iter()).is_some() {
+                break;
+            }
+        } else if let Some(others) = filled.get_mut(&place) {
+            let Some(value) = others.next() else { break };
+            table.insert(key, value);
+            // Not of what was refused, by itself or with its section.
+            if !refused.0.iter().chain(&missed.0).any(|mistake| is_told(&name, mistake)) {
+                missed.note(&name, "expected a value, found none");
+            }
+        } else {
+            refused.note(&name, message);
+            if table.remove(&key).is_none() {
+                break;
+            }
         }
-        if !mistakes.are_about(&format!("{path}: ")) {
-            mistakes.0.append(&mut found.0);
-        }
-        filled.insert(key, value);
     }
-    filled
+    (None, refused, missed)
 }
 
-/// The path of a key of the table at a path.
-fn at(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+/// The keys of a path, as the file has them in its headings.
+fn name_of(path: &[Segment]) -> String {
+    let keys = path.iter().filter(|step| !matches!(step, Segment::Seq { .. }));
+    keys.map(ToString::to_string).collect::<Vec<_>>().join(".")
 }
 
-/// What puts a value into an otherwise empty document.
-type Around<'a> = &'a dyn Fn(Value) -> Value;
-
-/// A value with the tables that it is or has changed. `around` puts it into an otherwise empty document, and what
-/// `change` gets does so with the table.
-fn with_tables(
-    value: Value,
-    around: Around<'_>,
-    change: &mut dyn FnMut(Table, Around<'_>) -> Table,
-) -> Value {
-    match value {
-        Value::Table(inner) => Value::Table(change(inner, around)),
-        Value::Array(items) if are_tables(&items) => {
-            let one = |value: Value| around(Value::Array(vec![value]));
-            let changed = items.into_iter().map(|item| match item {
-                Value::Table(inner) => Value::Table(change(inner, &one)),
-                other => other,
-            });
-            Value::Array(changed.collect())
-        }
-        other => other,
-    }
+/// Whether a mistake is about the key of this name or a table around it.
+fn is_told(name: &str, mistake: &str) -> bool {
+    let about = mistake.split(": ").next().and_then(|about| name.strip_prefix(about));
+    about.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-fn are_tables(items: &[Value]) -> bool {
-    !items.is_empty() && items.iter().all(Value::is_table)
-}
-
-/// What serde has against a document, beside what it misses.
-fn refusal<T: DeserializeOwned>(document: Value) -> Option<String> {
-    let error = document.try_into::<T>().err()?;
-    (!error.message().starts_with("missing field")).then(|| error.message().to_owned())
-}
-
-/// What serde misses first in a document that it has nothing else against.
-fn missed<T: DeserializeOwned>(document: Value) -> Option<String> {
-    let error = document.try_into::<T>().err()?;
-    Some(error.message().strip_prefix("missing field `")?.strip_suffix('`')?.to_owned())
-}
-
-/// A value that serde takes for a key, of the kinds that those have that must be given; none for a key that it does not
-/// know.
-fn taken<T: DeserializeOwned>(around: Around<'_>) -> Option<Value> {
-    let kinds =
-        [Value::Table(Table::new()), Value::Array(Vec::new()), Value::from("a"), Value::from("127.0.0.1:1")];
-    kinds.into_iter().find(|value| refusal::<T>(around(value.clone())).is_none())
+fn table_at<'a>(document: &'a mut Value, path: &[Segment]) -> Option<&'a mut Table> {
+    let found = path.iter().try_fold(document, |value, step| match step {
+        Segment::Map { key } => value.get_mut(key.as_str()),
+        Segment::Seq { index } => value.get_mut(*index),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    });
+    found?.as_table_mut()
 }
 
 #[cfg(test)]
@@ -257,8 +206,8 @@ mod tests {
     const WORKER: &str = include_str!("../../../deploy/worker.toml");
 
     fn sifted<T: DeserializeOwned>(text: &str) -> (Option<T>, Vec<String>) {
-        let (kept, mistakes) = sift::<T>(toml::from_str(text).unwrap());
-        (Value::Table(kept).try_into().ok(), mistakes.0)
+        let (read, refused, _) = sift(toml::from_str(text).unwrap());
+        (read, refused.0)
     }
 
     #[test]
