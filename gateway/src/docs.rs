@@ -13,7 +13,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     extract::Path,
-    problem::{Answer, Refusal},
+    problem::{Answer, Refusal, excerpt},
     state::AppState,
 };
 
@@ -133,10 +133,9 @@ pub(crate) fn is_page(path: &str) -> bool {
 )]
 pub(crate) async fn error_page(Path(code): Path<String>) -> Answer<Response> {
     let Some((_, page)) = PAGES.iter().find(|(known, _)| *known == code) else {
-        let found: String = code.chars().take(80).collect();
         return Err(Refusal::new(
             ErrorKind::RouteNotFound,
-            format!("expected a problem's code, found {found:?}"),
+            format!("expected a problem's code, found {:?}", excerpt(&code)),
         ));
     };
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("text/markdown; charset=utf-8"))], *page)

@@ -39,7 +39,7 @@ pub use self::{
 use crate::{
     config::{BODY_BYTES_PER_SECOND_MIN, GatewayConfig},
     form,
-    problem::Refusal,
+    problem::{Refusal, excerpt},
     state::AppState,
     toml_document::{self, Mistake},
 };
@@ -411,7 +411,7 @@ fn query_refusal(query: &str, said: &str) -> String {
         return format!("the query cannot be read: {}; see /v1/openapi.json", lower(said));
     };
     let found = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-    let found: String = found.unwrap_or_default().chars().take(80).collect();
+    let found = excerpt(found.unwrap_or_default());
     format!("{name} must be {wanted}, found {found:?}; see /v1/openapi.json")
 }
 

@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use fanfold_protocol::{ErrorKind, Problem};
 
+use crate::problem::excerpt;
+
 /// Lines of a page by the `limit` that was asked for.
 pub(crate) fn size(limit: Option<usize>, default: usize, max: usize) -> Result<usize, Problem> {
     let size = limit.unwrap_or(default);
@@ -25,8 +27,7 @@ pub(crate) fn place<T: FromStr>(page: Option<&str>) -> Result<Option<T>, Problem
 
 /// The problem with what is no `next` of an earlier answer.
 pub(crate) fn bad(text: &str) -> Problem {
-    let found: String = text.chars().take(80).collect();
-    let detail = format!("page must be `next` of an earlier answer, found {found:?}");
+    let detail = format!("page must be `next` of an earlier answer, found {:?}", excerpt(text));
     Problem::new(ErrorKind::InvalidRequest, detail)
 }
 

@@ -97,6 +97,11 @@ pub(crate) fn is_of_a_record(problem: &Problem) -> bool {
     matches!(problem.code, ErrorKind::Internal | ErrorKind::PayloadTooLarge | ErrorKind::InvalidTrigger)
 }
 
+/// As much of what somebody wrote as a detail quotes.
+pub(crate) fn excerpt(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
 /// Something that cannot happen happened: logged here, with what it was.
 pub fn internal(what: impl std::fmt::Display) -> Problem {
     tracing::error!(%what, "internal failure");

@@ -166,7 +166,7 @@ fn known_query(request: &Request) -> Answer<()> {
     if query.is_empty() || is_free || !is_refused() {
         return Ok(());
     }
-    let found: String = query.chars().take(80).collect();
+    let found = problem::excerpt(query);
     Err(Refusal::new(
         ErrorKind::InvalidRequest,
         format!("expected no query here, found {found:?}; leave it out, or see /v1/openapi.json"),

@@ -13,7 +13,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     extract::Path,
-    problem::{Answer, Refusal, internal},
+    problem::{Answer, Refusal, excerpt, internal},
     report,
     state::AppState,
 };
@@ -73,10 +73,9 @@ pub(crate) async fn page() -> Answer<Response> {
 )]
 pub(crate) async fn asset(Path(name): Path<String>) -> Answer<Response> {
     let Some((_, kind, text)) = ASSETS.iter().find(|(known, ..)| *known == name) else {
-        let found: String = name.chars().take(80).collect();
         return Err(Refusal::new(
             ErrorKind::RouteNotFound,
-            format!("expected a file of the console, found {found:?}; open {PATH}"),
+            format!("expected a file of the console, found {:?}; open {PATH}", excerpt(&name)),
         ));
     };
     file(kind, text)

@@ -8,6 +8,8 @@
 use fanfold_protocol::{ErrorKind, Problem, invocation, limits};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
+use crate::problem::excerpt;
+
 /// Credentials, and what concerns the connection only.
 const NOT_FOR_GUESTS: [&str; 14] = [
     "authorization",
@@ -100,7 +102,7 @@ pub(crate) fn from_guest(answer: invocation::Response) -> Result<Response<axum::
     let options = answer.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("connection"));
     let named = connection_options(options.map(|(_, value)| value.as_str()));
     for (name, value) in &answer.headers {
-        let shown = || name.chars().take(80).collect::<String>();
+        let shown = || excerpt(name);
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
             invalid(format!("expected the name of a header of the function, found {:?}", shown()))
         })?;

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     event_streams,
     extract::{Path, Query},
-    problem::{Answer, ProblemView, Refusal},
+    problem::{Answer, ProblemView, Refusal, excerpt},
     state::{App, AppState},
 };
 
@@ -191,7 +191,7 @@ pub(crate) fn invocation_id(text: &str) -> Result<Uuid, Problem> {
 }
 
 pub(crate) fn not_found(id: &str) -> Problem {
-    let shown: String = id.chars().take(80).collect();
+    let shown = excerpt(id);
     Problem::new(
         ErrorKind::InvocationNotFound,
         format!(

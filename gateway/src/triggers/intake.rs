@@ -24,7 +24,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{counters::Fate, envelope::Envelope, record::Trigger, registry::Triggers};
-use crate::problem::{internal, of_backbone};
+use crate::problem::{excerpt, internal, of_backbone};
 
 /// How long the depth of a queue is remembered: it bounds a storm, to a few
 /// thousand events more or less.
@@ -265,7 +265,7 @@ fn check_buckets(notices: &[Notice], candidates: &[Arc<Trigger>]) -> Result<(), 
                 format!(
                     "expected events of a bucket that a trigger names, found {:?}; correct the notification's address, \
                      or make a trigger for that bucket",
-                    first.bucket.chars().take(80).collect::<String>()
+                    excerpt(&first.bucket)
                 ),
             ))
         }

@@ -26,7 +26,7 @@ use crate::{
         show::{InvocationView, invocation_id, not_found},
     },
     page,
-    problem::{Answer, internal},
+    problem::{Answer, excerpt, internal},
     state::{App, AppState},
 };
 
@@ -122,7 +122,7 @@ pub(crate) async fn list(
 ) -> Answer<Json<LiveList>> {
     let state = query.state.as_deref();
     if let Some(found) = state.filter(|state| !["queued", "running"].contains(state)) {
-        let found: String = found.chars().take(80).collect();
+        let found = excerpt(found);
         let detail =
             format!("state must be queued or running, found {found:?}; those that ended are known by id");
         return Err(Problem::new(ErrorKind::InvalidRequest, detail).into());

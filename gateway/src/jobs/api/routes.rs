@@ -29,7 +29,7 @@ use crate::{
     event_streams,
     extract::{self, Path, Query},
     page,
-    problem::{Answer, Refusal},
+    problem::{Answer, Refusal, excerpt, internal},
     state::AppState,
 };
 
@@ -331,8 +331,7 @@ pub(crate) async fn retry(
 
 /// 202 with the way to an accepted job.
 fn accepted(record: JobRecord) -> Answer<Response> {
-    let location =
-        HeaderValue::from_str(&format!("/v1/jobs/{}", record.id)).map_err(crate::problem::internal)?;
+    let location = HeaderValue::from_str(&format!("/v1/jobs/{}", record.id)).map_err(internal)?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::from(record))).into_response())
 }
 
@@ -349,17 +348,16 @@ fn unreadable(found: String) -> Problem {
 /// Reads the id of a job.
 pub(crate) fn job_id(text: &str) -> Result<Uuid, Problem> {
     text.parse().map_err(|_| {
-        let found: String = text.chars().take(80).collect();
         Problem::new(
             ErrorKind::JobNotFound,
-            format!("expected the id of a job, a UUID, found {found:?}; see `fanfold job ls`"),
+            format!("expected the id of a job, a UUID, found {:?}; see `fanfold job ls`", excerpt(text)),
         )
     })
 }
 
 fn job_state(word: &str) -> Result<JobState, Problem> {
     state_of(word).ok_or_else(|| {
-        let found: String = word.chars().take(80).collect();
+        let found = excerpt(word);
         Problem::new(
             ErrorKind::InvalidRequest,
             format!("state must be queued, running, succeeded, failed or cancelled, found {found:?}"),

@@ -32,6 +32,7 @@ use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 
 use super::pattern::is_shown;
+use crate::problem::excerpt;
 
 /// Read of a list at once.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -272,7 +273,7 @@ impl Shape {
                 Column::Key => said.key = Some(text.to_string()),
                 Column::Size => {
                     let size = text.parse().map_err(|_| {
-                        invalid(&format!("a size must be a number of bytes, found {:?}", shown(text)))
+                        invalid(&format!("a size must be a number of bytes, found {:?}", excerpt(text)))
                     })?;
                     said.size = Some(size);
                 }
@@ -367,7 +368,7 @@ fn texts<'a>(uri: &ObjectUri, window: &'a [u8], fields: &[Field]) -> Result<Vec<
 
 /// A key as S3 writes it into CSV: percent-encoded, a space as `+`.
 fn decoded(text: &str) -> Result<String, Problem> {
-    let bad = || invalid(&format!("a key must be percent-encoded UTF-8, found {:?}", shown(text)));
+    let bad = || invalid(&format!("a key must be percent-encoded UTF-8, found {:?}", excerpt(text)));
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, after @ ..] = rest {
@@ -396,10 +397,6 @@ fn bounded(objects: usize) -> Result<(), Problem> {
             limits::PARTITIONS_MAX
         ),
     ))
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(80).collect()
 }
 
 fn invalid(detail: &str) -> Problem {
