@@ -8,7 +8,7 @@
 use fanfold_protocol::{
     answer::Answer,
     invocation::Progress,
-    job::{Difference, Estimate, RetryOf},
+    job::{Difference, Estimate, RetryOf, TaskCounts},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -343,14 +343,8 @@ impl From<&SlowLease> for SlowView {
 
 impl From<&TaskFailure> for FailureView {
     fn from(failure: &TaskFailure) -> Self {
-        Self {
-            number: failure.number,
-            stage: failure.stage,
-            task: failure.task,
-            attempt: failure.attempt,
-            given_up: failure.given_up,
-            problem: ProblemView::from(&failure.problem),
-        }
+        let &TaskFailure { number, stage, task, attempt, given_up, ref problem } = failure;
+        Self { number, stage, task, attempt, given_up, problem: problem.into() }
     }
 }
 
@@ -363,16 +357,11 @@ impl SkippedView {
 
 impl From<&JobRecord> for ProgressView {
     fn from(record: &JobRecord) -> Self {
-        let (tasks, receipt) = (record.tasks, &record.receipt);
+        let TaskCounts { total, waiting, running, done, failed } = record.tasks;
+        let receipt = &record.receipt;
         let usage = &receipt.usage;
         Self {
-            tasks: CountsView {
-                total: tasks.total,
-                waiting: tasks.waiting,
-                running: tasks.running,
-                done: tasks.done,
-                failed: tasks.failed,
-            },
+            tasks: CountsView { total, waiting, running, done, failed },
             eta_ms: record.eta_ms,
             eta_range_ms: record.eta_range_ms,
             slowest: record.slowest.iter().map(SlowView::from).collect(),
